@@ -1,0 +1,79 @@
+/** Time comes in as an argument everywhere; only this file and composition roots touch the real one. */
+export interface Clock {
+  /** Monotonic milliseconds with a fraction. */
+  now(): number;
+  /** Wall clock, milliseconds since 1970. */
+  wall(): number;
+  /** Calls `run` once after `delayMs`; the returned function cancels. Does not keep the process alive. */
+  after(delayMs: number, run: () => void): () => void;
+}
+
+export const systemClock: Clock = {
+  now: () => performance.now(),
+  wall: () => Date.now(),
+  after(delayMs, run) {
+    const timer = setTimeout(run, delayMs);
+    timer.unref();
+    return () => clearTimeout(timer);
+  },
+};
+
+/** Resolves after `delayMs`, or rejects with the signal's reason. Keeps the process alive. */
+export function sleep(delayMs: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) {
+      reject(signal.reason);
+      return;
+    }
+    const onAbort = (): void => {
+      clearTimeout(timer);
+      reject(signal?.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener('abort', onAbort);
+      resolve();
+    }, delayMs);
+    signal?.addEventListener('abort', onAbort, { once: true });
+  });
+}
+
+/** A clock that moves only when told to; for tests. */
+export class FakeClock implements Clock {
+  #nowMs = 0;
+  readonly #startWallMs: number;
+  readonly #timers = new Set<{ dueMs: number; run: () => void }>();
+
+  constructor(startWallMs = 1_800_000_000_000) {
+    this.#startWallMs = startWallMs;
+  }
+
+  now(): number {
+    return this.#nowMs;
+  }
+
+  wall(): number {
+    return this.#startWallMs + this.#nowMs;
+  }
+
+  after(delayMs: number, run: () => void): () => void {
+    const timer = { dueMs: this.#nowMs + delayMs, run };
+    this.#timers.add(timer);
+    return () => this.#timers.delete(timer);
+  }
+
+  /** Moves time forward and runs the timers that come due, in order. */
+  advance(ms: number): void {
+    const target = this.#nowMs + ms;
+    for (;;) {
+      let next: { dueMs: number; run: () => void } | undefined;
+      for (const timer of this.#timers) {
+        if (timer.dueMs <= target && (next === undefined || timer.dueMs < next.dueMs)) next = timer;
+      }
+      if (next === undefined) break;
+      this.#timers.delete(next);
+      this.#nowMs = next.dueMs;
+      next.run();
+    }
+    this.#nowMs = target;
+  }
+}

@@ -1,0 +1,37 @@
+/**
+ * Operating errors: something that was asked for could not be done, and the caller can act on it.
+ * Each folder has one class with a closed set of codes, e.g. `class VmmError extends CodedError<VmmErrorCode> {}`.
+ *
+ * `message` says what was attempted and with which subject; `cause` says why; `remedy` says, in one
+ * imperative sentence, what a person can do. Programmer errors use `assert`; hostile bytes are results.
+ */
+export class CodedError<Code extends string = string> extends Error {
+  readonly code: Code;
+  readonly remedy: string | undefined;
+
+  constructor(code: Code, message: string, options: { cause?: unknown; remedy?: string } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = new.target.name;
+    this.code = code;
+    this.remedy = options.remedy;
+  }
+}
+
+/** The chain of messages of an error and its causes, outermost first, joined with ": ". */
+export function describeError(error: unknown): string {
+  const parts: string[] = [];
+  let current: unknown = error;
+  while (current !== undefined && parts.length < MAX_CAUSES) {
+    parts.push(current instanceof Error ? current.message : String(current));
+    current = current instanceof Error ? current.cause : undefined;
+  }
+  return parts.join(': ');
+}
+
+const MAX_CAUSES = 8;
+
+/** The `code` of a Node or coded error (`ENOENT`, `ECONNRESET`, …), or undefined. */
+export function errorCode(error: unknown): string | undefined {
+  if (typeof error !== 'object' || error === null || !('code' in error)) return undefined;
+  return typeof error.code === 'string' ? error.code : undefined;
+}

@@ -1,0 +1,123 @@
+/**
+ * One interface for every VMM (R-CP-6). A driver turns a `VmSpec` into a running VM process and a channel.
+ *
+ *     VmSpec ──start──► VMM process ── guest
+ *                          │ vsock
+ *                     <channel>          host → guest: connect, `CONNECT <port>\n`, read `OK <n>\n`
+ *                     <channel>_<port>   guest → host: the driver's vsock device connects here
+ *
+ * The channel contract is Firecracker's hybrid vsock (firecracker docs/vsock.md) for every driver. Who
+ * listens at `<channel>_<port>` must listen before `start`; a port without a listener is refused.
+ */
+import type { Readable, Writable } from 'node:stream';
+
+/** How guest instructions run. `fake`: there is no guest. */
+export type Accelerator = 'kvm' | 'tcg' | 'fake';
+
+export interface VmmCapabilities {
+  readonly pause: boolean;
+  /** Snapshot and restore of a VM without its identity devices. */
+  readonly snapshot: boolean;
+  /** The vsock device can be plugged into and unplugged from a running guest. */
+  readonly hotplugVsock: boolean;
+  readonly interactiveConsole: boolean;
+  /** Limits of the channel can be set and changed while the VM runs. */
+  readonly channelLimits: boolean;
+}
+
+export interface VmSpec {
+  /** `[a-z0-9]+`, unique on this host. */
+  readonly id: string;
+  /** Existing private directory (0700) for sockets and logs; the caller removes it after the VM is gone. */
+  readonly dir: string;
+  readonly cpus: number;
+  readonly memoryMib: number;
+  /** Uncompressed ELF kernel with a PVH entry. */
+  readonly kernelPath: string;
+  /** Read-only EROFS golden image; becomes /dev/vda, opened read-only at the device. */
+  readonly rootImagePath: string;
+  /** Raw ext4 image of this sandbox alone, for its writes; becomes /dev/vdb. */
+  readonly overlayPath: string;
+  /** Guest context id, 3 … 2³² − 2; unique per running VM. */
+  readonly guestCid: number;
+  /** Path of the channel's unix socket, ≤ 96 bytes so that `_<port>` still fits sun_path. */
+  readonly channelPath: string;
+  readonly channelLimits?: ChannelLimits;
+  /** `log`: console goes to a bounded tail; `interactive`: raw bidirectional serial console. */
+  readonly console: 'log' | 'interactive';
+  /** Extra kernel arguments, each `[A-Za-z0-9_.,:/=-]+`; anything else is refused. */
+  readonly bootArgs?: readonly string[];
+}
+
+/** Token bucket in Firecracker's vocabulary. Units of the bucket: bytes or operations. */
+export interface BucketLimit {
+  readonly size: number;
+  readonly refillPerSecond: number;
+  readonly oneTimeBurst?: number;
+}
+
+/** Each direction has its own bucket; `connections` counts new vsock connections either way. */
+export interface ChannelLimits {
+  readonly guestToHostBytes?: BucketLimit;
+  readonly hostToGuestBytes?: BucketLimit;
+  readonly connections?: BucketLimit;
+}
+
+export interface ChannelStats {
+  readonly bytesGuestToHost: number;
+  readonly bytesHostToGuest: number;
+  readonly connectionsOpened: number;
+  readonly connectionsOpen: number;
+  readonly connectionsRefused: number;
+  /** Time during which a direction waited for tokens, milliseconds. */
+  readonly throttledMsGuestToHost: number;
+  readonly throttledMsHostToGuest: number;
+  /** Packets from the guest that broke the protocol and were answered by a reset or dropped. */
+  readonly protocolErrors: number;
+}
+
+export interface VmExit {
+  readonly cause: 'guest-shutdown' | 'killed' | 'vmm-crashed';
+  readonly exitCode: number | null;
+  readonly signal: string | null;
+  /** Last lines of the VMM's stderr, for people. */
+  readonly detail: string;
+}
+
+/** Milliseconds on the driver's clock since `start` was called. */
+export interface VmTimings {
+  readonly spawnedMs: number;
+  readonly runningMs: number;
+}
+
+export interface Vm {
+  readonly id: string;
+  readonly pid: number | null;
+  readonly channelPath: string;
+  readonly timings: VmTimings;
+  /** Resolves when the VM is gone, whatever the cause. Never rejects. */
+  readonly exited: Promise<VmExit>;
+  /** The last 64 KiB that the guest wrote to its serial console. */
+  consoleTail(): string;
+  /** Present only with `console: 'interactive'`. */
+  readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  setChannelLimits(limits: ChannelLimits): Promise<void>;
+  channelStats(): Promise<ChannelStats>;
+  /** Ends the VM and releases all that `start` made. Idempotent; resolves when the process is gone. */
+  kill(): Promise<void>;
+}
+
+export interface VmmDriver {
+  readonly name: 'qemu' | 'firecracker' | 'fake';
+  /** What a person reads, e.g. `QEMU 7.2.22 (software emulation)`. */
+  readonly description: string;
+  readonly accelerator: Accelerator;
+  readonly capabilities: VmmCapabilities;
+  /**
+   * Starts a VM; resolves once guest code runs. On failure nothing is left behind.
+   * @throws VmmError
+   */
+  start(spec: VmSpec, signal?: AbortSignal): Promise<Vm>;
+}

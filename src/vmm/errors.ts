@@ -1,0 +1,21 @@
+import { CodedError } from '../base/errors.ts';
+
+export type VmmErrorCode =
+  /** The VMM binary or a file it needs is not installed. */
+  | 'vmm_missing'
+  /** The VMM ended or gave an error before the guest ran. */
+  | 'vmm_start_failed'
+  /** The VMM's control socket did not answer in time. */
+  | 'vmm_timeout'
+  /** The VMM answered a command with an error. */
+  | 'vmm_command_failed'
+  /** A `VmSpec` that no driver can run; the message names the field. */
+  | 'vm_spec_invalid'
+  /** This driver or VM can't do what was asked. */
+  | 'vm_unsupported'
+  /** The VM is already gone. */
+  | 'vm_gone'
+  /** The caller cancelled. */
+  | 'vm_cancelled';
+
+export class VmmError extends CodedError<VmmErrorCode> {}
