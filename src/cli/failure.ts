@@ -1,0 +1,48 @@
+/** How a failed command tells a person (or a program) what went wrong and what to do. */
+import { styleText } from 'node:util';
+import { CodedError, describeError } from '../base/errors.ts';
+
+/** As `docker run`: NeuroVisor itself failed, not the script. */
+export const EXIT_NEUROVISOR_FAILED = 125;
+/** As `timeout(1)`. */
+export const EXIT_TIMEOUT = 124;
+export const exitOfSignal = (signalNumber: number): number => 128 + signalNumber;
+
+/** Ends a command with this status; the message was printed already. */
+export class ExitStatus extends Error {
+  readonly status: number;
+  constructor(status: number) {
+    super(`exit status ${status}`);
+    this.status = status;
+  }
+}
+
+/** Bad words on the command line. */
+export class UsageError extends CodedError<'usage'> {
+  constructor(message: string, remedy?: string) {
+    super('usage', message, remedy === undefined ? {} : { remedy });
+  }
+}
+
+export function failureText(error: unknown): string {
+  const remedy = remedyOf(error);
+  const head = `${styleText('red', 'neurovisor:')} ${describeError(error)}`;
+  return remedy === undefined ? head : `${head}\n${styleText('yellow', 'fix:')} ${remedy}`;
+}
+
+export function failureJson(error: unknown): object {
+  return {
+    error: {
+      code: error instanceof CodedError ? error.code : 'internal',
+      message: describeError(error),
+      remedy: remedyOf(error) ?? null,
+    },
+  };
+}
+
+function remedyOf(error: unknown): string | undefined {
+  for (let current = error; current instanceof Error; current = current.cause) {
+    if (current instanceof CodedError && current.remedy !== undefined) return current.remedy;
+  }
+  return undefined;
+}

@@ -1,0 +1,63 @@
+import { describe, expect, it } from 'vitest';
+import {
+  parseAliases,
+  parseCount,
+  parseDuration,
+  parseEnv,
+  parseMemory,
+  parseRate,
+} from './options.ts';
+
+const usage = expect.objectContaining({ code: 'usage' });
+
+describe('options', () => {
+  it.each([
+    ['90', 90_000],
+    ['90s', 90_000],
+    ['1.5m', 90_000],
+    ['2h', 7_200_000],
+    ['500ms', 500],
+  ])('parseDuration: %s', (text, ms) => expect(parseDuration(text)).toBe(ms));
+  it.each(['', 'soon', '-1', '1d', '1 s'])('parseDuration: refuses "%s"', (text) => {
+    expect(() => parseDuration(text)).toThrow(usage);
+  });
+
+  it.each([
+    ['512', 512],
+    ['512M', 512],
+    ['2G', 2048],
+    ['1.5GiB', 1536],
+    ['256mb', 256],
+  ])('parseMemory: %s', (text, mib) => expect(parseMemory(text)).toBe(mib));
+  it.each(['', 'lots', '2T', '-5'])('parseMemory: refuses "%s"', (text) => {
+    expect(() => parseMemory(text)).toThrow(usage);
+  });
+
+  it('parseCount: whole numbers only', () => {
+    expect(parseCount('4')).toBe(4);
+    for (const text of ['', '1.5', '-1', '0x10']) expect(() => parseCount(text)).toThrow(usage);
+  });
+
+  it('parseEnv: NAME=VALUE, values with =, and NAME from the host', () => {
+    expect(parseEnv(['A=1', 'B=x=y', 'C=', 'D'], { D: 'host' })).toEqual({
+      A: '1',
+      B: 'x=y',
+      C: '',
+      D: 'host',
+    });
+  });
+  it.each(['=1', '1A=2', 'A B=1', 'UNSET'])('parseEnv: refuses "%s"', (text) => {
+    expect(() => parseEnv([text], {})).toThrow(usage);
+  });
+
+  it('parseAliases: pairs only', () => {
+    expect(parseAliases(['gpt-4o=llama3'])).toEqual({ 'gpt-4o': 'llama3' });
+    for (const text of ['x', '=x', 'x=']) expect(() => parseAliases([text])).toThrow(usage);
+  });
+
+  it('parseRate: bytes per second', () => {
+    expect(parseRate('5M')).toBe(5 * 1024 * 1024);
+    expect(parseRate('100')).toBe(100);
+    expect(() => parseRate('fast')).toThrow(usage);
+  });
+});

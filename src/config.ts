@@ -1,0 +1,58 @@
+/**
+ * The whole configuration, from the environment and the command line (which wins). Read once, in the
+ * composition root.
+ */
+import { z } from 'zod';
+import { CodedError } from './base/errors.ts';
+
+export class ConfigError extends CodedError<'config_invalid'> {}
+
+const schema = z.object({
+  /** Where caches and running sandboxes live; empty: `~/.neurovisor`. */
+  NEUROVISOR_HOME: z.string().default(''),
+  /** `auto`: a usual local server if one answers, else the engine · `engine` · URL · `unix:/path`. */
+  NEUROVISOR_UPSTREAM: z
+    .string()
+    .regex(/^(auto|engine|https?:\/\/\S+|unix:\/\S+)$/, {
+      error: 'expected "auto", "engine", an http(s) URL or unix:/path/to.sock',
+    })
+    .default('auto'),
+  /** API key for the upstream; stays on the host. */
+  NEUROVISOR_UPSTREAM_KEY: z.string().default(''),
+  /** Which accelerator VMs may use. */
+  NEUROVISOR_ACCELERATOR: z.enum(['auto', 'kvm', 'tcg']).default('auto'),
+  /** Which processor the engine uses. */
+  NEUROVISOR_GPU: z.enum(['auto', 'cpu', 'cuda', 'vulkan']).default('auto'),
+  NEUROVISOR_LOG: z.enum(['error', 'warn', 'info', 'debug']).default('warn'),
+});
+
+export interface Config {
+  readonly home: string;
+  readonly upstream: string;
+  readonly upstreamKey: string | null;
+  readonly accelerator: 'auto' | 'kvm' | 'tcg';
+  readonly gpu: 'auto' | 'cpu' | 'cuda' | 'vulkan';
+  readonly logLevel: 'error' | 'warn' | 'info' | 'debug';
+}
+
+/** @throws ConfigError naming the variable and what it may be. */
+export function readConfig(env: Readonly<Record<string, string | undefined>>): Config {
+  // An empty variable means the same as none, as users of shells expect.
+  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''));
+  const parsed = schema.safeParse(given);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw new ConfigError('config_invalid', `${issue?.path.join('.')}: ${issue?.message}`, {
+      remedy: 'correct or unset the environment variable',
+    });
+  }
+  const values = parsed.data;
+  return {
+    home: values.NEUROVISOR_HOME,
+    upstream: values.NEUROVISOR_UPSTREAM,
+    upstreamKey: values.NEUROVISOR_UPSTREAM_KEY || null,
+    accelerator: values.NEUROVISOR_ACCELERATOR,
+    gpu: values.NEUROVISOR_GPU,
+    logLevel: values.NEUROVISOR_LOG,
+  };
+}

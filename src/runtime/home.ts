@@ -1,0 +1,33 @@
+/**
+ * Where things live on the host. One folder, `$NEUROVISOR_HOME` (default `~/.neurovisor`):
+ *
+ *     cache/   what `setup` builds and fetches, by digest; safe to delete
+ *     run/     one directory per running sandbox; empty when none runs
+ */
+import { createHash } from 'node:crypto';
+import { homedir, tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+
+export interface Home {
+  readonly dir: string;
+  readonly cacheDir: string;
+  readonly runDir: string;
+}
+
+/**
+ * `sun_path` holds 108 bytes (unix(7)). Below the run directory come `/<20 letters>/v_65535` and a NUL.
+ */
+const RUN_DIR_BYTES_MAX = 108 - 1 - '/v.vhost_65535'.length - 21;
+
+/** @param home the configured folder; empty: `~/.neurovisor`. */
+export function resolveHome(home: string): Home {
+  const dir = resolve(home || join(homedir(), '.neurovisor'));
+  const inHome = join(dir, 'run');
+  // A home with a long path still works: its sockets then live in a short one of its own.
+  const short = join(
+    tmpdir(),
+    `nv-${process.getuid?.() ?? 0}-${createHash('sha256').update(dir).digest('hex').slice(0, 12)}`,
+  );
+  const runDir = Buffer.byteLength(inHome) <= RUN_DIR_BYTES_MAX ? inHome : short;
+  return { dir, cacheDir: join(dir, 'cache'), runDir };
+}

@@ -1,0 +1,185 @@
+/**
+ * The composition root: joins the mechanisms into one running product for the CLI, the library and,
+ * later, the daemon.
+ *
+ *     config ─► home, artifacts, driver ─┐
+ *     vsock worker, bridge, engine ──────┴─► parts ─► one supervisor per sandbox
+ *
+ * Everything is started when it is first needed and released by `close`, in reverse.
+ */
+import { randomBytes, randomInt } from 'node:crypto';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { CleanupStack } from '../base/cleanup.ts';
+import { systemClock } from '../base/clock.ts';
+import type { Log } from '../base/log.ts';
+import type { Progress } from '../base/progress.ts';
+import { type Bridge, createBridge, type UsageRecord } from '../bridge/bridge.ts';
+import type { Config } from '../config.ts';
+import { listenForGuest } from '../guest/link.ts';
+import { createOverlay } from '../image/overlay.ts';
+import { makeSpec, type SandboxOptions } from '../sandbox/spec.ts';
+import { type SandboxParts, Supervisor } from '../sandbox/supervisor.ts';
+import type { VmmDriver } from '../vmm/driver.ts';
+import { createVsockHost } from '../vsock/host.ts';
+import { CidPool } from './cid.ts';
+import { makeDriver } from './driver.ts';
+import { type Home, resolveHome } from './home.ts';
+import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
+import { chooseUpstream, type Upstream } from './upstream.ts';
+import { makeWorkspace, reclaim } from './workspace.ts';
+
+export interface RuntimeOptions {
+  readonly config: Config;
+  readonly progress: Progress;
+  readonly log: Log;
+  /** Cancels the set-up. */
+  readonly signal: AbortSignal;
+  /** A GGUF file for the engine instead of the small model that set-up fetches. */
+  readonly modelPath?: string | undefined;
+  readonly onUsage?: (usage: UsageRecord) => void;
+}
+
+/** Long enough for a first boot in software emulation on a busy machine. */
+const HELLO_TIMEOUT_MS = 60_000;
+
+/** Root of the checkout (or of the installed package). */
+export const SOURCE_DIR = join(import.meta.dirname, '../..');
+
+export class Runtime {
+  readonly home: Home;
+  readonly driver: VmmDriver;
+  readonly artifacts: Artifacts;
+  readonly upstream: Upstream;
+  readonly #options: RuntimeOptions;
+  readonly #bridge: Bridge;
+  readonly #cids = new CidPool(randomInt(1 << 30));
+  readonly #sandboxes = new Set<Supervisor>();
+  readonly #cleanup: CleanupStack;
+
+  private constructor(
+    options: RuntimeOptions,
+    made: {
+      home: Home;
+      driver: VmmDriver;
+      artifacts: Artifacts;
+      upstream: Upstream;
+      bridge: Bridge;
+      cleanup: CleanupStack;
+    },
+  ) {
+    this.#options = options;
+    this.home = made.home;
+    this.driver = made.driver;
+    this.artifacts = made.artifacts;
+    this.upstream = made.upstream;
+    this.#bridge = made.bridge;
+    this.#cleanup = made.cleanup;
+  }
+
+  /**
+   * Sets the machine up where something is missing, reclaims what a killed process left, and picks the
+   * VMM and the model server.
+   */
+  static async open(options: RuntimeOptions): Promise<Runtime> {
+    const { config, log } = options;
+    const home = resolveHome(config.home);
+    const cleanup = new CleanupStack();
+    try {
+      await reclaim(home.runDir, log);
+      const upstream = await chooseUpstream({
+        config,
+        runDir: home.runDir,
+        modelPath: options.modelPath,
+        log,
+      });
+      cleanup.push('engine', () => upstream.close());
+      const artifacts = await ensureArtifacts(setupContext(options, home), {
+        withModel: upstream.needsModel,
+      });
+      const vsock = createVsockHost({ log });
+      cleanup.push('vsock worker', () => vsock.close());
+      const driver = await makeDriver({ config, home, log, vsock });
+      const bridge = createBridge({
+        upstream: () => upstream.target(artifacts.model),
+        clock: systemClock,
+        log,
+        ...(options.onUsage === undefined ? {} : { onUsage: options.onUsage }),
+      });
+      cleanup.push('bridge', () => bridge.close());
+      return new Runtime(options, { home, driver, artifacts, upstream, bridge, cleanup });
+    } catch (error) {
+      await cleanup.run();
+      throw error;
+    }
+  }
+
+  /** Boots a sandbox; it is ready when the promise resolves. */
+  async createSandbox(options: SandboxOptions, signal?: AbortSignal): Promise<Supervisor> {
+    const sandbox = this.prepareSandbox(options);
+    await sandbox.start(signal);
+    return sandbox;
+  }
+
+  /** A sandbox that is not started yet, for callers that want to watch it start. */
+  prepareSandbox(options: SandboxOptions): Supervisor {
+    const models = { defaultModel: this.upstream.defaultModel, ...options.models };
+    const spec = makeSpec({ ...options, models }, availableParallelism());
+    const sandbox = new Supervisor(spec, this.#parts());
+    this.#sandboxes.add(sandbox);
+    void sandbox.ended.then(() => this.#sandboxes.delete(sandbox));
+    return sandbox;
+  }
+
+  /** Ends every sandbox and all that was started. Idempotent. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#sandboxes].map((sandbox) => sandbox.stop()));
+    await this.#cleanup.run();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #parts(): SandboxParts {
+    const { log } = this.#options;
+    return {
+      driver: this.driver,
+      kernelPath: this.artifacts.kernelPath,
+      rootImagePath: this.artifacts.rootImagePath,
+      makeWorkspace: (spec) => makeWorkspace(this.home.runDir, spec.id),
+      makeOverlay: (target, sizeBytes) =>
+        createOverlay(this.artifacts.overlayTemplatePath, target, sizeBytes),
+      allocateCid: () => this.#cids.allocate(),
+      listenForGuest: (channelPath, identity) =>
+        listenForGuest({
+          channelPath,
+          identity,
+          helloTimeoutMs: HELLO_TIMEOUT_MS,
+          clock: systemClock,
+          entropy: () => randomBytes(64),
+          log,
+        }),
+      attachBridge: (sandboxId, channelPath, models) =>
+        this.#bridge.attach({
+          sandboxId,
+          socketPath: `${channelPath}_${INFERENCE_PORT}`,
+          policy: {
+            aliases: models.aliases,
+            ...(models.allow === null ? {} : { allowModels: models.allow }),
+            ...(models.defaultModel === null ? {} : { defaultModel: models.defaultModel }),
+          },
+        }),
+      clock: systemClock,
+      log,
+    };
+  }
+}
+
+/** Host port of the inference bridge (spec/guest-protocol.md). */
+const INFERENCE_PORT = 1025;
+
+function setupContext(options: RuntimeOptions, home: Home): SetupContext {
+  const { progress, signal, log } = options;
+  return { cacheDir: home.cacheDir, sourceDir: SOURCE_DIR, progress, signal, log };
+}

@@ -1,0 +1,66 @@
+/**
+ * Makes what a sandbox needs on this machine: host packages, kernel, golden image and, when no other
+ * model server is at hand, a small model. Everything is cached by digest; a second call costs milliseconds.
+ */
+import type { Log } from '../base/log.ts';
+import type { Progress } from '../base/progress.ts';
+import { installHostPackages, missingHostPackages } from '../image/host-packages.ts';
+import { prepareKernel } from '../image/kernel.ts';
+import { withSetupLock } from '../image/lock.ts';
+import { prepareModel } from '../image/model.ts';
+import { prepareRootfs } from '../image/rootfs.ts';
+
+export interface SetupContext {
+  readonly cacheDir: string;
+  /** Root of the checkout: `kernel/`, `image/`, `guest/` are read from it. */
+  readonly sourceDir: string;
+  readonly progress: Progress;
+  readonly signal: AbortSignal;
+  readonly log: Log;
+}
+
+export interface Artifacts {
+  readonly kernelPath: string;
+  readonly kernelDigest: string;
+  readonly rootImagePath: string;
+  readonly rootImageDigest: string;
+  readonly overlayTemplatePath: string;
+  readonly model: Model | null;
+}
+
+export interface Model {
+  readonly path: string;
+  readonly id: string;
+}
+
+/** @throws ImageError with the remedy when something can't be had */
+export function ensureArtifacts(
+  context: SetupContext,
+  options: { readonly withModel: boolean },
+): Promise<Artifacts> {
+  return withSetupLock(context, async () => {
+    const missing = await missingHostPackages();
+    if (missing.length > 0) await installHostPackages(context, missing);
+    // The kernel keeps the processors busy while the others mostly wait for the network.
+    const aborter = new AbortController();
+    const signal = AbortSignal.any([context.signal, aborter.signal]);
+    const shared = { ...context, signal };
+    const kernel = prepareKernel(shared);
+    const rootfs = prepareRootfs(shared);
+    const model = options.withModel ? prepareModel(shared) : Promise.resolve(null);
+    const all = [kernel, rootfs, model];
+    for (const one of all) one.catch((error: unknown) => aborter.abort(error));
+    // All are awaited, so that nothing still builds when the first failure is passed on.
+    await Promise.allSettled(all);
+    if (aborter.signal.aborted && !context.signal.aborted) throw aborter.signal.reason;
+    const [k, r, m] = await Promise.all([kernel, rootfs, model]);
+    return {
+      kernelPath: k.path,
+      kernelDigest: k.digest,
+      rootImagePath: r.imagePath,
+      rootImageDigest: r.digest,
+      overlayTemplatePath: r.overlayTemplatePath,
+      model: m === null ? null : { path: m.path, id: m.id },
+    };
+  });
+}

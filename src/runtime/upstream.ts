@@ -1,0 +1,132 @@
+/**
+ * Which model server answers the guests: the configured one, else a usual local one, else our engine,
+ * which is started by the first request that needs it.
+ */
+import { join } from 'node:path';
+import { systemClock } from '../base/clock.ts';
+import { newSandboxId } from '../base/ids.ts';
+import type { Log } from '../base/log.ts';
+import type { UpstreamTarget } from '../bridge/bridge.ts';
+import { detectUpstream } from '../bridge/detect.ts';
+import type { Config } from '../config.ts';
+import { type Engine, startEngine } from '../engine/process.ts';
+import { RuntimeError } from './errors.ts';
+import type { Model } from './setup.ts';
+import { makeWorkspace } from './workspace.ts';
+
+export interface Upstream {
+  /** What a person reads, e.g. `Ollama at 127.0.0.1:11434`. */
+  readonly description: string;
+  /** True when set-up must fetch the small model. */
+  readonly needsModel: boolean;
+  /** The model that scripts get when they ask for none; null until it is known. */
+  readonly defaultModel: string | null;
+  /** Names it offers; null when it is the engine, which offers the one it is given. */
+  readonly models: readonly string[] | null;
+  target(model: Model | null): Promise<UpstreamTarget>;
+  close(): Promise<void>;
+}
+
+export interface UpstreamOptions {
+  readonly config: Config;
+  readonly runDir: string;
+  readonly modelPath: string | undefined;
+  readonly log: Log;
+}
+
+/** @throws RuntimeError `upstream_unreachable` when the configured server does not answer */
+export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream> {
+  const { config, modelPath } = options;
+  if (modelPath !== undefined || config.upstream === 'engine') return new EngineUpstream(options);
+  const explicit = config.upstream === 'auto' ? undefined : config.upstream;
+  const found = await detectUpstream({
+    ...(explicit === undefined ? {} : { explicit }),
+    ...(config.upstreamKey === null ? {} : { apiKey: config.upstreamKey }),
+  });
+  if (found !== null) return serverUpstream(found);
+  if (explicit === undefined) return new EngineUpstream(options);
+  throw new RuntimeError(
+    'upstream_unreachable',
+    `no OpenAI-compatible server answers at ${explicit}`,
+    { remedy: 'start it, correct NEUROVISOR_UPSTREAM, or unset it to use the built-in engine' },
+  );
+}
+
+function serverUpstream(target: UpstreamTarget): Upstream {
+  return {
+    description: target.name,
+    needsModel: false,
+    defaultModel: target.models?.[0] ?? null,
+    models: target.models ?? null,
+    target: () => Promise.resolve(target),
+    close: () => Promise.resolve(),
+  };
+}
+
+class EngineUpstream implements Upstream {
+  readonly description = 'built-in engine';
+  readonly needsModel: boolean;
+  readonly models = null;
+  readonly #options: UpstreamOptions;
+  #starting: Promise<{ engine: Engine; remove: () => Promise<void> }> | undefined;
+
+  constructor(options: UpstreamOptions) {
+    this.#options = options;
+    this.needsModel = options.modelPath === undefined;
+  }
+
+  get defaultModel(): string {
+    const { modelPath } = this.#options;
+    return modelPath === undefined ? DEFAULT_MODEL_ID : modelIdOf(modelPath);
+  }
+
+  async target(model: Model | null): Promise<UpstreamTarget> {
+    this.#starting ??= this.#start(model).catch((error: unknown) => {
+      // The next request tries again: the cause may have been passing, e.g. memory.
+      this.#starting = undefined;
+      throw error;
+    });
+    const { engine } = await this.#starting;
+    return {
+      name: this.description,
+      socketPath: engine.socketPath,
+      models: [engine.modelId],
+    };
+  }
+
+  async close(): Promise<void> {
+    const started = await this.#starting?.catch(() => undefined);
+    await started?.engine.stop();
+    await started?.remove();
+  }
+
+  async #start(model: Model | null): Promise<{ engine: Engine; remove: () => Promise<void> }> {
+    const { config, modelPath, log, runDir } = this.#options;
+    // A directory like a sandbox's own, so that it is reclaimed in the same way after a kill.
+    const workspace = await makeWorkspace(runDir, newSandboxId());
+    try {
+      const engine = await startEngine({
+        modelPath: modelPath ?? model?.path ?? '',
+        modelId: this.defaultModel,
+        socketPath: join(workspace.dir, 'engine.sock'),
+        gpu: config.gpu,
+        clock: systemClock,
+        log,
+      });
+      void engine.exited.then(() => {
+        this.#starting = undefined;
+      });
+      return { engine, remove: () => workspace.remove() };
+    } catch (error) {
+      await workspace.remove();
+      throw error;
+    }
+  }
+}
+
+const DEFAULT_MODEL_ID = 'gemma-3-270m';
+
+/** `/models/Qwen2.5-0.5B-Q4_K_M.gguf` → `Qwen2.5-0.5B-Q4_K_M`. */
+export function modelIdOf(path: string): string {
+  return path.replace(/^.*\//, '').replace(/\.gguf$/i, '');
+}

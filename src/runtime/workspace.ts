@@ -1,0 +1,117 @@
+/**
+ * The directory of a running sandbox, and what is done about those whose owner was killed.
+ *
+ *     run/<id>/owner.json     the process that owns it and its VMM, each by pid and start time
+ *     run/<id>/v              the channel's socket; `v_<port>` for guest → host
+ *     run/<id>/disk.ext4      the guest's writes
+ */
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describeError, errorCode } from '../base/errors.ts';
+import { parseSandboxId } from '../base/ids.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import type { Workspace } from '../sandbox/supervisor.ts';
+
+/** A process that can't be mistaken for a later one with the same pid. */
+interface ProcessRef {
+  readonly pid: number;
+  /** Field 22 of /proc/<pid>/stat: start time in clock ticks since boot (proc(5)). */
+  readonly startTicks: string;
+  readonly bootId: string;
+}
+
+interface Owner {
+  readonly owner: ProcessRef;
+  readonly vmm: ProcessRef | null;
+}
+
+export async function makeWorkspace(runDir: string, id: string): Promise<Workspace> {
+  const dir = join(runDir, id);
+  await mkdir(runDir, { recursive: true, mode: 0o700 });
+  await mkdir(dir, { mode: 0o700 });
+  const owner = await processRef(process.pid);
+  await writeOwner(dir, { owner, vmm: null });
+  return {
+    dir,
+    channelPath: join(dir, 'v'),
+    overlayPath: join(dir, 'disk.ext4'),
+    recordVmm: async (pid) => writeOwner(dir, { owner, vmm: await processRef(pid) }),
+    remove: () => rm(dir, { recursive: true, force: true }),
+  };
+}
+
+/**
+ * Ends the VMMs and removes the directories of sandboxes whose owner is gone.
+ * @returns how many were reclaimed
+ */
+export async function reclaim(runDir: string, log: Log): Promise<number> {
+  let reclaimed = 0;
+  for (const name of await entries(runDir)) {
+    if (parseSandboxId(name) === undefined) continue;
+    const dir = join(runDir, name);
+    const state = await readOwner(dir);
+    if (state === 'young' || (state !== undefined && (await isAlive(state.owner)))) continue;
+    try {
+      if (state?.vmm && (await isAlive(state.vmm))) process.kill(state.vmm.pid, 'SIGKILL');
+      await rm(dir, { recursive: true, force: true });
+      reclaimed += 1;
+      log.info('reclaimed a sandbox whose owner was killed', { sandbox: name });
+    } catch (error) {
+      log.warn('could not reclaim a sandbox', { sandbox: name, error: describeError(error) });
+    }
+  }
+  return reclaimed;
+}
+
+async function entries(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir);
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return [];
+    throw error;
+  }
+}
+
+async function writeOwner(dir: string, owner: Owner): Promise<void> {
+  const path = join(dir, 'owner.json');
+  await writeFile(`${path}.new`, JSON.stringify(owner));
+  await rename(`${path}.new`, path);
+}
+
+/** `young`: another process is making this directory right now and has not written its name yet. */
+async function readOwner(dir: string): Promise<Owner | 'young' | undefined> {
+  try {
+    return JSON.parse(await readFile(join(dir, 'owner.json'), 'utf8')) as Owner;
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') ignore(error, 'unreadable owner file');
+    const made = await stat(dir).catch(() => undefined);
+    return made === undefined || Date.now() - made.ctimeMs < YOUNG_MS ? 'young' : undefined;
+  }
+}
+
+const YOUNG_MS = 5_000;
+
+let bootId: string | undefined;
+
+async function processRef(pid: number): Promise<ProcessRef> {
+  bootId ??= (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+  return { pid, startTicks: (await startTicks(pid)) ?? '', bootId };
+}
+
+async function isAlive(ref: ProcessRef): Promise<boolean> {
+  const now = await processRef(ref.pid);
+  return now.startTicks !== '' && now.startTicks === ref.startTicks && now.bootId === ref.bootId;
+}
+
+async function startTicks(pid: number): Promise<string | undefined> {
+  try {
+    const text = await readFile(`/proc/${pid}/stat`, 'latin1');
+    // The command in parentheses may contain anything; fields are counted after the last one.
+    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+    return fields[0] === 'Z' ? undefined : fields[22 - 3];
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT' || errorCode(error) === 'ESRCH') return undefined;
+    throw error;
+  }
+}

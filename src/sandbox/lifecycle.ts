@@ -1,0 +1,64 @@
+/**
+ * The life of a sandbox, in one table. Only the supervisor moves it; an illegal pair is refused with
+ * `{from, event}` and changes nothing (R-CP-3).
+ */
+export type SandboxState =
+  /** Its directory, disk and sockets are being made; no VM yet. */
+  | 'creating'
+  /** The VM runs; the agent has not said hello. */
+  | 'booting'
+  /** The agent confirmed its identity; work may be sent. */
+  | 'ready'
+  /** The VM's CPUs are stopped; memory is kept. */
+  | 'paused'
+  /** Everything that was made is being released. */
+  | 'stopping'
+  /** Nothing is left. */
+  | 'gone'
+  /** It never became ready, or its VM died; all was released. */
+  | 'failed';
+
+export type SandboxEvent =
+  | 'resources-made'
+  | 'agent-confirmed'
+  | 'pause'
+  | 'resume'
+  | 'stop'
+  | 'died'
+  | 'released'
+  | 'released-after-failure';
+
+export const TRANSITIONS: Readonly<
+  Record<SandboxState, Readonly<Partial<Record<SandboxEvent, SandboxState>>>>
+> = {
+  creating: { 'resources-made': 'booting', stop: 'stopping', died: 'stopping' },
+  booting: { 'agent-confirmed': 'ready', stop: 'stopping', died: 'stopping' },
+  ready: { pause: 'paused', stop: 'stopping', died: 'stopping' },
+  paused: { resume: 'ready', stop: 'stopping', died: 'stopping' },
+  stopping: { released: 'gone', 'released-after-failure': 'failed' },
+  gone: {},
+  failed: {},
+};
+
+export type TransitionResult =
+  | { readonly ok: true; readonly state: SandboxState }
+  | { readonly ok: false; readonly from: SandboxState; readonly event: SandboxEvent };
+
+export function transition(from: SandboxState, event: SandboxEvent): TransitionResult {
+  const state = TRANSITIONS[from][event];
+  return state === undefined ? { ok: false, from, event } : { ok: true, state };
+}
+
+/** True when nothing can happen to the sandbox any more. */
+export function isFinal(state: SandboxState): boolean {
+  return Object.keys(TRANSITIONS[state]).length === 0;
+}
+
+/** The table as a Mermaid state diagram; `docs/lifecycle.md` holds this very text (a test compares). */
+export function lifecycleDiagram(): string {
+  const lines = ['stateDiagram-v2', '  [*] --> creating'];
+  for (const [from, events] of Object.entries(TRANSITIONS)) {
+    for (const [event, to] of Object.entries(events)) lines.push(`  ${from} --> ${to}: ${event}`);
+  }
+  return `${lines.join('\n')}\n`;
+}

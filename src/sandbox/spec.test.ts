@@ -1,0 +1,37 @@
+import { describe, expect, it } from 'vitest';
+import { DEFAULTS, makeSpec, type SandboxOptions } from './spec.ts';
+
+describe('makeSpec', () => {
+  it('defaults: the medium size, no limit of time, every model, a fresh id', () => {
+    const one = makeSpec({}, 2);
+    const two = makeSpec({}, 2);
+    expect(one).toMatchObject({ ...DEFAULTS, timeoutMs: null, env: {}, warm: [] });
+    expect(one.models).toEqual({ defaultModel: null, allow: null, aliases: {} });
+    expect(one.id).toMatch(/^[a-z0-9]{20}$/);
+    expect(one.id).not.toBe(two.id);
+  });
+
+  const bad: [string, SandboxOptions, string][] = [
+    ['more CPUs than the host has', { cpus: 3 }, 'cpus'],
+    ['no CPU', { cpus: 0 }, 'cpus'],
+    ['half a CPU', { cpus: 1.5 }, 'cpus'],
+    ['not a number', { memoryMib: Number.NaN }, 'memoryMib'],
+    ['too little memory', { memoryMib: 16 }, 'memoryMib'],
+    ['a disk beyond the limit', { diskMib: 1e9 }, 'diskMib'],
+    ['a time of zero', { timeoutMs: 0 }, 'timeoutMs'],
+    ['a variable name with a space', { env: { 'a b': '1' } }, 'env'],
+    ['a value with NUL', { env: { A: 'x\0y' } }, 'env'],
+    ['an environment that is too large', { env: { A: 'x'.repeat(40_000) } }, 'env'],
+    ['a module name that is code', { warm: ['os;import sys'] }, 'warm'],
+    ['a model name with a newline', { models: { defaultModel: 'a\nb' } }, 'models'],
+    ['an empty alias', { models: { aliases: { '': 'b' } } }, 'models'],
+  ];
+  it.each(bad)('refuses %s and names the field', (_what, options, field) => {
+    expect(() => makeSpec(options, 2)).toThrow(
+      expect.objectContaining({
+        code: 'spec_invalid',
+        message: expect.stringContaining(`option ${field}:`),
+      }),
+    );
+  });
+});

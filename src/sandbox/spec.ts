@@ -1,0 +1,133 @@
+/** What a user asks for. Checked once here; inside, a `SandboxSpec` is never checked again. */
+import { newSandboxId, type SandboxId } from '../base/ids.ts';
+import type { ChannelLimits } from '../vmm/driver.ts';
+import { SandboxError } from './errors.ts';
+
+export interface SandboxSpec {
+  readonly id: SandboxId;
+  /** Virtual CPUs. */
+  readonly cpus: number;
+  /** Guest RAM, MiB. */
+  readonly memoryMib: number;
+  /** Size of the disk that takes the guest's writes, MiB; sparse, so it costs what is written. */
+  readonly diskMib: number;
+  /** Environment of every process of the user, beside the bridge's own variables. */
+  readonly env: Readonly<Record<string, string>>;
+  /** The sandbox is ended after this long, milliseconds; null: no limit. */
+  readonly timeoutMs: number | null;
+  /** Python modules that the fork server imports before the first script. */
+  readonly warm: readonly string[];
+  readonly channelLimits: ChannelLimits;
+  readonly models: ModelPolicy;
+  readonly console: 'log' | 'interactive';
+  readonly hostname: string;
+}
+
+export interface ModelPolicy {
+  /** Model that scripts find in `NEUROVISOR_MODEL`; null: the upstream's first. */
+  readonly defaultModel: string | null;
+  /** Names that the guest may use; null: all of the upstream's. */
+  readonly allow: readonly string[] | null;
+  /** Name that the guest asks for → name that the upstream knows. */
+  readonly aliases: Readonly<Record<string, string>>;
+}
+
+export type SandboxOptions = {
+  readonly [K in Exclude<keyof SandboxSpec, 'id' | 'hostname' | 'models'>]?:
+    | SandboxSpec[K]
+    | undefined;
+} & { readonly models?: Partial<ModelPolicy> | undefined };
+
+export const LIMITS = {
+  cpusMax: 32,
+  memoryMibMin: 128,
+  memoryMibMax: 65_536,
+  diskMibMin: 16,
+  diskMibMax: 65_536,
+  envVariablesMax: 256,
+  envBytesMax: 32 * 1024,
+  timeoutMsMax: 7 * 24 * 3600 * 1000,
+  warmModulesMax: 64,
+} as const;
+
+/** The "medium" size: enough for LangChain and NumPy with some data. */
+export const DEFAULTS = { cpus: 1, memoryMib: 512, diskMib: 2048 } as const;
+
+const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
+const MODULE_NAME = /^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$/;
+const MODEL_NAME_LENGTH_MAX = 256;
+
+/** @throws SandboxError `spec_invalid`, naming the field and what it may be. */
+export function makeSpec(options: SandboxOptions, hostCpus: number): SandboxSpec {
+  const cpusMax = Math.min(LIMITS.cpusMax, hostCpus);
+  const id = newSandboxId();
+  const env = options.env ?? {};
+  checkEnv(env);
+  const warm = options.warm ?? [];
+  check(warm.length <= LIMITS.warmModulesMax, 'warm', `at most ${LIMITS.warmModulesMax} modules`);
+  for (const name of warm) check(MODULE_NAME.test(name), 'warm', `"${name}" is no module name`);
+  const models: ModelPolicy = {
+    defaultModel: options.models?.defaultModel ?? null,
+    allow: options.models?.allow ?? null,
+    aliases: options.models?.aliases ?? {},
+  };
+  for (const name of [
+    models.defaultModel ?? 'x',
+    ...(models.allow ?? []),
+    ...Object.entries(models.aliases).flat(),
+  ]) {
+    const ok = name.length > 0 && name.length <= MODEL_NAME_LENGTH_MAX && !/\p{Cc}/u.test(name);
+    check(ok, 'models', 'a model name has 1 to 256 printable characters');
+  }
+  const { timeoutMs = null } = options;
+  if (timeoutMs !== null) inRange('timeoutMs', timeoutMs, 1, LIMITS.timeoutMsMax);
+  return {
+    id,
+    hostname: `nv-${id.slice(0, 8)}`,
+    cpus: inRange('cpus', options.cpus ?? DEFAULTS.cpus, 1, cpusMax),
+    memoryMib: inRange(
+      'memoryMib',
+      options.memoryMib ?? DEFAULTS.memoryMib,
+      LIMITS.memoryMibMin,
+      LIMITS.memoryMibMax,
+    ),
+    diskMib: inRange(
+      'diskMib',
+      options.diskMib ?? DEFAULTS.diskMib,
+      LIMITS.diskMibMin,
+      LIMITS.diskMibMax,
+    ),
+    env,
+    timeoutMs,
+    warm,
+    channelLimits: options.channelLimits ?? {},
+    models,
+    console: options.console ?? 'log',
+  };
+}
+
+function checkEnv(env: Readonly<Record<string, string>>): void {
+  const entries = Object.entries(env);
+  check(
+    entries.length <= LIMITS.envVariablesMax,
+    'env',
+    `at most ${LIMITS.envVariablesMax} variables`,
+  );
+  let bytes = 0;
+  for (const [name, value] of entries) {
+    check(ENV_NAME.test(name), 'env', `"${name}" is no variable name`);
+    check(!value.includes('\0'), 'env', `the value of ${name} contains a NUL byte`);
+    bytes += Buffer.byteLength(name) + Buffer.byteLength(value) + 2;
+  }
+  check(bytes <= LIMITS.envBytesMax, 'env', `at most ${LIMITS.envBytesMax} bytes in all`);
+}
+
+function inRange(field: string, value: number, min: number, max: number): number {
+  const ok = Number.isSafeInteger(value) && value >= min && value <= max;
+  check(ok, field, `${value} is not a whole number from ${min} to ${max}`);
+  return value;
+}
+
+function check(ok: boolean, field: string, why: string): asserts ok {
+  if (!ok) throw new SandboxError('spec_invalid', `sandbox option ${field}: ${why}`);
+}
