@@ -76,7 +76,7 @@ export interface StartTimings {
   readonly prepareMs: number;
   /** VMM process spawned until guest code runs. */
   readonly vmmMs: number;
-  /** Guest code runs until PID 1 (guest clock). */
+  /** Guest code runs until PID 1 (guest clock); 0 where the guest can't tell. */
   readonly kernelMs: number;
   /** PID 1 until the agent is confirmed. */
   readonly agentMs: number;
@@ -85,7 +85,6 @@ export interface StartTimings {
 }
 
 const BYTES_PER_MIB = 1024 * 1024;
-const MEMORY_KEPT_FOR_AGENT_MIB = 48;
 const GUEST_PIDS_MAX = 1024;
 
 export class Supervisor {
@@ -99,6 +98,7 @@ export class Supervisor {
   #vm: Vm | undefined;
   #guest: Guest | undefined;
   #timings: StartTimings | undefined;
+  #booting: Promise<void> | undefined;
   #stopping: Promise<SandboxEnd> | undefined;
   readonly #aborter = new AbortController();
   readonly #resolveEnded: (end: SandboxEnd) => void;
@@ -138,7 +138,8 @@ export class Supervisor {
     if (signal?.aborted) stopOnAbort();
     signal?.addEventListener('abort', stopOnAbort, { once: true });
     try {
-      await this.#boot(this.#aborter.signal);
+      this.#booting = this.#boot(this.#aborter.signal);
+      await this.#booting;
     } catch (error) {
       const cancelled = this.#aborter.signal.aborted;
       const detail = cancelled ? 'cancelled while starting' : describeError(error);
@@ -187,11 +188,12 @@ export class Supervisor {
     const vm = await this.#startVm(workspace, cid, signal);
     const { guest, readyAt } = await this.#hello(listener, vm, signal);
     const running = prepared + vm.timings.runningMs;
+    const kernelMs = guest.info.kernelToInitMs ?? 0;
     this.#timings = {
       prepareMs: prepared - began,
       vmmMs: vm.timings.runningMs,
-      kernelMs: guest.info.kernelToInitMs,
-      agentMs: Math.max(0, readyAt - running - guest.info.kernelToInitMs),
+      kernelMs,
+      agentMs: Math.max(0, readyAt - running - kernelMs),
       totalMs: readyAt - began,
     };
     this.#apply('agent-confirmed');
@@ -257,7 +259,7 @@ export class Supervisor {
           'start_failed',
           `the VM ended before its agent said hello: ${exit.cause}`,
           {
-            cause: exit.detail === '' ? undefined : exit.detail,
+            ...(exit.detail === '' ? {} : { cause: exit.detail }),
           },
         );
       });
@@ -290,10 +292,6 @@ export class Supervisor {
   }
 
   #identity(): GuestIdentity {
-    const memoryMax = Math.max(
-      this.spec.memoryMib / 2,
-      this.spec.memoryMib - MEMORY_KEPT_FOR_AGENT_MIB,
-    );
     const { defaultModel } = this.spec.models;
     return {
       sandboxId: this.spec.id,
@@ -303,10 +301,8 @@ export class Supervisor {
         ...this.spec.env,
         NEUROVISOR_SANDBOX_ID: this.spec.id,
       },
-      limits: {
-        memoryMaxBytes: Math.floor(memoryMax * BYTES_PER_MIB),
-        pidsMax: GUEST_PIDS_MAX,
-      },
+      // Memory: the agent's own defaults, which are parts of what the guest has.
+      limits: { pidsMax: GUEST_PIDS_MAX },
       warm: this.spec.warm,
     };
   }
@@ -320,6 +316,10 @@ export class Supervisor {
     this.#aborter.abort(new SandboxError('gone', 'the sandbox is ending'));
     const failed = cause === 'start-failed' || cause === 'vmm-crashed' || cause === 'agent-lost';
     this.#apply(failed ? 'died' : 'stop');
+    // What a start under way still acquires must be on the cleanup stack before that is run.
+    await this.#booting?.catch((error: unknown) =>
+      ignore(error, 'the start reports its own failure'),
+    );
     try {
       await this.#cleanup.run();
     } catch (error) {
