@@ -1,0 +1,85 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { probeAccelerator, runChild } from '../../src/vmm/probe.ts';
+
+let dir: string;
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'nv-probe-'));
+});
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+/** A stand-in for the child: a script with the given body. */
+function child(body: string): string[] {
+  const path = join(dir, 'child.mjs');
+  writeFileSync(path, body);
+  return [process.execPath, path];
+}
+const says = (...steps: string[]): string =>
+  steps.map((step) => `console.log('${JSON.stringify({ step })}');`).join('');
+const cache = (): string => join(dir, 'cache', 'accelerator.json');
+
+/** `/dev/null` opens, so that the child decides. */
+const probe = (argv: string[], more: object = {}) =>
+  probeAccelerator({ cacheDir: join(dir, 'cache'), kvmDevice: '/dev/null', child: argv, ...more });
+
+describe('probeAccelerator', () => {
+  it('probeAccelerator: answers for this machine, and the second time from the cache', async () => {
+    const first = await probeAccelerator({ cacheDir: dir });
+    expect(['kvm', 'tcg', 'none']).toContain(first.accelerator);
+    expect(first.reason).not.toBe('');
+    const second = await probeAccelerator({ cacheDir: dir });
+    expect(second.accelerator).toBe(first.accelerator);
+    expect(second.details.kvm).toEqual(first.details.kvm);
+    // Where the device can't be opened nothing is measured, so nothing is cached.
+    expect(second.details.cached).toBe(first.details.kvm.steps.length > 0);
+  });
+
+  it('probeAccelerator: kvm when the child went through all steps', async () => {
+    const all = says('create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done');
+    expect((await probe(child(all))).accelerator).toBe('kvm');
+  });
+
+  it('probeAccelerator: a KVM_RUN that never returns is killed and named', async () => {
+    const verdict = await probe(child(`${says('create', 'loop')} for (;;);`));
+    expect(verdict.accelerator).not.toBe('kvm');
+    expect(verdict.reason).toMatch(/"int3" did not return/);
+  });
+
+  it('probeAccelerator: a device that is missing is not cached', async () => {
+    const verdict = await probe([], { kvmDevice: join(dir, 'no-kvm') });
+    expect(verdict.reason).toContain('does not exist');
+    expect(existsSync(cache())).toBe(false);
+  });
+
+  it('probeAccelerator: none without KVM and QEMU', async () => {
+    const verdict = await probe([], {
+      kvmDevice: join(dir, 'x'),
+      qemuBinary: join(dir, 'no-qemu'),
+    });
+    expect(verdict.accelerator).toBe('none');
+    expect(verdict.details.qemu).toBeNull();
+  });
+
+  it('probeAccelerator: an unreadable cache or one of another boot is not trusted', async () => {
+    const usable = child(says('create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done'));
+    await probe(usable);
+    expect((await probe(usable)).details.cached).toBe(true);
+    const written = readFileSync(cache(), 'utf8');
+    for (const bad of ['{"version":1', written.replace(/"bootId": "[^"]+"/, '"bootId": "other"')]) {
+      writeFileSync(cache(), bad);
+      expect((await probe(usable)).details.cached).toBe(false);
+    }
+  });
+});
+
+describe('runChild', () => {
+  it('runChild: a program that can not be run has no steps', async () => {
+    expect(await runChild([join(dir, 'nothing')])).toEqual({ steps: [], ended: 'exited' });
+  });
+  it('runChild: a flood on standard output is cut', async () => {
+    const flood = `${says('create')} for (let i = 0; i < 1e5; i++) console.log('x'.repeat(100));`;
+    expect((await runChild(child(flood))).steps).toEqual([{ step: 'create' }]);
+  });
+});
