@@ -17,7 +17,7 @@ const LAYERS: Record<string, readonly string[]> = {
   runtime: ['base', 'sys', 'sandbox', 'engine', 'config', ...MECHANISMS],
   config: ['base'],
   bench: ['base', 'sys', 'sandbox', 'engine', 'config', 'runtime', ...MECHANISMS],
-  index: ['base', 'runtime', 'sandbox', ...MECHANISMS.map((name) => `type:${name}`)],
+  index: ['base', 'config', 'runtime', 'sandbox', ...MECHANISMS.map((name) => `type:${name}`)],
   cli: [
     'base',
     'runtime',
@@ -85,7 +85,7 @@ const emptyCatches = (source: Source): string[] =>
     (match) => `${source.path}: ${match[0]}`,
   );
 const anyCasts = linesMatching(/\bas any\b/);
-const consoleUses = linesMatching(/\bconsole\.\w+\(/);
+const consoleUses = linesMatching(/^(?!\s*(\*|\/\/)).*(?<![.\w])console\.\w+\(/);
 const shellUses = linesMatching(
   /\bshell:\s*true\b|\bexecSync\(|\bimport\s*\{[^}]*\bexec\b[^}]*\}\s*from\s*'node:child_process'/,
 );

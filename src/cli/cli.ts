@@ -1,0 +1,106 @@
+/** What every command gets: streams, configuration, progress, and what becomes of signals. */
+import type { Readable, Writable } from 'node:stream';
+import { ignore } from '../base/ignore.ts';
+import type { Log, LogFields } from '../base/log.ts';
+import type { Config } from '../config.ts';
+import { type ProgressView, progressView } from './progress.ts';
+
+export interface CliStreams {
+  readonly stdin: Readable & Partial<NodeJS.ReadStream>;
+  readonly stdout: NodeJS.WriteStream;
+  readonly stderr: NodeJS.WriteStream;
+}
+
+/** How long an interrupted script has to end by itself before the sandbox is ended under it. */
+const INTERRUPT_GRACE_MS = 3_000;
+
+const LEVELS = ['error', 'warn', 'info', 'debug'] as const;
+
+export class Cli {
+  readonly stdin: CliStreams['stdin'];
+  readonly stdout: NodeJS.WriteStream;
+  readonly stderr: NodeJS.WriteStream;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly config: Config;
+  /** `-o json`: one JSON object on stdout, nothing else there. */
+  readonly json: boolean;
+  readonly progress: ProgressView;
+  readonly log: Log;
+  readonly #aborter = new AbortController();
+  #interrupts = 0;
+  #interruptHandler: (() => void) | undefined;
+  #endHandler: (() => void) | undefined;
+
+  constructor(options: {
+    streams: CliStreams;
+    env: Readonly<Record<string, string | undefined>>;
+    config: Config;
+    json: boolean;
+  }) {
+    this.stdin = options.streams.stdin;
+    this.stdout = options.streams.stdout;
+    this.stderr = options.streams.stderr;
+    this.env = options.env;
+    this.config = options.config;
+    this.json = options.json;
+    this.progress = progressView(this.stderr);
+    this.log = lineLog(this.stderr, options.config.logLevel);
+    // The reader of our output may leave early (`| head`); that is no failure of ours.
+    for (const stream of [this.stdout, this.stderr]) {
+      stream.on('error', (error) => ignore(error, 'the reader of our output left'));
+    }
+  }
+
+  /** Aborts when the user wants this command to end. */
+  get cancelled(): AbortSignal {
+    return this.#aborter.signal;
+  }
+
+  get interrupted(): boolean {
+    return this.#interrupts > 0;
+  }
+
+  /** The first Ctrl-C goes here instead of ending the command; then there is a grace period. */
+  onInterrupt(handler: () => void): void {
+    this.#interruptHandler = handler;
+  }
+
+  /** Called when everything is to end: a second Ctrl-C, the grace period over, SIGTERM, SIGHUP. */
+  onEnd(handler: () => void): void {
+    this.#endHandler = handler;
+  }
+
+  handleSignal(signal: 'SIGINT' | 'SIGTERM' | 'SIGHUP'): void {
+    this.#interrupts += 1;
+    if (signal === 'SIGINT' && this.#interrupts === 1 && this.#interruptHandler !== undefined) {
+      this.#interruptHandler();
+      setTimeout(() => this.#endAll(), INTERRUPT_GRACE_MS).unref();
+      return;
+    }
+    this.#endAll();
+  }
+
+  printJson(value: unknown): void {
+    this.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+  }
+
+  #endAll(): void {
+    this.#aborter.abort(new DOMException('interrupted', 'AbortError'));
+    this.#endHandler?.();
+  }
+}
+
+/** One line per message on stderr. */
+function lineLog(stream: Writable, level: (typeof LEVELS)[number]): Log {
+  const write = (at: (typeof LEVELS)[number]) => (message: string, fields?: LogFields) => {
+    if (LEVELS.indexOf(at) > LEVELS.indexOf(level)) return;
+    const details = Object.entries(fields ?? {}).map(([name, value]) => ` ${name}=${value}`);
+    stream.write(`neurovisor ${at}: ${message}${details.join('')}\n`);
+  };
+  return {
+    error: write('error'),
+    warn: write('warn'),
+    info: write('info'),
+    debug: write('debug'),
+  };
+}

@@ -1,0 +1,162 @@
+/**
+ * `neurovisor test`: all tests of this checkout, layer by layer, cheapest first. Ends with the line
+ * `N passed, N failed`, and `, N skipped` where this machine can't do something; each skip says why.
+ */
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Runtime, SOURCE_DIR } from '../../runtime/runtime.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { duration } from '../table.ts';
+
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+interface Layer {
+  readonly name: string;
+  /** VMs are booted: the machine must be set up first. */
+  readonly needsSetup?: boolean;
+  run(cli: Cli): Promise<Counts>;
+}
+
+const LAYERS: readonly Layer[] = [
+  { name: 'check', run: check },
+  { name: 'unit', run: (cli) => vitest(cli, ['tidy', 'unit', 'prop']) },
+  { name: 'guest', run: guestTests },
+  { name: 'component', run: (cli) => vitest(cli, ['component']) },
+  { name: 'vm', needsSetup: true, run: (cli) => vitest(cli, ['vm']) },
+  { name: 'e2e', needsSetup: true, run: (cli) => vitest(cli, ['e2e']) },
+];
+
+export const LAYER_NAMES: readonly string[] = LAYERS.map((layer) => layer.name);
+
+/** @param names layers to run; none: all */
+export async function test(cli: Cli, names: readonly string[]): Promise<number> {
+  const unknown = names.find((name) => !LAYER_NAMES.includes(name));
+  if (unknown !== undefined) {
+    throw new UsageError(`no layer "${unknown}"`, `layers: ${LAYER_NAMES.join(', ')}`);
+  }
+  const layers = LAYERS.filter((layer) => names.length === 0 || names.includes(layer.name));
+  const total: Counts = { passed: 0, failed: 0, skipped: 0 };
+  if (layers.some((layer) => layer.needsSetup === true)) await setUp(cli);
+  for (const layer of layers) {
+    cli.cancelled.throwIfAborted();
+    const began = performance.now();
+    cli.stdout.write(`\n== ${layer.name}\n`);
+    const counts = await layer.run(cli);
+    total.passed += counts.passed;
+    total.failed += counts.failed;
+    total.skipped += counts.skipped;
+    cli.stdout.write(
+      `== ${layer.name}: ${summary(counts)} in ${duration(performance.now() - began)}\n`,
+    );
+  }
+  cli.stdout.write(`\n${summary(total)}\n`);
+  return total.failed === 0 ? 0 : 1;
+}
+
+function summary({ passed, failed, skipped }: Counts): string {
+  return `${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`;
+}
+
+async function setUp(cli: Cli): Promise<void> {
+  // The tests use the engine and its model even where another model server is at hand.
+  await using _runtime = await Runtime.open({
+    config: { ...cli.config, upstream: 'engine' },
+    progress: cli.progress.report,
+    log: cli.log,
+    signal: cli.cancelled,
+  });
+  cli.progress.close();
+}
+
+async function check(cli: Cli): Promise<Counts> {
+  const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
+  for (const [tool, ...args] of [['biome', 'ci', '.'], ['tsc']]) {
+    const status = await command(cli, [join(SOURCE_DIR, 'node_modules/.bin', tool ?? ''), ...args]);
+    if (status === 0) counts.passed += 1;
+    else counts.failed += 1;
+  }
+  return counts;
+}
+
+async function vitest(cli: Cli, projects: readonly string[]): Promise<Counts> {
+  const dir = await mkdtemp(join(tmpdir(), 'nv-test-'));
+  try {
+    const report = join(dir, 'report.json');
+    const status = await command(cli, [
+      process.execPath,
+      join(SOURCE_DIR, 'node_modules/vitest/vitest.mjs'),
+      'run',
+      ...projects.flatMap((project) => ['--project', project]),
+      '--reporter=default',
+      '--reporter=json',
+      `--outputFile.json=${report}`,
+    ]);
+    const result = JSON.parse(await readFile(report, 'utf8')) as VitestReport;
+    const failed = result.numFailedTests;
+    return {
+      passed: result.numPassedTests,
+      // A file that can't be loaded, or an error outside of any test, has no test to count.
+      failed: failed === 0 && status !== 0 ? 1 : failed,
+      skipped: result.numPendingTests,
+    };
+  } finally {
+    await rm(dir, { recursive: true });
+  }
+}
+
+interface VitestReport {
+  readonly numPassedTests: number;
+  readonly numFailedTests: number;
+  readonly numPendingTests: number;
+}
+
+/** The agent's own tests, by Python's unittest, which prints `Ran N tests` and `FAILED (failures=N)`. */
+async function guestTests(cli: Cli): Promise<Counts> {
+  let output = '';
+  const argv = ['python3', '-m', 'unittest', 'discover', '-s', join(SOURCE_DIR, 'guest/tests')];
+  const status = await command(cli, argv, (text) => {
+    output += text;
+  });
+  const ran = Number(/Ran (\d+) tests?/.exec(output)?.[1] ?? 0);
+  const count = (word: string): number =>
+    Number(new RegExp(`${word}=(\\d+)`).exec(output)?.[1] ?? 0);
+  const skipped = count('skipped');
+  const failed = count('failures') + count('errors');
+  return {
+    passed: ran - failed - skipped,
+    failed: failed === 0 && (status !== 0 || ran === 0) ? 1 : failed,
+    skipped,
+  };
+}
+
+/** Runs a tool with its output passed on; its process group ends with this command. */
+function command(
+  cli: Cli,
+  argv: readonly string[],
+  onOutput: (text: string) => void = () => undefined,
+): Promise<number> {
+  const [file = '', ...args] = argv;
+  return new Promise((resolve, reject) => {
+    const child = spawn(file, args, {
+      cwd: SOURCE_DIR,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      signal: cli.cancelled,
+      env: { ...cli.env, FORCE_COLOR: cli.stdout.isTTY ? '1' : '0' },
+    });
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding('utf8').on('data', (text: string) => {
+        onOutput(text);
+        cli.stdout.write(text);
+      });
+    }
+    child.on('error', reject);
+    child.on('close', (code) => resolve(code ?? 1));
+  });
+}
