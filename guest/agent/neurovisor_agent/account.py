@@ -1,0 +1,71 @@
+"""Whose rights a program has, and the environment that every program of a sandbox finds."""
+from __future__ import annotations
+
+import os
+import pwd
+
+from .request import RequestError
+
+DEFAULT_USER = "user"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Account:
+    __slots__ = ("name", "uid", "gid", "groups", "home")
+
+    def __init__(self, name: str, uid: int, gid: int, groups: list[int], home: str) -> None:
+        self.name = name
+        self.uid = uid
+        self.gid = gid
+        self.groups = groups
+        self.home = home
+
+    def resolve(self, path: str) -> str:
+        """Relative paths start at the home; `~` is the home."""
+        if path == "~" or path.startswith("~/"):
+            path = "." + path[1:]
+        return os.path.normpath(os.path.join(self.home, path))
+
+
+def find(name: str | None, in_vm: bool) -> Account:
+    """Raises RequestError `not_found` for an unknown user, `permission_denied` for one we can't become.
+
+    Outside a VM (tests) a missing default user is the agent's own.
+    """
+    wanted = DEFAULT_USER if name is None else name
+    try:
+        entry = pwd.getpwnam(wanted)
+    except KeyError:
+        if in_vm or name is not None:
+            raise RequestError("not_found", f"user {wanted!r} does not exist in the guest") from None
+        entry = pwd.getpwuid(os.geteuid())
+    if os.geteuid() not in (0, entry.pw_uid):
+        raise RequestError("permission_denied", f"the agent may not become user {wanted!r}")
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
+
+
+def base_env(sandbox_env: dict[str, str], inference_port: int) -> dict[str, str]:
+    """The same for every user. An agent finds the host's models where it looks for a provider's."""
+    endpoint = f"http://127.0.0.1:{inference_port}"
+    return {
+        "PATH": _PATH,
+        "LANG": "C.UTF-8",
+        "OPENAI_BASE_URL": f"{endpoint}/v1",
+        "OPENAI_API_BASE": f"{endpoint}/v1",
+        "OPENAI_API_KEY": "neurovisor",
+        "ANTHROPIC_BASE_URL": endpoint,
+        "ANTHROPIC_AUTH_TOKEN": "neurovisor",
+        "OLLAMA_HOST": endpoint,
+        **sandbox_env,
+    }
+
+
+def user_env(base: dict[str, str], account: Account, more: dict[str, str]) -> dict[str, str]:
+    return {
+        **base,
+        "HOME": account.home,
+        "USER": account.name,
+        "LOGNAME": account.name,
+        **more,
+    }

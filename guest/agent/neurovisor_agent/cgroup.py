@@ -1,0 +1,127 @@
+"""The cgroups (v2) that keep the agent alive whatever user code does.
+
+    /sys/fs/cgroup            the agent and the kernel's own
+      └─ user                 all user code: memory.high < memory.max, pids.max
+           ├─ zygote          the fork server with its warmed modules
+           └─ p<N>            one program with all it started: `cgroup.kill` misses none of them
+
+With `memory.high` below `memory.max` user code is slowed down and the host is told long before the
+kernel kills (memory.events). Without a v2 hierarchy everything here is a no-op that says so.
+"""
+from __future__ import annotations
+
+import os
+
+from . import limits
+
+ROOT = "/sys/fs/cgroup"
+
+
+class Cgroups:
+    def __init__(self, root: str | None) -> None:
+        """`root`: mount point of a v2 hierarchy that is ours; None: there is none."""
+        self.user = f"{root}/user" if root is not None else None
+        self._count = 0
+        self._emptying: list[str] = []
+        if root is None or self.user is None:
+            return
+        try:
+            _write(f"{root}/cgroup.subtree_control", "+memory +pids")
+            for path in (self.user, f"{self.user}/zygote"):
+                if not os.path.isdir(path):
+                    os.mkdir(path)
+            os.stat(f"{self.user}/memory.max")
+            os.stat(f"{self.user}/pids.max")
+        except OSError:
+            self.user = None
+
+    def limit(self, wanted: dict[str, int], memory_total: int) -> None:
+        """Sets the user's limits: those of the welcome, else all but what the agent needs."""
+        if self.user is None:
+            return
+        reserve = max(
+            limits.MEMORY_RESERVE_BYTES, int(memory_total * limits.MEMORY_RESERVE_FRACTION)
+        )
+        memory_max = wanted.get("memoryMaxBytes", max(memory_total - reserve, memory_total // 2))
+        memory_high = wanted.get("memoryHighBytes", int(memory_max * limits.MEMORY_HIGH_FRACTION))
+        _write(f"{self.user}/memory.max", str(memory_max))
+        _write(f"{self.user}/memory.high", str(memory_high))
+        _write(f"{self.user}/pids.max", str(wanted.get("pidsMax", limits.PIDS)))
+
+    def create(self) -> str | None:
+        """A cgroup for one program; None when there are none or no more can be made."""
+        if self.user is None:
+            return None
+        self._count += 1
+        path = f"{self.user}/p{self._count}"
+        try:
+            os.mkdir(path)
+        except OSError:
+            return None
+        return path
+
+    def release(self, path: str | None) -> None:
+        """Removes it now or, while processes of the program live on, at a later release."""
+        if path is not None:
+            self._emptying.append(path)
+        self._emptying = [left for left in self._emptying if not _removed(left)]
+
+    def memory_events(self) -> dict[str, int]:
+        """`high`, `max`, `oom_kill`, …: counts since boot (kernel: cgroup-v2.rst, memory.events)."""
+        if self.user is None:
+            return {}
+        return numbers(read_text(f"{self.user}/memory.events"))
+
+    def value(self, name: str) -> int | None:
+        if self.user is None:
+            return None
+        text = read_text(f"{self.user}/{name}").strip()
+        return int(text) if text.isdigit() else None
+
+
+def join(path: str) -> None:
+    """Moves the calling process."""
+    _write(f"{path}/cgroup.procs", "0")
+
+
+def kill(path: str) -> bool:
+    """SIGKILL to every process in it and below, without a race against fork. Needs Linux 5.14."""
+    try:
+        _write(f"{path}/cgroup.kill", "1")
+    except OSError:
+        return False
+    return True
+
+
+def members(path: str) -> list[int]:
+    return [int(pid) for pid in read_text(f"{path}/cgroup.procs").split()]
+
+
+def numbers(text: str) -> dict[str, int]:
+    """`name value` lines."""
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def read_text(path: str) -> str:
+    """The content of a small kernel file; empty when it can't be read."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _removed(path: str) -> bool:
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)

@@ -1,0 +1,158 @@
+"""A stream socket in the loop, with a bounded outbox and explicit pausing of the reader."""
+from __future__ import annotations
+
+import _socket
+
+from . import limits
+from .loop import GONE, IN, OUT, Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Connection:
+    """Owns its socket. `on_end` is called once: at the peer's end of file, an error, or `abort`."""
+
+    def __init__(self, loop: Loop, sock: "_socket.socket") -> None:
+        self._loop = loop
+        self._sock = sock
+        sock.setblocking(False)
+        self._fd = sock.fileno()
+        self._outbox = bytearray()
+        self._reading = True
+        self._finishing = False
+        self._ending_write = False
+        self.closed = False
+        self.on_data: Callable[[bytes], None] = lambda data: None
+        self.on_end: Callable[[], None] = lambda: None
+        # With `on_eof` the peer may end its direction and still be sent to; without, that is the end.
+        self.on_eof: Callable[[], None] | None = None
+        self._hung_up = False
+        # The outbox has gone below its limit again.
+        self.on_drain: Callable[[], None] = lambda: None
+        loop.watch(self._fd, IN, self._ready)
+
+    @property
+    def full(self) -> bool:
+        return len(self._outbox) >= limits.OUTBOX_BYTES
+
+    @property
+    def queued(self) -> int:
+        return len(self._outbox)
+
+    def send(self, data: bytes) -> None:
+        """Queues `data`; the caller stops producing while `full`."""
+        if self.closed or self._finishing:
+            return
+        self._outbox += data
+        self._flush()
+
+    def read(self, on: bool) -> None:
+        """Pauses or resumes the reader; a paused reader still learns of a reset."""
+        if on != self._reading and not self.closed:
+            self._reading = on
+            if self._hung_up and on:
+                self._loop.after(0, self._receive)
+            self._rearm()
+
+    def end_write(self) -> None:
+        """Ends our direction once what is queued is sent; the peer may go on sending."""
+        self._ending_write = True
+        self._flush()
+
+    def finish(self) -> None:
+        """Sends what is queued, then ends the stream; the peer has `LINGER_S` to take it."""
+        if self.closed or self._finishing:
+            return
+        self._finishing = True
+        self.on_data = lambda data: None
+        self.on_end = self.on_drain = lambda: None
+        self.on_eof = None
+        self.read(True)
+        self._flush()
+
+    def abort(self) -> None:
+        """Closes at once. `on_end` is called if it has not been."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.unwatch(self._fd)
+        self._sock.close()
+        self.on_end()
+
+    def detach(self) -> "_socket.socket":
+        """Gives the socket up to the caller, for another process; nothing may be queued."""
+        self.closed = True
+        self._loop.unwatch(self._fd)
+        return self._sock
+
+    def _ready(self, events: int) -> None:
+        if events & OUT:
+            self._flush()
+        if self.closed:
+            return
+        if events & IN and self._reading:
+            self._receive()
+        elif events & GONE and self.on_eof is not None and not self._reading:
+            # What the peer sent before it left is still to be read; epoll can't be told to wait.
+            self._hung_up = True
+            self._loop.unwatch(self._fd)
+        elif events & GONE:
+            self.abort()
+
+    def _receive(self) -> None:
+        if self.closed or not self._reading:
+            return
+        try:
+            data = self._sock.recv(limits.FRAME_PAYLOAD_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.on_data(data)
+            if self._hung_up:
+                self._loop.after(0, self._receive)
+        elif self.on_eof is not None:
+            self._reading = False
+            self._rearm()
+            self.on_eof()
+        else:
+            self.abort()
+
+    def _flush(self) -> None:
+        was_full = self.full
+        while self._outbox:
+            try:
+                sent = self._sock.send(self._outbox)
+            except BlockingIOError:
+                break
+            except OSError:
+                self.abort()
+                return
+            del self._outbox[:sent]
+        self._rearm()
+        if self._finishing and not self._outbox:
+            self._end_stream()
+        elif self._ending_write and not self._outbox:
+            self._ending_write = False
+            self._shut()
+        elif was_full and not self.full:
+            self.on_drain()
+
+    def _end_stream(self) -> None:
+        # Closing with unread input would reset the peer before it has read our last bytes.
+        self._shut()
+        self._loop.after(limits.LINGER_S, self.abort)
+
+    def _shut(self) -> None:
+        try:
+            self._sock.shutdown(_socket.SHUT_WR)
+        except OSError:
+            self.abort()
+
+    def _rearm(self) -> None:
+        if not self.closed and not self._hung_up:
+            wanted = (IN if self._reading else 0) | (OUT if self._outbox else 0)
+            self._loop.watch(self._fd, wanted, self._ready)

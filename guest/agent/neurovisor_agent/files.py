@@ -1,0 +1,214 @@
+"""File operations, in a child that has the user's rights (worker.py). Blocking, binary safe.
+
+Only regular files are read and written: a FIFO, a socket or a device would block or do something else.
+"""
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+
+from . import limits, wire_json
+from .account import Account
+from .framing import STDOUT
+from .request import Request, RequestError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .worker import Stream
+
+_TYPES = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
+
+
+class LocalError(Exception):
+    """A call on the file system failed, as opposed to one on the connection."""
+
+    def __init__(self, error: OSError, what: str) -> None:
+        super().__init__(what)
+        self.number = error.errno
+        self.what = what
+
+
+def run(operation: str, request: Request, who: Account, stream: "Stream") -> None:
+    path = who.resolve(request.text("path"))
+    if operation == "read":
+        _read(path, stream)
+    elif operation == "write":
+        _write(path, request, stream)
+    elif operation == "watch":
+        from . import watch
+
+        watch.serve(path, request.flag("recursive", False), stream)
+    else:
+        _change(operation, path, request, who, stream)
+
+
+def _change(
+    operation: str, path: str, request: Request, who: Account, stream: "Stream"
+) -> None:
+    target = path
+    try:
+        if operation == "list":
+            _list(path, request.number("depth", 1, 1, limits.LIST_DEPTH), stream)
+            return
+        if operation == "move":
+            target = who.resolve(request.text("to"))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.rename(path, target)
+        elif operation == "remove":
+            _remove(path)
+            stream.answer({})
+            return
+        elif operation == "mkdir":
+            os.makedirs(path)
+        described = entry(target)
+    except OSError as error:
+        raise LocalError(error, f"{operation} {path!r}") from error
+    stream.answer({"entry": described})
+
+
+def entry(path: str) -> dict[str, object]:
+    """Raises OSError. A link is described as a link."""
+    status = os.lstat(path)
+    kind = _TYPES.get(stat.S_IFMT(status.st_mode), "other")
+    return {
+        "name": os.path.basename(path) or "/",
+        "path": path,
+        "type": kind,
+        "bytes": status.st_size,
+        "mode": stat.S_IMODE(status.st_mode),
+        "owner": _name(pwd.getpwuid, status.st_uid),
+        "group": _name(grp.getgrgid, status.st_gid),
+        "modifiedMs": status.st_mtime_ns // 1_000_000,
+        "symlinkTarget": os.readlink(path) if kind == "symlink" else None,
+    }
+
+
+def _name(look_up, number: int) -> str:
+    try:
+        return look_up(number)[0]
+    except KeyError:
+        return str(number)
+
+
+def _open_regular(path: str) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise RequestError("invalid_request", f"read {path!r}: it is {what}")
+    return fd
+
+
+def _read(path: str, stream: "Stream") -> None:
+    """Answers with the size that the file claims, then data to its end, then an empty frame."""
+    try:
+        fd = _open_regular(path)
+        size = os.fstat(fd).st_size
+        # Read before the answer, so that an unreadable file is an error and not a cut stream.
+        data = os.read(fd, limits.CHUNK_BYTES)
+    except OSError as error:
+        raise LocalError(error, f"read {path!r}") from error
+    stream.answer({"bytes": size})
+    while data:
+        stream.send(STDOUT, data)
+        data = os.read(fd, limits.CHUNK_BYTES)
+    stream.send(STDOUT, b"")
+
+
+def _write(path: str, request: Request, stream: "Stream") -> None:
+    """Into a temporary file beside the target, then renamed: others see the old content or the new."""
+    mode = request.number("mode", 0o644, 0, 0o7777)
+    directory, name = os.path.split(path)
+    temporary = f"{directory}/.{name[:200]}.{os.getpid()}.part"
+    try:
+        if os.path.isdir(path):
+            raise RequestError("invalid_request", f"write {path!r}: it is a directory")
+        os.makedirs(directory, exist_ok=True)
+        if os.path.islink(path):
+            path = os.path.realpath(path)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LocalError(error, f"write {path!r}") from error
+    try:
+        for chunk in stream.body():
+            _write_all(fd, chunk, path)
+        try:
+            os.fchmod(fd, mode)
+            os.rename(temporary, path)
+            described = entry(path)
+        except OSError as error:
+            raise LocalError(error, f"write {path!r}") from error
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        os.close(fd)
+    stream.answer({"entry": described})
+
+
+def _write_all(fd: int, chunk: bytes, path: str) -> None:
+    view = memoryview(chunk)
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as error:
+        raise LocalError(error, f"write {path!r}") from error
+
+
+def _list(path: str, depth: int, stream: "Stream") -> None:
+    """One JSON line per entry in data frames, in lexical order; links are not followed."""
+    entries = _walk(path, depth)
+    first = next(entries, None)
+    stream.answer({})
+    lines = bytearray()
+    count = 0
+    while first is not None:
+        count += 1
+        lines += wire_json.dumps(first) + b"\n"
+        if len(lines) > limits.CHUNK_BYTES:
+            stream.send(STDOUT, bytes(lines))
+            lines.clear()
+        if count >= limits.LIST_ENTRIES:
+            lines += wire_json.dumps({"cut": limits.LIST_ENTRIES}) + b"\n"
+            break
+        first = next(entries, None)
+    if lines:
+        stream.send(STDOUT, bytes(lines))
+    stream.send(STDOUT, b"")
+
+
+def _walk(path: str, depth: int) -> "Iterator[dict[str, object]]":
+    for name in sorted(os.listdir(path)):
+        below = os.path.join(path, name)
+        try:
+            described = entry(below)
+        except FileNotFoundError:
+            continue  # Removed since the directory was read.
+        yield described
+        if described["type"] == "directory" and depth > 1:
+            try:
+                yield from _walk(below, depth - 1)
+            except PermissionError:
+                continue
+
+
+def _remove(path: str) -> None:
+    """Recursive; with the user's rights, so a race can't reach beyond what the user may remove anyway."""
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        os.unlink(path)
+        return
+    for directory, directories, names in os.walk(path, topdown=False):
+        for name in names:
+            os.unlink(os.path.join(directory, name))
+        for name in directories:
+            below = os.path.join(directory, name)
+            if os.path.islink(below):
+                os.unlink(below)
+            else:
+                os.rmdir(below)
+    os.rmdir(path)

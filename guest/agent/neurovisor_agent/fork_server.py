@@ -1,0 +1,197 @@
+"""The agent's end of the fork server (zygote.py): starts it, hands it launches, restarts it when it dies."""
+from __future__ import annotations
+
+import _signal
+import _socket
+import errno
+import os
+
+from . import cgroup, limits, script, spawn, wire_json, zygote
+from .connection import Connection
+from .loop import IN, Loop, Timer
+from .spawn import Launch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    # (pid, warm) of the child, or the errno of the failed fork.
+    Started = Callable[[int, bool], None]
+    Failed = Callable[[int], None]
+
+_RESTARTS = 5
+
+
+class Job:
+    """A launch on its way. `ended(status)` is called with a wait status, or None when it is unknown."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        stdio: tuple[int, int, int],
+        status_fd: int,
+        started: "Started",
+        failed: "Failed",
+        ended: "Callable[[int | None], None]",
+    ) -> None:
+        self.launch = launch
+        self.stdio = stdio
+        self.status_fd = status_fd
+        self.started = started
+        self.failed = failed
+        self.ended = ended
+
+
+class ForkServer:
+    """`report(modules)` is called when the warm list is imported."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        warm: list[str],
+        env: dict[str, str],
+        cgroups: "cgroup.Cgroups",
+        report: "Callable[[list[object]], None]",
+    ) -> None:
+        self._loop = loop
+        self._warm = warm
+        self._env = env
+        self._cgroup = f"{cgroups.user}/zygote" if cgroups.user is not None else None
+        self._report = report
+        self._connection: Connection | None = None
+        self._sock: _socket.socket | None = None
+        self._pid = 0
+        self._restarts = 0
+        self._is_warm = False
+        self._deadline: Timer | None = None
+        self._waiting: list[Job] = []
+        # Sent, no answer yet; the fork server answers in order.
+        self._starting: list[Job] = []
+        self._children: dict[int, Job] = {}
+        self._start()
+
+    def launch(self, job: Job, wait_warm: bool) -> None:
+        """A cold interpreter, forked from the agent, serves while the warm one can't and need not."""
+        if self._connection is None or not (self._is_warm or wait_warm):
+            fork_child(self._loop, job, script.run)
+        elif self._is_warm:
+            self._send(job)
+        else:
+            self._waiting.append(job)
+
+    def close(self) -> None:
+        """Ends the fork server; its running children live on, their ends are not known any more."""
+        self._restarts = _RESTARTS
+        if self._pid:
+            os.kill(self._pid, _signal.SIGKILL)
+
+    def _start(self) -> None:
+        ours, theirs = _socket.socketpair()  # type: ignore[attr-defined]
+        pid = os.fork()
+        if pid == 0:
+            zygote.serve(theirs, self._warm, self._env, self._cgroup)
+        theirs.close()
+        self._pid = pid
+        self._sock = ours
+        self._is_warm = False
+        connection = self._connection = Connection(self._loop, ours)
+        lines = bytearray()
+
+        def receive(data: bytes) -> None:
+            lines.extend(data)
+            while (end := lines.find(b"\n")) >= 0:
+                line = bytes(lines[:end])
+                del lines[: end + 1]
+                self._answer(wire_json.loads(line))  # type: ignore[arg-type]
+
+        connection.on_data = receive
+        connection.on_end = self._lost
+        self._deadline = self._loop.after(limits.WARM_S, lambda: os.kill(pid, _signal.SIGKILL))
+
+    def _send(self, job: Job) -> None:
+        fd = os.memfd_create("launch", os.MFD_CLOEXEC)
+        try:
+            data = wire_json.dumps(job.launch.to_json())
+            while data:
+                data = data[os.pwrite(fd, data, os.lseek(fd, 0, os.SEEK_END)) :]
+            os.lseek(fd, 0, os.SEEK_SET)
+            fds = b"".join(
+                number.to_bytes(4, "little") for number in (fd, *job.stdio, job.status_fd)
+            )
+            assert self._sock is not None
+            self._sock.sendmsg([b"L"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
+            self._starting.append(job)
+        except OSError as error:
+            job.failed(error.errno or 0)
+        finally:
+            os.close(fd)
+
+    def _answer(self, message: dict) -> None:
+        kind = message["type"]
+        if kind == "warm":
+            self._is_warm = True
+            if self._deadline is not None:
+                self._deadline.cancel()
+            waiting, self._waiting = self._waiting, []
+            for job in waiting:
+                self._send(job)
+            self._report(message["modules"])
+        elif kind == "started":
+            job = self._starting.pop(0)
+            self._children[message["pid"]] = job
+            job.started(message["pid"], True)
+        elif kind == "failed":
+            self._starting.pop(0).failed(message["errno"])
+        elif kind == "ended":
+            self._children.pop(message["pid"]).ended(message["status"])
+
+    def _lost(self) -> None:
+        """It died: what it had not started starts cold, what it had started ends without a known status."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        os.waitpid(self._pid, 0)
+        self._pid = 0
+        self._connection = self._sock = None
+        self._is_warm = False
+        unstarted = self._waiting
+        uncertain, children = self._starting, self._children
+        self._waiting, self._starting, self._children = [], [], {}
+        for job in unstarted:
+            fork_child(self._loop, job, script.run)
+        for job in uncertain:
+            job.failed(errno.ECHILD)
+        for pid, job in children.items():
+            self._watch_orphan(pid, job)
+        self._restarts += 1
+        if self._restarts <= _RESTARTS:
+            self._loop.after(self._restarts * 0.1, self._start)
+
+    def _watch_orphan(self, pid: int, job: Job) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            job.ended(None)
+            return
+        on_exit(self._loop, pidfd, lambda: job.ended(None))
+
+
+def fork_child(loop: Loop, job: Job, run: "Callable[[Launch, int], None]") -> None:
+    """A child of the agent itself."""
+    try:
+        pid = os.fork()
+    except OSError as error:
+        job.failed(error.errno or 0)
+        return
+    if pid == 0:
+        spawn.run_child(job.launch, job.stdio, job.status_fd, run)
+    on_exit(loop, os.pidfd_open(pid), lambda: job.ended(os.waitpid(pid, 0)[1]))
+    job.started(pid, False)
+
+
+def on_exit(loop: Loop, pidfd: int, ended: "Callable[[], None]") -> None:
+    def ready(_events: int) -> None:
+        loop.unwatch(pidfd)
+        os.close(pidfd)
+        ended()
+
+    loop.watch(pidfd, IN, ready)

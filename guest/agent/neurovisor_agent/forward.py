@@ -1,0 +1,93 @@
+"""The inference endpoint of user code: 127.0.0.1:11434 in the guest is the bridge on the host.
+
+Bytes are not looked at. Above `limits.FORWARDS` connections new ones wait in the listener's backlog.
+"""
+from __future__ import annotations
+
+import _socket
+import sys
+
+from . import limits
+from .connection import Connection
+from .loop import IN, Loop
+from .splice import splice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .transport import UnixTransport, VsockTransport
+
+_BACKLOG = 128
+_NO_BRIDGE = (
+    b'{"error":{"message":"the inference bridge on the host does not answer",'
+    b'"type":"bridge_unreachable"}}'
+)
+_UNREACHABLE = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(_NO_BRIDGE), _NO_BRIDGE)
+)
+
+
+class Forwarder:
+    def __init__(
+        self, loop: Loop, transport: "VsockTransport | UnixTransport", tcp_port: int
+    ) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._open = 0
+        self._listeners: list[_socket.socket] = []
+        # The port that is listened at, on IPv4 loopback.
+        self.tcp_port = tcp_port
+        self._listen(_socket.AF_INET, "127.0.0.1")
+        self._listen(_socket.AF_INET6, "::1")
+
+    def _listen(self, family: int, address: str) -> None:
+        try:
+            listener = _socket.socket(family, _socket.SOCK_STREAM)
+            listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+            listener.bind((address, self.tcp_port))
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            # A kernel without IPv6 is fine; clients use 127.0.0.1.
+            if family == _socket.AF_INET:
+                print(f"neurovisor agent: no inference endpoint: {error}", file=sys.stderr)
+            return
+        listener.setblocking(False)
+        self.tcp_port = listener.getsockname()[1]
+        self._listeners.append(listener)
+        self._loop.watch(listener.fileno(), IN, lambda _events: self._accept(listener))
+
+    def _accept(self, listener: "_socket.socket") -> None:
+        try:
+            fd, _address = listener._accept()  # type: ignore[attr-defined]
+        except OSError:
+            return
+        sock = _socket.socket(fileno=fd)
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        client = Connection(self._loop, sock)
+        client.read(False)
+        self._count(1)
+
+        def dialled(bridge: Connection | None) -> None:
+            if bridge is None:
+                client.send(_UNREACHABLE)
+                client.finish()
+                self._count(-1)
+            elif client.closed:
+                bridge.abort()
+                self._count(-1)
+            else:
+                splice(client, bridge, lambda: self._count(-1))
+                client.read(True)
+
+        self._transport.dial(limits.PORT_INFERENCE, dialled)
+
+    def _count(self, change: int) -> None:
+        was_full = self._open >= limits.FORWARDS
+        self._open += change
+        full = self._open >= limits.FORWARDS
+        if was_full != full:
+            for listener in self._listeners:
+                self._watch(listener, full)
+
+    def _watch(self, listener: "_socket.socket", full: bool) -> None:
+        self._loop.watch(listener.fileno(), 0 if full else IN, lambda _events: self._accept(listener))

@@ -1,0 +1,56 @@
+"""Every limit of the agent, with its unit."""
+
+PORT_HELLO = 1024
+PORT_INFERENCE = 1025
+PORT_OPERATIONS = 5000
+INFERENCE_TCP_PORT = 11434
+
+# Wire. The welcome may carry 32 KiB of environment, whose JSON escapes can make it 6 times longer.
+REQUEST_LINE_BYTES = 64 * 1024
+WELCOME_LINE_BYTES = 256 * 1024
+HANDSHAKE_LINE_BYTES = 64
+FRAME_PAYLOAD_BYTES = 64 * 1024
+BODY_BYTES = 16 * 1024 * 1024
+REQUEST_WAIT_S = 10.0
+
+# Streams: a reader stops when its sink holds this much.
+CHUNK_BYTES = 32 * 1024
+OUTBOX_BYTES = 256 * 1024
+STDIN_BYTES = 256 * 1024
+# A pipe can be enlarged to this by its user (fs.pipe-max-size); what is in it at the end is delivered.
+PIPE_BYTES = 1024 * 1024
+
+# Counts. The agent's soft limit of open files is 1024; an operation needs at most 6.
+OPERATIONS = 128
+FORWARDS = 64
+ARGUMENTS = 4096
+TEXT_CHARACTERS = 4096
+ENDED_PROCESSES = 64
+
+# Endings.
+TERM_GRACE_S = 2.0
+PIPE_GRACE_S = 0.3
+LINGER_S = 1.0
+WARM_S = 180.0
+
+# Files.
+LIST_ENTRIES = 20_000
+LIST_DEPTH = 32
+WATCHES = 2048
+
+# Events on the control connection: token bucket.
+EVENTS_BURST = 100
+EVENTS_PER_S = 50.0
+EVENT_QUEUE_BYTES = 256 * 1024
+MESSAGE_CHARACTERS = 500
+
+# Dialling: a uevent makes the agent try at once; this is the fallback.
+DIAL_RETRY_MIN_S = 0.05
+DIAL_RETRY_MAX_S = 2.0
+HELLO_WAIT_S = 10.0
+
+# User code, when the welcome gives no limits: all but what the agent and the kernel need.
+MEMORY_RESERVE_BYTES = 48 * 1024 * 1024
+MEMORY_RESERVE_FRACTION = 0.1
+MEMORY_HIGH_FRACTION = 0.94
+PIDS = 1024

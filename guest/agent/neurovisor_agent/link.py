@@ -1,0 +1,131 @@
+"""The control connection: dials the host, says hello, carries events, dials again when it is lost."""
+from __future__ import annotations
+
+import sys
+import time
+
+from . import hello, identity, limits, wire_json
+from .connection import Connection
+from .framing import LineDecoder, ProtocolError
+from .hello import EventBudget, Refused, Welcome
+from .loop import Loop, Timer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .transport import UnixTransport, VsockTransport
+
+
+class Link:
+    """`on_welcome` applies what the sandbox needs and returns the problems that the host should know."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        transport: "VsockTransport | UnixTransport",
+        make_hello: "Callable[[], bytes]",
+        on_welcome: "Callable[[Welcome], list[str]]",
+    ) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._make_hello = make_hello
+        self._on_welcome = on_welcome
+        self._connection: Connection | None = None
+        self._dialling = False
+        self._ready = False
+        self._retry: Timer | None = None
+        self._retry_s = limits.DIAL_RETRY_MIN_S
+        self._deadline: Timer | None = None
+        self._budget = EventBudget(limits.EVENTS_BURST, limits.EVENTS_PER_S)
+
+    def start(self) -> None:
+        self._transport.on_device(self._device_changed)
+        self._dial()
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Tells the host, if a host is there and the rate allows it; else the event is dropped."""
+        connection = self._connection
+        if connection is None or not self._ready:
+            return
+        if connection.queued > limits.EVENT_QUEUE_BYTES:
+            self._budget.dropped += 1
+            return
+        if not self._budget.take(time.monotonic()):
+            return
+        if self._budget.dropped:
+            dropped, self._budget.dropped = self._budget.dropped, 0
+            connection.send(wire_json.dumps({"type": "dropped", "count": dropped}) + b"\n")
+        connection.send(wire_json.dumps({"type": kind, **fields}) + b"\n")
+
+    def _device_changed(self) -> None:
+        self._retry_s = limits.DIAL_RETRY_MIN_S
+        self._dial()
+
+    def _dial(self) -> None:
+        if self._connection is not None or self._dialling:
+            return
+        if self._retry is not None:
+            self._retry.cancel()
+        self._dialling = True
+        self._transport.dial(limits.PORT_HELLO, self._dialled)
+
+    def _dialled(self, connection: Connection | None) -> None:
+        self._dialling = False
+        if connection is None:
+            self._retry = self._loop.after(self._retry_s, self._dial)
+            self._retry_s = min(self._retry_s * 2, limits.DIAL_RETRY_MAX_S)
+            return
+        self._connection = connection
+        self._ready = False
+        decoder = LineDecoder(limits.WELCOME_LINE_BYTES)
+
+        def receive(data: bytes) -> None:
+            try:
+                got = decoder.receive(data)
+                if got is not None:
+                    self._welcomed(got[0])
+            except ProtocolError as error:
+                self._refuse(Refused("invalid_welcome", str(error)))
+
+        connection.on_data = receive
+        connection.on_end = self._lost
+        connection.send(self._make_hello() + b"\n")
+        self._deadline = self._loop.after(limits.HELLO_WAIT_S, connection.abort)
+
+    def _welcomed(self, line: bytes) -> None:
+        if self._ready or self._connection is None:
+            return  # No later line of the host means anything in protocol 1.
+        try:
+            welcome = hello.parse_welcome(line)
+            if self._transport.in_vm:
+                identity.apply(welcome)
+            problems = self._on_welcome(welcome)
+        except Refused as error:
+            self._refuse(error)
+            return
+        self._ready = True
+        self._retry_s = limits.DIAL_RETRY_MIN_S
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._connection.send(wire_json.dumps({"type": "ready", "problems": problems}) + b"\n")
+
+    def _refuse(self, error: Refused) -> None:
+        print(f"neurovisor agent: hello failed: {error}", file=sys.stderr, flush=True)
+        connection = self._connection
+        if connection is None:
+            return
+        connection.send(
+            wire_json.dumps({"type": "refused", "code": error.code, "message": str(error)}) + b"\n"
+        )
+        connection.finish()
+        self._retry_s = limits.DIAL_RETRY_MAX_S
+        self._lost()
+
+    def _lost(self) -> None:
+        """The host or the device went away: dial again, now and at the next uevent."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._connection = None
+        self._ready = False
+        self._retry = self._loop.after(self._retry_s, self._dial)

@@ -1,0 +1,341 @@
+"""Port 5000: reads the request of each connection and starts what it asks for."""
+from __future__ import annotations
+
+import _signal
+import _socket
+import os
+import sys
+
+from . import PROTOCOL, account, cgroup, limits, script, spawn, stats, wire_json
+from .connection import Connection
+from .fork_server import ForkServer, Job, fork_child
+from .framing import BODY, FrameDecoder, LineDecoder, ProtocolError
+from .loop import Loop
+from .process import Options, Process
+from .request import Request, RequestError, from_errno
+from .spawn import Launch
+from .splice import splice
+from .worker import WORKER_OPERATIONS, start_worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SIGNALS = frozenset(
+    "SIGHUP SIGINT SIGQUIT SIGKILL SIGUSR1 SIGUSR2 SIGTERM SIGCONT SIGSTOP SIGTSTP SIGWINCH".split()
+)
+_TIMEOUT_MS_MAX = 7 * 24 * 3600 * 1000
+_SCRIPT_NAME_CHARACTERS = 200
+
+
+class Operations:
+    """The table of what runs. `event` tells the host about endings."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        cgroups: cgroup.Cgroups,
+        scripts_dir: str,
+        in_vm: bool,
+        event: "Callable[..., None]",
+    ) -> None:
+        self._loop = loop
+        self._cgroups = cgroups
+        self._scripts_dir = scripts_dir
+        self._in_vm = in_vm
+        self._event = event
+        self._open = 0
+        self._scripts = 0
+        self._processes: dict[int, Process] = {}
+        self.env: dict[str, str] = {}
+        self.output_max: int | None = None
+        self.fork_server: ForkServer | None = None
+
+    def accept(self, connection: Connection, first: bytes) -> None:
+        if self._open >= limits.OPERATIONS:
+            _answer_error(
+                connection,
+                RequestError("exhausted", f"more than {limits.OPERATIONS} operations at once"),
+            )
+            return
+        self._open += 1
+        counted = [True]
+
+        def over() -> None:
+            if counted:
+                counted.clear()
+                self._open -= 1
+
+        def serve(fields: dict[str, object], body: bytes, rest: bytes) -> None:
+            self._serve(connection, fields, body, rest, over)
+
+        _Reader(self._loop, connection, serve, over).receive(first)
+
+    def _serve(
+        self,
+        connection: Connection,
+        fields: dict[str, object],
+        body: bytes,
+        rest: bytes,
+        over: "Callable[[], None]",
+    ) -> None:
+        request = Request(fields)
+        operation = request.text("op")
+        try:
+            if operation in ("exec", "python"):
+                self._run(operation, request, connection, body, rest, over)
+            elif operation == "tcp":
+                self._tcp(request, connection, rest, over)
+            elif operation in WORKER_OPERATIONS:
+                who = account.find(request.optional_text("user"), self._in_vm)
+                start_worker(self._loop, connection, operation, request, who, rest, over)
+            elif operation == "attach":
+                self._process(request).attach(connection, rest)
+                over()
+            else:
+                _answer(connection, self._simple(operation, request))
+                over()
+        except RequestError:
+            raise
+        except OSError as error:
+            raise from_errno(error.errno, operation) from error
+
+    def _simple(self, operation: str, request: Request) -> dict[str, object]:
+        if operation == "signal":
+            name = request.text("signal")
+            if name not in _SIGNALS:
+                raise RequestError("invalid_request", f"signal {name!r} can't be sent")
+            self._process(request).kill(getattr(_signal, name))
+            return {}
+        if operation == "resize":
+            size = request.size("size")
+            if size is None:
+                raise RequestError("invalid_request", "size is missing")
+            self._process(request).resize(size)
+            return {}
+        if operation == "processes":
+            return {"processes": [process.describe() for process in self._processes.values()]}
+        if operation == "stats":
+            return stats.read(self._cgroups)
+        raise RequestError("invalid_request", f"unknown operation {operation[:40]!r}")
+
+    def _process(self, request: Request) -> Process:
+        pid = request.number("pid", 0, 1, 2**31 - 1)
+        process = self._processes.get(pid)
+        if process is None:
+            raise RequestError("not_found", f"no operation runs a process {pid}")
+        return process
+
+    # exec, python
+
+    def _run(
+        self,
+        kind: str,
+        request: Request,
+        connection: Connection,
+        body: bytes,
+        rest: bytes,
+        over: "Callable[[], None]",
+    ) -> None:
+        who = account.find(request.optional_text("user"), self._in_vm)
+        timeout_ms = request.number("timeoutMs", 0, 0, _TIMEOUT_MS_MAX)
+        output_max = request.number("outputBytesMax", 0, 0, 2**53)
+        options = Options(
+            kind=kind,
+            user=who.name,
+            tag=request.optional_text("tag"),
+            stdin=request.flag("stdin", True),
+            size=request.size("pty"),
+            timeout_s=timeout_ms / 1000 if timeout_ms else None,
+            output_max=output_max or self.output_max,
+            detached=request.flag("detached", False),
+        )
+        env = account.user_env(self.env, who, request.env("env"))
+        if options.size is not None:
+            env.setdefault("TERM", "xterm-256color")
+        argv = request.texts("args" if kind == "python" else "argv")
+        cwd = who.resolve(request.text("cwd", "."))
+        made: list[str] = []
+        if kind == "exec":
+            if not argv or not argv[0]:
+                raise RequestError("invalid_request", "argv is empty")
+            source = None
+        else:
+            source = self._script(request, body, who, cwd, made)
+        launch = Launch(
+            argv, env, cwd, who.uid, who.gid, who.groups,
+            self._cgroups.create(), options.size is not None, source,
+        )
+
+        def complete(process: Process, result: dict[str, object]) -> None:
+            self._processes.pop(process.pid, None)
+            _remove_script(made)
+            over()
+            if result:
+                self._event("exit", pid=process.pid, exit=result)
+
+        process = Process(
+            self._loop, self._cgroups, launch, options,
+            lambda running: self._processes.__setitem__(running.pid, running), complete,
+        )
+        connection.read(False)
+        process.start(connection, rest, self._launcher(kind, request))
+
+    def _launcher(self, kind: str, request: Request) -> "Callable[[Job], None]":
+        if kind == "exec":
+            return lambda job: fork_child(self._loop, job, spawn.execute)
+        server = self.fork_server
+        if server is None:
+            return lambda job: fork_child(self._loop, job, script.run)
+        wait_warm = request.flag("waitWarm", True)
+        return lambda job: server.launch(job, wait_warm)
+
+    def _script(
+        self, request: Request, body: bytes, who: account.Account, cwd: str, made: list[str]
+    ) -> dict[str, str]:
+        path = request.optional_text("path")
+        if path is not None:
+            return {"path": os.path.normpath(os.path.join(cwd, path))}
+        name = request.optional_text("name")
+        if name is None:
+            return {"code": body.decode("utf-8", "surrogateescape")}
+        if "/" in name or name in ("", ".", "..") or len(name) > _SCRIPT_NAME_CHARACTERS:
+            raise RequestError("invalid_request", "name is not a plain file name")
+        # The parent is root's, so that the user can't put something else in the place of the directory.
+        self._scripts += 1
+        directory = f"{self._scripts_dir}/{self._scripts}"
+        os.makedirs(self._scripts_dir, exist_ok=True)
+        os.mkdir(directory, 0o700)
+        file = f"{directory}/{name}"
+        made += [file, directory]
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open(fd, "wb") as out:
+            out.write(body)
+        if os.geteuid() == 0:
+            os.chown(file, who.uid, who.gid)
+            os.chown(directory, who.uid, who.gid)
+        return {"path": file}
+
+    # tcp
+
+    def _tcp(
+        self, request: Request, connection: Connection, rest: bytes, over: "Callable[[], None]"
+    ) -> None:
+        port = request.number("port", 0, 1, 65535)
+        connection.read(False)
+        for family, address in ((_socket.AF_INET, "127.0.0.1"), (_socket.AF_INET6, "::1")):
+            try:
+                sock = _socket.socket(family, _socket.SOCK_STREAM)
+                # Loopback: connecting never has to wait.
+                sock.connect((address, port))
+            except OSError:
+                sock.close()
+                continue
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            server = Connection(self._loop, sock)
+            connection.send(b'{"ok":true}\n')
+            splice(connection, server, over)
+            server.send(rest)
+            connection.read(True)
+            return
+        raise RequestError("not_found", f"nothing listens on port {port} in the guest")
+
+
+class _Reader:
+    """Reads one request: the line, then what it announces as `moreBytes` and `bodyBytes`."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        connection: Connection,
+        serve: "Callable[[dict[str, object], bytes, bytes], None]",
+        over: "Callable[[], None]",
+    ) -> None:
+        self._connection = connection
+        self._serve = serve
+        self._over = over
+        self._line = LineDecoder(limits.REQUEST_LINE_BYTES)
+        self._frames = FrameDecoder((BODY,))
+        self._fields: dict[str, object] | None = None
+        self._more = self._wanted = 0
+        self._body = bytearray()
+        self._timer = loop.after(limits.REQUEST_WAIT_S, connection.abort)
+        connection.on_data = self.receive
+        connection.on_end = self._ended
+
+    def receive(self, data: bytes) -> None:
+        try:
+            self._receive(data)
+        except (RequestError, ProtocolError, ValueError) as error:
+            self._ended()
+            self._connection.on_end = lambda: None
+            known = isinstance(error, RequestError)
+            _answer_error(
+                self._connection,
+                error if known else RequestError("invalid_request", f"bad request: {error}"),
+            )
+
+    def _receive(self, data: bytes) -> None:
+        if self._fields is None:
+            got = self._line.receive(data)
+            if got is None:
+                return
+            line, data = got
+            self._fields = self._parse(line)
+        # Bytes after an announced body are stdin frames: they belong to the operation.
+        while len(self._body) < self._wanted and data:
+            size = self._frames.missing(data)
+            for _kind, payload in self._frames.receive(data[:size]):
+                self._body += payload
+            data = data[size:]
+            if len(self._body) > self._wanted:
+                raise ProtocolError("the body is longer than announced")
+        if len(self._body) == self._wanted:
+            self._complete(data)
+
+    def _parse(self, line: bytes) -> dict[str, object]:
+        request = Request(wire_json.loads(line))
+        if request.fields.get("v") != PROTOCOL:
+            raise RequestError(
+                "protocol_version",
+                f"the agent speaks protocol {PROTOCOL}, the request {request.fields.get('v')!r}",
+            )
+        self._more = request.number("moreBytes", 0, 0, limits.BODY_BYTES)
+        self._wanted = self._more + request.number("bodyBytes", 0, 0, limits.BODY_BYTES)
+        return request.fields
+
+    def _complete(self, rest: bytes) -> None:
+        self._timer.cancel()
+        self._connection.on_data = lambda data: None
+        self._connection.on_end = self._over
+        assert self._fields is not None
+        fields = self._fields
+        if self._more:
+            more = wire_json.loads(bytes(self._body[: self._more]))
+            fields = {**fields, **Request(more).fields}
+        self._serve(fields, bytes(self._body[self._more :]), rest)
+
+    def _ended(self) -> None:
+        self._timer.cancel()
+        self._over()
+
+
+def _answer(connection: Connection, fields: dict[str, object]) -> None:
+    connection.send(wire_json.dumps({"ok": True, **fields}) + b"\n")
+    connection.finish()
+
+
+def _answer_error(connection: Connection, error: RequestError) -> None:
+    message = str(error)[: limits.MESSAGE_CHARACTERS]
+    connection.send(wire_json.dumps({"ok": False, "code": error.code, "message": message}) + b"\n")
+    connection.finish()
+
+
+def _remove_script(made: list[str]) -> None:
+    """Files that the script wrote beside itself stay, and so does then the directory."""
+    try:
+        if made:
+            os.unlink(made[0])
+            os.rmdir(made[1])
+    except OSError as error:
+        print(f"neurovisor agent: script directory stays: {error}", file=sys.stderr)

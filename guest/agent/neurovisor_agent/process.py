@@ -1,0 +1,450 @@
+"""One program of the user: its streams, its limits, and the truth about its end.
+
+    starting ──status pipe closes──► running ──pidfd──► ended ──output drained──► complete
+        └─ report on the status pipe ──► refused
+
+A grandchild may keep the output pipes open for ever (G19): `PIPE_GRACE_S` after the program's end what
+is in the pipes is still delivered, then they are closed. A timeout, a kill and a lost connection take
+every process of the program (its cgroup; without cgroups its process group).
+"""
+from __future__ import annotations
+
+import _signal
+import os
+import time
+from fcntl import ioctl
+from termios import TIOCSWINSZ
+
+from . import cgroup, limits, request, wire_json
+from .cgroup import Cgroups
+from .connection import Connection
+from .fork_server import Job
+from .framing import CONTROL, STDERR, STDIN, STDOUT, FrameDecoder, ProtocolError, frame
+from .loop import IN, OUT, Loop, Timer
+from .request import RequestError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .spawn import Launch
+
+_REPORT_BYTES = 512
+_STEPS = {"cwd": "working directory", "user": "user", "cgroup": "cgroup", "exec": "program"}
+
+
+class Options:
+    """What a request asks for beyond the launch itself."""
+
+    __slots__ = ("kind", "user", "tag", "stdin", "size", "timeout_s", "output_max", "detached")
+
+    def __init__(
+        self,
+        kind: str,
+        user: str,
+        tag: str | None,
+        stdin: bool,
+        size: tuple[int, int] | None,
+        timeout_s: float | None,
+        output_max: int | None,
+        detached: bool,
+    ) -> None:
+        self.kind = kind
+        self.user = user
+        self.tag = tag
+        self.stdin = stdin
+        self.size = size
+        self.timeout_s = timeout_s
+        self.output_max = output_max
+        self.detached = detached
+
+
+class Process:
+    def __init__(
+        self,
+        loop: Loop,
+        cgroups: Cgroups,
+        launch: "Launch",
+        options: Options,
+        on_running: "Callable[[Process], None]",
+        on_complete: "Callable[[Process, dict[str, object]], None]",
+    ) -> None:
+        self._loop = loop
+        self._cgroups = cgroups
+        self.launch = launch
+        self.options = options
+        self._on_running = on_running
+        self._on_complete = on_complete
+        self.pid = 0
+        self.started_at = time.monotonic()
+        self._duration_s = 0.0
+        self._warm = False
+        self._running = False
+        self._status: int | None = None
+        self._ended = self._complete = False
+        self._killed = self._timed_out = self._truncated = False
+        self._sent = 0
+        self._oom_before = cgroups.memory_events().get("oom_kill", 0)
+        self._connection: Connection | None = None
+        self._rest = b""
+        self._draining = False
+        self._timers: list[Timer] = []
+        self._outputs: dict[int, int] = {}
+        self._stdin_fd = -1
+        self._stdin = bytearray()
+        self._stdin_eof = False
+        self._master = -1
+
+    def start(
+        self, connection: Connection, rest: bytes, launch: "Callable[[Job], None]"
+    ) -> None:
+        """`launch` forks the child; the answer goes to `connection` once the program runs, or can't.
+
+        `rest` is what came after the request; the connection must be paused.
+        """
+        self._connection = connection
+        self._rest = rest
+        connection.on_end = self._disconnected
+        child = self._open_streams()
+        status, status_child = os.pipe()
+        self._loop.watch(status, IN, lambda _events: self._report(status))
+
+        def close_child_ends() -> None:
+            for fd in {*child, status_child}:
+                os.close(fd)
+
+        def started(pid: int, warm: bool) -> None:
+            close_child_ends()
+            self.pid, self._warm = pid, warm
+            self.started_at = time.monotonic()
+            if self._killed:
+                self.kill(_signal.SIGKILL)
+
+        def failed(number: int) -> None:
+            close_child_ends()
+            self._loop.unwatch(status)
+            os.close(status)
+            self._refuse(request.from_errno(number, "start a process"))
+
+        launch(Job(self.launch, child, status_child, started, failed, self._child_ended))
+
+    def attach(self, connection: Connection, rest: bytes) -> None:
+        """Takes the streams over; a connection that had them is told that it lost them."""
+        previous, self._connection = self._connection, connection
+        if previous is not None:
+            previous.on_end = lambda: None
+            previous.send(_control({"type": "detached"}))
+            previous.finish()
+        connection.on_end = self._disconnected
+        self._answer_running(rest)
+
+    def kill(self, number: int) -> None:
+        """SIGKILL takes all processes, other signals go to the process group (a terminal's: its session leader's)."""
+        if number == _signal.SIGKILL:
+            self._killed = True
+        if not self.pid or self._complete:
+            return
+        path = self.launch.cgroup
+        if number == _signal.SIGKILL and path is not None and cgroup.kill(path):
+            return
+        _signal_group(self.pid, number, leader=not self._ended)
+
+    def resize(self, size: tuple[int, int]) -> None:
+        if self._master < 0:
+            raise RequestError("invalid_request", "the process has no terminal")
+        _set_size(self._master, size)
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "pid": self.pid,
+            "kind": self.options.kind,
+            "argv": self.launch.argv[:16],
+            "cwd": self.launch.cwd,
+            "user": self.options.user,
+            "tag": self.options.tag,
+            "pty": self._master >= 0,
+            "detached": self.options.detached,
+            "ageMs": round((time.monotonic() - self.started_at) * 1000),
+        }
+
+    # Start
+
+    def _open_streams(self) -> tuple[int, int, int]:
+        """Opens our ends, non-blocking; returns the child's 0, 1 and 2."""
+        if self.options.size is not None:
+            self._master, slave = os.openpty()
+            _set_size(self._master, self.options.size)
+            if os.geteuid() == 0:
+                os.fchown(slave, self.launch.uid, -1)
+            self._stdin_fd = os.dup(self._master)
+            self._watch_output(self._master, STDOUT)
+            os.set_blocking(self._stdin_fd, False)
+            return slave, slave, slave
+        if self.options.stdin:
+            stdin, self._stdin_fd = os.pipe()
+            os.set_blocking(self._stdin_fd, False)
+        else:
+            stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        stdout_ours, stdout = os.pipe()
+        stderr_ours, stderr = os.pipe()
+        self._watch_output(stdout_ours, STDOUT)
+        self._watch_output(stderr_ours, STDERR)
+        return stdin, stdout, stderr
+
+    def _watch_output(self, fd: int, kind: int) -> None:
+        os.set_blocking(fd, False)
+        self._outputs[fd] = kind
+        self._loop.watch(fd, IN, lambda _events: self._read_output(fd))
+
+    def _report(self, status: int) -> None:
+        """The child's status pipe: a report means that the program could not be started."""
+        report = os.read(status, _REPORT_BYTES)
+        self._loop.unwatch(status)
+        os.close(status)
+        if report:
+            step, number, *text = report.decode("utf-8", "replace").split(" ", 2)
+            subject = _STEPS.get(step, "start")
+            if step == "cwd":
+                subject += f" {self.launch.cwd!r}"
+            elif step == "exec":
+                script = self.launch.script
+                subject += f" {(script or {}).get('path') or self.launch.argv[0]!r}"
+            what = request.from_errno(int(number), subject)
+            self._refuse(RequestError(what.code, f"{subject}: {text[0]}") if text else what)
+            return
+        self._running = True
+        if self.options.timeout_s is not None:
+            self._timers.append(self._loop.after(self.options.timeout_s, self._time_out))
+        self._on_running(self)
+        if self._connection is not None:
+            self._answer_running(self._rest)
+            self._rest = b""
+        if self._ended:
+            self._settle()
+
+    def _answer_running(self, rest: bytes) -> None:
+        connection = self._connection
+        assert connection is not None
+        connection.send(
+            wire_json.dumps({"ok": True, "pid": self.pid, "warm": self._warm}) + b"\n"
+        )
+        decoder = FrameDecoder((STDIN,))
+
+        def receive(data: bytes) -> None:
+            try:
+                for _kind, payload in decoder.receive(data):
+                    self._feed(payload)
+            except ProtocolError:
+                connection.abort()
+
+        connection.on_data = receive
+        connection.on_drain = self._resume_outputs
+        connection.read(True)
+        if rest:
+            receive(rest)
+        self._resume_outputs()
+
+    def _refuse(self, error: RequestError) -> None:
+        if self._connection is not None:
+            self._connection.on_end = lambda: None
+            self._connection.send(
+                wire_json.dumps({"ok": False, "code": error.code, "message": str(error)}) + b"\n"
+            )
+            self._connection.finish()
+            self._connection = None
+        self._release()
+        self._complete = True
+        self._on_complete(self, {})
+
+    # Streams
+
+    def _feed(self, payload: bytes) -> None:
+        """A stdin frame; an empty one is the end. Input that nobody reads any more is dropped."""
+        if not payload:
+            self._stdin_eof = True
+            if self._master >= 0:
+                payload = b"\x04"  # A terminal has no end of file but the EOF character.
+        if self._stdin_fd >= 0:
+            self._stdin += payload
+            self._write_stdin()
+
+    def _write_stdin(self, _events: int = 0) -> None:
+        fd = self._stdin_fd
+        try:
+            while self._stdin:
+                del self._stdin[: os.write(fd, self._stdin)]
+        except BlockingIOError:
+            self._loop.watch(fd, OUT, self._write_stdin)
+        except OSError:
+            self._close_stdin()
+        else:
+            self._loop.unwatch(fd)
+            if self._stdin_eof and self._master < 0:
+                self._close_stdin()
+        if self._connection is not None:
+            self._connection.read(len(self._stdin) < limits.STDIN_BYTES)
+
+    def _close_stdin(self) -> None:
+        if self._stdin_fd >= 0:
+            self._loop.unwatch(self._stdin_fd)
+            os.close(self._stdin_fd)
+            self._stdin_fd = -1
+        self._stdin.clear()
+
+    def _read_output(self, fd: int) -> int:
+        """Reads one chunk and passes it on. Returns its size, 0 at the end, -1 when there is none now."""
+        try:
+            data = os.read(fd, limits.CHUNK_BYTES)
+        except BlockingIOError:
+            return -1
+        except OSError:
+            data = b""  # EIO: nobody holds the terminal any more.
+        if not data:
+            self._close_output(fd)
+            return 0
+        self._deliver(self._outputs[fd], data)
+        return len(data)
+
+    def _deliver(self, kind: int, data: bytes) -> None:
+        room = self.options.output_max
+        if room is not None and self._sent + len(data) > room:
+            data = data[: room - self._sent]
+            self._truncated = True
+        self._sent += len(data)
+        connection = self._connection
+        if connection is not None and data:
+            connection.send(frame(kind, data))
+            if connection.full:
+                for fd in self._outputs:
+                    self._loop.unwatch(fd)
+
+    def _resume_outputs(self) -> None:
+        for fd in self._outputs:
+            self._loop.watch(fd, IN, lambda _events, fd=fd: self._read_output(fd))
+
+    def _close_output(self, fd: int) -> None:
+        self._loop.unwatch(fd)
+        del self._outputs[fd]
+        if fd == self._master:
+            self._master = -1
+        os.close(fd)
+        if self._ended and not self._outputs:
+            self._settle()
+
+    # Endings
+
+    def _disconnected(self) -> None:
+        self._connection = None
+        if self.options.detached and not self._killed:
+            self._resume_outputs()
+        else:
+            self.kill(_signal.SIGKILL)
+            self._resume_outputs()
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        for pid in cgroup.members(self.launch.cgroup) if self.launch.cgroup else []:
+            _signal_one(pid, _signal.SIGTERM)
+        self.kill(_signal.SIGTERM)
+        self._timers.append(
+            self._loop.after(limits.TERM_GRACE_S, lambda: self.kill(_signal.SIGKILL))
+        )
+
+    def _child_ended(self, status: int | None) -> None:
+        self._ended = True
+        self._status = status
+        self._duration_s = time.monotonic() - self.started_at
+        if self._running:
+            if self._timed_out or self._killed:
+                self.kill(_signal.SIGKILL)
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._complete:
+            return
+        if not self._outputs:
+            self._finish()
+        elif not self._draining:
+            self._draining = True
+            self._timers.append(self._loop.after(limits.PIPE_GRACE_S, self._drain))
+
+    def _drain(self) -> None:
+        """Delivers what the pipes hold, not more than a pipe can hold, and gives up on their writers."""
+        for fd in list(self._outputs):
+            left = limits.PIPE_BYTES
+            while left > 0 and fd in self._outputs and (size := self._read_output(fd)) > 0:
+                left -= size
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._complete:
+            return
+        self._complete = True
+        result = self._result()
+        if self._connection is not None:
+            self._connection.on_end = lambda: None
+            self._connection.send(_control({"type": "exit", **result}))
+            self._connection.finish()
+        self._release()
+        self._on_complete(self, result)
+
+    def _result(self) -> dict[str, object]:
+        code = signal_name = None
+        if self._status is not None and os.WIFEXITED(self._status):
+            code = os.WEXITSTATUS(self._status)
+        elif self._status is not None:
+            signal_name = _signal_name(os.WTERMSIG(self._status))
+        killed_by_kernel = signal_name == "SIGKILL" and not self._killed or code == 137
+        oom = self._cgroups.memory_events().get("oom_kill", 0) > self._oom_before
+        return {
+            "exitCode": code,
+            "signal": signal_name,
+            "timedOut": self._timed_out,
+            "oomKilled": killed_by_kernel and oom,
+            "truncated": self._truncated,
+            "durationMs": round(self._duration_s * 1000, 1),
+        }
+
+    def _release(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._close_stdin()
+        for fd in list(self._outputs):
+            self._loop.unwatch(fd)
+            os.close(fd)
+        self._outputs.clear()
+        self._master = -1
+        self._cgroups.release(self.launch.cgroup)
+
+
+def _control(message: dict[str, object]) -> bytes:
+    return frame(CONTROL, wire_json.dumps(message))
+
+
+def _signal_name(number: int) -> str:
+    for name in dir(_signal):
+        if name.startswith("SIG") and name[3] != "_" and getattr(_signal, name) == number:
+            return name
+    return f"SIG{number}"
+
+
+def _signal_group(pid: int, number: int, leader: bool) -> None:
+    """`leader`: the process is not reaped yet, so its pid can't be another's."""
+    try:
+        os.killpg(pid, number)
+    except OSError:
+        # Between fork and setsid the child has no group of its own yet.
+        if leader:
+            _signal_one(pid, number)
+
+
+def _signal_one(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        return  # It has just ended.
+
+
+def _set_size(fd: int, size: tuple[int, int]) -> None:
+    cols, rows = size
+    ioctl(fd, TIOCSWINSZ, rows.to_bytes(2, "little") + cols.to_bytes(2, "little") + bytes(4))

@@ -1,0 +1,167 @@
+"""Runs a Python script in an already forked interpreter so that it can't tell it from `python3 FILE`.
+
+The differences that remain: `/proc/self/cmdline` is the agent's, PYTHON* variables other than PYTHONPATH
+and PYTHONUNBUFFERED are not read, and PYTHONHASHSEED is shared by the scripts of one fork server.
+"""
+from __future__ import annotations
+
+import _signal
+import builtins
+import os
+import sys
+
+from .spawn import Launch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, ModuleType
+
+
+class _Flags(tuple):
+    """`sys.flags` as of a plain `python3`: the agent's own -I -S must not reach child interpreters."""
+
+    __slots__ = ()
+    isolated = no_site = no_user_site = ignore_environment = 0
+    safe_path = False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(_own_flags, name)
+
+
+_own_flags = sys.flags
+
+
+def prepare() -> None:
+    """Makes this interpreter a plain one: site-packages are found, the agent's own files are not."""
+    agent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.path[:] = [path for path in sys.path if path != agent]
+    if sys.flags.no_site:
+        sys.flags = _Flags(sys.flags)  # type: ignore[assignment]
+        import site
+
+        site.main()
+
+
+def extend_path(python_path: str | None) -> None:
+    for path in reversed((python_path or "").split(":")):
+        if path and path not in sys.path:
+            sys.path.insert(0, path)
+
+
+def run(launch: Launch, status_fd: int) -> None:
+    """Ends the process as the script ends. Raises OSError while the script can't be started."""
+    assert launch.script is not None
+    prepare()
+    os.environ.clear()
+    os.environ.update(launch.env)
+    _set_streams(unbuffered=bool(launch.env.get("PYTHONUNBUFFERED")))
+    _reseed()
+    extend_path(launch.env.get("PYTHONPATH"))
+    code, main = _load(launch.script, launch.argv)
+    os.close(status_fd)
+    status = 1
+    try:
+        status = _execute(code, main)
+    finally:
+        os._exit(status)
+
+
+def _set_streams(unbuffered: bool) -> None:
+    """Line by line, so that a script's output streams even into a pipe."""
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, write_through=unbuffered)  # type: ignore[union-attr]
+    with open("/proc/self/comm", "w") as file:
+        file.write("python3")
+
+
+def _reseed() -> None:
+    """`random` reseeds itself after a fork (CPython, Lib/random.py); NumPy's global state does not."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _load(script: dict[str, str], argv: list[str]) -> "tuple[CodeType | BaseException, ModuleType]":
+    """The compiled script, or what compiling it raised, to be shown as Python shows it."""
+    main = type(sys)("__main__")
+    main.__dict__.update(__builtins__=builtins, __annotations__={})
+    sys.modules["__main__"] = main
+    path = script.get("path")
+    sys.argv[:] = [path if path is not None else "-c", *argv]
+    sys.orig_argv[:] = [sys.executable, *(sys.argv if path is not None else ["-c", script["code"], *argv])]
+    if path is None:
+        sys.path.insert(0, "")
+        return _compiled(script["code"].encode("utf-8", "surrogateescape"), "<string>"), main
+    from _frozen_importlib_external import SourceFileLoader
+
+    main.__file__ = path
+    main.__dict__["__cached__"] = None
+    main.__loader__ = SourceFileLoader("__main__", path)
+    sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
+    with open(path, "rb") as file:
+        return _compiled(file.read(), path), main
+
+
+def _compiled(source: bytes, name: str) -> "CodeType | BaseException":
+    try:
+        return compile(source, name, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return error.with_traceback(None)
+
+
+def _execute(code: "CodeType | BaseException", main: "ModuleType") -> int:
+    interrupted = False
+    status = 0
+    try:
+        if isinstance(code, BaseException):
+            raise code
+        exec(code, main.__dict__)
+    except SystemExit as error:
+        status = _exit_status(error.code)
+    except BaseException as error:
+        # Our own frame is no business of the script's author.
+        trace = error.__traceback__
+        error.__traceback__ = trace.tb_next if trace is not None else None
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = 1
+        interrupted = isinstance(error, KeyboardInterrupt)
+    status = _finish(main) or status
+    if interrupted:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        os.kill(os.getpid(), _signal.SIGINT)
+    return status
+
+
+def _exit_status(code: object) -> int:
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    print(code, file=sys.stderr)
+    return 1
+
+
+def _finish(main: "ModuleType") -> int:
+    """What an interpreter does before it ends: threads, atexit, finalizers of `__main__`, flush."""
+    try:
+        threading = sys.modules.get("threading")
+        if threading is not None:
+            threading._shutdown()
+        import atexit
+
+        atexit._run_exitfuncs()
+        for name in [name for name in main.__dict__ if not name.startswith("__")]:
+            main.__dict__[name] = None
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    status = 0
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except (OSError, ValueError):
+            status = 120  # As CPython: exit status when flushing stdout at the end fails.
+    return status

@@ -1,0 +1,121 @@
+"""Watches a directory by inotify, in a worker. The standard library has no inotify: four calls by ctypes."""
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+
+from . import limits, wire_json
+from .files import LocalError
+from .framing import CONTROL
+from .request import RequestError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .worker import Stream
+
+# include/uapi/linux/inotify.h
+_ATTRIB = 0x4
+_CLOSE_WRITE = 0x8
+_MOVED_FROM = 0x40
+_MOVED_TO = 0x80
+_CREATE = 0x100
+_DELETE = 0x200
+_DELETE_SELF = 0x400
+_MODIFY = 0x2
+_Q_OVERFLOW = 0x4000
+_IGNORED = 0x8000
+_ISDIR = 0x40000000
+_ONLYDIR = 0x01000000
+_MASK = (
+    _ATTRIB | _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _ONLYDIR
+)
+_NAMES = (
+    (_CREATE, "create"),
+    (_MODIFY, "write"),
+    (_DELETE, "remove"),
+    (_MOVED_FROM, "rename"),
+    (_MOVED_TO, "create"),
+    (_ATTRIB, "chmod"),
+)
+_HEADER_BYTES = 16
+
+
+class _Watch:
+    def __init__(self, root: str, recursive: bool) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = self._libc.inotify_init1(os.O_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "inotify_init1")
+        self._root = root
+        self._recursive = recursive
+        self._paths: dict[int, str] = {}
+        self._add("")
+
+    def _add(self, relative: str) -> None:
+        """Watches a directory, with those below when recursive, as far as the limit goes."""
+        path = os.path.join(self._root, relative) if relative else self._root
+        number = self._libc.inotify_add_watch(self.fd, os.fsencode(path), _MASK)
+        if number < 0:
+            if relative:
+                return  # Gone again, or not readable.
+            raise OSError(ctypes.get_errno(), "inotify_add_watch")
+        self._paths[number] = relative
+        if self._recursive:
+            with os.scandir(path) as below:
+                for item in below:
+                    if item.is_dir(follow_symlinks=False) and len(self._paths) < limits.WATCHES:
+                        self._add(os.path.join(relative, item.name))
+
+    def events(self, data: bytes) -> "list[dict[str, str]] | None":
+        """The events in what inotify gave; None when the watched directory itself is gone."""
+        events = []
+        at = 0
+        while at < len(data):
+            number, mask = (int.from_bytes(data[at + i : at + i + 4], "little", signed=i == 0) for i in (0, 4))
+            size = int.from_bytes(data[at + 12 : at + 16], "little")
+            name = os.fsdecode(data[at + 16 : at + 16 + size].rstrip(b"\0"))
+            at += _HEADER_BYTES + size
+            if mask & _Q_OVERFLOW:
+                events.append({"type": "overflow", "name": ""})
+                continue
+            directory = self._paths.get(number)
+            if directory is None:
+                continue
+            if mask & (_DELETE_SELF | _IGNORED):
+                self._paths.pop(number, None)
+                if directory == "":
+                    return None
+                continue
+            relative = os.path.join(directory, name)
+            kind = next((kind for bit, kind in _NAMES if mask & bit), None)
+            if kind is not None:
+                events.append({"type": kind, "name": relative})
+            if self._recursive and mask & _ISDIR and mask & (_CREATE | _MOVED_TO):
+                self._add(relative)
+        return events
+
+
+def serve(path: str, recursive: bool, stream: "Stream") -> None:
+    """Answers when the watch stands, then one control frame per event until the host hangs up."""
+    try:
+        if not os.path.isdir(path):
+            os.lstat(path)
+            raise RequestError("invalid_request", f"watch {path!r}: it is not a directory")
+        watch = _Watch(path, recursive)
+    except OSError as error:
+        raise LocalError(error, f"watch {path!r}") from error
+    stream.answer({})
+    poll = select.poll()
+    poll.register(watch.fd, select.POLLIN)
+    poll.register(stream.fileno(), select.POLLIN)
+    while True:
+        ready = [fd for fd, _events in poll.poll()]
+        if stream.fileno() in ready:
+            return  # The host sends nothing here: it has hung up.
+        events = watch.events(os.read(watch.fd, 64 * 1024))
+        if events is None:
+            stream.send(CONTROL, wire_json.dumps({"type": "ended"}))
+            return
+        for event in events:
+            stream.send(CONTROL, wire_json.dumps(event))

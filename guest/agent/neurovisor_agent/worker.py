@@ -1,0 +1,124 @@
+"""File operations run in a forked child that has the user's own rights.
+
+So a path is judged by the kernel as the user's, races with symbolic links included, and a slow or odd
+file can't stop the agent. The child serves its one connection with blocking calls and ends.
+"""
+from __future__ import annotations
+
+import _signal
+import _socket
+import os
+import sys
+
+from . import limits, spawn, wire_json
+from .account import Account
+from .connection import Connection
+from .fork_server import on_exit
+from .framing import BODY, FrameDecoder, ProtocolError, frame
+from .loop import Loop
+from .request import Request, RequestError, from_errno
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WORKER_OPERATIONS = frozenset(("read", "write", "stat", "list", "move", "remove", "mkdir", "watch"))
+_FDS_MAX = 1 << 20
+
+
+def start_worker(
+    loop: Loop,
+    connection: Connection,
+    operation: str,
+    request: Request,
+    who: Account,
+    rest: bytes,
+    over: "Callable[[], None]",
+) -> None:
+    sock = connection.detach()
+    try:
+        pid = os.fork()
+    except OSError:
+        sock.close()
+        raise
+    if pid == 0:
+        _serve(sock, operation, request, who, rest)
+
+    def ended() -> None:
+        os.waitpid(pid, 0)
+        over()
+
+    sock.close()
+    on_exit(loop, os.pidfd_open(pid), ended)
+
+
+class Stream:
+    """The worker's end of the connection, blocking."""
+
+    def __init__(self, sock: "_socket.socket", rest: bytes) -> None:
+        self._sock = sock
+        self._rest = rest
+        self._frames = FrameDecoder((BODY,))
+
+    def answer(self, fields: dict[str, object]) -> None:
+        self._sock.sendall(wire_json.dumps({"ok": True, **fields}) + b"\n")
+
+    def send(self, kind: int, payload: bytes) -> None:
+        self._sock.sendall(frame(kind, payload))
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def body(self) -> "Iterator[bytes]":
+        """The content that the host sends, to its end (an empty frame). Raises ProtocolError if cut off."""
+        data = self._rest
+        while True:
+            for _kind, payload in self._frames.receive(data):
+                if not payload:
+                    return
+                yield payload
+            data = self._sock.recv(limits.FRAME_PAYLOAD_BYTES)
+            if not data:
+                raise ProtocolError("the content was cut off")
+
+
+def _serve(
+    sock: "_socket.socket", operation: str, request: Request, who: Account, rest: bytes
+) -> None:
+    """Runs in the child; never returns."""
+    try:
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        os.closerange(3, sock.fileno())
+        os.closerange(sock.fileno() + 1, _FDS_MAX)
+        sock.setblocking(True)
+        _run(sock, operation, request, who, rest)
+        sock.shutdown(_socket.SHUT_WR)
+        # Unread input would turn our last bytes into a reset.
+        sock.settimeout(limits.LINGER_S)
+        while sock.recv(limits.FRAME_PAYLOAD_BYTES):
+            pass
+    except OSError:
+        pass  # The host has gone; nobody is left to be told.
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(0)
+
+
+def _run(
+    sock: "_socket.socket", operation: str, request: Request, who: Account, rest: bytes
+) -> None:
+    from . import files
+
+    stream = Stream(sock, rest)
+    try:
+        try:
+            spawn.become(who.uid, who.gid, who.groups)
+            files.run(operation, request, who, stream)
+        except files.LocalError as error:
+            raise from_errno(error.number, error.what) from error
+    except (RequestError, ProtocolError) as error:
+        code = error.code if isinstance(error, RequestError) else "invalid_request"
+        message = str(error)[: limits.MESSAGE_CHARACTERS]
+        line = wire_json.dumps({"ok": False, "code": code, "message": message})
+        sock.sendall(line + b"\n")

@@ -1,0 +1,131 @@
+"""The fork server: a process that has imported the warm list and forks once per script.
+
+The agent sends one byte with five descriptors (launch as JSON in a memfd, stdin, stdout, stderr, status
+pipe) and reads JSON lines: `warm` once, then `started` or `failed` per launch, and `ended` per child.
+It is a fork of the agent, so an interpreter has not to be started again; it is forked before any
+operation, so no operation's descriptor is ever in it.
+"""
+from __future__ import annotations
+
+import _signal
+import _socket
+import gc
+import os
+import select
+import sys
+import time
+
+from . import cgroup, script, spawn, wire_json
+from .spawn import Launch
+
+FDS = 5
+_FDS_MAX = 1 << 20
+_MODULE_ERROR_CHARACTERS = 300
+
+
+def serve(sock: "_socket.socket", warm: list[str], env: dict[str, str], cgroup_path: str | None) -> None:
+    """Runs in the forked child; never returns."""
+    try:
+        _isolate(sock, cgroup_path)
+        script.prepare()
+        os.environ.clear()
+        os.environ.update(env)
+        script.extend_path(env.get("PYTHONPATH"))
+        _send(sock, {"type": "warm", "modules": [_import(name) for name in warm]})
+        # What was imported is never garbage: keeps the collector from touching, so copying, its pages.
+        gc.collect()
+        gc.freeze()
+        _serve(sock)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+def _isolate(sock: "_socket.socket", cgroup_path: str | None) -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    os.closerange(3, sock.fileno())
+    os.closerange(sock.fileno() + 1, _FDS_MAX)
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    if cgroup_path is not None:
+        try:
+            cgroup.join(cgroup_path)
+        except OSError as error:
+            print(f"neurovisor zygote: {error}", file=sys.stderr)
+
+
+def _import(name: str) -> dict[str, object]:
+    start = time.monotonic()
+    problem = None
+    try:
+        __import__(name)
+    except BaseException as error:
+        problem = f"{type(error).__name__}: {error}"[:_MODULE_ERROR_CHARACTERS]
+    return {
+        "name": name,
+        "durationMs": round((time.monotonic() - start) * 1000, 1),
+        "error": problem,
+    }
+
+
+def _serve(sock: "_socket.socket") -> None:
+    poll = select.epoll()
+    poll.register(sock.fileno(), select.EPOLLIN)
+    children: dict[int, int] = {}
+    while True:
+        for fd, _events in poll.poll():
+            if fd == sock.fileno():
+                pid = _launch(sock)
+                if pid is not None:
+                    pidfd = os.pidfd_open(pid)
+                    children[pidfd] = pid
+                    poll.register(pidfd, select.EPOLLIN)
+            else:
+                poll.unregister(fd)
+                os.close(fd)
+                pid, status = os.waitpid(children.pop(fd), 0)
+                _send(sock, {"type": "ended", "pid": pid, "status": status})
+
+
+def _launch(sock: "_socket.socket") -> int | None:
+    fds = receive_fds(sock)
+    pid = -1
+    try:
+        with open(fds[0], "rb", closefd=False) as file:
+            launch = Launch.from_json(wire_json.loads(file.read()))  # type: ignore[arg-type]
+        pid = os.fork()
+        if pid == 0:
+            spawn.run_child(launch, (fds[1], fds[2], fds[3]), fds[4], script.run)
+        _send(sock, {"type": "started", "pid": pid})
+        return pid
+    except OSError as error:
+        _send(sock, {"type": "failed", "errno": error.errno})
+        return None
+    finally:
+        if pid != 0:
+            for fd in fds:
+                os.close(fd)
+
+
+def receive_fds(sock: "_socket.socket") -> list[int]:
+    """Ends the process when the agent is gone."""
+    data, ancillary, _flags, _address = sock.recvmsg(1, _socket.CMSG_SPACE(FDS * 4))
+    if not data:
+        os._exit(0)
+    fds: list[int] = []
+    for level, kind, payload in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            fds += [
+                int.from_bytes(payload[at : at + 4], sys.byteorder)
+                for at in range(0, len(payload), 4)
+            ]
+    assert len(fds) == FDS
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return fds
+
+
+def _send(sock: "_socket.socket", message: dict[str, object]) -> None:
+    sock.sendall(wire_json.dumps(message) + b"\n")
