@@ -1,0 +1,73 @@
+import { CodedError } from '../base/errors.ts';
+
+export type EngineErrorCode =
+  /** node-llama-cpp or its binary for this machine is not installed. */
+  | 'engine_missing'
+  /** The processor that was asked for (CUDA, Vulkan) has no driver, device or binary here. */
+  | 'gpu_unavailable'
+  /** The model file does not exist or can't be read. */
+  | 'model_missing'
+  /** The file is no GGUF model, is damaged, or is of a kind that llama.cpp does not know. */
+  | 'model_invalid'
+  /** The model and its context need more memory than there is. */
+  | 'out_of_memory'
+  /** The socket could not be opened. */
+  | 'listen_failed'
+  /** The process ended by itself. */
+  | 'engine_crashed'
+  /** The caller stopped it. */
+  | 'engine_stopped'
+  /** A request that is malformed, or asks for what the engine does not do. */
+  | 'bad_request'
+  /** The body is larger than the engine takes. */
+  | 'body_too_large'
+  /** No such path. */
+  | 'not_found'
+  /** The path exists, the method is wrong. */
+  | 'method_not_allowed'
+  /** The request names a model other than the loaded one. */
+  | 'model_not_found'
+  /** The prompt does not fit in the context. */
+  | 'context_length_exceeded'
+  /** All slots are busy and the queue is full. */
+  | 'overloaded'
+  /** A bug, or a failure inside llama.cpp; the process goes on. */
+  | 'internal';
+
+/** Anything that goes wrong in the engine: at start (for people) or in a request (for clients). */
+export class EngineError extends CodedError<EngineErrorCode> {
+  /** The request field at fault, e.g. `messages[0].content`. */
+  readonly param: string | null;
+
+  constructor(
+    code: EngineErrorCode,
+    message: string,
+    options: { cause?: unknown; remedy?: string; param?: string } = {},
+  ) {
+    super(code, message, options);
+    this.param = options.param ?? null;
+  }
+}
+
+/** HTTP status per code; what is missing here can't reach a client and counts as 500. */
+export const HTTP_STATUS: Partial<Record<EngineErrorCode, number>> = {
+  bad_request: 400,
+  context_length_exceeded: 400,
+  model_not_found: 404,
+  not_found: 404,
+  method_not_allowed: 405,
+  body_too_large: 413,
+  overloaded: 503,
+  engine_stopped: 503,
+  engine_missing: 503,
+  gpu_unavailable: 503,
+  model_missing: 503,
+  model_invalid: 503,
+  out_of_memory: 503,
+};
+
+export function toEngineError(error: unknown): EngineError {
+  return error instanceof EngineError
+    ? error
+    : new EngineError('internal', 'the engine failed to answer', { cause: error });
+}

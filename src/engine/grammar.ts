@@ -1,0 +1,314 @@
+/**
+ * JSON Schema → GBNF, the grammar notation by which llama.cpp restricts what a model may write: at
+ * each step tokens that would leave the grammar get probability zero. So even a small model answers
+ * in valid JSON of the asked-for shape.
+ *
+ * White space is fixed (`{"a": 1, "b": [2, 3]}`): free white space lets a weak model write blanks
+ * for ever. Objects have their properties in declared order and no others.
+ * Notation: llama.cpp, grammars/README.md.
+ */
+import { EngineError } from './errors.ts';
+
+/** A schema as it came from JSON; nothing about it is believed. */
+export type JsonSchema = Readonly<Record<string, unknown>> | boolean;
+
+/** Nested schemas. */
+const DEPTH_MAX = 32;
+/** Rules of one grammar; llama.cpp's cost grows with them. */
+const RULES_MAX = 2_000;
+/** Bytes of one grammar. */
+const GRAMMAR_BYTES_MAX = 256 * 1024;
+/** Repetitions that are enforced; llama.cpp expands each one into a rule. Larger ones: no limit. */
+const REPEAT_MAX = 512;
+
+const PRIMITIVES: Record<string, string> = {
+  char: '[^"\\\\\\x7F\\x00-\\x1F] | "\\\\" (["\\\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F])',
+  string: '"\\"" char* "\\""',
+  integer: '"-"? ("0" | [1-9] [0-9]{0,15})',
+  number: 'integer ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,3})?',
+  boolean: '"true" | "false"',
+  null: '"null"',
+  blank: '[ \\n]{0,2}',
+  value: 'object | array | string | number | boolean | null',
+  object: '"{" (string ": " value (", " string ": " value)*)? "}"',
+  array: '"[" (value (", " value)*)? "]"',
+};
+
+/** Keywords whose meaning the grammar does not keep. In a `strict` schema they are refused. */
+const UNENFORCED = [
+  'pattern',
+  'minimum',
+  'maximum',
+  'exclusiveMinimum',
+  'exclusiveMaximum',
+  'multipleOf',
+  'uniqueItems',
+  'not',
+  'if',
+  'patternProperties',
+];
+
+/**
+ * @param strict refuse keywords that can't be enforced, instead of leaving them to the caller
+ * @throws EngineError `bad_request` when the schema is malformed, too large, or not supported
+ */
+export function schemaGrammar(schema: JsonSchema, strict = false): string {
+  const compiler = new Compiler(schema, strict);
+  return compiler.finish(compiler.rule(schema, 'r', 0));
+}
+
+/** Any JSON object. */
+export function jsonObjectGrammar(): string {
+  return new Compiler({}, false).finish('object');
+}
+
+export interface CallableTool {
+  readonly name: string;
+  readonly parameters: JsonSchema;
+}
+
+/** How a call is written: `<tool_call>\n{"name": "NAME", "arguments": {…}}\n</tool_call>`. */
+export const CALL_OPEN = '<tool_call>\n{"name": "';
+export const CALL_BETWEEN = '", "arguments": ';
+export const CALL_CLOSE = '}\n</tool_call>';
+
+/**
+ * One call of one of `tools`.
+ * @param begun what of the call the prompt already holds: `CALL_OPEN`, also the name, or nothing; then
+ *   the model may answer with a text instead, which does not begin with `<`
+ */
+export function callGrammar(
+  tools: readonly CallableTool[],
+  begun: 'nothing' | 'open' | 'name',
+): string {
+  const compiler = new Compiler({}, false);
+  const calls = tools.map((tool, index) => {
+    const own = new Compiler(tool.parameters, false, `t${index}`);
+    const args = own.rule(tool.parameters, `t${index}`, 0);
+    compiler.adopt(own);
+    const before = begun === 'name' ? '' : `${literal(tool.name + CALL_BETWEEN)} `;
+    return before + args;
+  });
+  const call = `(${calls.join(' | ')}) ${literal(CALL_CLOSE)}`;
+  if (begun !== 'nothing') return compiler.finish(call);
+  return compiler.finish(`blank (${literal(CALL_OPEN)} ${call} | [^< \\t\\n] [^\\x00]*)`);
+}
+
+class Compiler {
+  readonly #root: JsonSchema;
+  readonly #strict: boolean;
+  readonly #rules = new Map<string, string>();
+  /** `$ref` → rule name, so that recursive schemas end. */
+  readonly #refs = new Map<string, string>();
+  readonly #prefix: string;
+
+  constructor(root: JsonSchema, strict: boolean, prefix = 'r') {
+    this.#root = root;
+    this.#strict = strict;
+    this.#prefix = prefix;
+  }
+
+  adopt(other: Compiler): void {
+    for (const [name, body] of other.#rules) this.#set(name, body);
+  }
+
+  finish(root: string): string {
+    const lines = [`root ::= ${root}`];
+    for (const [name, body] of this.#rules) lines.push(`${name} ::= ${body}`);
+    for (const [name, body] of Object.entries(PRIMITIVES)) lines.push(`${name} ::= ${body}`);
+    const text = `${lines.join('\n')}\n`;
+    if (text.length > GRAMMAR_BYTES_MAX) throw refuse('the schema is too large');
+    return text;
+  }
+
+  /** Returns a symbol that matches `schema`: a primitive's name or that of a new rule. */
+  rule(schema: unknown, name: string, depth: number): string {
+    if (depth > DEPTH_MAX) throw refuse(`the schema is nested deeper than ${DEPTH_MAX}`);
+    if (schema === true || schema === undefined) return 'value';
+    if (!isRecord(schema)) throw refuse('a schema must be an object');
+    this.#checkStrict(schema);
+    const ref = schema['$ref'];
+    if (typeof ref === 'string') return this.#ref(ref, depth);
+    if ('const' in schema) return this.#set(name, literal(json(schema['const'])));
+    const choices = schema['enum'];
+    if (Array.isArray(choices)) {
+      if (choices.length === 0) throw refuse('an enum must not be empty');
+      return this.#set(name, choices.map((choice) => literal(json(choice))).join(' | '));
+    }
+    const either = schema['anyOf'] ?? schema['oneOf'];
+    if (Array.isArray(either) && either.length > 0) {
+      return this.#set(
+        name,
+        either.map((one, i) => this.rule(one, `${name}-${i}`, depth + 1)).join(' | '),
+      );
+    }
+    if (Array.isArray(schema['allOf'])) return this.rule(this.#merge(schema), name, depth + 1);
+    const type = schema['type'] ?? impliedType(schema);
+    if (Array.isArray(type)) {
+      const kinds = type.map((one, i) =>
+        this.#typed({ ...schema, type: one }, `${name}-${i}`, depth),
+      );
+      return this.#set(name, kinds.join(' | '));
+    }
+    return this.#typed({ ...schema, type }, name, depth);
+  }
+
+  #typed(schema: Record<string, unknown>, name: string, depth: number): string {
+    switch (schema['type']) {
+      case undefined:
+        return 'value';
+      case 'integer':
+      case 'number':
+      case 'boolean':
+      case 'null':
+        return schema['type'];
+      case 'string':
+        return this.#string(schema, name);
+      case 'array':
+        return this.#array(schema, name, depth);
+      case 'object':
+        return this.#object(schema, name, depth);
+      default:
+        throw refuse(`the schema has an unknown type ${json(schema['type'])}`);
+    }
+  }
+
+  #string(schema: Record<string, unknown>, name: string): string {
+    const repeat = repetition(schema['minLength'], schema['maxLength']);
+    return repeat === '*' ? 'string' : this.#set(name, `"\\"" char${repeat} "\\""`);
+  }
+
+  #array(schema: Record<string, unknown>, name: string, depth: number): string {
+    const fixed = schema['prefixItems'];
+    if (Array.isArray(fixed)) {
+      const items = fixed.map((item, i) => this.rule(item, `${name}-${i}`, depth + 1));
+      return this.#set(name, `"[" ${items.join(' ", " ') || '""'} "]"`);
+    }
+    const item = this.rule(schema['items'], `${name}-i`, depth + 1);
+    const least = count(schema['minItems']) ?? 0;
+    const most = count(schema['maxItems']) ?? null;
+    if (most === 0) return this.#set(name, '"[]"');
+    const more = repetition(Math.max(0, least - 1), most === null ? undefined : most - 1);
+    const body = `${item} (", " ${item})${more}`;
+    return this.#set(name, least === 0 ? `"[" (${body})? "]"` : `"[" ${body} "]"`);
+  }
+
+  #object(schema: Record<string, unknown>, name: string, depth: number): string {
+    const properties = schema['properties'];
+    const entries = isRecord(properties) ? Object.entries(properties) : [];
+    if (entries.length === 0) {
+      const extra = schema['additionalProperties'];
+      if (extra === false) return this.#set(name, '"{}"');
+      if (!isRecord(extra))
+        return schema['properties'] === undefined ? 'object' : this.#set(name, '"{}"');
+      const value = this.rule(extra, `${name}-v`, depth + 1);
+      return this.#set(name, `"{" (string ": " ${value} (", " string ": " ${value})*)? "}"`);
+    }
+    const required = new Set(Array.isArray(schema['required']) ? schema['required'] : []);
+    const members = entries.map(([key, value], i) => ({
+      text: `${literal(`${json(key)}: `)} ${this.rule(value, `${name}-${i}`, depth + 1)}`,
+      required: required.has(key),
+    }));
+    return this.#set(name, `"{" ${this.#members(members, name)} "}"`);
+  }
+
+  /** Rules `NAME-f2`: the members from 2 on, none written yet; `NAME-n2`: some written before. */
+  #members(members: readonly { text: string; required: boolean }[], name: string): string {
+    let first = '""';
+    let next = '""';
+    for (let i = members.length - 1; i >= 0; i--) {
+      const member = members[i];
+      if (member === undefined) continue;
+      const skipFirst = member.required ? '' : ` | ${first}`;
+      const skipNext = member.required ? '' : ` | ${next}`;
+      first = this.#set(`${name}-f${i}`, `${member.text} ${next}${skipFirst}`);
+      next = this.#set(`${name}-n${i}`, `", " ${member.text} ${next}${skipNext}`);
+    }
+    return first;
+  }
+
+  #ref(ref: string, depth: number): string {
+    const known = this.#refs.get(ref);
+    if (known !== undefined) return known;
+    let target: unknown = this.#root;
+    if (!ref.startsWith('#')) throw refuse(`$ref ${json(ref)} points outside the schema`);
+    for (const part of ref.slice(1).split('/').slice(1)) {
+      const key = part.replaceAll('~1', '/').replaceAll('~0', '~');
+      target = isRecord(target) && Object.hasOwn(target, key) ? target[key] : undefined;
+    }
+    if (target === undefined) throw refuse(`$ref ${json(ref)} has no target`);
+    const name = `${this.#prefix}-ref${this.#refs.size}`;
+    this.#refs.set(ref, name);
+    const symbol = this.rule(target, `${name}-t`, depth + 1);
+    // llama.cpp does not end on a rule that is only itself.
+    if (symbol === name) throw refuse(`$ref ${json(ref)} refers to itself`);
+    return this.#set(name, symbol);
+  }
+
+  #merge(schema: Record<string, unknown>): Record<string, unknown> {
+    const { allOf, ...rest } = schema;
+    const parts = Array.isArray(allOf) ? allOf : [];
+    // The usual case: pydantic wraps one $ref to add a description.
+    if (parts.length === 1 && isRecord(parts[0]) && !('properties' in rest))
+      return { ...rest, ...parts[0] };
+    const merged: Record<string, unknown> = { ...rest, type: 'object' };
+    for (const part of parts) {
+      if (!isRecord(part) || !isRecord(part['properties']))
+        throw refuse('allOf of other than objects');
+      merged['properties'] = { ...asRecord(merged['properties']), ...part['properties'] };
+      merged['required'] = [...asList(merged['required']), ...asList(part['required'])];
+    }
+    return merged;
+  }
+
+  #checkStrict(schema: Record<string, unknown>): void {
+    if (!this.#strict) return;
+    const found = UNENFORCED.find((keyword) => keyword in schema);
+    if (found !== undefined) throw refuse(`the keyword ${json(found)} can't be enforced`);
+  }
+
+  #set(name: string, body: string): string {
+    if (this.#rules.size >= RULES_MAX)
+      throw refuse(`the schema needs more than ${RULES_MAX} rules`);
+    this.#rules.set(name, body);
+    return name;
+  }
+}
+
+/** A GBNF string literal. */
+export function literal(text: string): string {
+  const escaped = text.replace(/[\\"\n\r\t\p{Cc}]/gu, (char) => {
+    if (char === '\n') return '\\n';
+    if (char === '\r') return '\\r';
+    if (char === '\t') return '\\t';
+    if (char === '"' || char === '\\') return `\\${char}`;
+    return `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`;
+  });
+  return `"${escaped}"`;
+}
+
+function repetition(least: unknown, most: unknown): string {
+  const min = count(least) ?? 0;
+  const max = count(most);
+  if (min > REPEAT_MAX) throw refuse(`a minimum above ${REPEAT_MAX} is not supported`);
+  if (max !== null && max < min) throw refuse('a maximum is below its minimum');
+  if (max === null || max > REPEAT_MAX) return min === 0 ? '*' : `{${min},}`;
+  return `{${min},${max}}`;
+}
+
+function count(value: unknown): number | null {
+  return typeof value === 'number' && Number.isInteger(value) && value >= 0 ? value : null;
+}
+
+function impliedType(schema: Record<string, unknown>): string | undefined {
+  if ('properties' in schema) return 'object';
+  if ('items' in schema || 'prefixItems' in schema) return 'array';
+  return undefined;
+}
+
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+const asRecord = (value: unknown): Record<string, unknown> => (isRecord(value) ? value : {});
+const asList = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);
+const json = (value: unknown): string => JSON.stringify(value) ?? 'null';
+const refuse = (message: string): EngineError => new EngineError('bad_request', message);

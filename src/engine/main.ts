@@ -1,0 +1,86 @@
+/**
+ * The engine's process (io): `node main.ts CONFIG`, started by `process.ts`. It opens its socket, loads the
+ * model, and ends when its standard input closes, so that it never outlives its parent, however that ended.
+ */
+import { once } from 'node:events';
+import { chmod } from 'node:fs/promises';
+import type { Server } from 'node:http';
+import { systemClock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import type { ChildConfig, ChildEvent } from './child-protocol.ts';
+import { EngineError, toEngineError } from './errors.ts';
+import { loadLlama } from './llama.ts';
+import { createEngineServer } from './server.ts';
+import { Service } from './service.ts';
+
+/** Only the parent can see other users' files; the socket is for it alone. */
+const SOCKET_MODE = 0o600;
+
+const stderrLog = (level: string) => (message: string) => {
+  process.stderr.write(`${level}: ${message}\n`);
+};
+const log: Log = {
+  error: stderrLog('error'),
+  warn: stderrLog('warn'),
+  info: stderrLog('info'),
+  debug: () => undefined,
+};
+
+function say(event: ChildEvent): void {
+  process.stdout.write(`${JSON.stringify(event)}\n`);
+}
+
+async function listen(
+  server: Server,
+  where: { path: string } | { port: number; host: string },
+): Promise<void> {
+  try {
+    server.listen(where);
+    await once(server, 'listening');
+  } catch (error) {
+    throw new EngineError('listen_failed', `can't listen on ${JSON.stringify(where)}`, {
+      cause: error,
+    });
+  }
+}
+
+async function main(config: ChildConfig): Promise<void> {
+  const { promise: service, resolve, reject } = Promise.withResolvers<Service>();
+  const options = { modelId: config.modelId, service, log, wall: systemClock.wall };
+  const server = createEngineServer(options);
+  await listen(server, { path: config.socketPath });
+  await chmod(config.socketPath, SOCKET_MODE);
+  let port: number | null = null;
+  if (config.port !== null) {
+    const development = createEngineServer(options);
+    await listen(development, { port: config.port, host: '127.0.0.1' });
+    const address = development.address();
+    port = typeof address === 'object' ? (address?.port ?? null) : null;
+  }
+  say({ type: 'listening', port });
+  try {
+    const backend = await loadLlama(config);
+    resolve(new Service(backend));
+    say({ type: 'ready', info: { ...backend.info, loadMs: Math.round(performance.now()) } });
+  } catch (error) {
+    reject(error);
+    throw error;
+  }
+}
+
+// The parent holds the other end and never writes.
+process.stdin.on('end', () => process.exit(0));
+process.stdin.on('error', () => process.exit(0));
+process.stdin.resume();
+
+main(JSON.parse(process.argv[2] ?? '') as ChildConfig).catch((error: unknown) => {
+  const failure = toEngineError(error);
+  const event: ChildEvent = {
+    type: 'failed',
+    code: failure.code,
+    message: describeError(failure),
+    remedy: failure.remedy ?? null,
+  };
+  process.stdout.write(`${JSON.stringify(event)}\n`, () => process.exit(1));
+});

@@ -1,0 +1,190 @@
+/**
+ * From a conversation to what the model reads, and how its answer is to be read.
+ *
+ * A model with a chat template gets turns (`backend.ts` renders them); tools are described in the
+ * form that Hermes and Qwen models were trained on. A base model only continues text: it gets a
+ * transcript with a few examples, whose next line is the answer.
+ */
+import type { GrammarUse, Prompt, Turn } from './backend.ts';
+import {
+  CALL_BETWEEN,
+  CALL_CLOSE,
+  CALL_OPEN,
+  callGrammar,
+  jsonObjectGrammar,
+  schemaGrammar,
+} from './grammar.ts';
+import type { ChatRequest, Message, Tool } from './openai-api.ts';
+
+export interface ChatPlan {
+  readonly prompt: Prompt;
+  /** Beginning of the reply that the prompt already holds. */
+  readonly prefill: string;
+  readonly stops: readonly string[];
+  readonly grammar: GrammarUse | null;
+  readonly calls: boolean;
+  readonly trim: boolean;
+}
+
+/** @throws EngineError `bad_request` when a schema is not supported */
+export function planChat(request: ChatRequest, chatTemplate: boolean): ChatPlan {
+  const tools = offeredTools(request, chatTemplate);
+  const forced = forcedCall(request, tools);
+  const prefill = forced?.prefill ?? '';
+  const transcript = chatTemplate ? null : baseTranscript(request, tools);
+  return {
+    prompt:
+      transcript === null
+        ? { kind: 'chat', turns: templateTurns(request.messages, tools), prefill }
+        : { kind: 'text', text: prefill === '' ? transcript : `${transcript} ${prefill}` },
+    prefill,
+    stops: [...request.stops, ...(chatTemplate ? [] : BASE_STOPS)],
+    grammar: forced?.grammar ?? freeGrammar(request, tools),
+    calls: tools.length > 0,
+    trim: !chatTemplate || tools.length > 0,
+  };
+}
+
+/** The tools that this reply may call. */
+function offeredTools(request: ChatRequest, chatTemplate: boolean): readonly Tool[] {
+  const { toolChoice, tools } = request;
+  if (typeof toolChoice === 'object') return tools.filter((one) => one.name === toolChoice.name);
+  // Left to itself a base model repeats the call it sees: after a result it is to answer.
+  const answered = request.messages.at(-1)?.role === 'tool';
+  return toolChoice === 'auto' && answered && !chatTemplate ? [] : tools;
+}
+
+/** A call that must come is begun in the prompt: reading its fixed text is far faster than writing it. */
+function forcedCall(
+  request: ChatRequest,
+  tools: readonly Tool[],
+): { prefill: string; grammar: GrammarUse } | null {
+  const { toolChoice } = request;
+  if (toolChoice === 'auto' || toolChoice === 'none') return null;
+  const only = tools.length === 1 ? tools[0] : undefined;
+  return only === undefined
+    ? { prefill: CALL_OPEN, grammar: { gbnf: callGrammar(tools, 'open'), onlyAfter: null } }
+    : {
+        prefill: CALL_OPEN + only.name + CALL_BETWEEN,
+        grammar: { gbnf: callGrammar(tools, 'name'), onlyAfter: null },
+      };
+}
+
+function freeGrammar(request: ChatRequest, tools: readonly Tool[]): GrammarUse | null {
+  if (tools.length > 0) return { gbnf: callGrammar(tools, 'nothing'), onlyAfter: '<' };
+  switch (request.format.kind) {
+    case 'text':
+      return null;
+    case 'json':
+      return { gbnf: jsonObjectGrammar(), onlyAfter: null };
+    case 'schema':
+      return { gbnf: schemaGrammar(request.format.schema, request.format.strict), onlyAfter: null };
+  }
+}
+
+// ── Models with a chat template ──────────────────────────────────────────────────────────────────
+
+function templateTurns(messages: readonly Message[], tools: readonly Tool[]): Turn[] {
+  const turns: { role: Turn['role']; text: string }[] = [];
+  if (tools.length > 0) turns.push({ role: 'system', text: toolInstructions(tools) });
+  for (const message of messages) {
+    const role = message.role === 'tool' ? 'user' : message.role;
+    const text = messageText(message);
+    const last = turns.at(-1);
+    // Templates want roles to alternate. System text counts only at the front in most of them.
+    if (last?.role === role)
+      last.text = `${last.text}\n${message.role === 'system' ? '\n' : ''}${text}`;
+    else turns.push({ role, text });
+  }
+  return turns;
+}
+
+/** The system text that Hermes 2 Pro introduced and Qwen 2.5 and 3 use. */
+function toolInstructions(tools: readonly Tool[]): string {
+  const signatures = tools.map((tool) =>
+    JSON.stringify({
+      type: 'function',
+      function: { name: tool.name, description: tool.description, parameters: tool.parameters },
+    }),
+  );
+  return [
+    '# Tools',
+    'You may call a function to assist with the user query. You are provided with function',
+    'signatures within <tools></tools> XML tags:',
+    '<tools>',
+    ...signatures,
+    '</tools>',
+    'For a function call, return a json object with function name and arguments within',
+    '<tool_call></tool_call> XML tags:',
+    '<tool_call>',
+    '{"name": <function-name>, "arguments": <args-json-object>}',
+    '</tool_call>',
+  ].join('\n');
+}
+
+function messageText(message: Message): string {
+  if (message.role === 'tool') return `<tool_response>\n${message.text}\n</tool_response>`;
+  return [message.text, ...message.calls.map(callText)].filter((part) => part !== '').join('\n');
+}
+
+function callText(call: Message['calls'][number]): string {
+  return CALL_OPEN + call.name + CALL_BETWEEN + call.arguments + CALL_CLOSE;
+}
+
+// ── Base models ──────────────────────────────────────────────────────────────────────────────────
+
+/** Lines by which a base model would go on to write the other side of the conversation. */
+const BASE_STOPS = ['\nUser:', '\nAssistant:', '\nTool:', '\nSystem:', '\n\n'];
+
+const BASE_INTRODUCTION =
+  'A conversation between a user and a helpful assistant. The answers are short, correct and friendly.';
+
+const BASE_EXAMPLES = [
+  'User: What is the capital of Italy?\nAssistant: The capital of Italy is Rome.',
+  'User: Give me a tip for sleeping well.\nAssistant: Go to bed at the same time each night and keep your room dark and cool.',
+];
+
+const BASE_TOOL_EXAMPLES = [
+  'User: Hello!\nAssistant: Hello! How can I help you?',
+  'User: How much is 12 plus 30?\nAssistant: <tool_call>\n{"name": "add", "arguments": {"a": 12, "b": 30}}\n</tool_call>\nTool: 42\nAssistant: 12 plus 30 is 42.',
+];
+
+/** Ends with `Assistant:`, without the blank: tokens of words begin with it. */
+function baseTranscript(request: ChatRequest, tools: readonly Tool[]): string {
+  const system = request.messages.filter((one) => one.role === 'system').map((one) => one.text);
+  const usesTools =
+    request.tools.length > 0 || request.messages.some((one) => one.calls.length > 0);
+  const lines = [BASE_INTRODUCTION, ...system];
+  if (tools.length > 0) lines.push('', 'Functions:', ...tools.map(signature));
+  if (request.format.kind !== 'text') lines.push('The answer is written as JSON.');
+  const examples = usesTools ? BASE_TOOL_EXAMPLES : BASE_EXAMPLES;
+  const spoken = request.messages.filter((one) => one.role !== 'system').map(baseLine);
+  return [lines.join('\n'), ...examples, `${spoken.join('\n')}\nAssistant:`].join('\n\n');
+}
+
+function baseLine(message: Message): string {
+  const speaker = { system: 'System', user: 'User', assistant: 'Assistant', tool: 'Tool' }[
+    message.role
+  ];
+  const text = [message.text, ...message.calls.map(callText)]
+    .filter((part) => part !== '')
+    .join('\n');
+  return `${speaker}: ${text}`;
+}
+
+/** `mean(numbers: number[]): the mean of numbers`, which a base model knows from reading code. */
+function signature(tool: Tool): string {
+  const schema = typeof tool.parameters === 'object' ? tool.parameters : {};
+  const properties = schema['properties'];
+  const names =
+    typeof properties === 'object' && properties !== null ? Object.entries(properties) : [];
+  const list = names.map(([name, value]) => `${name}: ${typeName(value)}`).join(', ');
+  const about = tool.description.split('\n', 1)[0] ?? '';
+  return `- ${tool.name}(${list})${about === '' ? '' : `: ${about}`}`;
+}
+
+function typeName(schema: unknown): string {
+  if (typeof schema !== 'object' || schema === null || !('type' in schema)) return 'any';
+  if (schema.type === 'array' && 'items' in schema) return `${typeName(schema.items)}[]`;
+  return typeof schema.type === 'string' ? schema.type : 'any';
+}

@@ -1,0 +1,138 @@
+/**
+ * Reads what a model writes, piece by piece, and makes of it what a client gets: text up to a stop
+ * string, or the name and arguments of a tool call. Pure; pieces may be cut anywhere.
+ */
+import { CALL_BETWEEN, CALL_CLOSE, CALL_OPEN } from './grammar.ts';
+
+export type ReplyEvent =
+  | { readonly kind: 'text'; readonly text: string }
+  | { readonly kind: 'call'; readonly name: string }
+  | { readonly kind: 'arguments'; readonly text: string };
+
+export interface ReplyOptions {
+  readonly stops: readonly string[];
+  /** A reply that begins with `CALL_OPEN` is a call. */
+  readonly calls: boolean;
+  /** Drop white space at both ends of a text: a base model's transcript has it for layout. */
+  readonly trim: boolean;
+}
+
+/**
+ * `deciding`: too few characters to tell a call from a text · `text` · `name`, `arguments`: inside a
+ * call · `done`: a stop string or the end of the call was reached; the rest is dropped.
+ */
+type State = 'deciding' | 'text' | 'name' | 'arguments' | 'done';
+
+export class ReplyReader {
+  readonly #options: ReplyOptions;
+  #state: State;
+  /** Characters that can't be given out yet. */
+  #held = '';
+  #called = false;
+  #begun = false;
+
+  constructor(options: ReplyOptions) {
+    this.#options = options;
+    this.#state = options.calls ? 'deciding' : 'text';
+  }
+
+  /** True when a stop string or the end of a call was reached: the model need not go on. */
+  get done(): boolean {
+    return this.#state === 'done';
+  }
+
+  /** True when the reply is a call. */
+  get called(): boolean {
+    return this.#called;
+  }
+
+  push(text: string): ReplyEvent[] {
+    this.#held += text;
+    const events: ReplyEvent[] = [];
+    while (this.#step(events));
+    return events;
+  }
+
+  /** The model has ended: gives out what was held back. */
+  end(): ReplyEvent[] {
+    const held = this.#held;
+    this.#held = '';
+    if (held === '' || this.#state === 'done') return [];
+    if (this.#state === 'arguments') return [{ kind: 'arguments', text: held }];
+    if (this.#state === 'name') return [];
+    const text = this.#options.trim ? this.#trimStart(held).trimEnd() : held;
+    return text === '' ? [] : [{ kind: 'text', text }];
+  }
+
+  /** One transition; false when more characters are needed. */
+  #step(events: ReplyEvent[]): boolean {
+    switch (this.#state) {
+      case 'deciding':
+        this.#held = this.#held.trimStart();
+        if (this.#held.startsWith(CALL_OPEN)) {
+          this.#held = this.#held.slice(CALL_OPEN.length);
+          this.#state = 'name';
+          return true;
+        }
+        if (CALL_OPEN.startsWith(this.#held)) return false;
+        this.#state = 'text';
+        return true;
+      case 'name': {
+        const end = this.#held.indexOf(CALL_BETWEEN);
+        if (end < 0) return false;
+        this.#called = true;
+        events.push({ kind: 'call', name: this.#held.slice(0, end) });
+        this.#held = this.#held.slice(end + CALL_BETWEEN.length);
+        this.#state = 'arguments';
+        return true;
+      }
+      case 'arguments':
+        return this.#take(events, 'arguments', [CALL_CLOSE]);
+      case 'text':
+        return this.#take(events, 'text', this.#options.stops);
+      case 'done':
+        this.#held = '';
+        return false;
+    }
+  }
+
+  /** Gives out all that can't be the beginning of a terminator. */
+  #take(events: ReplyEvent[], kind: 'text' | 'arguments', terminators: readonly string[]): boolean {
+    let end = -1;
+    for (const terminator of terminators) {
+      const at = this.#held.indexOf(terminator);
+      if (at >= 0 && (end < 0 || at < end)) end = at;
+    }
+    const found = end >= 0;
+    let safe = found ? end : this.#held.length - heldBack(this.#held, terminators);
+    const trim = kind === 'text' && this.#options.trim;
+    // White space goes out only with what follows it.
+    if (trim) safe = this.#held.slice(0, safe).trimEnd().length;
+    const text = trim ? this.#trimStart(this.#held.slice(0, safe)) : this.#held.slice(0, safe);
+    this.#held = this.#held.slice(safe);
+    if (text !== '') events.push({ kind, text });
+    if (found) this.#state = 'done';
+    return found;
+  }
+
+  #trimStart(text: string): string {
+    if (this.#begun) return text;
+    const trimmed = text.trimStart();
+    this.#begun = trimmed !== '';
+    return trimmed;
+  }
+}
+
+/** Length of the longest end of `text` that is a beginning of one of `terminators`. */
+function heldBack(text: string, terminators: readonly string[]): number {
+  let longest = 0;
+  for (const terminator of terminators) {
+    for (let length = Math.min(terminator.length - 1, text.length); length > longest; length--) {
+      if (text.endsWith(terminator.slice(0, length))) {
+        longest = length;
+        break;
+      }
+    }
+  }
+  return longest;
+}
