@@ -1,0 +1,80 @@
+/** Where an upstream is, and the URL of each of its operations. Pure. */
+import { BridgeError } from './errors.ts';
+
+/** A model server. Comes from the host's configuration or detection, never from a guest. */
+export interface UpstreamTarget {
+  /** For people, e.g. `Ollama at 127.0.0.1:11434`; guests see it in errors. */
+  readonly name: string;
+  /**
+   * `http(s)://host:port[/prefix]`. `/v1` is appended unless the prefix ends in a version of its own or in
+   * a slash (`https://host/v1beta/openai/`). With `socketPath` only its prefix counts.
+   */
+  readonly baseUrl?: string;
+  /** A unix socket instead of a host and port. */
+  readonly socketPath?: string;
+  /** Sent as bearer token. Stays on the host. */
+  readonly apiKey?: string;
+  /** What it offers, if that is known already. The bridge asks again for a name that is not there. */
+  readonly models?: readonly string[];
+}
+
+export interface Endpoint {
+  readonly secure: boolean;
+  readonly host: string;
+  readonly port: number;
+  readonly socketPath: string | undefined;
+  /** Before `/chat/completions`, e.g. `/v1`. */
+  readonly prefix: string;
+  /** Equal for targets that may share connections. */
+  readonly key: string;
+}
+
+/** @throws BridgeError `upstream_invalid` */
+export function endpointOf(target: UpstreamTarget): Endpoint {
+  const { baseUrl, socketPath } = target;
+  if (baseUrl === undefined && socketPath === undefined) throw invalid('neither URL nor socket');
+  const url = parseUrl(baseUrl ?? 'http://localhost');
+  const secure = url.protocol === 'https:';
+  const host = url.hostname.replace(/^\[(.*)\]$/, '$1');
+  const port = Number(url.port || (secure ? 443 : 80));
+  const prefix = prefixOf(url.pathname);
+  const place = socketPath === undefined ? `${url.protocol}//${url.host}` : `unix:${socketPath}`;
+  return { secure, host, port, socketPath, prefix, key: place };
+}
+
+/**
+ * Reads what a person configured: an http(s) URL, `host:port`, or `unix:/path[:/prefix]`.
+ * @throws BridgeError `upstream_invalid`
+ */
+export function parseTarget(text: string, apiKey?: string): UpstreamTarget {
+  const key = apiKey === undefined || apiKey === '' ? {} : { apiKey };
+  const unix = /^unix:(?:\/\/)?(\/[^:\0]+)(?::(\/.*))?$/.exec(text);
+  if (unix?.[1] !== undefined) {
+    const prefix = unix[2] === undefined ? {} : { baseUrl: `http://localhost${unix[2]}` };
+    return { name: `unix:${unix[1]}`, socketPath: unix[1], ...prefix, ...key };
+  }
+  const withScheme = /^[a-z0-9.-]+:\d+(?:\/|$)/i.test(text) ? `http://${text}` : text;
+  const url = parseUrl(withScheme);
+  return { name: url.host, baseUrl: withScheme, ...key };
+}
+
+function parseUrl(text: string): URL {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (url === undefined || !/^https?:$/.test(url.protocol)) throw invalid('no http(s) URL');
+  if (url.username !== '' || url.password !== '') throw invalid('a URL with a password in it');
+  if (url.search !== '' || url.hash !== '') throw invalid('a URL with a query');
+  return url;
+}
+
+function prefixOf(path: string): string {
+  if (path === '/') return '/v1';
+  if (path.endsWith('/')) return path.slice(0, -1);
+  return /\/v\d+[a-z0-9]*$/.test(path) ? path : `${path}/v1`;
+}
+
+function invalid(what: string): BridgeError {
+  return new BridgeError('upstream_invalid', `the upstream address is ${what}`, {
+    remedy:
+      'give http(s)://host:port[/prefix] or unix:/path/of.sock; a key goes in NEUROVISOR_UPSTREAM_KEY',
+  });
+}

@@ -1,0 +1,160 @@
+/** Which models an upstream has: asked when needed, kept for a while, asked once for all who wait. */
+import type { IncomingMessage } from 'node:http';
+import type { Clock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import { endpointOf, type UpstreamTarget } from './address.ts';
+import { BridgeError } from './errors.ts';
+import { isJsonObject } from './json-body.ts';
+import type { BridgeLimits } from './limits.ts';
+import type { ModelEntry } from './policy.ts';
+import type { UpstreamClient } from './upstream.ts';
+
+/** A list is this long good enough not to be asked again. */
+const FRESH_MS = 30_000;
+/** An upstream is not asked more often than this, whatever guests ask for. */
+const RETRY_MS = 2_000;
+/** A model list is a small thing; who takes longer has none. */
+const TIMEOUT_MS = 5_000;
+const MODELS_MAX = 10_000;
+
+interface Entry {
+  models: readonly ModelEntry[] | null;
+  askedAtMs: number;
+  pending: Promise<readonly ModelEntry[] | null> | undefined;
+}
+
+export class Catalog {
+  readonly #client: UpstreamClient;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #limits: BridgeLimits;
+  readonly #entries = new Map<string, Entry>();
+
+  constructor(options: { client: UpstreamClient; clock: Clock; log: Log; limits: BridgeLimits }) {
+    this.#client = options.client;
+    this.#clock = options.clock;
+    this.#log = options.log;
+    this.#limits = options.limits;
+  }
+
+  /** What is known, asked only if nothing is. Null when the upstream can't say. */
+  async current(target: UpstreamTarget): Promise<readonly ModelEntry[] | null> {
+    const entry = this.#entry(target);
+    const ageMs = this.#clock.now() - entry.askedAtMs;
+    if (entry.models === null) return ageMs < RETRY_MS ? null : this.#ask(target, entry);
+    // Nobody waits for a list that is only getting old.
+    if (ageMs > FRESH_MS) void this.#ask(target, entry);
+    return entry.models;
+  }
+
+  /** Asks again, unless that was done just now: for a name that is not in the list. */
+  async refreshed(target: UpstreamTarget): Promise<readonly ModelEntry[] | null> {
+    const entry = this.#entry(target);
+    const ageMs = this.#clock.now() - entry.askedAtMs;
+    return ageMs < RETRY_MS ? entry.models : this.#ask(target, entry);
+  }
+
+  #entry(target: UpstreamTarget): Entry {
+    const { key, prefix } = endpointOf(target);
+    const known = this.#entries.get(key + prefix);
+    if (known !== undefined) return known;
+    const seed = target.models?.map((id) => ({ id, created: 0, ownedBy: target.name })) ?? null;
+    const askedAtMs = this.#clock.now() - RETRY_MS;
+    const entry: Entry = { models: seed, askedAtMs, pending: undefined };
+    this.#entries.set(key + prefix, entry);
+    return entry;
+  }
+
+  #ask(target: UpstreamTarget, entry: Entry): Promise<readonly ModelEntry[] | null> {
+    entry.pending ??= this.#fetch(target, entry);
+    return entry.pending;
+  }
+
+  async #fetch(target: UpstreamTarget, entry: Entry): Promise<readonly ModelEntry[] | null> {
+    try {
+      entry.models = await fetchModels(this.#client, this.#clock, target, this.#limits);
+    } catch (error) {
+      this.#log.debug('no model list', { upstream: target.name, error: describeError(error) });
+    }
+    entry.askedAtMs = this.#clock.now();
+    entry.pending = undefined;
+    return entry.models;
+  }
+}
+
+/**
+ * `GET /v1/models`.
+ * @throws BridgeError when it does not answer in time, or not with a list of models
+ */
+export async function fetchModels(
+  client: UpstreamClient,
+  clock: Clock,
+  target: UpstreamTarget,
+  limits: Pick<BridgeLimits, 'connectTimeoutMs' | 'modelListBytesMax'>,
+  timeoutMs = TIMEOUT_MS,
+): Promise<readonly ModelEntry[]> {
+  const aborter = new AbortController();
+  const stop = clock.after(timeoutMs, () => {
+    aborter.abort(new BridgeError('upstream_timeout', `ask ${target.name} for its models`));
+  });
+  try {
+    const { signal } = aborter;
+    const headers = { accept: 'application/json' };
+    const request = { target, method: 'GET', path: '/models', headers, limits, signal } as const;
+    const response = await client.send(request);
+    const body = await readBounded(response, limits.modelListBytesMax);
+    if (response.statusCode !== 200 || body === undefined) throw notModels(target);
+    const models = parseModels(body.toString('utf8'));
+    if (models === undefined) throw notModels(target);
+    return models;
+  } finally {
+    stop();
+  }
+}
+
+/** The whole body, or undefined when it is larger than `bytesMax`. @throws when it breaks off */
+export async function readBounded(
+  response: IncomingMessage,
+  bytesMax: number,
+): Promise<Buffer | undefined> {
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  for await (const part of response as AsyncIterable<Buffer>) {
+    bytes += part.length;
+    // Leaving the loop destroys the response.
+    if (bytes > bytesMax) return undefined;
+    parts.push(part);
+  }
+  return Buffer.concat(parts);
+}
+
+/** The entries of an OpenAI-shaped list, or undefined. */
+export function parseModels(text: string): ModelEntry[] | undefined {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+  if (!isJsonObject(value)) return undefined;
+  // Ollama without any model says `data: null`.
+  const data = value['data'] ?? (value['object'] === 'list' ? [] : undefined);
+  if (!Array.isArray(data)) return undefined;
+  const models: ModelEntry[] = [];
+  for (const item of data.slice(0, MODELS_MAX)) {
+    if (!isJsonObject(item) || typeof item['id'] !== 'string') return undefined;
+    const { id, created, owned_by: owner } = item;
+    models.push({
+      id,
+      created: Number.isSafeInteger(created) ? Number(created) : 0,
+      ownedBy: typeof owner === 'string' ? owner : 'upstream',
+    });
+  }
+  return models;
+}
+
+function notModels(target: UpstreamTarget): BridgeError {
+  return new BridgeError('upstream_protocol', `${target.name} did not answer with a model list`);
+}

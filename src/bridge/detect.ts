@@ -1,0 +1,93 @@
+/** Finding a model server on this machine (io). */
+import { type Clock, systemClock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
+import { parseTarget, type UpstreamTarget } from './address.ts';
+import { fetchModels } from './catalog.ts';
+import { DEFAULT_LIMITS } from './limits.ts';
+import { UpstreamClient } from './upstream.ts';
+
+export interface DetectOptions {
+  /** `http(s)://host:port[/prefix]`, `host:port` or `unix:/path`. If given, nothing else is tried. */
+  readonly explicit?: string;
+  readonly apiKey?: string;
+  /** Default: where local servers usually are. */
+  readonly places?: readonly Place[];
+  readonly clock?: Clock;
+  /** For each place. Default 1000 for usual places, 5000 for an explicit one. */
+  readonly timeoutMs?: number;
+}
+
+export interface Place {
+  readonly name: string;
+  readonly baseUrl: string;
+}
+
+/** What a place said, for `doctor`. */
+export interface Probe {
+  readonly name: string;
+  /** Null if nothing OpenAI-shaped answered. */
+  readonly target: UpstreamTarget | null;
+  readonly models: readonly string[];
+  /** API families that answered. */
+  readonly dialects: readonly 'openai'[];
+  readonly detail: string;
+}
+
+/** The default ports of the servers, in the order of preference. */
+export const USUAL_PLACES: readonly Place[] = [
+  { name: 'Ollama', baseUrl: 'http://127.0.0.1:11434' },
+  { name: 'vLLM', baseUrl: 'http://127.0.0.1:8000' },
+  { name: 'llama.cpp', baseUrl: 'http://127.0.0.1:8080' },
+  { name: 'LM Studio', baseUrl: 'http://127.0.0.1:1234' },
+  { name: 'SGLang', baseUrl: 'http://127.0.0.1:30000' },
+];
+
+const USUAL_TIMEOUT_MS = 1_000;
+const EXPLICIT_TIMEOUT_MS = 5_000;
+
+/**
+ * The configured server, else the first usual one that has a model; null if there is none.
+ * @throws BridgeError `upstream_invalid` when `explicit` is no address
+ */
+export async function detectUpstream(options: DetectOptions = {}): Promise<UpstreamTarget | null> {
+  const probes = await probeUpstreams(options);
+  const usable = probes.filter((probe) => probe.target !== null);
+  // A server without models can't answer anybody; an explicit one is taken at its word.
+  const best = usable.find((probe) => probe.models.length > 0);
+  return (options.explicit === undefined ? best : usable[0])?.target ?? null;
+}
+
+/** Asks every place at once whether it answers `GET /v1/models` with an OpenAI-shaped list. */
+export async function probeUpstreams(options: DetectOptions = {}): Promise<Probe[]> {
+  const { explicit, apiKey, places = USUAL_PLACES, clock = systemClock } = options;
+  const usual = explicit === undefined;
+  // A key is for the server that it was given for, not for whoever listens on a usual port.
+  const targets = usual
+    ? places.map(({ name, baseUrl }) => ({ name: `${name} at ${new URL(baseUrl).host}`, baseUrl }))
+    : [parseTarget(explicit, apiKey)];
+  const timeoutMs = options.timeoutMs ?? (usual ? USUAL_TIMEOUT_MS : EXPLICIT_TIMEOUT_MS);
+  const client = new UpstreamClient(clock);
+  try {
+    return await Promise.all(targets.map((target) => probe(client, clock, target, timeoutMs)));
+  } finally {
+    client.close();
+  }
+}
+
+async function probe(
+  client: UpstreamClient,
+  clock: Clock,
+  target: UpstreamTarget,
+  timeoutMs: number,
+): Promise<Probe> {
+  const { name } = target;
+  try {
+    const limits = { ...DEFAULT_LIMITS, connectTimeoutMs: timeoutMs };
+    const list = await fetchModels(client, clock, target, limits, timeoutMs);
+    const models = list.map((model) => model.id);
+    const detail = models.length === 0 ? 'answers, but has no model' : models.join(', ');
+    return { name, target: { ...target, models }, models, dialects: ['openai'], detail };
+  } catch (error) {
+    return { name, target: null, models: [], dialects: [], detail: describeError(error) };
+  }
+}

@@ -1,0 +1,205 @@
+/** The OpenAI dialect: chat completions, completions, embeddings, models. */
+import { isJsonObject, type JsonObject } from '../json-body.ts';
+import { foldKey, inspectMedia } from '../media.ts';
+import type { BridgePolicy, ModelEntry } from '../policy.ts';
+import { accepted, type Checked, type Refusal, refused } from '../refusal.ts';
+import type { Dialect, Inspection, Operation, Route } from './dialect.ts';
+
+export const openaiDialect: Dialect = {
+  name: 'openai',
+  route,
+  inspect,
+  error: (refusal) => JSON.stringify(errorObject(refusal)),
+  errorEvent: (refusal) => `data: ${JSON.stringify(errorObject(refusal))}\n\n`,
+  keepAlive: ': keep-alive\n\n',
+  modelList: (models) => ({ object: 'list', data: models.map(modelObject) }),
+  model: modelObject,
+};
+
+const OPERATIONS: Readonly<Record<string, Operation>> = {
+  '/chat/completions': {
+    name: 'chat',
+    upstreamPath: '/chat/completions',
+    required: ['messages'],
+    generates: true,
+  },
+  '/completions': {
+    name: 'completions',
+    upstreamPath: '/completions',
+    required: ['prompt'],
+    generates: true,
+  },
+  '/embeddings': {
+    name: 'embeddings',
+    upstreamPath: '/embeddings',
+    // vLLM takes `messages` for models that embed pictures.
+    required: ['input', 'messages'],
+    generates: false,
+  },
+};
+
+const MODEL_ID_CHARACTERS_MAX = 256;
+const PATH_CHARACTERS_SHOWN_MAX = 100;
+
+/**
+ * Paths are compared, never cleaned up or passed on, so no spelling of one can mean another upstream.
+ * `/v1` may be missing: a base URL without it is the commonest mistake in configuring a client.
+ */
+function route(method: string, url: string): Checked<Route> {
+  if (!url.startsWith('/') || url.startsWith('//')) {
+    return refused(400, 'bad_target', 'The request target is not a path.');
+  }
+  const path = (url.split('?', 1)[0] ?? '').replace(/^\/v1(?=\/)/, '').replace(/(?<=.)\/$/, '');
+  const operation = Object.hasOwn(OPERATIONS, path) ? OPERATIONS[path] : undefined;
+  if (operation !== undefined) {
+    if (method === 'POST') return accepted({ kind: 'inference', operation });
+    return wrongMethod(method, 'POST');
+  }
+  const id = path === '/models' ? '' : modelId(path);
+  if (id === undefined) {
+    const shown = JSON.stringify(url.slice(0, PATH_CHARACTERS_SHOWN_MAX));
+    const known = '/v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models';
+    return refused(404, 'unknown_url', `There is no ${shown} here; there are ${known}.`);
+  }
+  if (method !== 'GET') return wrongMethod(method, 'GET');
+  return accepted(id === '' ? { kind: 'models' } : { kind: 'model', id });
+}
+
+/** Model names may have slashes, plain or escaped. They are looked up, never passed on. */
+function modelId(path: string): string | undefined {
+  const match = /^\/models\/(.+)$/.exec(path);
+  if (match?.[1] === undefined) return undefined;
+  try {
+    const id = decodeURIComponent(match[1]);
+    return id.length <= MODEL_ID_CHARACTERS_MAX ? id : undefined;
+  } catch (error) {
+    if (error instanceof URIError) return undefined;
+    throw error;
+  }
+}
+
+function wrongMethod(method: string, allowed: string): Checked<never> {
+  const message = `The method ${method.slice(0, 20)} is not served here; use ${allowed}.`;
+  return refused(405, 'method_not_allowed', message);
+}
+
+/**
+ * Fields with which a request would leave its bounds, whichever upstream understands them: other hosts
+ * and files of the host (SSRF, code), models past the allow-list, other sandboxes' caches and queues.
+ */
+const REFUSED_FIELDS = new Set([
+  ...['kv_transfer_params', 'ec_transfer_params', 'bootstrap_host', 'bootstrap_port'],
+  ...['bootstrap_room', 'api_base', 'base_url', 'api_key', 'callback_url', 'webhook'],
+  ...['lora_path', 'lora', 'lora_request', 'custom_logit_processor', 'logits_processors'],
+  ...['models', 'fallbacks', 'provider', 'route', 'cache_salt', 'priority', 'id_slot', 'slot_id'],
+]);
+
+/** Fields by which the upstream runs tools of its own: a way out of a sandbox without network (B13). */
+const PROVIDER_TOOL_FIELDS = new Set([
+  ...['web_search_options', 'search_parameters', 'mcp_servers', 'plugins', 'data_sources'],
+]);
+
+/** What the checks below read. Another spelling of one of these is refused, see `foldKey`. */
+const READ_FIELDS = new Set([
+  ...['model', 'stream', 'stream_options', 'tools', 'messages', 'prompt', 'input'],
+]);
+
+function inspect(
+  operation: Operation,
+  body: JsonObject,
+  policy: BridgePolicy,
+): Checked<Inspection> {
+  const fields = checkFields(body, policy);
+  if (!fields.ok) return fields;
+  if (!operation.required.some((name) => body[name] !== undefined && body[name] !== null)) {
+    return invalid(operation.required[0] ?? '', 'is missing');
+  }
+  const { model, stream } = body;
+  if (!isOptional(model, 'string')) return invalid('model', 'must be a string');
+  if (!isOptional(stream, 'boolean')) return invalid('stream', 'must be true or false');
+  if (operation.required[0] === 'messages' && !Array.isArray(body['messages'])) {
+    return invalid('messages', 'must be a list');
+  }
+  const tools = policy.allowProviderTools ? accepted(undefined) : checkTools(body['tools']);
+  if (!tools.ok) return tools;
+  const prompt = inspectMedia(body);
+  if (!prompt.ok) return prompt;
+  const usage = usageEdits(operation, stream === true, body['stream_options']);
+  return accepted({
+    model: typeof model === 'string' ? model : undefined,
+    stream: stream === true,
+    ...usage,
+    promptTokensEstimate: prompt.value,
+  });
+}
+
+function checkFields(body: JsonObject, policy: BridgePolicy): Checked<void> {
+  for (const key of Object.keys(body)) {
+    const folded = foldKey(key);
+    if (key !== folded && READ_FIELDS.has(folded)) return invalid(folded, 'is misspelled');
+    if (REFUSED_FIELDS.has(folded)) {
+      return refused(400, 'field_refused', `"${folded}" is not for sandboxes to set.`, {
+        param: folded,
+      });
+    }
+    if (PROVIDER_TOOL_FIELDS.has(folded) && !policy.allowProviderTools) return toolRefused(folded);
+  }
+  return accepted(undefined);
+}
+
+/** Tools that the client runs pass; all others would be run by the upstream. */
+function checkTools(tools: unknown): Checked<void> {
+  if (tools === undefined || tools === null) return accepted(undefined);
+  if (!Array.isArray(tools)) return invalid('tools', 'must be a list');
+  for (const tool of tools) {
+    const type = isJsonObject(tool) ? tool['type'] : undefined;
+    if (type === 'function' || type === 'custom') continue;
+    return toolRefused(typeof type === 'string' ? type.slice(0, 40) : 'a tool without a type');
+  }
+  return accepted(undefined);
+}
+
+function toolRefused(what: string): Checked<never> {
+  const message =
+    `Tools run by the model server are refused ("${what}"): they would reach the network for the ` +
+    'sandbox. Run the tool in the sandbox and offer it as type "function".';
+  return refused(400, 'provider_tool_refused', message, { param: 'tools' });
+}
+
+/** Asks the upstream for the usage of a stream, whether or not the client did. */
+function usageEdits(
+  operation: Operation,
+  stream: boolean,
+  options: unknown,
+): Pick<Inspection, 'hideUsage' | 'edits'> {
+  const given = options ?? {};
+  // Options of another shape are the upstream's to refuse.
+  if (!stream || !operation.generates || !isJsonObject(given)) {
+    return { hideUsage: false, edits: {} };
+  }
+  if (given['include_usage'] === true) return { hideUsage: false, edits: {} };
+  return { hideUsage: true, edits: { stream_options: { ...given, include_usage: true } } };
+}
+
+function isOptional(value: unknown, type: 'string' | 'boolean'): boolean {
+  return value === undefined || value === null || typeof value === type;
+}
+
+function invalid(param: string, why: string): Checked<never> {
+  return refused(400, 'invalid_value', `"${param}" ${why}.`, { param });
+}
+
+/** What OpenAI's SDKs make exceptions of. */
+function errorObject(refusal: Refusal): unknown {
+  const { message, param, code } = refusal;
+  return { error: { message, type: errorType(refusal.status), param: param ?? null, code } };
+}
+
+function errorType(status: number): string {
+  if (status === 429) return 'rate_limit_error';
+  return status >= 500 ? 'server_error' : 'invalid_request_error';
+}
+
+function modelObject(model: ModelEntry): unknown {
+  return { id: model.id, object: 'model', created: model.created, owned_by: model.ownedBy };
+}

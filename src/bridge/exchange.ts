@@ -1,0 +1,358 @@
+/**
+ * One request of a guest, from its head to the end of its answer (io).
+ *
+ *     route ─► body ─► inspect ─► upstream there? ─► model ─► send ─► first byte ─► relay ─► settle
+ *                └── an abort (guest gone, port closed, timeout) ends it in every phase ──┘
+ *
+ * Budgets and the fair queue have their place between `model` and `send`: there the caller, the model
+ * and the estimate of its size are known, and nothing has been spent yet.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Clock } from '../base/clock.ts';
+import { CodedError, describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import type { UpstreamTarget } from './address.ts';
+import { type BodyMemory, RequestBody } from './body.ts';
+import type { Catalog } from './catalog.ts';
+import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
+import { BridgeError } from './errors.ts';
+import { requestHeaders } from './headers.ts';
+import { IdleTimer } from './idle-timer.ts';
+import { type JsonBody, parseJsonBody } from './json-body.ts';
+import type { BridgeLimits } from './limits.ts';
+import { type BridgePolicy, resolveModel, visibleModels } from './policy.ts';
+import type { Checked, Refusal } from './refusal.ts';
+import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
+import { Reply } from './reply.ts';
+import type { UpstreamClient } from './upstream.ts';
+import { DocumentUsage, StreamUsage, type TokenCounts, type UsageRecord } from './usage.ts';
+
+/** What all exchanges of a port share. */
+export interface ExchangeContext {
+  readonly sandboxId: string;
+  readonly policy: BridgePolicy;
+  readonly limits: BridgeLimits;
+  readonly dialect: Dialect;
+  readonly memory: BodyMemory;
+  readonly upstream: () => Promise<UpstreamTarget>;
+  readonly client: UpstreamClient;
+  readonly catalog: Catalog;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly onUsage: (usage: UsageRecord) => void;
+}
+
+export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
+
+interface Dispatched {
+  readonly operation: Operation;
+  readonly inspection: Inspection;
+  readonly model: string;
+  readonly bodyEndAtMs: number;
+  readonly sentAtMs: number;
+  counts: () => TokenCounts;
+  outcome: UsageRecord['outcome'];
+}
+
+export class Exchange {
+  readonly #context: ExchangeContext;
+  readonly #request: IncomingMessage;
+  readonly #response: ServerResponse;
+  readonly #reply: Reply;
+  readonly #aborter = new AbortController();
+  readonly #body: RequestBody;
+  readonly #startedAtMs: number;
+  #silence: IdleTimer | undefined;
+  #target: UpstreamTarget | undefined;
+  #dispatched: Dispatched | undefined;
+
+  constructor(context: ExchangeContext, request: IncomingMessage, response: ServerResponse) {
+    const { memory, limits, dialect, clock } = context;
+    this.#context = context;
+    this.#request = request;
+    this.#response = response;
+    this.#reply = new Reply(request, response, dialect, clock);
+    this.#body = new RequestBody(memory, limits.bodyBytesMax);
+    this.#startedAtMs = clock.now();
+  }
+
+  /** Gives up, in whichever phase it is. */
+  cancel(reason: BridgeError): void {
+    this.#aborter.abort(reason);
+  }
+
+  /** Answers without looking at the request. */
+  refuse(refusal: Refusal): void {
+    this.#reply.fail(refusal);
+  }
+
+  /** Never rejects. Resolves when nothing of the request is left. */
+  async run(): Promise<ExchangeEnd> {
+    const { clock, limits } = this.#context;
+    const closed = new Promise<void>((resolve) => {
+      this.#response.once('close', () => {
+        if (this.#response.writableFinished) resolve();
+        else this.cancel(new BridgeError('cancelled', 'the guest closed its connection'));
+      });
+    });
+    const stopTotal = clock.after(limits.totalTimeoutMs, () => {
+      this.cancel(new BridgeError('upstream_timeout', `longer than ${limits.totalTimeoutMs} ms`));
+    });
+    let end: ExchangeEnd;
+    try {
+      end = await this.#serve();
+      const stopStall = clock.after(limits.stallTimeoutMs, () => {
+        this.cancel(new BridgeError('cancelled', 'the guest does not read its answer'));
+      });
+      await this.#unlessAborted(closed).finally(stopStall);
+    } catch (error) {
+      end = this.#fail(error);
+    }
+    stopTotal();
+    this.#silence?.stop();
+    this.#reply.stop();
+    this.#body.release();
+    this.#settle();
+    return end;
+  }
+
+  #serve(): Promise<ExchangeEnd> {
+    const { method = '', url = '' } = this.#request;
+    const route = this.#context.dialect.route(method, url);
+    if (!route.ok) return Promise.resolve(this.#refused(route.refusal));
+    if (route.value.kind === 'inference') return this.#infer(route.value.operation);
+    return this.#listModels(route.value);
+  }
+
+  async #listModels(route: Exclude<Route, { kind: 'inference' }>): Promise<ExchangeEnd> {
+    const { policy, catalog, dialect } = this.#context;
+    const target = await this.#awaitUpstream();
+    const listed = await this.#unlessAborted(catalog.refreshed(target));
+    if (listed === null && policy.allowModels === undefined) {
+      throw new BridgeError('upstream_unreachable', `ask ${target.name} for its models`);
+    }
+    const models = visibleModels(policy, listed);
+    if (route.kind === 'models') {
+      this.#reply.json(200, dialect.modelList(models));
+      return 'served';
+    }
+    const names = listed?.map((model) => model.id) ?? null;
+    const resolved = resolveModel(route.id, policy, names);
+    if (!resolved.ok) return this.#refused(resolved.refusal);
+    const model = models.find(({ id }) => id === route.id || id === resolved.value);
+    this.#reply.json(
+      200,
+      dialect.model({ created: 0, ownedBy: 'neurovisor', ...model, id: route.id }),
+    );
+    return 'served';
+  }
+
+  async #infer(operation: Operation): Promise<ExchangeEnd> {
+    const { dialect, policy, limits, clock } = this.#context;
+    const received = await this.#body.read(this.#request, this.#aborter.signal);
+    if (!received.ok) return this.#refused(received.refusal);
+    const bodyEndAtMs = clock.now();
+    const body = parseJsonBody(received.value, limits);
+    if (!body.ok) return this.#refused(body.refusal);
+    const inspected = dialect.inspect(operation, body.value.value, policy);
+    if (!inspected.ok) return this.#refused(inspected.refusal);
+    const inspection = inspected.value;
+    if (inspection.stream) this.#reply.keepAlive(limits.keepAliveIntervalMs);
+    const target = await this.#awaitUpstream();
+    const model = await this.#resolve(target, inspection.model);
+    if (!model.ok) return this.#refused(model.refusal);
+    const bytes = edited(received.value, body.value, inspection, model.value);
+    this.#dispatched = {
+      operation,
+      inspection,
+      model: model.value,
+      bodyEndAtMs,
+      sentAtMs: clock.now(),
+      counts: () => ({
+        promptTokens: inspection.promptTokensEstimate,
+        completionTokens: 0,
+        estimated: true,
+      }),
+      outcome: 'upstream-lost',
+    };
+    return this.#forward(target, this.#dispatched, bytes);
+  }
+
+  async #forward(
+    target: UpstreamTarget,
+    dispatched: Dispatched,
+    body: Buffer,
+  ): Promise<ExchangeEnd> {
+    const { client, limits } = this.#context;
+    const { operation } = dispatched;
+    const { signal } = this.#aborter;
+    const response = await client.send({
+      target,
+      method: 'POST',
+      path: operation.upstreamPath,
+      headers: requestHeaders(this.#request.headers),
+      body,
+      limits,
+      signal,
+    });
+    this.#body.release();
+    this.#silence?.touch();
+    try {
+      return await this.#relay(response, target, dispatched);
+    } finally {
+      // What was not read to its end must not wait in the pool of connections.
+      if (!response.readableEnded) response.destroy();
+    }
+  }
+
+  async #relay(
+    response: IncomingMessage,
+    target: UpstreamTarget,
+    dispatched: Dispatched,
+  ): Promise<ExchangeEnd> {
+    const { limits, clock } = this.#context;
+    const { operation, inspection } = dispatched;
+    const status = response.statusCode ?? 0;
+    if (status < 200 || status >= 300) {
+      dispatched.outcome = 'upstream-error';
+      await relayError(response, this.#reply, target.apiKey, limits);
+      return 'served';
+    }
+    const relay = {
+      clock,
+      limits,
+      signal: this.#aborter.signal,
+      heard: () => this.#silence?.touch(),
+      cancel: (reason: BridgeError) => this.cancel(reason),
+    };
+    if (isEventStream(response)) {
+      const usage = new StreamUsage(inspection.hideUsage);
+      dispatched.counts = () => usage.counts(inspection.promptTokensEstimate);
+      await relayStream(response, this.#reply, usage, relay);
+      dispatched.outcome = usage.failed ? 'upstream-error' : 'ok';
+    } else {
+      const usage = new DocumentUsage();
+      const { promptTokensEstimate } = inspection;
+      dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);
+      await relayDocument(response, this.#reply, usage, relay);
+      dispatched.outcome = 'ok';
+    }
+    return 'served';
+  }
+
+  /** The upstream may still be starting; meanwhile keep-alives run, if there are any. */
+  async #awaitUpstream(): Promise<UpstreamTarget> {
+    const { clock, limits, upstream } = this.#context;
+    this.#silence = new IdleTimer(clock, limits.silenceTimeoutMs, () => {
+      const why = `silent for ${limits.silenceTimeoutMs} ms`;
+      this.cancel(new BridgeError('upstream_timeout', why));
+    });
+    this.#target = await this.#unlessAborted(upstream());
+    this.#silence.touch();
+    return this.#target;
+  }
+
+  async #resolve(target: UpstreamTarget, asked: string | undefined): Promise<Checked<string>> {
+    const { policy, catalog } = this.#context;
+    const alias = asked !== undefined && Object.hasOwn(policy.aliases ?? {}, asked);
+    if (alias || policy.allowModels !== undefined) return resolveModel(asked, policy, null);
+    const names = (list: readonly { readonly id: string }[] | null): string[] | null =>
+      list?.map((model) => model.id) ?? null;
+    const known = await this.#unlessAborted(catalog.current(target));
+    const resolved = resolveModel(asked, policy, names(known));
+    if (resolved.ok) return resolved;
+    const refreshed = await this.#unlessAborted(catalog.refreshed(target));
+    return resolveModel(asked, policy, names(refreshed));
+  }
+
+  #unlessAborted<T>(promise: Promise<T>): Promise<T> {
+    const { signal } = this.#aborter;
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) return reject(signal.reason);
+      const onAbort = (): void => reject(signal.reason);
+      signal.addEventListener('abort', onAbort, { once: true });
+      const stop = (): void => signal.removeEventListener('abort', onAbort);
+      promise.then(resolve, reject).finally(stop);
+    });
+  }
+
+  #refused(refusal: Refusal): ExchangeEnd {
+    this.#reply.fail(refusal);
+    return 'refused';
+  }
+
+  #fail(error: unknown): ExchangeEnd {
+    const { log, sandboxId } = this.#context;
+    const code = error instanceof BridgeError ? error.code : undefined;
+    if (code === 'cancelled') {
+      if (this.#dispatched !== undefined) this.#dispatched.outcome = 'cancelled';
+      this.#reply.destroy();
+      return 'cancelled';
+    }
+    // A bug of ours must not look like a fault of the upstream.
+    const unexpected = !(error instanceof CodedError) && this.#target !== undefined;
+    const fields = { sandbox: sandboxId, error: describeError(error) };
+    if (unexpected) log.error('an inference request failed', fields);
+    else log.warn('no answer from the model server', fields);
+    this.#reply.fail(unexpected ? INTERNAL : refusalOf(error, this.#target?.name));
+    return 'failed';
+  }
+
+  #settle(): void {
+    const dispatched = this.#dispatched;
+    if (dispatched === undefined) return;
+    const { clock, onUsage, sandboxId } = this.#context;
+    const { operation, inspection, model, bodyEndAtMs, sentAtMs } = dispatched;
+    const firstByteAtMs = this.#reply.firstByteAtMs;
+    onUsage({
+      sandboxId,
+      model,
+      operation: operation.name,
+      ...dispatched.counts(),
+      stream: inspection.stream,
+      status: this.#reply.status,
+      outcome: dispatched.outcome,
+      timings: {
+        queueMs: sentAtMs - bodyEndAtMs,
+        ttftMs: firstByteAtMs === null ? null : firstByteAtMs - bodyEndAtMs,
+        totalMs: clock.now() - this.#startedAtMs,
+      },
+    });
+  }
+}
+
+/** The guest's bytes, unless something of theirs must be another. */
+function edited(received: Buffer, body: JsonBody, inspection: Inspection, model: string): Buffer {
+  const edits = inspection.model === model ? inspection.edits : { ...inspection.edits, model };
+  return Object.keys(edits).length === 0 ? received : body.edited(edits);
+}
+
+const INTERNAL: Refusal = {
+  status: 500,
+  code: 'internal_error',
+  message: 'The inference bridge failed. The log of the host says why.',
+};
+
+const RETRY_AFTER_SECONDS = 2;
+
+/** What a guest is told; addresses and causes stay in the log. */
+function refusalOf(error: unknown, upstreamName: string | undefined): Refusal {
+  const code = error instanceof BridgeError ? error.code : 'upstream_unavailable';
+  const name = upstreamName ?? 'The model server';
+  const remedy = error instanceof CodedError && error.remedy ? ` To fix it: ${error.remedy}.` : '';
+  switch (code) {
+    case 'upstream_timeout':
+      return { status: 504, code, message: `${name} did not answer in time.` };
+    case 'upstream_died':
+      return { status: 502, code, message: `${name} broke off its answer.` };
+    case 'upstream_protocol':
+      return { status: 502, code, message: `${name} gave an answer that is none.` };
+    default:
+      return {
+        status: 503,
+        code,
+        message: `${name} can't be reached from the host.${remedy}`,
+        retryAfterSeconds: RETRY_AFTER_SECONDS,
+      };
+  }
+}

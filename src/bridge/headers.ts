@@ -1,0 +1,86 @@
+/**
+ * HTTP headers: which requests are framed beyond doubt, and what passes in each direction. Both
+ * directions are allow-lists, so a credential, cookie or identity header of either side stops here.
+ */
+import { accepted, type Checked, refused } from './refusal.ts';
+
+/** From the guest to the upstream. Content type, user agent and authorization are set by the bridge. */
+const REQUEST_HEADERS = ['accept', 'traceparent', 'tracestate', 'x-request-id'] as const;
+
+/** From the upstream to the guest. */
+const RESPONSE_HEADERS = [
+  'cache-control',
+  'content-encoding',
+  'content-length',
+  'content-type',
+  'retry-after',
+  'x-request-id',
+  'x-should-retry',
+] as const;
+
+const HEADER_VALUE_CHARACTERS_MAX = 1024;
+
+/**
+ * Refuses whatever two HTTP parsers could read as two different requests (RFC 9112 section 6.3, 11.2).
+ * Node's parser refuses most of it already; this is what must hold whichever parser is in front.
+ * @param rawHeaders names and values in turn, as received
+ */
+export function checkFraming(rawHeaders: readonly string[]): Checked<void> {
+  const lengths = valuesOf(rawHeaders, 'content-length');
+  const encodings = valuesOf(rawHeaders, 'transfer-encoding');
+  if (valuesOf(rawHeaders, 'host').length > 1) return badFraming('more than one Host');
+  if (lengths.length > 1) return badFraming('more than one Content-Length');
+  if (lengths.length === 1 && !/^\d{1,15}$/.test(lengths[0] ?? '')) {
+    return badFraming('a Content-Length that is no number');
+  }
+  if (encodings.length === 0) return accepted(undefined);
+  if (lengths.length > 0) return badFraming('both Content-Length and Transfer-Encoding');
+  if (encodings.length > 1 || encodings[0]?.toLowerCase() !== 'chunked') {
+    return badFraming('a Transfer-Encoding other than "chunked"');
+  }
+  return accepted(undefined);
+}
+
+/** What is passed on to the upstream of a guest's headers. */
+export function requestHeaders(
+  received: Readonly<Record<string, string | readonly string[] | undefined>>,
+): Record<string, string> {
+  return pick(received, REQUEST_HEADERS);
+}
+
+/** What is passed back to the guest of an upstream's headers. */
+export function responseHeaders(
+  received: Readonly<Record<string, string | readonly string[] | undefined>>,
+): Record<string, string> {
+  return pick(received, RESPONSE_HEADERS);
+}
+
+function pick(
+  received: Readonly<Record<string, string | readonly string[] | undefined>>,
+  names: readonly string[],
+): Record<string, string> {
+  const out: Record<string, string> = {};
+  for (const name of names) {
+    if (!Object.hasOwn(received, name)) continue;
+    const value = received[name];
+    if (typeof value === 'string' && isPlain(value)) out[name] = value;
+  }
+  return out;
+}
+
+/** Visible ASCII, spaces and tabs: nothing that could end a header line. */
+function isPlain(value: string): boolean {
+  return value.length <= HEADER_VALUE_CHARACTERS_MAX && /^[\t\x20-\x7e]*$/.test(value);
+}
+
+function valuesOf(rawHeaders: readonly string[], name: string): string[] {
+  const out: string[] = [];
+  for (let i = 0; i + 1 < rawHeaders.length; i += 2) {
+    if (rawHeaders[i]?.toLowerCase() === name) out.push(rawHeaders[i + 1] ?? '');
+  }
+  return out;
+}
+
+function badFraming(what: string): Checked<never> {
+  return refused(400, 'bad_framing', `The request has ${what}.`);
+}

@@ -1,0 +1,200 @@
+/**
+ * The HTTP server of one port (io). Node's parser runs in its strict mode; what it lets through is judged
+ * again, one request at a time.
+ */
+import { chmod } from 'node:fs/promises';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { errorCode } from '../base/errors.ts';
+import { BridgeError } from './errors.ts';
+import { Exchange, type ExchangeContext } from './exchange.ts';
+import { checkFraming } from './headers.ts';
+import type { BridgeLimits } from './limits.ts';
+import type { Refusal } from './refusal.ts';
+
+/** Counters since the port was attached, and two gauges. */
+export interface PortStats {
+  readonly connections: number;
+  readonly inFlight: number;
+  /** Bytes that are held for request bodies now. */
+  readonly bodyBytes: number;
+  readonly requests: number;
+  readonly served: number;
+  /** By policy, limits or form. */
+  readonly refused: number;
+  /** For the upstream's sake. */
+  readonly failed: number;
+  readonly cancelled: number;
+  /** Connections over the limit, and those that broke the protocol. */
+  readonly dropped: number;
+}
+
+export class Listener {
+  readonly #context: ExchangeContext;
+  readonly #server: Server;
+  readonly #exchanges = new Set<Exchange>();
+  /** The answer that a connection is busy with. */
+  readonly #current = new WeakMap<Duplex, ServerResponse>();
+  readonly #counts = { requests: 0, served: 0, refused: 0, failed: 0, cancelled: 0, dropped: 0 };
+  #connections = 0;
+
+  constructor(context: ExchangeContext) {
+    this.#context = context;
+    const { limits } = context;
+    this.#server = createServer(
+      {
+        maxHeaderSize: limits.requestHeaderBytesMax,
+        headersTimeout: limits.headersTimeoutMs,
+        requestTimeout: Math.max(limits.bodyTimeoutMs, limits.headersTimeoutMs),
+        keepAliveTimeout: limits.idleConnectionTimeoutMs,
+        connectionsCheckingInterval: Math.min(1_000, limits.headersTimeoutMs / 2),
+        insecureHTTPParser: false,
+        noDelay: true,
+      },
+      (request, response) => this.#onRequest(request, response),
+    );
+    this.#server.maxConnections = limits.connectionsMax;
+    // One more than allowed, so that a request with too many can be told from one with just enough.
+    this.#server.maxHeadersCount = limits.requestHeadersMax + 1;
+    this.#server.on('connection', (socket) => this.#onConnection(socket));
+    this.#server.on('drop', () => {
+      this.#counts.dropped += 1;
+    });
+    this.#server.on('clientError', (error, socket) => this.#onClientError(error, socket));
+  }
+
+  /** @throws BridgeError `listen_failed` */
+  async listen(socketPath: string): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once('error', (cause) => {
+        reject(new BridgeError('listen_failed', `listen on ${socketPath}`, { cause }));
+      });
+      this.#server.listen(socketPath, resolve);
+    });
+    this.#server.on('error', (error) => {
+      this.#context.log.warn('inference port', { error: error.message });
+    });
+    // The directory keeps others out; the socket need not rely on the umask.
+    await chmod(socketPath, 0o600);
+  }
+
+  stats(): PortStats {
+    const { memory } = this.#context;
+    const inFlight = this.#exchanges.size;
+    return { connections: this.#connections, inFlight, bodyBytes: memory.bytes, ...this.#counts };
+  }
+
+  /** Cancels what is in flight and closes every connection. */
+  async close(): Promise<void> {
+    const closed = new Promise<void>((resolve) => {
+      this.#server.close(() => resolve());
+    });
+    for (const exchange of this.#exchanges) {
+      exchange.cancel(new BridgeError('cancelled', 'the port was closed'));
+    }
+    this.#server.closeAllConnections();
+    await closed;
+  }
+
+  #onConnection(socket: Socket): void {
+    this.#connections += 1;
+    socket.once('close', () => {
+      this.#connections -= 1;
+    });
+  }
+
+  #onRequest(request: IncomingMessage, response: ServerResponse): void {
+    const { socket } = request;
+    const previous = this.#current.get(socket);
+    if (previous !== undefined && !previous.writableEnded) {
+      // Pipelining: no client of ours does it, and smuggling needs it.
+      this.#counts.dropped += 1;
+      socket.destroy();
+      return;
+    }
+    this.#current.set(socket, response);
+    this.#counts.requests += 1;
+    const exchange = new Exchange(this.#context, request, response);
+    const refusal = this.#check(request);
+    if (refusal !== undefined) {
+      this.#counts.refused += 1;
+      exchange.refuse(refusal);
+      return;
+    }
+    this.#exchanges.add(exchange);
+    void exchange.run().then((end) => {
+      this.#counts[end] += 1;
+      this.#exchanges.delete(exchange);
+    });
+  }
+
+  /** What can be judged before the body. */
+  #check(request: IncomingMessage): Refusal | undefined {
+    const { limits } = this.#context;
+    if (request.rawHeaders.length / 2 > limits.requestHeadersMax) {
+      const message = `The request has more than ${limits.requestHeadersMax} headers.`;
+      return { status: 431, code: 'too_many_headers', message };
+    }
+    const framing = checkFraming(request.rawHeaders);
+    if (!framing.ok) return framing.refusal;
+    if (request.headers.upgrade !== undefined) {
+      const message = 'Connections are not upgraded here; use plain HTTP/1.1 requests.';
+      return { status: 426, code: 'upgrade_refused', message };
+    }
+    const encoding = request.headers['content-encoding'];
+    if (encoding !== undefined && encoding !== 'identity') {
+      const message = 'Compressed bodies are not read here; send the body as it is.';
+      return { status: 415, code: 'encoding_refused', message };
+    }
+    if (this.#exchanges.size >= limits.requestsInFlightMax) return busy(limits);
+    return undefined;
+  }
+
+  /** Bytes that are no request, or one that takes too long: answered if nothing is being answered. */
+  #onClientError(error: Error, socket: Duplex): void {
+    this.#counts.dropped += 1;
+    const current = this.#current.get(socket);
+    const answering = current !== undefined && !current.writableEnded;
+    if (answering || !socket.writable || errorCode(error) === 'ECONNRESET') {
+      socket.destroy();
+      return;
+    }
+    const refusal = CLIENT_ERRORS[errorCode(error) ?? ''] ?? BAD_REQUEST;
+    const body = this.#context.dialect.error(refusal);
+    const head = [
+      `HTTP/1.1 ${refusal.status} ${refusal.code}`,
+      'content-type: application/json',
+      `content-length: ${Buffer.byteLength(body)}`,
+      'connection: close',
+    ];
+    socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
+  }
+}
+
+function busy(limits: BridgeLimits): Refusal {
+  const message =
+    `This sandbox has ${limits.requestsInFlightMax} requests in flight already, which is its limit. ` +
+    'Try again when some are done.';
+  return { status: 429, code: 'too_many_requests', message, retryAfterSeconds: 1 };
+}
+
+const BAD_REQUEST: Refusal = {
+  status: 400,
+  code: 'bad_request',
+  message: 'This is no HTTP/1.1 request that can be read in one way only.',
+};
+
+/** Node's error codes → what the guest is told. */
+const CLIENT_ERRORS: Readonly<Record<string, Refusal>> = {
+  ERR_HTTP_REQUEST_TIMEOUT: {
+    status: 408,
+    code: 'request_timeout',
+    message: 'The request took too long to arrive.',
+  },
+  HPE_HEADER_OVERFLOW: {
+    status: 431,
+    code: 'headers_too_large',
+    message: 'The headers of the request are too large.',
+  },
+};

@@ -1,0 +1,100 @@
+/**
+ * Remote media (G28): model servers fetch the URLs in `image_url` and its relatives themselves, from the
+ * host's network. A guest without a network card would reach the cloud's metadata service through them.
+ * So media comes as `data:` or not at all.
+ *
+ * The walk does not rely on the `type` of a part: any string that is not plain text and refers to
+ * something elsewhere is refused, wherever it is nested and however its key is spelled.
+ */
+import { isJsonObject, type JsonObject } from './json-body.ts';
+import { accepted, type Checked, refused } from './refusal.ts';
+
+/** Values are prose or names; a URL in them is only mentioned. */
+const TEXT_KEYS = new Set([
+  ...['text', 'content', 'prompt', 'input', 'suffix', 'refusal', 'arguments', 'name', 'role'],
+  ...['reasoning', 'reasoning_content', 'reasoning_details', 'thinking', 'signature', 'output'],
+  ...['type', 'id', 'tool_call_id', 'call_id', 'filename', 'format', 'detail', 'description'],
+]);
+
+/** Values must be `data:` URLs, also without a scheme: it could be a path on the host. */
+const MEDIA_KEYS = new Set([
+  ...['image_url', 'audio_url', 'video_url', 'file_url', 'media_url', 'document_url', 'url', 'uri'],
+  ...['image', 'images', 'audio_path', 'video', 'videos', 'file_data', 'src', 'path', 'file_path'],
+]);
+
+/** Refers to files in the provider's account, which is the host's. */
+const FORBIDDEN_KEYS = new Set(['file_id', 'file_ids']);
+
+/** JSON schemas, labels and what is not sent to the model: URLs in them are never fetched. */
+const SKIPPED_MEMBERS = new Set([
+  ...['model', 'tools', 'functions', 'tool_choice', 'function_call', 'response_format', 'stop'],
+  ...['metadata', 'user', 'safety_identifier', 'prompt_cache_key', 'grammar', 'chat_template'],
+  ...['guided_json', 'guided_regex', 'guided_grammar', 'guided_choice', 'structured_outputs'],
+  ...['json_schema', 'logit_bias', 'stream_options'],
+]);
+
+/** Output of earlier turns that clients send back as they got it. */
+const SKIPPED_KEYS = new Set(['annotations']);
+
+const REFERENCE = /^\s*(?:[a-z][a-z0-9+.-]*:\/\/|(?:file|https?|ftp|blob|s3|gs):)/i;
+const DATA_URL = /^data:/i;
+const CHARACTERS_PER_TOKEN = 4;
+
+/** @returns the estimated number of tokens of the text in `body` */
+export function inspectMedia(body: JsonObject): Checked<number> {
+  let characters = 0;
+  let tokens = 0;
+  const open: { value: unknown; key: string }[] = [];
+  for (const [name, value] of Object.entries(body)) {
+    const key = foldKey(name);
+    if (!SKIPPED_MEMBERS.has(key)) open.push({ value, key });
+  }
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    const { value, key } = next;
+    if (FORBIDDEN_KEYS.has(key)) return fileRefused(key);
+    if (typeof value === 'string') {
+      if (!isLocal(key, value)) return mediaRefused(key);
+      if (TEXT_KEYS.has(key)) characters += value.length;
+    } else if (Array.isArray(value)) {
+      for (const child of value) {
+        if (typeof child === 'number') tokens += 1;
+        else if (child !== null) open.push({ value: child, key });
+      }
+    } else if (isJsonObject(value)) {
+      for (const [name, child] of Object.entries(value)) {
+        const childKey = foldKey(name);
+        if (!SKIPPED_KEYS.has(childKey)) open.push({ value: child, key: childKey });
+      }
+    }
+  }
+  return accepted(tokens + Math.ceil(characters / CHARACTERS_PER_TOKEN));
+}
+
+/**
+ * Upstreams in Go match keys without regard to case, by Unicode folding (`ſ` is s, `K` is k); lower case
+ * alone would let those through.
+ */
+export function foldKey(key: string): string {
+  return key.toUpperCase().toLowerCase();
+}
+
+function isLocal(key: string, value: string): boolean {
+  if (TEXT_KEYS.has(key)) return true;
+  if (MEDIA_KEYS.has(key)) return DATA_URL.test(value);
+  return !REFERENCE.test(value);
+}
+
+function mediaRefused(key: string): Checked<never> {
+  const message =
+    `Remote media is refused: "${shorten(key)}" must be a data: URL, because the model server would fetch ` +
+    'it from the host network. Read the file in the sandbox and send it as data:<type>;base64,…';
+  return refused(400, 'remote_media_refused', message, { param: shorten(key) });
+}
+
+function fileRefused(key: string): Checked<never> {
+  const message = `"${key}" is refused: it names a file in the host's account. Send the content inline.`;
+  return refused(400, 'file_reference_refused', message, { param: key });
+}
+
+const KEY_CHARACTERS_SHOWN_MAX = 40;
+const shorten = (key: string): string => key.slice(0, KEY_CHARACTERS_SHOWN_MAX);

@@ -1,0 +1,101 @@
+/** What a sandbox may ask for: which models, under which names. Decided on the host, per port. */
+import type { BridgeLimits } from './limits.ts';
+import { accepted, type Checked, refused } from './refusal.ts';
+
+export interface BridgePolicy {
+  /** Upstream names that may be used. Absent: all that the upstream lists. */
+  readonly allowModels?: readonly string[];
+  /**
+   * Name asked for → upstream name; `*` stands for every name that is not there otherwise. Its targets and
+   * `defaultModel` are allowed without being in `allowModels`: the host chose them.
+   */
+  readonly aliases?: Readonly<Record<string, string>>;
+  /**
+   * Taken when a request names no model, `default`, or a model of a hosted service (`gpt-4o-mini`) that
+   * is not there: agents written for those services run unchanged. Absent: such requests get 404.
+   */
+  readonly defaultModel?: string;
+  /** Lets tools that the upstream itself would run (web search, MCP, code) through. Default false. */
+  readonly allowProviderTools?: boolean;
+  readonly limits?: Partial<BridgeLimits>;
+}
+
+/** What the upstream says about one of its models (`GET /v1/models`). */
+export interface ModelEntry {
+  readonly id: string;
+  /** Seconds since 1970; 0 if unknown. */
+  readonly created: number;
+  readonly ownedBy: string;
+}
+
+/** Names that clients have as their built-in defaults, and that no local model has. */
+const HOSTED_NAME =
+  /^(?:(?:gpt|chatgpt|claude|gemini)-|o[1-9](?:-|$)|text-(?:embedding|davinci)-|davinci-|babbage-)/;
+
+const MODELS_NAMED_MAX = 20;
+const MODEL_ID_CHARACTERS_SHOWN_MAX = 100;
+
+/**
+ * Upstream name for a model that a guest asked for.
+ * @param listed models of the upstream, or null when it can't say; then any name passes that no list forbids
+ */
+export function resolveModel(
+  asked: string | undefined,
+  policy: BridgePolicy,
+  listed: readonly string[] | null,
+): Checked<string> {
+  const aliases = policy.aliases ?? {};
+  const name = asked ?? '';
+  const direct = ownValue(aliases, name);
+  if (direct !== undefined && name !== '*') return accepted(direct);
+  const unnamed = name === '' || name === 'default';
+  const there = policy.allowModels ?? listed;
+  if (there === null && !unnamed) return accepted(name);
+  if (there?.includes(name)) return accepted(name);
+  // Ollama lists `llama3:latest` and is asked for `llama3`.
+  if (there?.includes(`${name}:latest`)) return accepted(`${name}:latest`);
+  if (name !== '' && name === policy.defaultModel) return accepted(name);
+  const rest = ownValue(aliases, '*');
+  if (rest !== undefined) return accepted(rest);
+  if (policy.defaultModel !== undefined && (unnamed || HOSTED_NAME.test(name))) {
+    return accepted(policy.defaultModel);
+  }
+  return unknownModel(name, visibleNames(policy, listed));
+}
+
+/** The models that a guest sees: allowed ones, and the names that aliases give them. */
+export function visibleModels(
+  policy: BridgePolicy,
+  listed: readonly ModelEntry[] | null,
+): ModelEntry[] {
+  const known = new Map((listed ?? []).map((entry) => [entry.id, entry]));
+  const names = visibleNames(policy, listed === null ? null : [...known.keys()]);
+  return names.map((id) => {
+    const target = ownValue(policy.aliases ?? {}, id) ?? id;
+    const { created, ownedBy } = known.get(target) ?? { created: 0, ownedBy: 'neurovisor' };
+    return { id, created, ownedBy };
+  });
+}
+
+function visibleNames(policy: BridgePolicy, listed: readonly string[] | null): string[] {
+  const names = new Set(policy.allowModels ?? listed ?? []);
+  if (policy.defaultModel !== undefined) names.add(policy.defaultModel);
+  for (const name of Object.keys(policy.aliases ?? {})) if (name !== '*') names.add(name);
+  return [...names];
+}
+
+function unknownModel(name: string, names: readonly string[]): Checked<never> {
+  const shown = JSON.stringify(name.slice(0, MODEL_ID_CHARACTERS_SHOWN_MAX));
+  const some = names.slice(0, MODELS_NAMED_MAX).join(', ');
+  const more =
+    names.length > MODELS_NAMED_MAX ? ` and ${names.length - MODELS_NAMED_MAX} more` : '';
+  const list = names.length === 0 ? 'No model is available.' : `Available: ${some}${more}.`;
+  return refused(404, 'model_not_found', `The model ${shown} does not exist here. ${list}`, {
+    param: 'model',
+  });
+}
+
+/** Names come from guests: `constructor` must not find what every object has. */
+function ownValue(record: Readonly<Record<string, string>>, name: string): string | undefined {
+  return Object.hasOwn(record, name) ? record[name] : undefined;
+}

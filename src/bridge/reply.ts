@@ -1,0 +1,137 @@
+/** The answer to one request, whatever state it is in (io: writes a response). */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Clock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Dialect } from './dialect/dialect.ts';
+import { IdleTimer } from './idle-timer.ts';
+import type { Refusal } from './refusal.ts';
+
+export class Reply {
+  readonly #request: IncomingMessage;
+  readonly #response: ServerResponse;
+  readonly #dialect: Dialect;
+  #keepAlive: IdleTimer | undefined;
+  #streaming = false;
+  /** Whether a keep-alive or an error event may be put behind what was sent. */
+  #atBoundary: () => boolean = () => true;
+  #firstByteAtMs: number | null = null;
+  readonly #clock: Clock;
+
+  constructor(request: IncomingMessage, response: ServerResponse, dialect: Dialect, clock: Clock) {
+    this.#request = request;
+    this.#response = response;
+    this.#dialect = dialect;
+    this.#clock = clock;
+    response.on('error', (error) => ignore(error, 'guest gone while its answer was written'));
+  }
+
+  /** Status that was sent; 0 before. */
+  get status(): number {
+    return this.#response.headersSent ? this.#response.statusCode : 0;
+  }
+
+  get streaming(): boolean {
+    return this.#streaming;
+  }
+
+  /** When the first byte of content, keep-alives aside, was written. */
+  get firstByteAtMs(): number | null {
+    return this.#firstByteAtMs;
+  }
+
+  /** From now on the guest hears something every `intervalMs`, even before the upstream says anything. */
+  keepAlive(intervalMs: number): void {
+    this.#keepAlive = new IdleTimer(this.#clock, intervalMs, () => {
+      const response = this.#response;
+      if (response.writableEnded || response.destroyed || response.writableNeedDrain) return;
+      if (!this.#streaming) this.startStream({});
+      if (this.#atBoundary()) response.write(this.#dialect.keepAlive);
+    });
+  }
+
+  /** Sends the head of a stream of events, once. */
+  startStream(headers: Readonly<Record<string, string>>, atBoundary?: () => boolean): void {
+    if (atBoundary !== undefined) this.#atBoundary = atBoundary;
+    if (this.#streaming) return;
+    this.#streaming = true;
+    const { 'content-length': _, ...rest } = headers;
+    this.#response.writeHead(200, {
+      'cache-control': 'no-cache',
+      'content-type': 'text/event-stream; charset=utf-8',
+      ...rest,
+    });
+    this.#response.flushHeaders();
+  }
+
+  /** Sends the head of any other answer. */
+  start(status: number, headers: Readonly<Record<string, string>>): void {
+    this.#keepAlive?.stop();
+    this.#response.writeHead(status, headers);
+  }
+
+  /** @returns false when the guest must read first; see `drained` */
+  write(bytes: Buffer): boolean {
+    this.#firstByteAtMs ??= this.#clock.now();
+    this.#keepAlive?.touch();
+    return this.#response.write(bytes);
+  }
+
+  /** Calls `run` when the guest has read what was written. */
+  onDrain(run: () => void): void {
+    this.#response.once('drain', run);
+  }
+
+  end(bytes?: Buffer): void {
+    this.stop();
+    if (bytes !== undefined) this.#firstByteAtMs ??= this.#clock.now();
+    if (bytes === undefined) this.#response.end();
+    else this.#response.end(bytes);
+  }
+
+  json(status: number, value: unknown): void {
+    this.#send(status, JSON.stringify(value), {});
+  }
+
+  /** Reports an error in the form that the answer still allows; never lets it look complete. */
+  fail(refusal: Refusal): void {
+    const response = this.#response;
+    this.stop();
+    if (response.writableEnded || response.destroyed) return;
+    if (this.#streaming) {
+      // A blank line ends the event that was cut off.
+      const gap = this.#atBoundary() ? '' : '\n\n';
+      response.end(gap + this.#dialect.errorEvent(refusal));
+    } else if (response.headersSent) {
+      // Half a document: only a broken connection tells.
+      response.destroy();
+    } else {
+      const headers: Record<string, string> = {};
+      if (refusal.retryAfterSeconds !== undefined) {
+        headers['retry-after'] = String(refusal.retryAfterSeconds);
+        headers['x-should-retry'] = 'true';
+      }
+      this.#send(refusal.status, this.#dialect.error(refusal), headers);
+    }
+  }
+
+  /** Breaks the connection. */
+  destroy(): void {
+    this.stop();
+    this.#response.destroy();
+  }
+
+  stop(): void {
+    this.#keepAlive?.stop();
+  }
+
+  #send(status: number, body: string, headers: Record<string, string>): void {
+    this.#response.writeHead(status, {
+      ...headers,
+      'content-type': 'application/json',
+      'content-length': String(Buffer.byteLength(body)),
+      // What is left of a body that nobody reads must not be taken for another request.
+      ...(this.#request.complete ? {} : { connection: 'close' }),
+    });
+    this.#response.end(body);
+  }
+}

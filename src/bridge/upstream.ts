@@ -1,0 +1,169 @@
+/** Requests to model servers over pooled connections (io). */
+import {
+  type ClientRequest,
+  Agent as HttpAgent,
+  request as httpRequest,
+  type IncomingMessage,
+} from 'node:http';
+import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
+import type { Clock } from '../base/clock.ts';
+import { errorCode } from '../base/errors.ts';
+import { type Endpoint, endpointOf, type UpstreamTarget } from './address.ts';
+import { BridgeError } from './errors.ts';
+import type { BridgeLimits } from './limits.ts';
+
+export interface UpstreamRequest {
+  readonly target: UpstreamTarget;
+  readonly method: 'GET' | 'POST';
+  /** Below the target's prefix. */
+  readonly path: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body?: Buffer;
+  readonly limits: Pick<BridgeLimits, 'connectTimeoutMs'>;
+  /** Cancels in every phase, also while the answer is read. */
+  readonly signal: AbortSignal;
+}
+
+/** Open connections per upstream and process: above the sum of what all guests may have in flight. */
+const CONNECTIONS_MAX = 1024;
+/** Idle connections that are kept per upstream. */
+const IDLE_CONNECTIONS_MAX = 32;
+const POOLS_MAX = 16;
+
+export class UpstreamClient {
+  readonly #clock: Clock;
+  readonly #agents = new Map<string, HttpAgent>();
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /**
+   * Resolves when the head of the answer is there, whatever its status.
+   * @throws BridgeError `upstream_unreachable`, `upstream_timeout`, or the signal's reason
+   */
+  async send(request: UpstreamRequest): Promise<IncomingMessage> {
+    const endpoint = endpointOf(request.target);
+    const agent = this.#agent(endpoint);
+    const first = await this.#attempt(request, endpoint, agent);
+    if (first !== 'stale') return first;
+    // The server closed an idle connection while we wrote to it: it has not seen the request.
+    const second = await this.#attempt(request, endpoint, false);
+    if (second !== 'stale') return second;
+    throw unreachable(request.target, undefined);
+  }
+
+  close(): void {
+    for (const agent of this.#agents.values()) agent.destroy();
+    this.#agents.clear();
+  }
+
+  #attempt(
+    request: UpstreamRequest,
+    endpoint: Endpoint,
+    agent: HttpAgent | false,
+  ): Promise<IncomingMessage | 'stale'> {
+    const { signal, target } = request;
+    signal.throwIfAborted();
+    return new Promise((resolve, reject) => {
+      const outgoing = open(request, endpoint, agent);
+      const stopTimer = this.#limitConnect(outgoing, request);
+      const onAbort = (): void => void outgoing.destroy(asError(signal.reason));
+      signal.addEventListener('abort', onAbort, { once: true });
+      let answered = false;
+      outgoing.on('close', () => {
+        stopTimer();
+        signal.removeEventListener('abort', onAbort);
+        // An answer that Node does not pass on, e.g. 101. Without effect after the others.
+        reject(unreachable(target, new Error('no answer')));
+      });
+      outgoing.on('response', (response) => {
+        answered = true;
+        resolve(response);
+      });
+      outgoing.on('error', (error) => {
+        // After the head, the response's own events tell how it ended.
+        if (answered) return;
+        if (signal.aborted) reject(signal.reason);
+        else if (outgoing.reusedSocket && isClosedByPeer(error)) resolve('stale');
+        else reject(error instanceof BridgeError ? error : unreachable(target, error));
+      });
+      outgoing.end(request.body);
+    });
+  }
+
+  #limitConnect(outgoing: ClientRequest, request: UpstreamRequest): () => void {
+    const { connectTimeoutMs } = request.limits;
+    let stop: () => void = () => undefined;
+    outgoing.once('socket', (socket) => {
+      if (!socket.connecting) return;
+      const cancel = this.#clock.after(connectTimeoutMs, () => {
+        outgoing.destroy(unreachable(request.target, new Error('the connection timed out')));
+      });
+      stop = cancel;
+      socket.once('connect', cancel);
+    });
+    return () => stop();
+  }
+
+  #agent(endpoint: Endpoint): HttpAgent {
+    const known = this.#agents.get(endpoint.key);
+    if (known !== undefined) return known;
+    if (this.#agents.size >= POOLS_MAX) this.close();
+    const options = {
+      keepAlive: true,
+      maxSockets: CONNECTIONS_MAX,
+      maxFreeSockets: IDLE_CONNECTIONS_MAX,
+      scheduling: 'lifo' as const,
+    };
+    const agent = endpoint.secure ? new HttpsAgent(options) : new HttpAgent(options);
+    this.#agents.set(endpoint.key, agent);
+    return agent;
+  }
+}
+
+function open(
+  request: UpstreamRequest,
+  endpoint: Endpoint,
+  agent: HttpAgent | false,
+): ClientRequest {
+  const { target, body } = request;
+  const headers: Record<string, string> = {
+    ...request.headers,
+    // The bridge reads answers, so they come as they are.
+    'accept-encoding': 'identity',
+    'user-agent': 'neurovisor-bridge',
+  };
+  if (body !== undefined) {
+    headers['content-type'] = 'application/json';
+    headers['content-length'] = String(body.length);
+  }
+  if (target.apiKey !== undefined) headers['authorization'] = `Bearer ${target.apiKey}`;
+  const place =
+    endpoint.socketPath === undefined
+      ? { host: endpoint.host, port: endpoint.port }
+      : { socketPath: endpoint.socketPath };
+  const send = endpoint.secure ? httpsRequest : httpRequest;
+  return send({
+    ...place,
+    agent,
+    method: request.method,
+    path: endpoint.prefix + request.path,
+    headers,
+  });
+}
+
+function unreachable(target: UpstreamTarget, cause: unknown): BridgeError {
+  return new BridgeError('upstream_unreachable', `connect to ${target.name}`, {
+    ...(cause === undefined ? {} : { cause }),
+    remedy: 'start the model server on the host, or set NEUROVISOR_UPSTREAM to another one',
+  });
+}
+
+function isClosedByPeer(error: unknown): boolean {
+  return ['ECONNRESET', 'EPIPE'].includes(errorCode(error) ?? '');
+}
+
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new BridgeError('cancelled', 'cancelled');
+}

@@ -1,0 +1,228 @@
+/**
+ * How much a request used, whether or not the client asked to know (B11). Watches a side copy of the
+ * answer in bounded memory; what the upstream says is taken, what it does not say is estimated and marked.
+ */
+import { isJsonObject, type JsonObject } from './json-body.ts';
+import { eventData, type SsePiece } from './sse.ts';
+
+/** One request that reached the upstream, settled when its last byte was sent or it was given up. */
+export interface UsageRecord {
+  readonly sandboxId: string;
+  /** Upstream name. */
+  readonly model: string;
+  readonly operation: string;
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  /** The counts are ours, not the upstream's. */
+  readonly estimated: boolean;
+  readonly stream: boolean;
+  /** HTTP status that the guest got; 0 if it went away before. */
+  readonly status: number;
+  readonly outcome: UsageOutcome;
+  readonly timings: {
+    /** Waiting for the upstream to be there. */
+    readonly queueMs: number;
+    /** From the end of the request to the first byte of the answer's body; null if there was none. */
+    readonly ttftMs: number | null;
+    /** From the first to the last byte of the exchange. */
+    readonly totalMs: number;
+  };
+}
+
+export type UsageOutcome =
+  | 'ok'
+  /** The guest went away, did not read, or its port was closed. */
+  | 'cancelled'
+  /** The upstream answered with an error, in its status or in its stream. */
+  | 'upstream-error'
+  /** No answer, or one without an end. */
+  | 'upstream-lost';
+
+export interface TokenCounts {
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  readonly estimated: boolean;
+}
+
+const CHARACTERS_PER_TOKEN = 4;
+/** Larger events are counted by their size and not parsed. */
+const PARSED_EVENT_BYTES_MAX = 256 * 1024;
+
+/** Watches the events of one stream. */
+export class StreamUsage {
+  readonly #hideUsage: boolean;
+  #hid = false;
+  #usage: JsonObject | undefined;
+  #chunks = 0;
+  #characters = 0;
+  #finished = false;
+  #failed = false;
+
+  /** @param hideUsage the client did not ask for the usage event that the bridge asked for */
+  constructor(hideUsage: boolean) {
+    this.#hideUsage = hideUsage;
+  }
+
+  /** The stream has said all it has to say: a finish reason, or `[DONE]`. */
+  get finished(): boolean {
+    return this.#finished;
+  }
+
+  /** The upstream reported an error in the stream. */
+  get failed(): boolean {
+    return this.#failed;
+  }
+
+  /** @returns whether the piece is for the client */
+  accept(piece: SsePiece): boolean {
+    if (piece.kind === 'ending') return !this.#hid;
+    const hide = piece.kind === 'event' && this.#read(piece.bytes);
+    if (piece.kind === 'part') this.#characters += piece.bytes.length;
+    this.#hid = hide;
+    return !hide;
+  }
+
+  counts(promptEstimate: number): TokenCounts {
+    // A chunk is a token with most servers; where it is more, its length tells.
+    const emitted = Math.max(this.#chunks, Math.ceil(this.#characters / CHARACTERS_PER_TOKEN));
+    return countsOf(this.#usage, promptEstimate, emitted);
+  }
+
+  /** @returns true for the usage event that only the bridge asked for */
+  #read(bytes: Buffer): boolean {
+    if (bytes.length > PARSED_EVENT_BYTES_MAX) {
+      this.#characters += bytes.length;
+      return false;
+    }
+    const data = eventData(bytes);
+    if (data === undefined) return false;
+    if (data.trim() === '[DONE]') {
+      this.#finished = true;
+      return false;
+    }
+    const event = parseObject(data);
+    if (event === undefined) return false;
+    if (isJsonObject(event['error'])) this.#failed = true;
+    const usage = event['usage'];
+    if (isJsonObject(usage)) this.#usage = usage;
+    const choices = event['choices'];
+    if (!Array.isArray(choices)) return false;
+    for (const choice of choices) this.#readChoice(choice);
+    return this.#hideUsage && isJsonObject(usage) && choices.length === 0;
+  }
+
+  #readChoice(choice: unknown): void {
+    if (!isJsonObject(choice)) return;
+    if (typeof choice['finish_reason'] === 'string') this.#finished = true;
+    const before = this.#characters;
+    const text = choice['text'];
+    if (typeof text === 'string') this.#characters += text.length;
+    const delta = choice['delta'];
+    if (isJsonObject(delta)) this.#characters += textLength(delta);
+    if (this.#characters > before) this.#chunks += 1;
+  }
+}
+
+/** Text that a model produced in a delta: content, reasoning, and tool calls, but not roles and ids. */
+function textLength(delta: JsonObject): number {
+  let length = 0;
+  for (const key of ['content', 'reasoning_content', 'reasoning', 'refusal']) {
+    const value = delta[key];
+    if (typeof value === 'string') length += value.length;
+  }
+  const calls = delta['tool_calls'];
+  for (const call of Array.isArray(calls) ? calls : []) {
+    const fn = isJsonObject(call) ? call['function'] : undefined;
+    if (!isJsonObject(fn)) continue;
+    for (const part of [fn['name'], fn['arguments']]) {
+      if (typeof part === 'string') length += part.length;
+    }
+  }
+  return length;
+}
+
+/** Usage stands at either end of an answer; embeddings between them may have megabytes. */
+const KEPT_BYTES_MAX = 64 * 1024;
+
+/** Watches an answer that is one JSON document, of which it keeps the head and the tail. */
+export class DocumentUsage {
+  #head: Buffer[] = [];
+  #headBytes = 0;
+  #tail: Buffer[] = [];
+  #tailBytes = 0;
+  #bytes = 0;
+
+  push(chunk: Buffer): void {
+    this.#bytes += chunk.length;
+    const forHead = chunk.subarray(0, KEPT_BYTES_MAX - this.#headBytes);
+    if (forHead.length > 0) this.#head.push(forHead);
+    this.#headBytes += forHead.length;
+    const forTail = chunk.subarray(forHead.length);
+    if (forTail.length === 0) return;
+    this.#tail.push(forTail);
+    this.#tailBytes += forTail.length;
+    if (this.#tailBytes > 2 * KEPT_BYTES_MAX) {
+      this.#tail = [Buffer.from(Buffer.concat(this.#tail).subarray(-KEPT_BYTES_MAX))];
+      this.#tailBytes = KEPT_BYTES_MAX;
+    }
+  }
+
+  /** @param generates false for embeddings, which have no completion */
+  counts(promptEstimate: number, generates: boolean): TokenCounts {
+    const emitted = generates ? Math.ceil(this.#bytes / CHARACTERS_PER_TOKEN) : 0;
+    const tail = Buffer.concat(this.#tail).toString('utf8');
+    const head = Buffer.concat(this.#head).toString('utf8');
+    return countsOf(findUsage(tail) ?? findUsage(head), promptEstimate, emitted);
+  }
+}
+
+/**
+ * The object behind the last `"usage":`. Inside a JSON string the quotes would be escaped, so it is a
+ * key wherever it occurs.
+ */
+function findUsage(text: string): JsonObject | undefined {
+  for (let at = text.lastIndexOf('"usage"'); at >= 0; at = text.lastIndexOf('"usage"', at - 1)) {
+    const match = /^"usage"\s*:\s*(\{)/.exec(text.slice(at, at + 64));
+    if (match !== null) return parseObject(balanced(text, at + match[0].length - 1));
+    if (at === 0) break;
+  }
+  return undefined;
+}
+
+/** From the brace at `start` to the one that closes it. Usage has no braces in strings. */
+function balanced(text: string, start: number): string {
+  let depth = 0;
+  for (let i = start; i < text.length; i += 1) {
+    if (text[i] === '{') depth += 1;
+    if (text[i] === '}') depth -= 1;
+    if (depth === 0) return text.slice(start, i + 1);
+  }
+  return '';
+}
+
+function countsOf(
+  usage: JsonObject | undefined,
+  promptEstimate: number,
+  completionEstimate: number,
+): TokenCounts {
+  const prompt = count(usage?.['prompt_tokens']);
+  if (prompt === undefined) {
+    return { promptTokens: promptEstimate, completionTokens: completionEstimate, estimated: true };
+  }
+  const completion = count(usage?.['completion_tokens']) ?? 0;
+  return { promptTokens: prompt, completionTokens: completion, estimated: false };
+}
+
+function count(value: unknown): number | undefined {
+  return Number.isSafeInteger(value) && Number(value) >= 0 ? Number(value) : undefined;
+}
+
+function parseObject(text: string): JsonObject | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return isJsonObject(value) ? value : undefined;
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
