@@ -101,12 +101,28 @@ export interface Vm {
   consoleTail(): string;
   /** Present only with `console: 'interactive'`. */
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
+  /** Present with the capability `hotplugVsock`. */
+  readonly vsockHotplug?: VsockHotplug;
   pause(): Promise<void>;
   resume(): Promise<void>;
   setChannelLimits(limits: ChannelLimits): Promise<void>;
   channelStats(): Promise<ChannelStats>;
   /** Ends the VM and releases all that `start` made. Idempotent; resolves when the process is gone. */
   kill(): Promise<void>;
+}
+
+/** Devices that carry identity are plugged into a clone, and unplugged before a snapshot. */
+export interface VsockHotplug {
+  /**
+   * A fresh device behind the same `channelPath`; its guest sees it within milliseconds.
+   * @throws VmmError
+   */
+  plugVsock(guestCid: number): Promise<void>;
+  /**
+   * Resolves when the guest has given the device up; its connections are gone. The VM must be running.
+   * @throws VmmError
+   */
+  unplugVsock(): Promise<void>;
 }
 
 export interface VmmDriver {

@@ -13,7 +13,7 @@ import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
 import { describeError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import { type QemuVersion, readQemuVersion } from './qemu/version.ts';
+import { type QemuVersion, readQemuVersion } from './qemu/installation.ts';
 
 /** Instructions per second below which guest code is certainly not run by the processor itself. */
 export const LOOP_RATE_MIN = 50e6;

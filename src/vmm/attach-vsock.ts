@@ -1,0 +1,23 @@
+/** What a VMM needs from whoever owns the vsock devices (`vsock` has it; the composition root joins them). */
+import type { ChannelLimits, ChannelStats } from './driver.ts';
+
+export interface VsockAttachSpec {
+  /** Of the VM, for logs. */
+  readonly id: string;
+  readonly guestCid: number;
+  /** Where the owner listens for the VMM's vhost-user connection. */
+  readonly vhostSocketPath: string;
+  /** Where the owner listens for the host's programs: Firecracker's hybrid socket. */
+  readonly channelPath: string;
+  readonly limits?: ChannelLimits;
+}
+
+export interface VsockAttachment {
+  setLimits(limits: ChannelLimits): Promise<void>;
+  stats(): Promise<ChannelStats>;
+  /** Ends the device and removes its sockets. Idempotent. */
+  detach(): Promise<void>;
+}
+
+/** Resolves when both sockets accept connections. */
+export type AttachVsock = (spec: VsockAttachSpec) => Promise<VsockAttachment>;

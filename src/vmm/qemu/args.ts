@@ -1,0 +1,99 @@
+/**
+ * The command line of QEMU and of the guest's kernel, both pure.
+ *
+ * No text of a caller is parsed by QEMU: paths of disks travel as JSON (`-blockdev`), the kernel's path
+ * and its command line are whole arguments, sockets are inherited descriptors or go over QMP. The machine:
+ *
+ *     pc (PCI with ACPI hot plug) ── addr 2 virtio-blk root, read-only at the device
+ *                                 ── addr 3 virtio-blk overlay
+ *                                 ── addr 4 virtio-rng
+ *                                 ── addr 5 vhost-user-vsock, plugged over QMP before the first instruction
+ */
+
+/** Descriptors that QEMU inherits; both are connected stream sockets. */
+export const QMP_FD = 3;
+export const SERIAL_FD = 4;
+
+/**
+ * Generated code that TCG keeps, MiB. Less makes it translate again and again, more brings nothing for
+ * Python with LangChain, and QEMU's default of 1 GiB would let each VM grow by that.
+ */
+const TCG_CACHE_MIB = 128;
+
+export interface QemuPlan {
+  readonly accelerator: 'kvm' | 'tcg';
+  readonly cpus: number;
+  readonly memoryMib: number;
+  readonly kernelPath: string;
+  readonly kernelArgs: readonly string[];
+  readonly rootImagePath: string;
+  readonly overlayPath: string;
+  /** qboot; null: QEMU's own default firmware. */
+  readonly firmwarePath: string | null;
+}
+
+/** Arguments after the binary's name. */
+export function qemuArgs(plan: QemuPlan): string[] {
+  return [
+    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-S'],
+    ...['-name', 'neurovisor'],
+    ...['-machine', 'pc,hpet=off,vmport=off,memory-backend=mem'],
+    ...['-accel', plan.accelerator === 'kvm' ? 'kvm' : `tcg,tb-size=${TCG_CACHE_MIB}`],
+    ...['-cpu', CPU[plan.accelerator]],
+    ...['-smp', `cpus=${plan.cpus},maxcpus=${plan.cpus}`],
+    ...['-m', `${plan.memoryMib}M`],
+    // Shared, so that the vsock device's owner can map it; without a name, so that nothing is left behind.
+    ...['-object', `memory-backend-memfd,id=mem,size=${plan.memoryMib}M,share=on`],
+    ...(plan.firmwarePath === null ? [] : ['-bios', plan.firmwarePath]),
+    ...['-kernel', plan.kernelPath, '-append', plan.kernelArgs.join(' ')],
+    ...['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
+    ...['-chardev', `socket,id=serial,fd=${SERIAL_FD}`, '-serial', 'chardev:serial'],
+    ...['-blockdev', JSON.stringify(rootNode(plan.rootImagePath))],
+    ...['-device', 'virtio-blk-pci,drive=root,addr=2,romfile='],
+    ...['-blockdev', JSON.stringify(overlayNode(plan.overlayPath))],
+    ...['-device', 'virtio-blk-pci,drive=overlay,addr=3,romfile='],
+    ...['-object', 'rng-builtin,id=rng', '-device', 'virtio-rng-pci,rng=rng,addr=4,romfile='],
+  ];
+}
+
+/** No nested virtualisation. AVX costs TCG more than it saves: Python runs 20 % faster without. */
+const CPU = {
+  kvm: 'host,-vmx,-svm',
+  tcg: 'max,-vmx,-svm,-avx,-avx2,-fma',
+} as const;
+
+function rootNode(path: string): object {
+  const file = { driver: 'file', filename: path, 'read-only': true, 'auto-read-only': false };
+  return { 'node-name': 'root', driver: 'raw', 'read-only': true, file };
+}
+
+/** The overlay dies with the VM, so the guest's flushes need not reach the host's disk. */
+function overlayNode(path: string): object {
+  const cache = { direct: false, 'no-flush': true };
+  const file = { driver: 'file', filename: path, discard: 'unmap', cache };
+  return { 'node-name': 'overlay', driver: 'raw', discard: 'unmap', cache, file };
+}
+
+export interface KernelPlan {
+  readonly accelerator: 'kvm' | 'tcg';
+  /** Of the host's time stamp counter, which TCG hands to the guest; null: the guest measures it. */
+  readonly tscKhz: number | null;
+  /** Checked by `checkSpec`. */
+  readonly bootArgs: readonly string[];
+}
+
+/** What the guest's kernel is told; `Documentation/admin-guide/kernel-parameters.txt`. */
+export function kernelArgs(plan: KernelPlan): string[] {
+  return [
+    'console=ttyS0',
+    'quiet',
+    // A reboot or panic is a triple fault, which ends QEMU because of -no-reboot.
+    'reboot=t',
+    'panic=-1',
+    // Interrupt links of ACPI would cost 160 ms at each hot plug; our devices use MSI-X.
+    'acpi=noirq',
+    ...(plan.accelerator === 'tcg' && plan.tscKhz !== null ? [`tsc_early_khz=${plan.tscKhz}`] : []),
+    ...['root=/dev/vda', 'rootfstype=erofs', 'ro', 'init=/sbin/neurovisor-init'],
+    ...plan.bootArgs,
+  ];
+}

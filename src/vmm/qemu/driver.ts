@@ -1,0 +1,208 @@
+/**
+ * QEMU as a driver, with KVM or in software emulation.
+ *
+ *     start ─┬─ attach the vsock backend ──┐
+ *            └─ spawn QEMU, stopped (-S) ──┴─ QMP: plug vsock ─ cont ─► guest code runs
+ *
+ * The vsock device is plugged while the machine stands still, so the guest finds it when it first looks
+ * at the PCI bus; the same commands plug it into a clone that runs. QMP and the serial line are socket
+ * pairs made at the spawn: there is no path to connect to, and nothing to remove.
+ */
+import { access, constants, stat } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { CleanupStack } from '../../base/cleanup.ts';
+import type { Clock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Log } from '../../base/log.ts';
+import { startTscMeter } from '../../sys/tsc.ts';
+import type { AttachVsock } from '../attach-vsock.ts';
+import type { Vm, VmmDriver, VmSpec } from '../driver.ts';
+import { VmmError } from '../errors.ts';
+import { type Launch, launchDirect } from '../launch.ts';
+import { checkSpec, invalid, VHOST_SOCKET_NAME } from '../spec.ts';
+import { kernelArgs, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
+import { findQboot, readQemuVersion } from './installation.ts';
+import { QemuProcess } from './process.ts';
+import { QemuVm, VsockSlot } from './vm.ts';
+
+/** From the spawn to QEMU's greeting; 30 ms on an idle machine. */
+const GREETING_MS_MAX = 15_000;
+/** From the end of the control connection to the end of the process. */
+const LAST_WORDS_MS_MAX = 2_000;
+
+export interface QemuDriverOptions {
+  readonly accelerator: 'kvm' | 'tcg';
+  /** Name in PATH or absolute path. */
+  readonly binary: string;
+  readonly attachVsock: AttachVsock;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** How the process is started; default: directly. */
+  readonly launch?: Launch;
+}
+
+/** @throws VmmError `vmm_missing` when the binary can't be used */
+export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmDriver> {
+  const { accelerator, binary } = options;
+  const [qemu, firmwarePath] = await Promise.all([readQemuVersion(binary), findQboot(binary)]);
+  if (firmwarePath === null)
+    options.log.warn('qboot.rom is not installed: guests boot more slowly');
+  const tsc = accelerator === 'tcg' ? startTscMeter() : null;
+  const host: HostFacts = { firmwarePath, tscKhz: () => tsc?.read() ?? null };
+  return {
+    name: 'qemu',
+    description: `QEMU ${qemu.version} (${accelerator === 'kvm' ? 'KVM' : 'software emulation'})`,
+    accelerator,
+    capabilities: {
+      pause: true,
+      snapshot: false,
+      hotplugVsock: true,
+      interactiveConsole: true,
+      channelLimits: true,
+    },
+    start: (spec, signal) => start(options, host, spec, signal),
+  };
+}
+
+interface HostFacts {
+  readonly firmwarePath: string | null;
+  readonly tscKhz: () => number | null;
+}
+
+async function start(
+  options: QemuDriverOptions,
+  host: HostFacts,
+  spec: VmSpec,
+  signal: AbortSignal | undefined,
+): Promise<Vm> {
+  const began = options.clock.now();
+  checkSpec(spec, availableParallelism());
+  await checkFiles(spec);
+  throwIfCancelled(signal);
+  const cleanup = new CleanupStack();
+  const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
+  const process = spawnQemu(options, host, spec);
+  const slot = makeSlot(options, spec, process);
+  cleanup.push('vsock device', () => slot.release());
+  cleanup.push('QEMU process', () => process.kill());
+  const spawnedMs = options.clock.now() - began;
+  try {
+    // Both are awaited in `bringUp`; a failure of one before that must not count as unhandled.
+    slot.attach(spec.guestCid).catch((error: unknown) => ignore(error, 'reported by bringUp'));
+    await unlessCancelled(bringUp(process, slot, spec.guestCid), signal);
+    const timings = { spawnedMs, runningMs: options.clock.now() - began };
+    const { id, channelPath } = spec;
+    return new QemuVm({ id, channelPath, timings, process, slot, release });
+  } catch (error) {
+    const failure = await explain(error, process, options.clock);
+    await release();
+    throw failure;
+  }
+}
+
+function spawnQemu(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): QemuProcess {
+  const { accelerator } = options;
+  const args = qemuArgs({
+    accelerator,
+    cpus: spec.cpus,
+    memoryMib: spec.memoryMib,
+    kernelPath: spec.kernelPath,
+    kernelArgs: kernelArgs({
+      accelerator,
+      tscKhz: host.tscKhz(),
+      bootArgs: spec.bootArgs ?? [],
+    }),
+    rootImagePath: spec.rootImagePath,
+    overlayPath: spec.overlayPath,
+    firmwarePath: host.firmwarePath,
+  });
+  const stdio: ('ignore' | 'pipe')[] = ['ignore', 'ignore', 'pipe'];
+  stdio[QMP_FD] = 'pipe';
+  stdio[SERIAL_FD] = 'pipe';
+  const child = (options.launch ?? launchDirect)([options.binary, ...args], stdio);
+  return new QemuProcess(child, options.clock, spec.console === 'interactive');
+}
+
+function makeSlot(options: QemuDriverOptions, spec: VmSpec, process: QemuProcess): VsockSlot {
+  return new VsockSlot({
+    qmp: process.qmp,
+    attachVsock: options.attachVsock,
+    place: {
+      id: spec.id,
+      vhostSocketPath: join(spec.dir, VHOST_SOCKET_NAME),
+      channelPath: spec.channelPath,
+    },
+    limits: spec.channelLimits,
+  });
+}
+
+async function bringUp(process: QemuProcess, slot: VsockSlot, guestCid: number): Promise<void> {
+  await process.qmp.negotiate(GREETING_MS_MAX);
+  await slot.plugAttached(guestCid);
+  await process.qmp.execute('cont');
+}
+
+async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<void> {
+  try {
+    await cleanup.run();
+  } catch (error) {
+    log.error('could not release all of a VM', { vm: id, error: describeError(error) });
+  }
+}
+
+/** Why the start failed: where QEMU has ended by itself, its last words. */
+async function explain(error: unknown, process: QemuProcess, clock: Clock): Promise<unknown> {
+  if (!(error instanceof VmmError)) {
+    return new VmmError('vmm_start_failed', 'the VM could not be started', { cause: error });
+  }
+  if (error.code !== 'vm_gone') return error;
+  const late = Promise.withResolvers<undefined>();
+  const cancel = clock.after(LAST_WORDS_MS_MAX, () => late.resolve(undefined));
+  const exit = await Promise.race([process.exited, late.promise]);
+  cancel();
+  return exit === undefined ? error : process.startFailure(exit);
+}
+
+async function checkFiles(spec: VmSpec): Promise<void> {
+  const file = async (field: 'kernelPath' | 'rootImagePath' | 'overlayPath', mode: number) => {
+    try {
+      await access(spec[field], mode);
+      if (!(await stat(spec[field])).isFile()) throw new Error('it is not a file');
+    } catch (error) {
+      throw invalid(field, describeError(error));
+    }
+  };
+  await file('kernelPath', constants.R_OK);
+  await file('rootImagePath', constants.R_OK);
+  await file('overlayPath', constants.R_OK | constants.W_OK);
+  const dir = await stat(spec.dir).catch((error: unknown) => {
+    throw invalid('dir', describeError(error));
+  });
+  if (!dir.isDirectory()) throw invalid('dir', 'it is not a directory');
+}
+
+function cancelled(signal: AbortSignal): VmmError {
+  return new VmmError('vm_cancelled', 'the start of the VM was cancelled', {
+    cause: signal.reason,
+  });
+}
+
+function throwIfCancelled(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw cancelled(signal);
+}
+
+/** The work itself goes on until what it stands on is released. */
+async function unlessCancelled<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  throwIfCancelled(signal);
+  const aborted = Promise.withResolvers<never>();
+  const onAbort = (): void => aborted.reject(cancelled(signal));
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await Promise.race([work, aborted.promise]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}

@@ -1,0 +1,139 @@
+/** The QEMU process: its control connection, its serial line, the end of its stderr, and how it ended. */
+import type { ChildProcess } from 'node:child_process';
+import { Duplex, PassThrough } from 'node:stream';
+import type { Clock } from '../../base/clock.ts';
+import { errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { VmExit } from '../driver.ts';
+import { VmmError } from '../errors.ts';
+import { ByteTail } from '../tail.ts';
+import { QMP_FD, SERIAL_FD } from './args.ts';
+import { QmpClient, type QmpEvent } from './qmp.ts';
+
+export const CONSOLE_TAIL_BYTES = 64 * 1024;
+const STDERR_TAIL_BYTES = 4 * 1024;
+/** Between the process' end and the end of what it wrote. */
+const DRAIN_MS_MAX = 1_000;
+
+export class QemuProcess {
+  readonly qmp: QmpClient;
+  readonly terminal: { readonly input: Duplex; readonly output: PassThrough } | null;
+  /** Resolves when the process is gone and all that it said has been read. Never rejects. */
+  readonly exited: Promise<VmExit>;
+  readonly #child: ChildProcess;
+  readonly #console = new ByteTail(CONSOLE_TAIL_BYTES);
+  readonly #stderr = new ByteTail(STDERR_TAIL_BYTES);
+  #spawnError: Error | undefined;
+  #guestReason: string | undefined;
+  #killed = false;
+
+  /** @param child started with pipes at stderr, `QMP_FD` and `SERIAL_FD` */
+  constructor(child: ChildProcess, clock: Clock, interactive: boolean) {
+    this.#child = child;
+    child.stderr?.on('data', (bytes: Buffer) => this.#stderr.push(bytes));
+    this.qmp = new QmpClient(socket(child, QMP_FD), clock);
+    this.qmp.onEvent((event) => this.#onEvent(event));
+    const serial = socket(child, SERIAL_FD);
+    serial.on('error', (error) => ignore(error, 'the serial line broke'));
+    this.terminal = interactive ? makeTerminal(serial) : null;
+    // Always read, so that a guest that floods its console is not held up and holds up nobody.
+    serial.on('data', (bytes: Buffer) => this.#console.push(bytes));
+    this.exited = this.#watch(serial, clock);
+  }
+
+  get pid(): number | null {
+    return this.#child.pid ?? null;
+  }
+
+  consoleTail(): string {
+    return this.#console.text();
+  }
+
+  /** The last lines of stderr, for people. */
+  stderrTail(): string {
+    return this.#stderr.text().trim();
+  }
+
+  /** Resolves when the process is gone. Idempotent. */
+  async kill(): Promise<void> {
+    if (this.#child.exitCode === null && this.#child.signalCode === null) {
+      this.#killed = true;
+      this.#child.kill('SIGKILL');
+    }
+    await this.exited;
+  }
+
+  /** Why it could not be started, once `exited` has resolved. */
+  startFailure(exit: VmExit): VmmError {
+    const code = errorCode(this.#spawnError) === 'ENOENT' ? 'vmm_missing' : 'vmm_start_failed';
+    const how =
+      exit.signal === null ? `it ended with status ${exit.exitCode}` : `it got ${exit.signal}`;
+    return new VmmError(code, 'QEMU could not be started', {
+      cause: this.#spawnError ?? (exit.detail === '' ? how : `${how}: ${exit.detail}`),
+    });
+  }
+
+  #onEvent(event: QmpEvent): void {
+    if (event.name !== 'SHUTDOWN' || event.data['guest'] !== true) return;
+    this.#guestReason = String(event.data['reason']).slice(0, REASON_LENGTH_MAX);
+  }
+
+  async #watch(serial: Duplex, clock: Clock): Promise<VmExit> {
+    const child = this.#child;
+    const ended = Promise.withResolvers<void>();
+    child.on('exit', () => ended.resolve());
+    child.on('error', (error) => {
+      this.#spawnError = error;
+      // The same event tells that a signal could not be sent; then `exit` follows.
+      if (child.pid === undefined) ended.resolve();
+    });
+    await ended.promise;
+    // What it wrote last is still in the sockets: the reason of its end, and a panic on the console.
+    if (this.terminal !== null) finishTerminal(serial, this.terminal.output);
+    const late = Promise.withResolvers<void>();
+    const cancel = clock.after(DRAIN_MS_MAX, late.resolve);
+    await Promise.race([Promise.all([this.qmp.closed, streamClosed(serial)]), late.promise]);
+    cancel();
+    serial.destroy();
+    this.qmp.close();
+    return this.#exit();
+  }
+
+  #exit(): VmExit {
+    const { exitCode, signalCode } = this.#child;
+    // QEMU's status is 0 for a guest's shutdown and for a SIGTERM alike: its own event tells them apart.
+    const byGuest = this.#guestReason !== undefined && exitCode === 0;
+    const cause = byGuest ? 'guest-shutdown' : this.#killed ? 'killed' : 'vmm-crashed';
+    const detail = byGuest ? `${this.#guestReason}` : this.stderrTail();
+    return { cause, exitCode, signal: signalCode, detail };
+  }
+}
+
+const REASON_LENGTH_MAX = 64;
+
+/** Node makes "pipes" beyond fd 2 as socket pairs, which QEMU takes for a socket chardev. */
+function socket(child: ChildProcess, fd: number): Duplex {
+  const stream = child.stdio[fd];
+  // Absent when the process could not be spawned at all.
+  return stream instanceof Duplex ? stream : new PassThrough().end();
+}
+
+/** While nobody reads `output`, the guest's serial line is held up (and the tail stands still). */
+function makeTerminal(serial: Duplex): { input: Duplex; output: PassThrough } {
+  const output = new PassThrough();
+  serial.pipe(output, { end: false });
+  return { input: serial, output };
+}
+
+/** What is left goes to the terminal whether it is read or not; a socket's buffer bounds it. */
+function finishTerminal(serial: Duplex, output: PassThrough): void {
+  serial.unpipe(output);
+  serial.on('data', (bytes: Buffer) => output.write(bytes));
+  serial.once('close', () => output.end());
+  serial.resume();
+}
+
+function streamClosed(stream: Duplex): Promise<void> {
+  if (stream.closed) return Promise.resolve();
+  return new Promise((resolve) => stream.once('close', () => resolve()));
+}

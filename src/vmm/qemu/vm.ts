@@ -1,0 +1,188 @@
+/** A running QEMU VM: what can be asked of it, and its one vsock device. */
+import type { Readable, Writable } from 'node:stream';
+import type { AttachVsock, VsockAttachment } from '../attach-vsock.ts';
+import type {
+  ChannelLimits,
+  ChannelStats,
+  Vm,
+  VmExit,
+  VmTimings,
+  VsockHotplug,
+} from '../driver.ts';
+import { VmmError } from '../errors.ts';
+import type { QemuProcess } from './process.ts';
+import type { QmpClient } from './qmp.ts';
+
+/** An unplug needs the guest's help; a guest that is busy or hostile may take its time. */
+const UNPLUG_MS_MAX = 10_000;
+/** PCI slot of the vsock device; see the drawing in `args.ts`. */
+const VSOCK_SLOT = '5';
+
+/** The vsock device of one VM: absent, or plugged with a backend of its own. */
+export class VsockSlot implements VsockHotplug {
+  readonly #qmp: QmpClient;
+  readonly #attachVsock: AttachVsock;
+  readonly #place: {
+    readonly id: string;
+    readonly vhostSocketPath: string;
+    readonly channelPath: string;
+  };
+  #limits: ChannelLimits | undefined;
+  #attachment: Promise<VsockAttachment> | undefined;
+
+  constructor(options: {
+    qmp: QmpClient;
+    attachVsock: AttachVsock;
+    place: { id: string; vhostSocketPath: string; channelPath: string };
+    limits: ChannelLimits | undefined;
+  }) {
+    this.#qmp = options.qmp;
+    this.#attachVsock = options.attachVsock;
+    this.#place = options.place;
+    this.#limits = options.limits;
+  }
+
+  /** Makes the backend only, so that it is ready when QEMU is. */
+  attach(guestCid: number): Promise<VsockAttachment> {
+    this.#attachment ??= this.#attachVsock({
+      ...this.#place,
+      guestCid,
+      ...(this.#limits === undefined ? {} : { limits: this.#limits }),
+    });
+    return this.#attachment;
+  }
+
+  async plugVsock(guestCid: number): Promise<void> {
+    if (this.#attachment !== undefined) {
+      throw new VmmError('vm_unsupported', 'the vsock device is plugged already');
+    }
+    try {
+      await this.plugAttached(guestCid);
+    } catch (error) {
+      await this.release();
+      throw error;
+    }
+  }
+
+  /** The same while the VM starts; the caller releases on failure. */
+  async plugAttached(guestCid: number): Promise<void> {
+    await this.attach(guestCid);
+    const addr = { type: 'unix', data: { path: this.#place.vhostSocketPath } };
+    await this.#qmp.execute('chardev-add', {
+      id: 'vsock',
+      backend: { type: 'socket', data: { addr, server: false } },
+    });
+    await this.#qmp.execute('device_add', {
+      driver: 'vhost-user-vsock-pci',
+      id: 'vsock',
+      chardev: 'vsock',
+      addr: VSOCK_SLOT,
+    });
+  }
+
+  async unplugVsock(): Promise<void> {
+    await this.#plugged();
+    const deleted = this.#qmp.event(
+      (event) => event.name === 'DEVICE_DELETED' && event.data['device'] === 'vsock',
+      UNPLUG_MS_MAX,
+    );
+    await Promise.all([deleted, this.#qmp.execute('device_del', { id: 'vsock' })]);
+    await this.#qmp.execute('chardev-remove', { id: 'vsock' });
+    await this.release();
+  }
+
+  async setLimits(limits: ChannelLimits): Promise<void> {
+    await (await this.#plugged()).setLimits(limits);
+    this.#limits = limits;
+  }
+
+  async stats(): Promise<ChannelStats> {
+    return (await this.#plugged()).stats();
+  }
+
+  /** Ends the backend, plugged or not. Idempotent. */
+  async release(): Promise<void> {
+    const attachment = this.#attachment;
+    this.#attachment = undefined;
+    await (await attachment)?.detach();
+  }
+
+  #plugged(): Promise<VsockAttachment> {
+    if (this.#attachment === undefined) {
+      throw new VmmError('vm_unsupported', 'the vsock device is not plugged');
+    }
+    return this.#attachment;
+  }
+}
+
+export class QemuVm implements Vm {
+  readonly id: string;
+  readonly pid: number | null;
+  readonly channelPath: string;
+  readonly timings: VmTimings;
+  readonly exited: Promise<VmExit>;
+  readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
+  readonly vsockHotplug: VsockHotplug;
+  readonly #process: QemuProcess;
+  readonly #slot: VsockSlot;
+  readonly #release: () => Promise<void>;
+  #gone = false;
+
+  /** @param options.release ends the process if need be, and removes all that `start` made */
+  constructor(options: {
+    id: string;
+    channelPath: string;
+    timings: VmTimings;
+    process: QemuProcess;
+    slot: VsockSlot;
+    release: () => Promise<void>;
+  }) {
+    this.id = options.id;
+    this.pid = options.process.pid;
+    this.channelPath = options.channelPath;
+    this.timings = options.timings;
+    this.terminal = options.process.terminal;
+    this.vsockHotplug = options.slot;
+    this.#process = options.process;
+    this.#slot = options.slot;
+    this.#release = options.release;
+    this.exited = this.#process.exited.then(async (exit) => {
+      this.#gone = true;
+      await this.#release();
+      return exit;
+    });
+  }
+
+  consoleTail(): string {
+    return this.#process.consoleTail();
+  }
+
+  async pause(): Promise<void> {
+    this.#requireRunning();
+    await this.#process.qmp.execute('stop');
+  }
+
+  async resume(): Promise<void> {
+    this.#requireRunning();
+    await this.#process.qmp.execute('cont');
+  }
+
+  async setChannelLimits(limits: ChannelLimits): Promise<void> {
+    this.#requireRunning();
+    await this.#slot.setLimits(limits);
+  }
+
+  async channelStats(): Promise<ChannelStats> {
+    this.#requireRunning();
+    return this.#slot.stats();
+  }
+
+  async kill(): Promise<void> {
+    await this.#process.kill();
+    await this.exited;
+  }
+
+  #requireRunning(): void {
+    if (this.#gone) throw new VmmError('vm_gone', `the VM ${this.id} is gone`);
+  }
+}

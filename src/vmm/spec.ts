@@ -1,0 +1,90 @@
+/** Judges a `VmSpec` before anything is made from it. What passes here may go to a VMM as it is. */
+import type { VmSpec } from './driver.ts';
+import { VmmError } from './errors.ts';
+
+export const MEMORY_MIB_MIN = 64;
+export const MEMORY_MIB_MAX = 65_536;
+/** 0–2 have a meaning of their own, 2³² − 1 is the wildcard (virtio 1.2, 5.10.4). */
+export const GUEST_CID_MIN = 3;
+export const GUEST_CID_MAX = 2 ** 32 - 2;
+/** `sun_path` is 108 bytes with its NUL (unix(7)); `_4294967295` comes after this. */
+export const CHANNEL_PATH_BYTES_MAX = 96;
+/** Paths of other sockets in `dir`. */
+export const SOCKET_PATH_BYTES_MAX = 107;
+const PATH_BYTES_MAX = 4_096;
+const ID_LENGTH_MAX = 64;
+const BOOT_ARGS_MAX = 32;
+const BOOT_ARG_LENGTH_MAX = 256;
+
+/**
+ * Names of kernel arguments that a spec may add. None can change what is booted (root, init) or weaken
+ * the guest's end (panic, reboot); whoever needs another one adds it here with that in mind.
+ */
+const BOOT_ARG_NAMES = new Set([
+  'debug',
+  'ignore_loglevel',
+  'init_on_alloc',
+  'init_on_free',
+  'initcall_debug',
+  'loglevel',
+  'printk.time',
+  'transparent_hugepage',
+]);
+/** Arguments for our own guest agent. */
+const BOOT_ARG_PREFIX = 'neurovisor.';
+
+const ID = /^[a-z0-9]+$/;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
+const ABSOLUTE_PATH = /^\/[^\u0000-\u001f\u007f]*$/;
+const BOOT_ARG = /^[A-Za-z0-9_.,:/=-]+$/;
+
+/**
+ * @param cpusMax processors of the host
+ * @throws VmmError `vm_spec_invalid` that names the field
+ */
+export function checkSpec(spec: VmSpec, cpusMax: number): void {
+  const integer = (field: 'cpus' | 'memoryMib' | 'guestCid', min: number, max: number): void => {
+    const value = spec[field];
+    if (!Number.isSafeInteger(value) || value < min || value > max) {
+      throw invalid(field, `${value} is not a whole number from ${min} to ${max}`);
+    }
+  };
+  const path = (field: PathField, bytesMax: number): void => {
+    if (!ABSOLUTE_PATH.test(spec[field])) throw invalid(field, 'it is not a plain absolute path');
+    if (Buffer.byteLength(spec[field]) > bytesMax) {
+      throw invalid(field, `it is longer than ${bytesMax} bytes`);
+    }
+  };
+  if (!ID.test(spec.id) || spec.id.length > ID_LENGTH_MAX) throw invalid('id', 'not [a-z0-9]+');
+  integer('cpus', 1, cpusMax);
+  integer('memoryMib', MEMORY_MIB_MIN, MEMORY_MIB_MAX);
+  integer('guestCid', GUEST_CID_MIN, GUEST_CID_MAX);
+  path('channelPath', CHANNEL_PATH_BYTES_MAX);
+  path('dir', SOCKET_PATH_BYTES_MAX - VHOST_SOCKET_NAME.length - 1);
+  for (const field of ['kernelPath', 'rootImagePath', 'overlayPath'] as const) {
+    path(field, PATH_BYTES_MAX);
+  }
+  checkBootArgs(spec.bootArgs ?? []);
+}
+
+type PathField = 'dir' | 'kernelPath' | 'rootImagePath' | 'overlayPath' | 'channelPath';
+
+/** The vhost-user socket, in `dir`. */
+export const VHOST_SOCKET_NAME = 'vhost';
+
+function checkBootArgs(args: readonly string[]): void {
+  if (args.length > BOOT_ARGS_MAX) throw invalid('bootArgs', `more than ${BOOT_ARGS_MAX}`);
+  for (const arg of args) {
+    const name = arg.split('=', 1)[0] ?? '';
+    if (!BOOT_ARG.test(arg) || arg.length > BOOT_ARG_LENGTH_MAX) {
+      throw invalid('bootArgs', `${JSON.stringify(arg.slice(0, 80))} has other characters`);
+    }
+    if (!BOOT_ARG_NAMES.has(name) && !name.startsWith(BOOT_ARG_PREFIX)) {
+      throw invalid('bootArgs', `"${name}" is not an argument that may be set`);
+    }
+  }
+}
+
+export function invalid(field: string, cause: string): VmmError {
+  return new VmmError('vm_spec_invalid', `the VM's ${field} can't be used`, { cause });
+}
