@@ -2,8 +2,10 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError, Option } from 'commander';
+import { BENCHMARKS } from '../bench/registry.ts';
 import { type Config, readConfig } from '../config.ts';
 import { Cli } from './cli.ts';
+import { type BenchFlags, bench } from './commands/bench.ts';
 import { type RunFlags, run } from './commands/run.ts';
 import { setup } from './commands/setup.ts';
 import { LAYER_NAMES, test } from './commands/test.ts';
@@ -123,6 +125,21 @@ program
   )
   .addOption(output())
   .action((flags: { output?: string }) => perform(flags, setup));
+
+program
+  .command('bench')
+  .summary('measure on this machine')
+  .description(
+    `Prints median and p95 of each figure beside its baseline, measured in the same run.\n\nFigures:\n${BENCHMARKS.map(
+      (one) => `  ${one.names.join(', ')}\n      ${one.summary}`,
+    ).join('\n')}`,
+  )
+  .argument('[names...]', 'figures, e.g. boot.init, or groups, e.g. boot')
+  .option('--rounds <n>', 'rounds per figure (default 10)', parseCount)
+  .addOption(output())
+  .action((names: string[], flags: BenchFlags & { output?: string }) =>
+    perform(flags, (cli) => bench(cli, names, flags)),
+  );
 
 program
   .command('test')

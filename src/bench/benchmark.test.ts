@@ -1,0 +1,44 @@
+import { describe, expect, it } from 'vitest';
+import { percentile, resultOf } from './benchmark.ts';
+
+describe('benchmark', () => {
+  it('percentile: nearest rank, whatever the order', () => {
+    const samples = [5, 1, 4, 2, 3];
+    expect([0, 50, 95, 100].map((percent) => percentile(samples, percent))).toEqual([1, 3, 5, 5]);
+    expect(percentile([7], 50)).toBe(7);
+    expect(() => percentile([], 50)).toThrow('no samples');
+  });
+
+  it('resultOf: median, p95 and the ratio to the baseline', () => {
+    const result = resultOf({
+      name: 'x.y',
+      unit: 'ms',
+      accelerator: 'tcg',
+      samples: [10, 20, 30],
+      baseline: { name: 'b', samples: [40, 40, 80] },
+    });
+    expect(result).toEqual({
+      name: 'x.y',
+      unit: 'ms',
+      accelerator: 'tcg',
+      n: 3,
+      p50: 20,
+      p95: 30,
+      baseline: { name: 'b', p50: 40, p95: 80 },
+      ratio: 0.5,
+      note: null,
+    });
+  });
+
+  it('resultOf: no baseline, no ratio', () => {
+    const result = resultOf({
+      name: 'x',
+      unit: 'ms',
+      accelerator: 'tcg',
+      samples: [1],
+      baseline: null,
+      note: 'first of its kind',
+    });
+    expect(result).toMatchObject({ baseline: null, ratio: null, note: 'first of its kind' });
+  });
+});

@@ -1,0 +1,6 @@
+/** Every benchmark that `neurovisor bench` knows. */
+import type { Benchmark } from './benchmark.ts';
+import { bootBenchmark } from './boot.ts';
+import { scriptBenchmark } from './script.ts';
+
+export const BENCHMARKS: readonly Benchmark[] = [bootBenchmark, scriptBenchmark];

@@ -1,0 +1,78 @@
+/** `neurovisor bench`: measures on this machine and prints median, p95 and the baseline beside them. */
+import { type Benchmark, type BenchResult, resultOf } from '../../bench/benchmark.ts';
+import { BENCHMARKS } from '../../bench/registry.ts';
+import { Runtime } from '../../runtime/runtime.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { table } from '../table.ts';
+
+export interface BenchFlags {
+  readonly rounds?: number;
+}
+
+const ROUNDS_DEFAULT = 10;
+
+/** @param names figures, or a part before the dot (`boot`); none: all */
+export async function bench(
+  cli: Cli,
+  names: readonly string[],
+  flags: BenchFlags,
+): Promise<number> {
+  const chosen = choose(names);
+  await using runtime = await Runtime.open({
+    config: cli.config,
+    progress: cli.progress.report,
+    log: cli.log,
+    signal: cli.cancelled,
+  });
+  cli.progress.close();
+  const results: BenchResult[] = [];
+  for (const benchmark of chosen) {
+    const measured = await benchmark.measure({
+      runtime,
+      config: cli.config,
+      rounds: flags.rounds ?? ROUNDS_DEFAULT,
+      signal: cli.cancelled,
+      log: cli.log,
+      say: (text) => {
+        if (cli.stderr.isTTY) cli.stderr.write(`\r\x1b[K${benchmark.names[0]}: ${text}`);
+      },
+    });
+    results.push(...measured.map(resultOf).filter((one) => isWanted(one.name, names)));
+  }
+  if (cli.stderr.isTTY) cli.stderr.write('\r\x1b[K');
+  if (cli.json) cli.printJson(results);
+  else cli.stdout.write(`${resultTable(results)}\non ${runtime.driver.description}\n`);
+  return 0;
+}
+
+function choose(names: readonly string[]): readonly Benchmark[] {
+  const known = BENCHMARKS.flatMap((benchmark) => benchmark.names);
+  for (const name of names) {
+    if (!known.some((one) => isWanted(one, [name]))) {
+      throw new UsageError(`no benchmark "${name}"`, `there are: ${known.join(', ')}`);
+    }
+  }
+  return BENCHMARKS.filter((one) => one.names.some((name) => isWanted(name, names)));
+}
+
+const isWanted = (name: string, wanted: readonly string[]): boolean =>
+  wanted.length === 0 || wanted.some((one) => name === one || name.startsWith(`${one}.`));
+
+export function resultTable(results: readonly BenchResult[]): string {
+  const number = (value: number): string =>
+    value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
+  const rows = results.map((one) => [
+    one.name,
+    one.unit,
+    number(one.p50),
+    number(one.p95),
+    `${one.n}`,
+    one.accelerator,
+    one.baseline === null ? '-' : `${one.baseline.name}: ${number(one.baseline.p50)}`,
+    one.ratio === null ? '-' : `${one.ratio.toFixed(2)}×`,
+  ]);
+  const notes = results.flatMap((one) => (one.note === null ? [] : [`${one.name}: ${one.note}`]));
+  const heads = ['name', 'unit', 'p50', 'p95', 'n', 'accelerator', 'baseline p50', 'ratio'];
+  return [table(heads, rows), ...notes].join('\n');
+}

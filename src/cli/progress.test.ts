@@ -1,0 +1,85 @@
+import { Writable } from 'node:stream';
+import { stripVTControlCharacters } from 'node:util';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { progressView } from './progress.ts';
+
+function screen(isTTY: boolean) {
+  let text = '';
+  const stream = new Writable({
+    write(chunk, _encoding, done) {
+      text += chunk;
+      done();
+    },
+  }) as unknown as NodeJS.WriteStream;
+  stream.isTTY = isTTY;
+  stream.columns = 100;
+  return { stream, text: () => stripVTControlCharacters(text) };
+}
+
+beforeEach(() => void vi.useFakeTimers());
+afterEach(() => void vi.useRealTimers());
+
+const START = { kind: 'start', step: 'k', title: 'Build it', estimateMs: 120_000 } as const;
+
+describe('progressView', () => {
+  it('plain: a line at the start with the estimate, one at the end with the time', () => {
+    const { stream, text } = screen(false);
+    const view = progressView(stream, () => 0);
+    view.report(START);
+    view.report({ kind: 'done', step: 'k', cached: false, durationMs: 65_000 });
+    view.close();
+    expect(text()).toBe('• Build it (about 2 min 00 s)\n✓ Build it 1 min 05 s\n');
+  });
+
+  it('plain: a sign of life while a step takes long', () => {
+    let now = 0;
+    const { stream, text } = screen(false);
+    const view = progressView(stream, () => now);
+    view.report(START);
+    view.report({ kind: 'update', step: 'k', fraction: 0.25 });
+    now = 15_000;
+    vi.advanceTimersByTime(15_000);
+    view.close();
+    expect(text()).toContain('… Build it 25 % after 15.0 s');
+  });
+
+  it('a cached step says nothing, a failed one says so', () => {
+    const { stream, text } = screen(true);
+    const view = progressView(stream, () => 0);
+    view.report({ kind: 'done', step: 'unknown', cached: true, durationMs: 1 });
+    view.report(START);
+    view.report({ kind: 'failed', step: 'k', message: 'no' });
+    view.close();
+    expect(text()).toContain('✗ Build it');
+    expect(text()).not.toContain('✓');
+  });
+
+  it('terminal: a bar with the time that is left, no wider than the screen', () => {
+    let now = 0;
+    const { stream, text } = screen(true);
+    const view = progressView(stream, () => now);
+    view.report(START);
+    now = 30_000;
+    view.report({ kind: 'update', step: 'k', fraction: 0.5, detail: 'x'.repeat(200) });
+    expect(text()).toContain('██████████░░░░░░░░░░ 50 % 30.0 s, about 1 min 30 s left');
+    const widest = Math.max(
+      ...text()
+        .split('\n')
+        .map((line) => line.length),
+    );
+    expect(widest).toBeLessThanOrEqual(100);
+    view.close();
+  });
+
+  it('terminal: without a count the time against the estimate, never quite full', () => {
+    let now = 0;
+    const { stream, text } = screen(true);
+    const view = progressView(stream, () => now);
+    view.report(START);
+    now = 900_000;
+    view.report({ kind: 'update', step: 'k', detail: 'still at it' });
+    view.close();
+    expect(text()).toContain('95 %');
+    expect(text()).not.toContain('100 %');
+  });
+});
