@@ -1,0 +1,138 @@
+/** What a guest can do to its host and to itself: floods, bombs, a full disk. One VM for all of it. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Supervisor } from '../../src/sandbox/supervisor.ts';
+import { exec, python, useRuntime } from '../support/vm.ts';
+
+const fixture = useRuntime();
+let sandbox: Supervisor;
+
+beforeAll(async () => {
+  sandbox = await fixture.runtime.createSandbox({ memoryMib: 256, diskMib: 64 });
+});
+afterAll(() => sandbox.stop());
+
+/** The sandbox still does its work. */
+async function expectAlive(): Promise<void> {
+  expect(await python(sandbox.guest(), 'print(6 * 7)')).toMatchObject({
+    exitCode: 0,
+    stdout: '42\n',
+  });
+}
+
+describe('a hostile guest', () => {
+  it('has no network card and no key', async () => {
+    const code = `
+import os
+print(sorted(os.listdir('/sys/class/net')))
+print(os.environ['OPENAI_API_KEY'], os.environ['OPENAI_BASE_URL'])
+print([name for name in os.environ if 'KEY' in name or 'TOKEN' in name])
+`;
+    const { stdout } = await python(sandbox.guest(), code);
+    expect(stdout.split('\n').slice(0, 2)).toEqual([
+      "['lo']",
+      'neurovisor http://127.0.0.1:11434/v1',
+    ]);
+  });
+
+  it('that eats its memory is killed for it, and the sandbox goes on', async () => {
+    const outcome = await python(
+      sandbox.guest(),
+      'blocks = []\nwhile True: blocks.append(bytearray(4 << 20))',
+    );
+    expect(outcome.oomKilled || outcome.stderr.includes('MemoryError')).toBe(true);
+    expect(outcome.exitCode).not.toBe(0);
+    await expectAlive();
+  });
+
+  it('that forks without end meets a limit, and the sandbox goes on', async () => {
+    const code = `
+import os, time
+made = 0
+try:
+    while True:
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        made += 1
+except OSError as error:
+    print('stopped', error.errno, made > 10, flush=True)
+`;
+    const outcome = await python(sandbox.guest(), code, { timeoutMs: 60_000 });
+    expect(outcome.stdout).toContain('stopped 11 True');
+    await expectAlive();
+  });
+
+  it('that fills its disk gets ENOSPC, and the sandbox goes on', async () => {
+    const code = `
+import errno
+try:
+    with open('/home/user/big', 'wb') as f:
+        while True: f.write(b'x' * (1 << 20))
+except OSError as error:
+    print(errno.errorcode[error.errno])
+import os
+os.remove('/home/user/big')
+`;
+    expect((await python(sandbox.guest(), code)).stdout).toBe('ENOSPC\n');
+    await expectAlive();
+  });
+
+  it('that floods its output is cut at the limit while the host stays flat', async () => {
+    const before = process.memoryUsage().rss;
+    const outcome = await python(
+      sandbox.guest(),
+      "import sys\nwhile True: sys.stdout.write('x' * 65536)",
+      { outputBytesMax: 32 << 20, timeoutMs: 20_000 },
+    );
+    expect(outcome.truncated || outcome.timedOut).toBe(true);
+    expect(outcome.stdout.length).toBeLessThanOrEqual(32 << 20);
+    expect(process.memoryUsage().rss - before).toBeLessThan(256 << 20);
+    await expectAlive();
+  });
+
+  it('that floods the console can neither block nor bloat the host', async () => {
+    const outcome = await exec(
+      sandbox.guest(),
+      ['dd', 'if=/dev/zero', 'of=/dev/ttyS0', 'bs=4k', 'count=256'],
+      { user: 'root' },
+    );
+    expect(outcome.exitCode).toBe(0);
+    expect(sandbox.vm?.consoleTail().length).toBeLessThanOrEqual(64 * 1024);
+    await expectAlive();
+  });
+
+  it('that dials ports where nobody listens is refused', async () => {
+    const code = `
+import socket
+for port in (1, 1023, 1026, 5000, 65536, 4294967294):
+    s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    s.settimeout(10)
+    try:
+        s.connect((2, port))
+        print('connected', port)
+    except OSError as error:
+        pass
+print('done')
+`;
+    expect((await python(sandbox.guest(), code)).stdout).toBe('done\n');
+    await expectAlive();
+  });
+
+  it('cannot write to the golden image, as root and in every way', async () => {
+    const attempts = [
+      'dd if=/dev/zero of=/dev/vda bs=4k count=1 conv=notrunc',
+      'blockdev --setrw /dev/vda && dd if=/dev/zero of=/dev/vda bs=4k count=1 conv=notrunc',
+      'mount -o remount,rw /dev/vda / && touch /probe && umount /',
+    ];
+    for (const attempt of attempts) {
+      const outcome = await exec(sandbox.guest(), ['sh', '-c', `${attempt}; sync`], {
+        user: 'root',
+      });
+      expect(outcome.exitCode, outcome.stderr).toBeDefined();
+    }
+    const { verifyImage } = await import('../../src/image/verify.ts');
+    const { rootImagePath, rootImageDigest } = fixture.runtime.artifacts;
+    await verifyImage(rootImagePath, rootImageDigest);
+    await expectAlive();
+  });
+});
