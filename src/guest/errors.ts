@@ -9,6 +9,8 @@ export type GuestErrorCode =
   | 'protocol_error'
   /** The connection to the guest ended before the answer was complete. */
   | 'connection_lost'
+  /** The guest did not answer an operation in time. */
+  | 'timeout'
   /** The file, directory, program, user or process does not exist. */
   | 'not_found'
   /** Something of that name is already there. */

@@ -1,6 +1,29 @@
+/**
+ * The host end of the guest agent (`guest/`, protocol: `spec/guest-protocol.md`).
+ *
+ *     listenForGuest ── <channel>_1024 ◄── agent dials: hello, welcome, ready; then its events
+ *          └─ ready() ─► Guest ── <channel> ──► one connection per operation (exec, files, tcp, …)
+ *
+ * The files: `framing` lines and frames · `protocol` messages · `hello`, `session` the two kinds of
+ * connection without I/O · `operation` one connection (io) · `process`, `files`, `connected-guest` what
+ * callers hold · `link` (io) this listener. Everything from a guest is hostile: bounded, checked, fuzzed.
+ *
+ * Primer. A guest is *ready* only after it has confirmed the identity that the host gave it: sandbox id,
+ * host name, clock, fresh entropy, environment, limits. If a step fails, `ready` rejects and the caller
+ * destroys the VM (fail closed). Any process in the guest can dial the same port: while one connection is
+ * linked, others are refused, and before the agent's hello no user code runs.
+ */
+import { rmSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
 import type { Clock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { ConnectedGuest } from './connected-guest.ts';
+import type { GuestError } from './errors.ts';
 import type { Guest } from './guest.ts';
+import { HelloSession, type LinkEvent } from './hello.ts';
+import { LIMITS, PORTS } from './limits.ts';
+import { guestError, type Hello } from './protocol.ts';
 
 export type * from './guest.ts';
 
@@ -15,15 +38,15 @@ export interface GuestIdentity {
   readonly warm?: readonly string[];
 }
 
-/** All optional: the agent has a default for each (`spec/guest-protocol.md`). */
+/** All optional: the agent has a default for each (`spec/guest-protocol.md`, section 3). */
 export interface GuestLimits {
-  /** All user code together is slowed down above this; default 70 % of the guest's memory. */
+  /** All user code together is slowed down above this; default 94 % of `memoryMaxBytes`. */
   readonly memoryHighBytes?: number;
-  /** User code is killed above this; default 80 %. */
+  /** User code is killed above this; default all but max(48 MiB, 10 %) of the guest's memory. */
   readonly memoryMaxBytes?: number;
-  /** Processes and threads of the user together. */
+  /** Processes and threads of the user together; default 1024. */
   readonly pidsMax?: number;
-  /** Default of `RunOptions.outputBytesMax`. */
+  /** Default of `RunOptions.outputBytesMax`; without it output is not limited. */
   readonly outputBytesMax?: number;
 }
 
@@ -42,7 +65,7 @@ export interface ListenOptions {
 export interface GuestListener {
   /**
    * Resolves when the guest has confirmed. After that guest's connection was lost, a further call waits
-   * for the next hello.
+   * for the next hello, again at most `helloTimeoutMs`.
    * @throws GuestError `hello_timeout`, `hello_refused`, `protocol_error`, `cancelled`
    */
   ready(signal?: AbortSignal): Promise<Guest>;
@@ -51,4 +74,232 @@ export interface GuestListener {
 }
 
 /** Must be called before the VM starts: the guest's first dial finds a listener or is refused. */
-export type ListenForGuest = (options: ListenOptions) => Promise<GuestListener>;
+export async function listenForGuest(options: ListenOptions): Promise<GuestListener> {
+  const path = `${options.channelPath}_${PORTS.hello}`;
+  rmSync(path, { force: true });
+  const server = createServer({ pauseOnConnect: false });
+  const listener = new LinkListener(options, server);
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(path, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+  return listener;
+}
+
+class LinkListener implements GuestListener {
+  readonly #options: ListenOptions;
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+  readonly #startedMs: number;
+  #next = pendingGuest();
+  #stopTimer: () => void;
+  #waiting = true;
+  /** The connection that is in its hello or linked. */
+  #active: Socket | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(options: ListenOptions, server: Server) {
+    this.#options = options;
+    this.#server = server;
+    this.#startedMs = options.clock.now();
+    this.#stopTimer = this.#limit();
+    server.on('connection', (socket) => this.#accept(socket));
+    server.on('error', (error) => options.log.error('guest listener', { error: error.message }));
+  }
+
+  async ready(signal?: AbortSignal): Promise<Guest> {
+    if (signal === undefined) return await this.#next.promise;
+    const cancelled = Promise.withResolvers<never>();
+    const abort = (): void => {
+      cancelled.reject(guestError('cancelled', 'waiting for the guest: cancelled', signal.reason));
+    };
+    if (signal.aborted) abort();
+    signal.addEventListener('abort', abort, { once: true });
+    try {
+      return await Promise.race([this.#next.promise, cancelled.promise]);
+    } finally {
+      signal.removeEventListener('abort', abort);
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= new Promise((resolve) => {
+      this.#fail(guestError('cancelled', 'waiting for the guest: the listener was closed'));
+      this.#server.close(() => resolve());
+      for (const socket of this.#sockets) socket.destroy();
+    });
+    return this.#closing;
+  }
+
+  #limit(): () => void {
+    const { clock, helloTimeoutMs } = this.#options;
+    return clock.after(helloTimeoutMs, () =>
+      this.#fail(
+        guestError('hello_timeout', `the guest said no hello within ${helloTimeoutMs} ms`),
+      ),
+    );
+  }
+
+  #fail(error: GuestError): void {
+    this.#stopTimer();
+    if (!this.#waiting) return;
+    this.#waiting = false;
+    this.#next.reject(error);
+  }
+
+  #accept(socket: Socket): void {
+    this.#sockets.add(socket);
+    socket.on('error', (error) => ignore(error, 'the close that follows tells'));
+    socket.on('close', () => this.#sockets.delete(socket));
+    if (this.#active !== undefined || !this.#waiting) {
+      socket.end(BUSY);
+      socket.resume();
+      return;
+    }
+    this.#active = socket;
+    new LinkConnection(this.#options, socket, this.#startedMs, {
+      ready: (guest) => {
+        this.#stopTimer();
+        this.#waiting = false;
+        this.#next.resolve(guest);
+      },
+      failed: (error) => this.#fail(error),
+      closed: (wasReady) => {
+        this.#active = undefined;
+        if (wasReady && this.#closing === undefined) this.#await();
+      },
+    });
+  }
+
+  /** The guest was lost; the next hello makes the next guest. */
+  #await(): void {
+    this.#next = pendingGuest();
+    this.#waiting = true;
+    this.#stopTimer = this.#limit();
+  }
+}
+
+interface LinkCallbacks {
+  ready(guest: ConnectedGuest): void;
+  failed(error: GuestError): void;
+  closed(wasReady: boolean): void;
+}
+
+/** One connection to the hello port: drives a `HelloSession`, then passes events on. */
+class LinkConnection {
+  readonly #options: ListenOptions;
+  readonly #socket: Socket;
+  readonly #listenMs: number;
+  readonly #callbacks: LinkCallbacks;
+  readonly #session: HelloSession;
+  #guest: ConnectedGuest | undefined;
+  #hello: { readonly message: Hello; readonly atMs: number } | undefined;
+  #stopTimer: () => void;
+  #eventsThisSecond = 0;
+  #secondStartMs = 0;
+
+  constructor(options: ListenOptions, socket: Socket, listenMs: number, callbacks: LinkCallbacks) {
+    this.#options = options;
+    this.#socket = socket;
+    this.#listenMs = listenMs;
+    this.#callbacks = callbacks;
+    this.#session = new HelloSession(options.identity, () => ({
+      wallNs: BigInt(Math.round(options.clock.wall() * 1000)) * 1000n,
+      entropy: options.entropy(),
+    }));
+    this.#stopTimer = options.clock.after(LIMITS.helloStepMsMax, () => socket.destroy());
+    socket.on('data', (data) => this.#receive(data));
+    socket.on('close', () => this.#close());
+  }
+
+  #receive(data: Buffer): void {
+    for (const event of this.#session.receive(data)) this.#take(event);
+    const output = this.#session.takeOutput();
+    if (output !== '') this.#socket.write(output);
+    if (this.#session.state === 'over') this.#socket.end();
+  }
+
+  #take(event: LinkEvent): void {
+    switch (event.type) {
+      case 'hello':
+        this.#hello = { message: event.hello, atMs: this.#options.clock.now() };
+        break;
+      case 'ready':
+        this.#ready(event.problems);
+        break;
+      case 'event':
+        this.#pace();
+        this.#guest?.emit(event.event);
+        break;
+      case 'refused':
+        this.#callbacks.failed(
+          guestError('hello_refused', `the ${event.by} refused the hello: ${event.message}`),
+        );
+        break;
+      case 'broken':
+        this.#callbacks.failed(guestError('protocol_error', `the guest's ${event.reason}`));
+        this.#guest?.ended({ reason: 'protocol_error', detail: event.reason });
+    }
+  }
+
+  #ready(problems: readonly string[]): void {
+    const { channelPath, clock, log } = this.#options;
+    const hello = this.#hello;
+    if (hello === undefined) return;
+    this.#stopTimer();
+    for (const problem of problems) log.warn('guest agent', { problem });
+    const { agent, python, timings, overlay, cgroup } = hello.message;
+    const nowMs = clock.now();
+    this.#guest = new ConnectedGuest({
+      channelPath,
+      clock,
+      info: {
+        agentVersion: agent,
+        pythonVersion: python,
+        ...timings,
+        helloMs: nowMs - hello.atMs,
+        readyMs: nowMs - this.#listenMs,
+        overlay,
+        cgroup,
+        problems,
+      },
+      drop: () => this.#socket.destroy(),
+    });
+    this.#callbacks.ready(this.#guest);
+  }
+
+  /** A guest that floods is not read: its own events wait, nobody else's. */
+  #pace(): void {
+    const { clock } = this.#options;
+    const nowMs = clock.now();
+    if (nowMs - this.#secondStartMs >= 1000) {
+      this.#secondStartMs = nowMs;
+      this.#eventsThisSecond = 0;
+    }
+    this.#eventsThisSecond += 1;
+    if (this.#eventsThisSecond !== LIMITS.eventsPerSecondMax) return;
+    this.#socket.pause();
+    clock.after(this.#secondStartMs + 1000 - nowMs, () => this.#socket.resume());
+  }
+
+  #close(): void {
+    this.#stopTimer();
+    this.#guest?.ended({ reason: 'lost', detail: 'the control connection ended' });
+    this.#callbacks.closed(this.#guest !== undefined);
+  }
+}
+
+function pendingGuest(): PromiseWithResolvers<Guest> {
+  const pending = Promise.withResolvers<Guest>();
+  pending.promise.catch((error: unknown) => ignore(error, 'told to who calls ready'));
+  return pending;
+}
+
+const BUSY = `${JSON.stringify({
+  type: 'refused',
+  code: 'busy',
+  message: 'this sandbox has its agent already',
+})}\n`;

@@ -1,0 +1,207 @@
+/** A guest that has confirmed its identity: starts its operations and passes its events on. */
+import { Duplex } from 'node:stream';
+import type { Clock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
+import { GuestError } from './errors.ts';
+import { ChannelFiles, type StartOperation } from './files.ts';
+import type {
+  ExecSpec,
+  Guest,
+  GuestClosed,
+  GuestEvent,
+  GuestInfo,
+  GuestStats,
+  Process,
+  ProcessInfo,
+  PythonSpec,
+  RunOptions,
+  SignalName,
+  TerminalSize,
+} from './guest.ts';
+import { LIMITS } from './limits.ts';
+import { Operation } from './operation.ts';
+import { GuestProcess, type ProcessControl } from './process.ts';
+import { guestError, readProcesses, readStarted, readStats } from './protocol.ts';
+
+export class ConnectedGuest implements Guest {
+  readonly info: GuestInfo;
+  readonly files: ChannelFiles;
+  readonly closed: Promise<GuestClosed>;
+  readonly #options: { readonly channelPath: string; readonly clock: Clock };
+  readonly #closed = Promise.withResolvers<GuestClosed>();
+  readonly #operations = new Set<Operation>();
+  readonly #listeners = new Set<(event: GuestEvent) => void>();
+  readonly #control: ProcessControl = {
+    signal: (pid, signal) => this.signal(pid, signal),
+    resize: (pid, size) => this.#resize(pid, size),
+  };
+  readonly #drop: () => void;
+  #isClosed = false;
+
+  /** @param drop closes the control connection. */
+  constructor(options: {
+    channelPath: string;
+    clock: Clock;
+    info: GuestInfo;
+    drop: () => void;
+  }) {
+    this.#options = options;
+    this.info = options.info;
+    this.#drop = options.drop;
+    this.closed = this.#closed.promise;
+    this.files = new ChannelFiles(this.#start);
+  }
+
+  async exec(spec: ExecSpec, signal?: AbortSignal): Promise<Process> {
+    const { argv } = spec;
+    const request = { op: 'exec', argv, ...runFields(spec) };
+    return await this.#run(this.#start(`exec ${argv[0] ?? ''}`, request, { signal }));
+  }
+
+  async python(spec: PythonSpec, signal?: AbortSignal): Promise<Process> {
+    const { script, args = [], waitWarm = true } = spec;
+    const fields = { op: 'python', args, waitWarm, ...runFields(spec) };
+    const replyMsMax = waitWarm ? LIMITS.warmReplyMsMax : LIMITS.replyMsMax;
+    if ('path' in script) {
+      const what = `python ${script.path}`;
+      return await this.#run(
+        this.#start(what, { ...fields, path: script.path }, { signal, replyMsMax }),
+      );
+    }
+    const body = typeof script.code === 'string' ? Buffer.from(script.code) : script.code;
+    const what = `python ${script.name ?? '-c'}`;
+    const request = { ...fields, name: script.name };
+    return await this.#run(this.#start(what, request, { signal, body, replyMsMax }));
+  }
+
+  async attach(pid: number, signal?: AbortSignal): Promise<Process> {
+    return await this.#run(this.#start(`attach ${pid}`, { op: 'attach', pid }, { signal }));
+  }
+
+  async signal(pid: number, signal: SignalName): Promise<boolean> {
+    const operation = this.#start(`signal ${pid}`, { op: 'signal', pid, signal });
+    try {
+      await operation.reply(() => ({ ok: true, value: null }));
+      return true;
+    } catch (error) {
+      if (error instanceof GuestError && error.code === 'not_found') return false;
+      throw error;
+    } finally {
+      operation.destroy();
+    }
+  }
+
+  async connect(port: number, signal?: AbortSignal): Promise<Duplex> {
+    const operation = this.#start(`connect to port ${port}`, { op: 'tcp', port }, { signal });
+    await operation.reply(() => ({ ok: true, value: null }));
+    return rawStream(operation);
+  }
+
+  async stats(): Promise<GuestStats> {
+    const operation = this.#start('stats', { op: 'stats' });
+    const stats = await operation.reply(readStats);
+    operation.destroy();
+    return stats;
+  }
+
+  async processes(): Promise<readonly ProcessInfo[]> {
+    const operation = this.#start('processes', { op: 'processes' });
+    const { processes } = await operation.reply(readProcesses);
+    operation.destroy();
+    return processes;
+  }
+
+  events(listener: (event: GuestEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  close(): void {
+    this.ended({ reason: 'closed', detail: 'closed by the host' });
+  }
+
+  /** For the link: an event of the guest. */
+  emit(event: GuestEvent): void {
+    for (const listener of this.#listeners) listener(event);
+  }
+
+  /** For the link: the control connection is gone, or is to go. */
+  ended(closed: GuestClosed): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#drop();
+    for (const operation of this.#operations) {
+      operation.destroy(guestError('connection_lost', `the guest is gone: ${closed.detail}`));
+    }
+    this.#closed.resolve(closed);
+  }
+
+  readonly #start: StartOperation = (what, request, options = {}) => {
+    if (this.#isClosed) throw guestError('connection_lost', `${what}: the guest is gone`);
+    const { channelPath, clock } = this.#options;
+    const operation = new Operation({ channelPath, clock, what, request, ...options });
+    this.#operations.add(operation);
+    void operation.closed.then(() => this.#operations.delete(operation));
+    return operation;
+  };
+
+  async #run(operation: Operation): Promise<Process> {
+    return new GuestProcess(operation, this.#control, await operation.reply(readStarted));
+  }
+
+  async #resize(pid: number, size: TerminalSize): Promise<void> {
+    const operation = this.#start(`resize ${pid}`, { op: 'resize', pid, size });
+    try {
+      await operation.reply(() => ({ ok: true, value: null }));
+    } finally {
+      operation.destroy();
+    }
+  }
+}
+
+function runFields(options: RunOptions): Record<string, unknown> {
+  const { env, cwd, user, stdin, pty, timeoutMs, outputBytesMax, detached, tag } = options;
+  return {
+    env,
+    cwd,
+    user,
+    stdin,
+    pty,
+    // The guest counts whole milliseconds; less than one would mean no limit there.
+    timeoutMs: timeoutMs === undefined ? undefined : Math.max(1, Math.ceil(timeoutMs)),
+    outputBytesMax,
+    detached,
+    tag: tag?.slice(0, 256),
+  };
+}
+
+/** Half-closes go through both ways; an error of the connection destroys the stream. */
+function rawStream(operation: Operation): Duplex {
+  const stream = new Duplex({
+    allowHalfOpen: true,
+    highWaterMark: LIMITS.streamBytesMax,
+    read: () => operation.resume(),
+    write: (chunk: Buffer, _encoding, done) => {
+      void operation.sendRaw(chunk).then(() => done());
+    },
+    final: (done) => {
+      operation.endWrite();
+      done();
+    },
+    destroy: (error, done) => {
+      operation.destroy();
+      done(error);
+    },
+  });
+  stream.on('error', (error) => ignore(error, 'told to who uses the stream'));
+  operation.begin('raw', {
+    onBytes: (bytes) => {
+      if (!stream.push(bytes)) operation.pause();
+    },
+    onEnd: (error) => {
+      if (error === null) stream.push(null);
+      else stream.destroy(error);
+    },
+  });
+  return stream;
+}

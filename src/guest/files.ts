@@ -1,0 +1,217 @@
+/** Files of the guest over operations. The guest judges every path with its user's own rights. */
+import { Readable } from 'node:stream';
+import { ignore } from '../base/ignore.ts';
+import { FRAME, type Frame, LineDecoder } from './framing.ts';
+import type { FileEntry, FileEvent, FileOptions, FileWatch, GuestFiles } from './guest.ts';
+import { LIMITS } from './limits.ts';
+import type { Operation } from './operation.ts';
+import { guestError, parseEntry, parseFileEvent, readEntry } from './protocol.ts';
+
+/** Starts an operation of this guest. */
+export type StartOperation = (
+  what: string,
+  request: Readonly<Record<string, unknown>>,
+  options?: { signal?: AbortSignal | undefined; body?: Uint8Array; replyMsMax?: number },
+) => Operation;
+
+export class ChannelFiles implements GuestFiles {
+  readonly #start: StartOperation;
+
+  constructor(start: StartOperation) {
+    this.#start = start;
+  }
+
+  async read(path: string, options: FileOptions = {}): Promise<Readable> {
+    const operation = this.#begin('read', path, {}, options);
+    await operation.reply(anything);
+    return contentStream(operation, path);
+  }
+
+  async readAll(
+    path: string,
+    options: FileOptions & { readonly bytesMax?: number } = {},
+  ): Promise<Buffer> {
+    const { bytesMax = LIMITS.readAllBytesMax } = options;
+    const parts: Buffer[] = [];
+    let bytes = 0;
+    for await (const part of await this.read(path, options)) {
+      bytes += part.length;
+      // Leaving the loop destroys the stream and with it the operation.
+      if (bytes > bytesMax) throw guestError('too_large', `${path}: more than ${bytesMax} bytes`);
+      parts.push(part);
+    }
+    return Buffer.concat(parts);
+  }
+
+  async write(
+    path: string,
+    content: string | Uint8Array | AsyncIterable<Uint8Array>,
+    options: FileOptions & { readonly mode?: number } = {},
+  ): Promise<FileEntry> {
+    const { mode } = options;
+    const operation = this.#begin('write', path, mode === undefined ? {} : { mode }, options);
+    const reply = operation.reply(readEntry);
+    reply.catch((error: unknown) => ignore(error, 'awaited below'));
+    try {
+      await sendContent(operation, content);
+      return (await reply).entry;
+    } catch (error) {
+      // An error of the content's source: without its end the guest throws away what it has.
+      operation.destroy();
+      throw error;
+    } finally {
+      operation.destroy();
+    }
+  }
+
+  async stat(path: string, options: FileOptions = {}): Promise<FileEntry> {
+    return await this.#simple('stat', path, {}, options);
+  }
+
+  async move(from: string, to: string, options: FileOptions = {}): Promise<FileEntry> {
+    return await this.#simple('move', from, { to }, options);
+  }
+
+  async makeDirectory(path: string, options: FileOptions = {}): Promise<FileEntry> {
+    return await this.#simple('mkdir', path, {}, options);
+  }
+
+  async remove(path: string, options: FileOptions = {}): Promise<void> {
+    const operation = this.#begin('remove', path, {}, options);
+    await operation.reply(anything);
+    operation.destroy();
+  }
+
+  async list(
+    path: string,
+    options: FileOptions & { readonly depth?: number } = {},
+  ): Promise<readonly FileEntry[]> {
+    const { depth = 1 } = options;
+    const operation = this.#begin('list', path, { depth }, options);
+    await operation.reply(anything);
+    return await readEntries(contentStream(operation, path), path);
+  }
+
+  async watch(
+    path: string,
+    options: FileOptions & { readonly recursive?: boolean },
+    listener: (event: FileEvent) => void,
+  ): Promise<FileWatch> {
+    const { recursive = false } = options;
+    const operation = this.#begin('watch', path, { recursive }, options);
+    await operation.reply(anything);
+    const ended = Promise.withResolvers<void>();
+    operation.begin('frames', {
+      onFrame: (frame) => {
+        const parsed = parseFileEvent(frame.payload);
+        if (!parsed.ok) operation.destroy(guestError('protocol_error', `watch: ${parsed.reason}`));
+        else if (parsed.value.type === 'ended') operation.destroy();
+        else listener({ type: parsed.value.type, name: parsed.value.name });
+      },
+      onEnd: () => ended.resolve(),
+    });
+    return { ended: ended.promise, stop: () => operation.destroy() };
+  }
+
+  async #simple(
+    op: string,
+    path: string,
+    fields: Readonly<Record<string, unknown>>,
+    options: FileOptions,
+  ): Promise<FileEntry> {
+    const operation = this.#begin(op, path, fields, options);
+    const { entry } = await operation.reply(readEntry);
+    operation.destroy();
+    return entry;
+  }
+
+  #begin(
+    op: string,
+    path: string,
+    fields: Readonly<Record<string, unknown>>,
+    { user, signal }: FileOptions,
+  ): Operation {
+    return this.#start(`${op} ${path}`, { op, path, user, ...fields }, { signal });
+  }
+}
+
+async function sendContent(
+  operation: Operation,
+  content: string | Uint8Array | AsyncIterable<Uint8Array>,
+): Promise<void> {
+  const whole = typeof content === 'string' ? Buffer.from(content) : content;
+  for await (const part of whole instanceof Uint8Array ? [whole] : whole) {
+    operation.expectReplyWithin(LIMITS.replyMsMax);
+    // In pieces, so that an early refusal of the guest stops a large content.
+    for (let at = 0; at < part.length && !operation.answered; at += LIMITS.streamBytesMax) {
+      await operation.send(FRAME.body, part.subarray(at, at + LIMITS.streamBytesMax));
+      operation.expectReplyWithin(LIMITS.replyMsMax);
+    }
+    if (operation.answered) return;
+  }
+  await operation.sendEnd(FRAME.body);
+  operation.expectReplyWithin(LIMITS.replyMsMax);
+}
+
+/** Data frames up to the empty one; anything else is a cut or broken stream. */
+function contentStream(operation: Operation, what: string): Readable {
+  let complete = false;
+  const stream = new Readable({
+    highWaterMark: LIMITS.streamBytesMax,
+    read: () => operation.resume(),
+    destroy: (error, done) => {
+      operation.destroy();
+      done(error);
+    },
+  });
+  const onFrame = (frame: Frame): void => {
+    if (complete || stream.destroyed) return;
+    if (frame.kind !== FRAME.stdout) {
+      stream.destroy(guestError('protocol_error', `${what}: unexpected frame ${frame.kind}`));
+    } else if (frame.payload.length === 0) {
+      complete = true;
+      stream.push(null);
+    } else if (!stream.push(frame.payload)) {
+      operation.pause();
+    }
+  };
+  operation.begin('frames', {
+    onFrame,
+    onEnd: (error) => {
+      if (complete || stream.destroyed) return;
+      stream.destroy(error ?? guestError('connection_lost', `${what}: the content was cut off`));
+    },
+  });
+  return stream;
+}
+
+async function readEntries(stream: Readable, path: string): Promise<readonly FileEntry[]> {
+  const lines = new LineDecoder(LIMITS.listLineBytesMax);
+  const entries: FileEntry[] = [];
+  for await (const chunk of stream) {
+    let rest: Buffer = chunk;
+    for (;;) {
+      const result = lines.receive(rest);
+      if (!result.ok) throw guestError('protocol_error', `list ${path}: ${result.reason}`);
+      if (result.line === null) break;
+      rest = result.rest;
+      if (result.line.subarray(0, CUT.length).equals(CUT)) {
+        throw guestError('too_large', `list ${path}: more entries than one listing may have`);
+      }
+      const parsed = parseEntry(result.line);
+      if (!parsed.ok) throw guestError('protocol_error', `list ${path}: ${parsed.reason}`);
+      if (entries.push(parsed.value) > LIMITS.listEntriesMax) {
+        throw guestError('protocol_error', `list ${path}: more entries than the agent sends`);
+      }
+    }
+  }
+  return entries;
+}
+
+/** How the agent says that it cut a listing. */
+const CUT = Buffer.from('{"cut":');
+
+const anything = (fields: unknown): { readonly ok: true; readonly value: unknown } => ({
+  ok: true,
+  value: fields,
+});

@@ -1,0 +1,138 @@
+/** A program in the guest, as node streams over its operation. */
+import { Readable, Writable } from 'node:stream';
+import { ignore } from '../base/ignore.ts';
+import type { GuestError } from './errors.ts';
+import { FRAME, type Frame } from './framing.ts';
+import type { Process, ProcessExit, SignalName, TerminalSize } from './guest.ts';
+import { LIMITS } from './limits.ts';
+import type { Operation } from './operation.ts';
+import { guestError, parseExitFrame } from './protocol.ts';
+
+/** What a process asks of its guest on other connections. */
+export interface ProcessControl {
+  signal(pid: number, signal: SignalName): Promise<unknown>;
+  resize(pid: number, size: TerminalSize): Promise<unknown>;
+}
+
+/**
+ * The connection is paused while a stream holds `LIMITS.streamBytesMax`, which in the end blocks the
+ * program: read both streams, or `resume()` the one that does not matter. A destroyed stream discards.
+ */
+export class GuestProcess implements Process {
+  readonly pid: number;
+  readonly warm: boolean;
+  readonly stdin: Writable;
+  readonly stdout: Readable;
+  readonly stderr: Readable;
+  readonly exit: Promise<ProcessExit>;
+  readonly #operation: Operation;
+  readonly #control: ProcessControl;
+  readonly #exit = Promise.withResolvers<ProcessExit>();
+  readonly #full = new Set<Readable>();
+  #over = false;
+
+  constructor(
+    operation: Operation,
+    control: ProcessControl,
+    started: { readonly pid: number; readonly warm: boolean },
+  ) {
+    this.#operation = operation;
+    this.#control = control;
+    this.pid = started.pid;
+    this.warm = started.warm;
+    this.exit = this.#exit.promise;
+    this.exit.catch((error: unknown) => ignore(error, 'told to who awaits the exit'));
+    this.stdout = this.#output();
+    this.stderr = this.#output();
+    this.stdin = this.#input();
+    operation.begin('frames', {
+      onFrame: (frame) => this.#frame(frame),
+      onEnd: (error) => this.#end(error),
+    });
+  }
+
+  resize(size: TerminalSize): void {
+    if (this.#over) return;
+    this.#control
+      .resize(this.pid, size)
+      .catch((error: unknown) => ignore(error, 'the process ended while it was resized'));
+  }
+
+  kill(signal: SignalName = 'SIGKILL'): void {
+    if (this.#over) return;
+    this.#control
+      .signal(this.pid, signal)
+      .catch((error: unknown) => ignore(error, 'the process ended while it was signalled'));
+  }
+
+  #output(): Readable {
+    const stream: Readable = new Readable({
+      highWaterMark: LIMITS.streamBytesMax,
+      read: () => this.#drained(stream),
+      destroy: (error, done) => {
+        this.#drained(stream);
+        done(error);
+      },
+    });
+    stream.on('error', (error) => ignore(error, 'told to who reads the stream, and by exit'));
+    return stream;
+  }
+
+  #drained(stream: Readable): void {
+    if (this.#full.delete(stream) && this.#full.size === 0) this.#operation.resume();
+  }
+
+  #input(): Writable {
+    const stream = new Writable({
+      highWaterMark: LIMITS.streamBytesMax,
+      decodeStrings: true,
+      write: (chunk: Buffer, _encoding, done) => {
+        void this.#operation.send(FRAME.stdin, chunk).then(() => done());
+      },
+      final: (done) => {
+        void this.#operation.sendEnd(FRAME.stdin).then(() => done());
+      },
+    });
+    stream.on('error', (error) => ignore(error, 'input that nobody reads any more'));
+    return stream;
+  }
+
+  #frame(frame: Frame): void {
+    if (this.#over) return;
+    if (frame.kind === FRAME.control) {
+      const parsed = parseExitFrame(frame.payload);
+      if (parsed.ok) this.#finish(parsed.value);
+      else this.#operation.destroy(guestError('protocol_error', `process end: ${parsed.reason}`));
+      return;
+    }
+    const stream = frame.kind === FRAME.stdout ? this.stdout : this.stderr;
+    if (frame.payload.length === 0 || stream.destroyed) return;
+    if (!stream.push(frame.payload)) {
+      this.#full.add(stream);
+      this.#operation.pause();
+    }
+  }
+
+  #finish(exit: ProcessExit): void {
+    this.#over = true;
+    this.stdout.push(null);
+    this.stderr.push(null);
+    this.stdin.destroy();
+    // The guest ends the connection; reading on lets that end arrive.
+    this.#operation.resume();
+    this.#operation.endWrite();
+    this.#exit.resolve(exit);
+  }
+
+  /** The connection ended; without an exit frame the program's end is not known. */
+  #end(error: GuestError | null): void {
+    if (this.#over) return;
+    this.#over = true;
+    const reason =
+      error ?? guestError('connection_lost', `process ${this.pid}: the guest closed its stream`);
+    this.#exit.reject(reason);
+    this.stdout.destroy(reason);
+    this.stderr.destroy(reason);
+    this.stdin.destroy();
+  }
+}

@@ -1,0 +1,223 @@
+/**
+ * The messages of the guest protocol as the host reads them. Each parser takes hostile bytes and gives a
+ * typed value or a reason; unknown fields are ignored, texts are bounded by their line.
+ */
+import { z } from 'zod';
+import { GuestError, type GuestErrorCode } from './errors.ts';
+import type { FileEntry, FileEvent, GuestEvent, GuestStats, ProcessExit } from './guest.ts';
+import { LIMITS } from './limits.ts';
+
+const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
+const milliseconds = z.number().nonnegative().max(Number.MAX_SAFE_INTEGER);
+const pid = z
+  .number()
+  .int()
+  .positive()
+  .max(2 ** 31 - 1);
+/** For people; a guest may have put control characters into it. */
+const message = z.string().transform(printable);
+
+const helloSchema = z.object({
+  type: z.literal('hello'),
+  /** Version of the protocol that the agent speaks. */
+  protocol: z.number().int(),
+  agent: z.string().max(64).transform(printable),
+  python: z.string().max(64).transform(printable),
+  timings: z.object({
+    kernelToInitMs: milliseconds.nullable(),
+    initToAgentMs: milliseconds.nullable(),
+    agentToHelloMs: milliseconds,
+  }),
+  overlay: z.enum(['disk', 'memory', 'none']),
+  cgroup: z.boolean(),
+});
+export type Hello = z.infer<typeof helloSchema>;
+
+/** Read before the rest, so that another version gets its own answer. */
+const anyHelloSchema = z.object({ type: z.literal('hello'), protocol: z.number().int() });
+
+const confirmSchema = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('ready'), problems: z.array(message).max(32) }),
+  z.object({ type: z.literal('refused'), code: z.string().max(64), message }),
+]);
+export type Confirm = z.infer<typeof confirmSchema>;
+
+const exitSchema = z.object({
+  exitCode: z.number().int().min(0).max(255).nullable(),
+  signal: z
+    .string()
+    .regex(/^SIG[A-Z0-9]{1,12}$/)
+    .nullable(),
+  timedOut: z.boolean(),
+  oomKilled: z.boolean(),
+  truncated: z.boolean(),
+  durationMs: milliseconds,
+});
+
+const eventSchema = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('pressure'), memoryBytes: count, highEvents: count }),
+  z.object({ type: z.literal('oom'), oomKills: count, detail: message }),
+  z.object({ type: z.literal('exit'), pid, exit: exitSchema }),
+  z.object({
+    type: z.literal('warm'),
+    modules: z
+      .array(z.object({ name: message, durationMs: milliseconds, error: message.nullable() }))
+      .max(256),
+  }),
+  z.object({ type: z.literal('log'), level: z.enum(['warn', 'info']), message }),
+  z.object({ type: z.literal('dropped'), count }),
+]);
+
+const entrySchema = z.object({
+  name: z.string(),
+  path: z.string(),
+  type: z.enum(['file', 'directory', 'symlink', 'other']),
+  bytes: count,
+  mode: z.number().int().min(0).max(0o7777),
+  owner: z.string().max(256),
+  group: z.string().max(256),
+  modifiedMs: z.number().int().safe(),
+  symlinkTarget: z.string().nullable(),
+});
+
+const statsSchema = z.object({
+  cpuCount: count,
+  cpuBusyMs: count,
+  uptimeMs: count,
+  memoryTotalBytes: count,
+  memoryAvailableBytes: count,
+  userMemoryBytes: count.nullable(),
+  userProcesses: count.nullable(),
+  diskTotalBytes: count,
+  diskFreeBytes: count,
+  oomKills: count.nullable(),
+});
+
+const processesSchema = z.object({
+  processes: z
+    .array(
+      z.object({
+        pid,
+        kind: z.enum(['exec', 'python']),
+        argv: z.array(z.string()).max(64),
+        cwd: z.string(),
+        user: z.string(),
+        tag: z.string().nullable(),
+        pty: z.boolean(),
+        detached: z.boolean(),
+        ageMs: count,
+      }),
+    )
+    .max(1024),
+});
+
+const startedSchema = z.object({ pid, warm: z.boolean() });
+const entryReplySchema = z.object({ entry: entrySchema });
+const exitFrameSchema = exitSchema.extend({ type: z.literal('exit') });
+const fileEventSchema = z.object({
+  type: z.enum(['create', 'write', 'remove', 'rename', 'chmod', 'overflow', 'ended']),
+  name: z.string().default(''),
+});
+
+export type Parsed<T> =
+  | { readonly ok: true; readonly value: T }
+  | { readonly ok: false; readonly reason: string };
+
+export const parseHello = parser(helloSchema);
+export const parseAnyHello = parser(anyHelloSchema);
+export const parseConfirm = parser(confirmSchema);
+export const parseEvent: (bytes: Uint8Array) => Parsed<GuestEvent> = parser(eventSchema);
+export const parseEntry: (bytes: Uint8Array) => Parsed<FileEntry> = parser(entrySchema);
+export const parseExitFrame: (bytes: Uint8Array) => Parsed<ProcessExit> = parser(
+  exitFrameSchema.transform(({ type: _type, ...exit }) => exit),
+);
+export const parseFileEvent: (
+  bytes: Uint8Array,
+) => Parsed<FileEvent | { readonly type: 'ended'; readonly name: string }> =
+  parser(fileEventSchema);
+
+/** The answer to a request: its fields, or the guest's refusal as an error. */
+export type Reply =
+  | { readonly ok: true; readonly fields: unknown }
+  | { readonly ok: false; readonly error: GuestError };
+
+const replySchema = z.union([
+  z.looseObject({ ok: z.literal(true) }),
+  z.object({ ok: z.literal(false), code: z.string().max(64), message }),
+]);
+const parseReplyObject = parser(replySchema);
+
+export function parseReply(bytes: Uint8Array): Parsed<Reply> {
+  const parsed = parseReplyObject(bytes);
+  if (!parsed.ok) return parsed;
+  const reply = parsed.value;
+  if (reply.ok) return { ok: true, value: { ok: true, fields: reply } };
+  return { ok: true, value: { ok: false, error: refusal(reply.code, reply.message) } };
+}
+
+export const readStarted = reader(startedSchema);
+export const readEntry: (fields: unknown) => Parsed<{ entry: FileEntry }> =
+  reader(entryReplySchema);
+export const readStats: (fields: unknown) => Parsed<GuestStats> = reader(statsSchema);
+export const readProcesses = reader(processesSchema);
+
+function parser<T>(schema: z.ZodType<T>): (bytes: Uint8Array) => Parsed<T> {
+  const read = reader(schema);
+  return (bytes) => {
+    let value: unknown;
+    try {
+      value = JSON.parse(UTF8.decode(bytes));
+    } catch (error) {
+      return { ok: false, reason: `not JSON: ${error instanceof Error ? error.message : ''}` };
+    }
+    return read(value);
+  };
+}
+
+function reader<T>(schema: z.ZodType<T>): (value: unknown) => Parsed<T> {
+  return (value) => {
+    const result = schema.safeParse(value);
+    if (result.success) return { ok: true, value: result.data };
+    const issue = result.error.issues[0];
+    const where = issue?.path.map(String).join('.') ?? '';
+    return { ok: false, reason: `${where === '' ? 'message' : where}: ${issue?.message ?? 'bad'}` };
+  };
+}
+
+const UTF8 = new TextDecoder('utf-8', { fatal: true });
+
+/** One line without control characters, of bounded length: fit for a terminal and a log. */
+function printable(text: string): string {
+  return text.slice(0, LIMITS.messageCharactersMax).replaceAll(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, ' ');
+}
+
+const REMEDIES: Partial<Record<GuestErrorCode, string>> = {
+  disk_full: 'Give the sandbox a larger disk (--disk), or let the program remove what it made.',
+  exhausted: 'Give the sandbox more memory, or run fewer programs at once in it.',
+  too_large: 'Send it as a file instead.',
+  hello_refused: 'Run `neurovisor setup` so that the image carries the agent of this version.',
+};
+
+const CODES: ReadonlySet<string> = new Set([
+  'not_found',
+  'already_exists',
+  'permission_denied',
+  'disk_full',
+  'invalid_request',
+  'too_large',
+  'exhausted',
+  'guest_failed',
+] satisfies GuestErrorCode[]);
+
+/** What the guest answered, as our error; an unknown code is `guest_failed`. */
+function refusal(code: string, text: string): GuestError {
+  return guestError(CODES.has(code) ? (code as GuestErrorCode) : 'guest_failed', text);
+}
+
+export function guestError(code: GuestErrorCode, text: string, cause?: unknown): GuestError {
+  const remedy = REMEDIES[code];
+  return new GuestError(code, text, {
+    ...(cause === undefined ? {} : { cause }),
+    ...(remedy === undefined ? {} : { remedy }),
+  });
+}
