@@ -1,0 +1,46 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { checkFraming, requestHeaders, responseHeaders } from './headers.ts';
+
+const name = fc.oneof(
+  fc.constantFrom('Host', 'content-length', 'Transfer-Encoding', 'authorization', 'accept'),
+  fc.string(),
+);
+const rawHeaders = fc
+  .array(fc.tuple(name, fc.oneof(fc.constantFrom('chunked', '5'), fc.string())), { maxLength: 12 })
+  .map((pairs) => pairs.flat());
+
+describe('checkFraming', () => {
+  it('accepts at most one way to find the end of a body', () => {
+    fc.assert(
+      fc.property(rawHeaders, (headers) => {
+        const result = checkFraming(headers);
+        const framing = headers.filter(
+          (text, i) => i % 2 === 0 && /^(content-length|transfer-encoding)$/i.test(text),
+        );
+        if (result.ok) expect(framing.length).toBeLessThanOrEqual(1);
+      }),
+    );
+  });
+});
+
+describe('header filters', () => {
+  it('pass only listed names with harmless values', () => {
+    const allowed =
+      /^(accept|traceparent|tracestate|x-request-id|cache-control|content-(encoding|length|type)|retry-after|x-should-retry)$/;
+    const received = fc.dictionary(
+      fc.oneof(fc.constantFrom('accept', 'retry-after', 'cookie', '__proto__'), fc.string()),
+      fc.oneof(fc.string(), fc.array(fc.string())),
+    );
+    fc.assert(
+      fc.property(received, (headers) => {
+        for (const out of [requestHeaders(headers), responseHeaders(headers)]) {
+          for (const [key, value] of Object.entries(out)) {
+            expect(key).toMatch(allowed);
+            expect(value).not.toMatch(/[\r\n\0]/);
+          }
+        }
+      }),
+    );
+  });
+});

@@ -1,0 +1,75 @@
+import { describe, expect, it } from 'vitest';
+import { checkFraming, requestHeaders, responseHeaders } from './headers.ts';
+
+describe('checkFraming', () => {
+  it.each([
+    ['two lengths', ['Content-Length', '5', 'content-length', '5']],
+    ['length and encoding', ['Content-Length', '5', 'Transfer-Encoding', 'chunked']],
+    ['a list of lengths', ['Content-Length', '5, 5']],
+    ['a signed length', ['Content-Length', '+5']],
+    ['a hexadecimal length', ['Content-Length', '0x5']],
+    ['a length beyond 2^53', ['Content-Length', '9007199254740993']],
+    ['another encoding', ['Transfer-Encoding', 'gzip, chunked']],
+    ['an obfuscated encoding', ['Transfer-Encoding', '\u000bchunked']],
+    ['two encodings', ['Transfer-Encoding', 'chunked', 'Transfer-Encoding', 'chunked']],
+    ['identity', ['Transfer-Encoding', 'identity']],
+    ['two hosts', ['Host', 'a', 'Host', 'b']],
+  ])('refuses %s', (_, headers) => {
+    expect(checkFraming(headers)).toMatchObject({ ok: false, refusal: { code: 'bad_framing' } });
+  });
+  it.each([
+    ['no body', ['Host', 'a']],
+    ['a length', ['Host', 'a', 'Content-Length', '5']],
+    ['chunks', ['Host', 'a', 'transfer-encoding', 'Chunked']],
+  ])('accepts %s', (_, headers) => {
+    expect(checkFraming(headers).ok).toBe(true);
+  });
+});
+
+describe('requestHeaders', () => {
+  it('passes nothing that identifies, authorises or routes', () => {
+    const received = {
+      accept: 'text/event-stream',
+      traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+      authorization: 'Bearer guest',
+      'x-api-key': 'guest',
+      'api-key': 'guest',
+      cookie: 'a=b',
+      'proxy-authorization': 'Basic x',
+      'openai-organization': 'org',
+      'x-forwarded-for': '10.0.0.1',
+      'x-neurovisor-sandbox': 'other',
+      host: 'metadata.google.internal',
+      connection: 'close',
+      'content-type': 'text/plain',
+    };
+    expect(requestHeaders(received)).toEqual({
+      accept: 'text/event-stream',
+      traceparent: received.traceparent,
+    });
+  });
+});
+
+describe('responseHeaders', () => {
+  it('passes the content and retry headers only', () => {
+    const received = {
+      'content-type': 'application/json',
+      'content-length': '2',
+      'retry-after': '3',
+      'set-cookie': ['a=b'],
+      server: 'uvicorn',
+      location: 'http://169.254.169.254/',
+      'transfer-encoding': 'chunked',
+      'x-ratelimit-remaining-tokens': '5',
+    };
+    expect(responseHeaders(received)).toEqual({
+      'content-type': 'application/json',
+      'content-length': '2',
+      'retry-after': '3',
+    });
+  });
+  it('drops values that could end a line, and what only looks like a header', () => {
+    expect(responseHeaders({ 'retry-after': 'a\r\nb' })).toEqual({});
+    expect(responseHeaders(Object.create({ 'retry-after': '1' }))).toEqual({});
+  });
+});

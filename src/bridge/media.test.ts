@@ -1,0 +1,72 @@
+import { describe, expect, it } from 'vitest';
+import { inspectMedia } from './media.ts';
+
+const METADATA = 'http://169.254.169.254/latest/meta-data/';
+const PICTURE = 'data:image/png;base64,AAAA';
+const message = (...content: unknown[]) => ({ messages: [{ role: 'user', content }] });
+
+describe('inspectMedia (G28: inference servers as a metadata hole)', () => {
+  const remote: [string, Record<string, unknown>][] = [
+    ['image_url', message({ type: 'image_url', image_url: { url: METADATA } })],
+    ['image_url as a string', message({ type: 'image_url', image_url: METADATA })],
+    ['video_url', message({ type: 'video_url', video_url: { url: METADATA } })],
+    ['audio_url', message({ type: 'audio_url', audio_url: { url: METADATA } })],
+    ['input_audio', message({ type: 'input_audio', input_audio: { data: METADATA } })],
+    ['file_data', message({ type: 'file', file: { file_data: METADATA } })],
+    ['file_id', message({ type: 'file', file: { file_id: 'file-1' } })],
+    ['a file: URL', message({ type: 'image_url', image_url: { url: 'file:///etc/passwd' } })],
+    ['a bare path', message({ type: 'image_url', image_url: { url: '/etc/passwd' } })],
+    ['other capitals', message({ type: 'image_url', Image_URL: { URL: METADATA } })],
+    ['a long s', message({ type: 'x', imageſ: [METADATA] })],
+    ['a scheme in capitals', message({ type: 'image_url', image_url: { url: 'HTTP://a/' } })],
+    ['leading space', message({ type: 'image_url', image_url: { url: ` ${METADATA}` } })],
+    ['an unknown part', message({ type: 'hologram', hologram: METADATA })],
+    ['an unknown part with another scheme', message({ type: 'x', x: 's3://bucket/key' })],
+    ['a list of pictures', { messages: [{ role: 'user', content: '', images: [METADATA] }] }],
+    ['parts within parts', message({ type: 'tool_result', content: [{ image: METADATA }] })],
+    ['tool messages', { messages: [{ role: 'tool', content: [{ image_url: METADATA }] }] }],
+    ['embeddings input', { input: [{ image: METADATA }] }],
+    ['a top-level member', { messages: [], image_data: METADATA }],
+  ];
+  it.each(remote)('refuses remote media in %s', (_, body) => {
+    expect(inspectMedia(body)).toMatchObject({ ok: false, refusal: { status: 400 } });
+  });
+
+  const local: [string, Record<string, unknown>][] = [
+    ['data: pictures', message({ type: 'image_url', image_url: { url: PICTURE } })],
+    ['base64 audio', message({ type: 'input_audio', input_audio: { data: 'UklGRg==' } })],
+    ['URLs in text', message({ type: 'text', text: METADATA })],
+    ['URLs in plain content', { messages: [{ role: 'user', content: METADATA }] }],
+    ['URLs in prompts', { prompt: [METADATA] }],
+    ['URLs in embeddings input', { input: METADATA }],
+    ['URLs in tool schemas', { tools: [{ function: { parameters: { url: METADATA } } }] }],
+    ['URLs in response schemas', { response_format: { json_schema: { $id: METADATA } } }],
+    [
+      'tool calls sent back',
+      {
+        messages: [
+          { role: 'assistant', tool_calls: [{ function: { name: 'f', arguments: '{}' } }] },
+        ],
+      },
+    ],
+    [
+      'citations sent back',
+      { messages: [{ role: 'assistant', content: '', annotations: [{ url: METADATA }] }] },
+    ],
+    ['a user label', { user: METADATA }],
+  ];
+  it.each(local)('accepts %s', (_, body) => {
+    expect(inspectMedia(body).ok).toBe(true);
+  });
+
+  it('estimates tokens of text and counts token ids, without the bytes of pictures', () => {
+    const value = (body: Record<string, unknown>) => {
+      const result = inspectMedia(body);
+      return result.ok ? result.value : -1;
+    };
+    expect(value({ input: [[1, 2, 3], [4]] })).toBe(4);
+    expect(value({ prompt: 'x'.repeat(40) })).toBe(10);
+    const picture = { type: 'image_url', image_url: { url: `data:,${'A'.repeat(4000)}` } };
+    expect(value(message(picture))).toBeLessThan(10);
+  });
+});

@@ -1,0 +1,93 @@
+import { describe, expect, it } from 'vitest';
+import { SseSplitter } from './sse.ts';
+import { DocumentUsage, StreamUsage } from './usage.ts';
+
+const event = (value: unknown) => `data: ${JSON.stringify(value)}\n\n`;
+const delta = (content: string) => event({ choices: [{ delta: { content } }], usage: null });
+const USAGE = event({ choices: [], usage: { prompt_tokens: 7, completion_tokens: 9 } });
+const FINISH = event({ choices: [{ delta: {}, finish_reason: 'stop' }] });
+
+function watch(text: string, hide: boolean): { usage: StreamUsage; out: string } {
+  const usage = new StreamUsage(hide);
+  let out = '';
+  for (const piece of new SseSplitter(1024).push(Buffer.from(text))) {
+    if (usage.accept(piece)) out += piece.bytes.toString();
+  }
+  return { usage, out };
+}
+
+describe('StreamUsage', () => {
+  it('hides the usage event and nothing else', () => {
+    const text = `${delta('a')}: comment\n\n${USAGE}data: [DONE]\n\n`;
+    expect(watch(text, true).out).toBe(text.replace(USAGE, ''));
+    expect(watch(text, false).out).toBe(text);
+  });
+  it('keeps usage that comes with content, and still reads it', () => {
+    const text = event({ choices: [{ delta: { content: 'a' } }], usage: { prompt_tokens: 3 } });
+    const { usage, out } = watch(text, true);
+    expect(out).toBe(text);
+    expect(usage.counts(99)).toEqual({ promptTokens: 3, completionTokens: 0, estimated: false });
+  });
+  it('hides with CRLF line ends too', () => {
+    const text = `${delta('a')}${USAGE}${FINISH}`.replaceAll('\n', '\r\n');
+    expect(watch(text, true).out).toBe(`${delta('a')}${FINISH}`.replaceAll('\n', '\r\n'));
+  });
+  it('takes the upstream at its word', () => {
+    expect(watch(delta('a') + USAGE, true).usage.counts(1)).toEqual({
+      promptTokens: 7,
+      completionTokens: 9,
+      estimated: false,
+    });
+  });
+  it('estimates by chunks or by length, whichever is more', () => {
+    const chunks = watch(delta('a').repeat(5), true).usage.counts(11);
+    expect(chunks).toEqual({ promptTokens: 11, completionTokens: 5, estimated: true });
+    expect(watch(delta('a'.repeat(40)), true).usage.counts(0).completionTokens).toBe(10);
+  });
+  it('counts tool calls and reasoning as output', () => {
+    const call = { tool_calls: [{ function: { name: 'abcd', arguments: 'efgh' } }] };
+    const text =
+      event({ choices: [{ delta: call }] }) +
+      event({ choices: [{ delta: { reasoning_content: 'abcd' } }] });
+    expect(watch(text, true).usage.counts(0).completionTokens).toBe(3);
+  });
+  it('knows the end and errors', () => {
+    expect(watch(delta('a'), true).usage.finished).toBe(false);
+    expect(watch(FINISH, true).usage.finished).toBe(true);
+    expect(watch('data: [DONE]\n\n', true).usage.finished).toBe(true);
+    expect(watch(event({ error: { message: 'x' } }), true).usage.failed).toBe(true);
+  });
+  it('survives events that are no JSON', () => {
+    const text = 'data: {oops\n\ndata\n\nevent: x\n\ndata: 5\n\ndata: null\n\n';
+    expect(watch(text, true).out).toBe(text);
+  });
+});
+
+describe('DocumentUsage', () => {
+  const counts = (text: string, generates = true) => {
+    const usage = new DocumentUsage();
+    const bytes = Buffer.from(text);
+    for (let i = 0; i < bytes.length; i += 1000) usage.push(bytes.subarray(i, i + 1000));
+    return usage.counts(5, generates);
+  };
+  const tokens = '"usage": {"prompt_tokens":3,"completion_tokens":4,"details":{"x":1}}';
+
+  it('finds usage at either end of a document of any size', () => {
+    const filler = `"data":"${'x'.repeat(300_000)}"`;
+    const expected = { promptTokens: 3, completionTokens: 4, estimated: false };
+    expect(counts(`{${filler},${tokens}}`)).toEqual(expected);
+    expect(counts(`{${tokens},${filler}}`)).toEqual(expected);
+  });
+  it('is not fooled by text that looks like usage', () => {
+    const said = JSON.stringify('"usage": {"prompt_tokens":99}');
+    expect(counts(`{${tokens},"choices":[{"text":${said}}]}`).promptTokens).toBe(3);
+  });
+  it('estimates when there is none', () => {
+    expect(counts('{"a":"12345678"}')).toEqual({
+      promptTokens: 5,
+      completionTokens: 4,
+      estimated: true,
+    });
+    expect(counts('{"data":[]}', false).completionTokens).toBe(0);
+  });
+});
