@@ -1,4 +1,6 @@
 /** Judges a `VmSpec` before anything is made from it. What passes here may go to a VMM as it is. */
+import { access, constants, stat } from 'node:fs/promises';
+import { describeError } from '../base/errors.ts';
 import type { VmSpec } from './driver.ts';
 import { VmmError } from './errors.ts';
 
@@ -85,6 +87,28 @@ function checkBootArgs(args: readonly string[]): void {
   }
 }
 
-export function invalid(field: string, cause: string): VmmError {
+/**
+ * Whether the files are there and may be used.
+ * @throws VmmError `vm_spec_invalid` that names the field
+ */
+export async function checkFiles(spec: VmSpec): Promise<void> {
+  const file = async (field: 'kernelPath' | 'rootImagePath' | 'overlayPath', mode: number) => {
+    try {
+      await access(spec[field], mode);
+      if (!(await stat(spec[field])).isFile()) throw new Error('it is not a file');
+    } catch (error) {
+      throw invalid(field, describeError(error));
+    }
+  };
+  await file('kernelPath', constants.R_OK);
+  await file('rootImagePath', constants.R_OK);
+  await file('overlayPath', constants.R_OK | constants.W_OK);
+  const dir = await stat(spec.dir).catch((error: unknown) => {
+    throw invalid('dir', describeError(error));
+  });
+  if (!dir.isDirectory()) throw invalid('dir', 'it is not a directory');
+}
+
+function invalid(field: string, cause: string): VmmError {
   return new VmmError('vm_spec_invalid', `the VM's ${field} can't be used`, { cause });
 }

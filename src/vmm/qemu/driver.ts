@@ -8,7 +8,6 @@
  * at the PCI bus; the same commands plug it into a clone that runs. QMP and the serial line are socket
  * pairs made at the spawn: there is no path to connect to, and nothing to remove.
  */
-import { access, constants, stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../../base/cleanup.ts';
@@ -21,7 +20,7 @@ import type { AttachVsock } from '../attach-vsock.ts';
 import type { Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { type Launch, launchDirect } from '../launch.ts';
-import { checkSpec, invalid, VHOST_SOCKET_NAME } from '../spec.ts';
+import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { kernelArgs, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
 import { QemuProcess } from './process.ts';
@@ -163,24 +162,6 @@ async function explain(error: unknown, process: QemuProcess, clock: Clock): Prom
   const exit = await Promise.race([process.exited, late.promise]);
   cancel();
   return exit === undefined ? error : process.startFailure(exit);
-}
-
-async function checkFiles(spec: VmSpec): Promise<void> {
-  const file = async (field: 'kernelPath' | 'rootImagePath' | 'overlayPath', mode: number) => {
-    try {
-      await access(spec[field], mode);
-      if (!(await stat(spec[field])).isFile()) throw new Error('it is not a file');
-    } catch (error) {
-      throw invalid(field, describeError(error));
-    }
-  };
-  await file('kernelPath', constants.R_OK);
-  await file('rootImagePath', constants.R_OK);
-  await file('overlayPath', constants.R_OK | constants.W_OK);
-  const dir = await stat(spec.dir).catch((error: unknown) => {
-    throw invalid('dir', describeError(error));
-  });
-  if (!dir.isDirectory()) throw invalid('dir', 'it is not a directory');
 }
 
 function cancelled(signal: AbortSignal): VmmError {

@@ -1,0 +1,181 @@
+/**
+ * A whole driver without a VM, so that the control plane runs in tests and on machines without a VMM.
+ *
+ *     host program ── connect, "CONNECT 5000\n" ──► <channel>          ──► io.onConnect(5000, …)
+ *     host program ◄── accepts ────────────────── <channel>_1024       ◄── io.connectToHost(1024)
+ *
+ * The guest is a function; `scripted-guest.ts` has the default one. What it can't do it says in its
+ * capabilities: there is no bucket between two ends of a unix socket.
+ */
+import { availableParallelism } from 'node:os';
+import { PassThrough, type Readable, type Writable } from 'node:stream';
+import type { Clock } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { ChannelStats, Vm, VmExit, VmmDriver, VmSpec, VmTimings } from '../driver.ts';
+import { VmmError } from '../errors.ts';
+import { checkFiles, checkSpec } from '../spec.ts';
+import { ByteTail } from '../tail.ts';
+import { FakeChannel } from './channel.ts';
+import { scriptedGuest } from './scripted-guest.ts';
+
+const CONSOLE_TAIL_BYTES = 64 * 1024;
+
+/** What the machine gives to its guest. */
+export interface FakeGuestIo extends Pick<FakeChannel, 'connectToHost' | 'onConnect'> {
+  print(text: string): void;
+  /** What a person types; ends with the VM. Nothing comes unless the console is interactive. */
+  readonly typed: Readable;
+  /** The guest powers off or reboots. */
+  shutDown(): void;
+  /** The VMM dies. */
+  crash(): void;
+  /** Aborted when the VM is gone. */
+  readonly gone: AbortSignal;
+}
+
+export type FakeGuest = (io: FakeGuestIo, spec: VmSpec) => void | Promise<void>;
+
+export interface FakeDriverOptions {
+  readonly clock: Clock;
+  readonly guest?: FakeGuest;
+}
+
+export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
+  return {
+    name: 'fake',
+    description: 'no VM (fake driver)',
+    accelerator: 'fake',
+    capabilities: {
+      pause: true,
+      snapshot: false,
+      hotplugVsock: true,
+      interactiveConsole: true,
+      channelLimits: false,
+    },
+    async start(spec, signal) {
+      const began = options.clock.now();
+      checkSpec(spec, availableParallelism());
+      await checkFiles(spec);
+      const vm = new FakeVm(spec);
+      await vm.plugVsock(spec.guestCid);
+      if (signal?.aborted) {
+        await vm.kill();
+        throw new VmmError('vm_cancelled', 'the start of the VM was cancelled', {
+          cause: signal.reason,
+        });
+      }
+      const now = options.clock.now() - began;
+      vm.run(options.guest ?? scriptedGuest, { spawnedMs: now, runningMs: now });
+      return vm;
+    },
+  };
+}
+
+class FakeVm implements Vm {
+  readonly id: string;
+  readonly pid = null;
+  readonly channelPath: string;
+  readonly exited: Promise<VmExit>;
+  readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
+  readonly vsockHotplug = this;
+  timings: VmTimings = { spawnedMs: 0, runningMs: 0 };
+  readonly #spec: VmSpec;
+  readonly #channel: FakeChannel;
+  readonly #console = new ByteTail(CONSOLE_TAIL_BYTES);
+  readonly #typed = new PassThrough();
+  readonly #shown: PassThrough | null;
+  readonly #gone = new AbortController();
+  readonly #resolveExited: (exit: VmExit) => void;
+
+  constructor(spec: VmSpec) {
+    this.id = spec.id;
+    this.channelPath = spec.channelPath;
+    this.#spec = spec;
+    this.#channel = new FakeChannel(spec.channelPath);
+    this.#shown = spec.console === 'interactive' ? new PassThrough() : null;
+    this.terminal = this.#shown === null ? null : { input: this.#typed, output: this.#shown };
+    const { promise, resolve } = Promise.withResolvers<VmExit>();
+    this.exited = promise;
+    this.#resolveExited = resolve;
+  }
+
+  /** Starts the guest; what it throws is its panic. */
+  run(guest: FakeGuest, timings: VmTimings): void {
+    this.timings = timings;
+    const io: FakeGuestIo = {
+      connectToHost: (port) => this.#channel.connectToHost(port),
+      onConnect: (port, handler) => this.#channel.onConnect(port, handler),
+      print: (text) => this.#print(text),
+      typed: this.#typed,
+      shutDown: () => this.#end({ cause: 'guest-shutdown', exitCode: 0, signal: null }),
+      crash: () => this.#end({ cause: 'vmm-crashed', exitCode: null, signal: 'SIGABRT' }),
+      gone: this.#gone.signal,
+    };
+    void (async () => guest(io, this.#spec))().catch((error: unknown) => {
+      this.#print(`Kernel panic: ${String(error)}\n`);
+      io.shutDown();
+    });
+  }
+
+  consoleTail(): string {
+    return this.#console.text();
+  }
+
+  async plugVsock(_guestCid: number): Promise<void> {
+    this.#requireRunning();
+    await this.#channel.open();
+  }
+
+  async unplugVsock(): Promise<void> {
+    this.#requireRunning();
+    await this.#channel.close();
+  }
+
+  async pause(): Promise<void> {
+    this.#requireRunning();
+    this.#channel.pause();
+  }
+
+  async resume(): Promise<void> {
+    this.#requireRunning();
+    this.#channel.resume();
+  }
+
+  async setChannelLimits(): Promise<void> {
+    this.#requireRunning();
+    throw new VmmError('vm_unsupported', 'the fake driver has no limits');
+  }
+
+  async channelStats(): Promise<ChannelStats> {
+    this.#requireRunning();
+    return this.#channel.stats();
+  }
+
+  async kill(): Promise<void> {
+    this.#end({ cause: 'killed', exitCode: null, signal: 'SIGKILL' });
+    await this.exited;
+  }
+
+  #print(text: string): void {
+    const bytes = Buffer.from(text);
+    this.#console.push(bytes);
+    // A serial line drops what nobody takes.
+    if (this.#shown !== null && !this.#shown.writableNeedDrain) this.#shown.write(bytes);
+  }
+
+  #end(exit: Omit<VmExit, 'detail'>): void {
+    if (this.#gone.signal.aborted) return;
+    this.#gone.abort();
+    this.#typed.end();
+    this.#shown?.end();
+    const ended = (): void => this.#resolveExited({ ...exit, detail: '' });
+    this.#channel.close().then(ended, (error: unknown) => {
+      ignore(error, 'the channel of a fake VM did not close');
+      ended();
+    });
+  }
+
+  #requireRunning(): void {
+    if (this.#gone.signal.aborted) throw new VmmError('vm_gone', `the VM ${this.id} is gone`);
+  }
+}

@@ -1,0 +1,317 @@
+/**
+ * What every driver must do alike (R-CP-6). The guest speaks the protocol of `test/fixtures/echo-guest.c`;
+ * the fake driver's scripted guest speaks it too.
+ */
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import type { Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { sleep } from '../../src/base/clock.ts';
+import type { Vm, VmmDriver, VmSpec } from '../../src/vmm/driver.ts';
+import { dialGuest, type GuestPort, listenForGuestPort, readAll } from './channel.ts';
+
+export interface ParityFiles {
+  readonly kernelPath: string;
+  readonly rootImagePath: string;
+}
+
+export const HELLO_PORT = 1024;
+export const COMMAND_PORT = 5000;
+const OVERLAY_BYTES = 1024 * 1024;
+const ID_ALPHABET = 'abcdefghij';
+
+/** A directory with what a VM needs, and the VMs started in it; `close` ends them all. */
+export class VmBench {
+  readonly driver: VmmDriver;
+  readonly #files: ParityFiles;
+  readonly #dirs: string[] = [];
+  readonly #vms: Vm[] = [];
+  readonly #ports: GuestPort[] = [];
+
+  constructor(driver: VmmDriver, files: ParityFiles) {
+    this.driver = driver;
+    this.#files = files;
+  }
+
+  spec(more: Partial<VmSpec> = {}): VmSpec {
+    const dir = mkdtempSync(join(tmpdir(), 'nv-vm-'));
+    this.#dirs.push(dir);
+    const overlayPath = join(dir, 'overlay');
+    writeFileSync(overlayPath, Buffer.alloc(OVERLAY_BYTES));
+    const n = this.#dirs.length;
+    return {
+      id: `vm${ID_ALPHABET[n % 10]}${process.pid}x${n}`,
+      dir,
+      cpus: 1,
+      memoryMib: 128,
+      ...this.#files,
+      overlayPath,
+      guestCid: 100 + n,
+      channelPath: join(dir, 'v'),
+      console: 'log',
+      ...more,
+    };
+  }
+
+  /** Starts a VM and waits until its guest has said that it is ready. */
+  async boot(more: Partial<VmSpec> = {}): Promise<Vm> {
+    const spec = this.spec(more);
+    const hello = await this.listen(spec.channelPath, HELLO_PORT);
+    const vm = await this.driver.start(spec);
+    this.#vms.push(vm);
+    const exited = vm.exited.then((exit): never => {
+      throw new Error(`the guest ended before its hello: ${exit.cause}\n${vm.consoleTail()}`);
+    });
+    const socket = await Promise.race([hello.accept(), exited]);
+    expect((await readAll(socket)).toString()).toBe('ready\n');
+    socket.destroy();
+    return vm;
+  }
+
+  async listen(channelPath: string, port: number): Promise<GuestPort> {
+    const listener = await listenForGuestPort(channelPath, port);
+    this.#ports.push(listener);
+    return listener;
+  }
+
+  async close(): Promise<void> {
+    for (const vm of this.#vms.splice(0)) await vm.kill();
+    for (const port of this.#ports.splice(0)) await port.close();
+    for (const dir of this.#dirs.splice(0)) rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+/** Sends one command and returns the guest's whole answer. */
+export async function ask(vm: Vm, command: string): Promise<string> {
+  const socket = await openCommand(vm, command);
+  try {
+    return (await readAll(socket)).toString();
+  } finally {
+    socket.destroy();
+  }
+}
+
+export async function openCommand(vm: Vm, command: string): Promise<Socket> {
+  const socket = await dialGuest(vm.channelPath, COMMAND_PORT);
+  if (socket === null) throw new Error('the guest does not listen for commands');
+  socket.write(`${command}\n`);
+  return socket;
+}
+
+/** What a driver could leave behind: descriptors and child processes of ours. */
+export function held(): { fds: number; children: string } {
+  return {
+    fds: readdirSync('/proc/self/fd').length,
+    children: readFileSync(`/proc/self/task/${process.pid}/children`, 'utf8'),
+  };
+}
+
+export function driverParity(
+  makeDriver: () => Promise<VmmDriver>,
+  files: () => Promise<ParityFiles>,
+): void {
+  let bench: VmBench;
+  let driver: VmmDriver;
+  let paths: ParityFiles;
+  beforeAll(async () => {
+    driver = await makeDriver();
+    paths = await files();
+  });
+  beforeEach(() => {
+    bench = new VmBench(driver, paths);
+  });
+  afterEach(() => bench.close());
+  lifeCases(() => bench);
+  endCases(() => bench);
+  channelCases(() => bench);
+  consoleCases(() => bench);
+  refusalCases(() => bench);
+}
+
+function lifeCases(bench: () => VmBench): void {
+  describe('life', () => {
+    it('start: the guest runs; kill: ends it, twice, and leaves nothing', async () => {
+      await (await bench().boot()).kill(); // what is made once per process is made now
+      await sleep(50);
+      const before = held();
+      const vm = await bench().boot();
+      expect(vm.timings.runningMs).toBeGreaterThanOrEqual(vm.timings.spawnedMs);
+      await Promise.all([vm.kill(), vm.kill()]);
+      await vm.kill();
+      expect((await vm.exited).cause).toBe('killed');
+      await expect(vm.pause()).rejects.toMatchObject({ code: 'vm_gone' });
+      await expect(vm.channelStats()).rejects.toMatchObject({ code: 'vm_gone' });
+      const dir = join(vm.channelPath, '..');
+      expect(readdirSync(dir).sort()).toEqual(['overlay', `v_${HELLO_PORT}`]);
+      await bench().close();
+      await expect.poll(held).toEqual({ ...before, fds: expect.any(Number) });
+      // Test sockets of the first VM are closed by now too.
+      await expect.poll(() => held().fds).toBeLessThanOrEqual(before.fds);
+    });
+
+    it('pause: the guest stands still; resume: it goes on where it was', async () => {
+      const vm = await bench().boot();
+      const echo = await openCommand(vm, 'ECHO');
+      await vm.pause();
+      await vm.pause();
+      echo.end('still there');
+      const answer = readAll(echo);
+      expect(await Promise.race([answer, sleep(300, undefined)])).toBeUndefined();
+      await vm.resume();
+      expect((await answer).toString()).toBe('still there');
+    });
+
+    it('start: two VMs at once have channels of their own', async () => {
+      const [one, two] = await Promise.all([bench().boot(), bench().boot()]);
+      await one.kill();
+      expect(await ask(two, 'PRINT here')).toBe('done');
+    });
+  });
+}
+
+function endCases(bench: () => VmBench): void {
+  describe('end', () => {
+    it.each(['REBOOT', 'POWEROFF', 'PANIC'])('exited: %s is a guest-shutdown', async (command) => {
+      const vm = await bench().boot();
+      (await openCommand(vm, command)).resume();
+      expect(await vm.exited).toMatchObject({ cause: 'guest-shutdown', exitCode: 0 });
+      expect(readdirSync(join(vm.channelPath, '..'))).not.toContain('v');
+      await vm.kill();
+    });
+  });
+}
+
+function channelCases(bench: () => VmBench): void {
+  describe('channel', () => {
+    it('channel: bytes come back as they were sent', async () => {
+      const vm = await bench().boot();
+      const sent = randomBytes(512 * 1024);
+      const echo = await openCommand(vm, 'ECHO');
+      echo.end(sent);
+      expect((await readAll(echo)).equals(sent)).toBe(true);
+      const stats = await vm.channelStats();
+      expect(stats.bytesGuestToHost).toBeGreaterThanOrEqual(sent.length);
+      expect(stats.bytesHostToGuest).toBeGreaterThanOrEqual(sent.length);
+      expect(stats.connectionsOpened).toBeGreaterThanOrEqual(2);
+    });
+
+    it('channel: the guest reaches a host port with a listener, and no other', async () => {
+      const vm = await bench().boot();
+      const port = await bench().listen(vm.channelPath, 2000);
+      const answer = ask(vm, 'DIAL 2000');
+      const socket = await port.accept();
+      expect(String(await new Promise((resolve) => socket.once('data', resolve)))).toBe('ping');
+      socket.end('pong');
+      expect(await answer).toBe('pong');
+      expect(await ask(vm, 'DIAL 2001')).toBe('refused');
+    });
+
+    it('channel: a guest port that nobody listens at is refused', async () => {
+      const vm = await bench().boot();
+      expect(await dialGuest(vm.channelPath, 4999)).toBeNull();
+      expect(await ask(vm, 'PRINT still here')).toBe('done');
+    });
+
+    it('setChannelLimits: accepted while it runs, or said to be unsupported', async () => {
+      const vm = await bench().boot();
+      const limits = { guestToHostBytes: { size: 1 << 20, refillPerSecond: 1 << 20 } };
+      if (bench().driver.capabilities.channelLimits) {
+        await vm.setChannelLimits(limits);
+        expect(await ask(vm, 'PRINT limited')).toBe('done');
+      } else {
+        await expect(vm.setChannelLimits(limits)).rejects.toMatchObject({ code: 'vm_unsupported' });
+      }
+    });
+
+    it('unplugVsock: the channel is gone; plugVsock: a fresh one answers', async () => {
+      const vm = await bench().boot();
+      const plug = vm.vsockHotplug;
+      expect(plug !== undefined).toBe(bench().driver.capabilities.hotplugVsock);
+      if (plug === undefined) return;
+      await plug.unplugVsock();
+      expect(readdirSync(join(vm.channelPath, '..'))).not.toContain('v');
+      await plug.plugVsock(77);
+      await expect.poll(() => ask(vm, 'PRINT again').catch(String)).toBe('done');
+    });
+  });
+}
+
+function consoleCases(bench: () => VmBench): void {
+  describe('console', () => {
+    it('consoleTail: a flood is cut to 64 KiB and holds nobody up', async () => {
+      const vm = await bench().boot();
+      expect(vm.consoleTail()).toContain('init');
+      expect(vm.terminal).toBeNull();
+      expect(await ask(vm, 'FLOOD')).toBe('flooding');
+      await expect.poll(() => vm.consoleTail().length, { timeout: 20_000 }).toBe(64 * 1024);
+      expect(await ask(vm, 'PRINT marker')).toBe('done');
+    });
+
+    it('terminal: what is typed reaches the guest, what it prints comes back', async () => {
+      const vm = await bench().boot({ console: 'interactive' });
+      let shown = '';
+      const ended = new Promise((resolve) => vm.terminal?.output.once('end', resolve));
+      vm.terminal?.output.on('data', (bytes: Buffer) => {
+        shown += bytes.toString();
+      });
+      vm.terminal?.input.write('hello there\n');
+      await expect.poll(() => shown).toContain('typed: hello there');
+      expect(vm.consoleTail()).toContain('typed: hello there');
+      await vm.kill();
+      await ended;
+    });
+  });
+}
+
+/** Every field, wrong. */
+const WRONG: readonly [string, Partial<VmSpec>][] = [
+  ['id', { id: '../x' }],
+  ['cpus', { cpus: 0 }],
+  ['cpus', { cpus: 10_000 }],
+  ['memoryMib', { memoryMib: 63 }],
+  ['memoryMib', { memoryMib: 1.5e6 }],
+  ['guestCid', { guestCid: 2 }],
+  ['guestCid', { guestCid: 2 ** 32 - 1 }],
+  ['channelPath', { channelPath: `/tmp/${'x'.repeat(96)}` }],
+  ['channelPath', { channelPath: 'relative' }],
+  ['kernelPath', { kernelPath: '/nonexistent/vmlinux' }],
+  ['kernelPath', { kernelPath: '/' }],
+  ['rootImagePath', { rootImagePath: '/tmp/a\n-device' }],
+  ['overlayPath', { overlayPath: '/nonexistent' }],
+  ['dir', { dir: '/nonexistent' }],
+  ['bootArgs', { bootArgs: ['debug init=/bin/sh'] }],
+  ['bootArgs', { bootArgs: ['init=/bin/sh'] }],
+];
+
+function refusalCases(bench: () => VmBench): void {
+  describe('refusals', () => {
+    it.each(WRONG)('start: a wrong %s is refused by name (%j)', async (field, wrong) => {
+      const before = held();
+      const failure = bench().driver.start(bench().spec(wrong));
+      await expect(failure).rejects.toMatchObject({ code: 'vm_spec_invalid' });
+      await expect(failure).rejects.toThrow(`the VM's ${field} `);
+      expect(held()).toEqual(before);
+    });
+
+    it('start: cancelled before and during, and leaves nothing', async () => {
+      const before = held();
+      for (const afterMs of [null, 0, 5, 30]) {
+        const spec = bench().spec();
+        const aborter = new AbortController();
+        if (afterMs === null) aborter.abort();
+        else setTimeout(() => aborter.abort(), afterMs);
+        const started = bench().driver.start(spec, aborter.signal);
+        // A start that was faster than the cancellation is a VM like any other.
+        const outcome = await started.then(
+          (vm) => vm.kill().then(() => 'vm_cancelled'),
+          (error: { code: string }) => error.code,
+        );
+        expect(outcome).toBe('vm_cancelled');
+        expect(readdirSync(spec.dir)).toEqual(['overlay']);
+      }
+      await expect.poll(held).toEqual(before);
+    });
+  });
+}

@@ -1,0 +1,110 @@
+/** The real guest agent as an ordinary process of this machine, over unix sockets instead of vsock. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
+import { systemClock } from '../../src/base/clock.ts';
+import { type Log, silentLog } from '../../src/base/log.ts';
+import {
+  type Guest,
+  type GuestIdentity,
+  type GuestListener,
+  listenForGuest,
+  type Process,
+  type ProcessExit,
+} from '../../src/guest/link.ts';
+
+const AGENT = join(import.meta.dirname, '../../guest/agent/__main__.py');
+const PYTHONS = ['/usr/bin/python3.13', '/usr/bin/python3.12', '/usr/bin/python3.11'];
+
+/** A Python that the agent supports, or why there is none. */
+export const agentPython =
+  PYTHONS.find((path) => existsSync(path)) ??
+  (existsSync('/usr/bin/python3') ? '/usr/bin/python3' : null);
+
+export interface RunningAgent extends AsyncDisposable {
+  readonly guest: Guest;
+  readonly listener: GuestListener;
+  readonly channelPath: string;
+  /** Private directory of this agent, removed at the end. */
+  readonly dir: string;
+  readonly child: ChildProcess;
+  /** What the agent wrote to its console. */
+  console(): string;
+}
+
+export interface AgentOptions {
+  readonly identity?: Partial<GuestIdentity>;
+  readonly log?: Log;
+}
+
+export async function startAgent(options: AgentOptions = {}): Promise<RunningAgent> {
+  if (agentPython === null) throw new Error('no python3 on this machine');
+  const dir = mkdtempSync(join(tmpdir(), 'nv-agent-'));
+  const channelPath = join(dir, 'ch');
+  const listener = await listenForGuest({
+    channelPath,
+    identity: {
+      sandboxId: 'abcdefghij0123456789',
+      hostname: 'nv-test',
+      env: {},
+      limits: {},
+      ...options.identity,
+    },
+    helloTimeoutMs: 20_000,
+    clock: systemClock,
+    entropy: () => randomBytes(64),
+    log: options.log ?? silentLog,
+  });
+  const child = spawnAgent(channelPath);
+  let text = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream?.on('data', (data) => {
+      text += String(data);
+    });
+  }
+  const guest = await listener.ready();
+  return {
+    guest,
+    listener,
+    channelPath,
+    dir,
+    child,
+    console: () => text,
+    async [Symbol.asyncDispose]() {
+      guest.close();
+      await listener.close();
+      if (child.exitCode === null && child.signalCode === null) {
+        child.kill('SIGKILL');
+        await once(child, 'exit');
+      }
+      rmSync(dir, { recursive: true, force: true });
+    },
+  };
+}
+
+export function spawnAgent(channelPath: string): ChildProcess {
+  const args = ['-I', '-S', AGENT, '--unix', channelPath, '--inference-port', '0'];
+  return spawn(agentPython ?? 'python3', args, { stdio: ['ignore', 'pipe', 'pipe'] });
+}
+
+export interface Outcome {
+  readonly exit: ProcessExit;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Reads both streams to their ends. */
+export async function outcome(process: Process): Promise<Outcome> {
+  const text = async (stream: Readable): Promise<string> => (await buffer(stream)).toString();
+  const [stdout, stderr, exit] = await Promise.all([
+    text(process.stdout),
+    text(process.stderr),
+    process.exit,
+  ]);
+  return { exit, stdout, stderr };
+}

@@ -1,0 +1,133 @@
+/** A scripted OpenAI-compatible server that writes down what it was asked and whether it was cut off. */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
+import type { UpstreamTarget } from '../../src/bridge/bridge.ts';
+
+export interface Recorded {
+  readonly method: string;
+  readonly path: string;
+  readonly headers: IncomingMessage['headers'];
+  readonly body: string;
+  /** Resolves when the connection breaks before the answer was complete. */
+  readonly aborted: Promise<void>;
+}
+
+export type Answer = (request: Recorded, response: ServerResponse) => void;
+
+export interface MockUpstream {
+  readonly target: UpstreamTarget;
+  /** All but model lists. */
+  readonly requests: readonly Recorded[];
+  /** Requests for the list of models. */
+  modelListCount(): number;
+  /** The next request that arrives from now on. */
+  next(): Promise<Recorded>;
+  answer(answer: Answer): void;
+  connections(): number;
+  /** Breaks every connection without a word. */
+  kill(): void;
+  close(): Promise<void>;
+}
+
+export async function startMockUpstream(
+  options: { models?: readonly string[] | null; socketPath?: string; apiKey?: string } = {},
+): Promise<MockUpstream> {
+  const { models = ['m1', 'm2'], socketPath, apiKey } = options;
+  const requests: Recorded[] = [];
+  const waiting: ((request: Recorded) => void)[] = [];
+  const sockets = new Set<Socket>();
+  let modelLists = 0;
+  let answer: Answer = (_, response) => sendJson(response, 200, completion('hello'));
+  const server = createServer((request, response) => {
+    if (request.url?.endsWith('/models')) {
+      modelLists += 1;
+      if (models === null) sendJson(response, 404, { error: 'none' });
+      else sendJson(response, 200, { object: 'list', data: models.map((id) => ({ id })) });
+      return;
+    }
+    void record(request, response).then((recorded) => {
+      requests.push(recorded);
+      for (const resolve of waiting.splice(0)) resolve(recorded);
+      answer(recorded, response);
+    });
+  });
+  server.on('connection', (socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+  });
+  await new Promise<void>((resolve) => {
+    if (socketPath === undefined) server.listen(0, '127.0.0.1', resolve);
+    else server.listen(socketPath, resolve);
+  });
+  return {
+    target: { name: 'mock', ...place(server, socketPath), ...(apiKey ? { apiKey } : {}) },
+    requests,
+    modelListCount: () => modelLists,
+    next: () => new Promise((resolve) => waiting.push(resolve)),
+    answer(next) {
+      answer = next;
+    },
+    connections: () => sockets.size,
+    kill() {
+      for (const socket of sockets) socket.destroy();
+    },
+    async close() {
+      server.closeAllConnections();
+      await new Promise<void>((resolve) => {
+        server.close(() => resolve());
+      });
+    },
+  };
+}
+
+function place(server: Server, socketPath: string | undefined) {
+  if (socketPath !== undefined) return { socketPath };
+  return { baseUrl: `http://127.0.0.1:${(server.address() as AddressInfo).port}` };
+}
+
+async function record(request: IncomingMessage, response: ServerResponse): Promise<Recorded> {
+  const aborted = new Promise<void>((resolve) => {
+    response.once('close', () => {
+      if (!response.writableFinished) resolve();
+    });
+  });
+  const parts: Buffer[] = [];
+  for await (const part of request as AsyncIterable<Buffer>) parts.push(part);
+  const { method = '', url = '', headers } = request;
+  return { method, path: url, headers, body: Buffer.concat(parts).toString(), aborted };
+}
+
+export function sendJson(
+  response: ServerResponse,
+  status: number,
+  value: unknown,
+  headers: Record<string, string> = {},
+): void {
+  response.writeHead(status, { 'content-type': 'application/json', ...headers });
+  response.end(JSON.stringify(value));
+}
+
+export function startEvents(response: ServerResponse, headers: Record<string, string> = {}): void {
+  response.writeHead(200, { 'content-type': 'text/event-stream', ...headers });
+  response.flushHeaders();
+}
+
+export const completion = (content: string): unknown => ({
+  id: 'c1',
+  choices: [{ index: 0, message: { role: 'assistant', content }, finish_reason: 'stop' }],
+  usage: { prompt_tokens: 3, completion_tokens: 2 },
+});
+
+const event = (value: unknown): string => `data: ${JSON.stringify(value)}\n\n`;
+
+export const delta = (content: string): string =>
+  event({ choices: [{ index: 0, delta: { content }, finish_reason: null }], usage: null });
+
+export const finish = event({ choices: [{ index: 0, delta: {}, finish_reason: 'stop' }] });
+
+export const usageEvent = event({
+  choices: [],
+  usage: { prompt_tokens: 5, completion_tokens: 7 },
+});
+
+export const done = 'data: [DONE]\n\n';
