@@ -21,18 +21,32 @@ const GRAMMAR_BYTES_MAX = 256 * 1024;
 /** Repetitions that are enforced; llama.cpp expands each one into a rule. Larger ones: no limit. */
 const REPEAT_MAX = 512;
 
-const PRIMITIVES: Record<string, string> = {
-  char: '[^"\\\\\\x7F\\x00-\\x1F] | "\\\\" (["\\\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F])',
-  string: '"\\"" char* "\\""',
-  integer: '"-"? ("0" | [1-9] [0-9]{0,15})',
-  number: 'integer ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,3})?',
-  boolean: '"true" | "false"',
-  null: '"null"',
-  blank: '[ \\n]{0,2}',
-  value: 'object | array | string | number | boolean | null',
-  object: '"{" (string ": " value (", " string ": " value)*)? "}"',
-  array: '"[" (value (", " value)*)? "]"',
-};
+/** How long lists and strings may get where the schema sets no limit. */
+export interface Bounds {
+  readonly items: number | null;
+  readonly characters: number | null;
+}
+export const UNBOUNDED: Bounds = { items: null, characters: null };
+/** A base model does not know when to end a list; without an end its JSON would be cut off and broken. */
+export const BASE_MODEL_BOUNDS: Bounds = { items: 12, characters: 200 };
+
+function primitives(bounds: Bounds): Record<string, string> {
+  const characters = bounds.characters === null ? '*' : `{0,${bounds.characters}}`;
+  const more = bounds.items === null ? '*' : `{0,${bounds.items - 1}}`;
+  return {
+    char: '[^"\\\\\\x7F\\x00-\\x1F] | "\\\\" (["\\\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F])',
+    string: `"\\"" char${characters} "\\""`,
+    integer: '"-"? ("0" | [1-9] [0-9]{0,15})',
+    number: 'integer ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,3})?',
+    boolean: '"true" | "false"',
+    null: '"null"',
+    blank: '[ \\n]{0,2}',
+    value: 'object | array | string | number | boolean | null',
+    members: `string ": " value (", " string ": " value)${more}`,
+    object: '"{" members? "}"',
+    array: `"[" (value (", " value)${more})? "]"`,
+  };
+}
 
 /** Keywords whose meaning the grammar does not keep. In a `strict` schema they are refused. */
 const UNENFORCED = [
@@ -52,14 +66,15 @@ const UNENFORCED = [
  * @param strict refuse keywords that can't be enforced, instead of leaving them to the caller
  * @throws EngineError `bad_request` when the schema is malformed, too large, or not supported
  */
-export function schemaGrammar(schema: JsonSchema, strict = false): string {
-  const compiler = new Compiler(schema, strict);
+export function schemaGrammar(schema: JsonSchema, strict = false, bounds = UNBOUNDED): string {
+  const compiler = new Compiler(schema, bounds, strict);
   return compiler.finish(compiler.rule(schema, 'r', 0));
 }
 
 /** Any JSON object. */
-export function jsonObjectGrammar(): string {
-  return new Compiler({}, false).finish('object');
+export function jsonObjectGrammar(bounds = UNBOUNDED): string {
+  // Not the empty one: a weak model would take that way out.
+  return new Compiler({}, bounds).finish('"{" members "}"');
 }
 
 export interface CallableTool {
@@ -69,7 +84,8 @@ export interface CallableTool {
 
 /** How a call is written: `<tool_call>\n{"name": "NAME", "arguments": {…}}\n</tool_call>`. */
 export const CALL_OPEN = '<tool_call>\n{"name": "';
-export const CALL_BETWEEN = '", "arguments": ';
+/** Without the blank that follows: tokens of JSON begin with it, and a prompt may end here. */
+export const CALL_BETWEEN = '", "arguments":';
 export const CALL_CLOSE = '}\n</tool_call>';
 
 /**
@@ -80,14 +96,15 @@ export const CALL_CLOSE = '}\n</tool_call>';
 export function callGrammar(
   tools: readonly CallableTool[],
   begun: 'nothing' | 'open' | 'name',
+  bounds = UNBOUNDED,
 ): string {
-  const compiler = new Compiler({}, false);
+  const compiler = new Compiler({}, bounds);
   const calls = tools.map((tool, index) => {
-    const own = new Compiler(tool.parameters, false, `t${index}`);
+    const own = new Compiler(tool.parameters, bounds, false, `t${index}`);
     const args = own.rule(tool.parameters, `t${index}`, 0);
     compiler.adopt(own);
     const before = begun === 'name' ? '' : `${literal(tool.name + CALL_BETWEEN)} `;
-    return before + args;
+    return `${before}" " ${args}`;
   });
   const call = `(${calls.join(' | ')}) ${literal(CALL_CLOSE)}`;
   if (begun !== 'nothing') return compiler.finish(call);
@@ -96,14 +113,16 @@ export function callGrammar(
 
 class Compiler {
   readonly #root: JsonSchema;
+  readonly #bounds: Bounds;
   readonly #strict: boolean;
   readonly #rules = new Map<string, string>();
   /** `$ref` → rule name, so that recursive schemas end. */
   readonly #refs = new Map<string, string>();
   readonly #prefix: string;
 
-  constructor(root: JsonSchema, strict: boolean, prefix = 'r') {
+  constructor(root: JsonSchema, bounds: Bounds, strict = false, prefix = 'r') {
     this.#root = root;
+    this.#bounds = bounds;
     this.#strict = strict;
     this.#prefix = prefix;
   }
@@ -115,7 +134,8 @@ class Compiler {
   finish(root: string): string {
     const lines = [`root ::= ${root}`];
     for (const [name, body] of this.#rules) lines.push(`${name} ::= ${body}`);
-    for (const [name, body] of Object.entries(PRIMITIVES)) lines.push(`${name} ::= ${body}`);
+    for (const [name, body] of Object.entries(primitives(this.#bounds)))
+      lines.push(`${name} ::= ${body}`);
     const text = `${lines.join('\n')}\n`;
     if (text.length > GRAMMAR_BYTES_MAX) throw refuse('the schema is too large');
     return text;
@@ -186,7 +206,7 @@ class Compiler {
     }
     const item = this.rule(schema['items'], `${name}-i`, depth + 1);
     const least = count(schema['minItems']) ?? 0;
-    const most = count(schema['maxItems']) ?? null;
+    const most = count(schema['maxItems']) ?? this.#bounds.items;
     if (most === 0) return this.#set(name, '"[]"');
     const more = repetition(Math.max(0, least - 1), most === null ? undefined : most - 1);
     const body = `${item} (", " ${item})${more}`;

@@ -3,7 +3,8 @@
  * model, and ends when its standard input closes, so that it never outlives its parent, however that ended.
  */
 import { once } from 'node:events';
-import { chmod } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
+import { chmod, rm } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import { systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
@@ -49,6 +50,8 @@ async function main(config: ChildConfig): Promise<void> {
   const { promise: service, resolve, reject } = Promise.withResolvers<Service>();
   const options = { modelId: config.modelId, service, log, wall: systemClock.wall };
   const server = createEngineServer(options);
+  // What a killed engine left; the path is ours alone.
+  await rm(config.socketPath, { force: true });
   await listen(server, { path: config.socketPath });
   await chmod(config.socketPath, SOCKET_MODE);
   let port: number | null = null;
@@ -69,12 +72,19 @@ async function main(config: ChildConfig): Promise<void> {
   }
 }
 
+const config = JSON.parse(process.argv[2] ?? '') as ChildConfig;
+
+function leave(): void {
+  rmSync(config.socketPath, { force: true });
+  process.exit(0);
+}
+
 // The parent holds the other end and never writes.
-process.stdin.on('end', () => process.exit(0));
-process.stdin.on('error', () => process.exit(0));
+process.stdin.on('end', leave);
+process.stdin.on('error', leave);
 process.stdin.resume();
 
-main(JSON.parse(process.argv[2] ?? '') as ChildConfig).catch((error: unknown) => {
+main(config).catch((error: unknown) => {
   const failure = toEngineError(error);
   const event: ChildEvent = {
     type: 'failed',

@@ -7,12 +7,15 @@
  */
 import type { GrammarUse, Prompt, Turn } from './backend.ts';
 import {
+  BASE_MODEL_BOUNDS,
+  type Bounds,
   CALL_BETWEEN,
   CALL_CLOSE,
   CALL_OPEN,
   callGrammar,
   jsonObjectGrammar,
   schemaGrammar,
+  UNBOUNDED,
 } from './grammar.ts';
 import type { ChatRequest, Message, Tool } from './openai-api.ts';
 
@@ -29,7 +32,8 @@ export interface ChatPlan {
 /** @throws EngineError `bad_request` when a schema is not supported */
 export function planChat(request: ChatRequest, chatTemplate: boolean): ChatPlan {
   const tools = offeredTools(request, chatTemplate);
-  const forced = forcedCall(request, tools);
+  const bounds = chatTemplate ? UNBOUNDED : BASE_MODEL_BOUNDS;
+  const forced = forcedCall(request, tools, bounds);
   const prefill = forced?.prefill ?? '';
   const transcript = chatTemplate ? null : baseTranscript(request, tools);
   return {
@@ -39,7 +43,7 @@ export function planChat(request: ChatRequest, chatTemplate: boolean): ChatPlan 
         : { kind: 'text', text: prefill === '' ? transcript : `${transcript} ${prefill}` },
     prefill,
     stops: [...request.stops, ...(chatTemplate ? [] : BASE_STOPS)],
-    grammar: forced?.grammar ?? freeGrammar(request, tools),
+    grammar: forced?.grammar ?? freeGrammar(request, tools, bounds),
     calls: tools.length > 0,
     trim: !chatTemplate || tools.length > 0,
   };
@@ -58,27 +62,35 @@ function offeredTools(request: ChatRequest, chatTemplate: boolean): readonly Too
 function forcedCall(
   request: ChatRequest,
   tools: readonly Tool[],
+  bounds: Bounds,
 ): { prefill: string; grammar: GrammarUse } | null {
   const { toolChoice } = request;
   if (toolChoice === 'auto' || toolChoice === 'none') return null;
   const only = tools.length === 1 ? tools[0] : undefined;
   return only === undefined
-    ? { prefill: CALL_OPEN, grammar: { gbnf: callGrammar(tools, 'open'), onlyAfter: null } }
+    ? { prefill: CALL_OPEN, grammar: { gbnf: callGrammar(tools, 'open', bounds), onlyAfter: null } }
     : {
         prefill: CALL_OPEN + only.name + CALL_BETWEEN,
-        grammar: { gbnf: callGrammar(tools, 'name'), onlyAfter: null },
+        grammar: { gbnf: callGrammar(tools, 'name', bounds), onlyAfter: null },
       };
 }
 
-function freeGrammar(request: ChatRequest, tools: readonly Tool[]): GrammarUse | null {
-  if (tools.length > 0) return { gbnf: callGrammar(tools, 'nothing'), onlyAfter: '<' };
+function freeGrammar(
+  request: ChatRequest,
+  tools: readonly Tool[],
+  bounds: Bounds,
+): GrammarUse | null {
+  if (tools.length > 0) return { gbnf: callGrammar(tools, 'nothing', bounds), onlyAfter: '<' };
   switch (request.format.kind) {
     case 'text':
       return null;
     case 'json':
-      return { gbnf: jsonObjectGrammar(), onlyAfter: null };
+      return { gbnf: jsonObjectGrammar(bounds), onlyAfter: null };
     case 'schema':
-      return { gbnf: schemaGrammar(request.format.schema, request.format.strict), onlyAfter: null };
+      return {
+        gbnf: schemaGrammar(request.format.schema, request.format.strict, bounds),
+        onlyAfter: null,
+      };
   }
 }
 
@@ -128,7 +140,7 @@ function messageText(message: Message): string {
 }
 
 function callText(call: Message['calls'][number]): string {
-  return CALL_OPEN + call.name + CALL_BETWEEN + call.arguments + CALL_CLOSE;
+  return `${CALL_OPEN}${call.name}${CALL_BETWEEN} ${call.arguments}${CALL_CLOSE}`;
 }
 
 // ── Base models ──────────────────────────────────────────────────────────────────────────────────
@@ -144,10 +156,17 @@ const BASE_EXAMPLES = [
   'User: Give me a tip for sleeping well.\nAssistant: Go to bed at the same time each night and keep your room dark and cool.',
 ];
 
+/** Of each kind one: a call with a list, an answer to its result, a call with names, no call. */
 const BASE_TOOL_EXAMPLES = [
+  `User: Which is the largest of 4, 19, 6 and 2?\nAssistant: ${exampleCall('max', '{"values": [4, 19, 6, 2]}')}\nTool: 19\nAssistant: The largest is 19.`,
+  `User: Will it rain in Oslo tomorrow?\nAssistant: ${exampleCall('forecast', '{"city": "Oslo", "days": 1}')}\nTool: {"rain": true, "degrees": 8}\nAssistant: Yes, it will rain in Oslo, at 8 degrees.`,
   'User: Hello!\nAssistant: Hello! How can I help you?',
-  'User: How much is 12 plus 30?\nAssistant: <tool_call>\n{"name": "add", "arguments": {"a": 12, "b": 30}}\n</tool_call>\nTool: 42\nAssistant: 12 plus 30 is 42.',
+  'User: Who painted the Mona Lisa?\nAssistant: Leonardo da Vinci painted the Mona Lisa.',
 ];
+
+function exampleCall(name: string, args: string): string {
+  return callText({ name, arguments: args });
+}
 
 /** Ends with `Assistant:`, without the blank: tokens of words begin with it. */
 function baseTranscript(request: ChatRequest, tools: readonly Tool[]): string {

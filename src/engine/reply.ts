@@ -58,7 +58,7 @@ export class ReplyReader {
     const held = this.#held;
     this.#held = '';
     if (held === '' || this.#state === 'done') return [];
-    if (this.#state === 'arguments') return [{ kind: 'arguments', text: held }];
+    if (this.#state === 'arguments') return [{ kind: 'arguments', text: this.#trimStart(held) }];
     if (this.#state === 'name') return [];
     const text = this.#options.trim ? this.#trimStart(held).trimEnd() : held;
     return text === '' ? [] : [{ kind: 'text', text }];
@@ -83,6 +83,7 @@ export class ReplyReader {
         this.#called = true;
         events.push({ kind: 'call', name: this.#held.slice(0, end) });
         this.#held = this.#held.slice(end + CALL_BETWEEN.length);
+        this.#begun = false;
         this.#state = 'arguments';
         return true;
       }
@@ -105,10 +106,10 @@ export class ReplyReader {
     }
     const found = end >= 0;
     let safe = found ? end : this.#held.length - heldBack(this.#held, terminators);
-    const trim = kind === 'text' && this.#options.trim;
     // White space goes out only with what follows it.
-    if (trim) safe = this.#held.slice(0, safe).trimEnd().length;
-    const text = trim ? this.#trimStart(this.#held.slice(0, safe)) : this.#held.slice(0, safe);
+    if (kind === 'text' && this.#options.trim) safe = this.#held.slice(0, safe).trimEnd().length;
+    const part = this.#held.slice(0, safe);
+    const text = kind === 'arguments' || this.#options.trim ? this.#trimStart(part) : part;
     this.#held = this.#held.slice(safe);
     if (text !== '') events.push({ kind, text });
     if (found) this.#state = 'done';
