@@ -6,6 +6,7 @@ import { BENCHMARKS } from '../bench/registry.ts';
 import { type Config, readConfig } from '../config.ts';
 import { Cli } from './cli.ts';
 import { type BenchFlags, bench } from './commands/bench.ts';
+import { doctor } from './commands/doctor.ts';
 import { type RunFlags, run } from './commands/run.ts';
 import { setup } from './commands/setup.ts';
 import { LAYER_NAMES, test } from './commands/test.ts';
@@ -125,6 +126,13 @@ program
   )
   .addOption(output())
   .action((flags: { output?: string }) => perform(flags, setup));
+
+program
+  .command('doctor')
+  .summary('say what this machine can do')
+  .description('Tries each capability, says whether it works, and what to do where it does not.')
+  .addOption(output())
+  .action((flags: { output?: string }) => perform(flags, doctor));
 
 program
   .command('bench')
