@@ -1,0 +1,89 @@
+/**
+ * Pure: from the host's apt configuration to the mirror lines for the guest's Debian release. The host's
+ * own mirrors are the ones that its network reaches; a host of another distribution has none for Debian.
+ */
+
+export interface AptSource {
+  readonly uri: string;
+  readonly suite: string;
+  readonly components: readonly string[];
+  /** Path of the keyring that the entry names, or undefined for apt's own. */
+  readonly signedBy: string | undefined;
+}
+
+/** Reads a `.sources` file (deb822, see sources.list(5)). Disabled, source-only and flat entries are left out. */
+export function parseDeb822(text: string): AptSource[] {
+  return text.split(/\n\s*\n/).flatMap((stanza) => {
+    const fields = parseStanza(stanza);
+    const words = (name: string): string[] =>
+      (fields.get(name) ?? '').split(/\s+/).filter((word) => word !== '');
+    if (!words('types').includes('deb') || fields.get('enabled') === 'no') return [];
+    const components = words('components');
+    const signedBy = words('signed-by')[0];
+    return words('uris').flatMap((uri) =>
+      words('suites').map((suite) => ({ uri, suite, components, signedBy })),
+    );
+  });
+}
+
+function parseStanza(stanza: string): Map<string, string> {
+  const fields = new Map<string, string>();
+  let name = '';
+  for (const line of stanza.split('\n')) {
+    if (line.startsWith('#')) continue;
+    const field = /^([A-Za-z-]+):\s*(.*)$/.exec(line);
+    if (field?.[1] !== undefined) {
+      name = field[1].toLowerCase();
+      fields.set(name, field[2] ?? '');
+    } else if (name !== '' && /^\s/.test(line)) {
+      fields.set(name, `${fields.get(name) ?? ''} ${line.trim()}`);
+    }
+  }
+  return fields;
+}
+
+/** Reads a `.list` file: lines `deb [options] URI suite component…`. */
+export function parseOneLine(text: string): AptSource[] {
+  return text.split('\n').flatMap((line) => {
+    const match = /^\s*deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)((?:\s+[^\s#]+)*)/.exec(line);
+    if (match === null) return [];
+    const [, options = '', uri = '', suite = '', components = ''] = match;
+    const signedBy = /signed-by=(\S+)/i.exec(options)?.[1];
+    return [{ uri, suite, components: components.trim().split(/\s+/), signedBy }];
+  });
+}
+
+/**
+ * The entries of Debian itself for the host's release, as lines for the guest's release; [] when the
+ * host has none. `-updates` and `-security` follow along, `-backports` don't.
+ */
+export function guestMirrorLines(
+  sources: readonly AptSource[],
+  hostCodename: string,
+  guestCodename: string,
+  keyring: string,
+): string[] {
+  const lines = new Set<string>();
+  for (const { uri, suite, components, signedBy } of sources) {
+    const suffix = suite.slice(hostCodename.length);
+    if (!suite.startsWith(hostCodename) || !['', '-updates', '-security'].includes(suffix))
+      continue;
+    // Another publisher that happens to use Debian's release names has a keyring of its own.
+    const isDebian = signedBy === undefined || signedBy.includes('debian-archive');
+    if (!isDebian || !components.includes('main')) continue;
+    lines.add(`deb [signed-by=${keyring}] ${uri} ${guestCodename}${suffix} main`);
+  }
+  return lines.size > 0 && [...lines].some((line) => line.includes(` ${guestCodename} main`))
+    ? [...lines]
+    : [];
+}
+
+/** `KEY=value` lines of /etc/os-release. */
+export function parseOsRelease(text: string): ReadonlyMap<string, string> {
+  const values = new Map<string, string>();
+  for (const line of text.split('\n')) {
+    const match = /^([A-Z_]+)="?([^"]*)"?$/.exec(line);
+    if (match?.[1] !== undefined) values.set(match[1], match[2] ?? '');
+  }
+  return values;
+}

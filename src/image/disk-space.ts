@@ -1,0 +1,47 @@
+/** Free space, asked for before a build starts and named when a build dies of its lack. */
+import { statfs } from 'node:fs/promises';
+import { errorCode } from '../base/errors.ts';
+import { ImageError } from './errors.ts';
+
+const MIB = 1024 * 1024;
+
+/**
+ * @param directory an existing directory on the filesystem that will be written
+ * @throws ImageError `disk_full` when fewer than `neededBytes` are free for this user
+ */
+export async function requireSpace(
+  directory: string,
+  neededBytes: number,
+  what: string,
+): Promise<void> {
+  const fs = await statfs(directory);
+  const freeBytes = fs.bavail * fs.bsize;
+  if (freeBytes < neededBytes) throw diskFull(directory, neededBytes, what, freeBytes);
+}
+
+/** Turns ENOSPC and EDQUOT, met in the middle of a build, into the error that names the needed size. */
+export function explainFullDisk(
+  error: unknown,
+  directory: string,
+  neededBytes: number,
+  what: string,
+): unknown {
+  const code = errorCode(error);
+  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error;
+  return diskFull(directory, neededBytes, what, undefined, error);
+}
+
+function diskFull(
+  directory: string,
+  neededBytes: number,
+  what: string,
+  freeBytes?: number,
+  cause?: unknown,
+): ImageError {
+  const needed = `${Math.ceil(neededBytes / MIB)} MiB`;
+  const free = freeBytes === undefined ? '' : `, ${Math.floor(freeBytes / MIB)} MiB are free`;
+  return new ImageError('disk_full', `${what}: ${needed} of disk space are needed${free}`, {
+    ...(cause === undefined ? {} : { cause }),
+    remedy: `Free ${needed} on the filesystem of ${directory}, or set NEUROVISOR_HOME to a directory on a larger one.`,
+  });
+}

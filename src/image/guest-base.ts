@@ -1,0 +1,243 @@
+/**
+ * The slow part of the golden image, which changes rarely: Debian, Python, the wheels, all bytecode.
+ * Kept as a tar, so that a new agent costs seconds and not minutes. Needs no root: every file of the
+ * image belongs to root in the end, whoever built it, and the guest's own Python is started by its own
+ * loader to compile bytecode.
+ */
+import { appendFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path';
+import { z } from 'zod';
+import { ImageError } from './errors.ts';
+import { guestMirrors } from './guest-mirrors.ts';
+import type { Job, Recipe } from './prepare.ts';
+import {
+  DEBIAN_KEYRING,
+  DPKG_OPTIONS,
+  ETC_FILES,
+  ETC_LINES,
+  GUEST_CODENAME,
+  GUEST_PACKAGES,
+  GUEST_PYTHON,
+  PYTHON_TREES,
+  REMOVED_PATHS,
+  SITE_PACKAGES,
+  SOURCE_DATE_EPOCH,
+  STRIPPED_PACKAGES,
+  USER,
+} from './rootfs-recipe.ts';
+import { runTool } from './tool.ts';
+import { filesUnder, removeDirectories } from './tree.ts';
+import { digestBytes } from './verify.ts';
+
+export const baseDetailsSchema = z.object({
+  /** Debian packages and their versions. */
+  packages: z.record(z.string(), z.string()),
+  /** Python packages and their versions. */
+  pythonPackages: z.record(z.string(), z.string()),
+});
+export type BaseDetails = z.infer<typeof baseDetailsSchema>;
+
+/** Raise when the steps below change what comes out. */
+const RECIPE_VERSION = 1;
+const ESTIMATE_MS = 90_000;
+const SPACE_BYTES = 1300 * 1024 ** 2;
+
+/** Where each phase ends, as a share of the whole; measured. */
+const PHASE = { debian: 0.5, unpack: 0.53, wheels: 0.66, bytecode: 0.95 } as const;
+/** Lines that mmdebstrap prints about its stages; only the progress bar depends on it. */
+const DEBIAN_LINES_EXPECTED = 15;
+
+export const BASE_TAR = 'base.tar';
+
+/** @param lock text of `image/requirements.lock` */
+export function guestBaseRecipe(lockPath: string, lock: string): Recipe<BaseDetails> {
+  const packages = Object.keys(GUEST_PACKAGES);
+  const data = [DPKG_OPTIONS, ETC_FILES, ETC_LINES, REMOVED_PATHS, STRIPPED_PACKAGES, USER];
+  return {
+    kind: 'guest-base',
+    title: 'Install Debian and Python for the guest',
+    estimateMs: ESTIMATE_MS,
+    key: digestBytes(`guest-base ${RECIPE_VERSION}`, packages.join(), JSON.stringify(data), lock),
+    files: [BASE_TAR],
+    spaceBytes: SPACE_BYTES,
+    details: baseDetailsSchema,
+    build: (job) => buildBase(job, lockPath, lock),
+  };
+}
+
+async function buildBase(job: Job, lockPath: string, lock: string): Promise<BaseDetails> {
+  const root = join(job.scratchDir, 'root');
+  await mkdir(root);
+  await installDebian(job, root);
+  await installWheels(job, root, lockPath, parseLock(lock).size);
+  await configure(root);
+  await compileBytecode(job, root);
+  const packages = parseDpkgStatus(await readFile(join(root, 'var/lib/dpkg/status'), 'utf8'));
+  await packTar(root, join(job.outDir, BASE_TAR), job.signal);
+  return {
+    packages: Object.fromEntries(packages),
+    pythonPackages: Object.fromEntries(parseLock(lock)),
+  };
+}
+
+async function installDebian(job: Job, root: string): Promise<void> {
+  const tar = join(job.scratchDir, 'debian.tar');
+  const mirrors = await guestMirrors(job.scratchDir);
+  const args = [
+    '--variant=minbase',
+    `--include=${Object.keys(GUEST_PACKAGES).join(',')}`,
+    ...DPKG_OPTIONS.map((option) => `--dpkgopt=${option}`),
+    ...mirrors.aptOptions.map((option) => `--aptopt=${option}`),
+    ...(mirrors.listPath === undefined ? [`--keyring=${DEBIAN_KEYRING}`] : []),
+    GUEST_CODENAME,
+    tar,
+    ...(mirrors.listPath === undefined ? [] : [mirrors.listPath]),
+  ];
+  let lines = 0;
+  await runTool('mmdebstrap', args, {
+    signal: job.signal,
+    env: { SOURCE_DATE_EPOCH: `${SOURCE_DATE_EPOCH}`, TMPDIR: job.scratchDir },
+    missingRemedy: 'Install mmdebstrap.',
+    onLine: (line) => {
+      if (!line.startsWith('I: ')) return;
+      lines += 1;
+      const share = Math.min(lines / DEBIAN_LINES_EXPECTED, 1);
+      job.report(PHASE.debian * share, line.slice(3));
+    },
+  });
+  job.report(PHASE.debian, 'unpack');
+  await unpackTar(tar, root, job.signal);
+  await rm(tar);
+}
+
+/** Owners are not kept (only root could), device files not made: the guest's kernel makes its own. */
+export async function unpackTar(tar: string, root: string, signal: AbortSignal): Promise<void> {
+  const args = ['-x', '-p', '--no-same-owner', '--exclude=./dev/*', '-f', tar, '-C', root];
+  await runTool('tar', args, { signal });
+}
+
+async function packTar(root: string, tar: string, signal: AbortSignal): Promise<void> {
+  const same = ['--sort=name', `--mtime=@${SOURCE_DATE_EPOCH}`, '--owner=0', '--group=0'];
+  await runTool('tar', ['-c', '-f', tar, '-C', root, ...same, '--numeric-owner', '.'], { signal });
+}
+
+/** Only wheels, only of the digests in the lock file, for the guest's Python and not for the host's. */
+async function installWheels(
+  job: Job,
+  root: string,
+  lockPath: string,
+  expected: number,
+): Promise<void> {
+  let seen = 0;
+  const platforms = [
+    'manylinux_2_28_x86_64',
+    'manylinux_2_17_x86_64',
+    'manylinux2014_x86_64',
+    'any',
+  ];
+  const abis = [`cp${GUEST_PYTHON.replace('.', '')}`, 'abi3', 'none'];
+  await runTool(
+    'python3',
+    [
+      ...['-m', 'pip', 'install', '--no-deps', '--require-hashes', '--only-binary=:all:'],
+      ...['--no-compile', '--no-input', '--disable-pip-version-check', '--no-cache-dir'],
+      ...['--python-version', GUEST_PYTHON, '--implementation', 'cp'],
+      ...abis.flatMap((abi) => ['--abi', abi]),
+      ...platforms.flatMap((platform) => ['--platform', platform]),
+      ...['--target', join(root, SITE_PACKAGES), '-r', lockPath],
+    ],
+    {
+      signal: job.signal,
+      env: { PIP_ROOT_USER_ACTION: 'ignore', PIP_PROGRESS_BAR: 'off', TMPDIR: job.scratchDir },
+      onLine: (line) => {
+        const name = /^Collecting ([\w.-]+)/.exec(line)?.[1];
+        if (name === undefined) return;
+        seen += 1;
+        const share = Math.min(seen / expected, 1);
+        job.report(PHASE.unpack + (PHASE.wheels - PHASE.unpack) * share, `fetch ${name}`);
+      },
+    },
+  );
+}
+
+async function configure(root: string): Promise<void> {
+  for (const path of REMOVED_PATHS) await rm(join(root, path), { recursive: true, force: true });
+  for (const [path, content] of Object.entries(ETC_FILES)) {
+    await writeFile(join(root, path), content);
+  }
+  for (const [path, line] of Object.entries(ETC_LINES)) await appendFile(join(root, path), line);
+  // What the removed folders were for is made again by whoever uses it; these must exist.
+  for (const path of ['var/log', 'var/cache/apt/archives/partial', 'var/lib/apt/lists/partial']) {
+    await mkdir(join(root, path), { recursive: true });
+  }
+  await mkdir(join(root, USER.home), { recursive: true });
+}
+
+async function compileBytecode(job: Job, root: string): Promise<void> {
+  job.report(PHASE.wheels, 'strip debug sections');
+  for (const name of STRIPPED_PACKAGES) {
+    const libraries = await filesUnder(join(root, SITE_PACKAGES, name), (path) =>
+      path.endsWith('.so'),
+    );
+    await runTool('strip', ['--strip-debug', ...libraries], { signal: job.signal });
+  }
+  job.report(PHASE.wheels, 'compile Python');
+  const trees = PYTHON_TREES.map((tree) => join(root, tree));
+  for (const tree of trees) await removeDirectories(tree, '__pycache__');
+  await compileTrees(root, trees, job.signal);
+  job.report(PHASE.bytecode, 'pack');
+}
+
+/**
+ * Bytecode that is valid without looking at the source: an image has one timestamp for all files, by which
+ * Python would find every one out of date. Paths in it are those of the guest.
+ */
+export async function compileTrees(
+  root: string,
+  trees: readonly string[],
+  signal: AbortSignal,
+): Promise<void> {
+  const libraries = [join(root, 'usr/lib/x86_64-linux-gnu'), join(root, 'lib/x86_64-linux-gnu')];
+  const python = [
+    ...['--library-path', libraries.join(':'), join(root, `usr/bin/python${GUEST_PYTHON}`)],
+    ...['-S', '-s', '-m', 'compileall', '-q', '-j', `${availableParallelism()}`],
+    ...['--invalidation-mode', 'unchecked-hash', '-s', root, '-p', '/', ...trees],
+  ];
+  await runTool(join(root, 'lib64/ld-linux-x86-64.so.2'), python, {
+    signal,
+    env: { PYTHONHOME: join(root, 'usr'), PYTHONHASHSEED: '0', PYTHONPATH: '' },
+  });
+}
+
+/** Pure: `name==version --hash=…` lines of the lock file → versions by name. */
+export function parseLock(text: string): ReadonlyMap<string, string> {
+  const versions = new Map<string, string>();
+  for (const line of text.split('\n')) {
+    const match = /^([\w.-]+)==(\S+)((?:\s+--hash=sha256:[0-9a-f]{64})+)\s*$/.exec(line);
+    if (match?.[1] !== undefined && match[2] !== undefined) versions.set(match[1], match[2]);
+    else if (line.trim() !== '' && !line.startsWith('#')) {
+      throw new ImageError('source_invalid', `read the lock file: line "${line}" has no digest`);
+    }
+  }
+  return versions;
+}
+
+/** Pure: dpkg's status file → versions of the installed packages by name. */
+export function parseDpkgStatus(text: string): ReadonlyMap<string, string> {
+  const versions = new Map<string, string>();
+  for (const stanza of text.split('\n\n')) {
+    const name = /^Package: (.+)$/m.exec(stanza)?.[1];
+    const version = /^Version: (.+)$/m.exec(stanza)?.[1];
+    const installed = /^Status: install ok installed$/m.test(stanza);
+    if (installed && name !== undefined && version !== undefined) versions.set(name, version);
+  }
+  return versions;
+}
+
+/** A path below the image's root, its folder made. */
+export async function placeIn(root: string, path: string): Promise<string> {
+  const full = join(root, path);
+  await mkdir(dirname(full), { recursive: true });
+  return full;
+}

@@ -1,0 +1,74 @@
+/** Where the guest's Debian comes from: the host's own mirrors and proxy, or mmdebstrap's default. */
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { ignore } from '../base/ignore.ts';
+import {
+  type AptSource,
+  guestMirrorLines,
+  parseDeb822,
+  parseOneLine,
+  parseOsRelease,
+} from './apt-sources.ts';
+import { DEBIAN_KEYRING, GUEST_CODENAME } from './rootfs-recipe.ts';
+import { runTool } from './tool.ts';
+
+export interface GuestMirrors {
+  /** A sources list to give to mmdebstrap; undefined: the host is not Debian, mmdebstrap's default mirror is taken. */
+  readonly listPath: string | undefined;
+  /** Options of the host's apt that reaching a mirror needs. */
+  readonly aptOptions: readonly string[];
+}
+
+const APT_DIR = '/etc/apt';
+const PROXY_KEYS = ['Acquire::http::Proxy', 'Acquire::https::Proxy'];
+
+export async function guestMirrors(scratchDir: string): Promise<GuestMirrors> {
+  const aptOptions = await proxyOptions();
+  const release = parseOsRelease(await readFile('/etc/os-release', 'utf8'));
+  const codename = release.get('VERSION_CODENAME');
+  if (release.get('ID') !== 'debian' || codename === undefined) {
+    return { listPath: undefined, aptOptions };
+  }
+  const lines = guestMirrorLines(await hostSources(), codename, GUEST_CODENAME, DEBIAN_KEYRING);
+  if (lines.length === 0) return { listPath: undefined, aptOptions };
+  const listPath = join(scratchDir, 'guest.list');
+  await writeFile(listPath, `${lines.join('\n')}\n`);
+  return { listPath, aptOptions };
+}
+
+async function hostSources(): Promise<AptSource[]> {
+  const partsDir = join(APT_DIR, 'sources.list.d');
+  const names = await readOr(() => readdir(partsDir), []);
+  const sources = parseOneLine(
+    await readOr(() => readFile(join(APT_DIR, 'sources.list'), 'utf8'), ''),
+  );
+  for (const name of names.sort()) {
+    const parse = name.endsWith('.sources')
+      ? parseDeb822
+      : name.endsWith('.list')
+        ? parseOneLine
+        : undefined;
+    if (parse === undefined) continue;
+    sources.push(...parse(await readOr(() => readFile(join(partsDir, name), 'utf8'), '')));
+  }
+  return sources;
+}
+
+async function proxyOptions(): Promise<string[]> {
+  const options: string[] = [];
+  for (const key of PROXY_KEYS) {
+    const dump = await readOr(() => runTool('apt-config', ['dump', key]), '');
+    const value = /"([^"]+)"/.exec(dump)?.[1];
+    if (value !== undefined) options.push(`${key} "${value}"`);
+  }
+  return options;
+}
+
+async function readOr<T>(read: () => Promise<T>, otherwise: T): Promise<T> {
+  try {
+    return await read();
+  } catch (error) {
+    ignore(error, 'a part of the host’s apt configuration that can not be read');
+    return otherwise;
+  }
+}

@@ -1,0 +1,82 @@
+/** Finds the kernel source that the distribution's `linux-source-*` package left in /usr/src. */
+import { readdir, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { ignore } from '../base/ignore.ts';
+import { runTool } from './tool.ts';
+
+export interface KernelSource {
+  /** The tarball. */
+  readonly path: string;
+  /** Name, size and time of the tarball: changes with each version of the package. */
+  readonly identity: string;
+}
+
+export const KERNEL_SOURCE_DIR = '/usr/src';
+/** The series that the configuration is written for and tested with; others are taken when it is not there. */
+const PREFERRED_SERIES = '6.1';
+const TARBALL = /^linux-source-(\d+(?:\.\d+)*)\.tar\.(?:xz|gz|bz2|zst)$/;
+
+export async function findKernelSource(
+  dir: string = KERNEL_SOURCE_DIR,
+): Promise<KernelSource | undefined> {
+  const candidates: string[] = [];
+  for (const name of await list(dir)) {
+    if (TARBALL.test(name)) candidates.push(join(dir, name));
+    // Ubuntu puts the tarball into a folder of its own.
+    if (!/^linux-source-[\d.]+$/.test(name)) continue;
+    for (const inner of await list(join(dir, name))) {
+      if (TARBALL.test(inner)) candidates.push(join(dir, name, inner));
+    }
+  }
+  const path = chooseSource(candidates);
+  if (path === undefined) return undefined;
+  const { size, mtimeMs } = await stat(path);
+  return { path, identity: `${basename(path)} ${size} ${Math.trunc(mtimeMs / 1000)}` };
+}
+
+/** The preferred series if it is among them, else the newest. */
+export function chooseSource(paths: readonly string[]): string | undefined {
+  const versionOf = (path: string): number[] =>
+    (TARBALL.exec(basename(path))?.[1] ?? '').split('.').map(Number);
+  const preferred = paths.find((path) => isSeries(versionOf(path).join('.')));
+  if (preferred !== undefined) return preferred;
+  return [...paths].sort((a, b) => compareVersions(versionOf(b), versionOf(a)))[0];
+}
+
+const isSeries = (version: string): boolean =>
+  version === PREFERRED_SERIES || version.startsWith(`${PREFERRED_SERIES}.`);
+
+function compareVersions(a: readonly number[], b: readonly number[]): number {
+  for (let i = 0; i < Math.max(a.length, b.length); i++) {
+    const difference = (a[i] ?? 0) - (b[i] ?? 0);
+    if (difference !== 0) return difference;
+  }
+  return 0;
+}
+
+/** Package and version that the tarball came with, for the manifest; `unknown` outside of dpkg. */
+export async function describeSource(
+  source: KernelSource,
+  signal: AbortSignal,
+): Promise<{ name: string; version: string }> {
+  try {
+    const owner = await runTool('dpkg-query', ['-S', source.path], { signal });
+    const name = owner.split(':')[0] ?? 'unknown';
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own notation
+    const version = await runTool('dpkg-query', ['-W', '-f', '${Version}', name], { signal });
+    return { name, version };
+  } catch (error) {
+    signal.throwIfAborted();
+    ignore(error, 'the kernel source belongs to no package');
+    return { name: 'unknown', version: 'unknown' };
+  }
+}
+
+async function list(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir);
+  } catch (error) {
+    ignore(error, 'a folder of kernel sources that is not there');
+    return [];
+  }
+}

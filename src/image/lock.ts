@@ -1,0 +1,71 @@
+/**
+ * One setup at a time: two that build the same kernel at once would only take twice as long.
+ * The lock is flock(2) on a file in the cache, so the kernel gives it back when its owner dies, however it dies.
+ */
+import { mkdir, open, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { sleep, systemClock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
+import { tryLockExclusive } from '../sys/file.ts';
+import { ImageError } from './errors.ts';
+import { type PrepareContext, removeLeftovers } from './prepare.ts';
+
+/** How often a waiting setup looks again, ms. */
+const POLL_MS = 200;
+const STEP = 'wait';
+const ESTIMATE_MS = 300_000;
+
+export type LockContext = Pick<PrepareContext, 'cacheDir' | 'progress' | 'signal' | 'log'>;
+
+/**
+ * Runs `work` while no other process on this cache does; a second caller waits and says for whom.
+ * @throws ImageError `cancelled` when the signal fires while it waits
+ */
+export async function withSetupLock<T>(context: LockContext, work: () => Promise<T>): Promise<T> {
+  const { cacheDir } = context;
+  await mkdir(cacheDir, { recursive: true });
+  const path = join(cacheDir, 'setup.lock');
+  const file = await open(path, 'a+', 0o600);
+  try {
+    if (!tryLockExclusive(file.fd)) await waitForLock(context, path, file.fd);
+    await file.truncate(0);
+    await file.write(`${process.pid}\n`);
+    await removeLeftovers(cacheDir);
+    return await work();
+  } finally {
+    // Closing gives the lock back. The file stays: removing it could split later callers over two files.
+    await file.close();
+  }
+}
+
+async function waitForLock(context: LockContext, path: string, fd: number): Promise<void> {
+  const { progress, signal, log } = context;
+  const startedAtMs = systemClock.now();
+  const owner = await ownerOf(path);
+  log.info('another setup is running', { pid: owner });
+  progress({
+    kind: 'start',
+    step: STEP,
+    title: `Wait for another setup (process ${owner})`,
+    estimateMs: ESTIMATE_MS,
+  });
+  do {
+    try {
+      await sleep(POLL_MS, signal);
+    } catch (cause) {
+      progress({ kind: 'failed', step: STEP, message: 'cancelled' });
+      throw new ImageError('cancelled', 'wait for another setup', { cause });
+    }
+  } while (!tryLockExclusive(fd));
+  const durationMs = systemClock.now() - startedAtMs;
+  progress({ kind: 'done', step: STEP, cached: false, durationMs });
+}
+
+async function ownerOf(path: string): Promise<string> {
+  try {
+    return (await readFile(path, 'utf8')).trim() || 'unknown';
+  } catch (error) {
+    ignore(error, 'who holds the setup lock is only told to a person');
+    return 'unknown';
+  }
+}

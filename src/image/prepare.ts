@@ -1,0 +1,254 @@
+/**
+ * Makes the files that a sandbox starts from, once: guest kernel, golden image, overlay template, model.
+ *
+ *   inputs (configuration, lock files, sources)          <cacheDir>/<kind>/<key>/
+ *        │ digest = key                                     manifest.json   files with SHA-256, details
+ *        ▼                                                  vmlinux | rootfs.erofs | …
+ *   is <kind>/<key> there, whole and unaltered? ──yes──►  use it
+ *        │ no
+ *        ▼
+ *   <cacheDir>/tmp/<kind>-…/  build ──► hash ──► manifest ──► rename into its place (atomic)
+ *
+ * So an artifact is there whole or not at all. Whoever is killed leaves only something under tmp/, which the
+ * next holder of the setup lock removes; what was altered or can't be read is built again, never trusted.
+ * The key covers the inputs that are ours; what came from outside (package versions, compiler) is in the manifest.
+ */
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { z } from 'zod';
+import { systemClock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import type { Progress } from '../base/progress.ts';
+import { explainFullDisk, requireSpace } from './disk-space.ts';
+import { ImageError } from './errors.ts';
+import { digestFile, verifyImage } from './verify.ts';
+
+export interface PrepareContext {
+  readonly cacheDir: string;
+  /** Root of the checkout: `kernel/`, `image/` and `guest/` are read from it. */
+  readonly sourceDir: string;
+  readonly progress: Progress;
+  readonly signal: AbortSignal;
+  readonly log: Log;
+}
+
+export interface Recipe<Details> {
+  /** Folder in the cache and name of the progress step. */
+  readonly kind: string;
+  /** What a person reads while it is made. */
+  readonly title: string;
+  /** Expected duration on 2 cores, ms. */
+  readonly estimateMs: number;
+  /** Digest of all inputs, hexadecimal. */
+  readonly key: string;
+  /** Names of the files that the build leaves in its directory. */
+  readonly files: readonly string[];
+  /** Most disk space used while building, result included. */
+  readonly spaceBytes: number;
+  /** What the manifest tells about the build beside the files. */
+  readonly details: z.ZodType<Details>;
+  readonly build: (job: Job) => Promise<Details>;
+}
+
+export interface Job {
+  /** The recipe's files go here; it becomes the artifact. */
+  readonly outDir: string;
+  /** For everything else; removed afterwards. */
+  readonly scratchDir: string;
+  readonly signal: AbortSignal;
+  readonly log: Log;
+  readonly report: (fraction: number, detail: string) => void;
+}
+
+export interface Artifact<Details> {
+  readonly dir: string;
+  readonly files: ReadonlyMap<string, ArtifactFile>;
+  readonly details: Details;
+}
+
+export interface ArtifactFile {
+  readonly path: string;
+  readonly sha256: string;
+  readonly sizeBytes: number;
+}
+
+const MANIFEST = 'manifest.json';
+const MANIFEST_FORMAT = 1;
+/** Artifacts of one kind that stay beside the current one, for another checkout or a step back. */
+const OLD_ARTIFACTS_KEPT = 1;
+
+const manifestSchema = z.object({
+  format: z.literal(MANIFEST_FORMAT),
+  kind: z.string(),
+  key: z.string(),
+  files: z.record(
+    z.string(),
+    z.object({ sha256: z.string().regex(/^[0-9a-f]{64}$/), sizeBytes: z.number().int().min(0) }),
+  ),
+  details: z.unknown(),
+});
+
+/** @throws ImageError; every failure is also told to `context.progress` */
+export async function prepareArtifact<Details>(
+  context: PrepareContext,
+  recipe: Recipe<Details>,
+): Promise<Artifact<Details>> {
+  const { kind, title, estimateMs } = recipe;
+  const startedAtMs = systemClock.now();
+  context.progress({ kind: 'start', step: kind, title, estimateMs });
+  const done = (cached: boolean): void =>
+    context.progress({
+      kind: 'done',
+      step: kind,
+      cached,
+      durationMs: systemClock.now() - startedAtMs,
+    });
+  try {
+    const found = await findArtifact(context, recipe);
+    if (found !== undefined) {
+      done(true);
+      return found;
+    }
+    const made = await makeArtifact(context, recipe);
+    done(false);
+    return made;
+  } catch (error) {
+    context.progress({ kind: 'failed', step: kind, message: describeError(error) });
+    throw error;
+  }
+}
+
+/** Removes what killed builds left. Only the holder of the setup lock may call it. */
+export async function removeLeftovers(cacheDir: string): Promise<void> {
+  await removeTree(tmpDir(cacheDir));
+}
+
+const tmpDir = (cacheDir: string): string => join(cacheDir, 'tmp');
+
+async function findArtifact<Details>(
+  context: PrepareContext,
+  recipe: Recipe<Details>,
+): Promise<Artifact<Details> | undefined> {
+  const dir = join(context.cacheDir, recipe.kind, recipe.key);
+  if ((await readdirOrEmpty(dirname(dir))).includes(recipe.key)) {
+    try {
+      return await openArtifact(dir, recipe);
+    } catch (error) {
+      context.log.warn(`${recipe.kind} in the cache is not usable and is built again`, {
+        reason: describeError(error),
+      });
+      await removeTree(dir);
+    }
+  }
+  return undefined;
+}
+
+/** @throws when anything about the artifact is not as its manifest says */
+async function openArtifact<Details>(
+  dir: string,
+  recipe: Recipe<Details>,
+): Promise<Artifact<Details>> {
+  const manifest = manifestSchema.parse(JSON.parse(await readFile(join(dir, MANIFEST), 'utf8')));
+  if (manifest.kind !== recipe.kind || manifest.key !== recipe.key) {
+    throw new ImageError('artifact_altered', `open ${dir}: its manifest is of another artifact`);
+  }
+  const details = recipe.details.parse(manifest.details);
+  const files = new Map<string, ArtifactFile>();
+  for (const name of recipe.files) {
+    const file = manifest.files[name];
+    if (file === undefined) {
+      throw new ImageError('artifact_altered', `open ${dir}: its manifest lacks ${name}`);
+    }
+    const path = join(dir, name);
+    await verifyImage(path, file.sha256);
+    files.set(name, { path, ...file });
+  }
+  return { dir, files, details };
+}
+
+async function makeArtifact<Details>(
+  context: PrepareContext,
+  recipe: Recipe<Details>,
+): Promise<Artifact<Details>> {
+  const { cacheDir } = context;
+  const kindDir = join(cacheDir, recipe.kind);
+  await mkdir(kindDir, { recursive: true });
+  await mkdir(tmpDir(cacheDir), { recursive: true });
+  await requireSpace(cacheDir, recipe.spaceBytes, recipe.title);
+  const workDir = await mkdtemp(join(tmpDir(cacheDir), `${recipe.kind}-`));
+  try {
+    const outDir = join(workDir, 'out');
+    const scratchDir = join(workDir, 'scratch');
+    await mkdir(outDir);
+    await mkdir(scratchDir);
+    const details = await recipe.build({
+      outDir,
+      scratchDir,
+      signal: context.signal,
+      log: context.log,
+      report: (fraction, detail) =>
+        context.progress({ kind: 'update', step: recipe.kind, fraction, detail }),
+    });
+    const files = await describeFiles(outDir, recipe.files);
+    const manifest = {
+      format: MANIFEST_FORMAT,
+      kind: recipe.kind,
+      key: recipe.key,
+      files,
+      details,
+    };
+    await writeFile(join(outDir, MANIFEST), `${JSON.stringify(manifest, null, 2)}\n`);
+    // The last moment: after it the artifact is whole.
+    context.signal.throwIfAborted();
+    const dir = join(kindDir, recipe.key);
+    await rename(outDir, dir);
+    await pruneOld(kindDir, recipe.key);
+    const placed = Object.entries(files).map(
+      ([name, file]) => [name, { path: join(dir, name), ...file }] as const,
+    );
+    return { dir, files: new Map(placed), details };
+  } catch (error) {
+    throw explainFullDisk(error, cacheDir, recipe.spaceBytes, recipe.title);
+  } finally {
+    await removeTree(workDir);
+  }
+}
+
+async function describeFiles(
+  dir: string,
+  names: readonly string[],
+): Promise<Record<string, { sha256: string; sizeBytes: number }>> {
+  const described: Record<string, { sha256: string; sizeBytes: number }> = {};
+  for (const name of names) {
+    const path = join(dir, name);
+    const { size } = await stat(path);
+    described[name] = { sha256: await digestFile(path), sizeBytes: size };
+  }
+  return described;
+}
+
+async function pruneOld(kindDir: string, currentKey: string): Promise<void> {
+  const others: { path: string; mtimeMs: number }[] = [];
+  for (const name of await readdirOrEmpty(kindDir)) {
+    if (name === currentKey) continue;
+    const path = join(kindDir, name);
+    others.push({ path, mtimeMs: (await stat(path)).mtimeMs });
+  }
+  others.sort((a, b) => b.mtimeMs - a.mtimeMs);
+  for (const old of others.slice(OLD_ARTIFACTS_KEPT)) await removeTree(old.path);
+}
+
+async function removeTree(path: string): Promise<void> {
+  await rm(path, { recursive: true, force: true, maxRetries: 3 });
+}
+
+async function readdirOrEmpty(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir);
+  } catch (error) {
+    ignore(error, `no directory ${basename(dir)} in the cache yet`);
+    return [];
+  }
+}

@@ -1,0 +1,81 @@
+/** Data of the golden image: what is in it, what is taken out, and the fixed names in it. */
+
+/** The guest is Debian 12 whatever the host is: Python 3.11 and the wheels of the lock file fit it. */
+export const GUEST_CODENAME = 'bookworm';
+export const GUEST_PYTHON = '3.11';
+export const DEBIAN_KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
+
+/** Packages beyond Debian's essential ones, with the reason for each. */
+export const GUEST_PACKAGES: Readonly<Record<string, string>> = {
+  python3: 'runs the agent and the user’s programs',
+  'python-is-python3': 'programs that ask for `python`',
+  tini: 'PID 1: reaps orphans, passes signals on',
+};
+
+/** Never unpacked by dpkg: nobody reads them in a sandbox. Licences stay. */
+export const DPKG_OPTIONS: readonly string[] = [
+  'path-exclude=/usr/share/doc/*',
+  'path-include=/usr/share/doc/*/copyright',
+  'path-exclude=/usr/share/man/*',
+  'path-exclude=/usr/share/info/*',
+  'path-exclude=/usr/share/locale/*',
+  'path-exclude=/usr/share/lintian/*',
+  'path-exclude=/usr/share/bug/*',
+];
+
+/** Where Debian's Python looks for what did not come from Debian. */
+export const SITE_PACKAGES = `usr/local/lib/python${GUEST_PYTHON}/dist-packages`;
+
+/** Below the root; everything in these is compiled to bytecode. */
+export const PYTHON_TREES: readonly string[] = [
+  `usr/lib/python${GUEST_PYTHON}`,
+  'usr/lib/python3/dist-packages',
+  SITE_PACKAGES,
+];
+
+/** Emptied or removed before packing: traces of the build, differences between two builds, the host's names. */
+export const REMOVED_PATHS: readonly string[] = [
+  'etc/apt/sources.list',
+  'etc/apt/sources.list.d',
+  'etc/hostname',
+  'etc/machine-id',
+  'etc/resolv.conf',
+  'var/cache/apt',
+  'var/cache/debconf',
+  'var/cache/ldconfig/aux-cache',
+  'var/lib/apt/lists',
+  'var/lib/dpkg/available-old',
+  'var/lib/dpkg/diversions-old',
+  'var/lib/dpkg/statoverride-old',
+  'var/lib/dpkg/status-old',
+  'var/log',
+  // pip writes the path of the host's interpreter into these.
+  `${SITE_PACKAGES}/bin`,
+];
+
+/** Wheels that carry debug sections (26 MB in all) and no repacked libraries, which `strip` could break. */
+export const STRIPPED_PACKAGES: readonly string[] = ['regex', 'xxhash', 'yaml', 'zstandard'];
+
+export const USER = { name: 'user', uid: 1000, home: '/home/user' } as const;
+
+/** Written into the image: path → content. */
+export const ETC_FILES: Readonly<Record<string, string>> = {
+  'etc/hostname': 'sandbox\n',
+  'etc/hosts': '127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip6-loopback\n',
+  'etc/resolv.conf': '',
+  'etc/machine-id': '',
+  'etc/fstab': '',
+};
+
+/** Appended: path → line. The account has no password: nobody logs in. */
+export const ETC_LINES: Readonly<Record<string, string>> = {
+  'etc/passwd': `${USER.name}:x:${USER.uid}:${USER.uid}::${USER.home}:/bin/bash\n`,
+  'etc/group': `${USER.name}:x:${USER.uid}:\n`,
+  'etc/shadow': `${USER.name}:*:19000:0:99999:7:::\n`,
+};
+
+/** 2026-01-01, seconds: every timestamp in the image. */
+export const SOURCE_DATE_EPOCH = 1_767_225_600;
+export const IMAGE_UUID = '6e657572-6f76-4973-8f72-000000000001';
+export const AGENT_DIR = 'opt/neurovisor/agent';
+export const INIT_PATH = 'sbin/neurovisor-init';

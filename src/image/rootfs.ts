@@ -1,0 +1,146 @@
+/**
+ * The golden image: Debian, Python and the wheels (guest-base), our agent and init, as one read-only EROFS.
+ * All guests share the file; what a guest writes goes to the overlay disk of its own (overlay.ts).
+ * Not compressed: in software emulation the guest would pay for it at every page, and the host caches it once for all.
+ */
+import { cp, mkdir, readFile, rm } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { z } from 'zod';
+import { systemClock } from '../base/clock.ts';
+import type { ProgressEvent } from '../base/progress.ts';
+import { ImageError } from './errors.ts';
+import {
+  BASE_TAR,
+  baseDetailsSchema,
+  compileTrees,
+  guestBaseRecipe,
+  placeIn,
+  unpackTar,
+} from './guest-base.ts';
+import { prepareOverlayTemplate } from './overlay.ts';
+import { type Job, type PrepareContext, prepareArtifact, type Recipe } from './prepare.ts';
+import {
+  AGENT_DIR,
+  GUEST_CODENAME,
+  IMAGE_UUID,
+  INIT_PATH,
+  SOURCE_DATE_EPOCH,
+} from './rootfs-recipe.ts';
+import { runTool } from './tool.ts';
+import { filesUnder } from './tree.ts';
+import { digestBytes } from './verify.ts';
+
+const rootfsManifestSchema = baseDetailsSchema.extend({
+  /** Debian release of the guest. */
+  suite: z.string(),
+  /** Digest of the agent's and init's sources. */
+  agentSha256: z.string(),
+  /** Time of every file in the image, seconds since 1970. */
+  sourceDateEpoch: z.number(),
+  compiler: z.string(),
+  buildSeconds: z.number(),
+});
+export type RootfsManifest = z.infer<typeof rootfsManifestSchema>;
+
+/** Raise when the steps below change what comes out. */
+const RECIPE_VERSION = 1;
+const ESTIMATE_MS = 110_000;
+const SPACE_BYTES = 1800 * 1024 ** 2;
+const IMAGE = 'rootfs.erofs';
+/** Share of the time that the guest base takes when it is not cached. */
+const BASE_FRACTION = 0.92;
+
+/** @throws ImageError */
+export async function prepareRootfs(context: PrepareContext): Promise<{
+  imagePath: string;
+  digest: string;
+  manifest: RootfsManifest;
+  overlayTemplatePath: string;
+}> {
+  const artifact = await prepareArtifact(context, await rootfsRecipe(context));
+  const image = artifact.files.get(IMAGE);
+  if (image === undefined) throw new ImageError('result_invalid', `the image has no ${IMAGE}`);
+  const overlayTemplatePath = await prepareOverlayTemplate(context.cacheDir);
+  return {
+    imagePath: image.path,
+    digest: image.sha256,
+    manifest: artifact.details,
+    overlayTemplatePath,
+  };
+}
+
+async function rootfsRecipe(context: PrepareContext): Promise<Recipe<RootfsManifest>> {
+  const { sourceDir } = context;
+  const lockPath = join(sourceDir, 'image', 'requirements.lock');
+  const base = guestBaseRecipe(lockPath, await readFile(lockPath, 'utf8'));
+  const agentSha256 = await digestGuestSources(sourceDir);
+  return {
+    kind: 'rootfs',
+    title: 'Build the golden image',
+    estimateMs: ESTIMATE_MS,
+    key: digestBytes(`rootfs ${RECIPE_VERSION}`, base.key, agentSha256),
+    files: [IMAGE],
+    spaceBytes: SPACE_BYTES,
+    details: rootfsManifestSchema,
+    build: async (job) => {
+      const startedAtMs = systemClock.now();
+      const progress = (event: ProgressEvent): void => {
+        if (event.kind === 'update') {
+          job.report((event.fraction ?? 0) * BASE_FRACTION, event.detail ?? '');
+        }
+      };
+      const made = await prepareArtifact({ ...context, progress }, base);
+      const tar = made.files.get(BASE_TAR);
+      if (tar === undefined) throw new ImageError('result_invalid', `no ${BASE_TAR}`);
+      const compiler = await composeImage(job, tar.path, sourceDir);
+      return {
+        ...made.details,
+        suite: GUEST_CODENAME,
+        agentSha256,
+        sourceDateEpoch: SOURCE_DATE_EPOCH,
+        compiler,
+        buildSeconds: Math.round((systemClock.now() - startedAtMs) / 1000),
+      };
+    },
+  };
+}
+
+/** Everything of `guest/` that goes into the image. */
+async function digestGuestSources(sourceDir: string): Promise<string> {
+  const guest = join(sourceDir, 'guest');
+  const agent = await filesUnder(join(guest, 'agent'), isAgentSource);
+  const parts: (string | Uint8Array)[] = [];
+  for (const path of [...agent, join(guest, 'init.c')]) {
+    parts.push(relative(guest, path), await readFile(path));
+  }
+  return digestBytes(...parts);
+}
+
+const isAgentSource = (path: string): boolean => path.endsWith('.py');
+
+/** @returns the compiler that built init */
+async function composeImage(job: Job, baseTar: string, sourceDir: string): Promise<string> {
+  const { signal } = job;
+  const root = join(job.scratchDir, 'root');
+  await mkdir(root);
+  job.report(BASE_FRACTION, 'unpack the base');
+  await unpackTar(baseTar, root, signal);
+
+  const agentSource = join(sourceDir, 'guest', 'agent');
+  const agentDir = join(root, AGENT_DIR);
+  for (const path of await filesUnder(agentSource, isAgentSource)) {
+    await cp(path, await placeIn(root, join(AGENT_DIR, relative(agentSource, path))));
+  }
+  await compileTrees(root, [agentDir], signal);
+  // `build-id` and debug data would differ between two folders.
+  const flags = ['-static', '-Os', '-s', '-Wall', '-Wextra', '-Wl,--build-id=none'];
+  const init = await placeIn(root, INIT_PATH);
+  await runTool('gcc', [...flags, '-o', init, join(sourceDir, 'guest', 'init.c')], { signal });
+  const compiler = await runTool('gcc', ['-dumpfullversion'], { signal });
+
+  job.report(BASE_FRACTION + 0.03, 'pack the image');
+  const same = ['-T', `${SOURCE_DATE_EPOCH}`, '-U', IMAGE_UUID, '--all-root', '-x', '-1'];
+  await runTool('mkfs.erofs', ['--quiet', ...same, join(job.outDir, IMAGE), root], { signal });
+  await rm(root, { recursive: true, force: true });
+  return `gcc ${compiler.trim()}`;
+}

@@ -1,0 +1,56 @@
+/**
+ * File calls that Node does not have: advisory locks and the search for data in a sparse file.
+ * All are synchronous and short; none keeps a pointer. The caller owns the descriptors.
+ */
+import { constants } from 'node:os';
+import { check, ERRNO, lastErrno, libc, SyscallError } from './libc.ts';
+
+const cFlock = libc.func('int flock(int fd, int operation)');
+const cLseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
+
+// <sys/file.h> and <unistd.h> of Linux.
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+
+/**
+ * flock(2), exclusive, without waiting. The lock belongs to the open file: it ends when the last copy of
+ * the descriptor is closed, also by the death of the process.
+ * @returns false when another open file holds the lock
+ * @throws Error SyscallError for anything but "would block"
+ */
+export function tryLockExclusive(fd: number): boolean {
+  for (;;) {
+    if (cFlock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+    const errno = lastErrno();
+    if (errno === ERRNO.EAGAIN) return false;
+    if (errno !== ERRNO.EINTR) throw new SyscallError('flock', errno);
+  }
+}
+
+export interface Extent {
+  /** Byte position of the first byte of data. */
+  readonly start: number;
+  /** Byte position after the last one. */
+  readonly end: number;
+}
+
+/**
+ * The parts of a file that hold data, in order (lseek(2), SEEK_DATA). A filesystem that knows no holes
+ * reports the whole file. Moves the descriptor's position.
+ * @throws SyscallError when the descriptor is not a regular file
+ */
+export function dataExtents(fd: number): Extent[] {
+  const extents: Extent[] = [];
+  let position = 0;
+  for (;;) {
+    const start = Number(cLseek(fd, position, SEEK_DATA));
+    // ENXIO: no data from here to the end.
+    if (start < 0 && lastErrno() === constants.errno.ENXIO) return extents;
+    check(start, 'lseek SEEK_DATA');
+    const end = check(Number(cLseek(fd, start, SEEK_HOLE)), 'lseek SEEK_HOLE');
+    extents.push({ start, end });
+    position = end;
+  }
+}
