@@ -108,8 +108,12 @@ export function callGrammar(
   });
   const call = `(${calls.join(' | ')}) ${literal(CALL_CLOSE)}`;
   if (begun !== 'nothing') return compiler.finish(call);
-  return compiler.finish(`blank (${literal(CALL_OPEN)} ${call} | [^< \\t\\n] [^\\x00]*)`);
+  return compiler.finish(`blank (${literal(CALL_OPEN)} ${call} | ${TEXT})`);
 }
+
+/** A text that does not look like a call. */
+const TEXT = '[^< \\t\\n] [^\\x00]*';
+export const NO_CALL_GRAMMAR = `root ::= [ \\n]{0,2} ${TEXT}\n`;
 
 class Compiler {
   readonly #root: JsonSchema;

@@ -187,7 +187,7 @@ export function parseChat(body: unknown): ChatRequest {
     ...commonFields(input),
     maxTokens: input.max_completion_tokens ?? input.max_tokens,
     messages: input.messages.map(toMessage),
-    tools: toolChoice === 'none' ? [] : tools,
+    tools,
     toolChoice,
     format:
       format?.type === 'json_object'

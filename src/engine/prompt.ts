@@ -14,6 +14,7 @@ import {
   CALL_OPEN,
   callGrammar,
   jsonObjectGrammar,
+  NO_CALL_GRAMMAR,
   schemaGrammar,
   UNBOUNDED,
 } from './grammar.ts';
@@ -39,19 +40,27 @@ export function planChat(request: ChatRequest, chatTemplate: boolean): ChatPlan 
   return {
     prompt:
       transcript === null
-        ? { kind: 'chat', turns: templateTurns(request.messages, tools), prefill }
+        ? {
+            kind: 'chat',
+            turns: templateTurns(
+              request.messages,
+              request.toolChoice === 'none' ? [] : request.tools,
+            ),
+            prefill,
+          }
         : { kind: 'text', text: prefill === '' ? transcript : `${transcript} ${prefill}` },
     prefill,
     stops: [...request.stops, ...(chatTemplate ? [] : BASE_STOPS)],
     grammar: forced?.grammar ?? freeGrammar(request, tools, bounds),
     calls: tools.length > 0,
-    trim: !chatTemplate || tools.length > 0,
+    trim: !chatTemplate || request.tools.length > 0,
   };
 }
 
 /** The tools that this reply may call. */
 function offeredTools(request: ChatRequest, chatTemplate: boolean): readonly Tool[] {
   const { toolChoice, tools } = request;
+  if (toolChoice === 'none') return [];
   if (typeof toolChoice === 'object') return tools.filter((one) => one.name === toolChoice.name);
   // Left to itself a base model repeats the call it sees: after a result it is to answer.
   const answered = request.messages.at(-1)?.role === 'tool';
@@ -83,7 +92,8 @@ function freeGrammar(
   if (tools.length > 0) return { gbnf: callGrammar(tools, 'nothing', bounds), onlyAfter: '<' };
   switch (request.format.kind) {
     case 'text':
-      return null;
+      // A model that knows of tools but may not call one must not write a call as text.
+      return request.tools.length > 0 ? { gbnf: NO_CALL_GRAMMAR, onlyAfter: '<' } : null;
     case 'json':
       return { gbnf: jsonObjectGrammar(bounds), onlyAfter: null };
     case 'schema':
@@ -98,8 +108,11 @@ function freeGrammar(
 
 function templateTurns(messages: readonly Message[], tools: readonly Tool[]): Turn[] {
   const turns: { role: Turn['role']; text: string }[] = [];
-  if (tools.length > 0) turns.push({ role: 'system', text: toolInstructions(tools) });
-  for (const message of messages) {
+  const first = messages[0]?.role === 'system' ? 1 : 0;
+  const system = messages.slice(0, first).map((one) => one.text);
+  if (tools.length > 0) system.push(toolInstructions(tools));
+  if (system.length > 0) turns.push({ role: 'system', text: system.join('\n\n') });
+  for (const message of messages.slice(first)) {
     const role = message.role === 'tool' ? 'user' : message.role;
     const text = messageText(message);
     const last = turns.at(-1);
