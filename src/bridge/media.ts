@@ -9,11 +9,16 @@
 import { isJsonObject, type JsonObject } from './json-body.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
-/** Values are prose or names; a URL in them is only mentioned. */
+/** Values are prose that the model reads; a URL in it is only mentioned. */
 const TEXT_KEYS = new Set([
-  ...['text', 'content', 'prompt', 'input', 'suffix', 'refusal', 'arguments', 'name', 'role'],
-  ...['reasoning', 'reasoning_content', 'reasoning_details', 'thinking', 'signature', 'output'],
-  ...['type', 'id', 'tool_call_id', 'call_id', 'filename', 'format', 'detail', 'description'],
+  ...['text', 'content', 'prompt', 'input', 'suffix', 'refusal', 'arguments', 'output'],
+  ...['reasoning', 'reasoning_content', 'reasoning_details', 'thinking', 'description'],
+]);
+
+/** Values are labels that nobody fetches. */
+const LABEL_KEYS = new Set([
+  ...['name', 'role', 'type', 'id', 'tool_call_id', 'call_id', 'filename', 'format', 'detail'],
+  'signature',
 ]);
 
 /** Values must be `data:` URLs, also without a scheme: it could be a path on the host. */
@@ -79,7 +84,7 @@ export function foldKey(key: string): string {
 }
 
 function isLocal(key: string, value: string): boolean {
-  if (TEXT_KEYS.has(key)) return true;
+  if (TEXT_KEYS.has(key) || LABEL_KEYS.has(key)) return true;
   if (MEDIA_KEYS.has(key)) return DATA_URL.test(value);
   return !REFERENCE.test(value);
 }

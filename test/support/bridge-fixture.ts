@@ -39,7 +39,7 @@ export interface BridgeFixture {
   /** A request whose answer is read by the caller. */
   open(path: string, body: unknown): Opened;
   /** Writes bytes and reads until the connection ends. */
-  raw(bytes: string | Buffer, half?: boolean): Promise<string>;
+  raw(bytes: string | Buffer): Promise<string>;
   connect(): Promise<Socket>;
   close(): Promise<void>;
 }
@@ -96,7 +96,7 @@ export async function bridgeFixture(
     nextUsage: () => new Promise((resolve) => waiting.push(resolve)),
     call: (path, body, headers) => call(socketPath, path, body, headers),
     open: (path, body) => open(socketPath, path, body),
-    raw: (bytes, half = false) => raw(socketPath, bytes, half),
+    raw: (bytes) => raw(socketPath, bytes),
     connect: () => connected(socketPath),
     close: () => cleanup.run(),
   };
@@ -158,7 +158,7 @@ function open(
   return { head, text: () => seen, until, ended: ended.promise, abort: () => outgoing.destroy() };
 }
 
-async function raw(socketPath: string, bytes: string | Buffer, half: boolean): Promise<string> {
+async function raw(socketPath: string, bytes: string | Buffer): Promise<string> {
   const socket = await connected(socketPath);
   let seen = '';
   socket.setEncoding('latin1');
@@ -166,8 +166,7 @@ async function raw(socketPath: string, bytes: string | Buffer, half: boolean): P
     seen += part;
   });
   const closed = new Promise<string>((resolve) => socket.once('close', () => resolve(seen)));
-  if (half) socket.end(bytes);
-  else socket.write(bytes);
+  socket.write(bytes);
   return closed;
 }
 

@@ -1,0 +1,322 @@
+/** The bridge over real sockets, with an upstream that does as it is told. */
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import { CodedError } from '../../src/base/errors.ts';
+import { detectUpstream, probeUpstreams } from '../../src/bridge/detect.ts';
+import { type BridgeFixture, bridgeFixture, call } from '../support/bridge-fixture.ts';
+import {
+  completion,
+  delta,
+  done,
+  finish,
+  sendJson,
+  startEvents,
+  startMockUpstream,
+  usageEvent,
+} from '../support/mock-upstream.ts';
+
+let fixture: BridgeFixture;
+afterEach(() => fixture?.close());
+
+const CHAT = '/v1/chat/completions';
+const chat = (more: Record<string, unknown> = {}) => ({
+  model: 'm1',
+  messages: [{ role: 'user', content: 'hello' }],
+  ...more,
+});
+const errorOf = (body: string) => (JSON.parse(body) as { error: Record<string, unknown> }).error;
+
+describe('bridge: requests', () => {
+  it('passes a body on byte by byte when policy changes nothing', async () => {
+    fixture = await bridgeFixture();
+    const text = '{ "seed": 18446744073709551615,"model":"m1",\n"messages":[],"x":1.50 }';
+    const answer = await fixture.call(CHAT, text, { 'content-type': 'text/plain' });
+    expect(answer).toMatchObject({ status: 200, broken: false });
+    expect(JSON.parse(answer.body)).toEqual(completion('hello'));
+    expect(fixture.mock.requests[0]).toMatchObject({ method: 'POST', path: CHAT, body: text });
+    expect(fixture.mock.requests[0]?.headers['content-type']).toBe('application/json');
+  });
+
+  it.each(['/v1/completions', '/completions'])('serves %s', async (path) => {
+    fixture = await bridgeFixture();
+    expect((await fixture.call(path, { model: 'm1', prompt: 'x' })).status).toBe(200);
+    expect(fixture.mock.requests[0]?.path).toBe('/v1/completions');
+  });
+
+  it('passes embeddings as the SDKs ask for them: base64 and token ids', async () => {
+    fixture = await bridgeFixture();
+    const embedding = { data: [{ embedding: 'AAAA' }], usage: { prompt_tokens: 4 } };
+    fixture.mock.answer((_, response) => sendJson(response, 200, embedding));
+    const body = JSON.stringify({ model: 'm1', input: [[1, 2], [3]], encoding_format: 'base64' });
+    const settled = fixture.nextUsage();
+    const answer = await fixture.call('/v1/embeddings', body);
+    expect(JSON.parse(answer.body)).toEqual(embedding);
+    expect(fixture.mock.requests[0]?.body).toBe(body);
+    expect(await settled).toMatchObject({ promptTokens: 4, completionTokens: 0, estimated: false });
+  });
+
+  it('puts the key of the host in the place of the guest’s credentials (S13, B1)', async () => {
+    fixture = await bridgeFixture({ apiKey: 'sk-host-secret' });
+    await fixture.call(CHAT, chat(), {
+      authorization: 'Bearer sk-guest',
+      'x-api-key': 'sk-guest',
+      cookie: 'a=b',
+      'x-neurovisor-sandbox': 'sandbox-b',
+      'openai-organization': 'org-other',
+      traceparent: '00-1-2-01',
+    });
+    const headers = fixture.mock.requests[0]?.headers ?? {};
+    expect(Object.keys(headers).sort()).toEqual([
+      ...['accept-encoding', 'authorization', 'connection', 'content-length', 'content-type'],
+      ...['host', 'traceparent', 'user-agent'],
+    ]);
+    expect(headers['authorization']).toBe('Bearer sk-host-secret');
+    expect(JSON.stringify(headers)).not.toContain('guest');
+  });
+
+  it('knows the caller by its socket, whatever it says of itself (R-IPC-8)', async () => {
+    fixture = await bridgeFixture();
+    const socketPath = join(fixture.dir, 'w_1025');
+    await fixture.bridge.attach({ sandboxId: 'sandbox-b', socketPath });
+    const spoof = { 'x-sandbox-id': 'sandbox-a', host: 'sandbox-a' };
+    await call(socketPath, CHAT, chat({ user: 'sandbox-a' }), spoof);
+    await fixture.call(CHAT, chat());
+    expect(fixture.usage.map((record) => record.sandboxId)).toEqual(['sandbox-b', 'sandbox-a']);
+  });
+
+  it('refuses remote media and tools of the provider before the upstream hears of them', async () => {
+    fixture = await bridgeFixture();
+    const url = 'http://169.254.169.254/latest/';
+    const part = { type: 'image_url', image_url: { url } };
+    const media = await fixture.call(CHAT, chat({ messages: [{ role: 'user', content: [part] }] }));
+    expect([media.status, errorOf(media.body)['code']]).toEqual([400, 'remote_media_refused']);
+    const tool = await fixture.call(CHAT, chat({ tools: [{ type: 'web_search' }] }));
+    expect([tool.status, errorOf(tool.body)['code']]).toEqual([400, 'provider_tool_refused']);
+    expect(fixture.mock.requests).toHaveLength(0);
+  });
+
+  it('reaches an upstream on a unix socket', async () => {
+    const unix = { socketPath: '' };
+    fixture = await bridgeFixture({ upstream: () => Promise.resolve({ name: 'unix', ...unix }) });
+    unix.socketPath = join(fixture.dir, 'llama.sock');
+    const mock = await startMockUpstream(unix);
+    expect((await fixture.call(CHAT, chat())).status).toBe(200);
+    expect(mock.requests[0]?.path).toBe(CHAT);
+    await mock.close();
+  });
+});
+
+describe('bridge: models', () => {
+  it('lists what is allowed, and aliases', async () => {
+    const policy = { allowModels: ['m1'], aliases: { fast: 'm2' } };
+    fixture = await bridgeFixture({ policy });
+    const list = JSON.parse((await fixture.call('/v1/models')).body);
+    expect(list.data.map((model: { id: string }) => model.id)).toEqual(['m1', 'fast']);
+    expect((await fixture.call('/v1/models/fast')).status).toBe(200);
+    const hidden = await fixture.call('/v1/models/m2');
+    expect([hidden.status, errorOf(hidden.body)['code']]).toEqual([404, 'model_not_found']);
+  });
+
+  it('resolves aliases, defaults and unknown names', async () => {
+    fixture = await bridgeFixture({ policy: { aliases: { fast: 'm2' }, defaultModel: 'm1' } });
+    await fixture.call(CHAT, chat({ model: 'fast' }));
+    await fixture.call(CHAT, chat({ model: 'gpt-4o-mini' }));
+    const unknown = await fixture.call(CHAT, chat({ model: 'nope' }));
+    expect(fixture.mock.requests.map((r) => JSON.parse(r.body).model)).toEqual(['m2', 'm1']);
+    expect(unknown.status).toBe(404);
+    expect(errorOf(unknown.body)['message']).toContain('Available: m1, m2, fast.');
+  });
+
+  it('asks the upstream once for many requests, and lets it judge if it has no list', async () => {
+    fixture = await bridgeFixture();
+    await Promise.all([1, 2, 3, 4].map(() => fixture.call(CHAT, chat())));
+    expect(fixture.mock.modelListCount()).toBe(1);
+    await fixture.close();
+    fixture = await bridgeFixture({ models: null });
+    expect((await fixture.call(CHAT, chat({ model: 'any' }))).status).toBe(200);
+  });
+});
+
+describe('bridge: streams', () => {
+  const parts = [delta('héllo '), delta('wörld'), finish, usageEvent, done];
+
+  it('passes each event on when it comes', async () => {
+    fixture = await bridgeFixture();
+    const gates = parts.map(() => Promise.withResolvers<void>());
+    fixture.mock.answer(async (_, response) => {
+      startEvents(response, { server: 'uvicorn', 'set-cookie': 'a=b' });
+      for (const [i, part] of parts.entries()) {
+        await gates[i]?.promise;
+        response.write(part);
+      }
+      response.end();
+    });
+    const opened = fixture.open(
+      CHAT,
+      chat({ stream: true, stream_options: { include_usage: true } }),
+    );
+    const { headers } = await opened.head;
+    expect(headers['content-type']).toBe('text/event-stream');
+    expect(headers).not.toHaveProperty('server');
+    expect(headers).not.toHaveProperty('set-cookie');
+    for (const [i, part] of parts.entries()) {
+      gates[i]?.resolve();
+      await opened.until(part);
+    }
+    expect(await opened.ended).toEqual({ broken: false });
+    expect(opened.text()).toBe(parts.join(''));
+  });
+
+  it.each([1, 2, 3, 7, 50])(
+    'keeps every byte when the upstream sends %i at a time',
+    async (size) => {
+      fixture = await bridgeFixture();
+      const bytes = Buffer.from(parts.join(''));
+      fixture.mock.answer(async (_, response) => {
+        startEvents(response);
+        for (let i = 0; i < bytes.length; i += size) {
+          response.write(bytes.subarray(i, i + size));
+          if (i % 20 === 0) await new Promise(setImmediate);
+        }
+        response.end();
+      });
+      const settled = fixture.nextUsage();
+      const answer = await fixture.call(CHAT, chat({ stream: true }));
+      expect(answer.body).toBe(parts.filter((part) => part !== usageEvent).join(''));
+      expect(JSON.parse(fixture.mock.requests[0]?.body ?? '').stream_options).toEqual({
+        include_usage: true,
+      });
+      expect(await settled).toMatchObject({
+        ...{ sandboxId: 'sandbox-a', model: 'm1', operation: 'chat', stream: true, status: 200 },
+        ...{ promptTokens: 5, completionTokens: 7, estimated: false, outcome: 'ok' },
+      });
+    },
+  );
+
+  it('estimates and says so when the upstream does not count', async () => {
+    fixture = await bridgeFixture();
+    fixture.mock.answer((_, response) => {
+      startEvents(response);
+      response.end(delta('a').repeat(6) + finish + done);
+    });
+    const settled = fixture.nextUsage();
+    await fixture.call(CHAT, chat({ stream: true }));
+    expect(await settled).toMatchObject({ promptTokens: 2, completionTokens: 6, estimated: true });
+  });
+});
+
+describe('bridge: errors of the upstream', () => {
+  it('passes status and body on, without the key that a server may echo', async () => {
+    fixture = await bridgeFixture({ apiKey: 'sk-host-secret' });
+    fixture.mock.answer(({ headers }, response) => {
+      const error = { message: `bad request with ${headers['authorization']}` };
+      sendJson(response, 422, { error }, { 'retry-after': '7' });
+    });
+    const settled = fixture.nextUsage();
+    const answer = await fixture.call(CHAT, chat());
+    expect([answer.status, answer.headers['retry-after']]).toEqual([422, '7']);
+    expect(errorOf(answer.body)['message']).toBe('bad request with Bearer [removed]');
+    expect(await settled).toMatchObject({ outcome: 'upstream-error', status: 422 });
+  });
+
+  it.each([
+    [401, 502, 'upstream_key_refused'],
+    [302, 502, 'upstream_protocol'],
+  ])('says %i of the upstream in own words', async (theirs, ours, code) => {
+    fixture = await bridgeFixture();
+    fixture.mock.answer((_, response) => sendJson(response, theirs, {}, { location: 'http://x/' }));
+    const answer = await fixture.call(CHAT, chat());
+    expect([answer.status, errorOf(answer.body)['code']]).toEqual([ours, code]);
+    expect(answer.headers).not.toHaveProperty('location');
+  });
+
+  it('says what to do when nothing listens', async () => {
+    const target = { name: 'Ollama', baseUrl: 'http://127.0.0.1:1' };
+    fixture = await bridgeFixture({ upstream: () => Promise.resolve(target) });
+    const answer = await fixture.call(CHAT, chat());
+    expect(answer.status).toBe(503);
+    expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0);
+    expect(answer.headers['x-should-retry']).toBe('true');
+    expect(errorOf(answer.body)['message']).toMatch(/^Ollama can't be reached.*start the model/);
+    expect((await fixture.call('/v1/models')).status).toBe(503);
+  });
+
+  it('says what the host says when no upstream can be had', async () => {
+    const failure = new CodedError('x', 'secret path', { remedy: 'run neurovisor setup' });
+    fixture = await bridgeFixture({ upstream: () => Promise.reject(failure) });
+    const answer = await fixture.call(CHAT, chat());
+    expect(answer.status).toBe(503);
+    expect(answer.body).toContain('run neurovisor setup');
+    expect(answer.body).not.toContain('secret path');
+  });
+
+  it('replaces an error page that is too large', async () => {
+    fixture = await bridgeFixture({ policy: { limits: { errorBodyBytesMax: 100 } } });
+    fixture.mock.answer((_, response) => sendJson(response, 500, { x: 'y'.repeat(1000) }));
+    const answer = await fixture.call(CHAT, chat());
+    expect([answer.status, errorOf(answer.body)['code']]).toEqual([500, 'upstream_error']);
+  });
+
+  it('tries once more when an idle connection was closed under a request', async () => {
+    fixture = await bridgeFixture({ policy: { allowModels: ['m1'] } });
+    await fixture.call(CHAT, chat());
+    let attempts = 0;
+    fixture.mock.answer((_, response) => {
+      attempts += 1;
+      // Connection reset before any byte of an answer, on the reused connection only.
+      if (attempts === 1) response.socket?.resetAndDestroy();
+      else sendJson(response, 200, completion('second'));
+    });
+    expect((await fixture.call(CHAT, chat())).body).toContain('second');
+    expect(attempts).toBe(2);
+  });
+});
+
+describe('detectUpstream', () => {
+  it('finds the first usual place that has models', async () => {
+    fixture = await bridgeFixture();
+    const notModels = createServer((_, response) => response.end('<html>'));
+    await new Promise<void>((resolve) => notModels.listen(0, '127.0.0.1', resolve));
+    const at = (port: number) => `http://127.0.0.1:${port}`;
+    const places = [
+      { name: 'nothing', baseUrl: at(1) },
+      { name: 'a web server', baseUrl: at((notModels.address() as AddressInfo).port) },
+      { name: 'mock', baseUrl: fixture.mock.target.baseUrl ?? '' },
+    ];
+    expect(await detectUpstream({ places, apiKey: 'k' })).toEqual({
+      name: `mock at ${new URL(places[2]?.baseUrl ?? '').host}`,
+      baseUrl: places[2]?.baseUrl,
+      models: ['m1', 'm2'],
+    });
+    const probes = await probeUpstreams({ places });
+    expect(probes.map((probe) => probe.target !== null)).toEqual([false, false, true]);
+    expect(probes.map((probe) => probe.dialects)).toEqual([[], [], ['openai']]);
+    notModels.close();
+    notModels.closeAllConnections();
+  });
+
+  it('takes the configured one or none', async () => {
+    fixture = await bridgeFixture();
+    const { baseUrl = '' } = fixture.mock.target;
+    expect(await detectUpstream({ explicit: `${baseUrl}/v1`, apiKey: 'k' })).toMatchObject({
+      apiKey: 'k',
+      models: ['m1', 'm2'],
+    });
+    expect(await detectUpstream({ explicit: 'http://127.0.0.1:1' })).toBeNull();
+    await expect(detectUpstream({ explicit: 'nonsense' })).rejects.toMatchObject({
+      code: 'upstream_invalid',
+    });
+  });
+
+  it('gives up on a server that accepts and says nothing', async () => {
+    fixture = await bridgeFixture();
+    const mute = createServer(() => undefined);
+    await new Promise<void>((resolve) => mute.listen(0, '127.0.0.1', resolve));
+    const explicit = `http://127.0.0.1:${(mute.address() as AddressInfo).port}`;
+    expect(await detectUpstream({ explicit, timeoutMs: 50 })).toBeNull();
+    mute.close();
+    mute.closeAllConnections();
+  });
+});
