@@ -34,6 +34,10 @@
 #define NEW_ROOT STAGE "/root"
 #define UPPER_DISK STAGE "/disk"
 
+/* The account of sandboxed programs, see /etc/passwd in the image. */
+#define USER_HOME "/home/user"
+#define USER_ID 1000
+
 /* Files that one process may open; programs raise their soft limit themselves. */
 #define OPEN_FILES_SOFT 1024
 #define OPEN_FILES_HARD 65536
@@ -194,6 +198,9 @@ int main(void)
 	mount_kernel_filesystems();
 	overlay = mount_overlay();
 	switch_root();
+	/* In the image every file is root's, whoever built it. */
+	if (chown(USER_HOME, USER_ID, USER_ID) != 0)
+		die("give " USER_HOME " to its user");
 	mount_user_filesystems();
 	bring_loopback_up();
 	set_limits();
