@@ -12,6 +12,7 @@ from __future__ import annotations
 import _signal
 import os
 import time
+from errno import ECHILD
 from fcntl import ioctl
 from termios import TIOCSWINSZ
 
@@ -87,6 +88,7 @@ class Process:
         self._oom_before = cgroups.memory_events().get("oom_kill", 0)
         self._connection: Connection | None = None
         self._rest = b""
+        self._reported = False
         self._draining = False
         self._timers: list[Timer] = []
         self._outputs: dict[int, int] = {}
@@ -119,12 +121,17 @@ class Process:
             self.started_at = time.monotonic()
             if self._killed:
                 self.kill(_signal.SIGKILL)
+            self._run_when_known()
 
         def failed(number: int) -> None:
             close_child_ends()
             self._loop.unwatch(status)
             os.close(status)
-            self._refuse(request.from_errno(number, "start a process"))
+            if number == ECHILD:
+                what = "the fork server ended while it started the script; whether it runs is unknown"
+                self._refuse(RequestError("guest_failed", what))
+            else:
+                self._refuse(request.from_errno(number, "start a process"))
 
         launch(Job(self.launch, child, status_child, started, failed, self._child_ended))
 
@@ -177,7 +184,7 @@ class Process:
             if os.geteuid() == 0:
                 os.fchown(slave, self.launch.uid, -1)
             self._stdin_fd = os.dup(self._master)
-            self._watch_output(self._master, STDOUT)
+            self._add_output(self._master, STDOUT)
             os.set_blocking(self._stdin_fd, False)
             return slave, slave, slave
         if self.options.stdin:
@@ -187,14 +194,14 @@ class Process:
             stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         stdout_ours, stdout = os.pipe()
         stderr_ours, stderr = os.pipe()
-        self._watch_output(stdout_ours, STDOUT)
-        self._watch_output(stderr_ours, STDERR)
+        self._add_output(stdout_ours, STDOUT)
+        self._add_output(stderr_ours, STDERR)
         return stdin, stdout, stderr
 
-    def _watch_output(self, fd: int, kind: int) -> None:
+    def _add_output(self, fd: int, kind: int) -> None:
+        """Read from when the program runs: the answer to the request comes before its output."""
         os.set_blocking(fd, False)
         self._outputs[fd] = kind
-        self._loop.watch(fd, IN, lambda _events: self._read_output(fd))
 
     def _report(self, status: int) -> None:
         """The child's status pipe: a report means that the program could not be started."""
@@ -212,6 +219,13 @@ class Process:
             what = request.from_errno(int(number), subject)
             self._refuse(RequestError(what.code, f"{subject}: {text[0]}") if text else what)
             return
+        self._reported = True
+        self._run_when_known()
+
+    def _run_when_known(self) -> None:
+        """Two things tell of a start, in any order: the forker tells the pid, the pipe that it worked."""
+        if not self.pid or not self._reported or self._complete:
+            return
         self._running = True
         if self.options.timeout_s is not None:
             self._timers.append(self._loop.after(self.options.timeout_s, self._time_out))
@@ -219,6 +233,8 @@ class Process:
         if self._connection is not None:
             self._answer_running(self._rest)
             self._rest = b""
+        else:
+            self._resume_outputs()
         if self._ended:
             self._settle()
 
@@ -335,10 +351,9 @@ class Process:
 
     def _disconnected(self) -> None:
         self._connection = None
-        if self.options.detached and not self._killed:
-            self._resume_outputs()
-        else:
+        if not self.options.detached:
             self.kill(_signal.SIGKILL)
+        if self._running:
             self._resume_outputs()
 
     def _time_out(self) -> None:
