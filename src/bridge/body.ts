@@ -27,7 +27,7 @@ export class BodyMemory {
   }
 }
 
-const FIRST_CAPACITY_BYTES = 16 * 1024;
+const FIRST_CAPACITY_BYTES = 4 * 1024;
 
 /**
  * One growing buffer. Pieces are copied, not kept: a guest that sends a body in chunks of one byte would
