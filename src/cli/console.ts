@@ -53,10 +53,7 @@ export async function attachConsole(
 ): Promise<number> {
   const terminal = sandbox.vm?.terminal;
   if (!terminal) throw new UsageError('this VMM has no interactive console');
-  const { stdin } = cli;
-  if (!(stdin instanceof ReadStream)) {
-    throw new UsageError('-it needs a terminal on standard input', 'leave -it away in a pipe');
-  }
+  const stdin = requireTerminal(cli);
   const guest = sandbox.guest();
   if (script !== null) {
     await guest.files.write(script.filename, script.code);
@@ -104,6 +101,12 @@ export async function attachConsole(
   cli.stderr.write('\r\nconsole closed\n');
   const end = await sandbox.stop();
   return end.cause === 'vmm-crashed' ? 125 : 0;
+}
+
+/** Asked before anything boots. @throws UsageError when standard input is none */
+export function requireTerminal(cli: Cli): ReadStream {
+  if (cli.stdin instanceof ReadStream) return cli.stdin;
+  throw new UsageError('-it needs a terminal on standard input', 'leave -it away in a pipe');
 }
 
 /** For `sh`: our own constants only, never a user's words. */

@@ -12,7 +12,7 @@ import { Runtime } from '../../runtime/runtime.ts';
 import type { SandboxOptions } from '../../sandbox/spec.ts';
 import type { SandboxEnd, Supervisor } from '../../sandbox/supervisor.ts';
 import type { Cli } from '../cli.ts';
-import { attachConsole } from '../console.ts';
+import { attachConsole, requireTerminal } from '../console.ts';
 import { copyIn } from '../copy.ts';
 import { EXIT_NEUROVISOR_FAILED, EXIT_TIMEOUT, UsageError } from '../failure.ts';
 import { modelChoice } from '../model.ts';
@@ -62,6 +62,7 @@ export async function run(
   flags: RunFlags,
 ): Promise<number> {
   const wantsConsole = flags.interactive === true && flags.tty === true;
+  if (wantsConsole) requireTerminal(cli);
   const script = wantsConsole && file === undefined ? null : await scriptOf(cli, file, flags);
   const choice = modelChoice(flags.model);
   const options = sandboxOptions(cli, flags, wantsConsole);

@@ -1,0 +1,187 @@
+/** `neurovisor run` as a process: streams, exit status, signals, bad words, and what is left afterwards. */
+import { readdir } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { readConfig } from '../../src/config.ts';
+import { resolveHome } from '../../src/runtime/home.ts';
+import { cli } from '../support/cli.ts';
+import { holdings } from '../support/leftovers.ts';
+
+const { runDir } = resolveHome(readConfig(process.env).home);
+
+async function expectNothingLeft(): Promise<void> {
+  const deadline = performance.now() + 10_000;
+  for (;;) {
+    const left = (await readdir(runDir).catch(() => [])).length;
+    if (left === 0 || performance.now() > deadline) break;
+    await sleep(100);
+  }
+  const left = await holdings(runDir);
+  expect(left.runDir).toEqual([]);
+  expect(left.processes.filter((one) => one.includes('qemu'))).toEqual([]);
+}
+
+describe('run', () => {
+  it('-c: output, arguments, environment and exit status are the script’s', async () => {
+    const code = `
+import os, sys
+print('out', sys.argv[1:], os.environ['GREETING'])
+print('err', file=sys.stderr)
+sys.exit(7)
+`;
+    const run = cli(['run', '-c', code, '-e', 'GREETING=hello there', '--', '--flag', 'x y']);
+    expect(await run.result).toEqual({
+      status: 7,
+      signal: null,
+      stdout: "out ['--flag', 'x y'] hello there\n",
+      stderr: 'err\n',
+    });
+    await expectNothingLeft();
+  });
+
+  it('-: the script comes from standard input, and two runs at once do not meet', async () => {
+    const runs = [1, 2].map((n) => cli(['run', '-'], { input: `print(${n} * 100)` }));
+    const results = await Promise.all(runs.map((run) => run.result));
+    expect(results.map((result) => [result.status, result.stdout])).toEqual([
+      [0, '100\n'],
+      [0, '200\n'],
+    ]);
+    await expectNothingLeft();
+  });
+
+  it('-o json: one object with output, exit and phases', async () => {
+    const run = cli(['run', '-o', 'json', '-c', 'print("x"); raise SystemExit(3)']);
+    const { status, stdout } = await run.result;
+    expect(status).toBe(3);
+    expect(JSON.parse(stdout)).toMatchObject({
+      accelerator: expect.stringMatching(/^(kvm|tcg)$/),
+      exit: { exitCode: 3, timedOut: false, oomKilled: false },
+      end: null,
+      stdout: 'x\n',
+      stderr: '',
+    });
+    const names = JSON.parse(stdout).phases.map((phase: { name: string }) => phase.name);
+    expect(names).toEqual([
+      'prepare',
+      'vmm',
+      'kernel',
+      'agent',
+      'script start',
+      'first output',
+      'script',
+    ]);
+  });
+
+  it('--cpus, --memory: the guest has what was asked for', async () => {
+    const code =
+      "import os; print(os.cpu_count(), int(open('/proc/meminfo').read().split()[1]) // 1024)";
+    const { stdout } = await cli(['run', '--cpus', '2', '--memory', '384M', '-c', code]).result;
+    const [cpus, mib] = stdout.split(' ').map(Number);
+    expect(cpus).toBe(2);
+    expect(mib).toBeGreaterThan(320);
+    expect(mib).toBeLessThanOrEqual(384);
+  });
+
+  it('--timeout: ends the script and answers 124', async () => {
+    const run = cli(['run', '--timeout', '2s', '-c', 'import time; time.sleep(600)']);
+    const { status, stderr } = await run.result;
+    expect(status).toBe(124);
+    expect(stderr).toContain('reached its time limit');
+    await expectNothingLeft();
+  });
+
+  it('Ctrl-C: the script may end by itself, then nothing is left', async () => {
+    const code = `
+import time
+print('started', flush=True)
+try:
+    time.sleep(600)
+except KeyboardInterrupt:
+    print('interrupted', flush=True)
+    raise SystemExit(130)
+`;
+    const run = cli(['run', '-c', code]);
+    await run.seen('started');
+    run.kill('SIGINT');
+    expect(await run.result).toMatchObject({ status: 130, stdout: 'started\ninterrupted\n' });
+    await expectNothingLeft();
+  });
+
+  it('SIGTERM: ends at once and leaves nothing', async () => {
+    const run = cli(['run', '-c', 'print("started", flush=True)\nwhile True: pass']);
+    await run.seen('started');
+    run.kill('SIGTERM');
+    expect((await run.result).status).toBe(143);
+    await expectNothingLeft();
+  });
+
+  it('kill -9: the VM dies with it, and the next run removes the rest', async () => {
+    const run = cli(['run', '-c', 'print("started", flush=True)\nwhile True: pass']);
+    await run.seen('started');
+    const orphans = (await holdings(runDir, run.pid)).processes;
+    expect(orphans.some((one) => one.includes('qemu'))).toBe(true);
+    run.kill('SIGKILL');
+    await run.result;
+    await sleep(1_000);
+    const { processes } = await holdings(runDir, 1);
+    expect(processes.filter((one) => orphans.includes(one))).toEqual([]);
+    expect(await cli(['run', '-c', 'print("next")']).result).toMatchObject({ stdout: 'next\n' });
+    await expectNothingLeft();
+  });
+
+  it('reboot in the guest ends the sandbox with status 0', async () => {
+    const code =
+      "import os; open('/proc/sysrq-trigger', 'w').write('b') if os.getuid() == 0 else None\nimport time; time.sleep(60)";
+    const run = cli(['run', '--user', 'root', '-c', `${code}`]);
+    const { status } = await run.result;
+    expect([0, 125]).toContain(status);
+    await expectNothingLeft();
+  });
+});
+
+describe('run: bad input', () => {
+  const bad: [string, string[], number, string[]][] = [
+    ['a missing script', ['run', 'nowhere.py'], 2, ['nowhere.py does not exist', 'fix:']],
+    ['a binary script', ['run', '/bin/true'], 2, ['/bin/true is binary']],
+    ['a directory', ['run', 'src'], 2, ['is a directory']],
+    ['nothing to run', ['run'], 2, ['no script was given', 'neurovisor run FILE']],
+    ['an unknown option', ['run', '--wat', 'x.py'], 2, ["unknown option '--wat'"]],
+    ['a bad size', ['run', '--memory', 'lots', '-c', '1'], 2, ['"lots" is no size of memory']],
+    ['too little memory', ['run', '--memory', '1', '-c', '1'], 125, ['memoryMib', '128']],
+    ['an unknown model', ['run', '--model', 'gpt-9', '-c', '1'], 125, ['gpt-9', 'gemma-3-270m']],
+    ['a missing model file', ['run', '--model', '/no.gguf', '-c', '1'], 2, ['does not exist']],
+    ['-it without a terminal', ['run', '-it'], 2, ['needs a terminal']],
+  ];
+  it.each(bad)('%s is refused with the reason', async (_what, args, status, texts) => {
+    const result = await cli(args).result;
+    expect(result.stdout).toBe('');
+    for (const text of texts) expect(result.stderr).toContain(text);
+    expect(result.status).toBe(status);
+  });
+
+  it('an upstream that does not answer is refused before anything boots', async () => {
+    const env = { NEUROVISOR_UPSTREAM: 'http://127.0.0.1:1' };
+    const { status, stderr } = await cli(['run', '-c', '1'], { env }).result;
+    expect(stderr).toContain('no OpenAI-compatible server answers at http://127.0.0.1:1');
+    expect(stderr).toContain('fix:');
+    expect(status).toBe(125);
+  });
+
+  it('a bad variable is named', async () => {
+    const { status, stderr } = await cli(['doctor'], { env: { NEUROVISOR_GPU: 'quantum' } }).result;
+    expect(stderr).toContain('NEUROVISOR_GPU');
+    expect(status).toBe(125);
+  });
+
+  it('-o json: errors are objects too', async () => {
+    const { status, stdout } = await cli(['run', '-o', 'json', 'nowhere.py']).result;
+    expect(status).toBe(2);
+    expect(JSON.parse(stdout)).toEqual({
+      error: {
+        code: 'usage',
+        message: 'script nowhere.py does not exist',
+        remedy: 'check the path',
+      },
+    });
+  });
+});
