@@ -4,6 +4,7 @@
  * image belongs to root in the end, whoever built it, and the guest's own Python is started by its own
  * loader to compile bytecode.
  */
+import { existsSync } from 'node:fs';
 import { appendFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -39,14 +40,17 @@ export const baseDetailsSchema = z.object({
 export type BaseDetails = z.infer<typeof baseDetailsSchema>;
 
 /** Raise when the steps below change what comes out. */
-const RECIPE_VERSION = 1;
+const RECIPE_VERSION = 2;
 const ESTIMATE_MS = 90_000;
 const SPACE_BYTES = 1300 * 1024 ** 2;
 
 /** Where each phase ends, as a share of the whole; measured. */
 const PHASE = { debian: 0.5, unpack: 0.53, wheels: 0.66, bytecode: 0.95 } as const;
 /** Lines that mmdebstrap prints about its stages; only the progress bar depends on it. */
-const DEBIAN_LINES_EXPECTED = 15;
+const DEBIAN_LINES_EXPECTED = 16;
+
+/** Merges /bin into /usr from the start; without it a package does it later, and brings all of Perl along. */
+const MERGED_USR_HOOK = '/usr/share/mmdebstrap/hooks/merged-usr';
 
 export const BASE_TAR = 'base.tar';
 
@@ -86,6 +90,7 @@ async function installDebian(job: Job, root: string): Promise<void> {
   const mirrors = await guestMirrors(job.scratchDir);
   const args = [
     '--variant=minbase',
+    ...(existsSync(MERGED_USR_HOOK) ? [`--hook-dir=${MERGED_USR_HOOK}`] : []),
     `--include=${Object.keys(GUEST_PACKAGES).join(',')}`,
     ...DPKG_OPTIONS.map((option) => `--dpkgopt=${option}`),
     ...mirrors.aptOptions.map((option) => `--aptopt=${option}`),

@@ -1,0 +1,183 @@
+/**
+ * Finds out what the host lacks, by function: a program has to start, a file to be there. A package that
+ * is installed but broken counts as missing, a program that came another way as present.
+ */
+import { constants } from 'node:fs';
+import { access } from 'node:fs/promises';
+import { join } from 'node:path';
+import { systemClock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import { ImageError } from './errors.ts';
+import { findKernelSource } from './kernel-source.ts';
+import { HOST_PACKAGES, type HostPackage, type PackageCheck } from './package-table.ts';
+import type { PrepareContext } from './prepare.ts';
+import { runTool, toolEnvironment } from './tool.ts';
+
+export type { HostPackage } from './package-table.ts';
+
+const STEP = 'host-packages';
+const ESTIMATE_MS = 60_000;
+/** How long apt waits for another apt, s. */
+const APT_LOCK_WAIT_S = 300;
+/** Shares of the time of an installation: refresh the lists, download, unpack and configure. */
+const UPDATE_FRACTION = 0.15;
+const DOWNLOAD_FRACTION = 0.55;
+
+/** The packages to install, by the name that this host's apt knows. Takes 0.3 s. */
+export async function missingHostPackages(
+  table: readonly HostPackage[] = HOST_PACKAGES,
+): Promise<readonly HostPackage[]> {
+  const isRoot = process.geteuid?.() === 0;
+  const needed = table.filter((one) => one.onlyFor !== 'ordinary-user' || !isRoot);
+  const present = await Promise.all(needed.map((one) => passes(one.check)));
+  const missing = needed.filter((_, index) => !present[index]);
+  return await Promise.all(missing.map(withKnownName));
+}
+
+/**
+ * Installs with apt, without questions.
+ * @throws ImageError `host_packages_missing` when this user may not (its remedy is the one command to run),
+ * `install_failed` when apt fails or something is still missing after it
+ */
+export async function installHostPackages(
+  context: Pick<PrepareContext, 'progress' | 'signal' | 'log'>,
+  packages: readonly HostPackage[],
+): Promise<void> {
+  if (packages.length === 0) return;
+  if (process.geteuid?.() !== 0) throw needsRoot(packages);
+  const { progress } = context;
+  const startedAtMs = systemClock.now();
+  const names = packages.map((one) => one.name).join(', ');
+  const title = `Install host packages (${names})`;
+  progress({ kind: 'start', step: STEP, title, estimateMs: ESTIMATE_MS });
+  try {
+    await aptInstall(context, packages);
+    const still = await missingHostPackages(packages);
+    if (still.length > 0) throw installFailed(still, new Error('they are still not there'));
+  } catch (error) {
+    progress({ kind: 'failed', step: STEP, message: describeError(error) });
+    throw error;
+  }
+  const durationMs = systemClock.now() - startedAtMs;
+  progress({ kind: 'done', step: STEP, cached: false, durationMs });
+}
+
+async function aptInstall(
+  context: Pick<PrepareContext, 'progress' | 'signal'>,
+  packages: readonly HostPackage[],
+): Promise<void> {
+  const { progress, signal } = context;
+  const report = (fraction: number, detail: string): void =>
+    progress({ kind: 'update', step: STEP, fraction, detail });
+  const apt = (args: readonly string[], onStatusLine?: (line: string) => void): Promise<string> =>
+    runTool('apt-get', ['-y', '-o', `DPkg::Lock::Timeout=${APT_LOCK_WAIT_S}`, ...args], {
+      signal,
+      env: { DEBIAN_FRONTEND: 'noninteractive' },
+      missingRemedy: `This is no Debian or Ubuntu: install by hand ${packages.map((one) => one.name).join(', ')}.`,
+      ...(onStatusLine === undefined ? {} : { onStatusLine }),
+    });
+  try {
+    let known = packages;
+    const unknown = await Promise.all(packages.map(async (one) => !(await aptKnows(one.name))));
+    if (unknown.includes(true)) {
+      report(0, 'refresh the package lists');
+      await apt(['update']);
+      known = await Promise.all(packages.map(withKnownName));
+    }
+    const names = known.map((one) => one.name);
+    await apt(
+      ['-o', 'APT::Status-Fd=3', 'install', '--no-install-recommends', ...names],
+      (line) => {
+        const status = parseAptStatus(line);
+        if (status !== undefined) report(status.fraction, status.detail);
+      },
+    );
+  } catch (error) {
+    if (signal.aborted) throw error;
+    throw installFailed(packages, error);
+  }
+}
+
+/** Pure: one line of apt's status protocol (`dlstatus:1:20.5:Retrieving …`, `pmstatus:gcc:40.0:…`). */
+export function parseAptStatus(line: string): { fraction: number; detail: string } | undefined {
+  const match = /^(dlstatus|pmstatus):[^:]*:([\d.]+):(.*)$/.exec(line);
+  if (match === null) return undefined;
+  const share = Math.min(Number(match[2]) / 100, 1);
+  const fraction =
+    match[1] === 'dlstatus'
+      ? UPDATE_FRACTION + (DOWNLOAD_FRACTION - UPDATE_FRACTION) * share
+      : DOWNLOAD_FRACTION + (1 - DOWNLOAD_FRACTION) * share;
+  return Number.isFinite(fraction) ? { fraction, detail: match[3] ?? '' } : undefined;
+}
+
+async function passes(check: PackageCheck): Promise<boolean> {
+  switch (check.kind) {
+    case 'file':
+      return isAccessible(check.path, constants.R_OK);
+    case 'program':
+      return isProgram(check.program);
+    case 'kernel-source':
+      return (await findKernelSource()) !== undefined;
+    case 'runs':
+      try {
+        await runTool(check.program, check.args);
+        return true;
+      } catch (error) {
+        ignore(error, 'a program of the host does not start: its package counts as missing');
+        return false;
+      }
+  }
+}
+
+async function isProgram(name: string): Promise<boolean> {
+  const directories = (toolEnvironment()['PATH'] ?? '').split(':');
+  const found = await Promise.all(
+    directories.map((directory) => isAccessible(join(directory, name), constants.X_OK)),
+  );
+  return found.includes(true);
+}
+
+async function isAccessible(path: string, mode: number): Promise<boolean> {
+  try {
+    await access(path, mode);
+    return true;
+  } catch (error) {
+    ignore(error, 'a file of the host that is looked for and not there');
+    return false;
+  }
+}
+
+/** The same package by the first of its names that apt can install; its preferred name when apt knows none. */
+async function withKnownName(one: HostPackage): Promise<HostPackage> {
+  for (const name of [one.name, ...(one.alternatives ?? [])]) {
+    if (await aptKnows(name)) return { ...one, name };
+  }
+  return one;
+}
+
+async function aptKnows(name: string): Promise<boolean> {
+  try {
+    const policy = await runTool('apt-cache', ['policy', name]);
+    return /^ {2}Candidate: (?!\(none\))/m.test(policy);
+  } catch (error) {
+    ignore(error, 'no apt on this host');
+    return false;
+  }
+}
+
+function needsRoot(packages: readonly HostPackage[]): ImageError {
+  const list = packages.map((one) => `${one.name} (${one.reason})`).join(', ');
+  const names = packages.map((one) => one.name).join(' ');
+  return new ImageError('host_packages_missing', `host packages are missing: ${list}`, {
+    remedy: `Run: sudo apt-get install -y --no-install-recommends ${names}`,
+  });
+}
+
+function installFailed(packages: readonly HostPackage[], cause: unknown): ImageError {
+  const names = packages.map((one) => one.name).join(' ');
+  return new ImageError('install_failed', `install host packages ${names}`, {
+    cause,
+    remedy: `Run it by hand to see more: apt-get update && apt-get install --no-install-recommends ${names}`,
+  });
+}

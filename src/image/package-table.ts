@@ -1,0 +1,92 @@
+/**
+ * What the host must have, with the reason and a check by function for each. Data: package names of
+ * Debian 12 and 13 and Ubuntu 22.04 and later; where they differ, the first name that apt knows is taken.
+ */
+
+export type PackageCheck =
+  /** A program that starts with these arguments and exits with 0. */
+  | { readonly kind: 'runs'; readonly program: string; readonly args: readonly string[] }
+  /** A program in PATH or the system directories, executable. */
+  | { readonly kind: 'program'; readonly program: string }
+  | { readonly kind: 'file'; readonly path: string }
+  /** A kernel source tarball in /usr/src. */
+  | { readonly kind: 'kernel-source' };
+
+export interface HostPackage {
+  /** Name for apt; in the table the preferred one. */
+  readonly name: string;
+  /** Other names for the same thing, by preference. */
+  readonly alternatives?: readonly string[];
+  readonly reason: string;
+  readonly check: PackageCheck;
+  /** Only needed by whoever is not root. */
+  readonly onlyFor?: 'ordinary-user';
+}
+
+const program = (name: string): PackageCheck => ({ kind: 'program', program: name });
+const runs = (name: string, ...args: string[]): PackageCheck => ({
+  kind: 'runs',
+  program: name,
+  args,
+});
+const file = (path: string): PackageCheck => ({ kind: 'file', path });
+
+export const HOST_PACKAGES: readonly HostPackage[] = [
+  {
+    name: 'qemu-system-x86',
+    reason: 'runs the microVMs',
+    check: runs('qemu-system-x86_64', '--version'),
+  },
+  {
+    name: 'linux-source-6.1',
+    alternatives: ['linux-source-6.12', 'linux-source'],
+    reason: 'source of the guest kernel',
+    check: { kind: 'kernel-source' },
+  },
+  { name: 'gcc', reason: 'compiles the guest kernel and init', check: runs('gcc', '--version') },
+  {
+    name: 'libc6-dev',
+    reason: 'static C library for the guest’s init',
+    check: file('/usr/lib/x86_64-linux-gnu/libc.a'),
+  },
+  { name: 'binutils', reason: 'links and strips the guest kernel', check: program('strip') },
+  { name: 'make', reason: 'builds the guest kernel', check: program('make') },
+  { name: 'flex', reason: 'builds the guest kernel’s configuration tool', check: program('flex') },
+  {
+    name: 'bison',
+    reason: 'builds the guest kernel’s configuration tool',
+    check: program('bison'),
+  },
+  { name: 'bc', reason: 'computes constants of the guest kernel', check: program('bc') },
+  {
+    name: 'libelf-dev',
+    reason: 'builds the guest kernel’s object checker',
+    check: file('/usr/include/libelf.h'),
+  },
+  { name: 'xz-utils', reason: 'unpacks the kernel source', check: program('xz') },
+  { name: 'bzip2', reason: 'unpacks the kernel source (Ubuntu)', check: program('bzip2') },
+  {
+    name: 'mmdebstrap',
+    reason: 'installs the guest’s Debian into the golden image',
+    check: runs('mmdebstrap', '--version'),
+  },
+  {
+    name: 'debian-archive-keyring',
+    reason: 'verifies the guest’s Debian packages',
+    check: file('/usr/share/keyrings/debian-archive-keyring.gpg'),
+  },
+  {
+    name: 'uidmap',
+    reason: 'lets an ordinary user build the golden image',
+    check: program('newuidmap'),
+    onlyFor: 'ordinary-user',
+  },
+  { name: 'erofs-utils', reason: 'packs the golden image', check: program('mkfs.erofs') },
+  { name: 'e2fsprogs', reason: 'formats the sandbox’s own disk', check: program('mkfs.ext4') },
+  { name: 'python3', reason: 'fetches Python packages', check: runs('python3', '--version') },
+  {
+    name: 'python3-pip',
+    reason: 'fetches the guest’s Python packages and the default model',
+    check: runs('python3', '-m', 'pip', '--version'),
+  },
+];
