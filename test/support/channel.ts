@@ -26,6 +26,18 @@ export async function readAll(socket: Socket): Promise<Buffer> {
   return Buffer.concat(parts);
 }
 
+/** So many bytes; needs no half-closed connections, which not every VMM's channel has. */
+export async function readBytes(socket: Socket, count: number): Promise<Buffer> {
+  const parts: Buffer[] = [];
+  let got = 0;
+  for await (const bytes of socket.iterator({ destroyOnReturn: false })) {
+    parts.push(bytes as Buffer);
+    got += (bytes as Buffer).length;
+    if (got >= count) break;
+  }
+  return Buffer.concat(parts);
+}
+
 export interface GuestPort {
   /** The next connection from the guest. */
   accept(): Promise<Socket>;

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
 import type { Vm, VmmDriver, VmSpec } from '../../src/vmm/driver.ts';
-import { dialGuest, type GuestPort, listenForGuestPort, readAll } from './channel.ts';
+import { dialGuest, type GuestPort, listenForGuestPort, readAll, readBytes } from './channel.ts';
 
 export interface ParityFiles {
   readonly kernelPath: string;
@@ -156,8 +156,8 @@ function lifeCases(bench: () => VmBench): void {
       const echo = await openCommand(vm, 'ECHO');
       await vm.pause();
       await vm.pause();
-      echo.end('still there');
-      const answer = readAll(echo);
+      echo.write('still there');
+      const answer = readBytes(echo, 'still there'.length);
       expect(await Promise.race([answer, sleep(300, undefined)])).toBeUndefined();
       await vm.resume();
       expect((await answer).toString()).toBe('still there');
@@ -189,8 +189,8 @@ function channelCases(bench: () => VmBench): void {
       const vm = await bench().boot();
       const sent = randomBytes(512 * 1024);
       const echo = await openCommand(vm, 'ECHO');
-      echo.end(sent);
-      expect((await readAll(echo)).equals(sent)).toBe(true);
+      echo.write(sent);
+      expect((await readBytes(echo, sent.length)).equals(sent)).toBe(true);
       const stats = await vm.channelStats();
       expect(stats.bytesGuestToHost).toBeGreaterThanOrEqual(sent.length);
       expect(stats.bytesHostToGuest).toBeGreaterThanOrEqual(sent.length);

@@ -129,8 +129,9 @@ function makeTerminal(serial: Duplex): { input: Duplex; output: PassThrough } {
 function finishTerminal(serial: Duplex, output: PassThrough): void {
   serial.unpipe(output);
   serial.on('data', (bytes: Buffer) => output.write(bytes));
-  serial.once('close', () => output.end());
   serial.resume();
+  // It may have been closed before the process was seen to end.
+  void streamClosed(serial).then(() => output.end());
 }
 
 function streamClosed(stream: Duplex): Promise<void> {

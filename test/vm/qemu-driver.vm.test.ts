@@ -1,0 +1,75 @@
+/** The QEMU driver with real guests: parity, and what only a real machine can show. */
+import { existsSync } from 'node:fs';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import type { VmmDriver } from '../../src/vmm/driver.ts';
+import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
+import { createVsockHost } from '../../src/vsock/host.ts';
+import { ask, driverParity, VmBench } from '../support/driver-parity.ts';
+import { echoGuestFiles } from '../support/echo-image.ts';
+
+const files = echoGuestFiles();
+const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
+
+describe.skipIf(typeof files === 'string')(`QEMU driver${skipped}`, () => {
+  if (typeof files === 'string') return;
+  const vsock = createVsockHost({ log: silentLog });
+  let driver: VmmDriver;
+  const makeDriver = (): Promise<VmmDriver> =>
+    createQemuDriver({
+      accelerator: 'tcg',
+      binary: 'qemu-system-x86_64',
+      attachVsock: (spec) => vsock.attach(spec),
+      clock: systemClock,
+      log: silentLog,
+    });
+  beforeAll(async () => {
+    driver = await makeDriver();
+  });
+  afterAll(() => vsock.close());
+
+  driverParity(makeDriver, async () => files);
+
+  describe('machine', () => {
+    let bench: VmBench;
+    beforeEach(() => {
+      bench = new VmBench(driver, files);
+    });
+    afterEach(() => bench.close());
+
+    it('guest: has the size that was asked for, no virtualisation, and a root it can not write', async () => {
+      const vm = await bench.boot({ cpus: 2, memoryMib: 200, bootArgs: ['loglevel=3'] });
+      expect(await ask(vm, 'INFO cpus')).toBe('2');
+      const memoryMib = Number(await ask(vm, 'INFO memory')) / 2 ** 20;
+      expect(memoryMib).toBeLessThan(200);
+      expect(memoryMib).toBeGreaterThan(200 - KERNEL_RESERVE_MIB);
+      const flags = (await ask(vm, 'INFO cpuflags')).split(/\s+/);
+      expect(flags).toContain('sse2');
+      expect(flags.filter((flag) => /^(vmx|svm|avx)/.test(flag))).toEqual([]);
+      expect(await ask(vm, 'INFO write-root')).toBe('refused');
+      expect((await ask(vm, 'INFO cmdline')).replace(/tsc_early_khz=\d+ /, '').trim()).toBe(
+        `${KERNEL_COMMAND_LINE} loglevel=3`,
+      );
+    });
+
+    it('exited: the VMM killed by somebody else is a crash, and leaves nothing', async () => {
+      const vm = await bench.boot();
+      process.kill(Number(vm.pid), 'SIGKILL');
+      expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed', signal: 'SIGKILL' });
+      expect(existsSync(vm.channelPath)).toBe(false);
+      await expect(vm.pause()).rejects.toMatchObject({ code: 'vm_gone' });
+    });
+
+    it('exited: SIGTERM to the VMM is not a shutdown by the guest', async () => {
+      const vm = await bench.boot();
+      process.kill(Number(vm.pid), 'SIGTERM');
+      expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed', exitCode: 0 });
+    });
+  });
+});
+
+/** What Linux keeps of its memory for itself, at most. */
+const KERNEL_RESERVE_MIB = 40;
+const KERNEL_COMMAND_LINE =
+  'console=ttyS0 quiet reboot=t panic=-1 acpi=noirq root=/dev/vda rootfstype=erofs ro init=/sbin/neurovisor-init';
