@@ -1,0 +1,72 @@
+import { describe, expect, it } from 'vitest';
+import { kernelArgs, qemuArgs } from './args.ts';
+
+const plan = {
+  accelerator: 'tcg',
+  cpus: 2,
+  memoryMib: 256,
+  kernelPath: '/k/vmlinux',
+  kernelArgs: ['a', 'b=c'],
+  rootImagePath: '/i/root.erofs',
+  overlayPath: '/run/x/disk.ext4',
+  firmwarePath: '/usr/share/qemu/qboot.rom',
+} as const;
+
+describe('qemuArgs', () => {
+  it('qemuArgs: a whole command line, as one reads it', () => {
+    expect(
+      qemuArgs(plan)
+        .join(' ')
+        .split(/ (?=-)/),
+    ).toMatchInlineSnapshot(`
+      [
+        "-nodefaults",
+        "-no-user-config",
+        "-display none",
+        "-no-reboot",
+        "-S",
+        "-name neurovisor",
+        "-machine pc,hpet=off,vmport=off,memory-backend=mem",
+        "-accel tcg,tb-size=128",
+        "-cpu max,-vmx,-svm,-avx,-avx2,-fma",
+        "-smp cpus=2,maxcpus=2",
+        "-m 256M",
+        "-object memory-backend-memfd,id=mem,size=256M,share=on",
+        "-bios /usr/share/qemu/qboot.rom",
+        "-kernel /k/vmlinux",
+        "-append a b=c",
+        "-chardev socket,id=qmp,fd=3",
+        "-mon chardev=qmp,mode=control",
+        "-chardev socket,id=serial,fd=4",
+        "-serial chardev:serial",
+        "-blockdev {"node-name":"root","driver":"raw","read-only":true,"file":{"driver":"file","filename":"/i/root.erofs","read-only":true,"auto-read-only":false}}",
+        "-device virtio-blk-pci,drive=root,addr=2,romfile=",
+        "-blockdev {"node-name":"overlay","driver":"raw","discard":"unmap","cache":{"direct":false,"no-flush":true},"file":{"driver":"file","filename":"/run/x/disk.ext4","discard":"unmap","cache":{"direct":false,"no-flush":true}}}",
+        "-device virtio-blk-pci,drive=overlay,addr=3,romfile=",
+        "-object rng-builtin,id=rng",
+        "-device virtio-rng-pci,rng=rng,addr=4,romfile=",
+      ]
+    `);
+  });
+  it('qemuArgs: KVM takes the processor as it is, without nested virtualisation', () => {
+    const args = qemuArgs({ ...plan, accelerator: 'kvm' });
+    expect(args[args.indexOf('-accel') + 1]).toBe('kvm');
+    expect(args[args.indexOf('-cpu') + 1]).toBe('host,-vmx,-svm');
+  });
+  it('qemuArgs: without qboot QEMU takes its own firmware', () => {
+    expect(qemuArgs({ ...plan, firmwarePath: null })).not.toContain('-bios');
+  });
+});
+
+describe('kernelArgs', () => {
+  const kernel = { accelerator: 'tcg', tscKhz: 2_600_000, bootArgs: ['loglevel=7'] } as const;
+  it('kernelArgs: what is asked for comes last', () => {
+    expect(kernelArgs(kernel).join(' ')).toMatchInlineSnapshot(
+      `"console=ttyS0 quiet reboot=t panic=-1 acpi=noirq tsc_early_khz=2600000 root=/dev/vda rootfstype=erofs ro init=/sbin/neurovisor-init loglevel=7"`,
+    );
+  });
+  it('kernelArgs: the counter is told in software emulation only, and only when it is known', () => {
+    expect(kernelArgs({ ...kernel, accelerator: 'kvm' }).join(' ')).not.toContain('tsc_early');
+    expect(kernelArgs({ ...kernel, tscKhz: null }).join(' ')).not.toContain('tsc_early');
+  });
+});

@@ -1,0 +1,166 @@
+/** How the QEMU driver meets a QEMU that does not do its part. */
+import { chmodSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { type Clock, sleep, systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import type { AttachVsock } from '../../src/vmm/attach-vsock.ts';
+import type { VmmDriver } from '../../src/vmm/driver.ts';
+import type { Launch } from '../../src/vmm/launch.ts';
+import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
+import { held, VmBench } from '../support/driver-parity.ts';
+
+const STUB = join(import.meta.dirname, '../fixtures/stub-qemu.mjs');
+
+let dir: string;
+let attached: number;
+let detached: number;
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'nv-stub-'));
+  attached = 0;
+  detached = 0;
+});
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+const attachVsock: AttachVsock = async () => {
+  attached += 1;
+  return {
+    setLimits: () => Promise.resolve(),
+    stats: () => Promise.reject(new Error('not asked for here')),
+    detach: async () => {
+      detached += 1;
+    },
+  };
+};
+
+/** Deadlines of seconds pass in hundredths of them. */
+const hasty: Clock = { ...systemClock, after: (ms, run) => systemClock.after(ms / 50, run) };
+
+function stub(mode: string): string {
+  const path = join(dir, mode);
+  writeFileSync(path, `#!/bin/sh\nexec '${process.execPath}' '${STUB}' ${mode} "$@"\n`);
+  chmodSync(path, 0o755);
+  return path;
+}
+
+function makeDriver(
+  mode: string,
+  more: { clock?: Clock; attachVsock?: AttachVsock; launch?: Launch } = {},
+): Promise<VmmDriver> {
+  const common = { accelerator: 'tcg' as const, log: silentLog, clock: systemClock, attachVsock };
+  return createQemuDriver({ ...common, binary: stub(mode), ...more });
+}
+
+async function withBench<T>(driver: VmmDriver, run: (bench: VmBench) => Promise<T>): Promise<T> {
+  const file = join(dir, 'file');
+  writeFileSync(file, '');
+  const bench = new VmBench(driver, { kernelPath: file, rootImagePath: file });
+  try {
+    return await run(bench);
+  } finally {
+    await bench.close();
+  }
+}
+
+/** Starts, expects the failure, and that nothing of the start is left. */
+async function failsToStart(driver: VmmDriver, expected: object): Promise<void> {
+  await withBench(driver, async (bench) => {
+    const spec = bench.spec();
+    await sleep(20);
+    const before = held();
+    await expect(driver.start(spec)).rejects.toMatchObject(expected);
+    expect(readdirSync(spec.dir)).toEqual(['overlay']);
+    expect(detached).toBe(attached);
+    await expect.poll(held).toEqual(before);
+  });
+}
+
+describe('start', () => {
+  it('start: a QEMU that ends at once is quoted', async () => {
+    await failsToStart(await makeDriver('exits'), {
+      code: 'vmm_start_failed',
+      cause: 'it ended with status 3: stub-qemu: could not load PC BIOS',
+    });
+  });
+  it('start: a QEMU that dies while it starts is quoted', async () => {
+    await failsToStart(await makeDriver('dies'), {
+      code: 'vmm_start_failed',
+      cause: 'it got SIGABRT: stub-qemu: assertion failed',
+    });
+  });
+  it.each(['garbage', 'flood'])('start: %s on the control connection ends it', async (mode) => {
+    await failsToStart(await makeDriver(mode), { code: 'vmm_command_failed' });
+  });
+  it('start: a QEMU that says nothing runs into the deadline', async () => {
+    // 15 s in 3/10 s: long enough for the stub to start, which is all it does.
+    await failsToStart(await makeDriver('silent', { clock: hasty }), { code: 'vmm_timeout' });
+  });
+  it('start: a command without an answer runs into the deadline', async () => {
+    const clock: Clock = { ...systemClock, after: (ms, run) => systemClock.after(ms / 10, run) };
+    await failsToStart(await makeDriver('hangs', { clock }), { code: 'vmm_timeout' });
+  });
+  it('start: a refused command is told in the words of QEMU', async () => {
+    await failsToStart(await makeDriver('refuses'), {
+      code: 'vmm_command_failed',
+      message: 'QEMU refused "device_add"',
+      cause: 'Failed to read vhost-user protocol features',
+    });
+  });
+  it('start: a vsock device that can not be made ends it', async () => {
+    const failing: AttachVsock = () => Promise.reject(new Error('address in use'));
+    await failsToStart(await makeDriver('chatty', { attachVsock: failing }), {
+      code: 'vmm_start_failed',
+      cause: expect.objectContaining({ message: 'address in use' }),
+    });
+  });
+  it('start: a launcher that is not installed is named', async () => {
+    const { spawn } = await import('node:child_process');
+    const launch: Launch = (_argv, stdio) => spawn(join(dir, 'no-jail'), [], { stdio: [...stdio] });
+    await failsToStart(await makeDriver('chatty', { launch }), { code: 'vmm_missing' });
+  });
+  it('start: cancelled while QEMU hangs, it leaves nothing', async () => {
+    const driver = await makeDriver('silent');
+    await withBench(driver, async (bench) => {
+      const spec = bench.spec();
+      const before = held();
+      const aborter = new AbortController();
+      setTimeout(() => aborter.abort(new Error('Ctrl-C')), 100);
+      await expect(driver.start(spec, aborter.signal)).rejects.toMatchObject({
+        code: 'vm_cancelled',
+        cause: expect.objectContaining({ message: 'Ctrl-C' }),
+      });
+      expect(detached).toBe(1);
+      expect(readdirSync(spec.dir)).toEqual(['overlay']);
+      await expect.poll(held).toEqual(before);
+    });
+  });
+  it('exited: carries no more of stderr than its last lines', async () => {
+    const driver = await makeDriver('chatty');
+    await withBench(driver, async (bench) => {
+      const vm = await driver.start(bench.spec());
+      await sleep(100);
+      await vm.kill();
+      const { detail } = await vm.exited;
+      expect(detail.length).toBeLessThanOrEqual(4 * 1024);
+      expect(detail).toMatch(/warning 1999$/);
+    });
+  });
+});
+
+describe('createQemuDriver', () => {
+  const options = { accelerator: 'tcg' as const, attachVsock, clock: systemClock, log: silentLog };
+  it('createQemuDriver: a binary that is missing or too old is refused with a remedy', async () => {
+    for (const binary of [join(dir, 'none'), stub('old'), '/bin/true']) {
+      const failure = createQemuDriver({ ...options, binary });
+      await expect(failure).rejects.toMatchObject({
+        code: 'vmm_missing',
+        remedy: expect.stringContaining('install'),
+      });
+    }
+  });
+  it('createQemuDriver: says what it is', async () => {
+    const driver = await makeDriver('chatty');
+    expect(driver.description).toBe('QEMU 7.2.22 (software emulation)');
+  });
+});
