@@ -1,0 +1,101 @@
+/** Plain file descriptors: read, write, eventfd, memfd. Who gets a number from here must close it. */
+import { check, libc, orNegativeErrno } from './libc.ts';
+import { allocateNative } from './memory.ts';
+
+const cClose = libc.func('int close(int fd)');
+const cRead = libc.func('intptr_t read(int fd, uintptr_t at, size_t bytes)');
+const cWrite = libc.func('intptr_t write(int fd, uintptr_t at, size_t bytes)');
+const cReadv = libc.func('intptr_t readv(int fd, uintptr_t iovec, int count)');
+const cWritev = libc.func('intptr_t writev(int fd, uintptr_t iovec, int count)');
+const cWriteBuffer = libc.func('intptr_t write(int fd, const void *bytes, size_t length)');
+const cEventfd = libc.func('int eventfd(unsigned int value, int flags)');
+const cMemfd = libc.func('int memfd_create(const char *name, unsigned int flags)');
+const cFtruncate = libc.func('int ftruncate(int fd, int64_t bytes)');
+const cFcntl = libc.func('int fcntl(int fd, int command, int value)');
+const cLseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
+
+const EFD_CLOEXEC_NONBLOCK = 0o2004000;
+const MFD_CLOEXEC = 1;
+const F_GETFL = 3;
+const F_SETFL = 4;
+const F_DUPFD_CLOEXEC = 1030;
+const O_NONBLOCK = 0o4000;
+const SEEK_END = 2;
+
+/** Closing can't fail in a way that a caller could act on (close(2), "dealing with error returns"). */
+export function closeFd(fd: number): void {
+  cClose(fd);
+}
+
+/** @returns bytes read, 0 at the end, or −errno. */
+export function read(fd: number, address: number, bytes: number): number {
+  return orNegativeErrno(cRead(fd, address, bytes));
+}
+
+/** @returns bytes written or −errno. */
+export function write(fd: number, address: number, bytes: number): number {
+  return orNegativeErrno(cWrite(fd, address, bytes));
+}
+
+/** @param iovecAddress of `count` struct iovec. @returns bytes read, 0 at the end, or −errno. */
+export function readv(fd: number, iovecAddress: number, count: number): number {
+  return orNegativeErrno(cReadv(fd, iovecAddress, count));
+}
+
+/** @param iovecAddress of `count` struct iovec. @returns bytes written or −errno. */
+export function writev(fd: number, iovecAddress: number, count: number): number {
+  return orNegativeErrno(cWritev(fd, iovecAddress, count));
+}
+
+/** Writes from JavaScript memory. @returns bytes written or −errno. */
+export function writeBytes(fd: number, bytes: Uint8Array): number {
+  return orNegativeErrno(cWriteBuffer(fd, bytes, bytes.length));
+}
+
+/** A non-blocking event counter. @throws SyscallError */
+export function createEventFd(): number {
+  return check(cEventfd(0, EFD_CLOEXEC_NONBLOCK), 'eventfd');
+}
+
+const one = allocateNative(8);
+new BigUint64Array(one.buffer)[0] = 1n;
+
+/** Adds one to an event counter. A full counter (EAGAIN) is already signalled, so nothing is lost. */
+export function signalEventFd(fd: number): void {
+  cWrite(fd, one.address, 8);
+}
+
+const counter = allocateNative(8);
+
+/** Sets an event counter back to 0; fine when it is 0. */
+export function drainEventFd(fd: number): void {
+  cRead(fd, counter.address, 8);
+}
+
+/** Memory that can be mapped and passed. @throws SyscallError */
+export function createMemFd(name: string, bytes: number): number {
+  const fd = check(cMemfd(name, MFD_CLOEXEC), 'memfd_create');
+  resizeFile(fd, bytes);
+  return fd;
+}
+
+/** @throws SyscallError */
+export function resizeFile(fd: number, bytes: number): void {
+  check(cFtruncate(fd, bytes), 'ftruncate');
+}
+
+/** Size in bytes of what a seekable fd refers to, or −errno. Moves its file position. */
+export function fileSize(fd: number): number {
+  return orNegativeErrno(Number(cLseek(fd, 0, SEEK_END)));
+}
+
+/** Makes calls on the open file (so on all its duplicates) return EAGAIN instead of waiting. */
+export function setNonBlocking(fd: number): void {
+  const flags = check(cFcntl(fd, F_GETFL, 0), 'fcntl F_GETFL');
+  if ((flags & O_NONBLOCK) === 0) check(cFcntl(fd, F_SETFL, flags | O_NONBLOCK), 'fcntl F_SETFL');
+}
+
+/** @throws SyscallError */
+export function duplicateFd(fd: number): number {
+  return check(cFcntl(fd, F_DUPFD_CLOEXEC, 0), 'fcntl F_DUPFD_CLOEXEC');
+}

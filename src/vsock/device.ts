@@ -1,0 +1,406 @@
+/**
+ * One vhost-user-vsock device: joins a VMM's session, guest memory, two rings and the muxer to the epoll
+ * loop of the worker. Everything here runs on the worker thread, and none of it blocks.
+ *
+ *     VMM ── vhost-user socket ──► VhostUserSession ──► memory, rings, eventfds
+ *     guest ── kick ──► epoll ──► run ──► Muxer ──► rings ── call ──► guest
+ *     host program ── unix socket ──► epoll ──► Muxer
+ */
+import { describeError } from '../base/errors.ts';
+import { EPOLL, type Epoll } from '../sys/epoll.ts';
+import { closeFd, fileSize } from '../sys/fd.ts';
+import { ERRNO, SyscallError } from '../sys/libc.ts';
+import { type Mapping, mapShared } from '../sys/memory.ts';
+import { acceptUnix, FdChannel } from '../sys/socket.ts';
+import type { ChannelLimits, ChannelStats } from './channel.ts';
+import { EMPTY_MEMORY, GuestMemory, makeRegion } from './guest-memory.ts';
+import { LINGER_MS, MEMORY_REGIONS_MAX, VHOST_PAYLOAD_BYTES_MAX } from './limits.ts';
+import { Muxer } from './muxer.ts';
+import { Ring } from './ring.ts';
+import { ChannelListener, dialHost, type SocketEvents, UdsSocket } from './uds.ts';
+import {
+  type RegionRequest,
+  RX,
+  TX,
+  VhostUserSession,
+  type VhostUserTarget,
+} from './vhost-user.ts';
+import type { RingAddresses } from './virtqueue.ts';
+
+/** Why a device ended. */
+export interface DeviceClosed {
+  readonly reason: /** `detach` or `close` was called. */
+    | 'detached'
+    /** The VMM closed its connection: it ended, or gave the device up. */
+    | 'vmm-disconnected'
+    /** The VMM or the guest's driver broke the protocol; `detail` says how. */
+    | 'protocol-error'
+    /** A bug in this code; only this device is lost. */
+    | 'internal-error';
+  readonly detail: string;
+}
+
+export interface DeviceOptions {
+  readonly guestCid: number;
+  readonly channelPath: string;
+  readonly limits: ChannelLimits;
+  readonly guestPorts: ReadonlySet<number> | undefined;
+  /** Listening sockets; the device owns and closes them. */
+  readonly vhostFd: number;
+  readonly channelFd: number;
+  readonly epoll: Epoll;
+  /** Monotonic milliseconds. */
+  now(): number;
+  /** Asks the loop to call `run` soon. */
+  wake(device: Device): void;
+  closed(device: Device, closed: DeviceClosed): void;
+}
+
+/** Completed TX buffers may wait this long for more, so that one interrupt serves many of them. */
+const TX_COMPLETION_DELAY_MS = 2;
+/** … but not more than this part of the ring. */
+const TX_COMPLETION_RING_PART = 4;
+/** vhost-user messages handled before others get a turn. */
+const MESSAGES_PER_EVENT_MAX = 64;
+
+export class Device implements VhostUserTarget, SocketEvents {
+  readonly #options: DeviceOptions;
+  readonly #muxer: Muxer;
+  readonly #channel: ChannelListener;
+  readonly #session: VhostUserSession;
+  readonly #messages = new FdChannel(
+    Math.max(VHOST_PAYLOAD_BYTES_MAX, 512),
+    MEMORY_REGIONS_MAX + 1,
+  );
+  readonly #rx: Ring;
+  readonly #tx: Ring;
+  #listenFd: number;
+  #vhostFd = -1;
+  #memory = EMPTY_MEMORY;
+  #mappings: Mapping[] = [];
+  #isRxStarved = true;
+  #txCompletionDueMs = Number.POSITIVE_INFINITY;
+  /** Set when the VMM is gone and bytes still flow to the host. */
+  #lingersUntilMs: number | undefined;
+  #isClosed = false;
+
+  constructor(options: DeviceOptions) {
+    const { epoll } = options;
+    this.#options = options;
+    this.#muxer = new Muxer(
+      {
+        guestCid: options.guestCid,
+        limits: options.limits,
+        guestPorts: options.guestPorts,
+        connect: (port) => dialHost(options.channelPath, port, epoll, this),
+      },
+      options.now(),
+    );
+    const wake = (): void => options.wake(this);
+    this.#rx = new Ring('device-writes', epoll, wake);
+    this.#tx = new Ring('device-reads', epoll, wake);
+    this.#session = new VhostUserSession(this, options.guestCid);
+    this.#channel = new ChannelListener(options.channelFd, epoll, options.now, (fd, port) =>
+      this.#guard(() => this.#addClient(fd, port)),
+    );
+    this.#listenFd = options.vhostFd;
+    epoll.add(this.#listenFd, EPOLL.in, { onEvents: () => this.#guard(() => this.#accept()) });
+  }
+
+  stats(): ChannelStats {
+    return this.#muxer.stats(this.#options.now());
+  }
+
+  setLimits(limits: ChannelLimits): void {
+    this.#muxer.setLimits(limits, this.#options.now());
+    this.#options.wake(this);
+  }
+
+  detach(): void {
+    this.#close({ reason: 'detached', detail: '' });
+  }
+
+  /**
+   * Moves what can be moved, within bounds so that other guests get their turn.
+   * @returns whether there is more to do at once.
+   */
+  run(nowMs: number): boolean {
+    let hasMore = false;
+    this.#guard(() => {
+      this.#channel.handleTime(nowMs);
+      this.#muxer.handleTime(nowMs);
+      hasMore = this.#runTx(nowMs);
+      if (!this.#isClosed) hasMore = this.#runRx(nowMs) || hasMore;
+      if (!this.#isClosed) this.#lingerDone(nowMs);
+    });
+    return hasMore && !this.#isClosed;
+  }
+
+  /** Milliseconds until `run` has something to do without an event; Infinity: nothing. */
+  nextTimeoutMs(nowMs: number): number {
+    return Math.min(
+      this.#muxer.nextTimeoutMs(nowMs),
+      this.#channel.nextTimeoutMs(nowMs),
+      Math.max(0, this.#txCompletionDueMs - nowMs),
+      Math.max(0, (this.#lingersUntilMs ?? Number.POSITIVE_INFINITY) - nowMs),
+    );
+  }
+
+  // ── rings ────────────────────────────────────────────────────────────────────────────────────────
+
+  #runTx(nowMs: number): boolean {
+    const ring = this.#tx;
+    const { queue } = ring;
+    if (!ring.isLive) return false;
+    queue.suppressKicks();
+    const result = this.#muxer.drainGuest(queue, queue.size, nowMs);
+    if (result === 'broken') {
+      this.#fail(`TX ring: ${queue.problem}`);
+      return false;
+    }
+    const hasMore = result === 'more' || queue.requestKick();
+    if (queue.staged === 0) return hasMore;
+    // An interrupt per packet is most of the guest's cost of sending; the driver needs its buffers back
+    // only when the ring runs full.
+    if (this.#txCompletionDueMs === Number.POSITIVE_INFINITY)
+      this.#txCompletionDueMs = nowMs + TX_COMPLETION_DELAY_MS;
+    const isFilling = queue.staged >= queue.size / TX_COMPLETION_RING_PART;
+    if (isFilling || nowMs >= this.#txCompletionDueMs) {
+      ring.publish();
+      this.#txCompletionDueMs = Number.POSITIVE_INFINITY;
+    }
+    return hasMore;
+  }
+
+  #runRx(nowMs: number): boolean {
+    const ring = this.#rx;
+    const { queue } = ring;
+    if (!ring.isLive) return false;
+    const result = this.#muxer.feedGuest(queue, nowMs);
+    ring.publish();
+    if (result === 'broken') {
+      this.#fail(`RX ring: ${queue.problem}`);
+      return false;
+    }
+    if (result === 'starved') {
+      this.#isRxStarved = true;
+      return queue.requestKick();
+    }
+    if (this.#isRxStarved) {
+      this.#isRxStarved = false;
+      queue.suppressKicks();
+    }
+    return result === 'more';
+  }
+
+  // ── what the session asks for ────────────────────────────────────────────────────────────────────
+
+  setMemory(requests: readonly RegionRequest[]): string | undefined {
+    const mappings: Mapping[] = [];
+    const problem = this.#map(requests, mappings);
+    const memory = new GuestMemory(
+      mappings.map(({ address, buffer }, index) => {
+        const request = requests[index];
+        return makeRegion(request?.guestAddress ?? 0, request?.userAddress ?? 0, address, buffer);
+      }),
+    );
+    const trouble = problem ?? this.#rx.relocate(memory) ?? this.#tx.relocate(memory);
+    if (trouble !== undefined) {
+      // Rings may point into the new memory by now; the session ends, so nothing will look.
+      this.#rx.queue.stop();
+      this.#tx.queue.stop();
+      for (const mapping of mappings) mapping.unmap();
+      return trouble;
+    }
+    this.#unmap();
+    this.#memory = memory;
+    this.#mappings = mappings;
+    return undefined;
+  }
+
+  startRing(
+    index: number,
+    addresses: RingAddresses,
+    base: number,
+    usesEventIndex: boolean,
+    kickFd: number,
+  ): string | undefined {
+    const problem = this.#ring(index).start(this.#memory, addresses, base, usesEventIndex, kickFd);
+    if (index === RX) this.#isRxStarved = true;
+    this.#options.wake(this);
+    return problem === undefined ? undefined : `ring ${index}: ${problem}`;
+  }
+
+  stopRing(index: number): number {
+    const ring = this.#ring(index);
+    // What the guest sent before it stopped still counts: the last words of a VM that powers off.
+    if (index === TX && ring.isLive)
+      this.#muxer.drainGuest(ring.queue, ring.queue.size, this.#options.now());
+    if (index === TX) this.#txCompletionDueMs = Number.POSITIVE_INFINITY;
+    return ring.stop();
+  }
+
+  enableRing(index: number, isEnabled: boolean): void {
+    this.#ring(index).isEnabled = isEnabled;
+    this.#options.wake(this);
+  }
+
+  setCall(index: number, fd: number): string | undefined {
+    return this.#ring(index).setCall(fd);
+  }
+
+  reset(): void {
+    this.#muxer.guestGone(this.#options.now());
+  }
+
+  closeFd(fd: number): void {
+    closeFd(fd);
+  }
+
+  // ── what sockets report ──────────────────────────────────────────────────────────────────────────
+
+  readable(connection: Parameters<SocketEvents['readable']>[0], isEnding: boolean): void {
+    this.#guard(() => this.#muxer.hostReadable(connection, isEnding));
+    this.#options.wake(this);
+  }
+
+  hasRoom(connection: Parameters<SocketEvents['hasRoom']>[0]): void {
+    this.#guard(() => this.#muxer.hostHasRoom(connection));
+    this.#options.wake(this);
+  }
+
+  hungUp(connection: Parameters<SocketEvents['hungUp']>[0]): void {
+    this.#guard(() => this.#muxer.hostHungUp(connection, this.#options.now()));
+    this.#options.wake(this);
+  }
+
+  #addClient(fd: number, port: number): void {
+    const { epoll, now, wake } = this.#options;
+    this.#muxer.addClient(new UdsSocket(fd, epoll, this), port, now());
+    wake(this);
+  }
+
+  // ── the VMM ──────────────────────────────────────────────────────────────────────────────────────
+
+  /** One front end per device: whoever comes later is refused by the closed listener. */
+  #accept(): void {
+    const fd = acceptUnix(this.#listenFd);
+    if (fd < 0) return;
+    this.#closeListener();
+    this.#vhostFd = fd;
+    const onEvents = (): void => this.#guard(() => this.#receive());
+    this.#options.epoll.add(fd, EPOLL.in, { onEvents });
+  }
+
+  #receive(): void {
+    for (let count = 0; count < MESSAGES_PER_EVENT_MAX && this.#vhostFd >= 0; count += 1) {
+      const part = this.#messages.receive(this.#vhostFd, this.#session.wantedBytes);
+      if (part.received === -ERRNO.EAGAIN || part.received === -ERRNO.EINTR) return;
+      if (part.received <= 0) {
+        for (const fd of part.fds) closeFd(fd);
+        this.#vmmGone();
+        return;
+      }
+      const outcome = this.#session.receive(part.data, part.fds);
+      const problem = part.truncated ? 'more descriptors than any message has' : undefined;
+      if (!outcome.ok || problem !== undefined) {
+        this.#fail(`vhost-user: ${outcome.ok ? problem : outcome.problem}`);
+        return;
+      }
+      const { reply } = outcome;
+      if (reply !== undefined && this.#messages.send(this.#vhostFd, reply) !== reply.length) {
+        this.#fail('vhost-user: replies are not read');
+        return;
+      }
+    }
+  }
+
+  #vmmGone(): void {
+    const nowMs = this.#options.now();
+    this.stopRing(TX);
+    this.stopRing(RX);
+    this.#muxer.guestGone(nowMs);
+    this.#closeVmm();
+    this.#lingersUntilMs = nowMs + LINGER_MS;
+    this.#lingerDone(nowMs);
+  }
+
+  #lingerDone(nowMs: number): void {
+    if (this.#lingersUntilMs === undefined) return;
+    if (this.#muxer.connections > 0 && nowMs < this.#lingersUntilMs) return;
+    this.#close({ reason: 'vmm-disconnected', detail: '' });
+  }
+
+  #fail(detail: string): void {
+    this.#close({ reason: 'protocol-error', detail });
+  }
+
+  #close(closed: DeviceClosed): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#muxer.close();
+    this.#channel.close();
+    this.#closeListener();
+    this.#closeVmm();
+    this.#options.closed(this, closed);
+  }
+
+  #closeVmm(): void {
+    this.#session.close();
+    this.#rx.close();
+    this.#tx.close();
+    this.#unmap();
+    if (this.#vhostFd < 0) return;
+    this.#options.epoll.remove(this.#vhostFd);
+    closeFd(this.#vhostFd);
+    this.#vhostFd = -1;
+  }
+
+  #closeListener(): void {
+    if (this.#listenFd < 0) return;
+    this.#options.epoll.remove(this.#listenFd);
+    closeFd(this.#listenFd);
+    this.#listenFd = -1;
+  }
+
+  // ── memory ───────────────────────────────────────────────────────────────────────────────────────
+
+  /** Pushes a mapping per request. @returns what is wrong, or undefined. */
+  #map(requests: readonly RegionRequest[], mappings: Mapping[]): string | undefined {
+    for (const { fd, fileOffset, size } of requests) {
+      // Touching a mapping beyond the end of its file is SIGBUS, the end of this process. A file that
+      // its owner shrinks later can't be seen here; only the VMM's jail and a sealed memfd prevent it.
+      const fileBytes = fileSize(fd);
+      if (fileBytes < fileOffset + size)
+        return `a region that ends at ${fileOffset + size} of a file of ${fileBytes} bytes`;
+      try {
+        mappings.push(mapShared(fd, fileOffset, size));
+      } catch (error) {
+        if (error instanceof SyscallError) return error.message;
+        throw error;
+      }
+    }
+    return undefined;
+  }
+
+  #unmap(): void {
+    const mappings = this.#mappings;
+    this.#mappings = [];
+    this.#memory = EMPTY_MEMORY;
+    for (const mapping of mappings) mapping.unmap();
+  }
+
+  #ring(index: number): Ring {
+    return index === RX ? this.#rx : this.#tx;
+  }
+
+  /** A bug met while serving one guest must not take the others with it. */
+  #guard(action: () => void): void {
+    if (this.#isClosed) return;
+    try {
+      action();
+    } catch (error) {
+      this.#close({ reason: 'internal-error', detail: describeError(error) });
+    }
+  }
+}

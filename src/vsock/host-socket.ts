@@ -1,0 +1,30 @@
+/** What the muxer needs of sockets; `uds.ts` has the real ones, tests have theirs in memory. */
+import type { Connection } from './connection.ts';
+import type { Segments } from './segments.ts';
+
+/** Of `read`: nothing waits now. */
+export const READ_WOULD_BLOCK = -1;
+/** Of `read`: the socket is broken. */
+export const READ_BROKEN = -2;
+/** Of the writes: the other end takes nothing more. */
+export const WRITE_BROKEN = -1;
+
+/** A connected stream to a host program. No call blocks. */
+export interface HostSocket {
+  /** Events of this socket are for `connection` from now on. */
+  serve(connection: Connection): void;
+  /** @returns bytes filled (> 0), 0 at the end of input, READ_WOULD_BLOCK or READ_BROKEN. */
+  read(segments: Segments): number;
+  /** @returns bytes taken, fewer than given if it would block, or WRITE_BROKEN. */
+  write(segments: Segments): number;
+  /** `write` for bytes that are held in this process. */
+  writeHeld(bytes: Uint8Array): number;
+  /** Whether to report (`Muxer.hostHasRoom`) when more can be written. */
+  watchRoom(isOn: boolean): void;
+  endWrite(): void;
+  endRead(): void;
+  close(): void;
+}
+
+/** `refused`: nobody listens; `busy`: a listener is there, its backlog is full. */
+export type ConnectResult = HostSocket | 'refused' | 'busy';
