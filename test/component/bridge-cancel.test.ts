@@ -184,6 +184,23 @@ describe('bridge: keep-alive comments', () => {
     expect(opened.text().replaceAll(': keep-alive\n\n', '')).toBe(delta('one') + finish);
   });
 
+  it('do not come while an event too large to hold is half sent', async () => {
+    fixture = await bridgeFixture({ policy: { limits: { ...limits, eventBytesMax: 100 } } });
+    const rest = Promise.withResolvers<void>();
+    const large = delta('x'.repeat(1000));
+    fixture.mock.answer(async (_request, response) => {
+      startEvents(response);
+      response.write(large.slice(0, 500));
+      await rest.promise;
+      response.end(large.slice(500) + finish);
+    });
+    const opened = fixture.open(CHAT, STREAM);
+    await opened.until('xxxx');
+    setTimeout(rest.resolve, 5 * limits.keepAliveIntervalMs);
+    await opened.ended;
+    expect(opened.text()).toContain(large + finish);
+  });
+
   it('turn a later error into an event, without [DONE]', async () => {
     fixture = await bridgeFixture({ policy: { limits } });
     const fail = Promise.withResolvers<void>();
@@ -277,18 +294,28 @@ describe('bridge: upstreams that break', () => {
     await (await arrived).aborted;
   });
 
-  it('an answer that is no stream, after keep-alives, is reported as an event', async () => {
+  it('an answer that is no stream, after keep-alives, is dropped and reported as an event', async () => {
     fixture = await bridgeFixture({ policy: { limits: { keepAliveIntervalMs: 20 } } });
     const go = Promise.withResolvers<void>();
     fixture.mock.answer(async (_request, response) => {
       await go.promise;
-      sendJson(response, 200, { choices: [] });
+      response.writeHead(200, { 'content-type': 'application/json' });
+      response.write('{"choices":');
     });
+    const arrived = fixture.mock.next();
     const opened = fixture.open(CHAT, STREAM);
     await opened.until(': keep-alive');
     go.resolve();
     await opened.ended;
     expect(lastEvent(opened.text())).toMatchObject({ error: { code: 'upstream_protocol' } });
-    await expect.poll(() => fixture.mock.connections()).toBeLessThanOrEqual(1);
+    await (await arrived).aborted;
+  });
+
+  it('an upstream that switches protocols gives 503', async () => {
+    fixture = await bridgeFixture();
+    fixture.mock.answer((_request, response) => {
+      response.socket?.write('HTTP/1.1 101 Hm\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n');
+    });
+    expect((await fixture.call(CHAT, BODY)).status).toBe(503);
   });
 });
