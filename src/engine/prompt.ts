@@ -50,7 +50,7 @@ export function planChat(request: ChatRequest, chatTemplate: boolean): ChatPlan 
           }
         : { kind: 'text', text: prefill === '' ? transcript : `${transcript} ${prefill}` },
     prefill,
-    stops: [...request.stops, ...(chatTemplate ? [] : BASE_STOPS)],
+    stops: [...request.stops, ...(chatTemplate ? TEMPLATE_STOPS : BASE_STOPS)],
     grammar: forced?.grammar ?? freeGrammar(request, tools, bounds),
     calls: tools.length > 0,
     trim: !chatTemplate || request.tools.length > 0,
@@ -105,6 +105,9 @@ function freeGrammar(
 }
 
 // ── Models with a chat template ──────────────────────────────────────────────────────────────────
+
+/** A small model that was not trained with tools goes on to write the other side's lines. */
+const TEMPLATE_STOPS = ['<tool_response>', '</tool_response>'];
 
 function templateTurns(messages: readonly Message[], tools: readonly Tool[]): Turn[] {
   const turns: { role: Turn['role']; text: string }[] = [];
