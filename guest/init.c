@@ -38,6 +38,10 @@
 #define USER_HOME "/home/user"
 #define USER_ID 1000
 
+/* The image knows root alone as an owner, so that its build does not depend on the builder's ids. */
+#define USER_HOME "/home/user"
+#define USER_ID 1000
+
 /* Files that one process may open; programs raise their soft limit themselves. */
 #define OPEN_FILES_SOFT 1024
 #define OPEN_FILES_HARD 65536
@@ -140,6 +144,8 @@ static void mount_user_filesystems(void)
 {
 	unsigned long safe = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
+	if (chown(USER_HOME, USER_ID, USER_ID) != 0)
+		die("give " USER_HOME " to its user");
 	/* /tmp stays on the overlay: a sandbox's disk is larger than its memory. */
 	mount_or_die("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=10%");
 	make_directory("/dev/pts", 0755);

@@ -27,6 +27,11 @@ class _Flags(tuple):
     def __getattr__(self, name: str) -> object:
         return getattr(_own_flags, name)
 
+    @classmethod
+    def plain(cls) -> "_Flags":
+        names = _own_flags.__match_args__
+        return cls(vars(cls).get(name, getattr(_own_flags, name)) for name in names)
+
 
 _own_flags = sys.flags
 
@@ -36,7 +41,7 @@ def prepare() -> None:
     agent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.path[:] = [path for path in sys.path if path != agent]
     if sys.flags.no_site:
-        sys.flags = _Flags(sys.flags)  # type: ignore[assignment]
+        sys.flags = _Flags.plain()  # type: ignore[assignment]
         import site
 
         site.main()

@@ -5,17 +5,15 @@ import os
 
 from . import account, stats
 from .cgroup import Cgroups
-from .fork_server import ForkServer
-from .forward import Forwarder
+from .connection import Connection
 from .hello import Welcome
 from .loop import Loop
-from .monitor import Monitor
-from .operations import Operations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .operations import Operations
     from .transport import UnixTransport, VsockTransport
 
 
@@ -30,14 +28,15 @@ class Serving:
         event: "Callable[..., None]",
     ) -> None:
         self._loop = loop
-        self._in_vm = transport.in_vm
+        self._transport = transport
         self._cgroups = cgroups
+        self._scripts_dir = scripts_dir
+        self._inference_port = inference_port
         self._event = event
         self._warm: list[str] | None = None
-        self._forwarder = Forwarder(loop, transport, inference_port)
-        self._operations = Operations(loop, cgroups, scripts_dir, transport.in_vm, event)
-        self._monitor = Monitor(loop, cgroups, event)
-        transport.listen(self._operations.accept)
+        self._operations: Operations | None = None
+        # Now, so that the host may ask as soon as it has read our answer.
+        transport.listen(self._accept)
 
     def apply(self, welcome: Welcome) -> list[str]:
         """Called at every hello: a clone of a snapshot gets another identity. Returns what went wrong."""
@@ -46,33 +45,55 @@ class Serving:
             self._cgroups.limit(welcome.limits, stats.memory().get("MemTotal", 0))
         except OSError as error:
             problems.append(f"the limits of user code could not be set: {error}")
-        self._operations.env = account.base_env(welcome.env, self._forwarder.tcp_port)
-        self._operations.output_max = welcome.limits.get("outputBytesMax")
+        # The rest, half of it imports, runs after the answer to the host and before any request.
+        self._loop.after(0, lambda: self._prepare(welcome))
+        return problems
+
+    def _prepare(self, welcome: Welcome) -> None:
+        if self._operations is None:
+            from .forward import Forwarder
+            from .monitor import Monitor
+            from .operations import Operations
+
+            self._forwarder = Forwarder(self._loop, self._transport, self._inference_port)
+            self._monitor = Monitor(self._loop, self._cgroups, self._event)
+            self._operations = Operations(
+                self._loop, self._cgroups, self._scripts_dir, self._transport.in_vm, self._event
+            )
+        operations = self._operations
+        operations.env = account.base_env(welcome.env, self._forwarder.tcp_port)
+        operations.output_max = welcome.limits.get("outputBytesMax")
         if self._warm != welcome.warm:
             self._warm = welcome.warm
-            # After the answer to the host: the hello must not wait for it.
-            self._loop.after(0, self._start_fork_server)
-        return problems
+            self._start_fork_server(operations)
+
+    def _accept(self, connection: Connection, first: bytes) -> None:
+        if self._operations is None:
+            connection.abort()  # No host that keeps to the protocol comes before its welcome.
+        else:
+            self._operations.accept(connection, first)
 
     def _problems(self) -> list[str]:
         problems = []
-        if not self._in_vm:
+        if not self._transport.in_vm:
             problems.append("outside a VM: clock, host name, machine id and entropy are left alone")
         if self._cgroups.user is None:
             problems.append("no cgroup v2: user code is not limited, and only process groups are killed")
         try:
-            account.find(account.DEFAULT_USER, self._in_vm)
+            account.find(account.DEFAULT_USER, self._transport.in_vm)
         except account.RequestError as error:
             problems.append(f"{error}; programs run as uid {os.geteuid()}")
         return problems
 
-    def _start_fork_server(self) -> None:
-        if self._operations.fork_server is not None:
-            self._operations.fork_server.close()
-        self._operations.fork_server = ForkServer(
+    def _start_fork_server(self, operations: "Operations") -> None:
+        from .fork_server import ForkServer
+
+        if operations.fork_server is not None:
+            operations.fork_server.close()
+        operations.fork_server = ForkServer(
             self._loop,
             self._warm or [],
-            self._operations.env,
+            operations.env,
             self._cgroups,
             lambda modules: self._event("warm", modules=modules),
         )
