@@ -14,7 +14,7 @@ import { HOST_PACKAGES, type HostPackage, type PackageCheck } from './package-ta
 import type { PrepareContext } from './prepare.ts';
 import { runTool, toolEnvironment } from './tool.ts';
 
-export type { HostPackage } from './package-table.ts';
+export { type HostPackage, RUN_PACKAGES } from './package-table.ts';
 
 const STEP = 'host-packages';
 const ESTIMATE_MS = 60_000;
@@ -24,7 +24,10 @@ const APT_LOCK_WAIT_S = 300;
 const UPDATE_FRACTION = 0.15;
 const DOWNLOAD_FRACTION = 0.55;
 
-/** The packages to install, by the name that this host's apt knows. Takes 0.3 s. */
+/**
+ * The packages to install, by the name that this host's apt knows.
+ * @param table `RUN_PACKAGES` suffices (and takes 30 ms instead of 500) when nothing has to be built
+ */
 export async function missingHostPackages(
   table: readonly HostPackage[] = HOST_PACKAGES,
 ): Promise<readonly HostPackage[]> {

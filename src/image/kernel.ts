@@ -70,7 +70,7 @@ export async function prepareKernel(
   return { path: vmlinux.path, digest: vmlinux.sha256, manifest: artifact.details };
 }
 
-async function kernelRecipe(sourceDir: string): Promise<Recipe<KernelManifest>> {
+export async function kernelRecipe(sourceDir: string): Promise<Recipe<KernelManifest>> {
   const fragmentPath = join(sourceDir, 'kernel', 'guest.config');
   const fragment = await readFile(fragmentPath, 'utf8');
   const denied = await readFile(join(sourceDir, 'kernel', 'deny.txt'), 'utf8');

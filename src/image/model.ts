@@ -50,7 +50,7 @@ export async function prepareModel(
   return { path: file.path, id: MODEL_ID, digest: file.sha256 };
 }
 
-async function modelRecipe(sourceDir: string): Promise<Recipe<ModelDetails>> {
+export async function modelRecipe(sourceDir: string): Promise<Recipe<ModelDetails>> {
   const lockPath = join(sourceDir, 'image', 'model.lock');
   const lock = await readFile(lockPath, 'utf8');
   return {

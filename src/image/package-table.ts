@@ -19,6 +19,8 @@ export interface HostPackage {
   readonly alternatives?: readonly string[];
   readonly reason: string;
   readonly check: PackageCheck;
+  /** Needed to run a sandbox; all others only while something is built. */
+  readonly atRun?: true;
   /** Only needed by whoever is not root. */
   readonly onlyFor?: 'ordinary-user';
 }
@@ -36,6 +38,7 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
     name: 'qemu-system-x86',
     reason: 'runs the microVMs',
     check: runs('qemu-system-x86_64', '--version'),
+    atRun: true,
   },
   {
     name: 'linux-source-6.1',
@@ -82,7 +85,12 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
     onlyFor: 'ordinary-user',
   },
   { name: 'erofs-utils', reason: 'packs the golden image', check: program('mkfs.erofs') },
-  { name: 'e2fsprogs', reason: 'formats the sandbox’s own disk', check: program('mkfs.ext4') },
+  {
+    name: 'e2fsprogs',
+    reason: 'formats the sandbox’s own disk',
+    check: program('mkfs.ext4'),
+    atRun: true,
+  },
   { name: 'python3', reason: 'fetches Python packages', check: runs('python3', '--version') },
   {
     name: 'python3-pip',
@@ -90,3 +98,6 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
     check: runs('python3', '-m', 'pip', '--version'),
   },
 ];
+
+/** The part of the table that a sandbox needs when kernel, image and model are there already. */
+export const RUN_PACKAGES = HOST_PACKAGES.filter((one) => one.atRun === true);

@@ -120,6 +120,14 @@ export async function prepareArtifact<Details>(
   }
 }
 
+/** Cheap and only a hint: is there an artifact for these inputs? Whether it is whole shows when it is prepared. */
+export async function isCached(
+  cacheDir: string,
+  recipe: { readonly kind: string; readonly key: string },
+): Promise<boolean> {
+  return (await readdirOrEmpty(join(cacheDir, recipe.kind))).includes(recipe.key);
+}
+
 /** Removes what killed builds left. Only the holder of the setup lock may call it. */
 export async function removeLeftovers(cacheDir: string): Promise<void> {
   await removeTree(tmpDir(cacheDir));

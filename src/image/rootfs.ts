@@ -69,7 +69,7 @@ export async function prepareRootfs(context: PrepareContext): Promise<{
   };
 }
 
-async function rootfsRecipe(context: PrepareContext): Promise<Recipe<RootfsManifest>> {
+export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<RootfsManifest>> {
   const { sourceDir } = context;
   const lockPath = join(sourceDir, 'image', 'requirements.lock');
   const base = guestBaseRecipe(lockPath, await readFile(lockPath, 'utf8'));

@@ -35,7 +35,8 @@ export function digestBytes(...parts: readonly (string | Uint8Array)[]): string 
   const hash = createHash('sha256');
   for (const part of parts) {
     // The length in front keeps two lists apart that only differ in where one part ends.
-    hash.update(`${part.length}:`).update(part);
+    const bytes = typeof part === 'string' ? Buffer.from(part) : part;
+    hash.update(`${bytes.length}:`).update(bytes);
   }
   return hash.digest('hex');
 }

@@ -4,10 +4,11 @@
  */
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
-import { installHostPackages, missingHostPackages } from '../image/host-packages.ts';
+import { installHostPackages, missingHostPackages, RUN_PACKAGES } from '../image/host-packages.ts';
 import { prepareKernel } from '../image/kernel.ts';
 import { withSetupLock } from '../image/lock.ts';
 import { prepareModel } from '../image/model.ts';
+import { isPrepared } from '../image/prepared.ts';
 import { prepareRootfs } from '../image/rootfs.ts';
 
 export interface SetupContext {
@@ -39,7 +40,8 @@ export function ensureArtifacts(
   options: { readonly withModel: boolean },
 ): Promise<Artifacts> {
   return withSetupLock(context, async () => {
-    const missing = await missingHostPackages();
+    const prepared = await isPrepared(context, options);
+    const missing = await missingHostPackages(prepared ? RUN_PACKAGES : undefined);
     if (missing.length > 0) await installHostPackages(context, missing);
     // The kernel keeps the processors busy while the others mostly wait for the network.
     const aborter = new AbortController();

@@ -1,0 +1,127 @@
+/** The content store: an artifact is there whole and unaltered, or it is built. */
+import { createHash } from 'node:crypto';
+import { mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { ImageError } from '../../src/image/errors.ts';
+import { isCached, prepareArtifact, removeLeftovers } from '../../src/image/prepare.ts';
+import { testContext, tinyRecipe } from '../support/image.ts';
+
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
+
+describe('prepareArtifact', () => {
+  it('builds once, then takes it from the cache and says so', async () => {
+    const context = await testContext();
+    const recipe = tinyRecipe('content');
+    expect(await isCached(context.cacheDir, recipe)).toBe(false);
+    const made = await prepareArtifact(context, recipe);
+    expect(made.files.get('thing')?.sha256).toBe(sha256('content'));
+    expect(await isCached(context.cacheDir, recipe)).toBe(true);
+    const again = await prepareArtifact(context, recipe);
+    expect(again).toEqual(made);
+    expect(recipe.builds()).toBe(1);
+    const done = context.events.filter((event) => event.kind === 'done');
+    expect(done.map((event) => event.kind === 'done' && event.cached)).toEqual([false, true]);
+  });
+
+  it('leaves nothing behind when a build fails, and builds the next time', async () => {
+    const context = await testContext();
+    let fail = true;
+    const recipe = tinyRecipe('x', {
+      during: async () => {
+        if (fail) throw new Error('the build broke');
+      },
+    });
+    await expect(prepareArtifact(context, recipe)).rejects.toThrow('the build broke');
+    expect(await readdir(join(context.cacheDir, 'tmp'))).toEqual([]);
+    expect(await isCached(context.cacheDir, recipe)).toBe(false);
+    expect(context.events.at(-1)).toMatchObject({ kind: 'failed', step: 'tiny' });
+    fail = false;
+    await prepareArtifact(context, recipe);
+    expect(recipe.builds()).toBe(2);
+  });
+
+  it('does not place an artifact whose build was cancelled at the last moment', async () => {
+    const aborter = new AbortController();
+    const context = await testContext(aborter.signal);
+    const recipe = tinyRecipe('x', { during: async () => aborter.abort() });
+    await expect(prepareArtifact(context, recipe)).rejects.toThrow();
+    expect(await isCached(context.cacheDir, recipe)).toBe(false);
+    expect(await readdir(join(context.cacheDir, 'tmp'))).toEqual([]);
+  });
+
+  it('builds again what was altered: longer, or one byte with the old time put back', async () => {
+    const context = await testContext();
+    const recipe = tinyRecipe('content');
+    const made = await prepareArtifact(context, recipe);
+    const path = made.files.get('thing')?.path ?? '';
+    await writeFile(path, 'content and more');
+    await prepareArtifact(context, recipe);
+    expect(await readFile(path, 'utf8')).toBe('content');
+    expect(recipe.builds()).toBe(2);
+
+    const before = await stat(path);
+    await writeFile(path, 'cOntent');
+    await utimes(path, before.atime, before.mtime);
+    await prepareArtifact(context, recipe);
+    expect(await readFile(path, 'utf8')).toBe('content');
+    expect(recipe.builds()).toBe(3);
+    expect(context.warnings).toHaveLength(2);
+  });
+
+  it.each([
+    ['no JSON', 'garbage'],
+    ['an unknown format', '{"format":99}'],
+    ['another artifact', '{"format":1,"kind":"tiny","key":"other","files":{},"details":{}}'],
+  ])('builds again when the manifest is %s', async (_, manifest) => {
+    const context = await testContext();
+    const recipe = tinyRecipe('content');
+    const { dir } = await prepareArtifact(context, recipe);
+    await writeFile(join(dir, 'manifest.json'), manifest);
+    await prepareArtifact(context, recipe);
+    expect(recipe.builds()).toBe(2);
+  });
+
+  it('refuses before the build when the disk is too small, and names the size', async () => {
+    const context = await testContext();
+    const recipe = tinyRecipe('x', { spaceBytes: 1024 ** 5 });
+    const error = await prepareArtifact(context, recipe).catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(ImageError);
+    expect(error).toMatchObject({ code: 'disk_full' });
+    expect(String(error)).toContain('1073741824 MiB');
+    expect(recipe.builds()).toBe(0);
+  });
+
+  it('names the size too when the disk fills up during the build', async () => {
+    const context = await testContext();
+    const recipe = tinyRecipe('x', {
+      during: async () => {
+        throw Object.assign(new Error('write'), { code: 'ENOSPC' });
+      },
+    });
+    await expect(prepareArtifact(context, recipe)).rejects.toMatchObject({
+      code: 'disk_full',
+      message: expect.stringContaining('1 MiB'),
+    });
+  });
+
+  it('keeps the current artifact and one older one of a kind', async () => {
+    const context = await testContext();
+    for (const content of ['a', 'b', 'c']) await prepareArtifact(context, tinyRecipe(content));
+    const kept = await readdir(join(context.cacheDir, 'tiny'));
+    expect(kept).toHaveLength(2);
+    expect(kept).toContain('key-of-c');
+  });
+});
+
+describe('removeLeftovers', () => {
+  it('removes what a killed build left, and nothing else', async () => {
+    const context = await testContext();
+    await prepareArtifact(context, tinyRecipe('content'));
+    const left = join(context.cacheDir, 'tmp', 'tiny-killed', 'scratch');
+    await mkdir(left, { recursive: true });
+    await writeFile(join(left, 'half'), 'x');
+    await removeLeftovers(context.cacheDir);
+    expect((await readdir(context.cacheDir)).sort()).toEqual(['tiny']);
+  });
+});

@@ -1,0 +1,151 @@
+/** Build tools and the setup lock, with real processes. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { errorCode } from '../../src/base/errors.ts';
+import { withSetupLock } from '../../src/image/lock.ts';
+import { runTool } from '../../src/image/tool.ts';
+import { temporaryDirectory, testContext } from '../support/image.ts';
+
+/** False too for a zombie, which waits for a PID 1 that may never ask for it. */
+async function isAlive(pid: number): Promise<boolean> {
+  try {
+    const status = await readFile(`/proc/${pid}/stat`, 'utf8');
+    return !/\) [ZX] /.test(status);
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT' || errorCode(error) === 'ESRCH') return false;
+    throw error;
+  }
+}
+
+describe('runTool', () => {
+  it('gives the last lines of the output, and each line as it comes', async () => {
+    const lines: string[] = [];
+    const output = await runTool('sh', ['-c', 'echo one; echo two >&2'], {
+      onLine: (line) => lines.push(line),
+    });
+    expect(lines.sort()).toEqual(['one', 'two']);
+    expect(output.split('\n')).toHaveLength(2);
+  });
+
+  it('reads status lines from descriptor 3', async () => {
+    const lines: string[] = [];
+    await runTool('sh', ['-c', 'echo status >&3'], { onStatusLine: (line) => lines.push(line) });
+    expect(lines).toEqual(['status']);
+  });
+
+  it('fails with what the program said last', async () => {
+    await expect(runTool('sh', ['-c', 'echo no such luck >&2; exit 3'])).rejects.toMatchObject({
+      code: 'tool_failed',
+      message: expect.stringContaining('exit status 3'),
+      cause: expect.objectContaining({ message: 'no such luck' }),
+    });
+  });
+
+  it('says that a program is missing, and how to get it', async () => {
+    await expect(
+      runTool('no-such-program-x', [], { missingRemedy: 'Install x.' }),
+    ).rejects.toMatchObject({ code: 'tool_missing', remedy: 'Install x.' });
+  });
+
+  it('knows a full disk from what a program prints', async () => {
+    await expect(
+      runTool('sh', ['-c', 'echo "cc1: write: No space left on device"; exit 1']),
+    ).rejects.toMatchObject({ code: 'disk_full' });
+  });
+
+  it('ends the program and its children when it is cancelled', async () => {
+    const aborter = new AbortController();
+    const path = join(await temporaryDirectory(), 'pid');
+    const script = `sleep 300 & echo $! > ${path}; echo ready; wait`;
+    const running = runTool('sh', ['-c', script], {
+      signal: aborter.signal,
+      onLine: () => aborter.abort(),
+    });
+    await expect(running).rejects.toMatchObject({ code: 'cancelled' });
+    const grandchild = Number(await readFile(path, 'utf8'));
+    await expect.poll(() => isAlive(grandchild)).toBe(false);
+  });
+
+  it('does not start anything when it is cancelled already', async () => {
+    const signal = AbortSignal.abort();
+    await expect(runTool('sh', ['-c', 'true'], { signal })).rejects.toMatchObject({
+      code: 'cancelled',
+    });
+  });
+});
+
+describe('withSetupLock', () => {
+  it('lets a second setup wait for the first, and tells whom it waits for', async () => {
+    const first = await testContext();
+    const second = { ...(await testContext()), cacheDir: first.cacheDir };
+    const order: string[] = [];
+    const release = Promise.withResolvers<void>();
+    const entered = Promise.withResolvers<void>();
+    const one = withSetupLock(first, async () => {
+      order.push('first in');
+      entered.resolve();
+      await release.promise;
+      order.push('first out');
+    });
+    await entered.promise;
+    const two = withSetupLock(second, async () => order.push('second in'));
+    await expect.poll(() => second.events.map((event) => event.kind)).toEqual(['start']);
+    expect(second.events[0]).toMatchObject({ title: expect.stringContaining(`${process.pid}`) });
+    release.resolve();
+    await Promise.all([one, two]);
+    expect(order).toEqual(['first in', 'first out', 'second in']);
+    expect(second.events.map((event) => event.kind)).toEqual(['start', 'done']);
+  });
+
+  it('is free again after a failure', async () => {
+    const context = await testContext();
+    const failing = withSetupLock(context, () => Promise.reject(new Error('broke')));
+    await expect(failing).rejects.toThrow('broke');
+    expect(await withSetupLock(context, async () => 'in')).toBe('in');
+  });
+
+  it('is free again when its owner was killed, and clears what that one left', async () => {
+    const context = await testContext();
+    const script = join(await temporaryDirectory(), 'owner.ts');
+    const lockModule = join(context.sourceDir, 'src/image/lock.ts');
+    const storeModule = join(context.sourceDir, 'src/image/prepare.ts');
+    await writeFile(
+      script,
+      `import { withSetupLock } from '${lockModule}';
+       import { prepareArtifact } from '${storeModule}';
+       const context = { cacheDir: '${context.cacheDir}', sourceDir: '', progress() {}, signal: new AbortController().signal,
+         log: { error() {}, warn() {}, info() {}, debug() {} } };
+       await withSetupLock(context, () => prepareArtifact(context, { kind: 'slow', title: '', estimateMs: 1, key: 'k',
+         files: [], spaceBytes: 1, details: undefined, build: async () => {
+           console.log('building'); await new Promise((r) => setTimeout(r, 100_000)); } }));`,
+    );
+    const owner = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] });
+    onTestFinished(() => void owner.kill('SIGKILL'));
+    await once(owner.stdout, 'data');
+    const exited = once(owner, 'exit');
+    const waiting = withSetupLock(context, async () => 'in');
+    await expect.poll(() => context.events.length).toBe(1);
+    owner.kill('SIGKILL');
+    await exited;
+    expect(await waiting).toBe('in');
+    expect(await readdir(context.cacheDir)).not.toContain('tmp');
+  });
+
+  it('stops waiting when it is cancelled', async () => {
+    const first = await testContext();
+    const aborter = new AbortController();
+    const second = { ...(await testContext(aborter.signal)), cacheDir: first.cacheDir };
+    const release = Promise.withResolvers<void>();
+    const one = withSetupLock(first, () => release.promise);
+    await expect.poll(() => readFile(join(first.cacheDir, 'setup.lock'), 'utf8')).not.toBe('');
+    const two = withSetupLock(second, async () => 'never');
+    await expect.poll(() => second.events.length).toBe(1);
+    aborter.abort();
+    await expect(two).rejects.toMatchObject({ code: 'cancelled' });
+    release.resolve();
+    await one;
+  });
+});
