@@ -28,6 +28,7 @@ export class BodyMemory {
 }
 
 const FIRST_CAPACITY_BYTES = 4 * 1024;
+const LARGE_BYTES = 128 * 1024;
 
 /**
  * One growing buffer. Pieces are copied, not kept: a guest that sends a body in chunks of one byte would
@@ -38,6 +39,7 @@ export class RequestBody {
   readonly #bytesMax: number;
   #buffer = Buffer.alloc(0);
   #length = 0;
+  #declared = 0;
 
   constructor(memory: BodyMemory, bytesMax: number) {
     this.#memory = memory;
@@ -46,8 +48,8 @@ export class RequestBody {
 
   /** Resolves at the end of the body. Call `release` afterwards in any case. */
   read(request: IncomingMessage, signal: AbortSignal): Promise<Checked<Buffer>> {
-    const declared = Number(request.headers['content-length'] ?? 0);
-    if (declared > this.#bytesMax) return Promise.resolve(this.#tooLarge());
+    this.#declared = Number(request.headers['content-length'] ?? 0);
+    if (this.#declared > this.#bytesMax) return Promise.resolve(this.#tooLarge());
     return new Promise((resolve, reject) => {
       const stop = (): void => {
         request.removeAllListeners('data');
@@ -86,7 +88,9 @@ export class RequestBody {
     const length = this.#length + piece.length;
     if (length > this.#bytesMax) return this.#tooLarge();
     if (length > this.#buffer.length) {
-      const wanted = Math.max(length, 2 * this.#buffer.length, FIRST_CAPACITY_BYTES);
+      // A body that has begun to be large gets the room that it declared; doubling leaves as much garbage.
+      const large = length > LARGE_BYTES ? this.#declared : 0;
+      const wanted = Math.max(length, 2 * this.#buffer.length, FIRST_CAPACITY_BYTES, large);
       const capacity = Math.min(wanted, this.#bytesMax);
       if (!this.#memory.reserve(capacity - this.#buffer.length)) {
         const message = 'Too many large requests at once from this sandbox. Try again later.';

@@ -51,6 +51,8 @@ interface Dispatched {
   readonly bodyEndAtMs: number;
   readonly sentAtMs: number;
   counts: () => TokenCounts;
+  /** The guest has all that it wants to read. */
+  complete: () => boolean;
   outcome: UsageRecord['outcome'];
 }
 
@@ -173,6 +175,7 @@ export class Exchange {
         completionTokens: 0,
         estimated: true,
       }),
+      complete: () => false,
       outcome: 'upstream-lost',
     };
     return this.#forward(target, this.#dispatched, bytes);
@@ -228,6 +231,7 @@ export class Exchange {
     if (isEventStream(response)) {
       const usage = new StreamUsage(inspection.hideUsage);
       dispatched.counts = () => usage.counts(inspection.promptTokensEstimate);
+      dispatched.complete = () => usage.done;
       await relayStream(response, this.#reply, usage, relay);
       dispatched.outcome = usage.failed ? 'upstream-error' : 'ok';
     } else {
@@ -285,9 +289,10 @@ export class Exchange {
     const { log, sandboxId } = this.#context;
     const code = error instanceof BridgeError ? error.code : undefined;
     if (code === 'cancelled') {
-      if (this.#dispatched !== undefined) this.#dispatched.outcome = 'cancelled';
+      const complete = this.#dispatched?.complete() ?? false;
+      if (this.#dispatched !== undefined) this.#dispatched.outcome = complete ? 'ok' : 'cancelled';
       this.#reply.destroy();
-      return 'cancelled';
+      return complete ? 'served' : 'cancelled';
     }
     // A bug of ours must not look like a fault of the upstream.
     const unexpected = !(error instanceof CodedError) && this.#target !== undefined;

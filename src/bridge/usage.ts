@@ -56,6 +56,7 @@ export class StreamUsage {
   #chunks = 0;
   #characters = 0;
   #finished = false;
+  #done = false;
   #failed = false;
 
   /** @param hideUsage the client did not ask for the usage event that the bridge asked for */
@@ -66,6 +67,11 @@ export class StreamUsage {
   /** The stream has said all it has to say: a finish reason, or `[DONE]`. */
   get finished(): boolean {
     return this.#finished;
+  }
+
+  /** `[DONE]` came: clients hang up at it, without waiting for the end of the answer. */
+  get done(): boolean {
+    return this.#done;
   }
 
   /** The upstream reported an error in the stream. */
@@ -98,6 +104,7 @@ export class StreamUsage {
     if (data === undefined) return false;
     if (data.trim() === '[DONE]') {
       this.#finished = true;
+      this.#done = true;
       return false;
     }
     const event = parseObject(data);

@@ -94,6 +94,22 @@ describe('bridge: cancel when the guest goes away', () => {
     expect((await opened.ended).broken).toBe(true);
   });
 
+  it('a guest that hangs up at [DONE], as the Python SDK does, has not cancelled', async () => {
+    fixture = await bridgeFixture();
+    fixture.mock.answer((_request, response) => {
+      startEvents(response);
+      response.write(delta('one') + finish + done);
+    });
+    const arrived = fixture.mock.next();
+    const settled = fixture.nextUsage();
+    const opened = fixture.open(CHAT, STREAM);
+    await opened.until(done);
+    opened.abort();
+    expect(await settled).toMatchObject({ outcome: 'ok', status: 200 });
+    await (await arrived).aborted;
+    expect(fixture.port.stats()).toMatchObject({ served: 1, cancelled: 0, inFlight: 0 });
+  });
+
   it('a half-closed connection counts as gone', async () => {
     fixture = await bridgeFixture();
     fixture.mock.answer(never);
