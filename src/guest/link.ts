@@ -44,7 +44,7 @@ export interface GuestLimits {
   readonly memoryHighBytes?: number;
   /** User code is killed above this; default all but max(48 MiB, 10 %) of the guest's memory. */
   readonly memoryMaxBytes?: number;
-  /** Processes and threads of the user together; default 1024. */
+  /** Processes and threads of the user together; default 512. */
   readonly pidsMax?: number;
   /** Default of `RunOptions.outputBytesMax`; without it output is not limited. */
   readonly outputBytesMax?: number;

@@ -11,6 +11,7 @@ kernel kills (memory.events). Without a v2 hierarchy everything here is a no-op 
 from __future__ import annotations
 
 import os
+import sys
 
 from . import limits
 
@@ -27,6 +28,7 @@ class Cgroups:
             return
         try:
             _write(f"{root}/cgroup.subtree_control", "+memory +pids")
+            self._share_cpu(root)
             for path in (self.user, f"{self.user}/zygote"):
                 if not os.path.isdir(path):
                     os.mkdir(path)
@@ -34,6 +36,13 @@ class Cgroups:
             os.stat(f"{self.user}/pids.max")
         except OSError:
             self.user = None
+
+    def _share_cpu(self, root: str) -> None:
+        """The agent then competes with user code as a whole, not with each of a thousand processes."""
+        try:
+            _write(f"{root}/cgroup.subtree_control", "+cpu")
+        except OSError as error:
+            print(f"neurovisor agent: no cpu cgroup: {error}", file=sys.stderr)
 
     def limit(self, wanted: dict[str, int], memory_total: int) -> None:
         """Sets the user's limits: those of the welcome, else all but what the agent needs."""

@@ -44,6 +44,11 @@ EVENTS_PER_S = 50.0
 EVENT_QUEUE_BYTES = 256 * 1024
 MESSAGE_CHARACTERS = 500
 
+# A throttled process raises `high` thousands of times a second.
+PRESSURE_HOLD_OFF_S = 1.0
+# Reclaimable page cache reaches `memory.high` as well; that is no pressure worth telling.
+PRESSURE_ANON_FRACTION = 0.75
+
 # Dialling: a uevent makes the agent try at once; this is the fallback.
 DIAL_RETRY_MIN_S = 0.05
 DIAL_RETRY_MAX_S = 2.0
@@ -53,4 +58,4 @@ HELLO_WAIT_S = 10.0
 MEMORY_RESERVE_BYTES = 48 * 1024 * 1024
 MEMORY_RESERVE_FRACTION = 0.1
 MEMORY_HIGH_FRACTION = 0.94
-PIDS = 1024
+PIDS = 512

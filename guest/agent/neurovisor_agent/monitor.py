@@ -7,15 +7,13 @@ from __future__ import annotations
 import os
 import select
 
-from .cgroup import Cgroups, numbers
+from . import limits
+from .cgroup import Cgroups, numbers, read_text
 from .loop import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-# A throttled process raises `high` thousands of times a second.
-_HOLD_OFF_S = 0.2
 
 
 class Monitor:
@@ -39,7 +37,7 @@ class Monitor:
 
     def _changed(self, _events: int) -> None:
         self._loop.unwatch(self._fd)
-        self._loop.after(_HOLD_OFF_S, self._watch)
+        self._loop.after(limits.PRESSURE_HOLD_OFF_S, self._watch)
         now, before = self._read(), self._seen
         self._seen = now
         if now.get("oom_kill", 0) > before.get("oom_kill", 0):
@@ -48,9 +46,15 @@ class Monitor:
                 oomKills=now["oom_kill"],
                 detail="the kernel killed a process of the sandbox for want of memory",
             )
-        elif now.get("high", 0) > before.get("high", 0):
+        elif now.get("high", 0) > before.get("high", 0) and self._is_pressed():
             self._event(
                 "pressure",
                 memoryBytes=self._cgroups.value("memory.current") or 0,
                 highEvents=now["high"],
             )
+
+    def _is_pressed(self) -> bool:
+        """Most of what is used can't be given back."""
+        anon = numbers(read_text(f"{self._cgroups.user}/memory.stat")).get("anon", 0)
+        high = self._cgroups.value("memory.high") or 0
+        return anon >= high * limits.PRESSURE_ANON_FRACTION
