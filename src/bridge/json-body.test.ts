@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { parseJsonBody } from './json-body.ts';
 
-const LIMITS = { jsonDepthMax: 8, jsonValuesMax: 50 };
+const LIMITS = { jsonDepthMax: 8, jsonContainersMax: 30, jsonValuesMax: 50 };
 const parse = (text: string | Buffer) => parseJsonBody(Buffer.from(text as string), LIMITS);
 
 describe('parseJsonBody', () => {
@@ -34,13 +34,16 @@ describe('parseJsonBody', () => {
     expect(parse(text).ok).toBe(true);
   });
 
-  it('limits depth and number of values', () => {
+  it('limits depth, containers and values', () => {
     const deep = (n: number) => `{"a":${'['.repeat(n)}${']'.repeat(n)}}`;
     expect(parse(deep(7)).ok).toBe(true);
     expect(parse(deep(8)).ok).toBe(false);
     const wide = (n: number) => `{"a":[${Array(n).fill('1').join()}]}`;
-    expect(parse(wide(48)).ok).toBe(true);
-    expect(parse(wide(49)).ok).toBe(false);
+    expect(parse(wide(50)).ok).toBe(true);
+    expect(parse(wide(51)).ok).toBe(false);
+    const full = (n: number) => `{"a":[${Array(n).fill('{}').join()}]}`;
+    expect(parse(full(28)).ok).toBe(true);
+    expect(parse(full(29)).ok).toBe(false);
   });
 });
 

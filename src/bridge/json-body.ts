@@ -15,7 +15,7 @@ export interface JsonBody {
   edited(members: Readonly<Record<string, unknown>>): Buffer;
 }
 
-export type JsonLimits = Pick<BridgeLimits, 'jsonDepthMax' | 'jsonValuesMax'>;
+export type JsonLimits = Pick<BridgeLimits, 'jsonDepthMax' | 'jsonContainersMax' | 'jsonValuesMax'>;
 
 export function parseJsonBody(bytes: Buffer, limits: JsonLimits): Checked<JsonBody> {
   if (!isUtf8(bytes)) return invalid('it is not UTF-8');
@@ -67,6 +67,7 @@ function scanJson(bytes: Buffer, limits: JsonLimits): Checked<Scan> {
   const members = new Map<string, Span>();
   let depth = 0;
   let keys = 0;
+  let containers = 0;
   let values = 1;
   let key: Span | undefined;
   let start = -1;
@@ -88,8 +89,9 @@ function scanJson(bytes: Buffer, limits: JsonLimits): Checked<Scan> {
       case OPEN_ARRAY:
       case OPEN_OBJECT:
         depth += 1;
-        values += 1;
+        containers += 1;
         if (depth > limits.jsonDepthMax) return tooDeep(limits);
+        if (containers > limits.jsonContainersMax) return tooManyContainers(limits);
         break;
       case CLOSE_ARRAY:
       case CLOSE_OBJECT:
@@ -179,6 +181,9 @@ function invalid(why: string): Checked<never> {
 
 const tooDeep = (limits: JsonLimits): Checked<never> =>
   invalid(`more than ${limits.jsonDepthMax} levels are nested`);
+
+const tooManyContainers = (limits: JsonLimits): Checked<never> =>
+  invalid(`it has more than ${limits.jsonContainersMax} objects and lists`);
 
 const tooMany = (limits: JsonLimits): Checked<never> =>
   invalid(`it has more than ${limits.jsonValuesMax} values`);

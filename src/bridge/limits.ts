@@ -17,7 +17,9 @@ export interface BridgeLimits {
   readonly bodyTotalBytesMax: number;
   /** Nested arrays and objects in a body; more gets 400. */
   readonly jsonDepthMax: number;
-  /** Values in a body; more gets 400. Bounds what a parsed body costs beyond its bytes. */
+  /** Objects and lists in a body; more gets 400. Parsed, each costs about a hundred bytes. */
+  readonly jsonContainersMax: number;
+  /** Values in a body, e.g. token ids; more gets 400. */
   readonly jsonValuesMax: number;
   /** From the first byte of a request to the end of its headers; longer gets 408. */
   readonly headersTimeoutMs: number;
@@ -54,6 +56,7 @@ export const DEFAULT_LIMITS: BridgeLimits = {
   bodyBytesMax: 32 * MIB,
   bodyTotalBytesMax: 64 * MIB,
   jsonDepthMax: 100,
+  jsonContainersMax: 100_000,
   jsonValuesMax: 1_000_000,
   headersTimeoutMs: 10_000,
   bodyTimeoutMs: 60_000,

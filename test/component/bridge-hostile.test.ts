@@ -168,6 +168,7 @@ describe('bridge: floods', () => {
 
   it.each([
     ['depth', `{"model":"m1","messages":${'['.repeat(50_000)}${']'.repeat(50_000)}}`],
+    ['number of objects', `{"model":"m1","messages":[${'{},'.repeat(110_000)}{}]}`],
     ['number of values', `{"model":"m1","messages":[${'1,'.repeat(1_100_000)}1]}`],
   ])('refuses a body beyond the %s that it parses', async (_, body) => {
     fixture = await bridgeFixture();
