@@ -37,6 +37,7 @@ const cases: [string, string, Partial<ReplyOptions>, Partial<ReturnType<typeof r
     { calls: true },
     { args: '{"a": 1', done: false },
   ],
+  ['a call cut in its end', CALL.slice(0, -3), { calls: true }, { args: '{"a": 1, "s": "}"}' }],
   ['a call cut in its name', CALL.slice(0, 22), { calls: true }, { text: '', args: '' }],
   ['a call that is not looked for', CALL, {}, { text: CALL, name: undefined }],
   ['what follows a stop', 'a|b|c', { stops: ['|'] }, { text: 'a' }],

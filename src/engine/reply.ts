@@ -58,7 +58,11 @@ export class ReplyReader {
     const held = this.#held;
     this.#held = '';
     if (held === '' || this.#state === 'done') return [];
-    if (this.#state === 'arguments') return [{ kind: 'arguments', text: this.#trimStart(held) }];
+    if (this.#state === 'arguments') {
+      // Arguments have no line break: a cut-off end of the call is none of them.
+      const text = this.#trimStart(held.replace(/\}\n.*$/s, ''));
+      return text === '' ? [] : [{ kind: 'arguments', text }];
+    }
     if (this.#state === 'name') return [];
     const text = this.#options.trim ? this.#trimStart(held).trimEnd() : held;
     return text === '' ? [] : [{ kind: 'text', text }];

@@ -1,0 +1,268 @@
+/** The engine as a process, with a real model where there is one. */
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, globSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { request } from 'node:http';
+import { homedir, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { type Engine, type EngineOptions, startEngine } from '../../src/engine/process.ts';
+
+let dir: string;
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'engine-'));
+});
+afterAll(async () => {
+  await rm(dir, { recursive: true });
+});
+
+let sockets = 0;
+const start = (modelPath: string, more: Partial<EngineOptions> = {}): Promise<Engine> =>
+  startEngine({
+    modelPath,
+    modelId: 'm',
+    socketPath: join(dir, `${sockets++}.sock`),
+    gpu: 'cpu',
+    contextTokens: 1_024,
+    log: silentLog,
+    clock: systemClock,
+    ...more,
+  });
+
+/** The model by environment, else the one that set-up has fetched. */
+function findModel(): string | undefined {
+  const given = process.env['NEUROVISOR_TEST_MODEL'];
+  if (given !== undefined) return given;
+  const home = process.env['NEUROVISOR_HOME'] || join(homedir(), '.neurovisor');
+  return globSync(join(home, 'cache/model/*/*.gguf'))[0];
+}
+
+interface Answer {
+  readonly choices: {
+    readonly message: {
+      readonly content: string;
+      readonly tool_calls: {
+        readonly function: { readonly name: string; readonly arguments: string };
+      }[];
+    };
+    readonly text: string;
+    readonly finish_reason: string;
+  }[];
+  readonly usage: { readonly prompt_tokens_details: { readonly cached_tokens: number } };
+  readonly data: { readonly embedding: number[] }[];
+}
+
+function post(engine: Engine, path: string, body: object): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const sent = request(
+      { socketPath: engine.socketPath, path: `/v1${path}`, method: 'POST' },
+      (response) => {
+        let text = '';
+        response.setEncoding('utf8').on('data', (part: string) => {
+          text += part;
+        });
+        response.on('end', () =>
+          response.statusCode === 200
+            ? resolve(JSON.parse(text) as Answer)
+            : reject(new Error(text)),
+        );
+      },
+    );
+    sent.on('error', reject);
+    sent.end(JSON.stringify({ model: 'm', ...body }));
+  });
+}
+
+const alive = (pid: number): boolean => existsSync(`/proc/${pid}`);
+
+describe('startEngine', () => {
+  it('says that the model file is missing, with a remedy', async () => {
+    const engine = await start(join(dir, 'none.gguf'));
+    await expect(engine.ready).rejects.toMatchObject({ code: 'model_missing' });
+    expect(await engine.exited).toMatchObject({ code: 'model_missing' });
+    expect((await engine.exited)?.remedy).toBeDefined();
+    expect(existsSync(engine.socketPath)).toBe(false);
+  });
+
+  it.each([
+    ['no GGUF file', 'hello'],
+    ['a cut-off GGUF file', 'GGUF\u0003\u0000\u0000\u0000'],
+  ])('says that %s is no model', async (_name, content) => {
+    const path = join(dir, 'bad.gguf');
+    await writeFile(path, content);
+    const engine = await start(path);
+    await expect(engine.ready).rejects.toMatchObject({ code: 'model_invalid' });
+    await engine.exited;
+  });
+
+  it('refuses a socket path that the kernel would cut', async () => {
+    const socketPath = join(dir, 'x'.repeat(120));
+    await expect(start('m.gguf', { socketPath })).rejects.toMatchObject({ code: 'listen_failed' });
+  });
+
+  it('tells why it can not listen', async () => {
+    const socketPath = join(dir, 'nowhere', 'e.sock');
+    await expect(start('m.gguf', { socketPath })).rejects.toMatchObject({ code: 'listen_failed' });
+  });
+});
+
+describe('the engine process', () => {
+  it('ends when its parent is killed', async () => {
+    const script = `
+      import { startEngine } from ${JSON.stringify(join(import.meta.dirname, '../../src/engine/process.ts'))};
+      import { systemClock } from ${JSON.stringify(join(import.meta.dirname, '../../src/base/clock.ts'))};
+      import { silentLog } from ${JSON.stringify(join(import.meta.dirname, '../../src/base/log.ts'))};
+      const engine = await startEngine({ modelPath: process.argv[1], modelId: 'm', log: silentLog,
+        socketPath: process.argv[2], clock: systemClock, gpu: 'cpu' });
+      process.stdout.write(String(engine.pid));
+      await new Promise((resolve) => setInterval(resolve, 1e9));`;
+    const socketPath = join(dir, 'orphan.sock');
+    // A fifo as model: opening it waits for ever, as loading a large model does for long.
+    const fifo = join(dir, 'model.fifo');
+    execFileSync('mkfifo', [fifo]);
+    const parent = spawn(process.execPath, ['--input-type=module', '-e', script, fifo, socketPath]);
+    const [pid] = (await once(parent.stdout, 'data')) as [Buffer];
+    expect(alive(Number(pid))).toBe(true);
+    parent.kill('SIGKILL');
+    await expect.poll(() => alive(Number(pid)), { timeout: 10_000 }).toBe(false);
+    expect(existsSync(socketPath)).toBe(false);
+  });
+});
+
+const model = findModel();
+if (model === undefined) {
+  const reason = 'no model: run `./neurovisor setup` or set NEUROVISOR_TEST_MODEL to a GGUF file';
+  if (process.env['NEUROVISOR_REQUIRE']?.split(',').includes('model')) throw new Error(reason);
+  process.stderr.write(`skipped: engine with a real model (${reason})\n`);
+}
+
+describe.skipIf(model === undefined)('the engine with a real model', () => {
+  let engine: Engine;
+  beforeAll(async () => {
+    engine = await start(model ?? '');
+    await engine.ready;
+  });
+  afterAll(async () => {
+    await engine.stop();
+    expect(alive(engine.pid)).toBe(false);
+    expect(existsSync(engine.socketPath)).toBe(false);
+  });
+
+  it('chats, the same way each time, and computes a known prefix only once', async () => {
+    const body = {
+      messages: [{ role: 'user', content: 'What is the capital of France?' }],
+      max_tokens: 20,
+    };
+    const first = await post(engine, '/chat/completions', body);
+    const second = await post(engine, '/chat/completions', body);
+    expect(first.choices[0]?.message.content).toContain('Paris');
+    expect(second.choices[0]?.message.content).toBe(first.choices[0]?.message.content);
+    expect(second.usage.prompt_tokens_details.cached_tokens).toBeGreaterThan(10);
+    const salted = await post(engine, '/chat/completions', { ...body, cache_salt: 'other' });
+    expect(salted.usage.prompt_tokens_details.cached_tokens).toBe(0);
+  });
+
+  it('answers in JSON of the asked-for shape', async () => {
+    const schema = {
+      type: 'object',
+      properties: {
+        name: { type: 'string', maxLength: 20 },
+        tags: { type: 'array', items: { enum: ['a', 'b'] }, minItems: 2, maxItems: 2 },
+        more: { anyOf: [{ type: 'null' }, { $ref: '#/$defs/more' }] },
+      },
+      required: ['name', 'tags', 'more'],
+      $defs: { more: { type: 'object', properties: { n: { type: 'integer' } }, required: ['n'] } },
+    };
+    const { choices } = await post(engine, '/chat/completions', {
+      messages: [{ role: 'user', content: 'Describe a cat.' }],
+      response_format: { type: 'json_schema', json_schema: { name: 'cat', schema, strict: true } },
+      max_tokens: 120,
+    });
+    expect(JSON.parse(choices[0]?.message.content ?? '')).toEqual({
+      name: expect.any(String),
+      tags: [expect.stringMatching(/^[ab]$/), expect.stringMatching(/^[ab]$/)],
+      more: expect.toSatisfy((more) => more === null || Number.isInteger(more.n)),
+    });
+  });
+
+  it('calls a tool with arguments from the question', async () => {
+    const number = { type: 'number' };
+    const tools = [
+      {
+        type: 'function',
+        function: {
+          name: 'multiply',
+          description: 'Multiply two numbers.',
+          parameters: {
+            type: 'object',
+            properties: { a: number, b: number },
+            required: ['a', 'b'],
+          },
+        },
+      },
+    ];
+    const { choices } = await post(engine, '/chat/completions', {
+      messages: [{ role: 'user', content: 'Multiply 12 by 7.' }],
+      tools,
+      tool_choice: 'required',
+      max_tokens: 60,
+    });
+    const call = choices[0]?.message.tool_calls[0]?.function;
+    expect(choices[0]?.finish_reason).toBe('tool_calls');
+    expect([call?.name, JSON.parse(call?.arguments ?? '')]).toEqual(['multiply', { a: 12, b: 7 }]);
+  });
+
+  it('refuses a grammar that llama.cpp refuses, and goes on', async () => {
+    const schema = {
+      $ref: '#/$defs/a',
+      $defs: { a: { anyOf: [{ $ref: '#/$defs/a' }, { type: 'null' }] } },
+    };
+    const messages = [{ role: 'user', content: 'x' }];
+    const response_format = { type: 'json_schema', json_schema: { name: 'x', schema } };
+    await expect(post(engine, '/chat/completions', { messages, response_format })).rejects.toThrow(
+      'bad_request',
+    );
+    expect(
+      (await post(engine, '/completions', { prompt: 'x', max_tokens: 1 })).choices,
+    ).toHaveLength(1);
+  });
+
+  it('serves more requests at once than it has slots', async () => {
+    const answers = await Promise.all(
+      ['a', 'b', 'c', 'd', 'e'].map((prompt) =>
+        post(engine, '/completions', { prompt, max_tokens: 4 }),
+      ),
+    );
+    expect(answers.map((one) => one.choices[0]?.finish_reason)).toEqual(Array(5).fill('length'));
+  });
+
+  it('embeds texts so that likeness shows', async () => {
+    const input = ['The cat sleeps.', 'A kitten naps.', 'Stock markets fell.'];
+    const { data } = await post(engine, '/embeddings', { input });
+    const [cat, kitten, stocks] = data.map((one) => one.embedding);
+    const dot = (a: number[] = [], b: number[] = []): number =>
+      a.reduce((sum, x, i) => sum + x * (b[i] ?? 0), 0);
+    expect(dot(cat, cat)).toBeCloseTo(1, 4);
+    expect(dot(cat, kitten)).toBeGreaterThan(dot(cat, stocks));
+  });
+
+  it('tells when its process is killed', async () => {
+    const other = await start(model ?? '');
+    process.kill(other.pid, 'SIGKILL');
+    expect(await other.exited).toMatchObject({ code: 'engine_crashed' });
+    expect(existsSync(other.socketPath)).toBe(false);
+    await other.stop();
+  });
+
+  it('stops while it loads', async () => {
+    const leaving = new AbortController();
+    const other = await start(model ?? '', { signal: leaving.signal });
+    leaving.abort();
+    expect(await other.exited).toBeNull();
+    await expect(other.ready).rejects.toMatchObject({ code: 'engine_stopped' });
+    expect(alive(other.pid)).toBe(false);
+  });
+});
