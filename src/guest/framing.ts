@@ -31,7 +31,8 @@ export interface Frame {
 
 export type FramesResult =
   | { readonly ok: true; readonly frames: readonly Frame[] }
-  | { readonly ok: false; readonly reason: string };
+  /** `frames` were whole before the break. */
+  | { readonly ok: false; readonly reason: string; readonly frames: readonly Frame[] };
 
 /** The header of a frame whose payload is sent separately. `payloadBytes` ≤ the limit. */
 export function frameHeader(kind: number, payloadBytes: number): Buffer {
@@ -62,15 +63,15 @@ export class FrameDecoder {
   }
 
   receive(data: Buffer): FramesResult {
-    if (this.#broken !== undefined) return { ok: false, reason: this.#broken };
+    if (this.#broken !== undefined) return { ok: false, reason: this.#broken, frames: [] };
     const bytes = this.#pending.length === 0 ? data : Buffer.concat([this.#pending, data]);
     const frames: Frame[] = [];
     let at = 0;
     while (bytes.length - at >= FRAME_HEADER_BYTES) {
       const kind = bytes.readUInt8(at);
       const size = bytes.readUInt32BE(at + 1);
-      if (!FROM_GUEST.has(kind)) return this.#fail(`unexpected frame kind ${kind}`);
-      if (size > LIMITS.framePayloadBytesMax) return this.#fail(`a frame of ${size} bytes`);
+      if (!FROM_GUEST.has(kind)) return this.#fail(`unexpected frame kind ${kind}`, frames);
+      if (size > LIMITS.framePayloadBytesMax) return this.#fail(`a frame of ${size} bytes`, frames);
       const end = at + FRAME_HEADER_BYTES + size;
       if (bytes.length < end) break;
       frames.push({ kind, payload: bytes.subarray(at + FRAME_HEADER_BYTES, end) });
@@ -81,10 +82,10 @@ export class FrameDecoder {
     return { ok: true, frames };
   }
 
-  #fail(reason: string): FramesResult {
+  #fail(reason: string, frames: readonly Frame[]): FramesResult {
     this.#broken = reason;
     this.#pending = Buffer.alloc(0);
-    return { ok: false, reason };
+    return { ok: false, reason, frames };
   }
 }
 

@@ -61,6 +61,27 @@ describe('FrameDecoder', () => {
   });
 });
 
+describe('FrameDecoder, hostile', () => {
+  it('cut anywhere: the same frames and the same break', () => {
+    fc.assert(
+      fc.property(frames, bytes(60), cuts, (list, tail, at) => {
+        const data = Buffer.concat([encode(list), tail]);
+        const run = (parts: readonly Buffer[]): string => {
+          const decoder = new FrameDecoder();
+          const out: unknown[] = [];
+          for (const part of parts) {
+            const result = decoder.receive(part);
+            out.push(...result.frames);
+            if (!result.ok) return JSON.stringify([out, result.reason]);
+          }
+          return JSON.stringify([out, decoder.pendingBytes]);
+        };
+        expect(run(pieces(data, at))).toBe(run([data]));
+      }),
+    );
+  });
+});
+
 describe('LineDecoder', () => {
   it('lines cut anywhere come out whole, and memory stays within the limit', () => {
     fc.assert(

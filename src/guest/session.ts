@@ -84,8 +84,8 @@ export class OperationSession {
 
   #frame(data: Buffer): SessionEvent[] {
     const result = this.#frames.receive(data);
-    if (!result.ok) return this.#break(result.reason);
-    return result.frames.map((frame) => ({ type: 'frame', frame }));
+    const frames = result.frames.map((frame) => ({ type: 'frame' as const, frame }));
+    return result.ok ? frames : [...frames, ...this.#break(result.reason)];
   }
 
   #break(reason: string): SessionEvent[] {
