@@ -74,9 +74,10 @@ async function main(config: ChildConfig): Promise<void> {
 
 const config = JSON.parse(process.argv[2] ?? '') as ChildConfig;
 
+/** `process.exit` would wait for native threads, which may be loading a model for minutes. */
 function leave(): void {
   rmSync(config.socketPath, { force: true });
-  process.exit(0);
+  process.kill(process.pid, 'SIGKILL');
 }
 
 // The parent holds the other end and never writes.
