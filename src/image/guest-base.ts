@@ -135,21 +135,11 @@ async function installWheels(
   expected: number,
 ): Promise<void> {
   let seen = 0;
-  const platforms = [
-    'manylinux_2_28_x86_64',
-    'manylinux_2_17_x86_64',
-    'manylinux2014_x86_64',
-    'any',
-  ];
-  const abis = [`cp${GUEST_PYTHON.replace('.', '')}`, 'abi3', 'none'];
   await runTool(
     'python3',
     [
-      ...['-m', 'pip', 'install', '--no-deps', '--require-hashes', '--only-binary=:all:'],
+      ...['-m', 'pip', 'install', '--no-deps', '--require-hashes', ...wheelOptions()],
       ...['--no-compile', '--no-input', '--disable-pip-version-check', '--no-cache-dir'],
-      ...['--python-version', GUEST_PYTHON, '--implementation', 'cp'],
-      ...abis.flatMap((abi) => ['--abi', abi]),
-      ...platforms.flatMap((platform) => ['--platform', platform]),
       ...['--target', join(root, SITE_PACKAGES), '-r', lockPath],
     ],
     {
@@ -164,6 +154,22 @@ async function installWheels(
       },
     },
   );
+}
+
+/** Options by which any pip picks wheels for the guest's interpreter and C library. */
+export function wheelOptions(): string[] {
+  const abis = [`cp${GUEST_PYTHON.replace('.', '')}`, 'abi3', 'none'];
+  const platforms = [
+    'manylinux_2_28_x86_64',
+    'manylinux_2_17_x86_64',
+    'manylinux2014_x86_64',
+    'any',
+  ];
+  return [
+    ...['--only-binary=:all:', '--python-version', GUEST_PYTHON, '--implementation', 'cp'],
+    ...abis.flatMap((abi) => ['--abi', abi]),
+    ...platforms.flatMap((platform) => ['--platform', platform]),
+  ];
 }
 
 async function configure(root: string): Promise<void> {

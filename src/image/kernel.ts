@@ -8,7 +8,12 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
 import { ImageError } from './errors.ts';
-import { configViolations } from './kernel-config.ts';
+import {
+  configViolations,
+  parseDenied,
+  parseKernelConfig,
+  parseOptional,
+} from './kernel-config.ts';
 import { describeSource, findKernelSource, type KernelSource } from './kernel-source.ts';
 import { type Job, type PrepareContext, prepareArtifact, type Recipe } from './prepare.ts';
 import { runTool } from './tool.ts';
@@ -80,11 +85,14 @@ export async function kernelRecipe(sourceDir: string): Promise<Recipe<KernelMani
       remedy: 'Install the package linux-source (Debian: linux-source-6.1).',
     });
   }
+  // Only what the options say, so that a better comment does not cost four minutes.
+  const options = [...parseKernelConfig(fragment)].map((pair) => pair.join('=')).sort();
+  const asked = [options, [...parseOptional(fragment)], parseDenied(denied)].map(String);
   return {
     kind: 'kernel',
     title: 'Build the guest kernel',
     estimateMs: ESTIMATE_MS,
-    key: digestBytes(`kernel ${RECIPE_VERSION}`, fragment, denied, source.identity),
+    key: digestBytes(`kernel ${RECIPE_VERSION}`, ...asked, source.identity),
     files: ['vmlinux', 'config'],
     spaceBytes: SPACE_BYTES,
     details: kernelManifestSchema,

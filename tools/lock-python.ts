@@ -1,0 +1,49 @@
+/**
+ * Makes the lock files in `image/` anew: asks pip for the newest versions that fit each other and the
+ * guest's Python, and writes them with the digests of their wheels. Run by hand, when versions should move:
+ *
+ *     node tools/lock-python.ts
+ */
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { wheelOptions } from '../src/image/guest-base.ts';
+import { runTool } from '../src/image/tool.ts';
+
+const LOCKS = ['requirements', 'model'];
+const imageDir = join(import.meta.dirname, '..', 'image');
+
+const reportSchema = z.object({
+  install: z.array(
+    z.object({
+      metadata: z.object({ name: z.string(), version: z.string() }),
+      download_info: z.object({
+        archive_info: z.object({ hashes: z.object({ sha256: z.string() }) }),
+      }),
+    }),
+  ),
+});
+
+const scratch = await mkdtemp(join(tmpdir(), 'nv-lock-'));
+try {
+  for (const name of LOCKS) {
+    const report = join(scratch, `${name}.json`);
+    const asked = join(imageDir, `${name}.in`);
+    await runTool('python3', [
+      ...['-m', 'pip', 'install', '--dry-run', '--ignore-installed', '--no-cache-dir'],
+      ...[...wheelOptions(), '--target', scratch, '--report', report, '-r', asked],
+    ]);
+    const { install } = reportSchema.parse(JSON.parse(await readFile(report, 'utf8')));
+    const lines = install.map(({ metadata, download_info }) => {
+      const normal = metadata.name.toLowerCase().replace(/[-_.]+/g, '-');
+      const { sha256 } = download_info.archive_info.hashes;
+      return `${normal}==${metadata.version} --hash=sha256:${sha256}\n`;
+    });
+    const header = `# Made by tools/lock-python.ts from ${name}.in: exact wheels for CPython 3.11 on x86-64.\n`;
+    await writeFile(join(imageDir, `${name}.lock`), header + lines.sort().join(''));
+    console.log(`image/${name}.lock: ${lines.length} packages`);
+  }
+} finally {
+  await rm(scratch, { recursive: true, force: true });
+}
