@@ -1,6 +1,7 @@
 /** Every benchmark that `neurovisor bench` knows. */
 import type { Benchmark } from './benchmark.ts';
 import { bootBenchmark } from './boot.ts';
+import { bridgeBenchmark } from './bridge.ts';
 import { scriptBenchmark } from './script.ts';
 
-export const BENCHMARKS: readonly Benchmark[] = [bootBenchmark, scriptBenchmark];
+export const BENCHMARKS: readonly Benchmark[] = [bootBenchmark, scriptBenchmark, bridgeBenchmark];

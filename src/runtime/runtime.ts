@@ -121,11 +121,14 @@ export class Runtime {
     return sandbox;
   }
 
-  /** A sandbox that is not started yet, for callers that want to watch it start. */
-  prepareSandbox(options: SandboxOptions): Supervisor {
+  /**
+   * A sandbox that is not started yet, for callers that want to watch it start.
+   * @param replace parts to use instead of the product's own, for tests
+   */
+  prepareSandbox(options: SandboxOptions, replace: Partial<SandboxParts> = {}): Supervisor {
     const models = { defaultModel: this.upstream.defaultModel, ...options.models };
     const spec = makeSpec({ ...options, models }, availableParallelism());
-    const sandbox = new Supervisor(spec, this.#parts());
+    const sandbox = new Supervisor(spec, { ...this.#parts(), ...replace });
     this.#sandboxes.add(sandbox);
     void sandbox.ended.then(() => this.#sandboxes.delete(sandbox));
     return sandbox;
