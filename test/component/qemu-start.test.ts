@@ -1,5 +1,14 @@
 /** How the QEMU driver meets a QEMU that does not do its part. */
-import { chmodSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -115,7 +124,6 @@ describe('start', () => {
     });
   });
   it('start: a launcher that is not installed is named', async () => {
-    const { spawn } = await import('node:child_process');
     const launch: Launch = (_argv, stdio) => spawn(join(dir, 'no-jail'), [], { stdio: [...stdio] });
     await failsToStart(await makeDriver('chatty', { launch }), { code: 'vmm_missing' });
   });
@@ -145,6 +153,34 @@ describe('start', () => {
       expect(detail.length).toBeLessThanOrEqual(4 * 1024);
       expect(detail).toMatch(/warning 1999$/);
     });
+  });
+});
+
+describe('launch', () => {
+  it('launch: QEMU dies with its parent, even by SIGKILL', async () => {
+    const args = [join(import.meta.dirname, '../fixtures/hold-vm.ts'), stub('chatty'), dir];
+    const parent = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const pid = Number(await new Promise((resolve) => parent.stdout.once('data', resolve)));
+    expect(pid).toBeGreaterThan(1);
+    expect(existsSync(`/proc/${pid}`)).toBe(true);
+    parent.kill('SIGKILL');
+    await expect.poll(() => existsSync(`/proc/${pid}`), { timeout: 5_000 }).toBe(false);
+  });
+  it('launch: the environment stays behind, and new privileges are out of reach', async () => {
+    process.env['NEUROVISOR_UPSTREAM_KEY'] = 'secret';
+    try {
+      const driver = await makeDriver('chatty');
+      await withBench(driver, async (bench) => {
+        const vm = await driver.start(bench.spec());
+        const environment = readFileSync(`/proc/${vm.pid}/environ`, 'utf8');
+        expect(environment).toMatch(/^PATH=/);
+        expect(environment).not.toContain('NEUROVISOR');
+        expect(readFileSync(`/proc/${vm.pid}/status`, 'utf8')).toMatch(/NoNewPrivs:\s1/);
+        await vm.kill();
+      });
+    } finally {
+      delete process.env['NEUROVISOR_UPSTREAM_KEY'];
+    }
   });
 });
 

@@ -57,7 +57,12 @@ const argsOf = (spec: VmSpec): string[] =>
     cpus: spec.cpus,
     memoryMib: spec.memoryMib,
     kernelPath: spec.kernelPath,
-    kernelArgs: kernelArgs({ accelerator: 'tcg', tscKhz: 1, bootArgs: spec.bootArgs ?? [] }),
+    kernelArgs: kernelArgs({
+      accelerator: 'tcg',
+      cpus: 1,
+      tscKhz: 1,
+      bootArgs: spec.bootArgs ?? [],
+    }),
     rootImagePath: spec.rootImagePath,
     overlayPath: spec.overlayPath,
     firmwarePath: '/usr/share/qemu/qboot.rom',

@@ -59,11 +59,27 @@ describe('qemuArgs', () => {
 });
 
 describe('kernelArgs', () => {
-  const kernel = { accelerator: 'tcg', tscKhz: 2_600_000, bootArgs: ['loglevel=7'] } as const;
+  const kernel = {
+    accelerator: 'tcg',
+    cpus: 1,
+    tscKhz: 2_600_000,
+    bootArgs: ['loglevel=7'],
+  } as const;
   it('kernelArgs: what is asked for comes last', () => {
     expect(kernelArgs(kernel).join(' ')).toMatchInlineSnapshot(
-      `"console=ttyS0 quiet reboot=t panic=-1 acpi=noirq tsc_early_khz=2600000 root=/dev/vda rootfstype=erofs ro init=/sbin/neurovisor-init loglevel=7"`,
+      `"console=ttyS0 quiet reboot=t panic=-1 acpi=noirq no_timer_check noapictimer noreplace-smp tsc_early_khz=2600000 tsc=reliable root=/dev/vda rootfstype=erofs ro init=/sbin/neurovisor-init loglevel=7"`,
     );
+  });
+  it('kernelArgs: the timer of one emulated processor is the HPET, of others their own', () => {
+    const machine = (args: string[]) => args[args.indexOf('-machine') + 1];
+    for (const [accelerator, cpus, hpet] of [
+      ['tcg', 1, true],
+      ['tcg', 2, false],
+      ['kvm', 1, false],
+    ] as const) {
+      expect(kernelArgs({ ...kernel, accelerator, cpus }).includes('noapictimer')).toBe(hpet);
+      expect(machine(qemuArgs({ ...plan, accelerator, cpus }))?.includes('hpet=on')).toBe(hpet);
+    }
   });
   it('kernelArgs: the counter is told in software emulation only, and only when it is known', () => {
     expect(kernelArgs({ ...kernel, accelerator: 'kvm' }).join(' ')).not.toContain('tsc_early');

@@ -110,6 +110,7 @@ function spawnQemu(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): Q
     kernelPath: spec.kernelPath,
     kernelArgs: kernelArgs({
       accelerator,
+      cpus: spec.cpus,
       tscKhz: host.tscKhz(),
       bootArgs: spec.bootArgs ?? [],
     }),

@@ -92,12 +92,14 @@ export class VsockSlot implements VsockHotplug {
   }
 
   async setLimits(limits: ChannelLimits): Promise<void> {
-    await (await this.#plugged()).setLimits(limits);
+    const attachment = await this.#plugged();
+    await this.#ask('set the limits of', () => attachment.setLimits(limits));
     this.#limits = limits;
   }
 
   async stats(): Promise<ChannelStats> {
-    return (await this.#plugged()).stats();
+    const attachment = await this.#plugged();
+    return this.#ask('read the counters of', () => attachment.stats());
   }
 
   /** Ends the backend, plugged or not. Idempotent. */
@@ -105,6 +107,14 @@ export class VsockSlot implements VsockHotplug {
     const attachment = this.#attachment;
     this.#attachment = undefined;
     await (await attachment)?.detach();
+  }
+
+  async #ask<T>(what: string, run: () => Promise<T>): Promise<T> {
+    try {
+      return await run();
+    } catch (error) {
+      throw new VmmError('vmm_command_failed', `could not ${what} the channel`, { cause: error });
+    }
   }
 
   #plugged(): Promise<VsockAttachment> {
