@@ -1,4 +1,5 @@
 """Entry point: `python3 -I -S /opt/neurovisor/agent/__main__.py [--unix PATH]`."""
+
 import sys
 
 # Isolated mode leaves the script's directory out of the module path.

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { buffer, text } from 'node:stream/consumers';
+import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { sleep, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
@@ -67,10 +67,10 @@ describe('agent, against a bad host', () => {
   });
 
   it('channel: another port and another greeting get no OK', async () => {
-    expect(await raw('{"v":1,"op":"stats"}\n', 5001)).toBe('');
+    expect(['', 'reset']).toContain(await raw('{"v":1,"op":"stats"}\n', 5001));
     const socket = connect(agent.channelPath);
     socket.write('GET / HTTP/1.1\r\n\r\n');
-    expect((await buffer(socket)).length).toBe(0);
+    expect(['', 'reset']).toContain(await text(socket).catch(() => 'reset'));
   });
 
   it('request cut into single bytes is the same request', async () => {

@@ -1,4 +1,5 @@
 """Whose rights a program has, and the environment that every program of a sandbox finds."""
+
 from __future__ import annotations
 
 import os
@@ -37,7 +38,9 @@ def find(name: str | None, in_vm: bool) -> Account:
         entry = pwd.getpwnam(wanted)
     except KeyError:
         if in_vm or name is not None:
-            raise RequestError("not_found", f"user {wanted!r} does not exist in the guest") from None
+            raise RequestError(
+                "not_found", f"user {wanted!r} does not exist in the guest"
+            ) from None
         entry = pwd.getpwuid(os.geteuid())
     if os.geteuid() not in (0, entry.pw_uid):
         raise RequestError("permission_denied", f"the agent may not become user {wanted!r}")

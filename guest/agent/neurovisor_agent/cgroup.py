@@ -8,6 +8,7 @@
 With `memory.high` below `memory.max` user code is slowed down and the host is told long before the
 kernel kills (memory.events). Without a v2 hierarchy everything here is a no-op that says so.
 """
+
 from __future__ import annotations
 
 import os

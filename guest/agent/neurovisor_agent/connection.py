@@ -1,4 +1,5 @@
 """A stream socket in the loop, with a bounded outbox and explicit pausing of the reader."""
+
 from __future__ import annotations
 
 import _socket

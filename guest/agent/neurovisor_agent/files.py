@@ -2,6 +2,7 @@
 
 Only regular files are read and written: a FIFO, a socket or a device would block or do something else.
 """
+
 from __future__ import annotations
 
 import grp
@@ -46,9 +47,7 @@ def run(operation: str, request: Request, who: Account, stream: "Stream") -> Non
         _change(operation, path, request, who, stream)
 
 
-def _change(
-    operation: str, path: str, request: Request, who: Account, stream: "Stream"
-) -> None:
+def _change(operation: str, path: str, request: Request, who: Account, stream: "Stream") -> None:
     target = path
     try:
         if operation == "list":

@@ -1,7 +1,8 @@
 """The agent's end of the fork server (zygote.py): starts it, hands it launches, restarts it when it dies."""
+
 from __future__ import annotations
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports]
 import _socket
 import errno
 import os

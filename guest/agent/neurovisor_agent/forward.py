@@ -2,6 +2,7 @@
 
 Bytes are not looked at. Above `limits.FORWARDS` connections new ones wait in the listener's backlog.
 """
+
 from __future__ import annotations
 
 import _socket
@@ -90,4 +91,6 @@ class Forwarder:
                 self._watch(listener, full)
 
     def _watch(self, listener: "_socket.socket", full: bool) -> None:
-        self._loop.watch(listener.fileno(), 0 if full else IN, lambda _events: self._accept(listener))
+        self._loop.watch(
+            listener.fileno(), 0 if full else IN, lambda _events: self._accept(listener)
+        )

@@ -2,6 +2,7 @@
 
 A frame is 1 byte kind, u32 big-endian payload length, payload (spec/guest-protocol.md, section 4).
 """
+
 from __future__ import annotations
 
 from . import limits

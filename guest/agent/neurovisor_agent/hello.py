@@ -1,11 +1,12 @@
 """The hello, without I/O: what the two ends say to each other on port 1024 (protocol section 3).
 
-    guest                                    host
-    hello {protocol, agent, timings, …} ──►
-                                        ◄──  welcome {protocol, sandboxId, entropy, env, …} | refused
-    ready {problems} | refused {code}   ──►
-    events …                            ──►
+guest                                    host
+hello {protocol, agent, timings, …} ──►
+                                    ◄──  welcome {protocol, sandboxId, entropy, env, …} | refused
+ready {problems} | refused {code}   ──►
+events …                            ──►
 """
+
 from __future__ import annotations
 
 from . import PROTOCOL, VERSION, wire_json
@@ -41,16 +42,14 @@ class Welcome:
         if not isinstance(warm, list) or not all(isinstance(name, str) for name in warm):
             raise Refused("invalid_welcome", "warm is not a list of module names")
         self.wall_ns = int(wall)
-        self.env: dict[str, str] = env
+        self.env: dict[str, str] = env  # pyright: ignore[reportAttributeAccessIssue]
         self.limits: dict[str, int] = {
             key: value for key, value in limits.items() if type(value) is int and value > 0
         }
         self.warm: list[str] = warm
 
 
-def hello_line(
-    python: str, timings: dict[str, float | None], overlay: str, cgroup: bool
-) -> bytes:
+def hello_line(python: str, timings: dict[str, float | None], overlay: str, cgroup: bool) -> bytes:
     return wire_json.dumps(
         {
             "type": "hello",
@@ -108,7 +107,9 @@ class EventBudget:
 def _text(message: dict[str, object], field: str, characters_max: int) -> str:
     value = message.get(field)
     if not isinstance(value, str) or not 0 < len(value) <= characters_max:
-        raise Refused("invalid_welcome", f"{field} is not a text of 1 to {characters_max} characters")
+        raise Refused(
+            "invalid_welcome", f"{field} is not a text of 1 to {characters_max} characters"
+        )
     return value
 
 

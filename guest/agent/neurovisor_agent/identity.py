@@ -2,6 +2,7 @@
 
 Two clones of one snapshot must share none of these (R-G-11), so each is set at every hello.
 """
+
 from __future__ import annotations
 
 import binascii

@@ -1,4 +1,5 @@
 """The control connection: dials the host, says hello, carries events, dials again when it is lost."""
+
 from __future__ import annotations
 
 import sys

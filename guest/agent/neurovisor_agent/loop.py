@@ -1,4 +1,5 @@
 """One epoll loop with timers. A callback that raises loses its own turn, never the agent."""
+
 from __future__ import annotations
 
 import select
@@ -61,7 +62,7 @@ class Loop:
             for fd, events in self._epoll.poll(self._wait_s()):
                 handler = self._handlers.get(fd)
                 if handler is not None:
-                    self._guarded(lambda: handler(events))
+                    self._guarded(lambda run=handler, ready=events: run(ready))
 
     def _wait_s(self) -> float | None:
         while self._timers and self._timers[0].run is None:
@@ -77,5 +78,5 @@ class Loop:
     def _guarded(self, call: "Callable[[], None]") -> None:
         try:
             call()
-        except Exception:
-            sys.excepthook(*sys.exc_info())
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)

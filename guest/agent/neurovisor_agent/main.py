@@ -1,4 +1,5 @@
 """Composes the agent's parts and runs the loop."""
+
 from __future__ import annotations
 
 import os
@@ -54,7 +55,9 @@ class Agent:
         from . import serving
 
         if self._serving is None:
-            scripts = f"{self._unix_path}.scripts" if self._unix_path else "/var/lib/neurovisor/scripts"
+            scripts = (
+                f"{self._unix_path}.scripts" if self._unix_path else "/var/lib/neurovisor/scripts"
+            )
             self._serving = serving.Serving(
                 self._loop,
                 self._transport,

@@ -2,6 +2,7 @@
 
 `memory.high` fires long before the kernel kills; PSI alone misses fast allocation, so it is not used.
 """
+
 from __future__ import annotations
 
 import os

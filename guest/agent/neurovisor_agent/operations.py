@@ -1,7 +1,8 @@
 """Port 5000: reads the request of each connection and starts what it asks for."""
+
 from __future__ import annotations
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports]
 import _socket
 import os
 import sys
@@ -163,8 +164,15 @@ class Operations:
         else:
             source = self._script(request, body, who, cwd, made)
         launch = Launch(
-            argv, env, cwd, who.uid, who.gid, who.groups,
-            self._cgroups.create(), options.size is not None, source,
+            argv,
+            env,
+            cwd,
+            who.uid,
+            who.gid,
+            who.groups,
+            self._cgroups.create(),
+            options.size is not None,
+            source,
         )
 
         def complete(process: Process, result: dict[str, object]) -> None:
@@ -175,8 +183,12 @@ class Operations:
                 self._event("exit", pid=process.pid, exit=result)
 
         process = Process(
-            self._loop, self._cgroups, launch, options,
-            lambda running: self._processes.__setitem__(running.pid, running), complete,
+            self._loop,
+            self._cgroups,
+            launch,
+            options,
+            lambda running: self._processes.__setitem__(running.pid, running),
+            complete,
         )
         connection.read(False)
         process.start(connection, rest, self._launcher(kind, request))
@@ -226,6 +238,9 @@ class Operations:
         for family, address in ((_socket.AF_INET, "127.0.0.1"), (_socket.AF_INET6, "::1")):
             try:
                 sock = _socket.socket(family, _socket.SOCK_STREAM)
+            except OSError:
+                continue  # A kernel without IPv6.
+            try:
                 # Loopback: connecting never has to wait.
                 sock.connect((address, port))
             except OSError:

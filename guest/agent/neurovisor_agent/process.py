@@ -7,9 +7,10 @@ A grandchild may keep the output pipes open for ever (G19): `PIPE_GRACE_S` after
 is in the pipes is still delivered, then they are closed. A timeout, a kill and a lost connection take
 every process of the program (its cgroup; without cgroups its process group).
 """
+
 from __future__ import annotations
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports]
 import os
 import time
 from errno import ECHILD
@@ -97,9 +98,7 @@ class Process:
         self._stdin_eof = False
         self._master = -1
 
-    def start(
-        self, connection: Connection, rest: bytes, launch: "Callable[[Job], None]"
-    ) -> None:
+    def start(self, connection: Connection, rest: bytes, launch: "Callable[[Job], None]") -> None:
         """`launch` forks the child; the answer goes to `connection` once the program runs, or can't.
 
         `rest` is what came after the request; the connection must be paused.
@@ -128,7 +127,9 @@ class Process:
             self._loop.unwatch(status)
             os.close(status)
             if number == ECHILD:
-                what = "the fork server ended while it started the script; whether it runs is unknown"
+                what = (
+                    "the fork server ended while it started the script; whether it runs is unknown"
+                )
                 self._refuse(RequestError("guest_failed", what))
             else:
                 self._refuse(request.from_errno(number, "start a process"))
@@ -165,7 +166,7 @@ class Process:
         return {
             "pid": self.pid,
             "kind": self.options.kind,
-            "argv": self.launch.argv[:16],
+            "argv": [part[:200] for part in self.launch.argv[:8]],
             "cwd": self.launch.cwd,
             "user": self.options.user,
             "tag": self.options.tag,
@@ -241,9 +242,7 @@ class Process:
     def _answer_running(self, rest: bytes) -> None:
         connection = self._connection
         assert connection is not None
-        connection.send(
-            wire_json.dumps({"ok": True, "pid": self.pid, "warm": self._warm}) + b"\n"
-        )
+        connection.send(wire_json.dumps({"ok": True, "pid": self.pid, "warm": self._warm}) + b"\n")
         decoder = FrameDecoder((STDIN,))
 
         def receive(data: bytes) -> None:
@@ -307,6 +306,9 @@ class Process:
             self._stdin_fd = -1
         self._stdin.clear()
 
+    def _read_ready(self, fd: int) -> None:
+        self._read_output(fd)
+
     def _read_output(self, fd: int) -> int:
         """Reads one chunk and passes it on. Returns its size, 0 at the end, -1 when there is none now."""
         try:
@@ -336,7 +338,7 @@ class Process:
 
     def _resume_outputs(self) -> None:
         for fd in self._outputs:
-            self._loop.watch(fd, IN, lambda _events, fd=fd: self._read_output(fd))
+            self._loop.watch(fd, IN, lambda _events, fd=fd: self._read_ready(fd))
 
     def _close_output(self, fd: int) -> None:
         self._loop.unwatch(fd)

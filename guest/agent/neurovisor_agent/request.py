@@ -1,4 +1,5 @@
 """Checks the fields of a request, without I/O. What is wrong is said by field name."""
+
 from __future__ import annotations
 
 import errno
@@ -44,9 +45,7 @@ def from_errno(number: int | None, what: str) -> RequestError:
 
     number = number or 0
     name = errno.errorcode.get(number, str(number))
-    return RequestError(
-        _CODES.get(number, "guest_failed"), f"{what}: {strerror(number)} ({name})"
-    )
+    return RequestError(_CODES.get(number, "guest_failed"), f"{what}: {strerror(number)} ({name})")
 
 
 class Request:
@@ -108,7 +107,9 @@ class Request:
             raise RequestError("invalid_request", f"{field} is not an object of texts")
         for name, text in value.items():
             if not name or "=" in name or "\0" in name:
-                raise RequestError("invalid_request", f"{field} has a name that no variable can have")
+                raise RequestError(
+                    "invalid_request", f"{field} has a name that no variable can have"
+                )
             if not isinstance(text, str) or "\0" in text:
                 raise RequestError("invalid_request", f"{field}.{name} is not a text without NUL")
         return value

@@ -3,9 +3,10 @@
 The differences that remain: `/proc/self/cmdline` is the agent's, PYTHON* variables other than PYTHONPATH
 and PYTHONUNBUFFERED are not read, and PYTHONHASHSEED is shared by the scripts of one fork server.
 """
+
 from __future__ import annotations
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports]
 import builtins
 import os
 import sys
@@ -95,7 +96,10 @@ def _load(script: dict[str, str], argv: list[str]) -> "tuple[CodeType | BaseExce
     sys.modules["__main__"] = main
     path = script.get("path")
     sys.argv[:] = [path if path is not None else "-c", *argv]
-    sys.orig_argv[:] = [sys.executable, *(sys.argv if path is not None else ["-c", script["code"], *argv])]
+    sys.orig_argv[:] = [
+        sys.executable,
+        *(sys.argv if path is not None else ["-c", script["code"], *argv]),
+    ]
     if path is None:
         sys.path.insert(0, "")
         return _compiled(script["code"].encode("utf-8", "surrogateescape"), "<string>"), main
@@ -160,8 +164,8 @@ def _finish(main: "ModuleType") -> int:
         atexit._run_exitfuncs()
         for name in [name for name in main.__dict__ if not name.startswith("__")]:
             main.__dict__[name] = None
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     status = 0
     for stream in (sys.stdout, sys.stderr):
         try:

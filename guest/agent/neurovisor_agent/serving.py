@@ -1,4 +1,5 @@
 """What the agent does once the host has said who the sandbox is."""
+
 from __future__ import annotations
 
 import os
@@ -78,7 +79,9 @@ class Serving:
         if not self._transport.in_vm:
             problems.append("outside a VM: clock, host name, machine id and entropy are left alone")
         if self._cgroups.user is None:
-            problems.append("no cgroup v2: user code is not limited, and only process groups are killed")
+            problems.append(
+                "no cgroup v2: user code is not limited, and only process groups are killed"
+            )
         try:
             account.find(account.DEFAULT_USER, self._transport.in_vm)
         except account.RequestError as error:

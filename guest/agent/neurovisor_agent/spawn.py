@@ -3,9 +3,10 @@
 Runs in the child only, of the agent or of the zygote. What can fail is reported as `<step> <errno>` on
 a close-on-exec pipe; the pipe's end without a report means that the program runs.
 """
+
 from __future__ import annotations
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports]
 import os
 from fcntl import ioctl
 from termios import TIOCSCTTY
@@ -58,7 +59,10 @@ class Launch:
 
 
 def run_child(
-    launch: Launch, stdio: tuple[int, int, int], status_fd: int, run: "Callable[[Launch, int], None]"
+    launch: Launch,
+    stdio: tuple[int, int, int],
+    status_fd: int,
+    run: "Callable[[Launch, int], None]",
 ) -> None:
     """Never returns. `run` executes the program, or raises; it closes `status_fd` when that succeeded."""
     step = "setup"

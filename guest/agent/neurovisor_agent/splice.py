@@ -1,4 +1,5 @@
 """Joins two connections: bytes, ends and back-pressure go through, at most one outbox is held each way."""
+
 from __future__ import annotations
 
 from .connection import Connection

@@ -1,4 +1,5 @@
 """What the guest uses, from the kernel's own counters."""
+
 from __future__ import annotations
 
 import os

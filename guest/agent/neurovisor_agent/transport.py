@@ -3,6 +3,7 @@
 `--unix PATH`: the agent plays VMM and guest at once. It listens at PATH for `CONNECT <port>\\n`, answers
 `OK <n>\\n`, and dials the host at `PATH_<port>` (Firecracker docs/vsock.md).
 """
+
 from __future__ import annotations
 
 import _socket

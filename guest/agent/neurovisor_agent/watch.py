@@ -1,4 +1,5 @@
 """Watches a directory by inotify, in a worker. The standard library has no inotify: four calls by ctypes."""
+
 from __future__ import annotations
 
 import ctypes
@@ -27,9 +28,7 @@ _Q_OVERFLOW = 0x4000
 _IGNORED = 0x8000
 _ISDIR = 0x40000000
 _ONLYDIR = 0x01000000
-_MASK = (
-    _ATTRIB | _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _ONLYDIR
-)
+_MASK = _ATTRIB | _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _ONLYDIR
 _NAMES = (
     (_CREATE, "create"),
     (_MODIFY, "write"),
@@ -72,7 +71,9 @@ class _Watch:
         events = []
         at = 0
         while at < len(data):
-            number, mask = (int.from_bytes(data[at + i : at + i + 4], "little", signed=i == 0) for i in (0, 4))
+            number, mask = (
+                int.from_bytes(data[at + i : at + i + 4], "little", signed=i == 0) for i in (0, 4)
+            )
             size = int.from_bytes(data[at + 12 : at + 16], "little")
             name = os.fsdecode(data[at + 16 : at + 16 + size].rstrip(b"\0"))
             at += _HEADER_BYTES + size

@@ -3,9 +3,10 @@
 So a path is judged by the kernel as the user's, races with symbolic links included, and a slow or odd
 file can't stop the agent. The child serves its one connection with blocking calls and ends.
 """
+
 from __future__ import annotations
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports]
 import _socket
 import os
 import sys
@@ -99,8 +100,8 @@ def _serve(
             pass
     except OSError:
         pass  # The host has gone; nobody is left to be told.
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(0)
 

@@ -5,9 +5,10 @@ pipe) and reads JSON lines: `warm` once, then `started` or `failed` per launch, 
 It is a fork of the agent, so an interpreter has not to be started again; it is forked before any
 operation, so no operation's descriptor is ever in it.
 """
+
 from __future__ import annotations
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports]
 import _socket
 import gc
 import os
@@ -23,7 +24,9 @@ _FDS_MAX = 1 << 20
 _MODULE_ERROR_CHARACTERS = 300
 
 
-def serve(sock: "_socket.socket", warm: list[str], env: dict[str, str], cgroup_path: str | None) -> None:
+def serve(
+    sock: "_socket.socket", warm: list[str], env: dict[str, str], cgroup_path: str | None
+) -> None:
     """Runs in the forked child; never returns."""
     try:
         _isolate(sock, cgroup_path)
@@ -36,8 +39,8 @@ def serve(sock: "_socket.socket", warm: list[str], env: dict[str, str], cgroup_p
         gc.collect()
         gc.freeze()
         _serve(sock)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(1)
 
