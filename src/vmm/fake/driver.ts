@@ -81,7 +81,7 @@ class FakeVm implements Vm {
   timings: VmTimings = { spawnedMs: 0, runningMs: 0 };
   readonly #spec: VmSpec;
   readonly #channel: FakeChannel;
-  readonly #console = new ByteTail(CONSOLE_TAIL_BYTES);
+  readonly #serialTail = new ByteTail(CONSOLE_TAIL_BYTES);
   readonly #typed = new PassThrough();
   readonly #shown: PassThrough | null;
   readonly #gone = new AbortController();
@@ -118,7 +118,7 @@ class FakeVm implements Vm {
   }
 
   consoleTail(): string {
-    return this.#console.text();
+    return this.#serialTail.text();
   }
 
   async plugVsock(_guestCid: number): Promise<void> {
@@ -158,7 +158,7 @@ class FakeVm implements Vm {
 
   #print(text: string): void {
     const bytes = Buffer.from(text);
-    this.#console.push(bytes);
+    this.#serialTail.push(bytes);
     // A serial line drops what nobody takes.
     if (this.#shown !== null && !this.#shown.writableNeedDrain) this.#shown.write(bytes);
   }

@@ -21,7 +21,7 @@ export class QemuProcess {
   /** Resolves when the process is gone and all that it said has been read. Never rejects. */
   readonly exited: Promise<VmExit>;
   readonly #child: ChildProcess;
-  readonly #console = new ByteTail(CONSOLE_TAIL_BYTES);
+  readonly #serialTail = new ByteTail(CONSOLE_TAIL_BYTES);
   readonly #stderr = new ByteTail(STDERR_TAIL_BYTES);
   #spawnError: Error | undefined;
   #guestReason: string | undefined;
@@ -37,7 +37,7 @@ export class QemuProcess {
     serial.on('error', (error) => ignore(error, 'the serial line broke'));
     this.terminal = interactive ? makeTerminal(serial) : null;
     // Always read, so that a guest that floods its console is not held up and holds up nobody.
-    serial.on('data', (bytes: Buffer) => this.#console.push(bytes));
+    serial.on('data', (bytes: Buffer) => this.#serialTail.push(bytes));
     this.exited = this.#watch(serial, clock);
   }
 
@@ -46,7 +46,7 @@ export class QemuProcess {
   }
 
   consoleTail(): string {
-    return this.#console.text();
+    return this.#serialTail.text();
   }
 
   /** The last lines of stderr, for people. */
