@@ -63,7 +63,9 @@ const EMBEDDING_FRAME = { before: 'The topic of the text "', after: '" is: "' } 
 
 type Library = typeof import('node-llama-cpp');
 
-/** @throws EngineError see `LoadErrorCode` in `process.ts` for what a caller may meet */
+/**
+ * @throws EngineError `engine_missing`, `gpu_unavailable`, `model_missing`, `model_invalid`, `out_of_memory`
+ */
 export async function loadLlama(options: LlamaOptions): Promise<Backend> {
   await checkModelFile(options.modelPath);
   const library = await importLibrary();
@@ -99,7 +101,7 @@ export async function loadLlama(options: LlamaOptions): Promise<Backend> {
 
 /**
  * Physical cores less one. llama.cpp's threads wait for each other by spinning, so one that shares its
- * core stalls all: with both of 2 cores busy, 2 threads gave 2 tokens/s and 1 thread 28. The virtual
+ * core stalls all: on 2 busy cores, 2 threads gave 1 to 3 tokens/s and 1 thread 8 to 28. The virtual
  * machine that asks and the daemon need a core of their own.
  */
 export function defaultThreads(physicalCores: number): number {
