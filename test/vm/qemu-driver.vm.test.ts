@@ -49,7 +49,9 @@ describe.skipIf(typeof files === 'string')(`QEMU driver${skipped}`, () => {
       expect(flags.filter((flag) => /^(vmx|svm|avx)/.test(flag))).toEqual([]);
       expect(await ask(vm, 'INFO write-root')).toBe('refused');
       expect(
-        (await ask(vm, 'INFO cmdline')).replace(/tsc_early_khz=\d+ tsc=reliable/, 'TSC').trim(),
+        (await ask(vm, 'INFO cmdline'))
+          .replace(/tsc_early_khz=\d+ tsc=reliable lpj=\d+/, 'TSC')
+          .trim(),
       ).toBe(`${KERNEL_COMMAND_LINE} loglevel=3`);
     });
 

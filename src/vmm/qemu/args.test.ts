@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { kernelArgs, qemuArgs } from './args.ts';
 
@@ -80,6 +82,12 @@ describe('kernelArgs', () => {
       expect(kernelArgs({ ...kernel, accelerator, cpus }).includes('noapictimer')).toBe(hpet);
       expect(machine(qemuArgs({ ...plan, accelerator, cpus }))?.includes('hpet=on')).toBe(hpet);
     }
+  });
+  it('kernelArgs: loops per tick fit the tick of the kernel that we build', () => {
+    const config = readFileSync(join(import.meta.dirname, '../../../kernel/guest.config'), 'utf8');
+    const hz = Number(/^CONFIG_HZ_(\d+)=y$/m.exec(config)?.[1]);
+    expect(kernelArgs({ ...kernel, cpus: 2 })).toContain(`lpj=${2_600_000_000 / hz}`);
+    expect(kernelArgs(kernel).join(' ')).not.toContain('lpj');
   });
   it('kernelArgs: the counter is told in software emulation only, and only when it is known', () => {
     expect(kernelArgs({ ...kernel, accelerator: 'kvm' }).join(' ')).not.toContain('tsc_early');

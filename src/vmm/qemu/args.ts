@@ -120,5 +120,12 @@ function emulationArgs(plan: KernelPlan): string[] {
     ...(hasOneEmulatedCpu(plan) ? ['noapictimer', 'noreplace-smp'] : []),
     // The guest reads the host's counter, whose rate is known; nothing to calibrate, nothing to doubt.
     ...(plan.tscKhz === null ? [] : [`tsc_early_khz=${plan.tscKhz}`, 'tsc=reliable']),
+    // The first processor works this out from the line above; each other one would measure for 200 ms.
+    ...(plan.tscKhz === null || plan.cpus === 1
+      ? []
+      : [`lpj=${Math.round((plan.tscKhz * 1000) / KERNEL_HZ)}`]),
   ];
 }
+
+/** CONFIG_HZ of the guest's kernel (`kernel/guest.config`). */
+const KERNEL_HZ = 250;
