@@ -137,7 +137,10 @@ async function probeKvm(options: ProbeOptions): Promise<{ verdict: KvmVerdict; c
   if (known !== undefined) return { verdict: known, cached: true };
   const { steps, ended } = await runChild(options.child ?? defaultChild());
   const verdict = judgeSteps(steps, ended);
-  await writeCache(options.cacheDir, path, { version: CACHE_VERSION, bootId, kvm: verdict });
+  // A deadline that passed may be a busy machine's fault, and a child that said nothing a broken install's.
+  if (ended === 'exited' && steps.length > 0) {
+    await writeCache(options.cacheDir, path, { version: CACHE_VERSION, bootId, kvm: verdict });
+  }
   return { verdict, cached: false };
 }
 
