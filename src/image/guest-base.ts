@@ -40,7 +40,7 @@ export const baseDetailsSchema = z.object({
 export type BaseDetails = z.infer<typeof baseDetailsSchema>;
 
 /** Raise when the steps below change what comes out. */
-const RECIPE_VERSION = 2;
+const RECIPE_VERSION = 3;
 const ESTIMATE_MS = 90_000;
 const SPACE_BYTES = 1300 * 1024 ** 2;
 
@@ -51,6 +51,9 @@ const DEBIAN_LINES_EXPECTED = 16;
 
 /** Merges /bin into /usr from the start; without it a package does it later, and brings all of Perl along. */
 const MERGED_USR_HOOK = '/usr/share/mmdebstrap/hooks/merged-usr';
+
+/** On a disk and open to all; /tmp may be small memory. */
+const SHARED_TMP_DIR = '/var/tmp';
 
 export const BASE_TAR = 'base.tar';
 
@@ -99,10 +102,12 @@ async function installDebian(job: Job, root: string): Promise<void> {
     tar,
     ...(mirrors.listPath === undefined ? [] : [mirrors.listPath]),
   ];
+  // An ordinary user's build runs in a user namespace, whose users can't enter that user's own folders.
+  const tmpDir = process.geteuid?.() === 0 ? job.scratchDir : SHARED_TMP_DIR;
   let lines = 0;
   await runTool('mmdebstrap', args, {
     signal: job.signal,
-    env: { SOURCE_DATE_EPOCH: `${SOURCE_DATE_EPOCH}`, TMPDIR: job.scratchDir },
+    env: { SOURCE_DATE_EPOCH: `${SOURCE_DATE_EPOCH}`, TMPDIR: tmpDir },
     missingRemedy: 'Install mmdebstrap.',
     onLine: (line) => {
       if (!line.startsWith('I: ')) return;
@@ -173,6 +178,7 @@ export function wheelOptions(): string[] {
 }
 
 async function configure(root: string): Promise<void> {
+  await forgetScripts(root);
   for (const path of REMOVED_PATHS) await rm(join(root, path), { recursive: true, force: true });
   for (const [path, content] of Object.entries(ETC_FILES)) {
     await writeFile(join(root, path), content);
@@ -183,6 +189,16 @@ async function configure(root: string): Promise<void> {
     await mkdir(join(root, path), { recursive: true });
   }
   await mkdir(join(root, USER.home), { recursive: true });
+}
+
+/** Takes the scripts, which name the host's interpreter and are removed, off the packages' lists of files. */
+async function forgetScripts(root: string): Promise<void> {
+  const isRecord = (path: string): boolean => path.endsWith('.dist-info/RECORD');
+  for (const path of await filesUnder(join(root, SITE_PACKAGES), isRecord)) {
+    const lines = (await readFile(path, 'utf8')).split('\n');
+    const kept = lines.filter((line) => !/^(?:\.\.\/)*bin\//.test(line));
+    await writeFile(path, kept.join('\n'));
+  }
 }
 
 async function compileBytecode(job: Job, root: string): Promise<void> {
