@@ -20,6 +20,7 @@ const LAYERS: Record<string, readonly string[]> = {
   index: ['base', 'config', 'runtime', 'sandbox', ...MECHANISMS.map((name) => `type:${name}`)],
   cli: [
     'base',
+    'bench',
     'runtime',
     'sandbox',
     'index',
@@ -85,11 +86,12 @@ const emptyCatches = (source: Source): string[] =>
     (match) => `${source.path}: ${match[0]}`,
   );
 const anyCasts = linesMatching(/\bas any\b/);
-const consoleUses = linesMatching(/^(?!\s*(\*|\/\/)).*(?<![.\w])console\.\w+\(/);
+const consoleUses = linesMatching(/^(?!\s*(\*|\/\/)).*(?<![.\w#])console\.\w+\(/);
 const shellUses = linesMatching(
   /\bshell:\s*true\b|\bexecSync\(|\bimport\s*\{[^}]*\bexec\b[^}]*\}\s*from\s*'node:child_process'/,
 );
-const machinePaths = linesMatching(/(?<![\w.])\/(?:work|home\/\w+|root)\/(?!user\b)/);
+/** `/home/user` is the guest's. */
+const machinePaths = linesMatching(/(?<![\w.])\/(?:work\/|home\/(?!user\b)\w+\/|root\/)/);
 const longFiles = (source: Source): string[] => {
   const lines = source.text.split('\n').length;
   return lines > FILE_LINES_MAX ? [`${source.path}: ${lines} lines`] : [];
