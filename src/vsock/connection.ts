@@ -5,7 +5,7 @@
  */
 import type { HostSocket } from './host-socket.ts';
 import { SHUTDOWN_RECEIVE } from './packet.ts';
-import { TxBuffer } from './tx-buffer.ts';
+import { type ChunkPool, TxBuffer } from './tx-buffer.ts';
 
 export type ConnectionState =
   /** Waits for a token of the connection bucket, or for room in a host listener's backlog. */
@@ -134,12 +134,18 @@ export class Connection {
   fwdCount = 0;
   #advertisedFwdCount = 0;
 
-  constructor(hostPort: number, guestPort: number, fromHost: boolean, bufAlloc: number) {
+  constructor(
+    hostPort: number,
+    guestPort: number,
+    fromHost: boolean,
+    bufAlloc: number,
+    pool: ChunkPool,
+  ) {
     this.hostPort = hostPort;
     this.guestPort = guestPort;
     this.fromHost = fromHost;
     this.bufAlloc = bufAlloc;
-    this.held = new TxBuffer(bufAlloc);
+    this.held = new TxBuffer(bufAlloc, pool);
   }
 
   get state(): ConnectionState {
@@ -195,11 +201,14 @@ export class Connection {
 
   /**
    * Notes that the host took `bytes`.
-   * @returns true if the guest should be told: half of the window is free that it does not know of.
+   * @returns true if the guest should be told: half of the window is free that it does not know of. The
+   * window is the smaller one of ours and the guest's own: Linux sends no more ahead than it would receive
+   * ("vsock/virtio: cap TX credit to local buffer size"), so it may stop long before ours is used up.
    */
   noteForwarded(bytes: number): boolean {
     this.fwdCount = (this.fwdCount + bytes) >>> 0;
-    return (this.fwdCount - this.#advertisedFwdCount) >>> 0 >= this.bufAlloc / 2;
+    const window = Math.min(this.bufAlloc, this.#peerBufAlloc);
+    return ((this.fwdCount - this.#advertisedFwdCount) >>> 0) * 2 >= window;
   }
 
   /** Every header carries the count; call it when one is written. */

@@ -133,7 +133,6 @@ class Host implements VsockHost {
     const thread = this.#thread;
     if (thread === undefined) return;
     this.send({ kind: 'stop' });
-    thread.worker.ref();
     await thread.exited;
   }
 
@@ -208,7 +207,7 @@ class Host implements VsockHost {
   }
 
   #keepAlive(): void {
-    if (this.#devices.size > 0) this.#thread?.worker.ref();
+    if (this.#devices.size > 0 || this.#isClosed) this.#thread?.worker.ref();
     else this.#thread?.worker.unref();
   }
 }

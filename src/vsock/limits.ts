@@ -22,8 +22,8 @@ export const LINGER_MS = 2_000;
 
 /** Bytes that all connections of one guest may ask us to hold for host sockets that would block. */
 export const HELD_BYTES_MAX = 64 * 1024 * 1024;
-/** Most and least receive window (`buf_alloc`) that a connection is given out of that. */
-export const WINDOW_BYTES_MAX = 512 * 1024;
+/** Most (Linux's own default) and least receive window (`buf_alloc`) of a connection, out of that. */
+export const WINDOW_BYTES_MAX = 256 * 1024;
 export const WINDOW_BYTES_MIN = 16 * 1024;
 
 /** Resets of unknown connections that wait for room in the RX ring; more are dropped and counted. */

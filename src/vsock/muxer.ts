@@ -39,6 +39,7 @@ import {
 } from './packet.ts';
 import { type FeedResult, ToGuest } from './to-guest.ts';
 import { ToHost } from './to-host.ts';
+import { ChunkPool } from './tx-buffer.ts';
 import type { Chain, Virtqueue } from './virtqueue.ts';
 
 export interface MuxerOptions {
@@ -62,6 +63,7 @@ export class Muxer {
   /** Connections that the guest has forgotten and whose bytes still flow to the host. */
   readonly #draining = new Set<Connection>();
   readonly #timed = new Set<Connection>();
+  readonly #chunks = new ChunkPool();
   readonly #toHostBucket: TokenBucket;
   readonly #toGuestBucket: TokenBucket;
   readonly #connectionBucket: TokenBucket;
@@ -369,7 +371,13 @@ export class Muxer {
     const extraMax = WINDOW_BYTES_MAX - WINDOW_BYTES_MIN;
     const extra = Math.min(extraMax, Math.floor(this.#sharedWindowFree / 8));
     this.#sharedWindowFree -= extra;
-    const connection = new Connection(hostPort, guestPort, fromHost, WINDOW_BYTES_MIN + extra);
+    const connection = new Connection(
+      hostPort,
+      guestPort,
+      fromHost,
+      WINDOW_BYTES_MIN + extra,
+      this.#chunks,
+    );
     this.#table.add(connection);
     return connection;
   }

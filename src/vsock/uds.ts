@@ -7,7 +7,14 @@ import { EPOLL, type Epoll, type EpollHandler } from '../sys/epoll.ts';
 import { closeFd, read, readv, writeBytes, writev } from '../sys/fd.ts';
 import { ERRNO } from '../sys/libc.ts';
 import { addressOf, allocateNative } from '../sys/memory.ts';
-import { acceptUnix, connectUnix, peekSocket, SHUTDOWN, shutdownSocket } from '../sys/socket.ts';
+import {
+  acceptUnix,
+  connectUnix,
+  peekSocket,
+  SHUTDOWN,
+  setSendBuffer,
+  shutdownSocket,
+} from '../sys/socket.ts';
 import type { Connection } from './connection.ts';
 import { parseConnectLine } from './handshake.ts';
 import {
@@ -19,6 +26,9 @@ import {
 } from './host-socket.ts';
 import { CONNECT_LINE_BYTES_MAX, HANDSHAKE_TIMEOUT_MS, HANDSHAKES_MAX } from './limits.ts';
 import type { Segments } from './segments.ts';
+
+/** net.core.wmem_default of Linux. */
+const SEND_BUFFER_DEFAULT_BYTES = 212_992;
 
 /** What sockets tell their device. */
 export interface SocketEvents {
@@ -45,6 +55,9 @@ export class UdsSocket implements HostSocket, EpollHandler {
 
   serve(connection: Connection): void {
     this.#connection = connection;
+    // A kernel buffer as large as the window: what the guest may send then seldom has to be held here.
+    if (connection.bufAlloc > SEND_BUFFER_DEFAULT_BYTES)
+      setSendBuffer(this.#fd, connection.bufAlloc);
     // Adding reports at once what is already there.
     this.#epoll.add(this.#fd, READ_EVENTS, this);
   }
