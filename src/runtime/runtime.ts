@@ -127,7 +127,8 @@ export class Runtime {
    */
   prepareSandbox(options: SandboxOptions, replace: Partial<SandboxParts> = {}): Supervisor {
     const models = { defaultModel: this.upstream.defaultModel, ...options.models };
-    const spec = makeSpec({ ...options, models }, availableParallelism());
+    const env = { ...this.#cpuEnv(), ...options.env };
+    const spec = makeSpec({ ...options, env, models }, availableParallelism());
     const sandbox = new Supervisor(spec, { ...this.#parts(), ...replace });
     this.#sandboxes.add(sandbox);
     void sandbox.ended.then(() => this.#sandboxes.delete(sandbox));
@@ -142,6 +143,11 @@ export class Runtime {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  /** Emulated processors tell no cache size; OpenBLAS (NumPy) would warn about it on stderr. */
+  #cpuEnv(): Readonly<Record<string, string>> {
+    return this.driver.accelerator === 'tcg' ? { OPENBLAS_L2_SIZE: '256' } : {};
   }
 
   #parts(): SandboxParts {

@@ -10,6 +10,7 @@ import type { UpstreamTarget } from '../bridge/bridge.ts';
 import { detectUpstream } from '../bridge/detect.ts';
 import type { Config } from '../config.ts';
 import { type Engine, startEngine } from '../engine/process.ts';
+import { MODEL_ID } from '../image/model.ts';
 import { RuntimeError } from './errors.ts';
 import type { Model } from './setup.ts';
 import { makeWorkspace } from './workspace.ts';
@@ -77,7 +78,7 @@ class EngineUpstream implements Upstream {
 
   get defaultModel(): string {
     const { modelPath } = this.#options;
-    return modelPath === undefined ? DEFAULT_MODEL_ID : modelIdOf(modelPath);
+    return modelPath === undefined ? MODEL_ID : modelIdOf(modelPath);
   }
 
   async target(model: Model | null): Promise<UpstreamTarget> {
@@ -123,8 +124,6 @@ class EngineUpstream implements Upstream {
     }
   }
 }
-
-const DEFAULT_MODEL_ID = 'gemma-3-270m';
 
 /** `/models/Qwen2.5-0.5B-Q4_K_M.gguf` → `Qwen2.5-0.5B-Q4_K_M`. */
 export function modelIdOf(path: string): string {

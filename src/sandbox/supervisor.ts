@@ -85,7 +85,6 @@ export interface StartTimings {
 }
 
 const BYTES_PER_MIB = 1024 * 1024;
-const GUEST_PIDS_MAX = 1024;
 
 export class Supervisor {
   readonly spec: SandboxSpec;
@@ -301,8 +300,8 @@ export class Supervisor {
         ...this.spec.env,
         NEUROVISOR_SANDBOX_ID: this.spec.id,
       },
-      // Memory: the agent's own defaults, which are parts of what the guest has.
-      limits: { pidsMax: GUEST_PIDS_MAX },
+      // The agent's own defaults, which are parts of what the guest has.
+      limits: {},
       warm: this.spec.warm,
     };
   }

@@ -148,7 +148,7 @@ describe('run: bad input', () => {
     ['an unknown option', ['run', '--wat', 'x.py'], 2, ["unknown option '--wat'"]],
     ['a bad size', ['run', '--memory', 'lots', '-c', '1'], 2, ['"lots" is no size of memory']],
     ['too little memory', ['run', '--memory', '1', '-c', '1'], 125, ['memoryMib', '128']],
-    ['an unknown model', ['run', '--model', 'gpt-9', '-c', '1'], 125, ['gpt-9', 'gemma-3-270m']],
+    ['an unknown model', ['run', '--model', 'gpt-9', '-c', '1'], 125, ['gpt-9', 'smollm2-135m-instruct']],
     ['a missing model file', ['run', '--model', '/no.gguf', '-c', '1'], 2, ['does not exist']],
     ['-it without a terminal', ['run', '-it'], 2, ['needs a terminal']],
   ];
