@@ -14,6 +14,10 @@ export interface CliStreams {
 /** How long an interrupted script has to end by itself before the sandbox is ended under it. */
 const INTERRUPT_GRACE_MS = 3_000;
 
+/** Signals that end a command, with their numbers (signal(7)). */
+export const SIGNAL_NUMBERS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1 } as const;
+export type HandledSignal = keyof typeof SIGNAL_NUMBERS;
+
 const LEVELS = ['error', 'warn', 'info', 'debug'] as const;
 
 export class Cli {
@@ -27,7 +31,7 @@ export class Cli {
   readonly progress: ProgressView;
   readonly log: Log;
   readonly #aborter = new AbortController();
-  #interrupts = 0;
+  #signals: HandledSignal[] = [];
   #interruptHandler: (() => void) | undefined;
   #endHandler: (() => void) | undefined;
 
@@ -56,8 +60,10 @@ export class Cli {
     return this.#aborter.signal;
   }
 
-  get interrupted(): boolean {
-    return this.#interrupts > 0;
+  /** As shells tell it: 128 and the number of the last signal; null when there was none. */
+  get signalStatus(): number | null {
+    const last = this.#signals.at(-1);
+    return last === undefined ? null : 128 + SIGNAL_NUMBERS[last];
   }
 
   /** The first Ctrl-C goes here instead of ending the command; then there is a grace period. */
@@ -70,9 +76,10 @@ export class Cli {
     this.#endHandler = handler;
   }
 
-  handleSignal(signal: 'SIGINT' | 'SIGTERM' | 'SIGHUP'): void {
-    this.#interrupts += 1;
-    if (signal === 'SIGINT' && this.#interrupts === 1 && this.#interruptHandler !== undefined) {
+  handleSignal(signal: HandledSignal): void {
+    this.#signals.push(signal);
+    const isFirst = this.#signals.length === 1;
+    if (signal === 'SIGINT' && isFirst && this.#interruptHandler !== undefined) {
       this.#interruptHandler();
       setTimeout(() => this.#endAll(), INTERRUPT_GRACE_MS).unref();
       return;

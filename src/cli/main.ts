@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { Command, CommanderError, Option } from 'commander';
 import { BENCHMARKS } from '../bench/registry.ts';
 import { type Config, readConfig } from '../config.ts';
-import { Cli } from './cli.ts';
+import { Cli, type HandledSignal, SIGNAL_NUMBERS } from './cli.ts';
 import { type BenchFlags, bench } from './commands/bench.ts';
 import { doctor } from './commands/doctor.ts';
 import { type RunFlags, run } from './commands/run.ts';
@@ -18,28 +18,22 @@ const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
   version: string;
 };
 
-const SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1 } as const;
-type Handled = keyof typeof SIGNALS;
-
 let json = false;
-let endedBy: Handled | undefined;
 
 /** Runs one command and sets the exit status. */
 async function perform(options: { output?: string }, body: (cli: Cli) => Promise<number>) {
   json = options.output === 'json';
   let cli: Cli | undefined;
-  const onSignal = (signal: Handled): void => {
-    endedBy = signal;
-    cli?.handleSignal(signal);
-  };
-  for (const signal of Object.keys(SIGNALS) as Handled[]) process.on(signal, onSignal);
+  for (const signal of Object.keys(SIGNAL_NUMBERS) as HandledSignal[]) {
+    process.on(signal, () => cli?.handleSignal(signal));
+  }
   try {
     const config: Config = readConfig(process.env);
     cli = new Cli({ streams: process, env: process.env, config, json });
     process.exitCode = await body(cli);
   } catch (error) {
     cli?.progress.close();
-    fail(error);
+    fail(error, cli?.signalStatus ?? null);
   } finally {
     cli?.progress.close();
     if (!process.stdin.isTTY) process.stdin.destroy();
@@ -47,9 +41,9 @@ async function perform(options: { output?: string }, body: (cli: Cli) => Promise
   }
 }
 
-function fail(error: unknown): void {
-  if (endedBy !== undefined) {
-    process.exitCode = 128 + SIGNALS[endedBy];
+function fail(error: unknown, signalStatus: number | null): void {
+  if (signalStatus !== null) {
+    process.exitCode = signalStatus;
     return;
   }
   process.exitCode = error instanceof UsageError ? 2 : EXIT_NEUROVISOR_FAILED;

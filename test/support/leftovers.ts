@@ -24,7 +24,8 @@ export async function holdings(runDir: string, pid = process.pid): Promise<Holdi
   };
 }
 
-async function descendants(root: number): Promise<string[]> {
+/** Children and their children, as `pid command`. */
+export async function descendants(root: number): Promise<string[]> {
   const parents = new Map<number, { parent: number; command: string }>();
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue;

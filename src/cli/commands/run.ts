@@ -4,6 +4,7 @@
  */
 import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { sleep } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
@@ -156,7 +157,7 @@ async function runScript(cli: Cli, job: Job): Promise<number> {
   stopForwarding();
   const ended = performance.now();
   const list = phases(sandbox.timings, { asked, started, ended, first: output.firstAt }, job.usage);
-  const end = await sandbox.stop();
+  const end = exit === null ? await endOf(sandbox) : await sandbox.stop();
   if (cli.json) {
     cli.printJson({
       sandbox: sandbox.spec.id,
@@ -173,6 +174,15 @@ async function runScript(cli: Cli, job: Job): Promise<number> {
   }
   return exitStatus(cli, exit, end);
 }
+
+/** Why the sandbox went away under its script; ended by us if it did not. */
+async function endOf(sandbox: Supervisor): Promise<SandboxEnd> {
+  const grace = sleep(END_GRACE_MS).then(() => sandbox.stop());
+  return await Promise.race([sandbox.ended, grace]);
+}
+
+/** The supervisor needs half a second at most to find out why a link broke, and some to release. */
+const END_GRACE_MS = 3_000;
 
 /** Passes a stream on as it comes; in JSON mode keeps it instead, up to a limit. */
 class Output {
@@ -238,7 +248,7 @@ function exitStatus(cli: Cli, exit: ProcessExit | null, end: SandboxEnd): number
     if (!cli.json) cli.stderr.write(`neurovisor: ${text}\n`);
   };
   if (exit === null) {
-    if (cli.interrupted) return 130;
+    if (cli.signalStatus !== null) return cli.signalStatus;
     // `reboot` or `poweroff` in the guest is a proper end.
     if (end.cause === 'guest-shutdown') return 0;
     say(`the sandbox ended before the script did: ${end.cause}${end.detail && `: ${end.detail}`}`);

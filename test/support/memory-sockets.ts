@@ -1,0 +1,179 @@
+/** Host programs in memory, with bounded socket buffers, for the muxer's tests. */
+import type { Connection } from '../../src/vsock/connection.ts';
+import {
+  type ConnectResult,
+  type HostSocket,
+  READ_WOULD_BLOCK,
+  WRITE_BROKEN,
+} from '../../src/vsock/host-socket.ts';
+import type { Muxer } from '../../src/vsock/muxer.ts';
+import type { Segments } from '../../src/vsock/segments.ts';
+
+/** Both ends of one socket: the muxer's (`HostSocket`) and the host program's (the other methods). */
+export class MemorySocket implements HostSocket {
+  readonly #capacity: number;
+  readonly #muxer: () => Muxer;
+  #connection: Connection | undefined;
+  #watchesRoom = false;
+  /** Bytes from the guest that the host program has not read. */
+  #toProgram: Uint8Array[] = [];
+  #toProgramBytes = 0;
+  #toGuest: Uint8Array[] = [];
+  isClosed = false;
+  /** The muxer said that nothing more comes. */
+  isEnded = false;
+  isReadEnded = false;
+  #programEnded = false;
+  #programClosed = false;
+
+  constructor(capacity: number, muxer: () => Muxer) {
+    this.#capacity = capacity;
+    this.#muxer = muxer;
+  }
+
+  // ── the muxer's end ──
+
+  serve(connection: Connection): void {
+    this.#connection = connection;
+    if (this.#toGuest.length > 0) this.#muxer().hostReadable(connection, this.#programEnded);
+  }
+
+  read(segments: Segments): number {
+    let count = 0;
+    for (let index = 0; index < segments.count; index += 1) {
+      const target = segments.at(index);
+      for (let at = 0; at < target.length; ) {
+        const [bytes] = this.#toGuest;
+        if (bytes === undefined) break;
+        const piece = bytes.subarray(0, target.length - at);
+        target.set(piece, at);
+        at += piece.length;
+        count += piece.length;
+        if (piece.length === bytes.length) this.#toGuest.shift();
+        else this.#toGuest[0] = bytes.subarray(piece.length);
+      }
+    }
+    if (count > 0) return count;
+    return this.#programEnded || this.#programClosed ? 0 : READ_WOULD_BLOCK;
+  }
+
+  write(segments: Segments): number {
+    if (this.#programClosed) return WRITE_BROKEN;
+    let count = 0;
+    segments.forEachFrom(0, (bytes) => {
+      count += this.#take(bytes);
+    });
+    return count;
+  }
+
+  writeHeld(bytes: Uint8Array): number {
+    return this.#programClosed ? WRITE_BROKEN : this.#take(bytes);
+  }
+
+  watchRoom(isOn: boolean): void {
+    this.#watchesRoom = isOn;
+  }
+
+  endWrite(): void {
+    this.isEnded = true;
+  }
+
+  endRead(): void {
+    this.isReadEnded = true;
+  }
+
+  close(): void {
+    if (this.isClosed) throw new Error('closed twice');
+    this.isClosed = true;
+    this.#connection = undefined;
+  }
+
+  // ── the program's end ──
+
+  programWrite(bytes: Uint8Array): void {
+    if (this.isClosed || this.isReadEnded || this.#programEnded || bytes.length === 0) return;
+    this.#toGuest.push(bytes);
+    if (this.#connection !== undefined) this.#muxer().hostReadable(this.#connection, false);
+  }
+
+  programRead(max = Number.POSITIVE_INFINITY): Uint8Array {
+    const parts: Uint8Array[] = [];
+    let left = max;
+    while (left > 0) {
+      const [bytes] = this.#toProgram;
+      if (bytes === undefined) break;
+      const piece = bytes.subarray(0, left);
+      parts.push(piece);
+      left -= piece.length;
+      this.#toProgramBytes -= piece.length;
+      if (piece.length === bytes.length) this.#toProgram.shift();
+      else this.#toProgram[0] = bytes.subarray(piece.length);
+    }
+    if (this.#watchesRoom && this.#connection !== undefined && parts.length > 0)
+      this.#muxer().hostHasRoom(this.#connection);
+    return Buffer.concat(parts);
+  }
+
+  /** shutdown(SHUT_WR) of the program. */
+  programEnd(): void {
+    if (this.#programEnded || this.#programClosed) return;
+    this.#programEnded = true;
+    if (this.#connection !== undefined) this.#muxer().hostReadable(this.#connection, true);
+  }
+
+  programClose(nowMs: number): void {
+    if (this.#programClosed) return;
+    this.#programClosed = true;
+    this.#programEnded = true;
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    this.#muxer().hostReadable(connection, true);
+    if (this.#connection !== undefined) this.#muxer().hostHungUp(connection, nowMs);
+  }
+
+  #take(bytes: Uint8Array): number {
+    const size = Math.min(bytes.length, this.#capacity - this.#toProgramBytes);
+    if (size <= 0) return 0;
+    this.#toProgram.push(bytes.slice(0, size));
+    this.#toProgramBytes += size;
+    return size;
+  }
+}
+
+/** Listeners of the host, by port. */
+export class MemoryHost {
+  readonly #capacity: number;
+  readonly accepted = new Map<number, MemorySocket[]>();
+  /** Ports whose backlog is full. */
+  readonly busy = new Set<number>();
+  readonly all: MemorySocket[] = [];
+  muxer: Muxer | undefined;
+
+  /** @param capacity bytes that one socket buffers. */
+  constructor(capacity: number) {
+    this.#capacity = capacity;
+  }
+
+  listen(port: number): void {
+    this.accepted.set(port, []);
+  }
+
+  readonly connect = (port: number): ConnectResult => {
+    const queue = this.accepted.get(port);
+    if (queue === undefined) return 'refused';
+    if (this.busy.has(port)) return 'busy';
+    const socket = this.socket();
+    queue.push(socket);
+    return socket;
+  };
+
+  /** A socket of a host client. */
+  socket(): MemorySocket {
+    const socket = new MemorySocket(this.#capacity, () => {
+      if (this.muxer === undefined) throw new Error('no muxer');
+      return this.muxer;
+    });
+    this.all.push(socket);
+    return socket;
+  }
+}
