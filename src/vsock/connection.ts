@@ -218,4 +218,4 @@ export class Connection {
 }
 
 /** One small message; grows by doubling while reads come back full. */
-export const READ_HINT_FIRST = 4 * 1024;
+export const READ_HINT_FIRST = 2 * 1024;

@@ -96,6 +96,10 @@ export class MemorySocket implements HostSocket {
     if (this.#connection !== undefined) this.#muxer().hostReadable(this.#connection, false);
   }
 
+  get hasProgramEnded(): boolean {
+    return this.#programEnded || this.isClosed || this.isReadEnded;
+  }
+
   programRead(max = Number.POSITIVE_INFINITY): Uint8Array {
     const parts: Uint8Array[] = [];
     let left = max;

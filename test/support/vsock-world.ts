@@ -18,7 +18,7 @@ export interface WorldOptions extends Partial<GuestRingsOptions> {
   readonly socketBytes?: number;
   readonly muxer?: Partial<Pick<MuxerOptions, 'limits' | 'guestPorts'>>;
   /** Guest memory is shared as two regions that meet here, a part of the whole. */
-  readonly splitAt?: number;
+  readonly splitAt?: number | undefined;
 }
 
 export class VsockWorld {

@@ -1,0 +1,43 @@
+/** Any 44 bytes: read without an exception, and what is written reads back. */
+import fc from 'fast-check';
+import { HEADER_BYTES, PacketHeader, writeToGuest } from '../../src/vsock/packet.ts';
+import { must, target } from './target.ts';
+
+const u32 = fc.nat({ max: 0xffffffff });
+
+export const vsockPacket = target(
+  'vsock-packet',
+  2000,
+  fc.record({
+    bytes: fc.uint8Array({ minLength: HEADER_BYTES + 3, maxLength: HEADER_BYTES + 3 }),
+    at: fc.nat({ max: 3 }),
+    cid: fc.integer({ min: 3, max: 0xfffffffe }),
+    ports: fc.record({ hostPort: u32, guestPort: u32, bufAlloc: u32, fwdCount: u32 }),
+    op: fc.nat({ max: 0xffff }),
+    flags: u32,
+    length: u32,
+  }),
+  ({ bytes, at, cid, ports, op, flags, length }) => {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const header = new PacketHeader();
+    const problem = header.readFromGuest(view, at, cid);
+    // Random bytes can't name the right CIDs by chance (2⁻¹²⁸).
+    must(problem === 'foreign-source', `random bytes were taken for a packet: ${problem}`);
+    const before = bytes.slice();
+    writeToGuest(view, at, cid, ports, op, flags, length);
+    const isOutsideKept = bytes.every(
+      (byte, index) => (index >= at && index < at + HEADER_BYTES) || byte === before[index],
+    );
+    must(isOutsideKept, 'a header was written beyond its 44 bytes');
+    // Turned round, it is a packet of the guest.
+    for (let index = 0; index < 8; index += 1) {
+      const [a, b] = [view.getUint8(at + index), view.getUint8(at + 8 + index)];
+      view.setUint8(at + index, b);
+      view.setUint8(at + 8 + index, a);
+    }
+    must(header.readFromGuest(view, at, cid) === undefined, 'own header is refused');
+    must(header.op === op && header.flags === flags && header.length === length, 'op, flags, len');
+    must(header.guestPort === ports.hostPort && header.hostPort === ports.guestPort, 'ports');
+    must(header.bufAlloc === ports.bufAlloc && header.fwdCount === ports.fwdCount, 'credit');
+  },
+);
