@@ -3,6 +3,7 @@
  * `Ctrl-] q` leaves. The terminal is restored however this ends.
  */
 import { ReadStream } from 'node:tty';
+import { ignore } from '../base/ignore.ts';
 import type { Supervisor } from '../sandbox/supervisor.ts';
 import type { Cli } from './cli.ts';
 import { UsageError } from './failure.ts';
@@ -60,12 +61,6 @@ export async function attachConsole(
     cli.stderr.write(`${script.filename} is in the guest's home directory\n`);
   }
   cli.stderr.write('connected to the serial console; Ctrl-] q leaves\n');
-  const shell = await guest.exec({
-    argv: ['sh', '-c', `exec ${CONSOLE_SHELL.map(quote).join(' ')} </dev/ttyS0 >/dev/ttyS0 2>&1`],
-    user: 'root',
-    env: { TERM: cli.env['TERM'] ?? 'linux', HOME: '/home/user', USER: 'user' },
-    stdin: false,
-  });
   const left = Promise.withResolvers<void>();
   const filter = new EscapeFilter();
   const onData = (typed: Buffer): void => {
@@ -74,26 +69,38 @@ export async function attachConsole(
     if (help) cli.stderr.write(HELP);
     if (leave) left.resolve();
   };
-  const resize = (): void => {
+  const resize = async (): Promise<void> => {
     const { columns = 80, rows = 24 } = cli.stdout as NodeJS.WriteStream;
     const argv = ['stty', '-F', '/dev/ttyS0', 'cols', `${columns}`, 'rows', `${rows}`];
-    void guest.exec({ argv, user: 'root', stdin: false }).catch(() => undefined);
+    const stty = await guest.exec({ argv, user: 'root', stdin: false });
+    await stty.exit;
+  };
+  const onResize = (): void => {
+    resize().catch((error: unknown) => ignore(error, 'the console keeps its size'));
   };
   const restore = (): void => {
     stdin.setRawMode(false);
     stdin.off('data', onData);
     stdin.pause();
-    process.off('SIGWINCH', resize);
+    process.off('SIGWINCH', onResize);
     process.off('exit', restore);
   };
   process.once('exit', restore);
-  process.on('SIGWINCH', resize);
+  process.on('SIGWINCH', onResize);
   stdin.setRawMode(true);
   stdin.on('data', onData);
   terminal.output.pipe(cli.stdout, { end: false });
-  resize();
   try {
-    await Promise.race([left.promise, sandbox.ended, shell.exit.catch(() => undefined)]);
+    // The size first: the shell reads it when it starts.
+    await resize();
+    const shell = await guest.exec({
+      argv: ['sh', '-c', `exec ${CONSOLE_SHELL.map(quote).join(' ')} </dev/ttyS0 >/dev/ttyS0 2>&1`],
+      user: 'root',
+      env: { TERM: cli.env['TERM'] ?? 'linux', HOME: '/home/user', USER: 'user' },
+      stdin: false,
+    });
+    const ended = shell.exit.catch((error: unknown) => ignore(error, 'the sandbox ended first'));
+    await Promise.race([left.promise, sandbox.ended, ended]);
   } finally {
     restore();
     terminal.output.unpipe(cli.stdout);

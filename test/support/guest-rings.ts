@@ -11,6 +11,7 @@ export const GUEST_BASE = 0x10_0000;
 const RING_BYTES = 0x8000;
 const DESCRIPTOR_NEXT = 1;
 const DESCRIPTOR_WRITE = 2;
+const USED_NO_NOTIFY = 1;
 
 export interface GuestPacket {
   readonly op: number;
@@ -188,6 +189,7 @@ export class DriverRing {
   readonly #usedBase: number;
   #availableIndex = 0;
   #usedIndex = 0;
+  #kickedIndex = 0;
 
   constructor(view: DataView, base: number, size: number) {
     this.#view = view;
@@ -219,6 +221,13 @@ export class DriverRing {
     this.#view.setUint16(ring + 4 + 2 * (this.#availableIndex % this.#size), head, true);
     this.#availableIndex = (this.#availableIndex + 1) & 0xffff;
     this.#view.setUint16(ring + 2, this.#availableIndex, true);
+  }
+
+  /** Something was made available since the last time, and the device did not ask to be left alone. */
+  wantsKick(): boolean {
+    if (this.#kickedIndex === this.#availableIndex) return false;
+    this.#kickedIndex = this.#availableIndex;
+    return (this.#view.getUint16(this.#usedBase, true) & USED_NO_NOTIFY) === 0;
   }
 
   takeUsed(): { head: number; written: number } | undefined {

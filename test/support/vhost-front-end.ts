@@ -1,0 +1,183 @@
+/**
+ * A VMM as far as a vhost-user device can tell: shares memory, hands over rings, and runs a guest's
+ * driver in this process. Over the real socket, with real descriptors, against the real worker.
+ */
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { closeFd, createEventFd, createMemFd, signalEventFd } from '../../src/sys/fd.ts';
+import { ERRNO } from '../../src/sys/libc.ts';
+import { type Mapping, mapShared } from '../../src/sys/memory.ts';
+import { connectUnix, FdChannel } from '../../src/sys/socket.ts';
+import { MESSAGE_HEADER_BYTES, PROTOCOL_FEATURES, REQUEST } from '../../src/vsock/vhost-user.ts';
+import { GuestPeer } from './guest-peer.ts';
+import {
+  type DriverRing,
+  GUEST_BASE,
+  GuestRings,
+  type GuestRingsOptions,
+  guestMemoryBytes,
+  USER_BASE,
+} from './guest-rings.ts';
+
+const FEATURES = (1n << 32n) | (1n << 30n);
+const REPLY_TIMEOUT_MS = 5_000;
+
+export class VhostFrontEnd {
+  readonly rings: GuestRings;
+  readonly guest: GuestPeer;
+  readonly guestCid: number;
+  readonly #fd: number;
+  readonly #channel = new FdChannel(4096, 8);
+  readonly #memoryFd: number;
+  readonly #mapping: Mapping;
+  readonly #bytes: number;
+  readonly #kickFds = [createEventFd(), createEventFd()];
+  readonly #callFds = [createEventFd(), createEventFd()];
+  #isClosed = false;
+
+  private constructor(path: string, guestCid: number, options: Partial<GuestRingsOptions>) {
+    const rings = { queueSize: 128, rxCuts: [3776], txCuts: [44], ...options, guestCid };
+    this.guestCid = guestCid;
+    this.#fd = connectUnix(path);
+    if (this.#fd < 0) throw new Error(`connect ${path}: ${this.#fd}`);
+    this.#bytes = Math.ceil(guestMemoryBytes(rings) / 4096) * 4096;
+    this.#memoryFd = createMemFd('guest', this.#bytes);
+    this.#mapping = mapShared(this.#memoryFd, 0, this.#bytes);
+    this.rings = new GuestRings(this.#mapping.buffer, rings);
+    this.guest = new GuestPeer(this.rings, 256 * 1024);
+  }
+
+  /** Connects, says what QEMU says, and has a running device. */
+  static async start(
+    path: string,
+    guestCid: number,
+    options: Partial<GuestRingsOptions> = {},
+  ): Promise<VhostFrontEnd> {
+    const frontEnd = new VhostFrontEnd(path, guestCid, options);
+    await frontEnd.negotiate();
+    frontEnd.shareMemory();
+    frontEnd.startRings([0, 0]);
+    // An answer shows that all before it was taken.
+    await frontEnd.ask(REQUEST.getFeatures);
+    return frontEnd;
+  }
+
+  /** Connects and says nothing. */
+  static connect(path: string, guestCid: number): VhostFrontEnd {
+    return new VhostFrontEnd(path, guestCid, {});
+  }
+
+  async negotiate(): Promise<void> {
+    await this.ask(REQUEST.getFeatures);
+    await this.ask(REQUEST.getProtocolFeatures);
+    this.tell(REQUEST.setProtocolFeatures, u64(PROTOCOL_FEATURES));
+    this.tell(REQUEST.setOwner);
+    const config = await this.ask(REQUEST.getConfig, u32(0, 8, 0, 0, 0));
+    const cid = new DataView(config.buffer, config.byteOffset + 12).getBigUint64(0, true);
+    if (cid !== BigInt(this.guestCid)) throw new Error(`device says CID ${cid}`);
+    this.tell(REQUEST.setFeatures, u64(FEATURES));
+  }
+
+  /** @param fileBytes what the table claims that the file has. */
+  shareMemory(claimedBytes = this.#bytes): void {
+    const record = u64(1n, BigInt(GUEST_BASE), BigInt(claimedBytes), BigInt(USER_BASE), 0n);
+    this.tell(REQUEST.setMemTable, record, [this.#memoryFd]);
+  }
+
+  startRings(bases: readonly number[]): void {
+    for (const [index, ring] of [this.rings.rx, this.rings.tx].entries()) {
+      const { size, descriptors, used, available } = ring.addresses;
+      this.tell(REQUEST.setVringNum, u32(index, size));
+      this.tell(REQUEST.setVringBase, u32(index, bases[index] ?? 0));
+      const addresses = [BigInt(index), BigInt(descriptors), BigInt(used), BigInt(available), 0n];
+      this.tell(REQUEST.setVringAddr, u64(...addresses));
+      this.tell(REQUEST.setVringCall, u64(BigInt(index)), [this.#callFds[index] ?? -1]);
+      this.tell(REQUEST.setVringKick, u64(BigInt(index)), [this.#kickFds[index] ?? -1]);
+      this.tell(REQUEST.setVringEnable, u32(index, 1));
+    }
+  }
+
+  /** @returns the bases to start again from. */
+  async stopRings(): Promise<number[]> {
+    const bases: number[] = [];
+    for (const index of [0, 1]) {
+      const reply = await this.ask(REQUEST.getVringBase, u32(index, 0));
+      bases.push(new DataView(reply.buffer, reply.byteOffset).getUint32(4, true));
+    }
+    return bases;
+  }
+
+  /** One turn of the guest; kicks what it filled. */
+  pump(max?: number): void {
+    this.guest.pump(max);
+    for (const [index, ring] of [this.rings.rx, this.rings.tx].entries())
+      if (ring.wantsKick()) signalEventFd(this.#kickFds[index] ?? -1);
+  }
+
+  /** Runs the guest until `isDone`. @throws after `timeoutMs`. */
+  async until(isDone: () => boolean, what: string, timeoutMs = 20_000): Promise<void> {
+    const endMs = performance.now() + timeoutMs;
+    while (!isDone()) {
+      if (performance.now() > endMs) throw new Error(`waited for ${what}`);
+      this.pump();
+      await nextTurn();
+    }
+  }
+
+  kick(ring: DriverRing): void {
+    signalEventFd(this.#kickFds[ring === this.rings.rx ? 0 : 1] ?? -1);
+  }
+
+  tell(
+    request: number,
+    payload: Uint8Array = new Uint8Array(0),
+    fds: readonly number[] = [],
+  ): void {
+    const message = new Uint8Array(MESSAGE_HEADER_BYTES + payload.length);
+    message.set(u32(request, 1, payload.length));
+    message.set(payload, MESSAGE_HEADER_BYTES);
+    this.tellRaw(message, fds);
+  }
+
+  tellRaw(message: Uint8Array, fds: readonly number[] = []): number {
+    return this.#channel.send(this.#fd, message, fds);
+  }
+
+  /** @returns the payload of the reply. */
+  async ask(request: number, payload?: Uint8Array): Promise<Uint8Array> {
+    this.tell(request, payload);
+    const header = await this.#read(MESSAGE_HEADER_BYTES);
+    return this.#read(new DataView(header.buffer).getUint32(8, true));
+  }
+
+  /** Ends as a VMM does that is killed. */
+  close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    for (const fd of [this.#fd, this.#memoryFd, ...this.#kickFds, ...this.#callFds]) closeFd(fd);
+    this.#mapping.unmap();
+  }
+
+  async #read(bytes: number): Promise<Uint8Array> {
+    const endMs = performance.now() + REPLY_TIMEOUT_MS;
+    const all = new Uint8Array(bytes);
+    for (let at = 0; at < bytes; ) {
+      const { received, data } = this.#channel.receive(this.#fd, bytes - at);
+      if (received === -ERRNO.EAGAIN && performance.now() < endMs) {
+        await nextTurn();
+        continue;
+      }
+      if (received <= 0) throw new Error(`device does not answer: ${received}`);
+      all.set(data, at);
+      at += received;
+    }
+    return all;
+  }
+}
+
+function u32(...values: number[]): Uint8Array {
+  return new Uint8Array(new Uint32Array(values).buffer);
+}
+
+function u64(...values: bigint[]): Uint8Array {
+  return new Uint8Array(new BigUint64Array(values).buffer);
+}
