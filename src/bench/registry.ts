@@ -2,6 +2,13 @@
 import type { Benchmark } from './benchmark.ts';
 import { bootBenchmark } from './boot.ts';
 import { bridgeBenchmark } from './bridge.ts';
+import { channelBenchmark, channelMemoryBenchmark } from './channel.ts';
 import { scriptBenchmark } from './script.ts';
 
-export const BENCHMARKS: readonly Benchmark[] = [bootBenchmark, scriptBenchmark, bridgeBenchmark];
+export const BENCHMARKS: readonly Benchmark[] = [
+  bootBenchmark,
+  scriptBenchmark,
+  channelBenchmark,
+  channelMemoryBenchmark,
+  bridgeBenchmark,
+];

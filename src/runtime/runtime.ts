@@ -12,6 +12,7 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../base/cleanup.ts';
 import { systemClock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
 import { type Bridge, createBridge, type UsageRecord } from '../bridge/bridge.ts';
@@ -133,6 +134,13 @@ export class Runtime {
     this.#sandboxes.add(sandbox);
     void sandbox.ended.then(() => this.#sandboxes.delete(sandbox));
     return sandbox;
+  }
+
+  /** Starts the model server if it is ours and does not run yet; a hint, so failures wait for a request. */
+  warmUpstream(): void {
+    this.upstream
+      .target(this.artifacts.model)
+      .catch((error: unknown) => ignore(error, 'the first request tells why there is no model'));
   }
 
   /** Ends every sandbox and all that was started. Idempotent. */

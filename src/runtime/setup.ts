@@ -2,6 +2,8 @@
  * Makes what a sandbox needs on this machine: host packages, kernel, golden image and, when no other
  * model server is at hand, a small model. Everything is cached by digest; a second call costs milliseconds.
  */
+import { systemClock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
 import { installHostPackages, missingHostPackages, RUN_PACKAGES } from '../image/host-packages.ts';
@@ -41,28 +43,52 @@ export function ensureArtifacts(
 ): Promise<Artifacts> {
   return withSetupLock(context, async () => {
     const prepared = await isPrepared(context, options);
-    const missing = await missingHostPackages(prepared ? RUN_PACKAGES : undefined);
-    if (missing.length > 0) await installHostPackages(context, missing);
-    // The kernel keeps the processors busy while the others mostly wait for the network.
-    const aborter = new AbortController();
-    const signal = AbortSignal.any([context.signal, aborter.signal]);
-    const shared = { ...context, signal };
-    const kernel = prepareKernel(shared);
-    const rootfs = prepareRootfs(shared);
-    const model = options.withModel ? prepareModel(shared) : Promise.resolve(null);
-    const all = [kernel, rootfs, model];
-    for (const one of all) one.catch((error: unknown) => aborter.abort(error));
-    // All are awaited, so that nothing still builds when the first failure is passed on.
-    await Promise.allSettled(all);
-    if (aborter.signal.aborted && !context.signal.aborted) throw aborter.signal.reason;
-    const [k, r, m] = await Promise.all([kernel, rootfs, model]);
-    return {
-      kernelPath: k.path,
-      kernelDigest: k.digest,
-      rootImagePath: r.imagePath,
-      rootImageDigest: r.digest,
-      overlayTemplatePath: r.overlayTemplatePath,
-      model: m === null ? null : { path: m.path, id: m.id },
-    };
+    if (prepared) return await prepareAll(context, options, true);
+    const { progress } = context;
+    const startedAt = systemClock.now();
+    const step = 'setup';
+    progress({ kind: 'start', step, title: 'Set this machine up, once', estimateMs: ESTIMATE_MS });
+    try {
+      const artifacts = await prepareAll(context, options, false);
+      const durationMs = systemClock.now() - startedAt;
+      progress({ kind: 'done', step, cached: false, durationMs });
+      return artifacts;
+    } catch (error) {
+      progress({ kind: 'failed', step, message: describeError(error) });
+      throw error;
+    }
   });
+}
+
+/** Everything missing, on 2 cores: packages, then kernel beside image and model. */
+const ESTIMATE_MS = 6 * 60_000;
+
+async function prepareAll(
+  context: SetupContext,
+  options: { readonly withModel: boolean },
+  prepared: boolean,
+): Promise<Artifacts> {
+  const missing = await missingHostPackages(prepared ? RUN_PACKAGES : undefined);
+  if (missing.length > 0) await installHostPackages(context, missing);
+  // The kernel keeps the processors busy while the others mostly wait for the network.
+  const aborter = new AbortController();
+  const signal = AbortSignal.any([context.signal, aborter.signal]);
+  const shared = { ...context, signal };
+  const kernel = prepareKernel(shared);
+  const rootfs = prepareRootfs(shared);
+  const model = options.withModel ? prepareModel(shared) : Promise.resolve(null);
+  const all = [kernel, rootfs, model];
+  for (const one of all) one.catch((error: unknown) => aborter.abort(error));
+  // All are awaited, so that nothing still builds when the first failure is passed on.
+  await Promise.allSettled(all);
+  if (aborter.signal.aborted && !context.signal.aborted) throw aborter.signal.reason;
+  const [k, r, m] = await Promise.all([kernel, rootfs, model]);
+  return {
+    kernelPath: k.path,
+    kernelDigest: k.digest,
+    rootImagePath: r.imagePath,
+    rootImageDigest: r.digest,
+    overlayTemplatePath: r.overlayTemplatePath,
+    model: m === null ? null : { path: m.path, id: m.id },
+  };
 }

@@ -84,8 +84,14 @@ export async function run(
   await sandbox.start(cli.cancelled);
   if (wantsConsole) return await attachConsole(cli, sandbox, script);
   if (script === null) throw new UsageError('nothing to run');
+  if (usesModel(script)) runtime.warmUpstream();
   for (const path of flags.copy) await copyIn(sandbox.guest(), path);
   return await runScript(cli, { runtime, sandbox, script, args, flags, usage });
+}
+
+/** A guess that only saves time: the engine loads its model while the guest still imports. */
+function usesModel(script: Script): boolean {
+  return /openai|langchain|anthropic|ollama|litellm|llama_index/i.test(script.code);
 }
 
 async function scriptOf(cli: Cli, file: string | undefined, flags: RunFlags): Promise<Script> {
