@@ -13,6 +13,8 @@ import platform
 import sys
 import time
 
+print("importing LangChain and NumPy ...", flush=True)  # seconds, in software emulation
+
 import numpy as np
 from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import Runnable
