@@ -14,6 +14,7 @@ import { missingHostPackages } from '../image/host-packages.ts';
 import { probeAccelerator } from '../vmm/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { resolveHome } from './home.ts';
+import { SPACE_BYTES } from './setup.ts';
 
 export interface Check {
   readonly name: string;
@@ -31,8 +32,6 @@ export interface DoctorOptions {
 type Finding = Omit<Check, 'name'>;
 
 const GIB = 1024 ** 3;
-/** Kernel sources and objects, image build and the artifacts together. */
-const DISK_FOR_SETUP_BYTES = 6 * GIB;
 const MEMORY_FOR_ONE_SANDBOX_BYTES = 0.75 * GIB;
 
 export async function examine(options: DoctorOptions): Promise<Check[]> {
@@ -139,10 +138,10 @@ async function checkDisk({ config }: DoctorOptions): Promise<Finding> {
   const fs = await statfs(existing);
   const free = fs.bavail * fs.bsize;
   const detail = `${gib(free)} free for ${dir}`;
-  if (free >= DISK_FOR_SETUP_BYTES) return ok(detail);
+  if (free >= SPACE_BYTES) return ok(detail);
   return {
     verdict: 'limited',
-    detail: `${detail}; set-up needs about ${gib(DISK_FOR_SETUP_BYTES)} while it builds`,
+    detail: `${detail}; set-up needs about ${gib(SPACE_BYTES)} while it builds`,
     remedy: 'free some space, or set NEUROVISOR_HOME to a folder on another disk',
   };
 }

@@ -6,6 +6,7 @@ import { systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
+import { requireSpace } from '../image/disk-space.ts';
 import { installHostPackages, missingHostPackages, RUN_PACKAGES } from '../image/host-packages.ts';
 import { prepareKernel } from '../image/kernel.ts';
 import { withSetupLock } from '../image/lock.ts';
@@ -45,6 +46,7 @@ export function ensureArtifacts(
     const prepared = await isPrepared(context, options);
     if (prepared) return await prepareAll(context, options, true);
     const { progress } = context;
+    await requireSpace(context.cacheDir, SPACE_BYTES, 'Setting this machine up');
     const startedAt = systemClock.now();
     const step = 'setup';
     progress({ kind: 'start', step, title: 'Set this machine up, once', estimateMs: ESTIMATE_MS });
@@ -62,6 +64,9 @@ export function ensureArtifacts(
 
 /** Everything missing, on 2 cores: packages, then kernel beside image and model. */
 const ESTIMATE_MS = 6 * 60_000;
+
+/** What the builds take side by side at their largest; more than a gigabyte stays. */
+export const SPACE_BYTES = 4 * 1024 ** 3;
 
 async function prepareAll(
   context: SetupContext,

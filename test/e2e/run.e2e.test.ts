@@ -1,5 +1,8 @@
 /** `neurovisor run` as a process: streams, exit status, signals, bad words, and what is left afterwards. */
-import { readdir } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { readConfig } from '../../src/config.ts';
@@ -176,6 +179,27 @@ describe('run: bad input', () => {
     expect(stderr).toContain('NEUROVISOR_GPU');
     expect(status).toBe(125);
   });
+
+  it.skipIf(process.geteuid?.() !== 0)(
+    'a full disk: set-up names the space it needs (root only)',
+    async () => {
+      const home = await mkdtemp(join(tmpdir(), 'nv-full-'));
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=32m', 'tmpfs', home]);
+      try {
+        // The Node that runs this test, so that the launcher does not fetch one onto the full disk.
+        const PATH = `${dirname(process.execPath)}:${process.env['PATH']}`;
+        const { status, stderr } = await cli(['run', '-c', '1'], {
+          env: { NEUROVISOR_HOME: home, PATH },
+        }).result;
+        expect(stderr).toMatch(/\d [MG]iB of disk space are needed/);
+        expect(stderr).toContain('fix:');
+        expect(status).toBe(125);
+      } finally {
+        execFileSync('umount', [home]);
+        await rm(home, { recursive: true });
+      }
+    },
+  );
 
   it('-o json: errors are objects too', async () => {
     const { status, stdout } = await cli(['run', '-o', 'json', 'nowhere.py']).result;
