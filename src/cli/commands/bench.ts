@@ -1,9 +1,9 @@
 /** `neurovisor bench`: measures on this machine and prints median, p95 and the baseline beside them. */
 import { type Benchmark, type BenchResult, resultOf } from '../../bench/benchmark.ts';
 import { BENCHMARKS } from '../../bench/registry.ts';
-import { Runtime } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { openRuntime } from '../open.ts';
 import { table } from '../table.ts';
 
 export interface BenchFlags {
@@ -19,13 +19,7 @@ export async function bench(
   flags: BenchFlags,
 ): Promise<number> {
   const chosen = choose(names);
-  await using runtime = await Runtime.open({
-    config: cli.config,
-    progress: cli.progress.report,
-    log: cli.log,
-    signal: cli.cancelled,
-  });
-  cli.progress.close();
+  await using runtime = await openRuntime(cli);
   const results: BenchResult[] = [];
   for (const benchmark of chosen) {
     const measured = await benchmark.measure({

@@ -9,7 +9,7 @@ import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { Process, ProcessExit } from '../../guest/link.ts';
-import { Runtime } from '../../runtime/runtime.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
 import type { SandboxOptions } from '../../sandbox/spec.ts';
 import type { SandboxEnd, Supervisor } from '../../sandbox/supervisor.ts';
 import type { Cli } from '../cli.ts';
@@ -17,6 +17,7 @@ import { attachConsole, requireTerminal } from '../console.ts';
 import { copyIn } from '../copy.ts';
 import { EXIT_NEUROVISOR_FAILED, EXIT_TIMEOUT, UsageError } from '../failure.ts';
 import { modelChoice } from '../model.ts';
+import { openRuntime } from '../open.ts';
 import { parseAliases, parseDuration, parseEnv, parseMemory, parseRate } from '../options.ts';
 import { readScript, type Script } from '../script.ts';
 import { type Phase, phases, timingsTable } from '../timings.ts';
@@ -68,15 +69,10 @@ export async function run(
   const choice = modelChoice(flags.model);
   const options = sandboxOptions(cli, flags, wantsConsole);
   const usage: UsageRecord[] = [];
-  await using runtime = await Runtime.open({
-    config: cli.config,
-    progress: cli.progress.report,
-    log: cli.log,
-    signal: cli.cancelled,
+  await using runtime = await openRuntime(cli, {
     modelPath: choice.path,
     onUsage: (record) => void usage.push(record),
   });
-  cli.progress.close();
   choice.check(runtime.upstream);
   const sandbox = runtime.prepareSandbox(options);
   // The first signal ends the script, the second everything; SIGTERM and SIGHUP everything at once.

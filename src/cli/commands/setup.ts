@@ -1,16 +1,10 @@
 /** `neurovisor setup`: makes this machine ready, and says what it made. */
-import { Runtime } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
+import { openRuntime } from '../open.ts';
 import { table } from '../table.ts';
 
 export async function setup(cli: Cli): Promise<number> {
-  await using runtime = await Runtime.open({
-    config: cli.config,
-    progress: cli.progress.report,
-    log: cli.log,
-    signal: cli.cancelled,
-  });
-  cli.progress.close();
+  await using runtime = await openRuntime(cli);
   const { artifacts, driver, upstream, home } = runtime;
   const made = {
     home: home.dir,

@@ -6,9 +6,10 @@ import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Runtime, SOURCE_DIR } from '../../runtime/runtime.ts';
+import { SOURCE_DIR } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { openRuntime } from '../open.ts';
 import { duration } from '../table.ts';
 
 interface Counts {
@@ -66,13 +67,7 @@ function summary({ passed, failed, skipped }: Counts): string {
 
 async function setUp(cli: Cli): Promise<void> {
   // The tests use the engine and its model even where another model server is at hand.
-  await using _runtime = await Runtime.open({
-    config: { ...cli.config, upstream: 'engine' },
-    progress: cli.progress.report,
-    log: cli.log,
-    signal: cli.cancelled,
-  });
-  cli.progress.close();
+  await using _runtime = await openRuntime(cli, { config: { ...cli.config, upstream: 'engine' } });
 }
 
 async function check(cli: Cli): Promise<Counts> {
