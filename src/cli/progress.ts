@@ -25,6 +25,7 @@ const REDRAW_MS = 100;
 const SIGN_OF_LIFE_MS = 15_000;
 const BAR_CELLS = 20;
 const DETAIL_COLUMNS_MIN = 10;
+const FRACTION_FOR_PACE = 0.2;
 
 export function progressView(
   stream: NodeJS.WriteStream,
@@ -112,7 +113,18 @@ function shownFraction(step: Step, now: number): number {
 
 function progressText(step: Step, now: number): string {
   const percent = Math.floor(shownFraction(step, now) * 100);
-  return `${step.title} ${percent} % after ${duration(now - step.startedAt)}`;
+  const elapsed = now - step.startedAt;
+  const left = timeLeft(step, shownFraction(step, now), elapsed);
+  const rest = left > 0 ? `, about ${duration(left)} left` : '';
+  return `${step.title} ${percent} % after ${duration(elapsed)}${rest}`;
+}
+
+/** From the pace so far once that says something, else from the estimate. */
+function timeLeft(step: Step, fraction: number, elapsedMs: number): number {
+  if (step.fraction !== undefined && fraction >= FRACTION_FOR_PACE) {
+    return (elapsedMs * (1 - fraction)) / fraction;
+  }
+  return Math.max(0, step.estimateMs - elapsedMs);
 }
 
 function stepLine(step: Step, now: number, columns: number): string {
@@ -120,7 +132,7 @@ function stepLine(step: Step, now: number, columns: number): string {
   const filled = Math.round(fraction * BAR_CELLS);
   const bar = '█'.repeat(filled) + '░'.repeat(BAR_CELLS - filled);
   const elapsed = now - step.startedAt;
-  const left = Math.max(0, step.estimateMs - elapsed);
+  const left = timeLeft(step, fraction, elapsed);
   const time = `${duration(elapsed)}${left > 0 ? `, about ${duration(left)} left` : ''}`;
   const head = `${step.title} ${bar} ${Math.floor(fraction * 100)} % ${time}`;
   const room = columns - head.length - 3;

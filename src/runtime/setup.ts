@@ -48,10 +48,11 @@ export function ensureArtifacts(
     const { progress } = context;
     await requireSpace(context.cacheDir, SPACE_BYTES, 'Setting this machine up');
     const startedAt = systemClock.now();
-    const step = 'setup';
+    const step = SETUP_STEP;
     progress({ kind: 'start', step, title: 'Set this machine up, once', estimateMs: ESTIMATE_MS });
     try {
-      const artifacts = await prepareAll(context, options, false);
+      const counted = { ...context, progress: withTotal(progress) };
+      const artifacts = await prepareAll(counted, options, false);
       const durationMs = systemClock.now() - startedAt;
       progress({ kind: 'done', step, cached: false, durationMs });
       return artifacts;
@@ -60,6 +61,30 @@ export function ensureArtifacts(
       throw error;
     }
   });
+}
+
+const SETUP_STEP = 'setup';
+
+/** Parts of the processor time, as measured; only the overall bar depends on them. */
+const SHARES: Readonly<Record<string, number>> = {
+  'host-packages': 0.08,
+  kernel: 0.75,
+  rootfs: 0.14,
+  model: 0.03,
+};
+
+/** Passes events on, and tells after each how far the whole is. */
+function withTotal(progress: Progress): Progress {
+  const fractions = new Map<string, number>();
+  return (event) => {
+    progress(event);
+    if (event.kind === 'done') fractions.set(event.step, 1);
+    else if (event.kind === 'update') fractions.set(event.step, event.fraction ?? 0);
+    else return;
+    let fraction = 0;
+    for (const [step, done] of fractions) fraction += (SHARES[step] ?? 0) * done;
+    progress({ kind: 'update', step: SETUP_STEP, fraction });
+  };
 }
 
 /** Everything missing, on 2 cores: packages, then kernel beside image and model. */
@@ -75,6 +100,7 @@ async function prepareAll(
 ): Promise<Artifacts> {
   const missing = await missingHostPackages(prepared ? RUN_PACKAGES : undefined);
   if (missing.length > 0) await installHostPackages(context, missing);
+  else context.progress({ kind: 'done', step: 'host-packages', cached: true, durationMs: 0 });
   // The kernel keeps the processors busy while the others mostly wait for the network.
   const aborter = new AbortController();
   const signal = AbortSignal.any([context.signal, aborter.signal]);
