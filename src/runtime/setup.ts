@@ -78,9 +78,9 @@ function withTotal(progress: Progress): Progress {
   const fractions = new Map<string, number>();
   return (event) => {
     progress(event);
-    if (event.kind === 'done') fractions.set(event.step, 1);
-    else if (event.kind === 'update') fractions.set(event.step, event.fraction ?? 0);
-    else return;
+    const known = event.kind === 'done' ? 1 : event.kind === 'update' ? event.fraction : undefined;
+    if (known === undefined) return;
+    fractions.set(event.step, known);
     let fraction = 0;
     for (const [step, done] of fractions) fraction += (SHARES[step] ?? 0) * done;
     progress({ kind: 'update', step: SETUP_STEP, fraction });
