@@ -258,7 +258,7 @@ async function bootGuest(
       ],
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
       ...['-kernel', options.kernelPath, '-initrd', paths.initrd],
-      ...['-append', 'console=ttyS0 quiet reboot=t panic=-1 acpi=noirq'],
+      ...['-append', 'console=ttyS0 quiet reboot=t panic=-1 acpi=noirq tsc=reliable'],
       ...['-chardev', `socket,id=vsock,path=${paths.vhostPath}`],
       ...['-device', 'vhost-user-vsock-pci,chardev=vsock,romfile='],
     ],

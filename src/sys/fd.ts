@@ -15,7 +15,10 @@ const cFcntl = libc.func('int fcntl(int fd, int command, int value)');
 const cLseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
 
 const EFD_CLOEXEC_NONBLOCK = 0o2004000;
-const MFD_CLOEXEC = 1;
+const MFD_CLOEXEC_ALLOW_SEALING = 3;
+const F_ADD_SEALS = 1033;
+const F_GET_SEALS = 1034;
+const F_SEAL_SHRINK = 2;
 const F_GETFL = 3;
 const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
@@ -74,7 +77,7 @@ export function drainEventFd(fd: number): void {
 
 /** Memory that can be mapped and passed. @throws SyscallError */
 export function createMemFd(name: string, bytes: number): number {
-  const fd = check(cMemfd(name, MFD_CLOEXEC), 'memfd_create');
+  const fd = check(cMemfd(name, MFD_CLOEXEC_ALLOW_SEALING), 'memfd_create');
   resizeFile(fd, bytes);
   return fd;
 }
@@ -93,6 +96,17 @@ export function fileSize(fd: number): number {
 export function setNonBlocking(fd: number): void {
   const flags = check(cFcntl(fd, F_GETFL, 0), 'fcntl F_GETFL');
   if ((flags & O_NONBLOCK) === 0) check(cFcntl(fd, F_SETFL, flags | O_NONBLOCK), 'fcntl F_SETFL');
+}
+
+/** Forbids, for good, to make a memfd smaller. @throws SyscallError */
+export function sealShrink(fd: number): void {
+  check(cFcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 'fcntl F_ADD_SEALS');
+}
+
+/** Whether nobody can make the file smaller any more (memfd_create(2), "File sealing"). */
+export function isShrinkSealed(fd: number): boolean {
+  const seals = cFcntl(fd, F_GET_SEALS, 0);
+  return seals >= 0 && (seals & F_SEAL_SHRINK) !== 0;
 }
 
 /** @throws SyscallError */

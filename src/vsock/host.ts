@@ -70,11 +70,16 @@ export interface VsockHost {
 
 export interface VsockHostOptions {
   readonly log?: Log;
+  /**
+   * Refuse guest memory that is not a memfd sealed against shrinking (QEMU's memory-backend-memfd is). A VMM
+   * under an attacker's control could else truncate it and kill this process by SIGBUS. Default false.
+   */
+  readonly requireSealedMemory?: boolean;
 }
 
 /** The worker thread starts with the first device. It keeps the process alive only while one is attached. */
 export function createVsockHost(options: VsockHostOptions = {}): VsockHost {
-  return new Host(options.log ?? silentLog);
+  return new Host(options.log ?? silentLog, options.requireSealedMemory ?? false);
 }
 
 /** `_` and a port of ten digits must fit behind it (sun_path has 107 bytes). */
@@ -87,14 +92,16 @@ const PORT_MAX = 0xfffffffe;
 
 class Host implements VsockHost {
   readonly #log: Log;
+  readonly #requireSealedMemory: boolean;
   readonly #devices = new Map<number, AttachedDevice>();
-  readonly #requests = new Map<number, (stats: ChannelStats) => void>();
+  readonly #requests = new Map<number, { device: number; answer: (stats: ChannelStats) => void }>();
   #thread: { worker: Worker; wakeFd: number; exited: Promise<void> } | undefined;
   #lastKey = 0;
   #isClosed = false;
 
-  constructor(log: Log) {
+  constructor(log: Log, requireSealedMemory: boolean) {
     this.#log = log;
+    this.#requireSealedMemory = requireSealedMemory;
   }
 
   // Not async functions all the way down: what can be refused is refused before anything is made.
@@ -148,14 +155,14 @@ class Host implements VsockHost {
     this.#lastKey += 1;
     const request = this.#lastKey;
     const { promise, resolve } = Promise.withResolvers<ChannelStats>();
-    this.#requests.set(request, resolve);
+    this.#requests.set(request, { device, answer: resolve });
     this.send({ kind: 'stats', device, request });
     return promise;
   }
 
   #start(): { worker: Worker; wakeFd: number; exited: Promise<void> } {
     const wakeFd = createEventFd();
-    const setup: WorkerSetup = { wakeFd };
+    const setup: WorkerSetup = { wakeFd, requireSealedMemory: this.#requireSealedMemory };
     const file = import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js';
     const worker = new Worker(new URL(file, import.meta.url), {
       workerData: setup,
@@ -187,7 +194,7 @@ class Host implements VsockHost {
 
   #receive(message: Report): void {
     if (message.kind === 'stats') {
-      this.#requests.get(message.request)?.(message.stats);
+      this.#requests.get(message.request)?.answer(message.stats);
       this.#requests.delete(message.request);
       return;
     }
@@ -203,6 +210,11 @@ class Host implements VsockHost {
     if (closed.reason === 'protocol-error' || closed.reason === 'internal-error')
       this.#log.warn('vsock device closed', { id, reason: closed.reason, detail: closed.detail });
     device.end(closed, stats);
+    for (const [request, { device: key, answer }] of this.#requests) {
+      if (key !== device.key) continue;
+      this.#requests.delete(request);
+      answer(stats);
+    }
     this.#keepAlive();
   }
 
@@ -250,9 +262,7 @@ class AttachedDevice implements VsockDevice {
 
   async stats(): Promise<ChannelStats> {
     if (this.#lastStats !== undefined) return this.#lastStats;
-    const answer = this.#host.askStats(this.key);
-    // A device that ends meanwhile has no answer of its own any more.
-    return await Promise.race([answer, this.closed.then(() => this.#lastStats ?? answer)]);
+    return await this.#host.askStats(this.key);
   }
 
   async detach(): Promise<void> {

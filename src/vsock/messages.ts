@@ -34,4 +34,5 @@ export type Report =
 export interface WorkerSetup {
   /** Event counter that says that commands wait in the port. The main thread owns it. */
   readonly wakeFd: number;
+  readonly requireSealedMemory: boolean;
 }

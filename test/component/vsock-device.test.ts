@@ -420,6 +420,32 @@ describe('the VMM', () => {
     });
   });
 
+  it('whose memory could shrink is refused when the host demands sealed memory', async () => {
+    await host.close();
+    host = createVsockHost({ requireSealedMemory: true });
+    const open = await attach();
+    const unsealed = VhostFrontEnd.connect(open.spec.vhostSocketPath, open.spec.guestCid);
+    frontEnds.push(unsealed);
+    unsealed.shareMemory();
+    expect(await open.device.closed).toMatchObject({
+      reason: 'protocol-error',
+      detail: expect.stringMatching(/not sealed/),
+    });
+    const made = await attach();
+    const sealed = VhostFrontEnd.connect(made.spec.vhostSocketPath, made.spec.guestCid);
+    frontEnds.push(sealed);
+    sealed.sealMemory();
+    await sealed.negotiate();
+    sealed.shareMemory();
+    sealed.startRings([0, 0]);
+    sealed.guest.listening.add(5000);
+    const client = connect(made.spec.channelPath);
+    const got = collect(client);
+    client.write('CONNECT 5000\n');
+    await sealed.until(() => got.text().startsWith('OK'), 'OK');
+    client.destroy();
+  });
+
   it('is alone: a second front end is refused', async () => {
     const made = await attach();
     await boot(made);

@@ -3,7 +3,13 @@
  * driver in this process. Over the real socket, with real descriptors, against the real worker.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { closeFd, createEventFd, createMemFd, signalEventFd } from '../../src/sys/fd.ts';
+import {
+  closeFd,
+  createEventFd,
+  createMemFd,
+  sealShrink,
+  signalEventFd,
+} from '../../src/sys/fd.ts';
 import { ERRNO } from '../../src/sys/libc.ts';
 import { type Mapping, mapShared } from '../../src/sys/memory.ts';
 import { connectUnix, FdChannel } from '../../src/sys/socket.ts';
@@ -77,7 +83,11 @@ export class VhostFrontEnd {
     this.tell(REQUEST.setFeatures, u64(FEATURES));
   }
 
-  /** @param fileBytes what the table claims that the file has. */
+  sealMemory(): void {
+    sealShrink(this.#memoryFd);
+  }
+
+  /** @param claimedBytes what the table says that the file has. */
   shareMemory(claimedBytes = this.#bytes): void {
     const record = u64(1n, BigInt(GUEST_BASE), BigInt(claimedBytes), BigInt(USER_BASE), 0n);
     this.tell(REQUEST.setMemTable, record, [this.#memoryFd]);
