@@ -104,7 +104,6 @@ class Host implements VsockHost {
     this.#requireSealedMemory = requireSealedMemory;
   }
 
-  // Not async functions all the way down: what can be refused is refused before anything is made.
   async attach(spec: VsockDeviceSpec): Promise<VsockDevice> {
     if (this.#isClosed) throw new VsockError('host_closed', `attach vsock device ${spec.id}`);
     const problem = specProblem(spec);
