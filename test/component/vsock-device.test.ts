@@ -1,6 +1,6 @@
 /** The real worker, sockets, memory and eventfds; only the guest is simulated (`VhostFrontEnd`). */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -14,6 +14,7 @@ import {
   type VsockHost,
 } from '../../src/vsock/host.ts';
 import { REQUEST } from '../../src/vsock/vhost-user.ts';
+import { collect, guestMappings, openFds } from '../support/process-view.ts';
 import { VhostFrontEnd } from '../support/vhost-front-end.ts';
 
 let dir = '';
@@ -64,43 +65,6 @@ async function listen(path: string, serve: (socket: Socket) => void): Promise<Se
   await new Promise<void>((resolve) => server.listen(path, 2048, resolve));
   return server;
 }
-
-/** All that came so far; `socket` is never paused. */
-function collect(socket: Socket): {
-  text: () => string;
-  bytes: () => number;
-  ended: () => boolean;
-} {
-  const parts: Buffer[] = [];
-  let hasEnded = false;
-  socket.on('data', (part) => parts.push(part));
-  socket.on('end', () => {
-    hasEnded = true;
-  });
-  socket.on('close', () => {
-    hasEnded = true;
-  });
-  socket.on('error', () => undefined);
-  return {
-    text: () => Buffer.concat(parts).toString(),
-    bytes: () => parts.reduce((sum, part) => sum + part.length, 0),
-    ended: () => hasEnded,
-  };
-}
-
-const openFds = (): string[] =>
-  readdirSync('/proc/self/fd').flatMap((fd) => {
-    try {
-      return [`${fd} ${readlinkSync(`/proc/self/fd/${fd}`).replace(/\d+\]?$/, '')}`];
-    } catch (error) {
-      void error;
-      return [];
-    }
-  });
-const guestMappings = (): number =>
-  readFileSync('/proc/self/maps', 'utf8')
-    .split('\n')
-    .filter((line) => line.includes('memfd:guest')).length;
 
 describe('host clients', () => {
   it('CONNECT with payload in the same segment: OK, then bytes both ways', async () => {
