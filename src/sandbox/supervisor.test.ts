@@ -78,6 +78,8 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
         channelPath: '/d/v',
         overlayPath: '/d/o',
         recordVmm: () => Promise.resolve(),
+        reserveMemory: () => Promise.resolve('/m'),
+        dropMemory: () => Promise.resolve(),
         remove,
       };
     },
@@ -114,6 +116,7 @@ describe('Supervisor', () => {
     await sandbox.start();
     expect(states).toEqual(['booting', 'ready']);
     expect(sandbox.timings).toEqual({
+      origin: 'boot',
       prepareMs: 0,
       vmmMs: 30,
       kernelMs: 700,
