@@ -73,7 +73,7 @@ program
   .summary('run a Python script in a fresh microVM')
   .description(
     'Starts a microVM, runs one Python script in it, streams its output and removes every trace.\n' +
-      'It goes on from a template that has Python modules imported; the first use builds that (30 s).\n' +
+      'It goes on from a template that has Python modules imported; the first use builds that (a minute).\n' +
       'Another size or warm list boots, unless `template build` has made a template of it.\n' +
       'The guest has no network; OPENAI_BASE_URL in it leads to a model on this host.\n' +
       "The exit status is the script's own (124: time limit, 125: NeuroVisor failed).",
@@ -164,7 +164,7 @@ program
   .command('setup')
   .summary('install and build what is missing')
   .description(
-    'Installs host packages, builds the guest kernel and the golden image, fetches a small model.\n' +
+    'Installs host packages, builds kernel, golden image and template, fetches a small model.\n' +
       'Everything is cached by digest; what is there already is not done again.',
   )
   .addOption(output())

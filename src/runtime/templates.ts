@@ -2,7 +2,7 @@
  * The templates of this machine: found, built under the set-up's lock, listed and removed.
  *
  *     spec ─► key ─► <cache>/template/<key> there and whole? ──► CloneSource
- *                          │ no, and it may be built: 20–30 s in software emulation
+ *                          │ no, and it may be built: 30–60 s in software emulation
  *                          └──► sandbox/template-builder.ts
  */
 import { readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
@@ -47,7 +47,7 @@ export type BuilderParts = Omit<
 >;
 
 const KIND = 'template';
-const ESTIMATE_MS = 30_000;
+const ESTIMATE_MS = 45_000;
 /** Others that stay when one is built: sizes and warm lists that somebody asked for. */
 const OTHERS_KEPT = 5;
 /** Beside RAM and disk while it is built. */

@@ -72,6 +72,7 @@ export async function run(
   const options = sandboxOptions(cli, flags, wantsConsole);
   const usage: UsageRecord[] = [];
   await using runtime = await openRuntime(cli, {
+    keepsProgress: true,
     modelPath: choice.path,
     onUsage: (record) => void usage.push(record),
   });

@@ -1,9 +1,10 @@
 /** `neurovisor template`: what sandboxes start from. */
-import { Runtime, templateSpec } from '../../runtime/runtime.ts';
+import { type Runtime, templateSpec } from '../../runtime/runtime.ts';
 import type { TemplateInfo } from '../../runtime/templates.ts';
 import type { SandboxOptions } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { openRuntime } from '../open.ts';
 import { parseMemory } from '../options.ts';
 import { duration, table } from '../table.ts';
 
@@ -69,12 +70,7 @@ export async function templateRemove(cli: Cli, keys: readonly string[]): Promise
 }
 
 function open(cli: Cli): Promise<Runtime> {
-  return Runtime.open({
-    config: cli.config,
-    progress: cli.progress.report,
-    log: cli.log,
-    signal: cli.cancelled,
-  });
+  return openRuntime(cli, { keepsProgress: true });
 }
 
 /** @throws UsageError unless the text begins the key of just one template */
