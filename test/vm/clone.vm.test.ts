@@ -38,7 +38,7 @@ const SMALL = { cpus: 1, memoryMib: 160, diskMib: 64, warm: ['json'] } as const;
 
 /** All that must differ, and some that must be its own. Values that were drawn once are drawn again. */
 const TRAITS = `
-import json, os, random, secrets, socket, ssl, tempfile, time, uuid
+import json, os, platform, random, secrets, socket, ssl, tempfile, time, uuid
 import numpy
 print(json.dumps({
   'different': {
@@ -47,7 +47,7 @@ print(json.dumps({
     'numpy generator': float(numpy.random.default_rng().random()),
     'numpy global': float(numpy.random.random()),
     'temporary name': next(tempfile._get_candidate_names()),
-    'host name': socket.gethostname(),
+    'host name': socket.gethostname(), 'platform': platform.node(), 'node': uuid.getnode(),
     'machine id': open('/etc/machine-id').read().strip(),
     'boot id': open('/proc/sys/kernel/random/boot_id').read().strip(),
     'kernel uuid': open('/proc/sys/kernel/random/uuid').read().strip(),
@@ -94,6 +94,7 @@ describe('clones', () => {
       [two, b],
     ] as const) {
       expect(own.different['host name']).toBe(sandbox.spec.hostname);
+      expect(own.different['platform']).toBe(sandbox.spec.hostname);
       expect(own.hosts).toContain(sandbox.spec.hostname);
       expect(own.different['sandbox']).toBe(sandbox.spec.id);
       expect(Math.abs(own.wallMs - Date.now())).toBeLessThan(CLOCK_MS_MAX);
@@ -114,6 +115,15 @@ print('langchain_openai' in sys.modules, len([l for l in links if l.startswith('
     );
     // One socket: that to the agent.
     expect(outcome).toMatchObject({ stdout: 'True 1 1\n', stderr: '' });
+  });
+
+  it('a library that keeps variables sees the script’s, not the build’s', async () => {
+    const outcome = await python(
+      one.guest(),
+      'from langsmith.utils import get_env_var, get_tracer_project\nprint(get_env_var("TRACING"), get_tracer_project())',
+      { env: { LANGSMITH_TRACING: 'false', LANGSMITH_PROJECT: 'mine' } },
+    );
+    expect(outcome).toMatchObject({ stdout: 'false mine\n', stderr: '' });
   });
 
   it('nothing of the build is left: no process, no name, no connection', async () => {

@@ -7,6 +7,8 @@ outlive this: forks and clones would share it, so the canned model closes each o
 
 from __future__ import annotations
 
+import gc
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,10 +17,24 @@ if TYPE_CHECKING:
 def _langchain_openai() -> None:
     from langchain_openai import ChatOpenAI  # pyright: ignore[reportMissingImports]
 
+    # A time limit of its own: LangChain shares the HTTP client between models of the same settings, and
+    # that of a script must be made under the script's environment.
     model = ChatOpenAI(model="rehearsal", timeout=20, max_retries=0)
     model.invoke("rehearsal")
     for _chunk in model.stream("rehearsal"):
         pass
+    _forget_environment("langsmith")
+
+
+def _forget_environment(package: str) -> None:
+    """Empties the package's function caches: those that hold variables would outlive the environment."""
+    import functools
+
+    for found in gc.get_objects():
+        if isinstance(found, functools._lru_cache_wrapper):  # type: ignore[attr-defined]
+            module = getattr(found, "__module__", None) or ""
+            if module == package or module.startswith(f"{package}."):
+                found.cache_clear()
 
 
 def _numpy() -> None:
