@@ -9,6 +9,13 @@ import { type BenchFlags, bench } from './commands/bench.ts';
 import { doctor } from './commands/doctor.ts';
 import { type RunFlags, run } from './commands/run.ts';
 import { setup } from './commands/setup.ts';
+import {
+  type TemplateFlags,
+  templateBuild,
+  templateInspect,
+  templateList,
+  templateRemove,
+} from './commands/template.ts';
 import { LAYER_NAMES, test } from './commands/test.ts';
 import { EXIT_NEUROVISOR_FAILED, failureJson, failureText, UsageError } from './failure.ts';
 import { parseCount } from './options.ts';
@@ -65,7 +72,9 @@ program
   .command('run')
   .summary('run a Python script in a fresh microVM')
   .description(
-    'Boots a microVM, runs one Python script in it, streams its output and removes every trace.\n' +
+    'Starts a microVM, runs one Python script in it, streams its output and removes every trace.\n' +
+      'It goes on from a template that has Python modules imported; the first use builds that (a minute).\n' +
+      'Another size or warm list boots, unless `template build` has made a template of it.\n' +
       'The guest has no network; OPENAI_BASE_URL in it leads to a model on this host.\n' +
       "The exit status is the script's own (124: time limit, 125: NeuroVisor failed).",
   )
@@ -91,6 +100,7 @@ program
   .option('--allow-model <name>', 'let the guest use only these models', collect, [])
   .option('--warm <module>', 'import this in the fork server before the script', collect, [])
   .option('--rate <bytes>', 'limit the channel each way, bytes per second, e.g. 5M')
+  .option('--no-template', 'boot, even where a template would start faster')
   .option('--timings', 'print where the time went')
   .addOption(output())
   .addHelpText(
@@ -111,11 +121,50 @@ Examples:
     ),
   );
 
+const template = program
+  .command('template')
+  .summary('what sandboxes start from')
+  .description(
+    'A template is a booted guest with modules imported, kept without identity; `run` starts copies of it.',
+  );
+template
+  .command('build')
+  .summary('build a template, unless it is there')
+  .option('--cpus <n>', 'virtual CPUs (default 1)', parseCount)
+  .option('--memory <size>', 'guest memory (default 512M)')
+  .option('--disk <size>', 'room for what the guest writes (default 2G)')
+  .option('--warm <module>', 'import this instead of the default list', collect, [])
+  .addOption(output())
+  .action((flags: TemplateFlags & { output?: string }) =>
+    perform(flags, (cli) => templateBuild(cli, flags)),
+  );
+template
+  .command('ls')
+  .summary('list the templates of this machine')
+  .addOption(output())
+  .action((flags: { output?: string }) => perform(flags, templateList));
+template
+  .command('inspect')
+  .summary('tell what a template was made from')
+  .argument('<key>', 'the key, or its beginning')
+  .addOption(output())
+  .action((key: string, flags: { output?: string }) =>
+    perform(flags, (cli) => templateInspect(cli, key)),
+  );
+template
+  .command('rm')
+  .summary('remove templates')
+  .argument('<keys...>', 'keys, or their beginnings')
+  .addOption(output())
+  .action((keys: string[], flags: { output?: string }) =>
+    perform(flags, (cli) => templateRemove(cli, keys)),
+  );
+
 program
   .command('setup')
   .summary('install and build what is missing')
   .description(
-    'Installs host packages, builds the guest kernel and the golden image, fetches a small model.\n' +
+    'Installs host packages, builds kernel, golden image and template, fetches a small model.\n' +
       'Everything is cached by digest; what is there already is not done again.',
   )
   .addOption(output())

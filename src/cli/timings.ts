@@ -27,10 +27,16 @@ export function phases(
   const add = (name: string, ms: number | null | undefined, what: string): void => {
     if (ms !== null && ms !== undefined) list.push({ name, ms, what });
   };
-  add('prepare', start?.prepareMs, 'directory, disk, sockets');
-  add('vmm', start?.vmmMs, 'VMM process until guest code runs');
-  add('kernel', start?.kernelMs, 'guest code until init (guest clock)');
-  add('agent', start?.agentMs, 'init until the agent is confirmed');
+  if (start?.origin === 'clone') {
+    add('prepare', start.prepareMs, 'directory, sockets, copies of RAM and disk');
+    add('vmm', start.vmmMs, 'VMM process, state loaded, until guest code runs');
+    add('agent', start.agentMs, 'guest code runs until the agent is confirmed');
+  } else {
+    add('prepare', start?.prepareMs, 'directory, disk, sockets');
+    add('vmm', start?.vmmMs, 'VMM process until guest code runs');
+    add('kernel', start?.kernelMs, 'guest code until init (guest clock)');
+    add('agent', start?.agentMs, 'init until the agent is confirmed');
+  }
   add('script start', script.started - script.asked, 'asked until the script runs');
   if (script.first !== undefined) {
     add('first output', script.first - script.started, 'script runs until its first byte');

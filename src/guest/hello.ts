@@ -101,7 +101,7 @@ export class HelloSession {
     const parsed = parseHello(line);
     if (!parsed.ok) return this.#break(`hello: ${parsed.reason}`);
     const { wallNs, entropy } = this.#freshness();
-    const { sandboxId, hostname, env, limits, warm = [] } = this.#identity;
+    const { sandboxId, hostname, env, limits, warm = [], rehearse } = this.#identity;
     this.#send({
       type: 'welcome',
       protocol: PROTOCOL_VERSION,
@@ -112,6 +112,7 @@ export class HelloSession {
       env,
       limits,
       warm,
+      ...(rehearse === true ? { rehearse } : {}),
     });
     this.#state = 'waiting-confirm';
     return { type: 'hello', hello: parsed.value };

@@ -36,6 +36,8 @@ export interface GuestIdentity {
   readonly limits: GuestLimits;
   /** Python modules that the fork server imports, in order. */
   readonly warm?: readonly string[];
+  /** While a template is built: the fork server also makes a first call with the modules that it knows. */
+  readonly rehearse?: boolean;
 }
 
 /** All optional: the agent has a default for each (`spec/guest-protocol.md`, section 3). */

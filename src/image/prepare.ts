@@ -21,6 +21,7 @@ import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
+import { digestSparse } from '../sys/sparse.ts';
 import { explainFullDisk, requireSpace } from './disk-space.ts';
 import { ImageError } from './errors.ts';
 import { digestFile, verifyImage } from './verify.ts';
@@ -45,6 +46,10 @@ export interface Recipe<Details> {
   readonly key: string;
   /** Names of the files that the build leaves in its directory. */
   readonly files: readonly string[];
+  /** Those of them that are mostly holes; their digest is `digestSparse`. */
+  readonly sparseFiles?: readonly string[];
+  /** Artifacts of the kind that stay beside this one; default 1. */
+  readonly othersKept?: number;
   /** Most disk space used while building, result included. */
   readonly spaceBytes: number;
   /** What the manifest tells about the build beside the files. */
@@ -76,8 +81,8 @@ export interface ArtifactFile {
 
 const MANIFEST = 'manifest.json';
 const MANIFEST_FORMAT = 1;
-/** Artifacts of one kind that stay beside the current one, for another checkout or a step back. */
-const OLD_ARTIFACTS_KEPT = 1;
+/** Unless the recipe says otherwise: one for another checkout or a step back. */
+const OTHERS_KEPT = 1;
 
 const manifestSchema = z.object({
   format: z.literal(MANIFEST_FORMAT),
@@ -170,10 +175,17 @@ async function openArtifact<Details>(
       throw new ImageError('artifact_altered', `open ${dir}: its manifest lacks ${name}`);
     }
     const path = join(dir, name);
-    await verifyImage(path, file.sha256);
+    await verifyImage(path, file.sha256, digestOf(recipe, name));
     files.set(name, { path, ...file });
   }
   return { dir, files, details };
+}
+
+function digestOf(
+  recipe: Pick<Recipe<unknown>, 'sparseFiles'>,
+  name: string,
+): (path: string) => Promise<string> {
+  return recipe.sparseFiles?.includes(name) === true ? digestSparse : digestFile;
 }
 
 async function makeArtifact<Details>(
@@ -199,7 +211,7 @@ async function makeArtifact<Details>(
       report: (fraction, detail) =>
         context.progress({ kind: 'update', step: recipe.kind, fraction, detail }),
     });
-    const files = await describeFiles(outDir, recipe.files);
+    const files = await describeFiles(outDir, recipe);
     const manifest = {
       format: MANIFEST_FORMAT,
       kind: recipe.kind,
@@ -212,7 +224,7 @@ async function makeArtifact<Details>(
     context.signal.throwIfAborted();
     const dir = join(kindDir, recipe.key);
     await rename(outDir, dir);
-    await pruneOld(kindDir, recipe.key);
+    await pruneOld(kindDir, recipe.key, recipe.othersKept ?? OTHERS_KEPT);
     const placed = Object.entries(files).map(
       ([name, file]) => [name, { path: join(dir, name), ...file }] as const,
     );
@@ -226,18 +238,18 @@ async function makeArtifact<Details>(
 
 async function describeFiles(
   dir: string,
-  names: readonly string[],
+  recipe: Pick<Recipe<unknown>, 'files' | 'sparseFiles'>,
 ): Promise<Record<string, { sha256: string; sizeBytes: number }>> {
   const described: Record<string, { sha256: string; sizeBytes: number }> = {};
-  for (const name of names) {
+  for (const name of recipe.files) {
     const path = join(dir, name);
     const { size } = await stat(path);
-    described[name] = { sha256: await digestFile(path), sizeBytes: size };
+    described[name] = { sha256: await digestOf(recipe, name)(path), sizeBytes: size };
   }
   return described;
 }
 
-async function pruneOld(kindDir: string, currentKey: string): Promise<void> {
+async function pruneOld(kindDir: string, currentKey: string, kept: number): Promise<void> {
   const others: { path: string; mtimeMs: number }[] = [];
   for (const name of await readdirOrEmpty(kindDir)) {
     if (name === currentKey) continue;
@@ -245,7 +257,7 @@ async function pruneOld(kindDir: string, currentKey: string): Promise<void> {
     others.push({ path, mtimeMs: (await stat(path)).mtimeMs });
   }
   others.sort((a, b) => b.mtimeMs - a.mtimeMs);
-  for (const old of others.slice(OLD_ARTIFACTS_KEPT)) await removeTree(old.path);
+  for (const old of others.slice(kept)) await removeTree(old.path);
 }
 
 async function removeTree(path: string): Promise<void> {

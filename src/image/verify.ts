@@ -46,13 +46,17 @@ export function digestBytes(...parts: readonly (string | Uint8Array)[]): string 
  * @returns how it was found out
  * @throws ImageError `artifact_altered` when the content is another, or the file can't be read
  */
-export async function verifyImage(path: string, digest: string): Promise<'stamp' | 'hashed'> {
+export async function verifyImage(
+  path: string,
+  digest: string,
+  digestOf: (path: string) => Promise<string> = digestFile,
+): Promise<'stamp' | 'hashed'> {
   const before = await identify(path);
   if (before === undefined) throw altered(path, 'it is not there');
   const bootId = await hostBootId();
   const stamp = `${JSON.stringify({ digest, bootId, ...before })}\n`;
   if ((await readStamp(path)) === stamp) return 'stamp';
-  const actual = await digestFile(path);
+  const actual = await digestOf(path);
   if (actual !== digest) throw altered(path, `its SHA-256 is ${actual}, not ${digest}`);
   const after = await identify(path);
   const settled = systemClock.wall() - Number(BigInt(before.ctimeNs) / 1_000_000n) > RACY_MS;

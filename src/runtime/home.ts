@@ -3,6 +3,8 @@
  *
  *     cache/   what `setup` builds and fetches, by digest; safe to delete
  *     run/     one directory per running sandbox; empty when none runs
+ *
+ * And one in memory, for the RAM of clones between its copy and the moment when their VMM has opened it.
  */
 import { createHash } from 'node:crypto';
 import { homedir, tmpdir } from 'node:os';
@@ -12,7 +14,11 @@ export interface Home {
   readonly dir: string;
   readonly cacheDir: string;
   readonly runDir: string;
+  readonly memoryDir: string;
 }
+
+/** The same for every home: names in it are ids of sandboxes, unique everywhere. */
+export const MEMORY_DIR = `/dev/shm/neurovisor-${process.getuid?.() ?? 0}`;
 
 /**
  * `sun_path` holds 108 bytes (unix(7)). Below the run directory come `/<20 letters>/v_65535` and a NUL.
@@ -29,5 +35,5 @@ export function resolveHome(home: string): Home {
     `nv-${process.getuid?.() ?? 0}-${createHash('sha256').update(dir).digest('hex').slice(0, 12)}`,
   );
   const runDir = Buffer.byteLength(inHome) <= RUN_DIR_BYTES_MAX ? inHome : short;
-  return { dir, cacheDir: join(dir, 'cache'), runDir };
+  return { dir, cacheDir: join(dir, 'cache'), runDir, memoryDir: MEMORY_DIR };
 }

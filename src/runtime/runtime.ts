@@ -12,6 +12,7 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../base/cleanup.ts';
 import { systemClock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
@@ -19,14 +20,17 @@ import { type Bridge, createBridge, type UsageRecord } from '../bridge/bridge.ts
 import type { Config } from '../config.ts';
 import { listenForGuest } from '../guest/link.ts';
 import { createOverlay } from '../image/overlay.ts';
-import { makeSpec, type SandboxOptions } from '../sandbox/spec.ts';
+import { SandboxError } from '../sandbox/errors.ts';
+import { DEFAULTS, makeSpec, type SandboxOptions } from '../sandbox/spec.ts';
 import { type SandboxParts, Supervisor } from '../sandbox/supervisor.ts';
+import { DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
 import { type Home, resolveHome } from './home.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
+import { type Template, Templates } from './templates.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
 import { makeWorkspace, reclaim } from './workspace.ts';
 
@@ -52,6 +56,7 @@ export class Runtime {
   readonly driver: VmmDriver;
   readonly artifacts: Artifacts;
   readonly upstream: Upstream;
+  readonly templates: Templates;
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
   readonly #cids = new CidPool(randomInt(1 << 30));
@@ -76,6 +81,11 @@ export class Runtime {
     this.upstream = made.upstream;
     this.#bridge = made.bridge;
     this.#cleanup = made.cleanup;
+    this.templates = new Templates(setupContext(options, made.home), made.artifacts, {
+      ...this.#parts(),
+      env: this.#cpuEnv(),
+      hostCpus: availableParallelism(),
+    });
   }
 
   /**
@@ -87,7 +97,7 @@ export class Runtime {
     const home = resolveHome(config.home);
     const cleanup = new CleanupStack();
     try {
-      await reclaim(home.runDir, log);
+      await reclaim(home.runDir, log, home.memoryDir);
       const upstream = await chooseUpstream({
         config,
         runDir: home.runDir,
@@ -113,6 +123,44 @@ export class Runtime {
       await cleanup.run();
       throw error;
     }
+  }
+
+  /**
+   * Starts a sandbox from a template where one is of just its size and warm list. The default one is built
+   * when it is missing; others only by `templates.prepare`. What can't be cloned boots: never an error.
+   */
+  async cloneSandbox(options: SandboxOptions, signal?: AbortSignal): Promise<Supervisor> {
+    const template = await this.#templateFor(options, signal);
+    if (template === null) return await this.createSandbox(options, signal);
+    const { warm } = template.spec;
+    const sandbox = this.prepareSandbox({ ...options, warm }, { template: template.source });
+    try {
+      await sandbox.start(signal);
+      return sandbox;
+    } catch (error) {
+      if (error instanceof SandboxError && error.code === 'cancelled') throw error;
+      this.#warnThatItBoots(error);
+      return await this.createSandbox(options, signal);
+    }
+  }
+
+  async #templateFor(options: SandboxOptions, signal?: AbortSignal): Promise<Template | null> {
+    const isPlain = options.console === undefined || options.console === 'log';
+    if (!isPlain || !this.templates.supported) return null;
+    const spec = templateSpec(options);
+    try {
+      if (!isDefault(options) && !(await this.templates.has(spec))) return null;
+      return await this.templates.prepare(spec);
+    } catch (error) {
+      if (signal?.aborted || this.#options.signal.aborted) throw error;
+      this.#warnThatItBoots(error);
+      return null;
+    }
+  }
+
+  #warnThatItBoots(error: unknown): void {
+    const reason = describeError(error);
+    this.#options.log.warn('a sandbox could not start from its template and boots', { reason });
   }
 
   /** Boots a sandbox; it is ready when the promise resolves. */
@@ -164,7 +212,7 @@ export class Runtime {
       driver: this.driver,
       kernelPath: this.artifacts.kernelPath,
       rootImagePath: this.artifacts.rootImagePath,
-      makeWorkspace: (spec) => makeWorkspace(this.home.runDir, spec.id),
+      makeWorkspace: (spec) => makeWorkspace(this.home.runDir, spec.id, this.home.memoryDir),
       makeOverlay: (target, sizeBytes) =>
         createOverlay(this.artifacts.overlayTemplatePath, target, sizeBytes),
       allocateCid: () => this.#cids.allocate(),
@@ -191,6 +239,21 @@ export class Runtime {
       log,
     };
   }
+}
+
+/** The part of a sandbox that its template decides. */
+export function templateSpec(options: SandboxOptions): TemplateSpec {
+  const { cpus = DEFAULTS.cpus, memoryMib = DEFAULTS.memoryMib } = options;
+  const { diskMib = DEFAULTS.diskMib, warm = [] } = options;
+  return { cpus, memoryMib, diskMib, warm: warm.length === 0 ? DEFAULT_WARM : warm };
+}
+
+function isDefault(options: SandboxOptions): boolean {
+  const { warm, ...size } = templateSpec(options);
+  const isDefaultSize = Object.entries(DEFAULTS).every(
+    ([name, value]) => size[name as keyof typeof size] === value,
+  );
+  return isDefaultSize && warm === DEFAULT_WARM;
 }
 
 /** Host port of the inference bridge (spec/guest-protocol.md). */

@@ -9,6 +9,8 @@ export type SandboxErrorCode =
   | 'not_ready'
   /** The sandbox ended, or was never there. */
   | 'gone'
+  /** A template could not be built; sandboxes still boot. */
+  | 'template_failed'
   /** The caller cancelled. */
   | 'cancelled';
 

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../base/clock.ts';
 import { silentLog } from '../base/log.ts';
 import type { Guest, GuestClosed, GuestListener } from '../guest/link.ts';
-import type { Vm, VmExit, VmmDriver } from '../vmm/driver.ts';
+import type { Vm, VmExit, VmmDriver, VmSpec } from '../vmm/driver.ts';
 import type { SandboxState } from './lifecycle.ts';
 import { makeSpec, type SandboxOptions } from './spec.ts';
 import { type SandboxParts, Supervisor } from './supervisor.ts';
@@ -72,13 +72,22 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
     rootImagePath: '/r',
     makeWorkspace: async () => {
       await step('workspace');
-      const remove = hold('workspace');
+      const removeDir = hold('workspace');
+      let dropMemory = (): Promise<void> => Promise.resolve();
       return {
         dir: '/d',
         channelPath: '/d/v',
         overlayPath: '/d/o',
         recordVmm: () => Promise.resolve(),
-        remove,
+        reserveMemory: async () => {
+          dropMemory = hold('RAM name');
+          return '/m';
+        },
+        dropMemory: () => dropMemory(),
+        remove: async () => {
+          await dropMemory();
+          await removeDir();
+        },
       };
     },
     makeOverlay: () => step('overlay'),
@@ -114,6 +123,7 @@ describe('Supervisor', () => {
     await sandbox.start();
     expect(states).toEqual(['booting', 'ready']);
     expect(sandbox.timings).toEqual({
+      origin: 'boot',
       prepareMs: 0,
       vmmMs: 30,
       kernelMs: 700,
@@ -147,6 +157,47 @@ describe('Supervisor', () => {
     expect([...fake.held]).toEqual([]);
     expect(sandbox.state).toBe('failed');
     expect((await sandbox.ended).cause).toBe('start-failed');
+  });
+
+  it('start: a clone copies RAM and disk, loads the state, and drops the name of its RAM', async () => {
+    const fake = fakeParts();
+    const copied: string[] = [];
+    const source = {
+      snapshot: { statePath: '/t/state', stateSha256: 'x', machine: 'm' },
+      copyMemory: async (path: string) => void copied.push(path),
+      copyDisk: async (path: string) => void copied.push(path),
+    };
+    const started: unknown[] = [];
+    const { start } = fake.parts.driver;
+    const driver = {
+      ...fake.parts.driver,
+      start: (spec: VmSpec, signal?: AbortSignal) => {
+        started.push(spec);
+        return start(spec, signal);
+      },
+    };
+    const makeOverlay = (): Promise<void> => Promise.reject(new Error('a clone has a disk'));
+    const parts = { ...fake.parts, driver, makeOverlay, template: source };
+    const sandbox = new Supervisor(makeSpec({}, 2), parts);
+    await sandbox.start();
+    expect(copied.sort()).toEqual(['/d/o', '/m']);
+    expect(started).toMatchObject([{ memoryPath: '/m', snapshot: source.snapshot }]);
+    expect(fake.releases).toEqual(['RAM name']);
+    expect(sandbox.timings).toMatchObject({ origin: 'clone', kernelMs: 0 });
+    await sandbox.stop();
+    expect([...fake.held]).toEqual([]);
+  });
+
+  it('start: a clone whose RAM can not be copied leaves nothing', async () => {
+    const fake = fakeParts();
+    const template = {
+      snapshot: { statePath: '/t/state', stateSha256: 'x', machine: 'm' },
+      copyMemory: () => Promise.reject(new Error('no space')),
+      copyDisk: () => Promise.resolve(),
+    };
+    const sandbox = new Supervisor(makeSpec({}, 2), { ...fake.parts, template });
+    await expect(sandbox.start()).rejects.toMatchObject({ code: 'start_failed' });
+    expect([...fake.held]).toEqual([]);
   });
 
   it('start: the last lines of the console are in the error', async () => {

@@ -1,7 +1,7 @@
 /**
  * The one owner of a sandbox's state. Everybody else asks, and is refused with a reason.
  *
- *     start:  workspace ─► disk, bridge port, guest listener ─► VM ─► hello ─► ready
+ *     start:  workspace ─► disk, (RAM,) bridge port, guest listener ─► VM boots or goes on ─► hello ─► ready
  *     stop:   guest link ─► VM ─► bridge port ─► listener ─► workspace     (reverse, once, always)
  *
  * What it needs from the mechanisms comes in as `SandboxParts`, so all of this runs without a VM in tests.
@@ -13,7 +13,7 @@ import { CodedError, describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
-import type { Vm, VmExit, VmmDriver } from '../vmm/driver.ts';
+import type { Vm, VmExit, VmmDriver, VmSnapshot } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
 import {
   isFinal,
@@ -31,11 +31,22 @@ export interface Workspace {
   readonly overlayPath: string;
   /** Writes down the VMM's pid, so that the next start can end it if this process is killed. */
   recordVmm(pid: number): Promise<void>;
+  /** A place for RAM of this size, on a file system in memory; nothing is there yet. */
+  reserveMemory(bytes: number): Promise<string>;
+  /** Removes the RAM's name; who has it open keeps it. */
+  dropMemory(): Promise<void>;
   remove(): Promise<void>;
 }
 
 export interface BridgePort {
   close(): Promise<void>;
+}
+
+/** What a clone goes on from instead of booting. */
+export interface CloneSource {
+  readonly snapshot: VmSnapshot;
+  copyMemory(targetPath: string): Promise<void>;
+  copyDisk(targetPath: string): Promise<void>;
 }
 
 export interface SandboxParts {
@@ -47,6 +58,8 @@ export interface SandboxParts {
   allocateCid(): { readonly cid: number; release(): void };
   listenForGuest(channelPath: string, identity: GuestIdentity): Promise<GuestListener>;
   attachBridge(sandboxId: string, channelPath: string, models: ModelPolicy): Promise<BridgePort>;
+  /** Absent: the sandbox boots. */
+  readonly template?: CloneSource;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -72,13 +85,14 @@ export interface SandboxEnd {
 
 /** Durations in milliseconds, in the order in which the phases ran. */
 export interface StartTimings {
-  /** Directory, disk, sockets. */
+  readonly origin: 'boot' | 'clone';
+  /** Directory, disk, sockets; of a clone also the copy of its RAM. */
   readonly prepareMs: number;
-  /** VMM process spawned until guest code runs. */
+  /** VMM process spawned until guest code runs; of a clone with its state loaded. */
   readonly vmmMs: number;
-  /** Guest code runs until PID 1 (guest clock); 0 where the guest can't tell. */
+  /** Guest code runs until PID 1 (guest clock); 0 in a clone and where the guest can't tell. */
   readonly kernelMs: number;
-  /** PID 1 until the agent is confirmed. */
+  /** PID 1 (in a clone: guest code runs) until the agent is confirmed. */
   readonly agentMs: number;
   /** `start` called until ready. */
   readonly totalMs: number;
@@ -181,14 +195,17 @@ export class Supervisor {
     const { clock } = this.#parts;
     const began = clock.now();
     signal.throwIfAborted();
-    const { workspace, cid, listener } = await this.#prepare();
+    const { workspace, memoryPath, cid, listener } = await this.#prepare();
     signal.throwIfAborted();
     const prepared = clock.now();
-    const vm = await this.#startVm(workspace, cid, signal);
+    const vm = await this.#startVm(workspace, memoryPath, cid, signal);
     const { guest, readyAt } = await this.#hello(listener, vm, signal);
     const running = prepared + vm.timings.runningMs;
-    const kernelMs = guest.info.kernelToInitMs ?? 0;
+    const isClone = this.#parts.template !== undefined;
+    // What a clone's guest remembers is the boot of its template.
+    const kernelMs = isClone ? 0 : (guest.info.kernelToInitMs ?? 0);
     this.#timings = {
+      origin: isClone ? 'clone' : 'boot',
       prepareMs: prepared - began,
       vmmMs: vm.timings.runningMs,
       kernelMs,
@@ -199,7 +216,12 @@ export class Supervisor {
     this.#watch(vm, guest);
   }
 
-  async #prepare(): Promise<{ workspace: Workspace; cid: number; listener: GuestListener }> {
+  async #prepare(): Promise<{
+    workspace: Workspace;
+    memoryPath: string | undefined;
+    cid: number;
+    listener: GuestListener;
+  }> {
     const parts = this.#parts;
     const workspace = await parts.makeWorkspace(this.spec);
     this.#cleanup.push('workspace', () => workspace.remove());
@@ -213,15 +235,38 @@ export class Supervisor {
     const attaching = parts
       .attachBridge(this.spec.id, channelPath, this.spec.models)
       .then((port) => this.#cleanup.push('bridge port', () => port.close()));
-    const copying = parts.makeOverlay(workspace.overlayPath, this.spec.diskMib * BYTES_PER_MIB);
+    const copying = this.#makeDisk(workspace);
+    const remembering = this.#makeMemory(workspace);
     // All are awaited before any failure is passed on: what succeeded must be on the cleanup stack.
-    const results = await Promise.allSettled([listening, attaching, copying]);
+    const results = await Promise.allSettled([listening, attaching, copying, remembering]);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
-    return { workspace, cid: lease.cid, listener: await listening };
+    const [listener, memoryPath] = await Promise.all([listening, remembering]);
+    return { workspace, memoryPath, cid: lease.cid, listener };
   }
 
-  async #startVm(workspace: Workspace, guestCid: number, signal: AbortSignal): Promise<Vm> {
+  async #makeDisk({ overlayPath }: Workspace): Promise<void> {
+    const { template, makeOverlay } = this.#parts;
+    if (template !== undefined) await template.copyDisk(overlayPath);
+    else await makeOverlay(overlayPath, this.spec.diskMib * BYTES_PER_MIB);
+  }
+
+  /** A clone's RAM; a VM that boots gets memory without a name. */
+  async #makeMemory(workspace: Workspace): Promise<string | undefined> {
+    const { template } = this.#parts;
+    if (template === undefined) return undefined;
+    const path = await workspace.reserveMemory(this.spec.memoryMib * BYTES_PER_MIB);
+    await template.copyMemory(path);
+    return path;
+  }
+
+  async #startVm(
+    workspace: Workspace,
+    memoryPath: string | undefined,
+    guestCid: number,
+    signal: AbortSignal,
+  ): Promise<Vm> {
     const parts = this.#parts;
+    const { template } = parts;
     this.#apply('resources-made');
     const vm = await parts.driver.start(
       {
@@ -236,11 +281,14 @@ export class Supervisor {
         channelPath: workspace.channelPath,
         channelLimits: this.spec.channelLimits,
         console: this.spec.console,
+        ...(memoryPath === undefined ? {} : { memoryPath }),
+        ...(template === undefined ? {} : { snapshot: template.snapshot }),
       },
       signal,
     );
     this.#vm = vm;
     this.#cleanup.push('VM', () => vm.kill());
+    if (memoryPath !== undefined) await workspace.dropMemory();
     if (vm.pid !== null) await workspace.recordVmm(vm.pid);
     return vm;
   }

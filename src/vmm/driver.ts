@@ -45,9 +45,26 @@ export interface VmSpec {
   readonly channelLimits?: ChannelLimits;
   /** `log`: console goes to a bounded tail; `interactive`: raw bidirectional serial console. */
   readonly console: 'log' | 'interactive';
+  /**
+   * RAM in this existing file of `memoryMib`, so that it can be kept beside a snapshot; absent: RAM without
+   * a name. The caller may remove the name as soon as `start` has resolved.
+   */
+  readonly memoryPath?: string;
+  /** Goes on from here instead of booting; `memoryPath` holds a copy of the RAM that belongs to it. */
+  readonly snapshot?: VmSnapshot;
   /** Extra kernel arguments, each `[A-Za-z0-9_.,:/=-]+`; anything else is refused. */
   readonly bootArgs?: readonly string[];
 }
+
+/** The devices of a VM that stands still; its RAM and its overlay disk are files of the caller's. */
+export interface VmSnapshot {
+  readonly statePath: string;
+  readonly stateSha256: string;
+  /** `machineOf` the VM it was taken of. */
+  readonly machine: string;
+}
+
+export type MachineSize = Pick<VmSpec, 'cpus' | 'memoryMib'>;
 
 /** Token bucket in Firecracker's vocabulary. Units of the bucket: bytes or operations. */
 export interface BucketLimit {
@@ -103,6 +120,12 @@ export interface Vm {
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
   /** Present with the capability `hotplugVsock`. */
   readonly vsockHotplug?: VsockHotplug;
+  /**
+   * Stops the VM for good and writes its devices to a new file. The vsock device must be unplugged and
+   * RAM be in a file; once per VM. Present with the capability `snapshot`.
+   * @throws VmmError `vm_unsupported` when it may not be taken now
+   */
+  saveState?(statePath: string): Promise<VmSnapshot>;
   pause(): Promise<void>;
   resume(): Promise<void>;
   setChannelLimits(limits: ChannelLimits): Promise<void>;
@@ -131,6 +154,11 @@ export interface VmmDriver {
   readonly description: string;
   readonly accelerator: Accelerator;
   readonly capabilities: VmmCapabilities;
+  /**
+   * All that a snapshot depends on beside kernel and disks: VMM, version, processor, devices. Two equal
+   * texts: the snapshot can be loaded. Present with the capability `snapshot`.
+   */
+  machineOf?(size: MachineSize): string;
   /**
    * Starts a VM; resolves once guest code runs. On failure nothing is left behind.
    * @throws VmmError

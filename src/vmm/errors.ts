@@ -13,6 +13,8 @@ export type VmmErrorCode =
   | 'vm_spec_invalid'
   /** This driver or VM can't do what was asked. */
   | 'vm_unsupported'
+  /** The snapshot is damaged or was taken of another machine; nothing of it was loaded. */
+  | 'snapshot_refused'
   /** The VM is already gone. */
   | 'vm_gone'
   /** The caller cancelled. */

@@ -52,8 +52,9 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
     }
   };
   const path = (field: PathField, bytesMax: number): void => {
-    if (!ABSOLUTE_PATH.test(spec[field])) throw invalid(field, 'it is not a plain absolute path');
-    if (Buffer.byteLength(spec[field]) > bytesMax) {
+    const value = spec[field] ?? '';
+    if (!ABSOLUTE_PATH.test(value)) throw invalid(field, 'it is not a plain absolute path');
+    if (Buffer.byteLength(value) > bytesMax) {
       throw invalid(field, `it is longer than ${bytesMax} bytes`);
     }
   };
@@ -66,10 +67,18 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
   for (const field of ['kernelPath', 'rootImagePath', 'overlayPath'] as const) {
     path(field, PATH_BYTES_MAX);
   }
+  if (spec.memoryPath !== undefined) path('memoryPath', PATH_BYTES_MAX);
+  else if (spec.snapshot !== undefined) throw invalid('memoryPath', 'a snapshot needs its RAM');
   checkBootArgs(spec.bootArgs ?? []);
 }
 
-type PathField = 'dir' | 'kernelPath' | 'rootImagePath' | 'overlayPath' | 'channelPath';
+type PathField =
+  | 'memoryPath'
+  | 'dir'
+  | 'kernelPath'
+  | 'rootImagePath'
+  | 'overlayPath'
+  | 'channelPath';
 
 /** The vhost-user socket, in `dir`. */
 export const VHOST_SOCKET_NAME = 'vhost';
@@ -103,6 +112,14 @@ export async function checkFiles(spec: VmSpec): Promise<void> {
   await file('kernelPath', constants.R_OK);
   await file('rootImagePath', constants.R_OK);
   await file('overlayPath', constants.R_OK | constants.W_OK);
+  if (spec.memoryPath !== undefined) {
+    const memory = await stat(spec.memoryPath).catch((error: unknown) => {
+      throw invalid('memoryPath', describeError(error));
+    });
+    if (!memory.isFile() || memory.size !== spec.memoryMib * 1024 * 1024) {
+      throw invalid('memoryPath', 'it is not a file of the size of the RAM');
+    }
+  }
   const dir = await stat(spec.dir).catch((error: unknown) => {
     throw invalid('dir', describeError(error));
   });

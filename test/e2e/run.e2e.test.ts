@@ -64,15 +64,23 @@ sys.exit(7)
       stderr: '',
     });
     const names = JSON.parse(stdout).phases.map((phase: { name: string }) => phase.name);
-    expect(names).toEqual([
-      'prepare',
-      'vmm',
-      'kernel',
-      'agent',
-      'script start',
-      'first output',
-      'script',
-    ]);
+    expect(names).toEqual(['prepare', 'vmm', 'agent', 'script start', 'first output', 'script']);
+  });
+
+  it('--no-template: boots, and tells the phases of a boot', async () => {
+    const { stdout } = await cli(['run', '-o', 'json', '--no-template', '-c', '']).result;
+    const names = JSON.parse(stdout).phases.map((phase: { name: string }) => phase.name);
+    expect(names).toEqual(['prepare', 'vmm', 'kernel', 'agent', 'script start', 'script']);
+  });
+
+  it('template: ls and inspect tell what run starts from', async () => {
+    const list = JSON.parse((await cli(['template', 'ls', '-o', 'json']).result).stdout);
+    const current = list.filter((one: { current: boolean }) => one.current);
+    expect(current.length).toBeGreaterThan(0);
+    const { key } = current[0];
+    const { stdout } = await cli(['template', 'inspect', key.slice(0, 20), '-o', 'json']).result;
+    expect(JSON.parse(stdout)).toEqual(current[0]);
+    expect((await cli(['template', 'rm', 'none']).result).status).toBe(2);
   });
 
   it('--cpus, --memory: the guest has what was asked for', async () => {

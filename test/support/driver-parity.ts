@@ -3,13 +3,22 @@
  * the fake driver's scripted guest speaks it too.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  copyFileSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
-import type { Vm, VmmDriver, VmSpec } from '../../src/vmm/driver.ts';
+import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { dialGuest, type GuestPort, listenForGuestPort, readAll, readBytes } from './channel.ts';
 
 export interface ParityFiles {
@@ -70,6 +79,37 @@ export class VmBench {
     return vm;
   }
 
+  /** A file for the RAM of `spec`, new or a copy of another. */
+  memory(spec: VmSpec, from?: string): string {
+    const path = join(spec.dir, 'memory');
+    if (from === undefined) writeFileSync(path, '');
+    else copyFileSync(from, path);
+    if (from === undefined) truncateSync(path, spec.memoryMib * 1024 * 1024);
+    return path;
+  }
+
+  /** Boots a VM, unplugs its channel, saves it and ends it. */
+  async saved(): Promise<{ spec: VmSpec; snapshot: VmSnapshot }> {
+    const plain = this.spec();
+    const spec = { ...plain, memoryPath: this.memory(plain) };
+    const vm = await this.boot(spec);
+    await vm.vsockHotplug?.unplugVsock();
+    const snapshot = await vm.saveState?.(join(spec.dir, 'state'));
+    if (snapshot === undefined) throw new Error('the driver takes no snapshots');
+    await vm.kill();
+    return { spec, snapshot };
+  }
+
+  /** A clone: RAM and overlay are copies. */
+  async clone(of: { spec: VmSpec; snapshot: VmSnapshot }, more: Partial<VmSpec> = {}): Promise<Vm> {
+    const plain = this.spec(more);
+    copyFileSync(of.spec.overlayPath, plain.overlayPath);
+    const memoryPath = this.memory(plain, of.spec.memoryPath);
+    const vm = await this.driver.start({ snapshot: of.snapshot, ...plain, memoryPath, ...more });
+    this.#vms.push(vm);
+    return vm;
+  }
+
   async listen(channelPath: string, port: number): Promise<GuestPort> {
     const listener = await listenForGuestPort(channelPath, port);
     this.#ports.push(listener);
@@ -127,7 +167,71 @@ export function driverParity(
   endCases(() => bench);
   channelCases(() => bench);
   consoleCases(() => bench);
+  snapshotCases(() => bench);
   refusalCases(() => bench);
+}
+
+function snapshotCases(bench: () => VmBench): void {
+  describe('snapshot', () => {
+    it('start: two clones of a snapshot run side by side, each with a channel of its own', async () => {
+      expect(bench().driver.capabilities.snapshot).toBe(true);
+      const saved = await bench().saved();
+      const [one, two] = await Promise.all([bench().clone(saved), bench().clone(saved)]);
+      await expect.poll(() => ask(one, 'PRINT one').catch(String)).toBe('done');
+      await expect.poll(() => ask(two, 'PRINT two').catch(String)).toBe('done');
+      expect(one.consoleTail()).toContain('one');
+      expect(one.consoleTail()).not.toContain('two');
+    });
+
+    it('start: the RAM needs no name once the VM runs', async () => {
+      const saved = await bench().saved();
+      const vm = await bench().clone(saved);
+      rmSync(join(vm.channelPath, '..', 'memory'));
+      await expect.poll(() => ask(vm, 'PRINT here').catch(String)).toBe('done');
+    });
+
+    it('start: a snapshot that is cut off, altered, missing or of another machine is refused', async () => {
+      const saved = await bench().saved();
+      const { statePath } = saved.snapshot;
+      const refuse = async (more: Partial<VmSpec>): Promise<void> => {
+        const clone = bench().clone(saved, more);
+        await expect(clone).rejects.toMatchObject({ code: 'snapshot_refused' });
+      };
+      const machine = `${saved.snapshot.machine}x`;
+      await refuse({ snapshot: { ...saved.snapshot, machine } });
+      await refuse({ snapshot: { ...saved.snapshot, statePath: `${statePath}.none` } });
+      const whole = readFileSync(statePath);
+      const altered = Buffer.from(whole);
+      altered[altered.length >> 1] = (altered[altered.length >> 1] ?? 0) ^ 1;
+      for (const wrong of [whole.subarray(0, -1), Buffer.alloc(0), altered]) {
+        writeFileSync(statePath, wrong);
+        await refuse({});
+      }
+      writeFileSync(statePath, whole);
+      appendFileSync(statePath, 'x');
+      await refuse({});
+      writeFileSync(statePath, whole);
+      // Another size: the RAM does not fit, so nothing is tried.
+      const smaller = bench().clone(saved, { memoryMib: 64 });
+      await expect(smaller).rejects.toMatchObject({ code: 'vm_spec_invalid' });
+      const before = held();
+      await refuse({ snapshot: { ...saved.snapshot, machine } });
+      expect(held()).toEqual(before);
+    });
+
+    it('saveState: refused while vsock is plugged, and without RAM in a file', async () => {
+      const plain = bench().spec();
+      const plugged = await bench().boot({ ...plain, memoryPath: bench().memory(plain) });
+      const unnamed = await bench().boot();
+      await unnamed.vsockHotplug?.unplugVsock();
+      for (const vm of [plugged, unnamed]) {
+        const saving = vm.saveState?.(join(plain.dir, 'state'));
+        await expect(saving).rejects.toMatchObject({ code: 'vm_unsupported' });
+      }
+      expect(await ask(plugged, 'PRINT still here')).toBe('done');
+      expect(readdirSync(plain.dir)).not.toContain('state');
+    });
+  });
 }
 
 function lifeCases(bench: () => VmBench): void {
@@ -281,6 +385,8 @@ const WRONG: readonly [string, Partial<VmSpec>][] = [
   ['rootImagePath', { rootImagePath: '/tmp/a\n-device' }],
   ['overlayPath', { overlayPath: '/nonexistent' }],
   ['dir', { dir: '/nonexistent' }],
+  ['memoryPath', { memoryPath: '/nonexistent' }],
+  ['memoryPath', { memoryPath: 'relative' }],
   ['bootArgs', { bootArgs: ['debug init=/bin/sh'] }],
   ['bootArgs', { bootArgs: ['init=/bin/sh'] }],
 ];

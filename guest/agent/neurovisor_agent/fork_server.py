@@ -50,12 +50,14 @@ class ForkServer:
         self,
         loop: Loop,
         warm: list[str],
+        rehearse: bool,
         env: dict[str, str],
         cgroups: "cgroup.Cgroups",
         report: "Callable[[list[object]], None]",
     ) -> None:
         self._loop = loop
         self._warm = warm
+        self._rehearse = rehearse
         self._env = env
         self._cgroup = f"{cgroups.user}/zygote" if cgroups.user is not None else None
         self._report = report
@@ -90,7 +92,7 @@ class ForkServer:
         ours, theirs = _socket.socketpair()  # type: ignore[attr-defined]
         pid = os.fork()
         if pid == 0:
-            zygote.serve(theirs, self._warm, self._env, self._cgroup)
+            zygote.serve(theirs, self._warm, self._rehearse, self._env, self._cgroup)
         theirs.close()
         self._pid = pid
         self._sock = ours

@@ -23,7 +23,7 @@ class Refused(Exception):
 class Welcome:
     """A checked welcome."""
 
-    __slots__ = ("sandbox_id", "hostname", "wall_ns", "entropy", "env", "limits", "warm")
+    __slots__ = ("sandbox_id", "hostname", "wall_ns", "entropy", "env", "limits", "warm", "rehearse")
 
     def __init__(self, message: dict[str, object]) -> None:
         self.sandbox_id = _text(message, "sandboxId", 64)
@@ -47,6 +47,7 @@ class Welcome:
             key: value for key, value in limits.items() if type(value) is int and value > 0
         }
         self.warm: list[str] = warm
+        self.rehearse = message.get("rehearse") is True
 
 
 def hello_line(python: str, timings: dict[str, float | None], overlay: str, cgroup: bool) -> bytes:

@@ -61,7 +61,7 @@ def run(launch: Launch, status_fd: int) -> None:
     os.environ.clear()
     os.environ.update(launch.env)
     _set_streams(unbuffered=bool(launch.env.get("PYTHONUNBUFFERED")))
-    _reseed()
+    _forget()
     extend_path(launch.env.get("PYTHONPATH"))
     code, main = _load(launch.script, launch.argv)
     os.close(status_fd)
@@ -82,8 +82,19 @@ def _set_streams(unbuffered: bool) -> None:
         file.write("python3")
 
 
-def _reseed() -> None:
-    """`random` reseeds itself after a fork (CPython, Lib/random.py); NumPy's global state does not."""
+def _forget() -> None:
+    """Drops what the fork server's modules keep that is not this script's: random states, names of the host.
+
+    `random` reseeds itself after a fork (CPython, Lib/random.py). A fork server that was warmed in a
+    template has another sandbox's host name in the caches of `platform`.
+    """
+    platform = sys.modules.get("platform")
+    if platform is not None:
+        platform._uname_cache = None  # type: ignore[attr-defined]
+        platform._platform_cache.clear()
+    uuid = sys.modules.get("uuid")
+    if uuid is not None:
+        uuid._node = uuid._last_timestamp = None  # type: ignore[attr-defined]
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()

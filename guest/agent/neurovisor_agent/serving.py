@@ -66,7 +66,7 @@ class Serving:
         operations.output_max = welcome.limits.get("outputBytesMax")
         if self._warm != welcome.warm:
             self._warm = welcome.warm
-            self._start_fork_server(operations)
+            self._start_fork_server(operations, welcome.rehearse)
 
     def _accept(self, connection: Connection, first: bytes) -> None:
         if self._operations is None:
@@ -88,7 +88,7 @@ class Serving:
             problems.append(f"{error}; programs run as uid {os.geteuid()}")
         return problems
 
-    def _start_fork_server(self, operations: "Operations") -> None:
+    def _start_fork_server(self, operations: "Operations", rehearse: bool) -> None:
         from .fork_server import ForkServer
 
         if operations.fork_server is not None:
@@ -96,6 +96,7 @@ class Serving:
         operations.fork_server = ForkServer(
             self._loop,
             self._warm or [],
+            rehearse,
             operations.env,
             self._cgroups,
             lambda modules: self._event("warm", modules=modules),

@@ -25,7 +25,11 @@ _MODULE_ERROR_CHARACTERS = 300
 
 
 def serve(
-    sock: "_socket.socket", warm: list[str], env: dict[str, str], cgroup_path: str | None
+    sock: "_socket.socket",
+    warm: list[str],
+    rehearse: bool,
+    env: dict[str, str],
+    cgroup_path: str | None,
 ) -> None:
     """Runs in the forked child; never returns."""
     try:
@@ -34,7 +38,7 @@ def serve(
         os.environ.clear()
         os.environ.update(env)
         script.extend_path(env.get("PYTHONPATH"))
-        _send(sock, {"type": "warm", "modules": [_import(name) for name in warm]})
+        _send(sock, {"type": "warm", "modules": [_import(name, rehearse) for name in warm]})
         # What was imported is never garbage: keeps the collector from touching, so copying, its pages.
         gc.collect()
         gc.freeze()
@@ -59,11 +63,15 @@ def _isolate(sock: "_socket.socket", cgroup_path: str | None) -> None:
             print(f"neurovisor zygote: {error}", file=sys.stderr)
 
 
-def _import(name: str) -> dict[str, object]:
+def _import(name: str, rehearse: bool) -> dict[str, object]:
     start = time.monotonic()
     problem = None
     try:
         __import__(name)
+        if rehearse:
+            from .rehearse import rehearse as first_use
+
+            first_use(name)
     except BaseException as error:
         problem = f"{type(error).__name__}: {error}"[:_MODULE_ERROR_CHARACTERS]
     return {

@@ -39,6 +39,8 @@ export interface RunFlags {
   readonly rate?: string;
   readonly user?: string;
   readonly timings?: boolean;
+  /** False with `--no-template`. */
+  readonly template?: boolean;
 }
 
 /** What `-o json` prints when the script has ended. */
@@ -70,14 +72,18 @@ export async function run(
   const options = sandboxOptions(cli, flags, wantsConsole);
   const usage: UsageRecord[] = [];
   await using runtime = await openRuntime(cli, {
+    keepsProgress: true,
     modelPath: choice.path,
     onUsage: (record) => void usage.push(record),
   });
   choice.check(runtime.upstream);
-  const sandbox = runtime.prepareSandbox(options);
+  const sandbox =
+    flags.template === false
+      ? await runtime.createSandbox(options, cli.cancelled)
+      : await runtime.cloneSandbox(options, cli.cancelled);
+  cli.progress.close();
   // The first signal ends the script, the second everything; SIGTERM and SIGHUP everything at once.
   cli.onEnd(() => void sandbox.stop());
-  await sandbox.start(cli.cancelled);
   if (wantsConsole) return await attachConsole(cli, sandbox, script);
   if (script === null) throw new UsageError('nothing to run');
   if (usesModel(script)) runtime.warmUpstream();

@@ -1,10 +1,15 @@
 /** `neurovisor setup`: makes this machine ready, and says what it made. */
+import { describeError } from '../../base/errors.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
+import { DEFAULT_TEMPLATE } from '../../sandbox/template.ts';
 import type { Cli } from '../cli.ts';
 import { openRuntime } from '../open.ts';
 import { table } from '../table.ts';
 
 export async function setup(cli: Cli): Promise<number> {
-  await using runtime = await openRuntime(cli);
+  await using runtime = await openRuntime(cli, { keepsProgress: true });
+  const template = await defaultTemplate(runtime, cli);
+  cli.progress.close();
   const { artifacts, driver, upstream, home } = runtime;
   const made = {
     home: home.dir,
@@ -12,6 +17,7 @@ export async function setup(cli: Cli): Promise<number> {
     accelerator: driver.accelerator,
     kernel: artifacts.kernelPath,
     image: artifacts.rootImagePath,
+    template,
     models: upstream.description,
     model: artifacts.model?.path ?? null,
   };
@@ -22,4 +28,16 @@ export async function setup(cli: Cli): Promise<number> {
   const rows = Object.entries(made).map(([name, value]) => [name, value ?? '-']);
   cli.stdout.write(`${table(['part', 'value'], rows)}\n\nready: neurovisor run FILE\n`);
   return 0;
+}
+
+/** A machine that can't keep a template is ready all the same: its sandboxes boot. */
+async function defaultTemplate(runtime: Runtime, cli: Cli): Promise<string | null> {
+  if (!runtime.templates.supported) return null;
+  try {
+    return (await runtime.templates.prepare(DEFAULT_TEMPLATE)).key;
+  } catch (error) {
+    if (cli.cancelled.aborted) throw error;
+    cli.log.warn('sandboxes will boot: no template', { reason: describeError(error) });
+    return null;
+  }
 }

@@ -5,14 +5,26 @@
  *     host program ◄── accepts ────────────────── <channel>_1024       ◄── io.connectToHost(1024)
  *
  * The guest is a function; `scripted-guest.ts` has the default one. What it can't do it says in its
- * capabilities: there is no bucket between two ends of a unix socket.
+ * capabilities: there is no bucket between two ends of a unix socket. Its snapshots hold nothing but are
+ * judged like any other; a guest that starts from one is the same function, called again.
  */
+import { writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { PassThrough, type Readable, type Writable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
-import type { ChannelStats, Vm, VmExit, VmmDriver, VmSpec, VmTimings } from '../driver.ts';
+import type {
+  ChannelStats,
+  MachineSize,
+  Vm,
+  VmExit,
+  VmmDriver,
+  VmSnapshot,
+  VmSpec,
+  VmTimings,
+} from '../driver.ts';
 import { VmmError } from '../errors.ts';
+import { readSnapshot, stateDigest } from '../snapshot.ts';
 import { checkFiles, checkSpec } from '../spec.ts';
 import { ByteTail } from '../tail.ts';
 import { FakeChannel } from './channel.ts';
@@ -47,15 +59,17 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
     accelerator: 'fake',
     capabilities: {
       pause: true,
-      snapshot: false,
+      snapshot: true,
       hotplugVsock: true,
       interactiveConsole: true,
       channelLimits: false,
     },
+    machineOf,
     async start(spec, signal) {
       const began = options.clock.now();
       checkSpec(spec, availableParallelism());
       await checkFiles(spec);
+      if (spec.snapshot !== undefined) await readSnapshot(spec.snapshot, machineOf(spec));
       const vm = new FakeVm(spec);
       await vm.plugVsock(spec.guestCid);
       if (signal?.aborted) {
@@ -71,6 +85,10 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
   };
 }
 
+function machineOf(size: MachineSize): string {
+  return `fake, ${size.cpus} CPUs, ${size.memoryMib} MiB`;
+}
+
 class FakeVm implements Vm {
   readonly id: string;
   readonly pid = null;
@@ -80,6 +98,8 @@ class FakeVm implements Vm {
   readonly vsockHotplug = this;
   timings: VmTimings = { spawnedMs: 0, runningMs: 0 };
   readonly #spec: VmSpec;
+  #plugged = false;
+  #saved = false;
   readonly #channel: FakeChannel;
   readonly #serialTail = new ByteTail(CONSOLE_TAIL_BYTES);
   readonly #typed = new PassThrough();
@@ -124,11 +144,24 @@ class FakeVm implements Vm {
   async plugVsock(_guestCid: number): Promise<void> {
     this.#requireRunning();
     await this.#channel.open();
+    this.#plugged = true;
   }
 
   async unplugVsock(): Promise<void> {
     this.#requireRunning();
     await this.#channel.close();
+    this.#plugged = false;
+  }
+
+  async saveState(statePath: string): Promise<VmSnapshot> {
+    this.#requireRunning();
+    if (this.#spec.memoryPath === undefined || this.#plugged || this.#saved) {
+      throw new VmmError('vm_unsupported', 'no snapshot can be taken of the VM');
+    }
+    this.#saved = true;
+    const state = Buffer.from(`fake state of ${this.id}\n`);
+    await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
+    return { statePath, stateSha256: stateDigest(state), machine: machineOf(this.#spec) };
   }
 
   async pause(): Promise<void> {

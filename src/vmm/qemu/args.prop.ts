@@ -66,6 +66,8 @@ const argsOf = (spec: VmSpec): string[] =>
     rootImagePath: spec.rootImagePath,
     overlayPath: spec.overlayPath,
     firmwarePath: '/usr/share/qemu/qboot.rom',
+    memoryPath: spec.memoryPath ?? null,
+    incoming: spec.snapshot !== undefined,
   });
 
 describe('checkSpec and qemuArgs', () => {

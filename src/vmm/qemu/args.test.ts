@@ -12,6 +12,8 @@ const plan = {
   rootImagePath: '/i/root.erofs',
   overlayPath: '/run/x/disk.ext4',
   firmwarePath: '/usr/share/qemu/qboot.rom',
+  memoryPath: null,
+  incoming: false,
 } as const;
 
 describe('qemuArgs', () => {
@@ -33,7 +35,7 @@ describe('qemuArgs', () => {
         "-cpu max,-vmx,-svm,-avx,-avx2,-fma",
         "-smp cpus=2,maxcpus=2",
         "-m 256M",
-        "-object memory-backend-memfd,id=mem,size=256M,share=on",
+        "-object {"qom-type":"memory-backend-memfd","id":"mem","size":268435456,"share":true}",
         "-bios /usr/share/qemu/qboot.rom",
         "-kernel /k/vmlinux",
         "-append a b=c",
@@ -54,6 +56,13 @@ describe('qemuArgs', () => {
     const args = qemuArgs({ ...plan, accelerator: 'kvm' });
     expect(args[args.indexOf('-accel') + 1]).toBe('kvm');
     expect(args[args.indexOf('-cpu') + 1]).toBe('host,-vmx,-svm');
+  });
+  it('qemuArgs: RAM in a file travels as JSON; a snapshot is waited for', () => {
+    const args = qemuArgs({ ...plan, memoryPath: '/m/a,b', incoming: true });
+    expect(args).toContain(
+      '{"qom-type":"memory-backend-file","mem-path":"/m/a,b","id":"mem","size":268435456,"share":true}',
+    );
+    expect(args[args.indexOf('-incoming') + 1]).toBe('defer');
   });
   it('qemuArgs: without qboot QEMU takes its own firmware', () => {
     expect(qemuArgs({ ...plan, firmwarePath: null })).not.toContain('-bios');

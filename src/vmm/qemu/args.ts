@@ -30,6 +30,10 @@ export interface QemuPlan {
   readonly overlayPath: string;
   /** qboot; null: QEMU's own default firmware. */
   readonly firmwarePath: string | null;
+  /** File that is the RAM; null: memory without a name. */
+  readonly memoryPath: string | null;
+  /** A state comes over QMP; nothing is booted. */
+  readonly incoming: boolean;
 }
 
 /** Arguments after the binary's name. */
@@ -45,8 +49,8 @@ export function qemuArgs(plan: QemuPlan): string[] {
     ...['-cpu', CPU[plan.accelerator]],
     ...['-smp', `cpus=${plan.cpus},maxcpus=${plan.cpus}`],
     ...['-m', `${plan.memoryMib}M`],
-    // Shared, so that the vsock device's owner can map it; without a name, so that nothing is left behind.
-    ...['-object', `memory-backend-memfd,id=mem,size=${plan.memoryMib}M,share=on`],
+    ...['-object', JSON.stringify(memoryBackend(plan))],
+    ...(plan.incoming ? ['-incoming', 'defer'] : []),
     ...(plan.firmwarePath === null ? [] : ['-bios', plan.firmwarePath]),
     ...['-kernel', plan.kernelPath, '-append', plan.kernelArgs.join(' ')],
     ...['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
@@ -64,6 +68,14 @@ const CPU = {
   kvm: 'host,-vmx,-svm',
   tcg: 'max,-vmx,-svm,-avx,-avx2,-fma',
 } as const;
+
+/** Shared, so that the vsock device's owner can map it; a snapshot leaves it in its file. */
+function memoryBackend(plan: QemuPlan): object {
+  const common = { id: 'mem', size: plan.memoryMib * 1024 * 1024, share: true };
+  return plan.memoryPath === null
+    ? { 'qom-type': 'memory-backend-memfd', ...common }
+    : { 'qom-type': 'memory-backend-file', 'mem-path': plan.memoryPath, ...common };
+}
 
 function rootNode(path: string): object {
   const file = { driver: 'file', filename: path, 'read-only': true, 'auto-read-only': false };

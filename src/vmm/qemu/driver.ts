@@ -2,13 +2,14 @@
  * QEMU as a driver, with KVM or in software emulation.
  *
  *     start ─┬─ attach the vsock backend ──┐
- *            └─ spawn QEMU, stopped (-S) ──┴─ QMP: plug vsock ─ cont ─► guest code runs
+ *            └─ spawn QEMU, stopped (-S) ──┴─ QMP: (load a state) ─ plug vsock ─ cont ─► guest code runs
  *
  * The vsock device is plugged while the machine stands still, so the guest finds it when it first looks
  * at the PCI bus; the same commands plug it into a clone that runs. QMP and the serial line are socket
  * pairs made at the spawn: there is no path to connect to, and nothing to remove.
  */
-import { availableParallelism } from 'node:os';
+import { createHash } from 'node:crypto';
+import { availableParallelism, cpus } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../../base/cleanup.ts';
 import type { Clock } from '../../base/clock.ts';
@@ -17,13 +18,15 @@ import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { startTscMeter } from '../../sys/tsc.ts';
 import type { AttachVsock } from '../attach-vsock.ts';
-import type { Vm, VmmDriver, VmSpec } from '../driver.ts';
+import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { type Launch, launchDirect } from '../launch.ts';
+import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { kernelArgs, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
 import { QemuProcess } from './process.ts';
+import { loadState } from './state.ts';
 import { QemuVm, VsockSlot } from './vm.ts';
 
 /** From the spawn to QEMU's greeting; 30 ms on an idle machine. */
@@ -49,23 +52,29 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
   if (firmwarePath === null)
     options.log.warn('qboot.rom is not installed: guests boot more slowly');
   const tsc = accelerator === 'tcg' ? startTscMeter() : null;
-  const host: HostFacts = { firmwarePath, tscKhz: () => tsc?.read() ?? null };
+  const host: HostFacts = {
+    firmwarePath,
+    version: qemu.version,
+    tscKhz: () => tsc?.read() ?? null,
+  };
   return {
     name: 'qemu',
     description: `QEMU ${qemu.version} (${accelerator === 'kvm' ? 'KVM' : 'software emulation'})`,
     accelerator,
     capabilities: {
       pause: true,
-      snapshot: false,
+      snapshot: true,
       hotplugVsock: true,
       interactiveConsole: true,
       channelLimits: true,
     },
+    machineOf: (size) => machineOf(options, host, size),
     start: (spec, signal) => start(options, host, spec, signal),
   };
 }
 
 interface HostFacts {
+  readonly version: string;
   readonly firmwarePath: string | null;
   readonly tscKhz: () => number | null;
 }
@@ -79,6 +88,8 @@ async function start(
   const began = options.clock.now();
   checkSpec(spec, availableParallelism());
   await checkFiles(spec);
+  const machine = machineOf(options, host, spec);
+  const state = spec.snapshot === undefined ? null : await readSnapshot(spec.snapshot, machine);
   throwIfCancelled(signal);
   const cleanup = new CleanupStack();
   const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
@@ -90,10 +101,11 @@ async function start(
   try {
     // Both are awaited in `bringUp`; a failure of one before that must not count as unhandled.
     slot.attach(spec.guestCid).catch((error: unknown) => ignore(error, 'reported by bringUp'));
-    await unlessCancelled(bringUp(process, slot, spec.guestCid), signal);
+    await unlessCancelled(bringUp(process, slot, spec.guestCid, state), signal);
     const timings = { spawnedMs, runningMs: options.clock.now() - began };
     const { id, channelPath } = spec;
-    return new QemuVm({ id, channelPath, timings, process, slot, release });
+    const snapshotMachine = spec.memoryPath === undefined ? null : machine;
+    return new QemuVm({ id, channelPath, timings, process, slot, release, snapshotMachine });
   } catch (error) {
     const failure = await explain(error, process, options.clock);
     await release();
@@ -117,6 +129,8 @@ function spawnQemu(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): Q
     rootImagePath: spec.rootImagePath,
     overlayPath: spec.overlayPath,
     firmwarePath: host.firmwarePath,
+    memoryPath: spec.memoryPath ?? null,
+    incoming: spec.snapshot !== undefined,
   });
   const stdio: ('ignore' | 'pipe')[] = ['ignore', 'ignore', 'pipe'];
   stdio[QMP_FD] = 'pipe';
@@ -138,8 +152,30 @@ function makeSlot(options: QemuDriverOptions, spec: VmSpec, process: QemuProcess
   });
 }
 
-async function bringUp(process: QemuProcess, slot: VsockSlot, guestCid: number): Promise<void> {
+/** The same command lines give the same devices; what differs between two starts of one machine is left out. */
+function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSize): string {
+  const { accelerator } = options;
+  const { cpus: count, memoryMib } = size;
+  const args = qemuArgs({
+    ...{ accelerator, cpus: count, memoryMib, firmwarePath: host.firmwarePath },
+    kernelArgs: kernelArgs({ accelerator, cpus: count, tscKhz: null, bootArgs: [] }),
+    ...{ kernelPath: '/k', rootImagePath: '/r', overlayPath: '/o' },
+    ...{ memoryPath: '/m', incoming: false },
+  });
+  // A guest keeps the features and the clock rate of the processor that it was booted on.
+  const processor = cpus()[0]?.model.trim() ?? 'unknown';
+  const digest = createHash('sha256').update(JSON.stringify(args)).digest('hex').slice(0, 16);
+  return `QEMU ${host.version} ${accelerator}, ${processor}, ${digest}`;
+}
+
+async function bringUp(
+  process: QemuProcess,
+  slot: VsockSlot,
+  guestCid: number,
+  state: Buffer | null,
+): Promise<void> {
   await process.qmp.negotiate(GREETING_MS_MAX);
+  if (state !== null) await loadState(process.qmp, state);
   await slot.plugAttached(guestCid);
   await process.qmp.execute('cont');
 }

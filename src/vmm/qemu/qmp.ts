@@ -9,6 +9,7 @@
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
+import { FdChannel } from '../../sys/socket.ts';
 import { VmmError } from '../errors.ts';
 
 /** No answer that we ask for comes near. */
@@ -91,6 +92,12 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
+/** Of a socket: Node has no way to send a descriptor along, sendmsg(2) on the same socket has. */
+function handleFd(stream: Duplex): number | undefined {
+  const { _handle: handle } = stream as { _handle?: { fd?: number } };
+  return handle?.fd;
+}
+
 interface Pending {
   readonly command: string;
   resolve(value: unknown): void;
@@ -144,6 +151,34 @@ export class QmpClient {
     args?: Readonly<Record<string, unknown>>,
     timeoutMs = QMP_COMMAND_MS_MAX,
   ): Promise<unknown> {
+    return this.#execute(command, args, timeoutMs, (text) => void this.#stream.write(text));
+  }
+
+  /**
+   * Gives QEMU a duplicate of `fd`, which other commands then know by `name`.
+   * @throws VmmError as `execute`
+   */
+  async passFd(name: string, fd: number): Promise<void> {
+    await this.#execute('getfd', { fdname: name }, QMP_COMMAND_MS_MAX, (text) => {
+      const bytes = Buffer.from(text);
+      const own = handleFd(this.#stream);
+      const sent =
+        own === undefined || this.#stream.writableLength > 0
+          ? -1
+          : new FdChannel(bytes.length, 1).send(own, bytes, [fd]);
+      if (sent === bytes.length) return;
+      throw new VmmError('vmm_command_failed', 'a descriptor could not be passed to QEMU', {
+        cause: sent < 0 ? `errno ${-sent}` : 'it was cut off',
+      });
+    });
+  }
+
+  async #execute(
+    command: string,
+    args: Readonly<Record<string, unknown>> | undefined,
+    timeoutMs: number,
+    write: (text: string) => void,
+  ): Promise<unknown> {
     if (this.#failure !== undefined) throw this.#failure;
     if (this.#pending.size >= QMP_PENDING_MAX) {
       throw new VmmError('vmm_command_failed', `"${command}" can't be sent`, {
@@ -154,8 +189,8 @@ export class QmpClient {
     const answer = new Promise<unknown>((resolve, reject) => {
       this.#pending.set(id, { command, resolve, reject });
     });
-    this.#stream.write(`${JSON.stringify({ execute: command, id, arguments: args })}\n`);
     try {
+      write(`${JSON.stringify({ execute: command, id, arguments: args })}\n`);
       return await this.#withDeadline(answer, timeoutMs, `the answer to "${command}"`);
     } finally {
       this.#pending.delete(id);

@@ -1,4 +1,5 @@
 /** A running QEMU VM: what can be asked of it, and its one vsock device. */
+import { writeFile } from 'node:fs/promises';
 import type { Readable, Writable } from 'node:stream';
 import type { AttachVsock, VsockAttachment } from '../attach-vsock.ts';
 import type {
@@ -6,12 +7,15 @@ import type {
   ChannelStats,
   Vm,
   VmExit,
+  VmSnapshot,
   VmTimings,
   VsockHotplug,
 } from '../driver.ts';
 import { VmmError } from '../errors.ts';
+import { stateDigest } from '../snapshot.ts';
 import type { QemuProcess } from './process.ts';
 import type { QmpClient } from './qmp.ts';
+import { saveState } from './state.ts';
 
 /** An unplug needs the guest's help; a guest that is busy or hostile may take its time. */
 const UNPLUG_MS_MAX = 10_000;
@@ -91,6 +95,10 @@ export class VsockSlot implements VsockHotplug {
     await this.release();
   }
 
+  get isPlugged(): boolean {
+    return this.#attachment !== undefined;
+  }
+
   async setLimits(limits: ChannelLimits): Promise<void> {
     const attachment = await this.#plugged();
     await this.#ask('set the limits of', () => attachment.setLimits(limits));
@@ -136,6 +144,8 @@ export class QemuVm implements Vm {
   readonly #process: QemuProcess;
   readonly #slot: VsockSlot;
   readonly #release: () => Promise<void>;
+  readonly #snapshotMachine: string | null;
+  #saved = false;
   #gone = false;
 
   /** @param options.release ends the process if need be, and removes all that `start` made */
@@ -146,6 +156,8 @@ export class QemuVm implements Vm {
     process: QemuProcess;
     slot: VsockSlot;
     release: () => Promise<void>;
+    /** Written into snapshots; null: RAM is in no file, so none can be taken. */
+    snapshotMachine: string | null;
   }) {
     this.id = options.id;
     this.pid = options.process.pid;
@@ -156,6 +168,7 @@ export class QemuVm implements Vm {
     this.#process = options.process;
     this.#slot = options.slot;
     this.#release = options.release;
+    this.#snapshotMachine = options.snapshotMachine;
     this.exited = this.#process.exited.then(async (exit) => {
       this.#gone = true;
       await this.#release();
@@ -165,6 +178,18 @@ export class QemuVm implements Vm {
 
   consoleTail(): string {
     return this.#process.consoleTail();
+  }
+
+  async saveState(statePath: string): Promise<VmSnapshot> {
+    this.#requireRunning();
+    const machine = this.#snapshotMachine;
+    if (machine === null) throw unsupported('its RAM is not in a file');
+    if (this.#slot.isPlugged) throw unsupported('its vsock device is plugged');
+    if (this.#saved) throw unsupported('there is one of it already');
+    this.#saved = true;
+    const state = await saveState(this.#process.qmp);
+    await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
+    return { statePath, stateSha256: stateDigest(state), machine };
   }
 
   async pause(): Promise<void> {
@@ -195,4 +220,8 @@ export class QemuVm implements Vm {
   #requireRunning(): void {
     if (this.#gone) throw new VmmError('vm_gone', `the VM ${this.id} is gone`);
   }
+}
+
+function unsupported(cause: string): VmmError {
+  return new VmmError('vm_unsupported', 'no snapshot can be taken of the VM', { cause });
 }

@@ -1,0 +1,57 @@
+"""What the fork server does once while a template is built: the first use of modules that are slow at it.
+
+Importing is half of the way: clients make their classes, regular expressions and lazy imports at the
+first call. The host serves a canned model then (protocol section 3, `rehearse`). No connection may
+outlive this: forks and clones would share it, so the canned model closes each one.
+"""
+
+from __future__ import annotations
+
+import gc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _langchain_openai() -> None:
+    from langchain_openai import ChatOpenAI  # pyright: ignore[reportMissingImports]
+
+    # A time limit of its own: LangChain shares the HTTP client between models of the same settings, and
+    # that of a script must be made under the script's environment.
+    model = ChatOpenAI(model="rehearsal", timeout=20, max_retries=0)
+    model.invoke("rehearsal")
+    for _chunk in model.stream("rehearsal"):
+        pass
+    _forget_environment("langsmith")
+
+
+def _forget_environment(package: str) -> None:
+    """Empties the package's function caches: those that hold variables would outlive the environment."""
+    import functools
+
+    for found in gc.get_objects():
+        if isinstance(found, functools._lru_cache_wrapper):  # type: ignore[attr-defined]
+            module = getattr(found, "__module__", None) or ""
+            if module == package or module.startswith(f"{package}."):
+                found.cache_clear()
+
+
+def _numpy() -> None:
+    import numpy  # pyright: ignore[reportMissingImports]
+
+    numpy.random.default_rng().random(4)
+    numpy.arange(4.0) @ numpy.arange(4.0)
+
+
+_REHEARSALS: "dict[str, Callable[[], None]]" = {
+    "langchain_openai": _langchain_openai,
+    "numpy": _numpy,
+}
+
+
+def rehearse(module: str) -> None:
+    """Raises whatever the module raises; nothing to do for most."""
+    run = _REHEARSALS.get(module)
+    if run is not None:
+        run()

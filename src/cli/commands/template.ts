@@ -1,0 +1,112 @@
+/** `neurovisor template`: what sandboxes start from. */
+import { type Runtime, templateSpec } from '../../runtime/runtime.ts';
+import type { TemplateInfo } from '../../runtime/templates.ts';
+import type { SandboxOptions } from '../../sandbox/spec.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { openRuntime } from '../open.ts';
+import { parseMemory } from '../options.ts';
+import { duration, table } from '../table.ts';
+
+export interface TemplateFlags {
+  readonly warm: readonly string[];
+  readonly cpus?: number;
+  readonly memory?: string;
+  readonly disk?: string;
+}
+
+/** Enough of a key to tell templates apart, and to name one. */
+const KEY_SHOWN = 12;
+
+export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<number> {
+  await using runtime = await open(cli);
+  const options: SandboxOptions = {
+    cpus: flags.cpus,
+    memoryMib: flags.memory === undefined ? undefined : parseMemory(flags.memory),
+    diskMib: flags.disk === undefined ? undefined : parseMemory(flags.disk),
+    warm: flags.warm,
+  };
+  const { key } = await runtime.templates.prepare(templateSpec(options));
+  cli.progress.close();
+  return show(cli, await find(runtime, key));
+}
+
+export async function templateList(cli: Cli): Promise<number> {
+  await using runtime = await open(cli);
+  const list = await runtime.templates.list();
+  cli.progress.close();
+  if (cli.json) {
+    cli.printJson(list);
+    return 0;
+  }
+  const rows = list.map((one) => [
+    one.key.slice(0, KEY_SHOWN),
+    `${one.spec.cpus}`,
+    `${one.spec.memoryMib} MiB`,
+    `${one.spec.diskMib} MiB`,
+    mebibytes(one),
+    one.current ? 'yes' : 'no',
+    one.spec.warm.join(' '),
+  ]);
+  const head = ['key', 'cpus', 'memory', 'disk', 'size', 'current', 'warm'];
+  cli.stdout.write(`${table(head, rows)}\n`);
+  return 0;
+}
+
+export async function templateInspect(cli: Cli, key: string): Promise<number> {
+  await using runtime = await open(cli);
+  const info = await find(runtime, key);
+  cli.progress.close();
+  return show(cli, info);
+}
+
+export async function templateRemove(cli: Cli, keys: readonly string[]): Promise<number> {
+  await using runtime = await open(cli);
+  const found = await Promise.all(keys.map((key) => find(runtime, key)));
+  for (const { key } of found) await runtime.templates.remove(key);
+  cli.progress.close();
+  if (cli.json) cli.printJson(found.map(({ key }) => key));
+  return 0;
+}
+
+function open(cli: Cli): Promise<Runtime> {
+  return openRuntime(cli, { keepsProgress: true });
+}
+
+/** @throws UsageError unless the text begins the key of just one template */
+async function find(runtime: Runtime, text: string): Promise<TemplateInfo> {
+  const matching = (await runtime.templates.list()).filter(({ key }) => key.startsWith(text));
+  const [one] = matching;
+  if (one !== undefined && matching.length === 1) return one;
+  const what = one === undefined ? 'no template has this key' : 'several templates have this key';
+  throw new UsageError(`${what}: ${text}`, 'neurovisor template ls');
+}
+
+function show(cli: Cli, info: TemplateInfo): number {
+  if (cli.json) {
+    cli.printJson(info);
+    return 0;
+  }
+  const modules = info.modules.map((one) => `${one.name} ${duration(one.durationMs)}`);
+  const rows = [
+    ['key', info.key],
+    ['current', info.current ? 'yes' : 'no: of another kernel, image, VMM or processor'],
+    ['made', new Date(info.madeAtMs).toISOString()],
+    ['cpus', `${info.spec.cpus}`],
+    ['memory', `${info.spec.memoryMib} MiB`],
+    ['disk', `${info.spec.diskMib} MiB`],
+    ['size', mebibytes(info)],
+    ['warm', modules.join(', ')],
+    ['machine', info.machine],
+    ['kernel', info.kernelDigest],
+    ['image', info.rootImageDigest],
+  ];
+  cli.stdout.write(`${table(['part', 'value'], rows)}\n`);
+  return 0;
+}
+
+/** What it takes on the disk. */
+function mebibytes(info: TemplateInfo): string {
+  const bytes = Object.values(info.files).reduce((sum, one) => sum + one, 0);
+  return `${Math.round(bytes / 1024 ** 2)} MiB`;
+}

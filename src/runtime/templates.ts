@@ -1,0 +1,222 @@
+/**
+ * The templates of this machine: found, built under the set-up's lock, listed and removed.
+ *
+ *     spec ─► key ─► <cache>/template/<key> there and whole? ──► CloneSource
+ *                          │ no, and it may be built: 30–60 s in software emulation
+ *                          └──► sandbox/template-builder.ts
+ */
+import { readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import { withSetupLock } from '../image/lock.ts';
+import { type Artifact, isCached, prepareArtifact, type Recipe } from '../image/prepare.ts';
+import type { CloneSource } from '../sandbox/supervisor.ts';
+import { TEMPLATE_FILES, type TemplateSpec, templateKey } from '../sandbox/template.ts';
+import { buildTemplate, type TemplateParts } from '../sandbox/template-builder.ts';
+import { cloneSparse, copySparse, copyWithoutZeros } from '../sys/sparse.ts';
+import { serveCannedModel } from './canned-model.ts';
+import type { Artifacts, SetupContext } from './setup.ts';
+
+export interface Template {
+  readonly key: string;
+  readonly spec: TemplateSpec;
+  readonly source: CloneSource;
+}
+
+/** What `template ls` and `inspect` tell. */
+export interface TemplateInfo {
+  readonly key: string;
+  readonly spec: TemplateSpec;
+  /** It is of this kernel, image, VMM and processor. */
+  readonly current: boolean;
+  readonly madeAtMs: number;
+  readonly machine: string;
+  readonly kernelDigest: string;
+  readonly rootImageDigest: string;
+  readonly modules: readonly { readonly name: string; readonly durationMs: number }[];
+  /** Bytes on the disk. */
+  readonly files: Readonly<Record<string, number>>;
+}
+
+/** As the builder needs them, without what this file adds. */
+export type BuilderParts = Omit<
+  TemplateParts,
+  'serveCannedModel' | 'makeMemory' | 'keepMemory' | 'keepDisk'
+>;
+
+const KIND = 'template';
+const ESTIMATE_MS = 45_000;
+/** Others that stay when one is built: sizes and warm lists that somebody asked for. */
+const OTHERS_KEPT = 5;
+/** Beside RAM and disk while it is built. */
+const SPACE_RESERVE_BYTES = 64 * 1024 * 1024;
+
+const specSchema = z.object({
+  cpus: z.number(),
+  memoryMib: z.number(),
+  diskMib: z.number(),
+  warm: z.array(z.string()),
+});
+
+const detailsSchema = z.object({
+  spec: specSchema,
+  machine: z.string(),
+  stateSha256: z.string(),
+  kernelDigest: z.string(),
+  rootImageDigest: z.string(),
+  madeAtMs: z.number(),
+  modules: z.array(z.object({ name: z.string(), durationMs: z.number() })),
+});
+type Details = z.infer<typeof detailsSchema>;
+
+export class Templates {
+  readonly #context: SetupContext;
+  readonly #artifacts: Artifacts;
+  readonly #parts: BuilderParts;
+
+  constructor(context: SetupContext, artifacts: Artifacts, parts: BuilderParts) {
+    this.#context = context;
+    this.#artifacts = artifacts;
+    this.#parts = parts;
+  }
+
+  /** The VMM can keep and restore a guest. */
+  get supported(): boolean {
+    return this.#parts.driver.machineOf !== undefined;
+  }
+
+  /** Is there one of just this kind? Whether it is whole shows when it is opened. */
+  async has(spec: TemplateSpec): Promise<boolean> {
+    const key = this.#key(spec);
+    return isCached(this.#context.cacheDir, { kind: KIND, key });
+  }
+
+  /**
+   * Opens it, verified, or builds it first.
+   * @throws SandboxError, ImageError; nothing half-made is left
+   */
+  async prepare(spec: TemplateSpec): Promise<Template> {
+    const recipe = this.#recipe(spec);
+    const artifact = await withSetupLock(this.#context, () =>
+      prepareArtifact(this.#context, recipe),
+    );
+    return { key: recipe.key, spec, source: sourceOf(artifact) };
+  }
+
+  async list(): Promise<readonly TemplateInfo[]> {
+    const infos: TemplateInfo[] = [];
+    for (const key of await namesIn(join(this.#context.cacheDir, KIND))) {
+      const info = await this.#read(key);
+      if (info !== undefined) infos.push(info);
+    }
+    return infos.sort((a, b) => b.madeAtMs - a.madeAtMs);
+  }
+
+  /** Takes the name away first, so that who starts a clone finds all of it or nothing. @returns false: unknown */
+  async remove(key: string): Promise<boolean> {
+    const dir = join(this.#context.cacheDir, KIND, key);
+    if (!(await namesIn(join(this.#context.cacheDir, KIND))).includes(key)) return false;
+    await withSetupLock(this.#context, () => rm(dir, { recursive: true, force: true }));
+    return true;
+  }
+
+  #key(spec: TemplateSpec): string {
+    const { driver, env } = this.#parts;
+    const { kernelDigest, rootImageDigest } = this.#artifacts;
+    const machine = driver.machineOf?.(spec) ?? 'none';
+    return templateKey({ spec, kernelDigest, rootImageDigest, machine, env });
+  }
+
+  #recipe(spec: TemplateSpec): Recipe<Details> {
+    return {
+      kind: KIND,
+      title: 'Build the template that sandboxes start from',
+      estimateMs: ESTIMATE_MS,
+      key: this.#key(spec),
+      files: Object.values(TEMPLATE_FILES),
+      sparseFiles: [TEMPLATE_FILES.ram, TEMPLATE_FILES.disk],
+      othersKept: OTHERS_KEPT,
+      spaceBytes: spec.memoryMib * 1024 * 1024 + SPACE_RESERVE_BYTES,
+      details: detailsSchema,
+      build: async ({ outDir, signal, report }) => {
+        const paths = {
+          ram: join(outDir, TEMPLATE_FILES.ram),
+          state: join(outDir, TEMPLATE_FILES.state),
+          disk: join(outDir, TEMPLATE_FILES.disk),
+        };
+        const built = await buildTemplate(
+          { ...this.#parts, ...FILE_PARTS },
+          { spec, paths, signal, report },
+        );
+        const { kernelDigest, rootImageDigest } = this.#artifacts;
+        return {
+          spec: { ...spec, warm: [...spec.warm] },
+          machine: built.snapshot.machine,
+          stateSha256: built.snapshot.stateSha256,
+          ...{ kernelDigest, rootImageDigest, madeAtMs: Date.now() },
+          modules: built.modules.map(({ name, durationMs }) => ({ name, durationMs })),
+        };
+      },
+    };
+  }
+
+  async #read(key: string): Promise<TemplateInfo | undefined> {
+    const dir = join(this.#context.cacheDir, KIND, key);
+    try {
+      const manifest: unknown = JSON.parse(await readFile(join(dir, 'manifest.json'), 'utf8'));
+      const { details } = z.object({ details: detailsSchema }).parse(manifest);
+      const files: Record<string, number> = {};
+      for (const name of Object.values(TEMPLATE_FILES)) {
+        files[name] = (await stat(join(dir, name))).blocks * BLOCK_BYTES;
+      }
+      const { stateSha256: _, ...told } = details;
+      return { key, ...told, current: this.#key(details.spec) === key, files };
+    } catch (error) {
+      ignore(error, 'a damaged template is built again when it is needed');
+      return undefined;
+    }
+  }
+}
+
+/** Of `st_blocks` (stat(2)). */
+const BLOCK_BYTES = 512;
+
+/** The host port of the inference bridge (spec/guest-protocol.md). */
+const INFERENCE_PORT = 1025;
+
+const FILE_PARTS: Pick<
+  TemplateParts,
+  'serveCannedModel' | 'makeMemory' | 'keepMemory' | 'keepDisk'
+> = {
+  serveCannedModel: (channelPath) => serveCannedModel(`${channelPath}_${INFERENCE_PORT}`),
+  makeMemory: async (path, bytes) => {
+    await writeFile(path, '', { flag: 'wx', mode: 0o600 });
+    await truncate(path, bytes);
+  },
+  keepMemory: copyWithoutZeros,
+  keepDisk: copyWithoutZeros,
+};
+
+function sourceOf(artifact: Artifact<Details>): CloneSource {
+  const path = (name: string): string => join(artifact.dir, name);
+  return {
+    snapshot: {
+      statePath: path(TEMPLATE_FILES.state),
+      stateSha256: artifact.details.stateSha256,
+      machine: artifact.details.machine,
+    },
+    copyMemory: (target) => copySparse(path(TEMPLATE_FILES.ram), target),
+    copyDisk: (target) => cloneSparse(path(TEMPLATE_FILES.disk), target),
+  };
+}
+
+async function namesIn(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir);
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return [];
+    throw error;
+  }
+}

@@ -1,0 +1,40 @@
+import { describe, expect, it } from 'vitest';
+import { DEFAULT_TEMPLATE, type TemplateInputs, templateKey } from './template.ts';
+
+const inputs: TemplateInputs = {
+  spec: DEFAULT_TEMPLATE,
+  kernelDigest: 'k'.repeat(64),
+  rootImageDigest: 'r'.repeat(64),
+  machine: 'QEMU 7.2.22 tcg, a processor, 0123456789abcdef',
+  env: { OPENBLAS_L2_SIZE: '256', A: 'b' },
+};
+const { spec } = inputs;
+
+describe('templateKey', () => {
+  it('the same inputs give the same key, whatever the order of variables', () => {
+    const env = { A: 'b', OPENBLAS_L2_SIZE: '256' };
+    expect(templateKey({ ...inputs, env })).toBe(templateKey(inputs));
+    expect(templateKey(inputs)).toMatch(/^[0-9a-f]{64}$/);
+  });
+
+  const changes: [string, TemplateInputs][] = [
+    ['kernel', { ...inputs, kernelDigest: 'x'.repeat(64) }],
+    ['image or agent', { ...inputs, rootImageDigest: 'x'.repeat(64) }],
+    ['VMM, version or processor', { ...inputs, machine: `${inputs.machine}0` }],
+    ['number of CPUs', { ...inputs, spec: { ...spec, cpus: 2 } }],
+    ['memory', { ...inputs, spec: { ...spec, memoryMib: 513 } }],
+    ['disk', { ...inputs, spec: { ...spec, diskMib: 2049 } }],
+    ['module', { ...inputs, spec: { ...spec, warm: [...spec.warm, 'os'] } }],
+    ['order of modules', { ...inputs, spec: { ...spec, warm: spec.warm.toReversed() } }],
+    ['variable', { ...inputs, env: { ...inputs.env, A: 'c' } }],
+  ];
+  it.each(changes)('another %s is another key', (_what, changed) => {
+    expect(templateKey(changed)).not.toBe(templateKey(inputs));
+  });
+
+  it('fields do not run into one another', () => {
+    const kernelDigest = `${inputs.kernelDigest}r`;
+    const rootImageDigest = inputs.rootImageDigest.slice(1);
+    expect(templateKey({ ...inputs, kernelDigest, rootImageDigest })).not.toBe(templateKey(inputs));
+  });
+});

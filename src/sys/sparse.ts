@@ -1,0 +1,136 @@
+/**
+ * Copies and digests of sparse files: disks and the RAM of VMs. Only data moves; holes stay holes.
+ *
+ * The calls are synchronous, since a thousand small extents would cost more in the thread pool than they
+ * take; the event loop gets its turn after each `TURN_BYTES`.
+ */
+import { createHash } from 'node:crypto';
+import { constants, readSync, writeSync } from 'node:fs';
+import { copyFile, type FileHandle, open, rm } from 'node:fs/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import { dataExtents } from './file.ts';
+import { PAGE_BYTES } from './memory.ts';
+
+const CHUNK_BYTES = 1024 * 1024;
+/** About 4 ms of copying. */
+const TURN_BYTES = 8 * CHUNK_BYTES;
+const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
+
+/**
+ * A copy at `to`, which must not exist: shares the extents where the filesystem can, else copies the data.
+ * On failure nothing is left at `to`.
+ */
+export async function cloneSparse(from: string, to: string): Promise<void> {
+  if (!(await reflink(from, to))) await copySparse(from, to);
+}
+
+/** The same without sharing; for another filesystem. */
+export async function copySparse(from: string, to: string): Promise<void> {
+  await intoNewFile(from, to, (target, chunk, at) => writeAll(target, chunk, at));
+}
+
+/** The same, and pages of zeros become holes. */
+export async function copyWithoutZeros(from: string, to: string): Promise<void> {
+  await intoNewFile(from, to, (target, chunk, at) => {
+    for (const { start, end } of nonZeroRuns(chunk)) {
+      writeAll(target, chunk.subarray(start, end), at + start);
+    }
+  });
+}
+
+/** SHA-256 of the size and of every page that is not all zeros; where the holes are makes no difference. */
+export async function digestSparse(path: string): Promise<string> {
+  await using source = await open(path, 'r');
+  const { size } = await source.stat();
+  const hash = createHash('sha256').update(`${size}\n`);
+  await eachChunk(source, (chunk, at) => {
+    for (const { start, end } of nonZeroRuns(chunk)) {
+      for (let page = start; page < end; page += PAGE_BYTES) {
+        hash.update(`${at + page}:`).update(chunk.subarray(page, Math.min(page + PAGE_BYTES, end)));
+      }
+    }
+  });
+  return hash.digest('hex');
+}
+
+async function reflink(from: string, to: string): Promise<boolean> {
+  try {
+    await copyFile(from, to, constants.COPYFILE_FICLONE_FORCE | constants.COPYFILE_EXCL);
+    return true;
+  } catch (error) {
+    if (errorCode(error) === 'EEXIST' || errorCode(error) === 'ENOENT') throw error;
+    ignore(error, 'this filesystem can not share extents between files');
+    return false;
+  }
+}
+
+async function intoNewFile(
+  from: string,
+  to: string,
+  write: (target: number, chunk: Buffer, at: number) => void,
+): Promise<void> {
+  await using source = await open(from, 'r');
+  const { size } = await source.stat();
+  const target = await open(to, 'wx', 0o600);
+  try {
+    await target.truncate(size);
+    await eachChunk(source, (chunk, at) => write(target.fd, chunk, at));
+  } catch (error) {
+    await rm(to, { force: true });
+    throw error;
+  } finally {
+    await target.close();
+  }
+}
+
+/** Chunks begin at page boundaries: a filesystem's blocks are pages or multiples of them, or are rounded. */
+async function eachChunk(
+  file: FileHandle,
+  visit: (chunk: Buffer, at: number) => void,
+): Promise<void> {
+  const buffer = Buffer.allocUnsafe(CHUNK_BYTES);
+  let sinceTurn = 0;
+  let done = 0;
+  for (const extent of dataExtents(file.fd)) {
+    let at = Math.max(done, extent.start - (extent.start % PAGE_BYTES));
+    while (at < extent.end) {
+      const wanted = Math.min(CHUNK_BYTES, roundUp(extent.end) - at);
+      const bytes = readSync(file.fd, buffer, 0, wanted, at);
+      if (bytes === 0) throw new Error('a file shrank while it was read');
+      visit(buffer.subarray(0, bytes), at);
+      at += bytes;
+      sinceTurn += bytes;
+      if (sinceTurn < TURN_BYTES) continue;
+      sinceTurn = 0;
+      await nextTurn();
+    }
+    done = at;
+  }
+}
+
+/** Adjoining pages that are not all zeros. */
+export function nonZeroRuns(chunk: Uint8Array): { start: number; end: number }[] {
+  const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length);
+  const runs: { start: number; end: number }[] = [];
+  for (let start = 0; start < bytes.length; start += PAGE_BYTES) {
+    const end = Math.min(start + PAGE_BYTES, bytes.length);
+    const zero = ZERO_PAGE.compare(bytes, start, end, 0, end - start) === 0;
+    const last = runs.at(-1);
+    if (zero) continue;
+    if (last?.end === start) last.end = end;
+    else runs.push({ start, end });
+  }
+  return runs;
+}
+
+function writeAll(fd: number, chunk: Buffer, at: number): void {
+  for (let done = 0; done < chunk.length; ) {
+    done += writeSync(fd, chunk, done, chunk.length - done, at + done);
+  }
+}
+
+function roundUp(bytes: number): number {
+  return Math.ceil(bytes / PAGE_BYTES) * PAGE_BYTES;
+}

@@ -1,0 +1,74 @@
+/**
+ * The state of a VM's devices in and out of QEMU, by its migration with the RAM left where it is.
+ *
+ *     save   stop ─► migrate          ─► anonymous file ─► bytes
+ *     load   bytes ─► anonymous file ─► migrate-incoming
+ *
+ * QEMU gets a descriptor (SCM_RIGHTS over QMP) and opens no file, so this works in a jail, and the bytes
+ * that were verified are the bytes that are loaded.
+ */
+import { readSync, writeSync } from 'node:fs';
+import { closeFd, createMemFd, fileSize } from '../../sys/fd.ts';
+import { VmmError } from '../errors.ts';
+import { STATE_BYTES_MAX } from '../snapshot.ts';
+import type { QmpClient } from './qmp.ts';
+
+/** 10 ms are usual. */
+const MIGRATION_MS_MAX = 30_000;
+const NAME = 'state';
+
+/** Stops the VM for good. @throws VmmError `vmm_command_failed`, `vmm_timeout`, `vm_gone` */
+export async function saveState(qmp: QmpClient): Promise<Buffer> {
+  const fd = createMemFd(NAME, 0);
+  try {
+    await qmp.execute('stop');
+    await migrate(qmp, 'migrate', fd);
+    const size = fileSize(fd);
+    if (size < 1 || size > STATE_BYTES_MAX) throw failed('migrate', `it wrote ${size} bytes`);
+    const state = Buffer.alloc(size);
+    const read = readSync(fd, state, 0, size, 0);
+    if (read !== size) throw failed('migrate', 'its state shrank');
+    return state;
+  } finally {
+    closeFd(fd);
+  }
+}
+
+/** @throws VmmError `vmm_command_failed`, `vmm_timeout`, `vm_gone` */
+export async function loadState(qmp: QmpClient, state: Buffer): Promise<void> {
+  const fd = createMemFd(NAME, state.length);
+  try {
+    // At a position, so that QEMU, which shares it, begins at the first byte.
+    const written = writeSync(fd, state, 0, state.length, 0);
+    if (written !== state.length) throw failed('migrate-incoming', 'no memory for its state');
+    await migrate(qmp, 'migrate-incoming', fd);
+  } finally {
+    closeFd(fd);
+  }
+}
+
+async function migrate(
+  qmp: QmpClient,
+  command: 'migrate' | 'migrate-incoming',
+  fd: number,
+): Promise<void> {
+  const capabilities = ['x-ignore-shared', 'events'].map((capability) => ({
+    capability,
+    state: true,
+  }));
+  await qmp.execute('migrate-set-capabilities', { capabilities });
+  await qmp.passFd(NAME, fd);
+  const over = qmp.event(
+    (event) => event.name === 'MIGRATION' && OVER.has(String(event.data['status'])),
+    MIGRATION_MS_MAX,
+  );
+  const [event] = await Promise.all([over, qmp.execute(command, { uri: `fd:${NAME}` })]);
+  const { status } = event.data;
+  if (status !== 'completed') throw failed(command, `the migration has ${String(status)}`);
+}
+
+const OVER = new Set(['completed', 'failed', 'cancelled']);
+
+function failed(command: string, cause: string): VmmError {
+  return new VmmError('vmm_command_failed', `QEMU did not finish "${command}"`, { cause });
+}

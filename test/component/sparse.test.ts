@@ -1,0 +1,93 @@
+/** Sparse copies and digests on the file systems of this machine: one in memory and that of /tmp. */
+import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cloneSparse, copySparse, copyWithoutZeros, digestSparse } from '../../src/sys/sparse.ts';
+
+const PAGE = 4096;
+const SIZE = 40 * 1024 * 1024 + 100;
+const ALLOCATED_SLACK_BYTES = 256 * 1024;
+let disk = '';
+let memory = '';
+let source = '';
+/** What `source` holds, and how many bytes of it are not holes. */
+let content = Buffer.alloc(0);
+
+beforeAll(async () => {
+  disk = await mkdtemp(join(tmpdir(), 'nv-sparse-'));
+  memory = await mkdtemp('/dev/shm/nv-sparse-');
+  source = join(disk, 'source');
+  content = Buffer.alloc(SIZE);
+  const put = (at: number, bytes: number): void => void randomBytes(bytes).copy(content, at);
+  put(0, 10);
+  put(3 * PAGE + 5, PAGE);
+  put(9 * 1024 * 1024 - 3, 3 * 1024 * 1024);
+  put(SIZE - 50, 50);
+  await using file = await open(source, 'w');
+  await file.truncate(SIZE);
+  for (const [at, bytes] of [
+    [0, PAGE],
+    [3 * PAGE, 2 * PAGE],
+    // Zeros that are written, not holes.
+    [1024 * 1024, 1024 * 1024],
+    [9 * 1024 * 1024 - PAGE, 3 * 1024 * 1024 + PAGE],
+    [SIZE - 100, 100],
+  ] as const) {
+    await file.write(content, at, bytes, at);
+  }
+});
+afterAll(async () => {
+  for (const dir of [disk, memory]) await rm(dir, { recursive: true });
+});
+
+const allocated = async (path: string): Promise<number> => (await stat(path)).blocks * 512;
+
+describe.each([
+  ['copySparse', copySparse, 4],
+  ['copyWithoutZeros', copyWithoutZeros, 3],
+  ['cloneSparse', cloneSparse, 4],
+] as const)('%s', (name, copy, mebibytes) => {
+  it.each(['disk', 'memory'])('copies content and size to %s, and leaves holes', async (where) => {
+    const target = join(where === 'disk' ? disk : memory, name);
+    await copy(source, target);
+    expect((await readFile(target)).equals(content)).toBe(true);
+    const bytes = await allocated(target);
+    expect(bytes).toBeGreaterThan(0);
+    expect(bytes).toBeLessThan(mebibytes * 1024 * 1024 + ALLOCATED_SLACK_BYTES);
+  });
+
+  it('refuses a target that is there, and leaves it alone', async () => {
+    const target = join(disk, `${name}-taken`);
+    await writeFile(target, 'mine');
+    await expect(copy(source, target)).rejects.toMatchObject({ code: 'EEXIST' });
+    expect(await readFile(target, 'utf8')).toBe('mine');
+  });
+
+  it('leaves nothing when the source is not there', async () => {
+    const target = join(disk, `${name}-none`);
+    await expect(copy(join(disk, 'none'), target)).rejects.toMatchObject({ code: 'ENOENT' });
+    expect(existsSync(target)).toBe(false);
+  });
+});
+
+describe('digestSparse', () => {
+  it('is the same wherever the holes are, and another for each flipped or moved byte', async () => {
+    const same = join(memory, 'same');
+    await writeFile(same, content);
+    const digest = await digestSparse(source);
+    expect(await digestSparse(same)).toBe(digest);
+    for (const at of [0, 3 * PAGE + 5, 20 * 1024 * 1024, SIZE - 1]) {
+      const changed = Buffer.from(content);
+      changed[at] = (changed[at] ?? 0) ^ 1;
+      await writeFile(same, changed);
+      expect(await digestSparse(same)).not.toBe(digest);
+    }
+    await writeFile(same, content.subarray(0, -1));
+    expect(await digestSparse(same)).not.toBe(digest);
+    await writeFile(same, Buffer.concat([content, Buffer.alloc(1)]));
+    expect(await digestSparse(same)).not.toBe(digest);
+  });
+});

@@ -1,0 +1,159 @@
+/** Building a template with the fake driver: the order of the steps, and that every failure leaves nothing. */
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFile, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import type {
+  Guest,
+  GuestEvent,
+  GuestIdentity,
+  Process,
+  WarmModule,
+} from '../../src/guest/link.ts';
+import { makeWorkspace } from '../../src/runtime/workspace.ts';
+import { buildTemplate, type TemplateParts } from '../../src/sandbox/template-builder.ts';
+import { createFakeDriver } from '../../src/vmm/fake/driver.ts';
+
+type Step = 'memory' | 'model' | 'listener' | 'hello' | 'script' | 'keepMemory' | 'keepDisk';
+
+let root = '';
+let steps: string[] = [];
+let identity: GuestIdentity | undefined;
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'nv-build-'));
+  steps = [];
+  for (const name of ['kernel', 'image']) writeFileSync(join(root, name), '');
+});
+afterEach(() => rmSync(root, { recursive: true }));
+
+function fakeProcess(exitCode: number): Process {
+  const ended = { exitCode, signal: null, timedOut: false, oomKilled: false, truncated: false };
+  return {
+    stdout: Readable.from([]),
+    stderr: Readable.from([Buffer.from('why')]),
+    exit: Promise.resolve({ ...ended, durationMs: 1 }),
+  } as unknown as Process;
+}
+
+function parts(fail: Step | null, modules: readonly WarmModule[]): TemplateParts {
+  const step = async (name: Step): Promise<void> => {
+    steps.push(name);
+    if (fail === name) throw new Error(`${name} failed`);
+  };
+  const guest = {
+    events: (listener: (event: GuestEvent) => void) => {
+      const timer = setImmediate(() => listener({ type: 'warm', modules }));
+      return () => clearImmediate(timer);
+    },
+    python: async () => {
+      steps.push('script');
+      return fakeProcess(fail === 'script' ? 3 : 0);
+    },
+    exec: async () => fakeProcess(0),
+  } as unknown as Guest;
+  return {
+    driver: createFakeDriver({ clock: systemClock }),
+    kernelPath: join(root, 'kernel'),
+    rootImagePath: join(root, 'image'),
+    makeWorkspace: (spec) => makeWorkspace(join(root, 'run'), spec.id, join(root, 'memory')),
+    makeOverlay: (path) => writeFile(path, 'disk'),
+    allocateCid: () => ({ cid: 3, release: () => void steps.push('cid released') }),
+    listenForGuest: async (_path, given) => {
+      identity = given;
+      await step('listener');
+      return {
+        ready: async () => {
+          await step('hello');
+          return guest;
+        },
+        close: async () => void steps.push('listener closed'),
+      };
+    },
+    serveCannedModel: async () => {
+      await step('model');
+      return { close: async () => void steps.push('model closed') };
+    },
+    makeMemory: async (path, bytes) => {
+      await step('memory');
+      await writeFile(path, '');
+      await truncate(path, bytes);
+    },
+    keepMemory: async (from, to) => {
+      await step('keepMemory');
+      await copyFile(from, to);
+    },
+    keepDisk: async (from, to) => {
+      await step('keepDisk');
+      await copyFile(from, to);
+    },
+    env: { A: 'b' },
+    hostCpus: 2,
+    clock: systemClock,
+    log: silentLog,
+  };
+}
+
+const IMPORTED: readonly WarmModule[] = [{ name: 'json', durationMs: 1, error: null }];
+
+function build(fail: Step | null, modules = IMPORTED, signal = new AbortController().signal) {
+  const out = mkdtempSync(join(root, 'out-'));
+  const paths = { ram: join(out, 'ram'), state: join(out, 'state'), disk: join(out, 'disk') };
+  const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'] };
+  const built = buildTemplate(parts(fail, modules), { spec, paths, signal, report: () => {} });
+  return { built, out };
+}
+
+/** Nothing is held and no file is left. */
+function expectNothingLeft(): void {
+  expect(readdirSync(join(root, 'run'))).toEqual([]);
+  expect(readdirSync(join(root, 'memory'))).toEqual([]);
+  if (steps.includes('model') && steps.includes('listener'))
+    expect(steps).toContain('model closed');
+}
+
+describe('buildTemplate', () => {
+  it('gives RAM, state and disk of a guest that was warmed under a throw-away identity', async () => {
+    const { built, out } = build(null);
+    const { snapshot, modules } = await built;
+    expect(readdirSync(out).sort()).toEqual(['disk', 'ram', 'state']);
+    expect(snapshot).toMatchObject({
+      machine: expect.stringContaining('fake'),
+      statePath: join(out, 'state'),
+    });
+    expect(modules).toEqual(IMPORTED);
+    expect(identity).toMatchObject({ warm: ['json'], rehearse: true, env: { A: 'b' } });
+    expect(identity?.hostname).toMatch(/^template-/);
+    expect(steps.indexOf('script')).toBeLessThan(steps.indexOf('keepMemory'));
+    expectNothingLeft();
+    expect(steps.slice(-3)).toEqual(['cid released', 'listener closed', 'model closed']);
+  });
+
+  it.each(['memory', 'model', 'listener', 'hello', 'script', 'keepMemory', 'keepDisk'] as const)(
+    'a failing %s is told, and leaves nothing',
+    async (fail) => {
+      await expect(build(fail).built).rejects.toMatchObject({ code: 'template_failed' });
+      expectNothingLeft();
+    },
+  );
+
+  it('a module that can not be imported is named', async () => {
+    const wrong = [{ name: 'json', durationMs: 1, error: 'ImportError: no json' }];
+    await expect(build(null, wrong).built).rejects.toMatchObject({
+      code: 'template_failed',
+      cause: 'module json: ImportError: no json',
+    });
+    expectNothingLeft();
+  });
+
+  it('cancelled: says so, and leaves nothing', async () => {
+    const aborter = new AbortController();
+    aborter.abort();
+    const { built } = build(null, IMPORTED, aborter.signal);
+    await expect(built).rejects.toMatchObject({ code: 'cancelled' });
+    expectNothingLeft();
+  });
+});

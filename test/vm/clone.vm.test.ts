@@ -1,0 +1,333 @@
+/**
+ * Clones of templates with real guests: what two of them must not share (docs/snapshots.md), what is
+ * refused, and that nothing of them is left.
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { appendFile, mkdtemp, open, readdir, readFile, rm, stat, symlink } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Log } from '../../src/base/log.ts';
+import { resolveHome } from '../../src/runtime/home.ts';
+import { reclaim } from '../../src/runtime/workspace.ts';
+import type { SandboxOptions } from '../../src/sandbox/spec.ts';
+import type { Supervisor } from '../../src/sandbox/supervisor.ts';
+import { type Holdings, holdings } from '../support/leftovers.ts';
+import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
+import { exec, python, useRuntime } from '../support/vm.ts';
+
+const warnings: string[] = [];
+const log: Log = {
+  error: (message) => void warnings.push(message),
+  warn: (message, fields) => void warnings.push(`${message} ${JSON.stringify(fields)}`),
+  info: () => undefined,
+  debug: () => undefined,
+};
+const upstream: MockUpstream = await startMockUpstream();
+const fixture = useRuntime(upstream.target.baseUrl ?? '', log);
+afterAll(() => upstream.close());
+
+const ONE_AFTER_ANOTHER = 20;
+const AT_ONCE = 3;
+const CLOCK_MS_MAX = 2_000;
+/** Built in a few seconds, and may be spoilt. */
+const SMALL = { cpus: 1, memoryMib: 160, diskMib: 64, warm: ['json'] } as const;
+
+/** All that must differ, and some that must be its own. Values that were drawn once are drawn again. */
+const TRAITS = `
+import json, os, platform, random, secrets, socket, ssl, tempfile, time, uuid
+import numpy
+print(json.dumps({
+  'different': {
+    'urandom': os.urandom(16).hex(), 'uuid4': str(uuid.uuid4()), 'uuid1': str(uuid.uuid1()),
+    'random': random.random(), 'secrets': secrets.token_hex(8), 'openssl': ssl.RAND_bytes(8).hex(),
+    'numpy generator': float(numpy.random.default_rng().random()),
+    'numpy global': float(numpy.random.random()),
+    'temporary name': next(tempfile._get_candidate_names()),
+    'host name': socket.gethostname(), 'platform': platform.node(), 'node': uuid.getnode(),
+    'machine id': open('/etc/machine-id').read().strip(),
+    'boot id': open('/proc/sys/kernel/random/boot_id').read().strip(),
+    'kernel uuid': open('/proc/sys/kernel/random/uuid').read().strip(),
+    'sandbox': os.environ['NEUROVISOR_SANDBOX_ID'], 'own variable': os.environ['OWN'],
+  },
+  'hosts': open('/etc/hosts').read(), 'wallMs': time.time() * 1000,
+}))
+`;
+
+interface Traits {
+  readonly different: Readonly<Record<string, unknown>>;
+  readonly hosts: string;
+  readonly wallMs: number;
+}
+
+async function clone(options: SandboxOptions = {}): Promise<Supervisor> {
+  const sandbox = await fixture.runtime.cloneSandbox(options);
+  expect(sandbox.timings?.origin).toBe('clone');
+  return sandbox;
+}
+
+async function traits(sandbox: Supervisor): Promise<Traits> {
+  const outcome = await python(sandbox.guest(), TRAITS);
+  expect(outcome).toMatchObject({ exitCode: 0, stderr: '' });
+  return JSON.parse(outcome.stdout) as Traits;
+}
+
+describe('clones', () => {
+  let one: Supervisor;
+  let two: Supervisor;
+  beforeAll(async () => {
+    [one, two] = await Promise.all([clone({ env: { OWN: '1' } }), clone({ env: { OWN: '2' } })]);
+  });
+  afterAll(() => Promise.all([one.stop(), two.stop()]));
+
+  it('two of one template share nothing that they must not share', async () => {
+    // The first script of each: the moment at which they are most alike.
+    const [a, b] = await Promise.all([traits(one), traits(two)]);
+    for (const [name, value] of Object.entries(a.different)) {
+      expect(b.different[name], name).not.toEqual(value);
+    }
+    for (const [sandbox, own] of [
+      [one, a],
+      [two, b],
+    ] as const) {
+      expect(own.different['host name']).toBe(sandbox.spec.hostname);
+      expect(own.different['platform']).toBe(sandbox.spec.hostname);
+      expect(own.hosts).toContain(sandbox.spec.hostname);
+      expect(own.different['sandbox']).toBe(sandbox.spec.id);
+      expect(Math.abs(own.wallMs - Date.now())).toBeLessThan(CLOCK_MS_MAX);
+    }
+  });
+
+  it('the fork server is the template’s: warm, alone, without a connection', async () => {
+    const outcome = await python(
+      one.guest(),
+      `
+import os, sys
+server = os.getppid()
+links = [os.readlink(f'/proc/{server}/fd/{fd}') for fd in os.listdir(f'/proc/{server}/fd')]
+print('langchain_openai' in sys.modules, len([l for l in links if l.startswith('socket')]),
+      len(os.listdir(f'/proc/{server}/task')))
+`,
+      { user: 'root' },
+    );
+    // One socket: that to the agent.
+    expect(outcome).toMatchObject({ stdout: 'True 1 1\n', stderr: '' });
+  });
+
+  it('a library that keeps variables sees the script’s, not the build’s', async () => {
+    const outcome = await python(
+      one.guest(),
+      'from langsmith.utils import get_env_var, get_tracer_project\nprint(get_env_var("TRACING"), get_tracer_project())',
+      { env: { LANGSMITH_TRACING: 'false', LANGSMITH_PROJECT: 'mine' } },
+    );
+    expect(outcome).toMatchObject({ stdout: 'false mine\n', stderr: '' });
+  });
+
+  it('nothing of the build is left: no process, no name, no connection', async () => {
+    const processes = await exec(
+      two.guest(),
+      ['sh', '-c', 'cat /proc/[0-9]*/comm | sort | uniq -c'],
+      {
+        user: 'root',
+      },
+    );
+    expect(processes.stdout).toMatch(/2 python3\n/);
+    const names = await exec(
+      two.guest(),
+      ['grep', '-rl', 'template-', '/etc', '/home', '/tmp', '/var/lib/neurovisor', '/run'],
+      { user: 'root' },
+    );
+    expect(names.stdout).toBe('');
+    expect(await two.guest().processes()).toEqual([]);
+  });
+
+  it('a file that one writes is not in the other', async () => {
+    await one.guest().files.write('own', 'one');
+    await expect(two.guest().files.stat('own')).rejects.toMatchObject({ code: 'not_found' });
+    const disk = await exec(
+      two.guest(),
+      [
+        'sh',
+        '-c',
+        'dd if=/dev/zero of=/tmp/f bs=1M count=64 && sync && dmesg | grep -ci "ext4.*error"',
+      ],
+      { user: 'root' },
+    );
+    expect(disk.stdout).toBe('0\n');
+  });
+
+  it('LangChain reaches the model under the clone’s own policy', async () => {
+    const seen = upstream.next();
+    const outcome = await python(
+      one.guest(),
+      "from langchain_openai import ChatOpenAI\nprint(ChatOpenAI(model='m1').invoke('hi').content)",
+    );
+    expect(outcome).toMatchObject({ stdout: 'hello\n', exitCode: 0 });
+    expect((await seen).path).toBe('/v1/chat/completions');
+  });
+
+  it('the VM of a clone has no file with its RAM', async () => {
+    expect(await readdir(fixture.runtime.home.memoryDir)).toEqual([]);
+  });
+});
+
+describe('template', () => {
+  const options: SandboxOptions = { ...SMALL };
+  const small = () => fixture.runtime.templates.prepare(SMALL);
+  const dirOf = (key: string): string => join(fixture.runtime.home.cacheDir, 'template', key);
+  afterAll(async () => {
+    await fixture.runtime.templates.remove((await small()).key);
+  });
+
+  it('another size boots until there is a template of it', async () => {
+    await fixture.runtime.templates.remove((await small()).key);
+    const booted = await fixture.runtime.cloneSandbox(options);
+    expect(booted.timings?.origin).toBe('boot');
+    await booted.stop();
+    await small();
+    await (await clone(options)).stop();
+  });
+
+  it.each(['ram', 'state', 'disk.ext4', 'manifest.json'])(
+    'a flipped byte of %s: it is built again, never loaded',
+    async (name) => {
+      const { key } = await small();
+      const path = join(dirOf(key), name);
+      const before = (await stat(path)).ino;
+      await flip(path);
+      warnings.length = 0;
+      const sandbox = await clone(options);
+      expect(await python(sandbox.guest(), 'print(1)')).toMatchObject({ stdout: '1\n' });
+      await sandbox.stop();
+      expect(warnings).toEqual([expect.stringContaining('is not usable and is built again')]);
+      expect((await stat(path)).ino).not.toBe(before);
+    },
+  );
+
+  it('spoilt after it was opened: refused by the driver, and the sandbox boots', async () => {
+    const template = await small();
+    await appendFile(join(dirOf(template.key), 'state'), 'x');
+    const sandbox = fixture.runtime.prepareSandbox(options, { template: template.source });
+    await expect(sandbox.start()).rejects.toMatchObject({
+      code: 'start_failed',
+      cause: { message: expect.stringContaining('snapshot can not be loaded') },
+    });
+    const other = { ...template.source.snapshot, machine: 'QEMU 6.0.0 tcg' };
+    const wrong = { ...template.source, snapshot: other };
+    await expect(
+      fixture.runtime.prepareSandbox(options, { template: wrong }).start(),
+    ).rejects.toMatchObject({ cause: { message: expect.stringContaining('another machine') } });
+  });
+});
+
+describe('what is left', () => {
+  let before: Holdings;
+  const settled = async (): Promise<Holdings> => {
+    await sleep(500);
+    return await holdings(fixture.runtime.home.runDir);
+  };
+  const runOne = async (value: number): Promise<void> => {
+    const sandbox = await clone();
+    try {
+      const outcome = await python(sandbox.guest(), `print(${value} * 2)`);
+      expect(outcome).toMatchObject({ exitCode: 0, stdout: `${value * 2}\n` });
+    } finally {
+      await sandbox.stop();
+    }
+  };
+  beforeAll(async () => {
+    await runOne(0);
+    before = await settled();
+  });
+
+  it(`${ONE_AFTER_ANOTHER} clones one after another leave nothing`, async () => {
+    for (let n = 1; n <= ONE_AFTER_ANOTHER; n += 1) await runOne(n);
+    expect(await settled()).toEqual(before);
+    expect(await readdir(fixture.runtime.home.memoryDir)).toEqual([]);
+  });
+
+  it(`${AT_ONCE} clones at once leave nothing and do not mix`, async () => {
+    await Promise.all(Array.from({ length: AT_ONCE }, (_, n) => runOne(n)));
+    expect(await settled()).toEqual(before);
+    expect(await readdir(fixture.runtime.home.memoryDir)).toEqual([]);
+  });
+
+  it.each(['made', 'RAM there', 'running'] as const)(
+    'an owner killed when its clone is %s: nothing after the next start',
+    async (moment) => {
+      // A home of its own, so that nobody else's sandboxes are seen; what set-up has made is shared.
+      const dir = await mkdtemp(join(tmpdir(), 'nv-home-'));
+      await symlink(fixture.runtime.home.cacheDir, join(dir, 'cache'));
+      const { runDir, memoryDir } = resolveHome(dir);
+      const owner = startOwner(dir);
+      const idOf = async (): Promise<string> => (await readdir(runDir).catch(() => []))[0] ?? '';
+      await until(async () => existsSync(join(runDir, await idOf(), 'owner.json')));
+      const id = await idOf();
+      const ram = join(memoryDir, id);
+      if (moment === 'RAM there') await until(async () => existsSync(ram));
+      if (moment === 'running') await owner.up;
+      const record = await readFile(join(runDir, id, 'owner.json'), 'utf8');
+      await owner.kill();
+      // What the dead owner's runtime would do, its successor does.
+      expect(await reclaim(runDir, log)).toBe(1);
+      expect(await readdir(runDir)).toEqual([]);
+      expect(existsSync(ram)).toBe(false);
+      const { vmm } = JSON.parse(record) as { vmm: { pid: number } | null };
+      expect(vmm !== null).toBe(moment === 'running');
+      if (vmm !== null) await until(async () => !(await runs(vmm.pid)));
+      await rm(dir, { recursive: true });
+    },
+  );
+});
+
+/** A process that runs a script in a clone; `up` resolves when the script does. */
+function startOwner(home: string): { readonly up: Promise<unknown>; kill(): Promise<void> } {
+  const main = join(import.meta.dirname, '../../src/cli/main.ts');
+  const code = 'print("up", flush=True); import time; time.sleep(60)';
+  const env = {
+    ...process.env,
+    NEUROVISOR_HOME: home,
+    NEUROVISOR_UPSTREAM: upstream.target.baseUrl,
+  };
+  const child = spawn(process.execPath, [main, 'run', '-c', code], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+    env,
+  });
+  const exited = once(child, 'exit');
+  return {
+    up: once(child.stdout, 'data'),
+    kill: async () => {
+      child.kill('SIGKILL');
+      await exited;
+    },
+  };
+}
+
+/** A zombie that nobody has waited for does not run. */
+async function runs(pid: number): Promise<boolean> {
+  const status = await readFile(`/proc/${pid}/stat`, 'latin1').catch(() => '');
+  return status !== '' && !/\) [ZX] /.test(status);
+}
+
+async function until(holds: () => Promise<boolean>): Promise<void> {
+  for (const deadline = Date.now() + 30_000; !(await holds()); await sleep(1)) {
+    if (Date.now() > deadline) throw new Error('it did not happen');
+  }
+}
+
+/** The first byte that is not zero, so that the change is one of content. */
+async function flip(path: string): Promise<void> {
+  await using file = await open(path, 'r+');
+  const buffer = Buffer.alloc(1024 * 1024);
+  for (let base = 0; ; base += buffer.length) {
+    const { bytesRead } = await file.read(buffer, 0, buffer.length, base);
+    if (bytesRead === 0) throw new Error(`${path} is all zeros`);
+    const at = buffer.subarray(0, bytesRead).findIndex((byte) => byte !== 0);
+    if (at < 0) continue;
+    await file.write(Buffer.from([(buffer[at] ?? 0) ^ 1]), 0, 1, base + at);
+    return;
+  }
+}
