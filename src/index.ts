@@ -89,7 +89,8 @@ export class Sandbox {
   }
 
   /**
-   * Boots a sandbox; it is ready when the promise resolves.
+   * Starts a sandbox from a template of its size where there is one, else boots it; it is ready when the
+   * promise resolves.
    * @throws CodedError with `code` and, where there is one, `remedy`: `spec_invalid`, `start_failed`,
    *   `cancelled`, `upstream_unreachable`, or what set-up could not get
    */
@@ -97,7 +98,7 @@ export class Sandbox {
     const { signal, onProgress, log, ...sandboxOptions } = options;
     const lease = await leaseRuntime({ signal, onProgress, log });
     try {
-      const supervisor = await lease.runtime.createSandbox(sandboxOptions, signal);
+      const supervisor = await lease.runtime.cloneSandbox(sandboxOptions, signal);
       void supervisor.ended.then(lease.release);
       return new Sandbox(supervisor, lease.runtime.driver.accelerator);
     } catch (error) {
