@@ -5,6 +5,9 @@
 import { HEADER_BYTES } from '../../src/vsock/packet.ts';
 import type { RingAddresses } from '../../src/vsock/virtqueue.ts';
 
+/** An atomic read-modify-write is a full barrier on x86-64. */
+const FENCE = new Int32Array(new SharedArrayBuffer(4));
+
 /** What the VMM calls the memory by, apart from guest addresses so that a mix-up shows. */
 export const USER_BASE = 0x7f00_0000_0000;
 export const GUEST_BASE = 0x10_0000;
@@ -227,6 +230,9 @@ export class DriverRing {
   wantsKick(): boolean {
     if (this.#kickedIndex === this.#availableIndex) return false;
     this.#kickedIndex = this.#availableIndex;
+    // As virtio_mb() in Linux: without it the processor may read the flag before the index is visible,
+    // while the device does the same the other way round, and both wait for each other.
+    Atomics.add(FENCE, 0, 0);
     return (this.#view.getUint16(this.#usedBase, true) & USED_NO_NOTIFY) === 0;
   }
 
