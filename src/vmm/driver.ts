@@ -10,6 +10,9 @@
  * listens at `<channel>_<port>` must listen before `start`; a port without a listener is refused.
  */
 import type { Readable, Writable } from 'node:stream';
+import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
+
+export type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 
 /** How guest instructions run. `fake`: there is no guest. */
 export type Accelerator = 'kvm' | 'tcg' | 'fake';
@@ -65,33 +68,6 @@ export interface VmSnapshot {
 }
 
 export type MachineSize = Pick<VmSpec, 'cpus' | 'memoryMib'>;
-
-/** Token bucket in Firecracker's vocabulary. Units of the bucket: bytes or operations. */
-export interface BucketLimit {
-  readonly size: number;
-  readonly refillPerSecond: number;
-  readonly oneTimeBurst?: number;
-}
-
-/** Each direction has its own bucket; `connections` counts new vsock connections either way. */
-export interface ChannelLimits {
-  readonly guestToHostBytes?: BucketLimit;
-  readonly hostToGuestBytes?: BucketLimit;
-  readonly connections?: BucketLimit;
-}
-
-export interface ChannelStats {
-  readonly bytesGuestToHost: number;
-  readonly bytesHostToGuest: number;
-  readonly connectionsOpened: number;
-  readonly connectionsOpen: number;
-  readonly connectionsRefused: number;
-  /** Time during which a direction waited for tokens, milliseconds. */
-  readonly throttledMsGuestToHost: number;
-  readonly throttledMsHostToGuest: number;
-  /** Packets from the guest that broke the protocol and were answered by a reset or dropped. */
-  readonly protocolErrors: number;
-}
 
 export interface VmExit {
   readonly cause: 'guest-shutdown' | 'killed' | 'vmm-crashed';

@@ -6,13 +6,14 @@
  *     guest ── kick ──► epoll ──► run ──► Muxer ──► rings ── call ──► guest
  *     host program ── unix socket ──► epoll ──► Muxer
  */
+
+import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import { describeError } from '../base/errors.ts';
 import { EPOLL, type Epoll } from '../sys/epoll.ts';
 import { closeFd, fileSize, isShrinkSealed } from '../sys/fd.ts';
 import { ERRNO, SyscallError } from '../sys/libc.ts';
 import { type Mapping, mapShared } from '../sys/memory.ts';
 import { acceptUnix, FdChannel } from '../sys/socket.ts';
-import type { ChannelLimits, ChannelStats } from './channel.ts';
 import { EMPTY_MEMORY, GuestMemory, makeRegion } from './guest-memory.ts';
 import { LINGER_MS, MEMORY_REGIONS_MAX, VHOST_PAYLOAD_BYTES_MAX } from './limits.ts';
 import { Muxer } from './muxer.ts';

@@ -18,19 +18,19 @@
  */
 import { lstatSync, unlinkSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
+import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { type Log, silentLog } from '../base/log.ts';
 import { bucketLimitProblem } from '../base/token-bucket.ts';
 import { closeFd, createEventFd, signalEventFd } from '../sys/fd.ts';
 import { connectUnix, listenUnix } from '../sys/socket.ts';
-import type { ChannelLimits, ChannelStats } from './channel.ts';
 import type { DeviceClosed } from './device.ts';
 import { VsockError } from './errors.ts';
 import type { Command, Report, WorkerSetup } from './messages.ts';
 
+export type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 export type { BucketLimit } from '../base/token-bucket.ts';
-export type { ChannelLimits, ChannelStats } from './channel.ts';
 export type { DeviceClosed } from './device.ts';
 
 export interface VsockDeviceSpec {

@@ -1,6 +1,6 @@
 /** What the main thread and the worker of all devices say to each other. Both are this process. */
 
-import type { ChannelLimits, ChannelStats } from './channel.ts';
+import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import type { DeviceClosed } from './device.ts';
 
 /** A descriptor number in a message becomes the worker's. */

@@ -13,9 +13,10 @@
  * The guest is hostile: a packet that makes no sense is answered by RST of that connection, or dropped if
  * there is nobody to answer; it is always counted, and always consumed.
  */
+
+import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import { TokenBucket } from '../base/token-bucket.ts';
 import { Admission } from './admission.ts';
-import type { ChannelLimits, ChannelStats } from './channel.ts';
 import { Connection, type ConnectionEvent, OWES } from './connection.ts';
 import { ConnectionTable } from './connection-table.ts';
 import { okLine } from './handshake.ts';

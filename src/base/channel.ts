@@ -1,5 +1,5 @@
-/** What can be limited and counted at a channel. Structurally the same as the driver contract's types. */
-import type { BucketLimit } from '../base/token-bucket.ts';
+/** What can be limited and counted at the channel of a sandbox, whatever device carries it. */
+import type { BucketLimit } from './token-bucket.ts';
 
 /** Each direction has its own bucket; `connections` counts new connections either way. */
 export interface ChannelLimits {
