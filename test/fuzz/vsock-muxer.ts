@@ -5,6 +5,7 @@
  */
 import fc from 'fast-check';
 import { CONNECTIONS_MAX } from '../../src/vsock/limits.ts';
+import { OP } from '../../src/vsock/packet.ts';
 import type { GuestStream } from '../support/guest-peer.ts';
 import type { MemorySocket } from '../support/memory-sockets.ts';
 import { VsockWorld } from '../support/vsock-world.ts';
@@ -41,6 +42,7 @@ const hostilePacket = fc.record(
   { requiredKeys: ['op', 'hostPort', 'guestPort'] },
 );
 const hostileStep = fc.oneof(
+  { weight: 1, arbitrary: fc.constant({ kind: 'flood' as const }) },
   { weight: 10, arbitrary: hostilePacket.map((packet) => ({ kind: 'packet' as const, packet })) },
   { weight: 2, arbitrary: fc.constant({ kind: 'client' as const }) },
   {
@@ -68,6 +70,7 @@ export const vsockMuxer = target(
     world.host.busy.add(81);
     for (const step of steps) {
       if (step.kind === 'packet') world.rings.send(step.packet as never);
+      else if (step.kind === 'flood') flood(world);
       else if (step.kind === 'client')
         world.muxer.addClient(world.host.socket(), 5000, world.nowMs);
       else if (step.kind === 'time') world.nowMs += step.ms;
@@ -100,6 +103,17 @@ export const vsockMuxer = target(
     must(world.muxer.connections === 0, 'a connection was left');
   },
 );
+
+/** More than any window holds, to a program that does not read. */
+function flood(world: VsockWorld): void {
+  const ports = { hostPort: 80, guestPort: 3, bufAlloc: 1000 };
+  world.rings.send({ op: OP.request, ...ports });
+  for (let count = 0; count < 8; count += 1) {
+    world.rings.send({ op: OP.data, ...ports, payload: new Uint8Array(60_000) });
+    world.turn();
+    world.rings.receive();
+  }
+}
 
 function program(socket: MemorySocket | undefined, act: string, nowMs: number): void {
   if (socket === undefined) return;
@@ -215,6 +229,7 @@ export const vsockStreams = target(
     guestBufAlloc: fc.constantFrom(100, 4096, 65_536, 262_144),
     socketBytes: fc.constantFrom(17, 5000, 200_000),
     isLimited: fc.boolean(),
+    isRacy: fc.boolean(),
     acts: fc.array(act, { maxLength: 40 }),
   }),
   (input) => {

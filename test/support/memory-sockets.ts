@@ -18,6 +18,9 @@ export class MemorySocket implements HostSocket {
   /** Bytes from the guest that the host program has not read. */
   #toProgram: Uint8Array[] = [];
   #toProgramBytes = 0;
+  /** The program reads all by itself just before every third write: as if it ran at the same time. */
+  readonly #isRacy: boolean;
+  #writes = 0;
   #toGuest: Uint8Array[] = [];
   isClosed = false;
   /** The muxer said that nothing more comes. */
@@ -26,8 +29,9 @@ export class MemorySocket implements HostSocket {
   #programEnded = false;
   #programClosed = false;
 
-  constructor(capacity: number, muxer: () => Muxer) {
+  constructor(capacity: number, muxer: () => Muxer, isRacy = false) {
     this.#capacity = capacity;
+    this.#isRacy = isRacy;
     this.#muxer = muxer;
   }
 
@@ -59,15 +63,22 @@ export class MemorySocket implements HostSocket {
 
   write(segments: Segments): number {
     if (this.#programClosed) return WRITE_BROKEN;
+    this.#race();
     let count = 0;
+    let isFull = false;
     segments.forEachFrom(0, (bytes) => {
-      count += this.#take(bytes);
+      if (isFull) return;
+      const size = this.#take(bytes);
+      count += size;
+      isFull = size < bytes.length;
     });
     return count;
   }
 
   writeHeld(bytes: Uint8Array): number {
-    return this.#programClosed ? WRITE_BROKEN : this.#take(bytes);
+    if (this.#programClosed) return WRITE_BROKEN;
+    this.#race();
+    return this.#take(bytes);
   }
 
   watchRoom(isOn: boolean): void {
@@ -109,7 +120,7 @@ export class MemorySocket implements HostSocket {
       const piece = bytes.subarray(0, left);
       parts.push(piece);
       left -= piece.length;
-      this.#toProgramBytes -= piece.length;
+      this.#toProgramBytes = Math.max(0, this.#toProgramBytes - piece.length);
       if (piece.length === bytes.length) this.#toProgram.shift();
       else this.#toProgram[0] = bytes.subarray(piece.length);
     }
@@ -135,6 +146,12 @@ export class MemorySocket implements HostSocket {
     if (this.#connection !== undefined) this.#muxer().hostHungUp(connection, nowMs);
   }
 
+  /** What was read counts no more against the buffer, and is given out by `programRead` as before. */
+  #race(): void {
+    this.#writes += 1;
+    if (this.#isRacy && this.#writes % 3 === 0) this.#toProgramBytes = 0;
+  }
+
   #take(bytes: Uint8Array): number {
     const size = Math.min(bytes.length, this.#capacity - this.#toProgramBytes);
     if (size <= 0) return 0;
@@ -147,15 +164,20 @@ export class MemorySocket implements HostSocket {
 /** Listeners of the host, by port. */
 export class MemoryHost {
   readonly #capacity: number;
+  readonly #isRacy: boolean;
   readonly accepted = new Map<number, MemorySocket[]>();
   /** Ports whose backlog is full. */
   readonly busy = new Set<number>();
   readonly all: MemorySocket[] = [];
   muxer: Muxer | undefined;
 
-  /** @param capacity bytes that one socket buffers. */
-  constructor(capacity: number) {
+  /**
+   * @param capacity bytes that one socket buffers.
+   * @param isRacy its programs read while the device writes.
+   */
+  constructor(capacity: number, isRacy = false) {
     this.#capacity = capacity;
+    this.#isRacy = isRacy;
   }
 
   listen(port: number): void {
@@ -173,10 +195,14 @@ export class MemoryHost {
 
   /** A socket of a host client. */
   socket(): MemorySocket {
-    const socket = new MemorySocket(this.#capacity, () => {
-      if (this.muxer === undefined) throw new Error('no muxer');
-      return this.muxer;
-    });
+    const socket = new MemorySocket(
+      this.#capacity,
+      () => {
+        if (this.muxer === undefined) throw new Error('no muxer');
+        return this.muxer;
+      },
+      this.#isRacy,
+    );
     this.all.push(socket);
     return socket;
   }

@@ -16,6 +16,7 @@ import { MemoryHost } from './memory-sockets.ts';
 export interface WorldOptions extends Partial<GuestRingsOptions> {
   readonly guestBufAlloc?: number;
   readonly socketBytes?: number;
+  readonly isRacy?: boolean;
   readonly muxer?: Partial<Pick<MuxerOptions, 'limits' | 'guestPorts'>>;
   /** Guest memory is shared as two regions that meet here, a part of the whole. */
   readonly splitAt?: number | undefined;
@@ -41,7 +42,7 @@ export class VsockWorld {
     const buffer = new ArrayBuffer(Math.ceil(guestMemoryBytes(rings) / 4096) * 4096);
     this.rings = new GuestRings(buffer, rings);
     this.guest = new GuestPeer(this.rings, options.guestBufAlloc ?? 256 * 1024);
-    this.host = new MemoryHost(options.socketBytes ?? 64 * 1024);
+    this.host = new MemoryHost(options.socketBytes ?? 64 * 1024, options.isRacy);
     this.muxer = new Muxer(
       { guestCid: rings.guestCid, limits: {}, connect: this.host.connect, ...options.muxer },
       this.nowMs,
