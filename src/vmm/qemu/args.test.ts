@@ -32,7 +32,7 @@ describe('qemuArgs', () => {
         "-name neurovisor",
         "-machine pc,hpet=off,vmport=off,memory-backend=mem",
         "-accel tcg,tb-size=128",
-        "-cpu max,-vmx,-svm,-avx,-avx2,-fma",
+        "-cpu max,-vmx,-svm,-avx,-avx2,-fma,-erms,-fsrm",
         "-smp cpus=2,maxcpus=2",
         "-m 256M",
         "-object {"qom-type":"memory-backend-memfd","id":"mem","size":268435456,"share":true}",
