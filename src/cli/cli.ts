@@ -3,6 +3,7 @@ import type { Readable, Writable } from 'node:stream';
 import { ignore } from '../base/ignore.ts';
 import type { Log, LogFields } from '../base/log.ts';
 import type { Config } from '../config.ts';
+import { exitOfSignal } from './failure.ts';
 import { type ProgressView, progressView } from './progress.ts';
 
 export interface CliStreams {
@@ -14,9 +15,9 @@ export interface CliStreams {
 /** How long an interrupted script has to end by itself before the sandbox is ended under it. */
 const INTERRUPT_GRACE_MS = 3_000;
 
-/** Signals that end a command, with their numbers (signal(7)). */
-export const SIGNAL_NUMBERS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1 } as const;
-export type HandledSignal = keyof typeof SIGNAL_NUMBERS;
+/** Signals that end a command. */
+export const HANDLED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+export type HandledSignal = (typeof HANDLED_SIGNALS)[number];
 
 const LEVELS = ['error', 'warn', 'info', 'debug'] as const;
 
@@ -60,10 +61,10 @@ export class Cli {
     return this.#aborter.signal;
   }
 
-  /** As shells tell it: 128 and the number of the last signal; null when there was none. */
+  /** Of the last signal; null when there was none. */
   get signalStatus(): number | null {
     const last = this.#signals.at(-1);
-    return last === undefined ? null : 128 + SIGNAL_NUMBERS[last];
+    return last === undefined ? null : exitOfSignal(last);
   }
 
   /** The first Ctrl-C goes here instead of ending the command; then there is a grace period. */

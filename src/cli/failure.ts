@@ -1,4 +1,5 @@
 /** How a failed command tells a person (or a program) what went wrong and what to do. */
+import { constants } from 'node:os';
 import { styleText } from 'node:util';
 import { CodedError, describeError } from '../base/errors.ts';
 
@@ -6,16 +7,10 @@ import { CodedError, describeError } from '../base/errors.ts';
 export const EXIT_NEUROVISOR_FAILED = 125;
 /** As `timeout(1)`. */
 export const EXIT_TIMEOUT = 124;
-export const exitOfSignal = (signalNumber: number): number => 128 + signalNumber;
 
-/** Ends a command with this status; the message was printed already. */
-export class ExitStatus extends Error {
-  readonly status: number;
-  constructor(status: number) {
-    super(`exit status ${status}`);
-    this.status = status;
-  }
-}
+/** As shells tell it: 128 and the number of the signal that ended a program. */
+export const exitOfSignal = (name: string): number =>
+  128 + (constants.signals[name as NodeJS.Signals] ?? 0);
 
 /** Bad words on the command line. */
 export class UsageError extends CodedError<'usage'> {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { Command, CommanderError, Option } from 'commander';
 import { BENCHMARKS } from '../bench/registry.ts';
 import { type Config, readConfig } from '../config.ts';
-import { Cli, type HandledSignal, SIGNAL_NUMBERS } from './cli.ts';
+import { Cli, HANDLED_SIGNALS } from './cli.ts';
 import { type BenchFlags, bench } from './commands/bench.ts';
 import { doctor } from './commands/doctor.ts';
 import { type RunFlags, run } from './commands/run.ts';
@@ -31,7 +31,7 @@ let json = false;
 async function perform(options: { output?: string }, body: (cli: Cli) => Promise<number>) {
   json = options.output === 'json';
   let cli: Cli | undefined;
-  for (const signal of Object.keys(SIGNAL_NUMBERS) as HandledSignal[]) {
+  for (const signal of HANDLED_SIGNALS) {
     process.on(signal, () => cli?.handleSignal(signal));
   }
   try {

@@ -32,7 +32,7 @@ import { type Home, resolveHome } from './home.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
-import { makeWorkspace, reclaim } from './workspace.ts';
+import { inferenceSocket, makeWorkspace, reclaim } from './workspace.ts';
 
 export interface RuntimeOptions {
   readonly config: Config;
@@ -228,7 +228,7 @@ export class Runtime {
       attachBridge: (sandboxId, channelPath, models) =>
         this.#bridge.attach({
           sandboxId,
-          socketPath: `${channelPath}_${INFERENCE_PORT}`,
+          socketPath: inferenceSocket(channelPath),
           policy: {
             aliases: models.aliases,
             ...(models.allow === null ? {} : { allowModels: models.allow }),
@@ -255,9 +255,6 @@ function isDefault(options: SandboxOptions): boolean {
   );
   return isDefaultSize && warm === DEFAULT_WARM;
 }
-
-/** Host port of the inference bridge (spec/guest-protocol.md). */
-const INFERENCE_PORT = 1025;
 
 function setupContext(options: RuntimeOptions, home: Home): SetupContext {
   const { progress, signal, log } = options;

@@ -18,6 +18,7 @@ import { buildTemplate, type TemplateParts } from '../sandbox/template-builder.t
 import { cloneSparse, copySparse, copyWithoutZeros } from '../sys/sparse.ts';
 import { serveCannedModel } from './canned-model.ts';
 import type { Artifacts, SetupContext } from './setup.ts';
+import { inferenceSocket } from './workspace.ts';
 
 export interface Template {
   readonly key: string;
@@ -183,14 +184,11 @@ export class Templates {
 /** Of `st_blocks` (stat(2)). */
 const BLOCK_BYTES = 512;
 
-/** The host port of the inference bridge (spec/guest-protocol.md). */
-const INFERENCE_PORT = 1025;
-
 const FILE_PARTS: Pick<
   TemplateParts,
   'serveCannedModel' | 'makeMemory' | 'keepMemory' | 'keepDisk'
 > = {
-  serveCannedModel: (channelPath) => serveCannedModel(`${channelPath}_${INFERENCE_PORT}`),
+  serveCannedModel: (channelPath) => serveCannedModel(inferenceSocket(channelPath)),
   makeMemory: async (path, bytes) => {
     await writeFile(path, '', { flag: 'wx', mode: 0o600 });
     await truncate(path, bytes);

@@ -85,6 +85,9 @@ async function requireMemory(dir: string, bytes: number): Promise<void> {
   }
 }
 
+/** Where a guest's requests to its model arrive: host port 1025 (spec/guest-protocol.md). */
+export const inferenceSocket = (channelPath: string): string => `${channelPath}_1025`;
+
 /**
  * Ends the VMMs and removes the directories of sandboxes whose owner is gone.
  * @returns how many were reclaimed

@@ -21,7 +21,6 @@ const F_GET_SEALS = 1034;
 const F_SEAL_SHRINK = 2;
 const F_GETFL = 3;
 const F_SETFL = 4;
-const F_DUPFD_CLOEXEC = 1030;
 const O_NONBLOCK = 0o4000;
 const SEEK_END = 2;
 
@@ -78,13 +77,8 @@ export function drainEventFd(fd: number): void {
 /** Memory that can be mapped and passed. @throws SyscallError */
 export function createMemFd(name: string, bytes: number): number {
   const fd = check(cMemfd(name, MFD_CLOEXEC_ALLOW_SEALING), 'memfd_create');
-  resizeFile(fd, bytes);
-  return fd;
-}
-
-/** @throws SyscallError */
-export function resizeFile(fd: number, bytes: number): void {
   check(cFtruncate(fd, bytes), 'ftruncate');
+  return fd;
 }
 
 /** Size in bytes of what a seekable fd refers to, or −errno. Moves its file position. */
@@ -107,9 +101,4 @@ export function sealShrink(fd: number): void {
 export function isShrinkSealed(fd: number): boolean {
   const seals = cFcntl(fd, F_GET_SEALS, 0);
   return seals >= 0 && (seals & F_SEAL_SHRINK) !== 0;
-}
-
-/** @throws SyscallError */
-export function duplicateFd(fd: number): number {
-  return check(cFcntl(fd, F_DUPFD_CLOEXEC, 0), 'fcntl F_DUPFD_CLOEXEC');
 }

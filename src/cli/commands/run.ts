@@ -10,12 +10,12 @@ import { ignore } from '../../base/ignore.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { Process, ProcessExit } from '../../guest/link.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
-import type { SandboxOptions } from '../../sandbox/spec.ts';
+import type { ModelPolicy, SandboxOptions } from '../../sandbox/spec.ts';
 import type { SandboxEnd, Supervisor } from '../../sandbox/supervisor.ts';
 import type { Cli } from '../cli.ts';
 import { attachConsole, requireTerminal } from '../console.ts';
 import { copyIn } from '../copy.ts';
-import { EXIT_NEUROVISOR_FAILED, EXIT_TIMEOUT, UsageError } from '../failure.ts';
+import { EXIT_NEUROVISOR_FAILED, EXIT_TIMEOUT, exitOfSignal, UsageError } from '../failure.ts';
 import { modelChoice } from '../model.ts';
 import { openRuntime } from '../open.ts';
 import { parseAliases, parseDuration, parseEnv, parseMemory, parseRate } from '../options.ts';
@@ -69,7 +69,7 @@ export async function run(
   if (wantsConsole) requireTerminal(cli);
   const script = wantsConsole && file === undefined ? null : await scriptOf(cli, file, flags);
   const choice = modelChoice(flags.model);
-  const options = sandboxOptions(cli, flags, wantsConsole);
+  const options = sandboxOptions(cli, flags, choice.policy, wantsConsole);
   const usage: UsageRecord[] = [];
   await using runtime = await openRuntime(cli, {
     keepsProgress: true,
@@ -104,7 +104,12 @@ async function scriptOf(cli: Cli, file: string | undefined, flags: RunFlags): Pr
   return await readScript(file, cli.stdin);
 }
 
-function sandboxOptions(cli: Cli, flags: RunFlags, interactive: boolean): SandboxOptions {
+function sandboxOptions(
+  cli: Cli,
+  flags: RunFlags,
+  model: Partial<ModelPolicy>,
+  interactive: boolean,
+): SandboxOptions {
   const rate = flags.rate === undefined ? undefined : parseRate(flags.rate);
   const bucket = rate === undefined ? undefined : { size: rate, refillPerSecond: rate };
   return {
@@ -115,7 +120,7 @@ function sandboxOptions(cli: Cli, flags: RunFlags, interactive: boolean): Sandbo
     warm: flags.warm,
     console: interactive ? 'interactive' : 'log',
     models: {
-      ...modelChoice(flags.model).policy,
+      ...model,
       aliases: parseAliases(flags.alias),
       ...(flags.allowModel.length === 0 ? {} : { allow: flags.allowModel }),
     },
@@ -271,20 +276,5 @@ function exitStatus(cli: Cli, exit: ProcessExit | null, end: SandboxEnd): number
     say('the script was killed because the sandbox ran out of memory; give it more with --memory');
   }
   if (exit.exitCode !== null) return exit.exitCode;
-  return 128 + (SIGNAL_NUMBERS[exit.signal ?? ''] ?? 0);
+  return exitOfSignal(exit.signal ?? '');
 }
-
-const SIGNAL_NUMBERS: Readonly<Record<string, number>> = {
-  SIGHUP: 1,
-  SIGINT: 2,
-  SIGQUIT: 3,
-  SIGILL: 4,
-  SIGABRT: 6,
-  SIGBUS: 7,
-  SIGFPE: 8,
-  SIGKILL: 9,
-  SIGSEGV: 11,
-  SIGPIPE: 13,
-  SIGTERM: 15,
-  SIGXCPU: 24,
-};
