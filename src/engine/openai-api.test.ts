@@ -142,19 +142,22 @@ describe('parseChat', () => {
   });
 });
 
+/** One text, texts, token ids, lists of token ids: as clients send them, and as they are read. */
+const TEXT_FORMS = [
+  ['a', ['a']],
+  [
+    ['a', 'b'],
+    ['a', 'b'],
+  ],
+  [[1, 2], [[1, 2]]],
+  [
+    [[1], [2]],
+    [[1], [2]],
+  ],
+];
+
 describe('parseCompletion', () => {
-  it.each([
-    ['a', ['a']],
-    [
-      ['a', 'b'],
-      ['a', 'b'],
-    ],
-    [[1, 2], [[1, 2]]],
-    [
-      [[1], [2]],
-      [[1], [2]],
-    ],
-  ])('takes the prompt %j', (prompt, prompts) => {
+  it.each(TEXT_FORMS)('takes the prompt %j', (prompt, prompts) => {
     expect(parseCompletion({ model: 'm', prompt }).prompts).toEqual(prompts);
   });
 
@@ -170,18 +173,7 @@ describe('parseCompletion', () => {
 });
 
 describe('parseEmbedding', () => {
-  it.each([
-    ['a', ['a']],
-    [
-      ['a', 'b'],
-      ['a', 'b'],
-    ],
-    [[1, 2], [[1, 2]]],
-    [
-      [[1], [2]],
-      [[1], [2]],
-    ],
-  ])('takes the input %j', (input, inputs) => {
+  it.each(TEXT_FORMS)('takes the input %j', (input, inputs) => {
     expect(parseEmbedding({ model: 'm', input })).toMatchObject({ inputs, encoding: 'float' });
   });
 
