@@ -143,7 +143,7 @@ describe('parseChat', () => {
 });
 
 /** One text, texts, token ids, lists of token ids: as clients send them, and as they are read. */
-const TEXT_FORMS = [
+const TEXT_FORMS: [unknown, unknown[]][] = [
   ['a', ['a']],
   [
     ['a', 'b'],
