@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 
 const root = join(import.meta.dirname, '..');
 
-const MECHANISMS = ['vsock', 'net', 'jail', 'image', 'observe', 'guest', 'vmm', 'bridge'];
+const MECHANISMS = ['vsock', 'net', 'jail', 'image', 'observe', 'guest', 'vmm', 'bridge', 'store'];
 /** folder → what it may import; `type:` = `import type` only. `runtime` composes, `bench` measures. */
 const LAYERS: Record<string, readonly string[]> = {
   base: [],
@@ -17,10 +17,22 @@ const LAYERS: Record<string, readonly string[]> = {
   runtime: ['base', 'sys', 'sandbox', 'engine', 'config', ...MECHANISMS],
   config: ['base'],
   bench: ['base', 'sys', 'sandbox', 'engine', 'config', 'runtime', ...MECHANISMS],
-  index: ['base', 'config', 'runtime', 'sandbox', ...MECHANISMS.map((name) => `type:${name}`)],
+  // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
+  api: ['base', 'sandbox', ...MECHANISMS.map((name) => `type:${name}`)],
+  client: ['base', 'api', 'sandbox', 'guest', ...MECHANISMS.map((name) => `type:${name}`)],
+  index: [
+    'base',
+    'client',
+    'config',
+    'runtime',
+    'sandbox',
+    ...MECHANISMS.map((name) => `type:${name}`),
+  ],
   cli: [
     'base',
     'bench',
+    'api',
+    'client',
     'runtime',
     'sandbox',
     'index',

@@ -7,11 +7,31 @@ export type SandboxErrorCode =
   | 'start_failed'
   /** The request is not legal in the sandbox's present state. */
   | 'not_ready'
-  /** The sandbox ended, or was never there. */
+  /** The sandbox has ended. */
   | 'gone'
+  /** No sandbox or snapshot has this id or name. */
+  | 'not_found'
+  /** Another snapshot has this name. */
+  | 'name_taken'
+  /** The sandbox could not be saved; the message says whether it goes on. */
+  | 'snapshot_failed'
+  /** Too much is going on; the error says when to try again. */
+  | 'busy'
   /** A template could not be built; sandboxes still boot. */
   | 'template_failed'
   /** The caller cancelled. */
   | 'cancelled';
 
 export class SandboxError extends CodedError<SandboxErrorCode> {}
+
+/** Nothing was started. */
+export class BusyError extends SandboxError {
+  /** When a next try is likely to succeed, milliseconds from now. */
+  readonly retryAfterMs: number;
+
+  constructor(message: string, retryAfterMs: number, options: { cause?: unknown } = {}) {
+    const seconds = Math.ceil(retryAfterMs / 1000);
+    super('busy', message, { ...options, remedy: `try again in ${seconds} s` });
+    this.retryAfterMs = retryAfterMs;
+  }
+}

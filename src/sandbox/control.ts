@@ -1,0 +1,203 @@
+/**
+ * What a host of sandboxes can be asked for: one interface, so that the CLI, the library and the REST
+ * server need not know where the sandboxes are.
+ *
+ *     CLI, library ──► ControlPlane ◄── implemented by  control-plane.ts  (in this process)
+ *                                                       src/client        (a daemon, over HTTP)
+ *
+ * Types only. Times of day are milliseconds since 1970, durations milliseconds.
+ */
+import type { ChannelStats } from '../base/channel.ts';
+import type { UsageRecord } from '../bridge/bridge.ts';
+import type { Guest } from '../guest/guest.ts';
+import type { SandboxOptions } from './spec.ts';
+import type { SandboxEnd, StartTimings } from './supervisor.ts';
+import type { TemplateSpec } from './template.ts';
+
+export interface ControlPlane {
+  host(): Promise<HostInfo>;
+  /**
+   * Ready when the promise resolves.
+   * @throws SandboxError `spec_invalid`, `not_found` (snapshot), `start_failed`, `cancelled`
+   * @throws BusyError the queue is full, or its turn did not come in time
+   */
+  create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo>;
+  /** Newest first; those that have ended are not in it. */
+  list(filter?: SandboxFilter): Promise<readonly SandboxInfo[]>;
+  /**
+   * A sandbox by its id. One that has ended can be read for a while, with its end.
+   * @throws SandboxError `not_found`; so do all below
+   */
+  get(id: string): Promise<SandboxInfo>;
+  /** Changes what is given. */
+  update(id: string, change: SandboxChange): Promise<SandboxInfo>;
+  /** Ends it, in whatever state, and removes all of it. Resolves when nothing is left. */
+  remove(id: string): Promise<SandboxInfo>;
+  /**
+   * `memory`: the CPUs stop. `disk`: the process ends, its memory is given back; open connections end.
+   * @throws SandboxError `not_ready`: it is paused already, or is neither running nor starting
+   */
+  pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo>;
+  /** Same id, files and processes. A sandbox that runs stays as it is; two calls at once are one. */
+  resume(id: string, signal?: AbortSignal): Promise<SandboxInfo>;
+  /**
+   * Keeps a running or paused sandbox under a new id; it goes on. Open connections to it end.
+   * @throws SandboxError `not_ready`, `name_taken`, `snapshot_failed`
+   */
+  snapshot(id: string, options?: { readonly name?: string }): Promise<SnapshotInfo>;
+  /** Copies of a running or paused sandbox, each with an identity of its own, each with its own outcome. */
+  fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]>;
+  snapshots(): Promise<readonly SnapshotInfo[]>;
+  /** @param idOrName of a snapshot. Sandboxes that started from it are not touched. */
+  removeSnapshot(idOrName: string): Promise<void>;
+  pools(): Promise<readonly PoolInfo[]>;
+  /** Of the template that `spec` names (default: the default one), which is built if need be. */
+  setPool(limits: PoolLimits, spec?: Partial<TemplateSpec>): Promise<PoolInfo>;
+  /**
+   * Operations of the guest. A paused sandbox is resumed first if it has `autoResume`.
+   * @throws SandboxError `not_ready`
+   */
+  guest(id: string): Promise<Guest>;
+  channelStats(id: string): Promise<ChannelStats>;
+  /** The last requests to the model, oldest first; bounded. */
+  usage(id: string): Promise<readonly UsageRecord[]>;
+  /** Calls `listener` at each change of a sandbox's state. Returns how to stop. */
+  onChange(listener: (info: SandboxInfo) => void): () => void;
+}
+
+export type SandboxStatus =
+  | 'starting'
+  | 'running'
+  /** Its state is being saved; it goes on, or is paused, afterwards. */
+  | 'saving'
+  | 'paused'
+  | 'resuming'
+  | 'ending'
+  | 'ended';
+
+export interface CreateRequest extends SandboxOptions {
+  /** Id or name of a snapshot to go on from; CPUs, memory, disk and warm list are then the snapshot's. */
+  readonly snapshot?: string | undefined;
+  /** Free pairs for who made it; keys ≤ 64, values ≤ 1024 characters, 32 pairs. */
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
+  /** What happens when `timeoutMs` is over. Default `kill`. */
+  readonly onTimeout?: 'kill' | 'pause' | undefined;
+  /** Paused to disk after this long without an open operation, a model request or traffic. Default: never. */
+  readonly idleTimeoutMs?: number | null | undefined;
+  /** An operation on it while it is paused resumes it. Default: true. */
+  readonly autoResume?: boolean | undefined;
+  /** Boot, even where a template or a pool would start faster. */
+  readonly boot?: boolean | undefined;
+  /** How long the request may wait for its turn. Default 60 s. */
+  readonly queueTimeoutMs?: number | undefined;
+}
+
+export interface SandboxChange {
+  /** Counts from now; null: no limit. */
+  readonly timeoutMs?: number | null | undefined;
+  readonly onTimeout?: 'kill' | 'pause' | undefined;
+  readonly idleTimeoutMs?: number | null | undefined;
+  readonly autoResume?: boolean | undefined;
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
+}
+
+export interface SandboxFilter {
+  readonly status?: readonly SandboxStatus[] | undefined;
+  /** All pairs must be there. */
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
+}
+
+export interface SandboxInfo {
+  /** `[a-z0-9]{20}`. */
+  readonly id: string;
+  readonly status: SandboxStatus;
+  /** Where its memory is while it is paused. */
+  readonly pausedTo: 'memory' | 'disk' | null;
+  readonly cpus: number;
+  readonly memoryMib: number;
+  readonly diskMib: number;
+  readonly metadata: Readonly<Record<string, string>>;
+  /** How it came to be. */
+  readonly origin: 'pool' | 'clone' | 'boot' | 'snapshot' | 'fork';
+  /** Id of the snapshot that it goes on from. */
+  readonly snapshot: string | null;
+  /** The sandbox that it is a fork of. */
+  readonly parent: string | null;
+  readonly accelerator: string;
+  readonly createdAtMs: number;
+  /** When its `timeoutMs` is over; null: no limit, or it is paused. */
+  readonly endsAtMs: number | null;
+  readonly onTimeout: 'kill' | 'pause';
+  readonly idleTimeoutMs: number | null;
+  readonly autoResume: boolean;
+  /** Of its last start; null while it starts for the first time, and for one out of the pool. */
+  readonly timings: StartTimings | null;
+  /** Asked for until ready, queue included; null while it starts. */
+  readonly readyMs: number | null;
+  /** Why it ended; null while it has not. */
+  readonly end: Pick<SandboxEnd, 'cause' | 'detail'> | null;
+}
+
+export interface ForkOptions {
+  /** 1 … 64. */
+  readonly count: number;
+  readonly timeoutMs?: number | null | undefined;
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
+}
+
+export type ForkResult =
+  | { readonly ok: true; readonly sandbox: SandboxInfo }
+  | { readonly ok: false; readonly code: string; readonly message: string };
+
+export interface SnapshotInfo {
+  /** `[a-z0-9]{20}`. */
+  readonly id: string;
+  readonly name: string | null;
+  /** The sandbox that it was taken of. */
+  readonly sandbox: string;
+  readonly cpus: number;
+  readonly memoryMib: number;
+  readonly diskMib: number;
+  readonly createdAtMs: number;
+  /** On the disk. */
+  readonly bytes: number;
+  /** False: it is of another kernel, image, VMM or processor, and can't be started here now. */
+  readonly current: boolean;
+}
+
+export interface PoolLimits {
+  /** Members that wait, whatever the demand. */
+  readonly min: number;
+  /** The most that ever wait. */
+  readonly max: number;
+}
+
+export interface PoolInfo extends PoolLimits {
+  readonly template: string;
+  readonly spec: TemplateSpec;
+  /** Between min and max, by demand. */
+  readonly target: number;
+  readonly ready: number;
+  readonly starting: number;
+  /** Requests that found a member, since the start. */
+  readonly hits: number;
+  /** Requests that found none and were cloned. */
+  readonly misses: number;
+  /** Members that died or were unwell, and were not handed out. */
+  readonly discarded: number;
+}
+
+export interface HostInfo {
+  readonly version: string;
+  /** e.g. `QEMU 7.2.22 (software emulation)`. */
+  readonly vmm: string;
+  readonly accelerator: string;
+  /** The model server, for people. */
+  readonly upstream: string;
+  readonly sandboxes: number;
+  readonly paused: number;
+  /** Requests that wait for their turn. */
+  readonly queued: number;
+  readonly memoryAvailableMib: number;
+  readonly startedAtMs: number;
+}
