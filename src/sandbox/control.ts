@@ -7,6 +7,7 @@
  *
  * Types only. Times of day are milliseconds since 1970, durations milliseconds.
  */
+import type { Duplex } from 'node:stream';
 import type { ChannelStats } from '../base/channel.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
@@ -58,6 +59,13 @@ export interface ControlPlane {
    * @throws SandboxError `not_ready`
    */
   guest(id: string): Promise<Guest>;
+  /**
+   * A connection to the agent's operations port, for who speaks the guest protocol elsewhere: the
+   * guest's `OK <n>` comes first, and a request may be written at once. Half-closes go through both
+   * ways. What is said on it counts as traffic. Resumes as `guest` does.
+   * @throws SandboxError `not_ready`
+   */
+  openOperation(id: string): Promise<Duplex>;
   channelStats(id: string): Promise<ChannelStats>;
   /** The last requests to the model, oldest first; bounded. */
   usage(id: string): Promise<readonly UsageRecord[]>;

@@ -1,0 +1,370 @@
+/**
+ * A `ControlPlane` in memory, whose sandboxes are real guest agents as processes of this machine: programs
+ * run, files are written, the shell works, all as this user on this machine's file system. So use paths in
+ * `dirOf(id)`. The agent starts at the first use of its guest, so that `create` costs nothing.
+ *
+ * Not real: snapshots keep nothing, forks and clones share nothing but their options, and a paused
+ * sandbox's programs go on.
+ */
+import { connect } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { ChannelStats } from '../../src/base/channel.ts';
+import { systemClock } from '../../src/base/clock.ts';
+import { newSandboxId } from '../../src/base/ids.ts';
+import type { UsageRecord } from '../../src/bridge/bridge.ts';
+import type { Guest } from '../../src/guest/guest.ts';
+import type {
+  ControlPlane,
+  CreateRequest,
+  ForkOptions,
+  ForkResult,
+  HostInfo,
+  PoolInfo,
+  PoolLimits,
+  SandboxChange,
+  SandboxFilter,
+  SandboxInfo,
+  SnapshotInfo,
+} from '../../src/sandbox/control.ts';
+import { SandboxError } from '../../src/sandbox/errors.ts';
+import { LIMITS, makeSpec, type SandboxSpec } from '../../src/sandbox/spec.ts';
+import { DEFAULT_TEMPLATE, type TemplateSpec } from '../../src/sandbox/template.ts';
+import { type RunningAgent, startAgent } from './guest-agent.ts';
+
+export interface FakeOptions {
+  /** Awaited by `create` before the sandbox is there; may throw, or wait for the signal. */
+  readonly beforeCreate?: (
+    request: CreateRequest,
+    signal: AbortSignal | undefined,
+  ) => Promise<void> | void;
+  /** Called first by every method; what it throws is the method's error. */
+  readonly before?: (method: string) => void;
+}
+
+interface FakeSandbox {
+  info: SandboxInfo;
+  readonly spec: SandboxSpec;
+  agent: Promise<RunningAgent> | undefined;
+  readonly operations: Set<Duplex>;
+  stopTimer: () => void;
+}
+
+const NO_TIMINGS = { prepareMs: 1, vmmMs: 2, kernelMs: 0, agentMs: 3, totalMs: 6 } as const;
+
+export class FakeControlPlane implements ControlPlane, AsyncDisposable {
+  /** What `usage` answers; tests fill it. */
+  readonly usageRecords: UsageRecord[] = [];
+  readonly #options: FakeOptions;
+  readonly #sandboxes = new Map<string, FakeSandbox>();
+  readonly #snapshots = new Map<string, SnapshotInfo>();
+  readonly #pools = new Map<string, PoolInfo>();
+  readonly #listeners = new Set<(info: SandboxInfo) => void>();
+  readonly #startedAtMs = systemClock.wall();
+
+  constructor(options: FakeOptions = {}) {
+    this.#options = options;
+  }
+
+  /** A private directory that exists as long as the sandbox. */
+  async dirOf(id: string): Promise<string> {
+    return (await this.#agent(this.#live(id))).dir;
+  }
+
+  async host(): Promise<HostInfo> {
+    this.#options.before?.('host');
+    const live = await this.list();
+    return {
+      version: '0.0.0',
+      vmm: 'none (agents as processes)',
+      accelerator: 'fake',
+      upstream: 'none',
+      sandboxes: live.length,
+      paused: live.filter(({ status }) => status === 'paused').length,
+      queued: 0,
+      memoryAvailableMib: 1024,
+      startedAtMs: this.#startedAtMs,
+    };
+  }
+
+  async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
+    this.#options.before?.('create');
+    const spec = makeSpec(request, LIMITS.cpusMax);
+    const snapshot = request.snapshot === undefined ? null : this.#snapshot(request.snapshot);
+    await this.#options.beforeCreate?.(request, signal);
+    if (signal?.aborted === true) throw cancelled(signal);
+    const origin = snapshot !== null ? 'snapshot' : request.boot === true ? 'boot' : 'pool';
+    return this.#add(spec, request, { origin, snapshot: snapshot?.id ?? null });
+  }
+
+  async list(filter: SandboxFilter = {}): Promise<readonly SandboxInfo[]> {
+    this.#options.before?.('list');
+    const pairs = Object.entries(filter.metadata ?? {});
+    return [...this.#sandboxes.values()]
+      .map(({ info }) => info)
+      .filter(({ status }) => status !== 'ended')
+      .filter(({ status }) => filter.status?.includes(status) ?? true)
+      .filter(({ metadata }) => pairs.every(([key, value]) => metadata[key] === value))
+      .reverse();
+  }
+
+  async get(id: string): Promise<SandboxInfo> {
+    this.#options.before?.('get');
+    return this.#any(id).info;
+  }
+
+  async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
+    this.#options.before?.('update');
+    const sandbox = this.#live(id);
+    const { timeoutMs, ...others } = change;
+    for (const [key, value] of Object.entries(others)) {
+      if (value !== undefined) sandbox.info = { ...sandbox.info, [key]: value };
+    }
+    if (timeoutMs !== undefined) this.#limit(sandbox, timeoutMs);
+    return this.#set(sandbox, {});
+  }
+
+  async remove(id: string): Promise<SandboxInfo> {
+    this.#options.before?.('remove');
+    return await this.#end(this.#any(id), 'stopped', 'removed');
+  }
+
+  async pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo> {
+    this.#options.before?.('pause');
+    const sandbox = this.#live(id);
+    if (sandbox.info.status !== 'running') {
+      throw new SandboxError('not_ready', `pause ${id}: it is ${sandbox.info.status}`);
+    }
+    return this.#pause(sandbox, to);
+  }
+
+  async resume(id: string): Promise<SandboxInfo> {
+    this.#options.before?.('resume');
+    return this.#resume(this.#live(id));
+  }
+
+  async snapshot(id: string, options: { readonly name?: string } = {}): Promise<SnapshotInfo> {
+    this.#options.before?.('snapshot');
+    const { info } = this.#live(id);
+    const { name = null } = options;
+    if (name !== null && [...this.#snapshots.values()].some((other) => other.name === name)) {
+      throw new SandboxError('name_taken', `snapshot ${name}: another one has this name`);
+    }
+    const { cpus, memoryMib, diskMib } = info;
+    const snapshot: SnapshotInfo = {
+      id: newSandboxId(),
+      name,
+      sandbox: id,
+      cpus,
+      memoryMib,
+      diskMib,
+      createdAtMs: systemClock.wall(),
+      bytes: 4096,
+      current: true,
+    };
+    this.#snapshots.set(snapshot.id, snapshot);
+    return snapshot;
+  }
+
+  async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
+    this.#options.before?.('fork');
+    const parent = this.#live(id);
+    return Array.from({ length: options.count }, () => {
+      const spec = { ...parent.spec, id: newSandboxId() };
+      const { metadata = parent.info.metadata, timeoutMs } = options;
+      const request = { metadata, timeoutMs };
+      return { ok: true, sandbox: this.#add(spec, request, { origin: 'fork', parent: id }) };
+    });
+  }
+
+  async snapshots(): Promise<readonly SnapshotInfo[]> {
+    this.#options.before?.('snapshots');
+    return [...this.#snapshots.values()];
+  }
+
+  async removeSnapshot(idOrName: string): Promise<void> {
+    this.#options.before?.('removeSnapshot');
+    this.#snapshots.delete(this.#snapshot(idOrName).id);
+  }
+
+  async pools(): Promise<readonly PoolInfo[]> {
+    this.#options.before?.('pools');
+    return [...this.#pools.values()];
+  }
+
+  async setPool(limits: PoolLimits, spec: Partial<TemplateSpec> = {}): Promise<PoolInfo> {
+    this.#options.before?.('setPool');
+    const whole = { ...DEFAULT_TEMPLATE, ...spec };
+    const template = JSON.stringify(whole);
+    const pool: PoolInfo = {
+      ...{ template, spec: whole, target: limits.min, ready: limits.min, starting: 0 },
+      ...{ hits: 0, misses: 0, discarded: 0 },
+      ...limits,
+    };
+    this.#pools.set(template, pool);
+    return pool;
+  }
+
+  async guest(id: string): Promise<Guest> {
+    this.#options.before?.('guest');
+    return (await this.#awake(id)).guest;
+  }
+
+  async openOperation(id: string): Promise<Duplex> {
+    this.#options.before?.('openOperation');
+    const { channelPath } = await this.#awake(id);
+    const { operations } = this.#live(id);
+    const stream = connect({ path: channelPath, allowHalfOpen: true });
+    operations.add(stream);
+    stream.on('close', () => operations.delete(stream));
+    stream.write('CONNECT 5000\n');
+    return stream;
+  }
+
+  async channelStats(id: string): Promise<ChannelStats> {
+    this.#options.before?.('channelStats');
+    const { operations } = this.#live(id);
+    return {
+      ...{ bytesGuestToHost: 0, bytesHostToGuest: 0, connectionsOpened: 0 },
+      ...{ connectionsOpen: operations.size, connectionsRefused: 0, protocolErrors: 0 },
+      ...{ throttledMsGuestToHost: 0, throttledMsHostToGuest: 0 },
+    };
+  }
+
+  async usage(id: string): Promise<readonly UsageRecord[]> {
+    this.#options.before?.('usage');
+    this.#any(id);
+    return this.usageRecords;
+  }
+
+  onChange(listener: (info: SandboxInfo) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const sandbox of this.#sandboxes.values()) await this.#end(sandbox, 'stopped', 'closed');
+  }
+
+  #add(
+    spec: SandboxSpec,
+    request: CreateRequest,
+    from: Pick<SandboxInfo, 'origin'> & Partial<Pick<SandboxInfo, 'snapshot' | 'parent'>>,
+  ): SandboxInfo {
+    const { id, cpus, memoryMib, diskMib } = spec;
+    const info: SandboxInfo = {
+      ...{ id, status: 'running', pausedTo: null, cpus, memoryMib, diskMib },
+      metadata: request.metadata ?? {},
+      ...{ snapshot: null, parent: null, ...from },
+      accelerator: 'fake',
+      createdAtMs: systemClock.wall(),
+      endsAtMs: null,
+      onTimeout: request.onTimeout ?? 'kill',
+      idleTimeoutMs: request.idleTimeoutMs ?? null,
+      autoResume: request.autoResume ?? true,
+      timings: from.origin === 'pool' ? null : { origin: 'clone', ...NO_TIMINGS },
+      readyMs: 6,
+      end: null,
+    };
+    const sandbox: FakeSandbox = {
+      ...{ info, spec, agent: undefined, operations: new Set() },
+      stopTimer: () => undefined,
+    };
+    this.#sandboxes.set(id, sandbox);
+    this.#limit(sandbox, request.timeoutMs ?? null);
+    return this.#set(sandbox, {});
+  }
+
+  #set(sandbox: FakeSandbox, change: Partial<SandboxInfo>): SandboxInfo {
+    sandbox.info = { ...sandbox.info, ...change };
+    for (const listener of this.#listeners) listener(sandbox.info);
+    return sandbox.info;
+  }
+
+  #limit(sandbox: FakeSandbox, timeoutMs: number | null): void {
+    sandbox.stopTimer();
+    const endsAtMs = timeoutMs === null ? null : systemClock.wall() + timeoutMs;
+    sandbox.info = { ...sandbox.info, endsAtMs };
+    if (timeoutMs === null) return;
+    sandbox.stopTimer = systemClock.after(timeoutMs, () => {
+      if (sandbox.info.onTimeout === 'pause') this.#pause(sandbox, 'disk');
+      else void this.#end(sandbox, 'timeout', `its ${timeoutMs} ms are over`);
+    });
+  }
+
+  #pause(sandbox: FakeSandbox, to: 'memory' | 'disk'): SandboxInfo {
+    sandbox.stopTimer();
+    if (to === 'disk') for (const stream of sandbox.operations) stream.destroy();
+    return this.#set(sandbox, { status: 'paused', pausedTo: to, endsAtMs: null });
+  }
+
+  #resume(sandbox: FakeSandbox): SandboxInfo {
+    if (sandbox.info.status !== 'paused') return sandbox.info;
+    return this.#set(sandbox, { status: 'running', pausedTo: null });
+  }
+
+  async #end(
+    sandbox: FakeSandbox,
+    cause: 'stopped' | 'timeout',
+    detail: string,
+  ): Promise<SandboxInfo> {
+    sandbox.stopTimer();
+    if (sandbox.info.status === 'ended') return sandbox.info;
+    this.#set(sandbox, { status: 'ended', pausedTo: null, end: { cause, detail } });
+    for (const stream of sandbox.operations) stream.destroy();
+    await (await sandbox.agent)?.[Symbol.asyncDispose]();
+    return sandbox.info;
+  }
+
+  async #awake(id: string): Promise<RunningAgent> {
+    const sandbox = this.#live(id);
+    if (sandbox.info.status === 'paused') {
+      if (!sandbox.info.autoResume) throw new SandboxError('not_ready', `${id}: it is paused`);
+      this.#resume(sandbox);
+    }
+    const agent = await this.#agent(sandbox);
+    this.#live(id);
+    return agent;
+  }
+
+  #agent(sandbox: FakeSandbox): Promise<RunningAgent> {
+    const { id: sandboxId, hostname, env, warm } = sandbox.spec;
+    sandbox.agent ??= startAgent({ identity: { sandboxId, hostname, env, warm } });
+    return sandbox.agent;
+  }
+
+  #any(id: string): FakeSandbox {
+    const sandbox = this.#sandboxes.get(id);
+    if (sandbox === undefined) throw new SandboxError('not_found', `sandbox ${id}: there is none`);
+    return sandbox;
+  }
+
+  #live(id: string): FakeSandbox {
+    const sandbox = this.#any(id);
+    const { status, end } = sandbox.info;
+    if (status === 'ended') {
+      throw new SandboxError('gone', `sandbox ${id} has ended: ${end?.detail ?? ''}`);
+    }
+    return sandbox;
+  }
+
+  #snapshot(idOrName: string): SnapshotInfo {
+    const named = [...this.#snapshots.values()].find(({ name }) => name === idOrName);
+    const snapshot = this.#snapshots.get(idOrName) ?? named;
+    if (snapshot !== undefined) return snapshot;
+    throw new SandboxError('not_found', `snapshot ${idOrName}: there is none`);
+  }
+}
+
+/** `beforeCreate` that waits until the caller goes away. */
+export async function untilCancelled(
+  _request: CreateRequest,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  await new Promise<void>((resolve) => {
+    signal?.addEventListener('abort', () => resolve(), { once: true });
+  });
+}
+
+function cancelled(signal: AbortSignal): SandboxError {
+  return new SandboxError('cancelled', 'create: cancelled', { cause: signal.reason });
+}
