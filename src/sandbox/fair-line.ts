@@ -1,0 +1,53 @@
+/**
+ * A line that is first in, first out within a tenant and goes round over the tenants, so that one who
+ * asks for a hundred things does not make another wait for all of them (R-CP-8).
+ *
+ *     a1 a2 a3          take ─► a1, b1, c1, a2, b2, a3
+ *     b1 b2
+ *     c1
+ *
+ * A tenant that joins goes to the end of the round; all operations take constant time.
+ */
+export class FairLine<E> {
+  /** Insertion order of the map is the order of the round, that of a set the order of arrival. */
+  readonly #tenants = new Map<string, Set<E>>();
+  #size = 0;
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** @param item not in the line yet. */
+  add(tenant: string, item: E): void {
+    const items = this.#tenants.get(tenant);
+    if (items === undefined) this.#tenants.set(tenant, new Set([item]));
+    else items.add(item);
+    this.#size++;
+  }
+
+  /** Whose turn it is. Only `take` and `delete` change it, so nobody can be overtaken while he is first. */
+  first(): E | undefined {
+    const [items] = this.#tenants.values();
+    const [item] = items ?? [];
+    return item;
+  }
+
+  /** Removes the first; his tenant goes to the end of the round. */
+  take(): E | undefined {
+    const [entry] = this.#tenants;
+    if (entry === undefined) return undefined;
+    const [tenant, items] = entry;
+    const [item] = items;
+    if (item !== undefined) this.delete(tenant, item);
+    if (this.#tenants.delete(tenant)) this.#tenants.set(tenant, items);
+    return item;
+  }
+
+  /** Removes an item wherever it stands; nothing happens if it is not there. */
+  delete(tenant: string, item: E): void {
+    const items = this.#tenants.get(tenant);
+    if (items === undefined || !items.delete(item)) return;
+    this.#size--;
+    if (items.size === 0) this.#tenants.delete(tenant);
+  }
+}
