@@ -11,6 +11,7 @@ const cLseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
 // <sys/file.h> and <unistd.h> of Linux.
 const LOCK_EX = 2;
 const LOCK_NB = 4;
+const LOCK_UN = 8;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 
@@ -27,6 +28,11 @@ export function tryLockExclusive(fd: number): boolean {
     if (errno === ERRNO.EAGAIN) return false;
     if (errno !== ERRNO.EINTR) throw new SyscallError('flock', errno);
   }
+}
+
+/** Gives a lock of `tryLockExclusive` back while the file stays open. @throws SyscallError */
+export function unlock(fd: number): void {
+  check(cFlock(fd, LOCK_UN), 'flock LOCK_UN');
 }
 
 export interface Extent {

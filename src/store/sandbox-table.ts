@@ -1,0 +1,164 @@
+/** Sandboxes, for the time after the death of the process that holds them. */
+import type { DatabaseSync } from 'node:sqlite';
+import { z } from 'zod';
+import { StoreError } from './errors.ts';
+import { ENDED_SANDBOXES_MAX } from './limits.ts';
+import { type StoreParts, sweep } from './parts.ts';
+import { parseRow } from './row.ts';
+
+/** `paused` with a `pausedSnapshotId`: to disk; without: in the memory of the owner's VMM. */
+export type SandboxRowStatus = 'running' | 'paused' | 'ended';
+
+export interface SandboxRow {
+  readonly id: string;
+  /** Who holds it; JSON of the caller's. */
+  readonly ownerJson: string | null;
+  readonly status: SandboxRowStatus;
+  /** What was asked for; JSON of the caller's. May hold secrets of the user. */
+  readonly requestJson: string;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly createdAtMs: number;
+  readonly endsAtMs: number | null;
+  /** Only while it is paused. */
+  readonly pausedSnapshotId: string | null;
+  /** Id of the sandbox that it is a fork of, and of the snapshot that it went on from; either may be gone. */
+  readonly parent: string | null;
+  readonly snapshot: string | null;
+  /** Present if and only if it has ended. */
+  readonly end: SandboxRowEnd | null;
+}
+
+export interface SandboxRowEnd {
+  readonly cause: string;
+  readonly detail: string;
+  readonly atMs: number;
+}
+
+export interface SandboxTable {
+  /**
+   * Inserts or replaces. A snapshot of the pause that it no longer names goes; so do the oldest of too many
+   * that have ended.
+   * @throws StoreError `not_found`: `pausedSnapshotId`; `disk_full`
+   */
+  put(row: SandboxRow): Promise<void>;
+  /** Changes the owner if it is still `from`. @returns false: it is another by now, or there is no such sandbox */
+  claim(id: string, from: string | null, to: string | null): Promise<boolean>;
+  /** @throws StoreError `not_found` */
+  get(id: string): Promise<SandboxRow>;
+  /** Newest first. */
+  list(status?: SandboxRowStatus): Promise<readonly SandboxRow[]>;
+  /** With the snapshot of its pause. @throws StoreError `not_found` */
+  remove(id: string): Promise<void>;
+}
+
+const count = z.number().int();
+const rowSchema = z.object({
+  id: z.string(),
+  ownerJson: z.string().nullable(),
+  status: z.enum(['running', 'paused', 'ended']),
+  requestJson: z.string(),
+  metadataJson: z.string(),
+  createdAtMs: count,
+  endsAtMs: count.nullable(),
+  pausedSnapshotId: z.string().nullable(),
+  parent: z.string().nullable(),
+  snapshot: z.string().nullable(),
+  endJson: z.string().nullable(),
+});
+const metadataSchema = z.record(z.string(), z.string());
+const endSchema = z.object({ cause: z.string(), detail: z.string(), atMs: count });
+
+export function sandboxTable(parts: StoreParts): SandboxTable {
+  const { db, dir } = parts;
+  const fromRow = (row: unknown): SandboxRow =>
+    parseRow(dir, 'a sandbox', () => {
+      const { metadataJson, endJson, ...rest } = rowSchema.parse(row);
+      const end = endJson === null ? null : endSchema.parse(JSON.parse(endJson));
+      return { ...rest, metadata: metadataSchema.parse(JSON.parse(metadataJson)), end };
+    });
+  return {
+    async put(row) {
+      const orphans = await db.write(`keep sandbox ${row.id}`, (sql) => putSandbox(sql, row));
+      if (orphans > 0) await sweep(parts);
+    },
+    claim: (id, from, to) =>
+      db.write(`claim sandbox ${id}`, (sql) => {
+        const claim = sql.prepare(
+          'UPDATE sandboxes SET ownerJson = :to WHERE id = :id AND ownerJson IS :from',
+        );
+        return claim.run({ id, from, to }).changes === 1;
+      }),
+    async get(id) {
+      const row = await db.read(`read sandbox ${id}`, (sql) =>
+        sql.prepare('SELECT * FROM sandboxes WHERE id = ?').get(id),
+      );
+      if (row === undefined) throw new StoreError('not_found', `no sandbox ${id}`);
+      return fromRow(row);
+    },
+    async list(status) {
+      const rows = await db.read('list sandboxes', (sql) =>
+        sql
+          .prepare(
+            `SELECT * FROM sandboxes WHERE :status IS NULL OR status = :status
+             ORDER BY createdAtMs DESC, rowid DESC`,
+          )
+          .all({ status: status ?? null }),
+      );
+      return rows.map(fromRow);
+    },
+    async remove(id) {
+      const orphans = await db.write(`remove sandbox ${id}`, (sql) => {
+        const { changes } = sql.prepare('DELETE FROM sandboxes WHERE id = ?').run(id);
+        if (changes === 0) throw new StoreError('not_found', `no sandbox ${id}`);
+        return removeOrphans(sql);
+      });
+      if (orphans > 0) await sweep(parts);
+    },
+  };
+}
+
+/** In a write transaction. @returns how many snapshots of pauses went with it */
+export function putSandbox(sql: DatabaseSync, row: SandboxRow): number {
+  const { metadata, end, ...columns } = row;
+  const { pausedSnapshotId } = row;
+  if (pausedSnapshotId !== null) {
+    const known = sql.prepare('SELECT 1 FROM snapshots WHERE id = ?').get(pausedSnapshotId);
+    if (known === undefined) throw new StoreError('not_found', `no snapshot ${pausedSnapshotId}`);
+  }
+  sql
+    .prepare(
+      `INSERT INTO sandboxes (id, ownerJson, status, requestJson, metadataJson, createdAtMs, endsAtMs,
+                              pausedSnapshotId, parent, snapshot, endJson)
+       VALUES (:id, :ownerJson, :status, :requestJson, :metadataJson, :createdAtMs, :endsAtMs,
+               :pausedSnapshotId, :parent, :snapshot, :endJson)
+       ON CONFLICT (id) DO UPDATE SET
+         ownerJson = excluded.ownerJson, status = excluded.status, requestJson = excluded.requestJson,
+         metadataJson = excluded.metadataJson, createdAtMs = excluded.createdAtMs,
+         endsAtMs = excluded.endsAtMs, pausedSnapshotId = excluded.pausedSnapshotId,
+         parent = excluded.parent, snapshot = excluded.snapshot, endJson = excluded.endJson`,
+    )
+    .run({
+      ...columns,
+      metadataJson: JSON.stringify(metadata),
+      endJson: end === null ? null : JSON.stringify(end),
+    });
+  sql
+    .prepare(
+      `DELETE FROM sandboxes WHERE status = 'ended' AND id NOT IN
+         (SELECT id FROM sandboxes WHERE status = 'ended'
+          ORDER BY endJson ->> '$.atMs' DESC, rowid DESC LIMIT ?)`,
+    )
+    .run(ENDED_SANDBOXES_MAX);
+  return removeOrphans(sql);
+}
+
+/** A snapshot of a pause lives just as long as the sandbox that names it. */
+function removeOrphans(sql: DatabaseSync): number {
+  const { changes } = sql
+    .prepare(
+      `DELETE FROM snapshots WHERE kind = 'pause' AND id NOT IN
+         (SELECT pausedSnapshotId FROM sandboxes WHERE pausedSnapshotId IS NOT NULL)`,
+    )
+    .run();
+  return Number(changes);
+}

@@ -1,0 +1,94 @@
+/**
+ * The tables, and how an older database becomes a newer one.
+ *
+ *     sandboxes ──pausedSnapshotId──► snapshots ◄──snapshotId── snapshotFiles ──digest──► files/<digest>
+ *     templates
+ *
+ * How often a file is used is never stored, since a stored count can drift: it is the number of rows that
+ * name its digest. Column names are those of the row types, so that no table of names is needed.
+ */
+import type { DatabaseSync } from 'node:sqlite';
+import { damaged, StoreError } from './errors.ts';
+
+/** Brings a database from version `index` to `index + 1`; runs in a transaction. Never changed, only added to. */
+export type Migration = (db: DatabaseSync) => void;
+
+export const MIGRATIONS: readonly Migration[] = [
+  (db) =>
+    db.exec(`
+      CREATE TABLE snapshots (
+        id TEXT PRIMARY KEY NOT NULL,
+        name TEXT UNIQUE,
+        kind TEXT NOT NULL CHECK (kind IN ('snapshot', 'pause')),
+        sandboxId TEXT NOT NULL,
+        specJson TEXT NOT NULL CHECK (json_valid(specJson)),
+        machine TEXT NOT NULL,
+        stateSha256 TEXT NOT NULL,
+        kernelDigest TEXT NOT NULL,
+        rootImageDigest TEXT NOT NULL,
+        createdAtMs INTEGER NOT NULL,
+        bytes INTEGER NOT NULL
+      ) STRICT;
+      CREATE TABLE snapshotFiles (
+        snapshotId TEXT NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+        role TEXT NOT NULL CHECK (role IN ('ram', 'state', 'disk')),
+        digest TEXT NOT NULL,
+        PRIMARY KEY (snapshotId, role)
+      ) STRICT, WITHOUT ROWID;
+      CREATE TABLE sandboxes (
+        id TEXT PRIMARY KEY NOT NULL,
+        ownerJson TEXT CHECK (json_valid(ownerJson)),
+        status TEXT NOT NULL CHECK (status IN ('running', 'paused', 'ended')),
+        requestJson TEXT NOT NULL CHECK (json_valid(requestJson)),
+        metadataJson TEXT NOT NULL CHECK (json_valid(metadataJson)),
+        createdAtMs INTEGER NOT NULL,
+        endsAtMs INTEGER,
+        pausedSnapshotId TEXT REFERENCES snapshots (id) CHECK (pausedSnapshotId IS NULL OR status = 'paused'),
+        parent TEXT,
+        snapshot TEXT,
+        endJson TEXT CHECK (json_valid(endJson)),
+        CHECK ((status = 'ended') = (endJson IS NOT NULL))
+      ) STRICT;
+      CREATE INDEX sandboxesByPause ON sandboxes (pausedSnapshotId) WHERE pausedSnapshotId IS NOT NULL;
+      CREATE TABLE templates (
+        key TEXT PRIMARY KEY NOT NULL,
+        specJson TEXT NOT NULL CHECK (json_valid(specJson)),
+        madeAtMs INTEGER NOT NULL,
+        lastUsedAtMs INTEGER NOT NULL,
+        uses INTEGER NOT NULL
+      ) STRICT;
+    `),
+];
+
+/** "NVst", so that nobody else's database is taken for ours (sqlite.org/fileformat.html, 1.3.18). */
+const APPLICATION_ID = 0x4e567374;
+
+/**
+ * Call it in a write transaction.
+ * @throws StoreError `store_newer`, `store_damaged`
+ */
+export function migrate(
+  db: DatabaseSync,
+  dir: string,
+  migrations: readonly Migration[] = MIGRATIONS,
+): void {
+  const version = pragma(db, 'user_version');
+  if (version === 0 && pragma(db, 'schema_version') === 0) {
+    db.exec(`PRAGMA application_id = ${APPLICATION_ID}`);
+  } else if (pragma(db, 'application_id') !== APPLICATION_ID) {
+    throw damaged('open the store: it is the database of another program', dir);
+  }
+  if (version > migrations.length) {
+    throw new StoreError(
+      'store_newer',
+      `open the store in ${dir}: its format is ${version}, the newest that is known is ${migrations.length}`,
+      { remedy: 'Use the newer NeuroVisor, or set NEUROVISOR_HOME to another directory.' },
+    );
+  }
+  for (const step of migrations.slice(version)) step(db);
+  if (version < migrations.length) db.exec(`PRAGMA user_version = ${migrations.length}`);
+}
+
+function pragma(db: DatabaseSync, name: string): number {
+  return Number(db.prepare(`PRAGMA ${name}`).get()?.[name]);
+}

@@ -1,0 +1,141 @@
+/** The snapshots that are finished. */
+import { type FileHandle, open } from 'node:fs/promises';
+import type { DatabaseSync } from 'node:sqlite';
+import { errorCode } from '../base/errors.ts';
+import { asStoreError, StoreError } from './errors.ts';
+import { type StoreParts, sweep } from './parts.ts';
+import { parseRow } from './row.ts';
+import {
+  digestOf,
+  filesSchema,
+  SNAPSHOT_ROLES,
+  type SnapshotPaths,
+  type SnapshotRole,
+  type SnapshotRow,
+  snapshotSchema,
+} from './snapshot.ts';
+import { newStaging, type Staging } from './staging.ts';
+
+export interface SnapshotTable {
+  /** @throws StoreError `disk_full` */
+  stage(): Promise<Staging>;
+  /**
+   * Verifies each byte of its files.
+   * @throws StoreError `not_found`, `snapshot_damaged`
+   */
+  open(idOrName: string): Promise<OpenSnapshot>;
+  /** Newest first; those of pauses too. */
+  list(): Promise<readonly SnapshotRow[]>;
+  /** @throws StoreError `not_found` */
+  get(idOrName: string): Promise<SnapshotRow>;
+  /** With the files that only it needs; who has it open keeps them. @throws StoreError `not_found`, `in_use` */
+  remove(idOrName: string): Promise<void>;
+}
+
+export interface OpenSnapshot extends AsyncDisposable {
+  readonly row: SnapshotRow;
+  /** Readable in this process until `release`, even if the snapshot is removed. They are not to be written. */
+  readonly paths: SnapshotPaths;
+  /** Idempotent. */
+  release(): Promise<void>;
+}
+
+/** An id goes before a name. */
+const SELECT = `SELECT s.*, json_group_object(f.role, f.digest) AS filesJson
+  FROM snapshots s LEFT JOIN snapshotFiles f ON f.snapshotId = s.id`;
+const FIND = `${SELECT} WHERE s.id = :key OR s.name = :key GROUP BY s.id ORDER BY s.id = :key DESC LIMIT 1`;
+const LIST = `${SELECT} GROUP BY s.id ORDER BY s.createdAtMs DESC, s.rowid DESC`;
+
+export function snapshotTable(parts: StoreParts): SnapshotTable {
+  const { db, dir } = parts;
+  const fromRow = (row: unknown): SnapshotRow =>
+    parseRow(dir, 'a snapshot', () => {
+      const { filesJson, ...rest } = snapshotSchema.parse(row);
+      return { ...rest, files: filesSchema.parse(JSON.parse(filesJson)) };
+    });
+  const find = (sql: DatabaseSync, key: string): SnapshotRow => {
+    const row = sql.prepare(FIND).get({ key });
+    if (row === undefined) throw new StoreError('not_found', `no snapshot ${key}`);
+    return fromRow(row);
+  };
+  const get = (key: string): Promise<SnapshotRow> =>
+    db.read(`read snapshot ${key}`, (sql) => find(sql, key));
+  return {
+    stage: () => newStaging(parts),
+    open: async (key) => {
+      // The lock: files of a row that is there are there, until it is given back.
+      const opened = await parts.lock.run(async () => openFiles(parts, await get(key)));
+      return await verified(opened, dir);
+    },
+    get,
+    async list() {
+      const rows = await db.read('list snapshots', (sql) => sql.prepare(LIST).all());
+      return rows.map(fromRow);
+    },
+    async remove(key) {
+      await db.write(`remove snapshot ${key}`, (sql) => {
+        const { id } = find(sql, key);
+        const user = sql.prepare('SELECT id FROM sandboxes WHERE pausedSnapshotId = ?').get(id);
+        if (user !== undefined) {
+          throw new StoreError('in_use', `snapshot ${key} is needed by sandbox ${user['id']}`, {
+            remedy: `Resume or remove sandbox ${user['id']} first.`,
+          });
+        }
+        sql.prepare('DELETE FROM snapshots WHERE id = ?').run(id);
+      });
+      await sweep(parts);
+    },
+  };
+}
+
+interface OpenedFiles {
+  readonly row: SnapshotRow;
+  readonly handles: ReadonlyMap<SnapshotRole, FileHandle>;
+}
+
+async function openFiles({ dir, files }: StoreParts, row: SnapshotRow): Promise<OpenedFiles> {
+  const handles = new Map<SnapshotRole, FileHandle>();
+  try {
+    for (const role of SNAPSHOT_ROLES) {
+      handles.set(role, await open(files.pathOf(row.files[role]), 'r'));
+    }
+    return { row, handles };
+  } catch (error) {
+    await closeAll(handles);
+    if (errorCode(error) === 'ENOENT') throw snapshotDamaged(row, 'a file is missing', error);
+    throw asStoreError(error, `open snapshot ${row.id}`, dir);
+  }
+}
+
+async function verified({ row, handles }: OpenedFiles, dir: string): Promise<OpenSnapshot> {
+  const paths = { ram: '', state: '', disk: '' };
+  try {
+    for (const [role, handle] of handles) {
+      paths[role] = `/proc/self/fd/${handle.fd}`;
+      const found = await digestOf(role, paths[role]).catch((error: unknown) => {
+        throw snapshotDamaged(row, `its ${role} can't be read`, error);
+      });
+      if (found !== row.files[role]) throw snapshotDamaged(row, `its ${role} has changed`);
+    }
+  } catch (error) {
+    await closeAll(handles);
+    throw asStoreError(error, `open snapshot ${row.id}`, dir);
+  }
+  let released: Promise<void> | undefined;
+  const release = (): Promise<void> => {
+    released ??= closeAll(handles);
+    return released;
+  };
+  return { row, paths, release, [Symbol.asyncDispose]: release };
+}
+
+async function closeAll(handles: ReadonlyMap<SnapshotRole, FileHandle>): Promise<void> {
+  for (const handle of handles.values()) await handle.close();
+}
+
+function snapshotDamaged(row: SnapshotRow, how: string, cause?: unknown): StoreError {
+  return new StoreError('snapshot_damaged', `open snapshot ${row.name ?? row.id}: ${how}`, {
+    ...(cause === undefined ? {} : { cause }),
+    remedy: 'Remove the snapshot and take another one.',
+  });
+}

@@ -1,0 +1,64 @@
+/** What a snapshot is: one row and three files. */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { z } from 'zod';
+import { digestSparse } from '../sys/sparse.ts';
+
+export const SNAPSHOT_ROLES = ['ram', 'state', 'disk'] as const;
+export type SnapshotRole = (typeof SNAPSHOT_ROLES)[number];
+export type SnapshotPaths = Readonly<Record<SnapshotRole, string>>;
+
+/** What the caller tells about a snapshot. */
+export interface NewSnapshot {
+  /** `[a-z0-9]{20}`. */
+  readonly id: string;
+  readonly name: string | null;
+  /** `pause`: belongs to the paused sandbox that names it, and goes with it. */
+  readonly kind: 'snapshot' | 'pause';
+  /** That it was taken of; it may be gone. */
+  readonly sandboxId: string;
+  /** JSON of the caller's. */
+  readonly specJson: string;
+  /** `machineOf` the VM. */
+  readonly machine: string;
+  readonly stateSha256: string;
+  readonly kernelDigest: string;
+  readonly rootImageDigest: string;
+}
+
+export interface SnapshotRow extends NewSnapshot {
+  readonly createdAtMs: number;
+  /** On the disk. */
+  readonly bytes: number;
+  /** Digest of each file. */
+  readonly files: Readonly<Record<SnapshotRole, string>>;
+}
+
+/** Of the table, with the digests by role. */
+export const snapshotSchema = z.object({
+  id: z.string(),
+  name: z.string().nullable(),
+  kind: z.enum(['snapshot', 'pause']),
+  sandboxId: z.string(),
+  specJson: z.string(),
+  machine: z.string(),
+  stateSha256: z.string(),
+  kernelDigest: z.string(),
+  rootImageDigest: z.string(),
+  createdAtMs: z.number().int(),
+  bytes: z.number().int(),
+  filesJson: z.string(),
+});
+const digest = z.string().regex(/^[0-9a-f]{64}$/);
+export const filesSchema = z.object({ ram: digest, state: digest, disk: digest });
+
+/** Of the state the plain SHA-256, which the VMM's driver checks too; of the sparse files `digestSparse`. */
+export function digestOf(role: SnapshotRole, path: string): Promise<string> {
+  return role === 'state' ? digestPlain(path) : digestSparse(path);
+}
+
+async function digestPlain(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
+  return hash.digest('hex');
+}

@@ -1,0 +1,162 @@
+/**
+ * How a snapshot comes into the store: all of it, or nothing.
+ *
+ *     write files ─► digest, to the disk ─► │ rename into files/ ─► rows │ ─► to the disk
+ *     (the caller)                          └───── the store's lock ─────┘
+ *
+ * Killed before the rows: unnamed files, which the next `collect` removes. Killed after: a whole snapshot.
+ */
+import { open } from 'node:fs/promises';
+import type { DatabaseSync } from 'node:sqlite';
+import { assert } from '../base/assert.ts';
+import { ignore } from '../base/ignore.ts';
+import { asStoreError, StoreError } from './errors.ts';
+import { BLOCK_BYTES } from './files.ts';
+import { type StoreParts, sweep } from './parts.ts';
+import { putSandbox, type SandboxRow } from './sandbox-table.ts';
+import {
+  digestOf,
+  type NewSnapshot,
+  SNAPSHOT_ROLES,
+  type SnapshotPaths,
+  type SnapshotRole,
+  type SnapshotRow,
+} from './snapshot.ts';
+
+export interface Staging extends AsyncDisposable {
+  /** Of files that are not there yet, in a private directory on the store's file system. */
+  readonly paths: SnapshotPaths;
+  /** Runs what writes the files. A failure discards them; a full disk is `disk_full`. */
+  write(work: (paths: SnapshotPaths) => Promise<void>): Promise<void>;
+  /**
+   * Once. On failure nothing is kept.
+   * @param paused the sandbox whose pause this is: its row is put in the same transaction, for one never is
+   * without the other. Present if and only if the kind is `pause`.
+   * @throws StoreError `name_taken`, `disk_full`, `snapshot_damaged`: the state is not what the VMM wrote
+   */
+  commit(snapshot: NewSnapshot, paused?: SandboxRow): Promise<SnapshotRow>;
+  /** Idempotent; after `commit` it does nothing. */
+  discard(): Promise<void>;
+}
+
+interface Digested {
+  readonly files: Readonly<Record<SnapshotRole, string>>;
+  readonly bytes: number;
+}
+
+export async function newStaging(parts: StoreParts): Promise<Staging> {
+  const { dir, files } = parts;
+  let stagingDir: string;
+  try {
+    stagingDir = await files.newStagingDir();
+  } catch (error) {
+    throw asStoreError(error, 'prepare a snapshot', dir);
+  }
+  const paths = {
+    ram: `${stagingDir}/ram`,
+    state: `${stagingDir}/state`,
+    disk: `${stagingDir}/disk`,
+  };
+  const discard = async (): Promise<void> => {
+    await files.discard(stagingDir);
+    await files.emptyTrash();
+  };
+  const orDiscard = async <T>(attempted: string, work: () => Promise<T>): Promise<T> => {
+    try {
+      return await work();
+    } catch (error) {
+      await discard();
+      throw asStoreError(error, attempted, dir);
+    }
+  };
+  return {
+    paths,
+    write: (work) => orDiscard('write a snapshot', () => work(paths)),
+    commit: async (snapshot, paused) => {
+      const row = await orDiscard(`keep snapshot ${snapshot.id}`, () =>
+        keep(parts, paths, snapshot, paused),
+      );
+      await discard();
+      return row;
+    },
+    discard,
+    [Symbol.asyncDispose]: discard,
+  };
+}
+
+async function keep(
+  parts: StoreParts,
+  paths: SnapshotPaths,
+  snapshot: NewSnapshot,
+  paused: SandboxRow | undefined,
+): Promise<SnapshotRow> {
+  const { db, files, lock, clock } = parts;
+  const isPause = paused?.pausedSnapshotId === snapshot.id;
+  assert((snapshot.kind === 'pause') === isPause, 'a pause and its sandbox come together');
+  await db.read('look for the name', (sql) => requireFreeName(sql, snapshot.name));
+  const digested = await digestAll(paths, snapshot);
+  const row = { ...snapshot, ...digested, createdAtMs: Math.floor(clock.wall()) };
+  const staged = new Map(SNAPSHOT_ROLES.map((role) => [digested.files[role], paths[role]]));
+  let orphans = 0;
+  try {
+    await lock.run(async () => {
+      await files.place(staged);
+      orphans = await db.write(`keep snapshot ${row.id}`, (sql) => {
+        insertSnapshot(sql, row);
+        return paused === undefined ? 0 : putSandbox(sql, paused);
+      });
+    });
+  } catch (error) {
+    await sweep(parts).catch((also: unknown) => ignore(also, 'the next sweep removes the files'));
+    throw error;
+  }
+  if (orphans > 0) await sweep(parts);
+  await db.sync();
+  return row;
+}
+
+async function digestAll(paths: SnapshotPaths, snapshot: NewSnapshot): Promise<Digested> {
+  const files = { ram: '', state: '', disk: '' };
+  let bytes = 0;
+  for (const role of SNAPSHOT_ROLES) {
+    await using file = await open(paths[role], 'r');
+    await file.chmod(0o400);
+    files[role] = await digestOf(role, paths[role]);
+    await file.datasync();
+    // Only now are the blocks allocated for sure.
+    bytes += (await file.stat()).blocks * BLOCK_BYTES;
+  }
+  if (files.state !== snapshot.stateSha256) {
+    const subject = `keep snapshot ${snapshot.id}`;
+    throw new StoreError('snapshot_damaged', `${subject}: its state is not what the VMM wrote`);
+  }
+  return { files, bytes };
+}
+
+function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {
+  const { files, ...columns } = row;
+  requireFreeName(sql, row.name);
+  sql
+    .prepare(
+      `INSERT INTO snapshots (id, name, kind, sandboxId, specJson, machine, stateSha256, kernelDigest,
+                              rootImageDigest, createdAtMs, bytes)
+       VALUES (:id, :name, :kind, :sandboxId, :specJson, :machine, :stateSha256, :kernelDigest,
+               :rootImageDigest, :createdAtMs, :bytes)`,
+    )
+    .run(columns);
+  const insertFile = sql.prepare(
+    'INSERT INTO snapshotFiles (snapshotId, role, digest) VALUES (?, ?, ?)',
+  );
+  for (const role of SNAPSHOT_ROLES) insertFile.run(row.id, role, files[role]);
+}
+
+/** A name that is another's id would never be found: ids are looked for first. */
+function requireFreeName(sql: DatabaseSync, name: string | null): void {
+  const taken = sql
+    .prepare('SELECT 1 FROM snapshots WHERE name = :name OR id = :name')
+    .get({ name });
+  if (taken === undefined) return;
+  throw new StoreError('name_taken', `there is a snapshot "${name}" already`, {
+    remedy: 'Choose another name, or remove that snapshot.',
+  });
+}

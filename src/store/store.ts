@@ -1,0 +1,128 @@
+/**
+ * What outlives the processes: sandboxes, snapshots and the use of templates.
+ *
+ *     <dir>/store.db        rows: SQLite in WAL mode, one connection per process
+ *           files/<digest>  RAM, device state and disk of snapshots, each once, read-only
+ *           staging/        snapshots that are being written
+ *           trash/          what is being removed
+ *           lock            held (flock) while files move
+ *           reserve         space that is given up when the disk is full
+ *
+ * Any number of processes use it at once, and each may be killed at any moment. Three rules carry that:
+ *
+ * 1. A file is needed if and only if a row names its digest; nothing counts. Every file that no row names
+ *    goes at the next `sweep`.
+ * 2. Files get and lose their names in `files/` only under the lock: a file comes before its row and goes
+ *    after it. So a row always has its files, and nobody sweeps away what is about to be named.
+ * 3. What is being written lies in a directory that is locked by its process. The kernel gives that lock
+ *    back when the process dies, and then anybody may remove the directory.
+ *
+ * Who has a snapshot open holds its descriptors, so it can be removed at any time. Rows may hold secrets of
+ * users: the directory is 0700, its files 0600.
+ */
+import { closeSync, existsSync, openSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Clock } from '../base/clock.ts';
+import type { Log } from '../base/log.ts';
+import { Database } from './database.ts';
+import { asStoreError } from './errors.ts';
+import { Files, type Swept } from './files.ts';
+import { FileLock } from './lock.ts';
+import { type StoreParts, sweep } from './parts.ts';
+import { keepReserve } from './reserve.ts';
+import { type SandboxTable, sandboxTable } from './sandbox-table.ts';
+import { type SnapshotTable, snapshotTable } from './snapshot-table.ts';
+import { type TemplateTable, templateTable } from './template-table.ts';
+
+export interface StoreOptions {
+  /** Made 0700 if it is not there. */
+  readonly dir: string;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+export interface Store extends AsyncDisposable {
+  readonly sandboxes: SandboxTable;
+  readonly snapshots: SnapshotTable;
+  readonly templates: TemplateTable;
+  /** Removes what nobody needs; `openStore` has done it, and each removal does. Never what is used. */
+  collect(): Promise<Swept>;
+  /** Discards what is staged. Snapshots that are open stay so. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** @throws StoreError `store_damaged`, `store_newer`, `store_unavailable`, `store_busy`, `disk_full` */
+export async function openStore({ dir, clock, log }: StoreOptions): Promise<Store> {
+  const parts = await openParts(dir, clock);
+  let closed: Promise<void> | undefined;
+  const close = (): Promise<void> => {
+    closed ??= leave(parts);
+    return closed;
+  };
+  const collect = async (): Promise<Swept> => {
+    const swept = await sweep(parts);
+    await keepReserve(reservePath(dir));
+    if (swept.files > 0 || swept.abandoned > 0) log.info('removed what nobody needs', { ...swept });
+    return swept;
+  };
+  try {
+    await collect();
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  return {
+    sandboxes: sandboxTable(parts),
+    snapshots: snapshotTable(parts),
+    templates: templateTable(parts),
+    collect,
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+const reservePath = (dir: string): string => join(dir, 'reserve');
+
+async function openParts(dir: string, clock: Clock): Promise<StoreParts> {
+  let lock: FileLock | undefined;
+  try {
+    const files = new Files(dir);
+    const opened = new FileLock(join(dir, 'lock'), clock);
+    lock = opened;
+    return await opened.run(async () => {
+      const path = join(dir, 'store.db');
+      createPrivate(path);
+      const db = await Database.open({ dir, path, reservePath: reservePath(dir) }, clock);
+      try {
+        await using directory = await open(dir, 'r');
+        await directory.sync();
+        files.enter();
+      } catch (error) {
+        db.close();
+        throw error;
+      }
+      return { dir, clock, db, files, lock: opened };
+    });
+  } catch (error) {
+    await lock?.close();
+    throw asStoreError(error, 'open the store', dir);
+  }
+}
+
+/**
+ * SQLite would make it readable for all. One that is there must not even be opened: closing it again would
+ * take SQLite's own locks from a store that this process has open (fcntl(2), "Record locks").
+ */
+function createPrivate(path: string): void {
+  if (!existsSync(path)) closeSync(openSync(path, 'wx', 0o600));
+}
+
+async function leave({ db, files, lock }: StoreParts): Promise<void> {
+  await lock.run(async () => {
+    await files.leave();
+    db.close();
+  });
+  await files.emptyTrash();
+  await lock.close();
+}

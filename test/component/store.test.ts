@@ -1,0 +1,412 @@
+/** The store on the file system of this machine. */
+import {
+  appendFile,
+  chmod,
+  readdir,
+  readFile,
+  stat,
+  truncate,
+  unlink,
+  writeFile,
+} from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../../src/base/clock.ts';
+import { newSandboxId } from '../../src/base/ids.ts';
+import { ENDED_SANDBOXES_MAX } from '../../src/store/limits.ts';
+import { SNAPSHOT_ROLES } from '../../src/store/snapshot.ts';
+import { openFds } from '../support/process-view.ts';
+import {
+  holdsSeed,
+  named,
+  newSandbox,
+  newSnapshot,
+  onDisk,
+  pauseSandbox,
+  takeSnapshot,
+  temporaryDir,
+  temporaryStore,
+  writeSnapshot,
+} from '../support/store.ts';
+
+describe('openStore', () => {
+  it('everything in it is for its user alone', async () => {
+    const { dir, store } = await temporaryStore();
+    await takeSnapshot(store, 1);
+    await store.sandboxes.put(newSandbox());
+    expect((await stat(dir)).mode & 0o777).toBe(0o700);
+    for (const name of await readdir(dir)) {
+      expect(`${name} ${((await stat(join(dir, name))).mode & 0o077).toString(8)}`).toBe(
+        `${name} 0`,
+      );
+    }
+    await chmod(dir, 0o755);
+    await temporaryStore(dir);
+    expect((await stat(dir)).mode & 0o777).toBe(0o700);
+  });
+
+  it('close: gives back every descriptor and its directory; later calls are refused', async () => {
+    const before = openFds();
+    const { dir, store } = await temporaryStore();
+    const id = await takeSnapshot(store, 1);
+    const staging = await store.snapshots.stage();
+    await staging.write((paths) => writeSnapshot(paths, 2));
+    await store.close();
+    await store.close();
+    expect(openFds()).toEqual(before);
+    expect(await onDisk(dir)).toMatchObject({ staging: [], trash: [] });
+    const closed = { code: 'store_closed' };
+    await expect(store.snapshots.stage()).rejects.toMatchObject(closed);
+    await expect(store.snapshots.get(id)).rejects.toMatchObject(closed);
+    await expect(store.collect()).rejects.toMatchObject(closed);
+    await expect(store.snapshots.open(id)).rejects.toMatchObject(closed);
+    await expect(staging.commit(newSnapshot(2))).rejects.toMatchObject(closed);
+  });
+
+  it.each([
+    ['text', 'this is no database, whatever its name says. '.repeat(200)],
+    ['a header alone', 'SQLite format 3\0'.padEnd(100, '\0')],
+  ])('a database that is %s: store_damaged, and it stays as it is', async (_, text) => {
+    const dir = await temporaryDir();
+    await (await temporaryStore(dir)).store.close();
+    await writeFile(join(dir, 'store.db'), text);
+    await expect(temporaryStore(dir)).rejects.toMatchObject({
+      code: 'store_damaged',
+      remedy: expect.stringContaining(dir),
+    });
+    expect(await readFile(join(dir, 'store.db'), 'latin1')).toBe(text);
+  });
+
+  it('a database with a spoilt page: store_damaged', async () => {
+    const { dir, store } = await temporaryStore();
+    for (let i = 0; i < 100; i += 1) {
+      await store.sandboxes.put(newSandbox({ metadata: { pad: 'x'.repeat(500) } }));
+    }
+    await store.close();
+    const path = join(dir, 'store.db');
+    const bytes = await readFile(path);
+    bytes.fill(0xa5, bytes.length - 3 * 4096);
+    await writeFile(path, bytes);
+    await expect(temporaryStore(dir)).rejects.toMatchObject({ code: 'store_damaged' });
+  });
+
+  it('a path that is a file: store_unavailable', async () => {
+    const dir = await temporaryDir();
+    await writeFile(dir, '');
+    await expect(temporaryStore(join(dir, 'below'))).rejects.toMatchObject({
+      code: 'store_unavailable',
+    });
+  });
+});
+
+describe('sandboxes', () => {
+  it('put, get, list: newest first, whole, and after a restart', async () => {
+    const { dir, store } = await temporaryStore();
+    const end = { cause: 'killed', detail: 'by a person', atMs: 9 };
+    const rows = [
+      newSandbox({ createdAtMs: 3, metadata: { 'a "key"': 'välue' }, ownerJson: '{"pid":1}' }),
+      newSandbox({ createdAtMs: 2, status: 'ended', end, endsAtMs: 5, parent: 'p', snapshot: 's' }),
+      newSandbox({ createdAtMs: 1, status: 'paused' }),
+    ];
+    for (const row of rows.toReversed()) await store.sandboxes.put(row);
+    expect(await store.sandboxes.list()).toEqual(rows);
+    await store.close();
+    const again = await temporaryStore(dir);
+    expect(await again.store.sandboxes.list()).toEqual(rows);
+    expect(await again.store.sandboxes.list('ended')).toEqual([rows[1]]);
+    expect(await again.store.sandboxes.get(rows[2]?.id ?? '')).toEqual(rows[2]);
+  });
+
+  it('put replaces; remove forgets; unknown ids are not_found', async () => {
+    const { store } = await temporaryStore();
+    const row = newSandbox();
+    await store.sandboxes.put(row);
+    await store.sandboxes.put({ ...row, endsAtMs: 7 });
+    expect(await store.sandboxes.list()).toEqual([{ ...row, endsAtMs: 7 }]);
+    await store.sandboxes.remove(row.id);
+    await expect(store.sandboxes.get(row.id)).rejects.toMatchObject({ code: 'not_found' });
+    await expect(store.sandboxes.remove(row.id)).rejects.toMatchObject({ code: 'not_found' });
+  });
+
+  it('put: refuses a snapshot that is not there and rows that contradict themselves', async () => {
+    const { store } = await temporaryStore();
+    const put = (change: Parameters<typeof newSandbox>[0]): Promise<void> =>
+      store.sandboxes.put(newSandbox(change));
+    const pausedSnapshotId = newSandboxId();
+    await expect(put({ status: 'paused', pausedSnapshotId })).rejects.toMatchObject({
+      code: 'not_found',
+    });
+    await expect(put({ status: 'ended' })).rejects.toThrow(/CHECK/);
+    await expect(put({ requestJson: 'no JSON' })).rejects.toThrow(/CHECK/);
+    expect(await store.sandboxes.list()).toEqual([]);
+  });
+
+  it('claim: one of two wins', async () => {
+    const { dir, store } = await temporaryStore();
+    const other = await temporaryStore(dir);
+    const { id } = newSandbox();
+    await store.sandboxes.put(newSandbox({ id, ownerJson: '"dead"' }));
+    const claims = await Promise.all([
+      store.sandboxes.claim(id, '"dead"', '"a"'),
+      other.store.sandboxes.claim(id, '"dead"', '"b"'),
+    ]);
+    expect(claims.filter(Boolean)).toHaveLength(1);
+    expect((await store.sandboxes.get(id)).ownerJson).toBe(claims[0] ? '"a"' : '"b"');
+    expect(await store.sandboxes.claim(id, null, '"c"')).toBe(false);
+  });
+
+  it('put: keeps the newest ENDED_SANDBOXES_MAX that have ended, and all others', async () => {
+    const { store } = await temporaryStore();
+    const running = newSandbox();
+    await store.sandboxes.put(running);
+    const ended = (atMs: number) =>
+      newSandbox({ status: 'ended', end: { cause: 'killed', detail: '', atMs } });
+    const oldest = ended(1);
+    // Ends are compared as numbers: 1000 is later than 999.
+    await store.sandboxes.put(ended(ENDED_SANDBOXES_MAX + 1));
+    await store.sandboxes.put(oldest);
+    for (let at = 2; at <= ENDED_SANDBOXES_MAX; at += 1) await store.sandboxes.put(ended(at));
+    const kept = await store.sandboxes.list('ended');
+    expect(kept).toHaveLength(ENDED_SANDBOXES_MAX);
+    expect(kept.map((row) => row.id)).not.toContain(oldest.id);
+    expect(await store.sandboxes.list('running')).toEqual([running]);
+  });
+});
+
+describe('snapshots', () => {
+  it('commit: the row tells size, time and digests; the files are there, sparse and read-only', async () => {
+    const clock = new FakeClock(5_000);
+    const { dir, store } = await temporaryStore(undefined, clock);
+    const id = await takeSnapshot(store, 1, { name: 'mine' });
+    const row = await store.snapshots.get('mine');
+    expect(row).toMatchObject({ id, name: 'mine', createdAtMs: 5_000, specJson: '{"cpus":1}' });
+    expect(row).toEqual(await store.snapshots.get(id));
+    expect(await onDisk(dir)).toMatchObject({ files: Object.values(row.files).sort(), trash: [] });
+    let blocks = 0;
+    for (const role of SNAPSHOT_ROLES) {
+      const info = await stat(join(dir, 'files', row.files[role]));
+      blocks += info.blocks;
+      expect(info.mode & 0o777).toBe(0o400);
+    }
+    expect(row.bytes).toBe(blocks * 512);
+    expect(row.bytes).toBeLessThan(100_000);
+  });
+
+  it('open: what was written, by id and by name; an id goes before a name', async () => {
+    const { store } = await temporaryStore();
+    const first = await takeSnapshot(store, 1);
+    const named = await takeSnapshot(store, 2, { name: 'two' });
+    for (const [key, seed] of [
+      [first, 1],
+      [named, 2],
+      ['two', 2],
+    ] as const) {
+      await using opened = await store.snapshots.open(key);
+      expect(await holdsSeed(opened.paths, seed)).toBe(true);
+    }
+    await expect(takeSnapshot(store, 3, { name: first })).rejects.toMatchObject({
+      code: 'name_taken',
+    });
+    await expect(store.snapshots.open('none')).rejects.toMatchObject({ code: 'not_found' });
+  });
+
+  it('open: stays readable until released, though it is removed by another store', async () => {
+    const { dir, store } = await temporaryStore();
+    const other = await temporaryStore(dir);
+    const id = await takeSnapshot(store, 1);
+    const before = openFds();
+    const opened = await store.snapshots.open(id);
+    await other.store.snapshots.remove(id);
+    expect(await onDisk(dir)).toMatchObject({ files: [], trash: [] });
+    expect(await holdsSeed(opened.paths, 1)).toBe(true);
+    await opened.release();
+    await opened.release();
+    expect(openFds()).toEqual(before);
+  });
+
+  it('commit: a taken name is refused and leaves nothing; the first stays', async () => {
+    const { dir, store } = await temporaryStore();
+    const first = await takeSnapshot(store, 1, { name: 'mine' });
+    await expect(takeSnapshot(store, 2, { name: 'mine' })).rejects.toMatchObject({
+      code: 'name_taken',
+      remedy: expect.any(String),
+    });
+    // Two at once: the second finds the name free at first.
+    const both = await Promise.allSettled([
+      takeSnapshot(store, 3, { name: 'both' }),
+      takeSnapshot(store, 4, { name: 'both' }),
+    ]);
+    expect(both.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+    expect((await store.snapshots.list()).map((row) => row.name).sort()).toEqual(['both', 'mine']);
+    expect((await onDisk(dir)).files).toEqual(await named(store));
+    await (await store.snapshots.open(first)).release();
+  });
+
+  it('commit: a state that is not what the VMM wrote is refused', async () => {
+    const { dir, store } = await temporaryStore();
+    await expect(takeSnapshot(store, 1, { stateSha256: 'f'.repeat(64) })).rejects.toMatchObject({
+      code: 'snapshot_damaged',
+    });
+    expect(await onDisk(dir)).toMatchObject({ files: [], trash: [] });
+  });
+
+  it('commit: a missing file, write: an error; nothing is left', async () => {
+    const { dir, store } = await temporaryStore();
+    await using staging = await store.snapshots.stage();
+    await expect(staging.commit(newSnapshot(1))).rejects.toMatchObject({ code: 'ENOENT' });
+    await using other = await store.snapshots.stage();
+    await expect(
+      other.write(async (paths) => {
+        await writeSnapshot(paths, 1);
+        throw new Error('the VM died');
+      }),
+    ).rejects.toThrow('the VM died');
+    const { staging: own } = await onDisk(dir);
+    expect(await readdir(join(dir, 'staging', own[0] ?? ''))).toEqual([]);
+  });
+
+  it('discard: idempotent; leaves nothing', async () => {
+    const { dir, store } = await temporaryStore();
+    const staging = await store.snapshots.stage();
+    await staging.write((paths) => writeSnapshot(paths, 1));
+    await staging.discard();
+    await staging.discard();
+    const { staging: own, trash } = await onDisk(dir);
+    expect(await readdir(join(dir, 'staging', own[0] ?? ''))).toEqual([]);
+    expect(trash).toEqual([]);
+  });
+
+  it('remove: files that others need stay, the others go', async () => {
+    const { dir, store } = await temporaryStore();
+    const twins = [await takeSnapshot(store, 1), await takeSnapshot(store, 1)];
+    const third = await takeSnapshot(store, 3);
+    // Three of the twins, two of the third; its disk is theirs.
+    expect((await onDisk(dir)).files).toHaveLength(5);
+    await store.snapshots.remove(twins[0] ?? '');
+    expect((await onDisk(dir)).files).toHaveLength(5);
+    await (await store.snapshots.open(twins[1] ?? '')).release();
+    await store.snapshots.remove(twins[1] ?? '');
+    expect((await onDisk(dir)).files).toHaveLength(3);
+    await (await store.snapshots.open(third)).release();
+    await store.snapshots.remove(third);
+    expect((await onDisk(dir)).files).toEqual([]);
+    await expect(store.snapshots.remove(third)).rejects.toMatchObject({ code: 'not_found' });
+  });
+
+  describe.each(SNAPSHOT_ROLES)('%s', (role) => {
+    it.each([
+      ['a flipped bit', async (path: string) => flipBit(path)],
+      ['cut off', async (path: string) => truncate(path, (await stat(path)).size - 1)],
+      ['longer', async (path: string) => appendFile(path, '\0')],
+      ['missing', async (path: string) => unlink(path)],
+    ])('open: %s: snapshot_damaged, no descriptor left', async (_, spoil) => {
+      const { dir, store } = await temporaryStore();
+      const id = await takeSnapshot(store, 1, { name: 'mine' });
+      await (await store.snapshots.open(id)).release();
+      const before = openFds();
+      const path = join(dir, 'files', (await store.snapshots.get(id)).files[role]);
+      await spoil(path);
+      await expect(store.snapshots.open(id)).rejects.toMatchObject({
+        code: 'snapshot_damaged',
+        remedy: expect.any(String),
+      });
+      expect(openFds()).toEqual(before);
+      // The same content comes again: both are whole.
+      await takeSnapshot(store, 1);
+      await (await store.snapshots.open(id)).release();
+      await store.snapshots.remove('mine');
+    });
+  });
+});
+
+describe('pause', () => {
+  it('the snapshot and the paused row appear together, and the snapshot can not be removed', async () => {
+    const { store } = await temporaryStore();
+    const paused = await pauseSandbox(store, 1);
+    const snapshotId = paused.pausedSnapshotId ?? '';
+    expect(await store.sandboxes.get(paused.id)).toEqual(paused);
+    await expect(store.snapshots.remove(snapshotId)).rejects.toMatchObject({ code: 'in_use' });
+    await store.collect();
+    await (await store.snapshots.open(snapshotId)).release();
+  });
+
+  it.each(['resumed', 'removed'])('a sandbox that is %s: its snapshot goes', async (how) => {
+    const { dir, store } = await temporaryStore();
+    const kept = await takeSnapshot(store, 1);
+    const paused = await pauseSandbox(store, 2);
+    if (how === 'removed') await store.sandboxes.remove(paused.id);
+    else await store.sandboxes.put({ ...paused, status: 'running', pausedSnapshotId: null });
+    expect((await store.snapshots.list()).map((row) => row.id)).toEqual([kept]);
+    expect(await onDisk(dir)).toMatchObject({ files: await named(store), trash: [] });
+  });
+
+  it('a row that can not be kept: neither is there', async () => {
+    const { dir, store } = await temporaryStore();
+    await expect(
+      pauseSandbox(store, 1, newSandbox({ metadata: {}, requestJson: '{' })),
+    ).rejects.toThrow(/CHECK/);
+    expect(await store.sandboxes.list()).toEqual([]);
+    expect(await store.snapshots.list()).toEqual([]);
+    expect((await onDisk(dir)).files).toEqual([]);
+  });
+});
+
+describe('collect', () => {
+  it('takes what nobody needs, and leaves what another store is writing', async () => {
+    const { dir, store } = await temporaryStore();
+    const other = await temporaryStore(dir);
+    const id = await takeSnapshot(store, 1);
+    const files = (await onDisk(dir)).files;
+    const staging = await other.store.snapshots.stage();
+    await staging.write((paths) => writeSnapshot(paths, 2));
+    await writeFile(join(dir, 'files', 'e'.repeat(64)), 'left by a killed commit');
+    await writeFile(join(dir, 'trash', 'x'), 'left by a killed remove');
+    expect(await store.collect()).toEqual({ files: 1, bytes: 4096, abandoned: 0 });
+    expect(await onDisk(dir)).toMatchObject({ files, trash: [] });
+    const second = await staging.commit(newSnapshot(2));
+    for (const key of [id, second.id]) await (await store.snapshots.open(key)).release();
+  });
+
+  it('at once with commits and removals: nothing that is needed goes', async () => {
+    const { dir, store } = await temporaryStore();
+    const other = await temporaryStore(dir);
+    // Equal content: what one removes the other commits.
+    const churn = async (where: typeof store): Promise<void> => {
+      for (let i = 0; i < 10; i += 1) {
+        const id = await takeSnapshot(where, i % 2);
+        await (await where.snapshots.open(id)).release();
+        await where.snapshots.remove(id);
+      }
+    };
+    const collect = async (): Promise<void> => {
+      for (let i = 0; i < 40; i += 1) await other.store.collect();
+    };
+    await Promise.all([churn(store), churn(other.store), collect()]);
+    expect(await onDisk(dir)).toMatchObject({ files: [], trash: [] });
+  });
+});
+
+describe('templates', () => {
+  it('put, touch, list: last used first; a put keeps the uses', async () => {
+    const clock = new FakeClock(1000);
+    const { store } = await temporaryStore(undefined, clock);
+    await store.templates.put({ key: 'a', specJson: '{}', madeAtMs: 1 });
+    await store.templates.put({ key: 'b', specJson: '{}', madeAtMs: 2 });
+    expect(await store.templates.touch('a')).toBe(true);
+    expect(await store.templates.touch('none')).toBe(false);
+    await store.templates.put({ key: 'a', specJson: '{"cpus":2}', madeAtMs: 3 });
+    expect(await store.templates.list()).toEqual([
+      { key: 'a', specJson: '{"cpus":2}', madeAtMs: 3, lastUsedAtMs: 1000, uses: 1 },
+      { key: 'b', specJson: '{}', madeAtMs: 2, lastUsedAtMs: 2, uses: 0 },
+    ]);
+    expect(await store.templates.remove('a')).toBe(true);
+    expect(await store.templates.remove('a')).toBe(false);
+  });
+});
+
+async function flipBit(path: string): Promise<void> {
+  await chmod(path, 0o600);
+  const bytes = await readFile(path);
+  bytes[bytes.length >> 1] = (bytes[bytes.length >> 1] ?? 0) ^ 1;
+  await writeFile(path, bytes);
+}
