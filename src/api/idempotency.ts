@@ -1,0 +1,105 @@
+/**
+ * `Idempotency-Key`: a client that heard no answer asks again with the same key and gets what the first
+ * request made, not a second one. Keys are remembered for a while, failures are not.
+ *
+ * A request that all its clients have left is cancelled.
+ */
+import type { Clock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
+import { BusyError } from '../sandbox/errors.ts';
+import { ApiError } from './errors.ts';
+import { LIMITS } from './limits.ts';
+
+interface Entry<T> {
+  /** What was asked, to be compared. */
+  readonly request: string;
+  readonly result: Promise<T>;
+  readonly cancel: AbortController;
+  clients: number;
+  /** Monotonic; undefined while it is under way. */
+  endedMs: number | undefined;
+}
+
+export class IdempotentRequests<T> {
+  readonly #clock: Clock;
+  /** Oldest first. */
+  readonly #entries = new Map<string, Entry<T>>();
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /**
+   * @param client is aborted when this client has gone.
+   * @param start is called for the first request of a key; its signal: no client waits any more.
+   * @throws ApiError `key_reused`; BusyError; what `start` throws
+   */
+  async run(
+    key: string,
+    request: string,
+    client: AbortSignal,
+    start: (signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const entry = this.#get(key, request) ?? this.#add(key, request, start);
+    entry.clients += 1;
+    const leave = (): void => {
+      entry.clients -= 1;
+      if (entry.clients > 0 || entry.endedMs !== undefined) return;
+      this.#forget(key, entry);
+      entry.cancel.abort(client.reason);
+    };
+    if (client.aborted) leave();
+    else client.addEventListener('abort', leave, { once: true });
+    try {
+      return await entry.result;
+    } finally {
+      client.removeEventListener('abort', leave);
+    }
+  }
+
+  #get(key: string, request: string): Entry<T> | undefined {
+    const entry = this.#entries.get(key);
+    if (entry === undefined) return undefined;
+    if (entry.endedMs !== undefined && entry.endedMs + LIMITS.idempotencyMs <= this.#clock.now()) {
+      this.#entries.delete(key);
+      return undefined;
+    }
+    if (entry.request === request) return entry;
+    throw new ApiError('key_reused', 'this Idempotency-Key came before with another request', {
+      remedy: 'use a new key for each sandbox',
+    });
+  }
+
+  #add(key: string, request: string, start: (signal: AbortSignal) => Promise<T>): Entry<T> {
+    this.#makeRoom();
+    const cancel = new AbortController();
+    const result = start(cancel.signal);
+    const entry: Entry<T> = { request, result, cancel, clients: 0, endedMs: undefined };
+    this.#entries.set(key, entry);
+    result.then(
+      () => {
+        entry.endedMs = this.#clock.now();
+      },
+      (error: unknown) => {
+        ignore(error, 'told to the clients of the key');
+        this.#forget(key, entry);
+      },
+    );
+    return entry;
+  }
+
+  #forget(key: string, entry: Entry<T>): void {
+    if (this.#entries.get(key) === entry) this.#entries.delete(key);
+  }
+
+  /** The oldest that has ended goes; those under way stay. */
+  #makeRoom(): void {
+    if (this.#entries.size < LIMITS.idempotencyKeysMax) return;
+    for (const [key, entry] of this.#entries) {
+      if (entry.endedMs === undefined) continue;
+      this.#entries.delete(key);
+      return;
+    }
+    throw new BusyError('requests with an Idempotency-Key: too many', LIMITS.retryAfterMs);
+  }
+}

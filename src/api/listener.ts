@@ -1,0 +1,142 @@
+/** One HTTP server at a unix socket or a port of 127.0.0.1 (io). */
+import { chmodSync, rmSync } from 'node:fs';
+import { createServer, type RequestListener, type Server } from 'node:http';
+import { connect } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import { ApiError } from './errors.ts';
+import { LIMITS } from './limits.ts';
+
+export type ListenAt =
+  | { readonly socketPath: string }
+  /** Of 127.0.0.1; 0: any free one. */
+  | { readonly port: number };
+
+export interface Handlers {
+  readonly request: RequestListener;
+  readonly upgrade: (request: Parameters<RequestListener>[0], client: Duplex, head: Buffer) => void;
+  /** Whether the connection is upgraded; another upgrade (h2c) is answered as if it were not asked. */
+  readonly takesUpgrade: (request: Parameters<RequestListener>[0]) => boolean;
+}
+
+/** Longer paths do not fit into sun_path (unix(7)). */
+const SOCKET_PATH_BYTES_MAX = 107;
+
+export function createListener(handlers: Handlers): Server {
+  const server = createServer(
+    {
+      maxHeaderSize: LIMITS.headerBytesMax,
+      headersTimeout: LIMITS.headersMsMax,
+      // Bodies have their own limits: those of files may take as long as they move.
+      requestTimeout: 0,
+      keepAliveTimeout: LIMITS.keepAliveMs,
+      connectionsCheckingInterval: LIMITS.headersMsMax / 2,
+      noDelay: true,
+      shouldUpgradeCallback: handlers.takesUpgrade,
+    },
+    handlers.request,
+  );
+  server.maxConnections = LIMITS.connectionsMax;
+  server.on('upgrade', handlers.upgrade);
+  server.on('clientError', answerBroken);
+  return server;
+}
+
+/**
+ * A unix socket gets mode 0600. One that a dead server left is replaced.
+ * @throws ApiError `already_running`, `listen_failed`
+ */
+export async function listenAt(server: Server, at: ListenAt): Promise<void> {
+  if ('port' in at) {
+    await listening(server, `127.0.0.1:${at.port}`, () => server.listen(at.port, '127.0.0.1'));
+    return;
+  }
+  const { socketPath } = at;
+  if (Buffer.byteLength(socketPath) > SOCKET_PATH_BYTES_MAX) {
+    const message = `listen at ${socketPath}: the path has more than ${SOCKET_PATH_BYTES_MAX} bytes`;
+    throw new ApiError('listen_failed', message, { remedy: 'choose a shorter directory' });
+  }
+  if (await answersAt(socketPath)) throw alreadyRunning(socketPath);
+  rmSync(socketPath, { force: true });
+  await listening(server, socketPath, () => {
+    // Nobody else may connect, not even between its making and the next line.
+    const mask = process.umask(0o177);
+    try {
+      server.listen(socketPath);
+    } finally {
+      process.umask(mask);
+    }
+  });
+  chmodSync(socketPath, 0o600);
+}
+
+/** Whether somebody accepts connections at a unix socket. */
+export async function answersAt(socketPath: string): Promise<boolean> {
+  const socket = connect(socketPath);
+  try {
+    return await new Promise<boolean>((resolve) => {
+      socket.once('connect', () => resolve(true));
+      socket.once('error', (error) => {
+        ignore(error, 'no server is there');
+        resolve(false);
+      });
+    });
+  } finally {
+    socket.destroy();
+  }
+}
+
+function listening(server: Server, where: string, listen: () => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const fail = (error: Error): void => {
+      const used = errorCode(error) === 'EADDRINUSE';
+      reject(
+        used
+          ? alreadyRunning(where)
+          : new ApiError('listen_failed', `listen at ${where}`, { cause: error }),
+      );
+    };
+    server.once('error', fail);
+    server.once('listening', () => {
+      server.off('error', fail);
+      resolve();
+    });
+    listen();
+  });
+}
+
+function alreadyRunning(where: string): ApiError {
+  return new ApiError('already_running', `listen at ${where}: another server listens there`, {
+    remedy: 'stop it, or choose another place',
+  });
+}
+
+/** What is no HTTP, too large or too slow: answered before there is a request. */
+function answerBroken(error: Error, socket: Duplex): void {
+  const code = errorCode(error);
+  if (code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const [status, text, apiCode] =
+    code === 'HPE_HEADER_OVERFLOW'
+      ? [431, 'Request Header Fields Too Large', 'too_large']
+      : code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? [408, 'Request Timeout', 'request_timeout']
+        : [400, 'Bad Request', 'request_invalid'];
+  const body = JSON.stringify({
+    error: { code: apiCode, message: `no HTTP request: ${text}`, remedy: null },
+  });
+  socket.end(
+    `HTTP/1.1 ${status} ${text}\r\ncontent-type: application/json\r\n` +
+      `content-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`,
+  );
+  socket.once('finish', () => socket.destroy());
+}
+
+/** Of a port; null for a unix socket. */
+export function portOf(server: Server): number | null {
+  const address = server.address();
+  return typeof address === 'object' && address !== null ? address.port : null;
+}

@@ -1,0 +1,115 @@
+/** What runs in a sandbox: programs, and what is known of its guest. */
+import type { Guest, Process } from '../../guest/guest.ts';
+import { LIMITS } from '../limits.ts';
+import { collectOutput } from '../output.ts';
+import { type ApiParts, type App, clientGone, failures } from '../route.ts';
+import { channelStats, execResult, guestInfo, processList, usageList } from '../schema/answers.ts';
+import { type ExecRequest, execRequest, idParams } from '../schema/requests.ts';
+import { Slots } from '../slots.ts';
+
+const tags = ['guest'];
+
+export function addGuestRoutes(app: App, { control }: ApiParts): void {
+  addExec(app, control);
+  app.get(
+    '/sandboxes/:id/guest',
+    {
+      schema: {
+        tags,
+        operationId: 'getGuest',
+        summary: 'The agent, and how it started',
+        params: idParams,
+        response: { 200: guestInfo, ...failures },
+      },
+    },
+    async ({ params }) => (await control.guest(params.id)).info,
+  );
+  app.get(
+    '/sandboxes/:id/processes',
+    {
+      schema: {
+        tags,
+        operationId: 'listProcesses',
+        summary: 'The programs that were started and still run',
+        params: idParams,
+        response: { 200: processList, ...failures },
+      },
+    },
+    async ({ params }) => ({
+      processes: [...(await (await control.guest(params.id)).processes())],
+    }),
+  );
+  app.get(
+    '/sandboxes/:id/channel',
+    {
+      schema: {
+        tags,
+        operationId: 'getChannel',
+        summary: 'Traffic between host and sandbox',
+        params: idParams,
+        response: { 200: channelStats, ...failures },
+      },
+    },
+    ({ params }) => control.channelStats(params.id),
+  );
+  app.get(
+    '/sandboxes/:id/usage',
+    {
+      schema: {
+        tags,
+        operationId: 'getUsage',
+        summary: 'Its last requests to the model, oldest first',
+        params: idParams,
+        response: { 200: usageList, ...failures },
+      },
+    },
+    async ({ params }) => ({ usage: [...(await control.usage(params.id))] }),
+  );
+}
+
+function addExec(app: App, control: ApiParts['control']): void {
+  const slots = new Slots('buffered programs', LIMITS.execsMax);
+  app.post(
+    '/sandboxes/:id/exec',
+    {
+      schema: {
+        tags,
+        operationId: 'exec',
+        summary: 'Run a program to its end',
+        description:
+          'The answer comes at its end, with its output. If the client goes away, it is killed.',
+        params: idParams,
+        body: execRequest,
+        response: { 200: execResult, ...failures },
+      },
+    },
+    async ({ params, body }, reply) => {
+      const outputBytesMax = Math.min(body.outputBytesMax ?? Infinity, LIMITS.outputBytesMax);
+      const gone = clientGone(reply);
+      const giveBack = slots.take();
+      try {
+        const guest = await control.guest(params.id);
+        const process = await start(guest, { ...body, outputBytesMax }, gone);
+        process.stdin.end(body.stdin);
+        const { exit, ...output } = await collectOutput(process, outputBytesMax);
+        return { ...exit, ...output };
+      } finally {
+        giveBack();
+      }
+    },
+  );
+}
+
+function start(guest: Guest, request: ExecRequest, signal: AbortSignal): Promise<Process> {
+  const { argv, code, args = [], env, cwd, user, stdin, timeoutMs, outputBytesMax } = request;
+  const options = {
+    stdin: stdin !== undefined,
+    ...(env === undefined ? {} : { env }),
+    ...(cwd === undefined ? {} : { cwd }),
+    ...(user === undefined ? {} : { user }),
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
+    ...(outputBytesMax === undefined ? {} : { outputBytesMax }),
+  };
+  if (argv !== undefined) return guest.exec({ argv, ...options }, signal);
+  return guest.python({ script: { code: code ?? '' }, args, ...options }, signal);
+}

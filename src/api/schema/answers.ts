@@ -1,0 +1,227 @@
+/** Bodies of answers. */
+import { z } from 'zod';
+import type { ChannelStats } from '../../base/channel.ts';
+import type { UsageRecord } from '../../bridge/bridge.ts';
+import type { FileEntry, GuestInfo, ProcessInfo } from '../../guest/guest.ts';
+import type {
+  ForkResult,
+  HostInfo,
+  PoolInfo,
+  SandboxInfo,
+  SnapshotInfo,
+} from '../../sandbox/control.ts';
+import type { ErrorBody } from '../errors.ts';
+import { count, ms, onTimeout, sandboxId, status, wallMs } from './fields.ts';
+
+const timings = z.object({
+  origin: z.enum(['boot', 'clone']),
+  prepareMs: ms.describe('Directory, disk, sockets; of a clone also its RAM.'),
+  vmmMs: ms.describe('VMM process started until guest code runs.'),
+  kernelMs: ms.describe('Until the first process; 0 in a clone.'),
+  agentMs: ms.describe('Until the agent is confirmed.'),
+  totalMs: ms,
+});
+
+export const sandboxInfo: z.ZodType<SandboxInfo> = z
+  .object({
+    id: sandboxId,
+    status,
+    pausedTo: z.enum(['memory', 'disk']).nullable(),
+    cpus: count,
+    memoryMib: count,
+    diskMib: count,
+    metadata: z.record(z.string(), z.string()),
+    origin: z
+      .enum(['pool', 'clone', 'boot', 'snapshot', 'fork'])
+      .describe('How it came to be: out of a pool, as a clone of a template, by a boot, ….'),
+    snapshot: z.string().nullable().describe('The snapshot that it goes on from.'),
+    parent: z.string().nullable().describe('The sandbox that it is a fork of.'),
+    accelerator: z.string(),
+    createdAtMs: wallMs,
+    endsAtMs: wallMs.nullable().describe('When its time is over; null: no limit, or paused.'),
+    onTimeout,
+    idleTimeoutMs: ms.nullable(),
+    autoResume: z.boolean(),
+    timings: timings.nullable().describe('Of its last start; null out of the pool.'),
+    readyMs: ms.nullable().describe('Asked for until ready, milliseconds.'),
+    end: z
+      .object({
+        cause: z.enum([
+          'stopped',
+          'timeout',
+          'guest-shutdown',
+          'vmm-crashed',
+          'agent-lost',
+          'start-failed',
+        ]),
+        detail: z.string(),
+      })
+      .nullable()
+      .describe('Why it ended; null while it has not.'),
+  })
+  .meta({ id: 'Sandbox' });
+export const sandboxList = z.object({ sandboxes: z.array(sandboxInfo) });
+
+export const snapshotInfo: z.ZodType<SnapshotInfo> = z
+  .object({
+    id: z.string(),
+    name: z.string().nullable(),
+    sandbox: z.string().describe('The sandbox that it was taken of.'),
+    cpus: count,
+    memoryMib: count,
+    diskMib: count,
+    createdAtMs: wallMs,
+    bytes: count.describe('On the disk.'),
+    current: z.boolean().describe('False: it can not be started on this host as it is now.'),
+  })
+  .meta({ id: 'Snapshot' });
+export const snapshotList = z.object({ snapshots: z.array(snapshotInfo) });
+
+const forkResult: z.ZodType<ForkResult> = z
+  .discriminatedUnion('ok', [
+    z.object({ ok: z.literal(true), sandbox: sandboxInfo }),
+    z.object({ ok: z.literal(false), code: z.string(), message: z.string() }),
+  ])
+  .meta({ id: 'ForkResult', description: 'Each fork is ready or has failed on its own.' });
+export const forkList = z.object({ forks: z.array(forkResult) });
+
+export const poolInfo: z.ZodType<PoolInfo> = z
+  .object({
+    template: z.string(),
+    spec: z.object({ cpus: count, memoryMib: count, diskMib: count, warm: z.array(z.string()) }),
+    min: count,
+    max: count,
+    target: count.describe('Members that are wanted now, by demand.'),
+    ready: count,
+    starting: count,
+    hits: count.describe('Requests that found a member.'),
+    misses: count.describe('Requests that found none.'),
+    discarded: count.describe('Members that died or were unwell, and were not handed out.'),
+  })
+  .meta({ id: 'Pool' });
+export const poolList = z.object({ pools: z.array(poolInfo) });
+
+export const hostInfo: z.ZodType<HostInfo> = z
+  .object({
+    version: z.string(),
+    vmm: z.string(),
+    accelerator: z.string(),
+    upstream: z.string().describe('The model server.'),
+    sandboxes: count,
+    paused: count,
+    queued: count.describe('Requests that wait for their turn.'),
+    memoryAvailableMib: z.number(),
+    startedAtMs: wallMs,
+  })
+  .meta({ id: 'Host' });
+
+export const channelStats: z.ZodType<ChannelStats> = z
+  .object({
+    bytesGuestToHost: count,
+    bytesHostToGuest: count,
+    connectionsOpened: count,
+    connectionsOpen: count,
+    connectionsRefused: count,
+    throttledMsGuestToHost: ms,
+    throttledMsHostToGuest: ms,
+    protocolErrors: count,
+  })
+  .meta({ id: 'ChannelStats' });
+
+const usageRecord: z.ZodType<UsageRecord> = z
+  .object({
+    sandboxId: z.string(),
+    model: z.string(),
+    operation: z.string(),
+    promptTokens: z.number(),
+    completionTokens: z.number(),
+    estimated: z.boolean().describe('The counts are ours, not the model server’s.'),
+    stream: z.boolean(),
+    status: z.number(),
+    outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost']),
+    timings: z.object({ queueMs: ms, ttftMs: ms.nullable(), totalMs: ms }),
+  })
+  .meta({ id: 'Usage', description: 'One request to the model.' });
+export const usageList = z.object({ usage: z.array(usageRecord) });
+
+export const guestInfo: z.ZodType<GuestInfo> = z
+  .object({
+    agentVersion: z.string(),
+    pythonVersion: z.string(),
+    kernelToInitMs: ms.nullable(),
+    initToAgentMs: ms.nullable(),
+    agentToHelloMs: ms,
+    helloMs: ms,
+    readyMs: ms,
+    overlay: z.enum(['disk', 'memory', 'none']),
+    cgroup: z.boolean(),
+    problems: z.array(z.string()),
+  })
+  .meta({ id: 'Guest' });
+
+const processInfo: z.ZodType<ProcessInfo> = z
+  .object({
+    pid: count,
+    kind: z.enum(['exec', 'python']),
+    argv: z.array(z.string()),
+    cwd: z.string(),
+    user: z.string(),
+    tag: z.string().nullable(),
+    pty: z.boolean(),
+    detached: z.boolean(),
+    ageMs: ms,
+  })
+  .meta({ id: 'Process' });
+export const processList = z.object({ processes: z.array(processInfo) });
+
+export const execResult = z
+  .object({
+    exitCode: z.number().nullable().describe('Null when a signal ended it.'),
+    signal: z.string().nullable(),
+    timedOut: z.boolean(),
+    oomKilled: z.boolean(),
+    truncated: z.boolean().describe('Output was dropped.'),
+    stdout: z.string(),
+    stderr: z.string(),
+    durationMs: ms,
+  })
+  .meta({ id: 'ExecResult' });
+
+export const fileEntry: z.ZodType<FileEntry> = z
+  .object({
+    name: z.string(),
+    path: z.string(),
+    type: z.enum(['file', 'directory', 'symlink', 'other']),
+    bytes: count,
+    mode: z.number().describe('Permission bits, as a decimal number.'),
+    owner: z.string(),
+    group: z.string(),
+    modifiedMs: wallMs,
+    symlinkTarget: z.string().nullable(),
+  })
+  .meta({ id: 'FileEntry' });
+export const fileList = z.object({ entries: z.array(fileEntry) });
+
+export const health = z.object({ status: z.literal('ok') });
+
+export const errorBody: z.ZodType<ErrorBody> = z
+  .object({
+    error: z.object({
+      code: z.string().describe('Stable; for programs.'),
+      message: z.string(),
+      remedy: z.string().nullable().describe('What a person can do.'),
+      retryAfterMs: ms.optional().describe('When a next try is likely to succeed.'),
+    }),
+  })
+  .meta({
+    id: 'Error',
+    examples: [
+      {
+        error: {
+          code: 'not_found',
+          message: 'sandbox abcdefghij0123456789: there is none',
+          remedy: null,
+        },
+      },
+    ],
+  });

@@ -1,0 +1,35 @@
+/**
+ * What the REST interface takes and gives, in this folder alone: `requests`, `answers`, and the fields that
+ * both have. They check requests, make `spec/openapi.json`, and check a daemon's answers (src/client).
+ *
+ * Requests are strict: an unknown field is an error that names it. Answers may grow: unknown fields are
+ * left out. The types are those of the control plane; a field that is added there does not compile here.
+ */
+import { z } from 'zod';
+
+export const count = z.number().int().nonnegative();
+export const ms = z.number();
+export const wallMs = z.number().describe('Milliseconds since 1970.');
+export const text = (charactersMax: number) => z.string().max(charactersMax);
+/** Of a request: more is refused by the sandbox's own check, with a reason. */
+export const milliseconds = z.number().int().positive().max(Number.MAX_SAFE_INTEGER);
+
+export const sandboxId = z
+  .string()
+  .regex(/^[a-z0-9]{20}$/, { error: 'expected 20 characters of a-z and 0-9' })
+  .describe('Id of a sandbox.');
+export const snapshotName = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, {
+    error: 'expected 1 to 64 letters, digits, ".", "_" or "-", the first a letter or digit',
+  })
+  .describe('Name of a snapshot.');
+export const metadata = z
+  .record(text(64).min(1), text(1024))
+  .refine((pairs) => Object.keys(pairs).length <= 32, { error: 'expected at most 32 pairs' })
+  .describe('Free pairs for whoever made the sandbox; a filter of the list.');
+export const environment = z.record(text(256), text(32 * 1024));
+export const status = z
+  .enum(['starting', 'running', 'saving', 'paused', 'resuming', 'ending', 'ended'])
+  .describe('`saving`: its state is being written; afterwards it goes on or is paused.');
+export const onTimeout = z.enum(['kill', 'pause']);

@@ -1,0 +1,212 @@
+/** Bodies and parameters of requests. */
+import { z } from 'zod';
+import type { ChannelLimits } from '../../base/channel.ts';
+import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
+import type { TemplateSpec } from '../../sandbox/template.ts';
+import {
+  count,
+  environment,
+  metadata,
+  milliseconds,
+  onTimeout,
+  sandboxId,
+  snapshotName,
+  status,
+  text,
+} from './fields.ts';
+
+const bucket = z
+  .strictObject({
+    size: z.number().positive(),
+    refillPerSecond: z.number().positive(),
+    oneTimeBurst: z.number().nonnegative().exactOptional(),
+  })
+  .describe('Token bucket: `size` tokens, refilled by `refillPerSecond`.');
+const channelLimits = z
+  .strictObject({
+    guestToHostBytes: bucket.exactOptional(),
+    hostToGuestBytes: bucket.exactOptional(),
+    connections: bucket.exactOptional(),
+  } satisfies Record<keyof ChannelLimits, z.ZodType>)
+  .describe('Rate limits of the channel between sandbox and host.');
+
+const size = {
+  cpus: z.number().int().positive().describe('Virtual CPUs. Default 1.'),
+  memoryMib: z.number().int().positive().describe('RAM, MiB. Default 512.'),
+  diskMib: z.number().int().positive().describe('Disk for what it writes, MiB. Default 2048.'),
+  warm: z
+    .array(text(256))
+    .max(64)
+    .describe('Python modules that are imported before the first script.'),
+} satisfies Record<keyof TemplateSpec, z.ZodType>;
+
+const lifeFields = {
+  timeoutMs: milliseconds
+    .nullable()
+    .optional()
+    .describe('It is ended (or paused, see `onTimeout`) after this long. Default: no limit.'),
+  onTimeout: onTimeout.optional().describe('Default `kill`.'),
+  idleTimeoutMs: milliseconds
+    .nullable()
+    .optional()
+    .describe('It is paused to disk after this long without use. Default: never.'),
+  autoResume: z.boolean().optional().describe('While paused, use resumes it. Default true.'),
+  metadata: metadata.optional(),
+} satisfies Record<keyof SandboxChange, z.ZodType>;
+
+export const createRequest: z.ZodType<CreateRequest> = z
+  .strictObject({
+    cpus: size.cpus.optional(),
+    memoryMib: size.memoryMib.optional(),
+    diskMib: size.diskMib.optional(),
+    warm: size.warm.optional(),
+    env: environment.optional().describe('Environment of every program.'),
+    models: z
+      .strictObject({
+        defaultModel: text(256).nullable().exactOptional(),
+        allow: z.array(text(256)).max(256).nullable().exactOptional(),
+        aliases: z.record(text(256), text(256)).exactOptional(),
+      })
+      .optional()
+      .describe('Which models it may use, and under which names.'),
+    channelLimits: channelLimits.optional(),
+    console: z.literal('log').optional(),
+    snapshot: snapshotName.optional().describe('Id or name of a snapshot to go on from.'),
+    boot: z.boolean().optional().describe('Boot, even where a clone would start faster.'),
+    queueTimeoutMs: milliseconds
+      .optional()
+      .describe('How long it may wait for its turn. Default 60 000.'),
+    ...lifeFields,
+  } satisfies Record<keyof CreateRequest, z.ZodType>)
+  .meta({
+    id: 'CreateRequest',
+    description: 'All fields are optional.',
+    examples: [{ env: { STAGE: 'test' }, timeoutMs: 300_000, metadata: { job: '42' } }],
+  });
+
+export const sandboxChange: z.ZodType<SandboxChange> = z.strictObject(lifeFields).meta({
+  id: 'SandboxChange',
+  description: 'What is given is changed; `timeoutMs` counts from now.',
+  examples: [{ timeoutMs: 60_000, onTimeout: 'pause' }],
+});
+
+export const pauseRequest = z.strictObject({
+  to: z
+    .enum(['memory', 'disk'])
+    .default('memory')
+    .describe('`memory`: its CPUs stop. `disk`: its memory is given back, its connections end.'),
+});
+
+export const forkRequest: z.ZodType<ForkOptions> = z.strictObject({
+  count: z.number().int().min(1).max(64).default(1).describe('How many.'),
+  timeoutMs: lifeFields.timeoutMs,
+  metadata: metadata.exactOptional(),
+} satisfies Record<keyof ForkOptions, z.ZodType>);
+
+export const snapshotRequest = z.strictObject({ name: snapshotName.exactOptional() });
+
+export const poolRequest = z.strictObject({
+  min: z.number().int().min(0).max(1024).describe('Members that wait, whatever the demand.'),
+  max: z.number().int().min(0).max(1024).describe('The most that ever wait.'),
+  spec: z
+    .strictObject({
+      cpus: size.cpus.exactOptional(),
+      memoryMib: size.memoryMib.exactOptional(),
+      diskMib: size.diskMib.exactOptional(),
+      warm: size.warm.exactOptional(),
+    } satisfies Record<keyof TemplateSpec, z.ZodType>)
+    .exactOptional()
+    .describe('Size and modules of the members; default: those of a sandbox without options.'),
+});
+
+export const execRequest = z
+  .strictObject({
+    argv: z
+      .array(z.string())
+      .min(1)
+      .max(65_536)
+      .optional()
+      .describe('Program and arguments; no shell.'),
+    code: z
+      .string()
+      .optional()
+      .describe('A Python script, run in a fork of the warmed interpreter.'),
+    args: z.array(z.string()).max(65_536).optional().describe('Arguments of the script.'),
+    env: environment.optional().describe("Added to the sandbox's."),
+    cwd: text(4096).min(1).optional().describe("Default: the user's home."),
+    user: text(256).min(1).optional().describe('Default `user`; `root` is allowed.'),
+    stdin: z.string().optional().describe('Its standard input. Default: empty.'),
+    timeoutMs: milliseconds.optional().describe('It is ended after this long.'),
+    outputBytesMax: count.optional().describe('Output beyond is dropped. At most 16 MiB.'),
+  })
+  .refine(({ argv, code }) => (argv === undefined) !== (code === undefined), {
+    error: 'expected either `argv` or `code`',
+  })
+  .refine(({ args, code }) => args === undefined || code !== undefined, {
+    error: '`args` are those of `code`',
+  })
+  .meta({
+    id: 'ExecRequest',
+    description: 'Either `argv` or `code`.',
+    examples: [{ argv: ['ls', '-l'] }, { code: 'print(6 * 7)' }],
+  });
+export type ExecRequest = z.output<typeof execRequest>;
+
+export const idParams = z.strictObject({ id: sandboxId });
+export const snapshotParams = z.strictObject({
+  snapshot: snapshotName.describe('Id or name of a snapshot.'),
+});
+/** `a,b` */
+const statusList = z
+  .string()
+  .transform((list) => list.split(','))
+  .pipe(z.array(status).max(16));
+/** `key=value`, once or several times. */
+const pairs = z
+  .union([z.string().max(2048), z.array(z.string().max(2048)).max(32)])
+  .transform((given) => [given].flat().map(splitPair))
+  .transform(Object.fromEntries)
+  .pipe(z.record(z.string(), z.string()));
+
+export const listQuery = z.strictObject({
+  status: statusList.optional().describe('States, separated by commas. Default: all.'),
+  metadata: pairs.optional().describe('`key=value`; may be given several times, all must match.'),
+});
+
+const path = text(4096).min(1).describe("Absolute, or relative to the user's home.");
+const user = text(256).min(1).optional().describe('Whose rights and home. Default `user`.');
+export const fileQuery = z.strictObject({ path, user });
+export const fileWriteQuery = z.strictObject({
+  path,
+  user,
+  mode: z
+    .string()
+    .regex(/^[0-7]{3,4}$/, { error: 'expected 3 or 4 octal digits' })
+    .transform((digits) => Number.parseInt(digits, 8))
+    .optional()
+    .describe('Permission bits, octal. Default 644.'),
+});
+export const fileListQuery = z.strictObject({
+  path,
+  user,
+  depth: z
+    .string()
+    .regex(/^\d{1,2}$/, { error: 'expected a number from 1 to 32' })
+    .transform(Number)
+    .pipe(z.number().min(1).max(32))
+    .optional()
+    .describe("1 (default): the directory's own entries; at most 32."),
+});
+
+export const idempotencyHeaders = z.object({
+  'idempotency-key': z
+    .string()
+    .regex(/^[\x21-\x7e]{1,255}$/, { error: 'expected 1 to 255 printable characters' })
+    .optional()
+    .describe('The same key within 10 minutes gives the same sandbox.'),
+});
+
+function splitPair(pair: string): [string, string] {
+  const at = pair.indexOf('=');
+  return at < 0 ? [pair, ''] : [pair.slice(0, at), pair.slice(at + 1)];
+}

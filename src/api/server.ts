@@ -1,0 +1,181 @@
+/**
+ * The control plane's REST server. It holds nothing of its own: each route calls one method of
+ * `ControlPlane`, checks what comes in and goes out by `schema/`, and turns errors into statuses.
+ *
+ *     unix socket (0600) ──┐            ┌─ hooks: who calls (auth), ids and bodies (schema)
+ *     127.0.0.1:port ──────┼─ listener ─┼─ routes/* ────────► ControlPlane
+ *       + API key          │            └─ errors: code → status
+ *                          └─ upgrade ── tunnel ───────────► ControlPlane.openOperation
+ *
+ * All paths begin with `/v1`; others are free for further surfaces. A request whose client goes away is
+ * cancelled: what it was making is unmade, what it ran is killed.
+ */
+import type { IncomingMessage, Server } from 'node:http';
+import type { Socket } from 'node:net';
+import type { Readable } from 'node:stream';
+import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
+import {
+  hasZodFastifySchemaValidationErrors,
+  serializerCompiler,
+  validatorCompiler,
+} from 'fastify-type-provider-zod';
+import { type Clock, systemClock } from '../base/clock.ts';
+import { CodedError, describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import type { ControlPlane } from '../sandbox/control.ts';
+import { refuseCaller } from './auth.ts';
+import { discardRest, readJsonBody } from './body.ts';
+import { ApiError, errorAnswer, statusOf } from './errors.ts';
+import { createListener, type ListenAt, listenAt, portOf } from './listener.ts';
+import { describeApi } from './openapi.ts';
+import type { ApiParts, App } from './route.ts';
+import { addEventRoutes } from './routes/events.ts';
+import { addFileRoutes } from './routes/files.ts';
+import { addGuestRoutes } from './routes/guest.ts';
+import { addHostRoutes, addPoolRoutes, addSnapshotRoutes } from './routes/host.ts';
+import { addSandboxRoutes } from './routes/sandboxes.ts';
+import { addTunnelRoute, TUNNEL_PROTOCOL, Tunnels } from './tunnel.ts';
+
+export interface ApiOptions {
+  readonly control: ControlPlane;
+  readonly log: Log;
+  /** Without one the server listens at unix sockets only. */
+  readonly apiKey?: string | undefined;
+  readonly clock?: Clock;
+}
+
+export interface ApiServer extends AsyncDisposable {
+  /** For tests: requests without a connection (`app.inject`). They need the key, as on a port. */
+  readonly app: App;
+  /**
+   * May be called for a socket and a port. @returns the port; null for a socket.
+   * @throws ApiError `already_running`, `listen_failed`
+   */
+  listen(at: ListenAt): Promise<number | null>;
+  /** Ends all connections, event streams and tunnels. The control plane goes on. */
+  close(): Promise<void>;
+}
+
+export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
+  const { control, log, apiKey = null, clock = systemClock } = options;
+  const localUsers = new WeakSet<Socket>();
+  const refusal = (request: IncomingMessage): ApiError | null => {
+    const { headers, url = '', socket } = request;
+    return refuseCaller({ headers, url, isLocalUser: localUsers.has(socket) }, apiKey);
+  };
+  const app = await createApp({ control, log, clock }, refusal);
+  const tunnels = new Tunnels(control, log);
+  const servers: Server[] = [];
+
+  const listen = async (at: ListenAt): Promise<number | null> => {
+    if ('port' in at && (apiKey === null || apiKey === '')) {
+      throw new ApiError('listen_failed', 'a port is open to all users of this machine', {
+        remedy: 'set an API key',
+      });
+    }
+    const server = createListener({
+      request: (request, response) => app.routing(request, response),
+      takesUpgrade: ({ headers }) => headers.upgrade?.toLowerCase() === TUNNEL_PROTOCOL,
+      upgrade: (request, client, head) =>
+        void tunnels.accept(request, client, head, refusal(request)),
+    });
+    if ('socketPath' in at) server.on('connection', (socket) => localUsers.add(socket));
+    await listenAt(server, at);
+    server.on('error', (error) => log.error('REST listener', { error: error.message }));
+    servers.push(server);
+    return portOf(server);
+  };
+  const close = async (): Promise<void> => {
+    const closed = servers.splice(0).map((server) => {
+      const done = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeAllConnections();
+      return done;
+    });
+    tunnels.close();
+    await Promise.all(closed);
+    await app.close();
+  };
+  return { app, listen, close, [Symbol.asyncDispose]: close };
+}
+
+/** The routes, without a connection. */
+async function createApp(
+  parts: ApiParts,
+  refusal: (request: IncomingMessage) => ApiError | null,
+): Promise<App> {
+  const { clock, log } = parts;
+  const app = Fastify({ exposeHeadRoutes: false, routerOptions: { maxParamLength: 64 } });
+  app.setValidatorCompiler(validatorCompiler);
+  app.setSerializerCompiler(serializerCompiler);
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('application/json', async (_request: FastifyRequest, body: Readable) =>
+    readJsonBody(body, clock),
+  );
+  app.addHook('onRequest', async (request) => {
+    const error = refusal(request.raw);
+    if (error !== null) throw error;
+  });
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    discardRest(request.raw, clock);
+    return sendError(asCoded(error), request, reply, log);
+  });
+  app.setNotFoundHandler((request, reply) => {
+    discardRest(request.raw, clock);
+    const what = `${request.method} ${request.url.slice(0, 200)}: there is no such route`;
+    return sendError(new ApiError('route_not_found', what), request, reply, log);
+  });
+  await describeApi(app);
+  await app.register(
+    async (v1) => {
+      const routes = v1.withTypeProvider() as App;
+      // All fields of a body may be left out, so the body may be.
+      routes.addHook('preValidation', async (request) => {
+        request.body ??= {};
+      });
+      addHostRoutes(routes, parts);
+      addSandboxRoutes(routes, parts);
+      addSnapshotRoutes(routes, parts);
+      addPoolRoutes(routes, parts);
+      addGuestRoutes(routes, parts);
+      addEventRoutes(routes, parts);
+      addTunnelRoute(routes);
+      await v1.register(async (files) => addFileRoutes(files as App, parts));
+    },
+    { prefix: '/v1' },
+  );
+  await app.ready();
+  return app as unknown as App;
+}
+
+function sendError(
+  error: unknown,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  log: Log,
+): FastifyReply {
+  if (statusOf(error) === undefined) {
+    log.error(`${request.method} ${request.routeOptions.url ?? '?'}`, {
+      error: describeError(error),
+    });
+  }
+  const { status, headers, body } = errorAnswer(error);
+  return reply.status(status).headers(headers).type('application/json').send(body);
+}
+
+/** Fastify's own refusals in our words. */
+function asCoded(error: FastifyError): unknown {
+  if (error instanceof CodedError) return error;
+  if (hasZodFastifySchemaValidationErrors(error)) {
+    const where = error.validationContext ?? 'request';
+    const problems = error.validation.map(
+      ({ instancePath, message }) =>
+        `${where}${instancePath.replace(/\/$/, '').replaceAll('/', '.')}: ${message}`,
+    );
+    return new ApiError('request_invalid', problems.join('; '));
+  }
+  const { statusCode = 500, message } = error;
+  if (statusCode === 415) return new ApiError('media_type', message);
+  if (statusCode === 413) return new ApiError('too_large', message);
+  if (statusCode >= 400 && statusCode < 500) return new ApiError('request_invalid', message);
+  return error;
+}

@@ -1,0 +1,136 @@
+/**
+ * The guest protocol (`spec/guest-protocol.md`) through HTTP, for a client in another process: each
+ * operation is a connection that is upgraded once and then carries bytes both ways, unread.
+ *
+ *     client ── GET /v1/sandboxes/{id}/operations, Upgrade: neurovisor-guest ──► 101
+ *            ◄────────────── bytes of the agent's operations port ─────────────►  control.openOperation
+ *
+ * A slow side stops the other; half-closes go through; what ends or breaks on one side does on the other.
+ */
+import { type IncomingMessage, STATUS_CODES } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { z } from 'zod';
+import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import type { ControlPlane } from '../sandbox/control.ts';
+import { ApiError, errorAnswer } from './errors.ts';
+import { LIMITS } from './limits.ts';
+import { type App, failures } from './route.ts';
+import { idParams } from './schema/requests.ts';
+import { Slots } from './slots.ts';
+
+export const TUNNEL_PROTOCOL = 'neurovisor-guest';
+
+const PATH = /^\/v1\/sandboxes\/([a-z0-9]{20})\/operations$/;
+
+/** For the description, and for who asks without the upgrade. */
+export function addTunnelRoute(app: App): void {
+  app.get(
+    '/sandboxes/:id/operations',
+    {
+      schema: {
+        tags: ['guest'],
+        operationId: 'openOperation',
+        summary: 'A connection to the agent',
+        description:
+          `With \`Connection: Upgrade\` and \`Upgrade: ${TUNNEL_PROTOCOL}\` the answer is 101; then the ` +
+          'connection carries one operation of the guest protocol (spec/guest-protocol.md, section 4), ' +
+          "beginning with the channel's `OK`.",
+        params: idParams,
+        response: { 101: z.null().describe('Raw bytes from here on.'), ...failures },
+      },
+    },
+    () => {
+      const remedy = `send \`Connection: Upgrade\` and \`Upgrade: ${TUNNEL_PROTOCOL}\``;
+      throw new ApiError('upgrade_required', 'this route is only for upgrades', { remedy });
+    },
+  );
+}
+
+export class Tunnels {
+  readonly #control: ControlPlane;
+  readonly #log: Log;
+  readonly #slots = new Slots('tunnels', LIMITS.tunnelsMax);
+  readonly #open = new Set<Duplex>();
+
+  constructor(control: ControlPlane, log: Log) {
+    this.#control = control;
+    this.#log = log;
+  }
+
+  /**
+   * Takes over a connection whose client asks to upgrade; never rejects.
+   * @param refusal why the caller is not served, if so
+   */
+  async accept(
+    request: IncomingMessage,
+    client: Duplex,
+    head: Buffer,
+    refusal: ApiError | null,
+  ): Promise<void> {
+    client.on('error', (error) => ignore(error, 'the close that follows tells'));
+    this.#open.add(client);
+    client.once('close', () => this.#open.delete(client));
+    try {
+      if (refusal !== null) throw refusal;
+      const giveBack = this.#slots.take();
+      client.once('close', giveBack);
+      const guest = await this.#control.openOperation(sandboxOf(request));
+      join(client, guest, head);
+    } catch (error) {
+      this.#refuse(client, error);
+    }
+  }
+
+  /** Ends all. */
+  close(): void {
+    for (const client of this.#open) client.destroy();
+  }
+
+  #refuse(client: Duplex, error: unknown): void {
+    const { status, headers, body } = errorAnswer(error);
+    if (status === 500) this.#log.error('tunnel', { error: String(error) });
+    const text = JSON.stringify(body);
+    const fields = {
+      ...headers,
+      'content-type': 'application/json',
+      'content-length': String(Buffer.byteLength(text)),
+      connection: 'close',
+    };
+    const lines = Object.entries(fields).map(([name, value]) => `${name}: ${value}\r\n`);
+    client.end(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n${lines.join('')}\r\n${text}`);
+    client.once('finish', () => client.destroy());
+  }
+}
+
+/** @throws ApiError */
+function sandboxOf(request: IncomingMessage): string {
+  const id = PATH.exec(request.url ?? '')?.[1];
+  if (id === undefined || request.method !== 'GET') {
+    throw new ApiError('route_not_found', 'no such route takes an upgrade');
+  }
+  return id;
+}
+
+function join(client: Duplex, guest: Duplex, head: Buffer): void {
+  guest.on('error', (error) => ignore(error, 'the close that follows tells'));
+  endWith(client, guest);
+  endWith(guest, client);
+  if (client.destroyed || guest.destroyed) return;
+  client.write(
+    `HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ${TUNNEL_PROTOCOL}\r\n\r\n`,
+  );
+  // What the client sent right behind its request.
+  if (head.length > 0) client.unshift(head);
+  client.pipe(guest);
+  guest.pipe(client);
+}
+
+/** When `one` is gone before both its directions have ended in order, `other` goes too. */
+function endWith(one: Duplex, other: Duplex): void {
+  const end = (): void => {
+    if (!one.readableEnded || !one.writableFinished) other.destroy();
+  };
+  if (one.destroyed) end();
+  else one.once('close', end);
+}
