@@ -2,11 +2,13 @@
 import { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
+import type { Dial } from './dial.ts';
 import { GuestError } from './errors.ts';
 import { ChannelFiles, type StartOperation } from './files.ts';
 import type {
   ExecSpec,
   Guest,
+  GuestChange,
   GuestClosed,
   GuestEvent,
   GuestInfo,
@@ -21,13 +23,14 @@ import type {
 import { LIMITS } from './limits.ts';
 import { Operation } from './operation.ts';
 import { GuestProcess, type ProcessControl } from './process.ts';
-import { guestError, readProcesses, readStarted, readStats } from './protocol.ts';
+import { guestError, readProcesses, readStarted, readStats, wallNanoseconds } from './protocol.ts';
 
 export class ConnectedGuest implements Guest {
   readonly info: GuestInfo;
   readonly files: ChannelFiles;
   readonly closed: Promise<GuestClosed>;
-  readonly #options: { readonly channelPath: string; readonly clock: Clock };
+  readonly #dial: Dial;
+  readonly #clock: Clock;
   readonly #closed = Promise.withResolvers<GuestClosed>();
   readonly #operations = new Set<Operation>();
   readonly #listeners = new Set<(event: GuestEvent) => void>();
@@ -37,15 +40,17 @@ export class ConnectedGuest implements Guest {
   };
   readonly #drop: () => void;
   #isClosed = false;
+  #isSuspended = false;
 
   /** @param drop closes the control connection. */
   constructor(options: {
-    channelPath: string;
+    dial: Dial;
     clock: Clock;
     info: GuestInfo;
     drop: () => void;
   }) {
-    this.#options = options;
+    this.#dial = options.dial;
+    this.#clock = options.clock;
     this.info = options.info;
     this.#drop = options.drop;
     this.closed = this.#closed.promise;
@@ -79,15 +84,12 @@ export class ConnectedGuest implements Guest {
   }
 
   async signal(pid: number, signal: SignalName): Promise<boolean> {
-    const operation = this.#start(`signal ${pid}`, { op: 'signal', pid, signal });
     try {
-      await operation.reply(() => ({ ok: true, value: null }));
+      await this.#ask(`signal ${pid}`, { op: 'signal', pid, signal });
       return true;
     } catch (error) {
       if (error instanceof GuestError && error.code === 'not_found') return false;
       throw error;
-    } finally {
-      operation.destroy();
     }
   }
 
@@ -104,6 +106,17 @@ export class ConnectedGuest implements Guest {
     return stats;
   }
 
+  async settle(options: { dropCaches?: boolean } = {}, signal?: AbortSignal): Promise<void> {
+    const { dropCaches } = options;
+    await this.#ask('settle', { op: 'settle', dropCaches }, signal);
+  }
+
+  async update(change: GuestChange, signal?: AbortSignal): Promise<void> {
+    const { wallMs, env, limits } = change;
+    const wallNs = wallMs === undefined ? undefined : wallNanoseconds(wallMs).toString();
+    await this.#ask('update', { op: 'update', wallNs, env, limits }, signal);
+  }
+
   async processes(): Promise<readonly ProcessInfo[]> {
     const operation = this.#start('processes', { op: 'processes' });
     const { processes } = await operation.reply(readProcesses);
@@ -114,6 +127,10 @@ export class ConnectedGuest implements Guest {
   events(listener: (event: GuestEvent) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  suspend(): void {
+    this.#isSuspended = true;
   }
 
   close(): void {
@@ -130,16 +147,22 @@ export class ConnectedGuest implements Guest {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#drop();
-    for (const operation of this.#operations) {
-      operation.destroy(guestError('connection_lost', `the guest is gone: ${closed.detail}`));
-    }
-    this.#closed.resolve(closed);
+    for (const operation of this.#operations) operation.destroy(operation.lost());
+    this.#closed.resolve(this.#isSuspended ? { ...closed, reason: 'suspended' } : closed);
   }
 
   readonly #start: StartOperation = (what, request, options = {}) => {
-    if (this.#isClosed) throw guestError('connection_lost', `${what}: the guest is gone`);
-    const { channelPath, clock } = this.#options;
-    const operation = new Operation({ channelPath, clock, what, request, ...options });
+    if (this.#isClosed || this.#isSuspended) {
+      throw guestError(this.#lostCode(), `${what}: the guest is gone`);
+    }
+    const operation = new Operation({
+      dial: this.#dial,
+      clock: this.#clock,
+      lostCode: this.#lostCode,
+      what,
+      request,
+      ...options,
+    });
     this.#operations.add(operation);
     void operation.closed.then(() => this.#operations.delete(operation));
     return operation;
@@ -150,13 +173,21 @@ export class ConnectedGuest implements Guest {
   }
 
   async #resize(pid: number, size: TerminalSize): Promise<void> {
-    const operation = this.#start(`resize ${pid}`, { op: 'resize', pid, size });
+    await this.#ask(`resize ${pid}`, { op: 'resize', pid, size });
+  }
+
+  /** A request whose answer has no fields. */
+  async #ask(what: string, request: Record<string, unknown>, signal?: AbortSignal): Promise<void> {
+    const operation = this.#start(what, request, { signal });
     try {
       await operation.reply(() => ({ ok: true, value: null }));
     } finally {
       operation.destroy();
     }
   }
+
+  readonly #lostCode = (): 'connection_lost' | 'suspended' =>
+    this.#isSuspended ? 'suspended' : 'connection_lost';
 }
 
 function runFields(options: RunOptions): Record<string, unknown> {

@@ -9,6 +9,8 @@ export type GuestErrorCode =
   | 'protocol_error'
   /** The connection to the guest ended before the answer was complete. */
   | 'connection_lost'
+  /** The sandbox was paused or saved, which ends every connection; the program goes on: attach to it. */
+  | 'suspended'
   /** The guest did not answer an operation in time. */
   | 'timeout'
   /** The file, directory, program, user or process does not exist. */

@@ -179,7 +179,7 @@ function contentStream(operation: Operation, what: string): Readable {
     onFrame,
     onEnd: (error) => {
       if (complete || stream.destroyed) return;
-      stream.destroy(error ?? guestError('connection_lost', `${what}: the content was cut off`));
+      stream.destroy(error ?? operation.lost());
     },
   });
   return stream;

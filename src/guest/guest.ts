@@ -9,21 +9,60 @@ export interface Guest {
   exec(spec: ExecSpec, signal?: AbortSignal): Promise<Process>;
   /** Runs a script in a fork of the warmed interpreter. @throws GuestError */
   python(spec: PythonSpec, signal?: AbortSignal): Promise<Process>;
-  /** Takes over the streams of a running detached process; output before this moment is not replayed. */
+  /**
+   * Takes over the streams of a running program. Output before this moment is not replayed, but for the
+   * newest 64 KiB per stream that a program has said since `settle` took its connection away; its end is
+   * told too, if that has come since.
+   */
   attach(pid: number, signal?: AbortSignal): Promise<Process>;
   /** Sends `signal` to the whole process group. False when there is no such process. */
   signal(pid: number, signal: SignalName): Promise<boolean>;
   /** Raw bytes to a TCP port on the guest's loopback. */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   stats(): Promise<GuestStats>;
+  /**
+   * Before the sandbox is saved: each program that runs, or is started until the next hello, lives on when
+   * its connection ends; files are written out. Output waits in the guest until the connections have gone,
+   * at most 5 s. `dropCaches`: the guest gives its caches back, so that there is less to save.
+   * @throws GuestError
+   */
+  settle(options?: { readonly dropCaches?: boolean }, signal?: AbortSignal): Promise<void>;
+  /** Changes what is given, all or nothing; programs that run keep their environment. @throws GuestError */
+  update(change: GuestChange, signal?: AbortSignal): Promise<void>;
   /** The processes that were started by `exec` and `python` and still run. */
   processes(): Promise<readonly ProcessInfo[]>;
   /** Calls `listener` for each event of the guest, at most about 100 a second. Returns how to stop. */
   events(listener: (event: GuestEvent) => void): () => void;
   /** Resolves when the control connection is gone, whatever the cause. Never rejects. */
   readonly closed: Promise<GuestClosed>;
+  /**
+   * To be called before the vsock device is unplugged: from now on what ends fails with `suspended`, and
+   * nothing new is started. The connections stay until they are lost, or until `close`. Idempotent.
+   */
+  suspend(): void;
   /** Drops the control connection and every open operation. Idempotent. */
   close(): void;
+}
+
+export interface GuestChange {
+  /** Steps the guest's clock to this time, milliseconds since 1970. */
+  readonly wallMs?: number | undefined;
+  /** Replaces the sandbox's environment, for programs started later. */
+  readonly env?: Readonly<Record<string, string>> | undefined;
+  /** Replaces all limits: one that is not given gets its default. */
+  readonly limits?: GuestLimits | undefined;
+}
+
+/** All optional: the agent has a default for each (`spec/guest-protocol.md`, section 3). */
+export interface GuestLimits {
+  /** All user code together is slowed down above this; default 94 % of `memoryMaxBytes`. */
+  readonly memoryHighBytes?: number;
+  /** User code is killed above this; default all but max(48 MiB, 10 %) of the guest's memory. */
+  readonly memoryMaxBytes?: number;
+  /** Processes and threads of the user together; default 512. */
+  readonly pidsMax?: number;
+  /** Default of `RunOptions.outputBytesMax`; without it output is not limited. */
+  readonly outputBytesMax?: number;
 }
 
 export interface GuestInfo {
@@ -33,7 +72,7 @@ export interface GuestInfo {
   readonly kernelToInitMs: number | null;
   /** Init to the agent's first instruction, milliseconds; null: unknown. */
   readonly initToAgentMs: number | null;
-  /** The agent's first instruction to its hello, milliseconds. */
+  /** The agent's first instruction to its first hello, milliseconds. */
   readonly agentToHelloMs: number;
   /** Hello received to identity confirmed, by the host's clock, milliseconds. */
   readonly helloMs: number;
@@ -119,7 +158,8 @@ export interface Process {
   kill(signal?: SignalName): void;
   /**
    * Resolves when the program has ended and its output has been handed over to the streams.
-   * Rejects with a GuestError (`connection_lost`, `protocol_error`, `cancelled`) when its end is not known.
+   * Rejects with a GuestError (`connection_lost`, `suspended`, `protocol_error`, `cancelled`) when its end
+   * is not known. After `suspended` the program goes on.
    */
   readonly exit: Promise<ProcessExit>;
 }
@@ -133,7 +173,7 @@ export interface ProcessExit {
   readonly timedOut: boolean;
   /** The guest's kernel killed it for want of memory. */
   readonly oomKilled: boolean;
-  /** Output beyond `outputBytesMax` was discarded. */
+  /** Output was discarded: beyond `outputBytesMax`, or while nobody was attached after a `settle`. */
   readonly truncated: boolean;
   /** By the guest's clock, milliseconds. */
   readonly durationMs: number;
@@ -250,6 +290,6 @@ export interface WarmModule {
 }
 
 export interface GuestClosed {
-  readonly reason: 'closed' | 'lost' | 'protocol_error';
+  readonly reason: 'closed' | 'lost' | 'suspended' | 'protocol_error';
   readonly detail: string;
 }

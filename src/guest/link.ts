@@ -3,15 +3,20 @@
  *
  *     listenForGuest ── <channel>_1024 ◄── agent dials: hello, welcome, ready; then its events
  *          └─ ready() ─► Guest ── <channel> ──► one connection per operation (exec, files, tcp, …)
+ *       connectGuest ──► Guest ── any stream ──► the same, where another process holds the hello's link
  *
  * The files: `framing` lines and frames · `protocol` messages · `hello`, `session` the two kinds of
- * connection without I/O · `operation` one connection (io) · `process`, `files`, `connected-guest` what
- * callers hold · `link` (io) this listener. Everything from a guest is hostile: bounded, checked, fuzzed.
+ * connection without I/O · `dial`, `operation` one connection (io) · `process`, `files`, `connected-guest`
+ * what callers hold · `remote` a guest without the link · `link` (io) this listener. Everything from a guest is hostile: bounded, checked, fuzzed.
  *
  * Primer. A guest is *ready* only after it has confirmed the identity that the host gave it: sandbox id,
  * host name, clock, fresh entropy, environment, limits. If a step fails, `ready` rejects and the caller
  * destroys the VM (fail closed). Any process in the guest can dial the same port: while one connection is
  * linked, others are refused, and before the agent's hello no user code runs.
+ *
+ * A sandbox is saved without its vsock device: `settle` (programs outlive their connections), `suspend`
+ * (their loss is no failure), unplug; after the next plug the agent dials again, and `ready` gives the
+ * next Guest, with the same programs.
  */
 import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
@@ -19,11 +24,12 @@ import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { ConnectedGuest } from './connected-guest.ts';
+import { dialChannel } from './dial.ts';
 import type { GuestError } from './errors.ts';
-import type { Guest } from './guest.ts';
+import type { Guest, GuestLimits } from './guest.ts';
 import { HelloSession, type LinkEvent } from './hello.ts';
 import { LIMITS, PORTS } from './limits.ts';
-import { guestError, type Hello } from './protocol.ts';
+import { guestError, type Hello, wallNanoseconds } from './protocol.ts';
 
 export type * from './guest.ts';
 
@@ -38,18 +44,6 @@ export interface GuestIdentity {
   readonly warm?: readonly string[];
   /** While a template is built: the fork server also makes a first call with the modules that it knows. */
   readonly rehearse?: boolean;
-}
-
-/** All optional: the agent has a default for each (`spec/guest-protocol.md`, section 3). */
-export interface GuestLimits {
-  /** All user code together is slowed down above this; default 94 % of `memoryMaxBytes`. */
-  readonly memoryHighBytes?: number;
-  /** User code is killed above this; default all but max(48 MiB, 10 %) of the guest's memory. */
-  readonly memoryMaxBytes?: number;
-  /** Processes and threads of the user together; default 512. */
-  readonly pidsMax?: number;
-  /** Default of `RunOptions.outputBytesMax`; without it output is not limited. */
-  readonly outputBytesMax?: number;
 }
 
 export interface ListenOptions {
@@ -67,10 +61,12 @@ export interface ListenOptions {
 export interface GuestListener {
   /**
    * Resolves when the guest has confirmed. After that guest's connection was lost, a further call waits
-   * for the next hello, again at most `helloTimeoutMs`.
+   * for the next hello, again at most `helloTimeoutMs` from that call.
    * @throws GuestError `hello_timeout`, `hello_refused`, `protocol_error`, `cancelled`
    */
   ready(signal?: AbortSignal): Promise<Guest>;
+  /** What the guest is told at its next hello: what `update` has changed, or who a fork is. */
+  setIdentity(identity: GuestIdentity): void;
   /** Stops listening, closes the guest and removes the socket. Idempotent. */
   close(): Promise<void>;
 }
@@ -96,8 +92,10 @@ class LinkListener implements GuestListener {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   readonly #startedMs: number;
+  #identity: GuestIdentity;
   #next = pendingGuest();
-  #stopTimer: () => void;
+  /** Undefined: nobody has asked for the next guest yet. */
+  #stopTimer: (() => void) | undefined;
   #waiting = true;
   /** The connection that is in its hello or linked. */
   #active: Socket | undefined;
@@ -105,6 +103,7 @@ class LinkListener implements GuestListener {
 
   constructor(options: ListenOptions, server: Server) {
     this.#options = options;
+    this.#identity = options.identity;
     this.#server = server;
     this.#startedMs = options.clock.now();
     this.#stopTimer = this.#limit();
@@ -112,7 +111,12 @@ class LinkListener implements GuestListener {
     server.on('error', (error) => options.log.error('guest listener', { error: error.message }));
   }
 
+  setIdentity(identity: GuestIdentity): void {
+    this.#identity = identity;
+  }
+
   async ready(signal?: AbortSignal): Promise<Guest> {
+    if (this.#waiting) this.#stopTimer ??= this.#limit();
     if (signal === undefined) return await this.#next.promise;
     const cancelled = Promise.withResolvers<never>();
     const abort = (): void => {
@@ -146,7 +150,7 @@ class LinkListener implements GuestListener {
   }
 
   #fail(error: GuestError): void {
-    this.#stopTimer();
+    this.#stopTimer?.();
     if (!this.#waiting) return;
     this.#waiting = false;
     this.#next.reject(error);
@@ -162,9 +166,10 @@ class LinkListener implements GuestListener {
       return;
     }
     this.#active = socket;
-    new LinkConnection(this.#options, socket, this.#startedMs, {
+    const options = { ...this.#options, identity: this.#identity };
+    new LinkConnection(options, socket, this.#startedMs, {
       ready: (guest) => {
-        this.#stopTimer();
+        this.#stopTimer?.();
         this.#waiting = false;
         this.#next.resolve(guest);
       },
@@ -176,11 +181,11 @@ class LinkListener implements GuestListener {
     });
   }
 
-  /** The guest was lost; the next hello makes the next guest. */
+  /** The guest was lost; the next hello makes the next guest. It may be long till then: a pause. */
   #await(): void {
     this.#next = pendingGuest();
     this.#waiting = true;
-    this.#stopTimer = this.#limit();
+    this.#stopTimer = undefined;
   }
 }
 
@@ -200,6 +205,7 @@ class LinkConnection {
   #guest: ConnectedGuest | undefined;
   #hello: { readonly message: Hello; readonly atMs: number } | undefined;
   #stopTimer: () => void;
+  #isClosed = false;
   #eventsThisSecond = 0;
   #secondStartMs = 0;
 
@@ -209,7 +215,7 @@ class LinkConnection {
     this.#listenMs = listenMs;
     this.#callbacks = callbacks;
     this.#session = new HelloSession(options.identity, () => ({
-      wallNs: BigInt(Math.round(options.clock.wall() * 1000)) * 1000n,
+      wallNs: wallNanoseconds(options.clock.wall()),
       entropy: options.entropy(),
     }));
     this.#stopTimer = options.clock.after(LIMITS.helloStepMsMax, () => socket.destroy());
@@ -256,7 +262,7 @@ class LinkConnection {
     const { agent, python, timings, overlay, cgroup } = hello.message;
     const nowMs = clock.now();
     this.#guest = new ConnectedGuest({
-      channelPath,
+      dial: dialChannel(channelPath),
       clock,
       info: {
         agentVersion: agent,
@@ -268,7 +274,7 @@ class LinkConnection {
         cgroup,
         problems,
       },
-      drop: () => this.#socket.destroy(),
+      drop: () => this.#close(),
     });
     this.#callbacks.ready(this.#guest);
   }
@@ -287,7 +293,11 @@ class LinkConnection {
     clock.after(this.#secondStartMs + 1000 - nowMs, () => this.#socket.resume());
   }
 
+  /** At once, also when we close: a `ready` that is asked for now waits for the next guest. */
   #close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#socket.destroy();
     this.#stopTimer();
     this.#guest?.ended({ reason: 'lost', detail: 'the control connection ended' });
     this.#callbacks.closed(this.#guest !== undefined);

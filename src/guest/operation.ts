@@ -1,15 +1,16 @@
 /** One operation on one connection of the channel (io): connect, ask, answer, then frames or bytes. */
-import { connect, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
-import type { GuestError } from './errors.ts';
+import type { Dial } from './dial.ts';
+import { GuestError } from './errors.ts';
 import { encodeFrames, FRAME, type Frame, frameHeader } from './framing.ts';
-import { LIMITS, PORTS, PROTOCOL_VERSION } from './limits.ts';
+import { LIMITS, PROTOCOL_VERSION } from './limits.ts';
 import { guestError, type Parsed } from './protocol.ts';
 import { OperationSession, type SessionEvent } from './session.ts';
 
 export interface OperationOptions {
-  readonly channelPath: string;
+  readonly dial: Dial;
   readonly clock: Clock;
   /** What the request is called in messages, e.g. `exec ls`. */
   readonly what: string;
@@ -18,6 +19,8 @@ export interface OperationOptions {
   readonly body?: Uint8Array | undefined;
   readonly replyMsMax?: number | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** What a lost connection means now. Default: `connection_lost`. */
+  readonly lostCode?: (() => 'connection_lost' | 'suspended') | undefined;
 }
 
 export interface OperationHandlers {
@@ -29,7 +32,9 @@ export interface OperationHandlers {
 
 export class Operation {
   readonly #options: OperationOptions;
-  readonly #socket: Socket;
+  /** Undefined while it is dialled. */
+  #stream: Duplex | undefined;
+  readonly #opened = Promise.withResolvers<void>();
   readonly #session = new OperationSession();
   readonly #reply = Promise.withResolvers<unknown>();
   readonly #closed = Promise.withResolvers<void>();
@@ -41,18 +46,10 @@ export class Operation {
   constructor(options: OperationOptions) {
     this.#options = options;
     this.#reply.promise.catch((error: unknown) => ignore(error, 'told to who awaits the reply'));
-    this.#socket = connect({ path: options.channelPath, allowHalfOpen: true });
     this.#stopTimer = this.#limit(LIMITS.handshakeMsMax, 'did not accept a connection');
-    this.#socket.on('data', (data) => this.#handle(() => this.#session.receive(data)));
-    this.#socket.on('error', (error) => this.#lost(error));
-    this.#socket.on('end', () => this.#end());
-    this.#socket.on('close', () => {
-      this.#lost(undefined);
-      this.#closed.resolve();
-    });
-    this.#socket.write(`CONNECT ${PORTS.operations}\n`);
     this.#listen(options.signal);
-    if (!this.#socket.destroyed) this.#ask();
+    if (this.#ended === undefined) this.#dial();
+    else this.#closed.resolve();
   }
 
   /** The answer, checked by `read`. Handlers are attached by `begin` before more is read. */
@@ -78,15 +75,27 @@ export class Operation {
     this.#handlers = handlers;
     if (this.#session.state === 'held') this.#handle(() => this.#session.begin(mode));
     if (this.#ended !== undefined) handlers.onEnd(this.#ended.error);
-    else this.#socket.resume();
+    else this.resume();
   }
 
   pause(): void {
-    this.#socket.pause();
+    this.#stream?.pause();
   }
 
   resume(): void {
-    this.#socket.resume();
+    this.#stream?.resume();
+  }
+
+  /** The error of a connection that ended too early. */
+  lost(cause?: Error): GuestError {
+    if (cause instanceof GuestError) return cause;
+    const { what, lostCode } = this.#options;
+    const code = lostCode?.() ?? 'connection_lost';
+    const text =
+      code === 'suspended'
+        ? 'the sandbox was paused or saved'
+        : 'the connection to the guest ended';
+    return guestError(code, `${what}: ${text}`, cause);
   }
 
   /** Sends `content` as frames of `kind`; resolves when the connection takes more. */
@@ -105,7 +114,7 @@ export class Operation {
 
   /** Ends our direction. */
   endWrite(): void {
-    this.#socket.end();
+    this.#stream?.end();
   }
 
   /** From now until the answer the guest has `ms`; for requests whose content takes its time. */
@@ -116,7 +125,43 @@ export class Operation {
   /** Drops the connection; whatever still waits fails with `error`. Idempotent. */
   destroy(error: GuestError | null = null): void {
     this.#finish(error ?? guestError('cancelled', `${this.#options.what}: dropped`));
-    this.#socket.destroy();
+    this.#stream?.destroy();
+  }
+
+  #dial(): void {
+    const failed = (error: unknown): void => {
+      this.#finish(this.lost(error instanceof Error ? error : new Error(String(error))));
+      this.#closed.resolve();
+    };
+    try {
+      const dialled = this.#options.dial();
+      if (dialled instanceof Promise) dialled.then((stream) => this.#open(stream), failed);
+      else this.#open(dialled);
+    } catch (error) {
+      failed(error);
+    }
+  }
+
+  #open(stream: Duplex): void {
+    stream.on('error', (error) => this.#finish(this.lost(error)));
+    stream.on('close', () => {
+      if (this.#ended === undefined) this.#finish(this.lost());
+      this.#closed.resolve();
+    });
+    this.#stream = stream;
+    if (this.#ended !== undefined || stream.destroyed) {
+      // Given up while it was dialled; or closed already, and then no event comes any more.
+      if (this.#ended === undefined) this.#finish(this.lost());
+      stream.destroy();
+      this.#closed.resolve();
+      return;
+    }
+    // A stream that another library made may end our direction with the guest's.
+    stream.allowHalfOpen = true;
+    stream.on('data', (data: Buffer) => this.#handle(() => this.#session.receive(data)));
+    stream.on('end', () => this.#end());
+    this.#ask(stream);
+    this.#opened.resolve();
   }
 
   #listen(signal: AbortSignal | undefined): void {
@@ -133,7 +178,7 @@ export class Operation {
   }
 
   /** The request goes out at once: the channel keeps what follows `CONNECT` for the guest. */
-  #ask(): void {
+  #ask(stream: Duplex): void {
     const { request, body } = this.#options;
     const announced = body === undefined ? {} : { bodyBytes: body.length };
     const whole = Buffer.from(JSON.stringify({ v: PROTOCOL_VERSION, ...request, ...announced }));
@@ -144,15 +189,15 @@ export class Operation {
       return;
     }
     if (whole.length <= LIMITS.requestLineBytesMax) {
-      this.#socket.write(Buffer.concat([whole, NEWLINE]));
+      stream.write(Buffer.concat([whole, NEWLINE]));
     } else {
       const { op, ...fields } = request;
       const more = Buffer.from(JSON.stringify(fields));
       const line = { v: PROTOCOL_VERSION, op, moreBytes: more.length, ...announced };
-      this.#socket.write(`${JSON.stringify(line)}\n`);
-      for (const part of encodeFrames(FRAME.body, more)) this.#socket.write(part);
+      stream.write(`${JSON.stringify(line)}\n`);
+      for (const part of encodeFrames(FRAME.body, more)) stream.write(part);
     }
-    for (const part of encodeFrames(FRAME.body, content)) this.#socket.write(part);
+    for (const part of encodeFrames(FRAME.body, content)) stream.write(part);
   }
 
   #handle(produce: () => SessionEvent[]): void {
@@ -167,7 +212,7 @@ export class Operation {
       case 'reply':
         this.#stopTimer();
         if (event.reply.ok) {
-          this.#socket.pause();
+          this.pause();
           this.#reply.resolve(event.reply.fields);
         } else {
           this.destroy(event.reply.error);
@@ -187,13 +232,8 @@ export class Operation {
   /** The guest has ended its direction. For raw bytes ours may go on. */
   #end(): void {
     if (this.#session.state === 'raw' || this.#session.state === 'frames') this.#finish(null);
-    else if (this.#session.state !== 'held') this.#lost(undefined);
-    if (this.#session.state !== 'raw') this.#socket.end();
-  }
-
-  #lost(cause: Error | undefined): void {
-    const text = `${this.#options.what}: the connection to the guest ended`;
-    this.#finish(guestError('connection_lost', text, cause));
+    else if (this.#session.state !== 'held') this.#finish(this.lost());
+    if (this.#session.state !== 'raw') this.endWrite();
   }
 
   #finish(error: GuestError | null): void {
@@ -201,17 +241,20 @@ export class Operation {
     this.#ended = { error };
     this.#stopTimer();
     this.#stopListening();
+    this.#opened.resolve();
     if (error !== null) this.#reply.reject(error);
     this.#handlers?.onEnd(error);
   }
 
-  #write(parts: readonly Buffer[]): Promise<void> {
+  async #write(parts: readonly Buffer[]): Promise<void> {
+    if (this.#stream === undefined) await this.#opened.promise;
+    const stream = this.#stream;
     const last = parts.at(-1);
-    if (last === undefined || this.#socket.destroyed) return Promise.resolve();
-    for (const part of parts.slice(0, -1)) this.#socket.write(part);
-    return new Promise((resolve) => {
+    if (last === undefined || stream === undefined || stream.destroyed) return;
+    for (const part of parts.slice(0, -1)) stream.write(part);
+    await new Promise<void>((resolve) => {
       // A failed write ends the connection, which is told by `onEnd`.
-      this.#socket.write(last, () => resolve());
+      stream.write(last, () => resolve());
     });
   }
 

@@ -128,8 +128,7 @@ export class GuestProcess implements Process {
   #end(error: GuestError | null): void {
     if (this.#over) return;
     this.#over = true;
-    const reason =
-      error ?? guestError('connection_lost', `process ${this.pid}: the guest closed its stream`);
+    const reason = error ?? this.#operation.lost();
     this.#exit.reject(reason);
     this.stdout.destroy(reason);
     this.stderr.destroy(reason);

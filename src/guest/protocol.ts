@@ -195,6 +195,7 @@ const REMEDIES: Partial<Record<GuestErrorCode, string>> = {
   disk_full: 'Give the sandbox a larger disk (--disk), or let the program remove what it made.',
   exhausted: 'Give the sandbox more memory, or run fewer programs at once in it.',
   too_large: 'Send it as a file instead.',
+  suspended: 'Resume the sandbox if it is paused, then attach to the program: it goes on.',
   hello_refused: 'Run `neurovisor setup` so that the image carries the agent of this version.',
 };
 
@@ -208,6 +209,11 @@ const CODES: ReadonlySet<string> = new Set([
   'exhausted',
   'guest_failed',
 ] satisfies GuestErrorCode[]);
+
+/** Of a time in milliseconds since 1970. */
+export function wallNanoseconds(wallMs: number): bigint {
+  return BigInt(Math.round(wallMs * 1000)) * 1000n;
+}
 
 /** What the guest answered, as our error; an unknown code is `guest_failed`. */
 function refusal(code: string, text: string): GuestError {

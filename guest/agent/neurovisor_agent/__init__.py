@@ -7,6 +7,7 @@
                            │    ├─ spawn.py     fork, user, cgroup, terminal, exec
                            │    └─ zygote.py    fork server with warmed modules → script.py
                            ├─ worker.py    files.py, watch.py: a child with the user's own rights
+                           ├─ settings.py  clock, environment, limits: of the hello, of `update`
                            └─ splice.py    tcp
     <channel>_1025  <── forward.py ─────   127.0.0.1:11434, the inference endpoint of user code
 

@@ -11,6 +11,10 @@ DEFAULT_USER = "user"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+_KNOWN_MAX = 64
+_known: "dict[tuple, Account]" = {}
+
+
 class Account:
     __slots__ = ("name", "uid", "gid", "groups", "home")
 
@@ -35,17 +39,39 @@ def find(name: str | None, in_vm: bool) -> Account:
     """
     wanted = DEFAULT_USER if name is None else name
     try:
-        entry = pwd.getpwnam(wanted)
+        account = look_up(wanted)
     except KeyError:
         if in_vm or name is not None:
             raise RequestError(
                 "not_found", f"user {wanted!r} does not exist in the guest"
             ) from None
-        entry = pwd.getpwuid(os.geteuid())
-    if os.geteuid() not in (0, entry.pw_uid):
+        account = look_up(pwd.getpwuid(os.geteuid()).pw_name)
+    if os.geteuid() not in (0, account.uid):
         raise RequestError("permission_denied", f"the agent may not become user {wanted!r}")
-    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
+    return account
+
+
+def look_up(name: str) -> Account:
+    """Raises KeyError. Remembered while the files are the same: the system's look-up parses them each time."""
+    key = name, _state("/etc/passwd"), _state("/etc/group")
+    account = _known.get(key)
+    if account is None:
+        entry = pwd.getpwnam(name)
+        groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+        account = Account(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
+        if len(_known) >= _KNOWN_MAX:
+            _known.clear()
+        _known[key] = account
+    return account
+
+
+def _state(path: str) -> tuple[int, int, int]:
+    """Another one when the file has been changed or replaced."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0, 0
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def base_env(sandbox_env: dict[str, str], inference_port: int) -> dict[str, str]:

@@ -28,7 +28,7 @@ class Cgroups:
         if root is None or self.user is None:
             return
         try:
-            _write(f"{root}/cgroup.subtree_control", "+memory +pids")
+            write_text(f"{root}/cgroup.subtree_control", "+memory +pids")
             self._share_cpu(root)
             for path in (self.user, f"{self.user}/zygote"):
                 if not os.path.isdir(path):
@@ -41,7 +41,7 @@ class Cgroups:
     def _share_cpu(self, root: str) -> None:
         """The agent then competes with user code as a whole, not with each of a thousand processes."""
         try:
-            _write(f"{root}/cgroup.subtree_control", "+cpu")
+            write_text(f"{root}/cgroup.subtree_control", "+cpu")
         except OSError as error:
             print(f"neurovisor agent: no cpu cgroup: {error}", file=sys.stderr)
 
@@ -54,9 +54,9 @@ class Cgroups:
         )
         memory_max = wanted.get("memoryMaxBytes", max(memory_total - reserve, memory_total // 2))
         memory_high = wanted.get("memoryHighBytes", int(memory_max * limits.MEMORY_HIGH_FRACTION))
-        _write(f"{self.user}/memory.max", str(memory_max))
-        _write(f"{self.user}/memory.high", str(memory_high))
-        _write(f"{self.user}/pids.max", str(wanted.get("pidsMax", limits.PIDS)))
+        write_text(f"{self.user}/memory.max", str(memory_max))
+        write_text(f"{self.user}/memory.high", str(memory_high))
+        write_text(f"{self.user}/pids.max", str(wanted.get("pidsMax", limits.PIDS)))
 
     def create(self) -> str | None:
         """A cgroup for one program; None when there are none or no more can be made."""
@@ -91,13 +91,13 @@ class Cgroups:
 
 def join(path: str) -> None:
     """Moves the calling process."""
-    _write(f"{path}/cgroup.procs", "0")
+    write_text(f"{path}/cgroup.procs", "0")
 
 
 def kill(path: str) -> bool:
     """SIGKILL to every process in it and below, without a race against fork. Needs Linux 5.14."""
     try:
-        _write(f"{path}/cgroup.kill", "1")
+        write_text(f"{path}/cgroup.kill", "1")
     except OSError:
         return False
     return True
@@ -132,6 +132,10 @@ def _removed(path: str) -> bool:
     return True
 
 
-def _write(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
+def write_text(path: str, text: str) -> None:
+    """Into a kernel file that is there. System calls: a text file object costs ten times as much."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

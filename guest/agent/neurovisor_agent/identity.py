@@ -10,11 +10,17 @@ import os
 import time
 from fcntl import ioctl
 
+from .cgroup import write_text
 from .hello import Refused, Welcome
 
 # include/uapi/linux/random.h
 _RNDADDENTROPY = 0x40085203
 _RNDRESEEDCRNG = 0x5207
+
+HOSTNAME = "/etc/hostname"
+HOSTS = "/etc/hosts"
+MACHINE_ID = "/etc/machine-id"
+FILES = (HOSTNAME, HOSTS, MACHINE_ID)
 
 
 def apply(welcome: Welcome) -> None:
@@ -22,15 +28,14 @@ def apply(welcome: Welcome) -> None:
     try:
         _add_entropy(welcome.entropy)
         time.clock_settime_ns(time.CLOCK_REALTIME, welcome.wall_ns)
-        with open("/proc/sys/kernel/hostname", "w") as file:
-            file.write(welcome.hostname)
-        _write("/etc/hostname", welcome.hostname + "\n")
+        write_text("/proc/sys/kernel/hostname", welcome.hostname)
+        _write(HOSTNAME, welcome.hostname + "\n")
         _write(
-            "/etc/hosts",
+            HOSTS,
             f"127.0.0.1 localhost {welcome.hostname}\n::1 localhost ip6-localhost\n",
         )
         # After the entropy, so that two clones draw different ones.
-        _write("/etc/machine-id", binascii.hexlify(os.urandom(16)).decode() + "\n")
+        _write(MACHINE_ID, binascii.hexlify(os.urandom(16)).decode() + "\n")
     except (OSError, ValueError) as error:
         raise Refused("identity_failed", f"the identity could not be applied: {error}") from error
 
@@ -50,5 +55,8 @@ def _add_entropy(encoded: str) -> None:
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

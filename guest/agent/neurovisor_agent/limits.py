@@ -17,6 +17,8 @@ REQUEST_WAIT_S = 10.0
 CHUNK_BYTES = 32 * 1024
 OUTBOX_BYTES = 256 * 1024
 STDIN_BYTES = 256 * 1024
+# Of each stream of a program that lost its connection through `settle`: the newest. One frame.
+KEPT_BYTES = 64 * 1024
 # A pipe can be enlarged to this by its user (fs.pipe-max-size); what is in it at the end is delivered.
 PIPE_BYTES = 1024 * 1024
 
@@ -25,6 +27,7 @@ OPERATIONS = 128
 FORWARDS = 64
 ARGUMENTS = 4096
 TEXT_CHARACTERS = 4096
+# Ended after a `settle`, heard by nobody: their last output and end are kept for an `attach`.
 ENDED_PROCESSES = 64
 
 # Endings.
@@ -32,6 +35,8 @@ TERM_GRACE_S = 2.0
 PIPE_GRACE_S = 0.3
 LINGER_S = 1.0
 WARM_S = 180.0
+# How long output waits for the connections to go after `settle`; it flows again if they stay.
+SETTLE_HOLD_S = 5.0
 
 # Files.
 LIST_ENTRIES = 20_000

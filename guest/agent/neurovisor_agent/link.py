@@ -34,6 +34,9 @@ class Link:
         self._on_welcome = on_welcome
         self._connection: Connection | None = None
         self._dialling = False
+        self._hello = b""
+        # A device came or went while a connection was there, whose end may not be known yet.
+        self._changed = False
         self._ready = False
         self._retry: Timer | None = None
         self._retry_s = limits.DIAL_RETRY_MIN_S
@@ -61,6 +64,7 @@ class Link:
 
     def _device_changed(self) -> None:
         self._retry_s = limits.DIAL_RETRY_MIN_S
+        self._changed = True
         self._dial()
 
     def _dial(self) -> None:
@@ -69,12 +73,13 @@ class Link:
         if self._retry is not None:
             self._retry.cancel()
         self._dialling = True
+        self._changed = False
         self._transport.dial(limits.PORT_HELLO, self._dialled)
 
     def _dialled(self, connection: Connection | None) -> None:
         self._dialling = False
         if connection is None:
-            self._retry = self._loop.after(self._retry_s, self._dial)
+            self._dial_later()
             self._retry_s = min(self._retry_s * 2, limits.DIAL_RETRY_MAX_S)
             return
         self._connection = connection
@@ -91,7 +96,9 @@ class Link:
 
         connection.on_data = receive
         connection.on_end = self._lost
-        connection.send(self._make_hello() + b"\n")
+        # The same at each hello; made once, a clone need not make it.
+        self._hello = self._hello or self._make_hello() + b"\n"
+        connection.send(self._hello)
         self._deadline = self._loop.after(limits.HELLO_WAIT_S, connection.abort)
 
     def _welcomed(self, line: bytes) -> None:
@@ -129,4 +136,8 @@ class Link:
             self._deadline.cancel()
         self._connection = None
         self._ready = False
-        self._retry = self._loop.after(self._retry_s, self._dial)
+        self._dial_later()
+
+    def _dial_later(self) -> None:
+        delay_s = 0.0 if self._changed else self._retry_s
+        self._retry = self._loop.after(delay_s, self._dial)

@@ -11,12 +11,13 @@ from . import PROTOCOL, account, cgroup, limits, script, spawn, stats, wire_json
 from .connection import Connection
 from .fork_server import ForkServer, Job, fork_child
 from .framing import BODY, FrameDecoder, LineDecoder, ProtocolError
-from .loop import Loop
+from .loop import Loop, Timer
 from .process import Options, Process
 from .request import Request, RequestError, from_errno
+from .settings import Settings
 from .spawn import Launch
 from .splice import splice
-from .worker import WORKER_OPERATIONS, start_worker
+from .worker import WORKER_OPERATIONS, start_flush, start_worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,20 +37,26 @@ class Operations:
         self,
         loop: Loop,
         cgroups: cgroup.Cgroups,
+        settings: Settings,
         scripts_dir: str,
         in_vm: bool,
         event: "Callable[..., None]",
     ) -> None:
         self._loop = loop
         self._cgroups = cgroups
+        self._settings = settings
         self._scripts_dir = scripts_dir
         self._in_vm = in_vm
         self._event = event
         self._open = 0
         self._scripts = 0
+        # All that are not over; those that run, by pid; those whose end nobody heard, oldest first.
+        self._live: set[Process] = set()
         self._processes: dict[int, Process] = {}
-        self.env: dict[str, str] = {}
-        self.output_max: int | None = None
+        self._unheard: dict[int, Process] = {}
+        # From `settle` to the next hello.
+        self._settled = False
+        self._hold: Timer | None = None
         self.fork_server: ForkServer | None = None
 
     def accept(self, connection: Connection, first: bytes) -> None:
@@ -91,8 +98,10 @@ class Operations:
                 who = account.find(request.optional_text("user"), self._in_vm)
                 start_worker(self._loop, connection, operation, request, who, rest, over)
             elif operation == "attach":
-                self._process(request).attach(connection, rest)
+                self._attach(request, connection, rest)
                 over()
+            elif operation == "settle":
+                self._settle(request, connection, over)
             else:
                 _answer(connection, self._simple(operation, request))
                 over()
@@ -114,6 +123,9 @@ class Operations:
                 raise RequestError("invalid_request", "size is missing")
             self._process(request).resize(size)
             return {}
+        if operation == "update":
+            self._settings.update(request)
+            return {}
         if operation == "processes":
             return {"processes": [process.describe() for process in self._processes.values()]}
         if operation == "stats":
@@ -126,6 +138,46 @@ class Operations:
         if process is None:
             raise RequestError("not_found", f"no operation runs a process {pid}")
         return process
+
+    def _attach(self, request: Request, connection: Connection, rest: bytes) -> None:
+        unheard = self._unheard.pop(request.number("pid", 0, 1, 2**31 - 1), None)
+        process = unheard or self._process(request)
+        process.attach(connection, rest)
+        if self._settled:
+            process.settle()
+
+    # settle
+
+    def _settle(self, request: Request, connection: Connection, over: "Callable[[], None]") -> None:
+        def flushed(error: RequestError | None) -> None:
+            self._hold = self._loop.after(limits.SETTLE_HOLD_S, self._release_outputs)
+            if error is None:
+                _answer(connection, {})
+            else:
+                _answer_error(connection, error)
+            over()
+
+        start_flush(self._loop, self._in_vm, request.flag("dropCaches", False), flushed)
+        self._stop_hold()
+        self._settled = True
+        for process in self._live:
+            process.settle()
+
+    def _stop_hold(self) -> None:
+        if self._hold is not None:
+            self._hold.cancel()
+
+    def _release_outputs(self) -> None:
+        # A copy: one that ended meanwhile leaves the set.
+        for process in list(self._live):
+            process.release()
+
+    def unsettle(self) -> None:
+        """A hello came: programs started from now on end with their connections again."""
+        if self._settled:
+            self._settled = False
+            self._stop_hold()
+            self._release_outputs()
 
     # exec, python
 
@@ -148,10 +200,10 @@ class Operations:
             stdin=request.flag("stdin", True),
             size=request.size("pty"),
             timeout_s=timeout_ms / 1000 if timeout_ms else None,
-            output_max=output_max or self.output_max,
+            output_max=output_max or self._settings.output_max,
             detached=request.flag("detached", False),
         )
-        env = account.user_env(self.env, who, request.env("env"))
+        env = account.user_env(self._settings.env, who, request.env("env"))
         if options.size is not None:
             env.setdefault("TERM", "xterm-256color")
         argv = request.texts("args" if kind == "python" else "argv")
@@ -176,7 +228,11 @@ class Operations:
         )
 
         def complete(process: Process, result: dict[str, object]) -> None:
-            self._processes.pop(process.pid, None)
+            self._live.discard(process)
+            if self._processes.get(process.pid) is process:
+                del self._processes[process.pid]
+            if process.unheard:
+                self._keep_end(process)
             _remove_script(made)
             over()
             if result:
@@ -190,8 +246,20 @@ class Operations:
             lambda running: self._processes.__setitem__(running.pid, running),
             complete,
         )
+        self._live.add(process)
         connection.read(False)
-        process.start(connection, rest, self._launcher(kind, request))
+        try:
+            process.start(connection, rest, self._launcher(kind, request))
+        except OSError:
+            self._live.discard(process)
+            raise
+        if self._settled:
+            process.settle()
+
+    def _keep_end(self, process: Process) -> None:
+        self._unheard[process.pid] = process
+        if len(self._unheard) > limits.ENDED_PROCESSES:
+            del self._unheard[next(iter(self._unheard))]
 
     def _launcher(self, kind: str, request: Request) -> "Callable[[Job], None]":
         if kind == "exec":

@@ -3,6 +3,9 @@
     starting ──status pipe closes──► running ──pidfd──► ended ──output drained──► complete
         └─ report on the status pipe ──► refused
 
+`settle` (the VM is about to be saved): nothing goes into the connection any more, which is about to go;
+when it has gone the program lives on, and the newest it says, its end too, is kept for an `attach`.
+
 A grandchild may keep the output pipes open for ever (G19): `PIPE_GRACE_S` after the program's end what
 is in the pipes is still delivered, then they are closed. A timeout, a kill and a lost connection take
 every process of the program (its cgroup; without cgroups its process group).
@@ -17,11 +20,12 @@ from errno import ECHILD
 from fcntl import ioctl
 from termios import TIOCSWINSZ
 
-from . import cgroup, limits, request, wire_json
+from . import cgroup, limits, request, signals, wire_json
 from .cgroup import Cgroups
 from .connection import Connection
 from .fork_server import Job
 from .framing import CONTROL, STDERR, STDIN, STDOUT, FrameDecoder, ProtocolError, frame
+from .kept import Kept
 from .loop import IN, OUT, Loop, Timer
 from .request import RequestError
 
@@ -91,6 +95,9 @@ class Process:
         self._rest = b""
         self._reported = False
         self._draining = False
+        self._held = False
+        self._kept: Kept | None = None
+        self._result: dict[str, object] = {}
         self._timers: list[Timer] = []
         self._outputs: dict[int, int] = {}
         self._stdin_fd = -1
@@ -138,13 +145,43 @@ class Process:
 
     def attach(self, connection: Connection, rest: bytes) -> None:
         """Takes the streams over; a connection that had them is told that it lost them."""
+        kept, self._kept = self._kept, None
+        frames = [frame(kind, data) for kind, data in kept.frames()] if kept is not None else []
+        if self._complete:
+            self._answer(connection)
+            connection.send(b"".join(frames) + _control({"type": "exit", **self._result}))
+            connection.finish()
+            return
         previous, self._connection = self._connection, connection
         if previous is not None:
             previous.on_end = lambda: None
             previous.send(_control({"type": "detached"}))
             previous.finish()
         connection.on_end = self._disconnected
-        self._answer_running(rest)
+        self._answer_running(rest, b"".join(frames))
+
+    def settle(self) -> None:
+        """From now on it outlives its connection. Output waits in the pipes until that is gone, or `release`."""
+        self.options.detached = True
+        if self._connection is None or self._complete:
+            return
+        self._kept = self._kept or Kept()
+        self._held = True
+        for fd in self._outputs:
+            self._loop.unwatch(fd)
+
+    def release(self) -> None:
+        """Output flows again: into the connection or, when that was lost after a `settle`, into what is kept."""
+        self._held = False
+        if self._running and not self._complete:
+            self._resume_outputs()
+            if self._ended:
+                self._conclude()
+
+    @property
+    def unheard(self) -> bool:
+        """It ended after a `settle` and nobody was told: an `attach` still tells."""
+        return self._complete and self._connection is None and self._kept is not None
 
     def kill(self, number: int) -> None:
         """SIGKILL takes all processes, other signals go to the process group (a terminal's: its session leader's)."""
@@ -155,7 +192,7 @@ class Process:
         path = self.launch.cgroup
         if number == _signal.SIGKILL and path is not None and cgroup.kill(path):
             return
-        _signal_group(self.pid, number, leader=not self._ended)
+        signals.send_group(self.pid, number, leader=not self._ended)
 
     def resize(self, size: tuple[int, int]) -> None:
         if self._master < 0:
@@ -237,12 +274,16 @@ class Process:
         else:
             self._resume_outputs()
         if self._ended:
-            self._settle()
+            self._conclude()
 
-    def _answer_running(self, rest: bytes) -> None:
+    def _answer(self, connection: Connection) -> None:
+        connection.send(wire_json.dumps({"ok": True, "pid": self.pid, "warm": self._warm}) + b"\n")
+
+    def _answer_running(self, rest: bytes, kept: bytes = b"") -> None:
         connection = self._connection
         assert connection is not None
-        connection.send(wire_json.dumps({"ok": True, "pid": self.pid, "warm": self._warm}) + b"\n")
+        self._answer(connection)
+        connection.send(kept)
         decoder = FrameDecoder((STDIN,))
 
         def receive(data: bytes) -> None:
@@ -335,8 +376,12 @@ class Process:
             if connection.full:
                 for fd in self._outputs:
                     self._loop.unwatch(fd)
+        elif self._kept is not None and not self._kept.add(kind, data):
+            self._truncated = True
 
     def _resume_outputs(self) -> None:
+        if self._held:
+            return
         for fd in self._outputs:
             self._loop.watch(fd, IN, lambda _events, fd=fd: self._read_ready(fd))
 
@@ -347,7 +392,7 @@ class Process:
             self._master = -1
         os.close(fd)
         if self._ended and not self._outputs:
-            self._settle()
+            self._conclude()
 
     # Endings
 
@@ -355,13 +400,12 @@ class Process:
         self._connection = None
         if not self.options.detached:
             self.kill(_signal.SIGKILL)
-        if self._running:
-            self._resume_outputs()
+        self.release()
 
     def _time_out(self) -> None:
         self._timed_out = True
         for pid in cgroup.members(self.launch.cgroup) if self.launch.cgroup else []:
-            _signal_one(pid, _signal.SIGTERM)
+            signals.send(pid, _signal.SIGTERM)
         self.kill(_signal.SIGTERM)
         self._timers.append(
             self._loop.after(limits.TERM_GRACE_S, lambda: self.kill(_signal.SIGKILL))
@@ -374,10 +418,10 @@ class Process:
         if self._running:
             if self._timed_out or self._killed:
                 self.kill(_signal.SIGKILL)
-            self._settle()
+            self._conclude()
 
-    def _settle(self) -> None:
-        if self._complete:
+    def _conclude(self) -> None:
+        if self._complete or self._held:
             return
         if not self._outputs:
             self._finish()
@@ -387,6 +431,9 @@ class Process:
 
     def _drain(self) -> None:
         """Delivers what the pipes hold, not more than a pipe can hold, and gives up on their writers."""
+        self._draining = False
+        if self._held:
+            return
         for fd in list(self._outputs):
             left = limits.PIPE_BYTES
             while left > 0 and fd in self._outputs and (size := self._read_output(fd)) > 0:
@@ -397,7 +444,7 @@ class Process:
         if self._complete:
             return
         self._complete = True
-        result = self._result()
+        result = self._result = self._describe_end()
         if self._connection is not None:
             self._connection.on_end = lambda: None
             self._connection.send(_control({"type": "exit", **result}))
@@ -405,12 +452,12 @@ class Process:
         self._release()
         self._on_complete(self, result)
 
-    def _result(self) -> dict[str, object]:
+    def _describe_end(self) -> dict[str, object]:
         code = signal_name = None
         if self._status is not None and os.WIFEXITED(self._status):
             code = os.WEXITSTATUS(self._status)
         elif self._status is not None:
-            signal_name = _signal_name(os.WTERMSIG(self._status))
+            signal_name = signals.name(os.WTERMSIG(self._status))
         killed_by_kernel = signal_name == "SIGKILL" and not self._killed or code == 137
         oom = self._cgroups.memory_events().get("oom_kill", 0) > self._oom_before
         return {
@@ -436,30 +483,6 @@ class Process:
 
 def _control(message: dict[str, object]) -> bytes:
     return frame(CONTROL, wire_json.dumps(message))
-
-
-def _signal_name(number: int) -> str:
-    for name in dir(_signal):
-        if name.startswith("SIG") and name[3] != "_" and getattr(_signal, name) == number:
-            return name
-    return f"SIG{number}"
-
-
-def _signal_group(pid: int, number: int, leader: bool) -> None:
-    """`leader`: the process is not reaped yet, so its pid can't be another's."""
-    try:
-        os.killpg(pid, number)
-    except OSError:
-        # Between fork and setsid the child has no group of its own yet.
-        if leader:
-            _signal_one(pid, number)
-
-
-def _signal_one(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except OSError:
-        return  # It has just ended.
 
 
 def _set_size(fd: int, size: tuple[int, int]) -> None:

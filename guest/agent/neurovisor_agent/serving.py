@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-from . import account, stats
+from . import account
 from .cgroup import Cgroups
 from .connection import Connection
 from .hello import Welcome
 from .loop import Loop
+from .settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Serving:
         self._scripts_dir = scripts_dir
         self._inference_port = inference_port
         self._event = event
+        self._settings = Settings(cgroups, transport.in_vm)
+        self._problems = self._find_problems()
         self._warm: list[str] | None = None
         self._operations: Operations | None = None
         # Now, so that the host may ask as soon as it has read our answer.
@@ -41,9 +44,9 @@ class Serving:
 
     def apply(self, welcome: Welcome) -> list[str]:
         """Called at every hello: a clone of a snapshot gets another identity. Returns what went wrong."""
-        problems = self._problems()
+        problems = list(self._problems)
         try:
-            self._cgroups.limit(welcome.limits, stats.memory().get("MemTotal", 0))
+            self._settings.limit(welcome.limits)
         except OSError as error:
             problems.append(f"the limits of user code could not be set: {error}")
         # The rest, half of it imports, runs after the answer to the host and before any request.
@@ -58,12 +61,18 @@ class Serving:
 
             self._forwarder = Forwarder(self._loop, self._transport, self._inference_port)
             self._monitor = Monitor(self._loop, self._cgroups, self._event)
+            self._settings.inference_port = self._forwarder.tcp_port
             self._operations = Operations(
-                self._loop, self._cgroups, self._scripts_dir, self._transport.in_vm, self._event
+                self._loop,
+                self._cgroups,
+                self._settings,
+                self._scripts_dir,
+                self._transport.in_vm,
+                self._event,
             )
         operations = self._operations
-        operations.env = account.base_env(welcome.env, self._forwarder.tcp_port)
-        operations.output_max = welcome.limits.get("outputBytesMax")
+        operations.unsettle()
+        self._settings.set_env(welcome.env)
         if self._warm != welcome.warm:
             self._warm = welcome.warm
             self._start_fork_server(operations, welcome.rehearse)
@@ -74,7 +83,8 @@ class Serving:
         else:
             self._operations.accept(connection, first)
 
-    def _problems(self) -> list[str]:
+    def _find_problems(self) -> list[str]:
+        """What this place lacks. Looked for once: it stays so, and a clone's first hello must be quick."""
         problems = []
         if not self._transport.in_vm:
             problems.append("outside a VM: clock, host name, machine id and entropy are left alone")
@@ -97,7 +107,13 @@ class Serving:
             self._loop,
             self._warm or [],
             rehearse,
-            operations.env,
+            self._settings.env,
             self._cgroups,
-            lambda modules: self._event("warm", modules=modules),
+            self._warmed,
         )
+
+    def _warmed(self, modules: list[object]) -> None:
+        # Nobody waits now: what each worker would import in its child, once for all.
+        from . import files  # noqa: F401
+
+        self._event("warm", modules=modules)

@@ -11,8 +11,9 @@ import _socket
 import os
 import sys
 
-from . import limits, spawn, wire_json
+from . import account, identity, limits, spawn, wire_json
 from .account import Account
+from .cgroup import write_text
 from .connection import Connection
 from .fork_server import on_exit
 from .framing import BODY, FrameDecoder, ProtocolError, frame
@@ -51,6 +52,54 @@ def start_worker(
 
     sock.close()
     on_exit(loop, os.pidfd_open(pid), ended)
+
+
+def start_flush(
+    loop: Loop,
+    in_vm: bool,
+    drop_caches: bool,
+    done: "Callable[[RequestError | None], None]",
+) -> None:
+    """Writes the file systems out and drops caches, in a child: both may take seconds. Raises OSError.
+
+    Outside a VM the file systems are the machine's own and left alone.
+    """
+    pid = os.fork()
+    if pid == 0:
+        _flush(in_vm, drop_caches)
+
+    def ended() -> None:
+        failed = os.waitpid(pid, 0)[1] != 0
+        done(RequestError("guest_failed", "the caches could not be dropped") if failed else None)
+
+    on_exit(loop, os.pidfd_open(pid), ended)
+
+
+def _flush(in_vm: bool, drop_caches: bool) -> None:
+    """Runs in the child; never returns."""
+    status = 1
+    try:
+        # Else the copies of the agent's sockets would keep connections open that the agent closes.
+        os.closerange(3, _FDS_MAX)
+        if in_vm:
+            os.sync()
+        if in_vm and drop_caches:
+            # Documentation/admin-guide/sysctl/vm.rst: page cache, dentries and inodes
+            write_text("/proc/sys/vm/drop_caches", "3")
+            _read_again()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _read_again() -> None:
+    """What the next hello and every program need at once; else each clone reads it from its disk anew."""
+    try:
+        account.look_up(account.DEFAULT_USER)
+        for path in identity.FILES:
+            os.stat(path)
+    except (OSError, KeyError):
+        pass  # Only time is lost.
 
 
 class Stream:

@@ -1,0 +1,90 @@
+"""What the host may change of a sandbox that runs: clock, environment, limits.
+
+All three come with each hello; `update` changes them in between, for a sandbox that is claimed from a
+pool or whose clock has stood still. The checks are on the fields alone, so that a wrong one changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+
+from . import account, stats
+from .cgroup import Cgroups
+from .request import Request, RequestError
+
+# What clock_settime(2) could take; the kernel refuses what is beyond its own limit.
+_NANOSECONDS_MAX = 2**63 - 1
+_LIMITS = ("memoryMaxBytes", "memoryHighBytes", "pidsMax", "outputBytesMax")
+
+
+class Settings:
+    """`inference_port`: where user code finds the models; known once the forwarder listens."""
+
+    def __init__(self, cgroups: Cgroups, in_vm: bool) -> None:
+        self._cgroups = cgroups
+        self._in_vm = in_vm
+        self._limits: dict[str, int] = {}
+        self._memory_total = 0
+        # Of every program of the user, before its own.
+        self.env: dict[str, str] = {}
+        self.inference_port = 0
+
+    @property
+    def output_max(self) -> int | None:
+        return self._limits.get("outputBytesMax")
+
+    def set_env(self, env: dict[str, str]) -> None:
+        """Programs that run keep theirs."""
+        self.env = account.base_env(env, self.inference_port)
+
+    def limit(self, wanted: dict[str, int]) -> None:
+        """Raises OSError, and then the limits are as before."""
+        # Constant, and a kilobyte of text to parse.
+        self._memory_total = self._memory_total or stats.memory().get("MemTotal", 0)
+        before, self._limits = self._limits, wanted
+        try:
+            self._cgroups.limit(wanted, self._memory_total)
+        except OSError:
+            self._limits = before
+            self._cgroups.limit(before, self._memory_total)
+            raise
+
+    def update(self, request: Request) -> None:
+        """All or nothing. Raises RequestError, or OSError where the kernel refuses a value."""
+        wall_ns = parse_wall_ns(request)
+        env = request.env("env") if request.fields.get("env") is not None else None
+        wanted = parse_limits(request)
+        before = self._limits
+        if wanted is not None:
+            self.limit(wanted)
+        if wall_ns is not None and self._in_vm:
+            try:
+                time.clock_settime_ns(time.CLOCK_REALTIME, wall_ns)
+            except OSError:
+                self.limit(before)
+                raise
+        if env is not None:
+            self.set_env(env)
+
+
+def parse_wall_ns(request: Request) -> int | None:
+    text = request.optional_text("wallNs")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 20 or int(text) > _NANOSECONDS_MAX:
+        raise RequestError(
+            "invalid_request", "wallNs is not a time in nanoseconds, as decimal text"
+        )
+    return int(text)
+
+
+def parse_limits(request: Request) -> dict[str, int] | None:
+    """Those that are given; None: `limits` is not in the request."""
+    value = request.fields.get("limits")
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise RequestError("invalid_request", "limits is not an object")
+    given = Request(value)
+    wanted = {name: given.number(name, 0, 1, 2**53) for name in _LIMITS}
+    return {name: number for name, number in wanted.items() if number}

@@ -1,0 +1,30 @@
+"""Signals by name, and to processes that may have just ended."""
+
+from __future__ import annotations
+
+import _signal  # pyright: ignore[reportMissingImports]
+import os
+
+
+def name(number: int) -> str:
+    for known in dir(_signal):
+        if known.startswith("SIG") and known[3] != "_" and getattr(_signal, known) == number:
+            return known
+    return f"SIG{number}"
+
+
+def send_group(pid: int, number: int, leader: bool) -> None:
+    """`leader`: the process is not reaped yet, so its pid can't be another's."""
+    try:
+        os.killpg(pid, number)
+    except OSError:
+        # Between fork and setsid the child has no group of its own yet.
+        if leader:
+            send(pid, number)
+
+
+def send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        return  # It has just ended.

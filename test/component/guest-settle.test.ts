@@ -1,0 +1,301 @@
+/** What the agent does around a save of its VM: settle, all connections end, the next hello, attach. */
+import { once } from 'node:events';
+import { readdirSync } from 'node:fs';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { text } from 'node:stream/consumers';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { sleep } from '../../src/base/clock.ts';
+import type { Guest, Process } from '../../src/guest/link.ts';
+import { outcome, type RunningAgent, startAgent } from '../support/guest-agent.ts';
+
+const IDENTITY = {
+  sandboxId: 'abcdefghij0123456789',
+  hostname: 'nv-test',
+  env: { WHO: 'first' },
+  limits: {},
+};
+const sh = (script: string): string[] => ['sh', '-c', script];
+
+let agent: RunningAgent;
+beforeEach(async () => {
+  agent = await startAgent({ identity: IDENTITY });
+});
+afterEach(async () => {
+  const console = agent.console();
+  await agent[Symbol.asyncDispose]();
+  expect(console).toBe('');
+});
+
+/** What an unplug does to a guest: all its connections end at once. The agent then says hello again. */
+async function unplug(guest: Guest): Promise<Guest> {
+  guest.suspend();
+  guest.close();
+  return await agent.listener.ready();
+}
+
+async function output(process: Process): Promise<string> {
+  process.stderr.resume();
+  return await text(process.stdout);
+}
+
+async function until(what: () => boolean | Promise<boolean>): Promise<void> {
+  for (let tries = 0; tries < 300; tries += 1) {
+    if (await what()) return;
+    await sleep(20);
+  }
+  throw new Error('it did not come about');
+}
+
+describe('settle', () => {
+  it('programs: live on without their connection, are attached to, and take input', async () => {
+    const script = 'read a; echo "got $a"; read b; echo "got $b"; exit 3';
+    const first = await agent.guest.exec({ argv: sh(script) });
+    await agent.guest.settle();
+    const guest = await unplug(agent.guest);
+    await expect(first.exit).rejects.toMatchObject({
+      code: 'suspended',
+      remedy: expect.stringContaining('attach'),
+    });
+    expect(await guest.processes()).toMatchObject([{ pid: first.pid, detached: true }]);
+    const again = await guest.attach(first.pid);
+    again.stdin.end('one\ntwo\n');
+    expect(await outcome(again)).toMatchObject({
+      stdout: 'got one\ngot two\n',
+      exit: { exitCode: 3, truncated: false },
+    });
+  });
+
+  it('programs started after it, before the next hello: live on too; later ones do not', async () => {
+    await agent.guest.settle();
+    const during = await agent.guest.exec({ argv: ['sleep', '1000'] });
+    const guest = await unplug(agent.guest);
+    const after = await guest.exec({ argv: ['sleep', '1000'] });
+    const next = await unplug(guest);
+    await until(async () => (await next.processes()).length === 1);
+    expect(await next.processes()).toMatchObject([{ pid: during.pid }]);
+    expect(await next.signal(after.pid, 'SIGKILL')).toBe(false);
+    await next.signal(during.pid, 'SIGKILL');
+  });
+
+  it('scripts of the fork server: live on as well', async () => {
+    const code = 'import time\nprint("up", flush=True)\ntime.sleep(0.5)\nprint("still")';
+    const script = await agent.guest.python({ script: { code } });
+    await once(script.stdout, 'data');
+    await agent.guest.settle();
+    const guest = await unplug(agent.guest);
+    expect(await output(await guest.attach(script.pid))).toBe('still\n');
+  });
+
+  it('output: none is lost between the request and the attach, to a reader that keeps up', async () => {
+    const script = 'i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; done; sleep 0.5';
+    const process = await agent.guest.exec({ argv: sh(script) });
+    let before = '';
+    process.stdout.on('data', (data) => {
+      before += String(data);
+    });
+    await until(() => before !== '');
+    await agent.guest.settle();
+    const guest = await unplug(agent.guest);
+    const after = await output(await guest.attach(process.pid));
+    const all = Array.from({ length: 4000 }, (_, index) => `${index + 1}\n`).join('');
+    expect(before + after).toBe(all);
+  });
+
+  it('output while nobody is attached: the newest 64 KiB of each stream, and truncated', async () => {
+    const line = 'x'.repeat(99);
+    const script = `read a; yes ${line} | head -n 3000; echo end; echo oops >&2; read b`;
+    const process = await agent.guest.exec({ argv: sh(script) });
+    process.stdin.write('go\n');
+    await agent.guest.settle();
+    const guest = await unplug(agent.guest);
+    await sleep(500);
+    const again = await guest.attach(process.pid);
+    again.stdin.end('done\n');
+    const { stdout, stderr, exit } = await outcome(again);
+    expect(stdout.length).toBe(64 * 1024);
+    expect(stdout.endsWith(`${line}\nend\n`)).toBe(true);
+    expect(stderr).toBe('oops\n');
+    expect(exit).toMatchObject({ exitCode: 0, truncated: true });
+  });
+
+  it('an end while nobody is attached: told once, with the last output', async () => {
+    const process = await agent.guest.exec({ argv: sh('sleep 0.3; echo last; exit 5') });
+    await agent.guest.settle();
+    const guest = await unplug(agent.guest);
+    await until(async () => (await guest.processes()).length === 0);
+    expect(await outcome(await guest.attach(process.pid))).toMatchObject({
+      stdout: 'last\n',
+      exit: { exitCode: 5, signal: null },
+    });
+    await expect(guest.attach(process.pid)).rejects.toMatchObject({ code: 'not_found' });
+  });
+
+  it('detached from the start, heard by nobody: nothing is kept', async () => {
+    const abort = new AbortController();
+    const script = 'echo early; read a; echo late';
+    const argv = sh(script);
+    const process = await agent.guest.exec({ argv, detached: true }, abort.signal);
+    await once(process.stdout, 'data');
+    abort.abort();
+    await until(async () => (await agent.guest.processes()).length === 1);
+    await agent.guest.settle();
+    const guest = await unplug(agent.guest);
+    const again = await guest.attach(process.pid);
+    again.stdin.end('go\n');
+    expect(await output(again)).toBe('late\n');
+  });
+
+  it('no unplug follows: output flows again, and the end is told', async () => {
+    const process = await agent.guest.exec({ argv: sh('sleep 0.2; echo on; exit 1') });
+    await agent.guest.settle();
+    expect(await outcome(process)).toMatchObject({ stdout: 'on\n', exit: { exitCode: 1 } });
+  });
+
+  it('dropCaches: not this machine’s, outside a VM', async () => {
+    await agent.guest.settle({ dropCaches: true });
+    await agent.guest.settle({ dropCaches: false });
+    await expect(
+      agent.guest.settle({ dropCaches: 'yes' as unknown as boolean }),
+    ).rejects.toMatchObject({ code: 'invalid_request' });
+  });
+
+  it('twenty saves of one program: each attach goes on where the last ended', async () => {
+    const process = await agent.guest.exec({ argv: ['cat'] });
+    let { guest } = agent;
+    for (let round = 0; round < 20; round += 1) {
+      await guest.settle();
+      guest = await unplug(guest);
+      const again = await guest.attach(process.pid);
+      again.stdin.write(`round ${round}\n`);
+      const [line] = await once(again.stdout, 'data');
+      expect(String(line)).toBe(`round ${round}\n`);
+    }
+    await guest.signal(process.pid, 'SIGKILL');
+  });
+});
+
+describe('suspend', () => {
+  it('operations: what ends and what is asked afterwards fails with suspended', async () => {
+    const { guest } = agent;
+    const process = await guest.exec({ argv: ['sleep', '1000'] });
+    guest.suspend();
+    await expect(guest.stats()).rejects.toMatchObject({ code: 'suspended' });
+    expect((await Promise.race([guest.closed, sleep(50)])) ?? 'open').toBe('open');
+    agent.child.kill('SIGKILL');
+    await expect(process.exit).rejects.toMatchObject({ code: 'suspended' });
+    expect(await guest.closed).toMatchObject({ reason: 'suspended' });
+  });
+});
+
+describe('second hello', () => {
+  it('identity: environment and limits are the new ones, programs go on', async () => {
+    const old = await agent.guest.exec({ argv: sh('read a; echo $WHO') });
+    await agent.guest.settle();
+    agent.listener.setIdentity({
+      sandboxId: 'zyxwvutsrq9876543210',
+      hostname: 'nv-fork',
+      env: { WHO: 'second' },
+      limits: { outputBytesMax: 10 },
+    });
+    const guest = await unplug(agent.guest);
+    const { stdout, exit } = await outcome(
+      await guest.exec({ argv: sh('echo $WHO; echo more than ten bytes') }),
+    );
+    expect([stdout, exit.truncated]).toEqual(['second\nmor', true]);
+    const again = await guest.attach(old.pid);
+    again.stdin.end('go\n');
+    expect(await output(again)).toBe('first\n');
+  });
+
+  it('fork server: the same warm list keeps it', async () => {
+    const parent = async (guest: Guest): Promise<string> => {
+      const code = 'import os; print(os.getppid())';
+      return await output(await guest.python({ script: { code } }));
+    };
+    const before = await parent(agent.guest);
+    await agent.guest.settle();
+    expect(await parent(await unplug(agent.guest))).toBe(before);
+  });
+});
+
+describe('unplug, all connections end at once', () => {
+  const descriptors = (): number => readdirSync(`/proc/${agent.child.pid}/fd`).length;
+
+  it('operations half asked, half answered, half written: nothing is left of them', async () => {
+    const { guest } = agent;
+    await guest.stats();
+    await sleep(1500);
+    const before = descriptors();
+    const half = connect(agent.channelPath);
+    half.write('CONNECT 5000\n{"v":1,"op":"exec","ar');
+    const body = connect(agent.channelPath);
+    body.write(`CONNECT 5000\n{"v":1,"op":"write","path":"${agent.dir}/f"}\n`);
+    body.write(Buffer.concat([Buffer.from([5, 0, 0, 0, 9]), Buffer.from('half')]));
+    const flood = await guest.exec({ argv: ['yes'] });
+    await once(flood.stdout, 'readable');
+    const watch = await guest.files.watch(agent.dir, {}, () => undefined);
+    await until(() => readdirSync(agent.dir).some((name) => name.endsWith('.part')));
+    half.destroy();
+    body.destroy();
+    const next = await unplug(guest);
+    await watch.ended;
+    await until(async () => (await next.processes()).length === 0);
+    await until(() => descriptors() === before);
+    expect(readdirSync(agent.dir).filter((name) => name.includes('f.'))).toEqual([]);
+  });
+});
+
+describe('unplug, the forwarder', () => {
+  let bridge: Server;
+  const dialled: Socket[] = [];
+  let port: number;
+  beforeEach(async () => {
+    bridge = createServer((socket) => {
+      socket.on('error', () => socket.destroy());
+      dialled.push(socket);
+      socket.on('data', () => socket.write('HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf'));
+    });
+    bridge.listen(`${agent.channelPath}_1025`);
+    await once(bridge, 'listening');
+    const env = await outcome(await agent.guest.exec({ argv: sh('echo $OLLAMA_HOST') }));
+    port = Number(new URL(env.stdout.trim()).port);
+  });
+  afterEach(() => {
+    bridge.close();
+    for (const socket of dialled.splice(0)) socket.destroy();
+  });
+
+  it.each<[string, boolean]>([
+    ['ended', false],
+    ['reset', true],
+  ])(
+    'a client in the midst of an answer: its connection is ended at once (%s)',
+    async (_n, reset) => {
+      const client = connect(port, '127.0.0.1');
+      client.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n');
+      await once(client, 'data');
+      const idle = connect(port, '127.0.0.1');
+      await until(() => dialled.length === 2);
+      for (const socket of dialled) {
+        // Unread bytes turn the close of a unix socket into a reset.
+        if (reset) socket.pause();
+      }
+      if (reset) client.write('x'.repeat(1000));
+      await sleep(50);
+      for (const socket of dialled) socket.destroy();
+      const ends = [client, idle].map(async (socket) => {
+        socket.resume();
+        await Promise.race([once(socket, 'end'), once(socket, 'error')]);
+        socket.destroy();
+      });
+      await Promise.all(ends);
+      await agent.guest.stats();
+    },
+  );
+
+  it('a new client while there is no bridge: 503, not a wait', async () => {
+    bridge.close();
+    const client = connect(port, '127.0.0.1');
+    expect(await text(client)).toContain('bridge_unreachable');
+  });
+});
