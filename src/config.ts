@@ -23,6 +23,13 @@ const schema = z.object({
   NEUROVISOR_ACCELERATOR: z.enum(['auto', 'kvm', 'tcg']).default('auto'),
   /** Which processor the engine uses. */
   NEUROVISOR_GPU: z.enum(['auto', 'cpu', 'cuda', 'vulkan']).default('auto'),
+  /** A daemon on a port, e.g. `http://127.0.0.1:7070`; empty: the one at this home's socket. */
+  NEUROVISOR_URL: z
+    .string()
+    .regex(/^(https?:\/\/\S+)?$/, { error: 'expected an http(s) URL' })
+    .default(''),
+  /** API key for that daemon. */
+  NEUROVISOR_API_KEY: z.string().default(''),
   NEUROVISOR_LOG: z.enum(['error', 'warn', 'info', 'debug']).default('warn'),
 });
 
@@ -32,6 +39,9 @@ export interface Config {
   readonly upstreamKey: string | null;
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
   readonly gpu: 'auto' | 'cpu' | 'cuda' | 'vulkan';
+  /** Null: the daemon of this home, at its socket. */
+  readonly daemonUrl: string | null;
+  readonly daemonKey: string | null;
   readonly logLevel: 'error' | 'warn' | 'info' | 'debug';
 }
 
@@ -53,6 +63,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     upstreamKey: values.NEUROVISOR_UPSTREAM_KEY || null,
     accelerator: values.NEUROVISOR_ACCELERATOR,
     gpu: values.NEUROVISOR_GPU,
+    daemonUrl: values.NEUROVISOR_URL || null,
+    daemonKey: values.NEUROVISOR_API_KEY || null,
     logLevel: values.NEUROVISOR_LOG,
   };
 }

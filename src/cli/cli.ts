@@ -3,7 +3,7 @@ import type { Readable, Writable } from 'node:stream';
 import { ignore } from '../base/ignore.ts';
 import type { Log, LogFields } from '../base/log.ts';
 import type { Config } from '../config.ts';
-import { exitOfSignal } from './failure.ts';
+import { exitOfSignal, type HandledSignal } from './failure.ts';
 import { type ProgressView, progressView } from './progress.ts';
 
 export interface CliStreams {
@@ -13,11 +13,7 @@ export interface CliStreams {
 }
 
 /** How long an interrupted script has to end by itself before the sandbox is ended under it. */
-const INTERRUPT_GRACE_MS = 3_000;
-
-/** Signals that end a command. */
-export const HANDLED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-export type HandledSignal = (typeof HANDLED_SIGNALS)[number];
+export const INTERRUPT_GRACE_MS = 3_000;
 
 const LEVELS = ['error', 'warn', 'info', 'debug'] as const;
 
@@ -34,6 +30,7 @@ export class Cli {
   readonly #aborter = new AbortController();
   #signals: HandledSignal[] = [];
   #interruptHandler: (() => void) | undefined;
+  #interruptGraceMs: number | null = null;
   #endHandler: (() => void) | undefined;
 
   constructor(options: {
@@ -67,9 +64,13 @@ export class Cli {
     return last === undefined ? null : exitOfSignal(last);
   }
 
-  /** The first Ctrl-C goes here instead of ending the command; then there is a grace period. */
-  onInterrupt(handler: () => void): void {
+  /**
+   * The first Ctrl-C goes here instead of ending the command.
+   * @param graceMs how long until all is ended nevertheless; null: not before a second Ctrl-C
+   */
+  onInterrupt(handler: () => void, graceMs: number | null): void {
     this.#interruptHandler = handler;
+    this.#interruptGraceMs = graceMs;
   }
 
   /** Called when everything is to end: a second Ctrl-C, the grace period over, SIGTERM, SIGHUP. */
@@ -82,7 +83,9 @@ export class Cli {
     const isFirst = this.#signals.length === 1;
     if (signal === 'SIGINT' && isFirst && this.#interruptHandler !== undefined) {
       this.#interruptHandler();
-      setTimeout(() => this.#endAll(), INTERRUPT_GRACE_MS).unref();
+      if (this.#interruptGraceMs !== null) {
+        setTimeout(() => this.#endAll(), this.#interruptGraceMs).unref();
+      }
       return;
     }
     this.#endAll();

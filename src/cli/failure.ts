@@ -8,6 +8,10 @@ export const EXIT_NEUROVISOR_FAILED = 125;
 /** As `timeout(1)`. */
 export const EXIT_TIMEOUT = 124;
 
+/** Signals that end a command. */
+export const HANDLED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+export type HandledSignal = (typeof HANDLED_SIGNALS)[number];
+
 /** As shells tell it: 128 and the number of the signal that ended a program. */
 export const exitOfSignal = (name: string): number =>
   128 + (constants.signals[name as NodeJS.Signals] ?? 0);

@@ -50,17 +50,24 @@ export function parseEnv(
   return env;
 }
 
+/** `KEY=VALUE` pairs; a value may be empty. @param option its name, for messages */
+export function parsePairs(texts: readonly string[], option: string): Record<string, string> {
+  return Object.fromEntries(
+    texts.map((text) => {
+      const at = text.indexOf('=');
+      if (at <= 0) throw new UsageError(`${option} ${text}: expected KEY=VALUE`);
+      return [text.slice(0, at), text.slice(at + 1)];
+    }),
+  );
+}
+
 /** `FROM=TO` pairs. */
 export function parseAliases(texts: readonly string[]): Record<string, string> {
-  const aliases: Record<string, string> = {};
   for (const text of texts) {
-    const at = text.indexOf('=');
-    if (at <= 0 || at === text.length - 1) {
-      throw new UsageError(`--alias ${text}: expected ASKED=OFFERED`, 'e.g. --alias gpt-4o=llama3');
-    }
-    aliases[text.slice(0, at)] = text.slice(at + 1);
+    if (/^[^=]+=./s.test(text)) continue;
+    throw new UsageError(`--alias ${text}: expected ASKED=OFFERED`, 'e.g. --alias gpt-4o=llama3');
   }
-  return aliases;
+  return parsePairs(texts, '--alias');
 }
 
 /** `5M`, `512K` or a number → bytes per second. */

@@ -18,8 +18,16 @@ export interface ScriptMoments {
   readonly ended: number;
 }
 
+/** How a sandbox came to be ready. */
+export interface Start {
+  /** Null: it was ready before anybody asked for it. */
+  readonly timings: StartTimings | null;
+  /** Asked for until ready, told where there are no timings. */
+  readonly claimMs: number | null;
+}
+
 export function phases(
-  start: StartTimings | undefined,
+  { timings: start, claimMs }: Start,
   script: ScriptMoments,
   usage: readonly UsageRecord[],
 ): Phase[] {
@@ -27,15 +35,17 @@ export function phases(
   const add = (name: string, ms: number | null | undefined, what: string): void => {
     if (ms !== null && ms !== undefined) list.push({ name, ms, what });
   };
-  if (start?.origin === 'clone') {
+  if (start === null) {
+    add('claim', claimMs, "a ready sandbox out of the daemon's pool");
+  } else if (start.origin === 'clone') {
     add('prepare', start.prepareMs, 'directory, sockets, copies of RAM and disk');
     add('vmm', start.vmmMs, 'VMM process, state loaded, until guest code runs');
     add('agent', start.agentMs, 'guest code runs until the agent is confirmed');
   } else {
-    add('prepare', start?.prepareMs, 'directory, disk, sockets');
-    add('vmm', start?.vmmMs, 'VMM process until guest code runs');
-    add('kernel', start?.kernelMs, 'guest code until init (guest clock)');
-    add('agent', start?.agentMs, 'init until the agent is confirmed');
+    add('prepare', start.prepareMs, 'directory, disk, sockets');
+    add('vmm', start.vmmMs, 'VMM process until guest code runs');
+    add('kernel', start.kernelMs, 'guest code until init (guest clock)');
+    add('agent', start.agentMs, 'init until the agent is confirmed');
   }
   add('script start', script.started - script.asked, 'asked until the script runs');
   if (script.first !== undefined) {

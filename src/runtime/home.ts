@@ -2,7 +2,7 @@
  * Where things live on the host. One folder, `$NEUROVISOR_HOME` (default `~/.neurovisor`):
  *
  *     cache/   what `setup` builds and fetches, by digest; safe to delete
- *     run/     one directory per running sandbox; empty when none runs
+ *     run/     one directory per running sandbox, and the daemon's socket; empty when none runs
  *
  * And one in memory, for the RAM of clones between its copy and the moment when their VMM has opened it.
  */
@@ -36,4 +36,9 @@ export function resolveHome(home: string): Home {
   );
   const runDir = Buffer.byteLength(inHome) <= RUN_DIR_BYTES_MAX ? inHome : short;
   return { dir, cacheDir: join(dir, 'cache'), runDir, memoryDir: MEMORY_DIR };
+}
+
+/** Where the daemon of this home listens. */
+export function daemonSocket(home: Pick<Home, 'runDir'>): string {
+  return join(home.runDir, 'daemon.sock');
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { EscapeFilter } from './console.ts';
+import { EscapeFilter } from './terminal.ts';
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 const text = (data: Uint8Array): string => new TextDecoder().decode(data);

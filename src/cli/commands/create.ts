@@ -1,0 +1,82 @@
+/** `neurovisor create`: a sandbox that stays until it is removed or its time is over. */
+import type { ControlPlane, CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { parseDuration, parsePairs } from '../options.ts';
+import { snapshotId } from '../pick.ts';
+import { type SandboxFlags, sandboxOptions } from '../sandbox-flags.ts';
+import { duration } from '../table.ts';
+
+export interface CreateFlags extends SandboxFlags {
+  readonly label: readonly string[];
+  readonly timeout?: string;
+  readonly onTimeout?: 'kill' | 'pause';
+  readonly idleTimeout?: string;
+  /** False with `--no-auto-resume`. */
+  readonly autoResume?: boolean;
+  readonly snapshot?: string;
+  readonly boot?: boolean;
+  readonly model?: string;
+}
+
+/** Text: the id alone on stdout, so that `id=$(neurovisor create)` works. */
+export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags): Promise<number> {
+  const request = createRequest(cli, flags);
+  const { snapshot } = request;
+  const info = await control.create(
+    snapshot === undefined
+      ? request
+      : { ...request, snapshot: await snapshotId(control, snapshot) },
+    cli.cancelled,
+  );
+  if (cli.json) cli.printJson(info);
+  else {
+    cli.stderr.write(`${howItStarted(info)}\n`);
+    cli.stdout.write(`${info.id}\n`);
+  }
+  return 0;
+}
+
+/** @throws UsageError */
+export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): CreateRequest {
+  const { cpus, memory, disk, warm, snapshot, boot } = flags;
+  if (snapshot !== undefined) {
+    if (boot === true) throw new UsageError('--snapshot and --boot exclude each other');
+    if (cpus !== undefined || memory !== undefined || disk !== undefined || warm.length > 0) {
+      throw new UsageError(
+        'a snapshot has its own size and warm list',
+        'leave --cpus, --memory, --disk and --warm away',
+      );
+    }
+  }
+  if (flags.model !== undefined && /\.gguf$/i.test(flags.model)) {
+    throw new UsageError(
+      'a daemon keeps the model server that it was started with',
+      'name one of its models, or use neurovisor run --model FILE.gguf',
+    );
+  }
+  const { timeout, idleTimeout } = flags;
+  return {
+    ...sandboxOptions(cli, flags, flags.model === undefined ? {} : { defaultModel: flags.model }),
+    metadata: parsePairs(flags.label, '--label'),
+    timeoutMs: timeout === undefined ? undefined : parseDuration(timeout),
+    onTimeout: flags.onTimeout,
+    idleTimeoutMs: idleTimeout === undefined ? undefined : parseDuration(idleTimeout),
+    // The negative flag makes commander say `true` when it is not given.
+    autoResume: flags.autoResume === false ? false : undefined,
+    snapshot,
+    boot,
+  };
+}
+
+const HOW: Readonly<Record<SandboxInfo['origin'], string>> = {
+  pool: 'taken from the pool',
+  clone: 'cloned from a template',
+  boot: 'booted',
+  snapshot: 'went on from a snapshot',
+  fork: 'forked',
+};
+
+function howItStarted({ origin, readyMs }: SandboxInfo): string {
+  return readyMs === null ? HOW[origin] : `${HOW[origin]} in ${duration(readyMs)}`;
+}

@@ -1,0 +1,142 @@
+/** `neurovisor exec` and `shell`: a program in a running sandbox, on the streams of this command. */
+import type { Guest, Process, ProcessExit, RunOptions } from '../../guest/link.ts';
+import type { ControlPlane } from '../../sandbox/control.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { parseDuration, parseEnv } from '../options.ts';
+import { sandboxId } from '../pick.ts';
+import { exitStatus, relay } from '../program-streams.ts';
+import { inRawMode, requireTerminal, terminalSize } from '../terminal.ts';
+
+export interface ExecFlags {
+  /** Python code instead of a program. */
+  readonly code?: string;
+  readonly interactive?: boolean;
+  readonly tty?: boolean;
+  readonly env: readonly string[];
+  readonly user?: string;
+  readonly cwd?: string;
+  readonly timeout?: string;
+  readonly detach?: boolean;
+}
+
+/** What `-o json` prints. */
+export interface ExecReport {
+  readonly sandbox: string;
+  readonly pid: number;
+  /** Null with `--detach`. */
+  readonly exit: ProcessExit | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** @returns the program's exit status, 124 when its time was over, 128+n when a signal ended it */
+export async function exec(
+  cli: Cli,
+  control: ControlPlane,
+  text: string,
+  argv: readonly string[],
+  flags: ExecFlags,
+): Promise<number> {
+  check(cli, argv, flags);
+  const stdin = flags.tty === true ? requireTerminal(cli, '-t') : null;
+  const options = runOptions(cli, flags);
+  const id = await sandboxId(control, text);
+  const guest = await control.guest(id);
+  const aborter = new AbortController();
+  const begin = (more: RunOptions): Promise<Process> =>
+    start(guest, argv, flags, { ...options, ...more }, aborter.signal);
+  if (flags.detach === true) {
+    const { pid } = await begin({ detached: true, stdin: false });
+    // The program lives on without its connection.
+    aborter.abort();
+    const report: ExecReport = { sandbox: id, pid, exit: null, stdout: '', stderr: '' };
+    if (cli.json) cli.printJson(report);
+    else cli.stdout.write(`${pid}\n`);
+    return 0;
+  }
+  if (stdin !== null) {
+    const pty = terminalSize(cli);
+    const env = { TERM: cli.env['TERM'] ?? 'xterm', ...options.env };
+    const process = await begin({ pty, env });
+    // A second Ctrl-C is the program's too; SIGTERM and SIGHUP end all.
+    cli.onEnd(() => aborter.abort());
+    return await onTerminal(cli, stdin, process);
+  }
+  const readsStdin = cli.stdin.isTTY !== true || flags.interactive === true;
+  const process = await begin({ stdin: readsStdin });
+  cli.onEnd(() => aborter.abort());
+  const relayed = await relay(cli, process, { stdin: readsStdin, graceMs: null });
+  const { exit, stdout, stderr } = relayed;
+  if (exit === null) throw relayed.lost;
+  if (cli.json) {
+    cli.printJson({ sandbox: id, pid: process.pid, exit, stdout, stderr } satisfies ExecReport);
+  }
+  return exitStatus(cli, exit, 'the program');
+}
+
+/** A shell as the guest's user, on this terminal. */
+export async function shell(
+  cli: Cli,
+  control: ControlPlane,
+  text: string,
+  flags: Pick<ExecFlags, 'env' | 'user' | 'cwd'>,
+): Promise<number> {
+  requireTerminal(cli, 'shell');
+  return await exec(cli, control, text, ['bash', '-l'], { ...flags, tty: true });
+}
+
+function check(cli: Cli, argv: readonly string[], flags: ExecFlags): void {
+  if (flags.code === undefined && argv.length === 0) {
+    throw new UsageError(
+      'no program was given',
+      'neurovisor exec ID -- PROGRAM ARGS, or exec ID -c CODE',
+    );
+  }
+  if (flags.tty === true && cli.json) throw new UsageError('-t and -o json exclude each other');
+  if (flags.detach === true && (flags.tty === true || flags.interactive === true)) {
+    throw new UsageError('--detach has no input: it excludes -i and -t');
+  }
+}
+
+function runOptions(cli: Cli, { env, user, cwd, timeout }: ExecFlags): RunOptions {
+  return {
+    env: parseEnv(env, cli.env),
+    ...(user === undefined ? {} : { user }),
+    ...(cwd === undefined ? {} : { cwd }),
+    ...(timeout === undefined ? {} : { timeoutMs: parseDuration(timeout) }),
+  };
+}
+
+/** @param signal ends the connection, and with it the program, unless it is detached */
+function start(
+  guest: Guest,
+  argv: readonly string[],
+  { code }: ExecFlags,
+  options: RunOptions,
+  signal: AbortSignal,
+): Promise<Process> {
+  return code === undefined
+    ? guest.exec({ ...options, argv }, signal)
+    : guest.python({ ...options, script: { code }, args: argv }, signal);
+}
+
+async function onTerminal(
+  cli: Cli,
+  stdin: ReturnType<typeof requireTerminal>,
+  process: Process,
+): Promise<number> {
+  process.stdout.pipe(cli.stdout, { end: false });
+  process.stderr.resume();
+  const handlers = {
+    onKeys: (keys: Uint8Array) => void process.stdin.write(keys),
+    onResize: process.resize.bind(process),
+  };
+  const exit = await inRawMode(cli, stdin, handlers, async (left) => {
+    return await Promise.race([left.then(() => null), process.exit]);
+  });
+  if (exit !== null) return exitStatus(cli, exit, 'the program');
+  process.kill('SIGKILL');
+  cli.stderr.write('\r\nleft; the program was ended\n');
+  return 0;
+}

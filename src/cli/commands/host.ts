@@ -1,0 +1,105 @@
+/** `neurovisor host`, `pool`, `ps`: what the daemon and its sandboxes are doing. */
+import { systemClock } from '../../base/clock.ts';
+import type { ProcessInfo } from '../../guest/link.ts';
+import type { ControlPlane, HostInfo, PoolInfo } from '../../sandbox/control.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { sandboxId } from '../pick.ts';
+import { sizeOptions } from '../sandbox-flags.ts';
+import { coarse, table } from '../table.ts';
+
+export async function host(cli: Cli, control: ControlPlane): Promise<number> {
+  const info = await control.host();
+  if (cli.json) cli.printJson(info);
+  else cli.stdout.write(`${hostTable(info, systemClock.wall())}\n`);
+  return 0;
+}
+
+/** @param now milliseconds since 1970 */
+export function hostTable(info: HostInfo, now: number): string {
+  return table(
+    ['daemon', info.version],
+    [
+      ['up for', coarse(now - info.startedAtMs)],
+      ['VMM', info.vmm],
+      ['models', info.upstream],
+      ['sandboxes', `${info.sandboxes}, ${info.paused} of them paused`],
+      ['waiting', `${info.queued} requests`],
+      ['memory free', `${info.memoryAvailableMib} MiB`],
+    ],
+  );
+}
+
+export interface PoolFlags {
+  readonly warm: readonly string[];
+  readonly cpus?: number;
+  readonly memory?: string;
+  readonly disk?: string;
+}
+
+export async function poolList(cli: Cli, control: ControlPlane): Promise<number> {
+  return show(cli, await control.pools());
+}
+
+export async function poolSet(
+  cli: Cli,
+  control: ControlPlane,
+  limits: { readonly min: number; readonly max: number },
+  flags: PoolFlags,
+): Promise<number> {
+  const { min, max } = limits;
+  if (min > max) throw new UsageError(`a pool of at least ${min} and at most ${max}`);
+  const given = Object.entries(sizeOptions(flags)).filter(([, value]) => value !== undefined);
+  const warm = flags.warm.length === 0 ? {} : { warm: flags.warm };
+  const info = await control.setPool({ min, max }, { ...Object.fromEntries(given), ...warm });
+  if (cli.json) cli.printJson(info);
+  else show(cli, [info]);
+  return 0;
+}
+
+function show(cli: Cli, list: readonly PoolInfo[]): number {
+  if (cli.json) cli.printJson(list);
+  else cli.stdout.write(`${poolTable(list)}\n`);
+  return 0;
+}
+
+/** Enough of a template's key to tell it from others. */
+const KEY_SHOWN = 12;
+
+export function poolTable(list: readonly PoolInfo[]): string {
+  const heads = ['template', 'cpus', 'memory', 'min', 'max', 'target', 'ready', 'starting'];
+  const rows = list.map((one) => [
+    one.template.slice(0, KEY_SHOWN),
+    `${one.spec.cpus}`,
+    `${one.spec.memoryMib} MiB`,
+    ...[one.min, one.max, one.target, one.ready, one.starting].map(String),
+    ...[one.hits, one.misses, one.discarded].map(String),
+    one.spec.warm.join(' '),
+  ]);
+  return table([...heads, 'hits', 'misses', 'discarded', 'warm'], rows);
+}
+
+export async function processes(cli: Cli, control: ControlPlane, text: string): Promise<number> {
+  const guest = await control.guest(await sandboxId(control, text));
+  const list = await guest.processes();
+  if (cli.json) cli.printJson(list);
+  else cli.stdout.write(`${processTable(list)}\n`);
+  return 0;
+}
+
+export function processTable(list: readonly ProcessInfo[]): string {
+  const rows = list.map((one) => [
+    `${one.pid}`,
+    one.user,
+    coarse(one.ageMs),
+    [one.detached ? 'detached' : '', one.pty ? 'terminal' : ''].filter(Boolean).join(' ') || '-',
+    printable(one.cwd),
+    printable(one.kind === 'python' ? ['python3', ...one.argv].join(' ') : one.argv.join(' ')),
+  ]);
+  return table(['pid', 'user', 'age', 'how', 'directory', 'program'], rows);
+}
+
+/** Words of a guest on a terminal of the host: nothing that could steer it. */
+function printable(text: string): string {
+  return text.replaceAll(/\p{Cc}/gu, (char) => (char === '\n' || char === '\t' ? ' ' : '?'));
+}

@@ -1,0 +1,132 @@
+/**
+ * `neurovisor run` with a sandbox of the daemon: create, run the script, remove. It starts from the
+ * daemon's pool, so that nothing has to be set up here.
+ */
+import { type Clock, sleep, systemClock } from '../../base/clock.ts';
+import { errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
+import type { SandboxEnd } from '../../sandbox/supervisor.ts';
+import { type Cli, INTERRUPT_GRACE_MS } from '../cli.ts';
+import { copyForRun } from '../copy-in.ts';
+import { UsageError } from '../failure.ts';
+import { exitStatus, type Relayed, relay } from '../program-streams.ts';
+import { pythonSpec, type RunJob, type RunReport, readsStdin, statusOfEnd } from '../run-job.ts';
+import { sandboxOptions } from '../sandbox-flags.ts';
+import type { Script } from '../script.ts';
+import { phases, timingsTable } from '../timings.ts';
+
+/** A command that is killed can't remove its sandbox: the daemon does when nobody has asked for so long. */
+export const LEASE_MS = 60_000;
+const RENEWAL_MS = LEASE_MS / 3;
+/** The daemon needs a moment to find out why a link broke. */
+const END_WAIT_MS = 3_000;
+const END_POLL_MS = 100;
+
+export async function runInDaemon(
+  cli: Cli,
+  control: ControlPlane,
+  job: RunJob,
+  clock: Clock = systemClock,
+): Promise<number> {
+  const { script, flags } = job;
+  if (script === null) throw new UsageError('nothing to run');
+  const model = flags.model === undefined ? {} : { defaultModel: flags.model };
+  const request = { ...sandboxOptions(cli, flags, model), timeoutMs: LEASE_MS };
+  const info = await control.create(request, cli.cancelled);
+  const stopRenewing = renew(control, info.id, clock);
+  let removal: Promise<void> | undefined;
+  const remove = (): Promise<void> => {
+    removal ??= removeQuietly(cli, control, info.id);
+    return removal;
+  };
+  // The first signal ends the script, the second everything; SIGTERM and SIGHUP everything at once.
+  cli.onEnd(() => void remove());
+  try {
+    return await runScript(cli, control, { info, script, job });
+  } finally {
+    stopRenewing();
+    await remove();
+  }
+}
+
+interface Started {
+  readonly info: SandboxInfo;
+  readonly script: Script;
+  readonly job: RunJob;
+}
+
+async function runScript(cli: Cli, control: ControlPlane, run: Started): Promise<number> {
+  const { info, script, job } = run;
+  const { flags } = job;
+  const guest = await control.guest(info.id);
+  for (const path of flags.copy) await copyForRun(cli, guest, path);
+  const asked = performance.now();
+  const process = await guest.python(pythonSpec(script, job.args, flags));
+  const started = performance.now();
+  const stdin = readsStdin(script);
+  const relayed = await relay(cli, process, { stdin, graceMs: INTERRUPT_GRACE_MS });
+  const ended = performance.now();
+  const { exit, stdout, stderr, firstAt: first } = relayed;
+  const end = exit === null ? await endOf(cli, control, info.id, relayed) : null;
+  if (cli.json || flags.timings === true) {
+    const usage = end === null ? await control.usage(info.id) : [];
+    const { timings, readyMs: claimMs } = info;
+    const list = phases({ timings, claimMs }, { asked, started, first, ended }, usage);
+    if (cli.json) {
+      cli.printJson({
+        ...{ sandbox: info.id, accelerator: info.accelerator, exit, end: end?.cause ?? null },
+        ...{ stdout, stderr, phases: list, usage },
+      } satisfies RunReport);
+    } else {
+      cli.stderr.write(`${timingsTable(list, (await control.host()).vmm)}\n`);
+    }
+  }
+  if (exit !== null) return exitStatus(cli, exit, 'the script');
+  return statusOfEnd(cli, end ?? { cause: 'agent-lost', detail: '' });
+}
+
+/**
+ * Why the sandbox went away under its script.
+ * @throws the client's error when it is the daemon that went away, or why the connection broke
+ */
+async function endOf(
+  cli: Cli,
+  control: ControlPlane,
+  id: string,
+  relayed: Relayed,
+): Promise<Pick<SandboxEnd, 'cause' | 'detail'>> {
+  const ourDoing = { cause: 'stopped', detail: 'interrupted' } as const;
+  for (let waitedMs = 0; ; waitedMs += END_POLL_MS) {
+    if (cli.cancelled.aborted) return ourDoing;
+    const { end } = await control.get(id);
+    if (end !== null) return end;
+    if (waitedMs >= END_WAIT_MS) throw relayed.lost;
+    await sleep(END_POLL_MS);
+  }
+}
+
+/** Puts the end of the sandbox off for as long as this command lives. Returns how to stop. */
+function renew(control: ControlPlane, id: string, clock: Clock): () => void {
+  let cancel: () => void;
+  const next = (): void => {
+    cancel = clock.after(RENEWAL_MS, () => {
+      control
+        .update(id, { timeoutMs: LEASE_MS })
+        .catch((error: unknown) => ignore(error, 'its end, or the next request, tells'));
+      next();
+    });
+  };
+  next();
+  return () => cancel();
+}
+
+async function removeQuietly(cli: Cli, control: ControlPlane, id: string): Promise<void> {
+  try {
+    await control.remove(id);
+  } catch (error) {
+    const code = errorCode(error);
+    if (code === 'gone' || code === 'not_found') ignore(error, 'it has ended by itself');
+    else cli.log.warn('the sandbox could not be removed now; it ends within a minute', { id });
+  }
+}

@@ -1,0 +1,93 @@
+/** `neurovisor run` with a sandbox of this process, which ends with it. */
+import { sleep } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { UsageRecord } from '../../bridge/bridge.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
+import type { SandboxEnd, Supervisor } from '../../sandbox/supervisor.ts';
+import { type Cli, INTERRUPT_GRACE_MS } from '../cli.ts';
+import { attachConsole } from '../console.ts';
+import { copyForRun } from '../copy-in.ts';
+import { UsageError } from '../failure.ts';
+import { modelChoice } from '../model.ts';
+import { openRuntime } from '../open.ts';
+import { exitStatus, relay } from '../program-streams.ts';
+import { pythonSpec, type RunJob, type RunReport, readsStdin, statusOfEnd } from '../run-job.ts';
+import { sandboxOptions } from '../sandbox-flags.ts';
+import type { Script } from '../script.ts';
+import { phases, timingsTable } from '../timings.ts';
+
+/** The supervisor needs half a second at most to find out why a link broke, and some to release. */
+const END_GRACE_MS = 3_000;
+
+export async function runHere(cli: Cli, job: RunJob): Promise<number> {
+  const { script, flags } = job;
+  const wantsConsole = flags.interactive === true && flags.tty === true;
+  const choice = modelChoice(flags.model);
+  const options = {
+    ...sandboxOptions(cli, flags, choice.policy),
+    console: wantsConsole ? 'interactive' : 'log',
+  } as const;
+  const usage: UsageRecord[] = [];
+  await using runtime = await openRuntime(cli, {
+    keepsProgress: true,
+    modelPath: choice.path,
+    onUsage: (record) => void usage.push(record),
+  });
+  choice.check(runtime.upstream);
+  const sandbox =
+    flags.template === false
+      ? await runtime.createSandbox(options, cli.cancelled)
+      : await runtime.cloneSandbox(options, cli.cancelled);
+  cli.progress.close();
+  // The first signal ends the script, the second everything; SIGTERM and SIGHUP everything at once.
+  cli.onEnd(() => void sandbox.stop());
+  if (wantsConsole) return await attachConsole(cli, sandbox, script);
+  if (script === null) throw new UsageError('nothing to run');
+  if (usesModel(script)) runtime.warmUpstream();
+  for (const path of flags.copy) await copyForRun(cli, sandbox.guest(), path);
+  return await runScript(cli, { runtime, sandbox, script, job, usage });
+}
+
+/** A guess that only saves time: the engine loads its model while the guest still imports. */
+function usesModel(script: Script): boolean {
+  return /openai|langchain|anthropic|ollama|litellm|llama_index/i.test(script.code);
+}
+
+interface Started {
+  readonly runtime: Runtime;
+  readonly sandbox: Supervisor;
+  readonly script: Script;
+  readonly job: RunJob;
+  readonly usage: readonly UsageRecord[];
+}
+
+async function runScript(cli: Cli, run: Started): Promise<number> {
+  const { runtime, sandbox, script, job, usage } = run;
+  const asked = performance.now();
+  const process = await sandbox.guest().python(pythonSpec(script, job.args, job.flags));
+  const started = performance.now();
+  const stdin = readsStdin(script);
+  const relayed = await relay(cli, process, { stdin, graceMs: INTERRUPT_GRACE_MS });
+  const { exit, stdout, stderr, firstAt: first } = relayed;
+  // A VM that dies takes the script with it: then its end, not the broken stream, is the news.
+  if (exit === null) ignore(relayed.lost, 'the end of the sandbox explains it');
+  const moments = { asked, started, ended: performance.now(), first };
+  const list = phases({ timings: sandbox.timings ?? null, claimMs: null }, moments, usage);
+  const end = exit === null ? await endOf(sandbox) : await sandbox.stop();
+  const { accelerator, description } = runtime.driver;
+  if (cli.json) {
+    cli.printJson({
+      ...{ sandbox: sandbox.spec.id, accelerator, exit, end: exit === null ? end.cause : null },
+      ...{ stdout, stderr, phases: list, usage },
+    } satisfies RunReport);
+  } else if (job.flags.timings === true) {
+    cli.stderr.write(`${timingsTable(list, description)}\n`);
+  }
+  return exit === null ? statusOfEnd(cli, end) : exitStatus(cli, exit, 'the script');
+}
+
+/** Why the sandbox went away under its script; ended by us if it did not. */
+async function endOf(sandbox: Supervisor): Promise<SandboxEnd> {
+  const grace = sleep(END_GRACE_MS).then(() => sandbox.stop());
+  return await Promise.race([sandbox.ended, grace]);
+}

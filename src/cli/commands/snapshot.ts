@@ -1,0 +1,89 @@
+/** `neurovisor snapshot` and `fork`: a sandbox kept, and copies of one. */
+import { systemClock } from '../../base/clock.ts';
+import type { ControlPlane, SnapshotInfo } from '../../sandbox/control.ts';
+import type { Cli } from '../cli.ts';
+import { forEach } from '../many.ts';
+import { parseDuration, parsePairs } from '../options.ts';
+import { sandboxId, snapshotId } from '../pick.ts';
+import { bytes, coarse, table } from '../table.ts';
+
+export async function snapshotCreate(
+  cli: Cli,
+  control: ControlPlane,
+  text: string,
+  flags: { readonly name?: string },
+): Promise<number> {
+  const id = await sandboxId(control, text);
+  const { name } = flags;
+  const info = await control.snapshot(id, name === undefined ? {} : { name });
+  if (cli.json) cli.printJson(info);
+  else {
+    cli.stderr.write(`${bytes(info.bytes)} on the disk\n`);
+    cli.stdout.write(`${info.id}\n`);
+  }
+  return 0;
+}
+
+export async function snapshotList(cli: Cli, control: ControlPlane): Promise<number> {
+  const list = await control.snapshots();
+  if (cli.json) cli.printJson(list);
+  else cli.stdout.write(`${snapshotTable(list, systemClock.wall())}\n`);
+  return 0;
+}
+
+/** @param now milliseconds since 1970 */
+export function snapshotTable(list: readonly SnapshotInfo[], now: number): string {
+  const rows = list.map((one) => [
+    one.id,
+    one.name ?? '-',
+    one.sandbox,
+    coarse(now - one.createdAtMs),
+    `${one.cpus}`,
+    `${one.memoryMib} MiB`,
+    bytes(one.bytes),
+    one.current ? 'yes' : 'no',
+  ]);
+  return table(['id', 'name', 'sandbox', 'age', 'cpus', 'memory', 'on disk', 'usable'], rows);
+}
+
+export async function snapshotRemove(
+  cli: Cli,
+  control: ControlPlane,
+  texts: readonly string[],
+): Promise<number> {
+  const ids = await Promise.all(texts.map((text) => snapshotId(control, text)));
+  return await forEach(cli, ids, async (id) => {
+    await control.removeSnapshot(id);
+    return {};
+  });
+}
+
+export interface ForkFlags {
+  readonly count?: number;
+  readonly timeout?: string;
+  readonly label: readonly string[];
+}
+
+/** One line per fork; @returns 1 if one failed */
+export async function fork(
+  cli: Cli,
+  control: ControlPlane,
+  text: string,
+  flags: ForkFlags,
+): Promise<number> {
+  const labels = parsePairs(flags.label, '--label');
+  const timeoutMs = flags.timeout === undefined ? undefined : parseDuration(flags.timeout);
+  const results = await control.fork(await sandboxId(control, text), {
+    count: flags.count ?? 1,
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
+    ...(flags.label.length === 0 ? {} : { metadata: labels }),
+  });
+  if (cli.json) cli.printJson(results);
+  else {
+    for (const [at, one] of results.entries()) {
+      if (one.ok) cli.stdout.write(`${one.sandbox.id}\n`);
+      else cli.stderr.write(`neurovisor: fork ${at + 1} of ${results.length}: ${one.message}\n`);
+    }
+  }
+  return results.every(({ ok }) => ok) ? 0 : 1;
+}

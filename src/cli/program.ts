@@ -1,0 +1,118 @@
+/**
+ * What all words of the command line share: how a command is run, and options that many have. Loads what
+ * commands need only when one is run, so that help comes at once.
+ */
+import { type Command, Option } from 'commander';
+import type { ControlPlane } from '../sandbox/control.ts';
+import { SandboxError } from '../sandbox/errors.ts';
+import type { Cli } from './cli.ts';
+import {
+  EXIT_NEUROVISOR_FAILED,
+  exitOfSignal,
+  failureJson,
+  failureText,
+  HANDLED_SIGNALS,
+  UsageError,
+} from './failure.ts';
+import { parseCount } from './options.ts';
+
+let json = false;
+
+export interface OutputFlags {
+  readonly output?: string;
+}
+
+/** Runs one command and sets the exit status. */
+export async function perform(
+  { output: format }: OutputFlags,
+  body: (cli: Cli) => Promise<number>,
+): Promise<void> {
+  json = format === 'json';
+  let cli: Cli | undefined;
+  for (const signal of HANDLED_SIGNALS) {
+    process.on(signal, () => {
+      if (cli === undefined) process.exit(exitOfSignal(signal));
+      cli.handleSignal(signal);
+    });
+  }
+  try {
+    const { readConfig } = await import('../config.ts');
+    const config = readConfig(process.env);
+    const { Cli } = await import('./cli.ts');
+    cli = new Cli({ streams: process, env: process.env, config, json });
+    process.exitCode = await body(cli);
+  } catch (error) {
+    cli?.progress.close();
+    fail(error, cli?.signalStatus ?? null);
+  } finally {
+    cli?.progress.close();
+    if (!process.stdin.isTTY) process.stdin.destroy();
+    else process.stdin.unref();
+  }
+}
+
+/** A command on the sandboxes of the daemon. */
+export function performThere(
+  flags: OutputFlags,
+  body: (cli: Cli, control: ControlPlane) => Promise<number>,
+): Promise<void> {
+  return perform(flags, async (cli) => {
+    const { openDaemon } = await import('./daemon.ts');
+    await using control = await openDaemon(cli);
+    return await body(cli, control);
+  });
+}
+
+function fail(error: unknown, signalStatus: number | null): void {
+  if (signalStatus !== null) {
+    process.exitCode = signalStatus;
+    return;
+  }
+  process.exitCode = isWrongWord(error) ? 2 : EXIT_NEUROVISOR_FAILED;
+  if (json) process.stdout.write(`${JSON.stringify(failureJson(error), null, 2)}\n`);
+  else process.stderr.write(`${failureText(error)}\n`);
+}
+
+/** A name of nothing is a wrong word too, whoever finds that out. */
+function isWrongWord(error: unknown): boolean {
+  return (
+    error instanceof UsageError || (error instanceof SandboxError && error.code === 'not_found')
+  );
+}
+
+export const collect = (value: string, previous: readonly string[]): string[] => [
+  ...previous,
+  value,
+];
+
+export const output = (): Option =>
+  new Option('-o, --output <format>', 'how results are printed').choices(['text', 'json']);
+
+/** `--cpus`, `--memory`, `--disk` */
+export function addSizeOptions(command: Command): Command {
+  return command
+    .option('--cpus <n>', 'virtual CPUs (default 1)', parseCount)
+    .option('--memory <size>', 'guest memory, e.g. 512M or 2G (default 512M)')
+    .option('--disk <size>', 'room for what the guest writes (default 2G)');
+}
+
+/** What `run` and `create` make a sandbox with. */
+export function addSandboxOptions(command: Command): Command {
+  return addSizeOptions(command)
+    .option('--alias <ASKED=OFFERED>', 'answer for this model name with that one', collect, [])
+    .option('--allow-model <name>', 'let the guest use only these models', collect, [])
+    .option('--warm <module>', 'import this in the fork server before the script', collect, [])
+    .option('--rate <bytes>', 'limit the channel each way, bytes per second, e.g. 5M');
+}
+
+const descriptions = new Map<Command, () => Promise<string>>();
+
+/** A description whose making loads much: only when this command was named. */
+export function describeLater(command: Command, description: () => Promise<string>): void {
+  descriptions.set(command, description);
+}
+
+export async function describe(command: Command): Promise<void> {
+  const description = descriptions.get(command);
+  if (description !== undefined) command.description(await description());
+}

@@ -1,0 +1,76 @@
+/** What `run` is to do and what it tells, whoever has the sandbox: this process or the daemon. */
+import type { UsageRecord } from '../bridge/bridge.ts';
+import type { ProcessExit, PythonSpec } from '../guest/link.ts';
+import type { SandboxEnd } from '../sandbox/supervisor.ts';
+import type { Cli } from './cli.ts';
+import { EXIT_NEUROVISOR_FAILED } from './failure.ts';
+import { parseDuration } from './options.ts';
+import type { SandboxFlags } from './sandbox-flags.ts';
+import type { Script } from './script.ts';
+import type { Phase } from './timings.ts';
+
+export interface RunFlags extends SandboxFlags {
+  readonly code?: string;
+  readonly interactive?: boolean;
+  readonly tty?: boolean;
+  readonly copy: readonly string[];
+  readonly timeout?: string;
+  readonly model?: string;
+  readonly user?: string;
+  readonly timings?: boolean;
+  /** False with `--no-template`. */
+  readonly template?: boolean;
+  /** True with `--daemon`, false with `--no-daemon`. */
+  readonly daemon?: boolean;
+}
+
+/** What is to run, wherever. */
+export interface RunJob {
+  /** Null: only with a console. */
+  readonly script: Script | null;
+  readonly args: readonly string[];
+  readonly flags: RunFlags;
+}
+
+/** What `-o json` prints when the script has ended. */
+export interface RunReport {
+  readonly sandbox: string;
+  readonly accelerator: string;
+  readonly exit: ProcessExit | null;
+  readonly end: SandboxEnd['cause'] | null;
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly phases: readonly Phase[];
+  readonly usage: readonly UsageRecord[];
+}
+
+/** What the guest is asked for. */
+export function pythonSpec(script: Script, args: readonly string[], flags: RunFlags): PythonSpec {
+  const { code, filename } = script;
+  return {
+    script: filename === '<string>' ? { code } : { code, name: filename },
+    args,
+    stdin: readsStdin(script),
+    ...(flags.timeout === undefined ? {} : { timeoutMs: parseDuration(flags.timeout) }),
+    ...(flags.user === undefined ? {} : { user: flags.user }),
+  };
+}
+
+/** Standard input is the script's, unless the script came by it. */
+export function readsStdin(script: Script): boolean {
+  return script.filename !== '<stdin>';
+}
+
+/** The exit status when the sandbox went away under its script. */
+export function statusOfEnd(cli: Cli, end: Pick<SandboxEnd, 'cause' | 'detail'>): number {
+  if (cli.signalStatus !== null) return cli.signalStatus;
+  // `reboot` or `poweroff` in the guest is a proper end.
+  if (end.cause === 'guest-shutdown') return 0;
+  if (!cli.json) {
+    const detail = end.detail && `: ${end.detail}`;
+    cli.stderr.write(
+      `neurovisor: the sandbox ended before the script did: ${end.cause}${detail}\n`,
+    );
+  }
+  return EXIT_NEUROVISOR_FAILED;
+}

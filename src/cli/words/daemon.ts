@@ -1,0 +1,69 @@
+/** The words for the daemon itself: `host`, `pool`. */
+import type { Command } from 'commander';
+import type { PoolFlags } from '../commands/host.ts';
+import { parseCount } from '../options.ts';
+import { addSizeOptions, collect, type OutputFlags, output, performThere } from '../program.ts';
+
+const load = () => import('../commands/host.ts');
+
+export function addDaemon(program: Command): void {
+  program
+    .command('host')
+    .summary('tell what the daemon is doing')
+    .description(
+      'Tells which VMM and models the daemon uses, how many sandboxes it has, what is free.',
+    )
+    .addOption(output())
+    .addHelpText(
+      'after',
+      `
+The daemon is the one of this home (NEUROVISOR_HOME), or that at NEUROVISOR_URL with NEUROVISOR_API_KEY.
+
+Example:
+  neurovisor host -o json
+`,
+    )
+    .action((flags: OutputFlags) =>
+      performThere(flags, async (cli, control) => (await load()).host(cli, control)),
+    );
+
+  const pool = program
+    .command('pool')
+    .summary('sandboxes that wait to be taken')
+    .description(
+      'The pool keeps sandboxes ready, so that `create` and `run` get one in milliseconds. How many wait\n' +
+        'is between a minimum and a maximum, by demand.',
+    )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor pool
+  neurovisor pool set 2 8
+  neurovisor pool set 1 4 --memory 1G --warm numpy
+  neurovisor pool set 0 0
+`,
+    );
+  pool
+    .command('ls', { isDefault: true })
+    .summary('list the pools')
+    .description('Lists the pools, one per template, with what they have served.')
+    .addOption(output())
+    .action((flags: OutputFlags) =>
+      performThere(flags, async (cli, control) => (await load()).poolList(cli, control)),
+    );
+  const set = pool
+    .command('set')
+    .summary('say how many wait')
+    .description('Sets the limits of the pool of one template, which is built if need be.')
+    .argument('<min>', 'so many wait whatever the demand', parseCount)
+    .argument('<max>', 'more never wait', parseCount);
+  addSizeOptions(set)
+    .option('--warm <module>', 'imported instead of the default list', collect, [])
+    .addOption(output())
+    .action((min: number, max: number, flags: PoolFlags & OutputFlags) =>
+      performThere(flags, async (cli, control) =>
+        (await load()).poolSet(cli, control, { min, max }, flags),
+      ),
+    );
+}

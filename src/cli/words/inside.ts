@@ -1,0 +1,124 @@
+/** The words for what happens in a sandbox: `exec`, `shell`, `cp`, `ps`. */
+import type { Command } from 'commander';
+import type { CopyFlags } from '../commands/cp.ts';
+import type { ExecFlags } from '../commands/exec.ts';
+import { collect, type OutputFlags, output, performThere } from '../program.ts';
+
+const programs = () => import('../commands/exec.ts');
+
+export function addInside(program: Command): void {
+  addExec(program);
+  addShell(program);
+  addCopy(program);
+  addProcesses(program);
+}
+
+const ENV = ['-e, --env <NAME=VALUE>', 'variable for it (NAME alone: as it is here)'] as const;
+const USER = ['--user <name>', 'guest user: user or root (default user)'] as const;
+
+function addExec(program: Command): void {
+  program
+    .command('exec')
+    .summary('run a program in a sandbox')
+    .description(
+      'Runs a program, or Python code, in a sandbox. Its output and exit status are those of this command\n' +
+        '(124: time limit, 125: NeuroVisor failed). Standard input goes to it unless that is a terminal.\n' +
+        'Ctrl-C goes to the program; a second one ends it.',
+    )
+    .argument('<id>', 'the sandbox')
+    .argument('[program...]', 'program and arguments; write them after --')
+    .option('-c, --code <code>', 'Python code, in a fork of the warmed interpreter')
+    .option('-i, --interactive', 'pass a terminal on as standard input too')
+    .option('-t, --tty', 'run it on a terminal like this one (Ctrl-] q leaves)')
+    .option(...ENV, collect, [])
+    .option(...USER)
+    .option('--cwd <dir>', "where it starts (default: the user's home)")
+    .option('--timeout <time>', 'end it after this long, e.g. 90s or 5m')
+    .option('--detach', 'let it run, and print its pid')
+    .addOption(output())
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor exec 7ds14n1k -- ls -l
+  neurovisor exec 7ds14n1k -c 'import sys; print(sys.argv[1:])' -- a b
+  echo 'hello' | neurovisor exec 7ds14n1k -- tr a-z A-Z
+  neurovisor exec -it 7ds14n1k -- python3
+  neurovisor exec --detach 7ds14n1k -- python3 -m http.server 8000
+`,
+    )
+    .action((id: string, argv: string[], flags: ExecFlags & OutputFlags) =>
+      performThere(flags, async (cli, control) =>
+        (await programs()).exec(cli, control, id, argv, flags),
+      ),
+    );
+}
+
+function addShell(program: Command): void {
+  program
+    .command('shell')
+    .summary('open a shell in a sandbox')
+    .description("Opens bash as the guest's user on this terminal. `exit` or Ctrl-] q leaves.")
+    .argument('<id>', 'the sandbox')
+    .option(...ENV, collect, [])
+    .option(...USER)
+    .option('--cwd <dir>', "where it starts (default: the user's home)")
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor shell 7ds14n1k
+  neurovisor shell --user root 7ds14n1k
+`,
+    )
+    .action((id: string, flags: ExecFlags) =>
+      performThere({}, async (cli, control) => (await programs()).shell(cli, control, id, flags)),
+    );
+}
+
+function addCopy(program: Command): void {
+  program
+    .command('cp')
+    .summary('copy files to or from a sandbox')
+    .description(
+      'Copies files and directories to or from a sandbox, with modes and symbolic links.\n' +
+        'Into TARGET if that is a directory, else under that name; SOURCE/. is what is in a directory.\n' +
+        'A path in a sandbox is ID:PATH, from the home of its user; - is standard input or output.',
+    )
+    .argument('<source>')
+    .argument('<target>')
+    .option('--user <name>', 'with whose rights: user or root (default user)')
+    .addOption(output())
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor cp data.csv 7ds14n1k:
+  neurovisor cp project/. 7ds14n1k:/home/user/project
+  neurovisor cp 7ds14n1k:results .
+  neurovisor cp 7ds14n1k:log.txt - | tail
+`,
+    )
+    .action((source: string, target: string, flags: CopyFlags & OutputFlags) =>
+      performThere(flags, async (cli, control) => {
+        const { cp } = await import('../commands/cp.ts');
+        return await cp(cli, control, [source, target], flags);
+      }),
+    );
+}
+
+function addProcesses(program: Command): void {
+  program
+    .command('ps')
+    .summary('list the programs of a sandbox')
+    .description('Lists the programs that were started in a sandbox from outside and still run.')
+    .argument('<id>', 'the sandbox')
+    .addOption(output())
+    .addHelpText('after', '\nExample:\n  neurovisor ps 7ds14n1k\n')
+    .action((id: string, flags: OutputFlags) =>
+      performThere(flags, async (cli, control) => {
+        const { processes } = await import('../commands/host.ts');
+        return await processes(cli, control, id);
+      }),
+    );
+}

@@ -1,0 +1,235 @@
+/** `exec` and `run` with a daemon, in this process, on real guest agents. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { exec } from '../../src/cli/commands/exec.ts';
+import { runInDaemon } from '../../src/cli/commands/run-daemon.ts';
+import type { RunFlags } from '../../src/cli/run-job.ts';
+import { FakeControlPlane } from '../support/fake-control-plane.ts';
+import { testCli } from '../support/test-cli.ts';
+
+const NO_FLAGS = { env: [] };
+const usage = expect.objectContaining({ code: 'usage' });
+
+describe('exec', () => {
+  let control: FakeControlPlane;
+  let id: string;
+
+  beforeAll(async () => {
+    control = new FakeControlPlane();
+    ({ id } = await control.create({ env: { COLOUR: 'green' } }));
+  });
+  afterAll(async () => {
+    await control[Symbol.asyncDispose]();
+  });
+
+  it('streams, environment and exit status are the program’s', async () => {
+    const { cli, stdout, stderr } = testCli({ stdin: '' });
+    const script = 'echo "$COLOUR $SHAPE"; echo oops >&2; exit 7';
+    const flags = { env: ['SHAPE=round'] };
+    expect(await exec(cli, control, id.slice(0, 8), ['sh', '-c', script], flags)).toBe(7);
+    expect([stdout(), stderr()]).toEqual(['green round\n', 'oops\n']);
+  });
+
+  it('-c: Python with arguments; a signal gives 128+n', async () => {
+    const { cli, stdout } = testCli({ stdin: '' });
+    const code = 'import sys; print(sys.argv[1:])';
+    expect(await exec(cli, control, id, ['a b', '-x'], { ...NO_FLAGS, code })).toBe(0);
+    expect(stdout()).toBe("['a b', '-x']\n");
+    const kill = ['sh', '-c', 'kill -TERM $$'];
+    expect(await exec(testCli({ stdin: '' }).cli, control, id, kill, NO_FLAGS)).toBe(143);
+  });
+
+  it('standard input goes to the program, its end too', async () => {
+    const { cli, stdout } = testCli({ stdin: 'hello\nworld\n' });
+    expect(await exec(cli, control, id, ['tr', 'a-z', 'A-Z'], NO_FLAGS)).toBe(0);
+    expect(stdout()).toBe('HELLO\nWORLD\n');
+  });
+
+  it('--cwd, --timeout', async () => {
+    const dir = await control.dirOf(id);
+    const { cli, stdout } = testCli({ stdin: '' });
+    await exec(cli, control, id, ['pwd'], { ...NO_FLAGS, cwd: dir });
+    expect(stdout()).toBe(`${dir}\n`);
+    const slow = testCli({ stdin: '' });
+    const flags = { ...NO_FLAGS, timeout: '200ms' };
+    expect(await exec(slow.cli, control, id, ['sleep', '600'], flags)).toBe(124);
+    expect(slow.stderr()).toContain('reached its time limit');
+  });
+
+  it('-o json: one object with output and exit', async () => {
+    const { cli, stdout } = testCli({ stdin: '', json: true });
+    expect(await exec(cli, control, id, ['sh', '-c', 'echo x; exit 3'], NO_FLAGS)).toBe(3);
+    expect(JSON.parse(stdout())).toMatchObject({
+      sandbox: id,
+      pid: expect.any(Number),
+      exit: { exitCode: 3 },
+      stdout: 'x\n',
+      stderr: '',
+    });
+  });
+
+  it('Ctrl-C goes to the program, which may go on; the second one ends it', async () => {
+    const { cli, seen, stdout } = testCli();
+    const script = 'trap "echo caught" INT; echo started; while :; do sleep 0.05; done';
+    const running = exec(cli, control, id, ['sh', '-c', script], NO_FLAGS);
+    await seen('started');
+    cli.handleSignal('SIGINT');
+    await seen('caught');
+    cli.handleSignal('SIGINT');
+    await expect(running).rejects.toMatchObject({ code: 'cancelled' });
+    expect(cli.signalStatus).toBe(130);
+    expect(stdout()).toBe('started\ncaught\n');
+    const guest = await control.guest(id);
+    await expect
+      .poll(async () => (await guest.processes()).filter(({ argv }) => argv.includes(script)))
+      .toEqual([]);
+  });
+
+  it('--detach: prints the pid; the program lives on', async () => {
+    const { cli, stdout } = testCli();
+    const flags = { ...NO_FLAGS, detach: true };
+    expect(await exec(cli, control, id, ['sleep', '600'], flags)).toBe(0);
+    const pid = Number(stdout());
+    const guest = await control.guest(id);
+    const found = (await guest.processes()).find((one) => one.pid === pid);
+    expect(found).toMatchObject({ argv: ['sleep', '600'], detached: true });
+    await guest.signal(pid, 'SIGKILL');
+  });
+
+  it.each([
+    ['no program', [], NO_FLAGS],
+    ['a terminal that is none', ['true'], { ...NO_FLAGS, tty: true }],
+    ['a detached program with input', ['true'], { ...NO_FLAGS, detach: true, interactive: true }],
+    ['a bad time', ['true'], { ...NO_FLAGS, timeout: 'soon' }],
+  ])('%s is refused before anything runs', async (_what, argv, flags) => {
+    await expect(exec(testCli().cli, control, id, argv, flags)).rejects.toThrow(usage);
+  });
+
+  it('an id that is nobody’s', async () => {
+    const { cli } = testCli({ stdin: '' });
+    await expect(exec(cli, control, 'zzz', ['true'], NO_FLAGS)).rejects.toThrow(usage);
+    await expect(exec(cli, control, 'z'.repeat(20), ['true'], NO_FLAGS)).rejects.toMatchObject({
+      code: 'not_found',
+    });
+  });
+
+  it('a program that is not there', async () => {
+    const { cli } = testCli({ stdin: '' });
+    await expect(exec(cli, control, id, ['no-such-program'], NO_FLAGS)).rejects.toMatchObject({
+      code: 'not_found',
+    });
+  });
+});
+
+describe('run with a daemon', () => {
+  const flags: RunFlags = { env: [], copy: [], warm: [], alias: [], allowModel: [] };
+  const job = (code: string, more: Partial<RunFlags> = {}, args: string[] = []) => ({
+    ...{ script: { code, filename: '<string>' }, args },
+    flags: { ...flags, ...more },
+  });
+
+  it('output, arguments, environment and exit status are the script’s; the sandbox goes', async () => {
+    await using control = new FakeControlPlane();
+    const { cli, stdout, stderr } = testCli({ stdin: 'typed', env: { HERE: 'value' } });
+    const code = `
+import os, sys
+print('out', sys.argv[1:], os.environ['HERE'], sys.stdin.read())
+print('err', file=sys.stderr)
+sys.exit(7)
+`;
+    expect(await runInDaemon(cli, control, job(code, { env: ['HERE'] }, ['--flag', 'x y']))).toBe(
+      7,
+    );
+    expect([stdout(), stderr()]).toEqual(["out ['--flag', 'x y'] value typed\n", 'err\n']);
+    expect(await control.list()).toEqual([]);
+  });
+
+  it('-o json: the same object as without a daemon', async () => {
+    await using control = new FakeControlPlane();
+    const { cli, stdout } = testCli({ stdin: '', json: true });
+    expect(await runInDaemon(cli, control, job('print("x"); raise SystemExit(3)'))).toBe(3);
+    const report = JSON.parse(stdout());
+    expect(Object.keys(report)).toEqual([
+      ...['sandbox', 'accelerator', 'exit', 'end', 'stdout', 'stderr', 'phases', 'usage'],
+    ]);
+    expect(report).toMatchObject({ exit: { exitCode: 3 }, end: null, stdout: 'x\n', usage: [] });
+    const names = report.phases.map((phase: { name: string }) => phase.name);
+    expect(names).toEqual(['claim', 'script start', 'first output', 'script']);
+  });
+
+  it('--timings: a table on stderr', async () => {
+    await using control = new FakeControlPlane();
+    const { cli, stderr } = testCli({ stdin: '' });
+    await runInDaemon(cli, control, job('print(1)', { timings: true }));
+    expect(stderr()).toMatch(/^claim +6 ms/m);
+    expect(stderr()).toContain('on none (agents as processes)');
+  });
+
+  it('Ctrl-C: the script may end by itself; SIGTERM ends all at once', async () => {
+    await using control = new FakeControlPlane();
+    const code = `
+import time
+print('started', flush=True)
+try:
+    time.sleep(600)
+except KeyboardInterrupt:
+    raise SystemExit(130)
+`;
+    const first = testCli();
+    const running = runInDaemon(first.cli, control, job(code));
+    await first.seen('started');
+    first.cli.handleSignal('SIGINT');
+    expect(await running).toBe(130);
+
+    const second = testCli();
+    const ended = runInDaemon(second.cli, control, job(code));
+    await second.seen('started');
+    second.cli.handleSignal('SIGTERM');
+    expect(await ended).toBe(143);
+    expect(await control.list()).toEqual([]);
+  });
+
+  it('a sandbox that ends under its script: its cause, and 125', async () => {
+    await using control = new FakeControlPlane();
+    const { cli, seen, stderr } = testCli();
+    const running = runInDaemon(cli, control, job('print(1, flush=True)\nwhile True: pass'));
+    await seen('1');
+    const [sandbox] = await control.list();
+    await control.remove(sandbox?.id ?? '');
+    expect(await running).toBe(125);
+    expect(stderr()).toContain('the sandbox ended before the script did: stopped');
+  });
+
+  it('a daemon that goes away under its script: its error', async () => {
+    const gone = new Error('the daemon is gone');
+    let isGone = false;
+    await using control = new FakeControlPlane({
+      before: (method) => {
+        if (isGone && method !== 'list') throw gone;
+      },
+    });
+    const { cli, seen, stderr } = testCli();
+    const running = runInDaemon(cli, control, job('print(1, flush=True)\nwhile True: pass'));
+    await seen('1');
+    const [sandbox] = await control.list();
+    const { id = '' } = sandbox ?? {};
+    const { pid } = (await (await control.guest(id)).processes())[0] ?? {};
+    isGone = true;
+    process.kill(await agentOf(pid ?? 0), 'SIGKILL');
+    await expect(running).rejects.toBe(gone);
+    expect(stderr()).toContain('ends within a minute');
+    isGone = false;
+  });
+});
+
+/** The agent that a program of it runs under. */
+async function agentOf(pid: number): Promise<number> {
+  const { readFile } = await import('node:fs/promises');
+  const parentOf = async (child: number): Promise<number> =>
+    Number(/^PPid:\s*(\d+)$/m.exec(await readFile(`/proc/${child}/status`, 'utf8'))?.[1]);
+  let current = pid;
+  for (;;) {
+    const parent = await parentOf(current);
+    if (parent === process.pid || parent <= 1) return current;
+    current = parent;
+  }
+}

@@ -1,0 +1,52 @@
+/** A `Cli` whose streams are in memory, for commands that run in the test's own process. */
+import { PassThrough } from 'node:stream';
+import { Cli, type CliStreams } from '../../src/cli/cli.ts';
+import { readConfig } from '../../src/config.ts';
+
+export interface TestCli {
+  readonly cli: Cli;
+  readonly stdin: PassThrough;
+  stdout(): string;
+  stderr(): string;
+  /** Resolves when stdout contains the text. */
+  seen(text: string): Promise<void>;
+}
+
+export function testCli(
+  options: { json?: boolean; stdin?: string; env?: Record<string, string> } = {},
+): TestCli {
+  const { json = false, env = {} } = options;
+  const stdin = new PassThrough();
+  if (options.stdin !== undefined) stdin.end(options.stdin);
+  const out = collected();
+  const err = collected();
+  const streams = {
+    stdin: stdin as unknown as CliStreams['stdin'],
+    // What these lack of a terminal's streams (size, colours) is optional to every command.
+    stdout: out.stream as unknown as NodeJS.WriteStream,
+    stderr: err.stream as unknown as NodeJS.WriteStream,
+  };
+  const cli = new Cli({ streams, env, config: readConfig(env), json });
+  return { cli, stdin, stdout: out.text, stderr: err.text, seen: out.seen };
+}
+
+function collected() {
+  const stream = new PassThrough();
+  let text = '';
+  const watchers = new Set<() => void>();
+  stream.setEncoding('utf8').on('data', (chunk: string) => {
+    text += chunk;
+    for (const watcher of watchers) watcher();
+  });
+  const seen = (wanted: string): Promise<void> =>
+    new Promise((resolve) => {
+      const watcher = (): void => {
+        if (!text.includes(wanted)) return;
+        watchers.delete(watcher);
+        resolve();
+      };
+      watchers.add(watcher);
+      watcher();
+    });
+  return { stream, text: () => text, seen };
+}
