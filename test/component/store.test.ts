@@ -24,10 +24,9 @@ import {
   onDisk,
   pauseSandbox,
   takeSnapshot,
-  temporaryDir,
-  temporaryStore,
   writeSnapshot,
-} from '../support/store.ts';
+} from '../support/snapshots.ts';
+import { temporaryDir, temporaryStore } from '../support/store.ts';
 
 describe('openStore', () => {
   it('everything in it is for its user alone', async () => {
