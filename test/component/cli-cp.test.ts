@@ -1,0 +1,249 @@
+/** `cp` both ways on a real guest agent, and from a guest that lies about its files. */
+import {
+  chmod,
+  lstat,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  readlink,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { cp } from '../../src/cli/commands/cp.ts';
+import { copyOut } from '../../src/cli/copy-out.ts';
+import type { FileEntry, Guest } from '../../src/guest/link.ts';
+import { FakeControlPlane } from '../support/fake-control-plane.ts';
+import { testCli } from '../support/test-cli.ts';
+
+let here: string;
+
+beforeEach(async () => {
+  here = await mkdtemp(join(tmpdir(), 'nv-cp-'));
+});
+afterEach(async () => {
+  await rm(here, { recursive: true });
+});
+
+/** Files with modes, an empty directory, a closed one, and links of all kinds. */
+async function makeTree(dir: string): Promise<void> {
+  await mkdir(join(dir, 'sub/empty'), { recursive: true });
+  await writeFile(join(dir, 'script.sh'), '#!/bin/sh\n', { mode: 0o755 });
+  await writeFile(join(dir, 'sub/secret'), Buffer.from([0, 255, 10]), { mode: 0o600 });
+  await writeFile(join(dir, 'sub/ümläut file'), 'text');
+  await writeFile(join(dir, 'empty'), '');
+  await symlink('sub/secret', join(dir, 'link'));
+  await symlink('/etc/passwd', join(dir, 'sub/absolute'));
+  await symlink('nowhere', join(dir, 'broken'));
+  await symlink('sub', join(dir, 'to-directory'));
+  await chmod(join(dir, 'sub'), 0o500);
+}
+
+/** Name → what it is, with mode and content; for comparing. */
+async function treeOf(dir: string): Promise<Record<string, string>> {
+  const tree: Record<string, string> = {};
+  for (const name of await readdir(dir, { recursive: true })) {
+    const path = join(dir, name);
+    const info = await lstat(path);
+    const mode = (info.mode & 0o777).toString(8);
+    if (info.isSymbolicLink()) tree[name] = `-> ${await readlink(path)}`;
+    else if (info.isDirectory()) tree[name] = `directory ${mode}`;
+    else tree[name] = `${mode} ${(await readFile(path)).toString('hex')}`;
+  }
+  return tree;
+}
+
+describe('cp', () => {
+  let control: FakeControlPlane;
+  let id: string;
+  let there: string;
+
+  beforeAll(async () => {
+    control = new FakeControlPlane();
+    ({ id } = await control.create({}));
+  });
+  afterAll(async () => {
+    await control[Symbol.asyncDispose]();
+  });
+  beforeEach(async () => {
+    there = join(await control.dirOf(id), 'cp');
+    await mkdir(there);
+  });
+  afterEach(async () => {
+    await rm(there, { recursive: true });
+  });
+
+  const copy = async (from: string, to: string, options: { stdin?: string } = {}) => {
+    const test = testCli(options);
+    expect(await cp(test.cli, control, [from, to], {})).toBe(0);
+    return test;
+  };
+
+  it('a directory in and out again: modes, links and names are kept', async () => {
+    const original = join(here, 'tree');
+    await mkdir(original);
+    await makeTree(original);
+    await copy(original, `${id}:${there}`);
+    expect(await treeOf(join(there, 'tree'))).toEqual(await treeOf(original));
+    await mkdir(join(here, 'back'));
+    await copy(`${id}:${there}/tree`, join(here, 'back'));
+    expect(await treeOf(join(here, 'back/tree'))).toEqual(await treeOf(original));
+    // And over what is there already.
+    await copy(`${id}:${there}/tree`, join(here, 'back'));
+    expect(await treeOf(join(here, 'back/tree'))).toEqual(await treeOf(original));
+    await copy(original, `${id}:${there}`);
+    expect(await treeOf(join(there, 'tree'))).toEqual(await treeOf(original));
+  });
+
+  it('SOURCE/. is what is in a directory, both ways', async () => {
+    await mkdir(join(here, 'source'));
+    await writeFile(join(here, 'source/a'), '1');
+    await copy(`${here}/source/.`, `${id}:${there}`);
+    expect(await readdir(there)).toEqual(['a']);
+    await mkdir(join(here, 'target'));
+    await copy(`${id}:${there}/.`, join(here, 'target'));
+    expect(await readdir(join(here, 'target'))).toEqual(['a']);
+  });
+
+  it('a file: into a directory, under a new name, over an old one', async () => {
+    await writeFile(join(here, 'a.txt'), 'first', { mode: 0o640 });
+    await copy(join(here, 'a.txt'), `${id.slice(0, 6)}:${there}`);
+    await copy(join(here, 'a.txt'), `${id}:${there}/b.txt`);
+    expect(await treeOf(there)).toEqual({
+      'a.txt': `640 ${Buffer.from('first').toString('hex')}`,
+      'b.txt': `640 ${Buffer.from('first').toString('hex')}`,
+    });
+    await writeFile(join(there, 'a.txt'), 'second');
+    await copy(`${id}:${there}/a.txt`, join(here, 'a.txt'));
+    expect(await readFile(join(here, 'a.txt'), 'utf8')).toBe('second');
+    await copy(`${id}:${there}/b.txt`, join(here, 'new/'));
+    expect(await readdir(join(here, 'new'))).toEqual(['b.txt']);
+  });
+
+  it('-: from standard input and to standard output', async () => {
+    await copy('-', `${id}:${there}/typed`, { stdin: 'typed text' });
+    expect(await readFile(join(there, 'typed'), 'utf8')).toBe('typed text');
+    expect((await copy(`${id}:${there}/typed`, '-')).stdout()).toBe('typed text');
+  });
+
+  it('a file that claims no size is copied whole', async () => {
+    await copy(`${id}:/proc/self/status`, join(here, 'status'));
+    expect(await readFile(join(here, 'status'), 'utf8')).toContain('Pid:');
+  });
+
+  it('big ones show how far they are, and nothing half-made is left when they fail', async () => {
+    await writeFile(join(here, 'big'), Buffer.alloc(9 * 1024 * 1024, 7));
+    const { stderr } = await copy(join(here, 'big'), `${id}:${there}/big`);
+    expect(stderr()).toContain('Copy ');
+    expect((await stat(join(there, 'big'))).size).toBe(9 * 1024 * 1024);
+    const { cli } = testCli();
+    cli.handleSignal('SIGTERM');
+    await expect(cp(cli, control, [`${id}:${there}/big`, join(here, 'out')], {})).rejects.toThrow();
+    expect(await readdir(here)).toEqual(['big']);
+  });
+
+  it.each([
+    ['two paths here', 'a', 'b'],
+    ['two sandboxes', 'aaa:x', 'bbb:y'],
+    ['a path that is not there', './no-such', 'ID:x'],
+    ['an empty path', '', 'ID:x'],
+    ['a socket or device', '/dev/null', 'ID:x'],
+  ])('%s is refused', async (_what, from, to) => {
+    const { cli } = testCli();
+    await expect(cp(cli, control, [from, to.replace('ID', id)], {})).rejects.toMatchObject({
+      code: 'usage',
+    });
+  });
+
+  it('a path that the guest has not', async () => {
+    const { cli } = testCli();
+    await expect(
+      cp(cli, control, [`${id}:${there}/none`, join(here, 'x')], {}),
+    ).rejects.toMatchObject({ code: 'not_found' });
+    expect(await readdir(here)).toEqual([]);
+  });
+});
+
+describe('cp from a hostile guest', () => {
+  const entry = (name: string, more: Partial<FileEntry> = {}): FileEntry => ({
+    ...{ name, path: `/src/${name}`, type: 'file', bytes: 4, mode: 0o644 },
+    ...{ owner: 'user', group: 'user', modifiedMs: 0, symlinkTarget: null, ...more },
+  });
+  const directory = (name: string): FileEntry => entry(name, { type: 'directory', mode: 0o755 });
+
+  /** `lists`: what the guest says is in each of its directories. */
+  const guestWith = (root: FileEntry, lists: Record<string, FileEntry[]>): Guest => {
+    const files = {
+      stat: async () => root,
+      list: async (path: string) => lists[path] ?? [],
+      read: async () => Readable.from([Buffer.from('evil')]),
+    };
+    return { files } as unknown as Guest;
+  };
+
+  const out = async (guest: Guest, target: string): Promise<void> => {
+    await copyOut(testCli().cli, guest, '/src', target, {});
+  };
+
+  it.each(['../escape', '..', '.', '', '/etc/escape', 'a/b', 'nul\0', 'bad\udc80'])(
+    'a file named %j is refused and nothing is written',
+    async (name) => {
+      const guest = guestWith(directory('src'), { '/src': [entry('fine'), entry(name)] });
+      await mkdir(join(here, 'in'));
+      await expect(out(guest, join(here, 'in'))).rejects.toMatchObject({ code: 'hostile_name' });
+      expect(await treeOf(here)).toEqual({ in: 'directory 755' });
+    },
+  );
+
+  it('a root whose path ends in .. is refused', async () => {
+    await mkdir(join(here, 'in'));
+    const guest = guestWith(entry('x', { path: '/src/..' }), {});
+    await expect(out(guest, join(here, 'in'))).rejects.toMatchObject({ code: 'hostile_name' });
+    expect(await readdir(here)).toEqual(['in']);
+  });
+
+  it('one name as a link and as a directory: nothing goes through the link', async () => {
+    await mkdir(join(here, 'outside'));
+    const link = entry('a', { type: 'symlink', symlinkTarget: join(here, 'outside') });
+    const guest = guestWith(directory('src'), {
+      '/src': [link, directory('a')],
+      '/src/a': [entry('evil')],
+    });
+    await expect(out(guest, join(here, 'in'))).rejects.toMatchObject({ code: 'hostile_name' });
+    expect(await readdir(join(here, 'outside'))).toEqual([]);
+  });
+
+  it('a link left by one copy is no way out for the next', async () => {
+    await mkdir(join(here, 'outside'));
+    await mkdir(join(here, 'in'));
+    await writeFile(join(here, 'outside/kept'), 'mine');
+    const links = [
+      entry('a', { type: 'symlink', symlinkTarget: join(here, 'outside') }),
+      entry('b', { type: 'symlink', symlinkTarget: join(here, 'outside/kept') }),
+    ];
+    await out(guestWith(directory('src'), { '/src': links }), join(here, 'in'));
+    const second = guestWith(directory('src'), {
+      '/src': [directory('a'), entry('b')],
+      '/src/a': [entry('evil')],
+    });
+    await expect(out(second, join(here, 'in'))).rejects.toMatchObject({ code: 'in_the_way' });
+    // A file takes the link's place instead of following it.
+    await out(guestWith(directory('src'), { '/src': [entry('b')] }), join(here, 'in'));
+    expect(await readFile(join(here, 'in/src/b'), 'utf8')).toBe('evil');
+    expect(await treeOf(join(here, 'outside'))).toEqual({
+      kept: expect.stringContaining(Buffer.from('mine').toString('hex')),
+    });
+  });
+
+  it('bits above the permissions are not taken over', async () => {
+    const guest = guestWith(entry('src', { mode: 0o6777 }), {});
+    await out(guest, join(here, 'file'));
+    expect(((await stat(join(here, 'file'))).mode & 0o7777).toString(8)).toBe('777');
+  });
+});

@@ -1,0 +1,292 @@
+/** The commands on sandboxes as a whole, in this process: what they do and what they print. */
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { type CreateFlags, create } from '../../src/cli/commands/create.ts';
+import { host, poolList, poolSet, processes } from '../../src/cli/commands/host.ts';
+import { list, pause, remove, resume } from '../../src/cli/commands/sandboxes.ts';
+import {
+  fork,
+  snapshotCreate,
+  snapshotList,
+  snapshotRemove,
+} from '../../src/cli/commands/snapshot.ts';
+import type { CreateRequest } from '../../src/sandbox/control.ts';
+import { SandboxError } from '../../src/sandbox/errors.ts';
+import { FakeControlPlane } from '../support/fake-control-plane.ts';
+import { testCli } from '../support/test-cli.ts';
+
+const NO_FLAGS: CreateFlags = { env: [], warm: [], alias: [], allowModel: [], label: [] };
+const usage = expect.objectContaining({ code: 'usage' });
+
+let control: FakeControlPlane;
+let asked: CreateRequest[];
+
+beforeEach(() => {
+  asked = [];
+  control = new FakeControlPlane({ beforeCreate: (request) => void asked.push(request) });
+});
+afterEach(async () => {
+  await control[Symbol.asyncDispose]();
+});
+
+const newId = async (request: CreateRequest = {}) => (await control.create(request)).id;
+
+describe('create', () => {
+  it('prints the id alone on stdout, how it started on stderr', async () => {
+    const { cli, stdout, stderr } = testCli();
+    expect(await create(cli, control, NO_FLAGS)).toBe(0);
+    expect(stdout()).toMatch(/^[a-z0-9]{20}\n$/);
+    expect(stderr()).toBe('taken from the pool in 6 ms\n');
+    expect((await control.list())[0]?.id).toBe(stdout().trim());
+  });
+
+  it('passes all its flags on', async () => {
+    const { cli } = testCli({ env: { TOKEN: 'x' } });
+    await create(cli, control, {
+      ...{ env: ['TOKEN', 'A=b'], warm: ['numpy'], alias: ['gpt=llama'], allowModel: ['llama'] },
+      ...{ label: ['user=42', 'empty='], cpus: 2, memory: '1G', disk: '4G', rate: '1M' },
+      ...{ timeout: '2h', onTimeout: 'pause', idleTimeout: '5m', autoResume: false, boot: true },
+      model: 'llama',
+    });
+    const bucket = { size: 1024 * 1024, refillPerSecond: 1024 * 1024 };
+    expect(asked).toEqual([
+      {
+        ...{ cpus: 2, memoryMib: 1024, diskMib: 4096, warm: ['numpy'] },
+        env: { TOKEN: 'x', A: 'b' },
+        models: { defaultModel: 'llama', aliases: { gpt: 'llama' }, allow: ['llama'] },
+        channelLimits: { guestToHostBytes: bucket, hostToGuestBytes: bucket },
+        metadata: { user: '42', empty: '' },
+        ...{ timeoutMs: 7_200_000, onTimeout: 'pause', idleTimeoutMs: 300_000 },
+        ...{ autoResume: false, snapshot: undefined, boot: true },
+      },
+    ]);
+  });
+
+  it('--snapshot: by its name', async () => {
+    const { id } = await control.snapshot(await newId(), { name: 'ready' });
+    const { cli, stdout } = testCli({ json: true });
+    await create(cli, control, { ...NO_FLAGS, snapshot: 'ready' });
+    expect(JSON.parse(stdout())).toMatchObject({ origin: 'snapshot', snapshot: id });
+  });
+
+  it.each<[string, Partial<CreateFlags>]>([
+    ['a label without =', { label: ['x'] }],
+    ['a bad size', { memory: 'lots' }],
+    ['a snapshot and a size', { snapshot: 'x', memory: '1G' }],
+    ['a snapshot and --boot', { snapshot: 'x', boot: true }],
+    ['a snapshot that is not there', { snapshot: 'none' }],
+    ['a model file', { model: 'x.gguf' }],
+    ['a bad time', { timeout: 'soon' }],
+  ])('%s is refused', async (_what, flags) => {
+    const { cli } = testCli();
+    await expect(create(cli, control, { ...NO_FLAGS, ...flags })).rejects.toThrow(usage);
+    expect(await control.list()).toEqual([]);
+  });
+});
+
+describe('ls', () => {
+  it('a row per sandbox; those on disk only with -a', async () => {
+    const one = await newId({ metadata: { user: '42' }, timeoutMs: 600_000 });
+    const two = await newId();
+    await control.pause(two, 'disk');
+    const short = testCli();
+    expect(await list(short.cli, control, { label: [] })).toBe(0);
+    expect(short.stdout()).toMatch(/^ID +STATUS +AGE +ENDS IN +CPUS +MEMORY +ORIGIN +LABELS$/m);
+    expect(short.stdout()).toMatch(
+      new RegExp(`^${one} +running +0 s +10 min +1 +512 MiB +pool +user=42$`, 'm'),
+    );
+    expect(short.stdout()).not.toContain(two);
+    expect(short.stderr()).toBe('1 paused to disk; -a shows them\n');
+    const all = testCli();
+    await list(all.cli, control, { label: [], all: true });
+    expect(all.stdout()).toMatch(new RegExp(`^${two} +paused \\(disk\\) `, 'm'));
+    expect(all.stderr()).toBe('');
+  });
+
+  it('--label, -o json', async () => {
+    const one = await newId({ metadata: { user: '42', job: 'x' } });
+    await newId({ metadata: { user: '43' } });
+    const { cli, stdout } = testCli({ json: true });
+    await list(cli, control, { label: ['user=42'] });
+    expect(JSON.parse(stdout())).toMatchObject([{ id: one, metadata: { user: '42', job: 'x' } }]);
+  });
+});
+
+describe('rm', () => {
+  it('several by their beginnings, each once', async () => {
+    const [one, two, three] = [await newId(), await newId(), await newId()];
+    const { cli, stdout } = testCli();
+    expect(await remove(cli, control, [one.slice(0, 10), two, two], {})).toBe(0);
+    expect(stdout()).toBe(`${one}\n${two}\n`);
+    expect((await control.list()).map(({ id }) => id)).toEqual([three]);
+  });
+
+  it('--all: paused ones too', async () => {
+    await control.pause(await newId(), 'disk');
+    await newId();
+    expect(await remove(testCli().cli, control, [], { all: true })).toBe(0);
+    expect(await control.list()).toEqual([]);
+  });
+
+  it('a wrong id changes nothing; neither does no id, or ids and --all', async () => {
+    const one = await newId();
+    await expect(remove(testCli().cli, control, [one, 'zzzz'], {})).rejects.toThrow(usage);
+    await expect(remove(testCli().cli, control, [], {})).rejects.toThrow(usage);
+    await expect(remove(testCli().cli, control, [one], { all: true })).rejects.toThrow(usage);
+    expect(await control.list()).toHaveLength(1);
+  });
+
+  it('one that fails is told, the others go, and the status is 1', async () => {
+    const one = await newId();
+    const none = 'z'.repeat(20);
+    const { cli, stdout, stderr } = testCli();
+    expect(await remove(cli, control, [none, one], {})).toBe(1);
+    expect(stdout()).toBe(`${one}\n`);
+    expect(stderr()).toContain(none);
+    const json = testCli({ json: true });
+    expect(await remove(json.cli, control, [none], {})).toBe(1);
+    expect(JSON.parse(json.stdout())).toMatchObject([{ ok: false, id: none, code: 'not_found' }]);
+  });
+});
+
+describe('pause, resume', () => {
+  it('to disk unless told otherwise, and back', async () => {
+    const id = await newId();
+    expect(await pause(testCli().cli, control, [id], {})).toBe(0);
+    expect(await control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
+    const { cli, stdout } = testCli({ json: true });
+    expect(await resume(cli, control, [id])).toBe(0);
+    expect(JSON.parse(stdout())).toMatchObject([{ ok: true, id, sandbox: { status: 'running' } }]);
+    await pause(testCli().cli, control, [id], { to: 'memory' });
+    expect(await control.get(id)).toMatchObject({ pausedTo: 'memory' });
+  });
+
+  it('one that is paused already is told', async () => {
+    const id = await newId();
+    await control.pause(id, 'disk');
+    const { cli, stdout, stderr } = testCli();
+    expect(await pause(cli, control, [id], {})).toBe(1);
+    expect(stdout()).toBe('');
+    expect(stderr()).toContain('it is paused');
+  });
+});
+
+describe('snapshot', () => {
+  it('create, ls, rm', async () => {
+    const sandbox = await newId();
+    const made = testCli();
+    expect(await snapshotCreate(made.cli, control, sandbox, { name: 'ready' })).toBe(0);
+    const id = made.stdout().trim();
+    expect(id).toMatch(/^[a-z0-9]{20}$/);
+    expect(made.stderr()).toBe('4.0 KiB on the disk\n');
+
+    const listed = testCli();
+    await snapshotList(listed.cli, control);
+    expect(listed.stdout()).toMatch(
+      new RegExp(`^${id} +ready +${sandbox} +0 s +1 +512 MiB +4\\.0 KiB +yes$`, 'm'),
+    );
+    await expect(snapshotRemove(testCli().cli, control, ['none'])).rejects.toThrow(usage);
+    expect(await snapshotRemove(testCli().cli, control, ['ready'])).toBe(0);
+    expect(await control.snapshots()).toEqual([]);
+  });
+
+  it('a name that is taken', async () => {
+    const sandbox = await newId();
+    await control.snapshot(sandbox, { name: 'ready' });
+    await expect(
+      snapshotCreate(testCli().cli, control, sandbox, { name: 'ready' }),
+    ).rejects.toMatchObject({ code: 'name_taken' });
+  });
+});
+
+describe('fork', () => {
+  it('a line per fork', async () => {
+    const id = await newId({ metadata: { user: '42' } });
+    const { cli, stdout } = testCli();
+    expect(await fork(cli, control, id, { count: 3, label: [] })).toBe(0);
+    const ids = stdout().trim().split('\n');
+    expect(new Set(ids).size).toBe(3);
+    expect(await control.get(ids[0] ?? '')).toMatchObject({
+      origin: 'fork',
+      parent: id,
+      metadata: { user: '42' },
+    });
+  });
+
+  it('those that fail are told, and the status is 1', async () => {
+    const id = await newId();
+    const [good] = await control.fork(id, { count: 1 });
+    const bad = { ok: false, code: 'start_failed', message: 'no memory' } as const;
+    const some = {
+      fork: async () => (good === undefined ? [] : [good, bad]),
+      list: () => control.list(),
+    };
+    const partial = Object.assign(Object.create(control), some) as FakeControlPlane;
+    const { cli, stdout, stderr } = testCli();
+    expect(await fork(cli, partial, id, { count: 2, label: [] })).toBe(1);
+    expect(stdout().trim().split('\n')).toHaveLength(1);
+    expect(stderr()).toBe('neurovisor: fork 2 of 2: no memory\n');
+    const json = testCli({ json: true });
+    expect(await fork(json.cli, partial, id, { count: 2, label: [] })).toBe(1);
+    expect(JSON.parse(json.stdout())).toEqual([good, bad]);
+  });
+});
+
+describe('pool', () => {
+  it('set, then ls', async () => {
+    const flags = { warm: ['numpy'], memory: '1G' };
+    expect(await poolSet(testCli().cli, control, { min: 2, max: 8 }, flags)).toBe(0);
+    const { cli, stdout } = testCli();
+    await poolList(cli, control);
+    const heads = 'TEMPLATE +CPUS +MEMORY +MIN +MAX +TARGET +READY +STARTING +HITS +MISSES';
+    expect(stdout()).toMatch(new RegExp(`^${heads} +DISCARDED +WARM$`, 'm'));
+    expect(stdout()).toMatch(/ 1 +1024 MiB +2 +8 +2 +2 +0 +0 +0 +0 +numpy$/m);
+  });
+
+  it('-o json: set prints the pool, ls all of them', async () => {
+    const set = testCli({ json: true });
+    await poolSet(set.cli, control, { min: 1, max: 1 }, { warm: [] });
+    const ls = testCli({ json: true });
+    await poolList(ls.cli, control);
+    expect(JSON.parse(ls.stdout())).toEqual([JSON.parse(set.stdout())]);
+  });
+
+  it('a minimum above the maximum is refused', async () => {
+    await expect(poolSet(testCli().cli, control, { min: 3, max: 2 }, { warm: [] })).rejects.toThrow(
+      usage,
+    );
+  });
+});
+
+describe('host, ps', () => {
+  it('host: a line per fact', async () => {
+    await newId();
+    const { cli, stdout } = testCli();
+    expect(await host(cli, control)).toBe(0);
+    expect(stdout()).toMatch(/^VMM +none \(agents as processes\)$/m);
+    expect(stdout()).toMatch(/^sandboxes +1, 0 of them paused$/m);
+  });
+
+  it('ps: what runs, with nothing in it that steers a terminal', async () => {
+    const id = await newId();
+    const guest = await control.guest(id);
+    const argv = ['sleep', '600', '--', '\x1b[2J\nevil'];
+    const running = await guest.exec({ argv: ['sh', '-c', 'sleep 600', ...argv], detached: true });
+    const { cli, stdout } = testCli();
+    expect(await processes(cli, control, id)).toBe(0);
+    expect(stdout()).toMatch(
+      new RegExp(`^${running.pid} +\\w+ +\\d+ s +detached +/\\S* +sh -c `, 'm'),
+    );
+    expect(stdout()).toContain('?[2J evil');
+    expect(stdout().trim().split('\n')).toHaveLength(2);
+    running.kill();
+  });
+
+  it('a daemon that refuses: its error comes through', async () => {
+    await using sick = new FakeControlPlane({
+      before: () => {
+        throw new SandboxError('busy', 'too much is going on');
+      },
+    });
+    await expect(host(testCli().cli, sick)).rejects.toMatchObject({ code: 'busy' });
+  });
+});
