@@ -5,6 +5,7 @@ import {
   parseDuration,
   parseEnv,
   parseMemory,
+  parsePairs,
   parseRate,
 } from './options.ts';
 
@@ -48,6 +49,17 @@ describe('options', () => {
   });
   it.each(['=1', '1A=2', 'A B=1', 'UNSET'])('parseEnv: refuses "%s"', (text) => {
     expect(() => parseEnv([text], {})).toThrow(usage);
+  });
+
+  it('parsePairs: the first = parts; keys of all kinds', () => {
+    expect(parsePairs(['a=b=c', 'empty=', '__proto__=x'], '-l')).toEqual(
+      Object.fromEntries([
+        ['a', 'b=c'],
+        ['empty', ''],
+        ['__proto__', 'x'],
+      ]),
+    );
+    for (const text of ['x', '=x', '']) expect(() => parsePairs([text], '-l')).toThrow(usage);
   });
 
   it('parseAliases: pairs only', () => {

@@ -1,0 +1,62 @@
+/** `shell` and `exec -t` on a real pseudo-terminal: keys as they are, the size, the terminal restored. */
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { ROOT } from '../support/cli.ts';
+import { onTerminal } from '../support/terminal.ts';
+
+const onFake = (...words: string[]) =>
+  onTerminal([process.execPath, join(ROOT, 'test/fixtures/on-fake.ts'), ...words]);
+
+/** The one child of a process. */
+async function childOf(pid: number): Promise<number> {
+  const tasks = await readdir(`/proc/${pid}/task`);
+  const lists = tasks.map((task) => readFile(`/proc/${pid}/task/${task}/children`, 'utf8'));
+  return Number((await Promise.all(lists)).join(' ').trim().split(' ')[0]);
+}
+
+describe('shell', () => {
+  it('bash on a terminal of this size; Ctrl-C is the program’s; `exit N` is the status', async () => {
+    const terminal = onFake('shell');
+    terminal.type('PS1="ready> "\r');
+    await terminal.sees('ready> ');
+    terminal.type('stty size; tty; echo $TERM-$((40 + 2))\r');
+    await terminal.sees('33 111\n/dev/pts/');
+    await terminal.sees('-42');
+    terminal.type('echo started-$((40 + 2)); sleep 600\r');
+    await terminal.sees('started-42');
+    terminal.type('\x03');
+    await terminal.sees('ready> ');
+    terminal.type('exit 7\r');
+    expect(await terminal.ended).toBe(7);
+    expect(terminal.screen()).toContain('terminal restored: True');
+  });
+
+  it('Ctrl-] q leaves a program that does not', async () => {
+    const terminal = onFake('shell');
+    terminal.type('PS1="ready> "; trap "" INT TERM HUP\r');
+    await terminal.sees('ready> ');
+    terminal.type('echo started-$((40 + 2)); sleep 600\r');
+    await terminal.sees('started-42');
+    terminal.type('\x1dq');
+    await terminal.sees('left; the program was ended');
+    expect(await terminal.ended).toBe(0);
+    expect(terminal.screen()).toContain('terminal restored: True');
+  });
+});
+
+describe('exec -t', () => {
+  it('the program has a terminal and its status comes back', async () => {
+    const terminal = onFake('exec', 'sh', '-c', 'test -t 0 && test -t 1 && exit 5');
+    expect(await terminal.ended).toBe(5);
+    expect(terminal.screen()).toContain('terminal restored: True');
+  });
+
+  it.each(['SIGTERM', 'SIGHUP'] as const)('%s restores the terminal', async (signal) => {
+    const terminal = onFake('exec', 'sh', '-c', 'echo started; sleep 600');
+    await terminal.sees('started');
+    process.kill(await childOf(terminal.pid), signal);
+    expect(await terminal.ended).toBe(signal === 'SIGTERM' ? 143 : 129);
+    expect(terminal.screen()).toContain('terminal restored: True');
+  });
+});
