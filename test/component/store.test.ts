@@ -15,6 +15,7 @@ import { FakeClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { ENDED_SANDBOXES_MAX } from '../../src/store/limits.ts';
 import { SNAPSHOT_ROLES } from '../../src/store/snapshot.ts';
+import type { OpenSnapshot } from '../../src/store/snapshot-table.ts';
 import { openFds } from '../support/process-view.ts';
 import {
   holdsSeed,
@@ -221,6 +222,19 @@ describe('snapshots', () => {
     await opened.release();
     await opened.release();
     expect(openFds()).toEqual(before);
+  });
+
+  it('open, while another removes it: whole, or not found', async () => {
+    const { dir, store } = await temporaryStore();
+    const other = await temporaryStore(dir);
+    for (let i = 0; i < 30; i += 1) {
+      const id = await takeSnapshot(store, 1);
+      const removed = other.store.snapshots.remove(id);
+      const opened = await store.snapshots.open(id).catch((error: unknown) => error);
+      if (opened instanceof Error) expect(opened).toMatchObject({ code: 'not_found' });
+      else await (opened as OpenSnapshot).release();
+      await removed;
+    }
   });
 
   it('commit: a taken name is refused and leaves nothing; the first stays', async () => {
