@@ -72,6 +72,7 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   not_found: 404,
   not_ready: 409,
   name_taken: 409,
+  snapshot_foreign: 409,
   gone: 410,
   busy: 429,
   cancelled: CLIENT_GONE,

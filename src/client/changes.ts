@@ -1,0 +1,124 @@
+/**
+ * The daemon's event stream, kept open while somebody listens. When it breaks it is opened again, and what
+ * changed meanwhile is told by the list of sandboxes; of several changes of one, the last.
+ */
+import type { IncomingMessage } from 'node:http';
+import { sandboxInfo } from '../api/schema/answers.ts';
+import type { Clock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
+import type { SandboxInfo } from '../sandbox/control.ts';
+import { answerInvalid } from './errors.ts';
+
+type Listener = (info: SandboxInfo) => void;
+
+export interface ChangeSource {
+  /** The event stream. */
+  open(signal: AbortSignal): Promise<IncomingMessage>;
+  list(): Promise<readonly SandboxInfo[]>;
+  get(id: string): Promise<SandboxInfo>;
+}
+
+const LIMITS = {
+  /** One line of the stream, characters. */
+  lineCharactersMax: 1024 * 1024,
+  /** From a broken stream to the next try, milliseconds. */
+  retryMs: 1000,
+} as const;
+
+export class Changes {
+  readonly #source: ChangeSource;
+  readonly #clock: Clock;
+  readonly #listeners = new Set<Listener>();
+  /** Those that have not ended, as last told. */
+  readonly #seen = new Map<string, string>();
+  #running: AbortController | undefined;
+
+  constructor(source: ChangeSource, clock: Clock) {
+    this.#source = source;
+    this.#clock = clock;
+  }
+
+  listen(listener: Listener): () => void {
+    // A function of its own, so that one that listens twice is told twice.
+    const entry: Listener = (info) => listener(info);
+    this.#listeners.add(entry);
+    if (this.#running === undefined) {
+      this.#running = new AbortController();
+      void this.#follow(this.#running.signal);
+    }
+    return () => {
+      if (this.#listeners.delete(entry) && this.#listeners.size === 0) this.close();
+    };
+  }
+
+  close(): void {
+    this.#listeners.clear();
+    this.#seen.clear();
+    this.#running?.abort();
+    this.#running = undefined;
+  }
+
+  async #follow(signal: AbortSignal): Promise<void> {
+    for (let first = true; !signal.aborted; first = false) {
+      try {
+        const stream = await this.#source.open(signal);
+        if (!first) await this.#catchUp(signal);
+        await this.#read(stream, signal);
+      } catch (error) {
+        ignore(error, 'the event stream of the daemon is opened again');
+      }
+      if (!signal.aborted) await this.#pause(signal);
+    }
+  }
+
+  async #read(stream: IncomingMessage, signal: AbortSignal): Promise<void> {
+    let rest = '';
+    let event = '';
+    stream.setEncoding('utf8');
+    for await (const text of stream as AsyncIterable<string>) {
+      const lines = (rest + text).split('\n');
+      rest = lines.pop() ?? '';
+      if (rest.length > LIMITS.lineCharactersMax) throw answerInvalid('an event without an end');
+      for (const line of lines) {
+        if (line === '') event = '';
+        else if (line.startsWith('event: ')) event = line.slice(7);
+        else if (line.startsWith('data: ') && event === 'sandbox') {
+          this.#tell(sandboxInfo.parse(JSON.parse(line.slice(6))), signal);
+        }
+      }
+    }
+  }
+
+  async #catchUp(signal: AbortSignal): Promise<void> {
+    const lost = new Set(this.#seen.keys());
+    for (const info of await this.#source.list()) {
+      lost.delete(info.id);
+      if (this.#seen.get(info.id) !== info.status) this.#tell(info, signal);
+    }
+    for (const id of lost) {
+      this.#seen.delete(id);
+      try {
+        this.#tell(await this.#source.get(id), signal);
+      } catch (error) {
+        ignore(error, 'a sandbox that ended so long ago that nothing is known of it');
+      }
+    }
+  }
+
+  #tell(info: SandboxInfo, signal: AbortSignal): void {
+    if (signal.aborted) return;
+    if (info.status === 'ended') this.#seen.delete(info.id);
+    else this.#seen.set(info.id, info.status);
+    for (const listener of this.#listeners) listener(info);
+  }
+
+  #pause(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const stop = this.#clock.after(LIMITS.retryMs, resolve);
+      signal.addEventListener('abort', () => {
+        stop();
+        resolve();
+      });
+    });
+  }
+}

@@ -1,0 +1,210 @@
+/**
+ * A daemon's control plane, used from another process: each method is one request of its REST interface
+ * (`spec/openapi.json`), and a guest's operations are tunnels to its agent.
+ *
+ *     CLI, library ──► RemoteControlPlane ── HTTP ────────► src/api ──► ControlPlane
+ *                        └─ guest(id) ────── upgrade ─────► openOperation ──► agent
+ *
+ * Errors are those that the daemon's control plane threw (SandboxError, BusyError), or a ClientError.
+ */
+import type { Duplex } from 'node:stream';
+import { z } from 'zod';
+import * as answers from '../api/schema/answers.ts';
+import type { ChannelStats } from '../base/channel.ts';
+import { type Clock, systemClock } from '../base/clock.ts';
+import { parseSandboxId } from '../base/ids.ts';
+import { ignore } from '../base/ignore.ts';
+import type { UsageRecord } from '../bridge/bridge.ts';
+import type { Guest } from '../guest/guest.ts';
+import { connectGuest } from '../guest/remote.ts';
+import type {
+  ControlPlane,
+  CreateRequest,
+  ForkOptions,
+  ForkResult,
+  HostInfo,
+  PoolInfo,
+  PoolLimits,
+  SandboxChange,
+  SandboxFilter,
+  SandboxInfo,
+  SnapshotInfo,
+} from '../sandbox/control.ts';
+import { SandboxError } from '../sandbox/errors.ts';
+import type { TemplateSpec } from '../sandbox/template.ts';
+import { Changes } from './changes.ts';
+import { type DaemonAddress, Transport } from './transport.ts';
+
+export type { DaemonAddress } from './transport.ts';
+
+/** How long a running daemon may take to say so, milliseconds. */
+const HEALTH_MS_MAX = 2000;
+/** `Upgrade` of the tunnel (src/api/tunnel.ts). */
+const TUNNEL_PROTOCOL = 'neurovisor-guest';
+
+/** @throws ClientError `daemon_unreachable`, `unauthorized`, `address_invalid`, `answer_invalid` */
+export async function connectDaemon(
+  address: DaemonAddress,
+  clock: Clock = systemClock,
+): Promise<RemoteControlPlane> {
+  const control = new RemoteControlPlane(address, clock);
+  try {
+    await control.host();
+  } catch (error) {
+    await control[Symbol.asyncDispose]();
+    throw error;
+  }
+  return control;
+}
+
+/** Whether a daemon answers at this unix socket. */
+export async function isDaemonRunning(socketPath: string): Promise<boolean> {
+  const transport = new Transport({ socketPath });
+  try {
+    const signal = AbortSignal.timeout(HEALTH_MS_MAX);
+    await transport.call({ method: 'GET', path: '/health', answer: answers.health, signal });
+    return true;
+  } catch (error) {
+    ignore(error, 'no daemon is running');
+    return false;
+  } finally {
+    transport.close();
+  }
+}
+
+export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
+  readonly #transport: Transport;
+  readonly #clock: Clock;
+  readonly #changes: Changes;
+  readonly #guests = new Set<Guest>();
+
+  constructor(address: DaemonAddress, clock: Clock) {
+    const transport = new Transport(address);
+    this.#transport = transport;
+    this.#clock = clock;
+    this.#changes = new Changes(
+      {
+        open: (signal) => transport.stream('/events', signal),
+        list: () => this.list(),
+        get: (id) => this.get(id),
+      },
+      clock,
+    );
+  }
+
+  async host(): Promise<HostInfo> {
+    return await this.#get('/host', answers.hostInfo);
+  }
+
+  async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
+    return await this.#post('/sandboxes', request, answers.sandboxInfo, signal);
+  }
+
+  async list(filter: SandboxFilter = {}): Promise<readonly SandboxInfo[]> {
+    const query = new URLSearchParams();
+    if (filter.status !== undefined) query.set('status', filter.status.join(','));
+    for (const [key, value] of Object.entries(filter.metadata ?? {})) {
+      query.append('metadata', `${key}=${value}`);
+    }
+    return (await this.#get('/sandboxes', answers.sandboxList, query)).sandboxes;
+  }
+
+  async get(id: string): Promise<SandboxInfo> {
+    return await this.#get(sandbox(id), answers.sandboxInfo);
+  }
+
+  async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
+    const answer = answers.sandboxInfo;
+    return await this.#transport.call({ method: 'PATCH', path: sandbox(id), body: change, answer });
+  }
+
+  async remove(id: string): Promise<SandboxInfo> {
+    const answer = answers.sandboxInfo;
+    return await this.#transport.call({ method: 'DELETE', path: sandbox(id), answer });
+  }
+
+  async pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo> {
+    return await this.#post(`${sandbox(id)}/pause`, { to }, answers.sandboxInfo);
+  }
+
+  async resume(id: string, signal?: AbortSignal): Promise<SandboxInfo> {
+    return await this.#post(`${sandbox(id)}/resume`, {}, answers.sandboxInfo, signal);
+  }
+
+  async snapshot(id: string, options: { readonly name?: string } = {}): Promise<SnapshotInfo> {
+    return await this.#post(`${sandbox(id)}/snapshots`, options, answers.snapshotInfo);
+  }
+
+  async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
+    return (await this.#post(`${sandbox(id)}/fork`, options, answers.forkList)).forks;
+  }
+
+  async snapshots(): Promise<readonly SnapshotInfo[]> {
+    return (await this.#get('/snapshots', answers.snapshotList)).snapshots;
+  }
+
+  async removeSnapshot(idOrName: string): Promise<void> {
+    const path = `/snapshots/${encodeURIComponent(idOrName)}`;
+    await this.#transport.call({ method: 'DELETE', path, answer: z.null() });
+  }
+
+  async pools(): Promise<readonly PoolInfo[]> {
+    return (await this.#get('/pools', answers.poolList)).pools;
+  }
+
+  async setPool(limits: PoolLimits, spec?: Partial<TemplateSpec>): Promise<PoolInfo> {
+    const body = { min: limits.min, max: limits.max, spec };
+    return await this.#transport.call({
+      method: 'PUT',
+      path: '/pools',
+      body,
+      answer: answers.poolInfo,
+    });
+  }
+
+  /** Its `events` never fire: they are the daemon's. */
+  async guest(id: string): Promise<Guest> {
+    const info = await this.#get(`${sandbox(id)}/guest`, answers.guestInfo);
+    const guest = connectGuest({ dial: () => this.openOperation(id), info, clock: this.#clock });
+    this.#guests.add(guest);
+    void guest.closed.then(() => this.#guests.delete(guest));
+    return guest;
+  }
+
+  async openOperation(id: string): Promise<Duplex> {
+    return await this.#transport.upgrade(`${sandbox(id)}/operations`, TUNNEL_PROTOCOL);
+  }
+
+  async channelStats(id: string): Promise<ChannelStats> {
+    return await this.#get(`${sandbox(id)}/channel`, answers.channelStats);
+  }
+
+  async usage(id: string): Promise<readonly UsageRecord[]> {
+    return (await this.#get(`${sandbox(id)}/usage`, answers.usageList)).usage;
+  }
+
+  onChange(listener: (info: SandboxInfo) => void): () => void {
+    return this.#changes.listen(listener);
+  }
+
+  /** Ends what is open here. The sandboxes go on. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#changes.close();
+    for (const guest of this.#guests) guest.close();
+    this.#transport.close();
+  }
+
+  #get<T>(path: string, answer: z.ZodType<T>, query?: URLSearchParams): Promise<T> {
+    return this.#transport.call({ method: 'GET', path, query, answer });
+  }
+
+  #post<T>(path: string, body: unknown, answer: z.ZodType<T>, signal?: AbortSignal): Promise<T> {
+    return this.#transport.call({ method: 'POST', path, body, answer, signal });
+  }
+}
+
+/** @throws SandboxError `not_found`: no sandbox has such an id */
+function sandbox(id: string): string {
+  if (parseSandboxId(id) !== undefined) return `/sandboxes/${id}`;
+  throw new SandboxError('not_found', `sandbox ${id.slice(0, 64)}: there is none`);
+}

@@ -1,0 +1,195 @@
+/** HTTP requests to a daemon (io): one address, kept connections, answers checked. */
+import { Agent, type IncomingMessage, type RequestOptions, request } from 'node:http';
+import { connect, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { z } from 'zod';
+import { errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import { SandboxError } from '../sandbox/errors.ts';
+import { answerError, answerInvalid, ClientError } from './errors.ts';
+
+export type DaemonAddress =
+  | { readonly socketPath: string }
+  /** `http://127.0.0.1:7070`; the key is needed there. */
+  | { readonly url: string; readonly apiKey?: string | undefined };
+
+export interface Call<T> {
+  readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+  /** Below `/v1`. */
+  readonly path: string;
+  readonly query?: URLSearchParams | undefined;
+  readonly body?: unknown;
+  readonly answer: z.ZodType<T>;
+  readonly signal?: AbortSignal | undefined;
+}
+
+const LIMITS = {
+  /** An answer, bytes. */
+  answerBytesMax: 64 * 1024 * 1024,
+  /** Connections kept for the next request. */
+  idleSocketsMax: 8,
+} as const;
+
+export class Transport {
+  readonly #target: RequestOptions;
+  readonly #where: string;
+  readonly #agent = new Agent({ keepAlive: true, maxFreeSockets: LIMITS.idleSocketsMax });
+
+  /** @throws ClientError `address_invalid` */
+  constructor(address: DaemonAddress) {
+    if ('socketPath' in address) {
+      this.#target = { socketPath: address.socketPath, host: 'localhost' };
+      this.#where = address.socketPath;
+      return;
+    }
+    const url = URL.parse(address.url);
+    if (url === null || url.protocol !== 'http:' || url.pathname !== '/' || url.search !== '') {
+      throw new ClientError('address_invalid', `the daemon's address "${address.url}" is none`, {
+        remedy: 'give one like http://127.0.0.1:7070',
+      });
+    }
+    const headers = address.apiKey === undefined ? {} : { 'x-api-key': address.apiKey };
+    const host = url.hostname.replace(/^\[|\]$/g, '');
+    this.#target = { host, port: url.port === '' ? 80 : Number(url.port), headers };
+    this.#where = url.origin;
+  }
+
+  /** @throws ClientError; SandboxError, as the daemon's control plane threw it */
+  async call<T>(call: Call<T>): Promise<T> {
+    const answer = await this.#send(call);
+    const text = await this.#read(answer, call.signal);
+    const body = text === '' ? null : parseJson(text);
+    const { statusCode: status = 0 } = answer;
+    if (status >= 300 || status < 200) throw answerError(status, body);
+    const parsed = call.answer.safeParse(body);
+    if (parsed.success) return parsed.data;
+    throw answerInvalid(`${call.method} ${call.path}`, parsed.error);
+  }
+
+  /** An answer whose body is read as it comes. Its connection does not keep the process alive. */
+  async stream(path: string, signal: AbortSignal): Promise<IncomingMessage> {
+    const answer = await this.#sent({ method: 'GET', path, signal }, undefined);
+    const { statusCode: status = 0, socket } = answer;
+    if (status !== 200) throw answerError(status, parseJson(await this.#read(answer, signal)));
+    socket.unref();
+    return answer;
+  }
+
+  /** A connection of its own, upgraded: raw bytes both ways, half-closes included. */
+  async upgrade(path: string, protocol: string): Promise<Duplex> {
+    const asked = request({
+      ...this.#target,
+      path: `/v1${path}`,
+      headers: { ...this.#target.headers, connection: 'upgrade', upgrade: protocol },
+      createConnection: (options) =>
+        connect({ ...options, path: options.socketPath, allowHalfOpen: true } as never),
+    });
+    const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
+    asked.once('upgrade', (_answer, socket: Socket, head: Buffer) => {
+      socket.setNoDelay(true);
+      if (head.length > 0) socket.unshift(head);
+      resolve(socket);
+    });
+    asked.once('response', (answer) => {
+      this.#read(answer, undefined).then((text) => {
+        reject(answerError(answer.statusCode ?? 0, parseJson(text)));
+        asked.destroy();
+      }, reject);
+    });
+    asked.on('error', (error) => reject(this.#failure(error, undefined)));
+    asked.end();
+    return await promise;
+  }
+
+  close(): void {
+    this.#agent.destroy();
+  }
+
+  async #send<T>(call: Call<T>): Promise<IncomingMessage> {
+    const { method, path, query, body, signal } = call;
+    const search = query === undefined || query.size === 0 ? '' : `?${query}`;
+    const text = body === undefined ? undefined : JSON.stringify(body);
+    return await this.#sent({ method, path: path + search, signal }, text);
+  }
+
+  async #sent(
+    call: { method: string; path: string; signal: AbortSignal | undefined },
+    body: string | undefined,
+  ): Promise<IncomingMessage> {
+    const { method, path, signal } = call;
+    const type = body === undefined ? {} : { 'content-type': 'application/json' };
+    for (let attempt = 1; ; attempt += 1) {
+      const asked = request({
+        ...this.#target,
+        agent: this.#agent,
+        method,
+        path: `/v1${path}`,
+        headers: { ...this.#target.headers, ...type },
+        ...(signal === undefined ? {} : { signal }),
+      });
+      try {
+        return await new Promise((resolve, reject) => {
+          asked.once('response', resolve);
+          asked.on('error', reject);
+          asked.end(body);
+        });
+      } catch (error) {
+        // A kept connection that the daemon has closed just now: nothing was asked yet.
+        const stale = asked.reusedSocket && errorCode(error) === 'ECONNRESET';
+        if (!stale || method !== 'GET' || attempt > 1) throw this.#failure(error, signal);
+        ignore(error, 'a kept connection was closed; asked again on a new one');
+      }
+    }
+  }
+
+  async #read(answer: IncomingMessage, signal: AbortSignal | undefined): Promise<string> {
+    const parts: Buffer[] = [];
+    let bytes = 0;
+    try {
+      for await (const part of answer as AsyncIterable<Buffer>) {
+        bytes += part.length;
+        if (bytes > LIMITS.answerBytesMax) break;
+        parts.push(part);
+      }
+    } catch (error) {
+      throw this.#failure(error, signal);
+    }
+    if (bytes > LIMITS.answerBytesMax) throw answerInvalid('more than its limit');
+    return Buffer.concat(parts).toString();
+  }
+
+  #failure(error: unknown, signal: AbortSignal | undefined): Error {
+    if (signal?.aborted === true) {
+      return new SandboxError('cancelled', 'the request was cancelled', { cause: signal.reason });
+    }
+    if (UNREACHABLE.has(errorCode(error) ?? '')) {
+      return new ClientError('daemon_unreachable', `no daemon is running at ${this.#where}`, {
+        cause: error,
+        remedy: 'start it: neurovisor serve',
+      });
+    }
+    return new ClientError('daemon_lost', `the daemon at ${this.#where} went away`, {
+      cause: error,
+      remedy: 'start it again: neurovisor serve',
+    });
+  }
+}
+
+const UNREACHABLE = new Set([
+  'ENOENT',
+  'ECONNREFUSED',
+  'EACCES',
+  'ENOTSOCK',
+  'ENOTFOUND',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ETIMEDOUT',
+]);
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch (error) {
+    throw answerInvalid('no JSON', error);
+  }
+}
