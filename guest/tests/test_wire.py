@@ -9,7 +9,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
 from neurovisor_agent import hello, limits, request, wire_json
-from neurovisor_agent.framing import BODY, STDIN, FrameDecoder, LineDecoder, ProtocolError, frame
+from neurovisor_agent.cgroup import Cgroups
+from neurovisor_agent.framing import (
+    BODY,
+    STDERR,
+    STDIN,
+    STDOUT,
+    FrameDecoder,
+    LineDecoder,
+    ProtocolError,
+    frame,
+)
+from neurovisor_agent.kept import Kept
+from neurovisor_agent.settings import Settings, parse_limits, parse_wall_ns
 
 
 def cut(data: bytes, rng: random.Random) -> list[bytes]:
@@ -146,6 +158,84 @@ class Request(unittest.TestCase):
         self.assertEqual(request.from_errno(errno.ENOSPC, "w").code, "disk_full")
         self.assertEqual(request.from_errno(errno.EIO, "w").code, "guest_failed")
         self.assertIn("EACCES", str(request.from_errno(errno.EACCES, "w")))
+
+
+class KeptOutput(unittest.TestCase):
+    def test_holds_the_newest_of_each_stream_however_it_was_cut(self) -> None:
+        rng = random.Random(4)
+        for size in (0, 1, limits.KEPT_BYTES, limits.KEPT_BYTES + 1, 3 * limits.KEPT_BYTES):
+            data = rng.randbytes(size)
+            kept = Kept()
+            whole = [kept.add(STDOUT, piece) for piece in cut(data, rng)]
+            self.assertEqual(all(whole), size <= limits.KEPT_BYTES)
+            self.assertTrue(kept.add(STDERR, b"apart"))
+            got = dict(kept.frames())
+            self.assertEqual(got.pop(STDERR), b"apart")
+            self.assertEqual(got, {STDOUT: data[-limits.KEPT_BYTES :]} if size else {})
+            for _kind, payload in kept.frames():
+                self.assertLessEqual(len(payload), limits.FRAME_PAYLOAD_BYTES)
+
+
+class Update(unittest.TestCase):
+    def test_wall_clock_is_decimal_text_that_the_kernel_can_take(self) -> None:
+        for text, value in (("0", 0), ("1795569718000000000", 1795569718000000000)):
+            self.assertEqual(parse_wall_ns(request.Request({"wallNs": text})), value)
+        self.assertIsNone(parse_wall_ns(request.Request({})))
+        for bad in (1, "", "-1", "1.5", "0x1", "\u0661", str(2**63), "9" * 5000, [], True):
+            with self.assertRaisesRegex(request.RequestError, "wallNs"):
+                parse_wall_ns(request.Request({"wallNs": bad}))
+
+    def test_limits_are_whole_positive_numbers_and_unknown_ones_are_ignored(self) -> None:
+        given = {"pidsMax": 5, "memoryMaxBytes": None, "later": "x"}
+        self.assertEqual(parse_limits(request.Request({"limits": given})), {"pidsMax": 5})
+        self.assertEqual(parse_limits(request.Request({"limits": {}})), {})
+        self.assertIsNone(parse_limits(request.Request({"limits": None})))
+        for bad in ([], "x", {"pidsMax": 0}, {"pidsMax": True}, {"outputBytesMax": 1.5}):
+            with self.assertRaises(request.RequestError):
+                parse_limits(request.Request({"limits": bad}))
+
+    def test_hostile_fields_change_all_or_nothing(self) -> None:
+        rng = random.Random(5)
+        values = [None, 1, 0, -1, "1", "x", "\0", [], {}, {"A": "b"}, {"A": 1}, {"pidsMax": 7}, 1e9]
+        refused = 0
+        for _ in range(2000):
+            settings = Settings(Cgroups(None), in_vm=False)
+            settings.set_env({"WHO": "before"})
+            settings.limit({"outputBytesMax": 3})
+            before = settings.env, settings.output_max
+            fields: dict[str, object] = {
+                name: rng.choice(values)
+                for name in ("wallNs", "env", "limits")
+                if rng.random() < 0.7
+            }
+            try:
+                settings.update(request.Request(fields))
+            except request.RequestError:
+                refused += 1
+                self.assertEqual((settings.env, settings.output_max), before)
+            else:
+                wanted = fields.get("env")
+                self.assertEqual("WHO" in settings.env, wanted is None)
+                self.assertEqual(settings.output_max, 3 if fields.get("limits") is None else None)
+        self.assertTrue(500 < refused < 1900)
+
+    def test_what_the_kernel_refuses_leaves_the_limits_as_they_were(self) -> None:
+        class Failing(Cgroups):
+            applied: "list[dict[str, int]]" = []
+
+            def limit(self, wanted: dict[str, int], memory_total: int) -> None:
+                self.applied.append(wanted)
+                if "pidsMax" in wanted:
+                    raise OSError(22, "refused")
+
+        cgroups = Failing(None)
+        settings = Settings(cgroups, in_vm=False)
+        settings.limit({"outputBytesMax": 3})
+        with self.assertRaises(OSError):
+            settings.update(request.Request({"limits": {"pidsMax": 1}, "env": {"A": "b"}}))
+        self.assertEqual(settings.output_max, 3)
+        self.assertEqual(settings.env, {})
+        self.assertEqual(cgroups.applied[-1], {"outputBytesMax": 3})
 
 
 if __name__ == "__main__":

@@ -151,6 +151,17 @@ describe('settle', () => {
     expect(await outcome(process)).toMatchObject({ stdout: 'on\n', exit: { exitCode: 1 } });
   });
 
+  it('no unplug follows for long: programs started then are not held', async () => {
+    await agent.guest.settle();
+    const early = await agent.guest.exec({ argv: ['cat'] });
+    early.stdin.write('held at first\n');
+    expect(String(await once(early.stdout, 'data'))).toBe('held at first\n');
+    const { stdout } = await outcome(await agent.guest.exec({ argv: ['echo', 'at once'] }));
+    expect(stdout).toBe('at once\n');
+    early.stdin.end();
+    expect((await early.exit).exitCode).toBe(0);
+  });
+
   it('dropCaches: not this machine’s, outside a VM', async () => {
     await agent.guest.settle({ dropCaches: true });
     await agent.guest.settle({ dropCaches: false });

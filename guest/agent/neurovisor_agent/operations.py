@@ -54,8 +54,8 @@ class Operations:
         self._live: set[Process] = set()
         self._processes: dict[int, Process] = {}
         self._unheard: dict[int, Process] = {}
-        # From `settle` to the next hello.
-        self._settled = False
+        # From `settle` to the next hello; of that, how long output waits for the connections to go.
+        self._settled = self._holding = False
         self._hold: Timer | None = None
         self.fork_server: ForkServer | None = None
 
@@ -144,7 +144,7 @@ class Operations:
         process = unheard or self._process(request)
         process.attach(connection, rest)
         if self._settled:
-            process.settle()
+            process.settle(self._holding)
 
     # settle
 
@@ -159,15 +159,16 @@ class Operations:
 
         start_flush(self._loop, self._in_vm, request.flag("dropCaches", False), flushed)
         self._stop_hold()
-        self._settled = True
+        self._settled = self._holding = True
         for process in self._live:
-            process.settle()
+            process.settle(True)
 
     def _stop_hold(self) -> None:
         if self._hold is not None:
             self._hold.cancel()
 
     def _release_outputs(self) -> None:
+        self._holding = False
         # A copy: one that ended meanwhile leaves the set.
         for process in list(self._live):
             process.release()
@@ -254,7 +255,7 @@ class Operations:
             self._live.discard(process)
             raise
         if self._settled:
-            process.settle()
+            process.settle(self._holding)
 
     def _keep_end(self, process: Process) -> None:
         self._unheard[process.pid] = process

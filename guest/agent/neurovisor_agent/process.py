@@ -160,15 +160,16 @@ class Process:
         connection.on_end = self._disconnected
         self._answer_running(rest, b"".join(frames))
 
-    def settle(self) -> None:
-        """From now on it outlives its connection. Output waits in the pipes until that is gone, or `release`."""
+    def settle(self, hold: bool) -> None:
+        """It outlives its connection. `hold`: output waits in the pipes until that is gone, or `release`."""
         self.options.detached = True
         if self._connection is None or self._complete:
             return
         self._kept = self._kept or Kept()
-        self._held = True
-        for fd in self._outputs:
-            self._loop.unwatch(fd)
+        if hold:
+            self._held = True
+            for fd in self._outputs:
+                self._loop.unwatch(fd)
 
     def release(self) -> None:
         """Output flows again: into the connection or, when that was lost after a `settle`, into what is kept."""
