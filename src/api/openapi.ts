@@ -48,6 +48,69 @@ export async function describeApi(app: FastifyInstance): Promise<void> {
       security: [{ bearer: [] }, { header: [] }, {}],
     },
     transform: jsonSchemaTransform,
-    transformObject: jsonSchemaTransformObject,
+    transformObject: (document) => tidy(jsonSchemaTransformObject(document)),
   });
+}
+
+/** What the generators leave: schemas that nothing uses, texts that say nothing, bodies that may be left out. */
+function tidy(document: object): object {
+  const described = JSON.parse(JSON.stringify(document, withoutNoise)) as OpenApiDocument;
+  for (const operation of Object.values(described.paths).flatMap((path) => Object.values(path))) {
+    for (const [status, response] of Object.entries(operation.responses)) {
+      if (response.description !== 'Default Response') continue;
+      response.description = status === 'default' ? 'It failed; the body says why.' : 'Done.';
+    }
+    const body = operation.requestBody;
+    const schema = body?.content['application/json']?.schema;
+    if (body === undefined || schema === undefined) continue;
+    const whole = described.components.schemas[schema.$ref?.split('/').at(-1) ?? ''] ?? schema;
+    body.required = whole.required !== undefined || whole.oneOf !== undefined;
+  }
+  return withUsedSchemas(described);
+}
+
+/** A limit that is the number format's own says nothing. */
+function withoutNoise(key: string, value: unknown): unknown {
+  return key === 'maximum' && value === Number.MAX_SAFE_INTEGER ? undefined : value;
+}
+
+/**
+ * Each schema comes twice from the generator, as it is for requests (`…Input`) and for answers; here each
+ * is in one of the two only.
+ */
+function withUsedSchemas(document: OpenApiDocument): object {
+  const { schemas } = document.components;
+  const isUsed = (name: string): boolean =>
+    JSON.stringify(document).includes(`"#/components/schemas/${name}"`);
+  for (let before = -1; before !== Object.keys(schemas).length; ) {
+    before = Object.keys(schemas).length;
+    for (const name of Object.keys(schemas)) if (!isUsed(name)) delete schemas[name];
+  }
+  let text = JSON.stringify(document);
+  for (const name of Object.keys(schemas)) {
+    const short = name.replace(/Input$/, '');
+    if (short in schemas) continue;
+    text = text.replaceAll(`"#/components/schemas/${name}"`, `"#/components/schemas/${short}"`);
+    text = text.replace(`"${name}":{`, `"${short}":{`);
+  }
+  return JSON.parse(text) as object;
+}
+
+interface OpenApiDocument {
+  readonly paths: Record<string, Record<string, OpenApiOperation>>;
+  readonly components: { readonly schemas: Record<string, OpenApiSchema> };
+}
+
+interface OpenApiOperation {
+  readonly responses: Record<string, { description: string }>;
+  readonly requestBody?: {
+    required?: boolean;
+    readonly content: Record<string, { readonly schema: OpenApiSchema }>;
+  };
+}
+
+interface OpenApiSchema {
+  readonly $ref?: string;
+  readonly required?: readonly string[];
+  readonly oneOf?: readonly object[];
 }

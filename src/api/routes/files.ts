@@ -54,6 +54,7 @@ export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
         consumes: ['application/octet-stream'],
         params: idParams,
         querystring: fileWriteQuery,
+        body: content,
         response: { 200: fileEntry, ...failures },
       },
     },

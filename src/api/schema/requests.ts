@@ -148,6 +148,7 @@ export const execRequest = z
   .meta({
     id: 'ExecRequest',
     description: 'Either `argv` or `code`.',
+    oneOf: [{ required: ['argv'] }, { required: ['code'] }],
     examples: [{ argv: ['ls', '-l'] }, { code: 'print(6 * 7)' }],
   });
 export type ExecRequest = z.output<typeof execRequest>;
