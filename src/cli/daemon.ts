@@ -1,5 +1,6 @@
 /** How commands find the daemon: at this home's socket, or where NEUROVISOR_URL says. */
 import { existsSync } from 'node:fs';
+import { systemClock } from '../base/clock.ts';
 import { daemonSocket, resolveHome } from '../runtime/home.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
 import type { Cli } from './cli.ts';
@@ -20,8 +21,9 @@ export async function openDaemon(cli: Pick<Cli, 'config'>): Promise<Daemon> {
 export async function openDaemonIfRunning(cli: Pick<Cli, 'config'>): Promise<Daemon | null> {
   const path = socketPath(cli);
   if (!existsSync(path)) return null;
-  const { connectDaemon, isDaemonRunning } = await import('../client/client.ts');
-  return (await isDaemonRunning(path)) ? await connectDaemon({ socketPath: path }) : null;
+  const { isDaemonRunning, RemoteControlPlane } = await import('../client/client.ts');
+  if (!(await isDaemonRunning(path))) return null;
+  return new RemoteControlPlane({ socketPath: path }, systemClock);
 }
 
 const socketPath = ({ config }: Pick<Cli, 'config'>): string =>

@@ -1,12 +1,24 @@
 /** `shell` and `exec -t` on a real pseudo-terminal: keys as they are, the size, the terminal restored. */
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ROOT } from '../support/cli.ts';
+import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { onTerminal } from '../support/terminal.ts';
 
-const onFake = (...words: string[]) =>
-  onTerminal([process.execPath, join(ROOT, 'test/fixtures/on-fake.ts'), ...words]);
+let daemon: FakeDaemon;
+let id: string;
+
+beforeAll(async () => {
+  daemon = await startFakeDaemon();
+  ({ id } = await daemon.control.create({}));
+});
+afterAll(async () => {
+  await daemon[Symbol.asyncDispose]();
+});
+
+const onDaemon = (...words: string[]) =>
+  onTerminal([process.execPath, join(ROOT, 'src/cli/main.ts'), ...words], daemon.env);
 
 /** The one child of a process. */
 async function childOf(pid: number): Promise<number> {
@@ -17,7 +29,7 @@ async function childOf(pid: number): Promise<number> {
 
 describe('shell', () => {
   it('bash on a terminal of this size; Ctrl-C is the program’s; `exit N` is the status', async () => {
-    const terminal = onFake('shell');
+    const terminal = onDaemon('shell', id);
     terminal.type('PS1="ready> "\r');
     await terminal.sees('ready> ');
     terminal.type('stty size; tty; echo $TERM-$((40 + 2))\r');
@@ -33,7 +45,7 @@ describe('shell', () => {
   });
 
   it('Ctrl-] q leaves a program that does not', async () => {
-    const terminal = onFake('shell');
+    const terminal = onDaemon('shell', id);
     terminal.type('PS1="ready> "; trap "" INT TERM HUP\r');
     await terminal.sees('ready> ');
     terminal.type('echo started-$((40 + 2)); sleep 600\r');
@@ -47,13 +59,21 @@ describe('shell', () => {
 
 describe('exec -t', () => {
   it('the program has a terminal and its status comes back', async () => {
-    const terminal = onFake('exec', 'sh', '-c', 'test -t 0 && test -t 1 && exit 5');
+    const terminal = onDaemon(
+      'exec',
+      '-t',
+      id,
+      '--',
+      'sh',
+      '-c',
+      'test -t 0 && test -t 1 && exit 5',
+    );
     expect(await terminal.ended).toBe(5);
     expect(terminal.screen()).toContain('terminal restored: True');
   });
 
   it.each(['SIGTERM', 'SIGHUP'] as const)('%s restores the terminal', async (signal) => {
-    const terminal = onFake('exec', 'sh', '-c', 'echo started; sleep 600');
+    const terminal = onDaemon('exec', '-t', id, '--', 'sh', '-c', 'echo started; sleep 600');
     await terminal.sees('started');
     process.kill(await childOf(terminal.pid), signal);
     expect(await terminal.ended).toBe(signal === 'SIGTERM' ? 143 : 129);

@@ -1,0 +1,166 @@
+/** `neurovisor` as a process, on a daemon at its socket: words, streams, exit status. */
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cli } from '../support/cli.ts';
+import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
+
+let daemon: FakeDaemon;
+
+beforeAll(async () => {
+  daemon = await startFakeDaemon();
+});
+afterAll(async () => {
+  await daemon[Symbol.asyncDispose]();
+});
+
+const there = (args: readonly string[], options: { input?: string } = {}) =>
+  cli(args, { env: daemon.env, ...options });
+
+describe('commands on a daemon', () => {
+  it('create, exec, ls, pause, fork, snapshot, rm: a life', async () => {
+    const created = await there(['create', '-l', 'user=42', '--timeout', '1h']).result;
+    expect(created.stderr).toBe('taken from the pool in 6 ms\n');
+    const id = created.stdout.trim();
+    const short = id.slice(0, 8);
+    const shout = there(['exec', short, '--', 'sh', '-c', 'tr a-z A-Z; exit 3'], { input: 'hi' });
+    expect(await shout.result).toMatchObject({ status: 3, stdout: 'HI', stderr: '' });
+    const code = 'import sys; print(sys.argv[1:], file=sys.stderr)';
+    expect(await there(['exec', short, '-c', code, '--', 'a', '-b']).result).toMatchObject({
+      status: 0,
+      stderr: "['a', '-b']\n",
+    });
+    expect((await there(['pause', short]).result).stdout).toBe(`${id}\n`);
+    expect((await there(['ls', '-a', '-l', 'user=42']).result).stdout).toContain('paused (disk)');
+    expect((await there(['resume', short]).result).status).toBe(0);
+    const kept = await there(['snapshot', 'create', short, '--name', 'ready']).result;
+    expect(kept.stdout).toMatch(/^[a-z0-9]{20}\n$/);
+    const forks = await there(['fork', short, '--count', '2', '-o', 'json']).result;
+    expect(JSON.parse(forks.stdout)).toMatchObject([{ ok: true }, { ok: true }]);
+    expect((await there(['snapshot', 'rm', 'ready']).result).status).toBe(0);
+    expect((await there(['rm', '--all']).result).stdout.trim().split('\n')).toHaveLength(3);
+    expect(await daemon.control.list()).toEqual([]);
+  });
+
+  it('cp of 20 MB in and out again', async () => {
+    const { id } = await daemon.control.create({});
+    const dir = await mkdtemp(join(tmpdir(), 'nv-cp-'));
+    try {
+      const guestDir = await daemon.control.dirOf(id);
+      const input = Array.from({ length: 2_500_000 }, (_, n) => String(n % 1e7)).join('\n');
+      const sent = await there(['cp', '-', `${id}:${guestDir}/big`], { input }).result;
+      expect(sent).toMatchObject({ status: 0, stderr: '' });
+      const fetched = await there(['cp', `${id}:${guestDir}/big`, dir]).result;
+      expect(fetched.status).toBe(0);
+      expect((await readFile(join(dir, 'big'), 'utf8')) === input).toBe(true);
+    } finally {
+      await rm(dir, { recursive: true });
+      await daemon.control.remove(id);
+    }
+  });
+
+  it('exec: Ctrl-C is the program’s', async () => {
+    const { id } = await daemon.control.create({});
+    const running = there(['exec', id, '--', 'sh', '-c', 'echo started; exec sleep 600']);
+    await running.seen('started');
+    running.kill('SIGINT');
+    expect((await running.result).status).toBe(130);
+    await daemon.control.remove(id);
+  });
+
+  it('a wrong word is 2, with the reason and what to do', async () => {
+    const bad: [string[], string][] = [
+      [['exec', 'zzz', '--', 'true'], 'no sandbox has this id: zzz'],
+      [['exec', 'z'.repeat(20), '--', 'true'], 'there is none'],
+      [['exec', 'zzz'], 'no program was given'],
+      [['rm'], 'name sandboxes, or all of them'],
+      [['pause', '--to', 'tape', 'x'], 'Allowed choices are memory, disk'],
+      [['create', '--cpus', 'many'], '"many" is no whole number'],
+      [['pool', 'set', '3', '2'], 'at least 3 and at most 2'],
+      [['shell', 'zzz'], 'needs a terminal'],
+      [['frok', 'zzz'], "unknown command 'frok'"],
+    ];
+    const results = bad.map(([args]) => there(args).result);
+    for (const [at, result] of (await Promise.all(results)).entries()) {
+      expect(result.stderr).toContain(bad[at]?.[1]);
+      expect(result).toMatchObject({ status: 2, stdout: '' });
+    }
+  });
+
+  it('-o json: errors of the daemon are objects too', async () => {
+    const { status, stdout } = await there(['create', '--memory', '1', '-o', 'json']).result;
+    expect(status).toBe(125);
+    expect(JSON.parse(stdout)).toMatchObject({
+      error: { code: 'spec_invalid', message: expect.stringContaining('memoryMib') },
+    });
+  });
+
+  it('a daemon on a port: NEUROVISOR_URL and its key', async () => {
+    const env = await daemon.listenOnPort();
+    const good = await cli(['host', '-o', 'json'], { env }).result;
+    expect(JSON.parse(good.stdout)).toMatchObject({ accelerator: 'fake' });
+    const wrong = await cli(['host'], { env: { ...env, NEUROVISOR_API_KEY: 'guess' } }).result;
+    expect(wrong).toMatchObject({ status: 125, stdout: '' });
+    const nowhere = { NEUROVISOR_URL: 'ftp://x' };
+    expect((await cli(['host'], { env: nowhere }).result).stderr).toContain('NEUROVISOR_URL');
+  });
+
+  it('without a daemon: how to start one', async () => {
+    const env = { NEUROVISOR_HOME: join(tmpdir(), 'nv-no-such-home') };
+    for (const args of [['ls'], ['run', '--daemon', '-c', '1']]) {
+      const { status, stderr } = await cli(args, { env }).result;
+      expect(stderr).toContain('no daemon is running');
+      expect(stderr).toContain('neurovisor serve');
+      expect(status).toBe(125);
+    }
+  });
+});
+
+describe('run with a daemon', () => {
+  it('the sandbox is the daemon’s, and it goes', async () => {
+    const code = 'import os, sys; print(sys.argv[1:], os.environ["A"]); sys.exit(7)';
+    const run = there(['run', '-c', code, '-e', 'A=b', '--', '--flag']);
+    expect(await run.result).toEqual({
+      ...{ status: 7, signal: null },
+      ...{ stdout: "['--flag'] b\n", stderr: '' },
+    });
+    expect(await daemon.control.list()).toEqual([]);
+  });
+
+  it('-: the script comes from standard input; -o json tells the claim', async () => {
+    const run = there(['run', '-o', 'json', '-'], { input: 'print(6 * 7)' });
+    const report = JSON.parse((await run.result).stdout);
+    expect(report).toMatchObject({ stdout: '42\n', exit: { exitCode: 0 }, accelerator: 'fake' });
+    expect(report.phases[0]).toMatchObject({ name: 'claim', ms: 6 });
+  });
+
+  it('kill -9: the daemon ends the sandbox when its lease is over', async () => {
+    const run = there(['run', '-c', 'print("started", flush=True)\nwhile True: pass']);
+    await run.seen('started');
+    const [sandbox] = await daemon.control.list();
+    const { id = '', endsAtMs } = sandbox ?? {};
+    expect((endsAtMs ?? Number.POSITIVE_INFINITY) - Date.now()).toBeLessThanOrEqual(60_000);
+    const [program] = await (await daemon.control.guest(id)).processes();
+    expect(program).toBeDefined();
+    process.kill(run.pid, 'SIGKILL');
+    await run.result;
+    // The program ends at once: its connection does.
+    const left = async () => (await (await daemon.control.guest(id)).processes()).length;
+    await expect.poll(left, { timeout: 10_000 }).toBe(0);
+    await daemon.control.remove(id);
+  });
+
+  it('a daemon that goes away in the middle is told', async () => {
+    await using other = await startFakeDaemon();
+    const run = cli(['run', '-c', 'print("started", flush=True)\nwhile True: pass'], {
+      env: other.env,
+    });
+    await run.seen('started');
+    await other.stop();
+    const { status, stderr } = await run.result;
+    expect(stderr).toMatch(/no daemon is running|went away/);
+    expect(stderr).toContain('fix: start it');
+    expect(status).toBe(125);
+  });
+});

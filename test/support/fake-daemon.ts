@@ -1,0 +1,44 @@
+/** A daemon at the socket of a home of its own, with a fake control plane behind it. */
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createApiServer } from '../../src/api/server.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { daemonSocket, resolveHome } from '../../src/runtime/home.ts';
+import { FakeControlPlane } from './fake-control-plane.ts';
+
+export interface FakeDaemon extends AsyncDisposable {
+  readonly control: FakeControlPlane;
+  /** For a command that is to find it. */
+  readonly env: Readonly<Record<string, string>>;
+  /** Also on a port. @returns the variables that lead there */
+  listenOnPort(): Promise<Readonly<Record<string, string>>>;
+  /** The daemon goes away; idempotent. */
+  stop(): Promise<void>;
+}
+
+const API_KEY = 'key-for-tests';
+
+export async function startFakeDaemon(): Promise<FakeDaemon> {
+  const dir = await mkdtemp(join(tmpdir(), 'nv-home-'));
+  const home = resolveHome(dir);
+  await mkdir(home.runDir, { recursive: true });
+  const control = new FakeControlPlane();
+  const server = await createApiServer({ control, log: silentLog, apiKey: API_KEY });
+  await server.listen({ socketPath: daemonSocket(home) });
+  return {
+    control,
+    // An upstream would be chosen by a command that starts a sandbox of its own; none of these does.
+    env: { NEUROVISOR_HOME: dir, NEUROVISOR_UPSTREAM: '' },
+    listenOnPort: async () => {
+      const port = await server.listen({ port: 0 });
+      return { NEUROVISOR_URL: `http://127.0.0.1:${port}`, NEUROVISOR_API_KEY: API_KEY };
+    },
+    stop: () => server.close(),
+    async [Symbol.asyncDispose]() {
+      await server.close();
+      await control[Symbol.asyncDispose]();
+      await rm(dir, { recursive: true });
+    },
+  };
+}
