@@ -291,7 +291,7 @@ describe('unplug, the forwarder', () => {
         // Unread bytes turn the close of a unix socket into a reset.
         if (reset) socket.pause();
       }
-      if (reset) client.write('x'.repeat(1000));
+      if (reset) client.write(Buffer.alloc(200_000));
       await sleep(50);
       for (const socket of dialled) socket.destroy();
       const ends = [client, idle].map(async (socket) => {
@@ -303,6 +303,22 @@ describe('unplug, the forwarder', () => {
       await agent.guest.stats();
     },
   );
+
+  it('reset: the agent keeps nothing of it, even where the client does not close', async () => {
+    const descriptors = (): number => readdirSync(`/proc/${agent.child.pid}/fd`).length;
+    await sleep(1500);
+    const before = descriptors();
+    const client = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
+    client.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n');
+    await once(client, 'data');
+    for (const socket of dialled) socket.pause();
+    client.write(Buffer.alloc(200_000));
+    await until(() => descriptors() === before + 2);
+    await sleep(50);
+    for (const socket of dialled) socket.destroy();
+    await until(() => descriptors() === before);
+    client.destroy();
+  });
 
   it('a new client while there is no bridge: 503, not a wait', async () => {
     bridge.close();

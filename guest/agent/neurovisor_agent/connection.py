@@ -110,7 +110,9 @@ class Connection:
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            # A reset, as by an unplugged device: nothing can be sent any more, so it is no half-close.
+            self.abort()
+            return
         if data:
             self.on_data(data)
             if self._hung_up:
