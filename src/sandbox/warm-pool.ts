@@ -46,6 +46,13 @@ export interface PoolMember {
 export interface WarmPoolOptions<M extends PoolMember> {
   /** Rejects soon after the signal, or resolves all the same; the member is then discarded. */
   readonly make: (signal: AbortSignal) => Promise<M>;
+  /**
+   * Calls `run` when it is its turn to make one, and settles as that does. The member has been delivered
+   * by then, so that one who waits for it does not begin to make his own. Absent: at once.
+   */
+  readonly turn?:
+    | ((signal: AbortSignal, run: (signal: AbortSignal) => Promise<void>) => Promise<void>)
+    | undefined;
   /** Gives a new member to one who waits already; false: nobody does. Absent: nobody ever does. */
   readonly offer?: ((member: M) => boolean) | undefined;
   readonly limits: PoolLimits;
@@ -183,16 +190,18 @@ export class WarmPool<M extends PoolMember> {
 
   /** Never rejects. */
   async #make(aborter: AbortController): Promise<void> {
-    const { clock, make } = this.#options;
+    const { clock, make, turn = atOnce } = this.#options;
     const beganMs = clock.now();
     // So that it is in the table of makes before it can settle, and `claim` need not wait for its beginning.
     await Promise.resolve();
     try {
       aborter.signal.throwIfAborted();
-      const member = await make(aborter.signal);
-      this.#makes.delete(aborter);
-      this.#target.noteMade(clock.now() - beganMs);
-      this.#add(member, aborter.signal.aborted || this.#closing !== undefined);
+      await turn(aborter.signal, async (signal) => {
+        const member = await make(signal);
+        this.#makes.delete(aborter);
+        this.#target.noteMade(clock.now() - beganMs);
+        this.#add(member, aborter.signal.aborted || this.#closing !== undefined);
+      });
     } catch (error) {
       this.#makes.delete(aborter);
       if (aborter.signal.aborted) ignore(error, 'the make was cancelled');
@@ -310,6 +319,13 @@ export class WarmPool<M extends PoolMember> {
     }
     this.#askNext();
   }
+}
+
+async function atOnce(
+  signal: AbortSignal,
+  run: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  await run(signal);
 }
 
 function isAlive(member: PoolMember): boolean {
