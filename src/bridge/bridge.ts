@@ -73,6 +73,8 @@ export interface Bridge {
 
 export interface BridgePort {
   stats(): PortStats;
+  /** For requests that come from now on; `limits` stay those of `attach`. */
+  setPolicy(policy: BridgePolicy): void;
   /** Breaks off what is in flight, towards the guest and towards the upstream. Idempotent. */
   close(): Promise<void>;
 }
@@ -99,6 +101,7 @@ export function createBridge(options: BridgeOptions): Bridge {
       let closed: Promise<void> | undefined;
       const port: BridgePort = {
         stats: () => listener.stats(),
+        setPolicy: (changed) => listener.setPolicy(changed),
         close() {
           ports.delete(port);
           closed ??= listener.close();

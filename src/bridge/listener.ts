@@ -11,6 +11,7 @@ import { BridgeError } from './errors.ts';
 import { Exchange, type ExchangeContext } from './exchange.ts';
 import { checkFraming } from './headers.ts';
 import type { BridgeLimits } from './limits.ts';
+import type { BridgePolicy } from './policy.ts';
 import type { Refusal } from './refusal.ts';
 
 /** Counters since the port was attached, and two gauges. */
@@ -31,7 +32,7 @@ export interface PortStats {
 }
 
 export class Listener {
-  readonly #context: ExchangeContext;
+  #context: ExchangeContext;
   readonly #server: Server;
   readonly #exchanges = new Set<Exchange>();
   /** The answer that a connection is busy with. */
@@ -77,6 +78,11 @@ export class Listener {
     });
     // The directory keeps others out; the socket need not rely on the umask.
     await chmod(socketPath, 0o600);
+  }
+
+  /** For requests that come from now on. */
+  setPolicy(policy: BridgePolicy): void {
+    this.#context = { ...this.#context, policy };
   }
 
   stats(): PortStats {

@@ -5,8 +5,6 @@ export type RuntimeErrorCode =
   | 'upstream_unreachable'
   /** The model server does not offer the model that was asked for. */
   | 'model_unknown'
-  /** There is no room, or no safe place, for the RAM of a clone. */
-  | 'memory_unavailable'
   /** No VMM on this machine can run a guest. */
   | 'no_accelerator';
 

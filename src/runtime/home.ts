@@ -3,8 +3,6 @@
  *
  *     cache/   what `setup` builds and fetches, by digest; safe to delete
  *     run/     one directory per running sandbox, and the daemon's socket; empty when none runs
- *
- * And one in memory, for the RAM of clones between its copy and the moment when their VMM has opened it.
  */
 import { createHash } from 'node:crypto';
 import { homedir, tmpdir } from 'node:os';
@@ -14,11 +12,7 @@ export interface Home {
   readonly dir: string;
   readonly cacheDir: string;
   readonly runDir: string;
-  readonly memoryDir: string;
 }
-
-/** The same for every home: names in it are ids of sandboxes, unique everywhere. */
-export const MEMORY_DIR = `/dev/shm/neurovisor-${process.getuid?.() ?? 0}`;
 
 /**
  * `sun_path` holds 108 bytes (unix(7)). Below the run directory come `/<20 letters>/v_65535` and a NUL.
@@ -35,7 +29,7 @@ export function resolveHome(home: string): Home {
     `nv-${process.getuid?.() ?? 0}-${createHash('sha256').update(dir).digest('hex').slice(0, 12)}`,
   );
   const runDir = Buffer.byteLength(inHome) <= RUN_DIR_BYTES_MAX ? inHome : short;
-  return { dir, cacheDir: join(dir, 'cache'), runDir, memoryDir: MEMORY_DIR };
+  return { dir, cacheDir: join(dir, 'cache'), runDir };
 }
 
 /** Where the daemon of this home listens. */

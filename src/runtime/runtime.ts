@@ -16,12 +16,23 @@ import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
-import { type Bridge, createBridge, type UsageRecord } from '../bridge/bridge.ts';
+import {
+  type Bridge,
+  type BridgePolicy,
+  createBridge,
+  type UsageRecord,
+} from '../bridge/bridge.ts';
 import type { Config } from '../config.ts';
 import { listenForGuest } from '../guest/link.ts';
 import { createOverlay } from '../image/overlay.ts';
 import { SandboxError } from '../sandbox/errors.ts';
-import { DEFAULTS, makeSpec, type SandboxOptions } from '../sandbox/spec.ts';
+import {
+  DEFAULTS,
+  type ModelPolicy,
+  makeSpec,
+  type SandboxOptions,
+  type SandboxSpec,
+} from '../sandbox/spec.ts';
 import { type SandboxParts, Supervisor } from '../sandbox/supervisor.ts';
 import { DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
@@ -29,6 +40,7 @@ import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
 import { type Home, resolveHome } from './home.ts';
+import { makeMemory } from './memory.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
@@ -62,6 +74,7 @@ export class Runtime {
   readonly #cids = new CidPool(randomInt(1 << 30));
   readonly #sandboxes = new Set<Supervisor>();
   readonly #cleanup: CleanupStack;
+  readonly #usageListeners: Set<(usage: UsageRecord) => void>;
 
   private constructor(
     options: RuntimeOptions,
@@ -72,6 +85,7 @@ export class Runtime {
       upstream: Upstream;
       bridge: Bridge;
       cleanup: CleanupStack;
+      usageListeners: Set<(usage: UsageRecord) => void>;
     },
   ) {
     this.#options = options;
@@ -81,6 +95,7 @@ export class Runtime {
     this.upstream = made.upstream;
     this.#bridge = made.bridge;
     this.#cleanup = made.cleanup;
+    this.#usageListeners = made.usageListeners;
     this.templates = new Templates(setupContext(options, made.home), made.artifacts, {
       ...this.#parts(),
       env: this.#cpuEnv(),
@@ -97,7 +112,7 @@ export class Runtime {
     const home = resolveHome(config.home);
     const cleanup = new CleanupStack();
     try {
-      await reclaim(home.runDir, log, home.memoryDir);
+      await reclaim(home.runDir, log);
       const upstream = await chooseUpstream({
         config,
         runDir: home.runDir,
@@ -108,17 +123,21 @@ export class Runtime {
       const artifacts = await ensureArtifacts(setupContext(options, home), {
         withModel: upstream.needsModel,
       });
-      const vsock = createVsockHost({ log });
+      const vsock = createVsockHost({ log, requireSealedMemory: true });
       cleanup.push('vsock worker', () => vsock.close());
       const driver = await makeDriver({ config, home, log, vsock });
+      const usageListeners = new Set(options.onUsage === undefined ? [] : [options.onUsage]);
       const bridge = createBridge({
         upstream: () => upstream.target(artifacts.model),
         clock: systemClock,
         log,
-        ...(options.onUsage === undefined ? {} : { onUsage: options.onUsage }),
+        onUsage: (record) => {
+          for (const listener of usageListeners) listener(record);
+        },
       });
       cleanup.push('bridge', () => bridge.close());
-      return new Runtime(options, { home, driver, artifacts, upstream, bridge, cleanup });
+      const made = { home, driver, artifacts, upstream, bridge, cleanup, usageListeners };
+      return new Runtime(options, made);
     } catch (error) {
       await cleanup.run();
       throw error;
@@ -130,7 +149,7 @@ export class Runtime {
    * when it is missing; others only by `templates.prepare`. What can't be cloned boots: never an error.
    */
   async cloneSandbox(options: SandboxOptions, signal?: AbortSignal): Promise<Supervisor> {
-    const template = await this.#templateFor(options, signal);
+    const template = await this.#templateOrNone(options, signal);
     if (template === null) return await this.createSandbox(options, signal);
     const { warm } = template.spec;
     const sandbox = this.prepareSandbox({ ...options, warm }, { template: template.source });
@@ -144,13 +163,21 @@ export class Runtime {
     }
   }
 
-  async #templateFor(options: SandboxOptions, signal?: AbortSignal): Promise<Template | null> {
+  /**
+   * What a sandbox starts from; null: it boots. The default template is built when it is missing.
+   * @throws SandboxError, ImageError when it can't be had
+   */
+  async templateFor(options: SandboxOptions): Promise<Template | null> {
     const isPlain = options.console === undefined || options.console === 'log';
     if (!isPlain || !this.templates.supported) return null;
     const spec = templateSpec(options);
+    if (!isDefault(options) && !(await this.templates.has(spec))) return null;
+    return await this.templates.prepare(spec);
+  }
+
+  async #templateOrNone(options: SandboxOptions, signal?: AbortSignal): Promise<Template | null> {
     try {
-      if (!isDefault(options) && !(await this.templates.has(spec))) return null;
-      return await this.templates.prepare(spec);
+      return await this.templateFor(options);
     } catch (error) {
       if (signal?.aborted || this.#options.signal.aborted) throw error;
       this.#warnThatItBoots(error);
@@ -175,13 +202,27 @@ export class Runtime {
    * @param replace parts to use instead of the product's own, for tests
    */
   prepareSandbox(options: SandboxOptions, replace: Partial<SandboxParts> = {}): Supervisor {
+    return this.supervise(this.makeSpec(options), replace);
+  }
+
+  /** With this host's defaults. @throws SandboxError `spec_invalid` */
+  makeSpec(options: SandboxOptions): SandboxSpec {
     const models = { defaultModel: this.upstream.defaultModel, ...options.models };
     const env = { ...this.#cpuEnv(), ...options.env };
-    const spec = makeSpec({ ...options, env, models }, availableParallelism());
+    return makeSpec({ ...options, env, models }, availableParallelism());
+  }
+
+  /** Not started. */
+  supervise(spec: SandboxSpec, replace: Partial<SandboxParts> = {}): Supervisor {
     const sandbox = new Supervisor(spec, { ...this.#parts(), ...replace });
     this.#sandboxes.add(sandbox);
     void sandbox.ended.then(() => this.#sandboxes.delete(sandbox));
     return sandbox;
+  }
+
+  /** Calls `listener` for each request to the model when it is over. */
+  onUsage(listener: (usage: UsageRecord) => void): void {
+    this.#usageListeners.add(listener);
   }
 
   /** Starts the model server if it is ours and does not run yet; a hint, so failures wait for a request. */
@@ -212,9 +253,10 @@ export class Runtime {
       driver: this.driver,
       kernelPath: this.artifacts.kernelPath,
       rootImagePath: this.artifacts.rootImagePath,
-      makeWorkspace: (spec) => makeWorkspace(this.home.runDir, spec.id, this.home.memoryDir),
+      makeWorkspace: (spec) => makeWorkspace(this.home.runDir, spec.id),
       makeOverlay: (target, sizeBytes) =>
         createOverlay(this.artifacts.overlayTemplatePath, target, sizeBytes),
+      makeMemory,
       allocateCid: () => this.#cids.allocate(),
       listenForGuest: (channelPath, identity) =>
         listenForGuest({
@@ -225,20 +267,28 @@ export class Runtime {
           entropy: () => randomBytes(64),
           log,
         }),
-      attachBridge: (sandboxId, channelPath, models) =>
-        this.#bridge.attach({
-          sandboxId,
-          socketPath: inferenceSocket(channelPath),
-          policy: {
-            aliases: models.aliases,
-            ...(models.allow === null ? {} : { allowModels: models.allow }),
-            ...(models.defaultModel === null ? {} : { defaultModel: models.defaultModel }),
-          },
-        }),
+      attachBridge: async (sandboxId, channelPath, models) => {
+        const socketPath = inferenceSocket(channelPath);
+        const policy = bridgePolicy(models);
+        const port = await this.#bridge.attach({ sandboxId, socketPath, policy });
+        return {
+          setModels: (changed) => port.setPolicy(bridgePolicy(changed)),
+          inFlight: () => port.stats().inFlight,
+          close: () => port.close(),
+        };
+      },
       clock: systemClock,
       log,
     };
   }
+}
+
+function bridgePolicy(models: ModelPolicy): BridgePolicy {
+  return {
+    aliases: models.aliases,
+    ...(models.allow === null ? {} : { allowModels: models.allow }),
+    ...(models.defaultModel === null ? {} : { defaultModel: models.defaultModel }),
+  };
 }
 
 /** The part of a sandbox that its template decides. */

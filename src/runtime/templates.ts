@@ -5,7 +5,7 @@
  *                          │ no, and it may be built: 30–60 s in software emulation
  *                          └──► sandbox/template-builder.ts
  */
-import { readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { errorCode } from '../base/errors.ts';
@@ -15,7 +15,7 @@ import { type Artifact, isCached, prepareArtifact, type Recipe } from '../image/
 import type { CloneSource } from '../sandbox/supervisor.ts';
 import { TEMPLATE_FILES, type TemplateSpec, templateKey } from '../sandbox/template.ts';
 import { buildTemplate, type TemplateParts } from '../sandbox/template-builder.ts';
-import { cloneSparse, copySparse, copyWithoutZeros } from '../sys/sparse.ts';
+import { cloneSparse, copyDataInto, copyWithoutZeros } from '../sys/sparse.ts';
 import { serveCannedModel } from './canned-model.ts';
 import type { Artifacts, SetupContext } from './setup.ts';
 import { inferenceSocket } from './workspace.ts';
@@ -42,10 +42,7 @@ export interface TemplateInfo {
 }
 
 /** As the builder needs them, without what this file adds. */
-export type BuilderParts = Omit<
-  TemplateParts,
-  'serveCannedModel' | 'makeMemory' | 'keepMemory' | 'keepDisk'
->;
+export type BuilderParts = Omit<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk'>;
 
 const KIND = 'template';
 const ESTIMATE_MS = 45_000;
@@ -76,6 +73,8 @@ export class Templates {
   readonly #context: SetupContext;
   readonly #artifacts: Artifacts;
   readonly #parts: BuilderParts;
+  /** Verified in this process. */
+  readonly #opened = new Map<string, { readonly template: Template; readonly identity: string }>();
 
   constructor(context: SetupContext, artifacts: Artifacts, parts: BuilderParts) {
     this.#context = context;
@@ -99,11 +98,31 @@ export class Templates {
    * @throws SandboxError, ImageError; nothing half-made is left
    */
   async prepare(spec: TemplateSpec): Promise<Template> {
-    const recipe = this.#recipe(spec);
+    const key = this.#key(spec);
+    const known = this.#opened.get(key);
+    // Verifying takes as long as two starts; what nobody has touched since is what was verified.
+    if (known !== undefined && known.identity === (await this.#identity(key))) {
+      return known.template;
+    }
     const artifact = await withSetupLock(this.#context, () =>
-      prepareArtifact(this.#context, recipe),
+      prepareArtifact(this.#context, this.#recipe(spec)),
     );
-    return { key: recipe.key, spec, source: sourceOf(artifact) };
+    const template = { key, spec, source: sourceOf(artifact) };
+    this.#opened.set(key, { template, identity: await this.#identity(key) });
+    return template;
+  }
+
+  /** Changes when anybody writes to one of its files, or puts another in its place. */
+  async #identity(key: string): Promise<string> {
+    const parts = Object.values(TEMPLATE_FILES).map(async (name) => {
+      const path = join(this.#context.cacheDir, KIND, key, name);
+      const found = await stat(path, { bigint: true }).catch((error: unknown) => {
+        ignore(error, 'a missing file is another identity');
+        return null;
+      });
+      return found === null ? 'none' : `${found.dev}:${found.ino}:${found.size}:${found.ctimeNs}`;
+    });
+    return (await Promise.all(parts)).join(' ');
   }
 
   async list(): Promise<readonly TemplateInfo[]> {
@@ -184,15 +203,8 @@ export class Templates {
 /** Of `st_blocks` (stat(2)). */
 const BLOCK_BYTES = 512;
 
-const FILE_PARTS: Pick<
-  TemplateParts,
-  'serveCannedModel' | 'makeMemory' | 'keepMemory' | 'keepDisk'
-> = {
+const FILE_PARTS: Pick<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk'> = {
   serveCannedModel: (channelPath) => serveCannedModel(inferenceSocket(channelPath)),
-  makeMemory: async (path, bytes) => {
-    await writeFile(path, '', { flag: 'wx', mode: 0o600 });
-    await truncate(path, bytes);
-  },
   keepMemory: copyWithoutZeros,
   keepDisk: copyWithoutZeros,
 };
@@ -205,7 +217,7 @@ function sourceOf(artifact: Artifact<Details>): CloneSource {
       stateSha256: artifact.details.stateSha256,
       machine: artifact.details.machine,
     },
-    copyMemory: (target) => copySparse(path(TEMPLATE_FILES.ram), target),
+    copyMemory: (target) => copyDataInto(path(TEMPLATE_FILES.ram), target),
     copyDisk: (target) => cloneSparse(path(TEMPLATE_FILES.disk), target),
   };
 }

@@ -4,30 +4,17 @@
  *     run/<id>/owner.json     the process that owns it and its VMM, each by pid and start time
  *     run/<id>/v              the channel's socket; `v_<port>` for guest → host
  *     run/<id>/disk.ext4      the guest's writes
- *     /dev/shm/neurovisor-<uid>/<id>   a clone's RAM, until its VMM has opened it
  */
-import {
-  lstat,
-  mkdir,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  statfs,
-  writeFile,
-} from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describeError, errorCode } from '../base/errors.ts';
 import { parseSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Workspace } from '../sandbox/supervisor.ts';
-import { RuntimeError } from './errors.ts';
-import { MEMORY_DIR } from './home.ts';
 
 /** A process that can't be mistaken for a later one with the same pid. */
-interface ProcessRef {
+export interface ProcessRef {
   readonly pid: number;
   /** Field 22 of /proc/<pid>/stat: start time in clock ticks since boot (proc(5)). */
   readonly startTicks: string;
@@ -39,50 +26,19 @@ interface Owner {
   readonly vmm: ProcessRef | null;
 }
 
-export async function makeWorkspace(
-  runDir: string,
-  id: string,
-  memoryDir = MEMORY_DIR,
-): Promise<Workspace> {
+export async function makeWorkspace(runDir: string, id: string): Promise<Workspace> {
   const dir = join(runDir, id);
   await mkdir(runDir, { recursive: true, mode: 0o700 });
   await mkdir(dir, { mode: 0o700 });
   const owner = await processRef(process.pid);
   await writeOwner(dir, { owner, vmm: null });
-  const memoryPath = join(memoryDir, id);
-  const dropMemory = (): Promise<void> => rm(memoryPath, { force: true });
   return {
     dir,
     channelPath: join(dir, 'v'),
     overlayPath: join(dir, 'disk.ext4'),
     recordVmm: async (pid) => writeOwner(dir, { owner, vmm: await processRef(pid) }),
-    reserveMemory: async (bytes) => {
-      await requireMemory(memoryDir, bytes);
-      return memoryPath;
-    },
-    dropMemory,
-    // The directory goes last: as long as it is there, whoever reclaims it removes the RAM too.
-    remove: async () => {
-      await dropMemory();
-      await rm(dir, { recursive: true, force: true });
-    },
+    remove: () => rm(dir, { recursive: true, force: true }),
   };
-}
-
-/** Anybody may have made that directory before us; a VM whose file system in memory is full dies by SIGBUS. */
-async function requireMemory(dir: string, bytes: number): Promise<void> {
-  const unavailable = (cause: unknown): RuntimeError =>
-    new RuntimeError('memory_unavailable', `the RAM of a clone can't be put in ${dir}`, { cause });
-  try {
-    await mkdir(dir, { recursive: true, mode: 0o700 });
-    const found = await lstat(dir);
-    const isOurs = found.isDirectory() && found.uid === process.getuid?.();
-    if (!isOurs || (found.mode & 0o077) !== 0) throw unavailable('others may change it');
-    const { bavail, bsize } = await statfs(dir);
-    if (bavail * bsize < bytes) throw unavailable(`fewer than ${bytes} bytes are free there`);
-  } catch (error) {
-    throw error instanceof RuntimeError ? error : unavailable(error);
-  }
 }
 
 /** Where a guest's requests to its model arrive: host port 1025 (spec/guest-protocol.md). */
@@ -92,7 +48,7 @@ export const inferenceSocket = (channelPath: string): string => `${channelPath}_
  * Ends the VMMs and removes the directories of sandboxes whose owner is gone.
  * @returns how many were reclaimed
  */
-export async function reclaim(runDir: string, log: Log, memoryDir = MEMORY_DIR): Promise<number> {
+export async function reclaim(runDir: string, log: Log): Promise<number> {
   let reclaimed = 0;
   for (const name of await entries(runDir)) {
     if (parseSandboxId(name) === undefined) continue;
@@ -101,7 +57,6 @@ export async function reclaim(runDir: string, log: Log, memoryDir = MEMORY_DIR):
     if (state === 'young' || (state !== undefined && (await isAlive(state.owner)))) continue;
     try {
       if (state?.vmm && (await isAlive(state.vmm))) process.kill(state.vmm.pid, 'SIGKILL');
-      await rm(join(memoryDir, name), { force: true });
       await rm(dir, { recursive: true, force: true });
       reclaimed += 1;
       log.info('reclaimed a sandbox whose owner was killed', { sandbox: name });
@@ -142,12 +97,12 @@ const YOUNG_MS = 5_000;
 
 let bootId: string | undefined;
 
-async function processRef(pid: number): Promise<ProcessRef> {
+export async function processRef(pid: number): Promise<ProcessRef> {
   bootId ??= (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
   return { pid, startTicks: (await startTicks(pid)) ?? '', bootId };
 }
 
-async function isAlive(ref: ProcessRef): Promise<boolean> {
+export async function isAlive(ref: ProcessRef): Promise<boolean> {
   const now = await processRef(ref.pid);
   return now.startTicks !== '' && now.startTicks === ref.startTicks && now.bootId === ref.bootId;
 }

@@ -13,6 +13,8 @@ export type SandboxErrorCode =
   | 'not_found'
   /** Another snapshot has this name. */
   | 'name_taken'
+  /** The snapshot is of another kernel, image, VMM or processor; it can't be used here. */
+  | 'snapshot_foreign'
   /** The sandbox could not be saved; the message says whether it goes on. */
   | 'snapshot_failed'
   /** Too much is going on; the error says when to try again. */

@@ -11,6 +11,8 @@ export type SandboxState =
   | 'ready'
   /** The VM's CPUs are stopped; memory is kept. */
   | 'paused'
+  /** The VM is being saved: it has no channel, and stands still while RAM and disk are copied. */
+  | 'saving'
   /** Everything that was made is being released. */
   | 'stopping'
   /** Nothing is left. */
@@ -23,6 +25,8 @@ export type SandboxEvent =
   | 'agent-confirmed'
   | 'pause'
   | 'resume'
+  | 'save'
+  | 'go-on'
   | 'stop'
   | 'died'
   | 'released'
@@ -33,8 +37,9 @@ export const TRANSITIONS: Readonly<
 > = {
   creating: { 'resources-made': 'booting', stop: 'stopping', died: 'stopping' },
   booting: { 'agent-confirmed': 'ready', stop: 'stopping', died: 'stopping' },
-  ready: { pause: 'paused', stop: 'stopping', died: 'stopping' },
+  ready: { pause: 'paused', save: 'saving', stop: 'stopping', died: 'stopping' },
   paused: { resume: 'ready', stop: 'stopping', died: 'stopping' },
+  saving: { 'go-on': 'ready', stop: 'stopping', died: 'stopping' },
   stopping: { released: 'gone', 'released-after-failure': 'failed' },
   gone: {},
   failed: {},

@@ -38,6 +38,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
       channelPath: '/c',
       timings: { spawnedMs: 5, runningMs: 30 },
       exited: exited.promise,
+      isAlive: () => true,
       consoleTail: () => 'Kernel panic - not syncing\n',
       terminal: null,
       pause: () => Promise.resolve(),
@@ -58,10 +59,12 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
       clock.advance(1000);
       return guest;
     },
+    setIdentity: () => undefined,
     close: hold('listener'),
   });
   const driver = {
-    start: async (_spec: unknown, signal?: AbortSignal) => {
+    start: async (spec: VmSpec, signal?: AbortSignal) => {
+      await spec.memoryReady;
       await step('vm', signal);
       return makeVm();
     },
@@ -73,24 +76,16 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
     makeWorkspace: async () => {
       await step('workspace');
       const removeDir = hold('workspace');
-      let dropMemory = (): Promise<void> => Promise.resolve();
       return {
         dir: '/d',
         channelPath: '/d/v',
         overlayPath: '/d/o',
         recordVmm: () => Promise.resolve(),
-        reserveMemory: async () => {
-          dropMemory = hold('RAM name');
-          return '/m';
-        },
-        dropMemory: () => dropMemory(),
-        remove: async () => {
-          await dropMemory();
-          await removeDir();
-        },
+        remove: removeDir,
       };
     },
     makeOverlay: () => step('overlay'),
+    makeMemory: () => ({ fd: 9, path: '/m', close: hold('RAM') }),
     allocateCid: () => {
       held.add('cid');
       return { cid: 3, release: () => void held.delete('cid') };
@@ -101,7 +96,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
     },
     attachBridge: async () => {
       await step('bridge');
-      return { close: hold('bridge') };
+      return { setModels: () => undefined, inFlight: () => 0, close: hold('bridge') };
     },
     clock,
     log: silentLog,
@@ -181,8 +176,8 @@ describe('Supervisor', () => {
     const sandbox = new Supervisor(makeSpec({}, 2), parts);
     await sandbox.start();
     expect(copied.sort()).toEqual(['/d/o', '/m']);
-    expect(started).toMatchObject([{ memoryPath: '/m', snapshot: source.snapshot }]);
-    expect(fake.releases).toEqual(['RAM name']);
+    expect(started).toMatchObject([{ memoryFd: 9, snapshot: source.snapshot }]);
+    expect(fake.releases).toEqual([]);
     expect(sandbox.timings).toMatchObject({ origin: 'clone', kernelMs: 0 });
     await sandbox.stop();
     expect([...fake.held]).toEqual([]);

@@ -1,19 +1,18 @@
 /**
  * The one owner of a sandbox's state. Everybody else asks, and is refused with a reason.
  *
- *     start:  workspace ─► disk, (RAM,) bridge port, guest listener ─► VM boots or goes on ─► hello ─► ready
- *     stop:   guest link ─► VM ─► bridge port ─► listener ─► workspace     (reverse, once, always)
+ *     start:  workspace ─► disk, RAM, bridge port, guest listener ─► VM boots or goes on ─► hello ─► ready
+ *     save:   settle ─► unplug ─► stop, devices ─► RAM, disk ─► go on ─► plug ─► hello ─► ready
+ *     stop:   guest link ─► VM ─► bridge port ─► listener ─► RAM ─► workspace     (reverse, once, always)
  *
  * What it needs from the mechanisms comes in as `SandboxParts`, so all of this runs without a VM in tests.
  */
 
 import { CleanupStack } from '../base/cleanup.ts';
-import type { Clock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import type { Log } from '../base/log.ts';
 import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
-import type { Vm, VmExit, VmmDriver, VmSnapshot } from '../vmm/driver.ts';
+import type { Vm, VmExit, VmSnapshot } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
 import {
   isFinal,
@@ -22,94 +21,34 @@ import {
   type TransitionResult,
   transition,
 } from './lifecycle.ts';
-import type { ModelPolicy, SandboxSpec } from './spec.ts';
+import type {
+  BridgePort,
+  GuestMemory,
+  SandboxEnd,
+  SandboxParts,
+  SaveTarget,
+  StartTimings,
+  Workspace,
+} from './parts.ts';
+import { Saving } from './saving.ts';
+import type { SandboxSpec } from './spec.ts';
 
-/** The private directory of a sandbox. */
-export interface Workspace {
-  readonly dir: string;
-  readonly channelPath: string;
-  readonly overlayPath: string;
-  /** Writes down the VMM's pid, so that the next start can end it if this process is killed. */
-  recordVmm(pid: number): Promise<void>;
-  /** A place for RAM of this size, on a file system in memory; nothing is there yet. */
-  reserveMemory(bytes: number): Promise<string>;
-  /** Removes the RAM's name; who has it open keeps it. */
-  dropMemory(): Promise<void>;
-  remove(): Promise<void>;
-}
-
-export interface BridgePort {
-  close(): Promise<void>;
-}
-
-/** What a clone goes on from instead of booting. */
-export interface CloneSource {
-  readonly snapshot: VmSnapshot;
-  copyMemory(targetPath: string): Promise<void>;
-  copyDisk(targetPath: string): Promise<void>;
-}
-
-export interface SandboxParts {
-  readonly driver: VmmDriver;
-  readonly kernelPath: string;
-  readonly rootImagePath: string;
-  makeWorkspace(spec: SandboxSpec): Promise<Workspace>;
-  makeOverlay(targetPath: string, sizeBytes: number): Promise<void>;
-  allocateCid(): { readonly cid: number; release(): void };
-  listenForGuest(channelPath: string, identity: GuestIdentity): Promise<GuestListener>;
-  attachBridge(sandboxId: string, channelPath: string, models: ModelPolicy): Promise<BridgePort>;
-  /** Absent: the sandbox boots. */
-  readonly template?: CloneSource;
-  readonly clock: Clock;
-  readonly log: Log;
-}
-
-/** Why a sandbox ended. */
-export interface SandboxEnd {
-  readonly cause: /** `stop` was called. */
-    | 'stopped'
-    /** Its time was up. */
-    | 'timeout'
-    /** The guest powered off or rebooted. */
-    | 'guest-shutdown'
-    /** The VMM process died. */
-    | 'vmm-crashed'
-    /** The agent's link broke while the VM ran. */
-    | 'agent-lost'
-    /** It never became ready. */
-    | 'start-failed';
-  readonly detail: string;
-  /** The last 64 KiB of the serial console. */
-  readonly console: string;
-}
-
-/** Durations in milliseconds, in the order in which the phases ran. */
-export interface StartTimings {
-  readonly origin: 'boot' | 'clone';
-  /** Directory, disk, sockets; of a clone also the copy of its RAM. */
-  readonly prepareMs: number;
-  /** VMM process spawned until guest code runs; of a clone with its state loaded. */
-  readonly vmmMs: number;
-  /** Guest code runs until PID 1 (guest clock); 0 in a clone and where the guest can't tell. */
-  readonly kernelMs: number;
-  /** PID 1 (in a clone: guest code runs) until the agent is confirmed. */
-  readonly agentMs: number;
-  /** `start` called until ready. */
-  readonly totalMs: number;
-}
+export type * from './parts.ts';
 
 const BYTES_PER_MIB = 1024 * 1024;
 
 export class Supervisor {
-  readonly spec: SandboxSpec;
   /** Resolves when nothing of the sandbox is left. Never rejects. */
   readonly ended: Promise<SandboxEnd>;
   readonly #parts: SandboxParts;
   readonly #cleanup = new CleanupStack();
   readonly #listeners = new Set<(state: SandboxState, event: SandboxEvent) => void>();
+  #spec: SandboxSpec;
   #state: SandboxState = 'creating';
   #vm: Vm | undefined;
   #guest: Guest | undefined;
+  #running: Running | undefined;
+  #writing: Promise<VmSnapshot> | undefined;
   #timings: StartTimings | undefined;
   #booting: Promise<void> | undefined;
   #stopping: Promise<SandboxEnd> | undefined;
@@ -117,11 +56,15 @@ export class Supervisor {
   readonly #resolveEnded: (end: SandboxEnd) => void;
 
   constructor(spec: SandboxSpec, parts: SandboxParts) {
-    this.spec = spec;
+    this.#spec = spec;
     this.#parts = parts;
     const { promise, resolve } = Promise.withResolvers<SandboxEnd>();
     this.ended = promise;
     this.#resolveEnded = resolve;
+  }
+
+  get spec(): SandboxSpec {
+    return this.#spec;
   }
 
   get state(): SandboxState {
@@ -185,28 +128,116 @@ export class Supervisor {
     this.#apply('resume');
   }
 
+  /**
+   * Late binding: a sandbox that was started ahead of time becomes the one that is asked for.
+   * @param spec of the same id, size and warm list
+   * @throws SandboxError, GuestError; then it must not be used
+   */
+  async bind(spec: SandboxSpec): Promise<void> {
+    const guest = this.guest();
+    const { id, cpus, memoryMib, diskMib, warm, hostname } = this.#spec;
+    const before = JSON.stringify(this.#identity());
+    this.#spec = { ...spec, id, cpus, memoryMib, diskMib, warm, hostname };
+    const identity = this.#identity();
+    this.#running?.port.setModels(spec.models);
+    this.#running?.listener.setIdentity(identity);
+    await Promise.all([
+      // The guest knows what it was told at its start; a round trip to it is most of what binding costs.
+      JSON.stringify(identity) === before ? undefined : guest.update({ env: identity.env }),
+      Object.keys(spec.channelLimits).length === 0
+        ? undefined
+        : this.#vm?.setChannelLimits(spec.channelLimits),
+    ]);
+  }
+
+  /** Model requests that are being answered. */
+  get modelRequests(): number {
+    return this.#running?.port.inFlight() ?? 0;
+  }
+
+  /** Cheap and synchronous: nothing speaks against using it. */
+  isAlive(): boolean {
+    return this.#state === 'ready' && this.#vm?.isAlive() === true;
+  }
+
+  /**
+   * Writes the VM down as it stands. All connections to its guest end; programs in it live on.
+   * @param then `end`: this VM ends when `commit` has resolved; `go-on`: it runs again when RAM and disk
+   *   are copied
+   * @param commit makes what was written count; if it fails the sandbox goes on
+   * @throws SandboxError `not_ready`, `snapshot_failed` (the sandbox goes on), `gone` (it does not)
+   */
+  async save(
+    target: SaveTarget,
+    then: 'end' | 'go-on',
+    commit: (snapshot: VmSnapshot) => Promise<void>,
+  ): Promise<void> {
+    this.#require('save');
+    const running = this.#running;
+    if (running === undefined) throw new SandboxError('not_ready', 'there is no VM to save');
+    const saving = new Saving(running, this.guest());
+    this.#apply('save');
+    this.#writing = saving.writeDown(target, then === 'end' ? commit : null);
+    let failure: unknown;
+    try {
+      const snapshot = await this.#writing;
+      if (then === 'end') {
+        await this.#end('saved', 'saved, to go on later');
+        return;
+      }
+      await this.#goOn(saving, running);
+      await commit(snapshot);
+      return;
+    } catch (error) {
+      failure = error;
+    }
+    if (this.#stopping !== undefined) throw goneWhileSaving(failure);
+    if (this.#state === 'saving') await this.#goOn(saving, running);
+    throw new SandboxError('snapshot_failed', 'the sandbox could not be saved; it goes on', {
+      cause: failure,
+    });
+  }
+
   /** Ends the sandbox and releases all of it. Idempotent. */
-  stop(): Promise<SandboxEnd> {
+  stop(cause: 'stopped' | 'timeout' = 'stopped'): Promise<SandboxEnd> {
     this.#aborter.abort(new SandboxError('cancelled', 'the sandbox was stopped'));
-    return this.#end('stopped', 'stopped by its owner');
+    return this.#end(cause, cause === 'timeout' ? 'its time was up' : 'stopped by its owner');
+  }
+
+  async #goOn(saving: Saving, running: Running): Promise<void> {
+    try {
+      await saving.goOn();
+      if (!saving.isLinked) {
+        const { guest } = await this.#hello(running.listener, running.vm, this.#aborter.signal);
+        this.#watchGuest(running.vm, guest);
+      }
+      this.#apply('go-on');
+    } catch (error) {
+      if (this.#stopping === undefined) {
+        await this.#end('agent-lost', `it could not go on after saving: ${describeError(error)}`);
+      }
+      throw goneWhileSaving(error);
+    }
   }
 
   async #boot(signal: AbortSignal): Promise<void> {
     const { clock } = this.#parts;
     const began = clock.now();
     signal.throwIfAborted();
-    const { workspace, memoryPath, cid, listener } = await this.#prepare();
+    const prepared = await this.#prepare();
     signal.throwIfAborted();
-    const prepared = clock.now();
-    const vm = await this.#startVm(workspace, memoryPath, cid, signal);
-    const { guest, readyAt } = await this.#hello(listener, vm, signal);
-    const running = prepared + vm.timings.runningMs;
+    const preparedAt = clock.now();
+    const vm = await this.#startVm(prepared, signal);
+    this.#running = { ...prepared, vm };
+    this.#cleanup.push('guest link', () => this.#guest?.close());
+    const { guest, readyAt } = await this.#hello(prepared.listener, vm, signal);
+    const running = preparedAt + vm.timings.runningMs;
     const isClone = this.#parts.template !== undefined;
     // What a clone's guest remembers is the boot of its template.
     const kernelMs = isClone ? 0 : (guest.info.kernelToInitMs ?? 0);
     this.#timings = {
       origin: isClone ? 'clone' : 'boot',
-      prepareMs: prepared - began,
+      prepareMs: preparedAt - began,
       vmmMs: vm.timings.runningMs,
       kernelMs,
       agentMs: Math.max(0, readyAt - running - kernelMs),
@@ -216,17 +247,13 @@ export class Supervisor {
     this.#watch(vm, guest);
   }
 
-  async #prepare(): Promise<{
-    workspace: Workspace;
-    memoryPath: string | undefined;
-    cid: number;
-    listener: GuestListener;
-  }> {
+  async #prepare(): Promise<Prepared> {
     const parts = this.#parts;
     const workspace = await parts.makeWorkspace(this.spec);
     this.#cleanup.push('workspace', () => workspace.remove());
     const lease = parts.allocateCid();
     this.#cleanup.push('context id', () => lease.release());
+    const { memory, memoryReady } = this.#makeMemory();
     const { channelPath } = workspace;
     const listening = parts.listenForGuest(channelPath, this.#identity()).then((listener) => {
       this.#cleanup.push('guest listener', () => listener.close());
@@ -234,14 +261,16 @@ export class Supervisor {
     });
     const attaching = parts
       .attachBridge(this.spec.id, channelPath, this.spec.models)
-      .then((port) => this.#cleanup.push('bridge port', () => port.close()));
+      .then((port) => {
+        this.#cleanup.push('bridge port', () => port.close());
+        return port;
+      });
     const copying = this.#makeDisk(workspace);
-    const remembering = this.#makeMemory(workspace);
     // All are awaited before any failure is passed on: what succeeded must be on the cleanup stack.
-    const results = await Promise.allSettled([listening, attaching, copying, remembering]);
+    const results = await Promise.allSettled([listening, attaching, copying]);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
-    const [listener, memoryPath] = await Promise.all([listening, remembering]);
-    return { workspace, memoryPath, cid: lease.cid, listener };
+    const [listener, port] = await Promise.all([listening, attaching]);
+    return { workspace, memory, memoryReady, cid: lease.cid, listener, port };
   }
 
   async #makeDisk({ overlayPath }: Workspace): Promise<void> {
@@ -250,21 +279,22 @@ export class Supervisor {
     else await makeOverlay(overlayPath, this.spec.diskMib * BYTES_PER_MIB);
   }
 
-  /** A clone's RAM; a VM that boots gets memory without a name. */
-  async #makeMemory(workspace: Workspace): Promise<string | undefined> {
-    const { template } = this.#parts;
-    if (template === undefined) return undefined;
-    const path = await workspace.reserveMemory(this.spec.memoryMib * BYTES_PER_MIB);
-    await template.copyMemory(path);
-    return path;
+  /** A clone's RAM is filled while its VMM starts. */
+  #makeMemory(): Pick<Prepared, 'memory' | 'memoryReady'> {
+    const { template, makeMemory } = this.#parts;
+    const memory = makeMemory(this.spec.memoryMib * BYTES_PER_MIB);
+    const memoryReady = template?.copyMemory(memory.path);
+    memoryReady?.catch((error: unknown) => ignore(error, 'told to who starts the VM'));
+    this.#cleanup.push('RAM', async () => {
+      // Who reads or fills it opens it by its number, which must not mean something else by then.
+      await Promise.allSettled([memoryReady, this.#writing]);
+      memory.close();
+    });
+    return { memory, memoryReady };
   }
 
-  async #startVm(
-    workspace: Workspace,
-    memoryPath: string | undefined,
-    guestCid: number,
-    signal: AbortSignal,
-  ): Promise<Vm> {
+  async #startVm(prepared: Prepared, signal: AbortSignal): Promise<Vm> {
+    const { workspace, memory, memoryReady, cid: guestCid } = prepared;
     const parts = this.#parts;
     const { template } = parts;
     this.#apply('resources-made');
@@ -281,14 +311,14 @@ export class Supervisor {
         channelPath: workspace.channelPath,
         channelLimits: this.spec.channelLimits,
         console: this.spec.console,
-        ...(memoryPath === undefined ? {} : { memoryPath }),
+        memoryFd: memory.fd,
+        ...(memoryReady === undefined ? {} : { memoryReady }),
         ...(template === undefined ? {} : { snapshot: template.snapshot }),
       },
       signal,
     );
     this.#vm = vm;
     this.#cleanup.push('VM', () => vm.kill());
-    if (memoryPath !== undefined) await workspace.dropMemory();
     if (vm.pid !== null) await workspace.recordVmm(vm.pid);
     return vm;
   }
@@ -312,7 +342,6 @@ export class Supervisor {
       });
       const guest = await Promise.race([listener.ready(both), died]);
       this.#guest = guest;
-      this.#cleanup.push('guest link', () => guest.close());
       return { guest, readyAt: this.#parts.clock.now() };
     } finally {
       waiting.abort();
@@ -321,14 +350,7 @@ export class Supervisor {
 
   #watch(vm: Vm, guest: Guest): void {
     void vm.exited.then((exit) => this.#end(causeOf(exit), exit.detail));
-    void guest.closed.then(async () => {
-      // The VM's own end explains more than the broken link, and follows at once if it is the reason.
-      const grace = Promise.withResolvers<void>();
-      const cancel = this.#parts.clock.after(AGENT_LOST_GRACE_MS, grace.resolve);
-      await Promise.race([vm.exited, grace.promise]);
-      cancel();
-      if (this.#state === 'ready') await this.#end('agent-lost', 'the link to the agent broke');
-    });
+    this.#watchGuest(vm, guest);
     if (this.spec.timeoutMs !== null) {
       const limitMs = this.spec.timeoutMs;
       const cancel = this.#parts.clock.after(limitMs, () => {
@@ -336,6 +358,18 @@ export class Supervisor {
       });
       this.#cleanup.push('timer', cancel);
     }
+  }
+
+  #watchGuest(vm: Vm, guest: Guest): void {
+    void guest.closed.then(async () => {
+      // The VM's own end explains more than the broken link, and follows at once if it is the reason.
+      const grace = Promise.withResolvers<void>();
+      const cancel = this.#parts.clock.after(AGENT_LOST_GRACE_MS, grace.resolve);
+      await Promise.race([vm.exited, grace.promise]);
+      cancel();
+      if (this.#state !== 'ready' || this.#guest !== guest) return;
+      await this.#end('agent-lost', 'the link to the agent broke');
+    });
   }
 
   #identity(): GuestIdentity {
@@ -414,6 +448,24 @@ export class Supervisor {
     const code = isFinal(result.from) || result.from === 'stopping' ? 'gone' : 'not_ready';
     return new SandboxError(code, `"${result.event}" is not possible while ${result.from}`);
   }
+}
+
+interface Prepared {
+  readonly workspace: Workspace;
+  readonly memory: GuestMemory;
+  /** Undefined: there is nothing to fill it with. */
+  readonly memoryReady: Promise<void> | undefined;
+  readonly cid: number;
+  readonly listener: GuestListener;
+  readonly port: BridgePort;
+}
+
+interface Running extends Prepared {
+  readonly vm: Vm;
+}
+
+function goneWhileSaving(cause: unknown): SandboxError {
+  return new SandboxError('gone', 'the sandbox ended while it was being saved', { cause });
 }
 
 const AGENT_LOST_GRACE_MS = 500;

@@ -14,7 +14,7 @@ import type { Guest, GuestIdentity, WarmModule } from '../guest/link.ts';
 import type { Vm, VmSnapshot } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
 import { makeSpec, type SandboxSpec } from './spec.ts';
-import type { SandboxParts, Workspace } from './supervisor.ts';
+import type { GuestMemory, SandboxParts, Workspace } from './supervisor.ts';
 import { TEMPLATE_BOOT_ARGS, type TemplateSpec } from './template.ts';
 
 export interface TemplateParts
@@ -25,6 +25,7 @@ export interface TemplateParts
     | 'rootImagePath'
     | 'makeWorkspace'
     | 'makeOverlay'
+    | 'makeMemory'
     | 'allocateCid'
     | 'listenForGuest'
     | 'clock'
@@ -35,8 +36,6 @@ export interface TemplateParts
   readonly hostCpus: number;
   /** A model that answers every call alike and closes each connection. */
   serveCannedModel(channelPath: string): Promise<{ close(): Promise<void> }>;
-  /** A file of `bytes` that is all hole. */
-  makeMemory(path: string, bytes: number): Promise<void>;
   /** Copies what is not zero. */
   keepMemory(from: string, to: string): Promise<void>;
   keepDisk(from: string, to: string): Promise<void>;
@@ -97,7 +96,7 @@ async function build(
   const workspace = await parts.makeWorkspace(spec);
   cleanup.push('workspace', () => workspace.remove());
   report(0.02, 'boot');
-  const { vm, guest, memoryPath } = await boot(parts, spec, workspace, signal, cleanup);
+  const { vm, guest, memory } = await boot(parts, spec, workspace, signal, cleanup);
   report(0.1, `import ${warm.length} modules`);
   const modules = await warmUp(parts, guest, vm, signal);
   report(0.85, 'run a script');
@@ -108,7 +107,7 @@ async function build(
   signal.throwIfAborted();
   const snapshot = await vm.saveState?.(paths.state);
   if (snapshot === undefined) throw unsupported(parts);
-  await parts.keepMemory(memoryPath, paths.ram);
+  await parts.keepMemory(memory.path, paths.ram);
   await parts.keepDisk(workspace.overlayPath, paths.disk);
   return { snapshot, modules };
 }
@@ -122,12 +121,12 @@ async function boot(
   workspace: Workspace,
   signal: AbortSignal,
   cleanup: CleanupStack,
-): Promise<{ vm: Vm; guest: Guest; memoryPath: string }> {
+): Promise<{ vm: Vm; guest: Guest; memory: GuestMemory }> {
   if (!parts.driver.capabilities.snapshot) throw unsupported(parts);
   const { channelPath, overlayPath } = workspace;
   await parts.makeOverlay(overlayPath, spec.diskMib * BYTES_PER_MIB);
-  const memoryPath = await workspace.reserveMemory(spec.memoryMib * BYTES_PER_MIB);
-  await parts.makeMemory(memoryPath, spec.memoryMib * BYTES_PER_MIB);
+  const memory = parts.makeMemory(spec.memoryMib * BYTES_PER_MIB);
+  cleanup.push('RAM', () => memory.close());
   const model = await parts.serveCannedModel(channelPath);
   cleanup.push('canned model', () => model.close());
   const listener = await parts.listenForGuest(channelPath, throwAway(spec));
@@ -136,7 +135,7 @@ async function boot(
   cleanup.push('context id', () => lease.release());
   const { id, cpus, memoryMib } = spec;
   const { kernelPath, rootImagePath } = parts;
-  const place = { id, dir: workspace.dir, channelPath, overlayPath, memoryPath };
+  const place = { id, dir: workspace.dir, channelPath, overlayPath, memoryFd: memory.fd };
   const vm = await parts.driver.start(
     {
       ...{ ...place, cpus, memoryMib, kernelPath, rootImagePath, guestCid: lease.cid },
@@ -147,7 +146,7 @@ async function boot(
   cleanup.push('VM', () => vm.kill());
   if (vm.pid !== null) await workspace.recordVmm(vm.pid);
   const guest = await Promise.race([listener.ready(signal), died(vm)]);
-  return { vm, guest, memoryPath };
+  return { vm, guest, memory };
 }
 
 /** An identity that no clone keeps: each is given its own in its own hello. */

@@ -40,6 +40,19 @@ export async function copyWithoutZeros(from: string, to: string): Promise<void> 
   });
 }
 
+/** Copies what is not zero into a file that is there, has the same size and holds nothing yet. */
+export async function copyDataInto(from: string, to: string): Promise<void> {
+  await using source = await open(from, 'r');
+  await using target = await open(to, 'r+');
+  const { size } = await source.stat();
+  if ((await target.stat()).size !== size) throw new Error(`${to} has not the size of ${from}`);
+  await eachChunk(source, (chunk, at) => {
+    for (const { start, end } of nonZeroRuns(chunk)) {
+      writeAll(target.fd, chunk.subarray(start, end), at + start);
+    }
+  });
+}
+
 /** SHA-256 of the size and of every page that is not all zeros; where the holes are makes no difference. */
 export async function digestSparse(path: string): Promise<string> {
   await using source = await open(path, 'r');

@@ -49,11 +49,13 @@ export interface VmSpec {
   /** `log`: console goes to a bounded tail; `interactive`: raw bidirectional serial console. */
   readonly console: 'log' | 'interactive';
   /**
-   * RAM in this existing file of `memoryMib`, so that it can be kept beside a snapshot; absent: RAM without
-   * a name. The caller may remove the name as soon as `start` has resolved.
+   * RAM is this memfd of `memoryMib`, which stays the caller's, so that it can be filled before and copied
+   * beside a snapshot; absent: memory that only the VMM has.
    */
-  readonly memoryPath?: string;
-  /** Goes on from here instead of booting; `memoryPath` holds a copy of the RAM that belongs to it. */
+  readonly memoryFd?: number;
+  /** The VMM may start while that memory is still being filled; no guest code runs before this resolves. */
+  readonly memoryReady?: Promise<void>;
+  /** Goes on from here instead of booting; `memoryFd` holds a copy of the RAM that belongs to it. */
   readonly snapshot?: VmSnapshot;
   /** Extra kernel arguments, each `[A-Za-z0-9_.,:/=-]+`; anything else is refused. */
   readonly bootArgs?: readonly string[];
@@ -90,6 +92,8 @@ export interface Vm {
   readonly timings: VmTimings;
   /** Resolves when the VM is gone, whatever the cause. Never rejects. */
   readonly exited: Promise<VmExit>;
+  /** Cheap and synchronous: its process is there and no signal has stopped it. */
+  isAlive(): boolean;
   /** The last 64 KiB that the guest wrote to its serial console. */
   consoleTail(): string;
   /** Present only with `console: 'interactive'`. */
@@ -97,8 +101,8 @@ export interface Vm {
   /** Present with the capability `hotplugVsock`. */
   readonly vsockHotplug?: VsockHotplug;
   /**
-   * Stops the VM for good and writes its devices to a new file. The vsock device must be unplugged and
-   * RAM be in a file; once per VM. Present with the capability `snapshot`.
+   * Stops the VM and writes its devices to a new file; RAM and disk stand still until `resume`. The vsock
+   * device must be unplugged and RAM be the caller's. Present with the capability `snapshot`.
    * @throws VmmError `vm_unsupported` when it may not be taken now
    */
   saveState?(statePath: string): Promise<VmSnapshot>;

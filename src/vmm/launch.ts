@@ -11,10 +11,10 @@ import { type ChildProcess, spawn } from 'node:child_process';
  * - `pid` is the VMM's own, so that a signal to it ends the VMM.
  * - Nothing of this process' environment reaches it: keys of upstream servers may be there.
  */
-export type Launch = (
-  argv: readonly string[],
-  stdio: readonly ('ignore' | 'pipe')[],
-) => ChildProcess;
+export type Launch = (argv: readonly string[], stdio: Readonly<LaunchStdio>) => ChildProcess;
+
+/** By descriptor of the VMM; a number is one of ours, which it inherits. */
+export type LaunchStdio = ('ignore' | 'pipe' | number)[];
 
 /**
  * `setpriv` (util-linux) sets the parent-death signal and no_new_privs, and becomes the VMM by execve.

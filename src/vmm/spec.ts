@@ -67,18 +67,16 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
   for (const field of ['kernelPath', 'rootImagePath', 'overlayPath'] as const) {
     path(field, PATH_BYTES_MAX);
   }
-  if (spec.memoryPath !== undefined) path('memoryPath', PATH_BYTES_MAX);
-  else if (spec.snapshot !== undefined) throw invalid('memoryPath', 'a snapshot needs its RAM');
+  if (spec.memoryFd !== undefined && !(Number.isSafeInteger(spec.memoryFd) && spec.memoryFd > 2)) {
+    throw invalid('memoryFd', `${spec.memoryFd} is no descriptor`);
+  }
+  if (spec.memoryFd === undefined && spec.snapshot !== undefined) {
+    throw invalid('memoryFd', 'a snapshot needs its RAM');
+  }
   checkBootArgs(spec.bootArgs ?? []);
 }
 
-type PathField =
-  | 'memoryPath'
-  | 'dir'
-  | 'kernelPath'
-  | 'rootImagePath'
-  | 'overlayPath'
-  | 'channelPath';
+type PathField = 'dir' | 'kernelPath' | 'rootImagePath' | 'overlayPath' | 'channelPath';
 
 /** The vhost-user socket, in `dir`. */
 export const VHOST_SOCKET_NAME = 'vhost';
@@ -112,12 +110,12 @@ export async function checkFiles(spec: VmSpec): Promise<void> {
   await file('kernelPath', constants.R_OK);
   await file('rootImagePath', constants.R_OK);
   await file('overlayPath', constants.R_OK | constants.W_OK);
-  if (spec.memoryPath !== undefined) {
-    const memory = await stat(spec.memoryPath).catch((error: unknown) => {
-      throw invalid('memoryPath', describeError(error));
+  if (spec.memoryFd !== undefined) {
+    const memory = await stat(`/proc/self/fd/${spec.memoryFd}`).catch((error: unknown) => {
+      throw invalid('memoryFd', describeError(error));
     });
     if (!memory.isFile() || memory.size !== spec.memoryMib * 1024 * 1024) {
-      throw invalid('memoryPath', 'it is not a file of the size of the RAM');
+      throw invalid('memoryFd', 'it is not a file of the size of the RAM');
     }
   }
   const dir = await stat(spec.dir).catch((error: unknown) => {

@@ -1,6 +1,6 @@
 /** Building a template with the fake driver: the order of the steps, and that every failure leaves nothing. */
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { copyFile, truncate, writeFile } from 'node:fs/promises';
+import { mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -14,6 +14,7 @@ import type {
   Process,
   WarmModule,
 } from '../../src/guest/link.ts';
+import { makeMemory } from '../../src/runtime/memory.ts';
 import { makeWorkspace } from '../../src/runtime/workspace.ts';
 import { buildTemplate, type TemplateParts } from '../../src/sandbox/template-builder.ts';
 import { createFakeDriver } from '../../src/vmm/fake/driver.ts';
@@ -59,7 +60,7 @@ function parts(fail: Step | null, modules: readonly WarmModule[]): TemplateParts
     driver: createFakeDriver({ clock: systemClock }),
     kernelPath: join(root, 'kernel'),
     rootImagePath: join(root, 'image'),
-    makeWorkspace: (spec) => makeWorkspace(join(root, 'run'), spec.id, join(root, 'memory')),
+    makeWorkspace: (spec) => makeWorkspace(join(root, 'run'), spec.id),
     makeOverlay: (path) => writeFile(path, 'disk'),
     allocateCid: () => ({ cid: 3, release: () => void steps.push('cid released') }),
     listenForGuest: async (_path, given) => {
@@ -70,6 +71,7 @@ function parts(fail: Step | null, modules: readonly WarmModule[]): TemplateParts
           await step('hello');
           return guest;
         },
+        setIdentity: () => undefined,
         close: async () => void steps.push('listener closed'),
       };
     },
@@ -77,10 +79,10 @@ function parts(fail: Step | null, modules: readonly WarmModule[]): TemplateParts
       await step('model');
       return { close: async () => void steps.push('model closed') };
     },
-    makeMemory: async (path, bytes) => {
-      await step('memory');
-      await writeFile(path, '');
-      await truncate(path, bytes);
+    makeMemory: (bytes) => {
+      steps.push('memory');
+      if (fail === 'memory') throw new Error('memory failed');
+      return makeMemory(bytes);
     },
     keepMemory: async (from, to) => {
       await step('keepMemory');
@@ -107,10 +109,22 @@ function build(fail: Step | null, modules = IMPORTED, signal = new AbortControll
   return { built, out };
 }
 
+/** Of this process. */
+function guestMemories(): string[] {
+  const targets = readdirSync('/proc/self/fd').map((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch (error) {
+      return String(error); // The directory's own descriptor.
+    }
+  });
+  return targets.filter((target) => target.includes('guest-ram'));
+}
+
 /** Nothing is held and no file is left. */
 function expectNothingLeft(): void {
   expect(readdirSync(join(root, 'run'))).toEqual([]);
-  expect(readdirSync(join(root, 'memory'))).toEqual([]);
+  expect(guestMemories()).toEqual([]);
   if (steps.includes('model') && steps.includes('listener'))
     expect(steps).toContain('model closed');
 }

@@ -1,18 +1,7 @@
 /** Workspaces against the real file system and real processes. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  chmod,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  rm,
-  stat,
-  symlink,
-  utimes,
-  writeFile,
-} from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -85,35 +74,6 @@ describe('workspace', () => {
     const [, signal] = await vmm.exited;
     expect(signal).toBe('SIGKILL');
     expect(await readdir(runDir)).toEqual([]);
-  });
-
-  it('reclaim: removes the RAM of a killed owner’s clone, and no other', async () => {
-    const memoryDir = join(runDir, 'memory');
-    const id = await orphan(null);
-    const other = newSandboxId();
-    const living = await makeWorkspace(runDir, other, memoryDir);
-    await writeFile(await living.reserveMemory(16), 'ram');
-    await writeFile(join(memoryDir, id), 'ram');
-    expect(await reclaim(runDir, silentLog, memoryDir)).toBe(1);
-    expect(await readdir(memoryDir)).toEqual([other]);
-    await living.dropMemory();
-    expect(await readdir(memoryDir)).toEqual([]);
-    await writeFile(await living.reserveMemory(16), 'ram');
-    await living.remove();
-    expect(await readdir(memoryDir)).toEqual([]);
-  });
-
-  it('reserveMemory: refuses a directory that others may change, and one without room', async () => {
-    const memoryDir = join(runDir, 'memory');
-    const workspace = await makeWorkspace(runDir, newSandboxId(), memoryDir);
-    await expect(workspace.reserveMemory(2 ** 60)).rejects.toMatchObject({
-      code: 'memory_unavailable',
-    });
-    await chmod(memoryDir, 0o777);
-    await expect(workspace.reserveMemory(16)).rejects.toMatchObject({ code: 'memory_unavailable' });
-    await rm(memoryDir, { recursive: true });
-    await symlink(tmpdir(), memoryDir);
-    await expect(workspace.reserveMemory(16)).rejects.toMatchObject({ code: 'memory_unavailable' });
   });
 
   it('reclaim: never ends a process that only has the pid of a dead VMM', async () => {

@@ -9,15 +9,18 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  readSync,
   rmSync,
-  truncateSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
+import { closeFd, createMemFd } from '../../src/sys/fd.ts';
+import { dataExtents } from '../../src/sys/file.ts';
 import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { dialGuest, type GuestPort, listenForGuestPort, readAll, readBytes } from './channel.ts';
 
@@ -38,6 +41,7 @@ export class VmBench {
   readonly #dirs: string[] = [];
   readonly #vms: Vm[] = [];
   readonly #ports: GuestPort[] = [];
+  readonly #memories: number[] = [];
 
   constructor(driver: VmmDriver, files: ParityFiles) {
     this.driver = driver;
@@ -79,19 +83,25 @@ export class VmBench {
     return vm;
   }
 
-  /** A file for the RAM of `spec`, new or a copy of another. */
-  memory(spec: VmSpec, from?: string): string {
-    const path = join(spec.dir, 'memory');
-    if (from === undefined) writeFileSync(path, '');
-    else copyFileSync(from, path);
-    if (from === undefined) truncateSync(path, spec.memoryMib * 1024 * 1024);
-    return path;
+  /** RAM for `spec`, new or a copy of another. */
+  memory(spec: VmSpec, from?: number): number {
+    const fd = createMemFd('test', spec.memoryMib * 1024 * 1024);
+    this.#memories.push(fd);
+    if (from === undefined) return fd;
+    const chunk = Buffer.alloc(1024 * 1024);
+    for (const { start, end } of dataExtents(from)) {
+      for (let at = start; at < end; ) {
+        const bytes = readSync(from, chunk, 0, Math.min(chunk.length, end - at), at);
+        at += writeSync(fd, chunk, 0, bytes, at);
+      }
+    }
+    return fd;
   }
 
   /** Boots a VM, unplugs its channel, saves it and ends it. */
   async saved(): Promise<{ spec: VmSpec; snapshot: VmSnapshot }> {
     const plain = this.spec();
-    const spec = { ...plain, memoryPath: this.memory(plain) };
+    const spec = { ...plain, memoryFd: this.memory(plain) };
     const vm = await this.boot(spec);
     await vm.vsockHotplug?.unplugVsock();
     const snapshot = await vm.saveState?.(join(spec.dir, 'state'));
@@ -104,10 +114,15 @@ export class VmBench {
   async clone(of: { spec: VmSpec; snapshot: VmSnapshot }, more: Partial<VmSpec> = {}): Promise<Vm> {
     const plain = this.spec(more);
     copyFileSync(of.spec.overlayPath, plain.overlayPath);
-    const memoryPath = this.memory(plain, of.spec.memoryPath);
-    const vm = await this.driver.start({ snapshot: of.snapshot, ...plain, memoryPath, ...more });
-    this.#vms.push(vm);
-    return vm;
+    const memoryFd = this.memory(plain, of.spec.memoryFd);
+    try {
+      const vm = await this.driver.start({ snapshot: of.snapshot, ...plain, memoryFd, ...more });
+      this.#vms.push(vm);
+      return vm;
+    } catch (error) {
+      closeFd(this.#memories.pop() ?? -1);
+      throw error;
+    }
   }
 
   async listen(channelPath: string, port: number): Promise<GuestPort> {
@@ -119,6 +134,7 @@ export class VmBench {
   async close(): Promise<void> {
     for (const vm of this.#vms.splice(0)) await vm.kill();
     for (const port of this.#ports.splice(0)) await port.close();
+    for (const fd of this.#memories.splice(0)) closeFd(fd);
     for (const dir of this.#dirs.splice(0)) rmSync(dir, { recursive: true, force: true });
   }
 }
@@ -183,11 +199,20 @@ function snapshotCases(bench: () => VmBench): void {
       expect(one.consoleTail()).not.toContain('two');
     });
 
-    it('start: the RAM needs no name once the VM runs', async () => {
-      const saved = await bench().saved();
-      const vm = await bench().clone(saved);
-      rmSync(join(vm.channelPath, '..', 'memory'));
-      await expect.poll(() => ask(vm, 'PRINT here').catch(String)).toBe('done');
+    it('saveState: the VM stands still, goes on with a fresh channel, and can be saved again', async () => {
+      const plain = bench().spec();
+      const vm = await bench().boot({ ...plain, memoryFd: bench().memory(plain) });
+      const states: string[] = [];
+      for (const name of ['one', 'two']) {
+        await vm.vsockHotplug?.unplugVsock();
+        const snapshot = await vm.saveState?.(join(plain.dir, name));
+        states.push(snapshot?.stateSha256 ?? '');
+        await vm.resume();
+        await vm.vsockHotplug?.plugVsock(200);
+        await expect.poll(() => ask(vm, `PRINT ${name}`).catch(String)).toBe('done');
+      }
+      expect(states.every((digest) => /^[0-9a-f]{64}$/.test(digest))).toBe(true);
+      expect(vm.consoleTail()).toMatch(/one[^]*two/);
     });
 
     it('start: a snapshot that is cut off, altered, missing or of another machine is refused', async () => {
@@ -211,17 +236,18 @@ function snapshotCases(bench: () => VmBench): void {
       appendFileSync(statePath, 'x');
       await refuse({});
       writeFileSync(statePath, whole);
-      // Another size: the RAM does not fit, so nothing is tried.
+      // Another size: either the RAM does not fit or the machine is another.
       const smaller = bench().clone(saved, { memoryMib: 64 });
-      await expect(smaller).rejects.toMatchObject({ code: 'vm_spec_invalid' });
+      const code = expect.stringMatching(/^(vm_spec_invalid|snapshot_refused)$/);
+      await expect(smaller).rejects.toMatchObject({ code });
       const before = held();
       await refuse({ snapshot: { ...saved.snapshot, machine } });
       expect(held()).toEqual(before);
     });
 
-    it('saveState: refused while vsock is plugged, and without RAM in a file', async () => {
+    it("saveState: refused while vsock is plugged, and with RAM of the VMM's own", async () => {
       const plain = bench().spec();
-      const plugged = await bench().boot({ ...plain, memoryPath: bench().memory(plain) });
+      const plugged = await bench().boot({ ...plain, memoryFd: bench().memory(plain) });
       const unnamed = await bench().boot();
       await unnamed.vsockHotplug?.unplugVsock();
       for (const vm of [plugged, unnamed]) {
@@ -385,8 +411,8 @@ const WRONG: readonly [string, Partial<VmSpec>][] = [
   ['rootImagePath', { rootImagePath: '/tmp/a\n-device' }],
   ['overlayPath', { overlayPath: '/nonexistent' }],
   ['dir', { dir: '/nonexistent' }],
-  ['memoryPath', { memoryPath: '/nonexistent' }],
-  ['memoryPath', { memoryPath: 'relative' }],
+  ['memoryFd', { memoryFd: 0 }],
+  ['memoryFd', { memoryFd: 1_000_000 }],
   ['bootArgs', { bootArgs: ['debug init=/bin/sh'] }],
   ['bootArgs', { bootArgs: ['init=/bin/sh'] }],
 ];

@@ -168,10 +168,6 @@ print('langchain_openai' in sys.modules, len([l for l in links if l.startswith('
     expect(outcome).toMatchObject({ stdout: 'hello\n', exitCode: 0 });
     expect((await seen).path).toBe('/v1/chat/completions');
   });
-
-  it('the VM of a clone has no file with its RAM', async () => {
-    expect(await readdir(fixture.runtime.home.memoryDir)).toEqual([]);
-  });
 });
 
 describe('template', () => {
@@ -246,35 +242,30 @@ describe('what is left', () => {
   it(`${ONE_AFTER_ANOTHER} clones one after another leave nothing`, async () => {
     for (let n = 1; n <= ONE_AFTER_ANOTHER; n += 1) await runOne(n);
     expect(await settled()).toEqual(before);
-    expect(await readdir(fixture.runtime.home.memoryDir)).toEqual([]);
   });
 
   it(`${AT_ONCE} clones at once leave nothing and do not mix`, async () => {
     await Promise.all(Array.from({ length: AT_ONCE }, (_, n) => runOne(n)));
     expect(await settled()).toEqual(before);
-    expect(await readdir(fixture.runtime.home.memoryDir)).toEqual([]);
   });
 
-  it.each(['made', 'RAM there', 'running'] as const)(
+  it.each(['made', 'running'] as const)(
     'an owner killed when its clone is %s: nothing after the next start',
     async (moment) => {
       // A home of its own, so that nobody else's sandboxes are seen; what set-up has made is shared.
       const dir = await mkdtemp(join(tmpdir(), 'nv-home-'));
       await symlink(fixture.runtime.home.cacheDir, join(dir, 'cache'));
-      const { runDir, memoryDir } = resolveHome(dir);
+      const { runDir } = resolveHome(dir);
       const owner = startOwner(dir);
       const idOf = async (): Promise<string> => (await readdir(runDir).catch(() => []))[0] ?? '';
       await until(async () => existsSync(join(runDir, await idOf(), 'owner.json')));
       const id = await idOf();
-      const ram = join(memoryDir, id);
-      if (moment === 'RAM there') await until(async () => existsSync(ram));
       if (moment === 'running') await owner.up;
       const record = await readFile(join(runDir, id, 'owner.json'), 'utf8');
       await owner.kill();
       // What the dead owner's runtime would do, its successor does.
       expect(await reclaim(runDir, log)).toBe(1);
       expect(await readdir(runDir)).toEqual([]);
-      expect(existsSync(ram)).toBe(false);
       const { vmm } = JSON.parse(record) as { vmm: { pid: number } | null };
       expect(vmm !== null).toBe(moment === 'running');
       if (vmm !== null) await until(async () => !(await runs(vmm.pid)));

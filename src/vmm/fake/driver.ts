@@ -71,6 +71,7 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
       await checkFiles(spec);
       if (spec.snapshot !== undefined) await readSnapshot(spec.snapshot, machineOf(spec));
       const vm = new FakeVm(spec);
+      await spec.memoryReady;
       await vm.plugVsock(spec.guestCid);
       if (signal?.aborted) {
         await vm.kill();
@@ -99,7 +100,6 @@ class FakeVm implements Vm {
   timings: VmTimings = { spawnedMs: 0, runningMs: 0 };
   readonly #spec: VmSpec;
   #plugged = false;
-  #saved = false;
   readonly #channel: FakeChannel;
   readonly #serialTail = new ByteTail(CONSOLE_TAIL_BYTES);
   readonly #typed = new PassThrough();
@@ -137,6 +137,10 @@ class FakeVm implements Vm {
     });
   }
 
+  isAlive(): boolean {
+    return !this.#gone.signal.aborted;
+  }
+
   consoleTail(): string {
     return this.#serialTail.text();
   }
@@ -155,10 +159,10 @@ class FakeVm implements Vm {
 
   async saveState(statePath: string): Promise<VmSnapshot> {
     this.#requireRunning();
-    if (this.#spec.memoryPath === undefined || this.#plugged || this.#saved) {
+    if (this.#spec.memoryFd === undefined || this.#plugged) {
       throw new VmmError('vm_unsupported', 'no snapshot can be taken of the VM');
     }
-    this.#saved = true;
+    this.#channel.pause();
     const state = Buffer.from(`fake state of ${this.id}\n`);
     await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
     return { statePath, stateSha256: stateDigest(state), machine: machineOf(this.#spec) };

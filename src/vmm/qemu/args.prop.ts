@@ -66,7 +66,7 @@ const argsOf = (spec: VmSpec): string[] =>
     rootImagePath: spec.rootImagePath,
     overlayPath: spec.overlayPath,
     firmwarePath: '/usr/share/qemu/qboot.rom',
-    memoryPath: spec.memoryPath ?? null,
+    inheritsMemory: spec.memoryFd !== undefined,
     incoming: spec.snapshot !== undefined,
   });
 

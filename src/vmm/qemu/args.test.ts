@@ -12,7 +12,7 @@ const plan = {
   rootImagePath: '/i/root.erofs',
   overlayPath: '/run/x/disk.ext4',
   firmwarePath: '/usr/share/qemu/qboot.rom',
-  memoryPath: null,
+  inheritsMemory: false,
   incoming: false,
 } as const;
 
@@ -57,10 +57,10 @@ describe('qemuArgs', () => {
     expect(args[args.indexOf('-accel') + 1]).toBe('kvm');
     expect(args[args.indexOf('-cpu') + 1]).toBe('host,-vmx,-svm');
   });
-  it('qemuArgs: RAM in a file travels as JSON; a snapshot is waited for', () => {
-    const args = qemuArgs({ ...plan, memoryPath: '/m/a,b', incoming: true });
+  it('qemuArgs: RAM may be inherited; a snapshot is waited for', () => {
+    const args = qemuArgs({ ...plan, inheritsMemory: true, incoming: true });
     expect(args).toContain(
-      '{"qom-type":"memory-backend-file","mem-path":"/m/a,b","id":"mem","size":268435456,"share":true}',
+      '{"qom-type":"memory-backend-file","mem-path":"/proc/self/fd/5","id":"mem","size":268435456,"share":true}',
     );
     expect(args[args.indexOf('-incoming') + 1]).toBe('defer');
   });

@@ -10,9 +10,10 @@
  *                                 ── addr 5 vhost-user-vsock, plugged over QMP before the first instruction
  */
 
-/** Descriptors that QEMU inherits; both are connected stream sockets. */
+/** Descriptors that QEMU inherits: two connected stream sockets, and its RAM where that is the caller's. */
 export const QMP_FD = 3;
 export const SERIAL_FD = 4;
+export const MEMORY_FD = 5;
 
 /**
  * Generated code that TCG keeps, MiB. Less makes it translate again and again, more brings nothing for
@@ -30,8 +31,8 @@ export interface QemuPlan {
   readonly overlayPath: string;
   /** qboot; null: QEMU's own default firmware. */
   readonly firmwarePath: string | null;
-  /** File that is the RAM; null: memory without a name. */
-  readonly memoryPath: string | null;
+  /** RAM is what `MEMORY_FD` refers to; false: memory of QEMU's own. */
+  readonly inheritsMemory: boolean;
   /** A state comes over QMP; nothing is booted. */
   readonly incoming: boolean;
 }
@@ -72,12 +73,12 @@ const CPU = {
   tcg: 'max,-vmx,-svm,-avx,-avx2,-fma,-erms,-fsrm',
 } as const;
 
-/** Shared, so that the vsock device's owner can map it; a snapshot leaves it in its file. */
+/** Shared, so that the vsock device's owner can map it; a snapshot leaves it where it is. */
 function memoryBackend(plan: QemuPlan): object {
   const common = { id: 'mem', size: plan.memoryMib * 1024 * 1024, share: true };
-  return plan.memoryPath === null
-    ? { 'qom-type': 'memory-backend-memfd', ...common }
-    : { 'qom-type': 'memory-backend-file', 'mem-path': plan.memoryPath, ...common };
+  return plan.inheritsMemory
+    ? { 'qom-type': 'memory-backend-file', 'mem-path': `/proc/self/fd/${MEMORY_FD}`, ...common }
+    : { 'qom-type': 'memory-backend-memfd', ...common };
 }
 
 function rootNode(path: string): object {

@@ -20,10 +20,10 @@ import { startTscMeter } from '../../sys/tsc.ts';
 import type { AttachVsock } from '../attach-vsock.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
-import { type Launch, launchDirect } from '../launch.ts';
+import { type Launch, type LaunchStdio, launchDirect } from '../launch.ts';
 import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
-import { kernelArgs, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
+import { kernelArgs, MEMORY_FD, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
 import { QemuProcess } from './process.ts';
 import { loadState } from './state.ts';
@@ -101,10 +101,10 @@ async function start(
   try {
     // Both are awaited in `bringUp`; a failure of one before that must not count as unhandled.
     slot.attach(spec.guestCid).catch((error: unknown) => ignore(error, 'reported by bringUp'));
-    await unlessCancelled(bringUp(process, slot, spec.guestCid, state), signal);
+    await unlessCancelled(bringUp(process, slot, spec, state), signal);
     const timings = { spawnedMs, runningMs: options.clock.now() - began };
     const { id, channelPath } = spec;
-    const snapshotMachine = spec.memoryPath === undefined ? null : machine;
+    const snapshotMachine = spec.memoryFd === undefined ? null : machine;
     return new QemuVm({ id, channelPath, timings, process, slot, release, snapshotMachine });
   } catch (error) {
     const failure = await explain(error, process, options.clock);
@@ -129,12 +129,13 @@ function spawnQemu(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): Q
     rootImagePath: spec.rootImagePath,
     overlayPath: spec.overlayPath,
     firmwarePath: host.firmwarePath,
-    memoryPath: spec.memoryPath ?? null,
+    inheritsMemory: spec.memoryFd !== undefined,
     incoming: spec.snapshot !== undefined,
   });
-  const stdio: ('ignore' | 'pipe')[] = ['ignore', 'ignore', 'pipe'];
+  const stdio: LaunchStdio = ['ignore', 'ignore', 'pipe'];
   stdio[QMP_FD] = 'pipe';
   stdio[SERIAL_FD] = 'pipe';
+  if (spec.memoryFd !== undefined) stdio[MEMORY_FD] = spec.memoryFd;
   const child = (options.launch ?? launchDirect)([options.binary, ...args], stdio);
   return new QemuProcess(child, options.clock, spec.console === 'interactive');
 }
@@ -160,7 +161,7 @@ function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSiz
     ...{ accelerator, cpus: count, memoryMib, firmwarePath: host.firmwarePath },
     kernelArgs: kernelArgs({ accelerator, cpus: count, tscKhz: null, bootArgs: [] }),
     ...{ kernelPath: '/k', rootImagePath: '/r', overlayPath: '/o' },
-    ...{ memoryPath: '/m', incoming: false },
+    ...{ inheritsMemory: true, incoming: false },
   });
   // A guest keeps the features and the clock rate of the processor that it was booted on.
   const processor = cpus()[0]?.model.trim() ?? 'unknown';
@@ -171,12 +172,14 @@ function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSiz
 async function bringUp(
   process: QemuProcess,
   slot: VsockSlot,
-  guestCid: number,
+  spec: VmSpec,
   state: Buffer | null,
 ): Promise<void> {
   await process.qmp.negotiate(GREETING_MS_MAX);
+  // Until a state is loaded, a machine with `-incoming` writes nothing into its RAM.
+  await spec.memoryReady;
   if (state !== null) await loadState(process.qmp, state);
-  await slot.plugAttached(guestCid);
+  await slot.plugAttached(spec.guestCid);
   await process.qmp.execute('cont');
 }
 

@@ -1,5 +1,6 @@
 /** The QEMU process: its control connection, its serial line, the end of its stderr, and how it ended. */
 import type { ChildProcess } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { Duplex, PassThrough } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
@@ -43,6 +44,19 @@ export class QemuProcess {
 
   get pid(): number | null {
     return this.#child.pid ?? null;
+  }
+
+  /** What the kernel says, which knows of a kill before any event comes. */
+  isAlive(): boolean {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return false;
+    try {
+      const stat = readFileSync(`/proc/${this.#child.pid}/stat`, 'latin1');
+      // The state comes after the name in parentheses (proc(5)): zombie, dead, stopped, traced.
+      return !'ZXTt'.includes(stat.charAt(stat.lastIndexOf(')') + 2));
+    } catch (error) {
+      ignore(error, 'no such process any more');
+      return false;
+    }
   }
 
   consoleTail(): string {

@@ -145,7 +145,6 @@ export class QemuVm implements Vm {
   readonly #slot: VsockSlot;
   readonly #release: () => Promise<void>;
   readonly #snapshotMachine: string | null;
-  #saved = false;
   #gone = false;
 
   /** @param options.release ends the process if need be, and removes all that `start` made */
@@ -156,7 +155,7 @@ export class QemuVm implements Vm {
     process: QemuProcess;
     slot: VsockSlot;
     release: () => Promise<void>;
-    /** Written into snapshots; null: RAM is in no file, so none can be taken. */
+    /** Written into snapshots; null: RAM is QEMU's own, so none can be taken. */
     snapshotMachine: string | null;
   }) {
     this.id = options.id;
@@ -176,6 +175,10 @@ export class QemuVm implements Vm {
     });
   }
 
+  isAlive(): boolean {
+    return !this.#gone && this.#process.isAlive();
+  }
+
   consoleTail(): string {
     return this.#process.consoleTail();
   }
@@ -183,10 +186,8 @@ export class QemuVm implements Vm {
   async saveState(statePath: string): Promise<VmSnapshot> {
     this.#requireRunning();
     const machine = this.#snapshotMachine;
-    if (machine === null) throw unsupported('its RAM is not in a file');
+    if (machine === null) throw unsupported("its RAM is not its owner's");
     if (this.#slot.isPlugged) throw unsupported('its vsock device is plugged');
-    if (this.#saved) throw unsupported('there is one of it already');
-    this.#saved = true;
     const state = await saveState(this.#process.qmp);
     await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
     return { statePath, stateSha256: stateDigest(state), machine };

@@ -1,0 +1,99 @@
+/** The control plane of this process: the core's logic on this runtime's parts and the store of this home. */
+import { readFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { availableParallelism, totalmem } from 'node:os';
+import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
+import { systemClock } from '../base/clock.ts';
+import type { Log } from '../base/log.ts';
+import { LocalControlPlane } from '../sandbox/control-plane.ts';
+import { type Copies, Keeper } from '../sandbox/keeper.ts';
+import { StartQueue } from '../sandbox/start-queue.ts';
+import { openStore } from '../store/store.ts';
+import { cloneSparse, copyDataInto, copyWithoutZeros } from '../sys/sparse.ts';
+import { makeMemory } from './memory.ts';
+import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
+import { isAlive, type ProcessRef, processRef } from './workspace.ts';
+
+const BYTES_PER_MIB = 1024 * 1024;
+const OPERATIONS_PORT = 5000;
+
+const COPIES: Copies = {
+  keepMemory: copyWithoutZeros,
+  fillMemory: copyDataInto,
+  cloneDisk: cloneSparse,
+  makeMemory,
+};
+
+/** A control plane, and how to end it with its store. */
+export interface OpenControlPlane extends AsyncDisposable {
+  readonly control: LocalControlPlane;
+}
+
+/** The runtime stays the caller's, and must be closed after it. @throws StoreError */
+export async function openControlPlane(runtime: Runtime, log: Log): Promise<OpenControlPlane> {
+  const { home, driver, artifacts, upstream } = runtime;
+  const store = await openStore({ dir: join(home.dir, 'data'), clock: systemClock, log });
+  const queue = new StartQueue({
+    concurrency: availableParallelism(),
+    totalMib: Math.floor(totalmem() / BYTES_PER_MIB),
+    availableMib,
+    clock: systemClock,
+  });
+  const version = await productVersion();
+  const keeper = new Keeper({
+    store,
+    copies: COPIES,
+    kernelDigest: artifacts.kernelDigest,
+    rootImageDigest: artifacts.rootImageDigest,
+    machineOf: (size) => driver.machineOf?.(size) ?? 'none',
+  });
+  try {
+    const control = await LocalControlPlane.open({
+      ...{ clock: systemClock, log, store, keeper, queue, accelerator: driver.accelerator },
+      describe: () => ({
+        version,
+        vmm: driver.description,
+        upstream: upstream.description,
+        memoryAvailableMib: availableMib(),
+      }),
+      makeSpec: (options) => runtime.makeSpec(options),
+      supervise: (spec, source) =>
+        runtime.supervise(spec, source === null ? {} : { template: source }),
+      templateFor: (options) => runtime.templateFor(options),
+      prepareTemplate: (spec) => runtime.templates.prepare(templateSpec(spec)),
+      dial: dialOperations,
+      ownerJson: JSON.stringify(await processRef(process.pid)),
+      isOwnerAlive: async (json) => await isAlive(JSON.parse(json) as ProcessRef),
+    });
+    runtime.onUsage((record) => control.noteUsage(record));
+    return {
+      control,
+      async [Symbol.asyncDispose]() {
+        await control.close();
+        await store.close();
+      },
+    };
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+/** Memory that can be used without swapping, MiB (proc(5)). */
+function availableMib(): number {
+  const match = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'latin1'));
+  return Math.floor(Number(match?.[1] ?? 0) / 1024);
+}
+
+function dialOperations(channelPath: string): Duplex {
+  const socket = connect({ path: channelPath, allowHalfOpen: true });
+  socket.write(`CONNECT ${OPERATIONS_PORT}\n`);
+  return socket;
+}
+
+async function productVersion(): Promise<string> {
+  const text = await readFile(join(SOURCE_DIR, 'package.json'), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}

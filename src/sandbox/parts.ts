@@ -1,0 +1,106 @@
+/**
+ * What the supervisor needs of the mechanisms, and what it tells (types only). The composition root makes
+ * the parts; tests make others.
+ */
+import type { Clock } from '../base/clock.ts';
+import type { Log } from '../base/log.ts';
+import type { GuestIdentity, GuestListener } from '../guest/link.ts';
+import type { VmmDriver, VmSnapshot } from '../vmm/driver.ts';
+import type { ModelPolicy, SandboxSpec } from './spec.ts';
+
+/** The private directory of a sandbox. */
+export interface Workspace {
+  readonly dir: string;
+  readonly channelPath: string;
+  readonly overlayPath: string;
+  /** Writes down the VMM's pid, so that the next start can end it if this process is killed. */
+  recordVmm(pid: number): Promise<void>;
+  remove(): Promise<void>;
+}
+
+/** RAM of a guest, without a name. */
+export interface GuestMemory {
+  /** Of a memfd that can't shrink. */
+  readonly fd: number;
+  /** Opens it, in this process. */
+  readonly path: string;
+  /** Idempotent. What else has it open keeps it. */
+  close(): void;
+}
+
+export interface BridgePort {
+  /** For requests that come from now on. */
+  setModels(models: ModelPolicy): void;
+  /** Requests that are being answered. */
+  inFlight(): number;
+  close(): Promise<void>;
+}
+
+/** What a clone goes on from instead of booting. */
+export interface CloneSource {
+  readonly snapshot: VmSnapshot;
+  /** Into memory of the same size. */
+  copyMemory(targetPath: string): Promise<void>;
+  /** Into a new file. */
+  copyDisk(targetPath: string): Promise<void>;
+}
+
+/** Where a VM is saved to. Called while it stands still. */
+export interface SaveTarget {
+  /** Of a new file. */
+  readonly statePath: string;
+  keepMemory(fromPath: string): Promise<void>;
+  keepDisk(fromPath: string): Promise<void>;
+}
+
+export interface SandboxParts {
+  readonly driver: VmmDriver;
+  readonly kernelPath: string;
+  readonly rootImagePath: string;
+  makeWorkspace(spec: SandboxSpec): Promise<Workspace>;
+  makeOverlay(targetPath: string, sizeBytes: number): Promise<void>;
+  makeMemory(bytes: number): GuestMemory;
+  allocateCid(): { readonly cid: number; release(): void };
+  listenForGuest(channelPath: string, identity: GuestIdentity): Promise<GuestListener>;
+  attachBridge(sandboxId: string, channelPath: string, models: ModelPolicy): Promise<BridgePort>;
+  /** Absent: the sandbox boots. */
+  readonly template?: CloneSource;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** Why a sandbox ended. */
+export interface SandboxEnd {
+  readonly cause: /** `stop` was called. */
+    | 'stopped'
+    /** It was saved and goes on in another VM. */
+    | 'saved'
+    /** Its time was up. */
+    | 'timeout'
+    /** The guest powered off or rebooted. */
+    | 'guest-shutdown'
+    /** The VMM process died. */
+    | 'vmm-crashed'
+    /** The agent's link broke while the VM ran. */
+    | 'agent-lost'
+    /** It never became ready. */
+    | 'start-failed';
+  readonly detail: string;
+  /** The last 64 KiB of the serial console. */
+  readonly console: string;
+}
+
+/** Durations in milliseconds, in the order in which the phases ran. */
+export interface StartTimings {
+  readonly origin: 'boot' | 'clone';
+  /** Directory, disk, sockets; of a clone also the copy of its RAM. */
+  readonly prepareMs: number;
+  /** VMM process spawned until guest code runs; of a clone with its state loaded. */
+  readonly vmmMs: number;
+  /** Guest code runs until PID 1 (guest clock); 0 in a clone and where the guest can't tell. */
+  readonly kernelMs: number;
+  /** PID 1 (in a clone: guest code runs) until the agent is confirmed. */
+  readonly agentMs: number;
+  /** `start` called until ready. */
+  readonly totalMs: number;
+}

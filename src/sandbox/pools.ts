@@ -1,0 +1,119 @@
+/** The warm pools of a host, one per template. */
+import type { Clock } from '../base/clock.ts';
+import type { Log } from '../base/log.ts';
+import type { PoolInfo, PoolLimits, SandboxInfo } from './control.ts';
+import type { CloneSource } from './parts.ts';
+import { Handover } from './start-queue.ts';
+import type { Supervisor } from './supervisor.ts';
+import type { TemplateSpec } from './template.ts';
+import { type PoolMember, WarmPool } from './warm-pool.ts';
+
+export interface OpenTemplate {
+  readonly key: string;
+  readonly spec: TemplateSpec;
+  readonly source: CloneSource;
+}
+
+/** A VM that is ready, and where it came from. */
+export interface Started {
+  readonly supervisor: Supervisor;
+  readonly origin: SandboxInfo['origin'];
+  /** False: it was started before anybody asked, and has yet to be bound to the request. */
+  readonly isBound: boolean;
+}
+
+/** A clone that waits. */
+interface Member extends PoolMember, Started {}
+
+interface Pool {
+  readonly template: OpenTemplate;
+  readonly handover: Handover<Started>;
+  readonly warm: WarmPool<Member>;
+}
+
+export interface PoolsOptions {
+  readonly clock: Clock;
+  readonly log: Log;
+  /** A clone of the template, ready. */
+  start(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor>;
+}
+
+/** The first fork in a clone takes four times as long as later ones, so a member has done one. */
+const FIRST_SCRIPT = 'pass';
+
+export class Pools {
+  readonly #options: PoolsOptions;
+  readonly #pools = new Map<string, Pool>();
+
+  constructor(options: PoolsOptions) {
+    this.#options = options;
+  }
+
+  claim(key: string): Started | undefined {
+    return this.#pools.get(key)?.warm.claim();
+  }
+
+  /** Where a member may come from while a request waits. */
+  handover(key: string): Handover<Started> | undefined {
+    return this.#pools.get(key)?.handover;
+  }
+
+  /** Limits of 0 end the pool. */
+  async set(template: OpenTemplate, limits: PoolLimits): Promise<PoolInfo> {
+    const known = this.#pools.get(template.key);
+    if (known !== undefined) known.warm.setLimits(limits);
+    const pool = known ?? this.#make(template, limits);
+    this.#pools.set(template.key, pool);
+    const info = infoOf(pool);
+    if (limits.max > 0) return info;
+    this.#pools.delete(template.key);
+    await pool.warm.close();
+    return { ...info, target: 0, ready: 0, starting: 0 };
+  }
+
+  list(): readonly PoolInfo[] {
+    return [...this.#pools.values()].map(infoOf);
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#pools.values()].map(({ warm }) => warm.close()));
+    this.#pools.clear();
+  }
+
+  #make(template: OpenTemplate, limits: PoolLimits): Pool {
+    const { clock, log, start } = this.#options;
+    const handover = new Handover<Started>();
+    const warm = new WarmPool<Member>({
+      make: async (signal) => memberOf(await start(template, signal)),
+      offer: (member) => handover.offer(member),
+      ...{ limits, clock, log },
+    });
+    return { template, handover, warm };
+  }
+}
+
+async function memberOf(supervisor: Supervisor): Promise<Member> {
+  try {
+    const script = { code: FIRST_SCRIPT };
+    const process = await supervisor.guest().python({ script, stdin: false });
+    process.stdout.resume();
+    process.stderr.resume();
+    await process.exit;
+  } catch (error) {
+    await supervisor.stop();
+    throw error;
+  }
+  return {
+    id: supervisor.spec.id,
+    ...{ supervisor, origin: 'pool', isBound: false },
+    ended: supervisor.ended,
+    isAlive: () => supervisor.isAlive(),
+    check: () => supervisor.guest().update({}),
+    discard: () => supervisor.stop(),
+  };
+}
+
+function infoOf({ template, warm }: Pool): PoolInfo {
+  const { handedOver: _, ...stats } = warm.stats();
+  return { template: template.key, spec: template.spec, ...stats };
+}

@@ -1,0 +1,168 @@
+/**
+ * Gets a VM for a request, in the fastest way that there is.
+ *
+ *     pool has a member ───────────────► bind it to the request          milliseconds
+ *     template ── queue ─┬─────────────► clone                           a third of a second
+ *                        └─ a member becomes ready meanwhile ─► bind it
+ *     no template, or its clone fails ─► boot                            a second and more
+ *
+ * An empty pool is never an error, nor is a missing template (figures: software emulation).
+ */
+import type { Clock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import type { CreateRequest } from './control.ts';
+import { type Keeper, specOf } from './keeper.ts';
+import type { CloneSource } from './parts.ts';
+import { type OpenTemplate, Pools, type Started } from './pools.ts';
+import type { SandboxOptions, SandboxSpec } from './spec.ts';
+import type { Handover, StartQueue } from './start-queue.ts';
+import type { Supervisor } from './supervisor.ts';
+
+export interface StarterParts {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly queue: StartQueue;
+  makeSpec(options: SandboxOptions): SandboxSpec;
+  /** Not started. @param source null: it boots */
+  supervise(spec: SandboxSpec, source: CloneSource | null): Supervisor;
+  /** What a request of this size starts from; null: it boots. */
+  templateFor(options: SandboxOptions, signal?: AbortSignal): Promise<OpenTemplate | null>;
+}
+
+const QUEUE_TIMEOUT_MS = 60_000;
+/** One host, one user, for now. */
+const TENANT = 'local';
+
+export class Starter {
+  readonly pools: Pools;
+  readonly #parts: StarterParts;
+
+  constructor(parts: StarterParts) {
+    this.#parts = parts;
+    this.pools = new Pools({
+      clock: parts.clock,
+      log: parts.log,
+      start: (template, signal) => this.#startMember(template, signal),
+    });
+  }
+
+  async start(request: CreateRequest, signal?: AbortSignal): Promise<Started> {
+    const spec = this.#parts.makeSpec({ ...request, timeoutMs: null });
+    const template = request.boot === true ? null : await this.#template(request, signal);
+    if (template !== null) {
+      const claimed = await this.#claim(template.key, spec);
+      if (claimed !== undefined) return claimed;
+    }
+    const cloneOrBoot = (both: AbortSignal): Promise<Started> =>
+      this.#cloneOrBoot(spec, template, both);
+    const handover = template === null ? undefined : this.pools.handover(template.key);
+    const started = await this.#queued(request, spec, signal, cloneOrBoot, handover);
+    if (started.isBound || (await this.#bind(started, spec))) return started;
+    return await this.#queued(request, spec, signal, cloneOrBoot);
+  }
+
+  /** From a snapshot. */
+  async goOn(
+    request: CreateRequest,
+    held: Awaited<ReturnType<Keeper['open']>>,
+    signal?: AbortSignal,
+  ): Promise<Started> {
+    const spec = this.#parts.makeSpec({ ...request, ...specOf(held.row), timeoutMs: null });
+    const start = (both: AbortSignal): Promise<Supervisor> =>
+      this.#startOne(spec, held.source, both);
+    const supervisor = await this.#queued(request, spec, signal, start);
+    return { supervisor, origin: 'snapshot', isBound: true };
+  }
+
+  /** From anything; queued. */
+  async clone(spec: SandboxSpec, source: CloneSource, signal?: AbortSignal): Promise<Supervisor> {
+    return await this.#queued({}, spec, signal, (both) => this.#startOne(spec, source, both));
+  }
+
+  async #cloneOrBoot(
+    spec: SandboxSpec,
+    template: OpenTemplate | null,
+    signal: AbortSignal,
+  ): Promise<Started> {
+    if (template !== null) {
+      try {
+        const cloned = { ...spec, warm: template.spec.warm };
+        const supervisor = await this.#startOne(cloned, template.source, signal);
+        return { supervisor, origin: 'clone', isBound: true };
+      } catch (error) {
+        if (signal.aborted) throw error;
+        const reason = describeError(error);
+        this.#parts.log.warn('a sandbox could not start from its template and boots', { reason });
+      }
+    }
+    const supervisor = await this.#startOne(spec, null, signal);
+    return { supervisor, origin: 'boot', isBound: true };
+  }
+
+  async #template(
+    request: CreateRequest,
+    signal: AbortSignal | undefined,
+  ): Promise<OpenTemplate | null> {
+    try {
+      return await this.#parts.templateFor(request, signal);
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      const reason = describeError(error);
+      this.#parts.log.warn('there is no template, so a sandbox boots', { reason });
+      return null;
+    }
+  }
+
+  #queued<T>(
+    request: Pick<CreateRequest, 'queueTimeoutMs'>,
+    spec: SandboxSpec,
+    signal: AbortSignal | undefined,
+    start: (signal: AbortSignal) => Promise<T>,
+    handover?: Handover<T>,
+  ): Promise<T> {
+    const queueTimeoutMs = request.queueTimeoutMs ?? QUEUE_TIMEOUT_MS;
+    const { memoryMib } = spec;
+    const place = { tenant: TENANT, memoryMib, queueTimeoutMs, signal, handover };
+    return this.#parts.queue.run<T>(place, start);
+  }
+
+  async #startOne(
+    spec: SandboxSpec,
+    source: CloneSource | null,
+    signal: AbortSignal,
+  ): Promise<Supervisor> {
+    const supervisor = this.#parts.supervise(spec, source);
+    await supervisor.start(signal);
+    return supervisor;
+  }
+
+  /** Members that are not well are ended, and the next is tried. */
+  async #claim(key: string, spec: SandboxSpec): Promise<Started | undefined> {
+    for (;;) {
+      const member = this.pools.claim(key);
+      if (member === undefined || (await this.#bind(member, spec))) return member;
+    }
+  }
+
+  async #bind({ supervisor }: Started, spec: SandboxSpec): Promise<boolean> {
+    try {
+      await supervisor.bind(spec);
+      return true;
+    } catch (error) {
+      const reason = describeError(error);
+      this.#parts.log.warn('a member of the pool was not well', { reason });
+      await supervisor.stop();
+      return false;
+    }
+  }
+
+  async #startMember(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor> {
+    const { cpus, memoryMib, diskMib, warm } = template.spec;
+    const spec = this.#parts.makeSpec({ cpus, memoryMib, diskMib, warm });
+    const place = { tenant: TENANT, memoryMib, queueTimeoutMs: null, priority: 'low' } as const;
+    return await this.#parts.queue.run({ ...place, signal }, (both) =>
+      this.#startOne(spec, template.source, both),
+    );
+  }
+}
