@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
-from neurovisor_agent import hello, limits, request, wire_json
+from neurovisor_agent import hello, identity, limits, request, wire_json
 from neurovisor_agent.cgroup import Cgroups
 from neurovisor_agent.framing import (
     BODY,
@@ -158,6 +158,17 @@ class Request(unittest.TestCase):
         self.assertEqual(request.from_errno(errno.ENOSPC, "w").code, "disk_full")
         self.assertEqual(request.from_errno(errno.EIO, "w").code, "guest_failed")
         self.assertIn("EACCES", str(request.from_errno(errno.EACCES, "w")))
+
+
+class Identity(unittest.TestCase):
+    def test_a_file_written_over_has_the_new_content_and_no_more(self) -> None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as directory:
+            path = f"{directory}/hostname"
+            for text in ("template-123456\n", "nv-a\n", "nv-bc\n", "", "x" * 9000):
+                identity._write(path, text)
+                self.assertEqual(Path(path).read_text(), text)
 
 
 class KeptOutput(unittest.TestCase):

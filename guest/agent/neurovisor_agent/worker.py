@@ -13,7 +13,7 @@ import sys
 
 from . import account, identity, limits, spawn, wire_json
 from .account import Account
-from .cgroup import write_text
+from .cgroup import read_text, write_text
 from .connection import Connection
 from .fork_server import on_exit
 from .framing import BODY, FrameDecoder, ProtocolError, frame
@@ -97,8 +97,8 @@ def _read_again() -> None:
     try:
         account.look_up(account.DEFAULT_USER)
         for path in identity.FILES:
-            os.stat(path)
-    except (OSError, KeyError):
+            read_text(path)
+    except KeyError:
         pass  # Only time is lost.
 
 
