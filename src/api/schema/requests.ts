@@ -52,6 +52,7 @@ const lifeFields = {
     .describe('It is paused to disk after this long without use. Default: never.'),
   autoResume: z.boolean().optional().describe('While paused, use resumes it. Default true.'),
   metadata: metadata.optional(),
+  channelLimits: channelLimits.optional(),
 } satisfies Record<keyof SandboxChange, z.ZodType>;
 
 export const createRequest: z.ZodType<CreateRequest> = z
@@ -69,7 +70,6 @@ export const createRequest: z.ZodType<CreateRequest> = z
       })
       .optional()
       .describe('Which models it may use, and under which names.'),
-    channelLimits: channelLimits.optional(),
     console: z.literal('log').optional(),
     snapshot: snapshotName.optional().describe('Id or name of a snapshot to go on from.'),
     boot: z.boolean().optional().describe('Boot, even where a clone would start faster.'),

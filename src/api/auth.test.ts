@@ -1,0 +1,55 @@
+import { describe, expect, it } from 'vitest';
+import { refuseCaller } from './auth.ts';
+
+const KEY = 'a-key-of-this-test';
+const URL = '/v1/sandboxes';
+const host = '127.0.0.1:7070';
+
+describe('refuseCaller', () => {
+  it.each([
+    ['the unix socket, without a key', { isLocalUser: true, headers: { host: 'anything' } }],
+    ['a bearer key', { headers: { host, authorization: `Bearer ${KEY}` } }],
+    ['a bearer key in lower case', { headers: { host, authorization: `bearer ${KEY}` } }],
+    ['X-API-Key', { headers: { host, 'x-api-key': KEY } }],
+    ['localhost', { headers: { host: 'localhost', 'x-api-key': KEY } }],
+    ['IPv6 loopback', { headers: { host: '[::1]:80', 'x-api-key': KEY } }],
+    ['health, without a key', { url: '/v1/health', headers: { host } }],
+    ['health, with a query', { url: '/v1/health?x=1', headers: { host } }],
+  ])('serves %s', (_what, caller) => {
+    expect(refuseCaller({ url: URL, isLocalUser: false, ...caller }, KEY)).toBeNull();
+  });
+
+  it.each([
+    ['no key', 'unauthorized', { headers: { host } }],
+    ['a wrong key', 'unauthorized', { headers: { host, 'x-api-key': `${KEY}x` } }],
+    ['the beginning of the key', 'unauthorized', { headers: { host, 'x-api-key': 'a-key' } }],
+    ['an empty key', 'unauthorized', { headers: { host, 'x-api-key': '' } }],
+    ['another scheme', 'unauthorized', { headers: { host, authorization: `Basic ${KEY}` } }],
+    ['a path like health', 'unauthorized', { url: '/v1/health/../sandboxes', headers: { host } }],
+    ['a name that was pointed here', 'forbidden', { headers: { host: 'evil.example' } }],
+    [
+      'a name that begins like ours',
+      'forbidden',
+      { headers: { host: '127.0.0.1.evil.example', 'x-api-key': KEY } },
+    ],
+    ['no Host', 'forbidden', { headers: { 'x-api-key': KEY } }],
+    [
+      'a web page, with the key',
+      'forbidden',
+      { headers: { host, origin: 'http://localhost', 'x-api-key': KEY } },
+    ],
+    [
+      'a web page, on the unix socket',
+      'forbidden',
+      { isLocalUser: true, headers: { host, origin: 'null' } },
+    ],
+  ])('refuses %s: %s', (_what, code, caller) => {
+    expect(refuseCaller({ url: URL, isLocalUser: false, ...caller }, KEY)?.code).toBe(code);
+  });
+
+  it('refuses everybody while no key is set, also an empty one', () => {
+    const headers = { host, 'x-api-key': '' };
+    const caller = { url: URL, isLocalUser: false, headers };
+    expect(refuseCaller(caller, null)?.code).toBe('unauthorized');
+  });
+});

@@ -1,0 +1,52 @@
+import { PassThrough, Readable } from 'node:stream';
+import { describe, expect, it } from 'vitest';
+import type { Process } from '../guest/guest.ts';
+import { collectOutput } from './output.ts';
+
+const EXIT = {
+  exitCode: 0,
+  signal: null,
+  timedOut: false,
+  oomKilled: false,
+  truncated: false,
+  durationMs: 1,
+} as const;
+
+function process(stdout: readonly Buffer[], stderr: readonly Buffer[], truncated = false): Process {
+  return {
+    pid: 1,
+    warm: false,
+    stdin: new PassThrough(),
+    stdout: Readable.from(stdout),
+    stderr: Readable.from(stderr),
+    resize: () => undefined,
+    kill: () => undefined,
+    exit: Promise.resolve({ ...EXIT, truncated }),
+  };
+}
+
+const bytes = (...texts: string[]): Buffer[] => texts.map((text) => Buffer.from(text));
+
+describe('collectOutput', () => {
+  it('joins what comes in pieces, also inside of a character', async () => {
+    const [a, b] = [Buffer.from('é').subarray(0, 1), Buffer.from('é').subarray(1)];
+    const output = await collectOutput(process([a, b], bytes('x', 'y')), 100);
+    expect(output).toMatchObject({ stdout: 'é', stderr: 'xy', truncated: false });
+  });
+
+  it('keeps its limit of both together whatever the guest sends, and reads on', async () => {
+    const many = Array.from({ length: 1000 }, () => Buffer.from('abc'));
+    const output = await collectOutput(process(many, many), 100);
+    expect(output.stdout.length + output.stderr.length).toBe(100);
+    expect(output.truncated).toBe(true);
+  });
+
+  it('is not cut by output of just its limit', async () => {
+    const output = await collectOutput(process(bytes('abcd'), []), 4);
+    expect(output).toMatchObject({ stdout: 'abcd', truncated: false });
+  });
+
+  it('tells that the guest cut', async () => {
+    expect((await collectOutput(process([], [], true), 4)).truncated).toBe(true);
+  });
+});
