@@ -130,7 +130,9 @@ export class LocalControlPlane implements ControlPlane {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     checkRequest(change);
     const sandbox = await this.#find(id);
-    sandbox.change(change);
+    const { channelLimits, ...terms } = change;
+    if (channelLimits !== undefined) await sandbox.setChannelLimits(channelLimits);
+    sandbox.change(terms);
     return sandbox.info();
   }
 

@@ -8,7 +8,7 @@
  * Types only. Times of day are milliseconds since 1970, durations milliseconds.
  */
 import type { Duplex } from 'node:stream';
-import type { ChannelStats } from '../base/channel.ts';
+import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { SandboxOptions } from './spec.ts';
@@ -107,6 +107,8 @@ export interface SandboxChange {
   readonly idleTimeoutMs?: number | null | undefined;
   readonly autoResume?: boolean | undefined;
   readonly metadata?: Readonly<Record<string, string>> | undefined;
+  /** Replaces all of them: a direction that is not named has no limit then. Resumes as `guest` does. */
+  readonly channelLimits?: ChannelLimits | undefined;
 }
 
 export interface SandboxFilter {

@@ -9,6 +9,7 @@
  * One change of state at a time; who comes meanwhile waits or is refused. Times run here: what happens when
  * its time is over, or when it has been idle.
  */
+import type { ChannelLimits } from '../base/channel.ts';
 import type { Clock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
@@ -191,12 +192,18 @@ export class ManagedSandbox {
     };
   }
 
-  change(change: SandboxChange): void {
+  change(change: Omit<SandboxChange, 'channelLimits'>): void {
     const given = Object.entries(change).filter(([, value]) => value !== undefined);
     this.#terms = { ...this.#terms, ...Object.fromEntries(given) };
     if (this.#status === 'running') this.#startTimes();
     this.#parts.changed(this);
     void this.#persist();
+  }
+
+  async setChannelLimits(limits: ChannelLimits): Promise<void> {
+    const supervisor = await this.live();
+    await supervisor.setChannelLimits(limits);
+    this.#spec = supervisor.spec;
   }
 
   /** The guest's operations; resumes a paused one if its terms say so. */

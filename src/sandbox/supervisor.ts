@@ -8,6 +8,7 @@
  * What it needs from the mechanisms comes in as `SandboxParts`, so all of this runs without a VM in tests.
  */
 
+import type { ChannelLimits } from '../base/channel.ts';
 import { CleanupStack } from '../base/cleanup.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
@@ -148,6 +149,13 @@ export class Supervisor {
         ? undefined
         : this.#vm?.setChannelLimits(spec.channelLimits),
     ]);
+  }
+
+  /** While it runs; a resume keeps them. @throws SandboxError `not_ready` or `gone` */
+  async setChannelLimits(channelLimits: ChannelLimits): Promise<void> {
+    this.guest();
+    await this.#vm?.setChannelLimits(channelLimits);
+    this.#spec = { ...this.#spec, channelLimits };
   }
 
   /** Model requests that are being answered. */

@@ -115,7 +115,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     this.#options.before?.('update');
     const sandbox = this.#live(id);
-    const { timeoutMs, ...others } = change;
+    const { timeoutMs, channelLimits: _channelLimits, ...others } = change;
     for (const [key, value] of Object.entries(others)) {
       if (value !== undefined) sandbox.info = { ...sandbox.info, [key]: value };
     }
