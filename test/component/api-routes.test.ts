@@ -1,0 +1,268 @@
+/** Each route of the REST server with good and bad input, against a control plane in memory. */
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ForkResult, SandboxInfo } from '../../src/sandbox/control.ts';
+import { BusyError } from '../../src/sandbox/errors.ts';
+import { OPENAPI_FILE, openapiDocument } from '../../tools/openapi.ts';
+import { type ApiFixture, API_KEY as KEY, type Method, startApi } from '../support/api-fixture.ts';
+import { agentPython } from '../support/guest-agent.ts';
+
+let api: ApiFixture;
+let before: ((method: string) => void) | undefined;
+beforeAll(async () => {
+  api = await startApi({ before: (method) => before?.(method) });
+});
+afterAll(() => api[Symbol.asyncDispose]());
+
+async function create(body: object = {}): Promise<SandboxInfo> {
+  const answer = await api.ask('POST', '/sandboxes', body);
+  expect(answer.status).toBe(201);
+  return answer.json as SandboxInfo;
+}
+
+const NOBODY = 'aaaaaaaaaaaaaaaaaaaa';
+
+describe('sandboxes', () => {
+  it('create: without a body, and with all fields', async () => {
+    const answer = await api.ask('POST', '/sandboxes');
+    expect(answer.status).toBe(201);
+    const all = await create({
+      ...{ cpus: 1, memoryMib: 256, diskMib: 64, warm: ['json'], env: { A: 'b' } },
+      models: { defaultModel: 'm', allow: null, aliases: { a: 'b' } },
+      channelLimits: { connections: { size: 1, refillPerSecond: 2, oneTimeBurst: 3 } },
+      ...{ console: 'log', boot: true, queueTimeoutMs: 1000, timeoutMs: 60_000 },
+      ...{ onTimeout: 'pause', idleTimeoutMs: null, autoResume: false, metadata: { k: 'v' } },
+    });
+    expect(all).toMatchObject({
+      ...{ cpus: 1, memoryMib: 256, onTimeout: 'pause', autoResume: false, origin: 'boot' },
+      metadata: { k: 'v' },
+    });
+  });
+
+  it('list: by state and metadata', async () => {
+    const { id } = await create({ metadata: { job: 'a=b', user: 'x' } });
+    await create({ metadata: { job: 'other' } });
+    const ids = async (query: string): Promise<string[]> => {
+      const { json } = await api.ask('GET', `/sandboxes?${query}`);
+      return (json as { sandboxes: SandboxInfo[] }).sandboxes.map((sandbox) => sandbox.id);
+    };
+    expect(await ids('metadata=job=a%3Db')).toEqual([id]);
+    expect(await ids('metadata=job=a%3Db&metadata=user=x&status=running,paused')).toEqual([id]);
+    expect(await ids('metadata=job=a%3Db&metadata=user=y')).toEqual([]);
+    expect(await ids('metadata=job=a%3Db&status=paused')).toEqual([]);
+  });
+
+  it('pause, resume, change, remove', async () => {
+    const { id } = await create();
+    const at = `/sandboxes/${id}`;
+    const state = async (method: Method, path: string, body?: object): Promise<unknown> =>
+      (await api.ask(method, at + path, body)).json;
+    expect(await state('POST', '/pause')).toMatchObject({ status: 'paused', pausedTo: 'memory' });
+    expect((await api.ask('POST', `${at}/pause`, { to: 'disk' })).status).toBe(409);
+    expect(await state('POST', '/resume')).toMatchObject({ status: 'running' });
+    expect(await state('POST', '/pause', { to: 'disk' })).toMatchObject({ pausedTo: 'disk' });
+    expect(await state('PATCH', '', { onTimeout: 'pause' })).toMatchObject({ onTimeout: 'pause' });
+    expect(await state('PATCH', '', { timeoutMs: null })).toMatchObject({ endsAtMs: null });
+    expect(await state('DELETE', '')).toMatchObject({ status: 'ended' });
+    expect(await state('GET', '')).toMatchObject({ end: { cause: 'stopped' } });
+    expect((await api.ask('POST', `${at}/resume`)).status).toBe(410);
+  });
+
+  it('fork and snapshot', async () => {
+    const { id } = await create();
+    const forks = await api.ask('POST', `/sandboxes/${id}/fork`, { count: 2 });
+    expect(forks.status).toBe(201);
+    const results = (forks.json as { forks: ForkResult[] }).forks;
+    expect(results).toMatchObject([
+      { ok: true, sandbox: { parent: id } },
+      { ok: true, sandbox: { parent: id } },
+    ]);
+    const taken = await api.ask('POST', `/sandboxes/${id}/snapshots`, { name: 'base' });
+    expect(taken.json).toMatchObject({ name: 'base', sandbox: id });
+    const again = await api.ask('POST', `/sandboxes/${id}/snapshots`, { name: 'base' });
+    expect([again.status, again.json]).toMatchObject([409, { error: { code: 'name_taken' } }]);
+    expect(await create({ snapshot: 'base' })).toMatchObject({ origin: 'snapshot' });
+    expect((await api.ask('GET', '/snapshots')).json).toMatchObject({
+      snapshots: [{ name: 'base' }],
+    });
+    expect((await api.ask('DELETE', '/snapshots/base')).status).toBe(204);
+    expect((await api.ask('DELETE', '/snapshots/base')).status).toBe(404);
+    expect((await api.ask('POST', '/sandboxes', { snapshot: 'base' })).status).toBe(404);
+  });
+
+  it('create: the same Idempotency-Key gives the same sandbox', async () => {
+    const ask = (payload: object) =>
+      api.server.app.inject({
+        method: 'POST',
+        url: '/v1/sandboxes',
+        headers: { host: 'localhost', 'x-api-key': KEY, 'idempotency-key': 'once' },
+        payload,
+      });
+    const answers = await Promise.all([ask({}), ask({}), ask({})]);
+    expect(new Set(answers.map((answer) => answer.json<SandboxInfo>().id)).size).toBe(1);
+    expect((await ask({ cpus: 2 })).statusCode).toBe(409);
+  });
+});
+
+describe('host and pools', () => {
+  it('answer', async () => {
+    expect((await api.ask('GET', '/host')).json).toMatchObject({ accelerator: 'fake' });
+    expect((await api.ask('PUT', '/pools', { min: 1, max: 2 })).json).toMatchObject({ max: 2 });
+    const small = await api.ask('PUT', '/pools', { min: 0, max: 1, spec: { memoryMib: 256 } });
+    expect(small.json).toMatchObject({ spec: { memoryMib: 256 } });
+    expect((await api.ask('GET', '/pools')).json).toMatchObject({ pools: [{}, {}] });
+    expect((await api.ask('GET', '/health')).json).toEqual({ status: 'ok' });
+  });
+
+  it('openapi.json: the committed description is that of the schemas', async () => {
+    const committed: unknown = JSON.parse(readFileSync(OPENAPI_FILE, 'utf8'));
+    expect(await openapiDocument()).toEqual(committed);
+    expect((await api.ask('GET', '/openapi.json')).json).toEqual(committed);
+  });
+});
+
+describe('bad input is refused with the field that is wrong', () => {
+  it.each<[Method, string, unknown, number, string]>([
+    ['POST', '/sandboxes', { cpus: 'x' }, 400, 'body.cpus'],
+    ['POST', '/sandboxes', { cpus: 1.5 }, 400, 'body.cpus'],
+    ['POST', '/sandboxes', { cpus: 4096 }, 400, 'cpus'],
+    ['POST', '/sandboxes', { cpu: 1 }, 400, '"cpu"'],
+    ['POST', '/sandboxes', [], 400, 'body'],
+    ['POST', '/sandboxes', { console: 'interactive' }, 400, 'body.console'],
+    ['POST', '/sandboxes', { env: { A: 1 } }, 400, 'body.env.A'],
+    ['POST', '/sandboxes', { env: { 'A B': '1' } }, 400, 'env'],
+    ['POST', '/sandboxes', { warm: ['os; print(1)'] }, 400, 'warm'],
+    ['POST', '/sandboxes', { snapshot: '../x' }, 400, 'body.snapshot'],
+    ['POST', '/sandboxes', { metadata: { k: 'x'.repeat(1025) } }, 400, 'body.metadata.k'],
+    ['POST', '/sandboxes', { timeoutMs: -1 }, 400, 'body.timeoutMs'],
+    ['GET', '/sandboxes?status=asleep', undefined, 400, 'querystring.status'],
+    ['GET', '/sandboxes?page=2', undefined, 400, '"page"'],
+    ['GET', `/sandboxes/${NOBODY}`, undefined, 404, NOBODY],
+    ['GET', '/sandboxes/short', undefined, 400, 'params.id'],
+    ['GET', '/sandboxes/..%2F..%2Fetc%2Fpasswd', undefined, 400, 'params.id'],
+    ['DELETE', '/sandboxes/%00', undefined, 400, 'params.id'],
+    ['GET', `/sandboxes/${NOBODY}x`, undefined, 400, 'params.id'],
+    ['POST', `/sandboxes/${NOBODY}/pause`, { to: 'tape' }, 400, 'body.to'],
+    ['POST', `/sandboxes/${NOBODY}/fork`, { count: 65 }, 400, 'body.count'],
+    ['POST', `/sandboxes/${NOBODY}/snapshots`, { name: 'a/b' }, 400, 'body.name'],
+    ['POST', `/sandboxes/${NOBODY}/exec`, {}, 400, 'argv'],
+    ['POST', `/sandboxes/${NOBODY}/exec`, { argv: ['a'], code: 'b' }, 400, 'argv'],
+    ['POST', `/sandboxes/${NOBODY}/exec`, { argv: [] }, 400, 'body.argv'],
+    ['POST', `/sandboxes/${NOBODY}/exec`, { argv: ['a'], args: ['b'] }, 400, 'args'],
+    ['POST', `/sandboxes/${NOBODY}/exec`, { argv: ['a'] }, 404, NOBODY],
+    ['DELETE', '/snapshots/a%2Fb', undefined, 400, 'params.snapshot'],
+    ['PUT', '/pools', { min: 1 }, 400, 'body.max'],
+    ['PUT', '/pools', { min: 1, max: 2, spec: { gpus: 1 } }, 400, '"gpus"'],
+    ['GET', `/sandboxes/${NOBODY}/files`, undefined, 400, 'querystring.path'],
+    ['GET', `/sandboxes/${NOBODY}/files/list?path=/&depth=x`, undefined, 400, 'depth'],
+    ['GET', `/sandboxes/${NOBODY}/operations`, undefined, 426, 'upgrade'],
+    ['GET', '/nothing', undefined, 404, 'route'],
+    ['DELETE', '/host', undefined, 404, 'route'],
+  ])('%s %s %j: %i', async (method, path, body, status, names) => {
+    const answer = await api.ask(method, path, body);
+    expect(answer.status).toBe(status);
+    expect((answer.json as { error: { message: string } }).error.message).toContain(names);
+    expect(api.errors).toEqual([]);
+  });
+});
+
+describe('errors of the control plane', () => {
+  it('busy: 429 with Retry-After', async () => {
+    before = () => {
+      throw new BusyError('create: the queue is full', 2500);
+    };
+    const answer = await api.ask('POST', '/sandboxes');
+    before = undefined;
+    expect(answer.status).toBe(429);
+    expect(answer.headers['retry-after']).toBe('3');
+    expect(answer.json).toMatchObject({ error: { code: 'busy', retryAfterMs: 2500 } });
+  });
+
+  it('a fault: 500 without its insides, which are in the log', async () => {
+    before = () => {
+      throw new TypeError('secret detail');
+    };
+    const answer = await api.ask('GET', '/host');
+    before = undefined;
+    expect(answer.status).toBe(500);
+    expect(answer.text).not.toContain('secret');
+    expect(api.errors.splice(0)).toEqual([expect.stringContaining('secret detail')]);
+  });
+});
+
+describe.skipIf(agentPython === null)('programs and files', () => {
+  it('exec: argv and code, with their input, environment and exit', async () => {
+    const { id } = await create({ env: { A: 'from the sandbox' } });
+    const exec = async (body: object): Promise<unknown> =>
+      (await api.ask('POST', `/sandboxes/${id}/exec`, body)).json;
+    const argv = ['sh', '-c', 'echo "$A $B"; cat; echo bad >&2; exit 3'];
+    expect(await exec({ argv, env: { B: 'b' }, stdin: 'in' })).toMatchObject({
+      ...{ exitCode: 3, stdout: 'from the sandbox b\nin', stderr: 'bad\n', truncated: false },
+    });
+    const code = 'import sys; print(sys.argv[1:], sys.stdin.read())';
+    expect(await exec({ code, args: ['x'] })).toMatchObject({ stdout: "['x'] \n" });
+    expect(await exec({ argv: ['sleep', '60'], timeoutMs: 50 })).toMatchObject({ timedOut: true });
+    expect(await exec({ argv: ['echo', '12345678'], outputBytesMax: 4 })).toMatchObject({
+      ...{ stdout: '1234', truncated: true },
+    });
+    expect(await exec({ argv: ['no-such-program'] })).toMatchObject({
+      error: { code: 'guest_not_found' },
+    });
+  });
+
+  it('exec: at most 16 MiB of output, the rest is dropped', async () => {
+    const { id } = await create();
+    const argv = ['head', '-c', '17825792', '/dev/zero'];
+    const { json } = await api.ask('POST', `/sandboxes/${id}/exec`, { argv });
+    const { stdout, truncated } = json as { stdout: string; truncated: boolean };
+    expect([stdout.length, truncated]).toEqual([16 * 1024 * 1024, true]);
+  });
+
+  it('files: written, read, listed, removed', async () => {
+    const { id } = await create();
+    const dir = await api.control.dirOf(id);
+    const at = `/sandboxes/${id}/files`;
+    const path = `${dir}/sub/a b.bin`;
+    const query = `?path=${encodeURIComponent(path)}`;
+    const content = Buffer.from([0, 255, 10, 13, 128]);
+    const written = await api.ask('PUT', `${at}${query}&mode=600`, content);
+    expect(written.json).toMatchObject({ path, bytes: 5, mode: 0o600 });
+    expect(readFileSync(path)).toEqual(content);
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    const read = await api.server.app.inject({
+      method: 'GET',
+      url: `/v1${at}${query}`,
+      headers: { host: 'localhost', 'x-api-key': KEY },
+    });
+    expect(read.headers['content-type']).toBe('application/octet-stream');
+    expect(read.rawPayload).toEqual(content);
+    const listed = await api.ask('GET', `${at}/list?path=${encodeURIComponent(join(dir, 'sub'))}`);
+    expect(listed.json).toMatchObject({ entries: [{ name: 'a b.bin', type: 'file' }] });
+    // JSON, too, is only bytes here.
+    await api.ask('PUT', `${at}${query}`, { not: 'parsed' });
+    expect(readFileSync(path, 'utf8')).toBe('{"not":"parsed"}');
+    await api.ask('PUT', `${at}${query}`);
+    expect(statSync(path).size).toBe(0);
+    expect((await api.ask('DELETE', `${at}${query}`)).status).toBe(204);
+    expect(existsSync(path)).toBe(false);
+    expect((await api.ask('GET', `${at}${query}`)).json).toMatchObject({
+      error: { code: 'guest_not_found' },
+    });
+  });
+
+  it('guest, processes, channel, usage', async () => {
+    const { id } = await create();
+    const guest = await api.control.guest(id);
+    const process = await guest.exec({ argv: ['cat'], tag: 'here' });
+    const get = async (path: string): Promise<unknown> =>
+      (await api.ask('GET', `/sandboxes/${id}/${path}`)).json;
+    expect(await get('guest')).toMatchObject({ overlay: 'none' });
+    expect(await get('processes')).toMatchObject({
+      processes: [{ pid: process.pid, tag: 'here' }],
+    });
+    expect(await get('channel')).toMatchObject({ protocolErrors: 0 });
+    expect(await get('usage')).toEqual({ usage: [] });
+    process.kill();
+  });
+});
