@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import { settle } from '../../test/support/fake-members.ts';
 import { FakeClock } from '../base/clock.ts';
@@ -148,6 +149,18 @@ describe('StartQueue', () => {
     const given = await other.run({ ...request, signal: second.signal }, async (got) => got);
     second.abort();
     expect(given.aborted).toBe(true);
+  });
+
+  it('run: leaves the signal alone once a turn has come or will not come', async () => {
+    const { clock, ask, end } = queueOf();
+    const { signal } = new AbortController();
+    ask('a1', { signal });
+    const late = ask('a2', { signal, queueTimeoutMs: 10 });
+    expect(getEventListeners(signal, 'abort')).toHaveLength(1);
+    clock.advance(10);
+    await expect(late).rejects.toMatchObject({ code: 'busy' });
+    expect(getEventListeners(signal, 'abort')).toHaveLength(0);
+    await end('a1');
   });
 
   it('run: waits until memory is there beside the reserve and what starts have reserved', async () => {

@@ -354,6 +354,21 @@ describe('WarmPool', () => {
     expect(pool.stats()).toMatchObject({ ready: 0, starting: 0, hits: 0, misses: 0, discarded: 0 });
   });
 
+  it('close: who claims while members are discarded gets none', async () => {
+    const { pool, maker, fill } = poolOf(2, 2);
+    await fill();
+    const claimed: unknown[] = [];
+    for (const member of maker.members) {
+      const discard = member.discard.bind(member);
+      member.discard = () => {
+        claimed.push(pool.claim());
+        return discard();
+      };
+    }
+    await pool.close();
+    expect(claimed).toEqual([undefined, undefined]);
+  });
+
   it('close: a member that cannot be discarded is logged and does not hold it up', async () => {
     const { pool, maker, logged, fill } = poolOf(2, 2);
     await fill();
