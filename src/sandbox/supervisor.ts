@@ -127,6 +127,8 @@ export class Supervisor {
     this.#require('resume');
     await this.#vm?.resume();
     this.#apply('resume');
+    // The guest's clock stood still with its processors.
+    await this.#guest?.update({ wallMs: this.#parts.clock.wall() });
   }
 
   /**

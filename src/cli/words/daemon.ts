@@ -1,12 +1,47 @@
-/** The words for the daemon itself: `host`, `pool`. */
+/** The words for the daemon itself: `serve`, `host`, `pool`. */
 import type { Command } from 'commander';
 import type { PoolFlags } from '../commands/host.ts';
+import type { ServeFlags } from '../commands/serve.ts';
 import { parseCount } from '../options.ts';
-import { addSizeOptions, collect, type OutputFlags, output, performThere } from '../program.ts';
+import {
+  addSizeOptions,
+  collect,
+  type OutputFlags,
+  output,
+  perform,
+  performThere,
+} from '../program.ts';
 
 const load = () => import('../commands/host.ts');
 
 export function addDaemon(program: Command): void {
+  program
+    .command('serve')
+    .summary('run the daemon')
+    .description(
+      'Holds sandboxes until they are removed, keeps some ready, and serves them at a socket of this home:\n' +
+        '`create`, `exec` and the others use it, `run` starts faster with it. Stays in the foreground.\n' +
+        'Ctrl-C ends the sandboxes; those that are paused to disk stay and can be resumed later.',
+    )
+    .option('--pool <min[:max]>', 'sandboxes that wait to be taken, by demand; 0: none', '1:4')
+    .option('--port <n>', 'listen at this port of 127.0.0.1 too, with an API key', parseCount)
+    .option('--model <name>', 'default model: a name of the model server, or a .gguf file')
+    .addOption(output())
+    .addHelpText(
+      'after',
+      `
+The key of the port is NEUROVISOR_API_KEY, or one that is made and kept in the home (api-key).
+
+Examples:
+  neurovisor serve
+  neurovisor serve --pool 2:8 --port 7070
+  curl -H "X-API-Key: $(cat ~/.neurovisor/api-key)" http://127.0.0.1:7070/v1/host
+`,
+    )
+    .action((flags: ServeFlags & OutputFlags) =>
+      perform(flags, async (cli) => (await import('../commands/serve.ts')).serve(cli, flags)),
+    );
+
   program
     .command('host')
     .summary('tell what the daemon is doing')

@@ -1,0 +1,162 @@
+/** `neurovisor serve`: the daemon. Holds sandboxes and pools, and serves them at a socket. */
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { createApiServer } from '../../api/server.ts';
+import { CleanupStack } from '../../base/cleanup.ts';
+import { describeError, errorCode } from '../../base/errors.ts';
+import { openDaemonIfRunning } from '../../library/daemon.ts';
+import { openControlPlane } from '../../runtime/control.ts';
+import { daemonSocket, resolveHome } from '../../runtime/home.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
+import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { modelChoice } from '../model.ts';
+import { openRuntime } from '../open.ts';
+
+export interface ServeFlags {
+  readonly port?: number;
+  /** `MIN` or `MIN:MAX`. */
+  readonly pool: string;
+  readonly model?: string;
+}
+
+/** What `-o json` prints when the daemon is ready. */
+export interface ServeReport {
+  readonly socketPath: string;
+  readonly url: string | null;
+  /** A file that only its owner can read; null without a port. */
+  readonly apiKeyPath: string | null;
+  readonly pid: number;
+  readonly vmm: string;
+  readonly upstream: string;
+  readonly pool: PoolLimits;
+}
+
+/** @returns when a signal has ended it and nothing is left but what is paused to disk */
+export async function serve(cli: Cli, flags: ServeFlags): Promise<number> {
+  const pool = parsePool(flags.pool);
+  const home = resolveHome(cli.config.home);
+  const socketPath = daemonSocket(home);
+  await refuseSecond(cli);
+  const choice = modelChoice(flags.model);
+  const cleanup = new CleanupStack();
+  try {
+    const runtime = await openRuntime(cli, { keepsProgress: true, modelPath: choice.path });
+    cleanup.push('runtime', () => runtime.close());
+    choice.check(runtime.upstream);
+    const opened = await openControlPlane(runtime, cli.log);
+    cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
+    const key = flags.port === undefined ? null : await apiKey(cli, home.dir);
+    const api = await createApiServer({
+      control: opened.control,
+      log: cli.log,
+      ...(key === null ? {} : { apiKey: key.key }),
+    });
+    cleanup.push('REST server', () => api.close());
+    await mkdir(dirname(socketPath), { recursive: true, mode: 0o700 });
+    // First of all: whoever is refused here must not have changed anything.
+    await api.listen({ socketPath });
+    const port = flags.port === undefined ? null : await api.listen({ port: flags.port });
+    if (pool.max > 0) await opened.control.setPool(pool);
+    cli.progress.close();
+    runtime.warmUpstream();
+    const report = reportOf(runtime, {
+      ...{ socketPath, pool, apiKeyPath: key?.path ?? null },
+      url: port === null ? null : `http://127.0.0.1:${port}`,
+    });
+    tell(cli, report);
+    await interrupted(cli);
+    if (!cli.json) cli.stderr.write(`${await farewell(opened.control)}\n`);
+    return 0;
+  } finally {
+    cli.progress.close();
+    await cleanup.run();
+  }
+}
+
+function parsePool(text: string): PoolLimits {
+  const match = /^(\d{1,4})(?::(\d{1,4}))?$/.exec(text);
+  const min = Number(match?.[1]);
+  const max = Number(match?.[2] ?? match?.[1]);
+  if (match === null || min > max) {
+    throw new UsageError(`"${text}" are no limits of a pool`, 'write MIN or MIN:MAX, e.g. 1:4');
+  }
+  return { min, max };
+}
+
+async function refuseSecond(cli: Cli): Promise<void> {
+  const running = await openDaemonIfRunning(cli.config);
+  if (running === null) return;
+  await running[Symbol.asyncDispose]();
+  throw new UsageError(
+    'a daemon is running already for this home',
+    'use it (neurovisor host), end it, or set NEUROVISOR_HOME to another folder',
+  );
+}
+
+/** From the environment, else one of this home's own, made once. */
+async function apiKey(cli: Cli, homeDir: string): Promise<{ key: string; path: string | null }> {
+  const given = cli.config.daemonKey;
+  if (given !== null) return { key: given, path: null };
+  const path = join(homeDir, 'api-key');
+  try {
+    return { key: (await readFile(path, 'utf8')).trim(), path };
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw error;
+  }
+  const key = `nv_${randomBytes(24).toString('hex')}`;
+  await writeFile(path, `${key}\n`, { mode: 0o600, flag: 'wx' });
+  return { key, path };
+}
+
+function reportOf(
+  runtime: Runtime,
+  rest: Pick<ServeReport, 'socketPath' | 'url' | 'apiKeyPath' | 'pool'>,
+): ServeReport {
+  const { driver, upstream } = runtime;
+  return { ...rest, pid: process.pid, vmm: driver.description, upstream: upstream.description };
+}
+
+function tell(cli: Cli, report: ServeReport): void {
+  if (cli.json) {
+    cli.printJson(report);
+    return;
+  }
+  const { socketPath, url, apiKeyPath, vmm, upstream, pool } = report;
+  const lines = [
+    `neurovisor is ready: ${vmm}, models from ${upstream}`,
+    `  socket  ${socketPath}`,
+    ...(url === null ? [] : [`  url     ${url}`]),
+    ...(apiKeyPath === null ? [] : [`  key     in ${apiKeyPath}`]),
+    `  pool    ${pool.max === 0 ? 'none' : `${pool.min} to ${pool.max} sandboxes wait`}`,
+    'Ctrl-C ends it and its sandboxes; what is paused to disk stays.',
+  ];
+  cli.stderr.write(`${lines.join('\n')}\n`);
+}
+
+/** Resolves at the first signal. */
+function interrupted(cli: Cli): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  // Waiting for a signal keeps no process alive.
+  const alive = setInterval(() => undefined, 2 ** 30);
+  const over = (): void => {
+    clearInterval(alive);
+    resolve();
+  };
+  if (cli.cancelled.aborted) over();
+  cli.cancelled.addEventListener('abort', over, { once: true });
+  return promise;
+}
+
+async function farewell(control: ControlPlane): Promise<string> {
+  try {
+    const all = await control.list();
+    const kept = all.filter(({ pausedTo }) => pausedTo === 'disk').length;
+    const stays = kept === 0 ? '' : `; ${kept} paused to disk stay`;
+    return `ending ${all.length - kept} sandboxes${stays}`;
+  } catch (error) {
+    return `ending: ${describeError(error)}`;
+  }
+}
