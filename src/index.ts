@@ -7,265 +7,255 @@
  *     const result = await sandbox.runCode('print(1 + 1)');
  *     console.log(result.stdout);                            // "2\n"
  *
- * The first `create` on a machine sets it up (minutes; pass `onProgress` to watch). Sandboxes of one
- * process share the vsock worker, the bridge and the model server; they end with the last sandbox.
+ * Where a daemon runs (`neurovisor serve`) the sandbox is one of the daemon's and outlives this process,
+ * unless it is killed or its time is over. Otherwise it is one of this process: the first `create` on a
+ * machine sets it up (minutes; pass `onProgress` to watch), sandboxes share the vsock worker, the bridge
+ * and the model server, and all of that ends with the last of them.
  */
-import type { Duplex, Readable } from 'node:stream';
-import { type Log, silentLog } from './base/log.ts';
-import { type Progress, silentProgress } from './base/progress.ts';
-import { readConfig } from './config.ts';
-import type {
+import type { Duplex } from 'node:stream';
+import type { ChannelLimits, ChannelStats } from './base/channel.ts';
+import { ignore } from './base/ignore.ts';
+import type { UsageRecord } from './bridge/bridge.ts';
+import type { Guest, GuestFiles, GuestStats, Process, ProcessInfo } from './guest/link.ts';
+import { collect, withoutCallbacks } from './library/collect.ts';
+import { filesOf } from './library/files.ts';
+import { type Host, type HostOptions, hostFor } from './library/host.ts';
+import type { CreateOptions, ListOptions, RunOptions, RunResult } from './library/options.ts';
+import type { ForkOptions, SandboxInfo, SnapshotInfo } from './sandbox/control.ts';
+import { SandboxError } from './sandbox/errors.ts';
+import type { StartTimings } from './sandbox/supervisor.ts';
+
+export type { ChannelLimits, ChannelStats } from './base/channel.ts';
+export { CodedError } from './base/errors.ts';
+export type { ProgressEvent } from './base/progress.ts';
+export type { UsageRecord } from './bridge/bridge.ts';
+export type {
+  FileEntry,
   GuestFiles,
-  RunOptions as GuestRunOptions,
   GuestStats,
   Process,
   ProcessExit,
+  ProcessInfo,
 } from './guest/link.ts';
-import { Runtime } from './runtime/runtime.ts';
-import type { SandboxState } from './sandbox/lifecycle.ts';
-import type { SandboxOptions } from './sandbox/spec.ts';
-import type { SandboxEnd, StartTimings, Supervisor } from './sandbox/supervisor.ts';
-import type { ChannelLimits, ChannelStats } from './vmm/driver.ts';
-
-export { CodedError } from './base/errors.ts';
-export type { ProgressEvent } from './base/progress.ts';
-export type { FileEntry, GuestFiles, GuestStats, Process, ProcessExit } from './guest/link.ts';
-export type { SandboxState } from './sandbox/lifecycle.ts';
+export type { DaemonChoice, HostOptions } from './library/host.ts';
+export type { CreateOptions, ListOptions, RunOptions, RunResult } from './library/options.ts';
+export type {
+  ForkOptions,
+  SandboxInfo,
+  SandboxStatus,
+  SnapshotInfo,
+} from './sandbox/control.ts';
 export type { ModelPolicy, SandboxOptions } from './sandbox/spec.ts';
 export type { SandboxEnd, StartTimings } from './sandbox/supervisor.ts';
-export type { ChannelLimits, ChannelStats } from './vmm/driver.ts';
 
-export interface CreateOptions extends SandboxOptions {
-  /** Cancels the set-up and the boot. */
-  readonly signal?: AbortSignal;
-  /** Called while the machine is being set up. */
-  readonly onProgress?: Progress;
-  readonly log?: Log;
-}
+/** Why a sandbox ended. */
+export type End = NonNullable<SandboxInfo['end']>;
 
-export interface RunOptions
-  extends Pick<
-    GuestRunOptions,
-    'env' | 'cwd' | 'user' | 'timeoutMs' | 'pty' | 'outputBytesMax' | 'detached' | 'tag'
-  > {
-  /** Text or bytes for the program's standard input. Default: none. */
-  readonly stdin?: string | Uint8Array;
-  /** Called with each piece of output as it comes. */
-  readonly onStdout?: (chunk: Buffer) => void;
-  readonly onStderr?: (chunk: Buffer) => void;
-  /** Cancels the wait and kills the program. */
-  readonly signal?: AbortSignal;
-}
+export type Fork =
+  | { readonly ok: true; readonly sandbox: Sandbox }
+  | { readonly ok: false; readonly code: string; readonly message: string };
 
-export interface RunResult extends ProcessExit {
-  /** At most 16 MiB of each are kept; `onStdout` and `onStderr` see all of it. */
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-const KEPT_BYTES_MAX = 16 * 1024 * 1024;
-
-/** One microVM. Ends with `kill`, with its `timeoutMs`, or with `await using`. */
+/**
+ * One microVM. Ends with `kill`, with its `timeoutMs`, or with `await using`. Methods reject with a
+ * CodedError: `gone` when it has ended, `not_ready` when it is paused and does not resume by itself.
+ */
 export class Sandbox {
   /** `[a-z0-9]{20}`. */
   readonly id: string;
   /** Files of the guest; relative paths start in the user's home. */
   readonly files: GuestFiles;
-  /** Phases of the start, milliseconds. */
-  readonly timings: StartTimings | undefined;
+  /** Phases of the start, milliseconds; null: it was ready before anybody asked for it. */
+  readonly timings: StartTimings | null;
   /** `kvm` or `tcg` (software emulation, many times slower). */
   readonly accelerator: string;
-  /** Resolves when the sandbox is gone, and says why. Never rejects. */
-  readonly ended: Promise<SandboxEnd>;
-  readonly #supervisor: Supervisor;
+  readonly #host: Host;
+  #end: End | undefined;
+  #ended: Promise<End> | undefined;
+  #lasting: Guest | undefined;
 
-  private constructor(supervisor: Supervisor, accelerator: string) {
-    this.#supervisor = supervisor;
-    this.id = supervisor.spec.id;
-    this.files = supervisor.guest().files;
-    this.timings = supervisor.timings;
-    this.accelerator = accelerator;
-    this.ended = supervisor.ended;
+  private constructor(host: Host, info: SandboxInfo) {
+    this.#host = host;
+    this.id = info.id;
+    this.files = filesOf(() => this.#guest());
+    this.timings = info.timings;
+    this.accelerator = info.accelerator;
   }
 
   /**
-   * Starts a sandbox from a template of its size where there is one, else boots it; it is ready when the
-   * promise resolves.
+   * Starts a sandbox as fast as it can be: from a pool, from a template of its size, else by a boot. It is
+   * ready when the promise resolves.
    * @throws CodedError with `code` and, where there is one, `remedy`: `spec_invalid`, `start_failed`,
-   *   `cancelled`, `upstream_unreachable`, or what set-up could not get
+   *   `cancelled`, `busy`, `daemon_unreachable`, `upstream_unreachable`, or what set-up could not get
    */
   static async create(options: CreateOptions = {}): Promise<Sandbox> {
-    const { signal, onProgress, log, ...sandboxOptions } = options;
-    const lease = await leaseRuntime({ signal, onProgress, log });
-    try {
-      const supervisor = await lease.runtime.cloneSandbox(sandboxOptions, signal);
-      void supervisor.ended.then(lease.release);
-      return new Sandbox(supervisor, lease.runtime.driver.accelerator);
-    } catch (error) {
-      await lease.release();
-      throw error;
-    }
+    const { daemon, signal, onProgress, log, ...request } = options;
+    const host = await hostFor({ daemon, signal, onProgress, log });
+    const info = await host.use((control) => control.create(request, signal));
+    return new Sandbox(host, info);
   }
 
-  get state(): SandboxState {
-    return this.#supervisor.state;
+  /** A sandbox by its id. @throws CodedError `not_found`, `gone` */
+  static async connect(id: string, options: HostOptions = {}): Promise<Sandbox> {
+    const host = await hostFor(options);
+    const info = await host.use((control) => control.get(id));
+    if (info.status === 'ended') throw gone(id);
+    return new Sandbox(host, info);
+  }
+
+  /** Newest first; without a daemon those of this process, and those that are paused to disk. */
+  static async list(options: ListOptions = {}): Promise<readonly SandboxInfo[]> {
+    const { status, metadata, ...where } = options;
+    const host = await hostFor(where);
+    return await host.use((control) => control.list({ status, metadata }));
+  }
+
+  /** Its state, labels, size and times as they are now. */
+  info(): Promise<SandboxInfo> {
+    return this.#host.use((control) => control.get(this.id));
+  }
+
+  /** Resolves when nothing of the sandbox is left, and says why. Never rejects. */
+  get ended(): Promise<End> {
+    this.#ended ??= this.#untilEnded();
+    return this.#ended;
   }
 
   /** Runs Python code in a fork of the warmed interpreter; each call is a process of its own. */
-  runCode(code: string, options: RunOptions & { readonly args?: readonly string[] } = {}) {
-    const { args = [] } = options;
-    return this.#collect(
-      (base) => this.#supervisor.guest().python({ ...base, script: { code }, args }),
-      options,
-    );
+  async runCode(
+    code: string,
+    options: RunOptions & { readonly args?: readonly string[] } = {},
+  ): Promise<RunResult> {
+    const { args = [], ...rest } = options;
+    const guest = await this.#guest();
+    return await collect((base) => guest.python({ ...base, script: { code }, args }), rest);
   }
 
   /** Runs a program by its arguments; no shell is involved. */
-  exec(argv: readonly string[], options: RunOptions = {}): Promise<RunResult> {
-    return this.#collect((base) => this.#supervisor.guest().exec({ ...base, argv }), options);
+  async exec(argv: readonly string[], options: RunOptions = {}): Promise<RunResult> {
+    const guest = await this.#guest();
+    return await collect((base) => guest.exec({ ...base, argv }), options);
   }
 
   /** Starts a program and hands out its streams; for long-running and interactive ones. */
-  start(argv: readonly string[], options: RunOptions = {}): Promise<Process> {
+  async start(argv: readonly string[], options: RunOptions = {}): Promise<Process> {
     const { signal, ...rest } = withoutCallbacks(options);
-    return this.#supervisor.guest().exec({ ...rest, argv }, signal);
+    return await (await this.#guest()).exec({ ...rest, argv }, signal);
+  }
+
+  /** The programs that were started and still run. */
+  async processes(): Promise<readonly ProcessInfo[]> {
+    return await (await this.#guest()).processes();
+  }
+
+  /** Takes over the streams of a detached program, or of one that lost its connection by a pause. */
+  async attach(pid: number): Promise<Process> {
+    return await (await this.#guest()).attach(pid);
   }
 
   /** Raw bytes to a TCP port on the guest's loopback. */
-  connect(port: number): Promise<Duplex> {
-    return this.#supervisor.guest().connect(port);
+  async connect(port: number): Promise<Duplex> {
+    return await (await this.#guest()).connect(port);
   }
 
-  stats(): Promise<GuestStats> {
-    return this.#supervisor.guest().stats();
+  async stats(): Promise<GuestStats> {
+    return await (await this.#guest()).stats();
   }
 
   /** Traffic of the vsock channel. */
   channelStats(): Promise<ChannelStats> {
-    return this.#vm().channelStats();
+    return this.#host.use((control) => control.channelStats(this.id));
   }
 
-  /** Changes the channel's token buckets while the sandbox runs. */
-  setChannelLimits(limits: ChannelLimits): Promise<void> {
-    return this.#vm().setChannelLimits(limits);
+  /** Changes the channel's token buckets while the sandbox runs; what is not named has no limit then. */
+  async setChannelLimits(channelLimits: ChannelLimits): Promise<void> {
+    await this.#host.use((control) => control.update(this.id, { channelLimits }));
   }
 
-  /** Stops the CPUs; memory is kept. */
-  pause(): Promise<void> {
-    return this.#supervisor.pause();
+  /** The last requests to the model, oldest first. */
+  usage(): Promise<readonly UsageRecord[]> {
+    return this.#host.use((control) => control.usage(this.id));
   }
 
-  resume(): Promise<void> {
-    return this.#supervisor.resume();
+  /** From now on; null: no limit. */
+  async setTimeout(timeoutMs: number | null): Promise<void> {
+    await this.#host.use((control) => control.update(this.id, { timeoutMs }));
+  }
+
+  /** Replaces what `info` tells as `metadata`. */
+  async setMetadata(metadata: Readonly<Record<string, string>>): Promise<void> {
+    await this.#host.use((control) => control.update(this.id, { metadata }));
+  }
+
+  /**
+   * Stops it; files, programs and their memory stay. To `memory` (default): the CPUs stop. To `disk`: its
+   * memory is given back, connections end, and it outlives this process.
+   */
+  async pause(options: { readonly to?: 'memory' | 'disk' } = {}): Promise<void> {
+    const { to = 'memory' } = options;
+    await this.#host.use((control) => control.pause(this.id, to));
+  }
+
+  async resume(): Promise<void> {
+    await this.#host.use((control) => control.resume(this.id));
+  }
+
+  /** Keeps its state; `create({ snapshot })` goes on from it. This one goes on too; connections end. */
+  snapshot(options: { readonly name?: string } = {}): Promise<SnapshotInfo> {
+    return this.#host.use((control) => control.snapshot(this.id, options));
+  }
+
+  /** Copies, each with an identity of its own and its own outcome. */
+  async fork(options: Partial<ForkOptions> = {}): Promise<readonly Fork[]> {
+    const results = await this.#host.use((control) =>
+      control.fork(this.id, { count: 1, ...options }),
+    );
+    return results.map((one) =>
+      one.ok ? { ok: true, sandbox: new Sandbox(this.#host, one.sandbox) } : one,
+    );
   }
 
   /** Ends the sandbox and removes every trace. Idempotent. */
-  async kill(): Promise<SandboxEnd> {
-    const end = await this.#supervisor.stop();
-    await idle();
-    return end;
+  async kill(): Promise<End> {
+    if (this.#end !== undefined) return this.#end;
+    const { end } = await this.#host.use((control) => control.remove(this.id));
+    this.#end = end ?? { cause: 'stopped', detail: '' };
+    return this.#end;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.kill();
   }
 
-  #vm() {
-    const { vm } = this.#supervisor;
-    this.#supervisor.guest(); // Throws when the sandbox is not ready.
-    if (vm === undefined) throw new Error('a ready sandbox has a VM');
-    return vm;
+  async #guest(): Promise<Guest> {
+    if (this.#end !== undefined) throw gone(this.id);
+    if (this.#lasting !== undefined) return this.#lasting;
+    const guest = await this.#host.use((control) => control.guest(this.id));
+    if (this.#host.guestsLast) this.#lasting = guest;
+    return guest;
   }
 
-  async #collect(
-    begin: (options: GuestRunOptions) => Promise<Process>,
-    options: RunOptions,
-  ): Promise<RunResult> {
-    options.signal?.throwIfAborted();
-    const { signal, ...rest } = withoutCallbacks(options);
-    const process = await begin({ ...rest, stdin: options.stdin !== undefined });
-    const onAbort = (): void => process.kill('SIGKILL');
-    signal?.addEventListener('abort', onAbort, { once: true });
-    try {
-      if (options.stdin !== undefined) process.stdin.end(options.stdin);
-      const [stdout, stderr, exit] = await Promise.all([
-        keep(process.stdout, options.onStdout),
-        keep(process.stderr, options.onStderr),
-        process.exit,
-      ]);
-      signal?.throwIfAborted();
-      return { ...exit, stdout, stderr };
-    } finally {
-      signal?.removeEventListener('abort', onAbort);
-    }
-  }
-}
-
-function withoutCallbacks(options: RunOptions): GuestRunOptions & { signal?: AbortSignal } {
-  const { stdin: _stdin, onStdout: _onStdout, onStderr: _onStderr, ...rest } = options;
-  return rest;
-}
-
-async function keep(stream: Readable, onChunk?: (chunk: Buffer) => void): Promise<string> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of stream as AsyncIterable<Buffer>) {
-    onChunk?.(chunk);
-    if (bytes >= KEPT_BYTES_MAX) continue;
-    const part = chunk.subarray(0, KEPT_BYTES_MAX - bytes);
-    bytes += part.length;
-    chunks.push(part);
-  }
-  return Buffer.concat(chunks).toString('utf8');
-}
-
-// One runtime per process, opened by the first sandbox and closed with the last.
-let opened: Promise<Runtime> | undefined;
-let closing: Promise<void> = Promise.resolve();
-let leases = 0;
-
-interface Lease {
-  readonly runtime: Runtime;
-  readonly release: () => Promise<void>;
-}
-
-async function leaseRuntime(options: {
-  signal: AbortSignal | undefined;
-  onProgress: Progress | undefined;
-  log: Log | undefined;
-}): Promise<Lease> {
-  leases += 1;
-  let released = false;
-  const release = async (): Promise<void> => {
-    if (released) return;
-    released = true;
-    leases -= 1;
-    if (leases > 0 || opened === undefined) return;
-    const last = opened;
-    opened = undefined;
-    closing = closing.then(async () => (await last).close());
-    await closing;
-  };
-  opened ??= closing.then(() =>
-    Runtime.open({
-      config: readConfig(process.env),
-      progress: options.onProgress ?? silentProgress,
-      log: options.log ?? silentLog,
-      signal: options.signal ?? new AbortController().signal,
-    }),
-  );
-  const mine = opened;
-  try {
-    return { runtime: await mine, release };
-  } catch (error) {
-    if (opened === mine) opened = undefined;
-    released = true;
-    leases -= 1;
-    throw error;
+  async #untilEnded(): Promise<End> {
+    if (this.#end !== undefined) return this.#end;
+    const { promise, resolve } = Promise.withResolvers<End>();
+    const stop = this.#host.onChange(({ id, end }) => {
+      if (id === this.id && end !== null) resolve(end);
+    });
+    // It may have ended before anybody listened.
+    this.info().then(
+      ({ end }) => {
+        if (end !== null) resolve(end);
+      },
+      (error: unknown) => {
+        ignore(error, 'it ended long ago');
+        resolve({ cause: 'stopped', detail: 'it has ended; why is not known any more' });
+      },
+    );
+    this.#end = await promise;
+    stop();
+    return this.#end;
   }
 }
 
-/** Resolves when a runtime that nobody uses any more is closed. */
-async function idle(): Promise<void> {
-  await closing;
+function gone(id: string): SandboxError {
+  return new SandboxError('gone', `sandbox ${id} has ended`);
 }

@@ -20,7 +20,7 @@ const LAYERS: Record<string, readonly string[]> = {
   // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
   api: ['base', 'sandbox', ...MECHANISMS.map((name) => `type:${name}`)],
   client: ['base', 'api', 'sandbox', 'guest', ...MECHANISMS.map((name) => `type:${name}`)],
-  index: [
+  library: [
     'base',
     'client',
     'config',
@@ -28,11 +28,13 @@ const LAYERS: Record<string, readonly string[]> = {
     'sandbox',
     ...MECHANISMS.map((name) => `type:${name}`),
   ],
+  index: ['base', 'library', 'sandbox', ...MECHANISMS.map((name) => `type:${name}`)],
   cli: [
     'base',
     'bench',
     'api',
     'client',
+    'library',
     'runtime',
     'sandbox',
     'index',

@@ -57,8 +57,8 @@ export function performThere(
   body: (cli: Cli, control: ControlPlane) => Promise<number>,
 ): Promise<void> {
   return perform(flags, async (cli) => {
-    const { openDaemon } = await import('./daemon.ts');
-    await using control = await openDaemon(cli);
+    const { openDaemon } = await import('../library/daemon.ts');
+    await using control = await openDaemon(cli.config);
     return await body(cli, control);
   });
 }

@@ -6,9 +6,10 @@ process.env['NEUROVISOR_UPSTREAM'] = 'engine';
 
 describe('Sandbox', () => {
   it('create, runCode, exec, files, limits, kill', async () => {
-    const sandbox = await Sandbox.create({ memoryMib: 256, env: { COLOUR: 'green' } });
+    const env = { COLOUR: 'green' };
+    const sandbox = await Sandbox.create({ memoryMib: 256, env, autoResume: false });
     expect(sandbox.id).toMatch(/^[a-z0-9]{20}$/);
-    expect(sandbox.state).toBe('ready');
+    expect((await sandbox.info()).status).toBe('running');
     expect(sandbox.timings?.totalMs).toBeGreaterThan(0);
 
     const code = "import os, sys; print(os.environ['COLOUR'], sys.argv[1:]); sys.exit(3)";

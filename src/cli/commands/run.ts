@@ -2,8 +2,9 @@
  * `neurovisor run`: runs one script in a fresh sandbox, passes its streams and its exit status on, and
  * removes every trace. Where a daemon runs and can do it, the sandbox is one of the daemon's.
  */
+
+import { type Daemon, openDaemon, openUsualDaemon } from '../../library/daemon.ts';
 import type { Cli } from '../cli.ts';
-import { type Daemon, openDaemon, openDaemonIfRunning } from '../daemon.ts';
 import { UsageError } from '../failure.ts';
 import type { RunFlags, RunJob } from '../run-job.ts';
 import { readScript, type Script } from '../script.ts';
@@ -35,14 +36,9 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
   const alone = onlyHere(flags);
   if (flags.daemon === true) {
     if (alone !== null) throw new UsageError(`a daemon can't do ${alone}`, 'leave --daemon away');
-    return await openDaemon(cli);
+    return await openDaemon(cli.config);
   }
-  if (alone !== null) return null;
-  if (cli.config.daemonUrl !== null) return await openDaemon(cli);
-  // What is set for this run only may not be what the daemon was started with.
-  const { upstream, accelerator, gpu } = cli.config;
-  if ([upstream, accelerator, gpu].some((setting) => setting !== 'auto')) return null;
-  return await openDaemonIfRunning(cli);
+  return alone === null ? await openUsualDaemon(cli.config) : null;
 }
 
 /** The flag that needs a sandbox of this process; null: there is none. */

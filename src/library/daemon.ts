@@ -1,0 +1,41 @@
+/** How the daemon is found: at this home's socket, or where NEUROVISOR_URL says. */
+import { existsSync } from 'node:fs';
+import { systemClock } from '../base/clock.ts';
+import type { Config } from '../config.ts';
+import { daemonSocket, resolveHome } from '../runtime/home.ts';
+import type { ControlPlane } from '../sandbox/control.ts';
+
+/** The daemon's control plane; dispose of it to let its connections go. */
+export type Daemon = ControlPlane & AsyncDisposable;
+
+/** @throws ClientError `daemon_unreachable`, `unauthorized` */
+export async function openDaemon(config: Config): Promise<Daemon> {
+  // Loaded only here: who starts sandboxes of his own needs no client.
+  const { connectDaemon } = await import('../client/client.ts');
+  const { daemonUrl: url, daemonKey: apiKey } = config;
+  if (url === null) return await connectDaemon({ socketPath: socketPath(config) });
+  return await connectDaemon({ url, ...(apiKey === null ? {} : { apiKey }) });
+}
+
+/**
+ * The daemon that serves whoever does not ask for one in particular; null: there is none, or what is set
+ * for this process (model server, accelerator) may not be what that daemon was started with.
+ * @throws ClientError when NEUROVISOR_URL names one that does not answer
+ */
+export async function openUsualDaemon(config: Config): Promise<Daemon | null> {
+  if (config.daemonUrl !== null) return await openDaemon(config);
+  const { upstream, accelerator, gpu } = config;
+  if ([upstream, accelerator, gpu].some((setting) => setting !== 'auto')) return null;
+  return await openDaemonIfRunning(config);
+}
+
+/** Null: none answers at this home's socket. */
+export async function openDaemonIfRunning(config: Config): Promise<Daemon | null> {
+  const path = socketPath(config);
+  if (!existsSync(path)) return null;
+  const { isDaemonRunning, RemoteControlPlane } = await import('../client/client.ts');
+  if (!(await isDaemonRunning(path))) return null;
+  return new RemoteControlPlane({ socketPath: path }, systemClock);
+}
+
+const socketPath = ({ home }: Config): string => daemonSocket(resolveHome(home));

@@ -1,0 +1,152 @@
+/** The library on a daemon, whose sandboxes are agents of this machine. */
+import { buffer } from 'node:stream/consumers';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { CodedError, Sandbox } from '../../src/index.ts';
+import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
+
+let daemon: FakeDaemon;
+const before = { ...process.env };
+
+beforeAll(async () => {
+  daemon = await startFakeDaemon();
+  Object.assign(process.env, daemon.env);
+});
+afterAll(async () => {
+  process.env = before;
+  await daemon[Symbol.asyncDispose]();
+});
+afterEach(async () => {
+  for (const { id } of await daemon.control.list()) await daemon.control.remove(id);
+});
+
+describe('Sandbox in a daemon', () => {
+  it('create finds the daemon; runCode, exec, stdin, pieces of output', async () => {
+    const sandbox = await Sandbox.create({ env: { COLOUR: 'green' }, metadata: { user: '42' } });
+    expect((await daemon.control.get(sandbox.id)).metadata).toEqual({ user: '42' });
+    const code = "import os, sys; print(os.environ['COLOUR'], sys.argv[1:]); sys.exit(3)";
+    expect(await sandbox.runCode(code, { args: ['a b'] })).toMatchObject({
+      exitCode: 3,
+      stdout: "green ['a b']\n",
+    });
+    const pieces: string[] = [];
+    const onStdout = (chunk: Buffer): void => void pieces.push(chunk.toString());
+    expect(await sandbox.exec(['cat'], { stdin: 'typed', onStdout })).toMatchObject({
+      exitCode: 0,
+      stdout: 'typed',
+    });
+    expect(pieces.join('')).toBe('typed');
+  });
+
+  it('files, stats, connect', async () => {
+    const sandbox = await Sandbox.create();
+    const path = `${await daemon.control.dirOf(sandbox.id)}/data/b.bin`;
+    const bytes = Buffer.from([0, 255, 10]);
+    await sandbox.files.write(path, bytes);
+    expect(await sandbox.files.readAll(path)).toEqual(bytes);
+    expect((await sandbox.files.stat(path)).bytes).toBe(3);
+    expect((await sandbox.stats()).cpuCount).toBeGreaterThan(0);
+    await expect(sandbox.connect(1)).rejects.toBeInstanceOf(CodedError);
+  });
+
+  it('start: streams, attach, processes', async () => {
+    const sandbox = await Sandbox.create();
+    const cat = await sandbox.start(['cat'], { tag: 'mine' });
+    expect(await sandbox.processes()).toMatchObject([{ pid: cat.pid, tag: 'mine' }]);
+    const taken = await sandbox.attach(cat.pid);
+    taken.stdin.end('hello');
+    expect((await buffer(taken.stdout)).toString()).toBe('hello');
+    expect(await taken.exit).toMatchObject({ exitCode: 0 });
+  });
+
+  it('a signal kills the program and rejects', async () => {
+    const sandbox = await Sandbox.create();
+    const aborter = new AbortController();
+    const onStdout = (): void => aborter.abort();
+    const running = sandbox.exec(['sh', '-c', 'echo started; exec sleep 600'], {
+      ...{ signal: aborter.signal, onStdout },
+    });
+    await expect(running).rejects.toMatchObject({ name: 'AbortError' });
+    await expect.poll(() => sandbox.processes()).toEqual([]);
+  });
+
+  it('pause, resume, snapshot, fork, setTimeout, setMetadata, usage, limits', async () => {
+    const sandbox = await Sandbox.create({ autoResume: false });
+    await sandbox.pause({ to: 'disk' });
+    expect(await sandbox.info()).toMatchObject({ status: 'paused', pausedTo: 'disk' });
+    await expect(sandbox.exec(['true'])).rejects.toMatchObject({ code: 'not_ready' });
+    await sandbox.resume();
+    expect(await sandbox.exec(['true'])).toMatchObject({ exitCode: 0 });
+
+    const { id } = await sandbox.snapshot({ name: 'ready' });
+    const next = await Sandbox.create({ snapshot: 'ready' });
+    expect(await next.info()).toMatchObject({ origin: 'snapshot', snapshot: id });
+    const [one, two] = await sandbox.fork({ count: 2 });
+    if (one?.ok !== true || two?.ok !== true) throw new Error('a fork failed');
+    expect(await one.sandbox.info()).toMatchObject({ origin: 'fork', parent: sandbox.id });
+    expect(await two.sandbox.exec(['true'])).toMatchObject({ exitCode: 0 });
+
+    await sandbox.setTimeout(60_000);
+    await sandbox.setMetadata({ job: 'x' });
+    const { endsAtMs, metadata } = await sandbox.info();
+    expect(endsAtMs).not.toBeNull();
+    expect(metadata).toEqual({ job: 'x' });
+    expect(await sandbox.usage()).toEqual([]);
+    await sandbox.setChannelLimits({ connections: { size: 9, refillPerSecond: 9 } });
+    expect((await sandbox.channelStats()).protocolErrors).toBe(0);
+  });
+
+  it('list and connect: by metadata and id; the handle is as good', async () => {
+    const sandbox = await Sandbox.create({ metadata: { user: '42' } });
+    await Sandbox.create({ metadata: { user: '43' } });
+    const list = await Sandbox.list({ metadata: { user: '42' } });
+    expect(list.map(({ id }) => id)).toEqual([sandbox.id]);
+    const again = await Sandbox.connect(sandbox.id, { daemon: 'require' });
+    expect(await again.runCode('print(1)')).toMatchObject({ stdout: '1\n' });
+    await expect(Sandbox.connect('z'.repeat(20))).rejects.toMatchObject({ code: 'not_found' });
+  });
+
+  it('kill: idempotent; all else says that it is gone', async () => {
+    const sandbox = await Sandbox.create();
+    const other = await Sandbox.connect(sandbox.id);
+    const { ended } = other;
+    expect(await sandbox.kill()).toMatchObject({ cause: 'stopped' });
+    expect(await sandbox.kill()).toMatchObject({ cause: 'stopped' });
+    expect(await ended).toMatchObject({ cause: 'stopped' });
+    await expect(sandbox.exec(['true'])).rejects.toMatchObject({ code: 'gone' });
+    await expect(other.exec(['true'])).rejects.toMatchObject({ code: 'gone' });
+    await expect(Sandbox.connect(sandbox.id)).rejects.toMatchObject({ code: 'gone' });
+    expect(await sandbox.ended).toMatchObject({ cause: 'stopped' });
+  });
+
+  it('ended: also for one that ended before anybody asked', async () => {
+    const sandbox = await Sandbox.create();
+    await daemon.control.remove(sandbox.id);
+    expect(await sandbox.ended).toMatchObject({ cause: 'stopped' });
+  });
+
+  it('await using ends it', async () => {
+    {
+      await using sandbox = await Sandbox.create();
+      await sandbox.exec(['true']);
+    }
+    expect(await Sandbox.list()).toEqual([]);
+  });
+
+  it('a URL names a daemon; the key is that of the environment', async () => {
+    const { NEUROVISOR_URL: url = '', NEUROVISOR_API_KEY: key } = await daemon.listenOnPort();
+    process.env['NEUROVISOR_API_KEY'] = key;
+    const sandbox = await Sandbox.create({ daemon: url as `http://${string}` });
+    expect(await sandbox.exec(['true'])).toMatchObject({ exitCode: 0 });
+    process.env['NEUROVISOR_API_KEY'] = '';
+    await expect(Sandbox.create({ daemon: 'http://127.0.0.1:1' })).rejects.toMatchObject({
+      code: 'daemon_unreachable',
+    });
+  });
+
+  it('a bad option is refused with its name', async () => {
+    await expect(Sandbox.create({ cpus: 4096 })).rejects.toMatchObject({
+      code: 'spec_invalid',
+      message: expect.stringContaining('cpus'),
+    });
+  });
+});
