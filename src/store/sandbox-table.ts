@@ -142,6 +142,11 @@ export function putSandbox(sql: DatabaseSync, row: SandboxRow): number {
       metadataJson: JSON.stringify(metadata),
       endJson: end === null ? null : JSON.stringify(end),
     });
+  if (end !== null) forgetOldest(sql);
+  return removeOrphans(sql);
+}
+
+function forgetOldest(sql: DatabaseSync): void {
   sql
     .prepare(
       `DELETE FROM sandboxes WHERE status = 'ended' AND id NOT IN
@@ -149,7 +154,6 @@ export function putSandbox(sql: DatabaseSync, row: SandboxRow): number {
           ORDER BY endJson ->> '$.atMs' DESC, rowid DESC LIMIT ?)`,
     )
     .run(ENDED_SANDBOXES_MAX);
-  return removeOrphans(sql);
 }
 
 /** A snapshot of a pause lives just as long as the sandbox that names it. */

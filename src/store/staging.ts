@@ -120,7 +120,8 @@ async function digestAll(paths: SnapshotPaths, snapshot: NewSnapshot): Promise<D
   let bytes = 0;
   for (const role of SNAPSHOT_ROLES) {
     await using file = await open(paths[role], 'r');
-    await file.chmod(0o400);
+    // Not read-only: a copy that shares extents takes the mode over, and a disk is written.
+    await file.chmod(0o600);
     files[role] = await digestOf(role, paths[role]);
     await file.datasync();
     // Only now are the blocks allocated for sure.

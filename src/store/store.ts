@@ -2,7 +2,7 @@
  * What outlives the processes: sandboxes, snapshots and the use of templates.
  *
  *     <dir>/store.db        rows: SQLite in WAL mode, one connection per process
- *           files/<digest>  RAM, device state and disk of snapshots, each once, read-only
+ *           files/<digest>  RAM, device state and disk of snapshots, each once, never changed
  *           staging/        snapshots that are being written
  *           trash/          what is being removed
  *           lock            held (flock) while files move

@@ -14,8 +14,8 @@ import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { ENDED_SANDBOXES_MAX } from '../../src/store/limits.ts';
+import { FileLock } from '../../src/store/lock.ts';
 import { SNAPSHOT_ROLES } from '../../src/store/snapshot.ts';
-import type { OpenSnapshot } from '../../src/store/snapshot-table.ts';
 import { openFds } from '../support/process-view.ts';
 import {
   holdsSeed,
@@ -174,7 +174,7 @@ describe('sandboxes', () => {
 });
 
 describe('snapshots', () => {
-  it('commit: the row tells size, time and digests; the files are there, sparse and read-only', async () => {
+  it('commit: the row tells size, time and digests; the files are there, sparse and private', async () => {
     const clock = new FakeClock(5_000);
     const { dir, store } = await temporaryStore(undefined, clock);
     const id = await takeSnapshot(store, 1, { name: 'mine' });
@@ -186,7 +186,7 @@ describe('snapshots', () => {
     for (const role of SNAPSHOT_ROLES) {
       const info = await stat(join(dir, 'files', row.files[role]));
       blocks += info.blocks;
-      expect(info.mode & 0o777).toBe(0o400);
+      expect(info.mode & 0o777).toBe(0o600);
     }
     expect(row.bytes).toBe(blocks * 512);
     expect(row.bytes).toBeLessThan(100_000);
@@ -224,17 +224,20 @@ describe('snapshots', () => {
     expect(openFds()).toEqual(before);
   });
 
-  it('open, while another removes it: whole, or not found', async () => {
+  it('open: waits for who moves files, so that it never has a row whose files go', async () => {
     const { dir, store } = await temporaryStore();
     const other = await temporaryStore(dir);
-    for (let i = 0; i < 30; i += 1) {
-      const id = await takeSnapshot(store, 1);
+    const id = await takeSnapshot(store, 1);
+    const lock = new FileLock(join(dir, 'lock'), new FakeClock());
+    const pending = await lock.run(async () => {
+      const opened = store.snapshots.open(id).catch((error: unknown) => error);
       const removed = other.store.snapshots.remove(id);
-      const opened = await store.snapshots.open(id).catch((error: unknown) => error);
-      if (opened instanceof Error) expect(opened).toMatchObject({ code: 'not_found' });
-      else await (opened as OpenSnapshot).release();
-      await removed;
-    }
+      await expect.poll(() => store.snapshots.list()).toEqual([]);
+      return { opened, removed };
+    });
+    expect(await pending.opened).toMatchObject({ code: 'not_found' });
+    await pending.removed;
+    await lock.close();
   });
 
   it('commit: a taken name is refused and leaves nothing; the first stays', async () => {
@@ -418,7 +421,6 @@ describe('templates', () => {
 });
 
 async function flipBit(path: string): Promise<void> {
-  await chmod(path, 0o600);
   const bytes = await readFile(path);
   bytes[bytes.length >> 1] = (bytes[bytes.length >> 1] ?? 0) ^ 1;
   await writeFile(path, bytes);
