@@ -65,7 +65,7 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
     try {
       return await work();
     } catch (error) {
-      await discard();
+      await discard().catch((also: unknown) => ignore(also, 'it goes when the store is closed'));
       throw asStoreError(error, attempted, dir);
     }
   };

@@ -10,10 +10,11 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
-import { ENDED_SANDBOXES_MAX } from '../../src/store/limits.ts';
+import { ENDED_SANDBOXES_MAX, WAIT_MS_MAX } from '../../src/store/limits.ts';
 import { FileLock } from '../../src/store/lock.ts';
 import { SNAPSHOT_ROLES } from '../../src/store/snapshot.ts';
 import { openFds } from '../support/process-view.ts';
@@ -96,6 +97,39 @@ describe('openStore', () => {
     await expect(temporaryStore(join(dir, 'below'))).rejects.toMatchObject({
       code: 'store_unavailable',
     });
+  });
+});
+
+describe('another process that stands still', () => {
+  it('with the lock: others wait without blocking, then store_busy; then all is well', async () => {
+    const clock = new FakeClock();
+    const { dir, store } = await temporaryStore(undefined, clock);
+    const id = await takeSnapshot(store, 1);
+    const lock = new FileLock(join(dir, 'lock'), clock);
+    await lock.run(async () => {
+      const collected = store.collect().catch((error: unknown) => error);
+      // Rows need no files.
+      await store.sandboxes.put(newSandbox());
+      clock.advance(WAIT_MS_MAX);
+      expect(await collected).toMatchObject({ code: 'store_busy', remedy: expect.any(String) });
+    });
+    await lock.close();
+    await (await store.snapshots.open(id)).release();
+  });
+
+  it('in a transaction: others wait without blocking, then store_busy; then all is well', async () => {
+    const clock = new FakeClock();
+    const { dir, store } = await temporaryStore(undefined, clock);
+    using other = new DatabaseSync(join(dir, 'store.db'));
+    other.exec('BEGIN IMMEDIATE');
+    const put = store.sandboxes.put(newSandbox()).catch((error: unknown) => error);
+    expect(await store.sandboxes.list()).toEqual([]);
+    clock.advance(WAIT_MS_MAX);
+    expect(await put).toMatchObject({ code: 'store_busy', remedy: expect.any(String) });
+    const patient = store.sandboxes.put(newSandbox());
+    other.exec('ROLLBACK');
+    await patient;
+    expect(await store.sandboxes.list()).toHaveLength(1);
   });
 });
 
