@@ -36,6 +36,12 @@ export interface PoolsOptions {
   readonly log: Log;
   /** A clone of the template, ready. */
   start(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor>;
+  /** Runs `work` when a start of that size may go on without holding up a request. */
+  turn(
+    template: OpenTemplate,
+    signal: AbortSignal,
+    work: (signal: AbortSignal) => Promise<void>,
+  ): Promise<void>;
 }
 
 /** The first fork in a clone takes four times as long as later ones, so a member has done one. */
@@ -81,10 +87,11 @@ export class Pools {
   }
 
   #make(template: OpenTemplate, limits: PoolLimits): Pool {
-    const { clock, log, start } = this.#options;
+    const { clock, log, start, turn } = this.#options;
     const handover = new Handover<Started>();
     const warm = new WarmPool<Member>({
       make: async (signal) => memberOf(await start(template, signal)),
+      turn: (signal, work) => turn(template, signal, work),
       offer: (member) => handover.offer(member),
       ...{ limits, clock, log },
     });

@@ -44,6 +44,11 @@ export class Starter {
       clock: parts.clock,
       log: parts.log,
       start: (template, signal) => this.#startMember(template, signal),
+      turn: ({ spec: { memoryMib } }, signal, work) =>
+        parts.queue.run(
+          { tenant: TENANT, memoryMib, queueTimeoutMs: null, priority: 'low', signal },
+          work,
+        ),
     });
   }
 
@@ -160,9 +165,6 @@ export class Starter {
   async #startMember(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor> {
     const { cpus, memoryMib, diskMib, warm } = template.spec;
     const spec = this.#parts.makeSpec({ cpus, memoryMib, diskMib, warm });
-    const place = { tenant: TENANT, memoryMib, queueTimeoutMs: null, priority: 'low' } as const;
-    return await this.#parts.queue.run({ ...place, signal }, (both) =>
-      this.#startOne(spec, template.source, both),
-    );
+    return await this.#startOne(spec, template.source, signal);
   }
 }
