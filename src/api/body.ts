@@ -48,15 +48,21 @@ export async function* withIdleLimit(body: Readable, clock: Clock): AsyncGenerat
   }
 }
 
-/** A request that was answered early is read on and dropped, for a while, so that the answer arrives. */
-export function discardRest(request: IncomingMessage, clock: Clock): void {
-  if (request.complete) return;
+/**
+ * Reads and drops what a refused request still sends. Resolves at its end, or when that takes too long:
+ * a client that is cut off while it sends may not see the answer.
+ */
+export function discardRest(request: IncomingMessage, clock: Clock): Promise<void> {
+  if (request.complete) return Promise.resolve();
   request.on('error', (error) => ignore(error, 'the rest of a body is not wanted'));
   request.resume();
-  request.once(
-    'close',
-    clock.after(LIMITS.lingerMsMax, () => request.destroy()),
-  );
+  return new Promise((resolve) => {
+    const stop = clock.after(LIMITS.lingerMsMax, resolve);
+    request.once('close', () => {
+      stop();
+      resolve();
+    });
+  });
 }
 
 /** Ending it early leaves the stream open: destroying it would take the connection from the answer. */

@@ -26,6 +26,13 @@ export const LIMITS = {
   outputBytesMax: 16 * 1024 * 1024,
   /** Open tunnels [429]. */
   tunnelsMax: 512,
+  /** Those of one sandbox [429]: what its agent serves at once, so one sandbox can't take all. */
+  tunnelsPerSandboxMax: 128,
+  /**
+   * How long a tunnel whose client has ended its direction goes on without a byte from the guest,
+   * milliseconds. A client that died looks the same.
+   */
+  halfClosedIdleMsMax: 600_000,
   /** Open event streams [429]. */
   eventStreamsMax: 64,
   /** What an event stream's reader may be behind, bytes; then the stream ends. */

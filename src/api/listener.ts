@@ -1,5 +1,5 @@
 /** One HTTP server at a unix socket or a port of 127.0.0.1 (io). */
-import { chmodSync, rmSync } from 'node:fs';
+import { chmodSync, lstatSync, rmSync } from 'node:fs';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -58,7 +58,7 @@ export async function listenAt(server: Server, at: ListenAt): Promise<void> {
     throw new ApiError('listen_failed', message, { remedy: 'choose a shorter directory' });
   }
   if (await answersAt(socketPath)) throw alreadyRunning(socketPath);
-  rmSync(socketPath, { force: true });
+  removeDead(socketPath);
   await listening(server, socketPath, () => {
     // Nobody else may connect, not even between its making and the next line.
     const mask = process.umask(0o177);
@@ -84,6 +84,18 @@ export async function answersAt(socketPath: string): Promise<boolean> {
     });
   } finally {
     socket.destroy();
+  }
+}
+
+/** What a killed server left; nothing but a socket. @throws ApiError `listen_failed` */
+function removeDead(socketPath: string): void {
+  try {
+    const there = lstatSync(socketPath, { throwIfNoEntry: false });
+    if (there === undefined) return;
+    if (!there.isSocket()) throw new Error('something is there that is no socket');
+    rmSync(socketPath, { force: true });
+  } catch (error) {
+    throw new ApiError('listen_failed', `listen at ${socketPath}`, { cause: error });
   }
 }
 

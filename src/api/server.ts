@@ -115,14 +115,13 @@ async function createApp(
     const error = refusal(request.raw);
     if (error !== null) throw error;
   });
-  app.setErrorHandler((error: FastifyError, request, reply) => {
-    discardRest(request.raw, clock);
+  app.setErrorHandler(async (error: FastifyError, request, reply) => {
+    await discardBody(request, reply, clock);
     return sendError(asCoded(error), request, reply, log);
   });
-  app.setNotFoundHandler((request, reply) => {
-    discardRest(request.raw, clock);
+  app.setNotFoundHandler((request) => {
     const what = `${request.method} ${request.url.slice(0, 200)}: there is no such route`;
-    return sendError(new ApiError('route_not_found', what), request, reply, log);
+    throw new ApiError('route_not_found', what);
   });
   await describeApi(app);
   await app.register(
@@ -145,6 +144,19 @@ async function createApp(
   );
   await app.ready();
   return app as unknown as App;
+}
+
+async function discardBody(
+  { raw }: FastifyRequest,
+  reply: FastifyReply,
+  clock: Clock,
+): Promise<void> {
+  const rest = discardRest(raw, clock);
+  // A connection that is to be closed is closed right after the answer: so the answer waits.
+  if (!reply.raw.shouldKeepAlive) return await rest;
+  void rest.then(() => {
+    if (!raw.complete) raw.destroy();
+  });
 }
 
 function sendError(

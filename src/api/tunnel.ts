@@ -8,11 +8,13 @@
  * A slow side stops the other; half-closes go through; what ends or breaks on one side does on the other.
  */
 import { type IncomingMessage, STATUS_CODES } from 'node:http';
+import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { z } from 'zod';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
+import { BusyError } from '../sandbox/errors.ts';
 import { ApiError, errorAnswer } from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { type App, failures } from './route.ts';
@@ -51,7 +53,8 @@ export class Tunnels {
   readonly #control: ControlPlane;
   readonly #log: Log;
   readonly #slots = new Slots('tunnels', LIMITS.tunnelsMax);
-  readonly #open = new Set<Duplex>();
+  /** With the sandbox, as far as it is known. */
+  readonly #open = new Map<Duplex, string | null>();
 
   constructor(control: ControlPlane, log: Log) {
     this.#control = control;
@@ -69,14 +72,15 @@ export class Tunnels {
     refusal: ApiError | null,
   ): Promise<void> {
     client.on('error', (error) => ignore(error, 'the close that follows tells'));
-    this.#open.add(client);
+    this.#open.set(client, null);
     client.once('close', () => this.#open.delete(client));
     try {
       if (refusal !== null) throw refusal;
       const giveBack = this.#slots.take();
       client.once('close', giveBack);
-      const guest = await this.#control.openOperation(sandboxOf(request));
-      join(client, guest, head);
+      const id = sandboxOf(request);
+      this.#count(client, id);
+      join(client, await this.#control.openOperation(id), head);
     } catch (error) {
       this.#refuse(client, error);
     }
@@ -84,7 +88,16 @@ export class Tunnels {
 
   /** Ends all. */
   close(): void {
-    for (const client of this.#open) client.destroy();
+    for (const client of this.#open.keys()) client.destroy();
+  }
+
+  /** @throws BusyError */
+  #count(client: Duplex, id: string): void {
+    const used = [...this.#open.values()].filter((other) => other === id).length;
+    if (used >= LIMITS.tunnelsPerSandboxMax) {
+      throw new BusyError(`sandbox ${id}: ${used} operations are under way`, LIMITS.retryAfterMs);
+    }
+    this.#open.set(client, id);
   }
 
   #refuse(client: Duplex, error: unknown): void {
@@ -124,6 +137,11 @@ function join(client: Duplex, guest: Duplex, head: Buffer): void {
   if (head.length > 0) client.unshift(head);
   client.pipe(guest);
   guest.pipe(client);
+  client.once('end', () => {
+    if (client instanceof Socket) {
+      client.setTimeout(LIMITS.halfClosedIdleMsMax, () => client.destroy());
+    }
+  });
 }
 
 /** When `one` is gone before both its directions have ended in order, `other` goes too. */

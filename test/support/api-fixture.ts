@@ -17,7 +17,7 @@ export interface ApiFixture extends AsyncDisposable {
   readonly port: number;
   /** What the server has logged as errors. */
   readonly errors: string[];
-  /** A request without a connection. */
+  /** A request without a connection. A body that is text is sent as JSON. */
   ask(method: Method, path: string, body?: unknown): Promise<Answer>;
   /** A raw connection at the unix socket. */
   connect(): Socket;
@@ -61,7 +61,11 @@ export async function startApi(
       const answer = await server.app.inject({
         method,
         url: `/v1${path}`,
-        headers: { host: 'localhost', 'x-api-key': API_KEY },
+        headers: {
+          host: 'localhost',
+          'x-api-key': API_KEY,
+          ...(typeof body === 'string' ? { 'content-type': 'application/json' } : {}),
+        },
         ...(body === undefined ? {} : { payload: body as object }),
       });
       const isJson = String(answer.headers['content-type']).startsWith('application/json');

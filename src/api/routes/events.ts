@@ -41,6 +41,7 @@ function streamChanges(response: ServerResponse, control: ControlPlane, clock: C
   response.writeHead(200, {
     'content-type': 'text/event-stream',
     'cache-control': 'no-store',
+    connection: 'close',
   });
   response.write(': each change of a sandbox\n\n');
   const stop = control.onChange((info) => {

@@ -1,0 +1,273 @@
+/** The daemon's client, and clients in other languages, against the REST server. */
+import { execFile } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { createApiServer } from '../../src/api/server.ts';
+import { silentLog } from '../../src/base/log.ts';
+import {
+  connectDaemon,
+  type DaemonAddress,
+  isDaemonRunning,
+  type RemoteControlPlane,
+} from '../../src/client/client.ts';
+import type { SandboxInfo } from '../../src/sandbox/control.ts';
+import { BusyError, SandboxError } from '../../src/sandbox/errors.ts';
+import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
+import { untilCancelled } from '../support/fake-control-plane.ts';
+import { agentPython, outcome } from '../support/guest-agent.ts';
+
+describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) => {
+  let api: ApiFixture;
+  let remote: RemoteControlPlane;
+  let before: ((method: string) => void) | undefined;
+  beforeEach(async () => {
+    before = undefined;
+    api = await startApi({ before: (method) => before?.(method) });
+    remote = await connectDaemon(address());
+  });
+  afterEach(async () => {
+    await remote[Symbol.asyncDispose]();
+    await api[Symbol.asyncDispose]();
+  });
+  const address = (): DaemonAddress =>
+    way === 'port'
+      ? { url: `http://localhost:${api.port}`, apiKey: API_KEY }
+      : { socketPath: api.socketPath };
+
+  it('answers as the control plane behind it does', async () => {
+    const { control } = api;
+    const { id } = await remote.create({ env: { A: 'b' }, metadata: { 'k=': 'v&' } });
+    expect(await remote.get(id)).toEqual(await control.get(id));
+    expect(await remote.list({ metadata: { other: 'v' } })).toEqual([]);
+    expect(await remote.list({ status: ['running'] })).toEqual(await control.list());
+    expect(await remote.update(id, { timeoutMs: 60_000 })).toEqual(await control.get(id));
+    expect(await remote.pause(id, 'memory')).toMatchObject({ pausedTo: 'memory' });
+    expect(await remote.resume(id)).toEqual(await control.get(id));
+    const snapshot = await remote.snapshot(id, { name: 'n' });
+    expect(await remote.snapshots()).toEqual([snapshot]);
+    expect(await remote.fork(id, { count: 2 })).toMatchObject([{ ok: true }, { ok: true }]);
+    await remote.removeSnapshot('n');
+    expect(await remote.snapshots()).toEqual([]);
+    const pool = await remote.setPool({ min: 1, max: 2 }, { memoryMib: 256 });
+    expect(await remote.pools()).toEqual([pool]);
+    expect(await remote.host()).toEqual(await control.host());
+    expect(await remote.channelStats(id)).toEqual(await control.channelStats(id));
+    control.usageRecords.push({
+      ...{ sandboxId: id, model: 'm', operation: 'chat', promptTokens: 1, completionTokens: 2 },
+      ...{ estimated: false, stream: true, status: 200, outcome: 'ok' },
+      timings: { queueMs: 0, ttftMs: null, totalMs: 1.5 },
+    });
+    expect(await remote.usage(id)).toEqual(control.usageRecords);
+    expect(await remote.remove(id)).toEqual(await control.get(id));
+  });
+
+  it.skipIf(agentPython === null)('a guest runs programs and keeps files', async () => {
+    const { id } = await remote.create({ env: { A: 'b' } });
+    const guest = await remote.guest(id);
+    expect(guest.info).toEqual((await api.control.guest(id)).info);
+    const code = 'import os, sys; print(os.environ["A"], sys.stdin.read())';
+    const process = await guest.python({ script: { code } });
+    process.stdin.end('typed');
+    expect((await outcome(process)).stdout).toBe('b typed\n');
+    const path = join(await api.control.dirOf(id), 'f');
+    await guest.files.write(path, 'content');
+    expect(String(await guest.files.readAll(path))).toBe('content');
+    await expect(guest.files.readAll(`${path}x`)).rejects.toMatchObject({ code: 'not_found' });
+    const terminal = await guest.exec({ argv: ['stty', 'size'], pty: { cols: 90, rows: 30 } });
+    expect((await outcome(terminal)).stdout).toBe('30 90\r\n');
+  });
+
+  it('errors come back as they were thrown', async () => {
+    const { id } = await remote.create({});
+    await expect(remote.get('no-id')).rejects.toBeInstanceOf(SandboxError);
+    await expect(remote.get('aaaaaaaaaaaaaaaaaaaa')).rejects.toMatchObject({ code: 'not_found' });
+    await expect(remote.create({ cpus: 999 })).rejects.toMatchObject({ code: 'spec_invalid' });
+    await expect(remote.fork(id, { count: 0 })).rejects.toMatchObject({ code: 'spec_invalid' });
+    await expect(remote.removeSnapshot('../x')).rejects.toMatchObject({ code: 'spec_invalid' });
+    await remote.remove(id);
+    await expect(remote.pause(id, 'disk')).rejects.toMatchObject({ code: 'gone' });
+    before = () => {
+      throw new BusyError('create: the queue is full', 1500);
+    };
+    const busy = await remote.create({}).catch((error: unknown) => error);
+    expect(busy).toBeInstanceOf(BusyError);
+    expect(busy).toMatchObject({ retryAfterMs: 1500, remedy: 'try again in 2 s' });
+    before = () => {
+      throw new Error('inside');
+    };
+    await expect(remote.host()).rejects.toMatchObject({
+      code: 'refused',
+      message: 'the server failed (internal)',
+    });
+  });
+
+  it('tells each change, until it is told to stop', async () => {
+    const changes: string[] = [];
+    const stop = remote.onChange(({ id, status }) => changes.push(`${id} ${status}`));
+    // The stream is open once a change comes through.
+    await expect
+      .poll(async () => {
+        await api.control.create({});
+        return changes.length;
+      })
+      .toBeGreaterThan(0);
+    const { id } = await remote.create({});
+    await remote.pause(id, 'memory');
+    await remote.remove(id);
+    await expect
+      .poll(() => changes.slice(-3))
+      .toEqual([`${id} running`, `${id} paused`, `${id} ended`]);
+    stop();
+    const told = changes.length;
+    await remote.create({});
+    expect(changes).toHaveLength(told);
+  });
+
+  it('a daemon that goes away is told as such', async () => {
+    const asked = Promise.withResolvers<void>();
+    api.control.create = () => {
+      asked.resolve();
+      return new Promise(() => undefined);
+    };
+    const created = remote.create({});
+    await asked.promise;
+    await api.server.close();
+    await expect(created).rejects.toMatchObject({ code: 'daemon_lost' });
+    await expect(remote.list()).rejects.toMatchObject({
+      code: 'daemon_unreachable',
+      remedy: 'start it: neurovisor serve',
+    });
+  });
+});
+
+describe('RemoteControlPlane', () => {
+  it('create: a signal cancels it, here and there', async () => {
+    const asked = Promise.withResolvers<AbortSignal | undefined>();
+    await using api = await startApi({
+      beforeCreate: async (request, signal) => {
+        asked.resolve(signal);
+        await untilCancelled(request, signal);
+      },
+    });
+    await using remote = await connectDaemon({ socketPath: api.socketPath });
+    const cancel = new AbortController();
+    const created = remote.create({}, cancel.signal);
+    const there = await asked.promise;
+    cancel.abort();
+    await expect(created).rejects.toMatchObject({ code: 'cancelled' });
+    await expect.poll(() => there?.aborted).toBe(true);
+    expect(await api.control.list()).toEqual([]);
+  });
+
+  it('onChange: what changed while the daemon was away is told when it is back', async () => {
+    await using api = await startApi();
+    await using remote = await connectDaemon({ socketPath: api.socketPath });
+    const last = new Map<string, SandboxInfo['status']>();
+    remote.onChange(({ id, status }) => last.set(id, status));
+    await expect
+      .poll(async () => {
+        await api.control.create({});
+        return last.size;
+      })
+      .toBeGreaterThan(0);
+    const [paused = '', removed = ''] = (await api.control.list()).map(({ id }) => id);
+    await api.control.update(paused, {});
+    await api.control.update(removed, {});
+    await expect.poll(() => last.has(paused) && last.has(removed)).toBe(true);
+    await api.server.close();
+    await api.control.pause(paused, 'disk');
+    await api.control.remove(removed);
+    await using again = await createApiServer({ control: api.control, log: silentLog });
+    await again.listen({ socketPath: api.socketPath });
+    await expect.poll(() => last.get(paused), { timeout: 10_000 }).toBe('paused');
+    await expect.poll(() => last.get(removed), { timeout: 10_000 }).toBe('ended');
+  });
+
+  it('connectDaemon: says what is wrong', async () => {
+    await using api = await startApi();
+    const url = `http://127.0.0.1:${api.port}`;
+    const connecting = (address: DaemonAddress) => expect(connectDaemon(address)).rejects;
+    await connecting({ socketPath: '/nowhere/x' }).toMatchObject({ code: 'daemon_unreachable' });
+    await connecting({ url }).toMatchObject({ code: 'unauthorized' });
+    await connecting({ url, apiKey: 'wrong' }).toMatchObject({ code: 'unauthorized' });
+    for (const bad of ['', 'x', 'https://127.0.0.1:1', `${url}/v1`, 'file:///etc/passwd']) {
+      await connecting({ url: bad, apiKey: API_KEY }).toMatchObject({ code: 'address_invalid' });
+    }
+    expect(await isDaemonRunning(api.socketPath)).toBe(true);
+    expect(await isDaemonRunning('/nowhere/x')).toBe(false);
+  });
+
+  it('answers of another program are refused', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'nv-api-'));
+    const socketPath = join(dir, 's');
+    const bodies = ['', 'no JSON', '{"version":1}', '[]'];
+    const server = createServer((_request, response) => response.end(bodies.shift()));
+    await new Promise<void>((resolve) => server.listen(socketPath, resolve));
+    while (bodies.length > 0) {
+      await expect(connectDaemon({ socketPath })).rejects.toMatchObject({ code: 'answer_invalid' });
+    }
+    server.closeAllConnections();
+    server.close();
+    rmSync(dir, { recursive: true });
+  });
+});
+
+const PYTHON = `
+import json, sys, urllib.error, urllib.parse, urllib.request
+
+base, key, directory = sys.argv[1:]
+
+def call(method, path, body=None, raw=None, kind='application/json'):
+    data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(base + path, data=data, method=method)
+    request.add_header('Authorization', 'Bearer ' + key)
+    if data is not None:
+        request.add_header('Content-Type', kind)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            content = answer.read()
+            is_json = answer.headers.get('Content-Type', '').startswith('application/json')
+            return answer.status, json.loads(content) if is_json else content
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())['error']['code']
+
+status, sandbox = call('POST', '/sandboxes', {'env': {'WHO': 'python'}, 'metadata': {'a': 'b'}})
+assert status == 201, sandbox
+at = '/sandboxes/' + sandbox['id']
+status, result = call('POST', at + '/exec', {'code': 'import os; print("hello", os.environ["WHO"])'})
+assert (status, result['stdout'], result['exitCode']) == (200, 'hello python\\n', 0), result
+file = at + '/files?' + urllib.parse.urlencode({'path': directory + '/ä b.bin'})
+content = bytes(range(256)) * 4096
+status, entry = call('PUT', file, raw=content, kind='application/octet-stream')
+assert (status, entry['bytes']) == (200, len(content)), entry
+assert call('GET', file) == (200, content)
+assert call('GET', '/sandboxes?metadata=a%3Db')[1]['sandboxes'][0]['id'] == sandbox['id']
+assert call('POST', at + '/pause', {'to': 'disk'})[1]['pausedTo'] == 'disk'
+assert call('POST', at + '/resume')[1]['status'] == 'running'
+assert call('POST', at + '/snapshots', {'name': 'from-python'})[0] == 201
+assert call('DELETE', '/snapshots/from-python') == (204, b'')
+assert call('POST', at + '/exec', {'argv': []}) == (400, 'request_invalid')
+assert call('PUT', at + '/files?path=/proc/none/x', raw=b'x' * 10_000_000, kind='a/b')[0] in (403, 404, 502)
+assert call('DELETE', at)[1]['status'] == 'ended'
+assert call('POST', at + '/exec', {'argv': ['true']}) == (410, 'gone')
+assert call('GET', '/host')[0] == 200
+print('all of it')
+`;
+
+describe.skipIf(agentPython === null)('a client that knows only spec/openapi.json', () => {
+  it("Python's urllib goes the main path", async () => {
+    await using api = await startApi();
+    const { id } = await api.control.create({});
+    const dir = await api.control.dirOf(id);
+    const base = `http://127.0.0.1:${api.port}/v1`;
+    const args = ['-c', PYTHON, base, API_KEY, dir];
+    const { stdout } = await promisify(execFile)(agentPython ?? '', args);
+    expect(stdout).toBe('all of it\n');
+    expect(existsSync(join(dir, 'ä b.bin'))).toBe(true);
+    expect(api.errors).toEqual([]);
+  });
+});

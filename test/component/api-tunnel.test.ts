@@ -1,0 +1,193 @@
+/** The guest protocol through the REST server: bytes both ways, ends, refusals. */
+import { createHash, type Hash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { Duplex, Readable } from 'node:stream';
+import { text } from 'node:stream/consumers';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { LIMITS } from '../../src/api/limits.ts';
+import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
+import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
+import { agentPython, outcome } from '../support/guest-agent.ts';
+
+const MIB = 1024 * 1024;
+
+describe.skipIf(agentPython === null)('tunnel', () => {
+  let api: ApiFixture;
+  let remote: RemoteControlPlane;
+  let id: string;
+  beforeEach(async () => {
+    api = await startApi();
+    remote = await connectDaemon({ url: `http://127.0.0.1:${api.port}`, apiKey: API_KEY });
+    ({ id } = await remote.create({}));
+  });
+  afterEach(async () => {
+    await remote[Symbol.asyncDispose]();
+    await api[Symbol.asyncDispose]();
+  });
+
+  it.each(['socket', 'port'])('50 MiB through a program and back, over the %s', async (way) => {
+    await using other = await connectDaemon({ socketPath: api.socketPath });
+    const guest = await (way === 'port' ? remote : other).guest(id);
+    const process = await guest.exec({ argv: ['cat'] });
+    const [sent, received] = [createHash('sha256'), createHash('sha256')];
+    const source = Readable.from(blocks(50, sent));
+    source.pipe(process.stdin);
+    let bytes = 0;
+    for await (const part of process.stdout as AsyncIterable<Buffer>) {
+      received.update(part);
+      bytes += part.length;
+    }
+    expect(bytes).toBe(50 * MIB);
+    expect(received.digest('hex')).toBe(sent.digest('hex'));
+    expect((await process.exit).exitCode).toBe(0);
+  });
+
+  it('50 MiB as a file, there and back', async () => {
+    const guest = await remote.guest(id);
+    const path = join(await api.control.dirOf(id), 'large');
+    const [sent, received] = [createHash('sha256'), createHash('sha256')];
+    const entry = await guest.files.write(path, blocks(50, sent));
+    expect(entry.bytes).toBe(50 * MIB);
+    for await (const part of await guest.files.read(path)) received.update(part as Buffer);
+    expect(received.digest('hex')).toBe(sent.digest('hex'));
+  });
+
+  it('half-closes go through both ways', async () => {
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      void text(socket).then((all) => socket.end(`got ${all}`));
+    });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const address = server.address();
+    const port = typeof address === 'object' ? (address?.port ?? 0) : 0;
+    const stream = await (await remote.guest(id)).connect(port);
+    stream.end('all of it');
+    expect(await text(stream)).toBe('got all of it');
+    server.close();
+  });
+
+  it('a side that does not read stops the other', async () => {
+    const guest = await remote.guest(id);
+    const process = await guest.exec({ argv: ['cat', '/dev/zero'] });
+    let moved = -1;
+    const stats = (): number => process.stdout.readableLength;
+    await expect
+      .poll(() => {
+        const stopped = moved === stats() && moved > 0;
+        moved = stats();
+        return stopped;
+      })
+      .toBe(true);
+    expect(moved).toBeLessThan(2 * MIB);
+    process.kill();
+    process.stdout.resume();
+    expect((await process.exit).signal).toBe('SIGKILL');
+  });
+
+  it('a cancelled program is killed in the guest', async () => {
+    const guest = await remote.guest(id);
+    const cancel = new AbortController();
+    const process = await guest.exec({ argv: ['sleep', '600'] }, cancel.signal);
+    cancel.abort();
+    await expect(process.exit).rejects.toMatchObject({ code: 'cancelled' });
+    await expect.poll(() => guest.processes()).toEqual([]);
+  });
+
+  it('a client that dies takes its program with it', async () => {
+    const guest = await api.control.guest(id);
+    const { socket } = await upgrade();
+    socket.write(`${JSON.stringify({ v: 1, op: 'exec', argv: ['sleep', '600'] })}\n`);
+    await expect.poll(async () => (await guest.processes()).length).toBe(1);
+    socket.destroy();
+    await expect.poll(() => guest.processes()).toEqual([]);
+  });
+
+  it('what follows the request at once is not lost', async () => {
+    const line = `${JSON.stringify({ v: 1, op: 'stats' })}\n`;
+    const { socket, head } = await upgrade(line);
+    expect(head).toContain('101 Switching Protocols');
+    const rest = await text(socket);
+    expect(head + rest).toContain('{"ok":true,"cpuCount"');
+  });
+
+  it('the end of the sandbox ends it', async () => {
+    const { socket } = await upgrade();
+    const ended = once(socket, 'close');
+    socket.resume();
+    await remote.remove(id);
+    await ended;
+  });
+
+  it("the server's close ends it, and a program's end is told as not known", async () => {
+    const guest = await remote.guest(id);
+    const process = await guest.exec({ argv: ['sleep', '600'] });
+    await api.server.close();
+    await expect(process.exit).rejects.toMatchObject({ code: 'connection_lost' });
+  });
+
+  it('a paused sandbox is resumed, or refused if it may not be', async () => {
+    await remote.pause(id, 'disk');
+    const guest = await remote.guest(id);
+    const hello = await guest.exec({ argv: ['echo', 'hello'] });
+    expect((await outcome(hello)).stdout).toBe('hello\n');
+    await remote.update(id, { autoResume: false });
+    await remote.pause(id, 'memory');
+    await expect(remote.openOperation(id)).rejects.toMatchObject({ code: 'not_ready' });
+  });
+
+  it('refusals are typed: no such sandbox, ended, a method that takes none', async () => {
+    await expect(remote.openOperation('aaaaaaaaaaaaaaaaaaaa')).rejects.toMatchObject({
+      code: 'not_found',
+    });
+    await remote.remove(id);
+    await expect(remote.openOperation(id)).rejects.toMatchObject({ code: 'gone' });
+    const socket = api.connect();
+    const answer = text(socket);
+    socket.write(request(id).replace('GET', 'POST'));
+    expect(await answer).toContain('route_not_found');
+  });
+
+  it('at most so many at once, of one sandbox and of all', async () => {
+    const open: Duplex[] = [];
+    const fill = async (sandbox: string, count: number): Promise<void> => {
+      for (let n = 0; n < count; n += 1) open.push((await upgrade('', sandbox)).socket);
+    };
+    // A guest that never answers and never ends.
+    api.control.openOperation = async () =>
+      new Duplex({ read: () => undefined, write: (_bytes, _encoding, done) => done() });
+    await fill(id, LIMITS.tunnelsPerSandboxMax);
+    const busy = { code: 'busy', message: expect.stringContaining(id) };
+    await expect(remote.openOperation(id)).rejects.toMatchObject(busy);
+    for (let used = open.length; used < LIMITS.tunnelsMax; used = open.length) {
+      const other = await remote.create({});
+      await fill(other.id, LIMITS.tunnelsPerSandboxMax);
+    }
+    const last = await remote.create({});
+    const full = { code: 'busy', message: expect.stringContaining('tunnels') };
+    await expect(remote.openOperation(last.id)).rejects.toMatchObject(full);
+    for (const socket of open) socket.destroy();
+  });
+
+  /** By hand, over the socket. */
+  async function upgrade(behind = '', sandbox = id): Promise<{ socket: Socket; head: string }> {
+    const socket = api.connect();
+    socket.on('error', () => undefined);
+    socket.write(request(sandbox) + behind);
+    const [head] = (await once(socket, 'data')) as [Buffer];
+    return { socket, head: String(head) };
+  }
+});
+
+const request = (id: string): string =>
+  `GET /v1/sandboxes/${id}/operations HTTP/1.1\r\nhost: localhost\r\n` +
+  'connection: Upgrade\r\nupgrade: neurovisor-guest\r\n\r\n';
+
+async function* blocks(count: number, digest: Hash): AsyncGenerator<Buffer> {
+  for (let block = 0; block < count; block += 1) {
+    const bytes = randomBytes(MIB);
+    digest.update(bytes);
+    yield bytes;
+  }
+}
