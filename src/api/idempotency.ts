@@ -4,6 +4,7 @@
  *
  * A request that all its clients have left is cancelled.
  */
+import { createHash } from 'node:crypto';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { BusyError } from '../sandbox/errors.ts';
@@ -11,7 +12,7 @@ import { ApiError } from './errors.ts';
 import { LIMITS } from './limits.ts';
 
 interface Entry<T> {
-  /** What was asked, to be compared. */
+  /** Digest of what was asked: that may be large and hold secrets. */
   readonly request: string;
   readonly result: Promise<T>;
   readonly cancel: AbortController;
@@ -40,7 +41,8 @@ export class IdempotentRequests<T> {
     client: AbortSignal,
     start: (signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    const entry = this.#get(key, request) ?? this.#add(key, request, start);
+    const digest = createHash('sha256').update(request).digest('hex');
+    const entry = this.#get(key, digest) ?? this.#add(key, digest, start);
     entry.clients += 1;
     const leave = (): void => {
       entry.clients -= 1;

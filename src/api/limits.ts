@@ -12,8 +12,8 @@ export const LIMITS = {
   bodyMsMax: 30_000,
   /** Between two pieces of a file that is written, milliseconds [408]. */
   uploadIdleMsMax: 30_000,
-  /** A file that is read and whose reader takes nothing for so long is given up, milliseconds. */
-  downloadIdleMsMax: 60_000,
+  /** An answer whose reader takes nothing for so long is given up, milliseconds. */
+  answerIdleMsMax: 60_000,
   /** How long the rest of a refused request is read and dropped, so that its answer arrives, milliseconds. */
   lingerMsMax: 2000,
   /** A connection that waits for its next request, milliseconds. */

@@ -26,6 +26,7 @@ import type { ControlPlane } from '../sandbox/control.ts';
 import { refuseCaller } from './auth.ts';
 import { discardRest, readJsonBody } from './body.ts';
 import { ApiError, errorAnswer, statusOf } from './errors.ts';
+import { LIMITS } from './limits.ts';
 import { createListener, type ListenAt, listenAt, portOf } from './listener.ts';
 import { describeApi } from './openapi.ts';
 import type { ApiParts, App } from './route.ts';
@@ -34,7 +35,8 @@ import { addFileRoutes } from './routes/files.ts';
 import { addGuestRoutes } from './routes/guest.ts';
 import { addHostRoutes, addPoolRoutes, addSnapshotRoutes } from './routes/host.ts';
 import { addSandboxRoutes } from './routes/sandboxes.ts';
-import { addTunnelRoute, TUNNEL_PROTOCOL, Tunnels } from './tunnel.ts';
+import { TUNNEL_PROTOCOL } from './schema/fields.ts';
+import { addTunnelRoute, Tunnels } from './tunnel.ts';
 
 export interface ApiOptions {
   readonly control: ControlPlane;
@@ -114,6 +116,9 @@ async function createApp(
   app.addHook('onRequest', async (request) => {
     const error = refusal(request.raw);
     if (error !== null) throw error;
+  });
+  app.addHook('onSend', async (_request, { raw }) => {
+    raw.setTimeout(LIMITS.answerIdleMsMax, () => raw.destroy());
   });
   app.setErrorHandler(async (error: FastifyError, request, reply) => {
     await discardBody(request, reply, clock);

@@ -18,10 +18,9 @@ import { BusyError } from '../sandbox/errors.ts';
 import { ApiError, errorAnswer } from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { type App, failures } from './route.ts';
+import { TUNNEL_PROTOCOL } from './schema/fields.ts';
 import { idParams } from './schema/requests.ts';
 import { Slots } from './slots.ts';
-
-export const TUNNEL_PROTOCOL = 'neurovisor-guest';
 
 const PATH = /^\/v1\/sandboxes\/([a-z0-9]{20})\/operations$/;
 

@@ -10,6 +10,7 @@
 import type { Duplex } from 'node:stream';
 import { z } from 'zod';
 import * as answers from '../api/schema/answers.ts';
+import { TUNNEL_PROTOCOL } from '../api/schema/fields.ts';
 import type { ChannelStats } from '../base/channel.ts';
 import { type Clock, systemClock } from '../base/clock.ts';
 import { parseSandboxId } from '../base/ids.ts';
@@ -39,8 +40,6 @@ export type { DaemonAddress } from './transport.ts';
 
 /** How long a running daemon may take to say so, milliseconds. */
 const HEALTH_MS_MAX = 2000;
-/** `Upgrade` of the tunnel (src/api/tunnel.ts). */
-const TUNNEL_PROTOCOL = 'neurovisor-guest';
 
 /** @throws ClientError `daemon_unreachable`, `unauthorized`, `address_invalid`, `answer_invalid` */
 export async function connectDaemon(

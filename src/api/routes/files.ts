@@ -3,7 +3,6 @@ import { Readable } from 'node:stream';
 import { z } from 'zod';
 import type { FileOptions } from '../../guest/guest.ts';
 import { withIdleLimit } from '../body.ts';
-import { LIMITS } from '../limits.ts';
 import { type ApiParts, type App, clientGone, failures } from '../route.ts';
 import { fileEntry, fileList } from '../schema/answers.ts';
 import { fileListQuery, fileQuery, fileWriteQuery, idParams } from '../schema/requests.ts';
@@ -37,7 +36,6 @@ export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
     async ({ params, query }, reply) => {
       const { files } = await control.guest(params.id);
       const stream = await files.read(query.path, fileOptions(query.user, clientGone(reply)));
-      reply.raw.setTimeout(LIMITS.downloadIdleMsMax, () => reply.raw.destroy());
       return await reply.type('application/octet-stream').send(stream);
     },
   );

@@ -7,6 +7,9 @@
  */
 import { z } from 'zod';
 
+/** `Upgrade` of the tunnel to a sandbox's agent. */
+export const TUNNEL_PROTOCOL = 'neurovisor-guest';
+
 export const count = z.number().int().nonnegative();
 export const ms = z.number();
 export const wallMs = z.number().describe('Milliseconds since 1970.');
