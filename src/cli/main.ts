@@ -6,6 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
+import { ignore } from '../base/ignore.ts';
 import { failureText, UsageError } from './failure.ts';
 import { describe } from './program.ts';
 import { addDaemon } from './words/daemon.ts';
@@ -36,6 +37,11 @@ addDaemon(program);
 program.commandsGroup('This machine:');
 addTemplate(program);
 addMachine(program);
+
+// `--help | head`
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error) => ignore(error, 'the reader of our output left'));
+}
 
 const [first, ...others] = process.argv.slice(2);
 // Commander's own `help X` does not ask for what `describe` loads.

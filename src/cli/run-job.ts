@@ -2,8 +2,6 @@
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { ProcessExit, PythonSpec } from '../guest/link.ts';
 import type { SandboxEnd } from '../sandbox/supervisor.ts';
-import type { Cli } from './cli.ts';
-import { EXIT_NEUROVISOR_FAILED } from './failure.ts';
 import { parseDuration } from './options.ts';
 import type { SandboxFlags } from './sandbox-flags.ts';
 import type { Script } from './script.ts';
@@ -59,18 +57,4 @@ export function pythonSpec(script: Script, args: readonly string[], flags: RunFl
 /** Standard input is the script's, unless the script came by it. */
 export function readsStdin(script: Script): boolean {
   return script.filename !== '<stdin>';
-}
-
-/** The exit status when the sandbox went away under its script. */
-export function statusOfEnd(cli: Cli, end: Pick<SandboxEnd, 'cause' | 'detail'>): number {
-  if (cli.signalStatus !== null) return cli.signalStatus;
-  // `reboot` or `poweroff` in the guest is a proper end.
-  if (end.cause === 'guest-shutdown') return 0;
-  if (!cli.json) {
-    const detail = end.detail && `: ${end.detail}`;
-    cli.stderr.write(
-      `neurovisor: the sandbox ended before the script did: ${end.cause}${detail}\n`,
-    );
-  }
-  return EXIT_NEUROVISOR_FAILED;
 }

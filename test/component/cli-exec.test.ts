@@ -2,11 +2,13 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { exec } from '../../src/cli/commands/exec.ts';
 import { runInDaemon } from '../../src/cli/commands/run-daemon.ts';
+import { endAfterLoss } from '../../src/cli/loss.ts';
 import type { RunFlags } from '../../src/cli/run-job.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
 
 const NO_FLAGS = { env: [] };
+const SLEEPER = 'echo started; exec sleep 600';
 const usage = expect.objectContaining({ code: 'usage' });
 
 describe('exec', () => {
@@ -82,6 +84,21 @@ describe('exec', () => {
     await expect
       .poll(async () => (await guest.processes()).filter(({ argv }) => argv.includes(script)))
       .toEqual([]);
+  });
+
+  it('a sandbox that ends or is paused under the program', async () => {
+    const other = await control.create({});
+    const ended = testCli();
+    const running = exec(ended.cli, control, other.id, ['sh', '-c', SLEEPER], NO_FLAGS);
+    await ended.seen('started');
+    await control.remove(other.id);
+    expect(await running).toBe(125);
+    expect(ended.stderr()).toContain('the sandbox ended before the program did: stopped');
+    const info = { ...other, status: 'paused', pausedTo: 'disk', end: null } as const;
+    const lost = new Error('the connection ended');
+    await expect(
+      endAfterLoss(testCli().cli, { get: async () => info }, other.id, lost),
+    ).rejects.toMatchObject({ code: 'not_ready', remedy: expect.stringContaining(other.id) });
   });
 
   it('--detach: prints the pid; the program lives on', async () => {

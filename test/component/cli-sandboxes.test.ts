@@ -102,6 +102,12 @@ describe('ls', () => {
     expect(all.stderr()).toBe('');
   });
 
+  it('none: how to make one', async () => {
+    const { cli, stderr } = testCli();
+    await list(cli, control, { label: [] });
+    expect(stderr()).toContain('neurovisor create');
+  });
+
   it('--label, -o json', async () => {
     const one = await newId({ metadata: { user: '42', job: 'x' } });
     await newId({ metadata: { user: '43' } });

@@ -63,7 +63,10 @@ describe('bench', () => {
 });
 
 describe('--help', () => {
-  it.each(['run', 'setup', 'doctor', 'bench', 'template', 'test'])('%s teaches', async (name) => {
+  it.each([
+    ...['run', 'create', 'ls', 'rm', 'pause', 'resume', 'snapshot', 'fork', 'exec', 'shell', 'cp'],
+    ...['ps', 'serve', 'host', 'pool', 'template', 'setup', 'doctor', 'bench', 'test'],
+  ])('%s teaches', async (name) => {
     const { status, stdout } = await cli([name, '--help']).result;
     expect(stdout).toContain(`Usage: neurovisor ${name}`);
     expect(stdout.length).toBeGreaterThan(150);

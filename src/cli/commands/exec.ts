@@ -3,6 +3,7 @@ import type { Guest, Process, ProcessExit, RunOptions } from '../../guest/link.t
 import type { ControlPlane } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { endAfterLoss, statusOfEnd } from '../loss.ts';
 import { parseDuration, parseEnv } from '../options.ts';
 import { sandboxId } from '../pick.ts';
 import { exitStatus, relay } from '../program-streams.ts';
@@ -61,14 +62,22 @@ export async function exec(
     const process = await begin({ pty, env });
     // A second Ctrl-C is the program's too; SIGTERM and SIGHUP end all.
     cli.onEnd(() => aborter.abort());
-    return await onTerminal(cli, stdin, process);
+    try {
+      return await onTerminal(cli, stdin, process);
+    } catch (error) {
+      if (cli.cancelled.aborted) throw error;
+      return statusOfEnd(cli, await endAfterLoss(cli, control, id, error), 'the program');
+    }
   }
   const readsStdin = cli.stdin.isTTY !== true || flags.interactive === true;
   const process = await begin({ stdin: readsStdin });
   cli.onEnd(() => aborter.abort());
   const relayed = await relay(cli, process, { stdin: readsStdin, graceMs: null });
   const { exit, stdout, stderr } = relayed;
-  if (exit === null) throw relayed.lost;
+  if (exit === null) {
+    if (cli.cancelled.aborted) throw relayed.lost;
+    return statusOfEnd(cli, await endAfterLoss(cli, control, id, relayed.lost), 'the program');
+  }
   if (cli.json) {
     cli.printJson({ sandbox: id, pid: process.pid, exit, stdout, stderr } satisfies ExecReport);
   }

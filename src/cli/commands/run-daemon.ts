@@ -2,16 +2,16 @@
  * `neurovisor run` with a sandbox of the daemon: create, run the script, remove. It starts from the
  * daemon's pool, so that nothing has to be set up here.
  */
-import { type Clock, sleep, systemClock } from '../../base/clock.ts';
+import { type Clock, systemClock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
-import type { SandboxEnd } from '../../sandbox/supervisor.ts';
 import { type Cli, INTERRUPT_GRACE_MS } from '../cli.ts';
 import { copyForRun } from '../copy-in.ts';
 import { UsageError } from '../failure.ts';
-import { exitStatus, type Relayed, relay } from '../program-streams.ts';
-import { pythonSpec, type RunJob, type RunReport, readsStdin, statusOfEnd } from '../run-job.ts';
+import { endAfterLoss, statusOfEnd } from '../loss.ts';
+import { exitStatus, relay } from '../program-streams.ts';
+import { pythonSpec, type RunJob, type RunReport, readsStdin } from '../run-job.ts';
 import { sandboxOptions } from '../sandbox-flags.ts';
 import type { Script } from '../script.ts';
 import { phases, timingsTable } from '../timings.ts';
@@ -19,9 +19,6 @@ import { phases, timingsTable } from '../timings.ts';
 /** A command that is killed can't remove its sandbox: the daemon does when nobody has asked for so long. */
 export const LEASE_MS = 60_000;
 const RENEWAL_MS = LEASE_MS / 3;
-/** The daemon needs a moment to find out why a link broke. */
-const END_WAIT_MS = 3_000;
-const END_POLL_MS = 100;
 
 export async function runInDaemon(
   cli: Cli,
@@ -68,7 +65,7 @@ async function runScript(cli: Cli, control: ControlPlane, run: Started): Promise
   const relayed = await relay(cli, process, { stdin, graceMs: INTERRUPT_GRACE_MS });
   const ended = performance.now();
   const { exit, stdout, stderr, firstAt: first } = relayed;
-  const end = exit === null ? await endOf(cli, control, info.id, relayed) : null;
+  const end = exit === null ? await endAfterLoss(cli, control, info.id, relayed.lost) : null;
   if (cli.json || flags.timings === true) {
     const usage = end === null ? await control.usage(info.id) : [];
     const { timings, readyMs: claimMs } = info;
@@ -83,27 +80,7 @@ async function runScript(cli: Cli, control: ControlPlane, run: Started): Promise
     }
   }
   if (exit !== null) return exitStatus(cli, exit, 'the script');
-  return statusOfEnd(cli, end ?? { cause: 'agent-lost', detail: '' });
-}
-
-/**
- * Why the sandbox went away under its script.
- * @throws the client's error when it is the daemon that went away, or why the connection broke
- */
-async function endOf(
-  cli: Cli,
-  control: ControlPlane,
-  id: string,
-  relayed: Relayed,
-): Promise<Pick<SandboxEnd, 'cause' | 'detail'>> {
-  const ourDoing = { cause: 'stopped', detail: 'interrupted' } as const;
-  for (let waitedMs = 0; ; waitedMs += END_POLL_MS) {
-    if (cli.cancelled.aborted) return ourDoing;
-    const { end } = await control.get(id);
-    if (end !== null) return end;
-    if (waitedMs >= END_WAIT_MS) throw relayed.lost;
-    await sleep(END_POLL_MS);
-  }
+  return statusOfEnd(cli, end ?? { cause: 'agent-lost', detail: '' }, 'the script');
 }
 
 /** Puts the end of the sandbox off for as long as this command lives. Returns how to stop. */

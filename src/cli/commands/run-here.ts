@@ -8,10 +8,11 @@ import { type Cli, INTERRUPT_GRACE_MS } from '../cli.ts';
 import { attachConsole } from '../console.ts';
 import { copyForRun } from '../copy-in.ts';
 import { UsageError } from '../failure.ts';
+import { statusOfEnd } from '../loss.ts';
 import { modelChoice } from '../model.ts';
 import { openRuntime } from '../open.ts';
 import { exitStatus, relay } from '../program-streams.ts';
-import { pythonSpec, type RunJob, type RunReport, readsStdin, statusOfEnd } from '../run-job.ts';
+import { pythonSpec, type RunJob, type RunReport, readsStdin } from '../run-job.ts';
 import { sandboxOptions } from '../sandbox-flags.ts';
 import type { Script } from '../script.ts';
 import { phases, timingsTable } from '../timings.ts';
@@ -83,7 +84,7 @@ async function runScript(cli: Cli, run: Started): Promise<number> {
   } else if (job.flags.timings === true) {
     cli.stderr.write(`${timingsTable(list, description)}\n`);
   }
-  return exit === null ? statusOfEnd(cli, end) : exitStatus(cli, exit, 'the script');
+  return exit === null ? statusOfEnd(cli, end, 'the script') : exitStatus(cli, exit, 'the script');
 }
 
 /** Why the sandbox went away under its script; ended by us if it did not. */

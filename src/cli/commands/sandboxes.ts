@@ -23,6 +23,9 @@ export async function list(cli: Cli, control: ControlPlane, flags: ListFlags): P
     return 0;
   }
   cli.stdout.write(`${sandboxTable(shown, systemClock.wall())}\n`);
+  if (all.length === 0 && flags.label.length === 0) {
+    cli.stderr.write('there is none yet; neurovisor create makes one\n');
+  }
   const hidden = all.length - shown.length;
   if (hidden > 0) cli.stderr.write(`${hidden} paused to disk; -a shows them\n`);
   return 0;

@@ -1,0 +1,52 @@
+/** What happened when the connection to a program broke: the sandbox tells, not the broken stream. */
+import { sleep } from '../base/clock.ts';
+import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
+import { SandboxError } from '../sandbox/errors.ts';
+import type { SandboxEnd } from '../sandbox/supervisor.ts';
+import type { Cli } from './cli.ts';
+import { EXIT_NEUROVISOR_FAILED } from './failure.ts';
+
+/** The owner of the sandbox needs a moment to find out why a link broke. */
+const WAIT_MS = 3_000;
+const POLL_MS = 100;
+
+/**
+ * Why the sandbox went away under a program.
+ * @throws SandboxError `not_ready` when it was paused; the client's error when the daemon went away; `lost`
+ *   when the sandbox is still there
+ */
+export async function endAfterLoss(
+  cli: Pick<Cli, 'cancelled'>,
+  control: Pick<ControlPlane, 'get'>,
+  id: string,
+  lost: unknown,
+): Promise<NonNullable<SandboxInfo['end']>> {
+  for (let waitedMs = 0; ; waitedMs += POLL_MS) {
+    if (cli.cancelled.aborted) return { cause: 'stopped', detail: 'interrupted' };
+    const { end, status } = await control.get(id);
+    if (end !== null) return end;
+    if (status === 'paused') {
+      throw new SandboxError('not_ready', 'the sandbox was paused under the program', {
+        remedy: `it goes on after: neurovisor resume ${id} (neurovisor ps ${id} shows it)`,
+      });
+    }
+    if (waitedMs >= WAIT_MS) throw lost;
+    await sleep(POLL_MS);
+  }
+}
+
+/** The exit status when the sandbox went away under a program. @param what e.g. `the script` */
+export function statusOfEnd(
+  cli: Cli,
+  end: Pick<SandboxEnd, 'cause' | 'detail'>,
+  what: string,
+): number {
+  if (cli.signalStatus !== null) return cli.signalStatus;
+  // `reboot` or `poweroff` in the guest is a proper end.
+  if (end.cause === 'guest-shutdown') return 0;
+  if (!cli.json) {
+    const detail = end.detail && `: ${end.detail}`;
+    cli.stderr.write(`neurovisor: the sandbox ended before ${what} did: ${end.cause}${detail}\n`);
+  }
+  return EXIT_NEUROVISOR_FAILED;
+}
