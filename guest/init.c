@@ -4,7 +4,7 @@
  *     kernel ─► / = EROFS on /dev/vda, read-only
  *     here   ─► overlay: lower / , upper ext4 on /dev/vdb (or tmpfs when there is none)
  *            ─► /proc /sys /dev /run, cgroup v2, loopback
- *            ─► exec tini -- python3 agent        (tini reaps; its end is the VM's end)
+ *            ─► python3 agent                     (its end is the VM's end; orphans are reaped here)
  *
  * Any failure is one clear line on the console and a reboot, which ends the VMM: the host sees a dead VM
  * at once and not a silent one at its time limit.
@@ -25,6 +25,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,11 +35,7 @@
 #define NEW_ROOT STAGE "/root"
 #define UPPER_DISK STAGE "/disk"
 
-/* The account of sandboxed programs, see /etc/passwd in the image. */
-#define USER_HOME "/home/user"
-#define USER_ID 1000
-
-/* The image knows root alone as an owner, so that its build does not depend on the builder's ids. */
+/* The account of sandboxed programs, see /etc/passwd in the image. The image knows root alone as an owner, so that its build does not depend on the builder's ids. */
 #define USER_HOME "/home/user"
 #define USER_ID 1000
 
@@ -148,6 +145,8 @@ static void mount_user_filesystems(void)
 		die("give " USER_HOME " to its user");
 	/* /tmp stays on the overlay: a sandbox's disk is larger than its memory. */
 	mount_or_die("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=10%");
+	/* /etc/hostname, /etc/hosts and /etc/machine-id are links to what the agent writes there. */
+	make_directory("/run/neurovisor", 0755);
 	make_directory("/dev/pts", 0755);
 	mount_or_die("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
 		     "gid=5,mode=620,ptmxmode=666");
@@ -187,13 +186,47 @@ static void set_limits(void)
 	write_file("/proc/sys/fs/suid_dumpable", "1");
 }
 
+/*
+ * Waits without a timer: an idle sandbox has nothing to wake up for, and in a clone each program that runs
+ * before the hello is translated anew in software emulation.
+ */
+static void run_to_its_end(char *const argv[], char *const envp[])
+{
+	pid_t agent = fork();
+	int status;
+
+	if (agent < 0)
+		die("fork");
+	if (agent == 0) {
+		setsid();
+		execve(argv[0], argv, envp);
+		fprintf(stderr, "neurovisor-init: start %s: %s\n", argv[0], strerror(errno));
+		_exit(127);
+	}
+	for (;;) {
+		pid_t ended = waitpid(-1, &status, 0);
+
+		if (ended == agent)
+			break;
+		if (ended < 0 && errno != EINTR)
+			die("wait for the agent");
+	}
+	if (WIFSIGNALED(status))
+		fprintf(stderr, "neurovisor-init: the agent was ended by signal %d\n", WTERMSIG(status));
+	else
+		fprintf(stderr, "neurovisor-init: the agent ended with status %d\n", WEXITSTATUS(status));
+	sync();
+	reboot(RB_AUTOBOOT);
+	_exit(1);
+}
+
 int main(void)
 {
 	struct timespec now;
 	char started[32];
 	const char *overlay;
-	char *const argv[] = { "/usr/bin/tini", "--", "/usr/bin/python3", "-I", "-S",
-			       "/opt/neurovisor/agent/__main__.py", NULL };
+	char *const argv[] = { "/usr/bin/python3", "-I", "-S", "/opt/neurovisor/agent/__main__.py",
+			       NULL };
 	char *envp[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 			 "LANG=C.UTF-8", NULL, NULL, NULL };
 
@@ -213,6 +246,5 @@ int main(void)
 	envp[2] = started;
 	envp[3] = strcmp(overlay, "disk") == 0 ? "NEUROVISOR_OVERLAY=disk"
 					       : "NEUROVISOR_OVERLAY=memory";
-	execve(argv[0], argv, envp);
-	die("start %s", argv[0]);
+	run_to_its_end(argv, envp);
 }

@@ -5,7 +5,7 @@
  * loader to compile bytecode.
  */
 import { existsSync } from 'node:fs';
-import { appendFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
@@ -17,6 +17,7 @@ import {
   DPKG_OPTIONS,
   ETC_FILES,
   ETC_LINES,
+  ETC_LINKS,
   GUEST_CODENAME,
   GUEST_PACKAGES,
   GUEST_PYTHON,
@@ -60,7 +61,15 @@ export const BASE_TAR = 'base.tar';
 /** @param lock text of `image/requirements.lock` */
 export function guestBaseRecipe(lockPath: string, lock: string): Recipe<BaseDetails> {
   const packages = Object.keys(GUEST_PACKAGES);
-  const data = [DPKG_OPTIONS, ETC_FILES, ETC_LINES, REMOVED_PATHS, STRIPPED_PACKAGES, USER];
+  const data = [
+    DPKG_OPTIONS,
+    ETC_FILES,
+    ETC_LINES,
+    ETC_LINKS,
+    REMOVED_PATHS,
+    STRIPPED_PACKAGES,
+    USER,
+  ];
   return {
     kind: 'guest-base',
     title: 'Install Debian and Python for the guest',
@@ -183,6 +192,7 @@ async function configure(root: string): Promise<void> {
   for (const [path, content] of Object.entries(ETC_FILES)) {
     await writeFile(join(root, path), content);
   }
+  for (const [path, target] of Object.entries(ETC_LINKS)) await symlink(target, join(root, path));
   for (const [path, line] of Object.entries(ETC_LINES)) await appendFile(join(root, path), line);
   // What the removed folders were for is made again by whoever uses it; these must exist.
   for (const path of ['var/log', 'var/cache/apt/archives/partial', 'var/lib/apt/lists/partial']) {

@@ -11,7 +11,12 @@ import { LocalControlPlane } from '../sandbox/control-plane.ts';
 import { type Copies, Keeper } from '../sandbox/keeper.ts';
 import { StartQueue } from '../sandbox/start-queue.ts';
 import { openStore } from '../store/store.ts';
-import { cloneSparse, copyDataInto, copyWithoutZeros } from '../sys/sparse.ts';
+import {
+  cloneSparse,
+  copyDataInto,
+  copyNonZeroInto,
+  copyWithoutZeros,
+} from '../sys/sparse-thread.ts';
 import { makeMemory } from './memory.ts';
 import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
 import { isAlive, type ProcessRef, processRef } from './workspace.ts';
@@ -22,6 +27,7 @@ const OPERATIONS_PORT = 5000;
 const COPIES: Copies = {
   keepMemory: copyWithoutZeros,
   fillMemory: copyDataInto,
+  holdMemory: copyNonZeroInto,
   cloneDisk: cloneSparse,
   makeMemory,
 };

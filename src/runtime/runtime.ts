@@ -35,6 +35,7 @@ import {
 } from '../sandbox/spec.ts';
 import { type SandboxParts, Supervisor } from '../sandbox/supervisor.ts';
 import { DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
+import { warmSparseThread } from '../sys/sparse-thread.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
@@ -112,6 +113,8 @@ export class Runtime {
     const home = resolveHome(config.home);
     const cleanup = new CleanupStack();
     try {
+      // Ready by the time when the first clone needs it.
+      warmSparseThread();
       await reclaim(home.runDir, log);
       const upstream = await chooseUpstream({
         config,

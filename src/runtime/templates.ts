@@ -15,7 +15,7 @@ import { type Artifact, isCached, prepareArtifact, type Recipe } from '../image/
 import type { CloneSource } from '../sandbox/supervisor.ts';
 import { TEMPLATE_FILES, type TemplateSpec, templateKey } from '../sandbox/template.ts';
 import { buildTemplate, type TemplateParts } from '../sandbox/template-builder.ts';
-import { cloneSparse, copyDataInto, copyWithoutZeros } from '../sys/sparse.ts';
+import { cloneSparse, copyDataInto, copyWithoutZeros } from '../sys/sparse-thread.ts';
 import { serveCannedModel } from './canned-model.ts';
 import type { Artifacts, SetupContext } from './setup.ts';
 import { inferenceSocket } from './workspace.ts';

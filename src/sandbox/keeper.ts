@@ -9,6 +9,7 @@
 import { newSandboxId } from '../base/ids.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { NewSnapshot, SnapshotRow } from '../store/snapshot.ts';
+import type { Staging } from '../store/staging.ts';
 import type { Store } from '../store/store.ts';
 import type { MachineSize, VmSnapshot } from '../vmm/driver.ts';
 import type { SnapshotInfo } from './control.ts';
@@ -21,8 +22,10 @@ import type { Supervisor } from './supervisor.ts';
 export interface Copies {
   /** Into a new file, without zeros. */
   keepMemory(from: string, to: string): Promise<void>;
-  /** Into memory of the same size that is all zeros. */
+  /** Of what was kept, into memory of the same size that is all zeros. */
   fillMemory(from: string, to: string): Promise<void>;
+  /** The same of a VM's own memory: what is zero there takes no memory here. */
+  holdMemory(from: string, to: string): Promise<void>;
   /** Into a new file; shares what the file system can share. */
   cloneDisk(from: string, to: string): Promise<void>;
   makeMemory(bytes: number): GuestMemory;
@@ -58,7 +61,7 @@ export class Keeper {
   async pause(supervisor: Supervisor, rowOf: (snapshotId: string) => SandboxRow): Promise<string> {
     const id = newSandboxId();
     await using staging = await this.#parts.store.snapshots.stage();
-    await supervisor.save(this.#into(staging.paths), 'end', async (snapshot) => {
+    await supervisor.save(this.#into(staging), 'end', async (snapshot) => {
       const row = this.#row(id, null, 'pause', supervisor.spec, snapshot);
       await staging.commit(row, rowOf(id));
     });
@@ -70,7 +73,7 @@ export class Keeper {
     await this.requireFreeName(name);
     await using staging = await this.#parts.store.snapshots.stage();
     let row: SnapshotRow | undefined;
-    await supervisor.save(this.#into(staging.paths), 'go-on', async (snapshot) => {
+    await supervisor.save(this.#into(staging), 'go-on', async (snapshot) => {
       const made = this.#row(newSandboxId(), name, 'snapshot', supervisor.spec, snapshot);
       row = await staging.commit(made);
     });
@@ -107,7 +110,7 @@ export class Keeper {
       let taken: VmSnapshot | undefined;
       const target: SaveTarget = {
         statePath: staging.paths.state,
-        keepMemory: (from) => copies.fillMemory(from, memory.path),
+        keepMemory: (from) => copies.holdMemory(from, memory.path),
         keepDisk: (from) => copies.cloneDisk(from, staging.paths.disk),
       };
       await supervisor.save(target, 'go-on', async (snapshot) => {
@@ -202,16 +205,13 @@ export class Keeper {
     });
   }
 
-  #into(paths: {
-    readonly ram: string;
-    readonly state: string;
-    readonly disk: string;
-  }): SaveTarget {
+  /** A full disk is told as what it is. */
+  #into({ paths, write }: Staging): SaveTarget {
     const { copies } = this.#parts;
     return {
       statePath: paths.state,
-      keepMemory: (from) => copies.keepMemory(from, paths.ram),
-      keepDisk: (from) => copies.cloneDisk(from, paths.disk),
+      keepMemory: (from) => write(() => copies.keepMemory(from, paths.ram)),
+      keepDisk: (from) => write(() => copies.cloneDisk(from, paths.disk)),
     };
   }
 

@@ -44,7 +44,7 @@ export const DEFAULT_TEMPLATE: TemplateSpec = { ...DEFAULTS, warm: DEFAULT_WARM 
 export const TEMPLATE_BOOT_ARGS: readonly string[] = ['init_on_free=1'];
 
 /** Raise when a template is built in another way. */
-const FORMAT = 1;
+const FORMAT = 2;
 
 /** Hexadecimal SHA-256. */
 export function templateKey(inputs: TemplateInputs): string {

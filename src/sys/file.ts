@@ -1,17 +1,20 @@
 /**
- * File calls that Node does not have: advisory locks and the search for data in a sparse file.
+ * File calls that Node does not have: advisory locks, the search for data in a sparse file, sendfile.
  * All are synchronous and short; none keeps a pointer. The caller owns the descriptors.
  */
 import { constants } from 'node:os';
 import { check, ERRNO, lastErrno, libc, SyscallError } from './libc.ts';
+import { allocateNative } from './memory.ts';
 
 const cFlock = libc.func('int flock(int fd, int operation)');
 const cLseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
+const cSendfile = libc.func('intptr_t sendfile(int to, int from, uintptr_t offset, size_t bytes)');
 
 // <sys/file.h> and <unistd.h> of Linux.
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 const LOCK_UN = 8;
+const SEEK_SET = 0;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 
@@ -33,6 +36,20 @@ export function tryLockExclusive(fd: number): boolean {
 /** Gives a lock of `tryLockExclusive` back while the file stays open. @throws SyscallError */
 export function unlock(fd: number): void {
   check(cFlock(fd, LOCK_UN), 'flock LOCK_UN');
+}
+
+const offset = allocateNative(8);
+const offsetValue = new BigInt64Array(offset.buffer);
+
+/**
+ * Copies inside the kernel from `position` of one file to the same position of another (sendfile(2)).
+ * @returns bytes copied, 0 at the end
+ * @throws SyscallError
+ */
+export function sendFile(from: number, to: number, position: number, bytes: number): number {
+  check(Number(cLseek(to, position, SEEK_SET)), 'lseek');
+  offsetValue[0] = BigInt(position);
+  return check(Number(cSendfile(to, from, offset.address, bytes)), 'sendfile');
 }
 
 export interface Extent {

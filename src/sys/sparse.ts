@@ -10,7 +10,7 @@ import { copyFile, type FileHandle, open, rm } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import { dataExtents } from './file.ts';
+import { dataExtents, sendFile } from './file.ts';
 import { PAGE_BYTES } from './memory.ts';
 
 const CHUNK_BYTES = 1024 * 1024;
@@ -40,17 +40,33 @@ export async function copyWithoutZeros(from: string, to: string): Promise<void> 
   });
 }
 
-/** Copies what is not zero into a file that is there, has the same size and holds nothing yet. */
+/** Copies the data into a file that is there, has the same size and holds nothing yet. */
 export async function copyDataInto(from: string, to: string): Promise<void> {
-  await using source = await open(from, 'r');
-  await using target = await open(to, 'r+');
-  const { size } = await source.stat();
-  if ((await target.stat()).size !== size) throw new Error(`${to} has not the size of ${from}`);
-  await eachChunk(source, (chunk, at) => {
-    for (const { start, end } of nonZeroRuns(chunk)) {
-      writeAll(target.fd, chunk.subarray(start, end), at + start);
+  await intoOldFile(from, to, async (source, target) => {
+    let sinceTurn = 0;
+    for (const { start, end } of dataExtents(source.fd)) {
+      for (let at = start; at < end; ) {
+        const sent = sendFile(source.fd, target.fd, at, Math.min(CHUNK_BYTES, end - at));
+        if (sent === 0) throw new Error('a file shrank while it was read');
+        at += sent;
+        sinceTurn += sent;
+        if (sinceTurn < TURN_BYTES) continue;
+        sinceTurn = 0;
+        await nextTurn();
+      }
     }
   });
+}
+
+/** The same, and pages of zeros stay holes. */
+export async function copyNonZeroInto(from: string, to: string): Promise<void> {
+  await intoOldFile(from, to, (source, target) =>
+    eachChunk(source, (chunk, at) => {
+      for (const { start, end } of nonZeroRuns(chunk)) {
+        writeAll(target.fd, chunk.subarray(start, end), at + start);
+      }
+    }),
+  );
 }
 
 /** SHA-256 of the size and of every page that is not all zeros; where the holes are makes no difference. */
@@ -60,9 +76,7 @@ export async function digestSparse(path: string): Promise<string> {
   const hash = createHash('sha256').update(`${size}\n`);
   await eachChunk(source, (chunk, at) => {
     for (const { start, end } of nonZeroRuns(chunk)) {
-      for (let page = start; page < end; page += PAGE_BYTES) {
-        hash.update(`${at + page}:`).update(chunk.subarray(page, Math.min(page + PAGE_BYTES, end)));
-      }
+      hash.update(`${at + start}+${end - start}:`).update(chunk.subarray(start, end));
     }
   });
   return hash.digest('hex');
@@ -98,7 +112,22 @@ async function intoNewFile(
   }
 }
 
-/** Chunks begin at page boundaries: a filesystem's blocks are pages or multiples of them, or are rounded. */
+async function intoOldFile(
+  from: string,
+  to: string,
+  copy: (source: FileHandle, target: FileHandle) => Promise<void>,
+): Promise<void> {
+  await using source = await open(from, 'r');
+  await using target = await open(to, 'r+');
+  const { size } = await source.stat();
+  if ((await target.stat()).size !== size) throw new Error(`${to} has not the size of ${from}`);
+  await copy(source, target);
+}
+
+/**
+ * Chunks begin at page boundaries: a filesystem's blocks are pages or multiples of them, or are rounded. They
+ * end at multiples of `CHUNK_BYTES`, so that where the holes are makes no difference to runs of data.
+ */
 async function eachChunk(
   file: FileHandle,
   visit: (chunk: Buffer, at: number) => void,
@@ -109,7 +138,7 @@ async function eachChunk(
   for (const extent of dataExtents(file.fd)) {
     let at = Math.max(done, extent.start - (extent.start % PAGE_BYTES));
     while (at < extent.end) {
-      const wanted = Math.min(CHUNK_BYTES, roundUp(extent.end) - at);
+      const wanted = Math.min(CHUNK_BYTES - (at % CHUNK_BYTES), roundUp(extent.end) - at);
       const bytes = readSync(file.fd, buffer, 0, wanted, at);
       if (bytes === 0) throw new Error('a file shrank while it was read');
       visit(buffer.subarray(0, bytes), at);

@@ -54,7 +54,8 @@ function parts(fail: Step | null, modules: readonly WarmModule[]): TemplateParts
       steps.push('script');
       return fakeProcess(fail === 'script' ? 3 : 0);
     },
-    exec: async () => fakeProcess(0),
+    settle: async () => undefined,
+    suspend: () => undefined,
   } as unknown as Guest;
   return {
     driver: createFakeDriver({ clock: systemClock }),

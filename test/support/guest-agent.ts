@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { systemClock } from '../../src/base/clock.ts';
+import { ignore } from '../../src/base/ignore.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import {
   type Guest,
@@ -17,6 +18,7 @@ import {
   type Process,
   type ProcessExit,
 } from '../../src/guest/link.ts';
+import { descendants } from './leftovers.ts';
 
 const AGENT = join(import.meta.dirname, '../../guest/agent/__main__.py');
 const PYTHONS = ['/usr/bin/python3.13', '/usr/bin/python3.12', '/usr/bin/python3.11'];
@@ -79,12 +81,23 @@ export async function startAgent(options: AgentOptions = {}): Promise<RunningAge
       guest.close();
       await listener.close();
       if (child.exitCode === null && child.signalCode === null) {
+        // Outside a VM nothing ends the programs of an agent that is killed.
+        const programs = child.pid === undefined ? [] : await descendants(child.pid);
         child.kill('SIGKILL');
         await once(child, 'exit');
+        for (const program of programs) kill(Number.parseInt(program, 10));
       }
       rmSync(dir, { recursive: true, force: true });
     },
   };
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    ignore(error, 'it has ended by itself');
+  }
 }
 
 export function spawnAgent(channelPath: string): ChildProcess {

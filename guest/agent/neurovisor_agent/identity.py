@@ -17,10 +17,11 @@ from .hello import Refused, Welcome
 _RNDADDENTROPY = 0x40085203
 _RNDRESEEDCRNG = 0x5207
 
-HOSTNAME = "/etc/hostname"
-HOSTS = "/etc/hosts"
-MACHINE_ID = "/etc/machine-id"
-FILES = (HOSTNAME, HOSTS, MACHINE_ID)
+# In memory, made by init; the names in /etc are links to them. Through overlay and ext4 a clone would read
+# directories from its disk before it can say that it is ready.
+HOSTNAME = "/run/neurovisor/hostname"
+HOSTS = "/run/neurovisor/hosts"
+MACHINE_ID = "/run/neurovisor/machine-id"
 
 
 def apply(welcome: Welcome) -> None:
@@ -55,12 +56,8 @@ def _add_entropy(encoded: str) -> None:
 
 
 def _write(path: str, text: str) -> None:
-    """Over what is there: ext4 writes a file that was emptied out to the disk as soon as it is closed."""
-    data = text.encode()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        os.write(fd, data)
-        if os.fstat(fd).st_size != len(data):
-            os.ftruncate(fd, len(data))
+        os.write(fd, text.encode())
     finally:
         os.close(fd)

@@ -11,9 +11,9 @@ import _socket
 import os
 import sys
 
-from . import account, identity, limits, spawn, wire_json
+from . import account, limits, spawn, wire_json
 from .account import Account
-from .cgroup import read_text, write_text
+from .cgroup import write_text
 from .connection import Connection
 from .fork_server import on_exit
 from .framing import BODY, FrameDecoder, ProtocolError, frame
@@ -96,8 +96,6 @@ def _read_again() -> None:
     """What the next hello and every program need at once; else each clone reads it from its disk anew."""
     try:
         account.look_up(account.DEFAULT_USER)
-        for path in identity.FILES:
-            read_text(path)
     except KeyError:
         pass  # Only time is lost.
 

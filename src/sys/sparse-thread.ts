@@ -1,0 +1,81 @@
+/**
+ * The copies and digests of `sparse.ts` in a thread of their own, so that a gigabyte of RAM holds nobody up
+ * and is copied while a VMM starts on another processor.
+ *
+ * Paths like `/proc/self/fd/7` mean the same there: threads share their descriptors.
+ */
+import { Worker } from 'node:worker_threads';
+import type { SparseAnswer, SparseJob } from './sparse-worker.ts';
+
+interface Thread {
+  readonly worker: Worker;
+  readonly pending: Map<number, PromiseWithResolvers<string | undefined>>;
+}
+
+let thread: Thread | undefined;
+let lastKey = 0;
+
+/** Starts the thread ahead of the first copy, which takes it 40 ms. */
+export function warmSparseThread(): void {
+  thread ??= start();
+}
+
+export async function copyDataInto(from: string, to: string): Promise<void> {
+  await ask('copyDataInto', from, to);
+}
+
+export async function copyNonZeroInto(from: string, to: string): Promise<void> {
+  await ask('copyNonZeroInto', from, to);
+}
+
+export async function copyWithoutZeros(from: string, to: string): Promise<void> {
+  await ask('copyWithoutZeros', from, to);
+}
+
+export async function cloneSparse(from: string, to: string): Promise<void> {
+  await ask('cloneSparse', from, to);
+}
+
+export async function digestSparse(path: string): Promise<string> {
+  return (await ask('digestSparse', path, '')) ?? '';
+}
+
+async function ask(work: SparseJob['work'], from: string, to: string): Promise<string | undefined> {
+  thread ??= start();
+  const { worker, pending } = thread;
+  lastKey += 1;
+  const key = lastKey;
+  const answer = Promise.withResolvers<string | undefined>();
+  pending.set(key, answer);
+  // The process lives on for a copy, but not for a thread that waits.
+  worker.ref();
+  worker.postMessage({ key, work, paths: [from, to] } satisfies SparseJob);
+  try {
+    return await answer.promise;
+  } finally {
+    pending.delete(key);
+    if (pending.size === 0) worker.unref();
+  }
+}
+
+function start(): Thread {
+  const file = import.meta.url.endsWith('.ts') ? './sparse-worker.ts' : './sparse-worker.js';
+  const worker = new Worker(new URL(file, import.meta.url), { name: 'copies' });
+  const made: Thread = { worker, pending: new Map() };
+  worker.unref();
+  worker.on('message', (answer: SparseAnswer) => {
+    const waiting = made.pending.get(answer.key);
+    if (answer.ok) waiting?.resolve(answer.result);
+    else {
+      const { message, code } = answer;
+      waiting?.reject(Object.assign(new Error(message), code === undefined ? {} : { code }));
+    }
+  });
+  const failed = (error: Error): void => {
+    if (thread === made) thread = undefined;
+    for (const { reject } of made.pending.values()) reject(error);
+  };
+  worker.on('error', failed);
+  worker.on('exit', (status) => failed(new Error(`the copying thread ended with ${status}`)));
+  return made;
+}

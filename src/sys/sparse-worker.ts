@@ -1,0 +1,44 @@
+/** A thread that copies and digests sparse files; `sparse-thread.ts` speaks to it. */
+import { parentPort } from 'node:worker_threads';
+import { assert } from '../base/assert.ts';
+import { errorCode } from '../base/errors.ts';
+import * as sparse from './sparse.ts';
+
+/** What it can be asked for. */
+export const WORK = {
+  copyDataInto: sparse.copyDataInto,
+  copyNonZeroInto: sparse.copyNonZeroInto,
+  copyWithoutZeros: sparse.copyWithoutZeros,
+  cloneSparse: sparse.cloneSparse,
+  digestSparse: sparse.digestSparse,
+} as const;
+
+export interface SparseJob {
+  readonly key: number;
+  readonly work: keyof typeof WORK;
+  readonly paths: readonly [from: string, to: string];
+}
+
+export type SparseAnswer =
+  | { readonly key: number; readonly ok: true; readonly result: string | undefined }
+  | {
+      readonly key: number;
+      readonly ok: false;
+      readonly message: string;
+      readonly code: string | undefined;
+    };
+
+const port = parentPort;
+assert(port !== null, 'sparse-worker.ts runs as a worker thread');
+
+async function answer({ key, work, paths }: SparseJob): Promise<SparseAnswer> {
+  try {
+    const result = await WORK[work](...paths);
+    return { key, ok: true, result: result ?? undefined };
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    return { key, ok: false, message, code: errorCode(error) };
+  }
+}
+
+port.on('message', (job: SparseJob) => void answer(job).then((reply) => port.postMessage(reply)));
