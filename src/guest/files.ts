@@ -52,8 +52,11 @@ export class ChannelFiles implements GuestFiles {
     const operation = this.#begin('write', path, mode === undefined ? {} : { mode }, options);
     const reply = operation.reply(readEntry);
     reply.catch((error: unknown) => ignore(error, 'awaited below'));
+    const sending = sendContent(operation, content);
+    sending.catch((error: unknown) => ignore(error, 'told by the race, or too late to matter'));
     try {
-      await sendContent(operation, content);
+      // A refusal or a lost connection is told even while the content's source stands still.
+      await Promise.race([sending, reply]);
       return (await reply).entry;
     } catch (error) {
       // An error of the content's source: without its end the guest throws away what it has.

@@ -63,7 +63,8 @@ export class Operation {
 
   /** True once the answer or the end has come. */
   get answered(): boolean {
-    return this.#session.state !== 'handshake' && this.#session.state !== 'waiting-reply';
+    const { state } = this.#session;
+    return this.#ended !== undefined || (state !== 'handshake' && state !== 'waiting-reply');
   }
 
   /** Resolves when the socket is gone. */

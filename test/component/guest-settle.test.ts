@@ -198,6 +198,24 @@ describe('suspend', () => {
   });
 });
 
+describe('files.write', () => {
+  it('a source that stands still: the suspension is told all the same, the old file stays', async () => {
+    const path = `${agent.dir}/file`;
+    await agent.guest.files.write(path, 'old');
+    async function* source(): AsyncGenerator<Buffer> {
+      yield Buffer.from('new');
+      await new Promise(() => undefined);
+    }
+    const writing = agent.guest.files.write(path, source());
+    writing.catch(() => undefined);
+    await until(() => readdirSync(agent.dir).some((name) => name.endsWith('.part')));
+    const guest = await unplug(agent.guest);
+    await expect(writing).rejects.toMatchObject({ code: 'suspended' });
+    expect((await guest.files.readAll(path)).toString()).toBe('old');
+    await until(() => readdirSync(agent.dir).every((name) => !name.endsWith('.part')));
+  });
+});
+
 describe('second hello', () => {
   it('identity: environment and limits are the new ones, programs go on', async () => {
     const old = await agent.guest.exec({ argv: sh('read a; echo $WHO') });
