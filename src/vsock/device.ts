@@ -7,6 +7,7 @@
  *     host program ── unix socket ──► epoll ──► Muxer
  */
 
+import { randomInt } from 'node:crypto';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import { describeError } from '../base/errors.ts';
 import { EPOLL, type Epoll } from '../sys/epoll.ts';
@@ -90,6 +91,7 @@ export class Device implements VhostUserTarget, SocketEvents {
         guestCid: options.guestCid,
         limits: options.limits,
         guestPorts: options.guestPorts,
+        clientPortSeed: randomInt(2 ** 30),
         connect: (port) => dialHost(options.channelPath, port, epoll, this),
       },
       options.now(),

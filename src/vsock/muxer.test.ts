@@ -73,6 +73,22 @@ describe('Muxer: opening', () => {
     expect(Buffer.from(world.guest.accepted[0]?.read() ?? []).toString()).toBe('early');
   });
 
+  it.each([
+    [7, 2 ** 30 + 7],
+    [2 ** 31 - 1, 2 ** 31 - 1],
+  ])('ports of host clients begin at the seed %i and go round', (clientPortSeed, first) => {
+    const world = new VsockWorld({ muxer: { clientPortSeed } });
+    world.guest.listening.add(5000);
+    const answers = [0, 1].map(() => {
+      const socket = world.host.socket();
+      world.muxer.addClient(socket, 5000, world.nowMs);
+      world.settle();
+      return Buffer.from(socket.programRead()).toString();
+    });
+    const second = first === 2 ** 31 - 1 ? 2 ** 30 : first + 1;
+    expect(answers).toEqual([`OK ${first}\n`, `OK ${second}\n`]);
+  });
+
   it('a host client is closed when nobody listens in the guest, or nobody answers', () => {
     const world = new VsockWorld();
     const refused = world.host.socket();

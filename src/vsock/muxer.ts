@@ -48,6 +48,11 @@ export interface MuxerOptions {
   readonly limits: ChannelLimits;
   /** Host ports that the guest may dial; undefined: any. */
   readonly guestPorts?: ReadonlySet<number> | undefined;
+  /**
+   * Any number; ports of host clients begin there. A guest may remember connections of the device that it
+   * had before this one (of its snapshot), and would take a new one with the same ports for an old one.
+   */
+  readonly clientPortSeed?: number;
   /** Connects to whoever listens for guests at a port. */
   connect(hostPort: number): ConnectResult;
 }
@@ -77,7 +82,7 @@ export class Muxer {
   #nextDeadlineMs = Number.POSITIVE_INFINITY;
   #nowMs: number;
   #sharedWindowFree = SHARED_WINDOW_BYTES;
-  #lastClientPort = CLIENT_PORT_FIRST - 1;
+  #lastClientPort: number;
   #opened = 0;
   #refused = 0;
   #protocolErrors = 0;
@@ -85,6 +90,8 @@ export class Muxer {
   constructor(options: MuxerOptions, nowMs: number) {
     this.#options = options;
     this.#nowMs = nowMs;
+    this.#lastClientPort =
+      CLIENT_PORT_FIRST - 1 + ((options.clientPortSeed ?? 0) % CLIENT_PORT_COUNT);
     this.#toHostBucket = new TokenBucket(options.limits.guestToHostBytes, nowMs);
     this.#toGuestBucket = new TokenBucket(options.limits.hostToGuestBytes, nowMs);
     this.#connectionBucket = new TokenBucket(options.limits.connections, nowMs);
