@@ -17,7 +17,7 @@ export interface WorldOptions extends Partial<GuestRingsOptions> {
   readonly guestBufAlloc?: number;
   readonly socketBytes?: number;
   readonly isRacy?: boolean;
-  readonly muxer?: Partial<Pick<MuxerOptions, 'limits' | 'guestPorts'>>;
+  readonly muxer?: Partial<Pick<MuxerOptions, 'limits' | 'guestPorts' | 'clientPortSeed'>>;
   /** Guest memory is shared as two regions that meet here, a part of the whole. */
   readonly splitAt?: number | undefined;
 }
