@@ -101,7 +101,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     const pairs = Object.entries(filter.metadata ?? {});
     return [...this.#sandboxes.values()]
       .map(({ info }) => info)
-      .filter(({ status }) => status !== 'ended')
+      .filter(({ status }) => status !== 'ended' || filter.status?.includes(status) === true)
       .filter(({ status }) => filter.status?.includes(status) ?? true)
       .filter(({ metadata }) => pairs.every(([key, value]) => metadata[key] === value))
       .reverse();

@@ -61,7 +61,8 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
     metadata: parsePairs(flags.label, '--label'),
     timeoutMs: timeout === undefined ? undefined : parseDuration(timeout),
     onTimeout: flags.onTimeout,
-    idleTimeoutMs: idleTimeout === undefined ? undefined : parseDuration(idleTimeout),
+    idleTimeoutMs:
+      idleTimeout === undefined || idleTimeout === 'never' ? null : parseDuration(idleTimeout),
     // The negative flag makes commander say `true` when it is not given.
     autoResume: flags.autoResume === false ? false : undefined,
     snapshot,

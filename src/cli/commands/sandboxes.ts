@@ -1,6 +1,6 @@
 /** `neurovisor ls`, `rm`, `pause`, `resume`: sandboxes of the daemon as a whole. */
 import { systemClock } from '../../base/clock.ts';
-import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
+import type { ControlPlane, SandboxInfo, SandboxStatus } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { forEach } from '../many.ts';
@@ -13,30 +13,34 @@ export interface ListFlags {
   readonly label: readonly string[];
 }
 
-/** Without `-a` those whose processes are gone are left out: they cost nothing but disk. */
+/** With `-a` also those that have ended, with the reason, as long as the daemon remembers them. */
 export async function list(cli: Cli, control: ControlPlane, flags: ListFlags): Promise<number> {
   const metadata = parsePairs(flags.label, '--label');
-  const all = await control.list(Object.keys(metadata).length === 0 ? {} : { metadata });
-  const shown = flags.all === true ? all : all.filter(({ pausedTo }) => pausedTo !== 'disk');
+  const shown = await control.list({
+    ...(Object.keys(metadata).length === 0 ? {} : { metadata }),
+    ...(flags.all === true ? { status: STATUSES } : {}),
+  });
   if (cli.json) {
     cli.printJson(shown);
     return 0;
   }
   cli.stdout.write(`${sandboxTable(shown, systemClock.wall())}\n`);
-  if (all.length === 0 && flags.label.length === 0) {
+  if (shown.length === 0 && flags.label.length === 0) {
     cli.stderr.write('there is none yet; neurovisor create makes one\n');
   }
-  const hidden = all.length - shown.length;
-  if (hidden > 0) cli.stderr.write(`${hidden} paused to disk; -a shows them\n`);
   return 0;
 }
+
+const STATUSES: readonly SandboxStatus[] = [
+  ...(['starting', 'running', 'saving', 'paused', 'resuming', 'ending', 'ended'] as const),
+];
 
 /** @param now milliseconds since 1970 */
 export function sandboxTable(list: readonly SandboxInfo[], now: number): string {
   const heads = ['id', 'status', 'age', 'ends in', 'cpus', 'memory', 'origin', 'labels'];
   const rows = list.map((one) => [
     one.id,
-    one.pausedTo === null ? one.status : `${one.status} (${one.pausedTo})`,
+    statusOf(one),
     coarse(now - one.createdAtMs),
     endsIn(one, now),
     `${one.cpus}`,
@@ -47,6 +51,11 @@ export function sandboxTable(list: readonly SandboxInfo[], now: number): string 
       .join(' '),
   ]);
   return table(heads, rows);
+}
+
+function statusOf({ status, pausedTo, end }: SandboxInfo): string {
+  const more = pausedTo ?? end?.cause;
+  return more === undefined ? status : `${status} (${more})`;
 }
 
 function endsIn({ endsAtMs, onTimeout }: SandboxInfo, now: number): string {

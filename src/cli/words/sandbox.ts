@@ -43,7 +43,11 @@ function addCreate(program: Command): void {
         'pause',
       ]),
     )
-    .option('--idle-timeout <time>', 'pause it to disk when nothing was asked of it for so long')
+    .option(
+      '--idle-timeout <time>',
+      'pause it to disk when nothing happened in it for so long; never: not',
+      '1h',
+    )
     .option('--no-auto-resume', 'when it is paused, refuse operations instead of resuming it')
     .option('--snapshot <name>', 'go on from a snapshot: its name, or its id')
     .option('--boot', 'boot, even where something else would start faster')
@@ -71,8 +75,8 @@ function addList(program: Command): void {
   program
     .command('ls')
     .summary('list sandboxes')
-    .description('Lists the sandboxes of the daemon, newest first; those paused to disk with -a.')
-    .option('-a, --all', 'those paused to disk too')
+    .description('Lists the sandboxes of the daemon, newest first.')
+    .option('-a, --all', 'those that have ended too, with the reason')
     .option('-l, --label <KEY=VALUE>', 'only those with this label', collect, [])
     .addOption(output())
     .addHelpText(
