@@ -48,10 +48,7 @@ export interface MuxerOptions {
   readonly limits: ChannelLimits;
   /** Host ports that the guest may dial; undefined: any. */
   readonly guestPorts?: ReadonlySet<number> | undefined;
-  /**
-   * Any number; ports of host clients begin there. A guest may remember connections of the device that it
-   * had before this one (of its snapshot), and would take a new one with the same ports for an old one.
-   */
+  /** Where ports of host clients begin: a guest may remember those of its last device, of its snapshot. */
   readonly clientPortSeed?: number;
   /** Connects to whoever listens for guests at a port. */
   connect(hostPort: number): ConnectResult;
