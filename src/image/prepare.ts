@@ -21,7 +21,7 @@ import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
-import { digestSparse } from '../sys/sparse-thread.ts';
+import { digestSparse } from '../sys/sparse-threads.ts';
 import { explainFullDisk, requireSpace } from './disk-space.ts';
 import { ImageError } from './errors.ts';
 import { digestFile, verifyImage } from './verify.ts';

@@ -16,7 +16,7 @@ import {
   copyDataInto,
   copyNonZeroInto,
   copyWithoutZeros,
-} from '../sys/sparse-thread.ts';
+} from '../sys/sparse-threads.ts';
 import { makeMemory } from './memory.ts';
 import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
 import { isAlive, type ProcessRef, processRef } from './workspace.ts';

@@ -35,7 +35,7 @@ import {
 } from '../sandbox/spec.ts';
 import { type SandboxParts, Supervisor } from '../sandbox/supervisor.ts';
 import { DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
-import { warmSparseThread } from '../sys/sparse-thread.ts';
+import { warmSparseThreads } from '../sys/sparse-threads.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
@@ -114,7 +114,7 @@ export class Runtime {
     const cleanup = new CleanupStack();
     try {
       // Ready by the time when the first clone needs it.
-      warmSparseThread();
+      warmSparseThreads();
       await reclaim(home.runDir, log);
       const upstream = await chooseUpstream({
         config,

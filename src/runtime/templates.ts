@@ -15,7 +15,8 @@ import { type Artifact, isCached, prepareArtifact, type Recipe } from '../image/
 import type { CloneSource } from '../sandbox/supervisor.ts';
 import { TEMPLATE_FILES, type TemplateSpec, templateKey } from '../sandbox/template.ts';
 import { buildTemplate, type TemplateParts } from '../sandbox/template-builder.ts';
-import { cloneSparse, copyDataInto, copyWithoutZeros } from '../sys/sparse-thread.ts';
+import { cloneSparse } from '../sys/sparse.ts';
+import { copyDataInto, copyWithoutZeros } from '../sys/sparse-threads.ts';
 import { serveCannedModel } from './canned-model.ts';
 import type { Artifacts, SetupContext } from './setup.ts';
 import { inferenceSocket } from './workspace.ts';
@@ -218,6 +219,7 @@ function sourceOf(artifact: Artifact<Details>): CloneSource {
       machine: artifact.details.machine,
     },
     copyMemory: (target) => copyDataInto(path(TEMPLATE_FILES.ram), target),
+    // A megabyte, so not worth waiting for the threads, which copy the RAM now.
     copyDisk: (target) => cloneSparse(path(TEMPLATE_FILES.disk), target),
   };
 }

@@ -50,6 +50,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
   };
   const guest = {
     info: { kernelToInitMs: 700 },
+    update: () => Promise.resolve(),
     closed: closed.promise,
     close: () => void hold('guest')(),
   } as unknown as Guest;

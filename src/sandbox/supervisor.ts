@@ -259,11 +259,12 @@ export class Supervisor {
 
   async #prepare(): Promise<Prepared> {
     const parts = this.#parts;
+    // First, for it takes longest.
+    const { memory, memoryReady } = this.#makeMemory();
     const workspace = await parts.makeWorkspace(this.spec);
     this.#cleanup.push('workspace', () => workspace.remove());
     const lease = parts.allocateCid();
     this.#cleanup.push('context id', () => lease.release());
-    const { memory, memoryReady } = this.#makeMemory();
     const { channelPath } = workspace;
     const listening = parts.listenForGuest(channelPath, this.#identity()).then((listener) => {
       this.#cleanup.push('guest listener', () => listener.close());

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { z } from 'zod';
-import { digestSparse } from '../sys/sparse-thread.ts';
+import { digestSparse } from '../sys/sparse-threads.ts';
 
 export const SNAPSHOT_ROLES = ['ram', 'state', 'disk'] as const;
 export type SnapshotRole = (typeof SNAPSHOT_ROLES)[number];

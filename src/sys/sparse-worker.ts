@@ -1,4 +1,4 @@
-/** A thread that copies and digests sparse files; `sparse-thread.ts` speaks to it. */
+/** A thread that copies and digests sparse files; `sparse-threads.ts` speaks to it. */
 import { parentPort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { errorCode } from '../base/errors.ts';
@@ -17,6 +17,8 @@ export interface SparseJob {
   readonly key: number;
   readonly work: keyof typeof WORK;
   readonly paths: readonly [from: string, to: string];
+  /** Of `copyDataInto`. */
+  readonly part?: sparse.Part;
 }
 
 export type SparseAnswer =
@@ -31,9 +33,9 @@ export type SparseAnswer =
 const port = parentPort;
 assert(port !== null, 'sparse-worker.ts runs as a worker thread');
 
-async function answer({ key, work, paths }: SparseJob): Promise<SparseAnswer> {
+async function answer({ key, work, paths, part }: SparseJob): Promise<SparseAnswer> {
   try {
-    const result = await WORK[work](...paths);
+    const result = await WORK[work](...paths, part);
     return { key, ok: true, result: result ?? undefined };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);

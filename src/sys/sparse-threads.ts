@@ -1,10 +1,13 @@
 /**
- * The copies and digests of `sparse.ts` in a thread of their own, so that a gigabyte of RAM holds nobody up
- * and is copied while a VMM starts on another processor.
+ * The copies and digests of `sparse.ts` in threads of their own, so that a gigabyte of RAM holds nobody up
+ * and is copied while a VMM starts.
  *
  * Paths like `/proc/self/fd/7` mean the same there: threads share their descriptors.
  */
+import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
+import { assert } from '../base/assert.ts';
+import type { Part } from './sparse.ts';
 import type { SparseAnswer, SparseJob } from './sparse-worker.ts';
 
 interface Thread {
@@ -12,16 +15,25 @@ interface Thread {
   readonly pending: Map<number, PromiseWithResolvers<string | undefined>>;
 }
 
-let thread: Thread | undefined;
+/** More than memory's bandwidth needs are no use. */
+const THREADS = Math.min(2, availableParallelism());
+
+const threads: Thread[] = [];
 let lastKey = 0;
 
-/** Starts the thread ahead of the first copy, which takes it 40 ms. */
-export function warmSparseThread(): void {
-  thread ??= start();
+/** Starts the threads ahead of the first copy, which takes them 40 ms. */
+export function warmSparseThreads(): void {
+  while (threads.length < THREADS) threads.push(start());
 }
 
+/** By all threads together. */
 export async function copyDataInto(from: string, to: string): Promise<void> {
-  await ask('copyDataInto', from, to);
+  const parts = Array.from({ length: THREADS }, (_, index) =>
+    ask('copyDataInto', from, to, { index, of: THREADS }),
+  );
+  // All are over before the caller hears of it: none writes on into what is given up.
+  const results = await Promise.allSettled(parts);
+  for (const result of results) if (result.status === 'rejected') throw result.reason;
 }
 
 export async function copyNonZeroInto(from: string, to: string): Promise<void> {
@@ -40,16 +52,27 @@ export async function digestSparse(path: string): Promise<string> {
   return (await ask('digestSparse', path, '')) ?? '';
 }
 
-async function ask(work: SparseJob['work'], from: string, to: string): Promise<string | undefined> {
-  thread ??= start();
-  const { worker, pending } = thread;
+async function ask(
+  work: SparseJob['work'],
+  from: string,
+  to: string,
+  part?: Part,
+): Promise<string | undefined> {
+  warmSparseThreads();
+  const [first, ...others] = threads;
+  assert(first !== undefined, 'there are threads');
+  const { worker, pending } = others.reduce(
+    (least, one) => (one.pending.size < least.pending.size ? one : least),
+    first,
+  );
   lastKey += 1;
   const key = lastKey;
   const answer = Promise.withResolvers<string | undefined>();
   pending.set(key, answer);
   // The process lives on for a copy, but not for a thread that waits.
   worker.ref();
-  worker.postMessage({ key, work, paths: [from, to] } satisfies SparseJob);
+  const job: SparseJob = { key, work, paths: [from, to], ...(part === undefined ? {} : { part }) };
+  worker.postMessage(job);
   try {
     return await answer.promise;
   } finally {
@@ -72,7 +95,8 @@ function start(): Thread {
     }
   });
   const failed = (error: Error): void => {
-    if (thread === made) thread = undefined;
+    const at = threads.indexOf(made);
+    if (at >= 0) threads.splice(at, 1);
     for (const { reject } of made.pending.values()) reject(error);
   };
   worker.on('error', failed);
