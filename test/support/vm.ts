@@ -2,13 +2,20 @@
  * The one way in which tests get virtual machines: a runtime on this machine's home, whose kernel and
  * image set-up has made, and sandboxes that end with the test file.
  */
+import { mkdir, mkdtemp, readdir, rm, symlink } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll } from 'vitest';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import { silentProgress } from '../../src/base/progress.ts';
 import type { UsageRecord } from '../../src/bridge/bridge.ts';
 import { readConfig } from '../../src/config.ts';
 import type { Guest, ProcessExit, PythonSpec } from '../../src/guest/link.ts';
+import { type OpenControlPlane, openControlPlane } from '../../src/runtime/control.ts';
+import { resolveHome } from '../../src/runtime/home.ts';
 import { Runtime } from '../../src/runtime/runtime.ts';
+import type { LocalControlPlane } from '../../src/sandbox/control-plane.ts';
+import type { TemplateSpec } from '../../src/sandbox/template.ts';
 
 export interface RuntimeFixture {
   /** Valid inside tests. */
@@ -41,6 +48,79 @@ export function useRuntime(
     },
     usage,
   };
+}
+
+/** A template that is built in a few seconds, copied in a moment, and is nobody else's. */
+export const SMALL: TemplateSpec = { cpus: 1, memoryMib: 192, diskMib: 64, warm: ['json'] };
+
+export interface ControlFixture extends RuntimeFixture {
+  readonly control: LocalControlPlane;
+  /** Of the store. */
+  readonly dataDir: string;
+}
+
+/**
+ * A control plane with a home of its own, so that the user's store and sandboxes are not touched: what
+ * set-up has made is shared, templates are not. `SMALL` is there when the tests begin.
+ */
+export function useControlPlane(upstream: () => string, log: Log = silentLog): ControlFixture {
+  let runtime: Runtime | undefined;
+  let opened: OpenControlPlane | undefined;
+  let home: string | undefined;
+  const usage: UsageRecord[] = [];
+  beforeAll(async () => {
+    home = await temporaryHome({ ownTemplates: true });
+    runtime = await Runtime.open({
+      config: { ...readConfig(process.env), home, upstream: upstream() },
+      progress: silentProgress,
+      log,
+      signal: new AbortController().signal,
+      onUsage: (record) => void usage.push(record),
+    });
+    opened = await openControlPlane(runtime, log);
+    await runtime.templates.prepare(SMALL);
+  });
+  afterAll(async () => {
+    await opened?.[Symbol.asyncDispose]();
+    await runtime?.close();
+    if (home !== undefined) await rm(home, { recursive: true });
+  });
+  const open = <T>(value: T | undefined): T => {
+    if (value === undefined) throw new Error('the control plane is open only inside tests');
+    return value;
+  };
+  return {
+    get runtime() {
+      return open(runtime);
+    },
+    get control() {
+      return open(opened).control;
+    },
+    get dataDir() {
+      return join(open(home), 'data');
+    },
+    usage,
+  };
+}
+
+/** Of a cache that shares only what set-up has made. */
+const OWN_IN_CACHE = new Set(['template', 'tmp', 'setup.lock']);
+
+/** A new home that shares what set-up has made in this machine's. */
+export async function temporaryHome(options: { ownTemplates?: boolean } = {}): Promise<string> {
+  const home = await mkdtemp(join(tmpdir(), 'nv-home-'));
+  const { cacheDir } = resolveHome(readConfig(process.env).home);
+  if (options.ownTemplates !== true) {
+    await symlink(cacheDir, join(home, 'cache'));
+    return home;
+  }
+  await mkdir(join(home, 'cache'));
+  for (const name of await readdir(cacheDir)) {
+    if (!OWN_IN_CACHE.has(name)) {
+      await symlink(join(cacheDir, name), join(home, 'cache', name));
+    }
+  }
+  return home;
 }
 
 export interface Outcome extends ProcessExit {
