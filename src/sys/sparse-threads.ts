@@ -7,7 +7,6 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
-import type { Part } from './sparse.ts';
 import type { SparseAnswer, SparseJob } from './sparse-worker.ts';
 
 interface Thread {
@@ -15,7 +14,7 @@ interface Thread {
   readonly pending: Map<number, PromiseWithResolvers<string | undefined>>;
 }
 
-/** More than memory's bandwidth needs are no use. */
+/** For different files; two that write to one would only wait for each other (its inode's lock). */
 const THREADS = Math.min(2, availableParallelism());
 
 const threads: Thread[] = [];
@@ -26,14 +25,8 @@ export function warmSparseThreads(): void {
   while (threads.length < THREADS) threads.push(start());
 }
 
-/** By all threads together. */
 export async function copyDataInto(from: string, to: string): Promise<void> {
-  const parts = Array.from({ length: THREADS }, (_, index) =>
-    ask('copyDataInto', from, to, { index, of: THREADS }),
-  );
-  // All are over before the caller hears of it: none writes on into what is given up.
-  const results = await Promise.allSettled(parts);
-  for (const result of results) if (result.status === 'rejected') throw result.reason;
+  await ask('copyDataInto', from, to);
 }
 
 export async function copyNonZeroInto(from: string, to: string): Promise<void> {
@@ -52,12 +45,7 @@ export async function digestSparse(path: string): Promise<string> {
   return (await ask('digestSparse', path, '')) ?? '';
 }
 
-async function ask(
-  work: SparseJob['work'],
-  from: string,
-  to: string,
-  part?: Part,
-): Promise<string | undefined> {
+async function ask(work: SparseJob['work'], from: string, to: string): Promise<string | undefined> {
   warmSparseThreads();
   const [first, ...others] = threads;
   assert(first !== undefined, 'there are threads');
@@ -71,8 +59,7 @@ async function ask(
   pending.set(key, answer);
   // The process lives on for a copy, but not for a thread that waits.
   worker.ref();
-  const job: SparseJob = { key, work, paths: [from, to], ...(part === undefined ? {} : { part }) };
-  worker.postMessage(job);
+  worker.postMessage({ key, work, paths: [from, to] } satisfies SparseJob);
   try {
     return await answer.promise;
   } finally {

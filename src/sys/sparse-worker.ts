@@ -17,8 +17,6 @@ export interface SparseJob {
   readonly key: number;
   readonly work: keyof typeof WORK;
   readonly paths: readonly [from: string, to: string];
-  /** Of `copyDataInto`. */
-  readonly part?: sparse.Part;
 }
 
 export type SparseAnswer =
@@ -33,9 +31,9 @@ export type SparseAnswer =
 const port = parentPort;
 assert(port !== null, 'sparse-worker.ts runs as a worker thread');
 
-async function answer({ key, work, paths, part }: SparseJob): Promise<SparseAnswer> {
+async function answer({ key, work, paths }: SparseJob): Promise<SparseAnswer> {
   try {
-    const result = await WORK[work](...paths, part);
+    const result = await WORK[work](...paths);
     return { key, ok: true, result: result ?? undefined };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);

@@ -40,26 +40,13 @@ export async function copyWithoutZeros(from: string, to: string): Promise<void> 
   });
 }
 
-/** One of several that copy a file together. */
-export interface Part {
-  readonly index: number;
-  readonly of: number;
-}
-
-const WHOLE: Part = { index: 0, of: 1 };
-
 /** Copies the data into a file that is there, has the same size and holds nothing yet. */
-export async function copyDataInto(from: string, to: string, part: Part = WHOLE): Promise<void> {
+export async function copyDataInto(from: string, to: string): Promise<void> {
   await intoOldFile(from, to, async (source, target) => {
     let sinceTurn = 0;
     for (const { start, end } of dataExtents(source.fd)) {
       for (let at = start; at < end; ) {
-        const bytes = Math.min(CHUNK_BYTES - (at % CHUNK_BYTES), end - at);
-        if (Math.floor(at / CHUNK_BYTES) % part.of !== part.index) {
-          at += bytes;
-          continue;
-        }
-        const sent = sendFile(source.fd, target.fd, at, bytes);
+        const sent = sendFile(source.fd, target.fd, at, Math.min(CHUNK_BYTES, end - at));
         if (sent === 0) throw new Error('a file shrank while it was read');
         at += sent;
         sinceTurn += sent;
