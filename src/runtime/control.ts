@@ -1,4 +1,5 @@
 /** The control plane of this process: the core's logic on this runtime's parts and the store of this home. */
+import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
@@ -37,10 +38,19 @@ export interface OpenControlPlane extends AsyncDisposable {
   readonly control: LocalControlPlane;
 }
 
-/** The runtime stays the caller's, and must be closed after it. @throws StoreError */
-export async function openControlPlane(runtime: Runtime, log: Log): Promise<OpenControlPlane> {
+/**
+ * The runtime stays the caller's, and must be closed after it.
+ * @param options `dataDir`: of the store, instead of the home's
+ * @throws StoreError
+ */
+export async function openControlPlane(
+  runtime: Runtime,
+  log: Log,
+  options: { readonly dataDir?: string } = {},
+): Promise<OpenControlPlane> {
   const { home, driver, artifacts, upstream } = runtime;
-  const store = await openStore({ dir: join(home.dir, 'data'), clock: systemClock, log });
+  const { dataDir = join(home.dir, 'data') } = options;
+  const store = await openStore({ dir: dataDir, clock: systemClock, log });
   const queue = new StartQueue({
     concurrency: availableParallelism(),
     totalMib: Math.floor(totalmem() / BYTES_PER_MIB),
@@ -70,7 +80,7 @@ export async function openControlPlane(runtime: Runtime, log: Log): Promise<Open
       templateFor: (options) => runtime.templateFor(options),
       prepareTemplate: (spec) => runtime.templates.prepare(templateSpec(spec)),
       dial: dialOperations,
-      ownerJson: JSON.stringify(await processRef(process.pid)),
+      ownerJson: JSON.stringify({ ...(await processRef(process.pid)), instance: randomUUID() }),
       isOwnerAlive: async (json) => await isAlive(JSON.parse(json) as ProcessRef),
     });
     runtime.onUsage((record) => control.noteUsage(record));

@@ -14,7 +14,6 @@ import { parseSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
-import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { Store } from '../store/store.ts';
 import type {
   ControlPlane,
@@ -31,11 +30,21 @@ import type {
 } from './control.ts';
 import { SandboxError } from './errors.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
-import { type Birth, type ManagedParts, ManagedSandbox } from './managed.ts';
-import type { OpenTemplate, Started } from './pools.ts';
-import { checkRequest, FORKS_MAX, parseStored, termsOf } from './request.ts';
+import { type ManagedParts, ManagedSandbox } from './managed.ts';
+import type { OpenTemplate } from './pools.ts';
+import {
+  type Birth,
+  checkRequest,
+  FORKS_MAX,
+  infoOfEnded,
+  parseStored,
+  type Terms,
+  termsOf,
+} from './request.ts';
+import { SandboxRows } from './sandbox-rows.ts';
 import type { SandboxSpec } from './spec.ts';
 import { Starter, type StarterParts } from './starter.ts';
+import type { Supervisor } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
 
 export interface ControlParts extends StarterParts {
@@ -48,7 +57,7 @@ export interface ControlParts extends StarterParts {
   prepareTemplate(spec: Partial<TemplateSpec>): Promise<OpenTemplate>;
   /** A connection to the agent's operations. */
   dial(channelPath: string): Duplex;
-  /** This process, so that others know when it is gone. */
+  /** This control plane, so that others know when its process is gone; no two have the same. */
   readonly ownerJson: string;
   isOwnerAlive(ownerJson: string): Promise<boolean>;
 }
@@ -62,21 +71,24 @@ export class LocalControlPlane implements ControlPlane {
   readonly #sandboxes = new Map<string, ManagedSandbox>();
   readonly #ended = new Map<string, SandboxInfo>();
   readonly #listeners = new Set<(info: SandboxInfo) => void>();
+  readonly #rows: SandboxRows;
   readonly #startedAtMs: number;
-  /** Rows are written one after another, so that an older state never covers a newer one. */
-  #writing: Promise<void> = Promise.resolve();
+  /** Creations and forks under way. */
+  readonly #starts = new Set<Promise<unknown>>();
+  readonly #closer = new AbortController();
   #closing: Promise<void> | undefined;
 
   private constructor(parts: ControlParts) {
     this.#parts = parts;
     this.#startedAtMs = Math.round(parts.clock.wall());
     this.#starter = new Starter(parts);
+    this.#rows = new SandboxRows(parts);
   }
 
   /** Takes note of what a killed process has left. */
   static async open(parts: ControlParts): Promise<LocalControlPlane> {
     const control = new LocalControlPlane(parts);
-    await control.#reconcile();
+    await control.#rows.reconcile();
     return control;
   }
 
@@ -94,25 +106,13 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
-    const askedAt = this.#parts.clock.now();
     checkRequest(request);
     this.#requireOpen();
-    const held = request.snapshot === undefined ? null : await this.#openSnapshot(request.snapshot);
-    try {
-      const started =
-        held === null
-          ? await this.#starter.start(request, signal)
-          : await this.#starter.goOn(request, held, signal);
-      const sandbox = this.#adopt(started, request, held?.row.id ?? null, null);
-      sandbox.running(started.supervisor, this.#parts.clock.now() - askedAt);
-      return sandbox.info();
-    } finally {
-      await held?.release();
-    }
+    return await this.#track(this.#create(request, this.#untilClosed(signal)));
   }
 
   async list(filter: SandboxFilter = {}): Promise<readonly SandboxInfo[]> {
-    await this.#adoptPaused();
+    await this.#readPaused();
     const pairs = Object.entries(filter.metadata ?? {});
     const ended = filter.status?.includes('ended') === true ? [...this.#ended.values()] : [];
     return [...[...this.#sandboxes.values()].map((one) => one.info()), ...ended]
@@ -122,9 +122,7 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async get(id: string): Promise<SandboxInfo> {
-    const ended = this.#ended.get(id);
-    if (ended !== undefined) return ended;
-    return (await this.#find(id)).info();
+    return (await this.#endOf(id)) ?? (await this.#find(id)).info();
   }
 
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
@@ -132,7 +130,7 @@ export class LocalControlPlane implements ControlPlane {
     const sandbox = await this.#find(id);
     const { channelLimits, ...terms } = change;
     if (channelLimits !== undefined) await sandbox.setChannelLimits(channelLimits);
-    sandbox.change(terms);
+    await sandbox.change(terms);
     return sandbox.info();
   }
 
@@ -164,14 +162,9 @@ export class LocalControlPlane implements ControlPlane {
     if (!Number.isSafeInteger(count) || count < 1 || count > FORKS_MAX) {
       throw new SandboxError('spec_invalid', `count: ${count} is not from 1 to ${FORKS_MAX}`);
     }
-    const parent = await this.#find(id);
-    const held = await parent.hold();
-    try {
-      const forks = Array.from({ length: count }, () => this.#forkOne(parent, held, options));
-      return await Promise.all(forks);
-    } finally {
-      await held.release();
-    }
+    checkRequest({ timeoutMs: options.timeoutMs, metadata: options.metadata });
+    this.#requireOpen();
+    return await this.#track(this.#fork(await this.#find(id), options));
   }
 
   async snapshots(): Promise<readonly SnapshotInfo[]> {
@@ -188,7 +181,9 @@ export class LocalControlPlane implements ControlPlane {
 
   async setPool(limits: PoolLimits, spec: Partial<TemplateSpec> = {}): Promise<PoolInfo> {
     this.#requireOpen();
-    return await this.#starter.pools.set(await this.#parts.prepareTemplate(spec), limits);
+    const template = await this.#parts.prepareTemplate(spec);
+    this.#requireOpen();
+    return await this.#starter.pools.set(template, limits);
   }
 
   async guest(id: string): Promise<Guest> {
@@ -228,12 +223,28 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async #close(): Promise<void> {
-    await Promise.all([
-      this.#parts.queue.close(),
-      this.#starter.pools.close(),
-      ...[...this.#sandboxes.values()].map((sandbox) => sandbox.leave()),
-    ]);
-    await this.#writing;
+    const { queue } = this.#parts;
+    this.#closer.abort(closing());
+    await Promise.all([queue.close(), this.#starter.pools.close(), ...this.#starts]);
+    await Promise.all([...this.#sandboxes.values()].map((sandbox) => sandbox.leave()));
+  }
+
+  async #create(request: CreateRequest, signal: AbortSignal): Promise<SandboxInfo> {
+    const askedAtMs = this.#parts.clock.now();
+    const { snapshot } = request;
+    await using held = snapshot === undefined ? null : await this.#openSnapshot(snapshot);
+    const started =
+      held === null
+        ? await this.#starter.start(request, signal)
+        : await this.#starter.goOn(request, held, signal);
+    const birth = { origin: started.origin, snapshot: held?.row.id ?? null, parent: null };
+    return await this.#adopt({ ...started, askedAtMs }, termsOf(request), birth, signal);
+  }
+
+  async #fork(parent: ManagedSandbox, options: ForkOptions): Promise<readonly ForkResult[]> {
+    await using held = await parent.hold();
+    const forks = Array.from({ length: options.count }, () => this.#forkOne(parent, held, options));
+    return await Promise.all(forks);
   }
 
   async #forkOne(
@@ -241,54 +252,75 @@ export class LocalControlPlane implements ControlPlane {
     held: HeldSource,
     options: ForkOptions,
   ): Promise<ForkResult> {
-    const askedAt = this.#parts.clock.now();
-    const { timeoutMs, metadata } = options;
-    const { spec: parentSpec, terms } = parent;
-    const request: CreateRequest = {
-      ...terms,
-      ...(timeoutMs === undefined ? {} : { timeoutMs }),
-      ...(metadata === undefined ? {} : { metadata }),
-    };
+    const askedAtMs = this.#parts.clock.now();
+    const { timeoutMs = parent.terms.timeoutMs, metadata = parent.terms.metadata } = options;
+    const signal = this.#untilClosed();
     try {
-      const spec = { ...this.#parts.makeSpec({}), ...withoutIdentity(parentSpec) };
-      const supervisor = await this.#starter.clone(spec, held.source);
-      const sandbox = this.#adopt({ supervisor, origin: 'fork' }, request, null, parent.id);
-      sandbox.running(supervisor, this.#parts.clock.now() - askedAt);
-      return { ok: true, sandbox: sandbox.info() };
+      const spec = { ...this.#parts.makeSpec({}), ...withoutIdentity(parent.spec) };
+      const supervisor = await this.#starter.clone(spec, held.source, signal);
+      const terms = { ...parent.terms, timeoutMs, metadata };
+      const birth = { origin: 'fork', snapshot: null, parent: parent.id } as const;
+      const sandbox = await this.#adopt({ supervisor, askedAtMs }, terms, birth, signal);
+      return { ok: true, sandbox };
     } catch (error) {
       const code = error instanceof SandboxError ? error.code : 'start_failed';
       return { ok: false, code, message: describeError(error) };
     }
   }
 
-  #adopt(
-    { supervisor, origin }: Pick<Started, 'supervisor' | 'origin'>,
-    request: CreateRequest,
-    snapshot: string | null,
-    parent: string | null,
-  ): ManagedSandbox {
-    const createdAtMs = Math.round(this.#parts.clock.wall());
-    const birth: Birth = { origin, snapshot, parent, createdAtMs };
-    const made = { spec: supervisor.spec, terms: termsOf(request), birth };
-    const sandbox = ManagedSandbox.starting(this.#managedParts(), made);
-    this.#sandboxes.set(sandbox.id, sandbox);
-    return sandbox;
+  /** Unless nobody wants it any more. */
+  async #adopt(
+    { supervisor, askedAtMs }: { supervisor: Supervisor; askedAtMs: number },
+    terms: Terms,
+    birth: Omit<Birth, 'createdAtMs'>,
+    signal: AbortSignal,
+  ): Promise<SandboxInfo> {
+    if (signal.aborted) {
+      await supervisor.stop();
+      throw new SandboxError('cancelled', 'starting the sandbox was cancelled');
+    }
+    const { clock } = this.#parts;
+    const sandbox = ManagedSandbox.started(this.#managedParts(), {
+      ...{ supervisor, terms, readyMs: clock.now() - askedAtMs },
+      birth: { ...birth, createdAtMs: Math.round(clock.wall()) },
+    });
+    return sandbox.info();
+  }
+
+  /** So that `close` can wait for it. */
+  async #track<T>(work: Promise<T>): Promise<T> {
+    const settled = work.catch((error: unknown) => ignore(error, 'told to who asked for it'));
+    this.#starts.add(settled);
+    try {
+      return await work;
+    } finally {
+      this.#starts.delete(settled);
+    }
+  }
+
+  #untilClosed(signal?: AbortSignal): AbortSignal {
+    return AbortSignal.any([this.#closer.signal, ...(signal === undefined ? [] : [signal])]);
   }
 
   #managedParts(): ManagedParts {
-    const { clock, log, accelerator, keeper, ownerJson } = this.#parts;
+    const { clock, log, accelerator, keeper } = this.#parts;
     return {
-      ...{ clock, log, accelerator, keeper, ownerJson },
-      start: (spec, source, signal) => this.#starter.clone(spec, source, signal),
-      persist: (row) => this.#persist(row),
+      ...{ clock, log, accelerator, keeper, rows: this.#rows },
+      start: (spec, source, signal) => this.#starter.clone(spec, source, this.#untilClosed(signal)),
       changed: (sandbox) => this.#changed(sandbox),
+      lost: (sandbox) => this.#forget(sandbox),
     };
+  }
+
+  #forget(sandbox: ManagedSandbox): void {
+    if (this.#sandboxes.get(sandbox.id) === sandbox) this.#sandboxes.delete(sandbox.id);
   }
 
   #changed(sandbox: ManagedSandbox): void {
     const info = sandbox.info();
+    if (info.status === 'running') this.#sandboxes.set(sandbox.id, sandbox);
     if (info.status === 'ended') {
-      this.#sandboxes.delete(sandbox.id);
+      this.#forget(sandbox);
       this.#ended.set(sandbox.id, info);
       const [oldest] = this.#ended.keys();
       if (this.#ended.size > ENDED_MAX && oldest !== undefined) this.#ended.delete(oldest);
@@ -302,61 +334,47 @@ export class LocalControlPlane implements ControlPlane {
     }
   }
 
-  #persist(row: SandboxRow): Promise<void> {
-    this.#writing = this.#writing
-      .then(() => this.#parts.store.sandboxes.put(row))
-      .catch((error: unknown) => {
-        const reason = describeError(error);
-        this.#parts.log.error('a sandbox could not be noted', { sandbox: row.id, reason });
-      });
-    return this.#writing;
-  }
-
   async #find(id: string): Promise<ManagedSandbox> {
     const known = this.#sandboxes.get(id);
-    if (known !== undefined) return known;
-    const ended = this.#ended.get(id);
-    if (ended !== undefined) {
+    if (known !== undefined && known.restsAs === null) return known;
+    const ended = await this.#endOf(id);
+    if (ended !== null) {
       throw new SandboxError('gone', `sandbox ${id} has ended: ${ended.end?.cause}`);
     }
-    if (parseSandboxId(id) !== undefined) await this.#adoptPaused();
-    const adopted = this.#sandboxes.get(id);
-    if (adopted !== undefined) return adopted;
+    if (parseSandboxId(id) !== undefined) await this.#readPaused();
+    const found = this.#sandboxes.get(id);
+    if (found !== undefined) return found;
     throw new SandboxError('not_found', `there is no sandbox ${id}`, {
       remedy: 'neurovisor ls',
     });
   }
 
-  /** What is paused on the disk is everybody's who uses this store. */
-  async #adoptPaused(): Promise<void> {
-    for (const row of await this.#parts.store.sandboxes.list('paused')) {
+  /** One that has ended, here or with the process that held it; null: it has not. */
+  async #endOf(id: string): Promise<SandboxInfo | null> {
+    const known = this.#ended.get(id);
+    if (known !== undefined) return known;
+    if (this.#sandboxes.get(id)?.restsAs === null || parseSandboxId(id) === undefined) return null;
+    const row = await this.#rows.ended(id);
+    return row === undefined ? null : infoOfEnded(row, this.#parts.accelerator);
+  }
+
+  /** What is paused on the disk is everybody's who uses this store, and may have changed there. */
+  async #readPaused(): Promise<void> {
+    const known = [...this.#sandboxes.values()].map((one) => ({ one, as: one.restsAs }));
+    const rows = await this.#rows.paused();
+    const snapshots = new Set(rows.map(({ pausedSnapshotId }) => pausedSnapshotId));
+    for (const { one, as } of known) {
+      if (as !== null && as === one.restsAs && !snapshots.has(as)) this.#forget(one);
+    }
+    for (const row of rows) {
       const { id, pausedSnapshotId: pauseId } = row;
-      if (pauseId === null || this.#sandboxes.has(id) || this.#ended.has(id)) continue;
-      const stored = parseStored(row);
+      const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : parseStored(row);
       if (stored === null) continue;
       const { spec, terms, origin } = stored;
       const { snapshot, parent, createdAtMs } = row;
       const birth: Birth = { origin, snapshot, parent, createdAtMs };
       const made = { spec, terms, birth, pauseId };
       this.#sandboxes.set(id, ManagedSandbox.paused(this.#managedParts(), made));
-    }
-  }
-
-  /** Sandboxes whose process was killed have ended; who asks gets to know it. */
-  async #reconcile(): Promise<void> {
-    const { store, log, clock, isOwnerAlive } = this.#parts;
-    const rows = await store.sandboxes.list();
-    for (const row of rows) {
-      if (row.status === 'ended' || row.ownerJson === null) continue;
-      if (await isOwnerAlive(row.ownerJson)) continue;
-      const end = {
-        cause: 'host-lost',
-        detail: 'the process that held it was killed',
-        atMs: Math.floor(clock.wall()),
-      };
-      const ended = { ownerJson: null, status: 'ended', pausedSnapshotId: null, end } as const;
-      await store.sandboxes.put({ ...row, ...ended, endsAtMs: null });
-      log.info('a sandbox ended with the process that held it', { sandbox: row.id });
     }
   }
 
@@ -369,9 +387,12 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   #requireOpen(): void {
-    if (this.#closing === undefined) return;
-    throw new SandboxError('cancelled', 'the host is being shut down');
+    if (this.#closing !== undefined) throw closing();
   }
+}
+
+function closing(): SandboxError {
+  return new SandboxError('cancelled', 'the host is being shut down');
 }
 
 type HeldSnapshot = Awaited<ReturnType<Keeper['open']>>;

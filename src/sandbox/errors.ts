@@ -1,4 +1,4 @@
-import { CodedError } from '../base/errors.ts';
+import { CodedError, describeError } from '../base/errors.ts';
 
 export type SandboxErrorCode =
   /** A field of the spec is out of range; the message names it. */
@@ -36,4 +36,17 @@ export class BusyError extends SandboxError {
     super('busy', message, { ...options, remedy: `try again in ${seconds} s` });
     this.retryAfterMs = retryAfterMs;
   }
+}
+
+const CONSOLE_LINES_IN_ERROR = 12;
+
+/** With the last lines of the guest's console, which often tell why. */
+export function startFailure(error: unknown, consoleTail: string): SandboxError {
+  const lastLines = consoleTail.trimEnd().split('\n').slice(-CONSOLE_LINES_IN_ERROR).join('\n');
+  const remedy = error instanceof CodedError ? error.remedy : undefined;
+  const console = lastLines === '' ? '' : `\nlast lines of the guest's console:\n${lastLines}`;
+  return new SandboxError('start_failed', 'the sandbox could not be started', {
+    cause: new Error(`${describeError(error)}${console}`),
+    ...(remedy === undefined ? {} : { remedy }),
+  });
 }

@@ -41,7 +41,7 @@ export interface KeeperParts {
 }
 
 /** A source, and what it holds. */
-export interface HeldSource {
+export interface HeldSource extends AsyncDisposable {
   readonly source: CloneSource;
   /** Idempotent. The source must not be used afterwards. */
   release(): Promise<void>;
@@ -57,28 +57,33 @@ export class Keeper {
     this.#parts = parts;
   }
 
-  /** Ends the VM once its state and the sandbox's row are safe. @throws SandboxError; see `Supervisor.save` */
-  async pause(supervisor: Supervisor, rowOf: (snapshotId: string) => SandboxRow): Promise<string> {
+  /**
+   * Ends the VM once its state and the sandbox's row are safe.
+   * @param keep calls `commit` with the row when its turn has come
+   * @throws SandboxError; see `Supervisor.save`
+   */
+  async pause(
+    supervisor: Supervisor,
+    keep: (snapshotId: string, commit: (row: SandboxRow) => Promise<void>) => Promise<void>,
+  ): Promise<void> {
     const id = newSandboxId();
     await using staging = await this.#parts.store.snapshots.stage();
     await supervisor.save(this.#into(staging), 'end', async (snapshot) => {
-      const row = this.#row(id, null, 'pause', supervisor.spec, snapshot);
-      await staging.commit(row, rowOf(id));
+      const made = this.#row(id, null, 'pause', supervisor.spec, snapshot);
+      await keep(id, async (row) => void (await staging.commit(made, row)));
     });
-    return id;
   }
 
-  /** @throws SandboxError, StoreError `name_taken` */
+  /** @throws SandboxError; StoreError `name_taken`, `disk_full`: then it goes on as well */
   async snapshot(supervisor: Supervisor, name: string | null): Promise<SnapshotRow> {
     await this.requireFreeName(name);
     await using staging = await this.#parts.store.snapshots.stage();
-    let row: SnapshotRow | undefined;
+    let made: NewSnapshot | undefined;
     await supervisor.save(this.#into(staging), 'go-on', async (snapshot) => {
-      const made = this.#row(newSandboxId(), name, 'snapshot', supervisor.spec, snapshot);
-      row = await staging.commit(made);
+      made = this.#row(newSandboxId(), name, 'snapshot', supervisor.spec, snapshot);
     });
-    if (row === undefined) throw new Error('a save without a commit');
-    return row;
+    if (made === undefined) throw new Error('a save without a commit');
+    return await staging.commit(made);
   }
 
   /** A snapshot of its own of a sandbox that is paused to disk. */
@@ -100,17 +105,19 @@ export class Keeper {
   /** What forks start from: RAM stays in memory, so that nothing of it goes over a disk. */
   async hold(supervisor: Supervisor): Promise<HeldSource> {
     const { store, copies } = this.#parts;
-    const memory = copies.makeMemory(supervisor.spec.memoryMib * BYTES_PER_MIB);
     const staging = await store.snapshots.stage();
+    let memory: GuestMemory | undefined;
     const release = async (): Promise<void> => {
-      memory.close();
+      memory?.close();
       await staging.discard();
     };
     try {
+      const made = copies.makeMemory(supervisor.spec.memoryMib * BYTES_PER_MIB);
+      memory = made;
       let taken: VmSnapshot | undefined;
       const target: SaveTarget = {
         statePath: staging.paths.state,
-        keepMemory: (from) => copies.holdMemory(from, memory.path),
+        keepMemory: (from) => copies.holdMemory(from, made.path),
         keepDisk: (from) => copies.cloneDisk(from, staging.paths.disk),
       };
       await supervisor.save(target, 'go-on', async (snapshot) => {
@@ -119,10 +126,10 @@ export class Keeper {
       if (taken === undefined) throw new Error('a save without a commit');
       const source: CloneSource = {
         snapshot: taken,
-        copyMemory: (to) => copies.fillMemory(memory.path, to),
+        copyMemory: (to) => copies.fillMemory(made.path, to),
         copyDisk: (to) => copies.cloneDisk(staging.paths.disk, to),
       };
-      return { source, release };
+      return { source, release, [Symbol.asyncDispose]: release };
     } catch (error) {
       await release();
       throw error;
@@ -150,7 +157,8 @@ export class Keeper {
       copyMemory: (to) => copies.fillMemory(open.paths.ram, to),
       copyDisk: (to) => copies.cloneDisk(open.paths.disk, to),
     };
-    return { row: open.row, source, release: () => open.release() };
+    const release = (): Promise<void> => open.release();
+    return { row: open.row, source, release, [Symbol.asyncDispose]: release };
   }
 
   /** @throws SandboxError `not_found`: none, or one that belongs to a paused sandbox */

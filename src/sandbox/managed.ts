@@ -1,13 +1,14 @@
 /**
  * One sandbox through all its lives: a supervisor owns a VM, this owns the sandbox across several of them.
  *
- *     starting ─► running ─┬─► saving ─► running            snapshot, fork
- *                          ├─► saving ─► paused (disk) ─► resuming ─► running
- *                          ├─► paused (memory) ─► running
- *                          └─► ending ─► ended
+ *     running ─┬─► saving ─► running                                 snapshot, fork
+ *              ├─► saving ─► paused (disk) ─► resuming ─► running
+ *              ├─► paused (memory) ─┬─► resuming ─► running
+ *              │                    └─► saving ─► paused             snapshot, fork, to disk
+ *              └─► ending ─► ended
  *
- * One change of state at a time; who comes meanwhile waits or is refused. Times run here: what happens when
- * its time is over, or when it has been idle.
+ * One change at a time; who comes meanwhile waits for his turn. After one that fails it is as it was, or
+ * its VM has died and it ends. What is paused on the disk belongs to whoever claims it first.
  */
 import type { ChannelLimits } from '../base/channel.ts';
 import type { Clock } from '../base/clock.ts';
@@ -20,27 +21,13 @@ import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { SnapshotRow } from '../store/snapshot.ts';
 import type { SandboxChange, SandboxInfo, SandboxStatus } from './control.ts';
 import { SandboxError } from './errors.ts';
-import { IdleWatch } from './idle-watch.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
+import { activityOf, Lifetime } from './lifetime.ts';
 import type { CloneSource, SandboxEnd, StartTimings } from './parts.ts';
+import { type Birth, parseStored, storedEnd, storedRequest, type Terms } from './request.ts';
+import { RowWriter, type SandboxRows } from './sandbox-rows.ts';
 import type { SandboxSpec } from './spec.ts';
 import type { Supervisor } from './supervisor.ts';
-
-/** What was asked for beside the VM itself. */
-export interface Terms {
-  readonly timeoutMs: number | null;
-  readonly onTimeout: 'kill' | 'pause';
-  readonly idleTimeoutMs: number | null;
-  readonly autoResume: boolean;
-  readonly metadata: Readonly<Record<string, string>>;
-}
-
-export interface Birth {
-  readonly origin: SandboxInfo['origin'];
-  readonly snapshot: string | null;
-  readonly parent: string | null;
-  readonly createdAtMs: number;
-}
 
 /** What it needs of the host. */
 export interface ManagedParts {
@@ -48,37 +35,37 @@ export interface ManagedParts {
   readonly log: Log;
   readonly accelerator: string;
   readonly keeper: Keeper;
+  readonly rows: SandboxRows;
   /** Queued: a supervisor for `spec` that goes on from `source`, started. */
   start(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor>;
-  /** Writes the row; failures are logged by the host. */
-  persist(row: SandboxRow): Promise<void>;
-  readonly ownerJson: string;
   changed(sandbox: ManagedSandbox): void;
+  /** It is on the disk and another process has it: what is known of it here is out of date. */
+  lost(sandbox: ManagedSandbox): void;
 }
 
 /** Requests to the model that are kept to be read. */
 const USAGE_MAX = 256;
-/** After a pause for want of time failed. */
-const RETRY_PAUSE_MS = 60_000;
 
 export class ManagedSandbox {
   readonly id: string;
   readonly birth: Birth;
   readonly #parts: ManagedParts;
+  readonly #writer: RowWriter;
+  readonly #lifetime: Lifetime;
   #spec: SandboxSpec;
   #terms: Terms;
-  #status: SandboxStatus;
+  #status: SandboxStatus = 'starting';
   #pausedTo: 'memory' | 'disk' | null = null;
+  /** Its state on the disk; set as soon as that counts, so from then on its VM may die. */
   #pauseId: string | null = null;
+  /** Its row on the disk is ours. */
+  #isClaimed = false;
   #supervisor: Supervisor | undefined;
   #timings: StartTimings | null = null;
   #readyMs: number | null = null;
   #end: SandboxEnd | null = null;
-  #endsAtMs: number | null = null;
-  #cancelTimeout: () => void = () => undefined;
-  readonly #idle: IdleWatch;
   readonly #usage: UsageRecord[] = [];
-  /** The change of state that is under way. */
+  /** The change that is under way. */
   #changing: Promise<unknown> | undefined;
   #resuming: Promise<void> | undefined;
   #removing: Promise<void> | undefined;
@@ -89,22 +76,28 @@ export class ManagedSandbox {
     this.#parts = parts;
     this.#spec = spec;
     this.#terms = terms;
-    this.#status = 'starting';
     this.id = spec.id;
     this.birth = birth;
-    this.#idle = new IdleWatch({
-      clock: parts.clock,
-      read: () => this.#activity(),
-      onIdle: () => this.#pauseByItself('it was idle'),
+    this.#writer = new RowWriter(parts.rows);
+    this.#lifetime = new Lifetime({
+      ...{ clock: parts.clock, log: parts.log, sandbox: this.id },
+      terms: () => this.#terms,
+      activity: () => activityOf(this.#status === 'running' ? this.#supervisor : undefined),
+      kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
+      pause: () => this.#exclusive(() => this.#pauseIfRunning()),
     });
   }
 
-  /** One whose VM is being started; `running` or `failed` comes next. */
-  static starting(
+  /** One whose VM is ready. */
+  static started(
     parts: ManagedParts,
-    made: { spec: SandboxSpec; terms: Terms; birth: Birth },
+    made: { supervisor: Supervisor; terms: Terms; birth: Birth; readyMs: number },
   ): ManagedSandbox {
-    return new ManagedSandbox(parts, made.spec, made.terms, made.birth);
+    const { supervisor, terms, birth, readyMs } = made;
+    const sandbox = new ManagedSandbox(parts, supervisor.spec, terms, birth);
+    sandbox.#readyMs = readyMs;
+    sandbox.#run(supervisor);
+    return sandbox;
   }
 
   /** One that the store has, paused to disk. */
@@ -119,15 +112,6 @@ export class ManagedSandbox {
     return sandbox;
   }
 
-  get status(): SandboxStatus {
-    return this.#status;
-  }
-
-  /** Resolves when nothing of it is left. */
-  get ended(): Promise<void> {
-    return this.#ended.promise;
-  }
-
   get spec(): SandboxSpec {
     return this.#spec;
   }
@@ -140,36 +124,9 @@ export class ManagedSandbox {
     return this.#usage;
   }
 
-  /** Aborted when it is being removed. */
-  get removed(): AbortSignal {
-    return this.#aborter.signal;
-  }
-
-  get supervisor(): Supervisor | undefined {
-    return this.#supervisor;
-  }
-
-  /** Its VM is ready. */
-  running(supervisor: Supervisor, readyMs: number | null): void {
-    this.#spec = supervisor.spec;
-    this.#supervisor = supervisor;
-    this.#timings = this.birth.origin === 'pool' ? null : (supervisor.timings ?? null);
-    this.#readyMs ??= readyMs;
-    this.#pausedTo = null;
-    this.#pauseId = null;
-    this.#become('running');
-    this.#startTimes();
-    void supervisor.ended.then((end) => {
-      // Saved: another VM will go on with it.
-      if (end.cause !== 'saved') this.#over(end);
-    });
-    if (this.#status === 'running') void this.#persist();
-    else void supervisor.stop();
-  }
-
-  /** It never got a VM. */
-  failed(detail: string): void {
-    this.#over({ cause: 'start-failed', detail, console: '' });
+  /** Its snapshot, while it is on the disk and nothing is done about it here; null otherwise. */
+  get restsAs(): string | null {
+    return this.#status === 'paused' && this.#changing === undefined ? this.#pauseId : null;
   }
 
   noteUsage(record: UsageRecord): void {
@@ -181,23 +138,33 @@ export class ManagedSandbox {
     const { cpus, memoryMib, diskMib } = this.#spec;
     const { metadata, onTimeout, idleTimeoutMs, autoResume } = this.#terms;
     const { origin, snapshot, parent, createdAtMs } = this.birth;
+    const { endsAtMs } = this.#lifetime;
     const end = this.#end;
     return {
       ...{ id: this.id, status: this.#status, pausedTo: this.#pausedTo },
       ...{ cpus, memoryMib, diskMib, metadata, origin, snapshot, parent },
       accelerator: this.#parts.accelerator,
-      ...{ createdAtMs, endsAtMs: this.#endsAtMs, onTimeout, idleTimeoutMs, autoResume },
+      ...{ createdAtMs, endsAtMs, onTimeout, idleTimeoutMs, autoResume },
       ...{ timings: this.#timings, readyMs: this.#readyMs },
       end: end === null ? null : { cause: end.cause, detail: end.detail },
     };
   }
 
-  change(change: Omit<SandboxChange, 'channelLimits'>): void {
-    const given = Object.entries(change).filter(([, value]) => value !== undefined);
-    this.#terms = { ...this.#terms, ...Object.fromEntries(given) };
-    if (this.#status === 'running') this.#startTimes();
-    this.#parts.changed(this);
-    void this.#persist();
+  /** Changes what is given; a time counts anew only if it is given. */
+  async change(change: Omit<SandboxChange, 'channelLimits'>): Promise<void> {
+    if (this.#isOver) throw this.#refusal('changed');
+    if (this.#pauseId === null) {
+      this.#apply(change);
+      void this.#persist();
+      return;
+    }
+    await this.#exclusive(async () => {
+      if (this.#isOver) throw this.#refusal('changed');
+      if (this.#pauseId !== null) await this.#claim();
+      this.#apply(change);
+      this.#isClaimed = false;
+      await this.#persist();
+    });
   }
 
   async setChannelLimits(limits: ChannelLimits): Promise<void> {
@@ -213,62 +180,62 @@ export class ManagedSandbox {
 
   /** Its VM, running. @throws SandboxError `not_ready`, `gone`, and what resuming may throw */
   async live(): Promise<Supervisor> {
-    while (this.#status !== 'running') {
-      if (this.#changing !== undefined) {
-        await this.#changing.catch((error: unknown) => ignore(error, 'told to who asked for it'));
-        continue;
+    for (;;) {
+      while (this.#changing !== undefined) await this.#changed();
+      if (this.#status === 'running' && this.#supervisor !== undefined) {
+        this.#lifetime.touch();
+        return this.#supervisor;
       }
       if (this.#status !== 'paused') throw this.#refusal('used');
       if (!this.#terms.autoResume) throw this.#refusal('used', 'resume it first');
       await this.resume();
     }
-    if (this.#supervisor === undefined) throw this.#refusal('used');
-    this.#idle.touch();
-    return this.#supervisor;
   }
 
   async pause(to: 'memory' | 'disk'): Promise<void> {
-    if (this.#status === 'paused' && this.#pausedTo === 'memory' && to === 'disk') {
-      await this.resume();
-    }
-    await this.#change('paused', ['running'], async (supervisor) => {
-      if (to === 'memory') await this.#pauseToMemory(supervisor);
-      else await this.#pauseToDisk(supervisor);
+    await this.#exclusive(async () => {
+      const isPossible = this.#status === 'running' || (to === 'disk' && this.#isInMemory);
+      const supervisor = this.#require('paused', isPossible);
+      await (to === 'memory' ? this.#pauseToMemory(supervisor) : this.#pauseToDisk(supervisor));
     });
   }
 
   /** Of one that runs: nothing. Two at once are one. */
   async resume(signal?: AbortSignal): Promise<void> {
-    while (this.#resuming === undefined && this.#changing !== undefined) {
-      await this.#changing.catch((error: unknown) => ignore(error, 'told to who asked for it'));
+    for (;;) {
+      const isMine = this.#resuming === undefined;
+      this.#resuming ??= this.#exclusive(() => this.#resume(signal)).finally(() => {
+        this.#resuming = undefined;
+      });
+      try {
+        return await this.#resuming;
+      } catch (error) {
+        const isCancelled = error instanceof SandboxError && error.code === 'cancelled';
+        // Somebody else has cancelled his, not this one.
+        if (isMine || !isCancelled || this.#isOver || signal?.aborted) throw error;
+      }
     }
-    if (this.#status === 'running') return;
-    this.#resuming ??= this.#resume(signal).finally(() => {
-      this.#resuming = undefined;
-    });
-    await this.#resuming;
   }
 
   /** Goes on as it was before: running, or paused. */
   async snapshot(name: string | null): Promise<SnapshotRow> {
     const { keeper } = this.#parts;
-    if (this.#status === 'paused' && this.#pauseId !== null) {
-      return await this.#parts.keeper.copy(this.#pauseId, name);
-    }
-    await keeper.requireFreeName(name);
-    return await this.#saving((supervisor) => keeper.snapshot(supervisor, name));
+    return await this.#copied(
+      (pauseId) => keeper.copy(pauseId, name),
+      (supervisor) => keeper.snapshot(supervisor, name),
+    );
   }
 
   /** What forks of it start from. */
   async hold(): Promise<HeldSource> {
     const { keeper } = this.#parts;
-    if (this.#status === 'paused' && this.#pauseId !== null) {
-      return await keeper.open(this.#pauseId);
-    }
-    return await this.#saving((supervisor) => keeper.hold(supervisor));
+    return await this.#copied<HeldSource>(
+      (pauseId) => keeper.open(pauseId),
+      (supervisor) => keeper.hold(supervisor),
+    );
   }
 
-  /** Resolves when nothing is left. Idempotent. */
+  /** Resolves when nothing is left. Idempotent. @throws SandboxError `not_ready`: another process has it */
   remove(cause: 'stopped' | 'timeout' = 'stopped'): Promise<void> {
     this.#removing ??= this.#remove(cause);
     return this.#removing;
@@ -276,143 +243,214 @@ export class ManagedSandbox {
 
   async #remove(cause: 'stopped' | 'timeout'): Promise<void> {
     if (this.#status === 'ended') return;
-    const isStarting = this.#status === 'starting';
     this.#become('ending');
-    this.#stopTimes();
+    this.#lifetime.stop();
     this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
     await this.#supervisor?.stop(cause);
-    await this.#changing?.catch((error: unknown) => ignore(error, 'told to who asked for it'));
+    while (this.#changing !== undefined) await this.#changed();
     // A resume may have come through at the last moment.
     await this.#supervisor?.stop(cause);
-    // Who starts it tells of its end.
-    if (!isStarting) this.#over({ cause, detail: 'removed while it was paused', console: '' });
+    if (this.#pauseId !== null) {
+      await this.#claim();
+      this.#over({ cause, detail: 'removed while it was paused', console: '' });
+    }
     await this.#ended.promise;
   }
 
   /** For the end of the host: what is on the disk stays there. */
   async leave(): Promise<void> {
-    this.#stopTimes();
-    await this.#changing?.catch((error: unknown) => ignore(error, 'told to who asked for it'));
-    if (this.#status === 'paused' && this.#pausedTo === 'disk') return;
+    this.#lifetime.stop();
+    while (this.#changing !== undefined) await this.#changed();
+    if (this.#status === 'paused' && this.#pauseId !== null) return;
     await this.remove();
   }
 
-  async #saving<T>(work: (supervisor: Supervisor) => Promise<T>): Promise<T> {
-    const wasPaused = this.#status === 'paused';
-    if (wasPaused) await this.resume();
-    const result = await this.#change('saved', ['running'], async (supervisor) => {
-      this.#become('saving');
-      try {
-        return await work(supervisor);
-      } finally {
-        if (this.#status === 'saving') this.#become('running');
-      }
+  async #copied<T>(
+    ofPause: (pauseId: string) => Promise<T>,
+    ofVm: (supervisor: Supervisor) => Promise<T>,
+  ): Promise<T> {
+    return await this.#exclusive(async () => {
+      if (this.#status === 'paused' && this.#pauseId !== null) return await ofPause(this.#pauseId);
+      const supervisor = this.#require('saved', this.#status === 'running' || this.#isInMemory);
+      return await this.#saving(supervisor, () => ofVm(supervisor));
     });
-    if (wasPaused) await this.pause('memory');
-    return result;
+  }
+
+  /** One that is paused in memory runs for it, and stands still again afterwards. */
+  async #saving<T>(supervisor: Supervisor, work: () => Promise<T>): Promise<T> {
+    const wasPaused = this.#isInMemory;
+    this.#become('saving');
+    try {
+      if (wasPaused) await supervisor.resume();
+      return await work();
+    } finally {
+      if (this.#pauseId === null) await this.#back(supervisor, wasPaused);
+    }
+  }
+
+  /** It is again what it was, as far as its VM is; one that has died tells of its end itself. */
+  async #back(supervisor: Supervisor, toPaused: boolean): Promise<void> {
+    if (toPaused && supervisor.state === 'ready') {
+      await supervisor.pause().catch((error: unknown) => this.#warn('pause again', error));
+    }
+    if (supervisor.state === 'paused') this.#become('paused');
+    else if (supervisor.state !== 'ready') this.#become('ending');
+    else {
+      if (this.#pausedTo !== null) this.#lifetime.start();
+      this.#pausedTo = null;
+      this.#become('running');
+    }
   }
 
   async #pauseToMemory(supervisor: Supervisor): Promise<void> {
     await supervisor.pause();
-    this.#stopTimes();
+    this.#lifetime.stop();
     this.#pausedTo = 'memory';
     this.#become('paused');
     await this.#persist();
   }
 
   async #pauseToDisk(supervisor: Supervisor): Promise<void> {
-    this.#stopTimes();
-    this.#become('saving');
     try {
-      this.#pauseId = await this.#parts.keeper.pause(supervisor, (snapshotId) =>
-        this.#row('paused', snapshotId),
+      await this.#saving(supervisor, () =>
+        this.#parts.keeper.pause(supervisor, (snapshotId, commit) =>
+          this.#writer.inTurn(async () => {
+            await commit(this.#row(snapshotId));
+            this.#pauseId = snapshotId;
+          }),
+        ),
       );
-      this.#supervisor = undefined;
-      this.#pausedTo = 'disk';
-      if (this.#status === 'saving') this.#become('paused');
     } finally {
-      if (this.#status === 'saving') {
-        this.#become('running');
-        this.#startTimes();
+      if (this.#pauseId !== null) {
+        this.#lifetime.stop();
+        this.#supervisor = undefined;
+        this.#pausedTo = 'disk';
+        this.#become('paused');
       }
     }
   }
 
-  async #resume(signal: AbortSignal | undefined): Promise<void> {
-    if (this.#status !== 'paused') throw this.#refusal('resumed');
-    await this.#exclusive(async () => {
-      this.#become('resuming');
-      try {
-        await (this.#pauseId === null ? this.#resumeInMemory() : this.#resumeFromDisk(signal));
-      } finally {
-        if (this.#status === 'resuming') this.#become('paused');
-      }
-    });
+  /** For want of time. */
+  async #pauseIfRunning(): Promise<boolean> {
+    if (this.#status !== 'running') return false;
+    await this.#pauseToDisk(this.#require('paused', true));
+    return true;
   }
 
-  async #resumeInMemory(): Promise<void> {
-    const supervisor = this.#supervisor;
-    if (supervisor === undefined) throw this.#refusal('resumed');
-    await supervisor.resume();
-    this.#pausedTo = null;
-    this.#become('running');
-    this.#startTimes();
+  async #resume(signal: AbortSignal | undefined): Promise<void> {
+    if (this.#status === 'running') return;
+    if (this.#status !== 'paused') throw this.#refusal('resumed');
+    this.#become('resuming');
+    if (this.#supervisor === undefined) await this.#resumeFromDisk(signal);
+    else await this.#resumeInMemory(this.#supervisor);
+  }
+
+  async #resumeInMemory(supervisor: Supervisor): Promise<void> {
+    try {
+      await supervisor.resume();
+    } finally {
+      await this.#back(supervisor, false);
+    }
     await this.#persist();
   }
 
   async #resumeFromDisk(signal: AbortSignal | undefined): Promise<void> {
-    const { keeper, start } = this.#parts;
+    const { keeper, start, rows } = this.#parts;
     const signals = [this.#aborter.signal, ...(signal === undefined ? [] : [signal])];
-    const held = await keeper.open(this.#pauseId ?? '');
     try {
+      await this.#claim();
+      await using held = await keeper.open(this.#pauseId ?? '');
       const supervisor = await start(this.#spec, held.source, AbortSignal.any(signals));
       // From here on the VM is the truth; its row lets go of the snapshot, which then goes.
-      this.running(supervisor, null);
-    } finally {
-      await held.release();
+      this.#run(supervisor);
+    } catch (error) {
+      if (this.#aborter.signal.aborted) throw this.#refusal('resumed');
+      if (this.#isClaimed) await this.#writer.inTurn(() => rows.giveBack(this.id));
+      this.#isClaimed = false;
+      this.#become('paused');
+      throw error;
     }
   }
 
-  async #change<T>(
-    what: string,
-    from: readonly SandboxStatus[],
-    work: (supervisor: Supervisor) => Promise<T>,
-  ): Promise<T> {
-    const supervisor = this.#supervisor;
-    const isFree = this.#changing === undefined && from.includes(this.#status);
-    if (!isFree || supervisor === undefined) throw this.#refusal(what);
-    return await this.#exclusive(() => work(supervisor));
+  #run(supervisor: Supervisor): void {
+    this.#spec = supervisor.spec;
+    this.#supervisor = supervisor;
+    this.#timings = this.birth.origin === 'pool' ? null : (supervisor.timings ?? null);
+    this.#pausedTo = null;
+    this.#pauseId = null;
+    this.#isClaimed = false;
+    void supervisor.ended.then((end) => {
+      // On the disk: another VM will go on with it.
+      if (this.#supervisor === supervisor && this.#pauseId === null) this.#over(end);
+    });
+    // Who removes it stops this VM.
+    if (this.#status === 'ending') return;
+    this.#become('running');
+    this.#lifetime.start();
+    void this.#persist();
   }
 
+  /** What another process has changed meanwhile is taken over. @throws SandboxError `not_ready`, `gone` */
+  async #claim(): Promise<void> {
+    if (this.#isClaimed) return;
+    try {
+      const row = await this.#parts.rows.claim(this.id);
+      const stored = parseStored(row);
+      this.#isClaimed = true;
+      this.#pauseId = row.pausedSnapshotId;
+      this.#spec = stored?.spec ?? this.#spec;
+      this.#terms = stored?.terms ?? this.#terms;
+    } catch (error) {
+      this.#parts.lost(this);
+      throw error;
+    }
+  }
+
+  get #isInMemory(): boolean {
+    return this.#status === 'paused' && this.#pauseId === null;
+  }
+
+  get #isOver(): boolean {
+    return this.#status === 'ending' || this.#status === 'ended';
+  }
+
+  /** The change that is under way is over, well or not. */
+  async #changed(): Promise<void> {
+    await this.#changing?.catch((error: unknown) => ignore(error, 'told to who asked for it'));
+  }
+
+  #require(what: string, isPossible: boolean): Supervisor {
+    if (!isPossible || this.#supervisor === undefined) throw this.#refusal(what);
+    return this.#supervisor;
+  }
+
+  /** What is possible is looked at by `work`, in its turn. */
   async #exclusive<T>(work: () => Promise<T>): Promise<T> {
+    while (this.#changing !== undefined) await this.#changed();
     const changing = work();
     this.#changing = changing;
     try {
       return await changing;
     } finally {
-      if (this.#changing === changing) this.#changing = undefined;
+      this.#changing = undefined;
     }
   }
 
   #refusal(what: string, remedy?: string): SandboxError {
-    const isOver = this.#status === 'ended' || this.#status === 'ending';
     const text = `sandbox ${this.id} can't be ${what}: it is ${this.#status}`;
-    return new SandboxError(
-      isOver ? 'gone' : 'not_ready',
-      text,
-      remedy === undefined ? {} : { remedy },
-    );
+    const code = this.#isOver ? 'gone' : 'not_ready';
+    return new SandboxError(code, text, remedy === undefined ? {} : { remedy });
   }
 
   #become(status: SandboxStatus): void {
-    if (this.#status === 'ended' || (this.#status === 'ending' && status !== 'ended')) return;
+    if (this.#isOver) return;
     this.#status = status;
     this.#parts.changed(this);
   }
 
   #over(end: SandboxEnd): void {
     if (this.#end !== null) return;
-    this.#stopTimes();
+    this.#lifetime.stop();
     this.#end = end;
     this.#supervisor = undefined;
     this.#pausedTo = null;
@@ -422,73 +460,39 @@ export class ManagedSandbox {
     void this.#persist().then(() => this.#ended.resolve());
   }
 
-  #startTimes(): void {
-    this.#stopTimes();
-    const { clock } = this.#parts;
-    const { timeoutMs, idleTimeoutMs } = this.#terms;
-    if (timeoutMs !== null) {
-      this.#endsAtMs = Math.round(clock.wall() + timeoutMs);
-      this.#cancelTimeout = clock.after(timeoutMs, () => this.#timeIsOver());
-    }
-    this.#idle.start(idleTimeoutMs);
+  #apply(change: Omit<SandboxChange, 'channelLimits'>): void {
+    const given = Object.entries(change).filter(([, value]) => value !== undefined);
+    this.#terms = { ...this.#terms, ...Object.fromEntries(given) };
+    const counts = this.#pausedTo === null && this.#pauseId === null;
+    if (counts && change.timeoutMs !== undefined) this.#lifetime.startTimeout();
+    if (counts && change.idleTimeoutMs !== undefined) this.#lifetime.startIdle();
+    this.#parts.changed(this);
   }
 
-  #stopTimes(): void {
-    this.#cancelTimeout();
-    this.#endsAtMs = null;
-    this.#idle.stop();
+  #warn(what: string, error: unknown): void {
+    const reason = describeError(error);
+    this.#parts.log.warn(`could not ${what} a sandbox`, { sandbox: this.id, reason });
   }
 
-  #timeIsOver(): void {
-    if (this.#terms.onTimeout === 'kill') void this.remove('timeout');
-    else this.#pauseByItself('its time is over');
+  #persist(): Promise<void> {
+    return this.#writer.write(() => this.#row(this.#pauseId));
   }
 
-  #pauseByItself(why: string): void {
-    const { log, clock } = this.#parts;
-    this.pause('disk').then(
-      () => log.info('a sandbox was paused', { sandbox: this.id, why }),
-      (error: unknown) => {
-        if (this.#status === 'ended') return;
-        log.warn('a sandbox could not be paused; it is tried again', {
-          ...{ sandbox: this.id, why, error: describeError(error) },
-        });
-        this.#cancelTimeout = clock.after(RETRY_PAUSE_MS, () => this.#pauseByItself(why));
-      },
-    );
-  }
-
-  async #activity(): Promise<{ readonly busy: boolean; readonly bytes: number } | null> {
-    const supervisor = this.#supervisor;
-    if (supervisor?.vm === undefined || this.#status !== 'running') return null;
-    const stats = await supervisor.vm.channelStats();
-    const bytes = stats.bytesGuestToHost + stats.bytesHostToGuest;
-    // One connection is the agent's own.
-    return { busy: stats.connectionsOpen > 1 || supervisor.modelRequests > 0, bytes };
-  }
-
-  async #persist(): Promise<void> {
-    const status = this.#end !== null ? 'ended' : this.#status === 'paused' ? 'paused' : 'running';
-    await this.#parts.persist(this.#row(status, this.#pauseId));
-  }
-
-  #row(status: SandboxRow['status'], pausedSnapshotId: string | null): SandboxRow {
-    const { clock, ownerJson } = this.#parts;
-    const { timeoutMs, onTimeout, idleTimeoutMs, autoResume, metadata } = this.#terms;
-    const { origin, createdAtMs, parent, snapshot } = this.birth;
-    const onDisk = status === 'paused' && pausedSnapshotId !== null;
-    const terms = { timeoutMs, onTimeout, idleTimeoutMs, autoResume };
+  #row(pausedSnapshotId: string | null): SandboxRow {
+    const { createdAtMs, parent, snapshot, origin } = this.birth;
+    const isOver = this.#end !== null;
+    const { metadata } = this.#terms;
+    const isOnDisk = pausedSnapshotId !== null;
+    const isPaused = isOnDisk || this.#status === 'paused';
+    const isNobodys = isOver || (isOnDisk && !this.#isClaimed);
     return {
       id: this.id,
-      // What is on the disk is nobody's: whoever resumes it takes it.
-      ownerJson: onDisk || status === 'ended' ? null : ownerJson,
-      status,
-      requestJson: JSON.stringify({ spec: this.#spec, terms, origin }),
-      ...{ metadata, createdAtMs, endsAtMs: this.#endsAtMs, pausedSnapshotId, parent, snapshot },
-      end:
-        this.#end === null
-          ? null
-          : { cause: this.#end.cause, detail: this.#end.detail, atMs: Math.floor(clock.wall()) },
+      ownerJson: isNobodys ? null : this.#parts.rows.ownerJson,
+      status: isOver ? 'ended' : isPaused ? 'paused' : 'running',
+      requestJson: storedRequest(this.#spec, this.#terms, origin),
+      ...{ metadata, createdAtMs, parent, snapshot, pausedSnapshotId },
+      endsAtMs: isPaused ? null : this.#lifetime.endsAtMs,
+      end: this.#end === null ? null : storedEnd(this.#end, this.#parts.clock),
     };
   }
 }

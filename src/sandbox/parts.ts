@@ -83,6 +83,8 @@ export interface SandboxEnd {
     | 'vmm-crashed'
     /** The agent's link broke while the VM ran. */
     | 'agent-lost'
+    /** The process that held it was killed; told by the next one. */
+    | 'host-lost'
     /** It never became ready. */
     | 'start-failed';
   readonly detail: string;

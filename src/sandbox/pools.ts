@@ -6,6 +6,7 @@ import type { CloneSource } from './parts.ts';
 import { Handover } from './start-queue.ts';
 import type { Supervisor } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
+import { timeLimit } from './time-limit.ts';
 import { type PoolMember, WarmPool } from './warm-pool.ts';
 
 export interface OpenTemplate {
@@ -46,6 +47,8 @@ export interface PoolsOptions {
 
 /** The first fork in a clone takes four times as long as later ones, so a member has done one. */
 const FIRST_SCRIPT = 'pass';
+/** It takes a place of the start queue meanwhile, so a guest that hangs must not keep it. */
+const FIRST_SCRIPT_MS_MAX = 30_000;
 
 export class Pools {
   readonly #options: PoolsOptions;
@@ -90,7 +93,11 @@ export class Pools {
     const { clock, log, start, turn } = this.#options;
     const handover = new Handover<Started>();
     const warm = new WarmPool<Member>({
-      make: async (signal) => memberOf(await start(template, signal)),
+      make: async (signal) => {
+        const supervisor = await start(template, signal);
+        using limit = timeLimit(clock, FIRST_SCRIPT_MS_MAX, signal);
+        return await memberOf(supervisor, limit.signal);
+      },
       turn: (signal, work) => turn(template, signal, work),
       offer: (member) => handover.offer(member),
       ...{ limits, clock, log },
@@ -99,10 +106,10 @@ export class Pools {
   }
 }
 
-async function memberOf(supervisor: Supervisor): Promise<Member> {
+async function memberOf(supervisor: Supervisor, signal: AbortSignal): Promise<Member> {
   try {
     const script = { code: FIRST_SCRIPT };
-    const process = await supervisor.guest().python({ script, stdin: false });
+    const process = await supervisor.guest().python({ script, stdin: false }, signal);
     process.stdout.resume();
     process.stderr.resume();
     await process.exit;

@@ -1,9 +1,28 @@
 /** Judges what callers ask of a host of sandboxes, and reads back what was stored of it. */
-import type { SandboxRow } from '../store/sandbox-table.ts';
+import type { Clock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
+import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { CreateRequest, SandboxChange, SandboxInfo } from './control.ts';
 import { SandboxError } from './errors.ts';
-import type { Terms } from './managed.ts';
+import type { SandboxEnd } from './parts.ts';
 import { LIMITS, type SandboxSpec } from './spec.ts';
+
+/** What was asked for beside the VM itself. */
+export interface Terms {
+  readonly timeoutMs: number | null;
+  readonly onTimeout: 'kill' | 'pause';
+  readonly idleTimeoutMs: number | null;
+  readonly autoResume: boolean;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+export interface Birth {
+  readonly origin: SandboxInfo['origin'];
+  /** Id of the snapshot that it goes on from. */
+  readonly snapshot: string | null;
+  readonly parent: string | null;
+  readonly createdAtMs: number;
+}
 
 export const FORKS_MAX = 64;
 const METADATA_PAIRS_MAX = 32;
@@ -44,20 +63,52 @@ export function termsOf(request: CreateRequest): Terms {
   };
 }
 
-/** Written by `ManagedSandbox`; null: by another version, so it can't be resumed here. */
-export function parseStored(row: SandboxRow): {
+/** For the `requestJson` of its row. */
+export function storedRequest(
+  spec: SandboxSpec,
+  { metadata: _metadata, ...terms }: Terms,
+  origin: SandboxInfo['origin'],
+): string {
+  return JSON.stringify({ spec, terms, origin });
+}
+
+export function storedEnd({ cause, detail }: SandboxEnd, clock: Clock): SandboxRowEnd {
+  return { cause, detail, atMs: Math.floor(clock.wall()) };
+}
+
+export interface Stored {
   readonly spec: SandboxSpec;
   readonly terms: Terms;
   readonly origin: SandboxInfo['origin'];
-} | null {
-  const stored = JSON.parse(row.requestJson) as {
-    spec?: SandboxSpec;
-    terms?: Omit<Terms, 'metadata'>;
-    origin?: SandboxInfo['origin'];
-  };
-  const { spec, terms, origin } = stored;
+}
+
+/** The reverse; null: another version wrote it, so it can't be resumed here. */
+export function parseStored(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): Stored | null {
+  let stored: Partial<Stored> | null;
+  try {
+    stored = JSON.parse(row.requestJson) as Partial<Stored> | null;
+  } catch (error) {
+    ignore(error, 'a row of another version');
+    return null;
+  }
+  const { spec, terms, origin } = stored ?? {};
   if (spec === undefined || terms === undefined || origin === undefined) return null;
   return { spec, terms: { ...terms, metadata: row.metadata }, origin };
+}
+
+/** Of its row; another process may have held it. */
+export function infoOfEnded(row: SandboxRow, accelerator: string): SandboxInfo {
+  const { id, metadata, createdAtMs, parent, snapshot, end } = row;
+  const stored = parseStored(row);
+  const { cpus, memoryMib, diskMib } = stored?.spec ?? { cpus: 0, memoryMib: 0, diskMib: 0 };
+  const { onTimeout, idleTimeoutMs, autoResume } = stored?.terms ?? termsOf({});
+  return {
+    ...{ id, status: 'ended', pausedTo: null, cpus, memoryMib, diskMib, metadata },
+    ...{ origin: stored?.origin ?? 'boot', snapshot, parent, accelerator, createdAtMs },
+    ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, timings: null, readyMs: null },
+    // Only this program writes rows.
+    end: end === null ? null : { cause: end.cause as SandboxEnd['cause'], detail: end.detail },
+  };
 }
 
 function duration(field: string, value: number | null | undefined, min: number, max: number): void {

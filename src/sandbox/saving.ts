@@ -48,7 +48,11 @@ export class Saving {
     await vsockHotplug.unplugVsock();
     this.#phase = 'stopped';
     const snapshot = await vm.saveState(target.statePath);
-    await Promise.all([target.keepMemory(memory.path), target.keepDisk(workspace.overlayPath)]);
+    // Both are awaited before a failure is passed on: neither file may change, or go, under the other copy.
+    const copies = [target.keepMemory(memory.path), target.keepDisk(workspace.overlayPath)];
+    for (const copy of await Promise.allSettled(copies)) {
+      if (copy.status === 'rejected') throw copy.reason;
+    }
     await commit?.(snapshot);
     return snapshot;
   }

@@ -12,12 +12,14 @@ import type { Clock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { CreateRequest } from './control.ts';
+import { SandboxError } from './errors.ts';
 import { type Keeper, specOf } from './keeper.ts';
 import type { CloneSource } from './parts.ts';
 import { type OpenTemplate, Pools, type Started } from './pools.ts';
 import type { SandboxOptions, SandboxSpec } from './spec.ts';
 import type { Handover, StartQueue } from './start-queue.ts';
 import type { Supervisor } from './supervisor.ts';
+import { orAborted, timeLimit } from './time-limit.ts';
 
 export interface StarterParts {
   readonly clock: Clock;
@@ -31,6 +33,8 @@ export interface StarterParts {
 }
 
 const QUEUE_TIMEOUT_MS = 60_000;
+/** A guest that is well answers within milliseconds; who has claimed one that hangs waits that long. */
+const BIND_MS_MAX = 2000;
 /** One host, one user, for now. */
 const TENANT = 'local';
 
@@ -52,18 +56,18 @@ export class Starter {
     });
   }
 
-  async start(request: CreateRequest, signal?: AbortSignal): Promise<Started> {
+  async start(request: CreateRequest, signal: AbortSignal): Promise<Started> {
     const spec = this.#parts.makeSpec({ ...request, timeoutMs: null });
     const template = request.boot === true ? null : await this.#template(request, signal);
     if (template !== null) {
-      const claimed = await this.#claim(template.key, spec);
+      const claimed = await this.#claim(template.key, spec, signal);
       if (claimed !== undefined) return claimed;
     }
     const cloneOrBoot = (both: AbortSignal): Promise<Started> =>
       this.#cloneOrBoot(spec, template, both);
     const handover = template === null ? undefined : this.pools.handover(template.key);
     const started = await this.#queued(request, spec, signal, cloneOrBoot, handover);
-    if (started.isBound || (await this.#bind(started, spec))) return started;
+    if (started.isBound || (await this.#bind(started, spec, signal))) return started;
     return await this.#queued(request, spec, signal, cloneOrBoot);
   }
 
@@ -71,7 +75,7 @@ export class Starter {
   async goOn(
     request: CreateRequest,
     held: Awaited<ReturnType<Keeper['open']>>,
-    signal?: AbortSignal,
+    signal: AbortSignal,
   ): Promise<Started> {
     const spec = this.#parts.makeSpec({ ...request, ...specOf(held.row), timeoutMs: null });
     const start = (both: AbortSignal): Promise<Supervisor> =>
@@ -81,7 +85,7 @@ export class Starter {
   }
 
   /** From anything; queued. */
-  async clone(spec: SandboxSpec, source: CloneSource, signal?: AbortSignal): Promise<Supervisor> {
+  async clone(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor> {
     return await this.#queued({}, spec, signal, (both) => this.#startOne(spec, source, both));
   }
 
@@ -105,14 +109,11 @@ export class Starter {
     return { supervisor, origin: 'boot', isBound: true };
   }
 
-  async #template(
-    request: CreateRequest,
-    signal: AbortSignal | undefined,
-  ): Promise<OpenTemplate | null> {
+  async #template(request: CreateRequest, signal: AbortSignal): Promise<OpenTemplate | null> {
     try {
-      return await this.#parts.templateFor(request, signal);
+      return await orAborted(this.#parts.templateFor(request, signal), signal);
     } catch (error) {
-      if (signal?.aborted) throw error;
+      if (signal.aborted) throw cancelled(signal);
       const reason = describeError(error);
       this.#parts.log.warn('there is no template, so a sandbox boots', { reason });
       return null;
@@ -122,7 +123,7 @@ export class Starter {
   #queued<T>(
     request: Pick<CreateRequest, 'queueTimeoutMs'>,
     spec: SandboxSpec,
-    signal: AbortSignal | undefined,
+    signal: AbortSignal,
     start: (signal: AbortSignal) => Promise<T>,
     handover?: Handover<T>,
   ): Promise<T> {
@@ -143,21 +144,23 @@ export class Starter {
   }
 
   /** Members that are not well are ended, and the next is tried. */
-  async #claim(key: string, spec: SandboxSpec): Promise<Started | undefined> {
+  async #claim(key: string, spec: SandboxSpec, signal: AbortSignal): Promise<Started | undefined> {
     for (;;) {
       const member = this.pools.claim(key);
-      if (member === undefined || (await this.#bind(member, spec))) return member;
+      if (member === undefined || (await this.#bind(member, spec, signal))) return member;
     }
   }
 
-  async #bind({ supervisor }: Started, spec: SandboxSpec): Promise<boolean> {
+  async #bind({ supervisor }: Started, spec: SandboxSpec, signal: AbortSignal): Promise<boolean> {
+    using limit = timeLimit(this.#parts.clock, BIND_MS_MAX, signal);
     try {
-      await supervisor.bind(spec);
+      await supervisor.bind(spec, limit.signal);
       return true;
     } catch (error) {
+      await supervisor.stop();
+      if (signal.aborted) throw cancelled(signal);
       const reason = describeError(error);
       this.#parts.log.warn('a member of the pool was not well', { reason });
-      await supervisor.stop();
       return false;
     }
   }
@@ -167,4 +170,8 @@ export class Starter {
     const spec = this.#parts.makeSpec({ cpus, memoryMib, diskMib, warm });
     return await this.#startOne(spec, template.source, signal);
   }
+}
+
+function cancelled({ reason }: AbortSignal): SandboxError {
+  return new SandboxError('cancelled', 'starting the sandbox was cancelled', { cause: reason });
 }

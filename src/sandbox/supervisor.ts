@@ -14,7 +14,7 @@ import { CodedError, describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { Vm, VmExit, VmSnapshot } from '../vmm/driver.ts';
-import { SandboxError } from './errors.ts';
+import { SandboxError, startFailure } from './errors.ts';
 import {
   isFinal,
   type SandboxEvent,
@@ -33,6 +33,7 @@ import type {
 } from './parts.ts';
 import { Saving } from './saving.ts';
 import type { SandboxSpec } from './spec.ts';
+import { timeLimit } from './time-limit.ts';
 
 export type * from './parts.ts';
 
@@ -102,7 +103,7 @@ export class Supervisor {
       const detail = cancelled ? 'cancelled while starting' : describeError(error);
       const end = await this.#end('start-failed', detail);
       if (cancelled) throw new SandboxError('cancelled', 'starting the sandbox was cancelled');
-      throw this.#startFailure(error, end);
+      throw startFailure(error, end.console);
     } finally {
       signal?.removeEventListener('abort', stopOnAbort);
     }
@@ -127,8 +128,19 @@ export class Supervisor {
     this.#require('resume');
     await this.#vm?.resume();
     this.#apply('resume');
-    // The guest's clock stood still with its processors.
-    await this.#guest?.update({ wallMs: this.#parts.clock.wall() });
+    await this.#setClock();
+  }
+
+  /** The guest's clock stood still with its processors. One that does not answer runs all the same. */
+  async #setClock(): Promise<void> {
+    const { clock, log } = this.#parts;
+    using limit = timeLimit(clock, SET_CLOCK_MS_MAX, this.#aborter.signal);
+    try {
+      await this.#guest?.update({ wallMs: clock.wall() }, limit.signal);
+    } catch (error) {
+      const reason = describeError(error);
+      log.warn("a guest's clock could not be set", { sandbox: this.spec.id, reason });
+    }
   }
 
   /**
@@ -136,7 +148,7 @@ export class Supervisor {
    * @param spec of the same id, size and warm list
    * @throws SandboxError, GuestError; then it must not be used
    */
-  async bind(spec: SandboxSpec): Promise<void> {
+  async bind(spec: SandboxSpec, signal?: AbortSignal): Promise<void> {
     const guest = this.guest();
     const { id, cpus, memoryMib, diskMib, warm, hostname } = this.#spec;
     const before = JSON.stringify(this.#identity());
@@ -146,7 +158,7 @@ export class Supervisor {
     this.#running?.listener.setIdentity(identity);
     await Promise.all([
       // The guest knows what it was told at its start; a round trip to it is most of what binding costs.
-      JSON.stringify(identity) === before ? undefined : guest.update({ env: identity.env }),
+      JSON.stringify(identity) === before ? undefined : guest.update({ env: identity.env }, signal),
       Object.keys(spec.channelLimits).length === 0
         ? undefined
         : this.#vm?.setChannelLimits(spec.channelLimits),
@@ -203,8 +215,10 @@ export class Supervisor {
     }
     if (this.#stopping !== undefined) throw goneWhileSaving(failure);
     if (this.#state === 'saving') await this.#goOn(saving, running);
+    const remedy = failure instanceof CodedError ? failure.remedy : undefined;
     throw new SandboxError('snapshot_failed', 'the sandbox could not be saved; it goes on', {
       cause: failure,
+      ...(remedy === undefined ? {} : { remedy }),
     });
   }
 
@@ -426,16 +440,6 @@ export class Supervisor {
     return end;
   }
 
-  #startFailure(error: unknown, end: SandboxEnd): SandboxError {
-    const lastLines = end.console.trimEnd().split('\n').slice(-CONSOLE_LINES_IN_ERROR).join('\n');
-    const remedy = error instanceof CodedError ? error.remedy : undefined;
-    const console = lastLines === '' ? '' : `\nlast lines of the guest's console:\n${lastLines}`;
-    return new SandboxError('start_failed', 'the sandbox could not be started', {
-      cause: new Error(`${describeError(error)}${console}`),
-      ...(remedy === undefined ? {} : { remedy }),
-    });
-  }
-
   #require(event: SandboxEvent): void {
     const result = transition(this.#state, event);
     if (!result.ok) throw this.#refusal(result);
@@ -479,8 +483,9 @@ function goneWhileSaving(cause: unknown): SandboxError {
   return new SandboxError('gone', 'the sandbox ended while it was being saved', { cause });
 }
 
+/** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */
+const SET_CLOCK_MS_MAX = 5000;
 const AGENT_LOST_GRACE_MS = 500;
-const CONSOLE_LINES_IN_ERROR = 12;
 
 function causeOf(exit: VmExit): SandboxEnd['cause'] {
   return exit.cause === 'guest-shutdown' ? 'guest-shutdown' : 'vmm-crashed';

@@ -27,6 +27,8 @@ export const TICK_MS = 10_000;
 export const CHECK_CONCURRENCY = 4;
 /** A check without an answer for this long has failed. */
 export const CHECK_TIMEOUT_MS = 5000;
+/** `close` waits that long for members that are being made or discarded; the rest is logged. */
+export const CLOSE_MS_MAX = 30_000;
 /** Pause after a failure: doubles from the first to the second. */
 export const BACKOFF_MS_MIN = 1000;
 export const BACKOFF_MS_MAX = 60_000;
@@ -130,7 +132,10 @@ export class WarmPool<M extends PoolMember> {
     };
   }
 
-  /** Discards all members, also those that are still being made. Resolves when none is left. */
+  /**
+   * Discards all members, also those that are still being made. Resolves when none is left, or after
+   * `CLOSE_MS_MAX`.
+   */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -143,6 +148,17 @@ export class WarmPool<M extends PoolMember> {
     this.#cancelBackoff?.();
     for (const aborter of this.#makes.keys()) aborter.abort();
     for (const ready of this.#ready) this.#discard(ready);
+    const late = Promise.withResolvers<'late'>();
+    const { clock, log } = this.#options;
+    const cancelTimer = clock.after(CLOSE_MS_MAX, () => late.resolve('late'));
+    if ((await Promise.race([this.#emptied(), late.promise])) === 'late') {
+      const left = { starting: this.#makes.size, discarded: this.#discards.size };
+      log.error('members of a pool did not end in time', left);
+    }
+    cancelTimer();
+  }
+
+  async #emptied(): Promise<void> {
     while (this.#makes.size + this.#discards.size > 0) {
       await Promise.all([...this.#makes.values(), ...this.#discards]);
     }

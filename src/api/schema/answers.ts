@@ -52,6 +52,7 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
           'guest-shutdown',
           'vmm-crashed',
           'agent-lost',
+          'host-lost',
           'start-failed',
         ]),
         detail: z.string(),
