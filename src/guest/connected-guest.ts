@@ -206,7 +206,7 @@ function runFields(options: RunOptions): Record<string, unknown> {
   };
 }
 
-/** Half-closes go through both ways; an error of the connection destroys the stream. */
+/** Half-closes go through both ways; a loss of the connection destroys the stream. */
 function rawStream(operation: Operation): Duplex {
   const stream = new Duplex({
     allowHalfOpen: true,
@@ -233,6 +233,13 @@ function rawStream(operation: Operation): Duplex {
       if (error === null) stream.push(null);
       else stream.destroy(error);
     },
+  });
+  void operation.closed.then(() => {
+    // The guest has ended its direction and then ours was cut off: a writer must not go on into nothing.
+    const cutOff = (): void => void stream.destroy(operation.lost());
+    if (stream.writableFinished) return;
+    if (stream.readableEnded) cutOff();
+    else stream.once('end', cutOff);
   });
   return stream;
 }

@@ -1,7 +1,7 @@
 /** What the agent does around a save of its VM: settle, all connections end, the next hello, attach. */
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
-import { connect, createServer, type Server, type Socket } from 'node:net';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
@@ -195,6 +195,22 @@ describe('suspend', () => {
     agent.child.kill('SIGKILL');
     await expect(process.exit).rejects.toMatchObject({ code: 'suspended' });
     expect(await guest.closed).toMatchObject({ reason: 'suspended' });
+  });
+});
+
+describe('connect', () => {
+  it('cut off after the guest had ended its direction: a writer is told', async () => {
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      socket.on('error', () => undefined).end('bye');
+    });
+    await once(server.listen(0, '127.0.0.1'), 'listening');
+    const { port } = server.address() as AddressInfo;
+    const stream = await agent.guest.connect(port);
+    expect(await text(stream)).toBe('bye');
+    const lost = once(stream, 'error');
+    await unplug(agent.guest);
+    expect(await lost).toMatchObject([{ code: 'suspended' }]);
+    server.close();
   });
 });
 
