@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { percentile, resultOf } from './benchmark.ts';
+import { isWanted, percentile, resultOf } from './benchmark.ts';
 
 describe('benchmark', () => {
   it('percentile: nearest rank, whatever the order', () => {
@@ -24,6 +24,7 @@ describe('benchmark', () => {
       n: 3,
       p50: 20,
       p95: 30,
+      success: 1,
       baseline: { name: 'b', p50: 40, p95: 80 },
       ratio: 0.5,
       note: null,
@@ -40,5 +41,25 @@ describe('benchmark', () => {
       note: 'first of its kind',
     });
     expect(result).toMatchObject({ baseline: null, ratio: null, note: 'first of its kind' });
+  });
+
+  it('resultOf: attempts that failed are in the share of success; without a sample there is no figure', () => {
+    const some = { name: 'x', unit: 'ms', accelerator: 'tcg', baseline: null } as const;
+    expect(resultOf({ ...some, samples: [1, 2, 3], failed: 1 })).toMatchObject({ success: 0.75 });
+    const none = resultOf({
+      ...{ ...some, samples: [], failed: 2 },
+      baseline: { name: 'b', samples: [1] },
+    });
+    expect(none).toMatchObject({ n: 0, p50: null, p95: null, success: 0, ratio: null });
+  });
+
+  it('isWanted: a whole name, or what stands before its dot or stroke', () => {
+    expect(isWanted('fork.ready/4', [])).toBe(true);
+    for (const wanted of ['fork', 'fork.ready', 'fork.ready/4']) {
+      expect(isWanted('fork.ready/4', ['boot', wanted]), wanted).toBe(true);
+    }
+    for (const wanted of ['for', 'fork.read', 'fork.ready/', 'fork.ready/40']) {
+      expect(isWanted('fork.ready/4', [wanted]), wanted).toBe(false);
+    }
   });
 });

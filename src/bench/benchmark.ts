@@ -13,6 +13,8 @@ export interface BenchContext {
   readonly rounds: number;
   readonly signal: AbortSignal;
   readonly log: Log;
+  /** Whether a figure was asked for; one that was not need not be measured. */
+  wants(name: string): boolean;
   /** One short line about what is being done. */
   say(text: string): void;
 }
@@ -22,14 +24,17 @@ export interface Measurement {
   readonly unit: 'ms' | 'µs' | 'MB/s' | 'MiB';
   /** What executed guest code while this was measured; `none` where no guest took part. */
   readonly accelerator: string;
+  /** None if every attempt failed. */
   readonly samples: readonly number[];
   readonly baseline: { readonly name: string; readonly samples: readonly number[] } | null;
+  /** Attempts that gave no sample. Default 0. */
+  readonly failed?: number;
   /** Why there is no baseline, or what the figure includes. */
-  readonly note?: string;
+  readonly note?: string | undefined;
 }
 
 export interface Benchmark {
-  /** The figures that one run of this gives. */
+  /** The figures that one run of this gives; `figure/parameter` where there are several of one kind. */
   readonly names: readonly string[];
   /** What is measured, in one line for `--help`. */
   readonly summary: string;
@@ -41,36 +46,42 @@ export interface BenchResult {
   readonly unit: string;
   readonly accelerator: string;
   readonly n: number;
-  readonly p50: number;
-  readonly p95: number;
-  readonly baseline: { readonly name: string; readonly p50: number; readonly p95: number } | null;
+  /** Null: there is no sample. */
+  readonly p50: number | null;
+  readonly p95: number | null;
+  /** Share of the attempts that gave a sample, 0 … 1. */
+  readonly success: number;
+  readonly baseline: {
+    readonly name: string;
+    readonly p50: number | null;
+    readonly p95: number | null;
+  } | null;
   /** p50 divided by the baseline's p50. */
   readonly ratio: number | null;
   readonly note: string | null;
 }
 
 export function resultOf(measurement: Measurement): BenchResult {
-  const { samples, baseline } = measurement;
-  const p50 = percentile(samples, 50);
+  const { name, unit, accelerator, samples, baseline, failed = 0, note = null } = measurement;
+  const own = middleAndTail(samples);
   const base =
-    baseline === null
-      ? null
-      : {
-          name: baseline.name,
-          p50: percentile(baseline.samples, 50),
-          p95: percentile(baseline.samples, 95),
-        };
+    baseline === null ? null : { name: baseline.name, ...middleAndTail(baseline.samples) };
   return {
-    name: measurement.name,
-    unit: measurement.unit,
-    accelerator: measurement.accelerator,
-    n: samples.length,
-    p50,
-    p95: percentile(samples, 95),
+    ...{ name, unit, accelerator, n: samples.length, ...own },
+    success: samples.length === 0 ? 0 : samples.length / (samples.length + failed),
     baseline: base,
-    ratio: base === null ? null : p50 / base.p50,
-    note: measurement.note ?? null,
+    ratio: base === null ? null : ratioOf(own.p50, base.p50),
+    note,
   };
+}
+
+function middleAndTail(samples: readonly number[]): Pick<BenchResult, 'p50' | 'p95'> {
+  if (samples.length === 0) return { p50: null, p95: null };
+  return { p50: percentile(samples, 50), p95: percentile(samples, 95) };
+}
+
+function ratioOf(own: number | null, base: number | null): number | null {
+  return own === null || base === null || base === 0 ? null : own / base;
 }
 
 /** Nearest rank. @param samples at least one */
@@ -80,4 +91,11 @@ export function percentile(samples: readonly number[], percent: number): number 
   const value = sorted[rank - 1];
   if (value === undefined) throw new Error('a percentile of no samples');
   return value;
+}
+
+/** @param wanted figures, or what stands before their dot or stroke; none: all */
+export function isWanted(name: string, wanted: readonly string[]): boolean {
+  const isPart = (one: string): boolean =>
+    name === one || name.startsWith(`${one}.`) || name.startsWith(`${one}/`);
+  return wanted.length === 0 || wanted.some(isPart);
 }

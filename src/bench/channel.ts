@@ -1,8 +1,8 @@
 /** The vsock channel: round trip, throughput and memory, against the Rust reference where it is installed. */
-import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
+import { findProgram } from './program.ts';
 import { compareVsock, measureVsock, VsockBench, type VsockSamples } from './vsock.ts';
 
 const RUST_PROGRAM = 'vhost-device-vsock';
@@ -13,7 +13,8 @@ export const channelBenchmark: Benchmark = {
   async measure(context) {
     const { rounds, say } = context;
     const options = { ...vmOptions(context), rounds };
-    const rustPath = findRust(process.env);
+    // Where `cargo install` puts it.
+    const rustPath = findProgram(RUST_PROGRAM, process.env, [join(homedir(), '.cargo/bin')]);
     say(`${rounds} rounds of 1000 round trips and 64 MiB each way`);
     if (rustPath !== null) {
       const both = await compareVsock({ ...options, rustPath });
@@ -94,10 +95,4 @@ function vmOptions(context: BenchContext) {
 
 function acceleratorOf({ runtime }: BenchContext): 'kvm' | 'tcg' {
   return runtime.driver.accelerator === 'kvm' ? 'kvm' : 'tcg';
-}
-
-/** In PATH, or where `cargo install` puts it. */
-function findRust(env: Readonly<Record<string, string | undefined>>): string | null {
-  const dirs = [...(env['PATH'] ?? '').split(delimiter), join(homedir(), '.cargo/bin')];
-  return dirs.map((dir) => join(dir, RUST_PROGRAM)).find((path) => existsSync(path)) ?? null;
 }

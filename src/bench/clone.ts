@@ -1,56 +1,105 @@
 /** How long a clone of the default template takes to be ready, and to the output of its first script. */
-import type { Supervisor } from '../sandbox/supervisor.ts';
 import { DEFAULT_TEMPLATE } from '../sandbox/template.ts';
-import type { Benchmark } from './benchmark.ts';
+import { Attempts } from './attempts.ts';
+import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
+import { Gvisor } from './gvisor.ts';
+import { printOneMs } from './output.ts';
 
-const CODE = 'print(1)';
+/** Until it is ready, and until print(1) has printed; milliseconds from the request. */
+export interface StartSamples {
+  readonly ready: number[];
+  readonly output: number[];
+}
 
 export const cloneBenchmark: Benchmark = {
-  names: ['clone.ready', 'clone.output'],
-  summary: 'start from the template until the agent is ready, and until print(1) has printed',
-  async measure({ runtime, rounds, signal, say }) {
+  names: ['clone.ready', 'clone.ready/gvisor', 'clone.output', 'clone.output/gvisor'],
+  summary:
+    'start from the template until ready, and until print(1) has printed: against a boot, and gVisor',
+  async measure(context) {
+    const { runtime, rounds, signal, say } = context;
     await runtime.templates.prepare(DEFAULT_TEMPLATE);
-    const clone = { ready: [] as number[], output: [] as number[] };
-    const boot = { ready: [] as number[], output: [] as number[] };
-    // The first of each reads files into the page cache; it is not counted.
-    for (let round = 0; round <= rounds; round += 1) {
-      say(`clone ${round} of ${rounds}`);
-      for (const [kind, figures] of [
-        ['clone', clone],
-        ['boot', boot],
-      ] as const) {
-        const began = performance.now();
-        const sandbox = await (kind === 'clone'
-          ? runtime.cloneSandbox({}, signal)
-          : runtime.createSandbox({}, signal));
-        try {
-          const { timings } = sandbox;
-          if (timings?.origin !== kind) throw new Error(`the sandbox did not start as a ${kind}`);
-          await firstOutput(sandbox);
-          const outputMs = performance.now() - began;
-          if (round === 0) continue;
-          figures.ready.push(timings.totalMs);
-          figures.output.push(outputMs);
-        } finally {
-          await sandbox.stop();
-        }
+    const gvisor = await Gvisor.open();
+    const attempts = new Attempts(signal);
+    const clone: StartSamples = { ready: [], output: [] };
+    const boot: StartSamples = { ready: [], output: [] };
+    const runsc: StartSamples = { ready: [], output: [] };
+    try {
+      // The first of each reads files into the page cache; it is not counted.
+      for (let round = 0; round <= rounds; round += 1) {
+        say(`clone ${round} of ${rounds}`);
+        const into = <T>(samples: T): T | null => (round === 0 ? null : samples);
+        await attempts.run(() => startOnce(context, 'clone', into(clone)));
+        await startOnce(context, 'boot', into(boot));
+        if (typeof gvisor === 'string' || round === 0) continue;
+        runsc.ready.push(await gvisor.startMs());
+        runsc.output.push(await gvisor.printOneMs());
       }
+    } finally {
+      if (typeof gvisor !== 'string') await gvisor[Symbol.asyncDispose]();
     }
-    const { accelerator } = runtime.driver;
-    const measurement = (name: string, samples: number[], base: string, of: number[]) => ({
-      ...{ name, unit: 'ms' as const, accelerator, samples },
-      baseline: { name: base, samples: of },
+    return rows(context, attempts, {
+      clone,
+      boot,
+      runsc: typeof gvisor === 'string' ? gvisor : runsc,
     });
-    return [
-      measurement('clone.ready', clone.ready, 'boot.hello', boot.ready),
-      measurement('clone.output', clone.output, 'boot to the same output', boot.output),
-    ];
   },
 };
 
-async function firstOutput(sandbox: Supervisor): Promise<void> {
-  const process = await sandbox.guest().python({ script: { code: CODE }, stdin: false });
-  let text = '';
-  for await (const chunk of process.stdout) text += chunk;
-  if (text !== '1\n') throw new Error(`the script printed ${JSON.stringify(text)}`);
+/** Starts a sandbox, runs print(1) in it and ends it. @param into null: not counted */
+export async function startOnce(
+  { runtime, signal }: BenchContext,
+  kind: 'clone' | 'boot',
+  into: StartSamples | null,
+): Promise<void> {
+  const began = performance.now();
+  const sandbox = await (kind === 'clone'
+    ? runtime.cloneSandbox({}, signal)
+    : runtime.createSandbox({}, signal));
+  try {
+    const readyMs = performance.now() - began;
+    if (sandbox.timings?.origin !== kind) throw new Error(`the sandbox did not start as a ${kind}`);
+    const outputMs = readyMs + (await printOneMs(sandbox.guest(), signal));
+    into?.ready.push(readyMs);
+    into?.output.push(outputMs);
+  } finally {
+    await sandbox.stop();
+  }
+}
+
+function rows(
+  { runtime }: BenchContext,
+  attempts: Attempts,
+  samples: {
+    readonly clone: StartSamples;
+    readonly boot: StartSamples;
+    /** Text: why there are none. */
+    readonly runsc: StartSamples | string;
+  },
+): Measurement[] {
+  const { clone, boot, runsc } = samples;
+  const { accelerator } = runtime.driver;
+  const row = (
+    figure: keyof StartSamples,
+    baseline: string,
+    of: StartSamples | string,
+    suffix = '',
+    note?: string,
+  ): Measurement => ({
+    ...{ name: `clone.${figure}${suffix}`, unit: 'ms', accelerator, samples: clone[figure] },
+    ...(typeof of === 'string'
+      ? { baseline: null, ...attempts.told(of) }
+      : { baseline: { name: baseline, samples: of[figure] }, ...attempts.told(note) }),
+  });
+  return [
+    row('ready', 'boot.hello', boot),
+    row('ready', 'runsc do true', runsc, '/gvisor', "gVisor's until the program has ended"),
+    row('output', 'boot to the same output', boot),
+    row(
+      'output',
+      "runsc do python3 -c 'print(1)'",
+      runsc,
+      '/gvisor',
+      "gVisor runs the host's Python",
+    ),
+  ];
 }

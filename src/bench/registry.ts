@@ -4,12 +4,24 @@ import { bootBenchmark } from './boot.ts';
 import { bridgeBenchmark } from './bridge.ts';
 import { channelBenchmark, channelMemoryBenchmark } from './channel.ts';
 import { cloneBenchmark } from './clone.ts';
+import { forkBenchmark } from './fork.ts';
+import { langchainBenchmark } from './langchain.ts';
+import { memoryBenchmark } from './memory.ts';
+import { pauseBenchmark } from './pause.ts';
+import { poolBenchmark } from './pool.ts';
 import { scriptBenchmark } from './script.ts';
+import { snapshotBenchmark } from './snapshot.ts';
 
 export const BENCHMARKS: readonly Benchmark[] = [
   bootBenchmark,
   cloneBenchmark,
+  poolBenchmark,
   scriptBenchmark,
+  langchainBenchmark,
+  snapshotBenchmark,
+  pauseBenchmark,
+  forkBenchmark,
+  memoryBenchmark,
   channelBenchmark,
   channelMemoryBenchmark,
   bridgeBenchmark,

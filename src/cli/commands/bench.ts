@@ -1,5 +1,5 @@
 /** `neurovisor bench`: measures on this machine and prints median, p95 and the baseline beside them. */
-import { type Benchmark, type BenchResult, resultOf } from '../../bench/benchmark.ts';
+import { type Benchmark, type BenchResult, isWanted, resultOf } from '../../bench/benchmark.ts';
 import { BENCHMARKS } from '../../bench/registry.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
@@ -12,7 +12,7 @@ export interface BenchFlags {
 
 const ROUNDS_DEFAULT = 10;
 
-/** @param names figures, or a part before the dot (`boot`); none: all */
+/** @param names figures, or what stands before their dot or stroke (`boot`, `fork.ready`); none: all */
 export async function bench(
   cli: Cli,
   names: readonly string[],
@@ -28,6 +28,7 @@ export async function bench(
       rounds: flags.rounds ?? ROUNDS_DEFAULT,
       signal: cli.cancelled,
       log: cli.log,
+      wants: (name) => isWanted(name, names),
       say: (text) => {
         if (cli.stderr.isTTY) cli.stderr.write(`\r\x1b[K${benchmark.names[0]}: ${text}`);
       },
@@ -50,23 +51,19 @@ function choose(names: readonly string[]): readonly Benchmark[] {
   return BENCHMARKS.filter((one) => one.names.some((name) => isWanted(name, names)));
 }
 
-const isWanted = (name: string, wanted: readonly string[]): boolean =>
-  wanted.length === 0 || wanted.some((one) => name === one || name.startsWith(`${one}.`));
-
 export function resultTable(results: readonly BenchResult[]): string {
-  const number = (value: number): string =>
-    value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
+  const number = (value: number | null): string => {
+    if (value === null) return '-';
+    return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
+  };
   const rows = results.map((one) => [
-    one.name,
-    one.unit,
-    number(one.p50),
-    number(one.p95),
-    `${one.n}`,
+    ...[one.name, one.unit, number(one.p50), number(one.p95), `${one.n}`],
+    `${(one.success * 100).toFixed(0)} %`,
     one.accelerator,
     one.baseline === null ? '-' : `${one.baseline.name}: ${number(one.baseline.p50)}`,
     one.ratio === null ? '-' : `${one.ratio.toFixed(2)}×`,
   ]);
   const notes = results.flatMap((one) => (one.note === null ? [] : [`${one.name}: ${one.note}`]));
-  const heads = ['name', 'unit', 'p50', 'p95', 'n', 'accelerator', 'baseline p50', 'ratio'];
+  const heads = ['name', 'unit', 'p50', 'p95', 'n', 'ok', 'accelerator', 'baseline p50', 'ratio'];
   return [table(heads, rows), ...notes].join('\n');
 }

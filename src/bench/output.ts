@@ -1,0 +1,33 @@
+/** How long a program in a guest takes to its first output. */
+import type { Guest } from '../guest/guest.ts';
+import type { Process } from '../guest/link.ts';
+
+/** The smallest script that says something. */
+export const PRINT_ONE = { code: 'print(1)', output: '1\n' } as const;
+
+/** Milliseconds from now until the first byte of `output`. @throws when the program prints anything else */
+export async function firstOutputMs(
+  begin: () => Promise<Process>,
+  output: string,
+): Promise<number> {
+  const began = performance.now();
+  const process = await begin();
+  let first: number | undefined;
+  let text = '';
+  process.stderr.resume();
+  for await (const chunk of process.stdout) {
+    first ??= performance.now();
+    text += chunk;
+  }
+  const exit = await process.exit;
+  if (first === undefined || text !== output) {
+    throw new Error(`the script printed ${JSON.stringify(text)} and ended ${exit.exitCode}`);
+  }
+  return first - began;
+}
+
+/** Of the smallest script. */
+export function printOneMs(guest: Guest, signal: AbortSignal): Promise<number> {
+  const script = { code: PRINT_ONE.code };
+  return firstOutputMs(() => guest.python({ script, stdin: false }, signal), PRINT_ONE.output);
+}
