@@ -2,7 +2,7 @@
  * The one way in which tests get virtual machines: a runtime on this machine's home, whose kernel and
  * image set-up has made, and sandboxes that end with the test file.
  */
-import { mkdir, mkdtemp, readdir, rm, symlink } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll } from 'vitest';
@@ -101,6 +101,12 @@ export function useControlPlane(upstream: () => string, log: Log = silentLog): C
     },
     usage,
   };
+}
+
+/** Pid of a sandbox's VMM, from what a next owner would read. */
+export async function vmmOf({ runtime }: RuntimeFixture, id: string): Promise<number> {
+  const record = await readFile(join(runtime.home.runDir, id, 'owner.json'), 'utf8');
+  return (JSON.parse(record) as { vmm: { pid: number } }).vmm.pid;
 }
 
 /** Of a cache that shares only what set-up has made. */
