@@ -118,7 +118,7 @@ export class Keeper {
       const target: SaveTarget = {
         statePath: staging.paths.state,
         keepMemory: (from) => copies.holdMemory(from, made.path),
-        keepDisk: (from) => copies.cloneDisk(from, staging.paths.disk),
+        keepDisk: (from) => staging.write(({ disk }) => copies.cloneDisk(from, disk)),
       };
       await supervisor.save(target, 'go-on', async (snapshot) => {
         taken = snapshot;

@@ -28,20 +28,15 @@ const VERSION_1 = `
     CHECK ((status = 'ended') = (endJson IS NOT NULL))
   ) STRICT;
   CREATE INDEX sandboxesByPause ON sandboxes (pausedSnapshotId) WHERE pausedSnapshotId IS NOT NULL;
-  CREATE TABLE templates (
-    key TEXT PRIMARY KEY NOT NULL, specJson TEXT NOT NULL CHECK (json_valid(specJson)),
-    madeAtMs INTEGER NOT NULL, lastUsedAtMs INTEGER NOT NULL, uses INTEGER NOT NULL
-  ) STRICT;
   INSERT INTO snapshots VALUES ('s1', 'mine', 'snapshot', 'b1', '{}', 'm', 'd2', 'k', 'r', 1, 4096);
   INSERT INTO snapshots VALUES ('s2', NULL, 'pause', 'b1', '{}', 'm', 'd2', 'k', 'r', 2, 4096);
   INSERT INTO snapshotFiles VALUES ('s1', 'ram', 'd1'), ('s1', 'state', 'd2'), ('s1', 'disk', 'd3'),
                                    ('s2', 'ram', 'd1'), ('s2', 'state', 'd2'), ('s2', 'disk', 'd3');
   INSERT INTO sandboxes VALUES ('b1', NULL, 'paused', '{}', '{}', 1, NULL, 's2', NULL, 's1', NULL);
-  INSERT INTO templates VALUES ('t1', '{}', 1, 2, 3);
   PRAGMA user_version = 1;
 `;
 
-const TABLES = ['snapshots', 'snapshotFiles', 'sandboxes', 'templates'];
+const TABLES = ['snapshots', 'snapshotFiles', 'sandboxes'];
 
 function database(text = ''): DatabaseSync {
   const db = new DatabaseSync(':memory:');
@@ -69,7 +64,7 @@ describe('migrate', () => {
     const db = database();
     migrate(db, 'dir');
     expect(version(db)).toBe(MIGRATIONS.length);
-    expect(rows(db)).toEqual([[], [], [], []]);
+    expect(rows(db)).toEqual([[], [], []]);
     migrate(db, 'dir');
     expect(version(db)).toBe(MIGRATIONS.length);
   });
@@ -77,7 +72,7 @@ describe('migrate', () => {
   it('a database of version 1 keeps its rows and looks like a new one', () => {
     const old = database(VERSION_1);
     const before = rows(old);
-    expect(before.flat()).toHaveLength(10);
+    expect(before.flat()).toHaveLength(9);
     migrate(old, 'dir');
     expect(rows(old)).toMatchObject(before);
     const fresh = database();
@@ -87,16 +82,16 @@ describe('migrate', () => {
   });
 
   const addColumn: Migration = (db) =>
-    db.exec("ALTER TABLE templates ADD label TEXT DEFAULT 'none'");
+    db.exec("ALTER TABLE snapshotFiles ADD label TEXT DEFAULT 'none'");
 
   it('applies only the steps that are missing, in order', () => {
     const db = database(VERSION_1);
-    const third: Migration = (sql) => sql.exec('ALTER TABLE templates RENAME label TO title');
+    const third: Migration = (sql) => sql.exec('ALTER TABLE snapshotFiles RENAME label TO title');
     migrate(db, 'dir', [...MIGRATIONS.slice(0, 1), addColumn, third]);
     expect(version(db)).toBe(3);
-    expect(db.prepare('SELECT key, uses, title FROM templates').get()).toEqual({
-      key: 't1',
-      uses: 3,
+    expect(db.prepare('SELECT digest, role, title FROM snapshotFiles').get()).toEqual({
+      digest: 'd3',
+      role: 'disk',
       title: 'none',
     });
   });

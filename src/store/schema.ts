@@ -2,7 +2,6 @@
  * The tables, and how an older database becomes a newer one.
  *
  *     sandboxes ──pausedSnapshotId──► snapshots ◄──snapshotId── snapshotFiles ──digest──► files/<digest>
- *     templates
  *
  * How often a file is used is never stored, since a stored count can drift: it is the number of rows that
  * name its digest. Column names are those of the row types, so that no table of names is needed.
@@ -50,13 +49,6 @@ export const MIGRATIONS: readonly Migration[] = [
         CHECK ((status = 'ended') = (endJson IS NOT NULL))
       ) STRICT;
       CREATE INDEX sandboxesByPause ON sandboxes (pausedSnapshotId) WHERE pausedSnapshotId IS NOT NULL;
-      CREATE TABLE templates (
-        key TEXT PRIMARY KEY NOT NULL,
-        specJson TEXT NOT NULL CHECK (json_valid(specJson)),
-        madeAtMs INTEGER NOT NULL,
-        lastUsedAtMs INTEGER NOT NULL,
-        uses INTEGER NOT NULL
-      ) STRICT;
     `),
 ];
 

@@ -1,5 +1,5 @@
 /**
- * What outlives the processes: sandboxes, snapshots and the use of templates.
+ * What outlives the processes: sandboxes and snapshots.
  *
  *     <dir>/store.db        rows: SQLite in WAL mode, one connection per process
  *           files/<digest>  RAM, device state and disk of snapshots, each once, never changed
@@ -33,7 +33,6 @@ import { type StoreParts, sweep } from './parts.ts';
 import { keepReserve } from './reserve.ts';
 import { type SandboxTable, sandboxTable } from './sandbox-table.ts';
 import { type SnapshotTable, snapshotTable } from './snapshot-table.ts';
-import { type TemplateTable, templateTable } from './template-table.ts';
 
 export interface StoreOptions {
   /** Made 0700 if it is not there. */
@@ -45,7 +44,6 @@ export interface StoreOptions {
 export interface Store extends AsyncDisposable {
   readonly sandboxes: SandboxTable;
   readonly snapshots: SnapshotTable;
-  readonly templates: TemplateTable;
   /** Removes what nobody needs; `openStore` has done it, and each removal does. Never what is used. */
   collect(): Promise<Swept>;
   /** Discards what is staged. Snapshots that are open stay so. Idempotent. */
@@ -75,7 +73,6 @@ export async function openStore({ dir, clock, log }: StoreOptions): Promise<Stor
   return {
     sandboxes: sandboxTable(parts),
     snapshots: snapshotTable(parts),
-    templates: templateTable(parts),
     collect,
     close,
     [Symbol.asyncDispose]: close,

@@ -436,24 +436,6 @@ describe('collect', () => {
   });
 });
 
-describe('templates', () => {
-  it('put, touch, list: last used first; a put keeps the uses', async () => {
-    const clock = new FakeClock(1000);
-    const { store } = await temporaryStore(undefined, clock);
-    await store.templates.put({ key: 'a', specJson: '{}', madeAtMs: 1 });
-    await store.templates.put({ key: 'b', specJson: '{}', madeAtMs: 2 });
-    expect(await store.templates.touch('a')).toBe(true);
-    expect(await store.templates.touch('none')).toBe(false);
-    await store.templates.put({ key: 'a', specJson: '{"cpus":2}', madeAtMs: 3 });
-    expect(await store.templates.list()).toEqual([
-      { key: 'a', specJson: '{"cpus":2}', madeAtMs: 3, lastUsedAtMs: 1000, uses: 1 },
-      { key: 'b', specJson: '{}', madeAtMs: 2, lastUsedAtMs: 2, uses: 0 },
-    ]);
-    expect(await store.templates.remove('a')).toBe(true);
-    expect(await store.templates.remove('a')).toBe(false);
-  });
-});
-
 async function flipBit(path: string): Promise<void> {
   const bytes = await readFile(path);
   bytes[bytes.length >> 1] = (bytes[bytes.length >> 1] ?? 0) ^ 1;

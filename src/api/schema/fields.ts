@@ -23,8 +23,9 @@ export const sandboxId = z
   .describe('Id of a sandbox.');
 export const snapshotName = z
   .string()
-  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, {
-    error: 'expected 1 to 64 letters, digits, ".", "_" or "-", the first a letter or digit',
+  .regex(/^[a-z0-9][a-z0-9._-]{0,62}$/, {
+    error:
+      'expected 1 to 63 lower-case letters, digits, ".", "_" or "-", the first a letter or digit',
   })
   .describe('Name of a snapshot.');
 export const metadata = z
