@@ -1,0 +1,24 @@
+import { CodedError } from '../base/errors.ts';
+
+export type NetErrorCode =
+  /** The address pool is not one that sandboxes can be given addresses from. */
+  | 'pool_invalid'
+  /** Every /30 of the pool is leased. */
+  | 'pool_exhausted'
+  /** A route or address of the host lies in the pool. */
+  | 'pool_conflict'
+  /** An egress rule or policy that can't be read, or can never have an effect; the message names it. */
+  | 'policy_invalid'
+  /** More rules, or more combinations of them, than one sandbox may have. */
+  | 'policy_too_large'
+  /** The `nft` command is not installed. */
+  | 'nft_missing'
+  /** This process may not change the packet filter. */
+  | 'nft_not_permitted'
+  /** `nft` refused the transaction, of which nothing was applied; the cause is its text. */
+  | 'nft_refused'
+  /** `nft` did not end in time, or said more than we read. */
+  | 'nft_failed';
+
+/** Of addresses, policies and the packet filter; links have `LinkError`. */
+export class NetError extends CodedError<NetErrorCode> {}
