@@ -1,5 +1,6 @@
 /** Every fuzz target by name. A new one needs its line here and a run in a `.prop.ts` beside the code. */
 import fc from 'fast-check';
+import { netlink } from './netlink.ts';
 import { must, target } from './target.ts';
 import { vhostUser } from './vhost-user.ts';
 import { virtqueue } from './virtqueue.ts';
@@ -14,6 +15,7 @@ export const FUZZ_TARGETS = [
   vhostUser,
   vsockMuxer,
   vsockStreams,
+  netlink,
 ];
 
 /** Fails by design: proves that the tool notices a failure. */

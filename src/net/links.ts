@@ -1,0 +1,246 @@
+/**
+ * Links, addresses, routes and neighbours of this network namespace, by rtnetlink and without a child
+ * process:
+ *
+ *     Links ── rtnetlink-{link,address,route,neighbour} ── netlink-attribute     what is asked for
+ *       └───── netlink-exchange ── netlink-message                              question and answer
+ *       └───── sys/netlink-socket                                               bytes
+ *
+ * Every call is synchronous and takes tens of microseconds. A link is named by its index, which the kernel
+ * does not give again: a link that somebody removed and made anew under the same name is `not_found`.
+ */
+
+import { SyscallError } from '../sys/libc.ts';
+import { NetlinkSocket } from '../sys/netlink-socket.ts';
+import { LinkError, linkError } from './link-errors.ts';
+import { type LinkOwner, parseOwner } from './link-owner.ts';
+import { NetlinkExchange, type Outcome } from './netlink-exchange.ts';
+import type { Message } from './netlink-message.ts';
+import {
+  deleteAddress,
+  dumpAddresses,
+  type LinkAddress,
+  newAddress,
+  parseAddress,
+} from './rtnetlink-address.ts';
+import {
+  changeLink,
+  deleteLink,
+  dumpLinks,
+  getLink,
+  type Link,
+  type LinkChange,
+  newLink,
+  parseLink,
+} from './rtnetlink-link.ts';
+import {
+  deleteNeighbour,
+  dumpNeighbours,
+  type Neighbour,
+  parseNeighbour,
+  setNeighbour,
+} from './rtnetlink-neighbour.ts';
+import type { Request } from './rtnetlink-request.ts';
+import {
+  deleteRoute,
+  dumpRoutes,
+  lookUpRoute,
+  MAIN_TABLE,
+  newRoute,
+  parseRoute,
+  type Route,
+  type RouteSpec,
+} from './rtnetlink-route.ts';
+
+/** Readings of a table that changed meanwhile. */
+const DUMP_ATTEMPTS_MAX = 8;
+
+/** What `Links` needs of a socket; `NetlinkSocket` is the real one. */
+export interface NetlinkTransport {
+  readonly portId: number;
+  send(request: Uint8Array): void;
+  /** @returns undefined when nothing is queued. */
+  receive(): Uint8Array | undefined;
+  close(): void;
+}
+
+export interface OwnedLink {
+  readonly link: Link;
+  readonly owner: LinkOwner;
+}
+
+/** Every method throws `LinkError`. */
+export class Links {
+  readonly #transport: NetlinkTransport;
+  #sequence = 0;
+
+  constructor(transport: NetlinkTransport = openSocket()) {
+    this.#transport = transport;
+  }
+
+  list(): Link[] {
+    return this.#dump('list links', dumpLinks(), parseLink);
+  }
+
+  /** The links that NeuroVisor made, this process or another. */
+  owned(): OwnedLink[] {
+    return this.list().flatMap((link) => {
+      const owner = parseOwner(link.alias);
+      return owner === undefined ? [] : [{ link, owner }];
+    });
+  }
+
+  /** @returns undefined when there is none. */
+  find(which: string | number): Link | undefined {
+    try {
+      const [message] = this.#ask(`find link ${which}`, getLink(which));
+      return message && parseLink(message.body);
+    } catch (error) {
+      if (error instanceof LinkError && error.code === 'not_found') return undefined;
+      throw error;
+    }
+  }
+
+  /** All of the change or, where the kernel refuses, what it has applied until then. */
+  change(linkIndex: number, change: LinkChange): void {
+    const fields = Object.entries(change).map(([field, value]) => `${field} ${value}`);
+    this.#ask(`set ${fields.join(', ')} of link ${linkIndex}`, changeLink(linkIndex, change));
+  }
+
+  /** A link without a device behind it, e.g. of kind `dummy`. A TAP is made by `openTap`. */
+  create(name: string, kind: string): Link {
+    this.#ask(`create link ${name} of kind ${kind}`, newLink(name, kind));
+    const link = this.find(name);
+    if (link === undefined)
+      throw new LinkError('not_found', `find link ${name} after its creation`);
+    return link;
+  }
+
+  /** Removes a link with its addresses, routes and neighbours. */
+  remove(linkIndex: number): void {
+    this.#ask(`remove link ${linkIndex}`, deleteLink(linkIndex));
+  }
+
+  /** @param linkIndex 0 or absent: of all links. */
+  addresses(linkIndex = 0): LinkAddress[] {
+    return this.#dump('list addresses', dumpAddresses(linkIndex), parseAddress).filter(
+      (address) => linkIndex === 0 || address.linkIndex === linkIndex,
+    );
+  }
+
+  addAddress(address: LinkAddress): void {
+    this.#ask(`add ${nameOf(address)}`, newAddress(address));
+  }
+
+  removeAddress(address: LinkAddress): void {
+    this.#ask(`remove ${nameOf(address)}`, deleteAddress(address));
+  }
+
+  routes(family: 'ipv4' | 'ipv6' = 'ipv4', table = MAIN_TABLE): Route[] {
+    return this.#dump('list routes', dumpRoutes(family, table), parseRoute).filter(
+      (route) => route.table === table,
+    );
+  }
+
+  /** The route of this host's packets to an address; undefined when there is none. */
+  routeTo(address: string): Route | undefined {
+    try {
+      const [message] = this.#ask(`look up the route to ${address}`, lookUpRoute(address));
+      return message && parseRoute(message.body);
+    } catch (error) {
+      if (error instanceof LinkError && error.code === 'unreachable') return undefined;
+      throw error;
+    }
+  }
+
+  addRoute(route: RouteSpec): void {
+    this.#ask(`add route ${route.destination} by link ${route.linkIndex}`, newRoute(route));
+  }
+
+  removeRoute(route: RouteSpec): void {
+    this.#ask(`remove route ${route.destination} by link ${route.linkIndex}`, deleteRoute(route));
+  }
+
+  /** @param linkIndex absent: of all links. */
+  neighbours(family: 'ipv4' | 'ipv6' = 'ipv4', linkIndex?: number): Neighbour[] {
+    const request = dumpNeighbours(family, linkIndex);
+    return this.#dump('list neighbours', request, parseNeighbour).filter(
+      (neighbour) => linkIndex === undefined || neighbour.linkIndex === linkIndex,
+    );
+  }
+
+  /** A permanent entry, so that no packet waits for ARP and no answer to it is believed. */
+  setNeighbour(linkIndex: number, address: string, mac: string): void {
+    const attempt = `set ${address} at ${mac} on link ${linkIndex}`;
+    this.#ask(attempt, setNeighbour(linkIndex, address, mac));
+  }
+
+  removeNeighbour(linkIndex: number, address: string): void {
+    const attempt = `remove neighbour ${address} of link ${linkIndex}`;
+    this.#ask(attempt, deleteNeighbour(linkIndex, address));
+  }
+
+  /** Leaves every link as it is. */
+  close(): void {
+    this.#transport.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #dump<T>(attempt: string, request: Request, parse: (body: Uint8Array) => T | undefined): T[] {
+    for (let tries = 0; tries < DUMP_ATTEMPTS_MAX; tries += 1) {
+      const { messages, interrupted } = this.#exchange(attempt, request);
+      if (interrupted) continue;
+      return messages.flatMap(({ body }) => {
+        const entry = parse(body);
+        return entry === undefined ? [] : [entry];
+      });
+    }
+    const why = new Error(`the table changed during each of ${DUMP_ATTEMPTS_MAX} readings`);
+    throw new LinkError('unreadable', attempt, { cause: why, remedy: 'Try again.' });
+  }
+
+  #ask(attempt: string, request: Request): readonly Message[] {
+    return this.#exchange(attempt, request).messages;
+  }
+
+  #exchange(attempt: string, request: Request): Extract<Outcome, { kind: 'done' }> {
+    const outcome = this.#answer(attempt, request);
+    if (outcome.kind === 'done') return outcome;
+    const { errno, text } = outcome.acknowledgement;
+    const cause = new SyscallError(text === undefined ? 'kernel' : `kernel, "${text}"`, errno);
+    throw linkError(attempt, cause.code, cause);
+  }
+
+  #answer(attempt: string, request: Request): Outcome {
+    this.#sequence = (this.#sequence + 1) >>> 0;
+    const exchange = new NetlinkExchange(request, this.#sequence, this.#transport.portId);
+    try {
+      this.#transport.send(exchange.output);
+      for (;;) {
+        if (exchange.outcome !== undefined) return exchange.outcome;
+        const datagram = this.#transport.receive();
+        if (datagram === undefined) throw new LinkError('malformed', `${attempt}: no whole answer`);
+        exchange.receive(datagram);
+      }
+    } catch (error) {
+      if (error instanceof SyscallError) throw linkError(attempt, error.code, error);
+      throw error;
+    }
+  }
+}
+
+function nameOf({ address, prefixLength, linkIndex }: LinkAddress): string {
+  return `address ${address}/${prefixLength} of link ${linkIndex}`;
+}
+
+function openSocket(): NetlinkSocket {
+  try {
+    return new NetlinkSocket();
+  } catch (error) {
+    if (error instanceof SyscallError) throw linkError('open a netlink socket', error.code, error);
+    throw error;
+  }
+}

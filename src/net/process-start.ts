@@ -1,0 +1,20 @@
+/** Processes by number and start, so that a number that was given again is not taken for the old process. */
+import { readFileSync } from 'node:fs';
+import { errorCode } from '../base/errors.ts';
+
+/** @returns field 22 of /proc/<pid>/stat (proc(5)), or undefined for a process that has ended. */
+export function startTicksOf(pid: number): string | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    // The command in parentheses may contain anything; fields are counted after the last one.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return fields[0] === 'Z' ? undefined : fields[22 - 3];
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT' || errorCode(error) === 'ESRCH') return undefined;
+    throw error;
+  }
+}
+
+export function isRunning(process: { readonly pid: number; readonly startTicks: string }): boolean {
+  return startTicksOf(process.pid) === process.startTicks;
+}

@@ -1,0 +1,67 @@
+/**
+ * TAP interfaces through `/dev/net/tun` (Documentation/networking/tuntap.rst, linux/if_tun.h).
+ *
+ * An interface lives as long as a descriptor of it is open, in any process; the kernel removes it after
+ * that, also when the processes were killed. It is made in the network namespace of the calling thread.
+ */
+import { closeSync, constants, openSync } from 'node:fs';
+import { check, libc } from './libc.ts';
+
+const ioctlNumber = libc.func('int ioctl(int fd, unsigned long request, uintptr_t value)');
+const ioctlBuffer = libc.func('int ioctl(int fd, unsigned long request, void *buffer)');
+
+export const TUN_DEVICE = '/dev/net/tun';
+/** _IOW('T', n, int), though TUNSETIFF takes a struct ifreq and the others a number. */
+const TUNSETIFF = 0x400454ca;
+const TUNSETPERSIST = 0x400454cb;
+const TUNSETOWNER = 0x400454cc;
+const TUNSETGROUP = 0x400454ce;
+
+const IFF_TAP = 0x0002;
+const IFF_NO_PI = 0x1000;
+const IFF_VNET_HDR = 0x4000;
+/** Refuse (EBUSY) where TUNSETIFF would join an interface that exists. */
+const IFF_TUN_EXCL = 0x8000;
+
+/** struct ifreq: char name[16], then a union of 24 bytes that begins with i16 flags. */
+const IFREQ_BYTES = 40;
+/** IFNAMSIZ without its final zero. */
+const NAME_BYTES_MAX = 15;
+
+export interface TapOptions {
+  /** 1 to 15 ASCII characters. The caller has checked it: the kernel takes `%d` for a template. */
+  readonly name: string;
+  /** Who may open it without CAP_NET_ADMIN, by numeric id. */
+  readonly owner?: { readonly uid: number; readonly gid: number } | undefined;
+}
+
+/**
+ * Makes a TAP whose frames carry a virtio-net header and no protocol information.
+ * @returns a descriptor that is the caller's, non-blocking and closed by exec: a child gets it by `stdio`
+ * of spawn. On an error nothing is left.
+ * @throws Error of Node `ENOENT`, `EACCES`: the device can't be opened.
+ * @throws SyscallError `EBUSY`: the name is taken; `EPERM`: CAP_NET_ADMIN is missing.
+ */
+export function createTap({ name, owner }: TapOptions): number {
+  const fd = openSync(TUN_DEVICE, constants.O_RDWR | constants.O_NONBLOCK);
+  try {
+    const request = new Uint8Array(IFREQ_BYTES);
+    request.set(Buffer.from(name, 'latin1').subarray(0, NAME_BYTES_MAX));
+    const flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL;
+    new DataView(request.buffer).setUint16(16, flags, true);
+    check(ioctlBuffer(fd, TUNSETIFF, request), `TUNSETIFF ${name}`);
+    if (owner !== undefined) {
+      check(ioctlNumber(fd, TUNSETOWNER, owner.uid), `TUNSETOWNER ${name}`);
+      check(ioctlNumber(fd, TUNSETGROUP, owner.gid), `TUNSETGROUP ${name}`);
+    }
+    return fd;
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
+
+/** Keeps the interface of `fd` when the last descriptor of it is closed. @throws SyscallError */
+export function keepTap(fd: number): void {
+  check(ioctlNumber(fd, TUNSETPERSIST, 1), `TUNSETPERSIST fd ${fd}`);
+}

@@ -1,0 +1,83 @@
+/** A process of ours in a network namespace that ends with it, and `ip` as the independent reader of that. */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+
+const FIXTURE = join(import.meta.dirname, '../fixtures/net-links.ts');
+
+export interface Refusal {
+  readonly code: string;
+  readonly message: string;
+  readonly remedy?: string;
+  readonly cause: string;
+}
+
+/** Drives test/fixtures/net-links.ts. Its PATH is empty, so it finds no command. */
+export class NamespacedProcess {
+  readonly #child: ChildProcess;
+  readonly #answers: AsyncIterator<string>;
+  readonly #exit: Promise<unknown>;
+
+  /** @param prefix commands with arguments that run it, e.g. `unshare -n`, found by our own PATH. */
+  constructor(prefix: readonly string[]) {
+    const [command = '', ...rest] = [...prefix, '/usr/bin/env', 'PATH=', process.execPath, FIXTURE];
+    this.#child = spawn(command, rest, { stdio: ['pipe', 'pipe', 'inherit'] });
+    this.#exit = once(this.#child, 'exit');
+    const { stdout } = this.#child;
+    if (stdout === null) throw new Error('the fixture has no stdout');
+    this.#answers = createInterface({ input: stdout })[Symbol.asyncIterator]();
+  }
+
+  static inNewNamespace(): NamespacedProcess {
+    return new NamespacedProcess(['unshare', '-n']);
+  }
+
+  /** Another process in the namespace of this one. */
+  beside(): NamespacedProcess {
+    return new NamespacedProcess(this.#enter());
+  }
+
+  /** @throws Error when the fixture refuses. */
+  async do<T = unknown>(action: string, ...values: unknown[]): Promise<T> {
+    const answer = await this.#ask(action, values);
+    if (!('ok' in answer)) throw new Error(JSON.stringify(answer.error));
+    return answer.ok as T;
+  }
+
+  /** @throws Error when the fixture does not refuse. */
+  async refusal(action: string, ...values: unknown[]): Promise<Refusal> {
+    const answer = await this.#ask(action, values);
+    if (!('error' in answer)) throw new Error(`${action} was not refused`);
+    return answer.error;
+  }
+
+  /** What `ip -j -d` says in this namespace. */
+  ip<T>(...args: string[]): T[] {
+    return JSON.parse(this.run('ip', '-j', '-d', ...args) || '[]') as T[];
+  }
+
+  run(...args: string[]): string {
+    const [command = '', ...rest] = [...this.#enter(), ...args];
+    return execFileSync(command, rest, { encoding: 'utf8' });
+  }
+
+  async kill(): Promise<void> {
+    this.#child.kill('SIGKILL');
+    await this.#exit;
+  }
+
+  #enter(): string[] {
+    return ['nsenter', '-t', `${this.#child.pid}`, '-n'];
+  }
+
+  async #ask(
+    action: string,
+    values: readonly unknown[],
+  ): Promise<{ ok: unknown } | { error: Refusal }> {
+    this.#child.stdin?.write(`${JSON.stringify([action, ...values])}\n`);
+    const { value, done } = await this.#answers.next();
+    if (done === true) throw new Error(`the fixture ended at ${action}`);
+    return JSON.parse(value) as { ok: unknown } | { error: Refusal };
+  }
+}
