@@ -15,7 +15,7 @@ import type { Links } from './links.ts';
 import { isLinkName } from './rtnetlink-link.ts';
 
 export interface TapSpec {
-  /** 1 to 15 characters, see `tapName`. */
+  /** 1 to 15 characters, from the lease of addresses (`AddressPlan`). */
   readonly name: string;
   /** Written into the alias. */
   readonly owner: LinkOwner;
@@ -39,11 +39,6 @@ export interface Tap {
    * this thread, since the kernel takes 20 ms and more to remove a link. Fine when it is closed already.
    */
   close(): Promise<void>;
-}
-
-/** `nv-` and the first 8 of the id: what `ip link` shows. Two sandboxes agree in them once in 10¹². */
-export function tapName(sandboxId: string): string {
-  return `nv-${sandboxId.slice(0, 8)}`;
 }
 
 /**

@@ -5,11 +5,12 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
 import type { Link } from '../../src/net/rtnetlink-link.ts';
-import { tapName } from '../../src/net/tap.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 
 const HOST_MAC = 'aa:fc:00:00:00:01';
 const GUEST_MAC = 'aa:fc:00:00:00:02';
+
+const tapName = (sandboxId: string): string => `nv-${sandboxId.slice(0, 8)}`;
 
 let host: NamespacedProcess;
 const others: NamespacedProcess[] = [];
