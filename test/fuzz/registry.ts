@@ -1,5 +1,8 @@
 /** Every fuzz target by name. A new one needs its line here and a run in a `.prop.ts` beside the code. */
 import fc from 'fast-check';
+import { clientHello } from './client-hello.ts';
+import { dns } from './dns.ts';
+import { httpHead } from './http-head.ts';
 import { netlink } from './netlink.ts';
 import { must, target } from './target.ts';
 import { vhostUser } from './vhost-user.ts';
@@ -15,6 +18,9 @@ export const FUZZ_TARGETS = [
   vhostUser,
   vsockMuxer,
   vsockStreams,
+  dns,
+  clientHello,
+  httpHead,
   netlink,
 ];
 

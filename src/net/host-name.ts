@@ -1,0 +1,72 @@
+/** Names and literal addresses as guests write them in SNI, `Host` and DNS, in one canonical form. Pure. */
+
+/** Whole name in text, RFC 1035 section 2.3.4 (255 bytes on the wire). */
+export const NAME_CHARACTERS_MAX = 253;
+export const LABEL_CHARACTERS_MAX = 63;
+
+export type Host =
+  | { readonly kind: 'name'; readonly name: string }
+  /** Dotted quad, or IPv6 as RFC 5952 writes it, without brackets. */
+  | { readonly kind: 'address'; readonly address: string };
+
+/**
+ * Letters, digits, hyphen and underscore in labels of 1–63, in lower case. IDNA is not interpreted:
+ * `xn--…` is a name like any other, and anything beyond ASCII is none.
+ * @param text without a trailing dot
+ */
+export function isCanonicalName(text: string): boolean {
+  return (
+    text.length <= NAME_CHARACTERS_MAX && /^[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*$/.test(text)
+  );
+}
+
+/**
+ * A host name in canonical form, or undefined where it is none, or could be read as an address: `1.2.3.4`,
+ * `2852039166`, `0xa9fea9fe`, `0251.0376.0251.0376` and whatever else inet_aton(3) takes.
+ */
+export function parseHostName(text: string): string | undefined {
+  const name = text.toLowerCase();
+  return isCanonicalName(name) && !endsInNumber(name) ? name : undefined;
+}
+
+/**
+ * A name, or an address in its one canonical spelling. Every other spelling of an address is undefined: who
+ * judges it and who connects to it could read it in two ways.
+ */
+export function parseHost(text: string): Host | undefined {
+  const inner = /^\[([0-9A-Fa-f:.]{2,45})\]$/.exec(text)?.[1];
+  if (inner !== undefined) {
+    const address = canonicalIpv6(inner);
+    return address === undefined ? undefined : { kind: 'address', address };
+  }
+  if (isIpv4(text)) return { kind: 'address', address: text };
+  const name = parseHostName(text);
+  return name === undefined ? undefined : { kind: 'name', name };
+}
+
+/** The form in which addresses are compared: IPv4-mapped IPv6, as sockets tell it, becomes IPv4. */
+export function plainAddress(address: string): string {
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
+  if (mapped !== undefined) return mapped;
+  return address.includes(':') ? (canonicalIpv6(address) ?? address) : address;
+}
+
+/** Dotted quad, decimal, no leading zero. */
+export function isIpv4(text: string): boolean {
+  const parts = text.split('.');
+  return (
+    parts.length === 4 &&
+    parts.every((part) => /^(?:0|[1-9]\d{0,2})$/.test(part) && Number(part) < 256)
+  );
+}
+
+function canonicalIpv6(text: string): string | undefined {
+  const url = `http://[${text}]/`;
+  return URL.canParse(url) ? new URL(url).hostname.slice(1, -1) : undefined;
+}
+
+/** The "ends in a number" rule of the URL standard (section 3.5): such a host is an address or an error. */
+function endsInNumber(name: string): boolean {
+  const last = name.slice(name.lastIndexOf('.') + 1);
+  return /^(?:\d+|0x[0-9a-f]*)$/.test(last);
+}
