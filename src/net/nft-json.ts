@@ -1,0 +1,105 @@
+/**
+ * Words of libnftables-json(5): what rules are made of. Only what `ruleset.ts` needs, and only for our own
+ * table. Pure.
+ */
+import { type AddressRange, formatAddress } from './addresses.ts';
+
+export const TABLE_FAMILY = 'inet';
+export const TABLE_NAME = 'neurovisor';
+
+/** One command or listed object: `{ add: { rule: … } }`. */
+export type NftObject = Readonly<Record<string, unknown>>;
+/** One expression or statement of a rule. */
+export type NftExpression = Readonly<Record<string, unknown>>;
+export type NftKind = 'chain' | 'rule' | 'set' | 'map' | 'element' | 'counter' | 'quota';
+
+const OURS = { family: TABLE_FAMILY, table: TABLE_NAME };
+
+export function add(kind: NftKind, fields: NftObject): NftObject {
+  return { add: { [kind]: { ...OURS, ...fields } } };
+}
+
+export function remove(kind: NftKind, fields: NftObject): NftObject {
+  return { delete: { [kind]: { ...OURS, ...fields } } };
+}
+
+export function flush(kind: 'chain' | 'set', name: string): NftObject {
+  return { flush: { [kind]: { ...OURS, name } } };
+}
+
+export function addTable(): NftObject {
+  return { add: { table: { family: TABLE_FAMILY, name: TABLE_NAME } } };
+}
+
+export function deleteTable(): NftObject {
+  return { delete: { table: { family: TABLE_FAMILY, name: TABLE_NAME } } };
+}
+
+export const ACCEPT: NftExpression = { accept: null };
+export const DROP: NftExpression = { drop: null };
+/** A program of the guest hears of it at once instead of waiting for a timeout. */
+export const RESET: NftExpression = { reject: { type: 'tcp reset' } };
+export const PROHIBITED: NftExpression = { reject: { type: 'icmpx', expr: 'admin-prohibited' } };
+
+export const IIFNAME: NftExpression = { meta: { key: 'iifname' } };
+export const OIFNAME: NftExpression = { meta: { key: 'oifname' } };
+export const NFPROTO: NftExpression = { meta: { key: 'nfproto' } };
+export const L4PROTO: NftExpression = { meta: { key: 'l4proto' } };
+export const CT_STATE: NftExpression = { ct: { key: 'state' } };
+export const CT_STATUS: NftExpression = { ct: { key: 'status' } };
+export const ETHER_SADDR: NftExpression = { payload: { protocol: 'ether', field: 'saddr' } };
+export const IP_SADDR: NftExpression = { payload: { protocol: 'ip', field: 'saddr' } };
+export const IP_DADDR: NftExpression = { payload: { protocol: 'ip', field: 'daddr' } };
+export const DPORT: NftExpression = { payload: { protocol: 'th', field: 'dport' } };
+/** What elements of sets by port are made of. */
+export const DESTINATION: NftExpression = { concat: [IP_DADDR, L4PROTO, DPORT] };
+export const DESTINATION_TYPE: readonly string[] = ['ipv4_addr', 'inet_proto', 'inet_service'];
+
+export function equal(left: NftExpression, right: unknown): NftExpression {
+  return { match: { op: '==', left, right } };
+}
+
+export function different(left: NftExpression, right: unknown): NftExpression {
+  return { match: { op: '!=', left, right } };
+}
+
+/** One of the bits of `ct state` or `ct status`. */
+export function hasBit(left: NftExpression, right: unknown): NftExpression {
+  return { match: { op: 'in', left, right } };
+}
+
+/** Elements without a name: part of the rule, replaced with it. */
+export function anyOf(elements: readonly unknown[]): NftExpression {
+  return { set: elements };
+}
+
+export function addressElement({ family, first, last }: AddressRange): unknown {
+  const from = formatAddress({ family, value: first });
+  return first === last ? from : { range: [from, formatAddress({ family, value: last })] };
+}
+
+export function numberElement(first: number, last: number): unknown {
+  return first === last ? first : { range: [first, last] };
+}
+
+export function dispatch(key: NftExpression, map: string): NftExpression {
+  return { vmap: { key, data: `@${map}` } };
+}
+
+export function jumpTo(chain: string): NftExpression {
+  return { jump: { target: chain } };
+}
+
+export function count(counter: string): NftExpression {
+  return { counter };
+}
+
+/** Token bucket that says when a packet is beyond it; the burst is in bytes. */
+export function beyondRate(bytesPerSecond: number, burstBytes: number): NftExpression {
+  const unit = { rate_unit: 'bytes', burst_unit: 'bytes', per: 'second' };
+  return { limit: { rate: bytesPerSecond, burst: burstBytes, inv: true, ...unit } };
+}
+
+export function beyondConnections(connections: number): NftExpression {
+  return { 'ct count': { val: connections, inv: true } };
+}

@@ -1,0 +1,239 @@
+/**
+ * The packet filter: one nftables table `inet neurovisor` for all sandboxes, as JSON for `nft -j -f -`.
+ * Each function gives one transaction, which the kernel applies whole or not at all. Other programs' tables
+ * are never named. Pure.
+ *
+ *     guest ── TAP ──► prerouting/raw: from_ID ─► conntrack ─► prerouting/dstnat: nat_ID ─┬─► input: input_ID
+ *                      MAC, source, IPv6,                      to our resolver, gateway   │
+ *                      metadata, rate, budget                                             └─► forward: forward_ID
+ *                                                                                               │ policy
+ *     guest ◄── TAP ◄── postrouting: to_ID ◄── answers only                                     ▼
+ *                                                                            postrouting/srcnat: masquerade
+ *
+ * A packet finds the chains of its sandbox by one lookup of its TAP's name. A TAP with our prefix that is in
+ * no map may send nothing: between its making and `addSandbox`, and after `removeSandbox`, it is dead.
+ */
+import type { SandboxId } from '../base/ids.ts';
+import type { AddressLease } from './address-plan.ts';
+import { cidrsOf, formatAddress, mergeRanges, rangeOf } from './addresses.ts';
+import { METADATA_BLOCKS } from './metadata.ts';
+import {
+  add,
+  addTable,
+  count,
+  DESTINATION_TYPE,
+  DROP,
+  deleteTable,
+  different,
+  dispatch,
+  equal,
+  flush,
+  IIFNAME,
+  IP_DADDR,
+  IP_SADDR,
+  jumpTo,
+  type NftExpression,
+  type NftObject,
+  OIFNAME,
+  remove,
+} from './nft-json.ts';
+import type { Transport } from './policy.ts';
+import {
+  ANY_TAP,
+  METADATA_SET,
+  ownName,
+  SANDBOX_CHAINS,
+  SANDBOX_SETS,
+  type SandboxChain,
+  type SandboxNetwork,
+  sandboxRules,
+} from './sandbox-chains.ts';
+import { budgetOf, COUNTER_NAMES, counterOf } from './sandbox-counters.ts';
+
+/** An address that our resolver gave the guest, and a port on which a rule for its name allows it. */
+export interface PacketPin {
+  readonly address: string;
+  readonly protocol: Transport;
+  readonly port: number;
+  /** From now. */
+  readonly seconds: number;
+}
+
+/** Elements of the sets of pinned destinations, each. A full set takes no more, and the connection is refused. */
+export const PINS_MAX = 8192;
+/** What a budget is where there is none: 9 PB. */
+const BUDGET_BYTES_MAX = Number.MAX_SAFE_INTEGER;
+
+/** Packets of TAPs that no sandbox has. */
+export const COUNTER_UNKNOWN = 'unknown';
+/** Packets of the network that are addressed to, or pretend to be from, our pool. */
+export const COUNTER_OUTSIDE = 'outside';
+const SUBNETS = 'subnets';
+
+/** Where each chain of a sandbox is reached from; numbers are priorities of netfilter_ipv4.h. */
+const HOOKS: Record<SandboxChain, { base: string; type: string; hook: string; prio: number }> = {
+  from: { base: 'prerouting', type: 'filter', hook: 'prerouting', prio: -300 },
+  nat: { base: 'dstnat', type: 'nat', hook: 'prerouting', prio: -100 },
+  input: { base: 'input', type: 'filter', hook: 'input', prio: 0 },
+  forward: { base: 'forward', type: 'filter', hook: 'forward', prio: 0 },
+  to: { base: 'postrouting', type: 'filter', hook: 'postrouting', prio: 0 },
+};
+const mapName = (chain: SandboxChain): string => `${chain}_taps`;
+
+/** The whole table, in place of whatever was there under its name. Counters begin at 0. */
+export function wholeTable(networks: readonly SandboxNetwork[]): NftObject[] {
+  return [...removeTable(), addTable(), ...baseObjects(), ...networks.flatMap(addSandbox)];
+}
+
+/** Also where there is none: it is made first, since deleting what isn't there fails. */
+export function removeTable(): NftObject[] {
+  return [addTable(), deleteTable()];
+}
+
+/** @throws NetError `policy_too_large` */
+export function addSandbox(network: SandboxNetwork): NftObject[] {
+  const { lease } = network;
+  const { id } = lease;
+  return [
+    ...COUNTER_NAMES.map((name) => add('counter', { name: counterOf(id, name) })),
+    budgetObject(network),
+    ...SANDBOX_SETS.map((set) =>
+      add('set', {
+        name: ownName(id, set),
+        type: DESTINATION_TYPE,
+        flags: ['timeout'],
+        size: PINS_MAX,
+      }),
+    ),
+    ...SANDBOX_CHAINS.map((chain) => add('chain', { name: ownName(id, chain) })),
+    ...ruleObjects(network),
+    ...membership(lease).map(({ name, elem }) => add('element', { name, elem })),
+  ];
+}
+
+/**
+ * New policy, ports and limits for a sandbox that is in the table with the same lease. Counters and what is
+ * used of the budget stay. Connections that the new policy does not allow end, those of pins not among
+ * `pins` included.
+ * @param pins all that are to be valid afterwards
+ * @throws NetError `policy_too_large`
+ */
+export function updateSandbox(network: SandboxNetwork, pins: readonly PacketPin[]): NftObject[] {
+  const { id } = network.lease;
+  return [
+    ...SANDBOX_CHAINS.map((chain) => flush('chain', ownName(id, chain))),
+    ...SANDBOX_SETS.map((set) => flush('set', ownName(id, set))),
+    budgetObject(network),
+    ...ruleObjects(network),
+    ...addPins(id, pins),
+  ];
+}
+
+export function removeSandbox(lease: AddressLease): NftObject[] {
+  const { id } = lease;
+  return [
+    ...membership(lease).map(({ name, elem }) => remove('element', { name, elem })),
+    ...SANDBOX_CHAINS.map((chain) => flush('chain', ownName(id, chain))),
+    ...SANDBOX_CHAINS.map((chain) => remove('chain', { name: ownName(id, chain) })),
+    ...SANDBOX_SETS.map((set) => remove('set', { name: ownName(id, set) })),
+    ...COUNTER_NAMES.map((name) => remove('counter', { name: counterOf(id, name) })),
+    remove('quota', { name: budgetOf(id) }),
+  ];
+}
+
+/** Adds pins, or moves the end of those that are there. */
+export function addPins(id: SandboxId, pins: readonly PacketPin[]): NftObject[] {
+  if (pins.length === 0) return [];
+  const name = ownName(id, 'pins');
+  const latest = new Map<string, { concat: unknown[]; seconds: number }>();
+  for (const { address, protocol, port, seconds } of pins) {
+    const concat = [address, protocol, port];
+    latest.set(concat.join(' '), { concat, seconds });
+  }
+  const plain = [...latest.values()].map(({ concat }) => ({ concat }));
+  const timed = [...latest.values()].map(({ concat, seconds }) => ({
+    elem: { val: { concat }, timeout: Math.max(1, Math.ceil(seconds)) },
+  }));
+  // An element that is there keeps its end when it is added again, before Linux 6.13 at least.
+  return [
+    add('element', { name, elem: plain }),
+    remove('element', { name, elem: plain }),
+    add('element', { name, elem: timed }),
+  ];
+}
+
+function baseObjects(): NftObject[] {
+  const metadata = mergeRanges(METADATA_BLOCKS.map(rangeOf)).filter(({ family }) => family === 4);
+  return [
+    add('counter', { name: COUNTER_UNKNOWN }),
+    add('counter', { name: COUNTER_OUTSIDE }),
+    add('set', {
+      name: METADATA_SET,
+      type: 'ipv4_addr',
+      flags: ['interval'],
+      elem: metadata.flatMap(cidrsOf).map(({ base, prefix }) => prefixElement(base, prefix)),
+    }),
+    add('set', { name: SUBNETS, type: 'ipv4_addr', flags: ['interval'] }),
+    ...SANDBOX_CHAINS.map((chain) =>
+      add('map', { name: mapName(chain), type: 'ifname', map: 'verdict' }),
+    ),
+    ...SANDBOX_CHAINS.map((chain) => {
+      const { base, ...hook } = HOOKS[chain];
+      return add('chain', { name: base, ...hook, policy: 'accept' });
+    }),
+    add('chain', { name: 'srcnat', type: 'nat', hook: 'postrouting', prio: 100, policy: 'accept' }),
+    ...baseRules(),
+  ];
+}
+
+/** The policy of our base chains is accept: they see the whole host's packets, most of which are not ours. */
+function baseRules(): NftObject[] {
+  const rule = (chain: string, ...expr: NftExpression[]): NftObject => add('rule', { chain, expr });
+  const notLoopback = different(IIFNAME, 'lo');
+  const unknown = [count(COUNTER_UNKNOWN), DROP];
+  const outside = [count(COUNTER_OUTSIDE), DROP];
+  const subnets = `@${SUBNETS}`;
+  const at = (chain: SandboxChain): string => HOOKS[chain].base;
+  return [
+    rule(at('from'), dispatch(IIFNAME, mapName('from'))),
+    rule(at('from'), equal(IIFNAME, ANY_TAP), ...unknown),
+    rule(at('from'), notLoopback, equal(IP_DADDR, subnets), ...outside),
+    rule(at('from'), notLoopback, equal(IP_SADDR, subnets), ...outside),
+    rule(at('nat'), dispatch(IIFNAME, mapName('nat'))),
+    rule(at('input'), dispatch(IIFNAME, mapName('input'))),
+    rule(at('input'), equal(IIFNAME, ANY_TAP), ...unknown),
+    rule(at('forward'), dispatch(IIFNAME, mapName('forward'))),
+    rule(at('forward'), equal(IIFNAME, ANY_TAP), ...unknown),
+    rule(at('to'), dispatch(OIFNAME, mapName('to'))),
+    rule(at('to'), equal(OIFNAME, ANY_TAP), ...unknown),
+    rule('srcnat', different(OIFNAME, ANY_TAP), equal(IP_SADDR, subnets), { masquerade: null }),
+  ];
+}
+
+function ruleObjects(network: SandboxNetwork): NftObject[] {
+  const rules = sandboxRules(network);
+  return SANDBOX_CHAINS.flatMap((chain) =>
+    rules[chain].map((expr) => add('rule', { chain: ownName(network.lease.id, chain), expr })),
+  );
+}
+
+/** Adding it again changes its limit and keeps what is used. */
+function budgetObject({ lease, limits = {} }: SandboxNetwork): NftObject {
+  const bytes = limits.budgetBytes ?? BUDGET_BYTES_MAX;
+  return add('quota', { name: budgetOf(lease.id), bytes, inv: true });
+}
+
+/** What makes packets find the chains of this sandbox. */
+function membership({ id, tap, subnet }: AddressLease): { name: string; elem: unknown[] }[] {
+  return [
+    ...SANDBOX_CHAINS.map((chain) => ({
+      name: mapName(chain),
+      elem: [[tap, jumpTo(ownName(id, chain))]],
+    })),
+    { name: SUBNETS, elem: [prefixElement(subnet.base, subnet.prefix)] },
+  ];
+}
+
+function prefixElement(base: bigint, prefix: number): unknown {
+  return { prefix: { addr: formatAddress({ family: 4, value: base }), len: prefix } };
+}

@@ -1,0 +1,268 @@
+/** The rules of one sandbox, chain by chain, in the order in which its packets meet them. Pure. */
+import { assert } from '../base/assert.ts';
+import type { SandboxId } from '../base/ids.ts';
+import { type AddressLease, TAP_PREFIX } from './address-plan.ts';
+import type { AddressRange } from './addresses.ts';
+import {
+  ACCEPT,
+  addressElement,
+  anyOf,
+  beyondConnections,
+  beyondRate,
+  CT_STATE,
+  CT_STATUS,
+  count,
+  DESTINATION,
+  DPORT,
+  DROP,
+  different,
+  ETHER_SADDR,
+  equal,
+  hasBit,
+  IP_DADDR,
+  IP_SADDR,
+  L4PROTO,
+  NFPROTO,
+  type NftExpression,
+  numberElement,
+  OIFNAME,
+  PROHIBITED,
+  RESET,
+} from './nft-json.ts';
+import { allowedPackets, deniedPackets, type PacketSet, reservedIpv4 } from './packet-sets.ts';
+import { decidesByName, type EgressPolicy, NAME_PORTS, type Transport } from './policy.ts';
+import { budgetOf, type CounterName, counterOf } from './sandbox-counters.ts';
+
+/** What the packet filter must know of a sandbox. */
+export interface SandboxNetwork {
+  readonly lease: AddressLease;
+  readonly policy: EgressPolicy;
+  /** Where our resolver listens on the lease's host address. Without it, the guest has no DNS of ours. */
+  readonly dnsPort?: number;
+  /** Where our gateway listens there; it is given TCP 80 and 443 where names decide. */
+  readonly gatewayPort?: number;
+  /** Other ports of the host address that the guest may use. */
+  readonly hostPorts?: readonly { readonly protocol: Transport; readonly port: number }[];
+  readonly limits?: TrafficLimits;
+}
+
+export interface TrafficLimits {
+  /** Both directions together, over the sandbox's life. What is dropped for policy counts too. */
+  readonly budgetBytes?: number;
+  readonly uploadBytesPerSecond?: number;
+  readonly downloadBytesPerSecond?: number;
+  /** Connections through the host, and as many again to the host, at one time. */
+  readonly connectionsMax?: number;
+}
+
+/** A guest must not fill the connection table of the host, which all share. */
+export const CONNECTIONS_DEFAULT = 2048;
+/**
+ * The kernel's bucket holds one second of the rate and this. One packet of a TAP with offloads is up to
+ * 64 KiB: a small rate alone would let none through.
+ */
+const BURST_BYTES = 128 * 1024;
+/** A connection on a pinned address may be silent so long before only a new DNS answer lets it go on. */
+const FLOW_SECONDS = 600;
+
+export type SandboxRule = readonly NftExpression[];
+export const METADATA_SET = 'metadata';
+export const ANY_TAP = `${TAP_PREFIX}*`;
+
+/** Names by which the sandbox's chains and sets begin; the id follows. */
+export const SANDBOX_CHAINS = ['from', 'nat', 'input', 'forward', 'to'] as const;
+export type SandboxChain = (typeof SANDBOX_CHAINS)[number];
+export const SANDBOX_SETS = ['pins', 'flows'] as const;
+
+export function ownName(id: SandboxId, what: SandboxChain | (typeof SANDBOX_SETS)[number]): string {
+  return `${what}_${id}`;
+}
+
+export function sandboxRules(
+  network: SandboxNetwork,
+): Record<SandboxChain, readonly SandboxRule[]> {
+  assertNetwork(network);
+  return {
+    from: fromRules(network),
+    nat: natRules(network),
+    input: inputRules(network),
+    forward: forwardRules(network),
+    to: toRules(network),
+  };
+}
+
+/**
+ * Whatever comes out of the TAP, before connections are tracked: who sent it, and what nobody may send.
+ * The last word on the metadata services comes before any address translation of others.
+ */
+function fromRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
+  const { id } = lease;
+  const drop = dropOf(id);
+  return [
+    [count(counterOf(id, 'seen'))],
+    drop('spoofed', different(ETHER_SADDR, lease.guestMac)),
+    drop('ipv6', equal(NFPROTO, 'ipv6')),
+    drop('spoofed', different(IP_SADDR, lease.guestAddress)),
+    drop('metadata', equal(IP_DADDR, `@${METADATA_SET}`)),
+    ...rateRule(id, limits.uploadBytesPerSecond),
+    drop('budget', { quota: budgetOf(id) }),
+    [ACCEPT],
+  ];
+}
+
+/** First packets of connections: what goes to our resolver and gateway instead of where it was sent. */
+function natRules({ lease, policy, dnsPort, gatewayPort }: SandboxNetwork): SandboxRule[] {
+  const byName = decidesByName(policy);
+  const toHost = equal(IP_DADDR, lease.hostAddress);
+  const rules: SandboxRule[] = [];
+  if (dnsPort !== undefined && policy.mode !== 'none') {
+    const dns = [equal(L4PROTO, anyOf(['tcp', 'udp'])), equal(DPORT, DNS_PORT)];
+    // Names must not leave by other resolvers, so that every DNS server is ours.
+    rules.push([...(byName ? [] : [toHost]), ...dns, { redirect: { port: dnsPort } }]);
+  }
+  if (gatewayPort === undefined || !byName) return rules;
+  const direct = (set: PacketSet): SandboxRule[] =>
+    matches(set).map((match): SandboxRule => [match, ACCEPT]);
+  rules.push([toHost, ACCEPT], ...direct(deniedPackets(policy)));
+  // A rule for a block needs no name, unless names are what is denied.
+  const namesDenied = policy.deny.some((rule) => rule.kind === 'name');
+  if (!namesDenied) rules.push(...direct(allowedPackets(policy)));
+  rules.push([inRanges(reservedIpv4()), ACCEPT]);
+  const web = [equal(L4PROTO, 'tcp'), equal(DPORT, anyOf(NAME_PORTS))];
+  return [...rules, [...web, { redirect: { port: gatewayPort } }]];
+}
+
+/** To the host itself. */
+function inputRules({ lease, policy, ...network }: SandboxNetwork): SandboxRule[] {
+  const { id, hostAddress } = lease;
+  const { dnsPort, gatewayPort, hostPorts = [], limits } = network;
+  const take = (protocol: Transport, port: number, ...more: NftExpression[]): SandboxRule => [
+    equal(IP_DADDR, hostAddress),
+    equal(L4PROTO, protocol),
+    equal(DPORT, port),
+    ...more,
+    count(counterOf(id, 'host')),
+    ACCEPT,
+  ];
+  const rules: SandboxRule[] = [dropOf(id)('invalid', hasBit(CT_STATE, 'invalid'))];
+  rules.push(connectionsRule(id, limits));
+  if (policy.mode !== 'none') {
+    if (dnsPort !== undefined) rules.push(take('udp', dnsPort), take('tcp', dnsPort));
+    // Only what we redirected: the gateway can't know where a direct connection wants to go.
+    if (gatewayPort !== undefined) rules.push(take('tcp', gatewayPort, hasBit(CT_STATUS, 'dnat')));
+  }
+  for (const { protocol, port } of hostPorts) rules.push(take(protocol, port));
+  return [...rules, ...refusal(id, 'undeclared')];
+}
+
+/**
+ * Through the host. Each packet is judged, not only the first of a connection, so that an update cuts off
+ * what it no longer allows.
+ */
+function forwardRules({ lease, policy, limits }: SandboxNetwork): SandboxRule[] {
+  const { id } = lease;
+  const drop = dropOf(id);
+  const sent = [count(counterOf(id, 'sent')), ACCEPT];
+  const rules: SandboxRule[] = [
+    drop('metadata', equal(IP_DADDR, `@${METADATA_SET}`)),
+    drop('guests', equal(OIFNAME, ANY_TAP)),
+    drop('invalid', hasBit(CT_STATE, 'invalid')),
+  ];
+  if (policy.mode === 'none') return [...rules, ...refusal(id, 'unlisted')];
+  rules.push(connectionsRule(id, limits));
+  for (const match of matches(deniedPackets(policy))) rules.push(...refusal(id, 'denied', match));
+  for (const match of matches(allowedPackets(policy))) rules.push([match, ...sent]);
+  rules.push(...refusal(id, 'private', inRanges(reservedIpv4())));
+  if (policy.mode === 'open') {
+    // What carries names in a way that can't be read must fall back to one that can.
+    if (decidesByName(policy)) {
+      const veiled = [
+        ['udp', 443],
+        ['udp', 853],
+        ['tcp', 853],
+      ] as const;
+      for (const [protocol, port] of veiled) {
+        rules.push(...refusal(id, 'denied', equal(L4PROTO, protocol), equal(DPORT, port)));
+      }
+    }
+    return [...rules, sent];
+  }
+  const flows = `@${ownName(id, 'flows')}`;
+  const flow = { elem: { val: DESTINATION, timeout: FLOW_SECONDS } };
+  const keep = { set: { op: 'update', elem: flow, set: flows } };
+  rules.push([equal(DESTINATION, `@${ownName(id, 'pins')}`), keep, ...sent]);
+  rules.push([hasBit(CT_STATE, 'established'), equal(DESTINATION, flows), keep, ...sent]);
+  return [...rules, ...refusal(id, 'unlisted')];
+}
+
+/** Into the TAP, of others and of the host: answers only. */
+function toRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
+  const { id } = lease;
+  return [
+    dropOf(id)('unasked', different(CT_STATE, anyOf(['established', 'related']))),
+    ...rateRule(id, limits.downloadBytesPerSecond),
+    dropOf(id)('budget', { quota: budgetOf(id) }),
+    [count(counterOf(id, 'received')), ACCEPT],
+  ];
+}
+
+const DNS_PORT = 53;
+
+function dropOf(id: SandboxId): (counter: CounterName, ...match: NftExpression[]) => SandboxRule {
+  return (counter, ...match) => [...match, count(counterOf(id, counter)), DROP];
+}
+
+function refusal(id: SandboxId, counter: CounterName, ...match: NftExpression[]): SandboxRule[] {
+  const counted = count(counterOf(id, counter));
+  return [
+    [...match, equal(L4PROTO, 'tcp'), counted, RESET],
+    [...match, counted, PROHIBITED],
+  ];
+}
+
+function rateRule(id: SandboxId, bytesPerSecond: number | undefined): SandboxRule[] {
+  if (bytesPerSecond === undefined) return [];
+  return [dropOf(id)('rate', beyondRate(bytesPerSecond, BURST_BYTES))];
+}
+
+function connectionsRule(id: SandboxId, limits: TrafficLimits = {}): SandboxRule {
+  const most = limits.connectionsMax ?? CONNECTIONS_DEFAULT;
+  return dropOf(id)('connections', hasBit(CT_STATE, 'new'), beyondConnections(most));
+}
+
+function matches({ everything, byPort }: PacketSet): NftExpression[] {
+  const out: NftExpression[] = [];
+  if (everything.length > 0) out.push(inRanges(everything));
+  const elements = byPort.flatMap(({ addresses, protocol, ports }) =>
+    addresses.map((range) => ({
+      concat: [addressElement(range), protocol, numberElement(ports.first, ports.last)],
+    })),
+  );
+  if (elements.length > 0) out.push(equal(DESTINATION, anyOf(elements)));
+  return out;
+}
+
+function inRanges(ranges: readonly AddressRange[]): NftExpression {
+  return equal(IP_DADDR, anyOf(ranges.map(addressElement)));
+}
+
+function assertNetwork({
+  lease,
+  dnsPort,
+  gatewayPort,
+  hostPorts = [],
+  limits = {},
+}: SandboxNetwork): void {
+  assert(/^[a-z0-9]{20}$/.test(lease.id), `sandbox id ${lease.id}`);
+  assert(/^nv-[a-z0-9]{1,12}$/.test(lease.tap), `TAP name ${lease.tap}`);
+  const ports = [dnsPort, gatewayPort, ...hostPorts.map(({ port }) => port)];
+  for (const port of ports) {
+    assert(
+      port === undefined || (Number.isInteger(port) && port > 0 && port < 65_536),
+      `port ${port}`,
+    );
+  }
+  for (const limit of Object.values(limits)) {
+    assert(limit === undefined || (Number.isSafeInteger(limit) && limit > 0), `limit ${limit}`);
+  }
+}
