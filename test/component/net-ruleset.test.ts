@@ -200,10 +200,31 @@ describe('the guest', () => {
     await world.a.peer.serve('tcp', '0.0.0.0', 9000);
     expect((await world.internet.tcp(world.a.lease.guestAddress, 9000)).outcome).not.toBe('answer');
     expect((await world.hostPeer.tcp(world.a.lease.guestAddress, 9000)).outcome).not.toBe('answer');
-    expect((await world.internet.udp(world.a.lease.hostAddress, 53)).outcome).toBe('silence');
     expect(world.a.peer.arrivals.filter(({ port }) => port === 9000)).toEqual([]);
+    expect((await world.traffic(world.a)).counts.unasked.packets).toBeGreaterThan(0);
     await world.nft.apply(removeTable());
     expect((await world.internet.tcp(world.a.lease.guestAddress, 9000)).outcome).toBe('answer');
+  });
+  it('has no neighbours: nobody of the network reaches its gateway, or speaks in its name', async () => {
+    const { hostAddress, guestAddress } = world.a.lease;
+    expect((await world.internet.tcp(hostAddress, 2222)).outcome).toBe('answer');
+    await begin({ mode: 'open' });
+    const outside = async (): Promise<number> => {
+      const counter = ['counter', 'inet', 'neurovisor', 'outside'];
+      const listed = await world.host.run('nft', 'list', ...counter);
+      return Number(/packets (\d+)/.exec(listed)?.[1]);
+    };
+    expect(await outside()).toBe(0);
+    expect((await world.internet.tcp(hostAddress, 2222)).outcome).toBe('silence');
+    const afterFirst = await outside();
+    expect(afterFirst).toBeGreaterThan(0);
+    const address = ['ip', 'address', 'replace', `${guestAddress}/32`, 'dev', 'lo'];
+    await world.internetNamespace.run(...address);
+    expect(await arrivalsDuring(() => world.internet.udp(UPLINK, 53, { from: guestAddress }))).toBe(
+      0,
+    );
+    await world.internetNamespace.run('ip', 'address', 'del', `${guestAddress}/32`, 'dev', 'lo');
+    expect(await outside()).toBeGreaterThan(afterFirst);
   });
   it('has each of its packets in one counter', async () => {
     await begin({ mode: 'open', deny: ['1.1.1.1'] });

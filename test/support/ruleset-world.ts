@@ -32,6 +32,7 @@ export interface World extends AsyncDisposable {
   readonly host: Namespace;
   readonly hostPeer: Peer;
   readonly internet: Peer;
+  readonly internetNamespace: Namespace;
   readonly a: Guest;
   readonly b: Guest;
   readonly nft: Nft;
@@ -61,6 +62,7 @@ export async function createWorld(): Promise<World> {
     host,
     hostPeer,
     internet: outside,
+    internetNamespace: internet,
     a,
     b,
     nft,
