@@ -168,23 +168,21 @@ export class DnsServer {
     try {
       for await (const chunk of socket as AsyncIterable<Buffer>) {
         received = Buffer.concat([received, chunk]);
-        while (received.length >= 2 && received.length >= 2 + received.readUInt16BE()) {
-          const end = 2 + received.readUInt16BE();
+        while (received.length >= 2) {
+          const size = received.readUInt16BE();
+          if (size > QUERY_BYTES_MAX) {
+            this.#counts.malformed += 1;
+            return;
+          }
+          if (received.length < 2 + size) break;
+          const message = received.subarray(2, 2 + size);
           disarm();
           this.#counts.tcpQueries += 1;
-          const reply = await this.#answer(
-            names,
-            received.subarray(2, end),
-            () => TCP_REPLY_BYTES_MAX,
-          );
+          const reply = await this.#answer(names, message, () => TCP_REPLY_BYTES_MAX);
           disarm = arm();
           if (reply === undefined) return;
           await writeMessage(socket, reply);
-          received = Buffer.from(received.subarray(end));
-        }
-        if (received.length >= 2 && received.readUInt16BE() > QUERY_BYTES_MAX) {
-          this.#counts.malformed += 1;
-          return;
+          received = Buffer.from(received.subarray(2 + size));
         }
       }
     } catch (error) {

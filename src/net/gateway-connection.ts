@@ -103,6 +103,7 @@ export class GatewayConnection {
   #cancelLinger: (() => void) | undefined;
   #movedAtMs: number;
   #refusal: Uint8Array | undefined;
+  #isGuestEnded = false;
   /** A later request was refused while the upstream was still being called. */
   #isLast = false;
 
@@ -190,7 +191,9 @@ export class GatewayConnection {
     this.#secondHello = new SecondHello(this.#hello);
     this.#armHead();
     for (const held of [...this.#held]) this.#pushSecondHello(held);
-    if (this.#phase === 'open') this.#guest.resume();
+    if (this.#phase !== 'open') return;
+    if (this.#isGuestEnded) this.#onGuestEnd();
+    else this.#guest.resume();
   }
 
   #pushSecondHello(bytes: Buffer): void {
@@ -208,6 +211,7 @@ export class GatewayConnection {
     this.#held = [];
     this.#guest.resume();
     for (const bytes of held) this.#forward(bytes);
+    this.#passEnd();
   }
 
   // HTTP
@@ -298,7 +302,10 @@ export class GatewayConnection {
     if (this.#isLast) {
       this.#phase = 'draining';
       upstream.end();
-    } else if (isRoomy) this.#resumeGuest();
+      return;
+    }
+    if (isRoomy) this.#resumeGuest();
+    this.#passEnd();
   }
 
   #resumeGuest(): void {
@@ -327,6 +334,7 @@ export class GatewayConnection {
     this.#serverStart = undefined;
     this.#held = [];
     this.#guest.resume();
+    this.#passEnd();
   }
 
   #onUpstreamClosed(isCut: boolean): void {
@@ -348,11 +356,18 @@ export class GatewayConnection {
   }
 
   #onGuestEnd(): void {
-    if (this.#phase === 'reading') {
+    this.#isGuestEnded = true;
+    if (this.#phase === 'reading')
       this.#refuse('ended_early', 'the guest closed before it said where to');
-      return;
-    }
-    if (this.#phase === 'open' || this.#phase === 'dialling') this.#upstream?.end();
+    else if (this.#secondHello !== undefined)
+      this.#refuse('ended_early', 'the guest closed inside its second hello');
+    else this.#passEnd();
+  }
+
+  /** The guest's end comes after its last byte, which may still be waiting to be judged. */
+  #passEnd(): void {
+    const isWaiting = this.#serverStart !== undefined || this.#secondHello !== undefined;
+    if (this.#isGuestEnded && this.#phase === 'open' && !isWaiting) this.#upstream?.end();
   }
 
   #spend(direction: 'sent' | 'received', bytes: number): boolean {

@@ -15,10 +15,15 @@ export interface Destination {
   readonly port: number;
 }
 
+export interface GatewayVerdict extends Verdict {
+  /** A yes is for the address itself, for the names, or for everything. */
+  readonly basis?: 'address' | 'name' | 'open';
+}
+
+/** What the gateway needs of an egress policy; see `name-policy.ts`. */
 export interface GatewayPolicy extends NamePolicy {
-  allowsName(name: string, port?: number): Verdict;
-  /** By a rule for addresses, whatever the name. */
-  allowsDestination(address: string, port: number): Verdict;
+  /** @param names what the destination is called; none where that is not known */
+  decide(destination: Destination, names: readonly string[]): GatewayVerdict;
   /** By method and path, after host and port were allowed. Without: every request. */
   allowsRequest?(request: RequestHead): Verdict;
 }
@@ -60,77 +65,61 @@ export class GatewayJudge {
     this.#destination = destination;
   }
 
-  /** Before a byte is read: whether there is any name under which the destination is right. */
-  destination(): Judgement {
-    const { address, port } = this.#destination;
-    const policy = this.#policy();
-    const itself = policy.allowsAddress(address);
-    if (itself.isDenied === true) return refusal('address_refused', itself.why);
-    const byRule = policy.allowsDestination(address, port);
-    if (byRule.isDenied === true) return refusal('address_refused', byRule.why);
-    if (!byRule.allowed && !itself.allowed) return refusal('address_refused', itself.why);
-    return { ok: true, name: undefined };
-  }
-
   hello(hello: ClientHello): Judgement {
-    const early = this.destination();
-    if (!early.ok) return early;
     const { serverName } = hello;
-    const isByRule = this.#isByRule();
-    if (hello.hasEch && !isByRule) {
+    const itself = this.#itself();
+    if (itself.isDenied === true) return refusal('address_refused', itself.why, serverName);
+    if (hello.hasEch && itself.basis !== 'address') {
       const why =
         'the hello is encrypted (ECH), or pretends to be; turn it off in the client to reach hosts that are allowed by name';
       return refusal('ech', why, serverName);
     }
     if (serverName !== undefined) return this.#named(serverName);
-    if (isByRule) return { ok: true, name: undefined };
-    return refusal(
-      'name_missing',
-      'the hello names no server, and no rule allows the address itself',
-    );
+    if (itself.allowed) return { ok: true, name: undefined };
+    return refusal('name_missing', `the hello names no server, and ${itself.why}`);
   }
 
   head(head: RequestHead): Judgement {
-    const early = this.destination();
-    if (!early.ok) return early;
     const name = hostText(head.host);
-    if (head.port !== this.#destination.port)
-      return refusal(
-        'port_mismatch',
-        `Host names port ${head.port}, not the one connected to`,
-        name,
-      );
-    const judged = head.host.kind === 'name' ? this.#named(name) : this.#literal(name);
+    const itself = this.#itself();
+    if (itself.isDenied === true) return refusal('address_refused', itself.why, name);
+    if (head.port !== this.#destination.port) {
+      const why = `Host names port ${head.port}, not the one connected to`;
+      return refusal('port_mismatch', why, name);
+    }
+    const judged = head.host.kind === 'name' ? this.#named(name) : this.#literal(name, itself);
     if (!judged.ok) return judged;
     const verdict = this.#policy().allowsRequest?.(head);
     if (verdict?.allowed === false) return refusal('request_refused', verdict.why, name);
     return judged;
   }
 
-  #literal(address: string): Judgement {
+  /** The destination, whatever it is called now; where everything is open, under the names it is known by. */
+  #itself(): GatewayVerdict {
+    const policy = this.#policy();
+    const itself = policy.decide(this.#destination, []);
+    if (itself.basis !== 'open') return itself;
+    return policy.decide(this.#destination, this.#pins.namesOf(this.#destination.address));
+  }
+
+  #literal(address: string, itself: GatewayVerdict): Judgement {
     if (address !== this.#destination.address)
       return refusal('not_pinned', 'Host is not the address connected to', address);
-    if (this.#isByRule()) return { ok: true, name: address };
-    return refusal('address_refused', 'no rule allows the address itself', address);
+    if (itself.allowed) return { ok: true, name: address };
+    return refusal('address_refused', itself.why, address);
   }
 
   #named(name: string): Judgement {
-    const { address, port } = this.#destination;
-    const verdict = this.#policy().allowsName(name, port);
-    if (verdict.isDenied === true) return refusal('name_refused', verdict.why, name);
-    if (this.#isByRule()) return { ok: true, name };
+    const verdict = this.#policy().decide(this.#destination, [name]);
     if (!verdict.allowed) return refusal('name_refused', verdict.why, name);
-    if (name !== this.#pinnedName && !this.#pins.isPinned(name, address)) {
+    const { address } = this.#destination;
+    const isPinned = name === this.#pinnedName || this.#pins.isPinned(name, address);
+    if (verdict.basis === 'name' && !isPinned) {
       const why = `${address} is not an address that this sandbox was told for ${name}`;
       return refusal('not_pinned', why, name);
     }
-    this.#pinnedName = name;
+    if (isPinned) this.#pinnedName = name;
     return { ok: true, name };
-  }
-
-  #isByRule(): boolean {
-    return this.#policy().allowsDestination(this.#destination.address, this.#destination.port)
-      .allowed;
   }
 }
 

@@ -1,0 +1,32 @@
+/** An egress policy as resolver and gateway ask for it. Pure. */
+import type { GatewayPolicy, GatewayVerdict } from './gateway-judge.ts';
+import {
+  decide,
+  decideAnswer,
+  decideName,
+  type EgressDecision,
+  type EgressPolicy,
+} from './policy.ts';
+
+/** @param policy of one sandbox; a change of it makes a new one */
+export function namePolicy(policy: EgressPolicy): GatewayPolicy {
+  return {
+    allowsName: (name) => verdictOf(decideName(policy, name)),
+    allowsAddress: (address) => verdictOf(decideAnswer(policy, address)),
+    decide: ({ address, port }, names) =>
+      verdictOf(decide(policy, { address, port, protocol: 'tcp', names })),
+  };
+}
+
+function verdictOf({ allowed, reason, why }: EgressDecision): GatewayVerdict {
+  switch (reason) {
+    case 'listed_block':
+      return { allowed, why, basis: 'address' };
+    case 'listed_name':
+      return { allowed, why, basis: 'name' };
+    case 'open':
+      return { allowed, why, basis: 'open' };
+    default:
+      return { allowed, why, isDenied: reason !== 'not_listed' };
+  }
+}
