@@ -6,7 +6,9 @@
  * Readers return what is wrong instead of throwing; they follow at most as many compression pointers as a
  * name can have labels, each strictly backwards, and never read beyond the message. Pure.
  */
-import { isCanonicalName, isIpv4, LABEL_CHARACTERS_MAX, NAME_CHARACTERS_MAX } from './host-name.ts';
+import { assert } from '../base/assert.ts';
+import { formatAddress, parseAddress } from './addresses.ts';
+import { isCanonicalName, LABEL_CHARACTERS_MAX, NAME_CHARACTERS_MAX } from './host-name.ts';
 
 /** RFC 1035 section 3.2.2, RFC 3596, RFC 9460, RFC 6891. */
 export const DNS_TYPE = {
@@ -386,23 +388,14 @@ class Writer {
 
 /** 4 bytes → dotted quad, 16 bytes → RFC 5952. */
 function addressText(data: Uint8Array): string {
-  if (data.length === 4) return data.join('.');
-  const groups = Array.from({ length: 8 }, (_, i) =>
-    (((data[2 * i] ?? 0) << 8) | (data[2 * i + 1] ?? 0)).toString(16),
-  );
-  return new URL(`http://[${groups.join(':')}]/`).hostname.slice(1, -1);
+  const value = BigInt(`0x${Buffer.from(data).toString('hex')}`);
+  return formatAddress({ family: data.length === 4 ? 4 : 6, value });
 }
 
-/** The reverse; `address` is canonical, as `addressText` writes it. */
-function addressBytes(address: string): number[] {
-  if (isIpv4(address)) return address.split('.').map(Number);
-  const [head = '', tail] = address.split('::');
-  const words = (text: string): string[] => (text === '' ? [] : text.split(':'));
-  const left = words(head);
-  const right = tail === undefined ? [] : words(tail);
-  const middle = Array.from({ length: 8 - left.length - right.length }, () => '0');
-  return [...left, ...middle, ...right].flatMap((word) => {
-    const value = Number.parseInt(word, 16);
-    return [value >> 8, value & 255];
-  });
+/** The reverse; `text` is as `addressText` writes it. */
+function addressBytes(text: string): Uint8Array {
+  const address = parseAddress(text);
+  assert(address !== undefined, 'a record has an address');
+  const digits = address.family === 4 ? 8 : 32;
+  return Buffer.from(address.value.toString(16).padStart(digits, '0'), 'hex');
 }

@@ -1,4 +1,5 @@
 /** Names and literal addresses as guests write them in SNI, `Host` and DNS, in one canonical form. Pure. */
+import { formatAddress, parseAddress, unmapped } from './addresses.ts';
 
 /** Whole name in text, RFC 1035 section 2.3.4 (255 bytes on the wire). */
 export const NAME_CHARACTERS_MAX = 253;
@@ -36,33 +37,18 @@ export function parseHostName(text: string): string | undefined {
 export function parseHost(text: string): Host | undefined {
   const inner = /^\[([0-9A-Fa-f:.]{2,45})\]$/.exec(text)?.[1];
   if (inner !== undefined) {
-    const address = canonicalIpv6(inner);
-    return address === undefined ? undefined : { kind: 'address', address };
+    const address = parseAddress(inner);
+    return address?.family === 6 ? { kind: 'address', address: formatAddress(address) } : undefined;
   }
-  if (isIpv4(text)) return { kind: 'address', address: text };
+  if (parseAddress(text)?.family === 4) return { kind: 'address', address: text };
   const name = parseHostName(text);
   return name === undefined ? undefined : { kind: 'name', name };
 }
 
 /** The form in which addresses are compared: IPv4-mapped IPv6, as sockets tell it, becomes IPv4. */
-export function plainAddress(address: string): string {
-  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
-  if (mapped !== undefined) return mapped;
-  return address.includes(':') ? (canonicalIpv6(address) ?? address) : address;
-}
-
-/** Dotted quad, decimal, no leading zero. */
-export function isIpv4(text: string): boolean {
-  const parts = text.split('.');
-  return (
-    parts.length === 4 &&
-    parts.every((part) => /^(?:0|[1-9]\d{0,2})$/.test(part) && Number(part) < 256)
-  );
-}
-
-function canonicalIpv6(text: string): string | undefined {
-  const url = `http://[${text}]/`;
-  return URL.canParse(url) ? new URL(url).hostname.slice(1, -1) : undefined;
+export function plainAddress(text: string): string {
+  const address = parseAddress(text);
+  return address === undefined ? text : formatAddress(unmapped(address));
 }
 
 /** The "ends in a number" rule of the URL standard (section 3.5): such a host is an address or an error. */
