@@ -21,6 +21,7 @@ import {
 } from './gateway-judge.ts';
 import { SecondHello, ServerHelloStart } from './hello-retry.ts';
 import { type HttpPiece, HttpRequestReader } from './http-requests.ts';
+import { HttpResponses } from './http-responses.ts';
 import type { Pins } from './pins.ts';
 
 export interface GatewayBudget {
@@ -45,7 +46,7 @@ export interface GatewayTimeouts {
   readonly connectMs: number;
   /** No byte moved in either direction. */
   readonly idleMs: number;
-  /** For a refused guest to read why, and for earlier answers to arrive before. */
+  /** For a refused guest to read why. */
   readonly lingerMs: number;
 }
 
@@ -97,6 +98,7 @@ export class GatewayConnection {
   #serverStart: ServerHelloStart | undefined;
   #secondHello: SecondHello | undefined;
   readonly #requests = new HttpRequestReader();
+  readonly #responses = new HttpResponses();
   #hasReceived = false;
   #cancelHead: (() => void) | undefined;
   #cancelIdle: (() => void) | undefined;
@@ -247,6 +249,7 @@ export class GatewayConnection {
     if (!judged.ok)
       return { reason: judged.reason, why: judged.why, name: judged.name, status: 403 };
     this.#context.onAllowed('http', judged.name);
+    this.#responses.expect(piece.head.method);
     return undefined;
   }
 
@@ -301,7 +304,6 @@ export class GatewayConnection {
     for (const bytes of queue) isRoomy = upstream.write(bytes);
     if (this.#isLast) {
       this.#phase = 'draining';
-      upstream.end();
       return;
     }
     if (isRoomy) this.#resumeGuest();
@@ -320,11 +322,14 @@ export class GatewayConnection {
     this.#hasReceived = true;
     if (!this.#guest.write(bytes)) this.#upstream?.pause();
     this.#onServerStart(bytes);
+    if (this.#protocol !== 'http') return;
+    this.#responses.push(bytes);
+    if (this.#phase === 'draining' && this.#responses.isComplete) this.#answer();
   }
 
   #onUpstreamEnd(): void {
     if (this.#phase === 'draining') {
-      this.#answer();
+      this.#cutShort();
       return;
     }
     if (this.#phase !== 'open') return;
@@ -344,7 +349,7 @@ export class GatewayConnection {
       this.#refuse('unreachable', why, undefined, 502);
     } else if (this.#phase === 'open' && isCut) this.destroy();
     else if (this.#phase === 'open') this.#close();
-    else if (this.#phase === 'draining') this.#answer();
+    else if (this.#phase === 'draining') this.#cutShort();
   }
 
   /** The upstream is gone: what the guest is still to get is sent, however slowly it reads. */
@@ -392,11 +397,17 @@ export class GatewayConnection {
       return;
     }
     // An answer in the middle of an earlier one would be read as a part of it.
-    if (this.#phase === 'open') this.#upstream?.end();
-    this.#phase = this.#phase === 'open' ? 'draining' : 'dialling';
-    this.#isLast = true;
     this.#guest.pause();
-    this.#linger();
+    this.#isLast = true;
+    if (this.#phase !== 'open') return;
+    this.#phase = 'draining';
+    if (this.#responses.isComplete) this.#answer();
+  }
+
+  /** The upstream left an earlier answer unfinished: so does the guest's connection. */
+  #cutShort(): void {
+    this.#refusal = undefined;
+    this.#answer();
   }
 
   #words(reason: EndReason, why: string, status: RefusalStatus): Uint8Array | undefined {
@@ -440,7 +451,7 @@ export class GatewayConnection {
       const restMs = this.#movedAtMs + timeouts.idleMs - clock.now();
       // Timers of the platform may come a fraction of a millisecond early.
       if (restMs > 1) this.#armIdle(restMs);
-      else if (this.#phase !== 'answering' && this.#phase !== 'draining')
+      else if (this.#phase !== 'answering')
         this.#refuse('idle_timeout', 'no byte moved for too long');
     });
   }

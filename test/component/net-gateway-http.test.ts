@@ -1,5 +1,7 @@
 /** The gateway with real HTTP clients and a real server, on loopback: every request is judged. */
-import { afterEach, describe, expect, it } from 'vitest';
+import { createServer } from 'node:http';
+import { connect } from 'node:net';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { helloMessage, records } from '../support/client-hello.ts';
 import {
   ADDRESS,
@@ -9,8 +11,9 @@ import {
   errorOf,
   httpWorld,
   nextOf,
+  undo,
 } from '../support/gateway-servers.ts';
-import { talk } from '../support/gateway-world.ts';
+import { HOST, listen, talk } from '../support/gateway-world.ts';
 import { listPolicy } from '../support/net-policy.ts';
 
 afterEach(cleanUp);
@@ -110,6 +113,29 @@ describe('Gateway: HTTP', () => {
       expect(errorOf(Buffer.from(reply))).toBe(reason);
     }
     expect(made.gateway.stats().ended.get(reason as never)).toBe(4);
+  });
+  it('refuses a later request only after the answer to the earlier one, however late that is', async () => {
+    const { made } = await httpWorld();
+    let respond = (): void => undefined;
+    const server = createServer((_request, response) => {
+      response.write('first half, ');
+      respond = () => response.end('second half');
+    });
+    made.internet.set(`${ADDRESS}:80`, await listen(server));
+    undo.push(() => server.close());
+    const socket = connect(made.port, HOST);
+    let received = '';
+    socket.on('data', (bytes) => {
+      received += bytes.toString();
+    });
+    const closed = new Promise((resolve) => socket.once('close', resolve));
+    socket.write(GET);
+    await vi.waitFor(() => expect(received).toContain('first half'));
+    socket.write('GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n');
+    await vi.waitFor(() => expect(made.reasons()).toEqual(['allowed', 'name_refused']));
+    respond();
+    await closed;
+    expect(received).toMatch(/first half, [\s\S]*second half\r\n0\r\n\r\nHTTP\/1\.1 403 /);
   });
   it('passes what is smuggled in a body on as a body', async () => {
     const { made, seen } = await httpWorld();

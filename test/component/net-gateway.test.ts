@@ -111,6 +111,29 @@ describe('Gateway: TLS', () => {
       expect(made.reasons().at(-1)).toBe(reason);
     }
   });
+  it('passes what comes behind the hello, and then the end, once the server has spoken', async () => {
+    const made = await world(443);
+    const received: Buffer[] = [];
+    let end = '';
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      socket.on('error', () => socket.destroy());
+      socket.on('data', (bytes) => received.push(bytes));
+      socket.on('end', () => {
+        end = Buffer.concat(received).toString('hex');
+        socket.end();
+      });
+      // Not before the hello was there: a server that begins with an alert asks for no second hello.
+      socket.once('data', () => socket.write(Buffer.of(21)));
+    });
+    made.internet.set(`${ADDRESS}:443`, await listen(server));
+    undo.push(() => server.close());
+    const bytes = Buffer.concat([
+      records(helloMessage({ serverName: 'a.example' })),
+      randomBytes(999),
+    ]);
+    expect(await talk(made.port, [bytes], true)).toEqual(Buffer.of(21));
+    expect(end).toBe(bytes.toString('hex'));
+  });
   it('moves much in both directions, whole, and both ends close in their own time', async () => {
     const made = await tlsWorld();
     const sent = randomBytes(4 * 1024 * 1024);
