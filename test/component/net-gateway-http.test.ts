@@ -116,10 +116,10 @@ describe('Gateway: HTTP', () => {
   });
   it('refuses a later request only after the answer to the earlier one, however late that is', async () => {
     const { made } = await httpWorld();
-    let respond = (): void => undefined;
+    let respond = (_text: string, _isLast: boolean): void => undefined;
     const server = createServer((_request, response) => {
       response.write('first half, ');
-      respond = () => response.end('second half');
+      respond = (text, isLast) => (isLast ? response.end(text) : response.write(text));
     });
     made.internet.set(`${ADDRESS}:80`, await listen(server));
     undo.push(() => server.close());
@@ -133,9 +133,13 @@ describe('Gateway: HTTP', () => {
     await vi.waitFor(() => expect(received).toContain('first half'));
     socket.write('GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n');
     await vi.waitFor(() => expect(made.reasons()).toEqual(['allowed', 'name_refused']));
-    respond();
+    respond('middle, ', false);
+    await vi.waitFor(() => expect(received).toContain('middle'));
+    respond('second half', true);
     await closed;
-    expect(received).toMatch(/first half, [\s\S]*second half\r\n0\r\n\r\nHTTP\/1\.1 403 /);
+    expect(received).toMatch(
+      /first half, [\s\S]*middle, [\s\S]*second half\r\n0\r\n\r\nHTTP\/1\.1 403 /,
+    );
   });
   it('passes what is smuggled in a body on as a body', async () => {
     const { made, seen } = await httpWorld();
