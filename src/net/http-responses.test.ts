@@ -46,13 +46,13 @@ describe('HttpResponses', () => {
     expect(states(['GET'], `${text}${OK}Content-Length: 0\r\n\r\n`)).not.toContain(true);
   });
   it('follows a limited number of requests at once', () => {
-    const after = (count: number): boolean => {
+    const isCompleteAfter = (count: number): boolean => {
       const responses = new HttpResponses();
       for (let i = 0; i < count; i += 1) responses.expect('GET');
       responses.push(Buffer.from('HTTP/1.1 204 x\r\n\r\n'.repeat(count)));
       return responses.isComplete;
     };
-    expect([after(1024), after(1025)]).toEqual([true, false]);
+    expect([isCompleteAfter(1024), isCompleteAfter(1025)]).toEqual([true, false]);
   });
   it('is not complete where more comes than was asked for', () => {
     const answer = `${OK}Content-Length: 0\r\n\r\n`;
