@@ -151,14 +151,13 @@ export class Supervisor {
   async bind(spec: SandboxSpec, signal?: AbortSignal): Promise<void> {
     const guest = this.guest();
     const { id, cpus, memoryMib, diskMib, warm, hostname } = this.#spec;
-    const before = JSON.stringify(this.#identity());
     this.#spec = { ...spec, id, cpus, memoryMib, diskMib, warm, hostname };
     const identity = this.#identity();
     this.#running?.port.setModels(spec.models);
     this.#running?.listener.setIdentity(identity);
     await Promise.all([
-      // The guest knows what it was told at its start; a round trip to it is most of what binding costs.
-      JSON.stringify(identity) === before ? undefined : guest.update({ env: identity.env }, signal),
+      // Also if nothing changes: one that hangs does not answer, and must not be handed out.
+      guest.update({ env: identity.env }, signal),
       Object.keys(spec.channelLimits).length === 0
         ? undefined
         : this.#vm?.setChannelLimits(spec.channelLimits),
