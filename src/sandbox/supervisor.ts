@@ -236,6 +236,7 @@ export class Supervisor {
       }
       this.#apply('go-on');
     } catch (error) {
+      await this.#exitOrGrace(running.vm);
       if (this.#stopping === undefined) {
         await this.#end('agent-lost', `it could not go on after saving: ${describeError(error)}`);
       }
@@ -356,13 +357,9 @@ export class Supervisor {
     const both = AbortSignal.any([signal, waiting.signal]);
     try {
       const died = vm.exited.then((exit): never => {
-        throw new SandboxError(
-          'start_failed',
-          `the VM ended before its agent said hello: ${exit.cause}`,
-          {
-            ...(exit.detail === '' ? {} : { cause: exit.detail }),
-          },
-        );
+        const what = `the VM ended before its agent said hello: ${exit.cause}`;
+        const because = exit.detail === '' ? {} : { cause: exit.detail };
+        throw new SandboxError('start_failed', what, because);
       });
       const guest = await Promise.race([listener.ready(both), died]);
       this.#guest = guest;
@@ -377,23 +374,35 @@ export class Supervisor {
     this.#watchGuest(vm, guest);
     if (this.spec.timeoutMs !== null) {
       const limitMs = this.spec.timeoutMs;
-      const cancel = this.#parts.clock.after(limitMs, () => {
-        void this.#end('timeout', `the sandbox reached its limit of ${limitMs} ms`);
-      });
+      const detail = `the sandbox reached its limit of ${limitMs} ms`;
+      const cancel = this.#parts.clock.after(limitMs, () => void this.#end('timeout', detail));
       this.#cleanup.push('timer', cancel);
     }
   }
 
   #watchGuest(vm: Vm, guest: Guest): void {
-    void guest.closed.then(async () => {
-      // The VM's own end explains more than the broken link, and follows at once if it is the reason.
-      const grace = Promise.withResolvers<void>();
-      const cancel = this.#parts.clock.after(AGENT_LOST_GRACE_MS, grace.resolve);
-      await Promise.race([vm.exited, grace.promise]);
-      cancel();
+    const end = (): void => {
       if (this.#state !== 'ready' || this.#guest !== guest) return;
-      await this.#end('agent-lost', 'the link to the agent broke');
+      void this.#end('agent-lost', 'the link to the agent broke');
+    };
+    void guest.closed.then(async () => {
+      await this.#exitOrGrace(vm);
+      end();
+      if (this.#guest !== guest) return;
+      // Where the VM stands still now, a link that broke before shows when it runs again without another.
+      const stop = this.onTransition(() => {
+        stop();
+        end();
+      });
     });
+  }
+
+  /** The VM's own end explains more than what follows from it, and comes at once if it is the reason. */
+  async #exitOrGrace(vm: Vm): Promise<void> {
+    const grace = Promise.withResolvers<void>();
+    const cancel = this.#parts.clock.after(EXIT_GRACE_MS, grace.resolve);
+    await Promise.race([vm.exited, grace.promise]);
+    cancel();
   }
 
   #identity(): GuestIdentity {
@@ -428,10 +437,8 @@ export class Supervisor {
     try {
       await this.#cleanup.run();
     } catch (error) {
-      this.#parts.log.error('could not release all of a sandbox', {
-        sandbox: this.spec.id,
-        error: describeError(error),
-      });
+      const fields = { sandbox: this.spec.id, error: describeError(error) };
+      this.#parts.log.error('could not release all of a sandbox', fields);
     }
     const end: SandboxEnd = { cause, detail, console: this.#vm?.consoleTail() ?? '' };
     this.#apply(failed ? 'released-after-failure' : 'released');
@@ -484,7 +491,7 @@ function goneWhileSaving(cause: unknown): SandboxError {
 
 /** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */
 const SET_CLOCK_MS_MAX = 5000;
-const AGENT_LOST_GRACE_MS = 500;
+const EXIT_GRACE_MS = 500;
 
 function causeOf(exit: VmExit): SandboxEnd['cause'] {
   return exit.cause === 'guest-shutdown' ? 'guest-shutdown' : 'vmm-crashed';
