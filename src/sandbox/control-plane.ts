@@ -226,7 +226,12 @@ export class LocalControlPlane implements ControlPlane {
     const { queue } = this.#parts;
     this.#closer.abort(closing());
     await Promise.all([queue.close(), this.#starter.pools.close(), ...this.#starts]);
-    await Promise.all([...this.#sandboxes.values()].map((sandbox) => sandbox.leave()));
+    const leaving = [...this.#sandboxes.values()].map((sandbox) => sandbox.leave());
+    for (const left of await Promise.allSettled(leaving)) {
+      if (left.status === 'fulfilled') continue;
+      // Who asked for its end has been told, and another process has it.
+      this.#parts.log.warn('a sandbox was not ended', { reason: describeError(left.reason) });
+    }
   }
 
   async #create(request: CreateRequest, signal: AbortSignal): Promise<SandboxInfo> {

@@ -2,11 +2,9 @@
 import { describe, expect, it } from 'vitest';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import { FakeHost } from '../support/fake-host.ts';
+import { NOTHING, requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';
 import type { Phase } from '../support/fake-script.ts';
-
-const NOTHING = {};
-const NOTHING_STORED = { files: 0, staged: 0, trash: 0, snapshots: 0 };
 
 type Change = 'pause' | 'pause-memory' | 'snapshot' | 'fork' | 'resume' | 'resume-memory';
 
@@ -37,14 +35,6 @@ function history(host: FakeHost, id: string): SandboxStatus[] {
     if (info.id === id) seen.push(info.status);
   });
   return seen;
-}
-
-async function requireNothing(host: FakeHost): Promise<void> {
-  for (const { id } of await host.control.list()) await host.control.remove(id);
-  for (const { id } of await host.control.snapshots()) await host.control.removeSnapshot(id);
-  expect(host.script.unused).toEqual([]);
-  expect(await host.holdings()).toEqual(NOTHING);
-  expect(await host.stored()).toEqual(NOTHING_STORED);
 }
 
 const SAVED: readonly Phase[] = ['settle', 'unplug', 'save-state', 'keep-memory', 'keep-disk'];

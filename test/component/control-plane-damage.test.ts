@@ -6,11 +6,10 @@ import { describe, expect, it } from 'vitest';
 import { CodedError } from '../../src/base/errors.ts';
 import type { SandboxInfo } from '../../src/sandbox/control.ts';
 import { FakeHost } from '../support/fake-host.ts';
+import { NOTHING, NOTHING_STORED, requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';
 import type { Phase } from '../support/fake-script.ts';
 
-const NOTHING = {};
-const NOTHING_STORED = { files: 0, staged: 0, trash: 0, snapshots: 0 };
 const NO_SPACE = Object.assign(new Error('write'), { code: 'ENOSPC' });
 
 /** A sandbox whose guest remembers something. */
@@ -27,13 +26,6 @@ async function requireUsable(host: FakeHost, id: string): Promise<void> {
     expect(await host.control.resume(id)).toMatchObject({ status: 'running', pausedTo: null });
   }
   expect(await (await host.guest(id)).recall()).toBe('a thing');
-}
-
-async function requireNothing(host: FakeHost): Promise<void> {
-  for (const { id } of await host.control.list()) await host.control.remove(id);
-  expect(host.script.unused).toEqual([]);
-  expect(await host.holdings()).toEqual(NOTHING);
-  expect(await host.stored()).toEqual(NOTHING_STORED);
 }
 
 /** Of an error and its causes. */
@@ -103,9 +95,6 @@ describe('LocalControlPlane: a save that fails', () => {
       await requireUsable(host, id);
     } else {
       expect(await host.control.get(id)).toMatchObject({ end: { cause: 'vmm-crashed' } });
-    }
-    for (const { id: snapshot } of await host.control.snapshots()) {
-      await host.control.removeSnapshot(snapshot);
     }
     await requireNothing(host);
   });

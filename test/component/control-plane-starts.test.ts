@@ -3,20 +3,13 @@ import { describe, expect, it } from 'vitest';
 import { BusyError } from '../../src/sandbox/errors.ts';
 import { WAITING_MAX } from '../../src/sandbox/start-queue.ts';
 import { FakeHost } from '../support/fake-host.ts';
+import { NOTHING, requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';
-
-const NOTHING = {};
-const NOTHING_STORED = { files: 0, staged: 0, trash: 0, snapshots: 0 };
 
 /** A pool of that many members, all ready. */
 async function fillPool(host: FakeHost, members: number): Promise<void> {
   await host.control.setPool({ min: members, max: members });
   await expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(members);
-}
-
-async function removeAll(host: FakeHost): Promise<void> {
-  for (const { id } of await host.control.list()) await host.control.remove(id);
-  await host.control.setPool({ min: 0, max: 0 });
 }
 
 describe('LocalControlPlane: starts', () => {
@@ -33,9 +26,7 @@ describe('LocalControlPlane: starts', () => {
     expect(made.map(({ metadata }) => metadata['index'])).toEqual(
       Array.from({ length: 200 }, (_, index) => String(index)),
     );
-    await removeAll(host);
-    expect(await host.holdings()).toEqual(NOTHING);
-    expect(await host.stored()).toEqual(NOTHING_STORED);
+    await requireNothing(host);
   });
 
   it('who waits too long is refused with a time to try again, the rest is served in order', async () => {
@@ -60,8 +51,7 @@ describe('LocalControlPlane: starts', () => {
       expect(error).toBeInstanceOf(BusyError);
       expect(error).toMatchObject({ code: 'busy', retryAfterMs: expect.any(Number) });
     }
-    await removeAll(host);
-    expect(await host.holdings()).toEqual(NOTHING);
+    await requireNothing(host);
   });
 
   it('more than may wait are refused at once', async () => {
@@ -100,8 +90,7 @@ describe('LocalControlPlane: starts', () => {
     expect(dumb?.isAlive()).toBe(false);
     expect(host.script.unused).toEqual([]);
     silent.release();
-    await removeAll(host);
-    expect(await host.holdings()).toEqual(NOTHING);
+    await requireNothing(host);
   });
 
   it('a member that dies while it waits is replaced, and an empty pool clones', async () => {
@@ -113,8 +102,7 @@ describe('LocalControlPlane: starts', () => {
     expect(made.id).not.toBe(first?.id);
     expect(made.origin).toBe('clone');
     expect((await host.control.pools())[0]).toMatchObject({ hits: 0, discarded: 1 });
-    await removeAll(host);
-    expect(await host.holdings()).toEqual(NOTHING);
+    await requireNothing(host);
   });
 
   it.each(['template', 'fill-memory', 'copy-disk', 'start', 'hello'] as const)(
@@ -125,8 +113,7 @@ describe('LocalControlPlane: starts', () => {
       const made = await host.control.create({});
       expect(made).toMatchObject({ status: 'running', origin: 'boot' });
       expect(host.script.unused).toEqual([]);
-      await removeAll(host);
-      expect(await host.holdings()).toEqual(NOTHING);
+      await requireNothing(host);
     },
   );
 
@@ -158,8 +145,7 @@ describe('LocalControlPlane: starts', () => {
       held.release();
       await refused;
       expect(await host.control.list()).toEqual([]);
-      await removeAll(host);
-      expect(await host.holdings()).toEqual(NOTHING);
+      await requireNothing(host);
     },
   );
 
@@ -170,10 +156,7 @@ describe('LocalControlPlane: starts', () => {
       const { id } = await host.control.create({ timeoutMs: 60_000, idleTimeoutMs: 60_000 });
       expect(await host.control.remove(id)).toMatchObject({ status: 'ended' });
     }
-    await removeAll(host);
-    expect(await host.control.list()).toEqual([]);
-    expect(await host.holdings()).toEqual(NOTHING);
-    expect(await host.stored()).toEqual(NOTHING_STORED);
+    await requireNothing(host);
   });
 });
 

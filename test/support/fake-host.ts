@@ -83,6 +83,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   readonly #rejections: unknown[] = [];
   readonly #note = (error: unknown): void => void this.#rejections.push(error);
   #made = 0;
+  #modelRequests = 0;
   /** VMs, since it was opened. */
   started = 0;
 
@@ -170,6 +171,16 @@ export class FakeHost implements Holdings, AsyncDisposable {
 
   vms(): readonly FakeVm[] {
     return [...this.#vms.values()];
+  }
+
+  /** That each guest is being answered from now on. */
+  setModelRequests(count: number): void {
+    this.#modelRequests = count;
+  }
+
+  /** A little traffic on its channel. */
+  carry(id: string): void {
+    this.vm(id).traffic += 1;
   }
 
   async guest(id: string): Promise<FakeGuest> {
@@ -327,7 +338,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
       attachBridge: async () => {
         await script.step('bridge');
         const close = this.#lease('bridge ports');
-        return { setModels: () => undefined, inFlight: () => 0, close: async () => close() };
+        const inFlight = (): number => this.#modelRequests;
+        return { setModels: () => undefined, inFlight, close: async () => close() };
       },
       ...(source === null ? {} : { template: source }),
     };

@@ -35,7 +35,8 @@ type Interference = (vm: FakeVm | undefined) => Promise<void> | void;
 export interface Held {
   /** With the VM that it is about, if there is one. */
   readonly reached: Promise<FakeVm | undefined>;
-  release(): void;
+  /** He fails, if an error is given. */
+  release(error?: Error): void;
 }
 
 export class Script {
@@ -62,7 +63,11 @@ export class Script {
       reached.resolve(vm);
       await released.promise;
     });
-    return { reached: reached.promise, release: released.resolve };
+    const release = (error?: Error): void => {
+      if (error === undefined) released.resolve();
+      else released.reject(error);
+    };
+    return { reached: reached.promise, release };
   }
 
   /** What was planned and has not happened: a test that expects it to has not tested it. */
