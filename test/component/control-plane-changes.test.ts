@@ -233,6 +233,18 @@ describe('LocalControlPlane: rows', () => {
     await requireNothing(host);
   });
 
+  it('one that can not be taken off the disk is still there, and can be removed later', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true });
+    await (await host.guest(id)).remember('a thing');
+    await host.control.pause(id, 'disk');
+    host.script.fail('put');
+    await expect(host.control.remove(id)).rejects.toThrow('put failed');
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
+    expect(await (await host.guest(id)).recall()).toBe('a thing');
+    await requireNothing(host);
+  });
+
   it('a listener that throws, or changes what it hears of, holds nobody up', async () => {
     await using host = await FakeHost.open();
     host.control.onChange(() => {
