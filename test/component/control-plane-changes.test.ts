@@ -71,6 +71,34 @@ describe('LocalControlPlane: remove', () => {
     await requireNothing(host);
   });
 
+  it('during a resume: does not wait for a guest that says nothing', async () => {
+    await using host = await FakeHost.open();
+    const { id, go } = await begin(host, 'resume');
+    const held = host.script.hold('hello');
+    const refused = expect(go()).rejects.toMatchObject({ code: 'gone' });
+    await held.reached;
+    expect(await host.control.remove(id)).toMatchObject({ status: 'ended' });
+    await refused;
+    held.release();
+    await requireNothing(host);
+  });
+
+  it('during a resume that comes through at that very moment', async () => {
+    await using host = await FakeHost.open();
+    for (let moments = 0; moments < 40; moments++) {
+      const { id, go } = await begin(host, 'resume');
+      const held = host.script.hold('hello');
+      const going = go().catch((error: unknown) => error);
+      await held.reached;
+      held.release();
+      for (let moment = 0; moment < moments; moment++) await Promise.resolve();
+      expect(await host.control.remove(id)).toMatchObject({ status: 'ended' });
+      await going;
+      expect(await host.holdings()).toEqual(NOTHING);
+    }
+    await requireNothing(host);
+  });
+
   it.each(['disk', 'memory'] as const)('of one that is paused to %s', async (to) => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });

@@ -187,6 +187,30 @@ describe('LocalControlPlane: close', () => {
     }
   });
 
+  it('waits for a member that is being bound, which ends', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 1);
+    const held = host.script.hold('update');
+    const creating = expect(host.control.create({ env: { OWN: 'mine' } })).rejects.toMatchObject({
+      code: 'cancelled',
+    });
+    const member = await held.reached;
+    const ending = host.script.holdOf('kill', member);
+    let isClosed = false;
+    const closing = host.control.close().then(() => {
+      isClosed = true;
+    });
+    await ending.reached;
+    // Of the others nothing is left by then: a workspace, and a file as RAM.
+    await expect.poll(async () => (await host.holdings())['files of VMs']).toBe(2);
+    for (let turn = 0; turn < 10; turn++) await settle();
+    expect(isClosed).toBe(false);
+    ending.release();
+    await Promise.all([closing, creating]);
+    held.release();
+    expect(await host.holdings()).toEqual(NOTHING);
+  });
+
   it('waits for members of a pool that was given up just before', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 1);

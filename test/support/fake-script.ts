@@ -57,12 +57,22 @@ export class Script {
   }
 
   hold(phase: Phase): Held {
+    return this.holdOf(phase, undefined);
+  }
+
+  /** @param one whom to hold, whoever comes before; undefined: the next */
+  holdOf(phase: Phase, one: FakeVm | undefined): Held {
     const reached = Promise.withResolvers<FakeVm | undefined>();
     const released = Promise.withResolvers<void>();
-    this.next(phase, async (vm) => {
+    const interference: Interference = async (vm) => {
+      if (one !== undefined && vm !== one) {
+        this.next(phase, interference);
+        return;
+      }
       reached.resolve(vm);
       await released.promise;
-    });
+    };
+    this.next(phase, interference);
     const release = (error?: Error): void => {
       if (error === undefined) released.resolve();
       else released.reject(error);
