@@ -1,5 +1,5 @@
 /** How daemons begin and end: by a signal, by `kill -9`, two at once; and what the next one finds. */
-import { mkdir, readdir } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import type { SandboxInfo } from '../../src/sandbox/control.ts';
 import { type DaemonHome, leftIn, useDaemonHome, vmmsIn } from '../support/daemon.ts';
@@ -114,7 +114,6 @@ describe('serve: two at once', () => {
   });
 
   it('one that still ends is waited for', async () => {
-    await mkdir(home.runDir, { recursive: true });
     const first = home.serve('-o', 'json', '--pool', '2');
     await first.ready();
     first.kill('SIGTERM');

@@ -188,6 +188,7 @@ async function farewell(control: ControlPlane): Promise<string> {
     const kept = all.filter(({ pausedTo }) => pausedTo === 'disk').length;
     const stays = kept === 0 ? '' : `; ${kept} paused to disk ${kept === 1 ? 'stays' : 'stay'}`;
     const ends = all.length - kept;
+    if (ends === 0) return `ending; no sandbox runs${stays}`;
     return `ending ${ends} ${ends === 1 ? 'sandbox' : 'sandboxes'}${stays}`;
   } catch (error) {
     return `ending: ${describeError(error)}`;
