@@ -155,8 +155,9 @@ export class ManagedSandbox {
     if (this.#isOver) throw this.#refusal('changed');
     if (this.#pauseId === null) {
       this.#apply(change);
-      void this.#persist();
-      return;
+      // A pause may come to the disk before the row's turn; from then on it is anybody's.
+      await this.#writer.write(() => (this.#pauseId === null ? this.#row(null) : null));
+      if (this.#pauseId === null) return;
     }
     await this.#exclusive(async () => {
       if (this.#isOver) throw this.#refusal('changed');

@@ -175,9 +175,12 @@ export class RowWriter {
     this.#rows = rows;
   }
 
-  /** Never rejects. */
-  write(make: () => SandboxRow): Promise<void> {
-    return this.inTurn(() => this.#rows.put(make()));
+  /** Never rejects. @param make null: there is nothing to write any more */
+  write(make: () => SandboxRow | null): Promise<void> {
+    return this.inTurn(async () => {
+      const row = make();
+      if (row !== null) await this.#rows.put(row);
+    });
   }
 
   /** For a row that something else writes. Rejects as `work` does. */

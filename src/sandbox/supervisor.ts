@@ -10,11 +10,11 @@
 
 import type { ChannelLimits } from '../base/channel.ts';
 import { CleanupStack } from '../base/cleanup.ts';
-import { CodedError, describeError } from '../base/errors.ts';
+import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { Vm, VmExit, VmSnapshot } from '../vmm/driver.ts';
-import { SandboxError, startFailure } from './errors.ts';
+import { SandboxError, saveFailure, startFailure } from './errors.ts';
 import {
   isFinal,
   type SandboxEvent,
@@ -186,7 +186,7 @@ export class Supervisor {
    * @param then `end`: this VM ends when `commit` has resolved; `go-on`: it runs again when RAM and disk
    *   are copied
    * @param commit makes what was written count; if it fails the sandbox goes on
-   * @throws SandboxError `not_ready`, `snapshot_failed` (the sandbox goes on), `gone` (it does not)
+   * @throws SandboxError `not_ready`, `snapshot_failed`, `disk_full` (the sandbox goes on), `gone` (it does not)
    */
   async save(
     target: SaveTarget,
@@ -214,11 +214,7 @@ export class Supervisor {
     }
     if (this.#stopping !== undefined) throw goneWhileSaving(failure);
     if (this.#state === 'saving') await this.#goOn(saving, running);
-    const remedy = failure instanceof CodedError ? failure.remedy : undefined;
-    throw new SandboxError('snapshot_failed', 'the sandbox could not be saved; it goes on', {
-      cause: failure,
-      ...(remedy === undefined ? {} : { remedy }),
-    });
+    throw saveFailure(failure);
   }
 
   /** Ends the sandbox and releases all of it. Idempotent. */
