@@ -78,6 +78,10 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   cancelled: CLIENT_GONE,
   start_failed: 502,
   snapshot_failed: 502,
+  disk_full: 507,
+  snapshot_damaged: 409,
+  in_use: 409,
+  store_failed: 503,
   template_failed: 502,
 };
 

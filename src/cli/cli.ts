@@ -91,6 +91,26 @@ export class Cli {
     this.#endAll();
   }
 
+  /**
+   * For what a daemon does not stop half-way: after Ctrl-C this command does not wait for it.
+   * @throws DOMException AbortError when this command is to end first
+   */
+  async unlessCancelled<T>(work: Promise<T>): Promise<T> {
+    const cancelled = Promise.withResolvers<never>();
+    const end = (): void => {
+      if (!this.json) this.stderr.write('neurovisor: the daemon may still go on with it\n');
+      cancelled.reject(this.cancelled.reason);
+    };
+    if (this.cancelled.aborted) end();
+    this.cancelled.addEventListener('abort', end, { once: true });
+    try {
+      return await Promise.race([work, cancelled.promise]);
+    } finally {
+      this.cancelled.removeEventListener('abort', end);
+      work.catch((error: unknown) => ignore(error, 'told already, or nobody waits for it'));
+    }
+  }
+
   printJson(value: unknown): void {
     this.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
   }

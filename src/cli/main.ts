@@ -5,7 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Command, CommanderError } from 'commander';
+import { Command, CommanderError, Help } from 'commander';
 import { ignore } from '../base/ignore.ts';
 import { failureText, UsageError } from './failure.ts';
 import { describe } from './program.ts';
@@ -26,6 +26,13 @@ const program = new Command('neurovisor')
   .version(version)
   .showHelpAfterError('(neurovisor --help shows what there is)')
   .exitOverride()
+  .configureHelp({
+    // A list that is empty as long as nothing is given is no default that says anything.
+    optionDescription: (option) => {
+      const isList = Array.isArray(option.defaultValue);
+      return isList ? option.description : Help.prototype.optionDescription(option);
+    },
+  })
   .hook('preSubcommand', (_program, named) => describe(named));
 
 program.commandsGroup('Scripts:');

@@ -17,7 +17,8 @@ export async function forEach<T extends object>(
   action: (id: string) => Promise<T>,
 ): Promise<number> {
   const unique = [...new Set(ids)];
-  const outcomes = await Promise.all(unique.map((id) => outcomeOf(cli, id, action)));
+  const all = Promise.all(unique.map((id) => outcomeOf(cli, id, action)));
+  const outcomes = await cli.unlessCancelled(all);
   if (cli.json) cli.printJson(outcomes);
   else for (const { ok, id } of outcomes) if (ok) cli.stdout.write(`${id}\n`);
   return outcomes.every(({ ok }) => ok) ? 0 : 1;

@@ -42,7 +42,10 @@ function unambiguous(
   const matching = text === '' ? [] : ids.filter((id) => id.startsWith(text));
   const [one, another] = matching;
   if (one === undefined) {
-    throw new UsageError(`no ${noun} has this id: ${text}`, `see which there are: ${whereToLook}`);
+    throw new UsageError(
+      `no ${noun} has this ${noun === 'snapshot' ? 'name or id' : 'id'}: ${text}`,
+      `see which there are: ${whereToLook}`,
+    );
   }
   if (another === undefined) return one;
   throw new UsageError(

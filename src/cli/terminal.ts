@@ -35,12 +35,13 @@ export class EscapeFilter {
 }
 
 /** Asked before anything starts. @throws UsageError when standard input is none */
-export function requireTerminal(cli: Cli, option: string): ReadStream {
+export function requireTerminal(
+  cli: Cli,
+  option: string,
+  remedy = `leave ${option} away in a pipe`,
+): ReadStream {
   if (cli.stdin instanceof ReadStream) return cli.stdin;
-  throw new UsageError(
-    `${option} needs a terminal on standard input`,
-    `leave ${option} away in a pipe`,
-  );
+  throw new UsageError(`${option} needs a terminal on standard input`, remedy);
 }
 
 export function terminalSize(cli: Cli): TerminalSize {

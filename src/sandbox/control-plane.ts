@@ -28,7 +28,7 @@ import type {
   SandboxInfo,
   SnapshotInfo,
 } from './control.ts';
-import { SandboxError } from './errors.ts';
+import { fromStore, SandboxError } from './errors.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
 import { type ManagedParts, ManagedSandbox } from './managed.ts';
 import type { OpenTemplate } from './pools.ts';
@@ -130,31 +130,31 @@ export class LocalControlPlane implements ControlPlane {
     const sandbox = await this.#find(id);
     const { channelLimits, ...terms } = change;
     if (channelLimits !== undefined) await sandbox.setChannelLimits(channelLimits);
-    await sandbox.change(terms);
+    await told(sandbox.change(terms));
     return sandbox.info();
   }
 
   async remove(id: string): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
-    await sandbox.remove();
+    await told(sandbox.remove());
     return sandbox.info();
   }
 
   async pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
-    await sandbox.pause(to);
+    await told(sandbox.pause(to));
     return sandbox.info();
   }
 
   async resume(id: string, signal?: AbortSignal): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
-    await sandbox.resume(signal);
+    await told(sandbox.resume(signal));
     return sandbox.info();
   }
 
   async snapshot(id: string, options: { readonly name?: string } = {}): Promise<SnapshotInfo> {
     const sandbox = await this.#find(id);
-    return this.#parts.keeper.info(await sandbox.snapshot(options.name ?? null));
+    return this.#parts.keeper.info(await told(sandbox.snapshot(options.name ?? null)));
   }
 
   async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
@@ -168,11 +168,11 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async snapshots(): Promise<readonly SnapshotInfo[]> {
-    return await this.#parts.keeper.list();
+    return await told(this.#parts.keeper.list());
   }
 
   async removeSnapshot(idOrName: string): Promise<void> {
-    await this.#parts.keeper.remove(idOrName);
+    await told(this.#parts.keeper.remove(idOrName));
   }
 
   async pools(): Promise<readonly PoolInfo[]> {
@@ -187,17 +187,17 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async guest(id: string): Promise<Guest> {
-    return await (await this.#find(id)).guest();
+    return await told((await this.#find(id)).guest());
   }
 
   async openOperation(id: string): Promise<Duplex> {
-    const { vm } = await (await this.#find(id)).live();
+    const { vm } = await told((await this.#find(id)).live());
     if (vm === undefined) throw new SandboxError('not_ready', `sandbox ${id} has no VM`);
     return this.#parts.dial(vm.channelPath);
   }
 
   async channelStats(id: string): Promise<ChannelStats> {
-    const { vm } = await (await this.#find(id)).live();
+    const { vm } = await told((await this.#find(id)).live());
     if (vm === undefined) throw new SandboxError('not_ready', `sandbox ${id} has no VM`);
     return await vm.channelStats();
   }
@@ -226,7 +226,12 @@ export class LocalControlPlane implements ControlPlane {
     const { queue } = this.#parts;
     this.#closer.abort(closing());
     await Promise.all([queue.close(), this.#starter.pools.close(), ...this.#starts]);
-    await Promise.all([...this.#sandboxes.values()].map((sandbox) => sandbox.leave()));
+    const leaving = [...this.#sandboxes.values()].map((sandbox) => sandbox.leave());
+    for (const left of await Promise.allSettled(leaving)) {
+      if (left.status === 'fulfilled') continue;
+      // Who asked for its end has been told, and another process has it.
+      this.#parts.log.warn('a sandbox was not ended', { reason: describeError(left.reason) });
+    }
   }
 
   async #create(request: CreateRequest, signal: AbortSignal): Promise<SandboxInfo> {
@@ -292,7 +297,7 @@ export class LocalControlPlane implements ControlPlane {
     const settled = work.catch((error: unknown) => ignore(error, 'told to who asked for it'));
     this.#starts.add(settled);
     try {
-      return await work;
+      return await told(work);
     } finally {
       this.#starts.delete(settled);
     }
@@ -354,14 +359,14 @@ export class LocalControlPlane implements ControlPlane {
     const known = this.#ended.get(id);
     if (known !== undefined) return known;
     if (this.#sandboxes.get(id)?.restsAs === null || parseSandboxId(id) === undefined) return null;
-    const row = await this.#rows.ended(id);
+    const row = await told(this.#rows.ended(id));
     return row === undefined ? null : infoOfEnded(row, this.#parts.accelerator);
   }
 
   /** What is paused on the disk is everybody's who uses this store, and may have changed there. */
   async #readPaused(): Promise<void> {
     const known = [...this.#sandboxes.values()].map((one) => ({ one, as: one.restsAs }));
-    const rows = await this.#rows.paused();
+    const rows = await told(this.#rows.paused());
     const snapshots = new Set(rows.map(({ pausedSnapshotId }) => pausedSnapshotId));
     for (const { one, as } of known) {
       if (as !== null && as === one.restsAs && !snapshots.has(as)) this.#forget(one);
@@ -388,6 +393,15 @@ export class LocalControlPlane implements ControlPlane {
 
   #requireOpen(): void {
     if (this.#closing !== undefined) throw closing();
+  }
+}
+
+/** Everything that a control plane fails with is of this folder. */
+async function told<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw fromStore(error);
   }
 }
 

@@ -19,7 +19,7 @@ export interface ControlPlane {
   host(): Promise<HostInfo>;
   /**
    * Ready when the promise resolves.
-   * @throws SandboxError `spec_invalid`, `not_found` (snapshot), `start_failed`, `cancelled`
+   * @throws SandboxError `spec_invalid`, `not_found` (snapshot), `snapshot_damaged`, `start_failed`, `cancelled`
    * @throws BusyError the queue is full, or its turn did not come in time
    */
   create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo>;
@@ -43,7 +43,7 @@ export interface ControlPlane {
   resume(id: string, signal?: AbortSignal): Promise<SandboxInfo>;
   /**
    * Keeps a running or paused sandbox under a new id; it goes on. Open connections to it end.
-   * @throws SandboxError `not_ready`, `name_taken`, `snapshot_failed`
+   * @throws SandboxError `not_ready`, `name_taken`, `snapshot_failed`, `disk_full`
    */
   snapshot(id: string, options?: { readonly name?: string }): Promise<SnapshotInfo>;
   /** Copies of a running or paused sandbox, each with an identity of its own, each with its own outcome. */

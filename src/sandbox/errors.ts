@@ -1,4 +1,5 @@
-import { CodedError, describeError } from '../base/errors.ts';
+import { CodedError, describeError, errorCode } from '../base/errors.ts';
+import type { StoreErrorCode } from '../store/errors.ts';
 
 export type SandboxErrorCode =
   /** A field of the spec is out of range; the message names it. */
@@ -17,6 +18,14 @@ export type SandboxErrorCode =
   | 'snapshot_foreign'
   /** The sandbox could not be saved; the message says whether it goes on. */
   | 'snapshot_failed'
+  /** No space for what was to be kept; nothing of it was, and a sandbox that ran goes on. */
+  | 'disk_full'
+  /** A file of the snapshot is missing or not as it was written; it is not loaded. */
+  | 'snapshot_damaged'
+  /** A paused sandbox needs the snapshot. */
+  | 'in_use'
+  /** What is kept on the disk can't be read or written; the message says why. */
+  | 'store_failed'
   /** Too much is going on; the error says when to try again. */
   | 'busy'
   /** A template could not be built; sandboxes still boot. */
@@ -25,6 +34,35 @@ export type SandboxErrorCode =
   | 'cancelled';
 
 export class SandboxError extends CodedError<SandboxErrorCode> {}
+
+/** Of the store's own errors, those that are told as they are; any other is `store_failed`. */
+const STORE_CODES: Partial<Record<StoreErrorCode, SandboxErrorCode>> = {
+  not_found: 'not_found',
+  name_taken: 'name_taken',
+  in_use: 'in_use',
+  disk_full: 'disk_full',
+  snapshot_damaged: 'snapshot_damaged',
+  store_closed: 'cancelled',
+};
+
+/** An error of the store as one of a sandbox; anything else as it is. This folder knows the store's types only. */
+export function fromStore(error: unknown): unknown {
+  if (!(error instanceof CodedError) || error.name !== 'StoreError') return error;
+  const code = STORE_CODES[error.code as StoreErrorCode] ?? 'store_failed';
+  return new SandboxError(code, error.message, { cause: error.cause, ...remedyOf(error) });
+}
+
+/** @returns of the code `disk_full` if that is why */
+export function saveFailure(cause: unknown): SandboxError {
+  const code = errorCode(cause) === 'disk_full' ? 'disk_full' : 'snapshot_failed';
+  const message = 'the sandbox could not be saved; it goes on';
+  return new SandboxError(code, message, { cause, ...remedyOf(cause) });
+}
+
+function remedyOf(error: unknown): { readonly remedy?: string } {
+  if (!(error instanceof CodedError) || error.remedy === undefined) return {};
+  return { remedy: error.remedy };
+}
 
 /** Nothing was started. */
 export class BusyError extends SandboxError {
@@ -43,10 +81,9 @@ const CONSOLE_LINES_IN_ERROR = 12;
 /** With the last lines of the guest's console, which often tell why. */
 export function startFailure(error: unknown, consoleTail: string): SandboxError {
   const lastLines = consoleTail.trimEnd().split('\n').slice(-CONSOLE_LINES_IN_ERROR).join('\n');
-  const remedy = error instanceof CodedError ? error.remedy : undefined;
   const console = lastLines === '' ? '' : `\nlast lines of the guest's console:\n${lastLines}`;
   return new SandboxError('start_failed', 'the sandbox could not be started', {
     cause: new Error(`${describeError(error)}${console}`),
-    ...(remedy === undefined ? {} : { remedy }),
+    ...remedyOf(error),
   });
 }

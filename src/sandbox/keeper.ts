@@ -216,10 +216,21 @@ export class Keeper {
   /** A full disk is told as what it is. */
   #into({ paths, write }: Staging): SaveTarget {
     const { copies } = this.#parts;
+    let reason: unknown;
+    // One that fails takes the directory from the other, whose failure would say nothing.
+    const keep = (copy: () => Promise<void>): Promise<void> =>
+      write(async () => {
+        try {
+          await copy();
+        } catch (error) {
+          reason ??= error;
+          throw reason;
+        }
+      });
     return {
       statePath: paths.state,
-      keepMemory: (from) => write(() => copies.keepMemory(from, paths.ram)),
-      keepDisk: (from) => write(() => copies.cloneDisk(from, paths.disk)),
+      keepMemory: (from) => keep(() => copies.keepMemory(from, paths.ram)),
+      keepDisk: (from) => keep(() => copies.cloneDisk(from, paths.disk)),
     };
   }
 

@@ -32,8 +32,8 @@ export class Lifetime {
   #endsAtMs: number | null = null;
   #cancelTimeout: () => void = () => undefined;
   #cancelIdle: () => void = () => undefined;
-  /** Grows with each start and stop: a pause that fails later than that is not tried again. */
-  #turn = 0;
+  /** Each grows with its start and stop: a pause that fails later than that is not tried again. */
+  readonly #turns = { timeout: 0, idle: 0 };
 
   constructor(options: LifetimeOptions) {
     this.#options = options;
@@ -53,7 +53,7 @@ export class Lifetime {
   }
 
   startTimeout(): void {
-    this.#turn += 1;
+    this.#turns.timeout += 1;
     this.#cancelTimeout();
     this.#endsAtMs = null;
     const { clock, terms } = this.#options;
@@ -64,7 +64,7 @@ export class Lifetime {
   }
 
   startIdle(): void {
-    this.#turn += 1;
+    this.#turns.idle += 1;
     this.#cancelIdle();
     this.#idle.start(this.#options.terms().idleTimeoutMs);
   }
@@ -75,7 +75,8 @@ export class Lifetime {
   }
 
   stop(): void {
-    this.#turn += 1;
+    this.#turns.timeout += 1;
+    this.#turns.idle += 1;
     this.#cancelTimeout();
     this.#cancelIdle();
     this.#endsAtMs = null;
@@ -88,28 +89,28 @@ export class Lifetime {
       kill();
       return;
     }
-    void this.#pause('its time is over', () => {
+    void this.#pause('timeout', 'its time is over', () => {
       this.#cancelTimeout = clock.after(RETRY_PAUSE_MS, () => this.#timeIsOver());
     });
   }
 
   #idleIsOver(): void {
-    void this.#pause('it was idle', () => {
+    void this.#pause('idle', 'it was idle', () => {
       // It must then have been idle anew.
       this.#cancelIdle = this.#options.clock.after(RETRY_PAUSE_MS, () => this.startIdle());
     });
   }
 
   /** Never rejects. */
-  async #pause(why: string, again: () => void): Promise<void> {
+  async #pause(limit: 'timeout' | 'idle', why: string, again: () => void): Promise<void> {
     const { sandbox, log, pause } = this.#options;
-    const turn = this.#turn;
+    const turn = this.#turns[limit];
     try {
       if (await pause()) log.info('a sandbox was paused', { sandbox, why });
     } catch (error) {
       const reason = describeError(error);
       log.warn('a sandbox could not be paused', { sandbox, why, reason });
-      if (turn === this.#turn) again();
+      if (turn === this.#turns[limit]) again();
     }
   }
 }

@@ -24,7 +24,7 @@ import { SandboxError } from './errors.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
 import { activityOf, Lifetime } from './lifetime.ts';
 import type { CloneSource, SandboxEnd, StartTimings } from './parts.ts';
-import { type Birth, parseStored, storedEnd, storedRequest, type Terms } from './request.ts';
+import { type Birth, parseStored, type Terms } from './request.ts';
 import { RowWriter, type SandboxRows } from './sandbox-rows.ts';
 import type { SandboxSpec } from './spec.ts';
 import type { Supervisor } from './supervisor.ts';
@@ -39,7 +39,7 @@ export interface ManagedParts {
   /** Queued: a supervisor for `spec` that goes on from `source`, started. */
   start(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor>;
   changed(sandbox: ManagedSandbox): void;
-  /** It is on the disk and another process has it: what is known of it here is out of date. */
+  /** It is on the disk, and what is known of it here may be out of date: another process may have it. */
   lost(sandbox: ManagedSandbox): void;
 }
 
@@ -155,8 +155,9 @@ export class ManagedSandbox {
     if (this.#isOver) throw this.#refusal('changed');
     if (this.#pauseId === null) {
       this.#apply(change);
-      void this.#persist();
-      return;
+      // A pause may come to the disk before the row's turn; from then on it is anybody's.
+      await this.#writer.write(() => (this.#pauseId === null ? this.#row(null) : null));
+      if (this.#pauseId === null) return;
     }
     await this.#exclusive(async () => {
       if (this.#isOver) throw this.#refusal('changed');
@@ -252,7 +253,11 @@ export class ManagedSandbox {
     await this.#supervisor?.stop(cause);
     if (this.#pauseId !== null) {
       await this.#claim();
-      this.#over({ cause, detail: 'removed while it was paused', console: '' });
+      const end = { cause, detail: 'removed while it was paused', console: '' };
+      // As long as its row says that it is there, it is.
+      const keep = (): Promise<void> => this.#parts.rows.keep(this.#row(null, end));
+      await this.#orLost(this.#writer.inTurn(keep));
+      this.#over(end);
     }
     await this.#ended.promise;
   }
@@ -393,13 +398,18 @@ export class ManagedSandbox {
   /** What another process has changed meanwhile is taken over. @throws SandboxError `not_ready`, `gone` */
   async #claim(): Promise<void> {
     if (this.#isClaimed) return;
+    const row = await this.#orLost(this.#parts.rows.claim(this.id));
+    const stored = parseStored(row);
+    this.#isClaimed = true;
+    this.#pauseId = row.pausedSnapshotId;
+    this.#spec = stored?.spec ?? this.#spec;
+    this.#terms = stored?.terms ?? this.#terms;
+  }
+
+  /** What holds of it then is read from the store again. */
+  async #orLost<T>(work: Promise<T>): Promise<T> {
     try {
-      const row = await this.#parts.rows.claim(this.id);
-      const stored = parseStored(row);
-      this.#isClaimed = true;
-      this.#pauseId = row.pausedSnapshotId;
-      this.#spec = stored?.spec ?? this.#spec;
-      this.#terms = stored?.terms ?? this.#terms;
+      return await work;
     } catch (error) {
       this.#parts.lost(this);
       throw error;
@@ -478,21 +488,12 @@ export class ManagedSandbox {
     return this.#writer.write(() => this.#row(this.#pauseId));
   }
 
-  #row(pausedSnapshotId: string | null): SandboxRow {
-    const { createdAtMs, parent, snapshot, origin } = this.birth;
-    const isOver = this.#end !== null;
-    const { metadata } = this.#terms;
-    const isOnDisk = pausedSnapshotId !== null;
-    const isPaused = isOnDisk || this.#status === 'paused';
-    const isNobodys = isOver || (isOnDisk && !this.#isClaimed);
-    return {
-      id: this.id,
-      ownerJson: isNobodys ? null : this.#parts.rows.ownerJson,
-      status: isOver ? 'ended' : isPaused ? 'paused' : 'running',
-      requestJson: storedRequest(this.#spec, this.#terms, origin),
-      ...{ metadata, createdAtMs, parent, snapshot, pausedSnapshotId },
-      endsAtMs: isPaused ? null : this.#lifetime.endsAtMs,
-      end: this.#end === null ? null : storedEnd(this.#end, this.#parts.clock),
-    };
+  #row(pausedSnapshotId: string | null, end = this.#end): SandboxRow {
+    const { id, birth } = this;
+    return this.#parts.rows.make({
+      ...{ id, birth, spec: this.#spec, terms: this.#terms, pausedSnapshotId, end },
+      ...{ isPaused: this.#status === 'paused', isClaimed: this.#isClaimed },
+      endsAtMs: this.#lifetime.endsAtMs,
+    });
   }
 }

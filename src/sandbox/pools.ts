@@ -53,6 +53,8 @@ const FIRST_SCRIPT_MS_MAX = 30_000;
 export class Pools {
   readonly #options: PoolsOptions;
   readonly #pools = new Map<string, Pool>();
+  /** Of pools that were given up and whose members have not all gone yet. */
+  readonly #leaving = new Set<Promise<void>>();
 
   constructor(options: PoolsOptions) {
     this.#options = options;
@@ -76,7 +78,7 @@ export class Pools {
     const info = infoOf(pool);
     if (limits.max > 0) return info;
     this.#pools.delete(template.key);
-    await pool.warm.close();
+    await this.#end(pool);
     return { ...info, target: 0, ready: 0, starting: 0 };
   }
 
@@ -85,8 +87,16 @@ export class Pools {
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#pools.values()].map(({ warm }) => warm.close()));
+    const ending = [...this.#pools.values()].map((pool) => this.#end(pool));
     this.#pools.clear();
+    await Promise.all([...ending, ...this.#leaving]);
+  }
+
+  async #end({ warm }: Pool): Promise<void> {
+    const ending = warm.close();
+    this.#leaving.add(ending);
+    await ending;
+    this.#leaving.delete(ending);
   }
 
   #make(template: OpenTemplate, limits: PoolLimits): Pool {

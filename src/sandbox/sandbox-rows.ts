@@ -15,6 +15,9 @@ import type { Log } from '../base/log.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { Store } from '../store/store.ts';
 import { SandboxError } from './errors.ts';
+import type { SandboxEnd } from './parts.ts';
+import { type Birth, storedEnd, storedRequest, type Terms } from './request.ts';
+import type { SandboxSpec } from './spec.ts';
 
 export interface SandboxRowsParts {
   readonly store: Store;
@@ -23,6 +26,22 @@ export interface SandboxRowsParts {
   /** This host of sandboxes, so that others know when it is gone; no two have the same. */
   readonly ownerJson: string;
   isOwnerAlive(ownerJson: string): Promise<boolean>;
+}
+
+/** What a row is made of. */
+export interface RowFacts {
+  readonly id: string;
+  readonly birth: Birth;
+  readonly spec: SandboxSpec;
+  readonly terms: Terms;
+  /** It is on the disk; null: it is not. */
+  readonly pausedSnapshotId: string | null;
+  /** Anywhere. */
+  readonly isPaused: boolean;
+  /** What is on the disk is ours. */
+  readonly isClaimed: boolean;
+  readonly endsAtMs: number | null;
+  readonly end: SandboxEnd | null;
 }
 
 export interface PausedRow extends SandboxRow {
@@ -40,14 +59,36 @@ export class SandboxRows {
     return this.#parts.ownerJson;
   }
 
+  make(facts: RowFacts): SandboxRow {
+    const { id, birth, spec, terms, pausedSnapshotId, end } = facts;
+    const { createdAtMs, parent, snapshot, origin } = birth;
+    const isOver = end !== null;
+    const isOnDisk = pausedSnapshotId !== null;
+    const isPaused = isOnDisk || facts.isPaused;
+    const isNobodys = isOver || (isOnDisk && !facts.isClaimed);
+    return {
+      id,
+      ownerJson: isNobodys ? null : this.ownerJson,
+      status: isOver ? 'ended' : isPaused ? 'paused' : 'running',
+      requestJson: storedRequest(spec, terms, origin),
+      ...{ metadata: terms.metadata, createdAtMs, parent, snapshot, pausedSnapshotId },
+      endsAtMs: isPaused ? null : facts.endsAtMs,
+      end: isOver ? storedEnd(end, this.#parts.clock) : null,
+    };
+  }
+
+  /** @throws StoreError */
+  async keep(row: SandboxRow): Promise<void> {
+    await this.#parts.store.sandboxes.put(row);
+  }
+
   /** Failures are logged: a sandbox that can't be noted runs all the same. */
   async put(row: SandboxRow): Promise<void> {
-    const { store, log } = this.#parts;
     try {
-      await store.sandboxes.put(row);
+      await this.keep(row);
     } catch (error) {
       const reason = describeError(error);
-      log.error('a sandbox could not be noted', { sandbox: row.id, reason });
+      this.#parts.log.error('a sandbox could not be noted', { sandbox: row.id, reason });
     }
   }
 
@@ -134,9 +175,12 @@ export class RowWriter {
     this.#rows = rows;
   }
 
-  /** Never rejects. */
-  write(make: () => SandboxRow): Promise<void> {
-    return this.inTurn(() => this.#rows.put(make()));
+  /** Never rejects. @param make null: there is nothing to write any more */
+  write(make: () => SandboxRow | null): Promise<void> {
+    return this.inTurn(async () => {
+      const row = make();
+      if (row !== null) await this.#rows.put(row);
+    });
   }
 
   /** For a row that something else writes. Rejects as `work` does. */

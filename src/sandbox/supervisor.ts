@@ -10,11 +10,11 @@
 
 import type { ChannelLimits } from '../base/channel.ts';
 import { CleanupStack } from '../base/cleanup.ts';
-import { CodedError, describeError } from '../base/errors.ts';
+import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { Vm, VmExit, VmSnapshot } from '../vmm/driver.ts';
-import { SandboxError, startFailure } from './errors.ts';
+import { SandboxError, saveFailure, startFailure } from './errors.ts';
 import {
   isFinal,
   type SandboxEvent,
@@ -151,14 +151,13 @@ export class Supervisor {
   async bind(spec: SandboxSpec, signal?: AbortSignal): Promise<void> {
     const guest = this.guest();
     const { id, cpus, memoryMib, diskMib, warm, hostname } = this.#spec;
-    const before = JSON.stringify(this.#identity());
     this.#spec = { ...spec, id, cpus, memoryMib, diskMib, warm, hostname };
     const identity = this.#identity();
     this.#running?.port.setModels(spec.models);
     this.#running?.listener.setIdentity(identity);
     await Promise.all([
-      // The guest knows what it was told at its start; a round trip to it is most of what binding costs.
-      JSON.stringify(identity) === before ? undefined : guest.update({ env: identity.env }, signal),
+      // Also if nothing changes: one that hangs does not answer, and must not be handed out.
+      guest.update({ env: identity.env }, signal),
       Object.keys(spec.channelLimits).length === 0
         ? undefined
         : this.#vm?.setChannelLimits(spec.channelLimits),
@@ -187,7 +186,7 @@ export class Supervisor {
    * @param then `end`: this VM ends when `commit` has resolved; `go-on`: it runs again when RAM and disk
    *   are copied
    * @param commit makes what was written count; if it fails the sandbox goes on
-   * @throws SandboxError `not_ready`, `snapshot_failed` (the sandbox goes on), `gone` (it does not)
+   * @throws SandboxError `not_ready`, `snapshot_failed`, `disk_full` (the sandbox goes on), `gone` (it does not)
    */
   async save(
     target: SaveTarget,
@@ -215,11 +214,7 @@ export class Supervisor {
     }
     if (this.#stopping !== undefined) throw goneWhileSaving(failure);
     if (this.#state === 'saving') await this.#goOn(saving, running);
-    const remedy = failure instanceof CodedError ? failure.remedy : undefined;
-    throw new SandboxError('snapshot_failed', 'the sandbox could not be saved; it goes on', {
-      cause: failure,
-      ...(remedy === undefined ? {} : { remedy }),
-    });
+    throw saveFailure(failure);
   }
 
   /** Ends the sandbox and releases all of it. Idempotent. */
@@ -237,6 +232,7 @@ export class Supervisor {
       }
       this.#apply('go-on');
     } catch (error) {
+      await this.#exitOrGrace(running.vm);
       if (this.#stopping === undefined) {
         await this.#end('agent-lost', `it could not go on after saving: ${describeError(error)}`);
       }
@@ -357,13 +353,9 @@ export class Supervisor {
     const both = AbortSignal.any([signal, waiting.signal]);
     try {
       const died = vm.exited.then((exit): never => {
-        throw new SandboxError(
-          'start_failed',
-          `the VM ended before its agent said hello: ${exit.cause}`,
-          {
-            ...(exit.detail === '' ? {} : { cause: exit.detail }),
-          },
-        );
+        const what = `the VM ended before its agent said hello: ${exit.cause}`;
+        const because = exit.detail === '' ? {} : { cause: exit.detail };
+        throw new SandboxError('start_failed', what, because);
       });
       const guest = await Promise.race([listener.ready(both), died]);
       this.#guest = guest;
@@ -378,23 +370,35 @@ export class Supervisor {
     this.#watchGuest(vm, guest);
     if (this.spec.timeoutMs !== null) {
       const limitMs = this.spec.timeoutMs;
-      const cancel = this.#parts.clock.after(limitMs, () => {
-        void this.#end('timeout', `the sandbox reached its limit of ${limitMs} ms`);
-      });
+      const detail = `the sandbox reached its limit of ${limitMs} ms`;
+      const cancel = this.#parts.clock.after(limitMs, () => void this.#end('timeout', detail));
       this.#cleanup.push('timer', cancel);
     }
   }
 
   #watchGuest(vm: Vm, guest: Guest): void {
-    void guest.closed.then(async () => {
-      // The VM's own end explains more than the broken link, and follows at once if it is the reason.
-      const grace = Promise.withResolvers<void>();
-      const cancel = this.#parts.clock.after(AGENT_LOST_GRACE_MS, grace.resolve);
-      await Promise.race([vm.exited, grace.promise]);
-      cancel();
+    const end = (): void => {
       if (this.#state !== 'ready' || this.#guest !== guest) return;
-      await this.#end('agent-lost', 'the link to the agent broke');
+      void this.#end('agent-lost', 'the link to the agent broke');
+    };
+    void guest.closed.then(async () => {
+      await this.#exitOrGrace(vm);
+      end();
+      if (this.#guest !== guest) return;
+      // Where the VM stands still now, a link that broke before shows when it runs again without another.
+      const stop = this.onTransition(() => {
+        stop();
+        end();
+      });
     });
+  }
+
+  /** The VM's own end explains more than what follows from it, and comes at once if it is the reason. */
+  async #exitOrGrace(vm: Vm): Promise<void> {
+    const grace = Promise.withResolvers<void>();
+    const cancel = this.#parts.clock.after(EXIT_GRACE_MS, grace.resolve);
+    await Promise.race([vm.exited, grace.promise]);
+    cancel();
   }
 
   #identity(): GuestIdentity {
@@ -429,10 +433,8 @@ export class Supervisor {
     try {
       await this.#cleanup.run();
     } catch (error) {
-      this.#parts.log.error('could not release all of a sandbox', {
-        sandbox: this.spec.id,
-        error: describeError(error),
-      });
+      const fields = { sandbox: this.spec.id, error: describeError(error) };
+      this.#parts.log.error('could not release all of a sandbox', fields);
     }
     const end: SandboxEnd = { cause, detail, console: this.#vm?.consoleTail() ?? '' };
     this.#apply(failed ? 'released-after-failure' : 'released');
@@ -485,7 +487,7 @@ function goneWhileSaving(cause: unknown): SandboxError {
 
 /** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */
 const SET_CLOCK_MS_MAX = 5000;
-const AGENT_LOST_GRACE_MS = 500;
+const EXIT_GRACE_MS = 500;
 
 function causeOf(exit: VmExit): SandboxEnd['cause'] {
   return exit.cause === 'guest-shutdown' ? 'guest-shutdown' : 'vmm-crashed';

@@ -72,7 +72,6 @@ function start(): Thread {
   const file = import.meta.url.endsWith('.ts') ? './sparse-worker.ts' : './sparse-worker.js';
   const worker = new Worker(new URL(file, import.meta.url), { name: 'copies' });
   const made: Thread = { worker, pending: new Map() };
-  worker.unref();
   worker.on('message', (answer: SparseAnswer) => {
     const waiting = made.pending.get(answer.key);
     if (answer.ok) waiting?.resolve(answer.result);
@@ -88,5 +87,7 @@ function start(): Thread {
   };
   worker.on('error', failed);
   worker.on('exit', (status) => failed(new Error(`the copying thread ended with ${status}`)));
+  // Last: a listener for messages makes Node wait for the thread again.
+  worker.unref();
   return made;
 }

@@ -235,6 +235,8 @@ except KeyboardInterrupt:
     await expect(running).rejects.toBe(gone);
     expect(stderr()).toContain('ends within a minute');
     isGone = false;
+    // In a VM it would have gone with its agent.
+    process.kill(pid ?? 0, 'SIGKILL');
   });
 });
 

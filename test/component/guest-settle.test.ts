@@ -1,11 +1,13 @@
 /** What the agent does around a save of its VM: settle, all connections end, the next hello, attach. */
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { sleep } from '../../src/base/clock.ts';
-import type { Guest, Process } from '../../src/guest/link.ts';
+import { sleep, systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { type Guest, listenForGuest, type Process } from '../../src/guest/link.ts';
 import { outcome, type RunningAgent, startAgent } from '../support/guest-agent.ts';
 
 const IDENTITY = {
@@ -294,13 +296,14 @@ describe('unplug, the forwarder', () => {
   let bridge: Server;
   const dialled: Socket[] = [];
   let port: number;
-  beforeEach(async () => {
-    bridge = createServer((socket) => {
+  const serveHalf = (): Server =>
+    createServer((socket) => {
       socket.on('error', () => socket.destroy());
       dialled.push(socket);
       socket.on('data', () => socket.write('HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf'));
-    });
-    bridge.listen(`${agent.channelPath}_1025`);
+    }).listen(`${agent.channelPath}_1025`);
+  beforeEach(async () => {
+    bridge = serveHalf();
     await once(bridge, 'listening');
     const env = await outcome(await agent.guest.exec({ argv: sh('echo $OLLAMA_HOST') }));
     port = Number(new URL(env.stdout.trim()).port);
@@ -354,7 +357,29 @@ describe('unplug, the forwarder', () => {
     client.destroy();
   });
 
-  it('a new client while there is no bridge: 503, not a wait', async () => {
+  it('a new client while the host is away waits for it, and is served', async () => {
+    bridge.close();
+    agent.guest.close();
+    await agent.listener.close();
+    const client = connect(port, '127.0.0.1');
+    client.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n');
+    // Longer than it waits where the host is there and the bridge is not.
+    await sleep(1000);
+    expect(client.readableLength).toBe(0);
+    const listener = await listenForGuest({
+      ...{ channelPath: agent.channelPath, helloTimeoutMs: 20_000, clock: systemClock },
+      ...{ identity: IDENTITY, entropy: () => randomBytes(64), log: silentLog },
+    });
+    const guest = await listener.ready();
+    bridge = serveHalf();
+    const [answer] = await once(client, 'data');
+    expect(String(answer)).toContain('200 OK');
+    client.destroy();
+    guest.close();
+    await listener.close();
+  });
+
+  it('a new client while there is no bridge: 503 after a moment', async () => {
     bridge.close();
     const client = connect(port, '127.0.0.1');
     expect(await text(client)).toContain('bridge_unreachable');

@@ -25,10 +25,16 @@ while True:
 `;
 const COUNTED_MS_MAX = 30_000;
 
-/** Resolves with its first count. It lives on when the connection ends. */
+/** Resolves with its first count. Nobody is attached to it then. */
 export async function startCounter(guest: Guest): Promise<Count> {
-  await guest.python({ script: { code: CODE }, detached: true, stdin: false });
-  return await countBeyond(guest, 0);
+  const leaving = new AbortController();
+  const program = { script: { code: CODE }, detached: true, stdin: false } as const;
+  const process = await guest.python(program, leaving.signal);
+  const left = process.exit.catch((error: unknown) => error);
+  const first = await countBeyond(guest, 0);
+  leaving.abort();
+  await left;
+  return first;
 }
 
 export async function readCount(guest: Guest): Promise<Count> {

@@ -63,6 +63,8 @@ export async function startAgent(options: AgentOptions = {}): Promise<RunningAge
     log: options.log ?? silentLog,
   });
   const child = spawnAgent(channelPath);
+  // From the beginning: a test may kill it, and its end then comes at any moment.
+  const exited = once(child, 'exit');
   let text = '';
   for (const stream of [child.stdout, child.stderr]) {
     stream?.on('data', (data) => {
@@ -84,7 +86,7 @@ export async function startAgent(options: AgentOptions = {}): Promise<RunningAge
         // Outside a VM nothing ends the programs of an agent that is killed.
         const programs = child.pid === undefined ? [] : await descendants(child.pid);
         child.kill('SIGKILL');
-        await once(child, 'exit');
+        await exited;
         for (const program of programs) kill(Number.parseInt(program, 10));
       }
       rmSync(dir, { recursive: true, force: true });

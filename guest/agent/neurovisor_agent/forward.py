@@ -1,6 +1,7 @@
 """The inference endpoint of user code: 127.0.0.1:11434 in the guest is the bridge on the host.
 
-Bytes are not looked at. Above `limits.FORWARDS` connections new ones wait in the listener's backlog.
+Bytes are not looked at. Above `limits.FORWARDS` connections new ones wait in the listener's backlog. Who
+connects while the sandbox is being put away, or goes on, waits until the host is there again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from .splice import splice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .transport import UnixTransport, VsockTransport
 
 _BACKLOG = 128
@@ -30,10 +33,15 @@ _UNREACHABLE = (
 
 class Forwarder:
     def __init__(
-        self, loop: Loop, transport: "VsockTransport | UnixTransport", tcp_port: int
+        self,
+        loop: Loop,
+        transport: "VsockTransport | UnixTransport",
+        tcp_port: int,
+        is_linked: "Callable[[], bool]",
     ) -> None:
         self._loop = loop
         self._transport = transport
+        self._is_linked = is_linked
         self._open = 0
         self._listeners: list[_socket.socket] = []
         # The port that is listened at, on IPv4 loopback.
@@ -67,20 +75,30 @@ class Forwarder:
         client = Connection(self._loop, sock)
         client.read(False)
         self._count(1)
+        self._dial(client, 0.0, limits.DIAL_RETRY_MIN_S)
 
+    def _dial(self, client: Connection, waited_s: float, delay_s: float) -> None:
         def dialled(bridge: Connection | None) -> None:
-            if bridge is None:
+            if client.closed:
+                if bridge is not None:
+                    bridge.abort()
+                self._count(-1)
+            elif bridge is not None:
+                splice(client, bridge, lambda: self._count(-1))
+                client.read(True)
+            elif waited_s < self._patience_s():
+                again_s = min(delay_s * 2, limits.FORWARD_RETRY_MAX_S)
+                self._loop.after(delay_s, lambda: self._dial(client, waited_s + delay_s, again_s))
+            else:
                 client.send(_UNREACHABLE)
                 client.finish()
                 self._count(-1)
-            elif client.closed:
-                bridge.abort()
-                self._count(-1)
-            else:
-                splice(client, bridge, lambda: self._count(-1))
-                client.read(True)
 
         self._transport.dial(limits.PORT_INFERENCE, dialled)
+
+    def _patience_s(self) -> float:
+        """While the sandbox is put away its clock stands still, so only the time around it counts."""
+        return limits.FORWARD_LINKED_S if self._is_linked() else limits.FORWARD_UNLINKED_S
 
     def _count(self, change: int) -> None:
         was_full = self._open >= limits.FORWARDS

@@ -59,6 +59,12 @@ DIAL_RETRY_MIN_S = 0.05
 DIAL_RETRY_MAX_S = 2.0
 HELLO_WAIT_S = 10.0
 
+# How long who wants the bridge waits for it: while the host is there, and while it is not. The first
+# covers the moment in which the device has gone and the link does not know it yet.
+FORWARD_LINKED_S = 0.5
+FORWARD_UNLINKED_S = 30.0
+FORWARD_RETRY_MAX_S = 0.2
+
 # User code, when the welcome gives no limits: all but what the agent and the kernel need.
 MEMORY_RESERVE_BYTES = 48 * 1024 * 1024
 MEMORY_RESERVE_FRACTION = 0.1

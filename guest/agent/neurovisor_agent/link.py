@@ -47,6 +47,11 @@ class Link:
         self._transport.on_device(self._device_changed)
         self._dial()
 
+    @property
+    def ready(self) -> bool:
+        """The host is there and has been answered."""
+        return self._ready
+
     def event(self, kind: str, **fields: object) -> None:
         """Tells the host, if a host is there and the rate allows it; else the event is dropped."""
         connection = self._connection

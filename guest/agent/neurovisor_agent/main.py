@@ -65,6 +65,7 @@ class Agent:
                 scripts,
                 self._inference_port,
                 self._link.event,
+                lambda: self._link.ready,
             )
         return self._serving.apply(welcome)
 

@@ -28,6 +28,7 @@ class Serving:
         scripts_dir: str,
         inference_port: int,
         event: "Callable[..., None]",
+        is_linked: "Callable[[], bool]",
     ) -> None:
         self._loop = loop
         self._transport = transport
@@ -35,6 +36,7 @@ class Serving:
         self._scripts_dir = scripts_dir
         self._inference_port = inference_port
         self._event = event
+        self._is_linked = is_linked
         self._settings = Settings(cgroups, transport.in_vm)
         self._problems = self._find_problems()
         self._warm: list[str] | None = None
@@ -59,7 +61,9 @@ class Serving:
             from .monitor import Monitor
             from .operations import Operations
 
-            self._forwarder = Forwarder(self._loop, self._transport, self._inference_port)
+            self._forwarder = Forwarder(
+                self._loop, self._transport, self._inference_port, self._is_linked
+            )
             self._monitor = Monitor(self._loop, self._cgroups, self._event)
             self._settings.inference_port = self._forwarder.tcp_port
             self._operations = Operations(

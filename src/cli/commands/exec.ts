@@ -91,7 +91,7 @@ export async function shell(
   text: string,
   flags: Pick<ExecFlags, 'env' | 'user' | 'cwd'>,
 ): Promise<number> {
-  requireTerminal(cli, 'shell');
+  requireTerminal(cli, 'shell', `run commands with: neurovisor exec ${text} -- COMMAND`);
   return await exec(cli, control, text, ['bash', '-l'], { ...flags, tty: true });
 }
 

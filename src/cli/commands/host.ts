@@ -51,7 +51,8 @@ export async function poolSet(
   if (min > max) throw new UsageError(`a pool of at least ${min} and at most ${max}`);
   const given = Object.entries(sizeOptions(flags)).filter(([, value]) => value !== undefined);
   const warm = flags.warm.length === 0 ? {} : { warm: flags.warm };
-  const info = await control.setPool({ min, max }, { ...Object.fromEntries(given), ...warm });
+  const spec = { ...Object.fromEntries(given), ...warm };
+  const info = await cli.unlessCancelled(control.setPool({ min, max }, spec));
   if (cli.json) cli.printJson(info);
   else show(cli, [info]);
   return 0;

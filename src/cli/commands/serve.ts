@@ -4,10 +4,12 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
+import { sleep } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { openDaemonIfRunning } from '../../library/daemon.ts';
 import { openControlPlane } from '../../runtime/control.ts';
-import { daemonSocket, resolveHome } from '../../runtime/home.ts';
+import { tryLockDaemon } from '../../runtime/daemon-lock.ts';
+import { daemonSocket, type Home, resolveHome } from '../../runtime/home.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
@@ -39,10 +41,10 @@ export async function serve(cli: Cli, flags: ServeFlags): Promise<number> {
   const pool = parsePool(flags.pool);
   const home = resolveHome(cli.config.home);
   const socketPath = daemonSocket(home);
-  await refuseSecond(cli);
   const choice = modelChoice(flags.model);
   const cleanup = new CleanupStack();
   try {
+    cleanup.push('lock of the home', await becomeTheDaemon(cli, home));
     const runtime = await openRuntime(cli, { keepsProgress: true, modelPath: choice.path });
     cleanup.push('runtime', () => runtime.close());
     choice.check(runtime.upstream);
@@ -86,6 +88,30 @@ function parsePool(text: string): PoolLimits {
   return { min, max };
 }
 
+/** How long one that ends its sandboxes, or one that starts, is waited for. */
+const OTHER_MS_MAX = 30_000;
+const POLL_MS = 100;
+
+/** @returns how to let another one be it */
+async function becomeTheDaemon(cli: Cli, home: Home): Promise<() => void> {
+  for (let waitedMs = 0; ; waitedMs += POLL_MS) {
+    await refuseSecond(cli);
+    const release = tryLockDaemon(home);
+    if (release !== null) return release;
+    if (waitedMs >= OTHER_MS_MAX) {
+      throw new UsageError(
+        'another daemon of this home is still starting or ending',
+        'wait for it, or set NEUROVISOR_HOME to another folder',
+      );
+    }
+    if (waitedMs === 0 && !cli.json) {
+      cli.stderr.write('waiting for another daemon of this home, which starts or ends just now\n');
+    }
+    await sleep(POLL_MS, cli.cancelled);
+  }
+}
+
+/** One that runs says so at its socket. */
 async function refuseSecond(cli: Cli): Promise<void> {
   const running = await openDaemonIfRunning(cli.config);
   if (running === null) return;
@@ -130,10 +156,16 @@ function tell(cli: Cli, report: ServeReport): void {
     `  socket  ${socketPath}`,
     ...(url === null ? [] : [`  url     ${url}`]),
     ...(apiKeyPath === null ? [] : [`  key     in ${apiKeyPath}`]),
-    `  pool    ${pool.max === 0 ? 'none' : `${pool.min} to ${pool.max} sandboxes wait`}`,
+    `  pool    ${poolText(pool)}`,
     'Ctrl-C ends it and its sandboxes; what is paused to disk stays.',
   ];
   cli.stderr.write(`${lines.join('\n')}\n`);
+}
+
+function poolText({ min, max }: PoolLimits): string {
+  if (max === 0) return 'none';
+  const count = min === max ? `${max}` : `${min} to ${max}`;
+  return min === 1 && max === 1 ? '1 sandbox waits' : `${count} sandboxes wait`;
 }
 
 /** Resolves at the first signal. */
@@ -154,8 +186,10 @@ async function farewell(control: ControlPlane): Promise<string> {
   try {
     const all = await control.list();
     const kept = all.filter(({ pausedTo }) => pausedTo === 'disk').length;
-    const stays = kept === 0 ? '' : `; ${kept} paused to disk stay`;
-    return `ending ${all.length - kept} sandboxes${stays}`;
+    const stays = kept === 0 ? '' : `; ${kept} paused to disk ${kept === 1 ? 'stays' : 'stay'}`;
+    const ends = all.length - kept;
+    if (ends === 0) return `ending; no sandbox runs${stays}`;
+    return `ending ${ends} ${ends === 1 ? 'sandbox' : 'sandboxes'}${stays}`;
   } catch (error) {
     return `ending: ${describeError(error)}`;
   }

@@ -15,7 +15,7 @@ export async function snapshotCreate(
 ): Promise<number> {
   const id = await sandboxId(control, text);
   const { name } = flags;
-  const info = await control.snapshot(id, name === undefined ? {} : { name });
+  const info = await cli.unlessCancelled(control.snapshot(id, name === undefined ? {} : { name }));
   if (cli.json) cli.printJson(info);
   else {
     cli.stderr.write(`${bytes(info.bytes)} on the disk\n`);
@@ -73,11 +73,13 @@ export async function fork(
 ): Promise<number> {
   const labels = parsePairs(flags.label, '--label');
   const timeoutMs = flags.timeout === undefined ? undefined : parseDuration(flags.timeout);
-  const results = await control.fork(await sandboxId(control, text), {
+  const id = await sandboxId(control, text);
+  const forks = control.fork(id, {
     count: flags.count ?? 1,
     ...(timeoutMs === undefined ? {} : { timeoutMs }),
     ...(flags.label.length === 0 ? {} : { metadata: labels }),
   });
+  const results = await cli.unlessCancelled(forks);
   if (cli.json) cli.printJson(results);
   else {
     for (const [at, one] of results.entries()) {

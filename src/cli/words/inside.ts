@@ -20,6 +20,7 @@ function addExec(program: Command): void {
   program
     .command('exec')
     .summary('run a program in a sandbox')
+    .showHelpAfterError('(options of the program go after --: neurovisor exec ID -- ls -l)')
     .description(
       'Runs a program, or Python code, in a sandbox. Its output and exit status are those of this command\n' +
         '(124: time limit, 125: NeuroVisor failed). Standard input goes to it unless that is a terminal.\n' +

@@ -1,0 +1,25 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { tryLockDaemon } from './daemon-lock.ts';
+
+it('tryLockDaemon: one owner at a time, of a home that need not be there yet; homes do not meet', () => {
+  const base = mkdtempSync(join(tmpdir(), 'nv-lock-'));
+  try {
+    const home = { dir: join(base, 'one') };
+    const release = tryLockDaemon(home);
+    expect(release).not.toBeNull();
+    expect(tryLockDaemon(home)).toBeNull();
+    const other = tryLockDaemon({ dir: join(base, 'two') });
+    expect(other).not.toBeNull();
+    other?.();
+    expect(tryLockDaemon(home)).toBeNull();
+    release?.();
+    const next = tryLockDaemon(home);
+    expect(next).not.toBeNull();
+    next?.();
+  } finally {
+    rmSync(base, { recursive: true });
+  }
+});

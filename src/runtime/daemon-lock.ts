@@ -1,0 +1,21 @@
+/**
+ * One daemon per home: who holds this lock is it, from before it changes anything until nothing of it is
+ * left. The socket can't tell: two that find it dead at once would each replace it.
+ */
+import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { join } from 'node:path';
+import { tryLockExclusive } from '../sys/file.ts';
+import type { Home } from './home.ts';
+
+/**
+ * The kernel gives the lock back when its owner dies, however it dies.
+ * @returns how to give it back; null: another one has it
+ */
+export function tryLockDaemon(home: Pick<Home, 'dir'>): (() => void) | null {
+  mkdirSync(home.dir, { recursive: true });
+  // The file stays: removing it could split later callers over two files.
+  const fd = openSync(join(home.dir, 'daemon.lock'), 'a', 0o600);
+  if (tryLockExclusive(fd)) return () => closeSync(fd);
+  closeSync(fd);
+  return null;
+}

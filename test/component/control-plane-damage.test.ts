@@ -1,0 +1,269 @@
+/**
+ * What goes wrong while a sandbox is saved, paused, resumed or forked: it is as it was and goes on, or has
+ * ended and says why; nothing is left of what was begun.
+ */
+import { describe, expect, it } from 'vitest';
+import { CodedError } from '../../src/base/errors.ts';
+import type { SandboxInfo } from '../../src/sandbox/control.ts';
+import { FakeHost } from '../support/fake-host.ts';
+import { NOTHING, NOTHING_STORED, requireNothing } from '../support/fake-leftovers.ts';
+import { settle } from '../support/fake-members.ts';
+import type { Phase } from '../support/fake-script.ts';
+
+const NO_SPACE = Object.assign(new Error('write'), { code: 'ENOSPC' });
+
+/** A sandbox whose guest remembers something. */
+async function begin(host: FakeHost): Promise<SandboxInfo> {
+  const made = await host.control.create({ boot: true });
+  await (await host.guest(made.id)).remember('a thing');
+  return made;
+}
+
+async function requireUsable(host: FakeHost, id: string): Promise<void> {
+  expect(await (await host.guest(id)).recall()).toBe('a thing');
+  for (const to of ['memory', 'disk'] as const) {
+    expect(await host.control.pause(id, to)).toMatchObject({ status: 'paused', pausedTo: to });
+    expect(await host.control.resume(id)).toMatchObject({ status: 'running', pausedTo: null });
+  }
+  expect(await (await host.guest(id)).recall()).toBe('a thing');
+}
+
+/** Of an error and its causes. */
+function codesOf(error: unknown): readonly string[] {
+  if (!(error instanceof CodedError)) return [];
+  return [error.code, ...codesOf(error.cause)];
+}
+
+async function refusal(work: Promise<unknown>): Promise<unknown> {
+  return await work.then(
+    () => Promise.reject(new Error('it was not refused')),
+    (error: unknown) => error,
+  );
+}
+
+const SAVE: readonly Phase[] = ['settle', 'unplug', 'save-state', 'keep-memory', 'keep-disk'];
+const WAYS = {
+  pause: (host: FakeHost, id: string) => host.control.pause(id, 'disk'),
+  snapshot: (host: FakeHost, id: string) => host.control.snapshot(id),
+  fork: (host: FakeHost, id: string) => host.control.fork(id, { count: 2 }),
+};
+const CASES = (['pause', 'snapshot', 'fork'] as const).flatMap((way) =>
+  [...SAVE, ...(way === 'fork' ? [] : (['commit'] as const))].map((phase) => [way, phase] as const),
+);
+
+describe('LocalControlPlane: a save that fails', () => {
+  it.each(CASES)('%s, at %s: it runs on as it was', async (way, phase) => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    host.script.fail(phase);
+    const error = await refusal(WAYS[way](host, id));
+    // A snapshot's VM runs again before its snapshot counts.
+    if (way !== 'snapshot' || phase !== 'commit')
+      expect(codesOf(error)).toEqual(['snapshot_failed']);
+    expect(await host.control.get(id)).toMatchObject({ status: 'running', pausedTo: null });
+    expect(await host.stored()).toEqual(NOTHING_STORED);
+    await requireUsable(host, id);
+    await requireNothing(host);
+  });
+
+  it.each(CASES)(
+    '%s of one paused in memory, at %s: it stands still as it did',
+    async (way, phase) => {
+      await using host = await FakeHost.open();
+      const { id } = await begin(host);
+      await host.control.pause(id, 'memory');
+      host.script.fail(phase);
+      await refusal(WAYS[way](host, id));
+      expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'memory' });
+      expect(host.vm(id).runs).toBe(false);
+      await requireUsable(host, id);
+      await requireNothing(host);
+    },
+  );
+
+  it.each(CASES)('%s, its VM dies at %s: it has ended and says so', async (way, phase) => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    host.script.die(phase);
+    const outcome = WAYS[way](host, id).catch((error: unknown) => error);
+    // From there on all that counts stands still, and is not the VM's: nothing is lost.
+    const isKept = way === 'pause' && ['keep-memory', 'keep-disk', 'commit'].includes(phase);
+    await host.became(id, isKept ? 'paused' : 'ended');
+    const done = await outcome;
+    if (isKept) {
+      expect(done).toMatchObject({ status: 'paused', pausedTo: 'disk' });
+      await requireUsable(host, id);
+    } else {
+      expect(await host.control.get(id)).toMatchObject({ end: { cause: 'vmm-crashed' } });
+    }
+    await requireNothing(host);
+  });
+
+  it.each(
+    (['pause', 'snapshot', 'fork'] as const).flatMap((way) =>
+      (['resume', 'plug', 'hello'] as const).map((phase) => [way, phase] as const),
+    ),
+  )('%s, and then it can not go on at %s: it has ended, nothing hangs', async (way, phase) => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    if (way === 'pause') host.script.fail('commit');
+    host.script.fail(phase);
+    const ended = host.became(id, 'ended');
+    const error = refusal(WAYS[way](host, id));
+    await host.passTime(ended);
+    expect(codesOf(await error)[0]).toBe('gone');
+    expect(await host.control.get(id)).toMatchObject({ end: { cause: 'agent-lost' } });
+    await requireNothing(host);
+  });
+
+  it.each([
+    ['pause', 'keep-memory'],
+    ['pause', 'keep-disk'],
+    ['snapshot', 'keep-memory'],
+    ['snapshot', 'keep-disk'],
+    ['fork', 'keep-disk'],
+  ] as const)('%s, the disk is full at %s: it is told as that', async (way, phase) => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    host.script.fail(phase, NO_SPACE);
+    const error = await refusal(WAYS[way](host, id));
+    expect(codesOf(error)[0]).toBe('disk_full');
+    expect(error).toMatchObject({ remedy: expect.stringContaining('Free space') });
+    expect(await host.stored()).toEqual(NOTHING_STORED);
+    await requireUsable(host, id);
+    await requireNothing(host);
+  });
+
+  it('a link that breaks while its VM stands still ends it once it runs again', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    host.vm(id).loseAgent();
+    await host.control.pause(id, 'memory');
+    host.clock.advance(500);
+    await settle();
+    const ended = host.became(id, 'ended');
+    await host.control.resume(id);
+    await ended;
+    expect(await host.control.get(id)).toMatchObject({ end: { cause: 'agent-lost' } });
+    await requireNothing(host);
+  });
+});
+
+describe('LocalControlPlane: a resume that fails', () => {
+  const RESUME: readonly Phase[] = [
+    ...(['workspace', 'listen', 'bridge', 'fill-memory', 'copy-disk', 'start', 'hello'] as const),
+  ];
+
+  it.each(RESUME)('from the disk, at %s: it stays there, and can be resumed', async (phase) => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    await host.control.pause(id, 'disk');
+    const before = await host.stored();
+    host.script.fail(phase);
+    const error = await refusal(host.control.resume(id));
+    expect(codesOf(error)[0]).toBe('start_failed');
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
+    expect(await host.stored()).toEqual(before);
+    expect(await host.holdings()).toEqual(NOTHING);
+    // Anybody may have it.
+    expect(await host.store.sandboxes.get(id)).toMatchObject({ ownerJson: null });
+    await requireUsable(host, id);
+    await requireNothing(host);
+  });
+
+  it.each(['start', 'hello'] as const)('from the disk, its VM dies at %s', async (phase) => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    await host.control.pause(id, 'disk');
+    host.script.die(phase);
+    await refusal(host.control.resume(id));
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused' });
+    await requireUsable(host, id);
+    await requireNothing(host);
+  });
+
+  it('in memory: it still stands still', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    await host.control.pause(id, 'memory');
+    host.script.fail('resume');
+    await refusal(host.control.resume(id));
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'memory' });
+    await requireUsable(host, id);
+    await requireNothing(host);
+  });
+
+  it('in memory: a VM that dies of it has ended', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    await host.control.pause(id, 'memory');
+    host.script.die('resume');
+    const ended = host.became(id, 'ended');
+    await refusal(host.control.resume(id));
+    await ended;
+    expect(await host.control.get(id)).toMatchObject({ end: { cause: 'vmm-crashed' } });
+    await requireNothing(host);
+  });
+
+  it('a guest that does not take its clock runs all the same', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    await host.control.pause(id, 'memory');
+    const held = host.script.hold('update');
+    const resuming = host.control.resume(id);
+    await held.reached;
+    host.clock.advance(5000);
+    expect(await resuming).toMatchObject({ status: 'running' });
+    held.release();
+    await requireNothing(host);
+  });
+});
+
+describe('LocalControlPlane: forks', () => {
+  it.each(['workspace', 'start', 'hello', 'fill-memory', 'copy-disk'] as const)(
+    'one that fails at %s leaves the others, and its parent',
+    async (phase) => {
+      await using host = await FakeHost.open();
+      const { id } = await begin(host);
+      // The parent goes on with a hello, the first after it is a fork's.
+      if (phase === 'hello') host.script.next('hello', () => undefined);
+      host.script.fail(phase);
+      const results = await host.control.fork(id, { count: 4, metadata: { of: id } });
+      const ready = results.flatMap((one) => (one.ok ? [one.sandbox] : []));
+      const failed = results.flatMap((one) => (one.ok ? [] : [one]));
+      expect(failed).toEqual([
+        { ok: false, code: 'start_failed', message: expect.stringContaining(`${phase} failed`) },
+      ]);
+      expect(ready).toHaveLength(3);
+      for (const fork of ready) {
+        expect(fork).toMatchObject({ origin: 'fork', parent: id, metadata: { of: id } });
+        expect(await (await host.guest(fork.id)).recall()).toBe('a thing');
+      }
+      expect(await host.stored()).toEqual(NOTHING_STORED);
+      await requireUsable(host, id);
+      await requireNothing(host);
+    },
+  );
+
+  it('of one that has ended or is ending: a reason', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    const held = host.script.hold('kill');
+    const removing = host.control.remove(id);
+    await held.reached;
+    await expect(host.control.fork(id, { count: 1 })).rejects.toMatchObject({ code: 'gone' });
+    held.release();
+    await removing;
+    await expect(host.control.fork(id, { count: 1 })).rejects.toMatchObject({ code: 'gone' });
+    await requireNothing(host);
+  });
+
+  it('of one whose VM has just died: a reason', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    host.vm(id).die();
+    const error = await refusal(host.control.fork(id, { count: 1 }));
+    expect(['gone', 'snapshot_failed']).toContain(codesOf(error)[0]);
+    await requireNothing(host);
+  });
+});

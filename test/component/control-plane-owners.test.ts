@@ -1,0 +1,252 @@
+/** Several control planes over one store, and what one finds that comes after another was killed. No VMs. */
+import { describe, expect, it } from 'vitest';
+import { FakeHost } from '../support/fake-host.ts';
+import { NOTHING, NOTHING_STORED, requireNothing } from '../support/fake-leftovers.ts';
+import { settle } from '../support/fake-members.ts';
+import { temporaryDir } from '../support/store.ts';
+
+/** Hosts over one store that know which of them live. */
+class Neighbours implements AsyncDisposable {
+  readonly #dataDir: string;
+  readonly #alive = new Map<string, FakeHost>();
+
+  private constructor(dataDir: string) {
+    this.#dataDir = dataDir;
+  }
+
+  static async make(): Promise<Neighbours> {
+    return new Neighbours(await temporaryDir());
+  }
+
+  async open(owner: string): Promise<FakeHost> {
+    const host = await FakeHost.open({
+      ...{ owner, dataDir: this.#dataDir },
+      isOwnerAlive: async (other) => this.#alive.has(other),
+    });
+    this.#alive.set(owner, host);
+    return host;
+  }
+
+  async kill(owner: string): Promise<void> {
+    const host = this.#alive.get(owner);
+    this.#alive.delete(owner);
+    await host?.kill();
+  }
+
+  async close(owner: string): Promise<void> {
+    await this.#alive.get(owner)?.[Symbol.asyncDispose]();
+    this.#alive.delete(owner);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const owner of [...this.#alive.keys()]) await this.close(owner);
+  }
+}
+
+/** One that is paused to disk, and remembers something. */
+async function pausedOne(host: FakeHost): Promise<string> {
+  const { id } = await host.control.create({ boot: true, metadata: { of: 'a user' } });
+  await (await host.guest(id)).remember('a thing');
+  await host.control.pause(id, 'disk');
+  return id;
+}
+
+describe('LocalControlPlane: two over one store', () => {
+  it('what one has paused to disk the other sees, resumes and pauses again', async () => {
+    await using both = await Neighbours.make();
+    const [a, b] = [await both.open('a'), await both.open('b')];
+    const id = await pausedOne(a);
+    for (const host of [b, a, b]) {
+      expect(await host.control.list()).toMatchObject([
+        { id, status: 'paused', pausedTo: 'disk', metadata: { of: 'a user' } },
+      ]);
+      await host.control.resume(id);
+      expect(await (await host.guest(id)).recall()).toBe('a thing');
+      await host.control.pause(id, 'disk');
+    }
+    await requireNothing(a);
+    expect(await b.control.list()).toEqual([]);
+    expect(await b.control.get(id)).toMatchObject({ status: 'ended', end: { cause: 'stopped' } });
+    await expect(b.control.resume(id)).rejects.toMatchObject({ code: 'gone' });
+  });
+
+  it('both resume it at once: one has it, the other is told so', async () => {
+    await using both = await Neighbours.make();
+    const [a, b] = [await both.open('a'), await both.open('b')];
+    for (let turn = 0; turn < 10; turn++) {
+      const id = await pausedOne(a);
+      const outcomes = await Promise.allSettled([a.control.resume(id), b.control.resume(id)]);
+      const [won, lost] = outcomes[0].status === 'fulfilled' ? [a, b] : [b, a];
+      expect(outcomes.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+      expect(outcomes.find(({ status }) => status === 'rejected')).toMatchObject({
+        reason: { code: 'not_ready', remedy: expect.any(String) },
+      });
+      expect(await (await won.guest(id)).recall()).toBe('a thing');
+      expect(await lost.holdings()).toEqual(NOTHING);
+      await won.control.remove(id);
+    }
+    await requireNothing(a);
+  });
+
+  it('while one resumes it, the other can change nothing, but may copy it', async () => {
+    await using both = await Neighbours.make();
+    const [a, b] = [await both.open('a'), await both.open('b')];
+    const id = await pausedOne(a);
+    const held = a.script.hold('hello');
+    const resuming = a.control.resume(id);
+    await held.reached;
+    for (const ask of [
+      () => b.control.resume(id),
+      () => b.control.remove(id),
+      () => b.control.update(id, { metadata: {} }),
+      () => b.control.pause(id, 'memory'),
+      () => b.control.guest(id),
+    ]) {
+      await expect(ask()).rejects.toMatchObject({ code: 'not_ready' });
+      expect(await b.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
+    }
+    const { id: snapshot } = await b.control.snapshot(id);
+    const copy = await b.control.create({ snapshot });
+    expect(await (await b.guest(copy.id)).recall()).toBe('a thing');
+    held.release();
+    expect(await resuming).toMatchObject({ status: 'running' });
+    expect((await b.control.list()).map((one) => one.id)).toEqual([copy.id]);
+    await requireNothing(b);
+    await requireNothing(a);
+  });
+
+  it('one resumes and the other removes it at once: one of them gets it', async () => {
+    await using both = await Neighbours.make();
+    const [a, b] = [await both.open('a'), await both.open('b')];
+    for (let turn = 0; turn < 10; turn++) {
+      const id = await pausedOne(a);
+      const [resumed, removed] = await Promise.allSettled([
+        a.control.resume(id),
+        b.control.remove(id),
+      ]);
+      expect([resumed.status, removed.status].sort()).toEqual(['fulfilled', 'rejected']);
+      const refused = resumed.status === 'rejected' ? resumed : removed;
+      expect(['not_ready', 'gone']).toContain(
+        ((refused as PromiseRejectedResult).reason as { code: string }).code,
+      );
+      if (resumed.status === 'fulfilled') await a.control.remove(id);
+      expect(await b.control.get(id)).toMatchObject({ status: 'ended' });
+    }
+    await requireNothing(a);
+  });
+
+  it('what one changes of it the other goes on with', async () => {
+    await using both = await Neighbours.make();
+    const [a, b] = [await both.open('a'), await both.open('b')];
+    const id = await pausedOne(a);
+    await b.control.list();
+    const change = { timeoutMs: 5000, metadata: { of: 'another' }, onTimeout: 'pause' as const };
+    await a.control.update(id, change);
+    expect(await b.control.resume(id)).toMatchObject({
+      metadata: { of: 'another' },
+      onTimeout: 'pause',
+      endsAtMs: b.clock.wall() + 5000,
+    });
+    await b.control.remove(id);
+    await requireNothing(a);
+  });
+
+  it('close: a removal that is refused meanwhile does not fail it', async () => {
+    await using both = await Neighbours.make();
+    const [a, b] = [await both.open('a'), await both.open('b')];
+    const id = await pausedOne(a);
+    const other = await b.control.create({ boot: true });
+    const held = a.script.hold('hello');
+    const resuming = a.control.resume(id);
+    await held.reached;
+    const refused = expect(b.control.remove(id)).rejects.toMatchObject({ code: 'not_ready' });
+    await b.became(id, 'ending');
+    await b.control.close();
+    await refused;
+    expect(await b.holdings()).toEqual(NOTHING);
+    expect(await b.control.get(other.id)).toMatchObject({ status: 'ended' });
+    held.release();
+    await resuming;
+  });
+});
+
+describe('LocalControlPlane: after another', () => {
+  it('was closed: what is on the disk goes on, the rest has ended', async () => {
+    await using both = await Neighbours.make();
+    const a = await both.open('a');
+    const paused = await pausedOne(a);
+    const running = await a.control.create({ boot: true });
+    await both.close('a');
+    const b = await both.open('b');
+    expect((await b.control.list()).map(({ id }) => id)).toEqual([paused]);
+    expect(await b.control.get(running.id)).toMatchObject({ end: { cause: 'stopped' } });
+    expect(await (await b.guest(paused)).recall()).toBe('a thing');
+    await requireNothing(b);
+  });
+
+  it('was killed: those it held have ended with it, what is on the disk goes on', async () => {
+    await using both = await Neighbours.make();
+    const a = await both.open('a');
+    const paused = await pausedOne(a);
+    const running = await a.control.create({ boot: true, timeoutMs: 5000 });
+    const inMemory = await a.control.create({ boot: true });
+    await a.control.pause(inMemory.id, 'memory');
+    await both.kill('a');
+    const b = await both.open('b');
+    for (const { id } of [running, inMemory]) {
+      expect(await b.control.get(id)).toMatchObject({
+        ...{ status: 'ended', pausedTo: null, endsAtMs: null },
+        end: { cause: 'host-lost', detail: expect.stringContaining('killed') },
+      });
+      await expect(b.control.resume(id)).rejects.toMatchObject({ code: 'gone' });
+    }
+    expect(await (await b.guest(paused)).recall()).toBe('a thing');
+    await requireNothing(b);
+  });
+
+  it('that lives: those it holds are left alone', async () => {
+    await using both = await Neighbours.make();
+    const a = await both.open('a');
+    const { id } = await a.control.create({ boot: true });
+    const b = await both.open('b');
+    expect(await b.control.list()).toEqual([]);
+    expect(await b.store.sandboxes.get(id)).toMatchObject({ status: 'running' });
+    await requireNothing(a);
+  });
+
+  it.each(['before', 'after'] as const)(
+    'was killed while it resumed one: who was there %s may',
+    async (when) => {
+      await using both = await Neighbours.make();
+      const a = await both.open('a');
+      const early = when === 'before' ? await both.open('b') : undefined;
+      const id = await pausedOne(a);
+      const held = a.script.hold('start');
+      void a.control.resume(id).catch(() => undefined);
+      await held.reached;
+      await both.kill('a');
+      const b = early ?? (await both.open('b'));
+      expect(await b.control.resume(id)).toMatchObject({ status: 'running' });
+      expect(await (await b.guest(id)).recall()).toBe('a thing');
+      await requireNothing(b);
+    },
+  );
+
+  it.each(['save-state', 'keep-disk', 'commit'] as const)(
+    'was killed while it paused one, at %s: it has ended, and nothing is left of it',
+    async (phase) => {
+      await using both = await Neighbours.make();
+      const a = await both.open('a');
+      const { id } = await a.control.create({ boot: true });
+      const held = a.script.hold(phase);
+      void a.control.pause(id, 'disk').catch(() => undefined);
+      await held.reached;
+      await settle();
+      await both.kill('a');
+      const b = await both.open('b');
+      expect(await b.control.get(id)).toMatchObject({ end: { cause: 'host-lost' } });
+      expect(await b.stored()).toEqual(NOTHING_STORED);
+      await requireNothing(b);
+    },
+  );
+});

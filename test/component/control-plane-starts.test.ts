@@ -1,0 +1,230 @@
+/** Many sandboxes at once and one after another, from a pool, a template or a boot: no VM is started. */
+import { describe, expect, it } from 'vitest';
+import { BusyError } from '../../src/sandbox/errors.ts';
+import { WAITING_MAX } from '../../src/sandbox/start-queue.ts';
+import { FakeHost } from '../support/fake-host.ts';
+import { NOTHING, requireNothing } from '../support/fake-leftovers.ts';
+import { settle } from '../support/fake-members.ts';
+
+/** A pool of that many members, all ready. */
+async function fillPool(host: FakeHost, members: number): Promise<void> {
+  await host.control.setPool({ min: members, max: members });
+  await expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(members);
+}
+
+describe('LocalControlPlane: starts', () => {
+  it('200 at once with a pool of 4: all are served, each by a VM of its own, and nothing is left', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 4);
+    const asked = Array.from({ length: 200 }, (_, index) =>
+      host.control.create({ metadata: { index: String(index) } }),
+    );
+    const made = await Promise.all(asked);
+    expect(new Set(made.map(({ id }) => id)).size).toBe(200);
+    expect(made.filter(({ origin }) => origin === 'pool').length).toBeGreaterThanOrEqual(4);
+    for (const { id } of made) expect(host.vm(id).isAlive()).toBe(true);
+    expect(made.map(({ metadata }) => metadata['index'])).toEqual(
+      Array.from({ length: 200 }, (_, index) => String(index)),
+    );
+    await requireNothing(host);
+  });
+
+  it('who waits too long is refused with a time to try again, the rest is served in order', async () => {
+    await using host = await FakeHost.open({ concurrency: 1 });
+    const first = host.script.hold('start');
+    const served: number[] = [];
+    const outcomes = Array.from({ length: 20 }, async (_, index) => {
+      const queueTimeoutMs = index % 2 === 0 ? 1000 : 60_000;
+      await host.control.create({ boot: true, queueTimeoutMs });
+      served.push(index);
+    });
+    const settled = Promise.allSettled(outcomes);
+    await first.reached;
+    host.clock.advance(1000);
+    first.release();
+    const refused = (await settled).flatMap((one) =>
+      one.status === 'rejected' ? [one.reason as unknown] : [],
+    );
+    expect(served).toEqual([0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19]);
+    expect(refused).toHaveLength(9);
+    for (const error of refused) {
+      expect(error).toBeInstanceOf(BusyError);
+      expect(error).toMatchObject({ code: 'busy', retryAfterMs: expect.any(Number) });
+    }
+    await requireNothing(host);
+  });
+
+  it('more than may wait are refused at once', async () => {
+    await using host = await FakeHost.open({ concurrency: 1 });
+    const first = host.script.hold('start');
+    const aborter = new AbortController();
+    const asked = Array.from({ length: WAITING_MAX + 3 }, () =>
+      host.control.create({ boot: true }, aborter.signal),
+    );
+    const settled = Promise.allSettled(asked);
+    await first.reached;
+    await settle();
+    aborter.abort();
+    first.release();
+    const codes = (await settled).map((one) =>
+      one.status === 'rejected' ? (one.reason as { code: string }).code : 'served',
+    );
+    expect(codes.filter((code) => code === 'busy')).toHaveLength(2);
+    expect(codes.filter((code) => code === 'cancelled')).toHaveLength(WAITING_MAX + 1);
+    expect(await host.holdings()).toEqual(NOTHING);
+  });
+
+  it('members that have died or do not answer are not handed out', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 3);
+    // What is in the environment is told to the guest, so its silence shows.
+    const request = { env: { OWN: 'mine' } };
+    const silent = host.script.hold('update');
+    host.script.die('update');
+    const creating = host.control.create(request);
+    const dumb = await silent.reached;
+    host.clock.advance(2000);
+    const made = await creating;
+    expect(made.origin).toBe('pool');
+    expect(host.vm(made.id).isAlive()).toBe(true);
+    expect(dumb?.isAlive()).toBe(false);
+    expect(host.script.unused).toEqual([]);
+    silent.release();
+    await requireNothing(host);
+  });
+
+  it('a member that dies while it waits is replaced, and an empty pool clones', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 1);
+    const [first] = host.vms();
+    first?.die();
+    const made = await host.control.create({});
+    expect(made.id).not.toBe(first?.id);
+    expect(made.origin).toBe('clone');
+    expect((await host.control.pools())[0]).toMatchObject({ hits: 0, discarded: 1 });
+    await requireNothing(host);
+  });
+
+  it.each(['template', 'fill-memory', 'copy-disk', 'start', 'hello'] as const)(
+    'a failing %s of a clone is no error: it boots',
+    async (phase) => {
+      await using host = await FakeHost.open();
+      host.script.fail(phase);
+      const made = await host.control.create({});
+      expect(made).toMatchObject({ status: 'running', origin: 'boot' });
+      expect(host.script.unused).toEqual([]);
+      await requireNothing(host);
+    },
+  );
+
+  it.each(['workspace', 'overlay', 'listen', 'bridge', 'start', 'hello'] as const)(
+    'a failing %s of a boot is told with its reason, and nothing is left',
+    async (phase) => {
+      await using host = await FakeHost.open();
+      host.script.fail(phase);
+      await expect(host.control.create({ boot: true })).rejects.toMatchObject({
+        code: 'start_failed',
+        cause: { message: `${phase} failed` },
+      });
+      expect(await host.control.list()).toEqual([]);
+      expect(await host.holdings()).toEqual(NOTHING);
+    },
+  );
+
+  it.each(['template', 'workspace', 'start', 'hello', 'update'] as const)(
+    'who cancels at %s has nothing',
+    async (phase) => {
+      await using host = await FakeHost.open();
+      if (phase === 'update') await fillPool(host, 1);
+      const held = host.script.hold(phase);
+      const aborter = new AbortController();
+      const creating = host.control.create({ env: { OWN: 'mine' } }, aborter.signal);
+      const refused = expect(creating).rejects.toMatchObject({ code: 'cancelled' });
+      await held.reached;
+      aborter.abort();
+      held.release();
+      await refused;
+      expect(await host.control.list()).toEqual([]);
+      await requireNothing(host);
+    },
+  );
+
+  it('500 that come and go leave nothing behind', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 2);
+    for (let cycle = 0; cycle < 500; cycle++) {
+      const { id } = await host.control.create({ timeoutMs: 60_000, idleTimeoutMs: 60_000 });
+      expect(await host.control.remove(id)).toMatchObject({ status: 'ended' });
+    }
+    await requireNothing(host);
+  });
+});
+
+describe('LocalControlPlane: close', () => {
+  it('waits for starts under way, ends all, and refuses what comes', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 2);
+    const { id } = await host.control.create({});
+    const held = host.script.hold('hello');
+    const creating = expect(host.control.create({ boot: true })).rejects.toMatchObject({
+      code: 'cancelled',
+    });
+    await held.reached;
+    const closing = host.control.close();
+    expect(host.control.close()).toBe(closing);
+    await Promise.all([closing, creating]);
+    expect(await host.holdings()).toEqual(NOTHING);
+    expect(await host.control.get(id)).toMatchObject({
+      status: 'ended',
+      end: { cause: 'stopped' },
+    });
+    for (const ask of [
+      () => host.control.create({}),
+      () => host.control.fork(id, { count: 1 }),
+      () => host.control.setPool({ min: 1, max: 1 }),
+    ]) {
+      await expect(ask()).rejects.toMatchObject({ code: 'cancelled' });
+    }
+  });
+
+  it('waits for a member that is being bound, which ends', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 1);
+    const held = host.script.hold('update');
+    const creating = expect(host.control.create({ env: { OWN: 'mine' } })).rejects.toMatchObject({
+      code: 'cancelled',
+    });
+    const member = await held.reached;
+    const ending = host.script.holdOf('kill', member);
+    let isClosed = false;
+    const closing = host.control.close().then(() => {
+      isClosed = true;
+    });
+    await ending.reached;
+    // Of the others nothing is left by then: a workspace, and a file as RAM.
+    await expect.poll(async () => (await host.holdings())['files of VMs']).toBe(2);
+    for (let turn = 0; turn < 10; turn++) await settle();
+    expect(isClosed).toBe(false);
+    ending.release();
+    await Promise.all([closing, creating]);
+    held.release();
+    expect(await host.holdings()).toEqual(NOTHING);
+  });
+
+  it('waits for members of a pool that was given up just before', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 1);
+    const held = host.script.hold('kill');
+    const giving = host.control.setPool({ min: 0, max: 0 });
+    await held.reached;
+    let isClosed = false;
+    const closing = host.control.close().then(() => {
+      isClosed = true;
+    });
+    await settle();
+    expect(isClosed).toBe(false);
+    held.release();
+    await Promise.all([giving, closing]);
+    expect(await host.holdings()).toEqual(NOTHING);
+  });
+});

@@ -1,0 +1,26 @@
+/** The copying threads must not outlive the work of a process. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { ROOT } from '../support/cli.ts';
+
+it('warmSparseThreads: a process that has nothing more to do ends, whether it copied or not', async () => {
+  const module = JSON.stringify(join(ROOT, 'src/sys/sparse-threads.ts'));
+  const work = `import(${module}).then(async ({ warmSparseThreads, digestSparse }) => {
+    warmSparseThreads();
+    if (process.argv[1] === 'work') await digestSparse(process.execPath);
+    process.stdout.write('over');
+  })`;
+  for (const what of ['none', 'work']) {
+    const child = spawn(process.execPath, ['-e', work, what], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    await once(child.stdout, 'data');
+    // It ends at once, or never.
+    const giveUp = setTimeout(() => child.kill('SIGKILL'), 10_000);
+    const [status] = await once(child, 'exit');
+    clearTimeout(giveUp);
+    expect({ what, status }).toEqual({ what, status: 0 });
+  }
+});

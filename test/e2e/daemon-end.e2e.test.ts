@@ -1,0 +1,125 @@
+/** How daemons begin and end: by a signal, by `kill -9`, two at once; and what the next one finds. */
+import { readdir } from 'node:fs/promises';
+import { describe, expect, it } from 'vitest';
+import type { SandboxInfo } from '../../src/sandbox/control.ts';
+import { type DaemonHome, leftIn, useDaemonHome, vmmsIn } from '../support/daemon.ts';
+import { descendants } from '../support/leftovers.ts';
+
+const list = async ({ says }: DaemonHome): Promise<SandboxInfo[]> =>
+  JSON.parse(await says('ls', '-o', 'json'));
+
+/** A sandbox that is paused to disk, with a program that knows a word in memory only. */
+async function pausedWithWord({ says }: DaemonHome, word: string): Promise<string> {
+  const id = await says('create', '-l', 'kept=yes');
+  const program = `word=${word}; trap 'echo $word > told' USR1; while :; do sleep 0.05; done`;
+  const pid = await says('exec', '--detach', id, '--', 'bash', '-c', program);
+  await says('exec', id, '--', 'sh', '-c', `echo ${pid} > pid`);
+  await says('pause', id);
+  return id;
+}
+
+/** Asks that program; resumes it. */
+const tellsWord = ({ says }: DaemonHome, id: string): Promise<string> => {
+  const ask = 'kill -USR1 $(cat pid); until test -s told; do sleep 0.05; done; cat told; rm told';
+  return says('exec', id, '--', 'sh', '-c', ask);
+};
+
+describe('serve: its end', () => {
+  const home = useDaemonHome();
+
+  it('SIGTERM: says what ends and what stays, leaves nothing; the next one resumes what was paused', async () => {
+    const first = home.serve('--pool', '1');
+    // Whoever asks before it listens would be told that there is none.
+    await expect.poll(() => first.stderr(), { timeout: 120_000 }).toContain('Ctrl-C ends it');
+    expect(first.stderr()).toMatch(/^neurovisor is ready: QEMU .*, models from /m);
+    expect(first.stderr()).toContain(`socket  ${home.runDir}/daemon.sock`);
+    expect(first.stderr()).toContain('pool    1 sandbox waits');
+    const paused = await pausedWithWord(home, 'tulip');
+    const running = await home.says('create');
+    const inUse = home.there(['exec', running, '--', 'sh', '-c', 'echo started; sleep 600']);
+    await inUse.seen('started');
+    const below = await descendants(first.pid);
+    expect(below.length).toBeGreaterThan(0);
+
+    first.kill('SIGTERM');
+    expect(await first.ended).toBe(0);
+    expect(first.stderr()).toContain('ending 1 sandbox; 1 paused to disk stays');
+    expect(first.stdout()).toBe('');
+    const { status, stderr } = await inUse.result;
+    expect(status).toBe(125);
+    expect(stderr).toMatch(/no daemon is running|went away|the sandbox ended/);
+    expect(await leftIn(home)).toEqual([]);
+    const alive = await descendants(1);
+    expect(alive.filter((one) => below.includes(one))).toEqual([]);
+
+    const next = home.serve('-o', 'json', '--pool', '0');
+    await next.ready();
+    expect(await list(home)).toMatchObject([
+      { id: paused, status: 'paused', pausedTo: 'disk', metadata: { kept: 'yes' } },
+    ]);
+    expect(await tellsWord(home, paused)).toBe('tulip');
+    const gone = await home.there(['exec', running, '--', 'true']).result;
+    expect(gone.stderr).toContain(`sandbox ${running} has ended`);
+    await home.says('rm', '--all');
+    next.kill('SIGINT');
+    expect(await next.ended).toBe(0);
+    expect(await leftIn(home)).toEqual([]);
+  });
+
+  it('kill -9: the VMs die with it; the next one tells what was lost and resumes what was paused', async () => {
+    const first = home.serve('-o', 'json', '--pool', '1');
+    await first.ready();
+    const paused = await pausedWithWord(home, 'crocus');
+    const lost = await home.says('create');
+    expect((await vmmsIn(home.runDir)).length).toBeGreaterThan(0);
+    first.kill('SIGKILL');
+    expect(await first.ended).toBeNull();
+    await expect.poll(() => vmmsIn(home.runDir), { timeout: 10_000 }).toEqual([]);
+
+    const next = home.serve('-o', 'json', '--pool', '0');
+    await next.ready();
+    expect(await readdir(home.runDir)).toEqual(['daemon.sock']);
+    expect((await list(home)).map(({ id }) => id)).toEqual([paused]);
+    const { status, stderr } = await home.there(['exec', lost, '--', 'true']).result;
+    expect(stderr).toContain(`sandbox ${lost} has ended: host-lost`);
+    expect(status).toBe(125);
+    expect(await tellsWord(home, paused)).toBe('crocus');
+    next.kill('SIGTERM');
+    expect(await next.ended).toBe(0);
+    expect(await leftIn(home)).toEqual([]);
+  });
+});
+
+describe('serve: two at once', () => {
+  const home = useDaemonHome();
+
+  it.each(['none was there', 'a killed one left its socket'])('%s: one wins', async (before) => {
+    if (before !== 'none was there') {
+      const killed = home.serve('-o', 'json', '--pool', '0');
+      await killed.ready();
+      killed.kill('SIGKILL');
+      await killed.ended;
+    }
+    const both = [1, 2].map(() => home.serve('-o', 'json', '--pool', '0'));
+    const outcomes = await Promise.all(
+      both.map((one) => Promise.race([one.ready().then(() => 'ready'), one.ended])),
+    );
+    expect(outcomes.sort()).toEqual([2, 'ready']);
+    const refused = both.map((one) => one.stdout()).find((text) => text.includes('"error"'));
+    expect(refused).toContain('a daemon is running already for this home');
+    expect(await home.says('host')).toContain('QEMU');
+    for (const one of both) one.kill('SIGTERM');
+    await Promise.all(both.map(({ ended }) => ended));
+    expect(await leftIn(home)).toEqual([]);
+  });
+
+  it('one that still ends is waited for', async () => {
+    const first = home.serve('-o', 'json', '--pool', '2');
+    await first.ready();
+    first.kill('SIGTERM');
+    const next = home.serve('-o', 'json', '--pool', '0');
+    await next.ready();
+    expect(await first.ended).toBe(0);
+    expect(await home.says('host')).toContain('QEMU');
+  });
+});

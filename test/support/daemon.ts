@@ -1,0 +1,148 @@
+/** `neurovisor serve` as a process, in a home of its own, with a scripted model server. */
+import { spawn } from 'node:child_process';
+import { readdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll } from 'vitest';
+import type { ServeReport } from '../../src/cli/commands/serve.ts';
+import { resolveHome } from '../../src/runtime/home.ts';
+import { type CliRun, cli, ROOT } from './cli.ts';
+import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
+import { temporaryHome } from './vm.ts';
+
+export interface DaemonProcess {
+  readonly pid: number;
+  /** The exit status; null: a signal ended it. */
+  readonly ended: Promise<number | null>;
+  kill(signal: NodeJS.Signals): void;
+  stdout(): string;
+  stderr(): string;
+  /** Resolves with what `-o json` reports when it is ready; rejects when it ends before. */
+  ready(): Promise<ServeReport>;
+}
+
+/** A home that daemons can be started in, one after another. Its members are valid inside tests. */
+export interface DaemonHome {
+  readonly dir: string;
+  readonly runDir: string;
+  readonly upstream: MockUpstream;
+  /** For a command that is to find the daemon. */
+  readonly env: Readonly<Record<string, string>>;
+  serve(...flags: string[]): DaemonProcess;
+  /** A command on the daemon. */
+  there(args: readonly string[], options?: { readonly input?: string }): CliRun;
+  /** What a command prints that must end well. */
+  says(...args: string[]): Promise<string>;
+}
+
+export function useDaemonHome(): DaemonHome {
+  let made: { dir: string; upstream: MockUpstream } | undefined;
+  const daemons: DaemonProcess[] = [];
+  beforeAll(async () => {
+    made = { dir: await temporaryHome(), upstream: await startMockUpstream() };
+  });
+  afterAll(async () => {
+    for (const daemon of daemons) daemon.kill('SIGTERM');
+    await Promise.all(daemons.map(({ ended }) => ended));
+    await made?.upstream.close();
+    if (made !== undefined) await rm(made.dir, { recursive: true });
+  });
+  const home = () => {
+    if (made === undefined) throw new Error('the home is there only inside tests');
+    return made;
+  };
+  // A command whose environment names a model server does not use a daemon's.
+  const env = () => ({ NEUROVISOR_HOME: home().dir, NEUROVISOR_UPSTREAM: '' });
+  const there: DaemonHome['there'] = (args, options = {}) => cli(args, { env: env(), ...options });
+  return {
+    get dir() {
+      return home().dir;
+    },
+    get runDir() {
+      return resolveHome(home().dir).runDir;
+    },
+    get upstream() {
+      return home().upstream;
+    },
+    get env() {
+      return env();
+    },
+    serve: (...flags) => {
+      const upstream = home().upstream.target.baseUrl ?? '';
+      const daemon = startDaemon(flags, { ...env(), NEUROVISOR_UPSTREAM: upstream });
+      daemons.push(daemon);
+      return daemon;
+    },
+    there,
+    says: async (...args) => {
+      const { status, stdout, stderr } = await there(args).result;
+      if (status !== 0) throw new Error(`${args.join(' ')} ended ${status}: ${stderr}`);
+      return stdout.trimEnd();
+    },
+  };
+}
+
+function startDaemon(
+  flags: readonly string[],
+  env: Readonly<Record<string, string>>,
+): DaemonProcess {
+  const child = spawn(join(ROOT, 'neurovisor'), ['serve', ...flags], {
+    env: { ...process.env, NO_COLOR: '1', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const ended = new Promise<number | null>((resolve) => child.once('close', resolve));
+  const stdout = textOf(child.stdout);
+  const stderr = textOf(child.stderr);
+  return {
+    pid: child.pid ?? 0,
+    ended,
+    kill: (signal) => void child.kill(signal),
+    stdout,
+    stderr,
+    ready: async () => {
+      let status: number | null | undefined;
+      void ended.then((how) => {
+        status = how;
+      });
+      // What fails prints an object too.
+      while (!/"socketPath".*\n}\n$/s.test(stdout())) {
+        if (status !== undefined) throw new Error(`the daemon ended ${status}: ${stderr()}`);
+        await sleep(20);
+      }
+      return JSON.parse(stdout()) as ServeReport;
+    },
+  };
+}
+
+function textOf(stream: Readable): () => string {
+  let text = '';
+  stream.setEncoding('utf8').on('data', (part: string) => {
+    text += part;
+  });
+  return () => text;
+}
+
+const GONE_MS_MAX = 10_000;
+
+/**
+ * What still belongs to a home: entries of its run directory, and VMMs that work in it. Those that are
+ * just ending get a moment for it.
+ */
+export async function leftIn({ runDir }: Pick<DaemonHome, 'runDir'>): Promise<string[]> {
+  for (const deadline = performance.now() + GONE_MS_MAX; ; await sleep(50)) {
+    const left = [...(await readdir(runDir)), ...(await vmmsIn(runDir))];
+    if (left.length === 0 || performance.now() > deadline) return left;
+  }
+}
+
+/** Processes whose command line names something in a run directory: one per VM. */
+export async function vmmsIn(runDir: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const pid of await readdir('/proc')) {
+    if (!/^\d+$/.test(pid)) continue;
+    const words = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    if (words.includes(`${runDir}/`)) found.push(`${pid} ${words.split('\0')[0]}`);
+  }
+  return found;
+}

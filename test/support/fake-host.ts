@@ -1,0 +1,435 @@
+/**
+ * A host of sandboxes without VMs: the real control plane, queue, pools, supervisors and store, on a fake
+ * world whose every phase a test may hold, fail or make deadly, and which counts what is held.
+ *
+ *     LocalControlPlane ── Supervisor ── FakeVm, FakeGuest ── a small file as RAM
+ *            └── Keeper ── Store (SQLite and files, in a directory of its own)
+ */
+import { rmSync, writeFileSync } from 'node:fs';
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
+import { FakeClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import type { SandboxStatus } from '../../src/sandbox/control.ts';
+import { type ControlParts, LocalControlPlane } from '../../src/sandbox/control-plane.ts';
+import { type Copies, Keeper } from '../../src/sandbox/keeper.ts';
+import type { OpenTemplate } from '../../src/sandbox/pools.ts';
+import { makeSpec, type SandboxSpec } from '../../src/sandbox/spec.ts';
+import { StartQueue } from '../../src/sandbox/start-queue.ts';
+import {
+  type CloneSource,
+  type GuestMemory,
+  type SandboxParts,
+  Supervisor,
+} from '../../src/sandbox/supervisor.ts';
+import { openStore, type Store } from '../../src/store/store.ts';
+import { VmmError } from '../../src/vmm/errors.ts';
+import { type Phase, Script } from './fake-script.ts';
+import { FAKE_MACHINE, type FakeGuest, FakeVm, type Holdings, sha256 } from './fake-vm.ts';
+
+/** Knows how many of its timers are set. */
+export class CountingClock extends FakeClock {
+  readonly #timers = new Set<object>();
+
+  get timers(): number {
+    return this.#timers.size;
+  }
+
+  override after(delayMs: number, run: () => void): () => void {
+    const timer = {};
+    const cancel = super.after(delayMs, () => {
+      this.#timers.delete(timer);
+      run();
+    });
+    this.#timers.add(timer);
+    return () => {
+      this.#timers.delete(timer);
+      cancel();
+    };
+  }
+}
+
+export interface FakeHostOptions {
+  /** Of the store; default: one of its own, which goes with the host. */
+  readonly dataDir?: string;
+  /** Its name as an owner of rows. */
+  readonly owner?: string;
+  /** Of other owners. */
+  readonly isOwnerAlive?: (owner: string) => Promise<boolean>;
+  /** Default 4. */
+  readonly concurrency?: number;
+  /** Default: more than enough. */
+  readonly availableMib?: () => number;
+}
+
+const TEMPLATE_KEY = 'template';
+const TEMPLATE_STATE = 'state of the template';
+/** Of `passTime`; less than any limit. */
+const TIME_STEP_MS = 100;
+const TOTAL_MIB = 65_536;
+
+export class FakeHost implements Holdings, AsyncDisposable {
+  readonly script = new Script();
+  readonly clock = new CountingClock();
+  readonly queue: StartQueue;
+  readonly dataDir: string;
+  #control: LocalControlPlane | undefined;
+  readonly #dir: string;
+  readonly #store: Store;
+  readonly #held = new Map<string, Set<object>>();
+  readonly #vms = new Map<string, FakeVm>();
+  readonly #rejections: unknown[] = [];
+  readonly #note = (error: unknown): void => void this.#rejections.push(error);
+  #made = 0;
+  #modelRequests = 0;
+  /** VMs, since it was opened. */
+  started = 0;
+
+  static async open(options: FakeHostOptions = {}): Promise<FakeHost> {
+    const dir = await mkdtemp(join(tmpdir(), 'nv-fake-host-'));
+    for (const name of ['ram', 'run']) await mkdir(join(dir, name));
+    await writeFile(join(dir, 'state'), TEMPLATE_STATE);
+    const host = new FakeHost(dir, options, await openFor(dir, options));
+    host.#control = await LocalControlPlane.open(host.#controlParts(options));
+    return host;
+  }
+
+  private constructor(dir: string, options: FakeHostOptions, opened: OpenedStore) {
+    this.#dir = dir;
+    this.#store = opened.store;
+    this.dataDir = opened.dataDir;
+    this.queue = new StartQueue({
+      concurrency: options.concurrency ?? 4,
+      totalMib: TOTAL_MIB,
+      availableMib: options.availableMib ?? (() => TOTAL_MIB),
+      clock: this.clock,
+    });
+    process.on('unhandledRejection', this.#note);
+  }
+
+  add(kind: string, what: object): void {
+    const set = this.#held.get(kind) ?? new Set();
+    this.#held.set(kind, set.add(what));
+  }
+
+  delete(kind: string, what: object): void {
+    this.#held.get(kind)?.delete(what);
+  }
+
+  /** What is held now, by kind; nothing of a kind is not in it. */
+  async holdings(): Promise<Readonly<Record<string, number>>> {
+    const counts = [...this.#held].map(([kind, set]) => [kind, set.size] as const);
+    const { running, waiting, waitingLow, reservedMib } = this.queue.stats();
+    const files = await Promise.all(
+      ['ram', 'run'].map(async (name) => (await readdir(join(this.#dir, name))).length),
+    );
+    return Object.fromEntries(
+      [
+        ...counts,
+        ['timers', this.clock.timers] as const,
+        ['starts', running + waiting + waitingLow + reservedMib] as const,
+        ['files of VMs', files.reduce((a, b) => a + b, 0)] as const,
+      ].filter(([, count]) => count > 0),
+    );
+  }
+
+  /** What the store has on its disk, by directory. */
+  async stored(): Promise<{ files: number; staged: number; trash: number; snapshots: number }> {
+    const names = async (name: string): Promise<readonly string[]> =>
+      await readdir(join(this.dataDir, name), { recursive: true });
+    // The directories of processes themselves stay.
+    const staged = (await names('staging')).filter((path) => path.includes('/')).length;
+    return {
+      staged,
+      files: (await names('files')).length,
+      trash: (await names('trash')).length,
+      snapshots: (await this.store.snapshots.list()).length,
+    };
+  }
+
+  get control(): LocalControlPlane {
+    if (this.#control === undefined) throw new Error('the host is not open');
+    return this.#control;
+  }
+
+  get store(): Store {
+    return this.#store;
+  }
+
+  get rejections(): readonly unknown[] {
+    return this.#rejections;
+  }
+
+  /** @throws when it has none that lives */
+  vm(id: string): FakeVm {
+    const vm = this.#vms.get(id);
+    if (vm === undefined) throw new Error(`sandbox ${id} has no VM`);
+    return vm;
+  }
+
+  vms(): readonly FakeVm[] {
+    return [...this.#vms.values()];
+  }
+
+  /** That each guest is being answered from now on. */
+  setModelRequests(count: number): void {
+    this.#modelRequests = count;
+  }
+
+  /** A little traffic on its channel. */
+  carry(id: string): void {
+    this.vm(id).traffic += 1;
+  }
+
+  async guest(id: string): Promise<FakeGuest> {
+    return (await this.control.guest(id)) as unknown as FakeGuest;
+  }
+
+  /** Resolves at the next change to it. */
+  async became(id: string, status: SandboxStatus): Promise<void> {
+    const reached = Promise.withResolvers<void>();
+    const stop = this.control.onChange((info) => {
+      if (info.id === id && info.status === status) reached.resolve();
+    });
+    await reached.promise;
+    stop();
+  }
+
+  /** A little of it, again and again, until what waits for it is done. */
+  async passTime(until: Promise<unknown>): Promise<void> {
+    let isOver = false;
+    const done = until.finally(() => {
+      isOver = true;
+    });
+    while (!isOver) {
+      await new Promise((resolve) => setImmediate(resolve));
+      this.clock.advance(TIME_STEP_MS);
+    }
+    await done;
+  }
+
+  /** Ends it, but leaves its rows as they are, as a process does that is killed. */
+  async kill(): Promise<void> {
+    await this.#store.close();
+    await this.#leave();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.control.close();
+    await this.#store.close();
+    await this.#leave();
+  }
+
+  async #leave(): Promise<void> {
+    // What is rejected in this turn is told after it.
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off('unhandledRejection', this.#note);
+    await rm(this.#dir, { recursive: true, force: true });
+    if (this.#rejections.length > 0) {
+      throw new AggregateError(this.#rejections, 'nobody has handled these');
+    }
+  }
+
+  #controlParts(options: FakeHostOptions): ControlParts {
+    const { clock, queue, script } = this;
+    const store = this.#scripted(this.#store);
+    const template = this.#template();
+    return {
+      ...{ clock, queue, store, log: silentLog, accelerator: 'fake' },
+      keeper: new Keeper({
+        store,
+        copies: this.#copies(),
+        kernelDigest: 'kernel',
+        rootImageDigest: 'image',
+        machineOf: () => FAKE_MACHINE,
+      }),
+      describe: () => ({ version: '0', vmm: 'fake', upstream: 'none', memoryAvailableMib: 1 }),
+      makeSpec: (wanted) => makeSpec(wanted, 8),
+      supervise: (spec, source) => new Supervisor(spec, this.#sandboxParts(spec, source)),
+      templateFor: async () => {
+        await script.step('template');
+        return template;
+      },
+      prepareTemplate: () => Promise.resolve(template),
+      dial: () => new PassThrough(),
+      ownerJson: JSON.stringify(options.owner ?? 'one'),
+      isOwnerAlive: async (json) =>
+        (await options.isOwnerAlive?.(JSON.parse(json) as string)) ?? false,
+    };
+  }
+
+  #template(): OpenTemplate {
+    const statePath = join(this.#dir, 'state');
+    return {
+      key: TEMPLATE_KEY,
+      spec: { cpus: 1, memoryMib: 512, diskMib: 2048, warm: [] },
+      source: {
+        snapshot: { statePath, stateSha256: sha256(TEMPLATE_STATE), machine: FAKE_MACHINE },
+        copyMemory: async (to) => {
+          await this.script.step('fill-memory');
+          await writeFile(to, 'of the template', { flag: 'r+' });
+        },
+        copyDisk: async (to) => {
+          await this.script.step('copy-disk');
+          await writeFile(to, 'disk');
+        },
+      },
+    };
+  }
+
+  #sandboxParts(spec: SandboxSpec, source: CloneSource | null): SandboxParts {
+    const { script, clock } = this;
+    return {
+      driver: {
+        name: 'fake',
+        description: 'fake',
+        accelerator: 'fake',
+        capabilities: { pause: true, snapshot: true } as SandboxParts['driver']['capabilities'],
+        start: async (vmSpec, signal) => {
+          const memoryPath = join(this.#dir, 'ram', String(vmSpec.memoryFd));
+          const vm = new FakeVm(vmSpec, { script, holdings: this, memoryPath });
+          try {
+            await vm.step('start', signal);
+            await vmSpec.memoryReady;
+            await requireState(vmSpec.snapshot);
+            signal?.throwIfAborted();
+          } catch (error) {
+            vm.die('killed');
+            await vm.exited;
+            throw error;
+          }
+          this.started += 1;
+          this.#vms.set(vm.id, vm);
+          void vm.exited.then(() => {
+            if (this.#vms.get(vm.id) === vm) this.#vms.delete(vm.id);
+          });
+          return vm;
+        },
+      },
+      ...{ kernelPath: 'kernel', rootImagePath: 'image', clock, log: silentLog },
+      makeWorkspace: async () => {
+        await script.step('workspace');
+        const dir = await mkdtemp(join(this.#dir, 'run', `${spec.id}-`));
+        const overlayPath = join(dir, 'overlay');
+        const recordVmm = (): Promise<void> => Promise.resolve();
+        const remove = (): Promise<void> => rm(dir, { recursive: true });
+        return { dir, channelPath: join(dir, 'v'), overlayPath, recordVmm, remove };
+      },
+      makeOverlay: async (path) => {
+        await script.step('overlay');
+        await writeFile(path, 'new disk');
+      },
+      makeMemory: () => this.#makeMemory(),
+      allocateCid: () => {
+        const release = this.#lease('context ids');
+        return { cid: ++this.#made, release };
+      },
+      listenForGuest: async () => {
+        await script.step('listen');
+        const close = this.#lease('listeners');
+        return {
+          ready: async (signal) => (await this.vm(spec.id).hello(signal)) as never,
+          setIdentity: () => undefined,
+          close: async () => close(),
+        };
+      },
+      attachBridge: async () => {
+        await script.step('bridge');
+        const close = this.#lease('bridge ports');
+        const inFlight = (): number => this.#modelRequests;
+        return { setModels: () => undefined, inFlight, close: async () => close() };
+      },
+      ...(source === null ? {} : { template: source }),
+    };
+  }
+
+  #copies(): Copies {
+    const { script } = this;
+    const keep = (phase: Phase) => async (from: string, to: string) => {
+      // As a copy does that fails in its midst.
+      await writeFile(to, 'a part');
+      await script.step(phase, this.#vmOf(from));
+      await copyFile(from, to);
+    };
+    const isOfVm = (path: string): boolean => path.startsWith(join(this.#dir, 'run'));
+    return {
+      keepMemory: keep('keep-memory'),
+      holdMemory: keep('keep-memory'),
+      fillMemory: async (from, to) => {
+        await script.step('fill-memory');
+        await writeFile(to, await readFile(from), { flag: 'r+' });
+      },
+      cloneDisk: (from, to) => keep(isOfVm(from) ? 'keep-disk' : 'copy-disk')(from, to),
+      makeMemory: () => this.#makeMemory(),
+    };
+  }
+
+  #vmOf(path: string): FakeVm | undefined {
+    return [...this.#vms.values()].find(
+      ({ memoryPath, channelPath }) =>
+        path === memoryPath || path.startsWith(channelPath.slice(0, -1)),
+    );
+  }
+
+  #makeMemory(): GuestMemory {
+    const fd = ++this.#made;
+    const path = join(this.#dir, 'ram', String(fd));
+    const release = this.#lease('memories');
+    writeFileSync(path, '');
+    const close = (): void => {
+      release();
+      rmSync(path, { force: true });
+    };
+    return { fd, path, close };
+  }
+
+  #lease(kind: string): () => void {
+    const what = {};
+    this.add(kind, what);
+    return () => this.delete(kind, what);
+  }
+
+  #scripted(store: Store): Store {
+    const { script } = this;
+    const stage: Store['snapshots']['stage'] = async () => {
+      const staging = await store.snapshots.stage();
+      return {
+        ...staging,
+        commit: async (made, row) => {
+          await script.step('commit', this.#vms.get(made.sandboxId));
+          return await staging.commit(made, row);
+        },
+      };
+    };
+    const put: Store['sandboxes']['put'] = async (row) => {
+      await script.step('put');
+      await store.sandboxes.put(row);
+    };
+    return {
+      ...store,
+      sandboxes: { ...store.sandboxes, put },
+      snapshots: { ...store.snapshots, stage },
+    };
+  }
+}
+
+async function requireState(snapshot: CloneSource['snapshot'] | undefined): Promise<void> {
+  if (snapshot === undefined) return;
+  if (sha256(await readFile(snapshot.statePath, 'utf8')) === snapshot.stateSha256) return;
+  throw new VmmError('snapshot_refused', 'the state is another');
+}
+
+interface OpenedStore {
+  readonly store: Store;
+  readonly dataDir: string;
+}
+
+async function openFor(dir: string, options: FakeHostOptions): Promise<OpenedStore> {
+  const { dataDir = join(dir, 'data') } = options;
+  return {
+    dataDir,
+    store: await openStore({ dir: dataDir, clock: new FakeClock(), log: silentLog }),
+  };
+}

@@ -1,0 +1,97 @@
+/** Where a test may interfere with a fake world: at each phase of what it does, before or after it is reached. */
+import type { FakeVm } from './fake-vm.ts';
+
+export type Phase =
+  | 'template'
+  /** Of a start. */
+  | 'workspace'
+  | 'overlay'
+  | 'listen'
+  | 'bridge'
+  | 'fill-memory'
+  | 'copy-disk'
+  | 'start'
+  | 'hello'
+  /** What a guest is asked. */
+  | 'update'
+  | 'python'
+  | 'settle'
+  /** What a VM is asked. */
+  | 'pause'
+  | 'resume'
+  | 'plug'
+  | 'unplug'
+  | 'save-state'
+  | 'kill'
+  /** What is kept of it. */
+  | 'keep-memory'
+  | 'keep-disk'
+  | 'commit'
+  | 'put';
+
+type Interference = (vm: FakeVm | undefined) => Promise<void> | void;
+
+/** Somebody stands at a phase until he is released. */
+export interface Held {
+  /** With the VM that it is about, if there is one. */
+  readonly reached: Promise<FakeVm | undefined>;
+  /** He fails, if an error is given. */
+  release(error?: Error): void;
+}
+
+export class Script {
+  readonly #planned = new Map<Phase, Interference[]>();
+
+  /** The next one that comes to the phase. Several are used up in order. */
+  next(phase: Phase, interference: Interference): void {
+    const planned = this.#planned.get(phase) ?? [];
+    this.#planned.set(phase, [...planned, interference]);
+  }
+
+  fail(phase: Phase, error: Error = new Error(`${phase} failed`)): void {
+    this.next(phase, () => Promise.reject(error));
+  }
+
+  die(phase: Phase): void {
+    this.next(phase, (vm) => vm?.die());
+  }
+
+  hold(phase: Phase): Held {
+    return this.holdOf(phase, undefined);
+  }
+
+  /** @param one whom to hold, whoever comes before; undefined: the next */
+  holdOf(phase: Phase, one: FakeVm | undefined): Held {
+    const reached = Promise.withResolvers<FakeVm | undefined>();
+    const released = Promise.withResolvers<void>();
+    const interference: Interference = async (vm) => {
+      if (one !== undefined && vm !== one) {
+        this.next(phase, interference);
+        return;
+      }
+      reached.resolve(vm);
+      await released.promise;
+    };
+    this.next(phase, interference);
+    const release = (error?: Error): void => {
+      if (error === undefined) released.resolve();
+      else released.reject(error);
+    };
+    return { reached: reached.promise, release };
+  }
+
+  /** What was planned and has not happened: a test that expects it to has not tested it. */
+  get unused(): readonly Phase[] {
+    return [...this.#planned].flatMap(([phase, { length }]) => (length > 0 ? [phase] : []));
+  }
+
+  forget(): void {
+    this.#planned.clear();
+  }
+
+  async step(phase: Phase, vm?: FakeVm): Promise<void> {
+    const [interference, ...later] = this.#planned.get(phase) ?? [];
+    this.#planned.set(phase, later);
+    await interference?.(vm);
+  }
+}

@@ -1,0 +1,224 @@
+/**
+ * A VM and its guest without either: RAM is a small file, which is what the guest remembers. Both insist on
+ * their order: nothing is asked of a guest whose VM stands still, nothing is saved with its device plugged.
+ */
+import { createHash } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
+import { PassThrough } from 'node:stream';
+import { ignore } from '../../src/base/ignore.ts';
+import { GuestError } from '../../src/guest/errors.ts';
+import type { GuestChange, GuestClosed, GuestInfo, Process } from '../../src/guest/guest.ts';
+import { orAborted } from '../../src/sandbox/time-limit.ts';
+import type { Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
+import { VmmError } from '../../src/vmm/errors.ts';
+import type { Phase, Script } from './fake-script.ts';
+
+export const FAKE_MACHINE = 'fake machine';
+
+/** What is held of a kind, so that it shows when something is not given back. */
+export interface Holdings {
+  add(kind: string, what: object): void;
+  delete(kind: string, what: object): void;
+}
+
+export interface FakeVmParts {
+  readonly script: Script;
+  readonly holdings: Holdings;
+  readonly memoryPath: string;
+}
+
+export class FakeVm implements Vm {
+  readonly id: string;
+  readonly pid = null;
+  readonly channelPath: string;
+  readonly timings = { spawnedMs: 1, runningMs: 2 };
+  readonly terminal = null;
+  readonly vsockHotplug = this;
+  readonly exited: Promise<VmExit>;
+  readonly memoryPath: string;
+  readonly #parts: FakeVmParts;
+  readonly #exit = Promise.withResolvers<VmExit>();
+  readonly #gone = Promise.withResolvers<never>();
+  #isAlive = true;
+  #runs = true;
+  #isPlugged = true;
+  #guest: FakeGuest | undefined;
+
+  constructor(spec: VmSpec, parts: FakeVmParts) {
+    this.id = spec.id;
+    this.channelPath = spec.channelPath;
+    this.memoryPath = parts.memoryPath;
+    this.#parts = parts;
+    this.exited = this.#exit.promise;
+    this.#gone.promise.catch((error: unknown) => ignore(error, 'told to whoever asks for more'));
+    parts.holdings.add('VMs', this);
+  }
+
+  isAlive(): boolean {
+    return this.#isAlive;
+  }
+
+  consoleTail(): string {
+    return '';
+  }
+
+  get runs(): boolean {
+    return this.#runs;
+  }
+
+  /** Whatever is asked of it fails at once; its exit is seen a moment later, as of a process. */
+  die(cause: VmExit['cause'] = 'vmm-crashed'): void {
+    if (!this.#isAlive) return;
+    this.#isAlive = false;
+    this.#runs = false;
+    this.#gone.reject(new VmmError('vm_gone', `the VM ${this.id} is gone`));
+    this.#parts.holdings.delete('VMs', this);
+    this.#guest?.lose();
+    setImmediate(() => this.#exit.resolve({ cause, exitCode: null, signal: null, detail: cause }));
+  }
+
+  /** The agent's link breaks, and the VM goes on. */
+  loseAgent(): void {
+    this.#guest?.lose();
+  }
+
+  /** Its agent dials and says hello. */
+  async hello(signal?: AbortSignal): Promise<FakeGuest> {
+    await this.step('hello', signal);
+    if (!this.#isPlugged) throw new Error('a hello without a device');
+    this.#guest = new FakeGuest(this, this.#parts.holdings);
+    return this.#guest;
+  }
+
+  async pause(): Promise<void> {
+    await this.step('pause');
+    this.#runs = false;
+  }
+
+  async resume(): Promise<void> {
+    await this.step('resume');
+    this.#runs = true;
+  }
+
+  async plugVsock(): Promise<void> {
+    if (this.#isPlugged || !this.#runs) throw new Error('not now: plug');
+    await this.step('plug');
+    this.#isPlugged = true;
+  }
+
+  async unplugVsock(): Promise<void> {
+    if (!this.#isPlugged || !this.#runs) throw new Error('not now: unplug');
+    await this.step('unplug');
+    this.#isPlugged = false;
+    this.#guest?.lose();
+  }
+
+  async saveState(statePath: string): Promise<VmSnapshot> {
+    if (this.#isPlugged || !this.#runs) throw new Error('not now: save');
+    this.#runs = false;
+    await this.step('save-state');
+    await writeFile(statePath, this.id, { flag: 'wx' });
+    return { statePath, stateSha256: sha256(this.id), machine: FAKE_MACHINE };
+  }
+
+  async setChannelLimits(): Promise<void> {
+    await this.step('update');
+  }
+
+  async channelStats(): ReturnType<Vm['channelStats']> {
+    await this.step('update');
+    const bytes = { bytesGuestToHost: this.traffic, bytesHostToGuest: 0 };
+    return { ...bytes, connectionsOpen: 1 } as Awaited<ReturnType<Vm['channelStats']>>;
+  }
+
+  /** Bytes that its channel has seen. */
+  traffic = 0;
+
+  async kill(): Promise<void> {
+    await this.#parts.script.step('kill', this);
+    this.die('killed');
+    await this.exited;
+  }
+
+  /** Rejects when the VM dies meanwhile, or has died. */
+  async step(phase: Phase, signal?: AbortSignal): Promise<void> {
+    const reached = this.#parts.script.step(phase, this);
+    reached.catch((error: unknown) => ignore(error, 'the VM has died of it, or the caller has it'));
+    const both = Promise.race([this.#gone.promise, reached]);
+    await (signal === undefined ? both : orAborted(both, signal));
+    if (!this.#isAlive) await this.#gone.promise;
+  }
+}
+
+/** As much of a guest as the control plane asks for. */
+export class FakeGuest {
+  readonly closed: Promise<GuestClosed>;
+  readonly info = { kernelToInitMs: 1 } as GuestInfo;
+  readonly #vm: FakeVm;
+  readonly #holdings: Holdings;
+  readonly #closing = Promise.withResolvers<GuestClosed>();
+  #isOpen = true;
+
+  constructor(vm: FakeVm, holdings: Holdings) {
+    this.#vm = vm;
+    this.#holdings = holdings;
+    this.closed = this.#closing.promise;
+    holdings.add('guests', this);
+  }
+
+  /** What its program has in memory. */
+  async remember(text: string): Promise<void> {
+    await this.#ask('update');
+    await writeFile(this.#vm.memoryPath, text);
+  }
+
+  async recall(): Promise<string> {
+    await this.#ask('update');
+    return await readFile(this.#vm.memoryPath, 'utf8');
+  }
+
+  update(_change: GuestChange, signal?: AbortSignal): Promise<void> {
+    return this.#ask('update', signal);
+  }
+
+  settle(_options?: object, signal?: AbortSignal): Promise<void> {
+    return this.#ask('settle', signal);
+  }
+
+  async python(_spec: object, signal?: AbortSignal): Promise<Process> {
+    await this.#ask('python', signal);
+    const stdout = new PassThrough().end();
+    const stderr = new PassThrough().end();
+    return { stdout, stderr, exit: Promise.resolve({ exitCode: 0 }) } as unknown as Process;
+  }
+
+  suspend(): void {
+    this.isSuspended = true;
+  }
+
+  isSuspended = false;
+
+  close(): void {
+    this.#end('closed');
+  }
+
+  lose(): void {
+    this.#end('lost');
+  }
+
+  #end(reason: GuestClosed['reason']): void {
+    this.#isOpen = false;
+    this.#holdings.delete('guests', this);
+    this.#closing.resolve({ reason, detail: '' });
+  }
+
+  async #ask(phase: Phase, signal?: AbortSignal): Promise<void> {
+    if (!this.#isOpen) throw new GuestError('connection_lost', 'the guest is gone');
+    if (!this.#vm.runs) throw new Error(`asked for ${phase} while its VM stands still`);
+    await this.#vm.step(phase, signal);
+  }
+}
+
+export function sha256(text: string): string {
+  return createHash('sha256').update(text).digest('hex');
+}

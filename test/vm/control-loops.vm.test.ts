@@ -1,0 +1,131 @@
+/**
+ * The same again and again, with real guests: hundreds of sandboxes leave nothing, and a sandbox that is
+ * put away a hundred times while it talks never loses its way back.
+ */
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Guest } from '../../src/guest/link.ts';
+import { type Holdings, holdings } from '../support/leftovers.ts';
+import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
+import { exec, python, SMALL, useControlPlane } from '../support/vm.ts';
+
+const LOOPS = 100;
+const CYCLES = 500;
+/** Each processor of a small machine starts one. */
+const AT_ONCE = 2;
+const POLL = { timeout: 60_000, interval: 20 };
+
+const upstream: MockUpstream = await startMockUpstream();
+const fixture = useControlPlane(() => upstream.target.baseUrl ?? '');
+afterAll(() => upstream.close());
+
+/** Node closes some descriptors a turn later; what is really left stays. */
+async function settled(): Promise<Holdings> {
+  await sleep(500);
+  return await holdings(fixture.runtime.home.runDir);
+}
+
+const stored = (): Promise<string[]> => readdir(join(fixture.dataDir, 'files'));
+
+// First: nothing has asked for a model yet, so no connection to one is kept.
+describe(`${CYCLES} sandboxes`, () => {
+  let before: Holdings;
+  const cycle = async (n: number): Promise<void> => {
+    const { control } = fixture;
+    const { id, origin } = await control.create({ ...SMALL, env: { N: `${n}` } });
+    expect(origin).toBe('clone');
+    if (n % 10 === 0) {
+      const outcome = await python(await control.guest(id), 'import os; print(os.environ["N"])');
+      expect(outcome).toMatchObject({ stdout: `${n}\n`, exitCode: 0 });
+    }
+    await control.remove(id);
+  };
+  beforeAll(async () => {
+    await cycle(0);
+    before = await settled();
+  });
+
+  it('made and removed leave no process, descriptor, mapping or file', async () => {
+    let next = 1;
+    const worker = async (): Promise<void> => {
+      while (next <= CYCLES) await cycle(next++);
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, worker));
+    expect(await settled()).toEqual(before);
+    expect(await stored()).toEqual([]);
+    expect(await fixture.control.list()).toEqual([]);
+  });
+});
+
+describe(`${LOOPS} times put away under traffic`, () => {
+  /**
+   * Two streams of requests to its model, each over a new connection. `fails` counts those that a save cut
+   * off, `lost` those that got no connection at all.
+   */
+  const TALK = `
+import json, os, threading, time, urllib.error, urllib.request
+done, fails, lost = 0, 0, 0
+lock = threading.Lock()
+def talk():
+    global done, fails, lost
+    body = json.dumps({'model': 'm1', 'messages': [{'role': 'user', 'content': 'x' * 20000}]}).encode()
+    while True:
+        request = urllib.request.Request('http://127.0.0.1:11434/v1/chat/completions', body,
+                                         {'content-type': 'application/json'})
+        try:
+            json.load(urllib.request.urlopen(request, timeout=60))
+            with lock: done += 1
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            refused = isinstance(getattr(error, 'reason', error), (ConnectionRefusedError, TimeoutError))
+            with lock:
+                lost += refused
+                fails += 1
+def tell():
+    while True:
+        with open('talk.new', 'w') as file: json.dump([done, fails, lost], file)
+        os.rename('talk.new', 'talk')
+        time.sleep(0.02)
+for target in (talk, talk, tell): threading.Thread(target=target).start()
+`;
+  const STREAMS = 2;
+
+  async function told(guest: Guest): Promise<[done: number, fails: number, lost: number]> {
+    const text = await guest.files.readAll('talk').catch(() => Buffer.from('[0, 0, 0]'));
+    return JSON.parse(text.toString());
+  }
+
+  it('each time it connects again, both ways', async () => {
+    const { control } = fixture;
+    const { id } = await control.create({ ...SMALL });
+    const before = await stored();
+    await (await control.guest(id)).python({
+      script: { code: TALK },
+      stdin: false,
+      detached: true,
+    });
+    for (let loop = 0; loop < LOOPS; loop += 1) {
+      const guest = await control.guest(id);
+      // Host to guest at once, with its first connection.
+      expect((await exec(guest, ['echo', `${loop}`])).stdout).toBe(`${loop}\n`);
+      const [seen] = await told(guest);
+      await expect.poll(async () => (await told(guest))[0], POLL).toBeGreaterThan(seen + STREAMS);
+      if (loop % 4 === 3) {
+        await control.removeSnapshot((await control.snapshot(id)).id);
+      } else {
+        await control.pause(id, 'disk');
+        await control.resume(id);
+      }
+    }
+    const guest = await control.guest(id);
+    const [seen] = await told(guest);
+    await expect.poll(async () => (await told(guest))[0], POLL).toBeGreaterThan(seen);
+    const [, fails, lost] = await told(guest);
+    expect(lost).toBe(0);
+    // A save cuts off what is under way, and nothing else.
+    expect(fails).toBeLessThanOrEqual(LOOPS * STREAMS);
+    await control.remove(id);
+    expect(await stored()).toEqual(before);
+  });
+});
