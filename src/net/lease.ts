@@ -1,0 +1,58 @@
+/**
+ * What a sandbox has of the host's network (types only): one TAP, one address pair, one policy.
+ *
+ *     HostNetwork.lease ──► tapFd ──► VMM ──► NIC of the guest
+ *                      └──► settings ──► agent: address, route, neighbour, resolver
+ */
+import type { EgressPolicy } from './policy.ts';
+
+/** For the guest's own side. */
+export interface GuestNetwork {
+  /** Of its NIC, `aa:fc:…`. */
+  readonly mac: string;
+  /** IPv4, dotted. */
+  readonly address: string;
+  readonly prefixLength: number;
+  /** The host's side: next hop and resolver. */
+  readonly gateway: string;
+  /** A permanent neighbour entry: the first ARP of a fresh NIC may be lost, which costs a second. */
+  readonly gatewayMac: string;
+  readonly mtu: number;
+}
+
+/** Counted by the kernel since the lease began. */
+export interface NetworkTraffic {
+  readonly packetsOut: number;
+  readonly bytesOut: number;
+  readonly packetsIn: number;
+  readonly bytesIn: number;
+  /** Packets that were refused, by reason (`metadata`, `spoofed`, `policy`, …). */
+  readonly refused: Readonly<Record<string, number>>;
+}
+
+export interface NetworkLease {
+  readonly interfaceName: string;
+  /** Of a TAP with virtio-net headers; ours until `handedOver`. */
+  readonly tapFd: number;
+  readonly guest: GuestNetwork;
+  readonly policy: EgressPolicy;
+  /** The VMM has its own copy of the descriptor: from now on the TAP lives as long as the VMM holds it. */
+  handedOver(): Promise<void>;
+  /** Holds for connections from now on; those that it forbids are closed. */
+  setPolicy(policy: EgressPolicy): Promise<void>;
+  traffic(): Promise<NetworkTraffic>;
+  /** Idempotent. Nothing of it is left on the host. */
+  release(): Promise<void>;
+}
+
+export interface NetworkRequest {
+  readonly sandboxId: string;
+  readonly policy: EgressPolicy;
+}
+
+/** The network of this host; opened by the first sandbox that asks for one. */
+export interface HostNetwork extends AsyncDisposable {
+  /** @throws NetError */
+  lease(request: NetworkRequest): Promise<NetworkLease>;
+  leases(): readonly NetworkLease[];
+}
