@@ -23,6 +23,8 @@ export interface VmmCapabilities {
   readonly snapshot: boolean;
   /** The vsock device can be plugged into and unplugged from a running guest. */
   readonly hotplugVsock: boolean;
+  /** The same of a network card on a TAP. */
+  readonly hotplugNic: boolean;
   readonly interactiveConsole: boolean;
   /** Limits of the channel can be set and changed while the VM runs. */
   readonly channelLimits: boolean;
@@ -46,6 +48,8 @@ export interface VmSpec {
   /** Path of the channel's unix socket, ≤ 96 bytes so that `_<port>` still fits sun_path. */
   readonly channelPath: string;
   readonly channelLimits?: ChannelLimits;
+  /** Plugged before guest code runs; absent: the guest has none. */
+  readonly nic?: NicSpec;
   /** `log`: console goes to a bounded tail; `interactive`: raw bidirectional serial console. */
   readonly console: 'log' | 'interactive';
   /**
@@ -59,6 +63,14 @@ export interface VmSpec {
   readonly snapshot?: VmSnapshot;
   /** Extra kernel arguments, each `[A-Za-z0-9_.,:/=-]+`; anything else is refused. */
   readonly bootArgs?: readonly string[];
+}
+
+/** A network card; like the channel it carries identity, so no snapshot has one. */
+export interface NicSpec {
+  /** Of a TAP with virtio-net headers. It stays the caller's: the VMM has a copy once the card is plugged. */
+  readonly tapFd: number;
+  /** `aa:fc:00:00:00:01`, unique on this host. */
+  readonly mac: string;
 }
 
 /** The devices of a VM that stands still; its RAM and its overlay disk are files of the caller's. */
@@ -100,9 +112,11 @@ export interface Vm {
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
   /** Present with the capability `hotplugVsock`. */
   readonly vsockHotplug?: VsockHotplug;
+  /** Present with the capability `hotplugNic`. */
+  readonly nicHotplug?: NicHotplug;
   /**
    * Stops the VM and writes its devices to a new file; RAM and disk stand still until `resume`. The vsock
-   * device must be unplugged and RAM be the caller's. Present with the capability `snapshot`.
+   * device and the network card must be unplugged and RAM be the caller's. Present with the capability `snapshot`.
    * @throws VmmError `vm_unsupported` when it may not be taken now
    */
   saveState?(statePath: string): Promise<VmSnapshot>;
@@ -126,6 +140,25 @@ export interface VsockHotplug {
    * @throws VmmError
    */
   unplugVsock(): Promise<void>;
+}
+
+/**
+ *     absent ──plug──► plugged ──withdraw──► withdrawn ──return──► plugged      for a save that goes on
+ *        ▲────────────────┴──────unplug──────────┘
+ */
+export interface NicHotplug {
+  /** Also while the VM stands still: its guest sees the card when it runs. @throws VmmError */
+  plugNic(nic: NicSpec): Promise<void>;
+  /**
+   * Resolves when the guest has given the card up and the VMM its copy of the TAP. The VM must be running.
+   * Fine when there is no card.
+   * @throws VmmError
+   */
+  unplugNic(): Promise<void>;
+  /** Takes the card from the guest; the VMM keeps the TAP. Fine when there is no card. @throws VmmError */
+  withdrawNic(): Promise<void>;
+  /** The reverse, with the same TAP and address. Fine when it was not withdrawn. @throws VmmError */
+  returnNic(): Promise<void>;
 }
 
 export interface VmmDriver {

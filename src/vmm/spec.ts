@@ -38,6 +38,8 @@ const BOOT_ARG_PREFIX = 'neurovisor.';
 const ID = /^[a-z0-9]+$/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
 const ABSOLUTE_PATH = /^\/[^\u0000-\u001f\u007f]*$/;
+/** Of one station: the lowest bit of the first byte would make it a group's. */
+const MAC = /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/;
 const BOOT_ARG = /^[A-Za-z0-9_.,:/=-]+$/;
 
 /**
@@ -72,6 +74,13 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
   }
   if (spec.memoryFd === undefined && spec.snapshot !== undefined) {
     throw invalid('memoryFd', 'a snapshot needs its RAM');
+  }
+  if (spec.nic !== undefined) {
+    const { tapFd, mac } = spec.nic;
+    if (!(Number.isSafeInteger(tapFd) && tapFd > 2))
+      throw invalid('nic', `${tapFd} is no descriptor`);
+    if (!MAC.test(mac))
+      throw invalid('nic', `${JSON.stringify(mac)} is no MAC address of a station`);
   }
   checkBootArgs(spec.bootArgs ?? []);
 }

@@ -16,6 +16,7 @@ import { ignore } from '../../base/ignore.ts';
 import type {
   ChannelStats,
   MachineSize,
+  NicSpec,
   Vm,
   VmExit,
   VmmDriver,
@@ -61,6 +62,7 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
       pause: true,
       snapshot: true,
       hotplugVsock: true,
+      hotplugNic: true,
       interactiveConsole: true,
       channelLimits: false,
     },
@@ -73,6 +75,7 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
       const vm = new FakeVm(spec);
       await spec.memoryReady;
       await vm.plugVsock(spec.guestCid);
+      if (spec.nic !== undefined) await vm.plugNic(spec.nic);
       if (signal?.aborted) {
         await vm.kill();
         throw new VmmError('vm_cancelled', 'the start of the VM was cancelled', {
@@ -97,9 +100,11 @@ class FakeVm implements Vm {
   readonly exited: Promise<VmExit>;
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
   readonly vsockHotplug = this;
+  readonly nicHotplug = this;
   timings: VmTimings = { spawnedMs: 0, runningMs: 0 };
   readonly #spec: VmSpec;
   #plugged = false;
+  #nic: 'absent' | 'withdrawn' | 'plugged' = 'absent';
   readonly #channel: FakeChannel;
   readonly #serialTail = new ByteTail(CONSOLE_TAIL_BYTES);
   readonly #typed = new PassThrough();
@@ -157,9 +162,32 @@ class FakeVm implements Vm {
     this.#plugged = false;
   }
 
+  async plugNic(_nic: NicSpec): Promise<void> {
+    this.#requireRunning();
+    if (this.#nic !== 'absent') {
+      throw new VmmError('vm_unsupported', 'the VM has a network card already');
+    }
+    this.#nic = 'plugged';
+  }
+
+  async unplugNic(): Promise<void> {
+    this.#requireRunning();
+    this.#nic = 'absent';
+  }
+
+  async withdrawNic(): Promise<void> {
+    this.#requireRunning();
+    if (this.#nic === 'plugged') this.#nic = 'withdrawn';
+  }
+
+  async returnNic(): Promise<void> {
+    this.#requireRunning();
+    if (this.#nic === 'withdrawn') this.#nic = 'plugged';
+  }
+
   async saveState(statePath: string): Promise<VmSnapshot> {
     this.#requireRunning();
-    if (this.#spec.memoryFd === undefined || this.#plugged) {
+    if (this.#spec.memoryFd === undefined || this.#plugged || this.#nic === 'plugged') {
       throw new VmmError('vm_unsupported', 'no snapshot can be taken of the VM');
     }
     this.#channel.pause();

@@ -8,6 +8,7 @@
  *                                 ── addr 3 virtio-blk overlay
  *                                 ── addr 4 virtio-rng
  *                                 ── addr 5 vhost-user-vsock, plugged over QMP before the first instruction
+ *                                 ── addr 6 virtio-net on a TAP, plugged likewise where a sandbox has a network
  */
 
 /** Descriptors that QEMU inherits: two connected stream sockets, and its RAM where that is the caller's. */

@@ -2,10 +2,10 @@
  * QEMU as a driver, with KVM or in software emulation.
  *
  *     start ─┬─ attach the vsock backend ──┐
- *            └─ spawn QEMU, stopped (-S) ──┴─ QMP: (load a state) ─ plug vsock ─ cont ─► guest code runs
+ *            └─ spawn QEMU, stopped (-S) ──┴─ QMP: (load a state) ─ plug vsock, NIC ─ cont ─► guest code runs
  *
- * The vsock device is plugged while the machine stands still, so the guest finds it when it first looks
- * at the PCI bus; the same commands plug it into a clone that runs. QMP and the serial line are socket
+ * The vsock device, and the network card if there is one, are plugged while the machine stands still, so
+ * the guest finds them when it first looks at the PCI bus; the same commands plug them into a clone that runs. QMP and the serial line are socket
  * pairs made at the spawn: there is no path to connect to, and nothing to remove.
  */
 import { createHash } from 'node:crypto';
@@ -25,6 +25,7 @@ import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { kernelArgs, MEMORY_FD, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
+import { NicSlot } from './nic.ts';
 import { QemuProcess } from './process.ts';
 import { loadState } from './state.ts';
 import { QemuVm, VsockSlot } from './vm.ts';
@@ -65,6 +66,7 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
       pause: true,
       snapshot: true,
       hotplugVsock: true,
+      hotplugNic: true,
       interactiveConsole: true,
       channelLimits: true,
     },
@@ -95,17 +97,18 @@ async function start(
   const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
   const process = spawnQemu(options, host, spec);
   const slot = makeSlot(options, spec, process);
+  const nic = new NicSlot(process.qmp);
   cleanup.push('vsock device', () => slot.release());
   cleanup.push('QEMU process', () => process.kill());
   const spawnedMs = options.clock.now() - began;
   try {
     // Both are awaited in `bringUp`; a failure of one before that must not count as unhandled.
     slot.attach(spec.guestCid).catch((error: unknown) => ignore(error, 'reported by bringUp'));
-    await unlessCancelled(bringUp(process, slot, spec, state), signal);
+    await unlessCancelled(bringUp(process, slot, nic, spec, state), signal);
     const timings = { spawnedMs, runningMs: options.clock.now() - began };
     const { id, channelPath } = spec;
     const snapshotMachine = spec.memoryFd === undefined ? null : machine;
-    return new QemuVm({ id, channelPath, timings, process, slot, release, snapshotMachine });
+    return new QemuVm({ id, channelPath, timings, process, slot, nic, release, snapshotMachine });
   } catch (error) {
     const failure = await explain(error, process, options.clock);
     await release();
@@ -172,6 +175,7 @@ function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSiz
 async function bringUp(
   process: QemuProcess,
   slot: VsockSlot,
+  nic: NicSlot,
   spec: VmSpec,
   state: Buffer | null,
 ): Promise<void> {
@@ -180,6 +184,7 @@ async function bringUp(
   await spec.memoryReady;
   if (state !== null) await loadState(process.qmp, state);
   await slot.plugAttached(spec.guestCid);
+  if (spec.nic !== undefined) await nic.plugNic(spec.nic);
   await process.qmp.execute('cont');
 }
 

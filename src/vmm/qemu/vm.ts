@@ -1,10 +1,11 @@
-/** A running QEMU VM: what can be asked of it, and its one vsock device. */
+/** A running QEMU VM: what can be asked of it, and its one vsock device. Its network card: `nic.ts`. */
 import { writeFile } from 'node:fs/promises';
 import type { Readable, Writable } from 'node:stream';
 import type { AttachVsock, VsockAttachment } from '../attach-vsock.ts';
 import type {
   ChannelLimits,
   ChannelStats,
+  NicHotplug,
   Vm,
   VmExit,
   VmSnapshot,
@@ -13,6 +14,7 @@ import type {
 } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { stateDigest } from '../snapshot.ts';
+import type { NicSlot } from './nic.ts';
 import type { QemuProcess } from './process.ts';
 import type { QmpClient } from './qmp.ts';
 import { saveState } from './state.ts';
@@ -141,8 +143,10 @@ export class QemuVm implements Vm {
   readonly exited: Promise<VmExit>;
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
   readonly vsockHotplug: VsockHotplug;
+  readonly nicHotplug: NicHotplug;
   readonly #process: QemuProcess;
   readonly #slot: VsockSlot;
+  readonly #nic: NicSlot;
   readonly #release: () => Promise<void>;
   readonly #snapshotMachine: string | null;
   #gone = false;
@@ -154,6 +158,7 @@ export class QemuVm implements Vm {
     timings: VmTimings;
     process: QemuProcess;
     slot: VsockSlot;
+    nic: NicSlot;
     release: () => Promise<void>;
     /** Written into snapshots; null: RAM is QEMU's own, so none can be taken. */
     snapshotMachine: string | null;
@@ -164,8 +169,10 @@ export class QemuVm implements Vm {
     this.timings = options.timings;
     this.terminal = options.process.terminal;
     this.vsockHotplug = options.slot;
+    this.nicHotplug = options.nic;
     this.#process = options.process;
     this.#slot = options.slot;
+    this.#nic = options.nic;
     this.#release = options.release;
     this.#snapshotMachine = options.snapshotMachine;
     this.exited = this.#process.exited.then(async (exit) => {
@@ -188,6 +195,7 @@ export class QemuVm implements Vm {
     const machine = this.#snapshotMachine;
     if (machine === null) throw unsupported("its RAM is not its owner's");
     if (this.#slot.isPlugged) throw unsupported('its vsock device is plugged');
+    if (this.#nic.isPlugged) throw unsupported('its network card is plugged');
     const state = await saveState(this.#process.qmp);
     await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
     return { statePath, stateSha256: stateDigest(state), machine };
