@@ -112,9 +112,9 @@ export class ConnectedGuest implements Guest {
   }
 
   async update(change: GuestChange, signal?: AbortSignal): Promise<void> {
-    const { wallMs, env, limits } = change;
+    const { wallMs, env, limits, network } = change;
     const wallNs = wallMs === undefined ? undefined : wallNanoseconds(wallMs).toString();
-    await this.#ask('update', { op: 'update', wallNs, env, limits }, signal);
+    await this.#ask('update', { op: 'update', wallNs, env, limits, network }, signal);
   }
 
   async processes(): Promise<readonly ProcessInfo[]> {

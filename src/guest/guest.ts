@@ -51,6 +51,22 @@ export interface GuestChange {
   readonly env?: Readonly<Record<string, string>> | undefined;
   /** Replaces all limits: one that is not given gets its default. */
   readonly limits?: GuestLimits | undefined;
+  /** Configures the network card, which is plugged by then or within seconds; null: there is none. */
+  readonly network?: GuestNetwork | null | undefined;
+}
+
+/** The guest's side of its network card. */
+export interface GuestNetwork {
+  /** By which the card is known. */
+  readonly mac: string;
+  /** IPv4, dotted. */
+  readonly address: string;
+  readonly prefixLength: number;
+  /** Next hop of everything, and resolver. */
+  readonly gateway: string;
+  /** For a permanent neighbour entry. */
+  readonly gatewayMac: string;
+  readonly mtu: number;
 }
 
 /** All optional: the agent has a default for each (`spec/guest-protocol.md`, section 3). */

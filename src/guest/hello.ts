@@ -101,7 +101,7 @@ export class HelloSession {
     const parsed = parseHello(line);
     if (!parsed.ok) return this.#break(`hello: ${parsed.reason}`);
     const { wallNs, entropy } = this.#freshness();
-    const { sandboxId, hostname, env, limits, warm = [], rehearse } = this.#identity;
+    const { sandboxId, hostname, env, limits, warm = [], rehearse, network } = this.#identity;
     this.#send({
       type: 'welcome',
       protocol: PROTOCOL_VERSION,
@@ -113,6 +113,7 @@ export class HelloSession {
       limits,
       warm,
       ...(rehearse === true ? { rehearse } : {}),
+      ...(network === undefined ? {} : { network }),
     });
     this.#state = 'waiting-confirm';
     return { type: 'hello', hello: parsed.value };

@@ -26,7 +26,7 @@ import type { Log } from '../base/log.ts';
 import { ConnectedGuest } from './connected-guest.ts';
 import { dialChannel } from './dial.ts';
 import type { GuestError } from './errors.ts';
-import type { Guest, GuestLimits } from './guest.ts';
+import type { Guest, GuestLimits, GuestNetwork } from './guest.ts';
 import { HelloSession, type LinkEvent } from './hello.ts';
 import { LIMITS, PORTS } from './limits.ts';
 import { guestError, type Hello, wallNanoseconds } from './protocol.ts';
@@ -44,6 +44,8 @@ export interface GuestIdentity {
   readonly warm?: readonly string[];
   /** While a template is built: the fork server also makes a first call with the modules that it knows. */
   readonly rehearse?: boolean;
+  /** Absent: it has no network card. */
+  readonly network?: GuestNetwork;
 }
 
 export interface ListenOptions {

@@ -74,6 +74,11 @@ export const ETC_LINKS: Readonly<Record<string, string>> = {
   'etc/machine-id': '/run/neurovisor/machine-id',
 };
 
+/** Links that replace files of the base, which need not be made again for them; in memory likewise. */
+export const RUN_LINKS: Readonly<Record<string, string>> = {
+  'etc/resolv.conf': '/run/neurovisor/resolv.conf',
+};
+
 /** Appended: path → line. The account has no password: nobody logs in. */
 export const ETC_LINES: Readonly<Record<string, string>> = {
   'etc/passwd': `${USER.name}:x:${USER.uid}:${USER.uid}::${USER.home}:/bin/bash\n`,

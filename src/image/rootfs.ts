@@ -3,7 +3,7 @@
  * All guests share the file; what a guest writes goes to the overlay disk of its own (overlay.ts).
  * Not compressed: in software emulation the guest would pay for it at every page, and the host caches it once for all.
  */
-import { cp, mkdir, readFile, rm } from 'node:fs/promises';
+import { cp, mkdir, readFile, rm, symlink } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
@@ -24,6 +24,7 @@ import {
   GUEST_CODENAME,
   IMAGE_UUID,
   INIT_PATH,
+  RUN_LINKS,
   SOURCE_DATE_EPOCH,
 } from './rootfs-recipe.ts';
 import { runTool } from './tool.ts';
@@ -43,7 +44,7 @@ const rootfsManifestSchema = baseDetailsSchema.extend({
 export type RootfsManifest = z.infer<typeof rootfsManifestSchema>;
 
 /** Raise when the steps below change what comes out. */
-const RECIPE_VERSION = 1;
+const RECIPE_VERSION = 2;
 const ESTIMATE_MS = 110_000;
 const SPACE_BYTES = 1800 * 1024 ** 2;
 const IMAGE = 'rootfs.erofs';
@@ -126,6 +127,10 @@ async function composeImage(job: Job, baseTar: string, sourceDir: string): Promi
   job.report(BASE_FRACTION, 'unpack the base');
   await unpackTar(baseTar, root, signal);
 
+  for (const [path, target] of Object.entries(RUN_LINKS)) {
+    await rm(join(root, path), { force: true });
+    await symlink(target, join(root, path));
+  }
   const agentSource = join(sourceDir, 'guest', 'agent');
   const agentDir = join(root, AGENT_DIR);
   for (const path of await filesUnder(agentSource, isAgentSource)) {

@@ -59,6 +59,10 @@ DIAL_RETRY_MIN_S = 0.05
 DIAL_RETRY_MAX_S = 2.0
 HELLO_WAIT_S = 10.0
 
+# The network card is plugged beside the vsock device: how long it is looked for, and how often.
+CARD_WAIT_S = 5.0
+CARD_LOOK_S = 0.005
+
 # How long who wants the bridge waits for it: while the host is there, and while it is not. The first
 # covers the moment in which the device has gone and the link does not know it yet.
 FORWARD_LINKED_S = 0.5

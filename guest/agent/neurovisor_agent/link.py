@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Link:
-    """`on_welcome` applies what the sandbox needs and returns the problems that the host should know."""
+    """`on_welcome` applies what the sandbox needs and calls back with the problems that the host should know."""
 
     def __init__(
         self,
         loop: Loop,
         transport: "VsockTransport | UnixTransport",
         make_hello: "Callable[[], bytes]",
-        on_welcome: "Callable[[Welcome], list[str]]",
+        on_welcome: "Callable[[Welcome, Callable[[list[str]], None]], None]",
     ) -> None:
         self._loop = loop
         self._transport = transport
@@ -107,21 +107,27 @@ class Link:
         self._deadline = self._loop.after(limits.HELLO_WAIT_S, connection.abort)
 
     def _welcomed(self, line: bytes) -> None:
-        if self._ready or self._connection is None:
-            return  # No later line of the host means anything in protocol 1.
+        connection = self._connection
+        if connection is None:
+            return
+        # No later line of the host means anything in protocol 1.
+        connection.on_data = lambda _data: None
         try:
             welcome = hello.parse_welcome(line)
             if self._transport.in_vm:
                 identity.apply(welcome)
-            problems = self._on_welcome(welcome)
+            self._on_welcome(welcome, lambda problems: self._confirm(connection, problems))
         except Refused as error:
             self._refuse(error)
-            return
+
+    def _confirm(self, connection: Connection, problems: list[str]) -> None:
+        if self._connection is not connection:
+            return  # Lost while its network card was waited for.
         self._ready = True
         self._retry_s = limits.DIAL_RETRY_MIN_S
         if self._deadline is not None:
             self._deadline.cancel()
-        self._connection.send(wire_json.dumps({"type": "ready", "problems": problems}) + b"\n")
+        connection.send(wire_json.dumps({"type": "ready", "problems": problems}) + b"\n")
 
     def _refuse(self, error: Refused) -> None:
         print(f"neurovisor agent: hello failed: {error}", file=sys.stderr, flush=True)

@@ -13,6 +13,10 @@ from .link import Link
 from .loop import Loop
 from .transport import UnixTransport, VsockTransport
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # Taken before most imports by the interpreter's own start; later ones are part of `agentToHelloMs`.
 _started_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
@@ -50,7 +54,7 @@ class Agent:
         python = ".".join(map(str, sys.version_info[:3]))
         return hello_line(python, timings, overlay, self._cgroups.user is not None)
 
-    def _welcome(self, welcome: Welcome) -> list[str]:
+    def _welcome(self, welcome: Welcome, done: "Callable[[list[str]], None]") -> None:
         """Applies what the welcome asks for; what it takes to serve is imported now, not before the hello."""
         from . import serving
 
@@ -67,7 +71,7 @@ class Agent:
                 self._link.event,
                 lambda: self._link.ready,
             )
-        return self._serving.apply(welcome)
+        self._serving.apply(welcome, done)
 
 
 def _ms(ns: int) -> float:

@@ -102,6 +102,8 @@ class Operations:
                 over()
             elif operation == "settle":
                 self._settle(request, connection, over)
+            elif operation == "update":
+                self._update(request, connection, over)
             else:
                 _answer(connection, self._simple(operation, request))
                 over()
@@ -122,9 +124,6 @@ class Operations:
             if size is None:
                 raise RequestError("invalid_request", "size is missing")
             self._process(request).resize(size)
-            return {}
-        if operation == "update":
-            self._settings.update(request)
             return {}
         if operation == "processes":
             return {"processes": [process.describe() for process in self._processes.values()]}
@@ -147,6 +146,16 @@ class Operations:
             process.settle(self._holding)
 
     # settle
+
+    def _update(self, request: Request, connection: Connection, over: "Callable[[], None]") -> None:
+        def updated(problem: str | None) -> None:
+            if problem is None:
+                _answer(connection, {})
+            else:
+                _answer_error(connection, RequestError("guest_failed", problem))
+            over()
+
+        self._settings.update(request, updated)
 
     def _settle(self, request: Request, connection: Connection, over: "Callable[[], None]") -> None:
         def flushed(error: RequestError | None) -> None:

@@ -7,8 +7,9 @@ import os
 from . import account
 from .cgroup import Cgroups
 from .connection import Connection
-from .hello import Welcome
+from .hello import Refused, Welcome
 from .loop import Loop
+from .request import RequestError
 from .settings import Settings
 
 TYPE_CHECKING = False
@@ -37,15 +38,22 @@ class Serving:
         self._inference_port = inference_port
         self._event = event
         self._is_linked = is_linked
-        self._settings = Settings(cgroups, transport.in_vm)
+        self._settings = Settings(loop, cgroups, transport.in_vm)
         self._problems = self._find_problems()
         self._warm: list[str] | None = None
         self._operations: Operations | None = None
         # Now, so that the host may ask as soon as it has read our answer.
         transport.listen(self._accept)
 
-    def apply(self, welcome: Welcome) -> list[str]:
-        """Called at every hello: a clone of a snapshot gets another identity. Returns what went wrong."""
+    def apply(self, welcome: Welcome, done: "Callable[[list[str]], None]") -> None:
+        """Called at every hello: a clone of a snapshot gets another identity. `done` is told what went wrong.
+
+        Raises Refused.
+        """
+        try:
+            network = self._settings.parse_network(welcome.network)
+        except RequestError as error:
+            raise Refused("invalid_welcome", f"network: {error}") from None
         problems = list(self._problems)
         try:
             self._settings.limit(welcome.limits)
@@ -53,7 +61,9 @@ class Serving:
             problems.append(f"the limits of user code could not be set: {error}")
         # The rest, half of it imports, runs after the answer to the host and before any request.
         self._loop.after(0, lambda: self._prepare(welcome))
-        return problems
+        self._settings.set_network(
+            network, lambda problem: done(problems if problem is None else [*problems, problem])
+        )
 
     def _prepare(self, welcome: Welcome) -> None:
         if self._operations is None:
@@ -91,7 +101,7 @@ class Serving:
         """What this place lacks. Looked for once: it stays so, and a clone's first hello must be quick."""
         problems = []
         if not self._transport.in_vm:
-            problems.append("outside a VM: clock, host name, machine id and entropy are left alone")
+            problems.append("outside a VM: clock, host name, machine id, network and entropy are left alone")
         if self._cgroups.user is None:
             problems.append(
                 "no cgroup v2: user code is not limited, and only process groups are killed"

@@ -1,6 +1,6 @@
-"""What the host may change of a sandbox that runs: clock, environment, limits.
+"""What the host may change of a sandbox that runs: clock, environment, limits, network.
 
-All three come with each hello; `update` changes them in between, for a sandbox that is claimed from a
+All of them come with each hello; `update` changes them in between, for a sandbox that is claimed from a
 pool or whose clock has stood still. The checks are on the fields alone, so that a wrong one changes nothing.
 """
 
@@ -10,7 +10,14 @@ import time
 
 from . import account, stats
 from .cgroup import Cgroups
+from .loop import Loop
 from .request import Request, RequestError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .network import Network, Wanted
 
 # What clock_settime(2) could take; the kernel refuses what is beyond its own limit.
 _NANOSECONDS_MAX = 2**63 - 1
@@ -20,7 +27,10 @@ _LIMITS = ("memoryMaxBytes", "memoryHighBytes", "pidsMax", "outputBytesMax")
 class Settings:
     """`inference_port`: where user code finds the models; known once the forwarder listens."""
 
-    def __init__(self, cgroups: Cgroups, in_vm: bool) -> None:
+    def __init__(self, loop: Loop, cgroups: Cgroups, in_vm: bool) -> None:
+        self._loop = loop
+        # None: this sandbox has never had one, and the code for it is not loaded.
+        self._network: Network | None = None
         self._cgroups = cgroups
         self._in_vm = in_vm
         self._limits: dict[str, int] = {}
@@ -49,9 +59,33 @@ class Settings:
             self._cgroups.limit(before, self._memory_total)
             raise
 
-    def update(self, request: Request) -> None:
-        """All or nothing. Raises RequestError, or OSError where the kernel refuses a value."""
+    def parse_network(self, fields: object) -> "Wanted | None":
+        """None: no network. Raises RequestError."""
+        if fields is None or not self._in_vm:
+            return None
+        from .network import Wanted
+
+        return Wanted(fields)
+
+    def set_network(self, wanted: "Wanted | None", done: "Callable[[str | None], None]") -> None:
+        """Calls `done` with what could not be had, in a sentence, or None; within `CARD_WAIT_S`."""
+        if self._network is None:
+            if wanted is None:
+                done(None)
+                return
+            from .network import Network
+
+            self._network = Network(self._loop)
+        self._network.apply(wanted, done)
+
+    def update(self, request: Request, done: "Callable[[str | None], None]") -> None:
+        """All or nothing but the network, which comes last: `done` is told what could not be had of it.
+
+        Raises RequestError, or OSError where the kernel refuses a value.
+        """
         wall_ns = parse_wall_ns(request)
+        changes_network = "network" in request.fields
+        network = self.parse_network(request.fields.get("network"))
         env = request.env("env") if request.fields.get("env") is not None else None
         wanted = parse_limits(request)
         before = self._limits
@@ -65,6 +99,10 @@ class Settings:
                 raise
         if env is not None:
             self.set_env(env)
+        if changes_network:
+            self.set_network(network, done)
+        else:
+            done(None)
 
 
 def parse_wall_ns(request: Request) -> int | None:
