@@ -43,6 +43,15 @@ describe('AddressPlan', () => {
     plan.release(id('a'));
     expect(plan.lease(id('b')).hostAddress).toBe('10.9.9.5');
   });
+  it('passes over what another process has, and is exhausted when that is all', () => {
+    const plan = new AddressPlan('10.9.9.0/29');
+    const first = cidr('10.9.9.0/30');
+    expect(plan.lease(id('a'), (each) => cidrsOverlap(each, first)).hostAddress).toBe('10.9.9.5');
+    expect(() => plan.lease(id('b'), (each) => cidrsOverlap(each, first))).toThrowError(
+      expect.objectContaining({ code: 'pool_exhausted' }),
+    );
+    expect(plan.lease(id('b')).hostAddress).toBe('10.9.9.1');
+  });
   it('finds another TAP name for ids that begin alike', () => {
     const plan = new AddressPlan();
     const taps = ['a', 'b', 'c'].map((end) => plan.lease(`sameeight00${end}00000000` as SandboxId));

@@ -23,6 +23,12 @@ const POOL_PREFIX_MIN = 8;
 export const TAP_PREFIX = 'nv-';
 const TAP_ID_CHARACTERS = 8;
 
+/**
+ * Of the host, on every TAP: each is a link of its own, so that a guest's entry for its gateway is true on
+ * whichever TAP it wakes up.
+ */
+export const GATEWAY_MAC = 'aa:fd:00:00:00:01';
+
 /** What one sandbox has, from its start to its end. */
 export interface AddressLease {
   readonly id: SandboxId;
@@ -103,17 +109,18 @@ export class AddressPlan {
 
   /**
    * A second lease for the same sandbox is the first.
+   * @param isTaken by another process of this host
    * @throws NetError `pool_exhausted`
    */
-  lease(id: SandboxId): AddressLease {
+  lease(id: SandboxId, isTaken: (subnet: Cidr) => boolean = () => false): AddressLease {
     const known = this.#leases.get(id);
     if (known !== undefined) return known;
-    const subnet = this.#takeSubnet(id);
+    const subnet = this.#takeSubnet(id, isTaken);
     const tap = this.#takeTap(id);
-    const base = this.pool.base + BigInt(subnet * 4);
+    const { base } = this.#subnet(subnet);
     const lease: AddressLease = {
       id,
-      subnet: { family: 4, base, prefix: SUBNET_PREFIX },
+      subnet: this.#subnet(subnet),
       prefix: SUBNET_PREFIX,
       hostAddress: formatAddress({ family: 4, value: base + 1n }),
       guestAddress: formatAddress({ family: 4, value: base + 2n }),
@@ -141,19 +148,24 @@ export class AddressPlan {
     return [...this.#leases.values()];
   }
 
-  #takeSubnet(id: SandboxId): number {
-    if (this.#usedSubnets.size >= this.#subnets) {
-      throw new NetError(
-        'pool_exhausted',
-        `lease addresses to ${id}: all ${this.#subnets} of ${formatCidr(this.pool)} are in use`,
-        { remedy: `End sandboxes that have a network, or set ${POOL_SETTING} to a larger block.` },
-      );
+  #takeSubnet(id: SandboxId, isTaken: (subnet: Cidr) => boolean): number {
+    for (let tries = 0; tries < this.#subnets; tries += 1) {
+      const number = this.#next;
+      this.#next = (number + 1) % this.#subnets;
+      if (this.#usedSubnets.has(number) || isTaken(this.#subnet(number))) continue;
+      this.#usedSubnets.add(number);
+      return number;
     }
-    while (this.#usedSubnets.has(this.#next)) this.#next = (this.#next + 1) % this.#subnets;
-    const taken = this.#next;
-    this.#usedSubnets.add(taken);
-    this.#next = (taken + 1) % this.#subnets;
-    return taken;
+    throw new NetError(
+      'pool_exhausted',
+      `lease addresses to ${id}: all ${this.#subnets} of ${formatCidr(this.pool)} are in use`,
+      { remedy: `End sandboxes that have a network, or set ${POOL_SETTING} to a larger block.` },
+    );
+  }
+
+  #subnet(number: number): Cidr {
+    const base = this.pool.base + BigInt(number * 4);
+    return { family: 4, base, prefix: SUBNET_PREFIX };
   }
 
   /** The first eight characters of the id; others of it in the one case in 10^12 that they are taken. */

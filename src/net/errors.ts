@@ -7,6 +7,12 @@ export type NetErrorCode =
   | 'pool_exhausted'
   /** A route or address of the host lies in the pool. */
   | 'pool_conflict'
+  /** Another NeuroVisor stands still, or its directory of state can't be written. */
+  | 'host_state'
+  /** A NeuroVisor of another version has sandboxes in the packet filter. */
+  | 'table_of_other_version'
+  /** The network was closed while this was asked for. */
+  | 'closed'
   /** An egress rule or policy that can't be read, or can never have an effect; the message names it. */
   | 'policy_invalid'
   /** More rules, or more combinations of them, than one sandbox may have. */

@@ -10,8 +10,6 @@
 import { randomUUID } from 'node:crypto';
 import {
   closeSync,
-  mkdirSync,
-  openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -19,18 +17,16 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { assert } from '../base/assert.ts';
-import { sleep } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import { tryLockExclusive } from '../sys/file.ts';
+import { lockFile } from '../sys/file-lock.ts';
 import { LinkError, linkError } from './link-errors.ts';
 import { isRunning, startTicksOf } from './process-start.ts';
 
-/** Waits for another process, which holds the lock for less than a millisecond. */
-const LOCK_ATTEMPTS_MAX = 500;
-const LOCK_POLL_MS = 10;
+/** For another process, which holds the lock for less than a millisecond. */
+const LOCK_WAIT_MS_MAX = 5000;
 const VERSION = 1;
 /** Directories without links of their own. */
 const NOT_LINKS = new Set(['all', 'default']);
@@ -194,18 +190,13 @@ export class Forwarding {
 
   /** @returns a descriptor; closing it, also by death, gives the lock back. */
   async #lock(): Promise<number> {
-    let fd: number;
+    let fd: number | undefined;
     try {
-      mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 });
-      fd = openSync(`${this.#path}.lock`, 'a', 0o600);
+      fd = await lockFile(`${this.#path}.lock`, LOCK_WAIT_MS_MAX);
     } catch (error) {
       throw linkError(`lock ${this.#path}`, errorCode(error) ?? '', error);
     }
-    for (let tries = 0; tries < LOCK_ATTEMPTS_MAX; tries += 1) {
-      if (tryLockExclusive(fd)) return fd;
-      await sleep(LOCK_POLL_MS);
-    }
-    closeSync(fd);
+    if (fd !== undefined) return fd;
     throw new LinkError('busy', `lock ${this.#path}`, {
       remedy: 'End the other NeuroVisor process that stands still, then try again.',
     });

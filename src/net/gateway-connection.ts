@@ -20,6 +20,7 @@ import {
   type RefusalReason,
 } from './gateway-judge.ts';
 import { SecondHello, ServerHelloStart } from './hello-retry.ts';
+import type { RequestHead } from './http-head.ts';
 import { type HttpPiece, HttpRequestReader } from './http-requests.ts';
 import { HttpResponses } from './http-responses.ts';
 import type { Pins } from './pins.ts';
@@ -98,6 +99,7 @@ export class GatewayConnection {
   #serverStart: ServerHelloStart | undefined;
   #secondHello: SecondHello | undefined;
   readonly #requests = new HttpRequestReader();
+  #lastHead: RequestHead | undefined;
   readonly #responses = new HttpResponses();
   #hasReceived = false;
   #cancelHead: (() => void) | undefined;
@@ -135,6 +137,14 @@ export class GatewayConnection {
   /** At once, without a word. */
   destroy(): void {
     this.#guest.resetAndDestroy();
+  }
+
+  /** After a change of the policy: ends at once unless what it began with would be let through now. */
+  judgeAnew(): void {
+    const head = this.#lastHead;
+    const judged =
+      this.#hello === undefined ? head && this.#judge.head(head) : this.#judge.hello(this.#hello);
+    if (judged?.ok === false) this.destroy();
   }
 
   #onGuestData(bytes: Buffer): void {
@@ -245,6 +255,7 @@ export class GatewayConnection {
       const why = `no HTTP/1.1 request that can be judged: ${piece.reason}`;
       return { reason: `http_${piece.reason}`, why, name: undefined, status: 400 };
     }
+    this.#lastHead = piece.head;
     const judged = this.#judge.head(piece.head);
     if (!judged.ok)
       return { reason: judged.reason, why: judged.why, name: judged.name, status: 403 };

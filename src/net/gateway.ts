@@ -123,7 +123,13 @@ export class Gateway {
     return { ...this.#counts, connections: this.#connections.size, ended: new Map(this.#ended) };
   }
 
-  /** Ends what a sandbox has open: at its end, or when its policy became narrower. */
+  /** After a change of its policy: ends what that does not let through. */
+  judgeSandbox(sandboxId: string): void {
+    for (const [connection, owner] of this.#connections)
+      if (owner === sandboxId) connection.judgeAnew();
+  }
+
+  /** Ends what a sandbox has open: at its end. */
   closeSandbox(sandboxId: string): void {
     for (const [connection, owner] of this.#connections)
       if (owner === sandboxId) connection.destroy();

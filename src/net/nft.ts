@@ -63,6 +63,14 @@ export class Nft {
   }
 
   /**
+   * The counters of every table; an empty list where there is none.
+   * @throws NetError `nft_missing`, `nft_not_permitted`, `nft_refused`, `nft_failed`
+   */
+  listCounters(): Promise<readonly NftObject[]> {
+    return this.#list(['counters']);
+  }
+
+  /**
    * Counters and quotas of our table, for `readTraffic`.
    * @throws NetError as `listTable`; `nft_refused` where there is no table
    */

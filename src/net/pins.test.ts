@@ -27,6 +27,14 @@ describe('Pins', () => {
     pins.removeExpired();
     expect(pins.size).toBe(1);
   });
+  it('tells what is live, with the seconds that are left', () => {
+    const clock = new FakeClock();
+    const pins = new Pins(clock);
+    pins.pin('a.example', ['192.0.2.1'], 60);
+    pins.pin('b.example', ['192.0.2.1'], 100);
+    clock.advance(60_000);
+    expect(pins.live()).toEqual([{ name: 'b.example', address: '192.0.2.1', seconds: 40 }]);
+  });
   it('clamps the TTL', () => {
     expect([0, 29, 30, 31, 3600, 3601, 2 ** 31].map(pinSeconds)).toEqual([
       PIN_SECONDS_MIN,

@@ -89,6 +89,16 @@ export class Pins {
     return [...(this.#byAddress.get(address) ?? [])].filter((name) => this.isPinned(name, address));
   }
 
+  /** All that are live, each with the seconds it has left. */
+  live(): Pin[] {
+    const nowMs = this.#clock.now();
+    return [...this.#byName].flatMap(([name, addresses]) =>
+      [...addresses].flatMap(([address, endMs]) =>
+        endMs > nowMs ? [{ name, address, seconds: (endMs - nowMs) / 1000 }] : [],
+      ),
+    );
+  }
+
   /** Removes the dead, e.g. now and then, so that counters and lists show what is live. */
   removeExpired(): void {
     const nowMs = this.#clock.now();

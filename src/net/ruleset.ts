@@ -49,6 +49,7 @@ import {
   sandboxRules,
 } from './sandbox-chains.ts';
 import { budgetOf, COUNTER_NAMES, counterOf } from './sandbox-counters.ts';
+import { LAYOUT_COUNTER, ownerCounter, type TableOwner } from './table-owners.ts';
 
 /** An address that our resolver gave the guest, and a port on which a rule for its name allows it. */
 export interface PacketPin {
@@ -95,6 +96,7 @@ export function addSandbox(network: SandboxNetwork): NftObject[] {
   const { lease } = network;
   const { id } = lease;
   return [
+    ...ownerObjects(network, network.owner, add),
     ...COUNTER_NAMES.map((name) => add('counter', { name: counterOf(id, name) })),
     budgetObject(network),
     ...SANDBOX_SETS.map((set) =>
@@ -129,7 +131,11 @@ export function updateSandbox(network: SandboxNetwork, pins: readonly PacketPin[
   ];
 }
 
-export function removeSandbox(lease: AddressLease): NftObject[] {
+/** @param owner with which it was added */
+export function removeSandbox(
+  lease: Pick<AddressLease, 'id' | 'tap' | 'subnet'>,
+  owner?: TableOwner,
+): NftObject[] {
   const { id } = lease;
   return [
     ...membership(lease).map(({ name, elem }) => remove('element', { name, elem })),
@@ -138,7 +144,16 @@ export function removeSandbox(lease: AddressLease): NftObject[] {
     ...SANDBOX_SETS.map((set) => remove('set', { name: ownName(id, set) })),
     ...COUNTER_NAMES.map((name) => remove('counter', { name: counterOf(id, name) })),
     remove('quota', { name: budgetOf(id) }),
+    ...ownerObjects({ lease }, owner, remove),
   ];
+}
+
+function ownerObjects(
+  { lease }: { readonly lease: Pick<AddressLease, 'id' | 'tap' | 'subnet'> },
+  owner: TableOwner | undefined,
+  verb: typeof add,
+): NftObject[] {
+  return owner === undefined ? [] : [verb('counter', { name: ownerCounter(lease, owner) })];
 }
 
 /** Adds pins, or moves the end of those that are there. */
@@ -165,6 +180,7 @@ export function addPins(id: SandboxId, pins: readonly PacketPin[]): NftObject[] 
 function baseObjects(): NftObject[] {
   const metadata = mergeRanges(METADATA_BLOCKS.map(rangeOf)).filter(({ family }) => family === 4);
   return [
+    add('counter', { name: LAYOUT_COUNTER }),
     add('counter', { name: COUNTER_UNKNOWN }),
     add('counter', { name: COUNTER_OUTSIDE }),
     add('set', {
@@ -224,7 +240,10 @@ function budgetObject({ lease, limits = {} }: SandboxNetwork): NftObject {
 }
 
 /** What makes packets find the chains of this sandbox. */
-function membership({ id, tap, subnet }: AddressLease): { name: string; elem: unknown[] }[] {
+function membership({ id, tap, subnet }: Pick<AddressLease, 'id' | 'tap' | 'subnet'>): {
+  name: string;
+  elem: unknown[];
+}[] {
   return [
     ...SANDBOX_CHAINS.map((chain) => ({
       name: mapName(chain),

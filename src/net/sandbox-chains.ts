@@ -32,10 +32,13 @@ import {
 import { allowedPackets, deniedPackets, type PacketSet, reservedIpv4 } from './packet-sets.ts';
 import { decidesByName, type EgressPolicy, NAME_PORTS, type Transport } from './policy.ts';
 import { budgetOf, type CounterName, counterOf } from './sandbox-counters.ts';
+import type { TableOwner } from './table-owners.ts';
 
 /** What the packet filter must know of a sandbox. */
 export interface SandboxNetwork {
   readonly lease: AddressLease;
+  /** Written into the table, so that whoever comes after the owner's death can take it out. */
+  readonly owner?: TableOwner;
   readonly policy: EgressPolicy;
   /** Where our resolver listens on the lease's host address. Without it, the guest has no DNS of ours. */
   readonly dnsPort?: number;

@@ -1,0 +1,306 @@
+/**
+ * The network of a host (io): sandboxes lease from it.
+ *
+ *     open ──► reclaim what the dead have left ──► table there, pool free
+ *     lease ─► address, TAP ─► forwarding ─► resolver, gateway ─► packet filter: only now anything passes
+ *     release: the same backwards; a process that is killed leaves it to the next one that opens
+ *
+ * Any number of processes have a network at once. What they share lies in the kernel, where it is true even
+ * after a kill: TAPs say whose they are in their alias, entries of the packet filter in a name. A lock makes
+ * one of them at a time choose an address (docs/decisions/0010-network.md).
+ */
+import { accessSync, constants, readFileSync } from 'node:fs';
+import { assert } from '../base/assert.ts';
+import { CleanupStack } from '../base/cleanup.ts';
+import { type Clock, systemClock } from '../base/clock.ts';
+import { describeError, errorCode } from '../base/errors.ts';
+import { parseSandboxId, type SandboxId } from '../base/ids.ts';
+import { ignore } from '../base/ignore.ts';
+import { type Log, silentLog } from '../base/log.ts';
+import { TUN_DEVICE } from '../sys/tun.ts';
+import {
+  type AddressLease,
+  AddressPlan,
+  assertPoolFree,
+  GATEWAY_MAC,
+  type Occupied,
+  POOL_DEFAULT,
+} from './address-plan.ts';
+import { type Cidr, cidrsOverlap, parseCidr } from './addresses.ts';
+import type { DnsUpstream } from './dns-upstream.ts';
+import { NetError } from './errors.ts';
+import { Forwarding } from './forwarding.ts';
+import { HostLock } from './host-lock.ts';
+import { HostTable } from './host-table.ts';
+import type { HostNetwork, NetworkLease, NetworkRequest } from './lease.ts';
+import { LinkError, linkError } from './link-errors.ts';
+import { Links } from './links.ts';
+import { Nft } from './nft.ts';
+import { isRunning, startTicksOf } from './process-start.ts';
+import { parseResolvConf } from './resolv-conf.ts';
+import { SandboxLease } from './sandbox-lease.ts';
+import type { TableOwner } from './table-owners.ts';
+import { openTap, type Tap } from './tap.ts';
+
+/** The network is the host's, not a home's, so all of them share it; gone with the boot, as links are. */
+export const STATE_DIR_DEFAULT = '/run/neurovisor';
+const RESOLV_CONF = '/etc/resolv.conf';
+const MTU_DEFAULT = 1500;
+/** Smaller ones are a mistake of the host's; IPv4 works from 576 (RFC 791, section 3.1). */
+const MTU_MIN = 576;
+
+export interface HostNetworkOptions {
+  /** CIDR that sandboxes are given addresses from; absent: `POOL_DEFAULT`. */
+  readonly pool?: string;
+  /** Of locks and of what was found; the same for every process of the host. */
+  readonly stateDir?: string;
+  /** Who is asked for names; absent: the resolvers of /etc/resolv.conf, read for each lease. */
+  readonly upstreams?: readonly DnsUpstream[];
+  readonly clock?: Clock;
+  readonly log?: Log;
+}
+
+/**
+ * @throws NetError `pool_invalid`, `pool_conflict`, `host_state`, `table_of_other_version`, `nft_missing`,
+ * `nft_not_permitted`, `nft_refused`, `nft_failed`
+ * @throws LinkError `unsupported`: no /dev/net/tun; `not_permitted` and others, from the reclaim
+ */
+export async function openHostNetwork(options: HostNetworkOptions = {}): Promise<HostNetwork> {
+  assertTunDevice();
+  const links = new Links();
+  try {
+    const network = new KernelNetwork(options, links);
+    await network.prepare();
+    return network;
+  } catch (error) {
+    links.close();
+    throw error;
+  }
+}
+
+class KernelNetwork implements HostNetwork {
+  readonly #options: HostNetworkOptions;
+  readonly #links: Links;
+  readonly #plan: AddressPlan;
+  readonly #owner: TableOwner;
+  readonly #lock: HostLock;
+  readonly #table: HostTable;
+  readonly #forwarding: Forwarding;
+  readonly #log: Log;
+  readonly #leases = new Map<SandboxId, SandboxLease>();
+  readonly #making = new Map<SandboxId, Promise<unknown>>();
+  #closed: Promise<void> | undefined;
+
+  constructor(options: HostNetworkOptions, links: Links) {
+    const { pool = POOL_DEFAULT, stateDir = STATE_DIR_DEFAULT, log = silentLog } = options;
+    this.#options = options;
+    this.#links = links;
+    this.#log = log;
+    this.#plan = new AddressPlan(pool);
+    this.#owner = { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '' };
+    this.#lock = new HostLock(stateDir);
+    this.#forwarding = new Forwarding({ dir: stateDir });
+    this.#table = new HostTable({
+      nft: new Nft({ clock: options.clock ?? systemClock }),
+      lock: this.#lock,
+      owner: this.#owner,
+      ours: () => [...this.#leases.values()].flatMap(({ tabled }) => tabled ?? []),
+      log,
+    });
+  }
+
+  /** Packet filter before links: until then, a TAP of the dead stays as confined as it was. */
+  async prepare(): Promise<void> {
+    await this.#table.prepare();
+    await this.#lock.hold(() => this.#removeDeadLinks());
+    await this.#forwarding.recover();
+    assertPoolFree(this.#plan.pool, occupiedBlocks(this.#links));
+  }
+
+  leases(): readonly NetworkLease[] {
+    return [...this.#leases.values()];
+  }
+
+  /**
+   * @throws NetError `closed`, `pool_exhausted`, `policy_too_large`, and as `openHostNetwork`
+   * @throws LinkError, ListenError
+   */
+  async lease(request: NetworkRequest): Promise<NetworkLease> {
+    const id = parseSandboxId(request.sandboxId);
+    assert(id !== undefined, `a lease is for a sandbox id, not for ${request.sandboxId}`);
+    assert(!this.#leases.has(id) && !this.#making.has(id), `one lease at a time for ${id}`);
+    if (this.#closed !== undefined) throw closedError(id);
+    const making = this.#make(id, request);
+    const settled = making.catch((error: unknown) => ignore(error, 'the caller has it'));
+    this.#making.set(id, settled);
+    try {
+      return await making;
+    } finally {
+      this.#making.delete(id);
+    }
+  }
+
+  /** Releases what is leased, and closes. */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    await Promise.all(this.#making.values());
+    // All at once, which the packet filter makes one transaction of.
+    const releases = [...this.#leases.values()].map((lease) => lease.release());
+    const failures = (await Promise.allSettled(releases)).flatMap((each) =>
+      each.status === 'rejected' ? [each.reason as unknown] : [],
+    );
+    this.#links.close();
+    if (failures.length > 0) throw new AggregateError(failures, 'release networks of sandboxes');
+  }
+
+  async #make(id: SandboxId, { policy }: NetworkRequest): Promise<NetworkLease> {
+    const cleanup = new CleanupStack();
+    try {
+      const mtu = uplinkMtu(this.#links);
+      const { addresses, tap } = await this.#takeTap(id, mtu, cleanup);
+      await this.#forwarding.acquire();
+      cleanup.push('forwarding', () => this.#forwarding.release());
+      const { clock = systemClock, upstreams = hostResolvers(this.#log) } = this.#options;
+      const lease = new SandboxLease(
+        { addresses, tap, mtu, policy, upstreams, clock, table: this.#table, log: this.#log },
+        cleanup,
+      );
+      await lease.open();
+      if (this.#closed !== undefined) throw closedError(id);
+      this.#leases.set(id, lease);
+      return lease;
+    } catch (error) {
+      await this.#undo(cleanup, id);
+      throw error;
+    }
+  }
+
+  /** The failure that made it necessary is the one to tell. */
+  async #undo(cleanup: CleanupStack, id: SandboxId): Promise<void> {
+    try {
+      await cleanup.run();
+    } catch (error) {
+      this.#log.error('undo a lease', { sandbox: id, error: describeError(error) });
+    }
+  }
+
+  /** Chosen and put on the TAP in one go, so that no other process can choose the same. */
+  #takeTap(
+    id: SandboxId,
+    mtu: number,
+    cleanup: CleanupStack,
+  ): Promise<{ readonly addresses: AddressLease; readonly tap: Tap }> {
+    return this.#lock.hold(() => {
+      const taken = this.#links.addresses().flatMap(({ address }) => blockOf(`${address}/32`));
+      const addresses = this.#plan.lease(id, (subnet) =>
+        taken.some((block) => cidrsOverlap(block, subnet)),
+      );
+      cleanup.push('addresses', () => {
+        this.#leases.delete(id);
+        this.#plan.release(id);
+      });
+      const owner = { ...this.#owner, sandboxId: id };
+      const tap = openTap(this.#links, { name: addresses.tap, owner, mac: GATEWAY_MAC, mtu });
+      cleanup.push('TAP', () => this.#removeTap(tap));
+      this.#raise(tap, addresses);
+      return { addresses, tap };
+    });
+  }
+
+  #raise({ linkIndex }: Tap, { hostAddress, guestAddress, guestMac, prefix }: AddressLease): void {
+    this.#links.addAddress({ linkIndex, address: hostAddress, prefixLength: prefix });
+    this.#links.change(linkIndex, { up: true });
+    this.#links.setNeighbour(linkIndex, guestAddress, guestMac);
+  }
+
+  /** With our descriptor it is gone, unless a VMM that still runs has one. */
+  async #removeTap(tap: Tap): Promise<void> {
+    await tap.close();
+    removeLink(this.#links, tap.linkIndex);
+  }
+
+  #removeDeadLinks(): void {
+    for (const { link, owner } of this.#links.owned()) {
+      if (isRunning(owner)) continue;
+      this.#log.info('remove a TAP of a dead process', { name: link.name, pid: owner.pid });
+      removeLink(this.#links, link.index);
+    }
+  }
+}
+
+function removeLink(links: Links, linkIndex: number): void {
+  if (links.find(linkIndex) === undefined) return;
+  try {
+    links.remove(linkIndex);
+  } catch (error) {
+    if (!(error instanceof LinkError && error.code === 'not_found')) throw error;
+    ignore(error, 'the kernel has removed the TAP');
+  }
+}
+
+/** What others on this host have; TAPs of ours are no conflict. */
+export function occupiedBlocks(links: Links): Occupied[] {
+  const names = new Map(links.list().map(({ index, name }) => [index, name]));
+  const ours = new Set(links.owned().map(({ link }) => link.index));
+  const nameOf = (index: number | undefined): string => names.get(index ?? 0) ?? 'several links';
+  const routes = links.routes().flatMap(({ destination, linkIndex }) => {
+    if (linkIndex !== undefined && ours.has(linkIndex)) return [];
+    return blockOf(destination).map((block) => ({ block, what: `route by ${nameOf(linkIndex)}` }));
+  });
+  const addresses = links.addresses().flatMap(({ address, prefixLength, linkIndex }) => {
+    if (ours.has(linkIndex)) return [];
+    const what = `address of ${nameOf(linkIndex)}`;
+    return blockOf(`${address}/32`).map((block) => ({ block: widened(block, prefixLength), what }));
+  });
+  return [...routes, ...addresses];
+}
+
+/** IPv4 only. */
+function blockOf(text: string): Cidr[] {
+  const reading = parseCidr(text);
+  return reading.ok && reading.cidr.family === 4 ? [reading.cidr] : [];
+}
+
+/** The block of this length that `block`, a single address, lies in. */
+function widened({ family, base }: Cidr, prefix: number): Cidr {
+  const hostBits = BigInt(32 - prefix);
+  return { family, base: (base >> hostBits) << hostBits, prefix };
+}
+
+/** A packet that the guest makes as large as its link allows should leave the host in one piece. */
+function uplinkMtu(links: Links): number {
+  const route = links.routes().find(({ destination }) => destination === '0.0.0.0/0');
+  const mtu = route?.linkIndex === undefined ? undefined : links.find(route.linkIndex)?.mtu;
+  return Math.max(MTU_MIN, Math.min(MTU_DEFAULT, mtu ?? MTU_DEFAULT));
+}
+
+function hostResolvers(log: Log): readonly DnsUpstream[] {
+  let text = '';
+  try {
+    text = readFileSync(RESOLV_CONF, 'utf8');
+  } catch (error) {
+    log.warn('read the resolvers of the host', { error: describeError(error) });
+  }
+  const resolvers = parseResolvConf(text);
+  if (resolvers.length === 0) log.warn('no resolver: guests are told no names', { RESOLV_CONF });
+  return resolvers;
+}
+
+function assertTunDevice(): void {
+  try {
+    accessSync(TUN_DEVICE, constants.R_OK | constants.W_OK);
+  } catch (error) {
+    const attempt = `open ${TUN_DEVICE}`;
+    if (errorCode(error) !== 'ENOENT') throw linkError(attempt, errorCode(error) ?? '', error);
+    const remedy = `Load the kernel module tun (modprobe tun) or give the container ${TUN_DEVICE}.`;
+    throw new LinkError('unsupported', attempt, { cause: error, remedy });
+  }
+}
+
+function closedError(id: SandboxId): NetError {
+  return new NetError('closed', `lease a network to ${id}: it is being closed`);
+}

@@ -1,0 +1,201 @@
+/**
+ * The table of this host in the kernel (io), shared by all processes of NeuroVisor: each adds and removes its
+ * own sandboxes; who opens it takes out those of the dead. Changes of one process that wait for each other
+ * become one transaction.
+ */
+import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import type { AddressLease } from './address-plan.ts';
+import { NetError } from './errors.ts';
+import type { HostLock } from './host-lock.ts';
+import type { Nft } from './nft.ts';
+import type { NftObject } from './nft-json.ts';
+import { isRunning } from './process-start.ts';
+import {
+  addPins,
+  addSandbox,
+  type PacketPin,
+  removeSandbox,
+  updateSandbox,
+  wholeTable,
+} from './ruleset.ts';
+import type { SandboxNetwork } from './sandbox-chains.ts';
+import { readTraffic, type SandboxTraffic } from './sandbox-counters.ts';
+import { readContents, type TableContents, type TableOwner } from './table-owners.ts';
+
+/** Changes of one transaction. */
+const BATCH_MAX = 64;
+
+interface Change {
+  readonly commands: readonly NftObject[];
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** What is to be in the table again when somebody has flushed it. */
+export interface Tabled {
+  readonly network: SandboxNetwork;
+  readonly pins: readonly PacketPin[];
+}
+
+export interface HostTableOptions {
+  readonly nft: Nft;
+  readonly lock: HostLock;
+  readonly owner: TableOwner;
+  /** What this process has in the table now. */
+  readonly ours: () => readonly Tabled[];
+  readonly log: Log;
+}
+
+/** Methods throw `NetError`. */
+export class HostTable {
+  readonly #options: HostTableOptions;
+  readonly #waiting: Change[] = [];
+  #isApplying = false;
+
+  constructor(options: HostTableOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Makes the table unless it is there, and removes the sandboxes of processes that have ended.
+   * @throws NetError `table_of_other_version` while a NeuroVisor of that version has sandboxes in it
+   */
+  async prepare(): Promise<void> {
+    await this.#options.lock.hold(async () => {
+      const contents = await this.#contents();
+      if (contents.layout !== 'ours') await this.#replace(contents);
+      else await this.#removeDead(contents);
+    });
+  }
+
+  /** @throws NetError `policy_too_large` */
+  async add(network: SandboxNetwork): Promise<void> {
+    const commands = addSandbox({ ...network, owner: this.#options.owner });
+    await this.#applyOrRepair(commands);
+  }
+
+  /** See `updateSandbox`. @throws NetError `policy_too_large` */
+  async update(network: SandboxNetwork, pins: readonly PacketPin[]): Promise<void> {
+    await this.#applyOrRepair(updateSandbox(network, pins));
+  }
+
+  async pin(id: AddressLease['id'], pins: readonly PacketPin[]): Promise<void> {
+    await this.#applyOrRepair(addPins(id, pins));
+  }
+
+  /** Fine where it is not there, because somebody has flushed the table. */
+  async remove(lease: AddressLease): Promise<void> {
+    try {
+      await this.#apply(removeSandbox(lease, this.#options.owner));
+    } catch (error) {
+      if (!(error instanceof NetError && error.code === 'nft_refused')) throw error;
+      const { entries } = await this.#contents();
+      if (entries.some((entry) => entry.lease.id === lease.id)) throw error;
+      ignore(error, 'a sandbox that the packet filter does not have');
+    }
+  }
+
+  /** Undefined for one that is not in the table. */
+  async traffic(id: AddressLease['id']): Promise<SandboxTraffic | undefined> {
+    return readTraffic(await this.#options.nft.listTraffic()).get(id);
+  }
+
+  async #contents(): Promise<TableContents> {
+    return readContents(await this.#options.nft.listCounters());
+  }
+
+  async #replace({ layout, entries }: TableContents): Promise<void> {
+    const other = entries.find(({ owner }) => isRunning(owner));
+    if (layout === 'other' && other !== undefined) {
+      throw new NetError(
+        'table_of_other_version',
+        `use the packet filter: process ${other.owner.pid} is a NeuroVisor of another version`,
+        { remedy: 'End that process and its sandboxes, then try again.' },
+      );
+    }
+    await this.#options.nft.apply(wholeTable([]));
+  }
+
+  async #removeDead({ entries }: TableContents): Promise<void> {
+    const dead = entries.filter(({ owner }) => !isRunning(owner));
+    if (dead.length === 0) return;
+    this.#options.log.info('remove sandboxes of dead processes from the packet filter', {
+      sandboxes: dead.length,
+    });
+    try {
+      await this.#options.nft.apply(dead.flatMap((each) => removeSandbox(each.lease, each.owner)));
+    } catch (error) {
+      // Somebody has changed our table by hand: where nobody lives in it, it is made anew.
+      const isInUse = dead.length < entries.length;
+      if (isInUse || !(error instanceof NetError && error.code === 'nft_refused')) throw error;
+      this.#options.log.warn('the packet filter is made anew', { error: error.message });
+      await this.#options.nft.apply(wholeTable([]));
+    }
+  }
+
+  async #applyOrRepair(commands: readonly NftObject[]): Promise<void> {
+    try {
+      await this.#apply(commands);
+    } catch (error) {
+      if (!(error instanceof NetError && error.code === 'nft_refused')) throw error;
+      if (!(await this.#repair())) throw error;
+      await this.#apply(commands);
+    }
+  }
+
+  /**
+   * Another program may have flushed the whole ruleset, as a reload of nftables.service does.
+   * @returns whether that was so
+   */
+  async #repair(): Promise<boolean> {
+    return await this.#options.lock.hold(async () => {
+      const { nft, ours, owner, log } = this.#options;
+      const { layout, entries } = await this.#contents();
+      const known = new Set(entries.map(({ lease }) => lease.id));
+      const lost = ours().filter(({ network }) => !known.has(network.lease.id));
+      if (layout === 'ours' && lost.length === 0) return false;
+      log.warn('the packet filter was emptied by another program; it is made anew', {
+        sandboxes: lost.length,
+      });
+      const sandboxes = lost.flatMap(({ network, pins }) => [
+        ...addSandbox({ ...network, owner }),
+        ...addPins(network.lease.id, pins),
+      ]);
+      await nft.apply([...(layout === 'ours' ? [] : wholeTable([])), ...sandboxes]);
+      return true;
+    });
+  }
+
+  #apply(commands: readonly NftObject[]): Promise<void> {
+    if (commands.length === 0) return Promise.resolve();
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ commands, resolve, reject });
+      if (!this.#isApplying) void this.#applyWaiting();
+    });
+  }
+
+  /** In the order in which they came. */
+  async #applyWaiting(): Promise<void> {
+    this.#isApplying = true;
+    while (this.#waiting.length > 0) {
+      const batch = this.#waiting.splice(0, BATCH_MAX);
+      try {
+        await this.#options.nft.apply(batch.flatMap(({ commands }) => commands));
+        for (const { resolve } of batch) resolve();
+      } catch (error) {
+        const [first] = batch;
+        if (batch.length === 1) first?.reject(error);
+        else await this.#applyEach(batch);
+      }
+    }
+    this.#isApplying = false;
+  }
+
+  /** Of a transaction that was refused nothing is there: who is to blame alone hears of it. */
+  async #applyEach(batch: readonly Change[]): Promise<void> {
+    for (const { commands, resolve, reject } of batch) {
+      await this.#options.nft.apply(commands).then(resolve, reject);
+    }
+  }
+}

@@ -1,0 +1,235 @@
+/** The network of one sandbox (io): TAP, resolver, gateway and its part of the packet filter. */
+import type { Socket } from 'node:net';
+import { assert } from '../base/assert.ts';
+import type { CleanupStack } from '../base/cleanup.ts';
+import type { Clock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import { SyscallError } from '../sys/libc.ts';
+import { originalDestination } from '../sys/original-destination.ts';
+import { type AddressLease, GATEWAY_MAC } from './address-plan.ts';
+import { type NameEvent, SandboxNames } from './dns-answers.ts';
+import { DnsServer, type DnsServerOptions } from './dns-server.ts';
+import type { DnsUpstream } from './dns-upstream.ts';
+import { Gateway, type GatewayEvent } from './gateway.ts';
+import type { Destination } from './gateway-judge.ts';
+import type { HostTable, Tabled } from './host-table.ts';
+import type { GuestNetwork, NetworkLease, NetworkTraffic } from './lease.ts';
+import { ListenError } from './listen-error.ts';
+import { namePolicy } from './name-policy.ts';
+import { type Pin, Pins } from './pins.ts';
+import { type EgressPolicy, pinnedPorts } from './policy.ts';
+import type { PacketPin } from './ruleset.ts';
+import type { SandboxNetwork } from './sandbox-chains.ts';
+import { DROP_COUNTERS, type SandboxTraffic } from './sandbox-counters.ts';
+import type { Tap } from './tap.ts';
+
+const DNS_PORT = 53;
+const REFUSALS = [...Object.keys(DROP_COUNTERS), 'unasked'] as readonly (
+  | keyof typeof DROP_COUNTERS
+  | 'unasked'
+)[];
+
+export interface SandboxLeaseOptions {
+  readonly addresses: AddressLease;
+  readonly tap: Tap;
+  readonly mtu: number;
+  readonly policy: EgressPolicy;
+  readonly table: HostTable;
+  readonly upstreams: readonly DnsUpstream[];
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+export class SandboxLease implements NetworkLease {
+  readonly guest: GuestNetwork;
+  readonly #options: SandboxLeaseOptions;
+  readonly #names: SandboxNames;
+  readonly #gateway: Gateway;
+  readonly #cleanup: CleanupStack;
+  #policy: EgressPolicy;
+  #ports: { readonly dnsPort: number; readonly gatewayPort: number } | undefined;
+  #changes: Promise<unknown> = Promise.resolve();
+  #isTabled = false;
+
+  /** @param cleanup with what was acquired before; `release` runs it */
+  constructor(options: SandboxLeaseOptions, cleanup: CleanupStack) {
+    const { addresses, policy, mtu, clock } = options;
+    this.#options = options;
+    this.#policy = policy;
+    this.#cleanup = cleanup;
+    this.guest = {
+      mac: addresses.guestMac,
+      address: addresses.guestAddress,
+      prefixLength: addresses.prefix,
+      gateway: addresses.hostAddress,
+      gatewayMac: GATEWAY_MAC,
+      mtu,
+    };
+    const pins = new Pins(clock);
+    const onEvent = (event: NameEvent): void => this.#logName(event);
+    this.#names = new SandboxNames({ policy: namePolicy(policy), pins, clock, onEvent });
+    const sandbox = { id: addresses.id, policy: () => namePolicy(this.#policy), pins };
+    this.#gateway = new Gateway({
+      address: addresses.hostAddress,
+      port: 0,
+      whoIs: (address) => (address === addresses.guestAddress ? sandbox : undefined),
+      originalDestination: redirectedFrom,
+      onEvent: (event) => this.#logConnection(event),
+      clock,
+      log: options.log,
+    });
+  }
+
+  /** Lets traffic through, as the very last step. @throws NetError, ListenError; `release` undoes it then */
+  async open(): Promise<void> {
+    const dnsPort = await this.#listenForNames();
+    this.#cleanup.push('gateway', () => this.#gateway.close());
+    const gatewayPort = await this.#gateway.listen();
+    this.#ports = { dnsPort, gatewayPort };
+    this.#cleanup.push('packet filter', async () => {
+      this.#isTabled = false;
+      await this.#options.table.remove(this.#options.addresses);
+    });
+    await this.#options.table.add(this.#network());
+    this.#isTabled = true;
+  }
+
+  get interfaceName(): string {
+    return this.#options.tap.name;
+  }
+
+  get tapFd(): number {
+    return this.#options.tap.fd;
+  }
+
+  get policy(): EgressPolicy {
+    return this.#policy;
+  }
+
+  /** For a table that has to be made anew; undefined while this is not in it. */
+  get tabled(): Tabled | undefined {
+    if (!this.#isTabled) return undefined;
+    return { network: this.#network(), pins: this.#packetPins(this.#names.pins.live()) };
+  }
+
+  handedOver(): Promise<void> {
+    return this.#options.tap.close();
+  }
+
+  setPolicy(policy: EgressPolicy): Promise<void> {
+    const turn = this.#changes.then(() => this.#setPolicy(policy));
+    this.#changes = turn.catch((error: unknown) => ignore(error, 'the caller has it'));
+    return turn;
+  }
+
+  async traffic(): Promise<NetworkTraffic> {
+    const traffic = await this.#options.table.traffic(this.#options.addresses.id);
+    assert(traffic !== undefined, 'traffic is asked of a lease that is in the packet filter');
+    return trafficOf(traffic);
+  }
+
+  release(): Promise<void> {
+    return this.#cleanup.run();
+  }
+
+  /** Port 53, or any where another program has that of all addresses: the packet filter redirects. */
+  async #listenForNames(): Promise<number> {
+    const { addresses, upstreams, clock, log } = this.#options;
+    const options: Omit<DnsServerOptions, 'port'> = {
+      address: addresses.hostAddress,
+      upstreams,
+      whoIs: (address) => (address === addresses.guestAddress ? this.#names : undefined),
+      onPinned: (_names, pins) => this.#options.table.pin(addresses.id, this.#packetPins(pins)),
+      clock,
+      log,
+    };
+    const listen = async (wanted: number): Promise<number> => {
+      const server = new DnsServer({ ...options, port: wanted });
+      const port = await server.listen();
+      this.#cleanup.push('resolver', () => server.close());
+      return port;
+    };
+    try {
+      return await listen(DNS_PORT);
+    } catch (error) {
+      if (!(error instanceof ListenError && error.code === 'address_in_use')) throw error;
+      ignore(error, 'port 53 of every address is taken');
+      return await listen(0);
+    }
+  }
+
+  /** Names first, so that no answer of the old policy is pinned after the change. */
+  async #setPolicy(policy: EgressPolicy): Promise<void> {
+    assert(this.#ports !== undefined, 'the policy of a lease is set while it is open');
+    const before = this.#policy;
+    const use = (one: EgressPolicy): void => {
+      this.#policy = one;
+      this.#names.setPolicy(namePolicy(one));
+    };
+    use(policy);
+    try {
+      await this.#options.table.update(this.#network(), this.#packetPins(this.#names.pins.live()));
+    } catch (error) {
+      use(before);
+      throw error;
+    }
+    this.#gateway.judgeSandbox(this.#options.addresses.id);
+  }
+
+  #network(): SandboxNetwork {
+    const { addresses } = this.#options;
+    return { lease: addresses, policy: this.#policy, ...this.#ports };
+  }
+
+  #packetPins(pins: readonly Pin[]): PacketPin[] {
+    return pins.flatMap(({ name, address, seconds }) =>
+      pinnedPorts(this.#policy, name).map((port) => ({ ...port, address, seconds })),
+    );
+  }
+
+  #logName({ name, outcome, why }: NameEvent): void {
+    if (outcome === 'answered' || outcome === 'empty') return;
+    const sandbox = this.#options.addresses.id;
+    this.#options.log.debug('a name was not told', { sandbox, name, outcome, why });
+  }
+
+  #logConnection({ outcome, why, name, destination }: GatewayEvent): void {
+    if (outcome === 'allowed') return;
+    const sandbox = this.#options.addresses.id;
+    const to = destination === undefined ? undefined : `${destination.address}:${destination.port}`;
+    this.#options.log.debug('a connection was refused', { sandbox, to, name, outcome, why });
+  }
+}
+
+export function trafficOf({ counts }: SandboxTraffic): NetworkTraffic {
+  const { sent, host, received } = counts;
+  const refused = REFUSALS.flatMap((name) => {
+    const { packets } = counts[name];
+    return packets === 0 ? [] : [[name, packets] as const];
+  });
+  return {
+    packetsOut: sent.packets + host.packets,
+    bytesOut: sent.bytes + host.bytes,
+    packetsIn: received.packets,
+    bytesIn: received.bytes,
+    refused: Object.fromEntries(refused),
+  };
+}
+
+/** Undefined for a connection that nobody redirected, or that has ended already. */
+function redirectedFrom(socket: Socket): Destination | undefined {
+  const handle: unknown = Reflect.get(socket, '_handle');
+  const fd: unknown =
+    typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined;
+  if (typeof fd !== 'number' || fd < 0) return undefined;
+  try {
+    const { address, port } = originalDestination(fd);
+    const isOwn = address === socket.localAddress && port === socket.localPort;
+    return isOwn ? undefined : { address, port };
+  } catch (error) {
+    if (!(error instanceof SyscallError)) throw error;
+    ignore(error, 'a connection that the kernel no longer knows');
+    return undefined;
+  }
+}
