@@ -82,6 +82,7 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   snapshot_damaged: 409,
   in_use: 409,
   store_failed: 503,
+  network_unavailable: 503,
   template_failed: 502,
 };
 

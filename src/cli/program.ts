@@ -102,8 +102,36 @@ export function addSandboxOptions(command: Command): Command {
     .option('--alias <ASKED=OFFERED>', 'answer for this model name with that one', collect, [])
     .option('--allow-model <name>', 'let the guest use only these models', collect, [])
     .option('--warm <module>', 'import this in the fork server before the script', collect, [])
-    .option('--rate <bytes>', 'limit the channel each way, bytes per second, e.g. 5M');
+    .option('--rate <bytes>', 'limit the channel each way, bytes per second, e.g. 5M')
+    .addOption(
+      new Option('--net <mode>', 'network of the guest (default none)').choices([
+        'none',
+        'egress',
+        'open',
+      ]),
+    )
+    .option(
+      '--allow-out <rule>',
+      'let the guest connect there; alone it means --net egress',
+      collect,
+      [],
+    )
+    .option(
+      '--deny-out <rule>',
+      'never let it connect there, whatever else allows it',
+      collect,
+      [],
+    );
 }
+
+/** For the help of the same commands. */
+export const NETWORK_HELP = `
+Network: --net none: none (models are reached all the same); egress: what --allow-out names; open: the
+internet, less what --deny-out names. Metadata services and private addresses are closed in all of them
+(a block inside a private range opens that). Rules, each with :port, :first-last, /tcp or /udp if wanted:
+  pypi.org   *.example.com   192.0.2.7   192.0.2.0/24:443   [2001:db8::/32]:53/udp   db.example.com:5432
+A name alone means TCP on ports 80 and 443. This process, or the daemon, has to run as root.
+`;
 
 const descriptions = new Map<Command, () => Promise<string>>();
 

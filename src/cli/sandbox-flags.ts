@@ -1,6 +1,7 @@
 /** Options that `run` and `create` share: what a sandbox is made with. */
-import type { ModelPolicy, SandboxOptions } from '../sandbox/spec.ts';
+import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../sandbox/spec.ts';
 import type { Cli } from './cli.ts';
+import { UsageError } from './failure.ts';
 import { parseAliases, parseEnv, parseMemory, parseRate } from './options.ts';
 
 export interface SandboxFlags {
@@ -12,7 +13,13 @@ export interface SandboxFlags {
   readonly memory?: string;
   readonly disk?: string;
   readonly rate?: string;
+  readonly net?: NetChoice;
+  readonly allowOut: readonly string[];
+  readonly denyOut: readonly string[];
 }
+
+/** `egress` is the mode `allowlist`. */
+export type NetChoice = 'none' | 'egress' | 'open';
 
 /** @throws UsageError */
 export function sandboxOptions(
@@ -31,10 +38,30 @@ export function sandboxOptions(
       aliases: parseAliases(flags.alias),
       ...(flags.allowModel.length === 0 ? {} : { allow: flags.allowModel }),
     },
+    network: networkOptions(flags),
     ...(bucket === undefined
       ? {}
       : { channelLimits: { guestToHostBytes: bucket, hostToGuestBytes: bucket } }),
   };
+}
+
+/** Rules alone mean `egress`. @throws UsageError */
+export function networkOptions(
+  flags: Pick<SandboxFlags, 'net' | 'allowOut' | 'denyOut'>,
+): NetworkOptions | undefined {
+  const { allowOut: allow, denyOut: deny } = flags;
+  const hasRules = allow.length + deny.length > 0;
+  const { net = hasRules ? 'egress' : 'none' } = flags;
+  if (net === 'open') return { mode: 'open', allow, deny };
+  if (net === 'egress') {
+    if (allow.length > 0) return { mode: 'allowlist', allow, deny };
+    throw new UsageError(
+      'with --net egress nothing leaves but what --allow-out names',
+      'add e.g. --allow-out pypi.org, or use --net open',
+    );
+  }
+  if (!hasRules) return undefined;
+  throw new UsageError('--net none and rules for a network exclude each other', 'leave one away');
 }
 
 /** @throws UsageError */

@@ -33,6 +33,7 @@ const SANDBOX_CODES: Record<SandboxErrorCode, true> = {
   store_failed: true,
   snapshot_foreign: true,
   busy: true,
+  network_unavailable: true,
   template_failed: true,
   cancelled: true,
 };

@@ -77,6 +77,7 @@ export async function openControlPlane(
       makeSpec: (options) => runtime.makeSpec(options),
       supervise: (spec, source) =>
         runtime.supervise(spec, source === null ? {} : { template: source }),
+      openNetwork: () => runtime.network.open(),
       templateFor: (options) => runtime.templateFor(options),
       prepareTemplate: (spec) => runtime.templates.prepare(templateSpec(spec)),
       dial: dialOperations,

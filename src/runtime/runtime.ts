@@ -25,7 +25,8 @@ import {
 import type { Config } from '../config.ts';
 import { listenForGuest } from '../guest/link.ts';
 import { createOverlay } from '../image/overlay.ts';
-import { SandboxError } from '../sandbox/errors.ts';
+import type { HostNetwork } from '../net/lease.ts';
+import { isWithoutNetwork, SandboxError } from '../sandbox/errors.ts';
 import {
   DEFAULTS,
   type ModelPolicy,
@@ -42,6 +43,7 @@ import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
 import { type Home, resolveHome } from './home.ts';
 import { makeMemory } from './memory.ts';
+import { Network, readPolicy } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
@@ -56,6 +58,8 @@ export interface RuntimeOptions {
   /** A GGUF file for the engine instead of the small model that set-up fetches. */
   readonly modelPath?: string | undefined;
   readonly onUsage?: (usage: UsageRecord) => void;
+  /** The host's network, when the first sandbox asks for one; default: the kernel's. */
+  readonly openNetwork?: () => Promise<HostNetwork>;
 }
 
 /** Long enough for a first boot in software emulation on a busy machine. */
@@ -70,6 +74,7 @@ export class Runtime {
   readonly artifacts: Artifacts;
   readonly upstream: Upstream;
   readonly templates: Templates;
+  readonly network: Network;
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
   readonly #cids = new CidPool(randomInt(1 << 30));
@@ -85,6 +90,7 @@ export class Runtime {
       artifacts: Artifacts;
       upstream: Upstream;
       bridge: Bridge;
+      network: Network;
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
     },
@@ -94,6 +100,7 @@ export class Runtime {
     this.driver = made.driver;
     this.artifacts = made.artifacts;
     this.upstream = made.upstream;
+    this.network = made.network;
     this.#bridge = made.bridge;
     this.#cleanup = made.cleanup;
     this.#usageListeners = made.usageListeners;
@@ -139,7 +146,9 @@ export class Runtime {
         },
       });
       cleanup.push('bridge', () => bridge.close());
-      const made = { home, driver, artifacts, upstream, bridge, cleanup, usageListeners };
+      const network = new Network(options.openNetwork ?? (() => openKernelNetwork(log)));
+      cleanup.push('network', () => network.close());
+      const made = { home, driver, artifacts, upstream, bridge, network, cleanup, usageListeners };
       return new Runtime(options, made);
     } catch (error) {
       await cleanup.run();
@@ -161,6 +170,7 @@ export class Runtime {
       return sandbox;
     } catch (error) {
       if (error instanceof SandboxError && error.code === 'cancelled') throw error;
+      if (isWithoutNetwork(error)) throw error;
       this.#warnThatItBoots(error);
       return await this.createSandbox(options, signal);
     }
@@ -212,7 +222,9 @@ export class Runtime {
   makeSpec(options: SandboxOptions): SandboxSpec {
     const models = { defaultModel: this.upstream.defaultModel, ...options.models };
     const env = { ...this.#cpuEnv(), ...options.env };
-    return makeSpec({ ...options, env, models }, availableParallelism());
+    const spec = makeSpec({ ...options, env, models }, availableParallelism());
+    if (spec.network !== null) readPolicy(spec.network);
+    return spec;
   }
 
   /** Not started. */
@@ -280,10 +292,17 @@ export class Runtime {
           close: () => port.close(),
         };
       },
+      leaseNetwork: (sandboxId, policy) => this.network.lease(sandboxId, policy),
       clock: systemClock,
       log,
     };
   }
+}
+
+/** Loaded only here: most sandboxes have no network. */
+async function openKernelNetwork(log: Log): Promise<HostNetwork> {
+  const { openHostNetwork } = await import('../net/host-network.ts');
+  return await openHostNetwork({ clock: systemClock, log });
 }
 
 function bridgePolicy(models: ModelPolicy): BridgePolicy {

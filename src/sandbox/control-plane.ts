@@ -42,7 +42,7 @@ import {
   termsOf,
 } from './request.ts';
 import { SandboxRows } from './sandbox-rows.ts';
-import type { SandboxSpec } from './spec.ts';
+import { networkPolicy, type SandboxSpec } from './spec.ts';
 import { Starter, type StarterParts } from './starter.ts';
 import type { Supervisor } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
@@ -128,8 +128,9 @@ export class LocalControlPlane implements ControlPlane {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     checkRequest(change);
     const sandbox = await this.#find(id);
-    const { channelLimits, ...terms } = change;
+    const { channelLimits, network, ...terms } = change;
     if (channelLimits !== undefined) await sandbox.setChannelLimits(channelLimits);
+    if (network !== undefined) await told(sandbox.setNetwork(networkPolicy(network)));
     await told(sandbox.change(terms));
     return sandbox.info();
   }
@@ -203,7 +204,7 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async usage(id: string): Promise<readonly UsageRecord[]> {
-    return (await this.#find(id)).usage;
+    return (await this.#find(id)).usage.records;
   }
 
   onChange(listener: (info: SandboxInfo) => void): () => void {
@@ -213,7 +214,7 @@ export class LocalControlPlane implements ControlPlane {
 
   /** For the bridge: a request of a sandbox is over. */
   noteUsage(record: UsageRecord): void {
-    this.#sandboxes.get(record.sandboxId)?.noteUsage(record);
+    this.#sandboxes.get(record.sandboxId)?.usage.note(record);
   }
 
   /** Ends all sandboxes but those that are paused to disk. Idempotent. */

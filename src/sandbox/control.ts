@@ -11,7 +11,7 @@ import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
-import type { SandboxOptions } from './spec.ts';
+import type { NetworkOptions, NetworkPolicy, SandboxOptions } from './spec.ts';
 import type { SandboxEnd, StartTimings } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
 
@@ -109,6 +109,11 @@ export interface SandboxChange {
   readonly metadata?: Readonly<Record<string, string>> | undefined;
   /** Replaces all of them: a direction that is not named has no limit then. Resumes as `guest` does. */
   readonly channelLimits?: ChannelLimits | undefined;
+  /**
+   * Holds at once; what it forbids is closed. A network card is plugged or unplugged where need be; null:
+   * none. Resumes as `guest` does.
+   */
+  readonly network?: NetworkOptions | null | undefined;
 }
 
 export interface SandboxFilter {
@@ -140,12 +145,19 @@ export interface SandboxInfo {
   readonly onTimeout: 'kill' | 'pause';
   readonly idleTimeoutMs: number | null;
   readonly autoResume: boolean;
+  /** What it may connect to; null: it has no network. */
+  readonly network: NetworkInfo | null;
   /** Of its last start; null while it starts for the first time, and for one out of the pool. */
   readonly timings: StartTimings | null;
   /** Asked for until ready, queue included; null while it starts. */
   readonly readyMs: number | null;
   /** Why it ended; null while it has not. */
   readonly end: Pick<SandboxEnd, 'cause' | 'detail'> | null;
+}
+
+export interface NetworkInfo extends NetworkPolicy {
+  /** IPv4, of its network card; null while it has none: it is paused on the disk, or has ended. */
+  readonly address: string | null;
 }
 
 export interface ForkOptions {

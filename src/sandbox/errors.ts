@@ -28,6 +28,8 @@ export type SandboxErrorCode =
   | 'store_failed'
   /** Too much is going on; the error says when to try again. */
   | 'busy'
+  /** This host can't give it a network; the message says why. */
+  | 'network_unavailable'
   /** A template could not be built; sandboxes still boot. */
   | 'template_failed'
   /** The caller cancelled. */
@@ -76,10 +78,20 @@ export class BusyError extends SandboxError {
   }
 }
 
+export function goneWhileSaving(cause: unknown): SandboxError {
+  return new SandboxError('gone', 'the sandbox ended while it was being saved', { cause });
+}
+
+/** Nothing that is started in another way would have a network either. */
+export function isWithoutNetwork(error: unknown): error is SandboxError {
+  return error instanceof SandboxError && error.code === 'network_unavailable';
+}
+
 const CONSOLE_LINES_IN_ERROR = 12;
 
 /** With the last lines of the guest's console, which often tell why. */
 export function startFailure(error: unknown, consoleTail: string): SandboxError {
+  if (isWithoutNetwork(error)) return error;
   const lastLines = consoleTail.trimEnd().split('\n').slice(-CONSOLE_LINES_IN_ERROR).join('\n');
   const console = lastLines === '' ? '' : `\nlast lines of the guest's console:\n${lastLines}`;
   return new SandboxError('start_failed', 'the sandbox could not be started', {

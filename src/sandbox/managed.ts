@@ -15,19 +15,19 @@ import type { Clock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
-import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/link.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { SnapshotRow } from '../store/snapshot.ts';
-import type { SandboxChange, SandboxInfo, SandboxStatus } from './control.ts';
+import type { SandboxInfo, SandboxStatus } from './control.ts';
 import { SandboxError } from './errors.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
 import { activityOf, Lifetime } from './lifetime.ts';
 import type { CloneSource, SandboxEnd, StartTimings } from './parts.ts';
-import { type Birth, parseStored, type Terms } from './request.ts';
+import { type Birth, networkInfo, parseStored, type Terms, type TermsChange } from './request.ts';
 import { RowWriter, type SandboxRows } from './sandbox-rows.ts';
-import type { SandboxSpec } from './spec.ts';
+import type { NetworkPolicy, SandboxSpec } from './spec.ts';
 import type { Supervisor } from './supervisor.ts';
+import { UsageLog } from './usage-log.ts';
 
 /** What it needs of the host. */
 export interface ManagedParts {
@@ -43,12 +43,10 @@ export interface ManagedParts {
   lost(sandbox: ManagedSandbox): void;
 }
 
-/** Requests to the model that are kept to be read. */
-const USAGE_MAX = 256;
-
 export class ManagedSandbox {
   readonly id: string;
   readonly birth: Birth;
+  readonly usage = new UsageLog();
   readonly #parts: ManagedParts;
   readonly #writer: RowWriter;
   readonly #lifetime: Lifetime;
@@ -64,7 +62,6 @@ export class ManagedSandbox {
   #timings: StartTimings | null = null;
   #readyMs: number | null = null;
   #end: SandboxEnd | null = null;
-  readonly #usage: UsageRecord[] = [];
   /** The change that is under way. */
   #changing: Promise<unknown> | undefined;
   #resuming: Promise<void> | undefined;
@@ -120,18 +117,9 @@ export class ManagedSandbox {
     return this.#terms;
   }
 
-  get usage(): readonly UsageRecord[] {
-    return this.#usage;
-  }
-
   /** Its snapshot, while it is on the disk and nothing is done about it here; null otherwise. */
   get restsAs(): string | null {
     return this.#status === 'paused' && this.#changing === undefined ? this.#pauseId : null;
-  }
-
-  noteUsage(record: UsageRecord): void {
-    this.#usage.push(record);
-    if (this.#usage.length > USAGE_MAX) this.#usage.shift();
   }
 
   info(): SandboxInfo {
@@ -143,15 +131,15 @@ export class ManagedSandbox {
     return {
       ...{ id: this.id, status: this.#status, pausedTo: this.#pausedTo },
       ...{ cpus, memoryMib, diskMib, metadata, origin, snapshot, parent },
-      accelerator: this.#parts.accelerator,
       ...{ createdAtMs, endsAtMs, onTimeout, idleTimeoutMs, autoResume },
-      ...{ timings: this.#timings, readyMs: this.#readyMs },
+      ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
+      network: networkInfo(this.#spec.network, this.#supervisor?.network),
       end: end === null ? null : { cause: end.cause, detail: end.detail },
     };
   }
 
   /** Changes what is given; a time counts anew only if it is given. */
-  async change(change: Omit<SandboxChange, 'channelLimits'>): Promise<void> {
+  async change(change: TermsChange): Promise<void> {
     if (this.#isOver) throw this.#refusal('changed');
     if (this.#pauseId === null) {
       this.#apply(change);
@@ -172,6 +160,18 @@ export class ManagedSandbox {
     const supervisor = await this.live();
     await supervisor.setChannelLimits(limits);
     this.#spec = supervisor.spec;
+  }
+
+  /** In its turn, for it may plug or unplug a device. Resumes a paused one as `guest` does. */
+  async setNetwork(network: NetworkPolicy | null): Promise<void> {
+    await this.live();
+    await this.#exclusive(async () => {
+      const supervisor = this.#require('changed', this.#status === 'running');
+      await supervisor.setNetwork(network);
+      this.#spec = supervisor.spec;
+      this.#parts.changed(this);
+    });
+    await this.#persist();
   }
 
   /** The guest's operations; resumes a paused one if its terms say so. */
@@ -470,7 +470,7 @@ export class ManagedSandbox {
     void this.#persist().then(() => this.#ended.resolve());
   }
 
-  #apply(change: Omit<SandboxChange, 'channelLimits'>): void {
+  #apply(change: TermsChange): void {
     const given = Object.entries(change).filter(([, value]) => value !== undefined);
     this.#terms = { ...this.#terms, ...Object.fromEntries(given) };
     const counts = this.#pausedTo === null && this.#pauseId === null;

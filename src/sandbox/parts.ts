@@ -5,8 +5,9 @@
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import type { GuestIdentity, GuestListener } from '../guest/link.ts';
+import type { NetworkLease } from '../net/lease.ts';
 import type { VmmDriver, VmSnapshot } from '../vmm/driver.ts';
-import type { ModelPolicy, SandboxSpec } from './spec.ts';
+import type { ModelPolicy, NetworkPolicy, SandboxSpec } from './spec.ts';
 
 /** The private directory of a sandbox. */
 export interface Workspace {
@@ -36,6 +37,13 @@ export interface BridgePort {
   close(): Promise<void>;
 }
 
+/** What a sandbox has of the host's network, with policies as they are written. */
+export interface SandboxNetwork
+  extends Pick<NetworkLease, 'tapFd' | 'guest' | 'handedOver' | 'release'> {
+  /** @throws SandboxError `spec_invalid`: nothing has changed; `network_unavailable` */
+  setPolicy(policy: NetworkPolicy): Promise<void>;
+}
+
 /** What a clone goes on from instead of booting. */
 export interface CloneSource {
   readonly snapshot: VmSnapshot;
@@ -63,6 +71,11 @@ export interface SandboxParts {
   allocateCid(): { readonly cid: number; release(): void };
   listenForGuest(channelPath: string, identity: GuestIdentity): Promise<GuestListener>;
   attachBridge(sandboxId: string, channelPath: string, models: ModelPolicy): Promise<BridgePort>;
+  /**
+   * Absent: this host has no network for sandboxes.
+   * @throws SandboxError `spec_invalid`, `network_unavailable`
+   */
+  leaseNetwork?(sandboxId: string, policy: NetworkPolicy): Promise<SandboxNetwork>;
   /** Absent: the sandbox boots. */
   readonly template?: CloneSource;
   readonly clock: Clock;

@@ -1,11 +1,12 @@
 /** Judges what callers ask of a host of sandboxes, and reads back what was stored of it. */
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
+import type { GuestNetwork } from '../guest/link.ts';
 import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { CreateRequest, SandboxChange, SandboxInfo } from './control.ts';
 import { SandboxError } from './errors.ts';
 import type { SandboxEnd } from './parts.ts';
-import { LIMITS, type SandboxSpec } from './spec.ts';
+import { LIMITS, type NetworkPolicy, type SandboxSpec } from './spec.ts';
 
 /** What was asked for beside the VM itself. */
 export interface Terms {
@@ -15,6 +16,9 @@ export interface Terms {
   readonly autoResume: boolean;
   readonly metadata: Readonly<Record<string, string>>;
 }
+
+/** What is changed without a VM. */
+export type TermsChange = Omit<SandboxChange, 'channelLimits' | 'network'>;
 
 export interface Birth {
   readonly origin: SandboxInfo['origin'];
@@ -93,7 +97,16 @@ export function parseStored(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): 
   }
   const { spec, terms, origin } = stored ?? {};
   if (spec === undefined || terms === undefined || origin === undefined) return null;
-  return { spec, terms: { ...terms, metadata: row.metadata }, origin };
+  // A row of before there were networks has none.
+  const { network = null } = spec as Partial<SandboxSpec>;
+  return { spec: { ...spec, network }, terms: { ...terms, metadata: row.metadata }, origin };
+}
+
+export function networkInfo(
+  policy: NetworkPolicy | null,
+  card: GuestNetwork | undefined,
+): SandboxInfo['network'] {
+  return policy === null ? null : { ...policy, address: card?.address ?? null };
 }
 
 /** Of its row; another process may have held it. */
@@ -102,10 +115,12 @@ export function infoOfEnded(row: SandboxRow, accelerator: string): SandboxInfo {
   const stored = parseStored(row);
   const { cpus, memoryMib, diskMib } = stored?.spec ?? { cpus: 0, memoryMib: 0, diskMib: 0 };
   const { onTimeout, idleTimeoutMs, autoResume } = stored?.terms ?? termsOf({});
+  const network = networkInfo(stored?.spec.network ?? null, undefined);
   return {
     ...{ id, status: 'ended', pausedTo: null, cpus, memoryMib, diskMib, metadata },
     ...{ origin: stored?.origin ?? 'boot', snapshot, parent, accelerator, createdAtMs },
     ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, timings: null, readyMs: null },
+    network,
     // Only this program writes rows.
     end: end === null ? null : { cause: end.cause as SandboxEnd['cause'], detail: end.detail },
   };

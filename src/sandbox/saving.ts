@@ -3,6 +3,8 @@
  *
  *     linked ──settle──► linked ──unplug──► unplugged ──stop, devices──► stopped ──RAM, disk──► written
  *        └─ nothing to undo                             └───────── resume, plug, hello ───────┘
+ *
+ * Unplugged are the vsock device and the network card; the VMM keeps the card's TAP, so that its lease lives on.
  */
 import type { Guest } from '../guest/link.ts';
 import type { Vm, VmSnapshot } from '../vmm/driver.ts';
@@ -45,6 +47,7 @@ export class Saving {
     await this.#guest.settle({ dropCaches: true });
     this.#phase = 'unplugging';
     this.#guest.suspend();
+    await vm.nicHotplug?.withdrawNic();
     await vsockHotplug.unplugVsock();
     this.#phase = 'stopped';
     const snapshot = await vm.saveState(target.statePath);
@@ -62,8 +65,10 @@ export class Saving {
     const { vm, cid } = this.#saved;
     // The guest did not give its device up in time: its agent dials again over the same one.
     if (this.#phase === 'unplugging') this.#guest.close();
-    if (this.#phase !== 'stopped') return;
-    await vm.resume();
-    await vm.vsockHotplug?.plugVsock(cid);
+    if (this.#phase === 'stopped') {
+      await vm.resume();
+      await vm.vsockHotplug?.plugVsock(cid);
+    }
+    await vm.nicHotplug?.returnNic();
   }
 }

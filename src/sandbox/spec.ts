@@ -19,9 +19,23 @@ export interface SandboxSpec {
   readonly warm: readonly string[];
   readonly channelLimits: ChannelLimits;
   readonly models: ModelPolicy;
+  /** Null: no network card; the model is reached all the same. */
+  readonly network: NetworkPolicy | null;
   readonly console: 'log' | 'interactive';
   readonly hostname: string;
 }
+
+/** What it may connect to, as rules are written: `docs/network.md`. Read by `net/egress-rules.ts`. */
+export interface NetworkPolicy {
+  /** `none`: nothing. `allowlist`: what a rule allows. `open`: the internet, less what a rule denies. */
+  readonly mode: 'none' | 'allowlist' | 'open';
+  readonly allow: readonly string[];
+  readonly deny: readonly string[];
+}
+
+export type NetworkOptions = Pick<NetworkPolicy, 'mode'> & {
+  readonly [K in 'allow' | 'deny']?: NetworkPolicy[K] | undefined;
+};
 
 export interface ModelPolicy {
   /** Model that scripts find in `NEUROVISOR_MODEL`; null: the upstream's first. */
@@ -33,10 +47,14 @@ export interface ModelPolicy {
 }
 
 export type SandboxOptions = {
-  readonly [K in Exclude<keyof SandboxSpec, 'id' | 'hostname' | 'models'>]?:
+  readonly [K in Exclude<keyof SandboxSpec, 'id' | 'hostname' | 'models' | 'network'>]?:
     | SandboxSpec[K]
     | undefined;
-} & { readonly models?: Partial<ModelPolicy> | undefined };
+} & {
+  readonly models?: Partial<ModelPolicy> | undefined;
+  /** Default: null. */
+  readonly network?: NetworkOptions | null | undefined;
+};
 
 export const LIMITS = {
   cpusMax: 32,
@@ -102,8 +120,16 @@ export function makeSpec(options: SandboxOptions, hostCpus: number): SandboxSpec
     warm,
     channelLimits: options.channelLimits ?? {},
     models,
+    network: networkPolicy(options.network ?? null),
     console: options.console ?? 'log',
   };
+}
+
+/** Its rules are judged by who gives it a network. */
+export function networkPolicy(options: NetworkOptions | null): NetworkPolicy | null {
+  if (options === null) return null;
+  const { mode, allow = [], deny = [] } = options;
+  return { mode, allow, deny };
 }
 
 function checkEnv(env: Readonly<Record<string, string>>): void {

@@ -12,7 +12,7 @@ import type { Clock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { CreateRequest } from './control.ts';
-import { SandboxError } from './errors.ts';
+import { isWithoutNetwork, SandboxError } from './errors.ts';
 import { type Keeper, specOf } from './keeper.ts';
 import type { CloneSource } from './parts.ts';
 import { type OpenTemplate, Pools, type Started } from './pools.ts';
@@ -28,6 +28,8 @@ export interface StarterParts {
   makeSpec(options: SandboxOptions): SandboxSpec;
   /** Not started. @param source null: it boots */
   supervise(spec: SandboxSpec, source: CloneSource | null): Supervisor;
+  /** Absent: there is none. @throws SandboxError `network_unavailable`: no sandbox here can have one */
+  openNetwork?(): Promise<unknown>;
   /** What a request of this size starts from; null: it boots. */
   templateFor(options: SandboxOptions, signal?: AbortSignal): Promise<OpenTemplate | null>;
 }
@@ -58,6 +60,7 @@ export class Starter {
 
   async start(request: CreateRequest, signal: AbortSignal): Promise<Started> {
     const spec = this.#parts.makeSpec({ ...request, timeoutMs: null });
+    await this.#requireNetwork(spec);
     const template = request.boot === true ? null : await this.#template(request, signal);
     if (template !== null) {
       const claimed = await this.#claim(template.key, spec, signal);
@@ -78,6 +81,7 @@ export class Starter {
     signal: AbortSignal,
   ): Promise<Started> {
     const spec = this.#parts.makeSpec({ ...request, ...specOf(held.row), timeoutMs: null });
+    await this.#requireNetwork(spec);
     const start = (both: AbortSignal): Promise<Supervisor> =>
       this.#startOne(spec, held.source, both);
     const supervisor = await this.#queued(request, spec, signal, start);
@@ -87,6 +91,11 @@ export class Starter {
   /** From anything; queued. */
   async clone(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor> {
     return await this.#queued({}, spec, signal, (both) => this.#startOne(spec, source, both));
+  }
+
+  /** Told before anything is started, and before it waits for its turn. */
+  async #requireNetwork(spec: SandboxSpec): Promise<void> {
+    if (spec.network !== null) await this.#parts.openNetwork?.();
   }
 
   async #cloneOrBoot(
@@ -100,7 +109,7 @@ export class Starter {
         const supervisor = await this.#startOne(cloned, template.source, signal);
         return { supervisor, origin: 'clone', isBound: true };
       } catch (error) {
-        if (signal.aborted) throw error;
+        if (signal.aborted || isWithoutNetwork(error)) throw error;
         const reason = describeError(error);
         this.#parts.log.warn('a sandbox could not start from its template and boots', { reason });
       }
@@ -159,6 +168,7 @@ export class Starter {
     } catch (error) {
       await supervisor.stop();
       if (signal.aborted) throw cancelled(signal);
+      if (isWithoutNetwork(error)) throw error;
       const reason = describeError(error);
       this.#parts.log.warn('a member of the pool was not well', { reason });
       return false;

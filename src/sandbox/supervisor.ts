@@ -1,9 +1,9 @@
 /**
  * The one owner of a sandbox's state. Everybody else asks, and is refused with a reason.
  *
- *     start:  workspace ─► disk, RAM, bridge port, guest listener ─► VM boots or goes on ─► hello ─► ready
+ *     start:  workspace ─► disk, RAM, network, bridge port, guest listener ─► VM boots or goes on ─► hello ─► ready
  *     save:   settle ─► unplug ─► stop, devices ─► RAM, disk ─► go on ─► plug ─► hello ─► ready
- *     stop:   guest link ─► VM ─► bridge port ─► listener ─► RAM ─► workspace     (reverse, once, always)
+ *     stop:   guest link ─► VM ─► bridge port ─► listener ─► network ─► RAM ─► workspace     (reverse, once, always)
  *
  * What it needs from the mechanisms comes in as `SandboxParts`, so all of this runs without a VM in tests.
  */
@@ -12,9 +12,10 @@ import type { ChannelLimits } from '../base/channel.ts';
 import { CleanupStack } from '../base/cleanup.ts';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
-import type { Vm, VmExit, VmSnapshot } from '../vmm/driver.ts';
-import { SandboxError, saveFailure, startFailure } from './errors.ts';
+import type { Guest, GuestIdentity, GuestListener, GuestNetwork } from '../guest/link.ts';
+import type { NicSpec, Vm, VmExit, VmSnapshot } from '../vmm/driver.ts';
+import { goneWhileSaving, SandboxError, saveFailure, startFailure } from './errors.ts';
+import { identityOf, untilHello } from './identity.ts';
 import {
   isFinal,
   type SandboxEvent,
@@ -22,6 +23,7 @@ import {
   type TransitionResult,
   transition,
 } from './lifecycle.ts';
+import { NetworkCard } from './network-card.ts';
 import type {
   BridgePort,
   GuestMemory,
@@ -32,7 +34,7 @@ import type {
   Workspace,
 } from './parts.ts';
 import { Saving } from './saving.ts';
-import type { SandboxSpec } from './spec.ts';
+import type { NetworkPolicy, SandboxSpec } from './spec.ts';
 import { timeLimit } from './time-limit.ts';
 
 export type * from './parts.ts';
@@ -45,6 +47,7 @@ export class Supervisor {
   readonly #parts: SandboxParts;
   readonly #cleanup = new CleanupStack();
   readonly #listeners = new Set<(state: SandboxState, event: SandboxEvent) => void>();
+  readonly #card: NetworkCard;
   #spec: SandboxSpec;
   #state: SandboxState = 'creating';
   #vm: Vm | undefined;
@@ -60,6 +63,7 @@ export class Supervisor {
   constructor(spec: SandboxSpec, parts: SandboxParts) {
     this.#spec = spec;
     this.#parts = parts;
+    this.#card = new NetworkCard(spec.id, parts);
     const { promise, resolve } = Promise.withResolvers<SandboxEnd>();
     this.ended = promise;
     this.#resolveEnded = resolve;
@@ -80,6 +84,11 @@ export class Supervisor {
   /** The VM while there is one; for consoles and channel statistics. */
   get vm(): Vm | undefined {
     return this.#vm;
+  }
+
+  /** The guest's side of its network card, while it has one. */
+  get network(): GuestNetwork | undefined {
+    return this.#card.settings;
   }
 
   onTransition(listener: (state: SandboxState, event: SandboxEvent) => void): () => void {
@@ -152,12 +161,14 @@ export class Supervisor {
     const guest = this.guest();
     const { id, cpus, memoryMib, diskMib, warm, hostname } = this.#spec;
     this.#spec = { ...spec, id, cpus, memoryMib, diskMib, warm, hostname };
-    const identity = this.#identity();
+    if (spec.network !== null && this.#vm !== undefined)
+      await this.#card.plug(spec.network, this.#vm);
+    const { env, network } = this.#identity();
     this.#running?.port.setModels(spec.models);
-    this.#running?.listener.setIdentity(identity);
+    this.#running?.listener.setIdentity(this.#identity());
     await Promise.all([
       // Also if nothing changes: one that hangs does not answer, and must not be handed out.
-      guest.update({ env: identity.env }, signal),
+      guest.update({ env, network }, signal),
       Object.keys(spec.channelLimits).length === 0
         ? undefined
         : this.#vm?.setChannelLimits(spec.channelLimits),
@@ -169,6 +180,17 @@ export class Supervisor {
     this.guest();
     await this.#vm?.setChannelLimits(channelLimits);
     this.#spec = { ...this.#spec, channelLimits };
+  }
+
+  /**
+   * What it may connect to from now on; null: its network card goes. A resume keeps it.
+   * @throws SandboxError `spec_invalid`, `network_unavailable`, `not_ready`, `gone`; GuestError
+   */
+  async setNetwork(network: NetworkPolicy | null): Promise<void> {
+    const guest = this.guest();
+    if (this.#vm !== undefined) await this.#card.set(network, this.#vm, guest);
+    this.#spec = { ...this.#spec, network };
+    this.#running?.listener.setIdentity(this.#identity());
   }
 
   /** Model requests that are being answered. */
@@ -227,7 +249,7 @@ export class Supervisor {
     try {
       await saving.goOn();
       if (!saving.isLinked) {
-        const { guest } = await this.#hello(running.listener, running.vm, this.#aborter.signal);
+        const guest = await this.#hello(running.listener, running.vm, this.#aborter.signal);
         this.#watchGuest(running.vm, guest);
       }
       this.#apply('go-on');
@@ -250,7 +272,8 @@ export class Supervisor {
     const vm = await this.#startVm(prepared, signal);
     this.#running = { ...prepared, vm };
     this.#cleanup.push('guest link', () => this.#guest?.close());
-    const { guest, readyAt } = await this.#hello(prepared.listener, vm, signal);
+    const guest = await this.#hello(prepared.listener, vm, signal);
+    const readyAt = clock.now();
     const running = preparedAt + vm.timings.runningMs;
     const isClone = this.#parts.template !== undefined;
     // What a clone's guest remembers is the boot of its template.
@@ -276,7 +299,10 @@ export class Supervisor {
     const lease = parts.allocateCid();
     this.#cleanup.push('context id', () => lease.release());
     const { channelPath } = workspace;
-    const listening = parts.listenForGuest(channelPath, this.#identity()).then((listener) => {
+    this.#cleanup.push('network', () => this.#card.release());
+    const leasing = this.#leaseNetwork();
+    const listening = leasing.then(async () => {
+      const listener = await parts.listenForGuest(channelPath, this.#identity());
       this.#cleanup.push('guest listener', () => listener.close());
       return listener;
     });
@@ -290,8 +316,17 @@ export class Supervisor {
     // All are awaited before any failure is passed on: what succeeded must be on the cleanup stack.
     const results = await Promise.allSettled([listening, attaching, copying]);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
-    const [listener, port] = await Promise.all([listening, attaching]);
-    return { workspace, memory, memoryReady, cid: lease.cid, listener, port };
+    const [nic, listener, port] = await Promise.all([leasing, listening, attaching]);
+    return { workspace, memory, memoryReady, cid: lease.cid, listener, port, nic };
+  }
+
+  async #leaseNetwork(): Promise<NicSpec | undefined> {
+    const { network } = this.spec;
+    return network === null ? undefined : await this.#card.lease(network);
+  }
+
+  #identity(): GuestIdentity {
+    return identityOf(this.spec, this.#card.settings);
   }
 
   async #makeDisk({ overlayPath }: Workspace): Promise<void> {
@@ -315,7 +350,7 @@ export class Supervisor {
   }
 
   async #startVm(prepared: Prepared, signal: AbortSignal): Promise<Vm> {
-    const { workspace, memory, memoryReady, cid: guestCid } = prepared;
+    const { workspace, memory, memoryReady, cid: guestCid, nic } = prepared;
     const parts = this.#parts;
     const { template } = parts;
     this.#apply('resources-made');
@@ -333,6 +368,7 @@ export class Supervisor {
         channelLimits: this.spec.channelLimits,
         console: this.spec.console,
         memoryFd: memory.fd,
+        ...(nic === undefined ? {} : { nic }),
         ...(memoryReady === undefined ? {} : { memoryReady }),
         ...(template === undefined ? {} : { snapshot: template.snapshot }),
       },
@@ -340,29 +376,15 @@ export class Supervisor {
     );
     this.#vm = vm;
     this.#cleanup.push('VM', () => vm.kill());
+    await this.#card.handedOver();
     if (vm.pid !== null) await workspace.recordVmm(vm.pid);
     return vm;
   }
 
-  async #hello(
-    listener: GuestListener,
-    vm: Vm,
-    signal: AbortSignal,
-  ): Promise<{ guest: Guest; readyAt: number }> {
-    const waiting = new AbortController();
-    const both = AbortSignal.any([signal, waiting.signal]);
-    try {
-      const died = vm.exited.then((exit): never => {
-        const what = `the VM ended before its agent said hello: ${exit.cause}`;
-        const because = exit.detail === '' ? {} : { cause: exit.detail };
-        throw new SandboxError('start_failed', what, because);
-      });
-      const guest = await Promise.race([listener.ready(both), died]);
-      this.#guest = guest;
-      return { guest, readyAt: this.#parts.clock.now() };
-    } finally {
-      waiting.abort();
-    }
+  async #hello(listener: GuestListener, vm: Vm, signal: AbortSignal): Promise<Guest> {
+    const guest = await untilHello(listener, vm, signal);
+    this.#guest = guest;
+    return guest;
   }
 
   #watch(vm: Vm, guest: Guest): void {
@@ -399,22 +421,6 @@ export class Supervisor {
     const cancel = this.#parts.clock.after(EXIT_GRACE_MS, grace.resolve);
     await Promise.race([vm.exited, grace.promise]);
     cancel();
-  }
-
-  #identity(): GuestIdentity {
-    const { defaultModel } = this.spec.models;
-    return {
-      sandboxId: this.spec.id,
-      hostname: this.spec.hostname,
-      env: {
-        ...(defaultModel === null ? {} : { NEUROVISOR_MODEL: defaultModel }),
-        ...this.spec.env,
-        NEUROVISOR_SANDBOX_ID: this.spec.id,
-      },
-      // The agent's own defaults, which are parts of what the guest has.
-      limits: {},
-      warm: this.spec.warm,
-    };
   }
 
   #end(cause: SandboxEnd['cause'], detail: string): Promise<SandboxEnd> {
@@ -475,14 +481,11 @@ interface Prepared {
   readonly cid: number;
   readonly listener: GuestListener;
   readonly port: BridgePort;
+  readonly nic: NicSpec | undefined;
 }
 
 interface Running extends Prepared {
   readonly vm: Vm;
-}
-
-function goneWhileSaving(cause: unknown): SandboxError {
-  return new SandboxError('gone', 'the sandbox ended while it was being saved', { cause });
 }
 
 /** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */

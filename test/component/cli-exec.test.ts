@@ -138,7 +138,15 @@ describe('exec', () => {
 });
 
 describe('run with a daemon', () => {
-  const flags: RunFlags = { env: [], copy: [], warm: [], alias: [], allowModel: [] };
+  const flags: RunFlags = {
+    env: [],
+    copy: [],
+    warm: [],
+    alias: [],
+    allowModel: [],
+    allowOut: [],
+    denyOut: [],
+  };
   const job = (code: string, more: Partial<RunFlags> = {}, args: string[] = []) => ({
     ...{ script: { code, filename: '<string>' }, args },
     flags: { ...flags, ...more },

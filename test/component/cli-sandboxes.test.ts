@@ -14,7 +14,15 @@ import { SandboxError } from '../../src/sandbox/errors.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
 
-const NO_FLAGS: CreateFlags = { env: [], warm: [], alias: [], allowModel: [], label: [] };
+const NO_FLAGS: CreateFlags = {
+  env: [],
+  warm: [],
+  alias: [],
+  allowModel: [],
+  allowOut: [],
+  denyOut: [],
+  label: [],
+};
 const usage = expect.objectContaining({ code: 'usage' });
 
 let control: FakeControlPlane;
@@ -42,7 +50,14 @@ describe('create', () => {
   it('passes all its flags on', async () => {
     const { cli } = testCli({ env: { TOKEN: 'x' } });
     await create(cli, control, {
-      ...{ env: ['TOKEN', 'A=b'], warm: ['numpy'], alias: ['gpt=llama'], allowModel: ['llama'] },
+      ...{
+        env: ['TOKEN', 'A=b'],
+        warm: ['numpy'],
+        alias: ['gpt=llama'],
+        allowModel: ['llama'],
+        allowOut: [],
+        denyOut: [],
+      },
       ...{ label: ['user=42', 'empty='], cpus: 2, memory: '1G', disk: '4G', rate: '1M' },
       ...{ timeout: '2h', onTimeout: 'pause', idleTimeout: '5m', autoResume: false, boot: true },
       model: 'llama',

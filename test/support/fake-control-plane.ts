@@ -27,7 +27,13 @@ import type {
   SnapshotInfo,
 } from '../../src/sandbox/control.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
-import { LIMITS, makeSpec, type SandboxSpec } from '../../src/sandbox/spec.ts';
+import {
+  LIMITS,
+  makeSpec,
+  type NetworkPolicy,
+  networkPolicy,
+  type SandboxSpec,
+} from '../../src/sandbox/spec.ts';
 import { DEFAULT_TEMPLATE, type TemplateSpec } from '../../src/sandbox/template.ts';
 import { type RunningAgent, startAgent } from './guest-agent.ts';
 
@@ -49,6 +55,8 @@ interface FakeSandbox {
   stopTimer: () => void;
 }
 
+const networkInfo = (policy: NetworkPolicy | null): SandboxInfo['network'] =>
+  policy === null ? null : { ...policy, address: '10.201.0.2' };
 const NO_TIMINGS = { prepareMs: 1, vmmMs: 2, kernelMs: 0, agentMs: 3, totalMs: 6 } as const;
 
 export class FakeControlPlane implements ControlPlane, AsyncDisposable {
@@ -115,7 +123,10 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     this.#options.before?.('update');
     const sandbox = this.#live(id);
-    const { timeoutMs, channelLimits: _channelLimits, ...others } = change;
+    const { timeoutMs, channelLimits: _channelLimits, network, ...others } = change;
+    if (network !== undefined) {
+      sandbox.info = { ...sandbox.info, network: networkInfo(networkPolicy(network)) };
+    }
     for (const [key, value] of Object.entries(others)) {
       if (value !== undefined) sandbox.info = { ...sandbox.info, [key]: value };
     }
@@ -256,6 +267,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       metadata: request.metadata ?? {},
       ...{ snapshot: null, parent: null, ...from },
       accelerator: 'fake',
+      network: networkInfo(spec.network),
       createdAtMs: systemClock.wall(),
       endsAtMs: null,
       onTimeout: request.onTimeout ?? 'kill',

@@ -53,7 +53,7 @@ export function addSandboxRoutes(app: App, { control, clock }: ApiParts): void {
       schema: {
         tags,
         operationId: 'updateSandbox',
-        summary: 'Change its time limits and metadata',
+        summary: 'Change its time limits, metadata and network',
         params: idParams,
         body: sandboxChange,
         response: { 200: sandboxInfo, ...failures },

@@ -11,7 +11,7 @@ import type {
   SnapshotInfo,
 } from '../../sandbox/control.ts';
 import type { ErrorBody } from '../errors.ts';
-import { count, ms, onTimeout, sandboxId, status, wallMs } from './fields.ts';
+import { count, ms, networkMode, onTimeout, sandboxId, status, wallMs } from './fields.ts';
 
 const timings = z.object({
   origin: z.enum(['boot', 'clone']),
@@ -42,6 +42,15 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     onTimeout,
     idleTimeoutMs: ms.nullable(),
     autoResume: z.boolean(),
+    network: z
+      .object({
+        mode: networkMode,
+        allow: z.array(z.string()),
+        deny: z.array(z.string()),
+        address: z.string().nullable().describe('IPv4; null while it has no network card.'),
+      })
+      .nullable()
+      .describe('What it may connect to; null: no network.'),
     timings: timings.nullable().describe('Of its last start; null out of the pool.'),
     readyMs: ms.nullable().describe('Asked for until ready, milliseconds.'),
     end: z

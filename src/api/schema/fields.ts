@@ -37,3 +37,8 @@ export const status = z
   .enum(['starting', 'running', 'saving', 'paused', 'resuming', 'ending', 'ended'])
   .describe('`saving`: its state is being written; afterwards it goes on or is paused.');
 export const onTimeout = z.enum(['kill', 'pause']);
+export const networkMode = z
+  .enum(['none', 'allowlist', 'open'])
+  .describe(
+    '`none`: nothing leaves. `allowlist`: what a rule allows. `open`: the internet, less what is denied.',
+  );

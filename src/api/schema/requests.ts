@@ -2,12 +2,14 @@
 import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
+import type { NetworkOptions } from '../../sandbox/spec.ts';
 import type { TemplateSpec } from '../../sandbox/template.ts';
 import {
   count,
   environment,
   metadata,
   milliseconds,
+  networkMode,
   onTimeout,
   sandboxId,
   snapshotName,
@@ -29,6 +31,13 @@ const channelLimits = z
     connections: bucket.exactOptional(),
   } satisfies Record<keyof ChannelLimits, z.ZodType>)
   .describe('Rate limits of the channel between sandbox and host.');
+
+const rules = z
+  .array(text(320))
+  .max(256)
+  .describe(
+    'An address, a block, a name or `*.name`, each with `:port` or `:first-last` and `/tcp`.',
+  );
 
 const size = {
   cpus: z.number().int().positive().describe('Virtual CPUs. Default 1.'),
@@ -53,6 +62,15 @@ const lifeFields = {
   autoResume: z.boolean().optional().describe('While paused, use resumes it. Default true.'),
   metadata: metadata.optional(),
   channelLimits: channelLimits.optional(),
+  network: z
+    .strictObject({
+      mode: networkMode,
+      allow: rules.optional(),
+      deny: rules.optional(),
+    } satisfies Record<keyof NetworkOptions, z.ZodType>)
+    .nullable()
+    .optional()
+    .describe('What it may connect to. Null (default): it has no network card.'),
 } satisfies Record<keyof SandboxChange, z.ZodType>;
 
 export const createRequest: z.ZodType<CreateRequest> = z

@@ -2,7 +2,15 @@ import { describe, expect, it } from 'vitest';
 import type { RunFlags } from '../run-job.ts';
 import { onlyHere } from './run.ts';
 
-const flags: RunFlags = { env: [], copy: [], warm: [], alias: [], allowModel: [] };
+const flags: RunFlags = {
+  env: [],
+  copy: [],
+  warm: [],
+  alias: [],
+  allowModel: [],
+  allowOut: [],
+  denyOut: [],
+};
 
 describe('onlyHere', () => {
   it.each<[Partial<RunFlags>, string | null]>([

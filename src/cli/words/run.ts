@@ -1,6 +1,13 @@
 /** The words of `neurovisor run`. */
 import type { Command } from 'commander';
-import { addSandboxOptions, collect, type OutputFlags, output, perform } from '../program.ts';
+import {
+  addSandboxOptions,
+  collect,
+  NETWORK_HELP,
+  type OutputFlags,
+  output,
+  perform,
+} from '../program.ts';
 import type { RunFlags } from '../run-job.ts';
 
 export function addRun(program: Command): void {
@@ -12,7 +19,7 @@ export function addRun(program: Command): void {
         'Where a daemon runs (neurovisor serve), the microVM comes out of its pool. Otherwise it goes on\n' +
         'from a template that has Python modules imported; the first use builds that (a minute).\n' +
         'Another size or warm list boots, unless `template build` has made a template of it.\n' +
-        'The guest has no network; OPENAI_BASE_URL in it leads to a model on this host.\n' +
+        'The guest has no network unless it is given one; OPENAI_BASE_URL in it leads to a model on this host.\n' +
         "The exit status is the script's own (124: time limit, 125: NeuroVisor failed).",
     )
     .argument('[file]', 'Python script, or - for standard input')
@@ -41,11 +48,12 @@ export function addRun(program: Command): void {
       `
 With -it, --no-template, a .gguf file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR or NEUROVISOR_GPU
 the microVM is started in this process.
-
+${NETWORK_HELP}
 Examples:
   neurovisor run examples/agent.py
   neurovisor run -c 'import numpy; print(numpy.arange(3))'
   neurovisor run --memory 1G --timeout 5m script.py -- --verbose input.txt
+  neurovisor run --allow-out pypi.org --allow-out '*.pythonhosted.org' script.py
   neurovisor run -it
 `,
     )

@@ -4,7 +4,14 @@ import type { CreateFlags } from '../commands/create.ts';
 import type { ListFlags } from '../commands/sandboxes.ts';
 import type { ForkFlags } from '../commands/snapshot.ts';
 import { parseCount } from '../options.ts';
-import { addSandboxOptions, collect, type OutputFlags, output, performThere } from '../program.ts';
+import {
+  addSandboxOptions,
+  collect,
+  NETWORK_HELP,
+  type OutputFlags,
+  output,
+  performThere,
+} from '../program.ts';
 
 const sandboxes = () => import('../commands/sandboxes.ts');
 const snapshots = () => import('../commands/snapshot.ts');
@@ -55,11 +62,12 @@ function addCreate(program: Command): void {
     .addOption(output())
     .addHelpText(
       'after',
-      `
+      `${NETWORK_HELP}
 Examples:
   id=$(neurovisor create)
   neurovisor exec $id -c 'print(6 * 7)'
   neurovisor create -l user=42 --memory 1G --timeout 2h --on-timeout pause
+  neurovisor create --net egress --allow-out api.github.com:443
   neurovisor create --snapshot ready-to-work
 `,
     )

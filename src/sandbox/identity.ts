@@ -1,0 +1,42 @@
+/** The hello: what a guest is told of who it is, and the wait for its answer. */
+import type { Guest, GuestIdentity, GuestListener, GuestNetwork } from '../guest/link.ts';
+import type { Vm } from '../vmm/driver.ts';
+import { SandboxError } from './errors.ts';
+import type { SandboxSpec } from './spec.ts';
+
+export function identityOf(spec: SandboxSpec, network: GuestNetwork | undefined): GuestIdentity {
+  const { defaultModel } = spec.models;
+  return {
+    sandboxId: spec.id,
+    hostname: spec.hostname,
+    env: {
+      ...(defaultModel === null ? {} : { NEUROVISOR_MODEL: defaultModel }),
+      ...spec.env,
+      NEUROVISOR_SANDBOX_ID: spec.id,
+    },
+    // The agent's own defaults, which are parts of what the guest has.
+    limits: {},
+    warm: spec.warm,
+    ...(network === undefined ? {} : { network }),
+  };
+}
+
+/** @throws SandboxError `start_failed` when the VM ends before; GuestError */
+export async function untilHello(
+  listener: GuestListener,
+  vm: Vm,
+  signal: AbortSignal,
+): Promise<Guest> {
+  const waiting = new AbortController();
+  const both = AbortSignal.any([signal, waiting.signal]);
+  try {
+    const died = vm.exited.then((exit): never => {
+      const what = `the VM ended before its agent said hello: ${exit.cause}`;
+      const because = exit.detail === '' ? {} : { cause: exit.detail };
+      throw new SandboxError('start_failed', what, because);
+    });
+    return await Promise.race([listener.ready(both), died]);
+  } finally {
+    waiting.abort();
+  }
+}
