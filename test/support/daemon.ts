@@ -87,7 +87,16 @@ function startDaemon(
   flags: readonly string[],
   env: Readonly<Record<string, string>>,
 ): DaemonProcess {
-  const child = spawn(join(ROOT, 'neurovisor'), ['serve', ...flags], {
+  return watchDaemon(join(ROOT, 'neurovisor'), ['serve', ...flags], env);
+}
+
+/** @param command `neurovisor serve`, or what becomes that by exec */
+export function watchDaemon(
+  command: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string>>,
+): DaemonProcess {
+  const child = spawn(command, args, {
     env: { ...process.env, NO_COLOR: '1', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });

@@ -1,0 +1,105 @@
+/**
+ * A daemon on a host with an internet of its own, so that guests have somewhere to go and nothing leaves the
+ * machine:
+ *
+ *     guest ── TAP ── host namespace: daemon, 198.18.0.1 ── 198.18.0.2 internet: web, resolver, metadata
+ *
+ * The daemon's socket lies in the file system, which is the same in all namespaces; /run and the resolver's
+ * configuration are its own.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { readConfig } from '../../src/config.ts';
+import { type Daemon, openDaemon } from '../../src/library/daemon.ts';
+import { ROOT } from './cli.ts';
+import { type DaemonProcess, watchDaemon } from './daemon.ts';
+import { Namespace } from './namespaces.ts';
+import { temporaryHome } from './vm.ts';
+
+export const ALLOWED = { name: 'allowed.example', address: '93.184.216.34' } as const;
+export const FORBIDDEN = { name: 'forbidden.example', address: '93.184.216.99' } as const;
+export const METADATA = '169.254.169.254';
+const UPLINK = '198.18.0.1';
+const INTERNET = '198.18.0.2';
+
+/** Enters mounts that nobody else sees: `sh -c ENTER sh RESOLV_CONF COMMAND…`. */
+const ENTER =
+  'mount -t tmpfs tmpfs /run && mount --bind "$1" /etc/resolv.conf && shift && exec "$@"';
+
+export class NetworkWorld implements AsyncDisposable {
+  readonly host: Namespace;
+  readonly home: string;
+  readonly #internet: Namespace;
+  readonly #servers: ChildProcess;
+  readonly #daemons: DaemonProcess[] = [];
+
+  private constructor(made: {
+    host: Namespace;
+    internet: Namespace;
+    servers: ChildProcess;
+    home: string;
+  }) {
+    this.host = made.host;
+    this.home = made.home;
+    this.#internet = made.internet;
+    this.#servers = made.servers;
+  }
+
+  static async create(): Promise<NetworkWorld> {
+    const host = await Namespace.create();
+    const internet = await Namespace.create();
+    await host.joinTo(internet, 'up0', 'eth0');
+    await host.run('ip', 'address', 'add', `${UPLINK}/24`, 'dev', 'up0');
+    await internet.run('ip', 'address', 'add', `${INTERNET}/24`, 'dev', 'eth0');
+    for (const address of [ALLOWED.address, FORBIDDEN.address, METADATA]) {
+      await internet.run('ip', 'address', 'add', `${address}/32`, 'dev', 'lo');
+    }
+    await host.run('ip', 'route', 'add', 'default', 'via', INTERNET);
+    const names = { [ALLOWED.name]: ALLOWED.address, [FORBIDDEN.name]: FORBIDDEN.address };
+    const program = join(import.meta.dirname, '../fixtures/net-internet.mjs');
+    const [enter = '', ...args] = [...internet.enter, process.execPath, program];
+    const servers = spawn(enter, [...args, JSON.stringify(names)], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
+    await once(servers.stdout, 'data');
+    const home = await temporaryHome();
+    await writeFile(join(home, 'resolv.conf'), `nameserver ${INTERNET}\n`);
+    return new NetworkWorld({ host, internet, servers, home });
+  }
+
+  /** Starts a daemon and connects to it. */
+  async serve(): Promise<{ process: DaemonProcess; control: Daemon }> {
+    const inside = [join(this.home, 'resolv.conf'), join(ROOT, 'neurovisor')];
+    const serve = ['serve', '-o', 'json', '--pool', '0'];
+    const [enter = '', ...args] = [...this.host.enter, 'unshare', '--mount', 'sh', '-c', ENTER];
+    const env = { NEUROVISOR_HOME: this.home, NEUROVISOR_UPSTREAM: 'engine' };
+    const process = watchDaemon(enter, [...args, 'sh', ...inside, ...serve], env);
+    this.#daemons.push(process);
+    await process.ready();
+    return { process, control: await openDaemon(readConfig({ NEUROVISOR_HOME: this.home })) };
+  }
+
+  /** Positive control: what the host itself gets, over its uplink. */
+  async hostSees(address: string): Promise<string> {
+    return await this.host.run('curl', '--silent', '--max-time', '5', `http://${address}/`);
+  }
+
+  /** Names of TAPs that are there. */
+  async taps(): Promise<string[]> {
+    const links = JSON.parse(await this.host.run('ip', '-json', 'link')) as { ifname: string }[];
+    return links.map(({ ifname }) => ifname).filter((name) => name.startsWith('nv-'));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const daemon of this.#daemons) daemon.kill('SIGTERM');
+    await Promise.all(this.#daemons.map(({ ended }) => ended));
+    const ended = once(this.#servers, 'close');
+    this.#servers.stdin?.end();
+    await ended;
+    await this.#internet[Symbol.asyncDispose]();
+    await this.host[Symbol.asyncDispose]();
+    await rm(this.home, { recursive: true });
+  }
+}

@@ -1,0 +1,179 @@
+/**
+ * The network of real guests, in namespaces of its own with an internet of its own (`network-world.ts`): what
+ * they reach, whose address each has, and what is left of it.
+ */
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { Daemon } from '../../src/library/daemon.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
+import type { DaemonProcess } from '../support/daemon.ts';
+import { ALLOWED, FORBIDDEN, METADATA, NetworkWorld } from '../support/network-world.ts';
+import { exec, python } from '../support/vm.ts';
+
+const ONLY_ALLOWED = { mode: 'allowlist', allow: [ALLOWED.name] } as const;
+const SEEN = `${ALLOWED.name} at ${ALLOWED.address}`;
+const WAIT = { timeout: 20_000, interval: 50 };
+
+let world: NetworkWorld;
+let daemon: DaemonProcess;
+let control: Daemon;
+beforeAll(async () => {
+  world = await NetworkWorld.create();
+  ({ process: daemon, control } = await world.serve());
+});
+afterEach(async () => {
+  const all = await control.list();
+  for (const { id } of all) await control.remove(id);
+  expect(await world.taps()).toEqual([]);
+  const rules = await world.host.run('nft', '-j', 'list', 'ruleset');
+  expect(all.filter(({ id }) => rules.includes(id))).toEqual([]);
+});
+afterAll(async () => {
+  expect(daemon.stderr()).toBe('');
+  await control?.[Symbol.asyncDispose]();
+  await world?.[Symbol.asyncDispose]();
+});
+
+const create = (request: CreateRequest = {}): Promise<SandboxInfo> =>
+  control.create({ network: ONLY_ALLOWED, ...request });
+
+/** What a GET of the guest's gives: the answer, an HTTP status, or the name of what failed. */
+async function get(id: string, url: string): Promise<string> {
+  const code = `
+import socket, urllib.error, urllib.request
+try: print(urllib.request.urlopen('${url}', timeout=2).read().decode().strip())
+except urllib.error.HTTPError as error: print(error.code)
+except urllib.error.URLError as error: print(type(error.reason).__name__)
+`;
+  return (await python(await control.guest(id), code)).stdout.trim();
+}
+
+async function sh(id: string, script: string): Promise<string> {
+  return (await exec(await control.guest(id), ['sh', '-c', script])).stdout.trim();
+}
+
+/** Its card as the guest sees it. */
+async function card(id: string): Promise<{ mac: string; address: string }> {
+  const mac = await sh(id, 'cat /sys/class/net/eth0/address');
+  const code = `
+import fcntl, socket, struct
+request = struct.pack('16s24x', b'eth0')
+answer = fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8915, request)
+print(socket.inet_ntoa(answer[20:24]))
+`;
+  return { mac, address: (await python(await control.guest(id), code)).stdout.trim() };
+}
+
+describe('network: what a guest reaches', () => {
+  it('without one: only the loopback, no resolver', async () => {
+    const { id, network } = await create({ network: null });
+    expect(network).toBeNull();
+    expect(await sh(id, 'ls /sys/class/net; cat /etc/resolv.conf')).toBe('lo');
+    expect(await get(id, `http://${ALLOWED.address}/`)).toBe('OSError');
+  });
+
+  it.each(['clone', 'boot'] as const)('%s: an allowed name, and nothing else', async (how) => {
+    const { id, origin, network } = await create({ boot: how === 'boot' });
+    expect(origin).toBe(how);
+    expect(network).toMatchObject({ mode: 'allowlist', allow: [ALLOWED.name], deny: [] });
+    expect((await card(id)).address).toBe(network?.address);
+    expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+    expect(await get(id, `http://${FORBIDDEN.name}/`)).toBe('gaierror');
+    expect(await get(id, `http://${FORBIDDEN.address}/`)).toBe('403');
+    // The host gets there by the same way.
+    expect(await world.hostSees(METADATA)).toContain(METADATA);
+    expect(await get(id, `http://${METADATA}/`)).toBe('TimeoutError');
+    expect(await sh(id, 'cat /proc/net/if_inet6')).not.toContain('eth0');
+  });
+
+  it('a rule that can not be read is refused before anything starts, with what may stand there', async () => {
+    const network = { mode: 'allowlist', allow: ['no such rule'] } as const;
+    await expect(create({ network })).rejects.toMatchObject({
+      code: 'spec_invalid',
+      message: expect.stringContaining('no such rule'),
+      remedy: expect.stringContaining('*.example.com'),
+    });
+  });
+});
+
+describe('network: changed while it runs', () => {
+  it('another policy holds at once; none takes the card; one again brings it', async () => {
+    const { id } = await create();
+    expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+    const narrowed = { mode: 'allowlist', allow: [FORBIDDEN.name] } as const;
+    expect((await control.update(id, { network: narrowed })).network?.allow).toEqual(
+      narrowed.allow,
+    );
+    expect(await get(id, `http://${ALLOWED.name}/`)).toBe('gaierror');
+    expect(await get(id, `http://${FORBIDDEN.name}/`)).toContain(FORBIDDEN.address);
+
+    expect((await control.update(id, { network: null })).network).toBeNull();
+    expect(await sh(id, 'ls /sys/class/net; cat /etc/resolv.conf')).toBe('lo');
+    expect(await world.taps()).toEqual([]);
+
+    await control.update(id, { network: ONLY_ALLOWED });
+    expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+  });
+});
+
+describe('network: copies', () => {
+  it('clone, forks, snapshot: each has an address and a MAC of its own, and its maker keeps his', async () => {
+    const made = await create();
+    const before = await card(made.id);
+    const forks = await control.fork(made.id, { count: 2 });
+    const snapshot = await control.snapshot(made.id);
+    const from = await create({ snapshot: snapshot.id });
+    const other = await create();
+    const forked = forks.map((fork) => (fork.ok ? fork.sandbox.id : fork.message));
+    const ids = [made.id, ...forked, from.id, other.id];
+    const cards = await Promise.all(ids.map(card));
+    expect(cards[0]).toEqual(before);
+    expect(new Set(cards.map(({ mac }) => mac)).size).toBe(ids.length);
+    expect(new Set(cards.map(({ address }) => address)).size).toBe(ids.length);
+    for (const id of ids) expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+    // What is not asked for is not there: a snapshot has none of its maker's.
+    const plain = await create({ snapshot: snapshot.id, network: null });
+    expect(await sh(plain.id, 'ls /sys/class/net; cat /etc/resolv.conf')).toBe('lo');
+  });
+
+  it('a member of a pool has none until it is claimed', async () => {
+    await control.setPool({ min: 2, max: 2 });
+    try {
+      await expect.poll(async () => (await control.pools())[0]?.ready, WAIT).toBe(2);
+      expect(await world.taps()).toEqual([]);
+      const [one, two] = await Promise.all([create(), create()]);
+      expect([one.origin, two.origin]).toEqual(['pool', 'pool']);
+      const [a, b] = [await card(one.id), await card(two.id)];
+      expect(a.mac).not.toBe(b.mac);
+      expect([a.address, b.address]).toEqual([one.network?.address, two.network?.address]);
+      expect(await get(one.id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+      expect(await get(two.id, `http://${FORBIDDEN.name}/`)).toBe('gaierror');
+    } finally {
+      await control.setPool({ min: 0, max: 0 });
+    }
+  });
+});
+
+describe('network: pauses and ends', () => {
+  it.each(['disk', 'memory'] as const)('paused to %s: it works again', async (to) => {
+    const { id } = await create();
+    expect((await control.pause(id, to)).network?.mode).toBe('allowlist');
+    expect(await world.taps()).toHaveLength(to === 'disk' ? 0 : 1);
+    const { network } = await control.resume(id);
+    expect((await card(id)).address).toBe(network?.address);
+    expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+  });
+
+  it('killed: the next daemon removes what it left, and gives networks again', async () => {
+    const lost = await create();
+    expect(await world.taps()).toHaveLength(1);
+    expect(await world.host.run('nft', '-j', 'list', 'ruleset')).toContain(lost.id);
+    daemon.kill('SIGKILL');
+    await daemon.ended;
+    await control[Symbol.asyncDispose]();
+    ({ process: daemon, control } = await world.serve());
+    const { id } = await create();
+    expect(await world.taps()).toHaveLength(1);
+    expect(await world.host.run('nft', '-j', 'list', 'ruleset')).not.toContain(lost.id);
+    expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+  });
+});
