@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
-from neurovisor_agent import hello, identity, limits, request, wire_json
+from neurovisor_agent import hello, identity, limits, network, request, wire_json
 from neurovisor_agent.cgroup import Cgroups
 from neurovisor_agent.framing import (
     BODY,
@@ -21,6 +21,7 @@ from neurovisor_agent.framing import (
     frame,
 )
 from neurovisor_agent.kept import Kept
+from neurovisor_agent.loop import Loop
 from neurovisor_agent.settings import Settings, parse_limits, parse_wall_ns
 
 
@@ -210,7 +211,7 @@ class Update(unittest.TestCase):
         values = [None, 1, 0, -1, "1", "x", "\0", [], {}, {"A": "b"}, {"A": 1}, {"pidsMax": 7}, 1e9]
         refused = 0
         for _ in range(2000):
-            settings = Settings(Cgroups(None), in_vm=False)
+            settings = Settings(Loop(), Cgroups(None), in_vm=False)
             settings.set_env({"WHO": "before"})
             settings.limit({"outputBytesMax": 3})
             before = settings.env, settings.output_max
@@ -220,7 +221,7 @@ class Update(unittest.TestCase):
                 if rng.random() < 0.7
             }
             try:
-                settings.update(request.Request(fields))
+                settings.update(request.Request(fields), lambda _problem: None)
             except request.RequestError:
                 refused += 1
                 self.assertEqual((settings.env, settings.output_max), before)
@@ -240,13 +241,64 @@ class Update(unittest.TestCase):
                     raise OSError(22, "refused")
 
         cgroups = Failing(None)
-        settings = Settings(cgroups, in_vm=False)
+        settings = Settings(Loop(), cgroups, in_vm=False)
         settings.limit({"outputBytesMax": 3})
         with self.assertRaises(OSError):
-            settings.update(request.Request({"limits": {"pidsMax": 1}, "env": {"A": "b"}}))
+            settings.update(request.Request({"limits": {"pidsMax": 1}, "env": {"A": "b"}}), self.fail)
         self.assertEqual(settings.output_max, 3)
         self.assertEqual(settings.env, {})
         self.assertEqual(cgroups.applied[-1], {"outputBytesMax": 3})
+
+
+class NetworkSettings(unittest.TestCase):
+    fields = {
+        "mac": "AA:fc:00:00:00:01",
+        "address": "10.201.0.2",
+        "prefixLength": 30,
+        "gateway": "10.201.0.1",
+        "gatewayMac": "aa:fd:00:00:00:01",
+        "mtu": 1400,
+    }
+
+    def test_what_is_wanted_is_read(self) -> None:
+        wanted = network.Wanted(self.fields)
+        self.assertEqual(wanted.mac, "aa:fc:00:00:00:01")
+        self.assertEqual(wanted.address, bytes([10, 201, 0, 2]))
+        self.assertEqual(wanted.gateway_mac, bytes.fromhex("aafd00000001"))
+        self.assertEqual((wanted.prefix, wanted.mtu), (30, 1400))
+
+    def test_what_is_wrong_is_said_by_its_field(self) -> None:
+        wrong = {
+            "mac": ["aa:fc", "zz:fc:00:00:00:01", 5, None],
+            "address": ["10.201.0.256", "", "::1"],
+            "gateway": ["host"],
+            "gatewayMac": ["aa:fd:00:00:00:0"],
+            "prefixLength": [33, 0, "30", None],
+            "mtu": [0, 70_000],
+        }
+        for field, values in wrong.items():
+            for value in values:
+                with self.subTest(field=field, value=value):
+                    with self.assertRaisesRegex(request.RequestError, field):
+                        network.Wanted({**self.fields, field: value})
+
+    def test_structures_have_the_size_that_the_kernel_reads(self) -> None:
+        address = bytes([10, 0, 0, 1])
+        self.assertEqual(len(network._sockaddr(address)), 16)
+        self.assertEqual(len(network._ifreq("eth0", b"")), 40)
+        route = network._default_route(address)
+        self.assertEqual(len(route), 120)
+        self.assertEqual(route[28:32], address)
+        self.assertEqual(route[56], 0x1 | 0x2)
+
+    def test_a_change_before_the_card_was_there_ends_the_one_before(self) -> None:
+        card = network.Network(Loop())
+        told: list[str | None] = []
+        card._await(network.Wanted({**self.fields, "mac": "02:ff:ff:ff:ff:fe"}), told.append, 1)
+        self.assertEqual(told, [])
+        card.apply(network.Wanted({**self.fields, "mac": "02:ff:ff:ff:ff:fd"}), told.append)
+        self.assertEqual(len(told), 1)
+        self.assertIn("another change", str(told[0]))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ export class Network {
       guest: lease.guest,
       handedOver: () => orUnavailable(lease.handedOver()),
       setPolicy: async (changed) => await orUnavailable(lease.setPolicy(readPolicy(changed))),
+      traffic: () => lease.traffic(),
       release: () => lease.release(),
     };
   }

@@ -4,7 +4,7 @@ import { ignore } from '../base/ignore.ts';
 
 export interface Activity {
   readonly busy: boolean;
-  /** Of the channel, both ways, since its device was plugged. */
+  /** Of channel and network card, both ways, since they were plugged. */
   readonly bytes: number;
 }
 

@@ -119,7 +119,8 @@ export class Lifetime {
 export async function activityOf(supervisor: Supervisor | undefined): Promise<Activity | null> {
   if (supervisor?.vm === undefined) return null;
   const stats = await supervisor.vm.channelStats();
-  const bytes = stats.bytesGuestToHost + stats.bytesHostToGuest;
+  const onChannel = stats.bytesGuestToHost + stats.bytesHostToGuest;
+  const bytes = onChannel + (await supervisor.card.bytes());
   // One connection is the agent's own.
   return { busy: stats.connectionsOpen > 1 || supervisor.modelRequests > 0, bytes };
 }

@@ -133,7 +133,7 @@ export class ManagedSandbox {
       ...{ cpus, memoryMib, diskMib, metadata, origin, snapshot, parent },
       ...{ createdAtMs, endsAtMs, onTimeout, idleTimeoutMs, autoResume },
       ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
-      network: networkInfo(this.#spec.network, this.#supervisor?.network),
+      network: networkInfo(this.#spec.network, this.#supervisor?.card.settings),
       end: end === null ? null : { cause: end.cause, detail: end.detail },
     };
   }
@@ -167,11 +167,11 @@ export class ManagedSandbox {
     await this.live();
     await this.#exclusive(async () => {
       const supervisor = this.#require('changed', this.#status === 'running');
-      await supervisor.setNetwork(network);
-      this.#spec = supervisor.spec;
-      this.#parts.changed(this);
+      await supervisor.setNetwork(network).finally(() => {
+        this.#spec = supervisor.spec;
+        this.#parts.changed(this);
+      });
     });
-    await this.#persist();
   }
 
   /** The guest's operations; resumes a paused one if its terms say so. */

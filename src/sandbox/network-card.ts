@@ -12,15 +12,31 @@ import { SandboxError } from './errors.ts';
 import type { SandboxNetwork, SandboxParts } from './parts.ts';
 import type { NetworkPolicy } from './spec.ts';
 
+/** Counters are read anew at most so often: it costs a process (`nft`). */
+const COUNTERS_MS_MIN = 30_000;
+
+const NOTHING: NetworkPolicy = { mode: 'none', allow: [], deny: [] };
+
+type CardParts = Pick<SandboxParts, 'leaseNetwork' | 'clock'>;
+
 export class NetworkCard {
   readonly #sandboxId: string;
-  readonly #parts: Pick<SandboxParts, 'leaseNetwork'>;
+  readonly #parts: CardParts;
   #lease: SandboxNetwork | undefined;
+  #policy: NetworkPolicy | null = null;
   #isReleased = false;
+  #counted:
+    | { readonly lease: SandboxNetwork; readonly atMs: number; readonly bytes: number }
+    | undefined;
 
-  constructor(sandboxId: string, parts: Pick<SandboxParts, 'leaseNetwork'>) {
+  constructor(sandboxId: string, parts: CardParts) {
     this.#sandboxId = sandboxId;
     this.#parts = parts;
+  }
+
+  /** What holds; null: there is no card. */
+  get policy(): NetworkPolicy | null {
+    return this.#policy;
   }
 
   /** For the hello; undefined: there is none. */
@@ -43,6 +59,7 @@ export class NetworkCard {
       throw new SandboxError('gone', 'the sandbox ended while it was given a network');
     }
     this.#lease = lease;
+    this.#policy = policy;
     return { tapFd: lease.tapFd, mac: lease.guest.mac };
   }
 
@@ -66,12 +83,13 @@ export class NetworkCard {
     }
   }
 
-  /** Changes what it may connect to; makes a card where there is none, removes it where none is wanted. */
+  /**
+   * Changes what it may connect to; makes a card where there is none, removes it where none is wanted. After
+   * an error `policy` tells what holds.
+   */
   async set(policy: NetworkPolicy | null, vm: Vm, guest: Guest): Promise<void> {
     if (policy === null) {
-      if (this.#lease === undefined) return;
-      await guest.update({ network: null });
-      await this.#unplug(vm);
+      await this.#take(vm, guest);
     } else if (this.#lease === undefined) {
       await this.plug(policy, vm);
       try {
@@ -82,24 +100,51 @@ export class NetworkCard {
       }
     } else {
       await this.#lease.setPolicy(policy);
+      this.#policy = policy;
     }
+  }
+
+  /** First nothing passes any more, for the rest needs the guest's help. */
+  async #take(vm: Vm, guest: Guest): Promise<void> {
+    if (this.#lease === undefined) return;
+    await this.#lease.setPolicy(NOTHING);
+    this.#policy = NOTHING;
+    await guest.update({ network: null });
+    await vm.nicHotplug?.unplugNic();
+    await this.#giveBack();
+  }
+
+  /** That went through it, both ways; 0 where there is none. May be half a minute old. */
+  async bytes(): Promise<number> {
+    const lease = this.#lease;
+    const nowMs = this.#parts.clock.now();
+    const known = this.#counted;
+    if (lease === undefined) return 0;
+    if (known?.lease === lease && nowMs - known.atMs < COUNTERS_MS_MIN) return known.bytes;
+    const { bytesIn, bytesOut } = await lease.traffic();
+    this.#counted = { lease, atMs: nowMs, bytes: bytesIn + bytesOut };
+    return this.#counted.bytes;
   }
 
   /** The VM is gone, or never was. Idempotent. */
   async release(): Promise<void> {
     this.#isReleased = true;
-    const lease = this.#lease;
-    this.#lease = undefined;
-    await lease?.release();
+    await this.#giveBack();
   }
 
+  /** A card that its guest does not give up has no TAP any more. */
   async #unplug(vm: Vm): Promise<void> {
-    const lease = this.#lease;
-    this.#lease = undefined;
     try {
       await vm.nicHotplug?.unplugNic();
     } finally {
-      await lease?.release();
+      await this.#giveBack();
     }
+  }
+
+  async #giveBack(): Promise<void> {
+    const lease = this.#lease;
+    this.#lease = undefined;
+    this.#policy = null;
+    await lease?.release();
   }
 }

@@ -39,7 +39,7 @@ export interface BridgePort {
 
 /** What a sandbox has of the host's network, with policies as they are written. */
 export interface SandboxNetwork
-  extends Pick<NetworkLease, 'tapFd' | 'guest' | 'handedOver' | 'release'> {
+  extends Pick<NetworkLease, 'tapFd' | 'guest' | 'handedOver' | 'traffic' | 'release'> {
   /** @throws SandboxError `spec_invalid`: nothing has changed; `network_unavailable` */
   setPolicy(policy: NetworkPolicy): Promise<void>;
 }

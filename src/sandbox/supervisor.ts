@@ -12,7 +12,7 @@ import type { ChannelLimits } from '../base/channel.ts';
 import { CleanupStack } from '../base/cleanup.ts';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import type { Guest, GuestIdentity, GuestListener, GuestNetwork } from '../guest/link.ts';
+import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { NicSpec, Vm, VmExit, VmSnapshot } from '../vmm/driver.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from './errors.ts';
 import { identityOf, untilHello } from './identity.ts';
@@ -86,9 +86,8 @@ export class Supervisor {
     return this.#vm;
   }
 
-  /** The guest's side of its network card, while it has one. */
-  get network(): GuestNetwork | undefined {
-    return this.#card.settings;
+  get card(): Pick<NetworkCard, 'settings' | 'bytes'> {
+    return this.#card;
   }
 
   onTransition(listener: (state: SandboxState, event: SandboxEvent) => void): () => void {
@@ -188,9 +187,12 @@ export class Supervisor {
    */
   async setNetwork(network: NetworkPolicy | null): Promise<void> {
     const guest = this.guest();
-    if (this.#vm !== undefined) await this.#card.set(network, this.#vm, guest);
-    this.#spec = { ...this.#spec, network };
-    this.#running?.listener.setIdentity(this.#identity());
+    try {
+      if (this.#vm !== undefined) await this.#card.set(network, this.#vm, guest);
+    } finally {
+      this.#spec = { ...this.#spec, network: this.#card.policy };
+      this.#running?.listener.setIdentity(this.#identity());
+    }
   }
 
   /** Model requests that are being answered. */

@@ -7,6 +7,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { CodedError } from '../../src/base/errors.ts';
 import type { SandboxInfo } from '../../src/sandbox/control.ts';
+import type { NetworkOptions } from '../../src/sandbox/spec.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 import type { Phase } from '../support/fake-script.ts';
@@ -25,6 +26,7 @@ interface Modelled {
 const ASKS = [
   ...(['create', 'remember', 'pause-memory', 'remove', 'remove-snapshot', 'die'] as const),
   ...(['resume', 'resume', 'go-on', 'go-on', 'snapshot', 'snapshot'] as const),
+  ...(['give-network', 'give-network', 'take-network'] as const),
   ...(['fork', 'fork', 'pause-disk', 'pause-disk', 'pause-disk'] as const),
 ];
 type Ask = (typeof ASKS)[number];
@@ -32,10 +34,12 @@ type Ask = (typeof ASKS)[number];
 const PHASES: readonly Phase[] = [
   ...(['workspace', 'listen', 'bridge', 'fill-memory', 'copy-disk', 'start', 'hello'] as const),
   ...(['update', 'settle', 'unplug', 'save-state', 'keep-memory', 'keep-disk', 'commit'] as const),
-  ...(['pause', 'resume', 'plug', 'template'] as const),
+  ...(['pause', 'resume', 'plug', 'template', 'network', 'lease', 'plug-nic'] as const),
+  ...(['unplug-nic', 'withdraw-nic', 'return-nic'] as const),
 ];
 /** A VM that can not go on after a save is given up. */
-const DEADLY: readonly Phase[] = ['resume', 'plug', 'hello'];
+const DEADLY: readonly Phase[] = ['resume', 'plug', 'hello', 'return-nic'];
+const NETWORK: NetworkOptions = { mode: 'allowlist', allow: ['a.example'] };
 
 const step = fc.record({
   ask: fc.constantFrom(...ASKS),
@@ -76,10 +80,22 @@ class Model {
     const [snapshot = '', memory = ''] = [...this.snapshots][which % this.snapshots.size] ?? [];
     const asks: Record<Ask, () => Promise<void>> = {
       create: async () => {
-        const made = await control.create({ boot: which % 2 === 0 });
+        const network = which % 3 === 0 ? NETWORK : null;
+        const made = await control.create({ boot: which % 2 === 0, network });
         this.#add(made, made.origin === 'boot' ? '' : 'of the template');
       },
-      'go-on': async () => this.#add(await control.create({ snapshot }), memory),
+      'go-on': async () => {
+        const network = which % 3 === 0 ? NETWORK : null;
+        this.#add(await control.create({ snapshot, network }), memory);
+      },
+      'give-network': async () => {
+        expect((await control.update(id, { network: NETWORK })).network).not.toBeNull();
+        become('running');
+      },
+      'take-network': async () => {
+        expect((await control.update(id, { network: null })).network).toBeNull();
+        become('running');
+      },
       remember: async () => {
         await (await this.#host.guest(id)).remember(`it ${which}`);
         if (one !== undefined) one.memory = `it ${which}`;
@@ -171,8 +187,22 @@ function possible(step: Step, one: Modelled, before: Kept | undefined): readonly
     ...[one.kept, before ?? one.kept],
     ...(how === 'die' || DEADLY.includes(phase) ? ['ended'] : []),
     // It ran for the save, and can not be paused again; or it was resumed for what then failed.
-    ...(phase === 'pause' || step.ask === 'remember' ? ['running'] : []),
+    ...(phase === 'pause' || RESUMING.includes(step.ask) ? ['running'] : []),
   ];
+}
+
+/** Of one that is paused. */
+const RESUMING: readonly Ask[] = ['remember', 'give-network', 'take-network'];
+
+/** A guest has a card if its sandbox has a network, and each network belongs to one that runs. */
+async function requireNetworks(host: FakeHost): Promise<void> {
+  let held = 0;
+  for (const { id, status, network } of await host.control.list()) {
+    if (status !== 'running') continue;
+    expect(host.vm(id).nic?.isPlugged ?? false).toBe(network !== null);
+    if (network !== null) held += 1;
+  }
+  expect((await host.holdings())['networks'] ?? 0).toBeGreaterThanOrEqual(held);
 }
 
 async function requireModel(host: FakeHost, model: Model): Promise<void> {
@@ -180,6 +210,7 @@ async function requireModel(host: FakeHost, model: Model): Promise<void> {
     expect(keptOf(await host.control.get(id))).toBe(kept);
     if (kept === 'running') expect(await (await host.guest(id)).recall()).toBe(memory);
   }
+  await requireNetworks(host);
   const living = model.sandboxes.flatMap(({ id, kept }) => (kept === 'ended' ? [] : [id]));
   expect((await host.control.list()).map(({ id }) => id).sort()).toEqual(living.sort());
   const snapshots = (await host.control.snapshots()).map(({ id }) => id);

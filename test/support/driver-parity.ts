@@ -23,6 +23,7 @@ import { closeFd, createMemFd } from '../../src/sys/fd.ts';
 import { dataExtents } from '../../src/sys/file.ts';
 import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { dialGuest, type GuestPort, listenForGuestPort, readAll, readBytes } from './channel.ts';
+import { nicCases } from './driver-parity-nic.ts';
 
 export interface ParityFiles {
   readonly kernelPath: string;
@@ -184,6 +185,7 @@ export function driverParity(
   channelCases(() => bench);
   consoleCases(() => bench);
   snapshotCases(() => bench);
+  nicCases(() => bench);
   refusalCases(() => bench);
 }
 

@@ -21,6 +21,7 @@ import { StartQueue } from '../../src/sandbox/start-queue.ts';
 import {
   type CloneSource,
   type GuestMemory,
+  type SandboxNetwork,
   type SandboxParts,
   Supervisor,
 } from '../../src/sandbox/supervisor.ts';
@@ -247,6 +248,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       }),
       describe: () => ({ version: '0', vmm: 'fake', upstream: 'none', memoryAvailableMib: 1 }),
       makeSpec: (wanted) => makeSpec(wanted, 8),
+      openNetwork: () => script.step('network'),
       supervise: (spec, source) => new Supervisor(spec, this.#sandboxParts(spec, source)),
       templateFor: async () => {
         await script.step('template');
@@ -276,6 +278,24 @@ export class FakeHost implements Holdings, AsyncDisposable {
           await writeFile(to, 'disk');
         },
       },
+    };
+  }
+
+  /** Each has another MAC and address. */
+  #network(): SandboxNetwork {
+    const release = this.#lease('networks');
+    const n = ++this.#made;
+    const last = (n & 0xff).toString(16).padStart(2, '0');
+    return {
+      tapFd: 1000 + n,
+      guest: {
+        ...{ mac: `aa:fc:00:00:00:${last}`, address: `10.201.0.${n}`, prefixLength: 30 },
+        ...{ gateway: '10.201.0.1', gatewayMac: 'aa:fd:00:00:00:01', mtu: 1500 },
+      },
+      handedOver: () => Promise.resolve(),
+      setPolicy: () => this.script.step('network'),
+      traffic: () => Promise.reject(new Error('not counted here')),
+      release: async () => release(),
     };
   }
 
@@ -334,6 +354,10 @@ export class FakeHost implements Holdings, AsyncDisposable {
           setIdentity: () => undefined,
           close: async () => close(),
         };
+      },
+      leaseNetwork: async () => {
+        await script.step('lease');
+        return this.#network();
       },
       attachBridge: async () => {
         await script.step('bridge');

@@ -7,9 +7,15 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { PassThrough } from 'node:stream';
 import { ignore } from '../../src/base/ignore.ts';
 import { GuestError } from '../../src/guest/errors.ts';
-import type { GuestChange, GuestClosed, GuestInfo, Process } from '../../src/guest/guest.ts';
+import type {
+  GuestChange,
+  GuestClosed,
+  GuestInfo,
+  GuestNetwork,
+  Process,
+} from '../../src/guest/guest.ts';
 import { orAborted } from '../../src/sandbox/time-limit.ts';
-import type { Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
+import type { NicSpec, Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
 import type { Phase, Script } from './fake-script.ts';
 
@@ -34,6 +40,7 @@ export class FakeVm implements Vm {
   readonly timings = { spawnedMs: 1, runningMs: 2 };
   readonly terminal = null;
   readonly vsockHotplug = this;
+  readonly nicHotplug = this;
   readonly exited: Promise<VmExit>;
   readonly memoryPath: string;
   readonly #parts: FakeVmParts;
@@ -43,8 +50,11 @@ export class FakeVm implements Vm {
   #runs = true;
   #isPlugged = true;
   #guest: FakeGuest | undefined;
+  /** Its network card: the MAC, and whether the guest has it. */
+  nic: { readonly mac: string; readonly isPlugged: boolean } | null;
 
   constructor(spec: VmSpec, parts: FakeVmParts) {
+    this.nic = spec.nic === undefined ? null : { mac: spec.nic.mac, isPlugged: true };
     this.id = spec.id;
     this.channelPath = spec.channelPath;
     this.memoryPath = parts.memoryPath;
@@ -113,8 +123,34 @@ export class FakeVm implements Vm {
     this.#guest?.lose();
   }
 
+  async plugNic({ mac }: NicSpec): Promise<void> {
+    if (this.nic !== null || !this.#runs) throw new Error('not now: plug a network card');
+    await this.step('plug-nic');
+    this.nic = { mac, isPlugged: true };
+  }
+
+  async unplugNic(): Promise<void> {
+    if (this.nic === null) return;
+    await this.step('unplug-nic');
+    this.nic = null;
+  }
+
+  async withdrawNic(): Promise<void> {
+    if (this.nic === null) return;
+    if (!this.#runs) throw new Error('not now: withdraw a network card');
+    await this.step('withdraw-nic');
+    this.nic = { ...this.nic, isPlugged: false };
+  }
+
+  async returnNic(): Promise<void> {
+    if (this.nic === null) return;
+    await this.step('return-nic');
+    this.nic = { ...this.nic, isPlugged: true };
+  }
+
   async saveState(statePath: string): Promise<VmSnapshot> {
-    if (this.#isPlugged || !this.#runs) throw new Error('not now: save');
+    if (this.#isPlugged || this.nic?.isPlugged === true || !this.#runs)
+      throw new Error('not now: save');
     this.#runs = false;
     await this.step('save-state');
     await writeFile(statePath, this.id, { flag: 'wx' });
@@ -177,8 +213,12 @@ export class FakeGuest {
     return await readFile(this.#vm.memoryPath, 'utf8');
   }
 
-  update(_change: GuestChange, signal?: AbortSignal): Promise<void> {
-    return this.#ask('update', signal);
+  /** What it was told last by `update`. */
+  network: GuestNetwork | null | undefined;
+
+  async update({ network }: GuestChange, signal?: AbortSignal): Promise<void> {
+    await this.#ask('update', signal);
+    if (network !== undefined) this.network = network;
   }
 
   settle(_options?: object, signal?: AbortSignal): Promise<void> {

@@ -1,0 +1,129 @@
+import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../base/clock.ts';
+import type { Guest, GuestChange } from '../guest/link.ts';
+import type { NicSpec, Vm } from '../vmm/driver.ts';
+import { NetworkCard } from './network-card.ts';
+import type { SandboxNetwork } from './parts.ts';
+import type { NetworkPolicy } from './spec.ts';
+
+const POLICY: NetworkPolicy = { mode: 'allowlist', allow: ['a.example'], deny: [] };
+const SETTINGS = {
+  ...{ mac: 'aa:fc:00:00:00:01', address: '10.0.0.2', prefixLength: 30 },
+  ...{ gateway: '10.0.0.1', gatewayMac: 'aa:fd:00:00:00:01', mtu: 1500 },
+};
+
+/** Everything that is done, in order; the step named `fail` fails. */
+function world(fail?: string) {
+  const done: string[] = [];
+  const step = async (name: string): Promise<void> => {
+    done.push(name);
+    if (name === fail) throw new Error(`${name} failed`);
+  };
+  const traffic = { packetsIn: 1, packetsOut: 1, bytesIn: 40, bytesOut: 2, refused: {} };
+  const lease: SandboxNetwork = {
+    tapFd: 9,
+    guest: SETTINGS,
+    handedOver: () => step('handed over'),
+    setPolicy: ({ mode }) => step(`policy ${mode}`),
+    traffic: async () => {
+      await step('count');
+      return traffic;
+    },
+    release: () => step('release'),
+  };
+  const vm = {
+    nicHotplug: {
+      plugNic: ({ tapFd, mac }: NicSpec) => step(`plug ${tapFd} ${mac}`),
+      unplugNic: () => step('unplug'),
+    },
+  } as unknown as Vm;
+  const guest = {
+    update: ({ network }: GuestChange) => step(`tell ${network?.address ?? network}`),
+  } as unknown as Guest;
+  const clock = new FakeClock();
+  const granted = Promise.withResolvers<void>();
+  const card = new NetworkCard('one', {
+    clock,
+    leaseNetwork: async (_id, { mode }) => {
+      await step(`lease ${mode}`);
+      if (fail === 'late') await granted.promise;
+      return lease;
+    },
+  });
+  return { card, vm, guest, done, clock, granted };
+}
+const PLUG = `plug 9 ${SETTINGS.mac}`;
+
+describe('NetworkCard', () => {
+  it('set: a card is made, its policy changed, and it is taken away, in this order', async () => {
+    const { card, vm, guest, done } = world();
+    await card.set(null, vm, guest);
+    expect(done.splice(0)).toEqual([]);
+    await card.set(POLICY, vm, guest);
+    expect(card.settings).toEqual(SETTINGS);
+    expect(done.splice(0)).toEqual(['lease allowlist', PLUG, 'handed over', 'tell 10.0.0.2']);
+    await card.set({ ...POLICY, mode: 'open' }, vm, guest);
+    expect(done.splice(0)).toEqual(['policy open']);
+    await card.set(null, vm, guest);
+    expect(done.splice(0)).toEqual(['policy none', 'tell null', 'unplug', 'release']);
+    expect(card.settings).toBeUndefined();
+    await card.release();
+    expect(done).toEqual([]);
+  });
+
+  it.each([PLUG, 'handed over', 'tell 10.0.0.2'])(
+    'set: after "%s" has failed nothing is left',
+    async (what) => {
+      const { card, vm, guest, done } = world(what);
+      await expect(card.set(POLICY, vm, guest)).rejects.toThrow(`${what} failed`);
+      expect(done.slice(-2)).toEqual(['unplug', 'release']);
+      expect(card.settings).toBeUndefined();
+    },
+  );
+
+  it.each(['tell null', 'unplug'])(
+    'set: a guest that does not give its card up reaches nothing ("%s")',
+    async (what) => {
+      const { card, vm, guest, done } = world(what);
+      await card.set(POLICY, vm, guest);
+      await expect(card.set(null, vm, guest)).rejects.toThrow(`${what} failed`);
+      expect(done).toContain('policy none');
+      expect(card.policy?.mode).toBe('none');
+      expect(card.settings).toEqual(SETTINGS);
+    },
+  );
+
+  it('set: a policy that is refused leaves the card as it is', async () => {
+    const { card, vm, guest } = world('policy open');
+    await card.set(POLICY, vm, guest);
+    await expect(card.set({ ...POLICY, mode: 'open' }, vm, guest)).rejects.toThrow('policy open');
+    expect(card.policy).toEqual(POLICY);
+    expect(card.settings).toEqual(SETTINGS);
+  });
+
+  it('release: a lease that comes after the end is given back', async () => {
+    const { card, done, granted } = world('late');
+    const leasing = card.lease(POLICY);
+    await card.release();
+    granted.resolve();
+    await expect(leasing).rejects.toMatchObject({ code: 'gone' });
+    expect(done).toEqual(['lease allowlist', 'release']);
+  });
+
+  it('lease: a host without networks says so', async () => {
+    const card = new NetworkCard('one', { clock: new FakeClock() });
+    await expect(card.lease(POLICY)).rejects.toMatchObject({ code: 'network_unavailable' });
+  });
+
+  it('bytes: read anew after half a minute, or of another lease', async () => {
+    const { card, vm, guest, done, clock } = world();
+    expect(await card.bytes()).toBe(0);
+    await card.set(POLICY, vm, guest);
+    done.splice(0);
+    expect(await card.bytes()).toBe(42);
+    expect(await card.bytes()).toBe(42);
+    clock.advance(30_000);
+    await card.bytes();
+    expect(done).toEqual(['count', 'count']);
+  });
+});

@@ -1,0 +1,173 @@
+/** Networks of sandboxes through all that happens to them: no VM is started. */
+import { describe, expect, it } from 'vitest';
+import { SandboxError } from '../../src/sandbox/errors.ts';
+import type { NetworkOptions } from '../../src/sandbox/spec.ts';
+import { FakeHost } from '../support/fake-host.ts';
+import { requireNothing } from '../support/fake-leftovers.ts';
+
+const network: NetworkOptions = { mode: 'allowlist', allow: ['a.example'] };
+const REFUSED = new SandboxError('network_unavailable', 'no addresses are left');
+const held = async (host: FakeHost): Promise<number> => (await host.holdings())['networks'] ?? 0;
+
+async function fillPool(host: FakeHost, members: number): Promise<void> {
+  await host.control.setPool({ min: members, max: members });
+  await expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(members);
+}
+
+describe('LocalControlPlane: networks', () => {
+  it('create: none unless asked for; one is held as long as the sandbox, and told', async () => {
+    await using host = await FakeHost.open();
+    const plain = await host.control.create({});
+    expect(plain.network).toBeNull();
+    expect([host.vm(plain.id).nic, await held(host)]).toEqual([null, 0]);
+    const { id, network: told } = await host.control.create({ network });
+    expect(told).toEqual({ ...network, deny: [], address: expect.stringMatching(/^10\./) });
+    expect([host.vm(id).nic?.isPlugged, await held(host)]).toEqual([true, 1]);
+    await host.control.remove(id);
+    expect(await held(host)).toBe(0);
+    expect((await host.control.get(id)).network?.address).toBeNull();
+    await requireNothing(host);
+  });
+
+  it('create: a host that has no network says so before anything is started or waited for', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 1);
+    const { started } = host;
+    host.script.fail('network', REFUSED);
+    await expect(host.control.create({ network })).rejects.toBe(REFUSED);
+    expect(host.started).toBe(started);
+    expect((await host.control.pools())[0]).toMatchObject({ ready: 1, discarded: 0 });
+    await requireNothing(host);
+  });
+
+  it.each([true, false])(
+    'create: no lease, and it neither boots instead nor takes another member (boot: %s)',
+    async (boot) => {
+      await using host = await FakeHost.open();
+      const { started } = host;
+      host.script.fail('lease', REFUSED);
+      await expect(host.control.create({ network, boot })).rejects.toBe(REFUSED);
+      expect(host.started).toBe(started);
+      await requireNothing(host);
+    },
+  );
+
+  it('a member of a pool gets one when it is claimed; without one the request fails, not the next member', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 2);
+    expect(await held(host)).toBe(0);
+    const { id, origin } = await host.control.create({ network });
+    expect(origin).toBe('pool');
+    const guest = (await host.control.guest(id)) as unknown as { network?: { mac: string } };
+    expect(guest.network?.mac).toBe(host.vm(id).nic?.mac);
+    await fillPool(host, 2);
+    host.script.fail('lease', REFUSED);
+    await expect(host.control.create({ network })).rejects.toBe(REFUSED);
+    expect(await held(host)).toBe(1);
+    await requireNothing(host);
+  });
+
+  it('a member whose card can not be plugged is ended, its lease with it, and the next is taken', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 2);
+    host.script.fail('plug-nic');
+    const { id } = await host.control.create({ network });
+    expect([host.vm(id).nic?.isPlugged, await held(host)]).toEqual([true, 1]);
+    await requireNothing(host);
+  });
+
+  it('pause to disk gives it back, resume leases another; in memory and for a snapshot it stays', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ network });
+    const { mac } = host.vm(id).nic ?? {};
+    await host.control.snapshot(id);
+    expect(host.vm(id).nic).toEqual({ mac, isPlugged: true });
+    await host.control.pause(id, 'memory');
+    expect(await held(host)).toBe(1);
+    await host.control.pause(id, 'disk');
+    expect(await held(host)).toBe(0);
+    expect((await host.control.get(id)).network).toMatchObject({ ...network, address: null });
+    await host.control.resume(id);
+    expect(host.vm(id).nic?.mac).not.toBe(mac);
+    expect(await held(host)).toBe(1);
+    await requireNothing(host);
+  });
+
+  it('a resume without a lease leaves it paused, and can be tried again', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ network });
+    await host.control.pause(id, 'disk');
+    host.script.fail('lease', REFUSED);
+    await expect(host.control.resume(id)).rejects.toBe(REFUSED);
+    expect((await host.control.get(id)).status).toBe('paused');
+    await host.control.resume(id);
+    expect(host.vm(id).nic?.isPlugged).toBe(true);
+    await requireNothing(host);
+  });
+
+  it.each(['withdraw-nic', 'unplug', 'save-state', 'keep-memory', 'commit'] as const)(
+    'a save that fails at %s: it goes on with the card that it had',
+    async (phase) => {
+      await using host = await FakeHost.open();
+      const { id } = await host.control.create({ network });
+      const { nic } = host.vm(id);
+      host.script.fail(phase);
+      await expect(host.control.pause(id, 'disk')).rejects.toMatchObject({
+        code: 'snapshot_failed',
+      });
+      expect((await host.control.get(id)).status).toBe('running');
+      expect(host.vm(id).nic).toEqual(nic);
+      expect(host.script.unused).toEqual([]);
+      await requireNothing(host);
+    },
+  );
+
+  it('forks: each leases its own; one without a lease fails alone', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ network });
+    host.script.fail('lease', REFUSED);
+    const forks = await host.control.fork(id, { count: 3 });
+    const made = forks.flatMap((fork) => (fork.ok ? [fork.sandbox] : []));
+    expect(forks.filter(({ ok }) => !ok)).toEqual([
+      { ok: false, code: 'network_unavailable', message: REFUSED.message },
+    ]);
+    expect(made.map((one) => one.network?.allow)).toEqual([network.allow, network.allow]);
+    const macs = [id, ...made.map((one) => one.id)].map((one) => host.vm(one).nic?.mac);
+    expect(new Set(macs).size).toBe(3);
+    await requireNothing(host);
+  });
+
+  it('update: changed, taken and given while it runs; what is refused changes nothing', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ network });
+    const open: NetworkOptions = { mode: 'open' };
+    host.script.fail('network', new SandboxError('spec_invalid', 'no such rule'));
+    await expect(host.control.update(id, { network: open })).rejects.toMatchObject({
+      code: 'spec_invalid',
+    });
+    expect((await host.control.get(id)).network?.mode).toBe('allowlist');
+    expect((await host.control.update(id, { network: open })).network?.mode).toBe('open');
+    expect((await host.control.update(id, { network: null })).network).toBeNull();
+    expect([host.vm(id).nic, await held(host)]).toEqual([null, 0]);
+    await host.control.update(id, { network });
+    expect([host.vm(id).nic?.isPlugged, await held(host)]).toEqual([true, 1]);
+    await requireNothing(host);
+  });
+
+  it('update: in turn with a save, of a paused one after its resume', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ network });
+    const saving = host.script.hold('save-state');
+    const snapshot = host.control.snapshot(id);
+    await saving.reached;
+    const update = host.control.update(id, { network: null });
+    saving.release();
+    await snapshot;
+    expect((await update).network).toBeNull();
+    expect(host.vm(id).nic).toBeNull();
+    await host.control.pause(id, 'disk');
+    expect((await host.control.update(id, { network })).status).toBe('running');
+    expect(host.vm(id).nic?.isPlugged).toBe(true);
+    await requireNothing(host);
+  });
+});
