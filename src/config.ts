@@ -30,6 +30,8 @@ const schema = z.object({
     .default(''),
   /** API key for that daemon. */
   NEUROVISOR_API_KEY: z.string().default(''),
+  /** Block that sandboxes with a network are given addresses from; empty: 10.201.0.0/16. */
+  NEUROVISOR_NET_POOL: z.string().default(''),
   NEUROVISOR_LOG: z.enum(['error', 'warn', 'info', 'debug']).default('warn'),
 });
 
@@ -42,6 +44,8 @@ export interface Config {
   /** Null: the daemon of this home, at its socket. */
   readonly daemonUrl: string | null;
   readonly daemonKey: string | null;
+  /** Null: the usual one. Judged by the first sandbox that asks for a network. */
+  readonly networkPool: string | null;
   readonly logLevel: 'error' | 'warn' | 'info' | 'debug';
 }
 
@@ -65,6 +69,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     gpu: values.NEUROVISOR_GPU,
     daemonUrl: values.NEUROVISOR_URL || null,
     daemonKey: values.NEUROVISOR_API_KEY || null,
+    networkPool: values.NEUROVISOR_NET_POOL || null,
     logLevel: values.NEUROVISOR_LOG,
   };
 }

@@ -23,6 +23,7 @@ import { type Host, type HostOptions, hostFor } from './library/host.ts';
 import type { CreateOptions, ListOptions, RunOptions, RunResult } from './library/options.ts';
 import type { ForkOptions, SandboxInfo, SnapshotInfo } from './sandbox/control.ts';
 import { SandboxError } from './sandbox/errors.ts';
+import type { NetworkOptions } from './sandbox/spec.ts';
 import type { StartTimings } from './sandbox/supervisor.ts';
 
 export type { ChannelLimits, ChannelStats } from './base/channel.ts';
@@ -45,7 +46,7 @@ export type {
   SandboxStatus,
   SnapshotInfo,
 } from './sandbox/control.ts';
-export type { ModelPolicy, SandboxOptions } from './sandbox/spec.ts';
+export type { ModelPolicy, NetworkOptions, NetworkPolicy, SandboxOptions } from './sandbox/spec.ts';
 export type { SandboxEnd, StartTimings } from './sandbox/supervisor.ts';
 
 /** Why a sandbox ended. */
@@ -169,6 +170,14 @@ export class Sandbox {
   /** Changes the channel's token buckets while the sandbox runs; what is not named has no limit then. */
   async setChannelLimits(channelLimits: ChannelLimits): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { channelLimits }));
+  }
+
+  /**
+   * What it may connect to from now on; what that forbids is closed. Null: its network card is unplugged.
+   * @throws CodedError `spec_invalid` with the rule that is wrong; `network_unavailable`
+   */
+  async setNetwork(network: NetworkOptions | null): Promise<void> {
+    await this.#host.use((control) => control.update(this.id, { network }));
   }
 
   /** The last requests to the model, oldest first. */

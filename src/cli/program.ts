@@ -98,11 +98,17 @@ export function addSizeOptions(command: Command): Command {
 
 /** What `run` and `create` make a sandbox with. */
 export function addSandboxOptions(command: Command): Command {
-  return addSizeOptions(command)
+  addSizeOptions(command)
     .option('--alias <ASKED=OFFERED>', 'answer for this model name with that one', collect, [])
     .option('--allow-model <name>', 'let the guest use only these models', collect, [])
     .option('--warm <module>', 'import this in the fork server before the script', collect, [])
-    .option('--rate <bytes>', 'limit the channel each way, bytes per second, e.g. 5M')
+    .option('--rate <bytes>', 'limit the channel each way, bytes per second, e.g. 5M');
+  return addNetworkOptions(command);
+}
+
+/** `--net`, `--allow-out`, `--deny-out` */
+export function addNetworkOptions(command: Command): Command {
+  return command
     .addOption(
       new Option('--net <mode>', 'network of the guest (default none)').choices([
         'none',
@@ -129,7 +135,7 @@ export const NETWORK_HELP = `
 Network: --net none: none (models are reached all the same); egress: what --allow-out names; open: the
 internet, less what --deny-out names. Metadata services and private addresses are closed in all of them
 (a block inside a private range opens that). Rules, each with :port, :first-last, /tcp or /udp if wanted:
-  pypi.org   *.example.com   192.0.2.7   192.0.2.0/24:443   [2001:db8::/32]:53/udp   db.example.com:5432
+  pypi.org   *.example.com   192.0.2.7   192.0.2.0/24:443   192.0.2.1:53/udp   db.example.com:5432
 A name alone means TCP on ports 80 and 443. This process, or the daemon, has to run as root.
 `;
 

@@ -4,7 +4,13 @@ import type { Cli } from './cli.ts';
 import { UsageError } from './failure.ts';
 import { parseAliases, parseEnv, parseMemory, parseRate } from './options.ts';
 
-export interface SandboxFlags {
+export interface NetworkFlags {
+  readonly net?: NetChoice;
+  readonly allowOut: readonly string[];
+  readonly denyOut: readonly string[];
+}
+
+export interface SandboxFlags extends NetworkFlags {
   readonly env: readonly string[];
   readonly warm: readonly string[];
   readonly alias: readonly string[];
@@ -13,9 +19,6 @@ export interface SandboxFlags {
   readonly memory?: string;
   readonly disk?: string;
   readonly rate?: string;
-  readonly net?: NetChoice;
-  readonly allowOut: readonly string[];
-  readonly denyOut: readonly string[];
 }
 
 /** `egress` is the mode `allowlist`. */
@@ -46,9 +49,7 @@ export function sandboxOptions(
 }
 
 /** Rules alone mean `egress`. @throws UsageError */
-export function networkOptions(
-  flags: Pick<SandboxFlags, 'net' | 'allowOut' | 'denyOut'>,
-): NetworkOptions | undefined {
+export function networkOptions(flags: NetworkFlags): NetworkOptions | undefined {
   const { allowOut: allow, denyOut: deny } = flags;
   const hasRules = allow.length + deny.length > 0;
   const { net = hasRules ? 'egress' : 'none' } = flags;

@@ -146,7 +146,7 @@ export class Runtime {
         },
       });
       cleanup.push('bridge', () => bridge.close());
-      const network = new Network(options.openNetwork ?? (() => openKernelNetwork(log)));
+      const network = new Network(options.openNetwork ?? (() => openKernelNetwork(config, log)));
       cleanup.push('network', () => network.close());
       const made = { home, driver, artifacts, upstream, bridge, network, cleanup, usageListeners };
       return new Runtime(options, made);
@@ -300,9 +300,10 @@ export class Runtime {
 }
 
 /** Loaded only here: most sandboxes have no network. */
-async function openKernelNetwork(log: Log): Promise<HostNetwork> {
+async function openKernelNetwork(config: Config, log: Log): Promise<HostNetwork> {
   const { openHostNetwork } = await import('../net/host-network.ts');
-  return await openHostNetwork({ clock: systemClock, log });
+  const { networkPool: pool } = config;
+  return await openHostNetwork({ clock: systemClock, log, ...(pool === null ? {} : { pool }) });
 }
 
 function bridgePolicy(models: ModelPolicy): BridgePolicy {

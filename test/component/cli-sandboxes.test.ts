@@ -9,6 +9,7 @@ import {
   snapshotList,
   snapshotRemove,
 } from '../../src/cli/commands/snapshot.ts';
+import { update } from '../../src/cli/commands/update.ts';
 import type { CreateRequest } from '../../src/sandbox/control.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
@@ -37,6 +38,19 @@ afterEach(async () => {
 });
 
 const newId = async (request: CreateRequest = {}) => (await control.create(request)).id;
+
+describe('update', () => {
+  it('changes the network of the sandbox that its beginning names', async () => {
+    const { cli, stdout } = testCli();
+    const id = await newId();
+    const flags = { allowOut: ['a.example'], denyOut: [], label: [] };
+    expect(await update(cli, control, id.slice(0, 12), flags)).toBe(0);
+    expect(stdout()).toBe(`${id}\n`);
+    expect((await control.get(id)).network).toMatchObject({ allow: ['a.example'] });
+    await update(cli, control, id, { allowOut: [], denyOut: [], label: [], net: 'none' });
+    expect((await control.get(id)).network).toBeNull();
+  });
+});
 
 describe('create', () => {
   it('prints the id alone on stdout, how it started on stderr', async () => {

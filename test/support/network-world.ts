@@ -11,6 +11,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { readConfig } from '../../src/config.ts';
 import { type Daemon, openDaemon } from '../../src/library/daemon.ts';
 import { ROOT } from './cli.ts';
@@ -27,6 +28,12 @@ const INTERNET = '198.18.0.2';
 /** Enters mounts that nobody else sees: `sh -c ENTER sh RESOLV_CONF COMMAND…`. */
 const ENTER =
   'mount -t tmpfs tmpfs /run && mount --bind "$1" /etc/resolv.conf && shift && exec "$@"';
+
+export interface CommandResult {
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
 
 export class NetworkWorld implements AsyncDisposable {
   readonly host: Namespace;
@@ -71,14 +78,37 @@ export class NetworkWorld implements AsyncDisposable {
 
   /** Starts a daemon and connects to it. */
   async serve(): Promise<{ process: DaemonProcess; control: Daemon }> {
-    const inside = [join(this.home, 'resolv.conf'), join(ROOT, 'neurovisor')];
+    const [enter = '', ...args] = this.#inside();
     const serve = ['serve', '-o', 'json', '--pool', '0'];
-    const [enter = '', ...args] = [...this.host.enter, 'unshare', '--mount', 'sh', '-c', ENTER];
-    const env = { NEUROVISOR_HOME: this.home, NEUROVISOR_UPSTREAM: 'engine' };
-    const process = watchDaemon(enter, [...args, 'sh', ...inside, ...serve], env);
+    const process = watchDaemon(enter, [...args, ...serve], this.#env);
     this.#daemons.push(process);
     await process.ready();
     return { process, control: await openDaemon(readConfig({ NEUROVISOR_HOME: this.home })) };
+  }
+
+  /** One command to its end. @param before what the command is given to, e.g. `setpriv` with options */
+  async command(args: readonly string[], before: readonly string[] = []): Promise<CommandResult> {
+    const [enter = '', ...more] = [...this.#inside(before), ...args];
+    const child = spawn(enter, more, {
+      env: { ...process.env, NO_COLOR: '1', ...this.#env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    const [stdout, stderr, [status]] = await Promise.all([
+      text(child.stdout),
+      text(child.stderr),
+      once(child, 'close'),
+    ]);
+    return { status, stdout, stderr };
+  }
+
+  get #env(): Readonly<Record<string, string>> {
+    return { NEUROVISOR_HOME: this.home, NEUROVISOR_UPSTREAM: 'engine' };
+  }
+
+  /** What becomes `neurovisor` in there by exec. */
+  #inside(before: readonly string[] = []): string[] {
+    const enter = [...this.host.enter, 'unshare', '--mount', 'sh', '-c', ENTER, 'sh'];
+    return [...enter, join(this.home, 'resolv.conf'), ...before, join(ROOT, 'neurovisor')];
   }
 
   /** Positive control: what the host itself gets, over its uplink. */

@@ -95,6 +95,27 @@ describe('network: what a guest reaches', () => {
   });
 });
 
+describe('network: run', () => {
+  const code = `import urllib.request; print(urllib.request.urlopen('http://${ALLOWED.name}/').read())`;
+  const run = ['run', '--no-daemon', '--allow-out', ALLOWED.name, '-c', code];
+
+  it('the same in one command', async () => {
+    const { status, stdout, stderr } = await world.command(run);
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout).toContain(SEEN);
+  });
+
+  it('without the rights for it: the reason and what would help, before anything starts', async () => {
+    const unable = ['setpriv', '--bounding-set', '-net_admin', '--inh-caps', '-net_admin'];
+    const { status, stdout, stderr } = await world.command(run, unable);
+    expect({ status, stdout }).toEqual({ status: 125, stdout: '' });
+    expect(stderr).toContain('the sandbox could not be given a network');
+    expect(stderr).toContain('root');
+    const plain = await world.command(['run', '--no-daemon', '-c', 'print(1)'], unable);
+    expect(plain).toMatchObject({ status: 0, stdout: '1\n' });
+  });
+});
+
 describe('network: changed while it runs', () => {
   it('another policy holds at once; none takes the card; one again brings it', async () => {
     const { id } = await create();

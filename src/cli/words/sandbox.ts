@@ -1,10 +1,12 @@
-/** The words for sandboxes of the daemon: `create`, `ls`, `rm`, `pause`, `resume`, `snapshot`, `fork`. */
+/** The words for sandboxes of the daemon: `create`, `update`, `ls`, `rm`, `pause`, `resume`, `snapshot`, `fork`. */
 import { type Command, Option } from 'commander';
 import type { CreateFlags } from '../commands/create.ts';
 import type { ListFlags } from '../commands/sandboxes.ts';
 import type { ForkFlags } from '../commands/snapshot.ts';
+import type { UpdateFlags } from '../commands/update.ts';
 import { parseCount } from '../options.ts';
 import {
+  addNetworkOptions,
   addSandboxOptions,
   collect,
   NETWORK_HELP,
@@ -20,6 +22,7 @@ const SHORT_IDS = 'An id may be shortened, as long as only one begins like that.
 
 export function addSandbox(program: Command): void {
   addCreate(program);
+  addUpdate(program);
   addList(program);
   addRemove(program);
   addPause(program);
@@ -75,6 +78,34 @@ Examples:
       performThere(flags, async (cli, control) => {
         const { create } = await import('../commands/create.ts');
         return await create(cli, control, flags);
+      }),
+    );
+}
+
+function addUpdate(program: Command): void {
+  const command = program
+    .command('update')
+    .summary('change a sandbox while it runs')
+    .description(
+      `Changes what is named, at once: its network, how long it stays, its labels. ${SHORT_IDS}`,
+    )
+    .argument('<id>');
+  addNetworkOptions(command)
+    .option('--timeout <time>', 'how long it stays from now on, e.g. 90s or 2h; never: no limit')
+    .option('-l, --label <KEY=VALUE>', 'labels instead of those that it has', collect, [])
+    .addOption(output())
+    .addHelpText(
+      'after',
+      `${NETWORK_HELP}
+Examples:
+  neurovisor update 7ds14n1k --allow-out api.github.com
+  neurovisor update 7ds14n1k --net none --timeout 10m
+`,
+    )
+    .action((id: string, flags: UpdateFlags & OutputFlags) =>
+      performThere(flags, async (cli, control) => {
+        const { update } = await import('../commands/update.ts');
+        return await update(cli, control, id, flags);
       }),
     );
 }
