@@ -13,6 +13,8 @@ const LAYERS: Record<string, readonly string[]> = {
   sys: ['base'],
   ...Object.fromEntries(MECHANISMS.map((name) => [name, ['base', 'sys']])),
   engine: ['base'],
+  // Worlds in namespaces of their own, in which the network is seen to do what it should.
+  prove: ['base', 'sys', 'net'],
   sandbox: ['base', ...MECHANISMS.map((name) => `type:${name}`)],
   runtime: ['base', 'sys', 'sandbox', 'engine', 'config', ...MECHANISMS],
   config: ['base'],
@@ -32,6 +34,7 @@ const LAYERS: Record<string, readonly string[]> = {
   cli: [
     'base',
     'bench',
+    'prove',
     'api',
     'client',
     'library',

@@ -208,6 +208,8 @@ export class Resolution {
     if (this.#current === asked || answer.code === DNS_CODE.noName)
       return this.#end(answer.code, 'empty', 'no such record');
     if (this.#asks >= ASKS_MAX) return this.fail('more questions than are asked');
+    const alias = this.#names.policy.allowsName(this.#current);
+    if (alias.isDenied === true) return this.#end(DNS_CODE.noName, 'name_refused', alias.why);
     this.#asks += 1;
     return { kind: 'ask', question: this.ask };
   }

@@ -33,19 +33,24 @@ import { Forwarding } from './forwarding.ts';
 import { HostLock } from './host-lock.ts';
 import { HostTable } from './host-table.ts';
 import type { HostNetwork, NetworkLease, NetworkRequest } from './lease.ts';
+import { LeaseRecords } from './lease-record.ts';
 import { LinkError, linkError } from './link-errors.ts';
 import { Links } from './links.ts';
 import { Nft } from './nft.ts';
+import type { EgressPolicy } from './policy.ts';
 import { isRunning, startTicksOf } from './process-start.ts';
 import { parseResolvConf } from './resolv-conf.ts';
 import { SandboxLease } from './sandbox-lease.ts';
 import type { TableOwner } from './table-owners.ts';
+import { TableProbe } from './table-probe.ts';
 import { openTap, type Tap } from './tap.ts';
 
 /** The network is the host's, not a home's, so all of them share it; gone with the boot, as links are. */
 export const STATE_DIR_DEFAULT = '/run/neurovisor';
 const RESOLV_CONF = '/etc/resolv.conf';
 const MTU_DEFAULT = 1500;
+/** How long guests may be confined by nothing when another program has flushed the whole ruleset. */
+const WATCH_MS = 500;
 /** Smaller ones are a mistake of the host's; IPv4 works from 576 (RFC 791, section 3.1). */
 const MTU_MIN = 576;
 
@@ -70,8 +75,13 @@ export async function openHostNetwork(options: HostNetworkOptions = {}): Promise
   const links = new Links();
   try {
     const network = new KernelNetwork(options, links);
-    await network.prepare();
-    return network;
+    try {
+      await network.prepare();
+      return network;
+    } catch (error) {
+      await network[Symbol.asyncDispose]();
+      throw error;
+    }
   } catch (error) {
     links.close();
     throw error;
@@ -86,22 +96,28 @@ class KernelNetwork implements HostNetwork {
   readonly #lock: HostLock;
   readonly #table: HostTable;
   readonly #forwarding: Forwarding;
+  readonly #records: LeaseRecords;
+  readonly #probe = new TableProbe();
+  readonly #clock: Clock;
   readonly #log: Log;
   readonly #leases = new Map<SandboxId, SandboxLease>();
   readonly #making = new Map<SandboxId, Promise<unknown>>();
   #closed: Promise<void> | undefined;
+  #stopWatching: (() => void) | undefined;
 
   constructor(options: HostNetworkOptions, links: Links) {
     const { pool = POOL_DEFAULT, stateDir = STATE_DIR_DEFAULT, log = silentLog } = options;
     this.#options = options;
     this.#links = links;
     this.#log = log;
+    this.#clock = options.clock ?? systemClock;
     this.#plan = new AddressPlan(pool);
     this.#owner = { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '' };
     this.#lock = new HostLock(stateDir);
     this.#forwarding = new Forwarding({ dir: stateDir });
+    this.#records = new LeaseRecords(stateDir);
     this.#table = new HostTable({
-      nft: new Nft({ clock: options.clock ?? systemClock }),
+      nft: new Nft({ clock: this.#clock }),
       lock: this.#lock,
       owner: this.#owner,
       ours: () => [...this.#leases.values()].flatMap(({ tabled }) => tabled ?? []),
@@ -112,7 +128,10 @@ class KernelNetwork implements HostNetwork {
   /** Packet filter before links: until then, a TAP of the dead stays as confined as it was. */
   async prepare(): Promise<void> {
     await this.#table.prepare();
-    await this.#lock.hold(() => this.#removeDeadLinks());
+    await this.#lock.hold(() => {
+      this.#removeDeadLinks();
+      this.#records.removeDead();
+    });
     await this.#forwarding.recover();
     assertPoolFree(this.#plan.pool, occupiedBlocks(this.#links));
   }
@@ -146,7 +165,25 @@ class KernelNetwork implements HostNetwork {
     return this.#closed;
   }
 
+  /** A question to the kernel, of microseconds, now and then while there are leases. */
+  #watch(): void {
+    this.#stopWatching ??= this.#clock.after(WATCH_MS, () => {
+      this.#stopWatching = undefined;
+      if (this.#closed !== undefined || this.#leases.size === 0) return;
+      void this.#restore().then(() => this.#watch());
+    });
+  }
+
+  async #restore(): Promise<void> {
+    try {
+      if (!this.#probe.isThere()) await this.#table.repair();
+    } catch (error) {
+      this.#log.error('restore the packet filter', { error: describeError(error) });
+    }
+  }
+
   async #close(): Promise<void> {
+    this.#stopWatching?.();
     await Promise.all(this.#making.values());
     // All at once, which the packet filter makes one transaction of.
     const releases = [...this.#leases.values()].map((lease) => lease.release());
@@ -154,6 +191,7 @@ class KernelNetwork implements HostNetwork {
       each.status === 'rejected' ? [each.reason as unknown] : [],
     );
     this.#links.close();
+    this.#probe.close();
     if (failures.length > 0) throw new AggregateError(failures, 'release networks of sandboxes');
   }
 
@@ -164,14 +202,18 @@ class KernelNetwork implements HostNetwork {
       const { addresses, tap } = await this.#takeTap(id, mtu, cleanup);
       await this.#forwarding.acquire();
       cleanup.push('forwarding', () => this.#forwarding.release());
-      const { clock = systemClock, upstreams = hostResolvers(this.#log) } = this.#options;
+      const { upstreams = hostResolvers(this.#log) } = this.#options;
+      const own = { addresses, tap, mtu, policy, upstreams, clock: this.#clock };
+      const record = (one: EgressPolicy): void => this.#records.write(id, this.#owner, one);
+      cleanup.push('record', () => this.#records.remove(id));
       const lease = new SandboxLease(
-        { addresses, tap, mtu, policy, upstreams, clock, table: this.#table, log: this.#log },
+        { ...own, table: this.#table, record, log: this.#log },
         cleanup,
       );
       await lease.open();
       if (this.#closed !== undefined) throw closedError(id);
       this.#leases.set(id, lease);
+      this.#watch();
       return lease;
     } catch (error) {
       await this.#undo(cleanup, id);

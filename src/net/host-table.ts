@@ -139,7 +139,7 @@ export class HostTable {
       await this.#apply(commands);
     } catch (error) {
       if (!(error instanceof NetError && error.code === 'nft_refused')) throw error;
-      if (!(await this.#repair())) throw error;
+      if (!(await this.repair())) throw error;
       await this.#apply(commands);
     }
   }
@@ -148,7 +148,7 @@ export class HostTable {
    * Another program may have flushed the whole ruleset, as a reload of nftables.service does.
    * @returns whether that was so
    */
-  async #repair(): Promise<boolean> {
+  async repair(): Promise<boolean> {
     return await this.#options.lock.hold(async () => {
       const { nft, ours, owner, log } = this.#options;
       const { layout, entries } = await this.#contents();

@@ -136,10 +136,15 @@ export class Links {
     this.#ask(`remove ${nameOf(address)}`, deleteAddress(address));
   }
 
+  /** A table that never had a route is an empty one. */
   routes(family: 'ipv4' | 'ipv6' = 'ipv4', table = MAIN_TABLE): Route[] {
-    return this.#dump('list routes', dumpRoutes(family, table), parseRoute).filter(
-      (route) => route.table === table,
-    );
+    try {
+      const all = this.#dump('list routes', dumpRoutes(family, table), parseRoute);
+      return all.filter((route) => route.table === table);
+    } catch (error) {
+      if (error instanceof LinkError && error.code === 'not_found') return [];
+      throw error;
+    }
   }
 
   /** The route of this host's packets to an address; undefined when there is none. */

@@ -71,6 +71,22 @@ export class Nft {
   }
 
   /**
+   * The chains of every table, without their rules.
+   * @throws NetError as `listCounters`
+   */
+  listChains(): Promise<readonly NftObject[]> {
+    return this.#list(['chains']);
+  }
+
+  /**
+   * As it tells it itself: `nftables v1.0.6 (Lester Gooch #5)`.
+   * @throws NetError `nft_missing`, `nft_failed`
+   */
+  async version(): Promise<string> {
+    return (await this.#run(['--version'], '', 'read')).trim();
+  }
+
+  /**
    * Counters and quotas of our table, for `readTraffic`.
    * @throws NetError as `listTable`; `nft_refused` where there is no table
    */

@@ -36,6 +36,8 @@ export interface SandboxLeaseOptions {
   readonly mtu: number;
   readonly policy: EgressPolicy;
   readonly table: HostTable;
+  /** Of the policy, for who looks at it from another process. */
+  readonly record: (policy: EgressPolicy) => void;
   readonly upstreams: readonly DnsUpstream[];
   readonly clock: Clock;
   readonly log: Log;
@@ -91,6 +93,7 @@ export class SandboxLease implements NetworkLease {
       this.#isTabled = false;
       await this.#options.table.remove(this.#options.addresses);
     });
+    this.#options.record(this.#policy);
     await this.#options.table.add(this.#network());
     this.#isTabled = true;
   }
@@ -174,6 +177,7 @@ export class SandboxLease implements NetworkLease {
       use(before);
       throw error;
     }
+    this.#options.record(policy);
     this.#gateway.judgeSandbox(this.#options.addresses.id);
   }
 

@@ -1,5 +1,5 @@
 /**
- * A socket to the kernel's routing subsystem (netlink(7), rtnetlink(7)). Never blocks: the kernel works off
+ * A socket to the kernel's routing subsystem (netlink(7), rtnetlink(7)) or netfilter. Never blocks: the kernel works off
  * a request inside sendto(2) and has queued its whole answer, or the first part of a dump, when that
  * returns (`netlink_unicast_kernel` in net/netlink/af_netlink.c); later parts are made by each recv(2).
  *
@@ -24,7 +24,8 @@ const cRecvfrom = libc.func(
 
 const AF_NETLINK = 16;
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
-const NETLINK_ROUTE = 0;
+/** Families of netlink(7). */
+export const NETLINK = { route: 0, netfilter: 12 } as const;
 const SOL_NETLINK = 270;
 const NETLINK_CAP_ACK = 10;
 const NETLINK_EXT_ACK = 11;
@@ -48,8 +49,8 @@ export class NetlinkSocket {
   #open = true;
 
   /** @throws SyscallError */
-  constructor() {
-    this.#fd = check(cSocket(AF_NETLINK, SOCK_RAW_CLOEXEC, NETLINK_ROUTE), 'socket AF_NETLINK');
+  constructor(family: (typeof NETLINK)[keyof typeof NETLINK] = NETLINK.route) {
+    this.#fd = check(cSocket(AF_NETLINK, SOCK_RAW_CLOEXEC, family), 'socket AF_NETLINK');
     try {
       new DataView(this.#kernel.buffer).setUint16(0, AF_NETLINK, true);
       // A kernel without one of them is served too: texts are missing, and dumps are not filtered by it.

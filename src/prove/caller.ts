@@ -1,0 +1,117 @@
+/** What a program can try to reach something, each try with its outcome (io). */
+import { createSocket } from 'node:dgram';
+import { connect, type Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
+import { encodeQuery, parseAnswer } from '../net/dns-message.ts';
+import { PSK } from './map.ts';
+
+/** How long silence must last to be called silence: on one machine, an answer takes milliseconds. */
+export const SILENCE_MS = 800;
+const QUERY_ID = 4711;
+const DNS_PORT = 53;
+
+export interface Outcome {
+  /** `answer`, `silence`, `closed` without a word, or the errno or code of a refusal. */
+  readonly outcome: string;
+  readonly text: string;
+}
+
+export interface DnsOutcome extends Outcome {
+  /** Of the answer, RFC 1035 section 4.1.1; −1: there was none. */
+  readonly code: number;
+  readonly addresses: readonly string[];
+}
+
+export interface ConnectionTry {
+  readonly host: string;
+  readonly port: number;
+  /** Sent at once. */
+  readonly text?: string;
+}
+
+/** Everything that comes until the other side closes, or until there is silence. */
+export function exchange({ host, port, text }: ConnectionTry): Promise<Outcome> {
+  return listenTo(connect({ host, port }), text ?? '');
+}
+
+/** @param servername undefined: the hello names none */
+export function exchangeTls(options: ConnectionTry & { servername?: string }): Promise<Outcome> {
+  const { host, port, servername, text } = options;
+  const version = 'TLSv1.2' as const;
+  const socket = connectTls({
+    ...{ host, port, minVersion: version, maxVersion: version, ciphers: 'PSK' },
+    ...(servername === undefined ? {} : { servername }),
+    pskCallback: () => ({ psk: Buffer.from(PSK), identity: 'proof' }),
+    checkServerIdentity: () => undefined,
+  });
+  return listenTo(socket, text ?? '');
+}
+
+function listenTo(socket: Socket, text: string): Promise<Outcome> {
+  return new Promise((resolve) => {
+    let received = '';
+    const end = (outcome: string): void => {
+      socket.destroy();
+      resolve({ outcome: received === '' ? outcome : 'answer', text: received });
+    };
+    socket.setTimeout(SILENCE_MS, () => end('silence'));
+    socket.on('error', (error) => end(String(Reflect.get(error, 'code') ?? error.message)));
+    socket.on('data', (bytes) => {
+      received += bytes.toString('latin1');
+    });
+    socket.on('close', () => end('closed'));
+    if (text !== '') socket.write(text, 'latin1');
+  });
+}
+
+export interface DatagramTry {
+  readonly host: string;
+  readonly port: number;
+  readonly bytes: Uint8Array;
+}
+
+/** Connected, so that refusals by ICMP are told. */
+export function datagram({ host, port, bytes }: DatagramTry): Promise<Outcome & { bytes: Buffer }> {
+  return new Promise((resolve) => {
+    const socket = createSocket('udp4');
+    const end = (outcome: string, answer: Buffer): void => {
+      clearTimeout(timer);
+      socket.close();
+      resolve({ outcome, text: answer.toString('latin1'), bytes: answer });
+    };
+    const timer = setTimeout(() => end('silence', Buffer.alloc(0)), SILENCE_MS);
+    socket.on('error', (error) => end(String(Reflect.get(error, 'code')), Buffer.alloc(0)));
+    socket.on('message', (answer) => end('answer', answer));
+    socket.connect(port, host, () => socket.send(bytes));
+  });
+}
+
+export interface NameTry {
+  readonly server: string;
+  readonly name: string;
+  readonly type: number;
+  readonly transport: 'udp' | 'tcp';
+}
+
+export async function askName({ server, name, type, transport }: NameTry): Promise<DnsOutcome> {
+  const query = encodeQuery(QUERY_ID, name, type);
+  if (transport === 'udp') {
+    const { outcome, bytes } = await datagram({ host: server, port: DNS_PORT, bytes: query });
+    return dnsOutcome(outcome, bytes);
+  }
+  const length = Buffer.alloc(2);
+  length.writeUInt16BE(query.length);
+  const text = Buffer.concat([length, query]).toString('latin1');
+  const answer = await exchange({ host: server, port: DNS_PORT, text });
+  return dnsOutcome(answer.outcome, Buffer.from(answer.text, 'latin1').subarray(2));
+}
+
+function dnsOutcome(outcome: string, bytes: Buffer): DnsOutcome {
+  const nothing = { outcome, code: -1, addresses: [], text: '' };
+  if (outcome !== 'answer') return nothing;
+  const parsed = parseAnswer(bytes);
+  if (!parsed.ok) return { ...nothing, outcome: `no DNS (${parsed.reason})` };
+  const { code, records } = parsed.value;
+  const addresses = records.flatMap((record) => (record.type === 'CNAME' ? [] : [record.address]));
+  return { outcome, code, addresses, text: `code ${code} ${addresses.join(' ')}`.trim() };
+}

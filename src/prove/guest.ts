@@ -1,0 +1,70 @@
+/** A guest: its card is plugged into the TAP that it was given, and it tries what it is told. */
+import { createSocket } from 'node:dgram';
+import { connect as connectTls, type TLSSocket } from 'node:tls';
+import { assert } from '../base/assert.ts';
+import { writeBytes } from '../sys/fd.ts';
+import { act } from './actor.ts';
+import {
+  askName,
+  type ConnectionTry,
+  datagram,
+  exchange,
+  exchangeTls,
+  type NameTry,
+  SILENCE_MS,
+} from './caller.ts';
+import { CABLE_FD, type CardSpec, plugCard } from './card.ts';
+import { type UdpFrame, udpFrame } from './frames.ts';
+import { PSK } from './map.ts';
+
+const received: string[] = [];
+let held: TLSSocket | undefined;
+
+act({
+  plug: (spec: CardSpec) => {
+    plugCard(spec);
+  },
+  exchange: (each: ConnectionTry) => exchange(each),
+  exchangeTls: (each: ConnectionTry & { servername?: string }) => exchangeTls(each),
+  datagram: (each: { host: string; port: number; text: string }) =>
+    datagram({ ...each, bytes: Buffer.from(each.text) }),
+  askName: (each: NameTry) => askName(each),
+  /** Past the guest's kernel. */
+  frame: (each: UdpFrame) => writeBytes(CABLE_FD, udpFrame(each)),
+  listen: ({ port }: { port: number }) =>
+    new Promise<void>((resolve) => {
+      const socket = createSocket('udp4');
+      socket.on('message', (bytes) => received.push(bytes.toString()));
+      socket.bind(port, () => resolve());
+    }),
+  received: () => received,
+  /** A TLS connection that stays: `hold` opens it, `poke` waits for the echo of what it sends. */
+  hold: ({ host, port, servername }: { host: string; port: number; servername: string }) =>
+    new Promise<string>((resolve) => {
+      const version = 'TLSv1.2' as const;
+      held = connectTls({
+        ...{ host, port, servername, minVersion: version, maxVersion: version, ciphers: 'PSK' },
+        pskCallback: () => ({ psk: Buffer.from(PSK), identity: 'proof' }),
+        checkServerIdentity: () => undefined,
+      });
+      held.once('data', () => resolve('answer'));
+      held.once('error', (error) => resolve(String(Reflect.get(error, 'code'))));
+    }),
+  poke: () => {
+    const socket = held;
+    assert(socket !== undefined, 'a connection is held');
+    return new Promise<string>((resolve) => {
+      const timer = setTimeout(() => end('silence'), SILENCE_MS);
+      const end = (outcome: string): void => {
+        clearTimeout(timer);
+        resolve(outcome);
+      };
+      socket.removeAllListeners('data');
+      socket.on('error', (error) => end(String(Reflect.get(error, 'code'))));
+      socket.once('close', () => end('closed'));
+      socket.once('data', () => end('answer'));
+      if (socket.destroyed) end('closed');
+      else socket.write('x');
+    });
+  },
+});

@@ -1,0 +1,175 @@
+/**
+ * An internet in a namespace, at the other end of the host's uplink: a resolver, web servers, metadata
+ * services and whatever else a guest might call. It remembers all that arrives.
+ */
+import { createSocket } from 'node:dgram';
+import {
+  createServer as createHttpServer,
+  type IncomingMessage,
+  type ServerResponse,
+} from 'node:http';
+import { createServer, type Server, type Socket } from 'node:net';
+import { createServer as createTlsServer } from 'node:tls';
+import { ignore } from '../base/ignore.ts';
+import { DNS_CODE, DNS_TYPE, type DnsRecord, encodeReply, parseQuery } from '../net/dns-message.ts';
+import { act } from './actor.ts';
+import { plugCard } from './card.ts';
+import {
+  type Arrival,
+  HOST_UPLINK,
+  INTERNET_ADDRESSES,
+  isMetadataAddress,
+  PLAIN_POOL,
+  POOL,
+  PSK,
+  RESOLVERS,
+  SECRET,
+  UDP_ADDRESSES,
+  UPLINK_PREFIX,
+  UPSTREAM,
+  ZONE,
+} from './map.ts';
+
+const TTL_SECONDS = 60;
+const arrivals: Arrival[] = [];
+/** How often each name was asked for: some change their mind. */
+const asked = new Map<string, number>();
+
+const links = plugCard({
+  address: UPSTREAM,
+  prefixLength: UPLINK_PREFIX,
+  also: INTERNET_ADDRESSES,
+});
+const linkIndex = links.find('eth0')?.index ?? 0;
+// A guest that leaves with its own address is answered too.
+for (const destination of [POOL, PLAIN_POOL])
+  links.addRoute({ destination, gateway: HOST_UPLINK, linkIndex });
+
+await Promise.all([
+  listen(createHttpServer(answerHttp), 80),
+  listen(tlsServer(), 443),
+  ...[53, 853, 8080].map((port) => listen(createServer(port === 53 ? converse : echo), port)),
+  ...RESOLVERS.map((address) => listenUdp(address, 53, answerName)),
+  ...UDP_ADDRESSES.flatMap((address) =>
+    [443, 9999].map((port) => listenUdp(address, port, (bytes) => bytes)),
+  ),
+]);
+
+act({
+  ready: () => true,
+  arrivals: () => arrivals,
+  send: ({ host, port, text }: { host: string; port: number; text: string }) =>
+    new Promise<void>((resolve) => {
+      const socket = createSocket('udp4');
+      socket.send(text, port, host, () => {
+        socket.close();
+        resolve();
+      });
+    }),
+});
+
+function note(
+  protocol: Arrival['protocol'],
+  to: string | undefined,
+  port: number,
+  text = '',
+): void {
+  arrivals.push({ protocol, to: (to ?? '').replace(/^::ffff:/, ''), port, text });
+}
+
+async function listen(server: Server, port: number): Promise<void> {
+  server.on('connection', (socket: Socket) => {
+    note('tcp', socket.localAddress, port);
+    socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
+  });
+  await new Promise<void>((resolve) => server.listen(port, '0.0.0.0', resolve));
+}
+
+async function listenUdp(
+  address: string,
+  port: number,
+  answer: (bytes: Buffer, address: string) => Uint8Array | undefined,
+): Promise<void> {
+  const socket = createSocket('udp4');
+  socket.on('message', (bytes, from) => {
+    if (port !== 53) note('udp', address, port, bytes.toString('latin1'));
+    const reply = answer(bytes, address);
+    if (reply !== undefined) socket.send(reply, from.port, from.address);
+  });
+  await new Promise<void>((resolve) => socket.bind(port, address, resolve));
+}
+
+function answerHttp(request: IncomingMessage, response: ServerResponse): void {
+  const { method, url = '' } = request;
+  const to = request.socket.localAddress ?? '';
+  note('http', to, 80, `${method} ${request.headers.host} ${url}`);
+  if (url.startsWith('/redirect')) {
+    response.writeHead(302, { location: 'http://169.254.169.254/latest/meta-data/' }).end();
+    return;
+  }
+  response.end(isMetadataAddress(to) ? `${SECRET}\n` : `page of ${request.headers.host}\n`);
+}
+
+/** By a key that both know: certificates would need a program that makes them. */
+function tlsServer(): Server {
+  const version = 'TLSv1.2' as const;
+  const options = {
+    ciphers: 'PSK',
+    minVersion: version,
+    maxVersion: version,
+    pskCallback: () => Buffer.from(PSK),
+  };
+  const server = createTlsServer(options, (socket) => {
+    const name = String(Reflect.get(socket, 'servername'));
+    note('tls', socket.localAddress, 443, name);
+    socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
+    socket.write(`page of ${name}\n`);
+    socket.pipe(socket);
+  });
+  server.on('tlsClientError', (error) => ignore(error, 'a caller that speaks no TLS'));
+  return server;
+}
+
+function echo(socket: Socket): void {
+  socket.write('hello\n');
+  socket.pipe(socket);
+}
+
+/** RFC 7766: a message behind its length. One question for each connection will do. */
+function converse(socket: Socket): void {
+  let received = Buffer.alloc(0);
+  socket.on('data', (bytes: Buffer) => {
+    received = Buffer.concat([received, bytes]);
+    if (received.length < 2 || received.length < 2 + received.readUInt16BE()) return;
+    const reply = answerName(received.subarray(2), socket.localAddress ?? '');
+    const length = Buffer.alloc(2);
+    length.writeUInt16BE(reply?.length ?? 0);
+    socket.end(Buffer.concat([length, reply ?? Buffer.alloc(0)]));
+  });
+}
+
+function answerName(bytes: Buffer, to: string): Uint8Array | undefined {
+  const parsed = parseQuery(bytes);
+  if (!parsed.ok) {
+    note('dns', to, 53, `(${parsed.reason})`);
+    return undefined;
+  }
+  const { name, type } = parsed.value.question;
+  note('dns', to, 53, name);
+  const times = asked.get(name) ?? 0;
+  asked.set(name, times + 1);
+  const records = type === DNS_TYPE.A ? recordsOf(name, times) : [];
+  return encodeReply(parsed.value, { code: DNS_CODE.ok, records }, 1232);
+}
+
+/** Whatever is asked for is somewhere, so that a name that gets out is seen to lead somewhere. */
+function recordsOf(name: string, times: number): DnsRecord[] {
+  const lists = ZONE[name] ?? ZONE['*'] ?? [];
+  const list = lists[Math.min(times, lists.length - 1)] ?? [];
+  return list.map((target): DnsRecord => {
+    const isAddress = /^[\d.]+$/.test(target);
+    return isAddress
+      ? { type: 'A', name, ttlSeconds: TTL_SECONDS, address: target }
+      : { type: 'CNAME', name, ttlSeconds: TTL_SECONDS, target };
+  });
+}

@@ -1,0 +1,113 @@
+/** What a proof is made of: tries, each with what should be seen and what was. */
+import type { DnsOutcome, Outcome } from './caller.ts';
+import type { Arrival } from './map.ts';
+import type { World } from './world.ts';
+
+export interface Tried {
+  readonly what: string;
+  readonly expected: string;
+  readonly seen: string;
+  readonly ok: boolean;
+}
+
+export interface Proof {
+  readonly name: string;
+  /** Every try was as expected. */
+  readonly holds: boolean;
+  readonly tried: readonly Tried[];
+}
+
+export interface Forbidden {
+  readonly what: string;
+  readonly attempt: () => Promise<Outcome>;
+  /** What of it would be seen where it must not arrive. */
+  readonly isArrival: (arrival: Arrival) => boolean;
+}
+
+const SEEN_CHARACTERS_MAX = 90;
+/** Whatever a server of the world says. */
+const CONTENT = /page of|secret|hello/;
+
+/** Collects tries. */
+export class Tries {
+  readonly #world: World;
+  readonly #tried: Tried[] = [];
+
+  constructor(world: World) {
+    this.#world = world;
+  }
+
+  proof(name: string): Proof {
+    const tried = [...this.#tried];
+    return { name, holds: tried.length > 0 && tried.every(({ ok }) => ok), tried };
+  }
+
+  note(what: string, expected: string, seen: string, ok: boolean): void {
+    this.#tried.push({ what, expected, seen: seen.slice(0, SEEN_CHARACTERS_MAX), ok });
+  }
+
+  /** Positive controls: without them, "nothing arrived" would say nothing. */
+  async allowed(
+    tries: readonly { readonly what: string; readonly attempt: () => Promise<Outcome> }[],
+    content: string,
+  ): Promise<void> {
+    const outcomes = await Promise.all(tries.map(({ attempt }) => attempt()));
+    for (const [index, { what }] of tries.entries()) {
+      const { outcome = 'nothing', text = '' } = outcomes[index] ?? {};
+      const ok = outcome === 'answer' && text.includes(content);
+      this.note(what, `"${content}"`, ok ? `"${content}"` : summary(outcome, text), ok);
+    }
+  }
+
+  /** Sent past the guest's kernel; a control, since nothing is answered. */
+  async arrives(what: string, send: () => Promise<unknown>, is: Forbidden['isArrival']) {
+    const arrivals = await this.#world.watch();
+    await send();
+    const arrived = (await arrivals()).some(is);
+    this.note(what, 'it arrives', arrived ? 'it arrives' : 'nothing arrived', arrived);
+  }
+
+  /** All at once. No content comes back, and nothing arrives. */
+  async forbidden(tries: readonly Forbidden[]): Promise<void> {
+    const arrivals = await this.#world.watch();
+    const outcomes = await Promise.all(tries.map(({ attempt }) => attempt()));
+    const fresh = await arrivals();
+    for (const [index, { what, isArrival }] of tries.entries()) {
+      const { outcome = 'nothing', text = '' } = outcomes[index] ?? {};
+      const arrived = fresh.filter(isArrival).length;
+      const seen = `${summary(outcome, text)}; ${arrived === 0 ? 'nothing' : arrived} arrived`;
+      this.note(what, 'refused; nothing arrived', seen, arrived === 0 && !CONTENT.test(text));
+    }
+  }
+
+  /** Asked of the resolver: answered with this code and these addresses. */
+  async names(
+    tries: readonly {
+      readonly what: string;
+      readonly attempt: () => Promise<DnsOutcome>;
+      readonly code: number;
+      readonly addresses?: readonly string[];
+      /** That must not be asked of another resolver. */
+      readonly secret?: string;
+    }[],
+  ): Promise<void> {
+    const arrivals = await this.#world.watch();
+    const outcomes = await Promise.all(tries.map(({ attempt }) => attempt()));
+    const fresh = await arrivals();
+    for (const [index, { what, code, addresses = [], secret }] of tries.entries()) {
+      const seen = outcomes[index];
+      const told = `code ${seen?.code} ${seen?.addresses.join(' ') ?? ''}`.trim();
+      const wanted = `code ${code} ${addresses.join(' ')}`.trim();
+      const leaked = fresh.some(({ protocol, text }) => protocol === 'dns' && text === secret);
+      const asked = secret === undefined ? '' : '; nobody else asked';
+      const leak = leaked ? '; another resolver was asked' : asked;
+      this.note(what, `${wanted}${asked}`, `${told}${leak}`, told === wanted && !leaked);
+    }
+  }
+}
+
+function summary(outcome: string, text: string): string {
+  const [line = ''] = text.split('\r\n');
+  const plain = line.trim().replaceAll(/[^ -~]/g, '.');
+  return outcome === 'answer' ? `answer "${plain}"` : outcome;
+}

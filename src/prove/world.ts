@@ -1,0 +1,205 @@
+/** The world of `map.ts`, made in the network namespace of this process, which must be its own (io). */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer as createHttpServer } from 'node:http';
+import { createServer, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { newSandboxId } from '../base/ids.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import { GATEWAY_MAC } from '../net/address-plan.ts';
+import { type EgressPolicyText, parsePolicy } from '../net/egress-rules.ts';
+import { openHostNetwork } from '../net/host-network.ts';
+import type { HostNetwork, NetworkLease } from '../net/lease.ts';
+import { Links } from '../net/links.ts';
+import { closeFd } from '../sys/fd.ts';
+import { createTap } from '../sys/tun.ts';
+import { Actor } from './actor.ts';
+import type { ConnectionTry, DnsOutcome, Outcome } from './caller.ts';
+import type { UdpFrame } from './frames.ts';
+import {
+  type Arrival,
+  HOST_AGENT,
+  HOST_UPLINK,
+  PLAIN,
+  POOL,
+  SECRET,
+  UPLINK_PREFIX,
+  UPSTREAM,
+} from './map.ts';
+
+/** Of a program of the host that has nothing to do with sandboxes. */
+export const HOST_PORT = 2222;
+
+export class Guest {
+  readonly actor: Actor;
+  readonly address: string;
+  readonly gateway: string;
+  readonly mac: string;
+
+  constructor(actor: Actor, own: { address: string; gateway: string; mac: string }) {
+    this.actor = actor;
+    this.address = own.address;
+    this.gateway = own.gateway;
+    this.mac = own.mac;
+  }
+
+  exchange(host: string, port: number, text?: string): Promise<Outcome> {
+    return this.actor.ask('exchange', { host, port, text });
+  }
+
+  tls(host: string, servername?: string): Promise<Outcome> {
+    return this.actor.ask('exchangeTls', { host, port: 443, servername });
+  }
+
+  datagram(host: string, port: number, text: string): Promise<Outcome> {
+    return this.actor.ask('datagram', { host, port, text });
+  }
+
+  name(name: string, more: { server?: string; type?: number; transport?: 'udp' | 'tcp' } = {}) {
+    const { server = this.gateway, type = 1, transport = 'udp' } = more;
+    return this.actor.ask<DnsOutcome>('askName', { server, name, type, transport });
+  }
+
+  /** Past the guest's own kernel. */
+  frame(frame: Partial<UdpFrame> & Pick<UdpFrame, 'to' | 'port' | 'text'>): Promise<unknown> {
+    const own = { fromMac: this.mac, toMac: GATEWAY_MAC, from: this.address };
+    return this.actor.ask('frame', { ...own, ...frame });
+  }
+}
+
+export interface LeasedGuest {
+  readonly guest: Guest;
+  readonly lease: NetworkLease;
+}
+
+export interface World extends AsyncDisposable {
+  readonly network: HostNetwork;
+  readonly internet: Actor;
+  /** Behind an ordinary TAP: what it reaches, the others are kept from. */
+  readonly plain: Guest;
+  guest(policy: EgressPolicyText): Promise<LeasedGuest>;
+  /** From now on. @returns what asks for them */
+  watch(): Promise<() => Promise<readonly Arrival[]>>;
+}
+
+/** @throws NetError, LinkError, Error: a process of the world did not start */
+export async function createWorld(log: Log): Promise<World> {
+  const stack = new AsyncDisposableStack();
+  try {
+    const stateDir = mkdtempSync(join(tmpdir(), 'nv-prove-'));
+    stack.defer(() => rmSync(stateDir, { recursive: true, force: true }));
+    const links = stack.use(new Links());
+    const internet = stack.use(joinInternet(links));
+    const hostArrivals: Arrival[] = [];
+    for (const server of await hostServers(hostArrivals)) stack.defer(() => closeServer(server));
+    await internet.ask('ready');
+    const upstreams = [{ address: UPSTREAM, port: 53 }];
+    const network = stack.use(await openHostNetwork({ pool: POOL, stateDir, upstreams, log }));
+    const plain = await plugPlain(stack, links);
+    const world: World = {
+      network,
+      internet,
+      plain,
+      guest: (policy) => leaseGuest(stack, network, policy),
+      watch: async () => {
+        const outside = (await internet.ask<readonly Arrival[]>('arrivals')).length;
+        const inside = hostArrivals.length;
+        return async () => [
+          ...(await internet.ask<readonly Arrival[]>('arrivals')).slice(outside),
+          ...hostArrivals.slice(inside),
+        ];
+      },
+      [Symbol.asyncDispose]: () => stack.disposeAsync(),
+    };
+    return world;
+  } catch (error) {
+    await stack.disposeAsync();
+    throw error;
+  }
+}
+
+/** The other end gets the descriptor of our TAP, as a VMM does. */
+function joinInternet(links: Links): Actor {
+  const loopback = links.find('lo')?.index ?? 0;
+  links.change(loopback, { up: true });
+  links.addAddress({ linkIndex: loopback, address: HOST_AGENT, prefixLength: 32 });
+  const fd = createTap({ name: 'up0' });
+  const linkIndex = links.find('up0')?.index ?? 0;
+  links.addAddress({ linkIndex, address: HOST_UPLINK, prefixLength: UPLINK_PREFIX });
+  links.change(linkIndex, { up: true });
+  links.addRoute({ destination: '0.0.0.0/0', gateway: UPSTREAM, linkIndex });
+  const internet = new Actor('./internet.ts', fd);
+  closeFd(fd);
+  return internet;
+}
+
+async function plugPlain(stack: AsyncDisposableStack, links: Links): Promise<Guest> {
+  const fd = createTap({ name: 'plain0' });
+  const link = links.find('plain0');
+  const linkIndex = link?.index ?? 0;
+  links.change(linkIndex, { mac: GATEWAY_MAC });
+  links.addAddress({ linkIndex, address: PLAIN.host, prefixLength: 30 });
+  links.change(linkIndex, { up: true });
+  links.setNeighbour(linkIndex, PLAIN.guest, PLAIN.mac);
+  const actor = stack.use(new Actor('./guest.ts', fd));
+  closeFd(fd);
+  const own = { address: PLAIN.guest, gateway: PLAIN.host, mac: PLAIN.mac };
+  return await plug(actor, own);
+}
+
+async function leaseGuest(
+  stack: AsyncDisposableStack,
+  network: HostNetwork,
+  policy: EgressPolicyText,
+): Promise<LeasedGuest> {
+  const sandboxId = newSandboxId();
+  const lease = await network.lease({ sandboxId, policy: parsePolicy(policy) });
+  const actor = stack.use(new Actor('./guest.ts', lease.tapFd));
+  const { address, gateway, mac } = lease.guest;
+  const guest = await plug(actor, { address, gateway, mac });
+  await lease.handedOver();
+  return { guest, lease };
+}
+
+async function plug(
+  actor: Actor,
+  own: { address: string; gateway: string; mac: string },
+): Promise<Guest> {
+  const gateway = { address: own.gateway, mac: GATEWAY_MAC };
+  await actor.ask('plug', { mac: own.mac, address: own.address, prefixLength: 30, gateway });
+  return new Guest(actor, own);
+}
+
+async function hostServers(arrivals: Arrival[]): Promise<Server[]> {
+  const note = (to: string | undefined, port: number): void => {
+    arrivals.push({ protocol: 'tcp', to: to ?? '', port, text: '' });
+  };
+  const agent = createHttpServer((_request, response) => response.end(`${SECRET}\n`));
+  agent.on('connection', (socket) => note(socket.localAddress, 80));
+  const service = createServer((socket) => {
+    note(socket.localAddress, HOST_PORT);
+    socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
+    socket.end('hello\n');
+  });
+  await Promise.all([
+    new Promise<void>((resolve) => agent.listen(80, HOST_AGENT, resolve)),
+    new Promise<void>((resolve) => service.listen(HOST_PORT, '0.0.0.0', resolve)),
+  ]);
+  return [agent, service];
+}
+
+function closeServer(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+    if ('closeAllConnections' in server && typeof server.closeAllConnections === 'function')
+      server.closeAllConnections();
+  });
+}
+
+/** A whole request that ends its connection. */
+export function get(host: string, target = '/'): string {
+  return `GET ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
+}
+
+export type { ConnectionTry };
