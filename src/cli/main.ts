@@ -12,6 +12,7 @@ import { describe } from './program.ts';
 import { addDaemon } from './words/daemon.ts';
 import { addInside } from './words/inside.ts';
 import { addMachine } from './words/machine.ts';
+import { addNet } from './words/net.ts';
 import { addRun } from './words/run.ts';
 import { addSandbox } from './words/sandbox.ts';
 import { addTemplate } from './words/template.ts';
@@ -44,6 +45,7 @@ addDaemon(program);
 program.commandsGroup('This machine:');
 addTemplate(program);
 addMachine(program);
+addNet(program);
 
 // `--help | head`
 for (const stream of [process.stdout, process.stderr]) {

@@ -13,15 +13,20 @@ export interface Refusal {
   readonly cause: string;
 }
 
-/** Drives test/fixtures/net-links.ts. Its PATH is empty, so it finds no command. */
+/** Drives test/fixtures/net-links.ts, or another fixture of its kind. Its PATH is empty, so it finds no command. */
 export class NamespacedProcess {
+  readonly #fixture: string;
   readonly #child: ChildProcess;
   readonly #answers: AsyncIterator<string>;
   readonly #exit: Promise<unknown>;
 
-  /** @param prefix commands with arguments that run it, e.g. `unshare -n`, found by our own PATH. */
-  constructor(prefix: readonly string[]) {
-    const [command = '', ...rest] = [...prefix, '/usr/bin/env', 'PATH=', process.execPath, FIXTURE];
+  /**
+   * @param prefix commands with arguments that run it, e.g. `unshare -n`, found by our own PATH.
+   * @param fixture absolute
+   */
+  constructor(prefix: readonly string[], fixture = FIXTURE) {
+    this.#fixture = fixture;
+    const [command = '', ...rest] = [...prefix, '/usr/bin/env', 'PATH=', process.execPath, fixture];
     this.#child = spawn(command, rest, { stdio: ['pipe', 'pipe', 'inherit'] });
     this.#exit = once(this.#child, 'exit');
     const { stdout } = this.#child;
@@ -29,13 +34,13 @@ export class NamespacedProcess {
     this.#answers = createInterface({ input: stdout })[Symbol.asyncIterator]();
   }
 
-  static inNewNamespace(): NamespacedProcess {
-    return new NamespacedProcess(['unshare', '-n']);
+  static inNewNamespace(fixture = FIXTURE): NamespacedProcess {
+    return new NamespacedProcess(['unshare', '-n'], fixture);
   }
 
   /** Another process in the namespace of this one. */
   beside(): NamespacedProcess {
-    return new NamespacedProcess(this.#enter());
+    return new NamespacedProcess(this.#enter(), this.#fixture);
   }
 
   /** @throws Error when the fixture refuses. */
@@ -60,6 +65,10 @@ export class NamespacedProcess {
   run(...args: string[]): string {
     const [command = '', ...rest] = [...this.#enter(), ...args];
     return execFileSync(command, rest, { encoding: 'utf8' });
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? 0;
   }
 
   async kill(): Promise<void> {

@@ -1,0 +1,91 @@
+/** `neurovisor net`: the networks of sandboxes on this host, and whether there can be any. */
+import { styleText } from 'node:util';
+import { examineNetwork } from '../../runtime/network-doctor.ts';
+import { type NetworkView, viewNetworks } from '../../runtime/network-view.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { bytes, table } from '../table.ts';
+
+const COLOURS = { ok: 'green', limited: 'yellow', missing: 'red' } as const;
+
+export async function netList(cli: Cli): Promise<number> {
+  const views = await viewNetworks();
+  if (cli.json) {
+    cli.printJson(views);
+    return 0;
+  }
+  const rows = views.map((view) => [
+    view.sandbox,
+    view.interface,
+    view.address,
+    view.policy?.mode ?? '?',
+    bytes(view.traffic?.bytesOut ?? 0),
+    bytes(view.traffic?.bytesIn ?? 0),
+    String(refusedPackets(view)),
+    view.state,
+  ]);
+  const heads = ['sandbox', 'interface', 'address', 'policy', 'out', 'in', 'refused', 'state'];
+  cli.stdout.write(`${table(heads, rows)}\n`);
+  return 0;
+}
+
+/** @param word the id, or its beginning */
+export async function netInspect(cli: Cli, word: string): Promise<number> {
+  const found = (await viewNetworks()).filter(({ sandbox }) => sandbox.startsWith(word));
+  const [view] = found;
+  if (view === undefined) {
+    const remedy = '`neurovisor net ls` lists those that have one';
+    throw new UsageError(`no sandbox "${word}" has a network`, remedy);
+  }
+  if (found.length > 1)
+    throw new UsageError(`"${word}" is the beginning of ${found.length} ids`, 'write more of it');
+  if (cli.json) cli.printJson(view);
+  else cli.stdout.write(`${describeView(view)}\n`);
+  return 0;
+}
+
+/** @returns 1 when sandboxes can have no network */
+export async function netDoctor(cli: Cli): Promise<number> {
+  const checks = await examineNetwork(cli.config.networkPool ?? undefined);
+  const status = checks.some(({ verdict }) => verdict === 'missing') ? 1 : 0;
+  if (cli.json) {
+    cli.printJson(checks);
+    return status;
+  }
+  const rows = checks.map(({ name, verdict, detail }) => [
+    name,
+    styleText(COLOURS[verdict], verdict),
+    detail,
+  ]);
+  cli.stdout.write(`${table(['capability', 'verdict', 'found'], rows)}\n`);
+  const remedies = checks.filter(({ remedy }) => remedy !== null);
+  if (remedies.length > 0) cli.stdout.write('\nWhat would make it better:\n');
+  for (const { name, remedy } of remedies) cli.stdout.write(`  ${name}: ${remedy}\n`);
+  return status;
+}
+
+function describeView(view: NetworkView): string {
+  const { policy, traffic } = view;
+  const rows = [
+    ['sandbox', view.sandbox],
+    ['state', view.state],
+    ['process', String(view.pid)],
+    ['interface', view.interface],
+    ['address', view.address],
+    ['gateway', view.gateway],
+    ['policy', policy?.mode ?? 'not recorded'],
+    ...(policy?.allow ?? []).map((rule) => ['allow', rule]),
+    ...(policy?.deny ?? []).map((rule) => ['deny', rule]),
+  ];
+  if (traffic !== null) {
+    rows.push(['out', `${traffic.packetsOut} packets, ${bytes(traffic.bytesOut)}`]);
+    rows.push(['in', `${traffic.packetsIn} packets, ${bytes(traffic.bytesIn)}`]);
+    for (const [reason, packets] of Object.entries(traffic.refused))
+      rows.push(['refused', `${packets} packets: ${reason}`]);
+  }
+  return rows.map(([name = '', value = '']) => `${name.padEnd(11)}${value}`).join('\n');
+}
+
+function refusedPackets({ traffic }: NetworkView): number {
+  return Object.values(traffic?.refused ?? {}).reduce((sum, packets) => sum + packets, 0);
+}

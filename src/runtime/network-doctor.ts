@@ -1,0 +1,129 @@
+/** Whether sandboxes can have a network on this host, and what stands in their way. Changes nothing. */
+import { accessSync, constants, readFileSync } from 'node:fs';
+import { CodedError, describeError, errorCode } from '../base/errors.ts';
+import { POOL_DEFAULT, POOL_SETTING, parsePool, poolConflicts } from '../net/address-plan.ts';
+import { formatCidr } from '../net/addresses.ts';
+import { occupiedBlocks } from '../net/host-network.ts';
+import { Links } from '../net/links.ts';
+import { Nft } from '../net/nft.ts';
+import { otherFilters } from '../net/other-filters.ts';
+import { isRunning } from '../net/process-start.ts';
+import { parseResolvConf } from '../net/resolv-conf.ts';
+import { readContents } from '../net/table-owners.ts';
+import { TUN_DEVICE } from '../sys/tun.ts';
+import type { Check } from './doctor.ts';
+
+type Finding = Omit<Check, 'name'>;
+
+const FORWARD = '/proc/sys/net/ipv4/ip_forward';
+const nft = new Nft();
+
+/** @param pool that sandboxes would be given addresses from */
+export async function examineNetwork(pool = POOL_DEFAULT): Promise<Check[]> {
+  const checks: readonly [string, () => Promise<Finding> | Finding][] = [
+    ['privileges', checkPrivileges],
+    ['TAP device', checkTun],
+    ['nft', checkNft],
+    ['packet filter', checkTable],
+    ['forwarding', checkForwarding],
+    ['address pool', () => checkPool(pool)],
+    ['resolver', checkResolver],
+    ['other filters', checkOthers],
+  ];
+  return await Promise.all(
+    checks.map(async ([name, check]) => {
+      try {
+        return { name, ...(await check()) };
+      } catch (error) {
+        const remedy = error instanceof CodedError ? (error.remedy ?? null) : null;
+        return { name, verdict: 'missing' as const, detail: describeError(error), remedy };
+      }
+    }),
+  );
+}
+
+const ok = (detail: string): Finding => ({ verdict: 'ok', detail, remedy: null });
+
+/** CapEff of proc(5), bit 12 of capabilities(7). */
+function checkPrivileges(): Finding {
+  const status = readFileSync('/proc/self/status', 'latin1');
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`);
+  if ((effective & (1n << 12n)) !== 0n) return ok('CAP_NET_ADMIN');
+  return {
+    verdict: 'missing',
+    detail: 'this user may not change the network',
+    remedy: 'run NeuroVisor as root, or with CAP_NET_ADMIN',
+  };
+}
+
+function checkTun(): Finding {
+  try {
+    accessSync(TUN_DEVICE, constants.R_OK | constants.W_OK);
+    return ok(TUN_DEVICE);
+  } catch (error) {
+    const isAbsent = errorCode(error) === 'ENOENT';
+    const remedy = isAbsent
+      ? `load the kernel module tun (modprobe tun) or give the container ${TUN_DEVICE}`
+      : `let this user open ${TUN_DEVICE}`;
+    return { verdict: 'missing', detail: describeError(error), remedy };
+  }
+}
+
+async function checkNft(): Promise<Finding> {
+  return ok(await nft.version());
+}
+
+async function checkTable(): Promise<Finding> {
+  const { layout, entries } = readContents(await nft.listCounters());
+  const dead = entries.filter(({ owner }) => !isRunning(owner)).length;
+  if (layout === 'other') {
+    return {
+      verdict: 'limited',
+      detail: 'the table is of another version of NeuroVisor',
+      remedy: 'end the sandboxes of that version',
+    };
+  }
+  if (layout === 'none') return ok('no table yet');
+  const left = dead === 0 ? '' : `, ${dead} left by a killed process (the next start removes them)`;
+  return ok(`${entries.length - dead} sandboxes${left}`);
+}
+
+function checkForwarding(): Finding {
+  const value = readFileSync(FORWARD, 'latin1').trim();
+  if (value === '1') return ok('on already, stays on');
+  accessSync(FORWARD, constants.W_OK);
+  return ok('off; on while a sandbox has a network');
+}
+
+function checkPool(text: string): Finding {
+  const pool = parsePool(text);
+  using links = new Links();
+  const [first] = poolConflicts(pool, occupiedBlocks(links));
+  if (first === undefined) return ok(text);
+  return {
+    verdict: 'missing',
+    detail: `${text} overlaps ${formatCidr(first.block)} (${first.what})`,
+    remedy: `set ${POOL_SETTING} to a private block that this host does not use`,
+  };
+}
+
+function checkResolver(): Finding {
+  const resolvers = parseResolvConf(readFileSync('/etc/resolv.conf', 'utf8'));
+  if (resolvers.length > 0) return ok(resolvers.map(({ address }) => address).join(', '));
+  return {
+    verdict: 'limited',
+    detail: '/etc/resolv.conf names no resolver: guests are told no names',
+    remedy: 'name one there',
+  };
+}
+
+async function checkOthers(): Promise<Finding> {
+  const others = otherFilters(await nft.listChains());
+  if (others.length === 0) return ok('none that would stop a guest');
+  const what = others.map(({ manager, hook }) => `${manager} drops ${hook}`);
+  return {
+    verdict: 'limited',
+    detail: [...new Set(what)].join(', '),
+    remedy: [...new Set(others.map(({ remedy }) => remedy))].join(' ; '),
+  };
+}

@@ -1,0 +1,72 @@
+/** What sandboxes have of this host's network, of every process of NeuroVisor: read from the kernel. */
+import type { SandboxId } from '../base/ids.ts';
+import { formatAddress } from '../net/addresses.ts';
+import type { EgressPolicyText } from '../net/egress-rules.ts';
+import { STATE_DIR_DEFAULT } from '../net/host-network.ts';
+import type { NetworkTraffic } from '../net/lease.ts';
+import { LeaseRecords } from '../net/lease-record.ts';
+import { Links } from '../net/links.ts';
+import { Nft } from '../net/nft.ts';
+import { isRunning } from '../net/process-start.ts';
+import { readTraffic } from '../net/sandbox-counters.ts';
+import { trafficOf } from '../net/sandbox-lease.ts';
+import { readContents } from '../net/table-owners.ts';
+
+export interface NetworkView {
+  readonly sandbox: SandboxId;
+  readonly interface: string;
+  /** Of the guest. */
+  readonly address: string;
+  readonly gateway: string;
+  /**
+   * `ok`, or what is wrong: `orphaned`: its process has ended, the next start of a network removes it;
+   * `no link`: the VM has ended and its process has not noticed; `not filtered`: nothing may pass.
+   */
+  readonly state: 'ok' | 'orphaned' | 'no link' | 'not filtered';
+  readonly pid: number;
+  /** Null: it is not recorded. */
+  readonly policy: Required<EgressPolicyText> | null;
+  readonly traffic: NetworkTraffic | null;
+}
+
+/** @throws NetError `nft_missing`, `nft_not_permitted`, `nft_failed`; LinkError */
+export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<NetworkView[]> {
+  const counters = await new Nft().listCounters();
+  using links = new Links();
+  const owned = links.owned();
+  const traffic = readTraffic(counters);
+  const records = new LeaseRecords(stateDir);
+  const views = readContents(counters).entries.map(({ owner, lease }): NetworkView => {
+    const { id, tap, subnet } = lease;
+    const hasLink = owned.some((each) => each.owner.sandboxId === id);
+    const counted = traffic.get(id);
+    return {
+      sandbox: id,
+      interface: tap,
+      address: formatAddress({ family: 4, value: subnet.base + 2n }),
+      gateway: formatAddress({ family: 4, value: subnet.base + 1n }),
+      state: isRunning(owner) ? (hasLink ? 'ok' : 'no link') : 'orphaned',
+      pid: owner.pid,
+      policy: records.read(id)?.policy ?? null,
+      traffic: counted === undefined ? null : trafficOf(counted),
+    };
+  });
+  const known = new Set(views.map(({ sandbox }) => sandbox));
+  const unfiltered = owned.filter(({ owner }) => !known.has(owner.sandboxId));
+  return [
+    ...views,
+    ...unfiltered.map(({ link, owner }): NetworkView => {
+      const [address] = links.addresses(link.index);
+      return {
+        sandbox: owner.sandboxId,
+        interface: link.name,
+        address: '',
+        gateway: address?.address ?? '',
+        state: isRunning(owner) ? 'not filtered' : 'orphaned',
+        pid: owner.pid,
+        policy: null,
+        traffic: null,
+      };
+    }),
+  ];
+}

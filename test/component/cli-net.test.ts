@@ -1,0 +1,106 @@
+/** `neurovisor net` beside a process that has sandboxes with a network, in namespaces of their own. */
+import { execFile } from 'node:child_process';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { newSandboxId } from '../../src/base/ids.ts';
+import { ROOT } from '../support/cli.ts';
+import { NamespacedProcess } from '../support/net-namespace.ts';
+
+const FIXTURE = join(import.meta.dirname, '../fixtures/host-network.ts');
+/** A network and a /run of its own. */
+const OWN = ['unshare', '-n', '-m', 'sh', '-c', 'mount -t tmpfs none /run && exec "$@"', 'sh'];
+
+let owner: NamespacedProcess;
+
+beforeEach(() => {
+  owner = new NamespacedProcess(OWN, FIXTURE);
+});
+afterEach(() => owner.kill());
+
+function neurovisor(
+  ...args: string[]
+): Promise<{ status: number; stdout: string; stderr: string }> {
+  const enter = ['-t', String(owner.pid), '-n', '-m', join(ROOT, 'neurovisor')];
+  const env = { ...process.env, NO_COLOR: '1' };
+  return new Promise((resolve) => {
+    execFile('nsenter', [...enter, ...args], { env }, (error, stdout, stderr) => {
+      resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr });
+    });
+  });
+}
+
+describe('net', () => {
+  it('ls and inspect show what each sandbox has, from another process', async () => {
+    await owner.do('open', '');
+    const [one, two] = [newSandboxId(), newSandboxId()];
+    await owner.do('lease', one, { mode: 'allowlist', allow: ['pypi.org'], deny: ['192.0.2.1'] });
+    await owner.do('lease', two, { mode: 'none' });
+    const listed = await neurovisor('net', 'ls', '-o', 'json');
+    expect(JSON.parse(listed.stdout)).toEqual(
+      expect.arrayContaining([
+        {
+          sandbox: one,
+          interface: `nv-${one.slice(0, 8)}`,
+          address: '10.201.0.2',
+          gateway: '10.201.0.1',
+          state: 'ok',
+          pid: expect.any(Number),
+          policy: { mode: 'allowlist', allow: ['pypi.org'], deny: ['192.0.2.1'] },
+          traffic: { packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {} },
+        },
+        expect.objectContaining({ sandbox: two, address: '10.201.0.6' }),
+      ]),
+    );
+    const text = await neurovisor('net', 'ls');
+    expect(text.stdout).toMatch(/^SANDBOX +INTERFACE +ADDRESS +POLICY/);
+    expect(text.stdout.trim().split('\n')).toHaveLength(3);
+    const shown = await neurovisor('net', 'inspect', one.slice(0, 10));
+    expect(shown.stdout).toMatch(/allow +pypi\.org/);
+    expect(await neurovisor('net', 'inspect', 'zzz')).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining('net ls'),
+    });
+    await owner.do('release', one);
+    const rest = JSON.parse((await neurovisor('net', 'ls', '-o', 'json')).stdout);
+    expect(rest).toEqual([expect.objectContaining({ sandbox: two, state: 'ok' })]);
+  });
+
+  it('doctor: a host that can, and one whose firewall and addresses are in the way', async () => {
+    const good = await neurovisor('net', 'doctor', '-o', 'json');
+    const verdicts = (text: string) =>
+      Object.fromEntries(
+        (JSON.parse(text) as { name: string; verdict: string }[]).map((each) => [
+          each.name,
+          each.verdict,
+        ]),
+      );
+    expect([good.status, verdicts(good.stdout)]).toEqual([
+      0,
+      {
+        privileges: 'ok',
+        'TAP device': 'ok',
+        nft: 'ok',
+        'packet filter': 'ok',
+        forwarding: 'ok',
+        'address pool': 'ok',
+        resolver: expect.any(String),
+        'other filters': 'ok',
+      },
+    ]);
+    owner.run('ip', 'tuntap', 'add', 'dev', 'br0', 'mode', 'tap');
+    owner.run('ip', 'address', 'add', '10.201.0.1/16', 'dev', 'br0');
+    owner.run(
+      'nft',
+      'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; add chain ip filter DOCKER-USER',
+    );
+    const bad = await neurovisor('net', 'doctor', '-o', 'json');
+    expect(bad.status).toBe(1);
+    expect(verdicts(bad.stdout)).toMatchObject({
+      'address pool': 'missing',
+      'other filters': 'limited',
+    });
+    const text = await neurovisor('net', 'doctor');
+    expect(text.stdout).toContain('iptables -I DOCKER-USER -i nv-+ -j ACCEPT');
+    expect(text.stdout).toContain('NEUROVISOR_NET_POOL');
+  });
+});

@@ -1,0 +1,322 @@
+/** The network of a host against the kernel, between processes that come, go and are killed. */
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { newSandboxId } from '../../src/base/ids.ts';
+import { NamespacedProcess } from '../support/net-namespace.ts';
+
+const FIXTURE = join(import.meta.dirname, '../fixtures/host-network.ts');
+
+interface Leased {
+  readonly interfaceName: string;
+  readonly address: string;
+  readonly gateway: string;
+  readonly mac: string;
+  readonly gatewayMac: string;
+}
+
+let stateDir: string;
+let a: NamespacedProcess;
+const undo: (() => unknown)[] = [];
+
+beforeEach(async () => {
+  stateDir = await mkdtemp(join(tmpdir(), 'nv-host-network-'));
+  a = NamespacedProcess.inNewNamespace(FIXTURE);
+  undo.push(
+    () => rm(stateDir, { recursive: true, force: true }),
+    () => a.kill(),
+  );
+});
+
+afterEach(async () => {
+  for (const each of undo.splice(0).reverse()) await each();
+});
+
+function beside(): NamespacedProcess {
+  const other = a.beside();
+  undo.push(() => other.kill());
+  return other;
+}
+
+/** A process in the namespace that holds it open, whoever is killed. */
+function holdNamespace(): NamespacedProcess {
+  return beside();
+}
+
+const links = (): string[] => a.ip<{ ifname: string }>('link').map(({ ifname }) => ifname);
+const ruleset = (where = a): string => where.run('nft', 'list', 'ruleset');
+const forwarding = (where = a): string => where.run('cat', '/proc/sys/net/ipv4/ip_forward').trim();
+const records = async (): Promise<string[]> =>
+  (await readdir(stateDir)).filter((name) => name.endsWith('.lease.json'));
+
+describe('leases', () => {
+  it('two have a TAP, addresses and a part of the packet filter each; released, nothing is left', async () => {
+    await a.do('open', stateDir);
+    const empty = ruleset();
+    const [one, two] = [newSandboxId(), newSandboxId()];
+    const first = await a.do<Leased>('lease', one, { mode: 'allowlist', allow: ['1.1.1.1'] });
+    const second = await a.do<Leased>('lease', two);
+    expect(first).toMatchObject({
+      interfaceName: `nv-${one.slice(0, 8)}`,
+      address: '10.201.0.2',
+      prefixLength: 30,
+      gateway: '10.201.0.1',
+      mac: expect.stringMatching(/^aa:fc(:[0-9a-f]{2}){4}$/),
+      mtu: 1500,
+    });
+    expect(second).toMatchObject({ address: '10.201.0.6', gateway: '10.201.0.5' });
+    expect(second.mac).not.toBe(first.mac);
+    expect(a.ip('addr', 'show', first.interfaceName)).toMatchObject([
+      {
+        address: first.gatewayMac,
+        flags: expect.arrayContaining(['UP']),
+        ifalias: expect.stringContaining(`neurovisor:${one}:`),
+        addr_info: [{ local: '10.201.0.1', prefixlen: 30 }],
+      },
+    ]);
+    expect(a.ip('neigh', 'show', 'dev', first.interfaceName)).toMatchObject([
+      { dst: first.address, lladdr: first.mac, state: ['PERMANENT'] },
+    ]);
+    expect(forwarding()).toBe('1');
+    for (const id of [one, two]) expect(ruleset()).toContain(`chain forward_${id}`);
+    expect(await a.do('traffic', one)).toMatchObject({ packetsOut: 0, refused: {} });
+
+    await a.do('release', one);
+    await a.do('release', one);
+    expect(ruleset()).not.toContain(one);
+    expect(ruleset()).toContain(`chain forward_${two}`);
+    expect(forwarding()).toBe('1');
+    await a.do('release', two);
+    expect(links()).toEqual(['lo']);
+    expect(ruleset()).toBe(empty);
+    expect(forwarding()).toBe('0');
+    expect(await records()).toEqual([]);
+  });
+
+  it('fifty at once have an address each, and go all at once without a descriptor or a rule left', async () => {
+    await a.do('open', stateDir);
+    const empty = ruleset();
+    // Once before, for what is opened once and stays.
+    await a.do('many', [newSandboxId()]);
+    await a.do('releaseAll');
+    const before = await a.do<number>('fds');
+    const addresses = await a.do<string[]>(
+      'many',
+      Array.from({ length: 50 }, () => newSandboxId()),
+    );
+    expect(new Set(addresses).size).toBe(50);
+    expect(links()).toHaveLength(51);
+    await a.do('releaseAll');
+    expect(await a.do('count')).toBe(0);
+    expect(links()).toEqual(['lo']);
+    expect(ruleset()).toBe(empty);
+    expect(await records()).toEqual([]);
+    expect(await a.do('fds')).toBeLessThanOrEqual(before);
+  });
+
+  it('a policy is changed in place, and one that is too large changes nothing', async () => {
+    await a.do('open', stateDir);
+    const id = newSandboxId();
+    await a.do('lease', id, { mode: 'none' });
+    await a.do('setPolicy', id, { mode: 'allowlist', allow: ['192.0.2.7:443'] });
+    expect(ruleset()).toContain('192.0.2.7');
+    const [name = ''] = await records();
+    expect(a.run('cat', join(stateDir, name))).toContain('"192.0.2.7:443"');
+    await a.do('setPolicy', id, { mode: 'open' });
+    expect(ruleset()).not.toContain('192.0.2.7');
+  });
+
+  it('the same sandbox has the same card again, and another address', async () => {
+    await a.do('open', stateDir);
+    const id = newSandboxId();
+    const first = await a.do<Leased>('lease', id);
+    await a.do('release', id);
+    const second = await a.do<Leased>('lease', id);
+    expect(second.mac).toBe(first.mac);
+    expect(second.address).not.toBe(first.address);
+  });
+
+  it('a step that fails undoes those before it', async () => {
+    await a.do('open', stateDir);
+    const empty = ruleset();
+    const id = newSandboxId();
+    const tap = `nv-${id.slice(0, 8)}`;
+    a.run('ip', 'tuntap', 'add', 'dev', tap, 'mode', 'tap');
+    expect(await a.refusal('lease', id)).toMatchObject({ code: 'exists' });
+    expect(links()).toEqual(['lo', tap]);
+    a.run('ip', 'link', 'del', tap);
+    // The last step: the packet filter has an entry for that name already.
+    a.run('nft', `add element inet neurovisor from_taps { "${tap}" : drop }`);
+    expect(await a.refusal('lease', id)).toMatchObject({ code: 'nft_refused' });
+    expect(links()).toEqual(['lo']);
+    expect(forwarding()).toBe('0');
+    expect(await records()).toEqual([]);
+    a.run('nft', `delete element inet neurovisor from_taps { "${tap}" }`);
+    expect(ruleset()).toBe(empty);
+    await a.do('lease', id);
+    expect(links()).toEqual(['lo', tap]);
+  });
+
+  it('a closed network gives no more, and has taken back all', async () => {
+    await a.do('open', stateDir);
+    await a.do('many', [newSandboxId(), newSandboxId()]);
+    await a.do('close');
+    expect(links()).toEqual(['lo']);
+    expect(await a.refusal('lease', newSandboxId())).toMatchObject({ code: 'closed' });
+  });
+});
+
+describe('several processes', () => {
+  it('have different addresses; what one closes, the other keeps', async () => {
+    const b = beside();
+    await a.do('open', stateDir);
+    const one = newSandboxId();
+    const first = await a.do<Leased>('lease', one);
+    await b.do('open', stateDir);
+    const two = newSandboxId();
+    const second = await b.do<Leased>('lease', two);
+    expect(second.address).not.toBe(first.address);
+    await a.do('close');
+    expect(links()).toEqual(['lo', second.interfaceName]);
+    expect(ruleset()).not.toContain(one);
+    expect(ruleset()).toContain(`chain from_${two}`);
+    expect(forwarding()).toBe('1');
+    await b.do('close');
+    expect(links()).toEqual(['lo']);
+    expect(forwarding()).toBe('0');
+  });
+
+  it('choose at the same time, and none twice', async () => {
+    const b = beside();
+    await Promise.all([a.do('open', stateDir), b.do('open', stateDir)]);
+    const ids = () => Array.from({ length: 10 }, () => newSandboxId());
+    const [first, second] = await Promise.all([
+      a.do<string[]>('many', ids()),
+      b.do<string[]>('many', ids()),
+    ]);
+    expect(new Set([...first, ...second]).size).toBe(20);
+    expect(links()).toHaveLength(21);
+  });
+
+  it('kill -9: the next one that opens takes away what is left of it, and nothing of the living', async () => {
+    const holder = holdNamespace();
+    const victim = beside();
+    await a.do('open', stateDir);
+    const own = newSandboxId();
+    const kept = await a.do<Leased>('lease', own);
+    await victim.do('open', stateDir);
+    const dead = newSandboxId();
+    const lost = await victim.do<Leased>('lease', dead);
+    const vmm = await victim.do<number>('handOver', dead);
+    undo.push(() => process.kill(vmm, 'SIGKILL'));
+    await victim.kill();
+    // The VMM lives, so its TAP does.
+    expect(links()).toEqual(expect.arrayContaining([lost.interfaceName, kept.interfaceName]));
+    expect(ruleset()).toContain(`chain from_${dead}`);
+    const next = beside();
+    await next.do('open', stateDir);
+    expect(links()).toEqual(['lo', kept.interfaceName]);
+    expect(ruleset()).not.toContain(dead);
+    expect(ruleset()).toContain(`chain from_${own}`);
+    expect(await records()).toEqual([`${own}.lease.json`]);
+    expect(forwarding()).toBe('1');
+    await a.do('close');
+    expect(forwarding()).toBe('0');
+    await holder.kill();
+  });
+
+  it('kill -9 of the only one: the next one restores ip_forward too', async () => {
+    const holder = holdNamespace();
+    const victim = beside();
+    await victim.do('open', stateDir);
+    await victim.do('lease', newSandboxId());
+    await victim.kill();
+    expect(forwarding(holder)).toBe('1');
+    await holder.do('open', stateDir);
+    expect(forwarding(holder)).toBe('0');
+    expect(ruleset(holder)).not.toContain('owner/');
+  });
+});
+
+describe('others on the host', () => {
+  it('keep their tables and links, byte for byte', async () => {
+    a.run('ip', 'tuntap', 'add', 'dev', 'nv-other', 'mode', 'tap');
+    a.run('ip', 'address', 'add', '192.168.7.1/24', 'dev', 'nv-other');
+    a.run(
+      'nft',
+      'add table ip docker; add chain ip docker f { type filter hook forward priority 0; }',
+    );
+    a.run('nft', 'add table inet neurovisor2; add counter inet neurovisor2 owner');
+    const others = (): string =>
+      a.run('nft', 'list table ip docker') +
+      a.run('nft', 'list table inet neurovisor2') +
+      a.run('ip', 'address', 'show', 'nv-other');
+    const before = others();
+    await a.do('open', stateDir);
+    await a.do('many', [newSandboxId(), newSandboxId()]);
+    await a.do('close');
+    expect(others()).toBe(before);
+  });
+
+  it('an address of theirs in the pool is told before anything is leased', async () => {
+    a.run('ip', 'tuntap', 'add', 'dev', 'br0', 'mode', 'tap');
+    a.run('ip', 'address', 'add', '10.201.9.1/24', 'dev', 'br0');
+    const refusal = await a.refusal('open', stateDir);
+    expect(refusal).toMatchObject({
+      code: 'pool_conflict',
+      message: expect.stringContaining('br0'),
+      remedy: expect.stringContaining('NEUROVISOR_NET_POOL'),
+    });
+    await a.do('open', stateDir, '10.202.0.0/16');
+    expect(await a.do('lease', newSandboxId())).toMatchObject({ address: '10.202.0.2' });
+  });
+
+  it('who flushes the whole ruleset does not open the guests: it is restored by itself', async () => {
+    await a.do('open', stateDir);
+    await a.do('lease', newSandboxId(), { mode: 'allowlist', allow: ['192.0.2.7'] });
+    const before = ruleset();
+    for (let round = 0; round < 2; round += 1) {
+      a.run('nft', 'flush', 'ruleset');
+      await expect.poll(() => ruleset(), { timeout: 30_000 }).toBe(before);
+    }
+  });
+
+  it('nor until then: the next change restores it too', async () => {
+    await a.do('open', stateDir);
+    const [one, two] = [newSandboxId(), newSandboxId()];
+    await a.do('lease', one, { mode: 'allowlist', allow: ['192.0.2.7'] });
+    const before = ruleset();
+    a.run('nft', 'flush', 'ruleset');
+    await a.do('lease', two);
+    expect(ruleset()).toContain('192.0.2.7');
+    await a.do('release', two);
+    expect(ruleset()).toBe(before);
+    a.run('nft', 'flush', 'ruleset');
+    await a.do('release', one);
+    expect(links()).toEqual(['lo']);
+  });
+
+  it('a program that has port 53 of every address does not keep guests from names', async () => {
+    const holder = beside();
+    await holder.do('open', stateDir);
+    const squatter = beside();
+    await squatter.do('squat', 53);
+    await a.do('open', stateDir);
+    const id = newSandboxId();
+    await a.do('lease', id);
+    expect(ruleset()).toMatch(/dport 53 redirect to :\d{4,5}/);
+  });
+
+  it('not_permitted: without CAP_NET_ADMIN, with a remedy', async () => {
+    const weak = new NamespacedProcess(
+      ['unshare', '-n', 'setpriv', '--bounding-set=-all'],
+      FIXTURE,
+    );
+    undo.push(() => weak.kill());
+    expect(await weak.refusal('open', stateDir)).toMatchObject({
+      code: 'nft_not_permitted',
+      remedy: expect.stringContaining('root'),
+    });
+  });
+});

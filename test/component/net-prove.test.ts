@@ -1,0 +1,69 @@
+/** The proofs hold, and would not if the packet filter let guests through. */
+import { execFile } from 'node:child_process';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { describe, expect, it } from 'vitest';
+import type { Proof } from '../../src/prove/proof.ts';
+import { prove } from '../../src/prove/prove.ts';
+import { cli } from '../support/cli.ts';
+
+const run = promisify(execFile);
+const UNFILTERED = join(import.meta.dirname, '../fixtures/prove-unfiltered.ts');
+const failed = ({ tried }: Proof) => tried.filter(({ ok }) => !ok);
+
+describe('prove', () => {
+  it('metadata and egress hold, with their controls', async () => {
+    const proofs = await prove(['metadata', 'egress'], new AbortController().signal);
+    expect(proofs.flatMap(failed)).toEqual([]);
+    expect(proofs.map(({ name, holds }) => [name, holds])).toEqual([
+      ['metadata', true],
+      ['egress', true],
+    ]);
+    for (const { tried } of proofs) {
+      expect(tried.length).toBeGreaterThan(50);
+      expect(tried.filter(({ what }) => what.startsWith('control')).length).toBeGreaterThan(5);
+    }
+  });
+
+  it('metadata does not hold where the packet filter is taken out of the way', async () => {
+    const args = ['--net', process.execPath, UNFILTERED];
+    const { stdout } = await run('unshare', args, { maxBuffer: 1024 * 1024 });
+    const proof = JSON.parse(stdout) as Proof;
+    expect(proof.holds).toBe(false);
+    const what = failed(proof).map((each) => each.what);
+    expect(what).toEqual(
+      expect.arrayContaining([
+        'open: 169.254.169.254 port 80',
+        'open: 168.63.129.16 port 80',
+        'open: IPv4-mapped ::ffff:169.254.169.254',
+        'open: the redirect followed to 169.254.169.254',
+        'open: a frame of UDP to 169.254.169.254 port 9999, past the guest’s kernel',
+      ]),
+    );
+    // What names alone decide is not the packet filter's.
+    expect(what.filter((each) => each.startsWith('open: the name'))).toEqual([]);
+  });
+
+  it('the command prints them as JSON and ends with 0; a name it does not know is a wrong word', async () => {
+    const { status, stdout } = await cli(['prove', 'egress', '-o', 'json']).result;
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject([
+      {
+        name: 'egress',
+        holds: true,
+        tried: expect.arrayContaining([
+          {
+            what: 'SNI is forged',
+            expected: 'refused; nothing arrived',
+            seen: expect.any(String),
+            ok: true,
+          },
+        ]),
+      },
+    ]);
+    expect(await cli(['prove', 'nothing']).result).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining('metadata, egress'),
+    });
+  });
+});
