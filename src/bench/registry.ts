@@ -7,6 +7,7 @@ import { cloneBenchmark } from './clone.ts';
 import { forkBenchmark } from './fork.ts';
 import { langchainBenchmark } from './langchain.ts';
 import { memoryBenchmark } from './memory.ts';
+import { networkBenchmark } from './network.ts';
 import { pauseBenchmark } from './pause.ts';
 import { poolBenchmark } from './pool.ts';
 import { scriptBenchmark } from './script.ts';
@@ -25,4 +26,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   channelBenchmark,
   channelMemoryBenchmark,
   bridgeBenchmark,
+  networkBenchmark,
 ];
