@@ -96,9 +96,16 @@ export class HostTable {
     }
   }
 
-  /** Undefined for one that is not in the table. */
+  /** Undefined for one that is not in the table. Counts begin anew when somebody has flushed it. */
   async traffic(id: AddressLease['id']): Promise<SandboxTraffic | undefined> {
-    return readTraffic(await this.#options.nft.listTraffic()).get(id);
+    const { nft } = this.#options;
+    try {
+      return readTraffic(await nft.listTraffic()).get(id);
+    } catch (error) {
+      if (!(error instanceof NetError && error.code === 'nft_refused')) throw error;
+      if (!(await this.repair())) throw error;
+      return readTraffic(await nft.listTraffic()).get(id);
+    }
   }
 
   async #contents(): Promise<TableContents> {

@@ -115,7 +115,7 @@ describe('leases', () => {
     expect(await a.do('fds')).toBeLessThanOrEqual(before);
   });
 
-  it('a policy is changed in place, and one that is too large changes nothing', async () => {
+  it('a policy is changed in place, and what is recorded of it too', async () => {
     await a.do('open', stateDir);
     const id = newSandboxId();
     await a.do('lease', id, { mode: 'none' });
@@ -292,6 +292,8 @@ describe('others on the host', () => {
     expect(ruleset()).toContain('192.0.2.7');
     await a.do('release', two);
     expect(ruleset()).toBe(before);
+    a.run('nft', 'flush', 'ruleset');
+    expect(await a.do('traffic', one)).toMatchObject({ packetsOut: 0 });
     a.run('nft', 'flush', 'ruleset');
     await a.do('release', one);
     expect(links()).toEqual(['lo']);

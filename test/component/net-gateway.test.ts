@@ -20,6 +20,7 @@ import {
   world,
 } from '../support/gateway-servers.ts';
 import { HOST, listen, talk } from '../support/gateway-world.ts';
+import { listPolicy } from '../support/net-policy.ts';
 
 afterEach(cleanUp);
 
@@ -286,5 +287,26 @@ describe('Gateway: limits', () => {
     expect(made.gateway.stats().connections).toBe(1);
     made.gateway.closeSandbox('sb-1');
     await closed;
+  });
+  it('a policy that becomes narrower ends what it forbids, and only that', async () => {
+    const made = await tlsWorld();
+    const calls = ['a.example', 'a.example'].map((servername) =>
+      tlsConnect({ host: HOST, port: made.port, servername, rejectUnauthorized: false }),
+    );
+    for (const socket of calls) {
+      socket.on('error', () => socket.destroy());
+      await new Promise((resolve) => socket.once('data', resolve));
+    }
+    made.gateway.judgeSandbox('sb-1');
+    expect(made.gateway.stats().connections).toBe(2);
+    const echo = new Promise((resolve) => calls[0]?.once('data', resolve));
+    calls[0]?.write('still here');
+    expect(String(await echo)).toBe('still here');
+    made.policy = listPolicy({ names: ['b.example'] });
+    made.gateway.judgeSandbox('sb-2');
+    expect(made.gateway.stats().connections).toBe(2);
+    const closed = calls.map((socket) => new Promise((resolve) => socket.once('close', resolve)));
+    made.gateway.judgeSandbox('sb-1');
+    await Promise.all(closed);
   });
 });
