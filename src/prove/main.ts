@@ -14,6 +14,9 @@ const PROOFS: Readonly<Record<string, (world: World) => Promise<Proof>>> = {
 
 const say = (message: object): boolean => process.stdout.write(`${JSON.stringify(message)}\n`);
 
+// Whoever wanted to know is gone.
+process.stdin.resume().once('end', () => process.exit(1));
+
 try {
   await using world = await createWorld(silentLog);
   for (const name of process.argv.slice(2)) {

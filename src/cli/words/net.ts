@@ -42,11 +42,8 @@ export function addNet(program: Command): void {
     );
   describeLater(prove, async () => {
     const { PROOF_NAMES } = await import('../../prove/prove.ts');
-    return [
-      'Makes a host, an internet and guests in network namespaces of its own, and has the guests try',
-      'to get out; each kind of try beside one that must succeed. Exit status 0: all of it holds.',
-      '',
-      `Proofs: ${PROOF_NAMES.join(', ')}`,
-    ].join('\n');
+    const what =
+      'Makes a host, an internet and guests in network namespaces of its own, and has the guests try to get out; each kind of try beside one that must succeed. Exit status 0: all of it holds.';
+    return `${what}\n\nProofs: ${PROOF_NAMES.join(', ')}`;
   });
 }
