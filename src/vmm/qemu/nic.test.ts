@@ -41,7 +41,7 @@ function qmp(options: { refuse?: string; obeys?: boolean } = {}) {
 
 const GETFD = 'getfd nic-tap 7';
 const NETDEV = 'netdev_add tap tap nic-tap false';
-const DEVICE = 'device_add virtio-net-pci nic tap aa:fc:00:00:00:01  6';
+const DEVICE = 'device_add virtio-net-pci nic tap aa:fc:00:00:00:01 false  6';
 
 describe('NicSlot', () => {
   it('plugNic, withdrawNic, returnNic, unplugNic: backend and device, each once', async () => {

@@ -83,6 +83,8 @@ export class NicSlot implements NicHotplug {
       id: DEVICE_ID,
       netdev: NETDEV_ID,
       mac: this.#mac,
+      // The link is always up. Told of it, Linux would drop what is sent until it has looked, up to a second.
+      status: false,
       // No boot ROM: nothing boots from the network, and a jail has none.
       romfile: '',
       addr: SLOT,
