@@ -245,7 +245,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
         rootImageDigest: 'image',
         machineOf: () => FAKE_MACHINE,
       }),
-      describe: () => ({ version: '0', vmm: 'fake', upstream: 'none', memoryAvailableMib: 1 }),
+      describe: async () => ({
+        ...{ version: '0', vmm: 'fake', upstream: 'none', models: null, memoryAvailableMib: 1 },
+      }),
       makeSpec: (wanted) => makeSpec(wanted, 8),
       supervise: (spec, source) => new Supervisor(spec, this.#sandboxParts(spec, source)),
       templateFor: async () => {
