@@ -1,7 +1,8 @@
 /** Options that `run` and `create` share: what a sandbox is made with. */
 import type { ModelPolicy, SandboxOptions } from '../sandbox/spec.ts';
 import type { Cli } from './cli.ts';
-import { parseAliases, parseEnv, parseMemory, parseRate } from './options.ts';
+import { parseAliases, parseEnv, parseRate } from './options.ts';
+import * as ranges from './ranges.ts';
 
 export interface SandboxFlags {
   readonly env: readonly string[];
@@ -43,7 +44,7 @@ export function sizeOptions(
 ): Pick<SandboxOptions, 'cpus' | 'memoryMib' | 'diskMib'> {
   return {
     cpus: flags.cpus,
-    memoryMib: flags.memory === undefined ? undefined : parseMemory(flags.memory),
-    diskMib: flags.disk === undefined ? undefined : parseMemory(flags.disk),
+    memoryMib: flags.memory === undefined ? undefined : ranges.memory(flags.memory),
+    diskMib: flags.disk === undefined ? undefined : ranges.disk(flags.disk),
   };
 }
