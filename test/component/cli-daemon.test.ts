@@ -137,6 +137,16 @@ describe('run with a daemon', () => {
     expect(await daemon.control.list()).toEqual([]);
   });
 
+  it('--model: one that its model server has not is refused before anything starts', async () => {
+    const all = async () => (await daemon.control.list({ status: ['running', 'ended'] })).length;
+    const before = await all();
+    const { status, stderr } = await there(['run', '--model', 'nothere', '-c', '1']).result;
+    expect(stderr).toContain('none has no model "nothere"');
+    expect(stderr).toContain('fix: use one of: llama, qwen');
+    expect(status).toBe(125);
+    expect(await all()).toBe(before);
+  });
+
   it('-: the script comes from standard input; -o json tells the claim', async () => {
     const run = there(['run', '-o', 'json', '-'], { input: 'print(6 * 7)' });
     const report = JSON.parse((await run.result).stdout);
