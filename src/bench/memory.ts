@@ -1,19 +1,16 @@
 /** What an idle sandbox costs in memory: at birth, and after it has touched more. */
 import { CleanupStack } from '../base/cleanup.ts';
-import { sleep } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Supervisor } from '../sandbox/supervisor.ts';
 import { DEFAULT_TEMPLATE } from '../sandbox/template.ts';
 import { Attempts } from './attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
 import { Gvisor } from './gvisor.ts';
-import { availableMib, vmmMemoryMib } from './process-memory.ts';
+import { settledAvailableMib, vmmMemoryMib } from './process-memory.ts';
 
 /** Side by side; the figure is the cost of all divided by this. */
 const SANDBOXES = 8;
 const TOUCHED_MIB = 64;
-/** Until what is freed is counted as free. */
-const SETTLE_MS = 500;
 const STATES = ['birth', 'touched'] as const;
 
 /** Of one sandbox, MiB; one value per round. */
@@ -79,8 +76,7 @@ async function measureSandboxes(
   into: Readonly<Record<(typeof STATES)[number], Samples>> | null,
 ): Promise<void> {
   await using cleanup = new CleanupStack();
-  await sleep(SETTLE_MS, signal);
-  const before = await availableMib();
+  const before = await settledAvailableMib(signal);
   const sandboxes: Supervisor[] = [];
   for (let n = 0; n < SANDBOXES; n += 1) {
     const sandbox = await runtime.cloneSandbox({}, signal);
@@ -104,8 +100,7 @@ async function costMib(
   sandboxes: readonly Supervisor[],
   signal: AbortSignal,
 ): Promise<{ readonly host: number; readonly vmm: number }> {
-  await sleep(SETTLE_MS, signal);
-  const host = (before - (await availableMib())) / sandboxes.length;
+  const host = (before - (await settledAvailableMib(signal))) / sandboxes.length;
   let all = 0;
   for (const { vm } of sandboxes) {
     if (vm?.pid == null) throw new Error('the VM is no process that could be looked at');
@@ -134,11 +129,9 @@ sys.stdin.read()`;
 
 async function measureGvisor(gvisor: Gvisor, signal: AbortSignal): Promise<number> {
   await using cleanup = new CleanupStack();
-  await sleep(SETTLE_MS, signal);
-  const before = await availableMib();
+  const before = await settledAvailableMib(signal);
   for (let n = 0; n < SANDBOXES; n += 1) {
     cleanup.push('gVisor', await gvisor.holdPython());
   }
-  await sleep(SETTLE_MS, signal);
-  return (before - (await availableMib())) / SANDBOXES;
+  return (before - (await settledAvailableMib(signal))) / SANDBOXES;
 }
