@@ -5,7 +5,6 @@ import type { Supervisor } from '../sandbox/supervisor.ts';
 import { DEFAULT_TEMPLATE } from '../sandbox/template.ts';
 import { Attempts } from './attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
-import { Gvisor } from './gvisor.ts';
 import { settledAvailableMib, vmmMemoryMib } from './process-memory.ts';
 
 /** Side by side; the figure is the cost of all divided by this. */
@@ -30,19 +29,11 @@ export const memoryBenchmark: Benchmark = {
     const attempts = new Attempts(signal);
     const birth: Samples = { host: [], vmm: [] };
     const touched: Samples = { host: [], vmm: [] };
-    const gvisor = await Gvisor.open();
-    const runsc: number[] = [];
-    try {
-      // The first brings files into the page cache and compilers up; it is not counted.
-      for (let round = 0; round <= rounds; round += 1) {
-        say(`memory ${round} of ${rounds}`);
-        const into = round === 0 ? null : { birth, touched };
-        await attempts.run(() => measureSandboxes(context, into));
-        if (typeof gvisor === 'string' || round === 0) continue;
-        runsc.push(await measureGvisor(gvisor, signal));
-      }
-    } finally {
-      if (typeof gvisor !== 'string') await gvisor[Symbol.asyncDispose]();
+    // The first brings files into the page cache and compilers up; it is not counted.
+    for (let round = 0; round <= rounds; round += 1) {
+      say(`memory ${round} of ${rounds}`);
+      const into = round === 0 ? null : { birth, touched };
+      await attempts.run(() => measureSandboxes(context, into));
     }
     const { accelerator } = runtime.driver;
     const row = (
@@ -54,16 +45,8 @@ export const memoryBenchmark: Benchmark = {
       ...{ name: `sandbox.memory/${name}`, unit: 'MiB', accelerator, samples, baseline },
       ...attempts.told(note),
     });
-    const ofGvisor = { name: 'runsc with an idle python3', samples: runsc };
-    const [base, note] =
-      typeof gvisor === 'string'
-        ? [null, gvisor]
-        : [
-            ofGvisor,
-            "gVisor holds the host's Python alone, the sandbox a kernel and warm LangChain",
-          ];
     return [
-      row('birth', birth.host, base, note),
+      row('birth', birth.host, null, 'of the host: MemAvailable, once it stays'),
       row('birth-vmm', birth.vmm, { name: 'by MemAvailable', samples: birth.host }),
       row('touched', touched.host, { name: 'at birth', samples: birth.host }),
       row('touched-vmm', touched.vmm, { name: 'by MemAvailable', samples: touched.host }),
@@ -125,13 +108,4 @@ sys.stdin.read()`;
       reject(new Error('the script ended before it had its memory')),
     );
   });
-}
-
-async function measureGvisor(gvisor: Gvisor, signal: AbortSignal): Promise<number> {
-  await using cleanup = new CleanupStack();
-  const before = await settledAvailableMib(signal);
-  for (let n = 0; n < SANDBOXES; n += 1) {
-    cleanup.push('gVisor', await gvisor.holdPython());
-  }
-  return (before - (await settledAvailableMib(signal))) / SANDBOXES;
 }
