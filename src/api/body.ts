@@ -55,6 +55,10 @@ export async function* withIdleLimit(body: Readable, clock: Clock): AsyncGenerat
 export function discardRest(request: IncomingMessage, clock: Clock): Promise<void> {
   if (request.complete) return Promise.resolve();
   request.on('error', (error) => ignore(error, 'the rest of a body is not wanted'));
+  // Who read it may still wait for a next piece, and nothing flows as long as one listens for that, nor
+  // after that listener goes, unless somebody wants data.
+  request.removeAllListeners('readable');
+  request.on('data', () => undefined);
   request.resume();
   return new Promise((resolve) => {
     const stop = clock.after(LIMITS.lingerMsMax, resolve);

@@ -53,22 +53,6 @@ export class Gvisor implements AsyncDisposable {
     return (await this.#run(['python3', '-c', code], output)).firstOutputMs;
   }
 
-  /** An idle Python, which has printed; it is there until the function that this gives has resolved. */
-  async holdPython(): Promise<() => Promise<void>> {
-    const code = `print(1, flush=True); import time; time.sleep(3600)`;
-    const child = this.#spawn(['python3', '-c', code]);
-    const ended = endOf(child);
-    const end = async (): Promise<void> => {
-      // Its sandbox dies with it.
-      child.kill('SIGKILL');
-      await ended;
-    };
-    const printed = new Promise<void>((resolve) => child.stdout?.once('data', () => resolve()));
-    const failure = await Promise.race([printed.then(() => null), ended]);
-    if (failure === null) return end;
-    throw new Error(`an idle python3 in gVisor: ${failure.text}`);
-  }
-
   async #run(
     argv: readonly string[],
     output: string,

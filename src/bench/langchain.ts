@@ -58,7 +58,10 @@ async function runOnce(
 ): Promise<void> {
   const template = await runtime.templates.prepare(DEFAULT_TEMPLATE);
   const source = kind === 'clone' ? { template: template.source } : {};
-  const sandbox = runtime.prepareSandbox({}, { ...source, attachBridge: attachCannedModel });
+  // Another warm list than the template's would mean another interpreter.
+  const { warm } = kind === 'clone' ? template.spec : { warm: [] };
+  const parts = { ...source, attachBridge: attachCannedModel };
+  const sandbox = runtime.prepareSandbox({ warm }, parts);
   try {
     const began = performance.now();
     await sandbox.start(signal);

@@ -1,19 +1,15 @@
 /** What an idle sandbox costs in memory: at birth, and after it has touched more. */
 import { CleanupStack } from '../base/cleanup.ts';
-import { sleep } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Supervisor } from '../sandbox/supervisor.ts';
 import { DEFAULT_TEMPLATE } from '../sandbox/template.ts';
 import { Attempts } from './attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
-import { Gvisor } from './gvisor.ts';
-import { availableMib, vmmMemoryMib } from './process-memory.ts';
+import { settledAvailableMib, vmmMemoryMib } from './process-memory.ts';
 
 /** Side by side; the figure is the cost of all divided by this. */
 const SANDBOXES = 8;
 const TOUCHED_MIB = 64;
-/** Until what is freed is counted as free. */
-const SETTLE_MS = 500;
 const STATES = ['birth', 'touched'] as const;
 
 /** Of one sandbox, MiB; one value per round. */
@@ -33,19 +29,11 @@ export const memoryBenchmark: Benchmark = {
     const attempts = new Attempts(signal);
     const birth: Samples = { host: [], vmm: [] };
     const touched: Samples = { host: [], vmm: [] };
-    const gvisor = await Gvisor.open();
-    const runsc: number[] = [];
-    try {
-      // The first brings files into the page cache and compilers up; it is not counted.
-      for (let round = 0; round <= rounds; round += 1) {
-        say(`memory ${round} of ${rounds}`);
-        const into = round === 0 ? null : { birth, touched };
-        await attempts.run(() => measureSandboxes(context, into));
-        if (typeof gvisor === 'string' || round === 0) continue;
-        runsc.push(await measureGvisor(gvisor, signal));
-      }
-    } finally {
-      if (typeof gvisor !== 'string') await gvisor[Symbol.asyncDispose]();
+    // The first brings files into the page cache and compilers up; it is not counted.
+    for (let round = 0; round <= rounds; round += 1) {
+      say(`memory ${round} of ${rounds}`);
+      const into = round === 0 ? null : { birth, touched };
+      await attempts.run(() => measureSandboxes(context, into));
     }
     const { accelerator } = runtime.driver;
     const row = (
@@ -57,16 +45,8 @@ export const memoryBenchmark: Benchmark = {
       ...{ name: `sandbox.memory/${name}`, unit: 'MiB', accelerator, samples, baseline },
       ...attempts.told(note),
     });
-    const ofGvisor = { name: 'runsc with an idle python3', samples: runsc };
-    const [base, note] =
-      typeof gvisor === 'string'
-        ? [null, gvisor]
-        : [
-            ofGvisor,
-            "gVisor holds the host's Python alone, the sandbox a kernel and warm LangChain",
-          ];
     return [
-      row('birth', birth.host, base, note),
+      row('birth', birth.host, null, 'of the host: MemAvailable, once it stays'),
       row('birth-vmm', birth.vmm, { name: 'by MemAvailable', samples: birth.host }),
       row('touched', touched.host, { name: 'at birth', samples: birth.host }),
       row('touched-vmm', touched.vmm, { name: 'by MemAvailable', samples: touched.host }),
@@ -79,8 +59,7 @@ async function measureSandboxes(
   into: Readonly<Record<(typeof STATES)[number], Samples>> | null,
 ): Promise<void> {
   await using cleanup = new CleanupStack();
-  await sleep(SETTLE_MS, signal);
-  const before = await availableMib();
+  const before = await settledAvailableMib(signal);
   const sandboxes: Supervisor[] = [];
   for (let n = 0; n < SANDBOXES; n += 1) {
     const sandbox = await runtime.cloneSandbox({}, signal);
@@ -104,8 +83,7 @@ async function costMib(
   sandboxes: readonly Supervisor[],
   signal: AbortSignal,
 ): Promise<{ readonly host: number; readonly vmm: number }> {
-  await sleep(SETTLE_MS, signal);
-  const host = (before - (await availableMib())) / sandboxes.length;
+  const host = (before - (await settledAvailableMib(signal))) / sandboxes.length;
   let all = 0;
   for (const { vm } of sandboxes) {
     if (vm?.pid == null) throw new Error('the VM is no process that could be looked at');
@@ -130,15 +108,4 @@ sys.stdin.read()`;
       reject(new Error('the script ended before it had its memory')),
     );
   });
-}
-
-async function measureGvisor(gvisor: Gvisor, signal: AbortSignal): Promise<number> {
-  await using cleanup = new CleanupStack();
-  await sleep(SETTLE_MS, signal);
-  const before = await availableMib();
-  for (let n = 0; n < SANDBOXES; n += 1) {
-    cleanup.push('gVisor', await gvisor.holdPython());
-  }
-  await sleep(SETTLE_MS, signal);
-  return (before - (await availableMib())) / SANDBOXES;
 }

@@ -1,5 +1,6 @@
 /** What processes and guests cost in memory, as the kernel counts it (proc(5)). */
 import { readdir, readFile, readlink, stat } from 'node:fs/promises';
+import { sleep } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 
@@ -10,8 +11,24 @@ const BLOCK_BYTES = 512;
 /** Name of the memfds that are RAM of guests. */
 const GUEST_RAM = '/memfd:guest-ram';
 
+const LOOK_EVERY_MS = 250;
+const SETTLED_MIB = 1;
+const LOOKS_MAX = 40;
+
+/** The same once it stays: memory of processes that have ended is given back bit by bit. */
+export async function settledAvailableMib(signal: AbortSignal): Promise<number> {
+  let before = Number.NaN;
+  for (let look = 0; look < LOOKS_MAX; look += 1) {
+    await sleep(LOOK_EVERY_MS, signal);
+    const now = await availableMib();
+    if (Math.abs(now - before) < SETTLED_MIB) return now;
+    before = now;
+  }
+  return before;
+}
+
 /** Memory that can be used without swapping, MiB. */
-export async function availableMib(): Promise<number> {
+async function availableMib(): Promise<number> {
   const text = await readFile('/proc/meminfo', 'latin1');
   const match = /^MemAvailable:\s+(\d+) kB$/m.exec(text);
   if (match === null) throw new Error('/proc/meminfo tells no MemAvailable');

@@ -2,7 +2,7 @@
 import { createReadStream } from 'node:fs';
 import { lstat, readdir, readlink, stat } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
-import { errorCode } from '../base/errors.ts';
+import { describeError, errorCode } from '../base/errors.ts';
 import type { Guest } from '../guest/link.ts';
 import type { Cli } from './cli.ts';
 import { UsageError } from './failure.ts';
@@ -30,6 +30,11 @@ export async function copyForRun(cli: Cli, guest: Guest, spec: string): Promise<
   const source = at > 0 ? spec.slice(0, at) : spec;
   const target = at > 0 ? spec.slice(at + 1) : basename(resolve(source));
   await copyTree(cli, guest, source, target, {});
+}
+
+/** So that a name that is wrong here wakes no sandbox up. @throws UsageError */
+export async function requireSource(path: string): Promise<void> {
+  await readable(path, stat(path));
 }
 
 /** `cp`: into `target` if that is a directory, else under its name. */
@@ -113,20 +118,36 @@ async function planOf(
       throw new UsageError(`${source}: more than ${ENTRIES_MAX} files`, 'copy an archive instead');
     }
     // The one that was named may be a link; those found in it are kept, or refused.
-    const info = await (isRoot ? stat(from) : lstat(from)).catch((error: unknown) => {
-      throw new UsageError(`${from}: ${error instanceof Error ? error.message : error}`);
-    });
+    const info = await readable(from, isRoot ? stat(from) : lstat(from));
     const entry = { from, to, mode: info.mode & 0o777, bytes: info.size };
     if (info.isFile()) plan.push({ type: 'file', ...entry });
     else if (info.isSymbolicLink() && links) plan.push({ type: 'symlink', ...entry });
     else if (info.isDirectory()) {
       plan.push({ type: 'directory', ...entry });
-      for (const name of await readdir(from)) await add(join(from, name), `${to}/${name}`, false);
+      for (const name of await readable(from, readdir(from)))
+        await add(join(from, name), `${to}/${name}`, false);
     } else throw new UsageError(`${from}: neither a file nor a directory`);
   };
   await add(source, target, true);
   return plan;
 }
+
+/** What can't be read is told as a person would say it. */
+async function readable<T>(path: string, reading: Promise<T>): Promise<T> {
+  try {
+    return await reading;
+  } catch (error) {
+    const code = errorCode(error) ?? '';
+    throw new UsageError(`${path}: ${UNREADABLE[code] ?? describeError(error)}`);
+  }
+}
+
+const UNREADABLE: Readonly<Record<string, string>> = {
+  ENOENT: 'there is no such file or directory here',
+  ENOTDIR: 'there is no such file or directory here',
+  EACCES: 'permission denied',
+  ELOOP: 'a symbolic link that leads nowhere',
+};
 
 /** The agent's `~/…` for programs, which start in the home. */
 const absolute = (path: string): string =>

@@ -8,6 +8,11 @@ export const EXIT_NEUROVISOR_FAILED = 125;
 /** As `timeout(1)`. */
 export const EXIT_TIMEOUT = 124;
 
+/** As shells: there is such a file, but it can't be executed. */
+export const EXIT_NOT_EXECUTABLE = 126;
+/** As shells: there is no such program. */
+export const EXIT_NO_PROGRAM = 127;
+
 /** Signals that end a command. */
 export const HANDLED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 export type HandledSignal = (typeof HANDLED_SIGNALS)[number];

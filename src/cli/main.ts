@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { Command, CommanderError, Help } from 'commander';
 import { ignore } from '../base/ignore.ts';
 import { failureText, UsageError } from './failure.ts';
+import { helpWords } from './help.ts';
 import { describe } from './program.ts';
 import { addDaemon } from './words/daemon.ts';
 import { addInside } from './words/inside.ts';
@@ -52,14 +53,8 @@ for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error) => ignore(error, 'the reader of our output left'));
 }
 
-const [first, ...others] = process.argv.slice(2);
-// Commander's own `help X` does not ask for what `describe` loads.
-const isHelpOf = first === 'help' && others.length > 0;
-
 try {
-  await program.parseAsync(isHelpOf ? [...others, '--help'] : process.argv.slice(2), {
-    from: 'user',
-  });
+  await program.parseAsync(helpWords(program, process.argv.slice(2)), { from: 'user' });
 } catch (error) {
   if (error instanceof UsageError) {
     process.stderr.write(`${failureText(error)}\n`);

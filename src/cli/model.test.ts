@@ -7,6 +7,7 @@ const upstream = (models: readonly string[] | null): Upstream => ({
   needsModel: false,
   defaultModel: models?.[0] ?? 'smollm2-135m-instruct',
   models,
+  offered: async () => null,
   target: () => Promise.reject(new Error('not used')),
   close: () => Promise.resolve(),
 });

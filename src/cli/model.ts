@@ -1,16 +1,16 @@
 /** What `--model` means: a name that the model server offers, or a GGUF file for the engine. */
 import { existsSync } from 'node:fs';
-import { RuntimeError } from '../runtime/errors.ts';
 import { modelIdOf, type Upstream } from '../runtime/upstream.ts';
 import type { ModelPolicy } from '../sandbox/spec.ts';
 import { UsageError } from './failure.ts';
+import { requireModel } from './offered.ts';
 
 export interface ModelChoice {
   /** A GGUF file for the engine. */
   readonly path: string | undefined;
   readonly policy: Partial<ModelPolicy>;
   /** @throws RuntimeError `model_unknown` with the names there are */
-  check(upstream: Upstream): void;
+  check(upstream: Pick<Upstream, 'description' | 'models' | 'defaultModel'>): void;
 }
 
 export function modelChoice(text: string | undefined): ModelChoice {
@@ -28,10 +28,9 @@ export function modelChoice(text: string | undefined): ModelChoice {
     policy: { defaultModel: text },
     check: (upstream) => {
       const offered = upstream.models ?? [upstream.defaultModel ?? ''];
-      if (offered.includes(text)) return;
-      throw new RuntimeError('model_unknown', `${upstream.description} has no model "${text}"`, {
-        remedy: `use one of: ${offered.join(', ')}; or the path of a .gguf file`,
-      });
+      requireModel(text, { description: upstream.description, offered }, GGUF_TOO);
     },
   };
 }
+
+const GGUF_TOO = '; or the path of a .gguf file';

@@ -76,5 +76,7 @@ export function parseRate(text: string): number {
   const scale = { K: 1024, M: 1024 ** 2, G: 1024 ** 3 } as const;
   if (match?.[1] === undefined) throw new UsageError(`"${text}" is no rate`, 'write e.g. 5M');
   const unit = match[2]?.toUpperCase() as keyof typeof scale | undefined;
-  return Math.round(Number(match[1]) * (unit === undefined ? 1 : scale[unit]));
+  const rate = Math.round(Number(match[1]) * (unit === undefined ? 1 : scale[unit]));
+  if (rate < 1) throw new UsageError(`"${text}" lets nothing through`, 'write e.g. 5M');
+  return rate;
 }

@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import type { SandboxInfo, SnapshotInfo } from '../sandbox/control.ts';
+import type { SandboxFilter, SandboxInfo, SnapshotInfo } from '../sandbox/control.ts';
 import { sandboxId, snapshotId } from './pick.ts';
 
 const ONE = 'aaaa0000000000000000';
+const THREE = 'aaac0000000000000000';
 const TWO = 'aabb0000000000000000';
 const usage = (text: string) =>
   expect.objectContaining({ code: 'usage', message: expect.stringContaining(text) });
@@ -23,6 +24,17 @@ describe('sandboxId', () => {
   });
   it('a whole id is not looked up', async () => {
     expect(await sandboxId(control, 'z'.repeat(20))).toBe('z'.repeat(20));
+  });
+  it('one that has ended is meant when no other is', async () => {
+    const ended = [{ id: THREE }] as SandboxInfo[];
+    const asked = {
+      list: async (filter?: SandboxFilter) =>
+        filter?.status?.includes('ended') === true ? ended : await control.list(),
+    };
+    expect(await sandboxId(asked, THREE.slice(0, 5))).toBe(THREE);
+    expect(await sandboxId(asked, 'aaa')).toBe(ONE);
+    await expect(sandboxId(asked, 'b')).rejects.toThrow(usage('no sandbox has this id: b'));
+    await expect(sandboxId(asked, '')).rejects.toThrow(usage('no sandbox'));
   });
   it('refuses what fits several, none, or is empty', async () => {
     await expect(sandboxId(control, 'aa')).rejects.toThrow(usage('2 ids of a sandbox begin'));

@@ -13,6 +13,12 @@ export async function sandboxId(
 ): Promise<string> {
   if (parseSandboxId(text) !== undefined) return text;
   const ids = (await control.list()).map(({ id }) => id);
+  if (text !== '' && !ids.some((id) => id.startsWith(text))) {
+    // One that has ended: who is asked for it says so, and why it did.
+    const ended = await control.list({ status: ['ended'] });
+    const [one, another] = ended.map(({ id }) => id).filter((id) => id.startsWith(text));
+    if (one !== undefined && another === undefined) return one;
+  }
   return unambiguous(ids, text, 'sandbox', 'neurovisor ls -a');
 }
 

@@ -14,7 +14,7 @@ import {
   HANDLED_SIGNALS,
   UsageError,
 } from './failure.ts';
-import { parseCount } from './options.ts';
+import * as ranges from './ranges.ts';
 
 let json = false;
 
@@ -73,10 +73,12 @@ function fail(error: unknown, signalStatus: number | null): void {
   else process.stderr.write(`${failureText(error)}\n`);
 }
 
-/** A name of nothing is a wrong word too, whoever finds that out. */
+const WRONG_WORDS: ReadonlySet<string> = new Set(['not_found', 'spec_invalid']);
+
+/** A name of nothing is a wrong word too, and so is what can't be had, whoever finds that out. */
 function isWrongWord(error: unknown): boolean {
   return (
-    error instanceof UsageError || (error instanceof SandboxError && error.code === 'not_found')
+    error instanceof UsageError || (error instanceof SandboxError && WRONG_WORDS.has(error.code))
   );
 }
 
@@ -91,7 +93,7 @@ export const output = (): Option =>
 /** `--cpus`, `--memory`, `--disk` */
 export function addSizeOptions(command: Command): Command {
   return command
-    .option('--cpus <n>', 'virtual CPUs (default 1)', parseCount)
+    .option('--cpus <n>', 'virtual CPUs (default 1)', ranges.cpus)
     .option('--memory <size>', 'guest memory, e.g. 512M or 2G (default 512M)')
     .option('--disk <size>', 'room for what the guest writes (default 2G)');
 }

@@ -48,9 +48,10 @@ describe('progressView', () => {
     const view = progressView(stream, () => 0);
     view.report({ kind: 'done', step: 'unknown', cached: true, durationMs: 1 });
     view.report(START);
-    view.report({ kind: 'failed', step: 'k', message: 'no' });
+    view.report({ kind: 'failed', step: 'k', message: 'no space left\nits console' });
     view.close();
-    expect(text()).toContain('✗ Build it');
+    expect(text()).toContain('✗ Build it: no space left\n');
+    expect(text()).not.toContain('its console');
     expect(text()).not.toContain('✓');
   });
 

@@ -97,8 +97,11 @@ function apply(
     return;
   }
   steps.delete(event.step);
-  if (event.kind === 'failed') print(`${styleText('red', '✗')} ${step.title}`);
-  else if (!event.cached) {
+  if (event.kind === 'failed') {
+    // What follows the first line is for who handles the error, e.g. the end of a console.
+    const [reason = ''] = event.message.split('\n');
+    print(`${styleText('red', '✗')} ${step.title}${reason === '' ? '' : `: ${reason}`}`);
+  } else if (!event.cached) {
     print(
       `${styleText('green', '✓')} ${step.title} ${styleText('dim', duration(event.durationMs))}`,
     );

@@ -2,7 +2,7 @@
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { ProcessExit, PythonSpec } from '../guest/link.ts';
 import type { SandboxEnd } from '../sandbox/supervisor.ts';
-import { parseDuration } from './options.ts';
+import * as ranges from './ranges.ts';
 import type { SandboxFlags } from './sandbox-flags.ts';
 import type { Script } from './script.ts';
 import type { Phase } from './timings.ts';
@@ -42,6 +42,11 @@ export interface RunReport {
   readonly usage: readonly UsageRecord[];
 }
 
+/** What is wrong with it, before anything is started for it. @throws UsageError */
+export function checkJob(flags: RunFlags): void {
+  if (flags.timeout !== undefined) ranges.timeout(flags.timeout);
+}
+
 /** What the guest is asked for. */
 export function pythonSpec(script: Script, args: readonly string[], flags: RunFlags): PythonSpec {
   const { code, filename } = script;
@@ -49,7 +54,7 @@ export function pythonSpec(script: Script, args: readonly string[], flags: RunFl
     script: filename === '<string>' ? { code } : { code, name: filename },
     args,
     stdin: readsStdin(script),
-    ...(flags.timeout === undefined ? {} : { timeoutMs: parseDuration(flags.timeout) }),
+    ...(flags.timeout === undefined ? {} : { timeoutMs: ranges.timeout(flags.timeout) }),
     ...(flags.user === undefined ? {} : { user: flags.user }),
   };
 }

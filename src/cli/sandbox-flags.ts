@@ -2,7 +2,8 @@
 import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../sandbox/spec.ts';
 import type { Cli } from './cli.ts';
 import { UsageError } from './failure.ts';
-import { parseAliases, parseEnv, parseMemory, parseRate } from './options.ts';
+import { parseAliases, parseEnv, parseRate } from './options.ts';
+import * as ranges from './ranges.ts';
 
 export interface NetworkFlags {
   readonly net?: NetChoice;
@@ -71,7 +72,7 @@ export function sizeOptions(
 ): Pick<SandboxOptions, 'cpus' | 'memoryMib' | 'diskMib'> {
   return {
     cpus: flags.cpus,
-    memoryMib: flags.memory === undefined ? undefined : parseMemory(flags.memory),
-    diskMib: flags.disk === undefined ? undefined : parseMemory(flags.disk),
+    memoryMib: flags.memory === undefined ? undefined : ranges.memory(flags.memory),
+    diskMib: flags.disk === undefined ? undefined : ranges.disk(flags.disk),
   };
 }

@@ -81,6 +81,8 @@ function leave(): void {
 }
 
 // The parent holds the other end and never writes.
+// A terminal and a service manager signal the whole group; when this one ends is the parent's to say.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
 process.stdin.on('end', leave);
 process.stdin.on('error', leave);
 process.stdin.resume();

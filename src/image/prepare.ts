@@ -79,7 +79,7 @@ export interface ArtifactFile {
   readonly sizeBytes: number;
 }
 
-const MANIFEST = 'manifest.json';
+export const MANIFEST = 'manifest.json';
 const MANIFEST_FORMAT = 1;
 /** Unless the recipe says otherwise: one for another checkout or a step back. */
 const OTHERS_KEPT = 1;

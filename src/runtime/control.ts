@@ -68,10 +68,11 @@ export async function openControlPlane(
   try {
     const control = await LocalControlPlane.open({
       ...{ clock: systemClock, log, store, keeper, queue, accelerator: driver.accelerator },
-      describe: () => ({
+      describe: async () => ({
         version,
         vmm: driver.description,
         upstream: upstream.description,
+        models: await upstream.offered(),
         memoryAvailableMib: availableMib(),
       }),
       makeSpec: (options) => runtime.makeSpec(options),

@@ -11,7 +11,13 @@ import { z } from 'zod';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { withSetupLock } from '../image/lock.ts';
-import { type Artifact, isCached, prepareArtifact, type Recipe } from '../image/prepare.ts';
+import {
+  type Artifact,
+  isCached,
+  MANIFEST,
+  prepareArtifact,
+  type Recipe,
+} from '../image/prepare.ts';
 import type { CloneSource } from '../sandbox/supervisor.ts';
 import { TEMPLATE_FILES, type TemplateSpec, templateKey } from '../sandbox/template.ts';
 import { buildTemplate, type TemplateParts } from '../sandbox/template-builder.ts';
@@ -115,7 +121,7 @@ export class Templates {
 
   /** Changes when anybody writes to one of its files, or puts another in its place. */
   async #identity(key: string): Promise<string> {
-    const parts = Object.values(TEMPLATE_FILES).map(async (name) => {
+    const parts = [...Object.values(TEMPLATE_FILES), MANIFEST].map(async (name) => {
       const path = join(this.#context.cacheDir, KIND, key, name);
       const found = await stat(path, { bigint: true }).catch((error: unknown) => {
         ignore(error, 'a missing file is another identity');
@@ -186,7 +192,7 @@ export class Templates {
   async #read(key: string): Promise<TemplateInfo | undefined> {
     const dir = join(this.#context.cacheDir, KIND, key);
     try {
-      const manifest: unknown = JSON.parse(await readFile(join(dir, 'manifest.json'), 'utf8'));
+      const manifest: unknown = JSON.parse(await readFile(join(dir, MANIFEST), 'utf8'));
       const { details } = z.object({ details: detailsSchema }).parse(manifest);
       const files: Record<string, number> = {};
       for (const name of Object.values(TEMPLATE_FILES)) {

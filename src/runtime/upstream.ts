@@ -24,6 +24,8 @@ export interface Upstream {
   readonly defaultModel: string | null;
   /** Names it offers; null when it is the engine, which offers the one it is given. */
   readonly models: readonly string[] | null;
+  /** Names it offers now, asked again: models come and go. Null when it does not say. */
+  offered(): Promise<readonly string[] | null>;
   target(model: Model | null): Promise<UpstreamTarget>;
   close(): Promise<void>;
 }
@@ -35,16 +37,23 @@ export interface UpstreamOptions {
   readonly log: Log;
 }
 
+/** A host that is asked how it is does not wait longer for its model server, milliseconds. */
+const ASK_MS_MAX = 1000;
+
 /** @throws RuntimeError `upstream_unreachable` when the configured server does not answer */
 export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream> {
   const { config, modelPath } = options;
   if (modelPath !== undefined || config.upstream === 'engine') return new EngineUpstream(options);
   const explicit = config.upstream === 'auto' ? undefined : config.upstream;
-  const found = await detectUpstream({
-    ...(explicit === undefined ? {} : { explicit }),
-    ...(config.upstreamKey === null ? {} : { apiKey: config.upstreamKey }),
-  });
-  if (found !== null) return serverUpstream(found);
+  const key = config.upstreamKey === null ? {} : { apiKey: config.upstreamKey };
+  const found = await detectUpstream({ ...(explicit === undefined ? {} : { explicit }), ...key });
+  if (found !== null) {
+    const address = explicit ?? found.baseUrl;
+    return serverUpstream(found, async () => {
+      if (address === undefined) return null;
+      return (await detectUpstream({ explicit: address, ...key, timeoutMs: ASK_MS_MAX }))?.models;
+    });
+  }
   if (explicit === undefined) return new EngineUpstream(options);
   throw new RuntimeError(
     'upstream_unreachable',
@@ -53,12 +62,18 @@ export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream
   );
 }
 
-function serverUpstream(target: UpstreamTarget): Upstream {
+/** @param ask what it offers now; nothing: it does not answer */
+function serverUpstream(
+  target: UpstreamTarget,
+  ask: () => Promise<readonly string[] | null | undefined>,
+): Upstream {
+  const models = target.models ?? null;
   return {
     description: target.name,
     needsModel: false,
     defaultModel: target.models?.[0] ?? null,
-    models: target.models ?? null,
+    models,
+    offered: async () => (await ask()) ?? models,
     target: () => Promise.resolve(target),
     close: () => Promise.resolve(),
   };
@@ -79,6 +94,10 @@ class EngineUpstream implements Upstream {
   get defaultModel(): string {
     const { modelPath } = this.#options;
     return modelPath === undefined ? MODEL_ID : modelIdOf(modelPath);
+  }
+
+  async offered(): Promise<readonly string[]> {
+    return [this.defaultModel];
   }
 
   async target(model: Model | null): Promise<UpstreamTarget> {

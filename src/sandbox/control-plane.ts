@@ -52,7 +52,9 @@ export interface ControlParts extends StarterParts {
   readonly keeper: Keeper;
   readonly accelerator: string;
   /** For people and programs: what this host is. */
-  describe(): Pick<HostInfo, 'version' | 'vmm' | 'upstream' | 'memoryAvailableMib'>;
+  describe(): Promise<
+    Pick<HostInfo, 'version' | 'vmm' | 'upstream' | 'models' | 'memoryAvailableMib'>
+  >;
   /** Builds it if need be. */
   prepareTemplate(spec: Partial<TemplateSpec>): Promise<OpenTemplate>;
   /** A connection to the agent's operations. */
@@ -62,7 +64,7 @@ export interface ControlParts extends StarterParts {
   isOwnerAlive(ownerJson: string): Promise<boolean>;
 }
 
-/** Those that have ended and can still be read. */
+/** Those that have ended and are kept in memory, and the most of them that a list has. */
 const ENDED_MAX = 256;
 
 export class LocalControlPlane implements ControlPlane {
@@ -96,7 +98,7 @@ export class LocalControlPlane implements ControlPlane {
     const all = await this.list();
     const { accelerator, queue } = this.#parts;
     return {
-      ...this.#parts.describe(),
+      ...(await this.#parts.describe()),
       accelerator,
       sandboxes: all.length,
       paused: all.filter(({ status }) => status === 'paused').length,
@@ -113,12 +115,15 @@ export class LocalControlPlane implements ControlPlane {
 
   async list(filter: SandboxFilter = {}): Promise<readonly SandboxInfo[]> {
     await this.#readPaused();
+    const ended = filter.status?.includes('ended') === true ? await this.#allEnded() : [];
     const pairs = Object.entries(filter.metadata ?? {});
-    const ended = filter.status?.includes('ended') === true ? [...this.#ended.values()] : [];
-    return [...[...this.#sandboxes.values()].map((one) => one.info()), ...ended]
-      .filter(({ status }) => filter.status?.includes(status) ?? true)
-      .filter(({ metadata }) => pairs.every(([key, value]) => metadata[key] === value))
-      .sort((a, b) => b.createdAtMs - a.createdAtMs);
+    const fits = ({ status, metadata }: SandboxInfo): boolean =>
+      (filter.status?.includes(status) ?? true) &&
+      pairs.every(([key, value]) => metadata[key] === value);
+    const newestFirst = (a: SandboxInfo, b: SandboxInfo): number => b.createdAtMs - a.createdAtMs;
+    const here = [...this.#sandboxes.values()].map((one) => one.info()).filter(fits);
+    const over = ended.filter(fits).sort(newestFirst).slice(0, ENDED_MAX);
+    return [...here, ...over].sort(newestFirst);
   }
 
   async get(id: string): Promise<SandboxInfo> {
@@ -362,6 +367,15 @@ export class LocalControlPlane implements ControlPlane {
     if (this.#sandboxes.get(id)?.restsAs === null || parseSandboxId(id) === undefined) return null;
     const row = await told(this.#rows.ended(id));
     return row === undefined ? null : infoOfEnded(row, this.#parts.accelerator);
+  }
+
+  /** Those of this process, and what the store knows of others: a host that was killed tells nobody itself. */
+  async #allEnded(): Promise<readonly SandboxInfo[]> {
+    const rows = await told(this.#rows.allEnded());
+    const others = rows
+      .filter(({ id }) => !this.#ended.has(id) && !this.#sandboxes.has(id))
+      .map((row) => infoOfEnded(row, this.#parts.accelerator));
+    return [...this.#ended.values(), ...others];
   }
 
   /** What is paused on the disk is everybody's who uses this store, and may have changed there. */

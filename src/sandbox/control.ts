@@ -216,6 +216,8 @@ export interface HostInfo {
   readonly accelerator: string;
   /** The model server, for people. */
   readonly upstream: string;
+  /** Names that it offers now; null when it does not say. */
+  readonly models: readonly string[] | null;
   readonly sandboxes: number;
   readonly paused: number;
   /** Requests that wait for their turn. */

@@ -6,7 +6,7 @@ import type { CloneSource } from './parts.ts';
 import { Handover } from './start-queue.ts';
 import type { Supervisor } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
-import { timeLimit } from './time-limit.ts';
+import { timeLimit, wait } from './time-limit.ts';
 import { type PoolMember, WarmPool } from './warm-pool.ts';
 
 export interface OpenTemplate {
@@ -30,6 +30,8 @@ interface Pool {
   readonly template: OpenTemplate;
   readonly handover: Handover<Started>;
   readonly warm: WarmPool<Member>;
+  /** The last claim that found a member. */
+  claimedAtMs: number;
 }
 
 export interface PoolsOptions {
@@ -45,8 +47,14 @@ export interface PoolsOptions {
   ): Promise<void>;
 }
 
-/** The first fork in a clone takes four times as long as later ones, so a member has done one. */
-const FIRST_SCRIPT = 'pass';
+/**
+ * In software emulation code that runs for the first time takes several times as long: what a claim and a
+ * first script need is done beforehand.
+ */
+const FIRST_SCRIPT = 'print(1)';
+const REHEARSALS = 2;
+/** A claim is followed by the claimer's first operation, which a refill would hold up on a small host. */
+export const REFILL_DELAY_MS = 200;
 /** It takes a place of the start queue meanwhile, so a guest that hangs must not keep it. */
 const FIRST_SCRIPT_MS_MAX = 30_000;
 
@@ -61,7 +69,10 @@ export class Pools {
   }
 
   claim(key: string): Started | undefined {
-    return this.#pools.get(key)?.warm.claim();
+    const pool = this.#pools.get(key);
+    const claimed = pool?.warm.claim();
+    if (pool !== undefined && claimed !== undefined) pool.claimedAtMs = this.#options.clock.now();
+    return claimed;
   }
 
   /** Where a member may come from while a request waits. */
@@ -108,21 +119,29 @@ export class Pools {
         using limit = timeLimit(clock, FIRST_SCRIPT_MS_MAX, signal);
         return await memberOf(supervisor, limit.signal);
       },
-      turn: (signal, work) => turn(template, signal, work),
+      turn: async (signal, work) => {
+        await wait(clock, pool.claimedAtMs + REFILL_DELAY_MS - clock.now(), signal);
+        await turn(template, signal, work);
+      },
       offer: (member) => handover.offer(member),
       ...{ limits, clock, log },
     });
-    return { template, handover, warm };
+    const pool: Pool = { template, handover, warm, claimedAtMs: Number.NEGATIVE_INFINITY };
+    return pool;
   }
 }
 
 async function memberOf(supervisor: Supervisor, signal: AbortSignal): Promise<Member> {
   try {
-    const script = { code: FIRST_SCRIPT };
-    const process = await supervisor.guest().python({ script, stdin: false }, signal);
-    process.stdout.resume();
-    process.stderr.resume();
-    await process.exit;
+    const guest = supervisor.guest();
+    for (let n = 0; n < REHEARSALS; n += 1) {
+      await guest.update({}, signal);
+      const script = { code: FIRST_SCRIPT };
+      const process = await guest.python({ script, stdin: false }, signal);
+      process.stdout.resume();
+      process.stderr.resume();
+      await process.exit;
+    }
   } catch (error) {
     await supervisor.stop();
     throw error;

@@ -32,9 +32,9 @@ export const FORKS_MAX = 64;
 const METADATA_PAIRS_MAX = 32;
 const METADATA_KEY_LENGTH_MAX = 64;
 const METADATA_VALUE_LENGTH_MAX = 1024;
-const QUEUE_TIMEOUT_MS_MAX = 3600 * 1000;
+export const QUEUE_TIMEOUT_MS_MAX = 3600 * 1000;
 /** Shorter, and looking whether it is idle would keep it busy. */
-const IDLE_TIMEOUT_MS_MIN = 1000;
+export const IDLE_TIMEOUT_MS_MIN = 1000;
 
 /** The rest is judged by `makeSpec`. @throws SandboxError `spec_invalid` */
 export function checkRequest(request: CreateRequest | SandboxChange): void {

@@ -103,6 +103,11 @@ export class SandboxRows {
     return row?.end === null ? undefined : row;
   }
 
+  /** All that have ended and are not forgotten, also in other processes. */
+  async allEnded(): Promise<readonly SandboxRow[]> {
+    return await this.#parts.store.sandboxes.list('ended');
+  }
+
   /**
    * Makes one that is on the disk ours.
    * @throws SandboxError `not_ready`: another process has it; `gone`

@@ -63,6 +63,11 @@ export interface BuildOptions {
 const BYTES_PER_MIB = 1024 * 1024;
 /** In software emulation LangChain takes 10 to 20 s; the guest's own limit is 180 s. */
 const WARM_MS_MAX = 200_000;
+/**
+ * So often a guest may tell, once a second at most, that it is short of memory. One that stays so is slowed
+ * down by its kernel to a crawl and would use up all of `WARM_MS_MAX`; one that finishes is of no use.
+ */
+const PRESSURES_MAX = 5;
 /** What a script needs first: the second fork of a process is four times as fast. */
 const FIRST_SCRIPT = 'import json; print(json.dumps([1]))';
 
@@ -98,7 +103,7 @@ async function build(
   report(0.02, 'boot');
   const { vm, guest, memory } = await boot(parts, spec, workspace, signal, cleanup);
   report(0.1, `import ${warm.length} modules`);
-  const modules = await warmUp(parts, guest, vm, signal);
+  const modules = await warmUp(parts, { guest, vm, spec }, signal);
   report(0.85, 'run a script');
   await runOne(guest.python({ script: { code: FIRST_SCRIPT }, stdin: false }, signal));
   // The page cache is on the host too, so a clone reads from there faster than its copy would cost.
@@ -158,13 +163,15 @@ function throwAway(spec: SandboxSpec): GuestIdentity {
 /** Resolves when the fork server has imported and rehearsed everything. */
 async function warmUp(
   parts: TemplateParts,
-  guest: Guest,
-  vm: Vm,
+  { guest, vm, spec }: { readonly guest: Guest; readonly vm: Vm; readonly spec: TemplateSpec },
   signal: AbortSignal,
 ): Promise<readonly WarmModule[]> {
   const over = Promise.withResolvers<readonly WarmModule[]>();
+  let pressures = 0;
   const stop = guest.events((event) => {
     if (event.type === 'warm') over.resolve(event.modules);
+    if (event.type === 'pressure') pressures += 1;
+    if (event.type === 'oom' || pressures > PRESSURES_MAX) over.reject(tooSmall(spec));
   });
   const cancel = parts.clock.after(WARM_MS_MAX, () =>
     over.reject(failed(`modules were not imported within ${WARM_MS_MAX} ms`)),
@@ -207,6 +214,12 @@ function unsupported(parts: TemplateParts): SandboxError {
   return failed(`${parts.driver.description} takes no snapshots`);
 }
 
-function failed(cause: string): SandboxError {
-  return new SandboxError('template_failed', 'the template could not be built', { cause });
+function tooSmall({ memoryMib, warm }: TemplateSpec): SandboxError {
+  const cause = `${memoryMib} MiB of memory are too little for its modules: ${warm.join(', ')}`;
+  return failed(cause, 'give it more memory, or let it import less (--memory, --warm)');
+}
+
+function failed(cause: string, remedy?: string): SandboxError {
+  const options = remedy === undefined ? { cause } : { cause, remedy };
+  return new SandboxError('template_failed', 'the template could not be built', options);
 }

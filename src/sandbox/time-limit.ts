@@ -1,4 +1,4 @@
-/** A limit on how long something may take, as a signal. */
+/** How long something may take, and waiting, by the clock that is given. */
 import type { Clock } from '../base/clock.ts';
 
 export interface TimeLimit extends Disposable {
@@ -28,5 +28,17 @@ export async function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promi
     return await Promise.race([work, aborted.promise]);
   } finally {
     signal.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Of the clock's time; none if it is over. @throws the signal's reason */
+export async function wait(clock: Clock, waitMs: number, signal: AbortSignal): Promise<void> {
+  if (waitMs <= 0) return;
+  const over = Promise.withResolvers<void>();
+  const cancel = clock.after(waitMs, over.resolve);
+  try {
+    await orAborted(over.promise, signal);
+  } finally {
+    cancel();
   }
 }

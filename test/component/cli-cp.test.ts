@@ -161,6 +161,19 @@ describe('cp', () => {
     });
   });
 
+  it('a path that is not here: said plainly, and no sandbox is asked', async () => {
+    const nowhere = join(here, 'nothing');
+    const unasked = new FakeControlPlane({
+      before: (method) => {
+        throw new Error(`${method} was called`);
+      },
+    });
+    await expect(cp(testCli().cli, unasked, [nowhere, 'abc:'], {})).rejects.toMatchObject({
+      code: 'usage',
+      message: `${nowhere}: there is no such file or directory here`,
+    });
+  });
+
   it('a path that the guest has not', async () => {
     const { cli } = testCli();
     await expect(

@@ -76,7 +76,16 @@ describe('commands on a daemon', () => {
       [['exec', 'zzz'], 'no program was given'],
       [['rm'], 'name sandboxes, or all of them'],
       [['pause', '--to', 'tape', 'x'], 'Allowed choices are memory, disk'],
-      [['create', '--cpus', 'many'], '"many" is no whole number'],
+      [['create', '--cpus', 'many'], '--cpus: "many" is no whole number'],
+      [['create', '--cpus', '0'], '--cpus: 0 is not from 1 to 32'],
+      [['create', '--memory', '1'], '--memory: 1 is not from 128M to 64G'],
+      [['create', '--timeout', '0'], '--timeout: 0 is not from 1ms to 168h'],
+      [['create', '--warm', 'os; print(1)'], 'is no module name'],
+      [['run', '--timeout', '0', '-c', '1'], '--timeout: 0 is not from 1ms to 168h'],
+      [['fork', 'zzz', '--count', '0'], '--count: 0 is not from 1 to 64'],
+      [['pool', 'set', '2000', '3000'], 'MIN: 2000 is not from 0 to 256'],
+      [['help', 'frob'], "unknown command 'frob'"],
+      [['frob', '--help'], "unknown command 'frob'"],
       [['pool', 'set', '3', '2'], 'at least 3 and at most 2'],
       [['shell', 'zzz'], 'needs a terminal'],
       [['frok', 'zzz'], "unknown command 'frok'"],
@@ -89,10 +98,10 @@ describe('commands on a daemon', () => {
   });
 
   it('-o json: errors of the daemon are objects too', async () => {
-    const { status, stdout } = await there(['create', '--memory', '1', '-o', 'json']).result;
-    expect(status).toBe(125);
+    const { status, stdout } = await there(['create', '--warm', 'a b', '-o', 'json']).result;
+    expect(status).toBe(2);
     expect(JSON.parse(stdout)).toMatchObject({
-      error: { code: 'spec_invalid', message: expect.stringContaining('memoryMib') },
+      error: { code: 'spec_invalid', message: expect.stringContaining('"a b" is no module name') },
     });
   });
 
@@ -126,6 +135,16 @@ describe('run with a daemon', () => {
       ...{ stdout: "['--flag'] b\n", stderr: '' },
     });
     expect(await daemon.control.list()).toEqual([]);
+  });
+
+  it('--model: one that its model server has not is refused before anything starts', async () => {
+    const all = async () => (await daemon.control.list({ status: ['running', 'ended'] })).length;
+    const before = await all();
+    const { status, stderr } = await there(['run', '--model', 'nothere', '-c', '1']).result;
+    expect(stderr).toContain('none has no model "nothere"');
+    expect(stderr).toContain('fix: use one of: llama, qwen');
+    expect(status).toBe(125);
+    expect(await all()).toBe(before);
   });
 
   it('-: the script comes from standard input; -o json tells the claim', async () => {

@@ -40,6 +40,21 @@ describe('exec', () => {
     expect(await exec(testCli({ stdin: '' }).cli, control, id, kill, NO_FLAGS)).toBe(143);
   });
 
+  it('no such program: 127; one that is none: 126; a failure of another kind is ours', async () => {
+    const { cli, stderr } = testCli({ stdin: '' });
+    expect(await exec(cli, control, id, ['no-such-program'], NO_FLAGS)).toBe(127);
+    expect(stderr()).toContain("program 'no-such-program': No such file or directory");
+    const dir = await control.dirOf(id);
+    expect(await exec(testCli({ stdin: '' }).cli, control, id, [dir], NO_FLAGS)).toBe(126);
+    const nowhere = { ...NO_FLAGS, cwd: '/nowhere' };
+    await expect(
+      exec(testCli({ stdin: '' }).cli, control, id, ['true'], nowhere),
+    ).rejects.toMatchObject({ code: 'not_found' });
+    const json = testCli({ stdin: '', json: true });
+    expect(await exec(json.cli, control, id, ['no-such-program'], NO_FLAGS)).toBe(127);
+    expect(JSON.parse(json.stdout())).toMatchObject({ error: { code: 'not_found' } });
+  });
+
   it('standard input goes to the program, its end too', async () => {
     const { cli, stdout } = testCli({ stdin: 'hello\nworld\n' });
     expect(await exec(cli, control, id, ['tr', 'a-z', 'A-Z'], NO_FLAGS)).toBe(0);
@@ -125,13 +140,6 @@ describe('exec', () => {
     const { cli } = testCli({ stdin: '' });
     await expect(exec(cli, control, 'zzz', ['true'], NO_FLAGS)).rejects.toThrow(usage);
     await expect(exec(cli, control, 'z'.repeat(20), ['true'], NO_FLAGS)).rejects.toMatchObject({
-      code: 'not_found',
-    });
-  });
-
-  it('a program that is not there', async () => {
-    const { cli } = testCli({ stdin: '' });
-    await expect(exec(cli, control, id, ['no-such-program'], NO_FLAGS)).rejects.toMatchObject({
       code: 'not_found',
     });
   });

@@ -1,5 +1,6 @@
 /** The commands on sandboxes as a whole, in this process: what they do and what they print. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { FakeClock } from '../../src/base/clock.ts';
 import { type CreateFlags, create } from '../../src/cli/commands/create.ts';
 import { host, poolList, poolSet, processes } from '../../src/cli/commands/host.ts';
 import { list, pause, remove, resume } from '../../src/cli/commands/sandboxes.ts';
@@ -10,7 +11,7 @@ import {
   snapshotRemove,
 } from '../../src/cli/commands/snapshot.ts';
 import { update } from '../../src/cli/commands/update.ts';
-import type { CreateRequest } from '../../src/sandbox/control.ts';
+import type { CreateRequest, PoolInfo } from '../../src/sandbox/control.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
@@ -90,6 +91,32 @@ describe('create', () => {
     ]);
   });
 
+  it('a boot that nobody asked for: how the next one is cloned', async () => {
+    const { cli, stderr } = testCli();
+    const booting = await control.create({ boot: true });
+    const flags = { ...NO_FLAGS, cpus: 2, memory: '1G', warm: ['numpy', 'json'] };
+    const slow = Object.assign(Object.create(control), { create: async () => booting });
+    await create(cli, slow as FakeControlPlane, flags);
+    const words = 'neurovisor template build --cpus 2 --memory 1G --warm numpy --warm json';
+    expect(stderr()).toBe(
+      `booted in 6 ms\nno template is like this; the next one is cloned after: ${words}\n`,
+    );
+    const asked = testCli();
+    await create(asked.cli, slow as FakeControlPlane, { ...flags, boot: true });
+    expect(asked.stderr()).toBe('booted in 6 ms\n');
+  });
+
+  it('--model: one that the model server has not is refused with those it has', async () => {
+    await expect(
+      create(testCli().cli, control, { ...NO_FLAGS, model: 'nothere' }),
+    ).rejects.toMatchObject({
+      code: 'model_unknown',
+      remedy: 'use one of: llama, qwen',
+    });
+    expect(await control.list()).toEqual([]);
+    expect(await create(testCli().cli, control, { ...NO_FLAGS, model: 'qwen' })).toBe(0);
+  });
+
   it('--snapshot: by its name', async () => {
     const { id } = await control.snapshot(await newId(), { name: 'ready' });
     const { cli, stdout } = testCli({ json: true });
@@ -105,6 +132,9 @@ describe('create', () => {
     ['a snapshot that is not there', { snapshot: 'none' }],
     ['a model file', { model: 'x.gguf' }],
     ['a bad time', { timeout: 'soon' }],
+    ['no time', { timeout: '0' }],
+    ['what happens when a time is over that there is not', { onTimeout: 'pause' }],
+    ['no memory to speak of', { memory: '1M' }],
   ])('%s is refused', async (_what, flags) => {
     const { cli } = testCli();
     await expect(create(cli, control, { ...NO_FLAGS, ...flags })).rejects.toThrow(usage);
@@ -169,6 +199,17 @@ describe('rm', () => {
     await expect(remove(testCli().cli, control, [], {})).rejects.toThrow(usage);
     await expect(remove(testCli().cli, control, [one], { all: true })).rejects.toThrow(usage);
     expect(await control.list()).toHaveLength(1);
+  });
+
+  it('one that has ended is told, by its beginning too, with what is left to know', async () => {
+    const one = await newId();
+    await control.remove(one);
+    for (const text of [one, one.slice(0, 12)]) {
+      const { cli, stdout, stderr } = testCli();
+      expect(await remove(cli, control, [text], {})).toBe(1);
+      expect(stdout()).toBe('');
+      expect(stderr()).toMatch(new RegExp(`sandbox ${one} has ended: removed\nfix: .*ls -a`));
+    }
   });
 
   it('one that fails is told, the others go, and the status is 1', async () => {
@@ -286,6 +327,24 @@ describe('pool', () => {
     expect(JSON.parse(ls.stdout())).toEqual([JSON.parse(set.stdout())]);
   });
 
+  it('set that takes long says what it waits for, one that does not says nothing', async () => {
+    const clock = new FakeClock();
+    const quick = testCli();
+    await poolSet(quick.cli, control, { min: 1, max: 1 }, { warm: [] }, clock);
+    expect(quick.stderr()).toBe('');
+    const built = Promise.withResolvers<PoolInfo>();
+    const slow = Object.assign(Object.create(control), { setPool: () => built.promise });
+    const { cli, stderr } = testCli();
+    const setting = poolSet(cli, slow as FakeControlPlane, { min: 1, max: 1 }, { warm: [] }, clock);
+    clock.advance(1000);
+    expect(stderr()).toContain(
+      'template of this pool (built once, if it is not there) (about 45.0 s)',
+    );
+    built.resolve(await control.setPool({ min: 1, max: 1 }));
+    expect(await setting).toBe(0);
+    expect(stderr()).toMatch(/✓ .*template of this pool/);
+  });
+
   it('a minimum above the maximum is refused', async () => {
     await expect(poolSet(testCli().cli, control, { min: 3, max: 2 }, { warm: [] })).rejects.toThrow(
       usage,
@@ -299,6 +358,7 @@ describe('host, ps', () => {
     const { cli, stdout } = testCli();
     expect(await host(cli, control)).toBe(0);
     expect(stdout()).toMatch(/^VMM +none \(agents as processes\)$/m);
+    expect(stdout()).toMatch(/^models +none: llama, qwen$/m);
     expect(stdout()).toMatch(/^sandboxes +1, 0 of them paused$/m);
   });
 

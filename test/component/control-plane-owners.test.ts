@@ -51,6 +51,9 @@ async function pausedOne(host: FakeHost): Promise<string> {
   return id;
 }
 
+/** The most of those that have ended in one list. */
+const ENDED_LISTED = 256;
+
 describe('LocalControlPlane: two over one store', () => {
   it('what one has paused to disk the other sees, resumes and pauses again', async () => {
     await using both = await Neighbours.make();
@@ -182,6 +185,46 @@ describe('LocalControlPlane: after another', () => {
     expect(await b.control.get(running.id)).toMatchObject({ end: { cause: 'stopped' } });
     expect(await (await b.guest(paused)).recall()).toBe('a thing');
     await requireNothing(b);
+  });
+
+  it('was killed or closed: who lists what has ended sees that of both, newest first', async () => {
+    await using both = await Neighbours.make();
+    const a = await both.open('a');
+    const metadata = { of: 'a user' };
+    const first = await a.control.create({ boot: true, metadata });
+    a.clock.advance(1000);
+    const second = await a.control.create({ boot: true });
+    await both.kill('a');
+    const b = await both.open('b');
+    b.clock.advance(2000);
+    const own = await b.control.create({ boot: true, metadata });
+    expect((await b.control.list()).map(({ id }) => id)).toEqual([own.id]);
+    const over = { status: ['ended'] } as const;
+    expect(await b.control.list(over)).toMatchObject([
+      { id: second.id, status: 'ended', end: { cause: 'host-lost' } },
+      { id: first.id, status: 'ended', end: { cause: 'host-lost' } },
+    ]);
+    await b.control.remove(own.id);
+    const ids = async (host: FakeHost) =>
+      (await host.control.list({ ...over, metadata })).map(({ id }) => id);
+    expect(await ids(b)).toEqual([own.id, first.id]);
+    await both.close('b');
+    expect(await ids(await both.open('c'))).toEqual([own.id, first.id]);
+  });
+
+  it('of many that have ended a list has the newest', async () => {
+    await using both = await Neighbours.make();
+    const a = await both.open('a');
+    const made: string[] = [];
+    for (let at = 0; at < ENDED_LISTED + 2; at++) {
+      const { id } = await a.control.create({ boot: true });
+      await a.control.remove(id);
+      a.clock.advance(10);
+      made.unshift(id);
+    }
+    await both.close('a');
+    const listed = await (await both.open('b')).control.list({ status: ['ended'] });
+    expect(listed.map(({ id }) => id)).toEqual(made.slice(0, ENDED_LISTED));
   });
 
   it('was killed: those it held have ended with it, what is on the disk goes on', async () => {

@@ -1,6 +1,7 @@
 /** Many sandboxes at once and one after another, from a pool, a template or a boot: no VM is started. */
 import { describe, expect, it } from 'vitest';
 import { BusyError } from '../../src/sandbox/errors.ts';
+import { REFILL_DELAY_MS } from '../../src/sandbox/pools.ts';
 import { WAITING_MAX } from '../../src/sandbox/start-queue.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { NOTHING, requireNothing } from '../support/fake-leftovers.ts';
@@ -91,6 +92,17 @@ describe('LocalControlPlane: starts', () => {
     expect(host.script.unused).toEqual([]);
     silent.release();
     await requireNothing(host);
+  });
+
+  it('a pool is refilled a moment after a claim, so that the claimer’s first operation has the host', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 2);
+    await host.control.create({});
+    host.clock.advance(REFILL_DELAY_MS - 1);
+    await settle();
+    expect(host.vms()).toHaveLength(2);
+    host.clock.advance(1);
+    await expect.poll(() => host.vms().length).toBe(3);
   });
 
   it('a member that dies while it waits is replaced, and an empty pool clones', async () => {

@@ -249,6 +249,15 @@ describe.skipIf(model === undefined)('the engine with a real model', () => {
     expect(dot(cat, kitten)).toBeGreaterThan(dot(cat, stocks));
   });
 
+  it.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
+    'goes on after a %s to the whole group: its parent says when it ends',
+    async (signal) => {
+      process.kill(engine.pid, signal);
+      const answer = await post(engine, '/completions', { prompt: 'one, two', max_tokens: 1 });
+      expect(answer.choices).toHaveLength(1);
+    },
+  );
+
   it('tells when its process is killed', async () => {
     const other = await start(model ?? '');
     process.kill(other.pid, 'SIGKILL');

@@ -40,14 +40,19 @@ function fakeProcess(exitCode: number): Process {
   } as unknown as Process;
 }
 
-function parts(fail: Step | null, modules: readonly WarmModule[]): TemplateParts {
+/** What a guest tells while it imports. */
+const events = (modules: readonly WarmModule[]): readonly GuestEvent[] => [
+  { type: 'warm', modules },
+];
+
+function parts(fail: Step | null, told: readonly GuestEvent[]): TemplateParts {
   const step = async (name: Step): Promise<void> => {
     steps.push(name);
     if (fail === name) throw new Error(`${name} failed`);
   };
   const guest = {
     events: (listener: (event: GuestEvent) => void) => {
-      const timer = setImmediate(() => listener({ type: 'warm', modules }));
+      const timer = setImmediate(() => told.forEach(listener));
       return () => clearImmediate(timer);
     },
     python: async () => {
@@ -102,11 +107,11 @@ function parts(fail: Step | null, modules: readonly WarmModule[]): TemplateParts
 
 const IMPORTED: readonly WarmModule[] = [{ name: 'json', durationMs: 1, error: null }];
 
-function build(fail: Step | null, modules = IMPORTED, signal = new AbortController().signal) {
+function build(fail: Step | null, told = events(IMPORTED), signal = new AbortController().signal) {
   const out = mkdtempSync(join(root, 'out-'));
   const paths = { ram: join(out, 'ram'), state: join(out, 'state'), disk: join(out, 'disk') };
   const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'] };
-  const built = buildTemplate(parts(fail, modules), { spec, paths, signal, report: () => {} });
+  const built = buildTemplate(parts(fail, told), { spec, paths, signal, report: () => {} });
   return { built, out };
 }
 
@@ -157,17 +162,35 @@ describe('buildTemplate', () => {
 
   it('a module that can not be imported is named', async () => {
     const wrong = [{ name: 'json', durationMs: 1, error: 'ImportError: no json' }];
-    await expect(build(null, wrong).built).rejects.toMatchObject({
+    await expect(build(null, events(wrong)).built).rejects.toMatchObject({
       code: 'template_failed',
       cause: 'module json: ImportError: no json',
     });
     expectNothingLeft();
   });
 
+  const PRESSURE = { type: 'pressure', memoryBytes: 6e7, highEvents: 9 } as const;
+  it.each<[string, readonly GuestEvent[]]>([
+    ['kills what imports', [{ type: 'oom', oomKills: 1, detail: 'python3' }]],
+    ['slows it down again and again', Array.from({ length: 6 }, () => PRESSURE)],
+  ])('a guest that %s has too little memory, and that is told at once', async (_what, told) => {
+    await expect(build(null, told).built).rejects.toMatchObject({
+      code: 'template_failed',
+      cause: '128 MiB of memory are too little for its modules: json',
+      remedy: expect.stringContaining('--memory'),
+    });
+    expectNothingLeft();
+  });
+
+  it('a guest that is short of memory for a moment goes on', async () => {
+    const told = [...Array.from({ length: 5 }, () => PRESSURE), ...events(IMPORTED)];
+    expect(await build(null, told).built).toMatchObject({ modules: IMPORTED });
+  });
+
   it('cancelled: says so, and leaves nothing', async () => {
     const aborter = new AbortController();
     aborter.abort();
-    const { built } = build(null, IMPORTED, aborter.signal);
+    const { built } = build(null, events(IMPORTED), aborter.signal);
     await expect(built).rejects.toMatchObject({ code: 'cancelled' });
     expectNothingLeft();
   });

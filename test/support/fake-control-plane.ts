@@ -86,6 +86,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       vmm: 'none (agents as processes)',
       accelerator: 'fake',
       upstream: 'none',
+      models: ['llama', 'qwen'],
       sandboxes: live.length,
       paused: live.filter(({ status }) => status === 'paused').length,
       queued: 0,
@@ -136,7 +137,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
 
   async remove(id: string): Promise<SandboxInfo> {
     this.#options.before?.('remove');
-    return await this.#end(this.#any(id), 'stopped', 'removed');
+    return await this.#end(this.#live(id), 'stopped', 'removed');
   }
 
   async pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo> {

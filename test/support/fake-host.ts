@@ -246,7 +246,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
         rootImageDigest: 'image',
         machineOf: () => FAKE_MACHINE,
       }),
-      describe: () => ({ version: '0', vmm: 'fake', upstream: 'none', memoryAvailableMib: 1 }),
+      describe: async () => ({
+        ...{ version: '0', vmm: 'fake', upstream: 'none', models: null, memoryAvailableMib: 1 },
+      }),
       makeSpec: (wanted) => makeSpec(wanted, 8),
       openNetwork: () => script.step('network'),
       supervise: (spec, source) => new Supervisor(spec, this.#sandboxParts(spec, source)),

@@ -26,7 +26,9 @@ export function addSandboxRoutes(app: App, { control, clock }: ApiParts): void {
       schema: {
         tags,
         operationId: 'listSandboxes',
-        summary: 'The sandboxes that have not ended, newest first',
+        summary: 'The sandboxes, newest first',
+        description:
+          'Of those that have ended (`status=ended`) the newest 256, also those of earlier daemons.',
         querystring: listQuery,
         response: { 200: sandboxList, ...failures },
       },

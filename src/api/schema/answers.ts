@@ -117,6 +117,7 @@ export const hostInfo: z.ZodType<HostInfo> = z
     vmm: z.string(),
     accelerator: z.string(),
     upstream: z.string().describe('The model server.'),
+    models: z.array(z.string()).nullable().describe('What it offers now; null: it does not say.'),
     sandboxes: count,
     paused: count,
     queued: count.describe('Requests that wait for their turn.'),

@@ -6,6 +6,7 @@
  * left out. The types are those of the control plane; a field that is added there does not compile here.
  */
 import { z } from 'zod';
+import { LIMITS } from '../../sandbox/spec.ts';
 
 /** `Upgrade` of the tunnel to a sandbox's agent. */
 export const TUNNEL_PROTOCOL = 'neurovisor-guest';
@@ -14,8 +15,13 @@ export const count = z.number().int().nonnegative();
 export const ms = z.number();
 export const wallMs = z.number().describe('Milliseconds since 1970.');
 export const text = (charactersMax: number) => z.string().max(charactersMax);
-/** Of a request: more is refused by the sandbox's own check, with a reason. */
-export const milliseconds = z.number().int().positive().max(Number.MAX_SAFE_INTEGER);
+/** Of a request. Whatever is wrong with it, the message is the same: what may stand there. */
+export function whole(min: number, max: number) {
+  const error = `expected a whole number from ${min} to ${max}`;
+  return z.number({ error }).int({ error }).min(min, { error }).max(max, { error });
+}
+/** How long sandboxes and programs may go on. */
+export const milliseconds = whole(1, LIMITS.timeoutMsMax);
 
 export const sandboxId = z
   .string()

@@ -2,10 +2,11 @@
 import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
-import type { NetworkOptions } from '../../sandbox/spec.ts';
+import { POOL_MEMBERS_MAX } from '../../sandbox/pool-target.ts';
+import { FORKS_MAX, IDLE_TIMEOUT_MS_MIN, QUEUE_TIMEOUT_MS_MAX } from '../../sandbox/request.ts';
+import { LIMITS, type NetworkOptions } from '../../sandbox/spec.ts';
 import type { TemplateSpec } from '../../sandbox/template.ts';
 import {
-  count,
   environment,
   metadata,
   milliseconds,
@@ -15,6 +16,7 @@ import {
   snapshotName,
   status,
   text,
+  whole,
 } from './fields.ts';
 
 const bucket = z
@@ -40,9 +42,11 @@ const rules = z
   );
 
 const size = {
-  cpus: z.number().int().positive().describe('Virtual CPUs. Default 1.'),
-  memoryMib: z.number().int().positive().describe('RAM, MiB. Default 512.'),
-  diskMib: z.number().int().positive().describe('Disk for what it writes, MiB. Default 2048.'),
+  cpus: whole(1, LIMITS.cpusMax).describe('Virtual CPUs. Default 1.'),
+  memoryMib: whole(LIMITS.memoryMibMin, LIMITS.memoryMibMax).describe('RAM, MiB. Default 512.'),
+  diskMib: whole(LIMITS.diskMibMin, LIMITS.diskMibMax).describe(
+    'Disk for what it writes, MiB. Default 2048.',
+  ),
   warm: z
     .array(text(256))
     .max(64)
@@ -55,7 +59,7 @@ const lifeFields = {
     .optional()
     .describe('It is ended (or paused, see `onTimeout`) after this long. Default: no limit.'),
   onTimeout: onTimeout.optional().describe('Default `kill`.'),
-  idleTimeoutMs: milliseconds
+  idleTimeoutMs: whole(IDLE_TIMEOUT_MS_MIN, LIMITS.timeoutMsMax)
     .nullable()
     .optional()
     .describe('It is paused to disk after this long without use. Default: never.'),
@@ -91,7 +95,7 @@ export const createRequest: z.ZodType<CreateRequest> = z
     console: z.literal('log').optional(),
     snapshot: snapshotName.optional().describe('Id or name of a snapshot to go on from.'),
     boot: z.boolean().optional().describe('Boot, even where a clone would start faster.'),
-    queueTimeoutMs: milliseconds
+    queueTimeoutMs: whole(1, QUEUE_TIMEOUT_MS_MAX)
       .optional()
       .describe('How long it may wait for its turn. Default 60 000.'),
     ...lifeFields,
@@ -116,7 +120,7 @@ export const pauseRequest = z.strictObject({
 });
 
 export const forkRequest: z.ZodType<ForkOptions> = z.strictObject({
-  count: z.number().int().min(1).max(64).default(1).describe('How many.'),
+  count: whole(1, FORKS_MAX).default(1).describe('How many.'),
   timeoutMs: lifeFields.timeoutMs,
   metadata: metadata.exactOptional(),
 } satisfies Record<keyof ForkOptions, z.ZodType>);
@@ -124,8 +128,8 @@ export const forkRequest: z.ZodType<ForkOptions> = z.strictObject({
 export const snapshotRequest = z.strictObject({ name: snapshotName.exactOptional() });
 
 export const poolRequest = z.strictObject({
-  min: z.number().int().min(0).max(1024).describe('Members that wait, whatever the demand.'),
-  max: z.number().int().min(0).max(1024).describe('The most that ever wait.'),
+  min: whole(0, POOL_MEMBERS_MAX).describe('Members that wait, whatever the demand.'),
+  max: whole(0, POOL_MEMBERS_MAX).describe('The most that ever wait.'),
   spec: z
     .strictObject({
       cpus: size.cpus.exactOptional(),
@@ -155,7 +159,9 @@ export const execRequest = z
     user: text(256).min(1).optional().describe('Default `user`; `root` is allowed.'),
     stdin: z.string().optional().describe('Its standard input. Default: empty.'),
     timeoutMs: milliseconds.optional().describe('It is ended after this long.'),
-    outputBytesMax: count.optional().describe('Output beyond is dropped. At most 16 MiB.'),
+    outputBytesMax: whole(0, Number.MAX_SAFE_INTEGER)
+      .optional()
+      .describe('Output beyond is dropped. At most 16 MiB.'),
   })
   .refine(({ argv, code }) => (argv === undefined) !== (code === undefined), {
     error: 'expected either `argv` or `code`',
@@ -188,7 +194,7 @@ const pairs = z
   .pipe(z.record(z.string(), z.string()));
 
 export const listQuery = z.strictObject({
-  status: statusList.optional().describe('States, separated by commas. Default: all.'),
+  status: statusList.optional().describe('States, separated by commas. Default: all but `ended`.'),
   metadata: pairs.optional().describe('`key=value`; may be given several times, all must match.'),
 });
 

@@ -2,7 +2,7 @@
 import { pipeline } from 'node:stream/promises';
 import type { ControlPlane } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
-import { copyIn } from '../copy-in.ts';
+import { copyIn, requireSource } from '../copy-in.ts';
 import { copyOut } from '../copy-out.ts';
 import { UsageError } from '../failure.ts';
 import { type Location, parseLocation } from '../location.ts';
@@ -60,6 +60,7 @@ async function into(
   to: GuestLocation,
   { user }: CopyFlags,
 ): Promise<void> {
+  if (from.kind === 'here') await requireSource(from.path);
   const guest = await control.guest(await sandboxId(control, to.id));
   if (from.kind === 'here') {
     await copyIn(cli, guest, from.path, to.path, { user });

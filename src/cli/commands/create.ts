@@ -2,8 +2,10 @@
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { parseDuration, parsePairs } from '../options.ts';
+import { checkModelThere } from '../offered.ts';
+import { parsePairs } from '../options.ts';
 import { snapshotId } from '../pick.ts';
+import * as ranges from '../ranges.ts';
 import { type SandboxFlags, sandboxOptions } from '../sandbox-flags.ts';
 import { duration } from '../table.ts';
 
@@ -22,6 +24,7 @@ export interface CreateFlags extends SandboxFlags {
 /** Text: the id alone on stdout, so that `id=$(neurovisor create)` works. */
 export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags): Promise<number> {
   const request = createRequest(cli, flags);
+  await checkModelThere(control, flags.model);
   const { snapshot } = request;
   const info = await control.create(
     snapshot === undefined
@@ -31,7 +34,7 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
   );
   if (cli.json) cli.printJson(info);
   else {
-    cli.stderr.write(`${howItStarted(info)}\n`);
+    cli.stderr.write(`${howItStarted(info)}\n${whyItBooted(info, flags)}`);
     cli.stdout.write(`${info.id}\n`);
   }
   return 0;
@@ -56,13 +59,19 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
     );
   }
   const { timeout, idleTimeout } = flags;
+  if (flags.onTimeout !== undefined && timeout === undefined) {
+    throw new UsageError(
+      '--on-timeout says what happens when the time is over, but there is no limit of time',
+      `add one: --timeout 2h --on-timeout ${flags.onTimeout}`,
+    );
+  }
   return {
     ...sandboxOptions(cli, flags, flags.model === undefined ? {} : { defaultModel: flags.model }),
     metadata: parsePairs(flags.label, '--label'),
-    timeoutMs: timeout === undefined ? undefined : parseDuration(timeout),
+    timeoutMs: timeout === undefined ? undefined : ranges.timeout(timeout),
     onTimeout: flags.onTimeout,
     idleTimeoutMs:
-      idleTimeout === undefined || idleTimeout === 'never' ? null : parseDuration(idleTimeout),
+      idleTimeout === undefined || idleTimeout === 'never' ? null : ranges.idleTimeout(idleTimeout),
     // The negative flag makes commander say `true` when it is not given.
     autoResume: flags.autoResume === false ? false : undefined,
     snapshot,
@@ -77,6 +86,19 @@ const HOW: Readonly<Record<SandboxInfo['origin'], string>> = {
   snapshot: 'went on from a snapshot',
   fork: 'forked',
 };
+
+/** A boot that nobody asked for, and how the next one is spared it; empty: there is nothing to tell. */
+function whyItBooted({ origin }: SandboxInfo, { boot, ...flags }: CreateFlags): string {
+  const { cpus, memory, disk, warm } = flags;
+  const words = [
+    ...(cpus === undefined ? [] : ['--cpus', `${cpus}`]),
+    ...(memory === undefined ? [] : ['--memory', memory]),
+    ...(disk === undefined ? [] : ['--disk', disk]),
+    ...warm.flatMap((name) => ['--warm', name]),
+  ];
+  if (origin !== 'boot' || boot === true || words.length === 0) return '';
+  return `no template is like this; the next one is cloned after: neurovisor template build ${words.join(' ')}\n`;
+}
 
 function howItStarted({ origin, readyMs }: SandboxInfo): string {
   return readyMs === null ? HOW[origin] : `${HOW[origin]} in ${duration(readyMs)}`;

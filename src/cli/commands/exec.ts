@@ -1,12 +1,20 @@
 /** `neurovisor exec` and `shell`: a program in a running sandbox, on the streams of this command. */
+import { CodedError, describeError } from '../../base/errors.ts';
 import type { Guest, Process, ProcessExit, RunOptions } from '../../guest/link.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
-import { UsageError } from '../failure.ts';
+import {
+  EXIT_NO_PROGRAM,
+  EXIT_NOT_EXECUTABLE,
+  failureJson,
+  failureText,
+  UsageError,
+} from '../failure.ts';
 import { endAfterLoss, statusOfEnd } from '../loss.ts';
-import { parseDuration, parseEnv } from '../options.ts';
+import { parseEnv } from '../options.ts';
 import { sandboxId } from '../pick.ts';
 import { exitStatus, relay } from '../program-streams.ts';
+import * as ranges from '../ranges.ts';
 import { inRawMode, requireTerminal, terminalSize } from '../terminal.ts';
 
 export interface ExecFlags {
@@ -31,8 +39,38 @@ export interface ExecReport {
   readonly stderr: string;
 }
 
-/** @returns the program's exit status, 124 when its time was over, 128+n when a signal ended it */
+/**
+ * @returns the program's exit status, 124 when its time was over, 128+n when a signal ended it, 126 and 127
+ *   when it is none or there is none
+ */
 export async function exec(
+  cli: Cli,
+  control: ControlPlane,
+  text: string,
+  argv: readonly string[],
+  flags: ExecFlags,
+): Promise<number> {
+  try {
+    return await execOrThrow(cli, control, text, argv, flags);
+  } catch (error) {
+    const status = statusOfNoProgram(error);
+    if (status === null) throw error;
+    if (cli.json) cli.printJson(failureJson(error));
+    else cli.stderr.write(`${failureText(error)}\n`);
+    return status;
+  }
+}
+
+/** As shells tell it, for a program that did not start; null: it is another failure. */
+function statusOfNoProgram(error: unknown): number | null {
+  // A working directory that is not there has the same code; the agent names what it could not do.
+  if (!(error instanceof CodedError) || !/\bprogram ['"]/.test(describeError(error))) return null;
+  if (error.code === 'not_found') return EXIT_NO_PROGRAM;
+  const isNone = error.code === 'permission_denied' || error.code === 'invalid_request';
+  return isNone ? EXIT_NOT_EXECUTABLE : null;
+}
+
+async function execOrThrow(
   cli: Cli,
   control: ControlPlane,
   text: string,
@@ -113,7 +151,7 @@ function runOptions(cli: Cli, { env, user, cwd, timeout }: ExecFlags): RunOption
     env: parseEnv(env, cli.env),
     ...(user === undefined ? {} : { user }),
     ...(cwd === undefined ? {} : { cwd }),
-    ...(timeout === undefined ? {} : { timeoutMs: parseDuration(timeout) }),
+    ...(timeout === undefined ? {} : { timeoutMs: ranges.timeout(timeout) }),
   };
 }
 

@@ -1,5 +1,5 @@
 /** `neurovisor host`, `pool`, `ps`: what the daemon and its sandboxes are doing. */
-import { systemClock } from '../../base/clock.ts';
+import { type Clock, systemClock } from '../../base/clock.ts';
 import type { ProcessInfo } from '../../guest/link.ts';
 import type { ControlPlane, HostInfo, PoolInfo } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
@@ -22,12 +22,16 @@ export function hostTable(info: HostInfo, now: number): string {
     [
       ['up for', coarse(now - info.startedAtMs)],
       ['VMM', info.vmm],
-      ['models', info.upstream],
+      ['models', modelsText(info)],
       ['sandboxes', `${info.sandboxes}, ${info.paused} of them paused`],
       ['waiting', `${info.queued} requests`],
       ['memory free', `${info.memoryAvailableMib} MiB`],
     ],
   );
+}
+
+function modelsText({ upstream, models }: HostInfo): string {
+  return models === null || models.length === 0 ? upstream : `${upstream}: ${models.join(', ')}`;
 }
 
 export interface PoolFlags {
@@ -46,16 +50,41 @@ export async function poolSet(
   control: ControlPlane,
   limits: { readonly min: number; readonly max: number },
   flags: PoolFlags,
+  clock: Clock = systemClock,
 ): Promise<number> {
   const { min, max } = limits;
   if (min > max) throw new UsageError(`a pool of at least ${min} and at most ${max}`);
   const given = Object.entries(sizeOptions(flags)).filter(([, value]) => value !== undefined);
   const warm = flags.warm.length === 0 ? {} : { warm: flags.warm };
   const spec = { ...Object.fromEntries(given), ...warm };
-  const info = await cli.unlessCancelled(control.setPool({ min, max }, spec));
+  const info = await told(cli, clock, control.setPool({ min, max }, spec));
   if (cli.json) cli.printJson(info);
   else show(cli, [info]);
   return 0;
+}
+
+/** Longer than this, and the daemon is likely to build a template. */
+const QUIET_MS_MAX = 1000;
+/** In software emulation on two cores. */
+const TEMPLATE_ESTIMATE_MS = 45_000;
+
+/** Says what takes so long, if it does. */
+async function told<T>(cli: Cli, clock: Clock, work: Promise<T>): Promise<T> {
+  const { report } = cli.progress;
+  const askedAtMs = clock.now();
+  const stop = clock.after(QUIET_MS_MAX, () => {
+    const title = 'Prepare the template of this pool (built once, if it is not there)';
+    report({ kind: 'start', step: 'template', title, estimateMs: TEMPLATE_ESTIMATE_MS });
+  });
+  try {
+    const result = await cli.unlessCancelled(work);
+    const durationMs = clock.now() - askedAtMs;
+    report({ kind: 'done', step: 'template', cached: false, durationMs });
+    return result;
+  } finally {
+    stop();
+    cli.progress.close();
+  }
 }
 
 function show(cli: Cli, list: readonly PoolInfo[]): number {

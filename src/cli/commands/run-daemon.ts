@@ -10,6 +10,7 @@ import { type Cli, INTERRUPT_GRACE_MS } from '../cli.ts';
 import { copyForRun } from '../copy-in.ts';
 import { UsageError } from '../failure.ts';
 import { endAfterLoss, statusOfEnd } from '../loss.ts';
+import { checkModelThere } from '../offered.ts';
 import { exitStatus, relay } from '../program-streams.ts';
 import { pythonSpec, type RunJob, type RunReport, readsStdin } from '../run-job.ts';
 import { sandboxOptions } from '../sandbox-flags.ts';
@@ -30,6 +31,7 @@ export async function runInDaemon(
   if (script === null) throw new UsageError('nothing to run');
   const model = flags.model === undefined ? {} : { defaultModel: flags.model };
   const request = { ...sandboxOptions(cli, flags, model), timeoutMs: LEASE_MS };
+  await checkModelThere(control, flags.model);
   const info = await control.create(request, cli.cancelled);
   const stopRenewing = renew(control, info.id, clock);
   let removal: Promise<void> | undefined;

@@ -6,7 +6,7 @@
 import { type Daemon, openDaemon, openUsualDaemon } from '../../library/daemon.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import type { RunFlags, RunJob } from '../run-job.ts';
+import { checkJob, type RunFlags, type RunJob } from '../run-job.ts';
 import { readScript, type Script } from '../script.ts';
 import { requireTerminal } from '../terminal.ts';
 
@@ -18,6 +18,7 @@ export async function run(
   flags: RunFlags,
 ): Promise<number> {
   const wantsConsole = flags.interactive === true && flags.tty === true;
+  checkJob(flags);
   if (wantsConsole) requireTerminal(cli, '-it');
   const script = wantsConsole && file === undefined ? null : await scriptOf(cli, file, flags);
   const job: RunJob = { script, args, flags };

@@ -1,6 +1,7 @@
 /** `neurovisor ls`, `rm`, `pause`, `resume`: sandboxes of the daemon as a whole. */
 import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SandboxInfo, SandboxStatus } from '../../sandbox/control.ts';
+import { SandboxError } from '../../sandbox/errors.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { forEach } from '../many.ts';
@@ -77,7 +78,17 @@ export async function remove(
     flags.all === true
       ? (await control.list()).map(({ id }) => id)
       : await Promise.all(texts.map((text) => sandboxId(control, text)));
-  return await forEach(cli, ids, async (id) => ({ sandbox: await control.remove(id) }));
+  return await forEach(cli, ids, async (id) => ({ sandbox: await removeOne(control, id) }));
+}
+
+async function removeOne(control: ControlPlane, id: string): Promise<SandboxInfo> {
+  try {
+    return await control.remove(id);
+  } catch (error) {
+    if (!(error instanceof SandboxError) || error.code !== 'gone') throw error;
+    const remedy = 'nothing is left of it to remove; neurovisor ls -a tells how each ended';
+    throw new SandboxError('gone', error.message, { cause: error.cause, remedy });
+  }
 }
 
 export async function pause(

@@ -12,6 +12,7 @@ import { tryLockDaemon } from '../../runtime/daemon-lock.ts';
 import { daemonSocket, type Home, resolveHome } from '../../runtime/home.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
+import { POOL_MEMBERS_MAX } from '../../sandbox/pool-target.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { modelChoice } from '../model.ts';
@@ -82,8 +83,11 @@ function parsePool(text: string): PoolLimits {
   const match = /^(\d{1,4})(?::(\d{1,4}))?$/.exec(text);
   const min = Number(match?.[1]);
   const max = Number(match?.[2] ?? match?.[1]);
-  if (match === null || min > max) {
-    throw new UsageError(`"${text}" are no limits of a pool`, 'write MIN or MIN:MAX, e.g. 1:4');
+  if (match === null || min > max || max > POOL_MEMBERS_MAX) {
+    throw new UsageError(
+      `"${text}" are no limits of a pool`,
+      `write MIN or MIN:MAX, up to ${POOL_MEMBERS_MAX}, e.g. 1:4`,
+    );
   }
   return { min, max };
 }

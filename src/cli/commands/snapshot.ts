@@ -3,8 +3,9 @@ import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SnapshotInfo } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { forEach } from '../many.ts';
-import { parseDuration, parsePairs } from '../options.ts';
+import { parsePairs } from '../options.ts';
 import { sandboxId, snapshotId } from '../pick.ts';
+import * as ranges from '../ranges.ts';
 import { bytes, coarse, table } from '../table.ts';
 
 export async function snapshotCreate(
@@ -72,7 +73,7 @@ export async function fork(
   flags: ForkFlags,
 ): Promise<number> {
   const labels = parsePairs(flags.label, '--label');
-  const timeoutMs = flags.timeout === undefined ? undefined : parseDuration(flags.timeout);
+  const timeoutMs = flags.timeout === undefined ? undefined : ranges.timeout(flags.timeout);
   const id = await sandboxId(control, text);
   const forks = control.fork(id, {
     count: flags.count ?? 1,

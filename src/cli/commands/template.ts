@@ -5,7 +5,7 @@ import type { SandboxOptions } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { openRuntime } from '../open.ts';
-import { parseMemory } from '../options.ts';
+import { sizeOptions } from '../sandbox-flags.ts';
 import { duration, table } from '../table.ts';
 
 export interface TemplateFlags {
@@ -19,13 +19,8 @@ export interface TemplateFlags {
 const KEY_SHOWN = 12;
 
 export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<number> {
+  const options: SandboxOptions = { ...sizeOptions(flags), warm: flags.warm };
   await using runtime = await open(cli);
-  const options: SandboxOptions = {
-    cpus: flags.cpus,
-    memoryMib: flags.memory === undefined ? undefined : parseMemory(flags.memory),
-    diskMib: flags.disk === undefined ? undefined : parseMemory(flags.disk),
-    warm: flags.warm,
-  };
   const { key } = await runtime.templates.prepare(templateSpec(options));
   cli.progress.close();
   return show(cli, await find(runtime, key));

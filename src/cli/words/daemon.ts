@@ -2,7 +2,6 @@
 import type { Command } from 'commander';
 import type { PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
-import { parseCount } from '../options.ts';
 import {
   addSizeOptions,
   collect,
@@ -11,6 +10,7 @@ import {
   perform,
   performThere,
 } from '../program.ts';
+import * as ranges from '../ranges.ts';
 
 const load = () => import('../commands/host.ts');
 
@@ -19,19 +19,18 @@ export function addDaemon(program: Command): void {
     .command('serve')
     .summary('run the daemon')
     .description(
-      'Holds sandboxes until they are removed, keeps some ready, and serves them at a socket of this home:\n' +
-        '`create`, `exec` and the others use it, `run` starts faster with it. Stays in the foreground.\n' +
-        'Ctrl-C ends the sandboxes; those that are paused to disk stay and can be resumed later.',
+      'Holds sandboxes until they are removed, keeps some ready, and serves them at a socket of this home: ' +
+        '`create`, `exec` and the others use it, `run` starts faster with it. Stays in the foreground. ' +
+        'Ctrl-C ends the sandboxes; those that are paused to disk stay and can be resumed later.\n\n' +
+        'The key of the port is NEUROVISOR_API_KEY, or one that is made and kept in the home (api-key).',
     )
     .option('--pool <min[:max]>', 'sandboxes that wait to be taken, by demand; 0: none', '1:4')
-    .option('--port <n>', 'listen at this port of 127.0.0.1 too, with an API key', parseCount)
+    .option('--port <n>', 'listen at this port of 127.0.0.1 too, with an API key', ranges.port)
     .option('--model <name>', 'default model: a name of the model server, or a .gguf file')
     .addOption(output())
     .addHelpText(
       'after',
       `
-The key of the port is NEUROVISOR_API_KEY, or one that is made and kept in the home (api-key).
-
 Examples:
   neurovisor serve
   neurovisor serve --pool 2:8 --port 7070
@@ -46,14 +45,13 @@ Examples:
     .command('host')
     .summary('tell what the daemon is doing')
     .description(
-      'Tells which VMM and models the daemon uses, how many sandboxes it has, what is free.',
+      'Tells which VMM and models the daemon uses, how many sandboxes it has, what is free. The daemon is ' +
+        'the one of this home (NEUROVISOR_HOME), or that at NEUROVISOR_URL with NEUROVISOR_API_KEY.',
     )
     .addOption(output())
     .addHelpText(
       'after',
       `
-The daemon is the one of this home (NEUROVISOR_HOME), or that at NEUROVISOR_URL with NEUROVISOR_API_KEY.
-
 Example:
   neurovisor host -o json
 `,
@@ -66,7 +64,7 @@ Example:
     .command('pool')
     .summary('sandboxes that wait to be taken')
     .description(
-      'The pool keeps sandboxes ready, so that `create` and `run` get one in milliseconds. How many wait\n' +
+      'The pool keeps sandboxes ready, so that `create` and `run` get one in milliseconds. How many wait ' +
         'is between a minimum and a maximum, by demand.',
     )
     .addHelpText(
@@ -91,8 +89,8 @@ Examples:
     .command('set')
     .summary('say how many wait')
     .description('Sets the limits of the pool of one template, which is built if need be.')
-    .argument('<min>', 'so many wait whatever the demand', parseCount)
-    .argument('<max>', 'more never wait', parseCount);
+    .argument('<min>', 'so many wait whatever the demand', ranges.poolMin)
+    .argument('<max>', 'more never wait', ranges.poolMax);
   addSizeOptions(set)
     .option('--warm <module>', 'imported instead of the default list', collect, [])
     .addOption(output())

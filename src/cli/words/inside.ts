@@ -22,8 +22,8 @@ function addExec(program: Command): void {
     .summary('run a program in a sandbox')
     .showHelpAfterError('(options of the program go after --: neurovisor exec ID -- ls -l)')
     .description(
-      'Runs a program, or Python code, in a sandbox. Its output and exit status are those of this command\n' +
-        '(124: time limit, 125: NeuroVisor failed). Standard input goes to it unless that is a terminal.\n' +
+      'Runs a program, or Python code, in a sandbox. Its output and exit status are those of this command ' +
+        '(124: time limit, 125: NeuroVisor failed, 126: not a program, 127: there is no such program). Standard input goes to it unless that is a terminal. ' +
         'Ctrl-C goes to the program; a second one ends it.',
     )
     .argument('<id>', 'the sandbox')
@@ -82,8 +82,8 @@ function addCopy(program: Command): void {
     .command('cp')
     .summary('copy files to or from a sandbox')
     .description(
-      'Copies files and directories to or from a sandbox, with modes and symbolic links.\n' +
-        'Into TARGET if that is a directory, else under that name; SOURCE/. is what is in a directory.\n' +
+      'Copies files and directories to or from a sandbox, with modes and symbolic links. ' +
+        'Into TARGET if that is a directory, else under that name; SOURCE/. is what is in a directory. ' +
         'A path in a sandbox is ID:PATH, from the home of its user; - is standard input or output.',
     )
     .argument('<source>')

@@ -1,15 +1,15 @@
 /** The words for this machine and checkout: `setup`, `doctor`, `bench`, `test`. */
 import type { Command } from 'commander';
 import type { BenchFlags } from '../commands/bench.ts';
-import { parseCount } from '../options.ts';
 import { describeLater, type OutputFlags, output, perform } from '../program.ts';
+import * as ranges from '../ranges.ts';
 
 export function addMachine(program: Command): void {
   program
     .command('setup')
     .summary('install and build what is missing')
     .description(
-      'Installs host packages, builds kernel, golden image and template, fetches a small model.\n' +
+      'Installs host packages, builds kernel, golden image and template, fetches a small model. ' +
         'Everything is cached by digest; what is there already is not done again.',
     )
     .addOption(output())
@@ -30,7 +30,7 @@ export function addMachine(program: Command): void {
     .command('bench')
     .summary('measure on this machine')
     .argument('[names...]', 'figures, e.g. boot.init, or groups, e.g. boot')
-    .option('--rounds <n>', 'rounds per figure (default 10)', parseCount)
+    .option('--rounds <n>', 'rounds per figure (default 10)', ranges.rounds)
     .addOption(output())
     .action((names: string[], flags: BenchFlags & OutputFlags) =>
       perform(flags, async (cli) =>

@@ -15,12 +15,14 @@ export function addRun(program: Command): void {
     .command('run')
     .summary('run a Python script in a fresh microVM')
     .description(
-      'Starts a microVM, runs one Python script in it, streams its output and removes every trace.\n' +
-        'Where a daemon runs (neurovisor serve), the microVM comes out of its pool. Otherwise it goes on\n' +
-        'from a template that has Python modules imported; the first use builds that (a minute).\n' +
-        'Another size or warm list boots, unless `template build` has made a template of it.\n' +
-        'The guest has no network unless it is given one; OPENAI_BASE_URL in it leads to a model on this host.\n' +
-        "The exit status is the script's own (124: time limit, 125: NeuroVisor failed).",
+      'Starts a microVM, runs one Python script in it, streams its output and removes every trace. ' +
+        'Where a daemon runs (neurovisor serve), the microVM comes out of its pool. Otherwise it goes on ' +
+        'from a template that has Python modules imported; the first use builds that (a minute). ' +
+        'Another size or warm list boots, unless `template build` has made a template of it. ' +
+        'The guest has no network unless it is given one; OPENAI_BASE_URL in it leads to a model on this host. ' +
+        "The exit status is the script's own (124: time limit, 125: NeuroVisor failed).\n\n" +
+        'With -it, --no-template, a .gguf file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR or ' +
+        'NEUROVISOR_GPU the microVM is started in this process.',
     )
     .argument('[file]', 'Python script, or - for standard input')
     .argument('[args...]', 'arguments of the script; write them after --')
@@ -46,8 +48,6 @@ export function addRun(program: Command): void {
     .addHelpText(
       'after',
       `
-With -it, --no-template, a .gguf file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR or NEUROVISOR_GPU
-the microVM is started in this process.
 ${NETWORK_HELP}
 Examples:
   neurovisor run examples/agent.py

@@ -4,7 +4,6 @@ import type { CreateFlags } from '../commands/create.ts';
 import type { ListFlags } from '../commands/sandboxes.ts';
 import type { ForkFlags } from '../commands/snapshot.ts';
 import type { UpdateFlags } from '../commands/update.ts';
-import { parseCount } from '../options.ts';
 import {
   addNetworkOptions,
   addSandboxOptions,
@@ -14,6 +13,7 @@ import {
   output,
   performThere,
 } from '../program.ts';
+import * as ranges from '../ranges.ts';
 
 const sandboxes = () => import('../commands/sandboxes.ts');
 const snapshots = () => import('../commands/snapshot.ts');
@@ -35,7 +35,7 @@ function addCreate(program: Command): void {
     .command('create')
     .summary('start a sandbox that stays')
     .description(
-      'Starts a sandbox in the daemon and prints its id. It stays until `rm`, or until its time is over.\n' +
+      'Starts a sandbox in the daemon and prints its id. It stays until `rm`, or until its time is over. ' +
         'It comes out of the pool if one fits, else it is cloned from a template, else it boots.',
     )
     .option('-l, --label <KEY=VALUE>', 'free text to find it by', collect, [])
@@ -136,7 +136,7 @@ function addRemove(program: Command): void {
     .command('rm')
     .summary('end sandboxes and remove all of them')
     .description(
-      `Ends sandboxes, whatever they are doing, and prints the ids of those that are gone.\n${SHORT_IDS}`,
+      `Ends sandboxes, whatever they are doing, and prints the ids of those that are gone. ${SHORT_IDS}`,
     )
     .argument('[ids...]')
     .option('--all', 'every sandbox of the daemon, paused ones too')
@@ -161,8 +161,8 @@ function addPause(program: Command): void {
     .command('pause')
     .summary('stop sandboxes without losing anything')
     .description(
-      'Stops sandboxes. Files, programs and what they have in memory stay as they are until `resume`.\n' +
-        'To disk (default): memory and processor are given back. To memory: resumes at once.\n' +
+      'Stops sandboxes. Files, programs and what they have in memory stay as they are until `resume`. ' +
+        'To disk (default): memory and processor are given back. To memory: resumes at once. ' +
         `${SHORT_IDS}`,
     )
     .argument('<ids...>')
@@ -187,7 +187,7 @@ Examples:
     .command('resume')
     .summary('let paused sandboxes go on')
     .description(
-      'Lets paused sandboxes go on where they stopped. Most need no `resume`: any operation on one\n' +
+      'Lets paused sandboxes go on where they stopped. Most need no `resume`: any operation on one ' +
         `resumes it, unless it was made with --no-auto-resume. ${SHORT_IDS}`,
     )
     .argument('<ids...>')
@@ -203,7 +203,7 @@ function addSnapshot(program: Command): void {
     .command('snapshot')
     .summary('keep the state of a sandbox')
     .description(
-      'A snapshot is a sandbox as it was at one moment: files, programs, memory. Any number of sandboxes\n' +
+      'A snapshot is a sandbox as it was at one moment: files, programs, memory. Any number of sandboxes ' +
         'can go on from it with `create --snapshot`, each with an identity of its own.',
     )
     .addHelpText(
@@ -219,7 +219,7 @@ Examples:
     .command('create')
     .summary('keep a running or paused sandbox; it goes on')
     .description(
-      'Keeps the sandbox as it is now, prints the id of the snapshot; the sandbox goes on. Connections of\n' +
+      'Keeps the sandbox as it is now, prints the id of the snapshot; the sandbox goes on. Connections of ' +
         'its programs to the model end.',
     )
     .argument('<id>', 'the sandbox')
@@ -256,11 +256,11 @@ function addFork(program: Command): void {
     .command('fork')
     .summary('make copies of a running sandbox')
     .description(
-      'Makes copies of a sandbox, with its files, programs and memory, each with an identity of its own.\n' +
+      'Makes copies of a sandbox, with its files, programs and memory, each with an identity of its own. ' +
         'Prints the id of each; one that failed is told on stderr, and the exit status is 1 then.',
     )
     .argument('<id>')
-    .option('--count <n>', 'how many (default 1)', parseCount)
+    .option('--count <n>', 'how many (default 1)', ranges.forks)
     .option('--timeout <time>', 'how long each stays')
     .option('-l, --label <KEY=VALUE>', 'labels instead of those of the original', collect, [])
     .addOption(output())

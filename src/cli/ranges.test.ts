@@ -1,0 +1,35 @@
+import { describe, expect, it } from 'vitest';
+import * as ranges from './ranges.ts';
+
+const usage = (message: string) => expect.objectContaining({ code: 'usage', message });
+
+describe('ranges', () => {
+  it.each([
+    [ranges.cpus, '2', 2],
+    [ranges.forks, '64', 64],
+    [ranges.poolMin, '0', 0],
+    [ranges.memory, '128', 128],
+    [ranges.memory, '64G', 65_536],
+    [ranges.disk, '16M', 16],
+    [ranges.timeout, '168h', 604_800_000],
+    [ranges.idleTimeout, '1s', 1000],
+  ])('what is in it is taken: %o %s', (parse, text, value) => expect(parse(text)).toBe(value));
+
+  it.each([
+    [ranges.cpus, '0', '--cpus: 0 is not from 1 to 32'],
+    [ranges.cpus, 'many', '--cpus: "many" is no whole number'],
+    [ranges.forks, '0', '--count: 0 is not from 1 to 64'],
+    [ranges.poolMin, '2000', 'MIN: 2000 is not from 0 to 256'],
+    [ranges.poolMax, '3000', 'MAX: 3000 is not from 0 to 256'],
+    [ranges.port, '70000', '--port: 70000 is not from 0 to 65535'],
+    [ranges.rounds, '0', '--rounds: 0 is not from 1 to 10000'],
+    [ranges.memory, '1', '--memory: 1 is not from 128M to 64G'],
+    [ranges.memory, '65G', '--memory: 65G is not from 128M to 64G'],
+    [ranges.disk, '1M', '--disk: 1M is not from 16M to 64G'],
+    [ranges.timeout, '0', '--timeout: 0 is not from 1ms to 168h'],
+    [ranges.timeout, 'soon', '--timeout: "soon" is no duration'],
+    [ranges.idleTimeout, '10ms', '--idle-timeout: 10ms is not from 1s to 168h'],
+  ])('what is not is refused by the name that was written: %o %s', (parse, text, message) => {
+    expect(() => parse(text)).toThrow(usage(message));
+  });
+});
