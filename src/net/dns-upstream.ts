@@ -77,10 +77,14 @@ function askByUdp(
   signal: AbortSignal,
 ): Promise<DnsAnswer | 'doubtful' | undefined> {
   const socket = createSocket(isIPv6(upstream.address) ? 'udp6' : 'udp4');
+  let isClosed = false;
   return attempt<DnsAnswer | 'doubtful'>(
     settings,
     signal,
-    () => socket.close(),
+    () => {
+      isClosed = true;
+      socket.close();
+    },
     (end) => {
       let strays = 0;
       socket.on('error', () => end(undefined));
@@ -91,7 +95,11 @@ function askByUdp(
         else if (parsed.ok && isAnswerTo(parsed.value, asked, 'tcp')) end('doubtful');
         else if (strays >= STRAY_MAX) end(undefined);
       });
-      socket.connect(upstream.port, upstream.address, () => socket.send(asked.bytes));
+      // Called with an error too, e.g. that there is no route; Node's types do not know of it.
+      socket.connect(upstream.port, upstream.address, (error?: Error) => {
+        if (error) end(undefined);
+        else if (!isClosed) socket.send(asked.bytes);
+      });
     },
   );
 }

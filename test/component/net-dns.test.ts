@@ -224,6 +224,15 @@ describe('DnsServer', () => {
     await expect(none.resolver.resolve4('a.example')).rejects.toMatchObject({ code: 'ESERVFAIL' });
     expect(none.names.inFlight).toBe(0);
   });
+  it('asks the next one where an upstream can’t be reached, and fails where none can', async () => {
+    // A socket that was not made for broadcasts may not be connected to it: refused at once, as without a route.
+    const unreachable = { address: '255.255.255.255', port: 53 };
+    const good = await upstream((query) => [records(query, '192.0.2.1')]);
+    const both = await world(() => [], { upstreams: [unreachable, good.at] });
+    expect(await both.resolver.resolve4('a.example')).toEqual(['192.0.2.1']);
+    const none = await world(() => [], { upstreams: [unreachable] });
+    await expect(none.resolver.resolve4('a.example')).rejects.toMatchObject({ code: 'ESERVFAIL' });
+  });
   it('does not answer strangers', async () => {
     const { port, server } = await world((query) => [records(query, '192.0.2.1')], {
       whoIs: () => undefined,
