@@ -1,6 +1,7 @@
 /** A process of ours in a network namespace that ends with it, and `ip` as the independent reader of that. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
@@ -35,7 +36,10 @@ export class NamespacedProcess {
   }
 
   static inNewNamespace(fixture = FIXTURE): NamespacedProcess {
-    return new NamespacedProcess(['unshare', '-n'], fixture);
+    const made = new NamespacedProcess(['unshare', '-n'], fixture);
+    // A new one begins with what the machine's has.
+    made.run('sh', '-c', 'echo 0 > /proc/sys/net/ipv4/ip_forward');
+    return made;
   }
 
   /** Another process in the namespace of this one. */
@@ -76,7 +80,13 @@ export class NamespacedProcess {
     await this.#exit;
   }
 
+  /** Never ours, which it is in until `unshare` or `nsenter` has run: that would be the machine's. */
   #enter(): string[] {
+    const own = readlinkSync('/proc/self/ns/net');
+    while (readlinkSync(`/proc/${this.#child.pid}/ns/net`) === own) {
+      if (this.#child.exitCode !== null) throw new Error('the fixture has ended');
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+    }
     return ['nsenter', '-t', `${this.#child.pid}`, '-n'];
   }
 
