@@ -167,6 +167,24 @@ describe('connect', () => {
     expect(await text(stream)).toBe('got 3000000');
   });
 
+  it('a long answer after our end arrives whole, also where we read slowly', async () => {
+    const long = createTcp({ allowHalfOpen: true }, (socket) => {
+      socket.resume().on('end', () => socket.end(Buffer.alloc(3_000_000)));
+    });
+    await once(long.listen(0, '127.0.0.1'), 'listening');
+    for (let n = 0; n < 3; n += 1) {
+      const stream = await agent.guest.connect((long.address() as AddressInfo).port);
+      stream.end();
+      let length = 0;
+      for await (const part of stream as AsyncIterable<Buffer>) {
+        length += part.length;
+        await sleep(1);
+      }
+      expect(length).toBe(3_000_000);
+    }
+    long.close();
+  });
+
   it('a port nobody listens on is not_found', async () => {
     await expect(agent.guest.connect(1)).rejects.toMatchObject({ code: 'not_found' });
   });

@@ -25,6 +25,8 @@ class Connection:
         self._finishing = False
         self._ending_write = False
         self.closed = False
+        # The peer has ended its direction.
+        self._ended = False
         self.on_data: Callable[[bytes], None] = lambda data: None
         self.on_end: Callable[[], None] = lambda: None
         # With `on_eof` the peer may end its direction and still be sent to; without, that is the end.
@@ -70,7 +72,9 @@ class Connection:
         self.on_data = lambda data: None
         self.on_end = self.on_drain = lambda: None
         self.on_eof = None
-        self.read(True)
+        # One that has ended its direction says no more; reading it again would close before all is sent.
+        if not self._ended:
+            self.read(True)
         self._flush()
 
     def abort(self) -> None:
@@ -118,6 +122,7 @@ class Connection:
             if self._hung_up:
                 self._loop.after(0, self._receive)
         elif self.on_eof is not None:
+            self._ended = True
             self._reading = False
             self._rearm()
             self.on_eof()
