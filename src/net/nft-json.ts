@@ -47,6 +47,10 @@ export const NFPROTO: NftExpression = { meta: { key: 'nfproto' } };
 export const L4PROTO: NftExpression = { meta: { key: 'l4proto' } };
 export const CT_STATE: NftExpression = { ct: { key: 'state' } };
 export const CT_STATUS: NftExpression = { ct: { key: 'status' } };
+/** Of a connection's first direction; its answers are found in zone 0, as those of the host's own. */
+export const CT_ZONE: NftExpression = { ct: { key: 'zone', dir: 'original' } };
+/** What the host's routes say of a destination: `local` is every address of the host itself. */
+export const DESTINATION_ROUTE: NftExpression = { fib: { result: 'type', flags: ['daddr'] } };
 export const ETHER_SADDR: NftExpression = { payload: { protocol: 'ether', field: 'saddr' } };
 export const IP_SADDR: NftExpression = { payload: { protocol: 'ip', field: 'saddr' } };
 export const IP_DADDR: NftExpression = { payload: { protocol: 'ip', field: 'daddr' } };
@@ -66,6 +70,10 @@ export function different(left: NftExpression, right: unknown): NftExpression {
 /** One of the bits of `ct state` or `ct status`. */
 export function hasBit(left: NftExpression, right: unknown): NftExpression {
   return { match: { op: 'in', left, right } };
+}
+
+export function assign(key: NftExpression, value: number): NftExpression {
+  return { mangle: { key, value } };
 }
 
 /** Elements without a name: part of the rule, replaced with it. */

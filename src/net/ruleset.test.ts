@@ -123,16 +123,21 @@ describe('sandboxRules', () => {
     expect(rules.nat).toEqual([]);
     expect(JSON.stringify([rules.input, rules.forward])).not.toContain('"accept"');
   });
-  it('open leaves DNS of others alone, unless names are denied', () => {
+  it('every DNS server is ours, and the web the gateway’s where names decide', () => {
     expect(rulesText({ mode: 'open' }, 'nat')).toHaveLength(1);
-    expect(rulesText({ mode: 'open' }, 'nat')[0]).toContain('10.201.0.1');
+    expect(rulesText({ mode: 'open' }, 'nat')[0]).toContain('"redirect":{"port":5353}');
+    expect(rulesText({ mode: 'open' }, 'nat')[0]).not.toContain('daddr');
     const byName = rulesText({ mode: 'open', deny: ['evil.test'] }, 'nat');
-    expect(byName[0]).not.toContain('10.201.0.1');
+    expect(byName[1]).toContain('"fib"');
     expect(byName.at(-1)).toContain('"redirect":{"port":3128}');
+  });
+  it('nat comes before Docker’s, whose priority is -100', () => {
+    expect(JSON.stringify(wholeTable([]))).toContain('"hook":"prerouting","prio":-101');
   });
   it('open with denied names sends allowed blocks to the gateway also', () => {
     const both = { mode: 'open', allow: ['8.8.8.8'], deny: ['evil.test'] };
-    expect(rulesText(both, 'nat').some((rule) => rule.includes('8.8.8.8'))).toBe(false);
+    const rules = rulesText(both, 'nat').filter((rule) => rule.includes('8.8.8.8'));
+    expect(rules).toEqual([expect.stringContaining('"redirect":{"port":3128}')]);
     expect(rulesText({ mode: 'allowlist', allow: ['8.8.8.8'] }, 'nat').join()).toContain('8.8.8.8');
   });
   it('refuses what no caller may give', () => {

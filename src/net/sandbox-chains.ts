@@ -1,4 +1,5 @@
 /** The rules of one sandbox, chain by chain, in the order in which its packets meet them. Pure. */
+import { createHash } from 'node:crypto';
 import { assert } from '../base/assert.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { type AddressLease, TAP_PREFIX } from './address-plan.ts';
@@ -7,12 +8,15 @@ import {
   ACCEPT,
   addressElement,
   anyOf,
+  assign,
   beyondConnections,
   beyondRate,
   CT_STATE,
   CT_STATUS,
+  CT_ZONE,
   count,
   DESTINATION,
+  DESTINATION_ROUTE,
   DPORT,
   DROP,
   different,
@@ -109,30 +113,31 @@ function fromRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
     drop('metadata', equal(IP_DADDR, `@${METADATA_SET}`)),
     ...rateRule(id, limits.uploadBytesPerSecond),
     drop('budget', { quota: budgetOf(id) }),
+    [assign(CT_ZONE, zoneOf(id))],
     [ACCEPT],
   ];
 }
 
 /** First packets of connections: what goes to our resolver and gateway instead of where it was sent. */
-function natRules({ lease, policy, dnsPort, gatewayPort }: SandboxNetwork): SandboxRule[] {
-  const byName = decidesByName(policy);
-  const toHost = equal(IP_DADDR, lease.hostAddress);
+function natRules({ policy, dnsPort, gatewayPort }: SandboxNetwork): SandboxRule[] {
   const rules: SandboxRule[] = [];
   if (dnsPort !== undefined && policy.mode !== 'none') {
-    const dns = [equal(L4PROTO, anyOf(['tcp', 'udp'])), equal(DPORT, DNS_PORT)];
     // Names must not leave by other resolvers, so that every DNS server is ours.
-    rules.push([...(byName ? [] : [toHost]), ...dns, { redirect: { port: dnsPort } }]);
+    rules.push([...TCP_OR_UDP, equal(DPORT, DNS_PORT), { redirect: { port: dnsPort } }]);
   }
-  if (gatewayPort === undefined || !byName) return rules;
+  if (gatewayPort === undefined || !decidesByName(policy)) return rules;
   const direct = (set: PacketSet): SandboxRule[] =>
     matches(set).map((match): SandboxRule => [match, ACCEPT]);
-  rules.push([toHost, ACCEPT], ...direct(deniedPackets(policy)));
+  // The gateway dials as the host, which reaches its own services: only `input` may let a guest to them.
+  rules.push([equal(DESTINATION_ROUTE, 'local'), ACCEPT], ...direct(deniedPackets(policy)));
+  const toGateway = [...WEB, { redirect: { port: gatewayPort } }];
   // A rule for a block needs no name, unless names are what is denied.
-  const namesDenied = policy.deny.some((rule) => rule.kind === 'name');
-  if (!namesDenied) rules.push(...direct(allowedPackets(policy)));
-  rules.push([inRanges(reservedIpv4()), ACCEPT]);
-  const web = [equal(L4PROTO, 'tcp'), equal(DPORT, anyOf(NAME_PORTS))];
-  return [...rules, [...web, { redirect: { port: gatewayPort } }]];
+  rules.push(
+    ...(deniesNames(policy)
+      ? matches(allowedPackets(policy)).map((match): SandboxRule => [match, ...toGateway])
+      : direct(allowedPackets(policy))),
+  );
+  return [...rules, [inRanges(reservedIpv4()), ACCEPT], toGateway];
 }
 
 /** To the host itself. */
@@ -174,22 +179,18 @@ function forwardRules({ lease, policy, limits }: SandboxNetwork): SandboxRule[] 
   if (policy.mode === 'none') return [...rules, ...refusal(id, 'unlisted')];
   rules.push(connectionsRule(id, limits));
   for (const match of matches(deniedPackets(policy))) rules.push(...refusal(id, 'denied', match));
+  // Before what is allowed: a redirect sees only first packets, and a connection may be older than the policy.
+  rules.push(
+    ...refusal(id, 'denied', ...TCP_OR_UDP, equal(DPORT, anyOf([DNS_PORT, DNS_TLS_PORT]))),
+  );
+  if (deniesNames(policy)) {
+    rules.push(...refusal(id, 'denied', ...WEB));
+    // What carries names in a way that can't be read must fall back to one that can.
+    rules.push(...refusal(id, 'denied', equal(L4PROTO, 'udp'), equal(DPORT, QUIC_PORT)));
+  }
   for (const match of matches(allowedPackets(policy))) rules.push([match, ...sent]);
   rules.push(...refusal(id, 'private', inRanges(reservedIpv4())));
-  if (policy.mode === 'open') {
-    // What carries names in a way that can't be read must fall back to one that can.
-    if (decidesByName(policy)) {
-      const veiled = [
-        ['udp', 443],
-        ['udp', 853],
-        ['tcp', 853],
-      ] as const;
-      for (const [protocol, port] of veiled) {
-        rules.push(...refusal(id, 'denied', equal(L4PROTO, protocol), equal(DPORT, port)));
-      }
-    }
-    return [...rules, sent];
-  }
+  if (policy.mode === 'open') return [...rules, sent];
   const flows = `@${ownName(id, 'flows')}`;
   const flow = { elem: { val: DESTINATION, timeout: FLOW_SECONDS } };
   const keep = { set: { op: 'update', elem: flow, set: flows } };
@@ -203,6 +204,7 @@ function toRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
   const { id } = lease;
   return [
     dropOf(id)('unasked', different(CT_STATE, anyOf(['established', 'related']))),
+    dropOf(id)('unasked', different(CT_ZONE, zoneOf(id))),
     ...rateRule(id, limits.downloadBytesPerSecond),
     dropOf(id)('budget', { quota: budgetOf(id) }),
     [count(counterOf(id, 'received')), ACCEPT],
@@ -210,6 +212,26 @@ function toRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
 }
 
 const DNS_PORT = 53;
+/** DNS over TLS (RFC 7858) and over QUIC (RFC 9250). */
+const DNS_TLS_PORT = 853;
+const QUIC_PORT = 443;
+const TCP_OR_UDP = [equal(L4PROTO, anyOf(['tcp', 'udp']))];
+/** What the gateway is given. */
+const WEB = [equal(L4PROTO, 'tcp'), equal(DPORT, anyOf(NAME_PORTS))];
+
+function deniesNames(policy: EgressPolicy): boolean {
+  return policy.deny.some((rule) => rule.kind === 'name');
+}
+
+/**
+ * Where the kernel keeps this sandbox's connections, 1 … 65535 (nf_conntrack_zones): the next sandbox with
+ * its address neither sees nor hears them, but for one in 65,535.
+ */
+function zoneOf(id: SandboxId): number {
+  return 1 + (createHash('sha256').update(id).digest().readUInt32BE(0) % ZONES);
+}
+
+const ZONES = 65_535;
 
 function dropOf(id: SandboxId): (counter: CounterName, ...match: NftExpression[]) => SandboxRule {
   return (counter, ...match) => [...match, count(counterOf(id, counter)), DROP];

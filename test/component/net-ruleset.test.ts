@@ -114,7 +114,7 @@ describe('metadata', () => {
   it('nor where another program translates an address to it', async () => {
     await world.host.run(
       'nft',
-      'add table ip other; add chain ip other pre { type nat hook prerouting priority -101; }; add rule ip other pre ip daddr 93.184.216.99 dnat to 169.254.169.254',
+      'add table ip other; add chain ip other pre { type nat hook prerouting priority -110; }; add rule ip other pre ip daddr 93.184.216.99 dnat to 169.254.169.254',
     );
     expect((await world.hostPeer.tcp('93.184.216.34', 80)).outcome).toBe('answer');
     const dropped = await dropsDuring(world.a, 'metadata', async () => {
@@ -132,14 +132,14 @@ describe('the guest', () => {
       outcome: 'answer',
       seenAs: `::ffff:${UPLINK}`,
     });
-    expect(await world.a.peer.udp('8.8.8.8', 53)).toEqual({ outcome: 'answer', seenAs: UPLINK });
+    expect(await world.a.peer.udp('8.8.8.8', 443)).toEqual({ outcome: 'answer', seenAs: UPLINK });
   });
   it('is dropped and counted with the source address of another', async () => {
     const { namespace, peer } = world.a;
     for (const address of [world.b.lease.guestAddress, '8.8.4.4']) {
       await namespace.run('ip', 'address', 'add', `${address}/32`, 'dev', 'eth0');
       const dropped = await dropsDuring(world.a, 'spoofed', async () => {
-        expect(await arrivalsDuring(() => peer.udp('8.8.8.8', 53, { from: address }))).toBe(0);
+        expect(await arrivalsDuring(() => peer.udp('8.8.8.8', 443, { from: address }))).toBe(0);
       });
       expect([address, dropped]).toEqual([address, 1]);
       await namespace.run('ip', 'address', 'del', `${address}/32`, 'dev', 'eth0');
@@ -162,11 +162,11 @@ describe('the guest', () => {
     await namespace.run('ip', 'link', 'set', 'eth0', 'address', world.b.lease.guestMac);
     await namespace.run(...neighbour, 'nud', 'permanent');
     const dropped = await dropsDuring(world.a, 'spoofed', async () => {
-      expect(await arrivalsDuring(() => peer.udp('8.8.8.8', 53))).toBe(0);
+      expect(await arrivalsDuring(() => peer.udp('8.8.8.8', 443))).toBe(0);
     });
     expect(dropped).toBeGreaterThan(0);
     await namespace.run('ip', 'link', 'set', 'eth0', 'address', lease.guestMac);
-    expect((await peer.udp('8.8.8.8', 53)).outcome).toBe('answer');
+    expect((await peer.udp('8.8.8.8', 443)).outcome).toBe('answer');
   });
   it('does not reach another guest, by its address or by its gateway', async () => {
     await begin({ mode: 'open', allow: ['10.201.0.0/16'] });
@@ -190,7 +190,7 @@ describe('the guest', () => {
     const dropped = await dropsDuring(world.a, 'undeclared', async () => {
       expect((await world.a.peer.tcp(host, 2222)).outcome).toBe('ECONNREFUSED');
       expect((await world.a.peer.tcp(UPLINK, 2222)).outcome).toBe('ECONNREFUSED');
-      expect((await world.a.peer.tcp(UPLINK, 53)).outcome).toBe('ECONNREFUSED');
+      expect((await world.a.peer.tcp(UPLINK, 3128)).outcome).toBe('ECONNREFUSED');
     });
     expect(dropped).toBe(3);
     // The gateway's port is there for what was redirected only.
@@ -349,12 +349,12 @@ describe('limits', () => {
   it('a guest has so many connections and no more', async () => {
     await begin({ mode: 'open' }, { limits: { connectionsMax: 5 } });
     const dropped = await dropsDuring(world.a, 'connections', async () => {
-      const tries = Array.from({ length: 8 }, () => world.a.peer.udp('8.8.8.8', 53));
+      const tries = Array.from({ length: 8 }, () => world.a.peer.udp('8.8.8.8', 443));
       const outcomes = (await Promise.all(tries)).map(({ outcome }) => outcome);
       expect(outcomes.filter((outcome) => outcome === 'answer')).toHaveLength(5);
     });
     expect(dropped).toBe(3);
-    expect((await world.b.peer.udp('8.8.8.8', 53)).outcome).toBe('answer');
+    expect((await world.b.peer.udp('8.8.8.8', 443)).outcome).toBe('answer');
   });
 });
 

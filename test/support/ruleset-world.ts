@@ -19,6 +19,8 @@ export const METADATA6 = ['fd00:ec2::254', 'fd20:ce::254'];
 export const PRIVATE = ['10.50.0.1', '192.168.77.1'];
 /** A metadata agent on the host itself, as EKS Pod Identity is. */
 export const HOST_METADATA = '169.254.170.23';
+/** Of the host itself, and public: what a rule for names could lead to. */
+export const HOST_PUBLIC = '93.184.216.50';
 export const UPLINK = '198.18.0.1';
 const UPLINK_GATEWAY = '198.18.0.2';
 
@@ -49,7 +51,7 @@ export async function createWorld(): Promise<World> {
   const b = await joinGuest(stack, host, plan.lease('b'.repeat(20) as SandboxId));
   const hostPeer = await host.peer();
   for (const port of [53, 3128, 2222]) await hostPeer.serve('tcp', '0.0.0.0', port);
-  await hostPeer.serve('tcp', HOST_METADATA, 80);
+  for (const address of [HOST_METADATA, HOST_PUBLIC]) await hostPeer.serve('tcp', address, 80);
   for (const port of [53, 123]) await hostPeer.serve('udp', '0.0.0.0', port);
   const outside = await internet.peer();
   for (const port of [80, 443, 8080, 5432]) await outside.serve('tcp', '::', port);
@@ -87,7 +89,9 @@ async function joinInternet(host: Namespace, internet: Namespace): Promise<void>
   for (const address of METADATA6) {
     await internet.run('ip', '-6', 'address', 'add', `${address}/128`, 'dev', 'lo', 'nodad');
   }
-  await host.run('ip', 'address', 'add', `${HOST_METADATA}/32`, 'dev', 'lo');
+  for (const address of [HOST_METADATA, HOST_PUBLIC]) {
+    await host.run('ip', 'address', 'add', `${address}/32`, 'dev', 'lo');
+  }
   await host.run('ip', 'route', 'add', 'default', 'via', UPLINK_GATEWAY);
   await host.run('ip', '-6', 'route', 'add', 'default', 'via', 'fd99::2');
   await internet.run('ip', 'route', 'add', '10.201.0.0/16', 'via', UPLINK);
