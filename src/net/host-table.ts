@@ -25,6 +25,8 @@ import { readContents, type TableContents, type TableOwner } from './table-owner
 
 /** Changes of one transaction. */
 const BATCH_MAX = 64;
+/** Pins of one transaction, where one with all of them was refused. */
+const PIN_CHUNK = 256;
 
 interface Change {
   readonly commands: readonly NftObject[];
@@ -52,6 +54,7 @@ export class HostTable {
   readonly #options: HostTableOptions;
   readonly #waiting: Change[] = [];
   #isApplying = false;
+  #repairing: Promise<boolean> | undefined;
 
   constructor(options: HostTableOptions) {
     this.#options = options;
@@ -71,25 +74,41 @@ export class HostTable {
 
   /** @throws NetError `policy_too_large` */
   async add(network: SandboxNetwork): Promise<void> {
-    const commands = addSandbox({ ...network, owner: this.#options.owner });
-    await this.#applyOrRepair(commands);
+    await this.#applyOrRepair(() => addSandbox({ ...network, owner: this.#options.owner }));
   }
 
-  /** See `updateSandbox`. @throws NetError `policy_too_large` */
-  async update(network: SandboxNetwork, pins: readonly PacketPin[]): Promise<void> {
-    await this.#applyOrRepair(updateSandbox(network, pins));
+  /**
+   * See `updateSandbox`. Pins that the kernel refuses are missing then, but the rules hold.
+   * @param wanted asked again for each attempt
+   * @throws NetError `policy_too_large`
+   */
+  async update(id: AddressLease['id'], wanted: () => Tabled): Promise<void> {
+    const commands = (): NftObject[] => {
+      const { network, pins } = wanted();
+      return updateSandbox(network, pins);
+    };
+    try {
+      await this.#applyOrRepair(commands);
+    } catch (error) {
+      if (!isRefused(error)) throw error;
+      await this.#apply(updateSandbox(wanted().network, []));
+      await this.#addPins(id, wanted().pins);
+    }
   }
 
-  async pin(id: AddressLease['id'], pins: readonly PacketPin[]): Promise<void> {
-    await this.#applyOrRepair(addPins(id, pins));
+  /** @param pins asked again for each attempt */
+  async pin(id: AddressLease['id'], pins: () => readonly PacketPin[]): Promise<void> {
+    await this.#applyOrRepair(() => addPins(id, pins()));
   }
 
   /** Fine where it is not there, because somebody has flushed the table. */
   async remove(lease: AddressLease): Promise<void> {
+    // It may be about to add this one again.
+    await this.#repairing?.catch((error: unknown) => ignore(error, 'who repairs has it'));
     try {
       await this.#apply(removeSandbox(lease, this.#options.owner));
     } catch (error) {
-      if (!(error instanceof NetError && error.code === 'nft_refused')) throw error;
+      if (!isRefused(error)) throw error;
       const { entries } = await this.#contents();
       if (entries.some((entry) => entry.lease.id === lease.id)) throw error;
       ignore(error, 'a sandbox that the packet filter does not have');
@@ -102,7 +121,7 @@ export class HostTable {
     try {
       return readTraffic(await nft.listTraffic()).get(id);
     } catch (error) {
-      if (!(error instanceof NetError && error.code === 'nft_refused')) throw error;
+      if (!isRefused(error)) throw error;
       if (!(await this.repair())) throw error;
       return readTraffic(await nft.listTraffic()).get(id);
     }
@@ -112,7 +131,11 @@ export class HostTable {
     return readContents(await this.#options.nft.listCounters());
   }
 
-  async #replace({ layout, entries }: TableContents): Promise<void> {
+  /** Confined first, in a transaction of its own: a TAP of ours that is not in the table is dead. */
+  async #replace(
+    { layout, entries }: TableContents,
+    sandboxes: readonly Tabled[] = [],
+  ): Promise<void> {
     const other = entries.find(({ owner }) => isRunning(owner));
     if (layout === 'other' && other !== undefined) {
       throw new NetError(
@@ -122,6 +145,7 @@ export class HostTable {
       );
     }
     await this.#options.nft.apply(wholeTable([]));
+    if (sandboxes.length > 0) await this.#restore(sandboxes);
   }
 
   async #removeDead({ entries }: TableContents): Promise<void> {
@@ -135,43 +159,84 @@ export class HostTable {
     } catch (error) {
       // Somebody has changed our table by hand: where nobody lives in it, it is made anew.
       const isInUse = dead.length < entries.length;
-      if (isInUse || !(error instanceof NetError && error.code === 'nft_refused')) throw error;
+      if (isInUse || !isRefused(error)) throw error;
       this.#options.log.warn('the packet filter is made anew', { error: error.message });
       await this.#options.nft.apply(wholeTable([]));
     }
   }
 
-  async #applyOrRepair(commands: readonly NftObject[]): Promise<void> {
+  async #applyOrRepair(commands: () => readonly NftObject[]): Promise<void> {
     try {
-      await this.#apply(commands);
+      await this.#apply(commands());
     } catch (error) {
-      if (!(error instanceof NetError && error.code === 'nft_refused')) throw error;
+      if (!isRefused(error)) throw error;
       if (!(await this.repair())) throw error;
-      await this.#apply(commands);
+      await this.#apply(commands());
     }
   }
 
   /**
    * Another program may have flushed the whole ruleset, as a reload of nftables.service does.
    * @returns whether that was so
+   * @throws NetError `table_of_other_version` while a NeuroVisor of that version has sandboxes in it
    */
-  async repair(): Promise<boolean> {
-    return await this.#options.lock.hold(async () => {
-      const { nft, ours, owner, log } = this.#options;
-      const { layout, entries } = await this.#contents();
-      const known = new Set(entries.map(({ lease }) => lease.id));
-      const lost = ours().filter(({ network }) => !known.has(network.lease.id));
-      if (layout === 'ours' && lost.length === 0) return false;
-      log.warn('the packet filter was emptied by another program; it is made anew', {
-        sandboxes: lost.length,
+  repair(): Promise<boolean> {
+    this.#repairing ??= this.#options.lock
+      .hold(() => this.#repair())
+      .finally(() => {
+        this.#repairing = undefined;
       });
-      const sandboxes = lost.flatMap(({ network, pins }) => [
-        ...addSandbox({ ...network, owner }),
-        ...addPins(network.lease.id, pins),
-      ]);
-      await nft.apply([...(layout === 'ours' ? [] : wholeTable([])), ...sandboxes]);
-      return true;
+    return this.#repairing;
+  }
+
+  async #repair(): Promise<boolean> {
+    const { ours, log } = this.#options;
+    const contents = await this.#contents();
+    const known = new Set(contents.entries.map(({ lease }) => lease.id));
+    const lost = ours().filter(({ network }) => !known.has(network.lease.id));
+    if (contents.layout === 'ours' && lost.length === 0) return false;
+    log.warn('the packet filter was emptied by another program; it is made anew', {
+      sandboxes: lost.length,
     });
+    if (contents.layout !== 'ours') await this.#replace(contents, lost);
+    else await this.#restore(lost);
+    return true;
+  }
+
+  /** All at once, but what the kernel refuses of one is not the loss of the others. */
+  async #restore(lost: readonly Tabled[]): Promise<void> {
+    const { nft, owner, log } = this.#options;
+    const added = ({ network }: Tabled): NftObject[] => addSandbox({ ...network, owner });
+    const pinned = ({ network, pins }: Tabled): NftObject[] => addPins(network.lease.id, pins);
+    try {
+      await nft.apply(lost.flatMap((each) => [...added(each), ...pinned(each)]));
+      return;
+    } catch (error) {
+      if (!isRefused(error)) throw error;
+      log.warn('sandboxes are added to the packet filter one by one', { error: error.message });
+    }
+    for (const each of lost) {
+      const { id } = each.network.lease;
+      try {
+        await nft.apply(added(each));
+        await this.#addPins(id, each.pins);
+      } catch (error) {
+        if (!isRefused(error)) throw error;
+        log.error('add a sandbox to the packet filter', { sandbox: id, error: error.message });
+      }
+    }
+  }
+
+  /** As many as the kernel takes. A destination without its pin is refused, and asked for again. */
+  async #addPins(id: AddressLease['id'], pins: readonly PacketPin[]): Promise<void> {
+    for (let at = 0; at < pins.length; at += PIN_CHUNK) {
+      try {
+        await this.#options.nft.apply(addPins(id, pins.slice(at, at + PIN_CHUNK)));
+      } catch (error) {
+        if (!isRefused(error)) throw error;
+        this.#options.log.warn('add pins', { sandbox: id, error: error.message });
+      }
+    }
   }
 
   #apply(commands: readonly NftObject[]): Promise<void> {
@@ -205,4 +270,8 @@ export class HostTable {
       await this.#options.nft.apply(commands).then(resolve, reject);
     }
   }
+}
+
+function isRefused(error: unknown): error is NetError {
+  return error instanceof NetError && error.code === 'nft_refused';
 }

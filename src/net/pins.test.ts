@@ -80,4 +80,27 @@ describe('Pins', () => {
     expect(pins.namesOf('192.0.2.1')).toEqual(['b']);
     expect(pins.size).toBe(1);
   });
+  it('counts an address once for each port, also after those have become more', () => {
+    const clock = new FakeClock();
+    let ports = 2;
+    const pins = new Pins(clock, { destinationsMax: 6 }, (name) => (name === 'web' ? 0 : ports));
+    expect(pins.pin('a', ['192.0.2.1', '192.0.2.2'], 60).ok).toBe(true);
+    expect(pins.pin('b', ['192.0.2.1', '192.0.2.2'], 60)).toEqual({
+      ok: false,
+      reason: 'too_many_addresses',
+    });
+    expect(pins.pin('b', ['192.0.2.1'], 60).ok).toBe(true);
+    expect(pins.pin('b', ['192.0.2.1'], 60).ok).toBe(true);
+    expect(pins.pin('web', ['192.0.2.7'], 60).ok).toBe(true);
+    ports = 3;
+    pins.retain(() => true);
+    expect(pins.live().map(({ name }) => name)).toEqual(['a', 'a', 'web']);
+    expect(pins.pin('c', ['192.0.2.1'], 60).ok).toBe(false);
+    ports = 2;
+    pins.retain(() => true);
+    expect(pins.pin('c', ['192.0.2.1'], 60).ok).toBe(true);
+    pins.unpin([{ name: 'c', address: '192.0.2.1' }]);
+    expect(pins.isPinned('c', '192.0.2.1')).toBe(false);
+    expect(pins.pin('d', ['192.0.2.1'], 60).ok).toBe(true);
+  });
 });

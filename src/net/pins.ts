@@ -14,9 +14,17 @@ export interface PinLimits {
   readonly namesMax: number;
   readonly addressesPerNameMax: number;
   readonly pinsMax: number;
+  /** Pins, each times the ports on which the packet filter opens it. */
+  readonly destinationsMax: number;
 }
 
-export const PIN_LIMITS: PinLimits = { namesMax: 512, addressesPerNameMax: 64, pinsMax: 4096 };
+/** Destinations: half of what the packet filter's set holds, which keeps the dead for a moment. */
+export const PIN_LIMITS: PinLimits = {
+  namesMax: 512,
+  addressesPerNameMax: 64,
+  pinsMax: 4096,
+  destinationsMax: 4096,
+};
 
 export interface Pin {
   readonly name: string;
@@ -38,15 +46,25 @@ export function pinSeconds(ttlSeconds: number): number {
 export class Pins {
   readonly #clock: Clock;
   readonly #limits: PinLimits;
+  readonly #portsOf: (name: string) => number;
   /** name → address → end, monotonic milliseconds. */
   readonly #byName = new Map<string, Map<string, number>>();
   /** address → names; the reverse of the same pins. */
   readonly #byAddress = new Map<string, Set<string>>();
+  /** name → ports, as they were when it was pinned or last kept. */
+  readonly #ports = new Map<string, number>();
   #count = 0;
+  #destinations = 0;
 
-  constructor(clock: Clock, limits: PinLimits = PIN_LIMITS) {
+  /** @param portsOf a name, on which the packet filter opens its addresses */
+  constructor(
+    clock: Clock,
+    limits: Partial<PinLimits> = {},
+    portsOf: (name: string) => number = () => 0,
+  ) {
     this.#clock = clock;
-    this.#limits = limits;
+    this.#limits = { ...PIN_LIMITS, ...limits };
+    this.#portsOf = portsOf;
   }
 
   /** Live and dead-but-not-yet-removed pins: what memory is used for. */
@@ -107,24 +125,43 @@ export class Pins {
     }
   }
 
-  /** Forgets names that `isKept` no longer wants, e.g. after a change of the policy. */
+  /** What could not be told to the packet filter. */
+  unpin(pins: readonly Pick<Pin, 'name' | 'address'>[]): void {
+    for (const { name, address } of pins) this.#remove(name, address);
+  }
+
+  /**
+   * Forgets names that `isKept` no longer wants, and those that are too many on the ports that they have now:
+   * after a change of the policy.
+   */
   retain(isKept: (name: string) => boolean): void {
+    this.removeExpired();
+    let destinations = 0;
     for (const [name, addresses] of this.#byName) {
-      if (isKept(name)) continue;
-      for (const address of addresses.keys()) this.#remove(name, address);
+      const ports = this.#portsOf(name);
+      const more = ports * addresses.size;
+      const isRoom = destinations + more <= this.#limits.destinationsMax;
+      if (isKept(name) && isRoom) {
+        this.#ports.set(name, ports);
+        destinations += more;
+      } else for (const address of addresses.keys()) this.#remove(name, address);
     }
+    this.#destinations = destinations;
   }
 
   #refusal(
     name: string,
     addresses: readonly string[],
   ): 'too_many_names' | 'too_many_addresses' | undefined {
-    const { namesMax, addressesPerNameMax, pinsMax } = this.#limits;
+    const { namesMax, addressesPerNameMax, pinsMax, destinationsMax } = this.#limits;
     const known = this.#byName.get(name);
     const fresh = new Set(addresses.filter((address) => known?.has(address) !== true)).size;
     if (known === undefined && fresh > 0 && this.#byName.size >= namesMax) return 'too_many_names';
     if ((known?.size ?? 0) + fresh > addressesPerNameMax) return 'too_many_addresses';
-    return this.#count + fresh > pinsMax ? 'too_many_addresses' : undefined;
+    const ports = this.#ports.get(name) ?? this.#portsOf(name);
+    const isFull =
+      this.#count + fresh > pinsMax || this.#destinations + fresh * ports > destinationsMax;
+    return fresh > 0 && isFull ? 'too_many_addresses' : undefined;
   }
 
   #add(name: string, address: string, endMs: number): void {
@@ -132,11 +169,13 @@ export class Pins {
     if (addresses === undefined) {
       addresses = new Map();
       this.#byName.set(name, addresses);
+      this.#ports.set(name, this.#portsOf(name));
     }
     const previousMs = addresses.get(address);
     addresses.set(address, Math.max(endMs, previousMs ?? endMs));
     if (previousMs !== undefined) return;
     this.#count += 1;
+    this.#destinations += this.#ports.get(name) ?? 0;
     let names = this.#byAddress.get(address);
     if (names === undefined) {
       names = new Set();
@@ -149,7 +188,11 @@ export class Pins {
     const addresses = this.#byName.get(name);
     if (addresses?.delete(address) !== true) return;
     this.#count -= 1;
-    if (addresses.size === 0) this.#byName.delete(name);
+    this.#destinations -= this.#ports.get(name) ?? 0;
+    if (addresses.size === 0) {
+      this.#byName.delete(name);
+      this.#ports.delete(name);
+    }
     const names = this.#byAddress.get(address);
     names?.delete(name);
     if (names?.size === 0) this.#byAddress.delete(address);

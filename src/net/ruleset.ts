@@ -74,8 +74,7 @@ const SUBNETS = 'subnets';
 /** Where each chain of a sandbox is reached from; numbers are priorities of netfilter_ipv4.h. */
 const HOOKS: Record<SandboxChain, { base: string; type: string; hook: string; prio: number }> = {
   from: { base: 'prerouting', type: 'filter', hook: 'prerouting', prio: -300 },
-  // Before other programs' (Docker's is -100): the first that translates a connection is the only one.
-  nat: { base: 'dstnat', type: 'nat', hook: 'prerouting', prio: -101 },
+  nat: { base: 'dstnat', type: 'nat', hook: 'prerouting', prio: -100 },
   input: { base: 'input', type: 'filter', hook: 'input', prio: 0 },
   forward: { base: 'forward', type: 'filter', hook: 'forward', prio: 0 },
   to: { base: 'postrouting', type: 'filter', hook: 'postrouting', prio: 0 },
@@ -84,7 +83,12 @@ const mapName = (chain: SandboxChain): string => `${chain}_taps`;
 
 /** The whole table, in place of whatever was there under its name. Counters begin at 0. */
 export function wholeTable(networks: readonly SandboxNetwork[]): NftObject[] {
-  return [...removeTable(), addTable(), ...baseObjects(), ...networks.flatMap(addSandbox)];
+  return [
+    ...removeTable(),
+    addTable(),
+    ...baseObjects(),
+    ...networks.flatMap((network) => sandboxObjects(network)),
+  ];
 }
 
 /** Also where there is none: it is made first, since deleting what isn't there fails. */
@@ -92,8 +96,16 @@ export function removeTable(): NftObject[] {
   return [addTable(), deleteTable()];
 }
 
-/** @throws NetError `policy_too_large` */
+/**
+ * In place of what is there under its id.
+ * @throws NetError `policy_too_large`
+ */
 export function addSandbox(network: SandboxNetwork): NftObject[] {
+  return sandboxObjects(network, emptied(network.lease.id));
+}
+
+/** @param before the rules */
+function sandboxObjects(network: SandboxNetwork, before: readonly NftObject[] = []): NftObject[] {
   const { lease } = network;
   const { id } = lease;
   return [
@@ -109,6 +121,7 @@ export function addSandbox(network: SandboxNetwork): NftObject[] {
       }),
     ),
     ...SANDBOX_CHAINS.map((chain) => add('chain', { name: ownName(id, chain) })),
+    ...before,
     ...ruleObjects(network),
     ...membership(lease).map(({ name, elem }) => add('element', { name, elem })),
   ];
@@ -123,12 +136,13 @@ export function addSandbox(network: SandboxNetwork): NftObject[] {
  */
 export function updateSandbox(network: SandboxNetwork, pins: readonly PacketPin[]): NftObject[] {
   const { id } = network.lease;
+  return [...emptied(id), budgetObject(network), ...ruleObjects(network), ...addPins(id, pins)];
+}
+
+function emptied(id: SandboxId): NftObject[] {
   return [
     ...SANDBOX_CHAINS.map((chain) => flush('chain', ownName(id, chain))),
     ...SANDBOX_SETS.map((set) => flush('set', ownName(id, set))),
-    budgetObject(network),
-    ...ruleObjects(network),
-    ...addPins(id, pins),
   ];
 }
 

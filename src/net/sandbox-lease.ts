@@ -3,6 +3,7 @@ import type { Socket } from 'node:net';
 import { assert } from '../base/assert.ts';
 import type { CleanupStack } from '../base/cleanup.ts';
 import type { Clock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { SyscallError } from '../sys/libc.ts';
@@ -17,7 +18,7 @@ import type { HostTable, Tabled } from './host-table.ts';
 import type { GuestNetwork, NetworkLease, NetworkTraffic } from './lease.ts';
 import { ListenError } from './listen-error.ts';
 import { namePolicy } from './name-policy.ts';
-import { type Pin, Pins } from './pins.ts';
+import { PIN_LIMITS, type Pin, Pins } from './pins.ts';
 import { type EgressPolicy, pinnedPorts } from './policy.ts';
 import type { PacketPin } from './ruleset.ts';
 import type { SandboxNetwork } from './sandbox-chains.ts';
@@ -32,10 +33,10 @@ const REFUSALS = [...Object.keys(DROP_COUNTERS), 'unasked'] as readonly (
 
 export interface SandboxLeaseOptions {
   readonly addresses: AddressLease;
-  readonly tap: Tap;
+  readonly tap: Pick<Tap, 'name' | 'fd' | 'close'>;
   readonly mtu: number;
   readonly policy: EgressPolicy;
-  readonly table: HostTable;
+  readonly table: Pick<HostTable, 'add' | 'update' | 'pin' | 'remove' | 'traffic'>;
   /** Of the policy, for who looks at it from another process. */
   readonly record: (policy: EgressPolicy) => void;
   readonly upstreams: readonly DnsUpstream[];
@@ -68,7 +69,8 @@ export class SandboxLease implements NetworkLease {
       gatewayMac: GATEWAY_MAC,
       mtu,
     };
-    const pins = new Pins(clock);
+    const ports = (name: string): number => pinnedPorts(this.#policy, name).length;
+    const pins = new Pins(clock, PIN_LIMITS, ports);
     const onEvent = (event: NameEvent): void => this.#logName(event);
     this.#names = new SandboxNames({ policy: namePolicy(policy), pins, clock, onEvent });
     const sandbox = { id: addresses.id, policy: () => namePolicy(this.#policy), pins };
@@ -93,7 +95,7 @@ export class SandboxLease implements NetworkLease {
       this.#isTabled = false;
       await this.#options.table.remove(this.#options.addresses);
     });
-    this.#options.record(this.#policy);
+    this.#record();
     await this.#options.table.add(this.#network());
     this.#isTabled = true;
   }
@@ -113,7 +115,7 @@ export class SandboxLease implements NetworkLease {
   /** For a table that has to be made anew; undefined while this is not in it. */
   get tabled(): Tabled | undefined {
     if (!this.#isTabled) return undefined;
-    return { network: this.#network(), pins: this.#packetPins(this.#names.pins.live()) };
+    return this.#wanted();
   }
 
   handedOver(): Promise<void> {
@@ -143,7 +145,7 @@ export class SandboxLease implements NetworkLease {
       address: addresses.hostAddress,
       upstreams,
       whoIs: (address) => (address === addresses.guestAddress ? this.#names : undefined),
-      onPinned: (_names, pins) => this.#options.table.pin(addresses.id, this.#packetPins(pins)),
+      onPinned: (_names, pins) => this.#openFor(pins),
       clock,
       log,
     };
@@ -172,13 +174,41 @@ export class SandboxLease implements NetworkLease {
     };
     use(policy);
     try {
-      await this.#options.table.update(this.#network(), this.#packetPins(this.#names.pins.live()));
+      await this.#options.table.update(this.#options.addresses.id, () => this.#wanted());
     } catch (error) {
       use(before);
       throw error;
     }
-    this.#options.record(policy);
     this.#gateway.judgeSandbox(this.#options.addresses.id);
+    // Released meanwhile: the record is removed, or about to be.
+    if (this.#isTabled) this.#record();
+  }
+
+  /** Nothing is decided by it, so nothing fails by it. */
+  #record(): void {
+    const { record, addresses, log } = this.#options;
+    try {
+      record(this.#policy);
+    } catch (error) {
+      log.warn('record a policy', { sandbox: addresses.id, error: describeError(error) });
+    }
+  }
+
+  /** What the packet filter does not take is not pinned: the guest is not told of it either. */
+  async #openFor(pins: readonly Pin[]): Promise<void> {
+    const { table, addresses } = this.#options;
+    const kept = (): Pin[] =>
+      pins.filter(({ name, address }) => this.#names.pins.isPinned(name, address));
+    try {
+      await table.pin(addresses.id, () => this.#packetPins(kept()));
+    } catch (error) {
+      this.#names.pins.unpin(pins);
+      throw error;
+    }
+  }
+
+  #wanted(): Tabled {
+    return { network: this.#network(), pins: this.#packetPins(this.#names.pins.live()) };
   }
 
   #network(): SandboxNetwork {
