@@ -1,0 +1,103 @@
+/** A lease whose packet filter and records fail: on loopback, with a stand-in for the table. */
+import { createSocket } from 'node:dgram';
+import { afterEach, describe, expect, it } from 'vitest';
+import { CleanupStack } from '../../src/base/cleanup.ts';
+import { systemClock } from '../../src/base/clock.ts';
+import { newSandboxId } from '../../src/base/ids.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { type AddressLease, AddressPlan } from '../../src/net/address-plan.ts';
+import { encodeQuery, encodeReply, parseAnswer, parseQuery } from '../../src/net/dns-message.ts';
+import { parsePolicy } from '../../src/net/egress-rules.ts';
+import type { EgressPolicy } from '../../src/net/policy.ts';
+import type { PacketPin } from '../../src/net/ruleset.ts';
+import { SandboxLease, type SandboxLeaseOptions } from '../../src/net/sandbox-lease.ts';
+
+/** Of loopback: host and guest in one. */
+const HERE = '127.53.0.1';
+const DATABASE = parsePolicy({ mode: 'allowlist', allow: ['db.example:5432'] });
+const undo: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const each of undo.splice(0).reverse()) await each();
+});
+
+class FakeTable {
+  readonly pinned: PacketPin[][] = [];
+  isFull = false;
+  update = async (): Promise<void> => undefined;
+  add = async (): Promise<void> => undefined;
+  remove = async (): Promise<void> => undefined;
+  traffic = async (): Promise<undefined> => undefined;
+
+  async pin(_id: unknown, pins: () => readonly PacketPin[]): Promise<void> {
+    if (this.isFull) throw new Error('the set is full');
+    this.pinned.push([...pins()]);
+  }
+}
+
+async function lease(record: SandboxLeaseOptions['record'] = () => undefined) {
+  const table = new FakeTable();
+  const upstream = createSocket('udp4');
+  upstream.on('message', (bytes, from) => {
+    const query = parseQuery(bytes);
+    if (!query.ok) throw new Error(query.reason);
+    const record = { type: 'A', name: '', ttlSeconds: 60, address: '93.184.216.34' } as const;
+    const reply = encodeReply(query.value, { code: 0, records: [record] }, 0xffff);
+    upstream.send(reply, from.port, from.address);
+  });
+  await new Promise<void>((resolve) => upstream.bind(0, HERE, resolve));
+  const own = new AddressPlan().lease(newSandboxId());
+  const addresses: AddressLease = { ...own, hostAddress: HERE, guestAddress: HERE };
+  const tap = { name: own.tap, fd: -1, close: async () => undefined };
+  const upstreams = [{ address: HERE, port: upstream.address().port }];
+  const base = { addresses, tap, mtu: 1500, policy: DATABASE, clock: systemClock, log: silentLog };
+  const made = new SandboxLease({ ...base, upstreams, table, record }, new CleanupStack());
+  await made.open();
+  undo.push(
+    () => upstream.close(),
+    () => made.release(),
+  );
+  return { made, table };
+}
+
+/** @returns the code of the answer */
+async function ask(name: string): Promise<number | undefined> {
+  const socket = createSocket('udp4');
+  undo.push(() => socket.close());
+  const answer = new Promise<Uint8Array>((resolve) => socket.once('message', resolve));
+  await new Promise<void>((resolve) => socket.bind(0, HERE, resolve));
+  socket.send(encodeQuery(1, name, 1), 53, HERE);
+  const parsed = parseAnswer(await answer);
+  return parsed.ok ? parsed.value.code : undefined;
+}
+
+describe('SandboxLease', () => {
+  it('tells no name that the packet filter does not take, and holds no pin of it', async () => {
+    const { made, table } = await lease();
+    table.isFull = true;
+    expect(await ask('db.example')).toBe(2);
+    expect(made.tabled?.pins).toEqual([]);
+    table.isFull = false;
+    expect(await ask('db.example')).toBe(0);
+    expect(made.tabled?.pins).toMatchObject([{ address: '93.184.216.34', port: 5432 }]);
+    expect(table.pinned).toMatchObject([[{ address: '93.184.216.34', port: 5432 }]]);
+  });
+  it('has the new policy also where that could not be recorded', async () => {
+    const { made } = await lease(() => {
+      throw new Error('no space left on device');
+    });
+    const none = parsePolicy({ mode: 'none' });
+    await made.setPolicy(none);
+    expect(made.policy).toBe(none);
+  });
+  it('records nothing of what was released while its policy was changed', async () => {
+    const recorded: EgressPolicy[] = [];
+    const { made, table } = await lease((policy) => recorded.push(policy));
+    const { promise, resolve } = Promise.withResolvers<void>();
+    table.update = () => promise;
+    const change = made.setPolicy(parsePolicy({ mode: 'none' }));
+    await made.release();
+    resolve();
+    await change;
+    expect(recorded).toEqual([DATABASE]);
+  });
+});
