@@ -217,6 +217,16 @@ export class Gateway {
   }
 }
 
-function dialDirectly({ address, port }: Destination): Socket {
-  return connect({ host: address, port, allowHalfOpen: true, noDelay: true });
+/**
+ * The packet filter redirects no connection to the host itself. Should one come all the same, it hears nothing:
+ * Linux calls an address of its own from that very address.
+ */
+export function dialDirectly({ address, port }: Destination): Socket {
+  const socket = connect({ host: address, port, allowHalfOpen: true, noDelay: true });
+  socket.once('connect', () => {
+    if (socket.localAddress === socket.remoteAddress) {
+      socket.destroy(new Error('the destination is the host itself'));
+    }
+  });
+  return socket;
 }

@@ -3,6 +3,7 @@ import { parsePolicy } from '../net/egress-rules.ts';
 import {
   ALLOWED,
   FOREIGN_RESOLVER,
+  HOST_PUBLIC,
   HOST_UPLINK,
   LISTED_ADDRESS,
   OTHER,
@@ -14,6 +15,7 @@ import { type Guest, get, HOST_PORT, type LeasedGuest, type World } from './worl
 const GUEST_PORT = 7000;
 const ALLOW = [
   ALLOWED.name,
+  HOST_PUBLIC.name,
   'private.example',
   `${LISTED_ADDRESS}:8080/tcp`,
   `${LISTED_ADDRESS}:9999/udp`,
@@ -82,6 +84,7 @@ async function controls(tries: Tries, world: World, guest: Guest): Promise<void>
     [PRIVATE_ADDRESSES[0], 8080],
     [FOREIGN_RESOLVER, 853],
     [HOST_UPLINK, HOST_PORT],
+    [HOST_PUBLIC.address, 80],
   ] as const;
   await tries.allowed(
     [
@@ -291,13 +294,28 @@ async function neighbours(tries: Tries, world: World, guest: Guest, other: Guest
   const heard = fromOutside ? 'it hears it' : 'it hears nothing';
   tries.note('the network sends to a guest', 'it hears nothing', heard, !fromOutside);
   const addresses = [guest.gateway, other.gateway, HOST_UPLINK];
-  await tries.forbidden(
-    addresses.map((address) => ({
-      what: `a port of the host, ${address} port ${HOST_PORT}`,
-      attempt: () => guest.exchange(address, HOST_PORT),
-      isArrival: ({ to, port }) => to === address && port === HOST_PORT,
-    })),
-  );
+  await tries.names([
+    {
+      what: `control: the resolver tells ${HOST_PUBLIC.name}, which is the host’s own public address`,
+      attempt: () => guest.name(HOST_PUBLIC.name),
+      code: 0,
+      addresses: [HOST_PUBLIC.address],
+    },
+  ]);
+  await tries.forbidden([
+    ...addresses.map(
+      (address): Forbidden => ({
+        what: `a port of the host, ${address} port ${HOST_PORT}`,
+        attempt: () => guest.exchange(address, HOST_PORT),
+        isArrival: ({ to, port }) => to === address && port === HOST_PORT,
+      }),
+    ),
+    {
+      what: `the host’s own public address by its allowed name, ${HOST_PUBLIC.name}`,
+      attempt: () => guest.exchange(HOST_PUBLIC.address, 80, get(HOST_PUBLIC.name)),
+      isArrival: ({ to, port }) => to === HOST_PUBLIC.address && port === 80,
+    },
+  ]);
 }
 
 /** A policy that becomes narrower ends what it forbids. */

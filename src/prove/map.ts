@@ -28,6 +28,8 @@ export const METADATA_ADDRESSES = [
 ] as const;
 /** On the host itself, as the agent of EKS Pod Identity is. */
 export const HOST_AGENT = '169.254.170.23';
+/** Of the host itself and public, with a name that a rule allows. */
+export const HOST_PUBLIC = { name: 'host.example', address: '93.184.216.77' } as const;
 export const SECRET = 'secret of the metadata service';
 
 export const ALLOWED = { name: 'allowed.example', address: '93.184.216.34' } as const;
@@ -64,6 +66,7 @@ export const ZONE: Readonly<Record<string, readonly (readonly string[])[]>> = {
   'cloud.example': [['metadata.google.internal']],
   'metadata.google.internal': [['169.254.169.254']],
   'flip.example': [[ALLOWED.address], ['169.254.169.254']],
+  [HOST_PUBLIC.name]: [[HOST_PUBLIC.address]],
   'private.example': [[PRIVATE_ADDRESSES[0]]],
   '*': [[OTHER.address]],
 };

@@ -20,6 +20,7 @@ import type { UdpFrame } from './frames.ts';
 import {
   type Arrival,
   HOST_AGENT,
+  HOST_PUBLIC,
   HOST_UPLINK,
   PLAIN,
   POOL,
@@ -123,7 +124,9 @@ export async function createWorld(log: Log): Promise<World> {
 function joinInternet(links: Links): Actor {
   const loopback = links.find('lo')?.index ?? 0;
   links.change(loopback, { up: true });
-  links.addAddress({ linkIndex: loopback, address: HOST_AGENT, prefixLength: 32 });
+  for (const address of [HOST_AGENT, HOST_PUBLIC.address]) {
+    links.addAddress({ linkIndex: loopback, address, prefixLength: 32 });
+  }
   const fd = createTap({ name: 'up0' });
   const linkIndex = links.find('up0')?.index ?? 0;
   links.addAddress({ linkIndex, address: HOST_UPLINK, prefixLength: UPLINK_PREFIX });
@@ -177,6 +180,11 @@ async function hostServers(arrivals: Arrival[]): Promise<Server[]> {
   };
   const agent = createHttpServer((_request, response) => response.end(`${SECRET}\n`));
   agent.on('connection', (socket) => note(socket.localAddress, 80));
+  const panel = createServer((socket) => {
+    note(socket.localAddress, 80);
+    socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
+    socket.end('hello\n');
+  });
   const service = createServer((socket) => {
     note(socket.localAddress, HOST_PORT);
     socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
@@ -184,9 +192,10 @@ async function hostServers(arrivals: Arrival[]): Promise<Server[]> {
   });
   await Promise.all([
     new Promise<void>((resolve) => agent.listen(80, HOST_AGENT, resolve)),
+    new Promise<void>((resolve) => panel.listen(80, HOST_PUBLIC.address, resolve)),
     new Promise<void>((resolve) => service.listen(HOST_PORT, '0.0.0.0', resolve)),
   ]);
-  return [agent, service];
+  return [agent, panel, service];
 }
 
 function closeServer(server: Server): Promise<void> {

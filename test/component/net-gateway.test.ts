@@ -4,6 +4,7 @@ import { connect, createServer, type Socket } from 'node:net';
 import { connect as tlsConnect } from 'node:tls';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
+import { dialDirectly } from '../../src/net/gateway.ts';
 import type { GatewayBudget } from '../../src/net/gateway-connection.ts';
 import { helloMessage, records } from '../support/client-hello.ts';
 import {
@@ -19,7 +20,7 @@ import {
   undo,
   world,
 } from '../support/gateway-servers.ts';
-import { HOST, listen, talk } from '../support/gateway-world.ts';
+import { gatewayWorld, HOST, listen, talk } from '../support/gateway-world.ts';
 import { listPolicy } from '../support/net-policy.ts';
 
 afterEach(cleanUp);
@@ -287,6 +288,27 @@ describe('Gateway: limits', () => {
     expect(made.gateway.stats().connections).toBe(1);
     made.gateway.closeSandbox('sb-1');
     await closed;
+  });
+  it('a service of the host itself hears nothing, whatever a rule allows', async () => {
+    const heard: string[] = [];
+    const calls: Promise<unknown>[] = [];
+    const server = createServer((socket) => {
+      socket.on('error', () => socket.destroy());
+      socket.on('data', (bytes) => heard.push(String(bytes)));
+      calls.push(new Promise((resolve) => socket.once('close', resolve)));
+      socket.end('secret');
+    });
+    const port = await listen(server);
+    undo.push(() => server.close());
+    const policy = listPolicy({ destinations: [`${HOST}:${port}`] });
+    const made = await gatewayWorld(policy, { address: HOST, port }, { dial: dialDirectly });
+    undo.push(() => made.close());
+    const head = `GET / HTTP/1.1\r\nHost: ${HOST}:${port}\r\n\r\n`;
+    expect(String(await talk(made.port, [head]))).not.toContain('secret');
+    expect(made.reasons()).toEqual(['allowed']);
+    expect(calls).toHaveLength(1);
+    await Promise.all(calls);
+    expect(heard).toEqual([]);
   });
   it('a policy that becomes narrower ends what it forbids, and only that', async () => {
     const made = await tlsWorld();
