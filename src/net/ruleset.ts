@@ -74,7 +74,8 @@ const SUBNETS = 'subnets';
 /** Where each chain of a sandbox is reached from; numbers are priorities of netfilter_ipv4.h. */
 const HOOKS: Record<SandboxChain, { base: string; type: string; hook: string; prio: number }> = {
   from: { base: 'prerouting', type: 'filter', hook: 'prerouting', prio: -300 },
-  nat: { base: 'dstnat', type: 'nat', hook: 'prerouting', prio: -100 },
+  // Before other programs' (Docker's is -100): the first that translates a connection is the only one.
+  nat: { base: 'dstnat', type: 'nat', hook: 'prerouting', prio: -101 },
   input: { base: 'input', type: 'filter', hook: 'input', prio: 0 },
   forward: { base: 'forward', type: 'filter', hook: 'forward', prio: 0 },
   to: { base: 'postrouting', type: 'filter', hook: 'postrouting', prio: 0 },
