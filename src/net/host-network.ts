@@ -41,7 +41,7 @@ import type { EgressPolicy } from './policy.ts';
 import { isRunning, startTicksOf } from './process-start.ts';
 import { parseResolvConf } from './resolv-conf.ts';
 import { SandboxLease } from './sandbox-lease.ts';
-import type { TableOwner } from './table-owners.ts';
+import { ownerCounter, type TableOwner } from './table-owners.ts';
 import { TableProbe } from './table-probe.ts';
 import { openTap, type Tap } from './tap.ts';
 
@@ -104,6 +104,7 @@ class KernelNetwork implements HostNetwork {
   readonly #making = new Map<SandboxId, Promise<unknown>>();
   #closed: Promise<void> | undefined;
   #stopWatching: (() => void) | undefined;
+  #watched = 0;
 
   constructor(options: HostNetworkOptions, links: Links) {
     const { pool = POOL_DEFAULT, stateDir = STATE_DIR_DEFAULT, log = silentLog } = options;
@@ -176,10 +177,19 @@ class KernelNetwork implements HostNetwork {
 
   async #restore(): Promise<void> {
     try {
-      if (!this.#probe.isThere()) await this.#table.repair();
+      if (this.#isMissing()) await this.#table.repair();
     } catch (error) {
       this.#log.error('restore the packet filter', { error: describeError(error) });
     }
+  }
+
+  /** One lease each time, in turn: who flushes, flushes all of them. */
+  #isMissing(): boolean {
+    const ours = [...this.#leases.values()].flatMap(({ tabledAs }) => tabledAs ?? []);
+    const one = ours[this.#watched % ours.length];
+    this.#watched += 1;
+    if (one === undefined) return false;
+    return !this.#probe.hasCounter(ownerCounter(one, this.#owner));
   }
 
   async #close(): Promise<void> {

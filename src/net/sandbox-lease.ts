@@ -118,6 +118,11 @@ export class SandboxLease implements NetworkLease {
     return this.#wanted();
   }
 
+  /** Under which the table has it; undefined while it has not. */
+  get tabledAs(): AddressLease | undefined {
+    return this.#isTabled ? this.#options.addresses : undefined;
+  }
+
   handedOver(): Promise<void> {
     return this.#options.tap.close();
   }

@@ -1,4 +1,4 @@
-/** Whether our table is there (io): one question to netfilter over netlink, without a child process. */
+/** Whether what is ours is in the table (io): one question to netfilter over netlink, without a child process. */
 import { SyscallError } from '../sys/libc.ts';
 import { NETLINK, NetlinkSocket } from '../sys/netlink-socket.ts';
 import { linkError } from './link-errors.ts';
@@ -8,9 +8,11 @@ import { FLAG } from './netlink-message.ts';
 import { TABLE_NAME } from './nft-json.ts';
 import { withAttributes } from './rtnetlink-request.ts';
 
-/** linux/netfilter/nfnetlink.h and nf_tables.h: NFNL_SUBSYS_NFTABLES above NFT_MSG_GETTABLE. */
-const GET_TABLE = (10 << 8) | 1;
-const TABLE_NAME_ATTRIBUTE = 1;
+/** linux/netfilter/nfnetlink.h and nf_tables.h: NFNL_SUBSYS_NFTABLES above NFT_MSG_GETOBJ. */
+const GET_OBJECT = (10 << 8) | 19;
+/** enum nft_object_attributes; the type is NFT_OBJECT_COUNTER, big-endian. */
+const OBJECT = { table: 1, name: 2, type: 3 } as const;
+const COUNTER = Uint8Array.of(0, 0, 0, 1);
 /** struct nfgenmsg: u8 family (NFPROTO_INET), u8 version, u16 of no meaning here. */
 const BODY = Uint8Array.of(1, 0, 0, 0);
 const ENOENT = 'ENOENT';
@@ -30,11 +32,22 @@ export class TableProbe {
     }
   }
 
-  /** @throws LinkError; SyscallError */
-  isThere(): boolean {
+  /**
+   * @param counter that nobody else has: another process may have made the table anew, without us
+   * @throws LinkError; SyscallError
+   */
+  hasCounter(counter: string): boolean {
     this.#sequence = (this.#sequence + 1) >>> 0;
-    const body = withAttributes(BODY, encodeAttributes([[TABLE_NAME_ATTRIBUTE, text(TABLE_NAME)]]));
-    const request = { type: GET_TABLE, flags: FLAG.ack, body };
+    const attributes = encodeAttributes([
+      [OBJECT.table, text(TABLE_NAME)],
+      [OBJECT.name, text(counter)],
+      [OBJECT.type, COUNTER],
+    ]);
+    const request = {
+      type: GET_OBJECT,
+      flags: FLAG.ack,
+      body: withAttributes(BODY, attributes),
+    };
     const exchange = new NetlinkExchange(request, this.#sequence, this.#socket.portId);
     this.#socket.send(exchange.output);
     for (let datagram = this.#socket.receive(); datagram; datagram = this.#socket.receive()) {
@@ -42,7 +55,7 @@ export class TableProbe {
       if (exchange.outcome !== undefined) break;
     }
     const { outcome } = exchange;
-    const attempt = `look for table ${TABLE_NAME}`;
+    const attempt = `look for ${counter} in table ${TABLE_NAME}`;
     if (outcome === undefined) throw linkError(attempt, '', new Error('no whole answer'));
     if (outcome.kind === 'done') return true;
     const cause = new SyscallError(attempt, outcome.acknowledgement.errno);

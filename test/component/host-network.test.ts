@@ -282,6 +282,19 @@ describe('others on the host', () => {
     }
   });
 
+  it('nor those of two processes, each of which restores its own', async () => {
+    const b = beside();
+    await Promise.all([a.do('open', stateDir), b.do('open', stateDir)]);
+    const [one, two] = [newSandboxId(), newSandboxId()];
+    await a.do('lease', one);
+    await b.do('lease', two);
+    a.run('nft', 'flush', 'ruleset');
+    const isThere = (id: string): boolean => ruleset().includes(`jump from_${id}`);
+    await expect
+      .poll(() => [isThere(one), isThere(two)], { timeout: 10_000 })
+      .toEqual([true, true]);
+  });
+
   it('nor until then: the next change restores it too', async () => {
     await a.do('open', stateDir);
     const [one, two] = [newSandboxId(), newSandboxId()];
