@@ -1,5 +1,5 @@
 /** Runs `nft`, the only network command that is ever run: arguments are an array, data goes in by stdin. */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { writeSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { type Clock, systemClock } from '../base/clock.ts';
@@ -112,14 +112,9 @@ export class Nft {
   }
 
   #run(args: readonly string[], input: string, verb: string): Promise<string> {
-    const [program, ...first] = this.#command;
-    const stdin = fileOf(input);
+    const [program] = this.#command;
     return new Promise((resolve, reject) => {
-      const child = spawn(program, [...first, ...args], {
-        env: { PATH: searchPath(), LC_ALL: 'C' },
-        stdio: [stdin, 'pipe', 'pipe'],
-      });
-      closeFd(stdin);
+      const child = this.#start(args, input, verb);
       let gaveUp: Error | undefined;
       const giveUp = (why: string): void => {
         gaveUp ??= new Error(why);
@@ -143,6 +138,22 @@ export class Nft {
       });
     });
   }
+
+  /** Most failures of a start come as an event; of some, as that memory is short, `spawn` throws. */
+  #start(args: readonly string[], input: string, verb: string): ChildProcess {
+    const [program, ...first] = this.#command;
+    const stdin = fileOf(input);
+    try {
+      return spawn(program, [...first, ...args], {
+        env: { PATH: searchPath(), LC_ALL: 'C' },
+        stdio: [stdin, 'pipe', 'pipe'],
+      });
+    } catch (error) {
+      throw failed(verb, error);
+    } finally {
+      closeFd(stdin);
+    }
+  }
 }
 
 /**
@@ -152,8 +163,13 @@ export class Nft {
 function fileOf(text: string): number {
   const bytes = Buffer.from(text);
   const fd = createMemFd('nft-input', bytes.length);
-  for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, at);
-  return fd;
+  try {
+    for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, at);
+    return fd;
+  } catch (error) {
+    closeFd(fd);
+    throw error;
+  }
 }
 
 /** Keeps the first `bytesMax`, and says once when there were more. */
