@@ -23,7 +23,13 @@ import type { Destination } from './gateway-judge.ts';
 import { plainAddress } from './host-name.ts';
 import { listenError } from './listen-error.ts';
 
+/** Connections of all gateways that share it. */
+export class OpenConnections {
+  count = 0;
+}
+
 export interface GatewayLimits extends GatewayTimeouts {
+  /** Of all gateways that share one `OpenConnections`. */
   readonly connectionsMax: number;
   readonly connectionsPerSandboxMax: number;
 }
@@ -68,6 +74,8 @@ export interface GatewayOptions {
   readonly onEvent?: (event: GatewayEvent) => void;
   readonly clock?: Clock;
   readonly limits?: Partial<GatewayLimits>;
+  /** Absent: its own. */
+  readonly open?: OpenConnections;
   readonly log?: Log;
 }
 
@@ -89,6 +97,7 @@ const DEFAULT_PROTOCOLS = new Map<number, GatewayProtocol>([
 export class Gateway {
   readonly #options: GatewayOptions;
   readonly #limits: GatewayLimits;
+  readonly #open: OpenConnections;
   readonly #log: Log;
   readonly #server: Server;
   readonly #connections = new Map<GatewayConnection, string>();
@@ -99,6 +108,7 @@ export class Gateway {
   constructor(options: GatewayOptions) {
     this.#options = options;
     this.#limits = { ...GATEWAY_LIMITS, ...options.limits };
+    this.#open = options.open ?? new OpenConnections();
     this.#log = options.log ?? silentLog;
     this.#server = createServer({ allowHalfOpen: true, noDelay: true }, (s) => this.#onSocket(s));
   }
@@ -156,7 +166,7 @@ export class Gateway {
     }
     const own = this.#perSandbox.get(sandbox.id) ?? 0;
     const { connectionsMax, connectionsPerSandboxMax } = this.#limits;
-    const isFull = this.#connections.size >= connectionsMax || own >= connectionsPerSandboxMax;
+    const isFull = this.#open.count >= connectionsMax || own >= connectionsPerSandboxMax;
     if (isFull || sandbox.budget?.open() === false) {
       this.#drop(socket, 'connection_limit', 'too many connections', sandbox.id);
       return;
@@ -190,8 +200,10 @@ export class Gateway {
     };
     const connection = new GatewayConnection(context, socket, sandbox, destination, protocol);
     this.#connections.set(connection, sandbox.id);
+    this.#open.count += 1;
     socket.once('close', () => {
       this.#connections.delete(connection);
+      this.#open.count -= 1;
       const left = (this.#perSandbox.get(sandbox.id) ?? 1) - 1;
       if (left === 0) this.#perSandbox.delete(sandbox.id);
       else this.#perSandbox.set(sandbox.id, left);

@@ -30,6 +30,7 @@ import { type Cidr, cidrsOverlap, parseCidr } from './addresses.ts';
 import type { DnsUpstream } from './dns-upstream.ts';
 import { NetError } from './errors.ts';
 import { Forwarding } from './forwarding.ts';
+import { OpenConnections } from './gateway.ts';
 import { HostLock } from './host-lock.ts';
 import { HostTable } from './host-table.ts';
 import type { HostNetwork, NetworkLease, NetworkRequest } from './lease.ts';
@@ -98,6 +99,7 @@ class KernelNetwork implements HostNetwork {
   readonly #forwarding: Forwarding;
   readonly #records: LeaseRecords;
   readonly #probe = new TableProbe();
+  readonly #connections = new OpenConnections();
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #leases = new Map<SandboxId, SandboxLease>();
@@ -217,7 +219,7 @@ class KernelNetwork implements HostNetwork {
       const record = (one: EgressPolicy): void => this.#records.write(id, this.#owner, one);
       cleanup.push('record', () => this.#records.remove(id));
       const lease = new SandboxLease(
-        { ...own, table: this.#table, record, log: this.#log },
+        { ...own, table: this.#table, connections: this.#connections, record, log: this.#log },
         cleanup,
       );
       await lease.open();

@@ -12,7 +12,7 @@ import { type AddressLease, GATEWAY_MAC } from './address-plan.ts';
 import { type NameEvent, SandboxNames } from './dns-answers.ts';
 import { DnsServer, type DnsServerOptions } from './dns-server.ts';
 import type { DnsUpstream } from './dns-upstream.ts';
-import { Gateway, type GatewayEvent } from './gateway.ts';
+import { Gateway, type GatewayEvent, type OpenConnections } from './gateway.ts';
 import type { Destination } from './gateway-judge.ts';
 import type { HostTable, Tabled } from './host-table.ts';
 import type { GuestNetwork, NetworkLease, NetworkTraffic } from './lease.ts';
@@ -40,6 +40,8 @@ export interface SandboxLeaseOptions {
   /** Of the policy, for who looks at it from another process. */
   readonly record: (policy: EgressPolicy) => void;
   readonly upstreams: readonly DnsUpstream[];
+  /** Through the gateways of all sandboxes of this process. */
+  readonly connections: OpenConnections;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -80,6 +82,7 @@ export class SandboxLease implements NetworkLease {
       whoIs: (address) => (address === addresses.guestAddress ? sandbox : undefined),
       originalDestination: redirectedFrom,
       onEvent: (event) => this.#logConnection(event),
+      open: options.connections,
       clock,
       log: options.log,
     });

@@ -4,7 +4,7 @@ import { connect, createServer, type Socket } from 'node:net';
 import { connect as tlsConnect } from 'node:tls';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
-import { dialDirectly } from '../../src/net/gateway.ts';
+import { dialDirectly, OpenConnections } from '../../src/net/gateway.ts';
 import type { GatewayBudget } from '../../src/net/gateway-connection.ts';
 import { helloMessage, records } from '../support/client-hello.ts';
 import {
@@ -272,6 +272,20 @@ describe('Gateway: limits', () => {
     await talk(other.port, [GET_ALL]);
     expect(made.reasons()).toEqual(['no_destination', 'connection_limit']);
     expect(other.reasons()).toEqual(['unknown_sandbox']);
+  });
+  it('counts the connections of all gateways that share a limit, until they end', async () => {
+    const shared = { open: new OpenConnections(), limits: { connectionsMax: 1 } };
+    const { made } = await httpWorld(shared);
+    const { made: other } = await httpWorld(shared);
+    const idle = connect({ host: HOST, port: made.port });
+    undo.push(() => idle.destroy());
+    await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(1));
+    expect(await talk(other.port, [GET_ALL])).toEqual(Buffer.alloc(0));
+    expect(other.reasons()).toEqual(['connection_limit']);
+    idle.destroy();
+    await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(0));
+    expect((await talk(other.port, [GET_ALL])).toString()).toMatch(/^HTTP\/1\.1 200/);
+    await vi.waitFor(() => expect(shared.open.count).toBe(0));
   });
   it('closes what a sandbox has open', async () => {
     const made = await tlsWorld();

@@ -8,6 +8,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { type AddressLease, AddressPlan } from '../../src/net/address-plan.ts';
 import { encodeQuery, encodeReply, parseAnswer, parseQuery } from '../../src/net/dns-message.ts';
 import { parsePolicy } from '../../src/net/egress-rules.ts';
+import { OpenConnections } from '../../src/net/gateway.ts';
 import type { EgressPolicy } from '../../src/net/policy.ts';
 import type { PacketPin } from '../../src/net/ruleset.ts';
 import { SandboxLease, type SandboxLeaseOptions } from '../../src/net/sandbox-lease.ts';
@@ -50,7 +51,11 @@ async function lease(record: SandboxLeaseOptions['record'] = () => undefined) {
   const tap = { name: own.tap, fd: -1, close: async () => undefined };
   const upstreams = [{ address: HERE, port: upstream.address().port }];
   const base = { addresses, tap, mtu: 1500, policy: DATABASE, clock: systemClock, log: silentLog };
-  const made = new SandboxLease({ ...base, upstreams, table, record }, new CleanupStack());
+  const connections = new OpenConnections();
+  const made = new SandboxLease(
+    { ...base, upstreams, table, connections, record },
+    new CleanupStack(),
+  );
   await made.open();
   undo.push(
     () => upstream.close(),
