@@ -3,9 +3,10 @@
  * may be killed at any moment: who needs it and what was found are in a file, which the last one to go, or
  * the next one to come, restores from.
  *
- * A write of ip_forward sets `forwarding` of every link (ip-sysctl.rst), so links that had it on by
- * themselves are in the file too. A value that was 1 already is left alone and none of our business; that
- * somebody else came to rely on it meanwhile can't be seen.
+ * A write of ip_forward sets `forwarding` of every link and of `default`, and `accept_redirects` of `all`
+ * (ip-sysctl.rst; net/ipv4/devinet.c, inet_forward_change), so what those were is in the file too. A value
+ * that was 1 already is left alone and none of our business; that somebody else came to rely on it meanwhile
+ * can't be seen.
  */
 import { randomUUID } from 'node:crypto';
 import {
@@ -27,9 +28,8 @@ import { isRunning, startTicksOf } from './process-start.ts';
 
 /** For another process, which holds the lock for less than a millisecond. */
 const LOCK_WAIT_MS_MAX = 5000;
-const VERSION = 1;
-/** Directories without links of their own. */
-const NOT_LINKS = new Set(['all', 'default']);
+const VERSION = 2;
+const REDIRECTS = 'conf/all/accept_redirects';
 
 interface Holder {
   readonly pid: number;
@@ -43,8 +43,10 @@ interface State {
   readonly version: typeof VERSION;
   /** Boot of the machine: what was found before it began is of no use. */
   readonly bootId: string;
-  /** Links that forwarded while ip_forward was 0. */
+  /** Links, and `default`, that forwarded while ip_forward was 0. */
   readonly forwardingLinks: readonly string[];
+  /** Of `all`, while ip_forward was 0. */
+  readonly acceptsRedirects: boolean;
   readonly holders: readonly Holder[];
 }
 
@@ -131,6 +133,7 @@ export class Forwarding {
       version: VERSION,
       bootId: bootId(),
       forwardingLinks: state?.forwardingLinks ?? this.#forwardingLinks(),
+      acceptsRedirects: state?.acceptsRedirects ?? this.#get(REDIRECTS) === '1',
       holders,
     });
     if (isOn) return;
@@ -152,11 +155,12 @@ export class Forwarding {
         ignore(error, 'the link is gone');
       }
     }
+    this.#set(REDIRECTS, state.acceptsRedirects ? '1' : '0');
     rmSync(this.#path, { force: true });
   }
 
   #forwardingLinks(): string[] {
-    const names = readdirSync(join(this.#sysctlDir, 'conf')).filter((name) => !NOT_LINKS.has(name));
+    const names = readdirSync(join(this.#sysctlDir, 'conf')).filter((name) => name !== 'all');
     return names.filter((name) => this.#get(`conf/${name}/forwarding`) === '1');
   }
 
@@ -211,16 +215,19 @@ function parseState(text: string): State | undefined {
     ignore(error, 'a damaged ip_forward file');
     return undefined;
   }
-  const { version, bootId: boot, forwardingLinks, holders } = value;
+  const { version, bootId: boot, forwardingLinks, acceptsRedirects, holders } = value;
   const isWhole =
     version === VERSION &&
     typeof boot === 'string' &&
     Array.isArray(forwardingLinks) &&
     // A name is a part of a path.
     forwardingLinks.every((name) => isLinkPath(name)) &&
+    typeof acceptsRedirects === 'boolean' &&
     Array.isArray(holders) &&
     holders.every(isHolder);
-  return isWhole ? { version, bootId: boot, forwardingLinks, holders } : undefined;
+  return isWhole
+    ? { version, bootId: boot, forwardingLinks, acceptsRedirects, holders }
+    : undefined;
 }
 
 function isLinkPath(name: unknown): boolean {

@@ -302,6 +302,17 @@ describe('forwarding', () => {
     expect(await stateFiles()).toEqual([]);
   });
 
+  it.each(['0', '1'])('accept_redirects of all and forwarding of default stay %s', async (was) => {
+    const settings = ['conf/all/accept_redirects', 'conf/default/forwarding'];
+    for (const name of settings) set(name, was);
+    await host.do('forwarding', 'acquire', dir);
+    expect(value()).toBe('1');
+    await host.do('forwarding', 'release', dir);
+    for (const name of settings) {
+      expect([name, host.run('cat', `/proc/sys/net/ipv4/${name}`).trim()]).toEqual([name, was]);
+    }
+  });
+
   it('on already: it stays on, and no file says otherwise', async () => {
     set('ip_forward', '1');
     await host.do('forwarding', 'acquire', dir);
@@ -347,7 +358,8 @@ describe('forwarding', () => {
     const [name = ''] = await stateFiles();
     set('ip_forward', '1');
     const holders = [{ pid: 1, startTicks: '0', key: 'x' }];
-    const old = { version: 1, bootId: 'another', forwardingLinks: [], holders };
+    const kept = { forwardingLinks: [], acceptsRedirects: true, holders };
+    const old = { version: 2, bootId: 'another', ...kept };
     for (const text of [JSON.stringify(old), '{"version":1', '[]', 'null', '']) {
       await writeFile(join(dir, name), text);
       await beside().do('forwarding', 'recover', dir);
