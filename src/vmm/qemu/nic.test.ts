@@ -93,4 +93,36 @@ describe('NicSlot', () => {
     await slot.unplugNic();
     expect(told).toEqual(['netdev_del tap']);
   });
+
+  it('returnNic: a card that the guest gives up only afterwards comes back at once', async () => {
+    const { slot, told, emit } = qmp({ obeys: false });
+    await slot.plugNic(NIC);
+    await expect(slot.withdrawNic()).rejects.toThrow('no answer');
+    told.splice(0);
+    await slot.returnNic();
+    expect(told).toEqual([]);
+    emit('nic');
+    await expect.poll(() => slot.isPlugged).toBe(true);
+    expect(told).toEqual([DEVICE]);
+    // Nobody waits for one that is not wanted any more.
+    await expect(slot.unplugNic()).rejects.toThrow('no answer');
+    emit('nic');
+    expect(slot.isPlugged).toBe(false);
+    expect(told).toEqual([DEVICE, 'device_del nic']);
+  });
+
+  it('returnNic: where QEMU takes the late card no more, the next return tries again', async () => {
+    const options: { refuse?: string; obeys: boolean } = { obeys: false };
+    const { slot, told, emit } = qmp(options);
+    await slot.plugNic(NIC);
+    await expect(slot.withdrawNic()).rejects.toThrow('no answer');
+    await slot.returnNic();
+    options.refuse = 'device_add';
+    emit('nic');
+    await expect.poll(() => told.filter((each) => each === DEVICE)).toHaveLength(2);
+    expect(slot.isPlugged).toBe(false);
+    delete options.refuse;
+    await slot.returnNic();
+    expect(slot.isPlugged).toBe(true);
+  });
 });

@@ -22,13 +22,21 @@ const DEVICE_ID = 'nic';
 export class NicSlot implements NicHotplug {
   readonly #qmp: QmpClient;
   #state: 'absent' | 'withdrawn' | 'plugged' = 'absent';
+  /** Whether the guest is to have the device: it may give it up after we have stopped to wait for that. */
+  #isWanted = false;
+  /** The return of one that was given up late. */
+  #late: Promise<void> = Promise.resolve();
   #mac = '';
 
   constructor(qmp: QmpClient) {
     this.#qmp = qmp;
-    // A guest may give the device up after we have stopped to wait for it.
     qmp.onEvent(({ name, data }) => {
-      if (name === 'DEVICE_DELETED' && data['device'] === DEVICE_ID) this.#state = 'withdrawn';
+      if (name !== 'DEVICE_DELETED' || data['device'] !== DEVICE_ID) return;
+      this.#state = 'withdrawn';
+      if (!this.#isWanted) return;
+      this.#late = this.#add().catch((error: unknown) =>
+        ignore(error, 'the next return tries again, or QEMU is gone'),
+      );
     });
   }
 
@@ -56,6 +64,7 @@ export class NicSlot implements NicHotplug {
     } catch (error) {
       await this.#undo('netdev_del', { id: NETDEV_ID });
       this.#state = 'absent';
+      this.#isWanted = false;
       throw error;
     }
   }
@@ -68,6 +77,8 @@ export class NicSlot implements NicHotplug {
   }
 
   async withdrawNic(): Promise<void> {
+    this.#isWanted = false;
+    await this.#late;
     if (this.#state !== 'plugged') return;
     const deleted = this.#qmp.event(
       ({ name, data }) => name === 'DEVICE_DELETED' && data['device'] === DEVICE_ID,
@@ -77,6 +88,12 @@ export class NicSlot implements NicHotplug {
   }
 
   async returnNic(): Promise<void> {
+    this.#isWanted = true;
+    await this.#late;
+    await this.#add();
+  }
+
+  async #add(): Promise<void> {
     if (this.#state !== 'withdrawn') return;
     await this.#qmp.execute('device_add', {
       driver: 'virtio-net-pci',
