@@ -1,4 +1,8 @@
+import { dirname } from 'node:path';
 import { defineConfig } from 'vitest/config';
+
+// Tests start `./neurovisor` in homes of their own, where it would fetch a Node.js if it saw an old one.
+process.env['PATH'] = `${dirname(process.execPath)}:${process.env['PATH']}`;
 
 // The layers of the test pyramid. Only `vm` and `e2e` boot virtual machines, one file at a time.
 const layer = (name: string, include: string[], timeoutMs: number, parallel = true) => ({

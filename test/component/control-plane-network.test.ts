@@ -1,6 +1,7 @@
 /** Networks of sandboxes through all that happens to them: no VM is started. */
 import { describe, expect, it } from 'vitest';
 import { SandboxError } from '../../src/sandbox/errors.ts';
+import { REFILL_DELAY_MS } from '../../src/sandbox/pools.ts';
 import type { NetworkOptions } from '../../src/sandbox/spec.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
@@ -11,6 +12,8 @@ const held = async (host: FakeHost): Promise<number> => (await host.holdings())[
 
 async function fillPool(host: FakeHost, members: number): Promise<void> {
   await host.control.setPool({ min: members, max: members });
+  // The time for which a refill waits after a claim.
+  host.clock.advance(REFILL_DELAY_MS);
   await expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(members);
 }
 
