@@ -157,7 +157,7 @@ describe('run: bad input', () => {
     ['nothing to run', ['run'], 2, ['no script was given', 'neurovisor run FILE']],
     ['an unknown option', ['run', '--wat', 'x.py'], 2, ["unknown option '--wat'"]],
     ['a bad size', ['run', '--memory', 'lots', '-c', '1'], 2, ['"lots" is no size of memory']],
-    ['too little memory', ['run', '--memory', '1', '-c', '1'], 125, ['memoryMib', '128']],
+    ['too little memory', ['run', '--memory', '1', '-c', '1'], 2, ['--memory', '128M to 64G']],
     [
       'an unknown model',
       ['run', '--model', 'gpt-9', '-c', '1'],
