@@ -114,8 +114,8 @@ function addPort(program: Command): void {
     .command('port')
     .summary('forward ports of a sandbox to this machine')
     .description(
-      'Forwards ports of a sandbox to 127.0.0.1 of this machine, until Ctrl-C. The sandbox needs no network:\n' +
-        'connections go over its channel to what listens there on its loopback or on all addresses.\n' +
+      'Forwards ports of a sandbox to 127.0.0.1 of this machine, until Ctrl-C. The sandbox needs no network: ' +
+        'connections go over its channel to what listens there on its loopback. ' +
         'PORT:LOCAL names the port here; else it is the same number if that is free, else any.',
     )
     .argument('<id>', 'the sandbox')
