@@ -1,10 +1,16 @@
 /** A process of ours in a network namespace that ends with it, and `ip` as the independent reader of that. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
 const FIXTURE = join(import.meta.dirname, '../fixtures/net-links.ts');
+
+/** A new namespace takes this setting over from the first one of the machine, which may forward. */
+const STILL = 'echo 0 > /proc/sys/net/ipv4/ip_forward && exec "$@"';
+const NEW_NAMESPACE = ['unshare', '-n', 'sh', '-c', STILL, 'sh'];
+const ENTER_TRIES_MAX = 10_000;
 
 export interface Refusal {
   readonly code: string;
@@ -35,7 +41,7 @@ export class NamespacedProcess {
   }
 
   static inNewNamespace(fixture = FIXTURE): NamespacedProcess {
-    return new NamespacedProcess(['unshare', '-n'], fixture);
+    return new NamespacedProcess(NEW_NAMESPACE, fixture);
   }
 
   /** Another process in the namespace of this one. */
@@ -77,7 +83,19 @@ export class NamespacedProcess {
   }
 
   #enter(): string[] {
+    this.#awaitNamespace();
     return ['nsenter', '-t', `${this.#child.pid}`, '-n'];
+  }
+
+  /** Until `unshare` has got there, who entered "its" namespace would be in the machine's own. */
+  #awaitNamespace(): void {
+    const own = readlinkSync('/proc/self/ns/net');
+    const pause = new Int32Array(new SharedArrayBuffer(4));
+    for (let tries = 0; tries < ENTER_TRIES_MAX; tries += 1) {
+      if (readlinkSync(`/proc/${this.pid}/ns/net`) !== own) return;
+      Atomics.wait(pause, 0, 0, 1);
+    }
+    throw new Error(`process ${this.pid} stays in our network namespace`);
   }
 
   async #ask(
