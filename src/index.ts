@@ -21,6 +21,7 @@ import { collect, withoutCallbacks } from './library/collect.ts';
 import { filesOf } from './library/files.ts';
 import { type Host, type HostOptions, hostFor } from './library/host.ts';
 import type { CreateOptions, ListOptions, RunOptions, RunResult } from './library/options.ts';
+import { forwardPort, type PortForward } from './library/port-forward.ts';
 import type { ForkOptions, SandboxInfo, SnapshotInfo } from './sandbox/control.ts';
 import { SandboxError } from './sandbox/errors.ts';
 import type { NetworkOptions } from './sandbox/spec.ts';
@@ -40,6 +41,7 @@ export type {
 } from './guest/link.ts';
 export type { DaemonChoice, HostOptions } from './library/host.ts';
 export type { CreateOptions, ListOptions, RunOptions, RunResult } from './library/options.ts';
+export type { PortForward } from './library/port-forward.ts';
 export type {
   ForkOptions,
   SandboxInfo,
@@ -156,6 +158,24 @@ export class Sandbox {
   /** Raw bytes to a TCP port on the guest's loopback. */
   async connect(port: number): Promise<Duplex> {
     return await (await this.#guest()).connect(port);
+  }
+
+  /**
+   * Listens at 127.0.0.1 and passes connections on to a TCP port on the guest's loopback, until `close` or
+   * the sandbox's end.
+   * @param options.localPort default: the same number if it can be had, else any that is free
+   * @throws CodedError `port_in_use`, `not_permitted`, `listen_failed`
+   */
+  async forward(port: number, options: { readonly localPort?: number } = {}): Promise<PortForward> {
+    // One that has ended, or is paused for good, is told now.
+    await this.#guest();
+    const forward = await forwardPort({
+      guestPort: port,
+      localPort: options.localPort ?? null,
+      connect: async (to, signal) => await (await this.#guest()).connect(to, signal),
+    });
+    void this.ended.then(() => forward.close());
+    return forward;
   }
 
   async stats(): Promise<GuestStats> {

@@ -37,6 +37,7 @@ import type { HostNetwork, NetworkLease, NetworkRequest } from './lease.ts';
 import { LeaseRecords } from './lease-record.ts';
 import { LinkError, linkError } from './link-errors.ts';
 import { Links } from './links.ts';
+import { GuardError, guardMetadata, type MetadataGuard } from './metadata-guard.ts';
 import { Nft } from './nft.ts';
 import type { EgressPolicy } from './policy.ts';
 import { isRunning, startTicksOf } from './process-start.ts';
@@ -89,6 +90,12 @@ export async function openHostNetwork(options: HostNetworkOptions = {}): Promise
   }
 }
 
+interface Taken {
+  readonly addresses: AddressLease;
+  readonly tap: Tap;
+  readonly guard: MetadataGuard | undefined;
+}
+
 class KernelNetwork implements HostNetwork {
   readonly #options: HostNetworkOptions;
   readonly #links: Links;
@@ -107,6 +114,7 @@ class KernelNetwork implements HostNetwork {
   #closed: Promise<void> | undefined;
   #stopWatching: (() => void) | undefined;
   #watched = 0;
+  #hasWarnedOfGuard = false;
 
   constructor(options: HostNetworkOptions, links: Links) {
     const { pool = POOL_DEFAULT, stateDir = STATE_DIR_DEFAULT, log = silentLog } = options;
@@ -211,11 +219,11 @@ class KernelNetwork implements HostNetwork {
     const cleanup = new CleanupStack();
     try {
       const mtu = uplinkMtu(this.#links);
-      const { addresses, tap } = await this.#takeTap(id, mtu, cleanup);
+      const { addresses, tap, guard } = await this.#takeTap(id, mtu, cleanup);
       await this.#forwarding.acquire();
       cleanup.push('forwarding', () => this.#forwarding.release());
       const { upstreams = hostResolvers(this.#log) } = this.#options;
-      const own = { addresses, tap, mtu, policy, upstreams, clock: this.#clock };
+      const own = { addresses, tap, guard, mtu, policy, upstreams, clock: this.#clock };
       const record = (one: EgressPolicy): void => this.#records.write(id, this.#owner, one);
       cleanup.push('record', () => this.#records.remove(id));
       const lease = new SandboxLease(
@@ -243,11 +251,7 @@ class KernelNetwork implements HostNetwork {
   }
 
   /** Chosen and put on the TAP in one go, so that no other process can choose the same. */
-  #takeTap(
-    id: SandboxId,
-    mtu: number,
-    cleanup: CleanupStack,
-  ): Promise<{ readonly addresses: AddressLease; readonly tap: Tap }> {
+  #takeTap(id: SandboxId, mtu: number, cleanup: CleanupStack): Promise<Taken> {
     return this.#lock.hold(() => {
       const taken = this.#links.addresses().flatMap(({ address }) => blockOf(`${address}/32`));
       const addresses = this.#plan.lease(id, (subnet) =>
@@ -260,9 +264,28 @@ class KernelNetwork implements HostNetwork {
       const owner = { ...this.#owner, sandboxId: id };
       const tap = openTap(this.#links, { name: addresses.tap, owner, mac: GATEWAY_MAC, mtu });
       cleanup.push('TAP', () => this.#removeTap(tap));
+      const guard = this.#guard(tap);
+      cleanup.push('metadata guard', () => guard?.close());
       this.#raise(tap, addresses);
-      return { addresses, tap };
+      return { addresses, tap, guard };
     });
+  }
+
+  /** One more place that drops what the packet filter drops too, so a host without BPF is told and goes on. */
+  #guard({ linkIndex }: Tap): MetadataGuard | undefined {
+    try {
+      return guardMetadata(this.#links, linkIndex);
+    } catch (error) {
+      if (!(error instanceof GuardError)) throw error;
+      if (!this.#hasWarnedOfGuard) {
+        const { remedy } = error;
+        const what =
+          'metadata services are kept from guests by the packet filter alone, not by XDP';
+        this.#log.warn(what, { error: describeError(error), remedy });
+      }
+      this.#hasWarnedOfGuard = true;
+      return undefined;
+    }
   }
 
   #raise({ linkIndex }: Tap, { hostAddress, guestAddress, guestMac, prefix }: AddressLease): void {

@@ -24,6 +24,7 @@ import {
   parseAddress,
 } from './rtnetlink-address.ts';
 import {
+  attachXdp,
   changeLink,
   deleteLink,
   dumpLinks,
@@ -105,6 +106,11 @@ export class Links {
   change(linkIndex: number, change: LinkChange): void {
     const fields = Object.entries(change).map(([field, value]) => `${field} ${value}`);
     this.#ask(`set ${fields.join(', ')} of link ${linkIndex}`, changeLink(linkIndex, change));
+  }
+
+  /** See `attachXdp`. @param programFd of `loadXdp`; may be closed afterwards */
+  attachXdp(linkIndex: number, programFd: number): void {
+    this.#ask(`attach an XDP program to link ${linkIndex}`, attachXdp(linkIndex, programFd));
   }
 
   /** A link without a device behind it, e.g. of kind `dummy`. A TAP is made by `openTap`. */

@@ -32,8 +32,13 @@ const ATTRIBUTE = {
   linkInfo: 18,
   alias: 20,
   extensionMask: 29,
+  xdp: 43,
 } as const;
 const INFO_KIND = 1;
+/** Inside `xdp`: IFLA_XDP_*. */
+const XDP = { fd: 1, flags: 3, programId: 4 } as const;
+/** XDP_FLAGS_UPDATE_IF_NOEXIST and XDP_FLAGS_SKB_MODE: on every packet, of whatever size and driver. */
+const XDP_FLAGS = 1 | 2;
 
 /** IFF_* (linux/if.h). */
 const IFF = { up: 0x1, loopback: 0x8, lowerUp: 0x10000 } as const;
@@ -62,6 +67,8 @@ export interface Link {
   readonly alias: string | undefined;
   /** Driver, e.g. `tun`, `veth`; undefined for hardware. */
   readonly kind: string | undefined;
+  /** The kernel's number of the XDP program on it. */
+  readonly xdpProgramId: number | undefined;
 }
 
 /** What of a link can be changed at once. What is absent stays. */
@@ -100,6 +107,15 @@ export function changeLink(index: number, change: LinkChange): Request {
   return { type: LINK_TYPE.set, flags: FLAG.ack, body: body({ index, ...flags }, attributes) };
 }
 
+/** Puts an XDP program in front of everything that comes in by a link that has none. It goes with the link. */
+export function attachXdp(index: number, programFd: number): Request {
+  const xdp: AttributeSpec[] = [
+    [XDP.fd, u32(programFd)],
+    [XDP.flags, u32(XDP_FLAGS)],
+  ];
+  return { type: LINK_TYPE.set, flags: FLAG.ack, body: body({ index }, [[ATTRIBUTE.xdp, xdp]]) };
+}
+
 /** A new link of a kind that needs no data, e.g. `dummy`. A TAP is not made so. @throws LinkError `invalid` */
 export function newLink(name: string, kind: string): Request {
   const info: AttributeSpec = [ATTRIBUTE.linkInfo, [[INFO_KIND, new TextEncoder().encode(kind)]]];
@@ -119,14 +135,16 @@ export function parseLink(bytes: Uint8Array): Link {
   const attributes = parseAttributes(bytes.subarray(BODY_BYTES));
   const find = (type: number) => findAttribute(attributes, type);
   const flags = view.getUint32(8, true);
-  const [name, mtu, mac, alias, info] = [
+  const [name, mtu, mac, alias, info, xdp] = [
     find(ATTRIBUTE.name),
     find(ATTRIBUTE.mtu),
     find(ATTRIBUTE.mac),
     find(ATTRIBUTE.alias),
     find(ATTRIBUTE.linkInfo),
+    find(ATTRIBUTE.xdp),
   ];
   const kind = info && findAttribute(parseAttributes(info), INFO_KIND);
+  const xdpProgram = xdp && findAttribute(parseAttributes(xdp), XDP.programId);
   return {
     index: view.getInt32(4, true),
     name: name === undefined ? '' : readText(name),
@@ -137,6 +155,7 @@ export function parseLink(bytes: Uint8Array): Link {
     mac: mac === undefined ? undefined : decodeMac(mac),
     alias: alias === undefined ? undefined : readText(alias),
     kind: kind === undefined ? undefined : readText(kind),
+    xdpProgramId: xdpProgram === undefined ? undefined : readU32(xdpProgram),
   };
 }
 

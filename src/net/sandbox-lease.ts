@@ -17,6 +17,8 @@ import type { Destination } from './gateway-judge.ts';
 import type { HostTable, Tabled } from './host-table.ts';
 import type { GuestNetwork, NetworkLease, NetworkTraffic } from './lease.ts';
 import { ListenError } from './listen-error.ts';
+import type { MetadataGuard } from './metadata-guard.ts';
+import type { MetadataDrops } from './metadata-xdp.ts';
 import { namePolicy } from './name-policy.ts';
 import { PIN_LIMITS, type Pin, Pins } from './pins.ts';
 import { type EgressPolicy, pinnedPorts } from './policy.ts';
@@ -31,9 +33,13 @@ const REFUSALS = [...Object.keys(DROP_COUNTERS), 'unasked'] as readonly (
   | 'unasked'
 )[];
 
+const NO_DROPS: MetadataDrops = { metadata: 0, unreadable: 0 };
+
 export interface SandboxLeaseOptions {
   readonly addresses: AddressLease;
   readonly tap: Pick<Tap, 'name' | 'fd' | 'close'>;
+  /** Absent: this host has no BPF for us. */
+  readonly guard: MetadataGuard | undefined;
   readonly mtu: number;
   readonly policy: EgressPolicy;
   readonly table: Pick<HostTable, 'add' | 'update' | 'pin' | 'remove' | 'traffic'>;
@@ -139,7 +145,7 @@ export class SandboxLease implements NetworkLease {
   async traffic(): Promise<NetworkTraffic> {
     const traffic = await this.#options.table.traffic(this.#options.addresses.id);
     assert(traffic !== undefined, 'traffic is asked of a lease that is in the packet filter');
-    return trafficOf(traffic);
+    return trafficOf(traffic, this.#options.guard?.drops());
   }
 
   release(): Promise<void> {
@@ -244,12 +250,15 @@ export class SandboxLease implements NetworkLease {
   }
 }
 
-export function trafficOf({ counts }: SandboxTraffic): NetworkTraffic {
+/** @param drops of XDP, which the packet filter has not seen */
+export function trafficOf({ counts }: SandboxTraffic, drops = NO_DROPS): NetworkTraffic {
   const { sent, host, received } = counts;
-  const refused = REFUSALS.flatMap((name) => {
-    const { packets } = counts[name];
-    return packets === 0 ? [] : [[name, packets] as const];
-  });
+  const filtered = REFUSALS.map((name) => [name, counts[name].packets] as const);
+  const early = [
+    ['metadata', counts.metadata.packets + drops.metadata],
+    ['unreadable', drops.unreadable],
+  ] as const;
+  const refused = [...filtered, ...early].filter(([, packets]) => packets > 0);
   return {
     packetsOut: sent.packets + host.packets,
     bytesOut: sent.bytes + host.bytes,

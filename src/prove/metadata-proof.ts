@@ -2,9 +2,12 @@
 import { describeError, errorCode } from '../base/errors.ts';
 import { parsePolicy } from '../net/egress-rules.ts';
 import type { NetworkLease } from '../net/lease.ts';
+import { Links } from '../net/links.ts';
 import { METADATA } from '../net/metadata.ts';
+import { Nft } from '../net/nft.ts';
+import { ACCEPT, add, flush } from '../net/nft-json.ts';
 import { exchange } from './caller.ts';
-import { ALLOWED, HOST_AGENT, METADATA_ADDRESSES, OTHER, SECRET } from './map.ts';
+import { ALLOWED, type Arrival, HOST_AGENT, METADATA_ADDRESSES, OTHER, SECRET } from './map.ts';
 import { type Forbidden, type Proof, Tries } from './proof.ts';
 import { type Guest, get, type World } from './world.ts';
 
@@ -39,6 +42,7 @@ export async function proveMetadata(world: World): Promise<Proof> {
   await names(tries, open, listed);
   await redirected(tries, open);
   await requests(tries, listed);
+  await unfiltered(tries, world);
   return tries.proof('metadata');
 }
 
@@ -231,4 +235,51 @@ async function requests(tries: Tries, listed: Guest): Promise<void> {
     send('absolute-form to it', get(ALLOWED.name, `http://${FIRST}/m2`), '/m2'),
     send('CONNECT to it', `CONNECT ${FIRST}:80 HTTP/1.1\r\nHost: ${FIRST}:80\r\n\r\n`, `CONNECT`),
   ]);
+}
+
+/** What is left where the packet filter lets a guest send whatever it wants: XDP, on a host that has it. */
+async function unfiltered(tries: Tries, world: World): Promise<void> {
+  const { id, guest, lease } = await world.guest({ mode: 'allowlist', allow: [ALLOWED.name] });
+  if (!hasXdp(lease)) {
+    const seen = 'this host has no XDP for us (`neurovisor net doctor` says why)';
+    tries.note('packet filter taken away', 'metadata services stay out of reach', seen, true);
+    return;
+  }
+  const chains = [`from_${id}`, `forward_${id}`];
+  const open = chains.flatMap((chain) => [
+    flush('chain', chain),
+    add('rule', { chain, expr: [ACCEPT] }),
+  ]);
+  await new Nft().apply(open);
+  await tries.allowed(
+    [
+      {
+        what: `control: packet filter taken away, ${OTHER.address} port 8080, which no rule allows`,
+        attempt: () => guest.exchange(OTHER.address, 8080),
+      },
+    ],
+    'hello',
+  );
+  const what = (text: string): string => `packet filter taken away: ${text}`;
+  await tries.forbidden([
+    ...METADATA_ADDRESSES.flatMap((address) =>
+      [80, 8080].map((port) => ({
+        what: what(`${address} port ${port}`),
+        attempt: () => guest.exchange(address, port, get(address)),
+        isArrival: ({ to }: Arrival) => to === address,
+      })),
+    ),
+    {
+      what: what(`a frame of UDP to ${FIRST} port 9999, past the guest’s kernel`),
+      attempt: () => silentFrame(guest, FIRST),
+      isArrival: ({ to, protocol }) => to === FIRST && protocol === 'udp',
+    },
+  ]);
+  const packets = (await lease.traffic()).refused['metadata'] ?? 0;
+  tries.note(what('XDP counted what it dropped'), 'at least 15', String(packets), packets >= 15);
+}
+
+function hasXdp({ interfaceName }: NetworkLease): boolean {
+  using links = new Links();
+  return links.find(interfaceName)?.xdpProgramId !== undefined;
 }

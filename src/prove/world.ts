@@ -4,7 +4,7 @@ import { createServer as createHttpServer } from 'node:http';
 import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { newSandboxId } from '../base/ids.ts';
+import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { GATEWAY_MAC } from '../net/address-plan.ts';
@@ -70,6 +70,7 @@ export class Guest {
 }
 
 export interface LeasedGuest {
+  readonly id: SandboxId;
   readonly guest: Guest;
   readonly lease: NetworkLease;
 }
@@ -162,7 +163,7 @@ async function leaseGuest(
   const { address, gateway, mac } = lease.guest;
   const guest = await plug(actor, { address, gateway, mac });
   await lease.handedOver();
-  return { guest, lease };
+  return { id: sandboxId, guest, lease };
 }
 
 async function plug(

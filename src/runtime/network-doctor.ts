@@ -5,6 +5,7 @@ import { POOL_DEFAULT, POOL_SETTING, parsePool, poolConflicts } from '../net/add
 import { formatCidr } from '../net/addresses.ts';
 import { occupiedBlocks } from '../net/host-network.ts';
 import { Links } from '../net/links.ts';
+import { GuardError, probeMetadataGuard } from '../net/metadata-guard.ts';
 import { Nft } from '../net/nft.ts';
 import { otherFilters } from '../net/other-filters.ts';
 import { isRunning } from '../net/process-start.ts';
@@ -25,6 +26,7 @@ export async function examineNetwork(pool = POOL_DEFAULT): Promise<Check[]> {
     ['TAP device', checkTun],
     ['nft', checkNft],
     ['packet filter', checkTable],
+    ['metadata XDP', checkGuard],
     ['forwarding', checkForwarding],
     ['address pool', () => checkPool(pool)],
     ['resolver', checkResolver],
@@ -86,6 +88,18 @@ async function checkTable(): Promise<Finding> {
   if (layout === 'none') return ok('no table yet');
   const left = dead === 0 ? '' : `, ${dead} left by a killed process (the next start removes them)`;
   return ok(`${entries.length - dead} sandboxes${left}`);
+}
+
+/** Loads the program and lets go of it. */
+function checkGuard(): Finding {
+  try {
+    probeMetadataGuard();
+    return ok('drops packets to metadata services in front of the packet filter');
+  } catch (error) {
+    if (!(error instanceof GuardError)) throw error;
+    const detail = `the packet filter alone keeps guests from metadata services: ${describeError(error)}`;
+    return { verdict: 'limited', detail, remedy: error.remedy ?? null };
+  }
 }
 
 function checkForwarding(): Finding {

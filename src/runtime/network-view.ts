@@ -6,6 +6,7 @@ import { STATE_DIR_DEFAULT } from '../net/host-network.ts';
 import type { NetworkTraffic } from '../net/lease.ts';
 import { LeaseRecords } from '../net/lease-record.ts';
 import { Links } from '../net/links.ts';
+import { readMetadataDrops } from '../net/metadata-guard.ts';
 import { Nft } from '../net/nft.ts';
 import { isRunning } from '../net/process-start.ts';
 import { readTraffic } from '../net/sandbox-counters.ts';
@@ -38,17 +39,19 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
   const records = new LeaseRecords(stateDir);
   const views = readContents(counters).entries.map(({ owner, lease }): NetworkView => {
     const { id, tap, subnet } = lease;
-    const hasLink = owned.some((each) => each.owner.sandboxId === id);
+    const link = owned.find((each) => each.owner.sandboxId === id)?.link;
+    const programId = link?.xdpProgramId;
+    const drops = programId === undefined ? undefined : readMetadataDrops(programId);
     const counted = traffic.get(id);
     return {
       sandbox: id,
       interface: tap,
       address: formatAddress({ family: 4, value: subnet.base + 2n }),
       gateway: formatAddress({ family: 4, value: subnet.base + 1n }),
-      state: isRunning(owner) ? (hasLink ? 'ok' : 'no link') : 'orphaned',
+      state: isRunning(owner) ? (link !== undefined ? 'ok' : 'no link') : 'orphaned',
       pid: owner.pid,
       policy: records.read(id)?.policy ?? null,
-      traffic: counted === undefined ? null : trafficOf(counted),
+      traffic: counted === undefined ? null : trafficOf(counted, drops),
     };
   });
   const known = new Set(views.map(({ sandbox }) => sandbox));

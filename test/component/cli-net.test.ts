@@ -81,6 +81,7 @@ describe('net', () => {
         'TAP device': 'ok',
         nft: 'ok',
         'packet filter': 'ok',
+        'metadata XDP': 'ok',
         forwarding: 'ok',
         'address pool': 'ok',
         resolver: expect.any(String),

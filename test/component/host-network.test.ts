@@ -295,6 +295,35 @@ describe('others on the host', () => {
       .toEqual([true, true]);
   });
 
+  it('nor reaches a guest a metadata service until then, which is counted all the same', async () => {
+    await a.do('open', stateDir);
+    const id = newSandboxId();
+    await a.do('lease', id);
+    a.run('nft', 'flush', 'ruleset');
+    await a.do('datagram', id, '169.254.169.254');
+    await a.do('datagram', id, '168.63.129.16');
+    expect(await a.do('traffic', id)).toMatchObject({ refused: { metadata: 2 } });
+    // Not by the packet filter, which was not there.
+    const counter = ['list', 'counter', 'inet', 'neurovisor', `metadata_${id}`];
+    await expect.poll(() => a.run('nft', ...counter), { timeout: 30_000 }).toContain('packets 0');
+    expect(await a.do('warnings')).not.toContainEqual(expect.stringContaining('XDP'));
+  });
+
+  it('a host that lets nobody use BPF is told once, and keeps guests from them all the same', async () => {
+    const weak = new NamespacedProcess(
+      ['unshare', '-n', 'setpriv', '--bounding-set=-bpf,-sys_admin'],
+      FIXTURE,
+    );
+    undo.push(() => weak.kill());
+    await weak.do('open', stateDir);
+    const [one, two] = [newSandboxId(), newSandboxId()];
+    await weak.do('lease', one);
+    await weak.do('lease', two);
+    await weak.do('datagram', one, '169.254.169.254');
+    expect(await weak.do('traffic', one)).toMatchObject({ refused: { metadata: 1 } });
+    expect(await weak.do('warnings')).toEqual([expect.stringContaining('not by XDP')]);
+  });
+
   it('nor until then: the next change restores it too', async () => {
     await a.do('open', stateDir);
     const [one, two] = [newSandboxId(), newSandboxId()];

@@ -1,5 +1,7 @@
 /** The library on a daemon, whose sandboxes are agents of this machine. */
-import { buffer } from 'node:stream/consumers';
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer } from 'node:net';
+import { buffer, text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { CodedError, Sandbox } from '../../src/index.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
@@ -46,6 +48,25 @@ describe('Sandbox in a daemon', () => {
     expect((await sandbox.files.stat(path)).bytes).toBe(3);
     expect((await sandbox.stats()).cpuCount).toBeGreaterThan(0);
     await expect(sandbox.connect(1)).rejects.toBeInstanceOf(CodedError);
+  });
+
+  it('forward: a port of the guest at one of this machine, until the sandbox ends', async () => {
+    const server = createServer((socket) => void socket.end('hi'));
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    const sandbox = await Sandbox.create();
+    const forward = await sandbox.forward(port);
+    expect(forward).toMatchObject({ guestPort: port, address: '127.0.0.1' });
+    const read = () => text(connect(forward.localPort, forward.address));
+    expect(await read()).toBe('hi');
+    await expect(sandbox.forward(1, { localPort: forward.localPort })).rejects.toMatchObject({
+      ...{ code: 'port_in_use', remedy: expect.any(String) },
+    });
+    await sandbox.kill();
+    await expect.poll(() => read().catch(({ code }) => code)).toBe('ECONNREFUSED');
+    await expect(sandbox.forward(port)).rejects.toMatchObject({ code: 'gone' });
+    server.close();
   });
 
   it('start: streams, attach, processes', async () => {

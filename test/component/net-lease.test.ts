@@ -53,7 +53,7 @@ async function lease(record: SandboxLeaseOptions['record'] = () => undefined) {
   const base = { addresses, tap, mtu: 1500, policy: DATABASE, clock: systemClock, log: silentLog };
   const connections = new OpenConnections();
   const made = new SandboxLease(
-    { ...base, upstreams, table, connections, record },
+    { ...base, upstreams, table, connections, record, guard: undefined },
     new CleanupStack(),
   );
   await made.open();

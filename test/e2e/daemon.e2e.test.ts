@@ -18,6 +18,7 @@ import type { ServeReport } from '../../src/cli/commands/serve.ts';
 import type { PoolInfo, SandboxInfo } from '../../src/sandbox/control.ts';
 import { ROOT } from '../support/cli.ts';
 import { type DaemonProcess, useDaemonHome, vmmsIn } from '../support/daemon.ts';
+import { freePort } from '../support/free-port.ts';
 import { completion, sendJson } from '../support/mock-upstream.ts';
 import { onTerminal } from '../support/terminal.ts';
 
@@ -201,6 +202,30 @@ describe('cp', () => {
   });
 });
 
+describe('port', () => {
+  it('a server of a sandbox without a network, here, also after a pause', async () => {
+    await sh('mkdir -p site && echo it is me > site/index.html');
+    const server = ['python3', '-m', 'http.server', '--bind', '127.0.0.1', '-d', 'site', '3000'];
+    const pid = await says('exec', '--detach', id, '--', ...server);
+    const [site, nobody] = [await freePort(), await freePort()];
+    const run = there(['port', id, `3000:${site}`, `3001:${nobody}`]);
+    await run.seen(`127.0.0.1:${nobody} -> port 3001 of ${id}\n`);
+    const get = async (): Promise<string> =>
+      (await fetch(`http://127.0.0.1:${site}/`, { headers: { connection: 'close' } })).text();
+    await expect.poll(() => get().catch(String), { timeout: 30_000 }).toBe('it is me\n');
+    await expect(fetch(`http://127.0.0.1:${nobody}/`)).rejects.toThrow();
+    await says('pause', id);
+    expect(await get()).toBe('it is me\n');
+    run.kill('SIGINT');
+    const { status, stderr } = await run.result;
+    expect({ status, stderr }).toEqual({
+      status: 0,
+      stderr: expect.stringContaining('nothing listens on port 3001 in the guest'),
+    });
+    await sh(`kill ${pid}`);
+  });
+});
+
 describe('pause, resume', () => {
   it('a program goes on where it stopped; exec resumes by itself', async () => {
     const pid = await says('exec', '--detach', id, '--', 'bash', '-c', COUNTER);
@@ -304,6 +329,7 @@ describe('rm, and what is wrong', () => {
       ['cp', 'zzz:x', '.'],
       ['fork', unknown],
       ['ps', unknown],
+      ['port', unknown, '3000'],
       ['snapshot', 'create', unknown],
       ['snapshot', 'rm', 'zzz'],
     ];

@@ -7,6 +7,11 @@ import { createInterface } from 'node:readline';
 
 const FIXTURE = join(import.meta.dirname, '../fixtures/net-links.ts');
 
+/** A new namespace takes this setting over from the first one of the machine, which may forward. */
+const STILL = 'echo 0 > /proc/sys/net/ipv4/ip_forward && exec "$@"';
+const NEW_NAMESPACE = ['unshare', '-n', 'sh', '-c', STILL, 'sh'];
+const ENTER_TRIES_MAX = 10_000;
+
 export interface Refusal {
   readonly code: string;
   readonly message: string;
@@ -36,10 +41,7 @@ export class NamespacedProcess {
   }
 
   static inNewNamespace(fixture = FIXTURE): NamespacedProcess {
-    const made = new NamespacedProcess(['unshare', '-n'], fixture);
-    // A new one begins with what the machine's has.
-    made.run('sh', '-c', 'echo 0 > /proc/sys/net/ipv4/ip_forward');
-    return made;
+    return new NamespacedProcess(NEW_NAMESPACE, fixture);
   }
 
   /** Another process in the namespace of this one. */
@@ -80,14 +82,20 @@ export class NamespacedProcess {
     await this.#exit;
   }
 
-  /** Never ours, which it is in until `unshare` or `nsenter` has run: that would be the machine's. */
   #enter(): string[] {
-    const own = readlinkSync('/proc/self/ns/net');
-    while (readlinkSync(`/proc/${this.#child.pid}/ns/net`) === own) {
-      if (this.#child.exitCode !== null) throw new Error('the fixture has ended');
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
-    }
+    this.#awaitNamespace();
     return ['nsenter', '-t', `${this.#child.pid}`, '-n'];
+  }
+
+  /** Until `unshare` has got there, who entered "its" namespace would be in the machine's own. */
+  #awaitNamespace(): void {
+    const own = readlinkSync('/proc/self/ns/net');
+    const pause = new Int32Array(new SharedArrayBuffer(4));
+    for (let tries = 0; tries < ENTER_TRIES_MAX; tries += 1) {
+      if (readlinkSync(`/proc/${this.pid}/ns/net`) !== own) return;
+      Atomics.wait(pause, 0, 0, 1);
+    }
+    throw new Error(`process ${this.pid} stays in our network namespace`);
   }
 
   async #ask(

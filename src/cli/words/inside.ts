@@ -1,4 +1,4 @@
-/** The words for what happens in a sandbox: `exec`, `shell`, `cp`, `ps`. */
+/** The words for what happens in a sandbox: `exec`, `shell`, `cp`, `port`, `ps`. */
 import type { Command } from 'commander';
 import type { CopyFlags } from '../commands/cp.ts';
 import type { ExecFlags } from '../commands/exec.ts';
@@ -10,6 +10,7 @@ export function addInside(program: Command): void {
   addExec(program);
   addShell(program);
   addCopy(program);
+  addPort(program);
   addProcesses(program);
 }
 
@@ -104,6 +105,35 @@ Examples:
       performThere(flags, async (cli, control) => {
         const { cp } = await import('../commands/cp.ts');
         return await cp(cli, control, [source, target], flags);
+      }),
+    );
+}
+
+function addPort(program: Command): void {
+  program
+    .command('port')
+    .summary('forward ports of a sandbox to this machine')
+    .description(
+      'Forwards ports of a sandbox to 127.0.0.1 of this machine, until Ctrl-C. The sandbox needs no network: ' +
+        'connections go over its channel to what listens there on its loopback. ' +
+        'PORT:LOCAL names the port here; else it is the same number if that is free, else any.',
+    )
+    .argument('<id>', 'the sandbox')
+    .argument('<ports...>', 'PORT or PORT:LOCAL')
+    .addOption(output())
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor exec --detach 7ds14n1k -- python3 -m http.server 3000
+  neurovisor port 7ds14n1k 3000
+  neurovisor port 7ds14n1k 3000:8080 5432
+`,
+    )
+    .action((id: string, ports: string[], flags: OutputFlags) =>
+      performThere(flags, async (cli, control) => {
+        const { port } = await import('../commands/port.ts');
+        return await port(cli, control, id, ports);
       }),
     );
 }

@@ -1,0 +1,138 @@
+/** `neurovisor port`: ports of a sandbox's loopback at ports of this machine's, until Ctrl-C. */
+import { sleep, systemClock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import { forwardPort, type PortForward } from '../../library/port-forward.ts';
+import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
+import type { Cli } from '../cli.ts';
+import { failureText, UsageError } from '../failure.ts';
+import { statusOfEnd } from '../loss.ts';
+import { sandboxId } from '../pick.ts';
+
+/** What `-o json` prints when all ports listen. */
+export interface PortReport {
+  readonly sandbox: string;
+  readonly ports: readonly Pick<PortForward, 'guestPort' | 'address' | 'localPort'>[];
+}
+
+export interface WantedPort {
+  readonly guestPort: number;
+  /** Null: the guest's number if it can be had, else any. */
+  readonly localPort: number | null;
+}
+
+const LIMITS = {
+  portsMax: 32,
+  /** How often the daemon is asked for the sandbox, milliseconds: no event tells that the daemon is gone. */
+  lookMs: 2_000,
+  /** A reason is told so often at most, milliseconds: programs try again and again. */
+  sameReasonMs: 1_000,
+} as const;
+
+/** @returns 0 after Ctrl-C; when the sandbox ended, what `exec` returns then */
+export async function port(
+  cli: Cli,
+  control: ControlPlane,
+  text: string,
+  words: readonly string[],
+): Promise<number> {
+  const wanted = parsePorts(words);
+  const id = await sandboxId(control, text);
+  // A daemon's guest is good for the sandbox's whole life: each connection resumes it if need be.
+  const guest = await cli.unlessCancelled(control.guest(id));
+  const onRefused = refusals(cli);
+  await using open = new AsyncDisposableStack();
+  const ports: PortForward[] = [];
+  for (const one of wanted) {
+    const connect = guest.connect.bind(guest);
+    ports.push(open.use(await forwardPort({ ...one, connect, onRefused })));
+  }
+  tell(cli, id, ports);
+  const end = await untilOver(cli, control, id);
+  return end === null ? 0 : statusOfEnd(cli, end, 'the forwarding');
+}
+
+/** `3000`, `3000:8080`; a local port of 0 is none. @throws UsageError */
+export function parsePorts(words: readonly string[]): readonly WantedPort[] {
+  const wanted = words.map(parsePort);
+  if (wanted.length > LIMITS.portsMax) {
+    throw new UsageError(`${wanted.length} ports are more than ${LIMITS.portsMax}`);
+  }
+  const named = wanted.flatMap(({ localPort }) => localPort ?? []);
+  const twice = named.find((one, at) => named.indexOf(one) !== at);
+  if (twice === undefined) return wanted;
+  throw new UsageError(`local port ${twice} is named twice`, 'give each port another one');
+}
+
+const PORT_MAX = 65_535;
+
+function parsePort(word: string): WantedPort {
+  const match = /^(\d{1,5})(?::(\d{1,5}))?$/.exec(word);
+  const guestPort = Number(match?.[1]);
+  const localPort = Number(match?.[2] ?? 0);
+  const isPort = guestPort >= 1 && guestPort <= PORT_MAX && localPort <= PORT_MAX;
+  if (!isPort) {
+    const remedy = 'write PORT or PORT:LOCAL, from 1 to 65535, e.g. 3000 or 3000:8080';
+    throw new UsageError(`"${word}" is no port of a sandbox`, remedy);
+  }
+  return { guestPort, localPort: localPort === 0 ? null : localPort };
+}
+
+function tell(cli: Cli, sandbox: string, ports: readonly PortForward[]): void {
+  if (cli.json) {
+    const told = ports.map(({ guestPort, address, localPort }) => ({
+      ...{ guestPort, address, localPort },
+    }));
+    cli.printJson({ sandbox, ports: told } satisfies PortReport);
+    return;
+  }
+  for (const { guestPort, address, localPort } of ports) {
+    cli.stdout.write(`${address}:${localPort} -> port ${guestPort} of ${sandbox}\n`);
+  }
+  cli.stderr.write('Ctrl-C ends it\n');
+}
+
+/** Says why connections are refused; the reasons of a program that tries without end, once a second. */
+function refusals(cli: Cli): (error: unknown) => void {
+  let last = { reason: '', atMs: 0 };
+  return (error) => {
+    const next = { reason: describeError(error), atMs: systemClock.now() };
+    const isSame = next.reason === last.reason;
+    if (cli.cancelled.aborted || (isSame && next.atMs - last.atMs < LIMITS.sameReasonMs)) return;
+    last = next;
+    cli.stderr.write(`${failureText(error)}\n`);
+  };
+}
+
+/**
+ * Resolves with the sandbox's end, or with null when this command is to end.
+ * @throws ClientError when the daemon has gone
+ */
+async function untilOver(
+  cli: Pick<Cli, 'cancelled'>,
+  control: Pick<ControlPlane, 'get' | 'onChange'>,
+  id: string,
+): Promise<SandboxInfo['end']> {
+  const { promise, resolve, reject } = Promise.withResolvers<SandboxInfo['end']>();
+  const over = new AbortController();
+  const stop = control.onChange((info) => {
+    if (info.id === id && info.end !== null) resolve(info.end);
+  });
+  const look = async (): Promise<void> => {
+    while (!over.signal.aborted) {
+      const { end } = await control.get(id);
+      if (end !== null) resolve(end);
+      await sleep(LIMITS.lookMs, over.signal);
+    }
+  };
+  const interrupt = (): void => resolve(null);
+  if (cli.cancelled.aborted) interrupt();
+  cli.cancelled.addEventListener('abort', interrupt, { once: true });
+  look().catch(reject);
+  try {
+    return await promise;
+  } finally {
+    over.abort();
+    stop();
+    cli.cancelled.removeEventListener('abort', interrupt);
+  }
+}

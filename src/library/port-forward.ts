@@ -1,0 +1,177 @@
+/**
+ * A port of a guest's loopback at a port of this machine's loopback (io). Each connection is one operation
+ * of the guest's agent, so no network card is needed, and a daemon's sandboxes are reached as well.
+ *
+ *     program ──► 127.0.0.1:localPort ──► connect ──► channel ──► agent ──► 127.0.0.1:guestPort in the guest
+ *
+ * A slow side stops the other; half-closes go through. A connection that can't be made or fails on our side
+ * is a reset here. One that the guest resets, or that a pause cuts off, looks like an end in order: the
+ * unix sockets of the channel and of a daemon have no other way to say it.
+ */
+import { once } from 'node:events';
+import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { CodedError, errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+
+export type ForwardErrorCode =
+  /** Another program has the local port. */
+  | 'port_in_use'
+  /** This user may not listen at the local port. */
+  | 'not_permitted'
+  | 'listen_failed'
+  /** As many connections as one forwarded port has at once are open. */
+  | 'too_many';
+
+export class ForwardError extends CodedError<ForwardErrorCode> {}
+
+export const LIMITS = {
+  /** Of one forwarded port; further ones are reset. Half of what an agent serves at once. */
+  connectionsMax: 64,
+} as const;
+
+const ADDRESS = '127.0.0.1';
+
+export interface PortForward extends AsyncDisposable {
+  readonly guestPort: number;
+  readonly address: typeof ADDRESS;
+  readonly localPort: number;
+  /** Stops listening and resets what is open. Idempotent. */
+  close(): Promise<void>;
+}
+
+export interface ForwardOptions {
+  readonly guestPort: number;
+  /** Null: the guest's number if it can be had here, else any that is free. */
+  readonly localPort: number | null;
+  /** A stream to that port of the guest; dropped when the signal aborts. */
+  readonly connect: (port: number, signal: AbortSignal) => Promise<Duplex>;
+  /** Told of each connection that was reset because the guest could not be connected to. */
+  readonly onRefused?: (error: unknown) => void;
+}
+
+/** Resolves when it listens. @throws ForwardError `port_in_use`, `not_permitted`, `listen_failed` */
+export async function forwardPort(options: ForwardOptions): Promise<PortForward> {
+  const forward = new ListeningForward(options);
+  await forward.listen();
+  return forward;
+}
+
+class ListeningForward implements PortForward {
+  readonly guestPort: number;
+  readonly address = ADDRESS;
+  readonly #options: ForwardOptions;
+  readonly #server: Server;
+  readonly #clients = new Set<Socket>();
+  #closing: Promise<void> | undefined;
+
+  constructor(options: ForwardOptions) {
+    this.#options = options;
+    this.guestPort = options.guestPort;
+    this.#server = createServer({ allowHalfOpen: true, noDelay: true }, (client) => {
+      void this.#serve(client);
+    });
+  }
+
+  get localPort(): number {
+    return (this.#server.address() as AddressInfo | null)?.port ?? 0;
+  }
+
+  async listen(): Promise<void> {
+    const { guestPort, localPort } = this.#options;
+    try {
+      await this.#listenAt(localPort ?? guestPort);
+    } catch (error) {
+      if (localPort !== null || !isTaken(error)) throw listenError(localPort ?? guestPort, error);
+      ignore(error, 'any other port is as good');
+      await this.#listenAt(0);
+    }
+    this.#server.on('error', (error) => this.#options.onRefused?.(error));
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= new Promise((resolve) => {
+      this.#server.close(() => resolve());
+      for (const client of this.#clients) client.resetAndDestroy();
+    });
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #listenAt(port: number): Promise<void> {
+    this.#server.listen({ host: ADDRESS, port });
+    await once(this.#server, 'listening');
+  }
+
+  async #serve(client: Socket): Promise<void> {
+    const left = new AbortController();
+    client.on('error', (error) => ignore(error, 'the close that follows tells'));
+    client.once('close', () => {
+      this.#clients.delete(client);
+      left.abort();
+    });
+    try {
+      this.#take(client);
+      join(client, await this.#options.connect(this.guestPort, left.signal));
+    } catch (error) {
+      client.resetAndDestroy();
+      if (left.signal.aborted) ignore(error, 'the program here left first');
+      else this.#options.onRefused?.(error);
+    }
+  }
+
+  /** @throws ForwardError `too_many` */
+  #take(client: Socket): void {
+    if (this.#clients.size >= LIMITS.connectionsMax) {
+      const message = `port ${this.guestPort}: ${LIMITS.connectionsMax} connections are open`;
+      throw new ForwardError('too_many', message, { remedy: 'close some of them first' });
+    }
+    this.#clients.add(client);
+  }
+}
+
+function join(client: Socket, guest: Duplex): void {
+  guest.on('error', (error) => ignore(error, 'the close that follows tells'));
+  whenCutOff(client, () => guest.destroy());
+  whenCutOff(guest, () => {
+    // What the guest has said to its end still arrives.
+    if (guest.readableEnded) client.destroySoon();
+    else client.resetAndDestroy();
+  });
+  if (client.destroyed || guest.destroyed) return;
+  client.pipe(guest);
+  guest.pipe(client);
+}
+
+/** Calls `run` when the stream is gone before both its directions have ended in order. */
+function whenCutOff(stream: Duplex, run: () => void): void {
+  const closed = (): void => {
+    if (!stream.readableEnded || !stream.writableFinished) run();
+  };
+  if (stream.destroyed) closed();
+  else stream.once('close', closed);
+}
+
+/** By another program, or, below 1024, by root. */
+function isTaken(error: unknown): boolean {
+  return ['EADDRINUSE', 'EACCES'].includes(errorCode(error) ?? '');
+}
+
+function listenError(port: number, cause: unknown): ForwardError {
+  const message = `listen at ${ADDRESS} port ${port}`;
+  switch (errorCode(cause)) {
+    case 'EADDRINUSE': {
+      const remedy = 'end the program that listens there, or name another local port, or none';
+      return new ForwardError('port_in_use', message, { cause, remedy });
+    }
+    case 'EACCES': {
+      const remedy = 'name a local port of at least 1024';
+      return new ForwardError('not_permitted', message, { cause, remedy });
+    }
+    default:
+      return new ForwardError('listen_failed', message, { cause });
+  }
+}

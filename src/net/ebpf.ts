@@ -1,0 +1,150 @@
+/**
+ * A small assembler of eBPF (RFC 9669): of its instructions only those that a packet filter without helpers
+ * needs. Pure. An instruction has 8 bytes:
+ *
+ *     0 opcode · 1 destination register (low 4 bits), source (high) · 2 jump or memory offset i16 · 4 immediate i32
+ */
+
+/** r0 is the verdict, r1 the context at first. r10 (the stack) is not needed here. */
+export type Register = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9;
+
+/** Opcodes, RFC 9669 sections 4 and 5. */
+const OP = {
+  loadWord: 0x61,
+  loadHalf: 0x69,
+  /** BPF_ATOMIC | BPF_DW, whose immediate is the operation. */
+  atomic64: 0xdb,
+  loadImmediate64: 0x18,
+  move: 0xbf,
+  move32Immediate: 0xb4,
+  move32: 0xbc,
+  addImmediate: 0x07,
+  and32Immediate: 0x54,
+  toBigEndian: 0xdc,
+  jump: 0x05,
+  jumpIfGreater: 0x2d,
+  jumpIfEqual32: 0x16,
+  jumpIfNotEqual32: 0x56,
+  exit: 0x95,
+} as const;
+const ATOMIC_ADD = 0;
+/** BPF_PSEUDO_MAP_VALUE, as the source of a 64-bit immediate (linux/bpf.h, since Linux 5.2). */
+const MAP_VALUE = 2;
+const INSTRUCTION_BYTES = 8;
+/** Jumps are i16 and only forward, so a longer program could not be left. */
+const INSTRUCTIONS_MAX = 0x7fff;
+
+interface Instruction {
+  readonly op: number;
+  readonly dst?: Register;
+  readonly src?: number;
+  readonly offset?: number;
+  readonly immediate?: number;
+  readonly target?: string;
+}
+
+/** Instructions one after the other; a jump names a label that comes later. */
+export class Assembler {
+  readonly #instructions: Instruction[] = [];
+  readonly #labels = new Map<string, number>();
+
+  label(name: string): this {
+    if (this.#labels.has(name)) throw new RangeError(`label ${name} is there twice`);
+    this.#labels.set(name, this.#instructions.length);
+    return this;
+  }
+
+  /** dst = the 32 bits at base + offset, in the order of this processor. */
+  loadWord(dst: Register, base: Register, offset: number): this {
+    return this.#push({ op: OP.loadWord, dst, src: base, offset });
+  }
+
+  loadHalf(dst: Register, base: Register, offset: number): this {
+    return this.#push({ op: OP.loadHalf, dst, src: base, offset });
+  }
+
+  /** Between the order of the network and that of this processor. */
+  swap(dst: Register, bits: 16 | 32): this {
+    return this.#push({ op: OP.toBigEndian, dst, immediate: bits });
+  }
+
+  move(dst: Register, src: Register): this {
+    return this.#push({ op: OP.move, dst, src });
+  }
+
+  add(dst: Register, value: number): this {
+    return this.#push({ op: OP.addImmediate, dst, immediate: value });
+  }
+
+  /** Of the lower 32 bits; the upper become 0. */
+  set32(dst: Register, value: number): this {
+    return this.#push({ op: OP.move32Immediate, dst, immediate: value });
+  }
+
+  move32(dst: Register, src: Register): this {
+    return this.#push({ op: OP.move32, dst, src });
+  }
+
+  and32(dst: Register, mask: number): this {
+    return this.#push({ op: OP.and32Immediate, dst, immediate: mask });
+  }
+
+  /** dst = address of byte `offset` of the value of an array map of one. */
+  loadMapValue(dst: Register, mapFd: number, offset: number): this {
+    this.#push({ op: OP.loadImmediate64, dst, src: MAP_VALUE, immediate: mapFd });
+    return this.#push({ op: 0, immediate: offset });
+  }
+
+  /** The 64 bits at `base` += src, at once for all processors. */
+  atomicAdd64(base: Register, src: Register): this {
+    return this.#push({ op: OP.atomic64, dst: base, src, immediate: ATOMIC_ADD });
+  }
+
+  jump(target: string): this {
+    return this.#push({ op: OP.jump, target });
+  }
+
+  jumpIfGreater(left: Register, right: Register, target: string): this {
+    return this.#push({ op: OP.jumpIfGreater, dst: left, src: right, target });
+  }
+
+  jumpIfEqual32(dst: Register, value: number, target: string): this {
+    return this.#push({ op: OP.jumpIfEqual32, dst, immediate: value, target });
+  }
+
+  jumpIfNotEqual32(dst: Register, value: number, target: string): this {
+    return this.#push({ op: OP.jumpIfNotEqual32, dst, immediate: value, target });
+  }
+
+  exit(): this {
+    return this.#push({ op: OP.exit });
+  }
+
+  /** @throws RangeError for a label that is nowhere or behind, and for a program that is too long */
+  assemble(): Uint8Array<ArrayBuffer> {
+    const count = this.#instructions.length;
+    if (count > INSTRUCTIONS_MAX) throw new RangeError(`a program of ${count} instructions`);
+    const view = new DataView(new ArrayBuffer(count * INSTRUCTION_BYTES));
+    for (const [index, instruction] of this.#instructions.entries()) {
+      const { op, dst = 0, src = 0, immediate = 0, target } = instruction;
+      const at = index * INSTRUCTION_BYTES;
+      view.setUint8(at, op);
+      view.setUint8(at + 1, (src << 4) | dst);
+      const offset = target === undefined ? (instruction.offset ?? 0) : this.#jump(index, target);
+      view.setInt16(at + 2, offset, true);
+      view.setUint32(at + 4, immediate >>> 0, true);
+    }
+    return new Uint8Array(view.buffer);
+  }
+
+  #jump(from: number, target: string): number {
+    const to = this.#labels.get(target);
+    if (to === undefined || to <= from) throw new RangeError(`no label ${target} after its jump`);
+    return to - from - 1;
+  }
+
+  #push(instruction: Instruction): this {
+    this.#instructions.push(instruction);
+    return this;
+  }
+}

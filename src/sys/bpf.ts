@@ -1,0 +1,153 @@
+/**
+ * The kernel's BPF (bpf(2), linux/bpf.h), as far as a program without helpers and BTF needs it. Descriptors
+ * are the caller's and are closed by exec. A program lives as long as something holds it: a descriptor, or a
+ * link that it is attached to; a map as long as a descriptor or a program of it.
+ */
+import { closeFd } from './fd.ts';
+import { check, libc, SyscallError } from './libc.ts';
+import { addressOf } from './memory.ts';
+
+const cBpf = libc.func('long syscall(long number, int command, void *attributes, uint32_t bytes)');
+/** x86-64. */
+const SYS_BPF = 321;
+
+const COMMAND = {
+  mapCreate: 0,
+  mapLookup: 1,
+  programLoad: 5,
+  programRun: 10,
+  programById: 13,
+  mapById: 14,
+  info: 15,
+} as const;
+const MAP_TYPE_ARRAY = 2;
+const PROGRAM_TYPE_XDP = 6;
+/** BPF_OBJ_NAME_LEN without its final zero. */
+const NAME_BYTES_MAX = 15;
+/** What the verifier says of a program that it refuses; more is cut off. */
+const LOG_BYTES = 64 * 1024;
+/** Of the log, in an error: its end says why. */
+const LOG_CHARACTERS_MAX = 600;
+/** struct bpf_prog_info up to its map_ids. */
+const PROGRAM_INFO_BYTES = 64;
+/** Frames in and out of a test run, bytes. */
+const RUN_BYTES_MAX = 4096;
+
+/** A map of one value, all zero. @throws SyscallError `EPERM`, `ENOSYS` */
+export function createValueMap(name: string, valueBytes: number): number {
+  const attributes = new DataView(new ArrayBuffer(44));
+  attributes.setUint32(0, MAP_TYPE_ARRAY, true);
+  attributes.setUint32(4, 4, true);
+  attributes.setUint32(8, valueBytes, true);
+  attributes.setUint32(12, 1, true);
+  setName(attributes, 28, name);
+  return bpf(COMMAND.mapCreate, attributes, `BPF_MAP_CREATE ${name}`);
+}
+
+/** The value of a map of one. @throws SyscallError */
+export function readValueMap(fd: number, valueBytes: number): DataView {
+  const [key, value] = [new ArrayBuffer(4), new ArrayBuffer(valueBytes)];
+  const attributes = new DataView(new ArrayBuffer(32));
+  attributes.setUint32(0, fd, true);
+  setAddress(attributes, 8, key);
+  setAddress(attributes, 16, value);
+  bpf(COMMAND.mapLookup, attributes, `BPF_MAP_LOOKUP_ELEM fd ${fd}`);
+  return new DataView(value);
+}
+
+/**
+ * @param instructions 8 bytes each (linux/bpf.h, `struct bpf_insn`)
+ * @throws SyscallError `EPERM`: CAP_BPF and CAP_NET_ADMIN are needed; `ENOSYS`; `EACCES`, `EINVAL`: the
+ * verifier's log is in the message
+ */
+export function loadXdp(name: string, instructions: Uint8Array<ArrayBuffer>): number {
+  // Kept to the end of the call: the kernel reads and writes through their addresses.
+  const program = instructions.slice().buffer;
+  const license = Uint8Array.from(Buffer.from('Apache-2.0\0')).buffer;
+  const log = new ArrayBuffer(LOG_BYTES);
+  const load = (withLog: boolean): number => {
+    const attributes = new DataView(new ArrayBuffer(64));
+    attributes.setUint32(0, PROGRAM_TYPE_XDP, true);
+    attributes.setUint32(4, instructions.length / 8, true);
+    setAddress(attributes, 8, program);
+    setAddress(attributes, 16, license);
+    if (withLog) {
+      attributes.setUint32(24, 1, true);
+      attributes.setUint32(28, LOG_BYTES, true);
+      setAddress(attributes, 32, log);
+    }
+    setName(attributes, 48, name);
+    return bpf(COMMAND.programLoad, attributes, `BPF_PROG_LOAD ${name}`);
+  };
+  try {
+    return load(false);
+  } catch (error) {
+    if (!(error instanceof SyscallError) || !['EACCES', 'EINVAL'].includes(error.code)) throw error;
+    return loadAgain(() => load(true), name, log);
+  }
+}
+
+/** Only now with a log, which costs more than the load itself. */
+function loadAgain(load: () => number, name: string, log: ArrayBuffer): number {
+  try {
+    return load();
+  } catch (error) {
+    if (!(error instanceof SyscallError)) throw error;
+    const [text = ''] = Buffer.from(log).toString('latin1').split('\0');
+    const end = text.trim().slice(-LOG_CHARACTERS_MAX).replaceAll('\n', '; ');
+    throw new SyscallError(`BPF_PROG_LOAD ${name} (${end})`, error.errno);
+  }
+}
+
+/** Runs a program once on a frame. @returns its verdict, XDP_*. @throws SyscallError */
+export function runXdp(fd: number, frame: Uint8Array): number {
+  const [input, output] = [Uint8Array.from(frame).buffer, new ArrayBuffer(RUN_BYTES_MAX)];
+  const attributes = new DataView(new ArrayBuffer(72));
+  attributes.setUint32(0, fd, true);
+  attributes.setUint32(8, frame.length, true);
+  attributes.setUint32(12, RUN_BYTES_MAX, true);
+  setAddress(attributes, 16, input);
+  setAddress(attributes, 24, output);
+  bpf(COMMAND.programRun, attributes, `BPF_PROG_TEST_RUN fd ${fd}`);
+  return attributes.getUint32(4, true);
+}
+
+/** The first map of a program of this host, by the program's number. @throws SyscallError `ENOENT`, `EPERM` */
+export function openMapOfProgram(programId: number): number {
+  const program = byId(COMMAND.programById, programId, `BPF_PROG_GET_FD_BY_ID ${programId}`);
+  try {
+    const [info, ids] = [new ArrayBuffer(PROGRAM_INFO_BYTES), new ArrayBuffer(4)];
+    const view = new DataView(info);
+    view.setUint32(52, 1, true);
+    setAddress(view, 56, ids);
+    const attributes = new DataView(new ArrayBuffer(16));
+    attributes.setUint32(0, program, true);
+    attributes.setUint32(4, PROGRAM_INFO_BYTES, true);
+    setAddress(attributes, 8, info);
+    bpf(COMMAND.info, attributes, `BPF_OBJ_GET_INFO_BY_FD fd ${program}`);
+    const mapId = new DataView(ids).getUint32(0, true);
+    return byId(COMMAND.mapById, mapId, `BPF_MAP_GET_FD_BY_ID ${mapId}`);
+  } finally {
+    closeFd(program);
+  }
+}
+
+function byId(command: number, id: number, attempt: string): number {
+  const attributes = new DataView(new ArrayBuffer(12));
+  attributes.setUint32(0, id, true);
+  return bpf(command, attributes, attempt);
+}
+
+function bpf(command: number, attributes: DataView<ArrayBuffer>, attempt: string): number {
+  const bytes = new Uint8Array(attributes.buffer);
+  return check(cBpf(SYS_BPF, command, bytes, bytes.length), attempt);
+}
+
+function setAddress(view: DataView, at: number, buffer: ArrayBuffer): void {
+  view.setBigUint64(at, BigInt(addressOf(buffer)), true);
+}
+
+function setName(view: DataView, at: number, name: string): void {
+  for (const [index, byte] of [...Buffer.from(name.slice(0, NAME_BYTES_MAX))].entries())
+    view.setUint8(at + index, byte);
+}

@@ -1,0 +1,369 @@
+/**
+ * `neurovisor port` on a daemon, whose sandboxes are agents of this machine: their loopback is this one's,
+ * so a server of the test is "in the guest", and its number is never free here.
+ */
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { duplexPair } from 'node:stream';
+import { buffer, text } from 'node:stream/consumers';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { type PortReport, parsePorts, port } from '../../src/cli/commands/port.ts';
+import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
+import { type ForwardOptions, forwardPort, LIMITS } from '../../src/library/port-forward.ts';
+import { daemonSocket, resolveHome } from '../../src/runtime/home.ts';
+import { cli as command } from '../support/cli.ts';
+import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
+import { freePort } from '../support/free-port.ts';
+import { testCli } from '../support/test-cli.ts';
+
+const MIB = 1024 * 1024;
+
+let daemon: FakeDaemon;
+let control: RemoteControlPlane;
+let id: string;
+const open: (() => Promise<unknown> | unknown)[] = [];
+
+const remoteOf = (of: FakeDaemon): Promise<RemoteControlPlane> =>
+  connectDaemon({ socketPath: daemonSocket(resolveHome(of.env['NEUROVISOR_HOME'] ?? '')) });
+
+beforeAll(async () => {
+  daemon = await startFakeDaemon();
+  control = await remoteOf(daemon);
+});
+afterAll(async () => {
+  await control[Symbol.asyncDispose]();
+  await daemon[Symbol.asyncDispose]();
+});
+beforeEach(async () => {
+  ({ id } = await daemon.control.create({}));
+});
+afterEach(async () => {
+  for (const close of open.splice(0).reverse()) await close();
+  await daemon.control.remove(id);
+});
+
+/** A server in the guest. */
+async function guestServer(serve: (socket: Socket) => void, at = 0): Promise<number> {
+  const sockets = new Set<Socket>();
+  const server = createServer({ allowHalfOpen: true }, (socket) => {
+    sockets.add(socket);
+    socket.on('error', () => undefined);
+    serve(socket);
+  });
+  server.listen(at, '127.0.0.1');
+  await once(server, 'listening');
+  open.push(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  return (server.address() as AddressInfo).port;
+}
+
+/** The command in this process, listening. */
+async function forwarding(words: readonly string[], on = { control, id }) {
+  const there = testCli({ json: true });
+  const running = port(there.cli, on.control, on.id, words);
+  const stop = (): Promise<number> => {
+    there.cli.handleSignal('SIGINT');
+    return running;
+  };
+  await Promise.race([there.seen('localPort'), running]);
+  const report = JSON.parse(there.stdout()) as PortReport;
+  return { ...there, running, stop, report, local: report.ports[0]?.localPort ?? 0 };
+}
+
+async function usually(words: readonly string[]) {
+  const there = await forwarding(words);
+  open.push(() => there.stop());
+  return there;
+}
+
+const client = (number: number, host = '127.0.0.1'): Socket =>
+  connect({ port: number, host, allowHalfOpen: true });
+
+/** How a connection ends: what was read in order, or the code of its error. */
+async function outcome(socket: Socket): Promise<string> {
+  return await text(socket).catch((error: NodeJS.ErrnoException) => error.code ?? 'no code');
+}
+
+const echo = (socket: Socket): void => void socket.pipe(socket);
+
+describe('port', () => {
+  it('bytes and half-closes pass both ways; an answer may come after our end', async () => {
+    const sent = Buffer.alloc(5 * MIB, 'abcdefg');
+    const got: Buffer[] = [];
+    const number = await guestServer(async (socket) => {
+      socket.end(sent);
+      got.push(await buffer(socket));
+    });
+    const counter = await guestServer(async (socket) => {
+      socket.end(`${(await buffer(socket)).length} bytes`);
+    });
+    const { local, report, stop, stderr } = await forwarding([`${number}`, `${counter}`]);
+    const port = (guestPort: number) => ({
+      ...{ guestPort, address: '127.0.0.1', localPort: expect.any(Number) },
+    });
+    expect(report).toEqual({ sandbox: id, ports: [port(number), port(counter)] });
+    expect(local).not.toBe(number);
+    const socket = client(local);
+    expect((await buffer(socket)).equals(sent)).toBe(true);
+    socket.end(sent);
+    await expect.poll(() => got[0]?.equals(sent)).toBe(true);
+    const other = client(report.ports[1]?.localPort ?? 0);
+    other.end(sent);
+    expect(await text(other)).toBe(`${5 * MIB} bytes`);
+    expect(await stop()).toBe(0);
+    expect(stderr()).toBe('');
+  });
+
+  it('the same number where it is free; a named one; only on 127.0.0.1', async () => {
+    const number = await guestServer((socket) => void socket.end('hi'));
+    const [free, named] = [await freePort(), await freePort()];
+    const { report } = await usually([`${free}`, `${number}:${named}`, `${number}:0`]);
+    expect(report.ports.map(({ localPort }) => localPort)).toEqual([
+      ...[free, named, expect.any(Number)],
+    ]);
+    expect(await outcome(client(named))).toBe('hi');
+    expect(await outcome(client(named, '127.0.0.2'))).toBe('ECONNREFUSED');
+  });
+
+  it('many at once; one above the limit is reset, and said; then there is room again', async () => {
+    const number = await guestServer(echo);
+    const { local, stderr } = await usually([`${number}`]);
+    const sockets = Array.from({ length: LIMITS.connectionsMax }, () => client(local));
+    const said = sockets.map(async (socket, n) => {
+      socket.write(`number ${n}`);
+      return String((await once(socket, 'data'))[0]);
+    });
+    expect(await Promise.all(said)).toEqual(sockets.map((_, n) => `number ${n}`));
+    expect(await outcome(client(local))).toBe('ECONNRESET');
+    expect(stderr()).toContain(`port ${number}: 64 connections are open`);
+    for (const socket of sockets) socket.end();
+    await Promise.all(sockets.map((socket) => once(socket.resume(), 'end')));
+    await expect
+      .poll(async () => {
+        const socket = client(local);
+        socket.end('again');
+        return await outcome(socket);
+      })
+      .toBe('again');
+  });
+
+  it('a reader that stops holds the guest’s server back', async () => {
+    let written = 0;
+    const piece = Buffer.alloc(64 * 1024);
+    const number = await guestServer((socket) => {
+      const flood = (): void => {
+        do written += piece.length;
+        while (written < 512 * MIB && socket.write(piece));
+      };
+      socket.on('drain', flood);
+      flood();
+    });
+    const { local } = await usually([`${number}`]);
+    const socket = client(local).pause();
+    await once(socket, 'connect');
+    let before = -1;
+    const stands = (): boolean => {
+      const isSame = written > 0 && written === before;
+      before = written;
+      return isSame;
+    };
+    await expect.poll(stands, { interval: 300, timeout: 10_000 }).toBe(true);
+    const held = written;
+    expect(held).toBeLessThan(64 * MIB);
+    socket.resume();
+    await expect.poll(() => written, { timeout: 10_000 }).toBeGreaterThan(held + MIB);
+    socket.destroy();
+  });
+
+  it('nobody there: reset, with a line; the next one finds who has come', async () => {
+    const number = await freePort();
+    const { local, stderr } = await usually([`${number}:${await freePort()}`]);
+    const twice = [outcome(client(local)), outcome(client(local))];
+    expect(await Promise.all(twice)).toEqual(['ECONNRESET', 'ECONNRESET']);
+    const line = `nothing listens on port ${number} in the guest`;
+    expect(stderr().split(line)).toHaveLength(2);
+    await guestServer((socket) => void socket.end('here now'), number);
+    expect(await outcome(client(local))).toBe('here now');
+  });
+
+  it('a client that goes away ends its direction in the guest', async () => {
+    const ended = Promise.withResolvers<void>();
+    const number = await guestServer((socket) => {
+      socket.write('x');
+      socket.resume().once('end', () => ended.resolve());
+    });
+    const { local } = await usually([`${number}`]);
+    const socket = client(local);
+    await once(socket, 'data');
+    socket.resetAndDestroy();
+    await ended.promise;
+  });
+
+  it('a paused sandbox: connections end, the next one resumes it if its terms say so', async () => {
+    const number = await guestServer(echo);
+    const { local, stderr } = await usually([`${number}`]);
+    const socket = client(local);
+    socket.write('x');
+    await once(socket, 'data');
+    await daemon.control.pause(id, 'disk');
+    await once(socket, 'end');
+    socket.destroy();
+    const next = client(local);
+    next.end('y');
+    expect(await outcome(next)).toBe('y');
+    expect((await daemon.control.get(id)).status).toBe('running');
+    await daemon.control.update(id, { autoResume: false });
+    await daemon.control.pause(id, 'disk');
+    expect(await outcome(client(local))).toBe('ECONNRESET');
+    expect(stderr()).toContain('it is paused');
+    await daemon.control.resume(id);
+    const last = client(local);
+    last.end('z');
+    expect(await outcome(last)).toBe('z');
+  });
+});
+
+describe('a forwarded port', () => {
+  /** One whose guest is a stream of the test. */
+  async function forward(connect: ForwardOptions['connect']) {
+    const refused: unknown[] = [];
+    const onRefused = (error: unknown): void => void refused.push(error);
+    const forwarded = await forwardPort({ guestPort: 80, localPort: null, connect, onRefused });
+    open.push(() => forwarded.close());
+    return { forwarded, refused };
+  }
+
+  it('a stream that fails is a reset here, not an end', async () => {
+    const [ours, theirs] = duplexPair();
+    const { forwarded, refused } = await forward(async () => ours);
+    const socket = client(forwarded.localPort);
+    theirs.write('part of it');
+    await once(socket, 'data');
+    ours.destroy(new Error('the connection to the guest ended'));
+    expect(await outcome(socket)).toBe('ECONNRESET');
+    expect(refused).toEqual([]);
+  });
+
+  it('what the guest has said to its end arrives, though our direction is cut off then', async () => {
+    const [ours, theirs] = duplexPair();
+    const { forwarded } = await forward(async () => ours);
+    const socket = client(forwarded.localPort).pause();
+    theirs.end('all of it');
+    await once(ours, 'end');
+    ours.destroy();
+    expect(await outcome(socket)).toBe('all of it');
+  });
+
+  it('a client that leaves, and a close, give up what is being connected', async () => {
+    const signals: AbortSignal[] = [];
+    const { forwarded, refused } = await forward((_, signal) => {
+      signals.push(signal);
+      return new Promise((_resolve, reject) => {
+        signal.addEventListener('abort', () => reject(signal.reason));
+      });
+    });
+    const first = client(forwarded.localPort);
+    await expect.poll(() => signals.length).toBe(1);
+    first.resetAndDestroy();
+    await expect.poll(() => signals[0]?.aborted).toBe(true);
+    const how = outcome(client(forwarded.localPort));
+    await expect.poll(() => signals.length).toBe(2);
+    await forwarded.close();
+    expect(await how).toBe('ECONNRESET');
+    await expect.poll(() => signals[1]?.aborted).toBe(true);
+    expect(refused).toEqual([]);
+  });
+});
+
+describe('its end', () => {
+  it('Ctrl-C: what is open is reset, the port is free, the status is 0', async () => {
+    const number = await guestServer(echo);
+    const { local, stop } = await forwarding([`${number}`]);
+    const socket = client(local);
+    socket.write('x');
+    await once(socket, 'data');
+    const how = outcome(socket);
+    expect(await stop()).toBe(0);
+    expect(await how).toBe('ECONNRESET');
+    expect(await outcome(client(local))).toBe('ECONNREFUSED');
+  });
+
+  it('with the sandbox: its cause, and 125', async () => {
+    const there = testCli();
+    const running = port(there.cli, control, id, [`${await freePort()}`]);
+    await there.seen(` of ${id}\n`);
+    await daemon.control.remove(id);
+    expect(await running).toBe(125);
+    expect(there.stderr()).toContain('the sandbox ended before the forwarding did: stopped');
+    expect(await outcome(client(Number(/:(\d+) ->/.exec(there.stdout())?.[1])))).toBe(
+      'ECONNREFUSED',
+    );
+  });
+
+  it('with the daemon: its error', async () => {
+    await using other = await startFakeDaemon();
+    await using its = await remoteOf(other);
+    const { id: one } = await other.control.create({});
+    const { running } = await forwarding([`${await freePort()}`], { control: its, id: one });
+    const ended = expect(running).rejects.toMatchObject({
+      code: expect.stringMatching(/^daemon_(unreachable|lost)$/),
+      remedy: expect.stringContaining('neurovisor serve'),
+    });
+    await other.stop();
+    await ended;
+  });
+});
+
+describe('what is wrong', () => {
+  it('a port in use is told with what to do, and no other is left open', async () => {
+    const taken = await guestServer(echo);
+    const first = await freePort();
+    const running = port(testCli().cli, control, id, [`1:${first}`, `1:${taken}`]);
+    await expect(running).rejects.toMatchObject({
+      code: 'port_in_use',
+      message: `listen at 127.0.0.1 port ${taken}`,
+      remedy: expect.stringContaining('another local port'),
+    });
+    expect(await outcome(client(first))).toBe('ECONNREFUSED');
+  });
+
+  it.each([['http'], ['0'], ['65536'], ['3000:65536'], ['3000:'], [':3000'], ['127.0.0.1:3000']])(
+    '%s is no port',
+    (word) => {
+      expect(() => parsePorts([word])).toThrow(expect.objectContaining({ code: 'usage' }));
+    },
+  );
+
+  it('a local port that is named twice; more ports than there may be', () => {
+    expect(() => parsePorts(['1:8080', '2:8080'])).toThrow('local port 8080 is named twice');
+    const many = Array.from({ length: 33 }, (_, n) => `${n + 1}`);
+    expect(() => parsePorts(many)).toThrow('33 ports are more than 32');
+    expect(parsePorts(['1', '1', '2:0'])).toHaveLength(3);
+  });
+
+  it('unknown sandboxes, one that has ended, one that stays paused', async () => {
+    const there = (text: string) => port(testCli().cli, control, text, ['3000']);
+    await expect(there('zzz')).rejects.toMatchObject({ code: 'usage' });
+    await expect(there('z'.repeat(20))).rejects.toMatchObject({ code: 'not_found' });
+    await daemon.control.update(id, { autoResume: false });
+    await daemon.control.pause(id, 'disk');
+    await expect(there(id)).rejects.toMatchObject({ code: 'not_ready' });
+    await daemon.control.remove(id);
+    await expect(there(id)).rejects.toMatchObject({ code: 'gone' });
+  });
+
+  it('as a process: words, lines, Ctrl-C', async () => {
+    const number = await guestServer((socket) => void socket.end('hi'));
+    const there = (...args: string[]) => command(['port', ...args], { env: daemon.env });
+    const running = there(id.slice(0, 8), `${number}`);
+    await running.seen(` -> port ${number} of ${id}\n`);
+    running.kill('SIGINT');
+    expect(await running.result).toMatchObject({ status: 0, stderr: 'Ctrl-C ends it\n' });
+    const bad = await there(id, 'http').result;
+    expect(bad).toMatchObject({ status: 2, stdout: '' });
+    expect(bad.stderr).toContain('"http" is no port of a sandbox');
+    expect((await there(id).result).stderr).toContain("missing required argument 'ports'");
+  });
+});
