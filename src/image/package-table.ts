@@ -99,5 +99,14 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
   },
 ];
 
+/** What only tests need: programs that are not ours, to look at what we make and to talk to it. */
+export const TEST_PACKAGES: readonly HostPackage[] = [
+  { name: 'nftables', reason: 'filters packets of sandboxes’ networks', check: program('nft') },
+  { name: 'iproute2', reason: 'reads back what we make of networks', check: program('ip') },
+  { name: 'util-linux', reason: 'makes network namespaces', check: program('unshare') },
+  { name: 'openssl', reason: 'speaks TLS to the gateway', check: runs('openssl', 'version') },
+  { name: 'curl', reason: 'speaks HTTP to the gateway', check: runs('curl', '--version') },
+];
+
 /** The part of the table that a sandbox needs when kernel, image and model are there already. */
 export const RUN_PACKAGES = HOST_PACKAGES.filter((one) => one.atRun === true);

@@ -7,7 +7,12 @@ import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
 import { requireSpace } from '../image/disk-space.ts';
-import { installHostPackages, missingHostPackages, RUN_PACKAGES } from '../image/host-packages.ts';
+import {
+  installHostPackages,
+  missingHostPackages,
+  RUN_PACKAGES,
+  TEST_PACKAGES,
+} from '../image/host-packages.ts';
 import { prepareKernel } from '../image/kernel.ts';
 import { withSetupLock } from '../image/lock.ts';
 import { prepareModel } from '../image/model.ts';
@@ -61,6 +66,13 @@ export function ensureArtifacts(
       throw error;
     }
   });
+}
+
+/** What only the tests of this checkout need beside. @throws ImageError */
+export async function ensureTestPackages(
+  context: Pick<SetupContext, 'progress' | 'signal' | 'log'>,
+): Promise<void> {
+  await installHostPackages(context, await missingHostPackages(TEST_PACKAGES));
 }
 
 const SETUP_STEP = 'setup';

@@ -7,6 +7,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { SOURCE_DIR } from '../../runtime/runtime.ts';
+import { ensureTestPackages } from '../../runtime/setup.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { openRuntime } from '../open.ts';
@@ -22,6 +23,8 @@ interface Layer {
   readonly name: string;
   /** VMs are booted: the machine must be set up first. */
   readonly needsSetup?: boolean;
+  /** Other programs take part. */
+  readonly needsPackages?: boolean;
   run(cli: Cli): Promise<Counts>;
 }
 
@@ -29,8 +32,8 @@ const LAYERS: readonly Layer[] = [
   { name: 'check', run: check },
   { name: 'unit', run: (cli) => vitest(cli, ['tidy', 'unit', 'prop']) },
   { name: 'guest', run: guestTests },
-  { name: 'component', run: (cli) => vitest(cli, ['component']) },
-  { name: 'vm', needsSetup: true, run: (cli) => vitest(cli, ['vm']) },
+  { name: 'component', needsPackages: true, run: (cli) => vitest(cli, ['component']) },
+  { name: 'vm', needsPackages: true, needsSetup: true, run: (cli) => vitest(cli, ['vm']) },
   { name: 'e2e', needsSetup: true, run: (cli) => vitest(cli, ['e2e']) },
 ];
 
@@ -44,7 +47,15 @@ export async function test(cli: Cli, names: readonly string[]): Promise<number> 
   }
   const layers = LAYERS.filter((layer) => names.length === 0 || names.includes(layer.name));
   const total: Counts = { passed: 0, failed: 0, skipped: 0 };
+  if (layers.some((layer) => layer.needsPackages === true)) {
+    await ensureTestPackages({
+      progress: cli.progress.report,
+      signal: cli.cancelled,
+      log: cli.log,
+    });
+  }
   if (layers.some((layer) => layer.needsSetup === true)) await setUp(cli);
+  else cli.progress.close();
   for (const layer of layers) {
     cli.cancelled.throwIfAborted();
     const began = performance.now();
