@@ -39,7 +39,8 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   for (const close of open.splice(0).reverse()) await close();
-  await daemon.control.remove(id);
+  const { status } = await daemon.control.get(id);
+  if (status !== 'ended') await daemon.control.remove(id);
 });
 
 /** A server in the guest. */

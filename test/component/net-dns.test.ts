@@ -1,7 +1,8 @@
 /** The resolver against a real client (c-ares, in Node) and an upstream that can lie, on loopback. */
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { Resolver } from 'node:dns/promises';
-import { connect, createServer, type Server } from 'node:net';
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Server } from 'node:net';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { FakeClock, systemClock } from '../../src/base/clock.ts';
 import { SandboxNames } from '../../src/net/dns-answers.ts';
@@ -59,8 +60,6 @@ async function upstream(answer: Answer) {
   udp.on('message', (bytes, from) => {
     for (const reply of answer(read(bytes), 'udp')) udp.send(reply, from.port, from.address);
   });
-  await new Promise<void>((resolve) => udp.bind(0, HOST, resolve));
-  const { port } = udp.address();
   const tcp: Server = createServer((socket) => {
     socket.on('error', () => socket.destroy());
     socket.on('data', (bytes) => {
@@ -72,7 +71,11 @@ async function upstream(answer: Answer) {
       }
     });
   });
-  await new Promise<void>((resolve) => tcp.listen(port, HOST, resolve));
+  // TCP chooses the port: connections that go out use up its numbers, and hardly those of UDP.
+  await once(tcp.listen(0, HOST), 'listening');
+  const { port } = tcp.address() as AddressInfo;
+  udp.bind(port, HOST);
+  await once(udp, 'listening');
   undo.push(
     () => udp.close(),
     () => new Promise((resolve) => tcp.close(resolve)),
