@@ -245,7 +245,7 @@ async function unfiltered(tries: Tries, world: World): Promise<void> {
     tries.note('packet filter taken away', 'metadata services stay out of reach', seen, true);
     return;
   }
-  const chains = [`from_${id}`, `forward_${id}`];
+  const chains = [`from_${id}`, `forward_${id}`, `to_${id}`];
   const open = chains.flatMap((chain) => [
     flush('chain', chain),
     add('rule', { chain, expr: [ACCEPT] }),
