@@ -10,8 +10,8 @@ import { newSandboxId } from '../base/ids.ts';
 import { parsePolicy } from '../net/egress-rules.ts';
 import { openHostNetwork } from '../net/host-network.ts';
 import { Links } from '../net/links.ts';
-import { startTicksOf } from '../net/process-start.ts';
 import { openTap } from '../net/tap.ts';
+import { startTicksOf } from '../sys/process-start.ts';
 
 export interface NetworkSamples {
   readonly make: number[];

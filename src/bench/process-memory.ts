@@ -3,6 +3,7 @@ import { readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { sleep } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { availableMib } from '../runtime/host-memory.ts';
 
 const MIB = 1024 * 1024;
 const KIB_PER_MIB = 1024;
@@ -20,19 +21,11 @@ export async function settledAvailableMib(signal: AbortSignal): Promise<number> 
   let before = Number.NaN;
   for (let look = 0; look < LOOKS_MAX; look += 1) {
     await sleep(LOOK_EVERY_MS, signal);
-    const now = await availableMib();
+    const now = availableMib();
     if (Math.abs(now - before) < SETTLED_MIB) return now;
     before = now;
   }
   return before;
-}
-
-/** Memory that can be used without swapping, MiB. */
-async function availableMib(): Promise<number> {
-  const text = await readFile('/proc/meminfo', 'latin1');
-  const match = /^MemAvailable:\s+(\d+) kB$/m.exec(text);
-  if (match === null) throw new Error('/proc/meminfo tells no MemAvailable');
-  return Number(match[1]) / KIB_PER_MIB;
 }
 
 /**

@@ -1,5 +1,6 @@
 /** What the rest of the program sees of a guest: its operations and their results (types only). */
 import type { Duplex, Readable, Writable } from 'node:stream';
+import type { GuestNetwork } from '../base/guest-network.ts';
 
 /** A guest whose agent has confirmed its identity. Every operation is one connection of its own. */
 export interface Guest {
@@ -53,20 +54,6 @@ export interface GuestChange {
   readonly limits?: GuestLimits | undefined;
   /** Configures the network card, which is plugged by then or within seconds; null: there is none. */
   readonly network?: GuestNetwork | null | undefined;
-}
-
-/** The guest's side of its network card. */
-export interface GuestNetwork {
-  /** By which the card is known. */
-  readonly mac: string;
-  /** IPv4, dotted. */
-  readonly address: string;
-  readonly prefixLength: number;
-  /** Next hop of everything, and resolver. */
-  readonly gateway: string;
-  /** For a permanent neighbour entry. */
-  readonly gatewayMac: string;
-  readonly mtu: number;
 }
 
 /** All optional: the agent has a default for each (`spec/guest-protocol.md`, section 3). */

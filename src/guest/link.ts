@@ -18,15 +18,17 @@
  * (their loss is no failure), unplug; after the next plug the agent dials again, and `ready` gives the
  * next Guest, with the same programs.
  */
+
 import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { Clock } from '../base/clock.ts';
+import type { GuestNetwork } from '../base/guest-network.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { ConnectedGuest } from './connected-guest.ts';
 import { dialChannel } from './dial.ts';
 import type { GuestError } from './errors.ts';
-import type { Guest, GuestLimits, GuestNetwork } from './guest.ts';
+import type { Guest, GuestLimits } from './guest.ts';
 import { HelloSession, type LinkEvent } from './hello.ts';
 import { LIMITS, PORTS } from './limits.ts';
 import { guestError, type Hello, wallNanoseconds } from './protocol.ts';

@@ -8,6 +8,7 @@ import type { Readable } from 'node:stream';
 import { systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { searchPath } from '../base/search-path.ts';
 import { ImageError } from './errors.ts';
 
 export interface ToolOptions {
@@ -28,9 +29,6 @@ const TAIL_LINES_MAX = 12;
 const LINE_CHARS_MAX = 400;
 /** Time between the polite signal and the one that can't be refused, ms. */
 const KILL_GRACE_MS = 3000;
-
-/** Directories that hold mkfs and its like but are not in an ordinary user's PATH. */
-const SYSTEM_PATHS = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/bin', '/bin'];
 
 /**
  * Resolves with the last lines of the output when the program exits with 0.
@@ -78,9 +76,8 @@ export function runTool(
 
 /** The environment of tools: ours, in English, with the system directories in reach. */
 export function toolEnvironment(extra: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv {
-  const path = (process.env['PATH'] ?? '').split(':').filter((part) => part !== '');
-  const missing = SYSTEM_PATHS.filter((part) => !path.includes(part));
-  return { ...process.env, LC_ALL: 'C', PATH: [...path, ...missing].join(':'), ...extra };
+  const path = searchPath(process.env['PATH']);
+  return { ...process.env, LC_ALL: 'C', PATH: path, ...extra };
 }
 
 function forEachLine(stream: Readable | null, handle: (line: string) => void): void {

@@ -109,12 +109,6 @@ export function formatAddress({ family, value }: IpAddress): string {
   return `${hex(groups.slice(0, start))}::${hex(groups.slice(start + length))}`;
 }
 
-/** IPv4 before IPv6, then by value. */
-export function compareAddresses(a: IpAddress, b: IpAddress): number {
-  if (a.family !== b.family) return a.family - b.family;
-  return a.value < b.value ? -1 : Number(a.value > b.value);
-}
-
 export type CidrReading =
   | { readonly ok: true; readonly cidr: Cidr }
   | { readonly ok: false; readonly reason: string };

@@ -23,8 +23,8 @@ import { assert } from '../base/assert.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { lockFile } from '../sys/file-lock.ts';
+import { isRunning, startTicksOf } from '../sys/process-start.ts';
 import { LinkError, linkError } from './link-errors.ts';
-import { isRunning, startTicksOf } from './process-start.ts';
 
 /** For another process, which holds the lock for less than a millisecond. */
 const LOCK_WAIT_MS_MAX = 5000;

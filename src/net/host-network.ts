@@ -17,6 +17,7 @@ import { describeError, errorCode } from '../base/errors.ts';
 import { parseSandboxId, type SandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import { type Log, silentLog } from '../base/log.ts';
+import { isRunning, startTicksOf } from '../sys/process-start.ts';
 import { TUN_DEVICE } from '../sys/tun.ts';
 import {
   type AddressLease,
@@ -40,7 +41,6 @@ import { Links } from './links.ts';
 import { GuardError, guardMetadata, type MetadataGuard } from './metadata-guard.ts';
 import { Nft } from './nft.ts';
 import type { EgressPolicy } from './policy.ts';
-import { isRunning, startTicksOf } from './process-start.ts';
 import { parseResolvConf } from './resolv-conf.ts';
 import { SandboxLease } from './sandbox-lease.ts';
 import { ownerCounter, type TableOwner } from './table-owners.ts';

@@ -5,12 +5,12 @@
  */
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { isRunning } from '../sys/process-start.ts';
 import type { AddressLease } from './address-plan.ts';
 import { NetError } from './errors.ts';
 import type { HostLock } from './host-lock.ts';
 import type { Nft } from './nft.ts';
 import type { NftObject } from './nft-json.ts';
-import { isRunning } from './process-start.ts';
 import {
   addPins,
   addSandbox,

@@ -6,9 +6,9 @@ import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync
 import { join } from 'node:path';
 import { parseSandboxId, type SandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
+import { isRunning } from '../sys/process-start.ts';
 import type { EgressPolicyText } from './egress-rules.ts';
 import type { EgressPolicy } from './policy.ts';
-import { isRunning } from './process-start.ts';
 import type { TableOwner } from './table-owners.ts';
 
 const VERSION = 1;

@@ -4,21 +4,8 @@
  *     HostNetwork.lease ──► tapFd ──► VMM ──► NIC of the guest
  *                      └──► settings ──► agent: address, route, neighbour, resolver
  */
+import type { GuestNetwork } from '../base/guest-network.ts';
 import type { EgressPolicy } from './policy.ts';
-
-/** For the guest's own side. */
-export interface GuestNetwork {
-  /** Of its NIC, `aa:fc:…`. */
-  readonly mac: string;
-  /** IPv4, dotted. */
-  readonly address: string;
-  readonly prefixLength: number;
-  /** The host's side: next hop and resolver. */
-  readonly gateway: string;
-  /** A permanent neighbour entry: the first ARP of a fresh NIC may be lost, which costs a second. */
-  readonly gatewayMac: string;
-  readonly mtu: number;
-}
 
 /** Counted by the kernel since the lease began. */
 export interface NetworkTraffic {

@@ -80,13 +80,6 @@ export function findAttribute(
 }
 
 /** @throws LinkError `malformed` */
-export function readU8(value: Uint8Array): number {
-  const [byte] = value;
-  if (byte === undefined || value.length !== 1) throw malformed(`a u8 of ${value.length} bytes`);
-  return byte;
-}
-
-/** @throws LinkError `malformed` */
 export function readU32(value: Uint8Array): number {
   if (value.length !== 4) throw malformed(`a u32 of ${value.length} bytes`);
   return new DataView(value.buffer, value.byteOffset, 4).getUint32(0, true);

@@ -4,6 +4,7 @@ import { writeSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { type Clock, systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
+import { searchPath } from '../base/search-path.ts';
 import { closeFd, createMemFd } from '../sys/fd.ts';
 import { NetError } from './errors.ts';
 import { type NftObject, TABLE_FAMILY, TABLE_NAME } from './nft-json.ts';
@@ -23,8 +24,6 @@ const ERROR_BYTES_MAX = 64 * 1024;
 /** Of `nft`'s text in an error; it repeats itself for each object that misses another. */
 const ERROR_LINES_MAX = 6;
 const ERROR_LINE_CHARACTERS_MAX = 300;
-/** Directories that hold `nft` but are not in an ordinary user's PATH. */
-const SYSTEM_PATHS = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/bin', '/bin'];
 
 export class Nft {
   readonly #command: readonly [string, ...string[]];
@@ -145,7 +144,7 @@ export class Nft {
     const stdin = fileOf(input);
     try {
       return spawn(program, [...first, ...args], {
-        env: { PATH: searchPath(), LC_ALL: 'C' },
+        env: { PATH: searchPath(process.env['PATH']), LC_ALL: 'C' },
         stdio: [stdin, 'pipe', 'pipe'],
       });
     } catch (error) {
@@ -182,11 +181,6 @@ function collect(stream: Readable | null, bytesMax: number, onMore: () => void):
     else onMore();
   });
   return () => Buffer.concat(chunks).toString();
-}
-
-function searchPath(): string {
-  const path = (process.env['PATH'] ?? '').split(':').filter((part) => part !== '');
-  return [...path, ...SYSTEM_PATHS.filter((part) => !path.includes(part))].join(':');
 }
 
 function startFailure(program: string, verb: string, error: Error): NetError {

@@ -1,9 +1,11 @@
 /** The network of one sandbox (io): TAP, resolver, gateway and its part of the packet filter. */
+
 import type { Socket } from 'node:net';
 import { assert } from '../base/assert.ts';
 import type { CleanupStack } from '../base/cleanup.ts';
 import type { Clock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
+import type { GuestNetwork } from '../base/guest-network.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { SyscallError } from '../sys/libc.ts';
@@ -15,7 +17,7 @@ import type { DnsUpstream } from './dns-upstream.ts';
 import { Gateway, type GatewayEvent, type OpenConnections } from './gateway.ts';
 import type { Destination } from './gateway-judge.ts';
 import type { HostTable, Tabled } from './host-table.ts';
-import type { GuestNetwork, NetworkLease, NetworkTraffic } from './lease.ts';
+import type { NetworkLease, NetworkTraffic } from './lease.ts';
 import { ListenError } from './listen-error.ts';
 import type { MetadataGuard } from './metadata-guard.ts';
 import type { MetadataDrops } from './metadata-xdp.ts';

@@ -1,6 +1,6 @@
 /** The control plane of this process: the core's logic on this runtime's parts and the store of this home. */
+
 import { randomUUID } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { availableParallelism, totalmem } from 'node:os';
@@ -18,6 +18,7 @@ import {
   copyNonZeroInto,
   copyWithoutZeros,
 } from '../sys/sparse-threads.ts';
+import { availableMib } from './host-memory.ts';
 import { makeMemory } from './memory.ts';
 import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
 import { isAlive, type ProcessRef, processRef } from './workspace.ts';
@@ -54,7 +55,7 @@ export async function openControlPlane(
   const queue = new StartQueue({
     concurrency: availableParallelism(),
     totalMib: Math.floor(totalmem() / BYTES_PER_MIB),
-    availableMib,
+    availableMib: () => Math.floor(availableMib()),
     clock: systemClock,
   });
   const version = await productVersion();
@@ -73,7 +74,7 @@ export async function openControlPlane(
         vmm: driver.description,
         upstream: upstream.description,
         models: await upstream.offered(),
-        memoryAvailableMib: availableMib(),
+        memoryAvailableMib: Math.floor(availableMib()),
       }),
       makeSpec: (options) => runtime.makeSpec(options),
       supervise: (spec, source) =>
@@ -97,12 +98,6 @@ export async function openControlPlane(
     await store.close();
     throw error;
   }
-}
-
-/** Memory that can be used without swapping, MiB (proc(5)). */
-function availableMib(): number {
-  const match = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'latin1'));
-  return Math.floor(Number(match?.[1] ?? 0) / 1024);
 }
 
 function dialOperations(channelPath: string): Duplex {

@@ -8,9 +8,9 @@ import { Links } from '../net/links.ts';
 import { GuardError, probeMetadataGuard } from '../net/metadata-guard.ts';
 import { Nft } from '../net/nft.ts';
 import { otherFilters } from '../net/other-filters.ts';
-import { isRunning } from '../net/process-start.ts';
 import { parseResolvConf } from '../net/resolv-conf.ts';
 import { readContents } from '../net/table-owners.ts';
+import { isRunning } from '../sys/process-start.ts';
 import { TUN_DEVICE } from '../sys/tun.ts';
 import type { Check } from './doctor.ts';
 

@@ -8,10 +8,10 @@ import { LeaseRecords } from '../net/lease-record.ts';
 import { Links } from '../net/links.ts';
 import { readMetadataDrops } from '../net/metadata-guard.ts';
 import { Nft } from '../net/nft.ts';
-import { isRunning } from '../net/process-start.ts';
 import { readTraffic } from '../net/sandbox-counters.ts';
 import { trafficOf } from '../net/sandbox-lease.ts';
 import { readContents } from '../net/table-owners.ts';
+import { isRunning } from '../sys/process-start.ts';
 
 export interface NetworkView {
   readonly sandbox: SandboxId;

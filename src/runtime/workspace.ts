@@ -12,6 +12,7 @@ import { parseSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Workspace } from '../sandbox/supervisor.ts';
+import { startTicksOf } from '../sys/process-start.ts';
 
 /** A process that can't be mistaken for a later one with the same pid. */
 export interface ProcessRef {
@@ -99,22 +100,10 @@ let bootId: string | undefined;
 
 export async function processRef(pid: number): Promise<ProcessRef> {
   bootId ??= (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
-  return { pid, startTicks: (await startTicks(pid)) ?? '', bootId };
+  return { pid, startTicks: startTicksOf(pid) ?? '', bootId };
 }
 
 export async function isAlive(ref: ProcessRef): Promise<boolean> {
   const now = await processRef(ref.pid);
   return now.startTicks !== '' && now.startTicks === ref.startTicks && now.bootId === ref.bootId;
-}
-
-async function startTicks(pid: number): Promise<string | undefined> {
-  try {
-    const text = await readFile(`/proc/${pid}/stat`, 'latin1');
-    // The command in parentheses may contain anything; fields are counted after the last one.
-    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return fields[0] === 'Z' ? undefined : fields[22 - 3];
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT' || errorCode(error) === 'ESRCH') return undefined;
-    throw error;
-  }
 }

@@ -1,5 +1,6 @@
 /** The hello: what a guest is told of who it is, and the wait for its answer. */
-import type { Guest, GuestIdentity, GuestListener, GuestNetwork } from '../guest/link.ts';
+import type { GuestNetwork } from '../base/guest-network.ts';
+import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { Vm } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
 import type { SandboxSpec } from './spec.ts';

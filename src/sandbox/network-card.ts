@@ -5,8 +5,9 @@
  *
  * The supervisor owns it and asks for one change at a time; its end may come at any moment.
  */
+import type { GuestNetwork } from '../base/guest-network.ts';
 import { ignore } from '../base/ignore.ts';
-import type { Guest, GuestNetwork } from '../guest/link.ts';
+import type { Guest } from '../guest/link.ts';
 import type { NicSpec, Vm } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
 import type { SandboxNetwork, SandboxParts } from './parts.ts';

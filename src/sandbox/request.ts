@@ -1,7 +1,8 @@
 /** Judges what callers ask of a host of sandboxes, and reads back what was stored of it. */
+
 import type { Clock } from '../base/clock.ts';
+import type { GuestNetwork } from '../base/guest-network.ts';
 import { ignore } from '../base/ignore.ts';
-import type { GuestNetwork } from '../guest/link.ts';
 import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { CreateRequest, SandboxChange, SandboxInfo } from './control.ts';
 import { SandboxError } from './errors.ts';

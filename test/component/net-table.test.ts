@@ -10,8 +10,8 @@ import { type EgressPolicyText, parsePolicy } from '../../src/net/egress-rules.t
 import { HostLock } from '../../src/net/host-lock.ts';
 import { HostTable, type Tabled } from '../../src/net/host-table.ts';
 import { Nft } from '../../src/net/nft.ts';
-import { startTicksOf } from '../../src/net/process-start.ts';
 import { type PacketPin, PINS_MAX } from '../../src/net/ruleset.ts';
+import { startTicksOf } from '../../src/sys/process-start.ts';
 import { Namespace } from '../support/namespaces.ts';
 
 const owner = { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '' };

@@ -2,18 +2,14 @@
  * A VM and its guest without either: RAM is a small file, which is what the guest remembers. Both insist on
  * their order: nothing is asked of a guest whose VM stands still, nothing is saved with its device plugged.
  */
+
 import { createHash } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { PassThrough } from 'node:stream';
+import type { GuestNetwork } from '../../src/base/guest-network.ts';
 import { ignore } from '../../src/base/ignore.ts';
 import { GuestError } from '../../src/guest/errors.ts';
-import type {
-  GuestChange,
-  GuestClosed,
-  GuestInfo,
-  GuestNetwork,
-  Process,
-} from '../../src/guest/guest.ts';
+import type { GuestChange, GuestClosed, GuestInfo, Process } from '../../src/guest/guest.ts';
 import { orAborted } from '../../src/sandbox/time-limit.ts';
 import type { NicSpec, Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
