@@ -26,10 +26,19 @@ export interface CopyInOptions {
 
 /** `--copy PATH[:TARGET]` */
 export async function copyForRun(cli: Cli, guest: Guest, spec: string): Promise<void> {
+  const { source, target } = parseCopy(spec);
+  await copyTree(cli, guest, source, target, {});
+}
+
+/** So that a name that is wrong here starts no sandbox. @throws UsageError */
+export async function requireCopies(specs: readonly string[]): Promise<void> {
+  for (const spec of specs) await requireSource(parseCopy(spec).source);
+}
+
+function parseCopy(spec: string): { readonly source: string; readonly target: string } {
   const at = spec.lastIndexOf(':');
   const source = at > 0 ? spec.slice(0, at) : spec;
-  const target = at > 0 ? spec.slice(at + 1) : basename(resolve(source));
-  await copyTree(cli, guest, source, target, {});
+  return { source, target: at > 0 ? spec.slice(at + 1) : basename(resolve(source)) };
 }
 
 /** So that a name that is wrong here wakes no sandbox up. @throws UsageError */

@@ -17,6 +17,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { cp } from '../../src/cli/commands/cp.ts';
+import { requireCopies } from '../../src/cli/copy-in.ts';
 import { copyOut } from '../../src/cli/copy-out.ts';
 import type { FileEntry, Guest } from '../../src/guest/link.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
@@ -169,6 +170,14 @@ describe('cp', () => {
       },
     });
     await expect(cp(testCli().cli, unasked, [nowhere, 'abc:'], {})).rejects.toMatchObject({
+      code: 'usage',
+      message: `${nowhere}: there is no such file or directory here`,
+    });
+  });
+
+  it('run --copy of a path that is not here: no sandbox is started', async () => {
+    const nowhere = join(here, 'nothing');
+    await expect(requireCopies([here, `${nowhere}:/there`])).rejects.toMatchObject({
       code: 'usage',
       message: `${nowhere}: there is no such file or directory here`,
     });

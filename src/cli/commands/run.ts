@@ -5,6 +5,7 @@
 
 import { type Daemon, openDaemon, openUsualDaemon } from '../../library/daemon.ts';
 import type { Cli } from '../cli.ts';
+import { requireCopies } from '../copy-in.ts';
 import { UsageError } from '../failure.ts';
 import { checkJob, type RunFlags, type RunJob } from '../run-job.ts';
 import { readScript, type Script } from '../script.ts';
@@ -19,6 +20,7 @@ export async function run(
 ): Promise<number> {
   const wantsConsole = flags.interactive === true && flags.tty === true;
   checkJob(flags);
+  await requireCopies(flags.copy);
   if (wantsConsole) requireTerminal(cli, '-it');
   const script = wantsConsole && file === undefined ? null : await scriptOf(cli, file, flags);
   const job: RunJob = { script, args, flags };
