@@ -129,6 +129,7 @@ class KernelNetwork implements HostNetwork {
     this.#records = new LeaseRecords(stateDir);
     this.#table = new HostTable({
       nft: new Nft({ clock: this.#clock }),
+      reader: this.#probe,
       lock: this.#lock,
       owner: this.#owner,
       ours: () => [...this.#leases.values()].flatMap(({ tabled }) => tabled ?? []),

@@ -4,6 +4,7 @@
  * namespace, on a thread of libuv's pool.
  */
 import koffi from 'koffi';
+import { ignore } from '../base/ignore.ts';
 
 const LIBRARY = 'libnftables.so.1';
 /** NFT_CTX_OUTPUT_JSON: for what is read as well as for what is printed. */
@@ -61,8 +62,8 @@ function functions(): Functions | null {
   if (loaded !== undefined) return loaded;
   try {
     loaded = load();
-  } catch {
-    // Not installed, or without one of these functions: who asks has another way.
+  } catch (error) {
+    ignore(error, 'no library of nftables: who asks has another way');
     loaded = null;
   }
   return loaded;

@@ -359,7 +359,7 @@ describe('others on the host', () => {
     );
     undo.push(() => weak.kill());
     expect(await weak.refusal('open', stateDir)).toMatchObject({
-      code: 'nft_not_permitted',
+      code: 'not_permitted',
       remedy: expect.stringContaining('root'),
     });
   });
