@@ -42,7 +42,10 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
     const { id, tap, subnet } = lease;
     const link = owned.find((each) => each.owner.sandboxId === id)?.link;
     const programId = link?.xdpProgramId;
-    const drops = programId === undefined ? undefined : readMetadataDrops(programId);
+    const drops =
+      link === undefined || programId === undefined
+        ? undefined
+        : readMetadataDrops(programId, link.index);
     const counted = traffic.get(id);
     return {
       sandbox: id,
