@@ -18,7 +18,7 @@ const LAYERS: Record<string, readonly string[]> = {
   sandbox: ['base', ...MECHANISMS.map((name) => `type:${name}`)],
   runtime: ['base', 'sys', 'sandbox', 'engine', 'config', ...MECHANISMS],
   config: ['base'],
-  bench: ['base', 'sys', 'sandbox', 'engine', 'config', 'runtime', ...MECHANISMS],
+  bench: ['base', 'sys', 'sandbox', 'engine', 'prove', 'config', 'runtime', ...MECHANISMS],
   // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
   api: ['base', 'sandbox', ...MECHANISMS.map((name) => `type:${name}`)],
   client: ['base', 'api', 'sandbox', 'guest', ...MECHANISMS.map((name) => `type:${name}`)],

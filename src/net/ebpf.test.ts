@@ -12,15 +12,17 @@ describe('Assembler', () => {
       .swap(5, 16) // r5 = be16 r5
       .move(4, 2) // r4 = r2
       .add(4, -14) // r4 += -0xe
-      .jumpIfGreater(4, 3, 'out') // if r4 > r3 goto +0x9
+      .jumpIfGreater(4, 3, 'out') // if r4 > r3 goto +0xe
       .move32(4, 5) // w4 = w5
       .and32(4, 0xffff_0000) // w4 &= -0x10000
-      .jumpIfEqual32(4, 0xa9fe_0000, 'out') // if w4 == -0x56020000 goto +0x6
-      .jumpIfNotEqual32(4, 1, 'out') // if w4 != 0x1 goto +0x5
-      .jump('out') // goto +0x4
-      .loadMapValue(1, 7, 8) // r1 = map value of descriptor 7, + 8
+      .jumpIfEqual32(4, 0xa9fe_0000, 'out') // if w4 == -0x56020000 goto +0xb
+      .jumpIfNotEqual32(4, 1, 'out') // if w4 != 0x1 goto +0xa
+      .jump('out') // goto +0x9
+      .storeOnStack(4, -4) // *(u32 *)(r10 - 0x4) = r4
+      .lookUp(7, -4) // r1 = map of descriptor 7; r2 = r10; r2 += -0x4; call 1
+      .jumpIfZero(0, 'out') // if r0 == 0x0 goto +0x2
       .set32(2, 1) // w2 = 0x1
-      .atomicAdd64(1, 2) // lock *(u64 *)(r1 + 0x0) += r2
+      .atomicAdd64(0, 8, 2) // lock *(u64 *)(r0 + 0x8) += r2
       .label('out')
       .exit()
       .assemble();
@@ -30,16 +32,21 @@ describe('Assembler', () => {
       'dc05000010000000',
       'bf24000000000000',
       '07040000f2ffffff',
-      '2d34090000000000',
+      '2d340e0000000000',
       'bc54000000000000',
       '540400000000ffff',
-      '160406000000fea9',
-      '5604050001000000',
-      '0500040000000000',
-      '1821000007000000',
-      '0000000008000000',
+      '16040b000000fea9',
+      '56040a0001000000',
+      '0500090000000000',
+      '634afcff00000000',
+      '1811000007000000',
+      '0000000000000000',
+      'bfa2000000000000',
+      '07020000fcffffff',
+      '8500000001000000',
+      '1500020000000000',
       'b402000001000000',
-      'db21000000000000',
+      'db20080000000000',
       '9500000000000000',
     ]);
   });

@@ -1,17 +1,20 @@
 /**
- * A small assembler of eBPF (RFC 9669): of its instructions only those that a packet filter without helpers
- * needs. Pure. An instruction has 8 bytes:
+ * A small assembler of eBPF (RFC 9669): of its instructions only those that a packet filter with a map of
+ * counts needs. Pure. An instruction has 8 bytes:
  *
  *     0 opcode · 1 destination register (low 4 bits), source (high) · 2 jump or memory offset i16 · 4 immediate i32
  */
 
-/** r0 is the verdict, r1 the context at first. r10 (the stack) is not needed here. */
+/** r0 is the verdict, r1 the context at first. A call takes r1 to r5 and leaves nothing in them. */
 export type Register = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9;
+/** The end of the stack, which grows down; read only. */
+const STACK = 10;
 
 /** Opcodes, RFC 9669 sections 4 and 5. */
 const OP = {
   loadWord: 0x61,
   loadHalf: 0x69,
+  storeWord: 0x63,
   /** BPF_ATOMIC | BPF_DW, whose immediate is the operation. */
   atomic64: 0xdb,
   loadImmediate64: 0x18,
@@ -23,20 +26,24 @@ const OP = {
   toBigEndian: 0xdc,
   jump: 0x05,
   jumpIfGreater: 0x2d,
+  jumpIfEqual: 0x15,
   jumpIfEqual32: 0x16,
   jumpIfNotEqual32: 0x56,
+  call: 0x85,
   exit: 0x95,
 } as const;
 const ATOMIC_ADD = 0;
-/** BPF_PSEUDO_MAP_VALUE, as the source of a 64-bit immediate (linux/bpf.h, since Linux 5.2). */
-const MAP_VALUE = 2;
+/** BPF_PSEUDO_MAP_FD, as the source of a 64-bit immediate (linux/bpf.h). */
+const MAP = 1;
+/** BPF_FUNC_map_lookup_elem. */
+const MAP_LOOKUP = 1;
 const INSTRUCTION_BYTES = 8;
 /** Jumps are i16 and only forward, so a longer program could not be left. */
 const INSTRUCTIONS_MAX = 0x7fff;
 
 interface Instruction {
   readonly op: number;
-  readonly dst?: Register;
+  readonly dst?: Register | typeof STACK;
   readonly src?: number;
   readonly offset?: number;
   readonly immediate?: number;
@@ -89,15 +96,21 @@ export class Assembler {
     return this.#push({ op: OP.and32Immediate, dst, immediate: mask });
   }
 
-  /** dst = address of byte `offset` of the value of an array map of one. */
-  loadMapValue(dst: Register, mapFd: number, offset: number): this {
-    this.#push({ op: OP.loadImmediate64, dst, src: MAP_VALUE, immediate: mapFd });
-    return this.#push({ op: 0, immediate: offset });
+  /** Puts 32 bits on the stack, `offset` from its end, a negative multiple of 4. */
+  storeOnStack(src: Register, offset: number): this {
+    return this.#push({ op: OP.storeWord, dst: STACK, src, offset });
   }
 
-  /** The 64 bits at `base` += src, at once for all processors. */
-  atomicAdd64(base: Register, src: Register): this {
-    return this.#push({ op: OP.atomic64, dst: base, src, immediate: ATOMIC_ADD });
+  /** r0 = address of the value whose key is on the stack, or 0. Takes r1 and r2. */
+  lookUp(mapFd: number, keyOffset: number): this {
+    this.#push({ op: OP.loadImmediate64, dst: 1, src: MAP, immediate: mapFd }).#push({ op: 0 });
+    this.#push({ op: OP.move, dst: 2, src: STACK }).add(2, keyOffset);
+    return this.#push({ op: OP.call, immediate: MAP_LOOKUP });
+  }
+
+  /** The 64 bits at base + offset += src, at once for all processors. */
+  atomicAdd64(base: Register, offset: number, src: Register): this {
+    return this.#push({ op: OP.atomic64, dst: base, src, offset, immediate: ATOMIC_ADD });
   }
 
   jump(target: string): this {
@@ -106,6 +119,10 @@ export class Assembler {
 
   jumpIfGreater(left: Register, right: Register, target: string): this {
     return this.#push({ op: OP.jumpIfGreater, dst: left, src: right, target });
+  }
+
+  jumpIfZero(dst: Register, target: string): this {
+    return this.#push({ op: OP.jumpIfEqual, dst, target });
   }
 
   jumpIfEqual32(dst: Register, value: number, target: string): this {

@@ -37,8 +37,9 @@ import { HostTable } from './host-table.ts';
 import type { HostNetwork, NetworkLease, NetworkRequest } from './lease.ts';
 import { LeaseRecords } from './lease-record.ts';
 import { LinkError, linkError } from './link-errors.ts';
+import { LinkRemoval, removeLink } from './link-removal.ts';
 import { Links } from './links.ts';
-import { GuardError, guardMetadata, type MetadataGuard } from './metadata-guard.ts';
+import { GuardError, type MetadataGuard, MetadataGuards } from './metadata-guard.ts';
 import { Nft } from './nft.ts';
 import type { EgressPolicy } from './policy.ts';
 import { parseResolvConf } from './resolv-conf.ts';
@@ -46,6 +47,7 @@ import { SandboxLease } from './sandbox-lease.ts';
 import { ownerCounter, type TableOwner } from './table-owners.ts';
 import { TableProbe } from './table-probe.ts';
 import { openTap, type Tap } from './tap.ts';
+import { XdpAnchor } from './xdp-anchor.ts';
 
 /** The network is the host's, not a home's, so all of them share it; gone with the boot, as links are. */
 export const STATE_DIR_DEFAULT = '/run/neurovisor';
@@ -106,6 +108,9 @@ class KernelNetwork implements HostNetwork {
   readonly #forwarding: Forwarding;
   readonly #records: LeaseRecords;
   readonly #probe = new TableProbe();
+  readonly #removal: LinkRemoval;
+  readonly #guards: MetadataGuards;
+  readonly #anchor: XdpAnchor;
   readonly #connections = new OpenConnections();
   readonly #clock: Clock;
   readonly #log: Log;
@@ -125,10 +130,14 @@ class KernelNetwork implements HostNetwork {
     this.#plan = new AddressPlan(pool);
     this.#owner = { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '' };
     this.#lock = new HostLock(stateDir);
+    this.#removal = new LinkRemoval(links, process.pid);
+    this.#guards = new MetadataGuards(links);
+    this.#anchor = new XdpAnchor(links, this.#guards, process.pid, log);
     this.#forwarding = new Forwarding({ dir: stateDir });
     this.#records = new LeaseRecords(stateDir);
     this.#table = new HostTable({
       nft: new Nft({ clock: this.#clock }),
+      reader: this.#probe,
       lock: this.#lock,
       owner: this.#owner,
       ours: () => [...this.#leases.values()].flatMap(({ tabled }) => tabled ?? []),
@@ -207,9 +216,11 @@ class KernelNetwork implements HostNetwork {
     await Promise.all(this.#making.values());
     // All at once, which the packet filter makes one transaction of.
     const releases = [...this.#leases.values()].map((lease) => lease.release());
-    const failures = (await Promise.allSettled(releases)).flatMap((each) =>
+    const ends = [...releases, this.#anchor.close()];
+    const failures = (await Promise.allSettled(ends)).flatMap((each) =>
       each.status === 'rejected' ? [each.reason as unknown] : [],
     );
+    this.#guards.close();
     this.#links.close();
     this.#probe.close();
     if (failures.length > 0) throw new AggregateError(failures, 'release networks of sandboxes');
@@ -263,7 +274,7 @@ class KernelNetwork implements HostNetwork {
       });
       const owner = { ...this.#owner, sandboxId: id };
       const tap = openTap(this.#links, { name: addresses.tap, owner, mac: GATEWAY_MAC, mtu });
-      cleanup.push('TAP', () => this.#removeTap(tap));
+      cleanup.push('TAP', () => this.#removal.remove(tap));
       const guard = this.#guard(tap);
       cleanup.push('metadata guard', () => guard?.close());
       this.#raise(tap, addresses);
@@ -274,7 +285,9 @@ class KernelNetwork implements HostNetwork {
   /** One more place that drops what the packet filter drops too, so a host without BPF is told and goes on. */
   #guard({ linkIndex }: Tap): MetadataGuard | undefined {
     try {
-      return guardMetadata(this.#links, linkIndex);
+      const guard = this.#guards.guard(linkIndex);
+      this.#anchor.hold();
+      return guard;
     } catch (error) {
       if (!(error instanceof GuardError)) throw error;
       if (!this.#hasWarnedOfGuard) {
@@ -294,28 +307,12 @@ class KernelNetwork implements HostNetwork {
     this.#links.setNeighbour(linkIndex, guestAddress, guestMac);
   }
 
-  /** With our descriptor it is gone, unless a VMM that still runs has one. */
-  async #removeTap(tap: Tap): Promise<void> {
-    await tap.close();
-    removeLink(this.#links, tap.linkIndex);
-  }
-
   #removeDeadLinks(): void {
     for (const { link, owner } of this.#links.owned()) {
       if (isRunning(owner)) continue;
       this.#log.info('remove a TAP of a dead process', { name: link.name, pid: owner.pid });
       removeLink(this.#links, link.index);
     }
-  }
-}
-
-function removeLink(links: Links, linkIndex: number): void {
-  if (links.find(linkIndex) === undefined) return;
-  try {
-    links.remove(linkIndex);
-  } catch (error) {
-    if (!(error instanceof LinkError && error.code === 'not_found')) throw error;
-    ignore(error, 'the kernel has removed the TAP');
   }
 }
 

@@ -3,6 +3,7 @@
  * own sandboxes; who opens it takes out those of the dead. Changes of one process that wait for each other
  * become one transaction.
  */
+import type { SandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { isRunning } from '../sys/process-start.ts';
@@ -40,8 +41,18 @@ export interface Tabled {
   readonly pins: readonly PacketPin[];
 }
 
+/** How the table is read; both give what `nft -j list` prints. */
+export interface TableReader {
+  /** Of our table at least; none where there is no table. */
+  listCounters(): readonly NftObject[] | Promise<readonly NftObject[]>;
+  /** Counters and quota of one sandbox at least; none where it is not in the table. */
+  listTraffic(id: SandboxId): readonly NftObject[] | Promise<readonly NftObject[]>;
+}
+
 export interface HostTableOptions {
   readonly nft: Nft;
+  /** Absent: `nft`, which reads the rules of the whole host for it. */
+  readonly reader?: TableReader;
   readonly lock: HostLock;
   readonly owner: TableOwner;
   /** What this process has in the table now. */
@@ -117,18 +128,25 @@ export class HostTable {
 
   /** Undefined for one that is not in the table. Counts begin anew when somebody has flushed it. */
   async traffic(id: AddressLease['id']): Promise<SandboxTraffic | undefined> {
-    const { nft } = this.#options;
+    return (
+      (await this.#traffic(id)) ?? ((await this.repair()) ? await this.#traffic(id) : undefined)
+    );
+  }
+
+  async #traffic(id: AddressLease['id']): Promise<SandboxTraffic | undefined> {
+    const { nft, reader = nft } = this.#options;
     try {
-      return readTraffic(await nft.listTraffic()).get(id);
+      return readTraffic(await reader.listTraffic(id)).get(id);
     } catch (error) {
       if (!isRefused(error)) throw error;
-      if (!(await this.repair())) throw error;
-      return readTraffic(await nft.listTraffic()).get(id);
+      ignore(error, 'there is no table');
+      return undefined;
     }
   }
 
   async #contents(): Promise<TableContents> {
-    return readContents(await this.#options.nft.listCounters());
+    const { nft, reader = nft } = this.#options;
+    return readContents(await reader.listCounters());
   }
 
   /** Confined first, in a transaction of its own: a TAP of ours that is not in the table is dead. */

@@ -26,6 +26,7 @@ import {
 import {
   attachXdp,
   changeLink,
+  deleteGroup,
   deleteLink,
   dumpLinks,
   getLink,
@@ -127,6 +128,27 @@ export class Links {
     this.#ask(`remove link ${linkIndex}`, deleteLink(linkIndex));
   }
 
+  /**
+   * Removes the links of a group at once, on another thread: it takes tens of milliseconds.
+   * @throws LinkError `not_found`: there is none
+   */
+  async removeGroup(group: number): Promise<void> {
+    const attempt = `remove the links of group ${group}`;
+    // A socket of its own: others are asked meanwhile.
+    const socket = openSocket();
+    try {
+      const exchange = new NetlinkExchange(deleteGroup(group), 1, socket.portId);
+      await socket.sendOffThread(exchange.output);
+      for (let datagram = socket.receive(); datagram; datagram = socket.receive())
+        exchange.receive(datagram);
+      resultOf(attempt, exchange.outcome);
+    } catch (error) {
+      throw error instanceof SyscallError ? linkError(attempt, error.code, error) : error;
+    } finally {
+      socket.close();
+    }
+  }
+
   /** @param linkIndex 0 or absent: of all links. */
   addresses(linkIndex = 0): LinkAddress[] {
     return this.#dump('list addresses', dumpAddresses(linkIndex), parseAddress).filter(
@@ -217,12 +239,8 @@ export class Links {
     return this.#exchange(attempt, request).messages;
   }
 
-  #exchange(attempt: string, request: Request): Extract<Outcome, { kind: 'done' }> {
-    const outcome = this.#answer(attempt, request);
-    if (outcome.kind === 'done') return outcome;
-    const { errno, text } = outcome.acknowledgement;
-    const cause = new SyscallError(text === undefined ? 'kernel' : `kernel, "${text}"`, errno);
-    throw linkError(attempt, cause.code, cause);
+  #exchange(attempt: string, request: Request): Done {
+    return resultOf(attempt, this.#answer(attempt, request));
   }
 
   #answer(attempt: string, request: Request): Outcome {
@@ -241,6 +259,16 @@ export class Links {
       throw error;
     }
   }
+}
+
+type Done = Extract<Outcome, { kind: 'done' }>;
+
+function resultOf(attempt: string, outcome: Outcome | undefined): Done {
+  if (outcome === undefined) throw new LinkError('malformed', `${attempt}: no whole answer`);
+  if (outcome.kind === 'done') return outcome;
+  const { errno, text } = outcome.acknowledgement;
+  const cause = new SyscallError(text === undefined ? 'kernel' : `kernel, "${text}"`, errno);
+  throw linkError(attempt, cause.code, cause);
 }
 
 function nameOf({ address, prefixLength, linkIndex }: LinkAddress): string {

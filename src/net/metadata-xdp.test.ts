@@ -39,6 +39,11 @@ describe('metadataProgram', () => {
     }
   });
 
+  it('drops without counting what comes in by a link that the map does not have', () => {
+    const { verdict, map } = interpret(PROGRAM, frameTo('169.254.169.254'), COUNTS_BYTES, false);
+    expect([verdict, readDrops(map)]).toEqual([XDP.drop, { metadata: 0, unreadable: 0 }]);
+  });
+
   it('has every block it is given', () => {
     const program = metadataProgram(3, [cidr('10.0.0.0/8')]);
     expect(fate(frameTo('10.1.2.3'), program)).toBe('metadata');

@@ -12,7 +12,7 @@ import { METADATA_BLOCKS } from './metadata.ts';
 
 /** enum xdp_action (linux/bpf.h). */
 export const XDP = { drop: 1, pass: 2 } as const;
-/** The map's one value: u64 packets to metadata services, u64 unreadable ones. */
+/** Of each link, in a map by the link's index: u64 packets to metadata services, u64 unreadable ones. */
 export const COUNTS_BYTES = 16;
 const UNREADABLE_AT = 8;
 
@@ -24,7 +24,8 @@ const IPV4 = { destinationAt: ETHERNET_BYTES + 16, headerBytes: 20 } as const;
 const IPV6 = { destinationAt: ETHERNET_BYTES + 24, headerBytes: 40 } as const;
 
 /** struct xdp_md, u32 each. */
-const CONTEXT = { data: 0, dataEnd: 4 } as const;
+const CONTEXT = { data: 0, dataEnd: 4, linkIndex: 12 } as const;
+const KEY_AT = -4;
 const [verdict, context, data, end, scratch] = [
   0, 1, 2, 3, 4,
 ] as const satisfies readonly Register[];
@@ -109,7 +110,8 @@ function embed({ fixed, pieces, inverted }: Embedding, base: bigint, prefix: num
 }
 
 /**
- * @param mapFd of a map with one value of `COUNTS_BYTES`
+ * One program for all links: what comes in by a link that is not in the map is dropped too, and not counted.
+ * @param mapFd of a map from u32 to values of `COUNTS_BYTES`
  * @returns instructions for `loadXdp`
  */
 export function metadataProgram(mapFd: number, blocks = METADATA_BLOCKS): Uint8Array<ArrayBuffer> {
@@ -141,6 +143,7 @@ export function metadataProgram(mapFd: number, blocks = METADATA_BLOCKS): Uint8A
 
   count(code.label('metadata'), mapFd, 0);
   count(code.label('unreadable'), mapFd, UNREADABLE_AT);
+  code.label('drop').set32(verdict, XDP.drop).exit();
   code.label('pass').set32(verdict, XDP.pass).exit();
   return code.assemble();
 }
@@ -162,8 +165,9 @@ function matches(code: Assembler, { mask, value }: Pattern, otherwise: string): 
 }
 
 function count(code: Assembler, mapFd: number, at: number): void {
-  code.loadMapValue(context, mapFd, at).set32(data, 1).atomicAdd64(context, data);
-  code.set32(verdict, XDP.drop).exit();
+  code.loadWord(scratch, context, CONTEXT.linkIndex).storeOnStack(scratch, KEY_AT);
+  code.lookUp(mapFd, KEY_AT).jumpIfZero(verdict, 'drop');
+  code.set32(scratch, 1).atomicAdd64(verdict, at, scratch).jump('drop');
 }
 
 export interface MetadataDrops {

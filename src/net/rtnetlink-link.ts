@@ -31,6 +31,7 @@ const ATTRIBUTE = {
   master: 10,
   linkInfo: 18,
   alias: 20,
+  group: 27,
   extensionMask: 29,
   xdp: 43,
 } as const;
@@ -80,6 +81,8 @@ export interface LinkChange {
   /** At most 255 bytes; '' removes it. */
   readonly alias?: string;
   readonly name?: string;
+  /** Number by which many can be removed at once; 0: none. */
+  readonly group?: number;
 }
 
 /** Every link. */
@@ -103,6 +106,7 @@ export function changeLink(index: number, change: LinkChange): Request {
   if (change.mtu !== undefined) attributes.push([ATTRIBUTE.mtu, u32(change.mtu)]);
   if (change.mac !== undefined) attributes.push([ATTRIBUTE.mac, encodeMac(change.mac)]);
   if (change.alias !== undefined) attributes.push([ATTRIBUTE.alias, aliasBytes(change.alias)]);
+  if (change.group !== undefined) attributes.push([ATTRIBUTE.group, u32(change.group)]);
   const flags = change.up === undefined ? {} : { flags: change.up ? IFF.up : 0, mask: IFF.up };
   return { type: LINK_TYPE.set, flags: FLAG.ack, body: body({ index, ...flags }, attributes) };
 }
@@ -125,6 +129,12 @@ export function newLink(name: string, kind: string): Request {
 
 export function deleteLink(index: number): Request {
   return { type: LINK_TYPE.delete, flags: FLAG.ack, body: body({ index }, []) };
+}
+
+/** Every link of a group, in one go. The kernel refuses group 0, where all others are. */
+export function deleteGroup(group: number): Request {
+  const attributes = [[ATTRIBUTE.group, u32(group)]] as const;
+  return { type: LINK_TYPE.delete, flags: FLAG.ack, body: body({}, attributes) };
 }
 
 /** @throws LinkError `malformed` */

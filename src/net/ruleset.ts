@@ -19,6 +19,7 @@ import { cidrsOf, formatAddress, mergeRanges, rangeOf } from './addresses.ts';
 import { METADATA_BLOCKS } from './metadata.ts';
 import {
   add,
+  addressElement,
   addTable,
   count,
   DESTINATION_TYPE,
@@ -37,11 +38,13 @@ import {
   OIFNAME,
   remove,
 } from './nft-json.ts';
+import { reservedIpv4 } from './packet-sets.ts';
 import type { Transport } from './policy.ts';
 import {
   ANY_TAP,
   METADATA_SET,
   ownName,
+  RESERVED_SET,
   SANDBOX_CHAINS,
   SANDBOX_SETS,
   type SandboxChain,
@@ -204,6 +207,12 @@ function baseObjects(): NftObject[] {
       type: 'ipv4_addr',
       flags: ['interval'],
       elem: metadata.flatMap(cidrsOf).map(({ base, prefix }) => prefixElement(base, prefix)),
+    }),
+    add('set', {
+      name: RESERVED_SET,
+      type: 'ipv4_addr',
+      flags: ['interval'],
+      elem: reservedIpv4().map(addressElement),
     }),
     add('set', { name: SUBNETS, type: 'ipv4_addr', flags: ['interval'] }),
     ...SANDBOX_CHAINS.map((chain) =>

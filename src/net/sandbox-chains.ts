@@ -33,7 +33,7 @@ import {
   PROHIBITED,
   RESET,
 } from './nft-json.ts';
-import { allowedPackets, deniedPackets, type PacketSet, reservedIpv4 } from './packet-sets.ts';
+import { allowedPackets, deniedPackets, type PacketSet } from './packet-sets.ts';
 import { decidesByName, type EgressPolicy, NAME_PORTS, type Transport } from './policy.ts';
 import { budgetOf, type CounterName, counterOf } from './sandbox-counters.ts';
 import type { TableOwner } from './table-owners.ts';
@@ -74,6 +74,8 @@ const FLOW_SECONDS = 600;
 
 export type SandboxRule = readonly NftExpression[];
 export const METADATA_SET = 'metadata';
+/** Private and special ranges. Shared, since `nft` reads all sets of ranges before it changes one. */
+export const RESERVED_SET = 'reserved';
 export const ANY_TAP = `${TAP_PREFIX}*`;
 
 /** Names by which the sandbox's chains and sets begin; the id follows. */
@@ -137,7 +139,7 @@ function natRules({ policy, dnsPort, gatewayPort }: SandboxNetwork): SandboxRule
       ? matches(allowedPackets(policy)).map((match): SandboxRule => [match, ...toGateway])
       : direct(allowedPackets(policy))),
   );
-  return [...rules, [inRanges(reservedIpv4()), ACCEPT], toGateway];
+  return [...rules, [equal(IP_DADDR, `@${RESERVED_SET}`), ACCEPT], toGateway];
 }
 
 /** To the host itself. */
@@ -189,7 +191,7 @@ function forwardRules({ lease, policy, limits }: SandboxNetwork): SandboxRule[] 
     rules.push(...refusal(id, 'denied', equal(L4PROTO, 'udp'), equal(DPORT, QUIC_PORT)));
   }
   for (const match of matches(allowedPackets(policy))) rules.push([match, ...sent]);
-  rules.push(...refusal(id, 'private', inRanges(reservedIpv4())));
+  rules.push(...refusal(id, 'private', equal(IP_DADDR, `@${RESERVED_SET}`)));
   if (policy.mode === 'open') return [...rules, sent];
   const flows = `@${ownName(id, 'flows')}`;
   const flow = { elem: { val: DESTINATION, timeout: FLOW_SECONDS } };

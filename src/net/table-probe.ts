@@ -1,22 +1,22 @@
-/** Whether what is ours is in the table (io): one question to netfilter over netlink, without a child process. */
+/**
+ * What is in the table of this network namespace (io): questions to netfilter over netlink. `nft` would read
+ * every rule of the host first, which takes it 340 ms where 200 sandboxes have a network.
+ */
+import type { SandboxId } from '../base/ids.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { NETLINK, NetlinkSocket } from '../sys/netlink-socket.ts';
 import { linkError } from './link-errors.ts';
-import { encodeAttributes, text } from './netlink-attribute.ts';
-import { NetlinkExchange } from './netlink-exchange.ts';
-import { FLAG } from './netlink-message.ts';
-import { TABLE_NAME } from './nft-json.ts';
-import { withAttributes } from './rtnetlink-request.ts';
+import { NetlinkExchange, type Outcome } from './netlink-exchange.ts';
+import { type NftObject, TABLE_NAME } from './nft-json.ts';
+import { dumpNftObjects, getNftObject, type NftObjectKind, parseNftObject } from './nft-object.ts';
+import type { Request } from './rtnetlink-request.ts';
+import { budgetOf, COUNTER_NAMES, counterOf } from './sandbox-counters.ts';
 
-/** linux/netfilter/nfnetlink.h and nf_tables.h: NFNL_SUBSYS_NFTABLES above NFT_MSG_GETOBJ. */
-const GET_OBJECT = (10 << 8) | 19;
-/** enum nft_object_attributes; the type is NFT_OBJECT_COUNTER, big-endian. */
-const OBJECT = { table: 1, name: 2, type: 3 } as const;
-const COUNTER = Uint8Array.of(0, 0, 0, 1);
-/** struct nfgenmsg: u8 family (NFPROTO_INET), u8 version, u16 of no meaning here. */
-const BODY = Uint8Array.of(1, 0, 0, 0);
 const ENOENT = 'ENOENT';
+/** Readings of all objects while somebody changes them. */
+const DUMP_ATTEMPTS_MAX = 8;
 
+/** Every call is synchronous; one object takes 20 µs. */
 export class TableProbe {
   readonly #socket: NetlinkSocket;
   #sequence = 0;
@@ -37,33 +37,61 @@ export class TableProbe {
    * @throws LinkError; SyscallError
    */
   hasCounter(counter: string): boolean {
-    this.#sequence = (this.#sequence + 1) >>> 0;
-    const attributes = encodeAttributes([
-      [OBJECT.table, text(TABLE_NAME)],
-      [OBJECT.name, text(counter)],
-      [OBJECT.type, COUNTER],
-    ]);
-    const request = {
-      type: GET_OBJECT,
-      flags: FLAG.ack,
-      body: withAttributes(BODY, attributes),
-    };
-    const exchange = new NetlinkExchange(request, this.#sequence, this.#socket.portId);
-    this.#socket.send(exchange.output);
-    for (let datagram = this.#socket.receive(); datagram; datagram = this.#socket.receive()) {
-      exchange.receive(datagram);
-      if (exchange.outcome !== undefined) break;
+    return this.#find('counter', counter).length > 0;
+  }
+
+  /** The counters of our table; none where there is no table. @throws LinkError; SyscallError */
+  listCounters(): readonly NftObject[] {
+    const attempt = `list counters of table ${TABLE_NAME}`;
+    for (let tries = 0; tries < DUMP_ATTEMPTS_MAX; tries += 1) {
+      const outcome = this.#ask(attempt, dumpNftObjects('counter'));
+      if (outcome.kind === 'refused') {
+        const cause = new SyscallError(attempt, outcome.acknowledgement.errno);
+        if (cause.code === ENOENT) return [];
+        throw linkError(attempt, cause.code, cause);
+      }
+      if (!outcome.interrupted) return objectsOf(outcome);
     }
-    const { outcome } = exchange;
-    const attempt = `look for ${counter} in table ${TABLE_NAME}`;
-    if (outcome === undefined) throw linkError(attempt, '', new Error('no whole answer'));
-    if (outcome.kind === 'done') return true;
-    const cause = new SyscallError(attempt, outcome.acknowledgement.errno);
-    if (cause.code === ENOENT) return false;
-    throw linkError(attempt, cause.code, cause);
+    throw linkError(attempt, 'EAGAIN', new Error('it changed during each reading'));
+  }
+
+  /** What `readTraffic` takes, of one sandbox; none of one that is not in the table. @throws as `hasCounter` */
+  listTraffic(id: SandboxId): readonly NftObject[] {
+    return [
+      ...COUNTER_NAMES.flatMap((name) => this.#find('counter', counterOf(id, name))),
+      ...this.#find('quota', budgetOf(id)),
+    ];
   }
 
   close(): void {
     this.#socket.close();
   }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #find(kind: NftObjectKind, name: string): NftObject[] {
+    const attempt = `look for ${kind} ${name} in table ${TABLE_NAME}`;
+    const outcome = this.#ask(attempt, getNftObject(kind, name));
+    if (outcome.kind === 'done') return objectsOf(outcome);
+    const cause = new SyscallError(attempt, outcome.acknowledgement.errno);
+    if (cause.code === ENOENT) return [];
+    throw linkError(attempt, cause.code, cause);
+  }
+
+  #ask(attempt: string, request: Request): Outcome {
+    this.#sequence = (this.#sequence + 1) >>> 0;
+    const exchange = new NetlinkExchange(request, this.#sequence, this.#socket.portId);
+    this.#socket.send(exchange.output);
+    for (let datagram = this.#socket.receive(); datagram; datagram = this.#socket.receive()) {
+      exchange.receive(datagram);
+      if (exchange.outcome !== undefined) return exchange.outcome;
+    }
+    throw linkError(attempt, '', new Error('no whole answer'));
+  }
+}
+
+function objectsOf({ messages }: Extract<Outcome, { kind: 'done' }>): NftObject[] {
+  return messages.map(({ body }) => parseNftObject(body)).filter((object) => object !== undefined);
 }

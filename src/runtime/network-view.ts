@@ -7,10 +7,10 @@ import type { NetworkTraffic } from '../net/lease.ts';
 import { LeaseRecords } from '../net/lease-record.ts';
 import { Links } from '../net/links.ts';
 import { readMetadataDrops } from '../net/metadata-guard.ts';
-import { Nft } from '../net/nft.ts';
 import { readTraffic } from '../net/sandbox-counters.ts';
 import { trafficOf } from '../net/sandbox-lease.ts';
 import { readContents } from '../net/table-owners.ts';
+import { TableProbe } from '../net/table-probe.ts';
 import { isRunning } from '../sys/process-start.ts';
 
 export interface NetworkView {
@@ -30,9 +30,10 @@ export interface NetworkView {
   readonly traffic: NetworkTraffic | null;
 }
 
-/** @throws NetError `nft_missing`, `nft_not_permitted`, `nft_failed`; LinkError */
+/** @throws LinkError */
 export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<NetworkView[]> {
-  const counters = await new Nft().listCounters();
+  using probe = new TableProbe();
+  const counters = probe.listCounters();
   using links = new Links();
   const owned = links.owned();
   const traffic = readTraffic(counters);
@@ -41,7 +42,10 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
     const { id, tap, subnet } = lease;
     const link = owned.find((each) => each.owner.sandboxId === id)?.link;
     const programId = link?.xdpProgramId;
-    const drops = programId === undefined ? undefined : readMetadataDrops(programId);
+    const drops =
+      link === undefined || programId === undefined
+        ? undefined
+        : readMetadataDrops(programId, link.index);
     const counted = traffic.get(id);
     return {
       sandbox: id,

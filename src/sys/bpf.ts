@@ -1,5 +1,5 @@
 /**
- * The kernel's BPF (bpf(2), linux/bpf.h), as far as a program without helpers and BTF needs it. Descriptors
+ * The kernel's BPF (bpf(2), linux/bpf.h), as far as a program without BTF needs it. Descriptors
  * are the caller's and are closed by exec. A program lives as long as something holds it: a descriptor, or a
  * link that it is attached to; a map as long as a descriptor or a program of it.
  */
@@ -14,13 +14,18 @@ const SYS_BPF = 321;
 const COMMAND = {
   mapCreate: 0,
   mapLookup: 1,
+  mapUpdate: 2,
+  mapDelete: 3,
   programLoad: 5,
   programRun: 10,
   programById: 13,
   mapById: 14,
   info: 15,
 } as const;
-const MAP_TYPE_ARRAY = 2;
+const MAP_TYPE_HASH = 1;
+/** BPF_F_NO_PREALLOC: an entry takes memory when it is made. */
+const NO_PREALLOC = 1;
+const KEY_BYTES = 4;
 const PROGRAM_TYPE_XDP = 6;
 /** BPF_OBJ_NAME_LEN without its final zero. */
 const NAME_BYTES_MAX = 15;
@@ -33,26 +38,48 @@ const PROGRAM_INFO_BYTES = 64;
 /** Frames in and out of a test run, bytes. */
 const RUN_BYTES_MAX = 4096;
 
-/** A map of one value, all zero. @throws SyscallError `EPERM`, `ENOSYS` */
-export function createValueMap(name: string, valueBytes: number): number {
+/** A hash map with u32 keys. @throws SyscallError `EPERM`, `ENOSYS` */
+export function createMap(name: string, valueBytes: number, entriesMax: number): number {
   const attributes = new DataView(new ArrayBuffer(44));
-  attributes.setUint32(0, MAP_TYPE_ARRAY, true);
-  attributes.setUint32(4, 4, true);
+  attributes.setUint32(0, MAP_TYPE_HASH, true);
+  attributes.setUint32(4, KEY_BYTES, true);
   attributes.setUint32(8, valueBytes, true);
-  attributes.setUint32(12, 1, true);
+  attributes.setUint32(12, entriesMax, true);
+  attributes.setUint32(16, NO_PREALLOC, true);
   setName(attributes, 28, name);
   return bpf(COMMAND.mapCreate, attributes, `BPF_MAP_CREATE ${name}`);
 }
 
-/** The value of a map of one. @throws SyscallError */
-export function readValueMap(fd: number, valueBytes: number): DataView {
-  const [key, value] = [new ArrayBuffer(4), new ArrayBuffer(valueBytes)];
+/** @throws SyscallError `ENOENT` */
+export function readMapEntry(fd: number, key: number, valueBytes: number): DataView {
+  const value = new ArrayBuffer(valueBytes);
+  mapCall(COMMAND.mapLookup, fd, key, value, 'LOOKUP');
+  return new DataView(value);
+}
+
+/** Makes the entry, or replaces its value. @throws SyscallError `E2BIG`: the map is full */
+export function writeMapEntry(fd: number, key: number, value: ArrayBuffer): void {
+  mapCall(COMMAND.mapUpdate, fd, key, value, 'UPDATE');
+}
+
+/** @throws SyscallError `ENOENT` */
+export function removeMapEntry(fd: number, key: number): void {
+  mapCall(COMMAND.mapDelete, fd, key, undefined, 'DELETE');
+}
+
+function mapCall(
+  command: number,
+  fd: number,
+  key: number,
+  value: ArrayBuffer | undefined,
+  what: string,
+): void {
+  const keyBytes = Uint32Array.of(key).buffer;
   const attributes = new DataView(new ArrayBuffer(32));
   attributes.setUint32(0, fd, true);
-  setAddress(attributes, 8, key);
-  setAddress(attributes, 16, value);
-  bpf(COMMAND.mapLookup, attributes, `BPF_MAP_LOOKUP_ELEM fd ${fd}`);
-  return new DataView(value);
+  setAddress(attributes, 8, keyBytes);
+  if (value !== undefined) setAddress(attributes, 16, value);
+  bpf(command, attributes, `BPF_MAP_${what}_ELEM ${key} of fd ${fd}`);
 }
 
 /**

@@ -73,6 +73,22 @@ export class NetlinkSocket {
     check(cSendto(this.#use(), request, length, 0, this.#kernel, ADDRESS_BYTES), 'sendto netlink');
   }
 
+  /** The same on a thread of libuv's pool, for what the kernel needs long for. @throws SyscallError */
+  sendOffThread(request: Uint8Array): Promise<void> {
+    const { length } = request;
+    // The caller may not change it meanwhile, so it gets no chance to.
+    const bytes = Buffer.from(request);
+    return new Promise((resolve, reject) => {
+      const arguments_ = [this.#use(), bytes, length, 0, this.#kernel, ADDRESS_BYTES] as const;
+      cSendto.async(...arguments_, (error: unknown, sent: number | bigint) => {
+        const isSent = Number(sent) === bytes.length;
+        if (error !== null && error !== undefined) reject(error);
+        else if (isSent) resolve();
+        else reject(new SyscallError('sendto netlink', lastErrno()));
+      });
+    });
+  }
+
   /**
    * Takes one datagram of the kernel. The bytes are the caller's. What another process sent is dropped.
    * @returns undefined when nothing is queued.

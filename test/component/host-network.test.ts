@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
+import { ANCHOR_PREFIX } from '../../src/net/xdp-anchor.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 
 const FIXTURE = join(import.meta.dirname, '../fixtures/host-network.ts');
@@ -44,7 +45,9 @@ function holdNamespace(): NamespacedProcess {
   return beside();
 }
 
-const links = (): string[] => a.ip<{ ifname: string }>('link').map(({ ifname }) => ifname);
+const allLinks = (): string[] => a.ip<{ ifname: string }>('link').map(({ ifname }) => ifname);
+/** But for the link that a process keeps while it has a network. */
+const links = (): string[] => allLinks().filter((name) => !name.startsWith(ANCHOR_PREFIX));
 const ruleset = (where = a): string => where.run('nft', 'list', 'ruleset');
 const forwarding = (where = a): string => where.run('cat', '/proc/sys/net/ipv4/ip_forward').trim();
 const records = async (): Promise<string[]> =>
@@ -161,8 +164,9 @@ describe('leases', () => {
   it('a closed network gives no more, and has taken back all', async () => {
     await a.do('open', stateDir);
     await a.do('many', [newSandboxId(), newSandboxId()]);
+    expect(allLinks()).toContainEqual(expect.stringContaining(ANCHOR_PREFIX));
     await a.do('close');
-    expect(links()).toEqual(['lo']);
+    expect(allLinks()).toEqual(['lo']);
     expect(await a.refusal('lease', newSandboxId())).toMatchObject({ code: 'closed' });
   });
 });
@@ -359,7 +363,7 @@ describe('others on the host', () => {
     );
     undo.push(() => weak.kill());
     expect(await weak.refusal('open', stateDir)).toMatchObject({
-      code: 'nft_not_permitted',
+      code: 'not_permitted',
       remedy: expect.stringContaining('root'),
     });
   });

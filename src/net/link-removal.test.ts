@@ -1,0 +1,91 @@
+import { describe, expect, it } from 'vitest';
+import { LinkError } from './link-errors.ts';
+import { LinkRemoval } from './link-removal.ts';
+import type { Link } from './rtnetlink-link.ts';
+
+/** Links of a host by index; closing a TAP removes its link unless a VMM has it too. */
+class Host {
+  readonly present = new Map<number, number>();
+  readonly calls: string[] = [];
+  readonly heldByVmm = new Set<number>();
+  groupFails = false;
+  closing = Promise.resolve();
+
+  tap(linkIndex: number) {
+    this.present.set(linkIndex, 0);
+    const close = async (): Promise<void> => {
+      this.calls.push(`close ${linkIndex}`);
+      await this.closing;
+      if (!this.heldByVmm.has(linkIndex)) this.present.delete(linkIndex);
+    };
+    return { linkIndex, close };
+  }
+  find(which: string | number): Link | undefined {
+    return this.present.has(Number(which)) ? ({ index: Number(which) } as Link) : undefined;
+  }
+  change(linkIndex: number, { group = 0 }: { group?: number }): void {
+    if (!this.present.has(linkIndex)) throw new LinkError('not_found', 'change a link');
+    this.present.set(linkIndex, group);
+  }
+  remove(linkIndex: number): void {
+    this.calls.push(`remove ${linkIndex}`);
+    this.present.delete(linkIndex);
+  }
+  async removeGroup(group: number): Promise<void> {
+    this.calls.push('remove group');
+    if (this.groupFails) throw new LinkError('failed', 'remove a group');
+    for (const [index, of] of this.present) if (of === group) this.present.delete(index);
+  }
+}
+
+describe('LinkRemoval', () => {
+  it('removes one by closing it, and what a VMM still holds by its index', async () => {
+    const host = new Host();
+    const removal = new LinkRemoval(host, 1);
+    await removal.remove(host.tap(1));
+    host.heldByVmm.add(2);
+    await removal.remove(host.tap(2));
+    expect(host.calls).toEqual(['close 1', 'close 2', 'remove 2']);
+    expect(host.present.size).toBe(0);
+  });
+
+  it('removes those that came meanwhile as one group, and no other link', async () => {
+    const host = new Host();
+    host.tap(99);
+    const first = Promise.withResolvers<void>();
+    host.closing = first.promise;
+    const removal = new LinkRemoval(host, 1);
+    const all = [1, 2, 3].map((index) => removal.remove(host.tap(index)));
+    expect(host.calls).toEqual(['close 1']);
+    first.resolve();
+    await Promise.all(all);
+    expect(host.calls).toEqual(['close 1', 'remove group', 'close 2', 'close 3']);
+    expect([...host.present.keys()]).toEqual([99]);
+  });
+
+  it('a group that can not be removed, or a TAP that is gone already, is not the loss of the others', async () => {
+    const host = new Host();
+    host.groupFails = true;
+    host.heldByVmm.add(3);
+    const removal = new LinkRemoval(host, 1);
+    const taps = [1, 2, 3].map((index) => host.tap(index));
+    host.present.delete(2);
+    await Promise.all(taps.map((tap) => removal.remove(tap)));
+    expect(host.present.size).toBe(0);
+  });
+
+  it('who can’t be removed hears of it, and only that one', async () => {
+    const host = new Host();
+    host.heldByVmm.add(2);
+    host.groupFails = true;
+    host.remove = () => {
+      throw new LinkError('not_permitted', 'remove a link');
+    };
+    const removal = new LinkRemoval(host, 1);
+    const results = await Promise.allSettled(
+      [1, 2, 3].map((index) => removal.remove(host.tap(index))),
+    );
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+    await removal.remove(host.tap(4));
+  });
+});
