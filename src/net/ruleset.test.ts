@@ -42,7 +42,7 @@ const rulesText = (policy: EgressPolicyText, chain: 'from' | 'nat' | 'input' | '
 
 describe('wholeTable', () => {
   it('is the JSON that was looked at', async () => {
-    const limits = { budgetBytes: 1e9, uploadBytesPerSecond: 1e6, connectionsMax: 100 };
+    const limits = { bytesMax: 1e9, uploadBytesPerSecond: 1e6, connectionsMax: 100 };
     const commands = wholeTable([network(ALLOWLIST, { limits })]);
     const lines = commands.map((command) => JSON.stringify(command)).join('\n');
     await expect(`${lines}\n`).toMatchFileSnapshot(GOLDEN);
@@ -145,7 +145,7 @@ describe('sandboxRules', () => {
       { dnsPort: 0 },
       { gatewayPort: 70_000 },
       { hostPorts: [{ protocol: 'tcp', port: 1.5 }] },
-      { limits: { budgetBytes: -1 } },
+      { limits: { bytesMax: -1 } },
       { lease: { ...network({ mode: 'open' }).lease, tap: 'eth0' } },
       { lease: { ...network({ mode: 'open' }).lease, id: 'a"b' as SandboxId } },
     ];

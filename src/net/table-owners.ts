@@ -12,7 +12,7 @@ import { formatAddress, parseAddress } from './addresses.ts';
 import { type NftObject, TABLE_FAMILY, TABLE_NAME } from './nft-json.ts';
 
 /** Says how the table is built. Another number: chains and maps that this version does not know. */
-export const LAYOUT_COUNTER = 'layout_1';
+export const LAYOUT_COUNTER = 'layout_2';
 const LAYOUT = /^layout_\d+$/;
 
 /** A process, as in the alias of a TAP (`LinkOwner`). */
