@@ -48,7 +48,13 @@ export type {
   SandboxStatus,
   SnapshotInfo,
 } from './sandbox/control.ts';
-export type { ModelPolicy, NetworkOptions, NetworkPolicy, SandboxOptions } from './sandbox/spec.ts';
+export type {
+  ModelPolicy,
+  NetworkLimits,
+  NetworkOptions,
+  NetworkPolicy,
+  SandboxOptions,
+} from './sandbox/spec.ts';
 export type { SandboxEnd, StartTimings } from './sandbox/supervisor.ts';
 
 /** Why a sandbox ended. */

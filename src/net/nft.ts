@@ -70,6 +70,14 @@ export class Nft {
   }
 
   /**
+   * The quotas of every table.
+   * @throws NetError as `listCounters`
+   */
+  listQuotas(): Promise<readonly NftObject[]> {
+    return this.#list(['quotas']);
+  }
+
+  /**
    * The chains of every table, without their rules.
    * @throws NetError as `listCounters`
    */

@@ -37,12 +37,15 @@ export class Network {
   async lease(sandboxId: string, policy: NetworkPolicy): Promise<SandboxNetwork> {
     const parsed = readPolicy(policy);
     const network = await this.open();
-    const lease = await orUnavailable(network.lease({ sandboxId, policy: parsed }));
+    const { limits, bytesUsed = 0 } = policy;
+    const request = { sandboxId, policy: parsed, limits, bytesUsed };
+    const lease = await orUnavailable(network.lease(request));
     return {
       tapFd: lease.tapFd,
       guest: lease.guest,
       handedOver: () => orUnavailable(lease.handedOver()),
-      setPolicy: async (changed) => await orUnavailable(lease.setPolicy(readPolicy(changed))),
+      setPolicy: async (changed) =>
+        await orUnavailable(lease.setPolicy(readPolicy(changed), changed.limits)),
       traffic: () => lease.traffic(),
       release: () => lease.release(),
     };

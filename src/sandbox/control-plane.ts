@@ -135,7 +135,9 @@ export class LocalControlPlane implements ControlPlane {
     const sandbox = await this.#find(id);
     const { channelLimits, network, ...terms } = change;
     if (channelLimits !== undefined) await sandbox.setChannelLimits(channelLimits);
-    if (network !== undefined) await told(sandbox.setNetwork(networkPolicy(network)));
+    if (network !== undefined) {
+      await told(sandbox.setNetwork(networkPolicy(network, sandbox.spec.network)));
+    }
     await told(sandbox.change(terms));
     return sandbox.info();
   }
@@ -426,7 +428,8 @@ function closing(): SandboxError {
 
 type HeldSnapshot = Awaited<ReturnType<Keeper['open']>>;
 
+/** Its network has the same limits, with nothing used of them. */
 function withoutIdentity(spec: SandboxSpec): Omit<SandboxSpec, 'id' | 'hostname'> {
   const { id: _id, hostname: _hostname, ...rest } = spec;
-  return rest;
+  return { ...rest, network: networkPolicy(spec.network) };
 }

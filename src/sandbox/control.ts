@@ -155,7 +155,7 @@ export interface SandboxInfo {
   readonly end: Pick<SandboxEnd, 'cause' | 'detail'> | null;
 }
 
-export interface NetworkInfo extends NetworkPolicy {
+export interface NetworkInfo extends Omit<NetworkPolicy, 'bytesUsed'> {
   /** IPv4, of its network card; null while it has none: it is paused on the disk, or has ended. */
   readonly address: string | null;
 }

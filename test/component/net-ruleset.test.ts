@@ -420,7 +420,7 @@ describe('limits', () => {
     });
     await update({ mode: 'open' }, { limits: { connectionsMax: 20 } }, ['conns']);
     expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('answer');
-    await world.a.peer.tell('dropMany');
+    await world.a.peer.tell('dropMany', {});
   });
 });
 

@@ -56,7 +56,7 @@ interface FakeSandbox {
 }
 
 const networkInfo = (policy: NetworkPolicy | null): SandboxInfo['network'] =>
-  policy === null ? null : { ...policy, address: '10.201.0.2' };
+  policy && { ...policy, address: '10.201.0.2' };
 const NO_TIMINGS = { prepareMs: 1, vmmMs: 2, kernelMs: 0, agentMs: 3, totalMs: 6 } as const;
 
 export class FakeControlPlane implements ControlPlane, AsyncDisposable {
@@ -126,7 +126,10 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     const sandbox = this.#live(id);
     const { timeoutMs, channelLimits: _channelLimits, network, ...others } = change;
     if (network !== undefined) {
-      sandbox.info = { ...sandbox.info, network: networkInfo(networkPolicy(network)) };
+      sandbox.info = {
+        ...sandbox.info,
+        network: networkInfo(networkPolicy(network, sandbox.info.network)),
+      };
     }
     for (const [key, value] of Object.entries(others)) {
       if (value !== undefined) sandbox.info = { ...sandbox.info, [key]: value };

@@ -10,6 +10,7 @@ import {
   environment,
   metadata,
   milliseconds,
+  networkLimits,
   networkMode,
   onTimeout,
   sandboxId,
@@ -71,6 +72,9 @@ const lifeFields = {
       mode: networkMode,
       allow: rules.optional(),
       deny: rules.optional(),
+      limits: networkLimits
+        .optional()
+        .describe('Replaces all of them. Absent: none; in a change, they stay as they are.'),
     } satisfies Record<keyof NetworkOptions, z.ZodType>)
     .nullable()
     .optional()
