@@ -4,6 +4,7 @@
  *     HostNetwork.lease ──► tapFd ──► VMM ──► NIC of the guest
  *                      └──► settings ──► agent: address, route, neighbour, resolver
  */
+import type { Duplex } from 'node:stream';
 import type { GuestNetwork } from '../base/guest-network.ts';
 import type { EgressPolicy } from './policy.ts';
 import type { TrafficLimits } from './sandbox-chains.ts';
@@ -35,6 +36,11 @@ export interface NetworkLease {
    * their limit is another.
    */
   setPolicy(policy: EgressPolicy, limits?: TrafficLimits): Promise<void>;
+  /**
+   * From the host to what listens at the guest's address; ends with the lease. Whatever the policy is.
+   * @throws NetError `guest_unreachable`, `guest_connections`, `closed`
+   */
+  connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   traffic(): Promise<NetworkTraffic>;
   /** Idempotent. Nothing of it is left on the host. */
   release(): Promise<void>;

@@ -44,8 +44,11 @@ export const PROHIBITED: NftExpression = { reject: { type: 'icmpx', expr: 'admin
 export const IIFNAME: NftExpression = { meta: { key: 'iifname' } };
 export const OIFNAME: NftExpression = { meta: { key: 'oifname' } };
 export const NFPROTO: NftExpression = { meta: { key: 'nfproto' } };
+export const MARK: NftExpression = { meta: { key: 'mark' } };
 export const L4PROTO: NftExpression = { meta: { key: 'l4proto' } };
 export const CT_STATE: NftExpression = { ct: { key: 'state' } };
+/** `original`: of who began the connection; `reply`: of the other. */
+export const CT_DIRECTION: NftExpression = { ct: { key: 'direction' } };
 export const CT_STATUS: NftExpression = { ct: { key: 'status' } };
 /** Of a connection's first direction; its answers are found in zone 0, as those of the host's own. */
 export const CT_ZONE: NftExpression = { ct: { key: 'zone', dir: 'original' } };

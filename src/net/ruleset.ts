@@ -8,7 +8,7 @@
  *                      metadata, rate                                                     └─► forward: forward_ID
  *                                                                                               │ budget, connections,
  *                                                                                               │ policy
- *     guest ◄── TAP ◄── postrouting: to_ID ◄── answers only                                     ▼
+ *     guest ◄── TAP ◄── into_ID ◄── postrouting: to_ID ◄── answers, marked connections          ▼
  *                                                                            postrouting/srcnat: masquerade
  *
  * A packet finds the chains of its sandbox by one lookup of its TAP's name. A TAP with our prefix that is in
@@ -41,6 +41,7 @@ import {
 import type { Transport } from './policy.ts';
 import {
   ANY_TAP,
+  INTO_CHAIN,
   KEPT_CHAINS,
   type KeptChain,
   keptRules,
@@ -162,7 +163,9 @@ export function updateSandbox(
   ];
 }
 
-const ALL_CHAINS = [...KEPT_CHAINS, ...SANDBOX_CHAINS] as const;
+/** Which an update writes anew. */
+const RULED_CHAINS = [INTO_CHAIN, ...SANDBOX_CHAINS] as const;
+const ALL_CHAINS = [...KEPT_CHAINS, ...RULED_CHAINS] as const;
 
 function flushed(id: SandboxId, chains: readonly (typeof ALL_CHAINS)[number][]): NftObject[] {
   return chains.map((chain) => flush('chain', ownName(id, chain)));
@@ -170,7 +173,7 @@ function flushed(id: SandboxId, chains: readonly (typeof ALL_CHAINS)[number][]):
 
 function emptied(id: SandboxId): NftObject[] {
   return [
-    ...flushed(id, SANDBOX_CHAINS),
+    ...flushed(id, RULED_CHAINS),
     ...SANDBOX_SETS.map((set) => flush('set', ownName(id, set))),
   ];
 }
@@ -274,7 +277,7 @@ function baseRules(): NftObject[] {
 
 function ruleObjects(network: SandboxNetwork): NftObject[] {
   const rules = sandboxRules(network);
-  return SANDBOX_CHAINS.flatMap((chain) =>
+  return RULED_CHAINS.flatMap((chain) =>
     rules[chain].map((expr) => add('rule', { chain: ownName(network.lease.id, chain), expr })),
   );
 }

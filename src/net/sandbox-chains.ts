@@ -12,6 +12,7 @@ import {
   atMost,
   beyondConnections,
   beyondRate,
+  CT_DIRECTION,
   CT_STATE,
   CT_STATUS,
   CT_ZONE,
@@ -29,6 +30,7 @@ import {
   IP_SADDR,
   jumpTo,
   L4PROTO,
+  MARK,
   NFPROTO,
   type NftExpression,
   numberElement,
@@ -94,9 +96,17 @@ export type SandboxRule = readonly NftExpression[];
 export const METADATA_SET = 'metadata';
 export const ANY_TAP = `${TAP_PREFIX}*`;
 
+/**
+ * Of packets that this host sends into a guest on purpose (`guest-connection.ts`). Who may set marks may also
+ * change this table. Its lower half has none of the bits that Kubernetes uses.
+ */
+export const HOST_MARK = 0x6e76_0001;
+
 /** Names by which the sandbox's chains and sets begin; the id follows. */
 export const SANDBOX_CHAINS = ['from', 'nat', 'input', 'forward', 'to'] as const;
 export type SandboxChain = (typeof SANDBOX_CHAINS)[number];
+/** Whatever the guest is to have, by `to`. */
+export const INTO_CHAIN = 'into';
 export const SANDBOX_SETS = ['pins', 'flows'] as const;
 /**
  * Chains that others jump to. They remember what they have counted as long as they are not written anew, so an
@@ -112,16 +122,17 @@ export const REFUSE_CHAIN = 'refuse';
 
 export function ownName(
   id: SandboxId,
-  what: SandboxChain | KeptChain | (typeof SANDBOX_SETS)[number],
+  what: SandboxChain | KeptChain | typeof INTO_CHAIN | (typeof SANDBOX_SETS)[number],
 ): string {
   return `${what}_${id}`;
 }
 
 export function sandboxRules(
   network: SandboxNetwork,
-): Record<SandboxChain, readonly SandboxRule[]> {
+): Record<SandboxChain | typeof INTO_CHAIN, readonly SandboxRule[]> {
   assertNetwork(network);
   return {
+    into: intoRules(network),
     from: fromRules(network),
     nat: natRules(network),
     input: inputRules(network),
@@ -222,6 +233,13 @@ function inputRules({ lease, policy, ...network }: SandboxNetwork): SandboxRule[
   ];
   const rules: SandboxRule[] = [dropOf(id)('invalid', hasBit(CT_STATE, 'invalid'))];
   rules.push(budgetRule(id));
+  // To a connection that the host began.
+  rules.push([
+    ...[equal(CT_DIRECTION, 'reply'), hasBit(CT_STATE, 'established')],
+    ...[equal(L4PROTO, 'tcp'), equal(IP_DADDR, hostAddress)],
+    count(counterOf(id, 'host')),
+    ACCEPT,
+  ]);
   if (policy.mode !== 'none' && dnsPort !== undefined) {
     const lookup = [...TCP_OR_UDP, equal(DPORT, dnsPort), hasBit(CT_STATE, 'new')];
     rules.push([...lookup, jumpTo(ownName(id, 'lookups'))]);
@@ -272,13 +290,23 @@ function forwardRules({ lease, policy }: SandboxNetwork): SandboxRule[] {
   return [...rules, ...refusal(id, 'unlisted')];
 }
 
-/** Into the TAP, of others and of the host: answers only. */
-function toRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
+/** Into the TAP, of others and of the host: answers, and what this process says by a marked socket. */
+function toRules({ lease }: SandboxNetwork): SandboxRule[] {
+  const { id, hostAddress } = lease;
+  // The address is that of this TAP's host side, which nobody else can have: see `outside` in `ruleset.ts`.
+  const own = [equal(MARK, HOST_MARK), equal(IP_SADDR, hostAddress), equal(L4PROTO, 'tcp')];
+  return [
+    [...own, goTo(ownName(id, INTO_CHAIN))],
+    dropOf(id)('unasked', different(CT_STATE, anyOf(['established', 'related']))),
+    dropOf(id)('unasked', different(CT_ZONE, zoneOf(id))),
+    [goTo(ownName(id, INTO_CHAIN))],
+  ];
+}
+
+function intoRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
   const { id } = lease;
   const received = [count(counterOf(id, 'received')), ACCEPT];
   return [
-    dropOf(id)('unasked', different(CT_STATE, anyOf(['established', 'related']))),
-    dropOf(id)('unasked', different(CT_ZONE, zoneOf(id))),
     ...rateRule(id, limits.downloadBytesPerSecond),
     // Of the end of its connections a guest is told whatever its budget.
     [

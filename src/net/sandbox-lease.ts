@@ -1,6 +1,7 @@
 /** The network of one sandbox (io): TAP, resolver, gateway and its part of the packet filter. */
 
 import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { assert } from '../base/assert.ts';
 import type { CleanupStack } from '../base/cleanup.ts';
 import type { Clock } from '../base/clock.ts';
@@ -16,6 +17,7 @@ import { DnsServer, type DnsServerOptions } from './dns-server.ts';
 import type { DnsUpstream } from './dns-upstream.ts';
 import { Gateway, type GatewayEvent, type OpenConnections } from './gateway.ts';
 import type { Destination } from './gateway-judge.ts';
+import { GuestConnections } from './guest-connection.ts';
 import type { HostTable, Tabled } from './host-table.ts';
 import type { NetworkLease, NetworkTraffic } from './lease.ts';
 import { ListenError } from './listen-error.ts';
@@ -62,6 +64,7 @@ export class SandboxLease implements NetworkLease {
   readonly #options: SandboxLeaseOptions;
   readonly #names: SandboxNames;
   readonly #gateway: Gateway;
+  readonly #connections: GuestConnections;
   readonly #cleanup: CleanupStack;
   #policy: EgressPolicy;
   #limits: TrafficLimits;
@@ -96,6 +99,7 @@ export class SandboxLease implements NetworkLease {
     const onEvent = (event: NameEvent): void => this.#logName(event);
     this.#names = new SandboxNames({ policy: namePolicy(policy), pins, clock, onEvent });
     const sandbox = { id: addresses.id, policy: () => namePolicy(this.#policy), pins };
+    this.#connections = new GuestConnections(addresses.guestAddress, clock);
     this.#gateway = new Gateway({
       address: addresses.hostAddress,
       port: 0,
@@ -112,6 +116,7 @@ export class SandboxLease implements NetworkLease {
   async open(): Promise<void> {
     const dnsPort = await this.#listenForNames();
     this.#cleanup.push('gateway', () => this.#gateway.close());
+    this.#cleanup.push('connections to the guest', () => this.#connections.close());
     const gatewayPort = await this.#gateway.listen();
     this.#ports = { dnsPort, gatewayPort };
     this.#cleanup.push('packet filter', async () => {
@@ -158,6 +163,10 @@ export class SandboxLease implements NetworkLease {
     const turn = this.#changes.then(() => this.#setPolicy(policy, limits ?? this.#limits));
     this.#changes = turn.catch((error: unknown) => ignore(error, 'the caller has it'));
     return turn;
+  }
+
+  connect(port: number, signal?: AbortSignal): Promise<Duplex> {
+    return this.#connections.connect(port, signal);
   }
 
   async traffic(): Promise<NetworkTraffic> {

@@ -46,6 +46,15 @@ export class Network {
       handedOver: () => orUnavailable(lease.handedOver()),
       setPolicy: async (changed) =>
         await orUnavailable(lease.setPolicy(readPolicy(changed), changed.limits)),
+      connect: async (port, signal) => {
+        try {
+          return await lease.connect(port, signal);
+        } catch (error) {
+          if (!(error instanceof CodedError)) throw error;
+          const message = `port ${port} of the sandbox's card`;
+          throw new SandboxError('port_unreachable', message, { cause: error, ...remedyOf(error) });
+        }
+      },
       traffic: () => lease.traffic(),
       release: () => lease.release(),
     };

@@ -204,6 +204,11 @@ export class LocalControlPlane implements ControlPlane {
     return this.#parts.dial(vm.channelPath);
   }
 
+  async openPort(id: string, port: number, signal?: AbortSignal): Promise<Duplex> {
+    const { card } = await told((await this.#find(id)).live());
+    return await told(card.connect(port, signal));
+  }
+
   async channelStats(id: string): Promise<ChannelStats> {
     const { vm } = await told((await this.#find(id)).live());
     if (vm === undefined) throw new SandboxError('not_ready', `sandbox ${id} has no VM`);

@@ -66,6 +66,12 @@ export interface ControlPlane {
    * @throws SandboxError `not_ready`
    */
   openOperation(id: string): Promise<Duplex>;
+  /**
+   * A TCP connection to what listens at the sandbox's own address, by its network card. Half-closes go
+   * through both ways; it ends with the card. Resumes as `guest` does.
+   * @throws SandboxError `not_ready`, `network_unavailable`: it has no card; `port_unreachable`
+   */
+  openPort(id: string, port: number, signal?: AbortSignal): Promise<Duplex>;
   channelStats(id: string): Promise<ChannelStats>;
   /** The last requests to the model, oldest first; bounded. */
   usage(id: string): Promise<readonly UsageRecord[]>;

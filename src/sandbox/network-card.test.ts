@@ -29,6 +29,7 @@ function world(fail?: string) {
   };
   const lease: SandboxNetwork = {
     tapFd: 9,
+    connect: () => Promise.reject(new Error('no guest here')),
     guest: SETTINGS,
     handedOver: () => step('handed over'),
     setPolicy: ({ mode }) => step(`policy ${mode}`),

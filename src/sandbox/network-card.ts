@@ -5,6 +5,7 @@
  *
  * The supervisor owns it and asks for one change at a time; its end may come at any moment.
  */
+import type { Duplex } from 'node:stream';
 import type { GuestNetwork } from '../base/guest-network.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Guest } from '../guest/link.ts';
@@ -66,6 +67,17 @@ export class NetworkCard {
     this.#lease = lease;
     this.#policy = asked;
     return { tapFd: lease.tapFd, mac: lease.guest.mac };
+  }
+
+  /**
+   * From the host to what listens at its address in the guest.
+   * @throws SandboxError `network_unavailable`: there is no card; `port_unreachable`
+   */
+  async connect(port: number, signal?: AbortSignal): Promise<Duplex> {
+    if (this.#lease !== undefined) return await this.#lease.connect(port, signal);
+    throw new SandboxError('network_unavailable', 'the sandbox has no network card', {
+      remedy: 'give it one (neurovisor update), or go over its channel, which needs none',
+    });
   }
 
   /** The VM has been started with it. */

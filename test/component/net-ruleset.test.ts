@@ -208,6 +208,39 @@ describe('the guest', () => {
     await world.nft.apply(removeTable());
     expect((await world.internet.tcp(world.a.lease.guestAddress, 9000)).outcome).toBe('answer');
   });
+  it.each(['none', 'open'])(
+    'is connected to by sockets of ours alone, whatever the policy (%s)',
+    async (mode) => {
+      const { guestAddress, hostAddress } = world.a.lease;
+      await begin({ mode }, { limits: { bytesMax: 100_000 } });
+      const port = mode === 'open' ? 9010 : 9011;
+      await world.a.peer.serve('tcp', '0.0.0.0', port);
+      const connect = { host: guestAddress, port };
+      const unasked = async (): Promise<number> =>
+        (await world.traffic(world.a)).counts.unasked.packets;
+      expect(await world.hostPeer.tell('marked', connect)).toEqual({
+        outcome: 'answer',
+        seenAs: hostAddress,
+      });
+      // Nobody listens there: the guest says so.
+      expect(await world.hostPeer.tell('marked', { host: guestAddress, port: 9 })).toEqual({
+        outcome: 'ECONNREFUSED',
+      });
+      expect(await unasked()).toBe(0);
+      const { counts, budgetBytesUsed } = await world.traffic(world.a);
+      expect(counts.undeclared.packets).toBe(0);
+      expect(budgetBytesUsed).toBe(counts.received.bytes + counts.host.bytes);
+      expect((await world.hostPeer.tcp(guestAddress, port)).outcome).toBe('silence');
+      expect((await world.internet.tcp(guestAddress, port)).outcome).toBe('silence');
+      expect((await world.b.peer.tcp(guestAddress, port)).outcome).not.toBe('answer');
+      expect(await unasked()).toBeGreaterThan(0);
+      // A mark is worth nothing beyond this host, or under another address of it.
+      expect(await world.internet.tell('marked', connect)).not.toMatchObject({ outcome: 'answer' });
+      expect(await world.b.peer.tell('marked', connect)).not.toMatchObject({ outcome: 'answer' });
+      const answered = world.a.peer.arrivals.filter((each) => each.port === port);
+      expect(answered.map(({ from }) => from)).toEqual([hostAddress]);
+    },
+  );
   it('has no neighbours: nobody of the network reaches its gateway, or speaks in its name', async () => {
     const { hostAddress, guestAddress } = world.a.lease;
     expect((await world.internet.tcp(hostAddress, 2222)).outcome).toBe('answer');

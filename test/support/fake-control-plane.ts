@@ -6,6 +6,7 @@
  * Not real: snapshots keep nothing, forks and clones share nothing but their options, and a paused
  * sandbox's programs go on.
  */
+import { once } from 'node:events';
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { ChannelStats } from '../../src/base/channel.ts';
@@ -232,6 +233,17 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     operations.add(stream);
     stream.on('close', () => operations.delete(stream));
     stream.write('CONNECT 5000\n');
+    return stream;
+  }
+
+  /** Of this machine's loopback, as if that were the sandbox's card. */
+  async openPort(id: string, port: number): Promise<Duplex> {
+    this.#options.before?.('openPort');
+    await this.#awake(id);
+    const stream = connect({ host: '127.0.0.1', port, allowHalfOpen: true });
+    await once(stream, 'connect').catch((cause: unknown) => {
+      throw new SandboxError('port_unreachable', `port ${port} of the sandbox's card`, { cause });
+    });
     return stream;
   }
 

@@ -294,6 +294,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     const last = (n & 0xff).toString(16).padStart(2, '0');
     return {
       tapFd: 1000 + n,
+      connect: () => Promise.reject(new Error('no guest here')),
       guest: {
         ...{ mac: `aa:fc:00:00:00:${last}`, address: `10.201.0.${n}`, prefixLength: 30 },
         ...{ gateway: '10.201.0.1', gatewayMac: 'aa:fd:00:00:00:01', mtu: 1500 },

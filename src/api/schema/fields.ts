@@ -11,6 +11,9 @@ import { LIMITS, type NetworkLimits } from '../../sandbox/spec.ts';
 /** `Upgrade` of the tunnel to a sandbox's agent. */
 export const TUNNEL_PROTOCOL = 'neurovisor-guest';
 
+/** `Upgrade` of a connection to a port of its network card. */
+export const PORT_PROTOCOL = 'tcp';
+
 export const count = z.number().int().nonnegative();
 export const ms = z.number();
 export const wallMs = z.number().describe('Milliseconds since 1970.');

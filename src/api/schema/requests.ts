@@ -182,6 +182,10 @@ export const execRequest = z
 export type ExecRequest = z.output<typeof execRequest>;
 
 export const idParams = z.strictObject({ id: sandboxId });
+export const portParams = z.strictObject({
+  id: sandboxId,
+  port: z.coerce.number().int().min(1).max(65_535).describe('TCP port in the sandbox.'),
+});
 export const snapshotParams = z.strictObject({
   snapshot: snapshotName.describe('Id or name of a snapshot.'),
 });
