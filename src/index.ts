@@ -48,7 +48,13 @@ export type {
   SandboxStatus,
   SnapshotInfo,
 } from './sandbox/control.ts';
-export type { ModelPolicy, NetworkOptions, NetworkPolicy, SandboxOptions } from './sandbox/spec.ts';
+export type {
+  ModelPolicy,
+  NetworkLimits,
+  NetworkOptions,
+  NetworkPolicy,
+  SandboxOptions,
+} from './sandbox/spec.ts';
 export type { SandboxEnd, StartTimings } from './sandbox/supervisor.ts';
 
 /** Why a sandbox ended. */
@@ -163,16 +169,24 @@ export class Sandbox {
   /**
    * Listens at 127.0.0.1 and passes connections on to a TCP port on the guest's loopback, until `close` or
    * the sandbox's end.
+   * @param options.over `channel` (default): to what listens on its loopback. `nic`: to what listens at the
+   *   address of its network card
    * @param options.localPort default: the same number if it can be had, else any that is free
    * @throws CodedError `port_in_use`, `not_permitted`, `listen_failed`
    */
-  async forward(port: number, options: { readonly localPort?: number } = {}): Promise<PortForward> {
+  async forward(
+    port: number,
+    options: { readonly localPort?: number; readonly over?: 'channel' | 'nic' } = {},
+  ): Promise<PortForward> {
     // One that has ended, or is paused for good, is told now.
     await this.#guest();
     const forward = await forwardPort({
       guestPort: port,
       localPort: options.localPort ?? null,
-      connect: async (to, signal) => await (await this.#guest()).connect(to, signal),
+      connect: async (to, signal) =>
+        options.over === 'nic'
+          ? await this.#host.use((control) => control.openPort(this.id, to, signal))
+          : await (await this.#guest()).connect(to, signal),
     });
     void this.ended.then(() => forward.close());
     return forward;

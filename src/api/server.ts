@@ -5,7 +5,7 @@
  *     unix socket (0600) ──┐            ┌─ hooks: who calls (auth), ids and bodies (schema)
  *     127.0.0.1:port ──────┼─ listener ─┼─ routes/* ────────► ControlPlane
  *       + API key          │            └─ errors: code → status
- *                          └─ upgrade ── tunnel ───────────► ControlPlane.openOperation
+ *                          └─ upgrade ── tunnel ───────────► ControlPlane.openOperation, openPort
  *
  * All paths begin with `/v1`; others are free for further surfaces. A request whose client goes away is
  * cancelled: what it was making is unmade, what it ran is killed.
@@ -35,8 +35,7 @@ import { addFileRoutes } from './routes/files.ts';
 import { addGuestRoutes } from './routes/guest.ts';
 import { addHostRoutes, addPoolRoutes, addSnapshotRoutes } from './routes/host.ts';
 import { addSandboxRoutes } from './routes/sandboxes.ts';
-import { TUNNEL_PROTOCOL } from './schema/fields.ts';
-import { addTunnelRoute, Tunnels } from './tunnel.ts';
+import { addTunnelRoutes, isTunnelProtocol, Tunnels } from './tunnel.ts';
 
 export interface ApiOptions {
   readonly control: ControlPlane;
@@ -77,7 +76,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
     }
     const server = createListener({
       request: (request, response) => app.routing(request, response),
-      takesUpgrade: ({ headers }) => headers.upgrade?.toLowerCase() === TUNNEL_PROTOCOL,
+      takesUpgrade: ({ headers }) => isTunnelProtocol(headers.upgrade?.toLowerCase()),
       upgrade: (request, client, head) =>
         void tunnels.accept(request, client, head, refusal(request)),
     });
@@ -142,7 +141,7 @@ async function createApp(
       addPoolRoutes(routes, parts);
       addGuestRoutes(routes, parts);
       addEventRoutes(routes, parts);
-      addTunnelRoute(routes);
+      addTunnelRoutes(routes);
       await v1.register(async (files) => addFileRoutes(files as App, parts));
     },
     { prefix: '/v1' },

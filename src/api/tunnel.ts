@@ -1,9 +1,12 @@
 /**
- * The guest protocol (`spec/guest-protocol.md`) through HTTP, for a client in another process: each
- * operation is a connection that is upgraded once and then carries bytes both ways, unread.
+ * The guest protocol (`spec/guest-protocol.md`) and ports of network cards through HTTP, for a client in
+ * another process: each operation, and each connection to a port, is a connection that is upgraded once and
+ * then carries bytes both ways, unread.
  *
  *     client ── GET /v1/sandboxes/{id}/operations, Upgrade: neurovisor-guest ──► 101
  *            ◄────────────── bytes of the agent's operations port ─────────────►  control.openOperation
+ *     client ── GET /v1/sandboxes/{id}/ports/{port}, Upgrade: tcp ─────────────► 101
+ *            ◄────────────── bytes of a TCP connection to its card ────────────►  control.openPort
  *
  * A slow side stops the other; half-closes go through; what ends or breaks on one side does on the other.
  */
@@ -18,14 +21,36 @@ import { BusyError } from '../sandbox/errors.ts';
 import { ApiError, errorAnswer } from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { type App, failures } from './route.ts';
-import { TUNNEL_PROTOCOL } from './schema/fields.ts';
-import { idParams } from './schema/requests.ts';
+import { PORT_PROTOCOL, TUNNEL_PROTOCOL } from './schema/fields.ts';
+import { idParams, portParams } from './schema/requests.ts';
 import { Slots } from './slots.ts';
 
-const PATH = /^\/v1\/sandboxes\/([a-z0-9]{20})\/operations$/;
+const PATH = /^\/v1\/sandboxes\/([a-z0-9]{20})\/(operations|ports\/([1-9]\d{0,4}))$/;
+const PORT_MAX = 65_535;
+
+/** @param text of `Upgrade`, in lower case */
+export function isTunnelProtocol(text: string | undefined): boolean {
+  return text === TUNNEL_PROTOCOL || text === PORT_PROTOCOL;
+}
 
 /** For the description, and for who asks without the upgrade. */
-export function addTunnelRoute(app: App): void {
+export function addTunnelRoutes(app: App): void {
+  app.get(
+    '/sandboxes/:id/ports/:port',
+    {
+      schema: {
+        tags: ['guest'],
+        operationId: 'openPort',
+        summary: 'A connection to a port of its network card',
+        description:
+          `With \`Connection: Upgrade\` and \`Upgrade: ${PORT_PROTOCOL}\` the answer is 101; then the ` +
+          "connection is one to what listens in the sandbox at its card's address.",
+        params: portParams,
+        response: { 101: z.null().describe('Raw bytes from here on.'), ...failures },
+      },
+    },
+    () => refuseWithoutUpgrade(PORT_PROTOCOL),
+  );
   app.get(
     '/sandboxes/:id/operations',
     {
@@ -41,11 +66,13 @@ export function addTunnelRoute(app: App): void {
         response: { 101: z.null().describe('Raw bytes from here on.'), ...failures },
       },
     },
-    () => {
-      const remedy = `send \`Connection: Upgrade\` and \`Upgrade: ${TUNNEL_PROTOCOL}\``;
-      throw new ApiError('upgrade_required', 'this route is only for upgrades', { remedy });
-    },
+    () => refuseWithoutUpgrade(TUNNEL_PROTOCOL),
   );
+}
+
+function refuseWithoutUpgrade(protocol: string): never {
+  const remedy = `send \`Connection: Upgrade\` and \`Upgrade: ${protocol}\``;
+  throw new ApiError('upgrade_required', 'this route is only for upgrades', { remedy });
 }
 
 export class Tunnels {
@@ -77,9 +104,9 @@ export class Tunnels {
       if (refusal !== null) throw refusal;
       const giveBack = this.#slots.take();
       client.once('close', giveBack);
-      const id = sandboxOf(request);
-      this.#count(client, id);
-      join(client, await this.#control.openOperation(id), head);
+      const target = targetOf(request);
+      this.#count(client, target.id);
+      join(client, await this.#openFor(client, target), head, protocolOf(target));
     } catch (error) {
       this.#refuse(client, error);
     }
@@ -88,6 +115,14 @@ export class Tunnels {
   /** Ends all. */
   close(): void {
     for (const client of this.#open.keys()) client.destroy();
+  }
+
+  /** A client that goes away waits for nothing. */
+  #openFor(client: Duplex, { id, port }: Target): Promise<Duplex> {
+    if (port === null) return this.#control.openOperation(id);
+    const gone = new AbortController();
+    client.once('close', () => gone.abort(new ApiError('request_timeout', 'the client has gone')));
+    return this.#control.openPort(id, port, gone.signal);
   }
 
   /** @throws BusyError */
@@ -115,22 +150,31 @@ export class Tunnels {
   }
 }
 
-/** @throws ApiError */
-function sandboxOf(request: IncomingMessage): string {
-  const id = PATH.exec(request.url ?? '')?.[1];
-  if (id === undefined || request.method !== 'GET') {
-    throw new ApiError('route_not_found', 'no such route takes an upgrade');
-  }
-  return id;
+interface Target {
+  readonly id: string;
+  /** Null: the agent's operations. */
+  readonly port: number | null;
 }
 
-function join(client: Duplex, guest: Duplex, head: Buffer): void {
+const protocolOf = ({ port }: Target): string => (port === null ? TUNNEL_PROTOCOL : PORT_PROTOCOL);
+
+/** @throws ApiError */
+function targetOf(request: IncomingMessage): Target {
+  const [, id, , portText] = PATH.exec(request.url ?? '') ?? [];
+  const port = portText === undefined ? null : Number(portText);
+  const isRight = id !== undefined && request.method === 'GET' && (port ?? 1) <= PORT_MAX;
+  const target = { id: id ?? '', port };
+  if (isRight && request.headers.upgrade?.toLowerCase() === protocolOf(target)) return target;
+  throw new ApiError('route_not_found', 'no such route takes such an upgrade');
+}
+
+function join(client: Duplex, guest: Duplex, head: Buffer, protocol: string): void {
   guest.on('error', (error) => ignore(error, 'the close that follows tells'));
   endWith(client, guest);
   endWith(guest, client);
   if (client.destroyed || guest.destroyed) return;
   client.write(
-    `HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ${TUNNEL_PROTOCOL}\r\n\r\n`,
+    `HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ${protocol}\r\n\r\n`,
   );
   // What the client sent right behind its request.
   if (head.length > 0) client.unshift(head);

@@ -70,11 +70,12 @@ export function parseAliases(texts: readonly string[]): Record<string, string> {
   return parsePairs(texts, '--alias');
 }
 
-/** `5M`, `512K` or a number → bytes per second. */
+/** `5M`, `512K`, `1GiB/s` or a number → bytes, or bytes per second. */
 export function parseRate(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)\s*(?:(K|M|G)(?:i?B)?(?:\/s)?)?$/i.exec(text);
-  const scale = { K: 1024, M: 1024 ** 2, G: 1024 ** 3 } as const;
-  if (match?.[1] === undefined) throw new UsageError(`"${text}" is no rate`, 'write e.g. 5M');
+  const match = /^(\d+(?:\.\d+)?)\s*(?:(K|M|G|T)(?:i?B)?(?:\/s)?)?$/i.exec(text);
+  const scale = { K: 1024, M: 1024 ** 2, G: 1024 ** 3, T: 1024 ** 4 } as const;
+  if (match?.[1] === undefined)
+    throw new UsageError(`"${text}" is no number of bytes`, 'write e.g. 5M');
   const unit = match[2]?.toUpperCase() as keyof typeof scale | undefined;
   const rate = Math.round(Number(match[1]) * (unit === undefined ? 1 : scale[unit]));
   if (rate < 1) throw new UsageError(`"${text}" lets nothing through`, 'write e.g. 5M');

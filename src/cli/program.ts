@@ -108,7 +108,7 @@ export function addSandboxOptions(command: Command): Command {
   return addNetworkOptions(command);
 }
 
-/** `--net`, `--allow-out`, `--deny-out` */
+/** `--net`, `--allow-out`, `--deny-out`, `--net-limit` */
 export function addNetworkOptions(command: Command): Command {
   return command
     .addOption(
@@ -124,9 +124,10 @@ export function addNetworkOptions(command: Command): Command {
       collect,
       [],
     )
+    .option('--deny-out <rule>', 'never let it connect there, whatever else allows it', collect, [])
     .option(
-      '--deny-out <rule>',
-      'never let it connect there, whatever else allows it',
+      '--net-limit <limits>',
+      'how much of it, e.g. bytes=1G,up=5M,down=20M,connections=100',
       collect,
       [],
     );
@@ -138,7 +139,8 @@ Network: --net none: none (models are reached all the same); egress: what --allo
 internet, less what --deny-out names. Metadata services and private addresses are closed in all of them
 (a block inside a private range opens that). Rules, each with :port, :first-last, /tcp or /udp if wanted:
   pypi.org   *.example.com   192.0.2.7   192.0.2.0/24:443   192.0.2.1:53/udp   db.example.com:5432
-A name alone means TCP on ports 80 and 443. This process, or the daemon, has to run as root.
+A name alone means TCP on ports 80 and 443. Limits: bytes, both ways in its life, then connections are reset;
+up and down, bytes per second of the guest; connections at one time. This process, or the daemon, has to run as root.
 `;
 
 const descriptions = new Map<Command, () => Promise<string>>();

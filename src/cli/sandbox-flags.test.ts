@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { changeOf } from './commands/update.ts';
+import { changeOf, limitsOf } from './commands/update.ts';
 import { type NetworkFlags, networkOptions } from './sandbox-flags.ts';
 
 const NO_FLAGS: NetworkFlags = { allowOut: [], denyOut: [] };
@@ -29,6 +29,45 @@ describe('networkOptions', () => {
     ] as const) {
       expect(() => networkOptions(flags)).toThrow(usage);
     }
+  });
+});
+
+describe('--net-limit', () => {
+  const open = { ...NO_FLAGS, net: 'open' } as const;
+  const limitsOfFlags = (...netLimit: string[]) => networkOptions({ ...open, netLimit })?.limits;
+
+  it('is one list, in units as elsewhere', () => {
+    expect(limitsOfFlags('bytes=1.5GiB,up=10MiB/s', 'down=512K', 'connections=20')).toEqual({
+      bytesMax: 1.5 * 1024 ** 3,
+      uploadBytesPerSecond: 10 * 1024 ** 2,
+      downloadBytesPerSecond: 512 * 1024,
+      connectionsMax: 20,
+    });
+    expect(limitsOfFlags('none')).toEqual({});
+    expect(limitsOfFlags()).toBeUndefined();
+  });
+
+  it('what it can not be is a wrong word', () => {
+    for (const text of [
+      ...['', 'bytes', 'bytes=', 'bytes=-1', 'up=1', 'up=1T', 'connections=0', 'connections=1.5'],
+      ...['connections=1e3', 'toString=1', 'none,up=1M', 'up=1M,up=2M', 'bytes=1M,', 'BYTES=1'],
+    ]) {
+      expect(() => limitsOfFlags(text), text).toThrow(usage);
+    }
+    expect(() => networkOptions({ ...NO_FLAGS, netLimit: ['up=1M'] })).toThrow(usage);
+  });
+
+  it('alone leaves the rules of a sandbox as they are', () => {
+    const flags = { ...NO_FLAGS, label: [], netLimit: ['connections=5'] };
+    const rules = { mode: 'allowlist', allow: ['a.example'], deny: ['b.example'] } as const;
+    const network = { ...rules, limits: { bytesMax: 7 }, address: null };
+    const change = { network: { ...rules, limits: { connectionsMax: 5 } } };
+    expect(limitsOf(flags, network)).toEqual(change);
+    expect(limitsOf({ ...flags, timeout: '2m' }, network)).toEqual({
+      ...change,
+      timeoutMs: 120_000,
+    });
+    expect(() => limitsOf(flags, null)).toThrow(usage);
   });
 });
 

@@ -2,6 +2,7 @@
 import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../sandbox/spec.ts';
 import type { Cli } from './cli.ts';
 import { UsageError } from './failure.ts';
+import { parseNetLimits } from './net-limits.ts';
 import { parseAliases, parseEnv, parseRate } from './options.ts';
 import * as ranges from './ranges.ts';
 
@@ -9,6 +10,7 @@ export interface NetworkFlags {
   readonly net?: NetChoice;
   readonly allowOut: readonly string[];
   readonly denyOut: readonly string[];
+  readonly netLimit?: readonly string[];
 }
 
 export interface SandboxFlags extends NetworkFlags {
@@ -54,12 +56,20 @@ export function networkOptions(flags: NetworkFlags): NetworkOptions | undefined 
   const { allowOut: allow, denyOut: deny } = flags;
   const hasRules = allow.length + deny.length > 0;
   const { net = hasRules ? 'egress' : 'none' } = flags;
-  if (net === 'open') return { mode: 'open', allow, deny };
+  const limits = parseNetLimits(flags.netLimit ?? []);
+  const limited = limits === undefined ? {} : { limits };
+  if (net === 'open') return { mode: 'open', allow, deny, ...limited };
   if (net === 'egress') {
-    if (allow.length > 0) return { mode: 'allowlist', allow, deny };
+    if (allow.length > 0) return { mode: 'allowlist', allow, deny, ...limited };
     throw new UsageError(
       'with --net egress nothing leaves but what --allow-out names',
       'add e.g. --allow-out pypi.org, or use --net open',
+    );
+  }
+  if (!hasRules && limits !== undefined) {
+    throw new UsageError(
+      '--net-limit is of a network, of which there is none',
+      'add --net open, or --allow-out',
     );
   }
   if (!hasRules) return undefined;

@@ -10,7 +10,7 @@
 import type { Duplex } from 'node:stream';
 import { z } from 'zod';
 import * as answers from '../api/schema/answers.ts';
-import { TUNNEL_PROTOCOL } from '../api/schema/fields.ts';
+import { PORT_PROTOCOL, TUNNEL_PROTOCOL } from '../api/schema/fields.ts';
 import type { ChannelStats } from '../base/channel.ts';
 import { type Clock, systemClock } from '../base/clock.ts';
 import { parseSandboxId } from '../base/ids.ts';
@@ -172,6 +172,10 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
 
   async openOperation(id: string): Promise<Duplex> {
     return await this.#transport.upgrade(`${sandbox(id)}/operations`, TUNNEL_PROTOCOL);
+  }
+
+  async openPort(id: string, port: number, signal?: AbortSignal): Promise<Duplex> {
+    return await this.#transport.upgrade(`${sandbox(id)}/ports/${port}`, PORT_PROTOCOL, signal);
   }
 
   async channelStats(id: string): Promise<ChannelStats> {

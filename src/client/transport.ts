@@ -76,11 +76,12 @@ export class Transport {
   }
 
   /** A connection of its own, upgraded: raw bytes both ways, half-closes included. */
-  async upgrade(path: string, protocol: string): Promise<Duplex> {
+  async upgrade(path: string, protocol: string, signal?: AbortSignal): Promise<Duplex> {
     const asked = request({
       ...this.#target,
       path: `/v1${path}`,
       headers: { ...this.#target.headers, connection: 'upgrade', upgrade: protocol },
+      ...(signal === undefined ? {} : { signal }),
       createConnection: (options) =>
         connect({ ...options, path: options.socketPath, allowHalfOpen: true } as never),
     });
@@ -96,7 +97,7 @@ export class Transport {
         asked.destroy();
       }, reject);
     });
-    asked.on('error', (error) => reject(this.#failure(error, undefined)));
+    asked.on('error', (error) => reject(this.#failure(error, signal)));
     asked.end();
     return await promise;
   }

@@ -13,6 +13,10 @@ export type NetErrorCode =
   | 'table_of_other_version'
   /** The network was closed while this was asked for. */
   | 'closed'
+  /** Nobody takes the connection that the host makes into the guest; the cause says why. */
+  | 'guest_unreachable'
+  /** As many of those as one sandbox has at once are open. */
+  | 'guest_connections'
   /** An egress rule or policy that can't be read, or can never have an effect; the message names it. */
   | 'policy_invalid'
   /** More rules, or more combinations of them, than one sandbox may have. */

@@ -41,9 +41,8 @@ import { LinkRemoval, removeLink } from './link-removal.ts';
 import { Links } from './links.ts';
 import { GuardError, type MetadataGuard, MetadataGuards } from './metadata-guard.ts';
 import { Nft } from './nft.ts';
-import type { EgressPolicy } from './policy.ts';
 import { parseResolvConf } from './resolv-conf.ts';
-import { SandboxLease } from './sandbox-lease.ts';
+import { SandboxLease, type SandboxLeaseOptions } from './sandbox-lease.ts';
 import { ownerCounter, type TableOwner } from './table-owners.ts';
 import { TableProbe } from './table-probe.ts';
 import { openTap, type Tap } from './tap.ts';
@@ -197,8 +196,17 @@ class KernelNetwork implements HostNetwork {
   async #restore(): Promise<void> {
     try {
       if (this.#isMissing()) await this.#table.repair();
+      else this.#noteUsed();
     } catch (error) {
       this.#log.error('restore the packet filter', { error: describeError(error) });
+    }
+  }
+
+  #noteUsed(): void {
+    for (const lease of this.#leases.values()) {
+      if (lease.limits.bytesMax === undefined || lease.tabledAs === undefined) continue;
+      const used = this.#probe.budgetUsed(lease.tabledAs.id);
+      if (used !== undefined) lease.noteUsed(used);
     }
   }
 
@@ -226,7 +234,7 @@ class KernelNetwork implements HostNetwork {
     if (failures.length > 0) throw new AggregateError(failures, 'release networks of sandboxes');
   }
 
-  async #make(id: SandboxId, { policy }: NetworkRequest): Promise<NetworkLease> {
+  async #make(id: SandboxId, request: NetworkRequest): Promise<NetworkLease> {
     const cleanup = new CleanupStack();
     try {
       const mtu = uplinkMtu(this.#links);
@@ -234,8 +242,11 @@ class KernelNetwork implements HostNetwork {
       await this.#forwarding.acquire();
       cleanup.push('forwarding', () => this.#forwarding.release());
       const { upstreams = hostResolvers(this.#log) } = this.#options;
-      const own = { addresses, tap, guard, mtu, policy, upstreams, clock: this.#clock };
-      const record = (one: EgressPolicy): void => this.#records.write(id, this.#owner, one);
+      const { policy, limits = {}, bytesUsed = 0 } = request;
+      const terms = { policy, limits, bytesUsed };
+      const own = { addresses, tap, guard, mtu, ...terms, upstreams, clock: this.#clock };
+      const record: SandboxLeaseOptions['record'] = (...now) =>
+        this.#records.write(id, this.#owner, ...now);
       cleanup.push('record', () => this.#records.remove(id));
       const lease = new SandboxLease(
         { ...own, table: this.#table, connections: this.#connections, record, log: this.#log },

@@ -20,7 +20,7 @@ import {
   updateSandbox,
   wholeTable,
 } from './ruleset.ts';
-import type { SandboxNetwork } from './sandbox-chains.ts';
+import type { KeptChain, SandboxNetwork } from './sandbox-chains.ts';
 import { readTraffic, type SandboxTraffic } from './sandbox-counters.ts';
 import { readContents, type TableContents, type TableOwner } from './table-owners.ts';
 
@@ -39,6 +39,8 @@ interface Change {
 export interface Tabled {
   readonly network: SandboxNetwork;
   readonly pins: readonly PacketPin[];
+  /** What an update writes anew: see `updateSandbox`. */
+  readonly renewed?: readonly KeptChain[];
 }
 
 /** How the table is read; both give what `nft -j list` prints. */
@@ -95,14 +97,15 @@ export class HostTable {
    */
   async update(id: AddressLease['id'], wanted: () => Tabled): Promise<void> {
     const commands = (): NftObject[] => {
-      const { network, pins } = wanted();
-      return updateSandbox(network, pins);
+      const { network, pins, renewed } = wanted();
+      return updateSandbox(network, pins, renewed);
     };
     try {
       await this.#applyOrRepair(commands);
     } catch (error) {
       if (!isRefused(error)) throw error;
-      await this.#apply(updateSandbox(wanted().network, []));
+      const { network, renewed } = wanted();
+      await this.#apply(updateSandbox(network, [], renewed));
       await this.#addPins(id, wanted().pins);
     }
   }

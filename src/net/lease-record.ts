@@ -9,6 +9,7 @@ import { ignore } from '../base/ignore.ts';
 import { isRunning } from '../sys/process-start.ts';
 import type { EgressPolicyText } from './egress-rules.ts';
 import type { EgressPolicy } from './policy.ts';
+import type { TrafficLimits } from './sandbox-chains.ts';
 import type { TableOwner } from './table-owners.ts';
 
 const VERSION = 1;
@@ -18,6 +19,7 @@ export interface LeaseRecord {
   readonly version: typeof VERSION;
   readonly owner: TableOwner;
   readonly policy: Required<EgressPolicyText>;
+  readonly limits: TrafficLimits;
 }
 
 /** In one directory, shared by all processes of the host. Errors are those of Node's `fs`. */
@@ -29,10 +31,15 @@ export class LeaseRecords {
   }
 
   /** Whole or not at all. */
-  write(id: SandboxId, owner: TableOwner, { mode, allow, deny }: EgressPolicy): void {
+  write(
+    id: SandboxId,
+    owner: TableOwner,
+    { mode, allow, deny }: EgressPolicy,
+    limits: TrafficLimits,
+  ): void {
     const text = (rules: EgressPolicy['allow']): string[] => rules.map((rule) => rule.text);
     const policy = { mode, allow: text(allow), deny: text(deny) };
-    const record: LeaseRecord = { version: VERSION, owner, policy };
+    const record: LeaseRecord = { version: VERSION, owner, policy, limits };
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
     const path = this.#path(id);
     writeFileSync(`${path}.next`, JSON.stringify(record), { mode: 0o600 });
@@ -73,7 +80,7 @@ export class LeaseRecords {
 
 function parseRecord(text: string): LeaseRecord | undefined {
   const value = (JSON.parse(text) as Partial<LeaseRecord> | null) ?? {};
-  const { version, owner, policy } = value;
+  const { version, owner, policy, limits = {} } = value;
   const isList = (list: unknown): boolean =>
     Array.isArray(list) && list.every((rule) => typeof rule === 'string');
   const isWhole =
@@ -82,6 +89,7 @@ function parseRecord(text: string): LeaseRecord | undefined {
     typeof owner.startTicks === 'string' &&
     typeof policy?.mode === 'string' &&
     isList(policy.allow) &&
-    isList(policy.deny);
-  return isWhole ? { version, owner, policy } : undefined;
+    isList(policy.deny) &&
+    Object.values(limits).every((limit) => typeof limit === 'number');
+  return isWhole ? { version, owner, policy, limits } : undefined;
 }

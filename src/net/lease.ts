@@ -4,8 +4,10 @@
  *     HostNetwork.lease ──► tapFd ──► VMM ──► NIC of the guest
  *                      └──► settings ──► agent: address, route, neighbour, resolver
  */
+import type { Duplex } from 'node:stream';
 import type { GuestNetwork } from '../base/guest-network.ts';
 import type { EgressPolicy } from './policy.ts';
+import type { TrafficLimits } from './sandbox-chains.ts';
 
 /** Counted by the kernel since the lease began. */
 export interface NetworkTraffic {
@@ -15,6 +17,8 @@ export interface NetworkTraffic {
   readonly bytesIn: number;
   /** Packets that were refused, by reason (`metadata`, `spoofed`, `policy`, …). */
   readonly refused: Readonly<Record<string, number>>;
+  /** Of the budget `bytesMax`, never more than that; those of earlier leases included. */
+  readonly bytesUsed: number;
 }
 
 export interface NetworkLease {
@@ -23,10 +27,20 @@ export interface NetworkLease {
   readonly tapFd: number;
   readonly guest: GuestNetwork;
   readonly policy: EgressPolicy;
+  readonly limits: TrafficLimits;
   /** The VMM has its own copy of the descriptor: from now on the TAP lives as long as the VMM holds it. */
   handedOver(): Promise<void>;
-  /** Holds for connections from now on; those that it forbids are closed. */
-  setPolicy(policy: EgressPolicy): Promise<void>;
+  /**
+   * Holds for connections from now on; those that it forbids are closed.
+   * @param limits absent: as they are. What is used of a budget stays used; connections are counted anew when
+   * their limit is another.
+   */
+  setPolicy(policy: EgressPolicy, limits?: TrafficLimits): Promise<void>;
+  /**
+   * From the host to what listens at the guest's address; ends with the lease. Whatever the policy is.
+   * @throws NetError `guest_unreachable`, `guest_connections`, `closed`
+   */
+  connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   traffic(): Promise<NetworkTraffic>;
   /** Idempotent. Nothing of it is left on the host. */
   release(): Promise<void>;
@@ -35,6 +49,9 @@ export interface NetworkLease {
 export interface NetworkRequest {
   readonly sandboxId: string;
   readonly policy: EgressPolicy;
+  readonly limits?: TrafficLimits;
+  /** Of `limits.bytesMax`, by earlier leases of the sandbox. */
+  readonly bytesUsed?: number;
 }
 
 /** The network of this host; opened by the first sandbox that asks for one. */

@@ -44,17 +44,25 @@ export const PROHIBITED: NftExpression = { reject: { type: 'icmpx', expr: 'admin
 export const IIFNAME: NftExpression = { meta: { key: 'iifname' } };
 export const OIFNAME: NftExpression = { meta: { key: 'oifname' } };
 export const NFPROTO: NftExpression = { meta: { key: 'nfproto' } };
+export const MARK: NftExpression = { meta: { key: 'mark' } };
 export const L4PROTO: NftExpression = { meta: { key: 'l4proto' } };
 export const CT_STATE: NftExpression = { ct: { key: 'state' } };
+/** `original`: of who began the connection; `reply`: of the other. */
+export const CT_DIRECTION: NftExpression = { ct: { key: 'direction' } };
 export const CT_STATUS: NftExpression = { ct: { key: 'status' } };
 /** Of a connection's first direction; its answers are found in zone 0, as those of the host's own. */
 export const CT_ZONE: NftExpression = { ct: { key: 'zone', dir: 'original' } };
 /** What the host's routes say of a destination: `local` is every address of the host itself. */
 export const DESTINATION_ROUTE: NftExpression = { fib: { result: 'type', flags: ['daddr'] } };
+export const SOURCE_ROUTE: NftExpression = { fib: { result: 'type', flags: ['saddr'] } };
 export const ETHER_SADDR: NftExpression = { payload: { protocol: 'ether', field: 'saddr' } };
 export const IP_SADDR: NftExpression = { payload: { protocol: 'ip', field: 'saddr' } };
 export const IP_DADDR: NftExpression = { payload: { protocol: 'ip', field: 'daddr' } };
 export const DPORT: NftExpression = { payload: { protocol: 'th', field: 'dport' } };
+/** The byte as a whole: a comparison with `rst` is of `rst` alone. */
+export const TCP_FLAGS: NftExpression = { payload: { protocol: 'tcp', field: 'flags' } };
+/** From the IP header on. */
+export const PACKET_BYTES: NftExpression = { meta: { key: 'length' } };
 /** What elements of sets by port are made of. */
 export const DESTINATION: NftExpression = { concat: [IP_DADDR, L4PROTO, DPORT] };
 export const DESTINATION_TYPE: readonly string[] = ['ipv4_addr', 'inet_proto', 'inet_service'];
@@ -72,7 +80,11 @@ export function hasBit(left: NftExpression, right: unknown): NftExpression {
   return { match: { op: 'in', left, right } };
 }
 
-export function assign(key: NftExpression, value: number): NftExpression {
+export function atMost(left: NftExpression, right: number): NftExpression {
+  return { match: { op: '<=', left, right } };
+}
+
+export function assign(key: NftExpression, value: number | string): NftExpression {
   return { mangle: { key, value } };
 }
 
@@ -98,6 +110,10 @@ export function jumpTo(chain: string): NftExpression {
   return { jump: { target: chain } };
 }
 
+export function goTo(chain: string): NftExpression {
+  return { goto: { target: chain } };
+}
+
 export function count(counter: string): NftExpression {
   return { counter };
 }
@@ -106,6 +122,11 @@ export function count(counter: string): NftExpression {
 export function beyondRate(bytesPerSecond: number, burstBytes: number): NftExpression {
   const unit = { rate_unit: 'bytes', burst_unit: 'bytes', per: 'second' };
   return { limit: { rate: bytesPerSecond, burst: burstBytes, inv: true, ...unit } };
+}
+
+/** So many bytes of packets, since the rule was made. */
+export function within(bytes: number): NftExpression {
+  return { quota: { val: bytes, val_unit: 'bytes' } };
 }
 
 export function beyondConnections(connections: number): NftExpression {

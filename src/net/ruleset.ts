@@ -5,9 +5,10 @@
  *
  *     guest ── TAP ──► prerouting/raw: from_ID ─► conntrack ─► prerouting/dstnat: nat_ID ─┬─► input: input_ID
  *                      MAC, source, IPv6,                      to our resolver, gateway   │
- *                      metadata, rate, budget                                             └─► forward: forward_ID
+ *                      metadata, rate                                                     └─► forward: forward_ID
+ *                                                                                               │ budget, connections,
  *                                                                                               │ policy
- *     guest ◄── TAP ◄── postrouting: to_ID ◄── answers only                                     ▼
+ *     guest ◄── TAP ◄── into_ID ◄── postrouting: to_ID ◄── answers, marked connections          ▼
  *                                                                            postrouting/srcnat: masquerade
  *
  * A packet finds the chains of its sandbox by one lookup of its TAP's name. A TAP with our prefix that is in
@@ -42,8 +43,14 @@ import { reservedIpv4 } from './packet-sets.ts';
 import type { Transport } from './policy.ts';
 import {
   ANY_TAP,
+  INTO_CHAIN,
+  KEPT_CHAINS,
+  type KeptChain,
+  keptRules,
   METADATA_SET,
   ownName,
+  REFUSE_CHAIN,
+  REFUSE_RULES,
   RESERVED_SET,
   SANDBOX_CHAINS,
   SANDBOX_SETS,
@@ -66,7 +73,7 @@ export interface PacketPin {
 /** Elements of the sets of pinned destinations, each. A full set takes no more, and the connection is refused. */
 export const PINS_MAX = 8192;
 /** What a budget is where there is none: 9 PB. */
-const BUDGET_BYTES_MAX = Number.MAX_SAFE_INTEGER;
+const BYTES_MAX = Number.MAX_SAFE_INTEGER;
 
 /** Packets of TAPs that no sandbox has. */
 export const COUNTER_UNKNOWN = 'unknown';
@@ -105,7 +112,8 @@ export function removeTable(): NftObject[] {
  * @throws NetError `policy_too_large`
  */
 export function addSandbox(network: SandboxNetwork): NftObject[] {
-  return sandboxObjects(network, emptied(network.lease.id));
+  const { id } = network.lease;
+  return sandboxObjects(network, [...emptied(id), ...flushed(id, KEPT_CHAINS)]);
 }
 
 /** @param before the rules */
@@ -124,28 +132,51 @@ function sandboxObjects(network: SandboxNetwork, before: readonly NftObject[] = 
         size: PINS_MAX,
       }),
     ),
-    ...SANDBOX_CHAINS.map((chain) => add('chain', { name: ownName(id, chain) })),
+    ...ALL_CHAINS.map((chain) => add('chain', { name: ownName(id, chain) })),
     ...before,
+    ...keptObjects(network, KEPT_CHAINS),
     ...ruleObjects(network),
     ...membership(lease).map(({ name, elem }) => add('element', { name, elem })),
   ];
 }
 
 /**
- * New policy, ports and limits for a sandbox that is in the table with the same lease. Counters and what is
- * used of the budget stay. Connections that the new policy does not allow end, those of pins not among
+ * New policy, ports and limits for a sandbox that is in the table with the same lease. Counters stay, and what
+ * is used of a budget that does not change; another begins with `network.bytesUsed`. Connections that the new policy does not allow end, those of pins not among
  * `pins` included.
  * @param pins all that are to be valid afterwards
+ * @param renewed whose limits are others now: `renewedChains`
  * @throws NetError `policy_too_large`
  */
-export function updateSandbox(network: SandboxNetwork, pins: readonly PacketPin[]): NftObject[] {
+export function updateSandbox(
+  network: SandboxNetwork,
+  pins: readonly PacketPin[],
+  renewed: readonly KeptChain[] = [],
+): NftObject[] {
   const { id } = network.lease;
-  return [...emptied(id), budgetObject(network), ...ruleObjects(network), ...addPins(id, pins)];
+  return [
+    ...emptied(id),
+    ...flushed(id, renewed),
+    // What was refused beyond the old budget is no part of the new one.
+    ...(renewed.includes('spent') ? [remove('quota', { name: budgetOf(id) })] : []),
+    budgetObject(network),
+    ...keptObjects(network, renewed),
+    ...ruleObjects(network),
+    ...addPins(id, pins),
+  ];
+}
+
+/** Which an update writes anew. */
+const RULED_CHAINS = [INTO_CHAIN, ...SANDBOX_CHAINS] as const;
+const ALL_CHAINS = [...KEPT_CHAINS, ...RULED_CHAINS] as const;
+
+function flushed(id: SandboxId, chains: readonly (typeof ALL_CHAINS)[number][]): NftObject[] {
+  return chains.map((chain) => flush('chain', ownName(id, chain)));
 }
 
 function emptied(id: SandboxId): NftObject[] {
   return [
-    ...SANDBOX_CHAINS.map((chain) => flush('chain', ownName(id, chain))),
+    ...flushed(id, RULED_CHAINS),
     ...SANDBOX_SETS.map((set) => flush('set', ownName(id, set))),
   ];
 }
@@ -158,8 +189,8 @@ export function removeSandbox(
   const { id } = lease;
   return [
     ...membership(lease).map(({ name, elem }) => remove('element', { name, elem })),
-    ...SANDBOX_CHAINS.map((chain) => flush('chain', ownName(id, chain))),
-    ...SANDBOX_CHAINS.map((chain) => remove('chain', { name: ownName(id, chain) })),
+    ...flushed(id, ALL_CHAINS),
+    ...ALL_CHAINS.map((chain) => remove('chain', { name: ownName(id, chain) })),
     ...SANDBOX_SETS.map((set) => remove('set', { name: ownName(id, set) })),
     ...COUNTER_NAMES.map((name) => remove('counter', { name: counterOf(id, name) })),
     remove('quota', { name: budgetOf(id) }),
@@ -214,6 +245,8 @@ function baseObjects(): NftObject[] {
       flags: ['interval'],
       elem: reservedIpv4().map(addressElement),
     }),
+    add('chain', { name: REFUSE_CHAIN }),
+    ...REFUSE_RULES.map((expr) => add('rule', { chain: REFUSE_CHAIN, expr })),
     add('set', { name: SUBNETS, type: 'ipv4_addr', flags: ['interval'] }),
     ...SANDBOX_CHAINS.map((chain) =>
       add('map', { name: mapName(chain), type: 'ifname', map: 'verdict' }),
@@ -253,15 +286,22 @@ function baseRules(): NftObject[] {
 
 function ruleObjects(network: SandboxNetwork): NftObject[] {
   const rules = sandboxRules(network);
-  return SANDBOX_CHAINS.flatMap((chain) =>
+  return RULED_CHAINS.flatMap((chain) =>
     rules[chain].map((expr) => add('rule', { chain: ownName(network.lease.id, chain), expr })),
   );
 }
 
-/** Adding it again changes its limit and keeps what is used. */
-function budgetObject({ lease, limits = {} }: SandboxNetwork): NftObject {
-  const bytes = limits.budgetBytes ?? BUDGET_BYTES_MAX;
-  return add('quota', { name: budgetOf(lease.id), bytes, inv: true });
+function keptObjects(network: SandboxNetwork, chains: readonly KeptChain[]): NftObject[] {
+  const rules = keptRules(network);
+  return chains.flatMap((chain) =>
+    rules[chain].map((expr) => add('rule', { chain: ownName(network.lease.id, chain), expr })),
+  );
+}
+
+/** Adding it again keeps what is used. */
+function budgetObject({ lease, limits = {}, bytesUsed = 0 }: SandboxNetwork): NftObject {
+  const bytes = limits.bytesMax ?? BYTES_MAX;
+  return add('quota', { name: budgetOf(lease.id), bytes, used: bytesUsed, inv: true });
 }
 
 /** What makes packets find the chains of this sandbox. */

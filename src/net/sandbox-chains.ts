@@ -9,8 +9,10 @@ import {
   addressElement,
   anyOf,
   assign,
+  atMost,
   beyondConnections,
   beyondRate,
+  CT_DIRECTION,
   CT_STATE,
   CT_STATUS,
   CT_ZONE,
@@ -22,16 +24,23 @@ import {
   different,
   ETHER_SADDR,
   equal,
+  goTo,
   hasBit,
   IP_DADDR,
   IP_SADDR,
+  jumpTo,
   L4PROTO,
+  MARK,
   NFPROTO,
   type NftExpression,
   numberElement,
   OIFNAME,
+  PACKET_BYTES,
   PROHIBITED,
   RESET,
+  SOURCE_ROUTE,
+  TCP_FLAGS,
+  within,
 } from './nft-json.ts';
 import { allowedPackets, deniedPackets, type PacketSet } from './packet-sets.ts';
 import { decidesByName, type EgressPolicy, NAME_PORTS, type Transport } from './policy.ts';
@@ -51,14 +60,16 @@ export interface SandboxNetwork {
   /** Other ports of the host address that the guest may use. */
   readonly hostPorts?: readonly { readonly protocol: Transport; readonly port: number }[];
   readonly limits?: TrafficLimits;
+  /** Of `bytesMax`, before this lease. */
+  readonly bytesUsed?: number;
 }
 
 export interface TrafficLimits {
-  /** Both directions together, over the sandbox's life. What is dropped for policy counts too. */
-  readonly budgetBytes?: number;
+  /** IPv4 packets that go through or to the host, both directions together; what policy refuses counts too. */
+  readonly bytesMax?: number;
   readonly uploadBytesPerSecond?: number;
   readonly downloadBytesPerSecond?: number;
-  /** Connections through the host, and as many again to the host, at one time. */
+  /** Through the host and to it together, at one time; questions to our resolver are not among them. */
   readonly connectionsMax?: number;
 }
 
@@ -69,6 +80,15 @@ export const CONNECTIONS_DEFAULT = 2048;
  * 64 KiB: a small rate alone would let none through.
  */
 const BURST_BYTES = 128 * 1024;
+/**
+ * Segments to a guest whose budget is used up that reach it all the same, as resets: who only waits for data
+ * would hear nothing otherwise. A hostile guest may read them, so they end as well.
+ */
+const RESET_BYTES_MAX = 256 * 1024;
+/** Longer ones are several segments in one, of which the sender's next try is the first alone. */
+const RESET_PACKET_BYTES_MAX = 1500;
+/** IPv4 and TCP header, no option, no data: what the kernel and closed sockets send. */
+const BARE_RESET_BYTES = 40;
 /** A connection on a pinned address may be silent so long before only a new DNS answer lets it go on. */
 const FLOW_SECONDS = 600;
 
@@ -78,20 +98,43 @@ export const METADATA_SET = 'metadata';
 export const RESERVED_SET = 'reserved';
 export const ANY_TAP = `${TAP_PREFIX}*`;
 
+/**
+ * Of packets that this host sends into a guest on purpose (`guest-connection.ts`). Who may set marks may also
+ * change this table. Its lower half has none of the bits that Kubernetes uses.
+ */
+export const HOST_MARK = 0x6e76_0001;
+
 /** Names by which the sandbox's chains and sets begin; the id follows. */
 export const SANDBOX_CHAINS = ['from', 'nat', 'input', 'forward', 'to'] as const;
 export type SandboxChain = (typeof SANDBOX_CHAINS)[number];
+/** Whatever the guest is to have, by `to`. */
+export const INTO_CHAIN = 'into';
 export const SANDBOX_SETS = ['pins', 'flows'] as const;
+/**
+ * Chains that others jump to. They remember what they have counted as long as they are not written anew, so an
+ * update leaves those alone whose limit it does not change.
+ *     conns: the first packet of a connection that would be one too many
+ *     lookups: the same of those to our resolver, of which people who set a limit do not think
+ *     spent: to the guest, when the budget is used up
+ */
+export const KEPT_CHAINS = ['conns', 'lookups', 'spent'] as const;
+export type KeptChain = (typeof KEPT_CHAINS)[number];
+/** Of all sandboxes: tells the guest at once instead of leaving it to a timeout. */
+export const REFUSE_CHAIN = 'refuse';
 
-export function ownName(id: SandboxId, what: SandboxChain | (typeof SANDBOX_SETS)[number]): string {
+export function ownName(
+  id: SandboxId,
+  what: SandboxChain | KeptChain | typeof INTO_CHAIN | (typeof SANDBOX_SETS)[number],
+): string {
   return `${what}_${id}`;
 }
 
 export function sandboxRules(
   network: SandboxNetwork,
-): Record<SandboxChain, readonly SandboxRule[]> {
+): Record<SandboxChain | typeof INTO_CHAIN, readonly SandboxRule[]> {
   assertNetwork(network);
   return {
+    into: intoRules(network),
     from: fromRules(network),
     nat: natRules(network),
     input: inputRules(network),
@@ -99,6 +142,43 @@ export function sandboxRules(
     to: toRules(network),
   };
 }
+
+export function keptRules({
+  lease,
+  limits,
+}: SandboxNetwork): Record<KeptChain, readonly SandboxRule[]> {
+  const { id } = lease;
+  const most = limits?.connectionsMax ?? CONNECTIONS_DEFAULT;
+  const tooMany = (connections: number): SandboxRule => [
+    beyondConnections(connections),
+    count(counterOf(id, 'connections')),
+    goTo(REFUSE_CHAIN),
+  ];
+  return {
+    conns: [tooMany(most)],
+    lookups: [tooMany(CONNECTIONS_DEFAULT)],
+    spent: [
+      [
+        equal(L4PROTO, 'tcp'),
+        atMost(PACKET_BYTES, RESET_PACKET_BYTES_MAX),
+        within(RESET_BYTES_MAX),
+        assign(TCP_FLAGS, 'rst'),
+        ACCEPT,
+      ],
+      dropOf(id)('budget'),
+    ],
+  };
+}
+
+/** Which of them an update has to write anew. */
+export function renewedChains(before: TrafficLimits, after: TrafficLimits): KeptChain[] {
+  return [
+    ...(before.connectionsMax === after.connectionsMax ? [] : (['conns'] as const)),
+    ...(before.bytesMax === after.bytesMax ? [] : (['spent'] as const)),
+  ];
+}
+
+export const REFUSE_RULES: readonly SandboxRule[] = [[equal(L4PROTO, 'tcp'), RESET], [PROHIBITED]];
 
 /**
  * Whatever comes out of the TAP, before connections are tracked: who sent it, and what nobody may send.
@@ -114,7 +194,6 @@ function fromRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
     drop('spoofed', different(IP_SADDR, lease.guestAddress)),
     drop('metadata', equal(IP_DADDR, `@${METADATA_SET}`)),
     ...rateRule(id, limits.uploadBytesPerSecond),
-    drop('budget', { quota: budgetOf(id) }),
     [assign(CT_ZONE, zoneOf(id))],
     [ACCEPT],
   ];
@@ -145,7 +224,7 @@ function natRules({ policy, dnsPort, gatewayPort }: SandboxNetwork): SandboxRule
 /** To the host itself. */
 function inputRules({ lease, policy, ...network }: SandboxNetwork): SandboxRule[] {
   const { id, hostAddress } = lease;
-  const { dnsPort, gatewayPort, hostPorts = [], limits } = network;
+  const { dnsPort, gatewayPort, hostPorts = [] } = network;
   const take = (protocol: Transport, port: number, ...more: NftExpression[]): SandboxRule => [
     equal(IP_DADDR, hostAddress),
     equal(L4PROTO, protocol),
@@ -155,9 +234,21 @@ function inputRules({ lease, policy, ...network }: SandboxNetwork): SandboxRule[
     ACCEPT,
   ];
   const rules: SandboxRule[] = [dropOf(id)('invalid', hasBit(CT_STATE, 'invalid'))];
-  rules.push(connectionsRule(id, limits));
+  rules.push(budgetRule(id));
+  // To a connection that the host began.
+  rules.push([
+    ...[equal(CT_DIRECTION, 'reply'), hasBit(CT_STATE, 'established')],
+    ...[equal(L4PROTO, 'tcp'), equal(IP_DADDR, hostAddress)],
+    count(counterOf(id, 'host')),
+    ACCEPT,
+  ]);
+  if (policy.mode !== 'none' && dnsPort !== undefined) {
+    const lookup = [...TCP_OR_UDP, equal(DPORT, dnsPort), hasBit(CT_STATE, 'new')];
+    rules.push([...lookup, jumpTo(ownName(id, 'lookups'))]);
+    rules.push(take('udp', dnsPort), take('tcp', dnsPort));
+  }
+  rules.push(connectionsRule(id));
   if (policy.mode !== 'none') {
-    if (dnsPort !== undefined) rules.push(take('udp', dnsPort), take('tcp', dnsPort));
     // Only what we redirected: the gateway can't know where a direct connection wants to go.
     if (gatewayPort !== undefined) rules.push(take('tcp', gatewayPort, hasBit(CT_STATUS, 'dnat')));
   }
@@ -169,7 +260,7 @@ function inputRules({ lease, policy, ...network }: SandboxNetwork): SandboxRule[
  * Through the host. Each packet is judged, not only the first of a connection, so that an update cuts off
  * what it no longer allows.
  */
-function forwardRules({ lease, policy, limits }: SandboxNetwork): SandboxRule[] {
+function forwardRules({ lease, policy }: SandboxNetwork): SandboxRule[] {
   const { id } = lease;
   const drop = dropOf(id);
   const sent = [count(counterOf(id, 'sent')), ACCEPT];
@@ -179,7 +270,7 @@ function forwardRules({ lease, policy, limits }: SandboxNetwork): SandboxRule[] 
     drop('invalid', hasBit(CT_STATE, 'invalid')),
   ];
   if (policy.mode === 'none') return [...rules, ...refusal(id, 'unlisted')];
-  rules.push(connectionsRule(id, limits));
+  rules.push(budgetRule(id), connectionsRule(id));
   for (const match of matches(deniedPackets(policy))) rules.push(...refusal(id, 'denied', match));
   // Before what is allowed: a redirect sees only first packets, and a connection may be older than the policy.
   rules.push(
@@ -201,15 +292,33 @@ function forwardRules({ lease, policy, limits }: SandboxNetwork): SandboxRule[] 
   return [...rules, ...refusal(id, 'unlisted')];
 }
 
-/** Into the TAP, of others and of the host: answers only. */
-function toRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
-  const { id } = lease;
+/** Into the TAP, of others and of the host: answers, and what this process says by a marked socket. */
+function toRules({ lease }: SandboxNetwork): SandboxRule[] {
+  const { id, hostAddress } = lease;
+  // The address is that of this TAP's host side, which nobody else can have: see `outside` in `ruleset.ts`.
+  const own = [equal(MARK, HOST_MARK), equal(IP_SADDR, hostAddress), equal(L4PROTO, 'tcp')];
   return [
+    [...own, goTo(ownName(id, INTO_CHAIN))],
     dropOf(id)('unasked', different(CT_STATE, anyOf(['established', 'related']))),
     dropOf(id)('unasked', different(CT_ZONE, zoneOf(id))),
+    [goTo(ownName(id, INTO_CHAIN))],
+  ];
+}
+
+function intoRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
+  const { id } = lease;
+  const received = [count(counterOf(id, 'received')), ACCEPT];
+  return [
     ...rateRule(id, limits.downloadBytesPerSecond),
-    dropOf(id)('budget', { quota: budgetOf(id) }),
-    [count(counterOf(id, 'received')), ACCEPT],
+    // Of the end of its connections a guest is told whatever its budget.
+    [
+      equal(TCP_FLAGS, anyOf(['rst', { '|': ['rst', 'ack'] }])),
+      equal(PACKET_BYTES, BARE_RESET_BYTES),
+      ...received,
+    ],
+    [equal(L4PROTO, 'icmp'), equal(SOURCE_ROUTE, 'local'), ...received],
+    [{ quota: budgetOf(id) }, goTo(ownName(id, 'spent'))],
+    received,
   ];
 }
 
@@ -252,9 +361,13 @@ function rateRule(id: SandboxId, bytesPerSecond: number | undefined): SandboxRul
   return [dropOf(id)('rate', beyondRate(bytesPerSecond, BURST_BYTES))];
 }
 
-function connectionsRule(id: SandboxId, limits: TrafficLimits = {}): SandboxRule {
-  const most = limits.connectionsMax ?? CONNECTIONS_DEFAULT;
-  return dropOf(id)('connections', hasBit(CT_STATE, 'new'), beyondConnections(most));
+/** Here, and not where packets leave the TAP: only of a connection that is known can a guest be told. */
+function budgetRule(id: SandboxId): SandboxRule {
+  return [{ quota: budgetOf(id) }, count(counterOf(id, 'budget')), goTo(REFUSE_CHAIN)];
+}
+
+function connectionsRule(id: SandboxId): SandboxRule {
+  return [hasBit(CT_STATE, 'new'), jumpTo(ownName(id, 'conns'))];
 }
 
 function matches({ everything, byPort }: PacketSet): NftExpression[] {
@@ -279,6 +392,7 @@ function assertNetwork({
   gatewayPort,
   hostPorts = [],
   limits = {},
+  bytesUsed = 0,
 }: SandboxNetwork): void {
   assert(/^[a-z0-9]{20}$/.test(lease.id), `sandbox id ${lease.id}`);
   assert(/^nv-[a-z0-9]{1,12}$/.test(lease.tap), `TAP name ${lease.tap}`);
@@ -289,6 +403,7 @@ function assertNetwork({
       `port ${port}`,
     );
   }
+  assert(Number.isSafeInteger(bytesUsed) && bytesUsed >= 0, `bytes used ${bytesUsed}`);
   for (const limit of Object.values(limits)) {
     assert(limit === undefined || (Number.isSafeInteger(limit) && limit > 0), `limit ${limit}`);
   }

@@ -77,7 +77,8 @@ export function readTraffic(objects: readonly NftObject[]): Map<SandboxId, Sandb
       counts.set(counter.id, known);
     }
     const quota = named(object['quota']);
-    if (quota?.prefix === 'budget') budgets.set(quota.id, whole(quota.fields['used']));
+    const used = readBudget(object);
+    if (quota !== undefined && used !== undefined) budgets.set(quota.id, used);
   }
   return new Map(
     [...counts].map(([id, known]) => [
@@ -85,6 +86,12 @@ export function readTraffic(objects: readonly NftObject[]): Map<SandboxId, Sandb
       { counts: { ...NOTHING, ...known }, budgetBytesUsed: budgets.get(id) ?? 0 },
     ]),
   );
+}
+
+/** Bytes used of a budget; undefined: it is another object. */
+export function readBudget(object: NftObject): number | undefined {
+  const quota = named(object['quota']);
+  return quota?.prefix === 'budget' ? whole(quota.fields['used']) : undefined;
 }
 
 const NOTHING = Object.fromEntries(

@@ -1,6 +1,7 @@
 /** The network of one sandbox (io): TAP, resolver, gateway and its part of the packet filter. */
 
 import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { assert } from '../base/assert.ts';
 import type { CleanupStack } from '../base/cleanup.ts';
 import type { Clock } from '../base/clock.ts';
@@ -16,6 +17,7 @@ import { DnsServer, type DnsServerOptions } from './dns-server.ts';
 import type { DnsUpstream } from './dns-upstream.ts';
 import { Gateway, type GatewayEvent, type OpenConnections } from './gateway.ts';
 import type { Destination } from './gateway-judge.ts';
+import { GuestConnections } from './guest-connection.ts';
 import type { HostTable, Tabled } from './host-table.ts';
 import type { NetworkLease, NetworkTraffic } from './lease.ts';
 import { ListenError } from './listen-error.ts';
@@ -25,7 +27,7 @@ import { namePolicy } from './name-policy.ts';
 import { PIN_LIMITS, type Pin, Pins } from './pins.ts';
 import { type EgressPolicy, pinnedPorts } from './policy.ts';
 import type { PacketPin } from './ruleset.ts';
-import type { SandboxNetwork } from './sandbox-chains.ts';
+import { renewedChains, type SandboxNetwork, type TrafficLimits } from './sandbox-chains.ts';
 import { DROP_COUNTERS, type SandboxTraffic } from './sandbox-counters.ts';
 import type { Tap } from './tap.ts';
 
@@ -44,9 +46,12 @@ export interface SandboxLeaseOptions {
   readonly guard: MetadataGuard | undefined;
   readonly mtu: number;
   readonly policy: EgressPolicy;
+  readonly limits: TrafficLimits;
+  /** Of the budget, before. */
+  readonly bytesUsed: number;
   readonly table: Pick<HostTable, 'add' | 'update' | 'pin' | 'remove' | 'traffic'>;
-  /** Of the policy, for who looks at it from another process. */
-  readonly record: (policy: EgressPolicy) => void;
+  /** For who looks at them from another process. */
+  readonly record: (policy: EgressPolicy, limits: TrafficLimits) => void;
   readonly upstreams: readonly DnsUpstream[];
   /** Through the gateways of all sandboxes of this process. */
   readonly connections: OpenConnections;
@@ -59,17 +64,27 @@ export class SandboxLease implements NetworkLease {
   readonly #options: SandboxLeaseOptions;
   readonly #names: SandboxNames;
   readonly #gateway: Gateway;
+  readonly #connections: GuestConnections;
   readonly #cleanup: CleanupStack;
   #policy: EgressPolicy;
+  #limits: TrafficLimits;
+  /** Those that the packet filter holds. */
+  #tabledLimits: TrafficLimits;
+  /** Of the budget, as far as was told. */
+  #bytesUsed: number;
+  #isSpent = false;
   #ports: { readonly dnsPort: number; readonly gatewayPort: number } | undefined;
   #changes: Promise<unknown> = Promise.resolve();
   #isTabled = false;
 
   /** @param cleanup with what was acquired before; `release` runs it */
   constructor(options: SandboxLeaseOptions, cleanup: CleanupStack) {
-    const { addresses, policy, mtu, clock } = options;
+    const { addresses, policy, limits, bytesUsed, mtu, clock } = options;
     this.#options = options;
     this.#policy = policy;
+    this.#limits = limits;
+    this.#tabledLimits = limits;
+    this.#bytesUsed = bytesUsed;
     this.#cleanup = cleanup;
     this.guest = {
       mac: addresses.guestMac,
@@ -84,6 +99,7 @@ export class SandboxLease implements NetworkLease {
     const onEvent = (event: NameEvent): void => this.#logName(event);
     this.#names = new SandboxNames({ policy: namePolicy(policy), pins, clock, onEvent });
     const sandbox = { id: addresses.id, policy: () => namePolicy(this.#policy), pins };
+    this.#connections = new GuestConnections(addresses.guestAddress, clock);
     this.#gateway = new Gateway({
       address: addresses.hostAddress,
       port: 0,
@@ -100,6 +116,7 @@ export class SandboxLease implements NetworkLease {
   async open(): Promise<void> {
     const dnsPort = await this.#listenForNames();
     this.#cleanup.push('gateway', () => this.#gateway.close());
+    this.#cleanup.push('connections to the guest', () => this.#connections.close());
     const gatewayPort = await this.#gateway.listen();
     this.#ports = { dnsPort, gatewayPort };
     this.#cleanup.push('packet filter', async () => {
@@ -123,6 +140,10 @@ export class SandboxLease implements NetworkLease {
     return this.#policy;
   }
 
+  get limits(): TrafficLimits {
+    return this.#limits;
+  }
+
   /** For a table that has to be made anew; undefined while this is not in it. */
   get tabled(): Tabled | undefined {
     if (!this.#isTabled) return undefined;
@@ -138,16 +159,32 @@ export class SandboxLease implements NetworkLease {
     return this.#options.tap.close();
   }
 
-  setPolicy(policy: EgressPolicy): Promise<void> {
-    const turn = this.#changes.then(() => this.#setPolicy(policy));
+  setPolicy(policy: EgressPolicy, limits?: TrafficLimits): Promise<void> {
+    const turn = this.#changes.then(() => this.#setPolicy(policy, limits ?? this.#limits));
     this.#changes = turn.catch((error: unknown) => ignore(error, 'the caller has it'));
     return turn;
+  }
+
+  connect(port: number, signal?: AbortSignal): Promise<Duplex> {
+    return this.#connections.connect(port, signal);
   }
 
   async traffic(): Promise<NetworkTraffic> {
     const traffic = await this.#options.table.traffic(this.#options.addresses.id);
     assert(traffic !== undefined, 'traffic is asked of a lease that is in the packet filter');
+    this.noteUsed(traffic.budgetBytesUsed);
     return trafficOf(traffic, this.#options.guard?.drops());
+  }
+
+  /** As the packet filter has just told. What is used up is said once, and ends what waits at the gateway. */
+  noteUsed(bytesUsed: number): void {
+    this.#bytesUsed = Math.max(this.#bytesUsed, bytesUsed);
+    const { bytesMax } = this.#limits;
+    if (bytesMax === undefined || bytesUsed < bytesMax || this.#isSpent) return;
+    this.#isSpent = true;
+    const { addresses, log } = this.#options;
+    log.info('the byte budget of a sandbox is used up', { sandbox: addresses.id, bytesMax });
+    this.#gateway.closeSandbox(addresses.id);
   }
 
   release(): Promise<void> {
@@ -181,18 +218,22 @@ export class SandboxLease implements NetworkLease {
   }
 
   /** Names first, so that no answer of the old policy is pinned after the change. */
-  async #setPolicy(policy: EgressPolicy): Promise<void> {
+  async #setPolicy(policy: EgressPolicy, limits: TrafficLimits): Promise<void> {
     assert(this.#ports !== undefined, 'the policy of a lease is set while it is open');
-    const before = this.#policy;
-    const use = (one: EgressPolicy): void => {
+    const [before, limitsBefore] = [this.#policy, this.#limits];
+    if (limits.bytesMax !== limitsBefore.bytesMax) await this.traffic();
+    const use = (one: EgressPolicy, itsLimits: TrafficLimits): void => {
       this.#policy = one;
+      this.#limits = itsLimits;
       this.#names.setPolicy(namePolicy(one));
     };
-    use(policy);
+    use(policy, limits);
     try {
       await this.#options.table.update(this.#options.addresses.id, () => this.#wanted());
+      this.#tabledLimits = limits;
+      if (limits.bytesMax !== limitsBefore.bytesMax) this.#isSpent = false;
     } catch (error) {
-      use(before);
+      use(before, limitsBefore);
       throw error;
     }
     this.#gateway.judgeSandbox(this.#options.addresses.id);
@@ -204,7 +245,7 @@ export class SandboxLease implements NetworkLease {
   #record(): void {
     const { record, addresses, log } = this.#options;
     try {
-      record(this.#policy);
+      record(this.#policy, this.#limits);
     } catch (error) {
       log.warn('record a policy', { sandbox: addresses.id, error: describeError(error) });
     }
@@ -224,12 +265,14 @@ export class SandboxLease implements NetworkLease {
   }
 
   #wanted(): Tabled {
-    return { network: this.#network(), pins: this.#packetPins(this.#names.pins.live()) };
+    const renewed = renewedChains(this.#tabledLimits, this.#limits);
+    return { network: this.#network(), pins: this.#packetPins(this.#names.pins.live()), renewed };
   }
 
   #network(): SandboxNetwork {
     const { addresses } = this.#options;
-    return { lease: addresses, policy: this.#policy, ...this.#ports };
+    const [policy, limits, bytesUsed] = [this.#policy, this.#limits, this.#bytesUsed];
+    return { lease: addresses, policy, limits, bytesUsed, ...this.#ports };
   }
 
   #packetPins(pins: readonly Pin[]): PacketPin[] {
@@ -253,7 +296,10 @@ export class SandboxLease implements NetworkLease {
 }
 
 /** @param drops of XDP, which the packet filter has not seen */
-export function trafficOf({ counts }: SandboxTraffic, drops = NO_DROPS): NetworkTraffic {
+export function trafficOf(
+  { counts, budgetBytesUsed }: SandboxTraffic,
+  drops = NO_DROPS,
+): NetworkTraffic {
   const { sent, host, received } = counts;
   const filtered = REFUSALS.map((name) => [name, counts[name].packets] as const);
   const early = [
@@ -267,6 +313,7 @@ export function trafficOf({ counts }: SandboxTraffic, drops = NO_DROPS): Network
     packetsIn: received.packets,
     bytesIn: received.bytes,
     refused: Object.fromEntries(refused),
+    bytesUsed: budgetBytesUsed,
   };
 }
 

@@ -10,7 +10,7 @@ import { NetlinkExchange, type Outcome } from './netlink-exchange.ts';
 import { type NftObject, TABLE_NAME } from './nft-json.ts';
 import { dumpNftObjects, getNftObject, type NftObjectKind, parseNftObject } from './nft-object.ts';
 import type { Request } from './rtnetlink-request.ts';
-import { budgetOf, COUNTER_NAMES, counterOf } from './sandbox-counters.ts';
+import { budgetOf, COUNTER_NAMES, counterOf, readBudget } from './sandbox-counters.ts';
 
 const ENOENT = 'ENOENT';
 /** Readings of all objects while somebody changes them. */
@@ -42,9 +42,18 @@ export class TableProbe {
 
   /** The counters of our table; none where there is no table. @throws LinkError; SyscallError */
   listCounters(): readonly NftObject[] {
-    const attempt = `list counters of table ${TABLE_NAME}`;
+    return this.#list('counter');
+  }
+
+  /** The budgets of our table, as `listCounters`. */
+  listQuotas(): readonly NftObject[] {
+    return this.#list('quota');
+  }
+
+  #list(kind: NftObjectKind): readonly NftObject[] {
+    const attempt = `list each ${kind} of table ${TABLE_NAME}`;
     for (let tries = 0; tries < DUMP_ATTEMPTS_MAX; tries += 1) {
-      const outcome = this.#ask(attempt, dumpNftObjects('counter'));
+      const outcome = this.#ask(attempt, dumpNftObjects(kind));
       if (outcome.kind === 'refused') {
         const cause = new SyscallError(attempt, outcome.acknowledgement.errno);
         if (cause.code === ENOENT) return [];
@@ -53,6 +62,12 @@ export class TableProbe {
       if (!outcome.interrupted) return objectsOf(outcome);
     }
     throw linkError(attempt, 'EAGAIN', new Error('it changed during each reading'));
+  }
+
+  /** Bytes of its budget that a sandbox has used; undefined where it has none. @throws as `hasCounter` */
+  budgetUsed(id: SandboxId): number | undefined {
+    const [found] = this.#find('quota', budgetOf(id));
+    return found === undefined ? undefined : readBudget(found);
   }
 
   /** What `readTraffic` takes, of one sandbox; none of one that is not in the table. @throws as `hasCounter` */

@@ -7,6 +7,7 @@ import type { NetworkTraffic } from '../net/lease.ts';
 import { LeaseRecords } from '../net/lease-record.ts';
 import { Links } from '../net/links.ts';
 import { readMetadataDrops } from '../net/metadata-guard.ts';
+import type { TrafficLimits } from '../net/sandbox-chains.ts';
 import { readTraffic } from '../net/sandbox-counters.ts';
 import { trafficOf } from '../net/sandbox-lease.ts';
 import { readContents } from '../net/table-owners.ts';
@@ -27,18 +28,22 @@ export interface NetworkView {
   readonly pid: number;
   /** Null: it is not recorded. */
   readonly policy: Required<EgressPolicyText> | null;
+  /** How much of it; null: it is not recorded. */
+  readonly limits: TrafficLimits | null;
+  /** Of `limits.bytesMax`; null: there is no such limit, or it is not known. */
+  readonly bytesLeft: number | null;
   readonly traffic: NetworkTraffic | null;
 }
 
 /** @throws LinkError */
 export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<NetworkView[]> {
   using probe = new TableProbe();
-  const counters = probe.listCounters();
+  const objects = [...probe.listCounters(), ...probe.listQuotas()];
   using links = new Links();
   const owned = links.owned();
-  const traffic = readTraffic(counters);
+  const traffic = readTraffic(objects);
   const records = new LeaseRecords(stateDir);
-  const views = readContents(counters).entries.map(({ owner, lease }): NetworkView => {
+  const views = readContents(objects).entries.map(({ owner, lease }): NetworkView => {
     const { id, tap, subnet } = lease;
     const link = owned.find((each) => each.owner.sandboxId === id)?.link;
     const programId = link?.xdpProgramId;
@@ -47,6 +52,8 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
         ? undefined
         : readMetadataDrops(programId, link.index);
     const counted = traffic.get(id);
+    const record = records.read(id);
+    const { bytesMax } = record?.limits ?? {};
     return {
       sandbox: id,
       interface: tap,
@@ -54,7 +61,12 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
       gateway: formatAddress({ family: 4, value: subnet.base + 1n }),
       state: isRunning(owner) ? (link !== undefined ? 'ok' : 'no link') : 'orphaned',
       pid: owner.pid,
-      policy: records.read(id)?.policy ?? null,
+      policy: record?.policy ?? null,
+      limits: record?.limits ?? null,
+      bytesLeft:
+        counted === undefined || bytesMax === undefined
+          ? null
+          : Math.max(0, bytesMax - counted.budgetBytesUsed),
       traffic: counted === undefined ? null : trafficOf(counted, drops),
     };
   });
@@ -72,6 +84,8 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
         state: isRunning(owner) ? 'not filtered' : 'orphaned',
         pid: owner.pid,
         policy: null,
+        limits: null,
+        bytesLeft: null,
         traffic: null,
       };
     }),

@@ -37,12 +37,24 @@ export class Network {
   async lease(sandboxId: string, policy: NetworkPolicy): Promise<SandboxNetwork> {
     const parsed = readPolicy(policy);
     const network = await this.open();
-    const lease = await orUnavailable(network.lease({ sandboxId, policy: parsed }));
+    const { limits, bytesUsed = 0 } = policy;
+    const request = { sandboxId, policy: parsed, limits, bytesUsed };
+    const lease = await orUnavailable(network.lease(request));
     return {
       tapFd: lease.tapFd,
       guest: lease.guest,
       handedOver: () => orUnavailable(lease.handedOver()),
-      setPolicy: async (changed) => await orUnavailable(lease.setPolicy(readPolicy(changed))),
+      setPolicy: async (changed) =>
+        await orUnavailable(lease.setPolicy(readPolicy(changed), changed.limits)),
+      connect: async (port, signal) => {
+        try {
+          return await lease.connect(port, signal);
+        } catch (error) {
+          if (!(error instanceof CodedError)) throw error;
+          const message = `port ${port} of the sandbox's card`;
+          throw new SandboxError('port_unreachable', message, { cause: error, ...remedyOf(error) });
+        }
+      },
       traffic: () => lease.traffic(),
       release: () => lease.release(),
     };

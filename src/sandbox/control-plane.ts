@@ -135,7 +135,9 @@ export class LocalControlPlane implements ControlPlane {
     const sandbox = await this.#find(id);
     const { channelLimits, network, ...terms } = change;
     if (channelLimits !== undefined) await sandbox.setChannelLimits(channelLimits);
-    if (network !== undefined) await told(sandbox.setNetwork(networkPolicy(network)));
+    if (network !== undefined) {
+      await told(sandbox.setNetwork(networkPolicy(network, sandbox.spec.network)));
+    }
     await told(sandbox.change(terms));
     return sandbox.info();
   }
@@ -200,6 +202,11 @@ export class LocalControlPlane implements ControlPlane {
     const { vm } = await told((await this.#find(id)).live());
     if (vm === undefined) throw new SandboxError('not_ready', `sandbox ${id} has no VM`);
     return this.#parts.dial(vm.channelPath);
+  }
+
+  async openPort(id: string, port: number, signal?: AbortSignal): Promise<Duplex> {
+    const { card } = await told((await this.#find(id)).live());
+    return await told(card.connect(port, signal));
   }
 
   async channelStats(id: string): Promise<ChannelStats> {
@@ -426,7 +433,8 @@ function closing(): SandboxError {
 
 type HeldSnapshot = Awaited<ReturnType<Keeper['open']>>;
 
+/** Its network has the same limits, with nothing used of them. */
 function withoutIdentity(spec: SandboxSpec): Omit<SandboxSpec, 'id' | 'hostname'> {
   const { id: _id, hostname: _hostname, ...rest } = spec;
-  return rest;
+  return { ...rest, network: networkPolicy(spec.network) };
 }

@@ -66,6 +66,12 @@ export interface ControlPlane {
    * @throws SandboxError `not_ready`
    */
   openOperation(id: string): Promise<Duplex>;
+  /**
+   * A TCP connection to what listens at the sandbox's own address, by its network card. Half-closes go
+   * through both ways; it ends with the card. Resumes as `guest` does.
+   * @throws SandboxError `not_ready`, `network_unavailable`: it has no card; `port_unreachable`
+   */
+  openPort(id: string, port: number, signal?: AbortSignal): Promise<Duplex>;
   channelStats(id: string): Promise<ChannelStats>;
   /** The last requests to the model, oldest first; bounded. */
   usage(id: string): Promise<readonly UsageRecord[]>;
@@ -155,7 +161,7 @@ export interface SandboxInfo {
   readonly end: Pick<SandboxEnd, 'cause' | 'detail'> | null;
 }
 
-export interface NetworkInfo extends NetworkPolicy {
+export interface NetworkInfo extends Omit<NetworkPolicy, 'bytesUsed'> {
   /** IPv4, of its network card; null while it has none: it is paused on the disk, or has ended. */
   readonly address: string | null;
 }

@@ -30,6 +30,8 @@ export type SandboxErrorCode =
   | 'busy'
   /** This host can't give it a network; the message says why. */
   | 'network_unavailable'
+  /** Nothing in the sandbox takes the connection to its card; the message says why. */
+  | 'port_unreachable'
   /** A template could not be built; sandboxes still boot. */
   | 'template_failed'
   /** The caller cancelled. */

@@ -320,6 +320,7 @@ export class ManagedSandbox {
       await this.#saving(supervisor, () =>
         this.#parts.keeper.pause(supervisor, (snapshotId, commit) =>
           this.#writer.inTurn(async () => {
+            this.#spec = { ...supervisor.spec, network: await supervisor.card.policyToKeep() };
             await commit(this.#row(snapshotId));
             this.#pauseId = snapshotId;
           }),

@@ -6,7 +6,7 @@ import { NetworkCard } from './network-card.ts';
 import type { SandboxNetwork } from './parts.ts';
 import type { NetworkPolicy } from './spec.ts';
 
-const POLICY: NetworkPolicy = { mode: 'allowlist', allow: ['a.example'], deny: [] };
+const POLICY: NetworkPolicy = { mode: 'allowlist', allow: ['a.example'], deny: [], limits: {} };
 const SETTINGS = {
   ...{ mac: 'aa:fc:00:00:00:01', address: '10.0.0.2', prefixLength: 30 },
   ...{ gateway: '10.0.0.1', gatewayMac: 'aa:fd:00:00:00:01', mtu: 1500 },
@@ -19,9 +19,17 @@ function world(fail?: string) {
     done.push(name);
     if (name === fail) throw new Error(`${name} failed`);
   };
-  const traffic = { packetsIn: 1, packetsOut: 1, bytesIn: 40, bytesOut: 2, refused: {} };
+  const traffic = {
+    packetsIn: 1,
+    packetsOut: 1,
+    bytesIn: 40,
+    bytesOut: 2,
+    refused: {},
+    bytesUsed: 42,
+  };
   const lease: SandboxNetwork = {
     tapFd: 9,
+    connect: () => Promise.reject(new Error('no guest here')),
     guest: SETTINGS,
     handedOver: () => step('handed over'),
     setPolicy: ({ mode }) => step(`policy ${mode}`),
@@ -44,8 +52,8 @@ function world(fail?: string) {
   const granted = Promise.withResolvers<void>();
   const card = new NetworkCard('one', {
     clock,
-    leaseNetwork: async (_id, { mode }) => {
-      await step(`lease ${mode}`);
+    leaseNetwork: async (_id, { mode, bytesUsed }) => {
+      await step(bytesUsed === 0 ? `lease ${mode}` : `lease ${mode} ${bytesUsed}`);
       if (fail === 'late') await granted.promise;
       return lease;
     },
@@ -99,6 +107,27 @@ describe('NetworkCard', () => {
     await expect(card.set({ ...POLICY, mode: 'open' }, vm, guest)).rejects.toThrow('policy open');
     expect(card.policy).toEqual(POLICY);
     expect(card.settings).toEqual(SETTINGS);
+  });
+
+  it('what is used of a budget goes with the sandbox: to its next card, and into another VM', async () => {
+    const { card, vm, guest, done } = world();
+    const limited = { ...POLICY, limits: { bytesMax: 100 } };
+    await card.set({ ...limited, bytesUsed: 7 }, vm, guest);
+    expect(done.splice(0)[0]).toBe('lease allowlist 7');
+    expect(card.policy).toEqual(limited);
+    expect(await card.policyToKeep()).toEqual({ ...limited, bytesUsed: 42 });
+    expect(done.splice(0)).toEqual(['count']);
+    await card.set(null, vm, guest);
+    expect(done.splice(0)).toEqual(['policy none', 'tell null', 'unplug', 'count', 'release']);
+    await card.set(limited, vm, guest);
+    expect(done[0]).toBe('lease allowlist 42');
+  });
+
+  it('a budget that can not be counted is what it was', async () => {
+    const { card, vm, guest } = world('count');
+    const limited = { ...POLICY, limits: { bytesMax: 100 }, bytesUsed: 7 };
+    await card.set(limited, vm, guest);
+    expect(await card.policyToKeep()).toEqual(limited);
   });
 
   it('release: a lease that comes after the end is given back', async () => {

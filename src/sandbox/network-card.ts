@@ -5,6 +5,7 @@
  *
  * The supervisor owns it and asks for one change at a time; its end may come at any moment.
  */
+import type { Duplex } from 'node:stream';
 import type { GuestNetwork } from '../base/guest-network.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Guest } from '../guest/link.ts';
@@ -16,7 +17,7 @@ import type { NetworkPolicy } from './spec.ts';
 /** Counters are read anew at most so often: it costs a process (`nft`). */
 const COUNTERS_MS_MIN = 30_000;
 
-const NOTHING: NetworkPolicy = { mode: 'none', allow: [], deny: [] };
+const NOTHING = { mode: 'none', allow: [], deny: [] } as const;
 
 type CardParts = Pick<SandboxParts, 'leaseNetwork' | 'clock'>;
 
@@ -25,6 +26,8 @@ export class NetworkCard {
   readonly #parts: CardParts;
   #lease: SandboxNetwork | undefined;
   #policy: NetworkPolicy | null = null;
+  /** Of its budget, by leases that it had. */
+  #bytesUsed = 0;
   #isReleased = false;
   #counted:
     | { readonly lease: SandboxNetwork; readonly atMs: number; readonly bytes: number }
@@ -54,14 +57,27 @@ export class NetworkCard {
     if (leaseNetwork === undefined) {
       throw new SandboxError('network_unavailable', 'this host has no network for sandboxes');
     }
-    const lease = await leaseNetwork(this.#sandboxId, policy);
+    const { bytesUsed = 0, ...asked } = policy;
+    this.#bytesUsed = Math.max(this.#bytesUsed, bytesUsed);
+    const lease = await leaseNetwork(this.#sandboxId, { ...asked, bytesUsed: this.#bytesUsed });
     if (this.#isReleased) {
       await lease.release();
       throw new SandboxError('gone', 'the sandbox ended while it was given a network');
     }
     this.#lease = lease;
-    this.#policy = policy;
+    this.#policy = asked;
     return { tapFd: lease.tapFd, mac: lease.guest.mac };
+  }
+
+  /**
+   * From the host to what listens at its address in the guest.
+   * @throws SandboxError `network_unavailable`: there is no card; `port_unreachable`
+   */
+  async connect(port: number, signal?: AbortSignal): Promise<Duplex> {
+    if (this.#lease !== undefined) return await this.#lease.connect(port, signal);
+    throw new SandboxError('network_unavailable', 'the sandbox has no network card', {
+      remedy: 'give it one (neurovisor update), or go over its channel, which needs none',
+    });
   }
 
   /** The VM has been started with it. */
@@ -108,8 +124,9 @@ export class NetworkCard {
   /** First nothing passes any more, for the rest needs the guest's help. */
   async #take(vm: Vm, guest: Guest): Promise<void> {
     if (this.#lease === undefined) return;
-    await this.#lease.setPolicy(NOTHING);
-    this.#policy = NOTHING;
+    const nothing = { ...NOTHING, limits: this.#policy?.limits ?? {} };
+    await this.#lease.setPolicy(nothing);
+    this.#policy = nothing;
     await guest.update({ network: null });
     await vm.nicHotplug?.unplugNic();
     await this.#giveBack();
@@ -127,6 +144,12 @@ export class NetworkCard {
     return this.#counted.bytes;
   }
 
+  /** For who goes on with the sandbox in another VM: what holds, and what is used of its budget. */
+  async policyToKeep(): Promise<NetworkPolicy | null> {
+    await this.#countBudget();
+    return this.#policy && { ...this.#policy, bytesUsed: this.#bytesUsed };
+  }
+
   /** The VM is gone, or never was. Idempotent. */
   async release(): Promise<void> {
     this.#isReleased = true;
@@ -142,7 +165,18 @@ export class NetworkCard {
     }
   }
 
+  /** Only where there is one: it costs a process. */
+  async #countBudget(): Promise<void> {
+    if (this.#lease === undefined || this.#policy?.limits.bytesMax === undefined) return;
+    try {
+      this.#bytesUsed = (await this.#lease.traffic()).bytesUsed;
+    } catch (error) {
+      ignore(error, 'what was known before is kept');
+    }
+  }
+
   async #giveBack(): Promise<void> {
+    if (!this.#isReleased) await this.#countBudget();
     const lease = this.#lease;
     this.#lease = undefined;
     this.#policy = null;

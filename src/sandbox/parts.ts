@@ -2,6 +2,7 @@
  * What the supervisor needs of the mechanisms, and what it tells (types only). The composition root makes
  * the parts; tests make others.
  */
+import type { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import type { GuestIdentity, GuestListener } from '../guest/link.ts';
@@ -40,6 +41,8 @@ export interface BridgePort {
 /** What a sandbox has of the host's network, with policies as they are written. */
 export interface SandboxNetwork
   extends Pick<NetworkLease, 'tapFd' | 'guest' | 'handedOver' | 'traffic' | 'release'> {
+  /** To what listens at the guest's address. @throws SandboxError `port_unreachable` */
+  connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   /** @throws SandboxError `spec_invalid`: nothing has changed; `network_unavailable` */
   setPolicy(policy: NetworkPolicy): Promise<void>;
 }

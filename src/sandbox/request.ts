@@ -98,16 +98,23 @@ export function parseStored(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): 
   }
   const { spec, terms, origin } = stored ?? {};
   if (spec === undefined || terms === undefined || origin === undefined) return null;
-  // A row of before there were networks has none.
+  // A row of before there were networks, or limits of them, has none.
   const { network = null } = spec as Partial<SandboxSpec>;
-  return { spec: { ...spec, network }, terms: { ...terms, metadata: row.metadata }, origin };
+  const limited = network && { ...network, limits: network.limits ?? {} };
+  return {
+    spec: { ...spec, network: limited },
+    terms: { ...terms, metadata: row.metadata },
+    origin,
+  };
 }
 
 export function networkInfo(
   policy: NetworkPolicy | null,
   card: GuestNetwork | undefined,
 ): SandboxInfo['network'] {
-  return policy === null ? null : { ...policy, address: card?.address ?? null };
+  if (policy === null) return null;
+  const { mode, allow, deny, limits } = policy;
+  return { mode, allow, deny, limits, address: card?.address ?? null };
 }
 
 /** Of its row; another process may have held it. */

@@ -1,5 +1,26 @@
 import { describe, expect, it } from 'vitest';
-import { DEFAULTS, makeSpec, type SandboxOptions } from './spec.ts';
+import {
+  DEFAULTS,
+  makeSpec,
+  type NetworkLimits,
+  networkPolicy,
+  type SandboxOptions,
+} from './spec.ts';
+
+const withLimits = (limits: NetworkLimits): SandboxOptions => ({
+  network: { mode: 'open', limits },
+});
+
+describe('networkPolicy', () => {
+  it('has the limits that are named, or else those of before', () => {
+    const limits = { bytesMax: 7, connectionsMax: 2 };
+    const before = networkPolicy({ mode: 'open', limits });
+    expect(networkPolicy({ mode: 'none' })?.limits).toEqual({});
+    expect(networkPolicy({ mode: 'none' }, before)?.limits).toEqual(limits);
+    const other = { mode: 'none', limits: { connectionsMax: 3 } } as const;
+    expect(networkPolicy(other, before)?.limits).toEqual(other.limits);
+  });
+});
 
 describe('makeSpec', () => {
   it('defaults: the medium size, no limit of time, every model, a fresh id', () => {
@@ -24,6 +45,9 @@ describe('makeSpec', () => {
     ['an environment that is too large', { env: { A: 'x'.repeat(40_000) } }, 'env'],
     ['a module name that is code', { warm: ['os;import sys'] }, 'warm'],
     ['a model name with a newline', { models: { defaultModel: 'a\nb' } }, 'models'],
+    ['no connections', withLimits({ connectionsMax: 0 }), 'network.limits.connectionsMax'],
+    ['half a byte', withLimits({ bytesMax: 0.5 }), 'network.limits.bytesMax'],
+    ['a crawl', withLimits({ uploadBytesPerSecond: 1 }), 'network.limits.uploadBytesPerSecond'],
     ['an empty alias', { models: { aliases: { '': 'b' } } }, 'models'],
   ];
   it.each(bad)('refuses %s and names the field', (_what, options, field) => {

@@ -31,10 +31,28 @@ export interface NetworkPolicy {
   readonly mode: 'none' | 'allowlist' | 'open';
   readonly allow: readonly string[];
   readonly deny: readonly string[];
+  /** How much of it; what is absent has no limit, but for connections (2,048). */
+  readonly limits: NetworkLimits;
+  /** Of `limits.bytesMax`, by network cards that the sandbox has had. Not asked for: kept here with a pause. */
+  readonly bytesUsed?: number;
+}
+
+/** Of IPv4 packets between guest and host, headers included. */
+export interface NetworkLimits {
+  /** Both directions together, in the sandbox's life: then its connections are reset, and no more begin. */
+  readonly bytesMax?: number;
+  /** Of the guest. */
+  readonly uploadBytesPerSecond?: number;
+  readonly downloadBytesPerSecond?: number;
+  /** At one time, to the network and to the host. */
+  readonly connectionsMax?: number;
 }
 
 export type NetworkOptions = Pick<NetworkPolicy, 'mode'> & {
   readonly [K in 'allow' | 'deny']?: NetworkPolicy[K] | undefined;
+} & {
+  /** Replaces all of them. Absent: none; of a sandbox that has a network, they stay as they are. */
+  readonly limits?: NetworkLimits | undefined;
 };
 
 export interface ModelPolicy {
@@ -66,6 +84,11 @@ export const LIMITS = {
   envBytesMax: 32 * 1024,
   timeoutMsMax: 7 * 24 * 3600 * 1000,
   warmModulesMax: 64,
+  /** A packet of a TAP must come through; the kernel's token buckets overflow at 18 GB/s. */
+  networkBytesPerSecondMin: 1024,
+  networkBytesPerSecondMax: 10_000_000_000,
+  networkBytesMax: 1_000_000_000_000_000,
+  networkConnectionsMax: 65_536,
 } as const;
 
 /** The "medium" size: enough for LangChain and NumPy with some data. */
@@ -125,11 +148,35 @@ export function makeSpec(options: SandboxOptions, hostCpus: number): SandboxSpec
   };
 }
 
-/** Its rules are judged by who gives it a network. */
-export function networkPolicy(options: NetworkOptions | null): NetworkPolicy | null {
+/**
+ * Its rules are judged by who gives it a network.
+ * @param before what it has: of that limits stay that are not named
+ * @throws SandboxError `spec_invalid`
+ */
+export function networkPolicy(
+  options: NetworkOptions | null,
+  before: NetworkPolicy | null = null,
+): NetworkPolicy | null {
   if (options === null) return null;
-  const { mode, allow = [], deny = [] } = options;
-  return { mode, allow, deny };
+  const { mode, allow = [], deny = [], limits = before?.limits ?? {} } = options;
+  return { mode, allow, deny, limits: networkLimits(limits) };
+}
+
+function networkLimits(limits: NetworkLimits): NetworkLimits {
+  const { networkBytesPerSecondMin: slowest, networkBytesPerSecondMax: fastest } = LIMITS;
+  const ranges = {
+    bytesMax: [1, LIMITS.networkBytesMax],
+    uploadBytesPerSecond: [slowest, fastest],
+    downloadBytesPerSecond: [slowest, fastest],
+    connectionsMax: [1, LIMITS.networkConnectionsMax],
+  } as const satisfies Record<keyof NetworkLimits, unknown>;
+  const given = Object.entries(ranges).flatMap(([name, [min, max]]) => {
+    const value = limits[name as keyof NetworkLimits];
+    return value === undefined
+      ? []
+      : [[name, inRange(`network.limits.${name}`, value, min, max)] as const];
+  });
+  return Object.fromEntries(given);
 }
 
 function checkEnv(env: Readonly<Record<string, string>>): void {

@@ -1,7 +1,7 @@
 /** The guest protocol through the REST server: bytes both ways, ends, refusals. */
 import { createHash, type Hash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { createServer, type Socket } from 'node:net';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { Duplex, Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
@@ -146,6 +146,33 @@ describe.skipIf(agentPython === null)('tunnel', () => {
     const socket = api.connect();
     const answer = text(socket);
     socket.write(request(id).replace('GET', 'POST'));
+    expect(await answer).toContain('route_not_found');
+  });
+
+  it('ports: a connection as it is; refusals are typed, and a client that leaves ends it', async () => {
+    const ends: Promise<unknown>[] = [];
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      ends.push(once(socket, 'end').then(() => socket.destroy()));
+      socket.on('error', () => undefined);
+      socket.once('data', (data) => socket.write(`got ${data}`));
+    });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    const stream = await remote.openPort(id, port);
+    stream.write('hello');
+    expect(String((await once(stream, 'data'))[0])).toBe('got hello');
+    stream.destroy();
+    await ends[0];
+    server.close();
+    await expect(remote.openPort(id, port)).rejects.toMatchObject({ code: 'port_unreachable' });
+    for (const wrong of [0, 65_536, 1.5]) {
+      await expect(remote.openPort(id, wrong)).rejects.toMatchObject({ code: 'refused' });
+    }
+    const socket = api.connect();
+    const answer = text(socket);
+    // The other tunnel's protocol.
+    socket.write(request(id).replace('/operations', `/ports/${port}`));
     expect(await answer).toContain('route_not_found');
   });
 

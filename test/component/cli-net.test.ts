@@ -33,7 +33,9 @@ describe('net', () => {
   it('ls and inspect show what each sandbox has, from another process', async () => {
     await owner.do('open', '');
     const [one, two] = [newSandboxId(), newSandboxId()];
-    await owner.do('lease', one, { mode: 'allowlist', allow: ['pypi.org'], deny: ['192.0.2.1'] });
+    const limits = { bytesMax: 1000, connectionsMax: 7 };
+    const rules = { mode: 'allowlist', allow: ['pypi.org'], deny: ['192.0.2.1'] };
+    await owner.do('lease', one, rules, { limits, bytesUsed: 400 });
     await owner.do('lease', two, { mode: 'none' });
     const listed = await neurovisor('net', 'ls', '-o', 'json');
     expect(JSON.parse(listed.stdout)).toEqual(
@@ -46,7 +48,12 @@ describe('net', () => {
           state: 'ok',
           pid: expect.any(Number),
           policy: { mode: 'allowlist', allow: ['pypi.org'], deny: ['192.0.2.1'] },
-          traffic: { packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {} },
+          limits,
+          bytesLeft: 600,
+          traffic: {
+            ...{ packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {} },
+            bytesUsed: 400,
+          },
         },
         expect.objectContaining({ sandbox: two, address: '10.201.0.6' }),
       ]),
@@ -56,6 +63,7 @@ describe('net', () => {
     expect(text.stdout.trim().split('\n')).toHaveLength(3);
     const shown = await neurovisor('net', 'inspect', one.slice(0, 10));
     expect(shown.stdout).toMatch(/allow +pypi\.org/);
+    expect(shown.stdout).toMatch(/limit +1000 B in all, 600 B left\nlimit +7 connections/);
     expect(await neurovisor('net', 'inspect', 'zzz')).toMatchObject({
       status: 2,
       stderr: expect.stringContaining('net ls'),

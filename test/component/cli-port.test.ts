@@ -7,7 +7,7 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { duplexPair } from 'node:stream';
 import { buffer, text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { type PortReport, parsePorts, port } from '../../src/cli/commands/port.ts';
+import { type PortFlags, type PortReport, parsePorts, port } from '../../src/cli/commands/port.ts';
 import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
 import { type ForwardOptions, forwardPort, LIMITS } from '../../src/library/port-forward.ts';
 import { daemonSocket, resolveHome } from '../../src/runtime/home.ts';
@@ -61,9 +61,9 @@ async function guestServer(serve: (socket: Socket) => void, at = 0): Promise<num
 }
 
 /** The command in this process, listening. */
-async function forwarding(words: readonly string[], on = { control, id }) {
+async function forwarding(words: readonly string[], on = { control, id }, flags: PortFlags = {}) {
   const there = testCli({ json: true });
-  const running = port(there.cli, on.control, on.id, words);
+  const running = port(there.cli, on.control, on.id, words, flags);
   const stop = (): Promise<number> => {
     there.cli.handleSignal('SIGINT');
     return running;
@@ -88,6 +88,35 @@ async function outcome(socket: Socket): Promise<string> {
 }
 
 const echo = (socket: Socket): void => void socket.pipe(socket);
+
+describe('port --over nic', () => {
+  it('bytes and half-closes pass both ways; nobody there is told', async () => {
+    const made = await control.create({ network: { mode: 'open' } });
+    const sent = Buffer.alloc(5 * MIB, 'abcdefg');
+    const number = await guestServer(async (socket) => {
+      socket.end(`${(await buffer(socket)).length} bytes`);
+    });
+    const nobody = await freePort();
+    const on = { control, id: made.id };
+    const words = [`${number}`, `${nobody}:${await freePort()}`];
+    const there = await forwarding(words, on, { over: 'nic' });
+    const socket = client(there.local);
+    socket.end(sent);
+    expect(await text(socket)).toBe(`${sent.length} bytes`);
+    const local = there.report.ports[1]?.localPort ?? 0;
+    expect(await outcome(client(local))).toBe('ECONNRESET');
+    await expect.poll(there.stderr).toContain(`port ${nobody} of the sandbox's card`);
+    expect(await there.stop()).toBe(0);
+    await control.remove(made.id);
+  });
+
+  it('without a network card it says so', async () => {
+    const there = testCli();
+    await expect(port(there.cli, control, id, ['3000'], { over: 'nic' })).rejects.toMatchObject({
+      code: 'usage',
+    });
+  });
+});
 
 describe('port', () => {
   it('bytes and half-closes pass both ways; an answer may come after our end', async () => {

@@ -48,6 +48,11 @@ describe('update', () => {
     expect(await update(cli, control, id.slice(0, 12), flags)).toBe(0);
     expect(stdout()).toBe(`${id}\n`);
     expect((await control.get(id)).network).toMatchObject({ allow: ['a.example'] });
+    await update(cli, control, id, { ...flags, allowOut: [], netLimit: ['bytes=1K'] });
+    expect((await control.get(id)).network).toMatchObject({
+      allow: ['a.example'],
+      limits: { bytesMax: 1024 },
+    });
     await update(cli, control, id, { allowOut: [], denyOut: [], label: [], net: 'none' });
     expect((await control.get(id)).network).toBeNull();
   });

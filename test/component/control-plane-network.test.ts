@@ -24,7 +24,12 @@ describe('LocalControlPlane: networks', () => {
     expect(plain.network).toBeNull();
     expect([host.vm(plain.id).nic, await held(host)]).toEqual([null, 0]);
     const { id, network: told } = await host.control.create({ network });
-    expect(told).toEqual({ ...network, deny: [], address: expect.stringMatching(/^10\./) });
+    expect(told).toEqual({
+      ...network,
+      deny: [],
+      limits: {},
+      address: expect.stringMatching(/^10\./),
+    });
     expect([host.vm(id).nic?.isPlugged, await held(host)]).toEqual([true, 1]);
     await host.control.remove(id);
     expect(await held(host)).toBe(0);
@@ -137,6 +142,27 @@ describe('LocalControlPlane: networks', () => {
     expect(made.map((one) => one.network?.allow)).toEqual([network.allow, network.allow]);
     const macs = [id, ...made.map((one) => one.id)].map((one) => host.vm(one).nic?.mac);
     expect(new Set(macs).size).toBe(3);
+    await requireNothing(host);
+  });
+
+  it('limits: kept by an update of rules, a pause and forks; what is used by the pause alone', async () => {
+    await using host = await FakeHost.open();
+    const limits = { bytesMax: 1000, connectionsMax: 5 };
+    const { id } = await host.control.create({ network: { ...network, limits } });
+    host.bytesUsed = 400;
+    const changed = await host.control.update(id, { network: { mode: 'open' } });
+    expect(changed.network).toMatchObject({ mode: 'open', limits });
+    const [fork] = await host.control.fork(id, { count: 1 });
+    if (fork?.ok !== true) throw new Error('no fork');
+    expect(host.leased.at(-1)).toMatchObject({ mode: 'open', limits, bytesUsed: 0 });
+    await host.control.pause(id, 'disk');
+    await host.control.resume(id);
+    expect(host.leased.at(-1)).toMatchObject({ mode: 'open', limits, bytesUsed: 400 });
+    const [second] = await host.control.fork(id, { count: 1 });
+    if (second?.ok !== true) throw new Error('no fork');
+    expect(host.leased.at(-1)).toMatchObject({ limits, bytesUsed: 0 });
+    const none = await host.control.update(id, { network: { mode: 'open', limits: {} } });
+    expect(none.network).toMatchObject({ limits: {} });
     await requireNothing(host);
   });
 

@@ -130,6 +130,45 @@ describe('leases', () => {
     expect(ruleset()).not.toContain('192.0.2.7');
   });
 
+  it('a budget that is used up is told once, and lasts: over a change, a flush, into the next lease', async () => {
+    await a.do('open', stateDir);
+    const id = newSandboxId();
+    const limits = { bytesMax: 100 };
+    const { gateway } = await a.do<Leased>(
+      'lease',
+      id,
+      { mode: 'open' },
+      { limits, bytesUsed: 20 },
+    );
+    const send = async (packets: number): Promise<void> => {
+      for (let sent = 0; sent < packets; sent += 1) await a.do('datagram', id, gateway);
+    };
+    const used = async (): Promise<unknown> =>
+      (await a.do<{ bytesUsed: number }>('traffic', id)).bytesUsed;
+    const toldTimes = async (): Promise<number> =>
+      (await a.do<string[]>('infos')).filter((info) => info.includes('budget')).length;
+    // Of 29 bytes each.
+    await send(1);
+    expect(await used()).toBe(49);
+    expect(await toldTimes()).toBe(0);
+    await send(4);
+    await expect.poll(toldTimes, { timeout: 10_000 }).toBe(1);
+    expect(await used()).toBe(100);
+    await a.do('setPolicy', id, { mode: 'open', deny: ['192.0.2.1'] });
+    a.run('nft', 'flush', 'ruleset');
+    await expect
+      .poll(() => ruleset(), { timeout: 30_000 })
+      .toContain('over 100 bytes used 100 bytes');
+    // What was refused is no part of what is added.
+    await a.do('setPolicy', id, { mode: 'open' }, { bytesMax: 150 });
+    expect(await used()).toBe(100);
+    await send(1);
+    expect(await used()).toBe(129);
+    expect(await toldTimes()).toBe(1);
+    await send(1);
+    await expect.poll(toldTimes, { timeout: 10_000 }).toBe(2);
+  });
+
   it('the same sandbox has the same card again, and another address', async () => {
     await a.do('open', stateDir);
     const id = newSandboxId();

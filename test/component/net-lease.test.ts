@@ -50,7 +50,8 @@ async function lease(record: SandboxLeaseOptions['record'] = () => undefined) {
   const addresses: AddressLease = { ...own, hostAddress: HERE, guestAddress: HERE };
   const tap = { name: own.tap, fd: -1, close: async () => undefined };
   const upstreams = [{ address: HERE, port: upstream.address().port }];
-  const base = { addresses, tap, mtu: 1500, policy: DATABASE, clock: systemClock, log: silentLog };
+  const terms = { policy: DATABASE, limits: {}, bytesUsed: 0 };
+  const base = { addresses, tap, mtu: 1500, ...terms, clock: systemClock, log: silentLog };
   const connections = new OpenConnections();
   const made = new SandboxLease(
     { ...base, upstreams, table, connections, record, guard: undefined },

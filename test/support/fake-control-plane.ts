@@ -6,6 +6,7 @@
  * Not real: snapshots keep nothing, forks and clones share nothing but their options, and a paused
  * sandbox's programs go on.
  */
+import { once } from 'node:events';
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { ChannelStats } from '../../src/base/channel.ts';
@@ -56,7 +57,7 @@ interface FakeSandbox {
 }
 
 const networkInfo = (policy: NetworkPolicy | null): SandboxInfo['network'] =>
-  policy === null ? null : { ...policy, address: '10.201.0.2' };
+  policy && { ...policy, address: '10.201.0.2' };
 const NO_TIMINGS = { prepareMs: 1, vmmMs: 2, kernelMs: 0, agentMs: 3, totalMs: 6 } as const;
 
 export class FakeControlPlane implements ControlPlane, AsyncDisposable {
@@ -126,7 +127,10 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     const sandbox = this.#live(id);
     const { timeoutMs, channelLimits: _channelLimits, network, ...others } = change;
     if (network !== undefined) {
-      sandbox.info = { ...sandbox.info, network: networkInfo(networkPolicy(network)) };
+      sandbox.info = {
+        ...sandbox.info,
+        network: networkInfo(networkPolicy(network, sandbox.info.network)),
+      };
     }
     for (const [key, value] of Object.entries(others)) {
       if (value !== undefined) sandbox.info = { ...sandbox.info, [key]: value };
@@ -229,6 +233,17 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     operations.add(stream);
     stream.on('close', () => operations.delete(stream));
     stream.write('CONNECT 5000\n');
+    return stream;
+  }
+
+  /** Of this machine's loopback, as if that were the sandbox's card. */
+  async openPort(id: string, port: number): Promise<Duplex> {
+    this.#options.before?.('openPort');
+    await this.#awake(id);
+    const stream = connect({ host: '127.0.0.1', port, allowHalfOpen: true });
+    await once(stream, 'connect').catch((cause: unknown) => {
+      throw new SandboxError('port_unreachable', `port ${port} of the sandbox's card`, { cause });
+    });
     return stream;
   }
 

@@ -16,7 +16,7 @@ import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/control-plane.ts';
 import { type Copies, Keeper } from '../../src/sandbox/keeper.ts';
 import type { OpenTemplate } from '../../src/sandbox/pools.ts';
-import { makeSpec, type SandboxSpec } from '../../src/sandbox/spec.ts';
+import { makeSpec, type NetworkPolicy, type SandboxSpec } from '../../src/sandbox/spec.ts';
 import { StartQueue } from '../../src/sandbox/start-queue.ts';
 import {
   type CloneSource,
@@ -73,6 +73,10 @@ const TOTAL_MIB = 65_536;
 
 export class FakeHost implements Holdings, AsyncDisposable {
   readonly script = new Script();
+  /** What networks were leased with. */
+  readonly leased: NetworkPolicy[] = [];
+  /** Of every network's budget. */
+  bytesUsed = 0;
   readonly clock = new CountingClock();
   readonly queue: StartQueue;
   readonly dataDir: string;
@@ -290,13 +294,17 @@ export class FakeHost implements Holdings, AsyncDisposable {
     const last = (n & 0xff).toString(16).padStart(2, '0');
     return {
       tapFd: 1000 + n,
+      connect: () => Promise.reject(new Error('no guest here')),
       guest: {
         ...{ mac: `aa:fc:00:00:00:${last}`, address: `10.201.0.${n}`, prefixLength: 30 },
         ...{ gateway: '10.201.0.1', gatewayMac: 'aa:fd:00:00:00:01', mtu: 1500 },
       },
       handedOver: () => Promise.resolve(),
       setPolicy: () => this.script.step('network'),
-      traffic: () => Promise.reject(new Error('not counted here')),
+      traffic: async () => ({
+        ...{ packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {} },
+        bytesUsed: this.bytesUsed,
+      }),
       release: async () => release(),
     };
   }
@@ -357,8 +365,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
           close: async () => close(),
         };
       },
-      leaseNetwork: async () => {
+      leaseNetwork: async (_id, policy) => {
         await script.step('lease');
+        this.leased.push(policy);
         return this.#network();
       },
       attachBridge: async () => {

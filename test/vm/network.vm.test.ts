@@ -2,6 +2,7 @@
  * The network of real guests, in namespaces of its own with an internet of its own (`network-world.ts`): what
  * they reach, whose address each has, and what is left of it.
  */
+import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { Daemon } from '../../src/library/daemon.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
@@ -133,6 +134,53 @@ describe('network: changed while it runs', () => {
 
     await control.update(id, { network: ONLY_ALLOWED });
     expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+  });
+});
+
+describe('network: limits', () => {
+  it('a budget that is used up resets, also after a pause; more of it lets the guest go on', async () => {
+    const limited = { ...ONLY_ALLOWED, limits: { bytesMax: 20_000 } };
+    const { id } = await create({ network: limited });
+    const code = `
+import urllib.request
+for _ in range(1000): urllib.request.urlopen('http://${ALLOWED.name}/', timeout=60).read()
+`;
+    const { exitCode, stderr } = await python(await control.guest(id), code);
+    expect(exitCode).toBe(1);
+    // What fails first is a question for the name, or a connection; neither hangs.
+    expect(stderr).toMatch(/Connection(Reset|Refused)|gaierror|RemoteDisconnected/);
+    expect(await get(id, `http://${ALLOWED.address}/`)).toBe('ConnectionRefusedError');
+    await control.pause(id, 'disk');
+    expect((await control.resume(id)).network).toMatchObject({ limits: limited.limits });
+    expect(await get(id, `http://${ALLOWED.address}/`)).toBe('ConnectionRefusedError');
+    const shown = JSON.parse((await world.command(['net', 'inspect', id, '-o', 'json'])).stdout);
+    expect(shown).toMatchObject({ limits: limited.limits, bytesLeft: 0 });
+    await control.update(id, { network: { ...ONLY_ALLOWED, limits: { bytesMax: 40_000 } } });
+    expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+  });
+});
+
+describe('network: a port over the card', () => {
+  it('is reached through the daemon, whatever the policy, and not by another program of the host', async () => {
+    const { id, network } = await create({ network: { mode: 'none' } });
+    const guest = await control.guest(id);
+    const server = await guest.exec({ argv: ['python3', '-m', 'http.server', '3000'] });
+    const ask = async (): Promise<string> => {
+      const stream = await control.openPort(id, 3000);
+      stream.end('GET /etc/hostname HTTP/1.0\r\n\r\n');
+      return await text(stream);
+    };
+    await expect.poll(() => ask().catch(String), WAIT).toContain('200 OK');
+    const curl = ['curl', '--silent', '--max-time', '3', `http://${network?.address}:3000/`];
+    await expect(world.host.run(...curl)).rejects.toThrow();
+    await expect(control.openPort(id, 3001)).rejects.toMatchObject({ code: 'port_unreachable' });
+    const waiting = await control.openPort(id, 3000);
+    await control.update(id, { network: null });
+    expect(await text(waiting).catch(() => '')).toBe('');
+    await expect(control.openPort(id, 3000)).rejects.toMatchObject({
+      code: 'network_unavailable',
+    });
+    server.kill();
   });
 });
 

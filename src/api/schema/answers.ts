@@ -11,7 +11,16 @@ import type {
   SnapshotInfo,
 } from '../../sandbox/control.ts';
 import type { ErrorBody } from '../errors.ts';
-import { count, ms, networkMode, onTimeout, sandboxId, status, wallMs } from './fields.ts';
+import {
+  count,
+  ms,
+  networkLimits,
+  networkMode,
+  onTimeout,
+  sandboxId,
+  status,
+  wallMs,
+} from './fields.ts';
 
 const timings = z.object({
   origin: z.enum(['boot', 'clone']),
@@ -47,6 +56,7 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
         mode: networkMode,
         allow: z.array(z.string()),
         deny: z.array(z.string()),
+        limits: networkLimits,
         address: z.string().nullable().describe('IPv4; null while it has no network card.'),
       })
       .nullable()

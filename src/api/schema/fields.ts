@@ -6,10 +6,13 @@
  * left out. The types are those of the control plane; a field that is added there does not compile here.
  */
 import { z } from 'zod';
-import { LIMITS } from '../../sandbox/spec.ts';
+import { LIMITS, type NetworkLimits } from '../../sandbox/spec.ts';
 
 /** `Upgrade` of the tunnel to a sandbox's agent. */
 export const TUNNEL_PROTOCOL = 'neurovisor-guest';
+
+/** `Upgrade` of a connection to a port of its network card. */
+export const PORT_PROTOCOL = 'tcp';
 
 export const count = z.number().int().nonnegative();
 export const ms = z.number();
@@ -48,3 +51,14 @@ export const networkMode = z
   .describe(
     '`none`: nothing leaves. `allowlist`: what a rule allows. `open`: the internet, less what is denied.',
   );
+const bytesPerSecond = whole(LIMITS.networkBytesPerSecondMin, LIMITS.networkBytesPerSecondMax);
+export const networkLimits = z.strictObject({
+  bytesMax: whole(1, LIMITS.networkBytesMax)
+    .exactOptional()
+    .describe('Both directions, in the life of the sandbox. Then its connections are reset.'),
+  uploadBytesPerSecond: bytesPerSecond.exactOptional().describe('From the guest.'),
+  downloadBytesPerSecond: bytesPerSecond.exactOptional().describe('To the guest.'),
+  connectionsMax: whole(1, LIMITS.networkConnectionsMax)
+    .exactOptional()
+    .describe('At one time. Default 2048.'),
+} satisfies Record<keyof NetworkLimits, z.ZodType>);

@@ -10,6 +10,7 @@ import {
   environment,
   metadata,
   milliseconds,
+  networkLimits,
   networkMode,
   onTimeout,
   sandboxId,
@@ -71,6 +72,9 @@ const lifeFields = {
       mode: networkMode,
       allow: rules.optional(),
       deny: rules.optional(),
+      limits: networkLimits
+        .optional()
+        .describe('Replaces all of them. Absent: none; in a change, they stay as they are.'),
     } satisfies Record<keyof NetworkOptions, z.ZodType>)
     .nullable()
     .optional()
@@ -178,6 +182,10 @@ export const execRequest = z
 export type ExecRequest = z.output<typeof execRequest>;
 
 export const idParams = z.strictObject({ id: sandboxId });
+export const portParams = z.strictObject({
+  id: sandboxId,
+  port: z.coerce.number().int().min(1).max(65_535).describe('TCP port in the sandbox.'),
+});
 export const snapshotParams = z.strictObject({
   snapshot: snapshotName.describe('Id or name of a snapshot.'),
 });

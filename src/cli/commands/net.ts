@@ -76,6 +76,7 @@ function describeView(view: NetworkView): string {
     ['policy', policy?.mode ?? 'not recorded'],
     ...(policy?.allow ?? []).map((rule) => ['allow', rule]),
     ...(policy?.deny ?? []).map((rule) => ['deny', rule]),
+    ...limitRows(view),
   ];
   if (traffic !== null) {
     rows.push(['out', `${traffic.packetsOut} packets, ${bytes(traffic.bytesOut)}`]);
@@ -84,6 +85,18 @@ function describeView(view: NetworkView): string {
       rows.push(['refused', `${packets} packets: ${reason}`]);
   }
   return rows.map(([name = '', value = '']) => `${name.padEnd(11)}${value}`).join('\n');
+}
+
+function limitRows({ limits, bytesLeft }: NetworkView): string[][] {
+  const { bytesMax, uploadBytesPerSecond: up, downloadBytesPerSecond: down } = limits ?? {};
+  const most = limits?.connectionsMax;
+  const left = bytesLeft === null ? '' : `, ${bytes(bytesLeft)} left`;
+  return [
+    ...(bytesMax === undefined ? [] : [['limit', `${bytes(bytesMax)} in all${left}`]]),
+    ...(up === undefined ? [] : [['limit', `${bytes(up)}/s out`]]),
+    ...(down === undefined ? [] : [['limit', `${bytes(down)}/s in`]]),
+    ...(most === undefined ? [] : [['limit', `${most} connections`]]),
+  ];
 }
 
 function refusedPackets({ traffic }: NetworkView): number {

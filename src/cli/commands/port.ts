@@ -1,7 +1,7 @@
-/** `neurovisor port`: ports of a sandbox's loopback at ports of this machine's, until Ctrl-C. */
+/** `neurovisor port`: ports of a sandbox, of its loopback or card, at this machine's loopback, until Ctrl-C. */
 import { sleep, systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
-import { forwardPort, type PortForward } from '../../library/port-forward.ts';
+import { type ForwardOptions, forwardPort, type PortForward } from '../../library/port-forward.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { failureText, UsageError } from '../failure.ts';
@@ -12,6 +12,10 @@ import { sandboxId } from '../pick.ts';
 export interface PortReport {
   readonly sandbox: string;
   readonly ports: readonly Pick<PortForward, 'guestPort' | 'address' | 'localPort'>[];
+}
+
+export interface PortFlags {
+  readonly over?: 'channel' | 'nic';
 }
 
 export interface WantedPort {
@@ -34,16 +38,26 @@ export async function port(
   control: ControlPlane,
   text: string,
   words: readonly string[],
+  { over = 'channel' }: PortFlags = {},
 ): Promise<number> {
   const wanted = parsePorts(words);
   const id = await sandboxId(control, text);
   // A daemon's guest is good for the sandbox's whole life: each connection resumes it if need be.
   const guest = await cli.unlessCancelled(control.guest(id));
+  if (over === 'nic' && (await control.get(id)).network === null) {
+    throw new UsageError(
+      'the sandbox has no network card',
+      'leave --over nic away, or give it one',
+    );
+  }
   const onRefused = refusals(cli);
   await using open = new AsyncDisposableStack();
   const ports: PortForward[] = [];
+  const connect: ForwardOptions['connect'] =
+    over === 'nic'
+      ? (to, signal) => control.openPort(id, to, signal)
+      : (to, signal) => guest.connect(to, signal);
   for (const one of wanted) {
-    const connect = guest.connect.bind(guest);
     ports.push(open.use(await forwardPort({ ...one, connect, onRefused })));
   }
   tell(cli, id, ports);

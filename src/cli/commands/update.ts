@@ -1,7 +1,8 @@
 /** `neurovisor update`: changes a sandbox of the daemon while it runs. */
-import type { ControlPlane, SandboxChange } from '../../sandbox/control.ts';
+import type { ControlPlane, NetworkInfo, SandboxChange } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { parseNetLimits } from '../net-limits.ts';
 import { parseDuration, parsePairs } from '../options.ts';
 import { sandboxId } from '../pick.ts';
 import { type NetworkFlags, networkOptions } from '../sandbox-flags.ts';
@@ -18,11 +19,31 @@ export async function update(
   id: string,
   flags: UpdateFlags,
 ): Promise<number> {
-  const change = changeOf(flags);
-  const info = await control.update(await sandboxId(control, id), change);
+  const whole = await sandboxId(control, id);
+  const change = isOnlyLimits(flags)
+    ? limitsOf(flags, (await control.get(whole)).network)
+    : changeOf(flags);
+  const info = await control.update(whole, change);
   if (cli.json) cli.printJson(info);
   else cli.stdout.write(`${info.id}\n`);
   return 0;
+}
+
+/** Whose rules are to stay as they are. */
+function isOnlyLimits({ net, allowOut, denyOut, netLimit = [] }: UpdateFlags): boolean {
+  return netLimit.length > 0 && net === undefined && allowOut.length + denyOut.length === 0;
+}
+
+/** @param network what the sandbox has. @throws UsageError */
+export function limitsOf(flags: UpdateFlags, network: NetworkInfo | null): SandboxChange {
+  if (network === null) {
+    throw new UsageError('the sandbox has no network to limit', 'add --net open, or --allow-out');
+  }
+  const { mode, allow, deny } = network;
+  const limits = parseNetLimits(flags.netLimit ?? []);
+  const { netLimit: _parsed, ...rest } = flags;
+  const others = rest.label.length > 0 || rest.timeout !== undefined ? changeOf(rest) : {};
+  return { ...others, network: { mode, allow, deny, limits } };
 }
 
 /** @throws UsageError */

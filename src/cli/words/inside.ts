@@ -1,7 +1,8 @@
 /** The words for what happens in a sandbox: `exec`, `shell`, `cp`, `port`, `ps`. */
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { CopyFlags } from '../commands/cp.ts';
 import type { ExecFlags } from '../commands/exec.ts';
+import type { PortFlags } from '../commands/port.ts';
 import { collect, type OutputFlags, output, performThere } from '../program.ts';
 
 const programs = () => import('../commands/exec.ts');
@@ -120,6 +121,12 @@ function addPort(program: Command): void {
     )
     .argument('<id>', 'the sandbox')
     .argument('<ports...>', 'PORT or PORT:LOCAL')
+    .addOption(
+      new Option(
+        '--over <way>',
+        'channel (default): to its loopback; nic: to the address of its network card',
+      ).choices(['channel', 'nic']),
+    )
     .addOption(output())
     .addHelpText(
       'after',
@@ -128,12 +135,13 @@ Examples:
   neurovisor exec --detach 7ds14n1k -- python3 -m http.server 3000
   neurovisor port 7ds14n1k 3000
   neurovisor port 7ds14n1k 3000:8080 5432
+  neurovisor port 7ds14n1k 3000 --over nic
 `,
     )
-    .action((id: string, ports: string[], flags: OutputFlags) =>
+    .action((id: string, ports: string[], flags: PortFlags & OutputFlags) =>
       performThere(flags, async (cli, control) => {
         const { port } = await import('../commands/port.ts');
-        return await port(cli, control, id, ports);
+        return await port(cli, control, id, ports, flags);
       }),
     );
 }

@@ -100,6 +100,7 @@ function addUpdate(program: Command): void {
 Examples:
   neurovisor update 7ds14n1k --allow-out api.github.com
   neurovisor update 7ds14n1k --net none --timeout 10m
+  neurovisor update 7ds14n1k --net-limit bytes=2G,down=5M
 `,
     )
     .action((id: string, flags: UpdateFlags & OutputFlags) =>
