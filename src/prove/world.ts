@@ -207,9 +207,4 @@ function closeServer(server: Server): Promise<void> {
   });
 }
 
-/** A whole request that ends its connection. */
-export function get(host: string, target = '/'): string {
-  return `GET ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
-}
-
 export type { ConnectionTry };
