@@ -1,8 +1,17 @@
 /** The words of the network: `net` and `prove`. */
 import type { Command } from 'commander';
+import type { ProveFlags } from '../commands/prove.ts';
 import { describeLater, type OutputFlags, output, perform } from '../program.ts';
 
 const load = () => import('../commands/net.ts');
+
+const ENDPOINT = `Another endpoint: with --endpoint (else E2B_API_URL, or api. and --domain) and E2B_API_KEY or
+NEUROVISOR_API_KEY, egress is tried in sandboxes of that endpoint, through E2B’s client. What gets out is seen at a
+canary: on a machine of yours, run
+
+  neurovisor prove canary --listen 0.0.0.0 --address 203.0.113.5 --zone canary.example.org
+
+and delegate that zone to it. Exit status 2: it could not be tried.`;
 
 export function addNet(program: Command): void {
   const net = program
@@ -33,17 +42,27 @@ export function addNet(program: Command): void {
   const prove = program
     .command('prove')
     .summary('try to break what the network promises')
-    .argument('[names...]', 'proofs')
+    .argument('[names...]', 'proofs, or canary')
+    .option('--endpoint [url]', 'egress: prove it of another endpoint that speaks E2B’s API')
+    .option('--domain <name>', 'of the endpoint, for what its sandboxes are called (E2B_DOMAIN)')
+    .option('--template <name>', 'what the endpoint makes sandboxes of (default base)')
+    .option('--canary <host>', 'machine of yours where neurovisor prove canary runs')
+    .option('--zone <name>', 'below which every name leads to the canary (default its own)')
+    .option('--allow-name <name>', 'without a canary: a public web site to allow')
+    .option('--deny-name <name>', 'and another one, that is not')
+    .option('--resolver <address>', 'and a public resolver (default 8.8.8.8)')
+    .option('--listen <address>', 'canary: where to listen (default 0.0.0.0)')
+    .option('--address <address>', 'canary: where its names lead, if not to that address')
     .addOption(output())
-    .action((names: string[], flags: OutputFlags) =>
+    .action((names: string[], flags: OutputFlags & ProveFlags) =>
       perform(flags, async (cli) =>
-        (await import('../commands/prove.ts')).proveNetwork(cli, names),
+        (await import('../commands/prove.ts')).prove(cli, names, flags),
       ),
     );
   describeLater(prove, async () => {
     const { PROOF_NAMES } = await import('../../prove/prove.ts');
     const what =
-      'Makes a host, an internet and guests in network namespaces of its own, and has the guests try to get out; each kind of try beside one that must succeed. Exit status 0: all of it holds.';
-    return `${what}\n\nProofs: ${PROOF_NAMES.join(', ')}`;
+      'Makes a host, an internet and guests in network namespaces of its own, and has the guests try to get out; each kind of try beside one that must succeed. Exit status 0: all of it holds; 1: it does not.';
+    return `${what}\n\nProofs: ${PROOF_NAMES.join(', ')}\n\n${ENDPOINT}`;
   });
 }

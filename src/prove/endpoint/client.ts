@@ -1,0 +1,137 @@
+/** The sandboxes of an E2B-compatible endpoint, through E2B's own client (io). */
+import { describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import { ProofError } from '../prove.ts';
+
+export interface EndpointOptions {
+  /** Of the control plane; undefined: E2B_API_URL, or `api.` and the domain. */
+  readonly url?: string;
+  readonly domain?: string;
+  readonly template?: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
+}
+
+/** As E2B's API has it; all of it replaced by an update. */
+export interface NetworkPolicy {
+  readonly allowInternetAccess?: boolean;
+  readonly network?: { readonly allowOut?: string[]; readonly denyOut?: string[] };
+}
+
+const EVERYTHING = '0.0.0.0/0';
+
+export const closedBut = (names: readonly string[]): NetworkPolicy => ({
+  network: { denyOut: [EVERYTHING], allowOut: [...names] },
+});
+
+export interface RemoteSandbox {
+  readonly id: string;
+  /** @returns stdout. @throws ProofError `endpoint_failed` */
+  run(command: string): Promise<string>;
+  /** @returns why not */
+  updateNetwork(policy: NetworkPolicy): Promise<string | undefined>;
+  /** Idempotent. */
+  kill(): Promise<void>;
+}
+
+export interface Endpoint {
+  readonly url: string;
+  /** @param policy undefined: none is named. @throws ProofError `endpoint_failed` */
+  create(policy: NetworkPolicy | undefined): Promise<RemoteSandbox>;
+}
+
+/** Sandboxes end by themselves if nobody is left to end them. */
+const LIFE_MS = 10 * 60_000;
+const COMMAND_MS = 3 * 60_000;
+const REQUEST_MS = 60_000;
+
+/** @throws ProofError `endpoint_failed`: no key, or one that would go to another's domain */
+export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> {
+  const { env, template = 'base' } = options;
+  const connection = connectionOf(options);
+  if (env['E2B_DEBUG'] === 'true') {
+    const remedy = 'Unset E2B_DEBUG: with it the client makes no sandbox.';
+    throw new ProofError('endpoint_failed', 'ask the endpoint', { remedy });
+  }
+  const { Sandbox } = await import('e2b');
+  type Sandbox = Awaited<ReturnType<typeof Sandbox.create>>;
+  const remote = (sandbox: Sandbox): RemoteSandbox => ({
+    id: sandbox.sandboxId,
+    async run(command) {
+      try {
+        const { stdout } = await sandbox.commands.run(command, { timeoutMs: COMMAND_MS });
+        return stdout;
+      } catch (cause) {
+        const remedy =
+          'The template needs sh and python3 with its standard library; choose one that has them by --template.';
+        throw new ProofError('endpoint_failed', 'run the probes in the sandbox', { cause, remedy });
+      }
+    },
+    async updateNetwork({ allowInternetAccess, network }) {
+      try {
+        const access = allowInternetAccess === undefined ? {} : { allowInternetAccess };
+        await sandbox.updateNetwork({ ...network, ...access });
+        return undefined;
+      } catch (error) {
+        return describeError(error);
+      }
+    },
+    async kill() {
+      try {
+        await sandbox.kill({ requestTimeoutMs: REQUEST_MS });
+      } catch (error) {
+        ignore(error, 'a sandbox that can not be ended; it ends by itself');
+      }
+    },
+  });
+  return {
+    url: connection.apiUrl,
+    async create(policy) {
+      try {
+        const sandbox = await Sandbox.create(template, {
+          ...connection,
+          ...policy,
+          ...{ debug: false, timeoutMs: LIFE_MS, requestTimeoutMs: REQUEST_MS },
+          metadata: { neurovisor: 'prove egress' },
+        });
+        return remote(sandbox);
+      } catch (cause) {
+        const remedy = `Look whether ${connection.apiUrl} takes this key, has the template ${template}, and takes network rules.`;
+        throw new ProofError('endpoint_failed', 'make a sandbox', { cause, remedy });
+      }
+    },
+  };
+}
+
+interface Connection {
+  readonly apiKey: string;
+  readonly apiUrl: string;
+  readonly domain?: string;
+  readonly sandboxUrl?: string;
+}
+
+/**
+ * A server on one port has its sandboxes behind the same URL; one that is called `api.` has them below the
+ * rest of its name. E2B's client itself would send what belongs to a sandbox to E2B's domain.
+ */
+function connectionOf({ url, domain: named, env }: EndpointOptions): Connection {
+  const apiKey = env['E2B_API_KEY'] ?? env['NEUROVISOR_API_KEY'];
+  if (apiKey === undefined || apiKey === '') {
+    const remedy = 'Set E2B_API_KEY or NEUROVISOR_API_KEY.';
+    throw new ProofError('endpoint_failed', 'ask the endpoint without a key', { remedy });
+  }
+  const given = url ?? env['E2B_API_URL'];
+  const asked = named ?? env['E2B_DOMAIN'];
+  const apiUrl = given ?? `https://api.${asked ?? 'e2b.app'}`;
+  if (!URL.canParse(apiUrl)) {
+    const remedy = 'Write e.g. http://127.0.0.1:3000 or https://api.example.com.';
+    throw new ProofError('endpoint_failed', `"${apiUrl}" is no URL`, { remedy });
+  }
+  const { host, origin } = new URL(apiUrl);
+  const domain = asked ?? (host.startsWith('api.') ? host.slice('api.'.length) : undefined);
+  const sandboxUrl = env['E2B_SANDBOX_URL'] ?? (domain === undefined ? origin : undefined);
+  return {
+    ...{ apiKey, apiUrl },
+    ...(domain === undefined ? {} : { domain }),
+    ...(sandboxUrl === undefined ? {} : { sandboxUrl }),
+  };
+}
