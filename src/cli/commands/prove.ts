@@ -1,6 +1,7 @@
 /** `neurovisor prove`: sees to it that the network keeps guests from what it should, by trying. */
 import { isIPv4 } from 'node:net';
 import { styleText } from 'node:util';
+import { describeError } from '../../base/errors.ts';
 import type { Proof } from '../../prove/proof.ts';
 import { PROOF_NAMES, ProofError, type ProofName, prove as proveHere } from '../../prove/prove.ts';
 import type { Cli } from '../cli.ts';
@@ -53,7 +54,12 @@ async function proveThere(cli: Cli, words: readonly string[], flags: ProveFlags)
   const url = typeof endpoint === 'string' ? { url: endpoint } : {};
   const { proveEndpoint } = await import('../../prove/endpoint/prove-endpoint.ts');
   try {
-    const options = { env: cli.env, ...url, ...names, ...Object.fromEntries(given) };
+    const onLeft = (id: string, error: unknown): void =>
+      cli.log.warn('a sandbox could not be ended; it ends by itself in ten minutes', {
+        sandbox: id,
+        error: describeError(error),
+      });
+    const options = { env: cli.env, onLeft, ...url, ...names, ...Object.fromEntries(given) };
     const proof = await proveEndpoint(options, cli.cancelled);
     if (cli.json) cli.printJson([proof]);
     else cli.stdout.write(`${describeProof(proof)}\n`);

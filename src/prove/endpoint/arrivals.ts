@@ -2,8 +2,8 @@
 import { z } from 'zod';
 
 /** Kept; the oldest go first. */
-export const ARRIVALS_MAX = 20_000;
-export const ARRIVAL_CHARACTERS_MAX = 4096;
+export const ARRIVALS_MAX = 10_000;
+export const ARRIVAL_CHARACTERS_MAX = 2048;
 /** Told at once. */
 const TOLD_MAX = 2000;
 

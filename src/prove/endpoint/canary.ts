@@ -3,8 +3,8 @@
  * remembers all that arrives and tells a runner what of it came from its run (io).
  *
  *     80, 8080   HTTP: `canary`; TRACE echoes; /to-… redirects; ARRIVALS_PATH/RUN tells
- *     443        the same in TLS, with a certificate that it makes for itself; 853: noted
- *     53         UDP and TCP: authoritative for its zone, see `canary-zone.ts`
+ *     443        the same in TLS, with a certificate that it makes for itself
+ *     53, 853    DNS by UDP, TCP and TLS: authoritative for its zone, see `canary-zone.ts`
  *     443, 9999  UDP: noted, no answer
  */
 import { createSocket } from 'node:dgram';
@@ -77,10 +77,8 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
       new Conversation(socket, zone, arrivals, (text) => note('http', port, text)).start();
       return;
     }
-    socket.once('data', (bytes: Buffer) => {
-      note('tls', port, bytes.toString('latin1'));
-      socket.end(CANARY_CONTENT);
-    });
+    socket.once('data', (bytes: Buffer) => note('tls', port, bytes.toString('latin1')));
+    converse(socket, (bytes) => answer(bytes, port));
   };
   try {
     const { key, cert } = await makeCertificate([zone, `*.${zone}`]);

@@ -1,7 +1,7 @@
 /** The sandboxes of an E2B-compatible endpoint, through E2B's own client (io). */
 import { describeError } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
 import { ProofError } from '../prove.ts';
+import { plain } from './verdict.ts';
 
 export interface EndpointOptions {
   /** Of the control plane; undefined: E2B_API_URL, or `api.` and the domain. */
@@ -29,7 +29,7 @@ export interface RemoteSandbox {
   run(command: string): Promise<string>;
   /** @returns why not */
   updateNetwork(policy: NetworkPolicy): Promise<string | undefined>;
-  /** Idempotent. */
+  /** @throws Error: it is perhaps still there */
   kill(): Promise<void>;
 }
 
@@ -43,6 +43,9 @@ export interface Endpoint {
 const LIFE_MS = 10 * 60_000;
 const COMMAND_MS = 3 * 60_000;
 const REQUEST_MS = 60_000;
+/** As shells. */
+const EXIT_NO_PROGRAM = 127;
+const CAUSE_CHARACTERS_MAX = 300;
 
 /** @throws ProofError `endpoint_failed`: no key, or one that would go to another's domain */
 export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> {
@@ -52,7 +55,7 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
     const remedy = 'Unset E2B_DEBUG: with it the client makes no sandbox.';
     throw new ProofError('endpoint_failed', 'ask the endpoint', { remedy });
   }
-  const { Sandbox } = await import('e2b');
+  const { CommandExitError, Sandbox } = await import('e2b');
   type Sandbox = Awaited<ReturnType<typeof Sandbox.create>>;
   const remote = (sandbox: Sandbox): RemoteSandbox => ({
     id: sandbox.sandboxId,
@@ -60,10 +63,14 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
       try {
         const { stdout } = await sandbox.commands.run(command, { timeoutMs: COMMAND_MS });
         return stdout;
-      } catch (cause) {
-        const remedy =
-          'The template needs sh and python3 with its standard library; choose one that has them by --template.';
-        throw new ProofError('endpoint_failed', 'run the probes in the sandbox', { cause, remedy });
+      } catch (error) {
+        if (!(error instanceof CommandExitError))
+          throw failed('run the probes in a sandbox', error);
+        const isMissing = error.exitCode === EXIT_NO_PROGRAM;
+        const why = `status ${error.exitCode}: ${plain(error.stderr, CAUSE_CHARACTERS_MAX)}`;
+        const cause = new Error(isMissing ? `it has no python3 (${why})` : why);
+        const remedy = 'Choose a template with python3 and its standard library by --template.';
+        throw new ProofError('endpoint_failed', 'run the probes in a sandbox', { cause, remedy });
       }
     },
     async updateNetwork({ allowInternetAccess, network }) {
@@ -72,15 +79,11 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
         await sandbox.updateNetwork({ ...network, ...access });
         return undefined;
       } catch (error) {
-        return describeError(error);
+        return plain(describeError(error), CAUSE_CHARACTERS_MAX);
       }
     },
     async kill() {
-      try {
-        await sandbox.kill({ requestTimeoutMs: REQUEST_MS });
-      } catch (error) {
-        ignore(error, 'a sandbox that can not be ended; it ends by itself');
-      }
+      await sandbox.kill({ requestTimeoutMs: REQUEST_MS });
     },
   });
   return {
@@ -96,10 +99,17 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
         return remote(sandbox);
       } catch (cause) {
         const remedy = `Look whether ${connection.apiUrl} takes this key, has the template ${template}, and takes network rules.`;
-        throw new ProofError('endpoint_failed', 'make a sandbox', { cause, remedy });
+        throw failed('make a sandbox', cause, remedy);
       }
     },
   };
+}
+
+/** In words for a terminal: they may be the endpoint's. */
+function failed(what: string, error: unknown, remedy?: string): ProofError {
+  const cause = new Error(plain(describeError(error), CAUSE_CHARACTERS_MAX));
+  const more = remedy === undefined ? { cause } : { cause, remedy };
+  return new ProofError('endpoint_failed', what, more);
 }
 
 interface Connection {
@@ -113,7 +123,7 @@ interface Connection {
  * A server on one port has its sandboxes behind the same URL; one that is called `api.` has them below the
  * rest of its name. E2B's client itself would send what belongs to a sandbox to E2B's domain.
  */
-function connectionOf({ url, domain: named, env }: EndpointOptions): Connection {
+export function connectionOf({ url, domain: named, env }: EndpointOptions): Connection {
   const apiKey = env['E2B_API_KEY'] ?? env['NEUROVISOR_API_KEY'];
   if (apiKey === undefined || apiKey === '') {
     const remedy = 'Set E2B_API_KEY or NEUROVISOR_API_KEY.';

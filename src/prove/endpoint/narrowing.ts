@@ -11,12 +11,13 @@ import type { Probe, ProbeOutcome } from './probe.ts';
 import { notTried, summaryOf } from './verdict.ts';
 
 export interface Prober {
+  readonly silenceSeconds: number;
   probe(sandbox: RemoteSandbox, probes: readonly Probe[]): Promise<readonly ProbeOutcome[]>;
   unlessAborted<T>(work: Promise<T>): Promise<T>;
 }
 
-/** Long enough for a slow endpoint to take an update. */
-const HOLD_SECONDS = 20;
+/** Of the time that silence takes: long enough for a slow endpoint to take an update. */
+const HOLD_SILENCES = 4;
 /** How often the canary is asked whether the connection is there. */
 const ASK_EACH_MS = 100;
 
@@ -27,17 +28,16 @@ export async function narrowing(
   next: Tracer,
 ): Promise<readonly Tried[]> {
   const allowed = nameOf(target, 'allowed');
+  const seconds = HOLD_SILENCES * run.silenceSeconds;
   const what = {
     held: 'a connection that is open when the rule for it is taken away',
     fresh: 'an allowed name, after the rule for it was taken away',
   };
   const [held, fresh] = [next(), next()];
   const text = `GET /${held} HTTP/1.1\r\nHost: ${allowed}\r\n\r\n`;
-  const holding = run.probe(sandbox, [
-    { kind: 'hold', host: allowed, port: 80, text, seconds: HOLD_SECONDS },
-  ]);
+  const holding = run.probe(sandbox, [{ kind: 'hold', host: allowed, port: 80, text, seconds }]);
   holding.catch((error: unknown) => ignore(error, 'it is looked at below'));
-  const isHeld = await isThere(run, target, ({ text: line }) => line.includes(held));
+  const isHeld = await isThere(run, target, seconds, ({ text: line }) => line.includes(held));
   const refused = await run.unlessAborted(
     sandbox.updateNetwork(closedBut([nameOf(target, 'elsewhere')])),
   );
@@ -65,9 +65,10 @@ export async function narrowing(
 async function isThere(
   run: Prober,
   target: Target,
+  seconds: number,
   isIt: (arrival: CanaryArrival) => boolean,
 ): Promise<boolean> {
-  for (let ms = 0; ms < HOLD_SECONDS * 1000; ms += ASK_EACH_MS) {
+  for (let ms = 0; ms < seconds * 1000; ms += ASK_EACH_MS) {
     if ((await run.unlessAborted(askArrivals(target))).some(isIt)) return true;
     await sleep(ASK_EACH_MS);
   }

@@ -1,5 +1,7 @@
 """Tries what its first argument lists (JSON, base64), all at once, and prints what became of each as JSON.
 
+The second argument says for how many seconds silence must last to be called silence.
+
 Runs inside the sandbox under test, with nothing but the standard library of Python 3.7 or later. It reads
 nothing of the sandbox but /etc/resolv.conf.
 """
@@ -16,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 
-SECONDS = 5
+SECONDS = float(sys.argv[2])
 BYTES_MAX = 2048
 AT_ONCE = 96
 

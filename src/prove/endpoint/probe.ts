@@ -53,11 +53,11 @@ const OUTPUT_CHARACTERS_MAX = 4 * 1024 * 1024;
 
 const script = new URL('./probe.py', import.meta.url);
 
-/** For `sh -c`. */
-export function probeCommand(probes: readonly Probe[]): string {
+/** For `sh -c`. @param silenceSeconds how long silence must last to be called silence */
+export function probeCommand(probes: readonly Probe[], silenceSeconds: number): string {
   const source = readFileSync(script).toString('base64');
   const list = Buffer.from(JSON.stringify(probes)).toString('base64');
-  const command = `python3 -c 'import base64; exec(base64.b64decode("${source}"))' ${list}`;
+  const command = `python3 -c 'import base64; exec(base64.b64decode("${source}"))' ${list} ${silenceSeconds}`;
   if (command.length > COMMAND_CHARACTERS_MAX) throw new RangeError('too many probes at once');
   return command;
 }

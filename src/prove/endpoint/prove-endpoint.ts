@@ -41,7 +41,7 @@ import {
 } from './client.ts';
 import { narrowing } from './narrowing.ts';
 import { type Probe, type ProbeOutcome, probeCommand, readOutcomes } from './probe.ts';
-import { type Evidence, firstLine, judge, notTried, summaryOf } from './verdict.ts';
+import { type Evidence, firstLine, judge, notTried, plain, summaryOf } from './verdict.ts';
 
 export interface SuiteOptions extends EndpointOptions {
   /** Address or name of a machine where `neurovisor prove canary` runs. */
@@ -50,12 +50,18 @@ export interface SuiteOptions extends EndpointOptions {
   readonly zone?: string;
   /** Without a canary. */
   readonly names?: PublicNames;
+  /** How long silence must last to be called silence (default 5). */
+  readonly silenceSeconds?: number;
+  /** A sandbox that could not be ended: it ends by itself, later. */
+  readonly onLeft?: (sandboxId: string, error: unknown) => void;
 }
+
+const SILENCE_SECONDS = 5;
 
 /** @throws ProofError: it could not be tried; AbortError. No sandbox is left either way. */
 export async function proveEndpoint(options: SuiteOptions, signal: AbortSignal): Promise<Proof> {
   const endpoint = await openEndpoint(options);
-  await using run = new SuiteRun(endpoint, signal);
+  await using run = new SuiteRun(endpoint, options, signal);
   if (options.canary !== undefined) await withCanary(run, await targetOf(options));
   else await alone(run, options.names);
   const tried = run.tried.map((row) => ({ ...row, seen: row.seen.slice(0, SEEN_CHARACTERS_MAX) }));
@@ -66,12 +72,18 @@ export async function proveEndpoint(options: SuiteOptions, signal: AbortSignal):
 class SuiteRun implements AsyncDisposable {
   readonly tried: Tried[] = [];
   readonly #endpoint: Endpoint;
+  readonly #options: SuiteOptions;
   readonly #signal: AbortSignal;
   readonly #sandboxes = new Set<RemoteSandbox>();
 
-  constructor(endpoint: Endpoint, signal: AbortSignal) {
+  constructor(endpoint: Endpoint, options: SuiteOptions, signal: AbortSignal) {
     this.#endpoint = endpoint;
+    this.#options = options;
     this.#signal = signal;
+  }
+
+  get silenceSeconds(): number {
+    return this.#options.silenceSeconds ?? SILENCE_SECONDS;
   }
 
   async create(policy: NetworkPolicy | undefined): Promise<RemoteSandbox> {
@@ -85,14 +97,19 @@ class SuiteRun implements AsyncDisposable {
 
   async kill(sandbox: RemoteSandbox): Promise<void> {
     this.#sandboxes.delete(sandbox);
-    await sandbox.kill();
+    try {
+      await sandbox.kill();
+    } catch (error) {
+      this.#options.onLeft?.(sandbox.id, error);
+    }
   }
 
   async probe(sandbox: RemoteSandbox, probes: readonly Probe[]): Promise<readonly ProbeOutcome[]> {
-    const stdout = await this.unlessAborted(sandbox.run(probeCommand(probes)));
+    const command = probeCommand(probes, this.silenceSeconds);
+    const stdout = await this.unlessAborted(sandbox.run(command));
     const outcomes = readOutcomes(stdout, probes.length);
     if (outcomes !== undefined) return outcomes;
-    const cause = new Error(`it says "${stdout.slice(0, 80)}"`);
+    const cause = new Error(`it says "${plain(stdout)}"`);
     throw new ProofError('endpoint_failed', 'read what the probes saw', { cause });
   }
 
@@ -130,7 +147,7 @@ class SuiteRun implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#sandboxes].map((sandbox) => sandbox.kill()));
+    await Promise.all([...this.#sandboxes].map((sandbox) => this.kill(sandbox)));
   }
 }
 
@@ -295,8 +312,9 @@ function wallProbes(name: string): readonly Probe[] {
 
 function wallOf(outcomes: readonly ProbeOutcome[]): ReadonlySet<string> {
   const [web, other] = outcomes;
-  const lines = [web, other].flatMap((one) => (one?.outcome === 'answer' ? [one.text] : []));
-  return new Set(lines.map(firstLine));
+  const texts = [web, other].flatMap((one) => (one?.outcome === 'answer' ? [one.text] : []));
+  // Who says yes to everything has said nothing.
+  return new Set(texts.map(firstLine).filter((line) => !/^HTTP\/1\.[01] [123]/.test(line)));
 }
 
 async function targetOf({ canary = '', zone }: SuiteOptions): Promise<Target> {

@@ -116,10 +116,12 @@ export function firstLine(text: string): string {
 }
 
 export function summaryOf({ outcome, text }: ProbeOutcome): string {
-  const line = firstLine(text)
-    .replaceAll(/[^ -~]/g, '.')
-    .slice(0, 40);
-  return outcome === 'answer'
-    ? `answer "${line}"`
-    : outcome.replaceAll(/[^ -~]/g, '.').slice(0, 40);
+  return outcome === 'answer' ? `answer "${plain(firstLine(text))}"` : plain(outcome);
+}
+
+const PLAIN_CHARACTERS_MAX = 40;
+
+/** What others say, for a terminal. */
+export function plain(text: string, charactersMax = PLAIN_CHARACTERS_MAX): string {
+  return text.replaceAll(/[^ -~]/g, '.').slice(0, charactersMax);
 }
