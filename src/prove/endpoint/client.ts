@@ -26,7 +26,7 @@ export const closedBut = (names: readonly string[]): NetworkPolicy => ({
 export interface RemoteSandbox {
   readonly id: string;
   /** @returns stdout. @throws ProofError `endpoint_failed` */
-  run(command: string): Promise<string>;
+  run(command: string, signal: AbortSignal): Promise<string>;
   /** @returns why not */
   updateNetwork(policy: NetworkPolicy): Promise<string | undefined>;
   /** @throws Error: it is perhaps still there */
@@ -59,9 +59,11 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
   type Sandbox = Awaited<ReturnType<typeof Sandbox.create>>;
   const remote = (sandbox: Sandbox): RemoteSandbox => ({
     id: sandbox.sandboxId,
-    async run(command) {
+    async run(command, signal) {
       try {
-        const { stdout } = await sandbox.commands.run(command, { timeoutMs: COMMAND_MS });
+        const { stdout } = await sandbox.commands.run(command, {
+          ...{ timeoutMs: COMMAND_MS, signal },
+        });
         return stdout;
       } catch (error) {
         if (!(error instanceof CommandExitError))
@@ -124,13 +126,15 @@ interface Connection {
  * rest of its name. E2B's client itself would send what belongs to a sandbox to E2B's domain.
  */
 export function connectionOf({ url, domain: named, env }: EndpointOptions): Connection {
-  const apiKey = env['E2B_API_KEY'] ?? env['NEUROVISOR_API_KEY'];
-  if (apiKey === undefined || apiKey === '') {
+  // A variable that is empty is one that is not set.
+  const variable = (name: string): string | undefined => env[name] || undefined;
+  const apiKey = variable('E2B_API_KEY') ?? variable('NEUROVISOR_API_KEY');
+  if (apiKey === undefined) {
     const remedy = 'Set E2B_API_KEY or NEUROVISOR_API_KEY.';
     throw new ProofError('endpoint_failed', 'ask the endpoint without a key', { remedy });
   }
-  const given = url ?? env['E2B_API_URL'];
-  const asked = named ?? env['E2B_DOMAIN'];
+  const given = url ?? variable('E2B_API_URL');
+  const asked = named ?? variable('E2B_DOMAIN');
   const apiUrl = given ?? `https://api.${asked ?? 'e2b.app'}`;
   if (!URL.canParse(apiUrl)) {
     const remedy = 'Write e.g. http://127.0.0.1:3000 or https://api.example.com.';
@@ -138,7 +142,7 @@ export function connectionOf({ url, domain: named, env }: EndpointOptions): Conn
   }
   const { host, origin } = new URL(apiUrl);
   const domain = asked ?? (host.startsWith('api.') ? host.slice('api.'.length) : undefined);
-  const sandboxUrl = env['E2B_SANDBOX_URL'] ?? (domain === undefined ? origin : undefined);
+  const sandboxUrl = variable('E2B_SANDBOX_URL') ?? (domain === undefined ? origin : undefined);
   return {
     ...{ apiKey, apiUrl },
     ...(domain === undefined ? {} : { domain }),

@@ -74,6 +74,8 @@ class SuiteRun implements AsyncDisposable {
   readonly #endpoint: Endpoint;
   readonly #options: SuiteOptions;
   readonly #signal: AbortSignal;
+  /** What still runs in a sandbox must not keep us here. */
+  readonly #ending = new AbortController();
   readonly #sandboxes = new Set<RemoteSandbox>();
 
   constructor(endpoint: Endpoint, options: SuiteOptions, signal: AbortSignal) {
@@ -106,7 +108,7 @@ class SuiteRun implements AsyncDisposable {
 
   async probe(sandbox: RemoteSandbox, probes: readonly Probe[]): Promise<readonly ProbeOutcome[]> {
     const command = probeCommand(probes, this.silenceSeconds);
-    const stdout = await this.unlessAborted(sandbox.run(command));
+    const stdout = await this.unlessAborted(sandbox.run(command, this.#ending.signal));
     const outcomes = readOutcomes(stdout, probes.length);
     if (outcomes !== undefined) return outcomes;
     const cause = new Error(`it says "${plain(stdout)}"`);
@@ -148,6 +150,7 @@ class SuiteRun implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#sandboxes].map((sandbox) => this.kill(sandbox)));
+    this.#ending.abort();
   }
 }
 
