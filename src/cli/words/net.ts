@@ -5,13 +5,14 @@ import { describeLater, type OutputFlags, output, perform } from '../program.ts'
 
 const load = () => import('../commands/net.ts');
 
-const ENDPOINT = `Another endpoint: with --endpoint (else E2B_API_URL, or api. and --domain) and E2B_API_KEY or
-NEUROVISOR_API_KEY, egress is tried in sandboxes of that endpoint, through E2B’s client. What gets out is seen at a
-canary: on a machine of yours, run
-
-  neurovisor prove canary --listen 0.0.0.0 --address 203.0.113.5 --zone canary.example.org
-
-and delegate that zone to it. Exit status 2: it could not be tried.`;
+const ENDPOINT = `
+Another endpoint: egress is tried in sandboxes of that endpoint, through E2B's client. It is at --endpoint,
+else at E2B_API_URL or api. and --domain; its key is in E2B_API_KEY or NEUROVISOR_API_KEY. What gets out is
+seen at a canary, which has a zone delegated to it and runs on a machine of yours:
+  neurovisor prove canary --address 203.0.113.5 --zone canary.example.org
+  neurovisor prove egress --endpoint https://api.example.com --canary canary.example.org
+Exit status 2: it could not be tried.
+`;
 
 export function addNet(program: Command): void {
   const net = program
@@ -59,10 +60,11 @@ export function addNet(program: Command): void {
         (await import('../commands/prove.ts')).prove(cli, names, flags),
       ),
     );
+  prove.addHelpText('after', ENDPOINT);
   describeLater(prove, async () => {
     const { PROOF_NAMES } = await import('../../prove/prove.ts');
     const what =
       'Makes a host, an internet and guests in network namespaces of its own, and has the guests try to get out; each kind of try beside one that must succeed. Exit status 0: all of it holds; 1: it does not.';
-    return `${what}\n\nProofs: ${PROOF_NAMES.join(', ')}\n\n${ENDPOINT}`;
+    return `${what}\n\nProofs: ${PROOF_NAMES.join(', ')}`;
   });
 }

@@ -46,3 +46,29 @@ export function aloneCases(names: PublicNames, address: string): readonly Case[]
     answer('SNI is another name', tls(allowed)),
   ];
 }
+
+/** Of a sandbox that may reach nothing. @param who begins each row */
+export function aloneClosedCases(
+  { denied, resolver }: PublicNames,
+  address: string,
+  who: string,
+): readonly Case[] {
+  const dns = { kind: 'dns', name: denied, type: DNS_TYPE.A, transport: 'udp' } as const;
+  return [
+    {
+      what: `${who}: HTTP`,
+      probe: { kind: 'tcp', host: address, port: 80, text: get(denied) },
+      judged: { by: 'answer' },
+    },
+    {
+      what: `${who}: DNS of another resolver`,
+      probe: { ...dns, server: resolver },
+      judged: { by: 'question', isArrival: () => false },
+    },
+    {
+      what: `${who}: a name`,
+      probe: { kind: 'name', name: denied },
+      judged: { by: 'question', isArrival: () => false },
+    },
+  ];
+}

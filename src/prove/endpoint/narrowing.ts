@@ -7,14 +7,8 @@ import type { CanaryArrival } from './arrivals.ts';
 import { askArrivals } from './canary-client.ts';
 import { nameOf, type Target, type Tracer } from './cases.ts';
 import { closedBut, type RemoteSandbox } from './client.ts';
-import type { Probe, ProbeOutcome } from './probe.ts';
+import type { SuiteRun } from './suite-run.ts';
 import { notTried, summaryOf } from './verdict.ts';
-
-export interface Prober {
-  readonly silenceSeconds: number;
-  probe(sandbox: RemoteSandbox, probes: readonly Probe[]): Promise<readonly ProbeOutcome[]>;
-  unlessAborted<T>(work: Promise<T>): Promise<T>;
-}
 
 /** Of the time that silence takes: long enough for a slow endpoint to take an update. */
 const HOLD_SILENCES = 4;
@@ -22,7 +16,7 @@ const HOLD_SILENCES = 4;
 const ASK_EACH_MS = 100;
 
 export async function narrowing(
-  run: Prober,
+  run: SuiteRun,
   sandbox: RemoteSandbox,
   target: Target,
   next: Tracer,
@@ -63,7 +57,7 @@ export async function narrowing(
 }
 
 async function isThere(
-  run: Prober,
+  run: SuiteRun,
   target: Target,
   seconds: number,
   isIt: (arrival: CanaryArrival) => boolean,

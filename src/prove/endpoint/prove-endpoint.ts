@@ -12,9 +12,8 @@ import { randomBytes } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
 import { isIPv4 } from 'node:net';
 import { get } from '../forged-requests.ts';
-import { type Proof, SEEN_CHARACTERS_MAX, type Tried } from '../proof.ts';
+import { type Proof, SEEN_CHARACTERS_MAX } from '../proof.ts';
 import { ProofError } from '../prove.ts';
-import type { CanaryArrival } from './arrivals.ts';
 import { CANARY_CONTENT } from './canary.ts';
 import { askArrivals, canaryControls } from './canary-client.ts';
 import { NOBODY } from './canary-zone.ts';
@@ -23,40 +22,33 @@ import {
   type Case,
   closedCases,
   confinedCases,
-  metadataCases,
   nameOf,
-  privateCases,
   type Target,
   type Tracer,
   tracer,
 } from './cases.ts';
-import { aloneCases, type PublicNames } from './cases-alone.ts';
+import { aloneCases, aloneClosedCases, type PublicNames } from './cases-alone.ts';
+import { metadataCases, privateCases } from './cases-metadata.ts';
 import {
   closedBut,
-  type Endpoint,
   type EndpointOptions,
   type NetworkPolicy,
   openEndpoint,
   type RemoteSandbox,
 } from './client.ts';
 import { narrowing } from './narrowing.ts';
-import { type Probe, type ProbeOutcome, probeCommand, readOutcomes } from './probe.ts';
-import { type Evidence, firstLine, judge, notTried, plain, summaryOf } from './verdict.ts';
+import type { Probe, ProbeOutcome } from './probe.ts';
+import { type Common, type RunOptions, SuiteRun } from './suite-run.ts';
+import { firstLine, notTried } from './verdict.ts';
 
-export interface SuiteOptions extends EndpointOptions {
+export interface SuiteOptions extends EndpointOptions, RunOptions {
   /** Address or name of a machine where `neurovisor prove canary` runs. */
   readonly canary?: string;
   /** Undefined: the canary's name. */
   readonly zone?: string;
   /** Without a canary. */
   readonly names?: PublicNames;
-  /** How long silence must last to be called silence (default 5). */
-  readonly silenceSeconds?: number;
-  /** A sandbox that could not be ended: it ends by itself, later. */
-  readonly onLeft?: (sandboxId: string, error: unknown) => void;
 }
-
-const SILENCE_SECONDS = 5;
 
 /** @throws ProofError: it could not be tried; AbortError. No sandbox is left either way. */
 export async function proveEndpoint(options: SuiteOptions, signal: AbortSignal): Promise<Proof> {
@@ -67,94 +59,6 @@ export async function proveEndpoint(options: SuiteOptions, signal: AbortSignal):
   const tried = run.tried.map((row) => ({ ...row, seen: row.seen.slice(0, SEEN_CHARACTERS_MAX) }));
   return { name: 'egress', holds: tried.every(({ ok }) => ok), tried };
 }
-
-/** Sandboxes of one run, and what was seen in them. */
-class SuiteRun implements AsyncDisposable {
-  readonly tried: Tried[] = [];
-  readonly #endpoint: Endpoint;
-  readonly #options: SuiteOptions;
-  readonly #signal: AbortSignal;
-  /** What still runs in a sandbox must not keep us here. */
-  readonly #ending = new AbortController();
-  readonly #sandboxes = new Set<RemoteSandbox>();
-
-  constructor(endpoint: Endpoint, options: SuiteOptions, signal: AbortSignal) {
-    this.#endpoint = endpoint;
-    this.#options = options;
-    this.#signal = signal;
-  }
-
-  get silenceSeconds(): number {
-    return this.#options.silenceSeconds ?? SILENCE_SECONDS;
-  }
-
-  async create(policy: NetworkPolicy | undefined): Promise<RemoteSandbox> {
-    this.#signal.throwIfAborted();
-    // Not given up half-way: nobody would know its id.
-    const sandbox = await this.#endpoint.create(policy);
-    this.#sandboxes.add(sandbox);
-    this.#signal.throwIfAborted();
-    return sandbox;
-  }
-
-  async kill(sandbox: RemoteSandbox): Promise<void> {
-    this.#sandboxes.delete(sandbox);
-    try {
-      await sandbox.kill();
-    } catch (error) {
-      this.#options.onLeft?.(sandbox.id, error);
-    }
-  }
-
-  async probe(sandbox: RemoteSandbox, probes: readonly Probe[]): Promise<readonly ProbeOutcome[]> {
-    const command = probeCommand(probes, this.silenceSeconds);
-    const stdout = await this.unlessAborted(sandbox.run(command, this.#ending.signal));
-    const outcomes = readOutcomes(stdout, probes.length);
-    if (outcomes !== undefined) return outcomes;
-    const cause = new Error(`it says "${plain(stdout)}"`);
-    throw new ProofError('endpoint_failed', 'read what the probes saw', { cause });
-  }
-
-  async unlessAborted<T>(work: Promise<T>): Promise<T> {
-    const aborted = Promise.withResolvers<never>();
-    const abort = (): void => aborted.reject(this.#signal.reason);
-    if (this.#signal.aborted) abort();
-    this.#signal.addEventListener('abort', abort, { once: true });
-    try {
-      return await Promise.race([work, aborted.promise]);
-    } finally {
-      this.#signal.removeEventListener('abort', abort);
-    }
-  }
-
-  control(
-    what: string,
-    content: string,
-    outcome: ProbeOutcome | undefined,
-    arrived = true,
-  ): boolean {
-    const isAnswer = outcome?.outcome === 'answer' && outcome.text.includes(content);
-    const ok = isAnswer && arrived;
-    const failure = outcome === undefined ? 'nothing' : summaryOf(outcome);
-    const seen = ok ? `"${content}"` : isAnswer ? 'an answer, but nothing arrived' : failure;
-    this.tried.push({ what: `control: ${what}`, expected: `"${content}"`, seen, ok });
-    return ok;
-  }
-
-  judge(cases: readonly Case[], outcomes: readonly ProbeOutcome[], common: Common): void {
-    for (const [index, each] of cases.entries()) {
-      const outcome = outcomes[index];
-      if (outcome !== undefined) this.tried.push(judge(each, { ...common, outcome }));
-    }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#sandboxes].map((sandbox) => this.kill(sandbox)));
-    this.#ending.abort();
-  }
-}
-
-type Common = Omit<Evidence, 'outcome'>;
 
 async function withCanary(run: SuiteRun, target: Target): Promise<void> {
   const next = tracer(target.run);
@@ -229,6 +133,12 @@ async function controlled(
   ];
 }
 
+/** Policies by which nothing may be reached. */
+const CLOSED = [
+  { who: 'no internet access', policy: { allowInternetAccess: false } },
+  { who: 'no policy is named', policy: undefined },
+] as const;
+
 /** The same program, and no policy in its way. */
 async function open(run: SuiteRun, target: Target, next: Tracer): Promise<void> {
   let sandbox: RemoteSandbox;
@@ -245,21 +155,26 @@ async function open(run: SuiteRun, target: Target, next: Tracer): Promise<void> 
 }
 
 async function closed(run: SuiteRun, target: Target, next: Tracer, common: Common): Promise<void> {
-  const policies = [
-    ['no internet access', { allowInternetAccess: false }],
-    ['no policy is named', undefined],
-  ] as const;
-  for (const [who, policy] of policies) {
-    const sandbox = await run.create(policy);
+  for (const { who, policy } of CLOSED) {
     const cases = closedCases(target, next, who);
-    const outcomes = await run.probe(
-      sandbox,
-      cases.map(({ probe }) => probe),
-    );
-    const arrivals: readonly CanaryArrival[] = await run.unlessAborted(askArrivals(target));
+    const outcomes = await inSandbox(run, policy, cases);
+    const arrivals = await run.unlessAborted(askArrivals(target));
     run.judge(cases, outcomes, { ...common, arrivals, allowed: [] });
-    await run.kill(sandbox);
   }
+}
+
+async function inSandbox(
+  run: SuiteRun,
+  policy: NetworkPolicy | undefined,
+  cases: readonly Case[],
+): Promise<readonly ProbeOutcome[]> {
+  const sandbox = await run.create(policy);
+  const outcomes = await run.probe(
+    sandbox,
+    cases.map(({ probe }) => probe),
+  );
+  await run.kill(sandbox);
+  return outcomes;
 }
 
 /** What only the sandbox's own word tells. */
@@ -302,6 +217,10 @@ async function alone(run: SuiteRun, names: PublicNames | undefined): Promise<voi
   const why = 'only a canary could tell (--canary)';
   run.tried.push(...needs.map((what) => notTried(what, why)));
   await run.kill(sandbox);
+  for (const { who, policy } of CLOSED) {
+    const few = aloneClosedCases(names, address, who);
+    run.judge(few, await inSandbox(run, policy, few), common);
+  }
 }
 
 /** Where nobody can be: an answer from there is the wall's. And the first question for a name that flips. */
