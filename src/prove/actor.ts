@@ -18,7 +18,7 @@ export class Actor implements AsyncDisposable {
   readonly #ended: Promise<void>;
 
   /**
-   * @param file of a role, in this folder
+   * @param file of a role, in this folder, or a path
    * @param fd that it has as its number 3
    */
   constructor(file: string, fd: number) {

@@ -1,5 +1,6 @@
 /** A guest with an allowlist reaches what it names and nothing else. */
 import { parsePolicy } from '../net/egress-rules.ts';
+import { forgedRequests, get } from './forged-requests.ts';
 import {
   ALLOWED,
   FOREIGN_RESOLVER,
@@ -10,7 +11,7 @@ import {
   PRIVATE_ADDRESSES,
 } from './map.ts';
 import { type Forbidden, type Proof, Tries } from './proof.ts';
-import { type Guest, get, HOST_PORT, type LeasedGuest, type World } from './world.ts';
+import { type Guest, HOST_PORT, type LeasedGuest, type World } from './world.ts';
 
 const GUEST_PORT = 7000;
 const ALLOW = [
@@ -132,10 +133,10 @@ async function names(tries: Tries, guest: Guest): Promise<void> {
 }
 
 async function forged(tries: Tries, guest: Guest): Promise<void> {
-  const http = (what: string, to: string, text: string, path: string): Forbidden => ({
+  const http = (what: string, to: string, text: string, trace: string): Forbidden => ({
     what,
     attempt: () => guest.exchange(to, 80, text),
-    isArrival: ({ protocol, text: line }) => protocol === 'http' && line.includes(path),
+    isArrival: ({ protocol, text: line }) => protocol === 'http' && line.includes(trace),
   });
   const tls = (what: string, to: string, name?: string): Forbidden => ({
     what,
@@ -143,30 +144,17 @@ async function forged(tries: Tries, guest: Guest): Promise<void> {
     isArrival: ({ protocol, to: at, text }) =>
       protocol === 'tls' && at === to && (to === OTHER.address || text !== ALLOWED.name),
   });
+  const requests = forgedRequests({
+    allowed: ALLOWED.name,
+    other: OTHER,
+    forged: ALLOWED.name,
+    trace: (index) => `e${index}`,
+  });
   await tries.forbidden([
-    http('an address without a name', OTHER.address, get(OTHER.address, '/e1'), '/e1'),
-    http('Host is another name', ALLOWED.address, get(OTHER.name, '/e2'), '/e2'),
-    http('Host is forged', OTHER.address, get(ALLOWED.name, '/e3'), '/e3'),
-    http('no Host', ALLOWED.address, 'GET /e4 HTTP/1.1\r\n\r\n', '/e4'),
-    http(
-      'two Hosts',
-      ALLOWED.address,
-      `GET /e5 HTTP/1.1\r\nHost: ${ALLOWED.name}\r\nHost: ${OTHER.name}\r\n\r\n`,
-      '/e5',
-    ),
-    http(
-      'absolute-form to another name',
-      ALLOWED.address,
-      get(ALLOWED.name, `http://${OTHER.name}/e6`),
-      '/e6',
-    ),
-    http(
-      'CONNECT to another name',
-      ALLOWED.address,
-      `CONNECT ${OTHER.name}:443 HTTP/1.1\r\nHost: ${OTHER.name}:443\r\n\r\n`,
-      'CONNECT',
-    ),
-    http('Host with another port', ALLOWED.address, get(`${ALLOWED.name}:8080`, '/e7'), '/e7'),
+    ...requests.map(({ what, to, text, trace }) => {
+      const { address } = to === 'allowed' ? ALLOWED : OTHER;
+      return http(what, address, text, trace);
+    }),
     tls('SNI is another name', ALLOWED.address, OTHER.name),
     tls('SNI is forged', OTHER.address, ALLOWED.name),
     tls('no SNI', ALLOWED.address),

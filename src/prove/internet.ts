@@ -46,7 +46,7 @@ for (const destination of [POOL, PLAIN_POOL])
   links.addRoute({ destination, gateway: HOST_UPLINK, linkIndex });
 
 await Promise.all([
-  listen(createHttpServer(answerHttp), 80),
+  listen(httpServer(), 80),
   listen(tlsServer(), 443),
   ...[53, 853, 8080].map((port) => listen(createServer(port === 53 ? converse : echo), port)),
   ...RESOLVERS.map((address) => listenUdp(address, 53, answerName)),
@@ -97,6 +97,16 @@ async function listenUdp(
     if (reply !== undefined) socket.send(reply, from.port, from.address);
   });
   await new Promise<void>((resolve) => socket.bind(port, address, resolve));
+}
+
+function httpServer(): Server {
+  const server = createHttpServer(answerHttp);
+  // Which is no request to Node.js.
+  server.on('connect', ({ url = '', headers }: IncomingMessage, socket: Socket) => {
+    note('http', socket.localAddress, 80, `CONNECT ${headers.host} ${url}`);
+    socket.destroy();
+  });
+  return server;
 }
 
 function answerHttp(request: IncomingMessage, response: ServerResponse): void {

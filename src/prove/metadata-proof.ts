@@ -7,20 +7,12 @@ import { METADATA } from '../net/metadata.ts';
 import { Nft } from '../net/nft.ts';
 import { ACCEPT, add, flush } from '../net/nft-json.ts';
 import { exchange } from './caller.ts';
+import { get, METADATA_SPELLINGS } from './forged-requests.ts';
 import { ALLOWED, type Arrival, HOST_AGENT, METADATA_ADDRESSES, OTHER, SECRET } from './map.ts';
 import { type Forbidden, type Proof, Tries } from './proof.ts';
-import { type Guest, get, type World } from './world.ts';
+import type { Guest, World } from './world.ts';
 
 const FIRST = METADATA_ADDRESSES[0];
-/** What inet_aton(3) and URLs read as 169.254.169.254. */
-const SPELLINGS = [
-  '2852039166',
-  '0xa9fea9fe',
-  '0251.0376.0251.0376',
-  '0xa9.0xfe.0xa9.0xfe',
-  '169.254.43518',
-  '169.16689662',
-];
 /** Names that lead there, by an answer or by an alias. */
 const REBINDING = ['rebind.example', 'alias.example', 'cloud.example'];
 
@@ -126,7 +118,7 @@ async function literals(tries: Tries, open: Guest, listed: Guest): Promise<void>
       ask(FIRST, `${FIRST} port 443`, 443),
       ask(FIRST, `${FIRST} port 8080`, 8080),
       ask(`::ffff:${FIRST}`, `IPv4-mapped ::ffff:${FIRST}`),
-      ...SPELLINGS.map((text) => {
+      ...METADATA_SPELLINGS.map((text) => {
         const { hostname } = new URL(`http://${text}/`);
         return ask(hostname, `http://${text}/, which programs read as ${hostname}`);
       }),
@@ -159,7 +151,7 @@ async function names(tries: Tries, open: Guest, listed: Guest): Promise<void> {
       code: 0,
       addresses: [ALLOWED.address],
     },
-    ...[...known, ...SPELLINGS].map((name) => ({
+    ...[...known, ...METADATA_SPELLINGS].map((name) => ({
       what: `open: the name ${name}`,
       attempt: () => open.name(name),
       code: 3,
@@ -224,7 +216,12 @@ async function redirected(tries: Tries, open: Guest): Promise<void> {
 /** Through the gateway to an address that is allowed, in the hope that something behind it goes on. */
 async function requests(tries: Tries, listed: Guest): Promise<void> {
   const to = ALLOWED.address;
-  const meant = [FIRST, '[::ffff:169.254.169.254]', 'metadata.google.internal', ...SPELLINGS];
+  const meant = [
+    FIRST,
+    '[::ffff:169.254.169.254]',
+    'metadata.google.internal',
+    ...METADATA_SPELLINGS,
+  ];
   const send = (what: string, text: string, marker: string): Forbidden => ({
     what: `allowlist: ${what}`,
     attempt: () => listed.exchange(to, 80, text),

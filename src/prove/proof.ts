@@ -24,7 +24,7 @@ export interface Forbidden {
   readonly isArrival: (arrival: Arrival) => boolean;
 }
 
-const SEEN_CHARACTERS_MAX = 90;
+export const SEEN_CHARACTERS_MAX = 90;
 /** Whatever a server of the world says. */
 const CONTENT = /page of|secret|hello/;
 

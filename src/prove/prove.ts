@@ -13,7 +13,13 @@ export type ProofErrorCode =
   /** Namespaces can't be made here. */
   | 'not_permitted'
   /** The world of the proof could not be made, or its process ended early; the cause says why. */
-  | 'no_world';
+  | 'no_world'
+  /** Of another endpoint: it can't be asked, or refuses what the suite needs. */
+  | 'endpoint_failed'
+  /** Of another endpoint: nothing that should work does, so that nothing said is blocked would mean anything. */
+  | 'no_control'
+  /** The canary can't listen, or can't be asked. */
+  | 'canary_failed';
 
 export class ProofError extends CodedError<ProofErrorCode> {}
 

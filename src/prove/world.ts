@@ -85,32 +85,33 @@ export interface World extends AsyncDisposable {
   watch(): Promise<() => Promise<readonly Arrival[]>>;
 }
 
-/** @throws NetError, LinkError, Error: a process of the world did not start */
-export async function createWorld(log: Log): Promise<World> {
+/**
+ * @param internet the role of the other end of the uplink: a file of this folder, or a path
+ * @throws NetError, LinkError, Error: a process of the world did not start
+ */
+export async function createWorld(log: Log, internet = './internet.ts'): Promise<World> {
   const stack = new AsyncDisposableStack();
   try {
     const stateDir = mkdtempSync(join(tmpdir(), 'nv-prove-'));
     stack.defer(() => rmSync(stateDir, { recursive: true, force: true }));
     const links = stack.use(new Links());
-    const internet = stack.use(joinInternet(links));
+    const outside = stack.use(joinInternet(links, internet));
     const hostArrivals: Arrival[] = [];
     for (const server of await hostServers(hostArrivals)) stack.defer(() => closeServer(server));
-    await internet.ask('ready');
+    await outside.ask('ready');
     const upstreams = [{ address: UPSTREAM, port: 53 }];
     const network = stack.use(await openHostNetwork({ pool: POOL, stateDir, upstreams, log }));
     const plain = await plugPlain(stack, links);
     const world: World = {
       network,
-      internet,
+      internet: outside,
       plain,
       guest: (policy) => leaseGuest(stack, network, policy),
       watch: async () => {
-        const outside = (await internet.ask<readonly Arrival[]>('arrivals')).length;
+        const arrivals = () => outside.ask<readonly Arrival[]>('arrivals');
+        const before = (await arrivals()).length;
         const inside = hostArrivals.length;
-        return async () => [
-          ...(await internet.ask<readonly Arrival[]>('arrivals')).slice(outside),
-          ...hostArrivals.slice(inside),
-        ];
+        return async () => [...(await arrivals()).slice(before), ...hostArrivals.slice(inside)];
       },
       [Symbol.asyncDispose]: () => stack.disposeAsync(),
     };
@@ -122,7 +123,7 @@ export async function createWorld(log: Log): Promise<World> {
 }
 
 /** The other end gets the descriptor of our TAP, as a VMM does. */
-function joinInternet(links: Links): Actor {
+function joinInternet(links: Links, role: string): Actor {
   const loopback = links.find('lo')?.index ?? 0;
   links.change(loopback, { up: true });
   for (const address of [HOST_AGENT, HOST_PUBLIC.address]) {
@@ -133,7 +134,7 @@ function joinInternet(links: Links): Actor {
   links.addAddress({ linkIndex, address: HOST_UPLINK, prefixLength: UPLINK_PREFIX });
   links.change(linkIndex, { up: true });
   links.addRoute({ destination: '0.0.0.0/0', gateway: UPSTREAM, linkIndex });
-  const internet = new Actor('./internet.ts', fd);
+  const internet = new Actor(role, fd);
   closeFd(fd);
   return internet;
 }
@@ -166,7 +167,8 @@ async function leaseGuest(
   return { id: sandboxId, guest, lease };
 }
 
-async function plug(
+/** Gives a guest's process its card. */
+export async function plug(
   actor: Actor,
   own: { address: string; gateway: string; mac: string },
 ): Promise<Guest> {
@@ -205,11 +207,6 @@ function closeServer(server: Server): Promise<void> {
     if ('closeAllConnections' in server && typeof server.closeAllConnections === 'function')
       server.closeAllConnections();
   });
-}
-
-/** A whole request that ends its connection. */
-export function get(host: string, target = '/'): string {
-  return `GET ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
 }
 
 export type { ConnectionTry };

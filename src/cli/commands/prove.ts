@@ -1,19 +1,94 @@
 /** `neurovisor prove`: sees to it that the network keeps guests from what it should, by trying. */
+import { isIPv4 } from 'node:net';
 import { styleText } from 'node:util';
+import { describeError } from '../../base/errors.ts';
 import type { Proof } from '../../prove/proof.ts';
-import { PROOF_NAMES, type ProofName, prove } from '../../prove/prove.ts';
+import { PROOF_NAMES, ProofError, type ProofName, prove as proveHere } from '../../prove/prove.ts';
 import type { Cli } from '../cli.ts';
-import { UsageError } from '../failure.ts';
+import { failureJson, failureText, UsageError } from '../failure.ts';
 import { table } from '../table.ts';
 
-/** @param words of `PROOF_NAMES`; none: all. @returns 1 when one does not hold */
-export async function proveNetwork(cli: Cli, words: readonly string[]): Promise<number> {
+export interface ProveFlags {
+  /** True: where E2B's variables lead. */
+  readonly endpoint?: string | true;
+  readonly domain?: string;
+  readonly template?: string;
+  readonly canary?: string;
+  readonly zone?: string;
+  readonly allowName?: string;
+  readonly denyName?: string;
+  readonly resolver?: string;
+  readonly listen?: string;
+  readonly address?: string;
+}
+
+const RESOLVER = '8.8.8.8';
+const EXIT_NOT_TRIED = 2;
+
+/** @param words of `PROOF_NAMES`, none: all; or `canary`. @returns 1 when one does not hold */
+export async function prove(
+  cli: Cli,
+  words: readonly string[],
+  flags: ProveFlags,
+): Promise<number> {
+  if (words.includes('canary')) return await runCanary(cli, flags);
+  if (flags.endpoint !== undefined) return await proveThere(cli, words, flags);
   const names = words.length === 0 ? PROOF_NAMES : [...new Set(words.map(proofName))];
-  const proofs = await prove(names, cli.cancelled, (proof) => {
+  const proofs = await proveHere(names, cli.cancelled, (proof) => {
     if (!cli.json) cli.stdout.write(`${describeProof(proof)}\n\n`);
   });
   if (cli.json) cli.printJson(proofs);
   return proofs.every(({ holds }) => holds) ? 0 : 1;
+}
+
+async function proveThere(cli: Cli, words: readonly string[], flags: ProveFlags): Promise<number> {
+  if (words.length !== 1 || words[0] !== 'egress')
+    throw new UsageError('another endpoint has one proof', 'write: prove egress --endpoint …');
+  const { endpoint, allowName: allowed, denyName: denied, resolver = RESOLVER } = flags;
+  const names =
+    allowed === undefined || denied === undefined ? {} : { names: { allowed, denied, resolver } };
+  const { domain, template, canary, zone } = flags;
+  const given = Object.entries({ domain, template, canary, zone }).filter(
+    ([, value]) => value !== undefined,
+  );
+  const url = typeof endpoint === 'string' ? { url: endpoint } : {};
+  const { proveEndpoint } = await import('../../prove/endpoint/prove-endpoint.ts');
+  try {
+    const onLeft = (id: string, error: unknown): void =>
+      cli.log.warn('a sandbox could not be ended; it ends by itself in ten minutes', {
+        sandbox: id,
+        error: describeError(error),
+      });
+    const options = { env: cli.env, onLeft, ...url, ...names, ...Object.fromEntries(given) };
+    const proof = await proveEndpoint(options, cli.cancelled);
+    if (cli.json) cli.printJson([proof]);
+    else cli.stdout.write(`${describeProof(proof)}\n`);
+    return proof.holds ? 0 : 1;
+  } catch (error) {
+    if (!(error instanceof ProofError)) throw error;
+    if (cli.json) cli.printJson(failureJson(error));
+    else cli.stderr.write(`${failureText(error)}\n`);
+    return EXIT_NOT_TRIED;
+  }
+}
+
+async function runCanary(cli: Cli, flags: ProveFlags): Promise<number> {
+  const { listen = '0.0.0.0', zone, address = listen } = flags;
+  if (zone === undefined)
+    throw new UsageError('a canary has names', 'write: prove canary --zone canary.example.org …');
+  if (!isIPv4(listen) || !isIPv4(address) || address === '0.0.0.0')
+    throw new UsageError(
+      'the names of a canary lead to an IPv4 address',
+      'write: prove canary --listen 0.0.0.0 --address 203.0.113.5 …',
+    );
+  const { startCanary } = await import('../../prove/endpoint/canary.ts');
+  await using _canary = await startCanary({ listen, address, zone: zone.toLowerCase() });
+  cli.stderr.write(`neurovisor: the canary listens at ${listen}; Ctrl-C ends it\n`);
+  const ended = Promise.withResolvers<void>();
+  if (cli.cancelled.aborted) ended.resolve();
+  cli.cancelled.addEventListener('abort', () => ended.resolve(), { once: true });
+  await ended.promise;
+  return cli.signalStatus ?? 0;
 }
 
 function proofName(word: string): ProofName {

@@ -1,8 +1,18 @@
 /** The words of the network: `net` and `prove`. */
 import type { Command } from 'commander';
+import type { ProveFlags } from '../commands/prove.ts';
 import { describeLater, type OutputFlags, output, perform } from '../program.ts';
 
 const load = () => import('../commands/net.ts');
+
+const ENDPOINT = `
+Another endpoint: egress is tried in sandboxes of that endpoint, through E2B's client. It is at --endpoint,
+else at E2B_API_URL or api. and --domain; its key is in E2B_API_KEY or NEUROVISOR_API_KEY. What gets out is
+seen at a canary, which has a zone delegated to it and runs on a machine of yours:
+  neurovisor prove canary --address 203.0.113.5 --zone canary.example.org
+  neurovisor prove egress --endpoint https://api.example.com --canary canary.example.org
+Exit status 2: it could not be tried.
+`;
 
 export function addNet(program: Command): void {
   const net = program
@@ -33,17 +43,28 @@ export function addNet(program: Command): void {
   const prove = program
     .command('prove')
     .summary('try to break what the network promises')
-    .argument('[names...]', 'proofs')
+    .argument('[names...]', 'proofs, or canary')
+    .option('--endpoint [url]', 'egress: prove it of another endpoint that speaks E2B’s API')
+    .option('--domain <name>', 'of the endpoint, for what its sandboxes are called (E2B_DOMAIN)')
+    .option('--template <name>', 'what the endpoint makes sandboxes of (default base)')
+    .option('--canary <host>', 'machine of yours where neurovisor prove canary runs')
+    .option('--zone <name>', 'below which every name leads to the canary (default its own)')
+    .option('--allow-name <name>', 'without a canary: a public web site to allow')
+    .option('--deny-name <name>', 'and another one, that is not')
+    .option('--resolver <address>', 'and a public resolver (default 8.8.8.8)')
+    .option('--listen <address>', 'canary: where to listen (default 0.0.0.0)')
+    .option('--address <address>', 'canary: where its names lead, if not to that address')
     .addOption(output())
-    .action((names: string[], flags: OutputFlags) =>
+    .action((names: string[], flags: OutputFlags & ProveFlags) =>
       perform(flags, async (cli) =>
-        (await import('../commands/prove.ts')).proveNetwork(cli, names),
+        (await import('../commands/prove.ts')).prove(cli, names, flags),
       ),
     );
+  prove.addHelpText('after', ENDPOINT);
   describeLater(prove, async () => {
     const { PROOF_NAMES } = await import('../../prove/prove.ts');
     const what =
-      'Makes a host, an internet and guests in network namespaces of its own, and has the guests try to get out; each kind of try beside one that must succeed. Exit status 0: all of it holds.';
+      'Makes a host, an internet and guests in network namespaces of its own, and has the guests try to get out; each kind of try beside one that must succeed. Exit status 0: all of it holds; 1: it does not.';
     return `${what}\n\nProofs: ${PROOF_NAMES.join(', ')}`;
   });
 }

@@ -1,0 +1,43 @@
+import { describe, expect, it } from 'vitest';
+import { encodeQuery, parseAnswer, parseQuery } from '../../net/dns-message.ts';
+import { CANARY_LABELS, NOBODY, PRIVATE, runName, zoneReply } from './canary-zone.ts';
+
+const ZONE = 'canary.test';
+const CANARY = '203.0.113.5';
+const RUN = '0123456789abcdef0123';
+
+function told(name: string, { times = 0, type = 1 } = {}) {
+  const query = parseQuery(encodeQuery(1, name, type));
+  if (!query.ok) throw new Error(query.reason);
+  const bytes = zoneReply(query.value, ZONE, CANARY, times);
+  const answer = parseAnswer(bytes);
+  if (!answer.ok) throw new Error(answer.reason);
+  const { code, records } = answer.value;
+  const addresses = records.flatMap((each) => (each.type === 'CNAME' ? [] : [each.address]));
+  return { code, addresses, isAuthority: ((bytes[2] ?? 0) & 4) !== 0 };
+}
+
+describe('zoneReply', () => {
+  it('all names lead to the canary, but those of a run with a meaning', () => {
+    const of = (label: keyof typeof CANARY_LABELS) => runName(CANARY_LABELS[label], RUN, ZONE);
+    const expected = [
+      [ZONE, CANARY],
+      [`any.thing.${ZONE}`, CANARY],
+      [of('allowed'), CANARY],
+      [`data.${of('other')}`, CANARY],
+      [of('elsewhere'), NOBODY],
+      [of('rebind'), '169.254.169.254'],
+      [of('private'), PRIVATE],
+    ] as const;
+    for (const [name, address] of expected)
+      expect(told(name)).toEqual({ code: 0, addresses: [address], isAuthority: true });
+    expect(told(of('flip')).addresses).toEqual([CANARY]);
+    expect(told(of('flip'), { times: 1 }).addresses).toEqual(['169.254.169.254']);
+  });
+
+  it('other types have no records; other zones are refused', () => {
+    expect(told(ZONE, { type: 28 })).toMatchObject({ code: 0, addresses: [] });
+    for (const name of ['example.com', `x${ZONE}`, 'test'])
+      expect(told(name)).toEqual({ code: 5, addresses: [], isAuthority: false });
+  });
+});

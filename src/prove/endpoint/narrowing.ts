@@ -1,0 +1,70 @@
+/** A policy that becomes narrower while a sandbox runs: what it forbids ends (io). */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ignore } from '../../base/ignore.ts';
+import { get } from '../forged-requests.ts';
+import type { Tried } from '../proof.ts';
+import type { CanaryArrival } from './arrivals.ts';
+import { askArrivals } from './canary-client.ts';
+import { nameOf, type Target, type Tracer } from './cases.ts';
+import { closedBut, type RemoteSandbox } from './client.ts';
+import type { SuiteRun } from './suite-run.ts';
+import { notTried, summaryOf } from './verdict.ts';
+
+/** Of the time that silence takes: long enough for a slow endpoint to take an update. */
+const HOLD_SILENCES = 4;
+/** How often the canary is asked whether the connection is there. */
+const ASK_EACH_MS = 100;
+
+export async function narrowing(
+  run: SuiteRun,
+  sandbox: RemoteSandbox,
+  target: Target,
+  next: Tracer,
+): Promise<readonly Tried[]> {
+  const allowed = nameOf(target, 'allowed');
+  const seconds = HOLD_SILENCES * run.silenceSeconds;
+  const what = {
+    held: 'a connection that is open when the rule for it is taken away',
+    fresh: 'an allowed name, after the rule for it was taken away',
+  };
+  const [held, fresh] = [next(), next()];
+  const text = `GET /${held} HTTP/1.1\r\nHost: ${allowed}\r\n\r\n`;
+  const holding = run.probe(sandbox, [{ kind: 'hold', host: allowed, port: 80, text, seconds }]);
+  holding.catch((error: unknown) => ignore(error, 'it is looked at below'));
+  const isHeld = await isThere(run, target, seconds, ({ text: line }) => line.includes(held));
+  const refused = await run.unlessAborted(
+    sandbox.updateNetwork(closedBut([nameOf(target, 'elsewhere')])),
+  );
+  const [outcome] = await holding;
+  if (refused !== undefined)
+    return Object.values(what).map((each) => notTried(each, `no update: ${refused}`));
+  const [again] = await run.probe(sandbox, [
+    { kind: 'tcp', host: target.address, port: 80, text: get(allowed, `/${fresh}`) },
+  ]);
+  const arrivals = await run.unlessAborted(askArrivals(target));
+  const count = arrivals.filter(({ text: line }) => line.includes(fresh)).length;
+  const end = outcome?.outcome ?? 'nothing';
+  const seen = again === undefined ? 'nothing' : summaryOf(again);
+  return [
+    isHeld
+      ? { what: what.held, expected: 'it ends', seen: end, ok: end !== 'still answered' }
+      : notTried(what.held, 'it was not seen at the canary'),
+    {
+      ...{ what: what.fresh, expected: 'refused; nothing arrived' },
+      ...{ seen: `${seen}; ${count === 0 ? 'nothing' : count} arrived`, ok: count === 0 },
+    },
+  ];
+}
+
+async function isThere(
+  run: SuiteRun,
+  target: Target,
+  seconds: number,
+  isIt: (arrival: CanaryArrival) => boolean,
+): Promise<boolean> {
+  for (let ms = 0; ms < seconds * 1000; ms += ASK_EACH_MS) {
+    if ((await run.unlessAborted(askArrivals(target))).some(isIt)) return true;
+    await sleep(ASK_EACH_MS);
+  }
+  return false;
+}

@@ -1,0 +1,259 @@
+/**
+ * The egress suite against an endpoint that speaks E2B's API: what its sandboxes reach, and whether that is
+ * what their policy says (io).
+ *
+ *     runner ── E2B's client ──► endpoint ──► sandbox: probe.py ──?──► canary (a machine of ours)
+ *        └───────────────────── what has arrived? ────────────────────────┘
+ *
+ * Four sandboxes, one after another: one with allowed names, one that may reach anything (a control), one
+ * that may reach nothing, and one for which no policy is named.
+ */
+import { randomBytes } from 'node:crypto';
+import { lookup } from 'node:dns/promises';
+import { isIPv4 } from 'node:net';
+import { get } from '../forged-requests.ts';
+import { type Proof, SEEN_CHARACTERS_MAX } from '../proof.ts';
+import { ProofError } from '../prove.ts';
+import { CANARY_CONTENT } from './canary.ts';
+import { askArrivals, canaryControls } from './canary-client.ts';
+import { NOBODY } from './canary-zone.ts';
+import {
+  allowedNames,
+  type Case,
+  closedCases,
+  confinedCases,
+  nameOf,
+  type Target,
+  type Tracer,
+  tracer,
+} from './cases.ts';
+import { aloneCases, aloneClosedCases, type PublicNames } from './cases-alone.ts';
+import { metadataCases, privateCases } from './cases-metadata.ts';
+import {
+  closedBut,
+  type EndpointOptions,
+  type NetworkPolicy,
+  openEndpoint,
+  type RemoteSandbox,
+} from './client.ts';
+import { narrowing } from './narrowing.ts';
+import type { Probe, ProbeOutcome } from './probe.ts';
+import { type Common, type RunOptions, SuiteRun } from './suite-run.ts';
+import { firstLine, notTried } from './verdict.ts';
+
+export interface SuiteOptions extends EndpointOptions, RunOptions {
+  /** Address or name of a machine where `neurovisor prove canary` runs. */
+  readonly canary?: string;
+  /** Undefined: the canary's name. */
+  readonly zone?: string;
+  /** Without a canary. */
+  readonly names?: PublicNames;
+}
+
+/** @throws ProofError: it could not be tried; AbortError. No sandbox is left either way. */
+export async function proveEndpoint(options: SuiteOptions, signal: AbortSignal): Promise<Proof> {
+  const endpoint = await openEndpoint(options);
+  await using run = new SuiteRun(endpoint, options, signal);
+  if (options.canary !== undefined) await withCanary(run, await targetOf(options));
+  else await alone(run, options.names);
+  const tried = run.tried.map((row) => ({ ...row, seen: row.seen.slice(0, SEEN_CHARACTERS_MAX) }));
+  return { name: 'egress', holds: tried.every(({ ok }) => ok), tried };
+}
+
+async function withCanary(run: SuiteRun, target: Target): Promise<void> {
+  const next = tracer(target.run);
+  run.tried.push(...(await run.unlessAborted(canaryControls(target, next))));
+  const common = await confined(run, target, next);
+  await open(run, target, next);
+  await closed(run, target, next, common);
+}
+
+async function confined(run: SuiteRun, target: Target, next: Tracer): Promise<Common> {
+  const sandbox = await run.create(closedBut(allowedNames(target)));
+  const allowed = nameOf(target, 'allowed');
+  const [http, tls, hasWorked] = await controlled(
+    run,
+    target,
+    next,
+    sandbox,
+    allowed,
+    'the sandbox',
+  );
+  const walls = await run.probe(sandbox, wallProbes(nameOf(target, 'flip')));
+  const before = await run.unlessAborted(askArrivals(target));
+  const hearsQuestions = before.some(
+    ({ protocol, text }) => protocol === 'dns' && text === allowed,
+  );
+  if (!http && !tls && !hasWorked)
+    throw new ProofError('no_control', `reach ${allowed}, which the policy allows`, {
+      remedy: `See that ${allowed} leads to the canary (${target.address}) and that the endpoint allows names.`,
+    });
+  const isHeard = hearsQuestions ? 'it is' : 'it is not: cases of names have weaker evidence';
+  run.tried.push({
+    what: `control: the canary is asked for the names of ${target.zone}`,
+    ...{ expected: 'it is', seen: isHeard, ok: hearsQuestions },
+  });
+  const cases = confinedCases(target, next);
+  const outcomes = await run.probe(
+    sandbox,
+    cases.map(({ probe }) => probe),
+  );
+  const common = {
+    arrivals: await run.unlessAborted(askArrivals(target)),
+    ...{ hearsQuestions, wall: wallOf(walls), allowed: [allowed] },
+  };
+  run.judge(cases, outcomes, common);
+  run.tried.push(...(await narrowing(run, sandbox, target, next)));
+  await run.kill(sandbox);
+  return common;
+}
+
+/** @returns whether HTTP, TLS, and the name alone came to what they should */
+async function controlled(
+  run: SuiteRun,
+  target: Target,
+  next: Tracer,
+  sandbox: RemoteSandbox,
+  name: string,
+  who: string,
+): Promise<readonly [boolean, boolean, boolean]> {
+  const [http, tls] = [next(), next()];
+  const [named, byHttp, byTls] = await run.probe(sandbox, [
+    { kind: 'name', name },
+    { kind: 'tcp', host: name, port: 80, text: get(name, `/${http}`) },
+    { kind: 'tls', host: name, port: 443, servername: name, text: get(name, `/${tls}`) },
+  ]);
+  const arrivals = await run.unlessAborted(askArrivals(target));
+  const has = (trace: string): boolean => arrivals.some(({ text }) => text.includes(trace));
+  const label = name.split('-', 1)[0];
+  return [
+    run.control(`${who} reaches the name "${label}" by HTTP`, CANARY_CONTENT, byHttp, has(http)),
+    run.control(`${who} reaches the name "${label}" by TLS`, CANARY_CONTENT, byTls, has(tls)),
+    run.control(`${who} is told where the name "${label}" leads`, target.address, named),
+  ];
+}
+
+/** Policies by which nothing may be reached. */
+const CLOSED = [
+  { who: 'no internet access', policy: { allowInternetAccess: false } },
+  { who: 'no policy is named', policy: undefined },
+] as const;
+
+/** The same program, and no policy in its way. */
+async function open(run: SuiteRun, target: Target, next: Tracer): Promise<void> {
+  let sandbox: RemoteSandbox;
+  try {
+    sandbox = await run.create({ allowInternetAccess: true });
+  } catch (error) {
+    if (!(error instanceof ProofError)) throw error;
+    run.tried.push(notTried('control: a sandbox that may reach anything', 'it is refused'));
+    return;
+  }
+  const name = nameOf(target, 'other');
+  await controlled(run, target, next, sandbox, name, 'a sandbox that may reach anything');
+  await run.kill(sandbox);
+}
+
+async function closed(run: SuiteRun, target: Target, next: Tracer, common: Common): Promise<void> {
+  for (const { who, policy } of CLOSED) {
+    const cases = closedCases(target, next, who);
+    const outcomes = await inSandbox(run, policy, cases);
+    const arrivals = await run.unlessAborted(askArrivals(target));
+    run.judge(cases, outcomes, { ...common, arrivals, allowed: [] });
+  }
+}
+
+async function inSandbox(
+  run: SuiteRun,
+  policy: NetworkPolicy | undefined,
+  cases: readonly Case[],
+): Promise<readonly ProbeOutcome[]> {
+  const sandbox = await run.create(policy);
+  const outcomes = await run.probe(
+    sandbox,
+    cases.map(({ probe }) => probe),
+  );
+  await run.kill(sandbox);
+  return outcomes;
+}
+
+/** What only the sandbox's own word tells. */
+async function alone(run: SuiteRun, names: PublicNames | undefined): Promise<void> {
+  if (names === undefined)
+    throw new ProofError('no_control', 'tell what is blocked from what is not there', {
+      remedy:
+        'Name a canary (--canary), or two public web sites: one to allow (--allow-name), one not (--deny-name).',
+    });
+  const { address } = await resolve(names.denied);
+  const sandbox = await run.create(closedBut([names.allowed]));
+  const [byHttp, byTls, ...walls] = await run.probe(sandbox, [
+    { kind: 'tcp', host: names.allowed, port: 80, text: get(names.allowed) },
+    {
+      ...{ kind: 'tls', host: names.allowed, port: 443, servername: names.allowed },
+      text: get(names.allowed),
+    },
+    ...wallProbes(names.denied),
+  ]);
+  const works = [
+    run.control(`the sandbox reaches ${names.allowed} by HTTP`, 'HTTP/1.', byHttp),
+    run.control(`the sandbox reaches ${names.allowed} by TLS`, 'HTTP/1.', byTls),
+  ];
+  if (!works.includes(true))
+    throw new ProofError('no_control', `reach ${names.allowed}, which the policy allows`);
+  const cases = [...aloneCases(names, address), ...metadataCases(), ...privateCases()];
+  const outcomes = await run.probe(
+    sandbox,
+    cases.map(({ probe }) => probe),
+  );
+  const common = { arrivals: undefined, hearsQuestions: false, wall: wallOf(walls), allowed: [] };
+  run.judge(cases, outcomes, common);
+  const needs = [
+    'forged Host and SNI',
+    'smuggling',
+    'redirects',
+    'rebinding',
+    'what is added to requests',
+  ];
+  const why = 'only a canary could tell (--canary)';
+  run.tried.push(...needs.map((what) => notTried(what, why)));
+  await run.kill(sandbox);
+  for (const { who, policy } of CLOSED) {
+    const few = aloneClosedCases(names, address, who);
+    run.judge(few, await inSandbox(run, policy, few), common);
+  }
+}
+
+/** Where nobody can be: an answer from there is the wall's. And the first question for a name that flips. */
+function wallProbes(name: string): readonly Probe[] {
+  return [
+    { kind: 'tcp', host: NOBODY, port: 80, text: get(NOBODY) },
+    { kind: 'tcp', host: NOBODY, port: 8080, text: get(NOBODY) },
+    { kind: 'name', name },
+  ];
+}
+
+function wallOf(outcomes: readonly ProbeOutcome[]): ReadonlySet<string> {
+  const [web, other] = outcomes;
+  const texts = [web, other].flatMap((one) => (one?.outcome === 'answer' ? [one.text] : []));
+  // Who says yes to everything has said nothing.
+  return new Set(texts.map(firstLine).filter((line) => !/^HTTP\/1\.[01] [123]/.test(line)));
+}
+
+async function targetOf({ canary = '', zone }: SuiteOptions): Promise<Target> {
+  const run = randomBytes(10).toString('hex');
+  if (isIPv4(canary) && zone === undefined) {
+    const remedy = 'Name it by --zone, or name the canary by it instead of by its address.';
+    throw new ProofError('canary_failed', 'find names that lead to the canary', { remedy });
+  }
+  const { address } = await resolve(canary);
+  return { run, address, zone: (zone ?? canary).toLowerCase() };
+}
+
+async function resolve(name: string): Promise<{ address: string }> {
+  try {
+    return await lookup(name, { family: 4 });
+  } catch (cause) {
+    const remedy = 'It has to have an IPv4 address that is known here.';
+    throw new ProofError('canary_failed', `find ${name}`, { cause, remedy });
+  }
+}

@@ -1,0 +1,105 @@
+/** The sandboxes of one run of the suite, and what was seen in them (io). */
+import type { Tried } from '../proof.ts';
+import { ProofError } from '../prove.ts';
+import type { Case } from './cases.ts';
+import type { Endpoint, NetworkPolicy, RemoteSandbox } from './client.ts';
+import { type Probe, type ProbeOutcome, probeCommand, readOutcomes } from './probe.ts';
+import { type Evidence, judge, plain, summaryOf } from './verdict.ts';
+
+export interface RunOptions {
+  /** How long silence must last to be called silence (default 5). */
+  readonly silenceSeconds?: number;
+  /** A sandbox that could not be ended: it ends by itself, later. */
+  readonly onLeft?: (sandboxId: string, error: unknown) => void;
+}
+
+const SILENCE_SECONDS = 5;
+
+/** Of all tries of one sandbox. */
+export type Common = Omit<Evidence, 'outcome'>;
+
+/** Sandboxes of one run, and what was seen in them. */
+export class SuiteRun implements AsyncDisposable {
+  readonly tried: Tried[] = [];
+  readonly #endpoint: Endpoint;
+  readonly #options: RunOptions;
+  readonly #signal: AbortSignal;
+  /** What still runs in a sandbox must not keep us here. */
+  readonly #ending = new AbortController();
+  readonly #sandboxes = new Set<RemoteSandbox>();
+
+  constructor(endpoint: Endpoint, options: RunOptions, signal: AbortSignal) {
+    this.#endpoint = endpoint;
+    this.#options = options;
+    this.#signal = signal;
+  }
+
+  get silenceSeconds(): number {
+    return this.#options.silenceSeconds ?? SILENCE_SECONDS;
+  }
+
+  async create(policy: NetworkPolicy | undefined): Promise<RemoteSandbox> {
+    this.#signal.throwIfAborted();
+    // Not given up half-way: nobody would know its id.
+    const sandbox = await this.#endpoint.create(policy);
+    this.#sandboxes.add(sandbox);
+    this.#signal.throwIfAborted();
+    return sandbox;
+  }
+
+  async kill(sandbox: RemoteSandbox): Promise<void> {
+    this.#sandboxes.delete(sandbox);
+    try {
+      await sandbox.kill();
+    } catch (error) {
+      this.#options.onLeft?.(sandbox.id, error);
+    }
+  }
+
+  async probe(sandbox: RemoteSandbox, probes: readonly Probe[]): Promise<readonly ProbeOutcome[]> {
+    const command = probeCommand(probes, this.silenceSeconds);
+    const stdout = await this.unlessAborted(sandbox.run(command, this.#ending.signal));
+    const outcomes = readOutcomes(stdout, probes.length);
+    if (outcomes !== undefined) return outcomes;
+    const cause = new Error(`it says "${plain(stdout)}"`);
+    throw new ProofError('endpoint_failed', 'read what the probes saw', { cause });
+  }
+
+  async unlessAborted<T>(work: Promise<T>): Promise<T> {
+    const aborted = Promise.withResolvers<never>();
+    const abort = (): void => aborted.reject(this.#signal.reason);
+    if (this.#signal.aborted) abort();
+    this.#signal.addEventListener('abort', abort, { once: true });
+    try {
+      return await Promise.race([work, aborted.promise]);
+    } finally {
+      this.#signal.removeEventListener('abort', abort);
+    }
+  }
+
+  control(
+    what: string,
+    content: string,
+    outcome: ProbeOutcome | undefined,
+    arrived = true,
+  ): boolean {
+    const isAnswer = outcome?.outcome === 'answer' && outcome.text.includes(content);
+    const ok = isAnswer && arrived;
+    const failure = outcome === undefined ? 'nothing' : summaryOf(outcome);
+    const seen = ok ? `"${content}"` : isAnswer ? 'an answer, but nothing arrived' : failure;
+    this.tried.push({ what: `control: ${what}`, expected: `"${content}"`, seen, ok });
+    return ok;
+  }
+
+  judge(cases: readonly Case[], outcomes: readonly ProbeOutcome[], common: Common): void {
+    for (const [index, each] of cases.entries()) {
+      const outcome = outcomes[index];
+      if (outcome !== undefined) this.tried.push(judge(each, { ...common, outcome }));
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#sandboxes].map((sandbox) => this.kill(sandbox)));
+    this.#ending.abort();
+  }
+}
