@@ -83,6 +83,7 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   in_use: 409,
   store_failed: 503,
   network_unavailable: 503,
+  secrets_missing: 409,
   template_failed: 502,
 };
 

@@ -108,7 +108,7 @@ export function addSandboxOptions(command: Command): Command {
   return addNetworkOptions(command);
 }
 
-/** `--net`, `--allow-out`, `--deny-out` */
+/** `--net`, `--allow-out`, `--deny-out`, `--secret` */
 export function addNetworkOptions(command: Command): Command {
   return command
     .addOption(
@@ -124,9 +124,10 @@ export function addNetworkOptions(command: Command): Command {
       collect,
       [],
     )
+    .option('--deny-out <rule>', 'never let it connect there, whatever else allows it', collect, [])
     .option(
-      '--deny-out <rule>',
-      'never let it connect there, whatever else allows it',
+      '--secret <NAME@host>',
+      'let it use the value of this variable, at that host alone, without having it',
       collect,
       [],
     );
@@ -139,6 +140,10 @@ internet, less what --deny-out names. Metadata services and private addresses ar
 (a block inside a private range opens that). Rules, each with :port, :first-last, /tcp or /udp if wanted:
   pypi.org   *.example.com   192.0.2.7   192.0.2.0/24:443   192.0.2.1:53/udp   db.example.com:5432
 A name alone means TCP on ports 80 and 443. This process, or the daemon, has to run as root.
+
+Secrets: --secret NAME@api.example.com (or NAME@a.example,b.example; NAME@host=FILE takes the value of a file). In the guest
+NAME has a placeholder; in HTTPS requests to that host it is replaced by the value, which the guest never has. The host is
+allowed; alone it means that nothing else is.
 `;
 
 const descriptions = new Map<Command, () => Promise<string>>();

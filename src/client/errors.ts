@@ -34,6 +34,7 @@ const SANDBOX_CODES: Record<SandboxErrorCode, true> = {
   snapshot_foreign: true,
   busy: true,
   network_unavailable: true,
+  secrets_missing: true,
   template_failed: true,
   cancelled: true,
 };

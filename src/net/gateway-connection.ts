@@ -119,13 +119,9 @@ export class GatewayConnection {
     const secrets = this.#secrets();
     const serverName = this.#hello?.serverName;
     const wanted = needsSecrets(secrets, serverName) ? secrets : undefined;
-    if (this.#decrypted?.secrets !== wanted) {
-      this.destroy();
-      return;
-    }
     const judged =
       this.#hello === undefined ? head && this.#judge.head(head) : this.#judge.hello(this.#hello);
-    if (judged?.ok === false) this.destroy();
+    if (this.#decrypted?.secrets !== wanted || judged?.ok === false) this.destroy();
   }
 
   #onGuestData(bytes: Buffer): void {

@@ -215,7 +215,7 @@ class KernelNetwork implements HostNetwork {
     if (failures.length > 0) throw new AggregateError(failures, 'release networks of sandboxes');
   }
 
-  async #make(id: SandboxId, { policy }: NetworkRequest): Promise<NetworkLease> {
+  async #make(id: SandboxId, { policy, secrets }: NetworkRequest): Promise<NetworkLease> {
     const cleanup = new CleanupStack();
     try {
       const mtu = uplinkMtu(this.#links);
@@ -223,7 +223,7 @@ class KernelNetwork implements HostNetwork {
       await this.#forwarding.acquire();
       cleanup.push('forwarding', () => this.#forwarding.release());
       const { upstreams = hostResolvers(this.#log) } = this.#options;
-      const own = { addresses, tap, guard, mtu, policy, upstreams, clock: this.#clock };
+      const own = { addresses, tap, guard, mtu, policy, secrets, upstreams, clock: this.#clock };
       const record = (one: EgressPolicy): void => this.#records.write(id, this.#owner, one);
       cleanup.push('record', () => this.#records.remove(id));
       const lease = new SandboxLease(

@@ -6,6 +6,7 @@
  */
 import type { GuestNetwork } from '../base/guest-network.ts';
 import type { EgressPolicy } from './policy.ts';
+import type { EgressSecrets } from './secret.ts';
 
 /** Counted by the kernel since the lease began. */
 export interface NetworkTraffic {
@@ -27,6 +28,8 @@ export interface NetworkLease {
   handedOver(): Promise<void>;
   /** Holds for connections from now on; those that it forbids are closed. */
   setPolicy(policy: EgressPolicy): Promise<void>;
+  /** Their hosts are allowed too; connections that began with others are closed. Undefined: none. */
+  setSecrets(secrets: EgressSecrets | undefined): Promise<void>;
   traffic(): Promise<NetworkTraffic>;
   /** Idempotent. Nothing of it is left on the host. */
   release(): Promise<void>;
@@ -35,6 +38,7 @@ export interface NetworkLease {
 export interface NetworkRequest {
   readonly sandboxId: string;
   readonly policy: EgressPolicy;
+  readonly secrets?: EgressSecrets | undefined;
 }
 
 /** The network of this host; opened by the first sandbox that asks for one. */

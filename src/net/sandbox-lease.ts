@@ -27,6 +27,8 @@ import { type EgressPolicy, pinnedPorts } from './policy.ts';
 import type { PacketPin } from './ruleset.ts';
 import type { SandboxNetwork } from './sandbox-chains.ts';
 import { DROP_COUNTERS, type SandboxTraffic } from './sandbox-counters.ts';
+import { type EgressSecrets, withSecretHosts } from './secret.ts';
+import { SecretLog } from './secret-log.ts';
 import type { Tap } from './tap.ts';
 
 const DNS_PORT = 53;
@@ -44,6 +46,7 @@ export interface SandboxLeaseOptions {
   readonly guard: MetadataGuard | undefined;
   readonly mtu: number;
   readonly policy: EgressPolicy;
+  readonly secrets?: EgressSecrets | undefined;
   readonly table: Pick<HostTable, 'add' | 'update' | 'pin' | 'remove' | 'traffic'>;
   /** Of the policy, for who looks at it from another process. */
   readonly record: (policy: EgressPolicy) => void;
@@ -60,6 +63,10 @@ export class SandboxLease implements NetworkLease {
   readonly #names: SandboxNames;
   readonly #gateway: Gateway;
   readonly #cleanup: CleanupStack;
+  /** As it was asked for. */
+  #asked: EgressPolicy;
+  #secrets: EgressSecrets | undefined;
+  /** With the hosts of secrets. */
   #policy: EgressPolicy;
   #ports: { readonly dnsPort: number; readonly gatewayPort: number } | undefined;
   #changes: Promise<unknown> = Promise.resolve();
@@ -67,8 +74,11 @@ export class SandboxLease implements NetworkLease {
 
   /** @param cleanup with what was acquired before; `release` runs it */
   constructor(options: SandboxLeaseOptions, cleanup: CleanupStack) {
-    const { addresses, policy, mtu, clock } = options;
+    const { addresses, mtu, clock } = options;
+    const policy = withSecretHosts(options.policy, options.secrets);
     this.#options = options;
+    this.#asked = options.policy;
+    this.#secrets = options.secrets;
     this.#policy = policy;
     this.#cleanup = cleanup;
     this.guest = {
@@ -83,13 +93,18 @@ export class SandboxLease implements NetworkLease {
     const pins = new Pins(clock, PIN_LIMITS, ports);
     const onEvent = (event: NameEvent): void => this.#logName(event);
     this.#names = new SandboxNames({ policy: namePolicy(policy), pins, clock, onEvent });
-    const sandbox = { id: addresses.id, policy: () => namePolicy(this.#policy), pins };
+    const sandbox = {
+      ...{ id: addresses.id, policy: () => namePolicy(this.#policy), pins },
+      secrets: () => this.#secrets,
+    };
+    const secretLog = new SecretLog(options.log);
     this.#gateway = new Gateway({
       address: addresses.hostAddress,
       port: 0,
       whoIs: (address) => (address === addresses.guestAddress ? sandbox : undefined),
       originalDestination: redirectedFrom,
       onEvent: (event) => this.#logConnection(event),
+      onSecrets: (use) => secretLog.note(use),
       open: options.connections,
       clock,
       log: options.log,
@@ -139,7 +154,15 @@ export class SandboxLease implements NetworkLease {
   }
 
   setPolicy(policy: EgressPolicy): Promise<void> {
-    const turn = this.#changes.then(() => this.#setPolicy(policy));
+    return this.#inTurn(() => this.#change(policy, this.#secrets));
+  }
+
+  setSecrets(secrets: EgressSecrets | undefined): Promise<void> {
+    return this.#inTurn(() => this.#change(this.#asked, secrets));
+  }
+
+  #inTurn(change: () => Promise<void>): Promise<void> {
+    const turn = this.#changes.then(change);
     this.#changes = turn.catch((error: unknown) => ignore(error, 'the caller has it'));
     return turn;
   }
@@ -181,18 +204,20 @@ export class SandboxLease implements NetworkLease {
   }
 
   /** Names first, so that no answer of the old policy is pinned after the change. */
-  async #setPolicy(policy: EgressPolicy): Promise<void> {
+  async #change(asked: EgressPolicy, secrets: EgressSecrets | undefined): Promise<void> {
     assert(this.#ports !== undefined, 'the policy of a lease is set while it is open');
-    const before = this.#policy;
-    const use = (one: EgressPolicy): void => {
-      this.#policy = one;
-      this.#names.setPolicy(namePolicy(one));
+    const before = [this.#asked, this.#secrets] as const;
+    const use = (policy: EgressPolicy, withSecrets: EgressSecrets | undefined): void => {
+      this.#asked = policy;
+      this.#secrets = withSecrets;
+      this.#policy = withSecretHosts(policy, withSecrets);
+      this.#names.setPolicy(namePolicy(this.#policy));
     };
-    use(policy);
+    use(asked, secrets);
     try {
       await this.#options.table.update(this.#options.addresses.id, () => this.#wanted());
     } catch (error) {
-      use(before);
+      use(...before);
       throw error;
     }
     this.#gateway.judgeSandbox(this.#options.addresses.id);
@@ -229,7 +254,8 @@ export class SandboxLease implements NetworkLease {
 
   #network(): SandboxNetwork {
     const { addresses } = this.#options;
-    return { lease: addresses, policy: this.#policy, ...this.#ports };
+    const decryptsTls = (this.#secrets?.secrets.length ?? 0) > 0;
+    return { lease: addresses, policy: this.#policy, decryptsTls, ...this.#ports };
   }
 
   #packetPins(pins: readonly Pin[]): PacketPin[] {

@@ -11,6 +11,7 @@
  */
 import type { SecureContext } from 'node:tls';
 import type { SecretValue } from '../base/secret-value.ts';
+import type { EgressPolicy, NameRule } from './policy.ts';
 import { type Mask, maskOf } from './secret-scrubber.ts';
 
 export interface EgressSecret {
@@ -31,6 +32,20 @@ export interface EgressSecrets {
   readonly authority: { contextFor(host: string): Promise<SecureContext> };
   /** By which servers are known. */
   readonly roots: () => SecureContext;
+}
+
+/** Where secrets are put in. */
+const PORT = 443;
+
+/** What a list allows, and the hosts that secrets belong to; what is denied stays so. */
+export function withSecretHosts(policy: EgressPolicy, secrets: EgressSecrets | undefined) {
+  if (policy.mode !== 'allowlist' || secrets === undefined) return policy;
+  const hosts = new Set(secrets.secrets.flatMap((secret) => secret.hosts));
+  const rules = [...hosts].map((name): NameRule => {
+    const ports = { first: PORT, last: PORT };
+    return { kind: 'name', text: `${name}:${PORT}`, name, below: false, ports, protocol: 'tcp' };
+  });
+  return { ...policy, allow: [...policy.allow, ...rules] };
 }
 
 /** All secrets of a sandbox whose hosts this one is of. */

@@ -30,6 +30,8 @@ export type SandboxErrorCode =
   | 'busy'
   /** This host can't give it a network; the message says why. */
   | 'network_unavailable'
+  /** The values of its secrets are not known here any more; they have to be given again. */
+  | 'secrets_missing'
   /** A template could not be built; sandboxes still boot. */
   | 'template_failed'
   /** The caller cancelled. */
@@ -82,10 +84,15 @@ export function goneWhileSaving(cause: unknown): SandboxError {
   return new SandboxError('gone', 'the sandbox ended while it was being saved', { cause });
 }
 
-/** Nothing that is started in another way would have a network either. */
+/** Nothing that is started in another way would have a network, or its secrets, either. */
 export function isWithoutNetwork(error: unknown): error is SandboxError {
-  return error instanceof SandboxError && error.code === 'network_unavailable';
+  return error instanceof SandboxError && WITHOUT_NETWORK.has(error.code);
 }
+
+const WITHOUT_NETWORK: ReadonlySet<SandboxErrorCode> = new Set([
+  'network_unavailable',
+  'secrets_missing',
+]);
 
 const CONSOLE_LINES_IN_ERROR = 12;
 

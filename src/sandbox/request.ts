@@ -7,6 +7,7 @@ import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { CreateRequest, SandboxChange, SandboxInfo } from './control.ts';
 import { SandboxError } from './errors.ts';
 import type { SandboxEnd } from './parts.ts';
+import { secretInfo } from './secrets.ts';
 import { LIMITS, type NetworkPolicy, type SandboxSpec } from './spec.ts';
 
 /** What was asked for beside the VM itself. */
@@ -19,7 +20,7 @@ export interface Terms {
 }
 
 /** What is changed without a VM. */
-export type TermsChange = Omit<SandboxChange, 'channelLimits' | 'network'>;
+export type TermsChange = Omit<SandboxChange, 'channelLimits' | 'network' | 'secrets'>;
 
 export interface Birth {
   readonly origin: SandboxInfo['origin'];
@@ -98,9 +99,13 @@ export function parseStored(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): 
   }
   const { spec, terms, origin } = stored ?? {};
   if (spec === undefined || terms === undefined || origin === undefined) return null;
-  // A row of before there were networks has none.
-  const { network = null } = spec as Partial<SandboxSpec>;
-  return { spec: { ...spec, network }, terms: { ...terms, metadata: row.metadata }, origin };
+  // A row of before there were networks, or secrets, has none.
+  const { network = null, secrets = [] } = spec as Partial<SandboxSpec>;
+  return {
+    spec: { ...spec, network, secrets },
+    terms: { ...terms, metadata: row.metadata },
+    origin,
+  };
 }
 
 export function networkInfo(
@@ -122,6 +127,7 @@ export function infoOfEnded(row: SandboxRow, accelerator: string): SandboxInfo {
     ...{ origin: stored?.origin ?? 'boot', snapshot, parent, accelerator, createdAtMs },
     ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, timings: null, readyMs: null },
     network,
+    secrets: secretInfo(stored?.spec.secrets ?? []),
     // Only this program writes rows.
     end: end === null ? null : { cause: end.cause as SandboxEnd['cause'], detail: end.detail },
   };

@@ -6,6 +6,7 @@
  * Not real: snapshots keep nothing, forks and clones share nothing but their options, and a paused
  * sandbox's programs go on.
  */
+
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { ChannelStats } from '../../src/base/channel.ts';
@@ -27,6 +28,7 @@ import type {
   SnapshotInfo,
 } from '../../src/sandbox/control.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
+import { secretInfo } from '../../src/sandbox/secrets.ts';
 import {
   LIMITS,
   makeSpec,
@@ -269,6 +271,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       ...{ snapshot: null, parent: null, ...from },
       accelerator: 'fake',
       network: networkInfo(spec.network),
+      secrets: secretInfo(spec.secrets),
       createdAtMs: systemClock.wall(),
       endsAtMs: null,
       onTimeout: request.onTimeout ?? 'kill',

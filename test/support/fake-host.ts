@@ -296,6 +296,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
       },
       handedOver: () => Promise.resolve(),
       setPolicy: () => this.script.step('network'),
+      setSecrets: () => Promise.resolve(),
+      trust: undefined,
       traffic: () => Promise.reject(new Error('not counted here')),
       release: async () => release(),
     };

@@ -4,7 +4,7 @@ import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseDuration, parsePairs } from '../options.ts';
 import { sandboxId } from '../pick.ts';
-import { type NetworkFlags, networkOptions } from '../sandbox-flags.ts';
+import { type NetworkFlags, networkOptions, secretOptions } from '../sandbox-flags.ts';
 
 export interface UpdateFlags extends NetworkFlags {
   readonly label: readonly string[];
@@ -18,7 +18,7 @@ export async function update(
   id: string,
   flags: UpdateFlags,
 ): Promise<number> {
-  const change = changeOf(flags);
+  const change = changeOf(flags, cli.env);
   const info = await control.update(await sandboxId(control, id), change);
   if (cli.json) cli.printJson(info);
   else cli.stdout.write(`${info.id}\n`);
@@ -26,10 +26,11 @@ export async function update(
 }
 
 /** @throws UsageError */
-export function changeOf(flags: UpdateFlags): SandboxChange {
+export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChange {
   const { net, timeout, label } = flags;
   const network = networkOptions(flags);
   const change: SandboxChange = {
+    ...secretOptions({ env }, flags),
     ...(net === 'none' ? { network: null } : network === undefined ? {} : { network }),
     ...(timeout === undefined
       ? {}
