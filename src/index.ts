@@ -24,6 +24,7 @@ import type { CreateOptions, ListOptions, RunOptions, RunResult } from './librar
 import { forwardPort, type PortForward } from './library/port-forward.ts';
 import type { ForkOptions, SandboxInfo, SnapshotInfo } from './sandbox/control.ts';
 import { SandboxError } from './sandbox/errors.ts';
+import type { SecretOptions } from './sandbox/secrets.ts';
 import type { NetworkOptions } from './sandbox/spec.ts';
 import type { StartTimings } from './sandbox/supervisor.ts';
 
@@ -48,6 +49,7 @@ export type {
   SandboxStatus,
   SnapshotInfo,
 } from './sandbox/control.ts';
+export type { SecretInfo, SecretOptions } from './sandbox/secrets.ts';
 export type {
   ModelPolicy,
   NetworkLimits,
@@ -212,6 +214,14 @@ export class Sandbox {
    */
   async setNetwork(network: NetworkOptions | null): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { network }));
+  }
+
+  /**
+   * What its guest may use without having it; replaces all that there are. Programs that run keep the
+   * placeholder of a name.
+   */
+  async setSecrets(secrets: readonly SecretOptions[]): Promise<void> {
+    await this.#host.use((control) => control.update(this.id, { secrets }));
   }
 
   /** The last requests to the model, oldest first. */

@@ -84,6 +84,7 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   store_failed: 503,
   network_unavailable: 503,
   port_unreachable: 502,
+  secrets_missing: 409,
   template_failed: 502,
 };
 

@@ -108,7 +108,7 @@ export function addSandboxOptions(command: Command): Command {
   return addNetworkOptions(command);
 }
 
-/** `--net`, `--allow-out`, `--deny-out`, `--net-limit` */
+/** `--net`, `--allow-out`, `--deny-out`, `--net-limit`, `--secret` */
 export function addNetworkOptions(command: Command): Command {
   return command
     .addOption(
@@ -130,6 +130,12 @@ export function addNetworkOptions(command: Command): Command {
       'how much of it, e.g. bytes=1G,up=5M,down=20M,connections=100',
       collect,
       [],
+    )
+    .option(
+      '--secret <NAME@host>',
+      'let it use the value of this variable, at that host alone, without having it',
+      collect,
+      [],
     );
 }
 
@@ -141,6 +147,10 @@ internet, less what --deny-out names. Metadata services and private addresses ar
   pypi.org   *.example.com   192.0.2.7   192.0.2.0/24:443   192.0.2.1:53/udp   db.example.com:5432
 A name alone means TCP on ports 80 and 443. Limits: bytes, both ways in its life, then connections are reset;
 up and down, bytes per second of the guest; connections at one time. This process, or the daemon, has to run as root.
+
+Secrets: --secret NAME@api.example.com (or NAME@a.example,b.example; NAME@host=FILE takes the value of a file). In the guest
+NAME has a placeholder; in HTTPS requests to that host it is replaced by the value, which the guest never has. The host is
+allowed; alone it means that nothing else is.
 `;
 
 const descriptions = new Map<Command, () => Promise<string>>();

@@ -1,16 +1,19 @@
 /** Options that `run` and `create` share: what a sandbox is made with. */
+import type { SecretOptions } from '../sandbox/secrets.ts';
 import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../sandbox/spec.ts';
 import type { Cli } from './cli.ts';
 import { UsageError } from './failure.ts';
 import { parseNetLimits } from './net-limits.ts';
 import { parseAliases, parseEnv, parseRate } from './options.ts';
 import * as ranges from './ranges.ts';
+import { parseSecrets } from './secret-flags.ts';
 
 export interface NetworkFlags {
   readonly net?: NetChoice;
   readonly allowOut: readonly string[];
   readonly denyOut: readonly string[];
   readonly netLimit?: readonly string[];
+  readonly secret?: readonly string[];
 }
 
 export interface SandboxFlags extends NetworkFlags {
@@ -45,6 +48,7 @@ export function sandboxOptions(
       ...(flags.allowModel.length === 0 ? {} : { allow: flags.allowModel }),
     },
     network: networkOptions(flags),
+    ...secretOptions(cli, flags),
     ...(bucket === undefined
       ? {}
       : { channelLimits: { guestToHostBytes: bucket, hostToGuestBytes: bucket } }),
@@ -53,14 +57,19 @@ export function sandboxOptions(
 
 /** Rules alone mean `egress`. @throws UsageError */
 export function networkOptions(flags: NetworkFlags): NetworkOptions | undefined {
-  const { allowOut: allow, denyOut: deny } = flags;
+  const { allowOut: allow, denyOut: deny, secret = [] } = flags;
   const hasRules = allow.length + deny.length > 0;
+  if (flags.net === 'none' && secret.length > 0) {
+    throw new UsageError('--net none and --secret exclude each other', 'leave one away');
+  }
   const { net = hasRules ? 'egress' : 'none' } = flags;
   const limits = parseNetLimits(flags.netLimit ?? []);
   const limited = limits === undefined ? {} : { limits };
   if (net === 'open') return { mode: 'open', allow, deny, ...limited };
   if (net === 'egress') {
-    if (allow.length > 0) return { mode: 'allowlist', allow, deny, ...limited };
+    if (allow.length + secret.length > 0) {
+      return { mode: 'allowlist', allow, deny, ...limited };
+    }
     throw new UsageError(
       'with --net egress nothing leaves but what --allow-out names',
       'add e.g. --allow-out pypi.org, or use --net open',
@@ -74,6 +83,14 @@ export function networkOptions(flags: NetworkFlags): NetworkOptions | undefined 
   }
   if (!hasRules) return undefined;
   throw new UsageError('--net none and rules for a network exclude each other', 'leave one away');
+}
+
+/** Nothing where there are none. @throws UsageError */
+export function secretOptions(
+  cli: Pick<Cli, 'env'>,
+  { secret = [] }: NetworkFlags,
+): { readonly secrets?: readonly SecretOptions[] } {
+  return secret.length === 0 ? {} : { secrets: parseSecrets(secret, cli.env) };
 }
 
 /** @throws UsageError */

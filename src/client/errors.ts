@@ -35,6 +35,7 @@ const SANDBOX_CODES: Record<SandboxErrorCode, true> = {
   busy: true,
   network_unavailable: true,
   port_unreachable: true,
+  secrets_missing: true,
   template_failed: true,
   cancelled: true,
 };

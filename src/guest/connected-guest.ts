@@ -112,9 +112,10 @@ export class ConnectedGuest implements Guest {
   }
 
   async update(change: GuestChange, signal?: AbortSignal): Promise<void> {
-    const { wallMs, env, limits, network } = change;
+    const { wallMs, env, limits, network, authority } = change;
     const wallNs = wallMs === undefined ? undefined : wallNanoseconds(wallMs).toString();
-    await this.#ask('update', { op: 'update', wallNs, env, limits, network }, signal);
+    const fields = { op: 'update', wallNs, env, limits, network, authority };
+    await this.#ask('update', fields, signal);
   }
 
   async processes(): Promise<readonly ProcessInfo[]> {

@@ -54,6 +54,8 @@ export interface GuestChange {
   readonly limits?: GuestLimits | undefined;
   /** Configures the network card, which is plugged by then or within seconds; null: there is none. */
   readonly network?: GuestNetwork | null | undefined;
+  /** PEM: in which the guest is to trust; null: in those of its image only. */
+  readonly authority?: string | null | undefined;
 }
 
 /** All optional: the agent has a default for each (`spec/guest-protocol.md`, section 3). */

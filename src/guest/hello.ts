@@ -101,7 +101,8 @@ export class HelloSession {
     const parsed = parseHello(line);
     if (!parsed.ok) return this.#break(`hello: ${parsed.reason}`);
     const { wallNs, entropy } = this.#freshness();
-    const { sandboxId, hostname, env, limits, warm = [], rehearse, network } = this.#identity;
+    const { sandboxId, hostname, env, limits, warm = [] } = this.#identity;
+    const { rehearse, network, authority } = this.#identity;
     this.#send({
       type: 'welcome',
       protocol: PROTOCOL_VERSION,
@@ -114,6 +115,7 @@ export class HelloSession {
       warm,
       ...(rehearse === true ? { rehearse } : {}),
       ...(network === undefined ? {} : { network }),
+      ...(authority === undefined ? {} : { authority }),
     });
     this.#state = 'waiting-confirm';
     return { type: 'hello', hello: parsed.value };

@@ -48,6 +48,8 @@ export interface GuestIdentity {
   readonly rehearse?: boolean;
   /** Absent: it has no network card. */
   readonly network?: GuestNetwork;
+  /** PEM of a certificate in which the guest is to trust as in those of its image. */
+  readonly authority?: string;
 }
 
 export interface ListenOptions {

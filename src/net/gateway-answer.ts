@@ -9,6 +9,7 @@ const STATUS_TEXT = {
   400: 'Bad Request',
   403: 'Forbidden',
   408: 'Request Timeout',
+  421: 'Misdirected Request',
   502: 'Bad Gateway',
 } as const;
 export type RefusalStatus = keyof typeof STATUS_TEXT;

@@ -5,71 +5,29 @@
  *        │            │          │ a later request is refused
  *        │            │          └─► draining ─┐   the answers to earlier ones first
  *        └────────────┴────────► answering ◄───┘   says why, then closes
+ *        └─► decrypted    TLS to a host that secrets of the sandbox belong to: `secret-connection.ts`
  *
  * A guest that is not read from is held back by TCP; nothing is kept here beyond one head and one chunk.
  */
 import type { Socket } from 'node:net';
-import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { type ClientHello, ClientHelloReader } from './client-hello.ts';
 import { httpRefusal, type RefusalStatus, tlsRefusal } from './gateway-answer.ts';
-import {
-  type Destination,
-  GatewayJudge,
-  type GatewayPolicy,
-  type RefusalReason,
-} from './gateway-judge.ts';
+import { type Destination, GatewayJudge } from './gateway-judge.ts';
+import type {
+  ConnectionContext,
+  EndReason,
+  GatewayBudget,
+  GatewayProtocol,
+  GatewaySandbox,
+} from './gateway-sandbox.ts';
 import { SecondHello, ServerHelloStart } from './hello-retry.ts';
-import type { RequestHead } from './http-head.ts';
+import { hostText, type RequestHead } from './http-head.ts';
 import { type HttpPiece, HttpRequestReader } from './http-requests.ts';
 import { HttpResponses } from './http-responses.ts';
-import type { Pins } from './pins.ts';
-
-export interface GatewayBudget {
-  /** No: the connection is closed at once. Every yes is followed by one `close`. */
-  open(): boolean;
-  close(): void;
-  /** `sent` by the guest, `received` by it. No: the connection ends and these bytes are not passed on. */
-  spend(direction: 'sent' | 'received', bytes: number): boolean;
-}
-
-export interface GatewaySandbox {
-  readonly id: string;
-  /** As it is now. */
-  readonly policy: () => GatewayPolicy;
-  readonly pins: Pins;
-  readonly budget?: GatewayBudget;
-}
-
-export interface GatewayTimeouts {
-  /** From the connection to its judged hello or head; from the first byte of a later head to its end. */
-  readonly headMs: number;
-  readonly connectMs: number;
-  /** No byte moved in either direction. */
-  readonly idleMs: number;
-  /** For a refused guest to read why. */
-  readonly lingerMs: number;
-}
-
-export type EndReason =
-  | RefusalReason
-  | 'byte_budget'
-  | 'head_timeout'
-  | 'idle_timeout'
-  | 'unreachable'
-  | 'ended_early';
-
-export type GatewayProtocol = 'tls' | 'http';
-
-export interface ConnectionContext {
-  readonly clock: Clock;
-  readonly timeouts: GatewayTimeouts;
-  /** A socket that connects to the destination, with `allowHalfOpen`. */
-  readonly dial: (destination: Destination) => Socket;
-  readonly onAllowed: (protocol: GatewayProtocol, name: string | undefined) => void;
-  readonly onRefused: (reason: EndReason, why: string, name: string | undefined) => void;
-  readonly onBytes: (direction: 'sent' | 'received', bytes: number) => void;
-}
+import { IdleTimer } from './idle-timer.ts';
+import { type EgressSecrets, needsSecrets, placeholdersIn } from './secret.ts';
+import { SecretConnection } from './secret-connection.ts';
 
 interface Refused {
   readonly reason: EndReason;
@@ -77,13 +35,26 @@ interface Refused {
   readonly name: string | undefined;
 }
 
-type Phase = 'reading' | 'dialling' | 'open' | 'closing' | 'draining' | 'answering' | 'closed';
-const DEAF: ReadonlySet<Phase> = new Set(['closing', 'draining', 'answering', 'closed']);
+type Phase =
+  | 'reading'
+  | 'dialling'
+  | 'open'
+  | 'closing'
+  | 'draining'
+  | 'answering'
+  /** `SecretConnection` has it. */
+  | 'decrypted'
+  | 'closed';
+const DEAF = new Set<Phase>(['closing', 'draining', 'answering', 'decrypted', 'closed']);
 
 export class GatewayConnection {
   readonly #context: ConnectionContext;
   readonly #guest: Socket;
   readonly #budget: GatewayBudget | undefined;
+  readonly #secrets: () => EgressSecrets | undefined;
+  #decrypted:
+    | { readonly connection: SecretConnection; readonly secrets: EgressSecrets }
+    | undefined;
   readonly #destination: Destination;
   readonly #judge: GatewayJudge;
   #phase: Phase = 'reading';
@@ -103,9 +74,8 @@ export class GatewayConnection {
   readonly #responses = new HttpResponses();
   #hasReceived = false;
   #cancelHead: (() => void) | undefined;
-  #cancelIdle: (() => void) | undefined;
   #cancelLinger: (() => void) | undefined;
-  #movedAtMs: number;
+  readonly #idle: IdleTimer;
   #refusal: Uint8Array | undefined;
   #isGuestEnded = false;
   /** A later request was refused while the upstream was still being called. */
@@ -122,12 +92,14 @@ export class GatewayConnection {
     this.#context = context;
     this.#guest = guest;
     this.#budget = sandbox.budget;
+    this.#secrets = sandbox.secrets ?? (() => undefined);
     this.#destination = destination;
     this.#protocol = protocol;
     this.#judge = new GatewayJudge(sandbox.policy, sandbox.pins, destination);
-    this.#movedAtMs = context.clock.now();
     this.#armHead();
-    this.#armIdle(context.timeouts.idleMs);
+    this.#idle = new IdleTimer(context.clock, context.timeouts.idleMs, () => {
+      if (this.#phase !== 'answering') this.#refuse('idle_timeout', 'no byte moved for too long');
+    });
     guest.on('data', (bytes) => this.#onGuestData(bytes));
     guest.on('end', () => this.#onGuestEnd());
     guest.on('error', (error) => ignore(error, 'a guest that broke its connection'));
@@ -136,20 +108,25 @@ export class GatewayConnection {
 
   /** At once, without a word. */
   destroy(): void {
-    this.#guest.resetAndDestroy();
+    if (this.#decrypted === undefined) this.#guest.resetAndDestroy();
+    else this.#decrypted.connection.destroy();
   }
 
   /** After a change of the policy: ends at once unless what it began with would be let through now. */
   judgeAnew(): void {
     const head = this.#lastHead;
+    // Began with secrets that are others now, or should have.
+    const secrets = this.#secrets();
+    const serverName = this.#hello?.serverName;
+    const wanted = needsSecrets(secrets, serverName) ? secrets : undefined;
     const judged =
       this.#hello === undefined ? head && this.#judge.head(head) : this.#judge.hello(this.#hello);
-    if (judged?.ok === false) this.destroy();
+    if (this.#decrypted?.secrets !== wanted || judged?.ok === false) this.destroy();
   }
 
   #onGuestData(bytes: Buffer): void {
     if (DEAF.has(this.#phase)) return;
-    this.#movedAtMs = this.#context.clock.now();
+    this.#idle.moved();
     if (!this.#spend('sent', bytes.length)) return;
     this.#protocol ??= bytes[0] === 22 ? 'tls' : 'http';
     if (this.#protocol === 'http') this.#onHttp(bytes);
@@ -173,6 +150,13 @@ export class GatewayConnection {
       return;
     }
     const all = Buffer.concat(this.#held);
+    const { serverName } = state.hello;
+    const secrets = this.#secrets();
+    if (serverName !== undefined && needsSecrets(secrets, serverName)) {
+      this.#hello = state.hello;
+      this.#decrypt(all, serverName, secrets);
+      return;
+    }
     const { wireBytes } = this.#helloReader;
     this.#held = wireBytes < all.length ? [all.subarray(wireBytes)] : [];
     this.#hello = state.hello;
@@ -180,6 +164,42 @@ export class GatewayConnection {
     this.#disarmHead();
     this.#context.onAllowed('tls', judged.name);
     this.#forward(all.subarray(0, wireBytes));
+  }
+
+  /** @param all that the guest has sent */
+  #decrypt(all: Buffer, serverName: string, secrets: EgressSecrets): void {
+    const pinned = this.#judge.pinned(serverName);
+    if (!pinned.ok) {
+      this.#refuse(pinned.reason, pinned.why, serverName);
+      return;
+    }
+    const { clock, dial, timeouts, onAllowed, onBytes, onRefused, onSecrets } = this.#context;
+    this.#disarmHead();
+    this.#idle.stop();
+    this.#held = [];
+    this.#phase = 'decrypted';
+    this.#guest.pause();
+    this.#guest.removeAllListeners('data').removeAllListeners('end');
+    this.#guest.unshift(all);
+    const context = {
+      ...{ clock, dial, timeouts, onSecrets },
+      judge: (head: RequestHead) => this.#judge.head(head),
+      onRequest: (host: string) => onAllowed('http', host),
+      onRefused: (reason: EndReason, why: string) => onRefused(reason, why, serverName),
+      spend: (direction: 'sent' | 'received', bytes: number) => {
+        onBytes(direction, bytes);
+        return this.#budget?.spend(direction, bytes) !== false;
+      },
+    };
+    const connection = new SecretConnection(
+      context,
+      this.#guest,
+      serverName,
+      this.#destination,
+      secrets,
+    );
+    this.#decrypted = { connection, secrets };
+    onAllowed('tls', serverName);
   }
 
   #onTls(bytes: Buffer): void {
@@ -260,8 +280,16 @@ export class GatewayConnection {
     if (!judged.ok)
       return { reason: judged.reason, why: judged.why, name: judged.name, status: 403 };
     this.#context.onAllowed('http', judged.name);
+    this.#notePlaceholders(piece.head);
     this.#responses.expect(piece.head.method);
     return undefined;
+  }
+
+  /** In plain HTTP nothing is put in, whatever the host. */
+  #notePlaceholders({ host, forward }: RequestHead): void {
+    const names = placeholdersIn(this.#secrets()?.secrets ?? [], forward);
+    if (names.length > 0)
+      this.#context.onSecrets({ kind: 'unfilled', names, host: hostText(host) });
   }
 
   // Both
@@ -297,7 +325,7 @@ export class GatewayConnection {
       this.#onUpstreamClosed(hadError && !upstream.readableEnded);
     });
     this.#guest.on('drain', () => {
-      this.#movedAtMs = clock.now();
+      this.#idle.moved();
       upstream.resume();
     });
   }
@@ -307,7 +335,7 @@ export class GatewayConnection {
       upstream.destroy();
       return;
     }
-    this.#movedAtMs = this.#context.clock.now();
+    this.#idle.moved();
     this.#phase = 'open';
     const queue = this.#queue;
     this.#queue = [];
@@ -328,7 +356,7 @@ export class GatewayConnection {
 
   #onUpstreamData(bytes: Buffer): void {
     if (this.#phase !== 'open' && this.#phase !== 'draining') return;
-    this.#movedAtMs = this.#context.clock.now();
+    this.#idle.moved();
     if (!this.#spend('received', bytes.length)) return;
     this.#hasReceived = true;
     if (!this.#guest.write(bytes)) this.#upstream?.pause();
@@ -456,21 +484,10 @@ export class GatewayConnection {
     this.#cancelHead = undefined;
   }
 
-  #armIdle(delayMs: number): void {
-    const { clock, timeouts } = this.#context;
-    this.#cancelIdle = clock.after(delayMs, () => {
-      const restMs = this.#movedAtMs + timeouts.idleMs - clock.now();
-      // Timers of the platform may come a fraction of a millisecond early.
-      if (restMs > 1) this.#armIdle(restMs);
-      else if (this.#phase !== 'answering')
-        this.#refuse('idle_timeout', 'no byte moved for too long');
-    });
-  }
-
   #onClosed(): void {
     this.#phase = 'closed';
     this.#disarmHead();
-    this.#cancelIdle?.();
+    this.#idle.stop();
     this.#cancelLinger?.();
     this.#queue = [];
     this.#held = [];

@@ -94,6 +94,13 @@ export class GatewayJudge {
     return judged;
   }
 
+  /** For a host that secrets belong to no rule will do: the address must be one of the name's. */
+  pinned(name: string): Judgement {
+    const { address } = this.#destination;
+    const isPinned = name === this.#pinnedName || this.#pins.isPinned(name, address);
+    return isPinned ? { ok: true, name } : this.#notPinned(name);
+  }
+
   /** The destination, whatever it is called now; where everything is open, under the names it is known by. */
   #itself(): GatewayVerdict {
     const policy = this.#policy();
@@ -114,12 +121,15 @@ export class GatewayJudge {
     if (!verdict.allowed) return refusal('name_refused', verdict.why, name);
     const { address } = this.#destination;
     const isPinned = name === this.#pinnedName || this.#pins.isPinned(name, address);
-    if (verdict.basis === 'name' && !isPinned) {
-      const why = `${address} is not an address that this sandbox was told for ${name}`;
-      return refusal('not_pinned', why, name);
-    }
+    if (verdict.basis === 'name' && !isPinned) return this.#notPinned(name);
     if (isPinned) this.#pinnedName = name;
     return { ok: true, name };
+  }
+
+  #notPinned(name: string): Judgement {
+    const { address } = this.#destination;
+    const why = `${address} is not an address that this sandbox was told for ${name}`;
+    return refusal('not_pinned', why, name);
   }
 }
 

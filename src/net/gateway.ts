@@ -1,6 +1,7 @@
 /**
  * The gateway: every TCP connection that the packet filter redirects from a sandbox whose policy is by name
- * ends here (io) and goes on only where IP = SNI = Host. TLS is not terminated, nothing is decrypted.
+ * ends here (io) and goes on only where IP = SNI = Host. TLS is not terminated, nothing is decrypted, but to
+ * hosts that secrets of the sandbox belong to (`secret.ts`).
  *
  *     guest ──tcp 443──► redirect ──► gateway: ClientHello ─► name allowed, address pinned ──► that address
  *     guest ──tcp  80──► redirect ──► gateway: each HTTP head, as above ─────────────────────► that address
@@ -12,16 +13,17 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { type Clock, systemClock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { type Log, silentLog } from '../base/log.ts';
-import {
-  type EndReason,
-  GatewayConnection,
-  type GatewayProtocol,
-  type GatewaySandbox,
-  type GatewayTimeouts,
-} from './gateway-connection.ts';
+import { GatewayConnection } from './gateway-connection.ts';
 import type { Destination } from './gateway-judge.ts';
+import type {
+  EndReason,
+  GatewayProtocol,
+  GatewaySandbox,
+  GatewayTimeouts,
+} from './gateway-sandbox.ts';
 import { plainAddress } from './host-name.ts';
 import { listenError } from './listen-error.ts';
+import type { SecretUse } from './secret-connection.ts';
 
 /** Connections of all gateways that share it. */
 export class OpenConnections {
@@ -72,6 +74,8 @@ export interface GatewayOptions {
   readonly dial?: (destination: Destination) => Socket;
   /** Once per connection or request that was judged. */
   readonly onEvent?: (event: GatewayEvent) => void;
+  /** Once per request with a secret or a placeholder in it, as far as it can be seen. */
+  readonly onSecrets?: (use: SecretUse & { readonly sandboxId: string }) => void;
   readonly clock?: Clock;
   readonly limits?: Partial<GatewayLimits>;
   /** Absent: its own. */
@@ -177,7 +181,13 @@ export class Gateway {
   }
 
   #serve(socket: Socket, sandbox: GatewaySandbox, destination: Destination): void {
-    const { clock = systemClock, dial = dialDirectly, onEvent, protocolOf } = this.#options;
+    const {
+      clock = systemClock,
+      dial = dialDirectly,
+      onEvent,
+      onSecrets,
+      protocolOf,
+    } = this.#options;
     const report = (outcome: GatewayEvent['outcome'], why: string, name: string | undefined) =>
       onEvent?.({ sandboxId: sandbox.id, destination, name, outcome, why });
     const { port } = destination;
@@ -197,6 +207,7 @@ export class Gateway {
       onBytes: (direction: 'sent' | 'received', bytes: number) => {
         this.#counts[direction === 'sent' ? 'bytesSent' : 'bytesReceived'] += bytes;
       },
+      onSecrets: (use: SecretUse) => onSecrets?.({ ...use, sandboxId: sandbox.id }),
     };
     const connection = new GatewayConnection(context, socket, sandbox, destination, protocol);
     this.#connections.set(connection, sandbox.id);

@@ -242,8 +242,8 @@ class KernelNetwork implements HostNetwork {
       await this.#forwarding.acquire();
       cleanup.push('forwarding', () => this.#forwarding.release());
       const { upstreams = hostResolvers(this.#log) } = this.#options;
-      const { policy, limits = {}, bytesUsed = 0 } = request;
-      const terms = { policy, limits, bytesUsed };
+      const { policy, limits = {}, bytesUsed = 0, secrets } = request;
+      const terms = { policy, limits, bytesUsed, secrets };
       const own = { addresses, tap, guard, mtu, ...terms, upstreams, clock: this.#clock };
       const record: SandboxLeaseOptions['record'] = (...now) =>
         this.#records.write(id, this.#owner, ...now);

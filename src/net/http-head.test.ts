@@ -30,6 +30,12 @@ describe('parseHead', () => {
       port: 8080,
       path: '/a?b=c',
       framing: { kind: 'none' },
+      version: 'HTTP/1.1',
+      fields: [
+        { name: 'Host', value: 'API.example.com:8080' },
+        { name: 'X', value: 'y' },
+      ],
+      upgrade: undefined,
       forward: 'GET /a?b=c HTTP/1.1\r\nHost: API.example.com:8080\r\nX: y\r\n\r\n',
     });
     expect(only(head('GET / HTTP/1.0', 'host: [2001:db8::1]'))).toMatchObject({

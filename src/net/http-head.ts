@@ -11,7 +11,9 @@ export const HEAD_BYTES_MAX = 16 * 1024;
 export const HEAD_FIELDS_MAX = 100;
 const METHOD_CHARACTERS_MAX = 32;
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
-const HTTP_PORT = 80;
+/** By which the client speaks to us. */
+export type HttpScheme = 'http' | 'https';
+const PORTS: Readonly<Record<HttpScheme, number>> = { http: 80, https: 443 };
 
 export type HeadProblem =
   /** More bytes or fields than are read. */
@@ -52,6 +54,11 @@ export interface RequestHead {
   /** Path and query, or `*`. */
   readonly path: string;
   readonly framing: Framing;
+  readonly version: string;
+  /** Those that are passed on. */
+  readonly fields: readonly Field[];
+  /** The other protocol that it asks for, only within TLS; undefined: none. */
+  readonly upgrade: string | undefined;
   /** The head to pass on, with its last empty line. */
   readonly forward: string;
 }
@@ -60,13 +67,13 @@ export type HeadParsed =
   | { readonly ok: true; readonly head: RequestHead }
   | { readonly ok: false; readonly reason: HeadProblem };
 
-interface Field {
+export interface Field {
   readonly name: string;
   readonly value: string;
 }
 
 /** @param lines of the head without their CRLF and without the empty one; latin1 text */
-export function parseHead(lines: readonly string[]): HeadParsed {
+export function parseHead(lines: readonly string[], scheme: HttpScheme = 'http'): HeadParsed {
   const refused = (reason: HeadProblem): HeadParsed => ({ ok: false, reason });
   const [line = '', ...rest] = lines;
   const request = parseRequestLine(line);
@@ -78,15 +85,17 @@ export function parseHead(lines: readonly string[]): HeadParsed {
   if (typeof framing === 'string') return refused(framing);
   const hosts = valuesOf(fields, 'host');
   if (hosts.length !== 1) return refused(hosts.length === 0 ? 'host_missing' : 'host_repeated');
-  const authority = parseAuthority(hosts[0] ?? '');
+  const authority = parseAuthority(hosts[0] ?? '', scheme);
   if (authority === undefined) return refused('host_malformed');
-  const path = pathOf(request, authority);
+  const path = pathOf(request, authority, scheme);
   if (!path.ok) return refused(path.reason);
   // Java's client offers h2c with every first request; nobody has to take an offer.
   const offers = valuesOf(fields, 'upgrade');
-  if (offers.some((offer) => offer.toLowerCase() !== 'h2c')) return refused('upgrade');
+  const isOffer = offers.every((offer) => offer.toLowerCase() === 'h2c');
+  const upgrade = scheme === 'https' && !isOffer ? offers.join(', ') : undefined;
+  if (!isOffer && (upgrade === undefined || framing.kind !== 'none')) return refused('upgrade');
   const { method, version } = request;
-  const kept = offers.length === 0 ? fields : withoutUpgrade(fields);
+  const kept = offers.length === 0 || !isOffer ? fields : withoutUpgrade(fields);
   const forward = [
     `${method} ${path.path} ${version}`,
     ...kept.map((f) => `${f.name}: ${f.value}`),
@@ -98,6 +107,9 @@ export function parseHead(lines: readonly string[]): HeadParsed {
       ...authority,
       path: path.path,
       framing,
+      version,
+      fields: kept,
+      upgrade,
       forward: `${forward.join('\r\n')}\r\n\r\n`,
     },
   };
@@ -162,30 +174,31 @@ interface Authority {
   readonly port: number;
 }
 
-function parseAuthority(text: string): Authority | undefined {
+function parseAuthority(text: string, scheme: HttpScheme): Authority | undefined {
   const match = /^(\[[^\]]*\]|[^:@/?\\[\]]+)(?::(\d{1,5}))?$/.exec(text);
   const host = parseHost(match?.[1] ?? '');
-  const port = match?.[2] === undefined ? HTTP_PORT : Number(match[2]);
+  const port = match?.[2] === undefined ? PORTS[scheme] : Number(match[2]);
   return host === undefined || port < 1 || port > 65_535 ? undefined : { host, port };
 }
 
 type PathFound = { ok: true; path: string } | { ok: false; reason: HeadProblem };
 
 /** The four forms of RFC 9112 section 3.2. */
-function pathOf(request: RequestLine, authority: Authority): PathFound {
+function pathOf(request: RequestLine, authority: Authority, scheme: HttpScheme): PathFound {
   const { method, target } = request;
   if (method === 'CONNECT') return { ok: false, reason: 'connect' };
   if (target.startsWith('/')) return { ok: true, path: target };
   if (target === '*') {
     return method === 'OPTIONS' ? { ok: true, path: '*' } : { ok: false, reason: 'request_line' };
   }
-  const absolute = /^http:\/\/([^/?]*)(\/[^?]*)?(\?.*)?$/i.exec(target);
-  if (absolute === null) return { ok: false, reason: 'request_line' };
-  const named = parseAuthority(absolute[1] ?? '');
+  const absolute = /^(https?):\/\/([^/?]*)(\/[^?]*)?(\?.*)?$/i.exec(target);
+  if (absolute === null || absolute[1]?.toLowerCase() !== scheme)
+    return { ok: false, reason: 'request_line' };
+  const named = parseAuthority(absolute[2] ?? '', scheme);
   if (named === undefined) return { ok: false, reason: 'host_malformed' };
   if (named.port !== authority.port || hostText(named.host) !== hostText(authority.host))
     return { ok: false, reason: 'host_mismatch' };
-  return { ok: true, path: `${absolute[2] ?? '/'}${absolute[3] ?? ''}` };
+  return { ok: true, path: `${absolute[3] ?? '/'}${absolute[4] ?? ''}` };
 }
 
 /** For people and for comparison: names and addresses can't be equal. */

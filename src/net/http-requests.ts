@@ -10,6 +10,7 @@ import {
   HEAD_BYTES_MAX,
   HEAD_FIELDS_MAX,
   type HeadProblem,
+  type HttpScheme,
   isFraming,
   parseFields,
   parseHead,
@@ -31,6 +32,7 @@ export type HttpPiece =
 type Phase = 'head' | 'length' | 'chunk_size' | 'chunk_data' | 'chunk_end' | 'trailer' | 'refused';
 
 export class HttpRequestReader {
+  readonly #scheme: HttpScheme;
   #phase: Phase = 'head';
   /** Complete lines of the head or trailer under way. */
   #lines: string[] = [];
@@ -39,6 +41,10 @@ export class HttpRequestReader {
   #partial = '';
   #bodyBytesLeft = 0;
   #out: HttpPiece[] = [];
+
+  constructor(scheme: HttpScheme = 'http') {
+    this.#scheme = scheme;
+  }
 
   /** Inside a head that has begun: the only time for which a guest may be hurried. */
   get isInHead(): boolean {
@@ -146,7 +152,7 @@ export class HttpRequestReader {
       this.#refuse('too_long');
       return;
     }
-    const parsed = parseHead(this.#lines);
+    const parsed = parseHead(this.#lines, this.#scheme);
     if (!parsed.ok) {
       this.#refuse(parsed.reason);
       return;

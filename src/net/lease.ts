@@ -8,6 +8,7 @@ import type { Duplex } from 'node:stream';
 import type { GuestNetwork } from '../base/guest-network.ts';
 import type { EgressPolicy } from './policy.ts';
 import type { TrafficLimits } from './sandbox-chains.ts';
+import type { EgressSecrets } from './secret.ts';
 
 /** Counted by the kernel since the lease began. */
 export interface NetworkTraffic {
@@ -36,6 +37,8 @@ export interface NetworkLease {
    * their limit is another.
    */
   setPolicy(policy: EgressPolicy, limits?: TrafficLimits): Promise<void>;
+  /** Their hosts are allowed too; connections that began with others are closed. Undefined: none. */
+  setSecrets(secrets: EgressSecrets | undefined): Promise<void>;
   /**
    * From the host to what listens at the guest's address; ends with the lease. Whatever the policy is.
    * @throws NetError `guest_unreachable`, `guest_connections`, `closed`
@@ -52,6 +55,7 @@ export interface NetworkRequest {
   readonly limits?: TrafficLimits;
   /** Of `limits.bytesMax`, by earlier leases of the sandbox. */
   readonly bytesUsed?: number;
+  readonly secrets?: EgressSecrets | undefined;
 }
 
 /** The network of this host; opened by the first sandbox that asks for one. */

@@ -57,6 +57,8 @@ export interface SandboxNetwork {
   readonly dnsPort?: number;
   /** Where our gateway listens there; it is given TCP 80 and 443 where names decide. */
   readonly gatewayPort?: number;
+  /** The gateway is given TCP 443 in any case: it puts secrets in. */
+  readonly decryptsTls?: boolean;
   /** Other ports of the host address that the guest may use. */
   readonly hostPorts?: readonly { readonly protocol: Transport; readonly port: number }[];
   readonly limits?: TrafficLimits;
@@ -200,25 +202,26 @@ function fromRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
 }
 
 /** First packets of connections: what goes to our resolver and gateway instead of where it was sent. */
-function natRules({ policy, dnsPort, gatewayPort }: SandboxNetwork): SandboxRule[] {
+function natRules({ policy, dnsPort, gatewayPort, decryptsTls }: SandboxNetwork): SandboxRule[] {
   const rules: SandboxRule[] = [];
   if (dnsPort !== undefined && policy.mode !== 'none') {
     // Names must not leave by other resolvers, so that every DNS server is ours.
     rules.push([...TCP_OR_UDP, equal(DPORT, DNS_PORT), { redirect: { port: dnsPort } }]);
   }
-  if (gatewayPort === undefined || !decidesByName(policy)) return rules;
+  const isDecrypted = decryptsTls === true && policy.mode !== 'none';
+  if (gatewayPort === undefined || !(decidesByName(policy) || isDecrypted)) return rules;
   const direct = (set: PacketSet): SandboxRule[] =>
     matches(set).map((match): SandboxRule => [match, ACCEPT]);
   // The gateway dials as the host, which reaches its own services: only `input` may let a guest to them.
   rules.push([equal(DESTINATION_ROUTE, 'local'), ACCEPT], ...direct(deniedPackets(policy)));
-  const toGateway = [...WEB, { redirect: { port: gatewayPort } }];
-  // A rule for a block needs no name, unless names are what is denied.
-  rules.push(
-    ...(deniesNames(policy)
-      ? matches(allowedPackets(policy)).map((match): SandboxRule => [match, ...toGateway])
-      : direct(allowedPackets(policy))),
-  );
-  return [...rules, [equal(IP_DADDR, `@${RESERVED_SET}`), ACCEPT], toGateway];
+  const redirect = { redirect: { port: gatewayPort } };
+  const toGateway = (what: SandboxRule): SandboxRule[] =>
+    matches(allowedPackets(policy)).map((match) => [match, ...what, redirect]);
+  // A rule for a block needs no name, unless names are what is denied, or what secrets belong to.
+  if (deniesNames(policy)) rules.push(...toGateway(WEB));
+  else rules.push(...(isDecrypted ? toGateway(TLS) : []), ...direct(allowedPackets(policy)));
+  const all = decidesByName(policy) ? WEB : TLS;
+  return [...rules, [equal(IP_DADDR, `@${RESERVED_SET}`), ACCEPT], [...all, redirect]];
 }
 
 /** To the host itself. */
@@ -260,7 +263,7 @@ function inputRules({ lease, policy, ...network }: SandboxNetwork): SandboxRule[
  * Through the host. Each packet is judged, not only the first of a connection, so that an update cuts off
  * what it no longer allows.
  */
-function forwardRules({ lease, policy }: SandboxNetwork): SandboxRule[] {
+function forwardRules({ lease, policy, decryptsTls }: SandboxNetwork): SandboxRule[] {
   const { id } = lease;
   const drop = dropOf(id);
   const sent = [count(counterOf(id, 'sent')), ACCEPT];
@@ -276,11 +279,9 @@ function forwardRules({ lease, policy }: SandboxNetwork): SandboxRule[] {
   rules.push(
     ...refusal(id, 'denied', ...TCP_OR_UDP, equal(DPORT, anyOf([DNS_PORT, DNS_TLS_PORT]))),
   );
-  if (deniesNames(policy)) {
-    rules.push(...refusal(id, 'denied', ...WEB));
-    // What carries names in a way that can't be read must fall back to one that can.
-    rules.push(...refusal(id, 'denied', equal(L4PROTO, 'udp'), equal(DPORT, QUIC_PORT)));
-  }
+  if (deniesNames(policy)) rules.push(...refusal(id, 'denied', ...WEB));
+  // What carries names in a way that can't be read must fall back to one that can.
+  if (deniesNames(policy) || decryptsTls === true) rules.push(...refusal(id, 'denied', ...QUIC));
   for (const match of matches(allowedPackets(policy))) rules.push([match, ...sent]);
   rules.push(...refusal(id, 'private', equal(IP_DADDR, `@${RESERVED_SET}`)));
   if (policy.mode === 'open') return [...rules, sent];
@@ -329,6 +330,8 @@ const QUIC_PORT = 443;
 const TCP_OR_UDP = [equal(L4PROTO, anyOf(['tcp', 'udp']))];
 /** What the gateway is given. */
 const WEB = [equal(L4PROTO, 'tcp'), equal(DPORT, anyOf(NAME_PORTS))];
+const TLS = [equal(L4PROTO, 'tcp'), equal(DPORT, 443)];
+const QUIC = [equal(L4PROTO, 'udp'), equal(DPORT, QUIC_PORT)];
 
 function deniesNames(policy: EgressPolicy): boolean {
   return policy.deny.some((rule) => rule.kind === 'name');

@@ -29,6 +29,8 @@ import { type EgressPolicy, pinnedPorts } from './policy.ts';
 import type { PacketPin } from './ruleset.ts';
 import { renewedChains, type SandboxNetwork, type TrafficLimits } from './sandbox-chains.ts';
 import { DROP_COUNTERS, type SandboxTraffic } from './sandbox-counters.ts';
+import { type EgressSecrets, withSecretHosts } from './secret.ts';
+import { SecretLog } from './secret-log.ts';
 import type { Tap } from './tap.ts';
 
 const DNS_PORT = 53;
@@ -49,6 +51,7 @@ export interface SandboxLeaseOptions {
   readonly limits: TrafficLimits;
   /** Of the budget, before. */
   readonly bytesUsed: number;
+  readonly secrets?: EgressSecrets | undefined;
   readonly table: Pick<HostTable, 'add' | 'update' | 'pin' | 'remove' | 'traffic'>;
   /** For who looks at them from another process. */
   readonly record: (policy: EgressPolicy, limits: TrafficLimits) => void;
@@ -59,6 +62,13 @@ export interface SandboxLeaseOptions {
   readonly log: Log;
 }
 
+/** What can be changed while it lives. */
+interface Terms {
+  readonly asked: EgressPolicy;
+  readonly limits: TrafficLimits;
+  readonly secrets: EgressSecrets | undefined;
+}
+
 export class SandboxLease implements NetworkLease {
   readonly guest: GuestNetwork;
   readonly #options: SandboxLeaseOptions;
@@ -66,8 +76,9 @@ export class SandboxLease implements NetworkLease {
   readonly #gateway: Gateway;
   readonly #connections: GuestConnections;
   readonly #cleanup: CleanupStack;
+  #terms: Terms;
+  /** What was asked for, with the hosts of secrets. */
   #policy: EgressPolicy;
-  #limits: TrafficLimits;
   /** Those that the packet filter holds. */
   #tabledLimits: TrafficLimits;
   /** Of the budget, as far as was told. */
@@ -79,10 +90,11 @@ export class SandboxLease implements NetworkLease {
 
   /** @param cleanup with what was acquired before; `release` runs it */
   constructor(options: SandboxLeaseOptions, cleanup: CleanupStack) {
-    const { addresses, policy, limits, bytesUsed, mtu, clock } = options;
+    const { addresses, limits, bytesUsed, secrets, mtu, clock } = options;
+    const policy = withSecretHosts(options.policy, secrets);
     this.#options = options;
+    this.#terms = { asked: options.policy, limits, secrets };
     this.#policy = policy;
-    this.#limits = limits;
     this.#tabledLimits = limits;
     this.#bytesUsed = bytesUsed;
     this.#cleanup = cleanup;
@@ -98,7 +110,11 @@ export class SandboxLease implements NetworkLease {
     const pins = new Pins(clock, PIN_LIMITS, ports);
     const onEvent = (event: NameEvent): void => this.#logName(event);
     this.#names = new SandboxNames({ policy: namePolicy(policy), pins, clock, onEvent });
-    const sandbox = { id: addresses.id, policy: () => namePolicy(this.#policy), pins };
+    const sandbox = {
+      ...{ id: addresses.id, policy: () => namePolicy(this.#policy), pins },
+      secrets: () => this.#terms.secrets,
+    };
+    const secretLog = new SecretLog(options.log);
     this.#connections = new GuestConnections(addresses.guestAddress, clock);
     this.#gateway = new Gateway({
       address: addresses.hostAddress,
@@ -106,6 +122,7 @@ export class SandboxLease implements NetworkLease {
       whoIs: (address) => (address === addresses.guestAddress ? sandbox : undefined),
       originalDestination: redirectedFrom,
       onEvent: (event) => this.#logConnection(event),
+      onSecrets: (use) => secretLog.note(use),
       open: options.connections,
       clock,
       log: options.log,
@@ -141,7 +158,7 @@ export class SandboxLease implements NetworkLease {
   }
 
   get limits(): TrafficLimits {
-    return this.#limits;
+    return this.#terms.limits;
   }
 
   /** For a table that has to be made anew; undefined while this is not in it. */
@@ -160,7 +177,16 @@ export class SandboxLease implements NetworkLease {
   }
 
   setPolicy(policy: EgressPolicy, limits?: TrafficLimits): Promise<void> {
-    const turn = this.#changes.then(() => this.#setPolicy(policy, limits ?? this.#limits));
+    return this.#change(() => ({ asked: policy, ...(limits === undefined ? {} : { limits }) }));
+  }
+
+  setSecrets(secrets: EgressSecrets | undefined): Promise<void> {
+    return this.#change(() => ({ secrets }));
+  }
+
+  /** One after the other. */
+  #change(change: () => Partial<Terms>): Promise<void> {
+    const turn = this.#changes.then(() => this.#setTerms({ ...this.#terms, ...change() }));
     this.#changes = turn.catch((error: unknown) => ignore(error, 'the caller has it'));
     return turn;
   }
@@ -179,7 +205,7 @@ export class SandboxLease implements NetworkLease {
   /** As the packet filter has just told. What is used up is said once, and ends what waits at the gateway. */
   noteUsed(bytesUsed: number): void {
     this.#bytesUsed = Math.max(this.#bytesUsed, bytesUsed);
-    const { bytesMax } = this.#limits;
+    const { bytesMax } = this.#terms.limits;
     if (bytesMax === undefined || bytesUsed < bytesMax || this.#isSpent) return;
     this.#isSpent = true;
     const { addresses, log } = this.#options;
@@ -218,22 +244,23 @@ export class SandboxLease implements NetworkLease {
   }
 
   /** Names first, so that no answer of the old policy is pinned after the change. */
-  async #setPolicy(policy: EgressPolicy, limits: TrafficLimits): Promise<void> {
+  async #setTerms(terms: Terms): Promise<void> {
     assert(this.#ports !== undefined, 'the policy of a lease is set while it is open');
-    const [before, limitsBefore] = [this.#policy, this.#limits];
-    if (limits.bytesMax !== limitsBefore.bytesMax) await this.traffic();
-    const use = (one: EgressPolicy, itsLimits: TrafficLimits): void => {
-      this.#policy = one;
-      this.#limits = itsLimits;
-      this.#names.setPolicy(namePolicy(one));
+    const before = this.#terms;
+    const isOtherBudget = terms.limits.bytesMax !== before.limits.bytesMax;
+    if (isOtherBudget) await this.traffic();
+    const use = (ones: Terms): void => {
+      this.#terms = ones;
+      this.#policy = withSecretHosts(ones.asked, ones.secrets);
+      this.#names.setPolicy(namePolicy(this.#policy));
     };
-    use(policy, limits);
+    use(terms);
     try {
       await this.#options.table.update(this.#options.addresses.id, () => this.#wanted());
-      this.#tabledLimits = limits;
-      if (limits.bytesMax !== limitsBefore.bytesMax) this.#isSpent = false;
+      this.#tabledLimits = terms.limits;
+      if (isOtherBudget) this.#isSpent = false;
     } catch (error) {
-      use(before, limitsBefore);
+      use(before);
       throw error;
     }
     this.#gateway.judgeSandbox(this.#options.addresses.id);
@@ -245,7 +272,7 @@ export class SandboxLease implements NetworkLease {
   #record(): void {
     const { record, addresses, log } = this.#options;
     try {
-      record(this.#policy, this.#limits);
+      record(this.#policy, this.#terms.limits);
     } catch (error) {
       log.warn('record a policy', { sandbox: addresses.id, error: describeError(error) });
     }
@@ -265,14 +292,16 @@ export class SandboxLease implements NetworkLease {
   }
 
   #wanted(): Tabled {
-    const renewed = renewedChains(this.#tabledLimits, this.#limits);
+    const renewed = renewedChains(this.#tabledLimits, this.#terms.limits);
     return { network: this.#network(), pins: this.#packetPins(this.#names.pins.live()), renewed };
   }
 
   #network(): SandboxNetwork {
     const { addresses } = this.#options;
-    const [policy, limits, bytesUsed] = [this.#policy, this.#limits, this.#bytesUsed];
-    return { lease: addresses, policy, limits, bytesUsed, ...this.#ports };
+    const { limits, secrets } = this.#terms;
+    const decryptsTls = (secrets?.secrets.length ?? 0) > 0;
+    const own = { lease: addresses, policy: this.#policy, limits, bytesUsed: this.#bytesUsed };
+    return { ...own, decryptsTls, ...this.#ports };
   }
 
   #packetPins(pins: readonly Pin[]): PacketPin[] {

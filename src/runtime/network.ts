@@ -2,13 +2,18 @@
  * The host's network as sandboxes see it: opened by the first that asks for one, with policies as people
  * write them, and with errors of sandboxes.
  */
+import { systemClock } from '../base/clock.ts';
 import { CodedError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { parsePolicy } from '../net/egress-rules.ts';
 import type { HostNetwork } from '../net/lease.ts';
 import type { EgressPolicy } from '../net/policy.ts';
+import type { EgressSecrets } from '../net/secret.ts';
+import { CertificateAuthority } from '../net/secret-authority.ts';
+import { machineRoots } from '../net/secret-roots.ts';
 import { SandboxError } from '../sandbox/errors.ts';
-import type { SandboxNetwork } from '../sandbox/parts.ts';
+import type { GuestTrust, LeaseSecrets, SandboxNetwork } from '../sandbox/parts.ts';
+import { requireValues, type SandboxSecret } from '../sandbox/secrets.ts';
 import type { NetworkPolicy } from '../sandbox/spec.ts';
 
 export class Network {
@@ -33,14 +38,29 @@ export class Network {
     }
   }
 
-  /** @throws SandboxError `spec_invalid`, `network_unavailable` */
-  async lease(sandboxId: string, policy: NetworkPolicy): Promise<SandboxNetwork> {
+  /** @throws SandboxError `spec_invalid`, `network_unavailable`, `secrets_missing` */
+  async lease(
+    sandboxId: string,
+    policy: NetworkPolicy,
+    { secrets, authority }: LeaseSecrets,
+  ): Promise<SandboxNetwork> {
     const parsed = readPolicy(policy);
+    requireValues(sandboxId, secrets);
+    let trust = await trustFor(secrets, authority);
     const network = await this.open();
     const { limits, bytesUsed = 0 } = policy;
-    const request = { sandboxId, policy: parsed, limits, bytesUsed };
+    const given = egressSecrets(secrets, trust);
+    const request = { sandboxId, policy: parsed, limits, bytesUsed, secrets: given };
     const lease = await orUnavailable(network.lease(request));
     return {
+      get trust() {
+        return trust;
+      },
+      setSecrets: async (changed) => {
+        requireValues(sandboxId, changed);
+        trust = await trustFor(changed, trust?.authority ?? authority);
+        await orUnavailable(lease.setSecrets(egressSecrets(changed, trust)));
+      },
       tapFd: lease.tapFd,
       guest: lease.guest,
       handedOver: () => orUnavailable(lease.handedOver()),
@@ -70,6 +90,27 @@ export class Network {
       ignore(error, 'who asked for a network was told that there is none');
     }
   }
+}
+
+/** Once there, it stays: programs may hold on to the trust in it. */
+async function trustFor(
+  secrets: readonly SandboxSecret[],
+  known: CertificateAuthority | undefined,
+): Promise<GuestTrust | undefined> {
+  if (secrets.length === 0 && known === undefined) return undefined;
+  const authority = known ?? new CertificateAuthority(systemClock);
+  return { authority, certificate: await authority.certificate() };
+}
+
+function egressSecrets(
+  secrets: readonly SandboxSecret[],
+  trust: GuestTrust | undefined,
+): EgressSecrets | undefined {
+  if (trust === undefined || secrets.length === 0) return undefined;
+  const known = secrets.flatMap(({ value, ...rest }) =>
+    value === null ? [] : [{ ...rest, value }],
+  );
+  return { secrets: known, authority: trust.authority, roots: machineRoots };
 }
 
 /** @throws SandboxError `spec_invalid` with the rule that is wrong */

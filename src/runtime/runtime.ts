@@ -292,7 +292,7 @@ export class Runtime {
           close: () => port.close(),
         };
       },
-      leaseNetwork: (sandboxId, policy) => this.network.lease(sandboxId, policy),
+      leaseNetwork: (id, policy, secrets) => this.network.lease(id, policy, secrets),
       clock: systemClock,
       log,
     };

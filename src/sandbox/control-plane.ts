@@ -30,7 +30,8 @@ import type {
 } from './control.ts';
 import { fromStore, SandboxError } from './errors.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
-import { type ManagedParts, ManagedSandbox } from './managed.ts';
+import { ManagedSandbox } from './managed.ts';
+import type { ManagedParts } from './managed-parts.ts';
 import type { OpenTemplate } from './pools.ts';
 import {
   type Birth,
@@ -42,6 +43,7 @@ import {
   termsOf,
 } from './request.ts';
 import { SandboxRows } from './sandbox-rows.ts';
+import { requireValues } from './secrets.ts';
 import { networkPolicy, type SandboxSpec } from './spec.ts';
 import { Starter, type StarterParts } from './starter.ts';
 import type { Supervisor } from './supervisor.ts';
@@ -133,8 +135,10 @@ export class LocalControlPlane implements ControlPlane {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     checkRequest(change);
     const sandbox = await this.#find(id);
-    const { channelLimits, network, ...terms } = change;
+    const { channelLimits, network, secrets, ...terms } = change;
     if (channelLimits !== undefined) await sandbox.setChannelLimits(channelLimits);
+    // First, for a sandbox on the disk may need them to be resumed.
+    if (secrets !== undefined) await told(sandbox.setSecrets(secrets));
     if (network !== undefined) {
       await told(sandbox.setNetwork(networkPolicy(network, sandbox.spec.network)));
     }
@@ -260,6 +264,7 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async #fork(parent: ManagedSandbox, options: ForkOptions): Promise<readonly ForkResult[]> {
+    if (parent.spec.network !== null) requireValues(parent.id, parent.spec.secrets);
     await using held = await parent.hold();
     const forks = Array.from({ length: options.count }, () => this.#forkOne(parent, held, options));
     return await Promise.all(forks);

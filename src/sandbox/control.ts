@@ -11,6 +11,7 @@ import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
+import type { SecretInfo, SecretOptions } from './secrets.ts';
 import type { NetworkOptions, NetworkPolicy, SandboxOptions } from './spec.ts';
 import type { SandboxEnd, StartTimings } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
@@ -120,6 +121,11 @@ export interface SandboxChange {
    * none. Resumes as `guest` does.
    */
   readonly network?: NetworkOptions | null | undefined;
+  /**
+   * Replaces all of them; one of the same name keeps its placeholder. Resumes as `guest` does, but what is
+   * paused on the disk stays there, so that it can be given them before.
+   */
+  readonly secrets?: readonly SecretOptions[] | undefined;
 }
 
 export interface SandboxFilter {
@@ -153,6 +159,8 @@ export interface SandboxInfo {
   readonly autoResume: boolean;
   /** What it may connect to; null: it has no network. */
   readonly network: NetworkInfo | null;
+  /** Without values. */
+  readonly secrets: readonly SecretInfo[];
   /** Of its last start; null while it starts for the first time, and for one out of the pool. */
   readonly timings: StartTimings | null;
   /** Asked for until ready, queue included; null while it starts. */

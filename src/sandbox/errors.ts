@@ -32,6 +32,8 @@ export type SandboxErrorCode =
   | 'network_unavailable'
   /** Nothing in the sandbox takes the connection to its card; the message says why. */
   | 'port_unreachable'
+  /** The values of its secrets are not known here any more; they have to be given again. */
+  | 'secrets_missing'
   /** A template could not be built; sandboxes still boot. */
   | 'template_failed'
   /** The caller cancelled. */
@@ -84,10 +86,15 @@ export function goneWhileSaving(cause: unknown): SandboxError {
   return new SandboxError('gone', 'the sandbox ended while it was being saved', { cause });
 }
 
-/** Nothing that is started in another way would have a network either. */
+/** Nothing that is started in another way would have a network, or its secrets, either. */
 export function isWithoutNetwork(error: unknown): error is SandboxError {
-  return error instanceof SandboxError && error.code === 'network_unavailable';
+  return error instanceof SandboxError && WITHOUT_NETWORK.has(error.code);
 }
+
+const WITHOUT_NETWORK: ReadonlySet<SandboxErrorCode> = new Set([
+  'network_unavailable',
+  'secrets_missing',
+]);
 
 const CONSOLE_LINES_IN_ERROR = 12;
 

@@ -3,22 +3,40 @@ import type { GuestNetwork } from '../base/guest-network.ts';
 import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { Vm } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
+import type { GuestTrust } from './parts.ts';
+import { placeholdersOf } from './secrets.ts';
 import type { SandboxSpec } from './spec.ts';
 
-export function identityOf(spec: SandboxSpec, network: GuestNetwork | undefined): GuestIdentity {
+/** Where the agent puts the guest's certificates (`spec/guest-protocol.md`, section 3), for who looks elsewhere. */
+const BUNDLE = '/etc/ssl/certs/ca-certificates.crt';
+const BUNDLE_VARIABLES = {
+  SSL_CERT_FILE: BUNDLE,
+  REQUESTS_CA_BUNDLE: BUNDLE,
+  CURL_CA_BUNDLE: BUNDLE,
+  NODE_EXTRA_CA_CERTS: BUNDLE,
+};
+
+export function identityOf(
+  spec: SandboxSpec,
+  network: GuestNetwork | undefined,
+  trust: GuestTrust | undefined,
+): GuestIdentity {
   const { defaultModel } = spec.models;
   return {
     sandboxId: spec.id,
     hostname: spec.hostname,
     env: {
       ...(defaultModel === null ? {} : { NEUROVISOR_MODEL: defaultModel }),
+      ...(trust === undefined ? {} : BUNDLE_VARIABLES),
       ...spec.env,
+      ...placeholdersOf(spec.secrets),
       NEUROVISOR_SANDBOX_ID: spec.id,
     },
     // The agent's own defaults, which are parts of what the guest has.
     limits: {},
     warm: spec.warm,
     ...(network === undefined ? {} : { network }),
+    ...(trust === undefined ? {} : { authority: trust.certificate }),
   };
 }
 

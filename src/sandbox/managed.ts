@@ -11,37 +11,23 @@
  * its VM has died and it ends. What is paused on the disk belongs to whoever claims it first.
  */
 import type { ChannelLimits } from '../base/channel.ts';
-import type { Clock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
-import { ignore } from '../base/ignore.ts';
-import type { Log } from '../base/log.ts';
 import type { Guest } from '../guest/link.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { SnapshotRow } from '../store/snapshot.ts';
 import type { SandboxInfo, SandboxStatus } from './control.ts';
 import { SandboxError } from './errors.ts';
-import type { HeldSource, Keeper } from './keeper.ts';
+import type { HeldSource } from './keeper.ts';
 import { activityOf, Lifetime } from './lifetime.ts';
-import type { CloneSource, SandboxEnd, StartTimings } from './parts.ts';
+import type { ManagedParts } from './managed-parts.ts';
+import type { SandboxEnd, StartTimings } from './parts.ts';
 import { type Birth, networkInfo, parseStored, type Terms, type TermsChange } from './request.ts';
-import { RowWriter, type SandboxRows } from './sandbox-rows.ts';
-import type { NetworkPolicy, SandboxSpec } from './spec.ts';
+import { RowWriter } from './sandbox-rows.ts';
+import { requireValues, type SecretOptions, secretInfo } from './secrets.ts';
+import { type NetworkPolicy, type SandboxSpec, unwritten, withSecrets } from './spec.ts';
 import type { Supervisor } from './supervisor.ts';
+import { Turns } from './turns.ts';
 import { UsageLog } from './usage-log.ts';
-
-/** What it needs of the host. */
-export interface ManagedParts {
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly accelerator: string;
-  readonly keeper: Keeper;
-  readonly rows: SandboxRows;
-  /** Queued: a supervisor for `spec` that goes on from `source`, started. */
-  start(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor>;
-  changed(sandbox: ManagedSandbox): void;
-  /** It is on the disk, and what is known of it here may be out of date: another process may have it. */
-  lost(sandbox: ManagedSandbox): void;
-}
 
 export class ManagedSandbox {
   readonly id: string;
@@ -62,8 +48,8 @@ export class ManagedSandbox {
   #timings: StartTimings | null = null;
   #readyMs: number | null = null;
   #end: SandboxEnd | null = null;
-  /** The change that is under way. */
-  #changing: Promise<unknown> | undefined;
+  /** Of changes. */
+  readonly #turns = new Turns();
   #resuming: Promise<void> | undefined;
   #removing: Promise<void> | undefined;
   readonly #ended = Promise.withResolvers<void>();
@@ -81,7 +67,7 @@ export class ManagedSandbox {
       terms: () => this.#terms,
       activity: () => activityOf(this.#status === 'running' ? this.#supervisor : undefined),
       kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
-      pause: () => this.#exclusive(() => this.#pauseIfRunning()),
+      pause: () => this.#turns.take(() => this.#pauseIfRunning()),
     });
   }
 
@@ -119,21 +105,19 @@ export class ManagedSandbox {
 
   /** Its snapshot, while it is on the disk and nothing is done about it here; null otherwise. */
   get restsAs(): string | null {
-    return this.#status === 'paused' && this.#changing === undefined ? this.#pauseId : null;
+    return this.#status === 'paused' && !this.#turns.isBusy ? this.#pauseId : null;
   }
 
   info(): SandboxInfo {
-    const { cpus, memoryMib, diskMib } = this.#spec;
-    const { metadata, onTimeout, idleTimeoutMs, autoResume } = this.#terms;
-    const { origin, snapshot, parent, createdAtMs } = this.birth;
-    const { endsAtMs } = this.#lifetime;
+    const { cpus, memoryMib, diskMib, network, secrets } = this.#spec;
+    const { timeoutMs: _limit, ...terms } = this.#terms;
     const end = this.#end;
     return {
       ...{ id: this.id, status: this.#status, pausedTo: this.#pausedTo },
-      ...{ cpus, memoryMib, diskMib, metadata, origin, snapshot, parent },
-      ...{ createdAtMs, endsAtMs, onTimeout, idleTimeoutMs, autoResume },
+      ...{ cpus, memoryMib, diskMib, endsAtMs: this.#lifetime.endsAtMs, ...terms, ...this.birth },
       ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
-      network: networkInfo(this.#spec.network, this.#supervisor?.card.settings),
+      network: networkInfo(network, this.#supervisor?.card.settings),
+      secrets: secretInfo(secrets),
       end: end === null ? null : { cause: end.cause, detail: end.detail },
     };
   }
@@ -147,7 +131,7 @@ export class ManagedSandbox {
       await this.#writer.write(() => (this.#pauseId === null ? this.#row(null) : null));
       if (this.#pauseId === null) return;
     }
-    await this.#exclusive(async () => {
+    await this.#turns.take(async () => {
       if (this.#isOver) throw this.#refusal('changed');
       if (this.#pauseId !== null) await this.#claim();
       this.#apply(change);
@@ -165,12 +149,31 @@ export class ManagedSandbox {
   /** In its turn, for it may plug or unplug a device. Resumes a paused one as `guest` does. */
   async setNetwork(network: NetworkPolicy | null): Promise<void> {
     await this.live();
-    await this.#exclusive(async () => {
+    await this.#turns.take(async () => {
       const supervisor = this.#require('changed', this.#status === 'running');
       await supervisor.setNetwork(network).finally(() => {
         this.#spec = supervisor.spec;
         this.#parts.changed(this);
       });
+    });
+  }
+
+  /** What is paused on the disk is given them there, for without values it can't be resumed. */
+  async setSecrets(options: readonly SecretOptions[]): Promise<void> {
+    // What is wrong is told before anything is claimed or resumed.
+    withSecrets(this.#spec, options);
+    if (this.#pauseId === null) await this.live();
+    await this.#turns.take(async () => {
+      if (this.#isOver) throw this.#refusal('changed');
+      if (this.#pauseId !== null) await this.#claim();
+      const spec = withSecrets(this.#spec, options);
+      const isOnDisk = this.#pauseId !== null;
+      const supervisor = isOnDisk ? null : this.#require('changed', this.#status === 'running');
+      await supervisor?.setSecrets(spec.secrets, spec.network);
+      this.#spec = supervisor?.spec ?? spec;
+      this.#isClaimed = false;
+      this.#parts.changed(this);
+      await this.#persist();
     });
   }
 
@@ -182,7 +185,7 @@ export class ManagedSandbox {
   /** Its VM, running. @throws SandboxError `not_ready`, `gone`, and what resuming may throw */
   async live(): Promise<Supervisor> {
     for (;;) {
-      while (this.#changing !== undefined) await this.#changed();
+      await this.#turns.idle();
       if (this.#status === 'running' && this.#supervisor !== undefined) {
         this.#lifetime.touch();
         return this.#supervisor;
@@ -194,7 +197,7 @@ export class ManagedSandbox {
   }
 
   async pause(to: 'memory' | 'disk'): Promise<void> {
-    await this.#exclusive(async () => {
+    await this.#turns.take(async () => {
       const isPossible = this.#status === 'running' || (to === 'disk' && this.#isInMemory);
       const supervisor = this.#require('paused', isPossible);
       await (to === 'memory' ? this.#pauseToMemory(supervisor) : this.#pauseToDisk(supervisor));
@@ -205,9 +208,11 @@ export class ManagedSandbox {
   async resume(signal?: AbortSignal): Promise<void> {
     for (;;) {
       const isMine = this.#resuming === undefined;
-      this.#resuming ??= this.#exclusive(() => this.#resume(signal)).finally(() => {
-        this.#resuming = undefined;
-      });
+      this.#resuming ??= this.#turns
+        .take(() => this.#resume(signal))
+        .finally(() => {
+          this.#resuming = undefined;
+        });
       try {
         return await this.#resuming;
       } catch (error) {
@@ -248,7 +253,7 @@ export class ManagedSandbox {
     this.#lifetime.stop();
     this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
     await this.#supervisor?.stop(cause);
-    while (this.#changing !== undefined) await this.#changed();
+    await this.#turns.idle();
     // A resume may have come through at the last moment.
     await this.#supervisor?.stop(cause);
     if (this.#pauseId !== null) {
@@ -265,7 +270,7 @@ export class ManagedSandbox {
   /** For the end of the host: what is on the disk stays there. */
   async leave(): Promise<void> {
     this.#lifetime.stop();
-    while (this.#changing !== undefined) await this.#changed();
+    await this.#turns.idle();
     if (this.#status === 'paused' && this.#pauseId !== null) return;
     await this.remove();
   }
@@ -274,7 +279,7 @@ export class ManagedSandbox {
     ofPause: (pauseId: string) => Promise<T>,
     ofVm: (supervisor: Supervisor) => Promise<T>,
   ): Promise<T> {
-    return await this.#exclusive(async () => {
+    return await this.#turns.take(async () => {
       if (this.#status === 'paused' && this.#pauseId !== null) return await ofPause(this.#pauseId);
       const supervisor = this.#require('saved', this.#status === 'running' || this.#isInMemory);
       return await this.#saving(supervisor, () => ofVm(supervisor));
@@ -365,6 +370,7 @@ export class ManagedSandbox {
     const signals = [this.#aborter.signal, ...(signal === undefined ? [] : [signal])];
     try {
       await this.#claim();
+      if (this.#spec.network !== null) requireValues(this.id, this.#spec.secrets);
       await using held = await keeper.open(this.#pauseId ?? '');
       const supervisor = await start(this.#spec, held.source, AbortSignal.any(signals));
       // From here on the VM is the truth; its row lets go of the snapshot, which then goes.
@@ -403,7 +409,7 @@ export class ManagedSandbox {
     const stored = parseStored(row);
     this.#isClaimed = true;
     this.#pauseId = row.pausedSnapshotId;
-    this.#spec = stored?.spec ?? this.#spec;
+    if (stored !== null) this.#spec = { ...stored.spec, ...unwritten(stored.spec, this.#spec) };
     this.#terms = stored?.terms ?? this.#terms;
   }
 
@@ -425,26 +431,9 @@ export class ManagedSandbox {
     return this.#status === 'ending' || this.#status === 'ended';
   }
 
-  /** The change that is under way is over, well or not. */
-  async #changed(): Promise<void> {
-    await this.#changing?.catch((error: unknown) => ignore(error, 'told to who asked for it'));
-  }
-
   #require(what: string, isPossible: boolean): Supervisor {
     if (!isPossible || this.#supervisor === undefined) throw this.#refusal(what);
     return this.#supervisor;
-  }
-
-  /** What is possible is looked at by `work`, in its turn. */
-  async #exclusive<T>(work: () => Promise<T>): Promise<T> {
-    while (this.#changing !== undefined) await this.#changed();
-    const changing = work();
-    this.#changing = changing;
-    try {
-      return await changing;
-    } finally {
-      this.#changing = undefined;
-    }
   }
 
   #refusal(what: string, remedy?: string): SandboxError {

@@ -33,6 +33,8 @@ function world(fail?: string) {
     guest: SETTINGS,
     handedOver: () => step('handed over'),
     setPolicy: ({ mode }) => step(`policy ${mode}`),
+    setSecrets: () => step('secrets'),
+    trust: undefined,
     traffic: async () => {
       await step('count');
       return traffic;

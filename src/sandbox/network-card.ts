@@ -11,13 +11,16 @@ import { ignore } from '../base/ignore.ts';
 import type { Guest } from '../guest/link.ts';
 import type { NicSpec, Vm } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
-import type { SandboxNetwork, SandboxParts } from './parts.ts';
+import type { GuestTrust, LeaseSecrets, SandboxNetwork, SandboxParts } from './parts.ts';
+import type { SandboxSecret } from './secrets.ts';
 import type { NetworkPolicy } from './spec.ts';
 
 /** Counters are read anew at most so often: it costs a process (`nft`). */
 const COUNTERS_MS_MIN = 30_000;
 
 const NOTHING = { mode: 'none', allow: [], deny: [] } as const;
+
+const NO_SECRETS: LeaseSecrets = { secrets: [] };
 
 type CardParts = Pick<SandboxParts, 'leaseNetwork' | 'clock'>;
 
@@ -48,18 +51,27 @@ export class NetworkCard {
     return this.#lease?.guest;
   }
 
+  /** Undefined: it has no secrets. */
+  get trust(): GuestTrust | undefined {
+    return this.#lease?.trust;
+  }
+
   /**
    * For a VM that is yet to start, which then takes it: see `handedOver`.
-   * @throws SandboxError `spec_invalid`, `network_unavailable`
+   * @throws SandboxError `spec_invalid`, `network_unavailable`, `secrets_missing`
    */
-  async lease(policy: NetworkPolicy): Promise<NicSpec> {
+  async lease(policy: NetworkPolicy, secrets = NO_SECRETS): Promise<NicSpec> {
     const { leaseNetwork } = this.#parts;
     if (leaseNetwork === undefined) {
       throw new SandboxError('network_unavailable', 'this host has no network for sandboxes');
     }
     const { bytesUsed = 0, ...asked } = policy;
     this.#bytesUsed = Math.max(this.#bytesUsed, bytesUsed);
-    const lease = await leaseNetwork(this.#sandboxId, { ...asked, bytesUsed: this.#bytesUsed });
+    const lease = await leaseNetwork(
+      this.#sandboxId,
+      { ...asked, bytesUsed: this.#bytesUsed },
+      secrets,
+    );
     if (this.#isReleased) {
       await lease.release();
       throw new SandboxError('gone', 'the sandbox ended while it was given a network');
@@ -86,8 +98,8 @@ export class NetworkCard {
   }
 
   /** Into a VM that runs, whose guest is to be told `settings`. On an error there is none. */
-  async plug(policy: NetworkPolicy, vm: Vm): Promise<void> {
-    const nic = await this.lease(policy);
+  async plug(policy: NetworkPolicy, vm: Vm, secrets = NO_SECRETS): Promise<void> {
+    const nic = await this.lease(policy, secrets);
     try {
       if (vm.nicHotplug === undefined) {
         throw new SandboxError('network_unavailable', 'this VMM plugs no network cards');
@@ -104,11 +116,16 @@ export class NetworkCard {
    * Changes what it may connect to; makes a card where there is none, removes it where none is wanted. After
    * an error `policy` tells what holds.
    */
-  async set(policy: NetworkPolicy | null, vm: Vm, guest: Guest): Promise<void> {
+  async set(
+    policy: NetworkPolicy | null,
+    vm: Vm,
+    guest: Guest,
+    secrets = NO_SECRETS,
+  ): Promise<void> {
     if (policy === null) {
       await this.#take(vm, guest);
     } else if (this.#lease === undefined) {
-      await this.plug(policy, vm);
+      await this.plug(policy, vm, secrets);
       try {
         await guest.update({ network: this.settings });
       } catch (error) {
@@ -119,6 +136,11 @@ export class NetworkCard {
       await this.#lease.setPolicy(policy);
       this.#policy = policy;
     }
+  }
+
+  /** For connections from now on; who has no card gets them with one. */
+  async setSecrets(secrets: readonly SandboxSecret[]): Promise<void> {
+    await this.#lease?.setSecrets(secrets);
   }
 
   /** First nothing passes any more, for the rest needs the guest's help. */

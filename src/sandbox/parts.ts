@@ -7,7 +7,9 @@ import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import type { GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { NetworkLease } from '../net/lease.ts';
+import type { CertificateAuthority } from '../net/secret-authority.ts';
 import type { VmmDriver, VmSnapshot } from '../vmm/driver.ts';
+import type { SandboxSecret } from './secrets.ts';
 import type { ModelPolicy, NetworkPolicy, SandboxSpec } from './spec.ts';
 
 /** The private directory of a sandbox. */
@@ -45,7 +47,20 @@ export interface SandboxNetwork
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   /** @throws SandboxError `spec_invalid`: nothing has changed; `network_unavailable` */
   setPolicy(policy: NetworkPolicy): Promise<void>;
+  /** For connections from now on. @throws SandboxError `secrets_missing`, `network_unavailable` */
+  setSecrets(secrets: readonly SandboxSecret[]): Promise<void>;
+  /** Undefined: it never had secrets. */
+  readonly trust: GuestTrust | undefined;
 }
+
+/** What a guest must trust in for its secrets to be put in. */
+export interface GuestTrust {
+  readonly authority: CertificateAuthority;
+  /** Its root, PEM. */
+  readonly certificate: string;
+}
+
+export type LeaseSecrets = Pick<SandboxSpec, 'secrets' | 'authority'>;
 
 /** What a clone goes on from instead of booting. */
 export interface CloneSource {
@@ -76,9 +91,13 @@ export interface SandboxParts {
   attachBridge(sandboxId: string, channelPath: string, models: ModelPolicy): Promise<BridgePort>;
   /**
    * Absent: this host has no network for sandboxes.
-   * @throws SandboxError `spec_invalid`, `network_unavailable`
+   * @throws SandboxError `spec_invalid`, `network_unavailable`, `secrets_missing`
    */
-  leaseNetwork?(sandboxId: string, policy: NetworkPolicy): Promise<SandboxNetwork>;
+  leaseNetwork?(
+    sandboxId: string,
+    policy: NetworkPolicy,
+    secrets: LeaseSecrets,
+  ): Promise<SandboxNetwork>;
   /** Absent: the sandbox boots. */
   readonly template?: CloneSource;
   readonly clock: Clock;

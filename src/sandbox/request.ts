@@ -7,6 +7,7 @@ import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { CreateRequest, SandboxChange, SandboxInfo } from './control.ts';
 import { SandboxError } from './errors.ts';
 import type { SandboxEnd } from './parts.ts';
+import { secretInfo } from './secrets.ts';
 import { LIMITS, type NetworkPolicy, type SandboxSpec } from './spec.ts';
 
 /** What was asked for beside the VM itself. */
@@ -19,7 +20,7 @@ export interface Terms {
 }
 
 /** What is changed without a VM. */
-export type TermsChange = Omit<SandboxChange, 'channelLimits' | 'network'>;
+export type TermsChange = Omit<SandboxChange, 'channelLimits' | 'network' | 'secrets'>;
 
 export interface Birth {
   readonly origin: SandboxInfo['origin'];
@@ -98,11 +99,11 @@ export function parseStored(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): 
   }
   const { spec, terms, origin } = stored ?? {};
   if (spec === undefined || terms === undefined || origin === undefined) return null;
-  // A row of before there were networks, or limits of them, has none.
-  const { network = null } = spec as Partial<SandboxSpec>;
+  // A row of before there were networks, limits of them or secrets has none.
+  const { network = null, secrets = [] } = spec as Partial<SandboxSpec>;
   const limited = network && { ...network, limits: network.limits ?? {} };
   return {
-    spec: { ...spec, network: limited },
+    spec: { ...spec, network: limited, secrets },
     terms: { ...terms, metadata: row.metadata },
     origin,
   };
@@ -129,6 +130,7 @@ export function infoOfEnded(row: SandboxRow, accelerator: string): SandboxInfo {
     ...{ origin: stored?.origin ?? 'boot', snapshot, parent, accelerator, createdAtMs },
     ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, timings: null, readyMs: null },
     network,
+    secrets: secretInfo(stored?.spec.secrets ?? []),
     // Only this program writes rows.
     end: end === null ? null : { cause: end.cause as SandboxEnd['cause'], detail: end.detail },
   };

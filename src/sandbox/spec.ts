@@ -1,7 +1,15 @@
 /** What a user asks for. Checked once here; inside, a `SandboxSpec` is never checked again. */
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
+import type { CertificateAuthority } from '../net/secret-authority.ts';
 import type { ChannelLimits } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
+import {
+  makeSecrets,
+  placeholdersOf,
+  type SandboxSecret,
+  type SecretOptions,
+  withValues,
+} from './secrets.ts';
 
 export interface SandboxSpec {
   readonly id: SandboxId;
@@ -21,6 +29,10 @@ export interface SandboxSpec {
   readonly models: ModelPolicy;
   /** Null: no network card; the model is reached all the same. */
   readonly network: NetworkPolicy | null;
+  /** Their hosts are allowed beside what `network` says. */
+  readonly secrets: readonly SandboxSecret[];
+  /** In which its guest trusts; made with the first network that has secrets, and kept for its lives and forks. */
+  readonly authority?: CertificateAuthority | undefined;
   readonly console: 'log' | 'interactive';
   readonly hostname: string;
 }
@@ -64,14 +76,17 @@ export interface ModelPolicy {
   readonly aliases: Readonly<Record<string, string>>;
 }
 
+/** What is asked for in another form, or not at all. */
+type NotGiven = 'id' | 'hostname' | 'models' | 'network' | 'secrets' | 'authority';
+
 export type SandboxOptions = {
-  readonly [K in Exclude<keyof SandboxSpec, 'id' | 'hostname' | 'models' | 'network'>]?:
-    | SandboxSpec[K]
-    | undefined;
+  readonly [K in Exclude<keyof SandboxSpec, NotGiven>]?: SandboxSpec[K] | undefined;
 } & {
   readonly models?: Partial<ModelPolicy> | undefined;
   /** Default: null. */
   readonly network?: NetworkOptions | null | undefined;
+  /** Where there are some, the default of `network` is a list of nothing else than their hosts. */
+  readonly secrets?: readonly SecretOptions[] | undefined;
 };
 
 export const LIMITS = {
@@ -103,7 +118,8 @@ export function makeSpec(options: SandboxOptions, hostCpus: number): SandboxSpec
   const cpusMax = Math.min(LIMITS.cpusMax, hostCpus);
   const id = newSandboxId();
   const env = options.env ?? {};
-  checkEnv(env);
+  const secrets = makeSecrets(options.secrets ?? []);
+  checkEnv(env, secrets);
   const warm = options.warm ?? [];
   check(warm.length <= LIMITS.warmModulesMax, 'warm', `at most ${LIMITS.warmModulesMax} modules`);
   for (const name of warm) check(MODULE_NAME.test(name), 'warm', `"${name}" is no module name`);
@@ -143,7 +159,8 @@ export function makeSpec(options: SandboxOptions, hostCpus: number): SandboxSpec
     warm,
     channelLimits: options.channelLimits ?? {},
     models,
-    network: networkPolicy(options.network ?? null),
+    network: networkWith(secrets, networkPolicy(options.network ?? null)),
+    secrets,
     console: options.console ?? 'log',
   };
 }
@@ -179,8 +196,35 @@ function networkLimits(limits: NetworkLimits): NetworkLimits {
   return Object.fromEntries(given);
 }
 
-function checkEnv(env: Readonly<Record<string, string>>): void {
-  const entries = Object.entries(env);
+/** Secrets need a network; what it lets through beside their hosts is nothing. */
+function networkWith(
+  secrets: readonly SandboxSecret[],
+  network: NetworkPolicy | null,
+): NetworkPolicy | null {
+  if (network !== null || secrets.length === 0) return network;
+  return { mode: 'allowlist', allow: [], deny: [], limits: {} };
+}
+
+/** @throws SandboxError `spec_invalid` */
+export function withSecrets(spec: SandboxSpec, options: readonly SecretOptions[]): SandboxSpec {
+  const secrets = makeSecrets(options, spec.secrets);
+  checkEnv(spec.env, secrets);
+  return { ...spec, secrets, network: networkWith(secrets, spec.network) };
+}
+
+/** What is never on the disk: of what was read from there, as this process knows it. */
+export function unwritten(
+  { secrets }: SandboxSpec,
+  known: SandboxSpec,
+): Pick<SandboxSpec, 'secrets' | 'authority'> {
+  return { secrets: withValues(secrets, known.secrets), authority: known.authority };
+}
+
+/** With the variables of secrets, which must not be given twice. */
+function checkEnv(env: Readonly<Record<string, string>>, secrets: readonly SandboxSecret[]): void {
+  const twice = secrets.find(({ name }) => Object.hasOwn(env, name));
+  check(twice === undefined, 'secrets', `${twice?.name} is a variable of env as well`);
+  const entries = Object.entries({ ...env, ...placeholdersOf(secrets) });
   check(
     entries.length <= LIMITS.envVariablesMax,
     'env',

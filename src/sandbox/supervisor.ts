@@ -24,17 +24,12 @@ import {
   transition,
 } from './lifecycle.ts';
 import { NetworkCard } from './network-card.ts';
-import type {
-  BridgePort,
-  GuestMemory,
-  SandboxEnd,
-  SandboxParts,
-  SaveTarget,
-  StartTimings,
-  Workspace,
-} from './parts.ts';
+import type { SandboxEnd, SandboxParts, SaveTarget, StartTimings, Workspace } from './parts.ts';
+import type { Prepared, Running } from './running.ts';
 import { Saving } from './saving.ts';
+import { requireValues, type SandboxSecret } from './secrets.ts';
 import type { NetworkPolicy, SandboxSpec } from './spec.ts';
+import { startTimings } from './start-timings.ts';
 import { timeLimit } from './time-limit.ts';
 
 export type * from './parts.ts';
@@ -161,13 +156,13 @@ export class Supervisor {
     const { id, cpus, memoryMib, diskMib, warm, hostname } = this.#spec;
     this.#spec = { ...spec, id, cpus, memoryMib, diskMib, warm, hostname };
     if (spec.network !== null && this.#vm !== undefined)
-      await this.#card.plug(spec.network, this.#vm);
-    const { env, network } = this.#identity();
+      await this.#card.plug(spec.network, this.#vm, spec);
+    const { env, network, authority } = this.#identity();
     this.#running?.port.setModels(spec.models);
     this.#running?.listener.setIdentity(this.#identity());
     await Promise.all([
       // Also if nothing changes: one that hangs does not answer, and must not be handed out.
-      guest.update({ env, network }, signal),
+      guest.update({ env, network, authority }, signal),
       Object.keys(spec.channelLimits).length === 0
         ? undefined
         : this.#vm?.setChannelLimits(spec.channelLimits),
@@ -188,11 +183,32 @@ export class Supervisor {
   async setNetwork(network: NetworkPolicy | null): Promise<void> {
     const guest = this.guest();
     try {
-      if (this.#vm !== undefined) await this.#card.set(network, this.#vm, guest);
+      if (this.#vm !== undefined) await this.#card.set(network, this.#vm, guest, this.#spec);
     } finally {
       this.#spec = { ...this.#spec, network: this.#card.policy };
       this.#running?.listener.setIdentity(this.#identity());
     }
+    if (this.#spec.secrets.length > 0) await this.#tellSecrets(guest);
+  }
+
+  /**
+   * Replaces all of them. A resume keeps them.
+   * @param network that it gets if it has none
+   * @throws SandboxError `secrets_missing`, `network_unavailable`, `not_ready`, `gone`; GuestError
+   */
+  async setSecrets(secrets: readonly SandboxSecret[], network: NetworkPolicy | null) {
+    const guest = this.guest();
+    requireValues(this.spec.id, secrets);
+    await this.#card.setSecrets(secrets);
+    this.#spec = { ...this.#spec, secrets };
+    if (this.#card.policy === null && network !== null) return await this.setNetwork(network);
+    this.#running?.listener.setIdentity(this.#identity());
+    await this.#tellSecrets(guest);
+  }
+
+  async #tellSecrets(guest: Guest): Promise<void> {
+    const { env, authority = null } = this.#identity();
+    await guest.update({ env, authority });
   }
 
   /** Model requests that are being answered. */
@@ -275,19 +291,10 @@ export class Supervisor {
     this.#running = { ...prepared, vm };
     this.#cleanup.push('guest link', () => this.#guest?.close());
     const guest = await this.#hello(prepared.listener, vm, signal);
-    const readyAt = clock.now();
-    const running = preparedAt + vm.timings.runningMs;
-    const isClone = this.#parts.template !== undefined;
-    // What a clone's guest remembers is the boot of its template.
-    const kernelMs = isClone ? 0 : (guest.info.kernelToInitMs ?? 0);
-    this.#timings = {
-      origin: isClone ? 'clone' : 'boot',
-      prepareMs: preparedAt - began,
-      vmmMs: vm.timings.runningMs,
-      kernelMs,
-      agentMs: Math.max(0, readyAt - running - kernelMs),
-      totalMs: readyAt - began,
-    };
+    this.#timings = startTimings({
+      ...{ beganMs: began, preparedMs: preparedAt, vmm: vm.timings, readyMs: clock.now() },
+      guest: this.#parts.template === undefined ? guest.info : null,
+    });
     this.#apply('agent-confirmed');
     this.#watch(vm, guest);
   }
@@ -324,11 +331,14 @@ export class Supervisor {
 
   async #leaseNetwork(): Promise<NicSpec | undefined> {
     const { network } = this.spec;
-    return network === null ? undefined : await this.#card.lease(network);
+    return network === null ? undefined : await this.#card.lease(network, this.spec);
   }
 
   #identity(): GuestIdentity {
-    return identityOf(this.spec, this.#card.settings);
+    const { trust, settings } = this.#card;
+    // So that its next VM, and its forks, have the same.
+    if (trust !== undefined) this.#spec = { ...this.#spec, authority: trust.authority };
+    return identityOf(this.spec, settings, trust);
   }
 
   async #makeDisk({ overlayPath }: Workspace): Promise<void> {
@@ -473,21 +483,6 @@ export class Supervisor {
     const code = isFinal(result.from) || result.from === 'stopping' ? 'gone' : 'not_ready';
     return new SandboxError(code, `"${result.event}" is not possible while ${result.from}`);
   }
-}
-
-interface Prepared {
-  readonly workspace: Workspace;
-  readonly memory: GuestMemory;
-  /** Undefined: there is nothing to fill it with. */
-  readonly memoryReady: Promise<void> | undefined;
-  readonly cid: number;
-  readonly listener: GuestListener;
-  readonly port: BridgePort;
-  readonly nic: NicSpec | undefined;
-}
-
-interface Running extends Prepared {
-  readonly vm: Vm;
 }
 
 /** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */

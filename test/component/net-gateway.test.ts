@@ -5,7 +5,7 @@ import { connect as tlsConnect } from 'node:tls';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { dialDirectly, OpenConnections } from '../../src/net/gateway.ts';
-import type { GatewayBudget } from '../../src/net/gateway-connection.ts';
+import type { GatewayBudget } from '../../src/net/gateway-sandbox.ts';
 import { helloMessage, records } from '../support/client-hello.ts';
 import {
   ADDRESS,

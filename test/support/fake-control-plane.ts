@@ -28,6 +28,7 @@ import type {
   SnapshotInfo,
 } from '../../src/sandbox/control.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
+import { secretInfo } from '../../src/sandbox/secrets.ts';
 import {
   LIMITS,
   makeSpec,
@@ -284,6 +285,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       ...{ snapshot: null, parent: null, ...from },
       accelerator: 'fake',
       network: networkInfo(spec.network),
+      secrets: secretInfo(spec.secrets),
       createdAtMs: systemClock.wall(),
       endsAtMs: null,
       onTimeout: request.onTimeout ?? 'kill',

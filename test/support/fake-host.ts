@@ -305,6 +305,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
         ...{ packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {} },
         bytesUsed: this.bytesUsed,
       }),
+      setSecrets: () => Promise.resolve(),
+      trust: undefined,
       release: async () => release(),
     };
   }

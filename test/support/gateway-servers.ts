@@ -3,8 +3,6 @@ import { createServer as createHttpServer } from 'node:http';
 import { createServer } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
 import { expect, vi } from 'vitest';
-import type { GatewayOptions } from '../../src/net/gateway.ts';
-import type { GatewayBudget } from '../../src/net/gateway-connection.ts';
 import {
   certificate,
   command,
@@ -12,6 +10,7 @@ import {
   gatewayWorld,
   HOST,
   listen,
+  type WorldOptions,
 } from './gateway-world.ts';
 import { listPolicy } from './net-policy.ts';
 
@@ -30,10 +29,7 @@ export async function cleanUp(): Promise<void> {
   for (const each of undo.splice(0).reverse()) await each();
 }
 
-export async function world(
-  port: number,
-  options: Partial<GatewayOptions> & { budget?: GatewayBudget } = {},
-): Promise<GatewayWorld> {
+export async function world(port: number, options: WorldOptions = {}): Promise<GatewayWorld> {
   const made = await gatewayWorld(policy, { address: ADDRESS, port }, options);
   made.pins.pin('a.example', [ADDRESS], 60);
   undo.push(async () => {
@@ -61,9 +57,7 @@ export async function tlsWorld(settings: object = {}, options = {}) {
 }
 
 /** Remembers each request as the server understood it, and tells it back. */
-export async function httpWorld(
-  options: Partial<GatewayOptions> & { budget?: GatewayBudget } = {},
-) {
+export async function httpWorld(options: WorldOptions = {}) {
   const made = await world(80, options);
   const seen: string[] = [];
   const server = createHttpServer((request, response) => {

@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
 import { Gateway, type GatewayEvent, type GatewayOptions } from '../../src/net/gateway.ts';
-import type { GatewayBudget } from '../../src/net/gateway-connection.ts';
 import type { Destination, GatewayPolicy } from '../../src/net/gateway-judge.ts';
+import type { GatewaySandbox } from '../../src/net/gateway-sandbox.ts';
 import { Pins } from '../../src/net/pins.ts';
 
 export const HOST = '127.0.0.1';
@@ -28,21 +28,24 @@ export interface GatewayWorld {
   close(): Promise<void>;
 }
 
+export type WorldOptions = Partial<GatewayOptions> & Pick<GatewaySandbox, 'budget' | 'secrets'>;
+
 export async function gatewayWorld(
   policy: GatewayPolicy,
   destination: Destination,
-  options: Partial<GatewayOptions> & { budget?: GatewayBudget } = {},
+  options: WorldOptions = {},
 ): Promise<GatewayWorld> {
   const pins = new Pins(systemClock);
   const events: GatewayEvent[] = [];
   const dialled: string[] = [];
   const internet = new Map<string, number>();
-  const { budget, ...rest } = options;
+  const { budget, secrets, ...rest } = options;
   const sandbox = {
     id: 'sb-1',
     policy: () => world.policy,
     pins,
     ...(budget === undefined ? {} : { budget }),
+    ...(secrets === undefined ? {} : { secrets }),
   };
   const gateway = new Gateway({
     address: HOST,

@@ -23,7 +23,7 @@ class Refused(Exception):
 class Welcome:
     """A checked welcome."""
 
-    __slots__ = ("sandbox_id", "hostname", "wall_ns", "entropy", "env", "limits", "warm", "rehearse", "network")
+    __slots__ = ("sandbox_id", "hostname", "wall_ns", "entropy", "env", "limits", "warm", "rehearse", "network", "authority")
 
     def __init__(self, message: dict[str, object]) -> None:
         self.sandbox_id = _text(message, "sandboxId", 64)
@@ -50,6 +50,8 @@ class Welcome:
         self.rehearse = message.get("rehearse") is True
         # None: the sandbox has no network. Checked by who configures it, which most sandboxes never load.
         self.network = message.get("network")
+        # None: no certificate beside those of the image. Checked by who installs it.
+        self.authority = message.get("authority")
 
 
 def hello_line(python: str, timings: dict[str, float | None], overlay: str, cgroup: bool) -> bytes:

@@ -52,13 +52,17 @@ class Serving:
         """
         try:
             network = self._settings.parse_network(welcome.network)
+            authority = self._settings.parse_authority(welcome.authority)
         except RequestError as error:
-            raise Refused("invalid_welcome", f"network: {error}") from None
+            raise Refused("invalid_welcome", f"network, authority: {error}") from None
         problems = list(self._problems)
         try:
             self._settings.limit(welcome.limits)
         except OSError as error:
             problems.append(f"the limits of user code could not be set: {error}")
+        untrusted = self._settings.set_authority(authority)
+        if untrusted is not None:
+            problems.append(untrusted)
         # The rest, half of it imports, runs after the answer to the host and before any request.
         self._loop.after(0, lambda: self._prepare(welcome))
         self._settings.set_network(

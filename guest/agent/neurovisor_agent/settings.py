@@ -1,4 +1,4 @@
-"""What the host may change of a sandbox that runs: clock, environment, limits, network.
+"""What the host may change of a sandbox that runs: clock, environment, limits, certificate, network.
 
 All of them come with each hello; `update` changes them in between, for a sandbox that is claimed from a
 pool or whose clock has stood still. The checks are on the fields alone, so that a wrong one changes nothing.
@@ -31,6 +31,7 @@ class Settings:
         self._loop = loop
         # None: this sandbox has never had one, and the code for it is not loaded.
         self._network: Network | None = None
+        self._has_authority = False
         self._cgroups = cgroups
         self._in_vm = in_vm
         self._limits: dict[str, int] = {}
@@ -78,14 +79,33 @@ class Settings:
             self._network = Network(self._loop)
         self._network.apply(wanted, done)
 
+    def parse_authority(self, value: object) -> str | None:
+        """None: no certificate beside those of the image. Raises RequestError."""
+        if value is None or not self._in_vm:
+            return None
+        from . import trust
+
+        return trust.parse(value)
+
+    def set_authority(self, pem: str | None) -> str | None:
+        """Returns what could not be had, in a sentence, or None. A guest that never had one loads nothing."""
+        if pem is None and not self._has_authority:
+            return None
+        from . import trust
+
+        self._has_authority = pem is not None
+        return trust.apply(pem)
+
     def update(self, request: Request, done: "Callable[[str | None], None]") -> None:
-        """All or nothing but the network, which comes last: `done` is told what could not be had of it.
+        """All or nothing but certificate and network, which come last: `done` is told what could not be had of them.
 
         Raises RequestError, or OSError where the kernel refuses a value.
         """
         wall_ns = parse_wall_ns(request)
         changes_network = "network" in request.fields
         network = self.parse_network(request.fields.get("network"))
+        changes_authority = "authority" in request.fields
+        authority = self.parse_authority(request.fields.get("authority"))
         env = request.env("env") if request.fields.get("env") is not None else None
         wanted = parse_limits(request)
         before = self._limits
@@ -99,7 +119,10 @@ class Settings:
                 raise
         if env is not None:
             self.set_env(env)
-        if changes_network:
+        problem = self.set_authority(authority) if changes_authority else None
+        if problem is not None:
+            done(problem)
+        elif changes_network:
             self.set_network(network, done)
         else:
             done(None)

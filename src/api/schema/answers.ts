@@ -61,6 +61,15 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
       })
       .nullable()
       .describe('What it may connect to; null: no network.'),
+    secrets: z
+      .array(
+        z.object({
+          name: z.string(),
+          hosts: z.array(z.string()),
+          held: z.boolean().describe('False: its value has to be given again.'),
+        }),
+      )
+      .describe('What is put into requests to these hosts; without values.'),
     timings: timings.nullable().describe('Of its last start; null out of the pool.'),
     readyMs: ms.nullable().describe('Asked for until ready, milliseconds.'),
     end: z

@@ -4,6 +4,7 @@ import type { ChannelLimits } from '../../base/channel.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
 import { POOL_MEMBERS_MAX } from '../../sandbox/pool-target.ts';
 import { FORKS_MAX, IDLE_TIMEOUT_MS_MIN, QUEUE_TIMEOUT_MS_MAX } from '../../sandbox/request.ts';
+import { SECRET_LIMITS, type SecretOptions } from '../../sandbox/secrets.ts';
 import { LIMITS, type NetworkOptions } from '../../sandbox/spec.ts';
 import type { TemplateSpec } from '../../sandbox/template.ts';
 import {
@@ -79,6 +80,22 @@ const lifeFields = {
     .nullable()
     .optional()
     .describe('What it may connect to. Null (default): it has no network card.'),
+  secrets: z
+    .array(
+      z.strictObject({
+        name: text(128).describe('Variable of the guest, which has a placeholder in it.'),
+        hosts: z
+          .array(text(320))
+          .max(SECRET_LIMITS.hostsMax)
+          .describe('To which alone it is sent, by HTTPS at port 443.'),
+        value: text(SECRET_LIMITS.characters.max).describe(
+          'Visible ASCII. Kept in memory only, and never told again.',
+        ),
+      } satisfies Record<keyof SecretOptions, z.ZodType>),
+    )
+    .max(SECRET_LIMITS.secretsMax)
+    .optional()
+    .describe('What its guest uses without having it. Replaces all that there are.'),
 } satisfies Record<keyof SandboxChange, z.ZodType>;
 
 export const createRequest: z.ZodType<CreateRequest> = z

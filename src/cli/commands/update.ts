@@ -5,7 +5,7 @@ import { UsageError } from '../failure.ts';
 import { parseNetLimits } from '../net-limits.ts';
 import { parseDuration, parsePairs } from '../options.ts';
 import { sandboxId } from '../pick.ts';
-import { type NetworkFlags, networkOptions } from '../sandbox-flags.ts';
+import { type NetworkFlags, networkOptions, secretOptions } from '../sandbox-flags.ts';
 
 export interface UpdateFlags extends NetworkFlags {
   readonly label: readonly string[];
@@ -21,8 +21,8 @@ export async function update(
 ): Promise<number> {
   const whole = await sandboxId(control, id);
   const change = isOnlyLimits(flags)
-    ? limitsOf(flags, (await control.get(whole)).network)
-    : changeOf(flags);
+    ? limitsOf(flags, (await control.get(whole)).network, cli.env)
+    : changeOf(flags, cli.env);
   const info = await control.update(whole, change);
   if (cli.json) cli.printJson(info);
   else cli.stdout.write(`${info.id}\n`);
@@ -35,22 +35,27 @@ function isOnlyLimits({ net, allowOut, denyOut, netLimit = [] }: UpdateFlags): b
 }
 
 /** @param network what the sandbox has. @throws UsageError */
-export function limitsOf(flags: UpdateFlags, network: NetworkInfo | null): SandboxChange {
+export function limitsOf(
+  flags: UpdateFlags,
+  network: NetworkInfo | null,
+  env: Cli['env'] = {},
+): SandboxChange {
   if (network === null) {
     throw new UsageError('the sandbox has no network to limit', 'add --net open, or --allow-out');
   }
   const { mode, allow, deny } = network;
   const limits = parseNetLimits(flags.netLimit ?? []);
   const { netLimit: _parsed, ...rest } = flags;
-  const others = rest.label.length > 0 || rest.timeout !== undefined ? changeOf(rest) : {};
+  const others = rest.label.length > 0 || rest.timeout !== undefined ? changeOf(rest, env) : {};
   return { ...others, network: { mode, allow, deny, limits } };
 }
 
 /** @throws UsageError */
-export function changeOf(flags: UpdateFlags): SandboxChange {
+export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChange {
   const { net, timeout, label } = flags;
   const network = networkOptions(flags);
   const change: SandboxChange = {
+    ...secretOptions({ env }, flags),
     ...(net === 'none' ? { network: null } : network === undefined ? {} : { network }),
     ...(timeout === undefined
       ? {}

@@ -1,0 +1,57 @@
+/** What a gateway knows of a sandbox, and what one of its connections asks of it (types only). */
+import type { Socket } from 'node:net';
+import type { Clock } from '../base/clock.ts';
+import type { Destination, GatewayPolicy, RefusalReason } from './gateway-judge.ts';
+import type { Pins } from './pins.ts';
+import type { EgressSecrets } from './secret.ts';
+import type { SecretEndReason, SecretUse } from './secret-connection.ts';
+
+export interface GatewayBudget {
+  /** No: the connection is closed at once. Every yes is followed by one `close`. */
+  open(): boolean;
+  close(): void;
+  /** `sent` by the guest, `received` by it. No: the connection ends and these bytes are not passed on. */
+  spend(direction: 'sent' | 'received', bytes: number): boolean;
+}
+
+export interface GatewaySandbox {
+  readonly id: string;
+  /** As it is now. */
+  readonly policy: () => GatewayPolicy;
+  readonly pins: Pins;
+  /** As they are now; absent: it has none. */
+  readonly secrets?: () => EgressSecrets | undefined;
+  readonly budget?: GatewayBudget;
+}
+
+export interface GatewayTimeouts {
+  /** From the connection to its judged hello or head; from the first byte of a later head to its end. */
+  readonly headMs: number;
+  readonly connectMs: number;
+  /** No byte moved in either direction. */
+  readonly idleMs: number;
+  /** For a refused guest to read why. */
+  readonly lingerMs: number;
+}
+
+export type EndReason =
+  | RefusalReason
+  | SecretEndReason
+  | 'byte_budget'
+  | 'head_timeout'
+  | 'idle_timeout'
+  | 'unreachable'
+  | 'ended_early';
+
+export type GatewayProtocol = 'tls' | 'http';
+
+export interface ConnectionContext {
+  readonly clock: Clock;
+  readonly timeouts: GatewayTimeouts;
+  /** A socket that connects to the destination, with `allowHalfOpen`. */
+  readonly dial: (destination: Destination) => Socket;
+  readonly onAllowed: (protocol: GatewayProtocol, name: string | undefined) => void;
+  readonly onRefused: (reason: EndReason, why: string, name: string | undefined) => void;
+  readonly onBytes: (direction: 'sent' | 'received', bytes: number) => void;
+  readonly onSecrets: (use: SecretUse) => void;
+}

@@ -1,0 +1,262 @@
+import { gzipSync } from 'node:zlib';
+import { describe, expect, it } from 'vitest';
+import {
+  OTHER_PLACEHOLDER,
+  OTHER_TOKEN,
+  PLACEHOLDER,
+  SECRETS,
+  TOKEN,
+} from '../../test/support/secrets.ts';
+import { type ExchangeOutput, SecretExchange } from './secret-exchange.ts';
+
+const OK = 'HTTP/1.1 200 OK\r\n';
+const crlf = (...lines: string[]): string => `${lines.join('\r\n')}\r\n\r\n`;
+const get = (...fields: string[]): string => crlf('GET /x HTTP/1.1', 'Host: a.example', ...fields);
+const BEARER = `Authorization: Bearer ${PLACEHOLDER}`;
+
+class World {
+  readonly outputs: ExchangeOutput[] = [];
+  readonly exchange = new SecretExchange({
+    host: 'a.example',
+    secrets: SECRETS,
+    judge: () => ({ ok: true, name: 'a.example' }),
+  });
+
+  guest(text: string): this {
+    this.outputs.push(...this.exchange.fromGuest(Buffer.from(text, 'latin1')));
+    return this;
+  }
+
+  upstream(text: string | Buffer, step = Number.POSITIVE_INFINITY): this {
+    const bytes = Buffer.isBuffer(text) ? text : Buffer.from(text, 'latin1');
+    for (let at = 0; at < bytes.length; at += step)
+      this.outputs.push(...this.exchange.fromUpstream(bytes.subarray(at, at + step)));
+    return this;
+  }
+
+  end(failure?: string): this {
+    this.outputs.push(...this.exchange.upstreamEnded(failure));
+    return this;
+  }
+
+  sent(kind: 'to_upstream' | 'to_guest'): string {
+    const bytes = this.outputs.flatMap((one) => (one.kind === kind ? [one.bytes] : []));
+    return Buffer.concat(bytes).toString('latin1');
+  }
+
+  get reasons(): string[] {
+    return this.outputs.flatMap((one) => (one.kind === 'refused' ? [one.reason] : []));
+  }
+
+  get filled(): readonly string[] {
+    return this.outputs.flatMap((one) => (one.kind === 'request' ? one.filled : []));
+  }
+
+  get unfilled(): readonly string[] {
+    return this.outputs.flatMap((one) => (one.kind === 'unfilled' ? one.names : []));
+  }
+}
+
+describe('SecretExchange: requests', () => {
+  it('puts a secret into values of fields, Basic credentials and the query, and asks for plain answers', () => {
+    const basic = (secret: string): string => Buffer.from(`me:${secret}`).toString('base64');
+    const world = new World().guest(
+      crlf(
+        `GET /x?key=${PLACEHOLDER}&y=1 HTTP/1.1`,
+        'Host: a.example',
+        'Accept-Encoding: gzip, br',
+        `X-Api-Key: ${PLACEHOLDER}`,
+        `Authorization: Basic ${basic(PLACEHOLDER)}`,
+      ),
+    );
+    expect(world.sent('to_upstream')).toBe(
+      crlf(
+        `GET /x?key=${encodeURIComponent(TOKEN)}&y=1 HTTP/1.1`,
+        'Host: a.example',
+        `X-Api-Key: ${TOKEN}`,
+        `Authorization: Basic ${basic(TOKEN)}`,
+        'Accept-Encoding: identity',
+      ),
+    );
+    expect(world.filled).toEqual(['API_KEY']);
+  });
+  it('leaves a request without a placeholder as it is', () => {
+    const text = get('Accept-Encoding: gzip', 'Authorization: Bearer of-the-guest');
+    expect(new World().guest(text).sent('to_upstream')).toBe(text);
+  });
+  it('never puts one into a path, a body or a trailer', () => {
+    const text =
+      crlf(`POST /${PLACEHOLDER} HTTP/1.1`, 'Host: a.example', 'Transfer-Encoding: chunked') +
+      `1e\r\n${PLACEHOLDER}\r\n0\r\nX: ${PLACEHOLDER}\r\n\r\n`;
+    const world = new World().guest(text);
+    expect(world.sent('to_upstream')).toBe(text);
+    expect(world.filled).toEqual([]);
+  });
+  it('passes the placeholder of a secret of another host as it is, and says so', () => {
+    const world = new World().guest(get(`X-Api-Key: ${OTHER_PLACEHOLDER}`));
+    expect(world.sent('to_upstream')).toContain(OTHER_PLACEHOLDER);
+    expect(world.sent('to_upstream')).not.toContain(OTHER_TOKEN);
+    expect(world.unfilled).toEqual(['OTHER_KEY']);
+  });
+  it.each([
+    ['OPTIONS', []],
+    ['GET', ['Max-Forwards: 0']],
+    ['OPTIONS', ['Max-Forwards: 0']],
+  ])('puts none into %s %j', (method, more) => {
+    const world = new World().guest(
+      crlf(`${method} /x HTTP/1.1`, 'Host: a.example', BEARER, ...more),
+    );
+    expect(world.sent('to_upstream')).toContain(PLACEHOLDER);
+    expect(world.unfilled).toEqual(['API_KEY']);
+    expect(world.filled).toEqual([]);
+  });
+  it.each([
+    ['method_refused', crlf('TRACE /x HTTP/1.1', 'Host: a.example', BEARER)],
+    ['method_refused', crlf('trace /x HTTP/1.1', 'Host: a.example', BEARER)],
+    ['host_not_sni', crlf('GET /x HTTP/1.1', 'Host: b.example', BEARER)],
+    ['host_not_sni', crlf('GET https://b.example/ HTTP/1.1', 'Host: b.example', BEARER)],
+    ['http_host_mismatch', crlf('GET https://b.example/ HTTP/1.1', 'Host: a.example', BEARER)],
+    ['http_request_line', crlf('GET http://a.example/ HTTP/1.1', 'Host: a.example', BEARER)],
+    ['http_host_repeated', get('Host: b.example', BEARER)],
+    ['http_connect', crlf('CONNECT a.example:443 HTTP/1.1', 'Host: a.example', BEARER)],
+    ['http_version', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'],
+    ['early', `${get('Upgrade: websocket', BEARER)}more`],
+    ['http_upgrade', `${get('Upgrade: websocket', 'Content-Length: 1')}x`],
+  ])('refuses with %s: %j', (reason, text) => {
+    const world = new World().guest(text);
+    expect(world.reasons).toEqual([reason]);
+    expect(world.sent('to_upstream').replace(/^GET [\s\S]*websocket[\s\S]*$/, '')).toBe('');
+    expect(world.outputs.at(-1)?.kind === 'close').toBe(reason !== 'early');
+  });
+  it('a second request that is refused is answered after the first, and is the last', () => {
+    const world = new World().guest(
+      get(BEARER) + crlf('GET / HTTP/1.1', 'Host: b.example', BEARER) + get(BEARER),
+    );
+    expect(world.sent('to_upstream').match(/Host/g)).toHaveLength(1);
+    expect(world.sent('to_guest')).toBe('');
+    world.upstream(`${OK}Content-Length: 2\r\n\r\nok`);
+    expect(world.sent('to_guest')).toMatch(/^HTTP\/1\.1 200 [\s\S]*okHTTP\/1\.1 421 /);
+    expect(world.outputs.at(-1)?.kind).toBe('close');
+  });
+  it('takes the absolute form of its own name', () => {
+    const text = crlf('GET https://a.example/x?y HTTP/1.1', 'Host: a.example', BEARER);
+    expect(new World().guest(text).sent('to_upstream')).toMatch(/^GET \/x\?y HTTP[\s\S]*sk-live/);
+  });
+});
+
+describe('SecretExchange: answers', () => {
+  const steps = [1, 2, 7, 1000];
+  const asked = (): World => new World().guest(get(BEARER));
+  const told = `you said ${TOKEN}, ${encodeURIComponent(TOKEN)}, ${JSON.stringify(TOKEN)}`;
+
+  it.each(steps)('turns a secret back in head and body, %i bytes at a time', (step) => {
+    const text = `${OK}X-Seen: Bearer ${TOKEN}\r\nContent-Length: ${told.length}\r\n\r\n${told}`;
+    const seen = asked().upstream(text, step).sent('to_guest');
+    expect(seen).toHaveLength(text.length);
+    expect(seen).toContain(`X-Seen: Bearer ${PLACEHOLDER}\r\n`);
+    expect(seen).toContain(`you said ${PLACEHOLDER}, ${PLACEHOLDER}`);
+    expect(seen).not.toContain('sk-live');
+  });
+  it.each(steps)('also where it lies across chunks, %i bytes at a time', (step) => {
+    const chunks = [told.slice(0, 12), told.slice(12, 20), told.slice(20)];
+    const body = chunks.map((one) => `${one.length.toString(16)};x=y\r\n${one}\r\n`).join('');
+    const text = `${OK}Transfer-Encoding: chunked\r\n\r\n${body}0\r\nX: ${TOKEN}\r\n\r\n`;
+    const seen = asked().upstream(text, step).sent('to_guest');
+    const data = unchunked(seen.slice(seen.indexOf('\r\n\r\n') + 4));
+    expect(data).toHaveLength(told.length);
+    expect(data).toContain(`you said ${PLACEHOLDER},`);
+    expect(seen.replaceAll('\r\n', '')).not.toMatch(/sk-|live/);
+  });
+  it('also in a body that ends with the connection', () => {
+    const world = asked()
+      .upstream(`${OK}\r\n${TOKEN}${TOKEN.slice(0, 9)}`)
+      .end();
+    expect(world.sent('to_guest')).toBe(`${OK}\r\n${PLACEHOLDER}${TOKEN.slice(0, 9)}`);
+    expect(world.outputs.at(-1)?.kind).toBe('close');
+  });
+  it('also of Basic credentials as they were sent', () => {
+    const before = Buffer.from(`me:${PLACEHOLDER}`).toString('base64');
+    const after = Buffer.from(`me:${TOKEN}`).toString('base64');
+    const world = new World().guest(get(`Authorization: Basic ${before}`));
+    expect(world.sent('to_upstream')).toContain(after);
+    world.upstream(`${OK}Content-Length: ${after.length}\r\n\r\n${after}`);
+    expect(world.sent('to_guest')).toMatch(new RegExp(`\r\n\r\n${before}$`));
+  });
+  it('also of one that an earlier connection brought there', () => {
+    const seen = new World().guest(get()).upstream(`${OK}Content-Length: 30\r\n\r\n${TOKEN}`);
+    expect(seen.sent('to_guest')).toContain(PLACEHOLDER);
+  });
+  it('delays nothing that begins no secret', () => {
+    const event = 'data: {"x":1}\n\n';
+    const world = asked().upstream(`${OK}Content-Type: text/event-stream\r\n\r\n${event}`);
+    expect(world.sent('to_guest')).toContain(event);
+  });
+  it('a compressed answer to a request with a secret is not passed on', () => {
+    const body = gzipSync(TOKEN);
+    const head = `${OK}Content-Encoding: gzip\r\nContent-Length: ${body.length}\r\n\r\n`;
+    const world = asked().upstream(Buffer.concat([Buffer.from(head), body]));
+    expect(world.reasons).toEqual(['response_encoded']);
+    expect(world.sent('to_guest')).toMatch(/^HTTP\/1\.1 502 /);
+    const plain = new World().guest(get()).upstream(Buffer.concat([Buffer.from(head), body]));
+    expect(plain.reasons).toEqual([]);
+  });
+  it.each([
+    ['response_malformed', 'SSH-2.0\r\n\r\n'],
+    ['response_malformed', `${OK}Transfer-Encoding: gzip\r\n\r\n`],
+    ['response_malformed', `${OK}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n`],
+    ['response_malformed', `${OK}Content-Length: 1\r\nContent-Length: 2\r\n\r\n`],
+    ['response_malformed', `${OK}X: y\r\n Content-Length: 2\r\n\r\n`],
+    ['response_malformed', 'HTTP/1.1 101 Switching Protocols\r\n\r\n'],
+    ['response_unasked', `${OK}Content-Length: 0\r\n\r\n${OK}Content-Length: 0\r\n\r\n`],
+    ['response_too_long', `${OK}X: ${'y'.repeat(70_000)}`],
+  ])('ends with %s: %j', (reason, text) => {
+    const world = asked().upstream(text);
+    expect(world.reasons).toEqual([reason]);
+    expect(world.outputs.at(-1)?.kind).toBe('close');
+  });
+  it('interim answers, HEAD and 304 do not confuse what follows', () => {
+    const world = new World().guest(
+      crlf('HEAD / HTTP/1.1', 'Host: a.example', BEARER) + get(BEARER) + get(BEARER),
+    );
+    const interim = 'HTTP/1.1 103 Early Hints\r\n\r\n';
+    const answers = `${OK}Content-Length: 9\r\n\r\n${interim}HTTP/1.1 304 Not Modified\r\n\r\n${OK}Content-Length: 2\r\n\r\nok`;
+    expect(world.upstream(answers, 3).sent('to_guest')).toBe(answers);
+    expect(world.reasons).toEqual([]);
+  });
+  it('an upstream that can not be had is told as 502, with why', () => {
+    const world = asked().end('certificate has expired');
+    expect(world.sent('to_guest')).toMatch(/^HTTP\/1\.1 502 [\s\S]*certificate has expired/);
+  });
+});
+
+describe('SecretExchange: another protocol', () => {
+  const ask = get('Upgrade: websocket', 'Connection: Upgrade', BEARER);
+  const agree = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n';
+
+  it('goes on in both directions, and is searched still', () => {
+    const world = new World().guest(ask);
+    expect(world.exchange.isOpen).toBe(false);
+    world.upstream(`${agree}${TOKEN}`, 3);
+    expect(world.exchange.isOpen).toBe(true);
+    world.guest(`frame ${PLACEHOLDER}`);
+    expect(world.sent('to_guest')).toBe(`${agree}${PLACEHOLDER}`);
+    expect(world.sent('to_upstream')).toContain(TOKEN);
+    expect(world.sent('to_upstream').endsWith(`frame ${PLACEHOLDER}`)).toBe(true);
+  });
+  it('not taken: HTTP goes on, and each request is judged', () => {
+    const world = new World().guest(ask).upstream(`${OK}Content-Length: 0\r\n\r\n`);
+    world.guest(crlf('GET / HTTP/1.1', 'Host: b.example', BEARER));
+    expect(world.reasons).toEqual(['host_not_sni']);
+  });
+});
+
+function unchunked(text: string): string {
+  let out = '';
+  for (let rest = text; ; ) {
+    const size = Number.parseInt(rest, 16);
+    const start = rest.indexOf('\r\n') + 2;
+    if (size === 0) return out;
+    out += rest.slice(start, start + size);
+    rest = rest.slice(start + size + 2);
+  }
+}

@@ -1,0 +1,61 @@
+/** Puts secrets into the head of one request: into values of fields, Basic credentials and the query. Pure. */
+import { type Field, isFraming, type RequestHead } from './http-head.ts';
+import { type EgressSecret, masksOf } from './secret.ts';
+import { type Mask, maskOf } from './secret-scrubber.ts';
+
+export interface FilledHead {
+  /** The head to pass on. */
+  readonly forward: string;
+  /** Names of the secrets that are in it. */
+  readonly used: readonly string[];
+  /** What must not come back because of it. */
+  readonly masks: readonly Mask[];
+}
+
+/** Offers of a client to be answered in another form. */
+const COMPRESSES = /^(?:accept-encoding|te|sec-websocket-extensions)$/i;
+/** Beside the framing: what proxies on the way read, or write down. */
+const UNTOUCHED = /^(?:te|expect|max-forwards|via|forwarded|x-forwarded-.*)$/i;
+
+/** @param secrets that belong to the host of this very request */
+export function fillHead(head: RequestHead, secrets: readonly EgressSecret[]): FilledHead {
+  const used = new Set<EgressSecret>();
+  const masks: Mask[] = [];
+  const fill = (text: string, write: (value: string) => string): string =>
+    secrets.reduce((filled, secret) => {
+      if (!filled.includes(secret.placeholder)) return filled;
+      used.add(secret);
+      return filled.replaceAll(secret.placeholder, () => write(secret.value.reveal()));
+    }, text);
+  const fillField = ({ name, value }: Field): Field => {
+    if (isFraming(name) || UNTOUCHED.test(name)) return { name, value };
+    const basic = /^(basic +)([A-Za-z0-9+/]+={0,2})$/i.exec(value);
+    if (basic === null) return { name, value: fill(value, (secret) => secret) };
+    const [, scheme = '', before = ''] = basic;
+    const pair = Buffer.from(before, 'base64').toString('latin1');
+    const filled = fill(pair, (secret) => secret);
+    if (filled === pair) return { name, value: fill(value, (secret) => secret) };
+    const after = Buffer.from(filled, 'latin1').toString('base64');
+    masks.push(maskOf(after, before));
+    return { name, value: `${scheme}${after}` };
+  };
+  const [path = '', ...query] = head.path.split('?');
+  const target =
+    query.length === 0 ? head.path : `${path}?${fill(query.join('?'), encodeURIComponent)}`;
+  const fields = head.fields.map(fillField);
+  if (used.size === 0) return { forward: head.forward, used: [], masks: [] };
+  // What is compressed could not be searched for what was put in.
+  const sent = [
+    ...fields.filter(({ name }) => !COMPRESSES.test(name)),
+    { name: 'Accept-Encoding', value: 'identity' },
+  ];
+  const lines = [
+    `${head.method} ${target} ${head.version}`,
+    ...sent.map(({ name, value }) => `${name}: ${value}`),
+  ];
+  return {
+    forward: `${lines.join('\r\n')}\r\n\r\n`,
+    used: [...used].map(({ name }) => name),
+    masks: [...[...used].flatMap(masksOf), ...masks],
+  };
+}

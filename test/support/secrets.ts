@@ -1,0 +1,23 @@
+/** Secrets for tests of the gateway. */
+import { SecretValue } from '../../src/base/secret-value.ts';
+import type { EgressSecret } from '../../src/net/secret.ts';
+
+export const TOKEN = 'sk-live/0123+456789=abcdef"XYZ';
+export const PLACEHOLDER = 'NV_SECRET_abcdefghijklmnopqrst';
+export const OTHER_TOKEN = 'other-token-0123456789';
+export const OTHER_PLACEHOLDER = 'NV_SECRET_other1234567';
+
+export const SECRETS: readonly EgressSecret[] = [
+  {
+    name: 'API_KEY',
+    hosts: ['a.example'],
+    placeholder: PLACEHOLDER,
+    value: new SecretValue(TOKEN),
+  },
+  {
+    name: 'OTHER_KEY',
+    hosts: ['b.example'],
+    placeholder: OTHER_PLACEHOLDER,
+    value: new SecretValue(OTHER_TOKEN),
+  },
+];
