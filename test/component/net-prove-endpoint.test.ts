@@ -3,11 +3,12 @@ import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
-import type { Proof } from '../../src/prove/proof.ts';
+import type { Proof, Tried } from '../../src/prove/proof.ts';
 import type { Asked, Seen } from '../fixtures/prove-endpoint.ts';
 
 const run = promisify(execFile);
 const FIXTURE = join(import.meta.dirname, '../fixtures/prove-endpoint.ts');
+const HOSTILE = join(import.meta.dirname, '../fixtures/canary-hostile.ts');
 const failed = ({ tried }: Proof) => tried.flatMap(({ what, ok }) => (ok ? [] : [what]));
 
 async function suite(asked: Asked): Promise<Seen> {
@@ -118,5 +119,14 @@ describe('prove egress --endpoint', () => {
   it('one metadata service, an open default, no updates: exactly those fail', async () => {
     const what = await failures(['metadata', 'default', 'updates']);
     expect(what).toEqual([...METADATA, ...NARROWING, ...DEFAULT]);
+  });
+});
+
+describe('prove canary', () => {
+  it('hears all that it should, whatever was sent to it before', async () => {
+    const { stdout } = await run('unshare', ['--net', process.execPath, HOSTILE]);
+    const seen = JSON.parse(stdout) as Tried[];
+    expect(seen.length).toBe(8);
+    expect(seen.filter(({ ok }) => !ok)).toEqual([]);
   });
 });

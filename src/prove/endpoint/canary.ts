@@ -73,6 +73,7 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
     return zoneReply(parsed.value, zone, options.address, times);
   };
   const serve = (socket: Socket, port: number): void => {
+    socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
     if (port !== DNS_OVER_TLS_PORT) {
       new Conversation(socket, zone, arrivals, (text) => note('http', port, text)).start();
       return;
@@ -155,7 +156,6 @@ class Conversation {
   }
 
   start(): void {
-    this.#socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
     this.#socket.on('data', (bytes: Buffer) => this.#onData(bytes));
   }
 

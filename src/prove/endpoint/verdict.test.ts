@@ -85,6 +85,10 @@ describe('judge', () => {
     const wall = new Set(['go away']);
     expect(ok(what, { outcome: answer('go away\n'), wall })).toBe(true);
     expect(ok(what, { outcome: answer('come in\n'), wall })).toBe(false);
+    // Where a name that changes its mind led before.
+    expect(ok(what, { outcome: answer('HTTP/1.1 200 x\r\n\r\nhere is the canary: x\n') })).toBe(
+      true,
+    );
   });
 
   it('what is added on the way is out, but for what those who pass on add', () => {

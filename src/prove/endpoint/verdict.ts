@@ -74,6 +74,8 @@ export function notTried(what: string, why: string): Tried {
 type Row = (expected: string, seen: string, ok: boolean) => Tried;
 
 function byAnswer(row: Row, { outcome, wall }: Evidence): Tried {
+  // A resolver that keeps answers for longer than they are valid leads there, which is allowed.
+  if (pagesOf(outcome.text).length > 0) return row('no answer', 'the canary itself', true);
   const isAnswer = outcome.outcome === 'answer';
   const status = Number(/^HTTP\/1\.[01] (\d{3})/.exec(outcome.text)?.[1]);
   const isWall = wall.has(firstLine(outcome.text)) || REFUSALS.has(status);
