@@ -5,6 +5,7 @@ import { bridgeBenchmark } from './bridge.ts';
 import { channelBenchmark, channelMemoryBenchmark } from './channel.ts';
 import { cloneBenchmark } from './clone.ts';
 import { forkBenchmark } from './fork.ts';
+import { ipcBenchmark } from './ipc.ts';
 import { langchainBenchmark } from './langchain.ts';
 import { memoryBenchmark } from './memory.ts';
 import { networkBenchmark } from './network.ts';
@@ -25,6 +26,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   memoryBenchmark,
   channelBenchmark,
   channelMemoryBenchmark,
+  ipcBenchmark,
   bridgeBenchmark,
   networkBenchmark,
 ];

@@ -11,9 +11,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../base/cleanup.ts';
 import { sleep } from '../base/clock.ts';
-import { CodedError } from '../base/errors.ts';
-import { ignore } from '../base/ignore.ts';
 import { createVsockHost } from '../vsock/host.ts';
+import { GuestTraffic, nextBytes, type TrafficSamples, VsockBenchError } from './guest-traffic.ts';
 import { buildInitrd } from './initrd.ts';
 
 export type VsockBackend = 'neurovisor' | 'rust';
@@ -30,33 +29,12 @@ export interface VsockBenchOptions {
   readonly accelerator?: 'kvm' | 'tcg';
 }
 
-export interface VsockSamples {
-  /** Round trips of 4 bytes, microseconds. */
-  readonly rttUs: number[];
-  /** Guest to host, MB (2²⁰) per second, one value per round. */
-  readonly g2hMbPerS: number[];
-  /** Host to guest, MB (2²⁰) per second, one value per round. */
-  readonly h2gMbPerS: number[];
-}
+export type VsockSamples = TrafficSamples;
 
-export type VsockBenchErrorCode =
-  /** The guest did not come up, or did not answer in time. */
-  | 'guest_silent'
-  /** The backend that is compared with did not start. */
-  | 'backend_failed';
-
-export class VsockBenchError extends CodedError<VsockBenchErrorCode> {}
-
-const GUEST_PORT = 5000;
+export const GUEST_PORT = 5000;
 const GUEST_CID = 77;
 const BOOT_TIMEOUT_MS = 60_000;
 const BACKEND_TIMEOUT_MS = 5_000;
-/** A backend that loses a wake-up would otherwise hang the benchmark. */
-const SILENCE_MS_MAX = 20_000;
-const ROUND_TRIPS_PER_ROUND = 1_000;
-const WARM_UP_ROUND_TRIPS = 200;
-const MIB_PER_ROUND = 64;
-const MIB = 1024 * 1024;
 
 /** Boots a guest and measures `rounds` times. To compare backends, see `compareVsock`. */
 export async function measureVsock(
@@ -94,13 +72,18 @@ export async function compareVsock(
 
 /** A booted guest with a channel. */
 export class VsockBench {
-  readonly samples: VsockSamples = { rttUs: [], g2hMbPerS: [], h2gMbPerS: [] };
   readonly channelPath: string;
+  readonly #traffic: GuestTraffic;
   readonly #cleanup: CleanupStack;
 
   private constructor(channelPath: string, cleanup: CleanupStack) {
     this.channelPath = channelPath;
+    this.#traffic = new GuestTraffic(() => dialChannel(channelPath));
     this.#cleanup = cleanup;
+  }
+
+  get samples(): VsockSamples {
+    return this.#traffic.samples;
   }
 
   /** @throws VsockBenchError */
@@ -126,7 +109,7 @@ export class VsockBench {
       const initrd = await buildInitrd(source, dir, 'guest');
       await bootGuest(options, { dir, vhostPath, initrd }, cleanup);
       const bench = new VsockBench(channelPath, cleanup);
-      await bench.#measureRoundTrips(WARM_UP_ROUND_TRIPS);
+      await bench.#traffic.warmUp();
       return bench;
     } catch (error) {
       await cleanup.run();
@@ -135,89 +118,31 @@ export class VsockBench {
   }
 
   /** Adds one round to `samples`. */
-  async round(): Promise<void> {
-    this.samples.rttUs.push(...(await this.#measureRoundTrips(ROUND_TRIPS_PER_ROUND)));
-    this.samples.g2hMbPerS.push(await this.guestToHost(MIB_PER_ROUND));
-    this.samples.h2gMbPerS.push(await this.hostToGuest(MIB_PER_ROUND));
+  round(): Promise<void> {
+    return this.#traffic.round();
   }
 
-  async #measureRoundTrips(count: number): Promise<number[]> {
-    const { socket, next } = await this.#dial('ECHO\n');
-    await next();
-    const samples: number[] = [];
-    for (let index = 0; index < count; index += 1) {
-      const startMs = performance.now();
-      socket.write('ping');
-      await next();
-      samples.push((performance.now() - startMs) * 1000);
-    }
-    socket.destroy();
-    return samples;
+  /** @returns MB per second */
+  guestToHost(mebibytes: number): Promise<number> {
+    return this.#traffic.guestToHost(mebibytes);
   }
 
-  /** The guest sends `mebibytes`. @returns MB per second from the first byte to the last. */
-  async guestToHost(mebibytes: number): Promise<number> {
-    const { socket } = await this.#dial(`SOURCE ${mebibytes}\n`);
-    let received = 0;
-    let startMs = 0;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    socket.on('data', (bytes) => {
-      if (received === 0) startMs = performance.now();
-      received += bytes.length;
-    });
-    socket.on('error', (error) => ignore(error, 'told by what is missing'));
-    socket.on('close', () => resolve());
-    await promise;
-    if (received !== mebibytes * MIB)
-      throw new VsockBenchError('guest_silent', `receive ${mebibytes} MiB, got ${received} bytes`);
-    return received / MIB / ((performance.now() - startMs) / 1000);
-  }
-
-  /** The guest reads `mebibytes` and confirms. @returns MB per second. */
-  async hostToGuest(mebibytes: number): Promise<number> {
-    const { socket, next } = await this.#dial(`SINK ${mebibytes}\n`);
-    await next();
-    const block = Buffer.alloc(256 * 1024);
-    // Asked for now: it may come before the last `drain` is seen.
-    const told = next();
-    const startMs = performance.now();
-    for (let sent = 0; sent < mebibytes * MIB; sent += block.length) {
-      if (socket.write(block)) continue;
-      await new Promise((resolve) => socket.once('drain', resolve));
-    }
-    const counted = Number(String(await told));
-    const elapsedMs = performance.now() - startMs;
-    socket.destroy();
-    if (counted !== mebibytes * MIB)
-      throw new VsockBenchError(
-        'guest_silent',
-        `send ${mebibytes} MiB, guest got ${counted} bytes`,
-      );
-    return mebibytes / (elapsedMs / 1000);
+  /** @returns MB per second */
+  hostToGuest(mebibytes: number): Promise<number> {
+    return this.#traffic.hostToGuest(mebibytes);
   }
 
   async close(): Promise<void> {
     await this.#cleanup.run();
   }
+}
 
-  async #dial(line: string): Promise<{ socket: Socket; next: () => Promise<Buffer> }> {
-    const socket = connect(this.channelPath);
-    socket.setTimeout(SILENCE_MS_MAX, () => socket.destroy(new Error('no byte for too long')));
-    const next = (): Promise<Buffer> =>
-      new Promise((resolve, reject) => {
-        const onError = (error?: Error): void =>
-          reject(new VsockBenchError('guest_silent', 'talk to the guest', { cause: error }));
-        socket.once('data', (bytes) => {
-          socket.off('error', onError).off('close', onError);
-          resolve(bytes);
-        });
-        socket.once('error', onError).once('close', onError);
-      });
-    socket.write(`CONNECT ${GUEST_PORT}\n`);
-    await next();
-    socket.write(line);
-    return { socket, next };
-  }
+/** To the guest's server. @throws VsockBenchError */
+export async function dialChannel(channelPath: string): Promise<Socket> {
+  const socket = connect(channelPath);
+  socket.write(`CONNECT ${GUEST_PORT}\n`);
+  await nextBytes(socket);
+  return socket;
 }
 
 async function startRust(
@@ -246,10 +171,12 @@ async function startRust(
   }
 }
 
-async function bootGuest(
-  options: VsockBenchOptions,
+/** Until its server listens. @param more devices; descriptor 3 of QEMU is `tapFd` */
+export async function bootGuest(
+  options: Pick<VsockBenchOptions, 'kernelPath' | 'qemuPath' | 'accelerator'>,
   paths: { readonly dir: string; readonly vhostPath: string; readonly initrd: string },
   cleanup: CleanupStack,
+  more: { readonly args: readonly string[]; readonly tapFd: number } | undefined = undefined,
 ): Promise<void> {
   const accelerator = options.accelerator ?? 'tcg';
   const memory = `memory-backend-file,id=mem,mem-path=${join(paths.dir, 'ram')},size=256M,share=on`;
@@ -268,8 +195,9 @@ async function bootGuest(
       ...['-append', 'console=ttyS0 quiet reboot=t panic=-1 acpi=noirq tsc=reliable'],
       ...['-chardev', `socket,id=vsock,path=${paths.vhostPath}`],
       ...['-device', 'vhost-user-vsock-pci,chardev=vsock,romfile='],
+      ...(more?.args ?? []),
     ],
-    { stdio: ['ignore', 'pipe', 'pipe'] },
+    { stdio: ['ignore', 'pipe', 'pipe', ...(more === undefined ? [] : [more.tapFd])] },
   );
   cleanup.push('QEMU', () => end(child));
   let output = '';
@@ -278,8 +206,8 @@ async function bootGuest(
     output += bytes.toString();
     if (output.includes('LISTENING')) resolve();
   };
-  child.stdout.on('data', collect);
-  child.stderr.on('data', collect);
+  child.stdout?.on('data', collect);
+  child.stderr?.on('data', collect);
   const fail = (cause: unknown): void =>
     reject(new VsockBenchError('guest_silent', `boot the guest: ${output.slice(-500)}`, { cause }));
   child.on('error', fail);

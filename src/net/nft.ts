@@ -9,29 +9,34 @@ import { type NftObject, TABLE_FAMILY, TABLE_NAME } from './nft-json.ts';
 import { NftProcess } from './nft-process.ts';
 
 export interface NftOptions {
-  /**
-   * The command and its first arguments, e.g. to enter a network namespace: always a process then. Absent:
-   * the library, or `nft`.
-   */
+  /** The command and its first arguments, e.g. to enter a network namespace. Absent: `nft`. */
   readonly command?: readonly string[];
+  /** Asked first. Absent: the library of this host, unless there is a command. */
+  readonly library?: NftLibrary;
   readonly clock?: Clock;
   /** A transaction that takes longer is given up; the kernel applies it whole or not at all. */
   readonly runMsMax?: number;
 }
 
+/** @returns undefined where it can't, so that a process is to do it */
+export type NftLibrary = (commands: string) => Promise<NftablesAnswer | undefined>;
+
 const RUN_MS_MAX = 60_000;
+const noLibrary: NftLibrary = async () => undefined;
 
 export class Nft {
   readonly #process: NftProcess;
   readonly #clock: Clock;
   readonly #runMsMax: number;
-  readonly #hasCommand: boolean;
+  readonly #library: NftLibrary;
 
-  constructor({ command, clock = systemClock, runMsMax = RUN_MS_MAX }: NftOptions = {}) {
+  constructor(options: NftOptions = {}) {
+    const { command, clock = systemClock, runMsMax = RUN_MS_MAX } = options;
+    const { library = command === undefined ? runNftables : noLibrary } = options;
     this.#process = new NftProcess({ command: command ?? ['nft'], clock, runMsMax });
     this.#clock = clock;
     this.#runMsMax = runMsMax;
-    this.#hasCommand = command !== undefined;
+    this.#library = library;
   }
 
   /**
@@ -41,7 +46,7 @@ export class Nft {
   async apply(commands: readonly NftObject[]): Promise<void> {
     if (commands.length === 0) return;
     const text = JSON.stringify({ nftables: commands });
-    if (await this.#library(text, 'change')) return;
+    if (await this.#byLibrary(text, 'change')) return;
     await this.#process.run(['-j', '-f', '-'], text, 'change');
   }
 
@@ -98,7 +103,7 @@ export class Nft {
 
   async #list(what: readonly string[]): Promise<readonly NftObject[]> {
     const text =
-      (await this.#library(['list', ...what].join(' '), 'read'))?.output ??
+      (await this.#byLibrary(['list', ...what].join(' '), 'read'))?.output ??
       (await this.#process.run(['-j', 'list', ...what], '', 'read'));
     try {
       const parsed: unknown = JSON.parse(text);
@@ -112,14 +117,13 @@ export class Nft {
   }
 
   /** @returns undefined where a process is to do it */
-  async #library(text: string, verb: string): Promise<NftablesAnswer | undefined> {
-    if (this.#hasCommand) return undefined;
+  async #byLibrary(text: string, verb: string): Promise<NftablesAnswer | undefined> {
     const late = Promise.withResolvers<never>();
     const stopWaiting = this.#clock.after(this.#runMsMax, () =>
       late.reject(nftFailed(verb, new Error(`it did not end within ${this.#runMsMax} ms`))),
     );
     try {
-      const answer = await Promise.race([runNftables(text), late.promise]);
+      const answer = await Promise.race([this.#library(text), late.promise]);
       if (answer?.ok === false) throw nftRefused(verb, answer.errors);
       return answer;
     } finally {

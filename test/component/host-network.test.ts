@@ -97,7 +97,7 @@ describe('leases', () => {
     expect(await records()).toEqual([]);
   });
 
-  it('fifty at once have an address each, and go all at once without a descriptor or a rule left', async () => {
+  it('two hundred at once have an address each, and go all at once without a descriptor or a rule left', async () => {
     await a.do('open', stateDir);
     const empty = ruleset();
     // Once before, for what is opened once and stays.
@@ -106,16 +106,22 @@ describe('leases', () => {
     const before = await a.do<number>('fds');
     const addresses = await a.do<string[]>(
       'many',
-      Array.from({ length: 50 }, () => newSandboxId()),
+      Array.from({ length: 200 }, () => newSandboxId()),
     );
-    expect(new Set(addresses).size).toBe(50);
-    expect(links()).toHaveLength(51);
+    expect(new Set(addresses).size).toBe(200);
+    expect(links()).toHaveLength(201);
     await a.do('releaseAll');
     expect(await a.do('count')).toBe(0);
     expect(links()).toEqual(['lo']);
     expect(ruleset()).toBe(empty);
     expect(await records()).toEqual([]);
     expect(await a.do('fds')).toBeLessThanOrEqual(before);
+  });
+
+  it('no child process is given a descriptor of the network', async () => {
+    await a.do('open', stateDir);
+    await a.do('many', [newSandboxId()]);
+    expect(await a.do('inherited')).toEqual([]);
   });
 
   it('a policy is changed in place, and what is recorded of it too', async () => {

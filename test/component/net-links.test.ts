@@ -184,6 +184,23 @@ describe('links', () => {
     expect((await host.do<{ fds: number }>('holds')).fds).toBe(before.fds);
   });
 
+  it('a group of links goes at once, and no other link', async () => {
+    const names = ['nv-one', 'nv-two', 'nv-stays'];
+    for (const [at, name] of names.entries()) {
+      const { index } = await host.do<Link>('links', 'create', name, 'bridge');
+      if (at < 2) await host.do('links', 'change', index, { group: 4242 });
+    }
+    await host.do('links', 'removeGroup', 4242);
+    const found = await Promise.all(names.map((name) => host.do('links', 'find', name)));
+    expect(found).toEqual([null, null, expect.objectContaining({ name: 'nv-stays' })]);
+    // There is none of it, and group 0 is all other links of the host.
+    for (const group of [4242, 0])
+      expect(await host.refusal('links', 'removeGroup', group)).toMatchObject({
+        code: expect.stringMatching(/not_found|not_permitted/),
+      });
+    expect(await host.do('links', 'find', 'nv-stays')).not.toBeNull();
+  });
+
   it('kill -9: the kernel removes a TAP; one that was made to stay is found by its mark', async () => {
     const other = beside();
     const dying = await network(other);

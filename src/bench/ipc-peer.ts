@@ -1,0 +1,105 @@
+/**
+ * The ways between host and guest inside a network namespace, so that nothing of the machine's is touched: one
+ * VM with all of them. Prints one line of JSON, `IpcSamples`. Arguments: kernel, accelerator, rounds.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { connect, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CleanupStack } from '../base/cleanup.ts';
+import { sleep } from '../base/clock.ts';
+import { newSandboxId } from '../base/ids.ts';
+import { Links } from '../net/links.ts';
+import { openTap } from '../net/tap.ts';
+import { createVsockHost } from '../vsock/host.ts';
+import { GuestTraffic, type TrafficSamples } from './guest-traffic.ts';
+import { buildInitrd } from './initrd.ts';
+import { bootGuest, dialChannel, GUEST_PORT } from './vsock.ts';
+
+export type IpcWay = 'vsock' | 'tcp' | 'serial';
+export type IpcSamples = Record<IpcWay, TrafficSamples>;
+
+const GUEST_CID = 77;
+/** As `fixtures/vsock-guest.c` has it. */
+const [HOST, GUEST] = ['10.99.0.1', '10.99.0.2'];
+/** Until the guest has noticed that the last session of its serial port has ended. */
+const SERIAL_REST_MS = 300;
+
+const [, , kernelPath = '', accelerator, rounds] = process.argv;
+const cleanup = new CleanupStack();
+
+async function boot(): Promise<Record<IpcWay, GuestTraffic>> {
+  const dir = await mkdtemp(join(tmpdir(), 'nv-bench-ipc-'));
+  cleanup.push('bench directory', () => rm(dir, { recursive: true, force: true }));
+  const [channelPath, vhostPath, serialPath] = ['channel', 'vhost', 'serial'].map((name) =>
+    join(dir, name),
+  ) as [string, string, string];
+  const host = createVsockHost();
+  cleanup.push('vsock host', () => host.close());
+  const guestCid = GUEST_CID;
+  await host.attach({ id: 'bench', guestCid, vhostSocketPath: vhostPath, channelPath });
+  const source = join(import.meta.dirname, 'fixtures', 'vsock-guest.c');
+  const initrd = await buildInitrd(source, dir, 'guest');
+  const options = { kernelPath, accelerator: accelerator === 'kvm' ? 'kvm' : 'tcg' } as const;
+  const more = { args: deviceArgs(serialPath), tapFd: tapOf() };
+  await bootGuest(options, { dir, vhostPath, initrd }, cleanup, more);
+  return {
+    vsock: new GuestTraffic(() => dialChannel(channelPath)),
+    tcp: new GuestTraffic(async () => connected(connect(GUEST_PORT, GUEST).setNoDelay(true))),
+    serial: new GuestTraffic(async () => {
+      await sleep(SERIAL_REST_MS);
+      return connected(connect(serialPath));
+    }),
+  };
+}
+
+/** As QEMU has them in a sandbox: without vhost, in its own process. */
+function deviceArgs(serialPath: string): string[] {
+  return [
+    ...['-netdev', 'tap,id=net,fd=3,vhost=off', '-device', 'virtio-net-pci,netdev=net,romfile='],
+    ...['-chardev', `socket,id=serial,path=${serialPath},server=on,wait=off`],
+    ...['-device', 'virtio-serial-pci', '-device', 'virtserialport,chardev=serial,name=bench'],
+  ];
+}
+
+/** Without a packet filter, which lets nobody connect to a guest: TCP at its best. */
+function tapOf(): number {
+  using links = new Links();
+  const owner = { pid: process.pid, startTicks: '', sandboxId: newSandboxId() };
+  const tap = openTap(links, { name: 'bench0', owner });
+  cleanup.push('TAP', () => tap.close());
+  links.addAddress({ linkIndex: tap.linkIndex, address: HOST, prefixLength: 24 });
+  links.change(tap.linkIndex, { up: true });
+  return tap.fd;
+}
+
+function connected(socket: Socket): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    socket.once('error', reject).once('connect', () => {
+      socket.off('error', reject);
+      resolve(socket);
+    });
+  });
+}
+
+try {
+  const ways = await boot();
+  for (const [name, way] of Object.entries(ways)) {
+    await way.warmUp().catch((cause: unknown) => {
+      throw new Error(`warm up by ${name}`, { cause });
+    });
+  }
+  // In turn, so that all meet the same disturbances.
+  for (let round = 0; round < Number(rounds); round += 1)
+    for (const way of Object.values(ways)) await way.round();
+  const { vsock, tcp, serial } = ways;
+  const samples: IpcSamples = {
+    vsock: vsock.samples,
+    tcp: tcp.samples,
+    serial: serial.samples,
+  };
+  process.stdout.write(`${JSON.stringify(samples)}\n`);
+} finally {
+  await cleanup.run();
+}
+process.exit(0);

@@ -1,0 +1,51 @@
+/** The channel against the other ways between host and guest: the same VM, the same server, the same client. */
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
+import type { TrafficSamples } from './guest-traffic.ts';
+import type { IpcSamples } from './ipc-peer.ts';
+
+const run = promisify(execFile);
+/** A thousand round trips for each way and round, as text. */
+const OUTPUT_BYTES_MAX = 64 * 1024 * 1024;
+const FIGURES = [
+  { name: 'rtt', unit: 'µs', pick: (of: TrafficSamples) => of.rttUs },
+  { name: 'g2h', unit: 'MB/s', pick: (of: TrafficSamples) => of.g2hMbPerS },
+  { name: 'h2g', unit: 'MB/s', pick: (of: TrafficSamples) => of.h2gMbPerS },
+] as const;
+const WAYS = ['vsock', 'serial'] as const;
+
+export const ipcBenchmark: Benchmark = {
+  names: WAYS.flatMap((way) => FIGURES.map(({ name }) => `ipc.${name}/${way}`)),
+  summary: 'round trip and throughput by vsock and by virtio-serial, against TCP over a TAP (root)',
+  async measure(context) {
+    const { rounds, signal, say, runtime } = context;
+    if (process.geteuid?.() !== 0) return this.names.map((name) => notMeasured(context, name));
+    say(`${rounds} rounds of 1000 round trips and 64 MiB each way, by three ways`);
+    const peer = new URL('./ipc-peer.ts', import.meta.url).pathname;
+    const args = [runtime.artifacts.kernelPath, acceleratorOf(context), String(rounds)];
+    const { stdout } = await run('unshare', ['--net', process.execPath, peer, ...args], {
+      signal,
+      maxBuffer: OUTPUT_BYTES_MAX,
+    });
+    const samples = JSON.parse(stdout) as IpcSamples;
+    return WAYS.flatMap((way) =>
+      FIGURES.map(
+        ({ name, unit, pick }): Measurement => ({
+          ...{ name: `ipc.${name}/${way}`, unit, accelerator: acceleratorOf(context) },
+          samples: pick(samples[way]),
+          baseline: { name: 'TCP over a TAP, no packet filter', samples: pick(samples.tcp) },
+        }),
+      ),
+    );
+  },
+};
+
+function acceleratorOf({ runtime }: BenchContext): 'kvm' | 'tcg' {
+  return runtime.driver.accelerator === 'kvm' ? 'kvm' : 'tcg';
+}
+
+function notMeasured(context: BenchContext, name: string): Measurement {
+  const nothing = { samples: [], baseline: null, failed: 1, note: 'needs root' };
+  return { name, unit: 'µs', accelerator: acceleratorOf(context), ...nothing };
+}
