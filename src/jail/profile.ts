@@ -11,6 +11,7 @@
  */
 import { z } from 'zod';
 import { describeError } from '../base/errors.ts';
+import { duplicateKey } from './duplicate-key.ts';
 import { JailError } from './errors.ts';
 
 /** What the kernel does with a call; seccomp(2), "SECCOMP_RET_…". */
@@ -70,12 +71,17 @@ const TRACE_MAX = 0xffff;
 const U64_MAX = 2n ** 64n - 1n;
 export const RULES_MAX = 10_000;
 
-const action = z.union([
-  z.enum(['allow', 'log', 'trap', 'kill_thread', 'kill_process']),
-  z.strictObject({ errno: z.int().min(0).max(ERRNO_MAX) }),
-  z.strictObject({ trace: z.int().min(0).max(TRACE_MAX) }),
-]);
-const u64 = z.bigint({ error: 'expected a whole number' }).min(0n).max(U64_MAX);
+const action = z.union(
+  [
+    z.enum(['allow', 'log', 'trap', 'kill_thread', 'kill_process']),
+    z.strictObject({ errno: z.int().min(0).max(ERRNO_MAX) }),
+    z.strictObject({ trace: z.int().min(0).max(TRACE_MAX) }),
+  ],
+  { error: 'expected allow, log, trap, kill_thread, kill_process, {"errno": n} or {"trace": n}' },
+);
+const u64 = z
+  .bigint({ error: 'expected a whole number' })
+  .max(U64_MAX, { error: 'more than 64 bits' });
 const condition = z.strictObject({
   index: z.int().min(0).max(5),
   type: z.enum(['dword', 'qword']),
@@ -107,6 +113,8 @@ export function parseProfile(json: string): Profile {
   } catch (cause) {
     throw new JailError('profile_invalid', 'read a seccomp profile as JSON', { cause });
   }
+  const twice = duplicateKey(json);
+  if (twice !== undefined) throw invalid(`key "${twice}" is there twice in one object`);
   const read = schema.safeParse(value);
   if (!read.success) {
     const [issue] = read.error.issues;

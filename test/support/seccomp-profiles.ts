@@ -55,15 +55,17 @@ const rule = (names: readonly string[]): fc.Arbitrary<Rule> =>
 /** Of few calls many rules, or of many calls few, so that programs of all lengths come. */
 export const filters = (arch: Architecture, maxRules = 60): fc.Arbitrary<ThreadFilter> =>
   fc
-    .tuple(action, action, fc.constantFrom(3, 30, 500))
-    .chain(([defaultAction, filterAction, names]) =>
-      fc.array(rule(syscallNames(arch).slice(0, names)), { maxLength: maxRules }).map((rules) => ({
-        name: 'test',
-        defaultAction,
-        filterAction,
-        rules: withoutContradictions({ name: 'test', defaultAction, filterAction, rules }),
-      })),
-    )
+    .constantFrom(3, 30, 500)
+    .chain((names) => filtersOf(syscallNames(arch).slice(0, names), maxRules));
+
+/** With rules for these calls only. */
+export const filtersOf = (names: readonly string[], maxRules: number): fc.Arbitrary<ThreadFilter> =>
+  fc
+    .tuple(action, action, fc.array(rule(names), { maxLength: maxRules }))
+    .map(([defaultAction, filterAction, rules]) => {
+      const filter = { name: 'test', defaultAction, filterAction, rules };
+      return { ...filter, rules: withoutContradictions(filter) };
+    })
     .filter(isSound);
 
 /** Rule by rule, what the checker takes. */
