@@ -20,6 +20,9 @@ const ARM64_WANTS = [
   'MEMFD_SECRET',
 ].map((part) => `-D__ARCH_WANT_${part}`);
 
+/** Of the table, no calls. */
+const BOUNDS: ReadonlySet<string> = new Set(['__NR_syscalls', '__NR_arch_specific_syscall']);
+
 /** number → name */
 function numbers(header: string, options: readonly string[]): Map<number, string> {
   const macros = execFileSync('gcc', ['-E', '-dM', ...options, '-'], {
@@ -38,8 +41,7 @@ function numbers(header: string, options: readonly string[]): Map<number, string
   };
   const out = new Map<number, string>();
   for (const name of defined.keys()) {
-    // `__NR_syscalls` and `__NR_arch_specific_syscall` are bounds, no calls.
-    if (!name.startsWith('__NR_') || /_syscalls?$/.test(name)) continue;
+    if (!name.startsWith('__NR_') || BOUNDS.has(name)) continue;
     const number = value(name);
     if (!Number.isInteger(number)) throw new Error(`${name} is ${defined.get(name)}`);
     out.set(number, name.slice('__NR_'.length));

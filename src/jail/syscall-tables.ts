@@ -21,20 +21,19 @@ export const X86_64 = `
 152 munlockall vhangup modify_ldt pivot_root _sysctl prctl arch_prctl adjtimex setrlimit chroot
 162 sync acct settimeofday mount umount2 swapon swapoff reboot sethostname setdomainname iopl
 173 ioperm create_module init_module delete_module get_kernel_syms query_module quotactl
-180 nfsservctl getpmsg putpmsg
-184 tuxcall security gettid readahead setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr
-194 listxattr llistxattr flistxattr removexattr lremovexattr fremovexattr tkill time futex
-203 sched_setaffinity sched_getaffinity set_thread_area io_setup io_destroy io_getevents io_submit
-210 io_cancel get_thread_area lookup_dcookie epoll_create epoll_ctl_old epoll_wait_old
-216 remap_file_pages getdents64 set_tid_address
-220 semtimedop fadvise64 timer_create timer_settime timer_gettime timer_getoverrun timer_delete
-227 clock_settime clock_gettime clock_getres clock_nanosleep exit_group epoll_wait epoll_ctl
-234 tgkill utimes vserver mbind set_mempolicy get_mempolicy mq_open mq_unlink mq_timedsend
-243 mq_timedreceive mq_notify mq_getsetattr kexec_load waitid add_key request_key keyctl
-251 ioprio_set ioprio_get inotify_init inotify_add_watch inotify_rm_watch migrate_pages openat
-258 mkdirat mknodat fchownat futimesat newfstatat unlinkat renameat linkat symlinkat readlinkat
-268 fchmodat faccessat pselect6 ppoll unshare set_robust_list get_robust_list splice tee
-277 sync_file_range vmsplice move_pages utimensat epoll_pwait signalfd timerfd_create eventfd
+180 nfsservctl getpmsg putpmsg afs_syscall tuxcall security gettid readahead setxattr lsetxattr
+190 fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr removexattr
+198 lremovexattr fremovexattr tkill time futex sched_setaffinity sched_getaffinity set_thread_area
+206 io_setup io_destroy io_getevents io_submit io_cancel get_thread_area lookup_dcookie
+213 epoll_create epoll_ctl_old epoll_wait_old remap_file_pages getdents64 set_tid_address
+219 restart_syscall semtimedop fadvise64 timer_create timer_settime timer_gettime timer_getoverrun
+226 timer_delete clock_settime clock_gettime clock_getres clock_nanosleep exit_group epoll_wait
+233 epoll_ctl tgkill utimes vserver mbind set_mempolicy get_mempolicy mq_open mq_unlink
+242 mq_timedsend mq_timedreceive mq_notify mq_getsetattr kexec_load waitid add_key request_key
+250 keyctl ioprio_set ioprio_get inotify_init inotify_add_watch inotify_rm_watch migrate_pages
+257 openat mkdirat mknodat fchownat futimesat newfstatat unlinkat renameat linkat symlinkat
+267 readlinkat fchmodat faccessat pselect6 ppoll unshare set_robust_list get_robust_list splice
+276 tee sync_file_range vmsplice move_pages utimensat epoll_pwait signalfd timerfd_create eventfd
 285 fallocate timerfd_settime timerfd_gettime accept4 signalfd4 eventfd2 epoll_create1 dup3 pipe2
 294 inotify_init1 preadv pwritev rt_tgsigqueueinfo perf_event_open recvmmsg fanotify_init
 301 fanotify_mark prlimit64 name_to_handle_at open_by_handle_at clock_adjtime syncfs sendmmsg
@@ -64,19 +63,19 @@ export const AARCH64 = `
 107 timer_create timer_gettime timer_getoverrun timer_settime timer_delete clock_settime
 113 clock_gettime clock_getres clock_nanosleep syslog ptrace sched_setparam sched_setscheduler
 120 sched_getscheduler sched_getparam sched_setaffinity sched_getaffinity sched_yield
-125 sched_get_priority_max sched_get_priority_min sched_rr_get_interval
-129 kill tkill tgkill sigaltstack rt_sigsuspend rt_sigaction rt_sigprocmask rt_sigpending
-137 rt_sigtimedwait rt_sigqueueinfo rt_sigreturn setpriority getpriority reboot setregid setgid
-145 setreuid setuid setresuid getresuid setresgid getresgid setfsuid setfsgid times setpgid
-155 getpgid getsid setsid getgroups setgroups uname sethostname setdomainname getrlimit setrlimit
-165 getrusage umask prctl getcpu gettimeofday settimeofday adjtimex getpid getppid getuid geteuid
-176 getgid getegid gettid sysinfo mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify
-185 mq_getsetattr msgget msgctl msgrcv msgsnd semget semctl semtimedop semop shmget shmctl shmat
-197 shmdt socket socketpair bind listen accept connect getsockname getpeername sendto recvfrom
-208 setsockopt getsockopt shutdown sendmsg recvmsg readahead brk munmap mremap add_key request_key
-219 keyctl clone execve mmap fadvise64 swapon swapoff mprotect msync mlock munlock mlockall
-231 munlockall mincore madvise remap_file_pages mbind get_mempolicy set_mempolicy migrate_pages
-239 move_pages rt_tgsigqueueinfo perf_event_open accept4 recvmmsg
+125 sched_get_priority_max sched_get_priority_min sched_rr_get_interval restart_syscall kill tkill
+131 tgkill sigaltstack rt_sigsuspend rt_sigaction rt_sigprocmask rt_sigpending rt_sigtimedwait
+138 rt_sigqueueinfo rt_sigreturn setpriority getpriority reboot setregid setgid setreuid setuid
+147 setresuid getresuid setresgid getresgid setfsuid setfsgid times setpgid getpgid getsid setsid
+158 getgroups setgroups uname sethostname setdomainname getrlimit setrlimit getrusage umask prctl
+168 getcpu gettimeofday settimeofday adjtimex getpid getppid getuid geteuid getgid getegid gettid
+179 sysinfo mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr msgget msgctl
+188 msgrcv msgsnd semget semctl semtimedop semop shmget shmctl shmat shmdt socket socketpair bind
+201 listen accept connect getsockname getpeername sendto recvfrom setsockopt getsockopt shutdown
+211 sendmsg recvmsg readahead brk munmap mremap add_key request_key keyctl clone execve mmap
+223 fadvise64 swapon swapoff mprotect msync mlock munlock mlockall munlockall mincore madvise
+234 remap_file_pages mbind get_mempolicy set_mempolicy migrate_pages move_pages rt_tgsigqueueinfo
+241 perf_event_open accept4 recvmmsg
 260 wait4 prlimit64 fanotify_init fanotify_mark name_to_handle_at open_by_handle_at clock_adjtime
 267 syncfs setns sendmmsg process_vm_readv process_vm_writev kcmp finit_module sched_setattr
 275 sched_getattr renameat2 seccomp getrandom memfd_create bpf execveat userfaultfd membarrier
