@@ -5,10 +5,10 @@
  *     up to 1.14, bincode   u64 threads · for each: u64 length, name, u64 instructions, instructions
  *     from 1.15, bitcode    u8 threads · lengths of names · names · counts of instructions · instructions
  *
- * All numbers are little-endian. Firecracker compares names exactly and wants these three threads.
+ * All numbers are little-endian. Firecracker wants these three threads, and reads 100000 bytes at most: more
+ * than three programs of the greatest length have.
  */
 import { type CompiledFilter, compileProfile } from './compile.ts';
-import { JailError } from './errors.ts';
 import { invalid, type Profile } from './profile.ts';
 import type { Architecture } from './syscalls.ts';
 
@@ -19,8 +19,6 @@ export type FilterFormat = 'bincode' | 'bitcode';
 
 /** The first version that reads bitcode. */
 const BITCODE_SINCE = [1, 15] as const;
-/** What Firecracker reads of the file. */
-const FILE_BYTES_MAX = 100_000;
 /** bitcode: groups up to this size are bare bytes, larger ones begin with how they are packed. */
 const BARE_MAX = 2;
 /** bitcode: bytes as they are. */
@@ -53,15 +51,7 @@ export function firecrackerFilter(
     if (filter === undefined) throw invalid(`no filter for Firecracker's thread "${name}"`);
     return { name, compiled: compileProfile(filter, arch) };
   });
-  const file = Uint8Array.from(format === 'bincode' ? bincode(threads) : bitcode(threads));
-  if (file.length > FILE_BYTES_MAX) {
-    throw new JailError(
-      'profile_too_large',
-      `a filter file of ${file.length} bytes, of ${FILE_BYTES_MAX} that Firecracker reads`,
-      { remedy: 'Ask for fewer arguments.' },
-    );
-  }
-  return file;
+  return Uint8Array.from(format === 'bincode' ? bincode(threads) : bitcode(threads));
 }
 
 interface CompiledThread {

@@ -89,5 +89,5 @@ function propose(syscall: string, calls: readonly TracedCall[]): ProposedEntry[]
 function seen(calls: readonly TracedCall[]): string {
   const threads = [...new Set(calls.map(({ thread }) => thread).filter((name) => name !== ''))];
   const by = threads.length === 0 ? '' : `, by ${threads.sort().join(', ')}`;
-  return `seen ${calls.length} times${by}`;
+  return `seen ${calls.length === 1 ? 'once' : `${calls.length} times`}${by}`;
 }
