@@ -3,8 +3,10 @@ import { CodedError } from '../base/errors.ts';
 export type JailErrorCode =
   /** A seccomp profile that can't be read, contradicts itself or names what is not there; the message says where. */
   | 'profile_invalid'
-  /** A filter of more instructions than the kernel, or a file larger than Firecracker, takes. */
+  /** A filter of more instructions than the kernel takes. */
   | 'profile_too_large'
+  /** A program whose calls were to be learnt could not be watched. */
+  | 'strace_failed'
   /** This host can't jail a VMM, or not as it was asked for; the cause says what is missing. */
   | 'jail_unavailable'
   /** A VM whose id, limits or files no jail takes; the message names which. */

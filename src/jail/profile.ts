@@ -151,9 +151,19 @@ function threadFilter(name: string, json: z.infer<typeof thread>): ThreadFilter 
           : { index, bits, operator: 'masked_eq', value: val, mask: op.masked_eq };
       }),
       action,
-      comment,
+      comment: commentOf(comment, args),
     })),
   };
+}
+
+/** An argument's comment is the name of its value: `KVM_RUN: the thread of a processor`. */
+function commentOf(
+  comment: string | undefined,
+  args: readonly { readonly comment?: string | undefined }[],
+): string | undefined {
+  const names = args.flatMap((arg) => (arg.comment === undefined ? [] : [arg.comment])).join(', ');
+  const parts = [names, comment ?? ''].filter((part) => part !== '');
+  return parts.length === 0 ? undefined : parts.join(': ');
 }
 
 /**

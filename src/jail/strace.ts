@@ -4,8 +4,8 @@
  * the program's; or, of a program that filters itself, for each thread from its filter on.
  */
 
-/** In front of the program that is watched; `-D`: it keeps its process id, and strace is no parent of it. */
-export const STRACE = ['strace', '-D', '-f', '-qq', '-e', 'raw=!prctl', '-o'] as const;
+/** In front of a file's name and the program that is watched. */
+export const STRACE = ['strace', '-f', '-qq', '-e', 'raw=!prctl', '-o'] as const;
 
 export interface TracedCall {
   /** As the kernel knows the thread (PR_SET_NAME); empty until it has set one. */
