@@ -97,7 +97,9 @@ export class Identities {
     const held = this.#taken.get(identity.uid);
     if (held === undefined) return;
     this.#taken.delete(identity.uid);
-    if (this.#closed) drop(held);
+    // One waits; more would only hold descriptors.
+    const waits = this.#free.length > 0 || this.#spare !== undefined;
+    if (this.#closed || waits) drop(held);
     else this.#free.push(held);
   }
 

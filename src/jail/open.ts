@@ -160,12 +160,14 @@ async function probe(parts: JailParts, options: JailOptions, treeDir: string): P
   const jailed = await startJailed(parts, {
     id: 'probe',
     argv: [program, ...options.probeArgs],
-    stdio: ['ignore', 'ignore', 'pipe'],
+    // Not /dev/null: the C library would ask a device whether it is a terminal, which no VMM may.
+    stdio: ['ignore', 'pipe', 'pipe'],
     dir,
     files: [],
     memoryMib: PROBE_MEMORY_MIB,
     cpus: 1,
   });
+  jailed.child.stdout?.resume();
   let words = '';
   (jailed.child.stderr as Readable).on('data', (bytes: Buffer) => {
     words = (words + bytes.toString('utf8')).slice(0, PROBE_OUTPUT_BYTES_MAX);

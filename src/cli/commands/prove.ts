@@ -1,4 +1,4 @@
-/** `neurovisor prove`: sees to it that the network keeps guests from what it should, by trying. */
+/** `neurovisor prove`: sees that sandboxes are kept from what they should be, by trying. */
 import { styleText } from 'node:util';
 import type { Proof } from '../../prove/proof.ts';
 import { PROOF_NAMES, type ProofName, prove } from '../../prove/prove.ts';
@@ -7,9 +7,10 @@ import { UsageError } from '../failure.ts';
 import { table } from '../table.ts';
 
 /** @param words of `PROOF_NAMES`; none: all. @returns 1 when one does not hold */
-export async function proveNetwork(cli: Cli, words: readonly string[]): Promise<number> {
+export async function proveThem(cli: Cli, words: readonly string[]): Promise<number> {
   const names = words.length === 0 ? PROOF_NAMES : [...new Set(words.map(proofName))];
-  const proofs = await prove(names, cli.cancelled, (proof) => {
+  const { config, log, cancelled: signal } = cli;
+  const proofs = await prove(names, { config, log, signal }, (proof) => {
     if (!cli.json) cli.stdout.write(`${describeProof(proof)}\n\n`);
   });
   if (cli.json) cli.printJson(proofs);

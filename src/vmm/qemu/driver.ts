@@ -149,7 +149,7 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): 
 }
 
 /** QEMU's own seccomp filter, set once it has started: no fork or exec, no other user, no priorities. */
-const OWN_FILTER = [
+export const OWN_FILTER = [
   '-sandbox',
   'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
 ];
