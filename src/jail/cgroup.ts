@@ -7,7 +7,14 @@
  * v2 has one more rule: a group with processes of its own gives no controllers to its children ("no internal
  * processes", cgroups(7)). So the parent is the nearest group upwards that has what is needed and may be written.
  */
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { sleep } from '../base/clock.ts';
 import { describeError, errorCode } from '../base/errors.ts';
@@ -32,6 +39,25 @@ const NEEDED: readonly Controller[] = ['memory', 'pids'];
 const REMOVE_MS_MAX = 2_000;
 const REMOVE_POLL_MS = 5;
 
+/** What is done in a file system of control groups. Errors are those of Node. */
+export interface CgroupFiles {
+  make(dir: string): void;
+  remove(dir: string): void;
+  list(dir: string): readonly string[];
+  exists(path: string): boolean;
+  read(path: string): string;
+  write(path: string, value: string): void;
+}
+
+const kernelFiles: CgroupFiles = {
+  make: (dir) => mkdirSync(dir),
+  remove: (dir) => rmdirSync(dir),
+  list: (dir) => readdirSync(dir),
+  exists: (path) => existsSync(path),
+  read: (path) => readFileSync(path, 'utf8'),
+  write: (path, value) => writeFileSync(path, value, { flag: 'r+' }),
+};
+
 interface Tree {
   /** `/sys/fs/cgroup/memory/…/neurovisor`; made. */
   readonly parent: string;
@@ -49,12 +75,14 @@ export interface Cgroup {
 }
 
 export class Cgroups {
+  readonly #files: CgroupFiles;
   readonly #trees: readonly Tree[];
   readonly #owner: string;
 
-  /** @throws Error of the OS when /proc can't be read */
-  constructor(paths: CgroupPaths) {
-    this.#trees = findTrees(paths);
+  /** @param files for tests; default: the kernel's */
+  constructor(paths: CgroupPaths, files: CgroupFiles = kernelFiles) {
+    this.#files = files;
+    this.#trees = findTrees(paths, files);
     this.#owner = `${process.pid}.${startTicksOf(process.pid) ?? ''}`;
   }
 
@@ -72,24 +100,25 @@ export class Cgroups {
   /** @param id `[a-z0-9]+`. @throws JailError `jail_failed` */
   create(id: string, limits: CgroupLimits): Cgroup {
     const made: { dir: string; tree: Tree }[] = [];
+    const files = this.#files;
     try {
       for (const tree of this.#trees) {
         const dir = join(tree.parent, `${id}.${this.#owner}`);
-        mkdirSync(dir);
+        files.make(dir);
         made.push({ dir, tree });
         for (const [file, value] of limitFiles(tree, limits)) {
-          writeSetting(join(dir, file.name), value, file.optional);
+          writeSetting(files, join(dir, file.name), value, file.optional);
         }
       }
     } catch (cause) {
-      for (const { dir } of made) rmdirSync(dir);
+      for (const { dir } of made) files.remove(dir);
       throw new JailError('jail_failed', `make a control group for the VM ${id}`, { cause });
     }
     const dirs = made.map(({ dir }) => dir);
     return {
       dirs,
-      add: (pid) => addTo(dirs, pid),
-      remove: () => removeAll(dirs),
+      add: (pid) => addTo(files, dirs, pid),
+      remove: () => removeAll(files, dirs),
     };
   }
 
@@ -97,14 +126,14 @@ export class Cgroups {
   async reclaim(): Promise<number> {
     const left = new Set<string>();
     for (const { parent } of this.#trees) {
-      for (const name of readdirSync(parent)) {
+      for (const name of this.#files.list(parent)) {
         const match = /^[a-z0-9]+\.(\d+)\.(\d+)$/.exec(name);
         if (match === null) continue;
         const [, pid = '', startTicks = ''] = match;
         if (!isRunning({ pid: Number(pid), startTicks })) left.add(join(parent, name));
       }
     }
-    await removeAll([...left]);
+    await removeAll(this.#files, [...left]);
     return left.size;
   }
 }
@@ -152,27 +181,27 @@ function limitFiles(tree: Tree, limits: CgroupLimits): [Setting, string][] {
   ];
 }
 
-function writeSetting(path: string, value: string, optional = false): void {
+function writeSetting(files: CgroupFiles, path: string, value: string, optional = false): void {
   try {
-    writeFileSync(path, value, { flag: 'r+' });
+    files.write(path, value);
   } catch (error) {
     // A kernel without swap accounting, or without bandwidth control.
     if (!optional || errorCode(error) !== 'ENOENT') throw error;
   }
 }
 
-function addTo(dirs: readonly string[], pid: number): void {
+function addTo(files: CgroupFiles, dirs: readonly string[], pid: number): void {
   try {
-    for (const dir of dirs) writeFileSync(join(dir, 'cgroup.procs'), String(pid), { flag: 'r+' });
+    for (const dir of dirs) files.write(join(dir, 'cgroup.procs'), String(pid));
   } catch (cause) {
     throw new JailError('jail_failed', `put the process ${pid} into its control group`, { cause });
   }
 }
 
-async function removeAll(dirs: readonly string[]): Promise<void> {
+async function removeAll(files: CgroupFiles, dirs: readonly string[]): Promise<void> {
   const failures: unknown[] = [];
   for (const dir of dirs) {
-    await removeOne(dir).catch((error: unknown) => failures.push(error));
+    await removeOne(files, dir).catch((error: unknown) => failures.push(error));
   }
   if (failures.length === 0) return;
   const cause = failures.map(describeError).join('; ');
@@ -180,23 +209,23 @@ async function removeAll(dirs: readonly string[]): Promise<void> {
 }
 
 /** The kernel lets go of a group a moment after the last process in it has ended. */
-async function removeOne(dir: string): Promise<void> {
+async function removeOne(files: CgroupFiles, dir: string): Promise<void> {
   for (let waitedMs = 0; ; waitedMs += REMOVE_POLL_MS) {
     try {
-      rmdirSync(dir);
+      files.remove(dir);
       return;
     } catch (error) {
       if (errorCode(error) === 'ENOENT') return;
       if (errorCode(error) !== 'EBUSY' || waitedMs >= REMOVE_MS_MAX) throw error;
     }
-    for (const pid of processesIn(dir)) endProcess(pid);
+    for (const pid of processesIn(files, dir)) endProcess(pid);
     await sleep(REMOVE_POLL_MS);
   }
 }
 
-function processesIn(dir: string): number[] {
+function processesIn(files: CgroupFiles, dir: string): number[] {
   try {
-    const text = readFileSync(join(dir, 'cgroup.procs'), 'utf8');
+    const text = files.read(join(dir, 'cgroup.procs'));
     return text
       .split('\n')
       .map(Number)
@@ -215,43 +244,48 @@ function endProcess(pid: number): void {
   }
 }
 
-function findTrees(paths: CgroupPaths): Tree[] {
+function findTrees(paths: CgroupPaths, files: CgroupFiles): Tree[] {
   const trees: Tree[] = [];
   for (const [controller, dir] of paths.v1) {
     // Two controllers of one mount are one tree.
     const known = trees.findIndex(({ parent }) => parent === join(dir, PARENT));
     const one = trees[known];
     if (one !== undefined) trees[known] = { ...one, controllers: [...one.controllers, controller] };
-    else if (makeParent(dir))
+    else if (makeParent(files, dir))
       trees.push({ parent: join(dir, PARENT), controllers: [controller], version: 1 });
   }
   const missing = CONTROLLERS.filter((name) => !paths.v1.has(name));
-  const unified = paths.v2 === null ? undefined : findUnified(paths.v2, missing);
+  const unified = paths.v2 === null ? undefined : findUnified(files, paths.v2, missing);
   return unified === undefined ? trees : [...trees, unified];
 }
 
-function makeParent(dir: string): boolean {
+function makeParent(files: CgroupFiles, dir: string): boolean {
+  const parent = join(dir, PARENT);
   try {
-    mkdirSync(join(dir, PARENT), { recursive: true });
+    if (!files.exists(parent)) files.make(parent);
     return true;
   } catch (error) {
-    ignore(error, 'no control groups can be made here: told as a limit of the jail');
-    return false;
+    ignore(
+      error,
+      'another process has made it, or none can be made here: told as a gap of the jail',
+    );
+    return files.exists(parent);
   }
 }
 
 /** From the group of this process upwards: the first whose children can have what is missing. */
 function findUnified(
+  files: CgroupFiles,
   v2: NonNullable<CgroupPaths['v2']>,
   missing: readonly Controller[],
 ): Tree | undefined {
   for (let dir = v2.dir; dir.startsWith(v2.mount); dir = dirname(dir)) {
     const wanted = missing.filter((name) =>
-      wordsOf(join(dir, 'cgroup.controllers')).has(v2Name(name)),
+      wordsOf(files, join(dir, 'cgroup.controllers')).has(v2Name(name)),
     );
     if (wanted.includes('memory') || wanted.includes('pids')) {
       const parent = join(dir, PARENT);
-      if (enable(dir, wanted) && makeParent(dir) && enable(parent, wanted)) {
+      if (enable(files, dir, wanted) && makeParent(files, dir) && enable(files, parent, wanted)) {
         return { parent, controllers: wanted, version: 2 };
       }
     }
@@ -263,13 +297,13 @@ function findUnified(
 const v2Name = (name: Controller): string => (name === 'blkio' ? 'io' : name);
 
 /** Gives the controllers to the children of `dir`. */
-function enable(dir: string, controllers: readonly Controller[]): boolean {
+function enable(files: CgroupFiles, dir: string, controllers: readonly Controller[]): boolean {
   try {
     const path = join(dir, 'cgroup.subtree_control');
-    const there = wordsOf(path);
+    const there = wordsOf(files, path);
     const more = controllers.map(v2Name).filter((name) => !there.has(name));
     if (more.length > 0) {
-      writeFileSync(path, more.map((name) => `+${name}`).join(' '), { flag: 'r+' });
+      files.write(path, more.map((name) => `+${name}`).join(' '));
     }
     return true;
   } catch (error) {
@@ -281,9 +315,9 @@ function enable(dir: string, controllers: readonly Controller[]): boolean {
   }
 }
 
-function wordsOf(path: string): Set<string> {
+function wordsOf(files: CgroupFiles, path: string): Set<string> {
   try {
-    return new Set(readFileSync(path, 'utf8').trim().split(/\s+/));
+    return new Set(files.read(path).trim().split(/\s+/));
   } catch (error) {
     ignore(error, 'a control group that shows nothing');
     return new Set();
