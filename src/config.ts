@@ -7,6 +7,9 @@ import { CodedError } from './base/errors.ts';
 
 export class ConfigError extends CodedError<'config_invalid'> {}
 
+export const JAIL_MODES = ['auto', 'enforce', 'log', 'off'] as const;
+export type JailMode = (typeof JAIL_MODES)[number];
+
 const schema = z.object({
   /** Where caches and running sandboxes live; empty: `~/.neurovisor`. */
   NEUROVISOR_HOME: z.string().default(''),
@@ -32,6 +35,16 @@ const schema = z.object({
   NEUROVISOR_API_KEY: z.string().default(''),
   /** Block that sandboxes with a network are given addresses from; empty: 10.201.0.0/16. */
   NEUROVISOR_NET_POOL: z.string().default(''),
+  /**
+   * The jail around VMMs. `auto`: where this host can, else none, which is told · `enforce`: or no VM starts ·
+   * `log`: system calls that the profile refuses are let through and logged · `off`.
+   */
+  NEUROVISOR_JAIL: z.enum(JAIL_MODES).default('auto'),
+  /** User ids for VMMs, `FIRST:COUNT`; empty: 1900000000:4096. Used by root alone. */
+  NEUROVISOR_JAIL_UIDS: z
+    .string()
+    .regex(/^(\d{1,10}:\d{1,5})?$/, { error: 'expected FIRST:COUNT' })
+    .default(''),
   NEUROVISOR_LOG: z.enum(['error', 'warn', 'info', 'debug']).default('warn'),
 });
 
@@ -46,6 +59,9 @@ export interface Config {
   readonly daemonKey: string | null;
   /** Null: the usual one. Judged by the first sandbox that asks for a network. */
   readonly networkPool: string | null;
+  readonly jail: JailMode;
+  /** Null: the usual ones. */
+  readonly jailUids: string | null;
   readonly logLevel: 'error' | 'warn' | 'info' | 'debug';
 }
 
@@ -70,6 +86,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     daemonUrl: values.NEUROVISOR_URL || null,
     daemonKey: values.NEUROVISOR_API_KEY || null,
     networkPool: values.NEUROVISOR_NET_POOL || null,
+    jail: values.NEUROVISOR_JAIL,
+    jailUids: values.NEUROVISOR_JAIL_UIDS || null,
     logLevel: values.NEUROVISOR_LOG,
   };
 }

@@ -16,6 +16,7 @@ import { addMachine } from './words/machine.ts';
 import { addNet } from './words/net.ts';
 import { addRun } from './words/run.ts';
 import { addSandbox } from './words/sandbox.ts';
+import { addSeccomp } from './words/seccomp.ts';
 import { addTemplate } from './words/template.ts';
 
 const root = join(import.meta.dirname, '../..');
@@ -47,6 +48,7 @@ program.commandsGroup('This machine:');
 addTemplate(program);
 addMachine(program);
 addNet(program);
+addSeccomp(program);
 
 // `--help | head`
 for (const stream of [process.stdout, process.stderr]) {

@@ -3,6 +3,7 @@
  * commands need only when one is run, so that help comes at once.
  */
 import { type Command, Option } from 'commander';
+import { JAIL_MODES } from '../config.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { Cli } from './cli.ts';
@@ -89,6 +90,13 @@ export const collect = (value: string, previous: readonly string[]): string[] =>
 
 export const output = (): Option =>
   new Option('-o, --output <format>', 'how results are printed').choices(['text', 'json']);
+
+/** `--jail` */
+export const jailOption = (): Option =>
+  new Option(
+    '--jail <mode>',
+    'jail of VMMs: auto (where the host can), enforce, log (forbidden system calls are logged), off',
+  ).choices(JAIL_MODES);
 
 /** `--cpus`, `--memory`, `--disk` */
 export function addSizeOptions(command: Command): Command {

@@ -1,5 +1,6 @@
 /** What `run` is to do and what it tells, whoever has the sandbox: this process or the daemon. */
 import type { UsageRecord } from '../bridge/bridge.ts';
+import type { JailMode } from '../config.ts';
 import type { ProcessExit, PythonSpec } from '../guest/link.ts';
 import type { SandboxEnd } from '../sandbox/supervisor.ts';
 import * as ranges from './ranges.ts';
@@ -16,6 +17,7 @@ export interface RunFlags extends SandboxFlags {
   readonly model?: string;
   readonly user?: string;
   readonly timings?: boolean;
+  readonly jail?: JailMode;
   /** False with `--no-template`. */
   readonly template?: boolean;
   /** True with `--daemon`, false with `--no-daemon`. */

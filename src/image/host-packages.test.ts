@@ -28,7 +28,11 @@ describe('HOST_PACKAGES', () => {
     expect(new Set(HOST_PACKAGES.map((one) => one.name)).size).toBe(HOST_PACKAGES.length);
   });
   it('needs little to run what is built already', () => {
-    expect(RUN_PACKAGES.map((one) => one.name)).toEqual(['qemu-system-x86', 'e2fsprogs']);
+    expect(RUN_PACKAGES.map((one) => one.name)).toEqual([
+      'qemu-system-x86',
+      'bubblewrap',
+      'e2fsprogs',
+    ]);
   });
 });
 

@@ -41,6 +41,12 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
     atRun: true,
   },
   {
+    name: 'bubblewrap',
+    reason: 'jails the microVMs’ VMM',
+    check: runs('bwrap', '--version'),
+    atRun: true,
+  },
+  {
     name: 'linux-source-6.1',
     alternatives: ['linux-source-6.12', 'linux-source'],
     reason: 'source of the guest kernel',

@@ -19,13 +19,13 @@ export async function openDaemon(config: Config): Promise<Daemon> {
 
 /**
  * The daemon that serves whoever does not ask for one in particular; null: there is none, or what is set
- * for this process (model server, accelerator) may not be what that daemon was started with.
+ * for this process (model server, accelerator, jail) may not be what that daemon was started with.
  * @throws ClientError when NEUROVISOR_URL names one that does not answer
  */
 export async function openUsualDaemon(config: Config): Promise<Daemon | null> {
   if (config.daemonUrl !== null) return await openDaemon(config);
-  const { upstream, accelerator, gpu } = config;
-  if ([upstream, accelerator, gpu].some((setting) => setting !== 'auto')) return null;
+  const { upstream, accelerator, gpu, jail } = config;
+  if ([upstream, accelerator, gpu, jail].some((setting) => setting !== 'auto')) return null;
   return await openDaemonIfRunning(config);
 }
 

@@ -28,14 +28,9 @@ export const SEEN_CHARACTERS_MAX = 90;
 /** Whatever a server of the world says. */
 const CONTENT = /page of|secret|hello/;
 
-/** Collects tries. */
-export class Tries {
-  readonly #world: World;
+/** Collects what was tried. */
+export class Notes {
   readonly #tried: Tried[] = [];
-
-  constructor(world: World) {
-    this.#world = world;
-  }
 
   proof(name: string): Proof {
     const tried = [...this.#tried];
@@ -44,6 +39,21 @@ export class Tries {
 
   note(what: string, expected: string, seen: string, ok: boolean): void {
     this.#tried.push({ what, expected, seen: seen.slice(0, SEEN_CHARACTERS_MAX), ok });
+  }
+
+  /** Just this must be seen. */
+  same(what: string, expected: string, seen: string): void {
+    this.note(what, expected, seen, seen === expected);
+  }
+}
+
+/** Collects tries of a network. */
+export class Tries extends Notes {
+  readonly #world: World;
+
+  constructor(world: World) {
+    super();
+    this.#world = world;
   }
 
   /** Positive controls: without them, "nothing arrived" would say nothing. */

@@ -1,45 +1,74 @@
-/** Runs proofs in a process and network namespaces of their own; nothing of this machine's network is touched. */
+/**
+ * Runs proofs: those of the network in a process and network namespaces of their own, where nothing of this
+ * machine's network is touched, those of the jail on VMMs of their own.
+ */
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import { CodedError, errorCode } from '../base/errors.ts';
+import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { NEW_NAMESPACE } from './actor.ts';
+import { ProofError } from './errors.ts';
+import type { JailContext } from './jail/vmm.ts';
 import type { Proof } from './proof.ts';
 
-export const PROOF_NAMES = ['metadata', 'egress'] as const;
+/** Proofs that are made in network namespaces. */
+const NETWORK_PROOFS = ['metadata', 'egress'] as const;
+export const PROOF_NAMES = [...NETWORK_PROOFS, 'seccomp', 'caps', 'cgroup', 'image'] as const;
 export type ProofName = (typeof PROOF_NAMES)[number];
+type NetworkProof = (typeof NETWORK_PROOFS)[number];
 
-export type ProofErrorCode =
-  /** Namespaces can't be made here. */
-  | 'not_permitted'
-  /** The world of the proof could not be made, or its process ended early; the cause says why. */
-  | 'no_world'
-  /** Of another endpoint: it can't be asked, or refuses what the suite needs. */
-  | 'endpoint_failed'
-  /** Of another endpoint: nothing that should work does, so that nothing said is blocked would mean anything. */
-  | 'no_control'
-  /** The canary can't listen, or can't be asked. */
-  | 'canary_failed';
-
-export class ProofError extends CodedError<ProofErrorCode> {}
+/** Loaded when one is asked for. */
+const JAIL_PROOFS: Readonly<
+  Record<Exclude<ProofName, NetworkProof>, () => Promise<(context: JailContext) => Promise<Proof>>>
+> = {
+  seccomp: async () => (await import('./jail/seccomp-proof.ts')).proveSeccomp,
+  caps: async () => (await import('./jail/caps-proof.ts')).proveCaps,
+  cgroup: async () => (await import('./jail/cgroup-proof.ts')).proveCgroup,
+  image: async () => (await import('./jail/image-proof.ts')).proveImage,
+};
 
 type Line =
   | { readonly proof: Proof }
   | { readonly error: { readonly message: string; readonly remedy?: string } };
 
 /**
+ * One after another, those of the network first.
  * @param onProof as soon as each is done
- * @throws ProofError
+ * @throws ProofError; RuntimeError where VMMs can't be jailed
  */
 export async function prove(
   names: readonly ProofName[],
-  signal: AbortSignal,
+  options: JailContext & { readonly signal: AbortSignal },
   onProof: (proof: Proof) => void = () => undefined,
 ): Promise<readonly Proof[]> {
   if (process.geteuid?.() !== 0) {
-    const remedy = 'Run it as root; it makes network namespaces of its own and leaves nothing.';
-    throw new ProofError('not_permitted', 'prove what the network does', { remedy });
+    const remedy = 'Run it as root; it makes namespaces of its own and leaves nothing.';
+    throw new ProofError('not_permitted', 'prove what sandboxes can not do', { remedy });
   }
+  const ofNetwork = names.filter((name) => isOfNetwork(name));
+  const proofs: Proof[] = [];
+  if (ofNetwork.length > 0)
+    proofs.push(...(await proveNetwork(ofNetwork, options.signal, onProof)));
+  for (const name of names) {
+    if (isOfNetwork(name)) continue;
+    options.signal.throwIfAborted();
+    const proveOne = await JAIL_PROOFS[name]();
+    const proof = await proveOne(options);
+    proofs.push(proof);
+    onProof(proof);
+  }
+  return proofs;
+}
+
+function isOfNetwork(name: ProofName): name is NetworkProof {
+  return NETWORK_PROOFS.some((each) => each === name);
+}
+
+async function proveNetwork(
+  names: readonly NetworkProof[],
+  signal: AbortSignal,
+  onProof: (proof: Proof) => void,
+): Promise<readonly Proof[]> {
   const [command, ...first] = NEW_NAMESPACE;
   const main = new URL('./main.ts', import.meta.url).pathname;
   const child = spawn(command, [...first, process.execPath, main, ...names], {
@@ -60,7 +89,7 @@ export async function prove(
 async function collect(
   stdout: NodeJS.ReadableStream,
   ended: Promise<void>,
-  names: readonly ProofName[],
+  names: readonly NetworkProof[],
   onProof: (proof: Proof) => void,
 ): Promise<readonly Proof[]> {
   const proofs: Proof[] = [];

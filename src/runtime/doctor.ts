@@ -13,7 +13,9 @@ import type { Config } from '../config.ts';
 import { missingHostPackages } from '../image/host-packages.ts';
 import { probeAccelerator } from '../vmm/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
+import { QEMU_BINARY } from './driver.ts';
 import { resolveHome } from './home.ts';
+import { confine } from './jail.ts';
 import { SPACE_BYTES } from './setup.ts';
 
 export interface Check {
@@ -40,6 +42,7 @@ export async function examine(options: DoctorOptions): Promise<Check[]> {
     ['privileges', checkPrivileges],
     ['host packages', checkPackages],
     ['accelerator', checkAccelerator],
+    ['jail', checkJail],
     ['vsock device', checkVsock],
     ['disk', checkDisk],
     ['memory', checkMemory],
@@ -100,6 +103,20 @@ async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
     verdict: 'limited',
     detail: `software emulation (TCG), Python is 12 to 17 times slower: ${verdict.reason}`,
     remedy: 'use a host whose /dev/kvm runs Linux guests (bare metal or nested virtualisation)',
+  };
+}
+
+/** As it is configured; the host's part: `doctor --security`. */
+async function checkJail({ config, log }: DoctorOptions): Promise<Finding> {
+  const home = resolveHome(config.home);
+  const quiet = { ...log, warn: () => undefined };
+  const found = await confine({ config, home, log: quiet, binary: QEMU_BINARY });
+  await found.close();
+  if (found.gaps.length === 0) return ok(found.description);
+  return {
+    verdict: 'limited',
+    detail: [found.description, ...found.gaps].join('; '),
+    remedy: 'see `neurovisor doctor --security` and docs/security.md',
   };
 }
 

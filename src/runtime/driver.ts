@@ -8,22 +8,33 @@ import { createQemuDriver } from '../vmm/qemu/driver.ts';
 import type { VsockHost } from '../vsock/host.ts';
 import { RuntimeError } from './errors.ts';
 import type { Home } from './home.ts';
+import { type Confinement, confine } from './jail.ts';
 
 export async function makeDriver(options: {
   config: Config;
   home: Home;
   log: Log;
   vsock: VsockHost;
-}): Promise<VmmDriver> {
+}): Promise<{ driver: VmmDriver; confinement: Confinement }> {
   const { config, home, log, vsock } = options;
-  const verdict = await probeAccelerator({ cacheDir: home.cacheDir });
-  return createQemuDriver({
-    accelerator: chooseAccelerator(config.accelerator, verdict),
-    binary: QEMU_BINARY,
-    attachVsock: (spec) => vsock.attach(spec),
-    clock: systemClock,
-    log,
-  });
+  const [verdict, confinement] = await Promise.all([
+    probeAccelerator({ cacheDir: home.cacheDir }),
+    confine({ config, home, log, binary: QEMU_BINARY }),
+  ]);
+  const { launch, ownFilter } = confinement;
+  try {
+    const driver = await createQemuDriver({
+      accelerator: chooseAccelerator(config.accelerator, verdict),
+      binary: QEMU_BINARY,
+      attachVsock: (spec) => vsock.attach(spec),
+      clock: systemClock,
+      ...{ log, launch, ownFilter },
+    });
+    return { driver, confinement };
+  } catch (error) {
+    await confinement.close();
+    throw error;
+  }
 }
 
 export const QEMU_BINARY = 'qemu-system-x86_64';

@@ -42,6 +42,7 @@ import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
 import { type Home, resolveHome } from './home.ts';
+import type { Confinement } from './jail.ts';
 import { makeMemory } from './memory.ts';
 import { Network, readPolicy } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
@@ -71,6 +72,8 @@ export const SOURCE_DIR = join(import.meta.dirname, '../..');
 export class Runtime {
   readonly home: Home;
   readonly driver: VmmDriver;
+  /** Of its VMMs. */
+  readonly confinement: Pick<Confinement, 'description' | 'gaps'>;
   readonly artifacts: Artifacts;
   readonly upstream: Upstream;
   readonly templates: Templates;
@@ -87,6 +90,7 @@ export class Runtime {
     made: {
       home: Home;
       driver: VmmDriver;
+      confinement: Confinement;
       artifacts: Artifacts;
       upstream: Upstream;
       bridge: Bridge;
@@ -98,6 +102,7 @@ export class Runtime {
     this.#options = options;
     this.home = made.home;
     this.driver = made.driver;
+    this.confinement = made.confinement;
     this.artifacts = made.artifacts;
     this.upstream = made.upstream;
     this.network = made.network;
@@ -135,7 +140,8 @@ export class Runtime {
       });
       const vsock = createVsockHost({ log, requireSealedMemory: true });
       cleanup.push('vsock worker', () => vsock.close());
-      const driver = await makeDriver({ config, home, log, vsock });
+      const { driver, confinement } = await makeDriver({ config, home, log, vsock });
+      cleanup.push('jail', () => confinement.close());
       const usageListeners = new Set(options.onUsage === undefined ? [] : [options.onUsage]);
       const bridge = createBridge({
         upstream: () => upstream.target(artifacts.model),
@@ -148,8 +154,8 @@ export class Runtime {
       cleanup.push('bridge', () => bridge.close());
       const network = new Network(options.openNetwork ?? (() => openKernelNetwork(config, log)));
       cleanup.push('network', () => network.close());
-      const made = { home, driver, artifacts, upstream, bridge, network, cleanup, usageListeners };
-      return new Runtime(options, made);
+      const made = { home, driver, confinement, artifacts, upstream, bridge, network };
+      return new Runtime(options, { ...made, cleanup, usageListeners });
     } catch (error) {
       await cleanup.run();
       throw error;

@@ -3,28 +3,84 @@
  * ours; a jail replaces the function and keeps the contract.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { searchPath } from '../base/search-path.ts';
+import { VmmError } from './errors.ts';
 
 /**
- * Starts `argv` with the stdio that is given, as `spawn` does, and returns at once.
+ * Starts the VMM with the stdio that is given, as `spawn` does.
  *
  * - The process ends when this one does, even by SIGKILL.
- * - `pid` is the VMM's own, so that a signal to it ends the VMM.
  * - Nothing of this process' environment reaches it: keys of upstream servers may be there.
  */
-export type Launch = (argv: readonly string[], stdio: Readonly<LaunchStdio>) => ChildProcess;
+export type Launch = (plan: LaunchPlan) => Promise<Launched>;
+
+export interface LaunchPlan {
+  /** Of the VM, `[a-z0-9]+`. */
+  readonly id: string;
+  /** The program, by name or by absolute path, and its arguments. */
+  readonly argv: readonly string[];
+  readonly stdio: Readonly<LaunchStdio>;
+  /** The VM's own, private directory. */
+  readonly dir: string;
+  /** What it opens by path. A jail lets it see nothing else. */
+  readonly files: readonly LaunchFile[];
+  /** Of the guest: what the VMM may take of the host follows from it. */
+  readonly memoryMib: number;
+  readonly cpus: number;
+}
 
 /** By descriptor of the VMM; a number is one of ours, which it inherits. */
 export type LaunchStdio = ('ignore' | 'pipe' | number)[];
+
+export interface LaunchFile {
+  readonly path: string;
+  /** `write`: a file in `dir`. `device`: read, write and ioctl. */
+  readonly access: 'read' | 'write' | 'device';
+}
+
+export interface Launched {
+  /**
+   * The VMM, or a process whose end is the VMM's. Then a status of 128 + n means that signal n ended the VMM
+   * (no VMM ends with such a status by itself).
+   */
+  readonly child: ChildProcess;
+  /** The VMM's own; rejects when it could not be started as it should. */
+  readonly pid: Promise<number>;
+  /** Ends the VMM by SIGKILL; `child` tells when it is over. Idempotent. */
+  kill(): void;
+  /** After the end of `child`. Idempotent. */
+  release(): Promise<void>;
+}
 
 /**
  * `setpriv` (util-linux) sets the parent-death signal and no_new_privs, and becomes the VMM by execve.
  * The kernel ties that signal to the thread that spawned: call it from the main thread.
  */
-export const launchDirect: Launch = (argv, stdio) =>
-  spawn('setpriv', ['--pdeathsig', 'KILL', '--no-new-privs', '--', ...argv], {
+export const launchDirect: Launch = async ({ argv, stdio }) => {
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--no-new-privs', '--', ...argv], {
     stdio: [...stdio],
     detached: true,
     cwd: '/',
     // Where programs are found is the one thing that passes.
-    env: { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin' },
+    env: { PATH: searchPath(process.env['PATH']) },
   });
+  return ofChild(child);
+};
+
+/** A child that is the VMM itself. */
+export function ofChild(child: ChildProcess): Launched {
+  const { pid } = child;
+  return {
+    child,
+    pid:
+      pid === undefined
+        ? new Promise((_, reject) => child.once('error', (cause) => reject(notStarted(cause))))
+        : Promise.resolve(pid),
+    kill: () => void child.kill('SIGKILL'),
+    release: () => Promise.resolve(),
+  };
+}
+
+function notStarted(cause: unknown): VmmError {
+  return new VmmError('vm_gone', 'the VMM could not be started', { cause });
+}

@@ -3,6 +3,8 @@ import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
+import { silentLog } from '../../src/base/log.ts';
+import { readConfig } from '../../src/config.ts';
 import type { Proof } from '../../src/prove/proof.ts';
 import { prove } from '../../src/prove/prove.ts';
 import { cli } from '../support/cli.ts';
@@ -13,7 +15,11 @@ const failed = ({ tried }: Proof) => tried.filter(({ ok }) => !ok);
 
 describe('prove', () => {
   it('metadata and egress hold, with their controls', async () => {
-    const proofs = await prove(['metadata', 'egress'], new AbortController().signal);
+    const proofs = await prove(['metadata', 'egress'], {
+      config: readConfig({}),
+      log: silentLog,
+      signal: new AbortController().signal,
+    });
     expect(proofs.flatMap(failed)).toEqual([]);
     expect(proofs.map(({ name, holds }) => [name, holds])).toEqual([
       ['metadata', true],

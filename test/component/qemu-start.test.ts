@@ -16,9 +16,10 @@ import { type Clock, sleep, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { AttachVsock } from '../../src/vmm/attach-vsock.ts';
 import type { VmmDriver } from '../../src/vmm/driver.ts';
-import type { Launch } from '../../src/vmm/launch.ts';
+import { type Launch, ofChild } from '../../src/vmm/launch.ts';
 import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
 import { held, VmBench } from '../support/driver-parity.ts';
+import { muteVsock } from '../support/mute-vsock.ts';
 
 const STUB = join(import.meta.dirname, '../fixtures/stub-qemu.mjs');
 
@@ -32,16 +33,10 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
-const attachVsock: AttachVsock = async () => {
-  attached += 1;
-  return {
-    setLimits: () => Promise.resolve(),
-    stats: () => Promise.reject(new Error('not asked for here')),
-    detach: async () => {
-      detached += 1;
-    },
-  };
-};
+const attachVsock = muteVsock((what) => {
+  if (what === 'attached') attached += 1;
+  else detached += 1;
+});
 
 /** Deadlines of seconds pass in hundredths of them. */
 const hasty: Clock = { ...systemClock, after: (ms, run) => systemClock.after(ms / 50, run) };
@@ -124,7 +119,8 @@ describe('start', () => {
     });
   });
   it('start: a launcher that is not installed is named', async () => {
-    const launch: Launch = (_argv, stdio) => spawn(join(dir, 'no-jail'), [], { stdio: [...stdio] });
+    const launch: Launch = async ({ stdio }) =>
+      ofChild(spawn(join(dir, 'no-jail'), [], { stdio: [...stdio] }));
     await failsToStart(await makeDriver('chatty', { launch }), { code: 'vmm_missing' });
   });
   it('start: cancelled while QEMU hangs, it leaves nothing', async () => {

@@ -1,9 +1,10 @@
-/** `neurovisor prove`: sees to it that the network keeps guests from what it should, by trying. */
+/** `neurovisor prove`: sees that sandboxes are kept from what they should be, by trying. */
 import { isIPv4 } from 'node:net';
 import { styleText } from 'node:util';
 import { describeError } from '../../base/errors.ts';
+import { ProofError } from '../../prove/errors.ts';
 import type { Proof } from '../../prove/proof.ts';
-import { PROOF_NAMES, ProofError, type ProofName, prove as proveHere } from '../../prove/prove.ts';
+import { PROOF_NAMES, type ProofName, prove as proveHere } from '../../prove/prove.ts';
 import type { Cli } from '../cli.ts';
 import { failureJson, failureText, UsageError } from '../failure.ts';
 import { table } from '../table.ts';
@@ -34,7 +35,8 @@ export async function prove(
   if (words.includes('canary')) return await runCanary(cli, flags);
   if (flags.endpoint !== undefined) return await proveThere(cli, words, flags);
   const names = words.length === 0 ? PROOF_NAMES : [...new Set(words.map(proofName))];
-  const proofs = await proveHere(names, cli.cancelled, (proof) => {
+  const { config, log, cancelled: signal } = cli;
+  const proofs = await proveHere(names, { config, log, signal }, (proof) => {
     if (!cli.json) cli.stdout.write(`${describeProof(proof)}\n\n`);
   });
   if (cli.json) cli.printJson(proofs);

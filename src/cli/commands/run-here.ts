@@ -31,6 +31,7 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   const usage: UsageRecord[] = [];
   await using runtime = await openRuntime(cli, {
     keepsProgress: true,
+    config: { ...cli.config, jail: flags.jail ?? cli.config.jail },
     modelPath: choice.path,
     onUsage: (record) => void usage.push(record),
   });

@@ -48,6 +48,7 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
 export function onlyHere(flags: RunFlags): string | null {
   if (flags.interactive === true && flags.tty === true) return '-it';
   if (flags.template === false) return '--no-template';
+  if (flags.jail !== undefined) return '--jail';
   if (flags.model !== undefined && /\.gguf$/i.test(flags.model)) return '--model FILE.gguf';
   return null;
 }

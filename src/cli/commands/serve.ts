@@ -6,6 +6,7 @@ import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
 import { sleep } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
+import type { JailMode } from '../../config.ts';
 import { openDaemonIfRunning } from '../../library/daemon.ts';
 import { openControlPlane } from '../../runtime/control.ts';
 import { tryLockDaemon } from '../../runtime/daemon-lock.ts';
@@ -23,6 +24,7 @@ export interface ServeFlags {
   /** `MIN` or `MIN:MAX`. */
   readonly pool: string;
   readonly model?: string;
+  readonly jail?: JailMode;
 }
 
 /** What `-o json` prints when the daemon is ready. */
@@ -33,6 +35,8 @@ export interface ServeReport {
   readonly apiKeyPath: string | null;
   readonly pid: number;
   readonly vmm: string;
+  /** What confines VMMs, and what does not. */
+  readonly jail: { readonly description: string; readonly gaps: readonly string[] };
   readonly upstream: string;
   readonly pool: PoolLimits;
 }
@@ -46,7 +50,11 @@ export async function serve(cli: Cli, flags: ServeFlags): Promise<number> {
   const cleanup = new CleanupStack();
   try {
     cleanup.push('lock of the home', await becomeTheDaemon(cli, home));
-    const runtime = await openRuntime(cli, { keepsProgress: true, modelPath: choice.path });
+    const runtime = await openRuntime(cli, {
+      keepsProgress: true,
+      config: { ...cli.config, jail: flags.jail ?? cli.config.jail },
+      modelPath: choice.path,
+    });
     cleanup.push('runtime', () => runtime.close());
     choice.check(runtime.upstream);
     const opened = await openControlPlane(runtime, cli.log);
@@ -146,7 +154,11 @@ function reportOf(
   rest: Pick<ServeReport, 'socketPath' | 'url' | 'apiKeyPath' | 'pool'>,
 ): ServeReport {
   const { driver, upstream } = runtime;
-  return { ...rest, pid: process.pid, vmm: driver.description, upstream: upstream.description };
+  const { description, gaps } = runtime.confinement;
+  return {
+    ...{ ...rest, pid: process.pid, vmm: driver.description, upstream: upstream.description },
+    jail: { description, gaps },
+  };
 }
 
 function tell(cli: Cli, report: ServeReport): void {
@@ -154,13 +166,15 @@ function tell(cli: Cli, report: ServeReport): void {
     cli.printJson(report);
     return;
   }
-  const { socketPath, url, apiKeyPath, vmm, upstream, pool } = report;
+  const { socketPath, url, apiKeyPath, vmm, jail, upstream, pool } = report;
   const lines = [
     `neurovisor is ready: ${vmm}, models from ${upstream}`,
     `  socket  ${socketPath}`,
     ...(url === null ? [] : [`  url     ${url}`]),
     ...(apiKeyPath === null ? [] : [`  key     in ${apiKeyPath}`]),
     `  pool    ${poolText(pool)}`,
+    `  VMMs    ${jail.description}`,
+    ...jail.gaps.filter((gap) => !gap.includes(jail.description)).map((gap) => `          ${gap}`),
     'Ctrl-C ends it and its sandboxes; what is paused to disk stays.',
   ];
   cli.stderr.write(`${lines.join('\n')}\n`);

@@ -1,6 +1,7 @@
 /** The words for this machine and checkout: `setup`, `doctor`, `bench`, `test`. */
 import type { Command } from 'commander';
 import type { BenchFlags } from '../commands/bench.ts';
+import type { DoctorFlags } from '../commands/doctor.ts';
 import { describeLater, type OutputFlags, output, perform } from '../program.ts';
 import * as ranges from '../ranges.ts';
 
@@ -20,10 +21,14 @@ export function addMachine(program: Command): void {
   program
     .command('doctor')
     .summary('say what this machine can do')
-    .description('Tries each capability, says whether it works, and what to do where it does not.')
+    .description(
+      'Tries each capability, says whether it works, and what to do where it does not. With --security: ' +
+        'whether this host is set up as one that runs strangers’ code should be.',
+    )
+    .option('--security', 'audit the host instead: kernel, processor, memory, jail')
     .addOption(output())
-    .action((flags: OutputFlags) =>
-      perform(flags, async (cli) => (await import('../commands/doctor.ts')).doctor(cli)),
+    .action((flags: DoctorFlags & OutputFlags) =>
+      perform(flags, async (cli) => (await import('../commands/doctor.ts')).doctor(cli, flags)),
     );
 
   const bench = program

@@ -42,7 +42,7 @@ export function addNet(program: Command): void {
 
   const prove = program
     .command('prove')
-    .summary('try to break what the network promises')
+    .summary('try to break what is promised of sandboxes')
     .argument('[names...]', 'proofs, or canary')
     .option('--endpoint [url]', 'egress: prove it of another endpoint that speaks E2B’s API')
     .option('--domain <name>', 'of the endpoint, for what its sandboxes are called (E2B_DOMAIN)')
@@ -64,7 +64,10 @@ export function addNet(program: Command): void {
   describeLater(prove, async () => {
     const { PROOF_NAMES } = await import('../../prove/prove.ts');
     const what =
-      'Makes a host, an internet and guests in network namespaces of its own, and has the guests try to get out; each kind of try beside one that must succeed. Exit status 0: all of it holds; 1: it does not.';
+      'metadata, egress: makes a host, an internet and guests in network namespaces of its own, and has the guests try to get out. ' +
+      'seccomp, caps, cgroup: has VMMs of its own, in their jails, do what one that was taken over would. ' +
+      'image: has the root of a guest, and its VMM, try to change the golden image. ' +
+      'Each kind of try stands beside one that must succeed. Exit status 0: all of it holds; 1: it does not.';
     return `${what}\n\nProofs: ${PROOF_NAMES.join(', ')}`;
   });
 }

@@ -1,6 +1,6 @@
 /** The sandboxes of an E2B-compatible endpoint, through E2B's own client (io). */
 import { describeError } from '../../base/errors.ts';
-import { ProofError } from '../prove.ts';
+import { ProofError } from '../errors.ts';
 import { plain } from './verdict.ts';
 
 export interface EndpointOptions {

@@ -11,9 +11,9 @@
 import { randomBytes } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
 import { isIPv4 } from 'node:net';
+import { ProofError } from '../errors.ts';
 import { get } from '../forged-requests.ts';
 import { type Proof, SEEN_CHARACTERS_MAX } from '../proof.ts';
-import { ProofError } from '../prove.ts';
 import { CANARY_CONTENT } from './canary.ts';
 import { askArrivals, canaryControls } from './canary-client.ts';
 import { NOBODY } from './canary-zone.ts';

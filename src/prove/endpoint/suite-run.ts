@@ -1,6 +1,7 @@
 /** The sandboxes of one run of the suite, and what was seen in them (io). */
+
+import { ProofError } from '../errors.ts';
 import type { Tried } from '../proof.ts';
-import { ProofError } from '../prove.ts';
 import type { Case } from './cases.ts';
 import type { Endpoint, NetworkPolicy, RemoteSandbox } from './client.ts';
 import { type Probe, type ProbeOutcome, probeCommand, readOutcomes } from './probe.ts';

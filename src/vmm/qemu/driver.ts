@@ -20,7 +20,7 @@ import { startTscMeter } from '../../sys/tsc.ts';
 import type { AttachVsock } from '../attach-vsock.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
-import { type Launch, type LaunchStdio, launchDirect } from '../launch.ts';
+import { type Launch, type LaunchFile, type LaunchPlan, launchDirect } from '../launch.ts';
 import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { kernelArgs, MEMORY_FD, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
@@ -44,6 +44,8 @@ export interface QemuDriverOptions {
   readonly log: Log;
   /** How the process is started; default: directly. */
   readonly launch?: Launch;
+  /** QEMU's own filter of system calls; default: on. Off where another one only logs. */
+  readonly ownFilter?: boolean;
 }
 
 /** @throws VmmError `vmm_missing` when the binary can't be used */
@@ -54,6 +56,7 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
     options.log.warn('qboot.rom is not installed: guests boot more slowly');
   const tsc = accelerator === 'tcg' ? startTscMeter() : null;
   const host: HostFacts = {
+    binary,
     firmwarePath,
     version: qemu.version,
     tscKhz: () => tsc?.read() ?? null,
@@ -76,6 +79,7 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
 }
 
 interface HostFacts {
+  readonly binary: string;
   readonly version: string;
   readonly firmwarePath: string | null;
   readonly tscKhz: () => number | null;
@@ -95,9 +99,11 @@ async function start(
   throwIfCancelled(signal);
   const cleanup = new CleanupStack();
   const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
-  const process = spawnQemu(options, host, spec);
+  const launched = await (options.launch ?? launchDirect)(launchPlan(options, host, spec));
+  const process = new QemuProcess(launched, options.clock, spec.console === 'interactive');
   const slot = makeSlot(options, spec, process);
   const nic = new NicSlot(process.qmp);
+  cleanup.push('jail', () => launched.release());
   cleanup.push('vsock device', () => slot.release());
   cleanup.push('QEMU process', () => process.kill());
   const spawnedMs = options.clock.now() - began;
@@ -116,32 +122,37 @@ async function start(
   }
 }
 
-function spawnQemu(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): QemuProcess {
+function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): LaunchPlan {
   const { accelerator } = options;
+  const { id, dir, cpus, memoryMib, kernelPath, rootImagePath, overlayPath } = spec;
+  const { tscKhz, firmwarePath } = host;
+  const kernel = { accelerator, cpus, tscKhz: tscKhz(), bootArgs: spec.bootArgs ?? [] };
   const args = qemuArgs({
-    accelerator,
-    cpus: spec.cpus,
-    memoryMib: spec.memoryMib,
-    kernelPath: spec.kernelPath,
-    kernelArgs: kernelArgs({
-      accelerator,
-      cpus: spec.cpus,
-      tscKhz: host.tscKhz(),
-      bootArgs: spec.bootArgs ?? [],
-    }),
-    rootImagePath: spec.rootImagePath,
-    overlayPath: spec.overlayPath,
-    firmwarePath: host.firmwarePath,
+    ...{ accelerator, cpus, memoryMib, kernelPath, rootImagePath, overlayPath, firmwarePath },
+    kernelArgs: kernelArgs(kernel),
     inheritsMemory: spec.memoryFd !== undefined,
     incoming: spec.snapshot !== undefined,
   });
-  const stdio: LaunchStdio = ['ignore', 'ignore', 'pipe'];
+  const stdio: LaunchPlan['stdio'][number][] = ['ignore', 'ignore', 'pipe'];
   stdio[QMP_FD] = 'pipe';
   stdio[SERIAL_FD] = 'pipe';
   if (spec.memoryFd !== undefined) stdio[MEMORY_FD] = spec.memoryFd;
-  const child = (options.launch ?? launchDirect)([options.binary, ...args], stdio);
-  return new QemuProcess(child, options.clock, spec.console === 'interactive');
+  const files: LaunchFile[] = [
+    { path: kernelPath, access: 'read' },
+    // Read-only for the device as well: `rootNode`.
+    { path: rootImagePath, access: 'read' },
+    { path: overlayPath, access: 'write' },
+    ...(accelerator === 'kvm' ? [{ path: '/dev/kvm', access: 'device' } as const] : []),
+  ];
+  const filter = options.ownFilter === false ? [] : OWN_FILTER;
+  return { ...{ id, dir, cpus, memoryMib, stdio, files }, argv: [host.binary, ...filter, ...args] };
 }
+
+/** QEMU's own seccomp filter, set once it has started: no fork or exec, no other user, no priorities. */
+export const OWN_FILTER = [
+  '-sandbox',
+  'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
+];
 
 function makeSlot(options: QemuDriverOptions, spec: VmSpec, process: QemuProcess): VsockSlot {
   return new VsockSlot({
@@ -179,7 +190,9 @@ async function bringUp(
   spec: VmSpec,
   state: Buffer | null,
 ): Promise<void> {
+  // Its greeting, or its end, says whether it has started; only then is the pid of use to anybody.
   await process.qmp.negotiate(GREETING_MS_MAX);
+  await process.launched();
   // Until a state is loaded, a machine with `-incoming` writes nothing into its RAM.
   await spec.memoryReady;
   if (state !== null) await loadState(process.qmp, state);

@@ -1,7 +1,7 @@
 /** What QEMU there is on this host, found by running it. */
 import { execFile } from 'node:child_process';
 import { access } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { VmmError } from '../errors.ts';
@@ -41,14 +41,70 @@ export async function findQboot(binary: string): Promise<string | null> {
   for (const folder of (await run(binary, '-L', 'help')).split('\n')) {
     if (!folder.startsWith('/')) continue;
     const path = join(folder, 'qboot.rom');
-    try {
-      await access(path);
-      return path;
-    } catch (error) {
-      ignore(error, 'no qboot in this folder');
-    }
+    if (await isThere(path)) return path;
   }
   return null;
+}
+
+/**
+ * What QEMU opens by itself on this host: its program, first, the modules that run guests, and firmware.
+ * Libraries are not named.
+ * @param binary an absolute path, or a name in `path`
+ * @throws VmmError `vmm_missing`
+ */
+export async function listQemuFiles(binary: string, path: string): Promise<string[]> {
+  const program = await findProgram(binary, path);
+  const folders = (await run(binary, '-L', 'help'))
+    .split('\n')
+    .filter((one) => one.startsWith('/'));
+  const firmware = await existing(
+    FIRMWARE.map((name) => folders.map((folder) => resolve(folder, name))),
+  );
+  const modules = await existing(
+    MODULE_FOLDERS.map((folder) => [resolve(folder, 'accel-tcg-x86_64.so')]),
+  );
+  return [program, ...modules, ...firmware];
+}
+
+/** Of the machine `pc` without a display; the BIOS where qboot is not installed. */
+const FIRMWARE = ['qboot.rom', 'bios-256k.bin', 'kvmvapic.bin', 'linuxboot_dma.bin', 'pvh.bin'];
+/** QEMU does not tell: Debian and Ubuntu, Fedora, Arch. The last are links to one another on some. */
+const MODULE_FOLDERS = [
+  '/usr/lib/x86_64-linux-gnu/qemu',
+  '/usr/lib64/qemu',
+  '/usr/lib64/qemu-kvm',
+  '/usr/lib/qemu',
+];
+
+async function findProgram(binary: string, path: string): Promise<string> {
+  if (binary.startsWith('/')) return binary;
+  const candidates = path.split(':').map((folder) => join(folder, binary));
+  const [found] = await existing([candidates]);
+  if (found === undefined) throw missing(binary, 'it is not in PATH');
+  return found;
+}
+
+/** Of each list the first that is there. */
+async function existing(lists: readonly (readonly string[])[]): Promise<string[]> {
+  const found = await Promise.all(
+    lists.map(async (paths) => {
+      for (const path of paths) {
+        if (await isThere(path)) return [path];
+      }
+      return [];
+    }),
+  );
+  return found.flat();
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await access(path);
+    return true;
+  } catch (error) {
+    ignore(error, 'elsewhere, or not installed');
+    return false;
+  }
 }
 
 function run(binary: string, ...args: string[]): Promise<string> {

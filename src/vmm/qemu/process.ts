@@ -1,12 +1,14 @@
 /** The QEMU process: its control connection, its serial line, the end of its stderr, and how it ended. */
 import type { ChildProcess } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { Duplex, PassThrough } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { VmExit } from '../driver.ts';
 import { VmmError } from '../errors.ts';
+import type { Launched } from '../launch.ts';
 import { ByteTail } from '../tail.ts';
 import { QMP_FD, SERIAL_FD } from './args.ts';
 import { QmpClient, type QmpEvent } from './qmp.ts';
@@ -21,16 +23,29 @@ export class QemuProcess {
   readonly terminal: { readonly input: Duplex; readonly output: PassThrough } | null;
   /** Resolves when the process is gone and all that it said has been read. Never rejects. */
   readonly exited: Promise<VmExit>;
+  readonly #launched: Launched;
   readonly #child: ChildProcess;
+  #pid: number | null = null;
   readonly #serialTail = new ByteTail(CONSOLE_TAIL_BYTES);
   readonly #stderr = new ByteTail(STDERR_TAIL_BYTES);
   #spawnError: Error | undefined;
+  #launchError: unknown;
   #guestReason: string | undefined;
   #killed = false;
 
-  /** @param child started with pipes at stderr, `QMP_FD` and `SERIAL_FD` */
-  constructor(child: ChildProcess, clock: Clock, interactive: boolean) {
+  /** @param launched with pipes at stderr, `QMP_FD` and `SERIAL_FD` */
+  constructor(launched: Launched, clock: Clock, interactive: boolean) {
+    const { child } = launched;
+    this.#launched = launched;
     this.#child = child;
+    launched.pid.then(
+      (pid) => {
+        this.#pid = pid;
+      },
+      (error: unknown) => {
+        this.#launchError = error;
+      },
+    );
     child.stderr?.on('data', (bytes: Buffer) => this.#stderr.push(bytes));
     this.qmp = new QmpClient(socket(child, QMP_FD), clock);
     this.qmp.onEvent((event) => this.#onEvent(event));
@@ -42,15 +57,21 @@ export class QemuProcess {
     this.exited = this.#watch(serial, clock);
   }
 
+  /** Known once the process has said something. */
   get pid(): number | null {
-    return this.#child.pid ?? null;
+    return this.#pid;
+  }
+
+  /** Resolves when it is where it should be, with all its limits. @throws what kept it from it */
+  async launched(): Promise<void> {
+    this.#pid = await this.#launched.pid;
   }
 
   /** What the kernel says, which knows of a kill before any event comes. */
   isAlive(): boolean {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return false;
     try {
-      const stat = readFileSync(`/proc/${this.#child.pid}/stat`, 'latin1');
+      const stat = readFileSync(`/proc/${this.#pid}/stat`, 'latin1');
       // The state comes after the name in parentheses (proc(5)): zombie, dead, stopped, traced.
       return !'ZXTt'.includes(stat.charAt(stat.lastIndexOf(')') + 2));
     } catch (error) {
@@ -72,7 +93,7 @@ export class QemuProcess {
   async kill(): Promise<void> {
     if (this.#child.exitCode === null && this.#child.signalCode === null) {
       this.#killed = true;
-      this.#child.kill('SIGKILL');
+      this.#launched.kill();
     }
     await this.exited;
   }
@@ -82,9 +103,15 @@ export class QemuProcess {
     const code = errorCode(this.#spawnError) === 'ENOENT' ? 'vmm_missing' : 'vmm_start_failed';
     const how =
       exit.signal === null ? `it ended with status ${exit.exitCode}` : `it got ${exit.signal}`;
+    const said = exit.detail === '' ? how : `${how}: ${exit.detail}`;
     return new VmmError(code, 'QEMU could not be started', {
-      cause: this.#spawnError ?? (exit.detail === '' ? how : `${how}: ${exit.detail}`),
+      cause: this.#spawnError ?? this.#launchCause(exit) ?? said,
     });
+  }
+
+  /** Where nothing else says why. */
+  #launchCause(exit: VmExit): unknown {
+    return exit.detail === '' ? this.#launchError : undefined;
   }
 
   #onEvent(event: QmpEvent): void {
@@ -114,7 +141,7 @@ export class QemuProcess {
   }
 
   #exit(): VmExit {
-    const { exitCode, signalCode } = this.#child;
+    const { exitCode, signalCode } = endOf(this.#child);
     // QEMU's status is 0 for a guest's shutdown and for a SIGTERM alike: its own event tells them apart.
     const byGuest = this.#guestReason !== undefined && exitCode === 0;
     const cause = byGuest ? 'guest-shutdown' : this.#killed ? 'killed' : 'vmm-crashed';
@@ -124,6 +151,18 @@ export class QemuProcess {
 }
 
 const REASON_LENGTH_MAX = 64;
+
+/** A parent that is told of the VMM's signal can say so only by its status; see `Launched`. */
+function endOf(child: ChildProcess): { exitCode: number | null; signalCode: string | null } {
+  const { exitCode, signalCode } = child;
+  const number = (exitCode ?? 0) - SIGNAL_STATUS;
+  const signal = Object.entries(constants.signals).find(([, value]) => value === number);
+  return signal === undefined
+    ? { exitCode, signalCode }
+    : { exitCode: null, signalCode: signal[0] };
+}
+
+const SIGNAL_STATUS = 128;
 
 /** Node makes "pipes" beyond fd 2 as socket pairs, which QEMU takes for a socket chardev. */
 function socket(child: ChildProcess, fd: number): Duplex {

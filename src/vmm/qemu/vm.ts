@@ -1,6 +1,8 @@
 /** A running QEMU VM: what can be asked of it, and its one vsock device. Its network card: `nic.ts`. */
 import { writeFile } from 'node:fs/promises';
 import type { Readable, Writable } from 'node:stream';
+import { closeFd } from '../../sys/fd.ts';
+import { connectUnix } from '../../sys/socket.ts';
 import type { AttachVsock, VsockAttachment } from '../attach-vsock.ts';
 import type {
   ChannelLimits,
@@ -23,6 +25,8 @@ import { saveState } from './state.ts';
 const UNPLUG_MS_MAX = 10_000;
 /** PCI slot of the vsock device; see the drawing in `args.ts`. */
 const VSOCK_SLOT = '5';
+/** Of the descriptor, for QMP. */
+const SOCKET_NAME = 'vsock';
 
 /** The vsock device of one VM: absent, or plugged with a backend of its own. */
 export class VsockSlot implements VsockHotplug {
@@ -73,7 +77,8 @@ export class VsockSlot implements VsockHotplug {
   /** The same while the VM starts; the caller releases on failure. */
   async plugAttached(guestCid: number): Promise<void> {
     await this.attach(guestCid);
-    const addr = { type: 'unix', data: { path: this.#place.vhostSocketPath } };
+    await this.#passSocket();
+    const addr = { type: 'fd', data: { str: SOCKET_NAME } };
     await this.#qmp.execute('chardev-add', {
       id: 'vsock',
       backend: { type: 'socket', data: { addr, server: false } },
@@ -84,6 +89,20 @@ export class VsockSlot implements VsockHotplug {
       chardev: 'vsock',
       addr: VSOCK_SLOT,
     });
+  }
+
+  /** QEMU gets a connected socket: it may see no path. */
+  async #passSocket(): Promise<void> {
+    const socket = connectUnix(this.#place.vhostSocketPath);
+    if (socket < 0) {
+      const cause = `errno ${-socket} at ${this.#place.vhostSocketPath}`;
+      throw new VmmError('vmm_command_failed', 'the vsock device does not answer', { cause });
+    }
+    try {
+      await this.#qmp.passFd(SOCKET_NAME, socket);
+    } finally {
+      closeFd(socket);
+    }
   }
 
   async unplugVsock(): Promise<void> {

@@ -1,0 +1,142 @@
+/** `neurovisor seccomp`: profiles checked, explained, compiled and proposed. */
+import { styleText } from 'node:util';
+import { describeError } from '../../base/errors.ts';
+import {
+  ARCHITECTURES,
+  type Architecture,
+  compileFile,
+  type ExplainedThread,
+  explainFile,
+  filterFormatOf,
+  hostArchitecture,
+  learnFromRun,
+  learnFromTraces,
+  listProgram,
+  type Since,
+} from '../../runtime/seccomp.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { bytes, table } from '../table.ts';
+
+interface ArchFlags {
+  readonly arch?: string;
+}
+
+export interface CompileFlags extends ArchFlags {
+  readonly out: string;
+  readonly thread?: string;
+  readonly firecracker?: string;
+  readonly mode: 'enforce' | 'log';
+}
+
+export interface LearnFlags {
+  readonly traces?: boolean;
+  readonly thread: string;
+  readonly since: Since;
+}
+
+/** @returns 1 when one is not sound */
+export async function seccompCheck(
+  cli: Cli,
+  files: readonly string[],
+  flags: ArchFlags,
+): Promise<number> {
+  const arch = architecture(flags);
+  const results = await Promise.all(
+    files.map(async (file) => {
+      try {
+        return { file, error: null, threads: await explainFile(file, arch) };
+      } catch (error) {
+        return { file, error: describeError(error), threads: [] };
+      }
+    }),
+  );
+  const status = results.every(({ error }) => error === null) ? 0 : 1;
+  if (cli.json) {
+    const brief = ({ rules, ...rest }: ExplainedThread) => ({ ...rest, rules: rules.length });
+    cli.printJson(results.map((one) => ({ ...one, threads: one.threads.map(brief) })));
+    return status;
+  }
+  for (const { file, error, threads } of results) {
+    if (error !== null) cli.stdout.write(`${styleText('red', 'NOT')}  ${file}: ${error}\n`);
+    for (const one of threads) {
+      cli.stdout.write(`${styleText('green', 'ok')}   ${file}: ${size(one)}\n`);
+      for (const line of one.redundant) cli.stdout.write(`     changes nothing: ${line}\n`);
+    }
+  }
+  return status;
+}
+
+export async function seccompExplain(
+  cli: Cli,
+  file: string,
+  thread: string | undefined,
+  flags: ArchFlags & { readonly program?: boolean },
+): Promise<number> {
+  const arch = architecture(flags);
+  if (flags.program) {
+    const lines = await listProgram(file, thread, arch);
+    if (cli.json) cli.printJson(lines);
+    else cli.stdout.write(lines.map((line, at) => `${String(at).padStart(4)}  ${line}\n`).join(''));
+    return 0;
+  }
+  const threads = await explainFile(file, arch);
+  const shown = threads.filter((one) => thread === undefined || one.thread === thread);
+  if (shown.length === 0) {
+    const names = threads.map((one) => one.thread).join(', ');
+    throw new UsageError(`the profile has no thread "${thread}"`, `it has ${names}`);
+  }
+  if (cli.json) cli.printJson(shown);
+  else cli.stdout.write(`${shown.map(describeThread).join('\n\n')}\n`);
+  return 0;
+}
+
+export async function seccompCompile(cli: Cli, file: string, flags: CompileFlags): Promise<number> {
+  const { out, thread, firecracker, mode } = flags;
+  const format = firecracker === undefined ? 'raw' : filterFormat(firecracker);
+  if (format !== 'raw' && thread !== undefined)
+    throw new UsageError('a file for Firecracker has all its threads', 'leave out --thread');
+  const arch = architecture(flags);
+  const written = await compileFile(file, out, { arch, mode, format, thread });
+  if (cli.json) cli.printJson({ path: out, bytes: written, format, arch, mode });
+  else cli.stdout.write(`${out}: ${bytes(written)}, ${format}, ${arch}, ${mode}\n`);
+  return 0;
+}
+
+export async function seccompLearn(
+  cli: Cli,
+  words: readonly string[],
+  { traces, thread, since }: LearnFlags,
+): Promise<number> {
+  const options = { thread, since };
+  cli.printJson(
+    traces
+      ? await learnFromTraces(words, options)
+      : await learnFromRun(words, options, cli.cancelled),
+  );
+  return 0;
+}
+
+function describeThread(one: ExplainedThread): string {
+  const rows = one.rules.map(({ syscall, number, when, action, comment }) => [
+    `${number}`,
+    syscall,
+    when.length === 0 ? 'always' : when.join(' and '),
+    action,
+    comment ?? '',
+  ]);
+  return `${size(one)}\n${table(['no', 'syscall', 'when', 'action', 'needed by'], rows)}`;
+}
+
+const size = ({ thread, syscalls, rules, instructions, stepsMax, otherwise }: ExplainedThread) =>
+  `thread ${thread}: ${syscalls} system calls in ${rules.length} rules, all others ${otherwise}; ` +
+  `${instructions} instructions, at most ${stepsMax} for one of them`;
+
+function architecture({ arch }: ArchFlags): Architecture {
+  return ARCHITECTURES.find((name) => name === arch) ?? hostArchitecture();
+}
+
+function filterFormat(version: string) {
+  if (/^\d+\.\d+(\.|$)/.test(version)) return filterFormatOf(version);
+  throw new UsageError(`--firecracker: "${version}" is no version`, 'write it as 1.16.1');
+}

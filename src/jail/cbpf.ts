@@ -1,0 +1,180 @@
+/**
+ * An assembler of classic BPF as seccomp takes it (Documentation/networking/filter.rst, kernel/seccomp.c): one
+ * accumulator, jumps only forward, the end is a return. Pure. An instruction is `struct sock_filter`:
+ *
+ *     0 code u16 · 2 jump if true u8 · 3 jump if false u8 · 4 constant u32
+ */
+
+/** linux/bpf_common.h: class | size or operation | mode or source. */
+export const CODE = {
+  /** BPF_LD | BPF_W | BPF_ABS */
+  load: 0x20,
+  /** BPF_ALU | BPF_AND | BPF_K */
+  and: 0x54,
+  /** BPF_JMP | BPF_JA: its distance is the constant, 32 bits. */
+  jump: 0x05,
+  /** BPF_JMP | BPF_JEQ | BPF_K, and so on. */
+  jumpIfEqual: 0x15,
+  jumpIfGreater: 0x25,
+  jumpIfGreaterOrEqual: 0x35,
+  /** BPF_RET | BPF_K */
+  return: 0x06,
+} as const;
+
+/** BPF_MAXINSNS (linux/bpf_common.h). */
+export const INSTRUCTIONS_MAX = 4096;
+export const INSTRUCTION_BYTES = 8;
+/** A conditional jump's distances are u8. */
+const NEAR_MAX = 255;
+
+/** `struct seccomp_data` (linux/seccomp.h), which is what `load` reads, 4 bytes at a time. */
+export const SECCOMP_DATA = { number: 0, arch: 4, bytes: 64 } as const;
+/** The halves of an argument, on processors whose lowest byte comes first. */
+export const argumentOffset = (index: number, half: 'low' | 'high'): number =>
+  16 + 8 * index + (half === 'high' ? 4 : 0);
+
+export type Comparison = 'jumpIfEqual' | 'jumpIfGreater' | 'jumpIfGreaterOrEqual';
+
+/** A place in the program, known once `place` was called for it. */
+export interface Label {
+  readonly name: string;
+}
+
+interface Branch {
+  readonly kind: 'branch';
+  readonly comparison: Comparison;
+  readonly constant: number;
+  readonly targets: readonly [ifTrue: Label, ifFalse: Label];
+}
+
+type Item = Branch | { readonly kind: 'load' | 'and' | 'return'; readonly constant: number };
+
+/**
+ * Every way through a program ends in `branch` or `return`, so what comes next needs a label. A jump too far
+ * for a conditional one goes by an instruction next to it.
+ */
+export class Assembler {
+  readonly #items: Item[] = [];
+  readonly #places = new Map<Label, number>();
+  /** What the accumulator holds here, or where a label is placed: the offset of a load; null: unknown. */
+  #holds: number | null = null;
+  readonly #holdsAt = new Map<Label, number | null>();
+
+  place(label: Label): this {
+    if (this.#places.has(label)) throw new RangeError(`label ${label.name} is there twice`);
+    this.#places.set(label, this.#items.length);
+    this.#holds = this.#holdsAt.get(label) ?? null;
+    return this;
+  }
+
+  /** Accumulator = the word at `offset` of `struct seccomp_data`; nothing when it holds that already. */
+  load(offset: number): this {
+    if (this.#holds !== offset) this.#items.push({ kind: 'load', constant: offset });
+    this.#holds = offset;
+    return this;
+  }
+
+  and(mask: number): this {
+    this.#items.push({ kind: 'and', constant: mask });
+    this.#holds = null;
+    return this;
+  }
+
+  /** Compares the accumulator with a u32. */
+  branch(comparison: Comparison, constant: number, ifTrue: Label, ifFalse: Label): this {
+    this.#items.push({ kind: 'branch', comparison, constant, targets: [ifTrue, ifFalse] });
+    for (const target of [ifTrue, ifFalse]) {
+      const before = this.#holdsAt.get(target);
+      const same = before === undefined || before === this.#holds;
+      this.#holdsAt.set(target, same ? this.#holds : null);
+    }
+    return this;
+  }
+
+  return(word: number): this {
+    this.#items.push({ kind: 'return', constant: word });
+    return this;
+  }
+
+  /** @throws RangeError for a label that is nowhere or behind its jump: a mistake of who wrote the program */
+  assemble(): Uint8Array<ArrayBuffer> {
+    const far = this.#farTargets();
+    const positions = this.#positions(far);
+    const words: { code: number; jt: number; jf: number; k: number }[] = [];
+    const push = (code: number, k: number, jt = 0, jf = 0): void => {
+      words.push({ code, jt, jf, k });
+    };
+    for (const item of this.#items) {
+      if (item.kind !== 'branch') {
+        push(CODE[item.kind], item.constant);
+        continue;
+      }
+      const at = words.length;
+      const relays = item.targets.filter((target) => far.get(item)?.has(target));
+      const distance = (target: Label): number => {
+        const relay = relays.indexOf(target);
+        return relay < 0 ? this.#position(target, positions) - at - 1 : relay;
+      };
+      const [ifTrue, ifFalse] = item.targets;
+      push(CODE[item.comparison], item.constant, distance(ifTrue), distance(ifFalse));
+      for (const target of relays) {
+        const there = this.#items[this.#places.get(target) ?? -1];
+        // A return costs no more here than the jump to it.
+        if (there?.kind === 'return') push(CODE.return, there.constant);
+        else push(CODE.jump, this.#position(target, positions) - words.length - 1);
+      }
+    }
+    return encode(words);
+  }
+
+  /** Grows until all that is left is near: an instruction more can put another target out of reach. */
+  #farTargets(): Map<Branch, Set<Label>> {
+    const far = new Map<Branch, Set<Label>>();
+    for (let changed = true; changed; ) {
+      changed = false;
+      const positions = this.#positions(far);
+      for (const [index, item] of this.#items.entries()) {
+        if (item.kind !== 'branch') continue;
+        const here = far.get(item) ?? new Set();
+        for (const target of item.targets) {
+          const distance = this.#position(target, positions) - (positions[index] ?? 0) - 1;
+          if (distance < 0) throw new RangeError(`label ${target.name} is behind its jump`);
+          if (distance <= NEAR_MAX || here.has(target)) continue;
+          far.set(item, here.add(target));
+          changed = true;
+        }
+      }
+    }
+    return far;
+  }
+
+  /** Of each item, in instructions. */
+  #positions(far: ReadonlyMap<Branch, ReadonlySet<Label>>): number[] {
+    let next = 0;
+    return this.#items.map((item) => {
+      const at = next;
+      next += 1 + (item.kind === 'branch' ? (far.get(item)?.size ?? 0) : 0);
+      return at;
+    });
+  }
+
+  #position(label: Label, positions: readonly number[]): number {
+    const position = positions[this.#places.get(label) ?? -1];
+    if (position === undefined) throw new RangeError(`label ${label.name} is nowhere`);
+    return position;
+  }
+}
+
+function encode(
+  words: readonly { code: number; jt: number; jf: number; k: number }[],
+): Uint8Array<ArrayBuffer> {
+  const view = new DataView(new ArrayBuffer(words.length * INSTRUCTION_BYTES));
+  for (const [index, { code, jt, jf, k }] of words.entries()) {
+    const at = index * INSTRUCTION_BYTES;
+    view.setUint16(at, code, true);
+    view.setUint8(at + 2, jt);
+    view.setUint8(at + 3, jf);
+    view.setUint32(at + 4, k, true);
+  }
+  return new Uint8Array(view.buffer);
+}

@@ -1,0 +1,177 @@
+import { dirname, join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { type CgroupFiles, type CgroupLimits, Cgroups } from './cgroup.ts';
+import { findCgroups } from './cgroup-paths.ts';
+
+const LIMITS: CgroupLimits = { memoryBytes: 1_000, tasks: 10, cpus: 2 };
+
+/** cgroup2 as in cgroups(7): controllers come from above, and not to the children of a group with processes. */
+class Unified implements CgroupFiles {
+  readonly files = new Map<string, string>();
+  readonly #root: string;
+  readonly #locked: (dir: string) => boolean;
+
+  constructor(root: string, controllers: string, locked: (dir: string) => boolean = () => false) {
+    this.#root = root;
+    this.#locked = locked;
+    this.#fill(root, controllers);
+  }
+
+  #fill(dir: string, controllers: string): void {
+    this.files.set(join(dir, 'cgroup.controllers'), controllers);
+    this.files.set(join(dir, 'cgroup.subtree_control'), '');
+    this.files.set(join(dir, 'cgroup.procs'), '');
+    const files: Record<string, string[]> = {
+      memory: ['memory.max', 'memory.swap.max', 'memory.oom.group'],
+      pids: ['pids.max'],
+      cpu: ['cpu.max'],
+    };
+    for (const name of controllers.split(' ')) {
+      for (const file of files[name] ?? []) this.files.set(join(dir, file), 'max');
+    }
+  }
+
+  make(dir: string): void {
+    if (this.#locked(dirname(dir))) throw failure('EACCES');
+    this.#fill(dir, this.read(join(dirname(dir), 'cgroup.subtree_control')).trim());
+  }
+
+  remove(dir: string): void {
+    if (this.read(join(dir, 'cgroup.procs')) !== '') throw failure('EBUSY');
+    for (const path of this.files.keys()) if (dirname(path) === dir) this.files.delete(path);
+  }
+
+  list(dir: string): string[] {
+    const all = [...this.files.keys()].filter((path) => path.startsWith(`${dir}/`));
+    return [...new Set(all.map((path) => path.slice(dir.length + 1).split('/')[0] ?? ''))];
+  }
+
+  exists(path: string): boolean {
+    return [...this.files.keys()].some((each) => each === path || each.startsWith(`${path}/`));
+  }
+
+  read(path: string): string {
+    const text = this.files.get(path);
+    if (text === undefined) throw failure('ENOENT');
+    return text;
+  }
+
+  write(path: string, value: string): void {
+    const dir = dirname(path);
+    if (this.#locked(dir)) throw failure('EACCES');
+    const before = this.read(path);
+    if (!path.endsWith('/cgroup.subtree_control')) {
+      this.files.set(path, path.endsWith('/cgroup.procs') ? `${before}${value}\n` : value);
+      return;
+    }
+    if (dir !== this.#root && this.read(join(dir, 'cgroup.procs')) !== '') throw failure('EBUSY');
+    const wanted = value.split(' ').map((word) => word.slice(1));
+    const there = this.read(join(dir, 'cgroup.controllers')).split(' ');
+    if (!wanted.every((name) => there.includes(name))) throw failure('ENOENT');
+    this.files.set(path, [...before.split(' '), ...wanted].join(' ').trim());
+  }
+}
+
+function failure(code: string): Error {
+  return Object.assign(new Error(code), { code });
+}
+
+const MOUNT = '/cg';
+const of = (dir: string) => ({ v1: new Map(), v2: { dir, mount: MOUNT } });
+
+describe('Cgroups: v2', () => {
+  it('create: sets every limit, and takes what is in the group with it', async () => {
+    const kernel = new Unified(MOUNT, 'cpu io memory pids');
+    const cgroups = new Cgroups(of(MOUNT), kernel);
+    expect(cgroups.missing).toBeNull();
+    const group = cgroups.create('vm', LIMITS);
+    const [dir = ''] = group.dirs;
+    expect(dir).toMatch(new RegExp(`^/cg/neurovisor/vm\\.${process.pid}\\.\\d+$`));
+    const setting = (name: string): string => kernel.read(join(dir, name));
+    expect(setting('memory.max')).toBe('1000');
+    expect(setting('memory.swap.max')).toBe('0');
+    expect(setting('memory.oom.group')).toBe('1');
+    expect(setting('pids.max')).toBe('10');
+    expect(setting('cpu.max')).toBe('200000 100000');
+    await group.remove();
+    expect(kernel.exists(dir)).toBe(false);
+  });
+
+  it('constructor: goes up past a group that has processes of its own', () => {
+    const kernel = new Unified(MOUNT, 'cpu memory pids');
+    kernel.write(`${MOUNT}/cgroup.subtree_control`, '+cpu +memory +pids');
+    kernel.make(`${MOUNT}/service`);
+    kernel.write(`${MOUNT}/service/cgroup.procs`, '7');
+    const cgroups = new Cgroups(of(`${MOUNT}/service`), kernel);
+    expect(cgroups.create('vm', LIMITS).dirs[0]).toMatch(/^\/cg\/neurovisor\/vm\./);
+  });
+
+  it('constructor: without permission, or without controllers, it has none and says which', () => {
+    const locked = new Unified(MOUNT, 'memory pids', () => true);
+    expect(new Cgroups(of(MOUNT), locked).missing).toBe('memory, pids');
+    const bare = new Unified(MOUNT, 'hugetlb');
+    expect(new Cgroups(of(MOUNT), bare).missing).toBe('memory, pids');
+    expect(new Cgroups(of(MOUNT), new Unified(MOUNT, 'pids')).missing).toBe('memory');
+  });
+
+  it('create: one that can not be limited is not left', () => {
+    const kernel = new Unified(MOUNT, 'memory pids');
+    const cgroups = new Cgroups(of(MOUNT), kernel);
+    const write = kernel.write.bind(kernel);
+    kernel.write = (path, value) => {
+      if (path.endsWith('/pids.max')) throw failure('EINVAL');
+      write(path, value);
+    };
+    expect(() => cgroups.create('vm', LIMITS)).toThrow(
+      expect.objectContaining({ code: 'jail_failed' }),
+    );
+    expect(kernel.list(`${MOUNT}/neurovisor`).filter((name) => name.startsWith('vm'))).toEqual([]);
+  });
+
+  it('reclaim: removes the groups of owners that run no more, and no others', async () => {
+    const kernel = new Unified(MOUNT, 'memory pids');
+    const cgroups = new Cgroups(of(MOUNT), kernel);
+    cgroups.create('mine', LIMITS);
+    for (const name of ['dead.999999999.1', `reused.${process.pid}.1`, 'foreign', 'a.b.c']) {
+      kernel.make(`${MOUNT}/neurovisor/${name}`);
+    }
+    expect(await cgroups.reclaim()).toBe(2);
+    const left = kernel.list(`${MOUNT}/neurovisor`).filter((name) => !name.startsWith('cgroup.'));
+    expect(left.filter((name) => !/^(memory|pids|cpu)\./.test(name)).sort()).toEqual([
+      'a.b.c',
+      'foreign',
+      expect.stringMatching(/^mine\./),
+    ]);
+  });
+});
+
+describe('findCgroups', () => {
+  const V1 = [
+    '31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755',
+    '32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct',
+    '35 31 0:32 /docker/7 /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory',
+    '40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd',
+    '41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw - cgroup2 cgroup2 rw',
+  ].join('\n');
+
+  it('findCgroups: v1, v2 and both, below the root that is mounted', () => {
+    const own = '4:memory:/docker/7/sub\n2:cpu,cpuacct:/\n1:name=systemd:/\n0::/x\n';
+    const found = findCgroups(V1, own);
+    expect([...found.v1].sort()).toEqual([
+      ['cpu', '/sys/fs/cgroup/cpu,cpuacct'],
+      ['memory', '/sys/fs/cgroup/memory/sub'],
+    ]);
+    expect(found.v2).toEqual({
+      dir: '/sys/fs/cgroup/uni fied/x',
+      mount: '/sys/fs/cgroup/uni fied',
+    });
+  });
+  it('findCgroups: what is of another namespace is not there', () => {
+    expect(findCgroups(V1, '4:memory:/elsewhere\n0::/../up\n')).toEqual({
+      v1: new Map(),
+      v2: null,
+    });
+    expect(findCgroups('', '')).toEqual({ v1: new Map(), v2: null });
+    expect(findCgroups('garbage - cgroup2', '0:')).toEqual({ v1: new Map(), v2: null });
+  });
+});

@@ -1,0 +1,325 @@
+/**
+ * The control group of a VMM: how much memory, how many threads and how much processor time it may take of
+ * the host (io). Names tell whose they are, so that the groups of a killed NeuroVisor are found:
+ *
+ *     <group of this process>/neurovisor/<vm>.<pid of the owner>.<its start>
+ *
+ * v2 has one more rule: a group with processes of its own gives no controllers to its children ("no internal
+ * processes", cgroups(7)). So the parent is the nearest group upwards that has what is needed and may be written.
+ */
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import { sleep } from '../base/clock.ts';
+import { describeError, errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import { isRunning, startTicksOf } from '../sys/process-start.ts';
+import { type CgroupPaths, CONTROLLERS, type Controller } from './cgroup-paths.ts';
+import { JailError } from './errors.ts';
+
+export interface CgroupLimits {
+  readonly memoryBytes: number;
+  /** Processes and threads. */
+  readonly tasks: number;
+  /** Whole processors' time. */
+  readonly cpus: number;
+}
+
+/** cpu.cfs_period_us, cpu.max: the kernel's default. */
+const CPU_PERIOD_US = 100_000;
+const PARENT = 'neurovisor';
+/** Those without which the jail is told to be without limits. */
+const NEEDED: readonly Controller[] = ['memory', 'pids'];
+const REMOVE_MS_MAX = 2_000;
+const REMOVE_POLL_MS = 5;
+
+/** What is done in a file system of control groups. Errors are those of Node. */
+export interface CgroupFiles {
+  make(dir: string): void;
+  remove(dir: string): void;
+  list(dir: string): readonly string[];
+  exists(path: string): boolean;
+  read(path: string): string;
+  write(path: string, value: string): void;
+}
+
+const kernelFiles: CgroupFiles = {
+  make: (dir) => mkdirSync(dir),
+  remove: (dir) => rmdirSync(dir),
+  list: (dir) => readdirSync(dir),
+  exists: (path) => existsSync(path),
+  read: (path) => readFileSync(path, 'utf8'),
+  write: (path, value) => writeFileSync(path, value, { flag: 'r+' }),
+};
+
+interface Tree {
+  /** `/sys/fs/cgroup/memory/…/neurovisor`; made. */
+  readonly parent: string;
+  readonly controllers: readonly Controller[];
+  readonly version: 1 | 2;
+}
+
+export interface Cgroup {
+  /** By which controllers it is limited. */
+  readonly dirs: readonly string[];
+  /** @throws JailError `jail_failed` */
+  add(pid: number): void;
+  /** Ends what is in it, and removes it. @throws JailError `jail_failed` */
+  remove(): Promise<void>;
+}
+
+export class Cgroups {
+  readonly #files: CgroupFiles;
+  readonly #trees: readonly Tree[];
+  readonly #owner: string;
+
+  /** @param files for tests; default: the kernel's */
+  constructor(paths: CgroupPaths, files: CgroupFiles = kernelFiles) {
+    this.#files = files;
+    this.#trees = findTrees(paths, files);
+    this.#owner = `${process.pid}.${startTicksOf(process.pid) ?? ''}`;
+  }
+
+  /** In the words of the kernel, e.g. `memory`, `pids`. */
+  get controllers(): readonly Controller[] {
+    return this.#trees.flatMap((tree) => tree.controllers);
+  }
+
+  /** What VMMs are not limited by here though they should be; null: nothing. */
+  get missing(): string | null {
+    const missing = NEEDED.filter((name) => !this.controllers.includes(name));
+    return missing.length === 0 ? null : missing.join(', ');
+  }
+
+  /** @param id `[a-z0-9]+`. @throws JailError `jail_failed` */
+  create(id: string, limits: CgroupLimits): Cgroup {
+    const made: { dir: string; tree: Tree }[] = [];
+    const files = this.#files;
+    try {
+      for (const tree of this.#trees) {
+        const dir = join(tree.parent, `${id}.${this.#owner}`);
+        files.make(dir);
+        made.push({ dir, tree });
+        for (const [file, value] of limitFiles(tree, limits)) {
+          writeSetting(files, join(dir, file.name), value, file.optional);
+        }
+      }
+    } catch (cause) {
+      for (const { dir } of made) files.remove(dir);
+      throw new JailError('jail_failed', `make a control group for the VM ${id}`, { cause });
+    }
+    const dirs = made.map(({ dir }) => dir);
+    return {
+      dirs,
+      add: (pid) => addTo(files, dirs, pid),
+      remove: () => removeAll(files, dirs),
+    };
+  }
+
+  /** Ends and removes what NeuroVisors left that run no more. @returns how many groups */
+  async reclaim(): Promise<number> {
+    const left = new Set<string>();
+    for (const { parent } of this.#trees) {
+      for (const name of this.#files.list(parent)) {
+        const match = /^[a-z0-9]+\.(\d+)\.(\d+)$/.exec(name);
+        if (match === null) continue;
+        const [, pid = '', startTicks = ''] = match;
+        if (!isRunning({ pid: Number(pid), startTicks })) left.add(join(parent, name));
+      }
+    }
+    await removeAll(this.#files, [...left]);
+    return left.size;
+  }
+}
+
+interface Setting {
+  readonly name: string;
+  /** Not in every kernel. */
+  readonly optional?: boolean;
+}
+
+function limitFiles(tree: Tree, limits: CgroupLimits): [Setting, string][] {
+  const { memoryBytes, tasks, cpus } = limits;
+  const has = (name: Controller): boolean => tree.controllers.includes(name);
+  const quota = String(cpus * CPU_PERIOD_US);
+  const memory = String(memoryBytes);
+  if (tree.version === 2) {
+    return [
+      ...(has('memory')
+        ? ([
+            [{ name: 'memory.max' }, memory],
+            [{ name: 'memory.swap.max', optional: true }, '0'],
+            [{ name: 'memory.oom.group' }, '1'],
+          ] satisfies [Setting, string][])
+        : []),
+      ...(has('pids')
+        ? ([[{ name: 'pids.max' }, String(tasks)]] satisfies [Setting, string][])
+        : []),
+      ...(has('cpu')
+        ? ([[{ name: 'cpu.max' }, `${quota} ${CPU_PERIOD_US}`]] satisfies [Setting, string][])
+        : []),
+    ];
+  }
+  return [
+    ...(has('memory')
+      ? ([
+          [{ name: 'memory.limit_in_bytes' }, memory],
+          // Memory and swap together: as much as memory alone, so no swap.
+          [{ name: 'memory.memsw.limit_in_bytes', optional: true }, memory],
+        ] satisfies [Setting, string][])
+      : []),
+    ...(has('pids') ? ([[{ name: 'pids.max' }, String(tasks)]] satisfies [Setting, string][]) : []),
+    ...(has('cpu')
+      ? ([[{ name: 'cpu.cfs_quota_us', optional: true }, quota]] satisfies [Setting, string][])
+      : []),
+  ];
+}
+
+function writeSetting(files: CgroupFiles, path: string, value: string, optional = false): void {
+  try {
+    files.write(path, value);
+  } catch (error) {
+    // A kernel without swap accounting, or without bandwidth control.
+    if (!optional || errorCode(error) !== 'ENOENT') throw error;
+  }
+}
+
+function addTo(files: CgroupFiles, dirs: readonly string[], pid: number): void {
+  try {
+    for (const dir of dirs) files.write(join(dir, 'cgroup.procs'), String(pid));
+  } catch (cause) {
+    throw new JailError('jail_failed', `put the process ${pid} into its control group`, { cause });
+  }
+}
+
+async function removeAll(files: CgroupFiles, dirs: readonly string[]): Promise<void> {
+  const failures: unknown[] = [];
+  for (const dir of dirs) {
+    await removeOne(files, dir).catch((error: unknown) => failures.push(error));
+  }
+  if (failures.length === 0) return;
+  const cause = failures.map(describeError).join('; ');
+  throw new JailError('jail_failed', 'remove a control group', { cause });
+}
+
+/** The kernel lets go of a group a moment after the last process in it has ended. */
+async function removeOne(files: CgroupFiles, dir: string): Promise<void> {
+  for (let waitedMs = 0; ; waitedMs += REMOVE_POLL_MS) {
+    try {
+      files.remove(dir);
+      return;
+    } catch (error) {
+      if (errorCode(error) === 'ENOENT') return;
+      if (errorCode(error) !== 'EBUSY' || waitedMs >= REMOVE_MS_MAX) throw error;
+    }
+    for (const pid of processesIn(files, dir)) endProcess(pid);
+    await sleep(REMOVE_POLL_MS);
+  }
+}
+
+function processesIn(files: CgroupFiles, dir: string): number[] {
+  try {
+    const text = files.read(join(dir, 'cgroup.procs'));
+    return text
+      .split('\n')
+      .map(Number)
+      .filter((pid) => pid > 0);
+  } catch (error) {
+    ignore(error, 'a control group that is gone');
+    return [];
+  }
+}
+
+function endProcess(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    ignore(error, 'a process that has ended by itself');
+  }
+}
+
+function findTrees(paths: CgroupPaths, files: CgroupFiles): Tree[] {
+  const trees: Tree[] = [];
+  for (const [controller, dir] of paths.v1) {
+    // Two controllers of one mount are one tree.
+    const known = trees.findIndex(({ parent }) => parent === join(dir, PARENT));
+    const one = trees[known];
+    if (one !== undefined) trees[known] = { ...one, controllers: [...one.controllers, controller] };
+    else if (makeParent(files, dir))
+      trees.push({ parent: join(dir, PARENT), controllers: [controller], version: 1 });
+  }
+  const missing = CONTROLLERS.filter((name) => !paths.v1.has(name));
+  const unified = paths.v2 === null ? undefined : findUnified(files, paths.v2, missing);
+  return unified === undefined ? trees : [...trees, unified];
+}
+
+function makeParent(files: CgroupFiles, dir: string): boolean {
+  const parent = join(dir, PARENT);
+  try {
+    if (!files.exists(parent)) files.make(parent);
+    return true;
+  } catch (error) {
+    ignore(
+      error,
+      'another process has made it, or none can be made here: told as a gap of the jail',
+    );
+    return files.exists(parent);
+  }
+}
+
+/** From the group of this process upwards: the first whose children can have what is missing. */
+function findUnified(
+  files: CgroupFiles,
+  v2: NonNullable<CgroupPaths['v2']>,
+  missing: readonly Controller[],
+): Tree | undefined {
+  for (let dir = v2.dir; dir.startsWith(v2.mount); dir = dirname(dir)) {
+    const wanted = missing.filter((name) =>
+      wordsOf(files, join(dir, 'cgroup.controllers')).has(v2Name(name)),
+    );
+    if (wanted.includes('memory') || wanted.includes('pids')) {
+      const parent = join(dir, PARENT);
+      if (enable(files, dir, wanted) && makeParent(files, dir) && enable(files, parent, wanted)) {
+        return { parent, controllers: wanted, version: 2 };
+      }
+    }
+    if (dir === v2.mount) break;
+  }
+  return undefined;
+}
+
+const v2Name = (name: Controller): string => (name === 'blkio' ? 'io' : name);
+
+/** Gives the controllers to the children of `dir`. */
+function enable(files: CgroupFiles, dir: string, controllers: readonly Controller[]): boolean {
+  try {
+    const path = join(dir, 'cgroup.subtree_control');
+    const there = wordsOf(files, path);
+    const more = controllers.map(v2Name).filter((name) => !there.has(name));
+    if (more.length > 0) {
+      files.write(path, more.map((name) => `+${name}`).join(' '));
+    }
+    return true;
+  } catch (error) {
+    ignore(
+      error,
+      'not ours to divide, or with processes of its own: the next one upwards is tried',
+    );
+    return false;
+  }
+}
+
+function wordsOf(files: CgroupFiles, path: string): Set<string> {
+  try {
+    return new Set(files.read(path).trim().split(/\s+/));
+  } catch (error) {
+    ignore(error, 'a control group that shows nothing');
+    return new Set();
+  }
+}

@@ -1,0 +1,210 @@
+/** Finds out whether VMMs can be jailed on this host, by jailing one (io). */
+import { createHash } from 'node:crypto';
+import { accessSync, constants, readFileSync, statSync } from 'node:fs';
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { delimiter, join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { describeError } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import { Cgroups } from './cgroup.ts';
+import { findCgroups } from './cgroup-paths.ts';
+import { JailError } from './errors.ts';
+import { Identities, type UidRange } from './identity.ts';
+import { type Jailed, type JailParts, startJailed } from './jail.ts';
+import type { JailPlan, JailTools } from './plan.ts';
+import { prepareProgramTree } from './program-tree.ts';
+
+export interface JailOptions {
+  /** Of this user alone: the VMM's program and libraries are copied there once. */
+  readonly cacheDir: string;
+  /** The same for all processes of the host. */
+  readonly stateDir: string;
+  /** Searched for bubblewrap and the programs of util-linux: PATH. */
+  readonly searchPath: string;
+  /** The VMM's program, first, and the files that it opens; absolute paths. */
+  readonly programFiles: readonly string[];
+  /** Arguments with which the program says something and ends at once with 0. */
+  readonly probeArgs: readonly string[];
+  /** `struct sock_filter[]`. */
+  readonly filter: Uint8Array;
+  readonly uids: UidRange;
+  /** The group that may open what VMMs need of /dev; null: none. */
+  readonly deviceGid: number | null;
+  readonly log: Log;
+}
+
+export interface Jail {
+  /** What holds, for people: `own user, namespaces, …`. */
+  readonly description: string;
+  /** What does not hold on this host, each with its reason. */
+  readonly gaps: readonly string[];
+  start(plan: JailPlan): Promise<Jailed>;
+  /** After all VMMs have ended. */
+  close(): Promise<void>;
+}
+
+const PROBE_OUTPUT_BYTES_MAX = 4 * 1024;
+const PROBE_MEMORY_MIB = 64;
+
+/** @throws JailError `jail_unavailable`, `jail_dir_unsafe` */
+export async function openJail(options: JailOptions): Promise<Jail> {
+  const { log } = options;
+  const tools = findTools(options.searchPath);
+  const hasOwnUsers = mayBeOthers();
+  const identities = hasOwnUsers
+    ? new Identities(join(options.stateDir, 'jail'), options.uids, options.deviceGid)
+    : null;
+  const tree = await prepareProgramTree(join(options.cacheDir, 'jail'), options.programFiles);
+  const cgroups = await openCgroups(log);
+  const orphans = identities?.endOrphans() ?? 0;
+  if (orphans > 0) log.info('ended VMMs whose owner was killed', { count: orphans });
+  const parts: JailParts = {
+    ...{ tools, tree, identities, log, filter: options.filter },
+    cgroups: cgroups?.missing === null ? cgroups : null,
+  };
+  try {
+    await probe(parts, options, tree.dir);
+  } catch (error) {
+    await identities?.close();
+    throw error;
+  }
+  return {
+    description: [
+      ...(hasOwnUsers ? ['own user'] : []),
+      ...['own namespaces', 'empty root', 'no capabilities', 'seccomp'],
+      ...(parts.cgroups === null ? [] : [`limits of ${parts.cgroups.controllers.join(', ')}`]),
+    ].join(', '),
+    gaps: [
+      ...(hasOwnUsers ? [] : ['VMMs run as this user, since only root can give them others']),
+      ...(parts.cgroups === null ? [noLimits(cgroups)] : []),
+    ],
+    start: (plan) => startJailed(parts, plan),
+    close: async () => identities?.close(),
+  };
+}
+
+function noLimits(cgroups: Cgroups | null): string {
+  const missing = cgroups === null ? 'memory, pids' : (cgroups.missing ?? '');
+  return `no limit of ${missing}: no control group can be made here`;
+}
+
+async function openCgroups(log: Log): Promise<Cgroups | null> {
+  try {
+    const read = (name: string): string => readFileSync(`/proc/self/${name}`, 'utf8');
+    const cgroups = new Cgroups(findCgroups(read('mountinfo'), read('cgroup')));
+    const reclaimed = await cgroups.reclaim();
+    if (reclaimed > 0) log.info('removed control groups of VMMs that ran no more', { reclaimed });
+    return cgroups;
+  } catch (error) {
+    log.warn('control groups can not be used', { reason: describeError(error) });
+    return null;
+  }
+}
+
+/** Capabilities that it takes to make VMMs other users (linux/capability.h). */
+const NEEDED_CAPABILITIES = {
+  CHOWN: 0,
+  DAC_OVERRIDE: 1,
+  KILL: 5,
+  SETGID: 6,
+  SETUID: 7,
+  SYS_ADMIN: 21,
+};
+
+function mayBeOthers(): boolean {
+  if (process.geteuid?.() !== 0) return false;
+  const status = readFileSync('/proc/self/status', 'latin1');
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`);
+  return Object.values(NEEDED_CAPABILITIES).every(
+    (bit) => (effective & (1n << BigInt(bit))) !== 0n,
+  );
+}
+
+function findTools(searchPath: string): JailTools {
+  const find = (name: string, packageName: string): string => {
+    for (const dir of searchPath.split(delimiter)) {
+      const path = join(dir, name);
+      if (dir.startsWith('/') && isExecutable(path)) return path;
+    }
+    throw new JailError('jail_unavailable', `find ${name} in PATH`, {
+      cause: 'it is not installed',
+      remedy: `Install it: apt-get install ${packageName}, or run ./neurovisor setup as root.`,
+    });
+  };
+  return {
+    bwrap: find('bwrap', 'bubblewrap'),
+    setpriv: find('setpriv', 'util-linux'),
+    nsenter: find('nsenter', 'util-linux'),
+  };
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return statSync(path).isFile();
+  } catch (error) {
+    ignore(error, 'not in this folder');
+    return false;
+  }
+}
+
+/** Once per boot of the host and version of what is used; it takes 50 ms. */
+async function probe(parts: JailParts, options: JailOptions, treeDir: string): Promise<void> {
+  const stampPath = join(options.cacheDir, 'jail', 'probed');
+  const stamp = stampOf(parts, options, treeDir);
+  if ((await readText(stampPath)) === stamp) return;
+  const dir = join(options.cacheDir, 'jail', 'probe');
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const [program = ''] = options.programFiles;
+  const jailed = await startJailed(parts, {
+    id: 'probe',
+    argv: [program, ...options.probeArgs],
+    // Not /dev/null: the C library would ask a device whether it is a terminal, which no VMM may.
+    stdio: ['ignore', 'pipe', 'pipe'],
+    dir,
+    files: [],
+    memoryMib: PROBE_MEMORY_MIB,
+    cpus: 1,
+  });
+  jailed.child.stdout?.resume();
+  let words = '';
+  (jailed.child.stderr as Readable).on('data', (bytes: Buffer) => {
+    words = (words + bytes.toString('utf8')).slice(0, PROBE_OUTPUT_BYTES_MAX);
+  });
+  const status = await new Promise((resolve) => jailed.child.once('close', resolve));
+  const pid = await jailed.pid.catch((error: unknown) => describeError(error));
+  await jailed.release();
+  if (status !== 0) {
+    const how = words.trim() || (typeof pid === 'string' ? pid : `it ended with ${String(status)}`);
+    throw new JailError('jail_unavailable', 'start a VMM in a jail', {
+      cause: how,
+      remedy: REMEDY,
+    });
+  }
+  await writeFile(`${stampPath}.${process.pid}`, stamp);
+  await rename(`${stampPath}.${process.pid}`, stampPath);
+}
+
+const REMEDY =
+  'Let this user make user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns), or run as root.';
+
+function stampOf(parts: JailParts, options: JailOptions, treeDir: string): string {
+  const { tools, filter } = parts;
+  const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+  const bwrap = statSync(tools.bwrap);
+  const facts = [
+    ...[bootId, treeDir, tools.bwrap, bwrap.ino, bwrap.mtimeMs, process.geteuid?.()],
+    ...[parts.identities !== null, parts.cgroups?.controllers, options.uids, options.deviceGid],
+  ];
+  return createHash('sha256').update(JSON.stringify(facts)).update(filter).digest('hex');
+}
+
+async function readText(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    ignore(error, 'not tried yet');
+    return undefined;
+  }
+}

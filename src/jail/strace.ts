@@ -1,0 +1,109 @@
+/**
+ * What strace(1) writes of a program's calls, with numbers instead of names for their arguments. Pure. Calls
+ * are counted from the last execve on, by the process that made it, since what a launcher did before is not
+ * the program's; or, of a program that filters itself, for each thread from its filter on.
+ */
+
+/** In front of a file's name and the program that is watched. */
+export const STRACE = ['strace', '-f', '-qq', '-e', 'raw=!prctl', '-o'] as const;
+
+export interface TracedCall {
+  /** As the kernel knows the thread (PR_SET_NAME); empty until it has set one. */
+  readonly thread: string;
+  readonly name: string;
+  /** Those that strace knows of, u64. */
+  readonly args: readonly bigint[];
+}
+
+/** From where on calls count. */
+export type Since = 'exec' | 'filter';
+
+interface Line {
+  readonly id: string;
+  readonly name: string;
+  /** What stands in the parentheses; undefined for the second half of a call that was written before. */
+  readonly args: string | undefined;
+  /** Undefined when it is in a later line. */
+  readonly result: string | undefined;
+}
+
+/** `7 read(0x3, 0x7ff0, 0x8) = 0x8`, `7 read(0x3, 0x7ff0, 0x8 <unfinished ...>`, `7 <... read resumed>) = 0x8` */
+const LINE =
+  /^(\d+) +(?:(\w+)\((.*?)|<\.\.\. (\w+) resumed>.*?)(?:\) += (\S+).*| <unfinished \.\.\.>)$/;
+const SET_NAME = /^PR_SET_NAME, "((?:[^"\\]|\\.)*)"/;
+/** prctl by name, seccomp by number: SECCOMP_SET_MODE_FILTER. */
+const SET_FILTER = /^(?:PR_SET_SECCOMP, SECCOMP_MODE_FILTER|0x1,)/;
+const STARTS_THREAD: ReadonlySet<string> = new Set(['clone', 'clone3']);
+const CLONE_THREAD = 0x1_0000n;
+
+/** @param traces each the text of one file of strace's, begun as `STRACE` does */
+export function tracedCalls(traces: Iterable<string>, since: Since): TracedCall[] {
+  return [...traces].flatMap((trace) => {
+    const lines = trace.split('\n').flatMap(readLine);
+    return since === 'exec' ? callsSinceExec(lines) : callsSinceFilter(lines);
+  });
+}
+
+function readLine(text: string): Line[] {
+  const [matched, id = '', begun, args, resumed, result] = LINE.exec(text) ?? [];
+  const name = begun ?? resumed;
+  return matched === undefined || name === undefined ? [] : [{ id, name, args, result }];
+}
+
+function callsSinceExec(lines: readonly Line[]): TracedCall[] {
+  const last = lines.findLastIndex(({ name, result }) => name === 'execve' && result === '0');
+  const program = lines[last];
+  if (program === undefined) return [];
+  const names = new Map([[program.id, '']]);
+  const out: TracedCall[] = [{ thread: '', name: 'execve', args: [] }];
+  for (const line of lines.slice(last + 1)) {
+    const thread = names.get(line.id);
+    if (thread === undefined) continue;
+    const child = startedThread(line);
+    if (child !== undefined) names.set(child, thread);
+    names.set(line.id, newName(line) ?? thread);
+    if (line.args !== undefined) out.push(tracedCall(line, thread));
+  }
+  return out;
+}
+
+function callsSinceFilter(lines: readonly Line[]): TracedCall[] {
+  const names = new Map<string, string>();
+  const filtered = new Set<string>();
+  const out: TracedCall[] = [];
+  for (const line of lines) {
+    const thread = names.get(line.id) ?? '';
+    const child = startedThread(line);
+    if (child !== undefined) {
+      names.set(child, names.get(child) ?? thread);
+      if (filtered.has(line.id)) filtered.add(child);
+    }
+    names.set(line.id, newName(line) ?? thread);
+    if (line.args !== undefined && filtered.has(line.id)) out.push(tracedCall(line, thread));
+    const isFilter = line.name === 'seccomp' || line.name === 'prctl';
+    if (isFilter && SET_FILTER.test(line.args ?? '')) filtered.add(line.id);
+  }
+  return out;
+}
+
+/** Of clone the flags tell whether it is a thread; clone3 keeps them in memory, and libc uses it for threads. */
+function startedThread({ name, args, result }: Line): string | undefined {
+  const id = Number(result);
+  if (!STARTS_THREAD.has(name) || !(id > 0)) return undefined;
+  const [flags] = name === 'clone' && args !== undefined ? numbers(args) : [];
+  const isProcess = flags !== undefined && (flags & CLONE_THREAD) === 0n;
+  return isProcess ? undefined : String(id);
+}
+
+function newName({ name, args }: Line): string | undefined {
+  return name === 'prctl' ? SET_NAME.exec(args ?? '')?.[1] : undefined;
+}
+
+function tracedCall({ name, args = '' }: Line, thread: string): TracedCall {
+  return { thread, name, args: name === 'prctl' ? [] : numbers(args) };
+}
+
+function numbers(args: string): bigint[] {
+  const words = args.split(', ').filter((word) => /^(?:0x[0-9a-f]+|\d+)$/.test(word));
+  return words.map((word) => BigInt.asUintN(64, BigInt(word)));
+}

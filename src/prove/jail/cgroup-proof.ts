@@ -1,0 +1,98 @@
+/** What takes more of the host than its limits is stopped, and nothing else is. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describeError } from '../../base/errors.ts';
+import { type Cgroup, type CgroupLimits, Cgroups } from '../../jail/cgroup.ts';
+import { findCgroups } from '../../jail/cgroup-paths.ts';
+import { OVERHEAD_MIB, TASKS_MAX } from '../../jail/jail.ts';
+import { ProofError } from '../errors.ts';
+import { Notes, type Proof } from '../proof.ts';
+import { Injector } from './inject.ts';
+import { type JailContext, MEMORY_MIB, Vmms } from './vmm.ts';
+
+const MIB = 1024 * 1024;
+const LIMITS: CgroupLimits = { memoryBytes: 96 * MIB, tasks: 8, cpus: 1 };
+const [LITTLE, MUCH] = [32, 192];
+const [FEW, MANY] = [4, 32];
+
+export async function proveCgroup(context: JailContext): Promise<Proof> {
+  const notes = new Notes();
+  await using injector = await Injector.make();
+  await using vmms = await Vmms.open(context);
+  const cgroups = openCgroups();
+  await limited(notes, vmms);
+  const act = async (words: readonly string[], limits: CgroupLimits | null): Promise<string> => {
+    const worker = injector.worker(...words);
+    const group: Cgroup | undefined = limits === null ? undefined : cgroups.create('prove', limits);
+    group?.add(worker.pid);
+    try {
+      return await worker.go();
+    } finally {
+      await group?.remove();
+    }
+  };
+  const touched = (mib: number): string => `touched ${mib} MiB`;
+  notes.same(
+    `control: ${LITTLE} MiB of 96`,
+    touched(LITTLE),
+    await act(['eat', `${LITTLE}`], LIMITS),
+  );
+  notes.same(`${MUCH} MiB of 96`, 'killed by SIGKILL', await act(['eat', `${MUCH}`], LIMITS));
+  notes.same(
+    `control: ${MUCH} MiB without a limit`,
+    touched(MUCH),
+    await act(['eat', `${MUCH}`], null),
+  );
+  notes.same(
+    `control: ${FEW} processes of 8`,
+    `made ${FEW}`,
+    await act(['spawn', `${FEW}`], LIMITS),
+  );
+  // One of the eight is the one that forks.
+  notes.same(`${MANY} processes of 8`, 'made 7', await act(['spawn', `${MANY}`], LIMITS));
+  notes.same(
+    `control: ${MANY} processes without a limit`,
+    `made ${MANY}`,
+    await act(['spawn', `${MANY}`], null),
+  );
+  return notes.proof('cgroup');
+}
+
+/** A VMM is in a group, whose limits are those of its guest's size. */
+async function limited(notes: Notes, vmms: Vmms): Promise<void> {
+  const vmm = await vmms.jailed();
+  const { v1, v2 } = groupsOf(vmm.pid);
+  const read = (controller: 'memory' | 'pids', names: readonly string[]): string => {
+    const dir = v1.get(controller) ?? v2?.dir ?? '';
+    for (const name of names) {
+      try {
+        return readFileSync(join(dir, name), 'latin1').trim();
+      } catch (error) {
+        if (name === names.at(-1)) return describeError(error);
+      }
+    }
+    return '';
+  };
+  const memory = String((MEMORY_MIB + OVERHEAD_MIB) * MIB);
+  notes.same(
+    `memory of a VMM, ${MEMORY_MIB} MiB of RAM and its own`,
+    memory,
+    read('memory', ['memory.max', 'memory.limit_in_bytes']),
+  );
+  notes.same('processes and threads of it', String(TASKS_MAX + 1), read('pids', ['pids.max']));
+  await vmm.end();
+}
+
+function groupsOf(pid: number | 'self'): ReturnType<typeof findCgroups> {
+  const read = (path: string): string => readFileSync(path, 'utf8');
+  return findCgroups(read('/proc/self/mountinfo'), read(`/proc/${pid}/cgroup`));
+}
+
+function openCgroups(): Cgroups {
+  const cgroups = new Cgroups(groupsOf('self'));
+  if (cgroups.missing === null) return cgroups;
+  throw new ProofError('no_world', 'make a control group', {
+    cause: `without ${cgroups.missing}`,
+    remedy: 'Run it where control groups may be made: not in a container without them.',
+  });
+}

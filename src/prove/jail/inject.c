@@ -1,0 +1,198 @@
+/*
+ * What proofs do to processes; started by actor of the jail's proofs, as root.
+ *
+ *   inject call PID NUMBER [ARGUMENT ...]   has a running process make one system call, as one that was
+ *                                           taken over would, and tells what became of it
+ *   inject eat MIB                          waits for a byte on stdin, then touches that much memory
+ *   inject spawn COUNT                      waits for a byte, then forks so many; tells how many there were
+ *
+ * `call` prints "returned N", "killed by N" or "exited N". An argument "@TEXT" is the address of that text in
+ * the process (its stack is used); a number is taken as it is. Children that a call makes are ended.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define ARGUMENTS_MAX 6
+#define TEXT_BYTES_MAX 256
+/* Below the stack pointer, beyond the red zone of the ABI. */
+#define SCRATCH_BYTES 4096
+
+static int fail(const char *what)
+{
+	fprintf(stderr, "inject: %s: %s\n", what, strerror(errno));
+	return 1;
+}
+
+/* Writes a text of at most TEXT_BYTES_MAX into the process. */
+static int poke(pid_t pid, unsigned long at, const char *text)
+{
+	char padded[TEXT_BYTES_MAX + sizeof(long)] = { 0 };
+	strncpy(padded, text, TEXT_BYTES_MAX - 1);
+	for (size_t i = 0; i < TEXT_BYTES_MAX; i += sizeof(long)) {
+		long word;
+		memcpy(&word, padded + i, sizeof(word));
+		if (ptrace(PTRACE_POKEDATA, pid, at + i, word) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* Runs until the next stop of this thread; ends children on the way. Returns waitpid's status. */
+static int next_stop(pid_t pid, int *status)
+{
+	for (;;) {
+		pid_t seen = waitpid(-1, status, __WALL);
+		if (seen < 0)
+			return -1;
+		if (seen == pid)
+			return 0;
+		if (WIFSTOPPED(*status))
+			kill(seen, SIGKILL);
+	}
+}
+
+static int tell_end(int status)
+{
+	if (WIFSIGNALED(status))
+		printf("killed by %d\n", WTERMSIG(status));
+	else
+		printf("exited %d\n", WEXITSTATUS(status));
+	return 0;
+}
+
+/*
+ * The process stands in a system call or in its own code. Two bytes of the code where it stands become
+ * `syscall`; one step runs it. Code pages are private, so nobody else sees the change.
+ */
+static int call(pid_t pid, int count, char **words)
+{
+	struct user_regs_struct saved, changed;
+	unsigned long value[1 + ARGUMENTS_MAX] = { 0 };
+	long options = PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
+		       PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC;
+	int status;
+
+	if (ptrace(PTRACE_SEIZE, pid, 0, options) < 0)
+		return fail("seize");
+	if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) < 0 || next_stop(pid, &status) < 0)
+		return fail("interrupt");
+	if (!WIFSTOPPED(status))
+		return tell_end(status);
+	if (ptrace(PTRACE_GETREGS, pid, 0, &saved) < 0)
+		return fail("read registers");
+	unsigned long scratch = (saved.rsp - SCRATCH_BYTES) & ~15UL;
+	for (int i = 0; i < count && i < 1 + ARGUMENTS_MAX; i++) {
+		if (words[i][0] == '@') {
+			value[i] = scratch + (unsigned long)i * TEXT_BYTES_MAX;
+			if (poke(pid, value[i], words[i] + 1) < 0)
+				return fail("write a text");
+		} else {
+			value[i] = strtoul(words[i], NULL, 0);
+		}
+	}
+	errno = 0;
+	long code = ptrace(PTRACE_PEEKTEXT, pid, saved.rip, 0);
+	if (code == -1 && errno != 0)
+		return fail("read code");
+	if (ptrace(PTRACE_POKETEXT, pid, saved.rip, (code & ~0xffffL) | 0x050f) < 0)
+		return fail("write code");
+	changed = saved;
+	/* Not taken for a call that a signal has interrupted, which would be made anew. */
+	changed.orig_rax = -1;
+	changed.rax = value[0];
+	changed.rdi = value[1];
+	changed.rsi = value[2];
+	changed.rdx = value[3];
+	changed.r10 = value[4];
+	changed.r8 = value[5];
+	changed.r9 = value[6];
+	if (ptrace(PTRACE_SETREGS, pid, 0, &changed) < 0)
+		return fail("write registers");
+	for (;;) {
+		if (ptrace(PTRACE_SINGLESTEP, pid, 0, 0) < 0 || next_stop(pid, &status) < 0)
+			return fail("step");
+		if (!WIFSTOPPED(status))
+			return tell_end(status);
+		/* Stops that tell of a new child or program come before the call's own end. */
+		if (status >> 16 == 0)
+			break;
+		if (status >> 16 == PTRACE_EVENT_EXEC) {
+			printf("executed\n");
+			return 0;
+		}
+	}
+	if (WSTOPSIG(status) != SIGTRAP) {
+		int signal = WSTOPSIG(status);
+		if (ptrace(PTRACE_CONT, pid, 0, signal) < 0 || next_stop(pid, &status) < 0)
+			return fail("pass a signal on");
+		if (!WIFSTOPPED(status))
+			return tell_end(status);
+		printf("signalled %d\n", signal);
+		return 0;
+	}
+	if (ptrace(PTRACE_GETREGS, pid, 0, &changed) < 0)
+		return fail("read the result");
+	printf("returned %ld\n", (long)changed.rax);
+	return 0;
+}
+
+static void wait_for_word(void)
+{
+	char byte;
+	if (read(0, &byte, 1) != 1)
+		exit(1);
+}
+
+static int eat(unsigned long mib)
+{
+	wait_for_word();
+	for (unsigned long i = 0; i < mib; i++) {
+		char *block = malloc(1 << 20);
+		if (block == NULL)
+			return fail("allocate");
+		memset(block, 1, 1 << 20);
+	}
+	printf("touched %lu MiB\n", mib);
+	return 0;
+}
+
+static int spawn(int count)
+{
+	int made = 0;
+
+	wait_for_word();
+	for (; made < count; made++) {
+		pid_t child = fork();
+		if (child < 0)
+			break;
+		if (child == 0) {
+			pause();
+			_exit(0);
+		}
+	}
+	printf("made %d\n", made);
+	fflush(stdout);
+	signal(SIGTERM, SIG_IGN);
+	kill(0, SIGTERM);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc >= 4 && strcmp(argv[1], "call") == 0)
+		return call(atoi(argv[2]), argc - 3, argv + 3);
+	if (argc == 3 && strcmp(argv[1], "eat") == 0)
+		return eat(strtoul(argv[2], NULL, 0));
+	if (argc == 3 && strcmp(argv[1], "spawn") == 0)
+		return spawn(atoi(argv[2]));
+	fprintf(stderr, "inject: call PID NUMBER ... | eat MIB | spawn COUNT\n");
+	return 2;
+}

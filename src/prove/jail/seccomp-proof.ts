@@ -1,0 +1,121 @@
+/** A VMM that was taken over can't make the system calls that lead out of it. */
+import { Notes, type Proof } from '../proof.ts';
+import { Injector, type SystemCall } from './inject.ts';
+import { type JailContext, type Vmm, Vmms } from './vmm.ts';
+
+const CLONE_NEWUSER = 0x1000_0000;
+const SIGCHLD = 17;
+const AT_FDCWD = 0xffff_ff9c;
+const AF_INET = 2;
+const AF_NETLINK = 16;
+const BAD_FD = 0xffff_ffff;
+/** So low that nothing is mapped there. */
+const NOWHERE = 8;
+const PTRACE_ATTACH = 16;
+/** Above any pid. */
+const NOBODY = 0x3fff_ffff;
+
+/**
+ * What leads out of a jail, or has led out of some. Controls make the same calls as root of the host, so
+ * their arguments must be such that the kernel only looks at them: paths in a directory that is not there,
+ * descriptors and processes that are none.
+ */
+const FORBIDDEN: readonly SystemCall[] = [
+  { name: 'execve of its own program', number: 59, args: ['@/usr/bin/qemu-system-x86_64', 0, 0] },
+  { name: 'execve of the loader', number: 59, args: ['@/lib64/ld-linux-x86-64.so.2', 0, 0] },
+  { name: 'execveat', number: 322, args: [AT_FDCWD, '@/usr/bin/qemu-system-x86_64', 0, 0, 0] },
+  { name: 'fork', number: 57 },
+  { name: 'vfork', number: 58 },
+  { name: 'clone of a process', number: 56, args: [SIGCHLD, 0, 0, 0, 0] },
+  { name: 'clone3', number: 435, args: [NOWHERE, 88] },
+  { name: 'clone with a user namespace', number: 56, args: [CLONE_NEWUSER + SIGCHLD, 0, 0, 0, 0] },
+  { name: 'ptrace', number: 101, args: [PTRACE_ATTACH, NOBODY, 0, 0] },
+  { name: 'process_vm_writev', number: 311, args: [NOBODY, 0, 0, 0, 0, 0] },
+  { name: 'mount', number: 165, args: ['@none', '@/nowhere/x', '@tmpfs', 0, 0] },
+  { name: 'umount2', number: 166, args: ['@/nowhere/x', 0] },
+  { name: 'move_mount', number: 429, args: [BAD_FD, '@', BAD_FD, '@', 0] },
+  { name: 'pivot_root', number: 155, args: ['@/nowhere/x', '@/nowhere/x'] },
+  { name: 'chroot', number: 161, args: ['@/nowhere/x'] },
+  { name: 'unshare', number: 272, args: [0] },
+  { name: 'setns', number: 308, args: [BAD_FD, 0] },
+  { name: 'bpf', number: 321, args: [0, NOWHERE, 8] },
+  { name: 'keyctl', number: 250, args: [0, 0, 0] },
+  { name: 'add_key', number: 248, args: [NOWHERE, NOWHERE, 0, 0, 0] },
+  { name: 'userfaultfd', number: 323, args: [0xffff] },
+  { name: 'io_uring_setup', number: 425, args: [1, NOWHERE] },
+  { name: 'io_uring_enter', number: 426, args: [BAD_FD, 0, 0, 0, 0, 0] },
+  { name: 'perf_event_open', number: 298, args: [NOWHERE, 0, 0, BAD_FD, 0] },
+  { name: 'init_module', number: 175, args: [NOWHERE, 0, NOWHERE] },
+  { name: 'finit_module', number: 313, args: [BAD_FD, NOWHERE, 0] },
+  { name: 'kexec_load', number: 246, args: [0, 99, NOWHERE, 0] },
+  { name: 'open_by_handle_at', number: 304, args: [BAD_FD, NOWHERE, 0] },
+  { name: 'setuid', number: 105, args: [0] },
+  { name: 'setresgid', number: 119, args: [0, 0, 0] },
+  { name: 'capset', number: 126, args: [NOWHERE, NOWHERE] },
+  { name: 'chown', number: 92, args: ['@/nowhere/x', 0, 0] },
+  { name: 'mknod', number: 133, args: ['@/nowhere/x', 0o20600, 0x101] },
+  { name: 'link', number: 86, args: ['@/nowhere/x', '@/nowhere/y'] },
+  { name: 'socket of IPv4', number: 41, args: [AF_INET, 1, 0] },
+  { name: 'socket of netlink', number: 41, args: [AF_NETLINK, 3, 0] },
+  { name: 'modify_ldt', number: 154, args: [99, 0, 0] },
+  { name: 'by the number of x32: getpid', number: 0x4000_0000 + 39 },
+];
+
+/** Let through, so that the VMM is seen to be alive and the injection to work. */
+const ALLOWED: SystemCall = { name: 'getpid', number: 39 };
+const ABREAST = 4;
+const SIGSYS = 31;
+const EPERM = -1;
+const ENOSYS = -38;
+
+export async function proveSeccomp(context: JailContext): Promise<Proof> {
+  const notes = new Notes();
+  await using injector = await Injector.make();
+  await using vmms = await Vmms.open(context);
+  const inject = async (start: () => Promise<Vmm>, call: SystemCall): Promise<string> => {
+    const vmm = await start();
+    try {
+      return await injector.call(vmm.pid, call);
+    } finally {
+      await vmm.end();
+    }
+  };
+  // It is process 1 of a namespace of its own.
+  notes.same(
+    'control: a jailed VMM makes getpid',
+    'returned 1',
+    await inject(() => vmms.jailed(), ALLOWED),
+  );
+  for (let at = 0; at < FORBIDDEN.length; at += ABREAST) {
+    const calls = FORBIDDEN.slice(at, at + ABREAST);
+    const seen = await Promise.all(
+      calls.map(async (call) => ({
+        call,
+        jailed: await inject(() => vmms.jailed(), call),
+        free: await inject(() => vmms.free(), call),
+      })),
+    );
+    for (const { call, jailed, free } of seen) noteCall(notes, call, jailed, free);
+  }
+  return notes.proof('seccomp');
+}
+
+function noteCall(notes: Notes, { name }: SystemCall, jailed: string, free: string): void {
+  const isDenied =
+    jailed === `killed by ${SIGSYS}` ||
+    jailed === `returned ${EPERM}` ||
+    // Where a library then uses another call; the kernel has these, as the control shows.
+    jailed === `returned ${ENOSYS}`;
+  notes.note(name, 'denied', isDenied ? `denied: ${jailed}` : jailed, isDenied);
+  const isX32 = name.startsWith('by the number of x32');
+  const got = free.startsWith('returned') && free !== `returned ${ENOSYS}`;
+  // This kernel may lack what the jail would deny.
+  const reached = got || free.startsWith('executed') || isX32 || free === `returned ${ENOSYS}`;
+  const words = reached ? `the kernel answers: ${free}` : free;
+  notes.note(
+    `control: ${name} without a jail`,
+    'the kernel answers',
+    words,
+    reached && free !== jailed,
+  );
+}

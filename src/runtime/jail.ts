@@ -1,0 +1,138 @@
+/** The jail around VMMs as it is configured, or why there is none. */
+import { statSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CodedError, describeError } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import { searchPath } from '../base/search-path.ts';
+import type { Config } from '../config.ts';
+import { compileProfile } from '../jail/compile.ts';
+import { DEFAULT_UIDS, parseUidRange, type UidRange } from '../jail/identity.ts';
+import { type Jail, openJail } from '../jail/open.ts';
+import { parseProfile, withMode } from '../jail/profile.ts';
+import { type Launch, launchDirect } from '../vmm/launch.ts';
+import { listQemuFiles } from '../vmm/qemu/installation.ts';
+import { RuntimeError } from './errors.ts';
+import type { Home } from './home.ts';
+
+/** What VMMs are started with. */
+export interface Confinement {
+  readonly launch: Launch;
+  /** QEMU's own filter would end what is to be logged only. */
+  readonly ownFilter: boolean;
+  /** For people: `jailed: own user, …`, or `not jailed: …`. */
+  readonly description: string;
+  /** What does not hold, each with its reason; not empty where a user should know. */
+  readonly gaps: readonly string[];
+  close(): Promise<void>;
+}
+
+/** Of the host, for all its processes. */
+export const STATE_DIR = '/run/neurovisor';
+const POLICY_DIR = join(import.meta.dirname, '../../policy');
+
+/** @throws RuntimeError `jail_unavailable` when there is to be one and there is none */
+export async function confine(options: {
+  readonly config: Pick<Config, 'jail' | 'jailUids'>;
+  readonly home: Pick<Home, 'cacheDir'>;
+  readonly log: Log;
+  readonly binary: string;
+}): Promise<Confinement> {
+  const { jail: mode } = options.config;
+  if (mode === 'off') return unconfined('switched off by NEUROVISOR_JAIL');
+  try {
+    return confinedBy(await open(options), mode);
+  } catch (error) {
+    const remedy = error instanceof CodedError ? error.remedy : undefined;
+    if (mode !== 'auto') {
+      throw new RuntimeError('jail_unavailable', 'VMMs can not be jailed on this host', {
+        cause: error,
+        remedy: remedy ?? 'run `./neurovisor doctor --security`, or set NEUROVISOR_JAIL=auto',
+      });
+    }
+    const reason = describeError(error);
+    options.log.warn('VMMs are not jailed', {
+      reason,
+      ...(remedy === undefined ? {} : { remedy }),
+    });
+    return unconfined(reason);
+  }
+}
+
+function confinedBy(
+  { jail, program }: { jail: Jail; program: string },
+  mode: 'auto' | 'enforce' | 'log',
+): Confinement {
+  const logs = mode === 'log' ? ', but forbidden system calls are only logged' : '';
+  return {
+    launch: ({ argv: [, ...args], ...plan }) => jail.start({ ...plan, argv: [program, ...args] }),
+    ownFilter: mode !== 'log',
+    description: `jailed: ${jail.description}${logs}`,
+    gaps: jail.gaps,
+    close: () => jail.close(),
+  };
+}
+
+function unconfined(reason: string): Confinement {
+  return {
+    launch: launchDirect,
+    ownFilter: true,
+    description: `not jailed: ${reason}`,
+    gaps: [`VMMs are not jailed: ${reason}`],
+    close: () => Promise.resolve(),
+  };
+}
+
+/** @returns beside it the program that it has */
+async function open(
+  options: Parameters<typeof confine>[0],
+): Promise<{ jail: Jail; program: string }> {
+  const { config, home, log, binary } = options;
+  const path = searchPath(process.env['PATH']);
+  const [programFiles, filter] = await Promise.all([
+    listQemuFiles(binary, path),
+    qemuFilter(config.jail === 'log' ? 'log' : 'enforce'),
+  ]);
+  const jail = await openJail({
+    ...{
+      cacheDir: home.cacheDir,
+      stateDir: STATE_DIR,
+      searchPath: path,
+      programFiles,
+      filter,
+      log,
+    },
+    probeArgs: ['--version'],
+    uids: uidRange(config.jailUids),
+    deviceGid: groupOfKvm(),
+  });
+  return { jail, program: programFiles[0] ?? binary };
+}
+
+/** @throws JailError `profile_invalid` */
+export async function qemuFilter(mode: 'enforce' | 'log'): Promise<Uint8Array> {
+  const profile = parseProfile(await readFile(join(POLICY_DIR, 'qemu-x86_64.json'), 'utf8'));
+  const filter = profile.get('qemu');
+  if (filter === undefined) throw new RuntimeError('jail_unavailable', 'no profile of QEMU');
+  return compileProfile(withMode(filter, mode), 'x86_64').program;
+}
+
+function uidRange(text: string | null): UidRange {
+  const range = text === null ? DEFAULT_UIDS : parseUidRange(text);
+  if (range !== undefined) return range;
+  throw new RuntimeError('jail_unavailable', `use the user ids ${text} for VMMs`, {
+    remedy: 'set NEUROVISOR_JAIL_UIDS to FIRST:COUNT, above 1000 and without 65534',
+  });
+}
+
+/** Null: it needs none, or root alone may open it. */
+function groupOfKvm(): number | null {
+  try {
+    const { gid, mode } = statSync('/dev/kvm');
+    return (mode & 0o006) === 0o006 || (mode & 0o060) !== 0o060 || gid === 0 ? null : gid;
+  } catch (error) {
+    ignore(error, 'no KVM here');
+    return null;
+  }
+}

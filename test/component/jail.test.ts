@@ -1,0 +1,387 @@
+/** The jail with the real bubblewrap, kernel and control groups; its VMM is QEMU without a machine. */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import {
+  chmodSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { silentLog } from '../../src/base/log.ts';
+import { readConfig } from '../../src/config.ts';
+import { DEFAULT_UIDS, Identities } from '../../src/jail/identity.ts';
+import { OVERHEAD_MIB, TASKS_MAX } from '../../src/jail/jail.ts';
+import { openJail } from '../../src/jail/open.ts';
+import type { JailPlan } from '../../src/jail/plan.ts';
+import { prepareProgramTree } from '../../src/jail/program-tree.ts';
+import { type Confinement, confine } from '../../src/runtime/jail.ts';
+import type { Launched } from '../../src/vmm/launch.ts';
+import { cli } from '../support/cli.ts';
+
+const isRoot = process.geteuid?.() === 0;
+const QEMU = 'qemu-system-x86_64';
+const MACHINE = ['-machine', 'none', '-nodefaults', '-no-user-config', '-display', 'none', '-S'];
+const QMP = ['-chardev', 'socket,id=qmp,fd=3', '-mon', 'chardev=qmp,mode=control'];
+
+let dir: string;
+let home: string;
+let jail: Confinement;
+const started = new Set<Launched>();
+
+beforeAll(async () => {
+  home = mkdtempSync(join(tmpdir(), 'nv-jail-home-'));
+  jail = await confine({
+    config: { jail: 'enforce', jailUids: null },
+    home: { cacheDir: home },
+    log: silentLog,
+    binary: QEMU,
+  });
+});
+afterAll(async () => {
+  await jail.close();
+  rmSync(home, { recursive: true });
+});
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'nv-jail-'));
+});
+afterEach(async () => {
+  for (const one of started) await end(one);
+  rmSync(dir, { recursive: true });
+});
+
+function plan(more: Partial<JailPlan> = {}): JailPlan {
+  return {
+    id: 'jailed',
+    argv: [QEMU, ...MACHINE, ...QMP],
+    stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
+    dir,
+    files: [],
+    memoryMib: 64,
+    cpus: 1,
+    ...more,
+  };
+}
+
+/** Until it greets. */
+async function launch(more: Partial<JailPlan> = {}): Promise<{ launched: Launched; pid: number }> {
+  const launched = await jail.launch(plan(more));
+  started.add(launched);
+  launched.child.stderr?.resume();
+  await new Promise((resolve) => launched.child.stdio[3]?.once('data', resolve));
+  return { launched, pid: await launched.pid };
+}
+
+async function end(launched: Launched): Promise<void> {
+  started.delete(launched);
+  const { child } = launched;
+  if (child.exitCode === null && child.signalCode === null) {
+    const over = new Promise((resolve) => child.once('exit', resolve));
+    launched.kill();
+    await over;
+  }
+  await launched.release();
+}
+
+const groups = (): string[] =>
+  execFileSync('find', ['/sys/fs/cgroup', '-type', 'd', '-path', '*/neurovisor/jailed.*'], {
+    encoding: 'utf8',
+  })
+    .split('\n')
+    .filter((line) => line.endsWith(`.${process.pid}.`) || line.includes(`.${process.pid}.`));
+
+const isThere = (pid: number): boolean =>
+  existsSync(`/proc/${pid}`) &&
+  !/^State:\s*[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
+
+describe('launch', () => {
+  it('launch: the VMM is another user, alone, with nothing in its root but its program and its files', async () => {
+    const image = join(dir, 'image');
+    const disk = join(dir, 'disk');
+    writeFileSync(image, 'golden');
+    writeFileSync(disk, 'own');
+    chmodSync(disk, 0o600);
+    const { pid } = await launch({
+      files: [
+        { path: image, access: 'read' },
+        { path: disk, access: 'write' },
+      ],
+    });
+    const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+    const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1]);
+    if (isRoot) {
+      expect(uid).toBeGreaterThanOrEqual(DEFAULT_UIDS.first);
+      expect(statSync(disk).uid).toBe(uid);
+      expect(statSync(image).uid).toBe(0);
+    }
+    expect(status).toMatch(/^NoNewPrivs:\s1$/m);
+    expect(status).toMatch(/^CapBnd:\s0+$/m);
+    expect(status).toMatch(/^Seccomp:\s2$/m);
+    expect(readdirSync(`/proc/${pid}/root`).sort()).toEqual(['lib', 'lib64', 'proc', 'tmp', 'usr']);
+    expect(readdirSync(join(`/proc/${pid}/root`, dir)).sort()).toEqual(['disk', 'image']);
+    const mounts = readFileSync(`/proc/${pid}/mounts`, 'utf8').trim().split('\n');
+    const writable = mounts.filter((line) => line.split(' ')[3]?.split(',').includes('rw'));
+    expect(writable.map((line) => line.split(' ')[1])).toEqual([disk]);
+  });
+
+  it('launch: its limits are set before it runs, and its group goes with it', async () => {
+    const { launched, pid } = await launch({ memoryMib: 100, cpus: 2 });
+    const limits = readFileSync(`/proc/${pid}/limits`, 'latin1');
+    expect(limits).toMatch(/^Max core file size\s+0\s+0 /m);
+    expect(limits).toMatch(/^Max open files\s+256\s+256 /m);
+    if (jail.gaps.length === 0) {
+      const memory = groups().find((path) => existsSync(join(path, 'memory.limit_in_bytes')));
+      const max = memory === undefined ? 'memory.max' : 'memory.limit_in_bytes';
+      const [first = ''] = memory === undefined ? groups() : [memory];
+      expect(readFileSync(join(first, max), 'latin1').trim()).toBe(
+        String((100 + OVERHEAD_MIB) * 1024 * 1024),
+      );
+      const pids = groups().find((path) => existsSync(join(path, 'pids.max'))) ?? '';
+      expect(readFileSync(join(pids, 'pids.max'), 'latin1').trim()).toBe(String(TASKS_MAX + 2));
+      expect(readFileSync(join(pids, 'cgroup.procs'), 'latin1').trim()).toBe(String(pid));
+    }
+    await end(launched);
+    expect(groups()).toEqual([]);
+    expect(isThere(pid)).toBe(false);
+  });
+
+  it('launch: three at once are three users', async () => {
+    const three = await Promise.all(['a', 'b', 'c'].map((id) => launch({ id: `jailed${id}` })));
+    const uids = three.map(({ pid }) => statSync(`/proc/${pid}`).uid);
+    expect(new Set(uids).size).toBe(isRoot ? 3 : 1);
+  });
+
+  it('launch: the signal that ended it is told, and who kills its parent kills it', async () => {
+    const one = await launch();
+    const status = new Promise((resolve) => one.launched.child.once('exit', resolve));
+    process.kill(one.pid, 'SIGKILL');
+    expect(await status).toBe(128 + 9);
+    await one.launched.release();
+    const other = await launch();
+    other.launched.child.kill('SIGKILL');
+    await expect.poll(() => isThere(other.pid), { timeout: 5_000 }).toBe(false);
+  });
+
+  it('launch: a program that is not there is told in the words of the jail, and leaves nothing', async () => {
+    const launched = await jail.launch(plan({ argv: [QEMU, '-nonsense'] }));
+    let words = '';
+    launched.child.stderr?.on('data', (bytes: Buffer) => {
+      words += bytes.toString();
+    });
+    const status = await new Promise((resolve) => launched.child.once('close', resolve));
+    await launched.release();
+    expect(status).toBe(1);
+    expect(words).toContain('-nonsense: invalid option');
+    expect(groups()).toEqual([]);
+  });
+});
+
+describe('the owner is killed', () => {
+  it('reclaim: its VMM ends with it; the next one removes its group', async () => {
+    const args = [join(import.meta.dirname, '../fixtures/hold-jailed.ts'), home, dir];
+    const owner: ChildProcess = spawn(process.execPath, args, {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const pid = Number(await new Promise((resolve) => owner.stdout?.once('data', resolve)));
+    expect(isThere(pid)).toBe(true);
+    owner.kill('SIGKILL');
+    await expect.poll(() => isThere(pid), { timeout: 5_000 }).toBe(false);
+    const left = (): string =>
+      execFileSync('find', ['/sys/fs/cgroup', '-type', 'd', '-name', `held.${owner.pid}.*`], {
+        encoding: 'utf8',
+      });
+    if (jail.gaps.length === 0) expect(left()).not.toBe('');
+    const next = await confine({
+      config: { jail: 'enforce', jailUids: null },
+      home: { cacheDir: home },
+      log: silentLog,
+      binary: QEMU,
+    });
+    await next.close();
+    expect(left()).toBe('');
+  });
+
+  it.skipIf(!isRoot)(
+    'endOrphans: ends what runs as a user whom nobody holds, and no other',
+    async () => {
+      const range = { first: 1_950_000_000, count: 4 };
+      const state = join(dir, 'state');
+      const run = (uid: number): ChildProcess =>
+        spawn('setpriv', ['--reuid', `${uid}`, '--clear-groups', '--', 'sleep', '60'], {
+          stdio: 'ignore',
+        });
+      const identities = new Identities(state, range, null);
+      const held = await identities.acquire();
+      const mine = run(held.uid);
+      const orphan = run(range.first + 3);
+      const over = new Promise((resolve) => orphan.once('exit', (_, signal) => resolve(signal)));
+      await expect.poll(() => statSync(`/proc/${orphan.pid}`).uid).toBe(range.first + 3);
+      await expect.poll(() => statSync(`/proc/${mine.pid}`).uid).toBe(held.uid);
+      const other = new Identities(state, range, null);
+      expect(other.endOrphans()).toBe(1);
+      expect(await over).toBe('SIGKILL');
+      expect(mine.exitCode ?? mine.signalCode).toBeNull();
+      mine.kill('SIGKILL');
+      identities.release(held);
+      await identities.close();
+    },
+  );
+
+  it.skipIf(!isRoot)(
+    'acquire: two processes of a host never share a user; when all are taken, that is told',
+    async () => {
+      const range = { first: 1_950_000_100, count: 2 };
+      const state = join(dir, 'state');
+      const [one, other] = [new Identities(state, range, null), new Identities(state, range, null)];
+      const first = await one.acquire();
+      const second = await other.acquire().catch((error: unknown) => error);
+      // The first keeps one ready; with two in all, the other may find none.
+      if (!(second instanceof Error)) expect((second as typeof first).uid).not.toBe(first.uid);
+      else expect(second).toMatchObject({ code: 'jail_unavailable', cause: 'all are in use' });
+      await one.close();
+      await other.close();
+    },
+  );
+});
+
+describe('bad input', () => {
+  const refused = { code: 'jail_plan_invalid' };
+  it.each(['../up', 'a/b', 'A', '', 'x'.repeat(65), 'a\0', 'a%2e', 'ä'])(
+    'launch: the id %j is refused',
+    async (id) => {
+      await expect(jail.launch(plan({ id }))).rejects.toMatchObject(refused);
+    },
+  );
+
+  it('launch: a file elsewhere, also the golden image, can not be had for writing', async () => {
+    const golden = join(home, 'golden');
+    writeFileSync(golden, 'golden');
+    for (const path of [
+      golden,
+      `${dir}/../${golden}`,
+      '/etc/shadow',
+      'disk',
+      `${dir}/a\nb`,
+      `${dir}/.`,
+    ]) {
+      const files = [{ path, access: 'write' as const }];
+      await expect(jail.launch(plan({ files }))).rejects.toMatchObject(refused);
+    }
+    expect(statSync(golden).uid).toBe(process.geteuid?.());
+  });
+
+  it('launch: a link planted in the place of the disk is not followed', async () => {
+    const golden = join(home, 'other-golden');
+    writeFileSync(golden, 'golden');
+    const path = join(dir, 'disk');
+    symlinkSync(golden, path);
+    const files = [{ path, access: 'write' as const }];
+    await expect(jail.launch(plan({ files }))).rejects.toMatchObject(refused);
+    rmSync(path);
+    linkSync(golden, path);
+    await expect(jail.launch(plan({ files }))).rejects.toMatchObject(refused);
+    rmSync(path);
+    mkdirSync(path);
+    await expect(jail.launch(plan({ files }))).rejects.toMatchObject(refused);
+    expect(statSync(golden).uid).toBe(process.geteuid?.());
+  });
+
+  it('launch: a device outside /dev, too many files and no size are refused', async () => {
+    const device = [{ path: '/etc/passwd', access: 'device' as const }];
+    await expect(jail.launch(plan({ files: device }))).rejects.toMatchObject(refused);
+    const many = Array.from({ length: 17 }, () => ({
+      path: '/etc/passwd',
+      access: 'read' as const,
+    }));
+    await expect(jail.launch(plan({ files: many }))).rejects.toMatchObject(refused);
+    await expect(jail.launch(plan({ memoryMib: Number.NaN }))).rejects.toMatchObject(refused);
+    expect(groups()).toEqual([]);
+  });
+
+  it('prepareProgramTree, Identities: a link, or a directory of others, in the place of their own is refused', async () => {
+    const unsafe = { code: 'jail_dir_unsafe' };
+    const link = join(dir, 'link');
+    symlinkSync(home, link);
+    await expect(prepareProgramTree(link, ['/bin/true'])).rejects.toMatchObject({
+      ...unsafe,
+      cause: 'it is a symbolic link',
+    });
+    expect(() => new Identities(link, DEFAULT_UIDS, null)).toThrow(expect.objectContaining(unsafe));
+    const open = join(dir, 'open');
+    mkdirSync(open);
+    chmodSync(open, 0o777);
+    await expect(prepareProgramTree(open, ['/bin/true'])).rejects.toMatchObject(unsafe);
+    const base = join(dir, 'base');
+    const tree = await prepareProgramTree(base, ['/bin/true']);
+    const place = join(tree.dir, '..');
+    const away = join(dir, 'away');
+    execFileSync('mv', [place, away]);
+    symlinkSync(away, place);
+    await expect(prepareProgramTree(base, ['/bin/true'])).rejects.toMatchObject(unsafe);
+  });
+});
+
+describe('confine', () => {
+  const options = { home: { cacheDir: '' }, log: silentLog, binary: QEMU };
+  it('openJail: without bubblewrap it says what to install', async () => {
+    const opening = openJail({
+      ...{ cacheDir: join(dir, 'cache'), stateDir: join(dir, 'state'), searchPath: dir },
+      ...{ programFiles: ['/bin/true'], probeArgs: [], filter: new Uint8Array(8) },
+      ...{ uids: DEFAULT_UIDS, deviceGid: null, log: silentLog },
+    });
+    await expect(opening).rejects.toMatchObject({
+      code: 'jail_unavailable',
+      remedy: expect.stringContaining('bubblewrap'),
+    });
+  });
+  it('confine: off is off, and says so', async () => {
+    const none = await confine({ ...options, config: { jail: 'off', jailUids: null } });
+    expect(none.description).toMatch(/^not jailed/);
+    expect(none.gaps).toHaveLength(1);
+  });
+  it('confine: where it can not be done, auto warns and goes on, enforce does not', async () => {
+    const cacheDir = join(dir, 'cache');
+    mkdirSync(cacheDir);
+    symlinkSync(home, join(cacheDir, 'jail'));
+    const warnings: unknown[] = [];
+    const log = { ...silentLog, warn: (...words: unknown[]) => void warnings.push(words) };
+    const broken = { ...options, home: { cacheDir }, log };
+    const auto = await confine({ ...broken, config: { jail: 'auto', jailUids: null } });
+    expect(auto.description).toMatch(/^not jailed: .*symbolic link/);
+    expect(warnings).toHaveLength(1);
+    await expect(
+      confine({ ...broken, config: { jail: 'enforce', jailUids: null } }),
+    ).rejects.toMatchObject({ code: 'jail_unavailable', remedy: expect.any(String) });
+  });
+  it('readConfig: other modes and other ranges are refused', () => {
+    expect(() => readConfig({ NEUROVISOR_JAIL: 'maybe' })).toThrow(/NEUROVISOR_JAIL/);
+    expect(() => readConfig({ NEUROVISOR_JAIL_UIDS: '5' })).toThrow(/FIRST:COUNT/);
+  });
+});
+
+describe.skipIf(!isRoot)('prove', () => {
+  it('seccomp, caps and cgroup hold, each beside its controls', async () => {
+    const { status, stdout } = await cli(['prove', 'seccomp', 'caps', 'cgroup', '-o', 'json'])
+      .result;
+    const proofs = JSON.parse(stdout) as {
+      name: string;
+      holds: boolean;
+      tried: { ok: boolean }[];
+    }[];
+    expect(proofs.flatMap(({ tried }) => tried.filter(({ ok }) => !ok))).toEqual([]);
+    expect(proofs.map(({ name, holds }) => [name, holds])).toEqual([
+      ['seccomp', true],
+      ['caps', true],
+      ['cgroup', true],
+    ]);
+    expect(status).toBe(0);
+  });
+});

@@ -1,0 +1,30 @@
+/** A vsock device that takes QEMU's connection and says nothing, for a QEMU that does not care. */
+import { createServer, type Server } from 'node:net';
+import type { AttachVsock } from '../../src/vmm/attach-vsock.ts';
+
+/** @param told each time one is attached or detached */
+export function muteVsock(told: (what: 'attached' | 'detached') => void): AttachVsock {
+  return async ({ vhostSocketPath }) => {
+    told('attached');
+    const server = await listen(vhostSocketPath);
+    return {
+      setLimits: () => Promise.resolve(),
+      stats: () => Promise.reject(new Error('not asked for here')),
+      detach: async () => {
+        told('detached');
+        await new Promise((resolve) => server.close(resolve));
+      },
+    };
+  };
+}
+
+function listen(path: string): Promise<Server> {
+  return new Promise((resolve, reject) => {
+    const server = createServer((socket) => {
+      socket.on('error', () => socket.destroy());
+      socket.resume();
+    });
+    server.once('error', reject);
+    server.listen(path, () => resolve(server));
+  });
+}

@@ -1,0 +1,116 @@
+/** The QEMU driver in the jail, enforced: the same contract as without, and what a VMM that is taken over can't do. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { readConfig } from '../../src/config.ts';
+import { Injector } from '../../src/prove/jail/inject.ts';
+import { prove } from '../../src/prove/prove.ts';
+import { type Confinement, confine } from '../../src/runtime/jail.ts';
+import type { Vm } from '../../src/vmm/driver.ts';
+import { type Launch, launchDirect } from '../../src/vmm/launch.ts';
+import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
+import { createVsockHost } from '../../src/vsock/host.ts';
+import { ask, driverParity, VmBench } from '../support/driver-parity.ts';
+import { echoGuestFiles } from '../support/echo-image.ts';
+
+const files = echoGuestFiles();
+const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
+const BINARY = 'qemu-system-x86_64';
+
+describe.skipIf(typeof files === 'string')(`jailed QEMU${skipped}`, () => {
+  if (typeof files === 'string') return;
+  const vsock = createVsockHost({ log: silentLog });
+  let cacheDir: string;
+  let jail: Promise<Confinement> | undefined;
+  const makeDriver = async (launch?: Launch) => {
+    cacheDir ??= await mkdtemp(join(tmpdir(), 'nv-jail-home-'));
+    jail ??= confine({
+      config: { jail: 'enforce', jailUids: null },
+      home: { cacheDir },
+      log: silentLog,
+      binary: BINARY,
+    });
+    return await createQemuDriver({
+      ...({ accelerator: 'tcg', binary: BINARY, clock: systemClock, log: silentLog } as const),
+      attachVsock: (spec) => vsock.attach(spec),
+      launch: launch ?? (await jail).launch,
+      ownFilter: launch === undefined,
+    });
+  };
+  afterAll(async () => {
+    await vsock.close();
+    await (await jail)?.close();
+    await rm(cacheDir, { recursive: true });
+  });
+
+  driverParity(makeDriver, async () => files);
+
+  describe.skipIf(process.geteuid?.() !== 0)('taken over', () => {
+    let injector: Injector;
+    let jailed: VmBench;
+    let free: VmBench;
+    beforeAll(async () => {
+      injector = await Injector.make();
+    });
+    afterAll(() => injector[Symbol.asyncDispose]());
+    beforeEach(async () => {
+      jailed = new VmBench(await makeDriver(), files);
+      free = new VmBench(await makeDriver(launchDirect), files);
+    });
+    afterEach(() => Promise.all([jailed.close(), free.close()]));
+    const pidOf = (vm: Vm): number => Number(vm.pid);
+
+    it('threads: each has both filters, no new privileges and no capability, also those of a disk at work', async () => {
+      const vm = await jailed.boot({ cpus: 2 });
+      await ask(vm, 'INFO memory');
+      const tasks = readdirSync(`/proc/${vm.pid}/task`);
+      expect(tasks.length).toBeGreaterThan(3);
+      for (const task of tasks) {
+        const status = readFileSync(`/proc/${vm.pid}/task/${task}/status`, 'latin1');
+        expect(status).toMatch(/^Seccomp:\s2$/m);
+        expect(status).toMatch(/^Seccomp_filters:\s2$/m);
+        expect(status).toMatch(/^NoNewPrivs:\s1$/m);
+        for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb']) {
+          expect(status).toMatch(new RegExp(`^${set}:\\s0+$`, 'm'));
+        }
+        expect(status).not.toMatch(/^[UG]id:.*\s0\b/m);
+      }
+    });
+
+    it.each([
+      ['execve', { name: 'execve', number: 59, args: ['@/usr/bin/qemu-system-x86_64', 0, 0] }],
+      ['fork', { name: 'fork', number: 57 }],
+    ] as const)('%s: ends the VM as a crash; without the jail it goes through', async (_, call) => {
+      const vm = await jailed.boot();
+      expect(await injector.call(pidOf(vm), call)).toBe('killed by 31');
+      expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed', signal: 'SIGSYS' });
+      const other = await free.boot();
+      expect(await injector.call(pidOf(other), call)).toMatch(/^(executed|returned \d+)$/);
+    });
+
+    it('isAlive: a VMM that is stopped is seen to be', async () => {
+      const vm = await jailed.boot();
+      expect(vm.isAlive()).toBe(true);
+      process.kill(pidOf(vm), 'SIGSTOP');
+      await expect.poll(() => vm.isAlive()).toBe(false);
+      process.kill(pidOf(vm), 'SIGCONT');
+      await expect.poll(() => vm.isAlive()).toBe(true);
+    });
+  });
+});
+
+describe.skipIf(process.geteuid?.() !== 0)('prove image', () => {
+  it('prove: neither root of a guest nor its VMM changes the golden image', async () => {
+    const [proof] = await prove(['image'], {
+      config: readConfig(process.env),
+      log: silentLog,
+      signal: new AbortController().signal,
+    });
+    expect(proof?.tried.filter(({ ok }) => !ok)).toEqual([]);
+    expect(proof?.holds).toBe(true);
+  });
+});
