@@ -30,6 +30,7 @@ import {
 import { type Cidr, cidrsOverlap, parseCidr } from './addresses.ts';
 import type { DnsUpstream } from './dns-upstream.ts';
 import { NetError } from './errors.ts';
+import { FlushGuard } from './flush-guard.ts';
 import { Forwarding } from './forwarding.ts';
 import { OpenConnections } from './gateway.ts';
 import { HostLock } from './host-lock.ts';
@@ -113,6 +114,7 @@ class KernelNetwork implements HostNetwork {
   readonly #making = new Map<SandboxId, Promise<unknown>>();
   #closed: Promise<void> | undefined;
   #stopWatching: (() => void) | undefined;
+  #guard: FlushGuard | undefined;
   #watched = 0;
   #hasWarnedOfGuard = false;
 
@@ -139,6 +141,7 @@ class KernelNetwork implements HostNetwork {
   /** Packet filter before links: until then, a TAP of the dead stays as confined as it was. */
   async prepare(): Promise<void> {
     await this.#table.prepare();
+    this.#guard = this.#makeGuard();
     await this.#lock.hold(() => {
       this.#removeDeadLinks();
       this.#records.removeDead();
@@ -219,6 +222,7 @@ class KernelNetwork implements HostNetwork {
     const failures = (await Promise.allSettled(releases)).flatMap((each) =>
       each.status === 'rejected' ? [each.reason as unknown] : [],
     );
+    this.#guard?.close();
     this.#links.close();
     this.#probe.close();
     if (failures.length > 0) throw new AggregateError(failures, 'release networks of sandboxes');
@@ -276,15 +280,27 @@ class KernelNetwork implements HostNetwork {
       const owner = { ...this.#owner, sandboxId: id };
       const tap = openTap(this.#links, { name: addresses.tap, owner, mac: GATEWAY_MAC, mtu });
       cleanup.push('TAP', () => this.#removeTap(tap));
-      const guard = this.#guard(tap);
+      const guard = this.#guardMetadata(tap);
       cleanup.push('metadata guard', () => guard?.close());
       this.#raise(tap, addresses);
       return { addresses, tap, guard };
     });
   }
 
+  /** On a kernel that has no such tables guests are confined by nothing until the table is there again. */
+  #makeGuard(): FlushGuard | undefined {
+    try {
+      return new FlushGuard(this.#owner);
+    } catch (error) {
+      if (!(error instanceof LinkError)) throw error;
+      const what = 'a flush of the ruleset by another program would open guests for half a second';
+      this.#log.warn(what, { error: describeError(error) });
+      return undefined;
+    }
+  }
+
   /** One more place that drops what the packet filter drops too, so a host without BPF is told and goes on. */
-  #guard({ linkIndex }: Tap): MetadataGuard | undefined {
+  #guardMetadata({ linkIndex }: Tap): MetadataGuard | undefined {
     try {
       return guardMetadata(this.#links, linkIndex);
     } catch (error) {
