@@ -91,6 +91,20 @@ export async function openHostNetwork(options: HostNetworkOptions = {}): Promise
   }
 }
 
+/**
+ * Takes away what processes that have ended left: what the next one to open the network would, and the empty
+ * table besides. What the living have stays.
+ * @throws as `openHostNetwork`
+ */
+export async function cleanHostNetwork(options: HostNetworkOptions = {}): Promise<void> {
+  const network = new KernelNetwork(options, new Links());
+  try {
+    await network.clean();
+  } finally {
+    await network[Symbol.asyncDispose]();
+  }
+}
+
 interface Taken {
   readonly addresses: AddressLease;
   readonly tap: Tap;
@@ -138,16 +152,25 @@ class KernelNetwork implements HostNetwork {
     });
   }
 
-  /** Packet filter before links: until then, a TAP of the dead stays as confined as it was. */
   async prepare(): Promise<void> {
-    await this.#table.prepare();
+    await this.#reclaim();
     this.#guard = this.#makeGuard();
+    assertPoolFree(this.#plan.pool, occupiedBlocks(this.#links));
+  }
+
+  async clean(): Promise<void> {
+    await this.#reclaim();
+    await this.#table.removeIfUnused();
+  }
+
+  /** Packet filter before links: until then, a TAP of the dead stays as confined as it was. */
+  async #reclaim(): Promise<void> {
+    await this.#table.prepare();
     await this.#lock.hold(() => {
       this.#removeDeadLinks();
       this.#records.removeDead();
     });
     await this.#forwarding.recover();
-    assertPoolFree(this.#plan.pool, occupiedBlocks(this.#links));
   }
 
   leases(): readonly NetworkLease[] {
