@@ -266,8 +266,7 @@ export class ManagedSandbox {
   async leave(): Promise<void> {
     this.#lifetime.stop();
     while (this.#changing !== undefined) await this.#changed();
-    if (this.#status === 'paused' && this.#pauseId !== null) return;
-    await this.remove();
+    if (this.#status !== 'paused' || this.#pauseId === null) await this.remove();
   }
 
   async #copied<T>(
