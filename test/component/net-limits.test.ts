@@ -83,6 +83,17 @@ describe('limits', () => {
     expect(received).toBeLessThan(BUDGET);
     expect(await passed()).toBeLessThanOrEqual(BUDGET + 10 * 40);
   });
+  it('also who has nothing to send, when the next word comes to him', async () => {
+    await world.internet.tell('serveLate', { host: '0.0.0.0', port: 9101 });
+    await begin({ mode: 'open' }, { limits: { bytesMax: BUDGET } });
+    const hold = { host: '8.8.8.8', port: 9101, waitMs: 5000 };
+    expect(await world.a.peer.tell('hold', hold)).toEqual({ outcome: 'answer' });
+    const pump = { host: '8.8.8.8', port: 8080, bytes: 2_000_000, waitMs: 30_000 };
+    expect(await world.a.peer.tell('pump', pump)).toMatchObject({ outcome: 'ECONNRESET' });
+    const heard = world.a.peer.tell('listenHeld', { waitMs: 10_000 });
+    await world.internet.tell('shout', {});
+    expect(await heard).toEqual({ outcome: 'ECONNRESET' });
+  });
   it('bytes that were used before count; those of an update stay', async () => {
     await begin({ mode: 'open' }, { limits: { bytesMax: BUDGET }, bytesUsed: BUDGET });
     expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('ECONNREFUSED');

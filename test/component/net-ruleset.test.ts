@@ -240,6 +240,7 @@ describe('the guest', () => {
   );
   it('has no neighbours: nobody of the network reaches its gateway, or speaks in its name', async () => {
     const { hostAddress, guestAddress } = world.a.lease;
+    await world.nft.apply(removeTable());
     expect((await world.internet.tcp(hostAddress, 2222)).outcome).toBe('answer');
     await begin({ mode: 'open' });
     const outside = async (): Promise<number> => {
