@@ -30,6 +30,7 @@ import {
 import { type Cidr, cidrsOverlap, parseCidr } from './addresses.ts';
 import type { DnsUpstream } from './dns-upstream.ts';
 import { NetError } from './errors.ts';
+import { FlushGuard } from './flush-guard.ts';
 import { Forwarding } from './forwarding.ts';
 import { OpenConnections } from './gateway.ts';
 import { HostLock } from './host-lock.ts';
@@ -91,6 +92,20 @@ export async function openHostNetwork(options: HostNetworkOptions = {}): Promise
   }
 }
 
+/**
+ * Takes away what processes that have ended left: what the next one to open the network would, and the empty
+ * table besides. What the living have stays.
+ * @throws as `openHostNetwork`
+ */
+export async function cleanHostNetwork(options: HostNetworkOptions = {}): Promise<void> {
+  const network = new KernelNetwork(options, new Links());
+  try {
+    await network.clean();
+  } finally {
+    await network[Symbol.asyncDispose]();
+  }
+}
+
 interface Taken {
   readonly addresses: AddressLease;
   readonly tap: Tap;
@@ -108,7 +123,7 @@ class KernelNetwork implements HostNetwork {
   readonly #records: LeaseRecords;
   readonly #probe = new TableProbe();
   readonly #removal: LinkRemoval;
-  readonly #guards: MetadataGuards;
+  readonly #metadataGuards: MetadataGuards;
   readonly #anchor: XdpAnchor;
   readonly #connections = new OpenConnections();
   readonly #clock: Clock;
@@ -117,6 +132,7 @@ class KernelNetwork implements HostNetwork {
   readonly #making = new Map<SandboxId, Promise<unknown>>();
   #closed: Promise<void> | undefined;
   #stopWatching: (() => void) | undefined;
+  #flushGuard: FlushGuard | undefined;
   #watched = 0;
   #hasWarnedOfGuard = false;
 
@@ -130,8 +146,8 @@ class KernelNetwork implements HostNetwork {
     this.#owner = { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '' };
     this.#lock = new HostLock(stateDir);
     this.#removal = new LinkRemoval(links, process.pid);
-    this.#guards = new MetadataGuards(links);
-    this.#anchor = new XdpAnchor(links, this.#guards, process.pid, log);
+    this.#metadataGuards = new MetadataGuards(links);
+    this.#anchor = new XdpAnchor(links, this.#metadataGuards, process.pid, log);
     this.#forwarding = new Forwarding({ dir: stateDir });
     this.#records = new LeaseRecords(stateDir);
     this.#table = new HostTable({
@@ -144,15 +160,25 @@ class KernelNetwork implements HostNetwork {
     });
   }
 
-  /** Packet filter before links: until then, a TAP of the dead stays as confined as it was. */
   async prepare(): Promise<void> {
+    await this.#reclaim();
+    this.#flushGuard = this.#makeFlushGuard();
+    assertPoolFree(this.#plan.pool, occupiedBlocks(this.#links));
+  }
+
+  async clean(): Promise<void> {
+    await this.#reclaim();
+    await this.#table.removeIfUnused();
+  }
+
+  /** Packet filter before links: until then, a TAP of the dead stays as confined as it was. */
+  async #reclaim(): Promise<void> {
     await this.#table.prepare();
     await this.#lock.hold(() => {
       this.#removeDeadLinks();
       this.#records.removeDead();
     });
     await this.#forwarding.recover();
-    assertPoolFree(this.#plan.pool, occupiedBlocks(this.#links));
   }
 
   leases(): readonly NetworkLease[] {
@@ -228,7 +254,8 @@ class KernelNetwork implements HostNetwork {
     const failures = (await Promise.allSettled(ends)).flatMap((each) =>
       each.status === 'rejected' ? [each.reason as unknown] : [],
     );
-    this.#guards.close();
+    this.#metadataGuards.close();
+    this.#flushGuard?.close();
     this.#links.close();
     this.#probe.close();
     if (failures.length > 0) throw new AggregateError(failures, 'release networks of sandboxes');
@@ -286,17 +313,29 @@ class KernelNetwork implements HostNetwork {
       const owner = { ...this.#owner, sandboxId: id };
       const tap = openTap(this.#links, { name: addresses.tap, owner, mac: GATEWAY_MAC, mtu });
       cleanup.push('TAP', () => this.#removal.remove(tap));
-      const guard = this.#guard(tap);
+      const guard = this.#guardMetadata(tap);
       cleanup.push('metadata guard', () => guard?.close());
       this.#raise(tap, addresses);
       return { addresses, tap, guard };
     });
   }
 
-  /** One more place that drops what the packet filter drops too, so a host without BPF is told and goes on. */
-  #guard({ linkIndex }: Tap): MetadataGuard | undefined {
+  /** On a kernel that has no such tables guests are confined by nothing until the table is there again. */
+  #makeFlushGuard(): FlushGuard | undefined {
     try {
-      const guard = this.#guards.guard(linkIndex);
+      return new FlushGuard(this.#owner);
+    } catch (error) {
+      if (!(error instanceof LinkError)) throw error;
+      const what = 'a flush of the ruleset by another program would open guests for half a second';
+      this.#log.warn(what, { error: describeError(error) });
+      return undefined;
+    }
+  }
+
+  /** One more place that drops what the packet filter drops too, so a host without BPF is told and goes on. */
+  #guardMetadata({ linkIndex }: Tap): MetadataGuard | undefined {
+    try {
+      const guard = this.#metadataGuards.guard(linkIndex);
       this.#anchor.hold();
       return guard;
     } catch (error) {

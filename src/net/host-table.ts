@@ -17,6 +17,7 @@ import {
   addSandbox,
   type PacketPin,
   removeSandbox,
+  removeTable,
   updateSandbox,
   wholeTable,
 } from './ruleset.ts';
@@ -82,6 +83,16 @@ export class HostTable {
       const contents = await this.#contents();
       if (contents.layout !== 'ours') await this.#replace(contents);
       else await this.#removeDead(contents);
+    });
+  }
+
+  /** Takes the table away if no sandbox is in it. Who adds one meanwhile makes it anew. @returns whether */
+  async removeIfUnused(): Promise<boolean> {
+    return await this.#options.lock.hold(async () => {
+      const { layout, entries } = await this.#contents();
+      if (layout !== 'ours' || entries.length > 0) return false;
+      await this.#options.nft.apply(removeTable());
+      return true;
     });
   }
 

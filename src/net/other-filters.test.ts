@@ -1,10 +1,33 @@
 import { describe, expect, it } from 'vitest';
-import { otherFilters } from './other-filters.ts';
+import { legacyFilters, otherFilters } from './other-filters.ts';
 
 const chain = (table: string, name: string, more: object = {}) => ({
   chain: { family: 'ip', table, name, ...more },
 });
 const drop = (hook: string) => ({ hook, type: 'filter', prio: 0, policy: 'drop' });
+
+describe('legacyFilters', () => {
+  it('tells of chains that drop by policy or by a rule for everything', () => {
+    const forward =
+      'iptables-legacy -I FORWARD -i nv-+ -j ACCEPT && iptables-legacy -I FORWARD -o nv-+ -j ACCEPT';
+    const found = { manager: 'iptables-legacy', hook: 'forward', remedy: forward };
+    expect(legacyFilters('-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT DROP\n')).toEqual([found]);
+    const reject = '-A FORWARD -j REJECT --reject-with icmp-port-unreachable';
+    expect(legacyFilters(`-P FORWARD ACCEPT\n${reject}`)).toEqual([found]);
+    const docker = legacyFilters('-P FORWARD DROP\n-N DOCKER-USER\n');
+    expect(docker[0]?.remedy).toContain('-I DOCKER-USER -i nv-+');
+    expect(legacyFilters('-P INPUT DROP')).toMatchObject([{ hook: 'input' }]);
+  });
+  it.each([
+    '',
+    '-P FORWARD ACCEPT\n-P INPUT ACCEPT',
+    '-A FORWARD -i eth0 -j DROP',
+    '-A FORWARD2 -j DROP',
+    '-P OUTPUT DROP',
+  ])('passes over %j', (text) => {
+    expect(legacyFilters(text)).toEqual([]);
+  });
+});
 
 describe('otherFilters', () => {
   it('tells who drops what is forwarded, and what would let guests through', () => {

@@ -16,6 +16,26 @@ export interface OtherFilter {
 
 const TAPS = `${TAP_PREFIX}+`;
 
+/**
+ * Rules of the older iptables, which `nft` does not list.
+ * @param text what `iptables-legacy -S` says: `-P FORWARD DROP`, `-A FORWARD … -j REJECT …`
+ */
+export function legacyFilters(text: string): OtherFilter[] {
+  const isDocker = text.includes('DOCKER-USER');
+  return (['forward', 'input'] as const).flatMap((hook) => {
+    const chain = hook.toUpperCase();
+    const drops = new RegExp(
+      `^-P ${chain} DROP$|^-A ${chain}(?: -m comment --comment \\S+)? -j (?:DROP|REJECT)\\b`,
+      'm',
+    );
+    if (!drops.test(text)) return [];
+    const into = isDocker && hook === 'forward' ? 'DOCKER-USER' : chain;
+    const to = (way: string): string => `iptables-legacy -I ${into} ${way} ${TAPS} -j ACCEPT`;
+    const remedy = hook === 'forward' ? `${to('-i')} && ${to('-o')}` : to('-i');
+    return [{ manager: 'iptables-legacy', hook, remedy }];
+  });
+}
+
 /** @param objects of `nft -j list chains` */
 export function otherFilters(objects: readonly NftObject[]): OtherFilter[] {
   const chains = objects.flatMap(({ chain }) =>

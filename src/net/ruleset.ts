@@ -22,6 +22,7 @@ import {
   add,
   addressElement,
   addTable,
+  assign,
   count,
   DESTINATION_TYPE,
   DROP,
@@ -34,6 +35,7 @@ import {
   IP_DADDR,
   IP_SADDR,
   jumpTo,
+  MARK,
   type NftExpression,
   type NftObject,
   OIFNAME,
@@ -43,6 +45,7 @@ import { reservedIpv4 } from './packet-sets.ts';
 import type { Transport } from './policy.ts';
 import {
   ANY_TAP,
+  FROM_PRIORITY,
   INTO_CHAIN,
   KEPT_CHAINS,
   type KeptChain,
@@ -57,6 +60,7 @@ import {
   type SandboxChain,
   type SandboxNetwork,
   sandboxRules,
+  UNMARK_PRIORITY,
 } from './sandbox-chains.ts';
 import { budgetOf, COUNTER_NAMES, counterOf } from './sandbox-counters.ts';
 import { LAYOUT_COUNTER, ownerCounter, type TableOwner } from './table-owners.ts';
@@ -83,13 +87,14 @@ const SUBNETS = 'subnets';
 
 /** Where each chain of a sandbox is reached from; numbers are priorities of netfilter_ipv4.h. */
 const HOOKS: Record<SandboxChain, { base: string; type: string; hook: string; prio: number }> = {
-  from: { base: 'prerouting', type: 'filter', hook: 'prerouting', prio: -300 },
+  from: { base: 'prerouting', type: 'filter', hook: 'prerouting', prio: FROM_PRIORITY },
   // Before other programs' (Docker's is -100): the first that translates a connection is the only one.
   nat: { base: 'dstnat', type: 'nat', hook: 'prerouting', prio: -101 },
   input: { base: 'input', type: 'filter', hook: 'input', prio: 0 },
   forward: { base: 'forward', type: 'filter', hook: 'forward', prio: 0 },
   to: { base: 'postrouting', type: 'filter', hook: 'postrouting', prio: 0 },
 };
+const UNMARK = { name: 'unmark', prio: UNMARK_PRIORITY };
 const mapName = (chain: SandboxChain): string => `${chain}_taps`;
 
 /** The whole table, in place of whatever was there under its name. Counters begin at 0. */
@@ -256,6 +261,7 @@ function baseObjects(): NftObject[] {
       return add('chain', { name: base, ...hook, policy: 'accept' });
     }),
     add('chain', { name: 'srcnat', type: 'nat', hook: 'postrouting', prio: 100, policy: 'accept' }),
+    add('chain', { ...UNMARK, type: 'filter', hook: 'prerouting', policy: 'accept' }),
     ...baseRules(),
   ];
 }
@@ -273,6 +279,7 @@ function baseRules(): NftObject[] {
     rule(at('from'), equal(IIFNAME, ANY_TAP), ...unknown),
     rule(at('from'), notLoopback, equal(IP_DADDR, subnets), ...outside),
     rule(at('from'), notLoopback, equal(IP_SADDR, subnets), ...outside),
+    rule(UNMARK.name, equal(IIFNAME, ANY_TAP), assign(MARK, 0)),
     rule(at('nat'), dispatch(IIFNAME, mapName('nat'))),
     rule(at('input'), dispatch(IIFNAME, mapName('input'))),
     rule(at('input'), equal(IIFNAME, ANY_TAP), ...unknown),

@@ -106,6 +106,13 @@ export const ANY_TAP = `${TAP_PREFIX}*`;
  */
 export const HOST_MARK = 0x6e76_0001;
 
+/** Of packets that `from` has passed, until `unmark`: what has none has met no rules of ours (`flush-guard.ts`). */
+export const GUARD_MARK = 0x6e76_0002;
+/** Priorities of netfilter_ipv4.h, all before connection tracking (-200). */
+export const FROM_PRIORITY = -300;
+export const GUARD_PRIORITY = -299;
+export const UNMARK_PRIORITY = -298;
+
 /** Names by which the sandbox's chains and sets begin; the id follows. */
 export const SANDBOX_CHAINS = ['from', 'nat', 'input', 'forward', 'to'] as const;
 export type SandboxChain = (typeof SANDBOX_CHAINS)[number];
@@ -197,6 +204,7 @@ function fromRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
     drop('metadata', equal(IP_DADDR, `@${METADATA_SET}`)),
     ...rateRule(id, limits.uploadBytesPerSecond),
     [assign(CT_ZONE, zoneOf(id))],
+    [assign(MARK, GUARD_MARK)],
     [ACCEPT],
   ];
 }

@@ -1,18 +1,29 @@
 /** Whether sandboxes can have a network on this host, and what stands in their way. Changes nothing. */
+import { execFile } from 'node:child_process';
 import { accessSync, constants, readFileSync } from 'node:fs';
+import { promisify } from 'node:util';
 import { CodedError, describeError, errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
 import { POOL_DEFAULT, POOL_SETTING, parsePool, poolConflicts } from '../net/address-plan.ts';
 import { formatCidr } from '../net/addresses.ts';
+import { NetError } from '../net/errors.ts';
+import { FlushGuard } from '../net/flush-guard.ts';
 import { occupiedBlocks } from '../net/host-network.ts';
+import { KERNEL_FEATURES, probeFeature } from '../net/kernel-probe.ts';
+import { LinkError } from '../net/link-errors.ts';
 import { Links } from '../net/links.ts';
 import { GuardError, probeMetadataGuard } from '../net/metadata-guard.ts';
 import { Nft } from '../net/nft.ts';
-import { otherFilters } from '../net/other-filters.ts';
+import { legacyFilters, type OtherFilter, otherFilters } from '../net/other-filters.ts';
 import { parseResolvConf } from '../net/resolv-conf.ts';
 import { readContents } from '../net/table-owners.ts';
 import { isRunning } from '../sys/process-start.ts';
 import { TUN_DEVICE } from '../sys/tun.ts';
 import type { Check } from './doctor.ts';
+
+const run = promisify(execFile);
+/** A line for each table that the older iptables has in this network namespace. */
+const LEGACY_TABLES = '/proc/net/ip_tables_names';
 
 type Finding = Omit<Check, 'name'>;
 
@@ -26,6 +37,8 @@ export async function examineNetwork(pool = POOL_DEFAULT): Promise<Check[]> {
     ['TAP device', checkTun],
     ['nft', checkNft],
     ['packet filter', checkTable],
+    ['kernel', checkKernel],
+    ['flush guard', checkFlushGuard],
     ['metadata XDP', checkGuard],
     ['forwarding', checkForwarding],
     ['address pool', () => checkPool(pool)],
@@ -90,6 +103,38 @@ async function checkTable(): Promise<Finding> {
   return ok(`${entries.length - dead} sandboxes${left}`);
 }
 
+/** What our rules are made of, each tried in a transaction that leaves nothing. */
+async function checkKernel(): Promise<Finding> {
+  const missing: string[] = [];
+  for (const [feature, expression] of Object.entries(KERNEL_FEATURES)) {
+    try {
+      await nft.apply(probeFeature(expression));
+    } catch (error) {
+      if (!(error instanceof NetError && error.code === 'nft_refused')) throw error;
+      missing.push(feature);
+    }
+  }
+  const remedy =
+    'use a kernel with nf_tables and its modules ct, fib, connlimit, limit, quota, reject';
+  if (missing.length > 0) {
+    return { verdict: 'missing', detail: `this kernel has no ${missing.join(', ')}`, remedy };
+  }
+  return ok(Object.keys(KERNEL_FEATURES).join(', '));
+}
+
+/** Makes the table and lets go of it. */
+function checkFlushGuard(): Finding {
+  const owner = { pid: process.pid, startTicks: 'probe' };
+  try {
+    new FlushGuard(owner).close();
+    return ok('guests stay closed when another program flushes the ruleset');
+  } catch (error) {
+    if (!(error instanceof LinkError)) throw error;
+    const detail = `a flush of the ruleset opens guests for half a second: ${describeError(error)}`;
+    return { verdict: 'limited', detail, remedy: 'use Linux 5.12 or newer' };
+  }
+}
+
 /** Loads the program and lets go of it. */
 function checkGuard(): Finding {
   try {
@@ -132,7 +177,15 @@ function checkResolver(): Finding {
 }
 
 async function checkOthers(): Promise<Finding> {
-  const others = otherFilters(await nft.listChains());
+  const legacy = await readLegacyFilters();
+  if (legacy === null) {
+    return {
+      verdict: 'limited',
+      detail: 'iptables-legacy has rules, which nft does not list; its FORWARD chain may drop',
+      remedy: 'install iptables, so that they can be read (iptables-legacy -S)',
+    };
+  }
+  const others = [...otherFilters(await nft.listChains()), ...legacy];
   if (others.length === 0) return ok('none that would stop a guest');
   const what = others.map(({ manager, hook }) => `${manager} drops ${hook}`);
   return {
@@ -140,4 +193,21 @@ async function checkOthers(): Promise<Finding> {
     detail: [...new Set(what)].join(', '),
     remedy: [...new Set(others.map(({ remedy }) => remedy))].join(' ; '),
   };
+}
+
+/** Null: there are rules that can't be read. */
+async function readLegacyFilters(): Promise<OtherFilter[] | null> {
+  let names = '';
+  try {
+    names = readFileSync(LEGACY_TABLES, 'latin1');
+  } catch (error) {
+    ignore(error, 'a kernel without the older iptables');
+  }
+  if (!/^filter$/m.test(names)) return [];
+  try {
+    return legacyFilters((await run('iptables-legacy', ['-S'])).stdout);
+  } catch (error) {
+    ignore(error, 'it is told that they can not be read');
+    return null;
+  }
 }

@@ -2,7 +2,7 @@
 import type { SandboxId } from '../base/ids.ts';
 import { formatAddress } from '../net/addresses.ts';
 import type { EgressPolicyText } from '../net/egress-rules.ts';
-import { STATE_DIR_DEFAULT } from '../net/host-network.ts';
+import { cleanHostNetwork, STATE_DIR_DEFAULT } from '../net/host-network.ts';
 import type { NetworkTraffic } from '../net/lease.ts';
 import { LeaseRecords } from '../net/lease-record.ts';
 import { Links } from '../net/links.ts';
@@ -90,4 +90,9 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
       };
     }),
   ];
+}
+
+/** Takes away what ended processes left. @throws as `openHostNetwork` */
+export async function cleanNetworks(): Promise<void> {
+  await cleanHostNetwork();
 }

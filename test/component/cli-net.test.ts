@@ -73,6 +73,28 @@ describe('net', () => {
     expect(rest).toEqual([expect.objectContaining({ sandbox: two, state: 'ok' })]);
   });
 
+  it('doctor --clean takes away what the dead left, and nothing of the living', async () => {
+    const holder = owner.beside();
+    const victim = new NamespacedProcess(['nsenter', '-t', String(owner.pid), '-n', '-m'], FIXTURE);
+    const [own, dead] = [newSandboxId(), newSandboxId()];
+    await owner.do('open', '');
+    await owner.do('lease', own);
+    await victim.do('open', '');
+    await victim.do('lease', dead);
+    const vmm = await victim.do<number>('handOver', dead);
+    await victim.kill();
+    const cleaned = await neurovisor('net', 'doctor', '--clean', '-o', 'json');
+    expect(cleaned).toMatchObject({ status: 0, stderr: expect.stringContaining(dead) });
+    const left = JSON.parse((await neurovisor('net', 'ls', '-o', 'json')).stdout);
+    expect(left).toEqual([expect.objectContaining({ sandbox: own, state: 'ok' })]);
+    process.kill(vmm, 'SIGKILL');
+    await owner.do('release', own);
+    await owner.do('close');
+    await neurovisor('net', 'doctor', '--clean');
+    expect(owner.run('nft', 'list', 'ruleset')).toBe('');
+    await holder.kill();
+  });
+
   it('doctor: a host that can, and one whose firewall and addresses are in the way', async () => {
     const good = await neurovisor('net', 'doctor', '-o', 'json');
     const verdicts = (text: string) =>
@@ -89,6 +111,8 @@ describe('net', () => {
         'TAP device': 'ok',
         nft: 'ok',
         'packet filter': 'ok',
+        kernel: 'ok',
+        'flush guard': 'ok',
         'metadata XDP': 'ok',
         forwarding: 'ok',
         'address pool': 'ok',

@@ -48,7 +48,10 @@ function holdNamespace(): NamespacedProcess {
 const allLinks = (): string[] => a.ip<{ ifname: string }>('link').map(({ ifname }) => ifname);
 /** But for the link that a process keeps while it has a network. */
 const links = (): string[] => allLinks().filter((name) => !name.startsWith(ANCHOR_PREFIX));
-const ruleset = (where = a): string => where.run('nft', 'list', 'ruleset');
+const wholeRuleset = (where = a): string => where.run('nft', 'list', 'ruleset');
+/** Without the table that no flush takes. */
+const ruleset = (where = a): string =>
+  wholeRuleset(where).replace(/^table inet neurovisor_guard_.*\n(?:\t.*\n|\n)*\}\n/gm, '');
 const forwarding = (where = a): string => where.run('cat', '/proc/sys/net/ipv4/ip_forward').trim();
 const records = async (): Promise<string[]> =>
   (await readdir(stateDir)).filter((name) => name.endsWith('.lease.json'));
@@ -342,6 +345,25 @@ describe('others on the host', () => {
     await expect
       .poll(() => [isThere(one), isThere(two)], { timeout: 10_000 })
       .toEqual([true, true]);
+  });
+
+  it('nor reaches a guest anything until then', async () => {
+    await a.do('openStill', stateDir);
+    a.run('ip', 'link', 'set', 'lo', 'up');
+    const id = newSandboxId();
+    const { gateway } = await a.do<Leased>('lease', id, { mode: 'open' });
+    await a.do('listen', gateway, 9999);
+    const arrived = (): Promise<number> => a.do<number>('heard', gateway, 9999);
+    // Undeclared: refused by the rules.
+    await a.do('datagram', id, gateway);
+    expect(await arrived()).toBe(0);
+    a.run('nft', 'flush', 'ruleset');
+    await a.do('datagram', id, gateway);
+    expect(ruleset()).not.toContain('table inet neurovisor {');
+    expect(wholeRuleset()).toMatch(/unfiltered[\s\S]*counter packets [1-9]/);
+    expect(await arrived()).toBe(0);
+    await a.do('close').catch(() => undefined);
+    await expect.poll(() => wholeRuleset(), { timeout: 10_000 }).not.toContain('guard');
   });
 
   it('nor reaches a guest a metadata service until then, which is counted all the same', async () => {

@@ -152,6 +152,32 @@ describe('links', () => {
     expect(await host.do('heir', name)).toEqual({ carrier: true, after: null });
   });
 
+  it('a TAP of another user: he alone, without any capability, takes it up and sends by it', async () => {
+    const user = { uid: 61_234, gid: 61_235 };
+    const { name, linkIndex } = await network(host, { user, persistent: true });
+    // Nobody holds a descriptor, so that it is free to be taken up.
+    await host.do('close', name);
+    // The device may be root's alone; what counts is who takes the link up.
+    const take = `
+import fcntl, os, struct, sys
+fd = os.open('/dev/net/tun', os.O_RDWR)
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[1]))
+fcntl.ioctl(fd, 0x400454ca, struct.pack('16sH22x', b'${name}', 0x2 | 0x1000 | 0x4000))
+os.write(fd, bytes(10) + bytes(60))
+`;
+    const as = (uid: number, gid: number): string =>
+      host.run('python3', '-c', take, `${uid}`, `${gid}`);
+    expect(() => as(user.uid + 9, user.gid)).toThrow(/Operation not permitted/);
+    expect(as(user.uid, user.gid)).toBe('');
+    const [{ stats64: stats }] = host.ip<{ stats64: { rx: { packets: number } } }>(
+      ...['-s', 'link', 'show', name],
+    ) as [{ stats64: { rx: { packets: number } } }];
+    expect(stats.rx.packets).toBe(1);
+    await host.do('links', 'remove', linkIndex);
+  });
+
   it('a guest link is confined: no IPv6, no ARP for other addresses, no redirects', async () => {
     const { name } = await network();
     const setting = (path: string): string =>

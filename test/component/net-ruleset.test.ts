@@ -14,7 +14,7 @@ import {
   updateSandbox,
   wholeTable,
 } from '../../src/net/ruleset.ts';
-import type { KeptChain, SandboxNetwork } from '../../src/net/sandbox-chains.ts';
+import type { SandboxNetwork } from '../../src/net/sandbox-chains.ts';
 import { DROP_COUNTERS, readTraffic } from '../../src/net/sandbox-counters.ts';
 import {
   createWorld,
@@ -49,11 +49,8 @@ const network = (
 /** A table with both guests under the same policy, from nothing. */
 const begin = (policy: EgressPolicyText, more: Partial<SandboxNetwork> = {}): Promise<void> =>
   world.nft.apply(wholeTable([world.a, world.b].map((guest) => network(guest, policy, more))));
-const update = (
-  policy: EgressPolicyText,
-  more: Partial<SandboxNetwork> = {},
-  renewed: readonly KeptChain[] = [],
-): Promise<void> => world.nft.apply(updateSandbox(network(world.a, policy, more), [], renewed));
+const update = (policy: EgressPolicyText, more: Partial<SandboxNetwork> = {}): Promise<void> =>
+  world.nft.apply(updateSandbox(network(world.a, policy, more), []));
 /** What got to the internet, or to the host, while `act` ran. */
 async function arrivalsDuring(act: () => Promise<unknown>): Promise<number> {
   const all = (): number => world.internet.arrivals.length + world.hostPeer.arrivals.length;
@@ -243,7 +240,10 @@ describe('the guest', () => {
   );
   it('has no neighbours: nobody of the network reaches its gateway, or speaks in its name', async () => {
     const { hostAddress, guestAddress } = world.a.lease;
-    expect((await world.internet.tcp(hostAddress, 2222)).outcome).toBe('answer');
+    await world.nft.apply(removeTable());
+    const call = async (): Promise<string> => (await world.internet.tcp(hostAddress, 2222)).outcome;
+    // On a busy machine an answer may come later than one try waits.
+    await expect.poll(call, { timeout: 30_000 }).toBe('answer');
     await begin({ mode: 'open' });
     const outside = async (): Promise<number> => {
       const counter = ['counter', 'inet', 'neurovisor', 'outside'];
@@ -251,7 +251,7 @@ describe('the guest', () => {
       return Number(/packets (\d+)/.exec(listed)?.[1]);
     };
     expect(await outside()).toBe(0);
-    expect((await world.internet.tcp(hostAddress, 2222)).outcome).toBe('silence');
+    expect(await call()).toBe('silence');
     const afterFirst = await outside();
     expect(afterFirst).toBeGreaterThan(0);
     const address = ['ip', 'address', 'replace', `${guestAddress}/32`, 'dev', 'lo'];
@@ -357,103 +357,6 @@ describe('policies', () => {
     expect(after.denied.packets).toBeGreaterThan(0);
     await update({ mode: 'open' });
     expect((await world.a.peer.tcp('8.8.8.8', 8080)).outcome).toBe('answer');
-  });
-});
-
-describe('limits', () => {
-  const BUDGET = 300_000;
-  /** The largest packet of a TAP with offloads. */
-  const PACKET = 65_536;
-  const passed = async (): Promise<number> => {
-    const { sent, host, received } = (await world.traffic(world.a)).counts;
-    return sent.bytes + host.bytes + received.bytes;
-  };
-
-  it('a budget cuts at its byte, and who sends is reset; more of it lets traffic go on', async () => {
-    await begin({ mode: 'open' }, { limits: { bytesMax: BUDGET } });
-    const pump = { host: '8.8.8.8', port: 8080, bytes: 2_000_000, waitMs: 30_000 };
-    expect(await world.a.peer.tell('pump', pump)).toMatchObject({ outcome: 'ECONNRESET' });
-    // Bare ends of connections are told all the same.
-    const slack = 10 * 40;
-    expect(await passed()).toBeLessThanOrEqual(BUDGET + slack);
-    expect(await passed()).toBeGreaterThan(BUDGET - PACKET);
-    expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('ECONNREFUSED');
-    expect((await world.a.peer.udp(world.a.lease.hostAddress, 53)).outcome).toMatch(/^E/);
-    const { counts, budgetBytesUsed } = await world.traffic(world.a);
-    expect(counts.budget.packets).toBeGreaterThan(0);
-    expect(budgetBytesUsed).toBe(BUDGET);
-    expect((await world.b.peer.tcp('8.8.8.8', 80)).outcome).toBe('answer');
-    const more = { limits: { bytesMax: 2 * BUDGET }, bytesUsed: BUDGET };
-    await update({ mode: 'open' }, more, ['spent']);
-    expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('answer');
-    // What was refused meanwhile is no part of it.
-    const used = (await world.traffic(world.a)).budgetBytesUsed;
-    expect(used).toBeGreaterThan(BUDGET);
-    expect(used).toBeLessThan(BUDGET + 2000);
-  });
-  it('who only waits for data hears of the end of the budget, too', async () => {
-    await world.internet.tell('serveFlood', { host: '0.0.0.0', port: 9100 });
-    await begin({ mode: 'open' }, { limits: { bytesMax: BUDGET } });
-    const drink = { host: '8.8.8.8', port: 9100, waitMs: 30_000 };
-    const { received, outcome } = await world.a.peer.tell<{ received: number; outcome: string }>(
-      'drink',
-      drink,
-    );
-    expect(outcome).toBe('ECONNRESET');
-    expect(received).toBeLessThan(BUDGET);
-    expect(await passed()).toBeLessThanOrEqual(BUDGET + 10 * 40);
-  });
-  it('bytes that were used before count; those of an update stay', async () => {
-    await begin({ mode: 'open' }, { limits: { bytesMax: BUDGET }, bytesUsed: BUDGET });
-    expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('ECONNREFUSED');
-    await update({ mode: 'open', deny: ['1.1.1.1'] }, { limits: { bytesMax: BUDGET } });
-    expect((await world.traffic(world.a)).budgetBytesUsed).toBe(BUDGET);
-    expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('ECONNREFUSED');
-  });
-  it.each([
-    ['upload', { uploadBytesPerSecond: 500_000 }],
-    ['download', { downloadBytesPerSecond: 500_000 }],
-  ] as const)('%s: no more bytes pass than the rate allows in that time', async (_, limits) => {
-    await begin({ mode: 'open' }, { limits });
-    const bytes = 3_000_000;
-    const pump = { host: '8.8.8.8', port: 8080, bytes, waitMs: 100_000 };
-    const began = performance.now();
-    const { received } = await world.a.peer.tell<{ received: number }>('pump', pump);
-    const seconds = (performance.now() - began) / 1000;
-    expect(received).toBeGreaterThanOrEqual(bytes);
-    const { sent, received: got, rate } = (await world.traffic(world.a)).counts;
-    expect(rate.packets).toBeGreaterThan(0);
-    // A slow machine only makes it less. The bucket holds a second of the rate and a burst.
-    const most = 500_000 * (seconds + 1) + 128 * 1024 + PACKET;
-    expect('uploadBytesPerSecond' in limits ? sent.bytes : got.bytes).toBeLessThanOrEqual(most);
-    expect(seconds).toBeGreaterThan((bytes - 500_000 - 128 * 1024 - PACKET) / 500_000);
-  });
-  it('the connection that is one too many is refused, the others go on, also after an update', async () => {
-    const limits = { connectionsMax: 5 };
-    await begin({ mode: 'open' }, { limits });
-    const five = { host: '8.8.8.8', port: 8080, count: 5, waitMs: 5000 };
-    expect(await world.a.peer.tell('holdMany', five)).toEqual({
-      outcomes: Array(5).fill('answer'),
-    });
-    const refused = await dropsDuring(world.a, 'connections', async () => {
-      expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('ECONNREFUSED');
-      // Those to the host count with them, but for questions to our resolver.
-      expect((await world.a.peer.tcp(world.a.lease.hostAddress, 2222)).outcome).toBe(
-        'ECONNREFUSED',
-      );
-      expect((await world.a.peer.tcp(world.a.lease.hostAddress, 53)).outcome).toBe('answer');
-      expect((await world.a.peer.udp('8.8.8.8', 443)).outcome).toMatch(/^E/);
-    });
-    expect(refused).toBe(3);
-    expect((await world.b.peer.tcp('8.8.8.8', 80)).outcome).toBe('answer');
-    await update({ mode: 'open', deny: ['1.1.1.1'] }, { limits });
-    expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('ECONNREFUSED');
-    expect(await world.a.peer.tell('pokeMany', { waitMs: 5000 })).toEqual({
-      outcomes: Array(5).fill('answer'),
-    });
-    await update({ mode: 'open' }, { limits: { connectionsMax: 20 } }, ['conns']);
-    expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('answer');
-    await world.a.peer.tell('dropMany', {});
   });
 });
 

@@ -153,8 +153,6 @@ for _ in range(1000): urllib.request.urlopen('http://${ALLOWED.name}/', timeout=
     await control.pause(id, 'disk');
     expect((await control.resume(id)).network).toMatchObject({ limits: limited.limits });
     expect(await get(id, `http://${ALLOWED.address}/`)).toBe('ConnectionRefusedError');
-    const shown = JSON.parse((await world.command(['net', 'inspect', id, '-o', 'json'])).stdout);
-    expect(shown).toMatchObject({ limits: limited.limits, bytesLeft: 0 });
     await control.update(id, { network: { ...ONLY_ALLOWED, limits: { bytesMax: 40_000 } } });
     expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
   });
@@ -167,7 +165,7 @@ describe('network: a port over the card', () => {
     const server = await guest.exec({ argv: ['python3', '-m', 'http.server', '3000'] });
     const ask = async (): Promise<string> => {
       const stream = await control.openPort(id, 3000);
-      stream.end('GET /etc/hostname HTTP/1.0\r\n\r\n');
+      stream.end('GET / HTTP/1.0\r\n\r\n');
       return await text(stream);
     };
     await expect.poll(() => ask().catch(String), WAIT).toContain('200 OK');

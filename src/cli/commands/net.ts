@@ -1,10 +1,14 @@
 /** `neurovisor net`: the networks of sandboxes on this host, and whether there can be any. */
 import { styleText } from 'node:util';
 import { examineNetwork } from '../../runtime/network-doctor.ts';
-import { type NetworkView, viewNetworks } from '../../runtime/network-view.ts';
+import { cleanNetworks, type NetworkView, viewNetworks } from '../../runtime/network-view.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { bytes, table } from '../table.ts';
+
+export interface DoctorFlags {
+  readonly clean?: boolean;
+}
 
 const COLOURS = { ok: 'green', limited: 'yellow', missing: 'red' } as const;
 
@@ -45,7 +49,8 @@ export async function netInspect(cli: Cli, word: string): Promise<number> {
 }
 
 /** @returns 1 when sandboxes can have no network */
-export async function netDoctor(cli: Cli): Promise<number> {
+export async function netDoctor(cli: Cli, { clean = false }: DoctorFlags = {}): Promise<number> {
+  if (clean) await cleanUp(cli);
   const checks = await examineNetwork(cli.config.networkPool ?? undefined);
   const status = checks.some(({ verdict }) => verdict === 'missing') ? 1 : 0;
   if (cli.json) {
@@ -62,6 +67,15 @@ export async function netDoctor(cli: Cli): Promise<number> {
   if (remedies.length > 0) cli.stdout.write('\nWhat would make it better:\n');
   for (const { name, remedy } of remedies) cli.stdout.write(`  ${name}: ${remedy}\n`);
   return status;
+}
+
+/** What the dead had is told on stderr. */
+async function cleanUp(cli: Cli): Promise<void> {
+  const orphans = (await viewNetworks()).filter(({ state }) => state === 'orphaned');
+  await cleanNetworks();
+  for (const { sandbox, interface: name } of orphans) {
+    cli.stderr.write(`removed what was left of ${sandbox} (${name})\n`);
+  }
 }
 
 function describeView(view: NetworkView): string {

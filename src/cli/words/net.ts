@@ -1,6 +1,7 @@
 /** The words of the network: `net` and `prove`. */
 import type { Command } from 'commander';
 import type { ProveFlags } from '../commands/prove.ts';
+import type { DoctorFlags } from '../commands/net.ts';
 import { describeLater, type OutputFlags, output, perform } from '../program.ts';
 
 const load = () => import('../commands/net.ts');
@@ -37,8 +38,14 @@ export function addNet(program: Command): void {
   net
     .command('doctor')
     .summary('say whether sandboxes can have a network here')
+    .option(
+      '--clean',
+      'first take away what ended processes left: TAPs, rules, ip_forward, records',
+    )
     .addOption(output())
-    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).netDoctor(cli)));
+    .action((flags: DoctorFlags & OutputFlags) =>
+      perform(flags, async (cli) => (await load()).netDoctor(cli, flags)),
+    );
 
   const prove = program
     .command('prove')
