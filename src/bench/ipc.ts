@@ -34,6 +34,7 @@ export const ipcBenchmark: Benchmark = {
         ({ name, unit, pick }): Measurement => ({
           ...{ name: `ipc.${name}/${way}`, unit, accelerator: acceleratorOf(context) },
           samples: pick(samples[way]),
+          failed: pick(samples[way]).length === 0 ? 1 : 0,
           baseline: { name: 'TCP over a TAP, no packet filter', samples: pick(samples.tcp) },
         }),
       ),
