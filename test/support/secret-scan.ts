@@ -1,5 +1,5 @@
 /** Looks for texts in all of a sandbox: RAM of guests, and files. */
-import { type Dirent, readdirSync, readlinkSync } from 'node:fs';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -25,12 +25,16 @@ export async function scanMemory(pid: number, texts: readonly string[]): Promise
 
 /** Files below a directory; links are not followed. */
 export async function scanFiles(dir: string, texts: readonly string[]): Promise<Hits> {
-  const entries = readdirSync(dir, { recursive: true, withFileTypes: true });
-  const isFile = (entry: Dirent): boolean => entry.isFile();
-  return scan(
-    entries.filter(isFile).map((entry) => join(entry.parentPath, entry.name)),
-    texts,
-  );
+  return await scan(filesBelow(dir), texts);
+}
+
+/** Node's own recursion follows links. */
+function filesBelow(dir: string): string[] {
+  return readdirSync(dir, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(dir, entry.name);
+    if (entry.isDirectory()) return filesBelow(path);
+    return entry.isFile() ? [path] : [];
+  });
 }
 
 async function scan(paths: readonly string[], texts: readonly string[]): Promise<Hits> {

@@ -154,6 +154,21 @@ print(urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified
     expect(await run(id, CALL)).toMatch(/KeyError|certificate/);
   });
 
+  it('a member of a pool has them when it is claimed', async () => {
+    await control.setPool({ min: 1, max: 1 });
+    try {
+      const ready = async (): Promise<number | undefined> => (await control.pools())[0]?.ready;
+      await expect.poll(ready, { timeout: 20_000, interval: 50 }).toBe(1);
+      const { id, origin } = await create();
+      expect(origin).toBe('pool');
+      const { authorization } = JSON.parse(await run(id, CALL)).headers;
+      expect(authorization).toBe(`Bearer ${await placeholder(id)}`);
+      expect((await heard()).at(-1)?.headers['authorization']).toBe(`Bearer ${SECRET}`);
+    } finally {
+      await control.setPool({ min: 0, max: 0 });
+    }
+  });
+
   it('a daemon that starts anew does not have them: they are given again', async () => {
     const { id } = await create();
     const known = await placeholder(id);
