@@ -109,7 +109,7 @@ export class SecretConnection {
       const guest = new TLSSocket(this.#socket, options);
       this.#guest = guest;
       guest.on('data', (bytes) => this.#onGuestData(bytes));
-      guest.on('end', () => this.#upstream?.end());
+      guest.on('end', () => this.#onGuestEnd());
       guest.on('drain', () => this.#upstream?.resume());
       // Also one that does not trust our certificate, as a client with a list of its own.
       guest.on('error', (error) => ignore(error, 'a guest that broke its connection'));
@@ -125,6 +125,12 @@ export class SecretConnection {
     this.#apply(this.#exchange.fromGuest(bytes));
     if (this.#exchange.isInHead) this.#armHead();
     else this.#disarmHead();
+  }
+
+  /** What it has asked for is still answered. */
+  #onGuestEnd(): void {
+    if (this.#isConnected) this.#upstream?.end();
+    else if (this.#upstream === undefined && !this.#isClosing) this.destroy();
   }
 
   #apply(outputs: readonly ExchangeOutput[]): void {

@@ -84,6 +84,10 @@ describe('SecretExchange: requests', () => {
     const text = get('Accept-Encoding: gzip', 'Authorization: Bearer of-the-guest');
     expect(new World().guest(text).sent('to_upstream')).toBe(text);
   });
+  it('never puts one into what says how long a request is, or for whom', () => {
+    const field = `Connection: ${PLACEHOLDER}`;
+    expect(new World().guest(get(field)).sent('to_upstream')).toContain(field);
+  });
   it('never puts one into a path, a body or a trailer', () => {
     const text =
       crlf(`POST /${PLACEHOLDER} HTTP/1.1`, 'Host: a.example', 'Transfer-Encoding: chunked') +

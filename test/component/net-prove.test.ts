@@ -25,6 +25,14 @@ describe('prove', () => {
     }
   });
 
+  it('secrets hold, with their controls', async () => {
+    const [proof] = await prove(['secrets'], new AbortController().signal);
+    expect(proof && failed(proof)).toEqual([]);
+    const all = proof?.tried.map(({ what }) => what) ?? [];
+    expect(all.filter((what) => what.startsWith('control')).length).toBeGreaterThan(5);
+    expect(all.length).toBeGreaterThan(30);
+  });
+
   it('metadata does not hold where the packet filter is taken out of the way', async () => {
     const args = ['--net', process.execPath, UNFILTERED];
     const { stdout } = await run('unshare', args, { maxBuffer: 1024 * 1024 });
@@ -63,7 +71,7 @@ describe('prove', () => {
     ]);
     expect(await cli(['prove', 'nothing']).result).toMatchObject({
       status: 2,
-      stderr: expect.stringContaining('metadata, egress'),
+      stderr: expect.stringContaining('metadata, egress, secrets'),
     });
   });
 });

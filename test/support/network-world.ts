@@ -41,20 +41,24 @@ export class NetworkWorld implements AsyncDisposable {
   readonly #internet: Namespace;
   readonly #servers: ChildProcess;
   readonly #daemons: DaemonProcess[] = [];
+  readonly #more: Readonly<Record<string, string>>;
 
   private constructor(made: {
     host: Namespace;
     internet: Namespace;
     servers: ChildProcess;
     home: string;
+    env: Readonly<Record<string, string>>;
   }) {
     this.host = made.host;
     this.home = made.home;
+    this.#more = made.env;
     this.#internet = made.internet;
     this.#servers = made.servers;
   }
 
-  static async create(): Promise<NetworkWorld> {
+  /** @param tls with which its internet speaks HTTPS, in which its daemons trust */
+  static async create(tls?: { key: string; cert: string }): Promise<NetworkWorld> {
     const host = await Namespace.create();
     const internet = await Namespace.create();
     await host.joinTo(internet, 'up0', 'eth0');
@@ -67,13 +71,17 @@ export class NetworkWorld implements AsyncDisposable {
     const names = { [ALLOWED.name]: ALLOWED.address, [FORBIDDEN.name]: FORBIDDEN.address };
     const program = join(import.meta.dirname, '../fixtures/net-internet.mjs');
     const [enter = '', ...args] = [...internet.enter, process.execPath, program];
-    const servers = spawn(enter, [...args, JSON.stringify(names)], {
+    const settings = [names, ...(tls === undefined ? [] : [tls])].map((one) => JSON.stringify(one));
+    const servers = spawn(enter, [...args, ...settings], {
       stdio: ['pipe', 'pipe', 'inherit'],
     });
     await once(servers.stdout, 'data');
     const home = await temporaryHome();
     await writeFile(join(home, 'resolv.conf'), `nameserver ${INTERNET}\n`);
-    return new NetworkWorld({ host, internet, servers, home });
+    const roots = join(home, 'roots.pem');
+    if (tls !== undefined) await writeFile(roots, tls.cert);
+    const env = tls === undefined ? {} : { NODE_EXTRA_CA_CERTS: roots };
+    return new NetworkWorld({ host, internet, servers, home, env });
   }
 
   /** Starts a daemon and connects to it. */
@@ -102,7 +110,7 @@ export class NetworkWorld implements AsyncDisposable {
   }
 
   get #env(): Readonly<Record<string, string>> {
-    return { NEUROVISOR_HOME: this.home, NEUROVISOR_UPSTREAM: 'engine' };
+    return { NEUROVISOR_HOME: this.home, NEUROVISOR_UPSTREAM: 'engine', ...this.#more };
   }
 
   /** What becomes `neurovisor` in there by exec. */
