@@ -151,7 +151,15 @@ describe('SecretExchange: requests', () => {
 describe('SecretExchange: answers', () => {
   const steps = [1, 2, 7, 1000];
   const asked = (): World => new World().guest(get(BEARER));
-  const told = `you said ${TOKEN}, ${encodeURIComponent(TOKEN)}, ${JSON.stringify(TOKEN)}`;
+  const spellings = [
+    ...[
+      TOKEN,
+      encodeURIComponent(TOKEN),
+      encodeURIComponent(TOKEN).replaceAll(/%../g, (byte) => byte.toLowerCase()),
+    ],
+    ...[JSON.stringify(TOKEN), JSON.stringify(TOKEN).replaceAll('/', '\\/')],
+  ];
+  const told = `you said ${spellings.join(', ')}`;
 
   it.each(steps)('turns a secret back in head and body, %i bytes at a time', (step) => {
     const text = `${OK}X-Seen: Bearer ${TOKEN}\r\nContent-Length: ${told.length}\r\n\r\n${told}`;
