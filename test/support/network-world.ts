@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { readConfig } from '../../src/config.ts';
 import { type Daemon, openDaemon } from '../../src/library/daemon.ts';
+import { ANCHOR_PREFIX } from '../../src/net/xdp-anchor.ts';
 import { ROOT } from './cli.ts';
 import { type DaemonProcess, watchDaemon } from './daemon.ts';
 import { Namespace } from './namespaces.ts';
@@ -124,10 +125,10 @@ export class NetworkWorld implements AsyncDisposable {
     return await this.host.run('curl', '--silent', '--max-time', '5', `http://${address}/`);
   }
 
-  /** Names of TAPs that are there. */
+  /** Names of sandboxes' TAPs that are there. */
   async taps(): Promise<string[]> {
     const links = JSON.parse(await this.host.run('ip', '-json', 'link')) as { ifname: string }[];
-    return links.map(({ ifname }) => ifname).filter((name) => name.startsWith('nv-'));
+    return links.map(({ ifname }) => ifname).filter(isSandboxTap);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -140,4 +141,8 @@ export class NetworkWorld implements AsyncDisposable {
     await this.host[Symbol.asyncDispose]();
     await rm(this.home, { recursive: true });
   }
+}
+
+function isSandboxTap(name: string): boolean {
+  return name.startsWith('nv-') && !name.startsWith(ANCHOR_PREFIX);
 }
