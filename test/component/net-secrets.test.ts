@@ -286,10 +286,4 @@ describe('secrets: the connection', () => {
     await closed;
     expect(made.reasons()).toContain('head_timeout');
   });
-  it('a byte budget that is used up ends it', async () => {
-    const budget = { open: () => true, close: () => undefined, spend: vi.fn(() => true) };
-    const { client } = await secretWorld({ budget });
-    budget.spend.mockImplementation(() => budget.spend.mock.calls.length < 3);
-    expect((await client('https://a.example/', ...KEY)).code).not.toBe(0);
-  });
 });

@@ -28,7 +28,7 @@ export interface GatewayWorld {
   close(): Promise<void>;
 }
 
-export type WorldOptions = Partial<GatewayOptions> & Pick<GatewaySandbox, 'budget' | 'secrets'>;
+export type WorldOptions = Partial<GatewayOptions> & Pick<GatewaySandbox, 'secrets'>;
 
 export async function gatewayWorld(
   policy: GatewayPolicy,
@@ -39,12 +39,11 @@ export async function gatewayWorld(
   const events: GatewayEvent[] = [];
   const dialled: string[] = [];
   const internet = new Map<string, number>();
-  const { budget, secrets, ...rest } = options;
+  const { secrets, ...rest } = options;
   const sandbox = {
     id: 'sb-1',
     policy: () => world.policy,
     pins,
-    ...(budget === undefined ? {} : { budget }),
     ...(secrets === undefined ? {} : { secrets }),
   };
   const gateway = new Gateway({
