@@ -1,13 +1,12 @@
 /**
- * The ways between host and guest inside a network namespace, so that nothing of the machine's is touched: one
- * VM with all of them. Prints one line of JSON, `IpcSamples`. Arguments: kernel, accelerator, rounds.
+ * Both ways between host and guest inside a network namespace, so that nothing of the machine's is touched: one
+ * VM with both of them. Prints one line of JSON, `IpcSamples`. Arguments: kernel, accelerator, rounds.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../base/cleanup.ts';
-import { sleep } from '../base/clock.ts';
 import { newSandboxId } from '../base/ids.ts';
 import { Links } from '../net/links.ts';
 import { openTap } from '../net/tap.ts';
@@ -16,14 +15,20 @@ import { GuestTraffic, type TrafficSamples } from './guest-traffic.ts';
 import { buildInitrd } from './initrd.ts';
 import { bootGuest, dialChannel, GUEST_PORT } from './vsock.ts';
 
-export type IpcWay = 'vsock' | 'tcp' | 'serial';
+export type IpcWay = 'vsock' | 'tcp';
 export type IpcSamples = Record<IpcWay, TrafficSamples>;
 
 const GUEST_CID = 77;
 /** As `fixtures/vsock-guest.c` has it. */
 const [HOST, GUEST] = ['10.99.0.1', '10.99.0.2'];
-/** Until the guest has noticed that the last session of its serial port has ended. */
-const SERIAL_REST_MS = 300;
+
+/** As a sandbox has it: without vhost, in QEMU's own process. */
+const DEVICE = [
+  '-netdev',
+  'tap,id=net,fd=3,vhost=off',
+  '-device',
+  'virtio-net-pci,netdev=net,romfile=',
+];
 
 const [, , kernelPath = '', accelerator, rounds] = process.argv;
 const cleanup = new CleanupStack();
@@ -31,9 +36,7 @@ const cleanup = new CleanupStack();
 async function boot(): Promise<Record<IpcWay, GuestTraffic>> {
   const dir = await mkdtemp(join(tmpdir(), 'nv-bench-ipc-'));
   cleanup.push('bench directory', () => rm(dir, { recursive: true, force: true }));
-  const [channelPath, vhostPath, serialPath] = ['channel', 'vhost', 'serial'].map((name) =>
-    join(dir, name),
-  ) as [string, string, string];
+  const [channelPath, vhostPath] = [join(dir, 'channel'), join(dir, 'vhost')];
   const host = createVsockHost();
   cleanup.push('vsock host', () => host.close());
   const guestCid = GUEST_CID;
@@ -41,25 +44,12 @@ async function boot(): Promise<Record<IpcWay, GuestTraffic>> {
   const source = join(import.meta.dirname, 'fixtures', 'vsock-guest.c');
   const initrd = await buildInitrd(source, dir, 'guest');
   const options = { kernelPath, accelerator: accelerator === 'kvm' ? 'kvm' : 'tcg' } as const;
-  const more = { args: deviceArgs(serialPath), tapFd: tapOf() };
+  const more = { args: DEVICE, tapFd: tapOf() };
   await bootGuest(options, { dir, vhostPath, initrd }, cleanup, more);
   return {
     vsock: new GuestTraffic(() => dialChannel(channelPath)),
     tcp: new GuestTraffic(async () => connected(connect(GUEST_PORT, GUEST).setNoDelay(true))),
-    serial: new GuestTraffic(async () => {
-      await sleep(SERIAL_REST_MS);
-      return connected(connect(serialPath));
-    }),
   };
-}
-
-/** As QEMU has them in a sandbox: without vhost, in its own process. */
-function deviceArgs(serialPath: string): string[] {
-  return [
-    ...['-netdev', 'tap,id=net,fd=3,vhost=off', '-device', 'virtio-net-pci,netdev=net,romfile='],
-    ...['-chardev', `socket,id=serial,path=${serialPath},server=on,wait=off`],
-    ...['-device', 'virtio-serial-pci', '-device', 'virtserialport,chardev=serial,name=bench'],
-  ];
 }
 
 /** Without a packet filter, which lets nobody connect to a guest: TCP at its best. */
@@ -84,20 +74,11 @@ function connected(socket: Socket): Promise<Socket> {
 
 try {
   const ways = await boot();
-  for (const [name, way] of Object.entries(ways)) {
-    await way.warmUp().catch((cause: unknown) => {
-      throw new Error(`warm up by ${name}`, { cause });
-    });
-  }
-  // In turn, so that all meet the same disturbances.
+  for (const way of Object.values(ways)) await way.warmUp();
+  // In turn, so that both meet the same disturbances.
   for (let round = 0; round < Number(rounds); round += 1)
     for (const way of Object.values(ways)) await way.round();
-  const { vsock, tcp, serial } = ways;
-  const samples: IpcSamples = {
-    vsock: vsock.samples,
-    tcp: tcp.samples,
-    serial: serial.samples,
-  };
+  const samples: IpcSamples = { vsock: ways.vsock.samples, tcp: ways.tcp.samples };
   process.stdout.write(`${JSON.stringify(samples)}\n`);
 } finally {
   await cleanup.run();

@@ -1,4 +1,4 @@
-/** The channel against the other ways between host and guest: the same VM, the same server, the same client. */
+/** The channel against TCP over a TAP: the same VM, the same server, the same client. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
@@ -13,15 +13,14 @@ const FIGURES = [
   { name: 'g2h', unit: 'MB/s', pick: (of: TrafficSamples) => of.g2hMbPerS },
   { name: 'h2g', unit: 'MB/s', pick: (of: TrafficSamples) => of.h2gMbPerS },
 ] as const;
-const WAYS = ['vsock', 'serial'] as const;
 
 export const ipcBenchmark: Benchmark = {
-  names: WAYS.flatMap((way) => FIGURES.map(({ name }) => `ipc.${name}/${way}`)),
-  summary: 'round trip and throughput by vsock and by virtio-serial, against TCP over a TAP (root)',
+  names: FIGURES.map(({ name }) => `ipc.${name}`),
+  summary: 'the channel against TCP over a TAP of the same VM: round trip and throughput (root)',
   async measure(context) {
     const { rounds, signal, say, runtime } = context;
     if (process.geteuid?.() !== 0) return this.names.map((name) => notMeasured(context, name));
-    say(`${rounds} rounds of 1000 round trips and 64 MiB each way, by three ways`);
+    say(`${rounds} rounds of 1000 round trips and 64 MiB each way, by both ways`);
     const peer = new URL('./ipc-peer.ts', import.meta.url).pathname;
     const args = [runtime.artifacts.kernelPath, acceleratorOf(context), String(rounds)];
     const { stdout } = await run('unshare', ['--net', process.execPath, peer, ...args], {
@@ -29,14 +28,12 @@ export const ipcBenchmark: Benchmark = {
       maxBuffer: OUTPUT_BYTES_MAX,
     });
     const samples = JSON.parse(stdout) as IpcSamples;
-    return WAYS.flatMap((way) =>
-      FIGURES.map(
-        ({ name, unit, pick }): Measurement => ({
-          ...{ name: `ipc.${name}/${way}`, unit, accelerator: acceleratorOf(context) },
-          samples: pick(samples[way]),
-          baseline: { name: 'TCP over a TAP, no packet filter', samples: pick(samples.tcp) },
-        }),
-      ),
+    return FIGURES.map(
+      ({ name, unit, pick }): Measurement => ({
+        ...{ name: `ipc.${name}`, unit, accelerator: acceleratorOf(context) },
+        samples: pick(samples.vsock),
+        baseline: { name: 'TCP over a TAP, no packet filter', samples: pick(samples.tcp) },
+      }),
     );
   },
 };

@@ -88,4 +88,17 @@ describe('changeOf', () => {
   it('nothing is a wrong word', () => {
     expect(() => changeOf(none)).toThrow(usage);
   });
+
+  it('secrets come along with whatever network, but none', () => {
+    const env = { KEY: 'a value of the caller' };
+    const secret = ['KEY@a.example'];
+    const secrets = [{ name: 'KEY', hosts: ['a.example'], value: env.KEY }];
+    expect(changeOf({ ...none, secret }, env)).toEqual({ secrets });
+    expect(changeOf({ ...none, secret, net: 'open' }, env)).toEqual({
+      secrets,
+      network: { mode: 'open', allow: [], deny: [] },
+    });
+    expect(networkOptions({ ...none, secret, net: 'egress' })).toMatchObject({ allow: [] });
+    expect(() => changeOf({ ...none, secret, net: 'none' }, env)).toThrow('exclude');
+  });
 });

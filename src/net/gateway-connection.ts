@@ -17,7 +17,6 @@ import { type Destination, GatewayJudge } from './gateway-judge.ts';
 import type {
   ConnectionContext,
   EndReason,
-  GatewayBudget,
   GatewayProtocol,
   GatewaySandbox,
 } from './gateway-sandbox.ts';
@@ -50,7 +49,6 @@ const DEAF = new Set<Phase>(['closing', 'draining', 'answering', 'decrypted', 'c
 export class GatewayConnection {
   readonly #context: ConnectionContext;
   readonly #guest: Socket;
-  readonly #budget: GatewayBudget | undefined;
   readonly #secrets: () => EgressSecrets | undefined;
   #decrypted:
     | { readonly connection: SecretConnection; readonly secrets: EgressSecrets }
@@ -91,7 +89,6 @@ export class GatewayConnection {
   ) {
     this.#context = context;
     this.#guest = guest;
-    this.#budget = sandbox.budget;
     this.#secrets = sandbox.secrets ?? (() => undefined);
     this.#destination = destination;
     this.#protocol = protocol;
@@ -127,7 +124,7 @@ export class GatewayConnection {
   #onGuestData(bytes: Buffer): void {
     if (DEAF.has(this.#phase)) return;
     this.#idle.moved();
-    if (!this.#spend('sent', bytes.length)) return;
+    this.#context.onBytes('sent', bytes.length);
     this.#protocol ??= bytes[0] === 22 ? 'tls' : 'http';
     if (this.#protocol === 'http') this.#onHttp(bytes);
     else if (this.#hello === undefined) this.#onHello(bytes);
@@ -186,10 +183,7 @@ export class GatewayConnection {
       judge: (head: RequestHead) => this.#judge.head(head),
       onRequest: (host: string) => onAllowed('http', host),
       onRefused: (reason: EndReason, why: string) => onRefused(reason, why, serverName),
-      spend: (direction: 'sent' | 'received', bytes: number) => {
-        onBytes(direction, bytes);
-        return this.#budget?.spend(direction, bytes) !== false;
-      },
+      onBytes,
     };
     const connection = new SecretConnection(
       context,
@@ -357,7 +351,7 @@ export class GatewayConnection {
   #onUpstreamData(bytes: Buffer): void {
     if (this.#phase !== 'open' && this.#phase !== 'draining') return;
     this.#idle.moved();
-    if (!this.#spend('received', bytes.length)) return;
+    this.#context.onBytes('received', bytes.length);
     this.#hasReceived = true;
     if (!this.#guest.write(bytes)) this.#upstream?.pause();
     this.#onServerStart(bytes);
@@ -414,20 +408,12 @@ export class GatewayConnection {
     if (this.#isGuestEnded && this.#phase === 'open' && !isWaiting) this.#upstream?.end();
   }
 
-  #spend(direction: 'sent' | 'received', bytes: number): boolean {
-    this.#context.onBytes(direction, bytes);
-    if (this.#budget?.spend(direction, bytes) !== false) return true;
-    this.#refuse('byte_budget', 'the byte budget of the sandbox is used up');
-    return false;
-  }
-
   #refuse(reason: EndReason, why: string, name?: string, status: RefusalStatus = 403): void {
     if (this.#phase === 'answering' || this.#phase === 'closed') return;
     this.#context.onRefused(reason, why, name);
     this.#disarmHead();
     this.#held = [];
-    const isQuiet =
-      reason === 'idle_timeout' || reason === 'ended_early' || reason === 'byte_budget';
+    const isQuiet = reason === 'idle_timeout' || reason === 'ended_early';
     this.#refusal =
       isQuiet && this.#phase !== 'reading' ? undefined : this.#words(reason, why, status);
     const hasForwarded = this.#phase === 'open' || this.#phase === 'dialling';

@@ -6,14 +6,6 @@ import type { Pins } from './pins.ts';
 import type { EgressSecrets } from './secret.ts';
 import type { SecretEndReason, SecretUse } from './secret-connection.ts';
 
-export interface GatewayBudget {
-  /** No: the connection is closed at once. Every yes is followed by one `close`. */
-  open(): boolean;
-  close(): void;
-  /** `sent` by the guest, `received` by it. No: the connection ends and these bytes are not passed on. */
-  spend(direction: 'sent' | 'received', bytes: number): boolean;
-}
-
 export interface GatewaySandbox {
   readonly id: string;
   /** As it is now. */
@@ -21,7 +13,6 @@ export interface GatewaySandbox {
   readonly pins: Pins;
   /** As they are now; absent: it has none. */
   readonly secrets?: () => EgressSecrets | undefined;
-  readonly budget?: GatewayBudget;
 }
 
 export interface GatewayTimeouts {
@@ -37,7 +28,6 @@ export interface GatewayTimeouts {
 export type EndReason =
   | RefusalReason
   | SecretEndReason
-  | 'byte_budget'
   | 'head_timeout'
   | 'idle_timeout'
   | 'unreachable'

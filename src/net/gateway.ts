@@ -171,7 +171,7 @@ export class Gateway {
     const own = this.#perSandbox.get(sandbox.id) ?? 0;
     const { connectionsMax, connectionsPerSandboxMax } = this.#limits;
     const isFull = this.#open.count >= connectionsMax || own >= connectionsPerSandboxMax;
-    if (isFull || sandbox.budget?.open() === false) {
+    if (isFull) {
       this.#drop(socket, 'connection_limit', 'too many connections', sandbox.id);
       return;
     }
@@ -218,7 +218,6 @@ export class Gateway {
       const left = (this.#perSandbox.get(sandbox.id) ?? 1) - 1;
       if (left === 0) this.#perSandbox.delete(sandbox.id);
       else this.#perSandbox.set(sandbox.id, left);
-      sandbox.budget?.close();
     });
   }
 

@@ -60,6 +60,11 @@ describe('rtnetlink requests', () => {
       { alias: 'neurovisor:x' },
       '3000000010000500ae70076b0000000000000000020000000000000000000000100014006e6575726f7669736f723a78',
     ],
+    [
+      'group',
+      { group: 7 },
+      '2800000010000500ae70076b000000000000000002000000000000000000000008001b0007000000',
+    ],
   ])('changeLink: %s as iproute2 writes it', (_name, change, expected) => {
     expect(hex(changeLink(2, change))).toBe(setLink(expected));
   });

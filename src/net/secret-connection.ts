@@ -24,7 +24,7 @@ export interface SecretTimeouts {
   readonly lingerMs: number;
 }
 
-export type SecretEndReason = ExchangeReason | 'head_timeout' | 'idle_timeout' | 'byte_budget';
+export type SecretEndReason = ExchangeReason | 'head_timeout' | 'idle_timeout';
 
 /** What became of secrets, or of their placeholders, in one request. */
 export interface SecretUse {
@@ -42,8 +42,7 @@ export interface SecretConnectionContext {
   readonly onRequest: (host: string) => void;
   readonly onRefused: (reason: SecretEndReason, why: string) => void;
   readonly onSecrets: (use: SecretUse) => void;
-  /** No: the connection ends. */
-  readonly spend: (direction: 'sent' | 'received', bytes: number) => boolean;
+  readonly onBytes: (direction: 'sent' | 'received', bytes: number) => void;
 }
 
 /** Only this is spoken: secrets are put into heads that can be read. */
@@ -109,7 +108,7 @@ export class SecretConnection {
       const guest = new TLSSocket(this.#socket, options);
       this.#guest = guest;
       guest.on('data', (bytes) => this.#onGuestData(bytes));
-      guest.on('end', () => this.#upstream?.end());
+      guest.on('end', () => this.#onGuestEnd());
       guest.on('drain', () => this.#upstream?.resume());
       // Also one that does not trust our certificate, as a client with a list of its own.
       guest.on('error', (error) => ignore(error, 'a guest that broke its connection'));
@@ -121,10 +120,17 @@ export class SecretConnection {
   }
 
   #onGuestData(bytes: Buffer): void {
-    if (this.#isClosing || !this.#spend('sent', bytes.length)) return;
+    if (this.#isClosing) return;
+    this.#count('sent', bytes.length);
     this.#apply(this.#exchange.fromGuest(bytes));
     if (this.#exchange.isInHead) this.#armHead();
     else this.#disarmHead();
+  }
+
+  /** What it has asked for is still answered. */
+  #onGuestEnd(): void {
+    if (this.#isConnected) this.#upstream?.end();
+    else if (this.#upstream === undefined && !this.#isClosing) this.destroy();
   }
 
   #apply(outputs: readonly ExchangeOutput[]): void {
@@ -181,7 +187,8 @@ export class SecretConnection {
       this.#onConnected(upstream);
     });
     upstream.on('data', (bytes: Buffer) => {
-      if (this.#isClosing || !this.#spend('received', bytes.length)) return;
+      if (this.#isClosing) return;
+      this.#count('received', bytes.length);
       this.#apply(this.#exchange.fromUpstream(bytes));
     });
     upstream.on('drain', () => this.#resumeGuest());
@@ -218,12 +225,9 @@ export class SecretConnection {
     this.#apply(this.#exchange.upstreamEnded(why.slice(0, WHY_CHARACTERS_MAX)));
   }
 
-  #spend(direction: 'sent' | 'received', bytes: number): boolean {
+  #count(direction: 'sent' | 'received', bytes: number): void {
     this.#idle.moved();
-    if (this.#context.spend(direction, bytes)) return true;
-    this.#context.onRefused('byte_budget', 'the byte budget of the sandbox is used up');
-    this.destroy();
-    return false;
+    this.#context.onBytes(direction, bytes);
   }
 
   /** What the guest is still to get is delivered. */

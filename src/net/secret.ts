@@ -64,7 +64,13 @@ export function needsSecrets(
 /** In every spelling in which a server could tell it back. */
 export function masksOf({ value, placeholder }: EgressSecret): Mask[] {
   const text = value.reveal();
-  const spellings = [text, encodeURIComponent(text), JSON.stringify(text).slice(1, -1)];
+  const json = JSON.stringify(text).slice(1, -1);
+  const percent = encodeURIComponent(text);
+  const spellings = [
+    ...[text, percent, percent.replaceAll(/%../g, (byte) => byte.toLowerCase())],
+    // Some escape the slash too (RFC 8259, section 7).
+    ...[json, json.replaceAll('/', '\\/')],
+  ];
   return [...new Set(spellings)].map((spelling) => maskOf(spelling, placeholder));
 }
 

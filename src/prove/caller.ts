@@ -47,6 +47,14 @@ export function exchangeTls(options: ConnectionTry & { servername?: string }): P
   return listenTo(socket, text ?? '');
 }
 
+/** By certificate. @param ca PEM, of whom the server's must be */
+export function exchangeHttps(
+  options: ConnectionTry & { readonly servername?: string; readonly ca: string },
+): Promise<Outcome> {
+  const { host, port, servername = '', ca, text = '' } = options;
+  return listenTo(connectTls({ host, port, ca, servername }), text);
+}
+
 function listenTo(socket: Socket, text: string): Promise<Outcome> {
   return new Promise((resolve) => {
     let received = '';

@@ -9,6 +9,7 @@ import {
   type ConnectionTry,
   datagram,
   exchange,
+  exchangeHttps,
   exchangeTls,
   type NameTry,
   SILENCE_MS,
@@ -26,6 +27,7 @@ act({
   },
   exchange: (each: ConnectionTry) => exchange(each),
   exchangeTls: (each: ConnectionTry & { servername?: string }) => exchangeTls(each),
+  exchangeHttps: (each: ConnectionTry & { servername?: string; ca: string }) => exchangeHttps(each),
   datagram: (each: { host: string; port: number; text: string }) =>
     datagram({ ...each, bytes: Buffer.from(each.text) }),
   askName: (each: NameTry) => askName(each),

@@ -9,9 +9,11 @@ import {
   type ServerResponse,
 } from 'node:http';
 import { createServer, type Server, type Socket } from 'node:net';
-import { createServer as createTlsServer } from 'node:tls';
+import { createServer as createTlsServer, type SecureContext } from 'node:tls';
+import { systemClock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { DNS_CODE, DNS_TYPE, type DnsRecord, encodeReply, parseQuery } from '../net/dns-message.ts';
+import { CertificateAuthority } from '../net/secret-authority.ts';
 import { act } from './actor.ts';
 import { plugCard } from './card.ts';
 import {
@@ -19,6 +21,7 @@ import {
   HOST_UPLINK,
   INTERNET_ADDRESSES,
   isMetadataAddress,
+  OTHER,
   PLAIN_POOL,
   POOL,
   PSK,
@@ -27,11 +30,14 @@ import {
   UDP_ADDRESSES,
   UPLINK_PREFIX,
   UPSTREAM,
+  VAULT,
   ZONE,
 } from './map.ts';
 
 const TTL_SECONDS = 60;
 const arrivals: Arrival[] = [];
+const authority = new CertificateAuthority(systemClock);
+const reflector = createHttpServer(reflect);
 /** How often each name was asked for: some change their mind. */
 const asked = new Map<string, number>();
 
@@ -58,6 +64,7 @@ await Promise.all([
 act({
   ready: () => true,
   arrivals: () => arrivals,
+  root: () => authority.certificate(),
   send: ({ host, port, text }: { host: string; port: number; text: string }) =>
     new Promise<void>((resolve) => {
       const socket = createSocket('udp4');
@@ -120,11 +127,29 @@ function answerHttp(request: IncomingMessage, response: ServerResponse): void {
   response.end(isMetadataAddress(to) ? `${SECRET}\n` : `page of ${request.headers.host}\n`);
 }
 
-/** By a key that both know: certificates would need a program that makes them. */
+/** Tells back what it has heard, by URL in one of the ways in which servers do. */
+function reflect(request: IncomingMessage, response: ServerResponse): void {
+  const { method, url = '', headers, socket } = request;
+  const heard = `${method} ${headers.host} ${url} ${JSON.stringify(headers)}`;
+  note('http', socket.localAddress, 443, heard);
+  const key = String(headers['x-api-key']);
+  if (url.startsWith('/redirect')) {
+    response.writeHead(302, { location: `https://${OTHER.name}/?${key}` }).end();
+  } else if (url.startsWith('/chunked')) {
+    for (const character of `page of ${heard}`) response.write(character);
+    response.end();
+  } else response.end(`page of ${heard}`);
+}
+
+/** By a key that both know; only the vault has a certificate. */
 function tlsServer(): Server {
   const version = 'TLSv1.2' as const;
   const options = {
-    ciphers: 'PSK',
+    ciphers: 'PSK:ECDHE-ECDSA-AES128-GCM-SHA256',
+    SNICallback: (name: string, use: (error: Error | null, context?: SecureContext) => void) => {
+      if (name !== VAULT.name) use(null);
+      else authority.contextFor(name).then((context) => use(null, context), use);
+    },
     minVersion: version,
     maxVersion: version,
     pskCallback: () => Buffer.from(PSK),
@@ -133,6 +158,10 @@ function tlsServer(): Server {
     const name = String(Reflect.get(socket, 'servername'));
     note('tls', socket.localAddress, 443, name);
     socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
+    if (name === VAULT.name) {
+      reflector.emit('connection', socket);
+      return;
+    }
     socket.write(`page of ${name}\n`);
     socket.pipe(socket);
   });

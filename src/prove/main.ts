@@ -5,11 +5,13 @@ import { silentLog } from '../base/log.ts';
 import { proveEgress } from './egress-proof.ts';
 import { proveMetadata } from './metadata-proof.ts';
 import type { Proof } from './proof.ts';
+import { proveSecrets } from './secrets-proof.ts';
 import { createWorld, type World } from './world.ts';
 
 const PROOFS: Readonly<Record<string, (world: World) => Promise<Proof>>> = {
   metadata: proveMetadata,
   egress: proveEgress,
+  secrets: proveSecrets,
 };
 
 const say = (message: object): boolean => process.stdout.write(`${JSON.stringify(message)}\n`);

@@ -34,6 +34,8 @@ export const SECRET = 'secret of the metadata service';
 
 export const ALLOWED = { name: 'allowed.example', address: '93.184.216.34' } as const;
 export const OTHER = { name: 'other.example', address: '93.184.216.99' } as const;
+/** Speaks HTTPS with a certificate, and tells back what it hears. */
+export const VAULT = { name: 'vault.example', address: '93.184.216.43' } as const;
 /** Opened by a rule for addresses: TCP 8080 and UDP 9999. */
 export const LISTED_ADDRESS = '1.1.1.1';
 export const FOREIGN_RESOLVER = '8.8.8.8';
@@ -44,6 +46,7 @@ export const INTERNET_ADDRESSES: readonly string[] = [
   ...PRIVATE_ADDRESSES,
   ALLOWED.address,
   OTHER.address,
+  VAULT.address,
   LISTED_ADDRESS,
   FOREIGN_RESOLVER,
 ];
@@ -59,6 +62,7 @@ export const UDP_ADDRESSES: readonly string[] = [
 export const ZONE: Readonly<Record<string, readonly (readonly string[])[]>> = {
   [ALLOWED.name]: [[ALLOWED.address]],
   [OTHER.name]: [[OTHER.address]],
+  [VAULT.name]: [[VAULT.address]],
   'rebind.example': [['169.254.169.254']],
   'mixed.example': [[ALLOWED.address, '169.254.169.254']],
   'alias.example': [['evil.test']],
@@ -77,7 +81,7 @@ export interface Arrival {
   readonly protocol: 'tcp' | 'udp' | 'http' | 'tls' | 'dns';
   readonly to: string;
   readonly port: number;
-  /** Request line, server name, question or datagram. */
+  /** Request line (by TLS with its fields), server name, question or datagram. */
   readonly text: string;
 }
 

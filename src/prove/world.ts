@@ -12,6 +12,7 @@ import { type EgressPolicyText, parsePolicy } from '../net/egress-rules.ts';
 import { openHostNetwork } from '../net/host-network.ts';
 import type { HostNetwork, NetworkLease } from '../net/lease.ts';
 import { Links } from '../net/links.ts';
+import type { EgressSecrets } from '../net/secret.ts';
 import { closeFd } from '../sys/fd.ts';
 import { createTap } from '../sys/tun.ts';
 import { Actor } from './actor.ts';
@@ -49,8 +50,12 @@ export class Guest {
     return this.actor.ask('exchange', { host, port, text });
   }
 
-  tls(host: string, servername?: string): Promise<Outcome> {
-    return this.actor.ask('exchangeTls', { host, port: 443, servername });
+  tls(host: string, servername?: string, text?: string): Promise<Outcome> {
+    return this.actor.ask('exchangeTls', { host, port: 443, servername, text });
+  }
+
+  https(host: string, servername: string, ca: string, text: string): Promise<Outcome> {
+    return this.actor.ask('exchangeHttps', { host, port: 443, servername, ca, text });
   }
 
   datagram(host: string, port: number, text: string): Promise<Outcome> {
@@ -80,7 +85,7 @@ export interface World extends AsyncDisposable {
   readonly internet: Actor;
   /** Behind an ordinary TAP: what it reaches, the others are kept from. */
   readonly plain: Guest;
-  guest(policy: EgressPolicyText): Promise<LeasedGuest>;
+  guest(policy: EgressPolicyText, secrets?: EgressSecrets): Promise<LeasedGuest>;
   /** From now on. @returns what asks for them */
   watch(): Promise<() => Promise<readonly Arrival[]>>;
 }
@@ -106,7 +111,7 @@ export async function createWorld(log: Log, internet = './internet.ts'): Promise
       network,
       internet: outside,
       plain,
-      guest: (policy) => leaseGuest(stack, network, policy),
+      guest: (policy, secrets) => leaseGuest(stack, network, policy, secrets),
       watch: async () => {
         const arrivals = () => outside.ask<readonly Arrival[]>('arrivals');
         const before = (await arrivals()).length;
@@ -157,9 +162,10 @@ async function leaseGuest(
   stack: AsyncDisposableStack,
   network: HostNetwork,
   policy: EgressPolicyText,
+  secrets: EgressSecrets | undefined,
 ): Promise<LeasedGuest> {
   const sandboxId = newSandboxId();
-  const lease = await network.lease({ sandboxId, policy: parsePolicy(policy) });
+  const lease = await network.lease({ sandboxId, policy: parsePolicy(policy), secrets });
   const actor = stack.use(new Actor('./guest.ts', lease.tapFd));
   const { address, gateway, mac } = lease.guest;
   const guest = await plug(actor, { address, gateway, mac });

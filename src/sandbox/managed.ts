@@ -185,7 +185,7 @@ export class ManagedSandbox {
   /** Its VM, running. @throws SandboxError `not_ready`, `gone`, and what resuming may throw */
   async live(): Promise<Supervisor> {
     for (;;) {
-      await this.#turns.idle();
+      while (this.#turns.isBusy) await this.#turns.over();
       if (this.#status === 'running' && this.#supervisor !== undefined) {
         this.#lifetime.touch();
         return this.#supervisor;
@@ -253,7 +253,7 @@ export class ManagedSandbox {
     this.#lifetime.stop();
     this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
     await this.#supervisor?.stop(cause);
-    await this.#turns.idle();
+    while (this.#turns.isBusy) await this.#turns.over();
     // A resume may have come through at the last moment.
     await this.#supervisor?.stop(cause);
     if (this.#pauseId !== null) {
@@ -270,7 +270,7 @@ export class ManagedSandbox {
   /** For the end of the host: what is on the disk stays there. */
   async leave(): Promise<void> {
     this.#lifetime.stop();
-    await this.#turns.idle();
+    while (this.#turns.isBusy) await this.#turns.over();
     if (this.#status === 'paused' && this.#pauseId !== null) return;
     await this.remove();
   }

@@ -8,16 +8,14 @@ export class Turns {
     return this.#current !== undefined;
   }
 
-  /** Resolves when nothing is under way, well or not. */
-  async idle(): Promise<void> {
-    while (this.#current !== undefined) {
-      await this.#current.catch((error: unknown) => ignore(error, 'told to who asked for it'));
-    }
+  /** What is under way is over, well or not. Another may have begun by then: look at `isBusy` again. */
+  async over(): Promise<void> {
+    await this.#current?.catch((error: unknown) => ignore(error, 'told to who asked for it'));
   }
 
   /** What is possible is looked at by `work`, in its turn. */
   async take<T>(work: () => Promise<T>): Promise<T> {
-    await this.idle();
+    while (this.isBusy) await this.over();
     const current = work();
     this.#current = current;
     try {

@@ -24,11 +24,6 @@ export interface NftablesAnswer {
 /** A `struct nft_ctx *`: a netlink socket, buffers, and what was read of the kernel's rules at last. */
 type Context = unknown;
 
-/** Whether this host has the library. */
-export function hasNftables(): boolean {
-  return functions() !== null;
-}
-
 /**
  * Runs commands of one transaction, in JSON or as `nft` takes them as arguments.
  * @returns undefined where the library is absent or has no memory for it

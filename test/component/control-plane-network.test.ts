@@ -5,6 +5,7 @@ import { REFILL_DELAY_MS } from '../../src/sandbox/pools.ts';
 import type { NetworkOptions } from '../../src/sandbox/spec.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
+import { temporaryDir } from '../support/store.ts';
 
 const network: NetworkOptions = { mode: 'allowlist', allow: ['a.example'] };
 const REFUSED = new SandboxError('network_unavailable', 'no addresses are left');
@@ -198,5 +199,44 @@ describe('LocalControlPlane: networks', () => {
     expect((await host.control.update(id, { network })).status).toBe('running');
     expect(host.vm(id).nic?.isPlugged).toBe(true);
     await requireNothing(host);
+  });
+});
+
+describe('LocalControlPlane: secrets', () => {
+  const value = 'sk-live-0123456789-abcdefghijklmn';
+  const secrets = [{ name: 'API_KEY', hosts: ['a.example'], value }];
+  it('bring a network, are told without values, and are in nothing that is kept', async () => {
+    await using host = await FakeHost.open();
+    const { id, network: told, secrets: shown } = await host.control.create({ secrets });
+    expect(told?.mode).toBe('allowlist');
+    expect(shown).toEqual([{ name: 'API_KEY', hosts: ['a.example'], held: true }]);
+    await host.control.pause(id, 'disk');
+    const row = await host.store.sandboxes.get(id);
+    expect(JSON.stringify(row)).toContain('API_KEY');
+    expect(JSON.stringify(row)).not.toContain(value);
+    // This process still has it.
+    expect((await host.control.resume(id)).secrets).toMatchObject([{ held: true }]);
+    await requireNothing(host);
+  });
+
+  it('what another process has held: no resume and no fork before they are given again', async () => {
+    const dataDir = await temporaryDir();
+    const isOwnerAlive = async (): Promise<boolean> => true;
+    await using first = await FakeHost.open({ owner: 'first', dataDir, isOwnerAlive });
+    await using host = await FakeHost.open({ owner: 'second', dataDir, isOwnerAlive });
+    const { id } = await first.control.create({ secrets });
+    await first.control.pause(id, 'disk');
+    expect((await host.control.get(id)).secrets).toMatchObject([{ held: false }]);
+    const missing = { code: 'secrets_missing' };
+    await expect(host.control.resume(id)).rejects.toMatchObject(missing);
+    await expect(host.control.fork(id, { count: 1 })).rejects.toMatchObject(missing);
+    const bad = [{ name: 'API_KEY', hosts: ['a.example'], value: 'short' }];
+    await expect(host.control.update(id, { secrets: bad })).rejects.toMatchObject({
+      code: 'spec_invalid',
+    });
+    const given = await host.control.update(id, { secrets });
+    expect(given).toMatchObject({ status: 'paused', secrets: [{ held: true }] });
+    expect((await host.control.resume(id)).status).toBe('running');
+    await host.control.remove(id);
   });
 });

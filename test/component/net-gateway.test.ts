@@ -5,13 +5,11 @@ import { connect as tlsConnect } from 'node:tls';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { dialDirectly, OpenConnections } from '../../src/net/gateway.ts';
-import type { GatewayBudget } from '../../src/net/gateway-sandbox.ts';
 import { helloMessage, records } from '../support/client-hello.ts';
 import {
   ADDRESS,
   ALERT,
   cleanUp,
-  errorOf,
   GET_ALL,
   helloOf,
   httpWorld,
@@ -228,36 +226,6 @@ describe('Gateway: limits', () => {
     expect(produced).toBeLessThan(64 * 1024 * 1024);
     socket.resetAndDestroy();
     await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(0));
-  });
-  it('keeps budgets of connections and bytes, and gives connections back', async () => {
-    let open = 0;
-    let left = 2_000;
-    const budget: GatewayBudget = {
-      open: () => {
-        if (open >= 1) return false;
-        open += 1;
-        return true;
-      },
-      close: () => {
-        open -= 1;
-      },
-      spend: (_direction, bytes) => {
-        left -= bytes;
-        return left >= 0;
-      },
-    };
-    const { made } = await httpWorld({ budget });
-    const idle = connect({ host: HOST, port: made.port });
-    await vi.waitFor(() => expect(open).toBe(1));
-    expect(await talk(made.port, [GET_ALL])).toEqual(Buffer.alloc(0));
-    expect(made.reasons()).toEqual(['connection_limit']);
-    idle.destroy();
-    await vi.waitFor(() => expect(open).toBe(0));
-    expect((await talk(made.port, [GET_ALL])).toString()).toMatch(/^HTTP\/1\.1 200/);
-    await vi.waitFor(() => expect(open).toBe(0));
-    const reply = await talk(made.port, [`${GET_ALL.replace('GET', 'POST')}${'x'.repeat(3000)}`]);
-    expect(errorOf(reply)).toBe('byte_budget');
-    await vi.waitFor(() => expect(open).toBe(0));
   });
   it('drops strangers, connections that were not redirected, and those over the limit', async () => {
     const { made } = await httpWorld({ limits: { connectionsPerSandboxMax: 1 } });

@@ -13,13 +13,11 @@ const run = promisify(execFile);
 const UNFILTERED = join(import.meta.dirname, '../fixtures/prove-unfiltered.ts');
 const failed = ({ tried }: Proof) => tried.filter(({ ok }) => !ok);
 
+const OPTIONS = { config: readConfig({}), log: silentLog, signal: new AbortController().signal };
+
 describe('prove', () => {
   it('metadata and egress hold, with their controls', async () => {
-    const proofs = await prove(['metadata', 'egress'], {
-      config: readConfig({}),
-      log: silentLog,
-      signal: new AbortController().signal,
-    });
+    const proofs = await prove(['metadata', 'egress'], OPTIONS);
     expect(proofs.flatMap(failed)).toEqual([]);
     expect(proofs.map(({ name, holds }) => [name, holds])).toEqual([
       ['metadata', true],
@@ -29,6 +27,14 @@ describe('prove', () => {
       expect(tried.length).toBeGreaterThan(50);
       expect(tried.filter(({ what }) => what.startsWith('control')).length).toBeGreaterThan(5);
     }
+  });
+
+  it('secrets hold, with their controls', async () => {
+    const [proof] = await prove(['secrets'], OPTIONS);
+    expect(proof && failed(proof)).toEqual([]);
+    const all = proof?.tried.map(({ what }) => what) ?? [];
+    expect(all.filter((what) => what.startsWith('control')).length).toBeGreaterThan(5);
+    expect(all.length).toBeGreaterThan(30);
   });
 
   it('metadata does not hold where the packet filter is taken out of the way', async () => {
@@ -69,7 +75,7 @@ describe('prove', () => {
     ]);
     expect(await cli(['prove', 'nothing']).result).toMatchObject({
       status: 2,
-      stderr: expect.stringContaining('metadata, egress'),
+      stderr: expect.stringContaining('metadata, egress, secrets'),
     });
   });
 });

@@ -28,7 +28,7 @@ export interface GatewayWorld {
   close(): Promise<void>;
 }
 
-export type WorldOptions = Partial<GatewayOptions> & Pick<GatewaySandbox, 'budget' | 'secrets'>;
+export type WorldOptions = Partial<GatewayOptions> & Pick<GatewaySandbox, 'secrets'>;
 
 export async function gatewayWorld(
   policy: GatewayPolicy,
@@ -39,12 +39,11 @@ export async function gatewayWorld(
   const events: GatewayEvent[] = [];
   const dialled: string[] = [];
   const internet = new Map<string, number>();
-  const { budget, secrets, ...rest } = options;
+  const { secrets, ...rest } = options;
   const sandbox = {
     id: 'sb-1',
     policy: () => world.policy,
     pins,
-    ...(budget === undefined ? {} : { budget }),
     ...(secrets === undefined ? {} : { secrets }),
   };
   const gateway = new Gateway({
@@ -85,11 +84,11 @@ export async function listen(server: Server): Promise<number> {
 }
 
 /** A key and a certificate of its own for some name. */
-export function certificate(): { key: string; cert: string } {
+export function certificate(name = 'a.example'): { key: string; cert: string } {
   const folder = mkdtempSync(join(tmpdir(), 'nv-cert-'));
   try {
     const [key, cert] = [join(folder, 'key.pem'), join(folder, 'cert.pem')];
-    const subject = ['-subj', '/CN=a.example', '-addext', 'subjectAltName=DNS:a.example'];
+    const subject = ['-subj', `/CN=${name}`, '-addext', `subjectAltName=DNS:${name}`];
     const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
     const files = ['-keyout', key, '-out', cert, '-days', '2'];
     execFileSync('openssl', ['req', '-x509', ...kind, ...files, ...subject], { stdio: 'pipe' });

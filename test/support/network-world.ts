@@ -14,6 +14,7 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { readConfig } from '../../src/config.ts';
 import { type Daemon, openDaemon } from '../../src/library/daemon.ts';
+import { ANCHOR_PREFIX } from '../../src/net/xdp-anchor.ts';
 import { ROOT } from './cli.ts';
 import { type DaemonProcess, watchDaemon } from './daemon.ts';
 import { Namespace } from './namespaces.ts';
@@ -41,20 +42,24 @@ export class NetworkWorld implements AsyncDisposable {
   readonly #internet: Namespace;
   readonly #servers: ChildProcess;
   readonly #daemons: DaemonProcess[] = [];
+  readonly #more: Readonly<Record<string, string>>;
 
   private constructor(made: {
     host: Namespace;
     internet: Namespace;
     servers: ChildProcess;
     home: string;
+    env: Readonly<Record<string, string>>;
   }) {
     this.host = made.host;
     this.home = made.home;
+    this.#more = made.env;
     this.#internet = made.internet;
     this.#servers = made.servers;
   }
 
-  static async create(): Promise<NetworkWorld> {
+  /** @param tls with which its internet speaks HTTPS, in which its daemons trust */
+  static async create(tls?: { key: string; cert: string }): Promise<NetworkWorld> {
     const host = await Namespace.create();
     const internet = await Namespace.create();
     await host.joinTo(internet, 'up0', 'eth0');
@@ -67,13 +72,17 @@ export class NetworkWorld implements AsyncDisposable {
     const names = { [ALLOWED.name]: ALLOWED.address, [FORBIDDEN.name]: FORBIDDEN.address };
     const program = join(import.meta.dirname, '../fixtures/net-internet.mjs');
     const [enter = '', ...args] = [...internet.enter, process.execPath, program];
-    const servers = spawn(enter, [...args, JSON.stringify(names)], {
+    const settings = [names, ...(tls === undefined ? [] : [tls])].map((one) => JSON.stringify(one));
+    const servers = spawn(enter, [...args, ...settings], {
       stdio: ['pipe', 'pipe', 'inherit'],
     });
     await once(servers.stdout, 'data');
     const home = await temporaryHome();
     await writeFile(join(home, 'resolv.conf'), `nameserver ${INTERNET}\n`);
-    return new NetworkWorld({ host, internet, servers, home });
+    const roots = join(home, 'roots.pem');
+    if (tls !== undefined) await writeFile(roots, tls.cert);
+    const env = tls === undefined ? {} : { NODE_EXTRA_CA_CERTS: roots };
+    return new NetworkWorld({ host, internet, servers, home, env });
   }
 
   /** Starts a daemon and connects to it. */
@@ -102,7 +111,7 @@ export class NetworkWorld implements AsyncDisposable {
   }
 
   get #env(): Readonly<Record<string, string>> {
-    return { NEUROVISOR_HOME: this.home, NEUROVISOR_UPSTREAM: 'engine' };
+    return { NEUROVISOR_HOME: this.home, NEUROVISOR_UPSTREAM: 'engine', ...this.#more };
   }
 
   /** What becomes `neurovisor` in there by exec. */
@@ -116,10 +125,10 @@ export class NetworkWorld implements AsyncDisposable {
     return await this.host.run('curl', '--silent', '--max-time', '5', `http://${address}/`);
   }
 
-  /** Names of TAPs that are there. */
+  /** Names of sandboxes' TAPs that are there. */
   async taps(): Promise<string[]> {
     const links = JSON.parse(await this.host.run('ip', '-json', 'link')) as { ifname: string }[];
-    return links.map(({ ifname }) => ifname).filter((name) => name.startsWith('nv-'));
+    return links.map(({ ifname }) => ifname).filter(isSandboxTap);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -132,4 +141,8 @@ export class NetworkWorld implements AsyncDisposable {
     await this.host[Symbol.asyncDispose]();
     await rm(this.home, { recursive: true });
   }
+}
+
+function isSandboxTap(name: string): boolean {
+  return name.startsWith('nv-') && !name.startsWith(ANCHOR_PREFIX);
 }

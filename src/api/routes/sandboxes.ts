@@ -55,7 +55,7 @@ export function addSandboxRoutes(app: App, { control, clock }: ApiParts): void {
       schema: {
         tags,
         operationId: 'updateSandbox',
-        summary: 'Change its time limits, metadata and network',
+        summary: 'Change its time limits, metadata, network and secrets',
         params: idParams,
         body: sandboxChange,
         response: { 200: sandboxInfo, ...failures },

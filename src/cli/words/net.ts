@@ -1,7 +1,7 @@
 /** The words of the network: `net` and `prove`. */
 import type { Command } from 'commander';
-import type { ProveFlags } from '../commands/prove.ts';
 import type { DoctorFlags } from '../commands/net.ts';
+import type { ProveFlags } from '../commands/prove.ts';
 import { describeLater, type OutputFlags, output, perform } from '../program.ts';
 
 const load = () => import('../commands/net.ts');

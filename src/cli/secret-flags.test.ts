@@ -1,0 +1,36 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { parseSecrets } from './secret-flags.ts';
+
+const env = { API_KEY: 'from the environment' };
+
+describe('parseSecrets', () => {
+  it('takes values from the environment and from files, without the last line end', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'nv-secret-'));
+    const file = join(folder, 'key=1');
+    writeFileSync(file, 'from a file\r\n');
+    expect(parseSecrets(['API_KEY@a.example,b.example', `B@c.example=${file}`], env)).toEqual([
+      { name: 'API_KEY', hosts: ['a.example', 'b.example'], value: 'from the environment' },
+      { name: 'B', hosts: ['c.example'], value: 'from a file' },
+    ]);
+    rmSync(folder, { recursive: true });
+  });
+  it.each([
+    'API_KEY',
+    'API_KEY=sk-live-1',
+    '@a.example',
+    'API_KEY@',
+    'OTHER@a.example',
+    'API_KEY@a.example=/no/such/file',
+  ])('refuses %j with how it is written, and tells no value', (text) => {
+    expect(() => parseSecrets([text], env)).toThrow(
+      expect.objectContaining({ remedy: expect.stringContaining('NAME@') }),
+    );
+    expect(() => parseSecrets([text], env)).not.toThrow(/sk-live/);
+  });
+  it('refuses a name that is given twice', () => {
+    expect(() => parseSecrets(['API_KEY@a.example', 'API_KEY@b.example'], env)).toThrow('twice');
+  });
+});

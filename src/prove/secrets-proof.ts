@@ -1,0 +1,196 @@
+/** A guest uses a secret at the one host that it belongs to, and neither has it nor gets it anywhere else. */
+import { createSecureContext } from 'node:tls';
+import { systemClock } from '../base/clock.ts';
+import { newPlaceholder, SecretValue } from '../base/secret-value.ts';
+import type { EgressSecrets } from '../net/secret.ts';
+import { CertificateAuthority } from '../net/secret-authority.ts';
+import type { Outcome } from './caller.ts';
+import { ALLOWED, OTHER, VAULT } from './map.ts';
+import { type Proof, Tries } from './proof.ts';
+import type { Guest, World } from './world.ts';
+
+const VALUE = 'sk-of-the-proof/0123456789+abcdef';
+const KNOWN = newPlaceholder(VALUE.length);
+const KEY = `X-Api-Key: ${KNOWN}`;
+/** What of the value could be told back in a line of JSON. */
+const TRACES = [VALUE, encodeURIComponent(VALUE), basic(VALUE)];
+
+interface Setting {
+  readonly tries: Tries;
+  readonly world: World;
+  readonly guest: Guest;
+  readonly root: string;
+}
+
+export async function proveSecrets(world: World): Promise<Proof> {
+  const tries = new Tries(world);
+  const authority = new CertificateAuthority(systemClock);
+  const ca = await world.internet.ask<string>('root');
+  const secrets: EgressSecrets = {
+    secrets: [
+      {
+        ...{ name: 'API_KEY', hosts: [VAULT.name], placeholder: KNOWN },
+        value: new SecretValue(VALUE),
+      },
+    ],
+    authority,
+    roots: () => createSecureContext({ ca }),
+  };
+  const root = await authority.certificate();
+  const allow = [ALLOWED.name];
+  const listed = await world.guest({ mode: 'allowlist', allow }, secrets);
+  const open = await world.guest({ mode: 'open' }, secrets);
+  for (const [how, { guest }] of [
+    ['a list', listed],
+    ['open', open],
+  ] as const) {
+    const setting = { tries, world, guest, root };
+    await guest.name(VAULT.name);
+    await guest.name(ALLOWED.name);
+    await controls(setting, how);
+    await elsewhere(setting, how);
+  }
+  const setting = { tries, world, guest: listed.guest, root };
+  await toldBack(setting);
+  await otherRequests(setting);
+  await untrusted(setting, secrets, listed.lease);
+  return tries.proof('secrets');
+}
+
+/** Without them, "nothing arrived" would say nothing. */
+async function controls(setting: Setting, how: string): Promise<void> {
+  const { tries } = setting;
+  for (const [what, field, sent] of [
+    ['a field', KEY, VALUE],
+    ['Basic credentials', `Authorization: Basic ${basic(KNOWN)}`, basic(VALUE)],
+  ] as const) {
+    const { arrived, outcome } = await ask(setting, request({ fields: [field] }));
+    const ok = arrived.includes(sent) && isClean(outcome);
+    const seen = ok ? 'the host got it, the guest did not' : `${outcome.outcome} ${outcome.text}`;
+    tries.note(`control (${how}): in ${what}`, 'the host gets it', seen, ok);
+  }
+  const { arrived, outcome } = await ask(setting, request({ path: `/?key=${KNOWN}` }));
+  const ok = arrived.includes(encodeURIComponent(VALUE)) && isClean(outcome);
+  tries.note(`control (${how}): in the query`, 'the host gets it', ok ? 'it got it' : arrived, ok);
+}
+
+/** Whatever the destination is called. */
+async function elsewhere(setting: Setting, how: string): Promise<void> {
+  const { guest, root } = setting;
+  const whole = request({ fields: [KEY] });
+  const tries: readonly [string, () => Promise<Outcome>][] = [
+    ['another server under its name', () => guest.https(OTHER.address, VAULT.name, root, whole)],
+    ['its address under another name', () => guest.tls(VAULT.address, ALLOWED.name, whole)],
+    ['its address without a name', () => guest.tls(VAULT.address, undefined, whole)],
+    ['another host by TLS', () => guest.tls(ALLOWED.address, ALLOWED.name, whole)],
+    ['itself by plain HTTP', () => guest.exchange(VAULT.address, 80, whole)],
+    [
+      'another host by plain HTTP',
+      () => guest.exchange(ALLOWED.address, 80, request({ host: ALLOWED.name, fields: [KEY] })),
+    ],
+    ['HTTP without TLS at port 443', () => guest.exchange(VAULT.address, 443, whole)],
+  ];
+  for (const [what, attempt] of tries) await nothing(setting, `${what} (${how})`, attempt);
+}
+
+async function otherRequests(setting: Setting): Promise<void> {
+  const other = request({ host: OTHER.name, fields: [KEY] });
+  const tries: readonly [string, string][] = [
+    ['Host of another', other],
+    ['the absolute form of another', request({ path: `https://${OTHER.name}/`, fields: [KEY] })],
+    ['two Hosts', request({ fields: [`Host: ${OTHER.name}`, KEY] })],
+    ['CONNECT', request({ method: 'CONNECT', path: `${OTHER.name}:443`, fields: [KEY] })],
+    ['TRACE', request({ method: 'TRACE', fields: [KEY] })],
+    ['OPTIONS', request({ method: 'OPTIONS', fields: [KEY] })],
+    ['Max-Forwards: 0', request({ fields: ['Max-Forwards: 0', KEY] })],
+    ['in a path', request({ path: `/${KNOWN}` })],
+    [
+      'in a body',
+      `${request({ method: 'POST', fields: [`Content-Length: ${KNOWN.length}`] })}${KNOWN}`,
+    ],
+    ['a second request with another Host', `${request({ isLast: false })}${other}`],
+  ];
+  for (const [what, text] of tries)
+    await nothing(setting, what, () =>
+      setting.guest.https(VAULT.address, VAULT.name, setting.root, text),
+    );
+}
+
+async function toldBack(setting: Setting): Promise<void> {
+  for (const [what, path] of [
+    ['a page', '/'],
+    ['a page of chunks of one byte', '/chunked'],
+    ['a redirect to another host', '/redirect'],
+  ] as const) {
+    const { arrived, outcome } = await ask(setting, request({ path, fields: [KEY] }));
+    const text = outcome.text.replaceAll(/\r\n[0-9a-f]+\r\n/g, '');
+    const ok = arrived.includes(VALUE) && isClean({ ...outcome, text }) && text.includes(KNOWN);
+    const seen = ok ? 'the placeholder' : outcome.text;
+    setting.tries.note(`told back in ${what}`, 'the placeholder', seen, ok);
+  }
+}
+
+/** The server's certificate is of nobody that the host trusts in; then the secret is taken away. */
+async function untrusted(
+  setting: Setting,
+  secrets: EgressSecrets,
+  lease: { setSecrets(secrets: EgressSecrets | undefined): Promise<void> },
+): Promise<void> {
+  const whole = request({ fields: [KEY] });
+  const attempt = (): Promise<Outcome> =>
+    setting.guest.https(VAULT.address, VAULT.name, setting.root, whole);
+  await lease.setSecrets({ ...secrets, roots: () => createSecureContext({ ca: [] }) });
+  await nothing(setting, 'itself with a certificate that is not trusted in', attempt);
+  await lease.setSecrets({ ...secrets, secrets: [] });
+  await nothing(setting, 'after the secret was taken away', attempt);
+  await lease.setSecrets(secrets);
+  // Its name was not allowed in between.
+  await setting.guest.name(VAULT.name);
+  const { arrived } = await ask(setting, whole);
+  const ok = arrived.includes(VALUE);
+  setting.tries.note('control: given again', 'the host gets it', ok ? 'it got it' : arrived, ok);
+}
+
+/** Neither arrives it anywhere, nor comes it back. */
+async function nothing(
+  { tries, world }: Setting,
+  what: string,
+  attempt: () => Promise<Outcome>,
+): Promise<void> {
+  const arrivals = await world.watch();
+  const outcome = await attempt();
+  const arrived = (await arrivals()).map(({ text }) => text).join('\n');
+  const ok = isClean(outcome) && isClean({ text: arrived });
+  const [line = ''] = outcome.text.split('\r\n');
+  const seen = ok ? `${outcome.outcome} ${line}`.trim().replaceAll(/[^ -~]/g, '.') : 'the secret';
+  tries.note(what, 'no secret', seen, ok);
+}
+
+async function ask(
+  { world, guest, root }: Setting,
+  text: string,
+): Promise<{ arrived: string; outcome: Outcome }> {
+  const arrivals = await world.watch();
+  const outcome = await guest.https(VAULT.address, VAULT.name, root, text);
+  return { outcome, arrived: (await arrivals()).map((one) => one.text).join('\n') };
+}
+
+function isClean({ text }: { readonly text: string }): boolean {
+  return TRACES.every((trace) => !text.includes(trace));
+}
+
+function basic(password: string): string {
+  return Buffer.from(`me:${password}`).toString('base64');
+}
+
+function request(what: {
+  readonly method?: string;
+  readonly path?: string;
+  readonly host?: string;
+  readonly fields?: readonly string[];
+  readonly isLast?: boolean;
+}): string {
+  const { method = 'GET', path = '/', host = VAULT.name, fields = [], isLast = true } = what;
+  const more = isLast ? [...fields, 'Connection: close'] : fields;
+  return `${[`${method} ${path} HTTP/1.1`, `Host: ${host}`, ...more].join('\r\n')}\r\n\r\n`;
+}

@@ -1,0 +1,58 @@
+/** What the packet filter gives the gateway where secrets are put in, against the real kernel. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type EgressPolicyText, parsePolicy } from '../../src/net/egress-rules.ts';
+import { updateSandbox, wholeTable } from '../../src/net/ruleset.ts';
+import type { SandboxNetwork } from '../../src/net/sandbox-chains.ts';
+import { createWorld, PRIVATE, PUBLIC, type World } from '../support/ruleset-world.ts';
+
+let world: World;
+beforeAll(async () => {
+  world = await createWorld();
+});
+afterAll(() => world[Symbol.asyncDispose]());
+
+const network = (policy: EgressPolicyText, more: Partial<SandboxNetwork> = {}): SandboxNetwork => ({
+  lease: world.a.lease,
+  policy: parsePolicy(policy),
+  dnsPort: 53,
+  gatewayPort: 3128,
+  ...more,
+});
+const begin = (policy: EgressPolicyText): Promise<void> =>
+  world.nft.apply(wholeTable([network(policy)]));
+const update = (policy: EgressPolicyText, more: Partial<SandboxNetwork>): Promise<void> =>
+  world.nft.apply(updateSandbox(network(policy, more), []));
+
+describe('packet filter: secrets', () => {
+  const [address = ''] = PUBLIC;
+  const atGateway = async (port: number, to = address): Promise<boolean> => {
+    const before = world.hostPeer.arrivals.filter((one) => one.port === 3128).length;
+    await world.a.peer.tcp(to, port);
+    return world.hostPeer.arrivals.filter((one) => one.port === 3128).length > before;
+  };
+
+  it('open: TCP 443 goes to the gateway, nothing else does, and QUIC falls back to it', async () => {
+    await begin({ mode: 'open' });
+    expect([await atGateway(443), await atGateway(80)]).toEqual([false, false]);
+    expect((await world.a.peer.udp(address, 443)).outcome).toBe('answer');
+    await update({ mode: 'open' }, { decryptsTls: true });
+    expect([await atGateway(443), await atGateway(80), await atGateway(8080)]).toEqual([
+      true,
+      false,
+      false,
+    ]);
+    expect((await world.a.peer.udp(address, 443)).outcome).not.toBe('answer');
+    expect((await world.a.peer.tcp(address, 80)).outcome).toBe('answer');
+  });
+  it('also to blocks that a rule allows, private ones too; not to what is closed', async () => {
+    const [inside = '', other = ''] = PRIVATE;
+    const policy = { mode: 'allowlist', allow: [`${address}/32`, `${inside}/32`] };
+    await begin(policy);
+    expect([await atGateway(443), await atGateway(443, inside)]).toEqual([false, false]);
+    await update(policy, { decryptsTls: true });
+    expect([await atGateway(443), await atGateway(443, inside)]).toEqual([true, true]);
+    expect([await atGateway(8080), await atGateway(443, other)]).toEqual([false, false]);
+    await update({ mode: 'none' }, { decryptsTls: true });
+    expect(await atGateway(443)).toBe(false);
+  });
+});
