@@ -2,6 +2,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import {
   chmodSync,
+  chownSync,
   existsSync,
   linkSync,
   mkdirSync,
@@ -23,6 +24,7 @@ import { OVERHEAD_MIB, TASKS_MAX } from '../../src/jail/jail.ts';
 import { openJail } from '../../src/jail/open.ts';
 import type { JailPlan } from '../../src/jail/plan.ts';
 import { prepareProgramTree } from '../../src/jail/program-tree.ts';
+import { Injector } from '../../src/prove/jail/inject.ts';
 import { type Confinement, confine } from '../../src/runtime/jail.ts';
 import type { Launched } from '../../src/vmm/launch.ts';
 import { cli } from '../support/cli.ts';
@@ -151,6 +153,48 @@ describe('launch', () => {
     await end(launched);
     expect(groups()).toEqual([]);
     expect(isThere(pid)).toBe(false);
+  });
+
+  it.skipIf(!isRoot)(
+    'launch: an ordinary user gets all but an id for each VM, and is told so',
+    async () => {
+      const uid = 1500;
+      chmodSync(dir, 0o755);
+      const cacheDir = join(dir, 'cache');
+      mkdirSync(cacheDir);
+      chownSync(cacheDir, uid, uid);
+      const fixture = join(import.meta.dirname, '../fixtures/jail-ordinary.ts');
+      const told = execFileSync(process.execPath, [fixture, cacheDir, `${uid}`], {
+        encoding: 'utf8',
+      });
+      const { gaps, status } = JSON.parse(told) as { gaps: string[]; status: string };
+      expect(gaps[0]).toMatch(/run as this user/);
+      expect(status).toMatch(/^Uid:\s1500\s1500\s1500\s1500$/m);
+      for (const set of ['CapPrm', 'CapEff', 'CapBnd', 'CapInh', 'CapAmb']) {
+        expect(status).toMatch(new RegExp(`^${set}:\\s0+$`, 'm'));
+      }
+      expect(status).toMatch(/^NoNewPrivs:\s1$/m);
+      expect(status).toMatch(/^Seccomp:\s2$/m);
+    },
+  );
+
+  it.skipIf(!isRoot)('launch: log lets through and logs what enforce ends', async () => {
+    const logging = await confine({
+      config: { jail: 'log', jailUids: null },
+      home: { cacheDir: home },
+      log: silentLog,
+      binary: QEMU,
+    });
+    await using injector = await Injector.make();
+    const keyctl = { name: 'keyctl', number: 250, args: [0, 0, 0] };
+    const launched = await logging.launch(plan());
+    started.add(launched);
+    await new Promise((resolve) => launched.child.stdio[3]?.once('data', resolve));
+    expect(await injector.call(await launched.pid, keyctl)).toMatch(/^returned -/);
+    const enforced = await launch({ id: 'jailedtoo' });
+    expect(await injector.call(enforced.pid, keyctl)).toBe('killed by 31');
+    await end(launched);
+    await logging.close();
   });
 
   it('launch: three at once are three users', async () => {
