@@ -20,7 +20,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { silentLog } from '../../src/base/log.ts';
 import { readConfig } from '../../src/config.ts';
 import { DEFAULT_UIDS, Identities } from '../../src/jail/identity.ts';
-import { OVERHEAD_MIB, TASKS_MAX } from '../../src/jail/jail.ts';
+import { memoryLimitMib, TASKS_MAX } from '../../src/jail/jail.ts';
 import { openJail } from '../../src/jail/open.ts';
 import type { JailPlan } from '../../src/jail/plan.ts';
 import { prepareProgramTree } from '../../src/jail/program-tree.ts';
@@ -144,7 +144,7 @@ describe('launch', () => {
       const max = memory === undefined ? 'memory.max' : 'memory.limit_in_bytes';
       const [first = ''] = memory === undefined ? groups() : [memory];
       expect(readFileSync(join(first, max), 'latin1').trim()).toBe(
-        String((100 + OVERHEAD_MIB) * 1024 * 1024),
+        String(memoryLimitMib(100) * 1024 * 1024),
       );
       const pids = groups().find((path) => existsSync(join(path, 'pids.max'))) ?? '';
       expect(readFileSync(join(pids, 'pids.max'), 'latin1').trim()).toBe(String(TASKS_MAX + 2));
