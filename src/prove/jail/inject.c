@@ -1,13 +1,14 @@
 /*
- * What proofs do to processes; started by actor of the jail's proofs, as root.
+ * What proofs do to processes, as root.
  *
  *   inject call PID NUMBER [ARGUMENT ...]   has a running process make one system call, as one that was
  *                                           taken over would, and tells what became of it
  *   inject eat MIB                          waits for a byte on stdin, then touches that much memory
  *   inject spawn COUNT                      waits for a byte, then forks so many; tells how many there were
  *
- * `call` prints "returned N", "killed by N" or "exited N". An argument "@TEXT" is the address of that text in
- * the process (its stack is used); a number is taken as it is. Children that a call makes are ended.
+ * `call` prints "returned N" (and the process goes on), "killed by N", "executed" or "exited N". An argument
+ * "@TEXT" is the address of that text in the process (its stack is used); a number is taken as it is. Children
+ * that a call makes are ended.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -159,6 +160,9 @@ static int call(pid_t pid, int count, char **words)
 	}
 	if (ptrace(PTRACE_GETREGS, pid, 0, &changed) < 0)
 		return fail("read the result");
+	/* It goes on where it was: the kernel takes up the call that was interrupted. */
+	if (ptrace(PTRACE_SETREGS, pid, 0, &saved) < 0 || ptrace(PTRACE_DETACH, pid, 0, 0) < 0)
+		return fail("let it go on");
 	printf("returned %ld\n", (long)changed.rax);
 	return 0;
 }
