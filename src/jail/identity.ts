@@ -13,7 +13,15 @@
  * killed one gives its back.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, constants, openSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
@@ -113,16 +121,16 @@ export class Identities {
   }
 
   /**
-   * Ends what runs as a user of the range whom nobody holds: VMMs of a NeuroVisor that was killed.
+   * Ends VMMs of the range that have lost their parent and whose user nobody holds: a NeuroVisor was killed
+   * while it started them. Others of the range may be those of a container, with locks of their own.
    * @returns how many
    */
   endOrphans(): number {
     let ended = 0;
-    for (const name of readdirSync('/proc')) {
-      const pid = Number(name);
-      const uid = Number.isInteger(pid) ? userOf(pid) : undefined;
-      const { first, count } = this.#range;
-      if (uid === undefined || uid < first || uid >= first + count) continue;
+    const depth = processOf('self')?.namespaces ?? 1;
+    for (const [pid, { uid, parent, namespaces }] of this.#processes()) {
+      // A VMM is the first process of a namespace; its parent, bubblewrap, is of the same user and outside.
+      if (namespaces <= depth || processOf(parent)?.uid === uid) continue;
       const lockFd = this.#lock(uid);
       if (lockFd === undefined) continue;
       try {
@@ -135,6 +143,18 @@ export class Identities {
       }
     }
     return ended;
+  }
+
+  /** Of users of the range. */
+  *#processes(): Generator<[number, ProcessFacts]> {
+    const { first, count } = this.#range;
+    for (const name of readdirSync('/proc')) {
+      const pid = Number(name);
+      const uid = Number.isInteger(pid) ? userOf(pid) : undefined;
+      if (uid === undefined || uid < first || uid >= first + count) continue;
+      const facts = processOf(pid);
+      if (facts !== undefined) yield [pid, facts];
+    }
   }
 
   /** Ready by the time when the next VM starts. */
@@ -163,7 +183,10 @@ export class Identities {
 
   #takeUid(): { uid: number; lockFd: number } {
     const { first, count } = this.#range;
+    // Those of a container of this host have locks of their own, but are seen.
+    const seen = new Set([...this.#processes()].map(([, { uid }]) => uid));
     for (let uid = first; uid < first + count; uid += 1) {
+      if (seen.has(uid)) continue;
       const lockFd = this.#lock(uid);
       if (lockFd !== undefined) return { uid, lockFd };
     }
@@ -191,6 +214,27 @@ function drop({ lockFd, namespaceFd }: Held): void {
 function userOf(pid: number): number | undefined {
   try {
     return statSync(`/proc/${pid}`).uid;
+  } catch (error) {
+    ignore(error, 'a process that has ended');
+    return undefined;
+  }
+}
+
+interface ProcessFacts {
+  readonly uid: number;
+  readonly parent: number;
+  /** Pid namespaces that it is in, seen from here. */
+  readonly namespaces: number;
+}
+
+/** @returns undefined for a process that has ended */
+function processOf(pid: number | 'self'): ProcessFacts | undefined {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+    const field = (name: string): string[] =>
+      new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1]?.split(/\s+/) ?? [];
+    const [uid, parent] = [Number(field('Uid')[0]), Number(field('PPid')[0])];
+    return { uid, parent, namespaces: field('NSpid').length };
   } catch (error) {
     ignore(error, 'a process that has ended');
     return undefined;

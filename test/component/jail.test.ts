@@ -101,6 +101,15 @@ const groups = (): string[] =>
     .split('\n')
     .filter((line) => line.endsWith(`.${process.pid}.`) || line.includes(`.${process.pid}.`));
 
+function isSleep(pid: string): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/comm`, 'latin1') === 'sleep\n';
+  } catch {
+    // It has ended meanwhile.
+    return false;
+  }
+}
+
 const isThere = (pid: number): boolean =>
   existsSync(`/proc/${pid}`) &&
   !/^State:\s*[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
@@ -255,28 +264,55 @@ describe('the owner is killed', () => {
   });
 
   it.skipIf(!isRoot)(
-    'endOrphans: ends what runs as a user whom nobody holds, and no other',
+    'endOrphans: ends VMMs without a parent whose user nobody holds, and no others',
     async () => {
-      const range = { first: 1_950_000_000, count: 4 };
+      const range = { first: 1_950_000_000, count: 8 };
       const state = join(dir, 'state');
-      const run = (uid: number): ChildProcess =>
-        spawn('setpriv', ['--reuid', `${uid}`, '--clear-groups', '--', 'sleep', '60'], {
-          stdio: 'ignore',
-        });
+      const as = (uid: number): string[] => [
+        'setpriv',
+        '--reuid',
+        `${uid}`,
+        '--clear-groups',
+        '--',
+      ];
+      const alone = ['unshare', '--pid', '--fork', '--kill-child', '--'];
+      const run = (...[command = '', ...args]: string[]): ChildProcess =>
+        spawn(command, args, { stdio: 'ignore' });
       const identities = new Identities(state, range, null);
       const held = await identities.acquire();
-      const mine = run(held.uid);
-      const orphan = run(range.first + 3);
-      const over = new Promise((resolve) => orphan.once('exit', (_, signal) => resolve(signal)));
-      await expect.poll(() => statSync(`/proc/${orphan.pid}`).uid).toBe(range.first + 3);
-      await expect.poll(() => statSync(`/proc/${mine.pid}`).uid).toBe(held.uid);
+      const [orphanUid, containerUid] = [range.first + 5, range.first + 6];
+      const mine = run(...alone, ...as(held.uid), 'sleep', '60');
+      const orphan = run(...alone, ...as(orphanUid), 'sleep', '60');
+      // In a container of this host, whose locks are elsewhere.
+      const theirs = run(
+        ...as(containerUid),
+        'unshare',
+        '--user',
+        ...alone.slice(1),
+        'sleep',
+        '60',
+      );
+      const sleeping = (uid: number): boolean =>
+        readdirSync('/proc').some(
+          (pid) => /^\d+$/.test(pid) && isSleep(pid) && statSync(`/proc/${pid}`).uid === uid,
+        );
+      await expect.poll(() => [held.uid, orphanUid, containerUid].every(sleeping)).toBe(true);
+      const over = new Promise((resolve) => orphan.once('exit', resolve));
       const other = new Identities(state, range, null);
       expect(other.endOrphans()).toBe(1);
-      expect(await over).toBe('SIGKILL');
-      expect(mine.exitCode ?? mine.signalCode).toBeNull();
-      mine.kill('SIGKILL');
+      await over;
+      expect([held.uid, orphanUid, containerUid].map(sleeping)).toEqual([true, false, true]);
+      // Nor is a user taken whom somebody has.
+      const taken = await Promise.all([other.acquire(), other.acquire(), other.acquire()]);
+      expect(taken.map(({ uid }) => uid)).not.toContain(containerUid);
+      for (const one of [mine, theirs]) {
+        const ended = new Promise((resolve) => one.once('exit', resolve));
+        one.kill('SIGKILL');
+        await ended;
+      }
       identities.release(held);
-      await identities.close();
+      for (const one of taken) other.release(one);
+      await Promise.all([identities.close(), other.close()]);
     },
   );
 
