@@ -292,10 +292,13 @@ describe('the owner is killed', () => {
         'sleep',
         '60',
       );
-      const sleeping = (uid: number): boolean =>
-        readdirSync('/proc').some(
-          (pid) => /^\d+$/.test(pid) && isSleep(pid) && statSync(`/proc/${pid}`).uid === uid,
-        );
+      const sleepers = (uid: number): number[] =>
+        readdirSync('/proc')
+          .filter(
+            (pid) => /^\d+$/.test(pid) && isSleep(pid) && statSync(`/proc/${pid}`).uid === uid,
+          )
+          .map(Number);
+      const sleeping = (uid: number): boolean => sleepers(uid).length > 0;
       await expect.poll(() => [held.uid, orphanUid, containerUid].every(sleeping)).toBe(true);
       const over = new Promise((resolve) => orphan.once('exit', resolve));
       const other = new Identities(state, range, null);
@@ -305,11 +308,13 @@ describe('the owner is killed', () => {
       // Nor is a user taken whom somebody has.
       const taken = await Promise.all([other.acquire(), other.acquire(), other.acquire()]);
       expect(taken.map(({ uid }) => uid)).not.toContain(containerUid);
-      for (const one of [mine, theirs]) {
-        const ended = new Promise((resolve) => one.once('exit', resolve));
-        one.kill('SIGKILL');
-        await ended;
+      const ended = [mine, theirs].map(
+        (one) => new Promise((resolve) => one.once('exit', resolve)),
+      );
+      for (const uid of [held.uid, containerUid]) {
+        for (const pid of sleepers(uid)) process.kill(pid, 'SIGKILL');
       }
+      await Promise.all(ended);
       identities.release(held);
       for (const one of taken) other.release(one);
       await Promise.all([identities.close(), other.close()]);
