@@ -23,6 +23,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { tryLockExclusive } from '../sys/file.ts';
@@ -57,6 +58,9 @@ export function parseUidRange(text: string): UidRange | undefined {
 /** What unmapped ids look like (kernel/user_namespace.c); many programs run as it. */
 const NOBODY = 65_534;
 
+/** From a start until the identity of the next is made. */
+const PREPARE_MS = 500;
+
 export interface Identity {
   readonly uid: number;
   readonly gid: number;
@@ -73,9 +77,10 @@ export class Identities {
   readonly #dir: string;
   readonly #range: UidRange;
   readonly #gid: number | null;
-  readonly #free: Held[] = [];
   readonly #taken = new Map<number, Held>();
-  #spare: Promise<Held> | undefined;
+  /** One waits, so that a start need not; more would only hold descriptors. */
+  #idle: Promise<Held> | undefined;
+  #cancelPreparing: () => void = () => undefined;
   #closed = false;
 
   /**
@@ -92,11 +97,13 @@ export class Identities {
 
   /** @throws JailError `jail_unavailable` when there is none left, or no namespace can be made */
   async acquire(): Promise<Identity> {
-    const spare = this.#spare;
-    this.#spare = undefined;
-    const held = this.#free.pop() ?? (await (spare ?? this.#make()));
+    const idle = this.#idle;
+    this.#idle = undefined;
+    const held = await (idle ?? this.#make());
     this.#taken.set(held.uid, held);
-    if (this.#free.length === 0) this.#prepare();
+    // Not beside the start that it would slow down.
+    this.#cancelPreparing();
+    this.#cancelPreparing = systemClock.after(PREPARE_MS, () => this.prepare());
     return held;
   }
 
@@ -105,19 +112,28 @@ export class Identities {
     const held = this.#taken.get(identity.uid);
     if (held === undefined) return;
     this.#taken.delete(identity.uid);
-    // One waits; more would only hold descriptors.
-    const waits = this.#free.length > 0 || this.#spare !== undefined;
-    if (this.#closed || waits) drop(held);
-    else this.#free.push(held);
+    if (this.#closed || this.#idle !== undefined) drop(held);
+    else this.#idle = Promise.resolve(held);
+  }
+
+  /** Makes one before it is needed. */
+  prepare(): void {
+    if (this.#closed || this.#idle !== undefined) return;
+    const idle = this.#make();
+    this.#idle = idle;
+    idle.catch((error: unknown) => {
+      ignore(error, 'the next start tries again, or is told');
+      if (this.#idle === idle) this.#idle = undefined;
+    });
   }
 
   /** Those in use are given back when they are released. */
   async close(): Promise<void> {
     this.#closed = true;
-    const spare = this.#spare;
-    this.#spare = undefined;
-    for (const held of this.#free.splice(0)) drop(held);
-    await spare?.then(drop, (error: unknown) => ignore(error, 'a spare identity was not made'));
+    this.#cancelPreparing();
+    const idle = this.#idle;
+    this.#idle = undefined;
+    await idle?.then(drop, (error: unknown) => ignore(error, 'none was made'));
   }
 
   /**
@@ -155,17 +171,6 @@ export class Identities {
       const facts = processOf(pid);
       if (facts !== undefined) yield [pid, facts];
     }
-  }
-
-  /** Ready by the time when the next VM starts. */
-  #prepare(): void {
-    if (this.#closed || this.#spare !== undefined) return;
-    const spare = this.#make();
-    this.#spare = spare;
-    spare.catch((error: unknown) => {
-      ignore(error, 'the next start tries again');
-      if (this.#spare === spare) this.#spare = undefined;
-    });
   }
 
   async #make(): Promise<Held> {

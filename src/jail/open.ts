@@ -64,6 +64,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
     cgroups: cgroups?.missing === null ? cgroups : null,
   };
   try {
+    identities?.prepare();
     await probe(parts, options, tree.dir);
   } catch (error) {
     await identities?.close();
