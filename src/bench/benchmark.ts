@@ -21,7 +21,7 @@ export interface BenchContext {
 
 export interface Measurement {
   readonly name: string;
-  readonly unit: 'ms' | 'µs' | 'MB/s' | 'MiB';
+  readonly unit: 'ms' | 'µs' | 'ns' | 'MB/s' | 'MiB' | 'instructions';
   /** What executed guest code while this was measured; `none` where no guest took part. */
   readonly accelerator: string;
   /** None if every attempt failed. */

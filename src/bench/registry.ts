@@ -12,6 +12,7 @@ import { networkBenchmark } from './network.ts';
 import { pauseBenchmark } from './pause.ts';
 import { poolBenchmark } from './pool.ts';
 import { scriptBenchmark } from './script.ts';
+import { seccompBenchmark } from './seccomp.ts';
 import { snapshotBenchmark } from './snapshot.ts';
 
 export const BENCHMARKS: readonly Benchmark[] = [
@@ -29,4 +30,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   ipcBenchmark,
   bridgeBenchmark,
   networkBenchmark,
+  seccompBenchmark,
 ];

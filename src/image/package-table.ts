@@ -112,6 +112,7 @@ export const TEST_PACKAGES: readonly HostPackage[] = [
   { name: 'util-linux', reason: 'makes network namespaces', check: program('unshare') },
   { name: 'openssl', reason: 'speaks TLS to the gateway', check: runs('openssl', 'version') },
   { name: 'curl', reason: 'speaks HTTP to the gateway', check: runs('curl', '--version') },
+  { name: 'strace', reason: 'shows which system calls are made', check: runs('strace', '-V') },
 ];
 
 /** The part of the table that a sandbox needs when kernel, image and model are there already. */

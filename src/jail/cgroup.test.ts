@@ -109,6 +109,10 @@ describe('Cgroups: v2', () => {
   it('constructor: without permission, or without controllers, it has none and says which', () => {
     const locked = new Unified(MOUNT, 'memory pids', () => true);
     expect(new Cgroups(of(MOUNT), locked).missing).toBe('memory, pids');
+    // Made by another user.
+    const theirs = new Unified(MOUNT, 'memory pids', (dir) => dir.endsWith('/neurovisor'));
+    theirs.make(`${MOUNT}/neurovisor`);
+    expect(new Cgroups(of(MOUNT), theirs).missing).toBe('memory, pids');
     const bare = new Unified(MOUNT, 'hugetlb');
     expect(new Cgroups(of(MOUNT), bare).missing).toBe('memory, pids');
     expect(new Cgroups(of(MOUNT), new Unified(MOUNT, 'pids')).missing).toBe('memory');

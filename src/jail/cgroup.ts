@@ -259,17 +259,22 @@ function findTrees(paths: CgroupPaths, files: CgroupFiles): Tree[] {
   return unified === undefined ? trees : [...trees, unified];
 }
 
+/** @returns whether groups can be made below it, which is tried */
 function makeParent(files: CgroupFiles, dir: string): boolean {
   const parent = join(dir, PARENT);
   try {
     if (!files.exists(parent)) files.make(parent);
+  } catch (error) {
+    ignore(error, 'another process has made it, or none can be made here: seen below');
+  }
+  try {
+    const child = join(parent, `try.${process.pid}.${startTicksOf(process.pid) ?? ''}`);
+    files.make(child);
+    files.remove(child);
     return true;
   } catch (error) {
-    ignore(
-      error,
-      'another process has made it, or none can be made here: told as a gap of the jail',
-    );
-    return files.exists(parent);
+    ignore(error, 'none can be made here: told as a gap of the jail');
+    return false;
   }
 }
 

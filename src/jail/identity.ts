@@ -13,8 +13,17 @@
  * killed one gives its back.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, constants, openSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
+import { systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { tryLockExclusive } from '../sys/file.ts';
@@ -49,6 +58,9 @@ export function parseUidRange(text: string): UidRange | undefined {
 /** What unmapped ids look like (kernel/user_namespace.c); many programs run as it. */
 const NOBODY = 65_534;
 
+/** From a start until the identity of the next is made. */
+const PREPARE_MS = 500;
+
 export interface Identity {
   readonly uid: number;
   readonly gid: number;
@@ -65,9 +77,10 @@ export class Identities {
   readonly #dir: string;
   readonly #range: UidRange;
   readonly #gid: number | null;
-  readonly #free: Held[] = [];
   readonly #taken = new Map<number, Held>();
-  #spare: Promise<Held> | undefined;
+  /** One waits, so that a start need not; more would only hold descriptors. */
+  #idle: Promise<Held> | undefined;
+  #cancelPreparing: () => void = () => undefined;
   #closed = false;
 
   /**
@@ -84,11 +97,13 @@ export class Identities {
 
   /** @throws JailError `jail_unavailable` when there is none left, or no namespace can be made */
   async acquire(): Promise<Identity> {
-    const spare = this.#spare;
-    this.#spare = undefined;
-    const held = this.#free.pop() ?? (await (spare ?? this.#make()));
+    const idle = this.#idle;
+    this.#idle = undefined;
+    const held = await (idle ?? this.#make());
     this.#taken.set(held.uid, held);
-    if (this.#free.length === 0) this.#prepare();
+    // Not beside the start that it would slow down.
+    this.#cancelPreparing();
+    this.#cancelPreparing = systemClock.after(PREPARE_MS, () => this.prepare());
     return held;
   }
 
@@ -97,32 +112,41 @@ export class Identities {
     const held = this.#taken.get(identity.uid);
     if (held === undefined) return;
     this.#taken.delete(identity.uid);
-    // One waits; more would only hold descriptors.
-    const waits = this.#free.length > 0 || this.#spare !== undefined;
-    if (this.#closed || waits) drop(held);
-    else this.#free.push(held);
+    if (this.#closed || this.#idle !== undefined) drop(held);
+    else this.#idle = Promise.resolve(held);
+  }
+
+  /** Makes one before it is needed. */
+  prepare(): void {
+    if (this.#closed || this.#idle !== undefined) return;
+    const idle = this.#make();
+    this.#idle = idle;
+    idle.catch((error: unknown) => {
+      ignore(error, 'the next start tries again, or is told');
+      if (this.#idle === idle) this.#idle = undefined;
+    });
   }
 
   /** Those in use are given back when they are released. */
   async close(): Promise<void> {
     this.#closed = true;
-    const spare = this.#spare;
-    this.#spare = undefined;
-    for (const held of this.#free.splice(0)) drop(held);
-    await spare?.then(drop, (error: unknown) => ignore(error, 'a spare identity was not made'));
+    this.#cancelPreparing();
+    const idle = this.#idle;
+    this.#idle = undefined;
+    await idle?.then(drop, (error: unknown) => ignore(error, 'none was made'));
   }
 
   /**
-   * Ends what runs as a user of the range whom nobody holds: VMMs of a NeuroVisor that was killed.
+   * Ends VMMs of the range that have lost their parent and whose user nobody holds: a NeuroVisor was killed
+   * while it started them. Others of the range may be those of a container, with locks of their own.
    * @returns how many
    */
   endOrphans(): number {
     let ended = 0;
-    for (const name of readdirSync('/proc')) {
-      const pid = Number(name);
-      const uid = Number.isInteger(pid) ? userOf(pid) : undefined;
-      const { first, count } = this.#range;
-      if (uid === undefined || uid < first || uid >= first + count) continue;
+    const depth = processOf('self')?.namespaces ?? 1;
+    for (const [pid, { uid, parent, namespaces }] of this.#processes()) {
+      // A VMM is the first process of a namespace; its parent, bubblewrap, is of the same user and outside.
+      if (namespaces <= depth || processOf(parent)?.uid === uid) continue;
       const lockFd = this.#lock(uid);
       if (lockFd === undefined) continue;
       try {
@@ -137,15 +161,16 @@ export class Identities {
     return ended;
   }
 
-  /** Ready by the time when the next VM starts. */
-  #prepare(): void {
-    if (this.#closed || this.#spare !== undefined) return;
-    const spare = this.#make();
-    this.#spare = spare;
-    spare.catch((error: unknown) => {
-      ignore(error, 'the next start tries again');
-      if (this.#spare === spare) this.#spare = undefined;
-    });
+  /** Of users of the range. */
+  *#processes(): Generator<[number, ProcessFacts]> {
+    const { first, count } = this.#range;
+    for (const name of readdirSync('/proc')) {
+      const pid = Number(name);
+      const uid = Number.isInteger(pid) ? userOf(pid) : undefined;
+      if (uid === undefined || uid < first || uid >= first + count) continue;
+      const facts = processOf(pid);
+      if (facts !== undefined) yield [pid, facts];
+    }
   }
 
   async #make(): Promise<Held> {
@@ -163,7 +188,10 @@ export class Identities {
 
   #takeUid(): { uid: number; lockFd: number } {
     const { first, count } = this.#range;
+    // Those of a container of this host have locks of their own, but are seen.
+    const seen = new Set([...this.#processes()].map(([, { uid }]) => uid));
     for (let uid = first; uid < first + count; uid += 1) {
+      if (seen.has(uid)) continue;
       const lockFd = this.#lock(uid);
       if (lockFd !== undefined) return { uid, lockFd };
     }
@@ -191,6 +219,27 @@ function drop({ lockFd, namespaceFd }: Held): void {
 function userOf(pid: number): number | undefined {
   try {
     return statSync(`/proc/${pid}`).uid;
+  } catch (error) {
+    ignore(error, 'a process that has ended');
+    return undefined;
+  }
+}
+
+interface ProcessFacts {
+  readonly uid: number;
+  readonly parent: number;
+  /** Pid namespaces that it is in, seen from here. */
+  readonly namespaces: number;
+}
+
+/** @returns undefined for a process that has ended */
+function processOf(pid: number | 'self'): ProcessFacts | undefined {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+    const field = (name: string): string[] =>
+      new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1]?.split(/\s+/) ?? [];
+    const [uid, parent] = [Number(field('Uid')[0]), Number(field('PPid')[0])];
+    return { uid, parent, namespaces: field('NSpid').length };
   } catch (error) {
     ignore(error, 'a process that has ended');
     return undefined;

@@ -63,7 +63,14 @@ export interface JailParts {
 }
 
 /** What a VMM takes beside the guest's RAM: code that it generates (128 MiB at most) and its own data. */
-export const OVERHEAD_MIB = 128 + 64;
+const OVERHEAD_MIB = 128 + 64;
+/** Page tables are an entry of 8 bytes for each 4 KiB, and KVM has some of its own. */
+const RAM_PER_TABLES = 256;
+
+/** What a VMM may take of the host's memory, with the guest's RAM. */
+export function memoryLimitMib(memoryMib: number): number {
+  return memoryMib + OVERHEAD_MIB + Math.ceil(memoryMib / RAM_PER_TABLES);
+}
 /** Threads: a pool for the disk of 64 at most, one per processor of the guest, and some. */
 export const TASKS_MAX = 80;
 const OPEN_FILES_MAX = 256;
@@ -100,7 +107,7 @@ async function release({ identities }: JailParts, { cgroup, identity }: Held): P
 function makeCgroup(cgroups: Cgroups | null, { id, memoryMib, cpus }: JailPlan): Cgroup | null {
   if (cgroups === null) return null;
   return cgroups.create(id, {
-    memoryBytes: (memoryMib + OVERHEAD_MIB) * MIB,
+    memoryBytes: memoryLimitMib(memoryMib) * MIB,
     tasks: TASKS_MAX + cpus,
     // One more than the guest has: for its disk and its screen.
     cpus: cpus + 1,

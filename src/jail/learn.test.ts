@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { compileProfile } from './compile.ts';
 import { proposeProfile } from './learn.ts';
 import { parseProfile } from './profile.ts';
-import { tracedCalls } from './strace.ts';
+import { type Since, tracedCalls } from './strace.ts';
 
 /** As strace 6.1 writes it. */
 const LAUNCHED = `7 execve(0x7ff0, 0x7ff1, 0x7ff2) = 0
@@ -42,7 +42,7 @@ const FILTERS_ITSELF = `5 openat(0xffffff9c, 0x7f, 0, 0) = 0x3
 8 futex(0x7f, 0x81, 0x1, 0, 0x10, 0)    = 0x1
 `;
 
-const named = (trace: string, since: 'exec' | 'filter'): string[] =>
+const named = (trace: string, since: Since): string[] =>
   tracedCalls([trace], since).map(({ thread, name, args }) =>
     `${thread} ${name} ${args.map((each) => each.toString(16)).join(',')}`.trim(),
   );
@@ -60,6 +60,15 @@ describe('tracedCalls', () => {
       'clone 11,0,0,0,0',
       'exit_group 0',
     ]);
+  });
+
+  it('since an exec of a program: the last of that name', () => {
+    const trace = LAUNCHED.replaceAll('execve(0x7ff0,', 'execve("/usr/bin/vmm",').concat(
+      '12 execve("/bin/ls", 0x7ff1, 0x7ff2) = 0\n12 chdir(0x7ff0) = 0\n',
+    );
+    expect(named(trace, 'exec')).toEqual(['execve', 'chdir 7ff0']);
+    expect(named(trace, { program: 'vmm' }).at(1)).toBe('getpid');
+    expect(named(trace, { program: 'bin' })).toEqual([]);
   });
 
   it('since filter: each thread from its own filter on, and threads that it makes', () => {

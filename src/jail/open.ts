@@ -64,6 +64,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
     cgroups: cgroups?.missing === null ? cgroups : null,
   };
   try {
+    identities?.prepare();
     await probe(parts, options, tree.dir);
   } catch (error) {
     await identities?.close();
@@ -76,7 +77,9 @@ export async function openJail(options: JailOptions): Promise<Jail> {
       ...(parts.cgroups === null ? [] : [`limits of ${parts.cgroups.controllers.join(', ')}`]),
     ].join(', '),
     gaps: [
-      ...(hasOwnUsers ? [] : ['VMMs run as this user, since only root can give them others']),
+      ...(hasOwnUsers
+        ? []
+        : ['VMMs run as this user: only root with all its capabilities can give them others']),
       ...(parts.cgroups === null ? [noLimits(cgroups)] : []),
     ],
     start: (plan) => startJailed(parts, plan),

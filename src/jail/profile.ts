@@ -199,6 +199,6 @@ export function actionText(action: Action): string {
 
 export function invalid(message: string): JailError {
   return new JailError('profile_invalid', `seccomp profile: ${message}`, {
-    remedy: 'Correct the profile; docs/security.md shows its form.',
+    remedy: 'Correct the profile; docs/seccomp.md shows its form.',
   });
 }

@@ -19,10 +19,12 @@ import {
   rename,
   rm,
   stat,
+  utimes,
   writeFile,
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
+import { systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { JailError } from './errors.ts';
@@ -32,6 +34,9 @@ import { requirePrivateDir } from './private-dir.ts';
 const VERSION = 1;
 const FILES_MAX = 1_000;
 const LDD_MS_MAX = 10_000;
+const MS_PER_S = 1_000;
+/** A month. */
+const UNUSED_S = 30 * 24 * 3600;
 
 export interface ProgramTree {
   readonly dir: string;
@@ -58,10 +63,23 @@ export async function prepareProgramTree(
   const digest = createHash('sha256').update(`${VERSION}\n`);
   for (const path of files) digest.update(`${path} ${await identify(path)}\n`);
   const dir = join(base, digest.digest('hex').slice(0, 32));
-  if (!(await isFresh(dir))) await make(dir, files);
-  else requirePrivateDir(dir);
+  if (await isFresh(dir)) requirePrivateDir(dir);
+  else await make(dir, files);
+  const now = systemClock.wall() / MS_PER_S;
+  await utimes(dir, now, now);
+  await removeUnused(base, now);
   const tree = join(dir, 'tree');
   return { dir: tree, entries: await readdir(tree) };
+}
+
+/** Of versions that are gone, or whose making was interrupted. One that a process still starts VMs from is younger. */
+async function removeUnused(base: string, now: number): Promise<void> {
+  for (const name of await readdir(base)) {
+    if (!/^[0-9a-f]{32}(\.\d+)?$/.test(name)) continue;
+    const path = join(base, name);
+    const { mtimeMs } = await stat(path);
+    if (now - mtimeMs / MS_PER_S > UNUSED_S) await rm(path, { recursive: true, force: true });
+  }
 }
 
 async function isFresh(dir: string): Promise<boolean> {

@@ -5,7 +5,7 @@
  */
 
 /** In front of a file's name and the program that is watched. */
-export const STRACE = ['strace', '-f', '-qq', '-e', 'raw=!prctl', '-o'] as const;
+export const STRACE = ['strace', '-f', '-qq', '-e', 'raw=!prctl,execve', '-o'] as const;
 
 export interface TracedCall {
   /** As the kernel knows the thread (PR_SET_NAME); empty until it has set one. */
@@ -15,8 +15,8 @@ export interface TracedCall {
   readonly args: readonly bigint[];
 }
 
-/** From where on calls count. */
-export type Since = 'exec' | 'filter';
+/** From where on calls count: an exec, the last or the last of this program, or its own filter. */
+export type Since = 'exec' | 'filter' | { readonly program: string };
 
 interface Line {
   readonly id: string;
@@ -31,6 +31,7 @@ interface Line {
 const LINE =
   /^(\d+) +(?:(\w+)\((.*?)|<\.\.\. (\w+) resumed>.*?)(?:\) += (\S+).*| <unfinished \.\.\.>)$/;
 const SET_NAME = /^PR_SET_NAME, "((?:[^"\\]|\\.)*)"/;
+const EXECUTED = /^"((?:[^"\\]|\\.)*)"/;
 /** prctl by name, seccomp by number: SECCOMP_SET_MODE_FILTER. */
 const SET_FILTER = /^(?:PR_SET_SECCOMP, SECCOMP_MODE_FILTER|0x1,)/;
 const STARTS_THREAD: ReadonlySet<string> = new Set(['clone', 'clone3']);
@@ -40,7 +41,8 @@ const CLONE_THREAD = 0x1_0000n;
 export function tracedCalls(traces: Iterable<string>, since: Since): TracedCall[] {
   return [...traces].flatMap((trace) => {
     const lines = trace.split('\n').flatMap(readLine);
-    return since === 'exec' ? callsSinceExec(lines) : callsSinceFilter(lines);
+    if (since === 'filter') return callsSinceFilter(lines);
+    return callsSinceExec(lines, since === 'exec' ? undefined : since.program);
   });
 }
 
@@ -50,8 +52,10 @@ function readLine(text: string): Line[] {
   return matched === undefined || name === undefined ? [] : [{ id, name, args, result }];
 }
 
-function callsSinceExec(lines: readonly Line[]): TracedCall[] {
-  const last = lines.findLastIndex(({ name, result }) => name === 'execve' && result === '0');
+function callsSinceExec(lines: readonly Line[], name: string | undefined): TracedCall[] {
+  const last = lines.findLastIndex(
+    (line, at) => line.name === 'execve' && line.result === '0' && isExecOf(lines, at, name),
+  );
   const program = lines[last];
   if (program === undefined) return [];
   const names = new Map([[program.id, '']]);
@@ -65,6 +69,18 @@ function callsSinceExec(lines: readonly Line[]): TracedCall[] {
     if (line.args !== undefined) out.push(tracedCall(line, thread));
   }
   return out;
+}
+
+/** The path stands in the first half of a call that was written in two. */
+function isExecOf(lines: readonly Line[], at: number, program: string | undefined): boolean {
+  if (program === undefined) return true;
+  const { id } = lines[at] ?? {};
+  const begun = lines.findLast(
+    (line, index) =>
+      index <= at && line.id === id && line.name === 'execve' && line.args !== undefined,
+  );
+  const [, path = ''] = EXECUTED.exec(begun?.args ?? '') ?? [];
+  return path.slice(path.lastIndexOf('/') + 1) === program;
 }
 
 function callsSinceFilter(lines: readonly Line[]): TracedCall[] {

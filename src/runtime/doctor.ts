@@ -115,7 +115,10 @@ async function checkJail({ config, log }: DoctorOptions): Promise<Finding> {
   if (found.gaps.length === 0) return ok(found.description);
   return {
     verdict: 'limited',
-    detail: [found.description, ...found.gaps].join('; '),
+    detail: [
+      found.description,
+      ...found.gaps.filter((gap) => !gap.includes(found.description)),
+    ].join('; '),
     remedy: 'see `neurovisor doctor --security` and docs/security.md',
   };
 }

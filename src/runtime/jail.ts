@@ -12,6 +12,7 @@ import { DEFAULT_UIDS, parseUidRange, type UidRange } from '../jail/identity.ts'
 import { type Jail, openJail } from '../jail/open.ts';
 import { parseProfile, withMode } from '../jail/profile.ts';
 import { type Launch, launchDirect } from '../vmm/launch.ts';
+import { probeAccelerator } from '../vmm/probe.ts';
 import { listQemuFiles } from '../vmm/qemu/installation.ts';
 import { RuntimeError } from './errors.ts';
 import type { Home } from './home.ts';
@@ -34,7 +35,7 @@ const POLICY_DIR = join(import.meta.dirname, '../../policy');
 
 /** @throws RuntimeError `jail_unavailable` when there is to be one and there is none */
 export async function confine(options: {
-  readonly config: Pick<Config, 'jail' | 'jailUids'>;
+  readonly config: Pick<Config, 'jail' | 'jailUids'> & Partial<Pick<Config, 'accelerator'>>;
   readonly home: Pick<Home, 'cacheDir'>;
   readonly log: Log;
   readonly binary: string;
@@ -94,6 +95,13 @@ async function open(
     listQemuFiles(binary, path),
     qemuFilter(config.jail === 'log' ? 'log' : 'enforce'),
   ]);
+  if (process.geteuid?.() === 0 && kvmAccess() === 'root alone' && (await usesKvm(options))) {
+    throw new RuntimeError('jail_unavailable', 'give VMMs of other users /dev/kvm', {
+      cause: 'root alone may open it',
+      remedy: 'chgrp kvm /dev/kvm && chmod 660 /dev/kvm, and have udev do so at each boot',
+    });
+  }
+  const kvm = kvmAccess();
   const jail = await openJail({
     ...{
       cacheDir: home.cacheDir,
@@ -105,7 +113,7 @@ async function open(
     },
     probeArgs: ['--version'],
     uids: uidRange(config.jailUids),
-    deviceGid: groupOfKvm(),
+    deviceGid: typeof kvm === 'number' ? kvm : null,
   });
   return { jail, program: programFiles[0] ?? binary };
 }
@@ -126,13 +134,20 @@ function uidRange(text: string | null): UidRange {
   });
 }
 
-/** Null: it needs none, or root alone may open it. */
-function groupOfKvm(): number | null {
+/** Who may open it: all, a group, or root alone. */
+function kvmAccess(): 'all' | 'root alone' | 'nobody' | number {
   try {
     const { gid, mode } = statSync('/dev/kvm');
-    return (mode & 0o006) === 0o006 || (mode & 0o060) !== 0o060 || gid === 0 ? null : gid;
+    if ((mode & 0o006) === 0o006) return 'all';
+    return (mode & 0o060) === 0o060 && gid !== 0 ? gid : 'root alone';
   } catch (error) {
     ignore(error, 'no KVM here');
-    return null;
+    return 'nobody';
   }
+}
+
+/** Asked only where it matters: the probe may take a second. */
+async function usesKvm({ config, home }: Parameters<typeof confine>[0]): Promise<boolean> {
+  if (config.accelerator === 'tcg') return false;
+  return (await probeAccelerator({ cacheDir: home.cacheDir })).accelerator === 'kvm';
 }

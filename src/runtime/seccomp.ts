@@ -99,7 +99,7 @@ export async function learnFromTraces(
   const filterOf = thread === 'firecracker' ? firecrackerThread : () => thread;
   const calls = tracedCalls(texts, since);
   if (calls.length > 0) return proposeProfile(calls, filterOf);
-  const what = since === 'exec' ? 'program that was started' : 'filter that was installed';
+  const what = since === 'filter' ? 'filter that was installed' : 'program that was started';
   throw new JailError('strace_failed', `no call after a ${what} in what strace wrote`, {
     remedy: 'See that the program runs by itself, and that strace writes all its threads (-f).',
   });

@@ -87,6 +87,14 @@ describe('seccomp', () => {
     const calls = JSON.parse(stdout).cat.filter.map(({ syscall }: { syscall: string }) => syscall);
     expect(calls).toEqual(expect.arrayContaining(['execve', 'read', 'write', 'exit_group']));
     expect(calls).not.toContain('socket');
+    // The last program is not the one that is meant.
+    const both = ['sh', '-c', `cat ${QEMU} >&2; ls / >&2; sleep 0`];
+    const named = await run('learn', '--thread', 'cat', '--program', 'cat', '--', ...both);
+    const ofCat = JSON.parse(named.stdout).cat.filter.map(
+      (one: { syscall: string }) => one.syscall,
+    );
+    expect(ofCat).toContain('fadvise64');
+    expect(ofCat).not.toContain('getdents64');
     const none = await run('learn', '--', '/nonexistent/program');
     expect([none.status, none.stdout]).toEqual([125, expect.stringContaining('strace_failed')]);
   });

@@ -2,6 +2,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import {
   chmodSync,
+  chownSync,
   existsSync,
   linkSync,
   mkdirSync,
@@ -11,6 +12,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -19,10 +21,11 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { silentLog } from '../../src/base/log.ts';
 import { readConfig } from '../../src/config.ts';
 import { DEFAULT_UIDS, Identities } from '../../src/jail/identity.ts';
-import { OVERHEAD_MIB, TASKS_MAX } from '../../src/jail/jail.ts';
+import { memoryLimitMib, TASKS_MAX } from '../../src/jail/jail.ts';
 import { openJail } from '../../src/jail/open.ts';
 import type { JailPlan } from '../../src/jail/plan.ts';
 import { prepareProgramTree } from '../../src/jail/program-tree.ts';
+import { Injector } from '../../src/prove/jail/inject.ts';
 import { type Confinement, confine } from '../../src/runtime/jail.ts';
 import type { Launched } from '../../src/vmm/launch.ts';
 import { cli } from '../support/cli.ts';
@@ -98,6 +101,15 @@ const groups = (): string[] =>
     .split('\n')
     .filter((line) => line.endsWith(`.${process.pid}.`) || line.includes(`.${process.pid}.`));
 
+function isSleep(pid: string): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/comm`, 'latin1') === 'sleep\n';
+  } catch {
+    // It has ended meanwhile.
+    return false;
+  }
+}
+
 const isThere = (pid: number): boolean =>
   existsSync(`/proc/${pid}`) &&
   !/^State:\s*[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
@@ -142,7 +154,7 @@ describe('launch', () => {
       const max = memory === undefined ? 'memory.max' : 'memory.limit_in_bytes';
       const [first = ''] = memory === undefined ? groups() : [memory];
       expect(readFileSync(join(first, max), 'latin1').trim()).toBe(
-        String((100 + OVERHEAD_MIB) * 1024 * 1024),
+        String(memoryLimitMib(100) * 1024 * 1024),
       );
       const pids = groups().find((path) => existsSync(join(path, 'pids.max'))) ?? '';
       expect(readFileSync(join(pids, 'pids.max'), 'latin1').trim()).toBe(String(TASKS_MAX + 2));
@@ -151,6 +163,48 @@ describe('launch', () => {
     await end(launched);
     expect(groups()).toEqual([]);
     expect(isThere(pid)).toBe(false);
+  });
+
+  it.skipIf(!isRoot)(
+    'launch: an ordinary user gets all but an id for each VM, and is told so',
+    async () => {
+      const uid = 1500;
+      chmodSync(dir, 0o755);
+      const cacheDir = join(dir, 'cache');
+      mkdirSync(cacheDir);
+      chownSync(cacheDir, uid, uid);
+      const fixture = join(import.meta.dirname, '../fixtures/jail-ordinary.ts');
+      const told = execFileSync(process.execPath, [fixture, cacheDir, `${uid}`], {
+        encoding: 'utf8',
+      });
+      const { gaps, status } = JSON.parse(told) as { gaps: string[]; status: string };
+      expect(gaps[0]).toMatch(/run as this user/);
+      expect(status).toMatch(/^Uid:\s1500\s1500\s1500\s1500$/m);
+      for (const set of ['CapPrm', 'CapEff', 'CapBnd', 'CapInh', 'CapAmb']) {
+        expect(status).toMatch(new RegExp(`^${set}:\\s0+$`, 'm'));
+      }
+      expect(status).toMatch(/^NoNewPrivs:\s1$/m);
+      expect(status).toMatch(/^Seccomp:\s2$/m);
+    },
+  );
+
+  it.skipIf(!isRoot)('launch: log lets through and logs what enforce ends', async () => {
+    const logging = await confine({
+      config: { jail: 'log', jailUids: null },
+      home: { cacheDir: home },
+      log: silentLog,
+      binary: QEMU,
+    });
+    await using injector = await Injector.make();
+    const keyctl = { name: 'keyctl', number: 250, args: [0, 0, 0] };
+    const launched = await logging.launch(plan());
+    started.add(launched);
+    await new Promise((resolve) => launched.child.stdio[3]?.once('data', resolve));
+    expect(await injector.call(await launched.pid, keyctl)).toMatch(/^returned -/);
+    const enforced = await launch({ id: 'jailedtoo' });
+    expect(await injector.call(enforced.pid, keyctl)).toBe('killed by 31');
+    await end(launched);
+    await logging.close();
   });
 
   it('launch: three at once are three users', async () => {
@@ -210,28 +264,60 @@ describe('the owner is killed', () => {
   });
 
   it.skipIf(!isRoot)(
-    'endOrphans: ends what runs as a user whom nobody holds, and no other',
+    'endOrphans: ends VMMs without a parent whose user nobody holds, and no others',
     async () => {
-      const range = { first: 1_950_000_000, count: 4 };
+      const range = { first: 1_950_000_000, count: 8 };
       const state = join(dir, 'state');
-      const run = (uid: number): ChildProcess =>
-        spawn('setpriv', ['--reuid', `${uid}`, '--clear-groups', '--', 'sleep', '60'], {
-          stdio: 'ignore',
-        });
+      const as = (uid: number): string[] => [
+        'setpriv',
+        '--reuid',
+        `${uid}`,
+        '--clear-groups',
+        '--',
+      ];
+      const alone = ['unshare', '--pid', '--fork', '--kill-child', '--'];
+      const run = (...[command = '', ...args]: string[]): ChildProcess =>
+        spawn(command, args, { stdio: 'ignore' });
       const identities = new Identities(state, range, null);
       const held = await identities.acquire();
-      const mine = run(held.uid);
-      const orphan = run(range.first + 3);
-      const over = new Promise((resolve) => orphan.once('exit', (_, signal) => resolve(signal)));
-      await expect.poll(() => statSync(`/proc/${orphan.pid}`).uid).toBe(range.first + 3);
-      await expect.poll(() => statSync(`/proc/${mine.pid}`).uid).toBe(held.uid);
+      const [orphanUid, containerUid] = [range.first + 5, range.first + 6];
+      const mine = run(...alone, ...as(held.uid), 'sleep', '60');
+      const orphan = run(...alone, ...as(orphanUid), 'sleep', '60');
+      // In a container of this host, whose locks are elsewhere.
+      const theirs = run(
+        ...as(containerUid),
+        'unshare',
+        '--user',
+        ...alone.slice(1),
+        'sleep',
+        '60',
+      );
+      const sleepers = (uid: number): number[] =>
+        readdirSync('/proc')
+          .filter(
+            (pid) => /^\d+$/.test(pid) && isSleep(pid) && statSync(`/proc/${pid}`).uid === uid,
+          )
+          .map(Number);
+      const sleeping = (uid: number): boolean => sleepers(uid).length > 0;
+      await expect.poll(() => [held.uid, orphanUid, containerUid].every(sleeping)).toBe(true);
+      const over = new Promise((resolve) => orphan.once('exit', resolve));
       const other = new Identities(state, range, null);
       expect(other.endOrphans()).toBe(1);
-      expect(await over).toBe('SIGKILL');
-      expect(mine.exitCode ?? mine.signalCode).toBeNull();
-      mine.kill('SIGKILL');
+      await over;
+      expect([held.uid, orphanUid, containerUid].map(sleeping)).toEqual([true, false, true]);
+      // Nor is a user taken whom somebody has.
+      const taken = await Promise.all([other.acquire(), other.acquire(), other.acquire()]);
+      expect(taken.map(({ uid }) => uid)).not.toContain(containerUid);
+      const ended = [mine, theirs].map(
+        (one) => new Promise((resolve) => one.once('exit', resolve)),
+      );
+      for (const uid of [held.uid, containerUid]) {
+        for (const pid of sleepers(uid)) process.kill(pid, 'SIGKILL');
+      }
+      await Promise.all(ended);
       identities.release(held);
-      await identities.close();
+      for (const one of taken) other.release(one);
+      await Promise.all([identities.close(), other.close()]);
     },
   );
 
@@ -326,6 +412,25 @@ describe('bad input', () => {
     execFileSync('mv', [place, away]);
     symlinkSync(away, place);
     await expect(prepareProgramTree(base, ['/bin/true'])).rejects.toMatchObject(unsafe);
+  });
+});
+
+describe('prepareProgramTree', () => {
+  it('prepareProgramTree: made once, anew when a file has changed; what nobody used for long goes', async () => {
+    const base = join(dir, 'base');
+    const program = join(dir, 'program');
+    writeFileSync(program, 'one');
+    const first = await prepareProgramTree(base, [program]);
+    expect((await prepareProgramTree(base, [program])).dir).toBe(first.dir);
+    expect(readFileSync(join(first.dir, program), 'utf8')).toBe('one');
+    writeFileSync(program, 'another');
+    const second = await prepareProgramTree(base, [program]);
+    expect(readFileSync(join(second.dir, program), 'utf8')).toBe('another');
+    expect(existsSync(first.dir)).toBe(true);
+    utimesSync(join(first.dir, '..'), 0, 0);
+    await prepareProgramTree(base, [program]);
+    expect(existsSync(first.dir)).toBe(false);
+    expect(existsSync(second.dir)).toBe(true);
   });
 });
 

@@ -110,7 +110,7 @@ export async function vmmOf({ runtime }: RuntimeFixture, id: string): Promise<nu
 }
 
 /** Of a cache that shares only what set-up has made. */
-const OWN_IN_CACHE = new Set(['template', 'tmp', 'setup.lock']);
+const OWN_IN_CACHE = new Set(['template', 'tmp', 'setup.lock', 'jail']);
 
 /** A new home that shares what set-up has made in this machine's. */
 export async function temporaryHome(options: { ownTemplates?: boolean } = {}): Promise<string> {

@@ -19,6 +19,7 @@ describe('onlyHere', () => {
     [{ interactive: true, tty: true }, '-it'],
     [{ interactive: true }, null],
     [{ template: false }, '--no-template'],
+    [{ jail: 'enforce' }, '--jail'],
     [{ model: 'dir/My.GGUF' }, '--model FILE.gguf'],
   ])('%j: %s', (more, flag) => expect(onlyHere({ ...flags, ...more })).toBe(flag));
 });

@@ -32,7 +32,8 @@ export interface CompileFlags extends ArchFlags {
 export interface LearnFlags {
   readonly traces?: boolean;
   readonly thread: string;
-  readonly since: Since;
+  readonly since: 'exec' | 'filter';
+  readonly program?: string;
 }
 
 /** @returns 1 when one is not sound */
@@ -106,8 +107,9 @@ export async function seccompCompile(cli: Cli, file: string, flags: CompileFlags
 export async function seccompLearn(
   cli: Cli,
   words: readonly string[],
-  { traces, thread, since }: LearnFlags,
+  { traces, thread, since: from, program }: LearnFlags,
 ): Promise<number> {
+  const since: Since = program === undefined ? from : { program };
   const options = { thread, since };
   cli.printJson(
     traces

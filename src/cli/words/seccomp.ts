@@ -64,7 +64,11 @@ export function addSeccomp(program: Command): void {
       'Runs a command under strace, or reads what strace wrote, and prints a profile that allows what was ' +
         'seen. What the run did not need is missing, and what it should not have done is there: read it.',
     )
-    .argument('<words...>', 'the command after --; or files of strace -f -qq -e raw=!prctl -o FILE')
+    .argument(
+      '<words...>',
+      'the command after --; or files of strace -f -qq -e raw=!prctl,execve -o FILE',
+    )
+    .option('--program <name>', 'count the calls of the last program of this name that was started')
     .option('--traces', 'the words are files')
     .option(
       '--thread <name>',

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { describeError } from '../../base/errors.ts';
 import { type Cgroup, type CgroupLimits, Cgroups } from '../../jail/cgroup.ts';
 import { findCgroups } from '../../jail/cgroup-paths.ts';
-import { OVERHEAD_MIB, TASKS_MAX } from '../../jail/jail.ts';
+import { memoryLimitMib, TASKS_MAX } from '../../jail/jail.ts';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
 import { Injector } from './inject.ts';
@@ -73,7 +73,7 @@ async function limited(notes: Notes, vmms: Vmms): Promise<void> {
     }
     return '';
   };
-  const memory = String((MEMORY_MIB + OVERHEAD_MIB) * MIB);
+  const memory = String(memoryLimitMib(MEMORY_MIB) * MIB);
   notes.same(
     `memory of a VMM, ${MEMORY_MIB} MiB of RAM and its own`,
     memory,

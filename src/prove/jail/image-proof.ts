@@ -14,6 +14,9 @@ const O_RDWR = 2;
 const O_TRUNC = 0o1000;
 const OPENAT = 257;
 const TRUNCATE = 76;
+/** Not its own file. */
+const EACCES = 13;
+/** The mount is read-only, whosever it is. */
 const EROFS = 30;
 const SIGSYS = 31;
 const OUTPUT_BYTES_MAX = 4 * 1024;
@@ -86,7 +89,8 @@ export async function proveImage({ config, log }: JailContext): Promise<Proof> {
       ['the VMM opens it to empty it', O_RDWR | O_TRUNC],
     ] as const) {
       const seen = await open(flags);
-      notes.note(what, 'a read-only file system', seen, seen === `returned -${EROFS}`);
+      const isRefused = seen === `returned -${EACCES}` || seen === `returned -${EROFS}`;
+      notes.note(what, 'refused', seen, isRefused);
     }
     const cut = await injector.call(pid, {
       name: 'truncate',

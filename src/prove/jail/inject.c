@@ -1,13 +1,14 @@
 /*
- * What proofs do to processes; started by actor of the jail's proofs, as root.
+ * What proofs do to processes, as root.
  *
  *   inject call PID NUMBER [ARGUMENT ...]   has a running process make one system call, as one that was
  *                                           taken over would, and tells what became of it
  *   inject eat MIB                          waits for a byte on stdin, then touches that much memory
  *   inject spawn COUNT                      waits for a byte, then forks so many; tells how many there were
  *
- * `call` prints "returned N", "killed by N" or "exited N". An argument "@TEXT" is the address of that text in
- * the process (its stack is used); a number is taken as it is. Children that a call makes are ended.
+ * `call` prints "returned N" (and the process goes on), "killed by N", "executed" or "exited N". An argument
+ * "@TEXT" is the address of that text in the process (its stack is used); a number is taken as it is. Children
+ * that a call makes are ended.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,6 +25,11 @@
 #define TEXT_BYTES_MAX 256
 /* Below the stack pointer, beyond the red zone of the ABI. */
 #define SCRATCH_BYTES 4096
+/* 0f 05, as the processor reads it. */
+#define SYSCALL_CODE 0x050f
+#define SYSCALL_BYTES 2
+#define STOPS_MAX 200
+#define STOP_GAP_US 5000
 
 static int fail(const char *what)
 {
@@ -69,9 +75,32 @@ static int tell_end(int status)
 }
 
 /*
- * The process stands in a system call or in its own code. Two bytes of the code where it stands become
- * `syscall`; one step runs it. Code pages are private, so nobody else sees the change.
+ * Stops the process where it waits in a system call, so that the instruction before is `syscall`, which is then
+ * stepped over once more with other registers. Its code is left as it is: other threads run it too.
  */
+static int stop_in_call(pid_t pid, struct user_regs_struct *regs)
+{
+	for (int tries = 0; tries < STOPS_MAX; tries++) {
+		int status;
+
+		if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) < 0 || next_stop(pid, &status) < 0)
+			return -1;
+		if (!WIFSTOPPED(status))
+			exit(tell_end(status));
+		if (ptrace(PTRACE_GETREGS, pid, 0, regs) < 0)
+			return -1;
+		errno = 0;
+		long code = ptrace(PTRACE_PEEKTEXT, pid, regs->rip - SYSCALL_BYTES, 0);
+		if (!(code == -1 && errno != 0) && (code & 0xffff) == SYSCALL_CODE)
+			return 0;
+		if (ptrace(PTRACE_CONT, pid, 0, 0) < 0)
+			return -1;
+		usleep(STOP_GAP_US);
+	}
+	errno = EAGAIN;
+	return -1;
+}
+
 static int call(pid_t pid, int count, char **words)
 {
 	struct user_regs_struct saved, changed;
@@ -82,12 +111,8 @@ static int call(pid_t pid, int count, char **words)
 
 	if (ptrace(PTRACE_SEIZE, pid, 0, options) < 0)
 		return fail("seize");
-	if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) < 0 || next_stop(pid, &status) < 0)
-		return fail("interrupt");
-	if (!WIFSTOPPED(status))
-		return tell_end(status);
-	if (ptrace(PTRACE_GETREGS, pid, 0, &saved) < 0)
-		return fail("read registers");
+	if (stop_in_call(pid, &saved) < 0)
+		return fail("stop it in a system call");
 	unsigned long scratch = (saved.rsp - SCRATCH_BYTES) & ~15UL;
 	for (int i = 0; i < count && i < 1 + ARGUMENTS_MAX; i++) {
 		if (words[i][0] == '@') {
@@ -98,13 +123,8 @@ static int call(pid_t pid, int count, char **words)
 			value[i] = strtoul(words[i], NULL, 0);
 		}
 	}
-	errno = 0;
-	long code = ptrace(PTRACE_PEEKTEXT, pid, saved.rip, 0);
-	if (code == -1 && errno != 0)
-		return fail("read code");
-	if (ptrace(PTRACE_POKETEXT, pid, saved.rip, (code & ~0xffffL) | 0x050f) < 0)
-		return fail("write code");
 	changed = saved;
+	changed.rip -= SYSCALL_BYTES;
 	/* Not taken for a call that a signal has interrupted, which would be made anew. */
 	changed.orig_rax = -1;
 	changed.rax = value[0];
@@ -140,6 +160,9 @@ static int call(pid_t pid, int count, char **words)
 	}
 	if (ptrace(PTRACE_GETREGS, pid, 0, &changed) < 0)
 		return fail("read the result");
+	/* It goes on where it was: the kernel takes up the call that was interrupted. */
+	if (ptrace(PTRACE_SETREGS, pid, 0, &saved) < 0 || ptrace(PTRACE_DETACH, pid, 0, 0) < 0)
+		return fail("let it go on");
 	printf("returned %ld\n", (long)changed.rax);
 	return 0;
 }
