@@ -1,0 +1,261 @@
+/**
+ * Firecracker as a driver, on KVM.
+ *
+ *     start ── a place ── spawn ── API answers ─┬─ machine, drives, vsock, NIC ─ InstanceStart ─┬─► guest code runs
+ *                                               └─ snapshot/load, with overrides ───────────────┘
+ *
+ * Nothing is plugged into a VM that runs: identity is given at the start, also to a clone. A snapshot has the
+ * devices inside (`Vm.saveWhole`), and clones map its RAM copy-on-write. What differs between versions stands in
+ * `versions.ts`.
+ */
+
+import { writeFile } from 'node:fs/promises';
+import { availableParallelism, cpus } from 'node:os';
+import { CleanupStack } from '../../base/cleanup.ts';
+import type { Clock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import type { Log } from '../../base/log.ts';
+import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
+import { VmmError } from '../errors.ts';
+import { type Launch, launchDirect } from '../launch.ts';
+import { readSnapshot } from '../snapshot.ts';
+import { checkFiles, checkSpec } from '../spec.ts';
+import { ApiClient } from './api-client.ts';
+import {
+  bootCalls,
+  CPUS_MAX,
+  type DeviceLimits,
+  FILES,
+  loadCall,
+  type NicPlan,
+  START_CALL,
+} from './config.ts';
+import { readFirecrackerVersion } from './installation.ts';
+import { makeDirectPlace, type Place } from './place.ts';
+import { FirecrackerProcess } from './process.ts';
+import { awaitApi, drainFirstConnection } from './readiness.ts';
+import { type FirecrackerVersion, type Quirks, quirksOf, VERSION_FLOOR } from './versions.ts';
+import { FirecrackerVm } from './vm.ts';
+
+/** From the end of the API's socket to the end of the process. */
+const LAST_WORDS_MS_MAX = 2_000;
+
+export interface FirecrackerDriverOptions {
+  /** Name in PATH or absolute path. */
+  readonly binary: string;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** How the process is started; default: directly. */
+  readonly launch?: Launch;
+  /** Takes versions below the floor, except those of a known hole; for tests. */
+  readonly allowOlder?: boolean;
+  /** Compiled filters for Firecracker's threads, in the format of its version; absent: its own. */
+  readonly seccompFilterPath?: string;
+  readonly limits?: DeviceLimits;
+  /** Makes diff snapshots possible. */
+  readonly tracksDirtyPages?: boolean;
+  readonly hasBalloon?: boolean;
+}
+
+/** @throws VmmError `vmm_missing` when the binary can't be used */
+export async function createFirecrackerDriver(
+  options: FirecrackerDriverOptions,
+): Promise<VmmDriver> {
+  const { allowOlder = false, binary, log } = options;
+  const version = await readFirecrackerVersion(binary, allowOlder);
+  if (allowOlder) {
+    log.warn('Firecracker of any version is allowed', { version: version.text, VERSION_FLOOR });
+  }
+  const quirks = quirksOf(version);
+  return {
+    name: 'firecracker',
+    description: `Firecracker ${version.text} (KVM)`,
+    accelerator: 'kvm',
+    capabilities: {
+      pause: true,
+      snapshot: false,
+      wholeSnapshot: true,
+      hotplugVsock: false,
+      hotplugNic: false,
+      interactiveConsole: true,
+      channelLimits: false,
+    },
+    machineOf: (size) => machineOf(version, size),
+    start: (spec, signal) => start({ ...options, version, quirks }, spec, signal),
+  };
+}
+
+interface Known extends FirecrackerDriverOptions {
+  readonly version: FirecrackerVersion;
+  readonly quirks: Quirks;
+}
+
+async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined): Promise<Vm> {
+  const began = known.clock.now();
+  checkSpec(spec, Math.min(availableParallelism(), CPUS_MAX));
+  await checkFiles(spec);
+  refuseUnsupported(spec);
+  const machine = machineOf(known.version, spec);
+  const state = spec.snapshot === undefined ? null : await readSnapshot(spec.snapshot, machine);
+  throwIfCancelled(signal);
+  const cleanup = new CleanupStack();
+  const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
+  let process: FirecrackerProcess | undefined;
+  try {
+    const place = await makeDirectPlace(spec, known.binary);
+    cleanup.push('directory of Firecracker', () => place.release());
+    await furnish(place, spec, state);
+    throwIfCancelled(signal);
+    const started = spawnFirecracker(known, place, spec);
+    process = started;
+    cleanup.push('Firecracker process', () => started.kill());
+    const spawnedMs = known.clock.now() - began;
+    await unlessCancelled(bringUp(known, started, place, spec), signal);
+    const timings = { spawnedMs, runningMs: known.clock.now() - began };
+    const { id, channelPath, memoryMib } = spec;
+    return new FirecrackerVm({
+      ...{ id, channelPath, timings, process: started, place, release, machine, memoryMib },
+      ...{ quirks: known.quirks, clock: known.clock },
+      tracksDirtyPages: known.tracksDirtyPages ?? false,
+    });
+  } catch (error) {
+    const failure = await explain(error, process, known.clock);
+    await release();
+    throw failure;
+  }
+}
+
+function refuseUnsupported(spec: VmSpec): void {
+  const refuse = (what: string): never => {
+    throw new VmmError('vm_unsupported', `Firecracker can't start the VM`, { cause: what });
+  };
+  if (spec.memoryFd !== undefined) refuse("RAM can't be a file of the caller's");
+  if (spec.snapshot !== undefined && spec.snapshot.memoryPath === undefined) {
+    refuse('the snapshot has no RAM beside it');
+  }
+  if (spec.nic !== undefined && spec.nic.tapName === undefined) {
+    refuse('a network card needs the name of its TAP');
+  }
+  if (spec.channelLimits !== undefined) refuse('the channel has no limits');
+}
+
+async function furnish(place: Place, spec: VmSpec, state: Buffer | null): Promise<void> {
+  await place.provide(FILES.root, spec.rootImagePath, 'read');
+  await place.provide(FILES.overlay, spec.overlayPath, 'write');
+  const memoryPath = spec.snapshot?.memoryPath;
+  if (state === null || memoryPath === undefined) {
+    await place.provide(FILES.kernel, spec.kernelPath, 'read');
+    return;
+  }
+  // Exactly the bytes that were verified.
+  await writeFile(place.path(FILES.state), state, { flag: 'wx', mode: 0o600 });
+  await place.give(FILES.state);
+  await place.provide(FILES.memory, memoryPath, 'read');
+}
+
+function spawnFirecracker(known: Known, place: Place, spec: VmSpec): FirecrackerProcess {
+  const { seccompFilterPath } = known;
+  const interactive = spec.console === 'interactive';
+  const args = [
+    ...['--id', spec.id, '--api-sock', FILES.api],
+    ...['--log-path', FILES.log, '--level', 'Info', '--metrics-path', FILES.metrics],
+    ...(seccompFilterPath === undefined ? [] : ['--seccomp-filter', seccompFilterPath]),
+  ];
+  const launch = known.launch ?? launchDirect;
+  return new FirecrackerProcess({
+    spawn: () => launch(place.argv(args), [interactive ? 'pipe' : 'ignore', 'pipe', 'pipe']),
+    api: new ApiClient(place.path(FILES.api), known.clock),
+    pipes: { logPath: place.path(FILES.log), metricsPath: place.path(FILES.metrics) },
+    clock: known.clock,
+    interactive,
+  });
+}
+
+async function bringUp(
+  known: Known,
+  process: FirecrackerProcess,
+  place: Place,
+  spec: VmSpec,
+): Promise<void> {
+  const { api } = process;
+  const { quirks, tracksDirtyPages = false } = known;
+  await awaitApi(api, process.exited, known.clock);
+  const { channelName } = place;
+  const nic = nicPlan(spec);
+  await spec.memoryReady;
+  if (spec.snapshot !== undefined) {
+    await api.call(loadCall({ channelName, nic, tracksDirtyPages }, quirks));
+    await place.connectChannel();
+    if (quirks.losesFirstConnection) await drainFirstConnection(spec.channelPath, known.clock);
+    return;
+  }
+  const { cpus: count, memoryMib, guestCid, bootArgs = [] } = spec;
+  const { limits = {}, hasBalloon = false } = known;
+  const calls = bootCalls({
+    ...{ cpus: count, memoryMib, guestCid, bootArgs, channelName },
+    ...{ nic, limits, hasBalloon, tracksDirtyPages },
+  });
+  for (const call of calls) await api.call(call);
+  await place.connectChannel();
+  await api.call(START_CALL);
+}
+
+function nicPlan(spec: VmSpec): NicPlan | undefined {
+  const { tapName, mac } = spec.nic ?? {};
+  return tapName === undefined || mac === undefined ? undefined : { tapName, mac };
+}
+
+/** A guest keeps the features of the processor that it was booted on. */
+function machineOf(version: FirecrackerVersion, { cpus: count, memoryMib }: MachineSize): string {
+  const processor = cpus()[0]?.model.trim() ?? 'unknown';
+  return `Firecracker ${version.text}, ${processor}, ${count} CPUs, ${memoryMib} MiB`;
+}
+
+async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<void> {
+  try {
+    await cleanup.run();
+  } catch (error) {
+    log.error('could not release all of a VM', { vm: id, error: describeError(error) });
+  }
+}
+
+/** Why the start failed: where Firecracker has ended by itself, its last words. */
+async function explain(
+  error: unknown,
+  process: FirecrackerProcess | undefined,
+  clock: Clock,
+): Promise<unknown> {
+  if (!(error instanceof VmmError)) {
+    return new VmmError('vmm_start_failed', 'the VM could not be started', { cause: error });
+  }
+  if (error.code !== 'vm_gone' || process === undefined) return error;
+  const late = Promise.withResolvers<undefined>();
+  const cancel = clock.after(LAST_WORDS_MS_MAX, () => late.resolve(undefined));
+  const exit = await Promise.race([process.exited, late.promise]);
+  cancel();
+  return exit === undefined ? error : process.startFailure(exit);
+}
+
+function cancelled(signal: AbortSignal): VmmError {
+  return new VmmError('vm_cancelled', 'the start of the VM was cancelled', {
+    cause: signal.reason,
+  });
+}
+
+function throwIfCancelled(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw cancelled(signal);
+}
+
+/** The work itself goes on until what it stands on is released. */
+async function unlessCancelled<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  throwIfCancelled(signal);
+  const aborted = Promise.withResolvers<never>();
+  const onAbort = (): void => aborted.reject(cancelled(signal));
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await Promise.race([work, aborted.promise]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}

@@ -1,0 +1,78 @@
+/**
+ * The directory that a Firecracker process works in. Files of the host appear there under the fixed names of
+ * `config.ts`: as symbolic links when the process runs like any other, as links or copies in a jail.
+ *
+ *     <dir>/v             the channel, made by Firecracker (`uds_path` is relative)
+ *     <dir>/v_<port>      listeners of the host
+ *     <dir>/fc/a          the API
+ *     <dir>/fc/root …     what the VM is made of
+ */
+import { chmod, lstat, mkdir, rm, symlink, unlink } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { errorCode } from '../../base/errors.ts';
+import type { VmSpec } from '../driver.ts';
+import { VmmError } from '../errors.ts';
+import { FOLDER } from './config.ts';
+
+export interface Place {
+  /** The channel's socket as Firecracker is told. */
+  readonly channelName: string;
+  /** Where a name of the process is on the host. */
+  path(name: string): string;
+  /** The command that runs Firecracker there. @param args its own arguments */
+  argv(args: readonly string[]): string[];
+  /**
+   * Makes a file of the host appear under a name; replaces what was there.
+   * @param use `write`: the process may change it, and what it writes is in the file of the host
+   */
+  provide(name: string, hostPath: string, use: 'read' | 'write'): Promise<void>;
+  /** Takes it away again: the host's file is the host's alone. */
+  withdraw(name: string): Promise<void>;
+  /** A pipe or file that was made at `path(name)` is for the process. */
+  give(name: string): Promise<void>;
+  /** Once Firecracker has made its sockets. */
+  connectChannel(): Promise<void>;
+  /** After the process has ended. Idempotent. */
+  release(): Promise<void>;
+}
+
+/** No jail. The process sees what its user sees. */
+export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Place> {
+  const { dir, channelPath } = spec;
+  if (dirname(channelPath) !== dir) {
+    throw new VmmError('vm_spec_invalid', "the VM's channelPath can't be used", {
+      cause: 'it is not in the directory of the VM',
+    });
+  }
+  const path = (name: string): string => join(dir, name);
+  await removeStaleSocket(channelPath);
+  const folder = path(FOLDER);
+  await rm(folder, { recursive: true, force: true });
+  await mkdir(folder, { mode: 0o700 });
+  return {
+    channelName: basename(channelPath),
+    path,
+    // env (coreutils) becomes the process by execve, so the pid is Firecracker's.
+    argv: (args) => ['env', '-C', dir, '--', binary, ...args],
+    async provide(name, hostPath) {
+      await rm(path(name), { force: true });
+      await symlink(hostPath, path(name));
+    },
+    withdraw: (name) => rm(path(name), { force: true }),
+    give: async () => undefined,
+    connectChannel: () => chmod(channelPath, 0o600),
+    async release() {
+      await rm(folder, { recursive: true, force: true });
+      await removeStaleSocket(channelPath);
+    },
+  };
+}
+
+/** Firecracker leaves its sockets behind and refuses a path where one is. Nothing but a socket is removed. */
+export async function removeStaleSocket(path: string): Promise<void> {
+  try {
+    if ((await lstat(path)).isSocket()) await unlink(path);
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw error;
+  }
+}
