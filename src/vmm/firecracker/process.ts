@@ -1,17 +1,20 @@
 /** The Firecracker process: its serial line (stdin and stdout), its log and counters, and how it ended. */
 import type { ChildProcess } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import type { Socket } from 'node:net';
 import { PassThrough, type Readable, type Writable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { VmExit } from '../driver.ts';
 import { VmmError } from '../errors.ts';
+import type { LaunchStdio } from '../launch.ts';
 import { ByteTail } from '../tail.ts';
 import type { ApiClient } from './api-client.ts';
 import { judgeExit } from './exit.ts';
 import { MetricsReader } from './metrics.ts';
 import { PipeReader } from './pipe-reader.ts';
+import { SerialInput } from './serial-input.ts';
 
 export const CONSOLE_TAIL_BYTES = 64 * 1024;
 const STDERR_TAIL_BYTES = 4 * 1024;
@@ -24,6 +27,7 @@ export interface ProcessPipes {
   /** Where the pipes are made, absolute. */
   readonly logPath: string;
   readonly metricsPath: string;
+  readonly inputPath: string;
 }
 
 export class FirecrackerProcess {
@@ -38,15 +42,15 @@ export class FirecrackerProcess {
   readonly #stderr = new ByteTail(STDERR_TAIL_BYTES);
   readonly #log = new ByteTail(LOG_TAIL_BYTES);
   readonly #output: PassThrough | null;
+  readonly #input: Socket | null;
   #spawnError: Error | undefined;
   #killed = false;
 
   /**
-   * @param spawn starts it, with pipes at stdout and stderr and, if interactive, at stdin. Called once the
-   * pipes are there.
+   * @param spawn starts it with the stdio that is given; called once the pipes are there
    */
   constructor(options: {
-    spawn: () => ChildProcess;
+    spawn: (stdio: LaunchStdio) => ChildProcess;
     api: ApiClient;
     pipes: ProcessPipes;
     clock: Clock;
@@ -58,16 +62,18 @@ export class FirecrackerProcess {
       new PipeReader(pipes.logPath, (bytes) => this.#log.push(bytes)),
       new PipeReader(pipes.metricsPath, (bytes) => this.metrics.push(bytes)),
     ];
-    const child = options.spawn();
+    const typed = interactive ? new SerialInput(pipes.inputPath) : null;
+    const child = options.spawn([typed?.fd ?? 'ignore', 'pipe', 'pipe']);
+    typed?.handedOver();
     this.#child = child;
+    this.#input = typed?.writable ?? null;
     child.stderr?.on('data', (bytes: Buffer) => this.#stderr.push(bytes));
     // Always read, so that a guest that floods its console is not held up and holds up nobody.
     child.stdout?.on('data', (bytes: Buffer) => this.#serialTail.push(bytes));
-    child.stdin?.on('error', (error) => ignore(error, 'the serial line broke'));
     this.#output = interactive ? new PassThrough() : null;
     this.terminal =
-      this.#output !== null && child.stdin !== null
-        ? { input: child.stdin, output: this.#output }
+      this.#output !== null && this.#input !== null
+        ? { input: this.#input, output: this.#output }
         : null;
     if (this.#output !== null) child.stdout?.pipe(this.#output, { end: false });
     this.exited = this.#watch(clock);
@@ -129,7 +135,7 @@ export class FirecrackerProcess {
     const cancel = clock.after(DRAIN_MS_MAX, late.resolve);
     await Promise.race([Promise.all([closed(child.stdout), closed(child.stderr)]), late.promise]);
     cancel();
-    for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy();
+    for (const stream of [this.#input, child.stdout, child.stderr]) stream?.destroy();
     for (const pipe of this.#pipes) pipe.finish();
     this.#output?.end();
     return judgeExit({
