@@ -119,11 +119,15 @@ export class ApiClient {
       late.reject(new FirecrackerApiError('vmm_timeout', call, 'did not answer', {}));
       outgoing.destroy();
     });
+    let hasAnswer = false;
+    outgoing.once('response', () => {
+      hasAnswer = true;
+    });
     try {
       return await Promise.race([exchanged(outgoing, payload), late.promise]);
     } catch (error) {
       if (error instanceof FirecrackerApiError) throw error;
-      throw failed(call, error);
+      throw failed(call, error, hasAnswer);
     } finally {
       cancel();
       this.#current = undefined;
@@ -155,9 +159,9 @@ async function exchanged(
 /** A connection that can't be made or breaks before an answer: the process is dead or dying. */
 const GONE = new Set(['ENOENT', 'ECONNREFUSED', 'ECONNRESET', 'EPIPE']);
 
-function failed(call: ApiCall, error: unknown): FirecrackerApiError {
+function failed(call: ApiCall, error: unknown, hasAnswer: boolean): FirecrackerApiError {
   const code = errorCode(error) ?? '';
-  if (GONE.has(code)) return gone(call, error);
+  if (GONE.has(code) && !hasAnswer) return gone(call, error);
   return new FirecrackerApiError('vmm_command_failed', call, 'broke off', { cause: error });
 }
 

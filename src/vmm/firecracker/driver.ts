@@ -18,9 +18,9 @@ import type { Log } from '../../base/log.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { type Launch, launchDirect } from '../launch.ts';
-import { readSnapshot } from '../snapshot.ts';
+import { checkMemoryFile, loadRefused, readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec } from '../spec.ts';
-import { ApiClient } from './api-client.ts';
+import { type ApiCall, ApiClient, FirecrackerApiError } from './api-client.ts';
 import {
   bootCalls,
   CPUS_MAX,
@@ -97,6 +97,9 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
   refuseUnsupported(spec);
   const machine = machineOf(known.version, spec);
   const state = spec.snapshot === undefined ? null : await readSnapshot(spec.snapshot, machine);
+  if (spec.snapshot?.memoryPath !== undefined) {
+    await checkMemoryFile(spec.snapshot.memoryPath, spec.memoryMib);
+  }
   throwIfCancelled(signal);
   const cleanup = new CleanupStack();
   const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
@@ -188,7 +191,7 @@ async function bringUp(
   const nic = nicPlan(spec);
   await spec.memoryReady;
   if (spec.snapshot !== undefined) {
-    await api.call(loadCall({ channelName, nic, tracksDirtyPages }, quirks));
+    await load(api, loadCall({ channelName, nic, tracksDirtyPages }, quirks));
     await place.connectChannel();
     if (quirks.losesFirstConnection) await drainFirstConnection(spec.channelPath, known.clock);
     return;
@@ -202,6 +205,16 @@ async function bringUp(
   for (const call of calls) await api.call(call);
   await place.connectChannel();
   await api.call(START_CALL);
+}
+
+/** What Firecracker refuses it will refuse again; it ends after that, too. */
+async function load(api: ApiClient, call: ApiCall): Promise<void> {
+  try {
+    await api.call(call);
+  } catch (error) {
+    const isRefused = error instanceof FirecrackerApiError && error.status !== null;
+    throw isRefused ? loadRefused(error) : error;
+  }
 }
 
 function nicPlan(spec: VmSpec): NicPlan | undefined {

@@ -14,11 +14,13 @@ import type {
 } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { STATE_BYTES_MAX, stateDigest } from '../snapshot.ts';
+import { FirecrackerApiError } from './api-client.ts';
 import {
   type DeviceLimit,
   diskLimitCalls,
   FILES,
   FLUSH_METRICS_CALL,
+  FOLDER,
   PAUSE_CALL,
   RESUME_CALL,
   snapshotCall,
@@ -97,35 +99,33 @@ export class FirecrackerVm implements Vm {
 
   /**
    * Stops the VM and writes all of it: devices with their identity, and RAM. It stands still until `resume`;
-   * its connections are lost. `diff` writes into `memoryPath`, which holds RAM of the snapshot before.
+   * its connections are lost. `diff` writes into `memoryPath`, which holds RAM of the snapshot before, and which
+   * is of no use after a failure.
    */
   async saveWhole(files: WholeSnapshotFiles, kind: 'full' | 'diff' = 'full'): Promise<VmSnapshot> {
     this.#requireRunning();
-    const { machine, memoryMib, tracksDirtyPages, place } = this.#options;
+    const { machine, memoryMib, tracksDirtyPages } = this.#options;
     if (kind === 'diff' && !tracksDirtyPages) {
       throw new VmmError('vm_unsupported', 'no diff snapshot can be taken of the VM', {
         cause: 'it was not started with the tracking of written pages',
       });
     }
     const { statePath, memoryPath } = files;
-    await makePrivate(statePath);
+    const made: string[] = [];
     try {
-      if (kind === 'full') await makePrivate(memoryPath);
-      await place.provide(FILES.state, statePath, 'write');
-      await place.provide(FILES.memory, memoryPath, 'write');
-      await this.#process.api.call(PAUSE_CALL);
-      await this.#process.api.call(snapshotCall(kind));
-      this.#isSnapshotTaken = true;
+      for (const path of kind === 'full' ? [statePath, memoryPath] : [statePath]) {
+        await makePrivate(path);
+        made.push(path);
+      }
+      await this.pause();
+      await this.#create(kind, files);
       const state = await readState(statePath);
       await checkMemory(memoryPath, memoryMib);
       return { statePath, memoryPath, stateSha256: stateDigest(state), machine };
     } catch (error) {
-      await rm(statePath, { force: true });
-      if (kind === 'full') await rm(memoryPath, { force: true });
-      throw error;
-    } finally {
-      await place.withdraw(FILES.state);
-      await place.withdraw(FILES.memory);
+      for (const path of made) await rm(path, { force: true });
+      if (error instanceof VmmError) throw error;
+      throw new VmmError('vmm_command_failed', 'no snapshot could be written', { cause: error });
     }
   }
 
@@ -162,21 +162,33 @@ export class FirecrackerVm implements Vm {
     await this.exited;
   }
 
-  /** Only for what it does to the vsock device; even one that fails does it. */
-  async #takeThrowaway(): Promise<void> {
+  /** Of a VM that is paused, into files that are there. */
+  async #create(kind: 'full' | 'diff', files: WholeSnapshotFiles): Promise<void> {
     const { place } = this.#options;
-    const folder = place.path(`${FILES.state}.${randomUUID()}`);
-    const state = `${folder}.s`;
-    const memory = `${folder}.m`;
     try {
-      for (const path of [state, memory]) await makePrivate(path);
-      await place.provide(FILES.state, state, 'write');
-      await place.provide(FILES.memory, memory, 'write');
-      await this.#process.api.call(snapshotCall('diff'));
+      await place.provide(FILES.state, files.statePath, 'write');
+      await place.provide(FILES.memory, files.memoryPath, 'write');
+      await this.#process.api.call(snapshotCall(kind));
+      this.#isSnapshotTaken = true;
     } finally {
       await place.withdraw(FILES.state);
       await place.withdraw(FILES.memory);
-      for (const path of [state, memory]) await rm(path, { force: true });
+    }
+  }
+
+  /** Only for what it does to the vsock device; even one that fails does it. */
+  async #takeThrowaway(): Promise<void> {
+    const name = this.#options.place.path(`${FOLDER}/${randomUUID()}`);
+    const files = { statePath: `${name}.s`, memoryPath: `${name}.m` };
+    try {
+      for (const path of Object.values(files)) await makePrivate(path);
+      await this.#create('diff', files);
+    } catch (error) {
+      const isRefused = error instanceof FirecrackerApiError && error.status !== null;
+      if (!isRefused) throw error;
+      ignore(error, 'a snapshot that only had to be tried');
+    } finally {
+      for (const path of Object.values(files)) await rm(path, { force: true });
     }
   }
 
