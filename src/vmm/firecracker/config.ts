@@ -22,6 +22,8 @@ export const FILES = {
   kernel: 'fc/kernel',
   root: 'fc/root',
   overlay: 'fc/overlay',
+  /** Compiled system call filters. */
+  filter: 'fc/filter',
   /** Of a snapshot: devices and RAM, to be written or loaded. */
   state: 'fc/state',
   memory: 'fc/memory',

@@ -15,6 +15,7 @@ import { CleanupStack } from '../../base/cleanup.ts';
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
+import { makeFifo } from '../../sys/fifo.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { type Launch, launchDirect } from '../launch.ts';
@@ -30,7 +31,10 @@ import {
   type NicPlan,
   START_CALL,
 } from './config.ts';
-import { readFirecrackerVersion } from './installation.ts';
+import { checkConfinement } from './confinement.ts';
+import { findBinary, readFirecrackerVersion } from './installation.ts';
+import { makeJailPlace } from './jail-place.ts';
+import type { JailSpec } from './jailer.ts';
 import { makeDirectPlace, type Place } from './place.ts';
 import { FirecrackerProcess } from './process.ts';
 import { awaitApi, drainFirstConnection } from './readiness.ts';
@@ -51,6 +55,8 @@ export interface FirecrackerDriverOptions {
   readonly allowOlder?: boolean;
   /** Compiled filters for Firecracker's threads, in the format of its version; absent: its own. */
   readonly seccompFilterPath?: string;
+  /** How each VM is jailed, which needs root; absent: Firecracker runs as our user does. */
+  readonly jail?: (spec: VmSpec) => JailSpec;
   readonly limits?: DeviceLimits;
   /** Makes diff snapshots possible. */
   readonly tracksDirtyPages?: boolean;
@@ -67,6 +73,7 @@ export async function createFirecrackerDriver(
     log.warn('Firecracker of any version is allowed', { version: version.text, VERSION_FLOOR });
   }
   const quirks = quirksOf(version);
+  const path = await findBinary(binary);
   return {
     name: 'firecracker',
     description: `Firecracker ${version.text} (KVM)`,
@@ -81,13 +88,15 @@ export async function createFirecrackerDriver(
       channelLimits: false,
     },
     machineOf: (size) => machineOf(version, size),
-    start: (spec, signal) => start({ ...options, version, quirks }, spec, signal),
+    start: (spec, signal) => start({ ...options, version, quirks, path }, spec, signal),
   };
 }
 
 interface Known extends FirecrackerDriverOptions {
   readonly version: FirecrackerVersion;
   readonly quirks: Quirks;
+  /** Of the binary, absolute and without symbolic links. */
+  readonly path: string;
 }
 
 async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined): Promise<Vm> {
@@ -105,15 +114,20 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
   const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
   let process: FirecrackerProcess | undefined;
   try {
-    const place = await makeDirectPlace(spec, known.binary);
+    const jail = known.jail?.(spec);
+    const place =
+      jail === undefined
+        ? await makeDirectPlace(spec, known.binary)
+        : await makeJailPlace(spec, known.path, jail);
     cleanup.push('directory of Firecracker', () => place.release());
-    await furnish(place, spec, state);
+    await furnish(known, place, spec, state);
     throwIfCancelled(signal);
     const started = spawnFirecracker(known, place, spec);
     process = started;
     cleanup.push('Firecracker process', () => started.kill());
     const spawnedMs = known.clock.now() - began;
     await unlessCancelled(bringUp(known, started, place, spec), signal);
+    if (jail !== undefined) checkConfinement(started.pid ?? 0, jail.uid);
     const timings = { spawnedMs, runningMs: known.clock.now() - began };
     const { id, channelPath, memoryMib } = spec;
     return new FirecrackerVm({
@@ -142,7 +156,19 @@ function refuseUnsupported(spec: VmSpec): void {
   if (spec.channelLimits !== undefined) refuse('the channel has no limits');
 }
 
-async function furnish(place: Place, spec: VmSpec, state: Buffer | null): Promise<void> {
+async function furnish(
+  { seccompFilterPath }: Known,
+  place: Place,
+  spec: VmSpec,
+  state: Buffer | null,
+): Promise<void> {
+  for (const pipe of [FILES.log, FILES.metrics]) {
+    makeFifo(place.path(pipe));
+    await place.give(pipe);
+  }
+  if (seccompFilterPath !== undefined) {
+    await place.provide(FILES.filter, seccompFilterPath, 'read');
+  }
   await place.provide(FILES.root, spec.rootImagePath, 'read');
   await place.provide(FILES.overlay, spec.overlayPath, 'write');
   const memoryPath = spec.snapshot?.memoryPath;
@@ -160,9 +186,9 @@ function spawnFirecracker(known: Known, place: Place, spec: VmSpec): Firecracker
   const { seccompFilterPath } = known;
   const interactive = spec.console === 'interactive';
   const args = [
-    ...['--id', spec.id, '--api-sock', FILES.api],
+    ...['--api-sock', FILES.api],
     ...['--log-path', FILES.log, '--level', 'Info', '--metrics-path', FILES.metrics],
-    ...(seccompFilterPath === undefined ? [] : ['--seccomp-filter', seccompFilterPath]),
+    ...(seccompFilterPath === undefined ? [] : ['--seccomp-filter', FILES.filter]),
   ];
   const launch = known.launch ?? launchDirect;
   return new FirecrackerProcess({

@@ -1,6 +1,10 @@
 /** What Firecracker there is on this host, found by running it. */
 import { execFile } from 'node:child_process';
+import { access, constants, realpath } from 'node:fs/promises';
+import { join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import { searchPath } from '../../base/search-path.ts';
 import { VmmError } from '../errors.ts';
 import {
   type FirecrackerVersion,
@@ -29,6 +33,25 @@ export async function readJailerVersion(
   allowOlder = false,
 ): Promise<FirecrackerVersion> {
   return readVersion(binary, 'Jailer', allowOlder);
+}
+
+/**
+ * @param binary name in PATH or path
+ * @returns its absolute path without symbolic links
+ * @throws VmmError `vmm_missing`
+ */
+export async function findBinary(binary: string): Promise<string> {
+  const folders = binary.includes('/') ? [''] : searchPath(process.env['PATH']).split(':');
+  for (const folder of folders) {
+    try {
+      const path = await realpath(folder === '' ? binary : join(folder, binary));
+      await access(path, constants.X_OK);
+      return path;
+    } catch (error) {
+      ignore(error, 'not in this folder');
+    }
+  }
+  throw missing(binary, 'Firecracker', 'it is not installed');
 }
 
 async function readVersion(

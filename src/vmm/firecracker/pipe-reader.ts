@@ -6,7 +6,6 @@ import { constants, openSync, readSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
-import { makeFifo } from '../../sys/fifo.ts';
 
 const CHUNK_BYTES = 64 * 1024;
 /** A pipe holds 64 KiB; more than this comes from a writer that is still there. */
@@ -18,9 +17,8 @@ export class PipeReader {
   readonly #onBytes: (bytes: Buffer) => void;
   #isFinished = false;
 
-  /** Makes the pipe at `path`, which must not exist. @throws SyscallError */
+  /** @param path of a named pipe */
   constructor(path: string, onBytes: (bytes: Buffer) => void) {
-    makeFifo(path);
     this.#onBytes = onBytes;
     this.#fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
     this.#socket = new Socket({ fd: this.#fd, readable: true, writable: false });

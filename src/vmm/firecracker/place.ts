@@ -19,7 +19,7 @@ export interface Place {
   readonly channelName: string;
   /** Where a name of the process is on the host. */
   path(name: string): string;
-  /** The command that runs Firecracker there. @param args its own arguments */
+  /** The command that runs Firecracker there. @param args its own arguments but for the id */
   argv(args: readonly string[]): string[];
   /**
    * Makes a file of the host appear under a name; replaces what was there.
@@ -53,7 +53,7 @@ export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Pla
     channelName: basename(channelPath),
     path,
     // env (coreutils) becomes the process by execve, so the pid is Firecracker's.
-    argv: (args) => ['env', '-C', dir, '--', binary, ...args],
+    argv: (args) => ['env', '-C', dir, '--', binary, '--id', spec.id, ...args],
     async provide(name, hostPath) {
       await rm(path(name), { force: true });
       await symlink(hostPath, path(name));

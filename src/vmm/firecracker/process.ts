@@ -24,9 +24,10 @@ const LOG_TAIL_BYTES = 16 * 1024;
 const DRAIN_MS_MAX = 1_000;
 
 export interface ProcessPipes {
-  /** Where the pipes are made, absolute. */
+  /** Named pipes that are there. */
   readonly logPath: string;
   readonly metricsPath: string;
+  /** Where one may be made, for an interactive console. */
   readonly inputPath: string;
 }
 
