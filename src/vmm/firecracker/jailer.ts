@@ -53,7 +53,12 @@ export function jailerArgs(
     if (!Number.isSafeInteger(number) || number < 1 || number > UID_MAX)
       throw invalid('user', number);
   }
-  for (const path of [jail.jailer, jail.baseDir, binary, ...(netnsPath ? [netnsPath] : [])]) {
+  for (const path of [
+    jail.jailer,
+    jail.baseDir,
+    binary,
+    ...(netnsPath === undefined ? [] : [netnsPath]),
+  ]) {
     if (!PLAIN_PATH.test(path) || path.split('/').includes('..')) throw invalid('path', path);
   }
   for (const setting of cgroup?.settings ?? []) {

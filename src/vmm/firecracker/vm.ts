@@ -25,6 +25,7 @@ import {
   RESUME_CALL,
   snapshotCall,
 } from './config.ts';
+import type { MetricsReader } from './metrics.ts';
 import type { Place } from './place.ts';
 import type { FirecrackerProcess } from './process.ts';
 import type { Quirks } from './versions.ts';
@@ -140,21 +141,26 @@ export class FirecrackerVm implements Vm {
   }
 
   async channelStats(): Promise<ChannelStats> {
+    return (await this.counters()).channelStats();
+  }
+
+  /** Of all devices, as of now. */
+  async counters(): Promise<Pick<MetricsReader, 'sum' | 'channelStats'>> {
     this.#requireRunning();
-    const { clock } = this.#options;
+    const { metrics, api } = this.#process;
     const late = Promise.withResolvers<never>();
-    const cancel = clock.after(METRICS_MS_MAX, () =>
+    const cancel = this.#options.clock.after(METRICS_MS_MAX, () =>
       late.reject(new VmmError('vmm_timeout', 'Firecracker did not write its counters')),
     );
     late.promise.catch((error: unknown) => ignore(error, 'it lost the race'));
-    const next = this.#process.metrics.next();
+    const next = metrics.next();
     try {
-      await this.#process.api.call(FLUSH_METRICS_CALL);
+      await api.call(FLUSH_METRICS_CALL);
       await Promise.race([next, late.promise]);
     } finally {
       cancel();
     }
-    return this.#process.metrics.channelStats();
+    return metrics;
   }
 
   async kill(): Promise<void> {
