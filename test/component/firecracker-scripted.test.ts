@@ -193,8 +193,7 @@ describe('start', () => {
     const plain = bench.spec();
     const elsewhere = bench.spec();
     const bad: Partial<VmSpec>[] = [
-      { memoryFd: bench.memory(plain) },
-      { channelLimits: {} },
+      { channelLimits: { connections: { size: 1, refillPerSecond: 1 } } },
       { nic: { tapFd: 99, mac: 'aa:fc:00:00:00:01' } },
     ];
     for (const more of bad) {
@@ -261,7 +260,7 @@ describe('versions', () => {
     expect(readdirSync(join(vm.channelPath, '../fc')).sort()).toEqual(AT_REST);
     return names().slice(before);
   };
-  const AT_REST = ['a', 'kernel', 'log', 'metrics', 'overlay', 'root'];
+  const AT_REST = ['a', 'kernel', 'log', 'metrics', 'overlay', 'root', 'v'];
 
   it.each(['1.16.0', '1.16.1', '1.16.7'])(
     'resume: %s takes a snapshot in each pause',

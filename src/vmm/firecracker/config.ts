@@ -27,8 +27,12 @@ export const FILES = {
   /** Of a snapshot: devices and RAM, to be written or loaded. */
   state: 'fc/state',
   memory: 'fc/memory',
+  /** A second name of the channel's socket. */
+  channel: 'fc/v',
 } as const;
 export const FOLDER = 'fc';
+/** Descriptor of the owner's memory in a process that is not jailed. */
+export const MEMORY_FD = 3;
 
 const ROOT_ID = 'root';
 const OVERLAY_ID = 'overlay';

@@ -4,9 +4,8 @@
  *     start ── a place ── spawn ── API answers ─┬─ machine, drives, vsock, NIC ─ InstanceStart ─┬─► guest code runs
  *                                               └─ snapshot/load, with overrides ───────────────┘
  *
- * Nothing is plugged into a VM that runs: identity is given at the start, also to a clone. A snapshot has the
- * devices inside (`Vm.saveWhole`), and clones map its RAM copy-on-write. What differs between versions stands in
- * `versions.ts`.
+ * Nothing is plugged into a VM that runs: identity is given at the start, also to a clone. RAM is always private
+ * to the process: that of a snapshot is mapped copy-on-write. What differs between versions stands in `versions.ts`.
  */
 
 import { writeFile } from 'node:fs/promises';
@@ -28,6 +27,7 @@ import {
   type DeviceLimits,
   FILES,
   loadCall,
+  MEMORY_FD,
   type NicPlan,
   START_CALL,
 } from './config.ts';
@@ -38,8 +38,9 @@ import type { JailSpec } from './jailer.ts';
 import { makeDirectPlace, type Place } from './place.ts';
 import { FirecrackerProcess } from './process.ts';
 import { awaitApi, drainFirstConnection } from './readiness.ts';
+import { Snapshots } from './snapshots.ts';
 import { type FirecrackerVersion, type Quirks, quirksOf, VERSION_FLOOR } from './versions.ts';
-import { FirecrackerVm } from './vm.ts';
+import { FirecrackerVm, refuseChannelLimits } from './vm.ts';
 
 /** From the end of the API's socket to the end of the process. */
 const LAST_WORDS_MS_MAX = 2_000;
@@ -80,9 +81,9 @@ export async function createFirecrackerDriver(
     accelerator: 'kvm',
     capabilities: {
       pause: true,
-      snapshot: false,
+      snapshot: true,
       wholeSnapshot: true,
-      hotplugVsock: false,
+      hotplugVsock: true,
       hotplugNic: false,
       interactiveConsole: true,
       channelLimits: false,
@@ -129,11 +130,11 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     await unlessCancelled(bringUp(known, started, place, spec), signal);
     if (jail !== undefined) checkConfinement(started.pid ?? 0, jail.uid);
     const timings = { spawnedMs, runningMs: known.clock.now() - began };
-    const { id, channelPath, memoryMib } = spec;
     return new FirecrackerVm({
-      ...{ id, channelPath, timings, process: started, place, release, machine, memoryMib },
-      ...{ quirks: known.quirks, clock: known.clock },
-      tracksDirtyPages: known.tracksDirtyPages ?? false,
+      ...{ id: spec.id, channelPath: spec.channelPath, clock: known.clock },
+      ...{ timings, process: started, place, release },
+      snapshots: makeSnapshots(known, spec, started, place, machine),
+      channelReturned: () => settleChannel(known, spec),
     });
   } catch (error) {
     const failure = await explain(error, process, known.clock);
@@ -142,18 +143,31 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
   }
 }
 
+function makeSnapshots(
+  { quirks, tracksDirtyPages = false }: Known,
+  { memoryMib, memoryFd, nic }: VmSpec,
+  { api }: FirecrackerProcess,
+  place: Place,
+  machine: string,
+): Snapshots {
+  const hasNic = nic !== undefined;
+  return new Snapshots({
+    ...{ api, place, quirks, machine, memoryMib, memoryFd, tracksDirtyPages, hasNic },
+  });
+}
+
+async function settleChannel({ quirks, clock }: Known, { channelPath }: VmSpec): Promise<void> {
+  if (quirks.losesFirstConnection) await drainFirstConnection(channelPath, clock);
+}
+
 function refuseUnsupported(spec: VmSpec): void {
   const refuse = (what: string): never => {
     throw new VmmError('vm_unsupported', `Firecracker can't start the VM`, { cause: what });
   };
-  if (spec.memoryFd !== undefined) refuse("RAM can't be a file of the caller's");
-  if (spec.snapshot !== undefined && spec.snapshot.memoryPath === undefined) {
-    refuse('the snapshot has no RAM beside it');
-  }
   if (spec.nic !== undefined && spec.nic.tapName === undefined) {
     refuse('a network card needs the name of its TAP');
   }
-  if (spec.channelLimits !== undefined) refuse('the channel has no limits');
+  refuseChannelLimits(spec.channelLimits ?? {});
 }
 
 async function furnish(
@@ -171,15 +185,16 @@ async function furnish(
   }
   await place.provide(FILES.root, spec.rootImagePath, 'read');
   await place.provide(FILES.overlay, spec.overlayPath, 'write');
-  const memoryPath = spec.snapshot?.memoryPath;
-  if (state === null || memoryPath === undefined) {
+  const { snapshot } = spec;
+  if (state === null || snapshot === undefined) {
     await place.provide(FILES.kernel, spec.kernelPath, 'read');
     return;
   }
   // Exactly the bytes that were verified.
   await writeFile(place.path(FILES.state), state, { flag: 'wx', mode: 0o600 });
   await place.give(FILES.state);
-  await place.provide(FILES.memory, memoryPath, 'read');
+  const { memoryPath } = snapshot;
+  if (memoryPath !== undefined) await place.provide(FILES.memory, memoryPath, 'read');
 }
 
 function spawnFirecracker(known: Known, place: Place, spec: VmSpec): FirecrackerProcess {
@@ -192,7 +207,10 @@ function spawnFirecracker(known: Known, place: Place, spec: VmSpec): Firecracker
   ];
   const launch = known.launch ?? launchDirect;
   return new FirecrackerProcess({
-    spawn: (stdio) => launch(place.argv(args), stdio),
+    spawn: (stdio) => {
+      if (spec.memoryFd !== undefined && known.jail === undefined) stdio[MEMORY_FD] = spec.memoryFd;
+      return launch(place.argv(args), stdio);
+    },
     api: new ApiClient(place.path(FILES.api), known.clock),
     pipes: {
       logPath: place.path(FILES.log),
@@ -217,9 +235,12 @@ async function bringUp(
   const nic = nicPlan(spec);
   await spec.memoryReady;
   if (spec.snapshot !== undefined) {
+    if (spec.snapshot.memoryPath === undefined && spec.memoryFd !== undefined) {
+      await place.lendMemory(spec.memoryFd);
+    }
     await load(api, loadCall({ channelName, nic, tracksDirtyPages }, quirks));
     await place.connectChannel();
-    if (quirks.losesFirstConnection) await drainFirstConnection(spec.channelPath, known.clock);
+    await settleChannel(known, spec);
     return;
   }
   const { cpus: count, memoryMib, guestCid, bootArgs = [] } = spec;

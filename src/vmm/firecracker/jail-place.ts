@@ -26,11 +26,11 @@ import {
 import { basename, dirname, join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import { startTicksOf } from '../../sys/process-start.ts';
-import { copySparse } from '../../sys/sparse.ts';
+import { copyDataInto, copySparse } from '../../sys/sparse.ts';
 import type { VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { checkChrootBase } from './chroot-base.ts';
-import { FOLDER } from './config.ts';
+import { FILES, FOLDER } from './config.ts';
 import { type JailSpec, jailerArgs, jailFolder } from './jailer.ts';
 import { type Place, removeStaleSocket } from './place.ts';
 
@@ -132,6 +132,22 @@ class JailPlace implements Place {
 
   async give(name: string): Promise<void> {
     await lchown(this.path(name), this.#jail.uid, this.#jail.gid);
+  }
+
+  /** A jail has no way to memory without a name, so it gets a copy. */
+  async lendMemory(fd: number): Promise<void> {
+    await rm(this.path(FILES.memory), { force: true });
+    await copySparse(`/proc/self/fd/${fd}`, this.path(FILES.memory));
+    await this.give(FILES.memory);
+  }
+
+  async returnMemory(fd: number): Promise<void> {
+    await copyDataInto(this.path(FILES.memory), `/proc/self/fd/${fd}`);
+    await rm(this.path(FILES.memory), { force: true });
+  }
+
+  disconnectChannel(): Promise<void> {
+    return rm(this.#spec.channelPath, { force: true });
   }
 
   async connectChannel(): Promise<void> {

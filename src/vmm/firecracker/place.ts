@@ -7,12 +7,12 @@
  *     <dir>/fc/a          the API
  *     <dir>/fc/root …     what the VM is made of
  */
-import { chmod, lstat, mkdir, rm, symlink, unlink } from 'node:fs/promises';
+import { chmod, link, lstat, mkdir, rm, symlink, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import type { VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
-import { FOLDER } from './config.ts';
+import { FILES, FOLDER, MEMORY_FD } from './config.ts';
 
 export interface Place {
   /** The channel's socket as Firecracker is told. */
@@ -30,8 +30,14 @@ export interface Place {
   withdraw(name: string): Promise<void>;
   /** A pipe or file that was made at `path(name)` is for the process. */
   give(name: string): Promise<void>;
-  /** Once Firecracker has made its sockets. */
+  /** Memory of the VM's owner becomes the file `memory`, with what is in it. */
+  lendMemory(fd: number): Promise<void>;
+  /** What the process has written there is in that memory. */
+  returnMemory(fd: number): Promise<void>;
+  /** Makes the host reach the channel, once Firecracker has made its socket. */
   connectChannel(): Promise<void>;
+  /** The host reaches it no more; what is connected stays so. */
+  disconnectChannel(): Promise<void>;
   /** After the process has ended. Idempotent. */
   release(): Promise<void>;
 }
@@ -47,6 +53,7 @@ export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Pla
   const path = (name: string): string => join(dir, name);
   await removeStaleSocket(channelPath);
   const folder = path(FOLDER);
+  const kept = path(FILES.channel);
   await rm(folder, { recursive: true, force: true });
   await mkdir(folder, { mode: 0o700 });
   return {
@@ -60,7 +67,19 @@ export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Pla
     },
     withdraw: (name) => rm(path(name), { force: true }),
     give: async () => undefined,
-    connectChannel: () => chmod(channelPath, 0o600),
+    async lendMemory() {
+      await rm(path(FILES.memory), { force: true });
+      // The process has inherited it.
+      await symlink(`/proc/self/fd/${MEMORY_FD}`, path(FILES.memory));
+    },
+    returnMemory: () => rm(path(FILES.memory), { force: true }),
+    async connectChannel() {
+      // Firecracker has made it under that name; a second name keeps it.
+      if (await isThere(kept)) await link(kept, channelPath);
+      else await link(channelPath, kept);
+      await chmod(channelPath, 0o600);
+    },
+    disconnectChannel: () => rm(channelPath, { force: true }),
     async release() {
       await rm(folder, { recursive: true, force: true });
       await removeStaleSocket(channelPath);
@@ -74,5 +93,15 @@ export async function removeStaleSocket(path: string): Promise<void> {
     if ((await lstat(path)).isSocket()) await unlink(path);
   } catch (error) {
     if (errorCode(error) !== 'ENOENT') throw error;
+  }
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await lstat(path);
+    return true;
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw error;
+    return false;
   }
 }
