@@ -126,6 +126,14 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     expect(one).not.toBe(two);
   });
 
+  it('saveState: into memory without a name and out of it', async () => {
+    await makeBench();
+    const of = await bench.saved();
+    const vm = await bench.clone(of);
+    await expect.poll(() => ask(vm, 'INFO loads').catch(String)).toBe('1');
+    expect(lstatSync(of.snapshot.statePath).uid).toBe(0);
+  });
+
   it('start: a base that others may write to, or reach by a link, is refused, and nothing is made', async () => {
     await makeBench();
     const refuse = async (dir: string, cause: string): Promise<void> => {
