@@ -9,6 +9,7 @@ import {
   output,
   perform,
   performThere,
+  vmmOption,
 } from '../program.ts';
 import * as ranges from '../ranges.ts';
 
@@ -27,6 +28,7 @@ export function addDaemon(program: Command): void {
     .option('--pool <min[:max]>', 'sandboxes that wait to be taken, by demand; 0: none', '1:4')
     .option('--port <n>', 'listen at this port of 127.0.0.1 too, with an API key', ranges.port)
     .option('--model <name>', 'default model: a name of the model server, or a .gguf file')
+    .addOption(vmmOption())
     .addOption(output())
     .addHelpText(
       'after',

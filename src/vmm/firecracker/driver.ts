@@ -162,7 +162,10 @@ async function settleChannel({ quirks, clock }: Known, { channelPath }: VmSpec):
 
 function refuseUnsupported(spec: VmSpec): void {
   const refuse = (what: string): never => {
-    throw new VmmError('vm_unsupported', `Firecracker can't start the VM`, { cause: what });
+    throw new VmmError('vm_unsupported', `Firecracker can't start the VM`, {
+      cause: what,
+      remedy: 'choose QEMU with NEUROVISOR_VMM=qemu',
+    });
   };
   if (spec.nic !== undefined && spec.nic.tapName === undefined) {
     refuse('a network card needs the name of its TAP');
