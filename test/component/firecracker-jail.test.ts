@@ -9,6 +9,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  rmdirSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -125,6 +126,26 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     const [one, two] = await Promise.all([clone(), clone()]);
     expect(one).not.toBe(two);
   });
+
+  it.skipIf(!existsSync('/sys/fs/cgroup/cpu/cgroup.procs'))(
+    'start: in control groups of its own, which go with it',
+    async () => {
+      const parent = `neurovisor-test-${process.pid}`;
+      const there = join('/sys/fs/cgroup/cpu', parent);
+      const cgroup = { version: 1 as const, parent, settings: ['cpu.shares=128'] };
+      await makeBench({ jail: () => ({ jailer, baseDir, uid: UID, gid: GID, cgroup }) });
+      try {
+        const vm = await bench.boot();
+        expect(readFileSync(join(there, vm.id, 'cgroup.procs'), 'utf8').trim()).toBe(`${vm.pid}`);
+        expect(readFileSync(join(there, vm.id, 'cpu.shares'), 'utf8').trim()).toBe('128');
+        await vm.kill();
+        expect(existsSync(join(there, vm.id))).toBe(false);
+      } finally {
+        await bench.close();
+        if (existsSync(there)) rmdirSync(there);
+      }
+    },
+  );
 
   it('saveState: into memory without a name and out of it', async () => {
     await makeBench();

@@ -1,4 +1,5 @@
 /** How the driver meets a Firecracker that hangs, lies or dies, and what it asks of versions not at hand. */
+import { spawn } from 'node:child_process';
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -11,6 +12,7 @@ import {
   createFirecrackerDriver,
   type FirecrackerDriverOptions,
 } from '../../src/vmm/firecracker/driver.ts';
+import type { Launch } from '../../src/vmm/launch.ts';
 import { held, VmBench } from '../support/driver-parity.ts';
 
 const STUB = join(import.meta.dirname, '../fixtures/stub-firecracker.mjs');
@@ -96,6 +98,21 @@ describe('start', () => {
   ])('start: %s in the middle of it', async (what, expected) => {
     const clock = what === 'hang' ? hasty : systemClock;
     await failsToStart(await makeDriver(`${what}@PUT /vsock`, '1.16.1', { clock }), expected);
+  });
+  it('start: a launcher that is not installed is named, and one that throws leaves nothing', async () => {
+    const absent: Launch = (_argv, stdio) => spawn(join(dir, 'none'), [], { stdio: [...stdio] });
+    await failsToStart(await makeDriver('good', '1.16.1', { launch: absent }), {
+      code: 'vmm_missing',
+    });
+    const throwing: Launch = () => {
+      throw new Error('no more processes');
+    };
+    const driver = await makeDriver('good', '1.16.1', { launch: throwing });
+    await failsToStart(driver, { code: 'vmm_start_failed' });
+    const spec = bench.spec({ console: 'interactive' });
+    const before = held();
+    await expect(driver.start(spec)).rejects.toMatchObject({ code: 'vmm_start_failed' });
+    await expect.poll(held).toEqual(before);
   });
   it('start: cancelled while it hangs, it leaves nothing', async () => {
     const driver = await makeDriver('hang@PUT /actions');

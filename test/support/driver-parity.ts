@@ -176,7 +176,7 @@ export function held(): { fds: number; children: string } {
 export function driverParity(
   makeDriver: () => Promise<VmmDriver>,
   files: () => Promise<ParityFiles>,
-  without: readonly ('snapshot' | 'nic')[] = [],
+  without: readonly ('snapshot' | 'nic' | 'poweroff')[] = [],
 ): void {
   let bench: VmBench;
   let driver: VmmDriver;
@@ -190,7 +190,10 @@ export function driverParity(
   });
   afterEach(() => bench.close());
   lifeCases(() => bench);
-  endCases(() => bench);
+  endCases(
+    () => bench,
+    without.includes('poweroff') ? ['REBOOT', 'PANIC'] : ['REBOOT', 'POWEROFF', 'PANIC'],
+  );
   channelCases(() => bench);
   consoleCases(() => bench);
   if (!without.includes('snapshot')) snapshotCases(() => bench);
@@ -312,9 +315,9 @@ function lifeCases(bench: () => VmBench): void {
   });
 }
 
-function endCases(bench: () => VmBench): void {
+function endCases(bench: () => VmBench, commands: readonly string[]): void {
   describe('end', () => {
-    it.each(['REBOOT', 'POWEROFF', 'PANIC'])('exited: %s is a guest-shutdown', async (command) => {
+    it.each(commands)('exited: %s is a guest-shutdown', async (command) => {
       const vm = await bench().boot();
       (await openCommand(vm, command)).resume();
       expect(await vm.exited).toMatchObject({ cause: 'guest-shutdown', exitCode: 0 });

@@ -127,7 +127,7 @@ export class ApiClient {
       return await Promise.race([exchanged(outgoing, payload), late.promise]);
     } catch (error) {
       if (error instanceof FirecrackerApiError) throw error;
-      throw failed(call, error, hasAnswer);
+      throw this.#isClosed ? gone(call, error) : failed(call, error, hasAnswer);
     } finally {
       cancel();
       this.#current = undefined;

@@ -29,10 +29,18 @@ import { startTicksOf } from '../../sys/process-start.ts';
 import { copyDataInto, copySparse } from '../../sys/sparse.ts';
 import type { VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
+import { cgroupsOf, removeCgroups } from './cgroups.ts';
 import { checkChrootBase } from './chroot-base.ts';
 import { FILES, FOLDER } from './config.ts';
 import { type JailSpec, jailerArgs, jailFolder } from './jailer.ts';
 import { type Place, removeStaleSocket } from './place.ts';
+
+/** Who made a jail, by pid and start time, and what is to be removed besides it. */
+export interface JailOwner {
+  readonly pid: number;
+  readonly startTicks: string;
+  readonly cgroups: readonly string[];
+}
 
 export const OWNER_FILE = 'owner';
 export const ROOT = 'root';
@@ -70,6 +78,7 @@ class JailPlace implements Place {
   /** Open directories: the root of the jail, and `fc` in it. */
   #rootFd = -1;
   #folderFd = -1;
+  #cgroups: readonly string[] = [];
   /** Files of the host that are the jail's for a while, by name. */
   readonly #lent = new Map<string, string>();
 
@@ -84,7 +93,12 @@ class JailPlace implements Place {
   async prepare(): Promise<void> {
     const { uid, gid } = this.#jail;
     const root = join(this.#folder, ROOT);
-    const owner = { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '' };
+    this.#cgroups = await cgroupsOf(this.#jail, this.#spec.id, this.#binary);
+    const owner: JailOwner = {
+      pid: process.pid,
+      startTicks: startTicksOf(process.pid) ?? '',
+      cgroups: this.#cgroups,
+    };
     await writeFile(join(this.#folder, OWNER_FILE), JSON.stringify(owner), { mode: 0o600 });
     for (const dir of [root, join(root, FOLDER)]) {
       await mkdir(dir, { mode: 0o700 });
@@ -167,8 +181,12 @@ class JailPlace implements Place {
     this.#rootFd = -1;
     this.#folderFd = -1;
     for (const name of [...this.#lent.keys()]) await this.#takeBack(name);
-    await rm(this.#folder, { recursive: true, force: true });
-    await removeStaleSocket(this.#spec.channelPath);
+    try {
+      await removeCgroups(this.#cgroups);
+    } finally {
+      await rm(this.#folder, { recursive: true, force: true });
+      await removeStaleSocket(this.#spec.channelPath);
+    }
   }
 
   /** Who listens for the guest does so already; its sockets are the jail's to connect to. */

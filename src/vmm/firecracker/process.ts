@@ -64,10 +64,17 @@ export class FirecrackerProcess {
       new PipeReader(pipes.metricsPath, (bytes) => this.metrics.push(bytes)),
     ];
     const typed = interactive ? new SerialInput(pipes.inputPath) : null;
-    const child = options.spawn([typed?.fd ?? 'ignore', 'pipe', 'pipe']);
-    typed?.handedOver();
-    this.#child = child;
     this.#input = typed?.writable ?? null;
+    try {
+      this.#child = options.spawn([typed?.fd ?? 'ignore', 'pipe', 'pipe']);
+    } catch (error) {
+      for (const pipe of this.#pipes) pipe.finish();
+      this.#input?.destroy();
+      throw error;
+    } finally {
+      typed?.handedOver();
+    }
+    const child = this.#child;
     child.stderr?.on('data', (bytes: Buffer) => this.#stderr.push(bytes));
     // Always read, so that a guest that floods its console is not held up and holds up nobody.
     child.stdout?.on('data', (bytes: Buffer) => this.#serialTail.push(bytes));

@@ -10,10 +10,16 @@ import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { isRunning } from '../../sys/process-start.ts';
+import { removeCgroups } from './cgroups.ts';
 import { checkChrootBase } from './chroot-base.ts';
-import { OWNER_FILE, ROOT } from './jail-place.ts';
+import { type JailOwner, OWNER_FILE, ROOT } from './jail-place.ts';
 
-const ownerSchema = z.object({ pid: z.number().int().positive(), startTicks: z.string().max(32) });
+/** `JailOwner`; a hand of root's wrote it. */
+const ownerSchema = z.object({
+  pid: z.number().int().positive(),
+  startTicks: z.string().max(32),
+  cgroups: z.array(z.string().startsWith('/')),
+});
 
 const KILL_TRIES_MAX = 200;
 const KILL_WAIT_MS = 10;
@@ -31,8 +37,10 @@ export async function reclaimJails(baseDir: string, log: Log): Promise<number> {
     for (const id of await namesIn(join(baseDir, program))) {
       const folder = join(baseDir, program, id);
       try {
-        if (!(await isAbandoned(folder))) continue;
+        const owner = await readOwner(folder);
+        if (owner === undefined || isRunning(owner)) continue;
         await endProcessesIn(join(folder, ROOT));
+        await removeCgroups(owner.cgroups);
         await rm(folder, { recursive: true, force: true });
         reclaimed += 1;
         log.info('reclaimed a jail whose owner was killed', { jail: id });
@@ -44,14 +52,13 @@ export async function reclaimJails(baseDir: string, log: Log): Promise<number> {
   return reclaimed;
 }
 
-/** One without the name of an owner is being made, or is not ours. */
-async function isAbandoned(folder: string): Promise<boolean> {
+/** @returns undefined for one that is being made, or is not ours */
+async function readOwner(folder: string): Promise<JailOwner | undefined> {
   try {
-    const owner = ownerSchema.parse(JSON.parse(await readFile(join(folder, OWNER_FILE), 'utf8')));
-    return !isRunning(owner);
+    return ownerSchema.parse(JSON.parse(await readFile(join(folder, OWNER_FILE), 'utf8')));
   } catch (error) {
     ignore(error, 'a jail without the name of its owner');
-    return false;
+    return undefined;
   }
 }
 
