@@ -15,6 +15,8 @@ import { ask, HELLO_PORT, openCommand, VmBench } from '../support/driver-parity.
 import { firecrackerFiles } from '../support/firecracker.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 
+/** On a busy machine too. */
+const PATIENT = { timeout: 30_000 };
 const files = firecrackerFiles();
 const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
 const isRoot = process.getuid?.() === 0;
@@ -180,7 +182,7 @@ describe.skipIf(typeof files === 'string')(`Firecracker devices${skipped}`, () =
     await vm.resume();
     expect(vm.isAlive()).toBe(true);
     process.kill(Number(vm.pid), 'SIGSTOP');
-    await expect.poll(() => vm.isAlive()).toBe(false);
+    await expect.poll(() => vm.isAlive(), PATIENT).toBe(false);
     await vm.kill();
     expect(await vm.exited).toMatchObject({ cause: 'killed', signal: 'SIGKILL' });
   });

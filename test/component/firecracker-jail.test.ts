@@ -31,6 +31,8 @@ import { readAll } from '../support/channel.ts';
 import { ask, HELLO_PORT, VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 
+/** On a busy machine too. */
+const PATIENT = { timeout: 30_000 };
 const files = firecrackerFiles();
 const lacking = process.getuid?.() === 0 ? files : 'it needs root';
 const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';
@@ -151,7 +153,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     await makeBench();
     const of = await bench.saved();
     const vm = await bench.clone(of);
-    await expect.poll(() => ask(vm, 'INFO loads').catch(String)).toBe('1');
+    await expect.poll(() => ask(vm, 'INFO loads').catch(String), PATIENT).toBe('1');
     expect(lstatSync(of.snapshot.statePath).uid).toBe(0);
   });
 

@@ -19,6 +19,8 @@ import { listenForGuestPort, readAll, readBytes } from '../support/channel.ts';
 import { ask, HELLO_PORT, held, openCommand, VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 
+/** On a busy machine too. */
+const PATIENT = { timeout: 30_000 };
 const files = firecrackerFiles();
 const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
 const ROUNDS = 20;
@@ -80,7 +82,7 @@ describe.skipIf(typeof files === 'string')(`Firecracker snapshots${skipped}`, ()
     expect(first).toMatch(/^[0-9a-f]{32}$/);
     expect(first).not.toBe(second);
     await of.vm.resume();
-    await expect.poll(() => ask(of.vm, 'PRINT still here').catch(String)).toBe('done');
+    await expect.poll(() => ask(of.vm, 'PRINT still here').catch(String), PATIENT).toBe('done');
   });
 
   it('saveWhole: RAM and state are for their owner alone, and clones leave RAM as it is', async () => {
@@ -110,7 +112,7 @@ describe.skipIf(typeof files === 'string')(`Firecracker snapshots${skipped}`, ()
     const memoryPath = join(of.spec.dir, 'next');
     copyFileSync(of.snapshot.memoryPath ?? '', memoryPath, constants.COPYFILE_FICLONE);
     await of.vm.resume();
-    await expect.poll(() => ask(of.vm, 'INFO loads').catch(String)).toBe('1');
+    await expect.poll(() => ask(of.vm, 'INFO loads').catch(String), PATIENT).toBe('1');
     const statePath = join(of.spec.dir, 'next-state');
     const snapshot = await of.vm.saveWhole?.({ statePath, memoryPath }, 'diff');
     if (snapshot === undefined) throw new Error('no diff snapshot');
@@ -141,7 +143,7 @@ describe.skipIf(typeof files === 'string')(`Firecracker snapshots${skipped}`, ()
       const before = held();
       await expect(driver.start(spec)).rejects.toMatchObject({ code });
       expect(readdirSync(spec.dir)).toEqual(['overlay']);
-      await expect.poll(held).toEqual(before);
+      await expect.poll(held, PATIENT).toEqual(before);
     };
     await refuse({ snapshot: { ...of.snapshot, machine: `${of.snapshot.machine}x` } });
     await refuse({ snapshot: { ...of.snapshot, statePath: `${statePath}.none` } });
@@ -188,14 +190,16 @@ describe.skipIf(typeof files === 'string')(`Firecracker snapshots${skipped}`, ()
           const memoryFd = own.memory(plain, spec.memoryFd);
           const clone = { ...plain, memoryFd, snapshot };
           const vm = await own.start(clone);
-          await expect.poll(() => ask(vm, 'INFO loads').catch(String)).toBe(`${generation}`);
+          await expect
+            .poll(() => ask(vm, 'INFO loads').catch(String), PATIENT)
+            .toBe(`${generation}`);
           await vm.vsockHotplug?.unplugVsock();
           const taken = await vm.saveState?.(join(clone.dir, 'state'));
           if (taken === undefined) throw new Error('no snapshot');
           // It goes on, too, and what it writes then is not in what was saved.
           await vm.resume();
           await vm.vsockHotplug?.plugVsock(200);
-          await expect.poll(() => ask(vm, 'PRINT on').catch(String)).toBe('done');
+          await expect.poll(() => ask(vm, 'PRINT on').catch(String), PATIENT).toBe('done');
           spec = clone;
           snapshot = taken;
         }
@@ -215,7 +219,7 @@ describe.skipIf(typeof files === 'string')(`Firecracker snapshots${skipped}`, ()
     const snapshot = await vm.saveState?.(join(spec.dir, 'second'));
     if (snapshot === undefined) throw new Error('no snapshot');
     const clone = await bench.clone({ spec, snapshot }, { memoryMib: 64 });
-    await expect.poll(() => ask(clone, 'INFO loads').catch(String)).toBe('2');
+    await expect.poll(() => ask(clone, 'INFO loads').catch(String), PATIENT).toBe('2');
   });
 
   it('start: the guest of a clone reaches the host by the channel of the clone', async () => {
