@@ -78,7 +78,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     const vm = await (await makeBench()).boot();
     const proc = `/proc/${vm.pid}`;
     const root = statSync(join(baseDir, 'firecracker', vm.id, 'root'));
-    expect(statSync(`${proc}/root/`)).toMatchObject({ ino: root.ino, dev: root.dev });
+    expect(statSync(`${proc}/root`)).toMatchObject({ ino: root.ino, dev: root.dev });
     expect(readFileSync(`${proc}/mounts`, 'utf8').trim().split('\n')).toHaveLength(1);
     const status = readFileSync(`${proc}/status`, 'utf8');
     expect(status).toMatch(new RegExp(`^Uid:\\s+${UID}\\s+${UID}\\s+${UID}\\s+${UID}$`, 'm'));

@@ -79,8 +79,8 @@ async function processesIn(root: string): Promise<number[]> {
   const found: number[] = [];
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue;
-    // Ends in a slash, so that the link is followed to the directory itself.
-    const at = await stat(`/proc/${name}/root/`).catch(ifThere);
+    // The link is followed to the directory itself, whatever its text says.
+    const at = await stat(`/proc/${name}/root`).catch(ifThere);
     if (at?.ino === wanted.ino && at.dev === wanted.dev) found.push(Number(name));
   }
   return found;
