@@ -20,7 +20,7 @@ import {
   createFirecrackerDriver,
   type FirecrackerDriverOptions,
 } from '../../src/vmm/firecracker/driver.ts';
-import type { Launch } from '../../src/vmm/launch.ts';
+import type { SpawnVmm } from '../../src/vmm/firecracker/spawn.ts';
 import { held, VmBench } from '../support/driver-parity.ts';
 
 const STUB = join(import.meta.dirname, '../fixtures/stub-firecracker.mjs');
@@ -127,14 +127,14 @@ describe('start', () => {
     await failsToStart(await makeDriver(`${what}@PUT /vsock`, '1.16.1', { clock }), expected);
   });
   it('start: a launcher that is not installed is named, and one that throws leaves nothing', async () => {
-    const absent: Launch = (_argv, stdio) => spawn(join(dir, 'none'), [], { stdio: [...stdio] });
-    await failsToStart(await makeDriver('good', '1.16.1', { launch: absent }), {
+    const absent: SpawnVmm = (_argv, stdio) => spawn(join(dir, 'none'), [], { stdio: [...stdio] });
+    await failsToStart(await makeDriver('good', '1.16.1', { spawn: absent }), {
       code: 'vmm_missing',
     });
-    const throwing: Launch = () => {
+    const throwing: SpawnVmm = () => {
       throw new Error('no more processes');
     };
-    const driver = await makeDriver('good', '1.16.1', { launch: throwing });
+    const driver = await makeDriver('good', '1.16.1', { spawn: throwing });
     await failsToStart(driver, { code: 'vmm_start_failed' });
     const spec = bench.spec({ console: 'interactive' });
     const before = held();
@@ -176,7 +176,7 @@ describe('start', () => {
       },
       hasBalloon: true,
     });
-    const nic = { tapFd: -1, tapName: 'tap0', mac: 'aa:fc:00:00:00:01' };
+    const nic = { tapFd: -1, tapName: 'lo', mac: 'aa:fc:00:00:00:01' };
     await bench.start(bench.spec({ nic, bootArgs: ['loglevel=7'], memoryMib: 64, guestCid: 9 }));
     const limit = { bandwidth: { size: 1000, refill_time: 2000, one_time_burst: 7 } };
     expect(asked()).toEqual([
@@ -212,7 +212,7 @@ describe('start', () => {
       [
         'PUT /network-interfaces/eth0',
         {
-          ...{ iface_id: 'eth0', host_dev_name: 'tap0', guest_mac: nic.mac },
+          ...{ iface_id: 'eth0', host_dev_name: 'lo', guest_mac: nic.mac },
           rx_rate_limiter: { ops: { size: 10, refill_time: 10 } },
         },
       ],
@@ -226,7 +226,8 @@ describe('start', () => {
     { tapName: 'sixteen-letters-x' },
     { tapName: '' },
     { tapName: 'tap0\n' },
-  ])('start: a TAP that is no name is refused ($tapName)', async ({ tapName }) => {
+    { tapName: 'not-there' },
+  ])('start: a TAP that is none is refused ($tapName)', async ({ tapName }) => {
     const driver = await makeDriver('good');
     const nic = { tapFd: -1, tapName, mac: 'aa:fc:00:00:00:01' };
     const failure = driver.start(bench.spec({ nic }));
@@ -244,8 +245,13 @@ describe('start', () => {
       const failure = driver.start({ ...plain, ...more });
       await expect(failure).rejects.toMatchObject({ code: 'vm_unsupported' });
     }
-    const failure = driver.start({ ...plain, channelPath: elsewhere.channelPath });
-    await expect(failure).rejects.toMatchObject({ code: 'vm_spec_invalid' });
+    const { channelPath } = elsewhere;
+    const names = ['', 'fc', 'dev', '.', '..', 'a b', '-v'].map((name) => `${plain.dir}/${name}`);
+    for (const wrong of [channelPath, ...names]) {
+      const failure = driver.start({ ...plain, channelPath: wrong });
+      await expect(failure).rejects.toMatchObject({ code: 'vm_spec_invalid' });
+    }
+    expect(readdirSync(plain.dir)).toEqual(['overlay']);
   });
 });
 
@@ -350,14 +356,14 @@ describe('versions', () => {
     const paths = { statePath: join(spec.dir, 's'), memoryPath: join(spec.dir, 'm') };
     const snapshot = await vm.saveWhole?.(paths);
     if (snapshot === undefined) throw new Error('no snapshot');
-    const nic = { tapFd: -1, tapName: 'tap7', mac: 'aa:fc:00:00:00:01' };
+    const nic = { tapFd: -1, tapName: 'lo', mac: 'aa:fc:00:00:00:01' };
     await bench.start(bench.spec({ memoryMib: 64, snapshot, nic }));
     const [call, body] = asked().at(-1) ?? [];
     expect(call).toBe('PUT /snapshot/load');
     expect(body).toMatchObject({
       ...{ snapshot_path: 'fc/state', resume_vm: true, ...expected },
       mem_backend: { backend_type: 'File', backend_path: 'fc/memory' },
-      network_overrides: [{ iface_id: 'eth0', host_dev_name: 'tap7' }],
+      network_overrides: [{ iface_id: 'eth0', host_dev_name: 'lo' }],
     });
     for (const key of absent) expect(body).not.toHaveProperty(key);
   });

@@ -8,7 +8,7 @@
  * to the process: that of a snapshot is mapped copy-on-write. What differs between versions stands in `versions.ts`.
  */
 
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { availableParallelism, cpus } from 'node:os';
 import { CleanupStack } from '../../base/cleanup.ts';
 import type { Clock } from '../../base/clock.ts';
@@ -17,7 +17,6 @@ import type { Log } from '../../base/log.ts';
 import { makeFifo } from '../../sys/fifo.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
-import { type Launch, launchDirect } from '../launch.ts';
 import { checkMemoryFile, loadRefused, readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec } from '../spec.ts';
 import { type ApiCall, ApiClient, FirecrackerApiError } from './api-client.ts';
@@ -39,6 +38,7 @@ import { makeDirectPlace, type Place } from './place.ts';
 import { FirecrackerProcess } from './process.ts';
 import { awaitApi, drainFirstConnection } from './readiness.ts';
 import { Snapshots } from './snapshots.ts';
+import { type SpawnVmm, spawnVmm } from './spawn.ts';
 import { type FirecrackerVersion, type Quirks, quirksOf, VERSION_FLOOR } from './versions.ts';
 import { FirecrackerVm, refuseChannelLimits } from './vm.ts';
 
@@ -51,7 +51,7 @@ export interface FirecrackerDriverOptions {
   readonly clock: Clock;
   readonly log: Log;
   /** How the process is started; default: directly. */
-  readonly launch?: Launch;
+  readonly spawn?: SpawnVmm;
   /** Takes versions below the floor, except those of a known hole; for tests. */
   readonly allowOlder?: boolean;
   /** Compiled filters for Firecracker's threads, in the format of its version; absent: its own. */
@@ -105,6 +105,7 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
   checkSpec(spec, Math.min(availableParallelism(), CPUS_MAX));
   await checkFiles(spec);
   refuseUnsupported(spec);
+  if (known.jail === undefined && known.spawn === undefined) await checkTap(spec);
   const machine = machineOf(known.version, spec);
   const state = spec.snapshot === undefined ? null : await readSnapshot(spec.snapshot, machine);
   if (spec.snapshot?.memoryPath !== undefined) {
@@ -160,6 +161,18 @@ async function settleChannel({ quirks, clock }: Known, { channelPath }: VmSpec):
   if (quirks.losesFirstConnection) await drainFirstConnection(channelPath, clock);
 }
 
+/** As root, Firecracker would make a TAP that is not there, and of a name only. */
+async function checkTap({ nic }: VmSpec): Promise<void> {
+  if (nic?.tapName === undefined) return;
+  const names = (await readFile('/proc/net/dev', 'latin1'))
+    .split('\n')
+    .map((line) => line.split(':')[0]?.trim());
+  if (names.includes(nic.tapName)) return;
+  throw new VmmError('vm_spec_invalid', "the VM's nic can't be used", {
+    cause: `there is no interface ${nic.tapName}`,
+  });
+}
+
 function refuseUnsupported(spec: VmSpec): void {
   const refuse = (what: string): never => {
     throw new VmmError('vm_unsupported', `Firecracker can't start the VM`, {
@@ -169,6 +182,9 @@ function refuseUnsupported(spec: VmSpec): void {
   };
   if (spec.nic !== undefined && spec.nic.tapName === undefined) {
     refuse('a network card needs the name of its TAP');
+  }
+  if (spec.nic !== undefined && spec.snapshot !== undefined && spec.memoryFd !== undefined) {
+    refuse('a card can not be given to a clone that has none');
   }
   refuseChannelLimits(spec.channelLimits ?? {});
 }
@@ -208,11 +224,11 @@ function spawnFirecracker(known: Known, place: Place, spec: VmSpec): Firecracker
     ...['--log-path', FILES.log, '--level', 'Info', '--metrics-path', FILES.metrics],
     ...(seccompFilterPath === undefined ? [] : ['--seccomp-filter', FILES.filter]),
   ];
-  const launch = known.launch ?? launchDirect;
+  const run = known.spawn ?? spawnVmm;
   return new FirecrackerProcess({
     spawn: (stdio) => {
       if (spec.memoryFd !== undefined && known.jail === undefined) stdio[MEMORY_FD] = spec.memoryFd;
-      return launch(place.argv(args), stdio);
+      return run(place.argv(args), stdio);
     },
     api: new ApiClient(place.path(FILES.api), known.clock),
     pipes: {

@@ -23,7 +23,7 @@ import {
   unlink,
   writeFile,
 } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import { startTicksOf } from '../../sys/process-start.ts';
 import { copyDataInto, copySparse } from '../../sys/sparse.ts';
@@ -33,7 +33,7 @@ import { cgroupsOf, removeCgroups } from './cgroups.ts';
 import { checkChrootBase } from './chroot-base.ts';
 import { FILES, FOLDER } from './config.ts';
 import { type JailSpec, jailerArgs, jailFolder } from './jailer.ts';
-import { type Place, removeStaleSocket } from './place.ts';
+import { channelNameOf, type Place, removeStaleSocket } from './place.ts';
 
 /** Who made a jail, by pid and start time, and what is to be removed besides it. */
 export interface JailOwner {
@@ -50,8 +50,9 @@ export const ROOT = 'root';
  * @throws VmmError `vmm_start_failed`: the base is not safe or the jail is there already; `vm_spec_invalid`
  */
 export async function makeJailPlace(spec: VmSpec, binary: string, jail: JailSpec): Promise<Place> {
-  // Before anything is made from the id.
+  // Before anything is made from the names.
   jailerArgs(jail, spec.id, binary, []);
+  channelNameOf(spec);
   await checkChrootBase(jail.baseDir);
   const folder = join(jail.baseDir, jailFolder(binary, spec.id));
   await mkdir(dirname(folder), { mode: 0o700 }).catch(unlessThere);
@@ -87,7 +88,7 @@ class JailPlace implements Place {
     this.#binary = binary;
     this.#jail = jail;
     this.#folder = folder;
-    this.channelName = basename(spec.channelPath);
+    this.channelName = channelNameOf(spec);
   }
 
   async prepare(): Promise<void> {

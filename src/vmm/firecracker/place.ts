@@ -45,6 +45,7 @@ export interface Place {
 /** No jail. The process sees what its user sees. */
 export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Place> {
   const { dir, channelPath } = spec;
+  const channelName = channelNameOf(spec);
   if (dirname(channelPath) !== dir) {
     throw new VmmError('vm_spec_invalid', "the VM's channelPath can't be used", {
       cause: 'it is not in the directory of the VM',
@@ -57,7 +58,7 @@ export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Pla
   await rm(folder, { recursive: true, force: true });
   await mkdir(folder, { mode: 0o700 });
   return {
-    channelName: basename(channelPath),
+    channelName,
     path,
     // env (coreutils) becomes the process by execve, so the pid is Firecracker's.
     argv: (args) => ['env', '-C', dir, '--', binary, '--id', spec.id, ...args],
@@ -85,6 +86,21 @@ export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Pla
       await removeStaleSocket(channelPath);
     },
   };
+}
+
+/** What else is in the directory, or in the root of a jail. */
+const TAKEN = new Set(['fc', 'dev', 'run', 'proc', 'sys', 'firecracker']);
+
+/**
+ * The channel's name alone. Never empty: Firecracker would take that for an override, and make no socket.
+ * @throws VmmError `vm_spec_invalid`
+ */
+export function channelNameOf({ channelPath }: Pick<VmSpec, 'channelPath'>): string {
+  const name = basename(channelPath);
+  if (/^[A-Za-z0-9][A-Za-z0-9_.-]*$/.test(name) && !TAKEN.has(name)) return name;
+  throw new VmmError('vm_spec_invalid', "the VM's channelPath can't be used", {
+    cause: `${JSON.stringify(name)} is no name for it`,
+  });
 }
 
 /** Firecracker leaves its sockets behind and refuses a path where one is. Nothing but a socket is removed. */
