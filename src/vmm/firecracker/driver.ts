@@ -19,6 +19,7 @@ import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { checkMemoryFile, loadRefused, readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec } from '../spec.ts';
+import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
 import { type ApiCall, ApiClient, FirecrackerApiError } from './api-client.ts';
 import {
   bootCalls,
@@ -41,9 +42,6 @@ import { Snapshots } from './snapshots.ts';
 import { type SpawnVmm, spawnVmm } from './spawn.ts';
 import { type FirecrackerVersion, type Quirks, quirksOf, VERSION_FLOOR } from './versions.ts';
 import { FirecrackerVm, refuseChannelLimits } from './vm.ts';
-
-/** From the end of the API's socket to the end of the process. */
-const LAST_WORDS_MS_MAX = 2_000;
 
 export interface FirecrackerDriverOptions {
   /** Name in PATH or absolute path. */
@@ -138,7 +136,7 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
       channelReturned: () => settleChannel(known, spec),
     });
   } catch (error) {
-    const failure = await explain(error, process, known.clock);
+    const failure = await explainFailure(error, process, known.clock);
     await release();
     throw failure;
   }
@@ -299,46 +297,5 @@ async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<
     await cleanup.run();
   } catch (error) {
     log.error('could not release all of a VM', { vm: id, error: describeError(error) });
-  }
-}
-
-/** Why the start failed: where Firecracker has ended by itself, its last words. */
-async function explain(
-  error: unknown,
-  process: FirecrackerProcess | undefined,
-  clock: Clock,
-): Promise<unknown> {
-  if (!(error instanceof VmmError)) {
-    return new VmmError('vmm_start_failed', 'the VM could not be started', { cause: error });
-  }
-  if (error.code !== 'vm_gone' || process === undefined) return error;
-  const late = Promise.withResolvers<undefined>();
-  const cancel = clock.after(LAST_WORDS_MS_MAX, () => late.resolve(undefined));
-  const exit = await Promise.race([process.exited, late.promise]);
-  cancel();
-  return exit === undefined ? error : process.startFailure(exit);
-}
-
-function cancelled(signal: AbortSignal): VmmError {
-  return new VmmError('vm_cancelled', 'the start of the VM was cancelled', {
-    cause: signal.reason,
-  });
-}
-
-function throwIfCancelled(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw cancelled(signal);
-}
-
-/** The work itself goes on until what it stands on is released. */
-async function unlessCancelled<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work;
-  throwIfCancelled(signal);
-  const aborted = Promise.withResolvers<never>();
-  const onAbort = (): void => aborted.reject(cancelled(signal));
-  signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    return await Promise.race([work, aborted.promise]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
   }
 }
