@@ -24,6 +24,7 @@ import { startTicksOf } from '../../src/sys/process-start.ts';
 import type { VmSpec } from '../../src/vmm/driver.ts';
 import {
   createFirecrackerDriver,
+  type FirecrackerDriver,
   type FirecrackerDriverOptions,
 } from '../../src/vmm/firecracker/driver.ts';
 import { reclaimJails } from '../../src/vmm/firecracker/reclaim.ts';
@@ -62,6 +63,13 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     await bench?.close();
     rmSync(baseDir, { recursive: true, force: true });
   });
+
+  function makeJailDriver(user: { uid: number; gid: number }): Promise<FirecrackerDriver> {
+    return createFirecrackerDriver({
+      ...{ binary: firecracker, clock: systemClock, log: silentLog, allowOlder: true },
+      jail: () => ({ jailer, baseDir, ...user }),
+    });
+  }
 
   async function makeBench(more: Partial<FirecrackerDriverOptions> = {}): Promise<VmBench> {
     const driver = await createFirecrackerDriver({
@@ -269,6 +277,43 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     expect(readdirSync(join(baseDir, 'firecracker'))).toEqual([mine.id]);
     expect(await ask(mine, 'PRINT still here')).toBe('done');
     expect(await reclaimJails(join(baseDir, 'none'), silentLog)).toBe(0);
+  });
+
+  it('adopt: a VM whose owner was killed goes on with another one, and ends with it', async () => {
+    await makeBench();
+    const dir = join(baseDir, 'vm');
+    mkdirSync(dir, { mode: 0o700 });
+    const owner = spawn(process.execPath, [HOLD, dir, baseDir, JSON.stringify(files)], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const pid = Number(await new Promise((resolve) => owner.stdout.once('data', resolve)));
+    const spec = {
+      ...bench.spec({ memoryMib: 64 }),
+      ...{ id: 'held', dir, overlayPath: join(dir, 'overlay'), channelPath: join(dir, 'v') },
+    };
+    const driver = await makeJailDriver({ uid: 61_236, gid: 61_236 });
+    await expect(driver.adopt(spec)).rejects.toMatchObject({ code: 'vm_unsupported' });
+    owner.kill('SIGKILL');
+    await once(owner, 'exit');
+    const vm = await driver.adopt(spec);
+    expect(vm.pid).toBe(pid);
+    expect(vm.isAlive()).toBe(true);
+    expect(await reclaimJails(baseDir, silentLog)).toBe(0);
+    expect(await ask(vm, 'WRITE adopted')).toBe('done');
+    const port = await bench.listen(spec.channelPath, 2000);
+    await vm.pause();
+    await vm.resume();
+    expect(await vm.channelStats()).toMatchObject({ connectionsOpened: expect.any(Number) });
+    const paths = { statePath: join(dir, 'state'), memoryPath: join(dir, 'memory') };
+    expect(await vm.saveWhole?.(paths)).toMatchObject(paths);
+    await port.close();
+    await Promise.all([vm.kill(), vm.kill()]);
+    expect(await vm.exited).toMatchObject({ cause: 'killed' });
+    expect(startTicksOf(pid)).toBeUndefined();
+    expect(readdirSync(join(baseDir, 'firecracker'))).toEqual([]);
+    expect(lstatSync(spec.overlayPath).uid).toBe(0);
+    await expect(driver.adopt(spec)).rejects.toMatchObject({ code: 'vm_gone' });
+    await expect(vm.pause()).rejects.toMatchObject({ code: 'vm_gone' });
   });
 
   it('start: a VMM that puts a link in the place of its folder moves nothing of the host', async () => {

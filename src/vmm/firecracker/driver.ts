@@ -20,6 +20,7 @@ import { VmmError } from '../errors.ts';
 import { checkMemoryFile, loadRefused, readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
+import { adoptProcess } from './adopt.ts';
 import { type ApiCall, ApiClient, FirecrackerApiError } from './api-client.ts';
 import {
   bootCalls,
@@ -41,7 +42,7 @@ import { awaitApi, drainFirstConnection } from './readiness.ts';
 import { Snapshots } from './snapshots.ts';
 import { type SpawnVmm, spawnVmm } from './spawn.ts';
 import { type FirecrackerVersion, type Quirks, quirksOf, VERSION_FLOOR } from './versions.ts';
-import { FirecrackerVm, refuseChannelLimits } from './vm.ts';
+import { FirecrackerVm, type FirecrackerVmOptions, refuseChannelLimits } from './vm.ts';
 
 export interface FirecrackerDriverOptions {
   /** Name in PATH or absolute path. */
@@ -62,17 +63,26 @@ export interface FirecrackerDriverOptions {
   readonly hasBalloon?: boolean;
 }
 
+export interface FirecrackerDriver extends VmmDriver {
+  /**
+   * Takes over a jailed VM whose owner was killed; it is as it was left, running or paused.
+   * @param spec as it was started with, with listeners that are there again
+   * @throws VmmError `vm_gone`, `vm_unsupported`, `vmm_timeout`
+   */
+  adopt(spec: VmSpec): Promise<Vm>;
+}
+
 /** @throws VmmError `vmm_missing` when the binary can't be used */
 export async function createFirecrackerDriver(
   options: FirecrackerDriverOptions,
-): Promise<VmmDriver> {
+): Promise<FirecrackerDriver> {
   const { allowOlder = false, binary, log } = options;
   const version = await readFirecrackerVersion(binary, allowOlder);
   if (allowOlder) {
     log.warn('Firecracker of any version is allowed', { version: version.text, VERSION_FLOOR });
   }
   const quirks = quirksOf(version);
-  const path = await findBinary(binary);
+  const known = { ...options, version, quirks, path: await findBinary(binary) };
   return {
     name: 'firecracker',
     description: `Firecracker ${version.text} (KVM)`,
@@ -87,7 +97,8 @@ export async function createFirecrackerDriver(
       channelLimits: false,
     },
     machineOf: (size) => machineOf(version, size),
-    start: (spec, signal) => start({ ...options, version, quirks, path }, spec, signal),
+    start: (spec, signal) => start(known, spec, signal),
+    adopt: (spec) => adopt(known, spec),
   };
 }
 
@@ -129,12 +140,7 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     await unlessCancelled(bringUp(known, started, place, spec), signal);
     if (jail !== undefined) checkConfinement(started.pid ?? 0, jail.uid);
     const timings = { spawnedMs, runningMs: known.clock.now() - began };
-    return new FirecrackerVm({
-      ...{ id: spec.id, channelPath: spec.channelPath, clock: known.clock },
-      ...{ timings, process: started, place, release },
-      snapshots: makeSnapshots(known, spec, started, place, machine),
-      channelReturned: () => settleChannel(known, spec),
-    });
+    return makeVm(known, spec, { place, process: started, timings, release, isAdopted: false });
   } catch (error) {
     const failure = await explainFailure(error, process, known.clock);
     await release();
@@ -142,16 +148,42 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
   }
 }
 
-function makeSnapshots(
-  { quirks, tracksDirtyPages = false }: Known,
-  { memoryMib, memoryFd, nic }: VmSpec,
-  { api }: FirecrackerProcess,
-  place: Place,
-  machine: string,
-): Snapshots {
-  const hasNic = nic !== undefined;
-  return new Snapshots({
-    ...{ api, place, quirks, machine, memoryMib, memoryFd, tracksDirtyPages, hasNic },
+/** @throws VmmError as `adoptProcess` does */
+async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
+  const jail = known.jail?.(spec);
+  if (jail === undefined) {
+    throw new VmmError('vm_unsupported', `the VM ${spec.id} can't be adopted`, {
+      cause: 'only those in a jail outlive their owner',
+    });
+  }
+  checkSpec(spec, Math.min(availableParallelism(), CPUS_MAX));
+  const { place, process } = await adoptProcess(spec, known.path, jail, known.clock);
+  const cleanup = new CleanupStack();
+  cleanup.push('directory of Firecracker', () => place.release());
+  cleanup.push('Firecracker process', () => process.kill());
+  const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
+  const timings = { spawnedMs: 0, runningMs: 0 };
+  return makeVm(known, spec, { place, process, timings, release, isAdopted: true });
+}
+
+function makeVm(
+  known: Known,
+  spec: VmSpec,
+  parts: Pick<FirecrackerVmOptions, 'place' | 'process' | 'timings' | 'release'> & {
+    readonly isAdopted: boolean;
+  },
+): FirecrackerVm {
+  const { quirks, clock, tracksDirtyPages = false } = known;
+  const { id, channelPath, memoryMib, memoryFd, nic } = spec;
+  const { place, process, isAdopted } = parts;
+  const machine = machineOf(known.version, spec);
+  return new FirecrackerVm({
+    ...{ id, channelPath, clock, ...parts },
+    snapshots: new Snapshots({
+      ...{ api: process.api, place, quirks, machine, memoryMib, memoryFd },
+      ...{ tracksDirtyPages, hasNic: nic !== undefined, isAdopted },
+    }),
+    channelReturned: () => settleChannel(known, spec),
   });
 }
 

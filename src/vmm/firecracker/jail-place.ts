@@ -70,6 +70,24 @@ export async function makeJailPlace(spec: VmSpec, binary: string, jail: JailSpec
   return place;
 }
 
+/**
+ * One that is there already, whose owner was killed.
+ * @returns the place, and what makes it ours
+ * @throws VmmError as above
+ */
+export async function openJailPlace(
+  spec: VmSpec,
+  binary: string,
+  jail: JailSpec,
+): Promise<{ place: Place; root: string; takeOver(): Promise<void> }> {
+  jailerArgs(jail, spec.id, binary, []);
+  channelNameOf(spec);
+  const folder = join(jail.baseDir, jailFolder(binary, spec.id));
+  await checkChrootBase(folder);
+  const place = new JailPlace(spec, binary, jail, folder);
+  return { place, root: join(folder, ROOT), takeOver: () => place.takeOver() };
+}
+
 class JailPlace implements Place {
   readonly channelName: string;
   readonly #spec: VmSpec;
@@ -94,6 +112,33 @@ class JailPlace implements Place {
   async prepare(): Promise<void> {
     const { uid, gid } = this.#jail;
     const root = join(this.#folder, ROOT);
+    await this.#sign();
+    for (const dir of [root, join(root, FOLDER)]) {
+      await mkdir(dir, { mode: 0o700 });
+      await lchown(dir, uid, gid);
+    }
+    this.#openDirectories();
+    await removeStaleSocket(this.#spec.channelPath);
+    await this.#linkListeners();
+  }
+
+  /** Its process may have changed what is in there, so each name is opened without following it. */
+  async takeOver(): Promise<void> {
+    await this.#sign();
+    this.#openDirectories();
+    this.#lent.set(FILES.overlay, this.#spec.overlayPath);
+    await removeStaleSocket(this.#spec.channelPath);
+    await this.#linkListeners();
+    await this.connectChannel();
+  }
+
+  #openDirectories(): void {
+    this.#rootFd = openDirectory(join(this.#folder, ROOT));
+    this.#folderFd = openDirectory(`/proc/self/fd/${this.#rootFd}/${FOLDER}`);
+  }
+
+  /** Says whose it is. */
+  async #sign(): Promise<void> {
     this.#cgroups = await cgroupsOf(this.#jail, this.#spec.id, this.#binary);
     const owner: JailOwner = {
       pid: process.pid,
@@ -101,14 +146,6 @@ class JailPlace implements Place {
       cgroups: this.#cgroups,
     };
     await writeFile(join(this.#folder, OWNER_FILE), JSON.stringify(owner), { mode: 0o600 });
-    for (const dir of [root, join(root, FOLDER)]) {
-      await mkdir(dir, { mode: 0o700 });
-      await lchown(dir, uid, gid);
-    }
-    this.#rootFd = openDirectory(root);
-    this.#folderFd = openDirectory(join(root, FOLDER));
-    await removeStaleSocket(this.#spec.channelPath);
-    await this.#linkListeners();
   }
 
   path(name: string): string {
@@ -198,6 +235,7 @@ class JailPlace implements Place {
       const port = name.startsWith(prefix) ? name.slice(prefix.length) : '';
       const listener = join(dirname(channelPath), name);
       if (!/^\d{1,10}$/.test(port) || !(await lstat(listener)).isSocket()) continue;
+      await rm(this.path(name), { force: true });
       await link(listener, this.path(name)).catch((error: unknown) => {
         throw elsewhere(listener, error);
       });

@@ -17,10 +17,10 @@ export class PipeReader {
   readonly #onBytes: (bytes: Buffer) => void;
   #isFinished = false;
 
-  /** @param path of a named pipe */
+  /** @param path of a named pipe; a link is refused. @throws Error of Node */
   constructor(path: string, onBytes: (bytes: Buffer) => void) {
     this.#onBytes = onBytes;
-    this.#fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+    this.#fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOFOLLOW);
     this.#socket = new Socket({ fd: this.#fd, readable: true, writable: false });
     this.#socket.on('data', onBytes);
     this.#socket.on('error', (error) => ignore(error, 'a pipe of a VMM broke'));

@@ -31,6 +31,12 @@ export interface ProcessPipes {
   readonly inputPath: string;
 }
 
+/** What a VM needs of its process, be it a child of ours or not. */
+export type VmmProcess = Pick<
+  FirecrackerProcess,
+  'api' | 'metrics' | 'terminal' | 'exited' | 'pid' | 'isAlive' | 'consoleTail' | 'kill'
+>;
+
 export class FirecrackerProcess {
   readonly api: ApiClient;
   readonly metrics = new MetricsReader();

@@ -28,17 +28,21 @@ export interface SnapshotsOptions {
   /** RAM that is the owner's; undefined: there is none. */
   readonly memoryFd: number | undefined;
   readonly hasNic: boolean;
+  /** Another process has had the VM until now. */
+  readonly isAdopted: boolean;
 }
 
 export class Snapshots {
   readonly #options: SnapshotsOptions;
   /** A resume is safe for the guest's vsock: nothing was paused, or a snapshot was taken since. */
-  #mayResume = true;
+  #mayResume: boolean;
   /** What was written since the last snapshot of that memory is not known: a diff would miss some of it. */
-  #ownerNeedsAll = false;
+  #ownerNeedsAll: boolean;
 
   constructor(options: SnapshotsOptions) {
     this.#options = options;
+    this.#mayResume = !(options.isAdopted && options.quirks.pauseTakesSnapshot);
+    this.#ownerNeedsAll = options.isAdopted;
   }
 
   async pause(): Promise<void> {

@@ -16,7 +16,7 @@ import { VmmError } from '../errors.ts';
 import { type DeviceLimit, diskLimitCalls, FLUSH_METRICS_CALL } from './config.ts';
 import type { MetricsReader } from './metrics.ts';
 import type { Place } from './place.ts';
-import type { FirecrackerProcess } from './process.ts';
+import type { VmmProcess } from './process.ts';
 import type { Snapshots } from './snapshots.ts';
 
 const METRICS_MS_MAX = 5_000;
@@ -25,7 +25,7 @@ export interface FirecrackerVmOptions {
   readonly id: string;
   readonly channelPath: string;
   readonly timings: VmTimings;
-  readonly process: FirecrackerProcess;
+  readonly process: VmmProcess;
   readonly place: Place;
   readonly snapshots: Snapshots;
   readonly clock: Clock;
@@ -48,7 +48,7 @@ export class FirecrackerVm implements Vm, VsockHotplug {
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
   readonly vsockHotplug = this;
   readonly #options: FirecrackerVmOptions;
-  readonly #process: FirecrackerProcess;
+  readonly #process: VmmProcess;
   #isPlugged = true;
   #gone = false;
 
