@@ -35,6 +35,13 @@ export async function makeDriver(options: {
   });
 }
 
+/** Says no before a set-up of minutes. @throws RuntimeError as `chooseVmm` does */
+export async function checkVmmChoice(config: Config, { cacheDir }: Home): Promise<void> {
+  if (config.vmm !== 'firecracker') return;
+  const firecracker = await judgeFirecracker(config.firecracker);
+  chooseVmm(config, await probeAccelerator({ cacheDir }), firecracker);
+}
+
 /** What there is of Firecracker. */
 export interface FirecrackerVerdict {
   /** Null: none that may be used. */
