@@ -78,6 +78,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
       ...more,
     });
     if (typeof files === 'string') throw new Error(files);
+    await bench?.close();
     bench = new VmBench(driver, files);
     return bench;
   }
@@ -243,12 +244,12 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     try {
       writeFileSync(filter, emptyFilters(), { mode: 0o644 });
       await makeBench({ seccompFilterPath: filter });
-      await expect(bench.driver.start(bench.spec())).rejects.toMatchObject({
+      await expect(bench.start(bench.spec())).rejects.toMatchObject({
         code: 'vmm_start_failed',
         cause: expect.stringContaining('no system call filter'),
       });
       writeFileSync(filter, 'nonsense');
-      await expect(bench.driver.start(bench.spec())).rejects.toMatchObject({
+      await expect(bench.start(bench.spec())).rejects.toMatchObject({
         code: 'vmm_start_failed',
         cause: expect.stringContaining('it ended with status 1'),
       });
