@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { sealShrink } from '../../src/sys/fd.ts';
 import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
 import { listenForGuestPort, readAll, readBytes } from '../support/channel.ts';
@@ -192,7 +193,9 @@ describe.skipIf(typeof files === 'string')(`Firecracker snapshots${skipped}`, ()
         for (let generation = 1; generation <= 3; generation += 1) {
           const plain = own.spec();
           const memoryFd = own.memory(plain, spec.memoryFd);
-          const clone = { ...plain, memoryFd, snapshot };
+          // As that of a sandbox is.
+          sealShrink(memoryFd);
+          const clone = { ...plain, memoryFd, snapshot, channelLimits: {} };
           const vm = await own.start(clone);
           await expect
             .poll(() => ask(vm, 'INFO loads').catch(String), PATIENT)

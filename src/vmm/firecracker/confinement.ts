@@ -1,5 +1,6 @@
 /** Looks at a Firecracker that runs: is it what it was told to be? A filter that is empty is taken without a word. */
 import { readdirSync, readFileSync } from 'node:fs';
+import { errorCode } from '../../base/errors.ts';
 import { VmmError } from '../errors.ts';
 
 /**
@@ -8,7 +9,8 @@ import { VmmError } from '../errors.ts';
  */
 export function checkConfinement(pid: number, uid: number): void {
   for (const thread of readdirSync(`/proc/${pid}/task`)) {
-    const status = readFileSync(`/proc/${pid}/task/${thread}/status`, 'latin1');
+    const status = statusOf(pid, thread);
+    if (status === undefined) continue;
     const value = (name: string): string =>
       new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1]?.trim() ?? '';
     const wrong = [
@@ -25,5 +27,15 @@ export function checkConfinement(pid: number, uid: number): void {
     throw new VmmError('vmm_start_failed', 'Firecracker is not confined as it should be', {
       cause: `thread ${thread} (${value('Name')}) has ${wrong.join(', ')}`,
     });
+  }
+}
+
+/** Undefined for a thread that has ended meanwhile. */
+function statusOf(pid: number, thread: string): string | undefined {
+  try {
+    return readFileSync(`/proc/${pid}/task/${thread}/status`, 'latin1');
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT' && errorCode(error) !== 'ESRCH') throw error;
+    return undefined;
   }
 }
