@@ -24,6 +24,10 @@ const schema = z.object({
   NEUROVISOR_UPSTREAM_KEY: z.string().default(''),
   /** Which accelerator VMs may use. */
   NEUROVISOR_ACCELERATOR: z.enum(['auto', 'kvm', 'tcg']).default('auto'),
+  /** Which VMM runs VMs; `auto`: QEMU if it is installed. */
+  NEUROVISOR_VMM: z.enum(['auto', 'firecracker', 'qemu']).default('auto'),
+  /** Firecracker's binary; empty: `firecracker` in PATH. */
+  NEUROVISOR_FIRECRACKER: z.string().default(''),
   /** Which processor the engine uses. */
   NEUROVISOR_GPU: z.enum(['auto', 'cpu', 'cuda', 'vulkan']).default('auto'),
   /** A daemon on a port, e.g. `http://127.0.0.1:7070`; empty: the one at this home's socket. */
@@ -53,6 +57,9 @@ export interface Config {
   readonly upstream: string;
   readonly upstreamKey: string | null;
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
+  readonly vmm: 'auto' | 'firecracker' | 'qemu';
+  /** Name in PATH or path. */
+  readonly firecracker: string;
   readonly gpu: 'auto' | 'cpu' | 'cuda' | 'vulkan';
   /** Null: the daemon of this home, at its socket. */
   readonly daemonUrl: string | null;
@@ -82,6 +89,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     upstream: values.NEUROVISOR_UPSTREAM,
     upstreamKey: values.NEUROVISOR_UPSTREAM_KEY || null,
     accelerator: values.NEUROVISOR_ACCELERATOR,
+    vmm: values.NEUROVISOR_VMM,
+    firecracker: values.NEUROVISOR_FIRECRACKER || 'firecracker',
     gpu: values.NEUROVISOR_GPU,
     daemonUrl: values.NEUROVISOR_URL || null,
     daemonKey: values.NEUROVISOR_API_KEY || null,

@@ -21,11 +21,13 @@ let json = false;
 
 export interface OutputFlags {
   readonly output?: string;
+  /** Wins over NEUROVISOR_VMM. */
+  readonly vmm?: string;
 }
 
 /** Runs one command and sets the exit status. */
 export async function perform(
-  { output: format }: OutputFlags,
+  { output: format, vmm }: OutputFlags,
   body: (cli: Cli) => Promise<number>,
 ): Promise<void> {
   json = format === 'json';
@@ -38,7 +40,8 @@ export async function perform(
   }
   try {
     const { readConfig } = await import('../config.ts');
-    const config = readConfig(process.env);
+    const env = vmm === undefined ? process.env : { ...process.env, NEUROVISOR_VMM: vmm };
+    const config = readConfig(env);
     const { Cli } = await import('./cli.ts');
     cli = new Cli({ streams: process, env: process.env, config, json });
     process.exitCode = await body(cli);
@@ -104,6 +107,15 @@ export function addSizeOptions(command: Command): Command {
     .option('--cpus <n>', 'virtual CPUs (default 1)', ranges.cpus)
     .option('--memory <size>', 'guest memory, e.g. 512M or 2G (default 512M)')
     .option('--disk <size>', 'room for what the guest writes (default 2G)');
+}
+
+/** `--vmm` */
+export function vmmOption(): Option {
+  return new Option('--vmm <name>', 'what runs the microVM (default auto: QEMU)').choices([
+    'auto',
+    'firecracker',
+    'qemu',
+  ]);
 }
 
 /** What `run` and `create` make a sandbox with. */

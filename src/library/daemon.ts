@@ -24,8 +24,8 @@ export async function openDaemon(config: Config): Promise<Daemon> {
  */
 export async function openUsualDaemon(config: Config): Promise<Daemon | null> {
   if (config.daemonUrl !== null) return await openDaemon(config);
-  const { upstream, accelerator, gpu, jail } = config;
-  if ([upstream, accelerator, gpu, jail].some((setting) => setting !== 'auto')) return null;
+  const { upstream, accelerator, vmm, gpu, jail } = config;
+  if ([upstream, accelerator, vmm, gpu, jail].some((setting) => setting !== 'auto')) return null;
   return await openDaemonIfRunning(config);
 }
 

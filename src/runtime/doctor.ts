@@ -13,7 +13,7 @@ import type { Config } from '../config.ts';
 import { missingHostPackages } from '../image/host-packages.ts';
 import { probeAccelerator } from '../vmm/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
-import { QEMU_BINARY } from './driver.ts';
+import { judgeFirecracker, QEMU_BINARY } from './driver.ts';
 import { resolveHome } from './home.ts';
 import { confine } from './jail.ts';
 import { SPACE_BYTES } from './setup.ts';
@@ -43,6 +43,7 @@ export async function examine(options: DoctorOptions): Promise<Check[]> {
     ['host packages', checkPackages],
     ['accelerator', checkAccelerator],
     ['jail', checkJail],
+    ['firecracker', checkFirecracker],
     ['vsock device', checkVsock],
     ['disk', checkDisk],
     ['memory', checkMemory],
@@ -103,6 +104,25 @@ async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
     verdict: 'limited',
     detail: `software emulation (TCG), Python is 12 to 17 times slower: ${verdict.reason}`,
     remedy: 'use a host whose /dev/kvm runs Linux guests (bare metal or nested virtualisation)',
+  };
+}
+
+/** Optional: QEMU does all of it. */
+async function checkFirecracker({ config }: DoctorOptions): Promise<Finding> {
+  const { version, problem } = await judgeFirecracker(config.firecracker);
+  const home = resolveHome(config.home);
+  const kvm = await probeAccelerator({ cacheDir: home.cacheDir });
+  const isAsked = config.vmm === 'firecracker';
+  const why =
+    problem ?? (kvm.accelerator === 'kvm' ? null : `${version} is there, but ${kvm.reason}`);
+  if (why === null) {
+    return ok(`${version}; ${isAsked ? 'used, as configured' : 'used with --vmm firecracker'}`);
+  }
+  if (!isAsked) return ok(`not used: ${why}`);
+  return {
+    verdict: 'missing',
+    detail: why,
+    remedy: 'see docs/firecracker.md, or unset NEUROVISOR_VMM',
   };
 }
 

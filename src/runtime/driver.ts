@@ -1,14 +1,18 @@
 /** Picks the VMM: what the probe says this machine can run, narrowed by the configuration. */
 import { systemClock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
+import { VmmError } from '../vmm/errors.ts';
+import { createFirecrackerDriver } from '../vmm/firecracker/driver.ts';
+import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
 import { type ProbeVerdict, probeAccelerator } from '../vmm/probe.ts';
 import { createQemuDriver } from '../vmm/qemu/driver.ts';
 import type { VsockHost } from '../vsock/host.ts';
 import { RuntimeError } from './errors.ts';
 import type { Home } from './home.ts';
-import { type Confinement, confine } from './jail.ts';
+import { type Confinement, confine, unconfined } from './jail.ts';
 
 export async function makeDriver(options: {
   config: Config;
@@ -17,6 +21,11 @@ export async function makeDriver(options: {
   vsock: VsockHost;
 }): Promise<{ driver: VmmDriver; confinement: Confinement }> {
   const { config, home, log, vsock } = options;
+  if (config.vmm !== 'qemu') {
+    const verdict = await probeAccelerator({ cacheDir: home.cacheDir });
+    const vmm = chooseVmm(config, verdict, await judgeFirecracker(config.firecracker));
+    if (vmm === 'firecracker') return await makeFirecracker(config, log);
+  }
   const [verdict, confinement] = await Promise.all([
     probeAccelerator({ cacheDir: home.cacheDir }),
     confine({ config, home, log, binary: QEMU_BINARY }),
@@ -35,6 +44,75 @@ export async function makeDriver(options: {
     await confinement.close();
     throw error;
   }
+}
+
+/** @throws RuntimeError `jail_unavailable` when there is to be one */
+async function makeFirecracker(
+  config: Config,
+  log: Log,
+): Promise<{ driver: VmmDriver; confinement: Confinement }> {
+  const why = 'Firecracker is started without its jailer here';
+  if (config.jail === 'enforce' || config.jail === 'log') {
+    throw new RuntimeError('jail_unavailable', why, {
+      remedy: 'choose QEMU (--vmm qemu), which is jailed, or leave --jail away',
+    });
+  }
+  const driver = await createFirecrackerDriver({
+    ...{ binary: config.firecracker, clock: systemClock, log, tracksDirtyPages: true },
+  });
+  return { driver, confinement: unconfined(`${why}; its own system call filters hold`) };
+}
+
+/** Says no before a set-up of minutes. @throws RuntimeError as `chooseVmm` does */
+export async function checkVmmChoice(config: Config, { cacheDir }: Home): Promise<void> {
+  if (config.vmm !== 'firecracker') return;
+  const firecracker = await judgeFirecracker(config.firecracker);
+  chooseVmm(config, await probeAccelerator({ cacheDir }), firecracker);
+}
+
+/** What there is of Firecracker. */
+export interface FirecrackerVerdict {
+  /** Null: none that may be used. */
+  readonly version: string | null;
+  /** One clause for people: why there is none; null: there is. */
+  readonly problem: string | null;
+}
+
+/** Never throws for what the machine lacks. */
+export async function judgeFirecracker(binary: string): Promise<FirecrackerVerdict> {
+  try {
+    return { version: (await readFirecrackerVersion(binary)).text, problem: null };
+  } catch (error) {
+    const why = error instanceof VmmError ? (error.cause ?? error) : error;
+    return { version: null, problem: describeError(why) };
+  }
+}
+
+/**
+ * Firecracker only where it is asked for, or where there is no QEMU: sandboxes on it have no network and no limits
+ * of the channel yet (docs/firecracker.md).
+ * @throws RuntimeError `no_accelerator` when what is asked for can't run here
+ */
+export function chooseVmm(
+  { vmm, accelerator }: Pick<Config, 'vmm' | 'accelerator'>,
+  verdict: Pick<ProbeVerdict, 'accelerator' | 'reason' | 'details'>,
+  firecracker: FirecrackerVerdict,
+): 'firecracker' | 'qemu' {
+  const canRun = verdict.accelerator === 'kvm' && firecracker.version !== null;
+  if (vmm === 'qemu') return 'qemu';
+  if (vmm === 'auto') {
+    const hasQemu = verdict.details.qemu !== null;
+    return !hasQemu && canRun && accelerator !== 'tcg' ? 'firecracker' : 'qemu';
+  }
+  const refuse = (why: string): never => {
+    throw new RuntimeError('no_accelerator', `Firecracker was asked for but ${why}`, {
+      remedy: 'choose QEMU (--vmm qemu or NEUROVISOR_VMM=qemu), or run `./neurovisor doctor`',
+    });
+  };
+  if (accelerator === 'tcg') return refuse('it has no software emulation');
+  if (firecracker.problem !== null) return refuse(firecracker.problem);
+  if (verdict.accelerator !== 'kvm') return refuse(verdict.reason);
+  return 'firecracker';
 }
 
 export const QEMU_BINARY = 'qemu-system-x86_64';

@@ -40,7 +40,7 @@ import { warmSparseThreads } from '../sys/sparse-threads.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
-import { makeDriver } from './driver.ts';
+import { checkVmmChoice, makeDriver } from './driver.ts';
 import { type Home, resolveHome } from './home.ts';
 import type { Confinement } from './jail.ts';
 import { makeMemory } from './memory.ts';
@@ -128,6 +128,7 @@ export class Runtime {
       // Ready by the time when the first clone needs it.
       warmSparseThreads();
       await reclaim(home.runDir, log);
+      await checkVmmChoice(config, home);
       const upstream = await chooseUpstream({
         config,
         runDir: home.runDir,

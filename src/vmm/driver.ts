@@ -21,6 +21,8 @@ export interface VmmCapabilities {
   readonly pause: boolean;
   /** Snapshot and restore of a VM without its identity devices. */
   readonly snapshot: boolean;
+  /** Snapshot and restore of a VM with all of its devices: `Vm.saveWhole`. */
+  readonly wholeSnapshot?: boolean;
   /** The vsock device can be plugged into and unplugged from a running guest. */
   readonly hotplugVsock: boolean;
   /** The same of a network card on a TAP. */
@@ -69,16 +71,29 @@ export interface VmSpec {
 export interface NicSpec {
   /** Of a TAP with virtio-net headers. It stays the caller's: the VMM has a copy once the card is plugged. */
   readonly tapFd: number;
+  /**
+   * For a VMM that opens its TAP by name: of one that lasts, which nobody holds open and its user may open.
+   * `tapFd` is −1 then.
+   */
+  readonly tapName?: string;
   /** `aa:fc:00:00:00:01`, unique on this host. */
   readonly mac: string;
 }
 
 /** The devices of a VM that stands still; its RAM and its overlay disk are files of the caller's. */
 export interface VmSnapshot {
+  /** Of a whole snapshot: its RAM, which clones map copy-on-write. No one may write to it as long as one runs. */
+  readonly memoryPath?: string;
   readonly statePath: string;
   readonly stateSha256: string;
   /** `machineOf` the VM it was taken of. */
   readonly machine: string;
+}
+
+/** New files, made for their owner alone. */
+export interface WholeSnapshotFiles {
+  readonly statePath: string;
+  readonly memoryPath: string;
 }
 
 export type MachineSize = Pick<VmSpec, 'cpus' | 'memoryMib'>;
@@ -120,6 +135,14 @@ export interface Vm {
    * @throws VmmError `vm_unsupported` when it may not be taken now
    */
   saveState?(statePath: string): Promise<VmSnapshot>;
+  /**
+   * Stops the VM and writes all of it, its devices with their identity; it stands still until `resume`. A clone
+   * gets a channel and a TAP of its own; the guest sees another generation id, and its connections are lost.
+   * Present with the capability `wholeSnapshot`.
+   * @param kind `diff`: only pages written since the snapshot before, into its RAM, which is there
+   * @throws VmmError
+   */
+  saveWhole?(files: WholeSnapshotFiles, kind?: 'full' | 'diff'): Promise<VmSnapshot>;
   pause(): Promise<void>;
   resume(): Promise<void>;
   setChannelLimits(limits: ChannelLimits): Promise<void>;

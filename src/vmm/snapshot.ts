@@ -1,6 +1,6 @@
 /** Judges a snapshot before a VMM gets to see any of it: a wrong one would be a guest gone mad, not an error. */
 import { createHash } from 'node:crypto';
-import { open } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import type { VmSnapshot } from './driver.ts';
 import { VmmError } from './errors.ts';
 
@@ -23,6 +23,28 @@ export async function readSnapshot(snapshot: VmSnapshot, machine: string): Promi
   const state = await readState(snapshot.statePath);
   if (stateDigest(state) !== snapshot.stateSha256) throw refused('its digest is another');
   return state;
+}
+
+/**
+ * The RAM of a whole snapshot is there and has the right size. Its content is not read: that would take longer
+ * than the start.
+ * @throws VmmError `snapshot_refused`
+ */
+export async function checkMemoryFile(path: string, memoryMib: number): Promise<void> {
+  try {
+    const found = await stat(path);
+    if (!found.isFile() || found.size !== memoryMib * 1024 * 1024) {
+      throw refused('its RAM is not a file of the size of the machine');
+    }
+  } catch (error) {
+    if (error instanceof VmmError) throw error;
+    throw refused(error);
+  }
+}
+
+/** @param cause what the VMM said */
+export function loadRefused(cause: unknown): VmmError {
+  return refused(cause);
 }
 
 async function readState(path: string): Promise<Buffer> {

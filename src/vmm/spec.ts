@@ -40,6 +40,8 @@ const ID = /^[a-z0-9]+$/;
 const ABSOLUTE_PATH = /^\/[^\u0000-\u001f\u007f]*$/;
 /** Of one station: the lowest bit of the first byte would make it a group's. */
 const MAC = /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/;
+/** Of ours; the kernel takes others, and `%d` in one for a template. */
+const TAP_NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$/;
 const BOOT_ARG = /^[A-Za-z0-9_.,:/=-]+$/;
 
 /**
@@ -72,12 +74,18 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
   if (spec.memoryFd !== undefined && !(Number.isSafeInteger(spec.memoryFd) && spec.memoryFd > 2)) {
     throw invalid('memoryFd', `${spec.memoryFd} is no descriptor`);
   }
-  if (spec.memoryFd === undefined && spec.snapshot !== undefined) {
+  if (
+    spec.memoryFd === undefined &&
+    spec.snapshot !== undefined &&
+    spec.snapshot.memoryPath === undefined
+  ) {
     throw invalid('memoryFd', 'a snapshot needs its RAM');
   }
   if (spec.nic !== undefined) {
-    const { tapFd, mac } = spec.nic;
-    if (!(Number.isSafeInteger(tapFd) && tapFd > 2))
+    const { tapFd, tapName, mac } = spec.nic;
+    if (tapName !== undefined && !TAP_NAME.test(tapName))
+      throw invalid('nic', `${JSON.stringify(tapName)} is no name of a TAP`);
+    if (tapName === undefined && !(Number.isSafeInteger(tapFd) && tapFd > 2))
       throw invalid('nic', `${tapFd} is no descriptor`);
     if (!MAC.test(mac))
       throw invalid('nic', `${JSON.stringify(mac)} is no MAC address of a station`);

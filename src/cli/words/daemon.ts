@@ -10,6 +10,7 @@ import {
   output,
   perform,
   performThere,
+  vmmOption,
 } from '../program.ts';
 import * as ranges from '../ranges.ts';
 
@@ -29,6 +30,7 @@ export function addDaemon(program: Command): void {
     .option('--port <n>', 'listen at this port of 127.0.0.1 too, with an API key', ranges.port)
     .option('--model <name>', 'default model: a name of the model server, or a .gguf file')
     .addOption(jailOption())
+    .addOption(vmmOption())
     .addOption(output())
     .addHelpText(
       'after',

@@ -8,6 +8,7 @@ import {
   type OutputFlags,
   output,
   perform,
+  vmmOption,
 } from '../program.ts';
 import type { RunFlags } from '../run-job.ts';
 
@@ -22,8 +23,8 @@ export function addRun(program: Command): void {
         'Another size or warm list boots, unless `template build` has made a template of it. ' +
         'The guest has no network unless it is given one; OPENAI_BASE_URL in it leads to a model on this host. ' +
         "The exit status is the script's own (124: time limit, 125: NeuroVisor failed).\n\n" +
-        'With -it, --no-template, --jail, a .gguf file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, ' +
-        'NEUROVISOR_JAIL or NEUROVISOR_GPU the microVM is started in this process.',
+        'With -it, --no-template, --jail, --vmm, a .gguf file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, ' +
+        'NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU the microVM is started in this process.',
     )
     .argument('[file]', 'Python script, or - for standard input')
     .argument('[args...]', 'arguments of the script; write them after --')
@@ -45,6 +46,7 @@ export function addRun(program: Command): void {
     .option('--daemon', 'fail if no daemon runs')
     .option('--no-daemon', 'start the microVM in this process, even where a daemon runs')
     .addOption(jailOption())
+    .addOption(vmmOption())
     .option('--timings', 'print where the time went')
     .addOption(output())
     .addHelpText(

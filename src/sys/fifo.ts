@@ -1,0 +1,9 @@
+/** Named pipes (fifo(7)). */
+import { check, libc } from './libc.ts';
+
+const mkfifo = libc.func('int mkfifo(const char *path, uint32_t mode)');
+
+/** Makes one for its owner alone. @throws SyscallError, e.g. `EEXIST` */
+export function makeFifo(path: string): void {
+  check(mkfifo(path, 0o600), `mkfifo ${path}`);
+}

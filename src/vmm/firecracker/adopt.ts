@@ -1,0 +1,125 @@
+/**
+ * Takes over a jailed VM whose owner was killed. What it printed meanwhile is lost, and so is its serial line; the
+ * status of its end is not ours to know.
+ */
+import type { Clock } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
+import { isRunning, startTicksOf } from '../../sys/process-start.ts';
+import type { VmExit, VmSpec } from '../driver.ts';
+import { VmmError } from '../errors.ts';
+import { ByteTail } from '../tail.ts';
+import { ApiClient } from './api-client.ts';
+import { FILES } from './config.ts';
+import { openJailPlace } from './jail-place.ts';
+import { type JailSpec, jailFolder } from './jailer.ts';
+import { MetricsReader } from './metrics.ts';
+import { endProcessesIn, processesIn, readOwner } from './orphan.ts';
+import { PipeReader } from './pipe-reader.ts';
+import type { Place } from './place.ts';
+import type { VmmProcess } from './process.ts';
+
+const LOOK_EVERY_MS = 100;
+const LOG_TAIL_BYTES = 16 * 1024;
+
+/**
+ * @param spec as the VM was started with; its listeners are there again
+ * @param binary absolute, without symbolic links
+ * @returns a VM that is as it was left, running or paused
+ * @throws VmmError `vm_gone`: there is no such VM; `vm_unsupported`: its owner lives; `vmm_timeout`: it hangs
+ */
+export async function adoptProcess(
+  spec: VmSpec,
+  binary: string,
+  jail: JailSpec,
+  clock: Clock,
+): Promise<{ place: Place; process: VmmProcess }> {
+  const owner = await readOwner(`${jail.baseDir}/${jailFolder(binary, spec.id)}`);
+  if (owner === undefined) throw gone(spec, 'it has no jail');
+  if (isRunning(owner)) {
+    throw new VmmError('vm_unsupported', `the VM ${spec.id} can't be adopted`, {
+      cause: `its owner lives: process ${owner.pid}`,
+    });
+  }
+  const { place, root, takeOver } = await openJailPlace(spec, binary, jail);
+  const [pid] = await processesIn(root);
+  const startTicks = pid === undefined ? undefined : startTicksOf(pid);
+  if (pid === undefined || startTicks === undefined) throw gone(spec, 'its process has ended');
+  try {
+    await takeOver();
+    const api = new ApiClient(place.path(FILES.api), clock);
+    // It answers, or it is of no use.
+    await api.call({ method: 'GET', path: '/' });
+    return { place, process: new AdoptedProcess({ pid, startTicks }, place, api, clock) };
+  } catch (error) {
+    // It has lost its owner for good.
+    await endProcessesIn(root);
+    await place.release();
+    throw error;
+  }
+}
+
+class AdoptedProcess implements VmmProcess {
+  readonly api: ApiClient;
+  readonly metrics = new MetricsReader();
+  readonly terminal = null;
+  readonly exited: Promise<VmExit>;
+  readonly pid: number;
+  readonly #process: { readonly pid: number; readonly startTicks: string };
+  readonly #clock: Clock;
+  readonly #log = new ByteTail(LOG_TAIL_BYTES);
+  readonly #pipes: readonly PipeReader[];
+  #killed = false;
+
+  constructor(
+    process: { readonly pid: number; readonly startTicks: string },
+    place: Place,
+    api: ApiClient,
+    clock: Clock,
+  ) {
+    this.api = api;
+    this.pid = process.pid;
+    this.#process = process;
+    this.#clock = clock;
+    this.#pipes = [
+      new PipeReader(place.path(FILES.log), (bytes) => this.#log.push(bytes)),
+      new PipeReader(place.path(FILES.metrics), (bytes) => this.metrics.push(bytes)),
+    ];
+    this.exited = this.#watch();
+  }
+
+  isAlive(): boolean {
+    return isRunning(this.#process);
+  }
+
+  consoleTail(): string {
+    return '';
+  }
+
+  async kill(): Promise<void> {
+    if (this.isAlive()) {
+      this.#killed = true;
+      try {
+        process.kill(this.pid, 'SIGKILL');
+      } catch (error) {
+        ignore(error, 'it has just ended');
+      }
+    }
+    await this.exited;
+  }
+
+  /** It is no child of ours, so nobody tells of its end. */
+  async #watch(): Promise<VmExit> {
+    while (this.isAlive()) {
+      await new Promise<void>((resolve) => this.#clock.after(LOOK_EVERY_MS, resolve));
+    }
+    this.api.close();
+    for (const pipe of this.#pipes) pipe.finish();
+    const cause = this.#killed ? 'killed' : 'vmm-crashed';
+    const detail = this.#killed ? '' : 'it was adopted, so how it ended is not known';
+    return { cause, exitCode: null, signal: this.#killed ? 'SIGKILL' : null, detail };
+  }
+}
+
+function gone(spec: VmSpec, cause: string): VmmError {
+  return new VmmError('vm_gone', `the VM ${spec.id} can't be adopted`, { cause });
+}

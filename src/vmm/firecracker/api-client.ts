@@ -1,0 +1,191 @@
+/**
+ * Firecracker's API: HTTP on a unix socket, one request at a time, each on a connection of its own. What it
+ * answers is not trusted to be well-formed, short or there at all.
+ */
+import { type IncomingMessage, request } from 'node:http';
+import { text as readText } from 'node:stream/consumers';
+import type { Clock } from '../../base/clock.ts';
+import { errorCode } from '../../base/errors.ts';
+import { VmmError, type VmmErrorCode } from '../errors.ts';
+
+export interface ApiCall {
+  readonly method: 'GET' | 'PUT' | 'PATCH';
+  /** e.g. `/drives/root` */
+  readonly path: string;
+  readonly body?: object;
+  /** Absent: `CALL_MS_MAX`. */
+  readonly msMax?: number;
+}
+
+/** An idle machine answers within 20 ms; a snapshot has a limit of its own. */
+export const CALL_MS_MAX = 10_000;
+/** `/vm/config` is the longest, at some kilobytes. */
+const ANSWER_BYTES_MAX = 256 * 1024;
+const HEADER_BYTES_MAX = 8 * 1024;
+const FAULT_LENGTH_MAX = 1_000;
+
+/** R-CP-5: which call, which status, in whose words. */
+export class FirecrackerApiError extends VmmError {
+  /** e.g. `PUT /vsock` */
+  readonly endpoint: string;
+  /** Null: no whole answer came. */
+  readonly status: number | null;
+  /** Firecracker's `fault_message`, bounded and without control characters; null: it gave none. */
+  readonly fault: string | null;
+
+  constructor(
+    code: VmmErrorCode,
+    call: ApiCall,
+    what: string,
+    more: { status?: number; fault?: string; cause?: unknown },
+  ) {
+    const endpoint = `${call.method} ${call.path}`;
+    super(code, `Firecracker ${what} "${endpoint}"`, { cause: more.fault ?? more.cause });
+    this.endpoint = endpoint;
+    this.status = more.status ?? null;
+    this.fault = more.fault ?? null;
+  }
+}
+
+export class ApiClient {
+  readonly #socketPath: string;
+  readonly #clock: Clock;
+  #last: Promise<unknown> = Promise.resolve();
+  #isClosed = false;
+  #current: { destroy(error: Error): void } | undefined;
+
+  constructor(socketPath: string, clock: Clock) {
+    this.#socketPath = socketPath;
+    this.#clock = clock;
+  }
+
+  /**
+   * After the calls before it have ended, however they did.
+   * @returns the answer's body: parsed JSON, or null when there is none
+   * @throws FirecrackerApiError `vmm_command_failed`: it was refused or the answer is nonsense; `vmm_timeout`;
+   * `vm_gone`: nobody answers at the socket
+   */
+  call(call: ApiCall): Promise<unknown> {
+    const done = this.#last.then(() => this.#call(call));
+    this.#last = done.catch(() => undefined);
+    return done;
+  }
+
+  /** Ends the call that is under way, and refuses others: the process is gone. */
+  close(): void {
+    this.#isClosed = true;
+    this.#current?.destroy(new Error('the process has ended'));
+  }
+
+  async #call(call: ApiCall): Promise<unknown> {
+    if (this.#isClosed) throw gone(call, 'the process has ended');
+    const { response, body } = await this.#exchange(call);
+    const status = response.statusCode ?? 0;
+    const answer = parseAnswer(body);
+    if (status >= 400) {
+      const fault = faultOf(answer, body);
+      throw new FirecrackerApiError('vmm_command_failed', call, 'refused', { status, fault });
+    }
+    if (status === 204 && body === '') return null;
+    if (status !== 200 || answer === undefined) {
+      const fault = `an answer that makes no sense: status ${status}, ${tidied(body.slice(0, 80))}`;
+      throw new FirecrackerApiError('vmm_command_failed', call, 'broke off', { status, fault });
+    }
+    return answer;
+  }
+
+  async #exchange(call: ApiCall): Promise<{ response: IncomingMessage; body: string }> {
+    const payload = call.body === undefined ? undefined : JSON.stringify(call.body);
+    const outgoing = request({
+      socketPath: this.#socketPath,
+      method: call.method,
+      path: call.path,
+      agent: false,
+      maxHeaderSize: HEADER_BYTES_MAX,
+      headers: {
+        host: 'localhost',
+        accept: 'application/json',
+        ...(payload === undefined
+          ? {}
+          : {
+              'content-type': 'application/json',
+              'content-length': Buffer.byteLength(payload),
+            }),
+      },
+    });
+    this.#current = outgoing;
+    const late = Promise.withResolvers<never>();
+    const cancel = this.#clock.after(call.msMax ?? CALL_MS_MAX, () => {
+      late.reject(new FirecrackerApiError('vmm_timeout', call, 'did not answer', {}));
+      outgoing.destroy();
+    });
+    let hasAnswer = false;
+    outgoing.once('response', () => {
+      hasAnswer = true;
+    });
+    try {
+      return await Promise.race([exchanged(outgoing, payload), late.promise]);
+    } catch (error) {
+      if (error instanceof FirecrackerApiError) throw error;
+      throw this.#isClosed ? gone(call, error) : failed(call, error, hasAnswer);
+    } finally {
+      cancel();
+      this.#current = undefined;
+      // Nobody reads what may still come.
+      outgoing.on('error', () => undefined);
+      outgoing.destroy();
+    }
+  }
+}
+
+async function exchanged(
+  outgoing: ReturnType<typeof request>,
+  payload: string | undefined,
+): Promise<{ response: IncomingMessage; body: string }> {
+  const response = await new Promise<IncomingMessage>((resolve, reject) => {
+    outgoing.once('response', resolve);
+    outgoing.once('error', reject);
+    outgoing.end(payload);
+  });
+  let bytes = 0;
+  response.on('data', (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > ANSWER_BYTES_MAX) response.destroy(new Error('the answer is too long'));
+  });
+  // Rejects when the connection ends before the announced length.
+  return { response, body: await readText(response) };
+}
+
+/** A connection that can't be made or breaks before an answer: the process is dead or dying. */
+const GONE = new Set(['ENOENT', 'ECONNREFUSED', 'ECONNRESET', 'EPIPE']);
+
+function failed(call: ApiCall, error: unknown, hasAnswer: boolean): FirecrackerApiError {
+  const code = errorCode(error) ?? '';
+  if (GONE.has(code) && !hasAnswer) return gone(call, error);
+  return new FirecrackerApiError('vmm_command_failed', call, 'broke off', { cause: error });
+}
+
+function gone(call: ApiCall, cause: unknown): FirecrackerApiError {
+  return new FirecrackerApiError('vm_gone', call, 'is gone at', { cause });
+}
+
+function parseAnswer(body: string): unknown {
+  try {
+    return JSON.parse(body);
+  } catch {
+    // An unsupported method gets a raw newline inside a JSON string; the text itself is told then.
+    return undefined;
+  }
+}
+
+function faultOf(answer: unknown, body: string): string {
+  const fields = typeof answer === 'object' && answer !== null ? answer : {};
+  const named =
+    'fault_message' in fields ? fields.fault_message : 'error' in fields ? fields.error : body;
+  return tidied(typeof named === 'string' ? named : body);
+}
+
+function tidied(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is taken out
+  return text.slice(0, FAULT_LENGTH_MAX).replaceAll(/[\u0000-\u001f\u007f-\u009f]+/g, ' ');
+}

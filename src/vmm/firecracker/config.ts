@@ -1,0 +1,221 @@
+/**
+ * What a VM is made of, as calls of Firecracker's API; pure.
+ *
+ * Every path is a fixed name relative to the process' directory (`place.ts`), in a jail or not. So no text of
+ * a caller stands in a path, and a snapshot, which has these paths inside, can be loaded many times: each
+ * clone finds its own files under the same names. The machine:
+ *
+ *     virtio-mmio ── (balloon) ── block root, read-only at the device ── block overlay ── (net) ── vsock ── entropy
+ *
+ * PCI is never switched on, and there is no metadata service (R-NET-10).
+ */
+import type { BucketLimit } from '../../base/token-bucket.ts';
+import type { ApiCall } from './api-client.ts';
+import type { Quirks } from './versions.ts';
+
+/** Names in the process' directory; the channel's own name is the last part of `channelPath`. */
+export const FILES = {
+  api: 'fc/a',
+  log: 'fc/log',
+  metrics: 'fc/metrics',
+  input: 'fc/input',
+  kernel: 'fc/kernel',
+  root: 'fc/root',
+  overlay: 'fc/overlay',
+  /** Compiled system call filters. */
+  filter: 'fc/filter',
+  /** Of a snapshot: devices and RAM, to be written or loaded. */
+  state: 'fc/state',
+  memory: 'fc/memory',
+  /** A second name of the channel's socket. */
+  channel: 'fc/v',
+} as const;
+export const FOLDER = 'fc';
+/** Descriptor of the owner's memory in a process that is not jailed. */
+export const MEMORY_FD = 3;
+
+const ROOT_ID = 'root';
+const OVERLAY_ID = 'overlay';
+const NIC_ID = 'eth0';
+/** Firecracker's own limit. */
+export const CPUS_MAX = 32;
+/** Writing RAM out takes about 1.5 ms a MiB. */
+const SNAPSHOT_MS_MAX = 120_000;
+
+/** Bytes and operations a second; absent: as fast as it goes. */
+export interface DeviceLimit {
+  readonly bandwidth?: BucketLimit;
+  readonly ops?: BucketLimit;
+}
+
+/** What may be limited; each device of a VM by itself. */
+export interface DeviceLimits {
+  readonly disk?: DeviceLimit;
+  readonly nicToGuest?: DeviceLimit;
+  readonly nicFromGuest?: DeviceLimit;
+  readonly entropy?: DeviceLimit;
+}
+
+export interface NicPlan {
+  readonly tapName: string;
+  readonly mac: string;
+}
+
+export interface BootPlan {
+  readonly cpus: number;
+  readonly memoryMib: number;
+  /** Checked by `checkSpec`. */
+  readonly bootArgs: readonly string[];
+  readonly guestCid: number;
+  /** The channel's socket, relative. */
+  readonly channelName: string;
+  readonly nic: NicPlan | undefined;
+  readonly limits: DeviceLimits;
+  /** Diff snapshots need it; costs a write fault for each page. */
+  readonly tracksDirtyPages: boolean;
+  /** A balloon that gives memory back to a guest that runs out of it. */
+  readonly hasBalloon: boolean;
+}
+
+export function bootCalls(plan: BootPlan): ApiCall[] {
+  const { cpus, memoryMib, limits, nic } = plan;
+  const disk = rateLimiter(limits.disk);
+  return [
+    put('/machine-config', {
+      vcpu_count: cpus,
+      mem_size_mib: memoryMib,
+      smt: false,
+      track_dirty_pages: plan.tracksDirtyPages,
+    }),
+    put('/boot-source', { kernel_image_path: FILES.kernel, boot_args: kernelArgs(plan).join(' ') }),
+    put(`/drives/${ROOT_ID}`, {
+      drive_id: ROOT_ID,
+      path_on_host: FILES.root,
+      is_root_device: true,
+      is_read_only: true,
+      ...disk,
+    }),
+    put(`/drives/${OVERLAY_ID}`, {
+      drive_id: OVERLAY_ID,
+      path_on_host: FILES.overlay,
+      is_root_device: false,
+      is_read_only: false,
+      ...disk,
+    }),
+    put('/vsock', { guest_cid: plan.guestCid, uds_path: plan.channelName }),
+    put('/entropy', { ...rateLimiter(limits.entropy) }),
+    ...(plan.hasBalloon
+      ? [put('/balloon', { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 0 })]
+      : []),
+    ...(nic === undefined ? [] : [nicCall(nic, limits)]),
+  ];
+}
+
+function nicCall(nic: NicPlan, limits: DeviceLimits): ApiCall {
+  const rx = rateLimiter(limits.nicToGuest).rate_limiter;
+  const tx = rateLimiter(limits.nicFromGuest).rate_limiter;
+  return put(`/network-interfaces/${NIC_ID}`, {
+    iface_id: NIC_ID,
+    host_dev_name: nic.tapName,
+    guest_mac: nic.mac,
+    ...(rx === undefined ? {} : { rx_rate_limiter: rx }),
+    ...(tx === undefined ? {} : { tx_rate_limiter: tx }),
+  });
+}
+
+/** `Documentation/admin-guide/kernel-parameters.txt`; Firecracker adds `root=/dev/vda ro` and the devices. */
+export function kernelArgs(plan: Pick<BootPlan, 'bootArgs'>): string[] {
+  return [
+    'console=ttyS0',
+    'quiet',
+    // A reboot by the keyboard controller is what ends Firecracker; a panic reboots after a second.
+    'reboot=k',
+    'panic=1',
+    'pci=off',
+    ...['rootfstype=erofs', 'init=/sbin/neurovisor-init'],
+    ...plan.bootArgs,
+  ];
+}
+
+export const START_CALL: ApiCall = put('/actions', { action_type: 'InstanceStart' });
+export const FLUSH_METRICS_CALL: ApiCall = put('/actions', { action_type: 'FlushMetrics' });
+export const PAUSE_CALL: ApiCall = { method: 'PATCH', path: '/vm', body: { state: 'Paused' } };
+export const RESUME_CALL: ApiCall = { method: 'PATCH', path: '/vm', body: { state: 'Resumed' } };
+
+export interface LoadPlan {
+  readonly channelName: string;
+  readonly nic: NicPlan | undefined;
+  readonly tracksDirtyPages: boolean;
+}
+
+/** Firecracker must be fresh. The guest runs once this is answered. */
+export function loadCall(plan: LoadPlan, quirks: Quirks): ApiCall {
+  const { channelName, nic } = plan;
+  return {
+    ...put('/snapshot/load', {
+      snapshot_path: FILES.state,
+      mem_backend: { backend_type: 'File', backend_path: FILES.memory },
+      [quirks.trackDirtyPagesKey]: plan.tracksDirtyPages,
+      resume_vm: true,
+      ...(nic === undefined
+        ? {}
+        : { network_overrides: [{ iface_id: NIC_ID, host_dev_name: nic.tapName }] }),
+      ...(quirks.overridesVsock ? { vsock_override: { uds_path: channelName } } : {}),
+    }),
+    msMax: SNAPSHOT_MS_MAX,
+  };
+}
+
+/** Of a VM that is paused. `diff`: only the pages written since the last one, into RAM that is there. */
+export function snapshotCall(kind: 'full' | 'diff'): ApiCall {
+  return {
+    ...put('/snapshot/create', {
+      snapshot_type: kind === 'full' ? 'Full' : 'Diff',
+      snapshot_path: FILES.state,
+      mem_file_path: FILES.memory,
+    }),
+    msMax: SNAPSHOT_MS_MAX,
+  };
+}
+
+/** Of a VM that runs. */
+export function diskLimitCalls(limit: DeviceLimit): ApiCall[] {
+  return [ROOT_ID, OVERLAY_ID].map((drive_id) => ({
+    method: 'PATCH',
+    path: `/drives/${drive_id}`,
+    body: { drive_id, ...rateLimiter(limit) },
+  }));
+}
+
+function put(path: string, body: object): ApiCall {
+  return { method: 'PUT', path, body };
+}
+
+interface Bucket {
+  readonly size: number;
+  readonly refill_time: number;
+  readonly one_time_burst?: number;
+}
+
+function rateLimiter(limit: DeviceLimit | undefined): {
+  rate_limiter?: { bandwidth?: Bucket; ops?: Bucket };
+} {
+  if (limit?.bandwidth === undefined && limit?.ops === undefined) return {};
+  return {
+    rate_limiter: {
+      ...(limit.bandwidth === undefined ? {} : { bandwidth: bucket(limit.bandwidth) }),
+      ...(limit.ops === undefined ? {} : { ops: bucket(limit.ops) }),
+    },
+  };
+}
+
+/** Firecracker's refill is the time from empty to full, in whole milliseconds; 0 would mean no limit. */
+function bucket(limit: BucketLimit): Bucket {
+  const size = Math.max(1, Math.round(limit.size));
+  const burst = Math.round(limit.oneTimeBurst ?? 0);
+  return {
+    size,
+    refill_time: Math.max(1, Math.round((1000 * size) / limit.refillPerSecond)),
+    ...(burst > 0 ? { one_time_burst: burst } : {}),
+  };
+}

@@ -1,0 +1,333 @@
+/**
+ * Firecracker as a driver, on KVM.
+ *
+ *     start ── a place ── spawn ── API answers ─┬─ machine, drives, vsock, NIC ─ InstanceStart ─┬─► guest code runs
+ *                                               └─ snapshot/load, with overrides ───────────────┘
+ *
+ * Nothing is plugged into a VM that runs: identity is given at the start, also to a clone. RAM is always private
+ * to the process: that of a snapshot is mapped copy-on-write. What differs between versions stands in `versions.ts`.
+ */
+
+import { readFile, writeFile } from 'node:fs/promises';
+import { availableParallelism, cpus } from 'node:os';
+import { CleanupStack } from '../../base/cleanup.ts';
+import type { Clock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import type { Log } from '../../base/log.ts';
+import { makeFifo } from '../../sys/fifo.ts';
+import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
+import { VmmError } from '../errors.ts';
+import { checkMemoryFile, loadRefused, readSnapshot } from '../snapshot.ts';
+import { checkFiles, checkSpec } from '../spec.ts';
+import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
+import { adoptProcess } from './adopt.ts';
+import { type ApiCall, ApiClient, FirecrackerApiError } from './api-client.ts';
+import {
+  bootCalls,
+  CPUS_MAX,
+  type DeviceLimits,
+  FILES,
+  loadCall,
+  MEMORY_FD,
+  type NicPlan,
+  START_CALL,
+} from './config.ts';
+import { checkConfinement } from './confinement.ts';
+import { findBinary, readFirecrackerVersion } from './installation.ts';
+import { makeJailPlace } from './jail-place.ts';
+import type { JailSpec } from './jailer.ts';
+import { makeDirectPlace, type Place } from './place.ts';
+import { FirecrackerProcess } from './process.ts';
+import { awaitApi, drainFirstConnection } from './readiness.ts';
+import { Snapshots } from './snapshots.ts';
+import { type SpawnVmm, spawnVmm } from './spawn.ts';
+import { type FirecrackerVersion, type Quirks, quirksOf, VERSION_FLOOR } from './versions.ts';
+import { FirecrackerVm, type FirecrackerVmOptions, refuseChannelLimits } from './vm.ts';
+
+export interface FirecrackerDriverOptions {
+  /** Name in PATH or absolute path. */
+  readonly binary: string;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** How the process is started; default: directly. */
+  readonly spawn?: SpawnVmm;
+  /** Takes versions below the floor, except those of a known hole; for tests. */
+  readonly allowOlder?: boolean;
+  /** Compiled filters for Firecracker's threads, in the format of its version; absent: its own. */
+  readonly seccompFilterPath?: string;
+  /** How each VM is jailed, which needs root; absent: Firecracker runs as our user does. */
+  readonly jail?: (spec: VmSpec) => JailSpec;
+  readonly limits?: DeviceLimits;
+  /** Makes diff snapshots possible. */
+  readonly tracksDirtyPages?: boolean;
+  readonly hasBalloon?: boolean;
+}
+
+export interface FirecrackerDriver extends VmmDriver {
+  /**
+   * Takes over a jailed VM whose owner was killed; it is as it was left, running or paused.
+   * @param spec as it was started with, with listeners that are there again
+   * @throws VmmError `vm_gone`, `vm_unsupported`, `vmm_timeout`
+   */
+  adopt(spec: VmSpec): Promise<Vm>;
+}
+
+/** @throws VmmError `vmm_missing` when the binary can't be used */
+export async function createFirecrackerDriver(
+  options: FirecrackerDriverOptions,
+): Promise<FirecrackerDriver> {
+  const { allowOlder = false, binary, log } = options;
+  const version = await readFirecrackerVersion(binary, allowOlder);
+  if (allowOlder) {
+    log.warn('Firecracker of any version is allowed', { version: version.text, VERSION_FLOOR });
+  }
+  const quirks = quirksOf(version);
+  const known = { ...options, version, quirks, path: await findBinary(binary) };
+  return {
+    name: 'firecracker',
+    description: `Firecracker ${version.text} (KVM)`,
+    accelerator: 'kvm',
+    capabilities: {
+      pause: true,
+      snapshot: true,
+      wholeSnapshot: true,
+      hotplugVsock: true,
+      hotplugNic: false,
+      interactiveConsole: true,
+      channelLimits: false,
+    },
+    machineOf: (size) => machineOf(version, size),
+    start: (spec, signal) => start(known, spec, signal),
+    adopt: (spec) => adopt(known, spec),
+  };
+}
+
+interface Known extends FirecrackerDriverOptions {
+  readonly version: FirecrackerVersion;
+  readonly quirks: Quirks;
+  /** Of the binary, absolute and without symbolic links. */
+  readonly path: string;
+}
+
+async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined): Promise<Vm> {
+  const began = known.clock.now();
+  checkSpec(spec, Math.min(availableParallelism(), CPUS_MAX));
+  await checkFiles(spec);
+  refuseUnsupported(spec);
+  if (known.jail === undefined && known.spawn === undefined) await checkTap(spec);
+  const machine = machineOf(known.version, spec);
+  const state = spec.snapshot === undefined ? null : await readSnapshot(spec.snapshot, machine);
+  if (spec.snapshot?.memoryPath !== undefined) {
+    await checkMemoryFile(spec.snapshot.memoryPath, spec.memoryMib);
+  }
+  throwIfCancelled(signal);
+  const cleanup = new CleanupStack();
+  const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
+  let process: FirecrackerProcess | undefined;
+  try {
+    const jail = known.jail?.(spec);
+    const place =
+      jail === undefined
+        ? await makeDirectPlace(spec, known.binary)
+        : await makeJailPlace(spec, known.path, jail);
+    cleanup.push('directory of Firecracker', () => place.release());
+    await furnish(known, place, spec, state);
+    throwIfCancelled(signal);
+    const started = spawnFirecracker(known, place, spec);
+    process = started;
+    cleanup.push('Firecracker process', () => started.kill());
+    const spawnedMs = known.clock.now() - began;
+    await unlessCancelled(bringUp(known, started, place, spec), signal);
+    if (jail !== undefined) checkConfinement(started.pid ?? 0, jail.uid);
+    const timings = { spawnedMs, runningMs: known.clock.now() - began };
+    return makeVm(known, spec, { place, process: started, timings, release, isAdopted: false });
+  } catch (error) {
+    const failure = await explainFailure(error, process, known.clock);
+    await release();
+    throw failure;
+  }
+}
+
+/** @throws VmmError as `adoptProcess` does */
+async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
+  const jail = known.jail?.(spec);
+  if (jail === undefined) {
+    throw new VmmError('vm_unsupported', `the VM ${spec.id} can't be adopted`, {
+      cause: 'only those in a jail outlive their owner',
+    });
+  }
+  checkSpec(spec, Math.min(availableParallelism(), CPUS_MAX));
+  const { place, process } = await adoptProcess(spec, known.path, jail, known.clock);
+  const cleanup = new CleanupStack();
+  cleanup.push('directory of Firecracker', () => place.release());
+  cleanup.push('Firecracker process', () => process.kill());
+  const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
+  const timings = { spawnedMs: 0, runningMs: 0 };
+  return makeVm(known, spec, { place, process, timings, release, isAdopted: true });
+}
+
+function makeVm(
+  known: Known,
+  spec: VmSpec,
+  parts: Pick<FirecrackerVmOptions, 'place' | 'process' | 'timings' | 'release'> & {
+    readonly isAdopted: boolean;
+  },
+): FirecrackerVm {
+  const { quirks, clock, tracksDirtyPages = false } = known;
+  const { id, channelPath, memoryMib, memoryFd, nic } = spec;
+  const { place, process, isAdopted } = parts;
+  const machine = machineOf(known.version, spec);
+  return new FirecrackerVm({
+    ...{ id, channelPath, clock, ...parts },
+    snapshots: new Snapshots({
+      ...{ api: process.api, place, quirks, machine, memoryMib, memoryFd },
+      ...{ tracksDirtyPages, hasNic: nic !== undefined, isAdopted },
+    }),
+    channelReturned: () => settleChannel(known, spec),
+  });
+}
+
+async function settleChannel({ quirks, clock }: Known, { channelPath }: VmSpec): Promise<void> {
+  if (quirks.losesFirstConnection) await drainFirstConnection(channelPath, clock);
+}
+
+/** As root, Firecracker would make a TAP that is not there, and of a name only. */
+async function checkTap({ nic }: VmSpec): Promise<void> {
+  if (nic?.tapName === undefined) return;
+  const names = (await readFile('/proc/net/dev', 'latin1'))
+    .split('\n')
+    .map((line) => line.split(':')[0]?.trim());
+  if (names.includes(nic.tapName)) return;
+  throw new VmmError('vm_spec_invalid', "the VM's nic can't be used", {
+    cause: `there is no interface ${nic.tapName}`,
+  });
+}
+
+function refuseUnsupported(spec: VmSpec): void {
+  const refuse = (what: string): never => {
+    throw new VmmError('vm_unsupported', `Firecracker can't start the VM`, {
+      cause: what,
+      remedy: 'choose QEMU with NEUROVISOR_VMM=qemu',
+    });
+  };
+  if (spec.nic !== undefined && spec.nic.tapName === undefined) {
+    refuse('a network card needs the name of its TAP');
+  }
+  if (spec.nic !== undefined && spec.snapshot !== undefined && spec.memoryFd !== undefined) {
+    refuse('a card can not be given to a clone that has none');
+  }
+  refuseChannelLimits(spec.channelLimits ?? {});
+}
+
+async function furnish(
+  { seccompFilterPath }: Known,
+  place: Place,
+  spec: VmSpec,
+  state: Buffer | null,
+): Promise<void> {
+  for (const pipe of [FILES.log, FILES.metrics]) {
+    makeFifo(place.path(pipe));
+    await place.give(pipe);
+  }
+  if (seccompFilterPath !== undefined) {
+    await place.provide(FILES.filter, seccompFilterPath, 'read');
+  }
+  await place.provide(FILES.root, spec.rootImagePath, 'read');
+  await place.provide(FILES.overlay, spec.overlayPath, 'write');
+  const { snapshot } = spec;
+  if (state === null || snapshot === undefined) {
+    await place.provide(FILES.kernel, spec.kernelPath, 'read');
+    return;
+  }
+  // Exactly the bytes that were verified.
+  await writeFile(place.path(FILES.state), state, { flag: 'wx', mode: 0o600 });
+  await place.give(FILES.state);
+  const { memoryPath } = snapshot;
+  if (memoryPath !== undefined) await place.provide(FILES.memory, memoryPath, 'read');
+}
+
+function spawnFirecracker(known: Known, place: Place, spec: VmSpec): FirecrackerProcess {
+  const { seccompFilterPath } = known;
+  const interactive = spec.console === 'interactive';
+  const args = [
+    ...['--api-sock', FILES.api],
+    ...['--log-path', FILES.log, '--level', 'Info', '--metrics-path', FILES.metrics],
+    ...(seccompFilterPath === undefined ? [] : ['--seccomp-filter', FILES.filter]),
+  ];
+  const run = known.spawn ?? spawnVmm;
+  return new FirecrackerProcess({
+    spawn: (stdio) => {
+      if (spec.memoryFd !== undefined && known.jail === undefined) stdio[MEMORY_FD] = spec.memoryFd;
+      return run(place.argv(args), stdio);
+    },
+    api: new ApiClient(place.path(FILES.api), known.clock),
+    pipes: {
+      logPath: place.path(FILES.log),
+      metricsPath: place.path(FILES.metrics),
+      inputPath: place.path(FILES.input),
+    },
+    clock: known.clock,
+    interactive,
+  });
+}
+
+async function bringUp(
+  known: Known,
+  process: FirecrackerProcess,
+  place: Place,
+  spec: VmSpec,
+): Promise<void> {
+  const { api } = process;
+  const { quirks, tracksDirtyPages = false } = known;
+  await awaitApi(api, process.exited, known.clock);
+  const { channelName } = place;
+  const nic = nicPlan(spec);
+  await spec.memoryReady;
+  if (spec.snapshot !== undefined) {
+    if (spec.snapshot.memoryPath === undefined && spec.memoryFd !== undefined) {
+      await place.lendMemory(spec.memoryFd);
+    }
+    await load(api, loadCall({ channelName, nic, tracksDirtyPages }, quirks));
+    await place.connectChannel();
+    await settleChannel(known, spec);
+    return;
+  }
+  const { cpus: count, memoryMib, guestCid, bootArgs = [] } = spec;
+  const { limits = {}, hasBalloon = false } = known;
+  const calls = bootCalls({
+    ...{ cpus: count, memoryMib, guestCid, bootArgs, channelName },
+    ...{ nic, limits, hasBalloon, tracksDirtyPages },
+  });
+  for (const call of calls) await api.call(call);
+  await place.connectChannel();
+  await api.call(START_CALL);
+}
+
+/** What Firecracker refuses it will refuse again; it ends after that, too. */
+async function load(api: ApiClient, call: ApiCall): Promise<void> {
+  try {
+    await api.call(call);
+  } catch (error) {
+    const isRefused = error instanceof FirecrackerApiError && error.status !== null;
+    throw isRefused ? loadRefused(error) : error;
+  }
+}
+
+function nicPlan(spec: VmSpec): NicPlan | undefined {
+  const { tapName, mac } = spec.nic ?? {};
+  return tapName === undefined || mac === undefined ? undefined : { tapName, mac };
+}
+
+/** A guest keeps the features of the processor that it was booted on. */
+function machineOf(version: FirecrackerVersion, { cpus: count, memoryMib }: MachineSize): string {
+  const processor = cpus()[0]?.model.trim() ?? 'unknown';
+  return `Firecracker ${version.text}, ${processor}, ${count} CPUs, ${memoryMib} MiB`;
+}
+
+async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<void> {
+  try {
+    await cleanup.run();
+  } catch (error) {
+    log.error('could not release all of a VM', { vm: id, error: describeError(error) });
+  }
+}

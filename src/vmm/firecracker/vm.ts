@@ -1,0 +1,176 @@
+/** A running Firecracker VM: what can be asked of it. */
+import type { Readable, Writable } from 'node:stream';
+import type { Clock } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
+import type {
+  ChannelLimits,
+  ChannelStats,
+  Vm,
+  VmExit,
+  VmSnapshot,
+  VmTimings,
+  VsockHotplug,
+  WholeSnapshotFiles,
+} from '../driver.ts';
+import { VmmError } from '../errors.ts';
+import { type DeviceLimit, diskLimitCalls, FLUSH_METRICS_CALL } from './config.ts';
+import type { MetricsReader } from './metrics.ts';
+import type { Place } from './place.ts';
+import type { VmmProcess } from './process.ts';
+import type { Snapshots } from './snapshots.ts';
+
+const METRICS_MS_MAX = 5_000;
+
+export interface FirecrackerVmOptions {
+  readonly id: string;
+  readonly channelPath: string;
+  readonly timings: VmTimings;
+  readonly process: VmmProcess;
+  readonly place: Place;
+  readonly snapshots: Snapshots;
+  readonly clock: Clock;
+  /** Ends the process if need be, and removes all that `start` made. */
+  readonly release: () => Promise<void>;
+  /** Called when the channel can be reached again after a snapshot. */
+  readonly channelReturned: () => Promise<void>;
+}
+
+/**
+ * Its vsock device can not be unplugged, and need not be: a snapshot resets it, and a clone has a socket of its
+ * own. So "unplugged" only means that the host does not reach it.
+ */
+export class FirecrackerVm implements Vm, VsockHotplug {
+  readonly id: string;
+  readonly pid: number | null;
+  readonly channelPath: string;
+  readonly timings: VmTimings;
+  readonly exited: Promise<VmExit>;
+  readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
+  readonly vsockHotplug = this;
+  readonly #options: FirecrackerVmOptions;
+  readonly #process: VmmProcess;
+  #isPlugged = true;
+  #gone = false;
+
+  constructor(options: FirecrackerVmOptions) {
+    this.id = options.id;
+    this.pid = options.process.pid;
+    this.channelPath = options.channelPath;
+    this.timings = options.timings;
+    this.terminal = options.process.terminal;
+    this.#options = options;
+    this.#process = options.process;
+    this.exited = this.#process.exited.then(async (exit) => {
+      this.#gone = true;
+      await options.release();
+      return exit;
+    });
+  }
+
+  isAlive(): boolean {
+    return !this.#gone && this.#process.isAlive();
+  }
+
+  consoleTail(): string {
+    return this.#process.consoleTail();
+  }
+
+  async pause(): Promise<void> {
+    this.#requireRunning();
+    await this.#options.snapshots.pause();
+  }
+
+  /** On Firecracker 1.16 every connection of the channel is lost by a pause. */
+  async resume(): Promise<void> {
+    this.#requireRunning();
+    await this.#options.snapshots.resume();
+  }
+
+  async saveWhole(files: WholeSnapshotFiles, kind: 'full' | 'diff' = 'full'): Promise<VmSnapshot> {
+    this.#requireRunning();
+    return this.#options.snapshots.saveWhole(files, kind);
+  }
+
+  async saveState(statePath: string): Promise<VmSnapshot> {
+    this.#requireRunning();
+    if (this.#isPlugged) {
+      throw new VmmError('vm_unsupported', 'no snapshot can be taken of the VM', {
+        cause: 'its vsock device is plugged',
+      });
+    }
+    return this.#options.snapshots.saveState(statePath);
+  }
+
+  /** The guest keeps its context id: the host knows it by its socket. */
+  async plugVsock(_guestCid: number): Promise<void> {
+    this.#requireRunning();
+    if (this.#isPlugged) {
+      throw new VmmError('vm_unsupported', 'the vsock device is plugged already');
+    }
+    await this.#options.place.connectChannel();
+    this.#isPlugged = true;
+    await this.#options.channelReturned();
+  }
+
+  async unplugVsock(): Promise<void> {
+    this.#requirePlugged();
+    await this.#options.place.disconnectChannel();
+    this.#isPlugged = false;
+  }
+
+  async setDiskLimit(limit: DeviceLimit): Promise<void> {
+    this.#requireRunning();
+    for (const call of diskLimitCalls(limit)) await this.#process.api.call(call);
+  }
+
+  async setChannelLimits(limits: ChannelLimits): Promise<void> {
+    this.#requireRunning();
+    refuseChannelLimits(limits);
+  }
+
+  async channelStats(): Promise<ChannelStats> {
+    this.#requirePlugged();
+    return (await this.counters()).channelStats();
+  }
+
+  /** Of all devices, as of now. */
+  async counters(): Promise<Pick<MetricsReader, 'sum' | 'channelStats'>> {
+    this.#requireRunning();
+    const { metrics, api } = this.#process;
+    const late = Promise.withResolvers<never>();
+    const cancel = this.#options.clock.after(METRICS_MS_MAX, () =>
+      late.reject(new VmmError('vmm_timeout', 'Firecracker did not write its counters')),
+    );
+    late.promise.catch((error: unknown) => ignore(error, 'it lost the race'));
+    const next = metrics.next();
+    try {
+      await api.call(FLUSH_METRICS_CALL);
+      await Promise.race([next, late.promise]);
+    } finally {
+      cancel();
+    }
+    return metrics;
+  }
+
+  async kill(): Promise<void> {
+    await this.#process.kill();
+    await this.exited;
+  }
+
+  #requirePlugged(): void {
+    this.#requireRunning();
+    if (!this.#isPlugged) throw new VmmError('vm_unsupported', 'the vsock device is not plugged');
+  }
+
+  #requireRunning(): void {
+    if (this.#gone) throw new VmmError('vm_gone', `the VM ${this.id} is gone`);
+  }
+}
+
+/** Its vsock device has none, and what is asked for is not quietly left out. */
+export function refuseChannelLimits(limits: ChannelLimits): void {
+  if (Object.values(limits).every((limit) => limit === undefined)) return;
+  throw new VmmError('vm_unsupported', "Firecracker's channel has no limits", {
+    remedy: 'leave the limits of the channel out, or choose QEMU with NEUROVISOR_VMM=qemu',
+  });
+}

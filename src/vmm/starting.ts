@@ -1,0 +1,63 @@
+/** What the start of every VMM has: somebody may cancel it, and it may end with last words. */
+import type { Clock } from '../base/clock.ts';
+import type { VmExit } from './driver.ts';
+import { VmmError } from './errors.ts';
+
+/** From the end of the control connection to the end of the process. */
+const LAST_WORDS_MS_MAX = 2_000;
+
+interface StartedProcess {
+  readonly exited: Promise<VmExit>;
+  startFailure(exit: VmExit): VmmError;
+}
+
+/**
+ * Why the start failed: where the VMM has ended by itself, its last words.
+ * @param process undefined: there is none yet
+ */
+export async function explainFailure(
+  error: unknown,
+  process: StartedProcess | undefined,
+  clock: Clock,
+): Promise<unknown> {
+  if (!(error instanceof VmmError)) {
+    return new VmmError('vmm_start_failed', 'the VM could not be started', { cause: error });
+  }
+  if (error.code !== 'vm_gone' || process === undefined) return error;
+  const late = Promise.withResolvers<undefined>();
+  const cancel = clock.after(LAST_WORDS_MS_MAX, () => late.resolve(undefined));
+  const exit = await Promise.race([process.exited, late.promise]);
+  cancel();
+  return exit === undefined ? error : process.startFailure(exit);
+}
+
+function cancelled(signal: AbortSignal): VmmError {
+  return new VmmError('vm_cancelled', 'the start of the VM was cancelled', {
+    cause: signal.reason,
+  });
+}
+
+/** @throws VmmError `vm_cancelled` */
+export function throwIfCancelled(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw cancelled(signal);
+}
+
+/**
+ * The work itself goes on until what it stands on is released.
+ * @throws VmmError `vm_cancelled`
+ */
+export async function unlessCancelled<T>(
+  work: Promise<T>,
+  signal: AbortSignal | undefined,
+): Promise<T> {
+  if (signal === undefined) return work;
+  throwIfCancelled(signal);
+  const aborted = Promise.withResolvers<never>();
+  const onAbort = (): void => aborted.reject(cancelled(signal));
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await Promise.race([work, aborted.promise]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}

@@ -1,0 +1,200 @@
+/** What a real Firecracker gives its guest, and how it ends. */
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import {
+  createFirecrackerDriver,
+  type FirecrackerDriverOptions,
+} from '../../src/vmm/firecracker/driver.ts';
+import { FirecrackerVm } from '../../src/vmm/firecracker/vm.ts';
+import { readAll } from '../support/channel.ts';
+import { ask, HELLO_PORT, openCommand, VmBench } from '../support/driver-parity.ts';
+import { firecrackerFiles } from '../support/firecracker.ts';
+import { NamespacedProcess } from '../support/net-namespace.ts';
+
+/** On a busy machine too. */
+const PATIENT = { timeout: 30_000 };
+const files = firecrackerFiles();
+const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
+const isRoot = process.getuid?.() === 0;
+const MAC = 'aa:fc:00:00:00:07';
+const UID = 61_237;
+
+/** The guest answers pings at 172.31.77.2. */
+const PING = `
+import socket, struct, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+s.settimeout(1)
+body = struct.pack('!HH', 7, 1) + b'neurovisor'
+total = sum(struct.unpack('!7H', body)) + 0x800
+total = (total & 0xffff) + (total >> 16)
+for _ in range(20):
+    s.sendto(struct.pack('!BBH', 8, 0, ~total & 0xffff) + body, ('172.31.77.2', 0))
+    try:
+        while True:
+            got = s.recv(100)[20:]
+            if got[0] == 0 and got[4:] == body: print('pong'); sys.exit()
+    except TimeoutError:
+        pass
+print('silence')
+`;
+
+describe.skipIf(typeof files === 'string')(`Firecracker devices${skipped}`, () => {
+  if (typeof files === 'string') return;
+  const found = files;
+  let bench: VmBench | undefined;
+  afterEach(() => bench?.close());
+
+  async function makeBench(more: Partial<FirecrackerDriverOptions> = {}): Promise<VmBench> {
+    const driver = await createFirecrackerDriver({
+      ...{ binary: found.firecracker, clock: systemClock, log: silentLog, allowOlder: true },
+      ...more,
+    });
+    bench = new VmBench(driver, found);
+    return bench;
+  }
+
+  it('start: the size, the command line and the root that were asked for', async () => {
+    const of = await makeBench({ hasBalloon: true });
+    const vm = await of.boot({ memoryMib: 100, guestCid: 77, bootArgs: ['loglevel=3'] });
+    const mib = Number(await ask(vm, 'INFO memory')) / 2 ** 20;
+    expect(mib).toBeGreaterThan(99);
+    expect(mib).toBeLessThanOrEqual(100);
+    expect(await ask(vm, 'INFO cid')).toBe('77');
+    const words = (await ask(vm, 'INFO cmdline')).split(' ');
+    const devices = words.filter((word) => word.startsWith('virtio_mmio.device='));
+    // Balloon, two disks, vsock, entropy; no network card.
+    expect(devices).toHaveLength(5);
+    expect(words.filter((word) => !devices.includes(word)).join(' ')).toBe(
+      'console=ttyS0 quiet reboot=k panic=1 pci=off rootfstype=erofs init=/sbin/neurovisor-init loglevel=3 root=/dev/vda ro',
+    );
+    expect(await ask(vm, 'INFO disk0')).toBe('golden');
+    expect(await ask(vm, 'INFO write-root')).toBe('refused');
+    const [one, two] = [await ask(vm, 'INFO entropy'), await ask(vm, 'INFO entropy')];
+    expect(one).toMatch(/^[0-9a-f]{32}$/);
+    expect(one).not.toBe(two);
+  });
+
+  it('start: a limit makes a disk wait; a running VM can be given another', async () => {
+    const slow = { ops: { size: 1, refillPerSecond: 20 } };
+    const of = await makeBench({ limits: { disk: slow, entropy: slow } });
+    const vm = await of.boot();
+    if (!(vm instanceof FirecrackerVm)) throw new Error('another VM');
+    for (let round = 0; round < 4; round += 1) expect(await ask(vm, 'INFO disk0')).toBe('golden');
+    const throttled = async (): Promise<number> =>
+      (await vm.counters()).sum('block', 'rate_limiter_throttled_events');
+    const before = await throttled();
+    expect(before).toBeGreaterThan(0);
+    await vm.setDiskLimit({ ops: { size: 1_000_000, refillPerSecond: 1_000_000 } });
+    await ask(vm, 'INFO disk0');
+    const settled = await throttled();
+    for (let round = 0; round < 4; round += 1) expect(await ask(vm, 'INFO disk0')).toBe('golden');
+    expect(await throttled()).toBe(settled);
+  });
+
+  it.skipIf(!isRoot)('start: a card on a TAP by name, and another TAP for a clone', async () => {
+    const space = NamespacedProcess.inNewNamespace();
+    const baseDir = mkdtempSync(join(tmpdir(), 'nv-jail-'));
+    try {
+      for (const tap of ['tap-a', 'tap-b']) {
+        space.run('ip', 'tuntap', 'add', tap, 'mode', 'tap', 'user', `${UID}`, 'vnet_hdr');
+      }
+      const netnsPath = `/proc/${space.pid}/ns/net`;
+      const of = await makeBench({
+        jail: () => ({ jailer: found.jailer, baseDir, uid: UID, gid: UID, netnsPath }),
+      });
+      const spec = of.spec({ memoryMib: 64, nic: { tapFd: -1, tapName: 'tap-a', mac: MAC } });
+      const vm = await of.boot(spec);
+      expect(await ask(vm, 'INFO mac')).toBe(MAC.replaceAll(':', ''));
+      useTap(space, 'tap-a');
+      expect(space.run('python3', '-c', PING).trim()).toBe('pong');
+      expect(Number(await ask(vm, 'INFO frames'))).toBeGreaterThan(0);
+
+      const paths = { statePath: join(spec.dir, 'state'), memoryPath: join(spec.dir, 'memory') };
+      const snapshot = await vm.saveWhole?.(paths);
+      if (snapshot === undefined) throw new Error('no snapshot');
+      space.run('ip', 'link', 'set', 'tap-a', 'down');
+      const nic = { tapFd: -1, tapName: 'tap-b', mac: MAC };
+      const own = of.spec({ memoryMib: 64, snapshot, nic });
+      const hello = await of.listen(own.channelPath, HELLO_PORT);
+      await of.start(own);
+      expect((await readAll(await hello.accept())).toString()).toBe('ready\n');
+      useTap(space, 'tap-b');
+      expect(space.run('python3', '-c', PING).trim()).toBe('pong');
+
+      // One that is not there, or held by somebody.
+      for (const tapName of ['tap-none', 'tap-b']) {
+        const failure = of.start(of.spec({ nic: { ...nic, tapName } }));
+        await expect(failure).rejects.toMatchObject({
+          code: 'vmm_command_failed',
+          endpoint: 'PUT /network-interfaces/eth0',
+          status: 400,
+        });
+      }
+      expect(readdirSync(join(baseDir, 'firecracker'))).toHaveLength(2);
+    } finally {
+      await bench?.close();
+      await space.kill();
+      rmSync(baseDir, { recursive: true, force: true });
+    }
+  });
+
+  function useTap(space: NamespacedProcess, tap: string): void {
+    space.run('ip', 'address', 'add', '172.31.77.1/24', 'dev', tap);
+    space.run('ip', 'link', 'set', tap, 'up');
+  }
+
+  it('start: a kernel that is none is told, and nothing is left', async () => {
+    const of = await makeBench();
+    for (const content of ['', 'not an ELF file', '\x7fELF\x02\x01\x01']) {
+      const spec = of.spec();
+      const kernelPath = join(spec.dir, 'kernel');
+      writeFileSync(kernelPath, content);
+      await expect(of.start({ ...spec, kernelPath })).rejects.toMatchObject({
+        code: 'vmm_command_failed',
+        endpoint: 'PUT /actions',
+        status: 400,
+        fault: expect.stringMatching(/kernel/i),
+      });
+      expect(readdirSync(spec.dir).sort()).toEqual(['kernel', 'overlay']);
+    }
+  });
+
+  it('exited: killed by somebody else, or by a signal that it obeys, is a crash', async () => {
+    const of = await makeBench();
+    for (const signal of ['SIGKILL', 'SIGTERM', 'SIGHUP'] as const) {
+      const vm = await of.boot();
+      process.kill(Number(vm.pid), signal);
+      expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed' });
+      expect(existsSync(vm.channelPath)).toBe(false);
+      expect(readdirSync(join(vm.channelPath, '..'))).not.toContain('fc');
+      await expect(vm.pause()).rejects.toMatchObject({ code: 'vm_gone' });
+    }
+  });
+
+  it('kill: a guest that has stopped listening is ended all the same', async () => {
+    const vm = await (await makeBench()).boot();
+    (await openCommand(vm, 'SPIN')).resume();
+    await vm.pause();
+    await vm.resume();
+    expect(vm.isAlive()).toBe(true);
+    process.kill(Number(vm.pid), 'SIGSTOP');
+    await expect.poll(() => vm.isAlive(), PATIENT).toBe(false);
+    await vm.kill();
+    expect(await vm.exited).toMatchObject({ cause: 'killed', signal: 'SIGKILL' });
+  });
+
+  it('consoleTail: the last words of a guest that panics are kept', async () => {
+    const vm = await (await makeBench()).boot();
+    (await openCommand(vm, 'PANIC')).resume();
+    expect(await vm.exited).toMatchObject({
+      cause: 'guest-shutdown',
+      exitCode: 0,
+      detail: 'reset',
+    });
+    expect(vm.consoleTail()).toContain('Kernel panic - not syncing');
+  });
+});

@@ -1,0 +1,41 @@
+/** The Firecracker driver with a real Firecracker and a guest of some kilobytes, on whatever KVM there is. */
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import type { VmmDriver } from '../../src/vmm/driver.ts';
+import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
+import { ask, driverParity, VmBench } from '../support/driver-parity.ts';
+import { firecrackerFiles } from '../support/firecracker.ts';
+
+const files = firecrackerFiles();
+const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
+
+describe.skipIf(typeof files === 'string')(`Firecracker driver${skipped}`, () => {
+  if (typeof files === 'string') return;
+  const makeDriver = (): Promise<VmmDriver> =>
+    createFirecrackerDriver({
+      binary: files.firecracker,
+      clock: systemClock,
+      log: silentLog,
+      allowOlder: true,
+      tracksDirtyPages: true,
+    });
+  let driver: VmmDriver;
+  let bench: VmBench;
+  beforeAll(async () => {
+    driver = await makeDriver();
+  });
+  beforeEach(() => {
+    bench = new VmBench(driver, files);
+  });
+  afterEach(() => bench.close());
+
+  // A card is on a TAP by name, and stays: firecracker-devices.test.ts.
+  driverParity(makeDriver, async () => files, ['nic']);
+
+  it('start: bytes go both ways over the channel', async () => {
+    const vm = await bench.boot();
+    expect(await ask(vm, 'PRINT here')).toBe('done');
+    expect(vm.consoleTail()).toContain('here');
+  });
+});

