@@ -94,29 +94,14 @@ struct headers {
 	struct tcphdr tcp;
 };
 
-static __always_inline __u32 log2_of(__u64 value)
-{
-	__u32 log = 0, shift;
-
-	shift = (value > 0xffffffff) << 5; value >>= shift; log |= shift;
-	shift = (value > 0xffff) << 4; value >>= shift; log |= shift;
-	shift = (value > 0xff) << 3; value >>= shift; log |= shift;
-	shift = (value > 0xf) << 2; value >>= shift; log |= shift;
-	shift = (value > 0x3) << 1; value >>= shift; log |= shift;
-	return log | (value >> 1);
-}
-
 /* The time since, counted for the TAP whose packet it was. */
 static __always_inline void count(struct nv_tap *tap, enum nv_path path, __u64 ns)
 {
 	struct nv_times *times = &tap->paths[path];
-	__u32 bucket = log2_of(ns);
 
-	if (bucket >= NV_BUCKETS)
-		bucket = NV_BUCKETS - 1;
 	times->answered++;
 	times->sum_ns += ns;
-	times->buckets[bucket]++;
+	times->buckets[nv_bucket_of(ns)]++;
 }
 
 static __always_inline void start(struct nv_tap *tap, enum nv_path path, struct await *key, __u32 ifindex)

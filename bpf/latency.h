@@ -3,8 +3,7 @@
 #ifndef NV_LATENCY_H
 #define NV_LATENCY_H
 
-/* Bucket n counts times of 2^n to 2^(n+1) - 1 ns; the first also 0, the last (9 minutes) all that is longer. */
-#define NV_BUCKETS 40
+#include "log2.h"
 
 /* Times that are measured, the index in `struct nv_tap`. */
 enum nv_path {

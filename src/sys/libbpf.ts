@@ -27,7 +27,8 @@ const UPDATE = { any: 0n, new: 1n } as const;
 const STATS_RUN_TIME = 0;
 /** BTF_KIND_STRUCT. */
 const KIND_STRUCT = 4;
-/** struct bpf_object_open_opts up to kernel_log_level and its padding. */
+/** struct bpf_object_open_opts: offsets, and its length with kernel_log_level and padding. */
+const OPEN_OPTIONS = { btfPath: 48, log: 56, logBytes: 64 } as const;
 const OPEN_OPTIONS_BYTES = 80;
 /** struct bpf_link_create_opts: sz, flags, iter_info, iter_info_len, target_btf_id, then a union of 24 bytes. */
 const LINK_OPTIONS_BYTES = 56;
@@ -148,9 +149,9 @@ export class BpfObject {
     const btf = btfPath === undefined ? undefined : Uint8Array.from(Buffer.from(`${btfPath}\0`));
     const settings = new DataView(new ArrayBuffer(OPEN_OPTIONS_BYTES));
     settings.setBigUint64(0, BigInt(OPEN_OPTIONS_BYTES), true);
-    if (btf !== undefined) settings.setBigUint64(40, BigInt(addressOf(btf.buffer)), true);
-    settings.setBigUint64(48, BigInt(addressOf(this.#log)), true);
-    settings.setBigUint64(56, BigInt(LOG_BYTES), true);
+    if (btf !== undefined) settings.setBigUint64(OPEN_OPTIONS.btfPath, BigInt(addressOf(btf.buffer)), true);
+    settings.setBigUint64(OPEN_OPTIONS.log, BigInt(addressOf(this.#log)), true);
+    settings.setBigUint64(OPEN_OPTIONS.logBytes, BigInt(LOG_BYTES), true);
     this.#object = lib().openFile(path, new Uint8Array(settings.buffer));
     if (Number(this.#object) === 0) throw new SyscallError(`open ${name}`, koffi.errno());
     try {
