@@ -10,7 +10,8 @@ const REMEDIES: Partial<Record<ObserveErrorCode, string>> = {
   not_permitted:
     'Run NeuroVisor as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, in a container that may call bpf.',
   no_btf: 'Use a kernel with CONFIG_DEBUG_INFO_BTF.',
-  unsupported: 'Use Linux 6.6 or later with CONFIG_DEBUG_INFO_BTF.',
+  unsupported: 'Use Linux 6.6 or later, with CONFIG_DEBUG_INFO_BTF and CONFIG_BPF_EVENTS.',
+  other_processes: 'Run NeuroVisor in the first pid namespace (docker run --pid=host).',
   failed: 'Report it with this message.',
 };
 
@@ -42,6 +43,9 @@ function codeOf(code: string): ObserveErrorCode {
       return 'not_permitted';
     case 'ENODEV':
       return 'no_link';
+    // Its types or hooks are not those that a program was made for; the verifier's reason is in the message.
+    case 'EINVAL':
+    case 'EACCES':
     case 'ESRCH':
     case 'ENOSYS':
     case 'ENOENT':

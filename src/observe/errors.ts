@@ -18,8 +18,10 @@ export type ObserveErrorCode =
   | 'other_processes'
   /** A limit of what can be watched at once. */
   | 'full'
-  /** The interface is gone, or is watched already. */
+  /** The interface is gone. */
   | 'no_link'
+  /** The interface is watched already, or has another XDP program. */
+  | 'taken'
   /** The kernel refuses a program of ours, the cause says why. */
   | 'failed';
 

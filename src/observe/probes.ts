@@ -23,7 +23,7 @@ import {
   XDP_FLAGS,
 } from '../sys/libbpf.ts';
 import { SyscallError } from '../sys/libc.ts';
-import { explain, observeError, requireBtf } from './availability.ts';
+import { explain, observeError } from './availability.ts';
 import { type CompileOptions, objectOf } from './compile.ts';
 import { namespaceOf, newTapValue, readTap, TAP_BYTES, type TapLatency } from './latency.ts';
 
@@ -37,15 +37,15 @@ export interface LatencyProbeOptions extends CompileOptions {
   readonly pendingMax?: number;
   /** TAPs at once; absent: 1024. */
   readonly tapsMax?: number;
-  /** Types of another kernel than the running one. */
-  readonly btfPath?: string;
 }
 
 /**
- * Where frames of a guest are seen: `xdp`, as the first program of the host, or `tcx`, right after another's
- * XDP program, which is on the TAP already.
+ * Where frames of a guest are seen: by XDP, before anything else of the host's network, in the driver or for
+ * drivers that have none in general; or by TCX, right after another's XDP program that is on the TAP already.
  */
-export type Ingress = 'xdp' | 'tcx';
+export type Ingress = 'xdp-native' | 'xdp-generic' | 'tcx';
+
+const INGRESSES: readonly Ingress[] = ['xdp-native', 'xdp-generic', 'tcx'];
 
 export interface TapProbe extends Disposable {
   readonly linkIndex: number;
@@ -67,16 +67,14 @@ export interface RunTime {
  */
 export async function openLatencyProbes(options: LatencyProbeOptions): Promise<LatencyProbes> {
   const attempt = 'load the programs that measure packets';
-  requireBtf(attempt, options.btfPath);
   const path = await objectOf('latency', options);
-  const { pendingMax, tapsMax, btfPath } = options;
+  const { pendingMax, tapsMax } = options;
   try {
     const object = new BpfObject(path, {
       maxEntries: {
         ...(pendingMax === undefined ? {} : { nv_pending: pendingMax }),
         ...(tapsMax === undefined ? {} : { [MAP]: tapsMax }),
       },
-      ...(btfPath === undefined ? {} : { btfPath }),
     });
     return new LatencyProbes(object);
   } catch (error) {
@@ -100,9 +98,9 @@ export class LatencyProbes implements Disposable {
 
   /**
    * Measures packets of a TAP from now on.
-   * @param ingress absent: `xdp` where the TAP has no program, else `tcx`
-   * @throws ObserveError `no_link`: there is none, or it is watched already, or for `xdp` has another program;
-   * `full`; `unsupported`: before Linux 6.6
+   * @param ingress absent: the first of them that is possible
+   * @throws ObserveError `no_link`; `taken`: it is watched already, or for XDP has another program; `full`;
+   * `unsupported`: before Linux 6.6
    */
   watchTap(linkIndex: number, ingress?: Ingress): TapProbe {
     const attempt = `measure packets of link ${linkIndex}`;
@@ -111,10 +109,11 @@ export class LatencyProbes implements Disposable {
     try {
       this.#taps.set(key, newTapValue(ownNamespace(), this.#cpus), 'new');
       stack.defer(() => void this.#taps.delete(key));
-      const out = this.#attachOut(linkIndex, ingress);
-      stack.defer(() => closeFd(out.link));
+      // First, since XDP says of a link that is not there only that something is invalid.
       const back = this.#attach('in', linkIndex, ATTACH.tcxEgress);
       stack.defer(() => closeFd(back));
+      const out = this.#attachOut(linkIndex, ingress);
+      stack.defer(() => closeFd(out.link));
       return this.#probe(linkIndex, out.ingress, stack.move());
     } catch (error) {
       throw watchError(attempt, error);
@@ -167,21 +166,23 @@ export class LatencyProbes implements Disposable {
   }
 
   #attachOut(linkIndex: number, wanted?: Ingress): { link: number; ingress: Ingress } {
-    if (wanted !== 'tcx') {
+    const tries = wanted === undefined ? INGRESSES : [wanted];
+    for (const ingress of tries) {
       try {
-        return { link: this.#attach('xdp', linkIndex, ATTACH.xdp), ingress: 'xdp' };
+        if (ingress === 'tcx') break;
+        const flags = ingress === 'xdp-native' ? XDP_FLAGS.driver : XDP_FLAGS.generic;
+        return { link: this.#attach('xdp', linkIndex, ATTACH.xdp, flags), ingress };
       } catch (error) {
-        const isTaken = error instanceof SyscallError && ['EBUSY', 'EEXIST'].includes(error.code);
-        if (!isTaken || wanted === 'xdp') throw error;
-        ignore(error, 'a TAP that has an XDP program: packets are seen right after it');
+        if (wanted !== undefined || !(isTaken(error) || isWithoutXdp(error))) throw error;
+        ignore(error, 'a way to see packets that a link does not offer');
       }
     }
     return { link: this.#attach('tcx', linkIndex, ATTACH.tcxIngress), ingress: 'tcx' };
   }
 
-  #attach(program: keyof typeof PROGRAM, linkIndex: number, place: number): number {
+  #attach(program: keyof typeof PROGRAM, linkIndex: number, place: number, flags = XDP_FLAGS.any) {
     const fd = this.#object.programFd(PROGRAM[program]);
-    return attachToLink(fd, linkIndex, place, XDP_FLAGS.any);
+    return attachToLink(fd, linkIndex, place, flags);
   }
 }
 
@@ -222,10 +223,17 @@ function ownNamespace(): bigint {
   return BigInt(statSync('/proc/self/ns/net').ino);
 }
 
-/** TCX is what an old kernel lacks (`EINVAL`); `EEXIST`, `EBUSY` come of what is there already. */
+/** TCX is what an old kernel lacks (`EINVAL`). */
 function watchError(attempt: string, error: unknown): unknown {
-  if (!(error instanceof SyscallError)) return explain(attempt, error);
-  if (error.code === 'EINVAL') return observeError('unsupported', attempt, error);
-  const isTaken = ['EEXIST', 'EBUSY'].includes(error.code);
-  return isTaken ? observeError('no_link', attempt, error) : explain(attempt, error);
+  return isTaken(error) ? observeError('taken', attempt, error) : explain(attempt, error);
+}
+
+/** What is to be put there is there already. */
+function isTaken(error: unknown): error is SyscallError {
+  return error instanceof SyscallError && ['EBUSY', 'EEXIST'].includes(error.code);
+}
+
+/** Its driver has none of its own. */
+function isWithoutXdp(error: unknown): boolean {
+  return error instanceof SyscallError && error.code === 'EOPNOTSUPP';
 }

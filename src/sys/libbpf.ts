@@ -21,7 +21,7 @@ export class LibbpfError extends CodedError<LibbpfErrorCode> {}
 /** enum bpf_attach_type (linux/bpf.h); TCX since Linux 6.6. */
 export const ATTACH = { xdp: 37, tcxIngress: 46, tcxEgress: 47 } as const;
 /** XDP_FLAGS_* (linux/if_link.h); 0: the driver's own where it has XDP, else generic. */
-export const XDP_FLAGS = { any: 0, generic: 2, driver: 4 } as const;
+export const XDP_FLAGS = { any: 0, generic: 2, driver: 4 };
 /** BPF_ANY, BPF_NOEXIST. */
 const UPDATE = { any: 0n, new: 1n } as const;
 const STATS_RUN_TIME = 0;
@@ -149,7 +149,8 @@ export class BpfObject {
     const btf = btfPath === undefined ? undefined : Uint8Array.from(Buffer.from(`${btfPath}\0`));
     const settings = new DataView(new ArrayBuffer(OPEN_OPTIONS_BYTES));
     settings.setBigUint64(0, BigInt(OPEN_OPTIONS_BYTES), true);
-    if (btf !== undefined) settings.setBigUint64(OPEN_OPTIONS.btfPath, BigInt(addressOf(btf.buffer)), true);
+    if (btf !== undefined)
+      settings.setBigUint64(OPEN_OPTIONS.btfPath, BigInt(addressOf(btf.buffer)), true);
     settings.setBigUint64(OPEN_OPTIONS.log, BigInt(addressOf(this.#log)), true);
     settings.setBigUint64(OPEN_OPTIONS.logBytes, BigInt(LOG_BYTES), true);
     this.#object = lib().openFile(path, new Uint8Array(settings.buffer));

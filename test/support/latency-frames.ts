@@ -56,7 +56,17 @@ export function udp(ends: Ends, id: number): string {
   return frame(ends, UDP, datagram, { id });
 }
 
-export function frame(
+/** The second piece of a datagram. */
+export function fragment(ends: Ends): string {
+  return frame(ends, UDP, Buffer.alloc(24), { id: 9, offset: 100 });
+}
+
+/** Only its beginning. */
+export function cut(hex: string, bytes: number): string {
+  return hex.slice(0, 2 * bytes);
+}
+
+function frame(
   { from, to }: Ends,
   protocol: number,
   payload: Buffer,
@@ -75,7 +85,7 @@ export function frame(
   return Buffer.concat([MACS, Buffer.of(0x08, 0x00), ip, payload]).toString('hex');
 }
 
-export function addressOf(text: string): Buffer {
+function addressOf(text: string): Buffer {
   return Buffer.from(text.split('.').map(Number));
 }
 
