@@ -31,6 +31,14 @@ export async function netList(cli: Cli): Promise<number> {
 
 /** @param word the id, or its beginning */
 export async function netInspect(cli: Cli, word: string): Promise<number> {
+  const view = await viewOf(word);
+  if (cli.json) cli.printJson(view);
+  else cli.stdout.write(`${describeView(view)}\n`);
+  return 0;
+}
+
+/** @throws UsageError */
+export async function viewOf(word: string): Promise<NetworkView> {
   const found = (await viewNetworks()).filter(({ sandbox }) => sandbox.startsWith(word));
   const [view] = found;
   if (view === undefined) {
@@ -39,9 +47,7 @@ export async function netInspect(cli: Cli, word: string): Promise<number> {
   }
   if (found.length > 1)
     throw new UsageError(`"${word}" is the beginning of ${found.length} ids`, 'write more of it');
-  if (cli.json) cli.printJson(view);
-  else cli.stdout.write(`${describeView(view)}\n`);
-  return 0;
+  return view;
 }
 
 /** @returns 1 when sandboxes can have no network */
