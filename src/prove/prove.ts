@@ -6,7 +6,7 @@ import { ignore } from '../base/ignore.ts';
 import { NEW_NAMESPACE } from './actor.ts';
 import type { Proof } from './proof.ts';
 
-export const PROOF_NAMES = ['metadata', 'egress'] as const;
+export const PROOF_NAMES = ['metadata', 'egress', 'xdp'] as const;
 export type ProofName = (typeof PROOF_NAMES)[number];
 
 export type ProofErrorCode =
