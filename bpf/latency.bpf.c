@@ -72,6 +72,14 @@ struct {
 	__type(value, struct since);
 } nv_pending SEC(".maps");
 
+/* The host sets it to 1 when an uplink is watched: until then, nobody would take what is noted for it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} nv_has_uplink SEC(".maps");
+
 struct packet {
 	__be32 from;
 	__be32 to;
@@ -217,6 +225,7 @@ static __always_inline void from_guest(struct nv_tap *tap, __u32 ifindex, const 
 		.guest_port = packet->from_port,
 		.peer_port = packet->to_port,
 	};
+	__u32 zero = 0, *has_uplink;
 
 	if (packet->is_answer) {
 		key.path = NV_GUEST;
@@ -228,7 +237,8 @@ static __always_inline void from_guest(struct nv_tap *tap, __u32 ifindex, const 
 		key.number = packet->next;
 		start(tap, NV_PEER, &key, ifindex);
 	}
-	if (packet->is_request || packet->protocol == UDP) {
+	has_uplink = bpf_map_lookup_elem(&nv_has_uplink, &zero);
+	if (has_uplink && *has_uplink && (packet->is_request || packet->protocol == UDP)) {
 		struct await passage = passage_of(packet);
 
 		start(tap, NV_FORWARD, &passage, ifindex);

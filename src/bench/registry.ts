@@ -10,6 +10,7 @@ import { memoryBenchmark } from './memory.ts';
 import { networkBenchmark } from './network.ts';
 import { pauseBenchmark } from './pause.ts';
 import { poolBenchmark } from './pool.ts';
+import { probesBenchmark } from './probes.ts';
 import { scriptBenchmark } from './script.ts';
 import { snapshotBenchmark } from './snapshot.ts';
 
@@ -27,4 +28,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   channelMemoryBenchmark,
   bridgeBenchmark,
   networkBenchmark,
+  probesBenchmark,
 ];

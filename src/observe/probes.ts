@@ -29,6 +29,8 @@ import { namespaceOf, newTapValue, readTap, TAP_BYTES, type TapLatency } from '.
 
 const MAP = 'nv_taps';
 const KEY_BYTES = 4;
+const HAS_UPLINK = 'nv_has_uplink';
+const FLAG = { keyBytes: 4, valueBytes: 4 } as const;
 /** Programs of bpf/latency.bpf.c by what they look at. */
 const PROGRAM = { xdp: 'nv_xdp_out', tcx: 'nv_tcx_out', in: 'nv_in', uplink: 'nv_uplink' } as const;
 
@@ -126,6 +128,8 @@ export class LatencyProbes implements Disposable {
     try {
       const link = this.#attach('uplink', linkIndex, ATTACH.tcxEgress);
       this.#uplinks.set(linkIndex, link);
+      const isWatched = new BpfMap(this.#object.mapFd(HAS_UPLINK), FLAG);
+      isWatched.set(new Uint8Array(FLAG.keyBytes), Uint8Array.of(1, 0, 0, 0));
       this.#stack.defer(() => closeFd(link));
     } catch (error) {
       throw watchError(`see packets leave by link ${linkIndex}`, error);
