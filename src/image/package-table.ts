@@ -106,6 +106,12 @@ export const TEST_PACKAGES: readonly HostPackage[] = [
   { name: 'util-linux', reason: 'makes network namespaces', check: program('unshare') },
   { name: 'openssl', reason: 'speaks TLS to the gateway', check: runs('openssl', 'version') },
   { name: 'curl', reason: 'speaks HTTP to the gateway', check: runs('curl', '--version') },
+  { name: 'clang', reason: 'compiles BPF programs', check: runs('clang', '--version') },
+  {
+    name: 'libbpf-dev',
+    reason: 'has what BPF programs include, and loads them',
+    check: file('/usr/include/bpf/bpf_helpers.h'),
+  },
 ];
 
 /** The part of the table that a sandbox needs when kernel, image and model are there already. */

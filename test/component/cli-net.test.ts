@@ -82,6 +82,7 @@ describe('net', () => {
         nft: 'ok',
         'packet filter': 'ok',
         'metadata XDP': 'ok',
+        'latency probes': 'ok',
         forwarding: 'ok',
         'address pool': 'ok',
         resolver: expect.any(String),

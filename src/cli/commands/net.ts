@@ -1,5 +1,6 @@
 /** `neurovisor net`: the networks of sandboxes on this host, and whether there can be any. */
 import { styleText } from 'node:util';
+import { resolveHome } from '../../runtime/home.ts';
 import { examineNetwork } from '../../runtime/network-doctor.ts';
 import { type NetworkView, viewNetworks } from '../../runtime/network-view.ts';
 import type { Cli } from '../cli.ts';
@@ -52,7 +53,8 @@ export async function viewOf(word: string): Promise<NetworkView> {
 
 /** @returns 1 when sandboxes can have no network */
 export async function netDoctor(cli: Cli): Promise<number> {
-  const checks = await examineNetwork(cli.config.networkPool ?? undefined);
+  const home = resolveHome(cli.config.home);
+  const checks = await examineNetwork(home, cli.config.networkPool ?? undefined);
   const status = checks.some(({ verdict }) => verdict === 'missing') ? 1 : 0;
   if (cli.json) {
     cli.printJson(checks);
