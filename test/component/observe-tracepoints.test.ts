@@ -83,6 +83,23 @@ describe('Tracepoints', () => {
     expect(all.loss()).toEqual({ events: 0, processes: 0 });
   });
 
+  it('threads that end are no processes that end', async () => {
+    const all = await open();
+    const sandbox = newSandboxId();
+    const threads = [
+      'import os, threading',
+      't = [threading.Thread(target=os.getpid) for _ in range(5)]',
+      '[each.start() for each in t]; [each.join() for each in t]',
+      'os.execv("/bin/true", ["true"])',
+    ];
+    const python = shell(`exec /usr/bin/python3 -ISc '${threads.join('\n')}'`);
+    all.watch(sandbox, python.child.pid ?? 0);
+    await python.run();
+    all.poll();
+    expect(kinds(sandbox)).toEqual(['exec', 'exec', 'exit']);
+    expect(all.counts(sandbox)).toMatchObject({ execs: 2, exits: 1 });
+  });
+
   it('the OOM killer’s victim, and before it what it waited for', async ({ skip }) => {
     using cgroup = makeSmallCgroup(24 * 1024 * 1024) ?? skip('no memory cgroup');
     const all = await open();
@@ -161,5 +178,15 @@ describe('Tracepoints', () => {
     all.poll();
     expect(told).toEqual([]);
     expect(all.counts(sandbox)).toBeUndefined();
+  });
+
+  it('takes more sandboxes, one after the other, than it has room for at once', async () => {
+    const all = await open();
+    const each = newSandboxId();
+    for (let number = 0; number < 5000; number += 1) {
+      all.watch(each, process.pid);
+      all.forget(each);
+    }
+    expect(all.watch(each, process.pid)).toBe(true);
   });
 });
