@@ -244,6 +244,16 @@ describe('LatencyProbes', () => {
     expect(await host.do('fds')).toBe(before);
   });
 
+  it('keeps what it counted when its TAP goes', async () => {
+    await watchAll();
+    await host.do('send', 'guest', echo({ from: GUEST, to: HOST }, 1));
+    await host.do('receive', 'guest');
+    await host.do('remove');
+    expect(await read()).toMatchObject({ framesOut: 1, framesIn: 1 });
+    await host.do('unwatch');
+    expect(await read()).toMatchObject({ framesOut: 1, framesIn: 1 });
+  });
+
   it('taken, full, no_link: what can not be watched, and nothing is left of the try', async () => {
     await open({ tapsMax: 2 });
     await host.do('watch');
@@ -258,7 +268,7 @@ describe('LatencyProbes', () => {
     expect(await host.refusal('watch', 'xdp-generic')).toMatchObject({ code: 'taken' });
   });
 
-  it('not_permitted without CAP_BPF; no_compiler where there was never one', async () => {
+  it('no_compiler where there was never one; no_library; not_permitted without CAP_BPF', async () => {
     const compiler = '/nowhere/clang';
     expect(await host.refusal('open', { dir: join(dir, 'empty'), compiler })).toMatchObject({
       code: 'no_compiler',
@@ -268,10 +278,17 @@ describe('LatencyProbes', () => {
     await host.do('close');
     // The object is there now.
     await open({ compiler });
-    const weak = ['unshare', '-n', 'setpriv', '--bounding-set=-bpf,-sys_admin'];
     await using stack = new AsyncDisposableStack();
-    const process = stack.adopt(new NamespacedProcess(weak, FIXTURE), (each) => each.kill());
-    expect(await process.refusal('open', settings({}))).toMatchObject({
+    const start = (prefix: readonly string[]) =>
+      stack.adopt(new NamespacedProcess(prefix, FIXTURE), (each) => each.kill());
+    const hidden = 'for each in /usr/lib/*/libbpf.so.1; do mount --bind /dev/null $each; done';
+    const bare = start(['unshare', '-n', '-m', 'sh', '-c', `${hidden}; exec "$@"`, 'sh']);
+    expect(await bare.refusal('open', settings({}))).toMatchObject({
+      code: 'no_library',
+      remedy: expect.stringContaining('libbpf1'),
+    });
+    const weak = ['unshare', '-n', 'setpriv', '--bounding-set=-bpf,-sys_admin'];
+    expect(await start(weak).refusal('open', settings({}))).toMatchObject({
       code: 'not_permitted',
       remedy: expect.stringContaining('CAP_BPF'),
     });
