@@ -64,7 +64,7 @@ struct since {
 	__u32 zero;
 };
 
-/* Bounded: a guest that sends much loses its oldest, and those of others; `started` without `answered` tells. */
+/* Bounded: a guest that sends much loses its oldest, and those of others. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, PENDING_MAX);

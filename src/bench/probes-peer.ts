@@ -13,8 +13,8 @@ import { guardMetadata } from '../net/metadata-guard.ts';
 import { openTap } from '../net/tap.ts';
 import { ObserveError } from '../observe/errors.ts';
 import { type LatencyProbes, openLatencyProbes } from '../observe/probes.ts';
+import { countRunTime } from '../sys/bpf-object.ts';
 import { closeFd, read, write } from '../sys/fd.ts';
-import { countRunTime } from '../sys/libbpf.ts';
 import { allocateNative } from '../sys/memory.ts';
 import { percentile } from './benchmark.ts';
 

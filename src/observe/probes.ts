@@ -11,17 +11,9 @@
  */
 import { statSync } from 'node:fs';
 import { ignore } from '../base/ignore.ts';
+import { BpfMap, openMapsNamed, possibleCpus } from '../sys/bpf-map.ts';
+import { ATTACH, attachToLink, BpfObject, programRunTime, XDP_FLAGS } from '../sys/bpf-object.ts';
 import { closeFd } from '../sys/fd.ts';
-import {
-  ATTACH,
-  attachToLink,
-  BpfMap,
-  BpfObject,
-  openMapsNamed,
-  possibleCpus,
-  programRunTime,
-  XDP_FLAGS,
-} from '../sys/libbpf.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { explain, observeError } from './availability.ts';
 import { type CompileOptions, objectOf } from './compile.ts';

@@ -10,15 +10,9 @@ import { readlinkSync } from 'node:fs';
 import type { Clock } from '../base/clock.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
+import { BpfMap, possibleCpus, RingBuffer } from '../sys/bpf-map.ts';
+import { attachToTracepoint, BpfObject, programRunTime } from '../sys/bpf-object.ts';
 import { closeFd } from '../sys/fd.ts';
-import {
-  attachToTracepoint,
-  BpfMap,
-  BpfObject,
-  possibleCpus,
-  programRunTime,
-  RingBuffer,
-} from '../sys/libbpf.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { startTicksOf } from '../sys/process-start.ts';
 import { explain, observeError, requireBtf } from './availability.ts';

@@ -15,7 +15,7 @@ import {
 } from '../../src/observe/events.ts';
 import { TAP, TAP_BYTES, TIMES, TIMES_BYTES } from '../../src/observe/latency.ts';
 import { openTracepoints } from '../../src/observe/tracepoints.ts';
-import { BpfObject } from '../../src/sys/libbpf.ts';
+import { BpfObject } from '../../src/sys/bpf-object.ts';
 
 const BPF = join(import.meta.dirname, '../../bpf');
 let dir: string;
