@@ -49,7 +49,7 @@ function codeOf(code: string): ObserveErrorCode {
     case 'ESRCH':
     case 'ENOSYS':
     case 'ENOENT':
-    case 'EOPNOTSUPP':
+    case 'ENOTSUP':
       return 'unsupported';
     case 'E2BIG':
       return 'full';

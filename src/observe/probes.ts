@@ -231,5 +231,5 @@ function isTaken(error: unknown): error is SyscallError {
 
 /** Its driver has none of its own. */
 function isWithoutXdp(error: unknown): boolean {
-  return error instanceof SyscallError && error.code === 'EOPNOTSUPP';
+  return error instanceof SyscallError && error.code === 'ENOTSUP';
 }

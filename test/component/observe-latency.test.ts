@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { sleep, systemClock } from '../../src/base/clock.ts';
 import { bucketOf, quantileNs, since } from '../../src/observe/histogram.ts';
@@ -208,6 +209,35 @@ describe('LatencyProbes', () => {
     expect(peer).toMatchObject({ answered: 1, failed: 0, repeated: 0 });
     expect(peer.started).toBe(2000);
     expect(peer.unanswered).toBe(1999);
+  });
+
+  it('lets pass whatever a guest sends, and counts it', async () => {
+    const valid = [
+      echo(out, 1),
+      udp(out, 2),
+      fragment(out),
+      tcp(out, { sequence: 5, acknowledge: 9, bytes: 40 }),
+    ].map((hex) => Buffer.from(hex, 'hex'));
+    const damaged = fc
+      .record({
+        which: fc.nat(valid.length - 1),
+        at: fc.nat(60),
+        byte: fc.nat(255),
+        bytes: fc.nat(90),
+      })
+      .map(({ which, at, byte, bytes }) => {
+        const frame = Buffer.from(valid[which] ?? []);
+        if (at < frame.length) frame[at] = byte;
+        return frame.subarray(0, Math.max(14, bytes));
+      });
+    const any = fc.oneof(damaged, fc.uint8Array({ minLength: 14, maxLength: 1500 }));
+    const frames = fc.sample(any, { numRuns: 3000, seed: 1 });
+    const hex = frames.map((frame) => Buffer.from(frame).toString('hex'));
+    const seen = await host.do<TapLatency & { verdicts: number[] }>('verdicts', settings({}), hex);
+    expect(seen).toMatchObject({ ingress: 'xdp-generic', verdicts: [2], framesOut: 3000 });
+    expect(seen.unreadable).toBeGreaterThan(100);
+    // Most are the same packet again.
+    expect(seen.paths.peer.started).toBeGreaterThan(10);
   });
 
   it('after the end of its process nothing of it is left', async () => {
