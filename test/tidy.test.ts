@@ -14,7 +14,7 @@ const LAYERS: Record<string, readonly string[]> = {
   ...Object.fromEntries(MECHANISMS.map((name) => [name, ['base', 'sys']])),
   engine: ['base'],
   // Worlds in namespaces of their own, in which the network is seen to do what it should; VMMs in their jails.
-  prove: ['base', 'sys', 'net', 'jail', 'vmm', 'image', 'runtime', 'config'],
+  prove: ['base', 'sys', 'net', 'observe', 'jail', 'vmm', 'image', 'runtime', 'config'],
   sandbox: ['base', ...MECHANISMS.map((name) => `type:${name}`)],
   runtime: ['base', 'sys', 'sandbox', 'engine', 'config', ...MECHANISMS],
   config: ['base'],

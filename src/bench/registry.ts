@@ -11,6 +11,7 @@ import { memoryBenchmark } from './memory.ts';
 import { networkBenchmark } from './network.ts';
 import { pauseBenchmark } from './pause.ts';
 import { poolBenchmark } from './pool.ts';
+import { probesBenchmark } from './probes.ts';
 import { scriptBenchmark } from './script.ts';
 import { seccompBenchmark } from './seccomp.ts';
 import { snapshotBenchmark } from './snapshot.ts';
@@ -31,4 +32,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   bridgeBenchmark,
   networkBenchmark,
   seccompBenchmark,
+  probesBenchmark,
 ];

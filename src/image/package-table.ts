@@ -113,6 +113,12 @@ export const TEST_PACKAGES: readonly HostPackage[] = [
   { name: 'openssl', reason: 'speaks TLS to the gateway', check: runs('openssl', 'version') },
   { name: 'curl', reason: 'speaks HTTP to the gateway', check: runs('curl', '--version') },
   { name: 'strace', reason: 'shows which system calls are made', check: runs('strace', '-V') },
+  { name: 'clang', reason: 'compiles BPF programs', check: runs('clang', '--version') },
+  {
+    name: 'libbpf-dev',
+    reason: 'has what BPF programs include, and loads them',
+    check: file('/usr/include/bpf/bpf_helpers.h'),
+  },
 ];
 
 /** The part of the table that a sandbox needs when kernel, image and model are there already. */

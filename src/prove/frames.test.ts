@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { udpFrame } from './frames.ts';
+import { echoFrame, isEcho, udpFrame } from './frames.ts';
 
 describe('udpFrame', () => {
   const macs = { fromMac: 'aa:fc:00:00:00:02', toMac: 'aa:fd:00:00:00:01' };
@@ -19,6 +19,20 @@ describe('udpFrame', () => {
     expect(frame.subarray(22, 24).toString('hex')).toBe('86dd');
     expect(frame.subarray(24, 32).toString('hex')).toBe('6000000000091140');
     expect(onesComplement(pseudo(frame.subarray(32, 64), frame.subarray(64)))).toBe(0xffff);
+  });
+});
+
+describe('echoFrame', () => {
+  it('is what ping sends, and known again', () => {
+    const macs = { fromMac: 'aa:fc:00:00:00:02', toMac: 'aa:fd:00:00:00:01' };
+    const ends = { ...macs, from: '10.0.0.2', to: '10.0.0.1' };
+    const frame = echoFrame({ ...ends, kind: 'request', sequence: 5 });
+    expect(frame.subarray(44, 52).toString('hex')).toBe('0800f7ad004d0005');
+    expect(onesComplement(frame.subarray(24, 44))).toBe(0xffff);
+    expect(onesComplement(frame.subarray(44))).toBe(0xffff);
+    expect(isEcho(frame)).toBe(true);
+    expect(isEcho(udpFrame({ ...ends, port: 9, text: 'hi' }))).toBe(false);
+    expect(isEcho(frame.subarray(0, 40))).toBe(false);
   });
 });
 

@@ -7,11 +7,13 @@ import { proveMetadata } from './metadata-proof.ts';
 import type { Proof } from './proof.ts';
 import { proveSecrets } from './secrets-proof.ts';
 import { createWorld, type World } from './world.ts';
+import { proveXdp } from './xdp-proof.ts';
 
 const PROOFS: Readonly<Record<string, (world: World) => Promise<Proof>>> = {
   metadata: proveMetadata,
   egress: proveEgress,
   secrets: proveSecrets,
+  xdp: proveXdp,
 };
 
 const say = (message: object): boolean => process.stdout.write(`${JSON.stringify(message)}\n`);

@@ -12,7 +12,7 @@ import type { JailContext } from './jail/vmm.ts';
 import type { Proof } from './proof.ts';
 
 /** Proofs that are made in network namespaces. */
-const NETWORK_PROOFS = ['metadata', 'egress', 'secrets'] as const;
+const NETWORK_PROOFS = ['metadata', 'egress', 'secrets', 'xdp'] as const;
 export const PROOF_NAMES = [...NETWORK_PROOFS, 'seccomp', 'caps', 'cgroup', 'image'] as const;
 export type ProofName = (typeof PROOF_NAMES)[number];
 type NetworkProof = (typeof NETWORK_PROOFS)[number];

@@ -17,9 +17,13 @@ import { Nft } from '../net/nft.ts';
 import { legacyFilters, type OtherFilter, otherFilters } from '../net/other-filters.ts';
 import { parseResolvConf } from '../net/resolv-conf.ts';
 import { readContents } from '../net/table-owners.ts';
+import { ObserveError } from '../observe/errors.ts';
+import { openLatencyProbes } from '../observe/probes.ts';
 import { isRunning } from '../sys/process-start.ts';
 import { TUN_DEVICE } from '../sys/tun.ts';
 import type { Check } from './doctor.ts';
+import type { Home } from './home.ts';
+import { bpfDir } from './latency.ts';
 
 const run = promisify(execFile);
 /** A line for each table that the older iptables has in this network namespace. */
@@ -30,8 +34,14 @@ type Finding = Omit<Check, 'name'>;
 const FORWARD = '/proc/sys/net/ipv4/ip_forward';
 const nft = new Nft();
 
-/** @param pool that sandboxes would be given addresses from */
-export async function examineNetwork(pool = POOL_DEFAULT): Promise<Check[]> {
+/**
+ * @param home where objects of BPF programs are kept
+ * @param pool that sandboxes would be given addresses from
+ */
+export async function examineNetwork(
+  home: Pick<Home, 'cacheDir'>,
+  pool = POOL_DEFAULT,
+): Promise<Check[]> {
   const checks: readonly [string, () => Promise<Finding> | Finding][] = [
     ['privileges', checkPrivileges],
     ['TAP device', checkTun],
@@ -40,6 +50,7 @@ export async function examineNetwork(pool = POOL_DEFAULT): Promise<Check[]> {
     ['kernel', checkKernel],
     ['flush guard', checkFlushGuard],
     ['metadata XDP', checkGuard],
+    ['latency probes', () => checkProbes(home)],
     ['forwarding', checkForwarding],
     ['address pool', () => checkPool(pool)],
     ['resolver', checkResolver],
@@ -143,6 +154,18 @@ function checkGuard(): Finding {
   } catch (error) {
     if (!(error instanceof GuardError)) throw error;
     const detail = `the packet filter alone keeps guests from metadata services: ${describeError(error)}`;
+    return { verdict: 'limited', detail, remedy: error.remedy ?? null };
+  }
+}
+
+/** Compiles, loads and lets go. */
+async function checkProbes(home: Pick<Home, 'cacheDir'>): Promise<Finding> {
+  try {
+    using _ = await openLatencyProbes({ dir: bpfDir(home) });
+    return ok('`net latency` can measure packets');
+  } catch (error) {
+    if (!(error instanceof ObserveError)) throw error;
+    const detail = `not available (sandboxes do without): ${describeError(error)}`;
     return { verdict: 'limited', detail, remedy: error.remedy ?? null };
   }
 }

@@ -114,6 +114,7 @@ describe('net', () => {
         kernel: 'ok',
         'flush guard': 'ok',
         'metadata XDP': 'ok',
+        'latency probes': 'ok',
         forwarding: 'ok',
         'address pool': 'ok',
         resolver: expect.any(String),

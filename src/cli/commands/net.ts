@@ -1,5 +1,6 @@
 /** `neurovisor net`: the networks of sandboxes on this host, and whether there can be any. */
 import { styleText } from 'node:util';
+import { resolveHome } from '../../runtime/home.ts';
 import { examineNetwork } from '../../runtime/network-doctor.ts';
 import { cleanNetworks, type NetworkView, viewNetworks } from '../../runtime/network-view.ts';
 import type { Cli } from '../cli.ts';
@@ -35,6 +36,14 @@ export async function netList(cli: Cli): Promise<number> {
 
 /** @param word the id, or its beginning */
 export async function netInspect(cli: Cli, word: string): Promise<number> {
+  const view = await viewOf(word);
+  if (cli.json) cli.printJson(view);
+  else cli.stdout.write(`${describeView(view)}\n`);
+  return 0;
+}
+
+/** @throws UsageError */
+export async function viewOf(word: string): Promise<NetworkView> {
   const found = (await viewNetworks()).filter(({ sandbox }) => sandbox.startsWith(word));
   const [view] = found;
   if (view === undefined) {
@@ -43,15 +52,16 @@ export async function netInspect(cli: Cli, word: string): Promise<number> {
   }
   if (found.length > 1)
     throw new UsageError(`"${word}" is the beginning of ${found.length} ids`, 'write more of it');
-  if (cli.json) cli.printJson(view);
-  else cli.stdout.write(`${describeView(view)}\n`);
-  return 0;
+  return view;
 }
 
 /** @returns 1 when sandboxes can have no network */
 export async function netDoctor(cli: Cli, { clean = false }: DoctorFlags = {}): Promise<number> {
   if (clean) await cleanUp(cli);
-  const checks = await examineNetwork(cli.config.networkPool ?? undefined);
+  const checks = await examineNetwork(
+    resolveHome(cli.config.home),
+    cli.config.networkPool ?? undefined,
+  );
   const status = checks.some(({ verdict }) => verdict === 'missing') ? 1 : 0;
   if (cli.json) {
     cli.printJson(checks);

@@ -36,6 +36,20 @@ export function addNet(program: Command): void {
       perform(flags, async (cli) => (await load()).netInspect(cli, sandbox)),
     );
   net
+    .command('latency')
+    .summary('measure how long the packets of a sandbox take')
+    .description(
+      'Measures for a while, by eBPF on its TAP and on the uplink, and shows histograms. Ctrl-C ends it earlier. What the guest does goes on as before.',
+    )
+    .argument('<sandbox>', 'the id, or its beginning')
+    .option('--for <duration>', 'how long, e.g. 30s or 2m (default 5s)')
+    .addOption(output())
+    .action((sandbox: string, flags: OutputFlags & { readonly for?: string }) =>
+      perform(flags, async (cli) =>
+        (await import('../commands/net-latency.ts')).netLatency(cli, sandbox, flags),
+      ),
+    );
+  net
     .command('doctor')
     .summary('say whether sandboxes can have a network here')
     .option(

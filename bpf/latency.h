@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* What latency.bpf.c and src/observe/latency.ts share. A test compares both by the object's BTF. */
+#ifndef NV_LATENCY_H
+#define NV_LATENCY_H
+
+#include "log2.h"
+
+/* Times that are measured, the index in `struct nv_tap`. */
+enum nv_path {
+	/* A packet to the guest until its answer comes out of the guest. */
+	NV_GUEST = 0,
+	/* A packet from the guest until its answer goes to the guest. */
+	NV_PEER = 1,
+	/* A packet from the guest until it leaves the host by an uplink. */
+	NV_FORWARD = 2,
+	NV_PATHS = 3,
+};
+
+struct nv_times {
+	/* Packets that an answer was awaited for. */
+	__u64 started;
+	/* Answers: the sum of `buckets`. */
+	__u64 answered;
+	/* Sent again before they were answered, so which of them the answer is to is not known. */
+	__u64 repeated;
+	/* Not noted, since the map of what is awaited had no room. */
+	__u64 failed;
+	/* Sum of all times, `ns`. */
+	__u64 sum_ns;
+	__u64 buckets[NV_BUCKETS];
+};
+
+/* The value of `nv_taps`, once for each processor; the key is the TAP's link index. */
+struct nv_tap {
+	/* Inode of the network namespace whose link index the key is; set by the host. */
+	__u64 namespace;
+	/* Frames that came out of the guest, and that went to it. */
+	__u64 frames_out;
+	__u64 frames_in;
+	/* Frames with less than the headers that their fields promise. */
+	__u64 unreadable;
+	struct nv_times paths[NV_PATHS];
+};
+
+#endif

@@ -1,0 +1,37 @@
+/** Rows of a histogram as bars of text. Pure. */
+
+/** The longest bar, characters. */
+const BAR_CHARACTERS = 40;
+const EIGHTHS = ['', '▏', '▎', '▍', '▌', '▋', '▊', '▉'] as const;
+
+export interface Bar {
+  readonly label: string;
+  readonly count: number;
+}
+
+/** One line each; what is not 0 has a bar that can be seen. */
+export function bars(rows: readonly Bar[]): string[] {
+  const most = Math.max(...rows.map(({ count }) => count), 1);
+  const width = Math.max(...rows.map(({ label }) => label.length), 0);
+  return rows.map(({ label, count }) => {
+    const bar = count === 0 ? '' : `${barOf(count / most)} `;
+    return `${label.padStart(width)}  ${bar}${count}`;
+  });
+}
+
+function barOf(share: number): string {
+  const eighths = Math.max(Math.round(share * BAR_CHARACTERS * 8), 1);
+  return '█'.repeat(eighths >> 3) + (EIGHTHS[eighths & 7] ?? '');
+}
+
+/** Of a latency: `850 ns`, `12 µs`, `16.8 ms`, `1.1 s`. */
+export function nanoseconds(ns: number): string {
+  const units = ['ns', 'µs', 'ms', 's'];
+  let value = ns;
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 || value >= 100 ? value.toFixed(0) : value.toFixed(1)} ${units[unit]}`;
+}

@@ -1,0 +1,76 @@
+/** `neurovisor net latency`: how long the packets of a sandbox take. */
+import { resolveHome } from '../../runtime/home.ts';
+import { type LatencyReport, measureLatency, type PathReport } from '../../runtime/latency.ts';
+import { bars, nanoseconds } from '../bars.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { parseDuration } from '../options.ts';
+import { viewOf } from './net.ts';
+
+export const SECONDS_DEFAULT = 5;
+const MS_MAX = 3_600_000;
+
+const WHAT = {
+  peer: 'from a packet of the guest to its answer',
+  guest: 'from a packet to the guest to its answer',
+  forward: 'from a packet of the guest until it has left the host',
+} as const;
+
+/** @param word the id, or its beginning. @throws ObserveError where this host can not measure */
+export async function netLatency(
+  cli: Cli,
+  word: string,
+  flags: { readonly for?: string },
+): Promise<number> {
+  const durationMs = parseDuration(flags.for ?? String(SECONDS_DEFAULT));
+  if (durationMs > MS_MAX) throw new UsageError('an hour is the most', 'write a shorter --for');
+  const view = await viewOf(word);
+  const stop = new AbortController();
+  cli.onInterrupt(() => stop.abort(), null);
+  cli.onEnd(() => stop.abort());
+  const home = resolveHome(cli.config.home);
+  const options = { home, interfaceName: view.interface, durationMs, stop: stop.signal };
+  const report = await measureLatency(options);
+  if (report === undefined) {
+    const remedy = '`neurovisor net ls` says what has become of it';
+    throw new UsageError(`sandbox ${view.sandbox} has no link any more`, remedy);
+  }
+  if (cli.json) cli.printJson({ sandbox: view.sandbox, ...report });
+  else cli.stdout.write(`${describe(view.sandbox, report)}\n`);
+  return 0;
+}
+
+function describe(sandbox: string, report: LatencyReport): string {
+  const { ingress, uplink, seconds, framesOut, framesIn, unreadable, paths } = report;
+  const rows = [
+    ['sandbox', sandbox],
+    ['interface', `${report.interface}, seen by ${ingress}`],
+    ['uplink', uplink ?? 'none'],
+    ['measured', `${seconds.toFixed(1)} s`],
+    ['frames', `${framesOut} out, ${framesIn} in, ${unreadable} unreadable`],
+  ];
+  const head = rows.map(([name = '', value = '']) => `${name.padEnd(11)}${value}`);
+  const parts = (['peer', 'guest', 'forward'] as const).flatMap((path) => [
+    '',
+    ...describePath(path, WHAT[path], paths[path]),
+  ]);
+  return [...head, ...parts].join('\n');
+}
+
+function describePath(path: string, what: string, report: PathReport): string[] {
+  const { p50Ns, p95Ns, p99Ns, answered, unanswered, repeated, failed } = report;
+  const title = `${path}: ${what}`;
+  const rest = [
+    ...(unanswered > 0 ? [`${unanswered} without`] : []),
+    ...(repeated > 0 ? [`${repeated} sent again`] : []),
+    ...(failed > 0 ? [`${failed} not noted`] : []),
+  ];
+  const counts = [`${answered} times`, ...rest].join(', ');
+  if (p50Ns === null || p95Ns === null || p99Ns === null) return [`${title}: ${counts}`];
+  const quantiles = `p50 ${nanoseconds(p50Ns)}, p95 ${nanoseconds(p95Ns)}, p99 ${nanoseconds(p99Ns)}`;
+  const rows = report.buckets.map(({ fromNs, toNs, count }) => ({
+    label: `  ${nanoseconds(fromNs).padStart(7)} – ${nanoseconds(toNs).padStart(7)}`,
+    count,
+  }));
+  return [title, `  ${quantiles}: ${counts}`, ...bars(rows)];
+}

@@ -1,0 +1,235 @@
+/**
+ * Programs of `bpf/` in the kernel, which measure what sandboxes do to the host and the host to them:
+ *
+ *     latency.bpf.c ───► probes (this file) ──► latency, histogram    how long packets of a guest take
+ *     processes.bpf.c ─► tracepoints ─────────► events                OOM, reclaim, start and end of VMMs
+ *          └─ compile: objects, kept by digest
+ *
+ * This one loads bpf/latency.bpf.c once and puts it on the TAPs of sandboxes and on uplinks (io). All of it is
+ * held by descriptors of this process: when it ends, however, nothing is left. Without it sandboxes run as they
+ * do with it.
+ */
+import { statSync } from 'node:fs';
+import { ignore } from '../base/ignore.ts';
+import { BpfMap, openMapsNamed, possibleCpus } from '../sys/bpf-map.ts';
+import { ATTACH, attachToLink, BpfObject, programRunTime, XDP_FLAGS } from '../sys/bpf-object.ts';
+import { closeFd } from '../sys/fd.ts';
+import { SyscallError } from '../sys/libc.ts';
+import { explain, observeError } from './availability.ts';
+import { type CompileOptions, objectOf } from './compile.ts';
+import { namespaceOf, newTapValue, readTap, TAP_BYTES, type TapLatency } from './latency.ts';
+
+const MAP = 'nv_taps';
+const KEY_BYTES = 4;
+const HAS_UPLINK = 'nv_has_uplink';
+const FLAG = { keyBytes: 4, valueBytes: 4 } as const;
+/** Programs of bpf/latency.bpf.c by what they look at. */
+const PROGRAM = { xdp: 'nv_xdp_out', tcx: 'nv_tcx_out', in: 'nv_in', uplink: 'nv_uplink' } as const;
+
+export interface LatencyProbeOptions extends CompileOptions {
+  /** Packets whose answers are awaited at once, of all TAPs; absent: 65536. */
+  readonly pendingMax?: number;
+  /** TAPs at once; absent: 1024. */
+  readonly tapsMax?: number;
+}
+
+/**
+ * Where frames of a guest are seen: by XDP, before anything else of the host's network, in the driver or for
+ * drivers that have none in general; or by TCX, right after another's XDP program that is on the TAP already.
+ */
+export type Ingress = 'xdp-native' | 'xdp-generic' | 'tcx';
+
+const INGRESSES: readonly Ingress[] = ['xdp-native', 'xdp-generic', 'tcx'];
+
+export interface TapProbe extends Disposable {
+  readonly linkIndex: number;
+  readonly ingress: Ingress;
+  /** Since it was put there; what it was at `dispose` afterwards. @throws ObserveError `no_link` */
+  read(): TapLatency;
+}
+
+/** Of one of our programs, while the kernel counts (`countRunTime`). */
+export interface RunTime {
+  readonly program: keyof typeof PROGRAM;
+  readonly runs: number;
+  readonly ns: number;
+}
+
+/**
+ * Compiles, where there is no object yet, and loads.
+ * @throws ObserveError
+ */
+export async function openLatencyProbes(options: LatencyProbeOptions): Promise<LatencyProbes> {
+  const attempt = 'load the programs that measure packets';
+  const path = await objectOf('latency', options);
+  const { pendingMax, tapsMax } = options;
+  try {
+    const object = new BpfObject(path, {
+      maxEntries: {
+        ...(pendingMax === undefined ? {} : { nv_pending: pendingMax }),
+        ...(tapsMax === undefined ? {} : { [MAP]: tapsMax }),
+      },
+    });
+    return new LatencyProbes(object);
+  } catch (error) {
+    throw explain(attempt, error);
+  }
+}
+
+export class LatencyProbes implements Disposable {
+  readonly #object: BpfObject;
+  readonly #taps: BpfMap;
+  readonly #cpus = possibleCpus();
+  readonly #stack = new DisposableStack();
+  readonly #uplinks = new Map<number, number>();
+
+  /** @param object of bpf/latency.bpf.c, which becomes ours */
+  constructor(object: BpfObject) {
+    this.#object = object;
+    this.#taps = tapMap(object.mapFd(MAP), this.#cpus);
+    this.#stack.defer(() => object.close());
+  }
+
+  /**
+   * Measures packets of a TAP from now on.
+   * @param ingress absent: the first of them that is possible
+   * @throws ObserveError `no_link`; `taken`: it is watched already, or for XDP has another program; `full`;
+   * `unsupported`: before Linux 6.6
+   */
+  watchTap(linkIndex: number, ingress?: Ingress): TapProbe {
+    const attempt = `measure packets of link ${linkIndex}`;
+    const key = keyOf(linkIndex);
+    using stack = new DisposableStack();
+    try {
+      this.#taps.set(key, newTapValue(ownNamespace(), this.#cpus), 'new');
+      stack.defer(() => void this.#taps.delete(key));
+      // First, since XDP says of a link that is not there only that something is invalid.
+      const back = this.#attach('in', linkIndex, ATTACH.tcxEgress);
+      stack.defer(() => closeFd(back));
+      const out = this.#attachOut(linkIndex, ingress);
+      stack.defer(() => closeFd(out.link));
+      return this.#probe(linkIndex, out.ingress, stack.move());
+    } catch (error) {
+      throw watchError(attempt, error);
+    }
+  }
+
+  /** Sees packets of watched TAPs leave there. Fine when it is watched already. @throws ObserveError */
+  watchUplink(linkIndex: number): void {
+    if (this.#uplinks.has(linkIndex)) return;
+    try {
+      const link = this.#attach('uplink', linkIndex, ATTACH.tcxEgress);
+      this.#uplinks.set(linkIndex, link);
+      const isWatched = new BpfMap(this.#object.mapFd(HAS_UPLINK), FLAG);
+      isWatched.set(new Uint8Array(FLAG.keyBytes), Uint8Array.of(1, 0, 0, 0));
+      this.#stack.defer(() => closeFd(link));
+    } catch (error) {
+      throw watchError(`see packets leave by link ${linkIndex}`, error);
+    }
+  }
+
+  runTimes(): readonly RunTime[] {
+    return (Object.keys(PROGRAM) as (keyof typeof PROGRAM)[]).map((program) => {
+      const { runs, ns } = programRunTime(this.#object.programFd(PROGRAM[program]));
+      return { program, runs: Number(runs), ns: Number(ns) };
+    });
+  }
+
+  /** Takes every program away. */
+  [Symbol.dispose](): void {
+    this.#stack.dispose();
+  }
+
+  #probe(linkIndex: number, ingress: Ingress, links: DisposableStack): TapProbe {
+    let final: TapLatency | undefined;
+    const read = (): TapLatency => {
+      const value = final === undefined ? this.#taps.get(keyOf(linkIndex)) : undefined;
+      if (final !== undefined) return final;
+      if (value !== undefined) return readTap(value);
+      const cause = new Error('its probes have been closed');
+      throw observeError('no_link', `read latencies of link ${linkIndex}`, cause);
+    };
+    return {
+      linkIndex,
+      ingress,
+      read,
+      [Symbol.dispose]: () => {
+        if (links.disposed) return;
+        final = read();
+        links.dispose();
+      },
+    };
+  }
+
+  #attachOut(linkIndex: number, wanted?: Ingress): { link: number; ingress: Ingress } {
+    const tries = wanted === undefined ? INGRESSES : [wanted];
+    for (const ingress of tries) {
+      try {
+        if (ingress === 'tcx') break;
+        const flags = ingress === 'xdp-native' ? XDP_FLAGS.driver : XDP_FLAGS.generic;
+        return { link: this.#attach('xdp', linkIndex, ATTACH.xdp, flags), ingress };
+      } catch (error) {
+        if (wanted !== undefined || !(isTaken(error) || isWithoutXdp(error))) throw error;
+        ignore(error, 'a way to see packets that a link does not offer');
+      }
+    }
+    return { link: this.#attach('tcx', linkIndex, ATTACH.tcxIngress), ingress: 'tcx' };
+  }
+
+  #attach(program: keyof typeof PROGRAM, linkIndex: number, place: number, flags = XDP_FLAGS.any) {
+    const fd = this.#object.programFd(PROGRAM[program]);
+    return attachToLink(fd, linkIndex, place, flags);
+  }
+}
+
+/**
+ * What a TAP's packets took, measured by whatever process of this host.
+ * @returns undefined where none does
+ * @throws ObserveError
+ */
+export function readLatencyOf(linkIndex: number): TapLatency | undefined {
+  const namespace = ownNamespace();
+  const fds: number[] = [];
+  try {
+    const cpus = possibleCpus();
+    fds.push(...openMapsNamed(MAP));
+    for (const fd of fds) {
+      const value = tapMap(fd, cpus).get(keyOf(linkIndex));
+      if (value !== undefined && namespaceOf(value) === namespace) return readTap(value);
+    }
+    return undefined;
+  } catch (error) {
+    throw explain(`read latencies of link ${linkIndex}`, error);
+  } finally {
+    for (const fd of fds) closeFd(fd);
+  }
+}
+
+function tapMap(fd: number, cpus: number): BpfMap {
+  return new BpfMap(fd, { keyBytes: KEY_BYTES, valueBytes: TAP_BYTES * cpus });
+}
+
+function keyOf(linkIndex: number): Uint8Array {
+  const key = Buffer.alloc(KEY_BYTES);
+  key.writeUInt32LE(linkIndex);
+  return key;
+}
+
+function ownNamespace(): bigint {
+  return BigInt(statSync('/proc/self/ns/net').ino);
+}
+
+/** TCX is what an old kernel lacks (`EINVAL`). */
+function watchError(attempt: string, error: unknown): unknown {
+  return isTaken(error) ? observeError('taken', attempt, error) : explain(attempt, error);
+}
+
+/** What is to be put there is there already. */
+function isTaken(error: unknown): error is SyscallError {
+  return error instanceof SyscallError && ['EBUSY', 'EEXIST'].includes(error.code);
+}
+
+/** Its driver has none of its own. */
+function isWithoutXdp(error: unknown): boolean {
+  return error instanceof SyscallError && error.code === 'ENOTSUP';
+}

@@ -1,0 +1,58 @@
+/** A TAP of a card that answers nothing by itself: what is on the other end is what we send (io). */
+import { sleep } from '../base/clock.ts';
+import { confineLink } from '../net/link-settings.ts';
+import type { Links } from '../net/links.ts';
+import { closeFd, read, writeBytes } from '../sys/fd.ts';
+import { allocateNative } from '../sys/memory.ts';
+import { createTap } from '../sys/tun.ts';
+import { isEcho } from './frames.ts';
+
+const FRAME_BYTES_MAX = 65_536;
+/** After which a frame that does not come is missing. */
+const WAIT_MS = 5_000;
+
+export interface WireSpec {
+  readonly name: string;
+  /** Of the host. */
+  readonly address: string;
+  readonly mac: string;
+}
+
+export class Wire implements Disposable {
+  readonly linkIndex: number;
+  readonly #fd: number;
+  readonly #frame = allocateNative(FRAME_BYTES_MAX);
+
+  /** @throws LinkError, SyscallError */
+  constructor(links: Links, { name, address, mac }: WireSpec) {
+    this.#fd = createTap({ name });
+    this.linkIndex = links.find(name)?.index ?? 0;
+    confineLink(name);
+    links.change(this.linkIndex, { mac });
+    links.addAddress({ linkIndex: this.linkIndex, address, prefixLength: 30 });
+    links.change(this.linkIndex, { up: true });
+  }
+
+  /** Into the host, which has worked them off when this returns. */
+  send(...frames: Buffer[]): void {
+    for (const frame of frames) writeBytes(this.#fd, frame);
+  }
+
+  /** Waits until so many echoes or replies have come out of the host. @throws Error when they do not */
+  async receive(count: number): Promise<void> {
+    for (let waitedMs = 0, missing = count; missing > 0; ) {
+      const bytes = read(this.#fd, this.#frame.address, FRAME_BYTES_MAX);
+      if (bytes > 0) {
+        if (isEcho(Buffer.from(this.#frame.buffer, 0, bytes))) missing -= 1;
+        continue;
+      }
+      if (waitedMs >= WAIT_MS) throw new Error(`${missing} of ${count} frames did not come`);
+      await sleep(1);
+      waitedMs += 1;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    closeFd(this.#fd);
+  }
+}

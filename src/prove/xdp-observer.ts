@@ -1,0 +1,8 @@
+/** Measures a TAP until it is killed. Arguments: its link index, where objects are kept. Says `ready`. */
+import { openLatencyProbes } from '../observe/probes.ts';
+
+const [linkIndex = '', dir = ''] = process.argv.slice(2);
+const probes = await openLatencyProbes({ dir });
+probes.watchTap(Number(linkIndex));
+process.stdout.write('ready\n');
+process.stdin.resume().once('end', () => process.exit(0));

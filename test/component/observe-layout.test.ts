@@ -1,0 +1,94 @@
+/** Structs of bpf/*.h lie where we read them; the same sources give the same object. */
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { FakeClock } from '../../src/base/clock.ts';
+import { objectOf, PROGRAMS } from '../../src/observe/compile.ts';
+import {
+  EVENT,
+  EVENT_BYTES,
+  LOSS,
+  LOSS_BYTES,
+  SANDBOX,
+  SANDBOX_BYTES,
+} from '../../src/observe/events.ts';
+import { TAP, TAP_BYTES, TIMES, TIMES_BYTES } from '../../src/observe/latency.ts';
+import { openTracepoints } from '../../src/observe/tracepoints.ts';
+import { BpfObject } from '../../src/sys/bpf-object.ts';
+
+const BPF = join(import.meta.dirname, '../../bpf');
+let dir: string;
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'nv-observe-'));
+});
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+describe('layout', () => {
+  it.each([
+    ['latency', 'nv_tap', TAP, TAP_BYTES],
+    ['latency', 'nv_times', TIMES, TIMES_BYTES],
+    ['processes', 'nv_event', EVENT, EVENT_BYTES],
+    ['processes', 'nv_sandbox', SANDBOX, SANDBOX_BYTES],
+    ['processes', 'nv_loss', LOSS, LOSS_BYTES],
+  ] as const)('%s.bpf.c: struct %s', async (program, struct, offsets, bytes) => {
+    const object = new BpfObject(await objectOf(program, { dir }));
+    try {
+      const layout = object.structFields(struct);
+      expect(layout.bytes).toBe(bytes);
+      expect(layout.fields.map(({ name, offset }) => [name, offset])).toEqual(
+        Object.entries(offsets),
+      );
+      // No padding, whose bytes nobody sets.
+      const ends = layout.fields.map(({ offset, bytes: size }) => offset + size);
+      expect([0, ...ends]).toEqual([...layout.fields.map(({ offset }) => offset), bytes]);
+    } finally {
+      object.close();
+    }
+  });
+});
+
+describe('objectOf', () => {
+  it('the same bytes wherever the sources lie, made once', async () => {
+    const elsewhere = join(dir, 'a folder', 'bpf');
+    cpSync(BPF, elsewhere, { recursive: true });
+    for (const program of PROGRAMS) {
+      const first = await objectOf(program, { dir: join(dir, 'one') });
+      const second = await objectOf(program, { dir: join(dir, 'two'), sourceDir: elsewhere });
+      expect(readFileSync(first)).toEqual(readFileSync(second));
+      expect(readFileSync(first).includes(dir)).toBe(false);
+      writeFileSync(first, 'kept');
+      expect(await objectOf(program, { dir: join(dir, 'one') })).toBe(first);
+      expect(readFileSync(first, 'latin1')).toBe('kept');
+    }
+  });
+
+  it('other sources are another object; what does not compile leaves nothing', async () => {
+    const sourceDir = join(dir, 'other');
+    cpSync(BPF, sourceDir, { recursive: true });
+    const kept = join(dir, 'kept');
+    const before = await objectOf('latency', { dir: kept, sourceDir });
+    writeFileSync(join(sourceDir, 'log2.h'), '#error not today');
+    await expect(objectOf('latency', { dir: kept, sourceDir })).rejects.toMatchObject({
+      code: 'compile_failed',
+      cause: expect.objectContaining({ message: expect.stringContaining('not today') }),
+    });
+    expect(readdirSync(kept).map((name) => join(kept, name))).toEqual([before]);
+  });
+});
+
+describe('objects of another kernel', () => {
+  it('unsupported, with what the kernel says: a struct is not what it was', async () => {
+    const btfPath = await objectOf('latency', { dir });
+    const options = { dir, clock: new FakeClock(), onEvent: () => undefined };
+    await expect(openTracepoints({ ...options, btfPath })).rejects.toMatchObject({
+      code: 'unsupported',
+      cause: expect.objectContaining({ message: expect.stringContaining('CO-RE') }),
+    });
+    const nowhere = join(dir, 'no-btf');
+    await expect(openTracepoints({ ...options, btfPath: nowhere })).rejects.toMatchObject({
+      code: 'no_btf',
+      remedy: expect.stringContaining('CONFIG_DEBUG_INFO_BTF'),
+    });
+  });
+});

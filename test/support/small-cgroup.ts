@@ -1,0 +1,25 @@
+/** A memory cgroup of either version, to be short of memory in without the machine being so. */
+import { existsSync, mkdirSync, rmdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+const V1 = '/sys/fs/cgroup/memory';
+const V2 = '/sys/fs/cgroup';
+
+/** @returns undefined where there is no memory cgroup for us */
+export function makeSmallCgroup(limitBytes: number): SmallCgroup | undefined {
+  const isV1 = existsSync(join(V1, 'memory.limit_in_bytes'));
+  if (!isV1 && !existsSync(join(V2, 'cgroup.controllers'))) return undefined;
+  const dir = join(isV1 ? V1 : V2, `nv-test-${process.pid}`);
+  mkdirSync(dir);
+  const limit = join(dir, isV1 ? 'memory.limit_in_bytes' : 'memory.max');
+  if (existsSync(limit)) {
+    writeFileSync(limit, String(limitBytes));
+    return { dir, [Symbol.dispose]: () => rmdirSync(dir) };
+  }
+  rmdirSync(dir);
+  return undefined;
+}
+
+export interface SmallCgroup extends Disposable {
+  readonly dir: string;
+}
