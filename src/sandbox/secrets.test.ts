@@ -57,7 +57,7 @@ describe('makeSecrets', () => {
 describe('secrets of a spec', () => {
   it('mean a network that lets nothing else through; one that was asked for stays', () => {
     const { network } = makeSpec({ secrets: [secret] }, 4);
-    expect(network).toEqual({ mode: 'allowlist', allow: [], deny: [] });
+    expect(network).toEqual({ mode: 'allowlist', allow: [], deny: [], limits: {} });
     expect(makeSpec({ secrets: [secret], network: { mode: 'open' } }, 4).network?.mode).toBe(
       'open',
     );
