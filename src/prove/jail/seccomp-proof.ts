@@ -17,7 +17,7 @@ const NOBODY = 0x3fff_ffff;
 
 /**
  * What leads out of a jail, or has led out of some. Controls make the same calls as root of the host, so
- * their arguments must be such that the kernel only looks at them: paths in a directory that is not there,
+ * their arguments must be such that the kernel only looks at them: paths in a directory that can't be there,
  * descriptors and processes that are none.
  */
 const FORBIDDEN: readonly SystemCall[] = [
@@ -31,11 +31,11 @@ const FORBIDDEN: readonly SystemCall[] = [
   { name: 'clone with a user namespace', number: 56, args: [CLONE_NEWUSER + SIGCHLD, 0, 0, 0, 0] },
   { name: 'ptrace', number: 101, args: [PTRACE_ATTACH, NOBODY, 0, 0] },
   { name: 'process_vm_writev', number: 311, args: [NOBODY, 0, 0, 0, 0, 0] },
-  { name: 'mount', number: 165, args: ['@none', '@/nowhere/x', '@tmpfs', 0, 0] },
-  { name: 'umount2', number: 166, args: ['@/nowhere/x', 0] },
+  { name: 'mount', number: 165, args: ['@none', '@/proc/nowhere/x', '@tmpfs', 0, 0] },
+  { name: 'umount2', number: 166, args: ['@/proc/nowhere/x', 0] },
   { name: 'move_mount', number: 429, args: [BAD_FD, '@', BAD_FD, '@', 0] },
-  { name: 'pivot_root', number: 155, args: ['@/nowhere/x', '@/nowhere/x'] },
-  { name: 'chroot', number: 161, args: ['@/nowhere/x'] },
+  { name: 'pivot_root', number: 155, args: ['@/proc/nowhere/x', '@/proc/nowhere/x'] },
+  { name: 'chroot', number: 161, args: ['@/proc/nowhere/x'] },
   { name: 'unshare', number: 272, args: [0] },
   { name: 'setns', number: 308, args: [BAD_FD, 0] },
   { name: 'bpf', number: 321, args: [0, NOWHERE, 8] },
@@ -52,9 +52,9 @@ const FORBIDDEN: readonly SystemCall[] = [
   { name: 'setuid', number: 105, args: [0] },
   { name: 'setresgid', number: 119, args: [0, 0, 0] },
   { name: 'capset', number: 126, args: [NOWHERE, NOWHERE] },
-  { name: 'chown', number: 92, args: ['@/nowhere/x', 0, 0] },
-  { name: 'mknod', number: 133, args: ['@/nowhere/x', 0o20600, 0x101] },
-  { name: 'link', number: 86, args: ['@/nowhere/x', '@/nowhere/y'] },
+  { name: 'chown', number: 92, args: ['@/proc/nowhere/x', 0, 0] },
+  { name: 'mknod', number: 133, args: ['@/proc/nowhere/x', 0o20600, 0x101] },
+  { name: 'link', number: 86, args: ['@/proc/nowhere/x', '@/proc/nowhere/y'] },
   { name: 'socket of IPv4', number: 41, args: [AF_INET, 1, 0] },
   { name: 'socket of netlink', number: 41, args: [AF_NETLINK, 3, 0] },
   { name: 'modify_ldt', number: 154, args: [99, 0, 0] },
