@@ -59,7 +59,7 @@ export function parseUidRange(text: string): UidRange | undefined {
 const NOBODY = 65_534;
 
 /** From a start until the identity of the next is made. */
-const PREPARE_MS = 500;
+const PREPARE_MS = 5_000;
 
 export interface Identity {
   readonly uid: number;

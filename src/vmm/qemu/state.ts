@@ -8,6 +8,7 @@
  * that were verified are the bytes that are loaded.
  */
 import { readSync, writeSync } from 'node:fs';
+import { sleep } from '../../base/clock.ts';
 import { closeFd, createMemFd, fileSize } from '../../sys/fd.ts';
 import { VmmError } from '../errors.ts';
 import { STATE_BYTES_MAX } from '../snapshot.ts';
@@ -23,6 +24,7 @@ export async function saveState(qmp: QmpClient): Promise<Buffer> {
   try {
     await qmp.execute('stop');
     await migrate(qmp, 'migrate', fd);
+    await finished(qmp);
     const size = fileSize(fd);
     if (size < 1 || size > STATE_BYTES_MAX) throw failed('migrate', `it wrote ${size} bytes`);
     const state = Buffer.alloc(size);
@@ -46,6 +48,19 @@ export async function loadState(qmp: QmpClient, state: Buffer): Promise<void> {
     closeFd(fd);
   }
 }
+
+/** The event comes a moment before QEMU lets the VM go on. */
+async function finished(qmp: QmpClient): Promise<void> {
+  for (let asked = 0; asked < STATUS_ASKED_MAX; asked += 1) {
+    const answer = await qmp.execute('query-status');
+    if ((answer as { status?: unknown } | null)?.status !== 'finish-migrate') return;
+    await sleep(STATUS_GAP_MS);
+  }
+}
+
+/** Together a second; a millisecond is usual. */
+const STATUS_ASKED_MAX = 500;
+const STATUS_GAP_MS = 2;
 
 async function migrate(
   qmp: QmpClient,
