@@ -15,6 +15,7 @@ import { silentLog } from '../../src/base/log.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/control-plane.ts';
 import { type Copies, Keeper } from '../../src/sandbox/keeper.ts';
+import type { HostMemoryEvent, HostMemoryEvents } from '../../src/sandbox/memory-watch.ts';
 import type { OpenTemplate } from '../../src/sandbox/pools.ts';
 import { makeSpec, type NetworkPolicy, type SandboxSpec } from '../../src/sandbox/spec.ts';
 import { StartQueue } from '../../src/sandbox/start-queue.ts';
@@ -89,6 +90,10 @@ export class FakeHost implements Holdings, AsyncDisposable {
   readonly #note = (error: unknown): void => void this.#rejections.push(error);
   #made = 0;
   #modelRequests = 0;
+  /** What the kernel of this host says of the memory of its VMMs. */
+  readonly memory = new FakeHostMemory();
+  /** What its policies have posted. */
+  readonly posted: { readonly url: string; readonly event: object }[] = [];
   /** VMs, since it was opened. */
   started = 0;
 
@@ -262,6 +267,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       },
       prepareTemplate: () => Promise.resolve(template),
       dial: () => new PassThrough(),
+      notify: async (url, event) => void this.posted.push({ url, event }),
       ownerJson: JSON.stringify(options.owner ?? 'one'),
       isOwnerAlive: async (json) =>
         (await options.isOwnerAlive?.(JSON.parse(json) as string)) ?? false,
@@ -379,6 +385,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         return { setModels: () => undefined, inFlight, close: async () => close() };
       },
       ...(source === null ? {} : { template: source }),
+      hostMemory: () => this.memory,
     };
   }
 
@@ -449,6 +456,29 @@ export class FakeHost implements Holdings, AsyncDisposable {
       sandboxes: { ...store.sandboxes, put },
       snapshots: { ...store.snapshots, stage },
     };
+  }
+}
+
+/** Tells every VM the same. */
+class FakeHostMemory implements HostMemoryEvents {
+  kills = 0;
+  readonly #listeners = new Set<(event: HostMemoryEvent) => void>();
+
+  listen(listener: (event: HostMemoryEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  get listeners(): number {
+    return this.#listeners.size;
+  }
+
+  emit(event: HostMemoryEvent): void {
+    for (const listener of this.#listeners) listener(event);
+  }
+
+  oomKills(): number {
+    return this.kills;
   }
 }
 

@@ -37,7 +37,8 @@ export interface FakeVmParts {
 
 export class FakeVm implements Vm {
   readonly id: string;
-  readonly pid = null;
+  /** Of no process: above what a kernel gives (proc(5), pid_max). */
+  readonly pid = 2 ** 22 + 1;
   readonly channelPath: string;
   readonly timings = { spawnedMs: 1, runningMs: 2 };
   readonly terminal = null;
