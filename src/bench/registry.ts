@@ -8,6 +8,7 @@ import { forkBenchmark } from './fork.ts';
 import { langchainBenchmark } from './langchain.ts';
 import { memoryBenchmark } from './memory.ts';
 import { networkBenchmark } from './network.ts';
+import { oomBenchmark } from './oom.ts';
 import { pauseBenchmark } from './pause.ts';
 import { poolBenchmark } from './pool.ts';
 import { scriptBenchmark } from './script.ts';
@@ -27,4 +28,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   channelMemoryBenchmark,
   bridgeBenchmark,
   networkBenchmark,
+  oomBenchmark,
 ];

@@ -29,6 +29,20 @@ describe('causeOfExit', () => {
       0,
       'guest-shutdown',
     ],
+    [
+      'its agent was killed',
+      SHUTDOWN,
+      'neurovisor-init: the agent was ended by signal 9\r\n[ 9.0] reboot: Restarting system\n',
+      0,
+      'agent-lost',
+    ],
+    [
+      'rebooted long after a program printed that',
+      SHUTDOWN,
+      `neurovisor-init: the agent was ended by signal 9\n${'x'.repeat(600)}`,
+      0,
+      'guest-shutdown',
+    ],
     ['SIGKILL', { ...CRASH, exitCode: null, signal: 'SIGKILL' }, '', 0, 'vmm-killed'],
     ['SIGKILL by the OOM killer', { ...CRASH, signal: 'SIGKILL' }, '', 1, 'host-oom'],
     [

@@ -22,7 +22,7 @@ export const END_CAUSES = [
   'vmm-killed',
   /** The VMM ended by a fault of its own. */
   'vmm-crashed',
-  /** The agent's link broke while the VM ran. */
+  /** The agent ended, or its link broke, while the VM ran. */
   'agent-lost',
   /** The process that held it was killed; told by the next one. */
   'host-lost',
@@ -100,12 +100,15 @@ export function causeOfExit(
   hostOomKills: number,
 ): Pick<SandboxEnd, 'cause' | 'detail'> {
   if (exit.cause === 'guest-shutdown') {
-    const panic = panicOf(console);
-    // A panic resets the machine; one that powered off in order has survived what it has written before.
-    if (panic === null || exit.detail === 'guest-shutdown') {
-      return { cause: 'guest-shutdown', detail: exit.detail };
+    // Both reset the machine; one that powered off in order has survived what it has written before.
+    const isReset = exit.detail !== 'guest-shutdown';
+    const panic = isReset ? panicOf(console) : null;
+    if (panic !== null) {
+      return { cause: OUT_OF_MEMORY.test(panic) ? 'guest-oom' : 'guest-panic', detail: panic };
     }
-    return { cause: OUT_OF_MEMORY.test(panic) ? 'guest-oom' : 'guest-panic', detail: panic };
+    const agent = isReset ? AGENT_ENDED.exec(console.slice(-LAST_CHARACTERS))?.[1] : undefined;
+    if (agent !== undefined) return { cause: 'agent-lost', detail: agent };
+    return { cause: 'guest-shutdown', detail: exit.detail };
   }
   const { exitCode, signal } = exit;
   if (hostOomKills > 0 && signal === 'SIGKILL') {
@@ -120,6 +123,9 @@ export function causeOfExit(
 }
 
 const TERMINATED = /terminating on signal \d+( from pid \d+)?/;
+/** `guest/init.c` says so before it resets the machine. */
+const AGENT_ENDED = /neurovisor-init: (the agent (?:was ended by signal|ended with status) \d+)/;
+const LAST_CHARACTERS = 512;
 const PANIC = 'Kernel panic - not syncing: ';
 const PANIC_CHARACTERS_MAX = 200;
 const OUT_OF_MEMORY = /out of memory|deadlocked on memory/i;

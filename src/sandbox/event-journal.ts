@@ -64,6 +64,11 @@ export class EventJournal {
     }
   }
 
+  /** Readers and listeners that there are. */
+  get listeners(): number {
+    return this.#listeners.size;
+  }
+
   /** Those that come from now on. Returns how to stop. */
   listen(listener: (event: TimedEvent) => void): () => void {
     const entry = (event: TimedEvent): void => listener(event);

@@ -31,6 +31,7 @@ import type {
 import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/ending.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
 import { EventJournal, type TimedEvent } from '../../src/sandbox/event-journal.ts';
+import { checkRequest } from '../../src/sandbox/request.ts';
 import { secretInfo } from '../../src/sandbox/secrets.ts';
 import {
   LIMITS,
@@ -105,6 +106,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
     this.#options.before?.('create');
+    checkRequest(request);
     const spec = makeSpec(request, LIMITS.cpusMax);
     const snapshot = request.snapshot === undefined ? null : this.#snapshot(request.snapshot);
     await this.#options.beforeCreate?.(request, signal);
@@ -131,6 +133,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
 
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     this.#options.before?.('update');
+    checkRequest(change);
     const sandbox = this.#live(id);
     const { timeoutMs, channelLimits: _channelLimits, network, ...others } = change;
     if (network !== undefined) {

@@ -77,6 +77,8 @@ class Monitor:
         now, before = self._read(), self._seen
         self._seen = now
         if now.get("oom_kill", 0) > before.get("oom_kill", 0):
+            # What comes next is another story, and told from its beginning.
+            self._near_at = self._pressure_at = float("-inf")
             self._victims.read()
             self._loop.after(limits.VICTIM_WAIT_S, self._tell_unnamed)
         if now.get("high", 0) > before.get("high", 0) or now.get("max", 0) > before.get("max", 0):
