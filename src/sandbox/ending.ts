@@ -91,22 +91,22 @@ export function endInfo({ cause, detail, evidence }: SandboxEnd): EndInfo {
 }
 
 /**
- * @param console its tail: what the guest says of itself
+ * @param serial the tail of its console: what the guest says of itself
  * @param hostOomKills what the host's kernel says of the VMM
  */
 export function causeOfExit(
   exit: VmExit,
-  console: string,
+  serial: string,
   hostOomKills: number,
 ): Pick<SandboxEnd, 'cause' | 'detail'> {
   if (exit.cause === 'guest-shutdown') {
     // Both reset the machine; one that powered off in order has survived what it has written before.
     const isReset = exit.detail !== 'guest-shutdown';
-    const panic = isReset ? panicOf(console) : null;
+    const panic = isReset ? panicOf(serial) : null;
     if (panic !== null) {
       return { cause: OUT_OF_MEMORY.test(panic) ? 'guest-oom' : 'guest-panic', detail: panic };
     }
-    const agent = isReset ? AGENT_ENDED.exec(console.slice(-LAST_CHARACTERS))?.[1] : undefined;
+    const agent = isReset ? AGENT_ENDED.exec(serial.slice(-LAST_CHARACTERS))?.[1] : undefined;
     if (agent !== undefined) return { cause: 'agent-lost', detail: agent };
     return { cause: 'guest-shutdown', detail: exit.detail };
   }
@@ -131,10 +131,10 @@ const PANIC_CHARACTERS_MAX = 200;
 const OUT_OF_MEMORY = /out of memory|deadlocked on memory/i;
 
 /** The reason of the last panic; null: there is none. */
-function panicOf(console: string): string | null {
-  const at = console.lastIndexOf(PANIC);
+function panicOf(serial: string): string | null {
+  const at = serial.lastIndexOf(PANIC);
   if (at < 0) return null;
-  const [line = ''] = console.slice(at + PANIC.length).split('\n', 1);
+  const [line = ''] = serial.slice(at + PANIC.length).split('\n', 1);
   return line
     .slice(0, PANIC_CHARACTERS_MAX)
     .replaceAll(/\p{Cc}/gu, ' ')

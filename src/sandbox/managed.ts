@@ -117,14 +117,13 @@ export class ManagedSandbox {
   info(): SandboxInfo {
     const { cpus, memoryMib, diskMib, network, secrets } = this.#spec;
     const { timeoutMs: _limit, ...terms } = this.#terms;
-    const end = this.#end;
     return {
       ...{ id: this.id, status: this.#status, pausedTo: this.#pausedTo },
       ...{ cpus, memoryMib, diskMib, endsAtMs: this.#lifetime.endsAtMs, ...terms, ...this.birth },
       ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
       network: networkInfo(network, this.#supervisor?.card.settings),
       secrets: secretInfo(secrets),
-      end: end === null ? null : endInfo(end),
+      end: this.#end && endInfo(this.#end),
     };
   }
 

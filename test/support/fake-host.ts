@@ -15,7 +15,6 @@ import { silentLog } from '../../src/base/log.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/control-plane.ts';
 import { type Copies, Keeper } from '../../src/sandbox/keeper.ts';
-import type { HostMemoryEvent, HostMemoryEvents } from '../../src/sandbox/memory-watch.ts';
 import type { OpenTemplate } from '../../src/sandbox/pools.ts';
 import { makeSpec, type NetworkPolicy, type SandboxSpec } from '../../src/sandbox/spec.ts';
 import { StartQueue } from '../../src/sandbox/start-queue.ts';
@@ -28,6 +27,7 @@ import {
 } from '../../src/sandbox/supervisor.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
+import { FakeHostMemory } from './fake-host-memory.ts';
 import { type Phase, Script } from './fake-script.ts';
 import { FAKE_MACHINE, type FakeGuest, FakeVm, type Holdings, sha256 } from './fake-vm.ts';
 
@@ -456,29 +456,6 @@ export class FakeHost implements Holdings, AsyncDisposable {
       sandboxes: { ...store.sandboxes, put },
       snapshots: { ...store.snapshots, stage },
     };
-  }
-}
-
-/** Tells every VM the same. */
-class FakeHostMemory implements HostMemoryEvents {
-  kills = 0;
-  readonly #listeners = new Set<(event: HostMemoryEvent) => void>();
-
-  listen(listener: (event: HostMemoryEvent) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
-  }
-
-  get listeners(): number {
-    return this.#listeners.size;
-  }
-
-  emit(event: HostMemoryEvent): void {
-    for (const listener of this.#listeners) listener(event);
-  }
-
-  oomKills(): number {
-    return this.kills;
   }
 }
 
