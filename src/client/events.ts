@@ -24,32 +24,25 @@ export async function* readEvents(
   options: EventsOptions,
   clock: Clock,
 ): AsyncGenerator<TimedEvent, void, undefined> {
-  const { follow = true } = options;
-  const left = new AbortController();
-  const signals = options.signal === undefined ? [] : [options.signal];
-  const signal = AbortSignal.any([left.signal, ...signals]);
+  const { follow = true, signal = new AbortController().signal } = options;
   let { after = 0 } = options;
-  try {
-    for (;;) {
-      const query = new URLSearchParams({ after: `${after}`, follow: `${follow}` });
-      try {
-        for await (const event of parse(await open(query, signal))) {
-          after = event.seq;
-          yield event;
-          if (event.type === 'end') return;
-        }
-        if (!follow) return;
-      } catch (error) {
-        if (signal.aborted) return;
-        // An answer, and not a connection that ended in its midst.
-        if (error instanceof CodedError && error.code !== 'daemon_lost') throw error;
-        ignore(error, 'the event stream of the daemon is opened again');
+  for (;;) {
+    const query = new URLSearchParams({ after: `${after}`, follow: `${follow}` });
+    try {
+      for await (const event of parse(await open(query, signal))) {
+        after = event.seq;
+        yield event;
+        if (event.type === 'end') return;
       }
-      await pause(clock, signal);
+      if (!follow) return;
+    } catch (error) {
       if (signal.aborted) return;
+      // An answer, and not a connection that ended in its midst.
+      if (error instanceof CodedError && error.code !== 'daemon_lost') throw error;
+      ignore(error, 'the event stream of the daemon is opened again');
     }
-  } finally {
-    left.abort();
+    await pause(clock, signal);
+    if (signal.aborted) return;
   }
 }
 
