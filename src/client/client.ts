@@ -87,7 +87,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     this.#clock = clock;
     this.#changes = new Changes(
       {
-        open: (signal) => transport.stream('/events', signal),
+        open: (signal) => transport.stream('/events', signal, false),
         list: () => this.list(),
         get: (id) => this.get(id),
       },
@@ -197,9 +197,8 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
   events(id: string, options: EventsOptions = {}): AsyncIterable<TimedEvent> {
     const path = `${sandbox(id)}/events`;
     return readEvents(
-      (query, signal) => this.#transport.stream(`${path}?${query}`, signal),
+      (query, signal) => this.#transport.stream(`${path}?${query}`, signal, true),
       options,
-      this.#clock,
     );
   }
 

@@ -4,7 +4,7 @@
  */
 import type { IncomingMessage } from 'node:http';
 import { timedEvent } from '../api/schema/answers.ts';
-import type { Clock } from '../base/clock.ts';
+import { sleep } from '../base/clock.ts';
 import { CodedError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { EventsOptions } from '../sandbox/control.ts';
@@ -22,7 +22,6 @@ const LIMITS = {
 export async function* readEvents(
   open: (query: URLSearchParams, signal: AbortSignal) => Promise<IncomingMessage>,
   options: EventsOptions,
-  clock: Clock,
 ): AsyncGenerator<TimedEvent, void, undefined> {
   const { follow = true, signal = new AbortController().signal } = options;
   let { after = 0 } = options;
@@ -41,8 +40,11 @@ export async function* readEvents(
       if (error instanceof CodedError && error.code !== 'daemon_lost') throw error;
       ignore(error, 'the event stream of the daemon is opened again');
     }
-    await pause(clock, signal);
-    if (signal.aborted) return;
+    try {
+      await sleep(LIMITS.retryMs, signal);
+    } catch (error) {
+      return ignore(error, 'whoever read the events has left');
+    }
   }
 }
 
@@ -60,14 +62,4 @@ async function* parse(stream: IncomingMessage): AsyncGenerator<TimedEvent, void,
       yield parsed.data;
     }
   }
-}
-
-function pause(clock: Clock, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const stop = clock.after(LIMITS.retryMs, resolve);
-    signal.addEventListener('abort', () => {
-      stop();
-      resolve();
-    });
-  });
 }
