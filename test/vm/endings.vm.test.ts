@@ -1,7 +1,13 @@
 /** Real sandboxes that end in each of the ways that there are, and what is then told of them. */
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
 import type { Guest } from '../../src/guest/guest.ts';
+import { CgroupMemory } from '../../src/observe/cgroup-memory.ts';
+import { readSample } from '../../src/observe/memory-counters.ts';
 import type { CreateRequest } from '../../src/sandbox/control.ts';
+import { makeHostCgroup } from '../support/host-cgroup.ts';
 import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
 import { SMALL, useControlPlane, vmmOf } from '../support/vm.ts';
 
@@ -119,3 +125,48 @@ describe('a sandbox ends, and it is told as what it was', () => {
     });
   });
 });
+
+const group = makeHostCgroup('nv-test-host-oom');
+afterAll(() => group?.remove());
+
+describe.skipIf(group === null)('a VMM that has a control group of this host', () => {
+  it('at its limit the kernel of the host kills it: host-oom, with what was seen before', async () => {
+    if (group === null) return;
+    const { runtime } = fixture;
+    const { driver } = runtime;
+    const sandbox = runtime.prepareSandbox(
+      { memoryMib: 192, diskMib: 64 },
+      {
+        driver: {
+          ...driver,
+          start: async (spec, signal) => {
+            const vm = await driver.start(spec, signal);
+            group.add(vm.pid ?? 0);
+            return vm;
+          },
+        },
+        hostMemory: () => new CgroupMemory(group.dir, systemClock),
+      },
+    );
+    const seen: string[] = [];
+    sandbox.events.listen(({ type }) => void seen.push(type));
+    await sandbox.start();
+    // What it has had up to here is charged elsewhere, or is in the limit with it.
+    group.limit(usage() + 24 * 2 ** 20);
+    await asRoot(sandbox.guest(), 'kept = bytearray(100 << 20)');
+    const end = await sandbox.ended;
+    expect(end).toMatchObject({
+      cause: 'host-oom',
+      evidence: { signal: 'SIGKILL', lastOom: { source: 'host' } },
+    });
+    expect(seen).toContain('oom');
+  });
+});
+
+function usage(): number {
+  const sample = readSample((name) => {
+    const path = join(group?.dir ?? '', name);
+    return existsSync(path) ? readFileSync(path, 'utf8') : null;
+  });
+  return sample?.memoryBytes ?? 0;
+}

@@ -60,7 +60,7 @@ NEAR_OOM_FRACTION = 0.95
 # A PSI trigger: programs stood still for so long within so long.
 STALL_US = 150_000
 STALL_WINDOW_US = 1_000_000
-# The kernel counts a kill before it names the victim.
+# The kernel counts a kill before it names the victim, and before the victim has given its memory back.
 VICTIM_WAIT_S = 0.2
 # Victims that are remembered, and records of /dev/kmsg that are read in one turn.
 VICTIMS = 64

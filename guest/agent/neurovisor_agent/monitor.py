@@ -35,6 +35,7 @@ class Monitor:
         self._seen: dict[str, int] = {}
         self._named = 0
         self._pressure_at = self._near_at = self._high_at = float("-inf")
+        self._quiet_till = float("-inf")
         if cgroups.user is None:
             return
         victims.told = self._killed
@@ -77,8 +78,9 @@ class Monitor:
         now, before = self._read(), self._seen
         self._seen = now
         if now.get("oom_kill", 0) > before.get("oom_kill", 0):
-            # What comes next is another story, and told from its beginning.
+            # What comes next is another story, and told from its beginning: when the victim has gone.
             self._near_at = self._pressure_at = float("-inf")
+            self._quiet_till = monotonic() + limits.VICTIM_WAIT_S
             self._victims.read()
             self._loop.after(limits.VICTIM_WAIT_S, self._tell_unnamed)
         if now.get("high", 0) > before.get("high", 0) or now.get("max", 0) > before.get("max", 0):
@@ -87,6 +89,8 @@ class Monitor:
     def _look(self) -> None:
         usage = Usage(self._cgroups)
         now = monotonic()
+        if now < self._quiet_till:
+            return
         # A pause in between: what comes now is told at once, however long ago the last was told.
         if now - self._high_at > limits.PRESSURE_OVER_S:
             self._near_at = float("-inf")
