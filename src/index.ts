@@ -116,7 +116,7 @@ export class Sandbox {
   static async connect(id: string, options: HostOptions = {}): Promise<Sandbox> {
     const host = await hostFor(options);
     const info = await host.use((control) => control.get(id));
-    if (info.status === 'ended') throw gone(id);
+    if (info.status === 'ended') throw gone(id, info.end);
     return new Sandbox(host, info);
   }
 
@@ -303,7 +303,7 @@ export class Sandbox {
   }
 
   async #guest(): Promise<Guest> {
-    if (this.#end !== undefined) throw gone(this.id);
+    if (this.#end !== undefined) throw gone(this.id, this.#end);
     if (this.#lasting !== undefined) return this.#lasting;
     const guest = await this.#host.use((control) => control.guest(this.id));
     if (this.#host.guestsLast) this.#lasting = guest;
@@ -336,6 +336,8 @@ function unknownEnd(detail: string): End {
   return { cause: 'stopped', detail, evidence: NO_EVIDENCE };
 }
 
-function gone(id: string): SandboxError {
-  return new SandboxError('gone', `sandbox ${id} has ended`);
+function gone(id: string, end: End | null): SandboxError {
+  const because = end === null ? '' : `: ${end.cause}`;
+  const options = end === null || end.detail === '' ? {} : { cause: end.detail };
+  return new SandboxError('gone', `sandbox ${id} has ended${because}`, options);
 }

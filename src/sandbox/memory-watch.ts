@@ -112,8 +112,7 @@ export class MemoryWatch {
         return this.#tell({ type, source, memoryBytes, limitBytes }, nowMs, wallMs);
       }
       case 'oom': {
-        const { type, victim } = event;
-        const detail = event.detail.slice(0, MEMORY_LIMITS.detailCharactersMax);
+        const { type, victim, detail } = event;
         return this.#tell({ type, source, victim, detail }, nowMs, wallMs);
       }
       case 'dropped':
@@ -128,7 +127,8 @@ export class MemoryWatch {
     return this.#tell({ ...event, source: 'host' }, nowMs, wallMs);
   }
 
-  #tell(event: Told, nowMs: number, atMs: number): readonly MemoryEvent[] {
+  #tell(given: Told, nowMs: number, atMs: number): readonly MemoryEvent[] {
+    const event = given.type === 'oom' ? { ...given, detail: cut(given.detail) } : given;
     if (event.type === 'oom') {
       const { type: _type, ...mark } = event;
       this.#lastOom = { ...mark, atMs };
@@ -146,3 +146,5 @@ export class MemoryWatch {
     return count === 0 ? [event] : [{ type: 'dropped', count }, event];
   }
 }
+
+const cut = (detail: string): string => detail.slice(0, MEMORY_LIMITS.detailCharactersMax);

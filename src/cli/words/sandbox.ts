@@ -96,6 +96,7 @@ function addUpdate(program: Command): void {
     .argument('<id>');
   addNetworkOptions(command)
     .option('--timeout <time>', 'how long it stays from now on, e.g. 90s or 2h; never: no limit')
+    .option('--on-memory-pressure <action>', 'warn, pause, snapshot, or a URL; see create')
     .option('-l, --label <KEY=VALUE>', 'labels instead of those that it has', collect, [])
     .addOption(output())
     .addHelpText(
