@@ -14,6 +14,7 @@
  */
 import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from './base/channel.ts';
+import { systemClock } from './base/clock.ts';
 import { ignore } from './base/ignore.ts';
 import type { UsageRecord } from './bridge/bridge.ts';
 import type { Guest, GuestFiles, GuestStats, Process, ProcessInfo } from './guest/link.ts';
@@ -333,7 +334,7 @@ export class Sandbox {
 }
 
 function unknownEnd(detail: string): End {
-  return { cause: 'stopped', detail, evidence: NO_EVIDENCE };
+  return { cause: 'stopped', detail, atMs: systemClock.wall(), evidence: NO_EVIDENCE };
 }
 
 function gone(id: string, end: End | null): SandboxError {

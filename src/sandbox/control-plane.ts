@@ -244,12 +244,7 @@ export class LocalControlPlane implements ControlPlane {
     const ended = await this.#endOf(id);
     if (ended?.end != null) {
       // What came before went with the process, or the sandbox, that held it.
-      yield {
-        type: 'end',
-        end: ended.end,
-        seq: after + 1,
-        atMs: Math.round(this.#parts.clock.wall()),
-      };
+      yield { type: 'end', end: ended.end, seq: after + 1, atMs: ended.end.atMs };
       return;
     }
     const { events } = await this.#find(id);

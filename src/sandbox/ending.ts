@@ -45,6 +45,8 @@ export interface SandboxEnd {
   readonly cause: EndCause | 'saved';
   /** One line for people. */
   readonly detail: string;
+  /** Milliseconds since 1970. */
+  readonly atMs: number;
   readonly evidence: EndEvidence;
   /** The last 64 KiB of the serial console. */
   readonly console: string;
@@ -56,6 +58,7 @@ export interface SandboxEnd {
 export interface EndInfo {
   readonly cause: EndCause;
   readonly detail: string;
+  readonly atMs: number;
   readonly evidence: EndEvidence;
 }
 
@@ -81,13 +84,14 @@ export function isFailure(cause: SandboxEnd['cause']): boolean {
 }
 
 /** One that had no VM of its own at its end. */
-export function endWithoutVm(cause: EndCause, detail: string): SandboxEnd {
-  return { cause, detail, evidence: NO_EVIDENCE, console: '', vmmLog: '' };
+export function endWithoutVm(cause: EndCause, detail: string, wallMs: number): SandboxEnd {
+  const atMs = Math.floor(wallMs);
+  return { cause, detail, atMs, evidence: NO_EVIDENCE, console: '', vmmLog: '' };
 }
 
-export function endInfo({ cause, detail, evidence }: SandboxEnd): EndInfo {
+export function endInfo({ cause, detail, atMs, evidence }: SandboxEnd): EndInfo {
   // Nobody has seen a sandbox that ended as `saved`: it is paused.
-  return { cause: cause === 'saved' ? 'stopped' : cause, detail, evidence };
+  return { cause: cause === 'saved' ? 'stopped' : cause, detail, atMs, evidence };
 }
 
 /**

@@ -8,7 +8,7 @@ const NEAR: SandboxEventBody = {
 };
 const END: SandboxEventBody = {
   type: 'end',
-  end: { cause: 'stopped', detail: '', evidence: NO_EVIDENCE },
+  end: { cause: 'stopped', detail: '', atMs: 1, evidence: NO_EVIDENCE },
 };
 
 const never = new AbortController().signal;

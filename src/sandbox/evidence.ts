@@ -69,7 +69,7 @@ export class Evidence {
     const { exitCode = null, signal = null, log = '' } = this.#exit ?? {};
     const { lastPressure, lastOom } = this.#memory;
     return {
-      ...{ cause, detail },
+      ...{ cause, detail, atMs: Math.floor(this.#parts.clock.wall()) },
       evidence: { exitStatus: exitCode, signal, lastPressure, lastOom },
       console: this.#vm?.consoleTail() ?? '',
       vmmLog: log,

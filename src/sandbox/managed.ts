@@ -268,7 +268,7 @@ export class ManagedSandbox {
     await this.#supervisor?.stop(cause);
     if (this.#pauseId !== null) {
       await this.#claim();
-      const end = endWithoutVm(cause, 'removed while it was paused');
+      const end = endWithoutVm(cause, 'removed while it was paused', this.#parts.clock.wall());
       // As long as its row says that it is there, it is.
       const keep = (): Promise<void> => this.#parts.rows.keep(this.#row(null, end));
       await this.#orLost(this.#writer.inTurn(keep));

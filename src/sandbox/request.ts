@@ -1,17 +1,10 @@
 /** Judges what callers ask of a host of sandboxes, and reads back what was stored of it. */
 
-import type { Clock } from '../base/clock.ts';
 import type { GuestNetwork } from '../base/guest-network.ts';
 import { ignore } from '../base/ignore.ts';
 import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { CreateRequest, SandboxChange, SandboxInfo } from './control.ts';
-import {
-  type EndCause,
-  type EndEvidence,
-  endInfo,
-  NO_EVIDENCE,
-  type SandboxEnd,
-} from './ending.ts';
+import { type EndCause, type EndEvidence, NO_EVIDENCE } from './ending.ts';
 import { SandboxError } from './errors.ts';
 import { checkAction, type MemoryAction } from './memory-policy.ts';
 import { secretInfo } from './secrets.ts';
@@ -88,10 +81,6 @@ export function storedRequest(
   return JSON.stringify({ spec, terms, origin });
 }
 
-export function storedEnd(end: SandboxEnd, clock: Clock): SandboxRowEnd {
-  return { ...endInfo(end), atMs: Math.floor(clock.wall()) };
-}
-
 export interface Stored {
   readonly spec: SandboxSpec;
   readonly terms: Terms;
@@ -147,9 +136,9 @@ export function infoOfEnded(row: SandboxRow, accelerator: string): SandboxInfo {
   };
 }
 
-function readEnd({ cause, detail, evidence }: SandboxRowEnd): SandboxInfo['end'] {
+function readEnd({ cause, detail, atMs, evidence }: SandboxRowEnd): SandboxInfo['end'] {
   const known = (evidence as EndEvidence | undefined) ?? NO_EVIDENCE;
-  return { cause: cause as EndCause, detail, evidence: known };
+  return { cause: cause as EndCause, detail, atMs, evidence: known };
 }
 
 function duration(field: string, value: number | null | undefined, min: number, max: number): void {

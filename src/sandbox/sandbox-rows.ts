@@ -14,9 +14,9 @@ import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { Store } from '../store/store.ts';
-import { endWithoutVm, type SandboxEnd, type SandboxLogs } from './ending.ts';
+import { endInfo, endWithoutVm, type SandboxEnd, type SandboxLogs } from './ending.ts';
 import { SandboxError } from './errors.ts';
-import { type Birth, storedEnd, storedRequest, type Terms } from './request.ts';
+import { type Birth, storedRequest, type Terms } from './request.ts';
 import type { SandboxSpec } from './spec.ts';
 
 export interface SandboxRowsParts {
@@ -73,7 +73,7 @@ export class SandboxRows {
       requestJson: storedRequest(spec, terms, origin),
       ...{ metadata: terms.metadata, createdAtMs, parent, snapshot, pausedSnapshotId },
       endsAtMs: isPaused ? null : facts.endsAtMs,
-      end: isOver ? storedEnd(end, this.#parts.clock) : null,
+      end: isOver ? endInfo(end) : null,
       // Who removes a sandbox wants nothing of it to stay.
       ...(isOver && end.cause !== 'stopped' ? { log: endLog(end) } : {}),
     };
@@ -160,8 +160,8 @@ export class SandboxRows {
         if (owner !== null) await store.sandboxes.claim(id, owner, null);
         continue;
       }
-      const lost = endWithoutVm('host-lost', 'the process that held it was killed');
-      const end = storedEnd(lost, clock);
+      const detail = 'the process that held it was killed';
+      const end = endInfo(endWithoutVm('host-lost', detail, clock.wall()));
       const ended = { ownerJson: null, status: 'ended', pausedSnapshotId: null, end } as const;
       await this.put({ ...row, ...ended, endsAtMs: null });
       log.info('a sandbox ended with the process that held it', { sandbox: id });

@@ -96,7 +96,7 @@ describe('an ending', () => {
     const [end, cause, evidence] = ENDINGS[name] as (typeof ENDINGS)[string];
     const dataDir = await mkdtemp(join(tmpdir(), 'nv-endings-'));
     try {
-      const told = { cause, detail: expect.any(String), evidence };
+      const told = { cause, detail: expect.any(String), atMs: expect.any(Number), evidence };
       let id = '';
       {
         await using host = await FakeHost.open({ dataDir });

@@ -370,7 +370,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
   async #end(sandbox: FakeSandbox, cause: EndCause, detail: string): Promise<SandboxInfo> {
     sandbox.stopTimer();
     if (sandbox.info.status === 'ended') return sandbox.info;
-    const end = { cause, detail, evidence: NO_EVIDENCE };
+    const end = { cause, detail, atMs: systemClock.wall(), evidence: NO_EVIDENCE };
     sandbox.events.note({ type: 'end', end });
     this.#set(sandbox, { status: 'ended', pausedTo: null, end });
     for (const stream of sandbox.operations) stream.destroy();

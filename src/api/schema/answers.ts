@@ -60,6 +60,7 @@ const endInfo: z.ZodType<EndInfo> = z
   .object({
     cause: z.enum(END_CAUSES),
     detail: z.string(),
+    atMs: wallMs,
     evidence: z.object({
       exitStatus: z.number().nullable().describe('Of the VMM.'),
       signal: z.string().nullable(),

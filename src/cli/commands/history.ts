@@ -113,13 +113,13 @@ export function inspectText(info: SandboxInfo, now: number): string {
 }
 
 function endRows(
-  { cause, detail, evidence }: NonNullable<SandboxInfo['end']>,
+  { cause, detail, atMs, evidence }: NonNullable<SandboxInfo['end']>,
   now: number,
 ): (readonly [string, string])[] {
   const { exitStatus, signal, lastPressure, lastOom } = evidence;
   const vmm = signal ?? (exitStatus === null ? null : `status ${exitStatus}`);
   return [
-    ['ended', detail === '' ? cause : `${cause}: ${detail}`],
+    ['ended', `${ago(atMs, now)}, ${detail === '' ? cause : `${cause}: ${detail}`}`],
     ...(vmm === null ? [] : [['VMM ended by', vmm] as const]),
     ...(lastPressure === null ? [] : [['last pressure', pressureText(lastPressure, now)] as const]),
     ...(lastOom === null
