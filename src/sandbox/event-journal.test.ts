@@ -48,6 +48,13 @@ describe('EventJournal', () => {
     expect(await later).toEqual([2, 3]);
   });
 
+  it('nothing comes after the end', () => {
+    const journal = new EventJournal(new FakeClock());
+    journal.note(END);
+    journal.note(NEAR);
+    expect(journal.since(0)).toMatchObject([{ type: 'end', seq: 1 }]);
+  });
+
   it('read: ends with its signal', async () => {
     const journal = new EventJournal(new FakeClock());
     const aborter = new AbortController();

@@ -50,7 +50,9 @@ export class EventJournal {
     if (listener !== undefined) this.listen(listener);
   }
 
+  /** After `end` nothing is: what was still under way then has no reader. */
   note(body: SandboxEventBody): void {
+    if (this.#kept.at(-1)?.type === 'end') return;
     this.#seq += 1;
     const event = { ...body, seq: this.#seq, atMs: Math.floor(this.#clock.wall()) };
     this.#kept.push(event);

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../base/clock.ts';
 import { silentLog } from '../base/log.ts';
+import { SandboxError } from './errors.ts';
 import { EventJournal, type SandboxEventBody, type TimedEvent } from './event-journal.ts';
 import { checkAction, type MemoryAction, MemoryPolicy, POLICY_LIMITS } from './memory-policy.ts';
 
@@ -9,11 +10,15 @@ const NEAR: SandboxEventBody = {
 };
 const ID = 'abcdefghij0123456789';
 
-function world(onMemoryPressure: MemoryAction, fails = false) {
+function world(
+  onMemoryPressure: MemoryAction,
+  failure: (what: string) => Error | null = () => null,
+) {
   const clock = new FakeClock();
   const done: string[] = [];
   const act = async (what: string): Promise<void> => {
-    if (fails) throw new Error(`${what} failed`);
+    const error = failure(what);
+    if (error !== null) throw error;
     done.push(what);
   };
   const policy = new MemoryPolicy({
@@ -55,7 +60,7 @@ describe('MemoryPolicy', () => {
   });
 
   it('what fails is told, and the next one is tried again', async () => {
-    const { clock, press, actions } = world('pause', true);
+    const { clock, press, actions } = world('pause', (what) => new Error(`${what} failed`));
     await press();
     expect(actions()).toMatchObject([{ ok: false, detail: 'pause memory failed' }]);
     clock.advance(POLICY_LIMITS.holdOffMs);
@@ -80,6 +85,16 @@ describe('MemoryPolicy', () => {
     }
     expect(done).toHaveLength(POLICY_LIMITS.snapshotsMax);
     expect(actions().at(-1)).toMatchObject({ ok: false });
+  });
+
+  it('counts the snapshots that a process before this one has taken', async () => {
+    const taken = new SandboxError('name_taken', 'taken');
+    const { done, press, actions } = world('snapshot', (name) =>
+      name.endsWith('-1') ? taken : null,
+    );
+    await press();
+    expect(done).toEqual([`snapshot near-oom-${ID}-2`]);
+    expect(actions()).toMatchObject([{ ok: true, detail: `near-oom-${ID}-2` }]);
   });
 
   it('only near_oom is answered', async () => {

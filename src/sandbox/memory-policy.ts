@@ -9,7 +9,8 @@
  * To give it more memory while it runs is not possible: no driver has it, and none pretends to.
  */
 import type { Clock } from '../base/clock.ts';
-import { describeError } from '../base/errors.ts';
+import { describeError, errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { SandboxError } from './errors.ts';
 import type { ActionEvent, EventJournal, TimedEvent } from './event-journal.ts';
@@ -85,20 +86,28 @@ export class MemoryPolicy {
       await sandbox.pause('memory');
       return '';
     }
-    if (action === 'snapshot') {
-      if (acted.snapshots >= POLICY_LIMITS.snapshotsMax) {
-        const text = `it has ${POLICY_LIMITS.snapshotsMax} snapshots of this kind already`;
-        throw new SandboxError('snapshot_failed', text);
-      }
-      acted.snapshots += 1;
-      const name = `near-oom-${sandbox.id}-${acted.snapshots}`;
-      await sandbox.snapshot(name);
-      return name;
-    }
+    if (action === 'snapshot') return await this.#snapshot(sandbox, acted);
     const { notify } = this.#parts;
     if (notify === undefined) throw new Error('this host posts no events');
     await notify(action, { sandbox: sandbox.id, ...event });
     return '';
+  }
+
+  /** @returns its name. @throws SandboxError `snapshot_failed`: it has as many as it may */
+  async #snapshot(sandbox: PressedSandbox, acted: Acted): Promise<string> {
+    while (acted.snapshots < POLICY_LIMITS.snapshotsMax) {
+      acted.snapshots += 1;
+      const name = `near-oom-${sandbox.id}-${acted.snapshots}`;
+      try {
+        await sandbox.snapshot(name);
+        return name;
+      } catch (error) {
+        if (errorCode(error) !== 'name_taken') throw error;
+        ignore(error, 'taken by the process that had it before this one');
+      }
+    }
+    const text = `it has ${POLICY_LIMITS.snapshotsMax} snapshots of this kind already`;
+    throw new SandboxError('snapshot_failed', text);
   }
 }
 
