@@ -14,6 +14,7 @@
  */
 import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from './base/channel.ts';
+import { systemClock } from './base/clock.ts';
 import { ignore } from './base/ignore.ts';
 import type { UsageRecord } from './bridge/bridge.ts';
 import type { Guest, GuestFiles, GuestStats, Process, ProcessInfo } from './guest/link.ts';
@@ -22,8 +23,10 @@ import { filesOf } from './library/files.ts';
 import { type Host, type HostOptions, hostFor } from './library/host.ts';
 import type { CreateOptions, ListOptions, RunOptions, RunResult } from './library/options.ts';
 import { forwardPort, type PortForward } from './library/port-forward.ts';
-import type { ForkOptions, SandboxInfo, SnapshotInfo } from './sandbox/control.ts';
+import type { EventsOptions, ForkOptions, SandboxInfo, SnapshotInfo } from './sandbox/control.ts';
+import { type EndInfo, NO_EVIDENCE, type SandboxLogs } from './sandbox/ending.ts';
 import { SandboxError } from './sandbox/errors.ts';
+import type { TimedEvent } from './sandbox/event-journal.ts';
 import type { SecretOptions } from './sandbox/secrets.ts';
 import type { NetworkOptions } from './sandbox/spec.ts';
 import type { StartTimings } from './sandbox/supervisor.ts';
@@ -36,6 +39,7 @@ export type {
   FileEntry,
   GuestFiles,
   GuestStats,
+  OomVictim,
   Process,
   ProcessExit,
   ProcessInfo,
@@ -44,11 +48,15 @@ export type { DaemonChoice, HostOptions } from './library/host.ts';
 export type { CreateOptions, ListOptions, RunOptions, RunResult } from './library/options.ts';
 export type { PortForward } from './library/port-forward.ts';
 export type {
+  EventsOptions,
   ForkOptions,
   SandboxInfo,
   SandboxStatus,
   SnapshotInfo,
 } from './sandbox/control.ts';
+export type { EndCause, EndEvidence, SandboxLogs } from './sandbox/ending.ts';
+export type { TimedEvent } from './sandbox/event-journal.ts';
+export type { MemoryAction } from './sandbox/memory-policy.ts';
 export type { SecretInfo, SecretOptions } from './sandbox/secrets.ts';
 export type {
   ModelPolicy,
@@ -59,8 +67,8 @@ export type {
 } from './sandbox/spec.ts';
 export type { SandboxEnd, StartTimings } from './sandbox/supervisor.ts';
 
-/** Why a sandbox ended. */
-export type End = NonNullable<SandboxInfo['end']>;
+/** Why a sandbox ended, and what speaks for it. */
+export type End = EndInfo;
 
 export type Fork =
   | { readonly ok: true; readonly sandbox: Sandbox }
@@ -109,7 +117,7 @@ export class Sandbox {
   static async connect(id: string, options: HostOptions = {}): Promise<Sandbox> {
     const host = await hostFor(options);
     const info = await host.use((control) => control.get(id));
-    if (info.status === 'ended') throw gone(id);
+    if (info.status === 'ended') throw gone(id, info.end);
     return new Sandbox(host, info);
   }
 
@@ -229,6 +237,22 @@ export class Sandbox {
     return this.#host.use((control) => control.usage(this.id));
   }
 
+  /** Its serial console and the VMM's log; also after its end, unless it was killed by `kill`. */
+  logs(): Promise<SandboxLogs> {
+    return this.#host.use((control) => control.logs(this.id));
+  }
+
+  /**
+   * What happens to its memory (`pressure`, `near_oom`, `oom`), what was done about it, and its end:
+   *
+   *     for await (const event of sandbox.events()) if (event.type === 'near_oom') …
+   *
+   * First those that are kept, then each as it comes. Leave the loop, or abort the signal, to stop.
+   */
+  async *events(options: EventsOptions = {}): AsyncGenerator<TimedEvent, void, undefined> {
+    yield* await this.#host.use(async (control) => control.events(this.id, options));
+  }
+
   /** From now on; null: no limit. */
   async setTimeout(timeoutMs: number | null): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { timeoutMs }));
@@ -271,7 +295,7 @@ export class Sandbox {
   async kill(): Promise<End> {
     if (this.#end !== undefined) return this.#end;
     const { end } = await this.#host.use((control) => control.remove(this.id));
-    this.#end = end ?? { cause: 'stopped', detail: '' };
+    this.#end = end ?? unknownEnd('');
     return this.#end;
   }
 
@@ -280,7 +304,7 @@ export class Sandbox {
   }
 
   async #guest(): Promise<Guest> {
-    if (this.#end !== undefined) throw gone(this.id);
+    if (this.#end !== undefined) throw gone(this.id, this.#end);
     if (this.#lasting !== undefined) return this.#lasting;
     const guest = await this.#host.use((control) => control.guest(this.id));
     if (this.#host.guestsLast) this.#lasting = guest;
@@ -300,7 +324,7 @@ export class Sandbox {
       },
       (error: unknown) => {
         ignore(error, 'it ended long ago');
-        resolve({ cause: 'stopped', detail: 'it has ended; why is not known any more' });
+        resolve(unknownEnd('it has ended; why is not known any more'));
       },
     );
     this.#end = await promise;
@@ -309,6 +333,12 @@ export class Sandbox {
   }
 }
 
-function gone(id: string): SandboxError {
-  return new SandboxError('gone', `sandbox ${id} has ended`);
+function unknownEnd(detail: string): End {
+  return { cause: 'stopped', detail, atMs: systemClock.wall(), evidence: NO_EVIDENCE };
+}
+
+function gone(id: string, end: End | null): SandboxError {
+  const because = end === null ? '' : `: ${end.cause}`;
+  const options = end === null || end.detail === '' ? {} : { cause: end.detail };
+  return new SandboxError('gone', `sandbox ${id} has ended${because}`, options);
 }

@@ -8,7 +8,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
-from neurovisor_agent import hello, identity, limits, network, request, wire_json
+from neurovisor_agent import (
+    hello,
+    identity,
+    limits,
+    monitor,
+    network,
+    request,
+    victims,
+    wire_json,
+)
 from neurovisor_agent.cgroup import Cgroups
 from neurovisor_agent.framing import (
     BODY,
@@ -96,6 +105,47 @@ class WireJson(unittest.TestCase):
             except ValueError:
                 continue
             json.loads(text)  # What we take, the package takes too.
+
+
+class Memory(unittest.TestCase):
+    killed = (
+        "3,812,5120034,-;Memory cgroup out of memory: Killed process 71 (a) b) total-vm:9kB, "
+        "anon-rss:200kB, file-rss:20kB, shmem-rss:4kB, UID:1000 pgtables:1kB oom_score_adj:0\n"
+    )
+
+    def test_a_victim_has_pid_name_and_resident_bytes(self) -> None:
+        self.assertEqual(victims.parse(self.killed), (71, "a) b", 224 * 1024))
+        whole = self.killed.replace("Memory cgroup out", "Out")
+        self.assertEqual(victims.parse(whole), (71, "a) b", 224 * 1024))
+
+    def test_what_a_program_wrote_to_the_log_is_not_believed(self) -> None:
+        self.assertIsNone(victims.parse("11" + self.killed[1:]))
+
+    def test_other_and_hostile_records_are_nothing(self) -> None:
+        rng = random.Random(4)
+        for cut in range(len(self.killed) - 60):
+            victims.parse(self.killed[:cut])
+        for record in ["", ";", "3;", "3,1,1,-;Killed process x (y) total-vm:", "x" * 9000]:
+            self.assertIsNone(victims.parse(record))
+        for _ in range(500):
+            victims.parse(rng.randbytes(60).decode("latin1") + self.killed[rng.randrange(200) :])
+
+    def test_a_program_is_told_of_its_own_victim_only(self) -> None:
+        found = victims.Victims(Loop(), False)
+        found._note(2**22 + 1, "lost", 1)
+        found._last[-1].group = "p2"
+        self.assertEqual(found.find("/sys/fs/cgroup/user/p2", 5, 0.0, True).name, "lost")
+        self.assertIsNone(found.find("/sys/fs/cgroup/user/p3", 5, 0.0, True))
+        self.assertIsNone(found.find("/sys/fs/cgroup/user/p2", 5, found._last[-1].at + 1, True))
+        found._last[-1].group = None
+        self.assertIsNone(found.find("/sys/fs/cgroup/user/p3", 5, 0.0, False))
+        self.assertEqual(found.find("/sys/fs/cgroup/user/p3", 5, 0.0, True).name, "lost")
+        self.assertEqual(found.find(None, 2**22 + 1, 0.0, False).name, "lost")
+
+    def test_stalls_are_read_from_psi(self) -> None:
+        text = "some avg10=12.50 avg60=1.00 avg300=0.10 total=1\nfull avg10=3.00 avg60=0 avg300=0 total=1\n"
+        self.assertEqual(monitor.stalls(text), (12.5, 3.0))
+        self.assertEqual(monitor.stalls(""), (0.0, 0.0))
 
 
 class Hello(unittest.TestCase):

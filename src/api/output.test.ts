@@ -8,6 +8,7 @@ const EXIT = {
   signal: null,
   timedOut: false,
   oomKilled: false,
+  oomVictim: null,
   truncated: false,
   durationMs: 1,
 } as const;

@@ -9,6 +9,7 @@ import { ipcBenchmark } from './ipc.ts';
 import { langchainBenchmark } from './langchain.ts';
 import { memoryBenchmark } from './memory.ts';
 import { networkBenchmark } from './network.ts';
+import { oomBenchmark } from './oom.ts';
 import { pauseBenchmark } from './pause.ts';
 import { poolBenchmark } from './pool.ts';
 import { probesBenchmark } from './probes.ts';
@@ -33,4 +34,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   networkBenchmark,
   seccompBenchmark,
   probesBenchmark,
+  oomBenchmark,
 ];

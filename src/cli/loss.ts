@@ -1,6 +1,7 @@
 /** What happened when the connection to a program broke: the sandbox tells, not the broken stream. */
 import { sleep } from '../base/clock.ts';
-import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
+import type { ControlPlane } from '../sandbox/control.ts';
+import type { EndInfo } from '../sandbox/ending.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { SandboxEnd } from '../sandbox/supervisor.ts';
 import type { Cli } from './cli.ts';
@@ -20,7 +21,7 @@ export async function endAfterLoss(
   control: Pick<ControlPlane, 'get'>,
   id: string,
   lost: unknown,
-): Promise<NonNullable<SandboxInfo['end']>> {
+): Promise<Pick<EndInfo, 'cause' | 'detail'>> {
   for (let waitedMs = 0; ; waitedMs += POLL_MS) {
     if (cli.cancelled.aborted) return { cause: 'stopped', detail: 'interrupted' };
     const { end, status } = await control.get(id);

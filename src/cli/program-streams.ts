@@ -9,6 +9,7 @@ import { ignore } from '../base/ignore.ts';
 import type { Process, ProcessExit } from '../guest/link.ts';
 import type { Cli } from './cli.ts';
 import { EXIT_TIMEOUT, exitOfSignal } from './failure.ts';
+import { bytes } from './table.ts';
 
 /** In JSON mode the output is held to print it as one object. */
 const JSON_OUTPUT_BYTES_MAX = 16 * 1024 * 1024;
@@ -62,8 +63,15 @@ export function exitStatus(cli: Cli, exit: ProcessExit, what: string): number {
     say(`${what} reached its time limit and was ended`);
     return EXIT_TIMEOUT;
   }
+  const { oomVictim: victim } = exit;
+  const who = victim && `${victim.name}, pid ${victim.pid}, had ${bytes(victim.rssBytes)}`;
   if (exit.oomKilled) {
-    say(`${what} was killed because the sandbox ran out of memory; give it more with --memory`);
+    const named = who === null ? '' : ` (${who})`;
+    say(
+      `${what} was killed because the sandbox ran out of memory${named}; give it more with --memory`,
+    );
+  } else if (who !== null && exit.exitCode !== 0) {
+    say(`a process of ${what} was killed because the sandbox ran out of memory: ${who}`);
   }
   if (exit.exitCode !== null) return exit.exitCode;
   return exitOfSignal(exit.signal ?? '');

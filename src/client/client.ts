@@ -21,6 +21,7 @@ import { connectGuest } from '../guest/remote.ts';
 import type {
   ControlPlane,
   CreateRequest,
+  EventsOptions,
   ForkOptions,
   ForkResult,
   HostInfo,
@@ -31,9 +32,12 @@ import type {
   SandboxInfo,
   SnapshotInfo,
 } from '../sandbox/control.ts';
+import type { SandboxLogs } from '../sandbox/ending.ts';
 import { SandboxError } from '../sandbox/errors.ts';
+import type { TimedEvent } from '../sandbox/event-journal.ts';
 import type { TemplateSpec } from '../sandbox/template.ts';
 import { Changes } from './changes.ts';
+import { readEvents } from './events.ts';
 import { type DaemonAddress, Transport } from './transport.ts';
 
 export type { DaemonAddress } from './transport.ts';
@@ -83,7 +87,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     this.#clock = clock;
     this.#changes = new Changes(
       {
-        open: (signal) => transport.stream('/events', signal),
+        open: (signal) => transport.stream('/events', signal, false),
         list: () => this.list(),
         get: (id) => this.get(id),
       },
@@ -184,6 +188,18 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
 
   async usage(id: string): Promise<readonly UsageRecord[]> {
     return (await this.#get(`${sandbox(id)}/usage`, answers.usageList)).usage;
+  }
+
+  async logs(id: string): Promise<SandboxLogs> {
+    return await this.#get(`${sandbox(id)}/logs`, answers.sandboxLogs);
+  }
+
+  events(id: string, options: EventsOptions = {}): AsyncIterable<TimedEvent> {
+    const path = `${sandbox(id)}/events`;
+    return readEvents(
+      (query, signal) => this.#transport.stream(`${path}?${query}`, signal, true),
+      options,
+    );
   }
 
   onChange(listener: (info: SandboxInfo) => void): () => void {

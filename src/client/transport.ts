@@ -66,12 +66,15 @@ export class Transport {
     throw answerInvalid(`${call.method} ${call.path}`, parsed.error);
   }
 
-  /** An answer whose body is read as it comes. Its connection does not keep the process alive. */
-  async stream(path: string, signal: AbortSignal): Promise<IncomingMessage> {
+  /**
+   * An answer whose body is read as it comes.
+   * @param isAwaited the connection keeps the process alive
+   */
+  async stream(path: string, signal: AbortSignal, isAwaited: boolean): Promise<IncomingMessage> {
     const answer = await this.#sent({ method: 'GET', path, signal }, undefined);
     const { statusCode: status = 0, socket } = answer;
     if (status !== 200) throw answerError(status, parseJson(await this.#read(answer, signal)));
-    socket.unref();
+    if (!isAwaited) socket.unref();
     return answer;
   }
 

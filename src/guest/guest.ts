@@ -178,10 +178,24 @@ export interface ProcessExit {
   readonly timedOut: boolean;
   /** The guest's kernel killed it for want of memory. */
   readonly oomKilled: boolean;
+  /**
+   * The process of it that the kernel killed last for want of memory; the program itself may have gone on
+   * without it. Null: none, or not known.
+   */
+  readonly oomVictim: OomVictim | null;
   /** Output was discarded: beyond `outputBytesMax`, or while nobody was attached after a `settle`. */
   readonly truncated: boolean;
   /** By the guest's clock, milliseconds. */
   readonly durationMs: number;
+}
+
+/** A process that a kernel killed for want of memory. */
+export interface OomVictim {
+  readonly pid: number;
+  /** As it named itself: at most 15 bytes, and whatever it likes. */
+  readonly name: string;
+  /** That it had in memory. */
+  readonly rssBytes: number;
 }
 
 export interface ProcessInfo {
@@ -275,10 +289,26 @@ export interface GuestStats {
 }
 
 export type GuestEvent =
-  /** User code went beyond `memoryHighBytes` and is slowed down. */
-  | { readonly type: 'pressure'; readonly memoryBytes: number; readonly highEvents: number }
+  /** User code is slowed down for want of memory: beyond `memoryHighBytes`, or standing still often. */
+  | {
+      readonly type: 'pressure';
+      readonly memoryBytes: number;
+      readonly highEvents: number;
+      /** `memoryMaxBytes`; 0: not known. */
+      readonly limitBytes: number;
+      /** Percent of the last 10 s in which some of its programs, and all of them, stood still (PSI). */
+      readonly some: number;
+      readonly full: number;
+    }
+  /** What user code has and can't give back is close to where the kernel kills. */
+  | { readonly type: 'near_oom'; readonly memoryBytes: number; readonly limitBytes: number }
   /** The guest's kernel killed a process of the user for want of memory. */
-  | { readonly type: 'oom'; readonly oomKills: number; readonly detail: string }
+  | {
+      readonly type: 'oom';
+      readonly oomKills: number;
+      readonly detail: string;
+      readonly victim: OomVictim | null;
+    }
   /** A process started by an operation ended. */
   | { readonly type: 'exit'; readonly pid: number; readonly exit: ProcessExit }
   /** The warm list is imported, as far as that went. */

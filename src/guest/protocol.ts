@@ -42,6 +42,10 @@ const confirmSchema = z.discriminatedUnion('type', [
 ]);
 export type Confirm = z.infer<typeof confirmSchema>;
 
+const victimSchema = z.object({ pid, name: message, rssBytes: count });
+/** Of the time; more than all of it is a guest's joke. */
+const percent = z.number().min(0).max(100);
+
 const exitSchema = z.object({
   exitCode: z.number().int().min(0).max(255).nullable(),
   signal: z
@@ -50,13 +54,27 @@ const exitSchema = z.object({
     .nullable(),
   timedOut: z.boolean(),
   oomKilled: z.boolean(),
+  oomVictim: victimSchema.nullable().default(null),
   truncated: z.boolean(),
   durationMs: milliseconds,
 });
 
 const eventSchema = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('pressure'), memoryBytes: count, highEvents: count }),
-  z.object({ type: z.literal('oom'), oomKills: count, detail: message }),
+  z.object({
+    type: z.literal('pressure'),
+    memoryBytes: count,
+    highEvents: count,
+    limitBytes: count.default(0),
+    some: percent.default(0),
+    full: percent.default(0),
+  }),
+  z.object({ type: z.literal('near_oom'), memoryBytes: count, limitBytes: count }),
+  z.object({
+    type: z.literal('oom'),
+    oomKills: count,
+    detail: message,
+    victim: victimSchema.nullable().default(null),
+  }),
   z.object({ type: z.literal('exit'), pid, exit: exitSchema }),
   z.object({
     type: z.literal('warm'),

@@ -21,6 +21,7 @@ import {
 import { availableMib } from './host-memory.ts';
 import { makeMemory } from './memory.ts';
 import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
+import { postEvent } from './webhook.ts';
 import { isAlive, type ProcessRef, processRef } from './workspace.ts';
 
 const BYTES_PER_MIB = 1024 * 1024;
@@ -83,6 +84,7 @@ export async function openControlPlane(
       templateFor: (options) => runtime.templateFor(options),
       prepareTemplate: (spec) => runtime.templates.prepare(templateSpec(spec)),
       dial: dialOperations,
+      notify: postEvent,
       ownerJson: JSON.stringify({ ...(await processRef(process.pid)), instance: randomUUID() }),
       isOwnerAlive: async (json) => await isAlive(JSON.parse(json) as ProcessRef),
     });

@@ -18,6 +18,7 @@ import type { Store } from '../store/store.ts';
 import type {
   ControlPlane,
   CreateRequest,
+  EventsOptions,
   ForkOptions,
   ForkResult,
   HostInfo,
@@ -28,10 +29,13 @@ import type {
   SandboxInfo,
   SnapshotInfo,
 } from './control.ts';
+import type { SandboxLogs } from './ending.ts';
 import { fromStore, SandboxError } from './errors.ts';
+import type { TimedEvent } from './event-journal.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
 import { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
+import { MemoryPolicy, type PolicyParts } from './memory-policy.ts';
 import type { OpenTemplate } from './pools.ts';
 import {
   type Birth,
@@ -53,6 +57,8 @@ export interface ControlParts extends StarterParts {
   readonly store: Store;
   readonly keeper: Keeper;
   readonly accelerator: string;
+  /** Posts an event of a sandbox to its owner. */
+  readonly notify?: PolicyParts['notify'];
   /** For people and programs: what this host is. */
   describe(): Promise<
     Pick<HostInfo, 'version' | 'vmm' | 'upstream' | 'models' | 'memoryAvailableMib'>
@@ -74,6 +80,9 @@ export class LocalControlPlane implements ControlPlane {
   readonly #starter: Starter;
   readonly #sandboxes = new Map<string, ManagedSandbox>();
   readonly #ended = new Map<string, SandboxInfo>();
+  /** Those whose end is being noted. */
+  readonly #leaving = new Map<string, ManagedSandbox>();
+  readonly #policy: MemoryPolicy;
   readonly #listeners = new Set<(info: SandboxInfo) => void>();
   readonly #rows: SandboxRows;
   readonly #startedAtMs: number;
@@ -87,6 +96,7 @@ export class LocalControlPlane implements ControlPlane {
     this.#startedAtMs = Math.round(parts.clock.wall());
     this.#starter = new Starter(parts);
     this.#rows = new SandboxRows(parts);
+    this.#policy = new MemoryPolicy(parts);
   }
 
   /** Takes note of what a killed process has left. */
@@ -223,6 +233,25 @@ export class LocalControlPlane implements ControlPlane {
     return (await this.#find(id)).usage.records;
   }
 
+  async logs(id: string): Promise<SandboxLogs> {
+    await this.#leaving.get(id)?.noted;
+    if ((await this.#endOf(id)) === null) return (await this.#find(id)).logs;
+    return (await told(this.#rows.logs(id))) ?? { console: '', vmm: '' };
+  }
+
+  async *events(id: string, options: EventsOptions = {}): AsyncGenerator<TimedEvent, void> {
+    const { after = 0, follow = true, signal = new AbortController().signal } = options;
+    const ended = await this.#endOf(id);
+    if (ended?.end != null) {
+      // What came before went with the process, or the sandbox, that held it.
+      yield { type: 'end', end: ended.end, seq: after + 1, atMs: ended.end.atMs };
+      return;
+    }
+    const { events } = await this.#find(id);
+    if (follow) yield* events.read(after, signal);
+    else yield* events.since(after);
+  }
+
   onChange(listener: (info: SandboxInfo) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -331,6 +360,7 @@ export class LocalControlPlane implements ControlPlane {
       ...{ clock, log, accelerator, keeper, rows: this.#rows },
       start: (spec, source, signal) => this.#starter.clone(spec, source, this.#untilClosed(signal)),
       changed: (sandbox) => this.#changed(sandbox),
+      happened: (sandbox, event) => void this.#policy.take(sandbox, event),
       lost: (sandbox) => this.#forget(sandbox),
     };
   }
@@ -345,6 +375,8 @@ export class LocalControlPlane implements ControlPlane {
     if (info.status === 'ended') {
       this.#forget(sandbox);
       this.#ended.set(sandbox.id, info);
+      this.#leaving.set(sandbox.id, sandbox);
+      void sandbox.noted.then(() => this.#leaving.delete(sandbox.id));
       const [oldest] = this.#ended.keys();
       if (this.#ended.size > ENDED_MAX && oldest !== undefined) this.#ended.delete(oldest);
     }
@@ -362,7 +394,9 @@ export class LocalControlPlane implements ControlPlane {
     if (known !== undefined && known.restsAs === null) return known;
     const ended = await this.#endOf(id);
     if (ended !== null) {
-      throw new SandboxError('gone', `sandbox ${id} has ended: ${ended.end?.cause}`);
+      const { cause, detail } = ended.end ?? { cause: 'unknown', detail: '' };
+      const because = detail === '' ? {} : { cause: detail };
+      throw new SandboxError('gone', `sandbox ${id} has ended: ${cause}`, because);
     }
     if (parseSandboxId(id) !== undefined) await this.#readPaused();
     const found = this.#sandboxes.get(id);

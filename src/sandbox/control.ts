@@ -11,9 +11,12 @@ import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
+import type { EndInfo, SandboxLogs } from './ending.ts';
+import type { TimedEvent } from './event-journal.ts';
+import type { MemoryAction } from './memory-policy.ts';
 import type { SecretInfo, SecretOptions } from './secrets.ts';
 import type { NetworkOptions, NetworkPolicy, SandboxOptions } from './spec.ts';
-import type { SandboxEnd, StartTimings } from './supervisor.ts';
+import type { StartTimings } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
 
 export interface ControlPlane {
@@ -76,8 +79,26 @@ export interface ControlPlane {
   channelStats(id: string): Promise<ChannelStats>;
   /** The last requests to the model, oldest first; bounded. */
   usage(id: string): Promise<readonly UsageRecord[]>;
+  /**
+   * Its serial console and the VMM's log, also after its end: of the newest 200, but not of those that were
+   * removed while they ran.
+   */
+  logs(id: string): Promise<SandboxLogs>;
+  /**
+   * What happens to its memory, what was done about it, and its end, which ends this too. First those that
+   * are kept (256), then each as it comes.
+   */
+  events(id: string, options?: EventsOptions): AsyncIterable<TimedEvent>;
   /** Calls `listener` at each change of a sandbox's state. Returns how to stop. */
   onChange(listener: (info: SandboxInfo) => void): () => void;
+}
+
+export interface EventsOptions {
+  /** Number of the last event that is known; default 0: all that are kept. */
+  readonly after?: number | undefined;
+  /** False: only those that there are now. Default true. */
+  readonly follow?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
 }
 
 export type SandboxStatus =
@@ -101,6 +122,8 @@ export interface CreateRequest extends SandboxOptions {
   readonly idleTimeoutMs?: number | null | undefined;
   /** An operation on it while it is paused resumes it. Default: true. */
   readonly autoResume?: boolean | undefined;
+  /** What is done when it is near its limit of memory. Default `warn`. */
+  readonly onMemoryPressure?: MemoryAction | undefined;
   /** Boot, even where a template or a pool would start faster. */
   readonly boot?: boolean | undefined;
   /** How long the request may wait for its turn. Default 60 s. */
@@ -114,6 +137,7 @@ export interface SandboxChange {
   readonly idleTimeoutMs?: number | null | undefined;
   readonly autoResume?: boolean | undefined;
   readonly metadata?: Readonly<Record<string, string>> | undefined;
+  readonly onMemoryPressure?: MemoryAction | undefined;
   /** Replaces all of them: a direction that is not named has no limit then. Resumes as `guest` does. */
   readonly channelLimits?: ChannelLimits | undefined;
   /**
@@ -157,6 +181,7 @@ export interface SandboxInfo {
   readonly onTimeout: 'kill' | 'pause';
   readonly idleTimeoutMs: number | null;
   readonly autoResume: boolean;
+  readonly onMemoryPressure: MemoryAction;
   /** What it may connect to; null: it has no network. */
   readonly network: NetworkInfo | null;
   /** Without values. */
@@ -166,7 +191,7 @@ export interface SandboxInfo {
   /** Asked for until ready, queue included; null while it starts. */
   readonly readyMs: number | null;
   /** Why it ended; null while it has not. */
-  readonly end: Pick<SandboxEnd, 'cause' | 'detail'> | null;
+  readonly end: EndInfo | null;
 }
 
 export interface NetworkInfo extends Omit<NetworkPolicy, 'bytesUsed'> {

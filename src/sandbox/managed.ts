@@ -16,11 +16,13 @@ import type { Guest } from '../guest/link.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { SnapshotRow } from '../store/snapshot.ts';
 import type { SandboxInfo, SandboxStatus } from './control.ts';
+import { endInfo, endWithoutVm, type SandboxEnd, type SandboxLogs } from './ending.ts';
 import { SandboxError } from './errors.ts';
+import { EventJournal } from './event-journal.ts';
 import type { HeldSource } from './keeper.ts';
 import { activityOf, Lifetime } from './lifetime.ts';
 import type { ManagedParts } from './managed-parts.ts';
-import type { SandboxEnd, StartTimings } from './parts.ts';
+import type { StartTimings } from './parts.ts';
 import { type Birth, networkInfo, parseStored, type Terms, type TermsChange } from './request.ts';
 import { RowWriter } from './sandbox-rows.ts';
 import { requireValues, type SecretOptions, secretInfo } from './secrets.ts';
@@ -33,6 +35,7 @@ export class ManagedSandbox {
   readonly id: string;
   readonly birth: Birth;
   readonly usage = new UsageLog();
+  readonly events: EventJournal;
   readonly #parts: ManagedParts;
   readonly #writer: RowWriter;
   readonly #lifetime: Lifetime;
@@ -53,6 +56,8 @@ export class ManagedSandbox {
   #resuming: Promise<void> | undefined;
   #removing: Promise<void> | undefined;
   readonly #ended = Promise.withResolvers<void>();
+  /** Resolves when its end is on the disk. */
+  readonly noted = this.#ended.promise;
   readonly #aborter = new AbortController();
 
   private constructor(parts: ManagedParts, spec: SandboxSpec, terms: Terms, birth: Birth) {
@@ -62,6 +67,7 @@ export class ManagedSandbox {
     this.id = spec.id;
     this.birth = birth;
     this.#writer = new RowWriter(parts.rows);
+    this.events = new EventJournal(parts.clock, (event) => parts.happened(this, event));
     this.#lifetime = new Lifetime({
       ...{ clock: parts.clock, log: parts.log, sandbox: this.id },
       terms: () => this.#terms,
@@ -111,15 +117,19 @@ export class ManagedSandbox {
   info(): SandboxInfo {
     const { cpus, memoryMib, diskMib, network, secrets } = this.#spec;
     const { timeoutMs: _limit, ...terms } = this.#terms;
-    const end = this.#end;
     return {
       ...{ id: this.id, status: this.#status, pausedTo: this.#pausedTo },
       ...{ cpus, memoryMib, diskMib, endsAtMs: this.#lifetime.endsAtMs, ...terms, ...this.birth },
       ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
       network: networkInfo(network, this.#supervisor?.card.settings),
       secrets: secretInfo(secrets),
-      end: end === null ? null : { cause: end.cause, detail: end.detail },
+      end: this.#end && endInfo(this.#end),
     };
+  }
+
+  /** Of the VM that it has. */
+  get logs(): SandboxLogs {
+    return { console: this.#supervisor?.vm?.consoleTail() ?? '', vmm: '' };
   }
 
   /** Changes what is given; a time counts anew only if it is given. */
@@ -258,7 +268,7 @@ export class ManagedSandbox {
     await this.#supervisor?.stop(cause);
     if (this.#pauseId !== null) {
       await this.#claim();
-      const end = { cause, detail: 'removed while it was paused', console: '' };
+      const end = endWithoutVm(cause, 'removed while it was paused', this.#parts.clock.wall());
       // As long as its row says that it is there, it is.
       const keep = (): Promise<void> => this.#parts.rows.keep(this.#row(null, end));
       await this.#orLost(this.#writer.inTurn(keep));
@@ -388,9 +398,9 @@ export class ManagedSandbox {
     this.#spec = supervisor.spec;
     this.#supervisor = supervisor;
     this.#timings = this.birth.origin === 'pool' ? null : (supervisor.timings ?? null);
-    this.#pausedTo = null;
-    this.#pauseId = null;
+    this.#pausedTo = this.#pauseId = null;
     this.#isClaimed = false;
+    supervisor.events.listen((event) => this.events.note(event));
     void supervisor.ended.then((end) => {
       // On the disk: another VM will go on with it.
       if (this.#supervisor === supervisor && this.#pauseId === null) this.#over(end);
@@ -453,9 +463,9 @@ export class ManagedSandbox {
     this.#lifetime.stop();
     this.#end = end;
     this.#supervisor = undefined;
-    this.#pausedTo = null;
-    this.#pauseId = null;
+    this.#pausedTo = this.#pauseId = null;
     this.#status = 'ended';
+    this.events.note({ type: 'end', end: endInfo(end) });
     this.#parts.changed(this);
     void this.#persist().then(() => this.#ended.resolve());
   }

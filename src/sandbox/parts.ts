@@ -9,6 +9,7 @@ import type { GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { NetworkLease } from '../net/lease.ts';
 import type { CertificateAuthority } from '../net/secret-authority.ts';
 import type { VmmDriver, VmSnapshot } from '../vmm/driver.ts';
+import type { HostMemoryEvents } from './memory-watch.ts';
 import type { SandboxSecret } from './secrets.ts';
 import type { ModelPolicy, NetworkPolicy, SandboxSpec } from './spec.ts';
 
@@ -62,6 +63,8 @@ export interface GuestTrust {
 
 export type LeaseSecrets = Pick<SandboxSpec, 'secrets' | 'authority'>;
 
+export type { SandboxEnd } from './ending.ts';
+
 /** What a clone goes on from instead of booting. */
 export interface CloneSource {
   readonly snapshot: VmSnapshot;
@@ -100,31 +103,10 @@ export interface SandboxParts {
   ): Promise<SandboxNetwork>;
   /** Absent: the sandbox boots. */
   readonly template?: CloneSource;
+  /** Absent, or null: nobody watches what the host's kernel does to the VMM's memory. */
+  hostMemory?(vmmPid: number): HostMemoryEvents | null;
   readonly clock: Clock;
   readonly log: Log;
-}
-
-/** Why a sandbox ended. */
-export interface SandboxEnd {
-  readonly cause: /** `stop` was called. */
-    | 'stopped'
-    /** It was saved and goes on in another VM. */
-    | 'saved'
-    /** Its time was up. */
-    | 'timeout'
-    /** The guest powered off or rebooted. */
-    | 'guest-shutdown'
-    /** The VMM process died. */
-    | 'vmm-crashed'
-    /** The agent's link broke while the VM ran. */
-    | 'agent-lost'
-    /** The process that held it was killed; told by the next one. */
-    | 'host-lost'
-    /** It never became ready. */
-    | 'start-failed';
-  readonly detail: string;
-  /** The last 64 KiB of the serial console. */
-  readonly console: string;
 }
 
 /** Durations in milliseconds, in the order in which the phases ran. */

@@ -1,12 +1,12 @@
 /** Judges what callers ask of a host of sandboxes, and reads back what was stored of it. */
 
-import type { Clock } from '../base/clock.ts';
 import type { GuestNetwork } from '../base/guest-network.ts';
 import { ignore } from '../base/ignore.ts';
 import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { CreateRequest, SandboxChange, SandboxInfo } from './control.ts';
+import { type EndCause, type EndEvidence, NO_EVIDENCE } from './ending.ts';
 import { SandboxError } from './errors.ts';
-import type { SandboxEnd } from './parts.ts';
+import { checkAction, type MemoryAction } from './memory-policy.ts';
 import { secretInfo } from './secrets.ts';
 import { LIMITS, type NetworkPolicy, type SandboxSpec } from './spec.ts';
 
@@ -16,6 +16,7 @@ export interface Terms {
   readonly onTimeout: 'kill' | 'pause';
   readonly idleTimeoutMs: number | null;
   readonly autoResume: boolean;
+  readonly onMemoryPressure: MemoryAction;
   readonly metadata: Readonly<Record<string, string>>;
 }
 
@@ -45,6 +46,7 @@ export function checkRequest(request: CreateRequest | SandboxChange): void {
   if ('queueTimeoutMs' in request) {
     duration('queueTimeoutMs', request.queueTimeoutMs, 1, QUEUE_TIMEOUT_MS_MAX);
   }
+  checkAction(request.onMemoryPressure);
   const pairs = Object.entries(request.metadata ?? {});
   if (pairs.length > METADATA_PAIRS_MAX) {
     throw invalid('metadata', `at most ${METADATA_PAIRS_MAX} pairs`);
@@ -65,6 +67,7 @@ export function termsOf(request: CreateRequest): Terms {
     onTimeout: request.onTimeout ?? 'kill',
     idleTimeoutMs: request.idleTimeoutMs ?? null,
     autoResume: request.autoResume ?? true,
+    onMemoryPressure: request.onMemoryPressure ?? 'warn',
     metadata: request.metadata ?? {},
   };
 }
@@ -76,10 +79,6 @@ export function storedRequest(
   origin: SandboxInfo['origin'],
 ): string {
   return JSON.stringify({ spec, terms, origin });
-}
-
-export function storedEnd({ cause, detail }: SandboxEnd, clock: Clock): SandboxRowEnd {
-  return { cause, detail, atMs: Math.floor(clock.wall()) };
 }
 
 export interface Stored {
@@ -104,7 +103,8 @@ export function parseStored(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): 
   const limited = network && { ...network, limits: network.limits ?? {} };
   return {
     spec: { ...spec, network: limited, secrets },
-    terms: { ...terms, metadata: row.metadata },
+    // A row of before there were actions has the default.
+    terms: { ...termsOf({}), ...terms, metadata: row.metadata },
     origin,
   };
 }
@@ -123,17 +123,22 @@ export function infoOfEnded(row: SandboxRow, accelerator: string): SandboxInfo {
   const { id, metadata, createdAtMs, parent, snapshot, end } = row;
   const stored = parseStored(row);
   const { cpus, memoryMib, diskMib } = stored?.spec ?? { cpus: 0, memoryMib: 0, diskMib: 0 };
-  const { onTimeout, idleTimeoutMs, autoResume } = stored?.terms ?? termsOf({});
+  const { onTimeout, idleTimeoutMs, autoResume, onMemoryPressure } = stored?.terms ?? termsOf({});
   const network = networkInfo(stored?.spec.network ?? null, undefined);
   return {
     ...{ id, status: 'ended', pausedTo: null, cpus, memoryMib, diskMib, metadata },
     ...{ origin: stored?.origin ?? 'boot', snapshot, parent, accelerator, createdAtMs },
-    ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, timings: null, readyMs: null },
-    network,
+    ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, onMemoryPressure },
+    ...{ timings: null, readyMs: null, network },
     secrets: secretInfo(stored?.spec.secrets ?? []),
     // Only this program writes rows.
-    end: end === null ? null : { cause: end.cause as SandboxEnd['cause'], detail: end.detail },
+    end: end === null ? null : readEnd(end),
   };
+}
+
+function readEnd({ cause, detail, atMs, evidence }: SandboxRowEnd): SandboxInfo['end'] {
+  const known = (evidence as EndEvidence | undefined) ?? NO_EVIDENCE;
+  return { cause: cause as EndCause, detail, atMs, evidence: known };
 }
 
 function duration(field: string, value: number | null | undefined, min: number, max: number): void {

@@ -14,9 +14,9 @@ import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { Store } from '../store/store.ts';
+import { endInfo, endWithoutVm, type SandboxEnd, type SandboxLogs } from './ending.ts';
 import { SandboxError } from './errors.ts';
-import type { SandboxEnd } from './parts.ts';
-import { type Birth, storedEnd, storedRequest, type Terms } from './request.ts';
+import { type Birth, storedRequest, type Terms } from './request.ts';
 import type { SandboxSpec } from './spec.ts';
 
 export interface SandboxRowsParts {
@@ -73,7 +73,9 @@ export class SandboxRows {
       requestJson: storedRequest(spec, terms, origin),
       ...{ metadata: terms.metadata, createdAtMs, parent, snapshot, pausedSnapshotId },
       endsAtMs: isPaused ? null : facts.endsAtMs,
-      end: isOver ? storedEnd(end, this.#parts.clock) : null,
+      end: isOver ? endInfo(end) : null,
+      // Who removes a sandbox wants nothing of it to stay.
+      ...(isOver && end.cause !== 'stopped' ? { log: endLog(end) } : {}),
     };
   }
 
@@ -95,6 +97,12 @@ export class SandboxRows {
   /** Those on the disk, whoever has them, newest first. */
   async paused(): Promise<readonly PausedRow[]> {
     return (await this.#parts.store.sandboxes.list('paused')).filter(isOnDisk);
+  }
+
+  /** Of one that has ended and of which they are kept. */
+  async logs(id: string): Promise<SandboxLogs | null> {
+    const log = await this.#parts.store.sandboxes.log(id);
+    return log === null ? null : { console: log.console.toString(), vmm: log.vmm.toString() };
   }
 
   /** One that has ended, also in another process; undefined: none, or it has not. */
@@ -153,7 +161,7 @@ export class SandboxRows {
         continue;
       }
       const detail = 'the process that held it was killed';
-      const end = { cause: 'host-lost', detail, atMs: Math.floor(clock.wall()) };
+      const end = endInfo(endWithoutVm('host-lost', detail, clock.wall()));
       const ended = { ownerJson: null, status: 'ended', pausedSnapshotId: null, end } as const;
       await this.put({ ...row, ...ended, endsAtMs: null });
       log.info('a sandbox ended with the process that held it', { sandbox: id });
@@ -194,6 +202,10 @@ export class RowWriter {
     this.#last = turn.catch((error: unknown) => ignore(error, 'told to who asked for it'));
     return turn;
   }
+}
+
+function endLog({ console, vmmLog }: SandboxEnd): SandboxRow['log'] {
+  return { console: Buffer.from(console), vmm: Buffer.from(vmmLog) };
 }
 
 function isOnDisk(row: SandboxRow): row is PausedRow {

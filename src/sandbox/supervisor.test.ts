@@ -52,6 +52,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
     info: { kernelToInitMs: 700 },
     update: () => Promise.resolve(),
     closed: closed.promise,
+    events: () => () => undefined,
     close: () => void hold('guest')(),
   } as unknown as Guest;
   const listener = (): GuestListener => ({
@@ -273,7 +274,7 @@ describe('Supervisor', () => {
     await sandbox.start();
     fake.closed.resolve({ reason: 'lost', detail: '' });
     fake.exited.resolve({ cause: 'vmm-crashed', exitCode: null, signal: 'SIGKILL', detail: '' });
-    expect((await sandbox.ended).cause).toBe('vmm-crashed');
+    expect((await sandbox.ended).cause).toBe('vmm-killed');
   });
 
   it('requests that are not legal now are refused and change nothing', async () => {

@@ -13,8 +13,10 @@ import { CleanupStack } from '../base/cleanup.ts';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
-import type { NicSpec, Vm, VmExit, VmSnapshot } from '../vmm/driver.ts';
+import type { NicSpec, Vm, VmSnapshot } from '../vmm/driver.ts';
+import { isFailure } from './ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from './errors.ts';
+import { Evidence } from './evidence.ts';
 import { identityOf, untilHello } from './identity.ts';
 import {
   isFinal,
@@ -43,6 +45,7 @@ export class Supervisor {
   readonly #cleanup = new CleanupStack();
   readonly #listeners = new Set<(state: SandboxState, event: SandboxEvent) => void>();
   readonly #card: NetworkCard;
+  readonly #evidence: Evidence;
   #spec: SandboxSpec;
   #state: SandboxState = 'creating';
   #vm: Vm | undefined;
@@ -59,6 +62,7 @@ export class Supervisor {
     this.#spec = spec;
     this.#parts = parts;
     this.#card = new NetworkCard(spec.id, parts);
+    this.#evidence = new Evidence(parts);
     const { promise, resolve } = Promise.withResolvers<SandboxEnd>();
     this.ended = promise;
     this.#resolveEnded = resolve;
@@ -83,6 +87,11 @@ export class Supervisor {
 
   get card(): Pick<NetworkCard, 'settings' | 'bytes' | 'policyToKeep' | 'connect'> {
     return this.#card;
+  }
+
+  /** Of its memory. */
+  get events(): Pick<Evidence, 'listen'> {
+    return this.#evidence;
   }
 
   onTransition(listener: (state: SandboxState, event: SandboxEvent) => void): () => void {
@@ -272,7 +281,7 @@ export class Supervisor {
       }
       this.#apply('go-on');
     } catch (error) {
-      await this.#exitOrGrace(running.vm);
+      await this.#evidence.exitOrGrace(running.vm);
       if (this.#stopping === undefined) {
         await this.#end('agent-lost', `it could not go on after saving: ${describeError(error)}`);
       }
@@ -387,6 +396,7 @@ export class Supervisor {
       signal,
     );
     this.#vm = vm;
+    this.#evidence.watchVm(vm);
     this.#cleanup.push('VM', () => vm.kill());
     await this.#card.handedOver();
     if (vm.pid !== null) await workspace.recordVmm(vm.pid);
@@ -396,11 +406,15 @@ export class Supervisor {
   async #hello(listener: GuestListener, vm: Vm, signal: AbortSignal): Promise<Guest> {
     const guest = await untilHello(listener, vm, signal);
     this.#guest = guest;
+    this.#evidence.watchGuest(guest);
     return guest;
   }
 
   #watch(vm: Vm, guest: Guest): void {
-    void vm.exited.then((exit) => this.#end(causeOf(exit), exit.detail));
+    void vm.exited.then((exit) => {
+      const { cause, detail } = this.#evidence.causeOf(exit);
+      return this.#end(cause, detail);
+    });
     this.#watchGuest(vm, guest);
     if (this.spec.timeoutMs !== null) {
       const limitMs = this.spec.timeoutMs;
@@ -416,7 +430,7 @@ export class Supervisor {
       void this.#end('agent-lost', 'the link to the agent broke');
     };
     void guest.closed.then(async () => {
-      await this.#exitOrGrace(vm);
+      await this.#evidence.exitOrGrace(vm);
       end();
       if (this.#guest !== guest) return;
       // Where the VM stands still now, a link that broke before shows when it runs again without another.
@@ -427,14 +441,6 @@ export class Supervisor {
     });
   }
 
-  /** The VM's own end explains more than what follows from it, and comes at once if it is the reason. */
-  async #exitOrGrace(vm: Vm): Promise<void> {
-    const grace = Promise.withResolvers<void>();
-    const cancel = this.#parts.clock.after(EXIT_GRACE_MS, grace.resolve);
-    await Promise.race([vm.exited, grace.promise]);
-    cancel();
-  }
-
   #end(cause: SandboxEnd['cause'], detail: string): Promise<SandboxEnd> {
     this.#stopping ??= this.#release(cause, detail);
     return this.#stopping;
@@ -442,7 +448,7 @@ export class Supervisor {
 
   async #release(cause: SandboxEnd['cause'], detail: string): Promise<SandboxEnd> {
     this.#aborter.abort(new SandboxError('gone', 'the sandbox is ending'));
-    const failed = cause === 'start-failed' || cause === 'vmm-crashed' || cause === 'agent-lost';
+    const failed = isFailure(cause);
     this.#apply(failed ? 'died' : 'stop');
     // What a start under way still acquires must be on the cleanup stack before that is run.
     await this.#booting?.catch((error: unknown) =>
@@ -454,7 +460,7 @@ export class Supervisor {
       const fields = { sandbox: this.spec.id, error: describeError(error) };
       this.#parts.log.error('could not release all of a sandbox', fields);
     }
-    const end: SandboxEnd = { cause, detail, console: this.#vm?.consoleTail() ?? '' };
+    const end = this.#evidence.end(cause, detail);
     this.#apply(failed ? 'released-after-failure' : 'released');
     this.#resolveEnded(end);
     return end;
@@ -487,8 +493,3 @@ export class Supervisor {
 
 /** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */
 const SET_CLOCK_MS_MAX = 5000;
-const EXIT_GRACE_MS = 500;
-
-function causeOf(exit: VmExit): SandboxEnd['cause'] {
-  return exit.cause === 'guest-shutdown' ? 'guest-shutdown' : 'vmm-crashed';
-}

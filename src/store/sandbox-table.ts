@@ -2,7 +2,7 @@
 import type { DatabaseSync } from 'node:sqlite';
 import { z } from 'zod';
 import { StoreError } from './errors.ts';
-import { ENDED_SANDBOXES_MAX } from './limits.ts';
+import { END_LOG_BYTES_MAX, END_LOGS_MAX, ENDED_SANDBOXES_MAX } from './limits.ts';
 import { type StoreParts, sweep } from './parts.ts';
 import { parseRow } from './row.ts';
 
@@ -26,12 +26,22 @@ export interface SandboxRow {
   readonly snapshot: string | null;
   /** Present if and only if it has ended. */
   readonly end: SandboxRowEnd | null;
+  /** Written with the row, and read by `log` alone: it is long. Of one that has ended. */
+  readonly log?: EndLog | undefined;
 }
 
 export interface SandboxRowEnd {
   readonly cause: string;
   readonly detail: string;
   readonly atMs: number;
+  /** JSON of the caller's; a row of version 1 has none. */
+  readonly evidence?: unknown;
+}
+
+/** What a sandbox leaves to be read. At most `END_LOG_BYTES_MAX` each; of a longer one the end. */
+export interface EndLog {
+  readonly console: Buffer;
+  readonly vmm: Buffer;
 }
 
 export interface SandboxTable {
@@ -47,6 +57,8 @@ export interface SandboxTable {
   get(id: string): Promise<SandboxRow>;
   /** Newest first. */
   list(status?: SandboxRowStatus): Promise<readonly SandboxRow[]>;
+  /** Null: there is none, or it is not kept any more. */
+  log(id: string): Promise<EndLog | null>;
   /** With the snapshot of its pause. @throws StoreError `not_found` */
   remove(id: string): Promise<void>;
 }
@@ -66,7 +78,13 @@ const rowSchema = z.object({
   endJson: z.string().nullable(),
 });
 const metadataSchema = z.record(z.string(), z.string());
-const endSchema = z.object({ cause: z.string(), detail: z.string(), atMs: count });
+const endSchema = z.object({
+  cause: z.string(),
+  detail: z.string(),
+  atMs: count,
+  evidence: z.unknown().optional(),
+});
+const logSchema = z.object({ console: z.instanceof(Uint8Array), vmm: z.instanceof(Uint8Array) });
 
 export function sandboxTable(parts: StoreParts): SandboxTable {
   const { db, dir } = parts;
@@ -106,6 +124,16 @@ export function sandboxTable(parts: StoreParts): SandboxTable {
       );
       return rows.map(fromRow);
     },
+    async log(id) {
+      const row = await db.read(`read the log of sandbox ${id}`, (sql) =>
+        sql.prepare('SELECT console, vmm FROM endLogs WHERE sandboxId = ?').get(id),
+      );
+      if (row === undefined) return null;
+      return parseRow(dir, 'a log', () => {
+        const log = logSchema.parse(row);
+        return { console: Buffer.from(log.console), vmm: Buffer.from(log.vmm) };
+      });
+    },
     async remove(id) {
       const orphans = await db.write(`remove sandbox ${id}`, (sql) => {
         const { changes } = sql.prepare('DELETE FROM sandboxes WHERE id = ?').run(id);
@@ -119,7 +147,7 @@ export function sandboxTable(parts: StoreParts): SandboxTable {
 
 /** In a write transaction. @returns how many snapshots of pauses went with it */
 export function putSandbox(sql: DatabaseSync, row: SandboxRow): number {
-  const { metadata, end, ...columns } = row;
+  const { metadata, end, log, ...columns } = row;
   const { pausedSnapshotId } = row;
   if (pausedSnapshotId !== null) {
     const known = sql.prepare('SELECT 1 FROM snapshots WHERE id = ?').get(pausedSnapshotId);
@@ -142,8 +170,23 @@ export function putSandbox(sql: DatabaseSync, row: SandboxRow): number {
       metadataJson: JSON.stringify(metadata),
       endJson: end === null ? null : JSON.stringify(end),
     });
+  if (log !== undefined) putLog(sql, row.id, log);
   if (end !== null) forgetOldest(sql);
   return removeOrphans(sql);
+}
+
+function putLog(sql: DatabaseSync, id: string, log: EndLog): void {
+  const tail = (bytes: Buffer): Buffer => bytes.subarray(-END_LOG_BYTES_MAX);
+  sql
+    .prepare('INSERT OR REPLACE INTO endLogs (sandboxId, console, vmm) VALUES (?, ?, ?)')
+    .run(id, tail(log.console), tail(log.vmm));
+  // Each is as new as its rowid is high.
+  sql
+    .prepare(
+      `DELETE FROM endLogs WHERE rowid NOT IN
+         (SELECT rowid FROM endLogs ORDER BY rowid DESC LIMIT ?)`,
+    )
+    .run(END_LOGS_MAX);
 }
 
 function forgetOldest(sql: DatabaseSync): void {

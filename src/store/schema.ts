@@ -2,6 +2,8 @@
  * The tables, and how an older database becomes a newer one.
  *
  *     sandboxes ──pausedSnapshotId──► snapshots ◄──snapshotId── snapshotFiles ──digest──► files/<digest>
+ *         ▲
+ *         └──sandboxId── endLogs
  *
  * How often a file is used is never stored, since a stored count can drift: it is the number of rows that
  * name its digest. Column names are those of the row types, so that no table of names is needed.
@@ -49,6 +51,14 @@ export const MIGRATIONS: readonly Migration[] = [
         CHECK ((status = 'ended') = (endJson IS NOT NULL))
       ) STRICT;
       CREATE INDEX sandboxesByPause ON sandboxes (pausedSnapshotId) WHERE pausedSnapshotId IS NOT NULL;
+    `),
+  (db) =>
+    db.exec(`
+      CREATE TABLE endLogs (
+        sandboxId TEXT PRIMARY KEY NOT NULL REFERENCES sandboxes (id) ON DELETE CASCADE,
+        console BLOB NOT NULL,
+        vmm BLOB NOT NULL
+      ) STRICT;
     `),
 ];
 

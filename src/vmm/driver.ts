@@ -102,8 +102,10 @@ export interface VmExit {
   readonly cause: 'guest-shutdown' | 'killed' | 'vmm-crashed';
   readonly exitCode: number | null;
   readonly signal: string | null;
-  /** Last lines of the VMM's stderr, for people. */
+  /** For people: why the guest ended, or the last lines of the VMM's stderr. */
   readonly detail: string;
+  /** The last lines of the VMM's stderr; absent: it has none. */
+  readonly log?: string;
 }
 
 /** Milliseconds on the driver's clock since `start` was called. */

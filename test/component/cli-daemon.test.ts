@@ -43,6 +43,36 @@ describe('commands on a daemon', () => {
     expect(await daemon.control.list()).toEqual([]);
   });
 
+  it('events follows a sandbox until it ends, or Ctrl-C; inspect and exec say how it ended', async () => {
+    const created = await there(['create', '--on-memory-pressure', 'pause']).result;
+    const id = created.stdout.trim();
+    const note = (): void =>
+      daemon.control
+        .journal(id)
+        .note({ type: 'near_oom', source: 'guest', memoryBytes: 1 << 20, limitBytes: 2 << 20 });
+    note();
+    const [left, whole] = [there(['events', id]), there(['events', id, '-o', 'json'])];
+    await Promise.all([left.seen('near_oom'), whole.seen('"seq":1')]);
+    left.kill('SIGINT');
+    expect((await left.result).status).toBe(0);
+    note();
+    await whole.seen('"seq":2');
+    await daemon.control.crash(id, 'guest-oom', 'Out of memory');
+    const { status, stdout } = await whole.result;
+    expect(status).toBe(0);
+    const types = stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => (JSON.parse(line) as { type: string }).type);
+    expect(types).toEqual(['near_oom', 'near_oom', 'end']);
+    expect((await there(['inspect', id.slice(0, 8)]).result).stdout).toContain(
+      'guest-oom: Out of memory',
+    );
+    expect((await there(['logs', id]).result).stdout).toBe('booted\n');
+    const refused = await there(['create', '--on-memory-pressure', 'grow']).result;
+    expect([refused.status, refused.stderr]).toEqual([2, expect.stringContaining('more memory')]);
+  });
+
   it('cp of 20 MB in and out again', async () => {
     const { id } = await daemon.control.create({});
     const dir = await mkdtemp(join(tmpdir(), 'nv-cp-'));

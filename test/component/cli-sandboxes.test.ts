@@ -41,6 +41,22 @@ afterEach(async () => {
 const newId = async (request: CreateRequest = {}) => (await control.create(request)).id;
 
 describe('update', () => {
+  it('changes what is done when memory is short, alone or beside limits of the network', async () => {
+    const { cli } = testCli();
+    const id = await newId({ network: { mode: 'open' } });
+    const none = { allowOut: [], denyOut: [], label: [] };
+    await update(cli, control, id, { ...none, onMemoryPressure: 'pause' });
+    expect(await control.get(id)).toMatchObject({ onMemoryPressure: 'pause' });
+    const both = { ...none, netLimit: ['bytes=1K'], onMemoryPressure: 'snapshot' };
+    await update(cli, control, id, both);
+    expect(await control.get(id)).toMatchObject({
+      onMemoryPressure: 'snapshot',
+      network: { limits: { bytesMax: 1024 } },
+    });
+    const grow = update(cli, control, id, { ...none, onMemoryPressure: 'grow' });
+    await expect(grow).rejects.toMatchObject({ code: 'spec_invalid' });
+  });
+
   it('changes the network of the sandbox that its beginning names', async () => {
     const { cli, stdout } = testCli();
     const id = await newId();

@@ -14,7 +14,12 @@ import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
-import { ENDED_SANDBOXES_MAX, WAIT_MS_MAX } from '../../src/store/limits.ts';
+import {
+  END_LOG_BYTES_MAX,
+  END_LOGS_MAX,
+  ENDED_SANDBOXES_MAX,
+  WAIT_MS_MAX,
+} from '../../src/store/limits.ts';
 import { FileLock } from '../../src/store/lock.ts';
 import { SNAPSHOT_ROLES } from '../../src/store/snapshot.ts';
 import { openFds } from '../support/process-view.ts';
@@ -204,6 +209,45 @@ describe('sandboxes', () => {
     expect(kept).toHaveLength(ENDED_SANDBOXES_MAX);
     expect(kept.map((row) => row.id)).not.toContain(oldest.id);
     expect(await store.sandboxes.list('running')).toEqual([running]);
+  });
+
+  it('log: is written with the row, read alone, and goes with it', async () => {
+    const { dir, store } = await temporaryStore();
+    const end = { cause: 'guest-panic', detail: 'why', atMs: 1, evidence: { signal: null } };
+    const log = { console: Buffer.from('a\0\ufffd'), vmm: Buffer.from('of QEMU') };
+    const row = newSandbox({ status: 'ended', end });
+    expect(await store.sandboxes.log(row.id)).toBeNull();
+    await store.sandboxes.put({ ...row, log });
+    expect(await store.sandboxes.get(row.id)).toEqual(row);
+    // A row that is written again without it keeps it.
+    await store.sandboxes.put(row);
+    const other = await temporaryStore(dir);
+    expect(await other.store.sandboxes.log(row.id)).toEqual(log);
+    await store.sandboxes.remove(row.id);
+    expect(await store.sandboxes.log(row.id)).toBeNull();
+  });
+
+  it('log: only the end of a long one, and only the newest END_LOGS_MAX', async () => {
+    const { dir, store } = await temporaryStore();
+    const vmm = Buffer.alloc(0);
+    const put = async (console: Buffer): Promise<string> => {
+      const end = { cause: 'x', detail: '', atMs: 1 };
+      const row = newSandbox({ status: 'ended', end });
+      await store.sandboxes.put({ ...row, log: { console, vmm } });
+      return row.id;
+    };
+    const long = Buffer.concat([Buffer.from('lost'), Buffer.alloc(END_LOG_BYTES_MAX, 'k')]);
+    const first = await put(long);
+    expect(await store.sandboxes.log(first)).toEqual({ console: long.subarray(4), vmm });
+    const ids: string[] = [];
+    for (let n = 0; n < END_LOGS_MAX; n += 1) ids.push(await put(Buffer.from(`${n}`)));
+    expect(await store.sandboxes.log(first)).toBeNull();
+    expect((await store.sandboxes.log(ids[0] ?? ''))?.console.toString()).toBe('0');
+    // The sandbox itself is still known.
+    expect(await store.sandboxes.get(first)).toMatchObject({ status: 'ended' });
+    const db = new DatabaseSync(join(dir, 'store.db'), { readOnly: true });
+    expect(db.prepare('SELECT count(*) AS n FROM endLogs').get()).toEqual({ n: END_LOGS_MAX });
+    db.close();
   });
 });
 

@@ -169,9 +169,12 @@ describe('buildTemplate', () => {
     expectNothingLeft();
   });
 
-  const PRESSURE = { type: 'pressure', memoryBytes: 6e7, highEvents: 9 } as const;
+  const PRESSURE = {
+    ...({ type: 'pressure', memoryBytes: 6e7, highEvents: 9 } as const),
+    ...{ limitBytes: 7e7, some: 40, full: 10 },
+  };
   it.each<[string, readonly GuestEvent[]]>([
-    ['kills what imports', [{ type: 'oom', oomKills: 1, detail: 'python3' }]],
+    ['kills what imports', [{ type: 'oom', oomKills: 1, detail: 'python3', victim: null }]],
     ['slows it down again and again', Array.from({ length: 6 }, () => PRESSURE)],
   ])('a guest that %s has too little memory, and that is told at once', async (_what, told) => {
     await expect(build(null, told).built).rejects.toMatchObject({

@@ -17,6 +17,7 @@ import type { Guest } from '../../src/guest/guest.ts';
 import type {
   ControlPlane,
   CreateRequest,
+  EventsOptions,
   ForkOptions,
   ForkResult,
   HostInfo,
@@ -27,7 +28,10 @@ import type {
   SandboxInfo,
   SnapshotInfo,
 } from '../../src/sandbox/control.ts';
+import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/ending.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
+import { EventJournal, type TimedEvent } from '../../src/sandbox/event-journal.ts';
+import { checkRequest } from '../../src/sandbox/request.ts';
 import { secretInfo } from '../../src/sandbox/secrets.ts';
 import {
   LIMITS,
@@ -54,6 +58,7 @@ interface FakeSandbox {
   readonly spec: SandboxSpec;
   agent: Promise<RunningAgent> | undefined;
   readonly operations: Set<Duplex>;
+  readonly events: EventJournal;
   stopTimer: () => void;
 }
 
@@ -64,6 +69,8 @@ const NO_TIMINGS = { prepareMs: 1, vmmMs: 2, kernelMs: 0, agentMs: 3, totalMs: 6
 export class FakeControlPlane implements ControlPlane, AsyncDisposable {
   /** What `usage` answers; tests fill it. */
   readonly usageRecords: UsageRecord[] = [];
+  /** What `logs` answers; tests fill it. */
+  readonly logsOf = new Map<string, SandboxLogs>();
   readonly #options: FakeOptions;
   readonly #sandboxes = new Map<string, FakeSandbox>();
   readonly #snapshots = new Map<string, SnapshotInfo>();
@@ -99,6 +106,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
     this.#options.before?.('create');
+    checkRequest(request);
     const spec = makeSpec(request, LIMITS.cpusMax);
     const snapshot = request.snapshot === undefined ? null : this.#snapshot(request.snapshot);
     await this.#options.beforeCreate?.(request, signal);
@@ -125,6 +133,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
 
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     this.#options.before?.('update');
+    checkRequest(change);
     const sandbox = this.#live(id);
     const { timeoutMs, channelLimits: _channelLimits, network, ...others } = change;
     if (network !== undefined) {
@@ -264,6 +273,25 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     return this.usageRecords;
   }
 
+  async logs(id: string): Promise<SandboxLogs> {
+    this.#options.before?.('logs');
+    this.#any(id);
+    return this.logsOf.get(id) ?? { console: 'booted\n', vmm: '' };
+  }
+
+  async *events(id: string, options: EventsOptions = {}): AsyncGenerator<TimedEvent, void> {
+    this.#options.before?.('events');
+    const { after = 0, follow = true, signal = new AbortController().signal } = options;
+    const { events } = this.#any(id);
+    if (follow) yield* events.read(after, signal);
+    else yield* events.since(after);
+  }
+
+  /** For tests to note in. */
+  journal(id: string): EventJournal {
+    return this.#any(id).events;
+  }
+
   onChange(listener: (info: SandboxInfo) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -291,12 +319,14 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       onTimeout: request.onTimeout ?? 'kill',
       idleTimeoutMs: request.idleTimeoutMs ?? null,
       autoResume: request.autoResume ?? true,
+      onMemoryPressure: request.onMemoryPressure ?? 'warn',
       timings: from.origin === 'pool' ? null : { origin: 'clone', ...NO_TIMINGS },
       readyMs: 6,
       end: null,
     };
     const sandbox: FakeSandbox = {
       ...{ info, spec, agent: undefined, operations: new Set() },
+      events: new EventJournal(systemClock),
       stopTimer: () => undefined,
     };
     this.#sandboxes.set(id, sandbox);
@@ -332,14 +362,17 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     return this.#set(sandbox, { status: 'running', pausedTo: null });
   }
 
-  async #end(
-    sandbox: FakeSandbox,
-    cause: 'stopped' | 'timeout',
-    detail: string,
-  ): Promise<SandboxInfo> {
+  /** As if its VM had ended so. */
+  async crash(id: string, cause: EndCause, detail: string): Promise<void> {
+    await this.#end(this.#live(id), cause, detail);
+  }
+
+  async #end(sandbox: FakeSandbox, cause: EndCause, detail: string): Promise<SandboxInfo> {
     sandbox.stopTimer();
     if (sandbox.info.status === 'ended') return sandbox.info;
-    this.#set(sandbox, { status: 'ended', pausedTo: null, end: { cause, detail } });
+    const end = { cause, detail, atMs: systemClock.wall(), evidence: NO_EVIDENCE };
+    sandbox.events.note({ type: 'end', end });
+    this.#set(sandbox, { status: 'ended', pausedTo: null, end });
     for (const stream of sandbox.operations) stream.destroy();
     await (await sandbox.agent)?.[Symbol.asyncDispose]();
     return sandbox.info;

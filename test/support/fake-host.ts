@@ -27,6 +27,7 @@ import {
 } from '../../src/sandbox/supervisor.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
+import { FakeHostMemory } from './fake-host-memory.ts';
 import { type Phase, Script } from './fake-script.ts';
 import { FAKE_MACHINE, type FakeGuest, FakeVm, type Holdings, sha256 } from './fake-vm.ts';
 
@@ -89,6 +90,10 @@ export class FakeHost implements Holdings, AsyncDisposable {
   readonly #note = (error: unknown): void => void this.#rejections.push(error);
   #made = 0;
   #modelRequests = 0;
+  /** What the kernel of this host says of the memory of its VMMs. */
+  readonly memory = new FakeHostMemory();
+  /** What its policies have posted. */
+  readonly posted: { readonly url: string; readonly event: object }[] = [];
   /** VMs, since it was opened. */
   started = 0;
 
@@ -262,6 +267,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       },
       prepareTemplate: () => Promise.resolve(template),
       dial: () => new PassThrough(),
+      notify: async (url, event) => void this.posted.push({ url, event }),
       ownerJson: JSON.stringify(options.owner ?? 'one'),
       isOwnerAlive: async (json) =>
         (await options.isOwnerAlive?.(JSON.parse(json) as string)) ?? false,
@@ -379,6 +385,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         return { setModels: () => undefined, inFlight, close: async () => close() };
       },
       ...(source === null ? {} : { template: source }),
+      hostMemory: () => this.memory,
     };
   }
 

@@ -9,7 +9,13 @@ import { PassThrough } from 'node:stream';
 import type { GuestNetwork } from '../../src/base/guest-network.ts';
 import { ignore } from '../../src/base/ignore.ts';
 import { GuestError } from '../../src/guest/errors.ts';
-import type { GuestChange, GuestClosed, GuestInfo, Process } from '../../src/guest/guest.ts';
+import type {
+  GuestChange,
+  GuestClosed,
+  GuestEvent,
+  GuestInfo,
+  Process,
+} from '../../src/guest/guest.ts';
 import { orAborted } from '../../src/sandbox/time-limit.ts';
 import type { NicSpec, Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
@@ -31,7 +37,8 @@ export interface FakeVmParts {
 
 export class FakeVm implements Vm {
   readonly id: string;
-  readonly pid = null;
+  /** Of no process: above what a kernel gives (proc(5), pid_max). */
+  readonly pid = 2 ** 22 + 1;
   readonly channelPath: string;
   readonly timings = { spawnedMs: 1, runningMs: 2 };
   readonly terminal = null;
@@ -64,8 +71,11 @@ export class FakeVm implements Vm {
     return this.#isAlive;
   }
 
+  /** What its guest has written. */
+  console = '';
+
   consoleTail(): string {
-    return '';
+    return this.console;
   }
 
   get runs(): boolean {
@@ -73,14 +83,15 @@ export class FakeVm implements Vm {
   }
 
   /** Whatever is asked of it fails at once; its exit is seen a moment later, as of a process. */
-  die(cause: VmExit['cause'] = 'vmm-crashed'): void {
+  die(cause: VmExit['cause'] = 'vmm-crashed', more: Partial<VmExit> = {}): void {
     if (!this.#isAlive) return;
     this.#isAlive = false;
     this.#runs = false;
     this.#gone.reject(new VmmError('vm_gone', `the VM ${this.id} is gone`));
     this.#parts.holdings.delete('VMs', this);
     this.#guest?.lose();
-    setImmediate(() => this.#exit.resolve({ cause, exitCode: null, signal: null, detail: cause }));
+    const exit = { cause, exitCode: null, signal: null, detail: cause, ...more };
+    setImmediate(() => this.#exit.resolve(exit));
   }
 
   /** The agent's link breaks, and the VM goes on. */
@@ -226,6 +237,18 @@ export class FakeGuest {
     const stdout = new PassThrough().end();
     const stderr = new PassThrough().end();
     return { stdout, stderr, exit: Promise.resolve({ exitCode: 0 }) } as unknown as Process;
+  }
+
+  readonly #listeners = new Set<(event: GuestEvent) => void>();
+
+  events(listener: (event: GuestEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** As its agent does. */
+  emit(event: GuestEvent): void {
+    for (const listener of this.#listeners) listener(event);
   }
 
   suspend(): void {

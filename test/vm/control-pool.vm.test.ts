@@ -194,7 +194,7 @@ describe('a VMM that dies', () => {
     for (const { id } of [one, two]) {
       process.kill(await vmmOf(fixture, id), 'SIGKILL');
       await expect.poll(async () => (await control.get(id)).status, WAIT).toBe('ended');
-      expect((await control.get(id)).end).toMatchObject({ cause: 'vmm-crashed' });
+      expect((await control.get(id)).end).toMatchObject({ cause: 'vmm-killed' });
       await expect(control.resume(id)).rejects.toMatchObject({ code: 'gone' });
     }
     expect(await readdir(fixture.runtime.home.runDir)).toEqual([]);

@@ -49,10 +49,23 @@ EVENTS_PER_S = 50.0
 EVENT_QUEUE_BYTES = 256 * 1024
 MESSAGE_CHARACTERS = 500
 
-# A throttled process raises `high` thousands of times a second.
+# A throttled process raises `high` thousands of times a second: how often it is looked at, and told.
+MEMORY_LOOK_S = 0.1
 PRESSURE_HOLD_OFF_S = 1.0
-# Reclaimable page cache reaches `memory.high` as well; that is no pressure worth telling.
-PRESSURE_ANON_FRACTION = 0.75
+NEAR_OOM_REPEAT_S = 5.0
+PRESSURE_OVER_S = 2.0
+# Of `memory.high`. Reclaimable page cache reaches it as well; only what can't be given back counts.
+PRESSURE_FRACTION = 0.75
+NEAR_OOM_FRACTION = 0.95
+# A PSI trigger: programs stood still for so long within so long.
+STALL_US = 150_000
+STALL_WINDOW_US = 1_000_000
+# The kernel counts a kill before it names the victim, and before the victim has given its memory back.
+VICTIM_WAIT_S = 0.2
+# Victims that are remembered, and records of /dev/kmsg that are read in one turn.
+VICTIMS = 64
+KMSG_RECORDS = 256
+NAME_CHARACTERS = 64
 
 # Dialling: a uevent makes the agent try at once; this is the fallback.
 DIAL_RETRY_MIN_S = 0.05

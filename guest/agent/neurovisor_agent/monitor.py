@@ -1,16 +1,23 @@
-"""Tells the host of memory pressure and OOM kills: the kernel wakes us when memory.events changes.
+"""Tells the host of memory pressure, of a kill that is near, and of kills.
 
-`memory.high` fires long before the kernel kills; PSI alone misses fast allocation, so it is not used.
+    memory.events   `high` grows when user code is slowed down, long before the kernel kills; `oom_kill`
+    memory.pressure (PSI) how long programs stood still for want of memory; alone it misses fast allocation
+    /dev/kmsg       who was killed (victims.py)
+
+The kernel wakes us for each. While user code is slowed down its memory is looked at ten times a second.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import sys
+from time import monotonic
 
 from . import limits
 from .cgroup import Cgroups, numbers, read_text
 from .loop import Loop
+from .victims import Victim, Victims
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,44 +25,143 @@ if TYPE_CHECKING:
 
 
 class Monitor:
-    def __init__(self, loop: Loop, cgroups: Cgroups, event: "Callable[..., None]") -> None:
+    def __init__(
+        self, loop: Loop, cgroups: Cgroups, victims: Victims, event: "Callable[..., None]"
+    ) -> None:
         self._loop = loop
         self._cgroups = cgroups
+        self._victims = victims
         self._event = event
         self._seen: dict[str, int] = {}
+        self._named = 0
+        self._pressure_at = self._near_at = self._high_at = float("-inf")
+        self._quiet_till = float("-inf")
         if cgroups.user is None:
             return
+        victims.told = self._killed
         self._fd = os.open(f"{cgroups.user}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
         self._seen = self._read()
         self._watch()
+        self._watch_stalls()
 
     def _watch(self) -> None:
         # Kernel files that notify (kernfs) raise POLLPRI | POLLERR until they are read again.
         self._loop.watch(self._fd, select.EPOLLPRI, self._changed)
 
+    def _watch_stalls(self) -> None:
+        """A PSI trigger (kernel: accounting/psi.rst); it fires at most once per window."""
+        try:
+            fd = os.open(
+                f"{self._cgroups.user}/memory.pressure",
+                os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC,
+            )
+            os.write(fd, b"some %d %d\0" % (limits.STALL_US, limits.STALL_WINDOW_US))
+        except OSError as error:
+            print(f"neurovisor agent: no PSI trigger: {error}", file=sys.stderr)
+            return
+
+        def stalled(_events: int) -> None:
+            usage = Usage(self._cgroups)
+            # A stall over a little memory is one of the disk, or of a limit that a program set itself.
+            if usage.is_much:
+                self._tell_pressure(usage)
+
+        self._loop.watch(fd, select.EPOLLPRI, stalled)
+
     def _read(self) -> dict[str, int]:
         return numbers(os.pread(self._fd, 4096, 0).decode())
 
     def _changed(self, _events: int) -> None:
+        # Thousands of changes a second while a program is slowed down: looked at ten times.
         self._loop.unwatch(self._fd)
-        self._loop.after(limits.PRESSURE_HOLD_OFF_S, self._watch)
+        self._loop.after(limits.MEMORY_LOOK_S, self._watch)
         now, before = self._read(), self._seen
         self._seen = now
         if now.get("oom_kill", 0) > before.get("oom_kill", 0):
-            self._event(
-                "oom",
-                oomKills=now["oom_kill"],
-                detail="the kernel killed a process of the sandbox for want of memory",
-            )
-        elif now.get("high", 0) > before.get("high", 0) and self._is_pressed():
-            self._event(
-                "pressure",
-                memoryBytes=self._cgroups.value("memory.current") or 0,
-                highEvents=now["high"],
-            )
+            # What comes next is another story, and told from its beginning: when the victim has gone.
+            self._near_at = self._pressure_at = float("-inf")
+            self._quiet_till = monotonic() + limits.VICTIM_WAIT_S
+            self._victims.read()
+            self._loop.after(limits.VICTIM_WAIT_S, self._tell_unnamed)
+        if now.get("high", 0) > before.get("high", 0) or now.get("max", 0) > before.get("max", 0):
+            self._look()
 
-    def _is_pressed(self) -> bool:
-        """Most of what is used can't be given back."""
-        anon = numbers(read_text(f"{self._cgroups.user}/memory.stat")).get("anon", 0)
-        high = self._cgroups.value("memory.high") or 0
-        return anon >= high * limits.PRESSURE_ANON_FRACTION
+    def _look(self) -> None:
+        usage = Usage(self._cgroups)
+        now = monotonic()
+        if now < self._quiet_till:
+            return
+        # A pause in between: what comes now is told at once, however long ago the last was told.
+        if now - self._high_at > limits.PRESSURE_OVER_S:
+            self._near_at = float("-inf")
+        self._high_at = now
+        if usage.is_near_oom:
+            if now - self._near_at >= limits.NEAR_OOM_REPEAT_S:
+                self._near_at = now
+                self._event("near_oom", memoryBytes=usage.bytes, limitBytes=usage.limit)
+        else:
+            self._near_at = float("-inf")
+        if usage.is_pressed:
+            self._tell_pressure(usage)
+
+    def _tell_pressure(self, usage: "Usage") -> None:
+        now = monotonic()
+        if now - self._pressure_at < limits.PRESSURE_HOLD_OFF_S:
+            return
+        self._pressure_at = now
+        some, full = stalls(read_text(f"{self._cgroups.user}/memory.pressure"))
+        self._event(
+            "pressure",
+            memoryBytes=usage.bytes,
+            limitBytes=usage.limit,
+            highEvents=self._seen.get("high", 0),
+            some=some,
+            full=full,
+        )
+
+    def _killed(self, victim: Victim) -> None:
+        self._named += 1
+        self._tell_kill(victim)
+
+    def _tell_unnamed(self) -> None:
+        """Kills that the kernel counts and nobody has named."""
+        self._victims.read()
+        kills = self._seen.get("oom_kill", 0)
+        if kills > self._named:
+            self._named = kills
+            self._tell_kill(None)
+
+    def _tell_kill(self, victim: Victim | None) -> None:
+        who = "a process" if victim is None else f"{victim.name} (pid {victim.pid})"
+        self._event(
+            "oom",
+            oomKills=max(self._read().get("oom_kill", 0), self._named),
+            victim=victim.to_json() if victim is not None else None,
+            detail=f"the kernel killed {who} for want of memory",
+        )
+
+
+class Usage:
+    """What user code has of its memory, bytes, and how much of that can't be given back."""
+
+    def __init__(self, cgroups: Cgroups) -> None:
+        stat = numbers(read_text(f"{cgroups.user}/memory.stat"))
+        self.bytes = cgroups.value("memory.current") or 0
+        self.limit = cgroups.value("memory.max") or 0
+        high = cgroups.value("memory.high") or self.limit
+        cache = stat.get("file", 0) - stat.get("shmem", 0) + stat.get("slab_reclaimable", 0)
+        stuck = self.bytes - cache
+        self.is_much = high > 0 and self.bytes >= high * limits.PRESSURE_FRACTION
+        self.is_pressed = high > 0 and stuck >= high * limits.PRESSURE_FRACTION
+        self.is_near_oom = high > 0 and stuck >= high * limits.NEAR_OOM_FRACTION
+
+
+def stalls(text: str) -> tuple[float, float]:
+    """memory.pressure: percent of the last 10 s in which some, and all, programs stood still."""
+    found = {"some": 0.0, "full": 0.0}
+    for line in text.splitlines():
+        kind, *fields = line.split()
+        for field in fields:
+            if kind in found and field.startswith("avg10="):
+                found[kind] = float(field[6:])
+    return found["some"], found["full"]

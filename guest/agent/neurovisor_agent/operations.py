@@ -17,6 +17,7 @@ from .request import Request, RequestError, from_errno
 from .settings import Settings
 from .spawn import Launch
 from .splice import splice
+from .victims import Victims
 from .worker import WORKER_OPERATIONS, start_flush, start_worker
 
 TYPE_CHECKING = False
@@ -40,10 +41,12 @@ class Operations:
         settings: Settings,
         scripts_dir: str,
         in_vm: bool,
+        victims: Victims,
         event: "Callable[..., None]",
     ) -> None:
         self._loop = loop
         self._cgroups = cgroups
+        self._victims = victims
         self._settings = settings
         self._scripts_dir = scripts_dir
         self._in_vm = in_vm
@@ -251,6 +254,7 @@ class Operations:
         process = Process(
             self._loop,
             self._cgroups,
+            self._victims,
             launch,
             options,
             lambda running: self._processes.__setitem__(running.pid, running),

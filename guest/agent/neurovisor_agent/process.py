@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .spawn import Launch
+    from .victims import Victims
 
 _REPORT_BYTES = 512
 _STEPS = {"cwd": "working directory", "user": "user", "cgroup": "cgroup", "exec": "program"}
@@ -70,6 +71,7 @@ class Process:
         self,
         loop: Loop,
         cgroups: Cgroups,
+        victims: "Victims",
         launch: "Launch",
         options: Options,
         on_running: "Callable[[Process], None]",
@@ -77,6 +79,7 @@ class Process:
     ) -> None:
         self._loop = loop
         self._cgroups = cgroups
+        self._victims = victims
         self.launch = launch
         self.options = options
         self._on_running = on_running
@@ -459,13 +462,18 @@ class Process:
             code = os.WEXITSTATUS(self._status)
         elif self._status is not None:
             signal_name = signals.name(os.WTERMSIG(self._status))
+        # 137: a shell says so of a child that got SIGKILL.
         killed_by_kernel = signal_name == "SIGKILL" and not self._killed or code == 137
-        oom = self._cgroups.memory_events().get("oom_kill", 0) > self._oom_before
+        kills = self._cgroups.memory_events().get("oom_kill", 0) - self._oom_before
+        victim = self._victims.find(
+            self.launch.cgroup, self.pid, self.started_at, killed_by_kernel
+        )
         return {
             "exitCode": code,
             "signal": signal_name,
             "timedOut": self._timed_out,
-            "oomKilled": killed_by_kernel and oom,
+            "oomKilled": killed_by_kernel and (kills > 0 or victim is not None),
+            "oomVictim": victim.to_json() if victim is not None else None,
             "truncated": self._truncated,
             "durationMs": round(self._duration_s * 1000, 1),
         }

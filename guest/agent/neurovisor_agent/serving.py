@@ -74,11 +74,13 @@ class Serving:
             from .forward import Forwarder
             from .monitor import Monitor
             from .operations import Operations
+            from .victims import Victims
 
             self._forwarder = Forwarder(
                 self._loop, self._transport, self._inference_port, self._is_linked
             )
-            self._monitor = Monitor(self._loop, self._cgroups, self._event)
+            victims = Victims(self._loop, self._transport.in_vm)
+            self._monitor = Monitor(self._loop, self._cgroups, victims, self._event)
             self._settings.inference_port = self._forwarder.tcp_port
             self._operations = Operations(
                 self._loop,
@@ -86,6 +88,7 @@ class Serving:
                 self._settings,
                 self._scripts_dir,
                 self._transport.in_vm,
+                victims,
                 self._event,
             )
         operations = self._operations

@@ -3,7 +3,14 @@ import type { Guest, Process } from '../../guest/guest.ts';
 import { LIMITS } from '../limits.ts';
 import { collectOutput } from '../output.ts';
 import { type ApiParts, type App, clientGone, failures } from '../route.ts';
-import { channelStats, execResult, guestInfo, processList, usageList } from '../schema/answers.ts';
+import {
+  channelStats,
+  execResult,
+  guestInfo,
+  processList,
+  sandboxLogs,
+  usageList,
+} from '../schema/answers.ts';
 import { type ExecRequest, execRequest, idParams } from '../schema/requests.ts';
 import { Slots } from '../slots.ts';
 
@@ -64,6 +71,21 @@ export function addGuestRoutes(app: App, { control }: ApiParts): void {
       },
     },
     async ({ params }) => ({ usage: [...(await control.usage(params.id))] }),
+  );
+  app.get(
+    '/sandboxes/:id/logs',
+    {
+      schema: {
+        tags,
+        operationId: 'getLogs',
+        summary: 'Its serial console, and the log of its VMM',
+        description:
+          'Also after its end: of the newest 200 that have ended, but not of those that were removed.',
+        params: idParams,
+        response: { 200: sandboxLogs, ...failures },
+      },
+    },
+    ({ params }) => control.logs(params.id),
   );
 }
 

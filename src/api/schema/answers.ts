@@ -10,12 +10,15 @@ import type {
   SandboxInfo,
   SnapshotInfo,
 } from '../../sandbox/control.ts';
+import { END_CAUSES, type EndInfo, type SandboxLogs } from '../../sandbox/ending.ts';
+import type { TimedEvent } from '../../sandbox/event-journal.ts';
 import type { ErrorBody } from '../errors.ts';
 import {
   count,
   ms,
   networkLimits,
   networkMode,
+  onMemoryPressure,
   onTimeout,
   sandboxId,
   status,
@@ -30,6 +33,73 @@ const timings = z.object({
   agentMs: ms.describe('Until the agent is confirmed.'),
   totalMs: ms,
 });
+
+const victim = z.object({
+  pid: count,
+  name: z.string(),
+  rssBytes: count.describe('That it had in memory.'),
+});
+const source = z.enum(['guest', 'host']).describe('Whose kernel says so.');
+const amount = {
+  source,
+  memoryBytes: count,
+  limitBytes: count.describe('Where the kernel kills; 0: not known.'),
+};
+const pressure = z.object({
+  type: z.literal('pressure'),
+  ...amount,
+  some: z
+    .number()
+    .describe('Percent of the last 10 s in which some programs stood still for memory.'),
+  full: z.number().describe('The same of all programs.'),
+});
+const nearOom = z.object({ type: z.literal('near_oom'), ...amount });
+const oom = { source, victim: victim.nullable(), detail: z.string() };
+
+const endInfo: z.ZodType<EndInfo> = z
+  .object({
+    cause: z.enum(END_CAUSES),
+    detail: z.string(),
+    atMs: wallMs,
+    evidence: z.object({
+      exitStatus: z.number().nullable().describe('Of the VMM.'),
+      signal: z.string().nullable(),
+      lastPressure: z
+        .discriminatedUnion('type', [
+          pressure.extend({ atMs: wallMs }),
+          nearOom.extend({ atMs: wallMs }),
+        ])
+        .nullable(),
+      lastOom: z.object({ ...oom, atMs: wallMs }).nullable(),
+    }),
+  })
+  .meta({ id: 'End' });
+
+const stamp = { seq: count.describe('From 1.'), atMs: wallMs };
+/** One line of the event stream. */
+export const timedEvent: z.ZodType<TimedEvent> = z
+  .discriminatedUnion('type', [
+    pressure.extend(stamp),
+    nearOom.extend(stamp),
+    z.object({ type: z.literal('oom'), ...oom, ...stamp }),
+    z.object({ type: z.literal('dropped'), count, ...stamp }),
+    z.object({
+      type: z.literal('action'),
+      action: z.enum(['warn', 'pause', 'snapshot', 'webhook']),
+      ok: z.boolean(),
+      detail: z.string(),
+      ...stamp,
+    }),
+    z.object({ type: z.literal('end'), end: endInfo, ...stamp }),
+  ])
+  .meta({ id: 'SandboxEvent' });
+
+export const sandboxLogs: z.ZodType<SandboxLogs> = z
+  .object({
+    console: z.string().describe('Its serial console: the last 64 KiB.'),
+    vmm: z.string().describe('Of the VMM; empty while it runs.'),
+  })
+  .meta({ id: 'Logs' });
 
 export const sandboxInfo: z.ZodType<SandboxInfo> = z
   .object({
@@ -51,6 +121,7 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     onTimeout,
     idleTimeoutMs: ms.nullable(),
     autoResume: z.boolean(),
+    onMemoryPressure,
     network: z
       .object({
         mode: networkMode,
@@ -72,21 +143,7 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
       .describe('What is put into requests to these hosts; without values.'),
     timings: timings.nullable().describe('Of its last start; null out of the pool.'),
     readyMs: ms.nullable().describe('Asked for until ready, milliseconds.'),
-    end: z
-      .object({
-        cause: z.enum([
-          'stopped',
-          'timeout',
-          'guest-shutdown',
-          'vmm-crashed',
-          'agent-lost',
-          'host-lost',
-          'start-failed',
-        ]),
-        detail: z.string(),
-      })
-      .nullable()
-      .describe('Why it ended; null while it has not.'),
+    end: endInfo.nullable().describe('Why it ended; null while it has not.'),
   })
   .meta({ id: 'Sandbox' });
 export const sandboxList = z.object({ sandboxes: z.array(sandboxInfo) });
@@ -209,7 +266,8 @@ export const execResult = z
     exitCode: z.number().nullable().describe('Null when a signal ended it.'),
     signal: z.string().nullable(),
     timedOut: z.boolean(),
-    oomKilled: z.boolean(),
+    oomKilled: z.boolean().describe('The guest’s kernel killed it for want of memory.'),
+    oomVictim: victim.nullable().describe('The process of it that was killed for want of memory.'),
     truncated: z.boolean().describe('Output was dropped.'),
     stdout: z.string(),
     stderr: z.string(),

@@ -6,6 +6,7 @@
  * left out. The types are those of the control plane; a field that is added there does not compile here.
  */
 import { z } from 'zod';
+import type { MemoryAction } from '../../sandbox/memory-policy.ts';
 import { LIMITS, type NetworkLimits } from '../../sandbox/spec.ts';
 
 /** `Upgrade` of the tunnel to a sandbox's agent. */
@@ -46,6 +47,16 @@ export const status = z
   .enum(['starting', 'running', 'saving', 'paused', 'resuming', 'ending', 'ended'])
   .describe('`saving`: its state is being written; afterwards it goes on or is paused.');
 export const onTimeout = z.enum(['kill', 'pause']);
+/** Judged by the control plane: the schema can't say what a URL is. */
+export const onMemoryPressure = z
+  .custom<MemoryAction>((value) => typeof value === 'string')
+  .meta({
+    type: 'string',
+    description:
+      'What is done when it is near its limit of memory: `warn`, `pause` (in memory), `snapshot`, or a URL ' +
+      'to which the event is posted.',
+    examples: ['snapshot'],
+  });
 export const networkMode = z
   .enum(['none', 'allowlist', 'open'])
   .describe(

@@ -13,6 +13,7 @@ import {
   milliseconds,
   networkLimits,
   networkMode,
+  onMemoryPressure,
   onTimeout,
   sandboxId,
   snapshotName,
@@ -66,6 +67,7 @@ const lifeFields = {
     .optional()
     .describe('It is paused to disk after this long without use. Default: never.'),
   autoResume: z.boolean().optional().describe('While paused, use resumes it. Default true.'),
+  onMemoryPressure: onMemoryPressure.optional(),
   metadata: metadata.optional(),
   channelLimits: channelLimits.optional(),
   network: z
@@ -221,6 +223,20 @@ const pairs = z
 export const listQuery = z.strictObject({
   status: statusList.optional().describe('States, separated by commas. Default: all but `ended`.'),
   metadata: pairs.optional().describe('`key=value`; may be given several times, all must match.'),
+});
+
+export const eventsQuery = z.strictObject({
+  after: z
+    .string()
+    .regex(/^[0-9]{1,15}$/, { error: 'expected the number of an event' })
+    .transform(Number)
+    .optional()
+    .describe('Only those with a higher number.'),
+  follow: z
+    .enum(['true', 'false'])
+    .transform((value) => value === 'true')
+    .optional()
+    .describe('`false`: only those that there are now. Default true.'),
 });
 
 const path = text(4096).min(1).describe("Absolute, or relative to the user's home.");

@@ -1,5 +1,6 @@
 /** `neurovisor create`: a sandbox that stays until it is removed or its time is over. */
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
+import type { MemoryAction } from '../../sandbox/memory-policy.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { checkModelThere } from '../offered.ts';
@@ -14,6 +15,7 @@ export interface CreateFlags extends SandboxFlags {
   readonly timeout?: string;
   readonly onTimeout?: 'kill' | 'pause';
   readonly idleTimeout?: string;
+  readonly onMemoryPressure?: string;
   /** False with `--no-auto-resume`. */
   readonly autoResume?: boolean;
   readonly snapshot?: string;
@@ -74,6 +76,8 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
       idleTimeout === undefined || idleTimeout === 'never' ? null : ranges.idleTimeout(idleTimeout),
     // The negative flag makes commander say `true` when it is not given.
     autoResume: flags.autoResume === false ? false : undefined,
+    // Judged by the control plane, which knows what it can do.
+    onMemoryPressure: flags.onMemoryPressure as MemoryAction | undefined,
     snapshot,
     boot,
   };

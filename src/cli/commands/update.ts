@@ -1,5 +1,6 @@
 /** `neurovisor update`: changes a sandbox of the daemon while it runs. */
 import type { ControlPlane, NetworkInfo, SandboxChange } from '../../sandbox/control.ts';
+import type { MemoryAction } from '../../sandbox/memory-policy.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseNetLimits } from '../net-limits.ts';
@@ -10,6 +11,7 @@ import { type NetworkFlags, networkOptions, secretOptions } from '../sandbox-fla
 export interface UpdateFlags extends NetworkFlags {
   readonly label: readonly string[];
   readonly timeout?: string;
+  readonly onMemoryPressure?: string;
 }
 
 /** Text: the id, as the other commands that change sandboxes print it. */
@@ -46,13 +48,15 @@ export function limitsOf(
   const { mode, allow, deny } = network;
   const limits = parseNetLimits(flags.netLimit ?? []);
   const { netLimit: _parsed, ...rest } = flags;
-  const others = rest.label.length > 0 || rest.timeout !== undefined ? changeOf(rest, env) : {};
+  const { label, timeout, onMemoryPressure } = rest;
+  const isMore = label.length > 0 || timeout !== undefined || onMemoryPressure !== undefined;
+  const others = isMore ? changeOf(rest, env) : {};
   return { ...others, network: { mode, allow, deny, limits } };
 }
 
 /** @throws UsageError */
 export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChange {
-  const { net, timeout, label } = flags;
+  const { net, timeout, label, onMemoryPressure } = flags;
   const network = networkOptions(flags);
   const change: SandboxChange = {
     ...secretOptions({ env }, flags),
@@ -60,6 +64,10 @@ export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChang
     ...(timeout === undefined
       ? {}
       : { timeoutMs: timeout === 'never' ? null : parseDuration(timeout) }),
+    // Judged by the control plane, which knows what it can do.
+    ...(onMemoryPressure === undefined
+      ? {}
+      : { onMemoryPressure: onMemoryPressure as MemoryAction }),
     ...(label.length === 0 ? {} : { metadata: parsePairs(label, '--label') }),
   };
   if (Object.keys(change).length > 0) return change;

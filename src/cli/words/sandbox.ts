@@ -58,6 +58,10 @@ function addCreate(program: Command): void {
       'pause it to disk when nothing happened in it for so long; never: not',
       '1h',
     )
+    .option(
+      '--on-memory-pressure <action>',
+      'when a kill for want of memory is near: warn (default), pause, snapshot, or a URL to post it to',
+    )
     .option('--no-auto-resume', 'when it is paused, refuse operations instead of resuming it')
     .option('--snapshot <name>', 'go on from a snapshot: its name, or its id')
     .option('--boot', 'boot, even where something else would start faster')
@@ -92,6 +96,7 @@ function addUpdate(program: Command): void {
     .argument('<id>');
   addNetworkOptions(command)
     .option('--timeout <time>', 'how long it stays from now on, e.g. 90s or 2h; never: no limit')
+    .option('--on-memory-pressure <action>', 'warn, pause, snapshot, or a URL; see create')
     .option('-l, --label <KEY=VALUE>', 'labels instead of those that it has', collect, [])
     .addOption(output())
     .addHelpText(

@@ -145,8 +145,9 @@ export class QemuProcess {
     // QEMU's status is 0 for a guest's shutdown and for a SIGTERM alike: its own event tells them apart.
     const byGuest = this.#guestReason !== undefined && exitCode === 0;
     const cause = byGuest ? 'guest-shutdown' : this.#killed ? 'killed' : 'vmm-crashed';
-    const detail = byGuest ? `${this.#guestReason}` : this.stderrTail();
-    return { cause, exitCode, signal: signalCode, detail };
+    const log = this.stderrTail();
+    const detail = byGuest ? `${this.#guestReason}` : log;
+    return { cause, exitCode, signal: signalCode, detail, log };
   }
 }
 

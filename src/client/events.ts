@@ -1,0 +1,65 @@
+/**
+ * The events of one sandbox of a daemon. A stream that breaks is asked for again from the number that came
+ * last, so that nothing is told twice, or lost while the daemon still has it.
+ */
+import type { IncomingMessage } from 'node:http';
+import { timedEvent } from '../api/schema/answers.ts';
+import { sleep } from '../base/clock.ts';
+import { CodedError } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import type { EventsOptions } from '../sandbox/control.ts';
+import type { TimedEvent } from '../sandbox/event-journal.ts';
+import { answerInvalid } from './errors.ts';
+
+const LIMITS = {
+  /** One line of the stream, characters. */
+  lineCharactersMax: 64 * 1024,
+  /** From a broken stream to the next try, milliseconds. */
+  retryMs: 1000,
+} as const;
+
+/** @throws ClientError, SandboxError when it can't be asked for */
+export async function* readEvents(
+  open: (query: URLSearchParams, signal: AbortSignal) => Promise<IncomingMessage>,
+  options: EventsOptions,
+): AsyncGenerator<TimedEvent, void, undefined> {
+  const { follow = true, signal = new AbortController().signal } = options;
+  let { after = 0 } = options;
+  for (;;) {
+    const query = new URLSearchParams({ after: `${after}`, follow: `${follow}` });
+    try {
+      for await (const event of parse(await open(query, signal))) {
+        after = event.seq;
+        yield event;
+        if (event.type === 'end') return;
+      }
+      if (!follow) return;
+    } catch (error) {
+      if (signal.aborted) return;
+      // An answer, and not a connection that ended in its midst.
+      if (error instanceof CodedError && error.code !== 'daemon_lost') throw error;
+      ignore(error, 'the event stream of the daemon is opened again');
+    }
+    try {
+      await sleep(LIMITS.retryMs, signal);
+    } catch (error) {
+      return ignore(error, 'whoever read the events has left');
+    }
+  }
+}
+
+async function* parse(stream: IncomingMessage): AsyncGenerator<TimedEvent, void, undefined> {
+  let rest = '';
+  stream.setEncoding('utf8');
+  for await (const text of stream as AsyncIterable<string>) {
+    const lines = (rest + text).split('\n');
+    rest = lines.pop() ?? '';
+    if (rest.length > LIMITS.lineCharactersMax) throw answerInvalid('an event without an end');
+    for (const line of lines) {
+      if (!line.startsWith('data: ')) continue;
+      const parsed = timedEvent.safeParse(JSON.parse(line.slice(6)));
+      if (!parsed.success) throw answerInvalid('an event', parsed.error);
+      yield parsed.data;
+    }
+  }
+}

@@ -1,0 +1,59 @@
+import { describe, expect, it } from 'vitest';
+import { parseEvent, parseExitFrame } from './protocol.ts';
+
+const event = (fields: object) => parseEvent(Buffer.from(JSON.stringify(fields)));
+const VICTIM = { pid: 7, name: 'python3', rssBytes: 4096 };
+
+describe('events of memory', () => {
+  const pressure = { type: 'pressure', memoryBytes: 1, highEvents: 2 };
+  it.each([
+    { ...pressure, limitBytes: 3, some: 12.5, full: 0 },
+    { type: 'near_oom', memoryBytes: 1, limitBytes: 2 },
+    { type: 'oom', oomKills: 1, detail: 'x', victim: VICTIM },
+    { type: 'oom', oomKills: 1, detail: 'x', victim: null },
+  ])('%o', (value) => {
+    expect(event(value)).toEqual({ ok: true, value });
+  });
+
+  it('of an agent that says less: what is missing is not known', () => {
+    expect(event(pressure)).toMatchObject({ ok: true, value: { limitBytes: 0, some: 0, full: 0 } });
+    expect(event({ type: 'oom', oomKills: 1, detail: 'x' })).toMatchObject({
+      value: { victim: null },
+    });
+  });
+
+  it.each([
+    { ...pressure, some: 101 },
+    { ...pressure, full: -1 },
+    { type: 'near_oom', memoryBytes: -1, limitBytes: 2 },
+    { type: 'near_oom', memoryBytes: 1e300, limitBytes: 2 },
+    { type: 'oom', oomKills: 1, detail: 'x', victim: { ...VICTIM, pid: 0 } },
+    { type: 'oom', oomKills: 1, detail: 'x', victim: { ...VICTIM, rssBytes: 0.5 } },
+    { type: 'oom', oomKills: 1, detail: 'x', victim: 'python3' },
+  ])('is broken: %o', (value) => {
+    expect(event(value).ok).toBe(false);
+  });
+
+  it('a name is one printable line', () => {
+    const victim = { ...VICTIM, name: `a\u001b[2J\n${'b'.repeat(9999)}` };
+    const parsed = event({ type: 'oom', oomKills: 1, detail: 'x', victim });
+    const name = parsed.ok && parsed.value.type === 'oom' ? (parsed.value.victim?.name ?? '') : '';
+    expect(name).toMatch(/^a \[2J b+$/);
+    expect(name.length).toBeLessThanOrEqual(500);
+  });
+});
+
+describe('parseExitFrame', () => {
+  const exit = {
+    ...{ exitCode: null, signal: 'SIGKILL', timedOut: false, oomKilled: true, truncated: false },
+    durationMs: 1,
+  };
+  it('names the victim; of an agent that does not, null', () => {
+    const frame = (more: object) => Buffer.from(JSON.stringify({ type: 'exit', ...exit, ...more }));
+    expect(parseExitFrame(frame({ oomVictim: VICTIM }))).toEqual({
+      ok: true,
+      value: { ...exit, oomVictim: VICTIM },
+    });
+    expect(parseExitFrame(frame({}))).toMatchObject({ ok: true, value: { oomVictim: null } });
+  });
+});

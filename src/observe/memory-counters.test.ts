@@ -1,0 +1,93 @@
+import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../base/clock.ts';
+import { CgroupMemory } from './cgroup-memory.ts';
+import { type CgroupMemoryEvent, readSample } from './memory-counters.ts';
+
+const V2 = {
+  'memory.current': '1000\n',
+  'memory.max': '2000\n',
+  'memory.stat': 'anon 500\nfile 300\nshmem 100\n',
+  'memory.events': 'low 0\nhigh 3\nmax 4\noom 1\noom_kill 2\noom_group_kill 0\n',
+  'memory.pressure':
+    'some avg10=12.50 avg60=0.00 avg300=0.00 total=1\nfull avg10=3.00 avg60=0.00 avg300=0.00 total=1\n',
+};
+const V1 = {
+  'memory.usage_in_bytes': '1000\n',
+  'memory.limit_in_bytes': '2000\n',
+  'memory.stat': 'cache 300\nrss 500\nshmem 100\n',
+  'memory.failcnt': '7\n',
+  'memory.oom_control': 'oom_kill_disable 0\nunder_oom 0\noom_kill 2\n',
+};
+const reader = (files: Readonly<Record<string, string>>) => (name: string) => files[name] ?? null;
+
+describe('readSample', () => {
+  const both = { memoryBytes: 1000, limitBytes: 2000, reclaimableBytes: 200, hits: 7, oomKills: 2 };
+  it('v2', () => {
+    expect(readSample(reader(V2))).toEqual({ ...both, some: 12.5, full: 3 });
+  });
+  it('v1', () => {
+    expect(readSample(reader(V1))).toEqual({ ...both, some: 0, full: 0 });
+  });
+  it('no limit is 0', () => {
+    expect(readSample(reader({ ...V2, 'memory.max': 'max\n' }))?.limitBytes).toBe(0);
+    const most = { ...V1, 'memory.limit_in_bytes': '9223372036854771712\n' };
+    expect(readSample(reader(most))?.limitBytes).toBe(0);
+  });
+  it('what has gone, or is another thing, is null', () => {
+    expect(readSample(reader({}))).toBeNull();
+    expect(readSample(reader({ 'memory.usage_in_bytes': 'x' }))).toBeNull();
+    expect(readSample(reader({ 'memory.events': '', 'memory.current': '' }))).toBeNull();
+  });
+});
+
+describe('CgroupMemory', () => {
+  function watched() {
+    const files: Record<string, string> = { ...V1, 'memory.oom_control': 'oom_kill 0\n' };
+    const clock = new FakeClock();
+    const memory = new CgroupMemory('', clock, (name) => files[name] ?? null);
+    const seen: CgroupMemoryEvent[] = [];
+    const stop = memory.listen((event) => void seen.push(event));
+    const types = (): string[] => seen.splice(0).map(({ type }) => type);
+    return { files, clock, memory, stop, types };
+  }
+
+  it('tells of pressure, of a kill that is near, and of kills', () => {
+    const { files, clock, memory, types } = watched();
+    clock.advance(1000);
+    expect(types()).toEqual([]);
+    files['memory.failcnt'] = '8';
+    clock.advance(250);
+    expect(types()).toEqual(['pressure']);
+    files['memory.usage_in_bytes'] = '2150';
+    clock.advance(250);
+    expect(types()).toEqual(['near_oom']);
+    // Once, and again while it stays so.
+    clock.advance(4000);
+    expect(types()).toEqual([]);
+    clock.advance(1000);
+    expect(types()).toEqual(['near_oom']);
+    files['memory.oom_control'] = 'oom_kill 1';
+    clock.advance(250);
+    expect(types()).toEqual(['oom']);
+    expect(memory.oomKills()).toBe(1);
+  });
+
+  it('page cache is no want of memory', () => {
+    const { files, clock, types } = watched();
+    files['memory.usage_in_bytes'] = '2000';
+    files['memory.stat'] = 'cache 1500\nshmem 100\n';
+    clock.advance(250);
+    expect(types()).toEqual([]);
+  });
+
+  it('looks once more at the end, and keeps what it knows when the group has gone', () => {
+    const { files, clock, memory, stop, types } = watched();
+    files['memory.oom_control'] = 'oom_kill 1';
+    stop();
+    stop();
+    expect(types()).toEqual(['oom']);
+    for (const name of Object.keys(files)) delete files[name];
+    clock.advance(10_000);
+    expect(memory.oomKills()).toBe(1);
+  });
+});

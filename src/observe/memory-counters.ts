@@ -1,0 +1,131 @@
+/**
+ * What the files of a control group say of its memory, and what of that is worth telling. Pure.
+ *
+ *     v2   memory.current, .max, .stat, .events (high, max, oom_kill), .pressure        cgroup-v2.rst
+ *     v1   memory.usage_in_bytes, .limit_in_bytes, .stat, .failcnt, .oom_control       cgroup-v1/memory.rst
+ */
+
+/** A file of the group by its name; null: it is not there. */
+export type ReadFile = (name: string) => string | null;
+
+export interface MemorySample {
+  readonly memoryBytes: number;
+  /** Where the kernel kills; 0: there is no limit. */
+  readonly limitBytes: number;
+  /** Page cache that can be given back. */
+  readonly reclaimableBytes: number;
+  /** How often a limit was reached. */
+  readonly hits: number;
+  /** Processes of it that the kernel has killed for want of memory. */
+  readonly oomKills: number;
+  /** Percent of the last 10 s in which some, and all, stood still; 0 where it is not counted. */
+  readonly some: number;
+  readonly full: number;
+}
+
+/** As those of a guest. */
+export type CgroupMemoryEvent =
+  | {
+      readonly type: 'pressure';
+      readonly memoryBytes: number;
+      readonly limitBytes: number;
+      readonly some: number;
+      readonly full: number;
+    }
+  | { readonly type: 'near_oom'; readonly memoryBytes: number; readonly limitBytes: number }
+  | { readonly type: 'oom'; readonly victim: null; readonly detail: string };
+
+/** Null: this is no group with memory, or it has gone. */
+export function readSample(read: ReadFile): MemorySample | null {
+  return read('memory.events') === null ? sampleOfV1(read) : sampleOfV2(read);
+}
+
+function sampleOfV2(read: ReadFile): MemorySample | null {
+  const memoryBytes = numberIn(read('memory.current'));
+  if (memoryBytes === null) return null;
+  const events = pairs(read('memory.events'));
+  const stat = pairs(read('memory.stat'));
+  const stalls = read('memory.pressure') ?? '';
+  return {
+    memoryBytes,
+    limitBytes: limit(read('memory.max')),
+    reclaimableBytes: Math.max(0, of(stat, 'file') - of(stat, 'shmem')),
+    hits: of(events, 'high') + of(events, 'max'),
+    // Each victim of a group that dies as a whole is counted once, and so is the group.
+    oomKills: of(events, 'oom_kill'),
+    some: average(stalls, 'some'),
+    full: average(stalls, 'full'),
+  };
+}
+
+function sampleOfV1(read: ReadFile): MemorySample | null {
+  const memoryBytes = numberIn(read('memory.usage_in_bytes'));
+  if (memoryBytes === null) return null;
+  const stat = pairs(read('memory.stat'));
+  return {
+    memoryBytes,
+    limitBytes: limit(read('memory.limit_in_bytes')),
+    reclaimableBytes: Math.max(0, of(stat, 'cache') - of(stat, 'shmem')),
+    hits: numberIn(read('memory.failcnt')) ?? 0,
+    oomKills: of(pairs(read('memory.oom_control')), 'oom_kill'),
+    ...{ some: 0, full: 0 },
+  };
+}
+
+/** Of what can't be given back, of the limit. */
+const NEAR_OOM_FRACTION = 0.95;
+/** How long until the same is told again while it stays so, milliseconds. */
+const REPEAT_MS = 5000;
+
+/** Between two samples; one per group. */
+export class MemoryJudge {
+  #before: MemorySample | null = null;
+  #nearAtMs = Number.NEGATIVE_INFINITY;
+
+  /** @param nowMs monotonic */
+  take(sample: MemorySample, nowMs: number): readonly CgroupMemoryEvent[] {
+    const before = this.#before ?? { ...sample, oomKills: 0 };
+    this.#before = sample;
+    const { memoryBytes, limitBytes, some, full } = sample;
+    const events: CgroupMemoryEvent[] = [];
+    const stuck = memoryBytes - sample.reclaimableBytes;
+    if (limitBytes === 0 || stuck < limitBytes * NEAR_OOM_FRACTION) {
+      this.#nearAtMs = Number.NEGATIVE_INFINITY;
+    } else if (nowMs - this.#nearAtMs >= REPEAT_MS) {
+      this.#nearAtMs = nowMs;
+      events.push({ type: 'near_oom', memoryBytes, limitBytes });
+    }
+    if (sample.hits > before.hits) {
+      events.push({ type: 'pressure', memoryBytes, limitBytes, some, full });
+    }
+    if (sample.oomKills > before.oomKills) {
+      const detail = 'a process of the VMM was killed for want of memory';
+      events.push({ type: 'oom', victim: null, detail });
+    }
+    return events;
+  }
+}
+
+/** `name value` lines. */
+function pairs(text: string | null): ReadonlyMap<string, number> {
+  const lines = (text ?? '').split('\n').map((line) => line.split(' '));
+  return new Map(lines.map(([name = '', value]) => [name, numberIn(value ?? null) ?? 0]));
+}
+
+const of = (values: ReadonlyMap<string, number>, name: string): number => values.get(name) ?? 0;
+
+function numberIn(text: string | null): number | null {
+  const value = text === null || text.trim() === '' ? Number.NaN : Number(text);
+  return Number.isFinite(value) && value >= 0 ? value : null;
+}
+
+/** v2 writes `max`, v1 the largest number of pages that there is. */
+function limit(text: string | null): number {
+  const value = numberIn(text) ?? 0;
+  return value > Number.MAX_SAFE_INTEGER ? 0 : value;
+}
+
+function average(stalls: string, kind: 'some' | 'full'): number {
+  const found = new RegExp(`^${kind} avg10=([0-9.]+)`, 'm').exec(stalls)?.[1];
+  return Math.min(100, Number(found ?? 0) || 0);
+}

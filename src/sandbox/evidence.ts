@@ -1,0 +1,90 @@
+/** What is seen of one VM while it runs, so that its end can be told with reasons. */
+import type { Clock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Guest } from '../guest/guest.ts';
+import type { Vm, VmExit } from '../vmm/driver.ts';
+import { causeOfExit, type SandboxEnd } from './ending.ts';
+import { type HostMemoryEvents, type MemoryEvent, MemoryWatch } from './memory-watch.ts';
+
+const EXIT_GRACE_MS = 500;
+
+export interface EvidenceParts {
+  readonly clock: Clock;
+  /** Absent: nobody watches the host's side. */
+  hostMemory?(vmmPid: number): HostMemoryEvents | null;
+}
+
+export class Evidence {
+  readonly #parts: EvidenceParts;
+  readonly #memory: MemoryWatch;
+  readonly #listeners = new Set<(event: MemoryEvent) => void>();
+  #host: HostMemoryEvents | null = null;
+  #vm: Vm | undefined;
+  #exit: VmExit | undefined;
+
+  constructor(parts: EvidenceParts) {
+    this.#parts = parts;
+    this.#memory = new MemoryWatch(parts.clock.now());
+  }
+
+  /** Returns how to stop. */
+  listen(listener: (event: MemoryEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  watchVm(vm: Vm): void {
+    const { clock, hostMemory } = this.#parts;
+    this.#vm = vm;
+    this.#host = vm.pid === null ? null : (hostMemory?.(vm.pid) ?? null);
+    const stop = this.#host?.listen((event) =>
+      this.#tell(this.#memory.fromHost(event, clock.now(), clock.wall())),
+    );
+    void vm.exited.then((exit) => {
+      this.#exit = exit;
+      stop?.();
+    });
+  }
+
+  /** As long as it lasts. */
+  watchGuest(guest: Guest): void {
+    const { clock } = this.#parts;
+    guest.events((event) => this.#tell(this.#memory.fromGuest(event, clock.now(), clock.wall())));
+  }
+
+  /** The VM's own end explains more than what follows from it, and comes at once if it is the reason. */
+  async exitOrGrace(vm: Vm): Promise<void> {
+    const grace = Promise.withResolvers<void>();
+    const cancel = this.#parts.clock.after(EXIT_GRACE_MS, grace.resolve);
+    await Promise.race([vm.exited, grace.promise]);
+    cancel();
+  }
+
+  causeOf(exit: VmExit): Pick<SandboxEnd, 'cause' | 'detail'> {
+    return causeOfExit(exit, this.#vm?.consoleTail() ?? '', this.#host?.oomKills() ?? 0);
+  }
+
+  /** When nothing of it runs any more. */
+  end(cause: SandboxEnd['cause'], detail: string): SandboxEnd {
+    const { exitCode = null, signal = null, log = '' } = this.#exit ?? {};
+    const { lastPressure, lastOom } = this.#memory;
+    return {
+      ...{ cause, detail, atMs: Math.floor(this.#parts.clock.wall()) },
+      evidence: { exitStatus: exitCode, signal, lastPressure, lastOom },
+      console: this.#vm?.consoleTail() ?? '',
+      vmmLog: log,
+    };
+  }
+
+  #tell(events: readonly MemoryEvent[]): void {
+    for (const event of events) {
+      for (const listener of this.#listeners) {
+        try {
+          listener(event);
+        } catch (error) {
+          ignore(error, 'a listener of memory events threw');
+        }
+      }
+    }
+  }
+}

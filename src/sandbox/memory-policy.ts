@@ -1,0 +1,131 @@
+/**
+ * What is done when a sandbox comes near its limit of memory, before the guest's kernel kills:
+ *
+ *     warn       the log says so (and the event stream, as in every case)
+ *     pause      its processors stop: nothing is killed until somebody has looked and resumes it
+ *     snapshot   its state is kept as `near-oom-<id>-<n>`; it goes on, and may be killed
+ *     http://…   the event is posted there as JSON
+ *
+ * To give it more memory while it runs is not possible: no driver has it, and none pretends to.
+ */
+import type { Clock } from '../base/clock.ts';
+import { describeError, errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import { SandboxError } from './errors.ts';
+import type { ActionEvent, EventJournal, TimedEvent } from './event-journal.ts';
+
+export type MemoryAction = 'warn' | 'pause' | 'snapshot' | `http://${string}` | `https://${string}`;
+
+export const POLICY_LIMITS = {
+  /** Between two actions on one sandbox, milliseconds: who resumes a paused one gets that much time. */
+  holdOffMs: 30_000,
+  /** In the life of a sandbox; each may be as large as its memory. */
+  snapshotsMax: 3,
+  urlCharactersMax: 2048,
+} as const;
+
+/** A sandbox, as far as something is done to it. */
+export interface PressedSandbox {
+  readonly id: string;
+  readonly terms: { readonly onMemoryPressure: MemoryAction };
+  readonly events: EventJournal;
+  pause(to: 'memory'): Promise<void>;
+  snapshot(name: string): Promise<unknown>;
+}
+
+export interface PolicyParts {
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Posts an event, within seconds. Absent: this host has no way to. */
+  readonly notify?: ((url: string, event: object) => Promise<void>) | undefined;
+}
+
+interface Acted {
+  atMs: number;
+  snapshots: number;
+}
+
+export class MemoryPolicy {
+  readonly #parts: PolicyParts;
+  readonly #acted = new WeakMap<PressedSandbox, Acted>();
+
+  constructor(parts: PolicyParts) {
+    this.#parts = parts;
+  }
+
+  /** Resolves when what is to be done is done. Never rejects. */
+  async take(sandbox: PressedSandbox, event: TimedEvent): Promise<void> {
+    if (event.type !== 'near_oom') return;
+    const { clock } = this.#parts;
+    const acted = this.#acted.get(sandbox) ?? { atMs: Number.NEGATIVE_INFINITY, snapshots: 0 };
+    if (clock.now() - acted.atMs < POLICY_LIMITS.holdOffMs) return;
+    acted.atMs = clock.now();
+    this.#acted.set(sandbox, acted);
+    const action = sandbox.terms.onMemoryPressure;
+    const kind = action.startsWith('http') ? 'webhook' : (action as ActionEvent['action']);
+    let outcome: Pick<ActionEvent, 'ok' | 'detail'>;
+    try {
+      outcome = { ok: true, detail: await this.#act(sandbox, action, event, acted) };
+    } catch (error) {
+      outcome = { ok: false, detail: describeError(error) };
+    }
+    const fields = { sandbox: sandbox.id, action: kind, ...outcome };
+    this.#parts.log.warn('a sandbox is near its limit of memory', fields);
+    sandbox.events.note({ type: 'action', action: kind, ...outcome });
+  }
+
+  async #act(
+    sandbox: PressedSandbox,
+    action: MemoryAction,
+    event: TimedEvent,
+    acted: Acted,
+  ): Promise<string> {
+    if (action === 'warn') return '';
+    if (action === 'pause') {
+      await sandbox.pause('memory');
+      return '';
+    }
+    if (action === 'snapshot') return await this.#snapshot(sandbox, acted);
+    const { notify } = this.#parts;
+    if (notify === undefined) throw new Error('this host posts no events');
+    await notify(action, { sandbox: sandbox.id, ...event });
+    return '';
+  }
+
+  /** @returns its name. @throws SandboxError `snapshot_failed`: it has as many as it may */
+  async #snapshot(sandbox: PressedSandbox, acted: Acted): Promise<string> {
+    while (acted.snapshots < POLICY_LIMITS.snapshotsMax) {
+      acted.snapshots += 1;
+      const name = `near-oom-${sandbox.id}-${acted.snapshots}`;
+      try {
+        await sandbox.snapshot(name);
+        return name;
+      } catch (error) {
+        if (errorCode(error) !== 'name_taken') throw error;
+        ignore(error, 'taken by the process that had it before this one');
+      }
+    }
+    const text = `it has ${POLICY_LIMITS.snapshotsMax} snapshots of this kind already`;
+    throw new SandboxError('snapshot_failed', text);
+  }
+}
+
+/** @throws SandboxError `spec_invalid` */
+export function checkAction(action: string | undefined): void {
+  if (action === undefined || ['warn', 'pause', 'snapshot'].includes(action)) return;
+  if (action === 'grow') {
+    throw new SandboxError(
+      'spec_invalid',
+      'sandbox option onMemoryPressure: no VMM here can give a running sandbox more memory',
+      { remedy: 'use snapshot or pause, and start the next one with more memory' },
+    );
+  }
+  const url = action.length <= POLICY_LIMITS.urlCharactersMax ? URL.parse(action) : null;
+  const isWeb = url !== null && ['http:', 'https:'].includes(url.protocol);
+  if (isWeb && url.username === '' && url.password === '') return;
+  throw new SandboxError(
+    'spec_invalid',
+    'sandbox option onMemoryPressure: it is warn, pause, snapshot or an http(s) URL without a password',
+  );
+}

@@ -1,0 +1,118 @@
+/** Events and logs of one sandbox over HTTP: as a plain client sees them, and through ours. */
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { text } from 'node:stream/consumers';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { RemoteControlPlane } from '../../src/client/client.ts';
+import { postEvent } from '../../src/runtime/webhook.ts';
+import type { SandboxEventBody, TimedEvent } from '../../src/sandbox/event-journal.ts';
+import { type ApiFixture, startApi } from '../support/api-fixture.ts';
+
+const NEAR: SandboxEventBody = {
+  ...{ type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 },
+};
+
+let api: ApiFixture;
+let client: RemoteControlPlane;
+beforeAll(async () => {
+  api = await startApi();
+  client = new RemoteControlPlane({ socketPath: api.socketPath }, systemClock);
+});
+afterAll(async () => {
+  await client[Symbol.asyncDispose]();
+  await api[Symbol.asyncDispose]();
+});
+
+describe('GET /sandboxes/:id/events', () => {
+  it('server-sent events with numbers; `after` and `follow`', async () => {
+    const { id } = await api.control.create({});
+    for (let n = 0; n < 3; n += 1) api.control.journal(id).note(NEAR);
+    const socket = api.connect();
+    socket.write(`GET /v1/sandboxes/${id}/events?after=1&follow=false HTTP/1.1\r\nhost: x\r\n\r\n`);
+    const answer = await text(socket);
+    expect(answer).toContain('content-type: text/event-stream');
+    const sent = [...answer.matchAll(/id: (\d+)\nevent: near_oom\ndata: (.*)\n/g)];
+    expect(sent.map(([, seq]) => seq)).toEqual(['2', '3']);
+    expect(JSON.parse(sent[0]?.[2] ?? '')).toMatchObject({ ...NEAR, seq: 2 });
+  });
+
+  it('what is not there, or asked wrongly, is an answer with a status', async () => {
+    expect((await api.ask('GET', '/sandboxes/abcdefghij0123456789/events')).status).toBe(404);
+    const { id } = await api.control.create({});
+    for (const query of ['after=-1', 'after=x', 'follow=maybe', 'other=1']) {
+      const { status } = await api.ask('GET', `/sandboxes/${id}/events?${query}`);
+      expect([query, status]).toEqual([query, 400]);
+    }
+    const body = { onMemoryPressure: 'grow' };
+    const { status, text: why } = await api.ask('PATCH', `/sandboxes/${id}`, body);
+    expect([status, why]).toEqual([400, expect.stringContaining('more memory')]);
+  });
+
+  it('the client: those that are kept, those that come, up to the end', async () => {
+    const { id } = await client.create({});
+    api.control.journal(id).note(NEAR);
+    const seen: TimedEvent[] = [];
+    for await (const event of client.events(id)) {
+      seen.push(event);
+      if (event.seq === 1) api.control.journal(id).note({ type: 'dropped', count: 2 });
+      if (event.seq === 2) await client.remove(id);
+    }
+    expect(seen.map(({ type }) => type)).toEqual(['near_oom', 'dropped', 'end']);
+  });
+
+  it('the client: who leaves the loop, or aborts, leaves no stream open', async () => {
+    const { id } = await client.create({});
+    api.control.journal(id).note(NEAR);
+    for await (const _event of client.events(id)) break;
+    const aborter = new AbortController();
+    const reading = (async () => {
+      for await (const _event of client.events(id, { signal: aborter.signal })) aborter.abort();
+    })();
+    await reading;
+    await expect.poll(() => api.control.journal(id).listeners).toBe(0);
+  });
+
+  it('the client: one that is not there is told', async () => {
+    const events = client.events('abcdefghij0123456789')[Symbol.asyncIterator]();
+    await expect(events.next()).rejects.toMatchObject({ code: 'not_found' });
+  });
+});
+
+describe('GET /sandboxes/:id/logs', () => {
+  it('the console, also through the client', async () => {
+    const { id } = await client.create({});
+    api.control.logsOf.set(id, { console: 'panic\u0000\n', vmm: 'x' });
+    expect((await api.ask('GET', `/sandboxes/${id}/logs`)).json).toEqual({
+      console: 'panic\u0000\n',
+      vmm: 'x',
+    });
+    expect(await client.logs(id)).toEqual({ console: 'panic\u0000\n', vmm: 'x' });
+  });
+});
+
+describe('postEvent', () => {
+  it('posts JSON; a redirect, another status and nobody there are failures', async () => {
+    const bodies: string[] = [];
+    const server = createServer((request, response) => {
+      void text(request).then((body) => {
+        bodies.push(`${request.method} ${request.headers['content-type']} ${body}`);
+        if (request.url === '/moved') response.writeHead(302, { location: '/' });
+        if (request.url === '/no') response.writeHead(500);
+        response.end('ignored');
+      });
+    });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const base = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    await postEvent(base, { a: 1 });
+    expect(bodies).toEqual(['POST application/json {"a":1}']);
+    await expect(postEvent(`${base}/no`, {})).rejects.toThrow('status 500');
+    await expect(postEvent(`${base}/moved`, {})).rejects.toThrow();
+    expect(bodies).toHaveLength(3);
+    server.closeAllConnections();
+    server.close();
+    await expect(postEvent(base, {})).rejects.toThrow();
+  });
+});

@@ -1,0 +1,127 @@
+/** `neurovisor events`, `logs`, `inspect`, in this process: what they print, and that a guest steers no terminal. */
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { events, inspect, logs } from '../../src/cli/commands/history.ts';
+import { list } from '../../src/cli/commands/sandboxes.ts';
+import { exitStatus } from '../../src/cli/program-streams.ts';
+import type { ProcessExit } from '../../src/guest/guest.ts';
+import { FakeControlPlane } from '../support/fake-control-plane.ts';
+import { testCli } from '../support/test-cli.ts';
+
+let control: FakeControlPlane;
+beforeEach(() => {
+  control = new FakeControlPlane();
+});
+afterEach(async () => {
+  await control[Symbol.asyncDispose]();
+});
+
+const VICTIM = { pid: 71, name: 'python3\u001b[2J', rssBytes: 100 * 2 ** 20 };
+
+describe('events', () => {
+  it('prints a line for each until the sandbox ends', async () => {
+    const { cli, stdout } = testCli();
+    const { id } = await control.create({});
+    const journal = control.journal(id);
+    const amount = {
+      source: 'guest',
+      memoryBytes: 100 * 2 ** 20,
+      limitBytes: 150 * 2 ** 20,
+    } as const;
+    journal.note({ type: 'pressure', ...amount, some: 40.5, full: 10 });
+    journal.note({ type: 'near_oom', ...amount });
+    journal.note({ type: 'oom', source: 'guest', victim: VICTIM, detail: '' });
+    journal.note({ type: 'dropped', count: 3 });
+    journal.note({ type: 'action', action: 'pause', ok: false, detail: 'no\u001b' });
+    const over = events(cli, control, id.slice(0, 10), {});
+    await control.remove(id);
+    expect(await over).toBe(0);
+    const lines = stdout().trimEnd().split('\n');
+    expect(lines.map((line) => line.slice(26))).toEqual([
+      'pressure  guest: 100 MiB of 150 MiB in use; stood still: some 40.5 %, all 10 % of the last 10 s',
+      'near_oom  guest: 100 MiB of 150 MiB in use; a kill is near',
+      'oom       guest: killed python3?[2J (pid 71, 100 MiB)',
+      'dropped   3 events were too many, and are not told',
+      'action    pause: failed: no?',
+      'end       stopped: removed',
+    ]);
+    expect(lines[0]).toMatch(/^\d{4}-\d\d-\d\dT/);
+  });
+
+  it('--no-follow: what there is; -o json: one object a line', async () => {
+    const { cli, stdout } = testCli({ json: true });
+    const { id } = await control.create({});
+    control.journal(id).note({ type: 'dropped', count: 3 });
+    control.journal(id).note({ type: 'dropped', count: 4 });
+    expect(await events(cli, control, id, { follow: false })).toBe(0);
+    const parsed = stdout()
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as object);
+    expect(parsed).toMatchObject([
+      { type: 'dropped', count: 3, seq: 1 },
+      { type: 'dropped', count: 4, seq: 2 },
+    ]);
+  });
+});
+
+describe('logs', () => {
+  it('into a file: the console as it is', async () => {
+    const { cli, stdout } = testCli();
+    const { id } = await control.create({});
+    control.logsOf.set(id, { console: 'a\u001b[31m\r\nb', vmm: 'of QEMU\n' });
+    expect(await logs(cli, control, id, {})).toBe(0);
+    expect(stdout()).toBe('a\u001b[31m\r\nb\n');
+  });
+
+  it('on a terminal: nothing of it steers that', async () => {
+    const { cli, stdout } = testCli();
+    Object.assign(cli.stdout, { isTTY: true });
+    const { id } = await control.create({});
+    control.logsOf.set(id, { console: 'a\u001b[31m\r\n\tb\u0007\u202e', vmm: 'of QEMU\n' });
+    await logs(cli, control, id, {});
+    expect(stdout()).toBe('a?[31m\n\tb??\n');
+    await logs(cli, control, id, { vmm: true });
+    expect(stdout()).toContain('of QEMU\n');
+  });
+});
+
+describe('inspect, ls -a', () => {
+  it('of one that has ended: why, and what speaks for it', async () => {
+    const { cli, stdout } = testCli();
+    const { id } = await control.create({ metadata: { user: '7' } });
+    await control.crash(id, 'guest-oom', 'Out of memory: compulsory panic_on_oom is enabled');
+    expect(await inspect(cli, control, id)).toBe(0);
+    expect(stdout()).toContain('guest-oom: Out of memory: compulsory panic_on_oom is enabled');
+    expect(stdout()).toContain('user=7');
+    await list(cli, control, { all: true, label: [] });
+    expect(stdout()).toContain('ended (guest-oom)');
+  });
+});
+
+describe('exitStatus', () => {
+  const KILLED: ProcessExit = {
+    ...{ exitCode: null, signal: 'SIGKILL', timedOut: false, oomKilled: true, truncated: false },
+    ...{ oomVictim: { ...VICTIM, name: 'python3' }, durationMs: 1 },
+  };
+
+  it('a program that was killed for want of memory: who, and how much it had', () => {
+    const { cli, stderr } = testCli();
+    expect(exitStatus(cli, KILLED, 'the script')).toBe(137);
+    expect(stderr()).toBe(
+      'neurovisor: the script was killed because the sandbox ran out of memory ' +
+        '(python3, pid 71, had 100 MiB); give it more with --memory\n',
+    );
+  });
+
+  it('one that lost a child for it, and failed: that is said; one that got over it: nothing', () => {
+    const { cli, stderr } = testCli();
+    const lost = { ...KILLED, signal: null, oomKilled: false };
+    expect(exitStatus(cli, { ...lost, exitCode: 3 }, 'the script')).toBe(3);
+    expect(stderr()).toBe(
+      'neurovisor: a process of the script was killed because the sandbox ran out of memory: ' +
+        'python3, pid 71, had 100 MiB\n',
+    );
+    expect(exitStatus(cli, { ...lost, exitCode: 0 }, 'the script')).toBe(0);
+    expect(stderr().split('\n')).toHaveLength(2);
+  });
+});

@@ -1,0 +1,47 @@
+/** Want of memory and endings as a user of the daemon sees them: real VMs, real commands. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { useDaemonHome } from '../support/daemon.ts';
+
+const home = useDaemonHome();
+const BALLOON = 'kept = []\nwhile True: kept.append(bytearray(1 << 20))';
+
+describe('a sandbox whose program takes all memory', () => {
+  beforeAll(async () => {
+    await home.serve('-o', 'json', '--pool', '0').ready();
+  });
+
+  it('exec says who was killed; events tell it in order; it goes on, and its end is told with reasons', async () => {
+    const { says, there } = home;
+    const id = await says('create', '--boot', '--memory', '192M', '--warm', 'json');
+    const following = there(['events', id]);
+    const killed = await there(['exec', id, '-c', BALLOON]).result;
+    expect(killed.status).toBe(137);
+    expect(killed.stderr).toMatch(
+      /the program was killed because the sandbox ran out of memory \(python\S*, pid \d+, had \d+ MiB\)/,
+    );
+    await following.seen('oom  ');
+    expect(await says('exec', id, '--', 'echo', 'alive')).toBe('alive');
+    expect(await says('logs', id)).toContain('Killed process');
+
+    const record = JSON.parse(await readFile(join(home.runDir, id, 'owner.json'), 'utf8'));
+    process.kill((record as { vmm: { pid: number } }).vmm.pid, 'SIGKILL');
+    const { status, stdout } = await following.result;
+    expect(status).toBe(0);
+    const types = stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => line.split('  ')[1]);
+    expect(types.indexOf('near_oom')).toBeGreaterThan(-1);
+    expect(types.indexOf('near_oom')).toBeLessThan(types.indexOf('oom'));
+    expect(types.at(-1)).toBe('end');
+    expect(await says('ls', '-a')).toContain('ended (vmm-killed)');
+    const shown = await says('inspect', id);
+    expect(shown).toMatch(/ended +\d+ s ago, vmm-killed: it got SIGKILL, not from us/);
+    expect(shown).toMatch(/last kill +\d+ s ago, guest: python/);
+    expect(await says('logs', id)).toContain('Killed process');
+    const gone = await there(['exec', id, '--', 'true']).result;
+    expect(gone.stderr).toContain(`sandbox ${id} has ended: vmm-killed`);
+  });
+});

@@ -1,0 +1,24 @@
+/** What a host's kernel says of the memory of its VMMs; every VM is told the same. */
+import type { HostMemoryEvent, HostMemoryEvents } from '../../src/sandbox/memory-watch.ts';
+
+export class FakeHostMemory implements HostMemoryEvents {
+  kills = 0;
+  readonly #listeners = new Set<(event: HostMemoryEvent) => void>();
+
+  listen(listener: (event: HostMemoryEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  get listeners(): number {
+    return this.#listeners.size;
+  }
+
+  emit(event: HostMemoryEvent): void {
+    for (const listener of this.#listeners) listener(event);
+  }
+
+  oomKills(): number {
+    return this.kills;
+  }
+}

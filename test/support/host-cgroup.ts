@@ -1,0 +1,57 @@
+/** A control group of this host with a limit of memory, for tests; needs root, and v1 or v2 with memory. */
+import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ignore } from '../../src/base/ignore.ts';
+
+export interface HostCgroup {
+  readonly dir: string;
+  limit(bytes: number): void;
+  add(pid: number): void;
+  /** What was in it has ended. */
+  remove(): Promise<void>;
+}
+
+const REMOVE_TRIES = 100;
+
+/** Null: none can be made here. */
+export function makeHostCgroup(name: string): HostCgroup | null {
+  const own = readFileSync('/proc/self/cgroup', 'utf8').split('\n');
+  const v1 = own.find((line) => line.split(':')[1] === 'memory')?.split(':')[2];
+  const parents = [...(v1 === undefined ? [] : [`/sys/fs/cgroup/memory${v1}`]), '/sys/fs/cgroup'];
+  for (const parent of parents) {
+    const dir = join(parent, `${name}-${process.pid}`);
+    try {
+      mkdirSync(dir);
+    } catch (error) {
+      ignore(error, 'not here');
+      continue;
+    }
+    const file = ['memory.limit_in_bytes', 'memory.max']
+      .map((limit) => join(dir, limit))
+      .find((path) => existsSync(path));
+    if (file === undefined) rmdirSync(dir);
+    else return groupAt(dir, file);
+  }
+  return null;
+}
+
+function groupAt(dir: string, limitFile: string): HostCgroup {
+  return {
+    dir,
+    limit: (bytes) => writeFileSync(limitFile, `${bytes}`),
+    add: (pid) => writeFileSync(join(dir, 'cgroup.procs'), `${pid}`),
+    async remove() {
+      for (let n = 0; n < REMOVE_TRIES; n += 1) {
+        try {
+          rmdirSync(dir);
+          return;
+        } catch (error) {
+          ignore(error, 'its last process has not gone yet');
+          await sleep(20);
+        }
+      }
+      throw new Error(`${dir} could not be removed`);
+    },
+  };
+}

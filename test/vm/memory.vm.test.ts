@@ -1,0 +1,124 @@
+/**
+ * Want of memory in real guests: what is told before the kernel kills, who was killed, and what is done
+ * about it (docs/observability.md).
+ */
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import type { SandboxInfo } from '../../src/sandbox/control.ts';
+import type { TimedEvent } from '../../src/sandbox/event-journal.ts';
+import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
+import { exec, python, SMALL, useControlPlane } from '../support/vm.ts';
+
+const upstream: MockUpstream = await startMockUpstream();
+const fixture = useControlPlane(() => upstream.target.baseUrl ?? '');
+afterAll(() => upstream.close());
+afterEach(async () => {
+  const { control } = fixture;
+  for (const { id } of await control.list()) await control.remove(id);
+  for (const { id } of await control.snapshots()) await control.removeSnapshot(id);
+});
+
+/** Takes memory as fast as it can until it is killed. */
+const BALLOON = 'kept = []\nwhile True: kept.append(bytearray(1 << 20))';
+
+async function create(request: object = {}): Promise<SandboxInfo> {
+  return await fixture.control.create({ ...SMALL, ...request });
+}
+
+/** Notes all events of one until it ends. */
+function follow(id: string): { readonly seen: TimedEvent[]; readonly stop: () => void } {
+  const seen: TimedEvent[] = [];
+  const aborter = new AbortController();
+  void (async () => {
+    for await (const event of fixture.control.events(id, { signal: aborter.signal })) {
+      seen.push(event);
+    }
+  })();
+  return { seen, stop: () => aborter.abort() };
+}
+
+describe('a program that takes all memory', () => {
+  it('near_oom comes before the kill; the exit and the event name the victim; the sandbox goes on', async () => {
+    const { control } = fixture;
+    const { id } = await create();
+    const { seen, stop } = follow(id);
+    const guest = await control.guest(id);
+    const outcome = await python(guest, BALLOON);
+    expect(outcome).toMatchObject({ exitCode: null, signal: 'SIGKILL', oomKilled: true });
+    const { oomVictim } = outcome;
+    expect(oomVictim).toMatchObject({ name: expect.stringMatching(/python/) });
+    // Nearly all that user code may have: 192 MiB less what the agent and the kernel need.
+    expect(oomVictim?.rssBytes).toBeGreaterThan(80 * 2 ** 20);
+    await expect.poll(() => seen.map(({ type }) => type)).toContain('oom');
+    stop();
+    const near = seen.find(({ type }) => type === 'near_oom');
+    const oom = seen.find(({ type }) => type === 'oom');
+    expect(near).toMatchObject({ source: 'guest' });
+    expect(oom).toMatchObject({ source: 'guest', victim: oomVictim });
+    expect(near?.seq).toBeLessThan(oom?.seq ?? 0);
+    expect(seen).toContainEqual(expect.objectContaining({ type: 'pressure', source: 'guest' }));
+    expect(seen).toContainEqual(expect.objectContaining({ type: 'action', action: 'warn' }));
+    expect((await exec(guest, ['echo', 'alive'])).stdout).toBe('alive\n');
+  });
+
+  it('a child that is killed is told of the program that started it, and of no other', async () => {
+    const guest = await fixture.control.guest((await create()).id);
+    const code = JSON.stringify(BALLOON);
+    const [shell, other] = await Promise.all([
+      exec(guest, ['sh', '-c', `python3 -c ${code.replaceAll('\\n', '\n')}; exit 7`]),
+      exec(guest, ['sh', '-c', 'sleep 60 & echo $! > pid; wait; exit 0']),
+      (async () => {
+        await expect
+          .poll(async () => (await guest.stats()).oomKills, { timeout: 200_000 })
+          .toBeGreaterThan(0);
+        await exec(guest, ['sh', '-c', 'kill -9 $(cat pid)']);
+      })(),
+    ]);
+    expect(shell).toMatchObject({ exitCode: 7, oomKilled: false });
+    expect(shell.oomVictim).toMatchObject({ name: expect.stringMatching(/python/) });
+    expect(other).toMatchObject({ exitCode: 0, oomKilled: false, oomVictim: null });
+  });
+});
+
+describe('onMemoryPressure', () => {
+  it('pause: the processors stop before anything is killed', async () => {
+    const { control } = fixture;
+    const { id } = await create({ onMemoryPressure: 'pause', autoResume: false });
+    const { seen, stop } = follow(id);
+    const guest = await control.guest(id);
+    const process = await guest.python({ script: { code: BALLOON }, stdin: false });
+    process.exit.catch(() => undefined);
+    await expect
+      .poll(async () => (await control.get(id)).status, { timeout: 200_000 })
+      .toBe('paused');
+    await expect.poll(() => seen.map(({ type }) => type)).toContain('action');
+    stop();
+    expect(seen.map(({ type }) => type)).not.toContain('oom');
+    expect(seen.find(({ type }) => type === 'action')).toMatchObject({ action: 'pause', ok: true });
+  });
+
+  it('snapshot: its state from before the kill can be gone on from', async () => {
+    const { control } = fixture;
+    const { id } = await create({ onMemoryPressure: 'snapshot' });
+    const { seen, stop } = follow(id);
+    const guest = await control.guest(id);
+    await exec(guest, ['sh', '-c', 'echo before > mark']);
+    await guest.python({ script: { code: BALLOON }, stdin: false, detached: true });
+    await expect
+      .poll(() => seen.find(({ type }) => type === 'action'), { timeout: 200_000 })
+      .toMatchObject({ action: 'snapshot', ok: true, detail: `near-oom-${id}-1` });
+    expect(
+      seen.slice(
+        0,
+        seen.findIndex(({ type }) => type === 'action'),
+      ),
+    ).not.toContainEqual(expect.objectContaining({ type: 'oom' }));
+    stop();
+    const again = await control.create({ snapshot: `near-oom-${id}-1` });
+    const there = await control.guest(again.id);
+    // The program is in it as well, alive.
+    const programs = await there.processes();
+    expect(programs).toContainEqual(expect.objectContaining({ kind: 'python' }));
+    for (const { pid } of programs) await there.signal(pid, 'SIGKILL');
+    expect((await exec(there, ['cat', 'mark'])).stdout).toBe('before\n');
+  });
+});
