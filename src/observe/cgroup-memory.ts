@@ -38,7 +38,7 @@ export class CgroupMemory {
       if (!this.#listeners.has(listener)) return;
       if (this.#listeners.size === 1) {
         this.#stopTimer();
-        this.#look();
+        this.look();
       }
       this.#listeners.delete(listener);
     };
@@ -49,11 +49,12 @@ export class CgroupMemory {
   }
 
   #poll(): void {
-    this.#look();
+    this.look();
     this.#stopTimer = this.#clock.after(POLL_MS, () => this.#poll());
   }
 
-  #look(): void {
+  /** Besides its turns, e.g. right before the group goes. */
+  look(): void {
     const sample = readSample(this.#read);
     // It has gone; what it has counted before still holds.
     if (sample === null) return;

@@ -7,6 +7,7 @@ import type { VmmDriver } from '../vmm/driver.ts';
 import { VmmError } from '../vmm/errors.ts';
 import { createFirecrackerDriver } from '../vmm/firecracker/driver.ts';
 import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
+import type { Launch } from '../vmm/launch.ts';
 import { type ProbeVerdict, probeAccelerator } from '../vmm/probe.ts';
 import { createQemuDriver } from '../vmm/qemu/driver.ts';
 import type { VsockHost } from '../vsock/host.ts';
@@ -19,6 +20,8 @@ export async function makeDriver(options: {
   home: Home;
   log: Log;
   vsock: VsockHost;
+  /** Put around how VMMs are started. */
+  around: (launch: Launch) => Launch;
 }): Promise<{ driver: VmmDriver; confinement: Confinement }> {
   const { config, home, log, vsock } = options;
   if (config.vmm !== 'qemu') {
@@ -30,7 +33,8 @@ export async function makeDriver(options: {
     probeAccelerator({ cacheDir: home.cacheDir }),
     confine({ config, home, log, binary: QEMU_BINARY }),
   ]);
-  const { launch, ownFilter } = confinement;
+  const launch = options.around(confinement.launch);
+  const { ownFilter } = confinement;
   try {
     const driver = await createQemuDriver({
       accelerator: chooseAccelerator(config.accelerator, verdict),

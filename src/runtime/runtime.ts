@@ -38,6 +38,7 @@ import { type SandboxParts, Supervisor } from '../sandbox/supervisor.ts';
 import { DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
 import { warmSparseThreads } from '../sys/sparse-threads.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
+import type { Launch } from '../vmm/launch.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { checkVmmChoice, makeDriver } from './driver.ts';
@@ -48,6 +49,7 @@ import { Network, readPolicy } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
+import { VmmMemory } from './vmm-memory.ts';
 import { inferenceSocket, makeWorkspace, reclaim } from './workspace.ts';
 
 export interface RuntimeOptions {
@@ -80,6 +82,7 @@ export class Runtime {
   readonly network: Network;
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
+  readonly #vmmMemory: VmmMemory;
   readonly #cids = new CidPool(randomInt(1 << 30));
   readonly #sandboxes = new Set<Supervisor>();
   readonly #cleanup: CleanupStack;
@@ -91,6 +94,7 @@ export class Runtime {
       home: Home;
       driver: VmmDriver;
       confinement: Confinement;
+      vmmMemory: VmmMemory;
       artifacts: Artifacts;
       upstream: Upstream;
       bridge: Bridge;
@@ -103,6 +107,7 @@ export class Runtime {
     this.home = made.home;
     this.driver = made.driver;
     this.confinement = made.confinement;
+    this.#vmmMemory = made.vmmMemory;
     this.artifacts = made.artifacts;
     this.upstream = made.upstream;
     this.network = made.network;
@@ -141,7 +146,9 @@ export class Runtime {
       });
       const vsock = createVsockHost({ log, requireSealedMemory: true });
       cleanup.push('vsock worker', () => vsock.close());
-      const { driver, confinement } = await makeDriver({ config, home, log, vsock });
+      const vmmMemory = new VmmMemory(systemClock);
+      const around = (launch: Launch): Launch => vmmMemory.around(launch);
+      const { driver, confinement } = await makeDriver({ config, home, log, vsock, around });
       cleanup.push('jail', () => confinement.close());
       const usageListeners = new Set(options.onUsage === undefined ? [] : [options.onUsage]);
       const bridge = createBridge({
@@ -155,7 +162,7 @@ export class Runtime {
       cleanup.push('bridge', () => bridge.close());
       const network = new Network(options.openNetwork ?? (() => openKernelNetwork(config, log)));
       cleanup.push('network', () => network.close());
-      const made = { home, driver, confinement, artifacts, upstream, bridge, network };
+      const made = { home, driver, confinement, vmmMemory, artifacts, upstream, bridge, network };
       return new Runtime(options, { ...made, cleanup, usageListeners });
     } catch (error) {
       await cleanup.run();
@@ -300,6 +307,7 @@ export class Runtime {
         };
       },
       leaseNetwork: (id, policy, secrets) => this.network.lease(id, policy, secrets),
+      hostMemory: (vmmPid) => this.#vmmMemory.watch(vmmPid),
       clock: systemClock,
       log,
     };

@@ -27,9 +27,7 @@ export function makeHostCgroup(name: string): HostCgroup | null {
       ignore(error, 'not here');
       continue;
     }
-    const file = ['memory.limit_in_bytes', 'memory.max']
-      .map((limit) => join(dir, limit))
-      .find((path) => existsSync(path));
+    const file = limitFileOf(dir);
     if (file === undefined) rmdirSync(dir);
     else return groupAt(dir, file);
   }
@@ -54,4 +52,17 @@ function groupAt(dir: string, limitFile: string): HostCgroup {
       throw new Error(`${dir} could not be removed`);
     },
   };
+}
+
+/** Of a group that somebody else has made. */
+export function limitGroup(dir: string, bytes: number): void {
+  const file = limitFileOf(dir);
+  if (file === undefined) throw new Error(`${dir} has no limit of memory`);
+  writeFileSync(file, `${bytes}`);
+}
+
+function limitFileOf(dir: string): string | undefined {
+  return ['memory.limit_in_bytes', 'memory.max']
+    .map((limit) => join(dir, limit))
+    .find((path) => existsSync(path));
 }
