@@ -112,6 +112,11 @@ export class Tunnels {
     }
   }
 
+  /** Connections. */
+  get open(): number {
+    return this.#open.size;
+  }
+
   /** Ends all. */
   close(): void {
     for (const client of this.#open.keys()) client.destroy();

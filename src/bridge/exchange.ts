@@ -13,6 +13,7 @@ import { CodedError, describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { UpstreamTarget } from './address.ts';
 import { type BodyMemory, RequestBody } from './body.ts';
+import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type Unsent } from './bridge-metrics.ts';
 import type { Catalog } from './catalog.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
 import { BridgeError } from './errors.ts';
@@ -24,6 +25,7 @@ import { type BridgePolicy, resolveModel, visibleModels } from './policy.ts';
 import type { Checked, Refusal } from './refusal.ts';
 import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
 import { Reply } from './reply.ts';
+import { TokenTimes } from './token-times.ts';
 import type { UpstreamClient } from './upstream.ts';
 import { DocumentUsage, StreamUsage, type TokenCounts, type UsageRecord } from './usage.ts';
 
@@ -40,6 +42,7 @@ export interface ExchangeContext {
   readonly clock: Clock;
   readonly log: Log;
   readonly onUsage: (usage: UsageRecord) => void;
+  readonly metrics: BridgeMetrics;
 }
 
 export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
@@ -50,6 +53,7 @@ interface Dispatched {
   readonly model: string;
   readonly bodyEndAtMs: number;
   readonly sentAtMs: number;
+  readonly tokens: TokenTimes;
   counts: () => TokenCounts;
   /** The guest has all that it wants to read. */
   complete: () => boolean;
@@ -86,6 +90,7 @@ export class Exchange {
   /** Answers without looking at the request. */
   refuse(refusal: Refusal): void {
     this.#reply.fail(refusal);
+    this.#count('refused');
   }
 
   /** Never rejects. Resolves when nothing of the request is left. */
@@ -115,6 +120,7 @@ export class Exchange {
     this.#reply.stop();
     this.#body.release();
     this.#settle();
+    this.#count(end);
     return end;
   }
 
@@ -154,6 +160,7 @@ export class Exchange {
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
     const bodyEndAtMs = clock.now();
+    this.#context.metrics.body(dialect.name, received.value.length);
     const body = parseJsonBody(received.value, limits);
     if (!body.ok) return this.#refused(body.refusal);
     const inspected = dialect.inspect(operation, body.value.value, policy);
@@ -170,6 +177,7 @@ export class Exchange {
       model: model.value,
       bodyEndAtMs,
       sentAtMs: clock.now(),
+      tokens: new TokenTimes(bodyEndAtMs, INTER_TOKEN_BOUNDS),
       counts: () => ({
         promptTokens: inspection.promptTokensEstimate,
         completionTokens: 0,
@@ -226,6 +234,7 @@ export class Exchange {
       limits,
       signal: this.#aborter.signal,
       heard: () => this.#silence?.touch(),
+      tokens: (events: number) => dispatched.tokens.note(events, clock.now()),
       cancel: (reason: BridgeError) => this.cancel(reason),
     };
     if (isEventStream(response)) {
@@ -306,10 +315,10 @@ export class Exchange {
   #settle(): void {
     const dispatched = this.#dispatched;
     if (dispatched === undefined) return;
-    const { clock, onUsage, sandboxId } = this.#context;
-    const { operation, inspection, model, bodyEndAtMs, sentAtMs } = dispatched;
+    const { clock, onUsage, sandboxId, metrics, dialect } = this.#context;
+    const { operation, inspection, model, bodyEndAtMs, sentAtMs, tokens } = dispatched;
     const firstByteAtMs = this.#reply.firstByteAtMs;
-    onUsage({
+    const usage: UsageRecord = {
       sandboxId,
       model,
       operation: operation.name,
@@ -322,7 +331,17 @@ export class Exchange {
         ttftMs: firstByteAtMs === null ? null : firstByteAtMs - bodyEndAtMs,
         totalMs: clock.now() - this.#startedAtMs,
       },
-    });
+    };
+    metrics.sent(dialect.name, usage, tokens);
+    onUsage(usage);
+  }
+
+  #count(end: ExchangeEnd): void {
+    const { metrics, dialect } = this.#context;
+    const { refusal } = this.#reply;
+    if (refusal !== null) metrics.error(refusal.code);
+    const outcome = UNSENT[end];
+    if (this.#dispatched === undefined && outcome !== null) metrics.unsent(dialect.name, outcome);
   }
 }
 
@@ -331,6 +350,11 @@ function edited(received: Buffer, body: JsonBody, inspection: Inspection, model:
   const edits = inspection.model === model ? inspection.edits : { ...inspection.edits, model };
   return Object.keys(edits).length === 0 ? received : body.edited(edits);
 }
+
+/** Null: a list of models was served, which is no inference. */
+const UNSENT: Readonly<Record<ExchangeEnd, Unsent | null>> = {
+  ...{ served: null, refused: 'refused', failed: 'upstream-lost', cancelled: 'cancelled' },
+};
 
 const INTERNAL: Refusal = {
   status: 500,

@@ -32,6 +32,7 @@ import type {
   SnapshotInfo,
 } from '../sandbox/control.ts';
 import { SandboxError } from '../sandbox/errors.ts';
+import type { SandboxLoads } from '../sandbox/load.ts';
 import type { TemplateSpec } from '../sandbox/template.ts';
 import { Changes } from './changes.ts';
 import { type DaemonAddress, Transport } from './transport.ts';
@@ -184,6 +185,16 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
 
   async usage(id: string): Promise<readonly UsageRecord[]> {
     return (await this.#get(`${sandbox(id)}/usage`, answers.usageList)).usage;
+  }
+
+  /** What each VM uses now. */
+  async loads(): Promise<SandboxLoads> {
+    return await this.#get('/loads', answers.sandboxLoads);
+  }
+
+  /** In the text format of Prometheus. */
+  async metrics(): Promise<string> {
+    return await this.#transport.text('/metrics');
   }
 
   onChange(listener: (info: SandboxInfo) => void): () => void {

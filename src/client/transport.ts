@@ -75,6 +75,15 @@ export class Transport {
     return answer;
   }
 
+  /** An answer that is text. @param path whole: not below `/v1` */
+  async text(path: string, signal?: AbortSignal): Promise<string> {
+    const answer = await this.#sent({ method: 'GET', path, signal, base: '' }, undefined);
+    const text = await this.#read(answer, signal);
+    const { statusCode: status = 0 } = answer;
+    if (status !== 200) throw answerError(status, parseJson(text));
+    return text;
+  }
+
   /** A connection of its own, upgraded: raw bytes both ways, half-closes included. */
   async upgrade(path: string, protocol: string, signal?: AbortSignal): Promise<Duplex> {
     const asked = request({
@@ -114,17 +123,17 @@ export class Transport {
   }
 
   async #sent(
-    call: { method: string; path: string; signal: AbortSignal | undefined },
+    call: { method: string; path: string; signal: AbortSignal | undefined; base?: string },
     body: string | undefined,
   ): Promise<IncomingMessage> {
-    const { method, path, signal } = call;
+    const { method, path, signal, base = '/v1' } = call;
     const type = body === undefined ? {} : { 'content-type': 'application/json' };
     for (let attempt = 1; ; attempt += 1) {
       const asked = request({
         ...this.#target,
         agent: this.#agent,
         method,
-        path: `/v1${path}`,
+        path: base + path,
         headers: { ...this.#target.headers, ...type },
         ...(signal === undefined ? {} : { signal }),
       });

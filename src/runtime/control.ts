@@ -87,6 +87,7 @@ export async function openControlPlane(
       isOwnerAlive: async (json) => await isAlive(JSON.parse(json) as ProcessRef),
     });
     runtime.onUsage((record) => control.noteUsage(record));
+    runtime.metrics.addControl(control, queue);
     return {
       control,
       async [Symbol.asyncDispose]() {

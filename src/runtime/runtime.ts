@@ -42,6 +42,7 @@ import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
 import { type Home, resolveHome } from './home.ts';
+import { HostMetrics } from './host-metrics.ts';
 import { makeMemory } from './memory.ts';
 import { Network, readPolicy } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
@@ -75,6 +76,7 @@ export class Runtime {
   readonly upstream: Upstream;
   readonly templates: Templates;
   readonly network: Network;
+  readonly metrics: HostMetrics;
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
   readonly #cids = new CidPool(randomInt(1 << 30));
@@ -91,6 +93,7 @@ export class Runtime {
       upstream: Upstream;
       bridge: Bridge;
       network: Network;
+      metrics: HostMetrics;
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
     },
@@ -101,6 +104,7 @@ export class Runtime {
     this.artifacts = made.artifacts;
     this.upstream = made.upstream;
     this.network = made.network;
+    this.metrics = made.metrics;
     this.#bridge = made.bridge;
     this.#cleanup = made.cleanup;
     this.#usageListeners = made.usageListeners;
@@ -136,7 +140,9 @@ export class Runtime {
       const vsock = createVsockHost({ log, requireSealedMemory: true });
       cleanup.push('vsock worker', () => vsock.close());
       const driver = await makeDriver({ config, home, log, vsock });
-      const usageListeners = new Set(options.onUsage === undefined ? [] : [options.onUsage]);
+      const metrics = new HostMetrics(systemClock);
+      const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
+      if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
       const bridge = createBridge({
         upstream: () => upstream.target(artifacts.model),
         clock: systemClock,
@@ -146,10 +152,11 @@ export class Runtime {
         },
       });
       cleanup.push('bridge', () => bridge.close());
+      metrics.registry.add(...bridge.metrics());
       const network = new Network(options.openNetwork ?? (() => openKernelNetwork(config, log)));
       cleanup.push('network', () => network.close());
-      const made = { home, driver, artifacts, upstream, bridge, network, cleanup, usageListeners };
-      return new Runtime(options, made);
+      const parts = { home, driver, artifacts, upstream, bridge, network };
+      return new Runtime(options, { ...parts, metrics, cleanup, usageListeners });
     } catch (error) {
       await cleanup.run();
       throw error;
@@ -231,6 +238,7 @@ export class Runtime {
   supervise(spec: SandboxSpec, replace: Partial<SandboxParts> = {}): Supervisor {
     const sandbox = new Supervisor(spec, { ...this.#parts(), ...replace });
     this.#sandboxes.add(sandbox);
+    this.metrics.watch(sandbox);
     void sandbox.ended.then(() => this.#sandboxes.delete(sandbox));
     return sandbox;
   }
@@ -292,7 +300,8 @@ export class Runtime {
           close: () => port.close(),
         };
       },
-      leaseNetwork: (id, policy, secrets) => this.network.lease(id, policy, secrets),
+      leaseNetwork: async (id, policy, secrets) =>
+        this.metrics.watchLease(await this.network.lease(id, policy, secrets)),
       clock: systemClock,
       log,
     };

@@ -63,6 +63,8 @@ export interface FakeHostOptions {
   readonly concurrency?: number;
   /** Default: more than enough. */
   readonly availableMib?: () => number;
+  /** Called with each, before it starts. */
+  readonly watch?: (sandbox: Supervisor) => void;
 }
 
 const TEMPLATE_KEY = 'template';
@@ -255,7 +257,11 @@ export class FakeHost implements Holdings, AsyncDisposable {
       }),
       makeSpec: (wanted) => makeSpec(wanted, 8),
       openNetwork: () => script.step('network'),
-      supervise: (spec, source) => new Supervisor(spec, this.#sandboxParts(spec, source)),
+      supervise: (spec, source) => {
+        const supervisor = new Supervisor(spec, this.#sandboxParts(spec, source));
+        options.watch?.(supervisor);
+        return supervisor;
+      },
       templateFor: async () => {
         await script.step('template');
         return template;

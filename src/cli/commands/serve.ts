@@ -23,6 +23,7 @@ export interface ServeFlags {
   /** `MIN` or `MIN:MAX`. */
   readonly pool: string;
   readonly model?: string;
+  readonly openMetrics?: boolean;
 }
 
 /** What `-o json` prints when the daemon is ready. */
@@ -55,6 +56,9 @@ export async function serve(cli: Cli, flags: ServeFlags): Promise<number> {
     const api = await createApiServer({
       control: opened.control,
       log: cli.log,
+      metrics: runtime.metrics.registry,
+      loads: () => runtime.metrics.loads(),
+      openMetrics: flags.openMetrics === true,
       ...(key === null ? {} : { apiKey: key.key }),
     });
     cleanup.push('REST server', () => api.close());

@@ -27,6 +27,10 @@ export function addDaemon(program: Command): void {
     .option('--pool <min[:max]>', 'sandboxes that wait to be taken, by demand; 0: none', '1:4')
     .option('--port <n>', 'listen at this port of 127.0.0.1 too, with an API key', ranges.port)
     .option('--model <name>', 'default model: a name of the model server, or a .gguf file')
+    .option(
+      '--open-metrics',
+      'let anybody on this machine read /metrics at the port, without a key',
+    )
     .addOption(output())
     .addHelpText(
       'after',
