@@ -3,7 +3,7 @@
  * commands need only when one is run, so that help comes at once.
  */
 import { type Command, Option } from 'commander';
-import type { ControlPlane } from '../sandbox/control.ts';
+import type { Daemon } from '../library/daemon.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { Cli } from './cli.ts';
 import {
@@ -54,7 +54,7 @@ export async function perform(
 /** A command on the sandboxes of the daemon. */
 export function performThere(
   flags: OutputFlags,
-  body: (cli: Cli, control: ControlPlane) => Promise<number>,
+  body: (cli: Cli, control: Daemon) => Promise<number>,
 ): Promise<void> {
   return perform(flags, async (cli) => {
     const { openDaemon } = await import('../library/daemon.ts');

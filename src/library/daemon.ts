@@ -1,12 +1,12 @@
 /** How the daemon is found: at this home's socket, or where NEUROVISOR_URL says. */
 import { existsSync } from 'node:fs';
 import { systemClock } from '../base/clock.ts';
+import type { RemoteControlPlane } from '../client/client.ts';
 import type { Config } from '../config.ts';
 import { daemonSocket, resolveHome } from '../runtime/home.ts';
-import type { ControlPlane } from '../sandbox/control.ts';
 
 /** The daemon's control plane; dispose of it to let its connections go. */
-export type Daemon = ControlPlane & AsyncDisposable;
+export type Daemon = RemoteControlPlane;
 
 /** @throws ClientError `daemon_unreachable`, `unauthorized` */
 export async function openDaemon(config: Config): Promise<Daemon> {
