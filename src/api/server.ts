@@ -23,6 +23,7 @@ import { type Clock, systemClock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { MetricRegistry, single } from '../base/metrics.ts';
+import { passiveTracer, type Tracer } from '../base/trace.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
 import type { SandboxLoads } from '../sandbox/load.ts';
 import { ApiMetrics } from './api-metrics.ts';
@@ -39,6 +40,7 @@ import { addGuestRoutes } from './routes/guest.ts';
 import { addHostRoutes, addPoolRoutes, addSnapshotRoutes } from './routes/host.ts';
 import { addLoadRoute, addMetricsRoute, METRICS_PATH } from './routes/metrics.ts';
 import { addSandboxRoutes } from './routes/sandboxes.ts';
+import { addTracing } from './tracing.ts';
 import { addTunnelRoutes, isTunnelProtocol, Tunnels } from './tunnel.ts';
 
 export interface ApiOptions {
@@ -51,6 +53,8 @@ export interface ApiOptions {
   readonly metrics?: MetricRegistry;
   /** Whoever is on this machine may read `/metrics`, without a key. */
   readonly openMetrics?: boolean;
+  /** Default: nothing is traced. */
+  readonly tracer?: Tracer;
   /** Default: nothing is known. */
   readonly loads?: () => SandboxLoads;
 }
@@ -70,6 +74,7 @@ export interface ApiServer extends AsyncDisposable {
 export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   const { control, log, apiKey = null, clock = systemClock } = options;
   const { metrics = new MetricRegistry(), loads = noLoads } = options;
+  const { tracer = passiveTracer() } = options;
   const openPaths = options.openMetrics === true ? [METRICS_PATH] : [];
   const localUsers = new WeakSet<Socket>();
   const refusal = (request: IncomingMessage): ApiError | null => {
@@ -78,9 +83,9 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
     return refuseCaller({ headers, url, isLocalUser }, apiKey, openPaths);
   };
   const counted = new ApiMetrics();
-  const parts = { control, log, clock, counted, metrics, loads };
+  const parts = { control, log, clock, counted, metrics, loads, tracer };
   const app = await createApp(parts, refusal);
-  const tunnels = new Tunnels(control, log);
+  const tunnels = new Tunnels(control, log, tracer);
   metrics.add(
     ...counted.list(),
     single(
@@ -128,6 +133,7 @@ async function createApp(
     readonly counted: ApiMetrics;
     readonly metrics: MetricRegistry;
     readonly loads: () => SandboxLoads;
+    readonly tracer: Tracer;
   },
   refusal: (request: IncomingMessage) => ApiError | null,
 ): Promise<App> {
@@ -143,6 +149,7 @@ async function createApp(
     const error = refusal(request.raw);
     if (error !== null) throw error;
   });
+  addTracing(app, parts.tracer);
   app.addHook('onResponse', async (request, reply) => {
     const { method, routeOptions } = request;
     const seconds = reply.elapsedTime / 1000;

@@ -27,6 +27,7 @@
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import { type Metric, single } from '../base/metrics.ts';
+import { passiveTracer, type Tracer } from '../base/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { BodyMemory } from './body.ts';
 import { BridgeMetrics } from './bridge-metrics.ts';
@@ -54,6 +55,8 @@ export interface BridgeOptions {
   readonly log: Log;
   /** Called once for each request that was sent to the upstream, when it is over. */
   readonly onUsage?: (usage: UsageRecord) => void;
+  /** Absent: nothing is traced, and a guest's own `traceparent` goes to the upstream as it is. */
+  readonly tracer?: Tracer;
 }
 
 export interface Caller {
@@ -89,6 +92,7 @@ export function createBridge(options: BridgeOptions): Bridge {
   const catalog = new Catalog({ client, clock, log, limits: DEFAULT_LIMITS });
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();
+  const { tracer = passiveTracer() } = options;
   let closing: Promise<void> | undefined;
   return {
     async attach(caller) {
@@ -100,7 +104,7 @@ export function createBridge(options: BridgeOptions): Bridge {
       const dialect = openaiDialect;
       const listener = new Listener({
         ...{ sandboxId, policy, limits, dialect, memory, upstream, client, catalog, clock, log },
-        ...{ onUsage, metrics },
+        ...{ onUsage, metrics, tracer },
       });
       await listener.listen(socketPath);
       let closed: Promise<void> | undefined;

@@ -11,6 +11,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
+import type { Span, Tracer } from '../base/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { type BodyMemory, RequestBody } from './body.ts';
 import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type Unsent } from './bridge-metrics.ts';
@@ -26,6 +27,7 @@ import type { Checked, Refusal } from './refusal.ts';
 import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
 import { Reply } from './reply.ts';
 import { TokenTimes } from './token-times.ts';
+import { beginTrace, endTrace, traceHeaders } from './trace.ts';
 import type { UpstreamClient } from './upstream.ts';
 import { DocumentUsage, StreamUsage, type TokenCounts, type UsageRecord } from './usage.ts';
 
@@ -43,6 +45,7 @@ export interface ExchangeContext {
   readonly log: Log;
   readonly onUsage: (usage: UsageRecord) => void;
   readonly metrics: BridgeMetrics;
+  readonly tracer: Tracer;
 }
 
 export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
@@ -54,6 +57,7 @@ interface Dispatched {
   readonly bodyEndAtMs: number;
   readonly sentAtMs: number;
   readonly tokens: TokenTimes;
+  readonly span: Span;
   counts: () => TokenCounts;
   /** The guest has all that it wants to read. */
   complete: () => boolean;
@@ -171,8 +175,11 @@ export class Exchange {
     const model = await this.#resolve(target, inspection.model);
     if (!model.ok) return this.#refused(model.refusal);
     const bytes = edited(received.value, body.value, inspection, model.value);
+    const span = beginTrace(this.#context, this.#request.headers['traceparent'], {
+      ...{ operation: operation.name, model: model.value, stream: inspection.stream },
+    });
     this.#dispatched = {
-      operation,
+      ...{ operation, span },
       inspection,
       model: model.value,
       bodyEndAtMs,
@@ -201,7 +208,7 @@ export class Exchange {
       target,
       method: 'POST',
       path: operation.upstreamPath,
-      headers: requestHeaders(this.#request.headers),
+      headers: { ...requestHeaders(this.#request.headers), ...traceHeaders(dispatched.span) },
       body,
       limits,
       signal,
@@ -333,6 +340,7 @@ export class Exchange {
       },
     };
     metrics.sent(dialect.name, usage, tokens);
+    endTrace(dispatched.span, usage, { bodyEndAtMs, sentAtMs, firstAtMs: tokens.firstAtMs });
     onUsage(usage);
   }
 

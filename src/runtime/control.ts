@@ -69,6 +69,7 @@ export async function openControlPlane(
   try {
     const control = await LocalControlPlane.open({
       ...{ clock: systemClock, log, store, keeper, queue, accelerator: driver.accelerator },
+      tracer: runtime.tracer,
       describe: async () => ({
         version,
         vmm: driver.description,

@@ -16,6 +16,7 @@ import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
+import type { Tracer } from '../base/trace.ts';
 import {
   type Bridge,
   type BridgePolicy,
@@ -47,6 +48,7 @@ import { makeMemory } from './memory.ts';
 import { Network, readPolicy } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
+import { openTracing } from './tracing.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
 import { inferenceSocket, makeWorkspace, reclaim } from './workspace.ts';
 
@@ -77,6 +79,7 @@ export class Runtime {
   readonly templates: Templates;
   readonly network: Network;
   readonly metrics: HostMetrics;
+  readonly tracer: Tracer;
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
   readonly #cids = new CidPool(randomInt(1 << 30));
@@ -94,6 +97,7 @@ export class Runtime {
       bridge: Bridge;
       network: Network;
       metrics: HostMetrics;
+      tracer: Tracer;
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
     },
@@ -105,6 +109,7 @@ export class Runtime {
     this.upstream = made.upstream;
     this.network = made.network;
     this.metrics = made.metrics;
+    this.tracer = made.tracer;
     this.#bridge = made.bridge;
     this.#cleanup = made.cleanup;
     this.#usageListeners = made.usageListeners;
@@ -141,12 +146,15 @@ export class Runtime {
       cleanup.push('vsock worker', () => vsock.close());
       const driver = await makeDriver({ config, home, log, vsock });
       const metrics = new HostMetrics(systemClock);
+      const traces = openTracing(config, log);
+      cleanup.push('traces', () => traces.close());
+      metrics.registry.add(...traces.metrics);
+      const { tracer } = traces;
       const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
       if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
       const bridge = createBridge({
         upstream: () => upstream.target(artifacts.model),
-        clock: systemClock,
-        log,
+        ...{ clock: systemClock, log, tracer },
         onUsage: (record) => {
           for (const listener of usageListeners) listener(record);
         },
@@ -156,7 +164,7 @@ export class Runtime {
       const network = new Network(options.openNetwork ?? (() => openKernelNetwork(config, log)));
       cleanup.push('network', () => network.close());
       const parts = { home, driver, artifacts, upstream, bridge, network };
-      return new Runtime(options, { ...parts, metrics, cleanup, usageListeners });
+      return new Runtime(options, { ...parts, metrics, tracer, cleanup, usageListeners });
     } catch (error) {
       await cleanup.run();
       throw error;
@@ -302,8 +310,7 @@ export class Runtime {
       },
       leaseNetwork: async (id, policy, secrets) =>
         this.metrics.watchLease(await this.network.lease(id, policy, secrets)),
-      clock: systemClock,
-      log,
+      ...{ clock: systemClock, log, tracer: this.tracer },
     };
   }
 }

@@ -5,6 +5,7 @@
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
+import type { Tracer } from '../base/trace.ts';
 import type { GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { NetworkLease } from '../net/lease.ts';
 import type { CertificateAuthority } from '../net/secret-authority.ts';
@@ -102,6 +103,8 @@ export interface SandboxParts {
   readonly template?: CloneSource;
   readonly clock: Clock;
   readonly log: Log;
+  /** Absent: nothing is traced. */
+  readonly tracer?: Tracer | undefined;
 }
 
 /** Why a sandbox ended. */

@@ -9,7 +9,13 @@ import { PassThrough } from 'node:stream';
 import type { GuestNetwork } from '../../src/base/guest-network.ts';
 import { ignore } from '../../src/base/ignore.ts';
 import { GuestError } from '../../src/guest/errors.ts';
-import type { GuestChange, GuestClosed, GuestInfo, Process } from '../../src/guest/guest.ts';
+import type {
+  GuestChange,
+  GuestClosed,
+  GuestInfo,
+  Process,
+  RunOptions,
+} from '../../src/guest/guest.ts';
 import { orAborted } from '../../src/sandbox/time-limit.ts';
 import type { NicSpec, Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
@@ -221,11 +227,16 @@ export class FakeGuest {
     return this.#ask('settle', signal);
   }
 
-  async python(_spec: object, signal?: AbortSignal): Promise<Process> {
+  /** What it was asked to run. */
+  readonly started: RunOptions[] = [];
+
+  async python(spec: RunOptions, signal?: AbortSignal): Promise<Process> {
     await this.#ask('python', signal);
+    this.started.push(spec);
+    const stdin = new PassThrough().resume();
     const stdout = new PassThrough().end();
     const stderr = new PassThrough().end();
-    return { stdout, stderr, exit: Promise.resolve({ exitCode: 0 }) } as unknown as Process;
+    return { stdin, stdout, stderr, exit: Promise.resolve({ exitCode: 0 }) } as unknown as Process;
   }
 
   suspend(): void {

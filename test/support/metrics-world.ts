@@ -6,7 +6,9 @@ import { type ApiServer, createApiServer } from '../../src/api/server.ts';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { passiveTracer, type Tracer } from '../../src/base/trace.ts';
 import { type Bridge, createBridge } from '../../src/bridge/bridge.ts';
+import { spansMetric } from '../../src/observe/trace-exporter.ts';
 import { HostMetrics } from '../../src/runtime/host-metrics.ts';
 import { type Answered, call } from './bridge-fixture.ts';
 import { FakeHost } from './fake-host.ts';
@@ -22,39 +24,46 @@ export interface MetricsWorld extends AsyncDisposable {
   readonly upstream: MockUpstream;
   /** What a scrape gets, with the key. */
   scrape(headers?: Record<string, string>): Promise<{ status: number; type: string; text: string }>;
+  /** Where a guest finds its models. */
+  guestSocket(sandboxId: string): Promise<string>;
   /** A request of a guest to a model. */
   infer(body: object): Promise<Answered>;
 }
 
 export async function openMetricsWorld(
-  options: { readonly openMetrics?: boolean } = {},
+  options: { readonly openMetrics?: boolean; readonly tracer?: Tracer } = {},
 ): Promise<MetricsWorld> {
   const cleanup = new CleanupStack();
   const dir = await mkdtemp(join(tmpdir(), 'nv-metrics-'));
   cleanup.push('directory', () => rm(dir, { recursive: true }));
   const metrics = new HostMetrics(systemClock);
-  const host = await FakeHost.open({ watch: (sandbox) => metrics.watch(sandbox) });
+  const { tracer = passiveTracer() } = options;
+  const host = await FakeHost.open({ watch: (sandbox) => metrics.watch(sandbox), tracer });
   cleanup.push('host', () => host[Symbol.asyncDispose]());
   metrics.addControl(host.control, host.queue);
   const upstream = await startMockUpstream();
   cleanup.push('upstream', () => upstream.close());
   const bridge = createBridge({
     upstream: () => Promise.resolve(upstream.target),
-    clock: systemClock,
-    log: silentLog,
+    ...{ clock: systemClock, log: silentLog, tracer },
     onUsage: (usage) => metrics.noteUsage(usage),
   });
   cleanup.push('bridge', () => bridge.close());
   metrics.registry.add(...bridge.metrics());
-  const socketPath = join(dir, 'v_1025');
-  await bridge.attach({ sandboxId: 'guest', socketPath });
+  metrics.registry.add(spansMetric(() => ({ exported: 0, dropped: 0, failed: 0 })));
+  const guestSocket = async (sandboxId: string): Promise<string> => {
+    const path = join(dir, `${sandboxId}_1025`);
+    await bridge.attach({ sandboxId, socketPath: path });
+    return path;
+  };
+  const socketPath = await guestSocket('guest');
   const server = await createApiServer({
     ...{ control: host.control, log: silentLog, apiKey: METRICS_KEY, ...options },
     ...{ metrics: metrics.registry, loads: () => metrics.loads() },
   });
   cleanup.push('server', () => server.close());
   return {
-    ...{ host, metrics, server, bridge, upstream },
+    ...{ host, metrics, server, bridge, upstream, guestSocket },
     scrape: async (headers = { authorization: `Bearer ${METRICS_KEY}` }) => {
       const url = '/metrics';
       const answer = await server.app.inject({ url, headers: { host: '127.0.0.1', ...headers } });

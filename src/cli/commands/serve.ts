@@ -57,6 +57,7 @@ export async function serve(cli: Cli, flags: ServeFlags): Promise<number> {
       control: opened.control,
       log: cli.log,
       metrics: runtime.metrics.registry,
+      tracer: runtime.tracer,
       loads: () => runtime.metrics.loads(),
       openMetrics: flags.openMetrics === true,
       ...(key === null ? {} : { apiKey: key.key }),
