@@ -35,7 +35,7 @@ export async function top(cli: Cli, daemon: Daemon, flags: TopFlags): Promise<nu
   return 0;
 }
 
-async function scrape(daemon: Daemon): Promise<Scrape> {
+export async function scrape(daemon: Daemon): Promise<Scrape> {
   const [host, list, loads, text] = await Promise.all([
     daemon.host(),
     daemon.list(),
