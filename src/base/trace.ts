@@ -169,6 +169,11 @@ export class Tracer {
     return known.at(-1) ?? null;
   }
 
+  /** Whether the sandbox was given this trace, and has it still. */
+  knows(sandboxId: string, traceId: string): boolean {
+    return this.#bySandbox.get(sandboxId)?.some((known) => known.traceId === traceId) ?? false;
+  }
+
   /** The sandbox is gone. */
   forget(sandboxId: string): void {
     this.#bySandbox.delete(sandboxId);

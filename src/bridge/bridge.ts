@@ -34,6 +34,7 @@ import { BridgeMetrics } from './bridge-metrics.ts';
 import { Catalog } from './catalog.ts';
 import { openaiDialect } from './dialect/openai.ts';
 import { BridgeError } from './errors.ts';
+import type { TakeTraces } from './guest-traces.ts';
 import { DEFAULT_LIMITS } from './limits.ts';
 import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
@@ -57,6 +58,8 @@ export interface BridgeOptions {
   readonly onUsage?: (usage: UsageRecord) => void;
   /** Absent: nothing is traced, and a guest's own `traceparent` goes to the upstream as it is. */
   readonly tracer?: Tracer;
+  /** Spans that a guest has made. Absent: `/otlp/v1/traces` is no route. */
+  readonly takeTraces?: TakeTraces | undefined;
 }
 
 export interface Caller {
@@ -104,7 +107,7 @@ export function createBridge(options: BridgeOptions): Bridge {
       const dialect = openaiDialect;
       const listener = new Listener({
         ...{ sandboxId, policy, limits, dialect, memory, upstream, client, catalog, clock, log },
-        ...{ onUsage, metrics, tracer },
+        ...{ onUsage, metrics, tracer, takeTraces: options.takeTraces },
       });
       await listener.listen(socketPath);
       let closed: Promise<void> | undefined;

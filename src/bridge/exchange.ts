@@ -18,6 +18,13 @@ import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type Unsent } from './bridge-me
 import type { Catalog } from './catalog.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
 import { BridgeError } from './errors.ts';
+import {
+  checkTraces,
+  isTraces,
+  type TakeTraces,
+  TRACES_BODY_BYTES_MAX,
+  tracesAnswer,
+} from './guest-traces.ts';
 import { requestHeaders } from './headers.ts';
 import { IdleTimer } from './idle-timer.ts';
 import { type JsonBody, parseJsonBody } from './json-body.ts';
@@ -46,6 +53,8 @@ export interface ExchangeContext {
   readonly onUsage: (usage: UsageRecord) => void;
   readonly metrics: BridgeMetrics;
   readonly tracer: Tracer;
+  /** Undefined: guests' own traces are not taken. */
+  readonly takeTraces: TakeTraces | undefined;
 }
 
 export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
@@ -130,10 +139,29 @@ export class Exchange {
 
   #serve(): Promise<ExchangeEnd> {
     const { method = '', url = '' } = this.#request;
+    const { takeTraces } = this.#context;
+    if (takeTraces !== undefined && isTraces(method, url)) return this.#takeTraces(takeTraces);
     const route = this.#context.dialect.route(method, url);
     if (!route.ok) return Promise.resolve(this.#refused(route.refusal));
     if (route.value.kind === 'inference') return this.#infer(route.value.operation);
     return this.#listModels(route.value);
+  }
+
+  async #takeTraces(take: TakeTraces): Promise<ExchangeEnd> {
+    const { sandboxId } = this.#context;
+    const checked = checkTraces(this.#request.headers);
+    if (!checked.ok) return this.#refused(checked.refusal);
+    const received = await this.#body.read(this.#request, this.#aborter.signal);
+    if (!received.ok) return this.#refused(received.refusal);
+    if (received.value.length > TRACES_BODY_BYTES_MAX) {
+      const message = `Traces are taken in requests of up to ${TRACES_BODY_BYTES_MAX} bytes.`;
+      return this.#refused({ status: 413, code: 'body_too_large', message });
+    }
+    const answer = tracesAnswer(take(sandboxId, received.value));
+    if (!answer.ok) return this.#refused(answer.refusal);
+    this.#reply.start(200, answer.value.headers);
+    this.#reply.end(answer.value.body);
+    return 'served';
   }
 
   async #listModels(route: Exclude<Route, { kind: 'inference' }>): Promise<ExchangeEnd> {

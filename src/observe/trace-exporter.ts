@@ -58,6 +58,14 @@ export class TraceExporter {
     });
   }
 
+  /** Guests together get half of the room, so that they can't take that of the host. @returns whether there was some */
+  recordOfGuest(span: SpanRecord): boolean {
+    const isRoom = this.#queue.length < TRACE_LIMITS.queueMax / 2 && !this.#isClosed;
+    if (isRoom) this.record(span);
+    else this.#counts.dropped += 1;
+    return isRoom;
+  }
+
   metrics(): readonly Metric[] {
     return [spansMetric(() => this.#counts)];
   }

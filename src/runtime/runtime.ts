@@ -42,13 +42,14 @@ import type { VmmDriver } from '../vmm/driver.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
+import type { GuestTraces } from './guest-traces.ts';
 import { type Home, resolveHome } from './home.ts';
 import { HostMetrics } from './host-metrics.ts';
 import { makeMemory } from './memory.ts';
 import { Network, readPolicy } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
-import { openTracing } from './tracing.ts';
+import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
 import { inferenceSocket, makeWorkspace, reclaim } from './workspace.ts';
 
@@ -80,6 +81,7 @@ export class Runtime {
   readonly network: Network;
   readonly metrics: HostMetrics;
   readonly tracer: Tracer;
+  readonly #guestTraces: GuestTraces | null;
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
   readonly #cids = new CidPool(randomInt(1 << 30));
@@ -98,6 +100,7 @@ export class Runtime {
       network: Network;
       metrics: HostMetrics;
       tracer: Tracer;
+      guests: GuestTraces | null;
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
     },
@@ -110,6 +113,7 @@ export class Runtime {
     this.network = made.network;
     this.metrics = made.metrics;
     this.tracer = made.tracer;
+    this.#guestTraces = made.guests;
     this.#bridge = made.bridge;
     this.#cleanup = made.cleanup;
     this.#usageListeners = made.usageListeners;
@@ -149,12 +153,13 @@ export class Runtime {
       const traces = openTracing(config, log);
       cleanup.push('traces', () => traces.close());
       metrics.registry.add(...traces.metrics);
-      const { tracer } = traces;
+      const { tracer, guests } = traces;
       const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
       if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
       const bridge = createBridge({
         upstream: () => upstream.target(artifacts.model),
         ...{ clock: systemClock, log, tracer },
+        takeTraces: guests === null ? undefined : (id, body) => guests.take(id, body),
         onUsage: (record) => {
           for (const listener of usageListeners) listener(record);
         },
@@ -164,7 +169,7 @@ export class Runtime {
       const network = new Network(options.openNetwork ?? (() => openKernelNetwork(config, log)));
       cleanup.push('network', () => network.close());
       const parts = { home, driver, artifacts, upstream, bridge, network };
-      return new Runtime(options, { ...parts, metrics, tracer, cleanup, usageListeners });
+      return new Runtime(options, { ...parts, metrics, tracer, guests, cleanup, usageListeners });
     } catch (error) {
       await cleanup.run();
       throw error;
@@ -236,7 +241,8 @@ export class Runtime {
   /** With this host's defaults. @throws SandboxError `spec_invalid` */
   makeSpec(options: SandboxOptions): SandboxSpec {
     const models = { defaultModel: this.upstream.defaultModel, ...options.models };
-    const env = { ...this.#cpuEnv(), ...options.env };
+    const traces = this.tracer.isRecording ? GUEST_TRACES_ENV : {};
+    const env = { ...this.#cpuEnv(), ...traces, ...options.env };
     const spec = makeSpec({ ...options, env, models }, availableParallelism());
     if (spec.network !== null) readPolicy(spec.network);
     return spec;
@@ -247,7 +253,10 @@ export class Runtime {
     const sandbox = new Supervisor(spec, { ...this.#parts(), ...replace });
     this.#sandboxes.add(sandbox);
     this.metrics.watch(sandbox);
-    void sandbox.ended.then(() => this.#sandboxes.delete(sandbox));
+    void sandbox.ended.then(() => {
+      this.#sandboxes.delete(sandbox);
+      this.#guestTraces?.forget(spec.id);
+    });
     return sandbox;
   }
 

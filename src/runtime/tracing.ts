@@ -3,13 +3,16 @@ import { randomBytes } from 'node:crypto';
 import { systemClock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import type { Metric } from '../base/metrics.ts';
-import { Tracer } from '../base/trace.ts';
+import { type SpanRecord, Tracer } from '../base/trace.ts';
 import type { Config } from '../config.ts';
 import { spansMetric, TraceExporter } from '../observe/trace-exporter.ts';
+import { GuestTraces } from './guest-traces.ts';
 
 export interface Tracing {
   readonly tracer: Tracer;
   readonly metrics: readonly Metric[];
+  /** Spans of programs in guests; null: nothing is exported. */
+  readonly guests: GuestTraces | null;
   /** Sends what waits. */
   close(): Promise<void>;
 }
@@ -22,11 +25,20 @@ export function openTracing({ traces }: Pick<Config, 'traces'>, log: Log): Traci
   const base = { clock: systemClock, randomHex };
   if (traces === null) {
     const tracer = new Tracer({ ...base, record: null });
-    return { tracer, metrics: [spansMetric(() => NONE)], close: () => Promise.resolve() };
+    const metrics = [spansMetric(() => NONE)];
+    return { tracer, metrics, guests: null, close: () => Promise.resolve() };
   }
   const { url, headers, serviceName } = traces;
   const resource = { 'service.name': serviceName, 'process.pid': process.pid };
   const exporter = new TraceExporter({ url, headers, resource, clock: systemClock, log });
   const tracer = new Tracer({ ...base, record: (span) => exporter.record(span) });
-  return { tracer, metrics: exporter.metrics(), close: () => exporter.close() };
+  const record = (span: SpanRecord): boolean => exporter.recordOfGuest(span);
+  const guests = new GuestTraces(systemClock, tracer, record);
+  return { tracer, guests, metrics: exporter.metrics(), close: () => exporter.close() };
 }
+
+/** For programs in a guest that make spans themselves: where OpenTelemetry's SDKs send them. */
+export const GUEST_TRACES_ENV = {
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'http://127.0.0.1:11434/otlp/v1/traces',
+  OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: 'http/protobuf',
+} as const;

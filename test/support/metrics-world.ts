@@ -8,6 +8,7 @@ import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { passiveTracer, type Tracer } from '../../src/base/trace.ts';
 import { type Bridge, createBridge } from '../../src/bridge/bridge.ts';
+import type { TakeTraces } from '../../src/bridge/guest-traces.ts';
 import { spansMetric } from '../../src/observe/trace-exporter.ts';
 import { HostMetrics } from '../../src/runtime/host-metrics.ts';
 import { type Answered, call } from './bridge-fixture.ts';
@@ -31,7 +32,11 @@ export interface MetricsWorld extends AsyncDisposable {
 }
 
 export async function openMetricsWorld(
-  options: { readonly openMetrics?: boolean; readonly tracer?: Tracer } = {},
+  options: {
+    readonly openMetrics?: boolean;
+    readonly tracer?: Tracer;
+    readonly takeTraces?: TakeTraces;
+  } = {},
 ): Promise<MetricsWorld> {
   const cleanup = new CleanupStack();
   const dir = await mkdtemp(join(tmpdir(), 'nv-metrics-'));
@@ -45,7 +50,7 @@ export async function openMetricsWorld(
   cleanup.push('upstream', () => upstream.close());
   const bridge = createBridge({
     upstream: () => Promise.resolve(upstream.target),
-    ...{ clock: systemClock, log: silentLog, tracer },
+    ...{ clock: systemClock, log: silentLog, tracer, takeTraces: options.takeTraces },
     onUsage: (usage) => metrics.noteUsage(usage),
   });
   cleanup.push('bridge', () => bridge.close());

@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { createServer, type IncomingHttpHeaders } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { createFileRegistry, fromBinary, fromJson, toJson } from '@bufbuild/protobuf';
+import { createFileRegistry, fromBinary, fromJson, toBinary, toJson } from '@bufbuild/protobuf';
 import { type DescriptorProto, FileDescriptorSetSchema } from '@bufbuild/protobuf/wkt';
 
 const set = fromBinary(
@@ -88,6 +88,22 @@ function nameFields(messages: readonly DescriptorProto[]): void {
     }
     nameFields(nestedType);
   }
+}
+
+/** A request in protobuf, as an SDK writes it. @param json as OTLP's JSON encoding has it */
+export function encode(json: object): Buffer {
+  if (message === undefined) throw new Error('the descriptors have no such message');
+  return Buffer.from(toBinary(message, fromJson(message, asProtobufJson(json) as never)));
+}
+
+/** How many spans were not taken, by the official definition of the answer. */
+export function rejectedOf(answer: Buffer): number {
+  const response = registry.getMessage(`${SERVICE}.ExportTraceServiceResponse`);
+  if (response === undefined) throw new Error('the descriptors have no such message');
+  const json = toJson(response, fromBinary(response, answer)) as {
+    partialSuccess?: { rejectedSpans: string };
+  };
+  return Number(json.partialSuccess?.rejectedSpans ?? 0);
 }
 
 interface JsonSpan {
