@@ -37,6 +37,8 @@ const COPIES: Copies = {
 /** A control plane, and how to end it with its store. */
 export interface OpenControlPlane extends AsyncDisposable {
   readonly control: LocalControlPlane;
+  /** Who waits for a start. */
+  readonly queue: Pick<StartQueue, 'stats'>;
 }
 
 /**
@@ -88,9 +90,8 @@ export async function openControlPlane(
       isOwnerAlive: async (json) => await isAlive(JSON.parse(json) as ProcessRef),
     });
     runtime.onUsage((record) => control.noteUsage(record));
-    runtime.metrics.addControl(control, queue);
     return {
-      control,
+      ...{ control, queue },
       async [Symbol.asyncDispose]() {
         await control.close();
         await store.close();

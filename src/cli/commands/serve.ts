@@ -52,6 +52,7 @@ export async function serve(cli: Cli, flags: ServeFlags): Promise<number> {
     choice.check(runtime.upstream);
     const opened = await openControlPlane(runtime, cli.log);
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
+    runtime.metrics.addControl(opened.control, opened.queue);
     const key = flags.port === undefined ? null : await apiKey(cli, home.dir);
     const api = await createApiServer({
       control: opened.control,
