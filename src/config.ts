@@ -9,6 +9,10 @@ export class ConfigError extends CodedError<'config_invalid'> {}
 
 export const JAIL_MODES = ['auto', 'enforce', 'log', 'off'] as const;
 export type JailMode = (typeof JAIL_MODES)[number];
+const otlpUrl = z
+  .string()
+  .regex(/^(https?:\/\/\S+)?$/, { error: 'expected an http(s) URL' })
+  .default('');
 
 const schema = z.object({
   /** Where caches and running sandboxes live; empty: `~/.neurovisor`. */
@@ -49,6 +53,16 @@ const schema = z.object({
     .string()
     .regex(/^(\d{1,10}:\d{1,5})?$/, { error: 'expected FIRST:COUNT' })
     .default(''),
+  /** Where traces go, by OTLP/HTTP, e.g. `http://127.0.0.1:4318`; empty: what OpenTelemetry's variables say. */
+  NEUROVISOR_OTLP_ENDPOINT: otlpUrl,
+  OTEL_EXPORTER_OTLP_ENDPOINT: otlpUrl,
+  /** The whole URL. */
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: otlpUrl,
+  /** `name=value,…`, values percent-encoded. */
+  OTEL_EXPORTER_OTLP_HEADERS: z.string().default(''),
+  OTEL_SERVICE_NAME: z.string().default('neurovisor'),
+  /** The trace that this process is part of; what is none counts as none. */
+  TRACEPARENT: z.string().default(''),
   NEUROVISOR_LOG: z.enum(['error', 'warn', 'info', 'debug']).default('warn'),
 });
 
@@ -69,7 +83,18 @@ export interface Config {
   readonly jail: JailMode;
   /** Null: the usual ones. */
   readonly jailUids: string | null;
+  /** Null: nothing is traced. */
+  readonly traces: TraceTarget | null;
+  /** `traceparent`, as it was given; null: none. */
+  readonly traceparent: string | null;
   readonly logLevel: 'error' | 'warn' | 'info' | 'debug';
+}
+
+export interface TraceTarget {
+  /** Whole. */
+  readonly url: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly serviceName: string;
 }
 
 /** @throws ConfigError naming the variable and what it may be. */
@@ -97,6 +122,46 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     networkPool: values.NEUROVISOR_NET_POOL || null,
     jail: values.NEUROVISOR_JAIL,
     jailUids: values.NEUROVISOR_JAIL_UIDS || null,
+    traces: traceTarget(values),
+    traceparent: values.TRACEPARENT || null,
     logLevel: values.NEUROVISOR_LOG,
   };
+}
+
+/** Our variable wins; of OpenTelemetry's, the one for traces does, which is not completed. */
+function traceTarget(values: z.infer<typeof schema>): TraceTarget | null {
+  const own = values.NEUROVISOR_OTLP_ENDPOINT;
+  const whole = own === '' ? values.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT : '';
+  const base = own || values.OTEL_EXPORTER_OTLP_ENDPOINT;
+  const url = whole || (base === '' ? '' : `${base.replace(/\/+$/, '')}/v1/traces`);
+  if (url === '') return null;
+  const headers = parseHeaders(values.OTEL_EXPORTER_OTLP_HEADERS);
+  return { url, headers, serviceName: values.OTEL_SERVICE_NAME };
+}
+
+/** @throws ConfigError */
+function parseHeaders(text: string): Record<string, string> {
+  const headers: Record<string, string> = {};
+  for (const pair of text.split(',').filter((part) => part.trim() !== '')) {
+    const match = /^\s*([A-Za-z0-9!#$&'*+.^_`|~-]+)\s*=\s*([\x21-\x7e]*)\s*$/.exec(pair);
+    const value = decoded(match?.[2] ?? '%');
+    if (match === null || value === null) {
+      throw new ConfigError('config_invalid', 'OTEL_EXPORTER_OTLP_HEADERS: expected NAME=VALUE,…', {
+        remedy: 'correct or unset the environment variable',
+      });
+    }
+    headers[match[1] ?? ''] = value;
+  }
+  return headers;
+}
+
+/** Null: it is not percent-encoded, or would end the header. */
+function decoded(text: string): string | null {
+  try {
+    const value = decodeURIComponent(text);
+    return /^[\t\x20-\x7e]*$/.test(value) ? value : null;
+  } catch (error) {
+    if (error instanceof URIError) return null;
+    throw error;
+  }
 }

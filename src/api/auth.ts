@@ -19,8 +19,15 @@ export interface Caller {
   readonly isLocalUser: boolean;
 }
 
-/** Why the caller is not served, or null. */
-export function refuseCaller(caller: Caller, apiKey: string | null): ApiError | null {
+/**
+ * Why the caller is not served, or null.
+ * @param openPaths that anybody on this machine may ask too
+ */
+export function refuseCaller(
+  caller: Caller,
+  apiKey: string | null,
+  openPaths: readonly string[] = [],
+): ApiError | null {
   const { headers, url, isLocalUser } = caller;
   if (headers.origin !== undefined) {
     return new ApiError('forbidden', 'requests of web pages (with an Origin) are not served');
@@ -31,7 +38,8 @@ export function refuseCaller(caller: Caller, apiKey: string | null): ApiError | 
       remedy: 'use http://127.0.0.1 or http://localhost',
     });
   }
-  if (url.split('?', 1)[0] === OPEN_PATH) return null;
+  const [path = ''] = url.split('?', 1);
+  if (path === OPEN_PATH || openPaths.includes(path)) return null;
   const given = givenKey(headers);
   if (apiKey !== null && given !== undefined && equalInConstantTime(given, apiKey)) return null;
   const what = given === undefined ? 'the request has no API key' : 'the API key is wrong';

@@ -7,7 +7,7 @@
  *       + API key          │            └─ errors: code → status
  *                          └─ upgrade ── tunnel ───────────► ControlPlane.openOperation, openPort
  *
- * All paths begin with `/v1`; others are free for further surfaces. A request whose client goes away is
+ * All paths but `/metrics` begin with `/v1`; others are free for further surfaces. A request whose client goes away is
  * cancelled: what it was making is unmade, what it ran is killed.
  */
 import type { IncomingMessage, Server } from 'node:http';
@@ -22,7 +22,11 @@ import {
 import { type Clock, systemClock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
+import { MetricRegistry, single } from '../base/metrics.ts';
+import { passiveTracer, type Tracer } from '../base/trace.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
+import type { SandboxLoads } from '../sandbox/load.ts';
+import { ApiMetrics } from './api-metrics.ts';
 import { refuseCaller } from './auth.ts';
 import { discardRest, readJsonBody } from './body.ts';
 import { ApiError, errorAnswer, statusOf } from './errors.ts';
@@ -34,7 +38,9 @@ import { addEventRoutes } from './routes/events.ts';
 import { addFileRoutes } from './routes/files.ts';
 import { addGuestRoutes } from './routes/guest.ts';
 import { addHostRoutes, addPoolRoutes, addSnapshotRoutes } from './routes/host.ts';
+import { addLoadRoute, addMetricsRoute, METRICS_PATH } from './routes/metrics.ts';
 import { addSandboxRoutes } from './routes/sandboxes.ts';
+import { addTracing } from './tracing.ts';
 import { addTunnelRoutes, isTunnelProtocol, Tunnels } from './tunnel.ts';
 
 export interface ApiOptions {
@@ -43,6 +49,14 @@ export interface ApiOptions {
   /** Without one the server listens at unix sockets only. */
   readonly apiKey?: string | undefined;
   readonly clock?: Clock;
+  /** What `/metrics` tells, to which the server adds its own; default: its own only. */
+  readonly metrics?: MetricRegistry;
+  /** Whoever is on this machine may read `/metrics`, without a key. */
+  readonly openMetrics?: boolean;
+  /** Default: nothing is traced. */
+  readonly tracer?: Tracer;
+  /** Default: nothing is known. */
+  readonly loads?: () => SandboxLoads;
 }
 
 export interface ApiServer extends AsyncDisposable {
@@ -59,13 +73,27 @@ export interface ApiServer extends AsyncDisposable {
 
 export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   const { control, log, apiKey = null, clock = systemClock } = options;
+  const { metrics = new MetricRegistry(), loads = noLoads } = options;
+  const { tracer = passiveTracer() } = options;
+  const openPaths = options.openMetrics === true ? [METRICS_PATH] : [];
   const localUsers = new WeakSet<Socket>();
   const refusal = (request: IncomingMessage): ApiError | null => {
     const { headers, url = '', socket } = request;
-    return refuseCaller({ headers, url, isLocalUser: localUsers.has(socket) }, apiKey);
+    const isLocalUser = localUsers.has(socket);
+    return refuseCaller({ headers, url, isLocalUser }, apiKey, openPaths);
   };
-  const app = await createApp({ control, log, clock }, refusal);
-  const tunnels = new Tunnels(control, log);
+  const counted = new ApiMetrics();
+  const parts = { control, log, clock, counted, metrics, loads, tracer };
+  const app = await createApp(parts, refusal);
+  const tunnels = new Tunnels(control, log, tracer);
+  metrics.add(
+    ...counted.list(),
+    single(
+      'gauge',
+      { name: 'neurovisor_api_tunnels', help: 'Upgraded connections of clients.', unit: null },
+      () => tunnels.open,
+    ),
+  );
   const servers: Server[] = [];
 
   const listen = async (at: ListenAt): Promise<number | null> => {
@@ -101,7 +129,12 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
 
 /** The routes, without a connection. */
 async function createApp(
-  parts: ApiParts,
+  parts: ApiParts & {
+    readonly counted: ApiMetrics;
+    readonly metrics: MetricRegistry;
+    readonly loads: () => SandboxLoads;
+    readonly tracer: Tracer;
+  },
   refusal: (request: IncomingMessage) => ApiError | null,
 ): Promise<App> {
   const { clock, log } = parts;
@@ -115,6 +148,13 @@ async function createApp(
   app.addHook('onRequest', async (request) => {
     const error = refusal(request.raw);
     if (error !== null) throw error;
+  });
+  addTracing(app, parts.tracer);
+  app.addHook('onResponse', async (request, reply) => {
+    const { method, routeOptions } = request;
+    const seconds = reply.elapsedTime / 1000;
+    const status = reply.statusCode;
+    parts.counted.answered({ method, route: routeOptions.url, status, seconds });
   });
   app.addHook('onSend', async (_request, { raw }) => {
     raw.setTimeout(LIMITS.answerIdleMsMax, () => raw.destroy());
@@ -142,13 +182,17 @@ async function createApp(
       addGuestRoutes(routes, parts);
       addEventRoutes(routes, parts);
       addTunnelRoutes(routes);
+      addLoadRoute(routes, parts.loads);
       await v1.register(async (files) => addFileRoutes(files as App, parts));
     },
     { prefix: '/v1' },
   );
+  addMetricsRoute(app.withTypeProvider() as unknown as App, parts.metrics);
   await app.ready();
   return app as unknown as App;
 }
+
+const noLoads = (): SandboxLoads => ({ sandboxes: [], memoryPressure: null });
 
 async function discardBody(
   { raw }: FastifyRequest,

@@ -16,6 +16,7 @@ import type { Duplex } from 'node:stream';
 import { z } from 'zod';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { parseTraceparent, type Tracer } from '../base/trace.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
 import { BusyError } from '../sandbox/errors.ts';
 import { ApiError, errorAnswer } from './errors.ts';
@@ -78,13 +79,15 @@ function refuseWithoutUpgrade(protocol: string): never {
 export class Tunnels {
   readonly #control: ControlPlane;
   readonly #log: Log;
+  readonly #tracer: Tracer;
   readonly #slots = new Slots('tunnels', LIMITS.tunnelsMax);
   /** With the sandbox, as far as it is known. */
   readonly #open = new Map<Duplex, string | null>();
 
-  constructor(control: ControlPlane, log: Log) {
+  constructor(control: ControlPlane, log: Log, tracer: Tracer) {
     this.#control = control;
     this.#log = log;
+    this.#tracer = tracer;
   }
 
   /**
@@ -106,15 +109,32 @@ export class Tunnels {
       client.once('close', giveBack);
       const target = targetOf(request);
       this.#count(client, target.id);
+      this.#trace(request, client, target);
       join(client, await this.#openFor(client, target), head, protocolOf(target));
     } catch (error) {
       this.#refuse(client, error);
     }
   }
 
+  /** Connections. */
+  get open(): number {
+    return this.#open.size;
+  }
+
   /** Ends all. */
   close(): void {
     for (const client of this.#open.keys()) client.destroy();
+  }
+
+  /** What is said in it is not read, so what its sandbox does from now on is taken for it. */
+  #trace(request: IncomingMessage, client: Duplex, { id, port }: Target): void {
+    const parent = parseTraceparent(request.headers['traceparent']);
+    if (parent === null) return;
+    const name = port === null ? 'operation' : 'port';
+    const attributes = { 'neurovisor.sandbox.id': id };
+    const span = this.#tracer.start(name, { kind: 'server', parent, attributes });
+    this.#tracer.note(id, span.context);
+    client.once('close', () => span.end());
   }
 
   /** A client that goes away waits for nothing. */

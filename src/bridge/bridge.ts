@@ -26,11 +26,15 @@
  */
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
+import { type Metric, single } from '../base/metrics.ts';
+import { passiveTracer, type Tracer } from '../base/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { BodyMemory } from './body.ts';
+import { BridgeMetrics } from './bridge-metrics.ts';
 import { Catalog } from './catalog.ts';
 import { openaiDialect } from './dialect/openai.ts';
 import { BridgeError } from './errors.ts';
+import type { TakeTraces } from './guest-traces.ts';
 import { DEFAULT_LIMITS } from './limits.ts';
 import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
@@ -52,6 +56,10 @@ export interface BridgeOptions {
   readonly log: Log;
   /** Called once for each request that was sent to the upstream, when it is over. */
   readonly onUsage?: (usage: UsageRecord) => void;
+  /** Absent: nothing is traced, and a guest's own `traceparent` goes to the upstream as it is. */
+  readonly tracer?: Tracer;
+  /** Spans that a guest has made. Absent: `/otlp/v1/traces` is no route. */
+  readonly takeTraces?: TakeTraces | undefined;
 }
 
 export interface Caller {
@@ -67,6 +75,8 @@ export interface Bridge {
    * @throws BridgeError `listen_failed`, `closed`
    */
   attach(caller: Caller): Promise<BridgePort>;
+  /** Of all its ports, those that are closed included. */
+  metrics(): readonly Metric[];
   /** Closes all ports. Idempotent. */
   close(): Promise<void>;
 }
@@ -84,6 +94,8 @@ export function createBridge(options: BridgeOptions): Bridge {
   const client = new UpstreamClient(clock);
   const catalog = new Catalog({ client, clock, log, limits: DEFAULT_LIMITS });
   const ports = new Set<BridgePort>();
+  const metrics = new BridgeMetrics();
+  const { tracer = passiveTracer() } = options;
   let closing: Promise<void> | undefined;
   return {
     async attach(caller) {
@@ -95,7 +107,7 @@ export function createBridge(options: BridgeOptions): Bridge {
       const dialect = openaiDialect;
       const listener = new Listener({
         ...{ sandboxId, policy, limits, dialect, memory, upstream, client, catalog, clock, log },
-        onUsage,
+        ...{ onUsage, metrics, tracer, takeTraces: options.takeTraces },
       });
       await listener.listen(socketPath);
       let closed: Promise<void> | undefined;
@@ -111,9 +123,40 @@ export function createBridge(options: BridgeOptions): Bridge {
       ports.add(port);
       return port;
     },
+    metrics: () => [...metrics.list(), ...portGauges(ports)],
     close() {
       closing ??= Promise.all([...ports].map((port) => port.close())).then(() => client.close());
       return closing;
     },
   };
+}
+
+function portGauges(ports: ReadonlySet<BridgePort>): readonly Metric[] {
+  const sum = (key: 'inFlight' | 'connections' | 'bodyBytes') => (): number =>
+    [...ports].reduce((total, port) => total + port.stats()[key], 0);
+  return [
+    single(
+      'gauge',
+      {
+        name: 'neurovisor_requests_in_flight',
+        help: 'Requests that guests wait for.',
+        unit: null,
+      },
+      sum('inFlight'),
+    ),
+    single(
+      'gauge',
+      { name: 'neurovisor_bridge_connections', help: 'Connections of guests.', unit: null },
+      sum('connections'),
+    ),
+    single(
+      'gauge',
+      {
+        name: 'neurovisor_bridge_body_bytes',
+        help: 'Memory that is held for bodies of requests.',
+        unit: 'bytes',
+      },
+      sum('bodyBytes'),
+    ),
+  ];
 }

@@ -11,11 +11,20 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
+import type { Span, Tracer } from '../base/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { type BodyMemory, RequestBody } from './body.ts';
+import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type Unsent } from './bridge-metrics.ts';
 import type { Catalog } from './catalog.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
 import { BridgeError } from './errors.ts';
+import {
+  checkTraces,
+  isTraces,
+  type TakeTraces,
+  TRACES_BODY_BYTES_MAX,
+  tracesAnswer,
+} from './guest-traces.ts';
 import { requestHeaders } from './headers.ts';
 import { IdleTimer } from './idle-timer.ts';
 import { type JsonBody, parseJsonBody } from './json-body.ts';
@@ -24,6 +33,8 @@ import { type BridgePolicy, resolveModel, visibleModels } from './policy.ts';
 import type { Checked, Refusal } from './refusal.ts';
 import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
 import { Reply } from './reply.ts';
+import { TokenTimes } from './token-times.ts';
+import { beginTrace, endTrace, traceHeaders } from './trace.ts';
 import type { UpstreamClient } from './upstream.ts';
 import { DocumentUsage, StreamUsage, type TokenCounts, type UsageRecord } from './usage.ts';
 
@@ -40,6 +51,10 @@ export interface ExchangeContext {
   readonly clock: Clock;
   readonly log: Log;
   readonly onUsage: (usage: UsageRecord) => void;
+  readonly metrics: BridgeMetrics;
+  readonly tracer: Tracer;
+  /** Undefined: guests' own traces are not taken. */
+  readonly takeTraces: TakeTraces | undefined;
 }
 
 export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
@@ -50,6 +65,8 @@ interface Dispatched {
   readonly model: string;
   readonly bodyEndAtMs: number;
   readonly sentAtMs: number;
+  readonly tokens: TokenTimes;
+  readonly span: Span;
   counts: () => TokenCounts;
   /** The guest has all that it wants to read. */
   complete: () => boolean;
@@ -86,6 +103,7 @@ export class Exchange {
   /** Answers without looking at the request. */
   refuse(refusal: Refusal): void {
     this.#reply.fail(refusal);
+    this.#count('refused');
   }
 
   /** Never rejects. Resolves when nothing of the request is left. */
@@ -115,15 +133,35 @@ export class Exchange {
     this.#reply.stop();
     this.#body.release();
     this.#settle();
+    this.#count(end);
     return end;
   }
 
   #serve(): Promise<ExchangeEnd> {
     const { method = '', url = '' } = this.#request;
+    const { takeTraces } = this.#context;
+    if (takeTraces !== undefined && isTraces(method, url)) return this.#takeTraces(takeTraces);
     const route = this.#context.dialect.route(method, url);
     if (!route.ok) return Promise.resolve(this.#refused(route.refusal));
     if (route.value.kind === 'inference') return this.#infer(route.value.operation);
     return this.#listModels(route.value);
+  }
+
+  async #takeTraces(take: TakeTraces): Promise<ExchangeEnd> {
+    const { sandboxId } = this.#context;
+    const checked = checkTraces(this.#request.headers);
+    if (!checked.ok) return this.#refused(checked.refusal);
+    const received = await this.#body.read(this.#request, this.#aborter.signal);
+    if (!received.ok) return this.#refused(received.refusal);
+    if (received.value.length > TRACES_BODY_BYTES_MAX) {
+      const message = `Traces are taken in requests of up to ${TRACES_BODY_BYTES_MAX} bytes.`;
+      return this.#refused({ status: 413, code: 'body_too_large', message });
+    }
+    const answer = tracesAnswer(take(sandboxId, received.value));
+    if (!answer.ok) return this.#refused(answer.refusal);
+    this.#reply.start(200, answer.value.headers);
+    this.#reply.end(answer.value.body);
+    return 'served';
   }
 
   async #listModels(route: Exclude<Route, { kind: 'inference' }>): Promise<ExchangeEnd> {
@@ -154,6 +192,7 @@ export class Exchange {
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
     const bodyEndAtMs = clock.now();
+    this.#context.metrics.body(dialect.name, received.value.length);
     const body = parseJsonBody(received.value, limits);
     if (!body.ok) return this.#refused(body.refusal);
     const inspected = dialect.inspect(operation, body.value.value, policy);
@@ -164,12 +203,16 @@ export class Exchange {
     const model = await this.#resolve(target, inspection.model);
     if (!model.ok) return this.#refused(model.refusal);
     const bytes = edited(received.value, body.value, inspection, model.value);
+    const span = beginTrace(this.#context, this.#request.headers['traceparent'], {
+      ...{ operation: operation.name, model: model.value, stream: inspection.stream },
+    });
     this.#dispatched = {
-      operation,
+      ...{ operation, span },
       inspection,
       model: model.value,
       bodyEndAtMs,
       sentAtMs: clock.now(),
+      tokens: new TokenTimes(bodyEndAtMs, INTER_TOKEN_BOUNDS),
       counts: () => ({
         promptTokens: inspection.promptTokensEstimate,
         completionTokens: 0,
@@ -193,7 +236,7 @@ export class Exchange {
       target,
       method: 'POST',
       path: operation.upstreamPath,
-      headers: requestHeaders(this.#request.headers),
+      headers: { ...requestHeaders(this.#request.headers), ...traceHeaders(dispatched.span) },
       body,
       limits,
       signal,
@@ -226,6 +269,7 @@ export class Exchange {
       limits,
       signal: this.#aborter.signal,
       heard: () => this.#silence?.touch(),
+      tokens: (events: number) => dispatched.tokens.note(events, clock.now()),
       cancel: (reason: BridgeError) => this.cancel(reason),
     };
     if (isEventStream(response)) {
@@ -306,10 +350,10 @@ export class Exchange {
   #settle(): void {
     const dispatched = this.#dispatched;
     if (dispatched === undefined) return;
-    const { clock, onUsage, sandboxId } = this.#context;
-    const { operation, inspection, model, bodyEndAtMs, sentAtMs } = dispatched;
+    const { clock, onUsage, sandboxId, metrics, dialect } = this.#context;
+    const { operation, inspection, model, bodyEndAtMs, sentAtMs, tokens } = dispatched;
     const firstByteAtMs = this.#reply.firstByteAtMs;
-    onUsage({
+    const usage: UsageRecord = {
       sandboxId,
       model,
       operation: operation.name,
@@ -322,7 +366,18 @@ export class Exchange {
         ttftMs: firstByteAtMs === null ? null : firstByteAtMs - bodyEndAtMs,
         totalMs: clock.now() - this.#startedAtMs,
       },
-    });
+    };
+    metrics.sent(dialect.name, usage, tokens);
+    endTrace(dispatched.span, usage, { bodyEndAtMs, sentAtMs, firstAtMs: tokens.firstAtMs });
+    onUsage(usage);
+  }
+
+  #count(end: ExchangeEnd): void {
+    const { metrics, dialect } = this.#context;
+    const { refusal } = this.#reply;
+    if (refusal !== null) metrics.error(refusal.code);
+    const outcome = UNSENT[end];
+    if (this.#dispatched === undefined && outcome !== null) metrics.unsent(dialect.name, outcome);
   }
 }
 
@@ -331,6 +386,11 @@ function edited(received: Buffer, body: JsonBody, inspection: Inspection, model:
   const edits = inspection.model === model ? inspection.edits : { ...inspection.edits, model };
   return Object.keys(edits).length === 0 ? received : body.edited(edits);
 }
+
+/** Null: a list of models was served, which is no inference. */
+const UNSENT: Readonly<Record<ExchangeEnd, Unsent | null>> = {
+  ...{ served: null, refused: 'refused', failed: 'upstream-lost', cancelled: 'cancelled' },
+};
 
 const INTERNAL: Refusal = {
   status: 500,

@@ -17,6 +17,8 @@ export interface RelayContext {
   readonly signal: AbortSignal;
   /** The upstream said something. */
   heard(): void;
+  /** So many events with text came together. */
+  tokens(events: number): void;
   /** Gives the request up. */
   cancel(reason: BridgeError): void;
 }
@@ -40,9 +42,11 @@ export async function relayStream(
   reply.startStream(responseHeaders(response.headers), () => splitter.atBoundary);
   await pump(response, reply, context, (chunk) => {
     let open = true;
+    const before = usage.chunks;
     for (const piece of splitter.push(chunk)) {
       if (usage.accept(piece)) open = reply.write(piece.bytes);
     }
+    context.tokens(usage.chunks - before);
     return open;
   });
   const rest = splitter.rest();

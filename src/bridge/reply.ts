@@ -15,6 +15,7 @@ export class Reply {
   /** Whether a keep-alive or an error event may be put behind what was sent. */
   #atBoundary: () => boolean = () => true;
   #firstByteAtMs: number | null = null;
+  #refusal: Refusal | null = null;
   readonly #clock: Clock;
 
   constructor(request: IncomingMessage, response: ServerResponse, dialect: Dialect, clock: Clock) {
@@ -32,6 +33,11 @@ export class Reply {
 
   get streaming(): boolean {
     return this.#streaming;
+  }
+
+  /** What the guest was told, if that was an error of ours. */
+  get refusal(): Refusal | null {
+    return this.#refusal;
   }
 
   /** When the first byte of content, keep-alives aside, was written. */
@@ -97,6 +103,7 @@ export class Reply {
     const response = this.#response;
     this.stop();
     if (response.writableEnded || response.destroyed) return;
+    this.#refusal = refusal;
     if (this.#streaming) {
       // A blank line ends the event that was cut off.
       const gap = this.#atBoundary() ? '' : '\n\n';

@@ -74,6 +74,11 @@ export class StreamUsage {
     return this.#done;
   }
 
+  /** Events with text that have come. */
+  get chunks(): number {
+    return this.#chunks;
+  }
+
   /** The upstream reported an error in the stream. */
   get failed(): boolean {
     return this.#failed;

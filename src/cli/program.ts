@@ -4,7 +4,7 @@
  */
 import { type Command, Option } from 'commander';
 import { JAIL_MODES } from '../config.ts';
-import type { ControlPlane } from '../sandbox/control.ts';
+import type { Daemon } from '../library/daemon.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { Cli } from './cli.ts';
 import {
@@ -58,7 +58,7 @@ export async function perform(
 /** A command on the sandboxes of the daemon. */
 export function performThere(
   flags: OutputFlags,
-  body: (cli: Cli, control: ControlPlane) => Promise<number>,
+  body: (cli: Cli, control: Daemon) => Promise<number>,
 ): Promise<void> {
   return perform(flags, async (cli) => {
     const { openDaemon } = await import('../library/daemon.ts');

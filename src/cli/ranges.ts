@@ -26,6 +26,8 @@ export const disk = sized('--disk', LIMITS.diskMibMin, LIMITS.diskMibMax);
 /** Milliseconds; for sandboxes and programs alike. */
 export const timeout = timed('--timeout', 1, LIMITS.timeoutMsMax);
 /** Milliseconds */
+export const interval = timed('--interval', 100, 3_600_000);
+/** Milliseconds */
 export const idleTimeout = timed('--idle-timeout', IDLE_TIMEOUT_MS_MIN, LIMITS.timeoutMsMax);
 
 type Parse = (text: string) => number;

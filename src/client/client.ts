@@ -15,6 +15,7 @@ import type { ChannelStats } from '../base/channel.ts';
 import { type Clock, systemClock } from '../base/clock.ts';
 import { parseSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
+import type { SpanContext } from '../base/trace.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
 import { connectGuest } from '../guest/remote.ts';
@@ -35,7 +36,9 @@ import type {
 import type { SandboxLogs } from '../sandbox/ending.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { TimedEvent } from '../sandbox/event-journal.ts';
+import type { SandboxLoads } from '../sandbox/load.ts';
 import type { TemplateSpec } from '../sandbox/template.ts';
+import { guestInTrace } from '../sandbox/traced-guest.ts';
 import { Changes } from './changes.ts';
 import { readEvents } from './events.ts';
 import { type DaemonAddress, Transport } from './transport.ts';
@@ -77,6 +80,7 @@ export async function isDaemonRunning(socketPath: string): Promise<boolean> {
 
 export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
   readonly #transport: Transport;
+  readonly #trace: SpanContext | undefined;
   readonly #clock: Clock;
   readonly #changes: Changes;
   readonly #guests = new Set<Guest>();
@@ -84,6 +88,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
   constructor(address: DaemonAddress, clock: Clock) {
     const transport = new Transport(address);
     this.#transport = transport;
+    this.#trace = address.trace;
     this.#clock = clock;
     this.#changes = new Changes(
       {
@@ -171,7 +176,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     const guest = connectGuest({ dial: () => this.openOperation(id), info, clock: this.#clock });
     this.#guests.add(guest);
     void guest.closed.then(() => this.#guests.delete(guest));
-    return guest;
+    return this.#trace === undefined ? guest : guestInTrace(guest, this.#trace);
   }
 
   async openOperation(id: string): Promise<Duplex> {
@@ -200,6 +205,16 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
       (query, signal) => this.#transport.stream(`${path}?${query}`, signal, true),
       options,
     );
+  }
+
+  /** What each VM uses now. */
+  async loads(): Promise<SandboxLoads> {
+    return await this.#get('/loads', answers.sandboxLoads);
+  }
+
+  /** In the text format of Prometheus. */
+  async metrics(): Promise<string> {
+    return await this.#transport.text('/metrics');
   }
 
   onChange(listener: (info: SandboxInfo) => void): () => void {

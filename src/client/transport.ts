@@ -5,13 +5,18 @@ import type { Duplex } from 'node:stream';
 import type { z } from 'zod';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { formatTraceparent, type SpanContext } from '../base/trace.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import { answerError, answerInvalid, ClientError } from './errors.ts';
 
-export type DaemonAddress =
+export type DaemonAddress = (
   | { readonly socketPath: string }
   /** `http://127.0.0.1:7070`; the key is needed there. */
-  | { readonly url: string; readonly apiKey?: string | undefined };
+  | { readonly url: string; readonly apiKey?: string | undefined }
+) & {
+  /** The trace that this process is part of. */
+  readonly trace?: SpanContext | undefined;
+};
 
 export interface Call<T> {
   readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -38,7 +43,8 @@ export class Transport {
   /** @throws ClientError `address_invalid` */
   constructor(address: DaemonAddress) {
     if ('socketPath' in address) {
-      this.#target = { socketPath: address.socketPath, host: 'localhost' };
+      const { socketPath } = address;
+      this.#target = { socketPath, host: 'localhost', headers: traceHeader(address) };
       this.#where = address.socketPath;
       return;
     }
@@ -48,7 +54,8 @@ export class Transport {
         remedy: 'give one like http://127.0.0.1:7070',
       });
     }
-    const headers = address.apiKey === undefined ? {} : { 'x-api-key': address.apiKey };
+    const key = address.apiKey === undefined ? {} : { 'x-api-key': address.apiKey };
+    const headers = { ...key, ...traceHeader(address) };
     const host = url.hostname.replace(/^\[|\]$/g, '');
     this.#target = { host, port: url.port === '' ? 80 : Number(url.port), headers };
     this.#where = url.origin;
@@ -76,6 +83,15 @@ export class Transport {
     if (status !== 200) throw answerError(status, parseJson(await this.#read(answer, signal)));
     if (!isAwaited) socket.unref();
     return answer;
+  }
+
+  /** An answer that is text. @param path whole: not below `/v1` */
+  async text(path: string, signal?: AbortSignal): Promise<string> {
+    const answer = await this.#sent({ method: 'GET', path, signal, base: '' }, undefined);
+    const text = await this.#read(answer, signal);
+    const { statusCode: status = 0 } = answer;
+    if (status !== 200) throw answerError(status, parseJson(text));
+    return text;
   }
 
   /** A connection of its own, upgraded: raw bytes both ways, half-closes included. */
@@ -117,17 +133,17 @@ export class Transport {
   }
 
   async #sent(
-    call: { method: string; path: string; signal: AbortSignal | undefined },
+    call: { method: string; path: string; signal: AbortSignal | undefined; base?: string },
     body: string | undefined,
   ): Promise<IncomingMessage> {
-    const { method, path, signal } = call;
+    const { method, path, signal, base = '/v1' } = call;
     const type = body === undefined ? {} : { 'content-type': 'application/json' };
     for (let attempt = 1; ; attempt += 1) {
       const asked = request({
         ...this.#target,
         agent: this.#agent,
         method,
-        path: `/v1${path}`,
+        path: base + path,
         headers: { ...this.#target.headers, ...type },
         ...(signal === undefined ? {} : { signal }),
       });
@@ -177,6 +193,10 @@ export class Transport {
       remedy: 'start it again: neurovisor serve',
     });
   }
+}
+
+function traceHeader({ trace }: DaemonAddress): Record<string, string> {
+  return trace === undefined ? {} : { traceparent: formatTraceparent(trace) };
 }
 
 const UNREACHABLE = new Set([

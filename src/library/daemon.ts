@@ -1,20 +1,22 @@
 /** How the daemon is found: at this home's socket, or where NEUROVISOR_URL says. */
 import { existsSync } from 'node:fs';
 import { systemClock } from '../base/clock.ts';
+import { parseTraceparent, type SpanContext } from '../base/trace.ts';
+import type { RemoteControlPlane } from '../client/client.ts';
 import type { Config } from '../config.ts';
 import { daemonSocket, resolveHome } from '../runtime/home.ts';
-import type { ControlPlane } from '../sandbox/control.ts';
 
 /** The daemon's control plane; dispose of it to let its connections go. */
-export type Daemon = ControlPlane & AsyncDisposable;
+export type Daemon = RemoteControlPlane;
 
 /** @throws ClientError `daemon_unreachable`, `unauthorized` */
 export async function openDaemon(config: Config): Promise<Daemon> {
   // Loaded only here: who starts sandboxes of his own needs no client.
   const { connectDaemon } = await import('../client/client.ts');
   const { daemonUrl: url, daemonKey: apiKey } = config;
-  if (url === null) return await connectDaemon({ socketPath: socketPath(config) });
-  return await connectDaemon({ url, ...(apiKey === null ? {} : { apiKey }) });
+  const trace = traceOf(config);
+  if (url === null) return await connectDaemon({ socketPath: socketPath(config), trace });
+  return await connectDaemon({ url, trace, ...(apiKey === null ? {} : { apiKey }) });
 }
 
 /**
@@ -35,7 +37,11 @@ export async function openDaemonIfRunning(config: Config): Promise<Daemon | null
   if (!existsSync(path)) return null;
   const { isDaemonRunning, RemoteControlPlane } = await import('../client/client.ts');
   if (!(await isDaemonRunning(path))) return null;
-  return new RemoteControlPlane({ socketPath: path }, systemClock);
+  return new RemoteControlPlane({ socketPath: path, trace: traceOf(config) }, systemClock);
 }
+
+/** What starts a process within a trace says so in its environment, as it does to programs in a guest. */
+const traceOf = ({ traceparent }: Config): SpanContext | undefined =>
+  parseTraceparent(traceparent) ?? undefined;
 
 const socketPath = ({ home }: Config): string => daemonSocket(resolveHome(home));

@@ -38,6 +38,8 @@ const COPIES: Copies = {
 /** A control plane, and how to end it with its store. */
 export interface OpenControlPlane extends AsyncDisposable {
   readonly control: LocalControlPlane;
+  /** Who waits for a start. */
+  readonly queue: Pick<StartQueue, 'stats'>;
 }
 
 /**
@@ -70,6 +72,7 @@ export async function openControlPlane(
   try {
     const control = await LocalControlPlane.open({
       ...{ clock: systemClock, log, store, keeper, queue, accelerator: driver.accelerator },
+      tracer: runtime.tracer,
       describe: async () => ({
         version,
         vmm: driver.description,
@@ -90,7 +93,7 @@ export async function openControlPlane(
     });
     runtime.onUsage((record) => control.noteUsage(record));
     return {
-      control,
+      ...{ control, queue },
       async [Symbol.asyncDispose]() {
         await control.close();
         await store.close();

@@ -16,6 +16,7 @@ import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
+import type { Tracer } from '../base/trace.ts';
 import {
   type Bridge,
   type BridgePolicy,
@@ -42,12 +43,15 @@ import type { Launch } from '../vmm/launch.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { checkVmmChoice, makeDriver } from './driver.ts';
+import type { GuestTraces } from './guest-traces.ts';
 import { type Home, resolveHome } from './home.ts';
+import { HostMetrics } from './host-metrics.ts';
 import type { Confinement } from './jail.ts';
 import { makeMemory } from './memory.ts';
 import { Network, readPolicy } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
+import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
 import { VmmMemory } from './vmm-memory.ts';
 import { inferenceSocket, makeWorkspace, reclaim } from './workspace.ts';
@@ -80,6 +84,9 @@ export class Runtime {
   readonly upstream: Upstream;
   readonly templates: Templates;
   readonly network: Network;
+  readonly metrics: HostMetrics;
+  readonly tracer: Tracer;
+  readonly #guestTraces: GuestTraces | null;
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
   readonly #vmmMemory: VmmMemory;
@@ -99,6 +106,9 @@ export class Runtime {
       upstream: Upstream;
       bridge: Bridge;
       network: Network;
+      metrics: HostMetrics;
+      tracer: Tracer;
+      guests: GuestTraces | null;
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
     },
@@ -111,6 +121,9 @@ export class Runtime {
     this.artifacts = made.artifacts;
     this.upstream = made.upstream;
     this.network = made.network;
+    this.metrics = made.metrics;
+    this.tracer = made.tracer;
+    this.#guestTraces = made.guests;
     this.#bridge = made.bridge;
     this.#cleanup = made.cleanup;
     this.#usageListeners = made.usageListeners;
@@ -150,20 +163,27 @@ export class Runtime {
       const around = (launch: Launch): Launch => vmmMemory.around(launch);
       const { driver, confinement } = await makeDriver({ config, home, log, vsock, around });
       cleanup.push('jail', () => confinement.close());
-      const usageListeners = new Set(options.onUsage === undefined ? [] : [options.onUsage]);
+      const metrics = new HostMetrics(systemClock);
+      const traces = openTracing(config, log);
+      cleanup.push('traces', () => traces.close());
+      metrics.registry.add(...traces.metrics);
+      const { tracer, guests } = traces;
+      const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
+      if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
       const bridge = createBridge({
         upstream: () => upstream.target(artifacts.model),
-        clock: systemClock,
-        log,
+        ...{ clock: systemClock, log, tracer },
+        takeTraces: guests === null ? undefined : (id, body) => guests.take(id, body),
         onUsage: (record) => {
           for (const listener of usageListeners) listener(record);
         },
       });
       cleanup.push('bridge', () => bridge.close());
+      metrics.registry.add(...bridge.metrics());
       const network = new Network(options.openNetwork ?? (() => openKernelNetwork(config, log)));
       cleanup.push('network', () => network.close());
-      const made = { home, driver, confinement, vmmMemory, artifacts, upstream, bridge, network };
-      return new Runtime(options, { ...made, cleanup, usageListeners });
+      const parts = { home, driver, confinement, vmmMemory, artifacts, upstream, bridge, network };
+      return new Runtime(options, { ...parts, metrics, tracer, guests, cleanup, usageListeners });
     } catch (error) {
       await cleanup.run();
       throw error;
@@ -235,7 +255,8 @@ export class Runtime {
   /** With this host's defaults. @throws SandboxError `spec_invalid` */
   makeSpec(options: SandboxOptions): SandboxSpec {
     const models = { defaultModel: this.upstream.defaultModel, ...options.models };
-    const env = { ...this.#cpuEnv(), ...options.env };
+    const traces = this.tracer.isRecording ? GUEST_TRACES_ENV : {};
+    const env = { ...this.#cpuEnv(), ...traces, ...options.env };
     const spec = makeSpec({ ...options, env, models }, availableParallelism());
     if (spec.network !== null) readPolicy(spec.network);
     return spec;
@@ -245,7 +266,11 @@ export class Runtime {
   supervise(spec: SandboxSpec, replace: Partial<SandboxParts> = {}): Supervisor {
     const sandbox = new Supervisor(spec, { ...this.#parts(), ...replace });
     this.#sandboxes.add(sandbox);
-    void sandbox.ended.then(() => this.#sandboxes.delete(sandbox));
+    this.metrics.watch(sandbox);
+    void sandbox.ended.then(() => {
+      this.#sandboxes.delete(sandbox);
+      this.#guestTraces?.forget(spec.id);
+    });
     return sandbox;
   }
 
@@ -306,10 +331,10 @@ export class Runtime {
           close: () => port.close(),
         };
       },
-      leaseNetwork: (id, policy, secrets) => this.network.lease(id, policy, secrets),
       hostMemory: (vmmPid) => this.#vmmMemory.watch(vmmPid),
-      clock: systemClock,
-      log,
+      leaseNetwork: async (id, policy, secrets) =>
+        this.metrics.watchLease(await this.network.lease(id, policy, secrets)),
+      ...{ clock: systemClock, log, tracer: this.tracer },
     };
   }
 }

@@ -12,6 +12,7 @@ import type { ChannelStats } from '../base/channel.ts';
 import { describeError } from '../base/errors.ts';
 import { parseSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
+import { passiveTracer, type Tracer } from '../base/trace.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { Store } from '../store/store.ts';
@@ -52,6 +53,7 @@ import { networkPolicy, type SandboxSpec } from './spec.ts';
 import { Starter, type StarterParts } from './starter.ts';
 import type { Supervisor } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
+import { tracedGuest } from './traced-guest.ts';
 
 export interface ControlParts extends StarterParts {
   readonly store: Store;
@@ -85,6 +87,7 @@ export class LocalControlPlane implements ControlPlane {
   readonly #policy: MemoryPolicy;
   readonly #listeners = new Set<(info: SandboxInfo) => void>();
   readonly #rows: SandboxRows;
+  readonly #tracer: Tracer;
   readonly #startedAtMs: number;
   /** Creations and forks under way. */
   readonly #starts = new Set<Promise<unknown>>();
@@ -95,6 +98,7 @@ export class LocalControlPlane implements ControlPlane {
     this.#parts = parts;
     this.#startedAtMs = Math.round(parts.clock.wall());
     this.#starter = new Starter(parts);
+    this.#tracer = parts.tracer ?? passiveTracer();
     this.#rows = new SandboxRows(parts);
     this.#policy = new MemoryPolicy(parts);
   }
@@ -122,7 +126,13 @@ export class LocalControlPlane implements ControlPlane {
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
     checkRequest(request);
     this.#requireOpen();
-    return await this.#track(this.#create(request, this.#untilClosed(signal)));
+    const made = this.#tracer.span('create', {}, async (span) => {
+      const info = await this.#create(request, this.#untilClosed(signal));
+      span.set({ 'neurovisor.sandbox.id': info.id, 'neurovisor.sandbox.origin': info.origin });
+      this.#tracer.note(info.id, span.context);
+      return info;
+    });
+    return await this.#track(made);
   }
 
   async list(filter: SandboxFilter = {}): Promise<readonly SandboxInfo[]> {
@@ -209,7 +219,7 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async guest(id: string): Promise<Guest> {
-    return await told((await this.#find(id)).guest());
+    return tracedGuest(await told((await this.#find(id)).guest()), id, this.#tracer);
   }
 
   async openOperation(id: string): Promise<Duplex> {
@@ -374,6 +384,7 @@ export class LocalControlPlane implements ControlPlane {
     if (info.status === 'running') this.#sandboxes.set(sandbox.id, sandbox);
     if (info.status === 'ended') {
       this.#forget(sandbox);
+      this.#tracer.forget(sandbox.id);
       this.#ended.set(sandbox.id, info);
       this.#leaving.set(sandbox.id, sandbox);
       void sandbox.noted.then(() => this.#leaving.delete(sandbox.id));

@@ -5,6 +5,7 @@
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
+import type { Tracer } from '../base/trace.ts';
 import type { GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { NetworkLease } from '../net/lease.ts';
 import type { CertificateAuthority } from '../net/secret-authority.ts';
@@ -107,6 +108,8 @@ export interface SandboxParts {
   hostMemory?(vmmPid: number): HostMemoryEvents | null;
   readonly clock: Clock;
   readonly log: Log;
+  /** Absent: nothing is traced. */
+  readonly tracer?: Tracer | undefined;
 }
 
 /** Durations in milliseconds, in the order in which the phases ran. */

@@ -1,4 +1,5 @@
 /** How long a start took, phase by phase. */
+import { passiveTracer, type Span, type Tracer } from '../base/trace.ts';
 import type { GuestInfo } from '../guest/guest.ts';
 import type { Vm } from '../vmm/driver.ts';
 import type { StartTimings } from './parts.ts';
@@ -23,4 +24,27 @@ export function startTimings(at: {
     agentMs: Math.max(0, readyMs - preparedMs - vmm.runningMs - kernelMs),
     totalMs: readyMs - beganMs,
   };
+}
+
+/** The phases as parts of a span. @param beganMs of the monotonic clock */
+export function traceStart(span: Span, timings: StartTimings, beganMs: number): void {
+  const { origin, prepareMs, vmmMs, kernelMs, agentMs } = timings;
+  span.set({ 'neurovisor.start.origin': origin });
+  let fromMs = beganMs;
+  const phases = { prepare: prepareMs, vmm: vmmMs, kernel: kernelMs, agent: agentMs };
+  for (const [name, ms] of Object.entries(phases)) {
+    // A clone has no kernel that starts.
+    if (ms > 0) span.part(name, fromMs, fromMs + ms);
+    fromMs += ms;
+  }
+}
+
+/** A start of a VM as a span. */
+export function tracedStart(
+  tracer: Tracer | undefined,
+  sandboxId: string,
+  boot: (span: Span) => Promise<void>,
+): Promise<void> {
+  const attributes = { 'neurovisor.sandbox.id': sandboxId };
+  return (tracer ?? passiveTracer()).span('VM start', { attributes }, boot);
 }

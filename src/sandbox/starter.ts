@@ -11,6 +11,7 @@
 import type { Clock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
+import { passiveTracer, type Tracer } from '../base/trace.ts';
 import type { CreateRequest } from './control.ts';
 import { isWithoutNetwork, SandboxError } from './errors.ts';
 import { type Keeper, specOf } from './keeper.ts';
@@ -25,6 +26,8 @@ export interface StarterParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly queue: StartQueue;
+  /** Absent: nothing is traced. */
+  readonly tracer?: Tracer | undefined;
   makeSpec(options: SandboxOptions): SandboxSpec;
   /** Not started. @param source null: it boots */
   supervise(spec: SandboxSpec, source: CloneSource | null): Supervisor;
@@ -43,13 +46,17 @@ const TENANT = 'local';
 export class Starter {
   readonly pools: Pools;
   readonly #parts: StarterParts;
+  readonly #tracer: Tracer;
 
   constructor(parts: StarterParts) {
     this.#parts = parts;
+    this.#tracer = parts.tracer ?? passiveTracer();
     this.pools = new Pools({
       clock: parts.clock,
       log: parts.log,
-      start: (template, signal) => this.#startMember(template, signal),
+      // Of nobody's trace: who takes a member only made room for the next.
+      start: (template, signal) =>
+        this.#tracer.run(null, () => this.#startMember(template, signal)),
       turn: ({ spec: { memoryMib } }, signal, work) =>
         parts.queue.run(
           { tenant: TENANT, memoryMib, queueTimeoutMs: null, priority: 'low', signal },
@@ -129,7 +136,7 @@ export class Starter {
     }
   }
 
-  #queued<T>(
+  async #queued<T>(
     request: Pick<CreateRequest, 'queueTimeoutMs'>,
     spec: SandboxSpec,
     signal: AbortSignal,
@@ -139,7 +146,20 @@ export class Starter {
     const queueTimeoutMs = request.queueTimeoutMs ?? QUEUE_TIMEOUT_MS;
     const { memoryMib } = spec;
     const place = { tenant: TENANT, memoryMib, queueTimeoutMs, signal, handover };
-    return this.#parts.queue.run<T>(place, start);
+    const admission = this.#tracer.start('admission');
+    // Whoever frees a place calls it, and that may be another trace's.
+    const started = this.#tracer.bind(start);
+    try {
+      return await this.#parts.queue.run<T>(place, (both) => {
+        admission.end();
+        return started(both);
+      });
+    } catch (error) {
+      admission.end(error);
+      throw error;
+    } finally {
+      admission.end();
+    }
   }
 
   async #startOne(
@@ -163,7 +183,7 @@ export class Starter {
   async #bind({ supervisor }: Started, spec: SandboxSpec, signal: AbortSignal): Promise<boolean> {
     using limit = timeLimit(this.#parts.clock, BIND_MS_MAX, signal);
     try {
-      await supervisor.bind(spec, limit.signal);
+      await this.#tracer.span('bind', {}, () => supervisor.bind(spec, limit.signal));
       return true;
     } catch (error) {
       await supervisor.stop();

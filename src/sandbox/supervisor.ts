@@ -12,6 +12,7 @@ import type { ChannelLimits } from '../base/channel.ts';
 import { CleanupStack } from '../base/cleanup.ts';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import type { Span } from '../base/trace.ts';
 import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { NicSpec, Vm, VmSnapshot } from '../vmm/driver.ts';
 import { isFailure } from './ending.ts';
@@ -31,7 +32,7 @@ import type { Prepared, Running } from './running.ts';
 import { Saving } from './saving.ts';
 import { requireValues, type SandboxSecret } from './secrets.ts';
 import type { NetworkPolicy, SandboxSpec } from './spec.ts';
-import { startTimings } from './start-timings.ts';
+import { startTimings, tracedStart, traceStart } from './start-timings.ts';
 import { timeLimit } from './time-limit.ts';
 
 export type * from './parts.ts';
@@ -108,7 +109,9 @@ export class Supervisor {
     if (signal?.aborted) stopOnAbort();
     signal?.addEventListener('abort', stopOnAbort, { once: true });
     try {
-      this.#booting = this.#boot(this.#aborter.signal);
+      const { tracer } = this.#parts;
+      const boot = (span: Span): Promise<void> => this.#boot(span, this.#aborter.signal);
+      this.#booting = tracedStart(tracer, this.spec.id, boot);
       await this.#booting;
     } catch (error) {
       const cancelled = this.#aborter.signal.aborted;
@@ -289,7 +292,7 @@ export class Supervisor {
     }
   }
 
-  async #boot(signal: AbortSignal): Promise<void> {
+  async #boot(span: Span, signal: AbortSignal): Promise<void> {
     const { clock } = this.#parts;
     const began = clock.now();
     signal.throwIfAborted();
@@ -304,6 +307,7 @@ export class Supervisor {
       ...{ beganMs: began, preparedMs: preparedAt, vmm: vm.timings, readyMs: clock.now() },
       guest: this.#parts.template === undefined ? guest.info : null,
     });
+    traceStart(span, this.#timings, began);
     this.#apply('agent-confirmed');
     this.#watch(vm, guest);
   }

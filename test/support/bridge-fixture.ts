@@ -122,7 +122,8 @@ function open(
 ): Opened {
   const method = body === undefined ? 'GET' : 'POST';
   const outgoing = request({ socketPath, path, method, headers, agent: false });
-  const text = body === undefined || typeof body === 'string' ? body : JSON.stringify(body);
+  const isBytes = body === undefined || typeof body === 'string' || Buffer.isBuffer(body);
+  const text = isBytes ? body : JSON.stringify(body);
   outgoing.end(text);
   let seen = '';
   const waiting = new Set<() => void>();

@@ -4,11 +4,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createApiServer } from '../../src/api/server.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { MetricRegistry } from '../../src/base/metrics.ts';
 import { daemonSocket, resolveHome } from '../../src/runtime/home.ts';
+import type { SandboxLoad } from '../../src/sandbox/load.ts';
 import { FakeControlPlane } from './fake-control-plane.ts';
 
 export interface FakeDaemon extends AsyncDisposable {
   readonly control: FakeControlPlane;
+  /** What its `/metrics` tells besides its own. */
+  readonly metrics: MetricRegistry;
+  /** What its sandboxes use. */
+  readonly loads: SandboxLoad[];
   /** For a command that is to find it. */
   readonly env: Readonly<Record<string, string>>;
   /** Also on a port. @returns the variables that lead there */
@@ -24,10 +30,15 @@ export async function startFakeDaemon(): Promise<FakeDaemon> {
   const home = resolveHome(dir);
   await mkdir(home.runDir, { recursive: true });
   const control = new FakeControlPlane();
-  const server = await createApiServer({ control, log: silentLog, apiKey: API_KEY });
+  const metrics = new MetricRegistry();
+  const loads: SandboxLoad[] = [];
+  const server = await createApiServer({
+    ...{ control, log: silentLog, apiKey: API_KEY, metrics },
+    loads: () => ({ sandboxes: loads, memoryPressure: { some: 0.2, full: 0.01 } }),
+  });
   await server.listen({ socketPath: daemonSocket(home) });
   return {
-    control,
+    ...{ control, metrics, loads },
     // An upstream would be chosen by a command that starts a sandbox of its own; none of these does.
     env: { NEUROVISOR_HOME: dir, NEUROVISOR_UPSTREAM: '' },
     listenOnPort: async () => {

@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import type { Tracer } from '../../src/base/trace.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/control-plane.ts';
 import { type Copies, Keeper } from '../../src/sandbox/keeper.ts';
@@ -64,6 +65,9 @@ export interface FakeHostOptions {
   readonly concurrency?: number;
   /** Default: more than enough. */
   readonly availableMib?: () => number;
+  readonly tracer?: Tracer;
+  /** Called with each, before it starts. */
+  readonly watch?: (sandbox: Supervisor) => void;
 }
 
 const TEMPLATE_KEY = 'template';
@@ -247,7 +251,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     const store = this.#scripted(this.#store);
     const template = this.#template();
     return {
-      ...{ clock, queue, store, log: silentLog, accelerator: 'fake' },
+      ...{ clock, queue, store, log: silentLog, accelerator: 'fake', tracer: options.tracer },
       keeper: new Keeper({
         store,
         copies: this.#copies(),
@@ -260,7 +264,12 @@ export class FakeHost implements Holdings, AsyncDisposable {
       }),
       makeSpec: (wanted) => makeSpec(wanted, 8),
       openNetwork: () => script.step('network'),
-      supervise: (spec, source) => new Supervisor(spec, this.#sandboxParts(spec, source)),
+      supervise: (spec, source) => {
+        const parts = { ...this.#sandboxParts(spec, source), tracer: options.tracer };
+        const supervisor = new Supervisor(spec, parts);
+        options.watch?.(supervisor);
+        return supervisor;
+      },
       templateFor: async () => {
         await script.step('template');
         return template;

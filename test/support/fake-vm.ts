@@ -15,6 +15,7 @@ import type {
   GuestEvent,
   GuestInfo,
   Process,
+  RunOptions,
 } from '../../src/guest/guest.ts';
 import { orAborted } from '../../src/sandbox/time-limit.ts';
 import type { NicSpec, Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
@@ -232,11 +233,16 @@ export class FakeGuest {
     return this.#ask('settle', signal);
   }
 
-  async python(_spec: object, signal?: AbortSignal): Promise<Process> {
+  /** What it was asked to run. */
+  readonly started: RunOptions[] = [];
+
+  async python(spec: RunOptions, signal?: AbortSignal): Promise<Process> {
     await this.#ask('python', signal);
+    this.started.push(spec);
+    const stdin = new PassThrough().resume();
     const stdout = new PassThrough().end();
     const stderr = new PassThrough().end();
-    return { stdout, stderr, exit: Promise.resolve({ exitCode: 0 }) } as unknown as Process;
+    return { stdin, stdout, stderr, exit: Promise.resolve({ exitCode: 0 }) } as unknown as Process;
   }
 
   readonly #listeners = new Set<(event: GuestEvent) => void>();

@@ -12,6 +12,8 @@ import type {
 } from '../../sandbox/control.ts';
 import { END_CAUSES, type EndInfo, type SandboxLogs } from '../../sandbox/ending.ts';
 import type { TimedEvent } from '../../sandbox/event-journal.ts';
+import { type SandboxState, TRANSITIONS } from '../../sandbox/lifecycle.ts';
+import type { SandboxLoads } from '../../sandbox/load.ts';
 import type { ErrorBody } from '../errors.ts';
 import {
   count,
@@ -201,6 +203,26 @@ export const hostInfo: z.ZodType<HostInfo> = z
     startedAtMs: wallMs,
   })
   .meta({ id: 'Host' });
+
+export const sandboxLoads: z.ZodType<SandboxLoads> = z
+  .object({
+    sandboxes: z.array(
+      z.object({
+        id: sandboxId,
+        state: z.enum(Object.keys(TRANSITIONS) as SandboxState[]),
+        memoryBytes: count.nullable().describe('Of the host, held by its VM; null: unknown.'),
+        modelRequests: count.describe('Requests to the model under way.'),
+        tokens: count.describe('Of prompts and answers.'),
+      }),
+    ),
+    memoryPressure: z
+      .object({ some: z.number(), full: z.number() })
+      .nullable()
+      .describe(
+        'Share of the last 10 s in which some, or all, tasks of the host waited for memory.',
+      ),
+  })
+  .meta({ id: 'Loads' });
 
 export const channelStats: z.ZodType<ChannelStats> = z
   .object({

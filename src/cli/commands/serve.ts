@@ -25,6 +25,7 @@ export interface ServeFlags {
   readonly pool: string;
   readonly model?: string;
   readonly jail?: JailMode;
+  readonly openMetrics?: boolean;
 }
 
 /** What `-o json` prints when the daemon is ready. */
@@ -59,10 +60,15 @@ export async function serve(cli: Cli, flags: ServeFlags): Promise<number> {
     choice.check(runtime.upstream);
     const opened = await openControlPlane(runtime, cli.log);
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
+    runtime.metrics.addControl(opened.control, opened.queue);
     const key = flags.port === undefined ? null : await apiKey(cli, home.dir);
     const api = await createApiServer({
       control: opened.control,
       log: cli.log,
+      metrics: runtime.metrics.registry,
+      tracer: runtime.tracer,
+      loads: () => runtime.metrics.loads(),
+      openMetrics: flags.openMetrics === true,
       ...(key === null ? {} : { apiKey: key.key }),
     });
     cleanup.push('REST server', () => api.close());

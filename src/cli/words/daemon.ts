@@ -1,7 +1,8 @@
 /** The words for the daemon itself: `serve`, `host`, `pool`. */
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
+import type { TopFlags } from '../commands/top.ts';
 import {
   addSizeOptions,
   collect,
@@ -13,6 +14,7 @@ import {
   vmmOption,
 } from '../program.ts';
 import * as ranges from '../ranges.ts';
+import { SORTS } from '../top/picture.ts';
 
 const load = () => import('../commands/host.ts');
 
@@ -31,6 +33,10 @@ export function addDaemon(program: Command): void {
     .option('--model <name>', 'default model: a name of the model server, or a .gguf file')
     .addOption(jailOption())
     .addOption(vmmOption())
+    .option(
+      '--open-metrics',
+      'let anybody on this machine read /metrics at the port, without a key',
+    )
     .addOption(output())
     .addHelpText(
       'after',
@@ -62,6 +68,33 @@ Example:
     )
     .action((flags: OutputFlags) =>
       performThere(flags, async (cli, control) => (await load()).host(cli, control)),
+    );
+
+  program
+    .command('top')
+    .summary('watch the daemon and its sandboxes')
+    .description(
+      'Shows sandboxes with the phase and memory of their VMs, how long starts and tokens take, tokens, and ' +
+        'what happens, again every second. In a pipe it prints one frame. A row is marked `!` when its VM holds ' +
+        '90 % of its memory, `!!` at 98 %; the host when its tasks wait for memory.',
+    )
+    .addOption(new Option('--sort <key>', 'order of the sandboxes').choices(SORTS))
+    .option('--interval <time>', 'between frames (default 1s)', ranges.interval)
+    .addOption(output())
+    .addHelpText(
+      'after',
+      `
+Keys: q quits, s sorts by another column, r turns the order, arrows and Page up/down scroll.
+
+Examples:
+  neurovisor top
+  ssh host neurovisor top -o json
+`,
+    )
+    .action((flags: TopFlags & OutputFlags) =>
+      performThere(flags, async (cli, daemon) =>
+        (await import('../commands/top.ts')).top(cli, daemon, flags),
+      ),
     );
 
   const pool = program

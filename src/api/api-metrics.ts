@@ -1,0 +1,36 @@
+/** What is counted of the requests of the REST server. Routes are those of the server, never what was asked for. */
+import { Counter, Histogram, type Metric } from '../base/metrics.ts';
+
+export interface Answered {
+  readonly method: string;
+  /** As it is written in `routes/`; undefined: there is none. */
+  readonly route: string | undefined;
+  readonly status: number;
+  readonly seconds: number;
+}
+
+export class ApiMetrics {
+  readonly #requests = new Counter({
+    name: 'neurovisor_api_requests_total',
+    help: 'Requests to the REST server that were answered.',
+    unit: null,
+    labels: ['method', 'route', 'status'],
+    seriesMax: 400,
+  });
+  readonly #duration = new Histogram({
+    name: 'neurovisor_api_request_duration_seconds',
+    help: 'Head of a request received until its answer is sent.',
+    unit: 'seconds',
+    labels: ['method', 'route'],
+  });
+
+  list(): readonly Metric[] {
+    return [this.#requests, this.#duration];
+  }
+
+  answered({ method, route, status, seconds }: Answered): void {
+    const by = route === undefined ? { method: 'any', route: 'none' } : { method, route };
+    this.#requests.add({ ...by, status: `${status}` });
+    this.#duration.observe(by, seconds);
+  }
+}

@@ -1,0 +1,24 @@
+/** A span for each request that changes something, or whose client is part of a trace. */
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { parseTraceparent, type Span, type Tracer } from '../base/trace.ts';
+
+/** Routes are written as in `routes/`, never as they were asked for. */
+export function addTracing(app: FastifyInstance, tracer: Tracer): void {
+  const spans = new WeakMap<FastifyRequest, Span>();
+  app.addHook('onRequest', (request, _reply, done) => {
+    const parent = parseTraceparent(request.headers['traceparent']);
+    // Reading begins no trace: lists and metrics are asked for all the time.
+    if (parent === null && request.method === 'GET') return done();
+    const { method, routeOptions } = request;
+    const route = routeOptions.url ?? 'none';
+    const attributes = { 'http.request.method': method, 'http.route': route };
+    const span = tracer.start(`${method} ${route}`, { kind: 'server', parent, attributes });
+    spans.set(request, span);
+    tracer.run(span.context, done);
+  });
+  app.addHook('onResponse', async (request, { statusCode }) => {
+    const span = spans.get(request);
+    span?.set({ 'http.response.status_code': statusCode });
+    span?.end(statusCode >= 500 ? `status ${statusCode}` : undefined);
+  });
+}

@@ -1,0 +1,97 @@
+import { describe, expect, it } from 'vitest';
+import {
+  Counter,
+  collected,
+  Histogram,
+  histogramSamples,
+  type Metric,
+  MetricRegistry,
+  single,
+} from './metrics.ts';
+
+async function textOf(...metrics: readonly Metric[]): Promise<string> {
+  const registry = new MetricRegistry();
+  registry.add(...metrics);
+  return await registry.text();
+}
+
+describe('MetricRegistry', () => {
+  it('text: help, type and each series, escaped, as format 0.0.4 wants it', async () => {
+    const asked = new Counter({
+      name: 'asked_total',
+      help: 'Asked,\nof a \\ kind.',
+      unit: null,
+      labels: ['model'],
+    });
+    asked.add({ model: 'a "b"\\\n' }, 2);
+    const free = single('gauge', { name: 'free_bytes', help: 'Free.', unit: 'bytes' }, () => 1.5);
+    expect(await textOf(asked, free)).toBe(
+      [
+        '# HELP asked_total Asked,\\nof a \\\\ kind.',
+        '# TYPE asked_total counter',
+        'asked_total{model="a \\"b\\"\\\\\\n"} 2',
+        '# HELP free_bytes Free.',
+        '# TYPE free_bytes gauge',
+        'free_bytes 1.5',
+        '',
+      ].join('\n'),
+    );
+  });
+
+  it('histogram: cumulative buckets, the bound belongs to its bucket', async () => {
+    const wait = new Histogram({
+      ...{ name: 'wait_seconds', help: 'W.', unit: 'seconds', bounds: [0.1, 1] },
+    });
+    for (const value of [0.1, 0.5, 7]) wait.observe({}, value);
+    wait.observe({}, 0.5, 2);
+    wait.observe({}, Number.NaN);
+    expect((await textOf(wait)).split('\n').slice(2, -1)).toEqual([
+      'wait_seconds_bucket{le="0.1"} 1',
+      'wait_seconds_bucket{le="1"} 4',
+      'wait_seconds_bucket{le="+Inf"} 5',
+      'wait_seconds_sum 8.6',
+      'wait_seconds_count 5',
+    ]);
+  });
+
+  it('counter, histogram: past their limit of series all is `other`, and nothing is lost', async () => {
+    const spec = { help: 'x', unit: null, labels: ['trace'], seriesMax: 10 } as const;
+    const counter = new Counter({ ...spec, name: 'c_total' });
+    const histogram = new Histogram({ ...spec, name: 'h', bounds: [1] });
+    for (let n = 0; n < 10_000; n += 1) {
+      counter.add({ trace: `trace ${n}` });
+      histogram.observe({ trace: `trace ${n}` }, 1);
+    }
+    expect(counter.samples()).toHaveLength(10);
+    expect(histogram.samples()).toHaveLength(10 * 4);
+    expect(counter.samples().reduce((sum, { value }) => sum + value, 0)).toBe(10_000);
+    expect(counter.samples().at(-1)).toMatchObject({ labels: { trace: 'other' }, value: 9991 });
+  });
+
+  it('collected: no more series than its limit', () => {
+    const rows = Array.from({ length: 500 }, (_, n) => [{ n: `${n}` }, n] as const);
+    const metric = collected(
+      'gauge',
+      { name: 'g', help: 'x', unit: null, labels: ['n'] },
+      () => rows,
+    );
+    expect(metric.samples()).toHaveLength(200);
+  });
+
+  it('text: a source that fails costs its own refresh only', async () => {
+    const registry = new MetricRegistry();
+    registry.add(single('gauge', { name: 'one', help: 'x', unit: null }, () => 1));
+    registry.beforeScrape(() => Promise.reject(new Error('gone')));
+    expect(await registry.text()).toContain('\none 1\n');
+  });
+
+  it('histogramSamples: what a BPF map has counted', () => {
+    const buckets = [
+      { le: 1, count: 2 },
+      { le: Infinity, count: 3 },
+    ];
+    expect(histogramSamples({ dir: 'in' }, { buckets, sum: 9 }).map(({ value }) => value)).toEqual([
+      2, 5, 9, 5,
+    ]);
+  });
+});

@@ -1,0 +1,272 @@
+/**
+ * Metrics, and their text for Prometheus (exposition format 0.0.4). No globals: a part makes its own beside
+ * its code, the composition root adds them to one `MetricRegistry`.
+ *
+ *     bridge ── counters, histograms ──┐
+ *     control plane ── gauges ─────────┼─► MetricRegistry ── text() ─► GET /metrics
+ *     eBPF maps ── histograms as they are ┘
+ *
+ * Series are bounded: a metric with labels keeps at most `seriesMax` of them, and what comes after that is
+ * counted with `other` in every label. Ids of sandboxes, traces and templates are never labels.
+ */
+import { assert } from './assert.ts';
+
+export type Unit = 'seconds' | 'bytes' | 'ratio' | null;
+
+export interface MetricSpec<Label extends string = string> {
+  /** With its unit, and `_total` if it counts; `[a-z][a-z0-9_]*`. */
+  readonly name: string;
+  readonly help: string;
+  /** Null: a plain number of things. */
+  readonly unit: Unit;
+  readonly labels?: readonly Label[];
+  /** Default `SERIES_MAX`. */
+  readonly seriesMax?: number;
+}
+
+export interface Metric extends Readonly<Pick<MetricSpec, 'name' | 'help' | 'unit'>> {
+  readonly type: 'counter' | 'gauge' | 'histogram';
+  readonly labels: readonly string[];
+  samples(): readonly Sample[];
+}
+
+export interface Sample {
+  /** Behind the name: `_bucket`, `_sum`, `_count`; else empty. */
+  readonly suffix: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly value: number;
+}
+
+export type LabelsOf<Label extends string> = Readonly<Record<Label, string>>;
+
+/** Of one metric, histogram buckets aside. */
+export const SERIES_MAX = 200;
+const LABEL_CHARACTERS_MAX = 128;
+export const OTHER = 'other';
+
+/** Series by the values of their labels. */
+class Series<Label extends string, State> {
+  readonly names: readonly Label[];
+  readonly #seriesMax: number;
+  readonly #make: () => State;
+  readonly #all = new Map<string, { labels: LabelsOf<Label>; state: State }>();
+
+  constructor({ name, labels = [], seriesMax = SERIES_MAX }: MetricSpec<Label>, make: () => State) {
+    assert(/^[a-z][a-z0-9_]*$/.test(name), `"${name}" is no name of a metric`);
+    this.names = labels;
+    this.#seriesMax = seriesMax;
+    this.#make = make;
+  }
+
+  of(labels: LabelsOf<Label>): State {
+    const values = this.names.map((name) => cut(labels[name]));
+    const known = this.#all.get(values.join('\0'));
+    if (known !== undefined) return known.state;
+    const isFull = this.#all.size >= this.#seriesMax - 1;
+    const kept = isFull ? values.map(() => OTHER) : values;
+    return this.#add(kept);
+  }
+
+  entries(): readonly { labels: LabelsOf<Label>; state: State }[] {
+    return [...this.#all.values()];
+  }
+
+  #add(values: readonly string[]): State {
+    const key = values.join('\0');
+    const known = this.#all.get(key);
+    if (known !== undefined) return known.state;
+    const pairs = this.names.map((name, index) => [name, values[index] ?? '']);
+    const state = this.#make();
+    this.#all.set(key, { labels: Object.fromEntries(pairs) as LabelsOf<Label>, state });
+    return state;
+  }
+}
+
+const NO_LABELS = {};
+
+function cut(value: string): string {
+  return value.length <= LABEL_CHARACTERS_MAX ? value : OTHER;
+}
+
+export class Counter<Label extends string = never> implements Metric {
+  readonly type = 'counter';
+  readonly name: string;
+  readonly help: string;
+  readonly unit: Unit;
+  readonly labels: readonly Label[];
+  readonly #series: Series<Label, { value: number }>;
+
+  constructor(spec: MetricSpec<Label>) {
+    assert(spec.name.endsWith('_total'), `the counter ${spec.name} does not end with _total`);
+    this.#series = new Series(spec, () => ({ value: 0 }));
+    ({ name: this.name, help: this.help, unit: this.unit } = spec);
+    this.labels = this.#series.names;
+    // Without labels there is one series, from the start.
+    if (this.labels.length === 0) this.#series.of(NO_LABELS as LabelsOf<Label>);
+  }
+
+  /** @param by not negative; what is not finite counts nothing */
+  add(labels: LabelsOf<Label>, by = 1): void {
+    if (Number.isFinite(by) && by > 0) this.#series.of(labels).value += by;
+    else if (by === 0) this.#series.of(labels);
+  }
+
+  samples(): readonly Sample[] {
+    return this.#series
+      .entries()
+      .map(({ labels, state }) => ({ suffix: '', labels, value: state.value }));
+  }
+}
+
+/** Upper bounds of times of all sizes, from 1 ms to 5 min. */
+export const SECONDS_BOUNDS = [
+  0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
+] as const;
+
+/** Of values with upper bounds, those of `_bucket`, ascending; the last is always `+Inf`. */
+export class Histogram<Label extends string = never> implements Metric {
+  readonly type = 'histogram';
+  readonly name: string;
+  readonly help: string;
+  readonly unit: Unit;
+  readonly labels: readonly Label[];
+  readonly #bounds: readonly number[];
+  readonly #series: Series<Label, { counts: number[]; sum: number }>;
+
+  constructor(spec: MetricSpec<Label> & { readonly bounds?: readonly number[] }) {
+    const { bounds = SECONDS_BOUNDS } = spec;
+    this.#bounds = bounds;
+    this.#series = new Series(spec, () => ({ counts: bounds.map(() => 0).concat(0), sum: 0 }));
+    ({ name: this.name, help: this.help, unit: this.unit } = spec);
+    this.labels = this.#series.names;
+    if (this.labels.length === 0) this.#series.of(NO_LABELS as LabelsOf<Label>);
+  }
+
+  /** @param times how often; default once */
+  observe(labels: LabelsOf<Label>, value: number, times = 1): void {
+    if (!Number.isFinite(value) || times < 1) return;
+    const state = this.#series.of(labels);
+    const at = this.#bounds.findIndex((bound) => value <= bound);
+    const index = at < 0 ? this.#bounds.length : at;
+    state.counts[index] = (state.counts[index] ?? 0) + times;
+    state.sum += value * times;
+  }
+
+  /** @param counts by bound, as many as there are bounds and one more */
+  merge(labels: LabelsOf<Label>, counts: readonly number[], sum: number): void {
+    assert(counts.length === this.#bounds.length + 1, `${this.name}: counts of other bounds`);
+    if (!counts.some((count) => count > 0)) return;
+    const state = this.#series.of(labels);
+    state.counts.forEach((count, index) => {
+      state.counts[index] = count + (counts[index] ?? 0);
+    });
+    state.sum += sum;
+  }
+
+  samples(): readonly Sample[] {
+    return this.#series.entries().flatMap(({ labels, state: { counts, sum } }) =>
+      histogramSamples(labels, {
+        sum,
+        buckets: counts.map((count, index) => ({ le: this.#bounds[index] ?? Infinity, count })),
+      }),
+    );
+  }
+}
+
+/** One histogram, counted by somebody else (a BPF map). Buckets ascend; counts are of each, not cumulative. */
+export interface CountedHistogram {
+  readonly buckets: readonly { readonly le: number; readonly count: number }[];
+  readonly sum: number;
+}
+
+export function histogramSamples(
+  labels: Readonly<Record<string, string>>,
+  { buckets, sum }: CountedHistogram,
+): readonly Sample[] {
+  let below = 0;
+  const cumulative = buckets.map(({ le, count }) => {
+    below += count;
+    return { suffix: '_bucket', labels: { ...labels, le: numberText(le) }, value: below };
+  });
+  return [
+    ...cumulative,
+    { suffix: '_sum', labels, value: sum },
+    { suffix: '_count', labels, value: below },
+  ];
+}
+
+/** What is asked for at each scrape: numbers that are kept elsewhere. */
+export function collected(
+  type: 'counter' | 'gauge',
+  spec: MetricSpec,
+  read: () => Iterable<readonly [labels: Readonly<Record<string, string>>, value: number]>,
+): Metric {
+  const { name, help, unit, labels = [], seriesMax = SERIES_MAX } = spec;
+  return {
+    ...{ type, name, help, unit, labels },
+    samples: () =>
+      [...read()].slice(0, seriesMax).map(([of, value]) => ({ suffix: '', labels: of, value })),
+  };
+}
+
+/** A metric for one number. */
+export function single(
+  type: 'counter' | 'gauge',
+  spec: Omit<MetricSpec, 'labels'>,
+  read: () => number | null,
+): Metric {
+  return collected(type, spec, () => {
+    const value = read();
+    return value === null ? [] : [[{}, value]];
+  });
+}
+
+export class MetricRegistry {
+  readonly #metrics: Metric[] = [];
+  readonly #refreshers: (() => Promise<void>)[] = [];
+
+  add(...metrics: readonly Metric[]): void {
+    for (const metric of metrics) {
+      assert(!this.#metrics.some(({ name }) => name === metric.name), `${metric.name} twice`);
+      this.#metrics.push(metric);
+    }
+  }
+
+  /** Called before each scrape, for what must be asked for. Should not reject, and be bounded in time. */
+  beforeScrape(refresh: () => Promise<void>): void {
+    this.#refreshers.push(refresh);
+  }
+
+  list(): readonly Metric[] {
+    return this.#metrics;
+  }
+
+  /** For Prometheus; never rejects: a source that fails has its last values. */
+  async text(): Promise<string> {
+    await Promise.allSettled(this.#refreshers.map((refresh) => refresh()));
+    return this.#metrics.map(familyText).join('');
+  }
+}
+
+export const EXPOSITION_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
+
+function familyText(metric: Metric): string {
+  const { name, help, type } = metric;
+  const lines = metric.samples().map(({ suffix, labels, value }) => {
+    const pairs = Object.entries(labels).map(([key, text]) => `${key}="${escaped(text)}"`);
+    const set = pairs.length === 0 ? '' : `{${pairs.join(',')}}`;
+    return `${name}${suffix}${set} ${numberText(value)}\n`;
+  });
+  const helpText = help.replaceAll('\\', '\\\\').replaceAll('\n', '\\n');
+  return `# HELP ${name} ${helpText}\n# TYPE ${name} ${type}\n${lines.join('')}`;
+}
+
+function escaped(value: string): string {
+  return value.replaceAll('\\', '\\\\').replaceAll('\n', '\\n').replaceAll('"', '\\"');
+}
+
+function numberText(value: number): string {
+  if (value === Infinity) return '+Inf';
+  if (value === -Infinity) return '-Inf';
+  return String(value);
+}

@@ -1,0 +1,122 @@
+/**
+ * What is counted of all requests of a bridge, for operators (R-OBS-4). By model, dialect and outcome; a name
+ * becomes a label only when an upstream has answered for it, so a guest can't invent labels.
+ */
+import { Counter, Histogram, type Metric, OTHER, SECONDS_BOUNDS } from '../base/metrics.ts';
+import type { TokenTimes } from './token-times.ts';
+import type { UsageRecord } from './usage.ts';
+
+/** Names of models that have series of their own. */
+const MODELS_MAX = 16;
+/** The last is near `bodyBytesMax`. */
+const BODY_BOUNDS = [1, 4, 16, 64, 256, 1024, 4096, 32_768].map((kib) => kib * 1024);
+export const INTER_TOKEN_BOUNDS = [
+  0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10,
+] as const;
+
+/** Of a request that was not sent to the upstream. */
+export type Unsent = 'refused' | 'cancelled' | 'upstream-lost';
+
+const BY_MODEL = ['model', 'dialect'] as const;
+
+export class BridgeMetrics {
+  readonly #models = new Set<string>();
+  readonly #requests = new Counter({
+    name: 'neurovisor_requests_total',
+    help: 'Inference requests that are over, by how: ok, cancelled, refused, upstream-error, upstream-lost.',
+    unit: null,
+    labels: ['model', 'dialect', 'outcome'],
+    seriesMax: 256,
+  });
+  readonly #errors = new Counter({
+    name: 'neurovisor_errors_total',
+    help: 'Errors that guests were answered with, by code.',
+    unit: null,
+    labels: ['error_type'],
+    seriesMax: 64,
+  });
+  readonly #generated = new Counter({
+    name: 'neurovisor_tokens_generated_total',
+    help: 'Tokens that models produced; estimated where the upstream does not tell.',
+    unit: null,
+    labels: BY_MODEL,
+  });
+  readonly #prompt = new Counter({
+    name: 'neurovisor_tokens_prompt_total',
+    help: 'Tokens of prompts; estimated where the upstream does not tell.',
+    unit: null,
+    labels: BY_MODEL,
+  });
+  readonly #duration = new Histogram({
+    name: 'neurovisor_inference_duration_seconds',
+    help: 'First to last byte of a request that reached the upstream.',
+    unit: 'seconds',
+    labels: BY_MODEL,
+  });
+  readonly #queue = new Histogram({
+    name: 'neurovisor_inference_queue_seconds',
+    help: 'End of a request until it is sent to the upstream.',
+    unit: 'seconds',
+    labels: BY_MODEL,
+  });
+  readonly #firstToken = new Histogram({
+    name: 'neurovisor_time_to_first_token_seconds',
+    help: 'End of a request until the first event with text of its stream has come.',
+    unit: 'seconds',
+    labels: BY_MODEL,
+    bounds: SECONDS_BOUNDS,
+  });
+  readonly #interToken = new Histogram({
+    name: 'neurovisor_inter_token_seconds',
+    help: 'Between events with text of one stream, as they come from the upstream.',
+    unit: 'seconds',
+    labels: BY_MODEL,
+    bounds: INTER_TOKEN_BOUNDS,
+  });
+  readonly #bodies = new Histogram({
+    name: 'neurovisor_request_size_bytes',
+    help: 'Bodies of inference requests.',
+    unit: 'bytes',
+    labels: ['dialect'],
+    bounds: BODY_BOUNDS,
+  });
+
+  list(): readonly Metric[] {
+    return [
+      ...[this.#requests, this.#errors, this.#generated, this.#prompt],
+      ...[this.#duration, this.#queue, this.#firstToken, this.#interToken, this.#bodies],
+    ];
+  }
+
+  body(dialect: string, bytes: number): void {
+    this.#bodies.observe({ dialect }, bytes);
+  }
+
+  /** The guest was told of an error. */
+  error(code: string): void {
+    this.#errors.add({ error_type: code });
+  }
+
+  unsent(dialect: string, outcome: Unsent): void {
+    this.#requests.add({ model: OTHER, dialect, outcome });
+  }
+
+  /** @param tokens of a stream that has begun */
+  sent(dialect: string, usage: UsageRecord, tokens: TokenTimes): void {
+    const { outcome, timings, promptTokens, completionTokens } = usage;
+    const by = { model: this.#label(usage), dialect };
+    this.#requests.add({ ...by, outcome });
+    this.#prompt.add(by, promptTokens);
+    this.#generated.add(by, completionTokens);
+    this.#duration.observe(by, timings.totalMs / 1000);
+    this.#queue.observe(by, timings.queueMs / 1000);
+    if (tokens.firstMs !== null) this.#firstToken.observe(by, tokens.firstMs / 1000);
+    this.#interToken.merge(by, tokens.gaps, tokens.gapSumSeconds);
+  }
+
+  #label({ model, outcome }: UsageRecord): string {
+    const isNew = !this.#models.has(model);
+    if (isNew && outcome === 'ok' && this.#models.size < MODELS_MAX) this.#models.add(model);
+    return this.#models.has(model) ? model : OTHER;
+  }
+}

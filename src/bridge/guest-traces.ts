@@ -1,0 +1,40 @@
+/** `POST /otlp/v1/traces` of a guest: OTLP/HTTP, in protobuf, as OpenTelemetry's SDKs send it unasked. Pure. */
+import type { IncomingHttpHeaders } from 'node:http';
+import { accepted, type Checked, refused } from './refusal.ts';
+
+/** What a program in the guest is told by OTEL_EXPORTER_OTLP_TRACES_ENDPOINT. */
+export const TRACES_PATH = '/otlp/v1/traces';
+/** A batch of 512 spans has about 200 KiB. */
+export const TRACES_BODY_BYTES_MAX = 1024 * 1024;
+const TYPE = 'application/x-protobuf';
+
+/** @returns null: it is no such message */
+export type TakeTraces = (sandboxId: string, body: Buffer) => { readonly rejected: number } | null;
+
+export function isTraces(method: string, url: string): boolean {
+  return method === 'POST' && url === TRACES_PATH;
+}
+
+/** Judged before the body is read. */
+export function checkTraces(headers: IncomingHttpHeaders): Checked<void> {
+  if (headers['content-type'] !== TYPE) {
+    return refused(415, 'media_type', `Traces are taken as ${TYPE} only.`);
+  }
+  return accepted(undefined);
+}
+
+/** The answer, `ExportTraceServiceResponse`: how many were not taken (partial_success.rejected_spans). */
+export function tracesAnswer(
+  taken: ReturnType<TakeTraces>,
+): Checked<{ readonly headers: Readonly<Record<string, string>>; readonly body: Buffer }> {
+  if (taken === null) return refused(400, 'bad_traces', 'This is no request of OTLP.');
+  const count = varint(taken.rejected);
+  const partial = Buffer.from([0x08, ...count]);
+  const body =
+    taken.rejected === 0 ? Buffer.alloc(0) : Buffer.from([0x0a, partial.length, ...partial]);
+  return accepted({ headers: { 'content-type': TYPE, 'content-length': `${body.length}` }, body });
+}
+
+function varint(value: number): readonly number[] {
+  return value < 0x80 ? [value] : [(value & 0x7f) | 0x80, ...varint(value >>> 7)];
+}

@@ -1,0 +1,24 @@
+import { describe, expect, it } from 'vitest';
+import { TokenTimes } from './token-times.ts';
+
+describe('TokenTimes', () => {
+  it('first: since the end of the request; gaps: between what came, shared by what came together', () => {
+    const times = new TokenTimes(1000, [0.05, 0.1]);
+    expect(times.firstMs).toBeNull();
+    times.note(0, 1100);
+    times.note(1, 1500);
+    times.note(1, 1580);
+    times.note(4, 1780);
+    times.note(1, 2780);
+    expect(times.firstMs).toBe(500);
+    expect(times.gaps).toEqual([4, 1, 1]);
+    expect(times.gapSumSeconds).toBeCloseTo(1.28);
+  });
+
+  it('first: what came with the first one has no gap', () => {
+    const times = new TokenTimes(0, [0.05]);
+    times.note(3, 100);
+    expect(times.gaps).toEqual([2, 0]);
+    expect(times.gapSumSeconds).toBe(0);
+  });
+});

@@ -1,0 +1,56 @@
+/**
+ * When the tokens of one stream came, in bounded memory. What is seen are events with text: one token each
+ * with most servers, more with some. Pure.
+ */
+export class TokenTimes {
+  readonly #bounds: readonly number[];
+  readonly #askedAtMs: number;
+  readonly #gaps: number[];
+  #firstAtMs: number | null = null;
+  #lastAtMs = 0;
+  #gapSumSeconds = 0;
+
+  /**
+   * @param askedAtMs end of the request
+   * @param bounds upper bounds of gaps, seconds
+   */
+  constructor(askedAtMs: number, bounds: readonly number[]) {
+    this.#askedAtMs = askedAtMs;
+    this.#bounds = bounds;
+    this.#gaps = bounds.map(() => 0).concat(0);
+  }
+
+  /** @param events that came together; they share the time since those before */
+  note(events: number, nowMs: number): void {
+    if (events < 1) return;
+    const isFirst = this.#firstAtMs === null;
+    this.#firstAtMs ??= nowMs;
+    const gaps = isFirst ? events - 1 : events;
+    if (gaps > 0) {
+      const seconds = isFirst ? 0 : (nowMs - this.#lastAtMs) / 1000;
+      const at = this.#bounds.findIndex((bound) => seconds / gaps <= bound);
+      const index = at < 0 ? this.#bounds.length : at;
+      this.#gaps[index] = (this.#gaps[index] ?? 0) + gaps;
+      this.#gapSumSeconds += seconds;
+    }
+    this.#lastAtMs = nowMs;
+  }
+
+  /** Since the end of the request; null: there was none yet. */
+  get firstMs(): number | null {
+    return this.#firstAtMs === null ? null : this.#firstAtMs - this.#askedAtMs;
+  }
+
+  get firstAtMs(): number | null {
+    return this.#firstAtMs;
+  }
+
+  /** How many, by bound; the last is above all. */
+  get gaps(): readonly number[] {
+    return this.#gaps;
+  }
+
+  get gapSumSeconds(): number {
+    return this.#gapSumSeconds;
+  }
+}

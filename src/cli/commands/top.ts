@@ -1,0 +1,172 @@
+/** `neurovisor top`: what the daemon and its sandboxes do, as it happens. */
+import { ReadStream } from 'node:tty';
+import { sleep, systemClock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Daemon } from '../../library/daemon.ts';
+import type { SandboxInfo } from '../../sandbox/control.ts';
+import type { Cli } from '../cli.ts';
+import { frameOf, type Scrape, type TopEvent, type TopFrame } from '../top/frame.ts';
+import { draw, drawWhole, SORTS, type Sort, type View } from '../top/picture.ts';
+import { Samples } from '../top/samples.ts';
+import { Screen } from '../top/screen.ts';
+
+export interface TopFlags {
+  /** Between frames, milliseconds. */
+  readonly interval?: number;
+  readonly sort?: Sort;
+}
+
+const INTERVAL_MS = 1000;
+/** For latencies. */
+const WINDOW_MS = 60_000;
+const EVENTS_MAX = 50;
+
+export async function top(cli: Cli, daemon: Daemon, flags: TopFlags): Promise<number> {
+  const { sort = 'memory', interval = INTERVAL_MS } = flags;
+  const view: View = { sort, reverse: false, offset: 0, colour: false, problem: null };
+  if (cli.json || !cli.stdout.isTTY) {
+    const frame = frameOf(await scrape(daemon), { last: null, oldest: null }, []);
+    if (cli.json) cli.printJson(frame);
+    else cli.stdout.write(drawWhole(frame, view));
+    return 0;
+  }
+  await new Live(cli, daemon, view).run(interval);
+  return 0;
+}
+
+export async function scrape(daemon: Daemon): Promise<Scrape> {
+  const [host, list, loads, text] = await Promise.all([
+    daemon.host(),
+    daemon.list(),
+    daemon.loads(),
+    daemon.metrics(),
+  ]);
+  return { atMs: systemClock.wall(), host, list, loads, samples: new Samples(text) };
+}
+
+class Live {
+  readonly #cli: Cli;
+  readonly #daemon: Daemon;
+  readonly #over = new AbortController();
+  readonly #events: TopEvent[] = [];
+  /** Status of each sandbox as it was last told of. */
+  readonly #told = new Map<string, string>();
+  #view: View;
+  #screen: Screen | undefined;
+  /** Of the last minute, oldest first. */
+  #scrapes: Scrape[] = [];
+  #frame: TopFrame | undefined;
+
+  constructor(cli: Cli, daemon: Daemon, view: View) {
+    this.#cli = cli;
+    this.#daemon = daemon;
+    const { env } = cli;
+    this.#view = { ...view, colour: env['NO_COLOR'] === undefined && env['TERM'] !== 'dumb' };
+  }
+
+  async run(intervalMs: number): Promise<void> {
+    const { stdin, stdout, cancelled } = this.#cli;
+    // First, so that a daemon that is not there is told in the usual way.
+    await this.#update();
+    const stop = this.#daemon.onChange((info) => this.#note(info));
+    const keys = stdin instanceof ReadStream ? stdin : null;
+    this.#screen = new Screen(stdout, keys, {
+      onKeys: (typed) => this.#onKeys(typed),
+      onResize: () => this.#draw(),
+    });
+    const end = (): void => this.#over.abort();
+    cancelled.addEventListener('abort', end, { once: true });
+    if (cancelled.aborted) end();
+    try {
+      this.#draw();
+      while (!this.#over.signal.aborted) {
+        await sleep(intervalMs, this.#over.signal);
+        await this.#tryUpdate();
+        this.#draw();
+      }
+    } catch (error) {
+      if (!this.#over.signal.aborted) throw error;
+      ignore(error, 'it was to end');
+    } finally {
+      cancelled.removeEventListener('abort', end);
+      stop();
+      this.#screen.close();
+    }
+  }
+
+  async #update(): Promise<void> {
+    const now = await scrape(this.#daemon);
+    this.#noteMissed(now.list);
+    this.#scrapes = this.#scrapes.filter(({ atMs }) => now.atMs - atMs <= WINDOW_MS);
+    const last = this.#scrapes.at(-1) ?? null;
+    this.#frame = frameOf(now, { last, oldest: this.#scrapes[0] ?? null }, [...this.#events]);
+    this.#scrapes.push(now);
+  }
+
+  /** A daemon that is away may come back. */
+  async #tryUpdate(): Promise<void> {
+    try {
+      await this.#update();
+      this.#view = { ...this.#view, problem: null };
+    } catch (error) {
+      this.#view = { ...this.#view, problem: describeError(error) };
+    }
+  }
+
+  #draw(): void {
+    if (this.#screen === undefined || this.#frame === undefined) return;
+    this.#screen.show(draw(this.#frame, this.#screen.size, this.#view));
+  }
+
+  #note({ id, status, origin, end }: SandboxInfo): void {
+    if (status === 'ended') this.#told.delete(id);
+    else this.#told.set(id, status);
+    this.#push(
+      id,
+      end === null ? `${status} (${origin})` : `${status}: ${end.cause}, ${end.detail}`,
+    );
+  }
+
+  /** What no event has told of: before its stream was there, and while the daemon was away. */
+  #noteMissed(list: readonly SandboxInfo[]): void {
+    const isFirst = this.#scrapes.length === 0;
+    const gone = new Set(this.#told.keys());
+    for (const info of list) {
+      gone.delete(info.id);
+      if (isFirst) this.#told.set(info.id, info.status);
+      else if (this.#told.get(info.id) !== info.status) this.#note(info);
+    }
+    for (const id of gone) {
+      this.#told.delete(id);
+      this.#push(id, 'ended');
+    }
+  }
+
+  #push(sandbox: string, text: string): void {
+    this.#events.push({ atMs: systemClock.wall(), sandbox, text });
+    if (this.#events.length > EVENTS_MAX) this.#events.shift();
+  }
+
+  #onKeys(typed: string): void {
+    const view = this.#view;
+    const last = Math.max(0, (this.#frame?.sandboxes.length ?? 0) - 1);
+    const scroll = (by: number): View => ({
+      ...view,
+      offset: Math.min(last, Math.max(0, view.offset + by)),
+    });
+    const next = SORTS[(SORTS.indexOf(view.sort) + 1) % SORTS.length] ?? 'memory';
+    const actions: Readonly<Record<string, () => View>> = {
+      s: () => ({ ...view, sort: next, offset: 0 }),
+      r: () => ({ ...view, reverse: !view.reverse, offset: 0 }),
+      '\x1b[A': () => scroll(-1),
+      '\x1b[B': () => scroll(1),
+      '\x1b[5~': () => scroll(-10),
+      '\x1b[6~': () => scroll(10),
+    };
+    // Ctrl-C is a key in raw mode.
+    if (['q', 'Q', '\x03'].includes(typed)) this.#over.abort();
+    this.#view = actions[typed]?.() ?? view;
+    this.#draw();
+  }
+}

@@ -1,0 +1,204 @@
+/** One moment of a daemon, for `neurovisor top`: what it tells, joined and made comparable. Pure. */
+import type { HostInfo, SandboxInfo } from '../../sandbox/control.ts';
+import type { SandboxLoads } from '../../sandbox/load.ts';
+import { quantile, type Samples, since } from './samples.ts';
+
+/** What `neurovisor top -o json` prints. Times of day in milliseconds since 1970. */
+export interface TopFrame {
+  readonly atMs: number;
+  readonly daemon: Pick<HostInfo, 'version' | 'vmm' | 'upstream' | 'startedAtMs'>;
+  readonly counts: Readonly<Record<string, number>>;
+  readonly queue: { readonly waiting: number; readonly starting: number };
+  readonly pool: {
+    readonly ready: number;
+    readonly starting: number;
+    readonly target: number;
+    readonly hits: number;
+    readonly misses: number;
+  };
+  readonly memory: {
+    readonly availableBytes: number;
+    /** Of all VMMs, their guests included. */
+    readonly vmmBytes: number;
+    readonly pressure: SandboxLoads['memoryPressure'];
+  };
+  readonly models: {
+    readonly inFlight: number;
+    /** Since the start of the daemon. */
+    readonly tokens: number;
+    /** Null in a first frame: there is nothing to compare with. */
+    readonly tokensPerSecond: number | null;
+    readonly requestsPerSecond: number | null;
+  };
+  readonly channelBytesPerSecond: number | null;
+  readonly latencies: readonly Latency[];
+  readonly sandboxes: readonly SandboxRow[];
+  /** Oldest first. */
+  readonly events: readonly TopEvent[];
+}
+
+export interface Latency {
+  readonly name: string;
+  /** How long these values took to come, ms; null: since the start of the daemon. */
+  readonly windowMs: number | null;
+  readonly count: number;
+  /** Seconds; null without a value. */
+  readonly p50: number | null;
+  readonly p95: number | null;
+  /** `le`: upper bound, seconds; null: above all others. */
+  readonly buckets: readonly { readonly le: number | null; readonly count: number }[];
+}
+
+export interface SandboxRow {
+  readonly id: string;
+  readonly status: SandboxInfo['status'];
+  /** Of its VM; null: it has none. */
+  readonly phase: string | null;
+  readonly origin: SandboxInfo['origin'] | 'waits';
+  readonly cpus: number;
+  readonly memoryMib: number;
+  readonly memoryBytes: number | null;
+  /** How near it is to its limit. */
+  readonly pressure: Pressure;
+  readonly modelRequests: number;
+  readonly tokens: number;
+  readonly tokensPerSecond: number | null;
+  readonly ageMs: number;
+}
+
+export type Pressure = 'none' | 'high' | 'full';
+
+export interface TopEvent {
+  readonly atMs: number;
+  readonly sandbox: string;
+  readonly text: string;
+}
+
+/** What was asked for at one moment. */
+export interface Scrape {
+  readonly atMs: number;
+  readonly host: HostInfo;
+  readonly list: readonly SandboxInfo[];
+  readonly loads: SandboxLoads;
+  readonly samples: Samples;
+}
+
+/** What the frame says of the time before it. */
+export interface Before {
+  /** The scrape before, for rates; null: this is the first. */
+  readonly last: Scrape | null;
+  /** For latencies. */
+  readonly oldest: Scrape | null;
+}
+
+const BYTES_PER_MIB = 1024 * 1024;
+/** A guest's caches fill its memory; above this little is left to give back. */
+const HIGH_RATIO = 0.9;
+const FULL_RATIO = 0.98;
+
+const LATENCIES = {
+  'asked → ready': 'neurovisor_vm_acquire_seconds',
+  'VM start': 'neurovisor_vm_boot_seconds',
+  'first token': 'neurovisor_time_to_first_token_seconds',
+  'between tokens': 'neurovisor_inter_token_seconds',
+} as const;
+
+export function frameOf(now: Scrape, before: Before, events: readonly TopEvent[]): TopFrame {
+  const { atMs, host, loads, samples } = now;
+  const { version, vmm, upstream, startedAtMs } = host;
+  const rate = (name: string): number | null => ratePerSecond(now, before.last, name);
+  const tokens = ['neurovisor_tokens_generated_total', 'neurovisor_tokens_prompt_total'] as const;
+  const claims = (result: string): number =>
+    samples.sum('neurovisor_pool_claims_total', { result });
+  return {
+    atMs,
+    daemon: { version, vmm, upstream, startedAtMs },
+    counts: countsOf(now.list),
+    queue: {
+      waiting: samples.sum('neurovisor_start_queue_waiting', { kind: 'request' }),
+      starting: samples.sum('neurovisor_starts_in_progress'),
+    },
+    pool: {
+      ready: samples.sum('neurovisor_pool_warm_vms'),
+      starting: samples.sum('neurovisor_pool_starting_vms'),
+      target: samples.sum('neurovisor_pool_target_vms'),
+      ...{ hits: claims('hit'), misses: claims('miss') },
+    },
+    memory: {
+      availableBytes: host.memoryAvailableMib * BYTES_PER_MIB,
+      vmmBytes: loads.sandboxes.reduce((sum, one) => sum + (one.memoryBytes ?? 0), 0),
+      pressure: loads.memoryPressure,
+    },
+    models: {
+      inFlight: samples.sum('neurovisor_requests_in_flight'),
+      tokens: samples.sum(tokens[0]) + samples.sum(tokens[1]),
+      tokensPerSecond: rate(tokens[0]),
+      requestsPerSecond: rate('neurovisor_requests_total'),
+    },
+    channelBytesPerSecond: rate('neurovisor_channel_bytes_total'),
+    latencies: Object.entries(LATENCIES).map(([name, metric]) =>
+      latencyOf(name, metric, now, before.oldest),
+    ),
+    sandboxes: rowsOf(now, before.last),
+    events,
+  };
+}
+
+function countsOf(list: readonly SandboxInfo[]): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const { status } of list) counts[status] = (counts[status] ?? 0) + 1;
+  return counts;
+}
+
+function ratePerSecond(now: Scrape, last: Scrape | null, name: string): number | null {
+  if (last === null || now.atMs <= last.atMs) return null;
+  const more = now.samples.sum(name) - last.samples.sum(name);
+  return (Math.max(0, more) * 1000) / (now.atMs - last.atMs);
+}
+
+/** Of the last minute where something came in it, else of all time. */
+function latencyOf(name: string, metric: string, now: Scrape, oldest: Scrape | null): Latency {
+  const all = now.samples.distribution(metric);
+  const recent = oldest === null ? null : since(all, oldest.samples.distribution(metric));
+  const isRecent = recent !== null && recent.count > 0;
+  const shown = isRecent ? recent : all;
+  return {
+    name,
+    windowMs: isRecent && oldest !== null ? now.atMs - oldest.atMs : null,
+    count: shown.count,
+    p50: quantile(shown, 0.5),
+    p95: quantile(shown, 0.95),
+    buckets: shown.buckets.map(({ le, count }) => ({
+      le: Number.isFinite(le) ? le : null,
+      count,
+    })),
+  };
+}
+
+function rowsOf(now: Scrape, last: Scrape | null): readonly SandboxRow[] {
+  const loads = new Map(now.loads.sandboxes.map((load) => [load.id, load]));
+  const before = new Map(last?.loads.sandboxes.map(({ id, tokens }) => [id, tokens]));
+  const seconds = last === null ? 0 : (now.atMs - last.atMs) / 1000;
+  return now.list.map((info) => {
+    const { id, status, origin, cpus, memoryMib, createdAtMs } = info;
+    const load = loads.get(id);
+    const tokens = load?.tokens ?? 0;
+    const known = before.get(id);
+    const memoryBytes = load?.memoryBytes ?? null;
+    return {
+      ...{ id, status, origin, cpus, memoryMib, memoryBytes, tokens },
+      phase: load?.state ?? null,
+      pressure: pressureOf(memoryBytes, memoryMib),
+      modelRequests: load?.modelRequests ?? 0,
+      tokensPerSecond:
+        known === undefined || seconds <= 0 ? null : Math.max(0, tokens - known) / seconds,
+      ageMs: Math.max(0, now.atMs - createdAtMs),
+    };
+  });
+}
+
+function pressureOf(memoryBytes: number | null, memoryMib: number): Pressure {
+  const ratio = memoryBytes === null ? 0 : memoryBytes / (memoryMib * BYTES_PER_MIB);
+  if (ratio >= FULL_RATIO) return 'full';
+  return ratio >= HIGH_RATIO ? 'high' : 'none';
+}

@@ -1,0 +1,78 @@
+/**
+ * A whole terminal of its own (io): the alternate screen, keys as they are typed, the size. Whatever ends the
+ * process but SIGKILL, the terminal is as it was before.
+ */
+import type { ReadStream } from 'node:tty';
+import { ignore } from '../../base/ignore.ts';
+import type { Size } from './picture.ts';
+
+const ENTER = '\x1b[?1049h\x1b[?25l\x1b[?7l';
+const LEAVE = '\x1b[?7h\x1b[?25h\x1b[?1049l';
+/** Terminals that know it show all of an update at once; others pass over it. */
+const BEGIN_UPDATE = '\x1b[?2026h';
+const END_UPDATE = '\x1b[?2026l';
+
+export interface ScreenHandlers {
+  onKeys(keys: string): void;
+  onResize(): void;
+}
+
+export class Screen {
+  readonly #stdout: NodeJS.WriteStream;
+  readonly #stdin: ReadStream | null;
+  readonly #handlers: ScreenHandlers;
+  #shown: readonly string[] = [];
+  #isOpen = true;
+  readonly #onData = (typed: Buffer): void => this.#handlers.onKeys(typed.toString());
+  readonly #onResize = (): void => {
+    this.#shown = [];
+    this.#handlers.onResize();
+  };
+  readonly #onExit = (): void => this.close();
+
+  /** @param stdin null: there are no keys */
+  constructor(stdout: NodeJS.WriteStream, stdin: ReadStream | null, handlers: ScreenHandlers) {
+    this.#stdout = stdout;
+    this.#stdin = stdin;
+    this.#handlers = handlers;
+    process.once('exit', this.#onExit);
+    stdout.on('resize', this.#onResize);
+    stdin?.setRawMode(true);
+    stdin?.on('data', this.#onData);
+    stdout.write(ENTER);
+  }
+
+  get size(): Size {
+    const { columns = 80, rows = 24 } = this.#stdout;
+    return { columns: Math.max(1, columns), rows: Math.max(1, rows) };
+  }
+
+  /** Writes the lines that are not there yet. A reader that is slow misses frames, not the newest. */
+  show(lines: readonly string[]): void {
+    if (!this.#isOpen || this.#stdout.writableNeedDrain) return;
+    const changes = lines.flatMap((line, index) =>
+      line === this.#shown[index] ? [] : [`\x1b[${index + 1};1H${line}\x1b[0m\x1b[K`],
+    );
+    const clear = this.#shown.length === lines.length ? '' : '\x1b[2J';
+    this.#shown = lines;
+    if (changes.length > 0) {
+      this.#stdout.write(BEGIN_UPDATE + clear + changes.join('') + END_UPDATE);
+    }
+  }
+
+  /** Idempotent. */
+  close(): void {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    process.off('exit', this.#onExit);
+    this.#stdout.off('resize', this.#onResize);
+    this.#stdin?.off('data', this.#onData);
+    try {
+      this.#stdin?.setRawMode(false);
+    } catch (error) {
+      ignore(error, 'the terminal is gone');
+    }
+    this.#stdin?.pause();
+    this.#stdout.write(LEAVE);
+  }
+}

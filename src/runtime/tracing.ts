@@ -1,0 +1,44 @@
+/** The tracer of this process: where spans go, and what they say of it. */
+import { randomBytes } from 'node:crypto';
+import { systemClock } from '../base/clock.ts';
+import type { Log } from '../base/log.ts';
+import type { Metric } from '../base/metrics.ts';
+import { type SpanRecord, Tracer } from '../base/trace.ts';
+import type { Config } from '../config.ts';
+import { spansMetric, TraceExporter } from '../observe/trace-exporter.ts';
+import { GuestTraces } from './guest-traces.ts';
+
+export interface Tracing {
+  readonly tracer: Tracer;
+  readonly metrics: readonly Metric[];
+  /** Spans of programs in guests; null: nothing is exported. */
+  readonly guests: GuestTraces | null;
+  /** Sends what waits. */
+  close(): Promise<void>;
+}
+
+const NONE = { exported: 0, dropped: 0, failed: 0 } as const;
+
+/** Without an endpoint nothing is recorded; what callers trace is passed on all the same. */
+export function openTracing({ traces }: Pick<Config, 'traces'>, log: Log): Tracing {
+  const randomHex = (bytes: number): string => randomBytes(bytes).toString('hex');
+  const base = { clock: systemClock, randomHex };
+  if (traces === null) {
+    const tracer = new Tracer({ ...base, record: null });
+    const metrics = [spansMetric(() => NONE)];
+    return { tracer, metrics, guests: null, close: () => Promise.resolve() };
+  }
+  const { url, headers, serviceName } = traces;
+  const resource = { 'service.name': serviceName, 'process.pid': process.pid };
+  const exporter = new TraceExporter({ url, headers, resource, clock: systemClock, log });
+  const tracer = new Tracer({ ...base, record: (span) => exporter.record(span) });
+  const record = (span: SpanRecord): boolean => exporter.recordOfGuest(span);
+  const guests = new GuestTraces(systemClock, tracer, record);
+  return { tracer, guests, metrics: exporter.metrics(), close: () => exporter.close() };
+}
+
+/** For programs in a guest that make spans themselves: where OpenTelemetry's SDKs send them. */
+export const GUEST_TRACES_ENV = {
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'http://127.0.0.1:11434/otlp/v1/traces',
+  OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: 'http/protobuf',
+} as const;

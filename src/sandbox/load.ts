@@ -1,0 +1,26 @@
+/** What sandboxes use now, for a live view (types only). */
+import type { SandboxState } from './lifecycle.ts';
+
+export interface SandboxLoad {
+  /** Of a sandbox, or of a member of a pool. */
+  readonly id: string;
+  readonly state: SandboxState;
+  /** Of the host, that its VM holds; null: it has no process of its own. */
+  readonly memoryBytes: number | null;
+  /** Requests to the model under way. */
+  readonly modelRequests: number;
+  /** Of prompts and answers, of this VM's requests. */
+  readonly tokens: number;
+}
+
+/** Share of the last 10 s in which some, or all, tasks waited for memory; 0 to 1. */
+export interface MemoryPressure {
+  readonly some: number;
+  readonly full: number;
+}
+
+export interface SandboxLoads {
+  readonly sandboxes: readonly SandboxLoad[];
+  /** Null: the kernel does not tell. */
+  readonly memoryPressure: MemoryPressure | null;
+}

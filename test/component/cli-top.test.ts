@@ -1,0 +1,125 @@
+/** `neurovisor top` on a real pseudo-terminal, in a pipe, and as JSON. */
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { TopFrame } from '../../src/cli/top/frame.ts';
+import { cli, ROOT } from '../support/cli.ts';
+import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
+import { onTerminal } from '../support/terminal.ts';
+
+const MIB = 1024 * 1024;
+
+let daemon: FakeDaemon;
+let id: string;
+
+beforeAll(async () => {
+  daemon = await startFakeDaemon();
+  ({ id } = await daemon.control.create({}));
+  daemon.loads.push({
+    ...{ id, state: 'ready', memoryBytes: 500 * MIB, modelRequests: 2, tokens: 77 },
+  });
+});
+afterAll(() => daemon[Symbol.asyncDispose]());
+
+const topOn = (env = daemon.env, ...words: string[]) =>
+  onTerminal(
+    [process.execPath, join(ROOT, 'src/cli/main.ts'), 'top', '--interval', '100ms', ...words],
+    env,
+  );
+
+const ESC = '\x1b';
+const LEFT = '\x1b[?25h\x1b[?1049l';
+
+/** The one child of a process. */
+async function childOf(pid: number): Promise<number> {
+  const tasks = await readdir(`/proc/${pid}/task`);
+  const lists = tasks.map((task) => readFile(`/proc/${pid}/task/${task}/children`, 'utf8'));
+  return Number((await Promise.all(lists)).join(' ').trim().split(' ')[0]);
+}
+
+describe('top on a terminal', () => {
+  it('shows sandboxes, then what happens to them; q leaves and restores the terminal', async () => {
+    const terminal = topOn();
+    await terminal.sees('\x1b[?1049h');
+    await terminal.sees(id);
+    const other = await daemon.control.create({});
+    await terminal.sees(`${other.id}  running (pool)`);
+    await daemon.control.remove(other.id);
+    await terminal.sees(`${other.id}  ended`);
+    terminal.type('s');
+    await terminal.sees('s sort (tokens)');
+    terminal.type('r');
+    await terminal.sees('s sort (tokens, reversed)');
+    terminal.type('q');
+    expect(await terminal.ended).toBe(0);
+    expect(terminal.screen()).toContain(LEFT);
+    expect(terminal.screen()).toContain('terminal restored: True');
+  });
+
+  it('another size: all is drawn anew, and no wider', async () => {
+    const terminal = topOn();
+    await terminal.sees(id);
+    const before = terminal.screen().length;
+    process.kill(terminal.pid, 'SIGUSR1');
+    await terminal.sees('\x1b[2J');
+    await terminal.sees('\x1b[12;1H');
+    terminal.type('q');
+    expect(await terminal.ended).toBe(0);
+    const after = terminal.screen().slice(before);
+    const drawn = after.slice(after.indexOf('\x1b[2J'), after.indexOf(LEFT));
+    const lines = drawn.split(new RegExp(`${ESC}\\[\\d+;1H`)).map(stripVTControlCharacters);
+    expect(lines.length).toBeGreaterThan(8);
+    for (const line of lines) expect(line.length).toBeLessThanOrEqual(60);
+  });
+
+  it.each(['SIGTERM', 'SIGHUP'] as const)('%s restores the terminal', async (signal) => {
+    const terminal = topOn();
+    await terminal.sees(id);
+    process.kill(await childOf(terminal.pid), signal);
+    await terminal.ended;
+    expect(terminal.screen()).toContain(LEFT);
+    expect(terminal.screen()).toContain('terminal restored: True');
+  });
+
+  it('a daemon that goes away is told; Ctrl-C leaves', async () => {
+    await using other = await startFakeDaemon();
+    const terminal = topOn(other.env);
+    await terminal.sees('sandboxes  none');
+    await other.stop();
+    await terminal.sees('no daemon is running');
+    terminal.type('\x03');
+    expect(await terminal.ended).toBe(0);
+    expect(terminal.screen()).toContain('terminal restored: True');
+  });
+});
+
+describe('top without a terminal', () => {
+  it('one frame, without a control character', async () => {
+    const { status, stdout } = await cli(['top'], { env: { ...daemon.env } }).result;
+    expect(status).toBe(0);
+    expect(stdout).toMatch(
+      new RegExp(`${id} +running +ready +pool +1 +█+░?!  +500 MiB of 512 MiB`),
+    );
+    expect(stdout).not.toContain('\x1b');
+  });
+
+  it('-o json: one frame, over a port too', async () => {
+    const env = { ...daemon.env, ...(await daemon.listenOnPort()) };
+    const { status, stdout } = await cli(['top', '-o', 'json'], { env }).result;
+    expect(status).toBe(0);
+    const frame = JSON.parse(stdout) as TopFrame;
+    expect(frame.sandboxes).toMatchObject([
+      { id, phase: 'ready', tokens: 77, modelRequests: 2, pressure: 'high' },
+    ]);
+    expect(frame.memory.pressure).toEqual({ some: 0.2, full: 0.01 });
+  });
+
+  it('no daemon, or a wrong word: an error and its status', async () => {
+    const env = { NEUROVISOR_HOME: '/nowhere', NEUROVISOR_UPSTREAM: '' };
+    expect((await cli(['top'], { env }).result).status).toBe(125);
+    const { status, stderr } = await cli(['top', '--interval', '1ms'], { env: { ...daemon.env } })
+      .result;
+    expect([status, stderr]).toEqual([2, expect.stringContaining('--interval')]);
+  });
+});

@@ -1,0 +1,81 @@
+/** A host without VMs, a bridge with a scripted model server and the REST server, all of them counted. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type ApiServer, createApiServer } from '../../src/api/server.ts';
+import { CleanupStack } from '../../src/base/cleanup.ts';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { passiveTracer, type Tracer } from '../../src/base/trace.ts';
+import { type Bridge, createBridge } from '../../src/bridge/bridge.ts';
+import type { TakeTraces } from '../../src/bridge/guest-traces.ts';
+import { spansMetric } from '../../src/observe/trace-exporter.ts';
+import { HostMetrics } from '../../src/runtime/host-metrics.ts';
+import { type Answered, call } from './bridge-fixture.ts';
+import { FakeHost } from './fake-host.ts';
+import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
+
+export const METRICS_KEY = 'key-of-this-test';
+
+export interface MetricsWorld extends AsyncDisposable {
+  readonly host: FakeHost;
+  readonly metrics: HostMetrics;
+  readonly server: ApiServer;
+  readonly bridge: Bridge;
+  readonly upstream: MockUpstream;
+  /** What a scrape gets, with the key. */
+  scrape(headers?: Record<string, string>): Promise<{ status: number; type: string; text: string }>;
+  /** Where a guest finds its models. */
+  guestSocket(sandboxId: string): Promise<string>;
+  /** A request of a guest to a model. */
+  infer(body: object): Promise<Answered>;
+}
+
+export async function openMetricsWorld(
+  options: {
+    readonly openMetrics?: boolean;
+    readonly tracer?: Tracer;
+    readonly takeTraces?: TakeTraces;
+  } = {},
+): Promise<MetricsWorld> {
+  const cleanup = new CleanupStack();
+  const dir = await mkdtemp(join(tmpdir(), 'nv-metrics-'));
+  cleanup.push('directory', () => rm(dir, { recursive: true }));
+  const metrics = new HostMetrics(systemClock);
+  const { tracer = passiveTracer() } = options;
+  const host = await FakeHost.open({ watch: (sandbox) => metrics.watch(sandbox), tracer });
+  cleanup.push('host', () => host[Symbol.asyncDispose]());
+  metrics.addControl(host.control, host.queue);
+  const upstream = await startMockUpstream();
+  cleanup.push('upstream', () => upstream.close());
+  const bridge = createBridge({
+    upstream: () => Promise.resolve(upstream.target),
+    ...{ clock: systemClock, log: silentLog, tracer, takeTraces: options.takeTraces },
+    onUsage: (usage) => metrics.noteUsage(usage),
+  });
+  cleanup.push('bridge', () => bridge.close());
+  metrics.registry.add(...bridge.metrics());
+  metrics.registry.add(spansMetric(() => ({ exported: 0, dropped: 0, failed: 0 })));
+  const guestSocket = async (sandboxId: string): Promise<string> => {
+    const path = join(dir, `${sandboxId}_1025`);
+    await bridge.attach({ sandboxId, socketPath: path });
+    return path;
+  };
+  const socketPath = await guestSocket('guest');
+  const server = await createApiServer({
+    ...{ control: host.control, log: silentLog, apiKey: METRICS_KEY, ...options },
+    ...{ metrics: metrics.registry, loads: () => metrics.loads() },
+  });
+  cleanup.push('server', () => server.close());
+  return {
+    ...{ host, metrics, server, bridge, upstream, guestSocket },
+    scrape: async (headers = { authorization: `Bearer ${METRICS_KEY}` }) => {
+      const url = '/metrics';
+      const answer = await server.app.inject({ url, headers: { host: '127.0.0.1', ...headers } });
+      const type = String(answer.headers['content-type']);
+      return { status: answer.statusCode, type, text: answer.body };
+    },
+    infer: (body) => call(socketPath, '/v1/chat/completions', body),
+    [Symbol.asyncDispose]: () => cleanup.run(),
+  };
+}

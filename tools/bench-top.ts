@@ -1,0 +1,93 @@
+/**
+ * What an update of `neurovisor top` costs: `node tools/bench-top.ts [sandboxes]` (default 200). A daemon without VMs
+ * in a process of its own, its metrics full of series; processor time of either side, bytes between them and to
+ * the terminal, where tokens of each sandbox change from frame to frame.
+ */
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { Counter, Histogram } from '../src/base/metrics.ts';
+import { scrape } from '../src/cli/commands/top.ts';
+import { frameOf, type Scrape } from '../src/cli/top/frame.ts';
+import { draw, type View } from '../src/cli/top/picture.ts';
+import { connectDaemon } from '../src/client/client.ts';
+import { daemonSocket, resolveHome } from '../src/runtime/home.ts';
+import { startFakeDaemon } from '../test/support/fake-daemon.ts';
+
+const UPDATES = 100;
+const MIB = 1024 * 1024;
+const MICROSECONDS_PER_MS = 1000;
+
+const cpuMs = (): number => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / MICROSECONDS_PER_MS;
+};
+
+async function serve(sandboxes: number): Promise<void> {
+  const daemon = await startFakeDaemon();
+  const tokens = new Counter({
+    ...{ name: 'neurovisor_tokens_generated_total', help: 'x', unit: null, labels: ['model'] },
+  });
+  const ready = new Histogram({
+    ...{ name: 'neurovisor_vm_acquire_seconds', help: 'x', unit: 'seconds', labels: ['origin'] },
+  });
+  daemon.metrics.add(tokens, ready);
+  for (let n = 0; n < sandboxes; n += 1) {
+    const { id } = await daemon.control.create({});
+    const memoryBytes = (50 + (n % 460)) * MIB;
+    daemon.loads.push({ id, state: 'ready', memoryBytes, modelRequests: n % 3, tokens: n });
+    ready.observe({ origin: 'pool' }, n / 100);
+  }
+  let before = cpuMs();
+  process.on('message', (asked) => {
+    if (asked === 'end') {
+      void daemon[Symbol.asyncDispose]().then(() => process.disconnect());
+      return;
+    }
+    daemon.loads.forEach((load, n) => {
+      daemon.loads[n] = { ...load, tokens: load.tokens + n };
+    });
+    tokens.add({ model: 'm' }, sandboxes);
+    process.send?.({ cpuMs: cpuMs() - before });
+    before = cpuMs();
+  });
+  process.send?.({ home: daemon.env['NEUROVISOR_HOME'] });
+}
+
+async function measure(sandboxes: number): Promise<void> {
+  const child = fork(import.meta.filename, [`${sandboxes}`, 'serve']);
+  const [{ home }] = (await once(child, 'message')) as [{ home: string }];
+  const daemon = await connectDaemon({ socketPath: daemonSocket(resolveHome(home)) });
+  const view: View = { sort: 'tokens', reverse: false, offset: 0, colour: true, problem: null };
+  const size = { columns: 120, rows: 40 };
+  const [own, its, wall, drawn]: number[][] = [[], [], [], []];
+  let last: Scrape | null = null;
+  let shown: readonly string[] = [];
+  for (let n = 0; n < UPDATES; n += 1) {
+    child.send('next');
+    const [{ cpuMs: daemonMs }] = (await once(child, 'message')) as [{ cpuMs: number }];
+    const [began, cpuBegan] = [performance.now(), cpuMs()];
+    const now: Scrape = await scrape(daemon);
+    const lines = draw(frameOf(now, { last, oldest: last }, []), size, view);
+    own?.push(cpuMs() - cpuBegan);
+    wall?.push(performance.now() - began);
+    its?.push(daemonMs);
+    drawn?.push(lines.filter((line, at) => line !== shown[at]).join('').length);
+    last = now;
+    shown = lines;
+  }
+  await daemon[Symbol.asyncDispose]();
+  child.send('end');
+  await once(child, 'exit');
+  // Those before the code is compiled are no measure of an hour of it.
+  const median = (all: readonly number[] = []): number =>
+    all.slice(UPDATES / 4).toSorted((a, b) => a - b)[Math.floor((UPDATES * 3) / 8)] ?? 0;
+  console.log(`${sandboxes} sandboxes, median of ${(UPDATES * 3) / 4} updates:`);
+  console.log(
+    `  top     ${median(own).toFixed(1)} ms of a processor, ${median(wall).toFixed(1)} ms until drawn`,
+  );
+  console.log(`  daemon  ${median(its).toFixed(1)} ms of a processor`);
+  console.log(`  to the terminal  ${(median(drawn) / 1024).toFixed(1)} KiB`);
+}
+
+const sandboxes = Number(process.argv[2] ?? 200);
+await (process.argv[3] === 'serve' ? serve(sandboxes) : measure(sandboxes));
