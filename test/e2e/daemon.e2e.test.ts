@@ -170,7 +170,9 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
     await terminal.sees('$ ');
     terminal.type('stty size; id -un; tty\r');
     await terminal.sees('33 111\nuser\n/dev/pts/');
-    terminal.type('sleep 600\r');
+    // Before it runs, bash would read the Ctrl-C as a key.
+    terminal.type('echo started-$((40 + 2)); sleep 600\r');
+    await terminal.sees('started-42');
     terminal.type('\x03');
     terminal.type('exit $((40 + 2))\r');
     expect(await terminal.ended).toBe(42);
