@@ -116,8 +116,9 @@ describe('top without a terminal', () => {
   });
 
   it('no daemon, or a wrong word: an error and its status', async () => {
-    const env = { NEUROVISOR_HOME: '/nowhere', NEUROVISOR_UPSTREAM: '' };
-    expect((await cli(['top'], { env }).result).status).toBe(125);
+    await using gone = await startFakeDaemon();
+    await gone.stop();
+    expect((await cli(['top'], { env: { ...gone.env } }).result).status).toBe(125);
     const { status, stderr } = await cli(['top', '--interval', '1ms'], { env: { ...daemon.env } })
       .result;
     expect([status, stderr]).toEqual([2, expect.stringContaining('--interval')]);
