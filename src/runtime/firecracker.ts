@@ -9,6 +9,7 @@ import { parseProfile, withMode } from '../jail/profile.ts';
 import { createFirecrackerDriver, type FirecrackerDriver } from '../vmm/firecracker/driver.ts';
 import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
 import {
+  type FirecrackerConfig,
   type FirecrackerJail,
   type FirecrackerOptions,
   openFirecrackerJail,
@@ -23,10 +24,10 @@ export async function makeFirecracker(
   const { config, home, log, allowOlder = false } = options;
   const version = await readFirecrackerVersion(config.firecracker, allowOlder);
   const mode = config.jail === 'log' ? 'log' : 'enforce';
-  // Its own filter can't be told to log.
-  const isOurs = config.firecrackerFilter === 'ours' || mode === 'log';
-  const seccompFilterPath = isOurs ? await writeFilter(home, version.text, mode) : undefined;
-  const { jail, confinement } = await confineFirecracker(options, isOurs);
+  const seccompFilterPath = takesOurs(config)
+    ? await writeFilter(home, version.text, mode)
+    : undefined;
+  const { jail, confinement } = await confineFirecracker(options);
   try {
     const driver = await createFirecrackerDriver({
       ...{ binary: config.firecracker, clock: systemClock, log, allowOlder },
@@ -44,13 +45,14 @@ export async function makeFirecracker(
 /** @throws RuntimeError `jail_unavailable` */
 export async function confineFirecracker(
   options: FirecrackerOptions,
-  isOurs: boolean,
 ): Promise<{ jail: FirecrackerJail | null; confinement: Confinement }> {
   const { jail: mode } = options.config;
   if (mode === 'off') return { jail: null, confinement: unconfined(SWITCHED_OFF) };
   try {
     const jail = await openFirecrackerJail(options);
-    const filter = isOurs ? 'our seccomp filters' : 'seccomp filters of Firecracker';
+    const filter = takesOurs(options.config)
+      ? 'our seccomp filters'
+      : 'seccomp filters of Firecracker';
     const logs = mode === 'log' ? ', but forbidden system calls are only logged' : '';
     const description = `jailed: ${[...jail.holds, filter].join(', ')}${logs}`;
     return { jail, confinement: { description, gaps: jail.gaps, close: () => jail.close() } };
@@ -58,6 +60,11 @@ export async function confineFirecracker(
     const reason = whyUnjailed(error, mode, options.log);
     return { jail: null, confinement: unconfined(`${reason}; its system call filters hold`) };
   }
+}
+
+/** Its own filters can't be told to log. */
+function takesOurs({ firecrackerFilter, jail }: FirecrackerConfig): boolean {
+  return firecrackerFilter === 'ours' || jail === 'log';
 }
 
 /**
