@@ -256,7 +256,8 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
     const owner = spawn(process.execPath, [HOLD, join(dir, 'vm'), dir, text], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
-    const pid = Number(await new Promise((resolve) => owner.stdout.once('data', resolve)));
+    const started = once(owner.stdout, 'data');
+    const pid = Number(await Promise.race([started, once(owner, 'exit').then(() => Number.NaN)]));
     expect(pid).toBeGreaterThan(1);
     const groups = groupsOf(pid);
     // The jail of one that lives is left alone.
