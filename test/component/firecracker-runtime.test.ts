@@ -17,7 +17,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import { findCgroups } from '../../src/jail/cgroup-paths.ts';
 import { limitsOf } from '../../src/jail/jail.ts';
@@ -27,7 +27,7 @@ import type { FirecrackerConfig } from '../../src/runtime/firecracker-jail.ts';
 import type { Confinement } from '../../src/runtime/jail.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
-import { ask, VmBench } from '../support/driver-parity.ts';
+import { ask, driverParity, held, VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 
 const PATIENT = { timeout: 30_000 };
@@ -271,6 +271,59 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
     await open();
     expect(jails()).toEqual([]);
     expect(groups.filter(existsSync)).toEqual([]);
+  });
+
+  it.each(['before', 'after'] as const)(
+    'start: cancelled %s its API answers, and nothing is left',
+    async (when) => {
+      const made = await open();
+      const before = held().children;
+      const folder = join(dir, 'run/jail/firecracker');
+      const cancel = new AbortController();
+      const spec = made.spec();
+      const never = new Promise<void>(() => undefined);
+      const starting = made.driver.start({ ...spec, memoryReady: never }, cancel.signal);
+      const refused = expect(starting).rejects.toMatchObject({ code: 'vm_cancelled' });
+      // The API's socket is there a moment before it answers; the jail some time before.
+      const mark = when === 'before' ? [] : ['root', 'fc', 'a'];
+      await expect
+        .poll(() => existsSync(join(folder, spec.id, ...mark)), { ...PATIENT, interval: 1 })
+        .toBe(true);
+      cancel.abort();
+      await refused;
+      expect(jails()).toEqual([]);
+      expect(held().children).toBe(before);
+    },
+  );
+
+  it('makeFirecracker: VMs that start at once are different users', async () => {
+    const { boot } = await opened();
+    const uids = (await Promise.all([boot(), boot(), boot()])).map((vm) => status(vm, 'Uid'));
+    expect(new Set(uids).size).toBe(3);
+  });
+
+  describe('as any driver', () => {
+    let shared: string;
+    const own: Confinement[] = [];
+    beforeAll(() => {
+      shared = mkdtempSync(join(tmpdir(), 'nv-fc-'));
+    });
+    afterAll(async () => {
+      for (const one of own) await one.close();
+      rmSync(shared, { recursive: true, force: true });
+    });
+    driverParity(
+      async () => {
+        const made = await makeFirecracker({
+          ...{ config: { ...usual, firecrackerFilter: 'ours' }, log: silentLog, allowOlder: true },
+          home: { cacheDir: join(shared, 'cache'), runDir: join(shared, 'run') },
+        });
+        own.push(made.confinement);
+        return made.driver;
+      },
+      async () => files,
+      ['nic'],
+    );
   });
 
   async function opened(more: Partial<FirecrackerConfig> = {}): Promise<{ boot(): Promise<Vm> }> {
