@@ -33,7 +33,7 @@ export async function makeFirecracker(
       ...{ binary: config.firecracker, clock: systemClock, log, allowOlder },
       ...(seccompFilterPath === undefined ? {} : { seccompFilterPath }),
       ...(jail === null ? {} : { jail: jail.specOf }),
-      tracksDirtyPages: true,
+      ...{ tracksDirtyPages: true, requiresFilter: true },
     });
     return { driver, confinement };
   } catch (error) {

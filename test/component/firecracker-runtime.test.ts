@@ -195,12 +195,15 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
     expect(existsSync(join(dir, 'cache/jail/firecracker-bincode-log'))).toBe(true);
   });
 
-  it('makeFirecracker: without a jail, each thread has our filters all the same', async () => {
-    const { boot } = await opened({ jail: 'off', firecrackerFilter: 'ours' });
-    const vm = await boot();
-    expect(status(vm, 'Seccomp')).toBe('2');
-    expect(confinement?.description).toMatch(/^not jailed: switched off/);
-  });
+  it.each(['builtin', 'ours'] as const)(
+    'makeFirecracker: without a jail, each thread has its filters all the same (%s)',
+    async (firecrackerFilter) => {
+      const { boot } = await opened({ jail: 'off', firecrackerFilter });
+      const vm = await boot();
+      expect(status(vm, 'Seccomp')).toBe('2');
+      expect(confinement?.description).toMatch(/^not jailed: switched off/);
+    },
+  );
 
   it('makeFirecracker: where there is no fit jailer, enforce says why, auto warns and goes on', async () => {
     const other = join(dir, 'jailer');

@@ -57,6 +57,8 @@ export interface FirecrackerDriverOptions {
   readonly seccompFilterPath?: string;
   /** How each VM is jailed, which needs root; absent: Firecracker runs as our user does. */
   readonly jail?: (spec: VmSpec) => JailSpec | Promise<JailSpec>;
+  /** Ends a VM one of whose threads has no system call filter; one in a jail always. */
+  readonly requiresFilter?: boolean;
   readonly limits?: DeviceLimits;
   /** Makes diff snapshots possible. */
   readonly tracksDirtyPages?: boolean;
@@ -139,7 +141,7 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     cleanup.push('Firecracker process', () => started.kill());
     const spawnedMs = known.clock.now() - began;
     await unlessCancelled(bringUp(known, started, place, spec), signal);
-    if (jail !== undefined || known.seccompFilterPath !== undefined) {
+    if (jail !== undefined || known.requiresFilter === true) {
       checkConfinement(started.pid ?? 0, jail?.uid ?? null);
     }
     const timings = { spawnedMs, runningMs: known.clock.now() - began };
@@ -153,13 +155,13 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
 
 /** @throws VmmError as `adoptProcess` does */
 async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
+  checkSpec(spec, Math.min(availableParallelism(), CPUS_MAX));
   const jail = await known.jail?.(spec);
   if (jail === undefined) {
     throw new VmmError('vm_unsupported', `the VM ${spec.id} can't be adopted`, {
       cause: 'only those in a jail outlive their owner',
     });
   }
-  checkSpec(spec, Math.min(availableParallelism(), CPUS_MAX));
   const cleanup = new CleanupStack();
   if (jail.release !== undefined) cleanup.push('jail', jail.release);
   const { place, process } = await adoptProcess(spec, known.path, jail, known.clock).catch(
