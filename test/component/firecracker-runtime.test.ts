@@ -305,7 +305,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
     expect(new Set(uids).size).toBe(3);
   });
 
-  describe('as any driver', () => {
+  describe('like every driver', () => {
     let shared: string;
     const own: Confinement[] = [];
     beforeAll(() => {
