@@ -32,6 +32,10 @@ const schema = z.object({
   NEUROVISOR_VMM: z.enum(['auto', 'firecracker', 'qemu']).default('auto'),
   /** Firecracker's binary; empty: `firecracker` in PATH. */
   NEUROVISOR_FIRECRACKER: z.string().default(''),
+  /** Firecracker's jailer; empty: `jailer` beside Firecracker, or in PATH. */
+  NEUROVISOR_JAILER: z.string().default(''),
+  /** System call filters of Firecracker: those in its binary, or ours from `policy/`. */
+  NEUROVISOR_FIRECRACKER_FILTER: z.enum(['builtin', 'ours']).default('builtin'),
   /** Which processor the engine uses. */
   NEUROVISOR_GPU: z.enum(['auto', 'cpu', 'cuda', 'vulkan']).default('auto'),
   /** A daemon on a port, e.g. `http://127.0.0.1:7070`; empty: the one at this home's socket. */
@@ -74,6 +78,9 @@ export interface Config {
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
   readonly firecracker: string;
+  /** Path; null: beside Firecracker, or in PATH. */
+  readonly jailer: string | null;
+  readonly firecrackerFilter: 'builtin' | 'ours';
   readonly gpu: 'auto' | 'cpu' | 'cuda' | 'vulkan';
   /** Null: the daemon of this home, at its socket. */
   readonly daemonUrl: string | null;
@@ -116,6 +123,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     accelerator: values.NEUROVISOR_ACCELERATOR,
     vmm: values.NEUROVISOR_VMM,
     firecracker: values.NEUROVISOR_FIRECRACKER || 'firecracker',
+    jailer: values.NEUROVISOR_JAILER || null,
+    firecrackerFilter: values.NEUROVISOR_FIRECRACKER_FILTER,
     gpu: values.NEUROVISOR_GPU,
     daemonUrl: values.NEUROVISOR_URL || null,
     daemonKey: values.NEUROVISOR_API_KEY || null,

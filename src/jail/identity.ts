@@ -8,55 +8,13 @@
  * bubblewrap runs as 0 of the namespace, so it and the VMM are the same user: the kernel lets the parent's
  * death kill the child only then (kernel/signal.c, `kill_ok_by_cred`). Made by root alone, who needs no
  * permission for it, also where unprivileged user namespaces are forbidden.
- *
- * A user id is taken by flock of a file, so that several NeuroVisors of one host never share one, and a
- * killed one gives its back.
  */
 import { spawn } from 'node:child_process';
-import {
-  closeSync,
-  constants,
-  openSync,
-  readdirSync,
-  readFileSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
-import { join } from 'node:path';
+import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { systemClock } from '../base/clock.ts';
-import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import { tryLockExclusive } from '../sys/file.ts';
 import { JailError } from './errors.ts';
-import { requirePrivateDir } from './private-dir.ts';
-
-export interface UidRange {
-  readonly first: number;
-  readonly count: number;
-}
-
-/** In a range that systemd's table of user ids leaves unused (UIDS-GIDS.md). */
-export const DEFAULT_UIDS: UidRange = { first: 1_900_000_000, count: 4096 };
-const UID_MIN = 1_000;
-/** (uid_t) -1 means "no change" in system calls. */
-const UID_MAX = 2 ** 32 - 2;
-const UIDS_MAX = 65_536;
-
-/** `FIRST:COUNT`. @returns undefined for anything else, and for ids of the system or of nobody */
-export function parseUidRange(text: string): UidRange | undefined {
-  const match = /^(\d{1,10}):(\d{1,5})$/.exec(text);
-  if (match === null) return undefined;
-  const [first, count] = [Number(match[1]), Number(match[2])];
-  const last = first + count - 1;
-  const holdsNobody = first <= NOBODY && NOBODY <= last;
-  if (first < UID_MIN || count < 1 || count > UIDS_MAX || last > UID_MAX || holdsNobody) {
-    return undefined;
-  }
-  return { first, count };
-}
-
-/** What unmapped ids look like (kernel/user_namespace.c); many programs run as it. */
-const NOBODY = 65_534;
+import { type UidRange, UserIds } from './user-ids.ts';
 
 /** From a start until the identity of the next is made. */
 const PREPARE_MS = 5_000;
@@ -74,8 +32,7 @@ interface Held extends Identity {
 }
 
 export class Identities {
-  readonly #dir: string;
-  readonly #range: UidRange;
+  readonly #ids: UserIds;
   readonly #gid: number | null;
   readonly #taken = new Map<number, Held>();
   /** One waits, so that a start need not; more would only hold descriptors. */
@@ -89,9 +46,7 @@ export class Identities {
    * @throws JailError `jail_dir_unsafe`
    */
   constructor(dir: string, range: UidRange, gid: number | null) {
-    requirePrivateDir(dir);
-    this.#dir = dir;
-    this.#range = range;
+    this.#ids = new UserIds(dir, range);
     this.#gid = gid;
   }
 
@@ -136,45 +91,13 @@ export class Identities {
     await idle?.then(drop, (error: unknown) => ignore(error, 'none was made'));
   }
 
-  /**
-   * Ends VMMs of the range that have lost their parent and whose user nobody holds: a NeuroVisor was killed
-   * while it started them. Others of the range may be those of a container, with locks of their own.
-   * @returns how many
-   */
+  /** @returns how many. See `UserIds` */
   endOrphans(): number {
-    let ended = 0;
-    const depth = processOf('self')?.namespaces ?? 1;
-    for (const [pid, { uid, parent, namespaces }] of this.#processes()) {
-      // A VMM is the first process of a namespace; its parent, bubblewrap, is of the same user and outside.
-      if (namespaces <= depth || processOf(parent)?.uid === uid) continue;
-      const lockFd = this.#lock(uid);
-      if (lockFd === undefined) continue;
-      try {
-        process.kill(pid, 'SIGKILL');
-        ended += 1;
-      } catch (error) {
-        if (errorCode(error) !== 'ESRCH') throw error;
-      } finally {
-        closeSync(lockFd);
-      }
-    }
-    return ended;
-  }
-
-  /** Of users of the range. */
-  *#processes(): Generator<[number, ProcessFacts]> {
-    const { first, count } = this.#range;
-    for (const name of readdirSync('/proc')) {
-      const pid = Number(name);
-      const uid = Number.isInteger(pid) ? userOf(pid) : undefined;
-      if (uid === undefined || uid < first || uid >= first + count) continue;
-      const facts = processOf(pid);
-      if (facts !== undefined) yield [pid, facts];
-    }
+    return this.#ids.endOrphans();
   }
 
   async #make(): Promise<Held> {
-    const { uid, lockFd } = this.#takeUid();
+    const { uid, lockFd } = this.#ids.take();
     try {
       const gid = this.#gid ?? uid;
       const namespaceFd = await makeNamespace(uid, gid);
@@ -185,65 +108,11 @@ export class Identities {
       throw error;
     }
   }
-
-  #takeUid(): { uid: number; lockFd: number } {
-    const { first, count } = this.#range;
-    // Those of a container of this host have locks of their own, but are seen.
-    const seen = new Set([...this.#processes()].map(([, { uid }]) => uid));
-    for (let uid = first; uid < first + count; uid += 1) {
-      if (seen.has(uid)) continue;
-      const lockFd = this.#lock(uid);
-      if (lockFd !== undefined) return { uid, lockFd };
-    }
-    throw new JailError('jail_unavailable', `take one of ${count} user ids from ${first} on`, {
-      cause: 'all are in use',
-      remedy: 'End other sandboxes, or set NEUROVISOR_JAIL_UIDS to a larger range.',
-    });
-  }
-
-  #lock(uid: number): number | undefined {
-    const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
-    const fd = openSync(join(this.#dir, `uid-${uid}`), flags, 0o600);
-    if (tryLockExclusive(fd)) return fd;
-    closeSync(fd);
-    return undefined;
-  }
 }
 
 function drop({ lockFd, namespaceFd }: Held): void {
   closeSync(namespaceFd);
   closeSync(lockFd);
-}
-
-/** @returns undefined for a process that has ended */
-function userOf(pid: number): number | undefined {
-  try {
-    return statSync(`/proc/${pid}`).uid;
-  } catch (error) {
-    ignore(error, 'a process that has ended');
-    return undefined;
-  }
-}
-
-interface ProcessFacts {
-  readonly uid: number;
-  readonly parent: number;
-  /** Pid namespaces that it is in, seen from here. */
-  readonly namespaces: number;
-}
-
-/** @returns undefined for a process that has ended */
-function processOf(pid: number | 'self'): ProcessFacts | undefined {
-  try {
-    const status = readFileSync(`/proc/${pid}/status`, 'latin1');
-    const field = (name: string): string[] =>
-      new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1]?.split(/\s+/) ?? [];
-    const [uid, parent] = [Number(field('Uid')[0]), Number(field('PPid')[0])];
-    return { uid, parent, namespaces: field('NSpid').length };
-  } catch (error) {
-    ignore(error, 'a process that has ended');
-    return undefined;
-  }
 }
 
 /**

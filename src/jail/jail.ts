@@ -32,7 +32,7 @@ import type { Log } from '../base/log.ts';
 import { closeFd, createMemFd } from '../sys/fd.ts';
 import { isRunning, startTicksOf } from '../sys/process-start.ts';
 import { setLimit } from '../sys/rlimit.ts';
-import type { Cgroup, Cgroups } from './cgroup.ts';
+import type { Cgroup, CgroupLimits, Cgroups } from './cgroup.ts';
 import { JailError } from './errors.ts';
 import type { Identities, Identity } from './identity.ts';
 import { checkPlan, invalid, type JailPlan, type JailTools, jailCommand } from './plan.ts';
@@ -66,6 +66,11 @@ export interface JailParts {
 const OVERHEAD_MIB = 128 + 64;
 /** Page tables are an entry of 8 bytes for each 4 KiB, and KVM has some of its own. */
 const RAM_PER_TABLES = 256;
+
+/** The largest file that it may write, bytes: its disk, RAM, or the state that it saves. */
+export function fileLimitBytes(memoryMib: number, diskBytes: number): number {
+  return Math.max(memoryMib * MIB, OVERHEAD_MIB * MIB, diskBytes);
+}
 
 /** What a VMM may take of the host's memory, with the guest's RAM. */
 export function memoryLimitMib(memoryMib: number): number {
@@ -104,14 +109,18 @@ async function release({ identities }: JailParts, { cgroup, identity }: Held): P
   }
 }
 
-function makeCgroup(cgroups: Cgroups | null, { id, memoryMib, cpus }: JailPlan): Cgroup | null {
-  if (cgroups === null) return null;
-  return cgroups.create(id, {
+function makeCgroup(cgroups: Cgroups | null, plan: JailPlan): Cgroup | null {
+  return cgroups?.create(plan.id, limitsOf(plan)) ?? null;
+}
+
+/** Of a VMM whose guest has this size. */
+export function limitsOf({ memoryMib, cpus }: Pick<JailPlan, 'memoryMib' | 'cpus'>): CgroupLimits {
+  return {
     memoryBytes: memoryLimitMib(memoryMib) * MIB,
     tasks: TASKS_MAX + cpus,
     // One more than the guest has: for its disk and its screen.
     cpus: cpus + 1,
-  });
+  };
 }
 
 function launch(
@@ -216,13 +225,12 @@ function setLimits(pid: number, tasks: number | null, fileBytes: number): void {
  * @returns bytes that its largest file may have
  */
 function openFiles(plan: JailPlan, identity: Identity | null): number {
-  // RAM of its own is a file too, and so is the state that it saves.
-  let largest = Math.max(plan.memoryMib, OVERHEAD_MIB) * MIB;
+  let largest = 0;
   for (const { path, access } of plan.files) {
     if (access === 'write') largest = Math.max(largest, give(path, plan.dir, identity));
     else if (identity !== null) checkOpenToOthers(path, access, identity);
   }
-  return largest;
+  return fileLimitBytes(plan.memoryMib, largest);
 }
 
 /** @returns its size */

@@ -10,10 +10,11 @@ import type { Log } from '../base/log.ts';
 import { Cgroups } from './cgroup.ts';
 import { findCgroups } from './cgroup-paths.ts';
 import { JailError } from './errors.ts';
-import { Identities, type UidRange } from './identity.ts';
+import { Identities } from './identity.ts';
 import { type Jailed, type JailParts, startJailed } from './jail.ts';
 import type { JailPlan, JailTools } from './plan.ts';
 import { prepareProgramTree } from './program-tree.ts';
+import type { UidRange } from './user-ids.ts';
 
 export interface JailOptions {
   /** Of this user alone: the VMM's program and libraries are copied there once. */
@@ -51,7 +52,7 @@ const PROBE_MEMORY_MIB = 64;
 export async function openJail(options: JailOptions): Promise<Jail> {
   const { log } = options;
   const tools = findTools(options.searchPath);
-  const hasOwnUsers = mayBeOthers();
+  const hasOwnUsers = isRootWith(NEEDED_CAPABILITIES);
   const identities = hasOwnUsers
     ? new Identities(join(options.stateDir, 'jail'), options.uids, options.deviceGid)
     : null;
@@ -87,12 +88,14 @@ export async function openJail(options: JailOptions): Promise<Jail> {
   };
 }
 
-function noLimits(cgroups: Cgroups | null): string {
+/** A gap, for people. */
+export function noLimits(cgroups: Cgroups | null): string {
   const missing = cgroups === null ? 'memory, pids' : (cgroups.missing ?? '');
   return `no limit of ${missing}: no control group can be made here`;
 }
 
-async function openCgroups(log: Log): Promise<Cgroups | null> {
+/** Removes groups that a killed NeuroVisor left. @returns null, told in the log, where none can be used */
+export async function openCgroups(log: Log): Promise<Cgroups | null> {
   try {
     const read = (name: string): string => readFileSync(`/proc/self/${name}`, 'utf8');
     const cgroups = new Cgroups(findCgroups(read('mountinfo'), read('cgroup')));
@@ -106,7 +109,7 @@ async function openCgroups(log: Log): Promise<Cgroups | null> {
 }
 
 /** Capabilities that it takes to make VMMs other users (linux/capability.h). */
-const NEEDED_CAPABILITIES = {
+export const NEEDED_CAPABILITIES = {
   CHOWN: 0,
   DAC_OVERRIDE: 1,
   KILL: 5,
@@ -115,13 +118,12 @@ const NEEDED_CAPABILITIES = {
   SYS_ADMIN: 21,
 };
 
-function mayBeOthers(): boolean {
+/** Whether this process is root with these capabilities. */
+export function isRootWith(capabilities: Readonly<Record<string, number>>): boolean {
   if (process.geteuid?.() !== 0) return false;
   const status = readFileSync('/proc/self/status', 'latin1');
   const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`);
-  return Object.values(NEEDED_CAPABILITIES).every(
-    (bit) => (effective & (1n << BigInt(bit))) !== 0n,
-  );
+  return Object.values(capabilities).every((bit) => (effective & (1n << BigInt(bit))) !== 0n);
 }
 
 function findTools(searchPath: string): JailTools {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { parseUidRange } from './identity.ts';
 import { jailCommand } from './plan.ts';
+import { parseUidRange } from './user-ids.ts';
 
 const tools = { bwrap: '/b', setpriv: '/s', nsenter: '/n' };
 const tree = { dir: '/t/tree', entries: ['lib', 'usr'] };

@@ -14,6 +14,7 @@ import { missingHostPackages } from '../image/host-packages.ts';
 import { probeAccelerator } from '../vmm/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { judgeFirecracker, QEMU_BINARY } from './driver.ts';
+import { confineFirecracker } from './firecracker.ts';
 import { resolveHome } from './home.ts';
 import { confine } from './jail.ts';
 import { SPACE_BYTES } from './setup.ts';
@@ -130,7 +131,10 @@ async function checkFirecracker({ config }: DoctorOptions): Promise<Finding> {
 async function checkJail({ config, log }: DoctorOptions): Promise<Finding> {
   const home = resolveHome(config.home);
   const quiet = { ...log, warn: () => undefined };
-  const found = await confine({ config, home, log: quiet, binary: QEMU_BINARY });
+  const found =
+    config.vmm === 'firecracker'
+      ? (await confineFirecracker({ config, home, log: quiet })).confinement
+      : await confine({ config, home, log: quiet, binary: QEMU_BINARY });
   await found.close();
   if (found.gaps.length === 0) return ok(found.description);
   return {

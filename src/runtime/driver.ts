@@ -5,15 +5,15 @@ import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import { VmmError } from '../vmm/errors.ts';
-import { createFirecrackerDriver } from '../vmm/firecracker/driver.ts';
 import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
 import type { Launch } from '../vmm/launch.ts';
 import { type ProbeVerdict, probeAccelerator } from '../vmm/probe.ts';
 import { createQemuDriver } from '../vmm/qemu/driver.ts';
 import type { VsockHost } from '../vsock/host.ts';
 import { RuntimeError } from './errors.ts';
+import { makeFirecracker } from './firecracker.ts';
 import type { Home } from './home.ts';
-import { type Confinement, confine, unconfined } from './jail.ts';
+import { type Confinement, confine } from './jail.ts';
 
 export async function makeDriver(options: {
   config: Config;
@@ -27,7 +27,7 @@ export async function makeDriver(options: {
   if (config.vmm !== 'qemu') {
     const verdict = await probeAccelerator({ cacheDir: home.cacheDir });
     const vmm = chooseVmm(config, verdict, await judgeFirecracker(config.firecracker));
-    if (vmm === 'firecracker') return await makeFirecracker(config, log);
+    if (vmm === 'firecracker') return await makeFirecracker({ config, home, log });
   }
   const [verdict, confinement] = await Promise.all([
     probeAccelerator({ cacheDir: home.cacheDir }),
@@ -48,23 +48,6 @@ export async function makeDriver(options: {
     await confinement.close();
     throw error;
   }
-}
-
-/** @throws RuntimeError `jail_unavailable` when there is to be one */
-async function makeFirecracker(
-  config: Config,
-  log: Log,
-): Promise<{ driver: VmmDriver; confinement: Confinement }> {
-  const why = 'Firecracker is started without its jailer here';
-  if (config.jail === 'enforce' || config.jail === 'log') {
-    throw new RuntimeError('jail_unavailable', why, {
-      remedy: 'choose QEMU (--vmm qemu), which is jailed, or leave --jail away',
-    });
-  }
-  const driver = await createFirecrackerDriver({
-    ...{ binary: config.firecracker, clock: systemClock, log, tracksDirtyPages: true },
-  });
-  return { driver, confinement: unconfined(`${why}; its own system call filters hold`) };
 }
 
 /** Says no before a set-up of minutes. @throws RuntimeError as `chooseVmm` does */

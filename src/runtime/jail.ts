@@ -6,32 +6,37 @@ import { CodedError, describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { searchPath } from '../base/search-path.ts';
-import type { Config } from '../config.ts';
+import type { Config, JailMode } from '../config.ts';
 import { compileProfile } from '../jail/compile.ts';
-import { DEFAULT_UIDS, parseUidRange, type UidRange } from '../jail/identity.ts';
 import { type Jail, openJail } from '../jail/open.ts';
 import { parseProfile, withMode } from '../jail/profile.ts';
+import { DEFAULT_UIDS, parseUidRange, type UidRange } from '../jail/user-ids.ts';
 import { type Launch, launchDirect } from '../vmm/launch.ts';
 import { probeAccelerator } from '../vmm/probe.ts';
 import { listQemuFiles } from '../vmm/qemu/installation.ts';
 import { RuntimeError } from './errors.ts';
 import type { Home } from './home.ts';
 
-/** What VMMs are started with. */
+/** How VMMs are confined. */
 export interface Confinement {
-  readonly launch: Launch;
-  /** QEMU's own filter would end what is to be logged only. */
-  readonly ownFilter: boolean;
   /** For people: `jailed: own user, …`, or `not jailed: …`. */
   readonly description: string;
   /** What does not hold, each with its reason; not empty where a user should know. */
   readonly gaps: readonly string[];
+  /** After all VMMs have ended. */
   close(): Promise<void>;
+}
+
+/** With what QEMU is started. */
+export interface QemuConfinement extends Confinement {
+  readonly launch: Launch;
+  /** QEMU's own filter would end what is to be logged only. */
+  readonly ownFilter: boolean;
 }
 
 /** Of the host, for all its processes. */
 export const STATE_DIR = '/run/neurovisor';
-const POLICY_DIR = join(import.meta.dirname, '../../policy');
+export const POLICY_DIR = join(import.meta.dirname, '../../policy');
 
 /** @throws RuntimeError `jail_unavailable` when there is to be one and there is none */
 export async function confine(options: {
@@ -39,32 +44,41 @@ export async function confine(options: {
   readonly home: Pick<Home, 'cacheDir'>;
   readonly log: Log;
   readonly binary: string;
-}): Promise<Confinement> {
-  const { jail: mode } = options.config;
-  if (mode === 'off') return unconfined('switched off by NEUROVISOR_JAIL');
+}): Promise<QemuConfinement> {
+  const { config, log } = options;
+  const direct = { launch: launchDirect, ownFilter: true };
+  const { jail: mode } = config;
+  if (mode === 'off') return { ...unconfined(SWITCHED_OFF), ...direct };
   try {
     return confinedBy(await open(options), mode);
   } catch (error) {
-    const remedy = error instanceof CodedError ? error.remedy : undefined;
-    if (mode !== 'auto') {
-      throw new RuntimeError('jail_unavailable', 'VMMs can not be jailed on this host', {
-        cause: error,
-        remedy: remedy ?? 'run `./neurovisor doctor --security`, or set NEUROVISOR_JAIL=auto',
-      });
-    }
-    const reason = describeError(error);
-    options.log.warn('VMMs are not jailed', {
-      reason,
-      ...(remedy === undefined ? {} : { remedy }),
-    });
-    return unconfined(reason);
+    return { ...unconfined(whyUnjailed(error, mode, log)), ...direct };
   }
+}
+
+export const SWITCHED_OFF = 'switched off by NEUROVISOR_JAIL';
+
+/**
+ * @returns the reason, which has been told
+ * @throws RuntimeError `jail_unavailable` where there is to be a jail
+ */
+export function whyUnjailed(error: unknown, mode: JailMode, log: Log): string {
+  const remedy = error instanceof CodedError ? error.remedy : undefined;
+  if (mode !== 'auto') {
+    throw new RuntimeError('jail_unavailable', 'VMMs can not be jailed on this host', {
+      cause: error,
+      remedy: remedy ?? 'run `./neurovisor doctor --security`, or set NEUROVISOR_JAIL=auto',
+    });
+  }
+  const reason = describeError(error);
+  log.warn('VMMs are not jailed', { reason, ...(remedy === undefined ? {} : { remedy }) });
+  return reason;
 }
 
 function confinedBy(
   { jail, program }: { jail: Jail; program: string },
   mode: 'auto' | 'enforce' | 'log',
-): Confinement {
+): QemuConfinement {
   const logs = mode === 'log' ? ', but forbidden system calls are only logged' : '';
   return {
     launch: ({ argv: [, ...args], ...plan }) => jail.start({ ...plan, argv: [program, ...args] }),
@@ -78,8 +92,6 @@ function confinedBy(
 /** @param reason one clause, for people */
 export function unconfined(reason: string): Confinement {
   return {
-    launch: launchDirect,
-    ownFilter: true,
     description: `not jailed: ${reason}`,
     gaps: [`VMMs are not jailed: ${reason}`],
     close: () => Promise.resolve(),
@@ -127,7 +139,7 @@ export async function qemuFilter(mode: 'enforce' | 'log'): Promise<Uint8Array> {
   return compileProfile(withMode(filter, mode), 'x86_64').program;
 }
 
-function uidRange(text: string | null): UidRange {
+export function uidRange(text: string | null): UidRange {
   const range = text === null ? DEFAULT_UIDS : parseUidRange(text);
   if (range !== undefined) return range;
   throw new RuntimeError('jail_unavailable', `use the user ids ${text} for VMMs`, {

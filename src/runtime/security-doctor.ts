@@ -11,6 +11,7 @@ import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import type { Check } from './doctor.ts';
 import { QEMU_BINARY } from './driver.ts';
+import { confineFirecracker } from './firecracker.ts';
 import { resolveHome } from './home.ts';
 import { confine } from './jail.ts';
 
@@ -243,8 +244,11 @@ async function jailChecks(options: {
     return [{ name: 'jail', verdict: 'limited', detail: `NEUROVISOR_JAIL=${config.jail}`, remedy }];
   }
   try {
-    const enforced = { jail: 'enforce', jailUids: config.jailUids } as const;
-    const found = await confine({ config: enforced, home, log, binary: QEMU_BINARY });
+    const enforced = { ...config, jail: 'enforce' } as const;
+    const found =
+      config.vmm === 'firecracker'
+        ? (await confineFirecracker({ config: enforced, home, log })).confinement
+        : await confine({ config: enforced, home, log, binary: QEMU_BINARY });
     await found.close();
     if (found.gaps.length === 0) return [{ name: 'jail', ...ok(found.description) }];
     const detail = `${found.description}; but ${found.gaps.join('; ')}`;

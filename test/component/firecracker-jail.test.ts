@@ -254,6 +254,14 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
         cause: expect.stringContaining('it ended with status 1'),
       });
       expect(readdirSync(join(baseDir, 'firecracker'))).toEqual([]);
+      writeFileSync(filter, emptyFilters(), { mode: 0o644 });
+      const direct = await createFirecrackerDriver({
+        ...{ binary: firecracker, clock: systemClock, log: silentLog, allowOlder: true },
+        ...{ seccompFilterPath: filter, requiresFilter: true },
+      });
+      await expect(direct.start(bench.spec())).rejects.toMatchObject({
+        cause: expect.stringContaining('no system call filter'),
+      });
     } finally {
       rmSync(filter, { force: true });
     }

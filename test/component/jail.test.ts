@@ -20,13 +20,14 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { readConfig } from '../../src/config.ts';
-import { DEFAULT_UIDS, Identities } from '../../src/jail/identity.ts';
+import { Identities } from '../../src/jail/identity.ts';
 import { memoryLimitMib, TASKS_MAX } from '../../src/jail/jail.ts';
 import { openJail } from '../../src/jail/open.ts';
 import type { JailPlan } from '../../src/jail/plan.ts';
 import { prepareProgramTree } from '../../src/jail/program-tree.ts';
+import { DEFAULT_UIDS } from '../../src/jail/user-ids.ts';
 import { Injector } from '../../src/prove/jail/inject.ts';
-import { type Confinement, confine } from '../../src/runtime/jail.ts';
+import { confine, type QemuConfinement } from '../../src/runtime/jail.ts';
 import type { Launched } from '../../src/vmm/launch.ts';
 import { cli } from '../support/cli.ts';
 
@@ -37,7 +38,7 @@ const QMP = ['-chardev', 'socket,id=qmp,fd=3', '-mon', 'chardev=qmp,mode=control
 
 let dir: string;
 let home: string;
-let jail: Confinement;
+let jail: QemuConfinement;
 const started = new Set<Launched>();
 
 beforeAll(async () => {

@@ -1,48 +1,30 @@
 /**
  * Our filter file in a real Firecracker, with a guest of three bytes. The binary is the one that the tests of
- * the Firecracker driver fetch, or NEUROVISOR_TEST_FIRECRACKER.
+ * the Firecracker driver fetch.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import {
-  accessSync,
-  constants,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
-import { homedir, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type FilterFormat, firecrackerFilter } from '../../src/jail/firecracker-filter.ts';
 import { type Profile, parseProfile } from '../../src/jail/profile.ts';
+import { firecrackerFiles } from '../support/firecracker.ts';
 
-const home = process.env['NEUROVISOR_HOME'] || join(homedir(), '.neurovisor');
-const BINARY =
-  process.env['NEUROVISOR_TEST_FIRECRACKER'] ||
-  join(home, 'cache/test-firecracker/1.12.1/firecracker');
+const files = firecrackerFiles();
+const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
 const POLICY = join(import.meta.dirname, '../../policy/firecracker-x86_64.json');
 /** Of the Rust program's handler of SIGSYS. */
 const EXIT_SECCOMP = 148;
 const WAIT_MS_MAX = 10_000;
 const ENTRY = 0x10_0000;
 
-function reason(): string {
-  try {
-    accessSync(BINARY, constants.X_OK);
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
-    return '';
-  } catch (error) {
-    if (process.env['NEUROVISOR_REQUIRE']?.split(',').includes('firecracker')) throw error;
-    return ` (skipped: no Firecracker at ${BINARY}, or no KVM)`;
-  }
-}
-
 const policy = (): Profile => parseProfile(readFileSync(POLICY, 'utf8'));
 
-describe.skipIf(reason() !== '')(`a filter file in Firecracker${reason()}`, () => {
+describe.skipIf(typeof files === 'string')(`a filter file in Firecracker${skipped}`, () => {
+  if (typeof files === 'string') return;
+  const { firecracker } = files;
   let dir: string;
   let child: ChildProcess;
   let stderr = '';
@@ -60,7 +42,7 @@ describe.skipIf(reason() !== '')(`a filter file in Firecracker${reason()}`, () =
     const file = join(dir, 'filter');
     writeFileSync(file, filter);
     const words = ['--api-sock', join(dir, 'api'), '--seccomp-filter', file];
-    child = spawn(BINARY, words, { stdio: ['ignore', 'pipe', 'pipe'] });
+    child = spawn(firecracker, words, { stdio: ['ignore', 'pipe', 'pipe'] });
     child.stdout?.resume();
     child.stderr?.on('data', (bytes: Buffer) => {
       stderr += bytes.toString();

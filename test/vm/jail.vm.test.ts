@@ -9,7 +9,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { readConfig } from '../../src/config.ts';
 import { Injector } from '../../src/prove/jail/inject.ts';
 import { prove } from '../../src/prove/prove.ts';
-import { type Confinement, confine } from '../../src/runtime/jail.ts';
+import { confine, type QemuConfinement } from '../../src/runtime/jail.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
 import { type Launch, launchDirect } from '../../src/vmm/launch.ts';
 import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
@@ -25,7 +25,7 @@ describe.skipIf(typeof files === 'string')(`jailed QEMU${skipped}`, () => {
   if (typeof files === 'string') return;
   const vsock = createVsockHost({ log: silentLog });
   let cacheDir: string;
-  let jail: Promise<Confinement> | undefined;
+  let jail: Promise<QemuConfinement> | undefined;
   const makeDriver = async (launch?: Launch) => {
     cacheDir ??= await mkdtemp(join(tmpdir(), 'nv-jail-home-'));
     jail ??= confine({

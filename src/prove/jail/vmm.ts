@@ -8,7 +8,7 @@ import type { Log } from '../../base/log.ts';
 import type { Config } from '../../config.ts';
 import { QEMU_BINARY } from '../../runtime/driver.ts';
 import { resolveHome } from '../../runtime/home.ts';
-import { type Confinement, confine } from '../../runtime/jail.ts';
+import { confine, type QemuConfinement } from '../../runtime/jail.ts';
 import { type Launch, type Launched, launchDirect } from '../../vmm/launch.ts';
 import { OWN_FILTER } from '../../vmm/qemu/driver.ts';
 import { ProofError } from '../errors.ts';
@@ -31,12 +31,12 @@ export const MEMORY_MIB = 64;
 
 /** Starts VMMs; ends those that are left when it is disposed of. */
 export class Vmms implements AsyncDisposable {
-  readonly #confinement: Confinement;
+  readonly #confinement: QemuConfinement;
   readonly #dir: string;
   readonly #running = new Set<Launched>();
   #count = 0;
 
-  private constructor(confinement: Confinement, dir: string) {
+  private constructor(confinement: QemuConfinement, dir: string) {
     this.#confinement = confinement;
     this.#dir = dir;
   }

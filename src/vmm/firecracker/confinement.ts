@@ -4,10 +4,11 @@ import { errorCode } from '../../base/errors.ts';
 import { VmmError } from '../errors.ts';
 
 /**
- * Every thread of the process has a system call filter, no way to new privileges, and none it has now.
+ * Every thread of the process has a system call filter and no way to new privileges; a jailed one has none now.
+ * @param uid that it must have; null: it is not jailed
  * @throws VmmError `vmm_start_failed`
  */
-export function checkConfinement(pid: number, uid: number): void {
+export function checkConfinement(pid: number, uid: number | null): void {
   for (const thread of readdirSync(`/proc/${pid}/task`)) {
     const status = statusOf(pid, thread);
     if (status === undefined) continue;
@@ -16,7 +17,8 @@ export function checkConfinement(pid: number, uid: number): void {
     const wrong = [
       value('Seccomp') === '2' ? '' : 'no system call filter',
       value('NoNewPrivs') === '1' ? '' : 'a way to new privileges',
-      /^0+$/.test(value('CapEff')) ? '' : 'capabilities',
+      uid === null || /^0+$/.test(value('CapEff')) ? '' : 'capabilities',
+      uid === null ||
       value('Uid')
         .split(/\s+/)
         .every((one) => one === `${uid}`)

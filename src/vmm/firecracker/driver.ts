@@ -56,7 +56,9 @@ export interface FirecrackerDriverOptions {
   /** Compiled filters for Firecracker's threads, in the format of its version; absent: its own. */
   readonly seccompFilterPath?: string;
   /** How each VM is jailed, which needs root; absent: Firecracker runs as our user does. */
-  readonly jail?: (spec: VmSpec) => JailSpec;
+  readonly jail?: (spec: VmSpec) => JailSpec | Promise<JailSpec>;
+  /** Ends a VM one of whose threads has no system call filter; one in a jail always. */
+  readonly requiresFilter?: boolean;
   readonly limits?: DeviceLimits;
   /** Makes diff snapshots possible. */
   readonly tracksDirtyPages?: boolean;
@@ -125,7 +127,8 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
   const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
   let process: FirecrackerProcess | undefined;
   try {
-    const jail = known.jail?.(spec);
+    const jail = await known.jail?.(spec);
+    if (jail?.release !== undefined) cleanup.push('jail', jail.release);
     const place =
       jail === undefined
         ? await makeDirectPlace(spec, known.binary)
@@ -133,12 +136,14 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     cleanup.push('directory of Firecracker', () => place.release());
     await furnish(known, place, spec, state);
     throwIfCancelled(signal);
-    const started = spawnFirecracker(known, place, spec);
+    const started = spawnFirecracker(known, place, spec, jail?.wrapper !== undefined);
     process = started;
     cleanup.push('Firecracker process', () => started.kill());
     const spawnedMs = known.clock.now() - began;
     await unlessCancelled(bringUp(known, started, place, spec), signal);
-    if (jail !== undefined) checkConfinement(started.pid ?? 0, jail.uid);
+    if (jail !== undefined || known.requiresFilter === true) {
+      checkConfinement(started.pid ?? 0, jail?.uid ?? null);
+    }
     const timings = { spawnedMs, runningMs: known.clock.now() - began };
     return makeVm(known, spec, { place, process: started, timings, release, isAdopted: false });
   } catch (error) {
@@ -150,15 +155,21 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
 
 /** @throws VmmError as `adoptProcess` does */
 async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
-  const jail = known.jail?.(spec);
+  checkSpec(spec, Math.min(availableParallelism(), CPUS_MAX));
+  const jail = await known.jail?.(spec);
   if (jail === undefined) {
     throw new VmmError('vm_unsupported', `the VM ${spec.id} can't be adopted`, {
       cause: 'only those in a jail outlive their owner',
     });
   }
-  checkSpec(spec, Math.min(availableParallelism(), CPUS_MAX));
-  const { place, process } = await adoptProcess(spec, known.path, jail, known.clock);
   const cleanup = new CleanupStack();
+  if (jail.release !== undefined) cleanup.push('jail', jail.release);
+  const { place, process } = await adoptProcess(spec, known.path, jail, known.clock).catch(
+    async (error: unknown) => {
+      await releaseAll(cleanup, known.log, spec.id);
+      throw error;
+    },
+  );
   cleanup.push('directory of Firecracker', () => place.release());
   cleanup.push('Firecracker process', () => process.kill());
   const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
@@ -246,7 +257,12 @@ async function furnish(
   if (memoryPath !== undefined) await place.provide(FILES.memory, memoryPath, 'read');
 }
 
-function spawnFirecracker(known: Known, place: Place, spec: VmSpec): FirecrackerProcess {
+function spawnFirecracker(
+  known: Known,
+  place: Place,
+  spec: VmSpec,
+  isWrapped: boolean,
+): FirecrackerProcess {
   const { seccompFilterPath } = known;
   const interactive = spec.console === 'interactive';
   const args = [
@@ -267,7 +283,7 @@ function spawnFirecracker(known: Known, place: Place, spec: VmSpec): Firecracker
       inputPath: place.path(FILES.input),
     },
     clock: known.clock,
-    interactive,
+    ...{ interactive, isWrapped },
   });
 }
 
@@ -280,6 +296,7 @@ async function bringUp(
   const { api } = process;
   const { quirks, tracksDirtyPages = false } = known;
   await awaitApi(api, process.exited, known.clock);
+  process.settle();
   const { channelName } = place;
   const nic = nicPlan(spec);
   await spec.memoryReady;

@@ -45,11 +45,18 @@ export interface JailOwner {
 export const OWNER_FILE = 'owner';
 export const ROOT = 'root';
 
+/** What a jail is made of; of a VM. */
+export type JailedSpec = Pick<VmSpec, 'id' | 'channelPath' | 'overlayPath'>;
+
 /**
  * @param binary absolute, without symbolic links
  * @throws VmmError `vmm_start_failed`: the base is not safe or the jail is there already; `vm_spec_invalid`
  */
-export async function makeJailPlace(spec: VmSpec, binary: string, jail: JailSpec): Promise<Place> {
+export async function makeJailPlace(
+  spec: JailedSpec,
+  binary: string,
+  jail: JailSpec,
+): Promise<Place> {
   // Before anything is made from the names.
   jailerArgs(jail, spec.id, binary, []);
   channelNameOf(spec);
@@ -90,7 +97,7 @@ export async function openJailPlace(
 
 class JailPlace implements Place {
   readonly channelName: string;
-  readonly #spec: VmSpec;
+  readonly #spec: JailedSpec;
   readonly #binary: string;
   readonly #jail: JailSpec;
   readonly #folder: string;
@@ -101,7 +108,7 @@ class JailPlace implements Place {
   /** Files of the host that are the jail's for a while, by name. */
   readonly #lent = new Map<string, string>();
 
-  constructor(spec: VmSpec, binary: string, jail: JailSpec, folder: string) {
+  constructor(spec: JailedSpec, binary: string, jail: JailSpec, folder: string) {
     this.#spec = spec;
     this.#binary = binary;
     this.#jail = jail;

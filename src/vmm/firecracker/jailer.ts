@@ -22,6 +22,13 @@ export interface JailSpec {
     /** e.g. `cpu.shares=512` */
     readonly settings: readonly string[];
   };
+  /**
+   * A command that runs the jailer with what follows: in namespaces, a control group, limits. Its only child, or
+   * that one's, becomes Firecracker; its status is Firecracker's, 128 + n for signal n.
+   */
+  readonly wrapper?: readonly string[];
+  /** Once the VM has ended and its jail is removed, or was never made. */
+  readonly release?: () => Promise<void>;
 }
 
 /** Beyond stdio: the API, KVM, event counters, disks, the TAP, and each connection of the channel. */
@@ -70,6 +77,7 @@ export function jailerArgs(
       throw invalid('cgroup', cgroup.parent);
   }
   return [
+    ...(jail.wrapper ?? []),
     ...[jail.jailer, '--id', id, '--exec-file', binary],
     ...['--uid', `${jail.uid}`, '--gid', `${jail.gid}`, '--chroot-base-dir', jail.baseDir],
     ...['--resource-limit', `no-file=${DESCRIPTORS_MAX}`],

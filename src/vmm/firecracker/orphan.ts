@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { isRunning, startTicksOf } from '../../sys/process-start.ts';
 import { type JailOwner, OWNER_FILE } from './jail-place.ts';
 
 const KILL_TRIES_MAX = 200;
@@ -51,10 +52,17 @@ const GONE = new Set(['ENOENT', 'ESRCH', 'EACCES']);
 
 /** Whatever has this directory for its root: found by what it is, not by a number that somebody wrote down. */
 export async function endProcessesIn(root: string): Promise<void> {
+  // One that ends gives up its root some time before it is gone.
+  const ending = new Map<number, string | undefined>();
   for (let tries = 0; tries < KILL_TRIES_MAX; tries += 1) {
-    const pids = await processesIn(root);
-    if (pids.length === 0) return;
-    for (const pid of pids) kill(pid);
+    for (const pid of await processesIn(root)) {
+      if (!ending.has(pid)) ending.set(pid, startTicksOf(pid));
+      kill(pid);
+    }
+    for (const [pid, startTicks] of ending) {
+      if (startTicks === undefined || !isRunning({ pid, startTicks })) ending.delete(pid);
+    }
+    if (ending.size === 0) return;
     await sleep(KILL_WAIT_MS);
   }
   throw new Error('its process does not end');

@@ -6,6 +6,7 @@ import { PassThrough, type Readable, type Writable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { isRunning, startTicksOf } from '../../sys/process-start.ts';
 import type { VmExit } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { LaunchStdio } from '../launch.ts';
@@ -15,6 +16,7 @@ import { judgeExit } from './exit.ts';
 import { MetricsReader } from './metrics.ts';
 import { PipeReader } from './pipe-reader.ts';
 import { SerialInput } from './serial-input.ts';
+import { lastDescendant, unwrapEnd } from './wrapped.ts';
 
 export const CONSOLE_TAIL_BYTES = 64 * 1024;
 const STDERR_TAIL_BYTES = 4 * 1024;
@@ -48,6 +50,8 @@ export class FirecrackerProcess {
   readonly #serialTail = new ByteTail(CONSOLE_TAIL_BYTES);
   readonly #stderr = new ByteTail(STDERR_TAIL_BYTES);
   readonly #log = new ByteTail(LOG_TAIL_BYTES);
+  readonly #isWrapped: boolean;
+  #wrapped: { readonly pid: number; readonly startTicks: string } | undefined;
   readonly #output: PassThrough | null;
   readonly #input: Socket | null;
   #spawnError: Error | undefined;
@@ -62,8 +66,11 @@ export class FirecrackerProcess {
     pipes: ProcessPipes;
     clock: Clock;
     interactive: boolean;
+    /** `spawn` gives a process whose last descendant is Firecracker, and whose end is told after that one's. */
+    isWrapped?: boolean;
   }) {
     const { api, pipes, clock, interactive } = options;
+    this.#isWrapped = options.isWrapped ?? false;
     this.api = api;
     this.#pipes = [
       new PipeReader(pipes.logPath, (bytes) => this.#log.push(bytes)),
@@ -93,15 +100,24 @@ export class FirecrackerProcess {
     this.exited = this.#watch(clock);
   }
 
+  /** Of a wrapped one: the wrapper's until `settle`. */
   get pid(): number | null {
-    return this.#child.pid ?? null;
+    return this.#wrapped?.pid ?? this.#child.pid ?? null;
+  }
+
+  /** Its API has answered, so it is there. */
+  settle(): void {
+    const { pid } = this.#child;
+    if (!this.#isWrapped || pid === undefined) return;
+    const found = lastDescendant(pid);
+    this.#wrapped = { pid: found, startTicks: startTicksOf(found) ?? '' };
   }
 
   /** What the kernel says, which knows of a kill before any event comes. */
   isAlive(): boolean {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return false;
     try {
-      const stat = readFileSync(`/proc/${this.#child.pid}/stat`, 'latin1');
+      const stat = readFileSync(`/proc/${this.pid}/stat`, 'latin1');
       // The state comes after the name in parentheses (proc(5)): zombie, dead, stopped, traced.
       return !'ZXTt'.includes(stat.charAt(stat.lastIndexOf(')') + 2));
     } catch (error) {
@@ -118,7 +134,9 @@ export class FirecrackerProcess {
   async kill(): Promise<void> {
     if (this.#child.exitCode === null && this.#child.signalCode === null) {
       this.#killed = true;
-      this.#child.kill('SIGKILL');
+      // The wrapper then tells of its end. Without it, what is in its namespace ends.
+      if (this.#wrapped !== undefined && isRunning(this.#wrapped)) end(this.#wrapped.pid);
+      else this.#child.kill('SIGKILL');
     }
     await this.exited;
   }
@@ -152,9 +170,9 @@ export class FirecrackerProcess {
     for (const stream of [this.#input, child.stdout, child.stderr]) stream?.destroy();
     for (const pipe of this.#pipes) pipe.finish();
     this.#output?.end();
+    const { exitCode, signalCode } = child;
     return judgeExit({
-      exitCode: child.exitCode,
-      signal: child.signalCode,
+      ...(this.#isWrapped ? unwrapEnd(exitCode, signalCode) : { exitCode, signal: signalCode }),
       killed: this.#killed,
       log: this.#log.text(),
       stderr: this.#stderr.text(),
@@ -167,6 +185,14 @@ export class FirecrackerProcess {
     stdout?.unpipe(output);
     stdout?.on('data', (bytes: Buffer) => output.write(bytes));
     stdout?.resume();
+  }
+}
+
+function end(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    ignore(error, 'it has just ended');
   }
 }
 

@@ -19,10 +19,10 @@ import type { Log } from '../../base/log.ts';
 import { startTscMeter } from '../../sys/tsc.ts';
 import type { AttachVsock } from '../attach-vsock.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
-import { VmmError } from '../errors.ts';
 import { type Launch, type LaunchFile, type LaunchPlan, launchDirect } from '../launch.ts';
 import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
+import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
 import { kernelArgs, MEMORY_FD, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
 import { NicSlot } from './nic.ts';
@@ -32,8 +32,6 @@ import { QemuVm, VsockSlot } from './vm.ts';
 
 /** From the spawn to QEMU's greeting; 30 ms on an idle machine. */
 const GREETING_MS_MAX = 15_000;
-/** From the end of the control connection to the end of the process. */
-const LAST_WORDS_MS_MAX = 2_000;
 
 export interface QemuDriverOptions {
   readonly accelerator: 'kvm' | 'tcg';
@@ -116,7 +114,7 @@ async function start(
     const snapshotMachine = spec.memoryFd === undefined ? null : machine;
     return new QemuVm({ id, channelPath, timings, process, slot, nic, release, snapshotMachine });
   } catch (error) {
-    const failure = await explain(error, process, options.clock);
+    const failure = await explainFailure(error, process, options.clock);
     await release();
     throw failure;
   }
@@ -206,42 +204,5 @@ async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<
     await cleanup.run();
   } catch (error) {
     log.error('could not release all of a VM', { vm: id, error: describeError(error) });
-  }
-}
-
-/** Why the start failed: where QEMU has ended by itself, its last words. */
-async function explain(error: unknown, process: QemuProcess, clock: Clock): Promise<unknown> {
-  if (!(error instanceof VmmError)) {
-    return new VmmError('vmm_start_failed', 'the VM could not be started', { cause: error });
-  }
-  if (error.code !== 'vm_gone') return error;
-  const late = Promise.withResolvers<undefined>();
-  const cancel = clock.after(LAST_WORDS_MS_MAX, () => late.resolve(undefined));
-  const exit = await Promise.race([process.exited, late.promise]);
-  cancel();
-  return exit === undefined ? error : process.startFailure(exit);
-}
-
-function cancelled(signal: AbortSignal): VmmError {
-  return new VmmError('vm_cancelled', 'the start of the VM was cancelled', {
-    cause: signal.reason,
-  });
-}
-
-function throwIfCancelled(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw cancelled(signal);
-}
-
-/** The work itself goes on until what it stands on is released. */
-async function unlessCancelled<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work;
-  throwIfCancelled(signal);
-  const aborted = Promise.withResolvers<never>();
-  const onAbort = (): void => aborted.reject(cancelled(signal));
-  signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    return await Promise.race([work, aborted.promise]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
   }
 }

@@ -1,0 +1,228 @@
+/**
+ * The jail around Firecracker: what its jailer does, and what ours does for QEMU beside that.
+ *
+ *     setpriv ── prlimit ── sh ── unshare ─┬─ waits
+ *     ends with us          control group  └─ sh, first in the pid namespace, waits ─┬─ jailer ── Firecracker
+ *                                                                                    └─ its end is all others'
+ *
+ * The jailer makes root, devices and user, and changing the user cuts Firecracker loose from the parent-death
+ * signal. So the shell above it, which stays root and does nothing, takes the pid namespace with it.
+ */
+import { closeSync, constants, openSync } from 'node:fs';
+import { access, mkdir, realpath, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { Log } from '../base/log.ts';
+import type { Config } from '../config.ts';
+import type { Cgroup, Cgroups } from '../jail/cgroup.ts';
+import { JailError } from '../jail/errors.ts';
+import { fileLimitBytes, limitsOf } from '../jail/jail.ts';
+import { isRootWith, NEEDED_CAPABILITIES, noLimits, openCgroups } from '../jail/open.ts';
+import { requirePrivateDir } from '../jail/private-dir.ts';
+import { type TakenUid, UserIds } from '../jail/user-ids.ts';
+import type { VmSpec } from '../vmm/driver.ts';
+import {
+  findBinary,
+  readFirecrackerVersion,
+  readJailerVersion,
+} from '../vmm/firecracker/installation.ts';
+import { makeJailPlace } from '../vmm/firecracker/jail-place.ts';
+import type { JailSpec } from '../vmm/firecracker/jailer.ts';
+import { reclaimJails } from '../vmm/firecracker/reclaim.ts';
+import { spawnVmm } from '../vmm/firecracker/spawn.ts';
+import type { Home } from './home.ts';
+import { STATE_DIR, uidRange } from './jail.ts';
+
+export type FirecrackerConfig = Pick<
+  Config,
+  'jail' | 'jailUids' | 'firecracker' | 'jailer' | 'firecrackerFilter'
+>;
+
+export interface FirecrackerOptions {
+  readonly config: FirecrackerConfig;
+  readonly home: Pick<Home, 'cacheDir' | 'runDir'>;
+  readonly log: Log;
+  /** For tests: see `FirecrackerDriverOptions`. */
+  readonly allowOlder?: boolean;
+}
+
+export interface FirecrackerJail {
+  /** For people, each a noun phrase. */
+  readonly holds: readonly string[];
+  /** What does not hold, each with its reason. */
+  readonly gaps: readonly string[];
+  /** Of a VM that is about to start. @throws JailError */
+  readonly specOf: (spec: VmSpec) => Promise<JailSpec>;
+  /** After all VMs have ended. */
+  close(): Promise<void>;
+}
+
+/** What the jailer takes beside: chroot, device nodes. */
+const JAILER_CAPABILITIES = { SYS_CHROOT: 18, MKNOD: 27 };
+const PROBE = { memoryMib: 64, cpus: 1 };
+const WORDS_MAX = 1_000;
+
+/**
+ * Ends and removes what a killed NeuroVisor left, and tries a jail.
+ * @throws JailError `jail_unavailable`, `jail_dir_unsafe`; VmmError `vmm_missing`, `vmm_start_failed`;
+ * RuntimeError `jail_unavailable`
+ */
+export async function openFirecrackerJail(options: FirecrackerOptions): Promise<FirecrackerJail> {
+  const { config, home, log } = options;
+  if (!isRootWith({ ...NEEDED_CAPABILITIES, ...JAILER_CAPABILITIES })) {
+    throw new JailError('jail_unavailable', 'start Firecracker in its jail', {
+      cause: 'its jailer needs root with all its capabilities',
+      remedy: 'Run NeuroVisor as root, or choose QEMU (--vmm qemu), which is jailed without.',
+    });
+  }
+  const binary = await findBinary(config.firecracker);
+  const jailer = await findJailer(options, binary);
+  await mkdir(home.runDir, { recursive: true, mode: 0o700 });
+  const baseDir = join(await realpath(home.runDir), 'jail');
+  requirePrivateDir(baseDir);
+  await reclaimJails(baseDir, log);
+  const cgroups = await openCgroups(log);
+  const limited = cgroups?.missing === null ? cgroups : null;
+  const ids = new UserIds(join(STATE_DIR, 'jail'), uidRange(config.jailUids));
+  const parts: Parts = { jailer, baseDir, ids, cgroups: limited };
+  await probe(parts, binary);
+  return {
+    holds: [
+      ...['own user', 'own namespaces', 'own root', 'no capabilities'],
+      ...(limited === null ? [] : [`limits of ${limited.controllers.join(', ')}`]),
+    ],
+    gaps: limited === null ? [noLimits(cgroups)] : [],
+    specOf: async ({ id, memoryMib, cpus, overlayPath, nic }) => {
+      const diskBytes = (await stat(overlayPath)).size;
+      // A card is a device of the namespace that its TAP is in.
+      return jailSpec(parts, { id, memoryMib, cpus, diskBytes, ownNet: nic === undefined });
+    },
+    close: () => Promise.resolve(),
+  };
+}
+
+interface Parts {
+  readonly jailer: string;
+  readonly baseDir: string;
+  readonly ids: UserIds;
+  readonly cgroups: Cgroups | null;
+}
+
+interface Jailed {
+  readonly id: string;
+  readonly memoryMib: number;
+  readonly cpus: number;
+  readonly diskBytes: number;
+  readonly ownNet: boolean;
+}
+
+/** @returns what holds a user id and a control group until its `release` */
+function jailSpec({ jailer, baseDir, ids, cgroups }: Parts, vm: Jailed): JailSpec {
+  const { uid, lockFd } = ids.take();
+  let cgroup: Cgroup | undefined;
+  try {
+    cgroup = cgroups?.create(vm.id, limitsOf(vm));
+  } catch (error) {
+    closeSync(lockFd);
+    throw error;
+  }
+  let released: Promise<void> | undefined;
+  return {
+    ...{ jailer, baseDir, uid, gid: uid },
+    wrapper: wrapperOf(vm, cgroup?.dirs ?? []),
+    release: () => {
+      released ??= release(cgroup, lockFd);
+      return released;
+    },
+  };
+}
+
+async function release(cgroup: Cgroup | undefined, lockFd: TakenUid['lockFd']): Promise<void> {
+  try {
+    await cgroup?.remove();
+  } finally {
+    closeSync(lockFd);
+  }
+}
+
+/** Into each group whose file it is given, then becomes the rest. */
+const ENTER = 'until [ "$1" = -- ]; do echo 0 >"$1" || exit 1; shift; done; shift; exec "$@"';
+/** A command after it keeps the shell from becoming what it starts. */
+const WAIT = '"$@"; exit $?';
+
+function wrapperOf(vm: Jailed, groups: readonly string[]): string[] {
+  const fileBytes = fileLimitBytes(vm.memoryMib, vm.diskBytes);
+  const { tasks } = limitsOf(vm);
+  const namespaces = ['--ipc', '--uts', '--cgroup', ...(vm.ownNet ? ['--net'] : [])];
+  return [
+    // A core would hold the guest's memory.
+    ...['prlimit', '--core=0:0', '--memlock=0:0', '--msgqueue=0:0'],
+    ...[`--nproc=${tasks}:${tasks}`, `--fsize=${fileBytes}:${fileBytes}`, '--'],
+    ...['sh', '-c', ENTER, 'sh', ...groups.map((dir) => join(dir, 'cgroup.procs')), '--'],
+    ...['unshare', ...namespaces, '--pid', '--fork', '--kill-child', '--'],
+    ...['sh', '-c', WAIT, 'sh'],
+  ];
+}
+
+/** @throws VmmError `vmm_missing`; JailError `jail_unavailable` when it is of another version */
+async function findJailer(
+  { config, allowOlder = false }: FirecrackerOptions,
+  binary: string,
+): Promise<string> {
+  const beside = join(dirname(binary), 'jailer');
+  const isBeside = await access(beside, constants.X_OK).then(
+    () => true,
+    () => false,
+  );
+  const jailer = await findBinary(config.jailer ?? (isBeside ? beside : 'jailer'));
+  const [ours, its] = await Promise.all([
+    readFirecrackerVersion(binary, allowOlder),
+    readJailerVersion(jailer, allowOlder),
+  ]);
+  if (ours.text === its.text) return jailer;
+  throw new JailError('jail_unavailable', `use the jailer ${jailer}`, {
+    cause: `it is of version ${its.text}, Firecracker of ${ours.text}`,
+    remedy: 'Install both from one release, or set NEUROVISOR_JAILER.',
+  });
+}
+
+/** Has Firecracker say its version in a jail, as a VM would be started. @throws JailError `jail_unavailable` */
+async function probe(parts: Parts, binary: string): Promise<void> {
+  const id = `probe${process.pid}`;
+  const jail = jailSpec(parts, { id, ...PROBE, diskBytes: 0, ownNet: true });
+  try {
+    const channelPath = join(parts.baseDir, id);
+    const place = await makeJailPlace({ id, channelPath, overlayPath: '' }, binary, jail);
+    try {
+      const { status, words } = await run(place.argv(['--version']));
+      if (status !== 0) throw unfit(words.trim() || `it ended with ${status}`);
+      closeSync(openSync(place.path('dev/kvm'), constants.O_RDWR));
+    } finally {
+      await place.release();
+    }
+  } catch (error) {
+    throw error instanceof JailError ? error : unfit(error);
+  } finally {
+    await jail.release?.();
+  }
+}
+
+async function run(argv: readonly string[]): Promise<{ status: number | null; words: string }> {
+  const child = spawnVmm(argv, ['ignore', 'ignore', 'pipe']);
+  let words = '';
+  child.stderr?.on('data', (bytes: Buffer) => {
+    words = (words + bytes.toString('utf8')).slice(0, WORDS_MAX);
+  });
+  const status = await new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', resolve);
+  });
+  return { status, words };
+}
+
+function unfit(cause: unknown): JailError {
+  return new JailError('jail_unavailable', 'start Firecracker in its jail', {
+    cause,
+    remedy:
+      'Keep the home (NEUROVISOR_HOME) in directories of root’s, on a filesystem that is not mounted nodev or noexec.',
+  });
+}

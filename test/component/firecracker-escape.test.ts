@@ -1,0 +1,107 @@
+/** What a jailed Firecracker that was taken over could do: it is made to, by ptrace. Needs root and gcc. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { silentLog } from '../../src/base/log.ts';
+import { Injector, type SystemCall } from '../../src/prove/jail/inject.ts';
+import { makeFirecracker } from '../../src/runtime/firecracker.ts';
+import { VmBench } from '../support/driver-parity.ts';
+import { firecrackerFiles } from '../support/firecracker.ts';
+
+const files = firecrackerFiles();
+const lacking = process.getuid?.() === 0 ? files : 'it needs root';
+const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';
+const BAD_FD = 0xffff_ffff;
+const AF_INET = 2;
+const SIGCHLD = 17;
+const O_RDONLY = 0;
+/** Of Firecracker's handler of SIGSYS: the filter refused. */
+const REFUSED = 'exited 148';
+const ENOENT = 'returned -2';
+const EBADF = 'returned -9';
+
+const FORBIDDEN: readonly SystemCall[] = [
+  { name: 'execve', number: 59, args: ['@/firecracker', 0, 0] },
+  { name: 'fork', number: 57 },
+  { name: 'clone of a process', number: 56, args: [SIGCHLD, 0, 0, 0, 0] },
+  { name: 'ptrace', number: 101, args: [16, 1, 0, 0] },
+  { name: 'mount', number: 165, args: ['@none', '@/x', '@tmpfs', 0, 0] },
+  { name: 'chroot', number: 161, args: ['@/fc'] },
+  { name: 'unshare', number: 272, args: [0] },
+  { name: 'setuid', number: 105, args: [0] },
+  { name: 'mknod', number: 133, args: ['@/disk', 0o60600, 0x700] },
+  { name: 'socket of IPv4', number: 41, args: [AF_INET, 1, 0] },
+  { name: 'bpf', number: 321, args: [0, 8, 8] },
+];
+
+describe.skipIf(typeof lacking === 'string')(`a Firecracker taken over${skipped}`, () => {
+  if (typeof files === 'string') return;
+  let dir: string;
+  let injector: Injector;
+  beforeAll(async () => {
+    dir = mkdtempSync(join(tmpdir(), 'nv-fc-'));
+    injector = await Injector.make();
+  });
+  afterAll(async () => {
+    await injector?.[Symbol.asyncDispose]();
+    rmSync(dir, { recursive: true, force: true });
+  });
+
+  /** What each call came to, made by a jailed VMM of its own and by one without a jail and our filter. */
+  async function tryCalls(
+    calls: readonly SystemCall[],
+    config: { jail: 'enforce' | 'log' | 'off'; firecrackerFilter: 'ours' | 'builtin' },
+  ): Promise<Record<string, string>> {
+    if (typeof files === 'string') throw new Error(files);
+    const { driver, confinement } = await makeFirecracker({
+      config: { ...files, jailUids: null, ...config },
+      home: { cacheDir: join(dir, 'cache'), runDir: join(dir, 'run') },
+      ...{ log: silentLog, allowOlder: true },
+    });
+    const bench = new VmBench(driver, files);
+    const seen: Record<string, string> = {};
+    try {
+      for (const call of calls) {
+        const vm = await bench.boot({ memoryMib: 64 });
+        seen[call.name] = await injector.call(vm.pid ?? 0, call);
+        await vm.kill();
+      }
+    } finally {
+      await bench.close();
+      await confinement.close();
+    }
+    return seen;
+  }
+
+  it.each(['builtin', 'ours'] as const)(
+    'makeFirecracker: system calls that lead out of it are refused (%s)',
+    async (firecrackerFilter) => {
+      const seen = await tryCalls(FORBIDDEN, { jail: 'enforce', firecrackerFilter });
+      expect(seen).toEqual(Object.fromEntries(FORBIDDEN.map(({ name }) => [name, REFUSED])));
+      // Not because the injection does not work.
+      const allowed = { name: 'close', number: 3, args: [BAD_FD] };
+      const config = { jail: 'enforce', firecrackerFilter } as const;
+      expect(await tryCalls([allowed], config)).toEqual({ close: EBADF });
+    },
+  );
+
+  it('makeFirecracker: with --jail log they go through', async () => {
+    const unshare = FORBIDDEN.filter(({ name }) => name === 'unshare');
+    const seen = await tryCalls(unshare, { jail: 'log', firecrackerFilter: 'builtin' });
+    expect(seen).toEqual({ unshare: 'returned 0' });
+  });
+
+  it('makeFirecracker: files of the host are not there for it', async () => {
+    const open = (path: string): SystemCall => ({
+      ...{ name: path, number: 2, args: [`@${path}`, O_RDONLY, 0] },
+    });
+    const calls = ['/etc/passwd', '/proc/1/status', '/dev/mem', '/usr', '../../../etc'].map(open);
+    const seen = await tryCalls(calls, { jail: 'enforce', firecrackerFilter: 'builtin' });
+    expect(seen).toEqual(Object.fromEntries(calls.map(({ name }) => [name, ENOENT])));
+    const [passwd] = calls;
+    if (passwd === undefined) return;
+    const free = await tryCalls([passwd], { jail: 'off', firecrackerFilter: 'builtin' });
+    expect(free['/etc/passwd']).toMatch(/^returned \d+$/);
+  });
+});

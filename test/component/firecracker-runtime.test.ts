@@ -1,0 +1,336 @@
+/** Firecracker in its jail, as the runtime starts it. Needs root; a real guest, but no Linux. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { type Log, silentLog } from '../../src/base/log.ts';
+import { findCgroups } from '../../src/jail/cgroup-paths.ts';
+import { limitsOf } from '../../src/jail/jail.ts';
+import { DEFAULT_UIDS } from '../../src/jail/user-ids.ts';
+import { makeFirecracker } from '../../src/runtime/firecracker.ts';
+import type { FirecrackerConfig } from '../../src/runtime/firecracker-jail.ts';
+import type { Confinement } from '../../src/runtime/jail.ts';
+import { startTicksOf } from '../../src/sys/process-start.ts';
+import type { Vm } from '../../src/vmm/driver.ts';
+import { ask, driverParity, held, VmBench } from '../support/driver-parity.ts';
+import { firecrackerFiles } from '../support/firecracker.ts';
+
+const PATIENT = { timeout: 30_000 };
+const files = firecrackerFiles();
+const lacking = process.getuid?.() === 0 ? files : 'it needs root';
+const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';
+const HOLD = join(import.meta.dirname, '../fixtures/hold-runtime-vm.ts');
+const NAMESPACES = ['pid', 'mnt', 'net', 'ipc', 'uts', 'cgroup'];
+
+describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skipped}`, () => {
+  if (typeof files === 'string') return;
+  const usual: FirecrackerConfig = {
+    ...{ jail: 'enforce', jailUids: null, firecracker: files.firecracker },
+    ...{ jailer: files.jailer, firecrackerFilter: 'builtin' },
+  };
+  let dir: string;
+  let warnings: string[];
+  let confinement: Confinement | undefined;
+  let bench: VmBench | undefined;
+  beforeEach(() => {
+    dir = mkdtempSync(join(tmpdir(), 'nv-fc-'));
+    warnings = [];
+  });
+  afterEach(async () => {
+    await end();
+    rmSync(dir, { recursive: true, force: true });
+  });
+
+  async function end(): Promise<void> {
+    await bench?.close();
+    await confinement?.close();
+  }
+
+  const home = () => ({ cacheDir: join(dir, 'cache'), runDir: join(dir, 'run') });
+  const jails = (): string[] => readdirSync(join(dir, 'run/jail/firecracker'));
+
+  async function open(more: Partial<FirecrackerConfig> = {}): Promise<VmBench> {
+    await end();
+    const log: Log = { ...silentLog, warn: (message) => void warnings.push(message) };
+    const made = await makeFirecracker({
+      ...{ config: { ...usual, ...more }, home: home(), log, allowOlder: true },
+    });
+    confinement = made.confinement;
+    if (typeof files === 'string') throw new Error(files);
+    bench = new VmBench(made.driver, files);
+    return bench;
+  }
+
+  function status(vm: Vm, name: string, thread = vm.pid): string {
+    const text = readFileSync(`/proc/${vm.pid}/task/${thread}/status`, 'latin1');
+    return new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(text)?.[1]?.trim() ?? '';
+  }
+
+  function groupsOf(pid: number | null): string[] {
+    const read = (path: string): string => readFileSync(path, 'utf8');
+    const { v1, v2 } = findCgroups(read('/proc/self/mountinfo'), read(`/proc/${pid}/cgroup`));
+    return [...v1.values(), ...(v2 === null ? [] : [v2.dir])].filter((at) =>
+      at.includes('/neurovisor/'),
+    );
+  }
+
+  it('makeFirecracker: each VM is a user of its own, alone in its namespaces, with nothing it could use', async () => {
+    const { boot } = await opened();
+    const [one, two] = [await boot(), await boot()];
+    const [uid, other] = [one, two].map((vm) => Number(status(vm, 'Uid').split(/\s+/)[0]));
+    expect(uid).toBeGreaterThanOrEqual(DEFAULT_UIDS.first);
+    expect(other).toBeGreaterThanOrEqual(DEFAULT_UIDS.first);
+    expect(uid).not.toBe(other);
+    expect(status(one, 'Name')).toBe('firecracker');
+    for (const name of ['Uid', 'Gid']) expect(status(one, name)).toMatch(/^(\d+)\s+\1\s+\1\s+\1$/);
+    expect(status(one, 'Groups')).toBe('');
+    for (const name of NAMESPACES) {
+      const own = readlinkSync(`/proc/${one.pid}/ns/${name}`);
+      expect(own, name).not.toBe(readlinkSync(`/proc/self/ns/${name}`));
+      expect(own, name).not.toBe(readlinkSync(`/proc/${two.pid}/ns/${name}`));
+    }
+    for (const thread of readdirSync(`/proc/${one.pid}/task`).map(Number)) {
+      expect(status(one, 'Seccomp', thread)).toBe('2');
+      expect(status(one, 'NoNewPrivs', thread)).toBe('1');
+      expect(status(one, 'CapEff', thread)).toMatch(/^0+$/);
+    }
+    const limits = readFileSync(`/proc/${one.pid}/limits`, 'latin1');
+    expect(limits).toMatch(/^Max core file size +0 +0 /m);
+    expect(limits).toMatch(/^Max locked memory +0 +0 /m);
+    expect(limits).toMatch(/^Max processes +81 +81 /m);
+    expect(lstatSync(join(dir, 'run/jail'))).toMatchObject({ uid: 0 });
+    expect(lstatSync(join(dir, 'run/jail')).mode & 0o777).toBe(0o700);
+    expect(await ask(one, 'PRINT hello')).toBe('done');
+    expect(confinement?.description).toMatch(/^jailed: own user, own namespaces, own root/);
+    expect(confinement?.description).toContain('seccomp filters of Firecracker');
+    expect(warnings).not.toContain('VMMs are not jailed');
+  });
+
+  it('makeFirecracker: a VM is in a control group of its size, which goes with it', async () => {
+    const { boot } = await opened();
+    if (confinement?.gaps.length !== 0) return;
+    const vm = await boot();
+    const groups = groupsOf(vm.pid);
+    expect(groups.length).toBeGreaterThan(0);
+    const read = (name: string): string | undefined => {
+      const at = groups.map((group) => join(group, name)).find(existsSync);
+      return at === undefined ? undefined : readFileSync(at, 'latin1').trim();
+    };
+    const limits = limitsOf({ memoryMib: 128, cpus: 1 });
+    expect(read('memory.max') ?? read('memory.limit_in_bytes')).toBe(`${limits.memoryBytes}`);
+    expect(read('pids.max')).toBe(`${limits.tasks}`);
+    // Each thread, not the first alone.
+    for (const group of groups) {
+      const threads = readFileSync(join(group, 'cgroup.procs'), 'latin1').trim().split('\n');
+      expect(threads).toContain(`${vm.pid}`);
+    }
+    await vm.kill();
+    expect(groups.filter(existsSync)).toEqual([]);
+  });
+
+  it('kill: the VM ends by it, and nothing of its jail is left; the id is free again', async () => {
+    const { boot } = await opened();
+    const vm = await boot();
+    const uid = status(vm, 'Uid');
+    await vm.kill();
+    expect(await vm.exited).toMatchObject({ cause: 'killed', signal: 'SIGKILL' });
+    expect(startTicksOf(vm.pid ?? 0)).toBeUndefined();
+    expect(jails()).toEqual([]);
+    expect(status(await boot(), 'Uid')).toBe(uid);
+  });
+
+  it('exited: how the guest or the process ended is told as without a jail', async () => {
+    const { boot } = await opened();
+    const reboots = await boot();
+    await ask(reboots, 'REBOOT').catch(String);
+    expect(await reboots.exited).toMatchObject({ cause: 'guest-shutdown', exitCode: 0 });
+    const dies = await boot();
+    process.kill(dies.pid ?? 0, 'SIGSEGV');
+    expect((await dies.exited).cause).toBe('vmm-crashed');
+    const stops = await boot();
+    expect(stops.isAlive()).toBe(true);
+    process.kill(stops.pid ?? 0, 'SIGSTOP');
+    await expect.poll(() => stops.isAlive(), PATIENT).toBe(false);
+  });
+
+  it('makeFirecracker: our filters, in the encoding of its version, kept for their owner alone', async () => {
+    const { boot } = await opened({ firecrackerFilter: 'ours' });
+    const vm = await boot();
+    expect(confinement?.description).toContain('our seccomp filters');
+    const file = join(dir, 'cache/jail/firecracker-bincode-enforce');
+    expect(lstatSync(file)).toMatchObject({ uid: 0 });
+    expect(lstatSync(file).mode & 0o777).toBe(0o600);
+    const held = join(dir, 'run/jail/firecracker', vm.id, 'root/fc');
+    const same = readdirSync(held).filter((name) => {
+      const at = join(held, name);
+      return statSync(at).isFile() && readFileSync(at).equals(readFileSync(file));
+    });
+    expect(same).toHaveLength(1);
+    expect(await ask(vm, 'PRINT hello')).toBe('done');
+    await vm.pause();
+    await vm.resume();
+    expect(await ask(vm, 'PRINT again')).toBe('done');
+  });
+
+  it('makeFirecracker: --jail log takes our filters, which log', async () => {
+    const { boot } = await opened({ jail: 'log' });
+    const vm = await boot();
+    expect(status(vm, 'Seccomp')).toBe('2');
+    expect(confinement?.description).toContain('our seccomp filters, but forbidden system calls');
+    expect(existsSync(join(dir, 'cache/jail/firecracker-bincode-log'))).toBe(true);
+  });
+
+  it.each(['builtin', 'ours'] as const)(
+    'makeFirecracker: without a jail, each thread has its filters all the same (%s)',
+    async (firecrackerFilter) => {
+      const { boot } = await opened({ jail: 'off', firecrackerFilter });
+      const vm = await boot();
+      expect(status(vm, 'Seccomp')).toBe('2');
+      expect(confinement?.description).toMatch(/^not jailed: switched off/);
+    },
+  );
+
+  it('makeFirecracker: where there is no fit jailer, enforce says why, auto warns and goes on', async () => {
+    const other = join(dir, 'jailer');
+    writeFileSync(other, '#!/bin/sh\necho "Jailer v1.12.0"\n');
+    chmodSync(other, 0o755);
+    await expect(open({ jailer: other })).rejects.toMatchObject({
+      code: 'jail_unavailable',
+      cause: expect.objectContaining({ cause: expect.stringContaining('1.12.0') }),
+    });
+    const lacks = open({ jailer: join(dir, 'none') });
+    await expect(lacks).rejects.toMatchObject({ code: 'jail_unavailable' });
+    const { boot } = await opened({ jail: 'auto', jailer: other });
+    expect(warnings).toContain('VMMs are not jailed');
+    expect(confinement?.description).toMatch(/^not jailed: .*1\.12\.0/);
+    expect(confinement?.gaps).toHaveLength(1);
+    expect(await ask(await boot(), 'PRINT hello')).toBe('done');
+  });
+
+  it('makeFirecracker: a jailer that does not work is found out before the first VM', async () => {
+    const fails = join(dir, 'jailer');
+    writeFileSync(
+      fails,
+      '#!/bin/sh\n[ "$1" = --version ] && echo "Jailer v1.12.1" && exit 0\necho no chroot here >&2\nexit 1\n',
+    );
+    chmodSync(fails, 0o755);
+    await expect(open({ jailer: fails })).rejects.toMatchObject({
+      code: 'jail_unavailable',
+      cause: expect.objectContaining({ cause: 'no chroot here' }),
+    });
+    expect(jails()).toEqual([]);
+  });
+
+  it('makeFirecracker: the jailer beside Firecracker is found', async () => {
+    mkdirSync(join(dir, 'bin'));
+    for (const name of ['firecracker', 'jailer'] as const) {
+      copyFileSync(files[name], join(dir, 'bin', name));
+      chmodSync(join(dir, 'bin', name), 0o755);
+    }
+    await open({ firecracker: join(dir, 'bin/firecracker'), jailer: null });
+    expect(confinement?.description).toMatch(/^jailed: /);
+  });
+
+  it('makeFirecracker: a home that others may write to is refused', async () => {
+    mkdirSync(join(dir, 'run'));
+    chmodSync(join(dir, 'run'), 0o777);
+    await expect(open()).rejects.toMatchObject({ code: 'jail_unavailable' });
+  });
+
+  it('makeFirecracker: a VM ends with a killed owner; the next start removes what is left', async () => {
+    await open();
+    mkdirSync(join(dir, 'vm'), { mode: 0o700 });
+    const text = JSON.stringify({ ...files, config: usual });
+    const owner = spawn(process.execPath, [HOLD, join(dir, 'vm'), dir, text], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const started = once(owner.stdout, 'data');
+    const pid = Number(await Promise.race([started, once(owner, 'exit').then(() => Number.NaN)]));
+    expect(pid).toBeGreaterThan(1);
+    const groups = groupsOf(pid);
+    // The jail of one that lives is left alone.
+    await open();
+    expect(startTicksOf(pid)).toBeDefined();
+    expect(jails()).toEqual(['held']);
+    owner.kill('SIGKILL');
+    await once(owner, 'exit');
+    await expect.poll(() => startTicksOf(pid), PATIENT).toBeUndefined();
+    expect(jails()).toEqual(['held']);
+    await open();
+    expect(jails()).toEqual([]);
+    expect(groups.filter(existsSync)).toEqual([]);
+  });
+
+  it.each(['before', 'after'] as const)(
+    'start: cancelled %s its API answers, and nothing is left',
+    async (when) => {
+      const made = await open();
+      const before = held().children;
+      const folder = join(dir, 'run/jail/firecracker');
+      const cancel = new AbortController();
+      const spec = made.spec();
+      const never = new Promise<void>(() => undefined);
+      const starting = made.driver.start({ ...spec, memoryReady: never }, cancel.signal);
+      const refused = expect(starting).rejects.toMatchObject({ code: 'vm_cancelled' });
+      // The API's socket is there a moment before it answers; the jail some time before.
+      const mark = when === 'before' ? [] : ['root', 'fc', 'a'];
+      await expect
+        .poll(() => existsSync(join(folder, spec.id, ...mark)), { ...PATIENT, interval: 1 })
+        .toBe(true);
+      cancel.abort();
+      await refused;
+      expect(jails()).toEqual([]);
+      expect(held().children).toBe(before);
+    },
+  );
+
+  it('makeFirecracker: VMs that start at once are different users', async () => {
+    const { boot } = await opened();
+    const uids = (await Promise.all([boot(), boot(), boot()])).map((vm) => status(vm, 'Uid'));
+    expect(new Set(uids).size).toBe(3);
+  });
+
+  describe('like every driver', () => {
+    let shared: string;
+    const own: Confinement[] = [];
+    beforeAll(() => {
+      shared = mkdtempSync(join(tmpdir(), 'nv-fc-'));
+    });
+    afterAll(async () => {
+      for (const one of own) await one.close();
+      rmSync(shared, { recursive: true, force: true });
+    });
+    driverParity(
+      async () => {
+        const made = await makeFirecracker({
+          ...{ config: { ...usual, firecrackerFilter: 'ours' }, log: silentLog, allowOlder: true },
+          home: { cacheDir: join(shared, 'cache'), runDir: join(shared, 'run') },
+        });
+        own.push(made.confinement);
+        return made.driver;
+      },
+      async () => files,
+      ['nic'],
+    );
+  });
+
+  async function opened(more: Partial<FirecrackerConfig> = {}): Promise<{ boot(): Promise<Vm> }> {
+    const made = await open(more);
+    return { boot: () => made.boot() };
+  }
+});
