@@ -260,7 +260,7 @@ function spawnFirecracker(known: Known, place: Place, spec: VmSpec): Firecracker
       if (spec.memoryFd !== undefined && known.jail === undefined) stdio[MEMORY_FD] = spec.memoryFd;
       return run(place.argv(args), stdio);
     },
-    api: new ApiClient(place.path(FILES.api), known.clock),
+    api: new ApiClient(() => place.apiPath(), known.clock),
     pipes: {
       logPath: place.path(FILES.log),
       metricsPath: place.path(FILES.metrics),
