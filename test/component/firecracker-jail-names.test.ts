@@ -1,5 +1,5 @@
 /** What a VMM that has been taken over can do with the names in its jail: a process of its user and root. Needs root. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
@@ -252,6 +252,20 @@ ${python}`,
     await place.withdraw('fc/overlay');
     expect(lstatSync(spec.overlayPath)).toMatchObject({ uid: 0, gid: 0, mode: 0o100640 });
     expect(asVmm("os.open('/kept', os.O_RDONLY)")).toEqual([]);
+  });
+
+  it('release: what the VMM has started ends before its directory is removed', async () => {
+    const script = hostile("print('ready', flush=True)\nimport time; time.sleep(600)");
+    const child = spawn('python3', script, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const ended = once(child, 'exit');
+    try {
+      await once(child.stdout, 'data');
+      await place.release();
+    } finally {
+      child.kill('SIGTERM');
+    }
+    expect(await ended).toEqual([null, 'SIGKILL']);
+    expect(existsSync(root())).toBe(false);
   });
 
   it('openJailPlace: a jail whose fc the VMM has put there is not taken over', async () => {

@@ -37,19 +37,11 @@ import { VmmError } from '../errors.ts';
 import { cgroupsOf, removeCgroups } from './cgroups.ts';
 import { checkChrootBase } from './chroot-base.ts';
 import { FILES, FOLDER, SOCKETS } from './config.ts';
+import { type JailOwner, OWNER_FILE, ROOT } from './jail-owner.ts';
 import { type JailSpec, jailerArgs, jailFolder } from './jailer.ts';
 import { LentFile } from './lent-file.ts';
+import { endProcessesIn } from './orphan.ts';
 import { channelNameOf, type Place, removeStaleSocket } from './place.ts';
-
-/** Who made a jail, by pid and start time, and what is to be removed besides it. */
-export interface JailOwner {
-  readonly pid: number;
-  readonly startTicks: string;
-  readonly cgroups: readonly string[];
-}
-
-export const OWNER_FILE = 'owner';
-export const ROOT = 'root';
 
 /** Linux' `O_PATH`, which Node has no name for: a file as such, so that opening it does nothing. */
 const O_PATH = 0o10000000;
@@ -299,7 +291,12 @@ class JailPlace implements Place {
     const memory = this.#memory;
     this.#memory = undefined;
     await memory?.close();
-    for (const name of [...this.#lent.keys()]) this.#takeBack(name);
+    try {
+      // What it may have started could lead the removal astray, out of the jail.
+      await endProcessesIn(join(this.#folder, ROOT));
+    } finally {
+      for (const name of [...this.#lent.keys()]) this.#takeBack(name);
+    }
     try {
       await removeCgroups(this.#cgroups);
     } finally {

@@ -5,7 +5,7 @@ import { z } from 'zod';
 import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
-import { type JailOwner, OWNER_FILE } from './jail-place.ts';
+import { type JailOwner, OWNER_FILE } from './jail-owner.ts';
 
 const KILL_TRIES_MAX = 200;
 const KILL_WAIT_MS = 10;
