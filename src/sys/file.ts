@@ -62,18 +62,20 @@ export interface Extent {
 /**
  * The parts of a file that hold data, in order (lseek(2), SEEK_DATA). A filesystem that knows no holes
  * reports the whole file. Moves the descriptor's position.
+ * @param bytes where to stop: somebody else may go on writing at the end; default: the whole file
  * @throws SyscallError when the descriptor is not a regular file
  */
-export function dataExtents(fd: number): Extent[] {
+export function dataExtents(fd: number, bytes = Number.POSITIVE_INFINITY): Extent[] {
   const extents: Extent[] = [];
   let position = 0;
-  for (;;) {
+  while (position < bytes) {
     const start = Number(cLseek(fd, position, SEEK_DATA));
     // ENXIO: no data from here to the end.
     if (start < 0 && lastErrno() === constants.errno.ENXIO) return extents;
     check(start, 'lseek SEEK_DATA');
     const end = check(Number(cLseek(fd, start, SEEK_HOLE)), 'lseek SEEK_HOLE');
-    extents.push({ start, end });
+    if (start < bytes) extents.push({ start, end: Math.min(end, bytes) });
     position = end;
   }
+  return extents;
 }

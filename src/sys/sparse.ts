@@ -28,34 +28,51 @@ export async function cloneSparse(from: string, to: string): Promise<void> {
 
 /** The same without sharing; for another filesystem. */
 export async function copySparse(from: string, to: string): Promise<void> {
-  await intoNewFile(from, to, (target, chunk, at) => writeAll(target, chunk, at));
+  await (await createSparseCopy(from, to)).close();
+}
+
+/**
+ * The same, for who goes on with the file that was made, whatever its name leads to by then.
+ * @returns it, open for reading and writing; the caller closes it
+ */
+export async function createSparseCopy(from: string, to: string): Promise<FileHandle> {
+  return intoNewFile(from, to, (target, chunk, at) => writeAll(target, chunk, at));
 }
 
 /** The same, and pages of zeros become holes. */
 export async function copyWithoutZeros(from: string, to: string): Promise<void> {
-  await intoNewFile(from, to, (target, chunk, at) => {
+  const copy = await intoNewFile(from, to, (target, chunk, at) => {
     for (const { start, end } of nonZeroRuns(chunk)) {
       writeAll(target, chunk.subarray(start, end), at + start);
     }
   });
+  await copy.close();
 }
 
 /** Copies the data into a file that is there, has the same size and holds nothing yet. */
 export async function copyDataInto(from: string, to: string): Promise<void> {
   await intoOldFile(from, to, async (source, target) => {
-    let sinceTurn = 0;
-    for (const { start, end } of dataExtents(source.fd)) {
-      for (let at = start; at < end; ) {
-        const sent = sendFile(source.fd, target.fd, at, Math.min(CHUNK_BYTES, end - at));
-        if (sent === 0) throw new Error('a file shrank while it was read');
-        at += sent;
-        sinceTurn += sent;
-        if (sinceTurn < TURN_BYTES) continue;
-        sinceTurn = 0;
-        await nextTurn();
-      }
-    }
+    await copyDataBetween(source.fd, target.fd, (await target.stat()).size);
   });
+}
+
+/**
+ * The same between open files, and no further than `bytes`: somebody else may go on writing to the first one.
+ * @throws Error when that one has become shorter
+ */
+export async function copyDataBetween(from: number, to: number, bytes: number): Promise<void> {
+  let sinceTurn = 0;
+  for (const { start, end } of dataExtents(from, bytes)) {
+    for (let at = start; at < end; ) {
+      const sent = sendFile(from, to, at, Math.min(CHUNK_BYTES, end - at));
+      if (sent === 0) throw new Error('a file shrank while it was read');
+      at += sent;
+      sinceTurn += sent;
+      if (sinceTurn < TURN_BYTES) continue;
+      sinceTurn = 0;
+      await nextTurn();
+    }
+  }
 }
 
 /** The same, and pages of zeros stay holes. */
@@ -97,18 +114,19 @@ async function intoNewFile(
   from: string,
   to: string,
   write: (target: number, chunk: Buffer, at: number) => void,
-): Promise<void> {
+): Promise<FileHandle> {
   await using source = await open(from, 'r');
   const { size } = await source.stat();
-  const target = await open(to, 'wx', 0o600);
+  // O_EXCL: made by this call, at no end of a link.
+  const target = await open(to, 'wx+', 0o600);
   try {
     await target.truncate(size);
     await eachChunk(source, (chunk, at) => write(target.fd, chunk, at));
+    return target;
   } catch (error) {
+    await target.close();
     await rm(to, { force: true });
     throw error;
-  } finally {
-    await target.close();
   }
 }
 

@@ -1,11 +1,17 @@
 /** Sparse copies and digests on the file systems of this machine: one in memory and that of /tmp. */
 import { randomBytes } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { existsSync, truncateSync } from 'node:fs';
 import { mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { cloneSparse, copySparse, copyWithoutZeros, digestSparse } from '../../src/sys/sparse.ts';
+import {
+  cloneSparse,
+  copyDataBetween,
+  copySparse,
+  copyWithoutZeros,
+  digestSparse,
+} from '../../src/sys/sparse.ts';
 
 const PAGE = 4096;
 const SIZE = 40 * 1024 * 1024 + 100;
@@ -70,6 +76,30 @@ describe.each([
     const target = join(disk, `${name}-none`);
     await expect(copy(join(disk, 'none'), target)).rejects.toMatchObject({ code: 'ENOENT' });
     expect(existsSync(target)).toBe(false);
+  });
+});
+
+describe('copyDataBetween', () => {
+  it('copies no further than it is told, though the file has grown', async () => {
+    const path = join(memory, 'grown');
+    const bytes = 10 * 1024 * 1024;
+    await using from = await open(source, 'r');
+    await using to = await open(path, 'wx');
+    await to.truncate(bytes);
+    await copyDataBetween(from.fd, to.fd, bytes);
+    expect((await readFile(path)).equals(content.subarray(0, bytes))).toBe(true);
+  });
+
+  it('tells of a file that has shrunk', async () => {
+    const paths = [join(disk, 'shrinks'), join(memory, 'shrunk')] as const;
+    await writeFile(paths[0], Buffer.alloc(64 * PAGE, 1));
+    await using from = await open(paths[0], 'r+');
+    await using to = await open(paths[1], 'wx');
+    const bytes = 8 * 1024 * 1024;
+    await writeFile(paths[0], Buffer.alloc(bytes, 1));
+    const copied = expect(copyDataBetween(from.fd, to.fd, bytes)).rejects.toThrow('shrank');
+    truncateSync(paths[0], PAGE);
+    await copied;
   });
 });
 

@@ -46,7 +46,7 @@ export async function adoptProcess(
   if (pid === undefined || startTicks === undefined) throw gone(spec, 'its process has ended');
   try {
     await takeOver();
-    const api = new ApiClient(place.path(FILES.api), clock);
+    const api = new ApiClient(() => place.apiPath(), clock);
     // It answers, or it is of no use.
     await api.call({ method: 'GET', path: '/' });
     return { place, process: new AdoptedProcess({ pid, startTicks }, place, api, clock) };

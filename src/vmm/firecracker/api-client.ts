@@ -48,13 +48,14 @@ export class FirecrackerApiError extends VmmError {
 }
 
 export class ApiClient {
-  readonly #socketPath: string;
+  readonly #socketPath: () => string;
   readonly #clock: Clock;
   #last: Promise<unknown> = Promise.resolve();
   #isClosed = false;
   #current: { destroy(error: Error): void } | undefined;
 
-  constructor(socketPath: string, clock: Clock) {
+  /** @param socketPath asked at each call; what it throws is how the call ends, or `vm_gone` for `ENOENT` */
+  constructor(socketPath: () => string, clock: Clock) {
     this.#socketPath = socketPath;
     this.#clock = clock;
   }
@@ -79,7 +80,7 @@ export class ApiClient {
 
   async #call(call: ApiCall): Promise<unknown> {
     if (this.#isClosed) throw gone(call, 'the process has ended');
-    const { response, body } = await this.#exchange(call);
+    const { response, body } = await this.#exchange(call, this.#find(call));
     const status = response.statusCode ?? 0;
     const answer = parseAnswer(body);
     if (status >= 400) {
@@ -94,10 +95,21 @@ export class ApiClient {
     return answer;
   }
 
-  async #exchange(call: ApiCall): Promise<{ response: IncomingMessage; body: string }> {
+  #find(call: ApiCall): string {
+    try {
+      return this.#socketPath();
+    } catch (error) {
+      throw errorCode(error) === 'ENOENT' ? gone(call, error) : error;
+    }
+  }
+
+  async #exchange(
+    call: ApiCall,
+    socketPath: string,
+  ): Promise<{ response: IncomingMessage; body: string }> {
     const payload = call.body === undefined ? undefined : JSON.stringify(call.body);
     const outgoing = request({
-      socketPath: this.#socketPath,
+      socketPath,
       method: call.method,
       path: call.path,
       agent: false,

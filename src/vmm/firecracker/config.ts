@@ -15,7 +15,7 @@ import type { Quirks } from './versions.ts';
 
 /** Names in the process' directory; the channel's own name is the last part of `channelPath`. */
 export const FILES = {
-  api: 'fc/a',
+  api: 'fc/s/a',
   log: 'fc/log',
   metrics: 'fc/metrics',
   input: 'fc/input',
@@ -31,6 +31,8 @@ export const FILES = {
   channel: 'fc/v',
 } as const;
 export const FOLDER = 'fc';
+/** Where the process makes sockets; in a jail it can change no name elsewhere in `fc`. */
+export const SOCKETS = 'fc/s';
 /** Descriptor of the owner's memory in a process that is not jailed. */
 export const MEMORY_FD = 3;
 

@@ -276,7 +276,7 @@ function spawnFirecracker(
       if (spec.memoryFd !== undefined && known.jail === undefined) stdio[MEMORY_FD] = spec.memoryFd;
       return run(place.argv(args), stdio);
     },
-    api: new ApiClient(place.path(FILES.api), known.clock),
+    api: new ApiClient(() => place.apiPath(), known.clock),
     pipes: {
       logPath: place.path(FILES.log),
       metricsPath: place.path(FILES.metrics),

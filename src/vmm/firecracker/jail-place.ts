@@ -5,19 +5,24 @@
  *                             owner       who made it, for `reclaimJails`
  *                             root/       the process' root, which is its own: it may do there what it likes
  *                                  v      the channel
- *                                  fc/    files of the host as hard links
+ *                                  fc/    ours: files of the host as hard links; it can't change a name here
+ *                                     s/  its own, for the API's socket
  *
- * A VMM that a guest has taken over can put links in the place of `fc` or `v`. So the host never follows a name in
- * there: it holds both directories open from before the start and goes by these (`/proc/self/fd/N/…`), and it
- * takes the channel's socket out by a hard link, which follows nothing.
+ * A VMM that a guest has taken over can put links in the place of `fc`, `v` and what is in `s`, also while the host
+ * is at work there. So the host holds its directories open from before the start and goes by these
+ * (`/proc/self/fd/N/…`), and follows no last name in one that is the VMM's: it takes the channel's socket out by a
+ * hard link, opens the API's without following it, and looks at what it has got. Nor does a file with other users
+ * come into such a directory: renamed there, it would be taken for one of the VMM's.
  */
-import { closeSync, constants, openSync } from 'node:fs';
+import { type BigIntStats, closeSync, constants, fstatSync, openSync } from 'node:fs';
 import {
   chmod,
+  type FileHandle,
   lchown,
   link,
   lstat,
   mkdir,
+  open,
   readdir,
   rm,
   unlink,
@@ -26,24 +31,22 @@ import {
 import { dirname, join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import { startTicksOf } from '../../sys/process-start.ts';
-import { copyDataInto, copySparse } from '../../sys/sparse.ts';
+import { copyDataBetween, createSparseCopy } from '../../sys/sparse.ts';
 import type { VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { cgroupsOf, removeCgroups } from './cgroups.ts';
 import { checkChrootBase } from './chroot-base.ts';
-import { FILES, FOLDER } from './config.ts';
+import { FILES, FOLDER, SOCKETS } from './config.ts';
+import { type JailOwner, OWNER_FILE, ROOT } from './jail-owner.ts';
 import { type JailSpec, jailerArgs, jailFolder } from './jailer.ts';
+import { LentFile } from './lent-file.ts';
+import { endProcessesIn } from './orphan.ts';
 import { channelNameOf, type Place, removeStaleSocket } from './place.ts';
 
-/** Who made a jail, by pid and start time, and what is to be removed besides it. */
-export interface JailOwner {
-  readonly pid: number;
-  readonly startTicks: string;
-  readonly cgroups: readonly string[];
-}
-
-export const OWNER_FILE = 'owner';
-export const ROOT = 'root';
+/** Linux' `O_PATH`, which Node has no name for: a file as such, so that opening it does nothing. */
+const O_PATH = 0o10000000;
+const OTHERS_MAY_SEARCH = 0o711;
+const WRITABLE_BY_OTHERS = 0o022;
 
 /** What a jail is made of; of a VM. */
 export type JailedSpec = Pick<VmSpec, 'id' | 'channelPath' | 'overlayPath'>;
@@ -104,9 +107,15 @@ class JailPlace implements Place {
   /** Open directories: the root of the jail, and `fc` in it. */
   #rootFd = -1;
   #folderFd = -1;
+  /** The API's socket itself, once it is there. */
+  #apiFd = -1;
   #cgroups: readonly string[] = [];
   /** Files of the host that are the jail's for a while, by name. */
-  readonly #lent = new Map<string, string>();
+  readonly #lent = new Map<string, LentFile>();
+  /** The VM's RAM as a file, from the making of it on. */
+  #memory: FileHandle | undefined;
+  /** The host's own sockets that the jail has names of, as `identityOf` them. */
+  readonly #listeners = new Set<string>();
 
   constructor(spec: JailedSpec, binary: string, jail: JailSpec, folder: string) {
     this.#spec = spec;
@@ -120,10 +129,11 @@ class JailPlace implements Place {
     const { uid, gid } = this.#jail;
     const root = join(this.#folder, ROOT);
     await this.#sign();
-    for (const dir of [root, join(root, FOLDER)]) {
+    for (const dir of [root, join(root, FOLDER), join(root, SOCKETS)]) {
       await mkdir(dir, { mode: 0o700 });
-      await lchown(dir, uid, gid);
     }
+    for (const dir of [root, join(root, SOCKETS)]) await lchown(dir, uid, gid);
+    await chmod(join(root, FOLDER), OTHERS_MAY_SEARCH);
     this.#openDirectories();
     await removeStaleSocket(this.#spec.channelPath);
     await this.#linkListeners();
@@ -132,8 +142,13 @@ class JailPlace implements Place {
   /** Its process may have changed what is in there, so each name is opened without following it. */
   async takeOver(): Promise<void> {
     await this.#sign();
+    const { overlayPath } = this.#spec;
+    try {
+      this.#lent.set(FILES.overlay, LentFile.takeOver(overlayPath));
+    } catch (error) {
+      throw elsewhere(overlayPath, error);
+    }
     this.#openDirectories();
-    this.#lent.set(FILES.overlay, this.#spec.overlayPath);
     await removeStaleSocket(this.#spec.channelPath);
     await this.#linkListeners();
     await this.connectChannel();
@@ -142,6 +157,11 @@ class JailPlace implements Place {
   #openDirectories(): void {
     this.#rootFd = openDirectory(join(this.#folder, ROOT));
     this.#folderFd = openDirectory(`/proc/self/fd/${this.#rootFd}/${FOLDER}`);
+    const { uid, mode } = fstatSync(this.#folderFd);
+    if (uid === process.geteuid?.() && (mode & WRITABLE_BY_OTHERS) === 0) return;
+    throw new VmmError('vmm_start_failed', `the jail ${this.#spec.id} can't be used`, {
+      cause: `its ${FOLDER} is not the host's`,
+    });
   }
 
   /** Says whose it is. */
@@ -156,9 +176,28 @@ class JailPlace implements Place {
   }
 
   path(name: string): string {
-    const [folder, file] = name.split('/');
-    if (folder === FOLDER && file !== undefined) return `/proc/self/fd/${this.#folderFd}/${file}`;
-    return `/proc/self/fd/${this.#rootFd}/${name}`;
+    const inFolder = `${FOLDER}/`;
+    if (!name.startsWith(inFolder)) return `/proc/self/fd/${this.#rootFd}/${name}`;
+    return `/proc/self/fd/${this.#folderFd}/${name.slice(inFolder.length)}`;
+  }
+
+  apiPath(): string {
+    if (this.#apiFd < 0) this.#apiFd = this.#openApi();
+    return `/proc/self/fd/${this.#apiFd}`;
+  }
+
+  #openApi(): number {
+    const fd = openSync(this.path(FILES.api), O_PATH | constants.O_NOFOLLOW);
+    if (this.#isSocketOfVmm(fstatSync(fd, { bigint: true }))) return fd;
+    closeSync(fd);
+    throw new VmmError('vmm_command_failed', "Firecracker's API can't be used", {
+      cause: 'what is in its place is not a socket of Firecracker',
+    });
+  }
+
+  /** It has names of the host's listeners, too. Other sockets it finds none of. */
+  #isSocketOfVmm(found: BigIntStats): boolean {
+    return found.isSocket() && !this.#listeners.has(identityOf(found));
   }
 
   argv(args: readonly string[]): string[] {
@@ -166,27 +205,47 @@ class JailPlace implements Place {
   }
 
   async provide(name: string, hostPath: string, use: 'read' | 'write'): Promise<void> {
-    const { uid, gid } = this.#jail;
     const path = this.path(name);
-    await rm(path, { force: true });
-    if (use === 'read' && !(await this.#mayRead(hostPath))) {
-      await copySparse(hostPath, path);
-      await lchown(path, uid, gid);
+    await this.withdraw(name);
+    if (use === 'write') {
+      await this.#lend(name, hostPath);
       return;
     }
-    await link(hostPath, path).catch(async (error: unknown) => {
-      if (use === 'write' || errorCode(error) !== 'EXDEV') throw elsewhere(hostPath, error);
-      await copySparse(hostPath, path);
-      await lchown(path, uid, gid);
+    const copy = async (): Promise<void> => (await this.#copyIn(hostPath, path)).close();
+    if (!(await this.#mayRead(hostPath))) return copy();
+    await link(hostPath, path).catch((error: unknown) => {
+      if (errorCode(error) !== 'EXDEV') throw elsewhere(hostPath, error);
+      return copy();
     });
-    if (use === 'read') return;
-    this.#lent.set(name, hostPath);
-    await lchown(hostPath, uid, gid);
+  }
+
+  async #lend(name: string, hostPath: string): Promise<void> {
+    const { uid, gid } = this.#jail;
+    try {
+      const file = LentFile.open(hostPath);
+      this.#lent.set(name, file);
+      await link(hostPath, this.path(name));
+      file.give(uid, gid);
+    } catch (error) {
+      throw elsewhere(hostPath, error);
+    }
+  }
+
+  /** @returns the copy, which is the jail's; the caller closes it */
+  async #copyIn(hostPath: string, path: string): Promise<FileHandle> {
+    const copy = await createSparseCopy(hostPath, path);
+    try {
+      await copy.chown(this.#jail.uid, this.#jail.gid);
+      return copy;
+    } catch (error) {
+      await copy.close();
+      throw error;
+    }
   }
 
   async withdraw(name: string): Promise<void> {
     await rm(this.path(name), { force: true });
-    await this.#takeBack(name);
+    this.#takeBack(name);
   }
 
   async give(name: string): Promise<void> {
@@ -195,13 +254,23 @@ class JailPlace implements Place {
 
   /** A jail has no way to memory without a name, so it gets a copy. */
   async lendMemory(fd: number): Promise<void> {
-    await rm(this.path(FILES.memory), { force: true });
-    await copySparse(`/proc/self/fd/${fd}`, this.path(FILES.memory));
-    await this.give(FILES.memory);
+    await this.#dropMemory();
+    this.#memory = await this.#copyIn(`/proc/self/fd/${fd}`, this.path(FILES.memory));
   }
 
   async returnMemory(fd: number): Promise<void> {
-    await copyDataInto(this.path(FILES.memory), `/proc/self/fd/${fd}`);
+    if (this.#memory === undefined) throw new Error('no memory was lent');
+    await using memory = await open(`/proc/self/fd/${fd}`, 'r+');
+    const { size } = await memory.stat();
+    if ((await this.#memory.stat()).size !== size) throw new Error('its RAM has another size');
+    await copyDataBetween(this.#memory.fd, memory.fd, size);
+    await this.#dropMemory();
+  }
+
+  async #dropMemory(): Promise<void> {
+    const memory = this.#memory;
+    this.#memory = undefined;
+    await memory?.close();
     await rm(this.path(FILES.memory), { force: true });
   }
 
@@ -212,9 +281,9 @@ class JailPlace implements Place {
   async connectChannel(): Promise<void> {
     const { channelPath } = this.#spec;
     await link(this.path(this.channelName), channelPath);
-    if (!(await lstat(channelPath)).isSocket()) {
+    if (!this.#isSocketOfVmm(await lstat(channelPath, { bigint: true }))) {
       await unlink(channelPath);
-      throw new VmmError('vmm_start_failed', "the VM's channel is not a socket");
+      throw new VmmError('vmm_start_failed', "the VM's channel is not a socket of its own");
     }
     // The jail's user could connect to itself only.
     await lchown(channelPath, process.geteuid?.() ?? 0, process.getegid?.() ?? 0);
@@ -222,10 +291,19 @@ class JailPlace implements Place {
   }
 
   async release(): Promise<void> {
-    for (const fd of [this.#rootFd, this.#folderFd]) if (fd >= 0) closeSync(fd);
+    for (const fd of [this.#rootFd, this.#folderFd, this.#apiFd]) if (fd >= 0) closeSync(fd);
     this.#rootFd = -1;
     this.#folderFd = -1;
-    for (const name of [...this.#lent.keys()]) await this.#takeBack(name);
+    this.#apiFd = -1;
+    const memory = this.#memory;
+    this.#memory = undefined;
+    await memory?.close();
+    try {
+      // What it may have started could lead the removal astray, out of the jail.
+      await endProcessesIn(join(this.#folder, ROOT));
+    } finally {
+      for (const name of [...this.#lent.keys()]) this.#takeBack(name);
+    }
     try {
       await removeCgroups(this.#cgroups);
     } finally {
@@ -241,7 +319,10 @@ class JailPlace implements Place {
     for (const name of await readdir(dirname(channelPath))) {
       const port = name.startsWith(prefix) ? name.slice(prefix.length) : '';
       const listener = join(dirname(channelPath), name);
-      if (!/^\d{1,10}$/.test(port) || !(await lstat(listener)).isSocket()) continue;
+      if (!/^\d{1,10}$/.test(port)) continue;
+      const found = await lstat(listener, { bigint: true });
+      if (!found.isSocket()) continue;
+      this.#listeners.add(identityOf(found));
       await rm(this.path(name), { force: true });
       await link(listener, this.path(name)).catch((error: unknown) => {
         throw elsewhere(listener, error);
@@ -256,11 +337,10 @@ class JailPlace implements Place {
     return found.isFile() && found.uid !== this.#jail.uid && (found.mode & 0o006) === 0o004;
   }
 
-  async #takeBack(name: string): Promise<void> {
-    const hostPath = this.#lent.get(name);
-    if (hostPath === undefined) return;
+  #takeBack(name: string): void {
+    const file = this.#lent.get(name);
     this.#lent.delete(name);
-    await lchown(hostPath, process.geteuid?.() ?? 0, process.getegid?.() ?? 0).catch(unlessGone);
+    file?.takeBack();
   }
 }
 
@@ -272,8 +352,8 @@ function unlessThere(error: unknown): void {
   if (errorCode(error) !== 'EEXIST') throw error;
 }
 
-function unlessGone(error: unknown): void {
-  if (errorCode(error) !== 'ENOENT') throw error;
+function identityOf({ dev, ino }: BigIntStats): string {
+  return `${dev}:${ino}`;
 }
 
 function elsewhere(path: string, cause: unknown): VmmError {

@@ -6,7 +6,7 @@ import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { isRunning, startTicksOf } from '../../sys/process-start.ts';
-import { type JailOwner, OWNER_FILE } from './jail-place.ts';
+import { type JailOwner, OWNER_FILE } from './jail-owner.ts';
 
 const KILL_TRIES_MAX = 200;
 const KILL_WAIT_MS = 10;

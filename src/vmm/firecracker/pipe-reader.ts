@@ -2,7 +2,7 @@
  * Reads a named pipe that another process writes to, always, so that the writer is never held up. The pipe is
  * open for writing here too: it has no end before `finish`.
  */
-import { constants, openSync, readSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -17,10 +17,14 @@ export class PipeReader {
   readonly #onBytes: (bytes: Buffer) => void;
   #isFinished = false;
 
-  /** @param path of a named pipe; a link is refused. @throws Error of Node */
+  /** @param path of a named pipe; a link or anything else is refused. @throws Error, of Node too */
   constructor(path: string, onBytes: (bytes: Buffer) => void) {
     this.#onBytes = onBytes;
     this.#fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOFOLLOW);
+    if (!fstatSync(this.#fd).isFIFO()) {
+      closeSync(this.#fd);
+      throw new Error(`${path} is no named pipe`);
+    }
     this.#socket = new Socket({ fd: this.#fd, readable: true, writable: false });
     this.#socket.on('data', onBytes);
     this.#socket.on('error', (error) => ignore(error, 'a pipe of a VMM broke'));

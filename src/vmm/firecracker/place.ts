@@ -4,7 +4,7 @@
  *
  *     <dir>/v             the channel, made by Firecracker (`uds_path` is relative)
  *     <dir>/v_<port>      listeners of the host
- *     <dir>/fc/a          the API
+ *     <dir>/fc/s/a        the API
  *     <dir>/fc/root …     what the VM is made of
  */
 import { chmod, link, lstat, mkdir, rm, symlink, unlink } from 'node:fs/promises';
@@ -12,13 +12,18 @@ import { basename, dirname, join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import type { VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
-import { FILES, FOLDER, MEMORY_FD } from './config.ts';
+import { FILES, FOLDER, MEMORY_FD, SOCKETS } from './config.ts';
 
 export interface Place {
   /** The channel's socket as Firecracker is told. */
   readonly channelName: string;
   /** Where a name of the process is on the host. */
   path(name: string): string;
+  /**
+   * Where the API's socket is to be connected to: it is the process' own.
+   * @throws Error of Node, e.g. `ENOENT`: it is not there yet; VmmError `vmm_command_failed`: it is something else
+   */
+  apiPath(): string;
   /** The command that runs Firecracker there. @param args its own arguments but for the id */
   argv(args: readonly string[]): string[];
   /**
@@ -56,10 +61,11 @@ export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Pla
   const folder = path(FOLDER);
   const kept = path(FILES.channel);
   await rm(folder, { recursive: true, force: true });
-  await mkdir(folder, { mode: 0o700 });
+  for (const made of [folder, path(SOCKETS)]) await mkdir(made, { mode: 0o700 });
   return {
     channelName,
     path,
+    apiPath: () => path(FILES.api),
     // env (coreutils) becomes the process by execve, so the pid is Firecracker's.
     argv: (args) => ['env', '-C', dir, '--', binary, '--id', spec.id, ...args],
     async provide(name, hostPath) {

@@ -9,7 +9,7 @@ import type { Log } from '../../base/log.ts';
 import { isRunning } from '../../sys/process-start.ts';
 import { removeCgroups } from './cgroups.ts';
 import { checkChrootBase } from './chroot-base.ts';
-import { ROOT } from './jail-place.ts';
+import { ROOT } from './jail-owner.ts';
 import { endProcessesIn, readOwner } from './orphan.ts';
 
 /**

@@ -1,0 +1,286 @@
+/** What a VMM that has been taken over can do with the names in its jail: a process of its user and root. Needs root. */
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  closeSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { createServer, type RequestListener, type Server } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { createMemFd } from '../../src/sys/fd.ts';
+import { makeFifo } from '../../src/sys/fifo.ts';
+import type { VmSpec } from '../../src/vmm/driver.ts';
+import { ApiClient } from '../../src/vmm/firecracker/api-client.ts';
+import { makeJailPlace, openJailPlace } from '../../src/vmm/firecracker/jail-place.ts';
+import type { JailSpec } from '../../src/vmm/firecracker/jailer.ts';
+import { PipeReader } from '../../src/vmm/firecracker/pipe-reader.ts';
+import type { Place } from '../../src/vmm/firecracker/place.ts';
+
+const UID = 1_999_000_001;
+const BINARY = '/usr/bin/firecracker';
+/** Copied in several turns. */
+const MEMORY_BYTES = 8 * 1024 * 1024;
+const GOLDEN = 'golden'.repeat(1000);
+const HTTP: RequestListener = (request, response) => {
+  response.end(JSON.stringify({ asked: request.url }));
+};
+const skipped = process.getuid?.() === 0 ? '' : ' (skipped: it needs root)';
+
+describe.skipIf(skipped !== '')(`names in a jail of Firecracker${skipped}`, () => {
+  let base: string;
+  let golden: string;
+  let spec: VmSpec;
+  let jail: JailSpec;
+  let place: Place;
+  const descriptors: number[] = [];
+  const servers: Server[] = [];
+
+  beforeEach(async () => {
+    base = mkdtempSync(join(tmpdir(), 'nv-names-'));
+    const dir = join(base, 'vm');
+    for (const made of [dir, join(base, 'jails')]) mkdirSync(made, { mode: 0o700 });
+    golden = join(base, 'golden');
+    writeFileSync(golden, GOLDEN, { mode: 0o644 });
+    const overlayPath = join(dir, 'overlay');
+    writeFileSync(overlayPath, 'disk', { mode: 0o640 });
+    spec = {
+      ...{ id: 'abc', dir, channelPath: join(dir, 'v'), overlayPath, kernelPath: golden },
+      ...{ rootImagePath: golden, cpus: 1, memoryMib: 8, guestCid: 3, console: 'log' },
+    };
+    jail = { jailer: '/usr/bin/jailer', baseDir: join(base, 'jails'), uid: UID, gid: UID };
+    await listen(join(dir, 'v_1'));
+    place = await makeJailPlace(spec, BINARY, jail);
+    await place.provide('fc/root', golden, 'read');
+  });
+  afterEach(async () => {
+    await place.release();
+    for (const fd of descriptors.splice(0)) closeSync(fd);
+    for (const server of servers.splice(0)) {
+      server.closeAllConnections();
+      server.close();
+      await once(server, 'close');
+    }
+    rmSync(base, { recursive: true, force: true });
+  });
+
+  const root = (): string => join(base, 'jails/firecracker/abc/root');
+
+  async function listen(path: string): Promise<void> {
+    const server = createServer(HTTP).listen(path);
+    servers.push(server);
+    await once(server, 'listening');
+  }
+
+  function memory(text: string): number {
+    const fd = createMemFd('test', MEMORY_BYTES);
+    descriptors.push(fd);
+    writeSync(fd, text, 0);
+    return fd;
+  }
+
+  function textIn(fd: number, bytes: number): string {
+    const read = Buffer.alloc(bytes);
+    readSync(fd, read, 0, bytes, 0);
+    return read.toString();
+  }
+
+  const hostile = (python: string): string[] => [
+    '-c',
+    `import os, socket
+os.chroot(${JSON.stringify(root())}); os.chdir('/'); os.setgroups([]); os.setgid(${UID}); os.setuid(${UID})
+${python}`,
+  ];
+
+  /** What the VMM does; each line by itself. @returns those that the kernel let it do */
+  function asVmm(...lines: string[]): string[] {
+    const tries = lines.map(
+      (line) => `try:\n  ${line}; print(${JSON.stringify(line)})\nexcept OSError: pass`,
+    );
+    const done = execFileSync('python3', hostile(tries.join('\n')), { encoding: 'utf8' });
+    return done.split('\n').filter((line) => line !== '');
+  }
+
+  it('in fc: the VMM makes, renames and removes none, and opens what is for it', async () => {
+    const refused = [
+      "os.rename('/fc/root', '/fc/memory')",
+      "os.rename('/fc/root', '/fc/s/root')",
+      "os.unlink('/fc/root')",
+      "os.symlink('/x', '/fc/memory')",
+      "os.mkfifo('/fc/memory')",
+      "os.rename('/fc/s', '/fc/memory')",
+      "os.open('/fc/root', os.O_RDWR)",
+    ];
+    const may = [
+      "os.open('/fc/root', os.O_RDONLY)",
+      "os.open('/fc/overlay', os.O_RDWR)",
+      "socket.socket(socket.AF_UNIX).bind('/fc/s/a')",
+    ];
+    await place.provide('fc/overlay', spec.overlayPath, 'write');
+    expect(asVmm(...refused, ...may)).toEqual(may);
+  });
+
+  it('lendMemory: another file that gets its name during the copy stays the host’s', async () => {
+    const from = join(root(), 'fc/root');
+    const to = join(root(), 'fc/memory');
+    const byVmm = (): string[] => asVmm("os.rename('/fc/root', '/fc/memory')");
+    // The directory is shut to the VMM; that root does it tries the second wall.
+    const byRoot = (): void => renameSync(from, to);
+    for (const rename of [byVmm, byRoot]) {
+      rmSync(to, { force: true });
+      const lent = place.lendMemory(memory('x'.repeat(MEMORY_BYTES)));
+      while (!existsSync(to)) await nextTurn();
+      // The copy goes on only when this has ended.
+      const done = rename();
+      await lent;
+      expect(lstatSync(golden).uid).toBe(0);
+      if (rename === byVmm) expect(done).toEqual([]);
+    }
+    expect(asVmm("open('/fc/root', 'r+').write('evil')")).toEqual([]);
+    expect(readFileSync(golden, 'utf8')).toBe(GOLDEN);
+  });
+
+  it('returnMemory: what was lent comes back, whatever has its name now', async () => {
+    const path = join(root(), 'fc/memory');
+    const other = memory('other');
+    const plants = [
+      () => symlinkSync(`/proc/self/fd/${other}`, path),
+      () => makeFifo(path),
+      () => linkSync(golden, path),
+    ];
+    for (const plant of plants) {
+      const ours = memory('before');
+      await place.lendMemory(ours);
+      expect(asVmm("open('/fc/memory', 'r+').write('after!')")).toHaveLength(1);
+      // The directory is shut to the VMM; this is a second wall.
+      rmSync(path);
+      plant();
+      await place.returnMemory(ours);
+      expect(textIn(ours, 6)).toBe('after!');
+      expect(existsSync(path)).toBe(false);
+    }
+    expect(readFileSync(golden, 'utf8')).toBe(GOLDEN);
+  });
+
+  it('returnMemory: a file that has another size now is refused', async () => {
+    const ours = memory('ours');
+    for (const bytes of [4096, 2 * MEMORY_BYTES]) {
+      await place.lendMemory(ours);
+      asVmm(`os.truncate('/fc/memory', ${bytes})`);
+      await expect(place.returnMemory(ours)).rejects.toThrow('another size');
+    }
+    expect(textIn(ours, 4)).toBe('ours');
+  });
+
+  it.each([
+    ['a link to a socket of the host', (host: string) => symlinkSync(host, join(root(), 'fc/s/a'))],
+    ['a listener of the host', () => asVmm("os.rename('/v_1', '/fc/s/a')")],
+    ['a named pipe', () => asVmm("os.mkfifo('/fc/s/a')")],
+    ['a file', () => asVmm("open('/fc/s/a', 'w')")],
+  ])('the API: %s in its place is not connected to', async (_, plant) => {
+    await listen(join(base, 'host'));
+    const asked: string[] = [];
+    for (const server of servers) server.on('request', (request) => asked.push(`${request.url}`));
+    plant(join(base, 'host'));
+    const api = new ApiClient(() => place.apiPath(), systemClock);
+    await expect(api.call({ method: 'GET', path: '/' })).rejects.toMatchObject({
+      code: 'vmm_command_failed',
+    });
+    expect(asked).toEqual([]);
+  });
+
+  it('the API: the socket that was found first stays the one', async () => {
+    const api = new ApiClient(() => place.apiPath(), systemClock);
+    const call = { method: 'GET', path: '/vm' } as const;
+    await expect(api.call(call)).rejects.toMatchObject({ code: 'vm_gone' });
+    await listen(join(root(), 'fc/s/a'));
+    expect(await api.call(call)).toEqual({ asked: '/vm' });
+    await listen(join(base, 'host'));
+    rmSync(join(root(), 'fc/s/a'));
+    symlinkSync(join(base, 'host'), join(root(), 'fc/s/a'));
+    const asked: string[] = [];
+    servers.at(-1)?.on('request', (request) => asked.push(`${request.url}`));
+    expect(await api.call(call)).toEqual({ asked: '/vm' });
+    expect(asked).toEqual([]);
+  });
+
+  it('connectChannel: a link, a file or a listener of the host is not taken for it', async () => {
+    const plants = [
+      () => symlinkSync(join(base, 'vm/v_1'), join(root(), 'v')),
+      () => asVmm("open('/v', 'w')"),
+      () => asVmm("os.rename('/v_1', '/v')"),
+    ];
+    for (const plant of plants) {
+      plant();
+      await expect(place.connectChannel()).rejects.toMatchObject({ code: 'vmm_start_failed' });
+      expect(existsSync(spec.channelPath)).toBe(false);
+      rmSync(join(root(), 'v'));
+    }
+  });
+
+  it('provide: a file that others have too is not lent to be written', async () => {
+    linkSync(golden, join(base, 'second'));
+    const wrong = [golden, join(base, 'link'), join(base, 'pipe')];
+    symlinkSync(golden, join(base, 'link'));
+    makeFifo(join(base, 'pipe'));
+    for (const path of wrong) {
+      await expect(place.provide('fc/state', path, 'write')).rejects.toMatchObject({
+        code: 'vmm_start_failed',
+      });
+    }
+    expect(lstatSync(golden).uid).toBe(0);
+    expect(existsSync(join(root(), 'fc/state'))).toBe(false);
+  });
+
+  it('withdraw: the file is its owner’s again, with the mode that it had, under whatever name', async () => {
+    await place.provide('fc/overlay', spec.overlayPath, 'write');
+    asVmm("os.chmod('/fc/overlay', 0o4777)", "os.link('/fc/overlay', '/kept')");
+    await place.withdraw('fc/overlay');
+    expect(lstatSync(spec.overlayPath)).toMatchObject({ uid: 0, gid: 0, mode: 0o100640 });
+    expect(asVmm("os.open('/kept', os.O_RDONLY)")).toEqual([]);
+  });
+
+  it('release: what the VMM has started ends before its directory is removed', async () => {
+    const script = hostile("print('ready', flush=True)\nimport time; time.sleep(600)");
+    const child = spawn('python3', script, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const ended = once(child, 'exit');
+    try {
+      await once(child.stdout, 'data');
+      await place.release();
+    } finally {
+      child.kill('SIGTERM');
+    }
+    expect(await ended).toEqual([null, 'SIGKILL']);
+    expect(existsSync(root())).toBe(false);
+  });
+
+  it('openJailPlace: a jail whose fc the VMM has put there is not taken over', async () => {
+    expect(asVmm("os.rename('/fc', '/old')", "os.mkdir('/fc')")).toHaveLength(2);
+    const { takeOver } = await openJailPlace(spec, BINARY, jail);
+    await expect(takeOver()).rejects.toMatchObject({
+      code: 'vmm_start_failed',
+      cause: expect.stringContaining("not the host's"),
+    });
+  });
+
+  it('PipeReader: what is no named pipe is not read', () => {
+    const path = join(base, 'file');
+    writeFileSync(path, 'of the host');
+    const make = (): PipeReader => new PipeReader(path, () => undefined);
+    expect(make).toThrow('no named pipe');
+  });
+});
