@@ -27,6 +27,7 @@ import type { FirecrackerConfig } from '../../src/runtime/firecracker-jail.ts';
 import type { Confinement } from '../../src/runtime/jail.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
+import { FILES } from '../../src/vmm/firecracker/config.ts';
 import { ask, driverParity, held, VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 
@@ -288,7 +289,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
       const starting = made.driver.start({ ...spec, memoryReady: never }, cancel.signal);
       const refused = expect(starting).rejects.toMatchObject({ code: 'vm_cancelled' });
       // The API's socket is there a moment before it answers; the jail some time before.
-      const mark = when === 'before' ? [] : ['root', 'fc', 'a'];
+      const mark = when === 'before' ? [] : ['root', FILES.api];
       await expect
         .poll(() => existsSync(join(folder, spec.id, ...mark)), { ...PATIENT, interval: 1 })
         .toBe(true);
