@@ -7,6 +7,7 @@ import {
   SECRETS,
   TOKEN,
 } from '../../test/support/secrets.ts';
+import { matcherOf } from './secret.ts';
 import { type ExchangeOutput, SecretExchange } from './secret-exchange.ts';
 
 const OK = 'HTTP/1.1 200 OK\r\n';
@@ -198,7 +199,51 @@ describe('SecretExchange: answers', () => {
     const seen = new World().guest(get()).upstream(`${OK}Content-Length: 30\r\n\r\n${TOKEN}`);
     expect(seen.sent('to_guest')).toContain(PLACEHOLDER);
   });
-  it('delays nothing that begins no secret', () => {
+  it('chunks are cut alike for a right and a wrong guess of how a secret begins', () => {
+    const chunk = (text: string): string => `${text.length.toString(16)}\r\n${text}\r\n`;
+    const sizes = (guess: string): number[] => {
+      const body = ['hello ', guess, ' bye', guess].map(chunk).join('');
+      const text = `${OK}Transfer-Encoding: chunked\r\n\r\n${body}0\r\n\r\n`;
+      const world = new World().guest(get()).upstream(text);
+      return world.outputs.flatMap((one) => (one.kind === 'to_guest' ? [one.bytes.length] : []));
+    };
+    for (let length = 1; length < TOKEN.length; length += 1)
+      expect(sizes(TOKEN.slice(0, length))).toEqual(sizes('x'.repeat(length)));
+  });
+  it.each([
+    ['as .NET writes JSON', TOKEN.replaceAll('+', '\\u002B').replaceAll('"', '\\u0022')],
+    ['in HTML', TOKEN.replaceAll('+', '&#43;').replaceAll('"', '&quot;').replaceAll('/', '&#x2F;')],
+    ['as Python quotes it', encodeURIComponent(TOKEN).replaceAll('%2F', '/')],
+    [
+      'every character escaped',
+      [...TOKEN].map((one) => `%${one.charCodeAt(0).toString(16)}`).join(''),
+    ],
+    ['in base64 of a longer text', Buffer.from(`{"k":"${TOKEN}"}`).toString('base64')],
+  ])('a secret %s is not told', (_, spelled) => {
+    const length = `Content-Length: ${spelled.length}\r\n\r\n`;
+    const seen = new World().guest(get()).upstream(`${OK}${length}${spelled}`).sent('to_guest');
+    const body = seen.slice(seen.indexOf('\r\n\r\n') + 4);
+    expect(body).toHaveLength(spelled.length);
+    expect(body + Buffer.from(body, 'base64').toString('latin1')).toContain(PLACEHOLDER);
+    expect(Buffer.from(body, 'base64').toString('latin1')).not.toContain(TOKEN);
+  });
+  it('no connection has finds of its own: what a guest sends makes the search no dearer', () => {
+    expect(matcherOf(SECRETS, 'a.example')).toBe(matcherOf(SECRETS, 'a.example'));
+    const before = matcherOf(SECRETS, 'a.example').patterns.length;
+    for (let at = 0; at < 100; at += 1) {
+      const pair = Buffer.from(`${at}${'A'.repeat(500)}:${PLACEHOLDER}`).toString('base64');
+      const world = new World().guest(get(`Authorization: Basic ${pair}`));
+      expect(world.filled).toEqual(['API_KEY']);
+    }
+    expect(matcherOf(SECRETS, 'a.example').patterns).toHaveLength(before);
+  });
+  it('also of Basic credentials that another connection sent', () => {
+    const sent = Buffer.from(`somebody:${TOKEN}`).toString('base64');
+    const text = `${OK}Content-Length: ${sent.length}\r\n\r\n${sent}`;
+    const known = Buffer.from(`somebody:${PLACEHOLDER}`).toString('base64');
+    expect(new World().guest(get()).upstream(text).sent('to_guest').endsWith(known)).toBe(true);
+  });
+  it('delays nothing that ends with a line', () => {
     const event = 'data: {"x":1}\n\n';
     const world = asked().upstream(`${OK}Content-Type: text/event-stream\r\n\r\n${event}`);
     expect(world.sent('to_guest')).toContain(event);
@@ -248,10 +293,10 @@ describe('SecretExchange: another protocol', () => {
   it('goes on in both directions, and is searched still', () => {
     const world = new World().guest(ask);
     expect(world.exchange.isOpen).toBe(false);
-    world.upstream(`${agree}${TOKEN}`, 3);
+    world.upstream(`${agree}${TOKEN}\n`, 3);
     expect(world.exchange.isOpen).toBe(true);
     world.guest(`frame ${PLACEHOLDER}`);
-    expect(world.sent('to_guest')).toBe(`${agree}${PLACEHOLDER}`);
+    expect(world.sent('to_guest')).toBe(`${agree}${PLACEHOLDER}\n`);
     expect(world.sent('to_upstream')).toContain(TOKEN);
     expect(world.sent('to_upstream').endsWith(`frame ${PLACEHOLDER}`)).toBe(true);
   });

@@ -11,7 +11,7 @@ import { httpRefusal, type RefusalStatus } from './gateway-answer.ts';
 import type { Judgement, RefusalReason } from './gateway-judge.ts';
 import { hostText, type RequestHead } from './http-head.ts';
 import { type HttpPiece, HttpRequestReader } from './http-requests.ts';
-import { type EgressSecret, masksOf, placeholdersIn, secretsOf } from './secret.ts';
+import { type EgressSecret, matcherOf, placeholdersIn, secretsOf } from './secret.ts';
 import { fillHead } from './secret-head.ts';
 import { type ResponsePiece, type ResponseProblem, SecretResponses } from './secret-responses.ts';
 
@@ -61,7 +61,7 @@ export class SecretExchange {
   constructor(options: ExchangeOptions) {
     this.#options = options;
     this.#own = secretsOf(options.secrets, options.host);
-    this.#responses = new SecretResponses(this.#own.flatMap(masksOf));
+    this.#responses = new SecretResponses(matcherOf(options.secrets, options.host));
   }
 
   /** What a change of the policy has to let through. */
@@ -144,7 +144,7 @@ export class SecretExchange {
     if (unfilled.length > 0) this.#out.push({ kind: 'unfilled', names: unfilled });
     const isUpgrade = head.upgrade !== undefined;
     const request = { method: head.method, isUpgrade, isFilled };
-    if (!this.#responses.expect(request, filled.masks)) {
+    if (!this.#responses.expect(request)) {
       this.#refuse(403, 'response_unasked', 'too many requests wait for their answers');
       return;
     }

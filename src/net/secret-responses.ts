@@ -7,7 +7,8 @@
  *           └─ final ─────────────┼─ chunked ─┼─► head      chunks are cut anew: a secret may lie across two
  *                                 └─ to the end of the stream
  */
-import { type Mask, Scrubber } from './secret-scrubber.ts';
+import type { Matcher } from './secret-matcher.ts';
+import { Scrubber } from './secret-scrubber.ts';
 
 const HEAD_BYTES_MAX = 64 * 1024;
 const LINE_BYTES_MAX = 4 * 1024;
@@ -51,7 +52,7 @@ type Phase =
   | 'refused';
 
 export class SecretResponses {
-  readonly #masks: Mask[];
+  readonly #matcher: Matcher;
   readonly #asked: AskedRequest[] = [];
   #phase: Phase = 'head';
   #scrubber: Scrubber;
@@ -61,17 +62,15 @@ export class SecretResponses {
   #bytesLeft = 0;
   #out: ResponsePiece[] = [];
 
-  constructor(masks: readonly Mask[]) {
-    this.#masks = [...masks];
-    this.#scrubber = new Scrubber(this.#masks);
+  constructor(matcher: Matcher) {
+    this.#matcher = matcher;
+    this.#scrubber = new Scrubber(matcher);
   }
 
   /** False: too many wait. */
-  expect(request: AskedRequest, masks: readonly Mask[]): boolean {
+  expect(request: AskedRequest): boolean {
     if (this.#asked.length >= PIPELINED_MAX) return false;
     this.#asked.push(request);
-    for (const mask of masks)
-      if (!this.#masks.some(({ find }) => find.equals(mask.find))) this.#masks.push(mask);
     return true;
   }
 
@@ -209,13 +208,13 @@ export class SecretResponses {
       this.#refuse('response_encoded');
       return;
     }
-    const head = new Scrubber(this.#masks);
+    const head = new Scrubber(this.#matcher);
     const text = Buffer.from(`${[statusLine, ...fields].join('\r\n')}\r\n\r\n`, 'latin1');
     this.#out.push({ kind: 'head', status, isLast: isFinal });
     this.#pass(head.push(text));
     this.#pass(head.end());
     if (!isFinal) return;
-    this.#scrubber = new Scrubber(this.#masks);
+    this.#scrubber = new Scrubber(this.#matcher);
     if (framing === 'none') this.#end();
     else if (framing === 'tunnel') {
       this.#phase = 'tunnel';
