@@ -81,9 +81,14 @@ describe('SecretExchange: requests', () => {
     );
     expect(world.filled).toEqual(['API_KEY']);
   });
-  it('leaves a request without a placeholder as it is', () => {
-    const text = get('Accept-Encoding: gzip', 'Authorization: Bearer of-the-guest');
-    expect(new World().guest(text).sent('to_upstream')).toBe(text);
+  it('a request without a placeholder: its own fields stay, and it asks for all of a plain answer too', () => {
+    const own = get('X: y', 'Authorization: Bearer of-the-guest');
+    const more = ['Accept-Encoding: gzip', 'TE: trailers', 'HTTP2-Settings: AAMAAABk'];
+    const parts = ['Range: bytes=0-11', 'If-Range: "x"', 'Request-Range: bytes=0-11'];
+    const text = own.replace('X: y', ['X: y', ...more, ...parts].join('\r\n'));
+    expect(new World().guest(text).sent('to_upstream')).toBe(
+      own.replace(/\r\n$/, 'Accept-Encoding: identity\r\n\r\n'),
+    );
   });
   it('never puts one into what says how long a request is, or for whom', () => {
     const field = `Connection: ${PLACEHOLDER}`;
@@ -94,7 +99,8 @@ describe('SecretExchange: requests', () => {
       crlf(`POST /${PLACEHOLDER} HTTP/1.1`, 'Host: a.example', 'Transfer-Encoding: chunked') +
       `1e\r\n${PLACEHOLDER}\r\n0\r\nX: ${PLACEHOLDER}\r\n\r\n`;
     const world = new World().guest(text);
-    expect(world.sent('to_upstream')).toBe(text);
+    const sent = text.replace('chunked\r\n', 'chunked\r\nAccept-Encoding: identity\r\n');
+    expect(world.sent('to_upstream')).toBe(sent);
     expect(world.filled).toEqual([]);
   });
   it('passes the placeholder of a secret of another host as it is, and says so', () => {
@@ -127,6 +133,9 @@ describe('SecretExchange: requests', () => {
     ['http_version', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'],
     ['early', `${get('Upgrade: websocket', BEARER)}more`],
     ['http_upgrade', `${get('Upgrade: websocket', 'Content-Length: 1')}x`],
+    ['http_upgrade', get('Upgrade: websocket, h2c', BEARER)],
+    ['http_upgrade', get('Upgrade: websocket', 'Upgrade: h2c', BEARER)],
+    ['http_upgrade', get('Upgrade: TLS/1.0', BEARER)],
   ])('refuses with %s: %j', (reason, text) => {
     const world = new World().guest(text);
     expect(world.reasons).toEqual([reason]);
@@ -248,14 +257,21 @@ describe('SecretExchange: answers', () => {
     const world = asked().upstream(`${OK}Content-Type: text/event-stream\r\n\r\n${event}`);
     expect(world.sent('to_guest')).toContain(event);
   });
-  it('a compressed answer to a request with a secret is not passed on', () => {
+  it('a compressed answer is not passed on, also to a request without a secret', () => {
     const body = gzipSync(TOKEN);
     const head = `${OK}Content-Encoding: gzip\r\nContent-Length: ${body.length}\r\n\r\n`;
     const world = asked().upstream(Buffer.concat([Buffer.from(head), body]));
     expect(world.reasons).toEqual(['response_encoded']);
     expect(world.sent('to_guest')).toMatch(/^HTTP\/1\.1 502 /);
     const plain = new World().guest(get()).upstream(Buffer.concat([Buffer.from(head), body]));
-    expect(plain.reasons).toEqual([]);
+    expect(plain.reasons).toEqual(['response_encoded']);
+    expect(plain.sent('to_guest')).toMatch(/^HTTP\/1\.1 502 /);
+  });
+  it('a part of an answer is not passed on: nobody asked for it', () => {
+    const head = 'HTTP/1.1 206 Partial Content\r\nContent-Length: 9\r\n\r\n';
+    const world = asked().upstream(`${head}${TOKEN.slice(0, 9)}`);
+    expect(world.reasons).toEqual(['response_partial']);
+    expect(world.sent('to_guest')).not.toContain(TOKEN.slice(0, 9));
   });
   it.each([
     ['response_malformed', 'SSH-2.0\r\n\r\n'],
@@ -299,6 +315,12 @@ describe('SecretExchange: another protocol', () => {
     expect(world.sent('to_guest')).toBe(`${agree}${PLACEHOLDER}\n`);
     expect(world.sent('to_upstream')).toContain(TOKEN);
     expect(world.sent('to_upstream').endsWith(`frame ${PLACEHOLDER}`)).toBe(true);
+  });
+  it.each(['Upgrade: h2c\r\n', 'Upgrade: websocket, h2c\r\n', ''])('only to it: %j', (field) => {
+    const world = new World().guest(ask);
+    world.upstream(`HTTP/1.1 101 Switching Protocols\r\n${field}\r\nx`);
+    expect(world.reasons).toEqual(['response_malformed']);
+    expect(world.sent('to_guest')).toBe('');
   });
   it('not taken: HTTP goes on, and each request is judged', () => {
     const world = new World().guest(ask).upstream(`${OK}Content-Length: 0\r\n\r\n`);

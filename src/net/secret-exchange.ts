@@ -139,11 +139,10 @@ export class SecretExchange {
     }
     this.#lastHead = head;
     const filled = fillHead(head, this.#mayFill(head) ? this.#own : []);
-    const isFilled = filled.used.length > 0;
     const unfilled = placeholdersIn(secrets, filled.forward);
     if (unfilled.length > 0) this.#out.push({ kind: 'unfilled', names: unfilled });
     const isUpgrade = head.upgrade !== undefined;
-    const request = { method: head.method, isUpgrade, isFilled };
+    const request = { method: head.method, isUpgrade };
     if (!this.#responses.expect(request)) {
       this.#refuse(403, 'response_unasked', 'too many requests wait for their answers');
       return;
@@ -179,7 +178,8 @@ export class SecretExchange {
     const why = `the answer of ${this.#options.host} can not be passed on: ${reason}`;
     this.#report(reason, why);
     // A head that is refused has not been passed on; what comes later has.
-    if (reason === 'response_encoded') this.#answer(httpRefusal(502, reason, why));
+    if (reason === 'response_encoded' || reason === 'response_partial')
+      this.#answer(httpRefusal(502, reason, why));
     else this.#close();
   }
 

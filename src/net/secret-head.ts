@@ -9,8 +9,9 @@ export interface FilledHead {
   readonly used: readonly string[];
 }
 
-/** Offers of a client to be answered in another form. */
-const COMPRESSES = /^(?:accept-encoding|te|sec-websocket-extensions)$/i;
+/** A client's wishes to be answered in a form, or in parts, in which no secret would be found. */
+const RESHAPES =
+  /^(?:accept-encoding|te|sec-websocket-extensions|range|if-range|request-range|http2-settings)$/i;
 /** Beside the framing: what proxies on the way read, or write down. */
 const UNTOUCHED = /^(?:te|expect|max-forwards|via|forwarded|x-forwarded-.*)$/i;
 
@@ -38,10 +39,9 @@ export function fillHead(head: RequestHead, secrets: readonly EgressSecret[]): F
   const target =
     query.length === 0 ? head.path : `${path}?${fill(query.join('?'), encodeURIComponent)}`;
   const fields = head.fields.map(fillField);
-  if (used.size === 0) return { forward: head.forward, used: [] };
-  // What is compressed could not be searched for what was put in.
+  // Without a placeholder too: what a session of an earlier request stored may be asked for.
   const sent = [
-    ...fields.filter(({ name }) => !COMPRESSES.test(name)),
+    ...fields.filter(({ name }) => !RESHAPES.test(name)),
     { name: 'Accept-Encoding', value: 'identity' },
   ];
   const lines = [

@@ -17,9 +17,8 @@ const PIPELINED_MAX = 256;
 
 export interface AskedRequest {
   readonly method: string;
+  /** To the WebSocket protocol. */
   readonly isUpgrade: boolean;
-  /** A secret is in it: an answer that can't be searched is not passed on. */
-  readonly isFilled: boolean;
 }
 
 export type ResponseProblem =
@@ -29,7 +28,9 @@ export type ResponseProblem =
   /** Nobody asked, or too many wait. */
   | 'response_unasked'
   /** Compressed, though it was asked for as it is. */
-  | 'response_encoded';
+  | 'response_encoded'
+  /** A part, though the whole was asked for. */
+  | 'response_partial';
 
 export type ResponsePiece =
   | { readonly kind: 'bytes'; readonly bytes: Buffer }
@@ -200,12 +201,8 @@ export class SecretResponses {
     }
     const isFinal = status >= 200 || status === 101;
     const framing = isFinal ? framingOf(status, asked, fields) : 'none';
-    if (framing === 'malformed') {
-      this.#refuse('response_malformed');
-      return;
-    }
-    if (framing === 'encoded') {
-      this.#refuse('response_encoded');
+    if (framing === 'malformed' || framing === 'encoded' || framing === 'partial') {
+      this.#refuse(`response_${framing}`);
       return;
     }
     const head = new Scrubber(this.#matcher);
@@ -251,7 +248,15 @@ export class SecretResponses {
   }
 }
 
-type Framing = number | 'none' | 'chunked' | 'to_end' | 'tunnel' | 'encoded' | 'malformed';
+type Framing =
+  | number
+  | 'none'
+  | 'chunked'
+  | 'to_end'
+  | 'tunnel'
+  | 'encoded'
+  | 'partial'
+  | 'malformed';
 
 /** RFC 9112 section 6.3; of a final answer. */
 function framingOf(status: number, asked: AskedRequest, fields: readonly string[]): Framing {
@@ -268,12 +273,17 @@ function framingOf(status: number, asked: AskedRequest, fields: readonly string[
           ]
         : [];
     });
-  if (status === 101) return asked.isUpgrade ? 'tunnel' : 'malformed';
+  if (status === 101) {
+    const protocols = valuesOf('upgrade');
+    const isAgreed = asked.isUpgrade && protocols.length === 1 && protocols[0] === 'websocket';
+    return isAgreed ? 'tunnel' : 'malformed';
+  }
   if (asked.method === 'HEAD' || status === 204 || status === 304) return 'none';
+  if (status === 206) return 'partial';
   const codings = valuesOf('transfer-encoding');
   const lengths = valuesOf('content-length');
   const isEncoded = valuesOf('content-encoding').some((coding) => coding !== 'identity');
-  if (isEncoded && asked.isFilled) return 'encoded';
+  if (isEncoded) return 'encoded';
   if (codings.length > 0) {
     const isChunked = codings.length === 1 && codings[0] === 'chunked' && lengths.length === 0;
     return isChunked ? 'chunked' : 'malformed';
