@@ -306,15 +306,59 @@ describe('SecretExchange: another protocol', () => {
   const ask = get('Upgrade: websocket', 'Connection: Upgrade', BEARER);
   const agree = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n';
 
+  const frame = (first: number, text: string): string =>
+    `${String.fromCharCode(first, text.length)}${text}`;
+
   it('goes on in both directions, and is searched still', () => {
     const world = new World().guest(ask);
     expect(world.exchange.isOpen).toBe(false);
-    world.upstream(`${agree}${TOKEN}\n`, 3);
+    world.upstream(`${agree}${frame(0x81, TOKEN)}`, 3);
     expect(world.exchange.isOpen).toBe(true);
     world.guest(`frame ${PLACEHOLDER}`);
-    expect(world.sent('to_guest')).toBe(`${agree}${PLACEHOLDER}\n`);
+    expect(world.sent('to_guest')).toMatch(/^HTTP.1.1 101 /);
+    expect(payloadOf(world.sent('to_guest').slice(agree.length))).toBe(PLACEHOLDER);
     expect(world.sent('to_upstream')).toContain(TOKEN);
     expect(world.sent('to_upstream').endsWith(`frame ${PLACEHOLDER}`)).toBe(true);
+  });
+  it.each([1, 2, 7, 1000])('a secret across fragments, %i bytes at a time', (step) => {
+    const [first, second] = [TOKEN.slice(0, 9), TOKEN.slice(9)];
+    const frames = `${frame(0x01, `x ${first}`)}${frame(0x89, 'ping')}${frame(0x80, `${second} y`)}`;
+    const world = new World().guest(ask).upstream(`${agree}${frames}${frame(0x82, '')}`, step);
+    const seen = world.sent('to_guest').slice(agree.length);
+    expect(payloadOf(seen)).toBe(`ping|x ${PLACEHOLDER} y|`);
+    expect(world.reasons).toEqual([]);
+  });
+  it('a message is not held back beyond its end, whatever it is', () => {
+    const texts = ['{"x":1}', TOKEN.slice(0, 9), 'x'.repeat(120)];
+    for (const text of texts) {
+      const world = new World().guest(ask).upstream(agree);
+      world.upstream(frame(0x81, text));
+      expect(world.sent('to_guest')).toBe(`${agree}${frame(0x81, text)}`);
+    }
+  });
+  it('a long message, in frames of each length', () => {
+    for (const length of [125, 126, 65_535, 65_536, 100_000]) {
+      const head = Buffer.alloc(10);
+      head.writeUInt16BE(0x82_7f);
+      head.writeBigUInt64BE(BigInt(length), 2);
+      const whole = Buffer.concat([head, Buffer.alloc(length, 'z')]);
+      const world = new World().guest(ask).upstream(agree).upstream(whole, 50_000);
+      expect(payloadOf(world.sent('to_guest').slice(agree.length))).toBe('z'.repeat(length));
+    }
+  });
+  it.each([
+    ['reserved bits, as of compression', frame(0xc1, 'x')],
+    ['a masked frame', '\x81\x81\x00\x00\x00\x00x'],
+    ['a continuation of nothing', frame(0x80, 'x')],
+    ['a message within another', `${frame(0x01, 'x')}${frame(0x01, 'x')}`],
+    ['a control frame in fragments', frame(0x09, 'x')],
+    ['a control frame that is long', `\x89\x7e\x00\xff${'x'.repeat(255)}`],
+    ['an unknown kind', frame(0x83, 'x')],
+    ['more than there can be', `\x82\x7f${'\xff'.repeat(8)}`],
+  ])('ends with %s', (_, bytes) => {
+    const world = new World().guest(ask).upstream(`${agree}${bytes}`);
+    expect(world.reasons).toEqual(['response_malformed']);
+    expect(world.outputs.at(-1)?.kind).toBe('close');
   });
   it.each(['Upgrade: h2c\r\n', 'Upgrade: websocket, h2c\r\n', ''])('only to it: %j', (field) => {
     const world = new World().guest(ask);
@@ -328,6 +372,32 @@ describe('SecretExchange: another protocol', () => {
     expect(world.reasons).toEqual(['host_not_sni']);
   });
 });
+
+/** Of all messages, control frames first as they come; `|` between them. */
+function payloadOf(frames: string): string {
+  const bytes = Buffer.from(frames, 'latin1');
+  const done: string[] = [];
+  let message = '';
+  for (let at = 0; at < bytes.length; ) {
+    const [first = 0, short = 0] = bytes.subarray(at, at + 2);
+    const length =
+      short === 127
+        ? Number(bytes.readBigUInt64BE(at + 2))
+        : short === 126
+          ? bytes.readUInt16BE(at + 2)
+          : short;
+    const from = at + 2 + (short === 127 ? 8 : short === 126 ? 2 : 0);
+    const payload = bytes.toString('latin1', from, from + length);
+    at = from + length;
+    if ((first & 0x08) !== 0) done.push(payload);
+    else message += payload;
+    if ((first & 0x88) === 0x80) {
+      done.push(message);
+      message = '';
+    }
+  }
+  return done.join('|');
+}
 
 function unchunked(text: string): string {
   let out = '';

@@ -9,6 +9,7 @@
  */
 import type { Matcher } from './secret-matcher.ts';
 import { Scrubber } from './secret-scrubber.ts';
+import { SecretWebSocket } from './secret-websocket.ts';
 
 const HEAD_BYTES_MAX = 64 * 1024;
 const LINE_BYTES_MAX = 4 * 1024;
@@ -57,6 +58,7 @@ export class SecretResponses {
   readonly #asked: AskedRequest[] = [];
   #phase: Phase = 'head';
   #scrubber: Scrubber;
+  #frames: SecretWebSocket | undefined;
   #partial = '';
   #lines: string[] = [];
   #lineBytes = 0;
@@ -95,10 +97,8 @@ export class SecretResponses {
   /** The stream has ended. */
   end(): ResponsePiece[] {
     this.#out = [];
-    if (this.#phase === 'to_end' || this.#phase === 'tunnel') {
-      this.#pass(this.#scrubber.end());
-      this.#end();
-    }
+    if (this.#phase === 'to_end') this.#pass(this.#scrubber.end());
+    if (this.#phase === 'to_end' || this.#phase === 'tunnel') this.#end();
     return this.#out;
   }
 
@@ -108,12 +108,21 @@ export class SecretResponses {
       case 'chunk_data':
         return this.#takeBody(bytes);
       case 'to_end':
-      case 'tunnel':
         this.#pass(this.#scrubber.push(bytes));
+        return bytes.length;
+      case 'tunnel':
+        this.#takeFrames(bytes);
         return bytes.length;
       default:
         return this.#takeLine(bytes);
     }
+  }
+
+  #takeFrames(bytes: Buffer): void {
+    this.#frames ??= new SecretWebSocket(this.#matcher);
+    const pieces = this.#frames.push(bytes);
+    if (pieces === undefined) this.#refuse('response_malformed');
+    else for (const piece of pieces) this.#pass(piece);
   }
 
   #takeBody(bytes: Buffer): number {
