@@ -58,7 +58,7 @@ export interface RequestHead {
   /** Those that are passed on. */
   readonly fields: readonly Field[];
   /** The other protocol that it asks for, only within TLS; undefined: none. */
-  readonly upgrade: string | undefined;
+  readonly upgrade: 'websocket' | undefined;
   /** The head to pass on, with its last empty line. */
   readonly forward: string;
 }
@@ -92,7 +92,9 @@ export function parseHead(lines: readonly string[], scheme: HttpScheme = 'http')
   // Java's client offers h2c with every first request; nobody has to take an offer.
   const offers = valuesOf(fields, 'upgrade');
   const isOffer = offers.every((offer) => offer.toLowerCase() === 'h2c');
-  const upgrade = scheme === 'https' && !isOffer ? offers.join(', ') : undefined;
+  // A list with it could be answered by the other one of it.
+  const isWebSocket = offers.length === 1 && offers[0]?.toLowerCase() === 'websocket';
+  const upgrade = scheme === 'https' && isWebSocket ? 'websocket' : undefined;
   if (!isOffer && (upgrade === undefined || framing.kind !== 'none')) return refused('upgrade');
   const { method, version } = request;
   const kept = offers.length === 0 || !isOffer ? fields : withoutUpgrade(fields);

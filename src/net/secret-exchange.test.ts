@@ -7,6 +7,7 @@ import {
   SECRETS,
   TOKEN,
 } from '../../test/support/secrets.ts';
+import { matcherOf } from './secret.ts';
 import { type ExchangeOutput, SecretExchange } from './secret-exchange.ts';
 
 const OK = 'HTTP/1.1 200 OK\r\n';
@@ -80,9 +81,14 @@ describe('SecretExchange: requests', () => {
     );
     expect(world.filled).toEqual(['API_KEY']);
   });
-  it('leaves a request without a placeholder as it is', () => {
-    const text = get('Accept-Encoding: gzip', 'Authorization: Bearer of-the-guest');
-    expect(new World().guest(text).sent('to_upstream')).toBe(text);
+  it('a request without a placeholder: its own fields stay, and it asks for all of a plain answer too', () => {
+    const own = get('X: y', 'Authorization: Bearer of-the-guest');
+    const more = ['Accept-Encoding: gzip', 'TE: trailers', 'HTTP2-Settings: AAMAAABk'];
+    const parts = ['Range: bytes=0-11', 'If-Range: "x"', 'Request-Range: bytes=0-11'];
+    const text = own.replace('X: y', ['X: y', ...more, ...parts].join('\r\n'));
+    expect(new World().guest(text).sent('to_upstream')).toBe(
+      own.replace(/\r\n$/, 'Accept-Encoding: identity\r\n\r\n'),
+    );
   });
   it('never puts one into what says how long a request is, or for whom', () => {
     const field = `Connection: ${PLACEHOLDER}`;
@@ -93,7 +99,8 @@ describe('SecretExchange: requests', () => {
       crlf(`POST /${PLACEHOLDER} HTTP/1.1`, 'Host: a.example', 'Transfer-Encoding: chunked') +
       `1e\r\n${PLACEHOLDER}\r\n0\r\nX: ${PLACEHOLDER}\r\n\r\n`;
     const world = new World().guest(text);
-    expect(world.sent('to_upstream')).toBe(text);
+    const sent = text.replace('chunked\r\n', 'chunked\r\nAccept-Encoding: identity\r\n');
+    expect(world.sent('to_upstream')).toBe(sent);
     expect(world.filled).toEqual([]);
   });
   it('passes the placeholder of a secret of another host as it is, and says so', () => {
@@ -126,6 +133,9 @@ describe('SecretExchange: requests', () => {
     ['http_version', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'],
     ['early', `${get('Upgrade: websocket', BEARER)}more`],
     ['http_upgrade', `${get('Upgrade: websocket', 'Content-Length: 1')}x`],
+    ['http_upgrade', get('Upgrade: websocket, h2c', BEARER)],
+    ['http_upgrade', get('Upgrade: websocket', 'Upgrade: h2c', BEARER)],
+    ['http_upgrade', get('Upgrade: TLS/1.0', BEARER)],
   ])('refuses with %s: %j', (reason, text) => {
     const world = new World().guest(text);
     expect(world.reasons).toEqual([reason]);
@@ -198,19 +208,70 @@ describe('SecretExchange: answers', () => {
     const seen = new World().guest(get()).upstream(`${OK}Content-Length: 30\r\n\r\n${TOKEN}`);
     expect(seen.sent('to_guest')).toContain(PLACEHOLDER);
   });
-  it('delays nothing that begins no secret', () => {
+  it('chunks are cut alike for a right and a wrong guess of how a secret begins', () => {
+    const chunk = (text: string): string => `${text.length.toString(16)}\r\n${text}\r\n`;
+    const sizes = (guess: string): number[] => {
+      const body = ['hello ', guess, ' bye', guess].map(chunk).join('');
+      const text = `${OK}Transfer-Encoding: chunked\r\n\r\n${body}0\r\n\r\n`;
+      const world = new World().guest(get()).upstream(text);
+      return world.outputs.flatMap((one) => (one.kind === 'to_guest' ? [one.bytes.length] : []));
+    };
+    for (let length = 1; length < TOKEN.length; length += 1)
+      expect(sizes(TOKEN.slice(0, length))).toEqual(sizes('x'.repeat(length)));
+  });
+  it.each([
+    ['as .NET writes JSON', TOKEN.replaceAll('+', '\\u002B').replaceAll('"', '\\u0022')],
+    ['in HTML', TOKEN.replaceAll('+', '&#43;').replaceAll('"', '&quot;').replaceAll('/', '&#x2F;')],
+    ['as Python quotes it', encodeURIComponent(TOKEN).replaceAll('%2F', '/')],
+    [
+      'every character escaped',
+      [...TOKEN].map((one) => `%${one.charCodeAt(0).toString(16)}`).join(''),
+    ],
+    ['in base64 of a longer text', Buffer.from(`{"k":"${TOKEN}"}`).toString('base64')],
+  ])('a secret %s is not told', (_, spelled) => {
+    const length = `Content-Length: ${spelled.length}\r\n\r\n`;
+    const seen = new World().guest(get()).upstream(`${OK}${length}${spelled}`).sent('to_guest');
+    const body = seen.slice(seen.indexOf('\r\n\r\n') + 4);
+    expect(body).toHaveLength(spelled.length);
+    expect(body + Buffer.from(body, 'base64').toString('latin1')).toContain(PLACEHOLDER);
+    expect(Buffer.from(body, 'base64').toString('latin1')).not.toContain(TOKEN);
+  });
+  it('no connection has finds of its own: what a guest sends makes the search no dearer', () => {
+    expect(matcherOf(SECRETS, 'a.example')).toBe(matcherOf(SECRETS, 'a.example'));
+    const before = matcherOf(SECRETS, 'a.example').patterns.length;
+    for (let at = 0; at < 100; at += 1) {
+      const pair = Buffer.from(`${at}${'A'.repeat(500)}:${PLACEHOLDER}`).toString('base64');
+      const world = new World().guest(get(`Authorization: Basic ${pair}`));
+      expect(world.filled).toEqual(['API_KEY']);
+    }
+    expect(matcherOf(SECRETS, 'a.example').patterns).toHaveLength(before);
+  });
+  it('also of Basic credentials that another connection sent', () => {
+    const sent = Buffer.from(`somebody:${TOKEN}`).toString('base64');
+    const text = `${OK}Content-Length: ${sent.length}\r\n\r\n${sent}`;
+    const known = Buffer.from(`somebody:${PLACEHOLDER}`).toString('base64');
+    expect(new World().guest(get()).upstream(text).sent('to_guest').endsWith(known)).toBe(true);
+  });
+  it('delays nothing that ends with a line', () => {
     const event = 'data: {"x":1}\n\n';
     const world = asked().upstream(`${OK}Content-Type: text/event-stream\r\n\r\n${event}`);
     expect(world.sent('to_guest')).toContain(event);
   });
-  it('a compressed answer to a request with a secret is not passed on', () => {
+  it('a compressed answer is not passed on, also to a request without a secret', () => {
     const body = gzipSync(TOKEN);
     const head = `${OK}Content-Encoding: gzip\r\nContent-Length: ${body.length}\r\n\r\n`;
     const world = asked().upstream(Buffer.concat([Buffer.from(head), body]));
     expect(world.reasons).toEqual(['response_encoded']);
     expect(world.sent('to_guest')).toMatch(/^HTTP\/1\.1 502 /);
     const plain = new World().guest(get()).upstream(Buffer.concat([Buffer.from(head), body]));
-    expect(plain.reasons).toEqual([]);
+    expect(plain.reasons).toEqual(['response_encoded']);
+    expect(plain.sent('to_guest')).toMatch(/^HTTP\/1\.1 502 /);
+  });
+  it('a part of an answer is not passed on: nobody asked for it', () => {
+    const head = 'HTTP/1.1 206 Partial Content\r\nContent-Length: 9\r\n\r\n';
+    const world = asked().upstream(`${head}${TOKEN.slice(0, 9)}`);
+    expect(world.reasons).toEqual(['response_partial']);
+    expect(world.sent('to_guest')).not.toContain(TOKEN.slice(0, 9));
   });
   it.each([
     ['response_malformed', 'SSH-2.0\r\n\r\n'],
@@ -245,15 +306,65 @@ describe('SecretExchange: another protocol', () => {
   const ask = get('Upgrade: websocket', 'Connection: Upgrade', BEARER);
   const agree = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n';
 
+  const frame = (first: number, text: string): string =>
+    `${String.fromCharCode(first, text.length)}${text}`;
+
   it('goes on in both directions, and is searched still', () => {
     const world = new World().guest(ask);
     expect(world.exchange.isOpen).toBe(false);
-    world.upstream(`${agree}${TOKEN}`, 3);
+    world.upstream(`${agree}${frame(0x81, TOKEN)}`, 3);
     expect(world.exchange.isOpen).toBe(true);
     world.guest(`frame ${PLACEHOLDER}`);
-    expect(world.sent('to_guest')).toBe(`${agree}${PLACEHOLDER}`);
+    expect(world.sent('to_guest')).toMatch(/^HTTP.1.1 101 /);
+    expect(payloadOf(world.sent('to_guest').slice(agree.length))).toBe(PLACEHOLDER);
     expect(world.sent('to_upstream')).toContain(TOKEN);
     expect(world.sent('to_upstream').endsWith(`frame ${PLACEHOLDER}`)).toBe(true);
+  });
+  it.each([1, 2, 7, 1000])('a secret across fragments, %i bytes at a time', (step) => {
+    const [first, second] = [TOKEN.slice(0, 9), TOKEN.slice(9)];
+    const frames = `${frame(0x01, `x ${first}`)}${frame(0x89, 'ping')}${frame(0x80, `${second} y`)}`;
+    const world = new World().guest(ask).upstream(`${agree}${frames}${frame(0x82, '')}`, step);
+    const seen = world.sent('to_guest').slice(agree.length);
+    expect(payloadOf(seen)).toBe(`ping|x ${PLACEHOLDER} y|`);
+    expect(world.reasons).toEqual([]);
+  });
+  it('a message is not held back beyond its end, whatever it is', () => {
+    const texts = ['{"x":1}', TOKEN.slice(0, 9), 'x'.repeat(120)];
+    for (const text of texts) {
+      const world = new World().guest(ask).upstream(agree);
+      world.upstream(frame(0x81, text));
+      expect(world.sent('to_guest')).toBe(`${agree}${frame(0x81, text)}`);
+    }
+  });
+  it('a long message, in frames of each length', () => {
+    for (const length of [125, 126, 65_535, 65_536, 100_000]) {
+      const head = Buffer.alloc(10);
+      head.writeUInt16BE(0x82_7f);
+      head.writeBigUInt64BE(BigInt(length), 2);
+      const whole = Buffer.concat([head, Buffer.alloc(length, 'z')]);
+      const world = new World().guest(ask).upstream(agree).upstream(whole, 50_000);
+      expect(payloadOf(world.sent('to_guest').slice(agree.length))).toBe('z'.repeat(length));
+    }
+  });
+  it.each([
+    ['reserved bits, as of compression', frame(0xc1, 'x')],
+    ['a masked frame', '\x81\x81\x00\x00\x00\x00x'],
+    ['a continuation of nothing', frame(0x80, 'x')],
+    ['a message within another', `${frame(0x01, 'x')}${frame(0x01, 'x')}`],
+    ['a control frame in fragments', frame(0x09, 'x')],
+    ['a control frame that is long', `\x89\x7e\x00\xff${'x'.repeat(255)}`],
+    ['an unknown kind', frame(0x83, 'x')],
+    ['more than there can be', `\x82\x7f${'\xff'.repeat(8)}`],
+  ])('ends with %s', (_, bytes) => {
+    const world = new World().guest(ask).upstream(`${agree}${bytes}`);
+    expect(world.reasons).toEqual(['response_malformed']);
+    expect(world.outputs.at(-1)?.kind).toBe('close');
+  });
+  it.each(['Upgrade: h2c\r\n', 'Upgrade: websocket, h2c\r\n', ''])('only to it: %j', (field) => {
+    const world = new World().guest(ask);
+    world.upstream(`HTTP/1.1 101 Switching Protocols\r\n${field}\r\nx`);
+    expect(world.reasons).toEqual(['response_malformed']);
+    expect(world.sent('to_guest')).toBe('');
   });
   it('not taken: HTTP goes on, and each request is judged', () => {
     const world = new World().guest(ask).upstream(`${OK}Content-Length: 0\r\n\r\n`);
@@ -261,6 +372,32 @@ describe('SecretExchange: another protocol', () => {
     expect(world.reasons).toEqual(['host_not_sni']);
   });
 });
+
+/** Of all messages, control frames first as they come; `|` between them. */
+function payloadOf(frames: string): string {
+  const bytes = Buffer.from(frames, 'latin1');
+  const done: string[] = [];
+  let message = '';
+  for (let at = 0; at < bytes.length; ) {
+    const [first = 0, short = 0] = bytes.subarray(at, at + 2);
+    const length =
+      short === 127
+        ? Number(bytes.readBigUInt64BE(at + 2))
+        : short === 126
+          ? bytes.readUInt16BE(at + 2)
+          : short;
+    const from = at + 2 + (short === 127 ? 8 : short === 126 ? 2 : 0);
+    const payload = bytes.toString('latin1', from, from + length);
+    at = from + length;
+    if ((first & 0x08) !== 0) done.push(payload);
+    else message += payload;
+    if ((first & 0x88) === 0x80) {
+      done.push(message);
+      message = '';
+    }
+  }
+  return done.join('|');
+}
 
 function unchunked(text: string): string {
   let out = '';

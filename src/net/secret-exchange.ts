@@ -11,7 +11,7 @@ import { httpRefusal, type RefusalStatus } from './gateway-answer.ts';
 import type { Judgement, RefusalReason } from './gateway-judge.ts';
 import { hostText, type RequestHead } from './http-head.ts';
 import { type HttpPiece, HttpRequestReader } from './http-requests.ts';
-import { type EgressSecret, masksOf, placeholdersIn, secretsOf } from './secret.ts';
+import { type EgressSecret, matcherOf, placeholdersIn, secretsOf } from './secret.ts';
 import { fillHead } from './secret-head.ts';
 import { type ResponsePiece, type ResponseProblem, SecretResponses } from './secret-responses.ts';
 
@@ -61,7 +61,7 @@ export class SecretExchange {
   constructor(options: ExchangeOptions) {
     this.#options = options;
     this.#own = secretsOf(options.secrets, options.host);
-    this.#responses = new SecretResponses(this.#own.flatMap(masksOf));
+    this.#responses = new SecretResponses(matcherOf(options.secrets, options.host));
   }
 
   /** What a change of the policy has to let through. */
@@ -139,12 +139,11 @@ export class SecretExchange {
     }
     this.#lastHead = head;
     const filled = fillHead(head, this.#mayFill(head) ? this.#own : []);
-    const isFilled = filled.used.length > 0;
     const unfilled = placeholdersIn(secrets, filled.forward);
     if (unfilled.length > 0) this.#out.push({ kind: 'unfilled', names: unfilled });
     const isUpgrade = head.upgrade !== undefined;
-    const request = { method: head.method, isUpgrade, isFilled };
-    if (!this.#responses.expect(request, filled.masks)) {
+    const request = { method: head.method, isUpgrade };
+    if (!this.#responses.expect(request)) {
       this.#refuse(403, 'response_unasked', 'too many requests wait for their answers');
       return;
     }
@@ -179,7 +178,8 @@ export class SecretExchange {
     const why = `the answer of ${this.#options.host} can not be passed on: ${reason}`;
     this.#report(reason, why);
     // A head that is refused has not been passed on; what comes later has.
-    if (reason === 'response_encoded') this.#answer(httpRefusal(502, reason, why));
+    if (reason === 'response_encoded' || reason === 'response_partial')
+      this.#answer(httpRefusal(502, reason, why));
     else this.#close();
   }
 

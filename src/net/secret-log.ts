@@ -2,12 +2,14 @@
 import type { Log } from '../base/log.ts';
 import type { SecretUse } from './secret-connection.ts';
 
-/** A guest can name any number of hosts. */
-const KNOWN_MAX = 256;
+/** Of placeholders that went elsewhere: a guest can name any number of hosts. */
+const UNFILLED_MAX = 256;
 
 export class SecretLog {
   readonly #log: Log;
-  readonly #known = new Set<string>();
+  /** No more than there are secrets and hosts of theirs. */
+  readonly #filled = new Set<string>();
+  readonly #unfilled = new Set<string>();
 
   constructor(log: Log) {
     this.#log = log;
@@ -16,15 +18,20 @@ export class SecretLog {
   /** The first time that a secret is used at a host; later ones for those who look closely. */
   note({ sandboxId: sandbox, kind, names, host }: SecretUse & { sandboxId: string }): void {
     for (const name of names) {
-      const what =
-        kind === 'filled'
-          ? `secret ${name} was sent to ${host}`
-          : `the placeholder of ${name} was sent to ${host}, and left as it is`;
-      const isNew = this.#known.size < KNOWN_MAX && !this.#known.has(what);
-      if (isNew) this.#known.add(what);
-      if (isNew && kind === 'unfilled') this.#log.warn(what, { sandbox });
-      else if (isNew) this.#log.info(what, { sandbox });
-      else this.#log.debug(what, { sandbox });
+      if (kind === 'filled') {
+        const isNew = isAdded(this.#filled, `${name} ${host}`, Number.POSITIVE_INFINITY);
+        this.#log[isNew ? 'info' : 'debug'](`secret ${name} was sent to ${host}`, { sandbox });
+      } else {
+        const isNew = isAdded(this.#unfilled, `${name} ${host}`, UNFILLED_MAX);
+        const what = `the placeholder of ${name} was sent to ${host}, and left as it is`;
+        this.#log[isNew ? 'warn' : 'debug'](what, { sandbox });
+      }
     }
   }
+}
+
+function isAdded(known: Set<string>, what: string, max: number): boolean {
+  if (known.has(what) || known.size >= max) return false;
+  known.add(what);
+  return true;
 }

@@ -7,7 +7,9 @@
  *           └─ final ─────────────┼─ chunked ─┼─► head      chunks are cut anew: a secret may lie across two
  *                                 └─ to the end of the stream
  */
-import { type Mask, Scrubber } from './secret-scrubber.ts';
+import type { Matcher } from './secret-matcher.ts';
+import { Scrubber } from './secret-scrubber.ts';
+import { SecretWebSocket } from './secret-websocket.ts';
 
 const HEAD_BYTES_MAX = 64 * 1024;
 const LINE_BYTES_MAX = 4 * 1024;
@@ -16,9 +18,8 @@ const PIPELINED_MAX = 256;
 
 export interface AskedRequest {
   readonly method: string;
+  /** To the WebSocket protocol. */
   readonly isUpgrade: boolean;
-  /** A secret is in it: an answer that can't be searched is not passed on. */
-  readonly isFilled: boolean;
 }
 
 export type ResponseProblem =
@@ -28,7 +29,9 @@ export type ResponseProblem =
   /** Nobody asked, or too many wait. */
   | 'response_unasked'
   /** Compressed, though it was asked for as it is. */
-  | 'response_encoded';
+  | 'response_encoded'
+  /** A part, though the whole was asked for. */
+  | 'response_partial';
 
 export type ResponsePiece =
   | { readonly kind: 'bytes'; readonly bytes: Buffer }
@@ -51,27 +54,26 @@ type Phase =
   | 'refused';
 
 export class SecretResponses {
-  readonly #masks: Mask[];
+  readonly #matcher: Matcher;
   readonly #asked: AskedRequest[] = [];
   #phase: Phase = 'head';
   #scrubber: Scrubber;
+  #frames: SecretWebSocket | undefined;
   #partial = '';
   #lines: string[] = [];
   #lineBytes = 0;
   #bytesLeft = 0;
   #out: ResponsePiece[] = [];
 
-  constructor(masks: readonly Mask[]) {
-    this.#masks = [...masks];
-    this.#scrubber = new Scrubber(this.#masks);
+  constructor(matcher: Matcher) {
+    this.#matcher = matcher;
+    this.#scrubber = new Scrubber(matcher);
   }
 
   /** False: too many wait. */
-  expect(request: AskedRequest, masks: readonly Mask[]): boolean {
+  expect(request: AskedRequest): boolean {
     if (this.#asked.length >= PIPELINED_MAX) return false;
     this.#asked.push(request);
-    for (const mask of masks)
-      if (!this.#masks.some(({ find }) => find.equals(mask.find))) this.#masks.push(mask);
     return true;
   }
 
@@ -95,10 +97,8 @@ export class SecretResponses {
   /** The stream has ended. */
   end(): ResponsePiece[] {
     this.#out = [];
-    if (this.#phase === 'to_end' || this.#phase === 'tunnel') {
-      this.#pass(this.#scrubber.end());
-      this.#end();
-    }
+    if (this.#phase === 'to_end') this.#pass(this.#scrubber.end());
+    if (this.#phase === 'to_end' || this.#phase === 'tunnel') this.#end();
     return this.#out;
   }
 
@@ -108,12 +108,21 @@ export class SecretResponses {
       case 'chunk_data':
         return this.#takeBody(bytes);
       case 'to_end':
-      case 'tunnel':
         this.#pass(this.#scrubber.push(bytes));
+        return bytes.length;
+      case 'tunnel':
+        this.#takeFrames(bytes);
         return bytes.length;
       default:
         return this.#takeLine(bytes);
     }
+  }
+
+  #takeFrames(bytes: Buffer): void {
+    this.#frames ??= new SecretWebSocket(this.#matcher);
+    const pieces = this.#frames.push(bytes);
+    if (pieces === undefined) this.#refuse('response_malformed');
+    else for (const piece of pieces) this.#pass(piece);
   }
 
   #takeBody(bytes: Buffer): number {
@@ -201,21 +210,17 @@ export class SecretResponses {
     }
     const isFinal = status >= 200 || status === 101;
     const framing = isFinal ? framingOf(status, asked, fields) : 'none';
-    if (framing === 'malformed') {
-      this.#refuse('response_malformed');
+    if (framing === 'malformed' || framing === 'encoded' || framing === 'partial') {
+      this.#refuse(`response_${framing}`);
       return;
     }
-    if (framing === 'encoded') {
-      this.#refuse('response_encoded');
-      return;
-    }
-    const head = new Scrubber(this.#masks);
+    const head = new Scrubber(this.#matcher);
     const text = Buffer.from(`${[statusLine, ...fields].join('\r\n')}\r\n\r\n`, 'latin1');
     this.#out.push({ kind: 'head', status, isLast: isFinal });
     this.#pass(head.push(text));
     this.#pass(head.end());
     if (!isFinal) return;
-    this.#scrubber = new Scrubber(this.#masks);
+    this.#scrubber = new Scrubber(this.#matcher);
     if (framing === 'none') this.#end();
     else if (framing === 'tunnel') {
       this.#phase = 'tunnel';
@@ -252,7 +257,15 @@ export class SecretResponses {
   }
 }
 
-type Framing = number | 'none' | 'chunked' | 'to_end' | 'tunnel' | 'encoded' | 'malformed';
+type Framing =
+  | number
+  | 'none'
+  | 'chunked'
+  | 'to_end'
+  | 'tunnel'
+  | 'encoded'
+  | 'partial'
+  | 'malformed';
 
 /** RFC 9112 section 6.3; of a final answer. */
 function framingOf(status: number, asked: AskedRequest, fields: readonly string[]): Framing {
@@ -269,12 +282,17 @@ function framingOf(status: number, asked: AskedRequest, fields: readonly string[
           ]
         : [];
     });
-  if (status === 101) return asked.isUpgrade ? 'tunnel' : 'malformed';
+  if (status === 101) {
+    const protocols = valuesOf('upgrade');
+    const isAgreed = asked.isUpgrade && protocols.length === 1 && protocols[0] === 'websocket';
+    return isAgreed ? 'tunnel' : 'malformed';
+  }
   if (asked.method === 'HEAD' || status === 204 || status === 304) return 'none';
+  if (status === 206) return 'partial';
   const codings = valuesOf('transfer-encoding');
   const lengths = valuesOf('content-length');
   const isEncoded = valuesOf('content-encoding').some((coding) => coding !== 'identity');
-  if (isEncoded && asked.isFilled) return 'encoded';
+  if (isEncoded) return 'encoded';
   if (codings.length > 0) {
     const isChunked = codings.length === 1 && codings[0] === 'chunked' && lengths.length === 0;
     return isChunked ? 'chunked' : 'malformed';

@@ -3,86 +3,109 @@
  *
  *     … x-api-key: sk-live-…  ──►  … x-api-key: NV_SECRET_…        leftmost first, the longest of several
  *
- * Only what could be the beginning of a secret is held back, so that a server's events are not delayed.
+ * What is held back must tell nothing of a secret, for whoever has its beginning confirmed can guess on. So it is
+ * the visible characters at the end, whichever they are, up to the length of the longest find: a space or a line end
+ * lets all before it through, and a server's events are not delayed.
  */
-export interface Mask {
-  readonly find: Buffer;
-  /** As long as `find`. */
+import { type Edge, type Matcher, MatchState, type Pattern, startOf } from './secret-matcher.ts';
+import { isVisible } from './secret-spelling.ts';
+
+/** Offsets in what is held. */
+interface Found {
+  readonly pattern: Pattern;
+  readonly start: number;
+  readonly end: number;
+}
+
+interface Change {
+  readonly start: number;
+  readonly end: number;
   readonly put: Buffer;
 }
 
-/** @param put cut or filled up to the length of what it stands for */
-export function maskOf(find: string, put: string): Mask {
-  const bytes = Buffer.from(find, 'latin1');
-  const fitting = put.padEnd(bytes.length, '*').slice(0, bytes.length);
-  return { find: bytes, put: Buffer.from(fitting, 'latin1') };
-}
+const STANDARD = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/';
+const FOR_URLS = STANDARD.replace('+/', '-_');
+const FILL = '*';
 
 export class Scrubber {
-  readonly #masks: readonly Mask[];
-  readonly #longestBytes: number;
+  readonly #matcher: Matcher;
+  #state = new MatchState();
   #held: Buffer = Buffer.alloc(0);
+  #found: Found[] = [];
+  /** The end of a find whose beginning has gone out: the first bytes of what is held, as they will go out. */
+  #begun: Buffer = Buffer.alloc(0);
 
-  constructor(masks: readonly Mask[]) {
-    this.#masks = masks.filter(({ find }) => find.length > 0);
-    this.#longestBytes = Math.max(1, ...this.#masks.map(({ find }) => find.length));
+  constructor(matcher: Matcher) {
+    this.#matcher = matcher;
   }
 
   /** May be a view of what was pushed. */
   push(bytes: Uint8Array): Buffer {
     const fresh = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const all = this.#held.length === 0 ? fresh : Buffer.concat([this.#held, fresh]);
-    const [out, decidedBytes] = this.#scrub(all);
-    this.#held = Buffer.from(all.subarray(decidedBytes));
-    return out.subarray(0, decidedBytes);
+    this.#matcher.scan(this.#state, all, this.#held.length, (pattern, end) =>
+      this.#found.push({ pattern, start: startOf(all, end, pattern.find), end }),
+    );
+    return this.#decide(all, this.#heldFrom(all));
   }
 
   /** What was held back, for nothing follows. */
   end(): Buffer {
-    const held = this.#held;
-    this.#held = Buffer.alloc(0);
-    // Inside of what began like a long secret there may be a short one.
-    const [out] = this.#scrub(held, true);
+    const out = this.#decide(this.#held, this.#held.length);
+    this.#state = new MatchState();
     return out;
   }
 
-  /** @returns the bytes, and how many of them can't change any more */
-  #scrub(bytes: Buffer, isEnd = false): [Buffer, number] {
-    let out = bytes;
-    let at = 0;
-    for (;;) {
-      const found = this.#find(bytes, at);
-      const open = isEnd ? bytes.length : this.#beginning(bytes, at);
-      if (found === undefined || found.at >= open) return [out, open];
-      if (out === bytes) out = Buffer.from(bytes);
-      found.mask.put.copy(out, found.at);
-      at = found.at + found.mask.find.length;
-    }
+  /** By kinds of characters and lengths alone. */
+  #heldFrom(bytes: Buffer): number {
+    const first = Math.max(0, bytes.length - this.#matcher.bytesMax);
+    let from = bytes.length;
+    while (from > first && isVisible(bytes[from - 1] ?? 0)) from -= 1;
+    return from;
   }
 
-  #find(bytes: Buffer, from: number): { at: number; mask: Mask } | undefined {
-    let best: { at: number; mask: Mask } | undefined;
-    for (const mask of this.#masks) {
-      const at = bytes.indexOf(mask.find, from);
-      if (at < 0) continue;
-      const isBetter =
-        best === undefined ||
-        at < best.at ||
-        (at === best.at && mask.find.length > best.mask.find.length);
-      if (isBetter) best = { at, mask };
+  /** @param until bytes before it go out: a find that begins there has ended, so no longer one can come */
+  #decide(bytes: Buffer, until: number): Buffer {
+    const changes = this.#found.map((found) => changeOf(bytes, found));
+    const decided = changes
+      .filter(({ start }) => start < until)
+      .toSorted((a, b) => a.start - b.start || b.end - a.end);
+    const isChanged = decided.length > 0 || this.#begun.length > 0;
+    const out = isChanged ? Buffer.from(bytes) : bytes;
+    this.#begun.copy(out);
+    let covered = this.#begun.length;
+    for (const { start, end, put } of decided) {
+      if (start >= covered) put.copy(out, start);
+      // Two that overlap: what is left of the second one.
+      else if (end > covered) out.fill(FILL, covered, end);
+      covered = Math.max(covered, end);
     }
-    return best;
+    this.#found = this.#found
+      .filter((_, index) => (changes[index]?.start ?? 0) >= until)
+      .map(({ pattern, start, end }) => ({ pattern, start: start - until, end: end - until }));
+    this.#begun = Buffer.from(out.subarray(until, Math.max(until, covered)));
+    this.#held = Buffer.from(bytes.subarray(until));
+    return out.subarray(0, until);
   }
+}
 
-  /** Where the rest of the bytes begins a mask that is longer than it; the end of the bytes: nowhere. */
-  #beginning(bytes: Buffer, from: number): number {
-    const first = Math.max(from, bytes.length - this.#longestBytes + 1);
-    for (let at = first; at < bytes.length; at += 1) {
-      const rest = bytes.length - at;
-      const begins = ({ find }: Mask): boolean =>
-        find.length > rest && bytes.compare(find, 0, rest, at) === 0;
-      if (this.#masks.some(begins)) return at;
-    }
-    return bytes.length;
-  }
+function changeOf(bytes: Buffer, { pattern, start, end }: Found): Change {
+  const { put, before, after, alphabet } = pattern;
+  const digits = alphabet === 'base64url' ? FOR_URLS : STANDARD;
+  const first = edgeOf(bytes[start - 1], before, digits);
+  const last = edgeOf(bytes[end], after, digits);
+  const length = end - start;
+  const text = `${first}${put.padEnd(length, FILL).slice(0, length)}${last}`;
+  return {
+    ...{ start: start - first.length, end: end + last.length },
+    put: Buffer.from(text, 'latin1'),
+  };
+}
+
+/** Only the bits of a secret are changed; an empty text: there is no such character. */
+function edgeOf(code: number | undefined, edge: Edge | undefined, digits: string): string {
+  if (code === undefined || edge === undefined) return '';
+  const character = String.fromCharCode(code);
+  const digit = Math.max(STANDARD.indexOf(character), FOR_URLS.indexOf(character));
+  return digit < 0 ? '' : digits.charAt((digit & ~edge.mask) | edge.bits);
 }

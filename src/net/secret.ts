@@ -6,13 +6,14 @@
  *              Authorization: NV_…        │  NV_… → secret in the head of a request
  *                                         │  secret → NV_… in all of the answer
  *
- * `secret-head` puts them in · `secret-scrubber`, `secret-responses` take them out · `secret-exchange` one
- * connection without I/O · `secret-connection` (io) its two ends · `secret-authority` the certificates.
+ * `secret-head` puts them in · `secret-matcher` finds them, `secret-scrubber`, `secret-responses` take them out ·
+ * `secret-exchange` one connection without I/O · `secret-connection` (io) its two ends · `secret-authority` the
+ * certificates.
  */
 import type { SecureContext } from 'node:tls';
 import type { SecretValue } from '../base/secret-value.ts';
 import type { EgressPolicy, NameRule } from './policy.ts';
-import { type Mask, maskOf } from './secret-scrubber.ts';
+import { Matcher, type Pattern } from './secret-matcher.ts';
 
 export interface EgressSecret {
   /** Of the guest's variable; for people. */
@@ -61,17 +62,64 @@ export function needsSecrets(
   return secrets !== undefined && host !== undefined && secretsOf(secrets.secrets, host).length > 0;
 }
 
-/** In every spelling in which a server could tell it back. */
-export function masksOf({ value, placeholder }: EgressSecret): Mask[] {
-  const text = value.reveal();
-  const json = JSON.stringify(text).slice(1, -1);
-  const percent = encodeURIComponent(text);
-  const spellings = [
-    ...[text, percent, percent.replaceAll(/%../g, (byte) => byte.toLowerCase())],
-    // Some escape the slash too (RFC 8259, section 7).
-    ...[json, json.replaceAll('/', '\\/')],
-  ];
-  return [...new Set(spellings)].map((spelling) => maskOf(spelling, placeholder));
+/** Lengths of values that can't be told from one another by what is held back. */
+const LENGTHS = [64, 256, 1024, 4096] as const;
+const matchers = new WeakMap<readonly EgressSecret[], Map<string, Matcher>>();
+
+/** Finds the secrets of one host as they are and in base64, as in Basic credentials; made once for a set of secrets. */
+export function matcherOf(secrets: readonly EgressSecret[], host: string): Matcher {
+  const known = matchers.get(secrets) ?? new Map<string, Matcher>();
+  matchers.set(secrets, known);
+  const own = secretsOf(secrets, host);
+  const longest = own.reduce((most, { value }) => Math.max(most, value.reveal().length), 0);
+  const length = LENGTHS.find((one) => one >= longest) ?? longest;
+  const made = known.get(host) ?? new Matcher(own.flatMap(patternsOf), base64Characters(length));
+  known.set(host, made);
+  return made;
+}
+
+function patternsOf({ value, placeholder }: EgressSecret): Pattern[] {
+  const find = value.reveal();
+  const put = placeholder.padEnd(find.length, '*').slice(0, find.length);
+  const alphabets = ['base64', 'base64url'] as const;
+  const encoded = [0, 1, 2].flatMap((offset) =>
+    alphabets.map((alphabet) => base64Pattern(find, put, offset, alphabet)),
+  );
+  const isNew = ({ find: text }: Pattern, index: number): boolean =>
+    encoded.findIndex((one) => one.find === text) === index;
+  return [{ find, put: placeholder }, ...encoded.filter(isNew)];
+}
+
+/** @param offset bytes before it in its group of three */
+function base64Pattern(
+  find: string,
+  put: string,
+  offset: number,
+  alphabet: 'base64' | 'base64url',
+): Pattern {
+  const encode = (text: string): string =>
+    Buffer.from(`${'\0'.repeat(offset)}${text}`, 'latin1')
+      .toString(alphabet)
+      .replace(/=+$/, '');
+  const digits = Buffer.from(encode(put), 'latin1');
+  const bits = 8 * (offset + find.length);
+  const first = Math.ceil((8 * offset) / 6);
+  const end = Math.floor(bits / 6);
+  const digitOf = (index: number): number =>
+    Buffer.from(`AAA${String.fromCharCode(digits[index] ?? 0)}`, 'base64')[2] ?? 0;
+  const edge = (index: number, mask: number) =>
+    mask === 0 ? undefined : { mask, bits: digitOf(index) & mask };
+  return {
+    find: encode(find).slice(first, end),
+    put: encode(put).slice(first, end),
+    before: edge(first - 1, [0, 0b001111, 0b000011][offset] ?? 0),
+    after: edge(end, [0, 0, 0b110000, 0, 0b111100][bits % 6] ?? 0),
+    alphabet,
+  };
+}
+
+function base64Characters(bytes: number): number {
+  return Math.ceil(((bytes + 2) * 4) / 3);
 }
 
 /** Names of those whose placeholder is in a text. */

@@ -138,6 +138,9 @@ function reflect(request: IncomingMessage, response: ServerResponse): void {
   } else if (url.startsWith('/chunked')) {
     for (const character of `page of ${heard}`) response.write(character);
     response.end();
+  } else if (url.startsWith('/say/')) {
+    for (const text of ['hello ', url.slice('/say/'.length), ' bye']) response.write(text);
+    response.end();
   } else response.end(`page of ${heard}`);
 }
 

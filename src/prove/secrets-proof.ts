@@ -12,6 +12,11 @@ import type { Guest, World } from './world.ts';
 const VALUE = 'sk-of-the-proof/0123456789+abcdef';
 const KNOWN = newPlaceholder(VALUE.length);
 const KEY = `X-Api-Key: ${KNOWN}`;
+const HTTP2 = [
+  'Connection: Upgrade, HTTP2-Settings',
+  'Upgrade: websocket, h2c',
+  'HTTP2-Settings: AAMAAABk',
+];
 /** What of the value could be told back in a line of JSON. */
 const TRACES = [VALUE, encodeURIComponent(VALUE), basic(VALUE)];
 
@@ -52,6 +57,7 @@ export async function proveSecrets(world: World): Promise<Proof> {
   }
   const setting = { tries, world, guest: listed.guest, root };
   await toldBack(setting);
+  await guessed(setting);
   await otherRequests(setting);
   await untrusted(setting, secrets, listed.lease);
   return tries.proof('secrets');
@@ -103,6 +109,7 @@ async function otherRequests(setting: Setting): Promise<void> {
     ['TRACE', request({ method: 'TRACE', fields: [KEY] })],
     ['OPTIONS', request({ method: 'OPTIONS', fields: [KEY] })],
     ['Max-Forwards: 0', request({ fields: ['Max-Forwards: 0', KEY] })],
+    ['an upgrade to HTTP/2', request({ fields: [...HTTP2, KEY] })],
     ['in a path', request({ path: `/${KNOWN}` })],
     [
       'in a body',
@@ -127,6 +134,35 @@ async function toldBack(setting: Setting): Promise<void> {
     const ok = arrived.includes(VALUE) && isClean({ ...outcome, text }) && text.includes(KNOWN);
     const seen = ok ? 'the placeholder' : outcome.text;
     setting.tries.note(`told back in ${what}`, 'the placeholder', seen, ok);
+  }
+}
+
+/** Without a placeholder: whether it guesses how the secret begins. */
+async function guessed(setting: Setting): Promise<void> {
+  for (const length of [1, 9, VALUE.length - 1]) {
+    const seen: string[] = [];
+    for (const guess of [VALUE.slice(0, length), '~'.repeat(length)]) {
+      const { outcome } = await ask(setting, request({ path: `/say/${guess}` }));
+      seen.push(outcome.text.slice(outcome.text.indexOf('\r\n\r\n')).replace(guess, 'GUESS'));
+    }
+    const [right = '', wrong] = seen;
+    const ok = right === wrong && right.includes('GUESS');
+    const text = ok ? 'the same' : JSON.stringify(seen);
+    setting.tries.note(
+      `a guess of its first ${length} characters`,
+      'the same as another',
+      text,
+      ok,
+    );
+  }
+  for (const [what, field, name] of [
+    ['a part of an answer', 'Range: bytes=0-11', 'range'],
+    ['a compressed answer', 'Accept-Encoding: gzip', 'gzip'],
+  ] as const) {
+    const { arrived } = await ask(setting, request({ fields: [field] }));
+    const ok = arrived.includes('identity') && !arrived.includes(name);
+    const seen = ok ? 'the host was asked for a whole, plain one' : arrived;
+    setting.tries.note(`${what}, without a placeholder`, 'not asked for', seen, ok);
   }
 }
 

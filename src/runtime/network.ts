@@ -15,6 +15,7 @@ import { SandboxError } from '../sandbox/errors.ts';
 import type { GuestTrust, LeaseSecrets, SandboxNetwork } from '../sandbox/parts.ts';
 import { requireValues, type SandboxSecret } from '../sandbox/secrets.ts';
 import type { NetworkPolicy } from '../sandbox/spec.ts';
+import { writeNoCore } from '../sys/core-dump.ts';
 
 export class Network {
   readonly #open: () => Promise<HostNetwork>;
@@ -110,6 +111,7 @@ function egressSecrets(
   const known = secrets.flatMap(({ value, ...rest }) =>
     value === null ? [] : [{ ...rest, value }],
   );
+  writeNoCore();
   return { secrets: known, authority: trust.authority, roots: machineRoots };
 }
 

@@ -179,11 +179,15 @@ export class ManagedSandbox {
       const spec = withSecrets(this.#spec, options);
       const isOnDisk = this.#pauseId !== null;
       const supervisor = isOnDisk ? null : this.#require('changed', this.#status === 'running');
-      await supervisor?.setSecrets(spec.secrets, spec.network);
-      this.#spec = supervisor?.spec ?? spec;
-      this.#isClaimed = false;
-      this.#parts.changed(this);
-      await this.#persist();
+      try {
+        await supervisor?.setSecrets(spec.secrets, spec.network);
+      } finally {
+        // They hold from when the gateway has them, also if the guest does not answer: a fork gets the same.
+        this.#spec = supervisor?.spec ?? spec;
+        this.#isClaimed = false;
+        this.#parts.changed(this);
+        await this.#persist();
+      }
     });
   }
 

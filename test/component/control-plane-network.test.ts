@@ -219,6 +219,18 @@ describe('LocalControlPlane: secrets', () => {
     await requireNothing(host);
   });
 
+  it('a guest that does not answer keeps none: what is told, kept and forked is what the gateway has', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ secrets });
+    host.script.fail('update');
+    await expect(host.control.update(id, { secrets: [] })).rejects.toThrow();
+    expect((await host.control.get(id)).secrets).toEqual([]);
+    expect(JSON.stringify(await host.store.sandboxes.get(id))).not.toContain('API_KEY');
+    const [fork] = await host.control.fork(id, { count: 1 });
+    expect(fork).toMatchObject({ ok: true, sandbox: { secrets: [] } });
+    await requireNothing(host);
+  });
+
   it('what another process has held: no resume and no fork before they are given again', async () => {
     const dataDir = await temporaryDir();
     const isOwnerAlive = async (): Promise<boolean> => true;

@@ -1,0 +1,21 @@
+/** What the kernel writes down of a process that crashes (core(5), prctl(2) PR_SET_DUMPABLE). */
+import koffi from 'koffi';
+import { check, libc } from './libc.ts';
+
+const RLIMIT_CORE = 4;
+const PR_SET_DUMPABLE = 4;
+koffi.struct('core_rlimit', { soft: 'uint64_t', hard: 'uint64_t' });
+const setLimit = libc.func('int setrlimit(int resource, const core_rlimit *limit)');
+const control = libc.func(
+  'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
+);
+
+/**
+ * This process from now on writes no core, neither to a file nor to a program of the machine, and only root may
+ * read its memory. Programs that it starts have the limit, and are dumpable again.
+ * @throws SyscallError
+ */
+export function writeNoCore(): void {
+  check(setLimit(RLIMIT_CORE, { soft: 0n, hard: 0n }), 'setrlimit RLIMIT_CORE 0');
+  check(control(PR_SET_DUMPABLE, 0, 0, 0, 0), 'prctl PR_SET_DUMPABLE 0');
+}
