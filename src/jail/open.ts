@@ -61,7 +61,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
   if (orphans > 0) log.info('ended VMMs whose owner was killed', { count: orphans });
   const parts: JailParts = {
     ...{ tools, tree, identities, log, filter: options.filter },
-    cgroups: cgroups?.missing === null ? cgroups : null,
+    cgroups: cgroups?.controllers.length === 0 ? null : cgroups,
   };
   try {
     identities?.prepare();
@@ -80,7 +80,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
       ...(hasOwnUsers
         ? []
         : ['VMMs run as this user: only root with all its capabilities can give them others']),
-      ...(parts.cgroups === null ? [noLimits(cgroups)] : []),
+      ...(cgroups?.missing === null ? [] : [noLimits(cgroups)]),
     ],
     start: (plan) => startJailed(parts, plan),
     close: async () => identities?.close(),
@@ -89,7 +89,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
 
 function noLimits(cgroups: Cgroups | null): string {
   const missing = cgroups === null ? 'memory, pids' : (cgroups.missing ?? '');
-  return `no limit of ${missing}: no control group can be made here`;
+  return `no limit of ${missing}: no control group of it can be made here`;
 }
 
 async function openCgroups(log: Log): Promise<Cgroups | null> {

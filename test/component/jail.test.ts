@@ -31,6 +31,8 @@ import type { Launched } from '../../src/vmm/launch.ts';
 import { cli } from '../support/cli.ts';
 
 const isRoot = process.geteuid?.() === 0;
+/** Control groups of which one controller can be taken away. */
+const hasV1 = isRoot && /cgroup \S+ \S*\bpids\b/.test(readFileSync('/proc/self/mountinfo', 'utf8'));
 const QEMU = 'qemu-system-x86_64';
 const MACHINE = ['-machine', 'none', '-nodefaults', '-no-user-config', '-display', 'none', '-S'];
 const QMP = ['-chardev', 'socket,id=qmp,fd=3', '-mon', 'chardev=qmp,mode=control'];
@@ -47,6 +49,7 @@ beforeAll(async () => {
     home: { cacheDir: home },
     log: silentLog,
     binary: QEMU,
+    acceptsGaps: true,
   });
 });
 afterAll(async () => {
@@ -258,6 +261,7 @@ describe('the owner is killed', () => {
       home: { cacheDir: home },
       log: silentLog,
       binary: QEMU,
+      acceptsGaps: true,
     });
     await next.close();
     expect(left()).toBe('');
@@ -465,6 +469,29 @@ describe('confine', () => {
     await expect(
       confine({ ...broken, config: { jail: 'enforce', jailUids: null } }),
     ).rejects.toMatchObject({ code: 'jail_unavailable', remedy: expect.any(String) });
+  });
+  const GAPS = join(import.meta.dirname, '../fixtures/jail-gaps.ts');
+  /** Where these controllers have no control groups. @returns what the fixture tells */
+  const without = (controllers: string, mode: string): Record<string, unknown> => {
+    const script = `for name in ${controllers}; do umount -l $(findmnt -n -o TARGET -t cgroup,cgroup2 -O $name); done; exec "$@"`;
+    const run = ['--mount', 'sh', '-ec', script, 'sh', process.execPath, GAPS, dir, mode];
+    return JSON.parse(execFileSync('unshare', run, { encoding: 'utf8' }));
+  };
+  const NO_PIDS = 'no limit of pids: no control group of it can be made here';
+  it.skipIf(!hasV1)('confine: a gap is told once under auto; what limits there are stay', () => {
+    expect(without('pids', 'auto')).toEqual({
+      description: expect.stringMatching(/limits of .*memory/),
+      gaps: [NO_PIDS],
+      warnings: [['the jail of VMMs is not whole', { gap: NO_PIDS }]],
+    });
+  });
+  it.skipIf(!hasV1)('confine: a gap is a refusal under enforce', () => {
+    expect(without('pids memory', 'enforce')).toEqual({
+      code: 'jail_unavailable',
+      cause: 'no limit of memory, pids: no control group of it can be made here',
+      remedy: expect.stringMatching(/control groups.*NEUROVISOR_JAIL=auto/),
+      warnings: [],
+    });
   });
   it('readConfig: other modes and other ranges are refused', () => {
     expect(() => readConfig({ NEUROVISOR_JAIL: 'maybe' })).toThrow(/NEUROVISOR_JAIL/);
