@@ -12,17 +12,14 @@ import {
   rmSync,
   statSync,
   symlinkSync,
-  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
-import { readConfig } from '../../src/config.ts';
 import { DEFAULT_UIDS, Identities } from '../../src/jail/identity.ts';
 import { memoryLimitMib, TASKS_MAX } from '../../src/jail/jail.ts';
-import { openJail } from '../../src/jail/open.ts';
 import type { JailPlan } from '../../src/jail/plan.ts';
 import { prepareProgramTree } from '../../src/jail/program-tree.ts';
 import { Injector } from '../../src/prove/jail/inject.ts';
@@ -31,8 +28,6 @@ import type { Launched } from '../../src/vmm/launch.ts';
 import { cli } from '../support/cli.ts';
 
 const isRoot = process.geteuid?.() === 0;
-/** Control groups of which one controller can be taken away. */
-const hasV1 = isRoot && /cgroup \S+ \S*\bpids\b/.test(readFileSync('/proc/self/mountinfo', 'utf8'));
 const QEMU = 'qemu-system-x86_64';
 const MACHINE = ['-machine', 'none', '-nodefaults', '-no-user-config', '-display', 'none', '-S'];
 const QMP = ['-chardev', 'socket,id=qmp,fd=3', '-mon', 'chardev=qmp,mode=control'];
@@ -416,86 +411,6 @@ describe('bad input', () => {
     execFileSync('mv', [place, away]);
     symlinkSync(away, place);
     await expect(prepareProgramTree(base, ['/bin/true'])).rejects.toMatchObject(unsafe);
-  });
-});
-
-describe('prepareProgramTree', () => {
-  it('prepareProgramTree: made once, anew when a file has changed; what nobody used for long goes', async () => {
-    const base = join(dir, 'base');
-    const program = join(dir, 'program');
-    writeFileSync(program, 'one');
-    const first = await prepareProgramTree(base, [program]);
-    expect((await prepareProgramTree(base, [program])).dir).toBe(first.dir);
-    expect(readFileSync(join(first.dir, program), 'utf8')).toBe('one');
-    writeFileSync(program, 'another');
-    const second = await prepareProgramTree(base, [program]);
-    expect(readFileSync(join(second.dir, program), 'utf8')).toBe('another');
-    expect(existsSync(first.dir)).toBe(true);
-    utimesSync(join(first.dir, '..'), 0, 0);
-    await prepareProgramTree(base, [program]);
-    expect(existsSync(first.dir)).toBe(false);
-    expect(existsSync(second.dir)).toBe(true);
-  });
-});
-
-describe('confine', () => {
-  const options = { home: { cacheDir: '' }, log: silentLog, binary: QEMU };
-  it('openJail: without bubblewrap it says what to install', async () => {
-    const opening = openJail({
-      ...{ cacheDir: join(dir, 'cache'), stateDir: join(dir, 'state'), searchPath: dir },
-      ...{ programFiles: ['/bin/true'], probeArgs: [], filter: new Uint8Array(8) },
-      ...{ uids: DEFAULT_UIDS, deviceGid: null, log: silentLog },
-    });
-    await expect(opening).rejects.toMatchObject({
-      code: 'jail_unavailable',
-      remedy: expect.stringContaining('bubblewrap'),
-    });
-  });
-  it('confine: off is off, and says so', async () => {
-    const none = await confine({ ...options, config: { jail: 'off', jailUids: null } });
-    expect(none.description).toMatch(/^not jailed/);
-    expect(none.gaps).toHaveLength(1);
-  });
-  it('confine: where it can not be done, auto warns and goes on, enforce does not', async () => {
-    const cacheDir = join(dir, 'cache');
-    mkdirSync(cacheDir);
-    symlinkSync(home, join(cacheDir, 'jail'));
-    const warnings: unknown[] = [];
-    const log = { ...silentLog, warn: (...words: unknown[]) => void warnings.push(words) };
-    const broken = { ...options, home: { cacheDir }, log };
-    const auto = await confine({ ...broken, config: { jail: 'auto', jailUids: null } });
-    expect(auto.description).toMatch(/^not jailed: .*symbolic link/);
-    expect(warnings).toHaveLength(1);
-    await expect(
-      confine({ ...broken, config: { jail: 'enforce', jailUids: null } }),
-    ).rejects.toMatchObject({ code: 'jail_unavailable', remedy: expect.any(String) });
-  });
-  const GAPS = join(import.meta.dirname, '../fixtures/jail-gaps.ts');
-  /** Where these controllers have no control groups. @returns what the fixture tells */
-  const without = (controllers: string, mode: string): Record<string, unknown> => {
-    const script = `for name in ${controllers}; do umount -l $(findmnt -n -o TARGET -t cgroup,cgroup2 -O $name); done; exec "$@"`;
-    const run = ['--mount', 'sh', '-ec', script, 'sh', process.execPath, GAPS, dir, mode];
-    return JSON.parse(execFileSync('unshare', run, { encoding: 'utf8' }));
-  };
-  const NO_PIDS = 'no limit of pids: no control group of it can be made here';
-  it.skipIf(!hasV1)('confine: a gap is told once under auto; what limits there are stay', () => {
-    expect(without('pids', 'auto')).toEqual({
-      description: expect.stringMatching(/limits of .*memory/),
-      gaps: [NO_PIDS],
-      warnings: [['the jail of VMMs is not whole', { gap: NO_PIDS }]],
-    });
-  });
-  it.skipIf(!hasV1)('confine: a gap is a refusal under enforce', () => {
-    expect(without('pids memory', 'enforce')).toEqual({
-      code: 'jail_unavailable',
-      cause: 'no limit of memory, pids: no control group of it can be made here',
-      remedy: expect.stringMatching(/control groups.*NEUROVISOR_JAIL=auto/),
-      warnings: [],
-    });
-  });
-  it('readConfig: other modes and other ranges are refused', () => {
-    expect(() => readConfig({ NEUROVISOR_JAIL: 'maybe' })).toThrow(/NEUROVISOR_JAIL/);
-    expect(() => readConfig({ NEUROVISOR_JAIL_UIDS: '5' })).toThrow(/FIRST:COUNT/);
   });
 });
 
