@@ -29,6 +29,7 @@ import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { closeFd, createMemFd } from '../sys/fd.ts';
 import { isRunning, startTicksOf } from '../sys/process-start.ts';
 import { setLimit } from '../sys/rlimit.ts';
@@ -128,6 +129,7 @@ function launch(
   let child: ChildProcess;
   try {
     writeSync(seccomp, parts.filter, 0, parts.filter.length, 0);
+    closeAllOnExec();
     child = spawn(command, args, {
       stdio: [...plan.stdio, 'pipe', 'pipe', seccomp],
       detached: true,

@@ -3,12 +3,15 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
+  closeSync,
   existsSync,
   linkSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -234,6 +237,42 @@ describe('launch', () => {
     expect(words).toContain('-nonsense: invalid option');
     expect(groups()).toEqual([]);
   });
+});
+
+describe('descriptors', () => {
+  /** What a process has open, without the counters and sets of events that QEMU makes for itself. */
+  const open = (pid: number): string[][] =>
+    readdirSync(`/proc/${pid}/fd`)
+      .map((fd) => [fd, readlinkSync(`/proc/${pid}/fd/${fd}`).replace(/:.*/, '')])
+      .filter(([, to = '']) => to !== 'anon_inode');
+  const GIVEN = [
+    ['0', '/dev/null'],
+    ['1', '/dev/null'],
+    ['2', '/dev/null'],
+    ['3', 'socket'],
+  ];
+
+  it.each(['jailed', 'free'])(
+    'launch: a VMM that is %s has those it was given alone',
+    async (how) => {
+      const secret = join(dir, 'secret');
+      writeFileSync(secret, 'of the host');
+      const fd = openSync(secret, 'r+');
+      // Above the first gap: Node leaves it as it was when it inherits it.
+      const stdio = Array.from({ length: 41 }, (): 'ignore' | number => 'ignore').with(40, fd);
+      const args = [join(import.meta.dirname, '../fixtures/hold-jailed.ts'), home, dir, how];
+      const owner = spawn(process.execPath, args, {
+        stdio: ['ignore', 'pipe', 'inherit', ...stdio.slice(3)],
+      });
+      closeSync(fd);
+      const pid = Number(await new Promise((resolve) => owner.stdout?.once('data', resolve)));
+      expect(open(owner.pid ?? 0)).toContainEqual(['40', secret]);
+      const had = open(pid);
+      owner.kill('SIGKILL');
+      await expect.poll(() => isThere(pid), { timeout: 5_000 }).toBe(false);
+      expect(had).toEqual(GIVEN);
+    },
+  );
 });
 
 describe('the owner is killed', () => {
