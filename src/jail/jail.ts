@@ -37,7 +37,7 @@ import type { Cgroup, Cgroups } from './cgroup.ts';
 import { JailError } from './errors.ts';
 import type { Identities, Identity } from './identity.ts';
 import { checkPlan, invalid, type JailPlan, type JailTools, jailCommand } from './plan.ts';
-import type { ProgramTree } from './program-tree.ts';
+import type { ProgramTree, ProgramTrees } from './program-tree.ts';
 
 /** A process in its jail, or on its way there. */
 export interface Jailed {
@@ -53,7 +53,7 @@ export interface Jailed {
 
 export interface JailParts {
   readonly tools: JailTools;
-  readonly tree: ProgramTree;
+  readonly trees: ProgramTrees;
   /** `struct sock_filter[]`. */
   readonly filter: Uint8Array;
   /** Null: VMMs keep the user id of this process. */
@@ -80,12 +80,13 @@ const INFO_BYTES_MAX = 4 * 1024;
 
 export async function startJailed(parts: JailParts, plan: JailPlan): Promise<Jailed> {
   checkPlan(plan);
+  const tree = await parts.trees.current();
   const identity = (await parts.identities?.acquire()) ?? null;
   const held: Held = { cgroup: null, identity };
   try {
     const fileBytes = openFiles(plan, identity);
     held.cgroup = makeCgroup(parts.cgroups, plan);
-    return launch(parts, plan, { held, fileBytes });
+    return launch(parts, plan, { tree, held, fileBytes });
   } catch (error) {
     await release(parts, held);
     throw error;
@@ -118,11 +119,15 @@ function makeCgroup(cgroups: Cgroups | null, { id, memoryMib, cpus }: JailPlan):
 function launch(
   parts: JailParts,
   plan: JailPlan,
-  { held, fileBytes }: { held: Held; fileBytes: number },
+  {
+    tree,
+    held,
+    fileBytes,
+  }: { readonly tree: ProgramTree; readonly held: Held; readonly fileBytes: number },
 ): Jailed {
   const own = plan.stdio.length;
   const fds = { info: own, block: own + 1, seccomp: own + 2 };
-  const { tools, tree } = parts;
+  const { tools } = parts;
   const namespacePath = held.identity?.namespacePath ?? null;
   const [command = '', ...args] = jailCommand(plan, { tools, tree, namespacePath, fds });
   const seccomp = createMemFd('seccomp', 0);

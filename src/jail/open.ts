@@ -13,10 +13,10 @@ import { JailError } from './errors.ts';
 import { Identities, type UidRange } from './identity.ts';
 import { type Jailed, type JailParts, startJailed } from './jail.ts';
 import type { JailPlan, JailTools } from './plan.ts';
-import { prepareProgramTree } from './program-tree.ts';
+import { ProgramTrees } from './program-tree.ts';
 
 export interface JailOptions {
-  /** Of this user alone: the VMM's program and libraries are copied there once. */
+  /** Of this user alone: the VMM's program and libraries are copied there, once per version. */
   readonly cacheDir: string;
   /** The same for all processes of the host. */
   readonly stateDir: string;
@@ -55,19 +55,19 @@ export async function openJail(options: JailOptions): Promise<Jail> {
   const identities = hasOwnUsers
     ? new Identities(join(options.stateDir, 'jail'), options.uids, options.deviceGid)
     : null;
-  const tree = await prepareProgramTree(join(options.cacheDir, 'jail'), options.programFiles);
+  const trees = new ProgramTrees(join(options.cacheDir, 'jail'), options.programFiles);
   const cgroups = await openCgroups(log);
   const orphans = identities?.endOrphans() ?? 0;
   if (orphans > 0) log.info('ended VMMs whose owner was killed', { count: orphans });
   const parts: JailParts = {
-    ...{ tools, tree, identities, log, filter: options.filter },
+    ...{ tools, trees, identities, log, filter: options.filter },
     cgroups: cgroups?.controllers.length === 0 ? null : cgroups,
   };
   try {
     identities?.prepare();
-    await probe(parts, options, tree.dir);
+    await probe(parts, options, (await trees.current()).dir);
   } catch (error) {
-    await identities?.close();
+    await Promise.all([identities?.close(), trees.close()]);
     throw error;
   }
   return {
@@ -83,7 +83,9 @@ export async function openJail(options: JailOptions): Promise<Jail> {
       ...(cgroups?.missing === null ? [] : [noLimits(cgroups)]),
     ],
     start: (plan) => startJailed(parts, plan),
-    close: async () => identities?.close(),
+    close: async () => {
+      await Promise.all([identities?.close(), trees.close()]);
+    },
   };
 }
 

@@ -24,7 +24,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { DEFAULT_UIDS, Identities } from '../../src/jail/identity.ts';
 import { memoryLimitMib, TASKS_MAX } from '../../src/jail/jail.ts';
 import type { JailPlan } from '../../src/jail/plan.ts';
-import { prepareProgramTree } from '../../src/jail/program-tree.ts';
+import { ProgramTrees } from '../../src/jail/program-tree.ts';
 import { Injector } from '../../src/prove/jail/inject.ts';
 import { type Confinement, confine } from '../../src/runtime/jail.ts';
 import type { Launched } from '../../src/vmm/launch.ts';
@@ -430,11 +430,12 @@ describe('bad input', () => {
     expect(groups()).toEqual([]);
   });
 
-  it('prepareProgramTree, Identities: a link, or a directory of others, in the place of their own is refused', async () => {
+  it('ProgramTrees, Identities: a link, or a directory of others, in the place of their own is refused', async () => {
+    const treeOf = (base: string) => new ProgramTrees(base, ['/bin/true']).current();
     const unsafe = { code: 'jail_dir_unsafe' };
     const link = join(dir, 'link');
     symlinkSync(home, link);
-    await expect(prepareProgramTree(link, ['/bin/true'])).rejects.toMatchObject({
+    await expect(treeOf(link)).rejects.toMatchObject({
       ...unsafe,
       cause: 'it is a symbolic link',
     });
@@ -442,14 +443,14 @@ describe('bad input', () => {
     const open = join(dir, 'open');
     mkdirSync(open);
     chmodSync(open, 0o777);
-    await expect(prepareProgramTree(open, ['/bin/true'])).rejects.toMatchObject(unsafe);
+    await expect(treeOf(open)).rejects.toMatchObject(unsafe);
     const base = join(dir, 'base');
-    const tree = await prepareProgramTree(base, ['/bin/true']);
+    const tree = await treeOf(base);
     const place = join(tree.dir, '..');
     const away = join(dir, 'away');
     execFileSync('mv', [place, away]);
     symlinkSync(away, place);
-    await expect(prepareProgramTree(base, ['/bin/true'])).rejects.toMatchObject(unsafe);
+    await expect(treeOf(base)).rejects.toMatchObject(unsafe);
   });
 });
 
