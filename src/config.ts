@@ -48,7 +48,7 @@ const schema = z.object({
   /** Block that sandboxes with a network are given addresses from; empty: 10.201.0.0/16. */
   NEUROVISOR_NET_POOL: z.string().default(''),
   /**
-   * The jail around VMMs. `auto`: where this host can, else none, which is told · `enforce`: or no VM starts ·
+   * The jail around VMMs. `auto`: where this host can, else none, which is told · `enforce`: the whole jail or no VM starts ·
    * `log`: system calls that the profile refuses are let through and logged · `off`.
    */
   NEUROVISOR_JAIL: z.enum(JAIL_MODES).default('auto'),

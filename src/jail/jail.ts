@@ -29,6 +29,7 @@ import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { closeFd, createMemFd } from '../sys/fd.ts';
 import { isRunning, startTicksOf } from '../sys/process-start.ts';
 import { setLimit } from '../sys/rlimit.ts';
@@ -36,7 +37,7 @@ import type { Cgroup, CgroupLimits, Cgroups } from './cgroup.ts';
 import { JailError } from './errors.ts';
 import type { Identities, Identity } from './identity.ts';
 import { checkPlan, invalid, type JailPlan, type JailTools, jailCommand } from './plan.ts';
-import type { ProgramTree } from './program-tree.ts';
+import type { ProgramTree, ProgramTrees } from './program-tree.ts';
 
 /** A process in its jail, or on its way there. */
 export interface Jailed {
@@ -52,7 +53,7 @@ export interface Jailed {
 
 export interface JailParts {
   readonly tools: JailTools;
-  readonly tree: ProgramTree;
+  readonly trees: ProgramTrees;
   /** `struct sock_filter[]`. */
   readonly filter: Uint8Array;
   /** Null: VMMs keep the user id of this process. */
@@ -84,12 +85,13 @@ const INFO_BYTES_MAX = 4 * 1024;
 
 export async function startJailed(parts: JailParts, plan: JailPlan): Promise<Jailed> {
   checkPlan(plan);
+  const tree = await parts.trees.current();
   const identity = (await parts.identities?.acquire()) ?? null;
   const held: Held = { cgroup: null, identity };
   try {
     const fileBytes = openFiles(plan, identity);
     held.cgroup = makeCgroup(parts.cgroups, plan);
-    return launch(parts, plan, { held, fileBytes });
+    return launch(parts, plan, { tree, held, fileBytes });
   } catch (error) {
     await release(parts, held);
     throw error;
@@ -126,17 +128,22 @@ export function limitsOf({ memoryMib, cpus }: Pick<JailPlan, 'memoryMib' | 'cpus
 function launch(
   parts: JailParts,
   plan: JailPlan,
-  { held, fileBytes }: { held: Held; fileBytes: number },
+  {
+    tree,
+    held,
+    fileBytes,
+  }: { readonly tree: ProgramTree; readonly held: Held; readonly fileBytes: number },
 ): Jailed {
   const own = plan.stdio.length;
   const fds = { info: own, block: own + 1, seccomp: own + 2 };
-  const { tools, tree } = parts;
+  const { tools } = parts;
   const namespacePath = held.identity?.namespacePath ?? null;
   const [command = '', ...args] = jailCommand(plan, { tools, tree, namespacePath, fds });
   const seccomp = createMemFd('seccomp', 0);
   let child: ChildProcess;
   try {
     writeSync(seccomp, parts.filter, 0, parts.filter.length, 0);
+    closeAllOnExec();
     child = spawn(command, args, {
       stdio: [...plan.stdio, 'pipe', 'pipe', seccomp],
       detached: true,

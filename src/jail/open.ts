@@ -13,11 +13,11 @@ import { JailError } from './errors.ts';
 import { Identities } from './identity.ts';
 import { type Jailed, type JailParts, startJailed } from './jail.ts';
 import type { JailPlan, JailTools } from './plan.ts';
-import { prepareProgramTree } from './program-tree.ts';
+import { ProgramTrees } from './program-tree.ts';
 import type { UidRange } from './user-ids.ts';
 
 export interface JailOptions {
-  /** Of this user alone: the VMM's program and libraries are copied there once. */
+  /** Of this user alone: the VMM's program and libraries are copied there, once per version. */
   readonly cacheDir: string;
   /** The same for all processes of the host. */
   readonly stateDir: string;
@@ -56,19 +56,19 @@ export async function openJail(options: JailOptions): Promise<Jail> {
   const identities = hasOwnUsers
     ? new Identities(join(options.stateDir, 'jail'), options.uids, options.deviceGid)
     : null;
-  const tree = await prepareProgramTree(join(options.cacheDir, 'jail'), options.programFiles);
+  const trees = new ProgramTrees(join(options.cacheDir, 'jail'), options.programFiles);
   const cgroups = await openCgroups(log);
   const orphans = identities?.endOrphans() ?? 0;
   if (orphans > 0) log.info('ended VMMs whose owner was killed', { count: orphans });
   const parts: JailParts = {
-    ...{ tools, tree, identities, log, filter: options.filter },
-    cgroups: cgroups?.missing === null ? cgroups : null,
+    ...{ tools, trees, identities, log, filter: options.filter },
+    cgroups: cgroups?.controllers.length === 0 ? null : cgroups,
   };
   try {
     identities?.prepare();
-    await probe(parts, options, tree.dir);
+    await probe(parts, options, (await trees.current()).dir);
   } catch (error) {
-    await identities?.close();
+    await Promise.all([identities?.close(), trees.close()]);
     throw error;
   }
   return {
@@ -81,17 +81,19 @@ export async function openJail(options: JailOptions): Promise<Jail> {
       ...(hasOwnUsers
         ? []
         : ['VMMs run as this user: only root with all its capabilities can give them others']),
-      ...(parts.cgroups === null ? [noLimits(cgroups)] : []),
+      ...(cgroups?.missing === null ? [] : [noLimits(cgroups)]),
     ],
     start: (plan) => startJailed(parts, plan),
-    close: async () => identities?.close(),
+    close: async () => {
+      await Promise.all([identities?.close(), trees.close()]);
+    },
   };
 }
 
 /** A gap, for people. */
 export function noLimits(cgroups: Cgroups | null): string {
   const missing = cgroups === null ? 'memory, pids' : (cgroups.missing ?? '');
-  return `no limit of ${missing}: no control group can be made here`;
+  return `no limit of ${missing}: no control group of it can be made here`;
 }
 
 /** Removes groups that a killed NeuroVisor left. @returns null, told in the log, where none can be used */

@@ -3,19 +3,28 @@
  * firmware. It is copied once per version of them; a VM's empty root gets three bind mounts of it instead
  * of sixty, which takes 2 ms instead of 16, and shows nothing else of the host.
  *
- *     jail/<digest>/tree/{usr,lib,lib64}/…     by the same paths as on the host
- *                  /sources.json               what was copied; it is made anew when one of them changes
+ *     jail/<files>-<sources>/tree/{usr,lib,lib64}/…     by the same paths as on the host
+ *                           /sources.json               what was copied; another is made when one of them changes
+ *
+ * Who uses one holds a shared lock of its directory, so that no other process removes it.
  */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { constants, type Stats } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  openSync,
+  readFileSync,
+  type Stats,
+  statSync,
+} from 'node:fs';
 import {
   chmod,
   copyFile,
   mkdir,
   open,
   readdir,
-  readFile,
   rename,
   rm,
   stat,
@@ -27,16 +36,23 @@ import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { tryLockExclusive, tryLockShared } from '../sys/file.ts';
 import { JailError } from './errors.ts';
 import { requirePrivateDir } from './private-dir.ts';
 
 /** Raise it when the layout changes. */
-const VERSION = 1;
+const VERSION = 2;
 const FILES_MAX = 1_000;
 const LDD_MS_MAX = 10_000;
 const MS_PER_S = 1_000;
 /** A month. */
 const UNUSED_S = 30 * 24 * 3600;
+/** An hour: of versions that the host has no more, as soon as no start can still be on its way. */
+const OUTDATED_S = 3600;
+const DIGEST_CHARACTERS = 32;
+const DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+/** Of trees, and of what was being made or removed by a process. */
+const NAME = /^[0-9a-f]{32}-[0-9a-f]{32}(\.\d+){0,2}$|^[0-9a-f]{32}(\.\d+){0,2}$/;
 
 export interface ProgramTree {
   readonly dir: string;
@@ -49,79 +65,213 @@ const sourcesSchema = z.object({
     .array(z.object({ path: z.string().startsWith('/'), identity: z.string() }))
     .max(FILES_MAX),
 });
+type Sources = z.infer<typeof sourcesSchema>;
 
-/**
- * @param base private to this user; is made
- * @param files absolute paths; the libraries of those that are programs or modules are found
- * @throws JailError `jail_unavailable`, `jail_dir_unsafe`
- */
-export async function prepareProgramTree(
-  base: string,
-  files: readonly string[],
-): Promise<ProgramTree> {
-  requirePrivateDir(base);
-  const digest = createHash('sha256').update(`${VERSION}\n`);
-  for (const path of files) digest.update(`${path} ${await identify(path)}\n`);
-  const dir = join(base, digest.digest('hex').slice(0, 32));
-  if (await isFresh(dir)) requirePrivateDir(dir);
-  else await make(dir, files);
-  const now = systemClock.wall() / MS_PER_S;
-  await utimes(dir, now, now);
-  await removeUnused(base, now);
-  const tree = join(dir, 'tree');
-  return { dir: tree, entries: await readdir(tree) };
+/** One that this process holds. */
+interface Held extends ProgramTree {
+  readonly sources: Sources;
+  /** With the lock. */
+  readonly fd: number;
 }
 
-/** Of versions that are gone, or whose making was interrupted. One that a process still starts VMs from is younger. */
-async function removeUnused(base: string, now: number): Promise<void> {
-  for (const name of await readdir(base)) {
-    if (!/^[0-9a-f]{32}(\.\d+)?$/.test(name)) continue;
-    const path = join(base, name);
-    const { mtimeMs } = await stat(path);
-    if (now - mtimeMs / MS_PER_S > UNUSED_S) await rm(path, { recursive: true, force: true });
+/** The tree of one program, of the version that the host has now. */
+export class ProgramTrees {
+  readonly #base: string;
+  readonly #files: readonly string[];
+  #held: Held | undefined;
+  #making: Promise<ProgramTree> | undefined;
+
+  /**
+   * @param base private to this user; is made
+   * @param files absolute paths; the libraries of those that are programs or modules are found
+   */
+  constructor(base: string, files: readonly string[]) {
+    this.#base = base;
+    this.#files = files;
+  }
+
+  /**
+   * Before each start of a VM: a VMM that was updated meanwhile is the one that starts. It looks at each file,
+   * which takes less than a millisecond.
+   * @throws JailError `jail_unavailable`, `jail_dir_unsafe`
+   */
+  async current(): Promise<ProgramTree> {
+    if (this.#held !== undefined && isCurrent(this.#held)) return this.#held;
+    this.#making ??= this.#renew().finally(() => {
+      this.#making = undefined;
+    });
+    return await this.#making;
+  }
+
+  async #renew(): Promise<ProgramTree> {
+    const made = await hold(this.#base, this.#files);
+    await this.close();
+    this.#held = made;
+    return made;
+  }
+
+  /** After the last start. */
+  async close(): Promise<void> {
+    const held = this.#held;
+    this.#held = undefined;
+    if (held === undefined) return;
+    // A VMM that is on its way has it mounted in a moment; until then its name has to be there.
+    await touch(dirname(held.dir));
+    closeSync(held.fd);
   }
 }
 
-async function isFresh(dir: string): Promise<boolean> {
+/** Whether it is that of the files of now, and is there. */
+function isCurrent({ sources, fd }: Held): boolean {
+  return isUpToDate(sources) && fstatSync(fd).nlink > 0;
+}
+
+async function hold(base: string, files: readonly string[]): Promise<Held> {
+  requirePrivateDir(base);
   try {
-    const text = await readFile(join(dir, 'sources.json'), 'utf8');
-    const sources = sourcesSchema.parse(JSON.parse(text));
-    const fresh = await Promise.all(
-      sources.files.map(async ({ path, identity }) => (await identify(path)) === identity),
-    );
-    return fresh.every(Boolean);
+    const kind = digestOf(sourcesOf(files));
+    const held = (await find(base, kind)) ?? (await make(base, kind, files));
+    await touch(dirname(held.dir));
+    await removeUnused(base);
+    return held;
+  } catch (cause) {
+    if (cause instanceof JailError) throw cause;
+    throw new JailError('jail_unavailable', 'copy the VMM and its libraries for jails', {
+      cause,
+      remedy: 'install the VMM again if it is broken; restart NeuroVisor if its files have moved',
+    });
+  }
+}
+
+async function touch(dir: string): Promise<void> {
+  const now = systemClock.wall() / MS_PER_S;
+  try {
+    await utimes(dir, now, now);
   } catch (error) {
-    ignore(error, 'no tree yet, or of files that are gone: it is made');
+    ignore(error, 'a cache that was emptied by hand');
+  }
+}
+
+/** @param kind what its name begins with */
+async function find(base: string, kind: string): Promise<Held | undefined> {
+  for (const name of await readdir(base)) {
+    if (!name.startsWith(`${kind}-`) || name.includes('.')) continue;
+    requirePrivateDir(join(base, name));
+    const held = await take(join(base, name));
+    if (held === undefined) continue;
+    if (isUpToDate(held.sources)) return held;
+    closeSync(held.fd);
+  }
+  return undefined;
+}
+
+/** @returns undefined for one that is being removed, or is not whole */
+async function take(dir: string): Promise<Held | undefined> {
+  const fd = openSync(dir, DIRECTORY);
+  const sources = tryLockShared(fd) ? readSources(dir) : undefined;
+  if (sources === undefined) {
+    closeSync(fd);
+    return undefined;
+  }
+  const tree = join(dir, 'tree');
+  return { dir: tree, entries: await readdir(tree), sources, fd };
+}
+
+/** @returns undefined where it is not whole */
+function readSources(dir: string): Sources | undefined {
+  try {
+    return sourcesSchema.parse(JSON.parse(readFileSync(join(dir, 'sources.json'), 'utf8')));
+  } catch (error) {
+    ignore(error, 'a tree that is being made or removed, or is none');
+    return undefined;
+  }
+}
+
+/** Those that nobody holds, of versions that are gone, or whose making was interrupted. */
+async function removeUnused(base: string): Promise<void> {
+  for (const name of await readdir(base)) {
+    if (!NAME.test(name)) continue;
+    try {
+      await removeIfUnused(join(base, name));
+    } catch (error) {
+      ignore(error, 'another process removes it');
+    }
+  }
+}
+
+async function removeIfUnused(dir: string): Promise<void> {
+  const ageS = systemClock.wall() / MS_PER_S - (await stat(dir)).mtimeMs / MS_PER_S;
+  if (ageS <= OUTDATED_S) return;
+  const fd = openSync(dir, DIRECTORY);
+  try {
+    if (!tryLockExclusive(fd)) return;
+    const sources = readSources(dir);
+    const isOutdated = sources !== undefined && !isUpToDate(sources);
+    if (!isOutdated && ageS <= UNUSED_S) return;
+    // Nobody is to find half of one.
+    const going = temporaryName(dir.replace(/\..*$/, ''));
+    await rename(dir, going);
+    await rm(going, { recursive: true, force: true });
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function isUpToDate({ files }: Sources): boolean {
+  try {
+    return files.every(({ path, identity }) => identify(path) === identity);
+  } catch (error) {
+    ignore(error, 'a file that is gone');
     return false;
   }
 }
 
-async function make(dir: string, files: readonly string[]): Promise<void> {
-  const temporary = `${dir}.${process.pid}`;
+let temporaries = 0;
+
+function temporaryName(path: string): string {
+  temporaries += 1;
+  return `${path}.${process.pid}.${temporaries}`;
+}
+
+async function make(base: string, kind: string, files: readonly string[]): Promise<Held> {
+  const temporary = temporaryName(join(base, kind));
   try {
     await rm(temporary, { recursive: true, force: true });
     await mkdir(temporary, { mode: 0o700 });
     const libraries = await Promise.all(files.map(librariesOf));
     const all = [...new Set([...files, ...libraries.flat()])].slice(0, FILES_MAX);
-    const sources: z.infer<typeof sourcesSchema> = { files: [] };
+    const sources = sourcesOf(all);
     for (const path of all) {
       const to = join(temporary, 'tree', path);
       await mkdir(dirname(to), { recursive: true });
-      sources.files.push({ path, identity: await identify(path) });
       await copyFile(path, to, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
       await chmod(to, 0o555);
     }
     await openToAll(join(temporary, 'tree'));
     await writeFile(join(temporary, 'sources.json'), JSON.stringify(sources));
-    // A mount of the old one goes on working: it holds the files, not the names.
-    await rm(dir, { recursive: true, force: true });
-    await rename(temporary, dir);
-  } catch (cause) {
+    const dir = join(base, `${kind}-${digestOf(sources)}`);
+    try {
+      await rename(temporary, dir);
+    } catch (error) {
+      // Another process has made the same one.
+      if (errorCode(error) !== 'ENOTEMPTY' && errorCode(error) !== 'EEXIST') throw error;
+    }
+    requirePrivateDir(dir);
+    const held = await take(dir);
+    if (held === undefined) throw new Error(`${dir} is not whole`);
+    return held;
+  } finally {
     await rm(temporary, { recursive: true, force: true });
-    // Another process has made the same one.
-    if (errorCode(cause) === 'ENOTEMPTY' && (await isFresh(dir))) return;
-    throw new JailError('jail_unavailable', 'copy the VMM and its libraries for jails', { cause });
   }
+}
+
+function sourcesOf(paths: readonly string[]): Sources {
+  return { files: paths.map((path) => ({ path, identity: identify(path) })) };
+}
+
+function digestOf(sources: Sources): string {
+  const hash = createHash('sha256').update(`${VERSION}\n${JSON.stringify(sources)}`);
+  return hash.digest('hex').slice(0, DIGEST_CHARACTERS);
 }
 
 /** Whatever the umask: the VMM is another user. */
@@ -132,8 +282,8 @@ async function openToAll(dir: string): Promise<void> {
   }
 }
 
-async function identify(path: string): Promise<string> {
-  const found: Stats = await stat(path);
+function identify(path: string): string {
+  const found: Stats = statSync(path);
   return `${found.dev}:${found.ino}:${found.size}:${found.mtimeMs}`;
 }
 

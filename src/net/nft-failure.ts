@@ -1,4 +1,5 @@
 /** What went wrong with `nft`, as an error that its callers can tell apart. Pure. */
+import { errorCode } from '../base/errors.ts';
 import { NetError } from './errors.ts';
 
 /** Of `nft`'s text in an error; it repeats itself for each object that misses another. */
@@ -21,5 +22,10 @@ export function nftRefused(verb: string, text: string): NetError {
 }
 
 export function nftFailed(verb: string, cause: unknown): NetError {
-  return new NetError('nft_failed', `${verb} the packet filter: nft failed`, { cause });
+  const isOutOfFds = ['EMFILE', 'ENFILE'].includes(errorCode(cause) ?? '');
+  const remedy = 'Let NeuroVisor have more open files: ulimit -n, or LimitNOFILE= of its service.';
+  return new NetError('nft_failed', `${verb} the packet filter: nft failed`, {
+    cause,
+    ...(isOutOfFds ? { remedy } : {}),
+  });
 }

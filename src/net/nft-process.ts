@@ -68,8 +68,9 @@ export class NftProcess {
   /** Most failures of a start come as an event; of some, as that memory is short, `spawn` throws. */
   #start(args: readonly string[], input: string, verb: string): ChildProcess {
     const [program, ...first] = this.#command;
-    const stdin = fileOf(input);
+    let stdin: number | undefined;
     try {
+      stdin = fileOf(input);
       return spawn(program, [...first, ...args], {
         env: { PATH: searchPath(process.env['PATH']), LC_ALL: 'C' },
         stdio: [stdin, 'pipe', 'pipe'],
@@ -77,7 +78,7 @@ export class NftProcess {
     } catch (error) {
       throw nftFailed(verb, error);
     } finally {
-      closeFd(stdin);
+      if (stdin !== undefined) closeFd(stdin);
     }
   }
 }

@@ -24,6 +24,11 @@ export const TAP = {
 } as const;
 export const TAP_BYTES = TAP.paths + PATHS.length * TIMES_BYTES;
 
+/** PENDING_MAX of bpf/latency.bpf.c: packets that are awaited at once, of all TAPs of a process. */
+export const PENDING_MAX = 65_536;
+/** The kernel forgets the oldest a little before the map is full: each processor keeps some places free. */
+const FORGETS_FROM = PENDING_MAX * 0.9;
+
 export interface Times extends Histogram {
   /** Packets that an answer was awaited for, or that were expected to leave. */
   readonly started: number;
@@ -42,6 +47,8 @@ export interface TapLatency {
   readonly framesIn: number;
   /** Of IPv4 and cut off within their headers. */
   readonly unreadable: number;
+  /** So much of this TAP was without an answer that some of it may be forgotten: there may be more times. */
+  readonly mayBeIncomplete: boolean;
   /**
    * `guest`: from a packet to the guest to its answer; `peer`: from a packet of the guest to its answer;
    * `forward`: from a packet of the guest until it left the host by an uplink.
@@ -87,10 +94,13 @@ export function readTap(value: DataView): TapLatency {
       buckets: Array.from({ length: BUCKETS }, (_, index) => sum(at + TIMES.buckets + 8 * index)),
     };
   };
+  const paths = { guest: times(0), peer: times(1), forward: times(2) };
+  const awaited = Object.values(paths).reduce((n, path) => n + path.unanswered + path.repeated, 0);
   return {
     framesOut: sum(TAP.frames_out),
     framesIn: sum(TAP.frames_in),
     unreadable: sum(TAP.unreadable),
-    paths: { guest: times(0), peer: times(1), forward: times(2) },
+    mayBeIncomplete: awaited >= FORGETS_FROM,
+    paths,
   };
 }

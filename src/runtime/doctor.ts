@@ -133,8 +133,8 @@ async function checkJail({ config, log }: DoctorOptions): Promise<Finding> {
   const quiet = { ...log, warn: () => undefined };
   const found =
     config.vmm === 'firecracker'
-      ? (await confineFirecracker({ config, home, log: quiet })).confinement
-      : await confine({ config, home, log: quiet, binary: QEMU_BINARY });
+      ? (await confineFirecracker({ config, home, log: quiet, acceptsGaps: true })).confinement
+      : await confine({ config, home, log: quiet, binary: QEMU_BINARY, acceptsGaps: true });
   await found.close();
   if (found.gaps.length === 0) return ok(found.description);
   return {

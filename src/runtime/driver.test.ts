@@ -13,11 +13,11 @@ const machine = (accelerator: 'kvm' | 'tcg' | 'none', hasQemu = true) => ({
 });
 const fit = { version: '1.16.1', problem: null };
 const none = { version: null, problem: 'it is not installed' };
-const auto = { vmm: 'auto', accelerator: 'auto' } as const;
-const asked = { vmm: 'firecracker', accelerator: 'auto' } as const;
+const auto = { vmm: 'auto', accelerator: 'auto', jail: 'off' } as const;
+const asked = { vmm: 'firecracker', accelerator: 'auto', jail: 'auto' } as const;
 
 describe('chooseVmm', () => {
-  it('chooseVmm: QEMU by itself, Firecracker where there is none and KVM works', () => {
+  it('chooseVmm: QEMU by itself, Firecracker where there is none, KVM works and no jail is wanted', () => {
     expect(chooseVmm(auto, machine('kvm'), fit)).toBe('qemu');
     expect(chooseVmm(auto, machine('tcg'), fit)).toBe('qemu');
     expect(chooseVmm(auto, machine('kvm', false), fit)).toBe('firecracker');
@@ -25,6 +25,12 @@ describe('chooseVmm', () => {
     expect(chooseVmm(auto, machine('none', false), fit)).toBe('qemu');
     expect(chooseVmm({ ...auto, accelerator: 'tcg' }, machine('kvm', false), fit)).toBe('qemu');
   });
+  it.each(['auto', 'enforce', 'log'] as const)(
+    'chooseVmm: Firecracker, which is not jailed, never by itself where the jail is %s',
+    (jail) => {
+      expect(chooseVmm({ ...auto, jail }, machine('kvm', false), fit)).toBe('qemu');
+    },
+  );
   it('chooseVmm: what is asked for, where it can run', () => {
     expect(chooseVmm(asked, machine('kvm'), fit)).toBe('firecracker');
     expect(chooseVmm({ ...asked, vmm: 'qemu' }, machine('kvm', false), fit)).toBe('qemu');

@@ -26,7 +26,13 @@ export async function makeDriver(options: {
   const { config, home, log, vsock } = options;
   if (config.vmm !== 'qemu') {
     const verdict = await probeAccelerator({ cacheDir: home.cacheDir });
-    const vmm = chooseVmm(config, verdict, await judgeFirecracker(config.firecracker));
+    const firecracker = await judgeFirecracker(config.firecracker);
+    const vmm = chooseVmm(config, verdict, firecracker);
+    if (isOnlyVmm(verdict, firecracker) && config.vmm === 'auto') {
+      if (vmm === 'firecracker') log.warn('there is no QEMU: VMs run in Firecracker, not jailed');
+      else
+        log.warn('there is no QEMU; Firecracker is taken when it is asked for (--vmm firecracker)');
+    }
     if (vmm === 'firecracker') return await makeFirecracker({ config, home, log });
   }
   const [verdict, confinement] = await Promise.all([
@@ -76,20 +82,20 @@ export async function judgeFirecracker(binary: string): Promise<FirecrackerVerdi
 }
 
 /**
- * Firecracker only where it is asked for, or where there is no QEMU: sandboxes on it have no network and no limits
- * of the channel yet (docs/firecracker.md).
+ * Firecracker only where it is asked for, or where there is no QEMU and no jail is wanted: by itself nothing is
+ * chosen that is confined less than what was asked for. Sandboxes on it have no network and no limits of the
+ * channel yet (docs/firecracker.md).
  * @throws RuntimeError `no_accelerator` when what is asked for can't run here
  */
 export function chooseVmm(
-  { vmm, accelerator }: Pick<Config, 'vmm' | 'accelerator'>,
+  { vmm, accelerator, jail }: Pick<Config, 'vmm' | 'accelerator' | 'jail'>,
   verdict: Pick<ProbeVerdict, 'accelerator' | 'reason' | 'details'>,
   firecracker: FirecrackerVerdict,
 ): 'firecracker' | 'qemu' {
-  const canRun = verdict.accelerator === 'kvm' && firecracker.version !== null;
   if (vmm === 'qemu') return 'qemu';
   if (vmm === 'auto') {
-    const hasQemu = verdict.details.qemu !== null;
-    return !hasQemu && canRun && accelerator !== 'tcg' ? 'firecracker' : 'qemu';
+    const isFree = jail === 'off' && accelerator !== 'tcg';
+    return isFree && isOnlyVmm(verdict, firecracker) ? 'firecracker' : 'qemu';
   }
   const refuse = (why: string): never => {
     throw new RuntimeError('no_accelerator', `Firecracker was asked for but ${why}`, {
@@ -100,6 +106,13 @@ export function chooseVmm(
   if (firecracker.problem !== null) return refuse(firecracker.problem);
   if (verdict.accelerator !== 'kvm') return refuse(verdict.reason);
   return 'firecracker';
+}
+
+function isOnlyVmm(
+  { accelerator, details }: Pick<ProbeVerdict, 'accelerator' | 'details'>,
+  { version }: FirecrackerVerdict,
+): boolean {
+  return details.qemu === null && accelerator === 'kvm' && version !== null;
 }
 
 export const QEMU_BINARY = 'qemu-system-x86_64';

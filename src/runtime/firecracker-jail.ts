@@ -43,6 +43,8 @@ export interface FirecrackerOptions {
   readonly log: Log;
   /** For tests: see `FirecrackerDriverOptions`. */
   readonly allowOlder?: boolean;
+  /** For who looks into it: a jail that lacks something is one, also under `enforce`. */
+  readonly acceptsGaps?: boolean;
 }
 
 export interface FirecrackerJail {

@@ -15,7 +15,14 @@ import {
   openFirecrackerJail,
 } from './firecracker-jail.ts';
 import type { Home } from './home.ts';
-import { type Confinement, POLICY_DIR, SWITCHED_OFF, unconfined, whyUnjailed } from './jail.ts';
+import {
+  type Confinement,
+  judgeGaps,
+  POLICY_DIR,
+  SWITCHED_OFF,
+  unconfined,
+  whyUnjailed,
+} from './jail.ts';
 
 /** @throws RuntimeError `jail_unavailable` when there is to be a jail and there is none; VmmError `vmm_missing` */
 export async function makeFirecracker(
@@ -50,6 +57,7 @@ export async function confineFirecracker(
   if (mode === 'off') return { jail: null, confinement: unconfined(SWITCHED_OFF) };
   try {
     const jail = await openFirecrackerJail(options);
+    if (options.acceptsGaps !== true) judgeGaps(jail.gaps, mode, options.log);
     const filter = takesOurs(options.config)
       ? 'our seccomp filters'
       : 'seccomp filters of Firecracker';

@@ -44,13 +44,22 @@ export async function confine(options: {
   readonly home: Pick<Home, 'cacheDir'>;
   readonly log: Log;
   readonly binary: string;
+  /** For who looks into it: a jail that lacks something is one, also under `enforce`. */
+  readonly acceptsGaps?: boolean;
 }): Promise<QemuConfinement> {
-  const { config, log } = options;
+  const { config, log, acceptsGaps = false } = options;
   const direct = { launch: launchDirect, ownFilter: true };
   const { jail: mode } = config;
   if (mode === 'off') return { ...unconfined(SWITCHED_OFF), ...direct };
   try {
-    return confinedBy(await open(options), mode);
+    const opened = await open(options);
+    try {
+      if (!acceptsGaps) judgeGaps(opened.jail.gaps, mode, log);
+    } catch (error) {
+      await opened.jail.close();
+      throw error;
+    }
+    return confinedBy(opened, mode);
   } catch (error) {
     return { ...unconfined(whyUnjailed(error, mode, log)), ...direct };
   }
@@ -73,6 +82,22 @@ export function whyUnjailed(error: unknown, mode: JailMode, log: Log): string {
   const reason = describeError(error);
   log.warn('VMMs are not jailed', { reason, ...(remedy === undefined ? {} : { remedy }) });
   return reason;
+}
+
+/**
+ * Tells what a jail lacks.
+ * @throws RuntimeError `jail_unavailable` under `enforce`: that is the whole jail or none
+ */
+export function judgeGaps(gaps: readonly string[], mode: Config['jail'], log: Log): void {
+  if (gaps.length === 0) return;
+  if (mode === 'enforce') {
+    throw new RuntimeError('jail_unavailable', 'the jail would not be whole', {
+      cause: gaps.join('; '),
+      remedy:
+        'run NeuroVisor as root, where it may make control groups (docs/security.md, Hosts), or set NEUROVISOR_JAIL=auto',
+    });
+  }
+  for (const gap of gaps) log.warn('the jail of VMMs is not whole', { gap });
 }
 
 function confinedBy(

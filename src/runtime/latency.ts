@@ -39,6 +39,8 @@ export interface LatencyReport {
   readonly framesOut: number;
   readonly framesIn: number;
   readonly unreadable: number;
+  /** More was awaited at once than is remembered. */
+  readonly mayBeIncomplete: boolean;
   readonly paths: Readonly<Record<Path, PathReport>>;
 }
 
@@ -83,10 +85,10 @@ export function bpfDir({ cacheDir }: Pick<Home, 'cacheDir'>): string {
   return join(cacheDir, 'bpf');
 }
 
-function reportOf({ framesOut, framesIn, unreadable, paths }: TapLatency) {
+function reportOf({ framesOut, framesIn, unreadable, mayBeIncomplete, paths }: TapLatency) {
   const { guest, peer, forward } = paths;
   return {
-    ...{ framesOut, framesIn, unreadable },
+    ...{ framesOut, framesIn, unreadable, mayBeIncomplete },
     paths: { guest: pathReport(guest), peer: pathReport(peer), forward: pathReport(forward) },
   };
 }

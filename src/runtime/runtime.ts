@@ -37,6 +37,7 @@ import {
 } from '../sandbox/spec.ts';
 import { type SandboxParts, Supervisor } from '../sandbox/supervisor.ts';
 import { DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
+import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { warmSparseThreads } from '../sys/sparse-threads.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import type { Launch } from '../vmm/launch.ts';
@@ -143,6 +144,8 @@ export class Runtime {
     const home = resolveHome(config.home);
     const cleanup = new CleanupStack();
     try {
+      // What a supervisor or a script left open is no business of any program that is started from here.
+      closeAllOnExec();
       // Ready by the time when the first clone needs it.
       warmSparseThreads();
       await reclaim(home.runDir, log);

@@ -108,3 +108,10 @@ export function startFailure(error: unknown, consoleTail: string): SandboxError 
     ...remedyOf(error),
   });
 }
+
+/** @param what can't be done to it as it is now, e.g. `paused` */
+export function refusal(id: string, status: string, what: string, remedy?: string): SandboxError {
+  const code = status === 'ending' || status === 'ended' ? 'gone' : 'not_ready';
+  const text = `sandbox ${id} can't be ${what}: it is ${status}`;
+  return new SandboxError(code, text, remedy === undefined ? {} : { remedy });
+}

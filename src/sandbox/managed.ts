@@ -17,7 +17,7 @@ import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { SnapshotRow } from '../store/snapshot.ts';
 import type { SandboxInfo, SandboxStatus } from './control.ts';
 import { endInfo, endWithoutVm, type SandboxEnd, type SandboxLogs } from './ending.ts';
-import { SandboxError } from './errors.ts';
+import { refusal, SandboxError } from './errors.ts';
 import { EventJournal } from './event-journal.ts';
 import type { HeldSource } from './keeper.ts';
 import { activityOf, Lifetime } from './lifetime.ts';
@@ -51,7 +51,6 @@ export class ManagedSandbox {
   #timings: StartTimings | null = null;
   #readyMs: number | null = null;
   #end: SandboxEnd | null = null;
-  /** Of changes. */
   readonly #turns = new Turns();
   #resuming: Promise<void> | undefined;
   #removing: Promise<void> | undefined;
@@ -177,8 +176,8 @@ export class ManagedSandbox {
       if (this.#isOver) throw this.#refusal('changed');
       if (this.#pauseId !== null) await this.#claim();
       const spec = withSecrets(this.#spec, options);
-      const isOnDisk = this.#pauseId !== null;
-      const supervisor = isOnDisk ? null : this.#require('changed', this.#status === 'running');
+      const supervisor =
+        this.#pauseId === null ? this.#require('changed', this.#status === 'running') : null;
       try {
         await supervisor?.setSecrets(spec.secrets, spec.network);
       } finally {
@@ -285,8 +284,7 @@ export class ManagedSandbox {
   async leave(): Promise<void> {
     this.#lifetime.stop();
     while (this.#turns.isBusy) await this.#turns.over();
-    if (this.#status === 'paused' && this.#pauseId !== null) return;
-    await this.remove();
+    if (this.#status !== 'paused' || this.#pauseId === null) await this.remove();
   }
 
   async #copied<T>(
@@ -451,9 +449,7 @@ export class ManagedSandbox {
   }
 
   #refusal(what: string, remedy?: string): SandboxError {
-    const text = `sandbox ${this.id} can't be ${what}: it is ${this.#status}`;
-    const code = this.#isOver ? 'gone' : 'not_ready';
-    return new SandboxError(code, text, remedy === undefined ? {} : { remedy });
+    return refusal(this.id, this.#status, what, remedy);
   }
 
   #become(status: SandboxStatus): void {
@@ -484,8 +480,8 @@ export class ManagedSandbox {
   }
 
   #warn(what: string, error: unknown): void {
-    const reason = describeError(error);
-    this.#parts.log.warn(`could not ${what} a sandbox`, { sandbox: this.id, reason });
+    const why = { sandbox: this.id, reason: describeError(error) };
+    this.#parts.log.warn(`could not ${what} a sandbox`, why);
   }
 
   #persist(): Promise<void> {
@@ -493,9 +489,9 @@ export class ManagedSandbox {
   }
 
   #row(pausedSnapshotId: string | null, end = this.#end): SandboxRow {
-    const { id, birth } = this;
     return this.#parts.rows.make({
-      ...{ id, birth, spec: this.#spec, terms: this.#terms, pausedSnapshotId, end },
+      ...{ id: this.id, birth: this.birth, spec: this.#spec, terms: this.#terms, end },
+      pausedSnapshotId,
       ...{ isPaused: this.#status === 'paused', isClaimed: this.#isClaimed },
       endsAtMs: this.#lifetime.endsAtMs,
     });

@@ -11,6 +11,7 @@ const cLseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
 const cSendfile = libc.func('intptr_t sendfile(int to, int from, uintptr_t offset, size_t bytes)');
 
 // <sys/file.h> and <unistd.h> of Linux.
+const LOCK_SH = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 const LOCK_UN = 8;
@@ -25,8 +26,17 @@ const SEEK_HOLE = 4;
  * @throws Error SyscallError for anything but "would block"
  */
 export function tryLockExclusive(fd: number): boolean {
+  return tryLock(fd, LOCK_EX);
+}
+
+/** The same, beside others that hold it so. */
+export function tryLockShared(fd: number): boolean {
+  return tryLock(fd, LOCK_SH);
+}
+
+function tryLock(fd: number, kind: number): boolean {
   for (;;) {
-    if (cFlock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+    if (cFlock(fd, kind | LOCK_NB) === 0) return true;
     const errno = lastErrno();
     if (errno === ERRNO.EAGAIN) return false;
     if (errno !== ERRNO.EINTR) throw new SyscallError('flock', errno);

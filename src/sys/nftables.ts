@@ -3,16 +3,22 @@
  * needs). It takes and gives the same text, without a process for each. It acts in this process' network
  * namespace, on a thread of libuv's pool.
  */
-import { readdirSync } from 'node:fs';
 import koffi from 'koffi';
 import { ignore } from '../base/ignore.ts';
-import { libc } from './libc.ts';
+import { closeAllOnExec } from './close-on-exec.ts';
+import { closeFd, createEventFd } from './fd.ts';
+import { SyscallError } from './libc.ts';
+import { NETLINK, NetlinkSocket } from './netlink-socket.ts';
 
 const LIBRARY = 'libnftables.so.1';
 /** NFT_CTX_OUTPUT_JSON: for what is read as well as for what is printed. */
 const JSON_TEXT = 1 << 4;
-/** Contexts that are kept for the next call. */
-const IDLE_MAX = 1;
+/** Made at the first call, and never again: a call that finds all busy waits for one. */
+const CONTEXTS = 2;
+/** Calls that wait; beyond it a caller is to find another way. */
+const WAITING_MAX = 1_024;
+/** Descriptors that must be free, beside a socket for each context, when they are made. */
+const SPARE_FDS = 16;
 
 export interface NftablesAnswer {
   readonly ok: boolean;
@@ -26,12 +32,13 @@ type Context = unknown;
 
 /**
  * Runs commands of one transaction, in JSON or as `nft` takes them as arguments.
- * @returns undefined where the library is absent or has no memory for it
+ * @returns undefined where the library is absent, has too little to start with, or too much to do
  */
 export async function runNftables(commands: string): Promise<NftablesAnswer | undefined> {
-  const nft = functions();
-  const context = nft === null ? undefined : (idle.pop() ?? createContext(nft));
-  if (nft === null || context === undefined) return undefined;
+  contexts ??= createContexts();
+  if (contexts === undefined || waiting.length >= WAITING_MAX) return undefined;
+  const { nft, idle } = contexts;
+  const context = idle.pop() ?? (await new Promise<Context>((resolve) => waiting.push(resolve)));
   const text = Buffer.from(`${commands}\0`);
   inUse.add(text);
   try {
@@ -47,58 +54,57 @@ export async function runNftables(commands: string): Promise<NftablesAnswer | un
     };
   } finally {
     inUse.delete(text);
-    retire(nft, context);
+    const next = waiting.shift();
+    if (next === undefined) idle.push(context);
+    else next(context);
   }
 }
 
 /** The library reads them through their addresses, on its thread. */
 const inUse = new Set<Buffer>();
+const waiting: ((context: Context) => void)[] = [];
+/** Whether what a context has read of the kernel's rules is still true, it asks the kernel at each call. */
+let contexts: { readonly nft: Functions; readonly idle: Context[] } | undefined;
+
+/** @returns undefined where there is no library, or too little for it just now */
+function createContexts(): typeof contexts {
+  if (!hasEnough()) return undefined;
+  const nft = functions();
+  if (nft === null) return undefined;
+  const idle: Context[] = [];
+  while (idle.length < CONTEXTS) {
+    const context: Context = nft.create(0);
+    if (context === null) break;
+    nft.setOutput(context, JSON_TEXT);
+    if (nft.bufferOutput(context) === 0 && nft.bufferErrors(context) === 0) idle.push(context);
+    else {
+      nft.free(context);
+      break;
+    }
+  }
+  // The library does not mark its sockets; a VMM has no business with them.
+  closeAllOnExec();
+  return idle.length === 0 ? undefined : { nft, idle };
+}
+
 /**
- * Kept, since the kernel lets a socket go only when it has freed what was deleted, 10 ms later. Whether what
- * a context has read is still true, it asks the kernel at each call.
+ * Where it can have no socket, the library does not return: it ends the whole process by exit(3)
+ * (`netlink_open_error`). So the same is tried before, with some descriptors more than it takes.
  */
-const idle: Context[] = [];
-
-function createContext(nft: Functions): Context | undefined {
-  const context: Context = nft.create(0);
-  if (context === null) return undefined;
-  closeSocketsByExec();
-  nft.setOutput(context, JSON_TEXT);
-  if (nft.bufferOutput(context) === 0 && nft.bufferErrors(context) === 0) return context;
-  nft.free(context);
-  return undefined;
-}
-
-function retire(nft: Functions, context: Context): void {
-  if (idle.length < IDLE_MAX) idle.push(context);
-  else nft.free.async(context, (error: unknown) => ignore(error, 'freed on another thread'));
-}
-
-const cFcntl = libc.func('int fcntl(int fd, int command, int value)');
-const cGetsockopt = libc.func(
-  'int getsockopt(int fd, int level, int name, _Out_ int *value, _Inout_ uint32_t *bytes)',
-);
-const F_GETFD = 1;
-const F_SETFD = 2;
-const FD_CLOEXEC = 1;
-const SOL_SOCKET = 1;
-const SO_PROTOCOL = 38;
-const SO_DOMAIN = 39;
-const AF_NETLINK = 16;
-const NETLINK_NETFILTER = 12;
-
-/** The library's own is not; a VMM has no business with it. */
-function closeSocketsByExec(): void {
-  const option = (fd: number, name: number): number => {
-    const [value, bytes] = [[-1], [4]];
-    return cGetsockopt(fd, SOL_SOCKET, name, value, bytes) < 0 ? -1 : (value[0] ?? -1);
-  };
-  for (const fd of readdirSync('/proc/self/fd').map(Number)) {
-    const flags: number = cFcntl(fd, F_GETFD, 0);
-    if (flags < 0 || (flags & FD_CLOEXEC) !== 0) continue;
-    const isOurs =
-      option(fd, SO_DOMAIN) === AF_NETLINK && option(fd, SO_PROTOCOL) === NETLINK_NETFILTER;
-    if (isOurs) cFcntl(fd, F_SETFD, flags | FD_CLOEXEC);
+function hasEnough(): boolean {
+  const sockets: NetlinkSocket[] = [];
+  const spare: number[] = [];
+  try {
+    while (sockets.length < CONTEXTS) sockets.push(new NetlinkSocket(NETLINK.netfilter));
+    while (spare.length < SPARE_FDS) spare.push(createEventFd());
+    return true;
+  } catch (error) {
+    if (!(error instanceof SyscallError)) throw error;
+    ignore(error, 'too few descriptors, or no netlink here: a process is asked, and tells it');
+    return false;
+  } finally {
+    for (const socket of sockets) socket.close();
+    for (const fd of spare) closeFd(fd);
   }
 }
 

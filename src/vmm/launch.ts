@@ -4,12 +4,14 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { searchPath } from '../base/search-path.ts';
+import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { VmmError } from './errors.ts';
 
 /**
  * Starts the VMM with the stdio that is given, as `spawn` does.
  *
  * - The process ends when this one does, even by SIGKILL.
+ * - It has the descriptors of `stdio` and no other of this process.
  * - Nothing of this process' environment reaches it: keys of upstream servers may be there.
  */
 export type Launch = (plan: LaunchPlan) => Promise<Launched>;
@@ -57,6 +59,7 @@ export interface Launched {
  * The kernel ties that signal to the thread that spawned: call it from the main thread.
  */
 export const launchDirect: Launch = async ({ argv, stdio }) => {
+  closeAllOnExec();
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--no-new-privs', '--', ...argv], {
     stdio: [...stdio],
     detached: true,

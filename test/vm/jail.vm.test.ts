@@ -33,6 +33,7 @@ describe.skipIf(typeof files === 'string')(`jailed QEMU${skipped}`, () => {
       home: { cacheDir },
       log: silentLog,
       binary: BINARY,
+      acceptsGaps: true,
     });
     return await createQemuDriver({
       ...({ accelerator: 'tcg', binary: BINARY, clock: systemClock, log: silentLog } as const),

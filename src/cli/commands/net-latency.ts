@@ -10,6 +10,8 @@ import { viewOf } from './net.ts';
 export const SECONDS_DEFAULT = 5;
 const MS_MAX = 3_600_000;
 
+const INCOMPLETE = 'so many packets are without an answer that times of others may be missing';
+
 const WHAT = {
   peer: 'from a packet of the guest to its answer',
   guest: 'from a packet to the guest to its answer',
@@ -48,6 +50,7 @@ function describe(sandbox: string, report: LatencyReport): string {
     ['uplink', uplink ?? 'none'],
     ['measured', `${seconds.toFixed(1)} s`],
     ['frames', `${framesOut} out, ${framesIn} in, ${unreadable} unreadable`],
+    ...(report.mayBeIncomplete ? [['incomplete', INCOMPLETE]] : []),
   ];
   const head = rows.map(([name = '', value = '']) => `${name.padEnd(11)}${value}`);
   const parts = (['peer', 'guest', 'forward'] as const).flatMap((path) => [

@@ -48,7 +48,13 @@ export class Vmms implements AsyncDisposable {
     }
     const home = resolveHome(config.home);
     const jail = { jail: 'enforce' as const, jailUids: config.jailUids };
-    const confinement = await confine({ config: jail, home, log, binary: QEMU_BINARY });
+    const confinement = await confine({
+      config: jail,
+      home,
+      log,
+      binary: QEMU_BINARY,
+      acceptsGaps: true,
+    });
     return new Vmms(confinement, await mkdtemp(join(tmpdir(), 'nv-prove-')));
   }
 

@@ -1,0 +1,19 @@
+import { describe, expect, it } from 'vitest';
+import { PENDING_MAX, readTap, TAP, TAP_BYTES, TIMES, TIMES_BYTES } from './latency.ts';
+
+/** Of one processor, with so many packets of the guest, of which these were answered. */
+function tapOf(started: number, answered: number): DataView {
+  const value = new DataView(new ArrayBuffer(TAP_BYTES));
+  const peer = TAP.paths + TIMES_BYTES;
+  value.setBigUint64(peer + TIMES.started, BigInt(started), true);
+  value.setBigUint64(peer + TIMES.answered, BigInt(answered), true);
+  return value;
+}
+
+describe('readTap', () => {
+  it('tells that times may be missing when as much is awaited as is remembered', () => {
+    expect(readTap(tapOf(PENDING_MAX, 0)).mayBeIncomplete).toBe(true);
+    expect(readTap(tapOf(9 * PENDING_MAX, 9 * PENDING_MAX - 5)).mayBeIncomplete).toBe(false);
+    expect(readTap(tapOf(PENDING_MAX, 0)).paths.peer.unanswered).toBe(PENDING_MAX);
+  });
+});

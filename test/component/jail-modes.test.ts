@@ -1,0 +1,84 @@
+/** What is made of `--jail` where the host can, can't, or can in part. */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { silentLog } from '../../src/base/log.ts';
+import { readConfig } from '../../src/config.ts';
+import { openJail } from '../../src/jail/open.ts';
+import { DEFAULT_UIDS } from '../../src/jail/user-ids.ts';
+import { confine } from '../../src/runtime/jail.ts';
+
+const isRoot = process.geteuid?.() === 0;
+/** Control groups of which one controller can be taken away. */
+const hasV1 = isRoot && /cgroup \S+ \S*\bpids\b/.test(readFileSync('/proc/self/mountinfo', 'utf8'));
+const QEMU = 'qemu-system-x86_64';
+
+let dir: string;
+
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'nv-jail-'));
+});
+afterEach(() => rmSync(dir, { recursive: true }));
+
+describe('confine', () => {
+  const options = { home: { cacheDir: '' }, log: silentLog, binary: QEMU };
+  it('openJail: without bubblewrap it says what to install', async () => {
+    const opening = openJail({
+      ...{ cacheDir: join(dir, 'cache'), stateDir: join(dir, 'state'), searchPath: dir },
+      ...{ programFiles: ['/bin/true'], probeArgs: [], filter: new Uint8Array(8) },
+      ...{ uids: DEFAULT_UIDS, deviceGid: null, log: silentLog },
+    });
+    await expect(opening).rejects.toMatchObject({
+      code: 'jail_unavailable',
+      remedy: expect.stringContaining('bubblewrap'),
+    });
+  });
+  it('confine: off is off, and says so', async () => {
+    const none = await confine({ ...options, config: { jail: 'off', jailUids: null } });
+    expect(none.description).toMatch(/^not jailed/);
+    expect(none.gaps).toHaveLength(1);
+  });
+  it('confine: where it can not be done, auto warns and goes on, enforce does not', async () => {
+    const cacheDir = join(dir, 'cache');
+    mkdirSync(cacheDir);
+    symlinkSync(tmpdir(), join(cacheDir, 'jail'));
+    const warnings: unknown[] = [];
+    const log = { ...silentLog, warn: (...words: unknown[]) => void warnings.push(words) };
+    const broken = { ...options, home: { cacheDir }, log };
+    const auto = await confine({ ...broken, config: { jail: 'auto', jailUids: null } });
+    expect(auto.description).toMatch(/^not jailed: .*symbolic link/);
+    expect(warnings).toHaveLength(1);
+    await expect(
+      confine({ ...broken, config: { jail: 'enforce', jailUids: null } }),
+    ).rejects.toMatchObject({ code: 'jail_unavailable', remedy: expect.any(String) });
+  });
+  const GAPS = join(import.meta.dirname, '../fixtures/jail-gaps.ts');
+  /** Where these controllers have no control groups. @returns what the fixture tells */
+  const without = (controllers: string, mode: string): Record<string, unknown> => {
+    const script = `for name in ${controllers}; do umount -l $(findmnt -n -o TARGET -t cgroup,cgroup2 -O $name); done; exec "$@"`;
+    const run = ['--mount', 'sh', '-ec', script, 'sh', process.execPath, GAPS, dir, mode];
+    return JSON.parse(execFileSync('unshare', run, { encoding: 'utf8' }));
+  };
+  const NO_PIDS = 'no limit of pids: no control group of it can be made here';
+  it.skipIf(!hasV1)('confine: a gap is told once under auto; what limits there are stay', () => {
+    expect(without('pids', 'auto')).toEqual({
+      description: expect.stringMatching(/limits of .*memory/),
+      gaps: [NO_PIDS],
+      warnings: [['the jail of VMMs is not whole', { gap: NO_PIDS }]],
+    });
+  });
+  it.skipIf(!hasV1)('confine: a gap is a refusal under enforce', () => {
+    expect(without('pids memory', 'enforce')).toEqual({
+      code: 'jail_unavailable',
+      cause: 'no limit of memory, pids: no control group of it can be made here',
+      remedy: expect.stringMatching(/control groups.*NEUROVISOR_JAIL=auto/),
+      warnings: [],
+    });
+  });
+  it('readConfig: other modes and other ranges are refused', () => {
+    expect(() => readConfig({ NEUROVISOR_JAIL: 'maybe' })).toThrow(/NEUROVISOR_JAIL/);
+    expect(() => readConfig({ NEUROVISOR_JAIL_UIDS: '5' })).toThrow(/FIRST:COUNT/);
+  });
+});

@@ -1,0 +1,25 @@
+/** The packet filter in a process that has used up its descriptors. */
+import { execFile } from 'node:child_process';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { describe, expect, it } from 'vitest';
+
+const FIXTURE = join(import.meta.dirname, '../fixtures/nft-without-descriptors.ts');
+
+/** In a network namespace of its own. @throws when the process ends with anything but 0 */
+async function ask(when: 'warm' | 'cold'): Promise<unknown> {
+  const limited = ['--net', 'prlimit', '--nofile=200', process.execPath, FIXTURE, when];
+  const { stdout } = await promisify(execFile)('unshare', limited);
+  return JSON.parse(stdout);
+}
+
+describe('Nft without free descriptors', () => {
+  it('goes on with what it has opened, also for calls at once', async () => {
+    expect(await ask('warm')).toEqual({ without: 'ok ok ok', again: 'ok ok ok' });
+  });
+
+  it('fails where it has opened nothing yet, and the process lives on', async () => {
+    const failed = 'nft_failed nft_failed nft_failed';
+    expect(await ask('cold')).toEqual({ without: failed, again: 'ok ok ok' });
+  });
+});
