@@ -1,9 +1,9 @@
 /** Limits of a sandbox's network against the real kernel, judged by bytes and packets that are counted. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type EgressPolicyText, parsePolicy } from '../../src/net/egress-rules.ts';
+import type { EgressPolicyText } from '../../src/net/egress-rules.ts';
 import { updateSandbox, wholeTable } from '../../src/net/ruleset.ts';
 import type { KeptChain, SandboxNetwork } from '../../src/net/sandbox-chains.ts';
-import { createWorld, type Guest, type World } from '../support/ruleset-world.ts';
+import { createWorld, networkOf, type World } from '../support/ruleset-world.ts';
 
 let world: World;
 
@@ -12,25 +12,14 @@ beforeAll(async () => {
 });
 afterAll(() => world[Symbol.asyncDispose]());
 
-const network = (
-  guest: Guest,
-  policy: EgressPolicyText,
-  more: Partial<SandboxNetwork> = {},
-): SandboxNetwork => ({
-  lease: guest.lease,
-  policy: parsePolicy(policy),
-  dnsPort: 53,
-  gatewayPort: 3128,
-  ...more,
-});
 /** A table with both guests under the same limits, from nothing. */
 const begin = (policy: EgressPolicyText, more: Partial<SandboxNetwork> = {}): Promise<void> =>
-  world.nft.apply(wholeTable([world.a, world.b].map((guest) => network(guest, policy, more))));
+  world.nft.apply(wholeTable([world.a, world.b].map((guest) => networkOf(guest, policy, more))));
 const update = (
   policy: EgressPolicyText,
   more: Partial<SandboxNetwork> = {},
   renewed: readonly KeptChain[] = [],
-): Promise<void> => world.nft.apply(updateSandbox(network(world.a, policy, more), [], renewed));
+): Promise<void> => world.nft.apply(updateSandbox(networkOf(world.a, policy, more), [], renewed));
 
 describe('limits', () => {
   const BUDGET = 300_000;

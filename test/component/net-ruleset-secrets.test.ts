@@ -1,9 +1,9 @@
 /** What the packet filter gives the gateway where secrets are put in, against the real kernel. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type EgressPolicyText, parsePolicy } from '../../src/net/egress-rules.ts';
+import type { EgressPolicyText } from '../../src/net/egress-rules.ts';
 import { updateSandbox, wholeTable } from '../../src/net/ruleset.ts';
 import type { SandboxNetwork } from '../../src/net/sandbox-chains.ts';
-import { createWorld, PRIVATE, PUBLIC, type World } from '../support/ruleset-world.ts';
+import { createWorld, networkOf, PRIVATE, PUBLIC, type World } from '../support/ruleset-world.ts';
 
 let world: World;
 beforeAll(async () => {
@@ -11,17 +11,10 @@ beforeAll(async () => {
 });
 afterAll(() => world[Symbol.asyncDispose]());
 
-const network = (policy: EgressPolicyText, more: Partial<SandboxNetwork> = {}): SandboxNetwork => ({
-  lease: world.a.lease,
-  policy: parsePolicy(policy),
-  dnsPort: 53,
-  gatewayPort: 3128,
-  ...more,
-});
 const begin = (policy: EgressPolicyText): Promise<void> =>
-  world.nft.apply(wholeTable([network(policy)]));
+  world.nft.apply(wholeTable([networkOf(world.a, policy)]));
 const update = (policy: EgressPolicyText, more: Partial<SandboxNetwork>): Promise<void> =>
-  world.nft.apply(updateSandbox(network(policy, more), []));
+  world.nft.apply(updateSandbox(networkOf(world.a, policy, more), []));
 
 describe('packet filter: secrets', () => {
   const [address = ''] = PUBLIC;

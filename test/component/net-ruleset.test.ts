@@ -22,6 +22,7 @@ import {
   HOST_METADATA,
   METADATA4,
   METADATA6,
+  networkOf,
   PRIVATE,
   UPLINK,
   type World,
@@ -35,22 +36,11 @@ beforeAll(async () => {
 });
 afterAll(() => world[Symbol.asyncDispose]());
 
-const network = (
-  guest: Guest,
-  policy: EgressPolicyText,
-  more: Partial<SandboxNetwork> = {},
-): SandboxNetwork => ({
-  lease: guest.lease,
-  policy: parsePolicy(policy),
-  dnsPort: 53,
-  gatewayPort: 3128,
-  ...more,
-});
 /** A table with both guests under the same policy, from nothing. */
 const begin = (policy: EgressPolicyText, more: Partial<SandboxNetwork> = {}): Promise<void> =>
-  world.nft.apply(wholeTable([world.a, world.b].map((guest) => network(guest, policy, more))));
+  world.nft.apply(wholeTable([world.a, world.b].map((guest) => networkOf(guest, policy, more))));
 const update = (policy: EgressPolicyText, more: Partial<SandboxNetwork> = {}): Promise<void> =>
-  world.nft.apply(updateSandbox(network(world.a, policy, more), []));
+  world.nft.apply(updateSandbox(networkOf(world.a, policy, more), []));
 /** What got to the internet, or to the host, while `act` ran. */
 async function arrivalsDuring(act: () => Promise<unknown>): Promise<number> {
   const all = (): number => world.internet.arrivals.length + world.hostPeer.arrivals.length;
@@ -375,7 +365,7 @@ describe('the table', () => {
     await begin({ mode: 'open' });
     await update({ mode: 'allowlist', allow: ['1.1.1.1'] });
     await world.nft.apply(removeSandbox(world.a.lease));
-    await world.nft.apply(addSandbox(network(world.a, { mode: 'open' })));
+    await world.nft.apply(addSandbox(networkOf(world.a, { mode: 'open' })));
     await world.nft.apply(wholeTable([]));
     expect(await listOthers()).toBe(before);
     await world.nft.apply(removeTable());
@@ -389,7 +379,7 @@ describe('the table', () => {
     await world.nft.apply(wholeTable([]));
     const empty = await world.host.run('nft', 'list', 'ruleset');
     await world.nft.apply(
-      addSandbox(network(world.a, { mode: 'allowlist', allow: ['1.1.1.1', '*.a.test:99'] })),
+      addSandbox(networkOf(world.a, { mode: 'allowlist', allow: ['1.1.1.1', '*.a.test:99'] })),
     );
     await world.nft.apply(
       addPins(world.a.lease.id, [{ address: '8.8.8.8', protocol: 'tcp', port: 99, seconds: 60 }]),

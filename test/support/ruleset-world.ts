@@ -9,7 +9,9 @@
  */
 import type { SandboxId } from '../../src/base/ids.ts';
 import { type AddressLease, AddressPlan } from '../../src/net/address-plan.ts';
+import { type EgressPolicyText, parsePolicy } from '../../src/net/egress-rules.ts';
 import { Nft } from '../../src/net/nft.ts';
+import type { SandboxNetwork } from '../../src/net/sandbox-chains.ts';
 import { readTraffic, type SandboxTraffic } from '../../src/net/sandbox-counters.ts';
 import { Namespace, type Peer } from './namespaces.ts';
 
@@ -39,6 +41,16 @@ export interface World extends AsyncDisposable {
   readonly b: Guest;
   readonly nft: Nft;
   traffic(guest: Guest): Promise<SandboxTraffic>;
+}
+
+/** Of a guest whose resolver and gateway are at the world's host. */
+export function networkOf(
+  guest: Guest,
+  policy: EgressPolicyText,
+  more: Partial<SandboxNetwork> = {},
+): SandboxNetwork {
+  const ports = { dnsPort: 53, gatewayPort: 3128 };
+  return { lease: guest.lease, policy: parsePolicy(policy), ...ports, ...more };
 }
 
 export async function createWorld(): Promise<World> {
