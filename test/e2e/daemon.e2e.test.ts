@@ -58,6 +58,7 @@ describe('serve', () => {
       vmm: expect.stringContaining('QEMU'),
       upstream: new URL(home.upstream.target.baseUrl ?? '').host,
       pool: { min: 0, max: 0 },
+      jail: { description: expect.stringMatching(/^(not )?jailed: /), gaps: expect.any(Array) },
     });
     for (const path of [report.socketPath, report.apiKeyPath ?? '']) {
       expect((await stat(path)).mode & 0o777).toBe(0o600);

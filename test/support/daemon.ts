@@ -140,18 +140,24 @@ const GONE_MS_MAX = 10_000;
  */
 export async function leftIn({ runDir }: Pick<DaemonHome, 'runDir'>): Promise<string[]> {
   for (const deadline = performance.now() + GONE_MS_MAX; ; await sleep(50)) {
-    const left = [...(await readdir(runDir)), ...(await vmmsIn(runDir))];
+    const left = [...(await readdir(runDir)), ...(await processesIn(runDir))];
     if (left.length === 0 || performance.now() > deadline) return left;
   }
 }
 
-/** Processes whose command line names something in a run directory: one per VM. */
+/** One per VM; not its jail's own process. */
 export async function vmmsIn(runDir: string): Promise<string[]> {
+  return (await processesIn(runDir)).filter((process) => !process.endsWith('/bwrap'));
+}
+
+/** Processes whose command line names something in a run directory. */
+async function processesIn(runDir: string): Promise<string[]> {
   const found: string[] = [];
   for (const pid of await readdir('/proc')) {
     if (!/^\d+$/.test(pid)) continue;
     const words = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-    if (words.includes(`${runDir}/`)) found.push(`${pid} ${words.split('\0')[0]}`);
+    const [program = ''] = words.split('\0');
+    if (words.includes(`${runDir}/`)) found.push(`${pid} ${program}`);
   }
   return found;
 }
