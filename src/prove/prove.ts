@@ -1,6 +1,6 @@
 /**
  * Runs proofs: those of the network in a process and network namespaces of their own, where nothing of this
- * machine's network is touched, those of the jail on VMMs of their own.
+ * machine's network is touched, the others on VMMs of their own.
  */
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
@@ -13,18 +13,26 @@ import type { Proof } from './proof.ts';
 
 /** Proofs that are made in network namespaces. */
 const NETWORK_PROOFS = ['metadata', 'egress', 'secrets', 'xdp'] as const;
-export const PROOF_NAMES = [...NETWORK_PROOFS, 'seccomp', 'caps', 'cgroup', 'image'] as const;
+export const PROOF_NAMES = [
+  ...NETWORK_PROOFS,
+  'seccomp',
+  'caps',
+  'cgroup',
+  'image',
+  'oom',
+] as const;
 export type ProofName = (typeof PROOF_NAMES)[number];
 type NetworkProof = (typeof NETWORK_PROOFS)[number];
 
 /** Loaded when one is asked for. */
-const JAIL_PROOFS: Readonly<
+const VMM_PROOFS: Readonly<
   Record<Exclude<ProofName, NetworkProof>, () => Promise<(context: JailContext) => Promise<Proof>>>
 > = {
   seccomp: async () => (await import('./jail/seccomp-proof.ts')).proveSeccomp,
   caps: async () => (await import('./jail/caps-proof.ts')).proveCaps,
   cgroup: async () => (await import('./jail/cgroup-proof.ts')).proveCgroup,
   image: async () => (await import('./jail/image-proof.ts')).proveImage,
+  oom: async () => (await import('./oom-proof.ts')).proveOom,
 };
 
 type Line =
@@ -52,7 +60,7 @@ export async function prove(
   for (const name of names) {
     if (isOfNetwork(name)) continue;
     options.signal.throwIfAborted();
-    const proveOne = await JAIL_PROOFS[name]();
+    const proveOne = await VMM_PROOFS[name]();
     const proof = await proveOne(options);
     proofs.push(proof);
     onProof(proof);

@@ -88,6 +88,7 @@ export function addNet(program: Command): void {
       'metadata, egress: makes a host, an internet and guests in network namespaces of its own, and has the guests try to get out. ' +
       'seccomp, caps, cgroup: has VMMs of its own, in their jails, do what one that was taken over would. ' +
       'image: has the root of a guest, and its VMM, try to change the golden image. ' +
+      'oom: has programs take all memory, and sandboxes end in several ways. ' +
       'Each kind of try stands beside one that must succeed. Exit status 0: all of it holds; 1: it does not.';
     return `${what}\n\nProofs: ${PROOF_NAMES.join(', ')}`;
   });

@@ -1,0 +1,141 @@
+/**
+ * A sandbox that is short of memory says so before a program in it is killed, says who was, and goes on; one that
+ * has ended says why.
+ */
+import { appendFile, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { sleep } from '../base/clock.ts';
+import { silentProgress } from '../base/progress.ts';
+import { Runtime } from '../runtime/runtime.ts';
+import { memoryGroup } from '../runtime/vmm-memory.ts';
+import type { JailContext } from './jail/vmm.ts';
+import { Notes, type Proof } from './proof.ts';
+
+type Sandbox = Awaited<ReturnType<Runtime['createSandbox']>>;
+type End = Awaited<Sandbox['ended']>;
+
+const SIZE = { memoryMib: 192, diskMib: 64 } as const;
+const ROUNDS = 5;
+/** Time enough to pause a sandbox, or to begin to save it. */
+const LEAD_MS = 500;
+const MODEST = 'kept = bytearray(8 << 20)';
+/** As fast as Python can: the kernel kills soonest then. */
+const BALLOON = 'kept = []\nwhile True: kept.append(bytearray(1 << 20))';
+const REBOOT = 'import ctypes; ctypes.CDLL(None).reboot(0x01234567)';
+/** From the end of a program to the event of its kill. */
+const EVENT_MS_MAX = 10_000;
+const POLL_MS = 20;
+
+export async function proveOom({ config, log }: JailContext): Promise<Proof> {
+  const notes = new Notes();
+  const runtime = await Runtime.open({
+    // No model is asked, so none is loaded.
+    config: { ...config, upstream: 'engine' },
+    progress: silentProgress,
+    signal: new AbortController().signal,
+    log: { ...log, warn: () => undefined },
+  });
+  try {
+    await proveWarnings(runtime, notes);
+    await proveEndings(runtime, notes);
+  } finally {
+    await runtime.close();
+  }
+  return notes.proof('oom');
+}
+
+async function proveWarnings(runtime: Runtime, notes: Notes): Promise<void> {
+  const sandbox = await runtime.createSandbox(SIZE);
+  const seen: { readonly type: string; readonly atMs: number }[] = [];
+  sandbox.events.listen(({ type }) => void seen.push({ type, atMs: performance.now() }));
+  const told = (type: string): number | undefined => seen.find((each) => each.type === type)?.atMs;
+  const run = async (code: string) => {
+    seen.length = 0;
+    const program = await sandbox.guest().python({ script: { code }, stdin: false });
+    program.stdout.resume();
+    program.stderr.resume();
+    return await program.exit;
+  };
+  const modest = await run(MODEST);
+  const types = seen.map(({ type }) => type).join(', ');
+  const isQuiet = modest.exitCode === 0 && types === '';
+  const quiet = `status ${modest.exitCode}; ${types || 'nothing told'}`;
+  notes.note('control: a program of 8 MiB', 'status 0; nothing told', quiet, isQuiet);
+  for (let round = 1; round <= ROUNDS; round += 1) {
+    const exit = await run(BALLOON);
+    await until(() => told('oom') !== undefined);
+    const [near, killed] = [told('near_oom'), told('oom')];
+    const lead = near === undefined || killed === undefined ? null : killed - near;
+    notes.note(
+      `a program that takes all it can, ${round}: near_oom before the kill`,
+      `at least ${LEAD_MS} ms`,
+      lead === null ? 'not told' : `${lead.toFixed(0)} ms`,
+      lead !== null && lead >= LEAD_MS,
+    );
+    const victim = exit.oomVictim;
+    const who = victim === null ? 'nobody' : `${victim.name}, ${victim.rssBytes >> 20} MiB`;
+    const isTold = exit.oomKilled && victim !== null && victim.rssBytes > 32 << 20;
+    notes.note('… its result says who was killed', 'its name and memory', who, isTold);
+  }
+  const after = await run(MODEST);
+  notes.same('the sandbox goes on', 'status 0', `status ${after.exitCode}`);
+  const stopped = await sandbox.stop();
+  notes.same('ends: its owner removes it', 'stopped', stopped.cause);
+}
+
+async function proveEndings(runtime: Runtime, notes: Notes): Promise<void> {
+  const ends: readonly (readonly [string, string, (sandbox: Sandbox) => Promise<unknown>])[] = [
+    ['its guest reboots', 'guest-shutdown', (sandbox) => asRoot(sandbox, REBOOT)],
+    [
+      'somebody kills its VMM',
+      'vmm-killed',
+      async (sandbox) => process.kill(await vmmOf(runtime, sandbox), 'SIGKILL'),
+    ],
+    [
+      'its control group has no memory left',
+      'host-oom',
+      async (sandbox) => {
+        await limit(await vmmOf(runtime, sandbox));
+        await asRoot(sandbox, 'kept = bytearray(100 << 20)');
+      },
+    ],
+  ];
+  for (const [what, cause, end] of ends) {
+    const sandbox = await runtime.createSandbox(SIZE);
+    const ended: Promise<End> = sandbox.ended;
+    await end(sandbox);
+    notes.same(`ends: ${what}`, cause, (await ended).cause);
+  }
+}
+
+/** Whatever it is, it does not outlive its sandbox. */
+async function asRoot(sandbox: Sandbox, code: string): Promise<void> {
+  const argv = ['python3', '-c', code];
+  const program = await sandbox.guest().exec({ argv, user: 'root', stdin: false });
+  program.stdout.resume();
+  program.stderr.resume();
+  program.exit.catch(() => undefined);
+}
+
+/** From what a next owner would read. */
+async function vmmOf(runtime: Runtime, { spec }: Sandbox): Promise<number> {
+  const record = await readFile(join(runtime.home.runDir, spec.id, 'owner.json'), 'utf8');
+  return (JSON.parse(record) as { vmm: { pid: number } }).vmm.pid;
+}
+
+/** To a little more than it has now, v1 or v2. */
+async function limit(pid: number): Promise<void> {
+  const dir = memoryGroup(`${pid}`) ?? '';
+  const now = await readFile(join(dir, 'memory.usage_in_bytes'), 'utf8').catch(() =>
+    readFile(join(dir, 'memory.current'), 'utf8'),
+  );
+  const bytes = String(Number(now) + 24 * 2 ** 20);
+  await writeFile(join(dir, 'memory.limit_in_bytes'), bytes, { flag: 'r+' }).catch(() =>
+    appendFile(join(dir, 'memory.max'), bytes),
+  );
+}
+
+async function until(is: () => boolean): Promise<void> {
+  for (let waitedMs = 0; !is() && waitedMs < EVENT_MS_MAX; waitedMs += POLL_MS)
+    await sleep(POLL_MS);
+}
