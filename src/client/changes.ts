@@ -7,7 +7,7 @@ import { sandboxInfo } from '../api/schema/answers.ts';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
-import { answerInvalid } from './errors.ts';
+import { serverSent } from './server-sent.ts';
 
 type Listener = (info: SandboxInfo) => void;
 
@@ -72,20 +72,8 @@ export class Changes {
   }
 
   async #read(stream: IncomingMessage, signal: AbortSignal): Promise<void> {
-    let rest = '';
-    let event = '';
-    stream.setEncoding('utf8');
-    for await (const text of stream as AsyncIterable<string>) {
-      const lines = (rest + text).split('\n');
-      rest = lines.pop() ?? '';
-      if (rest.length > LIMITS.lineCharactersMax) throw answerInvalid('an event without an end');
-      for (const line of lines) {
-        if (line === '') event = '';
-        else if (line.startsWith('event: ')) event = line.slice(7);
-        else if (line.startsWith('data: ') && event === 'sandbox') {
-          this.#tell(sandboxInfo.parse(JSON.parse(line.slice(6))), signal);
-        }
-      }
+    for await (const { event, data } of serverSent(stream, LIMITS.lineCharactersMax)) {
+      if (event === 'sandbox') this.#tell(sandboxInfo.parse(JSON.parse(data)), signal);
     }
   }
 

@@ -10,6 +10,7 @@ import { ignore } from '../base/ignore.ts';
 import type { EventsOptions } from '../sandbox/control.ts';
 import type { TimedEvent } from '../sandbox/event-journal.ts';
 import { answerInvalid } from './errors.ts';
+import { serverSent } from './server-sent.ts';
 
 const LIMITS = {
   /** One line of the stream, characters. */
@@ -49,17 +50,9 @@ export async function* readEvents(
 }
 
 async function* parse(stream: IncomingMessage): AsyncGenerator<TimedEvent, void, undefined> {
-  let rest = '';
-  stream.setEncoding('utf8');
-  for await (const text of stream as AsyncIterable<string>) {
-    const lines = (rest + text).split('\n');
-    rest = lines.pop() ?? '';
-    if (rest.length > LIMITS.lineCharactersMax) throw answerInvalid('an event without an end');
-    for (const line of lines) {
-      if (!line.startsWith('data: ')) continue;
-      const parsed = timedEvent.safeParse(JSON.parse(line.slice(6)));
-      if (!parsed.success) throw answerInvalid('an event', parsed.error);
-      yield parsed.data;
-    }
+  for await (const { data } of serverSent(stream, LIMITS.lineCharactersMax)) {
+    const parsed = timedEvent.safeParse(JSON.parse(data));
+    if (!parsed.success) throw answerInvalid('an event', parsed.error);
+    yield parsed.data;
   }
 }

@@ -10,6 +10,7 @@ import { Runtime } from '../runtime/runtime.ts';
 import { memoryGroup } from '../runtime/vmm-memory.ts';
 import type { JailContext } from './jail/vmm.ts';
 import { Notes, type Proof } from './proof.ts';
+import { vmmOf } from './vmm-of.ts';
 
 type Sandbox = Awaited<ReturnType<Runtime['createSandbox']>>;
 type End = Awaited<Sandbox['ended']>;
@@ -89,13 +90,13 @@ async function proveEndings(runtime: Runtime, notes: Notes): Promise<void> {
     [
       'somebody kills its VMM',
       'vmm-killed',
-      async (sandbox) => process.kill(await vmmOf(runtime, sandbox), 'SIGKILL'),
+      async (sandbox) => process.kill(await vmmOf(runtime, sandbox.spec.id), 'SIGKILL'),
     ],
     [
       'its control group has no memory left',
       'host-oom',
       async (sandbox) => {
-        await limit(await vmmOf(runtime, sandbox));
+        await limit(await vmmOf(runtime, sandbox.spec.id));
         await asRoot(sandbox, 'kept = bytearray(100 << 20)');
       },
     ],
@@ -115,12 +116,6 @@ async function asRoot(sandbox: Sandbox, code: string): Promise<void> {
   program.stdout.resume();
   program.stderr.resume();
   program.exit.catch(() => undefined);
-}
-
-/** From what a next owner would read. */
-async function vmmOf(runtime: Runtime, { spec }: Sandbox): Promise<number> {
-  const record = await readFile(join(runtime.home.runDir, spec.id, 'owner.json'), 'utf8');
-  return (JSON.parse(record) as { vmm: { pid: number } }).vmm.pid;
 }
 
 /** To a little more than it has now, v1 or v2. */

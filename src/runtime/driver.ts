@@ -26,14 +26,19 @@ export async function makeDriver(options: {
   const { config, home, log, vsock } = options;
   if (config.vmm !== 'qemu') {
     const verdict = await probeAccelerator({ cacheDir: home.cacheDir });
-    const firecracker = await judgeFirecracker(config.firecracker);
-    const vmm = chooseVmm(config, verdict, firecracker);
-    if (isOnlyVmm(verdict, firecracker) && config.vmm === 'auto') {
-      if (vmm === 'firecracker') log.warn('there is no QEMU: VMs run in Firecracker, not jailed');
-      else
-        log.warn('there is no QEMU; Firecracker is taken when it is asked for (--vmm firecracker)');
+    // Where QEMU is there `auto` takes it, so no start waits for what Firecracker says.
+    if (config.vmm === 'firecracker' || verdict.details.qemu === null) {
+      const firecracker = await judgeFirecracker(config.firecracker);
+      const vmm = chooseVmm(config, verdict, firecracker);
+      if (isOnlyVmm(verdict, firecracker) && config.vmm === 'auto') {
+        if (vmm === 'firecracker') log.warn('there is no QEMU: VMs run in Firecracker, not jailed');
+        else
+          log.warn(
+            'there is no QEMU; Firecracker is taken when it is asked for (--vmm firecracker)',
+          );
+      }
+      if (vmm === 'firecracker') return await makeFirecracker({ config, home, log });
     }
-    if (vmm === 'firecracker') return await makeFirecracker({ config, home, log });
   }
   const [verdict, confinement] = await Promise.all([
     probeAccelerator({ cacheDir: home.cacheDir }),

@@ -1,10 +1,9 @@
 /** No guest and no VMM changes the golden image, which all sandboxes share. */
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { silentProgress } from '../../base/progress.ts';
 import { digestFile } from '../../image/verify.ts';
 import { Runtime } from '../../runtime/runtime.ts';
 import { Notes, type Proof } from '../proof.ts';
+import { vmmOf } from '../vmm-of.ts';
 import { Injector } from './inject.ts';
 import type { JailContext } from './vmm.ts';
 
@@ -69,7 +68,7 @@ export async function proveImage({ config, log }: JailContext): Promise<Proof> {
     for (const [what, script] of Object.entries(ATTACKS)) {
       notes.same(`guest root: ${what}`, 'refused', await shell(script));
     }
-    const pid = await vmmOf(join(runtime.home.runDir, sandbox.spec.id));
+    const pid = await vmmOf(runtime, sandbox.spec.id);
     // One that is killed ends the VM, so the last one is.
     const open = (flags: number) =>
       injector.call(pid, {
@@ -106,10 +105,4 @@ export async function proveImage({ config, log }: JailContext): Promise<Proof> {
     await runtime.close();
   }
   return notes.proof('image');
-}
-
-/** From what a next owner would read. */
-async function vmmOf(dir: string): Promise<number> {
-  const record = JSON.parse(await readFile(join(dir, 'owner.json'), 'utf8'));
-  return (record as { vmm: { pid: number } }).vmm.pid;
 }

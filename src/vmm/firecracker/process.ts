@@ -1,12 +1,12 @@
 /** The Firecracker process: its serial line (stdin and stdout), its log and counters, and how it ended. */
 import type { ChildProcess } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { PassThrough, type Readable, type Writable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { isRunning, startTicksOf } from '../../sys/process-start.ts';
+import { isAlive } from '../alive.ts';
 import type { VmExit } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { LaunchStdio } from '../launch.ts';
@@ -113,17 +113,9 @@ export class FirecrackerProcess {
     this.#wrapped = { pid: found, startTicks: startTicksOf(found) ?? '' };
   }
 
-  /** What the kernel says, which knows of a kill before any event comes. */
   isAlive(): boolean {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return false;
-    try {
-      const stat = readFileSync(`/proc/${this.pid}/stat`, 'latin1');
-      // The state comes after the name in parentheses (proc(5)): zombie, dead, stopped, traced.
-      return !'ZXTt'.includes(stat.charAt(stat.lastIndexOf(')') + 2));
-    } catch (error) {
-      ignore(error, 'no such process any more');
-      return false;
-    }
+    return isAlive(this.pid);
   }
 
   consoleTail(): string {

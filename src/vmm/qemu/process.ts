@@ -1,11 +1,11 @@
 /** The QEMU process: its control connection, its serial line, the end of its stderr, and how it ended. */
 import type { ChildProcess } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { Duplex, PassThrough } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { isAlive } from '../alive.ts';
 import type { VmExit } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { Launched } from '../launch.ts';
@@ -67,17 +67,9 @@ export class QemuProcess {
     this.#pid = await this.#launched.pid;
   }
 
-  /** What the kernel says, which knows of a kill before any event comes. */
   isAlive(): boolean {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return false;
-    try {
-      const stat = readFileSync(`/proc/${this.#pid}/stat`, 'latin1');
-      // The state comes after the name in parentheses (proc(5)): zombie, dead, stopped, traced.
-      return !'ZXTt'.includes(stat.charAt(stat.lastIndexOf(')') + 2));
-    } catch (error) {
-      ignore(error, 'no such process any more');
-      return false;
-    }
+    return isAlive(this.#pid);
   }
 
   consoleTail(): string {
