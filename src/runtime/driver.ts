@@ -11,7 +11,6 @@ import { type ProbeVerdict, probeAccelerator } from '../vmm/probe.ts';
 import { createQemuDriver } from '../vmm/qemu/driver.ts';
 import type { VsockHost } from '../vsock/host.ts';
 import { RuntimeError } from './errors.ts';
-import { makeFirecracker } from './firecracker.ts';
 import type { Home } from './home.ts';
 import { type Confinement, confine } from './jail.ts';
 
@@ -37,7 +36,10 @@ export async function makeDriver(options: {
             'there is no QEMU; Firecracker is taken when it is asked for (--vmm firecracker)',
           );
       }
-      if (vmm === 'firecracker') return await makeFirecracker({ config, home, log });
+      if (vmm === 'firecracker') {
+        const { makeFirecracker } = await import('./firecracker.ts');
+        return await makeFirecracker({ config, home, log });
+      }
     }
   }
   const [verdict, confinement] = await Promise.all([
