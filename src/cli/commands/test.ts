@@ -2,9 +2,6 @@
  * `neurovisor test`: all tests of this checkout, layer by layer, cheapest first. Ends with the line
  * `N passed, N failed`, and `, N skipped` where this machine can't do something; each skip says why.
  */
-import { spawn } from 'node:child_process';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { SOURCE_DIR } from '../../runtime/runtime.ts';
 import { ensureTestPackages } from '../../runtime/setup.ts';
@@ -12,11 +9,15 @@ import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { openRuntime } from '../open.ts';
 import { duration } from '../table.ts';
+import { type Failure, showFailures, vitest } from './test-report.ts';
+import { tool as command } from './test-tool.ts';
 
+/** What a layer came to; `failures` has the tests that failed, for the end of the output. */
 interface Counts {
   passed: number;
   failed: number;
   skipped: number;
+  readonly failures?: readonly Failure[];
 }
 
 interface Layer {
@@ -28,13 +29,16 @@ interface Layer {
   run(cli: Cli): Promise<Counts>;
 }
 
+/** Tests with real VMs, kernels and processes beside one another: what fails is run once more, alone. */
+const AGAIN = { again: true };
+
 const LAYERS: readonly Layer[] = [
   { name: 'check', run: check },
   { name: 'unit', run: (cli) => vitest(cli, ['tidy', 'unit', 'prop']) },
   { name: 'guest', run: guestTests },
-  { name: 'component', needsPackages: true, run: (cli) => vitest(cli, ['component']) },
-  { name: 'vm', needsPackages: true, needsSetup: true, run: (cli) => vitest(cli, ['vm']) },
-  { name: 'e2e', needsSetup: true, run: (cli) => vitest(cli, ['e2e']) },
+  { name: 'component', needsPackages: true, run: (cli) => vitest(cli, ['component'], AGAIN) },
+  { name: 'vm', needsPackages: true, needsSetup: true, run: (cli) => vitest(cli, ['vm'], AGAIN) },
+  { name: 'e2e', needsSetup: true, run: (cli) => vitest(cli, ['e2e'], AGAIN) },
 ];
 
 export const LAYER_NAMES: readonly string[] = LAYERS.map((layer) => layer.name);
@@ -47,6 +51,7 @@ export async function test(cli: Cli, names: readonly string[]): Promise<number> 
   }
   const layers = LAYERS.filter((layer) => names.length === 0 || names.includes(layer.name));
   const total: Counts = { passed: 0, failed: 0, skipped: 0 };
+  const failures: Failure[] = [];
   if (layers.some((layer) => layer.needsPackages === true)) {
     await ensureTestPackages({
       progress: cli.progress.report,
@@ -64,11 +69,12 @@ export async function test(cli: Cli, names: readonly string[]): Promise<number> 
     total.passed += counts.passed;
     total.failed += counts.failed;
     total.skipped += counts.skipped;
+    failures.push(...(counts.failures ?? []));
     cli.stdout.write(
       `== ${layer.name}: ${summary(counts)} in ${duration(performance.now() - began)}\n`,
     );
   }
-  cli.stdout.write(`\n${summary(total)}\n`);
+  cli.stdout.write(`${showFailures(failures)}\n${summary(total)}\n`);
   return total.failed === 0 ? 0 : 1;
 }
 
@@ -91,38 +97,6 @@ async function check(cli: Cli): Promise<Counts> {
   return counts;
 }
 
-async function vitest(cli: Cli, projects: readonly string[]): Promise<Counts> {
-  const dir = await mkdtemp(join(tmpdir(), 'nv-test-'));
-  try {
-    const report = join(dir, 'report.json');
-    const status = await command(cli, [
-      process.execPath,
-      join(SOURCE_DIR, 'node_modules/vitest/vitest.mjs'),
-      'run',
-      ...projects.flatMap((project) => ['--project', project]),
-      '--reporter=default',
-      '--reporter=json',
-      `--outputFile.json=${report}`,
-    ]);
-    const result = JSON.parse(await readFile(report, 'utf8')) as VitestReport;
-    const failed = result.numFailedTests;
-    return {
-      passed: result.numPassedTests,
-      // A file that can't be loaded, or an error outside of any test, has no test to count.
-      failed: failed === 0 && status !== 0 ? 1 : failed,
-      skipped: result.numPendingTests,
-    };
-  } finally {
-    await rm(dir, { recursive: true });
-  }
-}
-
-interface VitestReport {
-  readonly numPassedTests: number;
-  readonly numFailedTests: number;
-  readonly numPendingTests: number;
-}
-
 /** The agent's own tests, by Python's unittest, which prints `Ran N tests` and `FAILED (failures=N)`. */
 async function guestTests(cli: Cli): Promise<Counts> {
   let output = '';
@@ -140,29 +114,4 @@ async function guestTests(cli: Cli): Promise<Counts> {
     failed: failed === 0 && (status !== 0 || ran === 0) ? 1 : failed,
     skipped,
   };
-}
-
-/** Runs a tool with its output passed on; its process group ends with this command. */
-function command(
-  cli: Cli,
-  argv: readonly string[],
-  onOutput: (text: string) => void = () => undefined,
-): Promise<number> {
-  const [file = '', ...args] = argv;
-  return new Promise((resolve, reject) => {
-    const child = spawn(file, args, {
-      cwd: SOURCE_DIR,
-      stdio: ['ignore', 'pipe', 'pipe'],
-      signal: cli.cancelled,
-      env: { ...cli.env, FORCE_COLOR: cli.stdout.isTTY ? '1' : '0' },
-    });
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding('utf8').on('data', (text: string) => {
-        onOutput(text);
-        cli.stdout.write(text);
-      });
-    }
-    child.on('error', reject);
-    child.on('close', (code) => resolve(code ?? 1));
-  });
 }
