@@ -60,7 +60,7 @@ describe('showFailures', () => {
       { file: 'a.test.ts', test: 'a > breaks', message: 'x'.repeat(5000), passedAgain: false },
       { file: 'b.test.ts', test: 'b sways', message: 'Error: late', passedAgain: true },
     ]);
-    expect(text).toContain('\nFAILED: a.test.ts > a breaks\n    xxx');
+    expect(text).toContain('\nFAILED: a.test.ts > a > breaks\n    xxx');
     expect(text).toContain('x…\n');
     expect(text).toContain(
       '\nUNSTEADY (failed once, passed alone): b.test.ts > b sways\n    Error: late\n',
