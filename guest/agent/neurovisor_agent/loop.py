@@ -36,6 +36,8 @@ class Loop:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
+        # Given up since the last poll: a new file may have the number, and what was polled is not its own.
+        self._stale: set[int] = set()
 
     def watch(self, fd: int, events: int, handler: "Callable[[int], None]") -> None:
         """Calls `handler(events)` when `fd` is ready; watching again replaces. `events` may be 0."""
@@ -50,6 +52,7 @@ class Loop:
         """Must come before the fd is closed."""
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+            self._stale.add(fd)
 
     def after(self, seconds: float, run: "Callable[[], None]") -> Timer:
         timer = Timer(monotonic() + seconds, run)
@@ -59,9 +62,12 @@ class Loop:
     def run(self) -> None:
         while True:
             self._run_timers()
-            for fd, events in self._epoll.poll(self._wait_s()):
+            polled = self._epoll.poll(self._wait_s())
+            self._stale.clear()
+            for fd, events in polled:
                 handler = self._handlers.get(fd)
-                if handler is not None:
+                # Nothing is lost with a stale one: a file that is ready is reported again.
+                if handler is not None and fd not in self._stale:
                     self._guarded(lambda run=handler, ready=events: run(ready))
 
     def _wait_s(self) -> float | None:
