@@ -31,6 +31,8 @@ export class Files {
   readonly #staging: string;
   readonly #files: string;
   readonly #trash: string;
+  /** The last removal that was begun. */
+  #emptied: Promise<void> = Promise.resolve();
   /** This process's part of `staging`. */
   readonly #own: string;
   #ownLock: number | undefined;
@@ -99,8 +101,17 @@ export class Files {
     }
   }
 
-  /** Needs no lock: nothing in there has a name that anybody knows. Never fails what has been done before. */
+  /**
+   * Needs no lock: nothing in there has a name that anybody knows. Never fails what has been done before.
+   * One at a time: two that remove the same directory take each other's files away, and both give it up.
+   */
   async emptyTrash(): Promise<void> {
+    const turn = this.#emptied.then(() => this.#removeTrash());
+    this.#emptied = turn.catch((error: unknown) => ignore(error, 'its own caller is told'));
+    await turn;
+  }
+
+  async #removeTrash(): Promise<void> {
     for (const name of await readdir(this.#trash)) {
       try {
         await rm(join(this.#trash, name), { recursive: true, force: true });

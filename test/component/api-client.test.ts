@@ -183,8 +183,8 @@ describe('RemoteControlPlane', () => {
     await api.control.remove(removed);
     await using again = await createApiServer({ control: api.control, log: silentLog });
     await again.listen({ socketPath: api.socketPath });
-    await expect.poll(() => last.get(paused), { timeout: 10_000 }).toBe('paused');
-    await expect.poll(() => last.get(removed), { timeout: 10_000 }).toBe('ended');
+    await expect.poll(() => last.get(paused)).toBe('paused');
+    await expect.poll(() => last.get(removed)).toBe('ended');
   });
 
   it('connectDaemon: says what is wrong', async () => {

@@ -196,7 +196,7 @@ describe('run with a daemon', () => {
     await run.result;
     // The program ends at once: its connection does.
     const left = async () => (await (await daemon.control.guest(id)).processes()).length;
-    await expect.poll(left, { timeout: 10_000 }).toBe(0);
+    await expect.poll(left).toBe(0);
     await daemon.control.remove(id);
   });
 

@@ -61,7 +61,7 @@ describe('LocalControlPlane: a save that fails', () => {
     if (way !== 'snapshot' || phase !== 'commit')
       expect(codesOf(error)).toEqual(['snapshot_failed']);
     expect(await host.control.get(id)).toMatchObject({ status: 'running', pausedTo: null });
-    expect(await host.stored()).toEqual(NOTHING_STORED);
+    await expect.poll(() => host.stored()).toEqual(NOTHING_STORED);
     await requireUsable(host, id);
     await requireNothing(host);
   });
@@ -129,7 +129,7 @@ describe('LocalControlPlane: a save that fails', () => {
     const error = await refusal(WAYS[way](host, id));
     expect(codesOf(error)[0]).toBe('disk_full');
     expect(error).toMatchObject({ remedy: expect.stringContaining('Free space') });
-    expect(await host.stored()).toEqual(NOTHING_STORED);
+    await expect.poll(() => host.stored()).toEqual(NOTHING_STORED);
     await requireUsable(host, id);
     await requireNothing(host);
   });
@@ -239,7 +239,7 @@ describe('LocalControlPlane: forks', () => {
         expect(fork).toMatchObject({ origin: 'fork', parent: id, metadata: { of: id } });
         expect(await (await host.guest(fork.id)).recall()).toBe('a thing');
       }
-      expect(await host.stored()).toEqual(NOTHING_STORED);
+      await expect.poll(() => host.stored()).toEqual(NOTHING_STORED);
       await requireUsable(host, id);
       await requireNothing(host);
     },

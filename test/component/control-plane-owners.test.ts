@@ -288,7 +288,7 @@ describe('LocalControlPlane: after another', () => {
       await both.kill('a');
       const b = await both.open('b');
       expect(await b.control.get(id)).toMatchObject({ end: { cause: 'host-lost' } });
-      expect(await b.stored()).toEqual(NOTHING_STORED);
+      await expect.poll(() => b.stored()).toEqual(NOTHING_STORED);
       await requireNothing(b);
     },
   );

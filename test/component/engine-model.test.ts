@@ -127,7 +127,7 @@ describe('the engine process', () => {
     const [pid] = (await once(parent.stdout, 'data')) as [Buffer];
     expect(alive(Number(pid))).toBe(true);
     parent.kill('SIGKILL');
-    await expect.poll(() => alive(Number(pid)), { timeout: 10_000 }).toBe(false);
+    await expect.poll(() => alive(Number(pid))).toBe(false);
     expect(existsSync(socketPath)).toBe(false);
   });
 });

@@ -16,7 +16,7 @@ import { firecrackerFiles } from '../support/firecracker.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 
 /** On a busy machine too. */
-const PATIENT = { timeout: 30_000 };
+const PATIENT = { timeout: 120_000 };
 const files = firecrackerFiles();
 const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
 const isRoot = process.getuid?.() === 0;

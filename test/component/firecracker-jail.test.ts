@@ -33,7 +33,7 @@ import { ask, HELLO_PORT, VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 
 /** On a busy machine too. */
-const PATIENT = { timeout: 30_000 };
+const PATIENT = { timeout: 120_000 };
 const files = firecrackerFiles();
 const lacking = process.getuid?.() === 0 ? files : 'it needs root';
 const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';

@@ -18,6 +18,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { describeError } from '../../src/base/errors.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import { findCgroups } from '../../src/jail/cgroup-paths.ts';
 import { limitsOf } from '../../src/jail/jail.ts';
@@ -31,7 +32,7 @@ import { FILES } from '../../src/vmm/firecracker/config.ts';
 import { ask, driverParity, held, VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 
-const PATIENT = { timeout: 30_000 };
+const PATIENT = { timeout: 120_000 };
 const files = firecrackerFiles();
 const lacking = process.getuid?.() === 0 ? files : 'it needs root';
 const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';
@@ -145,9 +146,12 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
   });
 
   it('kill: the VM ends by it, and nothing of its jail is left; the id is free again', async () => {
-    const { boot } = await opened();
+    // One id, that no other test takes.
+    const { boot } = await opened({ jailUids: '1950000300:1' });
     const vm = await boot();
     const uid = status(vm, 'Uid');
+    expect(uid).toContain('1950000300');
+    expect(describeError(await boot().catch((error) => error))).toContain('all are in use');
     await vm.kill();
     expect(await vm.exited).toMatchObject({ cause: 'killed', signal: 'SIGKILL' });
     expect(startTicksOf(vm.pid ?? 0)).toBeUndefined();

@@ -55,7 +55,7 @@ function lapsingAt(call: string, text = ''): Clock {
 }
 
 /** On a busy machine too. */
-const PATIENT = { timeout: 30_000 };
+const PATIENT = { timeout: 120_000 };
 
 async function makeDriver(
   mode: string,

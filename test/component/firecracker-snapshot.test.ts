@@ -21,7 +21,7 @@ import { ask, HELLO_PORT, held, openCommand, VmBench } from '../support/driver-p
 import { firecrackerFiles } from '../support/firecracker.ts';
 
 /** On a busy machine too. */
-const PATIENT = { timeout: 30_000 };
+const PATIENT = { timeout: 120_000 };
 const files = firecrackerFiles();
 const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
 const ROUNDS = 20;

@@ -161,13 +161,11 @@ describe('leases', () => {
     expect(await used()).toBe(49);
     expect(await toldTimes()).toBe(0);
     await send(4);
-    await expect.poll(toldTimes, { timeout: 10_000 }).toBe(1);
+    await expect.poll(toldTimes).toBe(1);
     expect(await used()).toBe(100);
     await a.do('setPolicy', id, { mode: 'open', deny: ['192.0.2.1'] });
     a.run('nft', 'flush', 'ruleset');
-    await expect
-      .poll(() => ruleset(), { timeout: 30_000 })
-      .toContain('over 100 bytes used 100 bytes');
+    await expect.poll(() => ruleset()).toContain('over 100 bytes used 100 bytes');
     // What was refused is no part of what is added.
     await a.do('setPolicy', id, { mode: 'open' }, { bytesMax: 150 });
     expect(await used()).toBe(100);
@@ -175,7 +173,7 @@ describe('leases', () => {
     expect(await used()).toBe(129);
     expect(await toldTimes()).toBe(1);
     await send(1);
-    await expect.poll(toldTimes, { timeout: 10_000 }).toBe(2);
+    await expect.poll(toldTimes).toBe(2);
   });
 
   it('the same sandbox has the same card again, and another address', async () => {
@@ -330,7 +328,7 @@ describe('others on the host', () => {
     const before = ruleset();
     for (let round = 0; round < 2; round += 1) {
       a.run('nft', 'flush', 'ruleset');
-      await expect.poll(() => ruleset(), { timeout: 30_000 }).toBe(before);
+      await expect.poll(() => ruleset()).toBe(before);
     }
   });
 
@@ -342,9 +340,7 @@ describe('others on the host', () => {
     await b.do('lease', two);
     a.run('nft', 'flush', 'ruleset');
     const isThere = (id: string): boolean => ruleset().includes(`jump from_${id}`);
-    await expect
-      .poll(() => [isThere(one), isThere(two)], { timeout: 10_000 })
-      .toEqual([true, true]);
+    await expect.poll(() => [isThere(one), isThere(two)]).toEqual([true, true]);
   });
 
   it('nor reaches a guest anything until then', async () => {
@@ -363,7 +359,7 @@ describe('others on the host', () => {
     expect(wholeRuleset()).toMatch(/unfiltered[\s\S]*counter packets [1-9]/);
     expect(await arrived()).toBe(0);
     await a.do('close').catch(() => undefined);
-    await expect.poll(() => wholeRuleset(), { timeout: 10_000 }).not.toContain('guard');
+    await expect.poll(() => wholeRuleset()).not.toContain('guard');
   });
 
   it('nor reaches a guest a metadata service until then, which is counted all the same', async () => {
@@ -376,7 +372,7 @@ describe('others on the host', () => {
     expect(await a.do('traffic', id)).toMatchObject({ refused: { metadata: 2 } });
     // Not by the packet filter, which was not there.
     const counter = ['list', 'counter', 'inet', 'neurovisor', `metadata_${id}`];
-    await expect.poll(() => a.run('nft', ...counter), { timeout: 30_000 }).toContain('packets 0');
+    await expect.poll(() => a.run('nft', ...counter)).toContain('packets 0');
     expect(await a.do('warnings')).not.toContainEqual(expect.stringContaining('XDP'));
   });
 

@@ -69,9 +69,7 @@ describe('verifyImage (R-G-5)', () => {
     await writeFile(path, 'content');
     const digest = await digestFile(path);
     // ctime can't be set back, so the file has to grow old enough for a stamp.
-    await expect
-      .poll(() => verifyImage(path, digest), { timeout: 10_000, interval: 500 })
-      .toBe('stamp');
+    await expect.poll(() => verifyImage(path, digest), { interval: 500 }).toBe('stamp');
     await flipByte(path, 3);
     await expect(verifyImage(path, digest)).rejects.toMatchObject({ code: 'artifact_altered' });
   });

@@ -223,7 +223,7 @@ describe('launch', () => {
     await one.launched.release();
     const other = await launch();
     other.launched.child.kill('SIGKILL');
-    await expect.poll(() => isThere(other.pid), { timeout: 5_000 }).toBe(false);
+    await expect.poll(() => isThere(other.pid)).toBe(false);
   });
 
   it('launch: a program that is not there is told in the words of the jail, and leaves nothing', async () => {
@@ -270,7 +270,7 @@ describe('descriptors', () => {
       expect(open(owner.pid ?? 0)).toContainEqual(['40', secret]);
       const had = open(pid);
       owner.kill('SIGKILL');
-      await expect.poll(() => isThere(pid), { timeout: 5_000 }).toBe(false);
+      await expect.poll(() => isThere(pid)).toBe(false);
       expect(had).toEqual(GIVEN);
     },
   );
@@ -285,7 +285,7 @@ describe('the owner is killed', () => {
     const pid = Number(await new Promise((resolve) => owner.stdout?.once('data', resolve)));
     expect(isThere(pid)).toBe(true);
     owner.kill('SIGKILL');
-    await expect.poll(() => isThere(pid), { timeout: 5_000 }).toBe(false);
+    await expect.poll(() => isThere(pid)).toBe(false);
     const left = (): string =>
       execFileSync('find', ['/sys/fs/cgroup', '-type', 'd', '-name', `held.${owner.pid}.*`], {
         encoding: 'utf8',

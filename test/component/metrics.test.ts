@@ -1,9 +1,10 @@
 /** `/metrics` of a host whose every part is real but the VMs: names, labels, bounds, the dashboard, the docs. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Metric } from '../../src/base/metrics.ts';
 import { ROOT } from '../support/cli.ts';
+import { eventually } from '../support/eventually.ts';
 import { type ExposedFamily, parseExposition } from '../support/exposition.ts';
 import { type MetricsWorld, openMetricsWorld } from '../support/metrics-world.ts';
 import {
@@ -22,7 +23,7 @@ let world: MetricsWorld;
 async function live(): Promise<void> {
   const { host, upstream } = world;
   await host.control.setPool({ min: 1, max: 1 });
-  await vi.waitFor(async () => expect((await host.control.pools())[0]?.ready).toBe(1));
+  await eventually(async () => expect((await host.control.pools())[0]?.ready).toBe(1));
   const ids: string[] = [];
   for (const boot of [false, true, false]) {
     const { statusCode, body } = await world.server.app.inject({

@@ -3,7 +3,7 @@ import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { Resolver } from 'node:dns/promises';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server } from 'node:net';
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { FakeClock, systemClock } from '../../src/base/clock.ts';
 import { SandboxNames } from '../../src/net/dns-answers.ts';
 import {
@@ -17,6 +17,7 @@ import {
 import { DnsServer, type DnsServerOptions } from '../../src/net/dns-server.ts';
 import { ListenError } from '../../src/net/listen-error.ts';
 import { Pins } from '../../src/net/pins.ts';
+import { eventually } from '../support/eventually.ts';
 import { listPolicy } from '../support/net-policy.ts';
 
 const HOST = '127.0.0.1';
@@ -126,7 +127,7 @@ describe('DnsServer', () => {
     const answer = resolver.resolve4('A.example').finally(() => {
       isAnswered = true;
     });
-    await vi.waitFor(() => expect(opened).toEqual(['192.0.2.1']));
+    await eventually(() => expect(opened).toEqual(['192.0.2.1']));
     expect(isAnswered).toBe(false);
     resolve();
     expect(await answer).toEqual(['192.0.2.1']);
@@ -247,7 +248,7 @@ describe('DnsServer', () => {
       heard += 1;
     });
     socket.send(encodeQuery(1, 'a.example', 1), port, HOST);
-    await vi.waitFor(() => expect(server.stats().strangers).toBe(1));
+    await eventually(() => expect(server.stats().strangers).toBe(1));
     expect(await tcpExchange(port, [encodeQuery(1, 'a.example', 1)])).toEqual([]);
     expect(heard).toBe(0);
   });
@@ -278,11 +279,11 @@ describe('DnsServer', () => {
     ]);
     const open = [1, 2].map(() => connect(port, HOST));
     for (const socket of open) undo.push(() => socket.destroy());
-    await vi.waitFor(() => expect(server.stats().tcpConnections).toBe(2));
+    await eventually(() => expect(server.stats().tcpConnections).toBe(2));
     expect(await tcpExchange(port, [encodeQuery(1, 'x.example', 1)])).toEqual([]);
     expect(server.stats().dropped).toBe(1);
     for (const socket of open) socket.destroy();
-    await vi.waitFor(() => expect(server.stats().tcpConnections).toBe(0));
+    await eventually(() => expect(server.stats().tcpConnections).toBe(0));
   });
   it('closes a connection on which no whole message comes', async () => {
     const clock = new FakeClock();
@@ -291,12 +292,12 @@ describe('DnsServer', () => {
     undo.push(() => socket.destroy());
     const closed = new Promise((resolve) => socket.once('close', resolve));
     socket.write(Buffer.of(0));
-    await vi.waitFor(() => expect(server.stats().tcpConnections).toBe(1));
+    await eventually(() => expect(server.stats().tcpConnections).toBe(1));
     clock.advance(9_999);
     expect(server.stats().tcpConnections).toBe(1);
     clock.advance(1);
     await closed;
-    await vi.waitFor(() => expect(server.stats().tcpConnections).toBe(0));
+    await eventually(() => expect(server.stats().tcpConnections).toBe(0));
   });
   it('says why it can’t listen', async () => {
     const { port } = await world(() => []);

@@ -1,8 +1,9 @@
 /** The gateway with real HTTP clients and a real server, on loopback: every request is judged. */
 import { createServer } from 'node:http';
 import { connect } from 'node:net';
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { helloMessage, records } from '../support/client-hello.ts';
+import { eventually } from '../support/eventually.ts';
 import {
   ADDRESS,
   ALERT,
@@ -130,11 +131,11 @@ describe('Gateway: HTTP', () => {
     });
     const closed = new Promise((resolve) => socket.once('close', resolve));
     socket.write(GET);
-    await vi.waitFor(() => expect(received).toContain('first half'));
+    await eventually(() => expect(received).toContain('first half'));
     socket.write('GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n');
-    await vi.waitFor(() => expect(made.reasons()).toEqual(['allowed', 'name_refused']));
+    await eventually(() => expect(made.reasons()).toEqual(['allowed', 'name_refused']));
     respond('middle, ', false);
-    await vi.waitFor(() => expect(received).toContain('middle'));
+    await eventually(() => expect(received).toContain('middle'));
     respond('second half', true);
     await closed;
     expect(received).toMatch(

@@ -2,10 +2,11 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { connect, createServer, type Socket } from 'node:net';
 import { connect as tlsConnect } from 'node:tls';
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { dialDirectly, OpenConnections } from '../../src/net/gateway.ts';
 import { helloMessage, records } from '../support/client-hello.ts';
+import { eventually } from '../support/eventually.ts';
 import {
   ADDRESS,
   ALERT,
@@ -156,7 +157,7 @@ describe('Gateway: TLS', () => {
     expect(bytes).toBe(sent.length + greeting.length);
     const expected = createHash('sha256').update(greeting).update(sent).digest('hex');
     expect(hash.digest('hex')).toBe(expected);
-    await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(0));
+    await eventually(() => expect(made.gateway.stats().connections).toBe(0));
   });
 });
 
@@ -165,14 +166,14 @@ describe('Gateway: limits', () => {
     const clock = new FakeClock();
     const { made, seen } = await httpWorld({ clock });
     const slow = talk(made.port, ['GET / HT']);
-    await vi.waitFor(() => expect(made.gateway.stats().bytesSent).toBe(8));
+    await eventually(() => expect(made.gateway.stats().bytesSent).toBe(8));
     clock.advance(9_999);
     expect(made.gateway.stats().ended.size).toBe(0);
     clock.advance(1);
     expect((await slow).toString()).toMatch(/^HTTP\/1\.1 408 /);
 
     const later = talk(made.port, ['GET / HTTP/1.1\r\nHost: a.example\r\n\r\nGE']);
-    await vi.waitFor(() => expect(seen).toHaveLength(1));
+    await eventually(() => expect(seen).toHaveLength(1));
     clock.advance(10_000);
     expect((await later).toString()).toMatch(/^HTTP\/1\.1 200 [\s\S]*HTTP\/1\.1 408 /);
     expect(made.gateway.stats().ended).toEqual(new Map([['head_timeout', 2]]));
@@ -188,7 +189,7 @@ describe('Gateway: limits', () => {
       () => held.map((socket) => socket.destroy()),
     );
     const done = talk(made.port, [records(helloMessage({ serverName: 'a.example' }))]);
-    await vi.waitFor(() => expect(held[0]?.bytesRead).toBeGreaterThan(0));
+    await eventually(() => expect(held[0]?.bytesRead).toBeGreaterThan(0));
     clock.advance(299_999);
     expect(made.gateway.stats().connections).toBe(1);
     clock.advance(2);
@@ -215,17 +216,15 @@ describe('Gateway: limits', () => {
     socket.write(GET_ALL);
     // Stable for a while: everybody waits for everybody.
     let last = -1;
-    await vi.waitFor(
-      () => {
-        const isStable = produced > 0 && produced === last;
-        last = produced;
-        expect(isStable).toBe(true);
-      },
-      { interval: 300, timeout: 20_000 },
-    );
+    const isStable = (): boolean => {
+      const is = produced > 0 && produced === last;
+      last = produced;
+      return is;
+    };
+    await expect.poll(isStable, { interval: 300 }).toBe(true);
     expect(produced).toBeLessThan(64 * 1024 * 1024);
     socket.resetAndDestroy();
-    await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(0));
+    await eventually(() => expect(made.gateway.stats().connections).toBe(0));
   });
   it('drops strangers, connections that were not redirected, and those over the limit', async () => {
     const { made } = await httpWorld({ limits: { connectionsPerSandboxMax: 1 } });
@@ -234,7 +233,7 @@ describe('Gateway: limits', () => {
     made.destination = { address: ADDRESS, port: 80 };
     const idle = connect({ host: HOST, port: made.port });
     undo.push(() => idle.destroy());
-    await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(1));
+    await eventually(() => expect(made.gateway.stats().connections).toBe(1));
     await talk(made.port, [GET_ALL]);
     const { made: other } = await httpWorld({ whoIs: () => undefined });
     await talk(other.port, [GET_ALL]);
@@ -247,13 +246,13 @@ describe('Gateway: limits', () => {
     const { made: other } = await httpWorld(shared);
     const idle = connect({ host: HOST, port: made.port });
     undo.push(() => idle.destroy());
-    await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(1));
+    await eventually(() => expect(made.gateway.stats().connections).toBe(1));
     expect(await talk(other.port, [GET_ALL])).toEqual(Buffer.alloc(0));
     expect(other.reasons()).toEqual(['connection_limit']);
     idle.destroy();
-    await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(0));
+    await eventually(() => expect(made.gateway.stats().connections).toBe(0));
     expect((await talk(other.port, [GET_ALL])).toString()).toMatch(/^HTTP\/1\.1 200/);
-    await vi.waitFor(() => expect(shared.open.count).toBe(0));
+    await eventually(() => expect(shared.open.count).toBe(0));
   });
   it('closes what a sandbox has open', async () => {
     const made = await tlsWorld();

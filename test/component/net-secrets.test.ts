@@ -6,11 +6,12 @@ import { createServer } from 'node:https';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { connect as connectTls, createSecureContext } from 'node:tls';
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import type { EgressSecrets } from '../../src/net/secret.ts';
 import { CertificateAuthority } from '../../src/net/secret-authority.ts';
 import type { SecretUse } from '../../src/net/secret-connection.ts';
+import { eventually } from '../support/eventually.ts';
 import { ADDRESS, cleanUp, httpWorld, undo, world } from '../support/gateway-servers.ts';
 import {
   certificate,
@@ -131,7 +132,7 @@ describe('secrets: the host that they belong to', () => {
       },
     });
     const slow = client('https://a.example/', ...KEY, '--limit-rate', '1M', '--max-time', '1');
-    await vi.waitFor(() => expect(made.gateway.stats().bytesReceived).toBeGreaterThan(1_000_000));
+    await eventually(() => expect(made.gateway.stats().bytesReceived).toBeGreaterThan(1_000_000));
     await slow;
     expect(sent).toBeLessThan(bytes);
     const { out } = await client(
@@ -248,7 +249,7 @@ describe('secrets: the connection', () => {
     const socket = connectTls({ host: HOST, port: made.port, ...options });
     await once(socket, 'secureConnect');
     socket.end();
-    await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(0));
+    await eventually(() => expect(made.gateway.stats().connections).toBe(0));
   });
   it('a client that does not trust the certificate ends it', async () => {
     const { made, client, heard, rootFile } = await secretWorld();
@@ -257,7 +258,7 @@ describe('secrets: the connection', () => {
     const { out, code } = await client('https://a.example/', ...KEY, '--cacert', other);
     expect(code).not.toBe(0);
     expect(out).toContain('certificate');
-    await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(0));
+    await eventually(() => expect(made.gateway.stats().connections).toBe(0));
     expect(heard).toEqual([]);
   });
   it('other secrets: what was begun with the old ones ends', async () => {
@@ -265,13 +266,13 @@ describe('secrets: the connection', () => {
       answer: (_request, response) => void response.write('begun'),
     });
     const waiting = client('https://a.example/', ...KEY);
-    await vi.waitFor(() => expect(made.gateway.stats().bytesReceived).toBeGreaterThan(0));
+    await eventually(() => expect(made.gateway.stats().bytesReceived).toBeGreaterThan(0));
     made.gateway.judgeSandbox('sb-1');
     expect(made.gateway.stats().connections).toBe(1);
     state.secrets = { ...state.secrets, secrets: [] };
     made.gateway.judgeSandbox('sb-1');
     expect((await waiting).code).not.toBe(0);
-    await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(0));
+    await eventually(() => expect(made.gateway.stats().connections).toBe(0));
   });
   it('one that says too little after the handshake is ended; openssl finds its certificate good', async () => {
     const { made, rootFile } = await secretWorld({ limits: { headMs: 500 } });

@@ -160,7 +160,7 @@ describe('launch', () => {
     expect(pid).toBeGreaterThan(1);
     expect(existsSync(`/proc/${pid}`)).toBe(true);
     parent.kill('SIGKILL');
-    await expect.poll(() => existsSync(`/proc/${pid}`), { timeout: 5_000 }).toBe(false);
+    await expect.poll(() => existsSync(`/proc/${pid}`)).toBe(false);
   });
   it('launch: the environment stays behind, and new privileges are out of reach', async () => {
     process.env['NEUROVISOR_UPSTREAM_KEY'] = 'secret';

@@ -74,7 +74,7 @@ describe('serve: its end', () => {
     expect((await vmmsIn(home.runDir)).length).toBeGreaterThan(0);
     first.kill('SIGKILL');
     expect(await first.ended).toBeNull();
-    await expect.poll(() => vmmsIn(home.runDir), { timeout: 10_000 }).toEqual([]);
+    await expect.poll(() => vmmsIn(home.runDir)).toEqual([]);
 
     const next = home.serve('-o', 'json', '--pool', '0');
     await next.ready();

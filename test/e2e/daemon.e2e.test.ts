@@ -154,7 +154,7 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
     await ended.seen('started');
     ended.kill('SIGTERM');
     expect((await ended.result).status).toBe(143);
-    await expect.poll(() => says('ps', id), { timeout: 10_000 }).not.toContain('sleep 600');
+    await expect.poll(() => says('ps', id)).not.toContain('sleep 600');
   });
 
   it('exec --detach: lives on, and ps shows it', async () => {
@@ -163,7 +163,7 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
       new RegExp(`^${pid} +user .* detached .* sleep 1000$`, 'm'),
     );
     await sh(`kill ${pid}`);
-    await expect.poll(() => says('ps', id), { timeout: 10_000 }).not.toContain('sleep 1000');
+    await expect.poll(() => says('ps', id)).not.toContain('sleep 1000');
   });
 
   it('shell: a terminal of the guest on this one', async () => {
@@ -215,7 +215,7 @@ describe('port', () => {
     await run.seen(`127.0.0.1:${nobody} -> port 3001 of ${id}\n`);
     const get = async (): Promise<string> =>
       (await fetch(`http://127.0.0.1:${site}/`, { headers: { connection: 'close' } })).text();
-    await expect.poll(() => get().catch(String), { timeout: 30_000 }).toBe('it is me\n');
+    await expect.poll(() => get().catch(String)).toBe('it is me\n');
     await expect(fetch(`http://127.0.0.1:${nobody}/`)).rejects.toThrow();
     await says('pause', id);
     expect(await get()).toBe('it is me\n');
@@ -295,7 +295,7 @@ describe('pool', () => {
     await expect.poll(pools, { timeout: 60_000 }).toMatchObject([{ hits: 1, ready: 1 }]);
     await says('rm', stdout.trim());
     await says('pool', 'set', '0', '0');
-    await expect.poll(() => vmmsIn(home.runDir), { timeout: 10_000 }).toHaveLength(1);
+    await expect.poll(() => vmmsIn(home.runDir)).toHaveLength(1);
   });
 });
 

@@ -16,5 +16,6 @@ export async function requireNothing(host: FakeHost): Promise<void> {
   expect(script.unused).toEqual([]);
   expect(await control.list()).toEqual([]);
   expect(await host.holdings()).toEqual(NOTHING);
-  expect(await host.stored()).toEqual(NOTHING_STORED);
+  // What was under way when its sandbox ended still puts its own files away.
+  await expect.poll(() => host.stored()).toEqual(NOTHING_STORED);
 }

@@ -2,7 +2,8 @@
 import { createServer as createHttpServer } from 'node:http';
 import { createServer } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
-import { expect, vi } from 'vitest';
+import { expect } from 'vitest';
+import { eventually } from './eventually.ts';
 import {
   certificate,
   command,
@@ -34,7 +35,7 @@ export async function world(port: number, options: WorldOptions = {}): Promise<G
   made.pins.pin('a.example', [ADDRESS], 60);
   undo.push(async () => {
     await made.close();
-    await vi.waitFor(() => expect(made.gateway.stats().connections).toBe(0));
+    await eventually(() => expect(made.gateway.stats().connections).toBe(0));
   });
   return made;
 }

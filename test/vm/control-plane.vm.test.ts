@@ -186,10 +186,8 @@ open('served', 'w').write(end)
     await expect(guest.exec({ argv: ['true'] })).rejects.toMatchObject({ code: 'suspended' });
     await control.resume(id);
     const again = await control.guest(id);
-    await expect
-      .poll(() => textOf(again, 'answers'), { timeout: 20_000 })
-      .toMatch(/^(failed: \w+ )+hello$/);
-    await expect.poll(() => textOf(again, 'served'), { timeout: 20_000 }).toMatch(/^(end|reset)$/);
+    await expect.poll(() => textOf(again, 'answers')).toMatch(/^(failed: \w+ )+hello$/);
+    await expect.poll(() => textOf(again, 'served')).toMatch(/^(end|reset)$/);
     // The program that was left has seen the end of its input only now, for nobody is attached.
     expect((await again.processes()).map(({ pid }) => pid)).toContain(cat.pid);
     await control.remove(id);

@@ -12,7 +12,7 @@ import { exec, python } from '../support/vm.ts';
 
 const ONLY_ALLOWED = { mode: 'allowlist', allow: [ALLOWED.name] } as const;
 const SEEN = `${ALLOWED.name} at ${ALLOWED.address}`;
-const WAIT = { timeout: 20_000, interval: 50 };
+const WAIT = { interval: 50 };
 
 let world: NetworkWorld;
 let daemon: DaemonProcess;

@@ -158,7 +158,7 @@ print(urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified
     await control.setPool({ min: 1, max: 1 });
     try {
       const ready = async (): Promise<number | undefined> => (await control.pools())[0]?.ready;
-      await expect.poll(ready, { timeout: 20_000, interval: 50 }).toBe(1);
+      await expect.poll(ready, { interval: 50 }).toBe(1);
       const { id, origin } = await create();
       expect(origin).toBe('pool');
       const { authorization } = JSON.parse(await run(id, CALL)).headers;
