@@ -29,12 +29,12 @@ interface Layer {
   run(cli: Cli): Promise<Counts>;
 }
 
-/** Tests with real VMs, kernels and processes beside one another: what fails is run once more, alone. */
+/** Real VMs, kernels and processes beside one another, random inputs: what fails is run once more, alone. */
 const AGAIN = { again: true };
 
 const LAYERS: readonly Layer[] = [
   { name: 'check', run: check },
-  { name: 'unit', run: (cli) => vitest(cli, ['tidy', 'unit', 'prop']) },
+  { name: 'unit', run: (cli) => vitest(cli, ['tidy', 'unit', 'prop'], AGAIN) },
   { name: 'guest', run: guestTests },
   { name: 'component', needsPackages: true, run: (cli) => vitest(cli, ['component'], AGAIN) },
   { name: 'vm', needsPackages: true, needsSetup: true, run: (cli) => vitest(cli, ['vm'], AGAIN) },
