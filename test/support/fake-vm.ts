@@ -212,11 +212,13 @@ export class FakeGuest {
 
   /** What its program has in memory. */
   async remember(text: string): Promise<void> {
+    this.#requireRunning();
     await this.#ask('update');
     await writeFile(this.#vm.memoryPath, text);
   }
 
   async recall(): Promise<string> {
+    this.#requireRunning();
     await this.#ask('update');
     return await readFile(this.#vm.memoryPath, 'utf8');
   }
@@ -275,6 +277,11 @@ export class FakeGuest {
     this.#isOpen = false;
     this.#holdings.delete('guests', this);
     this.#closing.resolve({ reason, detail: '' });
+  }
+
+  /** Whoever has a guest at hand may use it while somebody else pauses it; the control plane may not. */
+  #requireRunning(): void {
+    if (!this.#vm.runs) throw new GuestError('connection_lost', 'its VM stands still');
   }
 
   async #ask(phase: Phase, signal?: AbortSignal): Promise<void> {
