@@ -192,7 +192,9 @@ async function createApp(
   return app as unknown as App;
 }
 
-const noLoads = (): SandboxLoads => ({ sandboxes: [], memoryPressure: null });
+const noLoads = (): SandboxLoads => ({
+  ...{ atMs: 0, sandboxes: [], memoryPressure: null, events: [] },
+});
 
 async function discardBody(
   { raw }: FastifyRequest,

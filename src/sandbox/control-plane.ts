@@ -38,6 +38,7 @@ import { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
 import { MemoryPolicy, type PolicyParts } from './memory-policy.ts';
 import type { OpenTemplate } from './pools.ts';
+import { RecentEvents } from './recent-events.ts';
 import {
   type Birth,
   checkRequest,
@@ -84,6 +85,8 @@ export class LocalControlPlane implements ControlPlane {
   readonly #ended = new Map<string, SandboxInfo>();
   /** Those whose end is being noted. */
   readonly #leaving = new Map<string, ManagedSandbox>();
+  /** What happened last in any of them. */
+  readonly recentEvents = new RecentEvents();
   readonly #policy: MemoryPolicy;
   readonly #listeners = new Set<(info: SandboxInfo) => void>();
   readonly #rows: SandboxRows;
@@ -370,7 +373,10 @@ export class LocalControlPlane implements ControlPlane {
       ...{ clock, log, accelerator, keeper, rows: this.#rows },
       start: (spec, source, signal) => this.#starter.clone(spec, source, this.#untilClosed(signal)),
       changed: (sandbox) => this.#changed(sandbox),
-      happened: (sandbox, event) => void this.#policy.take(sandbox, event),
+      happened: (sandbox, event) => {
+        this.recentEvents.note(sandbox.id, event);
+        void this.#policy.take(sandbox, event);
+      },
       lost: (sandbox) => this.#forget(sandbox),
     };
   }

@@ -2,10 +2,11 @@
 import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
 import type { TimedEvent } from '../../sandbox/event-journal.ts';
-import type { OomMark, PressureMark } from '../../sandbox/memory-watch.ts';
+import type { PressureMark } from '../../sandbox/memory-watch.ts';
 import type { Cli } from '../cli.ts';
+import { amount, eventText, plain, victimText } from '../event-text.ts';
 import { sandboxId } from '../pick.ts';
-import { bytes, coarse } from '../table.ts';
+import { coarse } from '../table.ts';
 
 export interface EventsFlags {
   /** False with `--no-follow`. */
@@ -30,39 +31,6 @@ export async function events(
 
 export function eventLine(event: TimedEvent): string {
   return `${new Date(event.atMs).toISOString()}  ${event.type.padEnd(8)}  ${eventText(event)}`;
-}
-
-function eventText(event: TimedEvent): string {
-  switch (event.type) {
-    case 'pressure': {
-      const stalls = `some ${event.some} %, all ${event.full} % of the last 10 s`;
-      return `${event.source}: ${amount(event)}; stood still: ${stalls}`;
-    }
-    case 'near_oom':
-      return `${event.source}: ${amount(event)}; a kill is near`;
-    case 'oom':
-      return `${event.source}: killed ${victimText(event)}`;
-    case 'dropped':
-      return `${event.count} events were too many, and are not told`;
-    case 'action': {
-      const how = event.ok ? 'done' : 'failed';
-      return `${event.action}: ${how}${event.detail === '' ? '' : `: ${plain(event.detail)}`}`;
-    }
-    case 'end': {
-      const { cause, detail } = event.end;
-      return detail === '' ? cause : `${cause}: ${plain(detail)}`;
-    }
-  }
-}
-
-function amount(event: { readonly memoryBytes: number; readonly limitBytes: number }): string {
-  const of = event.limitBytes === 0 ? '' : ` of ${bytes(event.limitBytes)}`;
-  return `${bytes(event.memoryBytes)}${of} in use`;
-}
-
-function victimText({ victim, detail }: Pick<OomMark, 'victim' | 'detail'>): string {
-  if (victim === null) return plain(detail);
-  return `${plain(victim.name)} (pid ${victim.pid}, ${bytes(victim.rssBytes)})`;
 }
 
 export interface LogsFlags {
@@ -138,11 +106,6 @@ function pressureText(mark: PressureMark, now: number): string {
 }
 
 const ago = (atMs: number, now: number): string => `${coarse(now - atMs)} ago`;
-
-/** Words of a guest, fit for one line of a terminal. */
-function plain(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}]/gu, (char) => (char === '\n' ? ' ' : '?'));
-}
 
 function plainLines(text: string): string {
   return text
