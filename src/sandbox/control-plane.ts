@@ -34,6 +34,7 @@ import type { SandboxLogs } from './ending.ts';
 import { fromStore, SandboxError } from './errors.ts';
 import type { TimedEvent } from './event-journal.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
+import { chunksOf, followLogs, type LogChunk, logsOf } from './logs.ts';
 import { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
 import { MemoryPolicy, type PolicyParts } from './memory-policy.ts';
@@ -50,7 +51,7 @@ import {
 } from './request.ts';
 import { SandboxRows } from './sandbox-rows.ts';
 import { requireValues } from './secrets.ts';
-import { networkPolicy, type SandboxSpec } from './spec.ts';
+import { networkPolicy, withoutIdentity } from './spec.ts';
 import { Starter, type StarterParts } from './starter.ts';
 import type { Supervisor } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
@@ -248,8 +249,13 @@ export class LocalControlPlane implements ControlPlane {
 
   async logs(id: string): Promise<SandboxLogs> {
     await this.#leaving.get(id)?.noted;
-    if ((await this.#endOf(id)) === null) return (await this.#find(id)).logs;
+    if ((await this.#endOf(id)) === null) return logsOf((await this.#find(id)).vm);
     return (await told(this.#rows.logs(id))) ?? { console: '', vmm: '' };
+  }
+
+  async *followLogs(id: string, signal: AbortSignal): AsyncGenerator<LogChunk, void> {
+    if ((await this.#endOf(id)) !== null) return yield* chunksOf(await this.logs(id));
+    yield* followLogs(await this.#find(id), this, this.#parts.clock, signal);
   }
 
   async *events(id: string, options: EventsOptions = {}): AsyncGenerator<TimedEvent, void> {
@@ -488,9 +494,3 @@ function closing(): SandboxError {
 }
 
 type HeldSnapshot = Awaited<ReturnType<Keeper['open']>>;
-
-/** Its network has the same limits, with nothing used of them. */
-function withoutIdentity(spec: SandboxSpec): Omit<SandboxSpec, 'id' | 'hostname'> {
-  const { id: _id, hostname: _hostname, ...rest } = spec;
-  return { ...rest, network: networkPolicy(spec.network) };
-}

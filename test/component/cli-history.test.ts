@@ -7,6 +7,8 @@ import type { ProcessExit } from '../../src/guest/guest.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
 
+const PATIENT = { timeout: 20_000 };
+
 let control: FakeControlPlane;
 beforeEach(() => {
   control = new FakeControlPlane();
@@ -82,6 +84,44 @@ describe('logs', () => {
     expect(stdout()).toBe('a?[31m\n\tb??\n');
     await logs(cli, control, id, { vmm: true });
     expect(stdout()).toContain('of QEMU\n');
+  });
+});
+
+describe('logs -f', () => {
+  it('console and lines of the VMM, up to the end of the sandbox', async () => {
+    const { cli, stdout, stderr } = testCli();
+    const { id } = await control.create({});
+    const { console, vmm } = control.tails(id);
+    console.push(Buffer.from('x'.repeat(64 * 1024 + 5)));
+    vmm.push(Buffer.from('of QEMU\n'));
+    const over = logs(cli, control, id, { follow: true });
+    await expect.poll(stdout, PATIENT).toContain('[vmm] of QEMU\n');
+    console.push(Buffer.from('last words'));
+    await control.remove(id);
+    expect(await over).toBe(0);
+    expect(stdout()).toMatch(/x\n\[vmm\] of QEMU\n[\s\S]*last words\n$/);
+    expect(stderr()).toContain('5 B of the console came too fast and are left out');
+  });
+
+  it('--vmm: only that; -o json: one chunk a line', async () => {
+    const { id } = await control.create({});
+    control.tails(id).console.push(Buffer.from('of the guest\n'));
+    control.tails(id).vmm.push(Buffer.from('of QEMU\n'));
+    const [plain, json] = [testCli(), testCli({ json: true })];
+    const both = [
+      logs(plain.cli, control, id, { follow: true, vmm: true }),
+      logs(json.cli, control, id, { follow: true }),
+    ];
+    await expect.poll(json.stdout, PATIENT).toContain('of QEMU');
+    await expect.poll(plain.stdout, PATIENT).toContain('of QEMU');
+    await control.remove(id);
+    expect(await Promise.all(both)).toEqual([0, 0]);
+    expect(plain.stdout()).toBe('of QEMU\n');
+    const lines = json.stdout().trimEnd().split('\n');
+    expect(lines.map((line) => JSON.parse(line) as object)).toMatchObject([
+      { source: 'console', text: 'of the guest\n' },
+      { source: 'vmm', text: 'of QEMU\n' },
+    ]);
   });
 });
 

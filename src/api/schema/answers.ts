@@ -14,6 +14,7 @@ import { END_CAUSES, type EndInfo, type SandboxLogs } from '../../sandbox/ending
 import type { TimedEvent } from '../../sandbox/event-journal.ts';
 import { type SandboxState, TRANSITIONS } from '../../sandbox/lifecycle.ts';
 import type { SandboxLoads } from '../../sandbox/load.ts';
+import type { LogChunk } from '../../sandbox/logs.ts';
 import type { ErrorBody } from '../errors.ts';
 import {
   count,
@@ -103,9 +104,17 @@ export const timedEvent: z.ZodType<TimedEvent> = z
 export const sandboxLogs: z.ZodType<SandboxLogs> = z
   .object({
     console: z.string().describe('Its serial console: the last 64 KiB.'),
-    vmm: z.string().describe('Of the VMM; empty while it runs.'),
+    vmm: z.string().describe('Of the VMM: the last lines.'),
   })
   .meta({ id: 'Logs' });
+
+export const logChunk: z.ZodType<LogChunk> = z
+  .object({
+    source: z.enum(['console', 'vmm']),
+    text: z.string(),
+    skippedBytes: count.describe('Before it, that came faster than they were read.'),
+  })
+  .meta({ id: 'LogChunk' });
 
 export const sandboxInfo: z.ZodType<SandboxInfo> = z
   .object({
