@@ -4,7 +4,7 @@ import type { SandboxEventBody } from '../../sandbox/event-journal.ts';
 import type { SandboxLoad, SandboxLoads } from '../../sandbox/load.ts';
 import { eventText } from '../event-text.ts';
 import { bytes } from '../table.ts';
-import { quantile, type Samples, since } from './samples.ts';
+import { type Distribution, quantile, type Samples, since } from './samples.ts';
 
 /** What `neurovisor top -o json` prints. Times of day in milliseconds since 1970. */
 export interface TopFrame {
@@ -114,9 +114,14 @@ const EVENTS_MAX = 50;
 const LATENCIES = {
   'asked → ready': 'neurovisor_vm_acquire_seconds',
   'VM start': 'neurovisor_vm_boot_seconds',
+  'exec, files': 'neurovisor_operation_answer_seconds',
   'first token': 'neurovisor_time_to_first_token_seconds',
   'between tokens': 'neurovisor_inter_token_seconds',
 } as const;
+
+/** Of packets, by their path; only where they are measured (docs/observability.md). */
+const NETWORK = 'neurovisor_network_latency_seconds';
+const NETWORK_PATHS = { 'net to peer': 'peer', 'net to guest': 'guest' } as const;
 
 /** @param changes of the status of sandboxes, as far as they were seen */
 export function frameOf(now: Scrape, before: Before, changes: readonly TopEvent[]): TopFrame {
@@ -153,9 +158,7 @@ export function frameOf(now: Scrape, before: Before, changes: readonly TopEvent[
       requestsPerSecond: rate('neurovisor_requests_total'),
     },
     channelBytesPerSecond: rate('neurovisor_channel_bytes_total'),
-    latencies: Object.entries(LATENCIES).map(([name, metric]) =>
-      latencyOf(name, metric, now, before.oldest),
-    ),
+    latencies: latenciesOf(now, before.oldest),
     sandboxes: rowsOf(now, before.last),
     events: eventsOf(loads, changes),
   };
@@ -192,10 +195,25 @@ function ratePerSecond(now: Scrape, last: Scrape | null, name: string): number |
   return (Math.max(0, more) * 1000) / (now.loads.atMs - last.loads.atMs);
 }
 
+function latenciesOf(now: Scrape, oldest: Scrape | null): readonly Latency[] {
+  const always = Object.entries(LATENCIES).map(([name, metric]) =>
+    latencyOf(name, now, oldest, (samples) => samples.distribution(metric)),
+  );
+  const network = Object.entries(NETWORK_PATHS).map(([name, path]) =>
+    latencyOf(name, now, oldest, (samples) => samples.distribution(NETWORK, { path })),
+  );
+  return [...always, ...network.filter(({ count }) => count > 0)];
+}
+
 /** Of the last minute where something came in it, else of all time. */
-function latencyOf(name: string, metric: string, now: Scrape, oldest: Scrape | null): Latency {
-  const all = now.samples.distribution(metric);
-  const recent = oldest === null ? null : since(all, oldest.samples.distribution(metric));
+function latencyOf(
+  name: string,
+  now: Scrape,
+  oldest: Scrape | null,
+  of: (samples: Samples) => Distribution,
+): Latency {
+  const all = of(now.samples);
+  const recent = oldest === null ? null : since(all, of(oldest.samples));
   const isRecent = recent !== null && recent.count > 0;
   const shown = isRecent ? recent : all;
   return {
