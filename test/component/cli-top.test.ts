@@ -104,6 +104,17 @@ describe('top on a terminal', () => {
     expect(await terminal.ended).toBe(0);
   });
 
+  it('goes on after a stop: the screen is its own again, and drawn anew', async () => {
+    const terminal = topOn();
+    await terminal.sees(id);
+    process.kill(await childOf(terminal.pid), 'SIGCONT');
+    await terminal.sees('\x1b[?1049h');
+    await terminal.sees(id);
+    terminal.type('q');
+    expect(await terminal.ended).toBe(0);
+    expect(terminal.screen()).toContain('terminal restored: True');
+  });
+
   it('a terminal that can not place the cursor gets one frame', async () => {
     const terminal = topOn({ ...daemon.env, TERM: 'dumb' });
     expect(await terminal.ended).toBe(0);

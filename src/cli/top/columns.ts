@@ -94,7 +94,7 @@ function amountText(mib: number | null, limitMib: number): string {
 function shortageCell({ shortage }: SandboxRow, ink: Inked): string {
   switch (shortage?.type) {
     case 'pressure':
-      return ink('yellow', `some ${percent(shortage.some)} all ${percent(shortage.full)}`);
+      return ink('yellow', `some ${percent(shortage.some)} full ${percent(shortage.full)}`);
     case 'near_oom':
       return ink('red', 'near oom');
     case 'oom':
@@ -104,7 +104,8 @@ function shortageCell({ shortage }: SandboxRow, ink: Inked): string {
   }
 }
 
-const percent = (value: number): string => `${Math.round(value)}%`;
+/** Of two digits. */
+const percent = (value: number): number => Math.min(99, Math.round(value));
 
 function countText(count: number): string {
   if (count < 1e6) return `${count}`;

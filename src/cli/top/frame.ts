@@ -180,7 +180,7 @@ function shortText(event: SandboxEventBody): string {
   if (event.type !== 'pressure' && event.type !== 'near_oom') return eventText(event);
   const amount = `${bytes(event.memoryBytes)} of ${bytes(event.limitBytes)} (${event.source})`;
   if (event.type === 'near_oom') return amount;
-  return `some ${Math.round(event.some)}%, all ${Math.round(event.full)}%, ${amount}`;
+  return `some ${Math.round(event.some)}%, full ${Math.round(event.full)}%, ${amount}`;
 }
 
 function countsOf(list: readonly SandboxInfo[]): Record<string, number> {

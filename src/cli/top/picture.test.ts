@@ -119,7 +119,7 @@ describe('frameOf: what a sandbox says of its memory', () => {
     const made = frameOf(scrape(5, 0, [], events), { last: null, oldest: null }, [change, ended]);
     expect(made.events.map(({ type }) => type)).toEqual(['pressure', 'status', 'end']);
     expect(made.events.map(({ text }) => text)).toEqual([
-      'some 12%, all 3%, 90.0 MiB of 100 MiB (guest)',
+      'some 12%, full 3%, 90.0 MiB of 100 MiB (guest)',
       'paused (pool)',
       'guest-oom: x',
     ]);
@@ -148,7 +148,7 @@ describe('draw', () => {
     const lines = draw(made, { columns: 80, rows: 24 }, { ...view, sort: 'id', colour: false });
     const text = lines.join('\n');
     expect(text).toMatch(
-      /^aaaaaaaaaa {2}running {3}█{4}░{4} {3}50\/100 MiB +some 12% all 3% +0 +5 s$/m,
+      /^aaaaaaaaaa {2}running {3}█{4}░{4} {3}50\/100 MiB +some 12 full 3 +0 +5 s$/m,
     );
     expect(text).toContain('near_oom: 90.0 MiB of 100 MiB (guest)');
     expect(lines.filter((line) => line.includes('running ')).length).toBeGreaterThan(5);
