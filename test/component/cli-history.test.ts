@@ -4,7 +4,9 @@ import { events, inspect, logs } from '../../src/cli/commands/history.ts';
 import { list } from '../../src/cli/commands/sandboxes.ts';
 import { exitStatus } from '../../src/cli/program-streams.ts';
 import type { ProcessExit } from '../../src/guest/guest.ts';
+import { cli as cliOf } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
+import { startFakeDaemon } from '../support/fake-daemon.ts';
 import { testCli } from '../support/test-cli.ts';
 
 const PATIENT = { timeout: 20_000 };
@@ -84,6 +86,32 @@ describe('logs', () => {
     expect(stdout()).toBe('a?[31m\n\tb??\n');
     await logs(cli, control, id, { vmm: true });
     expect(stdout()).toContain('of QEMU\n');
+  });
+});
+
+describe('logs as a command', () => {
+  it('--vmm: the log of the VMM, also while it runs', async () => {
+    await using daemon = await startFakeDaemon();
+    const { id } = await daemon.control.create({});
+    daemon.control.logsOf.set(id, { console: 'of the guest\n', vmm: 'of QEMU\n' });
+    const { env } = daemon;
+    expect(await cliOf(['logs', '--vmm', id], { env: { ...env } }).result).toMatchObject({
+      ...{ status: 0, stdout: 'of QEMU\n', stderr: '' },
+    });
+  });
+
+  it('-f: what is there and what comes, to the end of the sandbox', async () => {
+    await using daemon = await startFakeDaemon();
+    const { id } = await daemon.control.create({});
+    const { console, vmm } = daemon.control.tails(id);
+    console.push(Buffer.from('boot\n'));
+    const follow = cliOf(['logs', '-f', id], { env: { ...daemon.env } });
+    await expect.poll(() => console.readers, PATIENT).toBe(1);
+    vmm.push(Buffer.from('of QEMU\n'));
+    await daemon.control.remove(id);
+    expect(await follow.result).toMatchObject({
+      ...{ status: 0, stdout: 'boot\n[vmm] of QEMU\n', stderr: '' },
+    });
   });
 });
 

@@ -46,8 +46,11 @@ Examples:
       'after',
       '\nExamples:\n  neurovisor logs 7ds14n1k | tail\n  neurovisor logs -f 7ds14n1k\n',
     )
-    .action((id: string, flags: LogsFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) => (await load()).logs(cli, control, id, flags)),
+    .action((id: string, { vmm, ...flags }: LogsFlags & OutputFlags) =>
+      // Elsewhere `--vmm` chooses a VMM; here it is another word.
+      performThere(flags, async (cli, control) =>
+        (await load()).logs(cli, control, id, { ...flags, vmm: vmm === true }),
+      ),
     );
   program
     .command('inspect')
