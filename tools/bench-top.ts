@@ -15,6 +15,7 @@ import { startFakeDaemon } from '../test/support/fake-daemon.ts';
 
 const UPDATES = 100;
 const MIB = 1024 * 1024;
+const NO_MARKS = { lastPressure: null, lastOom: null } as const;
 const MICROSECONDS_PER_MS = 1000;
 
 const cpuMs = (): number => {
@@ -34,7 +35,14 @@ async function serve(sandboxes: number): Promise<void> {
   for (let n = 0; n < sandboxes; n += 1) {
     const { id } = await daemon.control.create({});
     const memoryBytes = (50 + (n % 460)) * MIB;
-    daemon.loads.push({ id, state: 'ready', memoryBytes, modelRequests: n % 3, tokens: n });
+    daemon.loads.push({
+      id,
+      state: 'ready',
+      memoryBytes,
+      modelRequests: n % 3,
+      tokens: n,
+      ...NO_MARKS,
+    });
     ready.observe({ origin: 'pool' }, n / 100);
   }
   let before = cpuMs();

@@ -24,8 +24,19 @@ export class ApiMetrics {
     labels: ['method', 'route'],
   });
 
+  readonly #operations = new Histogram({
+    name: 'neurovisor_operation_answer_seconds',
+    help: 'A request to an agent (run a program, read a file, …) until its first word: the program runs, the file is there.',
+    unit: 'seconds',
+  });
+
   list(): readonly Metric[] {
-    return [this.#requests, this.#duration];
+    return [this.#requests, this.#duration, this.#operations];
+  }
+
+  /** By an agent. */
+  operationAnswered(seconds: number): void {
+    this.#operations.observe({}, seconds);
   }
 
   answered({ method, route, status, seconds }: Answered): void {

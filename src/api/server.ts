@@ -85,7 +85,10 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   const counted = new ApiMetrics();
   const parts = { control, log, clock, counted, metrics, loads, tracer };
   const app = await createApp(parts, refusal);
-  const tunnels = new Tunnels(control, log, tracer);
+  const tunnels = new Tunnels(control, log, tracer, {
+    now: () => clock.now(),
+    answered: (ms) => counted.operationAnswered(ms / 1000),
+  });
   metrics.add(
     ...counted.list(),
     single(
@@ -192,7 +195,9 @@ async function createApp(
   return app as unknown as App;
 }
 
-const noLoads = (): SandboxLoads => ({ sandboxes: [], memoryPressure: null });
+const noLoads = (): SandboxLoads => ({
+  ...{ atMs: 0, sandboxes: [], memoryPressure: null, events: [] },
+});
 
 async function discardBody(
   { raw }: FastifyRequest,

@@ -19,6 +19,7 @@ import type { Log } from '../base/log.ts';
 import { parseTraceparent, type Tracer } from '../base/trace.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
 import { BusyError } from '../sandbox/errors.ts';
+import { type Meter, watchAnswer } from './answer-time.ts';
 import { ApiError, errorAnswer } from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { type App, failures } from './route.ts';
@@ -80,11 +81,13 @@ export class Tunnels {
   readonly #control: ControlPlane;
   readonly #log: Log;
   readonly #tracer: Tracer;
+  readonly #meter: Meter;
   readonly #slots = new Slots('tunnels', LIMITS.tunnelsMax);
   /** With the sandbox, as far as it is known. */
   readonly #open = new Map<Duplex, string | null>();
 
-  constructor(control: ControlPlane, log: Log, tracer: Tracer) {
+  constructor(control: ControlPlane, log: Log, tracer: Tracer, meter: Meter) {
+    this.#meter = meter;
     this.#control = control;
     this.#log = log;
     this.#tracer = tracer;
@@ -110,7 +113,9 @@ export class Tunnels {
       const target = targetOf(request);
       this.#count(client, target.id);
       this.#trace(request, client, target);
-      join(client, await this.#openFor(client, target), head, protocolOf(target));
+      const guest = await this.#openFor(client, target);
+      join(client, guest, head, protocolOf(target));
+      if (target.port === null) watchAnswer({ client, guest, head }, this.#meter);
     } catch (error) {
       this.#refuse(client, error);
     }

@@ -68,6 +68,25 @@ describe('Tracer', () => {
     expect(spans[0]?.error).toBe('broken');
   });
 
+  it('root: the parent where there is none nearer, and not of what belongs to nobody', () => {
+    const { clock, spans } = recording();
+    const [root, record] = [parseTraceparent(HEADER), (span: SpanRecord) => spans.push(span)];
+    const tracer = new Tracer({ clock, randomHex: (n) => '7'.repeat(2 * n), record, root });
+    tracer.start('mine').end();
+    tracer.run(null, () => tracer.start('of nobody').end());
+    tracer.start('of another', { parent: null }).end();
+    expect(spans.map(({ parentSpanId }) => parentSpanId)).toEqual([SPAN, '', '']);
+    expect(spans[0]?.context.traceId).toBe(TRACE);
+  });
+
+  it('fromMs: a span may have begun before', () => {
+    const { tracer, spans, clock } = recording();
+    const fromMs = clock.now();
+    clock.advance(700);
+    tracer.start('x', { fromMs }).end();
+    expect((spans[0]?.endMs ?? 0) - (spans[0]?.startMs ?? 0)).toBeCloseTo(700);
+  });
+
   it('a trace that is not sampled, or that nobody records, is passed on as it is', () => {
     const { tracer, spans } = recording();
     const parent = parseTraceparent(`00-${TRACE}-${SPAN}-00`);

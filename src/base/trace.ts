@@ -50,6 +50,8 @@ export interface SpanOptions {
   /** Default: the one within which it is called. Null: it has none. */
   readonly parent?: SpanContext | null | undefined;
   readonly attributes?: Attributes;
+  /** When it began, of the monotonic clock, if that is over; default: now. */
+  readonly fromMs?: number;
 }
 
 export interface TracerOptions {
@@ -58,6 +60,8 @@ export interface TracerOptions {
   readonly randomHex: (bytes: number) => string;
   /** Null: nothing is recorded. Must not throw. */
   readonly record: ((span: SpanRecord) => void) | null;
+  /** The trace that this process is part of: the parent where there is none nearer. */
+  readonly root?: SpanContext | null;
 }
 
 const TEXT_CHARACTERS_MAX = 256;
@@ -81,7 +85,8 @@ export class Tracer {
   }
 
   current(): SpanContext | null {
-    return this.#current.getStore() ?? null;
+    const store = this.#current.getStore();
+    return store === undefined ? (this.#options.root ?? null) : store;
   }
 
   /** Calls `work` within a span: what it starts, also later, is part of that. */
@@ -104,7 +109,7 @@ export class Tracer {
       spanId: randomHex(8),
       sampled: true,
     };
-    const [startedMs, anchorMs] = [clock.now(), this.#anchorMs];
+    const [startedMs, anchorMs] = [options.fromMs ?? clock.now(), this.#anchorMs];
     let attributes = options.attributes ?? {};
     let isOver = false;
     return {

@@ -37,10 +37,12 @@ import type { SandboxLogs } from '../sandbox/ending.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { TimedEvent } from '../sandbox/event-journal.ts';
 import type { SandboxLoads } from '../sandbox/load.ts';
+import type { LogChunk } from '../sandbox/logs.ts';
 import type { TemplateSpec } from '../sandbox/template.ts';
 import { guestInTrace } from '../sandbox/traced-guest.ts';
 import { Changes } from './changes.ts';
 import { readEvents } from './events.ts';
+import { readLogs } from './logs.ts';
 import { type DaemonAddress, Transport } from './transport.ts';
 
 export type { DaemonAddress } from './transport.ts';
@@ -197,6 +199,11 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
 
   async logs(id: string): Promise<SandboxLogs> {
     return await this.#get(`${sandbox(id)}/logs`, answers.sandboxLogs);
+  }
+
+  followLogs(id: string, signal: AbortSignal): AsyncIterable<LogChunk> {
+    const path = `${sandbox(id)}/logs/stream`;
+    return readLogs((until) => this.#transport.stream(path, until, true), signal);
   }
 
   events(id: string, options: EventsOptions = {}): AsyncIterable<TimedEvent> {

@@ -16,6 +16,7 @@ import type { UsageRecord } from '../bridge/bridge.ts';
 import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
 import type { SandboxLoad, SandboxLoads } from '../sandbox/load.ts';
 import type { SandboxNetwork } from '../sandbox/parts.ts';
+import type { RecentEvents } from '../sandbox/recent-events.ts';
 import type { StartQueue } from '../sandbox/start-queue.ts';
 import type { StartTimings, Supervisor } from '../sandbox/supervisor.ts';
 import { availableMib, memoryPressure, residentBytes } from './host-memory.ts';
@@ -47,6 +48,7 @@ export class HostMetrics {
   /** Of sandboxes that live. */
   readonly #tokens = new Map<string, number>();
   #channelsOpen = 0;
+  #events: RecentEvents | undefined;
   readonly #phases = new Histogram({
     name: 'neurovisor_start_phase_seconds',
     help: 'Phases of the start of a VM: prepare, vmm, kernel, agent; by boot or clone.',
@@ -120,7 +122,11 @@ export class HostMetrics {
   }
 
   /** Once. */
-  addControl(control: ControlPlane, queue: Pick<StartQueue, 'stats'>): void {
+  addControl(
+    control: ControlPlane & { readonly recentEvents: RecentEvents },
+    queue: Pick<StartQueue, 'stats'>,
+  ): void {
+    this.#events = control.recentEvents;
     this.#addSandboxes(control);
     this.#addPools(control);
     this.registry.add(
@@ -167,9 +173,13 @@ export class HostMetrics {
         memoryBytes: pid === null ? null : residentBytes(pid),
         modelRequests: one.modelRequests,
         tokens: this.#tokens.get(one.spec.id) ?? 0,
+        lastPressure: one.events.lastPressure,
+        lastOom: one.events.lastOom,
       };
     });
-    return { sandboxes, memoryPressure: memoryPressure() };
+    const events = this.#events?.list() ?? [];
+    const atMs = this.#clock.wall();
+    return { atMs, sandboxes, memoryPressure: memoryPressure(), events };
   }
 
   #started(timings: StartTimings): void {

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { systemClock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import type { Metric } from '../base/metrics.ts';
-import { type SpanRecord, Tracer } from '../base/trace.ts';
+import { parseTraceparent, type SpanRecord, Tracer } from '../base/trace.ts';
 import type { Config } from '../config.ts';
 import { spansMetric, TraceExporter } from '../observe/trace-exporter.ts';
 import { GuestTraces } from './guest-traces.ts';
@@ -20,9 +20,12 @@ export interface Tracing {
 const NONE = { exported: 0, dropped: 0, failed: 0 } as const;
 
 /** Without an endpoint nothing is recorded; what callers trace is passed on all the same. */
-export function openTracing({ traces }: Pick<Config, 'traces'>, log: Log): Tracing {
+export function openTracing(
+  { traces, traceparent }: Pick<Config, 'traces' | 'traceparent'>,
+  log: Log,
+): Tracing {
   const randomHex = (bytes: number): string => randomBytes(bytes).toString('hex');
-  const base = { clock: systemClock, randomHex };
+  const base = { clock: systemClock, randomHex, root: parseTraceparent(traceparent) };
   if (traces === null) {
     const tracer = new Tracer({ ...base, record: null });
     const metrics = [spansMetric(() => NONE)];

@@ -34,10 +34,12 @@ import type { SandboxLogs } from './ending.ts';
 import { fromStore, SandboxError } from './errors.ts';
 import type { TimedEvent } from './event-journal.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
+import { chunksOf, followLogs, type LogChunk, logsOf } from './logs.ts';
 import { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
 import { MemoryPolicy, type PolicyParts } from './memory-policy.ts';
 import type { OpenTemplate } from './pools.ts';
+import { RecentEvents } from './recent-events.ts';
 import {
   type Birth,
   checkRequest,
@@ -49,7 +51,7 @@ import {
 } from './request.ts';
 import { SandboxRows } from './sandbox-rows.ts';
 import { requireValues } from './secrets.ts';
-import { networkPolicy, type SandboxSpec } from './spec.ts';
+import { networkPolicy, withoutIdentity } from './spec.ts';
 import { Starter, type StarterParts } from './starter.ts';
 import type { Supervisor } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
@@ -84,6 +86,8 @@ export class LocalControlPlane implements ControlPlane {
   readonly #ended = new Map<string, SandboxInfo>();
   /** Those whose end is being noted. */
   readonly #leaving = new Map<string, ManagedSandbox>();
+  /** What happened last in any of them. */
+  readonly recentEvents = new RecentEvents();
   readonly #policy: MemoryPolicy;
   readonly #listeners = new Set<(info: SandboxInfo) => void>();
   readonly #rows: SandboxRows;
@@ -245,8 +249,13 @@ export class LocalControlPlane implements ControlPlane {
 
   async logs(id: string): Promise<SandboxLogs> {
     await this.#leaving.get(id)?.noted;
-    if ((await this.#endOf(id)) === null) return (await this.#find(id)).logs;
+    if ((await this.#endOf(id)) === null) return logsOf((await this.#find(id)).vm);
     return (await told(this.#rows.logs(id))) ?? { console: '', vmm: '' };
+  }
+
+  async *followLogs(id: string, signal: AbortSignal): AsyncGenerator<LogChunk, void> {
+    if ((await this.#endOf(id)) !== null) return yield* chunksOf(await this.logs(id));
+    yield* followLogs(await this.#find(id), this, this.#parts.clock, signal);
   }
 
   async *events(id: string, options: EventsOptions = {}): AsyncGenerator<TimedEvent, void> {
@@ -370,7 +379,10 @@ export class LocalControlPlane implements ControlPlane {
       ...{ clock, log, accelerator, keeper, rows: this.#rows },
       start: (spec, source, signal) => this.#starter.clone(spec, source, this.#untilClosed(signal)),
       changed: (sandbox) => this.#changed(sandbox),
-      happened: (sandbox, event) => void this.#policy.take(sandbox, event),
+      happened: (sandbox, event) => {
+        this.recentEvents.note(sandbox.id, event);
+        void this.#policy.take(sandbox, event);
+      },
       lost: (sandbox) => this.#forget(sandbox),
     };
   }
@@ -482,9 +494,3 @@ function closing(): SandboxError {
 }
 
 type HeldSnapshot = Awaited<ReturnType<Keeper['open']>>;
-
-/** Its network has the same limits, with nothing used of them. */
-function withoutIdentity(spec: SandboxSpec): Omit<SandboxSpec, 'id' | 'hostname'> {
-  const { id: _id, hostname: _hostname, ...rest } = spec;
-  return { ...rest, network: networkPolicy(spec.network) };
-}

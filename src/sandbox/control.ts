@@ -13,6 +13,7 @@ import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { EndInfo, SandboxLogs } from './ending.ts';
 import type { TimedEvent } from './event-journal.ts';
+import type { LogChunk } from './logs.ts';
 import type { MemoryAction } from './memory-policy.ts';
 import type { SecretInfo, SecretOptions } from './secrets.ts';
 import type { NetworkOptions, NetworkPolicy, SandboxOptions } from './spec.ts';
@@ -84,6 +85,8 @@ export interface ControlPlane {
    * removed while they ran.
    */
   logs(id: string): Promise<SandboxLogs>;
+  /** The same and what comes, over all its VMs, up to its end or that of `signal`. */
+  followLogs(id: string, signal: AbortSignal): AsyncIterable<LogChunk>;
   /**
    * What happens to its memory, what was done about it, and its end, which ends this too. First those that
    * are kept (256), then each as it comes.

@@ -4,7 +4,13 @@ import { ignore } from '../base/ignore.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { Vm, VmExit } from '../vmm/driver.ts';
 import { causeOfExit, type SandboxEnd } from './ending.ts';
-import { type HostMemoryEvents, type MemoryEvent, MemoryWatch } from './memory-watch.ts';
+import {
+  type HostMemoryEvents,
+  type MemoryEvent,
+  MemoryWatch,
+  type OomMark,
+  type PressureMark,
+} from './memory-watch.ts';
 
 const EXIT_GRACE_MS = 500;
 
@@ -31,6 +37,14 @@ export class Evidence {
   listen(listener: (event: MemoryEvent) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  get lastPressure(): PressureMark | null {
+    return this.#memory.lastPressure;
+  }
+
+  get lastOom(): OomMark | null {
+    return this.#memory.lastOom;
   }
 
   watchVm(vm: Vm): void {

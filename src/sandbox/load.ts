@@ -1,5 +1,7 @@
 /** What sandboxes use now, for a live view (types only). */
 import type { SandboxState } from './lifecycle.ts';
+import type { OomMark, PressureMark } from './memory-watch.ts';
+import type { SandboxTimedEvent } from './recent-events.ts';
 
 export interface SandboxLoad {
   /** Of a sandbox, or of a member of a pool. */
@@ -11,6 +13,9 @@ export interface SandboxLoad {
   readonly modelRequests: number;
   /** Of prompts and answers, of this VM's requests. */
   readonly tokens: number;
+  /** The last of its VM; null: none yet. How long ago is for the reader to judge. */
+  readonly lastPressure: PressureMark | null;
+  readonly lastOom: OomMark | null;
 }
 
 /** Share of the last 10 s in which some, or all, tasks waited for memory; 0 to 1. */
@@ -20,7 +25,11 @@ export interface MemoryPressure {
 }
 
 export interface SandboxLoads {
+  /** Of the host's clock, milliseconds since 1970. */
+  readonly atMs: number;
   readonly sandboxes: readonly SandboxLoad[];
   /** Null: the kernel does not tell. */
   readonly memoryPressure: MemoryPressure | null;
+  /** The newest of all sandboxes, oldest first (`recent-events.ts`). */
+  readonly events: readonly SandboxTimedEvent[];
 }

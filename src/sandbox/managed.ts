@@ -16,7 +16,7 @@ import type { Guest } from '../guest/link.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { SnapshotRow } from '../store/snapshot.ts';
 import type { SandboxInfo, SandboxStatus } from './control.ts';
-import { endInfo, endWithoutVm, type SandboxEnd, type SandboxLogs } from './ending.ts';
+import { endInfo, endWithoutVm, type SandboxEnd } from './ending.ts';
 import { refusal, SandboxError } from './errors.ts';
 import { EventJournal } from './event-journal.ts';
 import type { HeldSource } from './keeper.ts';
@@ -126,9 +126,9 @@ export class ManagedSandbox {
     };
   }
 
-  /** Of the VM that it has. */
-  get logs(): SandboxLogs {
-    return { console: this.#supervisor?.vm?.consoleTail() ?? '', vmm: '' };
+  /** That it has now. */
+  get vm(): Supervisor['vm'] {
+    return this.#supervisor?.vm;
   }
 
   /** Changes what is given; a time counts anew only if it is given. */

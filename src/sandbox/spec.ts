@@ -248,3 +248,9 @@ function inRange(field: string, value: number, min: number, max: number): number
 function check(ok: boolean, field: string, why: string): asserts ok {
   if (!ok) throw new SandboxError('spec_invalid', `sandbox option ${field}: ${why}`);
 }
+
+/** What a fork of it gets. Its network has the same limits, with nothing used of them. */
+export function withoutIdentity(spec: SandboxSpec): Omit<SandboxSpec, 'id' | 'hostname'> {
+  const { id: _id, hostname: _hostname, ...rest } = spec;
+  return { ...rest, network: networkPolicy(spec.network) };
+}

@@ -3,6 +3,7 @@ import { FakeClock } from '../base/clock.ts';
 import { silentLog } from '../base/log.ts';
 import type { Guest, GuestClosed, GuestListener } from '../guest/link.ts';
 import type { Vm, VmExit, VmmDriver, VmSpec } from '../vmm/driver.ts';
+import { ByteTail } from '../vmm/tail.ts';
 import type { SandboxState } from './lifecycle.ts';
 import { makeSpec, type SandboxOptions } from './spec.ts';
 import { type SandboxParts, Supervisor } from './supervisor.ts';
@@ -40,6 +41,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
       exited: exited.promise,
       isAlive: () => true,
       consoleTail: () => 'Kernel panic - not syncing\n',
+      logs: { console: new ByteTail(1), vmm: new ByteTail(1) },
       terminal: null,
       pause: () => Promise.resolve(),
       resume: () => Promise.resolve(),

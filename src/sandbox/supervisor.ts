@@ -91,7 +91,7 @@ export class Supervisor {
   }
 
   /** Of its memory. */
-  get events(): Pick<Evidence, 'listen'> {
+  get events(): Pick<Evidence, 'listen' | 'lastPressure' | 'lastOom'> {
     return this.#evidence;
   }
 

@@ -114,6 +114,18 @@ export interface VmTimings {
   readonly runningMs: number;
 }
 
+/** The end of what is written, as it is written. */
+export interface LogTail {
+  /** Bytes ever written. */
+  readonly total: number;
+  /** What is kept, as UTF-8; what is no text becomes U+FFFD. */
+  text(): string;
+  /** A copy of the bytes after the first `position` that are kept. */
+  after(position: number): Buffer;
+  /** Called after each write. Returns how to stop. */
+  onWrite(listener: () => void): () => void;
+}
+
 export interface Vm {
   readonly id: string;
   readonly pid: number | null;
@@ -125,6 +137,8 @@ export interface Vm {
   isAlive(): boolean;
   /** The last 64 KiB that the guest wrote to its serial console. */
   consoleTail(): string;
+  /** The serial console, 64 KiB; what the VMM itself has to say, the last lines. Also after its end. */
+  readonly logs: { readonly console: LogTail; readonly vmm: LogTail };
   /** Present only with `console: 'interactive'`. */
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
   /** Present with the capability `hotplugVsock`. */

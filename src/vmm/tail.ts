@@ -1,7 +1,10 @@
+import { ignore } from '../base/ignore.ts';
+import type { LogTail } from './driver.ts';
+
 /** Keeps the last bytes of a stream that may be endless; older ones are overwritten. */
-export class ByteTail {
+export class ByteTail implements LogTail {
   readonly #ring: Buffer;
-  /** Bytes ever pushed. */
+  readonly #listeners = new Set<() => void>();
   #total = 0;
 
   constructor(bytesMax: number) {
@@ -16,13 +19,40 @@ export class ByteTail {
     this.#ring.set(kept.subarray(0, first), at);
     this.#ring.set(kept.subarray(first), 0);
     this.#total += bytes.length;
+    for (const listener of this.#listeners) {
+      try {
+        listener();
+      } catch (error) {
+        ignore(error, 'a reader of a log threw');
+      }
+    }
+  }
+
+  get total(): number {
+    return this.#total;
+  }
+
+  onWrite(listener: () => void): () => void {
+    const entry = (): void => listener();
+    this.#listeners.add(entry);
+    return () => this.#listeners.delete(entry);
+  }
+
+  /** That are told of writes. */
+  get readers(): number {
+    return this.#listeners.size;
+  }
+
+  after(position: number): Buffer {
+    const size = this.#ring.length;
+    const from = Math.min(Math.max(position, this.#total - size, 0), this.#total);
+    const [begin, length] = [from % size, this.#total - from];
+    const first = this.#ring.subarray(begin, begin + Math.min(length, size - begin));
+    return Buffer.concat([first, this.#ring.subarray(0, length - first.length)]);
   }
 
   /** As UTF-8; what is no text becomes U+FFFD. */
   text(): string {
-    const size = this.#ring.length;
-    if (this.#total <= size) return this.#ring.toString('utf8', 0, this.#total);
-    const at = this.#total % size;
-    return Buffer.concat([this.#ring.subarray(at), this.#ring.subarray(0, at)]).toString('utf8');
+    return this.after(0).toString('utf8');
   }
 }

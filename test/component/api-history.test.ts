@@ -8,11 +8,14 @@ import { systemClock } from '../../src/base/clock.ts';
 import { RemoteControlPlane } from '../../src/client/client.ts';
 import { postEvent } from '../../src/runtime/webhook.ts';
 import type { SandboxEventBody, TimedEvent } from '../../src/sandbox/event-journal.ts';
+import type { LogChunk } from '../../src/sandbox/logs.ts';
 import { type ApiFixture, startApi } from '../support/api-fixture.ts';
 
 const NEAR: SandboxEventBody = {
   ...{ type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 },
 };
+
+const PATIENT = { timeout: 20_000 };
 
 let api: ApiFixture;
 let client: RemoteControlPlane;
@@ -89,6 +92,47 @@ describe('GET /sandboxes/:id/logs', () => {
       vmm: 'x',
     });
     expect(await client.logs(id)).toEqual({ console: 'panic\u0000\n', vmm: 'x' });
+  });
+});
+
+describe('GET /sandboxes/:id/logs/stream', () => {
+  it('the client: what is there, what comes, up to the end of the sandbox', async () => {
+    const { id } = await client.create({});
+    const tails = api.control.tails(id);
+    tails.console.push(Buffer.from('boot\u0000\n'));
+    const seen: LogChunk[] = [];
+    for await (const chunk of client.followLogs(id, new AbortController().signal)) {
+      seen.push(chunk);
+      if (seen.length === 1) tails.vmm.push(Buffer.from('warning\n'));
+      if (seen.length === 2) await client.remove(id);
+    }
+    expect(seen).toEqual([
+      { source: 'console', text: 'boot\u0000\n', skippedBytes: 0 },
+      { source: 'vmm', text: 'warning\n', skippedBytes: 0 },
+    ]);
+  });
+
+  it('the client: whoever leaves is no reader any more; one that is not there is told', async () => {
+    const { id } = await client.create({});
+    api.control.tails(id).console.push(Buffer.from('x'));
+    const aborter = new AbortController();
+    for await (const _chunk of client.followLogs(id, aborter.signal)) aborter.abort();
+    await expect.poll(() => api.control.tails(id).console.readers, PATIENT).toBe(0);
+    const none = client.followLogs('abcdefghij0123456789', new AbortController().signal);
+    await expect(none[Symbol.asyncIterator]().next()).rejects.toMatchObject({ code: 'not_found' });
+  });
+
+  it('the client: a daemon that goes away is an error, not an end', async () => {
+    await using other = await startApi();
+    await using far = new RemoteControlPlane({ socketPath: other.socketPath }, systemClock);
+    const { id } = await far.create({});
+    other.control.tails(id).console.push(Buffer.from('x'));
+    const read = (async () => {
+      for await (const _chunk of far.followLogs(id, new AbortController().signal)) {
+        void other[Symbol.asyncDispose]();
+      }
+    })();
+    await expect(read).rejects.toMatchObject({ code: 'daemon_lost' });
   });
 });
 

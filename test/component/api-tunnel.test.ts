@@ -44,6 +44,17 @@ describe.skipIf(agentPython === null)('tunnel', () => {
     expect((await process.exit).exitCode).toBe(0);
   });
 
+  it('how long the agent took to answer is measured, of a tunnel and of a buffered program', async () => {
+    const answers = async (): Promise<string | undefined> =>
+      /^neurovisor_operation_answer_seconds_count (\d+)$/m.exec(await remote.metrics())?.[1];
+    expect(await answers()).toBe('0');
+    const process = await (await remote.guest(id)).exec({ argv: ['true'] });
+    await process.exit;
+    expect(await answers()).toBe('1');
+    await api.ask('POST', `/sandboxes/${id}/exec`, { argv: ['true'] });
+    expect(await answers()).toBe('2');
+  });
+
   it('50 MiB as a file, there and back', async () => {
     const guest = await remote.guest(id);
     const path = join(await api.control.dirOf(id), 'large');

@@ -4,8 +4,12 @@ import { events, inspect, logs } from '../../src/cli/commands/history.ts';
 import { list } from '../../src/cli/commands/sandboxes.ts';
 import { exitStatus } from '../../src/cli/program-streams.ts';
 import type { ProcessExit } from '../../src/guest/guest.ts';
+import { cli as cliOf } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
+import { startFakeDaemon } from '../support/fake-daemon.ts';
 import { testCli } from '../support/test-cli.ts';
+
+const PATIENT = { timeout: 20_000 };
 
 let control: FakeControlPlane;
 beforeEach(() => {
@@ -82,6 +86,70 @@ describe('logs', () => {
     expect(stdout()).toBe('a?[31m\n\tb??\n');
     await logs(cli, control, id, { vmm: true });
     expect(stdout()).toContain('of QEMU\n');
+  });
+});
+
+describe('logs as a command', () => {
+  it('--vmm: the log of the VMM, also while it runs', async () => {
+    await using daemon = await startFakeDaemon();
+    const { id } = await daemon.control.create({});
+    daemon.control.logsOf.set(id, { console: 'of the guest\n', vmm: 'of QEMU\n' });
+    const { env } = daemon;
+    expect(await cliOf(['logs', '--vmm', id], { env: { ...env } }).result).toMatchObject({
+      ...{ status: 0, stdout: 'of QEMU\n', stderr: '' },
+    });
+  });
+
+  it('-f: what is there and what comes, to the end of the sandbox', async () => {
+    await using daemon = await startFakeDaemon();
+    const { id } = await daemon.control.create({});
+    const { console, vmm } = daemon.control.tails(id);
+    console.push(Buffer.from('boot\n'));
+    const follow = cliOf(['logs', '-f', id], { env: { ...daemon.env } });
+    await expect.poll(() => console.readers, PATIENT).toBe(1);
+    vmm.push(Buffer.from('of QEMU\n'));
+    await daemon.control.remove(id);
+    expect(await follow.result).toMatchObject({
+      ...{ status: 0, stdout: 'boot\n[vmm] of QEMU\n', stderr: '' },
+    });
+  });
+});
+
+describe('logs -f', () => {
+  it('console and lines of the VMM, up to the end of the sandbox', async () => {
+    const { cli, stdout, stderr } = testCli();
+    const { id } = await control.create({});
+    const { console, vmm } = control.tails(id);
+    console.push(Buffer.from('x'.repeat(64 * 1024 + 5)));
+    vmm.push(Buffer.from('of QEMU\n'));
+    const over = logs(cli, control, id, { follow: true });
+    await expect.poll(stdout, PATIENT).toContain('[vmm] of QEMU\n');
+    console.push(Buffer.from('last words'));
+    await control.remove(id);
+    expect(await over).toBe(0);
+    expect(stdout()).toMatch(/x\n\[vmm\] of QEMU\n[\s\S]*last words\n$/);
+    expect(stderr()).toContain('5 B of the console came too fast and are left out');
+  });
+
+  it('--vmm: only that; -o json: one chunk a line', async () => {
+    const { id } = await control.create({});
+    control.tails(id).console.push(Buffer.from('of the guest\n'));
+    control.tails(id).vmm.push(Buffer.from('of QEMU\n'));
+    const [plain, json] = [testCli(), testCli({ json: true })];
+    const both = [
+      logs(plain.cli, control, id, { follow: true, vmm: true }),
+      logs(json.cli, control, id, { follow: true }),
+    ];
+    await expect.poll(json.stdout, PATIENT).toContain('of QEMU');
+    await expect.poll(plain.stdout, PATIENT).toContain('of QEMU');
+    await control.remove(id);
+    expect(await Promise.all(both)).toEqual([0, 0]);
+    expect(plain.stdout()).toBe('of QEMU\n');
+    const lines = json.stdout().trimEnd().split('\n');
+    expect(lines.map((line) => JSON.parse(line) as object)).toMatchObject([
+      { source: 'console', text: 'of the guest\n' },
+      { source: 'vmm', text: 'of QEMU\n' },
+    ]);
   });
 });
 

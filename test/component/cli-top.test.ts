@@ -18,6 +18,7 @@ beforeAll(async () => {
   ({ id } = await daemon.control.create({}));
   daemon.loads.push({
     ...{ id, state: 'ready', memoryBytes: 500 * MIB, modelRequests: 2, tokens: 77 },
+    ...{ lastPressure: null, lastOom: null },
   });
 });
 afterAll(() => daemon[Symbol.asyncDispose]());
@@ -46,7 +47,7 @@ describe('top on a terminal', () => {
     const other = await daemon.control.create({});
     await terminal.sees(`${other.id}  running (pool)`);
     await daemon.control.remove(other.id);
-    await terminal.sees(`${other.id}  ended`);
+    await terminal.sees(`${other.id}  stopped: removed`);
     terminal.type('s');
     await terminal.sees('s sort (tokens)');
     terminal.type('r');
@@ -82,6 +83,45 @@ describe('top on a terminal', () => {
     expect(terminal.screen()).toContain('terminal restored: True');
   });
 
+  it('a crash of the command itself restores the terminal', async () => {
+    const crash = "process.on('SIGUSR2', () => { throw new Error('as a fault of ours') })";
+    const NODE_OPTIONS = `--import data:text/javascript,${encodeURIComponent(crash)}`;
+    const terminal = topOn({ ...daemon.env, NODE_OPTIONS });
+    await terminal.sees(id);
+    process.kill(await childOf(terminal.pid), 'SIGUSR2');
+    expect(await terminal.ended).not.toBe(0);
+    expect(terminal.screen()).toContain(LEFT);
+    expect(terminal.screen()).toContain('as a fault of ours');
+    expect(terminal.screen()).toContain('terminal restored: True');
+  });
+
+  it('keys that come at once are each one', async () => {
+    const terminal = topOn();
+    await terminal.sees('s sort (memory)');
+    terminal.type('srs');
+    await terminal.sees('s sort (age, reversed)');
+    terminal.type('\x03');
+    expect(await terminal.ended).toBe(0);
+  });
+
+  it('goes on after a stop: the screen is its own again, and drawn anew', async () => {
+    const terminal = topOn();
+    await terminal.sees(id);
+    process.kill(await childOf(terminal.pid), 'SIGCONT');
+    await terminal.sees('\x1b[?1049h');
+    await terminal.sees(id);
+    terminal.type('q');
+    expect(await terminal.ended).toBe(0);
+    expect(terminal.screen()).toContain('terminal restored: True');
+  });
+
+  it('a terminal that can not place the cursor gets one frame', async () => {
+    const terminal = topOn({ ...daemon.env, TERM: 'dumb' });
+    expect(await terminal.ended).toBe(0);
+    expect(terminal.screen()).toContain(id);
+    expect(terminal.screen()).not.toContain(ESC);
+  });
+
   it('a daemon that goes away is told; Ctrl-C leaves', async () => {
     await using other = await startFakeDaemon();
     const terminal = topOn(other.env);
@@ -98,9 +138,7 @@ describe('top without a terminal', () => {
   it('one frame, without a control character', async () => {
     const { status, stdout } = await cli(['top'], { env: { ...daemon.env } }).result;
     expect(status).toBe(0);
-    expect(stdout).toMatch(
-      new RegExp(`${id} +running +ready +pool +1 +█+░?!  +500 MiB of 512 MiB`),
-    );
+    expect(stdout).toMatch(new RegExp(`${id} +running +ready +pool +1 +█+░?!  +500/512 MiB`));
     expect(stdout).not.toContain('\x1b');
   });
 
@@ -113,6 +151,23 @@ describe('top without a terminal', () => {
       { id, phase: 'ready', tokens: 77, modelRequests: 2, pressure: 'high' },
     ]);
     expect(frame.memory.pressure).toEqual({ some: 0.2, full: 0.01 });
+  });
+
+  it('-o json: what a sandbox says of its memory, and the last events, as the daemon tells them', async () => {
+    await using other = await startFakeDaemon();
+    const { id: sandbox } = await other.control.create({});
+    const amount = { source: 'guest', memoryBytes: 95, limitBytes: 100 } as const;
+    const atMs = Date.now();
+    other.loads.push({
+      ...{ id: sandbox, state: 'ready', memoryBytes: 1, modelRequests: 0, tokens: 0 },
+      ...{ lastPressure: { type: 'near_oom', ...amount, atMs }, lastOom: null },
+    });
+    other.events.push({ type: 'near_oom', ...amount, sandbox, seq: 1, atMs });
+    const { stdout } = await cli(['top', '-o', 'json'], { env: { ...other.env } }).result;
+    const frame = JSON.parse(stdout) as TopFrame;
+    expect(frame.sandboxes[0]?.shortage).toEqual({ type: 'near_oom' });
+    const text = '95 B of 100 B (guest)';
+    expect(frame.events).toEqual([{ atMs, sandbox, type: 'near_oom', text }]);
   });
 
   it('no daemon, or a wrong word: an error and its status', async () => {

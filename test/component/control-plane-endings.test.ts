@@ -155,6 +155,8 @@ describe('an ending', () => {
     const id = await begin(host);
     host.vm(id).console = 'private';
     expect((await host.control.logs(id)).console).toBe('private');
+    host.vm(id).logs.vmm.push(Buffer.from('of the VMM, which runs\n'));
+    expect((await host.control.logs(id)).vmm).toBe('of the VMM, which runs');
     await host.control.remove(id);
     expect(await host.control.logs(id)).toEqual({ console: '', vmm: '' });
   });

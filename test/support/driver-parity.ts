@@ -211,6 +211,8 @@ function snapshotCases(bench: () => VmBench): void {
       await expect.poll(() => ask(two, 'PRINT two').catch(String)).toBe('done');
       expect(one.consoleTail()).toContain('one');
       expect(one.consoleTail()).not.toContain('two');
+      expect(one.logs.console.text()).toContain('one');
+      expect(one.logs.console.total).toBeGreaterThan(0);
     });
 
     it('saveState: the VM stands still, goes on with a fresh channel, and can be saved again', async () => {

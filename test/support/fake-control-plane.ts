@@ -31,6 +31,7 @@ import type {
 import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/ending.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
 import { EventJournal, type TimedEvent } from '../../src/sandbox/event-journal.ts';
+import { followLogs, type LogChunk } from '../../src/sandbox/logs.ts';
 import { checkRequest } from '../../src/sandbox/request.ts';
 import { secretInfo } from '../../src/sandbox/secrets.ts';
 import {
@@ -41,6 +42,8 @@ import {
   type SandboxSpec,
 } from '../../src/sandbox/spec.ts';
 import { DEFAULT_TEMPLATE, type TemplateSpec } from '../../src/sandbox/template.ts';
+import type { Vm } from '../../src/vmm/driver.ts';
+import { ByteTail } from '../../src/vmm/tail.ts';
 import { type RunningAgent, startAgent } from './guest-agent.ts';
 
 export interface FakeOptions {
@@ -59,6 +62,7 @@ interface FakeSandbox {
   agent: Promise<RunningAgent> | undefined;
   readonly operations: Set<Duplex>;
   readonly events: EventJournal;
+  readonly tails: { readonly console: ByteTail; readonly vmm: ByteTail };
   stopTimer: () => void;
 }
 
@@ -279,6 +283,19 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     return this.logsOf.get(id) ?? { console: 'booted\n', vmm: '' };
   }
 
+  followLogs(id: string, signal: AbortSignal): AsyncGenerator<LogChunk, void> {
+    this.#options.before?.('followLogs');
+    const sandbox = this.#any(id);
+    const vm = { logs: this.tails(id) } as unknown as Vm;
+    return followLogs({ id, vm, info: () => sandbox.info }, this, systemClock, signal);
+  }
+
+  /** For tests to write to. */
+  tails(id: string): { readonly console: ByteTail; readonly vmm: ByteTail } {
+    const { tails } = this.#any(id);
+    return tails;
+  }
+
   async *events(id: string, options: EventsOptions = {}): AsyncGenerator<TimedEvent, void> {
     this.#options.before?.('events');
     const { after = 0, follow = true, signal = new AbortController().signal } = options;
@@ -327,6 +344,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     const sandbox: FakeSandbox = {
       ...{ info, spec, agent: undefined, operations: new Set() },
       events: new EventJournal(systemClock),
+      tails: { console: new ByteTail(64 * 1024), vmm: new ByteTail(4096) },
       stopTimer: () => undefined,
     };
     this.#sandboxes.set(id, sandbox);

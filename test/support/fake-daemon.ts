@@ -7,6 +7,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { MetricRegistry } from '../../src/base/metrics.ts';
 import { daemonSocket, resolveHome } from '../../src/runtime/home.ts';
 import type { SandboxLoad } from '../../src/sandbox/load.ts';
+import type { SandboxTimedEvent } from '../../src/sandbox/recent-events.ts';
 import { FakeControlPlane } from './fake-control-plane.ts';
 
 export interface FakeDaemon extends AsyncDisposable {
@@ -15,6 +16,8 @@ export interface FakeDaemon extends AsyncDisposable {
   readonly metrics: MetricRegistry;
   /** What its sandboxes use. */
   readonly loads: SandboxLoad[];
+  /** What happened in them last. */
+  readonly events: SandboxTimedEvent[];
   /** For a command that is to find it. */
   readonly env: Readonly<Record<string, string>>;
   /** Also on a port. @returns the variables that lead there */
@@ -32,13 +35,17 @@ export async function startFakeDaemon(): Promise<FakeDaemon> {
   const control = new FakeControlPlane();
   const metrics = new MetricRegistry();
   const loads: SandboxLoad[] = [];
+  const events: SandboxTimedEvent[] = [];
   const server = await createApiServer({
     ...{ control, log: silentLog, apiKey: API_KEY, metrics },
-    loads: () => ({ sandboxes: loads, memoryPressure: { some: 0.2, full: 0.01 } }),
+    loads: () => ({
+      ...{ atMs: Date.now(), sandboxes: loads, events },
+      memoryPressure: { some: 0.2, full: 0.01 },
+    }),
   });
   await server.listen({ socketPath: daemonSocket(home) });
   return {
-    ...{ control, metrics, loads },
+    ...{ control, metrics, loads, events },
     // An upstream would be chosen by a command that starts a sandbox of its own; none of these does.
     env: { NEUROVISOR_HOME: dir, NEUROVISOR_UPSTREAM: '' },
     listenOnPort: async () => {

@@ -20,6 +20,7 @@ import type {
 import { orAborted } from '../../src/sandbox/time-limit.ts';
 import type { NicSpec, Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
+import { ByteTail } from '../../src/vmm/tail.ts';
 import type { Phase, Script } from './fake-script.ts';
 
 export const FAKE_MACHINE = 'fake machine';
@@ -72,11 +73,19 @@ export class FakeVm implements Vm {
     return this.#isAlive;
   }
 
-  /** What its guest has written. */
-  console = '';
+  readonly logs = { console: new ByteTail(64 * 1024), vmm: new ByteTail(1024) };
+
+  get console(): string {
+    return this.logs.console.text();
+  }
+
+  /** What its guest writes more. */
+  set console(text: string) {
+    this.logs.console.push(Buffer.from(text));
+  }
 
   consoleTail(): string {
-    return this.console;
+    return this.logs.console.text();
   }
 
   get runs(): boolean {

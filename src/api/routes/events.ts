@@ -7,9 +7,10 @@ import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
 import type { TimedEvent } from '../../sandbox/event-journal.ts';
+import type { LogChunk } from '../../sandbox/logs.ts';
 import { LIMITS } from '../limits.ts';
 import { type ApiParts, type App, failures } from '../route.ts';
-import { timedEvent } from '../schema/answers.ts';
+import { logChunk, timedEvent } from '../schema/answers.ts';
 import { eventsQuery, idParams } from '../schema/requests.ts';
 import { Slots } from '../slots.ts';
 
@@ -69,26 +70,73 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
       const giveBack = slots.take();
       reply.hijack();
       reply.raw.once('close', giveBack);
-      await streamEvents(reply.raw, clock, log, (signal) =>
-        control.events(params.id, { after: query.after, follow: query.follow, signal }),
+      const parts = { clock, log, title: 'events of a sandbox' };
+      const { after, follow } = query;
+      await streamTexts(reply.raw, parts, (signal) =>
+        texts(control.events(params.id, { after, follow, signal }), eventText),
+      );
+    },
+  );
+  addLogStream(app, { control, clock, log }, slots);
+}
+
+function addLogStream(app: App, { control, clock, log }: ApiParts, slots: Slots): void {
+  app.get(
+    '/sandboxes/:id/logs/stream',
+    {
+      schema: {
+        tags: ['sandboxes'],
+        operationId: 'streamLogs',
+        summary: 'Its serial console and the log of its VMM, as they are written',
+        description:
+          'Server-sent events: `data:` a LogChunk as JSON; first what is kept, then what comes, over all its ' +
+          'VMs. After its end `event: end`. A reader that is slow is told how many bytes it has missed.',
+        params: idParams,
+        response: {
+          200: {
+            description: 'Chunks.',
+            content: { 'text/event-stream': { schema: logChunk } },
+          },
+          ...failures,
+        },
+      },
+    },
+    async ({ params }, reply) => {
+      await control.get(params.id);
+      const giveBack = slots.take();
+      reply.hijack();
+      reply.raw.once('close', giveBack);
+      const parts = { clock, log, title: 'logs of a sandbox' };
+      await streamTexts(reply.raw, parts, (signal) =>
+        texts(control.followLogs(params.id, signal), chunkText, 'event: end\ndata: {}\n\n'),
       );
     },
   );
 }
 
-async function streamEvents(
+const eventText = (event: TimedEvent): string =>
+  `id: ${event.seq}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
+const chunkText = (chunk: LogChunk): string => `data: ${JSON.stringify(chunk)}\n\n`;
+
+async function* texts<T>(
+  values: AsyncIterable<T>,
+  textOf: (value: T) => string,
+  last?: string,
+): AsyncGenerator<string, void> {
+  for await (const value of values) yield textOf(value);
+  if (last !== undefined) yield last;
+}
+
+async function streamTexts(
   response: ServerResponse,
-  clock: Clock,
-  log: Log,
-  events: (signal: AbortSignal) => AsyncIterable<TimedEvent>,
+  { clock, log, title }: { clock: Clock; log: Log; title: string },
+  read: (signal: AbortSignal) => AsyncIterable<string>,
 ): Promise<void> {
   const left = new AbortController();
-  begin(response, clock, 'events of a sandbox', () => left.abort());
+  begin(response, clock, title, () => left.abort());
   try {
-    for await (const event of events(left.signal)) {
-      const { seq, type } = event;
-      const text = `id: ${seq}\nevent: ${type}\ndata: ${JSON.stringify(event)}\n\n`;
-      // Waiting, this takes no event: what comes meanwhile is kept within a limit by the journal.
+    for await (const text of read(left.signal)) {
+      // Waiting, this takes nothing: what comes meanwhile is kept within a limit where it comes from.
       if (!response.write(text)) await once(response, 'drain', { signal: left.signal });
     }
     response.end();

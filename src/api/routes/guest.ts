@@ -1,5 +1,6 @@
 /** What runs in a sandbox: programs, and what is known of its guest. */
 import type { Guest, Process } from '../../guest/guest.ts';
+import type { ApiMetrics } from '../api-metrics.ts';
 import { LIMITS } from '../limits.ts';
 import { collectOutput } from '../output.ts';
 import { type ApiParts, type App, clientGone, failures } from '../route.ts';
@@ -16,8 +17,12 @@ import { Slots } from '../slots.ts';
 
 const tags = ['guest'];
 
-export function addGuestRoutes(app: App, { control }: ApiParts): void {
-  addExec(app, control);
+export function addGuestRoutes(
+  app: App,
+  parts: ApiParts & { readonly counted: Pick<ApiMetrics, 'operationAnswered'> },
+): void {
+  const { control } = parts;
+  addExec(app, parts);
   app.get(
     '/sandboxes/:id/guest',
     {
@@ -89,7 +94,10 @@ export function addGuestRoutes(app: App, { control }: ApiParts): void {
   );
 }
 
-function addExec(app: App, control: ApiParts['control']): void {
+function addExec(
+  app: App,
+  { control, clock, counted }: Parameters<typeof addGuestRoutes>[1],
+): void {
   const slots = new Slots('buffered programs', LIMITS.execsMax);
   app.post(
     '/sandboxes/:id/exec',
@@ -111,7 +119,9 @@ function addExec(app: App, control: ApiParts['control']): void {
       const giveBack = slots.take();
       try {
         const guest = await control.guest(params.id);
+        const askedMs = clock.now();
         const process = await start(guest, { ...body, outputBytesMax }, gone);
+        counted.operationAnswered((clock.now() - askedMs) / 1000);
         process.stdin.end(body.stdin);
         const { exit, ...output } = await collectOutput(process, outputBytesMax);
         return { ...exit, ...output };

@@ -14,6 +14,7 @@ import { END_CAUSES, type EndInfo, type SandboxLogs } from '../../sandbox/ending
 import type { TimedEvent } from '../../sandbox/event-journal.ts';
 import { type SandboxState, TRANSITIONS } from '../../sandbox/lifecycle.ts';
 import type { SandboxLoads } from '../../sandbox/load.ts';
+import type { LogChunk } from '../../sandbox/logs.ts';
 import type { ErrorBody } from '../errors.ts';
 import {
   count,
@@ -58,6 +59,16 @@ const pressure = z.object({
 const nearOom = z.object({ type: z.literal('near_oom'), ...amount });
 const oom = { source, victim: victim.nullable(), detail: z.string() };
 
+const lastMarks = {
+  lastPressure: z
+    .discriminatedUnion('type', [
+      pressure.extend({ atMs: wallMs }),
+      nearOom.extend({ atMs: wallMs }),
+    ])
+    .nullable(),
+  lastOom: z.object({ ...oom, atMs: wallMs }).nullable(),
+};
+
 const endInfo: z.ZodType<EndInfo> = z
   .object({
     cause: z.enum(END_CAUSES),
@@ -66,13 +77,7 @@ const endInfo: z.ZodType<EndInfo> = z
     evidence: z.object({
       exitStatus: z.number().nullable().describe('Of the VMM.'),
       signal: z.string().nullable(),
-      lastPressure: z
-        .discriminatedUnion('type', [
-          pressure.extend({ atMs: wallMs }),
-          nearOom.extend({ atMs: wallMs }),
-        ])
-        .nullable(),
-      lastOom: z.object({ ...oom, atMs: wallMs }).nullable(),
+      ...lastMarks,
     }),
   })
   .meta({ id: 'End' });
@@ -99,9 +104,17 @@ export const timedEvent: z.ZodType<TimedEvent> = z
 export const sandboxLogs: z.ZodType<SandboxLogs> = z
   .object({
     console: z.string().describe('Its serial console: the last 64 KiB.'),
-    vmm: z.string().describe('Of the VMM; empty while it runs.'),
+    vmm: z.string().describe('Of the VMM: the last lines.'),
   })
   .meta({ id: 'Logs' });
+
+export const logChunk: z.ZodType<LogChunk> = z
+  .object({
+    source: z.enum(['console', 'vmm']),
+    text: z.string(),
+    skippedBytes: count.describe('Before it, that came faster than they were read.'),
+  })
+  .meta({ id: 'LogChunk' });
 
 export const sandboxInfo: z.ZodType<SandboxInfo> = z
   .object({
@@ -206,6 +219,7 @@ export const hostInfo: z.ZodType<HostInfo> = z
 
 export const sandboxLoads: z.ZodType<SandboxLoads> = z
   .object({
+    atMs: wallMs,
     sandboxes: z.array(
       z.object({
         id: sandboxId,
@@ -213,6 +227,7 @@ export const sandboxLoads: z.ZodType<SandboxLoads> = z
         memoryBytes: count.nullable().describe('Of the host, held by its VM; null: unknown.'),
         modelRequests: count.describe('Requests to the model under way.'),
         tokens: count.describe('Of prompts and answers.'),
+        ...lastMarks,
       }),
     ),
     memoryPressure: z
@@ -221,6 +236,9 @@ export const sandboxLoads: z.ZodType<SandboxLoads> = z
       .describe(
         'Share of the last 10 s in which some, or all, tasks of the host waited for memory.',
       ),
+    events: z
+      .array(z.intersection(timedEvent, z.object({ sandbox: sandboxId })))
+      .describe('The newest of all sandboxes, oldest first: 64, and 16 of one.'),
   })
   .meta({ id: 'Loads' });
 

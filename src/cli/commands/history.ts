@@ -1,9 +1,12 @@
 /** `neurovisor events`, `logs`, `inspect`: what happens to one sandbox, what it said, how it ended. */
+import { once } from 'node:events';
 import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
 import type { TimedEvent } from '../../sandbox/event-journal.ts';
-import type { OomMark, PressureMark } from '../../sandbox/memory-watch.ts';
+import type { PressureMark } from '../../sandbox/memory-watch.ts';
 import type { Cli } from '../cli.ts';
+import { amount, eventText, plain, victimText } from '../event-text.ts';
+import { LogLines, plainLines } from '../log-lines.ts';
 import { sandboxId } from '../pick.ts';
 import { bytes, coarse } from '../table.ts';
 
@@ -32,41 +35,9 @@ export function eventLine(event: TimedEvent): string {
   return `${new Date(event.atMs).toISOString()}  ${event.type.padEnd(8)}  ${eventText(event)}`;
 }
 
-function eventText(event: TimedEvent): string {
-  switch (event.type) {
-    case 'pressure': {
-      const stalls = `some ${event.some} %, all ${event.full} % of the last 10 s`;
-      return `${event.source}: ${amount(event)}; stood still: ${stalls}`;
-    }
-    case 'near_oom':
-      return `${event.source}: ${amount(event)}; a kill is near`;
-    case 'oom':
-      return `${event.source}: killed ${victimText(event)}`;
-    case 'dropped':
-      return `${event.count} events were too many, and are not told`;
-    case 'action': {
-      const how = event.ok ? 'done' : 'failed';
-      return `${event.action}: ${how}${event.detail === '' ? '' : `: ${plain(event.detail)}`}`;
-    }
-    case 'end': {
-      const { cause, detail } = event.end;
-      return detail === '' ? cause : `${cause}: ${plain(detail)}`;
-    }
-  }
-}
-
-function amount(event: { readonly memoryBytes: number; readonly limitBytes: number }): string {
-  const of = event.limitBytes === 0 ? '' : ` of ${bytes(event.limitBytes)}`;
-  return `${bytes(event.memoryBytes)}${of} in use`;
-}
-
-function victimText({ victim, detail }: Pick<OomMark, 'victim' | 'detail'>): string {
-  if (victim === null) return plain(detail);
-  return `${plain(victim.name)} (pid ${victim.pid}, ${bytes(victim.rssBytes)})`;
-}
-
 export interface LogsFlags {
   readonly vmm?: boolean;
+  readonly follow?: boolean;
 }
 
 /** The console as it is, but on a terminal nothing of it steers that. */
@@ -76,7 +47,9 @@ export async function logs(
   text: string,
   flags: LogsFlags,
 ): Promise<number> {
-  const kept = await control.logs(await sandboxId(control, text));
+  const id = await sandboxId(control, text);
+  if (flags.follow === true) return await follow(cli, control, id, flags.vmm === true);
+  const kept = await control.logs(id);
   if (cli.json) {
     cli.printJson(kept);
     return 0;
@@ -84,6 +57,35 @@ export async function logs(
   const chosen = flags.vmm === true ? kept.vmm : kept.console;
   const shown = cli.stdout.isTTY ? plainLines(chosen) : chosen;
   cli.stdout.write(shown === '' || shown.endsWith('\n') ? shown : `${shown}\n`);
+  return 0;
+}
+
+/** Until the sandbox ends, or Ctrl-C. JSON: one chunk a line. */
+async function follow(
+  cli: Cli,
+  control: ControlPlane,
+  id: string,
+  onlyVmm: boolean,
+): Promise<number> {
+  const lines = new LogLines({ onlyVmm, plain: cli.stdout.isTTY });
+  const print = async (shown: string): Promise<void> => {
+    // A reader that is slow makes the daemon leave out, not this process grow.
+    if (shown !== '' && !cli.stdout.write(shown)) await once(cli.stdout, 'drain');
+  };
+  for await (const chunk of control.followLogs(id, cli.cancelled)) {
+    const { source, skippedBytes } = chunk;
+    if (onlyVmm && source !== 'vmm') continue;
+    if (cli.json) {
+      await print(`${JSON.stringify(chunk)}\n`);
+      continue;
+    }
+    if (skippedBytes > 0) {
+      const what = `${bytes(skippedBytes)} of the ${source === 'vmm' ? "VMM's log" : 'console'}`;
+      cli.stderr.write(`neurovisor: ${what} came too fast and are left out\n`);
+    }
+    await print(lines.add(chunk));
+  }
+  if (!cli.json) await print(lines.end());
   return 0;
 }
 
@@ -138,14 +140,3 @@ function pressureText(mark: PressureMark, now: number): string {
 }
 
 const ago = (atMs: number, now: number): string => `${coarse(now - atMs)} ago`;
-
-/** Words of a guest, fit for one line of a terminal. */
-function plain(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}]/gu, (char) => (char === '\n' ? ' ' : '?'));
-}
-
-function plainLines(text: string): string {
-  return text
-    .replaceAll('\r\n', '\n')
-    .replaceAll(/[\p{Cc}\p{Cf}]/gu, (char) => (char === '\n' || char === '\t' ? char : '?'));
-}

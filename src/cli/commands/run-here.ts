@@ -1,9 +1,10 @@
 /** `neurovisor run` with a sandbox of this process, which ends with it. */
-import { sleep } from '../../base/clock.ts';
+import { sleep, systemClock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { SandboxEnd, Supervisor } from '../../sandbox/supervisor.ts';
+import { tracedGuest } from '../../sandbox/traced-guest.ts';
 import { type Cli, INTERRUPT_GRACE_MS } from '../cli.ts';
 import { attachConsole } from '../console.ts';
 import { copyForRun } from '../copy-in.ts';
@@ -21,7 +22,7 @@ import { phases, timingsTable } from '../timings.ts';
 const END_GRACE_MS = 3_000;
 
 export async function runHere(cli: Cli, job: RunJob): Promise<number> {
-  const { script, flags } = job;
+  const { flags } = job;
   const wantsConsole = flags.interactive === true && flags.tty === true;
   const choice = modelChoice(flags.model);
   const options = {
@@ -29,17 +30,37 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
     console: wantsConsole ? 'interactive' : 'log',
   } as const;
   const usage: UsageRecord[] = [];
+  const fromMs = systemClock.now();
   await using runtime = await openRuntime(cli, {
     keepsProgress: true,
     config: { ...cli.config, jail: flags.jail ?? cli.config.jail },
     modelPath: choice.path,
     onUsage: (record) => void usage.push(record),
   });
-  choice.check(runtime.upstream);
-  const sandbox =
-    flags.template === false
-      ? await runtime.createSandbox(options, cli.cancelled)
-      : await runtime.cloneSandbox(options, cli.cancelled);
+  return await runtime.tracer.span('run', { fromMs }, async (span) => {
+    span.part('set-up', fromMs, systemClock.now());
+    choice.check(runtime.upstream);
+    const start = (): Promise<Supervisor> =>
+      flags.template === false
+        ? runtime.createSandbox(options, cli.cancelled)
+        : runtime.cloneSandbox(options, cli.cancelled);
+    const sandbox = await runtime.tracer.span('create', {}, start);
+    span.set({ 'neurovisor.sandbox.id': sandbox.spec.id });
+    return await use(cli, { runtime, sandbox, job, usage, wantsConsole });
+  });
+}
+
+interface Ready {
+  readonly runtime: Runtime;
+  readonly sandbox: Supervisor;
+  readonly job: RunJob;
+  readonly usage: readonly UsageRecord[];
+  readonly wantsConsole: boolean;
+}
+
+async function use(cli: Cli, ready: Ready): Promise<number> {
+  const { runtime, sandbox, job, usage, wantsConsole } = ready;
+  const { script, flags } = job;
   cli.progress.close();
   // The first signal ends the script, the second everything; SIGTERM and SIGHUP everything at once.
   cli.onEnd(() => void sandbox.stop());
@@ -66,7 +87,8 @@ interface Started {
 async function runScript(cli: Cli, run: Started): Promise<number> {
   const { runtime, sandbox, script, job, usage } = run;
   const asked = performance.now();
-  const process = await sandbox.guest().python(pythonSpec(script, job.args, job.flags));
+  const guest = tracedGuest(sandbox.guest(), sandbox.spec.id, runtime.tracer);
+  const process = await guest.python(pythonSpec(script, job.args, job.flags));
   const started = performance.now();
   const stdin = readsStdin(script);
   const relayed = await relay(cli, process, { stdin, graceMs: INTERRUPT_GRACE_MS });

@@ -6,7 +6,9 @@ import { ignore } from '../../base/ignore.ts';
 import type { Daemon } from '../../library/daemon.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
+import { eventText } from '../event-text.ts';
 import { frameOf, type Scrape, type TopEvent, type TopFrame } from '../top/frame.ts';
+import { type Key, keysOf } from '../top/keys.ts';
 import { draw, drawWhole, SORTS, type Sort, type View } from '../top/picture.ts';
 import { Samples } from '../top/samples.ts';
 import { Screen } from '../top/screen.ts';
@@ -25,7 +27,8 @@ const EVENTS_MAX = 50;
 export async function top(cli: Cli, daemon: Daemon, flags: TopFlags): Promise<number> {
   const { sort = 'memory', interval = INTERVAL_MS } = flags;
   const view: View = { sort, reverse: false, offset: 0, colour: false, problem: null };
-  if (cli.json || !cli.stdout.isTTY) {
+  // A terminal that can't place the cursor gets one frame too.
+  if (cli.json || !cli.stdout.isTTY || cli.env['TERM'] === 'dumb') {
     const frame = frameOf(await scrape(daemon), { last: null, oldest: null }, []);
     if (cli.json) cli.printJson(frame);
     else cli.stdout.write(drawWhole(frame, view));
@@ -42,7 +45,7 @@ export async function scrape(daemon: Daemon): Promise<Scrape> {
     daemon.loads(),
     daemon.metrics(),
   ]);
-  return { atMs: systemClock.wall(), host, list, loads, samples: new Samples(text) };
+  return { host, list, loads, samples: new Samples(text) };
 }
 
 class Live {
@@ -57,12 +60,14 @@ class Live {
   /** Of the last minute, oldest first. */
   #scrapes: Scrape[] = [];
   #frame: TopFrame | undefined;
+  /** The daemon's clock, of ours. */
+  #aheadMs = 0;
 
   constructor(cli: Cli, daemon: Daemon, view: View) {
     this.#cli = cli;
     this.#daemon = daemon;
     const { env } = cli;
-    this.#view = { ...view, colour: env['NO_COLOR'] === undefined && env['TERM'] !== 'dumb' };
+    this.#view = { ...view, colour: env['NO_COLOR'] === undefined };
   }
 
   async run(intervalMs: number): Promise<void> {
@@ -98,7 +103,9 @@ class Live {
   async #update(): Promise<void> {
     const now = await scrape(this.#daemon);
     this.#noteMissed(now.list);
-    this.#scrapes = this.#scrapes.filter(({ atMs }) => now.atMs - atMs <= WINDOW_MS);
+    const { atMs } = now.loads;
+    this.#aheadMs = atMs - systemClock.wall();
+    this.#scrapes = this.#scrapes.filter(({ loads }) => atMs - loads.atMs <= WINDOW_MS);
     const last = this.#scrapes.at(-1) ?? null;
     this.#frame = frameOf(now, { last, oldest: this.#scrapes[0] ?? null }, [...this.#events]);
     this.#scrapes.push(now);
@@ -122,10 +129,8 @@ class Live {
   #note({ id, status, origin, end }: SandboxInfo): void {
     if (status === 'ended') this.#told.delete(id);
     else this.#told.set(id, status);
-    this.#push(
-      id,
-      end === null ? `${status} (${origin})` : `${status}: ${end.cause}, ${end.detail}`,
-    );
+    if (end === null) this.#push(id, 'status', `${status} (${origin})`);
+    else this.#push(id, 'end', eventText({ type: 'end', end }));
   }
 
   /** What no event has told of: before its stream was there, and while the daemon was away. */
@@ -139,16 +144,21 @@ class Live {
     }
     for (const id of gone) {
       this.#told.delete(id);
-      this.#push(id, 'ended');
+      this.#push(id, 'status', 'ended');
     }
   }
 
-  #push(sandbox: string, text: string): void {
-    this.#events.push({ atMs: systemClock.wall(), sandbox, text });
+  #push(sandbox: string, type: TopEvent['type'], text: string): void {
+    this.#events.push({ atMs: systemClock.wall() + this.#aheadMs, sandbox, type, text });
     if (this.#events.length > EVENTS_MAX) this.#events.shift();
   }
 
   #onKeys(typed: string): void {
+    for (const key of keysOf(typed)) this.#onKey(key);
+    this.#draw();
+  }
+
+  #onKey(key: Key): void {
     const view = this.#view;
     const last = Math.max(0, (this.#frame?.sandboxes.length ?? 0) - 1);
     const scroll = (by: number): View => ({
@@ -156,17 +166,17 @@ class Live {
       offset: Math.min(last, Math.max(0, view.offset + by)),
     });
     const next = SORTS[(SORTS.indexOf(view.sort) + 1) % SORTS.length] ?? 'memory';
-    const actions: Readonly<Record<string, () => View>> = {
-      s: () => ({ ...view, sort: next, offset: 0 }),
-      r: () => ({ ...view, reverse: !view.reverse, offset: 0 }),
-      '\x1b[A': () => scroll(-1),
-      '\x1b[B': () => scroll(1),
-      '\x1b[5~': () => scroll(-10),
-      '\x1b[6~': () => scroll(10),
+    const actions: Readonly<Record<Exclude<Key, 'quit'>, () => View>> = {
+      sort: () => ({ ...view, sort: next, offset: 0 }),
+      reverse: () => ({ ...view, reverse: !view.reverse, offset: 0 }),
+      up: () => scroll(-1),
+      down: () => scroll(1),
+      'page-up': () => scroll(-10),
+      'page-down': () => scroll(10),
+      home: () => scroll(-Infinity),
+      end: () => scroll(Infinity),
     };
-    // Ctrl-C is a key in raw mode.
-    if (['q', 'Q', '\x03'].includes(typed)) this.#over.abort();
-    this.#view = actions[typed]?.() ?? view;
-    this.#draw();
+    if (key === 'quit') this.#over.abort();
+    else this.#view = actions[key]();
   }
 }

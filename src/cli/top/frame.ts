@@ -1,7 +1,10 @@
 /** One moment of a daemon, for `neurovisor top`: what it tells, joined and made comparable. Pure. */
 import type { HostInfo, SandboxInfo } from '../../sandbox/control.ts';
-import type { SandboxLoads } from '../../sandbox/load.ts';
-import { quantile, type Samples, since } from './samples.ts';
+import type { SandboxEventBody } from '../../sandbox/event-journal.ts';
+import type { SandboxLoad, SandboxLoads } from '../../sandbox/load.ts';
+import { eventText } from '../event-text.ts';
+import { bytes } from '../table.ts';
+import { type Distribution, quantile, type Samples, since } from './samples.ts';
 
 /** What `neurovisor top -o json` prints. Times of day in milliseconds since 1970. */
 export interface TopFrame {
@@ -60,6 +63,8 @@ export interface SandboxRow {
   readonly memoryBytes: number | null;
   /** How near it is to its limit. */
   readonly pressure: Pressure;
+  /** What was last said of its memory, if that is not long ago. */
+  readonly shortage: Shortage | null;
   readonly modelRequests: number;
   readonly tokens: number;
   readonly tokensPerSecond: number | null;
@@ -68,15 +73,22 @@ export interface SandboxRow {
 
 export type Pressure = 'none' | 'high' | 'full';
 
+/** `some`, `full`: percent of the 10 s before in which some and all programs stood still. */
+export type Shortage =
+  | { readonly type: 'pressure'; readonly some: number; readonly full: number }
+  | { readonly type: 'near_oom' }
+  | { readonly type: 'oom'; readonly victim: string };
+
 export interface TopEvent {
   readonly atMs: number;
   readonly sandbox: string;
+  /** `status`: it is another than before. */
+  readonly type: SandboxEventBody['type'] | 'status';
   readonly text: string;
 }
 
 /** What was asked for at one moment. */
 export interface Scrape {
-  readonly atMs: number;
   readonly host: HostInfo;
   readonly list: readonly SandboxInfo[];
   readonly loads: SandboxLoads;
@@ -95,16 +107,26 @@ const BYTES_PER_MIB = 1024 * 1024;
 /** A guest's caches fill its memory; above this little is left to give back. */
 const HIGH_RATIO = 0.9;
 const FULL_RATIO = 0.98;
+/** For so long after it was said it counts. */
+const SHORTAGE_MS = { pressure: 15_000, near_oom: 30_000, oom: 60_000 } as const;
+const EVENTS_MAX = 50;
 
 const LATENCIES = {
   'asked → ready': 'neurovisor_vm_acquire_seconds',
   'VM start': 'neurovisor_vm_boot_seconds',
+  'exec, files': 'neurovisor_operation_answer_seconds',
   'first token': 'neurovisor_time_to_first_token_seconds',
   'between tokens': 'neurovisor_inter_token_seconds',
 } as const;
 
-export function frameOf(now: Scrape, before: Before, events: readonly TopEvent[]): TopFrame {
-  const { atMs, host, loads, samples } = now;
+/** Of packets, by their path; only where they are measured (docs/observability.md). */
+const NETWORK = 'neurovisor_network_latency_seconds';
+const NETWORK_PATHS = { 'net to peer': 'peer', 'net to guest': 'guest' } as const;
+
+/** @param changes of the status of sandboxes, as far as they were seen */
+export function frameOf(now: Scrape, before: Before, changes: readonly TopEvent[]): TopFrame {
+  const { host, loads, samples } = now;
+  const { atMs } = loads;
   const { version, vmm, upstream, startedAtMs } = host;
   const rate = (name: string): number | null => ratePerSecond(now, before.last, name);
   const tokens = ['neurovisor_tokens_generated_total', 'neurovisor_tokens_prompt_total'] as const;
@@ -136,12 +158,29 @@ export function frameOf(now: Scrape, before: Before, events: readonly TopEvent[]
       requestsPerSecond: rate('neurovisor_requests_total'),
     },
     channelBytesPerSecond: rate('neurovisor_channel_bytes_total'),
-    latencies: Object.entries(LATENCIES).map(([name, metric]) =>
-      latencyOf(name, metric, now, before.oldest),
-    ),
+    latencies: latenciesOf(now, before.oldest),
     sandboxes: rowsOf(now, before.last),
-    events,
+    events: eventsOf(loads, changes),
   };
+}
+
+/** An end that both tell is told once, with its reason. */
+function eventsOf({ events }: SandboxLoads, changes: readonly TopEvent[]): readonly TopEvent[] {
+  const told = events.map((event) => {
+    const { atMs, sandbox, type } = event;
+    return { atMs, sandbox, type, text: shortText(event) };
+  });
+  const ended = new Set(told.filter(({ type }) => type === 'end').map(({ sandbox }) => sandbox));
+  const others = changes.filter(({ type, sandbox }) => type !== 'end' || !ended.has(sandbox));
+  return [...told, ...others].sort((a, b) => a.atMs - b.atMs).slice(-EVENTS_MAX);
+}
+
+/** What `neurovisor events` says, in the width of a terminal. */
+function shortText(event: SandboxEventBody): string {
+  if (event.type !== 'pressure' && event.type !== 'near_oom') return eventText(event);
+  const amount = `${bytes(event.memoryBytes)} of ${bytes(event.limitBytes)} (${event.source})`;
+  if (event.type === 'near_oom') return amount;
+  return `some ${Math.round(event.some)}%, full ${Math.round(event.full)}%, ${amount}`;
 }
 
 function countsOf(list: readonly SandboxInfo[]): Record<string, number> {
@@ -151,20 +190,35 @@ function countsOf(list: readonly SandboxInfo[]): Record<string, number> {
 }
 
 function ratePerSecond(now: Scrape, last: Scrape | null, name: string): number | null {
-  if (last === null || now.atMs <= last.atMs) return null;
+  if (last === null || now.loads.atMs <= last.loads.atMs) return null;
   const more = now.samples.sum(name) - last.samples.sum(name);
-  return (Math.max(0, more) * 1000) / (now.atMs - last.atMs);
+  return (Math.max(0, more) * 1000) / (now.loads.atMs - last.loads.atMs);
+}
+
+function latenciesOf(now: Scrape, oldest: Scrape | null): readonly Latency[] {
+  const always = Object.entries(LATENCIES).map(([name, metric]) =>
+    latencyOf(name, now, oldest, (samples) => samples.distribution(metric)),
+  );
+  const network = Object.entries(NETWORK_PATHS).map(([name, path]) =>
+    latencyOf(name, now, oldest, (samples) => samples.distribution(NETWORK, { path })),
+  );
+  return [...always, ...network.filter(({ count }) => count > 0)];
 }
 
 /** Of the last minute where something came in it, else of all time. */
-function latencyOf(name: string, metric: string, now: Scrape, oldest: Scrape | null): Latency {
-  const all = now.samples.distribution(metric);
-  const recent = oldest === null ? null : since(all, oldest.samples.distribution(metric));
+function latencyOf(
+  name: string,
+  now: Scrape,
+  oldest: Scrape | null,
+  of: (samples: Samples) => Distribution,
+): Latency {
+  const all = of(now.samples);
+  const recent = oldest === null ? null : since(all, of(oldest.samples));
   const isRecent = recent !== null && recent.count > 0;
   const shown = isRecent ? recent : all;
   return {
     name,
-    windowMs: isRecent && oldest !== null ? now.atMs - oldest.atMs : null,
+    windowMs: isRecent && oldest !== null ? now.loads.atMs - oldest.loads.atMs : null,
     count: shown.count,
     p50: quantile(shown, 0.5),
     p95: quantile(shown, 0.95),
@@ -178,7 +232,7 @@ function latencyOf(name: string, metric: string, now: Scrape, oldest: Scrape | n
 function rowsOf(now: Scrape, last: Scrape | null): readonly SandboxRow[] {
   const loads = new Map(now.loads.sandboxes.map((load) => [load.id, load]));
   const before = new Map(last?.loads.sandboxes.map(({ id, tokens }) => [id, tokens]));
-  const seconds = last === null ? 0 : (now.atMs - last.atMs) / 1000;
+  const seconds = last === null ? 0 : (now.loads.atMs - last.loads.atMs) / 1000;
   return now.list.map((info) => {
     const { id, status, origin, cpus, memoryMib, createdAtMs } = info;
     const load = loads.get(id);
@@ -189,10 +243,11 @@ function rowsOf(now: Scrape, last: Scrape | null): readonly SandboxRow[] {
       ...{ id, status, origin, cpus, memoryMib, memoryBytes, tokens },
       phase: load?.state ?? null,
       pressure: pressureOf(memoryBytes, memoryMib),
+      shortage: load === undefined ? null : shortageOf(load, now.loads.atMs),
       modelRequests: load?.modelRequests ?? 0,
       tokensPerSecond:
         known === undefined || seconds <= 0 ? null : Math.max(0, tokens - known) / seconds,
-      ageMs: Math.max(0, now.atMs - createdAtMs),
+      ageMs: Math.max(0, now.loads.atMs - createdAtMs),
     };
   });
 }
@@ -201,4 +256,18 @@ function pressureOf(memoryBytes: number | null, memoryMib: number): Pressure {
   const ratio = memoryBytes === null ? 0 : memoryBytes / (memoryMib * BYTES_PER_MIB);
   if (ratio >= FULL_RATIO) return 'full';
   return ratio >= HIGH_RATIO ? 'high' : 'none';
+}
+
+/** What counts still; of a kill and of pressure the newer, but what came with a kill led to it. */
+function shortageOf({ lastPressure, lastOom }: SandboxLoad, nowMs: number): Shortage | null {
+  const pressure =
+    lastPressure !== null && nowMs - lastPressure.atMs <= SHORTAGE_MS[lastPressure.type]
+      ? lastPressure
+      : null;
+  const isKilled = lastOom !== null && nowMs - lastOom.atMs <= SHORTAGE_MS.oom;
+  if (isKilled && (pressure?.atMs ?? 0) <= lastOom.atMs + SHORTAGE_MS.pressure) {
+    return { type: 'oom', victim: lastOom.victim?.name ?? 'a process' };
+  }
+  if (pressure?.type !== 'pressure') return pressure === null ? null : { type: 'near_oom' };
+  return { type: 'pressure', some: pressure.some, full: pressure.full };
 }

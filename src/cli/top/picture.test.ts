@@ -1,15 +1,33 @@
 import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, it } from 'vitest';
-import { frameOf, type Scrape } from './frame.ts';
-import { bars, cut, draw, drawWhole, sortRows, type View } from './picture.ts';
+import { NO_EVIDENCE } from '../../sandbox/ending.ts';
+import type { SandboxLoad } from '../../sandbox/load.ts';
+import { frameOf, type Scrape, type TopFrame } from './frame.ts';
+import { cut } from './ink.ts';
+import { bars, draw, drawWhole, sortRows, type View } from './picture.ts';
 import { Samples } from './samples.ts';
 
 const MIB = 1024 * 1024;
 const ids = Array.from({ length: 50 }, (_, n) => `${n + 10}`.padStart(20, 'a'));
 
-function scrape(atMs: number, tokens: number): Scrape {
+const NO_MARKS = { lastPressure: null, lastOom: null };
+const PRESSURE = {
+  ...({ type: 'pressure', source: 'guest', some: 12.4, full: 3 } as const),
+  ...{ memoryBytes: 90 * MIB, limitBytes: 100 * MIB },
+};
+const OOM = {
+  ...({ source: 'guest', victim: { pid: 7, name: 'python3', rssBytes: MIB }, detail: '' } as const),
+};
+
+type Marks = Pick<SandboxLoad, 'lastPressure' | 'lastOom'>;
+
+function scrape(
+  atMs: number,
+  tokens: number,
+  marks: readonly Marks[] = [],
+  events: Scrape['loads']['events'] = [],
+): Scrape {
   return {
-    atMs,
     host: {
       ...{ version: '1', vmm: 'QEMU \x1b[2J7', accelerator: 'tcg', upstream: 'x', models: [] },
       ...{ sandboxes: 1, paused: 0, queued: 0, memoryAvailableMib: 100, startedAtMs: 0 },
@@ -31,8 +49,10 @@ function scrape(atMs: number, tokens: number): Scrape {
     loads: {
       sandboxes: ids.map((id, n) => ({
         ...{ id, state: 'ready', memoryBytes: n === 3 ? null : (50 + n) * MIB },
-        ...{ modelRequests: 0, tokens: n === 7 ? tokens : 0 },
+        ...{ modelRequests: 0, tokens: n === 7 ? tokens : 0, ...(marks[n] ?? NO_MARKS) },
       })),
+      atMs,
+      events,
       memoryPressure: { some: 0.5, full: 0 },
     },
     samples: new Samples(`neurovisor_tokens_generated_total ${tokens}\n`),
@@ -59,6 +79,53 @@ describe('frameOf', () => {
   });
 });
 
+describe('frameOf: what a sandbox says of its memory', () => {
+  const at = 100_000;
+  const shortageAt = (marks: Marks) =>
+    frameOf(scrape(at, 0, [marks]), { last: null, oldest: null }, []).sandboxes[0]?.shortage;
+
+  it('pressure, a kill that is near and a kill count for a while', () => {
+    const pressure = { ...PRESSURE, atMs: at - 15_000 };
+    expect(shortageAt({ lastPressure: pressure, lastOom: null })).toEqual({
+      ...{ type: 'pressure', some: 12.4, full: 3 },
+    });
+    const old = { ...PRESSURE, atMs: at - 15_001 };
+    expect(shortageAt({ lastPressure: old, lastOom: null })).toBeNull();
+    const near = { ...PRESSURE, type: 'near_oom' as const, atMs: at - 30_000 };
+    expect(shortageAt({ lastPressure: near, lastOom: null })).toEqual({ type: 'near_oom' });
+    const killed = { ...OOM, atMs: at - 60_000 };
+    expect(shortageAt({ lastPressure: old, lastOom: killed })).toEqual({
+      ...{ type: 'oom', victim: 'python3' },
+    });
+  });
+
+  it('a kill counts more than the pressure around it, and less than new pressure', () => {
+    const killed = { ...OOM, atMs: at - 40_000 };
+    const around = { ...PRESSURE, atMs: at - 38_000 };
+    const later = { ...PRESSURE, atMs: at - 1000 };
+    expect(shortageAt({ lastPressure: around, lastOom: killed })?.type).toBe('oom');
+    expect(shortageAt({ lastPressure: later, lastOom: killed })?.type).toBe('pressure');
+  });
+
+  it('events of sandboxes and changes of their status in the order of time; an end once', () => {
+    const [one = ''] = ids;
+    const end = { cause: 'guest-oom', detail: 'x', atMs: 3, evidence: NO_EVIDENCE } as const;
+    const events = [
+      { ...PRESSURE, sandbox: one, seq: 1, atMs: 1 },
+      { type: 'end', end, sandbox: one, seq: 2, atMs: 3 },
+    ] as const;
+    const change = { sandbox: one, atMs: 2, type: 'status', text: 'paused (pool)' } as const;
+    const ended = { sandbox: one, atMs: 4, type: 'end', text: 'guest-oom: x' } as const;
+    const made = frameOf(scrape(5, 0, [], events), { last: null, oldest: null }, [change, ended]);
+    expect(made.events.map(({ type }) => type)).toEqual(['pressure', 'status', 'end']);
+    expect(made.events.map(({ text }) => text)).toEqual([
+      'some 12%, full 3%, 90.0 MiB of 100 MiB (guest)',
+      'paused (pool)',
+      'guest-oom: x',
+    ]);
+  });
+});
+
 describe('draw', () => {
   it('fits a terminal of any size', () => {
     for (let columns = 1; columns < 160; columns += 7) {
@@ -70,6 +137,34 @@ describe('draw', () => {
         }
       }
     }
+  });
+
+  it('80 by 24: memory, what is said of it, tokens, age and the last events are all to be seen', () => {
+    const marks = [{ lastPressure: { ...PRESSURE, atMs: 1 }, lastOom: null }];
+    const events = [
+      { ...PRESSURE, type: 'near_oom', sandbox: ids[1] ?? '', seq: 1, atMs: 1 },
+    ] as const;
+    const made = frameOf(scrape(5000, 0, marks, events), { last: null, oldest: null }, []);
+    const lines = draw(made, { columns: 80, rows: 24 }, { ...view, sort: 'id', colour: false });
+    const text = lines.join('\n');
+    expect(text).toMatch(
+      /^aaaaaaaaaa {2}running {3}█{4}░{4} {3}50\/100 MiB +some 12 full 3 +0 +5 s$/m,
+    );
+    expect(text).toContain('near_oom: 90.0 MiB of 100 MiB (guest)');
+    expect(lines.filter((line) => line.includes('running ')).length).toBeGreaterThan(5);
+  });
+
+  it('a list that needs little room leaves it to events', () => {
+    const many = Array.from({ length: 40 }, (_, n) => ({
+      ...({ type: 'dropped', count: n, sandbox: 's', seq: n + 1, atMs: n } as const),
+    }));
+    const made = frameOf(scrape(5, 0, [], many), { last: null, oldest: null }, []);
+    const few = { ...made, sandboxes: made.sandboxes.slice(0, 2) };
+    const told = (frame: TopFrame): number =>
+      draw(frame, { columns: 80, rows: 40 }, view).filter((line) => line.includes('too many'))
+        .length;
+    expect(told(few)).toBeGreaterThan(20);
+    expect(told(made)).toBe(6);
   });
 
   it('what a daemon says does not steer the terminal', () => {
@@ -85,7 +180,7 @@ describe('draw', () => {
     const text = drawWhole(frame, { ...view, colour: false });
     for (const id of ids) expect(text).toContain(id);
     expect(text).toContain('pressure 50.0 % some, 0.0 % full !');
-    expect(text).toMatch(/!! +98\.0 MiB of 100 MiB/);
+    expect(text).toMatch(/!! +98\/100 MiB/);
   });
 
   it('sortRows: by memory, tokens, age or id, and the other way round', () => {

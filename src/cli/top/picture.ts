@@ -1,7 +1,8 @@
 /** A frame of `neurovisor top` as lines of text, for a terminal of any size. Pure. */
-import { stripVTControlCharacters, styleText } from 'node:util';
 import { bytes, coarse, duration } from '../table.ts';
-import type { Latency, Pressure, SandboxRow, TopFrame } from './frame.ts';
+import { listLines, SHORT_ID } from './columns.ts';
+import type { Latency, SandboxRow, TopEvent, TopFrame } from './frame.ts';
+import { cut, type Ink, type Inked, inked, plain, rateText } from './ink.ts';
 
 export interface Size {
   readonly columns: number;
@@ -22,31 +23,34 @@ export interface View {
 }
 
 const SPARKS = ' ▁▂▃▄▅▆▇█';
-const EVENTS_MAX = 5;
+/** With fewer rows there is no pane of events. */
+const ROWS_FOR_EVENTS = 20;
+/** Kept free for events, if there are so many, from the first and from the second of these heights on. */
+const EVENTS_MIN = { short: 3, tall: 6, tallRows: 30 } as const;
 /** With fewer rows only the list is left. */
-const ROWS_FOR_EVENTS = 22;
 const ROWS_FOR_LATENCIES = 16;
-const MEMORY_CELLS = 10;
 /** Buckets of the longest histogram, so that they stand in columns. */
 const BARS_MIN = 18;
-const BYTES_PER_MIB = 1024 * 1024;
-
-type Ink = Parameters<typeof styleText>[0];
+const NAME_CHARACTERS = 15;
 
 /** Exactly `size.rows` lines, none wider than `size.columns`. */
 export function draw(frame: TopFrame, size: Size, view: View): readonly string[] {
-  const ink = (style: Ink, text: string): string =>
-    view.colour ? styleText(style, text, { validateStream: false }) : text;
+  const ink = inked(view.colour);
   const head = headOf(frame, ink, view);
-  const latencies =
-    size.rows >= ROWS_FOR_LATENCIES
-      ? ['', ...frame.latencies.map((one) => latencyLine(one, ink))]
-      : [];
-  const events = size.rows >= ROWS_FOR_EVENTS ? eventLines(frame, ink) : [];
+  const latencies = size.rows >= ROWS_FOR_LATENCIES ? ['', ...latencyLines(frame, size, ink)] : [];
   const foot = ink('dim', footOf(frame, view));
-  const room = size.rows - head.length - latencies.length - events.length - 3;
-  const list = listOf(frame, Math.max(1, room), view, ink);
-  const above = [...head, ...latencies, '', ...list];
+  // The line above the list, its head, and the foot.
+  const room = Math.max(1, size.rows - head.length - latencies.length - 3);
+  const wanted = size.rows >= ROWS_FOR_EVENTS ? frame.events.length : 0;
+  const reserved = Math.min(
+    wanted,
+    EVENTS_MIN[size.rows >= EVENTS_MIN.tallRows ? 'tall' : 'short'],
+  );
+  const rows = sortRows(frame.sandboxes, view).slice(view.offset);
+  const shown = rows.slice(0, Math.max(1, room - (reserved === 0 ? 0 : reserved + 2)));
+  const free = room - shown.length - 2;
+  const events = eventLines(frame.events.slice(-Math.max(0, Math.min(wanted, free))), size, ink);
+  const above = [...head, ...latencies, '', ...listLines(shown, size.columns, ink)];
   const gap = Math.max(0, size.rows - above.length - events.length - 1);
   const lines = [...above, ...Array.from({ length: gap }, () => ''), ...events, foot];
   return lines.slice(0, size.rows).map((line) => cut(line, size.columns));
@@ -54,16 +58,15 @@ export function draw(frame: TopFrame, size: Size, view: View): readonly string[]
 
 /** All of it, as long as it is: for a file or a pipe. */
 export function drawWhole(frame: TopFrame, view: View): string {
-  const rows = frame.sandboxes.length + frame.latencies.length + EVENTS_MAX + 20;
-  const lines = draw(frame, { columns: 120, rows }, view).slice(0, -1);
+  const { sandboxes, latencies, events } = frame;
+  const rows = sandboxes.length + latencies.length + events.length + EVENTS_MIN.tallRows;
+  const lines = draw(frame, { columns: 140, rows }, view).slice(0, -1);
   return `${lines
     .join('\n')
     .replaceAll(/[ \t]+$/gm, '')
     .replaceAll(/\n{3,}/g, '\n\n')
     .trimEnd()}\n`;
 }
-
-type Inked = (style: Ink, text: string) => string;
 
 function headOf(frame: TopFrame, ink: Inked, view: View): readonly string[] {
   const { daemon, counts, queue, pool, memory, models } = frame;
@@ -94,12 +97,19 @@ function pressureText(pressure: TopFrame['memory']['pressure'], ink: Inked): str
   return pressure.some >= 0.1 ? ink('yellow', `${text} !`) : text;
 }
 
+/** Where rows are few, those without a value are left out. */
+function latencyLines({ latencies }: TopFrame, { rows }: Size, ink: Inked): readonly string[] {
+  const all = rows >= EVENTS_MIN.tallRows ? latencies : latencies.filter(({ count }) => count > 0);
+  return (all.length === 0 ? latencies.slice(0, 1) : all).map((one) => latencyLine(one, ink));
+}
+
 function latencyLine(latency: Latency, ink: Inked): string {
   const { name, count, p50, p95, windowMs } = latency;
-  const when = windowMs === null ? 'since the start' : `last ${coarse(windowMs)}`;
-  const times = count === 0 ? 'nothing yet' : `p50 ${seconds(p50)}  p95 ${seconds(p95)}`;
+  if (count === 0) return `${name.padEnd(NAME_CHARACTERS)}${ink('dim', 'nothing yet')}`;
+  const when = windowMs === null ? 'since the start' : `in ${coarse(windowMs)}`;
+  const times = `p50 ${seconds(p50)}  p95 ${seconds(p95)}`;
   const shown = ink('cyan', bars(latency).padEnd(BARS_MIN + 19));
-  return `${name.padEnd(15)}${shown}  ${times.padEnd(26)}${ink('dim', count === 0 ? '' : `${count} ${when}`)}`;
+  return `${name.padEnd(NAME_CHARACTERS)}${shown}  ${times.padEnd(26)}${ink('dim', `${count} ${when}`)}`;
 }
 
 /** One bar for each bucket; the highest is the fullest. */
@@ -117,41 +127,6 @@ export function bars({ buckets }: Pick<Latency, 'buckets'>): string {
   return `${seconds(first).padStart(7)} │${line.padEnd(BARS_MIN)}│ ${seconds(last).padEnd(8)}`;
 }
 
-function listOf(frame: TopFrame, room: number, view: View, ink: Inked): readonly string[] {
-  const sorted = sortRows(frame.sandboxes, view);
-  const shown = sorted.slice(view.offset, view.offset + room);
-  const head = `${'ID'.padEnd(20)}  ${'STATUS'.padEnd(9)}${'VM'.padEnd(9)}${'FROM'.padEnd(9)}CPU  ${'MEMORY'.padEnd(33)}${'REQ'.padStart(4)}${'TOKENS'.padStart(9)}${'TOK/S'.padStart(8)}${'AGE'.padStart(8)}`;
-  return [ink('inverse', head), ...shown.map((row) => rowLine(row, ink))];
-}
-
-function rowLine(row: SandboxRow, ink: Inked): string {
-  const { id, status, phase, origin, cpus, modelRequests, tokens, tokensPerSecond, ageMs } = row;
-  const state = ink(STATUS_INK[status] ?? 'reset', status.padEnd(9));
-  return (
-    `${id.padEnd(20)}  ${state}${(phase ?? '–').padEnd(9)}${origin.padEnd(9)}${`${cpus}`.padStart(3)}  ` +
-    `${memoryCell(row, ink)}${`${modelRequests}`.padStart(4)}${`${tokens}`.padStart(9)}` +
-    `${rateText(tokensPerSecond).padStart(8)}${coarse(ageMs).padStart(8)}`
-  );
-}
-
-const STATUS_INK: Readonly<Record<string, Ink>> = {
-  ...{ running: 'green', paused: 'blue', ended: 'dim', ending: 'dim' },
-  ...{ starting: 'yellow', resuming: 'yellow', saving: 'yellow' },
-};
-
-const MARKS: Readonly<Record<Pressure, string>> = { none: '  ', high: '! ', full: '!!' };
-const MARK_INK: Readonly<Record<Pressure, Ink>> = { none: 'reset', high: 'yellow', full: 'red' };
-
-function memoryCell({ memoryBytes, memoryMib, pressure }: SandboxRow, ink: Inked): string {
-  const all = `${memoryMib} MiB`;
-  if (memoryBytes === null) return `${'–'.padStart(MEMORY_CELLS + 3)} of ${all}`.padEnd(33);
-  const ratio = Math.min(1, memoryBytes / (memoryMib * BYTES_PER_MIB));
-  const full = Math.round(ratio * MEMORY_CELLS);
-  const bar = '█'.repeat(full) + '░'.repeat(MEMORY_CELLS - full);
-  const text = `${bytes(memoryBytes)} of ${bytes(memoryMib * BYTES_PER_MIB)}`;
-  return `${ink(MARK_INK[pressure], `${bar}${MARKS[pressure]}`)} ${text.padEnd(20)}`;
-}
-
 export function sortRows(rows: readonly SandboxRow[], view: Pick<View, 'sort' | 'reverse'>) {
   const by: Readonly<Record<Sort, (a: SandboxRow, b: SandboxRow) => number>> = {
     memory: (a, b) => (b.memoryBytes ?? -1) - (a.memoryBytes ?? -1),
@@ -164,13 +139,20 @@ export function sortRows(rows: readonly SandboxRow[], view: Pick<View, 'sort' | 
   return view.reverse ? sorted.reverse() : sorted;
 }
 
-function eventLines({ events }: TopFrame, ink: Inked): readonly string[] {
-  const last = events.slice(-EVENTS_MAX).map(({ atMs, sandbox, text }) => {
+function eventLines(events: readonly TopEvent[], size: Size, ink: Inked): readonly string[] {
+  const lines = events.map(({ atMs, sandbox, type, text }) => {
     const clock = new Date(atMs).toTimeString().slice(0, 8);
-    return `${ink('dim', clock)}  ${sandbox}  ${plain(text)}`;
+    const id = size.columns < 100 ? plain(sandbox).slice(0, SHORT_ID) : plain(sandbox);
+    const told = plain(type === 'status' || type === 'end' ? text : `${type}: ${text}`);
+    const style = EVENT_INK[type];
+    return `${ink('dim', clock)}  ${id}  ${style === undefined ? told : ink(style, told)}`;
   });
-  return last.length === 0 ? [] : ['', ink('bold', 'Events'), ...last];
+  return lines.length === 0 ? [] : ['', ink('bold', 'Events'), ...lines];
 }
+
+const EVENT_INK: Readonly<Partial<Record<TopEvent['type'], Ink>>> = {
+  ...{ dropped: 'dim', action: 'cyan', pressure: 'yellow', near_oom: 'red', oom: 'red' },
+};
 
 function footOf({ sandboxes }: TopFrame, { sort, reverse, offset }: View): string {
   const order = `${sort}${reverse ? ', reversed' : ''}`;
@@ -178,30 +160,6 @@ function footOf({ sandboxes }: TopFrame, { sort, reverse, offset }: View): strin
   return `q quit · s sort (${order}) · r reverse · ↑↓ scroll (from ${from} of ${sandboxes.length})`;
 }
 
-function rateText(rate: number | null): string {
-  if (rate === null) return '–';
-  return rate < 10 ? rate.toFixed(1) : rate.toFixed(0);
-}
-
 function seconds(value: number | null): string {
   return value === null ? '–' : duration(value * 1000);
-}
-
-/** Words of a daemon: nothing that could steer the terminal. */
-function plain(text: string): string {
-  return stripVTControlCharacters(text).replaceAll(/\p{Cc}/gu, ' ');
-}
-
-/** To so many columns; colours end where it is cut. */
-export function cut(line: string, columns: number): string {
-  if (stripVTControlCharacters(line).length <= columns) return line;
-  let [width, out] = [0, ''];
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: the escape sequences of our own colours
-  for (const [part = ''] of line.matchAll(/\x1b\[[0-9;]*m|./gsu)) {
-    const isColour = part.startsWith('\x1b');
-    if (!isColour && width >= columns) continue;
-    width += isColour ? 0 : 1;
-    out += part;
-  }
-  return out;
 }

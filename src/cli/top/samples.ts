@@ -28,17 +28,12 @@ export class Samples {
 
   /** Of all series that have these labels. */
   sum(name: string, labels: Readonly<Record<string, string>> = {}): number {
-    const pairs = Object.entries(labels);
-    const fits = (sample: MetricSample): boolean =>
-      pairs.every(([key, value]) => sample.labels[key] === value);
-    return (this.#byName.get(name) ?? [])
-      .filter(fits)
-      .reduce((total, { value }) => total + value, 0);
+    return this.#named(name, labels).reduce((total, { value }) => total + value, 0);
   }
 
-  distribution(name: string): Distribution {
+  distribution(name: string, of: Readonly<Record<string, string>> = {}): Distribution {
     const cumulative = new Map<number, number>();
-    for (const { labels, value } of this.#byName.get(`${name}_bucket`) ?? []) {
+    for (const { labels, value } of this.#named(`${name}_bucket`, of)) {
       const le = numberOf(labels['le'] ?? '');
       cumulative.set(le, (cumulative.get(le) ?? 0) + value);
     }
@@ -51,6 +46,13 @@ export class Samples {
         return { le, count };
       });
     return { buckets, count: below };
+  }
+
+  #named(name: string, labels: Readonly<Record<string, string>>): readonly MetricSample[] {
+    const pairs = Object.entries(labels);
+    const fits = (sample: MetricSample): boolean =>
+      pairs.every(([key, value]) => sample.labels[key] === value);
+    return (this.#byName.get(name) ?? []).filter(fits);
   }
 }
 

@@ -29,6 +29,12 @@ export class Screen {
     this.#handlers.onResize();
   };
   readonly #onExit = (): void => this.close();
+  /** After a stop (`kill -STOP`) the terminal is as whoever had it meanwhile has left it. */
+  readonly #onContinue = (): void => {
+    this.#stdin?.setRawMode(true);
+    this.#stdout.write(ENTER);
+    this.#onResize();
+  };
 
   /** @param stdin null: there are no keys */
   constructor(stdout: NodeJS.WriteStream, stdin: ReadStream | null, handlers: ScreenHandlers) {
@@ -36,6 +42,7 @@ export class Screen {
     this.#stdin = stdin;
     this.#handlers = handlers;
     process.once('exit', this.#onExit);
+    process.on('SIGCONT', this.#onContinue);
     stdout.on('resize', this.#onResize);
     stdin?.setRawMode(true);
     stdin?.on('data', this.#onData);
@@ -65,6 +72,7 @@ export class Screen {
     if (!this.#isOpen) return;
     this.#isOpen = false;
     process.off('exit', this.#onExit);
+    process.off('SIGCONT', this.#onContinue);
     this.#stdout.off('resize', this.#onResize);
     this.#stdin?.off('data', this.#onData);
     try {

@@ -76,7 +76,8 @@ Example:
     .description(
       'Shows sandboxes with the phase and memory of their VMs, how long starts and tokens take, tokens, and ' +
         'what happens, again every second. In a pipe it prints one frame. A row is marked `!` when its VM holds ' +
-        '90 % of its memory, `!!` at 98 %; the host when its tasks wait for memory.',
+        '90 % of its memory, `!!` at 98 %, and says when its guest is short of it: pressure, near oom, whom the ' +
+        'kernel killed; the host is marked when its tasks wait for memory.',
     )
     .addOption(new Option('--sort <key>', 'order of the sandboxes').choices(SORTS))
     .option('--interval <time>', 'between frames (default 1s)', ranges.interval)

@@ -32,14 +32,25 @@ Examples:
     .summary('print the console of a sandbox')
     .description(
       'Prints what the guest wrote to its serial console, the last 64 KiB. Also of sandboxes that have ended: ' +
-        'of the newest 200, but not of those that were removed while they ran.',
+        'of the newest 200, but not of those that were removed while they ran. With --follow lines of its VMM ' +
+        'are marked `[vmm]`, and what comes faster than it is read is left out and told.',
     )
     .argument('<id>', 'the sandbox')
-    .option('--vmm', 'what its VMM wrote instead; of one that has ended')
+    .option(
+      '-f, --follow',
+      'what comes too, of the console and of its VMM, until it ends or Ctrl-C',
+    )
+    .option('--vmm', 'what its VMM wrote instead: the last lines')
     .addOption(output())
-    .addHelpText('after', '\nExample:\n  neurovisor logs 7ds14n1k | tail\n')
-    .action((id: string, flags: LogsFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) => (await load()).logs(cli, control, id, flags)),
+    .addHelpText(
+      'after',
+      '\nExamples:\n  neurovisor logs 7ds14n1k | tail\n  neurovisor logs -f 7ds14n1k\n',
+    )
+    .action((id: string, { vmm, ...flags }: LogsFlags & OutputFlags) =>
+      // Elsewhere `--vmm` chooses a VMM; here it is another word.
+      performThere(flags, async (cli, control) =>
+        (await load()).logs(cli, control, id, { ...flags, vmm: vmm === true }),
+      ),
     );
   program
     .command('inspect')

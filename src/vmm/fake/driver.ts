@@ -32,6 +32,8 @@ import { FakeChannel } from './channel.ts';
 import { scriptedGuest } from './scripted-guest.ts';
 
 const CONSOLE_TAIL_BYTES = 64 * 1024;
+/** There is no VMM. */
+const NO_LOG = new ByteTail(1);
 
 /** What the machine gives to its guest. */
 export interface FakeGuestIo extends Pick<FakeChannel, 'connectToHost' | 'onConnect'> {
@@ -144,6 +146,10 @@ class FakeVm implements Vm {
 
   isAlive(): boolean {
     return !this.#gone.signal.aborted;
+  }
+
+  get logs(): Vm['logs'] {
+    return { console: this.#serialTail, vmm: NO_LOG };
   }
 
   consoleTail(): string {

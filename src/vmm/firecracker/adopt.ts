@@ -5,7 +5,7 @@
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import { isRunning, startTicksOf } from '../../sys/process-start.ts';
-import type { VmExit, VmSpec } from '../driver.ts';
+import type { Vm, VmExit, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { ByteTail } from '../tail.ts';
 import { ApiClient } from './api-client.ts';
@@ -89,6 +89,11 @@ class AdoptedProcess implements VmmProcess {
 
   isAlive(): boolean {
     return isRunning(this.#process);
+  }
+
+  /** Its serial line went to its first owner. */
+  get logs(): Vm['logs'] {
+    return { console: new ByteTail(1), vmm: this.#log };
   }
 
   consoleTail(): string {

@@ -7,7 +7,7 @@ import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { isRunning, startTicksOf } from '../../sys/process-start.ts';
 import { isAlive } from '../alive.ts';
-import type { VmExit } from '../driver.ts';
+import type { Vm, VmExit } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { LaunchStdio } from '../launch.ts';
 import { ByteTail } from '../tail.ts';
@@ -36,7 +36,7 @@ export interface ProcessPipes {
 /** What a VM needs of its process, be it a child of ours or not. */
 export type VmmProcess = Pick<
   FirecrackerProcess,
-  'api' | 'metrics' | 'terminal' | 'exited' | 'pid' | 'isAlive' | 'consoleTail' | 'kill'
+  'api' | 'metrics' | 'terminal' | 'exited' | 'pid' | 'isAlive' | 'consoleTail' | 'logs' | 'kill'
 >;
 
 export class FirecrackerProcess {
@@ -50,6 +50,8 @@ export class FirecrackerProcess {
   readonly #serialTail = new ByteTail(CONSOLE_TAIL_BYTES);
   readonly #stderr = new ByteTail(STDERR_TAIL_BYTES);
   readonly #log = new ByteTail(LOG_TAIL_BYTES);
+  /** Both of them, in the order of time. */
+  readonly #said = new ByteTail(LOG_TAIL_BYTES);
   readonly #isWrapped: boolean;
   #wrapped: { readonly pid: number; readonly startTicks: string } | undefined;
   readonly #output: PassThrough | null;
@@ -73,7 +75,7 @@ export class FirecrackerProcess {
     this.#isWrapped = options.isWrapped ?? false;
     this.api = api;
     this.#pipes = [
-      new PipeReader(pipes.logPath, (bytes) => this.#log.push(bytes)),
+      new PipeReader(pipes.logPath, (bytes) => this.#hear(bytes, this.#log)),
       new PipeReader(pipes.metricsPath, (bytes) => this.metrics.push(bytes)),
     ];
     const typed = interactive ? new SerialInput(pipes.inputPath) : null;
@@ -88,7 +90,7 @@ export class FirecrackerProcess {
       typed?.handedOver();
     }
     const child = this.#child;
-    child.stderr?.on('data', (bytes: Buffer) => this.#stderr.push(bytes));
+    child.stderr?.on('data', (bytes: Buffer) => this.#hear(bytes, this.#stderr));
     // Always read, so that a guest that floods its console is not held up and holds up nobody.
     child.stdout?.on('data', (bytes: Buffer) => this.#serialTail.push(bytes));
     this.#output = interactive ? new PassThrough() : null;
@@ -120,6 +122,15 @@ export class FirecrackerProcess {
 
   consoleTail(): string {
     return this.#serialTail.text();
+  }
+
+  get logs(): Vm['logs'] {
+    return { console: this.#serialTail, vmm: this.#said };
+  }
+
+  #hear(bytes: Buffer, tail: ByteTail): void {
+    tail.push(bytes);
+    this.#said.push(bytes);
   }
 
   /** Resolves when the process is gone. Idempotent. */

@@ -71,6 +71,10 @@ export class FirecrackerVm implements Vm, VsockHotplug {
     return !this.#gone && this.#process.isAlive();
   }
 
+  get logs(): Vm['logs'] {
+    return this.#process.logs;
+  }
+
   consoleTail(): string {
     return this.#process.consoleTail();
   }

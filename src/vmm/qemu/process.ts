@@ -6,7 +6,7 @@ import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { isAlive } from '../alive.ts';
-import type { VmExit } from '../driver.ts';
+import type { Vm, VmExit } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { Launched } from '../launch.ts';
 import { ByteTail } from '../tail.ts';
@@ -74,6 +74,11 @@ export class QemuProcess {
 
   consoleTail(): string {
     return this.#serialTail.text();
+  }
+
+  /** Serial line and stderr. */
+  get logs(): Vm['logs'] {
+    return { console: this.#serialTail, vmm: this.#stderr };
   }
 
   /** The last lines of stderr, for people. */

@@ -205,6 +205,10 @@ export class QemuVm implements Vm {
     return !this.#gone && this.#process.isAlive();
   }
 
+  get logs(): Vm['logs'] {
+    return this.#process.logs;
+  }
+
   consoleTail(): string {
     return this.#process.consoleTail();
   }

@@ -1,0 +1,47 @@
+import { PassThrough } from 'node:stream';
+import { expect, it } from 'vitest';
+import { FakeClock } from '../base/clock.ts';
+import { watchAnswer } from './answer-time.ts';
+
+const settle = () => new Promise(setImmediate);
+
+function world(head = '') {
+  const clock = new FakeClock();
+  const [client, guest] = [new PassThrough(), new PassThrough()];
+  const told: number[] = [];
+  const meter = { now: () => clock.now(), answered: (ms: number) => void told.push(ms) };
+  watchAnswer({ client, guest, head: Buffer.from(head) }, meter);
+  const say = async (who: PassThrough, text: string): Promise<void> => {
+    clock.advance(10);
+    who.write(text);
+    await settle();
+  };
+  return { client, guest, told, say };
+}
+
+it('watchAnswer: from the first byte of the request to the first behind the line of the channel', async () => {
+  const { client, guest, told, say } = world();
+  await say(client, '{"op":"exec"');
+  await say(guest, 'OK 10');
+  await say(client, '}\n');
+  await say(guest, '73\n');
+  expect(told).toEqual([]);
+  await say(guest, '{');
+  await say(guest, '"ok":true}\n');
+  expect(told).toEqual([40]);
+  expect([client.listenerCount('data'), guest.listenerCount('data')]).toEqual([0, 0]);
+});
+
+it('watchAnswer: a request that came at once, an answer in the same piece as the line', async () => {
+  const { guest, told, say } = world('{"op":"stat"}\n');
+  await say(guest, 'OK 1\n{"ok":true}\n');
+  expect(told).toEqual([10]);
+});
+
+it('watchAnswer: a guest that speaks without being asked has not answered', async () => {
+  const { client, guest, told, say } = world();
+  await say(guest, 'OK 1\nhello');
+  await say(client, 'x');
+  await say(guest, 'y');
+  expect(told).toEqual([]);
+});

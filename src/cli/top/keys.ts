@@ -1,0 +1,34 @@
+/** What was typed. Over a slow line several keys come at once. Pure. */
+
+export type Key =
+  | 'quit'
+  | 'sort'
+  | 'reverse'
+  | 'up'
+  | 'down'
+  | 'page-up'
+  | 'page-down'
+  | 'home'
+  | 'end';
+
+const CHARACTERS: Readonly<Record<string, Key>> = {
+  ...{ q: 'quit', Q: 'quit', s: 'sort', r: 'reverse', k: 'up', j: 'down' },
+  // Ctrl-C is a key in raw mode.
+  '\x03': 'quit',
+};
+
+/** After `ESC [`, or after `ESC O` where a program before has left the terminal in that mode. */
+const SEQUENCES: Readonly<Record<string, Key>> = {
+  ...{ A: 'up', B: 'down', H: 'home', F: 'end' },
+  ...{ '1~': 'home', '4~': 'end', '5~': 'page-up', '6~': 'page-down' },
+};
+
+/** Those that mean something. */
+export function keysOf(typed: string): readonly Key[] {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: what terminals send
+  const parts = typed.matchAll(/\x1b[[O]([0-9;]*[A-Za-z~])|([\s\S])/g);
+  return [...parts].flatMap(([, sequence, character]) => {
+    const key = sequence === undefined ? CHARACTERS[character ?? ''] : SEQUENCES[sequence];
+    return key === undefined ? [] : [key];
+  });
+}

@@ -1,0 +1,35 @@
+import { describe, expect, it } from 'vitest';
+import { ByteTail } from './tail.ts';
+
+describe('ByteTail', () => {
+  it('after: what is kept behind a position, as a plain string has it', () => {
+    const size = 7;
+    const tail = new ByteTail(size);
+    let all = '';
+    for (let n = 0; n < 40; n += 1) {
+      const text = 'abcdefghijklmnopqrstuvwxyz'.slice(0, (n * 5) % 11);
+      tail.push(Buffer.from(text));
+      all += text;
+      expect(tail.total).toBe(all.length);
+      expect(tail.text()).toBe(all.slice(-size));
+      for (const position of [0, all.length - 3, all.length, all.length + 5]) {
+        const from = Math.max(position, all.length - size, 0);
+        expect(tail.after(position).toString()).toBe(all.slice(from));
+      }
+    }
+  });
+
+  it('onWrite: each write is told until one stops; a listener that throws holds nobody up', () => {
+    const tail = new ByteTail(4);
+    const told: number[] = [];
+    tail.onWrite(() => {
+      throw new Error('of a reader');
+    });
+    const stop = tail.onWrite(() => told.push(tail.total));
+    tail.push(Buffer.from('ab'));
+    tail.push(Buffer.from('c'));
+    stop();
+    tail.push(Buffer.from('d'));
+    expect(told).toEqual([2, 3]);
+  });
+});

@@ -1,0 +1,172 @@
+/** `deploy/`: what can be known of it without containers. */
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
+import { z } from 'zod';
+import { createApiServer } from '../../src/api/server.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { readConfig } from '../../src/config.ts';
+import { ROOT } from '../support/cli.ts';
+import { FakeControlPlane } from '../support/fake-control-plane.ts';
+
+const DEPLOY = join(ROOT, 'deploy');
+const read = <T>(path: string, schema: z.ZodType<T>): T =>
+  schema.parse(parse(readFileSync(join(DEPLOY, path), 'utf8'), { strict: true }));
+
+// As the Compose Specification has it, of that what is used here; a word that is not is an error.
+const compose = read(
+  'compose.yaml',
+  z.strictObject({
+    name: z.string().regex(/^[a-z0-9][a-z0-9_-]*$/),
+    services: z.record(
+      z.string(),
+      z.strictObject({
+        image: z.string(),
+        network_mode: z.literal('host'),
+        restart: z.enum(['no', 'always', 'on-failure', 'unless-stopped']),
+        command: z.array(z.string()).optional(),
+        environment: z.record(z.string(), z.string()).optional(),
+        volumes: z.array(z.string()).optional(),
+        depends_on: z.array(z.string()).optional(),
+      }),
+    ),
+    volumes: z.record(z.string(), z.strictObject({})),
+  }),
+);
+const services = Object.entries(compose.services);
+
+/** Where the container finds it → where it is here, or null: a volume. */
+const mounts = services.flatMap(([service, { volumes = [] }]) =>
+  volumes.map((text) => {
+    const [source = '', target = '', mode] = text.split(':');
+    return { service, source, target, mode, here: source.startsWith('./') ? source : null };
+  }),
+);
+
+describe('compose.yaml', () => {
+  it('images are of one version', () => {
+    for (const [, { image }] of services) expect(image).toMatch(/^[a-z]+\/[a-z]+:v?\d+\.\d+\.\d+$/);
+  });
+
+  it('files that are mounted are there, read only; volumes and services that are named exist', () => {
+    for (const { here, source, mode } of mounts) {
+      if (here === null) expect(compose.volumes).toHaveProperty(source);
+      else expect([here, existsSync(join(DEPLOY, here)), mode]).toEqual([here, true, 'ro']);
+    }
+    for (const [, { depends_on: names = [] }] of services) {
+      for (const name of names) expect(compose.services).toHaveProperty(name);
+    }
+  });
+
+  it('what a command or a variable names is mounted where it is looked for', () => {
+    const targets = mounts.map(({ service, target }) => `${service} ${target}`);
+    expect(targets).toEqual(
+      expect.arrayContaining([
+        'prometheus /etc/prometheus/prometheus.yml',
+        'jaeger /etc/jaeger/jaeger.yaml',
+        'grafana /etc/grafana/provisioning',
+        'grafana /etc/neurovisor/dashboards/neurovisor.json',
+      ]),
+    );
+    expect(compose.services['prometheus']?.command).toContain(
+      '--config.file=/etc/prometheus/prometheus.yml',
+    );
+    expect(compose.services['jaeger']?.command).toContain('/etc/jaeger/jaeger.yaml');
+    const { environment = {} } = compose.services['grafana'] ?? {};
+    const home = environment['GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH'];
+    expect(home).toBe('/etc/neurovisor/dashboards/neurovisor.json');
+  });
+
+  it('nothing listens but on the loopback', () => {
+    const { prometheus, grafana } = compose.services;
+    expect(prometheus?.command).toContain('--web.listen-address=127.0.0.1:9090');
+    expect(grafana?.environment?.['GF_SERVER_HTTP_ADDR']).toBe('127.0.0.1');
+    const text = readFileSync(join(DEPLOY, 'jaeger/jaeger.yaml'), 'utf8');
+    const places = [...text.matchAll(/endpoint: (.*)/g)].map(([, place]) => place);
+    expect(places).toHaveLength(3);
+    for (const place of places) expect(place).toMatch(/^127\.0\.0\.1:\d+$/);
+  });
+});
+
+describe('who finds whom', () => {
+  it('Prometheus finds the daemon’s metrics, without a key with --open-metrics', async () => {
+    const target = z.object({ targets: z.tuple([z.literal('127.0.0.1:7070')]) });
+    const { scrape_configs: jobs } = read(
+      'prometheus/prometheus.yml',
+      z.strictObject({
+        global: z.strictObject({ scrape_interval: z.string(), scrape_timeout: z.string() }),
+        scrape_configs: z.array(
+          z.strictObject({
+            job_name: z.string(),
+            metrics_path: z.string(),
+            static_configs: z.array(target),
+          }),
+        ),
+      }),
+    );
+    await using control = new FakeControlPlane();
+    await using server = await createApiServer({
+      ...{ control, log: silentLog, apiKey: 'k', openMetrics: true },
+    });
+    const port = await server.listen({ port: 0 });
+    const answer = await fetch(`http://127.0.0.1:${port}${jobs[0]?.metrics_path}`);
+    expect([answer.status, await answer.text()]).toEqual([200, expect.stringContaining('# TYPE')]);
+  });
+
+  it('Grafana finds Prometheus, Jaeger and the dashboard', () => {
+    const source = z.object({
+      type: z.string(),
+      url: z.string(),
+      isDefault: z.boolean().optional(),
+    });
+    const { datasources } = read(
+      'grafana/provisioning/datasources/neurovisor.yaml',
+      z.object({ apiVersion: z.literal(1), datasources: z.array(source) }),
+    );
+    expect(datasources).toEqual([
+      { type: 'prometheus', url: 'http://127.0.0.1:9090', isDefault: true },
+      { type: 'jaeger', url: 'http://127.0.0.1:16686' },
+    ]);
+    const { providers } = read(
+      'grafana/provisioning/dashboards/neurovisor.yaml',
+      z.object({ providers: z.array(z.object({ options: z.object({ path: z.string() }) })) }),
+    );
+    const folder = providers[0]?.options.path ?? '';
+    expect(mounts.some(({ target }) => target.startsWith(`${folder}/`))).toBe(true);
+  });
+
+  it('Jaeger takes traces where the README sends the daemon’s, through to its storage', () => {
+    const exporters = z.record(z.string(), z.object({ trace_storage: z.string() }));
+    const jaeger = read(
+      'jaeger/jaeger.yaml',
+      z.object({
+        service: z.object({
+          extensions: z.array(z.string()),
+          pipelines: z.object({ traces: z.record(z.string(), z.array(z.string())) }),
+        }),
+        receivers: z.record(z.string(), z.unknown()),
+        processors: z.record(z.string(), z.unknown()),
+        extensions: z.object({
+          jaeger_storage: z.object({ backends: z.record(z.string(), z.unknown()) }),
+          jaeger_query: z.object({ storage: z.object({ traces: z.string() }) }),
+        }),
+        exporters,
+      }),
+    );
+    const { traces } = jaeger.service.pipelines;
+    for (const [kind, names] of Object.entries(traces)) {
+      for (const name of names) expect(jaeger[kind as 'receivers']).toHaveProperty(name);
+    }
+    for (const name of jaeger.service.extensions) expect(jaeger.extensions).toHaveProperty(name);
+    const { backends } = jaeger.extensions.jaeger_storage;
+    expect(backends).toHaveProperty(jaeger.extensions.jaeger_query.storage.traces);
+    expect(backends).toHaveProperty(
+      jaeger.exporters['jaeger_storage_exporter']?.trace_storage ?? 'none',
+    );
+    const readme = readFileSync(join(DEPLOY, 'README.md'), 'utf8');
+    const [, endpoint = ''] = /NEUROVISOR_OTLP_ENDPOINT=(\S+)/.exec(readme) ?? [];
+    const { traces: to } = readConfig({ NEUROVISOR_OTLP_ENDPOINT: endpoint });
+    expect(to?.url).toBe('http://127.0.0.1:4318/v1/traces');
+  });
+});
