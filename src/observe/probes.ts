@@ -17,12 +17,19 @@ import { closeFd } from '../sys/fd.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { explain, observeError } from './availability.ts';
 import { type CompileOptions, objectOf } from './compile.ts';
-import { namespaceOf, newTapValue, readTap, TAP_BYTES, type TapLatency } from './latency.ts';
+import {
+  NOTED_MAX,
+  namespaceOf,
+  newTapValue,
+  readTap,
+  SETTINGS,
+  SETTINGS_BYTES,
+  TAP_BYTES,
+  type TapLatency,
+} from './latency.ts';
 
 const MAP = 'nv_taps';
 const KEY_BYTES = 4;
-const HAS_UPLINK = 'nv_has_uplink';
-const FLAG = { keyBytes: 4, valueBytes: 4 } as const;
 /** Programs of bpf/latency.bpf.c by what they look at. */
 const PROGRAM = { xdp: 'nv_xdp_out', tcx: 'nv_tcx_out', in: 'nv_in', uplink: 'nv_uplink' } as const;
 
@@ -31,6 +38,8 @@ export interface LatencyProbeOptions extends CompileOptions {
   readonly pendingMax?: number;
   /** TAPs at once; absent: 1024. */
   readonly tapsMax?: number;
+  /** Packets of one TAP that are noted at once, see `NOTED_MAX`; 0: any number. */
+  readonly notedMax?: number;
 }
 
 /**
@@ -70,7 +79,7 @@ export async function openLatencyProbes(options: LatencyProbeOptions): Promise<L
         ...(tapsMax === undefined ? {} : { [MAP]: tapsMax }),
       },
     });
-    return new LatencyProbes(object);
+    return new LatencyProbes(object, options);
   } catch (error) {
     throw explain(attempt, error);
   }
@@ -79,13 +88,16 @@ export async function openLatencyProbes(options: LatencyProbeOptions): Promise<L
 export class LatencyProbes implements Disposable {
   readonly #object: BpfObject;
   readonly #taps: BpfMap;
+  readonly #notedMax: number;
   readonly #cpus = possibleCpus();
   readonly #stack = new DisposableStack();
   readonly #uplinks = new Map<number, number>();
 
   /** @param object of bpf/latency.bpf.c, which becomes ours */
-  constructor(object: BpfObject) {
+  constructor(object: BpfObject, options: Pick<LatencyProbeOptions, 'notedMax'> = {}) {
     this.#object = object;
+    this.#notedMax = options.notedMax ?? NOTED_MAX;
+    this.#settings(false);
     this.#taps = tapMap(object.mapFd(MAP), this.#cpus);
     this.#stack.defer(() => object.close());
   }
@@ -120,8 +132,7 @@ export class LatencyProbes implements Disposable {
     try {
       const link = this.#attach('uplink', linkIndex, ATTACH.tcxEgress);
       this.#uplinks.set(linkIndex, link);
-      const isWatched = new BpfMap(this.#object.mapFd(HAS_UPLINK), FLAG);
-      isWatched.set(new Uint8Array(FLAG.keyBytes), Uint8Array.of(1, 0, 0, 0));
+      this.#settings(true);
       this.#stack.defer(() => closeFd(link));
     } catch (error) {
       throw watchError(`see packets leave by link ${linkIndex}`, error);
@@ -138,6 +149,15 @@ export class LatencyProbes implements Disposable {
   /** Takes every program away. */
   [Symbol.dispose](): void {
     this.#stack.dispose();
+  }
+
+  #settings(hasUplink: boolean): void {
+    const value = new DataView(new ArrayBuffer(SETTINGS_BYTES));
+    value.setUint32(SETTINGS.has_uplink, hasUplink ? 1 : 0, true);
+    value.setUint32(SETTINGS.noted_max, this.#notedMax, true);
+    const sizes = { keyBytes: KEY_BYTES, valueBytes: SETTINGS_BYTES };
+    const map = new BpfMap(this.#object.mapFd('nv_settings'), sizes);
+    map.set(keyOf(0), new Uint8Array(value.buffer));
   }
 
   #probe(linkIndex: number, ingress: Ingress, links: DisposableStack): TapProbe {

@@ -9,7 +9,7 @@ import { type Ingress, openLatencyProbes } from '../observe/probes.ts';
 import type { Home } from './home.ts';
 
 /** An address of the internet, which the uplink is found by; nothing is sent there. */
-const INTERNET = '1.1.1.1';
+export const INTERNET = '1.1.1.1';
 
 export interface PathReport {
   readonly started: number;

@@ -48,6 +48,7 @@ import type { GuestTraces } from './guest-traces.ts';
 import { type Home, resolveHome } from './home.ts';
 import { HostMetrics } from './host-metrics.ts';
 import type { Confinement } from './jail.ts';
+import { KernelProbes } from './kernel-probes.ts';
 import { makeMemory } from './memory.ts';
 import { Network, readPolicy } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
@@ -66,6 +67,8 @@ export interface RuntimeOptions {
   /** A GGUF file for the engine instead of the small model that set-up fetches. */
   readonly modelPath?: string | undefined;
   readonly onUsage?: (usage: UsageRecord) => void;
+  /** True: a daemon, which measures what is configured in the kernel of this host, and for long. */
+  readonly observes?: boolean;
   /** The host's network, when the first sandbox asks for one; default: the kernel's. */
   readonly openNetwork?: () => Promise<HostNetwork>;
 }
@@ -91,6 +94,7 @@ export class Runtime {
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
   readonly #vmmMemory: VmmMemory;
+  readonly #probes: KernelProbes;
   readonly #cids = new CidPool(randomInt(1 << 30));
   readonly #sandboxes = new Set<Supervisor>();
   readonly #cleanup: CleanupStack;
@@ -103,6 +107,7 @@ export class Runtime {
       driver: VmmDriver;
       confinement: Confinement;
       vmmMemory: VmmMemory;
+      probes: KernelProbes;
       artifacts: Artifacts;
       upstream: Upstream;
       bridge: Bridge;
@@ -119,6 +124,7 @@ export class Runtime {
     this.driver = made.driver;
     this.confinement = made.confinement;
     this.#vmmMemory = made.vmmMemory;
+    this.#probes = made.probes;
     this.artifacts = made.artifacts;
     this.upstream = made.upstream;
     this.network = made.network;
@@ -183,10 +189,24 @@ export class Runtime {
       });
       cleanup.push('bridge', () => bridge.close());
       metrics.registry.add(...bridge.metrics());
-      const network = new Network(options.openNetwork ?? (() => openKernelNetwork(config, log)));
+      const kinds = options.observes === true ? config.probes : null;
+      const probes = new KernelProbes({ probes: kinds, home, log });
+      cleanup.push('probes', () => probes.close());
+      metrics.registry.add(...probes.metrics());
+      probes.start();
+      const openNetwork = options.openNetwork ?? (() => openKernelNetwork(config, log));
+      const network = new Network(openNetwork, (id, card) => probes.packets.watch(id, card));
       cleanup.push('network', () => network.close());
       const parts = { home, driver, confinement, vmmMemory, artifacts, upstream, bridge, network };
-      return new Runtime(options, { ...parts, metrics, tracer, guests, cleanup, usageListeners });
+      return new Runtime(options, {
+        ...parts,
+        probes,
+        metrics,
+        tracer,
+        guests,
+        cleanup,
+        usageListeners,
+      });
     } catch (error) {
       await cleanup.run();
       throw error;
@@ -334,7 +354,8 @@ export class Runtime {
           close: () => port.close(),
         };
       },
-      hostMemory: (vmmPid) => this.#vmmMemory.watch(vmmPid),
+      hostMemory: (vmmPid, id) =>
+        this.#probes.vmms.watch(id, vmmPid, this.#vmmMemory.watch(vmmPid)),
       leaseNetwork: async (id, policy, secrets) =>
         this.metrics.watchLease(await this.network.lease(id, policy, secrets)),
       ...{ clock: systemClock, log, tracer: this.tracer },

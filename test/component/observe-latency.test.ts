@@ -201,7 +201,7 @@ describe('LatencyProbes', () => {
   });
 
   it('a flood that nobody answers is bounded: the oldest are forgotten, and it shows', async () => {
-    await watchAll({ pendingMax: 256 });
+    await watchAll({ pendingMax: 256, notedMax: 0 });
     const flood = Array.from({ length: 2000 }, (_, number) => echo(out, number));
     await host.do('send', 'guest', ...flood);
     await fromPeer(echo(back, 0, 'reply'), echo(back, 1999, 'reply'));

@@ -13,7 +13,14 @@ import {
   SANDBOX,
   SANDBOX_BYTES,
 } from '../../src/observe/events.ts';
-import { TAP, TAP_BYTES, TIMES, TIMES_BYTES } from '../../src/observe/latency.ts';
+import {
+  SETTINGS,
+  SETTINGS_BYTES,
+  TAP,
+  TAP_BYTES,
+  TIMES,
+  TIMES_BYTES,
+} from '../../src/observe/latency.ts';
 import { openTracepoints } from '../../src/observe/tracepoints.ts';
 import { BpfObject } from '../../src/sys/bpf-object.ts';
 
@@ -28,6 +35,7 @@ describe('layout', () => {
   it.each([
     ['latency', 'nv_tap', TAP, TAP_BYTES],
     ['latency', 'nv_times', TIMES, TIMES_BYTES],
+    ['latency', 'nv_settings', SETTINGS, SETTINGS_BYTES],
     ['processes', 'nv_event', EVENT, EVENT_BYTES],
     ['processes', 'nv_sandbox', SANDBOX, SANDBOX_BYTES],
     ['processes', 'nv_loss', LOSS, LOSS_BYTES],

@@ -84,6 +84,13 @@ export const timedEvent: z.ZodType<TimedEvent> = z
     pressure.extend(stamp),
     nearOom.extend(stamp),
     z.object({ type: z.literal('oom'), ...oom, ...stamp }),
+    z.object({
+      type: z.literal('security'),
+      source: z.literal('host'),
+      what: z.enum(['vmm_exec']).describe('The VMM has executed a program, which none does.'),
+      detail: z.string(),
+      ...stamp,
+    }),
     z.object({ type: z.literal('dropped'), count, ...stamp }),
     z.object({
       type: z.literal('action'),

@@ -42,6 +42,8 @@ function eventText(event: TimedEvent): string {
       return `${event.source}: ${amount(event)}; a kill is near`;
     case 'oom':
       return `${event.source}: killed ${victimText(event)}`;
+    case 'security':
+      return `${event.source}: ${plain(event.detail)}`;
     case 'dropped':
       return `${event.count} events were too many, and are not told`;
     case 'action': {

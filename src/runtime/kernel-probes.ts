@@ -1,0 +1,99 @@
+/**
+ * What a daemon has in the kernel of this host as long as it runs, as it is configured (NEUROVISOR_PROBES): our
+ * BPF programs, held by its descriptors, so that they end with it whatever ends it.
+ */
+import { systemClock } from '../base/clock.ts';
+import type { Log } from '../base/log.ts';
+import { collected, type Metric } from '../base/metrics.ts';
+import type { Config } from '../config.ts';
+import type { TracepointOptions } from '../observe/tracepoints.ts';
+import type { Home } from './home.ts';
+import { residentBytes } from './host-memory.ts';
+import { bpfDir, INTERNET } from './latency.ts';
+import { PacketLatency, type Probes } from './packet-latency.ts';
+import { VmmProcesses, type VmmTracepoints } from './vmm-processes.ts';
+
+export interface KernelProbesOptions {
+  /** Null: of a process that is no daemon; nothing is measured. */
+  readonly probes: Config['probes'] | null;
+  readonly home: Pick<Home, 'cacheDir'>;
+  readonly log: Log;
+}
+
+export class KernelProbes {
+  readonly packets: PacketLatency;
+  readonly vmms: VmmProcesses;
+
+  constructor({ probes, home, log }: KernelProbesOptions) {
+    const dir = bpfDir(home);
+    this.packets = new PacketLatency({
+      open: probes?.latency === true ? () => openPackets(dir) : null,
+      log,
+    });
+    this.vmms = new VmmProcesses({
+      open: probes?.processes === true ? (onEvent) => openVmms(dir, onEvent) : null,
+      ...{ clock: systemClock, log, residentBytes },
+    });
+  }
+
+  /** Those that are there before the first sandbox is; nobody waits for them. */
+  start(): void {
+    void this.vmms.start();
+  }
+
+  metrics(): readonly Metric[] {
+    return [
+      collected(
+        'gauge',
+        {
+          name: 'neurovisor_probe_loaded',
+          help: '1: programs of this kind are in the kernel of this host and measure.',
+          unit: null,
+          labels: ['probe'],
+        },
+        () => {
+          const isLoaded = { latency: this.packets.isOpen, processes: this.vmms.isOpen };
+          return Object.entries(isLoaded).map(([probe, is]) => [{ probe }, is ? 1 : 0]);
+        },
+      ),
+      ...this.packets.metrics(),
+      ...this.vmms.metrics(),
+    ];
+  }
+
+  /** After the sandboxes have ended. Idempotent. */
+  close(): void {
+    this.packets.close();
+    this.vmms.close();
+  }
+}
+
+/** Loaded only here: FFI, and headers of links, are nothing that a daemon without cards needs. */
+async function openPackets(dir: string): Promise<Probes> {
+  const [{ openLatencyProbes }, { Links }] = await Promise.all([
+    import('../observe/probes.ts'),
+    import('../net/links.ts'),
+  ]);
+  const probes = await openLatencyProbes({ dir });
+  return {
+    watchCard: (name) => {
+      using links = new Links();
+      const link = links.find(name);
+      return link === undefined ? undefined : probes.watchTap(link.index);
+    },
+    watchUplink: () => {
+      using links = new Links();
+      const route = links.routeTo(INTERNET);
+      if (route?.linkIndex !== undefined) probes.watchUplink(route.linkIndex);
+    },
+    [Symbol.dispose]: () => probes[Symbol.dispose](),
+  };
+}
+
+async function openVmms(
+  dir: string,
+  onEvent: TracepointOptions['onEvent'],
+): Promise<VmmTracepoints> {
+  const { openTracepoints } = await import('../observe/tracepoints.ts');
+  return await openTracepoints({ dir, clock: systemClock, onEvent });
+}
