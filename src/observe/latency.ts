@@ -91,7 +91,7 @@ export function sumTimes(all: readonly Times[]): Times {
 }
 
 /** What came since: `later` counts what `earlier` does and more. */
-export function timesSince(later: Times, earlier: Times): Times {
+function timesSince(later: Times, earlier: Times): Times {
   return {
     started: later.started - earlier.started,
     answered: later.answered - earlier.answered,
@@ -100,6 +100,17 @@ export function timesSince(later: Times, earlier: Times): Times {
     skipped: later.skipped - earlier.skipped,
     unanswered: Math.max(later.unanswered - earlier.unanswered, 0),
     ...since(later, earlier),
+  };
+}
+
+export function latencySince(later: TapLatency, earlier: TapLatency): TapLatency {
+  const path = (name: Path): Times => timesSince(later.paths[name], earlier.paths[name]);
+  return {
+    framesOut: later.framesOut - earlier.framesOut,
+    framesIn: later.framesIn - earlier.framesIn,
+    unreadable: later.unreadable - earlier.unreadable,
+    mayBeIncomplete: later.mayBeIncomplete,
+    paths: { guest: path('guest'), peer: path('peer'), forward: path('forward') },
   };
 }
 

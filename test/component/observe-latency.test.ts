@@ -211,6 +211,30 @@ describe('LatencyProbes', () => {
     expect(peer.unanswered).toBe(1999);
   });
 
+  it('a flood of one guest has its share only: what another one waits for is not forgotten', async () => {
+    await open({ pendingMax: 4096, notedMax: 8 });
+    await host.do('watch');
+    await host.do('watchOther', 'uplink');
+    // The peer plays a second guest: it asks, then the flood comes, then it is answered.
+    await fromPeer(echo(back, 1));
+    const frames = 8000;
+    for (let number = 2; number < frames; number += 1000)
+      await host.do(
+        'send',
+        'guest',
+        ...Array.from({ length: 1000 }, (_, at) => echo(out, number + at)),
+      );
+    await host.do('peerIsKnown');
+    await host.do('send', 'guest', echo(out, 1, 'reply'));
+    await expect
+      .poll(async () => (await host.do<TapLatency>('readOther', 'uplink')).paths.peer.answered)
+      .toBe(1);
+    const { peer } = (await read()).paths;
+    expect(peer.started + peer.skipped).toBe(frames);
+    expect(peer.skipped).toBeGreaterThan(frames / 2);
+    expect(peer).toMatchObject({ answered: 0, failed: 0, repeated: 0 });
+  });
+
   it('lets pass whatever a guest sends, and counts it', async () => {
     const valid = [
       echo(out, 1),
