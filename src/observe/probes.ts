@@ -3,6 +3,7 @@
  *
  *     latency.bpf.c ───► probes (this file) ──► latency, histogram    how long packets of a guest take
  *     processes.bpf.c ─► tracepoints ─────────► events                OOM, reclaim, start and end of VMMs
+ *     syscalls.bpf.c ──► syscalls                                     system calls of VMMs, on demand
  *          └─ compile: objects, kept by digest
  *
  * This one loads bpf/latency.bpf.c once and puts it on the TAPs of sandboxes and on uplinks (io). All of it is

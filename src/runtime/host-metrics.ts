@@ -47,6 +47,7 @@ export class HostMetrics {
   /** Of sandboxes that live. */
   readonly #tokens = new Map<string, number>();
   #channelsOpen = 0;
+  #moreOf: (id: string, pid: number | null) => Partial<SandboxLoad> = () => ({});
   readonly #phases = new Histogram({
     name: 'neurovisor_start_phase_seconds',
     help: 'Phases of the start of a VM: prepare, vmm, kernel, agent; by boot or clone.',
@@ -167,9 +168,20 @@ export class HostMetrics {
         memoryBytes: pid === null ? null : residentBytes(pid),
         modelRequests: one.modelRequests,
         tokens: this.#tokens.get(one.spec.id) ?? 0,
+        ...this.#moreOf(one.spec.id, pid),
       };
     });
     return { sandboxes, memoryPressure: memoryPressure() };
+  }
+
+  /** @param moreOf what else is known of a sandbox and its VMM, if it has one */
+  addLoads(moreOf: (id: string, pid: number | null) => Partial<SandboxLoad>): void {
+    this.#moreOf = moreOf;
+  }
+
+  /** Processes of VMs that live. */
+  vmmPids(): readonly number[] {
+    return [...this.#sandboxes].flatMap(({ vm }) => vm?.pid ?? []);
   }
 
   #started(timings: StartTimings): void {

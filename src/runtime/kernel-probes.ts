@@ -6,12 +6,18 @@ import { systemClock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import { collected, type Metric } from '../base/metrics.ts';
 import type { Config } from '../config.ts';
+import { syscallName } from '../jail/syscalls.ts';
+import { quantileNs } from '../observe/histogram.ts';
+import type { Path, TapLatency } from '../observe/latency.ts';
 import type { TracepointOptions } from '../observe/tracepoints.ts';
+import type { PacketTimes, SandboxLoad } from '../sandbox/load.ts';
+import type { HostMemoryEvents } from '../sandbox/memory-watch.ts';
 import type { Home } from './home.ts';
 import { residentBytes } from './host-memory.ts';
 import { bpfDir, INTERNET } from './latency.ts';
 import { PacketLatency, type Probes } from './packet-latency.ts';
 import { VmmProcesses, type VmmTracepoints } from './vmm-processes.ts';
+import { VmmSyscalls } from './vmm-syscalls.ts';
 
 export interface KernelProbesOptions {
   /** Null: of a process that is no daemon; nothing is measured. */
@@ -23,6 +29,7 @@ export interface KernelProbesOptions {
 export class KernelProbes {
   readonly packets: PacketLatency;
   readonly vmms: VmmProcesses;
+  readonly syscalls: VmmSyscalls;
 
   constructor({ probes, home, log }: KernelProbesOptions) {
     const dir = bpfDir(home);
@@ -34,11 +41,32 @@ export class KernelProbes {
       open: probes?.processes === true ? (onEvent) => openVmms(dir, onEvent) : null,
       ...{ clock: systemClock, log, residentBytes },
     });
+    this.syscalls = new VmmSyscalls({
+      open: probes?.syscalls === true ? () => openSyscalls(dir) : null,
+      ...{ nameOf: callName, log },
+    });
   }
 
   /** Those that are there before the first sandbox is; nobody waits for them. */
   start(): void {
     void this.vmms.start();
+    void this.syscalls.start();
+  }
+
+  /** A VM has started. @param group what the control group of its VMM says; null: it has none of its own */
+  watchVmm(sandboxId: string, pid: number, group: HostMemoryEvents | null) {
+    this.syscalls.watch(pid);
+    return this.vmms.watch(sandboxId, pid, group);
+  }
+
+  /** What is measured of one sandbox; `pid`: of its VMM, null: it has none. */
+  loadOf(sandboxId: string, pid: number | null): Pick<SandboxLoad, 'packets' | 'syscalls'> {
+    const latency = this.packets.of(sandboxId);
+    const syscalls = pid === null ? undefined : this.syscalls.of(pid);
+    return {
+      ...(latency === undefined ? {} : { packets: packetTimes(latency) }),
+      ...(syscalls === undefined ? {} : { syscalls }),
+    };
   }
 
   metrics(): readonly Metric[] {
@@ -52,12 +80,17 @@ export class KernelProbes {
           labels: ['probe'],
         },
         () => {
-          const isLoaded = { latency: this.packets.isOpen, processes: this.vmms.isOpen };
+          const isLoaded = {
+            latency: this.packets.isOpen,
+            processes: this.vmms.isOpen,
+            syscalls: this.syscalls.isOpen,
+          };
           return Object.entries(isLoaded).map(([probe, is]) => [{ probe }, is ? 1 : 0]);
         },
       ),
       ...this.packets.metrics(),
       ...this.vmms.metrics(),
+      ...this.syscalls.metrics(),
     ];
   }
 
@@ -65,7 +98,26 @@ export class KernelProbes {
   close(): void {
     this.packets.close();
     this.vmms.close();
+    this.syscalls.close();
   }
+}
+
+function packetTimes({ paths }: TapLatency): Readonly<Record<Path, PacketTimes>> {
+  const times = (path: Path): PacketTimes => ({
+    count: paths[path].answered,
+    p50Ns: quantileNs(paths[path], 0.5) ?? null,
+    p95Ns: quantileNs(paths[path], 0.95) ?? null,
+  });
+  return { peer: times('peer'), guest: times('guest'), forward: times('forward') };
+}
+
+const names = new Map<number, string | undefined>();
+/** Programs of ours count those of this processor. */
+function callName(number: number): string | undefined {
+  if (!names.has(number)) {
+    names.set(number, syscallName(number, process.arch === 'x64' ? 'x86_64' : 'aarch64'));
+  }
+  return names.get(number);
 }
 
 /** Loaded only here: FFI, and headers of links, are nothing that a daemon without cards needs. */
@@ -96,4 +148,9 @@ async function openVmms(
 ): Promise<VmmTracepoints> {
   const { openTracepoints } = await import('../observe/tracepoints.ts');
   return await openTracepoints({ dir, clock: systemClock, onEvent });
+}
+
+async function openSyscalls(dir: string) {
+  const { openSyscallCounts } = await import('../observe/syscalls.ts');
+  return await openSyscallCounts({ dir });
 }

@@ -48,6 +48,7 @@ import type { GuestTraces } from './guest-traces.ts';
 import { type Home, resolveHome } from './home.ts';
 import { HostMetrics } from './host-metrics.ts';
 import type { Confinement } from './jail.ts';
+import { JailMetrics } from './jail-metrics.ts';
 import { KernelProbes } from './kernel-probes.ts';
 import { makeMemory } from './memory.ts';
 import { Network, readPolicy } from './network.ts';
@@ -170,9 +171,12 @@ export class Runtime {
       cleanup.push('vsock worker', () => vsock.close());
       const vmmMemory = new VmmMemory(systemClock);
       const around = (launch: Launch): Launch => vmmMemory.around(launch);
-      const { driver, confinement } = await makeDriver({ config, home, log, vsock, around });
+      const made = await makeDriver({ config, home, log, vsock, around });
+      const { confinement } = made;
       cleanup.push('jail', () => confinement.close());
       const metrics = new HostMetrics(systemClock);
+      const jailMetrics = new JailMetrics(confinement.state, () => metrics.vmmPids());
+      metrics.registry.add(...jailMetrics.list());
       const traces = openTracing(config, log);
       cleanup.push('traces', () => traces.close());
       metrics.registry.add(...traces.metrics);
@@ -193,10 +197,12 @@ export class Runtime {
       const probes = new KernelProbes({ probes: kinds, home, log });
       cleanup.push('probes', () => probes.close());
       metrics.registry.add(...probes.metrics());
+      metrics.addLoads((id, pid) => probes.loadOf(id, pid));
       probes.start();
       const openNetwork = options.openNetwork ?? (() => openKernelNetwork(config, log));
       const network = new Network(openNetwork, (id, card) => probes.packets.watch(id, card));
       cleanup.push('network', () => network.close());
+      const driver = jailMetrics.watchStarts(made.driver);
       const parts = { home, driver, confinement, vmmMemory, artifacts, upstream, bridge, network };
       return new Runtime(options, {
         ...parts,
@@ -293,6 +299,8 @@ export class Runtime {
     void sandbox.ended.then(() => {
       this.#sandboxes.delete(sandbox);
       this.#guestTraces?.forget(spec.id);
+      const pid = sandbox.vm?.pid ?? null;
+      if (pid !== null) this.#probes.syscalls.end(pid);
     });
     return sandbox;
   }
@@ -354,8 +362,7 @@ export class Runtime {
           close: () => port.close(),
         };
       },
-      hostMemory: (vmmPid, id) =>
-        this.#probes.vmms.watch(id, vmmPid, this.#vmmMemory.watch(vmmPid)),
+      hostMemory: (vmmPid, id) => this.#probes.watchVmm(id, vmmPid, this.#vmmMemory.watch(vmmPid)),
       leaseNetwork: async (id, policy, secrets) =>
         this.metrics.watchLease(await this.network.lease(id, policy, secrets)),
       ...{ clock: systemClock, log, tracer: this.tracer },

@@ -21,6 +21,7 @@ import {
   TIMES,
   TIMES_BYTES,
 } from '../../src/observe/latency.ts';
+import { CALLS, CALLS_BYTES } from '../../src/observe/syscalls.ts';
 import { openTracepoints } from '../../src/observe/tracepoints.ts';
 import { BpfObject } from '../../src/sys/bpf-object.ts';
 
@@ -39,6 +40,7 @@ describe('layout', () => {
     ['processes', 'nv_event', EVENT, EVENT_BYTES],
     ['processes', 'nv_sandbox', SANDBOX, SANDBOX_BYTES],
     ['processes', 'nv_loss', LOSS, LOSS_BYTES],
+    ['syscalls', 'nv_calls', CALLS, CALLS_BYTES],
   ] as const)('%s.bpf.c: struct %s', async (program, struct, offsets, bytes) => {
     const object = new BpfObject(await objectOf(program, { dir }));
     try {

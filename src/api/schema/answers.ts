@@ -211,6 +211,12 @@ export const hostInfo: z.ZodType<HostInfo> = z
   })
   .meta({ id: 'Host' });
 
+const packetTimes = z.object({
+  count: count.describe('Packets whose time was measured.'),
+  p50Ns: z.number().nullable(),
+  p95Ns: z.number().nullable(),
+});
+
 export const sandboxLoads: z.ZodType<SandboxLoads> = z
   .object({
     sandboxes: z.array(
@@ -220,6 +226,14 @@ export const sandboxLoads: z.ZodType<SandboxLoads> = z
         memoryBytes: count.nullable().describe('Of the host, held by its VM; null: unknown.'),
         modelRequests: count.describe('Requests to the model under way.'),
         tokens: count.describe('Of prompts and answers.'),
+        packets: z
+          .object({ peer: packetTimes, guest: packetTimes, forward: packetTimes })
+          .optional()
+          .describe('Of its network card; absent: not measured.'),
+        syscalls: z
+          .record(z.string(), count)
+          .optional()
+          .describe('Of its VMM, by call; absent: not counted.'),
       }),
     ),
     memoryPressure: z
