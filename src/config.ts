@@ -82,6 +82,8 @@ const schema = z.object({
 
 export const PROBE_NAMES = ['latency', 'processes', 'syscalls'] as const;
 export type ProbeName = (typeof PROBE_NAMES)[number];
+/** `isAsked`: by name, so that it matters when they can't be had. */
+export type Probes = Readonly<Record<ProbeName | 'isAsked', boolean>>;
 
 export interface Config {
   readonly home: string;
@@ -104,7 +106,7 @@ export interface Config {
   /** Null: the usual ones. */
   readonly jailUids: string | null;
   /** What the daemon measures in the kernel. */
-  readonly probes: Readonly<Record<ProbeName, boolean>>;
+  readonly probes: Probes;
   /** Null: nothing is traced. */
   readonly traces: TraceTarget | null;
   /** `traceparent`, as it was given; null: none. */
@@ -153,10 +155,16 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
   };
 }
 
-function probesOf(text: string): Config['probes'] {
+function probesOf(text: string): Probes {
   const names = text === 'auto' ? ['latency', 'processes'] : text.split(',');
   const has = (name: ProbeName): boolean => names.includes(name);
-  return { latency: has('latency'), processes: has('processes'), syscalls: has('syscalls') };
+  const isAsked = text !== 'auto';
+  return {
+    latency: has('latency'),
+    processes: has('processes'),
+    syscalls: has('syscalls'),
+    isAsked,
+  };
 }
 
 /** Our variable wins; of OpenTelemetry's, the one for traces does, which is not completed. */

@@ -3,16 +3,17 @@
  * BPF programs, held by its descriptors, so that they end with it whatever ends it.
  */
 import { systemClock } from '../base/clock.ts';
+import { CodedError, describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { collected, type Metric } from '../base/metrics.ts';
-import type { Config } from '../config.ts';
+import { type Config, PROBE_NAMES, type ProbeName } from '../config.ts';
 import { syscallName } from '../jail/syscalls.ts';
 import { quantileNs } from '../observe/histogram.ts';
 import type { Path, TapLatency } from '../observe/latency.ts';
 import type { TracepointOptions } from '../observe/tracepoints.ts';
 import type { PacketTimes, SandboxLoad } from '../sandbox/load.ts';
 import type { HostMemoryEvents } from '../sandbox/memory-watch.ts';
-import type { Home } from './home.ts';
+import { type Home, resolveHome } from './home.ts';
 import { residentBytes } from './host-memory.ts';
 import { bpfDir, INTERNET } from './latency.ts';
 import { PacketLatency, type Probes } from './packet-latency.ts';
@@ -31,8 +32,11 @@ export class KernelProbes {
   readonly vmms: VmmProcesses;
   readonly syscalls: VmmSyscalls;
 
-  constructor({ probes, home, log }: KernelProbesOptions) {
+  constructor({ probes, home, log: daemonLog }: KernelProbesOptions) {
     const dir = bpfDir(home);
+    // Most hosts lack something, and nobody has asked for it: `doctor` says why.
+    const info: Log['warn'] = (message, fields) => daemonLog.info(message, fields);
+    const log = probes?.isAsked === true ? daemonLog : { ...daemonLog, warn: info };
     this.packets = new PacketLatency({
       open: probes?.latency === true ? () => openPackets(dir) : null,
       log,
@@ -100,6 +104,35 @@ export class KernelProbes {
     this.vmms.close();
     this.syscalls.close();
   }
+}
+
+/** Loads each that is configured, and lets go of it. */
+export async function tryProbes(config: Pick<Config, 'home' | 'probes'>): Promise<{
+  readonly wanted: readonly ProbeName[];
+  /** Those that can't be had, each with one clause for people. */
+  readonly findings: readonly {
+    readonly probe: ProbeName;
+    readonly why: string;
+    readonly remedy: string | null;
+  }[];
+}> {
+  const dir = bpfDir(resolveHome(config.home));
+  const open: Readonly<Record<ProbeName, () => Promise<Disposable>>> = {
+    latency: () => openPackets(dir),
+    processes: () => openVmms(dir, () => undefined),
+    syscalls: () => openSyscalls(dir),
+  };
+  const wanted = PROBE_NAMES.filter((probe) => config.probes[probe]);
+  const tries = wanted.map(async (probe) => {
+    try {
+      using _ = await open[probe]();
+      return [];
+    } catch (error) {
+      const remedy = error instanceof CodedError ? (error.remedy ?? null) : null;
+      return [{ probe, why: describeError(error), remedy }];
+    }
+  });
+  return { wanted, findings: (await Promise.all(tries)).flat() };
 }
 
 function packetTimes({ paths }: TapLatency): Readonly<Record<Path, PacketTimes>> {
