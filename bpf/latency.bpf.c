@@ -9,7 +9,7 @@
  * by its reply. Everything passes, whatever happens here.
  *
  * Hooks: XDP where a TAP has no other XDP program; TCX (since Linux 6.6), which several programs can share,
- * where it has, and for what goes the other way. XDP sees only frames that come in.
+ * where it has, and for what goes the other way; filters of clsact before. XDP sees only frames that come in.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_endian.h>

@@ -12,7 +12,7 @@ const REMEDIES: Partial<Record<ObserveErrorCode, string>> = {
   not_permitted:
     'Run NeuroVisor as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, in a container that may call bpf.',
   no_btf: 'Use a kernel with CONFIG_DEBUG_INFO_BTF.',
-  unsupported: 'Use Linux 6.6 or later, with CONFIG_DEBUG_INFO_BTF and CONFIG_BPF_EVENTS.',
+  unsupported: 'Use Linux 5.18 or later, with CONFIG_DEBUG_INFO_BTF and CONFIG_BPF_EVENTS.',
   other_processes: 'Run NeuroVisor in the first pid namespace (docker run --pid=host).',
   failed: 'Report it with this message.',
 };

@@ -14,6 +14,7 @@ import { statSync } from 'node:fs';
 import { ignore } from '../base/ignore.ts';
 import { BpfMap, openMapsNamed, possibleCpus } from '../sys/bpf-map.ts';
 import { ATTACH, attachToLink, BpfObject, programRunTime, XDP_FLAGS } from '../sys/bpf-object.ts';
+import { attachByClsact, type TcWay } from '../sys/clsact.ts';
 import { closeFd } from '../sys/fd.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { explain, observeError } from './availability.ts';
@@ -41,15 +42,18 @@ export interface LatencyProbeOptions extends CompileOptions {
   readonly tapsMax?: number;
   /** Packets of one TAP that are noted at once, see `NOTED_MAX`; 0: any number. */
   readonly notedMax?: number;
+  /** As if this kernel had no TCX, for tests. */
+  readonly withoutTcx?: boolean;
 }
 
 /**
  * Where frames of a guest are seen: by XDP, before anything else of the host's network, in the driver or for
- * drivers that have none in general; or by TCX, right after another's XDP program that is on the TAP already.
+ * drivers that have none in general; or by TCX, right after another's XDP program that is on the TAP already;
+ * before Linux 6.6 by a filter of clsact instead of TCX.
  */
-export type Ingress = 'xdp-native' | 'xdp-generic' | 'tcx';
+export type Ingress = 'xdp-native' | 'xdp-generic' | 'tcx' | 'clsact';
 
-const INGRESSES: readonly Ingress[] = ['xdp-native', 'xdp-generic', 'tcx'];
+const INGRESSES: readonly Ingress[] = ['xdp-native', 'xdp-generic', 'tcx', 'clsact'];
 
 export interface TapProbe extends Disposable {
   readonly linkIndex: number;
@@ -90,14 +94,20 @@ export class LatencyProbes implements Disposable {
   readonly #object: BpfObject;
   readonly #taps: BpfMap;
   readonly #notedMax: number;
+  /** As far as is known. */
+  #hasTcx: boolean;
   readonly #cpus = possibleCpus();
   readonly #stack = new DisposableStack();
   readonly #uplinks = new Map<number, number>();
 
   /** @param object of bpf/latency.bpf.c, which becomes ours */
-  constructor(object: BpfObject, options: Pick<LatencyProbeOptions, 'notedMax'> = {}) {
+  constructor(
+    object: BpfObject,
+    options: Pick<LatencyProbeOptions, 'notedMax' | 'withoutTcx'> = {},
+  ) {
     this.#object = object;
     this.#notedMax = options.notedMax ?? NOTED_MAX;
+    this.#hasTcx = options.withoutTcx !== true;
     this.#settings(false);
     this.#taps = tapMap(object.mapFd(MAP), this.#cpus);
     this.#stack.defer(() => object.close());
@@ -107,7 +117,7 @@ export class LatencyProbes implements Disposable {
    * Measures packets of a TAP from now on.
    * @param ingress absent: the first of them that is possible
    * @throws ObserveError `no_link`; `taken`: it is watched already, or for XDP has another program; `full`;
-   * `unsupported`: before Linux 6.6
+   * `unsupported`
    */
   watchTap(linkIndex: number, ingress?: Ingress): TapProbe {
     const attempt = `measure packets of link ${linkIndex}`;
@@ -117,25 +127,31 @@ export class LatencyProbes implements Disposable {
       this.#taps.set(key, newTapValue(ownNamespace(), this.#cpus), 'new');
       stack.defer(() => void this.#taps.delete(key));
       // First, since XDP says of a link that is not there only that something is invalid.
-      const back = this.#attach('in', linkIndex, ATTACH.tcxEgress);
-      stack.defer(() => closeFd(back));
+      stack.defer(this.#attachTc('in', linkIndex, 'egress'));
       const out = this.#attachOut(linkIndex, ingress);
-      stack.defer(() => closeFd(out.link));
+      stack.defer(out.detach);
       return this.#probe(linkIndex, out.ingress, stack.move());
     } catch (error) {
       throw watchError(attempt, error);
     }
   }
 
-  /** Sees packets of watched TAPs leave there. Fine when it is watched already. @throws ObserveError */
-  watchUplink(linkIndex: number): void {
-    if (this.#uplinks.has(linkIndex)) return;
+  /**
+   * Sees packets of watched TAPs leave there. Fine when it is watched already.
+   * @returns false before Linux 6.6: what would see them there would stay when this process is killed
+   * @throws ObserveError
+   */
+  watchUplink(linkIndex: number): boolean {
+    if (this.#uplinks.has(linkIndex)) return true;
+    if (!this.#hasTcx) return false;
     try {
       const link = this.#attach('uplink', linkIndex, ATTACH.tcxEgress);
       this.#uplinks.set(linkIndex, link);
       this.#settings(true);
       this.#stack.defer(() => closeFd(link));
+      return true;
     } catch (error) {
+      if (isWithoutTcx(error)) return false;
       throw watchError(`see packets leave by link ${linkIndex}`, error);
     }
   }
@@ -182,19 +198,36 @@ export class LatencyProbes implements Disposable {
     };
   }
 
-  #attachOut(linkIndex: number, wanted?: Ingress): { link: number; ingress: Ingress } {
+  #attachOut(linkIndex: number, wanted?: Ingress): { detach: () => void; ingress: Ingress } {
     const tries = wanted === undefined ? INGRESSES : [wanted];
     for (const ingress of tries) {
       try {
-        if (ingress === 'tcx') break;
+        if (ingress === 'tcx' || ingress === 'clsact') break;
         const flags = ingress === 'xdp-native' ? XDP_FLAGS.driver : XDP_FLAGS.generic;
-        return { link: this.#attach('xdp', linkIndex, ATTACH.xdp, flags), ingress };
+        const link = this.#attach('xdp', linkIndex, ATTACH.xdp, flags);
+        return { detach: () => closeFd(link), ingress };
       } catch (error) {
         if (wanted !== undefined || !(isTaken(error) || isWithoutXdp(error))) throw error;
         ignore(error, 'a way to see packets that a link does not offer');
       }
     }
-    return { link: this.#attach('tcx', linkIndex, ATTACH.tcxIngress), ingress: 'tcx' };
+    const detach = this.#attachTc('tcx', linkIndex, 'ingress');
+    return { detach, ingress: this.#hasTcx ? 'tcx' : 'clsact' };
+  }
+
+  /** @returns how to take it away */
+  #attachTc(program: keyof typeof PROGRAM, linkIndex: number, way: TcWay): () => void {
+    const place = way === 'ingress' ? ATTACH.tcxIngress : ATTACH.tcxEgress;
+    try {
+      if (this.#hasTcx) {
+        const link = this.#attach(program, linkIndex, place);
+        return () => closeFd(link);
+      }
+    } catch (error) {
+      if (!isWithoutTcx(error)) throw error;
+      this.#hasTcx = false;
+    }
+    return attachByClsact(this.#object.programFd(PROGRAM[program]), linkIndex, way);
   }
 
   #attach(program: keyof typeof PROGRAM, linkIndex: number, place: number, flags = XDP_FLAGS.any) {
@@ -240,7 +273,6 @@ function ownNamespace(): bigint {
   return BigInt(statSync('/proc/self/ns/net').ino);
 }
 
-/** TCX is what an old kernel lacks (`EINVAL`). */
 function watchError(attempt: string, error: unknown): unknown {
   return isTaken(error) ? observeError('taken', attempt, error) : explain(attempt, error);
 }
@@ -248,6 +280,11 @@ function watchError(attempt: string, error: unknown): unknown {
 /** What is to be put there is there already. */
 function isTaken(error: unknown): error is SyscallError {
   return error instanceof SyscallError && ['EBUSY', 'EEXIST'].includes(error.code);
+}
+
+/** Before Linux 6.6 there is no such place. */
+function isWithoutTcx(error: unknown): boolean {
+  return error instanceof SyscallError && error.code === 'EINVAL';
 }
 
 /** Its driver has none of its own. */

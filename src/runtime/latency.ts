@@ -35,7 +35,7 @@ export interface LatencyReport {
   readonly interface: string;
   /** Where frames of the guest were seen; `other process`: by the probes of one that measures already. */
   readonly ingress: Ingress | 'other process';
-  /** Where they left; null: this host has no route to the internet. */
+  /** Where they left; null: this host has no route to the internet, or its kernel is older than 6.6. */
   readonly uplink: string | null;
   readonly seconds: number;
   readonly framesOut: number;
@@ -63,7 +63,7 @@ export async function measureLatency(options: MeasureOptions): Promise<LatencyRe
   if (link === undefined) return undefined;
   using stack = new DisposableStack();
   const uplinkIndex = links.routeTo(INTERNET)?.linkIndex;
-  const { ingress, read } =
+  const { ingress, read, seesUplink } =
     readerOf(link.index) ?? (await probesOf(home, stack, link.index, uplinkIndex));
   const before = read();
   const begunMs = systemClock.now();
@@ -73,7 +73,8 @@ export async function measureLatency(options: MeasureOptions): Promise<LatencyRe
     if (!stop.aborted) throw error;
     ignore(error, 'a measurement that is ended earlier');
   }
-  const uplink = uplinkIndex === undefined ? undefined : links.find(uplinkIndex);
+  const isSeen = uplinkIndex !== undefined && seesUplink;
+  const uplink = isSeen ? links.find(uplinkIndex) : undefined;
   return {
     interface: interfaceName,
     ingress,
@@ -85,6 +86,7 @@ export async function measureLatency(options: MeasureOptions): Promise<LatencyRe
 
 interface Reader {
   readonly ingress: LatencyReport['ingress'];
+  readonly seesUplink: boolean;
   read(): TapLatency;
 }
 
@@ -97,7 +99,7 @@ function readerOf(linkIndex: number): Reader | undefined {
     last = readLatencyOf(linkIndex) ?? last;
     return last as TapLatency;
   };
-  return { ingress: 'other process', read };
+  return { ingress: 'other process', seesUplink: true, read };
 }
 
 async function probesOf(
@@ -108,8 +110,8 @@ async function probesOf(
 ): Promise<Reader> {
   const probes = stack.use(await openLatencyProbes({ dir: bpfDir(home) }));
   const probe = stack.use(probes.watchTap(linkIndex));
-  if (uplinkIndex !== undefined) probes.watchUplink(uplinkIndex);
-  return { ingress: probe.ingress, read: () => probe.read() };
+  const seesUplink = uplinkIndex !== undefined && probes.watchUplink(uplinkIndex);
+  return { ingress: probe.ingress, seesUplink, read: () => probe.read() };
 }
 
 /** Where objects of `bpf/` are kept. */

@@ -308,6 +308,51 @@ describe('LatencyProbes', () => {
     expect(await read()).toMatchObject({ framesOut: 1, framesIn: 1 });
   });
 
+  describe('a kernel without TCX (before 6.6)', () => {
+    const filters = () =>
+      ['ingress', 'egress'].map((way) => host.run('tc', 'filter', 'show', 'dev', 'nv-guest', way));
+    const withClsact = () => host.run('tc', 'qdisc', 'show', 'dev', 'nv-guest').includes('clsact');
+
+    it('measures by filters of clsact, takes them away, and leaves uplinks alone', async () => {
+      await open({ withoutTcx: true });
+      expect(await host.do('watch')).toBe('xdp-native');
+      expect(await host.do('watchUplink')).toBe(false);
+      expect(filters()).toEqual(['', expect.stringContaining('nv_in')]);
+      for (let number = 0; number < 5; number += 1) {
+        await host.do('send', 'guest', echo({ from: GUEST, to: HOST }, number));
+        await host.do('receive', 'guest');
+      }
+      const peer = { started: 5, answered: 5 };
+      const seen = { framesOut: 5, framesIn: 5, paths: { peer, forward: { started: 0 } } };
+      expect(await read()).toMatchObject(seen);
+      expect(await host.refusal('watchOther', 'none')).toMatchObject({ code: 'no_link' });
+      await host.do('unwatch');
+      expect(withClsact()).toBe(false);
+      await host.do('watch');
+      expect(withClsact()).toBe(true);
+      await host.do('remove');
+      await host.do('unwatch');
+    });
+
+    it('beside the drop of packets to metadata services, and clsact of somebody else survives', async () => {
+      // The TAP is there.
+      await host.do('fds');
+      host.run('tc', 'qdisc', 'add', 'dev', 'nv-guest', 'clsact');
+      await host.do('guard');
+      await open({ withoutTcx: true });
+      expect(await host.do('watch')).toBe('clsact');
+      await host.do('send', 'guest', echo({ from: GUEST, to: '169.254.169.254' }, 1));
+      await host.do('send', 'guest', echo({ from: GUEST, to: HOST }, 2));
+      await host.do('receive', 'guest');
+      expect(await host.do('drops')).toEqual({ metadata: 1, unreadable: 0 });
+      expect(await read()).toMatchObject({ framesOut: 1, paths: { peer: { answered: 1 } } });
+      await host.do('unwatch');
+      expect(filters()).toEqual(['', '']);
+      // Somebody else has made it.
+      expect(withClsact()).toBe(true);
+    });
+  });
+
   it('taken, full, no_link: what can not be watched, and nothing is left of the try', async () => {
     await open({ tapsMax: 2 });
     await host.do('watch');

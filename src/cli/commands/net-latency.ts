@@ -16,6 +16,7 @@ const SEEN_BY = {
   'xdp-native': 'xdp-native',
   'xdp-generic': 'xdp-generic',
   tcx: 'tcx',
+  clsact: 'clsact',
   'other process': 'the probes of the daemon',
 } as const;
 
