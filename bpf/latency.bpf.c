@@ -9,7 +9,7 @@
  * by its reply. Everything passes, whatever happens here.
  *
  * Hooks: XDP where a TAP has no other XDP program; TCX (since Linux 6.6), which several programs can share,
- * where it has, and for what goes the other way. XDP sees only frames that come in.
+ * where it has, and for what goes the other way; filters of clsact before. XDP sees only frames that come in.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_endian.h>
@@ -64,7 +64,10 @@ struct since {
 	__u32 zero;
 };
 
-/* Bounded: a guest that sends much loses its oldest, and those of others. */
+/*
+ * Bounded for all TAPs: when it is full the oldest are forgotten. So that one guest can't have those of others
+ * forgotten before they are answered, how many a TAP may add in a time is bounded too (`noted_max`).
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, PENDING_MAX);
@@ -72,13 +75,19 @@ struct {
 	__type(value, struct since);
 } nv_pending SEC(".maps");
 
-/* The host sets it to 1 when an uplink is watched: until then, nobody would take what is noted for it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
-} nv_has_uplink SEC(".maps");
+	__type(value, struct nv_settings);
+} nv_settings SEC(".maps");
+
+static __always_inline const struct nv_settings *settings_of_host(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&nv_settings, &zero);
+}
 
 struct packet {
 	__be32 from;
@@ -112,12 +121,23 @@ static __always_inline void count(struct nv_tap *tap, enum nv_path path, __u64 n
 	times->buckets[nv_bucket_of(ns)]++;
 }
 
-static __always_inline void start(struct nv_tap *tap, enum nv_path path, struct await *key, __u32 ifindex)
+static __always_inline void start(struct nv_tap *tap, enum nv_path path, struct await *key, __u32 ifindex,
+				  __u32 noted_max)
 {
 	struct nv_times *times = &tap->paths[path];
 	struct since since = { .at_ns = bpf_ktime_get_ns(), .ifindex = ifindex };
+	__u64 window = since.at_ns >> NV_WINDOW_BITS;
 	struct since *earlier;
 
+	if (times->window != window) {
+		times->window = window;
+		times->noted = 0;
+	}
+	if (noted_max && times->noted >= noted_max) {
+		times->skipped++;
+		return;
+	}
+	times->noted++;
 	if (bpf_map_update_elem(&nv_pending, key, &since, BPF_NOEXIST) == 0) {
 		times->started++;
 		return;
@@ -225,8 +245,10 @@ static __always_inline void from_guest(struct nv_tap *tap, __u32 ifindex, const 
 		.guest_port = packet->from_port,
 		.peer_port = packet->to_port,
 	};
-	__u32 zero = 0, *has_uplink;
+	const struct nv_settings *settings = settings_of_host();
 
+	if (!settings)
+		return;
 	if (packet->is_answer) {
 		key.path = NV_GUEST;
 		key.number = packet->acknowledged;
@@ -235,13 +257,12 @@ static __always_inline void from_guest(struct nv_tap *tap, __u32 ifindex, const 
 	if (packet->is_request) {
 		key.path = NV_PEER;
 		key.number = packet->next;
-		start(tap, NV_PEER, &key, ifindex);
+		start(tap, NV_PEER, &key, ifindex, settings->noted_max);
 	}
-	has_uplink = bpf_map_lookup_elem(&nv_has_uplink, &zero);
-	if (has_uplink && *has_uplink && (packet->is_request || packet->protocol == UDP)) {
+	if (settings->has_uplink && (packet->is_request || packet->protocol == UDP)) {
 		struct await passage = passage_of(packet);
 
-		start(tap, NV_FORWARD, &passage, ifindex);
+		start(tap, NV_FORWARD, &passage, ifindex, settings->noted_max);
 	}
 }
 
@@ -255,7 +276,10 @@ static __always_inline void to_guest(struct nv_tap *tap, __u32 ifindex, const st
 		.guest_port = packet->to_port,
 		.peer_port = packet->from_port,
 	};
+	const struct nv_settings *settings = settings_of_host();
 
+	if (!settings)
+		return;
 	if (packet->is_answer) {
 		key.path = NV_PEER;
 		key.number = packet->acknowledged;
@@ -264,7 +288,7 @@ static __always_inline void to_guest(struct nv_tap *tap, __u32 ifindex, const st
 	if (packet->is_request) {
 		key.path = NV_GUEST;
 		key.number = packet->next;
-		start(tap, NV_GUEST, &key, ifindex);
+		start(tap, NV_GUEST, &key, ifindex, settings->noted_max);
 	}
 }
 

@@ -16,6 +16,17 @@ enum nv_path {
 	NV_PATHS = 3,
 };
 
+/* Windows of time of 2^27 ns: 134 ms. */
+#define NV_WINDOW_BITS 27
+
+/* The one value of `nv_settings`, set by the host. */
+struct nv_settings {
+	/* 1: an uplink is watched. Until then, nobody would take what is noted for it. */
+	__u32 has_uplink;
+	/* Packets that a TAP may have noted in a window, on each processor, for each path; 0: any number. */
+	__u32 noted_max;
+};
+
 struct nv_times {
 	/* Packets that an answer was awaited for. */
 	__u64 started;
@@ -25,6 +36,11 @@ struct nv_times {
 	__u64 repeated;
 	/* Not noted, since the map of what is awaited had no room. */
 	__u64 failed;
+	/* Not noted, since as many were as one TAP may have in a window of time. */
+	__u64 skipped;
+	/* That window, and how many were noted in it. */
+	__u64 window;
+	__u64 noted;
 	/* Sum of all times, `ns`. */
 	__u64 sum_ns;
 	__u64 buckets[NV_BUCKETS];

@@ -57,6 +57,16 @@ const schema = z.object({
     .string()
     .regex(/^(\d{1,10}:\d{1,5})?$/, { error: 'expected FIRST:COUNT' })
     .default(''),
+  /**
+   * What the daemon measures in the kernel (docs/observability.md), separated by commas: `latency` of packets,
+   * `processes` of VMMs, `syscalls` of VMMs · `auto`: the first two, where this host can · `off`.
+   */
+  NEUROVISOR_PROBES: z
+    .string()
+    .regex(/^(auto|off|(latency|processes|syscalls)(,(latency|processes|syscalls))*)$/, {
+      error: 'expected auto, off, or of latency, processes, syscalls, with commas',
+    })
+    .default('auto'),
   /** Where traces go, by OTLP/HTTP, e.g. `http://127.0.0.1:4318`; empty: what OpenTelemetry's variables say. */
   NEUROVISOR_OTLP_ENDPOINT: otlpUrl,
   OTEL_EXPORTER_OTLP_ENDPOINT: otlpUrl,
@@ -69,6 +79,11 @@ const schema = z.object({
   TRACEPARENT: z.string().default(''),
   NEUROVISOR_LOG: z.enum(['error', 'warn', 'info', 'debug']).default('warn'),
 });
+
+export const PROBE_NAMES = ['latency', 'processes', 'syscalls'] as const;
+export type ProbeName = (typeof PROBE_NAMES)[number];
+/** `isAsked`: by name, so that it matters when they can't be had. */
+export type Probes = Readonly<Record<ProbeName | 'isAsked', boolean>>;
 
 export interface Config {
   readonly home: string;
@@ -90,6 +105,8 @@ export interface Config {
   readonly jail: JailMode;
   /** Null: the usual ones. */
   readonly jailUids: string | null;
+  /** What the daemon measures in the kernel. */
+  readonly probes: Probes;
   /** Null: nothing is traced. */
   readonly traces: TraceTarget | null;
   /** `traceparent`, as it was given; null: none. */
@@ -131,9 +148,22 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     networkPool: values.NEUROVISOR_NET_POOL || null,
     jail: values.NEUROVISOR_JAIL,
     jailUids: values.NEUROVISOR_JAIL_UIDS || null,
+    probes: probesOf(values.NEUROVISOR_PROBES),
     traces: traceTarget(values),
     traceparent: values.TRACEPARENT || null,
     logLevel: values.NEUROVISOR_LOG,
+  };
+}
+
+function probesOf(text: string): Probes {
+  const names = text === 'auto' ? ['latency', 'processes'] : text.split(',');
+  const has = (name: ProbeName): boolean => names.includes(name);
+  const isAsked = text !== 'auto';
+  return {
+    latency: has('latency'),
+    processes: has('processes'),
+    syscalls: has('syscalls'),
+    isAsked,
   };
 }
 

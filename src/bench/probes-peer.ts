@@ -31,6 +31,8 @@ export interface ProbeReport {
   /** On a TAP that drops packets to metadata services, as sandboxes' do: without our probes, and with. */
   readonly guarded: ProbeSamples;
   readonly tcx: ProbeSamples;
+  /** As a daemon measures: of a guest that sends so much, a sample. */
+  readonly sampled: ProbeSamples;
   /** By the kernel's BPF statistics; counting makes each run a little longer, so not while others are measured. */
   readonly programs: readonly {
     readonly program: string;
@@ -57,7 +59,7 @@ const owner = { pid: process.pid, startTicks: '1', sandboxId: newSandboxId() };
 const links = new Links();
 const frame = allocateNative(FRAME_BYTES_MAX);
 const answer = allocateNative(FRAME_BYTES_MAX);
-const report = { without: empty(), xdp: empty(), guarded: empty(), tcx: empty() };
+const report = { without: empty(), xdp: empty(), guarded: empty(), tcx: empty(), sampled: empty() };
 let identifier = 0;
 
 function empty(): ProbeSamples {
@@ -106,9 +108,9 @@ function echoes(fd: number, into: ProbeSamples | null): void {
 const say = (line: ProbeReport | ProbesUnavailable): boolean =>
   process.stdout.write(`${JSON.stringify(line)}\n`);
 
-async function open(): Promise<LatencyProbes> {
+async function open(options: { notedMax?: number }): Promise<LatencyProbes> {
   try {
-    return await openLatencyProbes({ dir });
+    return await openLatencyProbes({ dir, ...options });
   } catch (error) {
     if (!(error instanceof ObserveError)) throw error;
     say({ unavailable: describeError(error) });
@@ -116,7 +118,8 @@ async function open(): Promise<LatencyProbes> {
   }
 }
 
-using probes = await open();
+using probes = await open({ notedMax: 0 });
+using daemon = await open({});
 for (let round = 0; round <= Number(rounds); round += 1) {
   // The first warms up and is not counted.
   const counted = round === 0 ? null : report;
@@ -131,6 +134,12 @@ for (let round = 0; round <= Number(rounds); round += 1) {
     echoes(fd, counted?.guarded ?? null);
     stack.use(probes.watchTap(linkIndex));
     echoes(fd, counted?.tcx ?? null);
+  });
+  withTap(({ fd, linkIndex }) => {
+    using stack = new DisposableStack();
+    stack.adopt(new MetadataGuards(links).guard(linkIndex), (guard) => guard.close());
+    stack.use(daemon.watchTap(linkIndex));
+    echoes(fd, counted?.sampled ?? null);
   });
 }
 const statistics = countRunTime();

@@ -13,6 +13,13 @@ const ROWS = {
   'probes.xdp-p99': ['xdp', 'without', 'p99', 'no program of ours'],
   'probes.tcx': ['tcx', 'guarded', 'p50', 'the drop of packets to metadata services alone'],
   'probes.tcx-p99': ['tcx', 'guarded', 'p99', 'the drop of packets to metadata services alone'],
+  'probes.daemon': ['sampled', 'guarded', 'p50', 'the drop of packets to metadata services alone'],
+  'probes.daemon-p99': [
+    'sampled',
+    'guarded',
+    'p99',
+    'the drop of packets to metadata services alone',
+  ],
 } as const;
 
 export const probesBenchmark: Benchmark = {

@@ -16,6 +16,7 @@ import { probesBenchmark } from './probes.ts';
 import { scriptBenchmark } from './script.ts';
 import { seccompBenchmark } from './seccomp.ts';
 import { snapshotBenchmark } from './snapshot.ts';
+import { syscallsBenchmark } from './syscalls.ts';
 
 export const BENCHMARKS: readonly Benchmark[] = [
   bootBenchmark,
@@ -34,5 +35,6 @@ export const BENCHMARKS: readonly Benchmark[] = [
   networkBenchmark,
   seccompBenchmark,
   probesBenchmark,
+  syscallsBenchmark,
   oomBenchmark,
 ];

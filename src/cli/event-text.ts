@@ -13,6 +13,8 @@ export function eventText(event: SandboxEventBody): string {
       return `${event.source}: ${amount(event)}; a kill is near`;
     case 'oom':
       return `${event.source}: killed ${victimText(event)}`;
+    case 'security':
+      return `${event.source}: ${plain(event.detail)}`;
     case 'dropped':
       return `${event.count} events were too many, and are not told`;
     case 'action': {

@@ -1,16 +1,18 @@
 /** Why probes are not available, told from what the kernel and libbpf say. */
-import { existsSync } from 'node:fs';
+import { existsSync, readlinkSync } from 'node:fs';
 import { LibbpfError } from '../sys/libbpf.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { ObserveError, type ObserveErrorCode } from './errors.ts';
 
 export const KERNEL_BTF = '/sys/kernel/btf/vmlinux';
+/** PROC_PID_INIT_INO of linux/proc_ns.h: of the namespace whose numbers tracepoints have. */
+const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
 
 const REMEDIES: Partial<Record<ObserveErrorCode, string>> = {
   not_permitted:
     'Run NeuroVisor as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, in a container that may call bpf.',
   no_btf: 'Use a kernel with CONFIG_DEBUG_INFO_BTF.',
-  unsupported: 'Use Linux 6.6 or later, with CONFIG_DEBUG_INFO_BTF and CONFIG_BPF_EVENTS.',
+  unsupported: 'Use Linux 5.18 or later, with CONFIG_DEBUG_INFO_BTF and CONFIG_BPF_EVENTS.',
   other_processes: 'Run NeuroVisor in the first pid namespace (docker run --pid=host).',
   failed: 'Report it with this message.',
 };
@@ -20,6 +22,14 @@ export function requireBtf(attempt: string, path: string = KERNEL_BTF): void {
   if (existsSync(path)) return;
   const cause = new Error(`there is no ${path}`);
   throw observeError('no_btf', attempt, cause);
+}
+
+/** @throws ObserveError `other_processes` */
+export function requireFirstPidNamespace(attempt: string): void {
+  const namespace = readlinkSync('/proc/self/ns/pid');
+  if (namespace === FIRST_PID_NAMESPACE) return;
+  const cause = new Error(`this process is in ${namespace}, a pid namespace of its own`);
+  throw observeError('other_processes', attempt, cause);
 }
 
 /** What was thrown while loading or attaching, as ours; anything else as it is. */

@@ -9,8 +9,10 @@ import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import {
   type CgroupMemoryEvent,
+  type GroupMemory,
   MemoryJudge,
   type ReadFile,
+  readGroupMemory,
   readSample,
 } from './memory-counters.ts';
 
@@ -63,6 +65,11 @@ export class CgroupMemory {
       for (const listener of this.#listeners) listener(event);
     }
   }
+}
+
+/** Now, of a directory as `CgroupMemory` watches; null: it has gone. */
+export function groupMemoryOf(dir: string): GroupMemory | null {
+  return readGroupMemory((name) => readOrNull(join(dir, name)));
 }
 
 function readOrNull(path: string): string | null {

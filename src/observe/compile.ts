@@ -16,7 +16,7 @@ import { ObserveError } from './errors.ts';
 
 const run = promisify(execFile);
 
-export const PROGRAMS = ['latency', 'processes'] as const;
+export const PROGRAMS = ['latency', 'processes', 'syscalls'] as const;
 export type ProgramName = (typeof PROGRAMS)[number];
 
 const SOURCE_DIR = new URL('../../bpf/', import.meta.url).pathname;

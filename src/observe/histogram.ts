@@ -3,6 +3,8 @@
  * 2^n to 2^(n+1) − 1 ns, the first also 0, the last all that is longer. Pure.
  */
 
+import type { CountedHistogram } from '../base/metrics.ts';
+
 /** NV_BUCKETS of bpf/latency.h. */
 export const BUCKETS = 40;
 
@@ -26,6 +28,16 @@ export function bucketOf(ns: number): number {
 
 export function countOf({ buckets }: Histogram): number {
   return buckets.reduce((sum, count) => sum + count, 0);
+}
+
+export function sumHistograms(all: readonly Histogram[]): Histogram {
+  return all.reduce(
+    (sum, { buckets, sumNs }) => ({
+      buckets: sum.buckets.map((count, index) => count + (buckets[index] ?? 0)),
+      sumNs: sum.sumNs + sumNs,
+    }),
+    EMPTY,
+  );
 }
 
 /** What came since: `later` counts what `earlier` does and more. */
@@ -56,26 +68,18 @@ export function quantileNs(histogram: Histogram, fraction: number): number | und
   return last;
 }
 
-export interface PrometheusHistogram {
-  /** Cumulative, by upper bound in seconds; the last is `+Inf`, and all. */
-  readonly buckets: readonly { readonly le: string; readonly count: number }[];
-  readonly sum: number;
-  readonly count: number;
-}
-
-/** Upper bounds from 2 µs to 17 s: fewer lines for each sandbox, and nothing shorter or longer is told apart. */
+/** Upper bounds from 2 µs to 17 s: fewer lines for each path, and nothing shorter or longer is told apart. */
 const FIRST_BOUND_BITS = 11;
 const LAST_BOUND_BITS = 34;
 
-/** Of the classic kind (exposition format 0.0.4); a bound of 2^n ns excludes what took exactly that. */
-export function toPrometheus(histogram: Histogram): PrometheusHistogram {
-  let below = 0;
-  const buckets = histogram.buckets.flatMap((here, bucket) => {
-    below += here;
-    const bits = bucket + 1;
-    if (bits < FIRST_BOUND_BITS || bits > LAST_BOUND_BITS) return [];
-    return [{ le: String(2 ** bits / 1e9), count: below }];
-  });
-  const count = countOf(histogram);
-  return { buckets: [...buckets, { le: '+Inf', count }], sum: histogram.sumNs / 1e9, count };
+/** For `histogramSamples`, in seconds. A bound of 2^n ns excludes what took exactly that. */
+export function toPrometheus(histogram: Histogram): CountedHistogram {
+  const counts = new Map<number, number>();
+  for (const [bucket, count] of histogram.buckets.entries()) {
+    const bits = Math.max(bucket + 1, FIRST_BOUND_BITS);
+    const le = bits > LAST_BOUND_BITS ? Number.POSITIVE_INFINITY : 2 ** bits / 1e9;
+    counts.set(le, (counts.get(le) ?? 0) + count);
+  }
+  const buckets = [...counts].map(([le, count]) => ({ le, count }));
+  return { buckets, sum: histogram.sumNs / 1e9 };
 }

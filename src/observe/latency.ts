@@ -1,5 +1,5 @@
 /** What bpf/latency.h lays out, read. Pure. */
-import { BUCKETS, type Histogram } from './histogram.ts';
+import { BUCKETS, EMPTY, type Histogram, since, sumHistograms } from './histogram.ts';
 
 /** enum nv_path. */
 export const PATHS = ['guest', 'peer', 'forward'] as const;
@@ -11,8 +11,11 @@ export const TIMES = {
   answered: 8,
   repeated: 16,
   failed: 24,
-  sum_ns: 32,
-  buckets: 40,
+  skipped: 32,
+  window: 40,
+  noted: 48,
+  sum_ns: 56,
+  buckets: 64,
 } as const;
 export const TIMES_BYTES = TIMES.buckets + 8 * BUCKETS;
 export const TAP = {
@@ -24,8 +27,16 @@ export const TAP = {
 } as const;
 export const TAP_BYTES = TAP.paths + PATHS.length * TIMES_BYTES;
 
+export const SETTINGS = { has_uplink: 0, noted_max: 4 } as const;
+export const SETTINGS_BYTES = 8;
+
 /** PENDING_MAX of bpf/latency.bpf.c: packets that are awaited at once, of all TAPs of a process. */
 export const PENDING_MAX = 65_536;
+/**
+ * Packets that a TAP may have noted in 134 ms, on each processor, for each path; what is more is counted and not
+ * measured. One that sends as much as it can adds 6,000 in a second, so those of others stay known for ten.
+ */
+export const NOTED_MAX = 256;
 /** The kernel forgets the oldest a little before the map is full: each processor keeps some places free. */
 const FORGETS_FROM = PENDING_MAX * 0.9;
 
@@ -37,6 +48,8 @@ export interface Times extends Histogram {
   readonly repeated: number;
   /** Not noted, for want of memory. */
   readonly failed: number;
+  /** Not noted, since it was too many at once for one TAP: what is measured is a sample then. */
+  readonly skipped: number;
   /** Neither answered nor sent again: still awaited, lost, refused, answered by a later packet, or forgotten. */
   readonly unanswered: number;
 }
@@ -56,6 +69,51 @@ export interface TapLatency {
   readonly paths: Readonly<Record<Path, Times>>;
 }
 
+export const NO_TIMES: Times = {
+  ...{ started: 0, answered: 0, repeated: 0, failed: 0, skipped: 0, unanswered: 0 },
+  ...EMPTY,
+};
+
+/** Of several TAPs. */
+export function sumTimes(all: readonly Times[]): Times {
+  return all.reduce(
+    (sum, times) => ({
+      started: sum.started + times.started,
+      answered: sum.answered + times.answered,
+      repeated: sum.repeated + times.repeated,
+      failed: sum.failed + times.failed,
+      skipped: sum.skipped + times.skipped,
+      unanswered: sum.unanswered + times.unanswered,
+      ...sumHistograms([sum, times]),
+    }),
+    NO_TIMES,
+  );
+}
+
+/** What came since: `later` counts what `earlier` does and more. */
+function timesSince(later: Times, earlier: Times): Times {
+  return {
+    started: later.started - earlier.started,
+    answered: later.answered - earlier.answered,
+    repeated: later.repeated - earlier.repeated,
+    failed: later.failed - earlier.failed,
+    skipped: later.skipped - earlier.skipped,
+    unanswered: Math.max(later.unanswered - earlier.unanswered, 0),
+    ...since(later, earlier),
+  };
+}
+
+export function latencySince(later: TapLatency, earlier: TapLatency): TapLatency {
+  const path = (name: Path): Times => timesSince(later.paths[name], earlier.paths[name]);
+  return {
+    framesOut: later.framesOut - earlier.framesOut,
+    framesIn: later.framesIn - earlier.framesIn,
+    unreadable: later.unreadable - earlier.unreadable,
+    mayBeIncomplete: later.mayBeIncomplete,
+    paths: { guest: path('guest'), peer: path('peer'), forward: path('forward') },
+  };
+}
+
 /** The value of a new entry. @param namespace inode of the network namespace */
 export function newTapValue(namespace: bigint, cpus: number): Uint8Array<ArrayBuffer> {
   const value = new DataView(new ArrayBuffer(TAP_BYTES * cpus));
@@ -72,10 +130,12 @@ export function namespaceOf(value: DataView): bigint {
 export function readTap(value: DataView): TapLatency {
   const cpus = value.byteLength / TAP_BYTES;
   const sum = (offset: number): number => {
-    let total = 0n;
-    for (let cpu = 0; cpu < cpus; cpu += 1)
-      total += value.getBigUint64(cpu * TAP_BYTES + offset, true);
-    return Number(total);
+    let total = 0;
+    for (let cpu = 0; cpu < cpus; cpu += 1) {
+      const at = cpu * TAP_BYTES + offset;
+      total += value.getUint32(at + 4, true) * 2 ** 32 + value.getUint32(at, true);
+    }
+    return total;
   };
   const times = (path: number): Times => {
     const at = TAP.paths + path * TIMES_BYTES;
@@ -89,6 +149,7 @@ export function readTap(value: DataView): TapLatency {
       answered,
       repeated,
       failed: sum(at + TIMES.failed),
+      skipped: sum(at + TIMES.skipped),
       unanswered: Math.max(started - answered - repeated, 0),
       sumNs: sum(at + TIMES.sum_ns),
       buckets: Array.from({ length: BUCKETS }, (_, index) => sum(at + TIMES.buckets + 8 * index)),

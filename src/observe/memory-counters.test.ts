@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../base/clock.ts';
 import { CgroupMemory } from './cgroup-memory.ts';
-import { type CgroupMemoryEvent, readSample } from './memory-counters.ts';
+import { type CgroupMemoryEvent, readGroupMemory, readSample } from './memory-counters.ts';
 
 const V2 = {
   'memory.current': '1000\n',
@@ -19,6 +19,18 @@ const V1 = {
   'memory.oom_control': 'oom_kill_disable 0\nunder_oom 0\noom_kill 2\n',
 };
 const reader = (files: Readonly<Record<string, string>>) => (name: string) => files[name] ?? null;
+
+describe('readGroupMemory', () => {
+  const both = { currentBytes: 1000, peakBytes: 1500, limitBytes: 2000 };
+  it('v1, v2; a peak that is not told is what there is now; null: it has gone', () => {
+    const v2 = { ...V2, 'memory.peak': '1500\n' };
+    expect(readGroupMemory(reader(v2))).toEqual(both);
+    expect(readGroupMemory(reader({ ...V1, 'memory.max_usage_in_bytes': '1500\n' }))).toEqual(both);
+    expect(readGroupMemory(reader(V2))).toEqual({ ...both, peakBytes: 1000 });
+    expect(readGroupMemory(reader({ ...v2, 'memory.max': 'max\n' }))?.limitBytes).toBe(0);
+    expect(readGroupMemory(reader({}))).toBeNull();
+  });
+});
 
 describe('readSample', () => {
   const both = { memoryBytes: 1000, limitBytes: 2000, reclaimableBytes: 200, hits: 7, oomKills: 2 };

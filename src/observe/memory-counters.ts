@@ -23,6 +23,28 @@ export interface MemorySample {
   readonly full: number;
 }
 
+/** What a group takes, has taken at most, and may take, bytes. */
+export interface GroupMemory {
+  readonly currentBytes: number;
+  /** v2 before Linux 5.19 does not tell it: what it takes now. */
+  readonly peakBytes: number;
+  /** 0: there is no limit. */
+  readonly limitBytes: number;
+}
+
+/** Null: this is no group with memory, or it has gone. */
+export function readGroupMemory(read: ReadFile): GroupMemory | null {
+  const v2 = numberIn(read('memory.current'));
+  const currentBytes = v2 ?? numberIn(read('memory.usage_in_bytes'));
+  if (currentBytes === null) return null;
+  const [peak, max] =
+    v2 === null
+      ? ['memory.max_usage_in_bytes', 'memory.limit_in_bytes']
+      : ['memory.peak', 'memory.max'];
+  const peakBytes = Math.max(currentBytes, numberIn(read(peak)) ?? 0);
+  return { currentBytes, peakBytes, limitBytes: limit(read(max)) };
+}
+
 /** As those of a guest. */
 export type CgroupMemoryEvent =
   | {

@@ -3,6 +3,7 @@
  *
  *     latency.bpf.c ───► probes (this file) ──► latency, histogram    how long packets of a guest take
  *     processes.bpf.c ─► tracepoints ─────────► events                OOM, reclaim, start and end of VMMs
+ *     syscalls.bpf.c ──► syscalls                                     system calls of VMMs, on demand
  *          └─ compile: objects, kept by digest
  *
  * This one loads bpf/latency.bpf.c once and puts it on the TAPs of sandboxes and on uplinks (io). All of it is
@@ -13,16 +14,24 @@ import { statSync } from 'node:fs';
 import { ignore } from '../base/ignore.ts';
 import { BpfMap, openMapsNamed, possibleCpus } from '../sys/bpf-map.ts';
 import { ATTACH, attachToLink, BpfObject, programRunTime, XDP_FLAGS } from '../sys/bpf-object.ts';
+import { attachByClsact, type TcWay } from '../sys/clsact.ts';
 import { closeFd } from '../sys/fd.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { explain, observeError } from './availability.ts';
 import { type CompileOptions, objectOf } from './compile.ts';
-import { namespaceOf, newTapValue, readTap, TAP_BYTES, type TapLatency } from './latency.ts';
+import {
+  NOTED_MAX,
+  namespaceOf,
+  newTapValue,
+  readTap,
+  SETTINGS,
+  SETTINGS_BYTES,
+  TAP_BYTES,
+  type TapLatency,
+} from './latency.ts';
 
 const MAP = 'nv_taps';
 const KEY_BYTES = 4;
-const HAS_UPLINK = 'nv_has_uplink';
-const FLAG = { keyBytes: 4, valueBytes: 4 } as const;
 /** Programs of bpf/latency.bpf.c by what they look at. */
 const PROGRAM = { xdp: 'nv_xdp_out', tcx: 'nv_tcx_out', in: 'nv_in', uplink: 'nv_uplink' } as const;
 
@@ -31,15 +40,20 @@ export interface LatencyProbeOptions extends CompileOptions {
   readonly pendingMax?: number;
   /** TAPs at once; absent: 1024. */
   readonly tapsMax?: number;
+  /** Packets of one TAP that are noted at once, see `NOTED_MAX`; 0: any number. */
+  readonly notedMax?: number;
+  /** As if this kernel had no TCX, for tests. */
+  readonly withoutTcx?: boolean;
 }
 
 /**
  * Where frames of a guest are seen: by XDP, before anything else of the host's network, in the driver or for
- * drivers that have none in general; or by TCX, right after another's XDP program that is on the TAP already.
+ * drivers that have none in general; or by TCX, right after another's XDP program that is on the TAP already;
+ * before Linux 6.6 by a filter of clsact instead of TCX.
  */
-export type Ingress = 'xdp-native' | 'xdp-generic' | 'tcx';
+export type Ingress = 'xdp-native' | 'xdp-generic' | 'tcx' | 'clsact';
 
-const INGRESSES: readonly Ingress[] = ['xdp-native', 'xdp-generic', 'tcx'];
+const INGRESSES: readonly Ingress[] = ['xdp-native', 'xdp-generic', 'tcx', 'clsact'];
 
 export interface TapProbe extends Disposable {
   readonly linkIndex: number;
@@ -70,7 +84,7 @@ export async function openLatencyProbes(options: LatencyProbeOptions): Promise<L
         ...(tapsMax === undefined ? {} : { [MAP]: tapsMax }),
       },
     });
-    return new LatencyProbes(object);
+    return new LatencyProbes(object, options);
   } catch (error) {
     throw explain(attempt, error);
   }
@@ -79,13 +93,22 @@ export async function openLatencyProbes(options: LatencyProbeOptions): Promise<L
 export class LatencyProbes implements Disposable {
   readonly #object: BpfObject;
   readonly #taps: BpfMap;
+  readonly #notedMax: number;
+  /** As far as is known. */
+  #hasTcx: boolean;
   readonly #cpus = possibleCpus();
   readonly #stack = new DisposableStack();
   readonly #uplinks = new Map<number, number>();
 
   /** @param object of bpf/latency.bpf.c, which becomes ours */
-  constructor(object: BpfObject) {
+  constructor(
+    object: BpfObject,
+    options: Pick<LatencyProbeOptions, 'notedMax' | 'withoutTcx'> = {},
+  ) {
     this.#object = object;
+    this.#notedMax = options.notedMax ?? NOTED_MAX;
+    this.#hasTcx = options.withoutTcx !== true;
+    this.#settings(false);
     this.#taps = tapMap(object.mapFd(MAP), this.#cpus);
     this.#stack.defer(() => object.close());
   }
@@ -94,7 +117,7 @@ export class LatencyProbes implements Disposable {
    * Measures packets of a TAP from now on.
    * @param ingress absent: the first of them that is possible
    * @throws ObserveError `no_link`; `taken`: it is watched already, or for XDP has another program; `full`;
-   * `unsupported`: before Linux 6.6
+   * `unsupported`
    */
   watchTap(linkIndex: number, ingress?: Ingress): TapProbe {
     const attempt = `measure packets of link ${linkIndex}`;
@@ -104,26 +127,31 @@ export class LatencyProbes implements Disposable {
       this.#taps.set(key, newTapValue(ownNamespace(), this.#cpus), 'new');
       stack.defer(() => void this.#taps.delete(key));
       // First, since XDP says of a link that is not there only that something is invalid.
-      const back = this.#attach('in', linkIndex, ATTACH.tcxEgress);
-      stack.defer(() => closeFd(back));
+      stack.defer(this.#attachTc('in', linkIndex, 'egress'));
       const out = this.#attachOut(linkIndex, ingress);
-      stack.defer(() => closeFd(out.link));
+      stack.defer(out.detach);
       return this.#probe(linkIndex, out.ingress, stack.move());
     } catch (error) {
       throw watchError(attempt, error);
     }
   }
 
-  /** Sees packets of watched TAPs leave there. Fine when it is watched already. @throws ObserveError */
-  watchUplink(linkIndex: number): void {
-    if (this.#uplinks.has(linkIndex)) return;
+  /**
+   * Sees packets of watched TAPs leave there. Fine when it is watched already.
+   * @returns false before Linux 6.6: what would see them there would stay when this process is killed
+   * @throws ObserveError
+   */
+  watchUplink(linkIndex: number): boolean {
+    if (this.#uplinks.has(linkIndex)) return true;
+    if (!this.#hasTcx) return false;
     try {
       const link = this.#attach('uplink', linkIndex, ATTACH.tcxEgress);
       this.#uplinks.set(linkIndex, link);
-      const isWatched = new BpfMap(this.#object.mapFd(HAS_UPLINK), FLAG);
-      isWatched.set(new Uint8Array(FLAG.keyBytes), Uint8Array.of(1, 0, 0, 0));
+      this.#settings(true);
       this.#stack.defer(() => closeFd(link));
+      return true;
     } catch (error) {
+      if (isWithoutTcx(error)) return false;
       throw watchError(`see packets leave by link ${linkIndex}`, error);
     }
   }
@@ -138,6 +166,15 @@ export class LatencyProbes implements Disposable {
   /** Takes every program away. */
   [Symbol.dispose](): void {
     this.#stack.dispose();
+  }
+
+  #settings(hasUplink: boolean): void {
+    const value = new DataView(new ArrayBuffer(SETTINGS_BYTES));
+    value.setUint32(SETTINGS.has_uplink, hasUplink ? 1 : 0, true);
+    value.setUint32(SETTINGS.noted_max, this.#notedMax, true);
+    const sizes = { keyBytes: KEY_BYTES, valueBytes: SETTINGS_BYTES };
+    const map = new BpfMap(this.#object.mapFd('nv_settings'), sizes);
+    map.set(keyOf(0), new Uint8Array(value.buffer));
   }
 
   #probe(linkIndex: number, ingress: Ingress, links: DisposableStack): TapProbe {
@@ -161,19 +198,36 @@ export class LatencyProbes implements Disposable {
     };
   }
 
-  #attachOut(linkIndex: number, wanted?: Ingress): { link: number; ingress: Ingress } {
+  #attachOut(linkIndex: number, wanted?: Ingress): { detach: () => void; ingress: Ingress } {
     const tries = wanted === undefined ? INGRESSES : [wanted];
     for (const ingress of tries) {
       try {
-        if (ingress === 'tcx') break;
+        if (ingress === 'tcx' || ingress === 'clsact') break;
         const flags = ingress === 'xdp-native' ? XDP_FLAGS.driver : XDP_FLAGS.generic;
-        return { link: this.#attach('xdp', linkIndex, ATTACH.xdp, flags), ingress };
+        const link = this.#attach('xdp', linkIndex, ATTACH.xdp, flags);
+        return { detach: () => closeFd(link), ingress };
       } catch (error) {
         if (wanted !== undefined || !(isTaken(error) || isWithoutXdp(error))) throw error;
         ignore(error, 'a way to see packets that a link does not offer');
       }
     }
-    return { link: this.#attach('tcx', linkIndex, ATTACH.tcxIngress), ingress: 'tcx' };
+    const detach = this.#attachTc('tcx', linkIndex, 'ingress');
+    return { detach, ingress: this.#hasTcx ? 'tcx' : 'clsact' };
+  }
+
+  /** @returns how to take it away */
+  #attachTc(program: keyof typeof PROGRAM, linkIndex: number, way: TcWay): () => void {
+    const place = way === 'ingress' ? ATTACH.tcxIngress : ATTACH.tcxEgress;
+    try {
+      if (this.#hasTcx) {
+        const link = this.#attach(program, linkIndex, place);
+        return () => closeFd(link);
+      }
+    } catch (error) {
+      if (!isWithoutTcx(error)) throw error;
+      this.#hasTcx = false;
+    }
+    return attachByClsact(this.#object.programFd(PROGRAM[program]), linkIndex, way);
   }
 
   #attach(program: keyof typeof PROGRAM, linkIndex: number, place: number, flags = XDP_FLAGS.any) {
@@ -219,7 +273,6 @@ function ownNamespace(): bigint {
   return BigInt(statSync('/proc/self/ns/net').ino);
 }
 
-/** TCX is what an old kernel lacks (`EINVAL`). */
 function watchError(attempt: string, error: unknown): unknown {
   return isTaken(error) ? observeError('taken', attempt, error) : explain(attempt, error);
 }
@@ -227,6 +280,11 @@ function watchError(attempt: string, error: unknown): unknown {
 /** What is to be put there is there already. */
 function isTaken(error: unknown): error is SyscallError {
   return error instanceof SyscallError && ['EBUSY', 'EEXIST'].includes(error.code);
+}
+
+/** Before Linux 6.6 there is no such place. */
+function isWithoutTcx(error: unknown): boolean {
+  return error instanceof SyscallError && error.code === 'EINVAL';
 }
 
 /** Its driver has none of its own. */

@@ -6,7 +6,6 @@
  * a ring that is looked into every 50 ms; what it has no room for is counted. Counts of a sandbox are exact
  * whatever is lost.
  */
-import { readlinkSync } from 'node:fs';
 import type { Clock } from '../base/clock.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
@@ -15,7 +14,7 @@ import { attachToTracepoint, BpfObject, programRunTime } from '../sys/bpf-object
 import { closeFd } from '../sys/fd.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { startTicksOf } from '../sys/process-start.ts';
-import { explain, observeError, requireBtf } from './availability.ts';
+import { explain, requireBtf, requireFirstPidNamespace } from './availability.ts';
 import { type CompileOptions, objectOf } from './compile.ts';
 import {
   LOSS_BYTES,
@@ -30,8 +29,6 @@ import {
 
 const POLL_MS = 50;
 const PROCESSES_MAX = 16_384;
-/** PROC_PID_INIT_INO of linux/proc_ns.h: of the namespace whose numbers tracepoints have. */
-const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
 
 /** Tracepoints by the programs for them. */
 const TRACEPOINTS = {
@@ -62,11 +59,7 @@ export async function openTracepoints(options: TracepointOptions): Promise<Trace
   const attempt = 'follow what happens to the processes of sandboxes';
   const { ringBytes, processesMax, btfPath } = options;
   requireBtf(attempt, btfPath);
-  const namespace = readlinkSync('/proc/self/ns/pid');
-  if (namespace !== FIRST_PID_NAMESPACE) {
-    const cause = new Error(`this process is in ${namespace}, a pid namespace of its own`);
-    throw observeError('other_processes', attempt, cause);
-  }
+  requireFirstPidNamespace(attempt);
   const path = await objectOf('processes', options);
   try {
     const object = new BpfObject(path, {

@@ -17,6 +17,7 @@ import { judgeFirecracker, QEMU_BINARY } from './driver.ts';
 import { confineFirecracker } from './firecracker.ts';
 import { resolveHome } from './home.ts';
 import { confine } from './jail.ts';
+import { tryProbes } from './kernel-probes.ts';
 import { SPACE_BYTES } from './setup.ts';
 
 export interface Check {
@@ -46,6 +47,7 @@ export async function examine(options: DoctorOptions): Promise<Check[]> {
     ['jail', checkJail],
     ['firecracker', checkFirecracker],
     ['vsock device', checkVsock],
+    ['kernel probes', checkProbes],
     ['disk', checkDisk],
     ['memory', checkMemory],
     ['setup', checkSetup],
@@ -173,6 +175,19 @@ function canConnect(path: string): Promise<void> {
     });
     socket.on('error', reject);
   });
+}
+
+/** Loads what a daemon would measure with, and lets go of it. */
+async function checkProbes({ config }: DoctorOptions): Promise<Finding> {
+  const { findings, wanted } = await tryProbes(config);
+  if (wanted.length === 0) return ok('switched off by NEUROVISOR_PROBES');
+  const [first] = findings;
+  if (first === undefined) return ok(`a daemon measures ${wanted.join(', ')}`);
+  return {
+    verdict: 'limited',
+    detail: findings.map(({ probe, why }) => `${probe}: not available because ${why}`).join('; '),
+    remedy: first.remedy,
+  };
 }
 
 async function checkDisk({ config }: DoctorOptions): Promise<Finding> {

@@ -63,7 +63,9 @@ export async function confineFirecracker(
       : 'seccomp filters of Firecracker';
     const logs = mode === 'log' ? ', but forbidden system calls are only logged' : '';
     const description = `jailed: ${[...jail.holds, filter].join(', ')}${logs}`;
-    return { jail, confinement: { description, gaps: jail.gaps, close: () => jail.close() } };
+    const state = mode === 'log' ? 'log' : 'enforced';
+    const { gaps } = jail;
+    return { jail, confinement: { state, description, gaps, close: () => jail.close() } };
   } catch (error) {
     const reason = whyUnjailed(error, mode, options.log);
     return { jail: null, confinement: unconfined(`${reason}; its system call filters hold`) };

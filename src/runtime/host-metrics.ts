@@ -49,6 +49,7 @@ export class HostMetrics {
   readonly #tokens = new Map<string, number>();
   #channelsOpen = 0;
   #events: RecentEvents | undefined;
+  #moreOf: (id: string, pid: number | null) => Partial<SandboxLoad> = () => ({});
   readonly #phases = new Histogram({
     name: 'neurovisor_start_phase_seconds',
     help: 'Phases of the start of a VM: prepare, vmm, kernel, agent; by boot or clone.',
@@ -175,11 +176,22 @@ export class HostMetrics {
         tokens: this.#tokens.get(one.spec.id) ?? 0,
         lastPressure: one.events.lastPressure,
         lastOom: one.events.lastOom,
+        ...this.#moreOf(one.spec.id, pid),
       };
     });
     const events = this.#events?.list() ?? [];
     const atMs = this.#clock.wall();
     return { atMs, sandboxes, memoryPressure: memoryPressure(), events };
+  }
+
+  /** @param moreOf what else is known of a sandbox and its VMM, if it has one */
+  addLoads(moreOf: (id: string, pid: number | null) => Partial<SandboxLoad>): void {
+    this.#moreOf = moreOf;
+  }
+
+  /** Processes of VMs that live. */
+  vmmPids(): readonly number[] {
+    return [...this.#sandboxes].flatMap(({ vm }) => vm?.pid ?? []);
   }
 
   #started(timings: StartTimings): void {

@@ -17,8 +17,13 @@ import { listQemuFiles } from '../vmm/qemu/installation.ts';
 import { RuntimeError } from './errors.ts';
 import type { Home } from './home.ts';
 
+/** What a jail does: `log`: it lets forbidden system calls through and logs them; `off`: there is none. */
+export const JAIL_STATES = ['enforced', 'log', 'off'] as const;
+export type JailState = (typeof JAIL_STATES)[number];
+
 /** How VMMs are confined. */
 export interface Confinement {
+  readonly state: JailState;
   /** For people: `jailed: own user, …`, or `not jailed: …`. */
   readonly description: string;
   /** What does not hold, each with its reason; not empty where a user should know. */
@@ -108,6 +113,7 @@ function confinedBy(
   return {
     launch: ({ argv: [, ...args], ...plan }) => jail.start({ ...plan, argv: [program, ...args] }),
     ownFilter: mode !== 'log',
+    state: mode === 'log' ? 'log' : 'enforced',
     description: `jailed: ${jail.description}${logs}`,
     gaps: jail.gaps,
     close: () => jail.close(),
@@ -117,6 +123,7 @@ function confinedBy(
 /** @param reason one clause, for people */
 export function unconfined(reason: string): Confinement {
   return {
+    state: 'off',
     description: `not jailed: ${reason}`,
     gaps: [`VMMs are not jailed: ${reason}`],
     close: () => Promise.resolve(),

@@ -4,18 +4,20 @@ import { sleep, systemClock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { Links } from '../net/links.ts';
 import { boundsNs, type Histogram, quantileNs } from '../observe/histogram.ts';
-import type { Path, TapLatency, Times } from '../observe/latency.ts';
-import { type Ingress, openLatencyProbes } from '../observe/probes.ts';
+import { latencySince, type Path, type TapLatency, type Times } from '../observe/latency.ts';
+import { type Ingress, openLatencyProbes, readLatencyOf } from '../observe/probes.ts';
 import type { Home } from './home.ts';
 
 /** An address of the internet, which the uplink is found by; nothing is sent there. */
-const INTERNET = '1.1.1.1';
+export const INTERNET = '1.1.1.1';
 
 export interface PathReport {
   readonly started: number;
   readonly answered: number;
   readonly repeated: number;
   readonly failed: number;
+  /** Too many at once, so that the times are a sample. */
+  readonly skipped: number;
   readonly unanswered: number;
   /** Below which so many of the times are; null without any. */
   readonly p50Ns: number | null;
@@ -31,9 +33,9 @@ export interface PathReport {
 
 export interface LatencyReport {
   readonly interface: string;
-  /** Where frames of the guest were seen. */
-  readonly ingress: Ingress;
-  /** Where they left; null: this host has no route to the internet. */
+  /** Where frames of the guest were seen; `other process`: by the probes of one that measures already. */
+  readonly ingress: Ingress | 'other process';
+  /** Where they left; null: this host has no route to the internet, or its kernel is older than 6.6. */
   readonly uplink: string | null;
   readonly seconds: number;
   readonly framesOut: number;
@@ -59,11 +61,11 @@ export async function measureLatency(options: MeasureOptions): Promise<LatencyRe
   using links = new Links();
   const link = links.find(interfaceName);
   if (link === undefined) return undefined;
-  using probes = await openLatencyProbes({ dir: bpfDir(home) });
-  using probe = probes.watchTap(link.index);
+  using stack = new DisposableStack();
   const uplinkIndex = links.routeTo(INTERNET)?.linkIndex;
-  if (uplinkIndex !== undefined) probes.watchUplink(uplinkIndex);
-  const uplink = uplinkIndex === undefined ? undefined : links.find(uplinkIndex);
+  const { ingress, read, seesUplink } =
+    readerOf(link.index) ?? (await probesOf(home, stack, link.index, uplinkIndex));
+  const before = read();
   const begunMs = systemClock.now();
   try {
     await sleep(durationMs, stop);
@@ -71,13 +73,45 @@ export async function measureLatency(options: MeasureOptions): Promise<LatencyRe
     if (!stop.aborted) throw error;
     ignore(error, 'a measurement that is ended earlier');
   }
+  const isSeen = uplinkIndex !== undefined && seesUplink;
+  const uplink = isSeen ? links.find(uplinkIndex) : undefined;
   return {
     interface: interfaceName,
-    ingress: probe.ingress,
+    ingress,
     uplink: uplink?.name ?? null,
     seconds: (systemClock.now() - begunMs) / 1000,
-    ...reportOf(probe.read()),
+    ...reportOf(latencySince(read(), before)),
   };
+}
+
+interface Reader {
+  readonly ingress: LatencyReport['ingress'];
+  readonly seesUplink: boolean;
+  read(): TapLatency;
+}
+
+/** Undefined where no process measures it: a daemon does all the time, and once is enough. */
+function readerOf(linkIndex: number): Reader | undefined {
+  let last = readLatencyOf(linkIndex);
+  if (last === undefined) return undefined;
+  const read = (): TapLatency => {
+    // Its sandbox, or that process, may end meanwhile.
+    last = readLatencyOf(linkIndex) ?? last;
+    return last as TapLatency;
+  };
+  return { ingress: 'other process', seesUplink: true, read };
+}
+
+async function probesOf(
+  home: Pick<Home, 'cacheDir'>,
+  stack: DisposableStack,
+  linkIndex: number,
+  uplinkIndex: number | undefined,
+): Promise<Reader> {
+  const probes = stack.use(await openLatencyProbes({ dir: bpfDir(home) }));
+  const probe = stack.use(probes.watchTap(linkIndex));
+  const seesUplink = uplinkIndex !== undefined && probes.watchUplink(uplinkIndex);
+  return { ingress: probe.ingress, seesUplink, read: () => probe.read() };
 }
 
 /** Where objects of `bpf/` are kept. */
@@ -94,10 +128,10 @@ function reportOf({ framesOut, framesIn, unreadable, mayBeIncomplete, paths }: T
 }
 
 function pathReport(times: Times): PathReport {
-  const { started, answered, repeated, failed, unanswered } = times;
+  const { started, answered, repeated, failed, skipped, unanswered } = times;
   const quantile = (fraction: number): number | null => quantileNs(times, fraction) ?? null;
   return {
-    ...{ started, answered, repeated, failed, unanswered },
+    ...{ started, answered, repeated, failed, skipped, unanswered },
     ...{ p50Ns: quantile(0.5), p95Ns: quantile(0.95), p99Ns: quantile(0.99) },
     buckets: usedBuckets(times),
   };

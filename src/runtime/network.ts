@@ -17,13 +17,21 @@ import { requireValues, type SandboxSecret } from '../sandbox/secrets.ts';
 import type { NetworkPolicy } from '../sandbox/spec.ts';
 import { writeNoCore } from '../sys/core-dump.ts';
 
+/** @returns how to stop */
+export type WatchCard = (sandboxId: string, interfaceName: string) => () => void;
+
 export class Network {
   readonly #open: () => Promise<HostNetwork>;
+  readonly #watch: WatchCard;
   #opened: Promise<HostNetwork> | undefined;
 
-  /** @param open called at the first need, and again after it has failed */
-  constructor(open: () => Promise<HostNetwork>) {
+  /**
+   * @param open called at the first need, and again after it has failed
+   * @param watch told of each card, until it calls what it got
+   */
+  constructor(open: () => Promise<HostNetwork>, watch: WatchCard = () => () => undefined) {
     this.#open = open;
+    this.#watch = watch;
   }
 
   /** @throws SandboxError `network_unavailable` with what a person can do about it */
@@ -53,6 +61,7 @@ export class Network {
     const given = egressSecrets(secrets, trust);
     const request = { sandboxId, policy: parsed, limits, bytesUsed, secrets: given };
     const lease = await orUnavailable(network.lease(request));
+    const stopWatching = this.#watch(sandboxId, lease.interfaceName);
     return {
       get trust() {
         return trust;
@@ -77,7 +86,10 @@ export class Network {
         }
       },
       traffic: () => lease.traffic(),
-      release: () => lease.release(),
+      release: () => {
+        stopWatching();
+        return lease.release();
+      },
     };
   }
 

@@ -48,6 +48,8 @@ import type { GuestTraces } from './guest-traces.ts';
 import { type Home, resolveHome } from './home.ts';
 import { HostMetrics } from './host-metrics.ts';
 import type { Confinement } from './jail.ts';
+import { JailMetrics } from './jail-metrics.ts';
+import { KernelProbes } from './kernel-probes.ts';
 import { makeMemory } from './memory.ts';
 import { Network, readPolicy } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
@@ -66,6 +68,8 @@ export interface RuntimeOptions {
   /** A GGUF file for the engine instead of the small model that set-up fetches. */
   readonly modelPath?: string | undefined;
   readonly onUsage?: (usage: UsageRecord) => void;
+  /** True: a daemon, which measures what is configured in the kernel of this host, and for long. */
+  readonly observes?: boolean;
   /** The host's network, when the first sandbox asks for one; default: the kernel's. */
   readonly openNetwork?: () => Promise<HostNetwork>;
 }
@@ -91,6 +95,7 @@ export class Runtime {
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
   readonly #vmmMemory: VmmMemory;
+  readonly #probes: KernelProbes;
   readonly #cids = new CidPool(randomInt(1 << 30));
   readonly #sandboxes = new Set<Supervisor>();
   readonly #cleanup: CleanupStack;
@@ -103,6 +108,7 @@ export class Runtime {
       driver: VmmDriver;
       confinement: Confinement;
       vmmMemory: VmmMemory;
+      probes: KernelProbes;
       artifacts: Artifacts;
       upstream: Upstream;
       bridge: Bridge;
@@ -119,6 +125,7 @@ export class Runtime {
     this.driver = made.driver;
     this.confinement = made.confinement;
     this.#vmmMemory = made.vmmMemory;
+    this.#probes = made.probes;
     this.artifacts = made.artifacts;
     this.upstream = made.upstream;
     this.network = made.network;
@@ -164,9 +171,12 @@ export class Runtime {
       cleanup.push('vsock worker', () => vsock.close());
       const vmmMemory = new VmmMemory(systemClock);
       const around = (launch: Launch): Launch => vmmMemory.around(launch);
-      const { driver, confinement } = await makeDriver({ config, home, log, vsock, around });
+      const made = await makeDriver({ config, home, log, vsock, around });
+      const { confinement } = made;
       cleanup.push('jail', () => confinement.close());
       const metrics = new HostMetrics(systemClock);
+      const jailMetrics = new JailMetrics(confinement.state, () => metrics.vmmPids());
+      metrics.registry.add(...jailMetrics.list());
       const traces = openTracing(config, log);
       cleanup.push('traces', () => traces.close());
       metrics.registry.add(...traces.metrics);
@@ -183,10 +193,26 @@ export class Runtime {
       });
       cleanup.push('bridge', () => bridge.close());
       metrics.registry.add(...bridge.metrics());
-      const network = new Network(options.openNetwork ?? (() => openKernelNetwork(config, log)));
+      const kinds = options.observes === true ? config.probes : null;
+      const probes = new KernelProbes({ probes: kinds, home, log });
+      cleanup.push('probes', () => probes.close());
+      metrics.registry.add(...probes.metrics());
+      metrics.addLoads((id, pid) => probes.loadOf(id, pid));
+      probes.start();
+      const openNetwork = options.openNetwork ?? (() => openKernelNetwork(config, log));
+      const network = new Network(openNetwork, (id, card) => probes.packets.watch(id, card));
       cleanup.push('network', () => network.close());
+      const driver = jailMetrics.watchStarts(made.driver);
       const parts = { home, driver, confinement, vmmMemory, artifacts, upstream, bridge, network };
-      return new Runtime(options, { ...parts, metrics, tracer, guests, cleanup, usageListeners });
+      return new Runtime(options, {
+        ...parts,
+        probes,
+        metrics,
+        tracer,
+        guests,
+        cleanup,
+        usageListeners,
+      });
     } catch (error) {
       await cleanup.run();
       throw error;
@@ -273,6 +299,8 @@ export class Runtime {
     void sandbox.ended.then(() => {
       this.#sandboxes.delete(sandbox);
       this.#guestTraces?.forget(spec.id);
+      const pid = sandbox.vm?.pid ?? null;
+      if (pid !== null) this.#probes.syscalls.end(pid);
     });
     return sandbox;
   }
@@ -334,7 +362,7 @@ export class Runtime {
           close: () => port.close(),
         };
       },
-      hostMemory: (vmmPid) => this.#vmmMemory.watch(vmmPid),
+      hostMemory: (vmmPid, id) => this.#probes.watchVmm(id, vmmPid, this.#vmmMemory.watch(vmmPid)),
       leaseNetwork: async (id, policy, secrets) =>
         this.metrics.watchLease(await this.network.lease(id, policy, secrets)),
       ...{ clock: systemClock, log, tracer: this.tracer },

@@ -17,7 +17,7 @@ const EXIT_GRACE_MS = 500;
 export interface EvidenceParts {
   readonly clock: Clock;
   /** Absent: nobody watches the host's side. */
-  hostMemory?(vmmPid: number): HostMemoryEvents | null;
+  hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;
 }
 
 export class Evidence {
@@ -47,10 +47,10 @@ export class Evidence {
     return this.#memory.lastOom;
   }
 
-  watchVm(vm: Vm): void {
+  watchVm(vm: Vm, sandboxId: string): void {
     const { clock, hostMemory } = this.#parts;
     this.#vm = vm;
-    this.#host = vm.pid === null ? null : (hostMemory?.(vm.pid) ?? null);
+    this.#host = vm.pid === null ? null : (hostMemory?.(vm.pid, sandboxId) ?? null);
     const stop = this.#host?.listen((event) =>
       this.#tell(this.#memory.fromHost(event, clock.now(), clock.wall())),
     );
@@ -75,7 +75,13 @@ export class Evidence {
   }
 
   causeOf(exit: VmExit): Pick<SandboxEnd, 'cause' | 'detail'> {
-    return causeOfExit(exit, this.#vm?.consoleTail() ?? '', this.#host?.oomKills() ?? 0);
+    const kills = this.#host?.oomKills() ?? 0;
+    const end = causeOfExit(exit, this.#vm?.consoleTail() ?? '', kills);
+    const { lastOom } = this.#memory;
+    if (end.cause !== 'host-oom' || lastOom?.source !== 'host' || lastOom.victim === null)
+      return end;
+    const { name, pid, rssBytes } = lastOom.victim;
+    return { ...end, detail: `${end.detail}: ${name} (pid ${pid}) held ${rssBytes >> 20} MiB` };
   }
 
   /** When nothing of it runs any more. */

@@ -16,6 +16,18 @@ export interface SandboxLoad {
   /** The last of its VM; null: none yet. How long ago is for the reader to judge. */
   readonly lastPressure: PressureMark | null;
   readonly lastOom: OomMark | null;
+  /** Of its network card, since it has that one; absent: they are not measured. */
+  readonly packets?: Readonly<Record<'peer' | 'guest' | 'forward', PacketTimes>> | undefined;
+  /** Of its VMM, by call, the most frequent first; absent: they are not counted. */
+  readonly syscalls?: Readonly<Record<string, number>> | undefined;
+}
+
+/** Of the packets on one path (docs/observability.md). */
+export interface PacketTimes {
+  readonly count: number;
+  /** Null without one. */
+  readonly p50Ns: number | null;
+  readonly p95Ns: number | null;
 }
 
 /** Share of the last 10 s in which some, or all, tasks waited for memory; 0 to 1. */

@@ -48,6 +48,18 @@ describe('MemoryWatch', () => {
     ]);
   });
 
+  it('what a VMM must not do is told, cut, and is no mark of its memory', () => {
+    const watch = new MemoryWatch(0);
+    const what = 'vmm_exec' as const;
+    const event = { type: 'security', what, detail: 'x'.repeat(9999) } as const;
+    const [told] = watch.fromHost(event, 0, 1);
+    const detail = 'x'.repeat(MEMORY_LIMITS.detailCharactersMax);
+    expect(told).toEqual({ type: 'security', source: 'host', what, detail });
+    expect([watch.lastPressure, watch.lastOom]).toEqual([null, null]);
+    for (let n = 0; n < 100; n += 1) watch.fromHost(event, 0, 1);
+    expect(watch.fromHost({ type: 'oom', victim: null, detail: '' }, 0, 1)).toHaveLength(2);
+  });
+
   it('over any time at most the burst and the rate are told, whatever the wall clock does', () => {
     const watch = new MemoryWatch(0);
     let told = 0;

@@ -48,13 +48,22 @@ export interface DroppedEvent {
   readonly count: number;
 }
 
-export type MemoryEvent = PressureEvent | NearOomEvent | OomEvent | DroppedEvent;
+/** A VMM did what none does: somebody may have taken it over. Of no guest's telling. */
+export interface SecurityEvent {
+  readonly type: 'security';
+  readonly source: 'host';
+  readonly what: 'vmm_exec';
+  readonly detail: string;
+}
 
-/** Of the memory of one VMM: the events of its cgroup (v1 or v2), or of a tracepoint. */
+export type MemoryEvent = PressureEvent | NearOomEvent | OomEvent | SecurityEvent | DroppedEvent;
+
+/** Of one VMM: the events of its cgroup (v1 or v2), or of a tracepoint. */
 export type HostMemoryEvent =
   | Omit<PressureEvent, 'source'>
   | Omit<NearOomEvent, 'source'>
-  | Omit<OomEvent, 'source'>;
+  | Omit<OomEvent, 'source'>
+  | Omit<SecurityEvent, 'source'>;
 
 /** Who watches the host's side; whoever confines the VMM makes it. */
 export interface HostMemoryEvents {
@@ -88,7 +97,9 @@ export class MemoryWatch {
   constructor(nowMs: number) {
     const limit = { size: MEMORY_LIMITS.burst, refillPerSecond: MEMORY_LIMITS.perSecond };
     const budget = (): TokenBucket => new TokenBucket(limit, nowMs);
-    this.#budgets = { pressure: budget(), near_oom: budget(), oom: budget() };
+    this.#budgets = {
+      ...{ pressure: budget(), near_oom: budget(), oom: budget(), security: budget() },
+    };
   }
 
   get lastPressure(): PressureMark | null {
@@ -124,15 +135,19 @@ export class MemoryWatch {
   }
 
   fromHost(event: HostMemoryEvent, nowMs: number, wallMs: number): readonly MemoryEvent[] {
-    return this.#tell({ ...event, source: 'host' }, nowMs, wallMs);
+    const source = 'host';
+    // Each alone, so that its other fields stay those of its type.
+    return event.type === 'security'
+      ? this.#tell({ ...event, source }, nowMs, wallMs)
+      : this.#tell({ ...event, source }, nowMs, wallMs);
   }
 
   #tell(given: Told, nowMs: number, atMs: number): readonly MemoryEvent[] {
-    const event = given.type === 'oom' ? { ...given, detail: cut(given.detail) } : given;
+    const event = 'detail' in given ? { ...given, detail: cut(given.detail) } : given;
     if (event.type === 'oom') {
       const { type: _type, ...mark } = event;
       this.#lastOom = { ...mark, atMs };
-    } else {
+    } else if (event.type !== 'security') {
       this.#lastPressure = { ...event, atMs };
     }
     const budget = this.#budgets[event.type];

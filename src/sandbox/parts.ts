@@ -104,8 +104,8 @@ export interface SandboxParts {
   ): Promise<SandboxNetwork>;
   /** Absent: the sandbox boots. */
   readonly template?: CloneSource;
-  /** Absent, or null: nobody watches what the host's kernel does to the VMM's memory. */
-  hostMemory?(vmmPid: number): HostMemoryEvents | null;
+  /** Absent, or null: nobody watches what the host's kernel does to the VMM, and what that does. */
+  hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;
   readonly clock: Clock;
   readonly log: Log;
   /** Absent: nothing is traced. */

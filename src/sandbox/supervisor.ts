@@ -400,7 +400,7 @@ export class Supervisor {
       signal,
     );
     this.#vm = vm;
-    this.#evidence.watchVm(vm);
+    this.#evidence.watchVm(vm, this.spec.id);
     this.#cleanup.push('VM', () => vm.kill());
     await this.#card.handedOver();
     if (vm.pid !== null) await workspace.recordVmm(vm.pid);

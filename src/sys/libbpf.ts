@@ -50,6 +50,10 @@ function bind() {
     linkCreate: library.func(
       'int bpf_link_create(int program, int target, int attachType, void *options)',
     ),
+    tcHookCreate: library.func('int bpf_tc_hook_create(void *hook)'),
+    tcHookDestroy: library.func('int bpf_tc_hook_destroy(void *hook)'),
+    tcAttach: library.func('int bpf_tc_attach(const void *hook, _Inout_ void *options)'),
+    tcDetach: library.func('int bpf_tc_detach(const void *hook, const void *options)'),
     rawTracepoint: library.func('int bpf_raw_tracepoint_open(const char *name, int program)'),
     lookup: library.func('int bpf_map_lookup_elem(int map, const void *key, void *value)'),
     update: library.func(

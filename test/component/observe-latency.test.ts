@@ -201,7 +201,7 @@ describe('LatencyProbes', () => {
   });
 
   it('a flood that nobody answers is bounded: the oldest are forgotten, and it shows', async () => {
-    await watchAll({ pendingMax: 256 });
+    await watchAll({ pendingMax: 256, notedMax: 0 });
     const flood = Array.from({ length: 2000 }, (_, number) => echo(out, number));
     await host.do('send', 'guest', ...flood);
     await fromPeer(echo(back, 0, 'reply'), echo(back, 1999, 'reply'));
@@ -209,6 +209,30 @@ describe('LatencyProbes', () => {
     expect(peer).toMatchObject({ answered: 1, failed: 0, repeated: 0 });
     expect(peer.started).toBe(2000);
     expect(peer.unanswered).toBe(1999);
+  });
+
+  it('a flood of one guest has its share only: what another one waits for is not forgotten', async () => {
+    await open({ pendingMax: 4096, notedMax: 8 });
+    await host.do('watch');
+    await host.do('watchOther', 'uplink');
+    // The peer plays a second guest: it asks, then the flood comes, then it is answered.
+    await fromPeer(echo(back, 1));
+    const frames = 8000;
+    for (let number = 2; number < frames; number += 1000)
+      await host.do(
+        'send',
+        'guest',
+        ...Array.from({ length: 1000 }, (_, at) => echo(out, number + at)),
+      );
+    await host.do('peerIsKnown');
+    await host.do('send', 'guest', echo(out, 1, 'reply'));
+    await expect
+      .poll(async () => (await host.do<TapLatency>('readOther', 'uplink')).paths.peer.answered)
+      .toBe(1);
+    const { peer } = (await read()).paths;
+    expect(peer.started + peer.skipped).toBe(frames);
+    expect(peer.skipped).toBeGreaterThan(frames / 2);
+    expect(peer).toMatchObject({ answered: 0, failed: 0, repeated: 0 });
   });
 
   it('lets pass whatever a guest sends, and counts it', async () => {
@@ -282,6 +306,51 @@ describe('LatencyProbes', () => {
     expect(await read()).toMatchObject({ framesOut: 1, framesIn: 1 });
     await host.do('unwatch');
     expect(await read()).toMatchObject({ framesOut: 1, framesIn: 1 });
+  });
+
+  describe('a kernel without TCX (before 6.6)', () => {
+    const filters = () =>
+      ['ingress', 'egress'].map((way) => host.run('tc', 'filter', 'show', 'dev', 'nv-guest', way));
+    const withClsact = () => host.run('tc', 'qdisc', 'show', 'dev', 'nv-guest').includes('clsact');
+
+    it('measures by filters of clsact, takes them away, and leaves uplinks alone', async () => {
+      await open({ withoutTcx: true });
+      expect(await host.do('watch')).toBe('xdp-native');
+      expect(await host.do('watchUplink')).toBe(false);
+      expect(filters()).toEqual(['', expect.stringContaining('nv_in')]);
+      for (let number = 0; number < 5; number += 1) {
+        await host.do('send', 'guest', echo({ from: GUEST, to: HOST }, number));
+        await host.do('receive', 'guest');
+      }
+      const peer = { started: 5, answered: 5 };
+      const seen = { framesOut: 5, framesIn: 5, paths: { peer, forward: { started: 0 } } };
+      expect(await read()).toMatchObject(seen);
+      expect(await host.refusal('watchOther', 'none')).toMatchObject({ code: 'no_link' });
+      await host.do('unwatch');
+      expect(withClsact()).toBe(false);
+      await host.do('watch');
+      expect(withClsact()).toBe(true);
+      await host.do('remove');
+      await host.do('unwatch');
+    });
+
+    it('beside the drop of packets to metadata services, and clsact of somebody else survives', async () => {
+      // The TAP is there.
+      await host.do('fds');
+      host.run('tc', 'qdisc', 'add', 'dev', 'nv-guest', 'clsact');
+      await host.do('guard');
+      await open({ withoutTcx: true });
+      expect(await host.do('watch')).toBe('clsact');
+      await host.do('send', 'guest', echo({ from: GUEST, to: '169.254.169.254' }, 1));
+      await host.do('send', 'guest', echo({ from: GUEST, to: HOST }, 2));
+      await host.do('receive', 'guest');
+      expect(await host.do('drops')).toEqual({ metadata: 1, unreadable: 0 });
+      expect(await read()).toMatchObject({ framesOut: 1, paths: { peer: { answered: 1 } } });
+      await host.do('unwatch');
+      expect(filters()).toEqual(['', '']);
+      // Somebody else has made it.
+      expect(withClsact()).toBe(true);
+    });
   });
 
   it('taken, full, no_link: what can not be watched, and nothing is left of the try', async () => {

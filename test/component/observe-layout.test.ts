@@ -1,4 +1,5 @@
 /** Structs of bpf/*.h lie where we read them; the same sources give the same object. */
+import { execFileSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -13,7 +14,15 @@ import {
   SANDBOX,
   SANDBOX_BYTES,
 } from '../../src/observe/events.ts';
-import { TAP, TAP_BYTES, TIMES, TIMES_BYTES } from '../../src/observe/latency.ts';
+import {
+  SETTINGS,
+  SETTINGS_BYTES,
+  TAP,
+  TAP_BYTES,
+  TIMES,
+  TIMES_BYTES,
+} from '../../src/observe/latency.ts';
+import { CALLS, CALLS_BYTES } from '../../src/observe/syscalls.ts';
 import { openTracepoints } from '../../src/observe/tracepoints.ts';
 import { BpfObject } from '../../src/sys/bpf-object.ts';
 
@@ -28,9 +37,11 @@ describe('layout', () => {
   it.each([
     ['latency', 'nv_tap', TAP, TAP_BYTES],
     ['latency', 'nv_times', TIMES, TIMES_BYTES],
+    ['latency', 'nv_settings', SETTINGS, SETTINGS_BYTES],
     ['processes', 'nv_event', EVENT, EVENT_BYTES],
     ['processes', 'nv_sandbox', SANDBOX, SANDBOX_BYTES],
     ['processes', 'nv_loss', LOSS, LOSS_BYTES],
+    ['syscalls', 'nv_calls', CALLS, CALLS_BYTES],
   ] as const)('%s.bpf.c: struct %s', async (program, struct, offsets, bytes) => {
     const object = new BpfObject(await objectOf(program, { dir }));
     try {
@@ -90,5 +101,27 @@ describe('objects of another kernel', () => {
       code: 'no_btf',
       remedy: expect.stringContaining('CONFIG_DEBUG_INFO_BTF'),
     });
+  });
+
+  it('Linux 6.1: what a victim held is counted in another way, and is not told', async () => {
+    const source = join(dir, 'older.c');
+    const types = [
+      'struct mm_rss_stat { long count[4]; };',
+      'struct mm_struct { long before; struct mm_rss_stat rss_stat; };',
+      'typedef struct { int counter; } atomic_t;',
+      'struct signal_struct { atomic_t live; short oom_score_adj; };',
+      'typedef struct { unsigned val; } kuid_t;',
+      'struct cred { kuid_t uid; };',
+      'struct task_struct { int pid, tgid, exit_code; char comm[16]; struct mm_struct *mm;',
+      '  struct signal_struct *signal; const struct cred *cred; };',
+      // A type is told whole where something is of it.
+      'struct task_struct a; struct mm_struct b; struct signal_struct c; struct cred d;',
+    ];
+    writeFileSync(source, types.join('\n'));
+    const btfPath = join(dir, 'older.o');
+    execFileSync('clang', ['-target', 'bpf', '-g', '-c', source, '-o', btfPath]);
+    const options = { dir, clock: new FakeClock(), onEvent: () => undefined, btfPath };
+    using tracepoints = await openTracepoints(options);
+    expect(tracepoints.missing).toEqual([]);
   });
 });

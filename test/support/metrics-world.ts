@@ -11,6 +11,8 @@ import { type Bridge, createBridge } from '../../src/bridge/bridge.ts';
 import type { TakeTraces } from '../../src/bridge/guest-traces.ts';
 import { spansMetric } from '../../src/observe/trace-exporter.ts';
 import { HostMetrics } from '../../src/runtime/host-metrics.ts';
+import { JailMetrics } from '../../src/runtime/jail-metrics.ts';
+import { KernelProbes } from '../../src/runtime/kernel-probes.ts';
 import { type Answered, call } from './bridge-fixture.ts';
 import { FakeHost } from './fake-host.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
@@ -55,6 +57,9 @@ export async function openMetricsWorld(
   });
   cleanup.push('bridge', () => bridge.close());
   metrics.registry.add(...bridge.metrics());
+  const probes = new KernelProbes({ probes: null, home: { cacheDir: dir }, log: silentLog });
+  metrics.registry.add(...probes.metrics());
+  metrics.registry.add(...new JailMetrics('enforced', () => metrics.vmmPids()).list());
   metrics.registry.add(spansMetric(() => ({ exported: 0, dropped: 0, failed: 0 })));
   const guestSocket = async (sandboxId: string): Promise<string> => {
     const path = join(dir, `${sandboxId}_1025`);

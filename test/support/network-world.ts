@@ -85,11 +85,13 @@ export class NetworkWorld implements AsyncDisposable {
     return new NetworkWorld({ host, internet, servers, home, env });
   }
 
-  /** Starts a daemon and connects to it. */
-  async serve(): Promise<{ process: DaemonProcess; control: Daemon }> {
+  /** Starts a daemon and connects to it. @param env more of its environment */
+  async serve(
+    env: Readonly<Record<string, string>> = {},
+  ): Promise<{ process: DaemonProcess; control: Daemon }> {
     const [enter = '', ...args] = this.#inside();
     const serve = ['serve', '-o', 'json', '--pool', '0'];
-    const process = watchDaemon(enter, [...args, ...serve], this.#env);
+    const process = watchDaemon(enter, [...args, ...serve], { ...this.#env, ...env });
     this.#daemons.push(process);
     await process.ready();
     return { process, control: await openDaemon(readConfig({ NEUROVISOR_HOME: this.home })) };

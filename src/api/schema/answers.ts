@@ -89,6 +89,13 @@ export const timedEvent: z.ZodType<TimedEvent> = z
     pressure.extend(stamp),
     nearOom.extend(stamp),
     z.object({ type: z.literal('oom'), ...oom, ...stamp }),
+    z.object({
+      type: z.literal('security'),
+      source: z.literal('host'),
+      what: z.enum(['vmm_exec']).describe('The VMM has executed a program, which none does.'),
+      detail: z.string(),
+      ...stamp,
+    }),
     z.object({ type: z.literal('dropped'), count, ...stamp }),
     z.object({
       type: z.literal('action'),
@@ -217,6 +224,12 @@ export const hostInfo: z.ZodType<HostInfo> = z
   })
   .meta({ id: 'Host' });
 
+const packetTimes = z.object({
+  count: count.describe('Packets whose time was measured.'),
+  p50Ns: z.number().nullable(),
+  p95Ns: z.number().nullable(),
+});
+
 export const sandboxLoads: z.ZodType<SandboxLoads> = z
   .object({
     atMs: wallMs,
@@ -228,6 +241,14 @@ export const sandboxLoads: z.ZodType<SandboxLoads> = z
         modelRequests: count.describe('Requests to the model under way.'),
         tokens: count.describe('Of prompts and answers.'),
         ...lastMarks,
+        packets: z
+          .object({ peer: packetTimes, guest: packetTimes, forward: packetTimes })
+          .optional()
+          .describe('Of its network card; absent: not measured.'),
+        syscalls: z
+          .record(z.string(), count)
+          .optional()
+          .describe('Of its VMM, by call; absent: not counted.'),
       }),
     ),
     memoryPressure: z

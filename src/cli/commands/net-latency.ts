@@ -12,6 +12,14 @@ const MS_MAX = 3_600_000;
 
 const INCOMPLETE = 'so many packets are without an answer that times of others may be missing';
 
+const SEEN_BY = {
+  'xdp-native': 'xdp-native',
+  'xdp-generic': 'xdp-generic',
+  tcx: 'tcx',
+  clsact: 'clsact',
+  'other process': 'the probes of the daemon',
+} as const;
+
 const WHAT = {
   peer: 'from a packet of the guest to its answer',
   guest: 'from a packet to the guest to its answer',
@@ -46,7 +54,7 @@ function describe(sandbox: string, report: LatencyReport): string {
   const { ingress, uplink, seconds, framesOut, framesIn, unreadable, paths } = report;
   const rows = [
     ['sandbox', sandbox],
-    ['interface', `${report.interface}, seen by ${ingress}`],
+    ['interface', `${report.interface}, seen by ${SEEN_BY[ingress]}`],
     ['uplink', uplink ?? 'none'],
     ['measured', `${seconds.toFixed(1)} s`],
     ['frames', `${framesOut} out, ${framesIn} in, ${unreadable} unreadable`],
@@ -61,11 +69,12 @@ function describe(sandbox: string, report: LatencyReport): string {
 }
 
 function describePath(path: string, what: string, report: PathReport): string[] {
-  const { p50Ns, p95Ns, p99Ns, answered, unanswered, repeated, failed } = report;
+  const { p50Ns, p95Ns, p99Ns, answered, unanswered, repeated, failed, skipped } = report;
   const title = `${path}: ${what}`;
   const rest = [
     ...(unanswered > 0 ? [`${unanswered} without`] : []),
     ...(repeated > 0 ? [`${repeated} sent again`] : []),
+    ...(skipped > 0 ? [`${skipped} too many at once`] : []),
     ...(failed > 0 ? [`${failed} not noted`] : []),
   ];
   const counts = [`${answered} times`, ...rest].join(', ');

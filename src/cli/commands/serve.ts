@@ -52,7 +52,7 @@ export async function serve(cli: Cli, flags: ServeFlags): Promise<number> {
   try {
     cleanup.push('lock of the home', await becomeTheDaemon(cli, home));
     const runtime = await openRuntime(cli, {
-      keepsProgress: true,
+      ...{ keepsProgress: true, observes: true },
       config: { ...cli.config, jail: flags.jail ?? cli.config.jail },
       modelPath: choice.path,
     });

@@ -1,0 +1,127 @@
+/**
+ * How often VMMs call the kernel, by call: off unless it is asked for (NEUROVISOR_PROBES), since each system call
+ * of the whole host takes longer while somebody counts.
+ */
+import { describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import { Counter, type Metric } from '../base/metrics.ts';
+import type { CallCounts, SyscallCounts } from '../observe/syscalls.ts';
+
+export interface VmmSyscallsParts {
+  /** Null: nothing is counted. @throws ObserveError where it can't be */
+  readonly open:
+    | (() => Promise<Pick<SyscallCounts, 'watch' | 'counts' | 'forget'> & Disposable>)
+    | null;
+  /** @returns undefined: there is no call with this number */
+  nameOf(number: number): string | undefined;
+  readonly log: Log;
+}
+
+/** Names of calls, and how often. */
+export type NamedCalls = Readonly<Record<string, number>>;
+
+export class VmmSyscalls {
+  readonly #parts: VmmSyscallsParts;
+  /** What was counted of each process when it was last asked for. */
+  readonly #seen = new Map<number, CallCounts>();
+  readonly #total = new Counter({
+    name: 'neurovisor_vmm_syscalls_total',
+    help: 'System calls of VMMs since the start of each, where they are counted (NEUROVISOR_PROBES).',
+    unit: null,
+    labels: ['call'],
+  });
+  #counts: Awaited<ReturnType<NonNullable<VmmSyscallsParts['open']>>> | undefined;
+  #opening: Promise<void> | undefined;
+  #isClosed = false;
+
+  constructor(parts: VmmSyscallsParts) {
+    this.#parts = parts;
+    this.#total.add({ call: NO_CALL }, 0);
+  }
+
+  get isOpen(): boolean {
+    return this.#counts !== undefined;
+  }
+
+  /** Resolves when it is known whether they can be counted. Idempotent; never rejects. */
+  start(): Promise<void> {
+    this.#opening ??= this.#open();
+    return this.#opening;
+  }
+
+  /** A VMM has started. */
+  watch(pid: number): void {
+    if (this.#parts.open === null) return;
+    this.#seen.set(pid, new Map());
+    this.#count(pid);
+  }
+
+  /** A VMM has ended. */
+  end(pid: number): void {
+    this.#collect(pid);
+    this.#seen.delete(pid);
+    this.#counts?.forget(pid);
+  }
+
+  /** Of one VMM; undefined: they are not counted. */
+  of(pid: number): NamedCalls | undefined {
+    const counts = this.#counts?.counts(pid);
+    if (counts === undefined) return undefined;
+    const named = [...counts].map(([number, count]) => [this.#nameOf(number), count] as const);
+    return Object.fromEntries(named.toSorted(([, a], [, b]) => b - a));
+  }
+
+  metrics(): readonly Metric[] {
+    const { name, help, unit, labels, type } = this.#total;
+    const samples = (): ReturnType<Metric['samples']> => {
+      for (const pid of this.#seen.keys()) this.#collect(pid);
+      return this.#total.samples();
+    };
+    return [{ name, help, unit, labels, type, samples }];
+  }
+
+  /** Idempotent. */
+  close(): void {
+    this.#isClosed = true;
+    this.#counts?.[Symbol.dispose]();
+    this.#counts = undefined;
+  }
+
+  async #open(): Promise<void> {
+    const { open, log } = this.#parts;
+    if (open === null) return;
+    try {
+      const counts = await open();
+      if (this.#isClosed) return counts[Symbol.dispose]();
+      this.#counts = counts;
+      for (const pid of this.#seen.keys()) this.#count(pid);
+    } catch (error) {
+      log.warn('system calls of VMMs are not counted', { reason: describeError(error) });
+    }
+  }
+
+  #count(pid: number): void {
+    try {
+      this.#counts?.watch(pid);
+    } catch (error) {
+      const fields = { pid, reason: describeError(error) };
+      this.#parts.log.warn('system calls of a VMM are not counted', fields);
+    }
+  }
+
+  #collect(pid: number): void {
+    const counts = this.#counts?.counts(pid);
+    const before = this.#seen.get(pid);
+    if (counts === undefined || before === undefined) return;
+    for (const [number, count] of counts)
+      this.#total.add({ call: this.#nameOf(number) }, count - (before.get(number) ?? 0));
+    this.#seen.set(pid, counts);
+  }
+
+  #nameOf(number: number | null): string {
+    return (number === null ? undefined : this.#parts.nameOf(number)) ?? NO_CALL;
+  }
+}
+
+/** With a number that no call has. */
+const NO_CALL = 'unknown';

@@ -1,0 +1,73 @@
+/**
+ * TC programs on interfaces of kernels that have no TCX (before Linux 6.6): filters of the queueing discipline
+ * clsact, by libbpf's bpf_tc_… (libbpf.h). No descriptor holds them: they stay until they are taken away, or their
+ * interface goes. Only for interfaces that do not outlive what they are there for.
+ */
+import { ignore } from '../base/ignore.ts';
+import { checked, lib } from './libbpf.ts';
+import { SyscallError } from './libc.ts';
+
+/** BPF_TC_INGRESS, BPF_TC_EGRESS. */
+const POINTS = { ingress: 1, egress: 2 } as const;
+export type TcWay = keyof typeof POINTS;
+/** struct bpf_tc_hook: size_t sz; int ifindex; enum attach_point; u32 parent; padding. */
+const HOOK = { bytes: 24, linkIndex: 8, point: 12 } as const;
+/** struct bpf_tc_opts: size_t sz; int prog_fd; u32 flags, prog_id, handle, priority; padding. */
+const OPTIONS = { bytes: 32, programFd: 8, handle: 20, priority: 24 } as const;
+/** Ours, of each way of an interface: a second one is refused. */
+const HANDLE = 1;
+const PRIORITY = 0x6e76;
+
+/**
+ * @returns how to take it away; fine when its interface has gone
+ * @throws SyscallError `EEXIST`: one of ours is there; `ENODEV`; `ENOENT`: this kernel has no clsact
+ */
+export function attachByClsact(programFd: number, linkIndex: number, way: TcWay): () => void {
+  const isNew = createHook(hook(linkIndex, POINTS[way]));
+  const attempt = `attach to ${way} of ${linkIndex}`;
+  try {
+    checked(lib().tcAttach(hook(linkIndex, POINTS[way]), options(programFd)), attempt);
+  } catch (error) {
+    if (isNew) destroyHook(linkIndex);
+    throw error;
+  }
+  return () => {
+    const result = lib().tcDetach(hook(linkIndex, POINTS[way]), options(0));
+    if (result < 0) ignore(result, 'its interface has gone, and the filter with it');
+    // Filters of others would go with it, of which there are none on an interface of ours.
+    if (isNew) destroyHook(linkIndex);
+  };
+}
+
+/** @returns false: it was there. @throws SyscallError */
+function createHook(bytes: Uint8Array): boolean {
+  const result = lib().tcHookCreate(bytes);
+  if (result === -EEXIST) return false;
+  checked(result, 'make a queueing discipline clsact');
+  return true;
+}
+
+const EEXIST = 17;
+
+function destroyHook(linkIndex: number): void {
+  const result = lib().tcHookDestroy(hook(linkIndex, POINTS.ingress | POINTS.egress));
+  if (result < 0) ignore(new SyscallError('remove clsact', -result), 'its interface has gone');
+}
+
+function hook(linkIndex: number, point: number): Uint8Array {
+  const view = new DataView(new ArrayBuffer(HOOK.bytes));
+  view.setBigUint64(0, BigInt(HOOK.bytes), true);
+  view.setInt32(HOOK.linkIndex, linkIndex, true);
+  view.setUint32(HOOK.point, point, true);
+  return new Uint8Array(view.buffer);
+}
+
+/** @param programFd 0: of what is to be taken away */
+function options(programFd: number): Uint8Array {
+  const view = new DataView(new ArrayBuffer(OPTIONS.bytes));
+  view.setBigUint64(0, BigInt(OPTIONS.bytes), true);
+  view.setInt32(OPTIONS.programFd, programFd, true);
+  view.setUint32(OPTIONS.handle, HANDLE, true);
+  view.setUint32(OPTIONS.priority, PRIORITY, true);
+  return new Uint8Array(view.buffer);
+}

@@ -1,0 +1,128 @@
+/** Packets of sandboxes are measured by the daemon as long as they have a card, on a host of our own. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { objectOf } from '../../src/observe/compile.ts';
+import type { TapLatency } from '../../src/observe/latency.ts';
+import type { LatencyReport } from '../../src/runtime/latency.ts';
+import { parseExposition } from '../support/exposition.ts';
+import { echo, GUEST, HOST } from '../support/latency-frames.ts';
+import { NamespacedProcess } from '../support/net-namespace.ts';
+
+const FIXTURE = join(import.meta.dirname, '../fixtures/observe-latency.ts');
+const COUNT = 'neurovisor_network_latency_seconds_count';
+
+let cacheDir: string;
+let host: NamespacedProcess;
+beforeAll(async () => {
+  cacheDir = mkdtempSync(join(tmpdir(), 'nv-packets-'));
+  // The fixture finds no compiler.
+  await objectOf('latency', { dir: join(cacheDir, 'bpf') });
+});
+afterAll(() => rmSync(cacheDir, { recursive: true, force: true }));
+beforeEach(() => {
+  host = NamespacedProcess.inNewNamespace(FIXTURE);
+});
+afterEach(() => host.kill());
+
+/** Echoes of the guest, answered by the host. */
+async function echoes(first: number, count: number): Promise<void> {
+  for (let number = first; number < first + count; number += 1) {
+    await host.do('send', 'guest', echo({ from: GUEST, to: HOST }, number));
+    await host.do('receive', 'guest');
+  }
+}
+
+async function counted(name: string, labels: Record<string, string> = {}): Promise<number> {
+  const families = parseExposition(await host.do<string>('metrics'));
+  const samples = families.flatMap((family) => family.samples);
+  const found = samples.filter(
+    (one) =>
+      one.name === name &&
+      Object.entries(labels).every(([key, value]) => one.labels[key] === value),
+  );
+  return found.reduce((sum, { value }) => sum + value, 0);
+}
+
+describe('PacketLatency', () => {
+  it('measures a card from the start to the end; its times stay in the sums', async () => {
+    await host.do('daemon', cacheDir);
+    expect(await counted('neurovisor_probe_loaded', { probe: 'latency' })).toBe(0);
+    await host.do('card', 'one', 'nv-guest');
+    expect(await counted('neurovisor_probe_loaded', { probe: 'latency' })).toBe(1);
+    await echoes(0, 5);
+    expect(await counted(COUNT, { path: 'peer' })).toBe(5);
+    expect(await counted('neurovisor_network_latency_cards')).toBe(1);
+    expect(await host.do<TapLatency>('latencyOf', 'one')).toMatchObject({
+      framesOut: 5,
+      paths: { peer: { answered: 5 } },
+    });
+    await host.do('noCard', 'one');
+    await echoes(5, 5);
+    expect(await counted(COUNT, { path: 'peer' })).toBe(5);
+    expect(await counted('neurovisor_network_latency_cards')).toBe(0);
+    expect(await host.do('latencyOf', 'one')).toBeNull();
+    // The next one begins anew and adds to it.
+    await host.do('card', 'two', 'nv-guest');
+    await echoes(10, 3);
+    expect(await counted(COUNT, { path: 'peer' })).toBe(8);
+    expect(await host.do('told')).toEqual([]);
+  });
+
+  it('a card that has gone, or is another’s, is not measured, which is told once', async () => {
+    await host.do('daemon', cacheDir);
+    await host.do('card', 'none', 'nv-none');
+    expect(await host.do('told')).toEqual([]);
+    await host.do('card', 'one', 'nv-guest');
+    await host.do('card', 'two', 'nv-guest');
+    await host.do('card', 'three', 'nv-guest');
+    expect(await counted('neurovisor_network_latency_cards')).toBe(1);
+    expect(await host.do('told')).toMatchObject([
+      { what: 'packets of a sandbox are not measured', fields: { reason: expect.any(String) } },
+    ]);
+    for (const id of ['none', 'two', 'three']) await host.do('noCard', id);
+    await echoes(0, 1);
+    expect(await counted(COUNT, { path: 'peer' })).toBe(1);
+  });
+
+  it('without what it needs nothing is measured, which is told once, and the rest goes on', async () => {
+    await host.do('daemon', join(cacheDir, 'empty'));
+    await host.do('card', 'one', 'nv-guest');
+    await host.do('card', 'two', 'nv-uplink');
+    expect(await counted('neurovisor_probe_loaded')).toBe(0);
+    expect(await counted(COUNT)).toBe(0);
+    expect(await host.do('told')).toMatchObject([
+      { fields: { reason: expect.stringContaining('clang') } },
+    ]);
+    await host.do('noCard', 'one');
+    await host.do('endDaemon');
+  });
+
+  it('after its end nothing is on the TAP, and its descriptors are given back', async () => {
+    const before = await host.do<number>('fds');
+    await host.do('daemon', cacheDir);
+    await host.do('card', 'one', 'nv-guest');
+    expect(host.ip('link', 'show', 'nv-guest')).toMatchObject([{ xdp: expect.anything() }]);
+    await host.do('endDaemon');
+    expect(host.ip<object>('link', 'show', 'nv-guest')[0]).not.toHaveProperty('xdp');
+    expect(await host.do('fds')).toBe(before);
+  });
+
+  it('`net latency` reads what the daemon measures, without programs of its own', async () => {
+    await host.do('daemon', cacheDir);
+    await host.do('card', 'one', 'nv-guest');
+    await echoes(0, 5);
+    const other = host.beside();
+    try {
+      await other.do('beginMeasure', cacheDir);
+      await echoes(5, 3);
+      expect(await other.do<LatencyReport>('endMeasure')).toMatchObject({
+        ...{ interface: 'nv-guest', ingress: 'other process', framesOut: 3, framesIn: 3 },
+        paths: { peer: { started: 3, answered: 3 }, guest: { started: 0 } },
+      });
+    } finally {
+      await other.kill();
+    }
+  });
+});

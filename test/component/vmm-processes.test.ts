@@ -1,0 +1,179 @@
+/** What becomes of a sandbox's host side, with the kernel's own tracepoints; VMMs are shells that we start. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { FakeClock } from '../../src/base/clock.ts';
+import { newSandboxId } from '../../src/base/ids.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { CgroupMemory } from '../../src/observe/cgroup-memory.ts';
+import { openTracepoints } from '../../src/observe/tracepoints.ts';
+import { residentBytes } from '../../src/runtime/host-memory.ts';
+import { VmmProcesses, type VmmProcessesParts } from '../../src/runtime/vmm-processes.ts';
+import type { HostMemoryEvent } from '../../src/sandbox/memory-watch.ts';
+import { makeSmallCgroup } from '../support/small-cgroup.ts';
+
+let dir: string;
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'nv-vmm-processes-'));
+});
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+const clock = new FakeClock();
+let logged: { what: string; fields: object | undefined }[] = [];
+const note = (what: string, fields?: object): void => void logged.push({ what, fields });
+const log = { ...silentLog, warn: note, error: note };
+const children: ChildProcess[] = [];
+let vmms: VmmProcesses | undefined;
+afterEach(() => {
+  vmms?.close();
+  vmms = undefined;
+  logged = [];
+  for (const child of children.splice(0)) child.kill('SIGKILL');
+});
+
+function make(more: Partial<VmmProcessesParts> = {}): VmmProcesses {
+  vmms = new VmmProcesses({
+    open: (onEvent) => openTracepoints({ dir, clock, onEvent }),
+    ...{ clock, residentBytes, log },
+    ...more,
+  });
+  return vmms;
+}
+
+/** A shell that waits for its stdin before it does something. */
+function vmm(script: string, cgroup?: string): { pid: number; run(): Promise<void> } {
+  const enter = cgroup === undefined ? '' : `echo $$ > ${cgroup}/cgroup.procs; `;
+  const child = spawn('sh', ['-c', `${enter}read line; ${script}`], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
+  children.push(child);
+  const ended = once(child, 'exit');
+  const run = async (): Promise<void> => {
+    child.stdin?.end('\n');
+    await ended;
+  };
+  return { pid: child.pid ?? 0, run };
+}
+
+async function sample(name: string, labels: Record<string, string> = {}): Promise<number> {
+  const metric = vmms?.metrics().find((one) => one.name === name);
+  const found = metric
+    ?.samples()
+    .filter((one) => Object.entries(labels).every(([key, value]) => one.labels[key] === value));
+  return (found ?? []).reduce((sum, { value }) => sum + value, 0);
+}
+
+describe('VmmProcesses', () => {
+  it('a kill for want of memory: told once, with who it was and how much it held', async ({
+    skip,
+  }) => {
+    using cgroup = makeSmallCgroup(24 * 1024 * 1024) ?? skip('no memory cgroup');
+    const all = make();
+    await all.start();
+    // tail keeps what has no line end; exec: the VMM itself.
+    const greedy = vmm('tail -n 1 /dev/zero', cgroup.dir);
+    const told: HostMemoryEvent[] = [];
+    const group = new CgroupMemory(cgroup.dir, clock);
+    const watched = all.watch(newSandboxId(), greedy.pid, group);
+    const stop = watched?.listen((event) => told.push(event));
+    await greedy.run();
+    stop?.();
+    expect(told.filter(({ type }) => type === 'oom')).toEqual([
+      {
+        type: 'oom',
+        victim: { pid: expect.any(Number), name: 'tail', rssBytes: expect.any(Number) },
+        detail: expect.stringContaining('want of memory'),
+      },
+    ]);
+    const [oom] = told.filter((event) => event.type === 'oom');
+    expect(oom?.victim?.rssBytes).toBeGreaterThan(8 * 1024 * 1024);
+    expect(watched?.oomKills()).toBe(1);
+    // What it waited for before.
+    expect(told.find(({ type }) => type === 'pressure')).toBeDefined();
+    expect(await sample('neurovisor_host_oom_kills_total', { process: 'vmm' })).toBe(1);
+    expect(await sample('neurovisor_vmms_followed')).toBe(0);
+    const [count] =
+      vmms
+        ?.metrics()
+        .find(({ name }) => name === 'neurovisor_vmm_reclaim_seconds')
+        ?.samples()
+        .filter(({ suffix }) => suffix === '_count') ?? [];
+    expect(count?.value).toBeGreaterThan(0);
+  });
+
+  it('without tracepoints the control group tells it, without a victim', async ({ skip }) => {
+    using cgroup = makeSmallCgroup(24 * 1024 * 1024) ?? skip('no memory cgroup');
+    const all = make({ open: () => Promise.reject(new Error('not today')) });
+    await all.start();
+    const greedy = vmm('tail -n 1 /dev/zero', cgroup.dir);
+    const told: HostMemoryEvent[] = [];
+    const watched = all.watch(newSandboxId(), greedy.pid, new CgroupMemory(cgroup.dir, clock));
+    const stop = watched?.listen((event) => told.push(event));
+    await greedy.run();
+    stop?.();
+    expect(told.filter(({ type }) => type === 'oom')).toMatchObject([{ victim: null }]);
+    expect(watched?.oomKills()).toBe(1);
+    expect(logged).toEqual([
+      { what: 'processes of VMMs are not followed', fields: { reason: 'not today' } },
+    ]);
+  });
+
+  it('a program that a VMM executes is told, logged and counted; its process is not known', async () => {
+    const all = make();
+    await all.start();
+    const bad = vmm('/bin/true; exit 0');
+    const told: HostMemoryEvent[] = [];
+    const id = newSandboxId();
+    const stop = all.watch(id, bad.pid, null)?.listen((event) => told.push(event));
+    expect(await sample('neurovisor_vmms_followed')).toBe(1);
+    await bad.run();
+    clock.advance(50);
+    stop?.();
+    expect(told).toEqual([
+      { type: 'security', what: 'vmm_exec', detail: expect.stringContaining(': true') },
+    ]);
+    expect(logged).toMatchObject([{ fields: { sandbox: id, program: 'true' } }]);
+    expect(await sample('neurovisor_vmm_execs_total')).toBe(1);
+    expect(await sample('neurovisor_vmm_exits_total', { process: 'vmm' })).toBe(1);
+    expect(await sample('neurovisor_vmm_exits_total', { process: 'unknown' })).toBe(1);
+  });
+
+  it('a VMM that is there before the tracepoints are is followed when they are', async () => {
+    const all = make();
+    const early = vmm('exec /bin/true');
+    const told: HostMemoryEvent[] = [];
+    const stop = all.watch(newSandboxId(), early.pid, null)?.listen((event) => told.push(event));
+    await all.start();
+    await early.run();
+    stop?.();
+    expect(told).toMatchObject([{ type: 'security' }]);
+  });
+
+  it('the next VMM of a sandbox takes the place of the one before, whose listener hears no more', async () => {
+    const all = make();
+    await all.start();
+    const id = newSandboxId();
+    const [first, second] = [vmm('exit 0'), vmm('exec /bin/true')];
+    const told: string[] = [];
+    const stopFirst = all.watch(id, first.pid, null)?.listen(() => told.push('first'));
+    const stopSecond = all.watch(id, second.pid, null)?.listen(() => told.push('second'));
+    stopFirst?.();
+    expect(await sample('neurovisor_vmms_followed')).toBe(1);
+    await Promise.all([first.run(), second.run()]);
+    stopSecond?.();
+    expect(told).toEqual(['second']);
+    expect(await sample('neurovisor_vmms_followed')).toBe(0);
+  });
+
+  it('switched off: what the control group says remains, and nothing is opened', async () => {
+    const all = make({ open: null });
+    await all.start();
+    const group = { listen: () => () => undefined, oomKills: () => 7 };
+    expect(all.watch(newSandboxId(), process.pid, group)).toBe(group);
+    expect(all.isOpen).toBe(false);
+    expect(logged).toEqual([]);
+  });
+});
