@@ -49,7 +49,7 @@ import {
 } from './request.ts';
 import { SandboxRows } from './sandbox-rows.ts';
 import { requireValues } from './secrets.ts';
-import { networkPolicy, type SandboxSpec } from './spec.ts';
+import { checkDiskLimits, networkPolicy, type SandboxSpec } from './spec.ts';
 import { Starter, type StarterParts } from './starter.ts';
 import type { Supervisor } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
@@ -155,8 +155,12 @@ export class LocalControlPlane implements ControlPlane {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     checkRequest(change);
     const sandbox = await this.#find(id);
-    const { channelLimits, network, secrets, ...terms } = change;
-    if (channelLimits !== undefined) await sandbox.setChannelLimits(channelLimits);
+    const { channelLimits, diskLimits, network, secrets, ...terms } = change;
+    const limits = {
+      ...(channelLimits && { channelLimits }),
+      ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
+    };
+    if (Object.keys(limits).length > 0) await sandbox.setLimits(limits);
     // First, for a sandbox on the disk may need them to be resumed.
     if (secrets !== undefined) await told(sandbox.setSecrets(secrets));
     if (network !== undefined) {

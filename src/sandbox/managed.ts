@@ -10,7 +10,6 @@
  * One change at a time; who comes meanwhile waits for his turn. After one that fails it is as it was, or
  * its VM has died and it ends. What is paused on the disk belongs to whoever claims it first.
  */
-import type { ChannelLimits } from '../base/channel.ts';
 import { describeError } from '../base/errors.ts';
 import type { Guest } from '../guest/link.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
@@ -30,6 +29,7 @@ import { type NetworkPolicy, type SandboxSpec, unwritten, withSecrets } from './
 import type { Supervisor } from './supervisor.ts';
 import { Turns } from './turns.ts';
 import { UsageLog } from './usage-log.ts';
+import type { VmLimits } from './vm-limits.ts';
 
 export class ManagedSandbox {
   readonly id: string;
@@ -149,9 +149,9 @@ export class ManagedSandbox {
     });
   }
 
-  async setChannelLimits(limits: ChannelLimits): Promise<void> {
+  async setLimits(limits: Partial<VmLimits>): Promise<void> {
     const supervisor = await this.live();
-    await supervisor.setChannelLimits(limits);
+    await supervisor.setLimits(limits);
     this.#spec = supervisor.spec;
   }
 

@@ -1,6 +1,7 @@
 /** Bodies and parameters of requests. */
 import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
+import type { DiskLimits } from '../../base/disk-limits.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
 import { POOL_MEMBERS_MAX } from '../../sandbox/pool-target.ts';
 import { FORKS_MAX, IDLE_TIMEOUT_MS_MIN, QUEUE_TIMEOUT_MS_MAX } from '../../sandbox/request.ts';
@@ -36,6 +37,18 @@ const channelLimits = z
     connections: bucket.exactOptional(),
   } satisfies Record<keyof ChannelLimits, z.ZodType>)
   .describe('Rate limits of the channel between sandbox and host.');
+const diskLimits = z
+  .strictObject({
+    bytesPerSecond: whole(LIMITS.diskBytesPerSecondMin, LIMITS.diskBytesPerSecondMax)
+      .exactOptional()
+      .describe('Read and written together.'),
+    opsPerSecond: whole(LIMITS.diskOpsPerSecondMin, LIMITS.diskOpsPerSecondMax)
+      .exactOptional()
+      .describe('Reads and writes together.'),
+  } satisfies Record<keyof DiskLimits, z.ZodType>)
+  .describe(
+    'How fast it may use its disks: both together, with Firecracker each. Replaces all of them. Default: no limit.',
+  );
 
 const rules = z
   .array(text(320))
@@ -70,6 +83,7 @@ const lifeFields = {
   onMemoryPressure: onMemoryPressure.optional(),
   metadata: metadata.optional(),
   channelLimits: channelLimits.optional(),
+  diskLimits: diskLimits.optional(),
   network: z
     .strictObject({
       mode: networkMode,
