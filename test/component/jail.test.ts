@@ -21,7 +21,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
-import { ioLimits } from '../../src/jail/disk-io.ts';
 import { Identities } from '../../src/jail/identity.ts';
 import { memoryLimitMib, TASKS_MAX } from '../../src/jail/jail.ts';
 import type { JailPlan } from '../../src/jail/plan.ts';
@@ -104,24 +103,6 @@ const groups = (): string[] =>
     .split('\n')
     .filter((line) => line.endsWith(`.${process.pid}.`) || line.includes(`.${process.pid}.`));
 
-/** Of the files here lies one on a disk that a group can limit. */
-function hasIoLimits(): boolean {
-  const disk = ioLimits([tmpdir()], {}).disks.length > 0;
-  const v1 = readFileSync('/proc/self/mountinfo', 'utf8').includes(' - cgroup cgroup rw,blkio');
-  const controllers = '/sys/fs/cgroup/cgroup.controllers';
-  const v2 = existsSync(controllers) && readFileSync(controllers, 'utf8').includes('io');
-  return isRoot && disk && (v1 || v2);
-}
-
-/** Numbers of its one group, of whatever version and unit. */
-function ioSettings(): string[] {
-  return groups().flatMap((path) =>
-    readdirSync(path)
-      .filter((name) => /^(io\.max|blkio\.throttle\..*_device)$/.test(name))
-      .flatMap((name) => readFileSync(join(path, name), 'latin1').match(/(?<=[ =])\d+/g) ?? []),
-  );
-}
-
 function isSleep(pid: string): boolean {
   try {
     return readFileSync(`/proc/${pid}/comm`, 'latin1') === 'sleep\n';
@@ -185,25 +166,6 @@ describe('launch', () => {
     expect(groups()).toEqual([]);
     expect(isThere(pid)).toBe(false);
   });
-
-  it.skipIf(!hasIoLimits())(
-    'launch: its group holds it to what its disks are limited to, with room for the host',
-    async () => {
-      const disk = join(dir, 'disk');
-      writeFileSync(disk, '');
-      const files = [{ path: disk, access: 'write' as const }];
-      const { launched } = await launch({ files, diskLimits: { bytesPerSecond: 1_000_000 } });
-      expect(ioSettings()).toEqual(['2000000', '2000000']);
-      launched.limitDisks?.({ opsPerSecond: 100 });
-      expect(ioSettings()).toEqual(['800', '800']);
-      launched.limitDisks?.({});
-      expect(ioSettings()).toEqual([]);
-      await end(launched);
-      const free = await launch({ files });
-      expect(ioSettings()).toEqual([]);
-      await end(free.launched);
-    },
-  );
 
   it.skipIf(!isRoot)(
     'launch: an ordinary user gets all but an id for each VM, and is told so',

@@ -12,7 +12,6 @@ import { silentProgress } from '../../base/progress.ts';
 import { type IoLimits, ioLimits } from '../../jail/disk-io.ts';
 import { openCgroups } from '../../jail/open.ts';
 import { Runtime } from '../../runtime/runtime.ts';
-import type { Supervisor } from '../../sandbox/supervisor.ts';
 import { Notes, type Proof } from '../proof.ts';
 import { Injector } from './inject.ts';
 import type { JailContext } from './vmm.ts';
@@ -97,7 +96,9 @@ async function guestIsHeld(notes: Notes, { config, log }: JailContext): Promise<
   }
 }
 
-async function inGuest(sandbox: Supervisor, work: Work, amount: number): Promise<Got> {
+type Sandbox = Awaited<ReturnType<Runtime['createSandbox']>>;
+
+async function inGuest(sandbox: Sandbox, work: Work, amount: number): Promise<Got> {
   const { way, count, bytes, how } = work;
   const argv = ['python3', '-c', SCRIPT, way, String(count), String(bytes), how];
   const { stdout } = await sandbox.guest().exec({ stdin: false, user: 'root', argv });
