@@ -185,6 +185,8 @@ export interface SandboxInfo {
   readonly idleTimeoutMs: number | null;
   readonly autoResume: boolean;
   readonly onMemoryPressure: MemoryAction;
+  /** How fast it may use its disks; what is not named has no limit. */
+  readonly diskLimits: DiskLimits;
   /** What it may connect to; null: it has no network. */
   readonly network: NetworkInfo | null;
   /** Without values. */

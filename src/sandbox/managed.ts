@@ -24,8 +24,8 @@ import type { ManagedParts } from './managed-parts.ts';
 import type { StartTimings } from './parts.ts';
 import { type Birth, networkInfo, parseStored, type Terms, type TermsChange } from './request.ts';
 import { RowWriter } from './sandbox-rows.ts';
-import { requireValues, type SecretOptions, secretInfo } from './secrets.ts';
-import { type NetworkPolicy, type SandboxSpec, unwritten, withSecrets } from './spec.ts';
+import { requireValues, type SecretOptions } from './secrets.ts';
+import { type NetworkPolicy, type SandboxSpec, specInfo, unwritten, withSecrets } from './spec.ts';
 import type { Supervisor } from './supervisor.ts';
 import { Turns } from './turns.ts';
 import { UsageLog } from './usage-log.ts';
@@ -114,14 +114,12 @@ export class ManagedSandbox {
   }
 
   info(): SandboxInfo {
-    const { cpus, memoryMib, diskMib, network, secrets } = this.#spec;
     const { timeoutMs: _limit, ...terms } = this.#terms;
     return {
       ...{ id: this.id, status: this.#status, pausedTo: this.#pausedTo },
-      ...{ cpus, memoryMib, diskMib, endsAtMs: this.#lifetime.endsAtMs, ...terms, ...this.birth },
+      ...{ endsAtMs: this.#lifetime.endsAtMs, ...terms, ...this.birth, ...specInfo(this.#spec) },
       ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
-      network: networkInfo(network, this.#supervisor?.card.settings),
-      secrets: secretInfo(secrets),
+      network: networkInfo(this.#spec.network, this.#supervisor?.card.settings),
       end: this.#end && endInfo(this.#end),
     };
   }

@@ -127,11 +127,12 @@ export function infoOfEnded(row: SandboxRow, accelerator: string): SandboxInfo {
   const stored = parseStored(row);
   const { cpus, memoryMib, diskMib } = stored?.spec ?? { cpus: 0, memoryMib: 0, diskMib: 0 };
   const { onTimeout, idleTimeoutMs, autoResume, onMemoryPressure } = stored?.terms ?? termsOf({});
-  const network = networkInfo(stored?.spec.network ?? null, undefined);
+  const { network: policy = null, diskLimits = {} } = stored?.spec ?? {};
+  const network = networkInfo(policy, undefined);
   return {
     ...{ id, status: 'ended', pausedTo: null, cpus, memoryMib, diskMib, metadata },
     ...{ origin: stored?.origin ?? 'boot', snapshot, parent, accelerator, createdAtMs },
-    ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, onMemoryPressure },
+    ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, onMemoryPressure, diskLimits },
     ...{ timings: null, readyMs: null, network },
     secrets: secretInfo(stored?.spec.secrets ?? []),
     // Only this program writes rows.

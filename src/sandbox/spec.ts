@@ -9,6 +9,7 @@ import {
   placeholdersOf,
   type SandboxSecret,
   type SecretOptions,
+  secretInfo,
   withValues,
 } from './secrets.ts';
 
@@ -234,6 +235,11 @@ export function withSecrets(spec: SandboxSpec, options: readonly SecretOptions[]
   const secrets = makeSecrets(options, spec.secrets);
   checkEnv(spec.env, secrets);
   return { ...spec, secrets, network: networkWith(secrets, spec.network) };
+}
+
+/** What is told of it as it is. */
+export function specInfo({ cpus, memoryMib, diskMib, diskLimits, secrets }: SandboxSpec) {
+  return { cpus, memoryMib, diskMib, diskLimits, secrets: secretInfo(secrets) };
 }
 
 /** What is never on the disk: of what was read from there, as this process knows it. */

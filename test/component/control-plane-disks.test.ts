@@ -13,8 +13,11 @@ describe('LocalControlPlane: limits of disks', () => {
       await using host = await FakeHost.open();
       const plain = await host.control.create({ boot });
       expect(host.vm(plain.id).diskLimits).toEqual({});
-      const { id } = await host.control.create({ boot, diskLimits: SLOW });
+      const { id, diskLimits } = await host.control.create({ boot, diskLimits: SLOW });
       expect(host.vm(id).diskLimits).toEqual(SLOW);
+      expect([plain.diskLimits, diskLimits]).toEqual([{}, SLOW]);
+      expect((await host.control.remove(id)).diskLimits).toEqual(SLOW);
+      expect((await host.control.get(id)).diskLimits).toEqual(SLOW);
       await requireNothing(host);
     },
   );

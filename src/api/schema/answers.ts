@@ -17,6 +17,7 @@ import type { SandboxLoads } from '../../sandbox/load.ts';
 import type { ErrorBody } from '../errors.ts';
 import {
   count,
+  diskLimits,
   ms,
   networkLimits,
   networkMode,
@@ -124,6 +125,7 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     idleTimeoutMs: ms.nullable(),
     autoResume: z.boolean(),
     onMemoryPressure,
+    diskLimits,
     network: z
       .object({
         mode: networkMode,

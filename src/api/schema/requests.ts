@@ -1,7 +1,6 @@
 /** Bodies and parameters of requests. */
 import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
-import type { DiskLimits } from '../../base/disk-limits.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
 import { POOL_MEMBERS_MAX } from '../../sandbox/pool-target.ts';
 import { FORKS_MAX, IDLE_TIMEOUT_MS_MIN, QUEUE_TIMEOUT_MS_MAX } from '../../sandbox/request.ts';
@@ -9,6 +8,7 @@ import { SECRET_LIMITS, type SecretOptions } from '../../sandbox/secrets.ts';
 import { LIMITS, type NetworkOptions } from '../../sandbox/spec.ts';
 import type { TemplateSpec } from '../../sandbox/template.ts';
 import {
+  diskLimits,
   environment,
   metadata,
   milliseconds,
@@ -37,19 +37,6 @@ const channelLimits = z
     connections: bucket.exactOptional(),
   } satisfies Record<keyof ChannelLimits, z.ZodType>)
   .describe('Rate limits of the channel between sandbox and host.');
-const diskLimits = z
-  .strictObject({
-    bytesPerSecond: whole(LIMITS.diskBytesPerSecondMin, LIMITS.diskBytesPerSecondMax)
-      .exactOptional()
-      .describe('Read and written together.'),
-    opsPerSecond: whole(LIMITS.diskOpsPerSecondMin, LIMITS.diskOpsPerSecondMax)
-      .exactOptional()
-      .describe('Reads and writes together.'),
-  } satisfies Record<keyof DiskLimits, z.ZodType>)
-  .describe(
-    'How fast it may use its disks: both together, with Firecracker each. Replaces all of them. Default: no limit.',
-  );
-
 const rules = z
   .array(text(320))
   .max(256)
@@ -83,7 +70,9 @@ const lifeFields = {
   onMemoryPressure: onMemoryPressure.optional(),
   metadata: metadata.optional(),
   channelLimits: channelLimits.optional(),
-  diskLimits: diskLimits.optional(),
+  diskLimits: diskLimits
+    .optional()
+    .describe('How fast it may use its disks. Replaces all of them. Default: no limit.'),
   network: z
     .strictObject({
       mode: networkMode,

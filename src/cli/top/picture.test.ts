@@ -21,6 +21,7 @@ function scrape(atMs: number, tokens: number): Scrape {
       ...{
         autoResume: true,
         onMemoryPressure: 'warn',
+        diskLimits: {},
         network: null,
         secrets: [],
         timings: null,
