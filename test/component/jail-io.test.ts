@@ -1,19 +1,16 @@
 /** What a jailed VMM may have of the host's disks: its control group with the real kernel. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
-import { findCgroups } from '../../src/jail/cgroup-paths.ts';
 import { deviceName, ioLimits } from '../../src/jail/disk-io.ts';
-import { openCgroups } from '../../src/jail/open.ts';
 import { confine } from '../../src/runtime/jail.ts';
+import { canLimitIo, ioSettings } from '../support/cgroup-io.ts';
 
 const QEMU = 'qemu-system-x86_64';
 const MACHINE = ['-machine', 'none', '-nodefaults', '-no-user-config', '-display', 'none', '-S'];
-const read = (path: string): string => readFileSync(path, 'latin1');
-const hasDisk = ioLimits([tmpdir()], {}).disks.length > 0;
-const hasGroups = (await openCgroups(silentLog))?.controllers.includes('blkio') === true;
+const canLimit = await canLimitIo();
 
 let dir: string;
 beforeEach(() => {
@@ -21,17 +18,8 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dir, { recursive: true }));
 
-/** The numbers of a process' group, of whatever version and unit. */
-function settings(pid: number): string[] {
-  const { v1, v2 } = findCgroups(read('/proc/self/mountinfo'), read(`/proc/${pid}/cgroup`));
-  const group = v1.get('blkio') ?? v2?.dir ?? '';
-  return readdirSync(group)
-    .filter((name) => /^(io\.max|blkio\.throttle\..*_device)$/.test(name))
-    .flatMap((name) => read(join(group, name)).match(/(?<=[ =])\d+/g) ?? []);
-}
-
 describe('launch', () => {
-  it.skipIf(!hasDisk || !hasGroups)(
+  it.skipIf(!canLimit)(
     'launch: its group holds it to what its disks are limited to, with room for the host; limitDisks: changes that',
     async () => {
       const confinement = { jail: 'enforce', jailUids: null } as const;
@@ -56,11 +44,11 @@ describe('launch', () => {
         [{}, []],
       ] as const) {
         const { launched, over, pid } = await launch(given);
-        expect(settings(pid)).toEqual(expected);
+        expect(ioSettings(pid)).toEqual(expected);
         launched.limitDisks?.({ opsPerSecond: 100 });
-        expect(settings(pid)).toEqual(['800', '800']);
+        expect(ioSettings(pid)).toEqual(['800', '800']);
         launched.limitDisks?.({});
-        expect(settings(pid)).toEqual([]);
+        expect(ioSettings(pid)).toEqual([]);
         launched.kill();
         await over;
         await launched.release();
