@@ -22,7 +22,7 @@ const BYTES_FACTOR = 2;
 /** A request of a guest is of 1 MiB at most, one of a disk of 128 KiB at least where it may be so large. */
 const OPS_FACTOR = 8;
 
-/** @param paths of files that are there */
+/** @param paths of files; one that is gone, as after a VM's end, has no disk */
 export function ioLimits(paths: readonly string[], limits: DiskLimits): IoLimits {
   const { bytesPerSecond, opsPerSecond } = limits;
   return {
@@ -35,8 +35,8 @@ export function ioLimits(paths: readonly string[], limits: DiskLimits): IoLimits
 /** A file system without a disk of its own (tmpfs, overlayfs, btrfs) has none that could be limited. */
 function disksOf(paths: readonly string[]): string[] {
   const found = paths.flatMap((path) => {
-    const { dev } = statSync(path, { bigint: true });
-    return diskOf(deviceName(dev)) ?? [];
+    const found = statSync(path, { bigint: true, throwIfNoEntry: false });
+    return found === undefined ? [] : (diskOf(deviceName(found.dev)) ?? []);
   });
   return [...new Set(found)];
 }

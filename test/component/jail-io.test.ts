@@ -60,7 +60,7 @@ describe('launch', () => {
 
 describe('ioLimits', () => {
   it('ioLimits: files on one disk are one; those of no disk, and what is not limited, are left out', () => {
-    expect(ioLimits(['/proc/self/stat'], { opsPerSecond: 10 })).toEqual({
+    expect(ioLimits(['/proc/self/stat', join(dir, 'gone')], { opsPerSecond: 10 })).toEqual({
       disks: [],
       bytesPerSecond: null,
       opsPerSecond: 80,
