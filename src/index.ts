@@ -15,6 +15,7 @@
 import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from './base/channel.ts';
 import { systemClock } from './base/clock.ts';
+import type { DiskLimits } from './base/disk-limits.ts';
 import { ignore } from './base/ignore.ts';
 import type { UsageRecord } from './bridge/bridge.ts';
 import type { Guest, GuestFiles, GuestStats, Process, ProcessInfo } from './guest/link.ts';
@@ -32,6 +33,7 @@ import type { NetworkOptions } from './sandbox/spec.ts';
 import type { StartTimings } from './sandbox/supervisor.ts';
 
 export type { ChannelLimits, ChannelStats } from './base/channel.ts';
+export type { DiskLimits } from './base/disk-limits.ts';
 export { CodedError } from './base/errors.ts';
 export type { ProgressEvent } from './base/progress.ts';
 export type { UsageRecord } from './bridge/bridge.ts';
@@ -214,6 +216,11 @@ export class Sandbox {
   /** Changes the channel's token buckets while the sandbox runs; what is not named has no limit then. */
   async setChannelLimits(channelLimits: ChannelLimits): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { channelLimits }));
+  }
+
+  /** How fast it may use its disks, from now on; what is not named has no limit then. */
+  async setDiskLimits(diskLimits: DiskLimits): Promise<void> {
+    await this.#host.use((control) => control.update(this.id, { diskLimits }));
   }
 
   /**

@@ -118,13 +118,19 @@ export function vmmOption(): Option {
   ]);
 }
 
+export const DISK_LIMIT = [
+  '--disk-limit <limits>',
+  'how fast it may use its disks, reads and writes together, e.g. rate=20M,iops=500',
+] as const;
+
 /** What `run` and `create` make a sandbox with. */
 export function addSandboxOptions(command: Command): Command {
   addSizeOptions(command)
     .option('--alias <ASKED=OFFERED>', 'answer for this model name with that one', collect, [])
     .option('--allow-model <name>', 'let the guest use only these models', collect, [])
     .option('--warm <module>', 'import this in the fork server before the script', collect, [])
-    .option('--rate <bytes>', 'limit the channel each way, bytes per second, e.g. 5M');
+    .option('--rate <bytes>', 'limit the channel each way, bytes per second, e.g. 5M')
+    .option(...DISK_LIMIT, collect, []);
   return addNetworkOptions(command);
 }
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { changeOf, limitsOf } from './commands/update.ts';
+import { parseDiskLimits } from './disk-limits.ts';
 import { type NetworkFlags, networkOptions } from './sandbox-flags.ts';
 
 const NO_FLAGS: NetworkFlags = { allowOut: [], denyOut: [] };
@@ -28,6 +29,33 @@ describe('networkOptions', () => {
       { ...NO_FLAGS, net: 'none', allowOut: ['x.example'] },
     ] as const) {
       expect(() => networkOptions(flags)).toThrow(usage);
+    }
+  });
+});
+
+describe('--disk-limit', () => {
+  it('is one list, in units as elsewhere, for a sandbox that is made and one that runs', () => {
+    expect(parseDiskLimits(['rate=1.5MiB/s', 'iops=500'])).toEqual({
+      bytesPerSecond: 1.5 * 1024 ** 2,
+      opsPerSecond: 500,
+    });
+    expect(parseDiskLimits(['none'])).toEqual({});
+    expect(parseDiskLimits([])).toBeUndefined();
+    const flags = { ...NO_FLAGS, label: [], diskLimit: ['rate=1M'] };
+    expect(changeOf(flags)).toEqual({ diskLimits: { bytesPerSecond: 1024 ** 2 } });
+    const network = { mode: 'open', allow: [], deny: [], limits: {}, address: null } as const;
+    expect(limitsOf({ ...flags, netLimit: ['none'] }, network)).toMatchObject({
+      diskLimits: { bytesPerSecond: 1024 ** 2 },
+      network: { limits: {} },
+    });
+  });
+
+  it('what it can not be is a wrong word', () => {
+    for (const text of [
+      ...['', 'rate', 'rate=', 'rate=1K', 'rate=2T', 'iops=9', 'iops=1.5', 'ops=100'],
+      ...['toString=1', 'none,rate=1M', 'rate=1M,rate=2M', 'RATE=1M'],
+    ]) {
+      expect(() => parseDiskLimits([text]), text).toThrow(usage);
     }
   });
 });

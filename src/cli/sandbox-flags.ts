@@ -2,6 +2,7 @@
 import type { SecretOptions } from '../sandbox/secrets.ts';
 import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../sandbox/spec.ts';
 import type { Cli } from './cli.ts';
+import { parseDiskLimits } from './disk-limits.ts';
 import { UsageError } from './failure.ts';
 import { parseNetLimits } from './net-limits.ts';
 import { parseAliases, parseEnv, parseRate } from './options.ts';
@@ -25,6 +26,7 @@ export interface SandboxFlags extends NetworkFlags {
   readonly memory?: string;
   readonly disk?: string;
   readonly rate?: string;
+  readonly diskLimit?: readonly string[];
 }
 
 /** `egress` is the mode `allowlist`. */
@@ -38,6 +40,7 @@ export function sandboxOptions(
 ): SandboxOptions {
   const rate = flags.rate === undefined ? undefined : parseRate(flags.rate);
   const bucket = rate === undefined ? undefined : { size: rate, refillPerSecond: rate };
+  const diskLimits = parseDiskLimits(flags.diskLimit ?? []);
   return {
     ...sizeOptions(flags),
     env: parseEnv(flags.env, cli.env),
@@ -52,6 +55,7 @@ export function sandboxOptions(
     ...(bucket === undefined
       ? {}
       : { channelLimits: { guestToHostBytes: bucket, hostToGuestBytes: bucket } }),
+    ...(diskLimits === undefined ? {} : { diskLimits }),
   };
 }
 

@@ -1,7 +1,8 @@
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type CgroupFiles, type CgroupLimits, Cgroups } from './cgroup.ts';
+import { type CgroupFiles, Cgroups } from './cgroup.ts';
 import { findCgroups } from './cgroup-paths.ts';
+import { type CgroupLimits, ioFiles } from './cgroup-settings.ts';
 
 const LIMITS: CgroupLimits = { memoryBytes: 1_000, tasks: 10, cpus: 2 };
 
@@ -25,6 +26,7 @@ class Unified implements CgroupFiles {
       memory: ['memory.max', 'memory.swap.max', 'memory.oom.group'],
       pids: ['pids.max'],
       cpu: ['cpu.max'],
+      io: ['io.max'],
     };
     for (const name of controllers.split(' ')) {
       for (const file of files[name] ?? []) this.files.set(join(dir, file), 'max');
@@ -97,6 +99,20 @@ describe('Cgroups: v2', () => {
     expect(kernel.exists(dir)).toBe(false);
   });
 
+  it('limitIo: both ways of each disk; what a kernel does not know, and what is not named, is left', () => {
+    const kernel = new Unified(MOUNT, 'cpu io memory pids');
+    const io = { disks: ['8:0'], bytesPerSecond: 5_000, opsPerSecond: null };
+    const group = new Cgroups(of(MOUNT), kernel).create('vm', { ...LIMITS, io });
+    const setting = (): string => kernel.read(join(group.dirs[0] ?? '', 'io.max'));
+    expect(setting()).toBe('8:0 rbps=5000 wbps=5000 riops=max wiops=max');
+    group.limitIo({ ...io, bytesPerSecond: null, opsPerSecond: 30 });
+    expect(setting()).toBe('8:0 rbps=max wbps=max riops=30 wiops=30');
+    const without = new Unified(MOUNT, 'cpu memory pids');
+    const other = new Cgroups(of(MOUNT), without).create('vm', { ...LIMITS, io });
+    other.limitIo(io);
+    expect(without.exists(join(other.dirs[0] ?? '', 'io.max'))).toBe(false);
+  });
+
   it('constructor: goes up past a group that has processes of its own', () => {
     const kernel = new Unified(MOUNT, 'cpu memory pids');
     kernel.write(`${MOUNT}/cgroup.subtree_control`, '+cpu +memory +pids');
@@ -145,6 +161,17 @@ describe('Cgroups: v2', () => {
       'a.b.c',
       'foreign',
       expect.stringMatching(/^mine\./),
+    ]);
+  });
+});
+
+describe('ioFiles: v1', () => {
+  it('ioFiles: a file for each way and unit, 0 for none', () => {
+    expect(ioFiles(1, { disks: [], bytesPerSecond: 7, opsPerSecond: null })).toEqual([
+      ['blkio.throttle.read_bps_device', '7'],
+      ['blkio.throttle.read_iops_device', '0'],
+      ['blkio.throttle.write_bps_device', '7'],
+      ['blkio.throttle.write_iops_device', '0'],
     ]);
   });
 });

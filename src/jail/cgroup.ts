@@ -1,6 +1,6 @@
 /**
- * The control group of a VMM: how much memory, how many threads and how much processor time it may take of
- * the host (io). Names tell whose they are, so that the groups of a killed NeuroVisor are found:
+ * The control group of a VMM: how much memory, how many threads, how much processor time and how much of its
+ * disks it may take of the host (io). Names tell whose they are, so that the groups of a killed NeuroVisor are found:
  *
  *     <group of this process>/neurovisor/<vm>.<pid of the owner>.<its start>
  *
@@ -21,18 +21,10 @@ import { describeError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { isRunning, startTicksOf } from '../sys/process-start.ts';
 import { type CgroupPaths, CONTROLLERS, type Controller } from './cgroup-paths.ts';
+import { type CgroupLimits, type Hierarchy, ioFiles, limitFiles } from './cgroup-settings.ts';
+import type { IoLimits } from './disk-io.ts';
 import { JailError } from './errors.ts';
 
-export interface CgroupLimits {
-  readonly memoryBytes: number;
-  /** Processes and threads. */
-  readonly tasks: number;
-  /** Whole processors' time. */
-  readonly cpus: number;
-}
-
-/** cpu.cfs_period_us, cpu.max: the kernel's default. */
-const CPU_PERIOD_US = 100_000;
 const PARENT = 'neurovisor';
 /** Those without which the jail is told to be without limits. */
 const NEEDED: readonly Controller[] = ['memory', 'pids'];
@@ -58,11 +50,9 @@ const kernelFiles: CgroupFiles = {
   write: (path, value) => writeFileSync(path, value, { flag: 'r+' }),
 };
 
-interface Tree {
+interface Tree extends Hierarchy {
   /** `/sys/fs/cgroup/memory/…/neurovisor`; made. */
   readonly parent: string;
-  readonly controllers: readonly Controller[];
-  readonly version: 1 | 2;
 }
 
 export interface Cgroup {
@@ -70,6 +60,11 @@ export interface Cgroup {
   readonly dirs: readonly string[];
   /** @throws JailError `jail_failed` */
   add(pid: number): void;
+  /**
+   * Replaces those of these disks. One that can't be limited is left out: not every kernel, nor every disk, can.
+   * Version 1 does not count what the kernel writes later (the page cache).
+   */
+  limitIo(limits: IoLimits): void;
   /** Ends what is in it, and removes it. @throws JailError `jail_failed` */
   remove(): Promise<void>;
 }
@@ -109,6 +104,7 @@ export class Cgroups {
         for (const [file, value] of limitFiles(tree, limits)) {
           writeSetting(files, join(dir, file.name), value, file.optional);
         }
+        if (limits.io !== undefined) limitIo(files, dir, tree, limits.io);
       }
     } catch (cause) {
       for (const { dir } of made) files.remove(dir);
@@ -118,6 +114,9 @@ export class Cgroups {
     return {
       dirs,
       add: (pid) => addTo(files, dirs, pid),
+      limitIo: (io) => {
+        for (const { dir, tree } of made) limitIo(files, dir, tree, io);
+      },
       remove: () => removeAll(files, dirs),
     };
   }
@@ -138,47 +137,17 @@ export class Cgroups {
   }
 }
 
-interface Setting {
-  readonly name: string;
-  /** Not in every kernel. */
-  readonly optional?: boolean;
-}
-
-function limitFiles(tree: Tree, limits: CgroupLimits): [Setting, string][] {
-  const { memoryBytes, tasks, cpus } = limits;
-  const has = (name: Controller): boolean => tree.controllers.includes(name);
-  const quota = String(cpus * CPU_PERIOD_US);
-  const memory = String(memoryBytes);
-  if (tree.version === 2) {
-    return [
-      ...(has('memory')
-        ? ([
-            [{ name: 'memory.max' }, memory],
-            [{ name: 'memory.swap.max', optional: true }, '0'],
-            [{ name: 'memory.oom.group' }, '1'],
-          ] satisfies [Setting, string][])
-        : []),
-      ...(has('pids')
-        ? ([[{ name: 'pids.max' }, String(tasks)]] satisfies [Setting, string][])
-        : []),
-      ...(has('cpu')
-        ? ([[{ name: 'cpu.max' }, `${quota} ${CPU_PERIOD_US}`]] satisfies [Setting, string][])
-        : []),
-    ];
+function limitIo(files: CgroupFiles, dir: string, tree: Tree, limits: IoLimits): void {
+  if (!tree.controllers.includes('blkio')) return;
+  for (const disk of limits.disks) {
+    for (const [name, value] of ioFiles(tree.version, limits)) {
+      try {
+        files.write(join(dir, name), `${disk} ${value}`);
+      } catch (error) {
+        ignore(error, 'a kernel without this limit, or a disk that has none: the VMM holds it');
+      }
+    }
   }
-  return [
-    ...(has('memory')
-      ? ([
-          [{ name: 'memory.limit_in_bytes' }, memory],
-          // Memory and swap together: as much as memory alone, so no swap.
-          [{ name: 'memory.memsw.limit_in_bytes', optional: true }, memory],
-        ] satisfies [Setting, string][])
-      : []),
-    ...(has('pids') ? ([[{ name: 'pids.max' }, String(tasks)]] satisfies [Setting, string][]) : []),
-    ...(has('cpu')
-      ? ([[{ name: 'cpu.cfs_quota_us', optional: true }, quota]] satisfies [Setting, string][])
-      : []),
-  ];
 }
 
 function writeSetting(files: CgroupFiles, path: string, value: string, optional = false): void {

@@ -27,13 +27,16 @@ import {
 } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
+import { type DiskLimits, hasDiskLimits } from '../base/disk-limits.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { closeFd, createMemFd } from '../sys/fd.ts';
 import { isRunning, startTicksOf } from '../sys/process-start.ts';
 import { setLimit } from '../sys/rlimit.ts';
-import type { Cgroup, CgroupLimits, Cgroups } from './cgroup.ts';
+import type { Cgroup, Cgroups } from './cgroup.ts';
+import type { CgroupLimits } from './cgroup-settings.ts';
+import { ioLimits } from './disk-io.ts';
 import { JailError } from './errors.ts';
 import type { Identities, Identity } from './identity.ts';
 import { checkPlan, invalid, type JailPlan, type JailTools, jailCommand } from './plan.ts';
@@ -47,6 +50,8 @@ export interface Jailed {
   readonly pid: Promise<number>;
   /** Ends the VMM. Idempotent; `child` tells when it is over. */
   kill(): void;
+  /** Changes the plan's. */
+  limitDisks(limits: DiskLimits): void;
   /** After the end of `child`: nothing of the jail is left. Idempotent. */
   release(): Promise<void>;
 }
@@ -112,7 +117,13 @@ async function release({ identities }: JailParts, { cgroup, identity }: Held): P
 }
 
 function makeCgroup(cgroups: Cgroups | null, plan: JailPlan): Cgroup | null {
-  return cgroups?.create(plan.id, limitsOf(plan)) ?? null;
+  const { diskLimits = {} } = plan;
+  const io = hasDiskLimits(diskLimits) ? { io: ioLimits(pathsOf(plan), diskLimits) } : {};
+  return cgroups?.create(plan.id, { ...limitsOf(plan), ...io }) ?? null;
+}
+
+function pathsOf({ files }: JailPlan): string[] {
+  return files.flatMap(({ path, access }) => (access === 'device' ? [] : [path]));
 }
 
 /** Of a VMM whose guest has this size. */
@@ -169,6 +180,7 @@ function launch(
       if (vmm !== undefined && isRunning(vmm)) process.kill(vmm.pid, 'SIGKILL');
       else child.kill('SIGKILL');
     },
+    limitDisks: (limits) => held.cgroup?.limitIo(ioLimits(pathsOf(plan), limits)),
     release() {
       released ??= release(parts, held);
       return released;

@@ -52,6 +52,7 @@ const PROBE_MEMORY_MIB = 64;
 export async function openJail(options: JailOptions): Promise<Jail> {
   const { log } = options;
   const tools = findTools(options.searchPath);
+  requireUserNamespaces();
   const hasOwnUsers = isRootWith(NEEDED_CAPABILITIES);
   const identities = hasOwnUsers
     ? new Identities(join(options.stateDir, 'jail'), options.uids, options.deviceGid)
@@ -126,6 +127,27 @@ export function isRootWith(capabilities: Readonly<Record<string, number>>): bool
   const status = readFileSync('/proc/self/status', 'latin1');
   const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`);
   return Object.values(capabilities).every((bit) => (effective & (1n << BigInt(bit))) !== 0n);
+}
+
+/** Of this process' own namespace (namespaces(7)). */
+const NAMESPACES_MAX = '/proc/sys/user/max_user_namespaces';
+
+/** A jail has one, whoever makes it: looked at each time, for the setting may change while a host runs. */
+function requireUserNamespaces(): void {
+  if (textOf(NAMESPACES_MAX) !== '0') return;
+  throw new JailError('jail_unavailable', 'make a user namespace', {
+    cause: 'this host allows none (user.max_user_namespaces is 0)',
+    remedy: 'Allow some: sysctl -w user.max_user_namespaces=10000, and in /etc/sysctl.d for later.',
+  });
+}
+
+function textOf(path: string): string | null {
+  try {
+    return readFileSync(path, 'utf8').trim();
+  } catch (error) {
+    ignore(error, 'a kernel without it');
+    return null;
+  }
 }
 
 function findTools(searchPath: string): JailTools {

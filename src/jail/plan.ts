@@ -3,6 +3,7 @@
  * which nothing that a caller says is taken for an option.
  */
 import { basename, join } from 'node:path';
+import type { DiskLimits } from '../base/disk-limits.ts';
 import { JailError } from './errors.ts';
 import type { ProgramTree } from './program-tree.ts';
 
@@ -30,6 +31,8 @@ export interface JailPlan {
   readonly memoryMib: number;
   /** Of the guest. */
   readonly cpus: number;
+  /** Of the guest. */
+  readonly diskLimits?: DiskLimits;
 }
 
 const ID = /^[a-z0-9]{1,64}$/;

@@ -19,6 +19,7 @@ export const PROOF_NAMES = [
   'caps',
   'cgroup',
   'image',
+  'io',
   'oom',
 ] as const;
 export type ProofName = (typeof PROOF_NAMES)[number];
@@ -32,6 +33,7 @@ const VMM_PROOFS: Readonly<
   caps: async () => (await import('./jail/caps-proof.ts')).proveCaps,
   cgroup: async () => (await import('./jail/cgroup-proof.ts')).proveCgroup,
   image: async () => (await import('./jail/image-proof.ts')).proveImage,
+  io: async () => (await import('./jail/io-proof.ts')).proveIo,
   oom: async () => (await import('./oom-proof.ts')).proveOom,
 };
 

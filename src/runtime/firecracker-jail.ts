@@ -11,9 +11,11 @@
 import { closeSync, constants, openSync } from 'node:fs';
 import { access, mkdir, realpath, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { type DiskLimits, hasDiskLimits } from '../base/disk-limits.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import type { Cgroup, Cgroups } from '../jail/cgroup.ts';
+import { ioLimits } from '../jail/disk-io.ts';
 import { JailError } from '../jail/errors.ts';
 import { fileLimitBytes, limitsOf } from '../jail/jail.ts';
 import { isRootWith, NEEDED_CAPABILITIES, noLimits, openCgroups } from '../jail/open.ts';
@@ -93,10 +95,11 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
       ...(limited === null ? [] : [`limits of ${limited.controllers.join(', ')}`]),
     ],
     gaps: limited === null ? [noLimits(cgroups)] : [],
-    specOf: async ({ id, memoryMib, cpus, overlayPath, nic }) => {
+    specOf: async ({ id, memoryMib, cpus, overlayPath, rootImagePath, nic, diskLimits = {} }) => {
+      const disks = { paths: [rootImagePath, overlayPath], limits: diskLimits };
       const diskBytes = (await stat(overlayPath)).size;
       // A card is a device of the namespace that its TAP is in.
-      return jailSpec(parts, { id, memoryMib, cpus, diskBytes, ownNet: nic === undefined });
+      return jailSpec(parts, { id, memoryMib, cpus, diskBytes, disks, ownNet: nic === undefined });
     },
     close: () => Promise.resolve(),
   };
@@ -114,6 +117,7 @@ interface Jailed {
   readonly memoryMib: number;
   readonly cpus: number;
   readonly diskBytes: number;
+  readonly disks: { readonly paths: readonly string[]; readonly limits: DiskLimits };
   readonly ownNet: boolean;
 }
 
@@ -122,7 +126,9 @@ function jailSpec({ jailer, baseDir, ids, cgroups }: Parts, vm: Jailed): JailSpe
   const { uid, lockFd } = ids.take();
   let cgroup: Cgroup | undefined;
   try {
-    cgroup = cgroups?.create(vm.id, limitsOf(vm));
+    const { paths, limits } = vm.disks;
+    const io = hasDiskLimits(limits) ? { io: ioLimits(paths, limits) } : {};
+    cgroup = cgroups?.create(vm.id, { ...limitsOf(vm), ...io });
   } catch (error) {
     closeSync(lockFd);
     throw error;
@@ -131,6 +137,7 @@ function jailSpec({ jailer, baseDir, ids, cgroups }: Parts, vm: Jailed): JailSpe
   return {
     ...{ jailer, baseDir, uid, gid: uid },
     wrapper: wrapperOf(vm, cgroup?.dirs ?? []),
+    limitDisks: (limits) => cgroup?.limitIo(ioLimits(vm.disks.paths, limits)),
     release: () => {
       released ??= release(cgroup, lockFd);
       return released;
@@ -190,7 +197,8 @@ async function findJailer(
 /** Has Firecracker say its version in a jail, as a VM would be started. @throws JailError `jail_unavailable` */
 async function probe(parts: Parts, binary: string): Promise<void> {
   const id = `probe${process.pid}`;
-  const jail = jailSpec(parts, { id, ...PROBE, diskBytes: 0, ownNet: true });
+  const disks = { paths: [], limits: {} };
+  const jail = jailSpec(parts, { id, ...PROBE, diskBytes: 0, disks, ownNet: true });
   try {
     const channelPath = join(parts.baseDir, id);
     const place = await makeJailPlace({ id, channelPath, overlayPath: '' }, binary, jail);

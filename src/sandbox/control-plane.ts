@@ -30,6 +30,7 @@ import type {
   SandboxInfo,
   SnapshotInfo,
 } from './control.ts';
+import { ENDED_MAX, EndedSandboxes } from './ended.ts';
 import type { SandboxLogs } from './ending.ts';
 import { fromStore, SandboxError } from './errors.ts';
 import type { TimedEvent } from './event-journal.ts';
@@ -44,14 +45,13 @@ import {
   type Birth,
   checkRequest,
   FORKS_MAX,
-  infoOfEnded,
   parseStored,
   type Terms,
   termsOf,
 } from './request.ts';
 import { SandboxRows } from './sandbox-rows.ts';
 import { requireValues } from './secrets.ts';
-import { networkPolicy, withoutIdentity } from './spec.ts';
+import { checkDiskLimits, networkPolicy, withoutIdentity } from './spec.ts';
 import { Starter, type StarterParts } from './starter.ts';
 import type { Supervisor } from './supervisor.ts';
 import type { TemplateSpec } from './template.ts';
@@ -76,14 +76,11 @@ export interface ControlParts extends StarterParts {
   isOwnerAlive(ownerJson: string): Promise<boolean>;
 }
 
-/** Those that have ended and are kept in memory, and the most of them that a list has. */
-const ENDED_MAX = 256;
-
 export class LocalControlPlane implements ControlPlane {
   readonly #parts: ControlParts;
   readonly #starter: Starter;
   readonly #sandboxes = new Map<string, ManagedSandbox>();
-  readonly #ended = new Map<string, SandboxInfo>();
+  readonly #ended: EndedSandboxes;
   /** Those whose end is being noted. */
   readonly #leaving = new Map<string, ManagedSandbox>();
   /** What happened last in any of them. */
@@ -104,6 +101,7 @@ export class LocalControlPlane implements ControlPlane {
     this.#starter = new Starter(parts);
     this.#tracer = parts.tracer ?? passiveTracer();
     this.#rows = new SandboxRows(parts);
+    this.#ended = new EndedSandboxes(this.#rows, parts.accelerator);
     this.#policy = new MemoryPolicy(parts);
   }
 
@@ -141,7 +139,8 @@ export class LocalControlPlane implements ControlPlane {
 
   async list(filter: SandboxFilter = {}): Promise<readonly SandboxInfo[]> {
     await this.#readPaused();
-    const ended = filter.status?.includes('ended') === true ? await this.#allEnded() : [];
+    const withEnded = filter.status?.includes('ended') === true;
+    const ended = withEnded ? await this.#ended.all((id) => this.#sandboxes.has(id)) : [];
     const pairs = Object.entries(filter.metadata ?? {});
     const fits = ({ status, metadata }: SandboxInfo): boolean =>
       (filter.status?.includes(status) ?? true) &&
@@ -159,8 +158,12 @@ export class LocalControlPlane implements ControlPlane {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     checkRequest(change);
     const sandbox = await this.#find(id);
-    const { channelLimits, network, secrets, ...terms } = change;
-    if (channelLimits !== undefined) await sandbox.setChannelLimits(channelLimits);
+    const { channelLimits, diskLimits, network, secrets, ...terms } = change;
+    const limits = {
+      ...(channelLimits && { channelLimits }),
+      ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
+    };
+    if (Object.keys(limits).length > 0) await sandbox.setLimits(limits);
     // First, for a sandbox on the disk may need them to be resumed.
     if (secrets !== undefined) await told(sandbox.setSecrets(secrets));
     if (network !== undefined) {
@@ -397,11 +400,9 @@ export class LocalControlPlane implements ControlPlane {
     if (info.status === 'ended') {
       this.#forget(sandbox);
       this.#tracer.forget(sandbox.id);
-      this.#ended.set(sandbox.id, info);
+      this.#ended.add(info);
       this.#leaving.set(sandbox.id, sandbox);
       void sandbox.noted.then(() => this.#leaving.delete(sandbox.id));
-      const [oldest] = this.#ended.keys();
-      if (this.#ended.size > ENDED_MAX && oldest !== undefined) this.#ended.delete(oldest);
     }
     for (const listener of this.#listeners) {
       try {
@@ -431,20 +432,10 @@ export class LocalControlPlane implements ControlPlane {
 
   /** One that has ended, here or with the process that held it; null: it has not. */
   async #endOf(id: string): Promise<SandboxInfo | null> {
-    const known = this.#ended.get(id);
+    const known = this.#ended.own(id);
     if (known !== undefined) return known;
     if (this.#sandboxes.get(id)?.restsAs === null || parseSandboxId(id) === undefined) return null;
-    const row = await told(this.#rows.ended(id));
-    return row === undefined ? null : infoOfEnded(row, this.#parts.accelerator);
-  }
-
-  /** Those of this process, and what the store knows of others: a host that was killed tells nobody itself. */
-  async #allEnded(): Promise<readonly SandboxInfo[]> {
-    const rows = await told(this.#rows.allEnded());
-    const others = rows
-      .filter(({ id }) => !this.#ended.has(id) && !this.#sandboxes.has(id))
-      .map((row) => infoOfEnded(row, this.#parts.accelerator));
-    return [...this.#ended.values(), ...others];
+    return await this.#ended.stored(id);
   }
 
   /** What is paused on the disk is everybody's who uses this store, and may have changed there. */

@@ -9,6 +9,7 @@
  */
 import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
+import type { DiskLimits } from '../base/disk-limits.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { EndInfo, SandboxLogs } from './ending.ts';
@@ -143,6 +144,8 @@ export interface SandboxChange {
   readonly onMemoryPressure?: MemoryAction | undefined;
   /** Replaces all of them: a direction that is not named has no limit then. Resumes as `guest` does. */
   readonly channelLimits?: ChannelLimits | undefined;
+  /** The same of its disks: replaces all of them; what is not named has no limit then. */
+  readonly diskLimits?: DiskLimits | undefined;
   /**
    * Holds at once; what it forbids is closed. A network card is plugged or unplugged where need be; null:
    * none. Resumes as `guest` does.
@@ -185,6 +188,8 @@ export interface SandboxInfo {
   readonly idleTimeoutMs: number | null;
   readonly autoResume: boolean;
   readonly onMemoryPressure: MemoryAction;
+  /** How fast it may use its disks; what is not named has no limit. */
+  readonly diskLimits: DiskLimits;
   /** What it may connect to; null: it has no network. */
   readonly network: NetworkInfo | null;
   /** Without values. */

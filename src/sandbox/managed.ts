@@ -10,7 +10,6 @@
  * One change at a time; who comes meanwhile waits for his turn. After one that fails it is as it was, or
  * its VM has died and it ends. What is paused on the disk belongs to whoever claims it first.
  */
-import type { ChannelLimits } from '../base/channel.ts';
 import { describeError } from '../base/errors.ts';
 import type { Guest } from '../guest/link.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
@@ -25,11 +24,12 @@ import type { ManagedParts } from './managed-parts.ts';
 import type { StartTimings } from './parts.ts';
 import { type Birth, networkInfo, parseStored, type Terms, type TermsChange } from './request.ts';
 import { RowWriter } from './sandbox-rows.ts';
-import { requireValues, type SecretOptions, secretInfo } from './secrets.ts';
-import { type NetworkPolicy, type SandboxSpec, unwritten, withSecrets } from './spec.ts';
+import { requireValues, type SecretOptions } from './secrets.ts';
+import { type NetworkPolicy, type SandboxSpec, specInfo, unwritten, withSecrets } from './spec.ts';
 import type { Supervisor } from './supervisor.ts';
 import { Turns } from './turns.ts';
 import { UsageLog } from './usage-log.ts';
+import type { VmLimits } from './vm-limits.ts';
 
 export class ManagedSandbox {
   readonly id: string;
@@ -114,14 +114,12 @@ export class ManagedSandbox {
   }
 
   info(): SandboxInfo {
-    const { cpus, memoryMib, diskMib, network, secrets } = this.#spec;
     const { timeoutMs: _limit, ...terms } = this.#terms;
     return {
       ...{ id: this.id, status: this.#status, pausedTo: this.#pausedTo },
-      ...{ cpus, memoryMib, diskMib, endsAtMs: this.#lifetime.endsAtMs, ...terms, ...this.birth },
+      ...{ endsAtMs: this.#lifetime.endsAtMs, ...terms, ...this.birth, ...specInfo(this.#spec) },
       ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
-      network: networkInfo(network, this.#supervisor?.card.settings),
-      secrets: secretInfo(secrets),
+      network: networkInfo(this.#spec.network, this.#supervisor?.card.settings),
       end: this.#end && endInfo(this.#end),
     };
   }
@@ -149,9 +147,9 @@ export class ManagedSandbox {
     });
   }
 
-  async setChannelLimits(limits: ChannelLimits): Promise<void> {
+  async setLimits(limits: Partial<VmLimits>): Promise<void> {
     const supervisor = await this.live();
-    await supervisor.setChannelLimits(limits);
+    await supervisor.setLimits(limits);
     this.#spec = supervisor.spec;
   }
 

@@ -21,7 +21,10 @@ export interface Terms {
 }
 
 /** What is changed without a VM. */
-export type TermsChange = Omit<SandboxChange, 'channelLimits' | 'network' | 'secrets'>;
+export type TermsChange = Omit<
+  SandboxChange,
+  'channelLimits' | 'diskLimits' | 'network' | 'secrets'
+>;
 
 export interface Birth {
   readonly origin: SandboxInfo['origin'];
@@ -98,11 +101,11 @@ export function parseStored(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): 
   }
   const { spec, terms, origin } = stored ?? {};
   if (spec === undefined || terms === undefined || origin === undefined) return null;
-  // A row of before there were networks, limits of them or secrets has none.
-  const { network = null, secrets = [] } = spec as Partial<SandboxSpec>;
+  // A row of before there were networks, limits of them or of disks, or secrets has none.
+  const { network = null, secrets = [], diskLimits = {} } = spec as Partial<SandboxSpec>;
   const limited = network && { ...network, limits: network.limits ?? {} };
   return {
-    spec: { ...spec, network: limited, secrets },
+    spec: { ...spec, network: limited, secrets, diskLimits },
     // A row of before there were actions has the default.
     terms: { ...termsOf({}), ...terms, metadata: row.metadata },
     origin,
@@ -124,11 +127,12 @@ export function infoOfEnded(row: SandboxRow, accelerator: string): SandboxInfo {
   const stored = parseStored(row);
   const { cpus, memoryMib, diskMib } = stored?.spec ?? { cpus: 0, memoryMib: 0, diskMib: 0 };
   const { onTimeout, idleTimeoutMs, autoResume, onMemoryPressure } = stored?.terms ?? termsOf({});
-  const network = networkInfo(stored?.spec.network ?? null, undefined);
+  const { network: policy = null, diskLimits = {} } = stored?.spec ?? {};
+  const network = networkInfo(policy, undefined);
   return {
     ...{ id, status: 'ended', pausedTo: null, cpus, memoryMib, diskMib, metadata },
     ...{ origin: stored?.origin ?? 'boot', snapshot, parent, accelerator, createdAtMs },
-    ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, onMemoryPressure },
+    ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, onMemoryPressure, diskLimits },
     ...{ timings: null, readyMs: null, network },
     secrets: secretInfo(stored?.spec.secrets ?? []),
     // Only this program writes rows.

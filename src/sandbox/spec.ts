@@ -1,4 +1,5 @@
 /** What a user asks for. Checked once here; inside, a `SandboxSpec` is never checked again. */
+import type { DiskLimits } from '../base/disk-limits.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import type { CertificateAuthority } from '../net/secret-authority.ts';
 import type { ChannelLimits } from '../vmm/driver.ts';
@@ -8,6 +9,7 @@ import {
   placeholdersOf,
   type SandboxSecret,
   type SecretOptions,
+  secretInfo,
   withValues,
 } from './secrets.ts';
 
@@ -26,6 +28,8 @@ export interface SandboxSpec {
   /** Python modules that the fork server imports before the first script. */
   readonly warm: readonly string[];
   readonly channelLimits: ChannelLimits;
+  /** Its disks together; Firecracker: each of them. From when it is ready. */
+  readonly diskLimits: DiskLimits;
   readonly models: ModelPolicy;
   /** Null: no network card; the model is reached all the same. */
   readonly network: NetworkPolicy | null;
@@ -104,6 +108,11 @@ export const LIMITS = {
   networkBytesPerSecondMax: 10_000_000_000,
   networkBytesMax: 1_000_000_000_000_000,
   networkConnectionsMax: 65_536,
+  /** Below, a guest that does a little takes minutes for it. */
+  diskBytesPerSecondMin: 64 * 1024,
+  diskBytesPerSecondMax: 1_000_000_000_000,
+  diskOpsPerSecondMin: 10,
+  diskOpsPerSecondMax: 100_000_000,
 } as const;
 
 /** The "medium" size: enough for LangChain and NumPy with some data. */
@@ -158,6 +167,7 @@ export function makeSpec(options: SandboxOptions, hostCpus: number): SandboxSpec
     timeoutMs,
     warm,
     channelLimits: options.channelLimits ?? {},
+    diskLimits: checkDiskLimits(options.diskLimits ?? {}),
     models,
     network: networkWith(secrets, networkPolicy(options.network ?? null)),
     secrets,
@@ -196,6 +206,21 @@ function networkLimits(limits: NetworkLimits): NetworkLimits {
   return Object.fromEntries(given);
 }
 
+/** @throws SandboxError `spec_invalid` */
+export function checkDiskLimits({ bytesPerSecond, opsPerSecond }: DiskLimits): DiskLimits {
+  const { diskBytesPerSecondMin: slowest, diskBytesPerSecondMax: fastest } = LIMITS;
+  const { diskOpsPerSecondMin: fewest, diskOpsPerSecondMax: most } = LIMITS;
+  const field = 'diskLimits';
+  return {
+    ...(bytesPerSecond === undefined
+      ? {}
+      : { bytesPerSecond: inRange(`${field}.bytesPerSecond`, bytesPerSecond, slowest, fastest) }),
+    ...(opsPerSecond === undefined
+      ? {}
+      : { opsPerSecond: inRange(`${field}.opsPerSecond`, opsPerSecond, fewest, most) }),
+  };
+}
+
 /** Secrets need a network; what it lets through beside their hosts is nothing. */
 function networkWith(
   secrets: readonly SandboxSecret[],
@@ -210,6 +235,11 @@ export function withSecrets(spec: SandboxSpec, options: readonly SecretOptions[]
   const secrets = makeSecrets(options, spec.secrets);
   checkEnv(spec.env, secrets);
   return { ...spec, secrets, network: networkWith(secrets, spec.network) };
+}
+
+/** What is told of it as it is. */
+export function specInfo({ cpus, memoryMib, diskMib, diskLimits, secrets }: SandboxSpec) {
+  return { cpus, memoryMib, diskMib, diskLimits, secrets: secretInfo(secrets) };
 }
 
 /** What is never on the disk: of what was read from there, as this process knows it. */

@@ -46,6 +46,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
       pause: () => Promise.resolve(),
       resume: () => Promise.resolve(),
       setChannelLimits: () => Promise.resolve(),
+      setDiskLimits: () => Promise.resolve(),
       channelStats: () => Promise.reject(new Error('not used')),
       kill: release,
     };

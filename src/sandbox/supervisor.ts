@@ -8,7 +8,6 @@
  * What it needs from the mechanisms comes in as `SandboxParts`, so all of this runs without a VM in tests.
  */
 
-import type { ChannelLimits } from '../base/channel.ts';
 import { CleanupStack } from '../base/cleanup.ts';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
@@ -18,6 +17,7 @@ import type { NicSpec, Vm, VmSnapshot } from '../vmm/driver.ts';
 import { isFailure } from './ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from './errors.ts';
 import { Evidence } from './evidence.ts';
+import { setClock } from './guest-clock.ts';
 import { identityOf, untilHello } from './identity.ts';
 import {
   isFinal,
@@ -33,7 +33,7 @@ import { Saving } from './saving.ts';
 import { requireValues, type SandboxSecret } from './secrets.ts';
 import type { NetworkPolicy, SandboxSpec } from './spec.ts';
 import { startTimings, tracedStart, traceStart } from './start-timings.ts';
-import { timeLimit } from './time-limit.ts';
+import { limitVm, namedLimits, type VmLimits } from './vm-limits.ts';
 
 export type * from './parts.ts';
 
@@ -143,19 +143,7 @@ export class Supervisor {
     this.#require('resume');
     await this.#vm?.resume();
     this.#apply('resume');
-    await this.#setClock();
-  }
-
-  /** The guest's clock stood still with its processors. One that does not answer runs all the same. */
-  async #setClock(): Promise<void> {
-    const { clock, log } = this.#parts;
-    using limit = timeLimit(clock, SET_CLOCK_MS_MAX, this.#aborter.signal);
-    try {
-      await this.#guest?.update({ wallMs: clock.wall() }, limit.signal);
-    } catch (error) {
-      const reason = describeError(error);
-      log.warn("a guest's clock could not be set", { sandbox: this.spec.id, reason });
-    }
+    await setClock(this.spec.id, this.#guest, this.#parts, this.#aborter.signal);
   }
 
   /**
@@ -175,17 +163,15 @@ export class Supervisor {
     await Promise.all([
       // Also if nothing changes: one that hangs does not answer, and must not be handed out.
       guest.update({ env, network, authority }, signal),
-      Object.keys(spec.channelLimits).length === 0
-        ? undefined
-        : this.#vm?.setChannelLimits(spec.channelLimits),
+      limitVm(this.#vm, namedLimits(spec)),
     ]);
   }
 
-  /** While it runs; a resume keeps them. @throws SandboxError `not_ready` or `gone` */
-  async setChannelLimits(channelLimits: ChannelLimits): Promise<void> {
+  /** While it runs; a resume keeps them. @throws SandboxError `not_ready` or `gone`; VmmError */
+  async setLimits(limits: Partial<VmLimits>): Promise<void> {
     this.guest();
-    await this.#vm?.setChannelLimits(channelLimits);
-    this.#spec = { ...this.#spec, channelLimits };
+    await limitVm(this.#vm, limits);
+    this.#spec = { ...this.#spec, ...limits };
   }
 
   /**
@@ -303,6 +289,9 @@ export class Supervisor {
     this.#running = { ...prepared, vm };
     this.#cleanup.push('guest link', () => this.#guest?.close());
     const guest = await this.#hello(prepared.listener, vm, signal);
+    // What boots runs nothing of its user's before.
+    const { diskLimits } = namedLimits(this.spec);
+    if (this.#parts.template === undefined) await limitVm(vm, { diskLimits });
     this.#timings = startTimings({
       ...{ beganMs: began, preparedMs: preparedAt, vmm: vm.timings, readyMs: clock.now() },
       guest: this.#parts.template === undefined ? guest.info : null,
@@ -395,7 +384,7 @@ export class Supervisor {
         memoryFd: memory.fd,
         ...(nic === undefined ? {} : { nic }),
         ...(memoryReady === undefined ? {} : { memoryReady }),
-        ...(template === undefined ? {} : { snapshot: template.snapshot }),
+        ...(template && { snapshot: template.snapshot, diskLimits: this.spec.diskLimits }),
       },
       signal,
     );
@@ -494,6 +483,3 @@ export class Supervisor {
     return new SandboxError(code, `"${result.event}" is not possible while ${result.from}`);
   }
 }
-
-/** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */
-const SET_CLOCK_MS_MAX = 5000;

@@ -11,8 +11,10 @@
  */
 import type { Readable, Writable } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
+import type { DiskLimits } from '../base/disk-limits.ts';
 
 export type { ChannelLimits, ChannelStats } from '../base/channel.ts';
+export type { DiskLimits } from '../base/disk-limits.ts';
 
 /** How guest instructions run. `fake`: there is no guest. */
 export type Accelerator = 'kvm' | 'tcg' | 'fake';
@@ -50,6 +52,8 @@ export interface VmSpec {
   /** Path of the channel's unix socket, ≤ 96 bytes so that `_<port>` still fits sun_path. */
   readonly channelPath: string;
   readonly channelLimits?: ChannelLimits;
+  /** Hold when guest code runs. `{}`: none, also where the VM had some that a snapshot is of. */
+  readonly diskLimits?: DiskLimits;
   /** Plugged before guest code runs; absent: the guest has none. */
   readonly nic?: NicSpec;
   /** `log`: console goes to a bounded tail; `interactive`: raw bidirectional serial console. */
@@ -162,6 +166,8 @@ export interface Vm {
   pause(): Promise<void>;
   resume(): Promise<void>;
   setChannelLimits(limits: ChannelLimits): Promise<void>;
+  /** Replaces all of them, also while the VM stands still. No part of a snapshot. @throws VmmError */
+  setDiskLimits(limits: DiskLimits): Promise<void>;
   channelStats(): Promise<ChannelStats>;
   /** Ends the VM and releases all that `start` made. Idempotent; resolves when the process is gone. */
   kill(): Promise<void>;

@@ -3,6 +3,7 @@
  * ours; a jail replaces the function and keeps the contract.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import type { DiskLimits } from '../base/disk-limits.ts';
 import { searchPath } from '../base/search-path.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { VmmError } from './errors.ts';
@@ -29,6 +30,8 @@ export interface LaunchPlan {
   /** Of the guest: what the VMM may take of the host follows from it. */
   readonly memoryMib: number;
   readonly cpus: number;
+  /** What the VMM holds its guest to; who jails it may hold the VMM to as much. */
+  readonly diskLimits?: DiskLimits;
 }
 
 /** By descriptor of the VMM; a number is one of ours, which it inherits. */
@@ -50,6 +53,8 @@ export interface Launched {
   readonly pid: Promise<number>;
   /** Ends the VMM by SIGKILL; `child` tells when it is over. Idempotent. */
   kill(): void;
+  /** Changes `diskLimits`. Absent: nothing but the VMM itself holds it to them. */
+  limitDisks?(limits: DiskLimits): void;
   /** After the end of `child`. Idempotent. */
   release(): Promise<void>;
 }

@@ -31,12 +31,14 @@ describe('sandboxes', () => {
       ...{ cpus: 1, memoryMib: 256, diskMib: 64, warm: ['json'], env: { A: 'b' } },
       models: { defaultModel: 'm', allow: null, aliases: { a: 'b' } },
       channelLimits: { connections: { size: 1, refillPerSecond: 2, oneTimeBurst: 3 } },
+      diskLimits: { bytesPerSecond: 1_000_000, opsPerSecond: 100 },
       ...{ console: 'log', boot: true, queueTimeoutMs: 1000, timeoutMs: 60_000 },
       ...{ onTimeout: 'pause', idleTimeoutMs: null, autoResume: false, metadata: { k: 'v' } },
     });
     expect(all).toMatchObject({
       ...{ cpus: 1, memoryMib: 256, onTimeout: 'pause', autoResume: false, origin: 'boot' },
       metadata: { k: 'v' },
+      diskLimits: { bytesPerSecond: 1_000_000, opsPerSecond: 100 },
     });
   });
 

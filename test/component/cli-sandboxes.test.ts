@@ -95,6 +95,7 @@ describe('create', () => {
         denyOut: [],
       },
       ...{ label: ['user=42', 'empty='], cpus: 2, memory: '1G', disk: '4G', rate: '1M' },
+      diskLimit: ['rate=2M,iops=50'],
       ...{ timeout: '2h', onTimeout: 'pause', idleTimeout: '5m', autoResume: false, boot: true },
       model: 'llama',
     });
@@ -105,6 +106,7 @@ describe('create', () => {
         env: { TOKEN: 'x', A: 'b' },
         models: { defaultModel: 'llama', aliases: { gpt: 'llama' }, allow: ['llama'] },
         channelLimits: { guestToHostBytes: bucket, hostToGuestBytes: bucket },
+        diskLimits: { bytesPerSecond: 2 * 1024 * 1024, opsPerSecond: 50 },
         metadata: { user: '42', empty: '' },
         ...{ timeoutMs: 7_200_000, onTimeout: 'pause', idleTimeoutMs: 300_000 },
         ...{ autoResume: false, snapshot: undefined, boot: true },

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import type { Vm } from '../../src/vmm/driver.ts';
 import {
   createFirecrackerDriver,
   type FirecrackerDriverOptions,
@@ -88,11 +89,30 @@ describe.skipIf(typeof files === 'string')(`Firecracker devices${skipped}`, () =
       (await vm.counters()).sum('block', 'rate_limiter_throttled_events');
     const before = await throttled();
     expect(before).toBeGreaterThan(0);
-    await vm.setDiskLimit({ ops: { size: 1_000_000, refillPerSecond: 1_000_000 } });
+    await vm.setDiskLimits({ opsPerSecond: 1_000_000 });
     await ask(vm, 'INFO disk0');
     const settled = await throttled();
     for (let round = 0; round < 4; round += 1) expect(await ask(vm, 'INFO disk0')).toBe('golden');
     expect(await throttled()).toBe(settled);
+  });
+
+  it('setDiskLimits: from the start, lifted, and never those of the VM that a clone is of', async () => {
+    const of = await makeBench();
+    const slow = { opsPerSecond: 10 };
+    const spec = of.spec({ memoryMib: 64, diskLimits: slow });
+    const vm = await of.boot(spec);
+    expect(await isOnceThrottled(vm)).toBe(true);
+    const paths = { statePath: join(spec.dir, 'state'), memoryPath: join(spec.dir, 'memory') };
+    const snapshot = await vm.saveWhole?.(paths);
+    if (snapshot === undefined) throw new Error('no snapshot');
+    await vm.resume();
+    expect(await isOnceThrottled(vm)).toBe(true);
+    await vm.setDiskLimits({});
+    expect(await isThrottled(vm)).toBe(false);
+    const clone = await of.boot(of.spec({ memoryMib: 64, snapshot, diskLimits: {} }));
+    expect(await isThrottled(clone)).toBe(false);
+    await clone.setDiskLimits(slow);
+    expect(await isOnceThrottled(clone)).toBe(true);
   });
 
   it.skipIf(!isRoot)('start: a card on a TAP by name, and another TAP for a clone', async () => {
@@ -198,3 +218,22 @@ describe.skipIf(typeof files === 'string')(`Firecracker devices${skipped}`, () =
     expect(vm.consoleTail()).toContain('Kernel panic - not syncing');
   });
 });
+
+const READS = 8;
+const ROUNDS_MAX = 50;
+
+/** By what its guest reads now. */
+async function isThrottled(vm: Vm): Promise<boolean> {
+  if (!(vm instanceof FirecrackerVm)) throw new Error('another VM');
+  const throttled = async (): Promise<number> =>
+    (await vm.counters()).sum('block', 'rate_limiter_throttled_events');
+  const before = await throttled();
+  for (let n = 0; n < READS; n += 1) expect(await ask(vm, 'INFO disk0')).toBe('golden');
+  return (await throttled()) > before;
+}
+
+/** On a busy machine its guest may read no faster than it may. */
+async function isOnceThrottled(vm: Vm): Promise<boolean> {
+  for (let n = 0; n < ROUNDS_MAX; n += 1) if (await isThrottled(vm)) return true;
+  return false;
+}

@@ -29,6 +29,7 @@ import type { Confinement } from '../../src/runtime/jail.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
 import { FILES } from '../../src/vmm/firecracker/config.ts';
+import { canLimitIo, ioSettings } from '../support/cgroup-io.ts';
 import { ask, driverParity, held, VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 
@@ -38,6 +39,8 @@ const lacking = process.getuid?.() === 0 ? files : 'it needs root';
 const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';
 const HOLD = join(import.meta.dirname, '../fixtures/hold-runtime-vm.ts');
 const NAMESPACES = ['pid', 'mnt', 'net', 'ipc', 'uts', 'cgroup'];
+
+const canLimit = await canLimitIo();
 
 describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skipped}`, () => {
   if (typeof files === 'string') return;
@@ -144,6 +147,20 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
     await vm.kill();
     expect(groups.filter(existsSync)).toEqual([]);
   });
+
+  it.skipIf(!canLimit)(
+    'setDiskLimits: the group holds Firecracker, with room for the host; changed, and lifted',
+    async () => {
+      const vm = await (await open()).boot({ diskLimits: { bytesPerSecond: 1_000_000 } });
+      if (confinement?.gaps.length !== 0) return;
+      const settings = (): string[] => ioSettings(vm.pid ?? 0);
+      expect(settings()).toEqual(['2000000', '2000000']);
+      await vm.setDiskLimits({ opsPerSecond: 100 });
+      expect(settings()).toEqual(['800', '800']);
+      await vm.setDiskLimits({});
+      expect(settings()).toEqual([]);
+    },
+  );
 
   it('kill: the VM ends by it, and nothing of its jail is left; the id is free again', async () => {
     // One id, that no other test takes.

@@ -1,5 +1,5 @@
 /** What is made of `--jail` where the host can, can't, or can in part. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -54,6 +54,7 @@ describe('confine', () => {
       confine({ ...broken, config: { jail: 'enforce', jailUids: null } }),
     ).rejects.toMatchObject({ code: 'jail_unavailable', remedy: expect.any(String) });
   });
+  const MAIN = join(import.meta.dirname, '../../src/cli/main.ts');
   const GAPS = join(import.meta.dirname, '../fixtures/jail-gaps.ts');
   /** Where these controllers have no control groups. @returns what the fixture tells */
   const without = (controllers: string, mode: string): Record<string, unknown> => {
@@ -74,9 +75,57 @@ describe('confine', () => {
       code: 'jail_unavailable',
       cause: 'no limit of memory, pids: no control group of it can be made here',
       remedy: expect.stringMatching(/control groups.*NEUROVISOR_JAIL=auto/),
+      why: expect.any(String),
       warnings: [],
     });
   });
+  /** Hosts that can't jail at all, and what they say. Each command becomes the rest of its arguments. */
+  const UNFIT = [
+    [
+      'no user namespaces',
+      ['--user', '--map-root-user', 'sh', '-ec', 'echo 0 >/proc/sys/user/max_user_namespaces'],
+      { why: /user\.max_user_namespaces is 0/, remedy: /sysctl -w user\.max_user_namespaces/ },
+    ],
+    [
+      'no bubblewrap',
+      ['--mount', 'sh', '-ec', 'mount --bind /dev/null "$(command -v bwrap)"'],
+      { why: /find bwrap in PATH/, remedy: /apt-get install bubblewrap/ },
+    ],
+  ] as const;
+  const on = (host: readonly string[], ...argv: string[]): string => {
+    const [script = '', ...before] = [...host].reverse();
+    const run = [...before.reverse(), `${script}; exec "$@"`, 'sh', process.execPath, ...argv];
+    const env = { ...process.env, NEUROVISOR_HOME: dir };
+    const { status, stdout, stderr } = spawnSync('unshare', run, { encoding: 'utf8', env });
+    // Of `doctor`: something is missing.
+    if (status === 0 || stdout !== '') return stdout;
+    throw new Error(stderr);
+  };
+  it.skipIf(!isRoot).each(UNFIT)(
+    'confine: a host with %s is told as that, with the remedy',
+    (_, host, { why, remedy }) => {
+      const enforced = JSON.parse(on(host, GAPS, dir, 'enforce'));
+      expect(enforced).toMatchObject({ code: 'jail_unavailable', warnings: [] });
+      expect(enforced.why).toMatch(why);
+      expect(enforced.remedy).toMatch(remedy);
+      const auto = JSON.parse(on(host, GAPS, dir, 'auto'));
+      expect(auto.description).toMatch(/^not jailed: /);
+      expect(auto.description).toMatch(why);
+      expect(auto.warnings).toEqual([
+        [
+          'VMMs are not jailed',
+          { reason: expect.stringMatching(why), remedy: expect.stringMatching(remedy) },
+        ],
+      ]);
+      const checks = JSON.parse(on(host, MAIN, 'doctor', '--security', '-o', 'json'));
+      expect(checks).toContainEqual({
+        name: 'jail',
+        verdict: 'missing',
+        detail: expect.stringMatching(why),
+        remedy: expect.stringMatching(remedy),
+      });
+    },
+  );
   it('readConfig: other modes and other ranges are refused', () => {
     expect(() => readConfig({ NEUROVISOR_JAIL: 'maybe' })).toThrow(/NEUROVISOR_JAIL/);
     expect(() => readConfig({ NEUROVISOR_JAIL_UIDS: '5' })).toThrow(/FIRST:COUNT/);

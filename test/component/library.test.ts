@@ -114,6 +114,8 @@ describe('Sandbox in a daemon', () => {
     expect(await sandbox.usage()).toEqual([]);
     await sandbox.setChannelLimits({ connections: { size: 9, refillPerSecond: 9 } });
     expect((await sandbox.channelStats()).protocolErrors).toBe(0);
+    await sandbox.setDiskLimits({ opsPerSecond: 100 });
+    expect((await sandbox.info()).diskLimits).toEqual({ opsPerSecond: 100 });
   });
 
   it('list and connect: by metadata and id; the handle is as good', async () => {

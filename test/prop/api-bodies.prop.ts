@@ -18,6 +18,7 @@ const field = fc.oneof(
     'warm',
     'models',
     'channelLimits',
+    'diskLimits',
     'metadata',
     'snapshot',
     'boot',

@@ -373,6 +373,18 @@ function channelCases(bench: () => VmBench): void {
       }
     });
 
+    it('setDiskLimits: from the start, and others while it runs and stands still', async () => {
+      const vm = await bench().boot({ diskLimits: { bytesPerSecond: 1 << 20, opsPerSecond: 500 } });
+      await vm.setDiskLimits({ opsPerSecond: 1000 });
+      expect(await ask(vm, 'PRINT limited')).toBe('done');
+      await vm.pause();
+      await vm.setDiskLimits({});
+      await vm.resume();
+      await expect.poll(() => ask(vm, 'PRINT free').catch(String)).toBe('done');
+      await vm.kill();
+      await expect(vm.setDiskLimits({})).rejects.toMatchObject({ code: 'vm_gone' });
+    });
+
     it('unplugVsock: the channel is gone; plugVsock: a fresh one answers', async () => {
       const vm = await bench().boot();
       const plug = vm.vsockHotplug;

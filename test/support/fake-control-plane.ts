@@ -329,6 +329,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       metadata: request.metadata ?? {},
       ...{ snapshot: null, parent: null, ...from },
       accelerator: 'fake',
+      diskLimits: spec.diskLimits,
       network: networkInfo(spec.network),
       secrets: secretInfo(spec.secrets),
       createdAtMs: systemClock.wall(),

@@ -18,7 +18,7 @@ import type {
   RunOptions,
 } from '../../src/guest/guest.ts';
 import { orAborted } from '../../src/sandbox/time-limit.ts';
-import type { NicSpec, Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
+import type { DiskLimits, NicSpec, Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
 import { ByteTail } from '../../src/vmm/tail.ts';
 import type { Phase, Script } from './fake-script.ts';
@@ -57,9 +57,12 @@ export class FakeVm implements Vm {
   #guest: FakeGuest | undefined;
   /** Its network card: the MAC, and whether the guest has it. */
   nic: { readonly mac: string; readonly isPlugged: boolean } | null;
+  /** Those that it has now. */
+  diskLimits: DiskLimits;
 
   constructor(spec: VmSpec, parts: FakeVmParts) {
     this.nic = spec.nic === undefined ? null : { mac: spec.nic.mac, isPlugged: true };
+    this.diskLimits = spec.diskLimits ?? {};
     this.id = spec.id;
     this.channelPath = spec.channelPath;
     this.memoryPath = parts.memoryPath;
@@ -176,6 +179,11 @@ export class FakeVm implements Vm {
 
   async setChannelLimits(): Promise<void> {
     await this.step('update');
+  }
+
+  async setDiskLimits(limits: DiskLimits): Promise<void> {
+    await this.step('update');
+    this.diskLimits = limits;
   }
 
   async channelStats(): ReturnType<Vm['channelStats']> {

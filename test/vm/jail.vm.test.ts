@@ -107,6 +107,11 @@ describe.skipIf(typeof files === 'string')(`jailed QEMU${skipped}`, () => {
 describe.skipIf(process.geteuid?.() !== 0)('prove', () => {
   it.each([
     ['image', 'neither root of a guest nor its VMM changes the golden image', 10],
+    [
+      'io',
+      'a guest gets no more of its disks than its limits, and its VMM no more than its group',
+      9,
+    ],
     ['oom', 'kills are told before they come, and endings as what they were', 16],
   ] as const)('%s: %s', async (name, _what, tries) => {
     const [proof] = await prove([name], {

@@ -18,6 +18,7 @@ import type { LogChunk } from '../../sandbox/logs.ts';
 import type { ErrorBody } from '../errors.ts';
 import {
   count,
+  diskLimits,
   ms,
   networkLimits,
   networkMode,
@@ -144,6 +145,7 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     idleTimeoutMs: ms.nullable(),
     autoResume: z.boolean(),
     onMemoryPressure,
+    diskLimits,
     network: z
       .object({
         mode: networkMode,

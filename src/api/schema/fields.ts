@@ -6,6 +6,7 @@
  * left out. The types are those of the control plane; a field that is added there does not compile here.
  */
 import { z } from 'zod';
+import type { DiskLimits } from '../../base/disk-limits.ts';
 import type { MemoryAction } from '../../sandbox/memory-policy.ts';
 import { LIMITS, type NetworkLimits } from '../../sandbox/spec.ts';
 
@@ -73,3 +74,13 @@ export const networkLimits = z.strictObject({
     .exactOptional()
     .describe('At one time. Default 2048.'),
 } satisfies Record<keyof NetworkLimits, z.ZodType>);
+export const diskLimits = z
+  .strictObject({
+    bytesPerSecond: whole(LIMITS.diskBytesPerSecondMin, LIMITS.diskBytesPerSecondMax)
+      .exactOptional()
+      .describe('Read and written together.'),
+    opsPerSecond: whole(LIMITS.diskOpsPerSecondMin, LIMITS.diskOpsPerSecondMax)
+      .exactOptional()
+      .describe('Reads and writes together.'),
+  } satisfies Record<keyof DiskLimits, z.ZodType>)
+  .describe('Of both its disks together; with Firecracker of each.');

@@ -8,6 +8,7 @@ import { SECRET_LIMITS, type SecretOptions } from '../../sandbox/secrets.ts';
 import { LIMITS, type NetworkOptions } from '../../sandbox/spec.ts';
 import type { TemplateSpec } from '../../sandbox/template.ts';
 import {
+  diskLimits,
   environment,
   metadata,
   milliseconds,
@@ -36,7 +37,6 @@ const channelLimits = z
     connections: bucket.exactOptional(),
   } satisfies Record<keyof ChannelLimits, z.ZodType>)
   .describe('Rate limits of the channel between sandbox and host.');
-
 const rules = z
   .array(text(320))
   .max(256)
@@ -70,6 +70,9 @@ const lifeFields = {
   onMemoryPressure: onMemoryPressure.optional(),
   metadata: metadata.optional(),
   channelLimits: channelLimits.optional(),
+  diskLimits: diskLimits
+    .optional()
+    .describe('How fast it may use its disks. Replaces all of them. Default: no limit.'),
   network: z
     .strictObject({
       mode: networkMode,

@@ -104,6 +104,7 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ['status', info.pausedTo === null ? info.status : `${info.status} (${info.pausedTo})`],
     ['age', coarse(now - info.createdAtMs)],
     ['size', `${info.cpus} CPUs, ${info.memoryMib} MiB, disk ${info.diskMib} MiB`],
+    ...diskRows(info.diskLimits),
     ['origin', info.origin],
     ['runs on', info.accelerator],
     ['near out of memory', info.onMemoryPressure],
@@ -112,6 +113,14 @@ export function inspectText(info: SandboxInfo, now: number): string {
   if (end !== null) rows.push(...endRows(end, now));
   const width = Math.max(...rows.map(([name]) => name.length));
   return rows.map(([name, value]) => `${name.padEnd(width)}  ${plain(value)}`).join('\n');
+}
+
+function diskRows({ bytesPerSecond, opsPerSecond }: SandboxInfo['diskLimits']) {
+  const words = [
+    ...(bytesPerSecond === undefined ? [] : [`${bytes(bytesPerSecond)}/s`]),
+    ...(opsPerSecond === undefined ? [] : [`${opsPerSecond} operations a second`]),
+  ];
+  return words.length === 0 ? [] : [['disk limits', words.join(', ')] as const];
 }
 
 function endRows(

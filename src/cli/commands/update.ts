@@ -2,6 +2,7 @@
 import type { ControlPlane, NetworkInfo, SandboxChange } from '../../sandbox/control.ts';
 import type { MemoryAction } from '../../sandbox/memory-policy.ts';
 import type { Cli } from '../cli.ts';
+import { parseDiskLimits } from '../disk-limits.ts';
 import { UsageError } from '../failure.ts';
 import { parseNetLimits } from '../net-limits.ts';
 import { parseDuration, parsePairs } from '../options.ts';
@@ -10,6 +11,7 @@ import { type NetworkFlags, networkOptions, secretOptions } from '../sandbox-fla
 
 export interface UpdateFlags extends NetworkFlags {
   readonly label: readonly string[];
+  readonly diskLimit?: readonly string[];
   readonly timeout?: string;
   readonly onMemoryPressure?: string;
 }
@@ -48,8 +50,9 @@ export function limitsOf(
   const { mode, allow, deny } = network;
   const limits = parseNetLimits(flags.netLimit ?? []);
   const { netLimit: _parsed, ...rest } = flags;
-  const { label, timeout, onMemoryPressure } = rest;
-  const isMore = label.length > 0 || timeout !== undefined || onMemoryPressure !== undefined;
+  const { label, timeout, onMemoryPressure, diskLimit = [] } = rest;
+  const isTerms = label.length > 0 || timeout !== undefined || onMemoryPressure !== undefined;
+  const isMore = isTerms || diskLimit.length > 0;
   const others = isMore ? changeOf(rest, env) : {};
   return { ...others, network: { mode, allow, deny, limits } };
 }
@@ -58,6 +61,7 @@ export function limitsOf(
 export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChange {
   const { net, timeout, label, onMemoryPressure } = flags;
   const network = networkOptions(flags);
+  const diskLimits = parseDiskLimits(flags.diskLimit ?? []);
   const change: SandboxChange = {
     ...secretOptions({ env }, flags),
     ...(net === 'none' ? { network: null } : network === undefined ? {} : { network }),
@@ -68,6 +72,7 @@ export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChang
     ...(onMemoryPressure === undefined
       ? {}
       : { onMemoryPressure: onMemoryPressure as MemoryAction }),
+    ...(diskLimits === undefined ? {} : { diskLimits }),
     ...(label.length === 0 ? {} : { metadata: parsePairs(label, '--label') }),
   };
   if (Object.keys(change).length > 0) return change;

@@ -39,6 +39,7 @@ function scrape(
       ...{
         autoResume: true,
         onMemoryPressure: 'warn',
+        diskLimits: {},
         network: null,
         secrets: [],
         timings: null,

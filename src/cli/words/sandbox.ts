@@ -8,6 +8,7 @@ import {
   addNetworkOptions,
   addSandboxOptions,
   collect,
+  DISK_LIMIT,
   NETWORK_HELP,
   type OutputFlags,
   output,
@@ -91,10 +92,11 @@ function addUpdate(program: Command): void {
     .command('update')
     .summary('change a sandbox while it runs')
     .description(
-      `Changes what is named, at once: its network, how long it stays, its labels. ${SHORT_IDS}`,
+      `Changes what is named, at once: its network, the limits of its disks, how long it stays, its labels. ${SHORT_IDS}`,
     )
     .argument('<id>');
   addNetworkOptions(command)
+    .option(...DISK_LIMIT, collect, [])
     .option('--timeout <time>', 'how long it stays from now on, e.g. 90s or 2h; never: no limit')
     .option('--on-memory-pressure <action>', 'warn, pause, snapshot, or a URL; see create')
     .option('-l, --label <KEY=VALUE>', 'labels instead of those that it has', collect, [])
@@ -106,6 +108,7 @@ Examples:
   neurovisor update 7ds14n1k --allow-out api.github.com
   neurovisor update 7ds14n1k --net none --timeout 10m
   neurovisor update 7ds14n1k --net-limit bytes=2G,down=5M
+  neurovisor update 7ds14n1k --disk-limit rate=20M
 `,
     )
     .action((id: string, flags: UpdateFlags & OutputFlags) =>

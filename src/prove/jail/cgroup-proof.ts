@@ -2,8 +2,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describeError } from '../../base/errors.ts';
-import { type Cgroup, type CgroupLimits, Cgroups } from '../../jail/cgroup.ts';
+import { type Cgroup, Cgroups } from '../../jail/cgroup.ts';
 import { findCgroups } from '../../jail/cgroup-paths.ts';
+import type { CgroupLimits } from '../../jail/cgroup-settings.ts';
 import { memoryLimitMib, TASKS_MAX } from '../../jail/jail.ts';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';

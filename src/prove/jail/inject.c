@@ -5,6 +5,8 @@
  *                                           taken over would, and tells what became of it
  *   inject eat MIB                          waits for a byte on stdin, then touches that much memory
  *   inject spawn COUNT                      waits for a byte, then forks so many; tells how many there were
+ *   inject write FILE COUNT KIB             waits for a byte, then writes so often so much past the page cache;
+ *                                           tells in which time
  *
  * `call` prints "returned N" (and the process goes on), "killed by N", "executed" or "exited N". An argument
  * "@TEXT" is the address of that text in the process (its stack is used); a number is taken as it is. Children
@@ -12,6 +14,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +22,7 @@
 #include <sys/ptrace.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ARGUMENTS_MAX 6
@@ -208,6 +212,34 @@ static int spawn(int count)
 	return 0;
 }
 
+static long now_ms(void)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	return at.tv_sec * 1000 + at.tv_nsec / 1000000;
+}
+
+static int write_direct(const char *path, int count, size_t bytes)
+{
+	void *block;
+
+	wait_for_word();
+	int fd = open(path, O_WRONLY | O_CREAT | O_DIRECT, 0600);
+	if (fd < 0)
+		return fail("open a file past the page cache");
+	if (posix_memalign(&block, 4096, bytes) != 0)
+		return fail("allocate");
+	memset(block, 1, bytes);
+	long began = now_ms();
+	for (int i = 0; i < count; i++) {
+		if (pwrite(fd, block, bytes, (off_t)i * bytes) != (ssize_t)bytes)
+			return fail("write");
+	}
+	printf("wrote in %ld ms\n", now_ms() - began);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc >= 4 && strcmp(argv[1], "call") == 0)
@@ -216,6 +248,8 @@ int main(int argc, char **argv)
 		return eat(strtoul(argv[2], NULL, 0));
 	if (argc == 3 && strcmp(argv[1], "spawn") == 0)
 		return spawn(atoi(argv[2]));
-	fprintf(stderr, "inject: call PID NUMBER ... | eat MIB | spawn COUNT\n");
+	if (argc == 5 && strcmp(argv[1], "write") == 0)
+		return write_direct(argv[2], atoi(argv[3]), strtoul(argv[4], NULL, 0) << 10);
+	fprintf(stderr, "inject: call PID NUMBER ... | eat MIB | spawn COUNT | write FILE COUNT KIB\n");
 	return 2;
 }

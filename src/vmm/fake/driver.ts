@@ -217,6 +217,11 @@ class FakeVm implements Vm {
     throw new VmmError('vm_unsupported', 'the fake driver has no limits');
   }
 
+  /** There is no disk. */
+  async setDiskLimits(): Promise<void> {
+    this.#requireRunning();
+  }
+
   async channelStats(): Promise<ChannelStats> {
     this.#requireRunning();
     return this.#channel.stats();

@@ -9,6 +9,7 @@
  *
  * PCI is never switched on, and there is no metadata service (R-NET-10).
  */
+import type { DiskLimits } from '../../base/disk-limits.ts';
 import type { BucketLimit } from '../../base/token-bucket.ts';
 import type { ApiCall } from './api-client.ts';
 import type { Quirks } from './versions.ts';
@@ -180,12 +181,24 @@ export function snapshotCall(kind: 'full' | 'diff'): ApiCall {
   };
 }
 
-/** Of a VM that runs. */
-export function diskLimitCalls(limit: DeviceLimit): ApiCall[] {
+/** Each disk has them by itself; a tenth of a second's worth may come at once. */
+export function diskLimit({ bytesPerSecond, opsPerSecond }: DiskLimits): DeviceLimit {
+  const limit = (perSecond: number) => ({ size: perSecond / 10, refillPerSecond: perSecond });
+  return {
+    ...(bytesPerSecond === undefined ? {} : { bandwidth: limit(bytesPerSecond) }),
+    ...(opsPerSecond === undefined ? {} : { ops: limit(opsPerSecond) }),
+  };
+}
+
+/** Of a VM that runs; what is not named is lifted. */
+export function diskLimitCalls(limits: DiskLimits): ApiCall[] {
+  const { bandwidth, ops } = rateLimiter(diskLimit(limits)).rate_limiter ?? {};
+  const none: Bucket = { size: 0, refill_time: 0 };
+  const rate_limiter = { bandwidth: bandwidth ?? none, ops: ops ?? none };
   return [ROOT_ID, OVERLAY_ID].map((drive_id) => ({
     method: 'PATCH',
     path: `/drives/${drive_id}`,
-    body: { drive_id, ...rateLimiter(limit) },
+    body: { drive_id, rate_limiter },
   }));
 }
 

@@ -26,6 +26,8 @@ import {
   bootCalls,
   CPUS_MAX,
   type DeviceLimits,
+  diskLimit,
+  diskLimitCalls,
   FILES,
   loadCall,
   MEMORY_FD,
@@ -145,7 +147,8 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
       checkConfinement(started.pid ?? 0, jail?.uid ?? null);
     }
     const timings = { spawnedMs, runningMs: known.clock.now() - began };
-    return makeVm(known, spec, { place, process: started, timings, release, isAdopted: false });
+    const parts = { place, process: started, timings, release, limitVmm: jail?.limitDisks };
+    return makeVm(known, spec, { ...parts, isAdopted: false });
   } catch (error) {
     const failure = await explainFailure(error, process, known.clock);
     await release();
@@ -174,13 +177,14 @@ async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
   cleanup.push('Firecracker process', () => process.kill());
   const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
   const timings = { spawnedMs: 0, runningMs: 0 };
-  return makeVm(known, spec, { place, process, timings, release, isAdopted: true });
+  const parts = { place, process, timings, release, limitVmm: jail.limitDisks };
+  return makeVm(known, spec, { ...parts, isAdopted: true });
 }
 
 function makeVm(
   known: Known,
   spec: VmSpec,
-  parts: Pick<FirecrackerVmOptions, 'place' | 'process' | 'timings' | 'release'> & {
+  parts: Pick<FirecrackerVmOptions, 'place' | 'process' | 'timings' | 'release' | 'limitVmm'> & {
     readonly isAdopted: boolean;
   },
 ): FirecrackerVm {
@@ -305,12 +309,17 @@ async function bringUp(
       await place.lendMemory(spec.memoryFd);
     }
     await load(api, loadCall({ channelName, nic, tracksDirtyPages }, quirks));
+    // The state has those of its VM; nothing but the guest's first milliseconds lies between.
+    await setDiskLimits(api, spec);
     await place.connectChannel();
     await settleChannel(known, spec);
     return;
   }
   const { cpus: count, memoryMib, guestCid, bootArgs = [] } = spec;
-  const { limits = {}, hasBalloon = false } = known;
+  const { hasBalloon = false } = known;
+  const { diskLimits } = spec;
+  const disk = diskLimits === undefined ? {} : { disk: diskLimit(diskLimits) };
+  const limits = { ...known.limits, ...disk };
   const calls = bootCalls({
     ...{ cpus: count, memoryMib, guestCid, bootArgs, channelName },
     ...{ nic, limits, hasBalloon, tracksDirtyPages },
@@ -318,6 +327,11 @@ async function bringUp(
   for (const call of calls) await api.call(call);
   await place.connectChannel();
   await api.call(START_CALL);
+}
+
+async function setDiskLimits(api: ApiClient, { diskLimits }: VmSpec): Promise<void> {
+  if (diskLimits === undefined) return;
+  for (const call of diskLimitCalls(diskLimits)) await api.call(call);
 }
 
 /** What Firecracker refuses it will refuse again; it ends after that, too. */

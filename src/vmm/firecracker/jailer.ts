@@ -1,5 +1,6 @@
 /** The jailer's command line (firecracker docs/jailer.md); pure. */
 import { basename } from 'node:path';
+import type { DiskLimits } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 
 /** How one VM is jailed. Who decides makes sure that no two VMs share a uid. */
@@ -27,6 +28,8 @@ export interface JailSpec {
    * that one's, becomes Firecracker; its status is Firecracker's, 128 + n for signal n.
    */
   readonly wrapper?: readonly string[];
+  /** Holds the process to what its guest's disks are limited to; changes what there is. */
+  readonly limitDisks?: (limits: DiskLimits) => void;
   /** Once the VM has ended and its jail is removed, or was never made. */
   readonly release?: () => Promise<void>;
 }

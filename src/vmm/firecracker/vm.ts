@@ -5,6 +5,7 @@ import { ignore } from '../../base/ignore.ts';
 import type {
   ChannelLimits,
   ChannelStats,
+  DiskLimits,
   Vm,
   VmExit,
   VmSnapshot,
@@ -13,7 +14,8 @@ import type {
   WholeSnapshotFiles,
 } from '../driver.ts';
 import { VmmError } from '../errors.ts';
-import { type DeviceLimit, diskLimitCalls, FLUSH_METRICS_CALL } from './config.ts';
+import { diskLimitCalls, FLUSH_METRICS_CALL } from './config.ts';
+import type { JailSpec } from './jailer.ts';
 import type { MetricsReader } from './metrics.ts';
 import type { Place } from './place.ts';
 import type { VmmProcess } from './process.ts';
@@ -33,6 +35,8 @@ export interface FirecrackerVmOptions {
   readonly release: () => Promise<void>;
   /** Called when the channel can be reached again after a snapshot. */
   readonly channelReturned: () => Promise<void>;
+  /** The process, beside the guest; absent: nothing holds it to the limits of its disks. */
+  readonly limitVmm?: JailSpec['limitDisks'] | undefined;
 }
 
 /**
@@ -122,9 +126,10 @@ export class FirecrackerVm implements Vm, VsockHotplug {
     this.#isPlugged = false;
   }
 
-  async setDiskLimit(limit: DeviceLimit): Promise<void> {
+  async setDiskLimits(limits: DiskLimits): Promise<void> {
     this.#requireRunning();
-    for (const call of diskLimitCalls(limit)) await this.#process.api.call(call);
+    for (const call of diskLimitCalls(limits)) await this.#process.api.call(call);
+    this.#options.limitVmm?.(limits);
   }
 
   async setChannelLimits(limits: ChannelLimits): Promise<void> {

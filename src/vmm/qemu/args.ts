@@ -22,6 +22,9 @@ export const MEMORY_FD = 5;
  */
 const TCG_CACHE_MIB = 128;
 
+/** Nodes of the disks, in the order of the guest's. */
+export const DISK_NODES = ['root', 'overlay'] as const;
+
 export interface QemuPlan {
   readonly accelerator: 'kvm' | 'tcg';
   readonly cpus: number;

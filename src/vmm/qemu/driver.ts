@@ -13,6 +13,7 @@ import { availableParallelism, cpus } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../../base/cleanup.ts';
 import type { Clock } from '../../base/clock.ts';
+import { hasDiskLimits } from '../../base/disk-limits.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
@@ -24,6 +25,7 @@ import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
 import { kernelArgs, MEMORY_FD, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
+import { limitDisks } from './disk-limits.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
 import { NicSlot } from './nic.ts';
 import { QemuProcess } from './process.ts';
@@ -112,7 +114,10 @@ async function start(
     const timings = { spawnedMs, runningMs: options.clock.now() - began };
     const { id, channelPath } = spec;
     const snapshotMachine = spec.memoryFd === undefined ? null : machine;
-    return new QemuVm({ id, channelPath, timings, process, slot, nic, release, snapshotMachine });
+    return new QemuVm({
+      ...{ id, channelPath, timings, process, slot, nic, release, snapshotMachine },
+      limitVmm: (limits) => launched.limitDisks?.(limits),
+    });
   } catch (error) {
     const failure = await explainFailure(error, process, options.clock);
     await release();
@@ -143,7 +148,9 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): 
     ...(accelerator === 'kvm' ? [{ path: '/dev/kvm', access: 'device' } as const] : []),
   ];
   const filter = options.ownFilter === false ? [] : OWN_FILTER;
-  return { ...{ id, dir, cpus, memoryMib, stdio, files }, argv: [host.binary, ...filter, ...args] };
+  const { diskLimits = {} } = spec;
+  const argv = [host.binary, ...filter, ...args];
+  return { ...{ id, dir, cpus, memoryMib, stdio, files, diskLimits }, argv };
 }
 
 /** QEMU's own seccomp filter, set once it has started: no fork or exec, no other user, no priorities. */
@@ -196,6 +203,9 @@ async function bringUp(
   if (state !== null) await loadState(process.qmp, state);
   await slot.plugAttached(spec.guestCid);
   if (spec.nic !== undefined) await nic.plugNic(spec.nic);
+  const { diskLimits = {} } = spec;
+  // A new process has none.
+  if (hasDiskLimits(diskLimits)) await limitDisks(process.qmp, diskLimits);
   await process.qmp.execute('cont');
 }
 

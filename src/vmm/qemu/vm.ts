@@ -7,6 +7,7 @@ import type { AttachVsock, VsockAttachment } from '../attach-vsock.ts';
 import type {
   ChannelLimits,
   ChannelStats,
+  DiskLimits,
   NicHotplug,
   Vm,
   VmExit,
@@ -16,6 +17,7 @@ import type {
 } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { stateDigest } from '../snapshot.ts';
+import { limitDisks } from './disk-limits.ts';
 import type { NicSlot } from './nic.ts';
 import type { QemuProcess } from './process.ts';
 import type { QmpClient } from './qmp.ts';
@@ -168,6 +170,7 @@ export class QemuVm implements Vm {
   readonly #nic: NicSlot;
   readonly #release: () => Promise<void>;
   readonly #snapshotMachine: string | null;
+  readonly #limitVmm: (limits: DiskLimits) => void;
   #gone = false;
 
   /** @param options.release ends the process if need be, and removes all that `start` made */
@@ -181,6 +184,8 @@ export class QemuVm implements Vm {
     release: () => Promise<void>;
     /** Written into snapshots; null: RAM is QEMU's own, so none can be taken. */
     snapshotMachine: string | null;
+    /** The process, beside the guest. */
+    limitVmm: (limits: DiskLimits) => void;
   }) {
     this.id = options.id;
     this.pid = options.process.pid;
@@ -194,6 +199,7 @@ export class QemuVm implements Vm {
     this.#nic = options.nic;
     this.#release = options.release;
     this.#snapshotMachine = options.snapshotMachine;
+    this.#limitVmm = options.limitVmm;
     this.exited = this.#process.exited.then(async (exit) => {
       this.#gone = true;
       await this.#release();
@@ -237,6 +243,12 @@ export class QemuVm implements Vm {
   async setChannelLimits(limits: ChannelLimits): Promise<void> {
     this.#requireRunning();
     await this.#slot.setLimits(limits);
+  }
+
+  async setDiskLimits(limits: DiskLimits): Promise<void> {
+    this.#requireRunning();
+    await limitDisks(this.#process.qmp, limits);
+    this.#limitVmm(limits);
   }
 
   async channelStats(): Promise<ChannelStats> {

@@ -1,0 +1,11 @@
+/** How fast a VM may use its disks, whatever holds it to that. */
+export interface DiskLimits {
+  /** Read and written together. */
+  readonly bytesPerSecond?: number;
+  /** Reads and writes together, each as large as the guest made it. */
+  readonly opsPerSecond?: number;
+}
+
+export function hasDiskLimits({ bytesPerSecond, opsPerSecond }: DiskLimits): boolean {
+  return bytesPerSecond !== undefined || opsPerSecond !== undefined;
+}

@@ -1,0 +1,81 @@
+/**
+ * What is written into the files of a control group, by the version of its tree; pure. Documentation/admin-guide of
+ * Linux: cgroup-v2.rst, cgroup-v1/.
+ */
+import type { Controller } from './cgroup-paths.ts';
+import type { IoLimits } from './disk-io.ts';
+
+export interface CgroupLimits {
+  readonly memoryBytes: number;
+  /** Processes and threads. */
+  readonly tasks: number;
+  /** Whole processors' time. */
+  readonly cpus: number;
+  /** Absent: none. */
+  readonly io?: IoLimits;
+}
+
+/** A tree of groups. */
+export interface Hierarchy {
+  readonly controllers: readonly Controller[];
+  readonly version: 1 | 2;
+}
+
+export interface Setting {
+  readonly name: string;
+  /** Not in every kernel. */
+  readonly optional?: boolean;
+}
+
+/** cpu.cfs_period_us, cpu.max: the kernel's default. */
+const CPU_PERIOD_US = 100_000;
+
+export function limitFiles(tree: Hierarchy, limits: CgroupLimits): [Setting, string][] {
+  const { memoryBytes, tasks, cpus } = limits;
+  const has = (name: Controller): boolean => tree.controllers.includes(name);
+  const quota = String(cpus * CPU_PERIOD_US);
+  const memory = String(memoryBytes);
+  if (tree.version === 2) {
+    return [
+      ...(has('memory')
+        ? ([
+            [{ name: 'memory.max' }, memory],
+            [{ name: 'memory.swap.max', optional: true }, '0'],
+            [{ name: 'memory.oom.group' }, '1'],
+          ] satisfies [Setting, string][])
+        : []),
+      ...(has('pids')
+        ? ([[{ name: 'pids.max' }, String(tasks)]] satisfies [Setting, string][])
+        : []),
+      ...(has('cpu')
+        ? ([[{ name: 'cpu.max' }, `${quota} ${CPU_PERIOD_US}`]] satisfies [Setting, string][])
+        : []),
+    ];
+  }
+  return [
+    ...(has('memory')
+      ? ([
+          [{ name: 'memory.limit_in_bytes' }, memory],
+          // Memory and swap together: as much as memory alone, so no swap.
+          [{ name: 'memory.memsw.limit_in_bytes', optional: true }, memory],
+        ] satisfies [Setting, string][])
+      : []),
+    ...(has('pids') ? ([[{ name: 'pids.max' }, String(tasks)]] satisfies [Setting, string][]) : []),
+    ...(has('cpu')
+      ? ([[{ name: 'cpu.cfs_quota_us', optional: true }, quota]] satisfies [Setting, string][])
+      : []),
+  ];
+}
+
+/** Of one disk: the name of a file, and what is written after the disk's. */
+export function ioFiles(version: Hierarchy['version'], limits: IoLimits): [string, string][] {
+  const { bytesPerSecond, opsPerSecond } = limits;
+  if (version === 2) {
+    const [bytes, ops] = [bytesPerSecond ?? 'max', opsPerSecond ?? 'max'];
+    return [['io.max', `rbps=${bytes} wbps=${bytes} riops=${ops} wiops=${ops}`]];
+  }
+  return (['read', 'write'] as const).flatMap((way): [string, string][] => [
+    [`blkio.throttle.${way}_bps_device`, String(bytesPerSecond ?? 0)],
+    [`blkio.throttle.${way}_iops_device`, String(opsPerSecond ?? 0)],
+  ]);
+}

@@ -1,0 +1,182 @@
+/**
+ * A guest gets no more of its disks than its limits, however it asks, and its VMM no more than its group.
+ *
+ * Who asks counts what it got, by its own clock. A machine that is busy gives less, so of a control only the best of
+ * many tries counts.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Log } from '../../base/log.ts';
+import { silentProgress } from '../../base/progress.ts';
+import { type IoLimits, ioLimits } from '../../jail/disk-io.ts';
+import { openCgroups } from '../../jail/open.ts';
+import { Runtime } from '../../runtime/runtime.ts';
+import { Notes, type Proof } from '../proof.ts';
+import { Injector } from './inject.ts';
+import type { JailContext } from './vmm.ts';
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+/** A small part of what software emulation reaches. */
+const BYTES_PER_SECOND = MIB;
+const OPS_PER_SECOND = 20;
+const TRIES_MAX = 20;
+const OUTPUT_BYTES_MAX = 4 * 1024;
+/** Clocks and timers of guest and host. */
+const ROUNDING = 1.05;
+/** What may come at once, in the worth of so much time: QEMU's bucket, and a slice of the kernel's. */
+const BURST_S = 0.3;
+
+/** What was got, and in which time. */
+interface Got {
+  readonly amount: number;
+  readonly seconds: number;
+}
+
+interface Work {
+  readonly way: 'read' | 'write';
+  readonly count: number;
+  readonly bytes: number;
+  readonly how: 'direct' | 'buffered';
+}
+
+const LARGE = { count: 16, bytes: 256 * KIB } as const;
+const SMALL = { count: 60, bytes: 4 * KIB } as const;
+
+/** In the guest, on its own disk; prints nanoseconds. What is buffered must have reached the disk. */
+const SCRIPT = `
+import mmap, os, sys, time
+way, count, size, how = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+fd = os.open('/var/io-proof', os.O_CREAT | os.O_RDWR | (os.O_DIRECT if how == 'direct' else 0), 0o600)
+page = mmap.mmap(-1, size)
+page.write(os.urandom(4096))
+began = time.monotonic_ns()
+for n in range(count):
+    (os.pwritev if way == 'write' else os.preadv)(fd, [page], n * size)
+if how == 'buffered':
+    os.fsync(fd)
+print(time.monotonic_ns() - began)
+`;
+
+export async function proveIo(context: JailContext): Promise<Proof> {
+  const notes = new Notes();
+  await guestIsHeld(notes, context);
+  await vmmIsHeld(notes, context.log);
+  return notes.proof('io');
+}
+
+async function guestIsHeld(notes: Notes, { config, log }: JailContext): Promise<void> {
+  const runtime = await Runtime.open({
+    // No model is asked, so none is loaded.
+    config: { ...config, jail: 'enforce', upstream: 'engine' },
+    progress: silentProgress,
+    signal: new AbortController().signal,
+    log,
+  });
+  try {
+    const diskLimits = { bytesPerSecond: BYTES_PER_SECOND };
+    const sandbox = await runtime.createSandbox({ memoryMib: 256, diskMib: 128, diskLimits });
+    const bytes = (of: Omit<Work, 'count' | 'bytes'>) => () =>
+      inGuest(sandbox, { ...LARGE, ...of }, LARGE.count * LARGE.bytes);
+    const ops = () => inGuest(sandbox, { ...SMALL, way: 'read', how: 'direct' }, SMALL.count);
+    const ways = [
+      ['writes past its page cache', bytes({ way: 'write', how: 'direct' })],
+      ['writes into its page cache, then fsync', bytes({ way: 'write', how: 'buffered' })],
+      ['reads past its page cache', bytes({ way: 'read', how: 'direct' })],
+    ] as const;
+    for (const [what, go] of ways) await held(notes, `guest ${what}`, go, BYTES);
+    await sandbox.setLimits({ diskLimits: { opsPerSecond: OPS_PER_SECOND } });
+    await held(notes, 'guest reads 4 KiB at a time', ops, OPS);
+    await sandbox.setLimits({ diskLimits: {} });
+    for (const [what, go] of ways) await free(notes, `guest ${what}`, go, BYTES);
+    await free(notes, 'guest reads 4 KiB at a time', ops, OPS);
+  } finally {
+    await runtime.close();
+  }
+}
+
+type Sandbox = Awaited<ReturnType<Runtime['createSandbox']>>;
+
+async function inGuest(sandbox: Sandbox, work: Work, amount: number): Promise<Got> {
+  const { way, count, bytes, how } = work;
+  const argv = ['python3', '-c', SCRIPT, way, String(count), String(bytes), how];
+  const { stdout } = await sandbox.guest().exec({ stdin: false, user: 'root', argv });
+  let text = '';
+  for await (const chunk of stdout) text = (text + chunk.toString()).slice(0, OUTPUT_BYTES_MAX);
+  return { amount, seconds: Number.parseInt(text, 10) / 1e9 };
+}
+
+/** The group of a VMM, which holds also one that was taken over. */
+async function vmmIsHeld(notes: Notes, log: Log): Promise<void> {
+  const cgroups = await openCgroups(log);
+  const dir = await mkdtemp(join(tmpdir(), 'nv-prove-io-'));
+  try {
+    const io: IoLimits = { ...ioLimits([dir], {}), bytesPerSecond: BYTES_PER_SECOND };
+    if (cgroups?.controllers.includes('blkio') !== true || io.disks.length === 0) {
+      const what = 'group of a VMM: not tried, for here no group can limit the disk of its files';
+      notes.note(what, 'the VMM alone holds its guest', 'the VMM alone holds its guest', true);
+      return;
+    }
+    await using injector = await Injector.make();
+    const write = async (limits: IoLimits | null): Promise<Got> => {
+      const { count, bytes } = LARGE;
+      const path = join(dir, 'file');
+      const worker = injector.worker('write', path, String(count), String(bytes / KIB));
+      const plain = { memoryBytes: 64 * MIB, tasks: 8, cpus: 1 };
+      const group = cgroups.create('prove', limits === null ? plain : { ...plain, io: limits });
+      group.add(worker.pid);
+      try {
+        const ms = /^wrote in (\d+) ms$/.exec(await worker.go())?.[1];
+        return { amount: count * bytes, seconds: Number(ms) / 1000 };
+      } finally {
+        await group.remove();
+      }
+    };
+    const what = 'process in the group of a VMM writes past the page cache';
+    await held(notes, what, () => write(io), BYTES);
+    await free(notes, what, () => write(null), BYTES);
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+interface Limit {
+  readonly perSecond: number;
+  /** The largest request: it may go into debt. */
+  readonly largest: number;
+  readonly inWords: (perSecond: number) => string;
+}
+
+const BYTES: Limit = {
+  perSecond: BYTES_PER_SECOND,
+  largest: MIB,
+  inWords: (perSecond) => `${(perSecond / MIB).toFixed(1)} MiB/s`,
+};
+const OPS: Limit = {
+  perSecond: OPS_PER_SECOND,
+  largest: 1,
+  inWords: (perSecond) => `${perSecond.toFixed(0)} a second`,
+};
+
+async function held(notes: Notes, what: string, go: () => Promise<Got>, limit: Limit) {
+  const got = await go();
+  const ok = got.seconds > 0 && got.amount <= mostOf(got, limit);
+  notes.note(what, `about ${limit.inWords(limit.perSecond)}`, inWords(got, limit), ok);
+}
+
+async function free(notes: Notes, what: string, go: () => Promise<Got>, limit: Limit) {
+  let got = await go();
+  for (let n = 1; n < TRIES_MAX && !(got.amount > mostOf(got, limit)); n += 1) got = await go();
+  const expected = `more than ${limit.inWords(limit.perSecond)}`;
+  const ok = got.amount > mostOf(got, limit);
+  notes.note(`control: ${what}, without a limit`, expected, inWords(got, limit), ok);
+}
+
+function mostOf({ seconds }: Got, { perSecond, largest }: Limit): number {
+  return ROUNDING * perSecond * (seconds + BURST_S) + largest;
+}
+
+function inWords({ amount, seconds }: Got, limit: Limit): string {
+  return Number.isFinite(seconds) ? limit.inWords(amount / seconds) : 'nothing';
+}

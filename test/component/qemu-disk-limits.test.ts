@@ -1,0 +1,57 @@
+/**
+ * What holds the disks of a VM to a rate, on a real QEMU. Time has lower bounds only: what waits for a limit takes at
+ * least so long, however busy the machine is; without one, some try of many takes less.
+ */
+import { describe, expect, it } from 'vitest';
+import { limitDisks } from '../../src/vmm/qemu/disk-limits.ts';
+import { StandingQemu } from '../support/standing-qemu.ts';
+
+const MIB = 1024 * 1024;
+const TRIES_MAX = 50;
+/** Of timers: what QEMU takes for the end of a wait. */
+const EARLY = 0.95;
+
+/** At least, in a bucket of a tenth of a second; the first request may go into debt. */
+const leastMs = (requests: number, each: number, perSecond: number): number =>
+  EARLY * 1000 * (((requests - 1) * each) / perSecond - 0.1);
+
+async function isOnceBelow(leastMs: number, go: () => Promise<number>): Promise<boolean> {
+  for (let n = 0; n < TRIES_MAX; n += 1) if ((await go()) < leastMs) return true;
+  return false;
+}
+
+describe('limitDisks', () => {
+  it('bytesPerSecond: reads and writes of both disks have one budget; lifted, they are faster', async () => {
+    await using qemu = await StandingQemu.start();
+    const mixed = async (): Promise<number> =>
+      (await qemu.io('overlay', 'write', 2, 2 * MIB)) +
+      (await qemu.io('root', 'read', 1, 2 * MIB)) +
+      (await qemu.io('overlay', 'read', 1, 2 * MIB));
+    const least = leastMs(4, 2 * MIB, 4 * MIB);
+    expect(await isOnceBelow(least, mixed)).toBe(true);
+    await limitDisks(qemu.qmp, { bytesPerSecond: 4 * MIB });
+    expect(await mixed()).toBeGreaterThan(least);
+    await limitDisks(qemu.qmp, {});
+    expect(await isOnceBelow(least, mixed)).toBe(true);
+  });
+
+  it('opsPerSecond: small ones wait too; a limit can be replaced by another', async () => {
+    await using qemu = await StandingQemu.start();
+    const some = (): Promise<number> => qemu.io('overlay', 'write', 21, 512);
+    const least = leastMs(21, 1, 20);
+    await limitDisks(qemu.qmp, { bytesPerSecond: 100 * MIB });
+    expect(await isOnceBelow(least, some)).toBe(true);
+    await limitDisks(qemu.qmp, { opsPerSecond: 20 });
+    expect(await some()).toBeGreaterThan(least);
+  });
+
+  it('limitDisks: a QEMU whose disks are not ours is told as that', async () => {
+    await using qemu = await StandingQemu.start();
+    const execute = qemu.qmp.execute.bind(qemu.qmp);
+    qemu.qmp.execute = async (command, ...more) =>
+      command === 'query-block' ? [null, { qdev: 7 }] : await execute(command, ...more);
+    await expect(limitDisks(qemu.qmp, { opsPerSecond: 20 })).rejects.toMatchObject({
+      code: 'vmm_command_failed',
+    });
+  });
+});

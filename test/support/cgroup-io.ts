@@ -1,0 +1,25 @@
+/** What control groups hold processes to of the host's disks. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { silentLog } from '../../src/base/log.ts';
+import { findCgroups } from '../../src/jail/cgroup-paths.ts';
+import { ioLimits } from '../../src/jail/disk-io.ts';
+import { openCgroups } from '../../src/jail/open.ts';
+
+const read = (path: string): string => readFileSync(path, 'latin1');
+
+/** Whether a group can limit the disk of files that are made here. */
+export async function canLimitIo(): Promise<boolean> {
+  if (ioLimits([tmpdir()], {}).disks.length === 0) return false;
+  return (await openCgroups(silentLog))?.controllers.includes('blkio') === true;
+}
+
+/** The numbers that the group of a process is given, of whatever version and unit: each for reads and for writes. */
+export function ioSettings(pid: number): string[] {
+  const { v1, v2 } = findCgroups(read('/proc/self/mountinfo'), read(`/proc/${pid}/cgroup`));
+  const group = v1.get('blkio') ?? v2?.dir ?? '';
+  return readdirSync(group)
+    .filter((name) => /^(io\.max|blkio\.throttle\..*_device)$/.test(name))
+    .flatMap((name) => read(join(group, name)).match(/(?<=[ =])\d+/g) ?? []);
+}
