@@ -5,7 +5,7 @@
  *        │            │          │ a later request is refused
  *        │            │          └─► draining ─┐   the answers to earlier ones first
  *        └────────────┴────────► answering ◄───┘   says why, then closes
- *        └─► decrypted    TLS to a host that secrets of the sandbox belong to: `secret-connection.ts`
+ *        └─► decrypted    TLS to a host that secrets belong to, or whose requests are judged: `secret-connection.ts`
  *
  * A guest that is not read from is held back by TCP; nothing is kept here beyond one head and one chunk.
  */
@@ -113,12 +113,22 @@ export class GatewayConnection {
   judgeAnew(): void {
     const head = this.#lastHead;
     // Began with secrets that are others now, or should have.
-    const secrets = this.#secrets();
     const serverName = this.#hello?.serverName;
-    const wanted = needsSecrets(secrets, serverName) ? secrets : undefined;
-    const judged =
-      this.#hello === undefined ? head && this.#judge.head(head) : this.#judge.hello(this.#hello);
-    if (this.#decrypted?.secrets !== wanted || judged?.ok === false) this.destroy();
+    const wanted = this.#isRead(serverName) ? this.#secrets() : undefined;
+    const inside = this.#decrypted?.connection.lastHead;
+    const judged = [
+      this.#hello && this.#judge.hello(this.#hello),
+      head && this.#judge.head(head),
+      inside && this.#judge.head(inside),
+    ];
+    const isOther = this.#decrypted?.secrets !== wanted;
+    if (isOther || judged.some((each) => each?.ok === false)) this.destroy();
+  }
+
+  /** TLS to it is not only passed on. */
+  #isRead(serverName: string | undefined): serverName is string {
+    if (serverName === undefined) return false;
+    return needsSecrets(this.#secrets(), serverName) || this.#judge.decrypts(serverName);
   }
 
   #onGuestData(bytes: Buffer): void {
@@ -148,10 +158,9 @@ export class GatewayConnection {
     }
     const all = Buffer.concat(this.#held);
     const { serverName } = state.hello;
-    const secrets = this.#secrets();
-    if (serverName !== undefined && needsSecrets(secrets, serverName)) {
+    if (this.#isRead(serverName)) {
       this.#hello = state.hello;
-      this.#decrypt(all, serverName, secrets);
+      this.#decrypt(all, serverName);
       return;
     }
     const { wireBytes } = this.#helloReader;
@@ -164,10 +173,12 @@ export class GatewayConnection {
   }
 
   /** @param all that the guest has sent */
-  #decrypt(all: Buffer, serverName: string, secrets: EgressSecrets): void {
+  #decrypt(all: Buffer, serverName: string): void {
     const pinned = this.#judge.pinned(serverName);
-    if (!pinned.ok) {
-      this.#refuse(pinned.reason, pinned.why, serverName);
+    const secrets = this.#secrets();
+    if (!pinned.ok || secrets === undefined) {
+      const why = pinned.ok ? 'its guest has no certificate of ours to trust in' : pinned.why;
+      this.#refuse(pinned.ok ? 'request_refused' : pinned.reason, why, serverName);
       return;
     }
     const { clock, dial, timeouts, onAllowed, onBytes, onRefused, onSecrets } = this.#context;

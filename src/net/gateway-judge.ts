@@ -8,6 +8,7 @@ import type { ClientHello, HelloProblem } from './client-hello.ts';
 import type { NamePolicy, Verdict } from './dns-answers.ts';
 import { type HeadProblem, hostText, type RequestHead } from './http-head.ts';
 import type { Pins } from './pins.ts';
+import type { RequestRefusal, RequestVerdict } from './request-policy.ts';
 
 export interface Destination {
   /** As `plainAddress` writes it. */
@@ -25,7 +26,9 @@ export interface GatewayPolicy extends NamePolicy {
   /** @param names what the destination is called; none where that is not known */
   decide(destination: Destination, names: readonly string[]): GatewayVerdict;
   /** By method and path, after host and port were allowed. Without: every request. */
-  allowsRequest?(request: RequestHead): Verdict;
+  allowsRequest?(request: RequestHead): RequestVerdict;
+  /** TLS to this name is ended here, for `allowsRequest` has to read it. Without: never. */
+  decrypts?(name: string): boolean;
 }
 
 export type RefusalReason =
@@ -37,6 +40,7 @@ export type RefusalReason =
   | 'ech'
   | 'port_mismatch'
   | 'request_refused'
+  | RequestRefusal
   | 'second_hello'
   | `tls_${HelloProblem}`
   | `http_${HeadProblem}`;
@@ -90,11 +94,18 @@ export class GatewayJudge {
     const judged = head.host.kind === 'name' ? this.#named(name) : this.#literal(name, itself);
     if (!judged.ok) return judged;
     const verdict = this.#policy().allowsRequest?.(head);
-    if (verdict?.allowed === false) return refusal('request_refused', verdict.why, name);
+    if (verdict?.allowed === false) {
+      return refusal(verdict.reason ?? 'request_refused', verdict.why, name);
+    }
     return judged;
   }
 
-  /** For a host that secrets belong to no rule will do: the address must be one of the name's. */
+  /** Whether requests to it by TLS are to be read. */
+  decrypts(name: string): boolean {
+    return this.#policy().decrypts?.(name) === true;
+  }
+
+  /** Where TLS is ended no rule for addresses will do: the address must be one of the name's. */
   pinned(name: string): Judgement {
     const { address } = this.#destination;
     const isPinned = name === this.#pinnedName || this.#pins.isPinned(name, address);

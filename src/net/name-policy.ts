@@ -7,6 +7,7 @@ import {
   type EgressDecision,
   type EgressPolicy,
 } from './policy.ts';
+import { decideRequest, judgesRequestsByTls } from './request-policy.ts';
 
 /** @param policy of one sandbox; a change of it makes a new one */
 export function namePolicy(policy: EgressPolicy): GatewayPolicy {
@@ -15,6 +16,8 @@ export function namePolicy(policy: EgressPolicy): GatewayPolicy {
     allowsAddress: (address) => verdictOf(decideAnswer(policy, address)),
     decide: ({ address, port }, names) =>
       verdictOf(decide(policy, { address, port, protocol: 'tcp', names })),
+    allowsRequest: (head) => decideRequest(policy, head),
+    decrypts: (name) => judgesRequestsByTls(policy, name),
   };
 }
 

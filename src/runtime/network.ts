@@ -8,6 +8,7 @@ import { ignore } from '../base/ignore.ts';
 import { parsePolicy } from '../net/egress-rules.ts';
 import type { HostNetwork } from '../net/lease.ts';
 import type { EgressPolicy } from '../net/policy.ts';
+import { decryptsAny } from '../net/request-policy.ts';
 import type { EgressSecrets } from '../net/secret.ts';
 import { CertificateAuthority } from '../net/secret-authority.ts';
 import { machineRoots } from '../net/secret-roots.ts';
@@ -47,9 +48,11 @@ export class Network {
   ): Promise<SandboxNetwork> {
     const parsed = readPolicy(policy);
     requireValues(sandboxId, secrets);
-    let trust = await trustFor(secrets, authority);
+    const isNeeded = secrets.length > 0 || decryptsAny(parsed);
+    let trust = await trustFor(isNeeded, authority);
     const network = await this.open();
     const { limits, bytesUsed = 0 } = policy;
+    let current = secrets;
     const given = egressSecrets(secrets, trust);
     const request = { sandboxId, policy: parsed, limits, bytesUsed, secrets: given };
     const lease = await orUnavailable(network.lease(request));
@@ -59,14 +62,21 @@ export class Network {
       },
       setSecrets: async (changed) => {
         requireValues(sandboxId, changed);
-        trust = await trustFor(changed, trust?.authority ?? authority);
+        trust = await trustFor(changed.length > 0, trust?.authority ?? authority);
+        current = changed;
         await orUnavailable(lease.setSecrets(egressSecrets(changed, trust)));
       },
       tapFd: lease.tapFd,
       guest: lease.guest,
       handedOver: () => orUnavailable(lease.handedOver()),
-      setPolicy: async (changed) =>
-        await orUnavailable(lease.setPolicy(readPolicy(changed), changed.limits)),
+      setPolicy: async (changed) => {
+        const asked = readPolicy(changed);
+        if (trust === undefined && decryptsAny(asked)) {
+          trust = await trustFor(true, authority);
+          await orUnavailable(lease.setSecrets(egressSecrets(current, trust)));
+        }
+        await orUnavailable(lease.setPolicy(asked, changed.limits));
+      },
       connect: async (port, signal) => {
         try {
           return await lease.connect(port, signal);
@@ -95,10 +105,10 @@ export class Network {
 
 /** Once there, it stays: programs may hold on to the trust in it. */
 async function trustFor(
-  secrets: readonly SandboxSecret[],
+  isNeeded: boolean,
   known: CertificateAuthority | undefined,
 ): Promise<GuestTrust | undefined> {
-  if (secrets.length === 0 && known === undefined) return undefined;
+  if (!isNeeded && known === undefined) return undefined;
   const authority = known ?? new CertificateAuthority(systemClock);
   return { authority, certificate: await authority.certificate() };
 }
@@ -107,11 +117,11 @@ function egressSecrets(
   secrets: readonly SandboxSecret[],
   trust: GuestTrust | undefined,
 ): EgressSecrets | undefined {
-  if (trust === undefined || secrets.length === 0) return undefined;
+  if (trust === undefined) return undefined;
   const known = secrets.flatMap(({ value, ...rest }) =>
     value === null ? [] : [{ ...rest, value }],
   );
-  writeNoCore();
+  if (known.length > 0) writeNoCore();
   return { secrets: known, authority: trust.authority, roots: machineRoots };
 }
 

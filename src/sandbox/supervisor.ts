@@ -200,7 +200,8 @@ export class Supervisor {
       this.#spec = { ...this.#spec, network: this.#card.policy };
       this.#running?.listener.setIdentity(this.#identity());
     }
-    if (this.#spec.secrets.length > 0) await this.#tellSecrets(guest);
+    const isTrusting = this.#spec.secrets.length > 0 || this.#card.trust !== undefined;
+    if (isTrusting) await this.#tellSecrets(guest);
   }
 
   /**
