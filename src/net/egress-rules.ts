@@ -72,6 +72,17 @@ export function parsePolicy({ mode, allow = [], deny = [] }: EgressPolicyText): 
   };
 }
 
+/**
+ * Bytes by name are counted where names are read, which in the mode open nobody has to let them be.
+ * @throws NetError `policy_invalid`
+ */
+export function assertLimitable(policy: EgressPolicy, isLimitedByName: boolean): EgressPolicy {
+  if (policy.mode !== 'open' || !isLimitedByName) return policy;
+  throw new NetError('policy_invalid', 'limits by name are for a list', {
+    remedy: 'Choose the mode allowlist, or limit the bytes of everything.',
+  });
+}
+
 /** @throws NetError `policy_invalid` */
 export function parseRule(text: string): EgressRule {
   if (text.length > RULE_CHARACTERS_MAX) throw invalid(text.slice(0, 40), 'is too long');

@@ -13,7 +13,7 @@ import type { Socket } from 'node:net';
 import { ignore } from '../base/ignore.ts';
 import { type ClientHello, ClientHelloReader } from './client-hello.ts';
 import { httpRefusal, type RefusalStatus, tlsRefusal } from './gateway-answer.ts';
-import { type Destination, GatewayJudge } from './gateway-judge.ts';
+import { type Destination, GatewayJudge, spent } from './gateway-judge.ts';
 import type {
   ConnectionContext,
   EndReason,
@@ -134,7 +134,7 @@ export class GatewayConnection {
   #onGuestData(bytes: Buffer): void {
     if (DEAF.has(this.#phase)) return;
     this.#idle.moved();
-    this.#context.onBytes('sent', bytes.length);
+    if (!this.#context.onBytes('sent', bytes.length)) return;
     this.#protocol ??= bytes[0] === 22 ? 'tls' : 'http';
     if (this.#protocol === 'http') this.#onHttp(bytes);
     else if (this.#hello === undefined) this.#onHello(bytes);
@@ -163,24 +163,21 @@ export class GatewayConnection {
       this.#decrypt(all, serverName);
       return;
     }
+    if (!this.#isAdmitted(judged.name)) return;
     const { wireBytes } = this.#helloReader;
     this.#held = wireBytes < all.length ? [all.subarray(wireBytes)] : [];
     this.#hello = state.hello;
     this.#serverStart = new ServerHelloStart();
     this.#disarmHead();
-    this.#context.onAllowed('tls', judged.name);
     this.#forward(all.subarray(0, wireBytes));
   }
 
   /** @param all that the guest has sent */
   #decrypt(all: Buffer, serverName: string): void {
-    const pinned = this.#judge.pinned(serverName);
     const secrets = this.#secrets();
-    if (!pinned.ok || secrets === undefined) {
-      const why = pinned.ok ? 'its guest has no certificate of ours to trust in' : pinned.why;
-      this.#refuse(pinned.ok ? 'request_refused' : pinned.reason, why, serverName);
-      return;
-    }
+    const judged = this.#judge.readable(serverName, secrets !== undefined);
+    if (!judged.ok) this.#refuse(judged.reason, judged.why, serverName);
+    if (!judged.ok || secrets === undefined || !this.#isAdmitted(serverName)) return;
     const { clock, dial, timeouts, onAllowed, onBytes, onRefused, onSecrets } = this.#context;
     this.#disarmHead();
     this.#idle.stop();
@@ -192,7 +189,7 @@ export class GatewayConnection {
     const context = {
       ...{ clock, dial, timeouts, onSecrets },
       judge: (head: RequestHead) => this.#judge.head(head),
-      onRequest: (host: string) => onAllowed('http', host),
+      onRequest: (host: string) => void onAllowed('http', host),
       onRefused: (reason: EndReason, why: string) => onRefused(reason, why, serverName),
       onBytes,
     };
@@ -204,7 +201,12 @@ export class GatewayConnection {
       secrets,
     );
     this.#decrypted = { connection, secrets };
-    onAllowed('tls', serverName);
+  }
+
+  #isAdmitted(name: string | undefined): boolean {
+    const isAdmitted = this.#context.onAllowed('tls', name);
+    if (!isAdmitted) this.#refuse('budget_spent', spent(name), name);
+    return isAdmitted;
   }
 
   #onTls(bytes: Buffer): void {
@@ -284,7 +286,10 @@ export class GatewayConnection {
     const judged = this.#judge.head(piece.head);
     if (!judged.ok)
       return { reason: judged.reason, why: judged.why, name: judged.name, status: 403 };
-    this.#context.onAllowed('http', judged.name);
+    if (!this.#context.onAllowed('http', judged.name)) {
+      const { name } = judged;
+      return { reason: 'budget_spent', why: spent(name), name, status: 403 };
+    }
     this.#notePlaceholders(piece.head);
     this.#responses.expect(piece.head.method);
     return undefined;
@@ -362,7 +367,7 @@ export class GatewayConnection {
   #onUpstreamData(bytes: Buffer): void {
     if (this.#phase !== 'open' && this.#phase !== 'draining') return;
     this.#idle.moved();
-    this.#context.onBytes('received', bytes.length);
+    if (!this.#context.onBytes('received', bytes.length)) return;
     this.#hasReceived = true;
     if (!this.#guest.write(bytes)) this.#upstream?.pause();
     this.#onServerStart(bytes);

@@ -29,6 +29,8 @@ export interface GatewayPolicy extends NamePolicy {
   allowsRequest?(request: RequestHead): RequestVerdict;
   /** TLS to this name is ended here, for `allowsRequest` has to read it. Without: never. */
   decrypts?(name: string): boolean;
+  /** A budget of bytes for this name is used up. Without: never. */
+  isSpent?(name: string): boolean;
 }
 
 export type RefusalReason =
@@ -39,6 +41,8 @@ export type RefusalReason =
   | 'not_pinned'
   | 'ech'
   | 'port_mismatch'
+  /** The bytes that may be exchanged with this name are used up. */
+  | 'budget_spent'
   | 'request_refused'
   | RequestRefusal
   | 'second_hello'
@@ -105,8 +109,15 @@ export class GatewayJudge {
     return this.#policy().decrypts?.(name) === true;
   }
 
-  /** Where TLS is ended no rule for addresses will do: the address must be one of the name's. */
-  pinned(name: string): Judgement {
+  /**
+   * Where TLS is ended no rule for addresses will do: the address must be one of the name's.
+   * @param isTrusted the guest has a certificate of ours
+   */
+  readable(name: string, isTrusted: boolean): Judgement {
+    if (!isTrusted) {
+      const why = 'its guest has no certificate of ours to trust in';
+      return refusal('request_refused', why, name);
+    }
     const { address } = this.#destination;
     const isPinned = name === this.#pinnedName || this.#pins.isPinned(name, address);
     return isPinned ? { ok: true, name } : this.#notPinned(name);
@@ -133,6 +144,7 @@ export class GatewayJudge {
     const { address } = this.#destination;
     const isPinned = name === this.#pinnedName || this.#pins.isPinned(name, address);
     if (verdict.basis === 'name' && !isPinned) return this.#notPinned(name);
+    if (this.#policy().isSpent?.(name) === true) return refusal('budget_spent', spent(name), name);
     if (isPinned) this.#pinnedName = name;
     return { ok: true, name };
   }
@@ -142,6 +154,11 @@ export class GatewayJudge {
     const why = `${address} is not an address that this sandbox was told for ${name}`;
     return refusal('not_pinned', why, name);
   }
+}
+
+/** For people. */
+export function spent(name: string | undefined): string {
+  return `the bytes that may be exchanged with ${name ?? 'it'} are used up`;
 }
 
 function refusal(reason: RefusalReason, why: string, name?: string): Judgement {

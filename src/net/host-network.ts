@@ -230,6 +230,7 @@ class KernelNetwork implements HostNetwork {
 
   #noteUsed(): void {
     for (const lease of this.#leases.values()) {
+      lease.recordUse();
       if (lease.limits.bytesMax === undefined || lease.tabledAs === undefined) continue;
       const used = this.#probe.budgetUsed(lease.tabledAs.id);
       if (used !== undefined) lease.noteUsed(used);
@@ -269,8 +270,8 @@ class KernelNetwork implements HostNetwork {
       await this.#forwarding.acquire();
       cleanup.push('forwarding', () => this.#forwarding.release());
       const { upstreams = hostResolvers(this.#log) } = this.#options;
-      const { policy, limits = {}, bytesUsed = 0, secrets } = request;
-      const terms = { policy, limits, bytesUsed, secrets };
+      const { policy, limits = {}, bytesUsed = 0, destinationBytesUsed = {}, secrets } = request;
+      const terms = { policy, limits, bytesUsed, destinationBytesUsed, secrets };
       const own = { addresses, tap, guard, mtu, ...terms, upstreams, clock: this.#clock };
       const record: SandboxLeaseOptions['record'] = (...now) =>
         this.#records.write(id, this.#owner, ...now);

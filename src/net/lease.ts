@@ -6,6 +6,7 @@
  */
 import type { Duplex } from 'node:stream';
 import type { GuestNetwork } from '../base/guest-network.ts';
+import type { BytesByName, DestinationUse } from './destination-budgets.ts';
 import type { EgressPolicy } from './policy.ts';
 import type { TrafficLimits } from './sandbox-chains.ts';
 import type { EgressSecrets } from './secret.ts';
@@ -20,6 +21,16 @@ export interface NetworkTraffic {
   readonly refused: Readonly<Record<string, number>>;
   /** Of the budget `bytesMax`, never more than that; those of earlier leases included. */
   readonly bytesUsed: number;
+}
+
+/** What the gateway has seen since the lease began. */
+export interface GatewayUse {
+  /** TLS connections and HTTP requests that passed. */
+  readonly allowed: number;
+  /** Connections and requests that did not, and connections that were ended, by reason. */
+  readonly refused: Readonly<Record<string, number>>;
+  /** Of limits by name; bytes of earlier leases included. */
+  readonly destinations: readonly DestinationUse[];
 }
 
 export interface NetworkLease {
@@ -45,6 +56,7 @@ export interface NetworkLease {
    */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   traffic(): Promise<NetworkTraffic>;
+  gatewayUse(): GatewayUse;
   /** Idempotent. Nothing of it is left on the host. */
   release(): Promise<void>;
 }
@@ -55,6 +67,8 @@ export interface NetworkRequest {
   readonly limits?: TrafficLimits;
   /** Of `limits.bytesMax`, by earlier leases of the sandbox. */
   readonly bytesUsed?: number;
+  /** The same of `limits.destinations`. */
+  readonly destinationBytesUsed?: BytesByName;
   readonly secrets?: EgressSecrets | undefined;
 }
 

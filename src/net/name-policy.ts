@@ -1,4 +1,5 @@
 /** An egress policy as resolver and gateway ask for it. Pure. */
+import type { DestinationBudgets } from './destination-budgets.ts';
 import type { GatewayPolicy, GatewayVerdict } from './gateway-judge.ts';
 import {
   decide,
@@ -9,8 +10,14 @@ import {
 } from './policy.ts';
 import { decideRequest, judgesRequestsByTls } from './request-policy.ts';
 
-/** @param policy of one sandbox; a change of it makes a new one */
-export function namePolicy(policy: EgressPolicy): GatewayPolicy {
+/**
+ * @param policy of one sandbox; a change of it makes a new one
+ * @param budgets absent: no limits by name
+ */
+export function namePolicy(
+  policy: EgressPolicy,
+  budgets?: Pick<DestinationBudgets, 'isSpent'>,
+): GatewayPolicy {
   return {
     allowsName: (name) => verdictOf(decideName(policy, name)),
     allowsAddress: (address) => verdictOf(decideAnswer(policy, address)),
@@ -18,6 +25,7 @@ export function namePolicy(policy: EgressPolicy): GatewayPolicy {
       verdictOf(decide(policy, { address, port, protocol: 'tcp', names })),
     allowsRequest: (head) => decideRequest(policy, head),
     decrypts: (name) => judgesRequestsByTls(policy, name),
+    isSpent: (name) => budgets?.isSpent(name) === true,
   };
 }
 

@@ -3,7 +3,7 @@ import type { SandboxId } from '../base/ids.ts';
 import { formatAddress } from '../net/addresses.ts';
 import type { EgressPolicyText } from '../net/egress-rules.ts';
 import { cleanHostNetwork, STATE_DIR_DEFAULT } from '../net/host-network.ts';
-import type { NetworkTraffic } from '../net/lease.ts';
+import type { GatewayUse, NetworkTraffic } from '../net/lease.ts';
 import { LeaseRecords } from '../net/lease-record.ts';
 import { Links } from '../net/links.ts';
 import { readMetadataDrops } from '../net/metadata-guard.ts';
@@ -33,6 +33,8 @@ export interface NetworkView {
   /** Of `limits.bytesMax`; null: there is no such limit, or it is not known. */
   readonly bytesLeft: number | null;
   readonly traffic: NetworkTraffic | null;
+  /** What its gateway let through and refused, half a second old or so; null: it is not recorded. */
+  readonly gatewayUse: GatewayUse | null;
 }
 
 /** @throws LinkError */
@@ -68,6 +70,7 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
           ? null
           : Math.max(0, bytesMax - counted.budgetBytesUsed),
       traffic: counted === undefined ? null : trafficOf(counted, drops),
+      gatewayUse: record?.use ?? null,
     };
   });
   const known = new Set(views.map(({ sandbox }) => sandbox));
@@ -87,6 +90,7 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
         limits: null,
         bytesLeft: null,
         traffic: null,
+        gatewayUse: null,
       };
     }),
   ];

@@ -5,7 +5,7 @@
 import { systemClock } from '../base/clock.ts';
 import { CodedError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import { parsePolicy } from '../net/egress-rules.ts';
+import { assertLimitable, parsePolicy } from '../net/egress-rules.ts';
 import type { HostNetwork } from '../net/lease.ts';
 import type { EgressPolicy } from '../net/policy.ts';
 import { decryptsAny } from '../net/request-policy.ts';
@@ -51,11 +51,12 @@ export class Network {
     const isNeeded = secrets.length > 0 || decryptsAny(parsed);
     let trust = await trustFor(isNeeded, authority);
     const network = await this.open();
-    const { limits, bytesUsed = 0 } = policy;
+    const { limits, bytesUsed = 0, destinationBytesUsed = {} } = policy;
     let current = secrets;
     const given = egressSecrets(secrets, trust);
-    const request = { sandboxId, policy: parsed, limits, bytesUsed, secrets: given };
-    const lease = await orUnavailable(network.lease(request));
+    const request = { sandboxId, policy: parsed, limits, secrets: given };
+    const used = { bytesUsed, destinationBytesUsed };
+    const lease = await orUnavailable(network.lease({ ...request, ...used }));
     return {
       get trust() {
         return trust;
@@ -87,6 +88,7 @@ export class Network {
         }
       },
       traffic: () => lease.traffic(),
+      gatewayUse: () => lease.gatewayUse(),
       release: () => lease.release(),
     };
   }
@@ -128,7 +130,8 @@ function egressSecrets(
 /** @throws SandboxError `spec_invalid` with the rule that is wrong */
 export function readPolicy(policy: NetworkPolicy): EgressPolicy {
   try {
-    return parsePolicy(policy);
+    const { destinations = [] } = policy.limits;
+    return assertLimitable(parsePolicy(policy), destinations.length > 0);
   } catch (error) {
     if (!(error instanceof CodedError)) throw error;
     throw new SandboxError('spec_invalid', `sandbox option network: ${error.message}`, {

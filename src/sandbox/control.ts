@@ -11,6 +11,7 @@ import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
+import type { GatewayUse } from '../net/lease.ts';
 import type { EndInfo, SandboxLogs } from './ending.ts';
 import type { TimedEvent } from './event-journal.ts';
 import type { MemoryAction } from './memory-policy.ts';
@@ -194,7 +195,9 @@ export interface SandboxInfo {
   readonly end: EndInfo | null;
 }
 
-export interface NetworkInfo extends Omit<NetworkPolicy, 'bytesUsed'> {
+export interface NetworkInfo extends Omit<NetworkPolicy, 'bytesUsed' | 'destinationBytesUsed'> {
+  /** What its gateway let through and refused; null while it has no network card. */
+  readonly gatewayUse: GatewayUse | null;
   /** IPv4, of its network card; null while it has none: it is paused on the disk, or has ended. */
   readonly address: string | null;
 }

@@ -120,7 +120,7 @@ export class ManagedSandbox {
       ...{ id: this.id, status: this.#status, pausedTo: this.#pausedTo },
       ...{ cpus, memoryMib, diskMib, endsAtMs: this.#lifetime.endsAtMs, ...terms, ...this.birth },
       ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
-      network: networkInfo(network, this.#supervisor?.card.settings),
+      network: networkInfo(network, this.#supervisor?.card),
       secrets: secretInfo(secrets),
       end: this.#end && endInfo(this.#end),
     };

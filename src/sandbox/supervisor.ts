@@ -86,7 +86,7 @@ export class Supervisor {
     return this.#vm;
   }
 
-  get card(): Pick<NetworkCard, 'settings' | 'bytes' | 'policyToKeep' | 'connect'> {
+  get card(): Pick<NetworkCard, 'settings' | 'gatewayUse' | 'bytes' | 'policyToKeep' | 'connect'> {
     return this.#card;
   }
 

@@ -320,6 +320,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         ...{ packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {} },
         bytesUsed: this.bytesUsed,
       }),
+      gatewayUse: () => ({ allowed: 0, refused: {}, destinations: [] }),
       setSecrets: () => Promise.resolve(),
       trust: undefined,
       release: async () => release(),

@@ -6,6 +6,7 @@
  * left out. The types are those of the control plane; a field that is added there does not compile here.
  */
 import { z } from 'zod';
+import type { DestinationLimit } from '../../net/destination-budgets.ts';
 import type { MemoryAction } from '../../sandbox/memory-policy.ts';
 import { LIMITS, type NetworkLimits } from '../../sandbox/spec.ts';
 
@@ -72,4 +73,18 @@ export const networkLimits = z.strictObject({
   connectionsMax: whole(1, LIMITS.networkConnectionsMax)
     .exactOptional()
     .describe('At one time. Default 2048.'),
+  destinations: z
+    .array(
+      z.strictObject({
+        name: z
+          .string()
+          .min(1)
+          .max(255)
+          .describe('`api.example.com`, or `*.example.com`: all below.'),
+        bytesMax: whole(1, LIMITS.networkBytesMax),
+      } satisfies Record<keyof DestinationLimit, z.ZodType>),
+    )
+    .max(LIMITS.networkDestinationsMax)
+    .exactOptional()
+    .describe('By name, at ports 80 and 443, both directions. Then its connections are reset.'),
 } satisfies Record<keyof NetworkLimits, z.ZodType>);
