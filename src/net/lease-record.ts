@@ -8,9 +8,8 @@ import { parseSandboxId, type SandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import { isRunning } from '../sys/process-start.ts';
 import type { EgressPolicyText } from './egress-rules.ts';
-import type { GatewayUse } from './lease.ts';
+import type { GatewayUse, LeaseLimits } from './lease.ts';
 import type { EgressPolicy } from './policy.ts';
-import type { TrafficLimits } from './sandbox-chains.ts';
 import type { TableOwner } from './table-owners.ts';
 
 const VERSION = 1;
@@ -20,7 +19,7 @@ export interface LeaseRecord {
   readonly version: typeof VERSION;
   readonly owner: TableOwner;
   readonly policy: Required<EgressPolicyText>;
-  readonly limits: TrafficLimits;
+  readonly limits: LeaseLimits;
   /** Half a second old, or so; absent in records of before there was such. */
   readonly use?: GatewayUse | undefined;
 }
@@ -38,7 +37,7 @@ export class LeaseRecords {
     id: SandboxId,
     owner: TableOwner,
     { mode, allow, deny }: EgressPolicy,
-    limits: TrafficLimits,
+    limits: LeaseLimits,
     use?: GatewayUse,
   ): void {
     const text = (rules: EgressPolicy['allow']): string[] => rules.map((rule) => rule.text);

@@ -6,7 +6,7 @@
  */
 import type { Duplex } from 'node:stream';
 import type { GuestNetwork } from '../base/guest-network.ts';
-import type { BytesByName, DestinationUse } from './destination-budgets.ts';
+import type { BytesByName, DestinationLimit, DestinationUse } from './destination-budgets.ts';
 import type { EgressPolicy } from './policy.ts';
 import type { TrafficLimits } from './sandbox-chains.ts';
 import type { EgressSecrets } from './secret.ts';
@@ -21,6 +21,12 @@ export interface NetworkTraffic {
   readonly refused: Readonly<Record<string, number>>;
   /** Of the budget `bytesMax`, never more than that; those of earlier leases included. */
   readonly bytesUsed: number;
+}
+
+/** How much of the network: the packet filter holds all of it but what is by name. */
+export interface LeaseLimits extends TrafficLimits {
+  /** Of what passes the gateway, which holds them. */
+  readonly destinations?: readonly DestinationLimit[];
 }
 
 /** What the gateway has seen since the lease began. */
@@ -39,7 +45,7 @@ export interface NetworkLease {
   readonly tapFd: number;
   readonly guest: GuestNetwork;
   readonly policy: EgressPolicy;
-  readonly limits: TrafficLimits;
+  readonly limits: LeaseLimits;
   /** The VMM has its own copy of the descriptor: from now on the TAP lives as long as the VMM holds it. */
   handedOver(): Promise<void>;
   /**
@@ -47,7 +53,7 @@ export interface NetworkLease {
    * @param limits absent: as they are. What is used of a budget stays used; connections are counted anew when
    * their limit is another.
    */
-  setPolicy(policy: EgressPolicy, limits?: TrafficLimits): Promise<void>;
+  setPolicy(policy: EgressPolicy, limits?: LeaseLimits): Promise<void>;
   /** Their hosts are allowed too; connections that began with others are closed. Undefined: none. */
   setSecrets(secrets: EgressSecrets | undefined): Promise<void>;
   /**
@@ -64,7 +70,7 @@ export interface NetworkLease {
 export interface NetworkRequest {
   readonly sandboxId: string;
   readonly policy: EgressPolicy;
-  readonly limits?: TrafficLimits;
+  readonly limits?: LeaseLimits;
   /** Of `limits.bytesMax`, by earlier leases of the sandbox. */
   readonly bytesUsed?: number;
   /** The same of `limits.destinations`. */

@@ -4,7 +4,6 @@ import { assert } from '../base/assert.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { type AddressLease, TAP_PREFIX } from './address-plan.ts';
 import type { AddressRange } from './addresses.ts';
-import type { DestinationLimit } from './destination-budgets.ts';
 import {
   ACCEPT,
   addressElement,
@@ -74,8 +73,6 @@ export interface TrafficLimits {
   readonly downloadBytesPerSecond?: number;
   /** Through the host and to it together, at one time; questions to our resolver are not among them. */
   readonly connectionsMax?: number;
-  /** By name, of what passes the gateway, which holds them; the packet filter knows none of it. */
-  readonly destinations?: readonly DestinationLimit[];
 }
 
 /** A guest must not fill the connection table of the host, which all share. */

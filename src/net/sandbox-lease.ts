@@ -20,7 +20,7 @@ import { Gateway, type GatewayEvent, type OpenConnections } from './gateway.ts';
 import type { Destination } from './gateway-judge.ts';
 import { GuestConnections } from './guest-connection.ts';
 import type { HostTable, Tabled } from './host-table.ts';
-import type { GatewayUse, NetworkLease, NetworkTraffic } from './lease.ts';
+import type { GatewayUse, LeaseLimits, NetworkLease, NetworkTraffic } from './lease.ts';
 import { ListenError } from './listen-error.ts';
 import type { MetadataGuard } from './metadata-guard.ts';
 import type { MetadataDrops } from './metadata-xdp.ts';
@@ -28,7 +28,7 @@ import { namePolicy } from './name-policy.ts';
 import { PIN_LIMITS, type Pin, Pins } from './pins.ts';
 import { type EgressPolicy, pinnedPorts } from './policy.ts';
 import type { PacketPin } from './ruleset.ts';
-import { renewedChains, type SandboxNetwork, type TrafficLimits } from './sandbox-chains.ts';
+import { renewedChains, type SandboxNetwork } from './sandbox-chains.ts';
 import { DROP_COUNTERS, type SandboxTraffic } from './sandbox-counters.ts';
 import { type EgressSecrets, withSecretHosts } from './secret.ts';
 import { SecretLog } from './secret-log.ts';
@@ -49,7 +49,7 @@ export interface SandboxLeaseOptions {
   readonly guard: MetadataGuard | undefined;
   readonly mtu: number;
   readonly policy: EgressPolicy;
-  readonly limits: TrafficLimits;
+  readonly limits: LeaseLimits;
   /** Of the budget, before. */
   readonly bytesUsed: number;
   /** The same of `limits.destinations`. */
@@ -57,7 +57,7 @@ export interface SandboxLeaseOptions {
   readonly secrets?: EgressSecrets | undefined;
   readonly table: Pick<HostTable, 'add' | 'update' | 'pin' | 'remove' | 'traffic'>;
   /** For who looks at them from another process. */
-  readonly record: (policy: EgressPolicy, limits: TrafficLimits, use: GatewayUse) => void;
+  readonly record: (policy: EgressPolicy, limits: LeaseLimits, use: GatewayUse) => void;
   readonly upstreams: readonly DnsUpstream[];
   /** Through the gateways of all sandboxes of this process. */
   readonly connections: OpenConnections;
@@ -68,7 +68,7 @@ export interface SandboxLeaseOptions {
 /** What can be changed while it lives. */
 interface Terms {
   readonly asked: EgressPolicy;
-  readonly limits: TrafficLimits;
+  readonly limits: LeaseLimits;
   readonly secrets: EgressSecrets | undefined;
 }
 
@@ -84,7 +84,7 @@ export class SandboxLease implements NetworkLease {
   /** What was asked for, with the hosts of secrets. */
   #policy: EgressPolicy;
   /** Those that the packet filter holds. */
-  #tabledLimits: TrafficLimits;
+  #tabledLimits: LeaseLimits;
   /** Of the budget, as far as was told. */
   #bytesUsed: number;
   #isSpent = false;
@@ -169,7 +169,7 @@ export class SandboxLease implements NetworkLease {
     return this.#policy;
   }
 
-  get limits(): TrafficLimits {
+  get limits(): LeaseLimits {
     return this.#terms.limits;
   }
 
@@ -188,7 +188,7 @@ export class SandboxLease implements NetworkLease {
     return this.#options.tap.close();
   }
 
-  setPolicy(policy: EgressPolicy, limits?: TrafficLimits): Promise<void> {
+  setPolicy(policy: EgressPolicy, limits?: LeaseLimits): Promise<void> {
     return this.#change(() => ({ asked: policy, ...(limits === undefined ? {} : { limits }) }));
   }
 
@@ -325,7 +325,8 @@ export class SandboxLease implements NetworkLease {
 
   #network(): SandboxNetwork {
     const { addresses } = this.#options;
-    const { limits, secrets } = this.#terms;
+    const { secrets } = this.#terms;
+    const { destinations: _ofGateway, ...limits } = this.#terms.limits;
     const decryptsTls = (secrets?.secrets.length ?? 0) > 0;
     const own = { lease: addresses, policy: this.#policy, limits, bytesUsed: this.#bytesUsed };
     return { ...own, decryptsTls, ...this.#ports };

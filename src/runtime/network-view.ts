@@ -3,11 +3,10 @@ import type { SandboxId } from '../base/ids.ts';
 import { formatAddress } from '../net/addresses.ts';
 import type { EgressPolicyText } from '../net/egress-rules.ts';
 import { cleanHostNetwork, STATE_DIR_DEFAULT } from '../net/host-network.ts';
-import type { GatewayUse, NetworkTraffic } from '../net/lease.ts';
+import type { GatewayUse, LeaseLimits, NetworkTraffic } from '../net/lease.ts';
 import { LeaseRecords } from '../net/lease-record.ts';
 import { Links } from '../net/links.ts';
 import { readMetadataDrops } from '../net/metadata-guard.ts';
-import type { TrafficLimits } from '../net/sandbox-chains.ts';
 import { readTraffic } from '../net/sandbox-counters.ts';
 import { trafficOf } from '../net/sandbox-lease.ts';
 import { readContents } from '../net/table-owners.ts';
@@ -29,7 +28,7 @@ export interface NetworkView {
   /** Null: it is not recorded. */
   readonly policy: Required<EgressPolicyText> | null;
   /** How much of it; null: it is not recorded. */
-  readonly limits: TrafficLimits | null;
+  readonly limits: LeaseLimits | null;
   /** Of `limits.bytesMax`; null: there is no such limit, or it is not known. */
   readonly bytesLeft: number | null;
   readonly traffic: NetworkTraffic | null;

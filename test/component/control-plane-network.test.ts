@@ -30,6 +30,7 @@ describe('LocalControlPlane: networks', () => {
       deny: [],
       limits: {},
       address: expect.stringMatching(/^10\./),
+      gatewayUse: { allowed: 0, refused: {}, destinations: [] },
     });
     expect([host.vm(id).nic?.isPlugged, await held(host)]).toEqual([true, 1]);
     await host.control.remove(id);
