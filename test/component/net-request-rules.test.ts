@@ -8,6 +8,7 @@ import { connect as connectTls, createSecureContext } from 'node:tls';
 import { gzipSync } from 'node:zlib';
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
+import { DestinationBudgets } from '../../src/net/destination-budgets.ts';
 import { parsePolicy } from '../../src/net/egress-rules.ts';
 import { namePolicy } from '../../src/net/name-policy.ts';
 import type { EgressSecrets } from '../../src/net/secret.ts';
@@ -126,12 +127,15 @@ describe('rules by path: plain HTTP', () => {
 
 const identity = certificate();
 
-async function httpsWorld(allow: readonly string[], hasAuthority = true) {
+async function httpsWorld(
+  allow: readonly string[],
+  { hasAuthority = true, budgets = new DestinationBudgets([], {}) } = {},
+) {
   const authority = new CertificateAuthority(systemClock);
   const roots = createSecureContext({ ca: identity.cert });
   const secrets: EgressSecrets = { secrets: [], authority, roots: () => roots };
-  const made = await world(443, { secrets: () => (hasAuthority ? secrets : undefined) });
-  made.policy = policyOf(...allow);
+  const made = await world(443, { budgets, secrets: () => (hasAuthority ? secrets : undefined) });
+  made.policy = namePolicy(parsePolicy({ mode: 'allowlist', allow }), budgets);
   for (const name of ['a.example', 'b.example']) made.pins.pin(name, [PUBLIC], 60);
   made.destination = { address: PUBLIC, port: 443 };
   const seen: string[] = [];
@@ -222,7 +226,9 @@ describe('rules by path: TLS', () => {
     expect(await certificateOf('b.example')).toBe('the server’s own');
   });
   it('without a certificate that the guest trusts in, nothing passes', async () => {
-    const { made, seen } = await httpsWorld(['GET https://a.example/v1/'], false);
+    const { made, seen } = await httpsWorld(['GET https://a.example/v1/'], {
+      hasAuthority: false,
+    });
     const { code } = await sClient(made, '-servername', 'a.example');
     expect(code).not.toBe(0);
     expect(made.reasons()).toEqual(['request_refused']);
@@ -233,6 +239,19 @@ describe('rules by path: TLS', () => {
     made.destination = { address: '93.184.216.35', port: 443 };
     expect((await client('https://a.example/v1/x')).code).not.toBe(0);
     expect(made.reasons()).toEqual(['not_pinned']);
+  });
+  it('bytes by name are those inside of TLS; what does not fit is not passed on', async () => {
+    const budgets = new DestinationBudgets([{ name: 'a.example', bytesMax: 10_000 }], {});
+    const { client, seen } = await httpsWorld(['GET https://a.example/v1/'], { budgets });
+    expect((await client('https://a.example/v1/x')).out).toBe('hello GET\n');
+    const used = budgets.use()[0]?.bytesUsed ?? 0;
+    expect(used).toBeGreaterThan(100);
+    budgets.setLimits([{ name: 'a.example', bytesMax: used * 2 - 5 }]);
+    const cut = await client('https://a.example/v1/x');
+    expect([cut.code === 0, cut.out.includes('hello'), seen.length]).toEqual([false, false, 2]);
+    expect(budgets.isSpent('a.example')).toBe(true);
+    const refused = await client('https://a.example/v1/x');
+    expect([refused.code === 0, seen.length]).toEqual([false, 2]);
   });
   it('a WebSocket needs its word, and then flows both ways', async () => {
     const ask = async (allow: string) => {
