@@ -150,6 +150,8 @@ async function httpsWorld(
     } else response.end(`hello ${request.method}\n`);
   };
   const server = createServer(identity, answer);
+  // What ends is ended by the gateway.
+  server.keepAliveTimeout = 0;
   server.on('upgrade', (request, socket) => {
     seen.push(`upgrade ${request.url}`);
     socket.on('error', () => socket.destroy());
