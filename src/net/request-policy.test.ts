@@ -1,9 +1,13 @@
+import { createSecureContext } from 'node:tls';
 import { describe, expect, it } from 'vitest';
+import { SecretValue } from '../base/secret-value.ts';
 import { parsePolicy, policyFromE2b } from './egress-rules.ts';
 import { NetError } from './errors.ts';
 import { parseHead, type RequestHead } from './http-head.ts';
 import { decide, decideName, pinnedPorts } from './policy.ts';
 import { decideRequest, decryptsAny, judgesRequestsByTls } from './request-policy.ts';
+import { withSecretHosts } from './secret.ts';
+import { CertificateAuthority } from './secret-authority.ts';
 
 const API = 'api.example.com';
 
@@ -96,12 +100,22 @@ describe('rules by method and path: what they let through', () => {
     'Destination: /admin',
     'X-Amz-Copy-Source: /other/key',
     'x-ms-rename-source: /other/key',
+    'Connection: close, Content-Length',
+    'Connection: X-Request-Id',
   ])('a field that means another request is refused: %s', (field) => {
     expect(judge(rules, 'GET /v1/models', [field])).toBe('field_refused');
   });
   it('ordinary fields are not', () => {
     const fields = ['Authorization: Bearer x', 'X-Forwarded-For: 1.2.3.4', 'X-Request-Id: 1'];
-    expect(judge(rules, 'GET /v1/models', fields)).toBe('allowed');
+    const more = ['Connection: TE, Keep-Alive ,close', 'Content-Length: 0'];
+    expect(judge(rules, 'GET /v1/models', [...fields, ...more])).toBe('allowed');
+  });
+  it('GET and HEAD have no body, others may', () => {
+    for (const field of ['Content-Length: 1', 'Transfer-Encoding: chunked']) {
+      expect(judge(rules, 'GET /v1/models', [field])).toBe('body_refused');
+      expect(judge(rules, 'HEAD /v1/models', [field])).toBe('body_refused');
+      expect(judge(rules, 'POST /v1/chat', [field])).toBe('allowed');
+    }
   });
   it('names without such rules are not judged', () => {
     const { allowed } = decideRequest(
@@ -154,6 +168,19 @@ describe('rules by method and path: what else they open and close', () => {
       deny: ['*.example.com'],
     });
     expect(decide(policy, to(443)).reason).toBe('denied');
+  });
+  it('are not widened by a secret that belongs to the host', () => {
+    const policy = list(`GET https://${API}/v1/`);
+    const value = new SecretValue('0123456789abcdef');
+    const hosts = [API, 'b.example.com'];
+    const secrets = [{ name: 'KEY', hosts, placeholder: 'NV_1', value }];
+    const given = { secrets, authority: new CertificateAuthority({ wall: () => 0 }) };
+    const both = withSecretHosts(policy, { ...given, roots: () => createSecureContext() });
+    expect(both.allow.map(({ text }) => text)).toEqual([
+      `GET https://${API}/v1/`,
+      'b.example.com:443',
+    ]);
+    expect(decideRequest(both, head('GET /admin')).reason).toBe('path_refused');
   });
   it('another port of the same name is opened as before', () => {
     const policy = list(`GET https://${API}/v1/`, `${API}:5432`);

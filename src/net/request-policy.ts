@@ -2,10 +2,10 @@
  * Requests by method and path: what a policy says of one, once its host and port are allowed. Pure.
  *
  *     no rule by path for the name ─► every request
- *     else: header fields that change what is asked ─► method ─► a rule for every path ─► path unambiguous ─► its rule
+ *     else: fields and bodies that change what is asked ─► method ─► a rule for every path ─► path unambiguous ─► its rule
  */
 import type { Verdict } from './dns-answers.ts';
-import { hostText, type RequestHead } from './http-head.ts';
+import { type Field, hostText, type RequestHead } from './http-head.ts';
 import { type EgressPolicy, type RequestRule, requestRulesFor } from './policy.ts';
 import { pathProblemText, readPath } from './request-path.ts';
 import { isNeverAllowed, WEBSOCKET } from './request-rule.ts';
@@ -17,6 +17,8 @@ export type RequestRefusal =
   | 'path_refused'
   /** Two servers could read two paths. */
   | 'path_ambiguous'
+  /** Of GET or HEAD: servers that do not expect one take it for the next request (RFC 9110 section 9.3.1). */
+  | 'body_refused'
   /** A field by which servers take another method, path or host than the request line says. */
   | 'field_refused';
 
@@ -37,6 +39,9 @@ const OVERRIDES = [
   /^(?:forwarded|destination|request-uri|x-[a-z]+-(?:copy|rename)-source)$/i,
 ] as const;
 
+/** What `Connection` may name; another field would be dropped by the next proxy, `Content-Length` too (RFC 9110 section 7.6.1). */
+const CONNECTION = /^(?:close|keep-alive|upgrade|te)?$/i;
+
 /** Whether TLS to this name has to be ended for its requests to be judged. @param name canonical */
 export function judgesRequestsByTls(policy: EgressPolicy, name: string): boolean {
   return requestRulesFor(policy, name).some(({ scheme }) => scheme === 'https');
@@ -53,10 +58,14 @@ export function decideRequest(policy: EgressPolicy, head: RequestHead): RequestV
   const all = requestRulesFor(policy, name);
   if (all.length === 0) return { allowed: true, why: '' };
   const rules = all.filter(({ ports }) => ports?.first === head.port);
-  const override = head.fields.find(({ name: field }) => isOverride(field));
+  const override = head.fields.find(isOverride);
   if (override !== undefined) {
     const why = `${override.name} can change which request a server takes it for; leave it out`;
     return refuse('field_refused', why);
+  }
+  const hasBody = head.framing.kind !== 'none';
+  if (hasBody && (head.method === 'GET' || head.method === 'HEAD')) {
+    return refuse('body_refused', `a body of ${head.method} may be taken for another request`);
   }
   const method = methodOf(head);
   const byMethod = rules.filter((rule) => method !== undefined && hasMethod(rule, method));
@@ -74,9 +83,11 @@ export function decideRequest(policy: EgressPolicy, head: RequestHead): RequestV
   return refuse('path_refused', `no rule allows ${head.method} of this path of ${name}`);
 }
 
-function isOverride(field: string): boolean {
-  const name = field.replaceAll('_', '-');
-  return OVERRIDES.some((pattern) => pattern.test(name));
+function isOverride({ name, value }: Field): boolean {
+  const known = name.replaceAll('_', '-');
+  if (/^connection$/i.test(known))
+    return !value.split(',').every((one) => CONNECTION.test(one.trim()));
+  return OVERRIDES.some((pattern) => pattern.test(known));
 }
 
 /** What rules call it; undefined: what none may allow. */

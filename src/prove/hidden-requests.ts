@@ -8,6 +8,7 @@ export interface HiddenRequest {
 
 /** What a rule lets through there. */
 export const RULE_METHOD = 'GET';
+export const BODY_METHOD = 'PUT';
 export const RULE_PATH = '/v1/';
 
 /** In some reading each of them is `/admin…`, of which the rule says nothing. */
@@ -93,15 +94,30 @@ export function hiddenRequests(
       },
     ],
     [
+      'a request as the body of GET',
+      (own) => {
+        const inner = ask(host, RULE_METHOD, `/admin-${own}`);
+        return `${head(host, RULE_METHOD, `/v1/${own}`, [`Content-Length: ${inner.length}`])}${inner}`;
+      },
+    ],
+    [
+      'a body whose length the next proxy is to drop',
+      (own) => {
+        const inner = ask(host, RULE_METHOD, `/admin-${own}`);
+        const fields = [`Content-Length: ${inner.length}`, 'Connection: Content-Length'];
+        return `${head(host, BODY_METHOD, `/v1/${own}`, fields)}${inner}`;
+      },
+    ],
+    [
       'a request behind chunks',
       (own) => {
         const inner = ask(host, RULE_METHOD, `/admin-${own}`);
-        return `${head(host, RULE_METHOD, '/v1/chunks', ['Transfer-Encoding: chunked'])}0\r\n\r\n${inner}`;
+        return `${head(host, BODY_METHOD, '/v1/chunks', ['Transfer-Encoding: chunked'])}0\r\n\r\n${inner}`;
       },
     ],
     [
       'a body that waits for 100-continue',
-      (own) => head(host, 'PUT', `/v1/${own}`, ['Expect: 100-continue', 'Content-Length: 1']),
+      (own) => head(host, 'PATCH', `/v1/${own}`, ['Expect: 100-continue', 'Content-Length: 1']),
     ],
   ];
   return list.map(([what, make], index) => ({ what, text: make(mark(index)) }));

@@ -4,11 +4,12 @@ import { systemClock } from '../base/clock.ts';
 import type { EgressSecrets } from '../net/secret.ts';
 import { CertificateAuthority } from '../net/secret-authority.ts';
 import type { Outcome } from './caller.ts';
-import { ask, hiddenRequests } from './hidden-requests.ts';
+import { ask, BODY_METHOD, hiddenRequests, RULE_METHOD, RULE_PATH } from './hidden-requests.ts';
 import { ALLOWED, OTHER, VAULT } from './map.ts';
 import type { Forbidden, Tries } from './proof.ts';
 import type { Guest, LeasedGuest, World } from './world.ts';
 
+const METHODS = `${RULE_METHOD},HEAD,${BODY_METHOD}`;
 const BUDGET_BYTES = 2000;
 /** Each costs some hundred bytes, both ways. */
 const BUDGET_TRIES = 40;
@@ -20,8 +21,8 @@ export async function requestTries(tries: Tries, world: World): Promise<void> {
   const secrets: EgressSecrets = { secrets: [], authority, roots: () => roots };
   const root = await authority.certificate();
   const allow = [
-    `GET,HEAD http://${ALLOWED.name}/v1/`,
-    `GET,HEAD https://${VAULT.name}/v1/`,
+    `${METHODS} http://${ALLOWED.name}${RULE_PATH}`,
+    `${METHODS} https://${VAULT.name}${RULE_PATH}`,
     OTHER.name,
   ];
   const leased = await world.guest({ mode: 'allowlist', allow }, secrets);
