@@ -20,7 +20,7 @@ export interface LeaseRecord {
   readonly owner: TableOwner;
   readonly policy: Required<EgressPolicyText>;
   readonly limits: LeaseLimits;
-  /** Half a second old, or so; absent in records of before there was such. */
+  /** Two seconds old, or so; absent in records of before there was such. */
   readonly use?: GatewayUse | undefined;
 }
 

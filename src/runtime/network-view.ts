@@ -32,7 +32,7 @@ export interface NetworkView {
   /** Of `limits.bytesMax`; null: there is no such limit, or it is not known. */
   readonly bytesLeft: number | null;
   readonly traffic: NetworkTraffic | null;
-  /** What its gateway let through and refused, half a second old or so; null: it is not recorded. */
+  /** What its gateway let through and refused, two seconds old or so; null: it is not recorded. */
   readonly gatewayUse: GatewayUse | null;
 }
 

@@ -200,8 +200,7 @@ export class Supervisor {
       this.#spec = { ...this.#spec, network: this.#card.policy };
       this.#running?.listener.setIdentity(this.#identity());
     }
-    const isTrusting = this.#spec.secrets.length > 0 || this.#card.trust !== undefined;
-    if (isTrusting) await this.#tellSecrets(guest);
+    if (this.#spec.authority !== undefined) await this.#tellSecrets(guest);
   }
 
   /**
