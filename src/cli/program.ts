@@ -153,7 +153,7 @@ export function addNetworkOptions(command: Command): Command {
     .option('--deny-out <rule>', 'never let it connect there, whatever else allows it', collect, [])
     .option(
       '--net-limit <limits>',
-      'how much of it, e.g. bytes=1G,up=5M,down=20M,connections=100',
+      'how much of it, e.g. bytes=1G,up=5M,down=20M,connections=100,api.example.com=10M',
       collect,
       [],
     )
@@ -171,8 +171,11 @@ Network: --net none: none (models are reached all the same); egress: what --allo
 internet, less what --deny-out names. Metadata services and private addresses are closed in all of them
 (a block inside a private range opens that). Rules, each with :port, :first-last, /tcp or /udp if wanted:
   pypi.org   *.example.com   192.0.2.7   192.0.2.0/24:443   192.0.2.1:53/udp   db.example.com:5432
-A name alone means TCP on ports 80 and 443. Limits: bytes, both ways in its life, then connections are reset;
-up and down, bytes per second of the guest; connections at one time. This process, or the daemon, has to run as root.
+A name alone means TCP on ports 80 and 443. By method and path (and all below it), each request judged alone:
+  'GET,HEAD https://api.example.com/v1/'   https://api.example.com/v1/chat   'WEBSOCKET https://*.example.com/live'
+For that, TLS to such a name, and to no other, is read by the host, in whose certificate the guest trusts. Limits: bytes, both ways in its life, then connections are reset;
+up and down, bytes per second of the guest; connections at one time; NAME=bytes with one
+name (*.NAME: all below it), over ports 80 and 443. This process, or the daemon, has to run as root.
 
 Secrets: --secret NAME@api.example.com (or NAME@a.example,b.example; NAME@host=FILE takes the value of a file). In the guest
 NAME has a placeholder; in HTTPS requests to that host it is replaced by the value, which the guest never has. The host is

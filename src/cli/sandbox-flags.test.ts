@@ -43,7 +43,14 @@ describe('--disk-limit', () => {
     expect(parseDiskLimits([])).toBeUndefined();
     const flags = { ...NO_FLAGS, label: [], diskLimit: ['rate=1M'] };
     expect(changeOf(flags)).toEqual({ diskLimits: { bytesPerSecond: 1024 ** 2 } });
-    const network = { mode: 'open', allow: [], deny: [], limits: {}, address: null } as const;
+    const network = {
+      mode: 'open',
+      allow: [],
+      deny: [],
+      limits: {},
+      address: null,
+      gatewayUse: null,
+    } as const;
     expect(limitsOf({ ...flags, netLimit: ['none'] }, network)).toMatchObject({
       diskLimits: { bytesPerSecond: 1024 ** 2 },
       network: { limits: {} },
@@ -72,6 +79,13 @@ describe('--net-limit', () => {
       connectionsMax: 20,
     });
     expect(limitsOfFlags('none')).toEqual({});
+    expect(limitsOfFlags('up=10M,api.example.com=2K', '*.b.example=7')).toEqual({
+      uploadBytesPerSecond: 10 * 1024 ** 2,
+      destinations: [
+        { name: 'api.example.com', bytesMax: 2048 },
+        { name: '*.b.example', bytesMax: 7 },
+      ],
+    });
     expect(limitsOfFlags()).toBeUndefined();
   });
 
@@ -79,6 +93,7 @@ describe('--net-limit', () => {
     for (const text of [
       ...['', 'bytes', 'bytes=', 'bytes=-1', 'up=1', 'up=1T', 'connections=0', 'connections=1.5'],
       ...['connections=1e3', 'toString=1', 'none,up=1M', 'up=1M,up=2M', 'bytes=1M,', 'BYTES=1'],
+      ...['a.b', 'a.b=', 'a.b=0', 'a.b=x', 'a.b=1,a.b=2'],
     ]) {
       expect(() => limitsOfFlags(text), text).toThrow(usage);
     }
@@ -88,7 +103,7 @@ describe('--net-limit', () => {
   it('alone leaves the rules of a sandbox as they are', () => {
     const flags = { ...NO_FLAGS, label: [], netLimit: ['connections=5'] };
     const rules = { mode: 'allowlist', allow: ['a.example'], deny: ['b.example'] } as const;
-    const network = { ...rules, limits: { bytesMax: 7 }, address: null };
+    const network = { ...rules, limits: { bytesMax: 7 }, address: null, gatewayUse: null };
     const change = { network: { ...rules, limits: { connectionsMax: 5 } } };
     expect(limitsOf(flags, network)).toEqual(change);
     expect(limitsOf({ ...flags, timeout: '2m' }, network)).toEqual({

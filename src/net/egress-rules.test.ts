@@ -41,7 +41,7 @@ describe('parseRule', () => {
     ['*.*.com', 'wildcard'],
     ['a.*.com', 'wildcard'],
     ['bücher.example', 'host name'],
-    ['http://example.com', 'port'],
+    ['http://example.com', 'has no path'],
     ['example.com:', 'port'],
     ['example.com:0', 'port'],
     ['example.com:65536', 'port'],

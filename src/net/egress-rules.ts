@@ -4,6 +4,8 @@
  *     rule   = (block / name) [ ":" port [ "-" port ] [ "/" ("tcp" / "udp") ] ]
  *     block  = 192.0.2.7 / 192.0.2.0/24 / 2001:db8::/32 / "[" IPv6 block "]"    (brackets before a port)
  *     name   = example.com / *.example.com
+ *
+ * Or by method and path: `request-rule.ts`.
  */
 import {
   type Cidr,
@@ -16,7 +18,16 @@ import {
 import { NetError } from './errors.ts';
 import { parseHostName } from './host-name.ts';
 import { isMetadataBlock, metadataOfName } from './metadata.ts';
-import type { EgressMode, EgressPolicy, EgressRule, PortRange, Transport } from './policy.ts';
+import {
+  type EgressMode,
+  type EgressPolicy,
+  type EgressRule,
+  NAME_PORTS,
+  type PortRange,
+  type RequestRule,
+  type Transport,
+} from './policy.ts';
+import { isRequestRule, parseRequestRule } from './request-rule.ts';
 
 /** Rules of one kind, allow or deny, of one policy. */
 export const RULES_MAX = 256;
@@ -53,14 +64,29 @@ export function parsePolicy({ mode, allow = [], deny = [] }: EgressPolicyText): 
   assertCount(deny);
   return {
     mode: known,
-    allow: allow.map((text) => assertCanAllow(parseRule(text))),
-    deny: deny.map(parseRule),
+    allow: assertRequests(
+      known,
+      allow.map((text) => assertCanAllow(parseRule(text))),
+    ),
+    deny: deny.map((text) => assertCanDeny(parseRule(text))),
   };
+}
+
+/**
+ * Bytes by name are counted where names are read, which in the mode open nobody has to let them be.
+ * @throws NetError `policy_invalid`
+ */
+export function assertLimitable(policy: EgressPolicy, isLimitedByName: boolean): EgressPolicy {
+  if (policy.mode !== 'open' || !isLimitedByName) return policy;
+  throw new NetError('policy_invalid', 'limits by name are for a list', {
+    remedy: 'Choose the mode allowlist, or limit the bytes of everything.',
+  });
 }
 
 /** @throws NetError `policy_invalid` */
 export function parseRule(text: string): EgressRule {
   if (text.length > RULE_CHARACTERS_MAX) throw invalid(text.slice(0, 40), 'is too long');
+  if (isRequestRule(text)) return parseRequestRule(text);
   const { target, portText } = splitPort(text);
   const { ports, protocol } = parsePorts(text, portText);
   const below = target.startsWith('*.');
@@ -97,14 +123,15 @@ export function policyFromE2b(network: E2bNetwork): EgressPolicy {
   const { allowInternetAccess = true, allowOut = [], denyOut = [] } = network;
   assertCount(allowOut);
   assertCount(denyOut);
-  const allow = allowOut.map((text) => assertCanAllow(parseRule(text)));
+  const rules = allowOut.map((text) => assertCanAllow(parseRule(text)));
   const deny = denyOut.map((text) => ({ text, block: parseBlock(text, text) }));
   const closed = !allowInternetAccess || deny.some(({ block }) => isEverything(block));
+  const allow = assertRequests(closed ? 'allowlist' : 'open', rules);
   if (closed) return allow.length === 0 ? POLICY_NONE : { mode: 'allowlist', allow, deny: [] };
   const opened = allow.flatMap((rule) =>
     rule.kind === 'block' && rule.ports === undefined ? [rangeOf(rule.block)] : [],
   );
-  const rules = deny.flatMap(({ text, block }) =>
+  const denied = deny.flatMap(({ text, block }) =>
     subtractRanges([rangeOf(block)], opened)
       .flatMap(cidrsOf)
       .map(
@@ -117,8 +144,8 @@ export function policyFromE2b(network: E2bNetwork): EgressPolicy {
         }),
       ),
   );
-  if (rules.length > E2B_DENY_BLOCKS_MAX) throw tooLarge(`${rules.length} blocks that deny`);
-  return { mode: 'open', allow, deny: rules };
+  if (denied.length > E2B_DENY_BLOCKS_MAX) throw tooLarge(`${denied.length} blocks that deny`);
+  return { mode: 'open', allow, deny: denied };
 }
 
 /** Taking 256 addresses out of blocks makes at most this many blocks of what is left, nearly. */
@@ -136,6 +163,47 @@ function assertCanAllow(rule: EgressRule): EgressRule {
   throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} names a metadata service`, {
     remedy:
       'Leave it out: metadata services can not be allowed. Give the sandbox what it needs as files or variables.',
+  });
+}
+
+/** By path alone: "everything but" is never sure, for what one server reads another may not. */
+function assertCanDeny(rule: EgressRule): EgressRule {
+  if (rule.kind !== 'request') return rule;
+  throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} denies by method or path`, {
+    remedy: 'Allow the methods and paths that are wanted; all others of that name are closed then.',
+  });
+}
+
+/** Where they would judge nothing, they are a mistake. */
+function assertRequests(mode: EgressMode, allow: readonly EgressRule[]): readonly EgressRule[] {
+  const requests = allow.filter((rule) => rule.kind === 'request');
+  const [first] = requests;
+  if (first !== undefined && mode === 'open') {
+    throw new NetError('policy_invalid', `egress rule ${quote(first.text)} is for a list`, {
+      remedy: 'Choose the mode allowlist: in the mode open the same host is reached without it.',
+    });
+  }
+  for (const rule of requests) assertNotWhole(rule, allow);
+  return allow;
+}
+
+/** A rule for the same name that opens all of it: which of them is meant? `*.` above it may stand beside it. */
+function assertNotWhole(request: RequestRule, allow: readonly EgressRule[]): void {
+  const whole = allow.find(
+    (rule) =>
+      rule.kind === 'name' &&
+      rule.name === request.name &&
+      rule.below === request.below &&
+      rule.protocol !== 'udp' &&
+      NAME_PORTS.some((port) => {
+        const { first, last } = rule.ports ?? { first: port, last: port };
+        return first <= port && port <= last;
+      }),
+  );
+  if (whole === undefined) return;
+  const both = `egress rules ${quote(whole.text)} and ${quote(request.text)}`;
+  throw new NetError('policy_invalid', `${both} open the same host whole and in part`, {
+    remedy: 'Leave one of them out; for every path, end a URL with /.',
   });
 }
 
@@ -183,7 +251,7 @@ function tooLarge(what: string): NetError {
 function invalid(text: string, why: string): NetError {
   return new NetError('policy_invalid', `egress rule ${quote(text)} ${why}`, {
     remedy:
-      'Write an address, a block, a name or *.name, and perhaps a port: 192.0.2.0/24:443, *.example.com, [2001:db8::/32]:53/udp.',
+      'Write an address, a block, a name or *.name, and perhaps a port: 192.0.2.0/24:443, *.example.com, [2001:db8::/32]:53/udp; or methods and a URL: GET,HEAD https://api.example.com/v1/.',
   });
 }
 

@@ -5,7 +5,7 @@
  *        │            │          │ a later request is refused
  *        │            │          └─► draining ─┐   the answers to earlier ones first
  *        └────────────┴────────► answering ◄───┘   says why, then closes
- *        └─► decrypted    TLS to a host that secrets of the sandbox belong to: `secret-connection.ts`
+ *        └─► decrypted    TLS to a host that secrets belong to, or whose requests are judged: `secret-connection.ts`
  *
  * A guest that is not read from is held back by TCP; nothing is kept here beyond one head and one chunk.
  */
@@ -13,7 +13,7 @@ import type { Socket } from 'node:net';
 import { ignore } from '../base/ignore.ts';
 import { type ClientHello, ClientHelloReader } from './client-hello.ts';
 import { httpRefusal, type RefusalStatus, tlsRefusal } from './gateway-answer.ts';
-import { type Destination, GatewayJudge } from './gateway-judge.ts';
+import { type Destination, GatewayJudge, spent } from './gateway-judge.ts';
 import type {
   ConnectionContext,
   EndReason,
@@ -113,18 +113,28 @@ export class GatewayConnection {
   judgeAnew(): void {
     const head = this.#lastHead;
     // Began with secrets that are others now, or should have.
-    const secrets = this.#secrets();
     const serverName = this.#hello?.serverName;
-    const wanted = needsSecrets(secrets, serverName) ? secrets : undefined;
-    const judged =
-      this.#hello === undefined ? head && this.#judge.head(head) : this.#judge.hello(this.#hello);
-    if (this.#decrypted?.secrets !== wanted || judged?.ok === false) this.destroy();
+    const wanted = this.#isRead(serverName) ? this.#secrets() : undefined;
+    const inside = this.#decrypted?.connection.lastHead;
+    const judged = [
+      this.#hello && this.#judge.hello(this.#hello),
+      head && this.#judge.head(head),
+      inside && this.#judge.head(inside),
+    ];
+    const isOther = this.#decrypted?.secrets !== wanted;
+    if (isOther || judged.some((each) => each?.ok === false)) this.destroy();
+  }
+
+  /** TLS to it is not only passed on. */
+  #isRead(serverName: string | undefined): serverName is string {
+    if (serverName === undefined) return false;
+    return needsSecrets(this.#secrets(), serverName) || this.#judge.decrypts(serverName);
   }
 
   #onGuestData(bytes: Buffer): void {
     if (DEAF.has(this.#phase)) return;
     this.#idle.moved();
-    this.#context.onBytes('sent', bytes.length);
+    if (!this.#context.onBytes('sent', bytes.length)) return;
     this.#protocol ??= bytes[0] === 22 ? 'tls' : 'http';
     if (this.#protocol === 'http') this.#onHttp(bytes);
     else if (this.#hello === undefined) this.#onHello(bytes);
@@ -148,28 +158,26 @@ export class GatewayConnection {
     }
     const all = Buffer.concat(this.#held);
     const { serverName } = state.hello;
-    const secrets = this.#secrets();
-    if (serverName !== undefined && needsSecrets(secrets, serverName)) {
+    if (this.#isRead(serverName)) {
       this.#hello = state.hello;
-      this.#decrypt(all, serverName, secrets);
+      this.#decrypt(all, serverName);
       return;
     }
+    if (!this.#isAdmitted(judged.name)) return;
     const { wireBytes } = this.#helloReader;
     this.#held = wireBytes < all.length ? [all.subarray(wireBytes)] : [];
     this.#hello = state.hello;
     this.#serverStart = new ServerHelloStart();
     this.#disarmHead();
-    this.#context.onAllowed('tls', judged.name);
     this.#forward(all.subarray(0, wireBytes));
   }
 
   /** @param all that the guest has sent */
-  #decrypt(all: Buffer, serverName: string, secrets: EgressSecrets): void {
-    const pinned = this.#judge.pinned(serverName);
-    if (!pinned.ok) {
-      this.#refuse(pinned.reason, pinned.why, serverName);
-      return;
-    }
+  #decrypt(all: Buffer, serverName: string): void {
+    const secrets = this.#secrets();
+    const judged = this.#judge.readable(serverName, secrets !== undefined);
+    if (!judged.ok) this.#refuse(judged.reason, judged.why, serverName);
+    if (!judged.ok || secrets === undefined || !this.#isAdmitted(serverName)) return;
     const { clock, dial, timeouts, onAllowed, onBytes, onRefused, onSecrets } = this.#context;
     this.#disarmHead();
     this.#idle.stop();
@@ -181,7 +189,7 @@ export class GatewayConnection {
     const context = {
       ...{ clock, dial, timeouts, onSecrets },
       judge: (head: RequestHead) => this.#judge.head(head),
-      onRequest: (host: string) => onAllowed('http', host),
+      onRequest: (host: string) => void onAllowed('http', host),
       onRefused: (reason: EndReason, why: string) => onRefused(reason, why, serverName),
       onBytes,
     };
@@ -193,7 +201,12 @@ export class GatewayConnection {
       secrets,
     );
     this.#decrypted = { connection, secrets };
-    onAllowed('tls', serverName);
+  }
+
+  #isAdmitted(name: string | undefined): boolean {
+    const isAdmitted = this.#context.onAllowed('tls', name);
+    if (!isAdmitted) this.#refuse('budget_spent', spent(name), name);
+    return isAdmitted;
   }
 
   #onTls(bytes: Buffer): void {
@@ -273,7 +286,10 @@ export class GatewayConnection {
     const judged = this.#judge.head(piece.head);
     if (!judged.ok)
       return { reason: judged.reason, why: judged.why, name: judged.name, status: 403 };
-    this.#context.onAllowed('http', judged.name);
+    if (!this.#context.onAllowed('http', judged.name)) {
+      const { name } = judged;
+      return { reason: 'budget_spent', why: spent(name), name, status: 403 };
+    }
     this.#notePlaceholders(piece.head);
     this.#responses.expect(piece.head.method);
     return undefined;
@@ -351,7 +367,7 @@ export class GatewayConnection {
   #onUpstreamData(bytes: Buffer): void {
     if (this.#phase !== 'open' && this.#phase !== 'draining') return;
     this.#idle.moved();
-    this.#context.onBytes('received', bytes.length);
+    if (!this.#context.onBytes('received', bytes.length)) return;
     this.#hasReceived = true;
     if (!this.#guest.write(bytes)) this.#upstream?.pause();
     this.#onServerStart(bytes);

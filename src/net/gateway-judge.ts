@@ -8,6 +8,7 @@ import type { ClientHello, HelloProblem } from './client-hello.ts';
 import type { NamePolicy, Verdict } from './dns-answers.ts';
 import { type HeadProblem, hostText, type RequestHead } from './http-head.ts';
 import type { Pins } from './pins.ts';
+import type { RequestRefusal, RequestVerdict } from './request-policy.ts';
 
 export interface Destination {
   /** As `plainAddress` writes it. */
@@ -25,7 +26,11 @@ export interface GatewayPolicy extends NamePolicy {
   /** @param names what the destination is called; none where that is not known */
   decide(destination: Destination, names: readonly string[]): GatewayVerdict;
   /** By method and path, after host and port were allowed. Without: every request. */
-  allowsRequest?(request: RequestHead): Verdict;
+  allowsRequest?(request: RequestHead): RequestVerdict;
+  /** TLS to this name is ended here, for `allowsRequest` has to read it. Without: never. */
+  decrypts?(name: string): boolean;
+  /** A budget of bytes for this name is used up. Without: never. */
+  isSpent?(name: string): boolean;
 }
 
 export type RefusalReason =
@@ -36,7 +41,10 @@ export type RefusalReason =
   | 'not_pinned'
   | 'ech'
   | 'port_mismatch'
+  /** The bytes that may be exchanged with this name are used up. */
+  | 'budget_spent'
   | 'request_refused'
+  | RequestRefusal
   | 'second_hello'
   | `tls_${HelloProblem}`
   | `http_${HeadProblem}`;
@@ -90,12 +98,26 @@ export class GatewayJudge {
     const judged = head.host.kind === 'name' ? this.#named(name) : this.#literal(name, itself);
     if (!judged.ok) return judged;
     const verdict = this.#policy().allowsRequest?.(head);
-    if (verdict?.allowed === false) return refusal('request_refused', verdict.why, name);
+    if (verdict?.allowed === false) {
+      return refusal(verdict.reason ?? 'request_refused', verdict.why, name);
+    }
     return judged;
   }
 
-  /** For a host that secrets belong to no rule will do: the address must be one of the name's. */
-  pinned(name: string): Judgement {
+  /** Whether requests to it by TLS are to be read. */
+  decrypts(name: string): boolean {
+    return this.#policy().decrypts?.(name) === true;
+  }
+
+  /**
+   * Where TLS is ended no rule for addresses will do: the address must be one of the name's.
+   * @param isTrusted the guest has a certificate of ours
+   */
+  readable(name: string, isTrusted: boolean): Judgement {
+    if (!isTrusted) {
+      const why = 'its guest has no certificate of ours to trust in';
+      return refusal('request_refused', why, name);
+    }
     const { address } = this.#destination;
     const isPinned = name === this.#pinnedName || this.#pins.isPinned(name, address);
     return isPinned ? { ok: true, name } : this.#notPinned(name);
@@ -122,6 +144,7 @@ export class GatewayJudge {
     const { address } = this.#destination;
     const isPinned = name === this.#pinnedName || this.#pins.isPinned(name, address);
     if (verdict.basis === 'name' && !isPinned) return this.#notPinned(name);
+    if (this.#policy().isSpent?.(name) === true) return refusal('budget_spent', spent(name), name);
     if (isPinned) this.#pinnedName = name;
     return { ok: true, name };
   }
@@ -131,6 +154,11 @@ export class GatewayJudge {
     const why = `${address} is not an address that this sandbox was told for ${name}`;
     return refusal('not_pinned', why, name);
   }
+}
+
+/** For people. */
+export function spent(name: string | undefined): string {
+  return `the bytes that may be exchanged with ${name ?? 'it'} are used up`;
 }
 
 function refusal(reason: RefusalReason, why: string, name?: string): Judgement {

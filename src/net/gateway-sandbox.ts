@@ -1,6 +1,7 @@
 /** What a gateway knows of a sandbox, and what one of its connections asks of it (types only). */
 import type { Socket } from 'node:net';
 import type { Clock } from '../base/clock.ts';
+import type { DestinationBudgets } from './destination-budgets.ts';
 import type { Destination, GatewayPolicy, RefusalReason } from './gateway-judge.ts';
 import type { Pins } from './pins.ts';
 import type { EgressSecrets } from './secret.ts';
@@ -13,6 +14,8 @@ export interface GatewaySandbox {
   readonly pins: Pins;
   /** As they are now; absent: it has none. */
   readonly secrets?: () => EgressSecrets | undefined;
+  /** Absent: bytes are not counted by name. */
+  readonly budgets?: DestinationBudgets;
 }
 
 export interface GatewayTimeouts {
@@ -40,8 +43,10 @@ export interface ConnectionContext {
   readonly timeouts: GatewayTimeouts;
   /** A socket that connects to the destination, with `allowHalfOpen`. */
   readonly dial: (destination: Destination) => Socket;
-  readonly onAllowed: (protocol: GatewayProtocol, name: string | undefined) => void;
+  /** False: what has come with it is more than its budget has. */
+  readonly onAllowed: (protocol: GatewayProtocol, name: string | undefined) => boolean;
   readonly onRefused: (reason: EndReason, why: string, name: string | undefined) => void;
-  readonly onBytes: (direction: 'sent' | 'received', bytes: number) => void;
+  /** Before they are passed on. False: they must not be, and the connection has been destroyed. */
+  readonly onBytes: (direction: 'sent' | 'received', bytes: number) => boolean;
   readonly onSecrets: (use: SecretUse) => void;
 }

@@ -13,9 +13,11 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { type Clock, systemClock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { type Log, silentLog } from '../base/log.ts';
+import { Meter } from './destination-budgets.ts';
 import { GatewayConnection } from './gateway-connection.ts';
-import type { Destination } from './gateway-judge.ts';
+import { type Destination, spent } from './gateway-judge.ts';
 import type {
+  ConnectionContext,
   EndReason,
   GatewayProtocol,
   GatewaySandbox,
@@ -192,20 +194,29 @@ export class Gateway {
       onEvent?.({ sandboxId: sandbox.id, destination, name, outcome, why });
     const { port } = destination;
     const protocol = protocolOf === undefined ? DEFAULT_PROTOCOLS.get(port) : protocolOf(port);
-    const context = {
+    const meter = new Meter(sandbox.budgets);
+    const context: ConnectionContext = {
       clock,
       timeouts: this.#limits,
       dial,
       onAllowed: (_protocol: GatewayProtocol, name: string | undefined) => {
+        if (!meter.add(name)) return false;
         this.#counts.allowed += 1;
         report('allowed', '', name);
+        return true;
       },
       onRefused: (reason: EndReason, why: string, name: string | undefined) => {
         this.#count(reason);
         report(reason, why, name);
       },
       onBytes: (direction: 'sent' | 'received', bytes: number) => {
+        if (!meter.count(bytes)) {
+          context.onRefused('budget_spent', spent(meter.names), meter.names);
+          connection.destroy();
+          return false;
+        }
         this.#counts[direction === 'sent' ? 'bytesSent' : 'bytesReceived'] += bytes;
+        return true;
       },
       onSecrets: (use: SecretUse) => onSecrets?.({ ...use, sandboxId: sandbox.id }),
     };

@@ -55,6 +55,8 @@ const RESOLV_CONF = '/etc/resolv.conf';
 const MTU_DEFAULT = 1500;
 /** How long guests may be confined by nothing when another program has flushed the whole ruleset. */
 const WATCH_MS = 500;
+/** What gateways have seen is written down at every so many of these, a part of the leases at each. */
+const RECORD_TURNS = 4;
 /** Smaller ones are a mistake of the host's; IPv4 works from 576 (RFC 791, section 3.1). */
 const MTU_MIN = 576;
 
@@ -229,7 +231,8 @@ class KernelNetwork implements HostNetwork {
   }
 
   #noteUsed(): void {
-    for (const lease of this.#leases.values()) {
+    for (const [index, lease] of [...this.#leases.values()].entries()) {
+      if ((this.#watched + index) % RECORD_TURNS === 0) lease.recordUse();
       if (lease.limits.bytesMax === undefined || lease.tabledAs === undefined) continue;
       const used = this.#probe.budgetUsed(lease.tabledAs.id);
       if (used !== undefined) lease.noteUsed(used);
@@ -269,8 +272,8 @@ class KernelNetwork implements HostNetwork {
       await this.#forwarding.acquire();
       cleanup.push('forwarding', () => this.#forwarding.release());
       const { upstreams = hostResolvers(this.#log) } = this.#options;
-      const { policy, limits = {}, bytesUsed = 0, secrets } = request;
-      const terms = { policy, limits, bytesUsed, secrets };
+      const { policy, limits = {}, bytesUsed = 0, destinationBytesUsed = {}, secrets } = request;
+      const terms = { policy, limits, bytesUsed, destinationBytesUsed, secrets };
       const own = { addresses, tap, guard, mtu, ...terms, upstreams, clock: this.#clock };
       const record: SandboxLeaseOptions['record'] = (...now) =>
         this.#records.write(id, this.#owner, ...now);

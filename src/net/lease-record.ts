@@ -8,8 +8,8 @@ import { parseSandboxId, type SandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import { isRunning } from '../sys/process-start.ts';
 import type { EgressPolicyText } from './egress-rules.ts';
+import type { GatewayUse, LeaseLimits } from './lease.ts';
 import type { EgressPolicy } from './policy.ts';
-import type { TrafficLimits } from './sandbox-chains.ts';
 import type { TableOwner } from './table-owners.ts';
 
 const VERSION = 1;
@@ -19,7 +19,9 @@ export interface LeaseRecord {
   readonly version: typeof VERSION;
   readonly owner: TableOwner;
   readonly policy: Required<EgressPolicyText>;
-  readonly limits: TrafficLimits;
+  readonly limits: LeaseLimits;
+  /** Two seconds old, or so; absent in records of before there was such. */
+  readonly use?: GatewayUse | undefined;
 }
 
 /** In one directory, shared by all processes of the host. Errors are those of Node's `fs`. */
@@ -35,11 +37,12 @@ export class LeaseRecords {
     id: SandboxId,
     owner: TableOwner,
     { mode, allow, deny }: EgressPolicy,
-    limits: TrafficLimits,
+    limits: LeaseLimits,
+    use?: GatewayUse,
   ): void {
     const text = (rules: EgressPolicy['allow']): string[] => rules.map((rule) => rule.text);
     const policy = { mode, allow: text(allow), deny: text(deny) };
-    const record: LeaseRecord = { version: VERSION, owner, policy, limits };
+    const record: LeaseRecord = { version: VERSION, owner, policy, limits, use };
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
     const path = this.#path(id);
     writeFileSync(`${path}.next`, JSON.stringify(record), { mode: 0o600 });
@@ -80,7 +83,7 @@ export class LeaseRecords {
 
 function parseRecord(text: string): LeaseRecord | undefined {
   const value = (JSON.parse(text) as Partial<LeaseRecord> | null) ?? {};
-  const { version, owner, policy, limits = {} } = value;
+  const { version, owner, policy, limits = {}, use } = value;
   const isList = (list: unknown): boolean =>
     Array.isArray(list) && list.every((rule) => typeof rule === 'string');
   const isWhole =
@@ -90,6 +93,24 @@ function parseRecord(text: string): LeaseRecord | undefined {
     typeof policy?.mode === 'string' &&
     isList(policy.allow) &&
     isList(policy.deny) &&
-    Object.values(limits).every((limit) => typeof limit === 'number');
-  return isWhole ? { version, owner, policy, limits } : undefined;
+    Object.values({ ...limits, destinations: 0 }).every((limit) => typeof limit === 'number') &&
+    areUses(limits.destinations ?? []) &&
+    (use === undefined || isUse(use));
+  return isWhole ? { version, owner, policy, limits, use } : undefined;
+}
+
+function areUses(list: unknown): boolean {
+  return (
+    Array.isArray(list) &&
+    list.every((one) => typeof one?.name === 'string' && typeof one.bytesMax === 'number')
+  );
+}
+
+function isUse({ allowed, refused, destinations }: Partial<GatewayUse>): boolean {
+  const counts = Object.values(refused ?? {});
+  return (
+    typeof allowed === 'number' &&
+    counts.every((count) => typeof count === 'number') &&
+    areUses(destinations)
+  );
 }

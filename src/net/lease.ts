@@ -6,6 +6,7 @@
  */
 import type { Duplex } from 'node:stream';
 import type { GuestNetwork } from '../base/guest-network.ts';
+import type { BytesByName, DestinationLimit, DestinationUse } from './destination-budgets.ts';
 import type { EgressPolicy } from './policy.ts';
 import type { TrafficLimits } from './sandbox-chains.ts';
 import type { EgressSecrets } from './secret.ts';
@@ -22,13 +23,29 @@ export interface NetworkTraffic {
   readonly bytesUsed: number;
 }
 
+/** How much of the network: the packet filter holds all of it but what is by name. */
+export interface LeaseLimits extends TrafficLimits {
+  /** Of what passes the gateway, which holds them. */
+  readonly destinations?: readonly DestinationLimit[];
+}
+
+/** What the gateway has seen since the lease began. */
+export interface GatewayUse {
+  /** TLS connections and HTTP requests that passed. */
+  readonly allowed: number;
+  /** Connections and requests that did not, and connections that were ended, by reason. */
+  readonly refused: Readonly<Record<string, number>>;
+  /** Of limits by name; bytes of earlier leases included. */
+  readonly destinations: readonly DestinationUse[];
+}
+
 export interface NetworkLease {
   readonly interfaceName: string;
   /** Of a TAP with virtio-net headers; ours until `handedOver`. */
   readonly tapFd: number;
   readonly guest: GuestNetwork;
   readonly policy: EgressPolicy;
-  readonly limits: TrafficLimits;
+  readonly limits: LeaseLimits;
   /** The VMM has its own copy of the descriptor: from now on the TAP lives as long as the VMM holds it. */
   handedOver(): Promise<void>;
   /**
@@ -36,7 +53,7 @@ export interface NetworkLease {
    * @param limits absent: as they are. What is used of a budget stays used; connections are counted anew when
    * their limit is another.
    */
-  setPolicy(policy: EgressPolicy, limits?: TrafficLimits): Promise<void>;
+  setPolicy(policy: EgressPolicy, limits?: LeaseLimits): Promise<void>;
   /** Their hosts are allowed too; connections that began with others are closed. Undefined: none. */
   setSecrets(secrets: EgressSecrets | undefined): Promise<void>;
   /**
@@ -45,6 +62,7 @@ export interface NetworkLease {
    */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   traffic(): Promise<NetworkTraffic>;
+  gatewayUse(): GatewayUse;
   /** Idempotent. Nothing of it is left on the host. */
   release(): Promise<void>;
 }
@@ -52,9 +70,11 @@ export interface NetworkLease {
 export interface NetworkRequest {
   readonly sandboxId: string;
   readonly policy: EgressPolicy;
-  readonly limits?: TrafficLimits;
+  readonly limits?: LeaseLimits;
   /** Of `limits.bytesMax`, by earlier leases of the sandbox. */
   readonly bytesUsed?: number;
+  /** The same of `limits.destinations`. */
+  readonly destinationBytesUsed?: BytesByName;
   readonly secrets?: EgressSecrets | undefined;
 }
 

@@ -1,4 +1,5 @@
 /** An egress policy as resolver and gateway ask for it. Pure. */
+import type { DestinationBudgets } from './destination-budgets.ts';
 import type { GatewayPolicy, GatewayVerdict } from './gateway-judge.ts';
 import {
   decide,
@@ -7,14 +8,24 @@ import {
   type EgressDecision,
   type EgressPolicy,
 } from './policy.ts';
+import { decideRequest, judgesRequestsByTls } from './request-policy.ts';
 
-/** @param policy of one sandbox; a change of it makes a new one */
-export function namePolicy(policy: EgressPolicy): GatewayPolicy {
+/**
+ * @param policy of one sandbox; a change of it makes a new one
+ * @param budgets absent: no limits by name
+ */
+export function namePolicy(
+  policy: EgressPolicy,
+  budgets?: Pick<DestinationBudgets, 'isSpent'>,
+): GatewayPolicy {
   return {
     allowsName: (name) => verdictOf(decideName(policy, name)),
     allowsAddress: (address) => verdictOf(decideAnswer(policy, address)),
     decide: ({ address, port }, names) =>
       verdictOf(decide(policy, { address, port, protocol: 'tcp', names })),
+    allowsRequest: (head) => decideRequest(policy, head),
+    decrypts: (name) => judgesRequestsByTls(policy, name),
+    isSpent: (name) => budgets?.isSpent(name) === true,
   };
 }
 

@@ -53,11 +53,24 @@ export interface NameRule extends RuleBase {
   readonly below: boolean;
 }
 
-export type EgressRule = BlockRule | NameRule;
+/** Requests to a name by method and path; where there are such for a name, they alone open its ports 80 and 443. */
+export interface RequestRule extends RuleBase {
+  readonly kind: 'request';
+  readonly name: string;
+  readonly below: boolean;
+  readonly scheme: 'https' | 'http';
+  /** Case-sensitive, `WEBSOCKET` among them; undefined: all that may be, and no WebSocket. */
+  readonly methods: ReadonlySet<string> | undefined;
+  /** As `readPath` writes it; all that is below it too. */
+  readonly path: string;
+}
+
+export type EgressRule = BlockRule | NameRule | RequestRule;
 
 export interface EgressPolicy {
   readonly mode: EgressMode;
   readonly allow: readonly EgressRule[];
+  /** None by method or path: what is not thought of must stay closed. */
   readonly deny: readonly EgressRule[];
 }
 
@@ -130,7 +143,7 @@ function decideByName(
 ): EgressDecision {
   if (policy.mode === 'open') return allow('open', 'the policy is open');
   const rules = names.map((name) =>
-    policy.allow.find((rule) => rule.kind === 'name' && opensName(rule, name, destination)),
+    rulesFor(policy, name, destination).find((rule) => opensName(rule, name, destination)),
   );
   const first = rules[0];
   if (first !== undefined && !rules.includes(undefined)) {
@@ -152,7 +165,7 @@ export function decideName(policy: EgressPolicy, text: string): EgressDecision {
   );
   if (denied !== undefined) return refuse('denied', `the rule ${denied.text} denies it`, denied);
   if (policy.mode === 'open') return allow('open', 'the policy is open');
-  const rule = policy.allow.find((r) => r.kind === 'name' && nameMatches(r, name));
+  const rule = policy.allow.find((r) => r.kind !== 'block' && nameMatches(r, name));
   if (rule !== undefined) return allow('listed_name', `the rule ${rule.text} allows it`, rule);
   return refuse('not_listed', `no rule allows the name ${name}`);
 }
@@ -220,9 +233,9 @@ function denies(
   names: readonly string[],
 ): boolean {
   const target =
-    rule.kind === 'name'
-      ? names.some((name) => nameMatches(rule, name))
-      : shutsAddress(rule, address);
+    rule.kind === 'block'
+      ? shutsAddress(rule, address)
+      : names.some((name) => nameMatches(rule, name));
   return target && portMatches(rule, destination);
 }
 
@@ -238,7 +251,23 @@ function opensAddress(rule: BlockRule, address: IpAddress): boolean {
   return reservedRangeOf(address) === undefined || opensPrivate(rule.block);
 }
 
-function opensName(rule: NameRule, name: string, destination: Destination): boolean {
+/** Those by method and path for a name. @param name canonical */
+export function requestRulesFor({ allow }: EgressPolicy, name: string): RequestRule[] {
+  return allow.filter((rule) => rule.kind === 'request').filter((rule) => nameMatches(rule, name));
+}
+
+/** Where requests are judged, a rule that opens everything of the name, or of those above it, does not count. */
+function rulesFor(
+  policy: EgressPolicy,
+  name: string,
+  { port, protocol }: Destination,
+): readonly (NameRule | RequestRule)[] {
+  const requests = requestRulesFor(policy, name);
+  const isJudged = requests.length > 0 && protocol === 'tcp' && NAME_PORTS.includes(port);
+  return isJudged ? requests : policy.allow.filter((rule) => rule.kind === 'name');
+}
+
+function opensName(rule: NameRule | RequestRule, name: string, destination: Destination): boolean {
   if (!nameMatches(rule, name)) return false;
   if (rule.ports !== undefined) {
     return portMatches({ ...rule, protocol: rule.protocol ?? 'tcp' }, destination);
@@ -246,7 +275,7 @@ function opensName(rule: NameRule, name: string, destination: Destination): bool
   return destination.protocol === 'tcp' && NAME_PORTS.includes(destination.port);
 }
 
-function nameMatches(rule: NameRule, name: string): boolean {
+function nameMatches(rule: NameRule | RequestRule, name: string): boolean {
   return rule.below ? name.endsWith(`.${rule.name}`) : name === rule.name;
 }
 

@@ -12,6 +12,7 @@ import type { Log } from '../base/log.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { originalDestination } from '../sys/original-destination.ts';
 import { type AddressLease, GATEWAY_MAC } from './address-plan.ts';
+import { type BytesByName, DestinationBudgets } from './destination-budgets.ts';
 import { type NameEvent, SandboxNames } from './dns-answers.ts';
 import { DnsServer, type DnsServerOptions } from './dns-server.ts';
 import type { DnsUpstream } from './dns-upstream.ts';
@@ -19,7 +20,7 @@ import { Gateway, type GatewayEvent, type OpenConnections } from './gateway.ts';
 import type { Destination } from './gateway-judge.ts';
 import { GuestConnections } from './guest-connection.ts';
 import type { HostTable, Tabled } from './host-table.ts';
-import type { NetworkLease, NetworkTraffic } from './lease.ts';
+import type { GatewayUse, LeaseLimits, NetworkLease, NetworkTraffic } from './lease.ts';
 import { ListenError } from './listen-error.ts';
 import type { MetadataGuard } from './metadata-guard.ts';
 import type { MetadataDrops } from './metadata-xdp.ts';
@@ -27,7 +28,7 @@ import { namePolicy } from './name-policy.ts';
 import { PIN_LIMITS, type Pin, Pins } from './pins.ts';
 import { type EgressPolicy, pinnedPorts } from './policy.ts';
 import type { PacketPin } from './ruleset.ts';
-import { renewedChains, type SandboxNetwork, type TrafficLimits } from './sandbox-chains.ts';
+import { renewedChains, type SandboxNetwork } from './sandbox-chains.ts';
 import { DROP_COUNTERS, type SandboxTraffic } from './sandbox-counters.ts';
 import { type EgressSecrets, withSecretHosts } from './secret.ts';
 import { SecretLog } from './secret-log.ts';
@@ -48,13 +49,15 @@ export interface SandboxLeaseOptions {
   readonly guard: MetadataGuard | undefined;
   readonly mtu: number;
   readonly policy: EgressPolicy;
-  readonly limits: TrafficLimits;
+  readonly limits: LeaseLimits;
   /** Of the budget, before. */
   readonly bytesUsed: number;
+  /** The same of `limits.destinations`. */
+  readonly destinationBytesUsed?: BytesByName;
   readonly secrets?: EgressSecrets | undefined;
   readonly table: Pick<HostTable, 'add' | 'update' | 'pin' | 'remove' | 'traffic'>;
   /** For who looks at them from another process. */
-  readonly record: (policy: EgressPolicy, limits: TrafficLimits) => void;
+  readonly record: (policy: EgressPolicy, limits: LeaseLimits, use: GatewayUse) => void;
   readonly upstreams: readonly DnsUpstream[];
   /** Through the gateways of all sandboxes of this process. */
   readonly connections: OpenConnections;
@@ -65,7 +68,7 @@ export interface SandboxLeaseOptions {
 /** What can be changed while it lives. */
 interface Terms {
   readonly asked: EgressPolicy;
-  readonly limits: TrafficLimits;
+  readonly limits: LeaseLimits;
   readonly secrets: EgressSecrets | undefined;
 }
 
@@ -74,16 +77,19 @@ export class SandboxLease implements NetworkLease {
   readonly #options: SandboxLeaseOptions;
   readonly #names: SandboxNames;
   readonly #gateway: Gateway;
+  readonly #budgets: DestinationBudgets;
   readonly #connections: GuestConnections;
   readonly #cleanup: CleanupStack;
   #terms: Terms;
   /** What was asked for, with the hosts of secrets. */
   #policy: EgressPolicy;
   /** Those that the packet filter holds. */
-  #tabledLimits: TrafficLimits;
+  #tabledLimits: LeaseLimits;
   /** Of the budget, as far as was told. */
   #bytesUsed: number;
   #isSpent = false;
+  /** As it was recorded, in text. */
+  #recordedUse = '';
   #ports: { readonly dnsPort: number; readonly gatewayPort: number } | undefined;
   #changes: Promise<unknown> = Promise.resolve();
   #isTabled = false;
@@ -108,10 +114,16 @@ export class SandboxLease implements NetworkLease {
     };
     const ports = (name: string): number => pinnedPorts(this.#policy, name).length;
     const pins = new Pins(clock, PIN_LIMITS, ports);
+    this.#budgets = new DestinationBudgets(
+      limits.destinations ?? [],
+      options.destinationBytesUsed ?? {},
+      ({ name, bytesMax }) => this.#logSpent(name, bytesMax),
+    );
     const onEvent = (event: NameEvent): void => this.#logName(event);
     this.#names = new SandboxNames({ policy: namePolicy(policy), pins, clock, onEvent });
+    const budgets = this.#budgets;
     const sandbox = {
-      ...{ id: addresses.id, policy: () => namePolicy(this.#policy), pins },
+      ...{ id: addresses.id, policy: () => namePolicy(this.#policy, budgets), pins, budgets },
       secrets: () => this.#terms.secrets,
     };
     const secretLog = new SecretLog(options.log);
@@ -157,7 +169,7 @@ export class SandboxLease implements NetworkLease {
     return this.#policy;
   }
 
-  get limits(): TrafficLimits {
+  get limits(): LeaseLimits {
     return this.#terms.limits;
   }
 
@@ -176,7 +188,7 @@ export class SandboxLease implements NetworkLease {
     return this.#options.tap.close();
   }
 
-  setPolicy(policy: EgressPolicy, limits?: TrafficLimits): Promise<void> {
+  setPolicy(policy: EgressPolicy, limits?: LeaseLimits): Promise<void> {
     return this.#change(() => ({ asked: policy, ...(limits === undefined ? {} : { limits }) }));
   }
 
@@ -200,6 +212,18 @@ export class SandboxLease implements NetworkLease {
     assert(traffic !== undefined, 'traffic is asked of a lease that is in the packet filter');
     this.noteUsed(traffic.budgetBytesUsed);
     return trafficOf(traffic, this.#options.guard?.drops());
+  }
+
+  gatewayUse(): GatewayUse {
+    const { allowed, ended } = this.#gateway.stats();
+    const destinations = this.#budgets.use();
+    return { allowed, refused: Object.fromEntries(ended), destinations };
+  }
+
+  /** For who looks from another process; writes only what is new. */
+  recordUse(): void {
+    const isNew = this.#recordedUse !== JSON.stringify(this.gatewayUse());
+    if (isNew && this.#isTabled) this.#record();
   }
 
   /** As the packet filter has just told. What is used up is said once, and ends what waits at the gateway. */
@@ -251,6 +275,7 @@ export class SandboxLease implements NetworkLease {
     if (isOtherBudget) await this.traffic();
     const use = (ones: Terms): void => {
       this.#terms = ones;
+      this.#budgets.setLimits(ones.limits.destinations ?? []);
       this.#policy = withSecretHosts(ones.asked, ones.secrets);
       this.#names.setPolicy(namePolicy(this.#policy));
     };
@@ -272,7 +297,9 @@ export class SandboxLease implements NetworkLease {
   #record(): void {
     const { record, addresses, log } = this.#options;
     try {
-      record(this.#policy, this.#terms.limits);
+      const use = this.gatewayUse();
+      this.#recordedUse = JSON.stringify(use);
+      record(this.#policy, this.#terms.limits, use);
     } catch (error) {
       log.warn('record a policy', { sandbox: addresses.id, error: describeError(error) });
     }
@@ -298,7 +325,8 @@ export class SandboxLease implements NetworkLease {
 
   #network(): SandboxNetwork {
     const { addresses } = this.#options;
-    const { limits, secrets } = this.#terms;
+    const { secrets } = this.#terms;
+    const { destinations: _ofGateway, ...limits } = this.#terms.limits;
     const decryptsTls = (secrets?.secrets.length ?? 0) > 0;
     const own = { lease: addresses, policy: this.#policy, limits, bytesUsed: this.#bytesUsed };
     return { ...own, decryptsTls, ...this.#ports };
@@ -314,6 +342,12 @@ export class SandboxLease implements NetworkLease {
     if (outcome === 'answered' || outcome === 'empty') return;
     const sandbox = this.#options.addresses.id;
     this.#options.log.debug('a name was not told', { sandbox, name, outcome, why });
+  }
+
+  #logSpent(name: string, bytesMax: number): void {
+    const { addresses, log } = this.#options;
+    const what = 'the byte budget of a sandbox for a name is used up';
+    log.info(what, { sandbox: addresses.id, name, bytesMax });
   }
 
   #logConnection({ outcome, why, name, destination }: GatewayEvent): void {

@@ -42,7 +42,8 @@ export interface SecretConnectionContext {
   readonly onRequest: (host: string) => void;
   readonly onRefused: (reason: SecretEndReason, why: string) => void;
   readonly onSecrets: (use: SecretUse) => void;
-  readonly onBytes: (direction: 'sent' | 'received', bytes: number) => void;
+  /** Before they are passed on. False: they must not be, and this is being destroyed. */
+  readonly onBytes: (direction: 'sent' | 'received', bytes: number) => boolean;
 }
 
 /** Only this is spoken: secrets are put into heads that can be read. */
@@ -121,7 +122,7 @@ export class SecretConnection {
 
   #onGuestData(bytes: Buffer): void {
     if (this.#isClosing) return;
-    this.#count('sent', bytes.length);
+    if (!this.#count('sent', bytes.length)) return;
     this.#apply(this.#exchange.fromGuest(bytes));
     if (this.#exchange.isInHead) this.#armHead();
     else this.#disarmHead();
@@ -188,7 +189,7 @@ export class SecretConnection {
     });
     upstream.on('data', (bytes: Buffer) => {
       if (this.#isClosing) return;
-      this.#count('received', bytes.length);
+      if (!this.#count('received', bytes.length)) return;
       this.#apply(this.#exchange.fromUpstream(bytes));
     });
     upstream.on('drain', () => this.#resumeGuest());
@@ -225,9 +226,9 @@ export class SecretConnection {
     this.#apply(this.#exchange.upstreamEnded(why.slice(0, WHY_CHARACTERS_MAX)));
   }
 
-  #count(direction: 'sent' | 'received', bytes: number): void {
+  #count(direction: 'sent' | 'received', bytes: number): boolean {
     this.#idle.moved();
-    this.#context.onBytes(direction, bytes);
+    return this.#context.onBytes(direction, bytes);
   }
 
   /** What the guest is still to get is delivered. */

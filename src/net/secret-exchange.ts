@@ -1,5 +1,5 @@
 /**
- * The requests and answers of one connection to a host that secrets belong to, in clear: bytes of both ends in,
+ * The requests and answers of one connection to a host that secrets belong to, or whose requests are judged, in clear: bytes of both ends in,
  * what is to be sent to which out. Pure.
  *
  *     guest ─► HttpRequestReader ─► judge, Host = SNI, method ─► fillHead ─────────► upstream
@@ -12,7 +12,7 @@ import type { Judgement, RefusalReason } from './gateway-judge.ts';
 import { hostText, type RequestHead } from './http-head.ts';
 import { type HttpPiece, HttpRequestReader } from './http-requests.ts';
 import { type EgressSecret, matcherOf, placeholdersIn, secretsOf } from './secret.ts';
-import { fillHead } from './secret-head.ts';
+import { type FilledHead, fillHead } from './secret-head.ts';
 import { type ResponsePiece, type ResponseProblem, SecretResponses } from './secret-responses.ts';
 
 export type ExchangeReason =
@@ -61,7 +61,10 @@ export class SecretExchange {
   constructor(options: ExchangeOptions) {
     this.#options = options;
     this.#own = secretsOf(options.secrets, options.host);
-    this.#responses = new SecretResponses(matcherOf(options.secrets, options.host));
+    const hasOwn = this.#own.length > 0;
+    this.#responses = new SecretResponses(
+      hasOwn ? matcherOf(options.secrets, options.host) : undefined,
+    );
   }
 
   /** What a change of the policy has to let through. */
@@ -138,7 +141,7 @@ export class SecretExchange {
       return;
     }
     this.#lastHead = head;
-    const filled = fillHead(head, this.#mayFill(head) ? this.#own : []);
+    const filled = this.#fill(head);
     const unfilled = placeholdersIn(secrets, filled.forward);
     if (unfilled.length > 0) this.#out.push({ kind: 'unfilled', names: unfilled });
     const isUpgrade = head.upgrade !== undefined;
@@ -150,6 +153,12 @@ export class SecretExchange {
     if (isUpgrade) this.#phase = 'upgrading';
     this.#out.push({ kind: 'request', name: host, filled: filled.used });
     this.#out.push({ kind: 'to_upstream', bytes: Buffer.from(filled.forward, 'latin1') });
+  }
+
+  /** Where no secret belongs the request goes as it is: nothing has to be found in its answer. */
+  #fill(head: RequestHead): FilledHead {
+    if (this.#own.length === 0) return { forward: head.forward, used: [] };
+    return fillHead(head, this.#mayFill(head) ? this.#own : []);
   }
 
   /** Whoever answers these may be a proxy in front of the host, which tells the request back. */

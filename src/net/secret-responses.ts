@@ -53,11 +53,17 @@ type Phase =
   | 'tunnel'
   | 'refused';
 
+const NOTHING = Buffer.alloc(0);
+const UNCHANGED: Pick<Scrubber, 'push' | 'end'> = {
+  push: (bytes) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+  end: () => NOTHING,
+};
+
 export class SecretResponses {
-  readonly #matcher: Matcher;
+  readonly #matcher: Matcher | undefined;
   readonly #asked: AskedRequest[] = [];
   #phase: Phase = 'head';
-  #scrubber: Scrubber;
+  #scrubber: Pick<Scrubber, 'push' | 'end'>;
   #frames: SecretWebSocket | undefined;
   #partial = '';
   #lines: string[] = [];
@@ -65,9 +71,10 @@ export class SecretResponses {
   #bytesLeft = 0;
   #out: ResponsePiece[] = [];
 
-  constructor(matcher: Matcher) {
+  /** @param matcher undefined: no secret belongs to the host, so all is passed on as it is */
+  constructor(matcher: Matcher | undefined) {
     this.#matcher = matcher;
-    this.#scrubber = new Scrubber(matcher);
+    this.#scrubber = this.#newScrubber();
   }
 
   /** False: too many wait. */
@@ -119,6 +126,10 @@ export class SecretResponses {
   }
 
   #takeFrames(bytes: Buffer): void {
+    if (this.#matcher === undefined) {
+      this.#pass(bytes);
+      return;
+    }
     this.#frames ??= new SecretWebSocket(this.#matcher);
     const pieces = this.#frames.push(bytes);
     if (pieces === undefined) this.#refuse('response_malformed');
@@ -209,18 +220,19 @@ export class SecretResponses {
       return;
     }
     const isFinal = status >= 200 || status === 101;
-    const framing = isFinal ? framingOf(status, asked, fields) : 'none';
+    const isPlain = this.#matcher === undefined;
+    const framing = isFinal ? framingOf(status, asked, fields, isPlain) : 'none';
     if (framing === 'malformed' || framing === 'encoded' || framing === 'partial') {
       this.#refuse(`response_${framing}`);
       return;
     }
-    const head = new Scrubber(this.#matcher);
+    const head = this.#newScrubber();
     const text = Buffer.from(`${[statusLine, ...fields].join('\r\n')}\r\n\r\n`, 'latin1');
     this.#out.push({ kind: 'head', status, isLast: isFinal });
     this.#pass(head.push(text));
     this.#pass(head.end());
     if (!isFinal) return;
-    this.#scrubber = new Scrubber(this.#matcher);
+    this.#scrubber = this.#newScrubber();
     if (framing === 'none') this.#end();
     else if (framing === 'tunnel') {
       this.#phase = 'tunnel';
@@ -231,6 +243,10 @@ export class SecretResponses {
       this.#phase = 'length';
       this.#bytesLeft = framing;
     }
+  }
+
+  #newScrubber(): Pick<Scrubber, 'push' | 'end'> {
+    return this.#matcher === undefined ? UNCHANGED : new Scrubber(this.#matcher);
   }
 
   #pass(bytes: Buffer): void {
@@ -267,8 +283,13 @@ type Framing =
   | 'partial'
   | 'malformed';
 
-/** RFC 9112 section 6.3; of a final answer. */
-function framingOf(status: number, asked: AskedRequest, fields: readonly string[]): Framing {
+/** RFC 9112 section 6.3; of a final answer. @param isPlain also if no secret could be found in it */
+function framingOf(
+  status: number,
+  asked: AskedRequest,
+  fields: readonly string[],
+  isPlain: boolean,
+): Framing {
   if (fields.some((field) => !/^[^\s:]+:/.test(field))) return 'malformed';
   const valuesOf = (name: string): string[] =>
     fields.flatMap((field) => {
@@ -288,11 +309,11 @@ function framingOf(status: number, asked: AskedRequest, fields: readonly string[
     return isAgreed ? 'tunnel' : 'malformed';
   }
   if (asked.method === 'HEAD' || status === 204 || status === 304) return 'none';
-  if (status === 206) return 'partial';
+  if (status === 206 && !isPlain) return 'partial';
   const codings = valuesOf('transfer-encoding');
   const lengths = valuesOf('content-length');
   const isEncoded = valuesOf('content-encoding').some((coding) => coding !== 'identity');
-  if (isEncoded) return 'encoded';
+  if (isEncoded && !isPlain) return 'encoded';
   if (codings.length > 0) {
     const isChunked = codings.length === 1 && codings[0] === 'chunked' && lengths.length === 0;
     return isChunked ? 'chunked' : 'malformed';

@@ -12,7 +12,7 @@
  */
 import type { SecureContext } from 'node:tls';
 import type { SecretValue } from '../base/secret-value.ts';
-import type { EgressPolicy, NameRule } from './policy.ts';
+import { type EgressPolicy, type NameRule, requestRulesFor } from './policy.ts';
 import { Matcher, type Pattern } from './secret-matcher.ts';
 
 export interface EgressSecret {
@@ -26,8 +26,9 @@ export interface EgressSecret {
   readonly value: SecretValue;
 }
 
-/** What a gateway must have to put secrets in. */
+/** What a gateway must have to put secrets in, or to judge requests by method and path. */
 export interface EgressSecrets {
+  /** None: only requests are judged. */
   readonly secrets: readonly EgressSecret[];
   /** Certificates in which the guest trusts. */
   readonly authority: { contextFor(host: string): Promise<SecureContext> };
@@ -38,10 +39,14 @@ export interface EgressSecrets {
 /** Where secrets are put in. */
 const PORT = 443;
 
-/** What a list allows, and the hosts that secrets belong to; what is denied stays so. */
+/**
+ * What a list allows, and the hosts that secrets belong to; what is denied stays so, and where there are rules by
+ * method and path for such a host, they hold.
+ */
 export function withSecretHosts(policy: EgressPolicy, secrets: EgressSecrets | undefined) {
   if (policy.mode !== 'allowlist' || secrets === undefined) return policy;
-  const hosts = new Set(secrets.secrets.flatMap((secret) => secret.hosts));
+  const isWhole = (host: string): boolean => requestRulesFor(policy, host).length === 0;
+  const hosts = new Set(secrets.secrets.flatMap((secret) => secret.hosts).filter(isWhole));
   const rules = [...hosts].map((name): NameRule => {
     const ports = { first: PORT, last: PORT };
     return { kind: 'name', text: `${name}:${PORT}`, name, below: false, ports, protocol: 'tcp' };

@@ -11,6 +11,7 @@ import {
   PRIVATE_ADDRESSES,
 } from './map.ts';
 import { type Forbidden, type Proof, Tries } from './proof.ts';
+import { requestTries } from './request-tries.ts';
 import { type Guest, HOST_PORT, type LeasedGuest, type World } from './world.ts';
 
 const GUEST_PORT = 7000;
@@ -32,6 +33,7 @@ export async function proveEgress(world: World): Promise<Proof> {
   await forged(tries, guest);
   await pipelined(tries, guest);
   await otherPorts(tries, guest);
+  await requestTries(tries, world);
   await spoofed(tries, listed, other.guest);
   await neighbours(tries, world, guest, other.guest);
   await narrowed(tries, listed);

@@ -10,7 +10,7 @@ import type { Log } from '../base/log.ts';
 import { GATEWAY_MAC } from '../net/address-plan.ts';
 import { type EgressPolicyText, parsePolicy } from '../net/egress-rules.ts';
 import { openHostNetwork } from '../net/host-network.ts';
-import type { HostNetwork, NetworkLease } from '../net/lease.ts';
+import type { HostNetwork, LeaseLimits, NetworkLease } from '../net/lease.ts';
 import { Links } from '../net/links.ts';
 import type { EgressSecrets } from '../net/secret.ts';
 import { closeFd } from '../sys/fd.ts';
@@ -85,7 +85,11 @@ export interface World extends AsyncDisposable {
   readonly internet: Actor;
   /** Behind an ordinary TAP: what it reaches, the others are kept from. */
   readonly plain: Guest;
-  guest(policy: EgressPolicyText, secrets?: EgressSecrets): Promise<LeasedGuest>;
+  guest(
+    policy: EgressPolicyText,
+    secrets?: EgressSecrets,
+    limits?: LeaseLimits,
+  ): Promise<LeasedGuest>;
   /** From now on. @returns what asks for them */
   watch(): Promise<() => Promise<readonly Arrival[]>>;
 }
@@ -111,7 +115,7 @@ export async function createWorld(log: Log, internet = './internet.ts'): Promise
       network,
       internet: outside,
       plain,
-      guest: (policy, secrets) => leaseGuest(stack, network, policy, secrets),
+      guest: (policy, ...terms) => leaseGuest(stack, network, policy, ...terms),
       watch: async () => {
         const arrivals = () => outside.ask<readonly Arrival[]>('arrivals');
         const before = (await arrivals()).length;
@@ -162,10 +166,11 @@ async function leaseGuest(
   stack: AsyncDisposableStack,
   network: HostNetwork,
   policy: EgressPolicyText,
-  secrets: EgressSecrets | undefined,
+  secrets?: EgressSecrets,
+  limits: LeaseLimits = {},
 ): Promise<LeasedGuest> {
   const sandboxId = newSandboxId();
-  const lease = await network.lease({ sandboxId, policy: parsePolicy(policy), secrets });
+  const lease = await network.lease({ sandboxId, policy: parsePolicy(policy), secrets, limits });
   const actor = stack.use(new Actor('./guest.ts', lease.tapFd));
   const { address, gateway, mac } = lease.guest;
   const guest = await plug(actor, { address, gateway, mac });

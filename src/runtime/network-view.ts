@@ -3,11 +3,10 @@ import type { SandboxId } from '../base/ids.ts';
 import { formatAddress } from '../net/addresses.ts';
 import type { EgressPolicyText } from '../net/egress-rules.ts';
 import { cleanHostNetwork, STATE_DIR_DEFAULT } from '../net/host-network.ts';
-import type { NetworkTraffic } from '../net/lease.ts';
+import type { GatewayUse, LeaseLimits, NetworkTraffic } from '../net/lease.ts';
 import { LeaseRecords } from '../net/lease-record.ts';
 import { Links } from '../net/links.ts';
 import { readMetadataDrops } from '../net/metadata-guard.ts';
-import type { TrafficLimits } from '../net/sandbox-chains.ts';
 import { readTraffic } from '../net/sandbox-counters.ts';
 import { trafficOf } from '../net/sandbox-lease.ts';
 import { readContents } from '../net/table-owners.ts';
@@ -29,10 +28,12 @@ export interface NetworkView {
   /** Null: it is not recorded. */
   readonly policy: Required<EgressPolicyText> | null;
   /** How much of it; null: it is not recorded. */
-  readonly limits: TrafficLimits | null;
+  readonly limits: LeaseLimits | null;
   /** Of `limits.bytesMax`; null: there is no such limit, or it is not known. */
   readonly bytesLeft: number | null;
   readonly traffic: NetworkTraffic | null;
+  /** What its gateway let through and refused, two seconds old or so; null: it is not recorded. */
+  readonly gatewayUse: GatewayUse | null;
 }
 
 /** @throws LinkError */
@@ -68,6 +69,7 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
           ? null
           : Math.max(0, bytesMax - counted.budgetBytesUsed),
       traffic: counted === undefined ? null : trafficOf(counted, drops),
+      gatewayUse: record?.use ?? null,
     };
   });
   const known = new Set(views.map(({ sandbox }) => sandbox));
@@ -87,6 +89,7 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
         limits: null,
         bytesLeft: null,
         traffic: null,
+        gatewayUse: null,
       };
     }),
   ];

@@ -5,9 +5,10 @@
 import { systemClock } from '../base/clock.ts';
 import { CodedError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import { parsePolicy } from '../net/egress-rules.ts';
+import { assertLimitable, parsePolicy } from '../net/egress-rules.ts';
 import type { HostNetwork } from '../net/lease.ts';
 import type { EgressPolicy } from '../net/policy.ts';
+import { decryptsAny } from '../net/request-policy.ts';
 import type { EgressSecrets } from '../net/secret.ts';
 import { CertificateAuthority } from '../net/secret-authority.ts';
 import { machineRoots } from '../net/secret-roots.ts';
@@ -55,12 +56,15 @@ export class Network {
   ): Promise<SandboxNetwork> {
     const parsed = readPolicy(policy);
     requireValues(sandboxId, secrets);
-    let trust = await trustFor(secrets, authority);
+    const isNeeded = secrets.length > 0 || decryptsAny(parsed);
+    let trust = await trustFor(isNeeded, authority);
     const network = await this.open();
-    const { limits, bytesUsed = 0 } = policy;
+    const { limits, bytesUsed = 0, destinationBytesUsed = {} } = policy;
+    let current = secrets;
     const given = egressSecrets(secrets, trust);
-    const request = { sandboxId, policy: parsed, limits, bytesUsed, secrets: given };
-    const lease = await orUnavailable(network.lease(request));
+    const request = { sandboxId, policy: parsed, limits, secrets: given };
+    const used = { bytesUsed, destinationBytesUsed };
+    const lease = await orUnavailable(network.lease({ ...request, ...used }));
     const stopWatching = this.#watch(sandboxId, lease.interfaceName);
     return {
       get trust() {
@@ -68,14 +72,21 @@ export class Network {
       },
       setSecrets: async (changed) => {
         requireValues(sandboxId, changed);
-        trust = await trustFor(changed, trust?.authority ?? authority);
+        trust = await trustFor(changed.length > 0, trust?.authority ?? authority);
+        current = changed;
         await orUnavailable(lease.setSecrets(egressSecrets(changed, trust)));
       },
       tapFd: lease.tapFd,
       guest: lease.guest,
       handedOver: () => orUnavailable(lease.handedOver()),
-      setPolicy: async (changed) =>
-        await orUnavailable(lease.setPolicy(readPolicy(changed), changed.limits)),
+      setPolicy: async (changed) => {
+        const asked = readPolicy(changed);
+        if (trust === undefined && decryptsAny(asked)) {
+          trust = await trustFor(true, authority);
+          await orUnavailable(lease.setSecrets(egressSecrets(current, trust)));
+        }
+        await orUnavailable(lease.setPolicy(asked, changed.limits));
+      },
       connect: async (port, signal) => {
         try {
           return await lease.connect(port, signal);
@@ -86,6 +97,7 @@ export class Network {
         }
       },
       traffic: () => lease.traffic(),
+      gatewayUse: () => lease.gatewayUse(),
       release: () => {
         stopWatching();
         return lease.release();
@@ -107,10 +119,10 @@ export class Network {
 
 /** Once there, it stays: programs may hold on to the trust in it. */
 async function trustFor(
-  secrets: readonly SandboxSecret[],
+  isNeeded: boolean,
   known: CertificateAuthority | undefined,
 ): Promise<GuestTrust | undefined> {
-  if (secrets.length === 0 && known === undefined) return undefined;
+  if (!isNeeded && known === undefined) return undefined;
   const authority = known ?? new CertificateAuthority(systemClock);
   return { authority, certificate: await authority.certificate() };
 }
@@ -119,18 +131,19 @@ function egressSecrets(
   secrets: readonly SandboxSecret[],
   trust: GuestTrust | undefined,
 ): EgressSecrets | undefined {
-  if (trust === undefined || secrets.length === 0) return undefined;
+  if (trust === undefined) return undefined;
   const known = secrets.flatMap(({ value, ...rest }) =>
     value === null ? [] : [{ ...rest, value }],
   );
-  writeNoCore();
+  if (known.length > 0) writeNoCore();
   return { secrets: known, authority: trust.authority, roots: machineRoots };
 }
 
 /** @throws SandboxError `spec_invalid` with the rule that is wrong */
 export function readPolicy(policy: NetworkPolicy): EgressPolicy {
   try {
-    return parsePolicy(policy);
+    const { destinations = [] } = policy.limits;
+    return assertLimitable(parsePolicy(policy), destinations.length > 0);
   } catch (error) {
     if (!(error instanceof CodedError)) throw error;
     throw new SandboxError('spec_invalid', `sandbox option network: ${error.message}`, {

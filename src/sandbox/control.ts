@@ -12,6 +12,7 @@ import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import type { DiskLimits } from '../base/disk-limits.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
+import type { GatewayUse } from '../net/lease.ts';
 import type { EndInfo, SandboxLogs } from './ending.ts';
 import type { TimedEvent } from './event-journal.ts';
 import type { LogChunk } from './logs.ts';
@@ -202,7 +203,9 @@ export interface SandboxInfo {
   readonly end: EndInfo | null;
 }
 
-export interface NetworkInfo extends Omit<NetworkPolicy, 'bytesUsed'> {
+export interface NetworkInfo extends Omit<NetworkPolicy, 'bytesUsed' | 'destinationBytesUsed'> {
+  /** What its gateway let through and refused; null while it has no network card. */
+  readonly gatewayUse: GatewayUse | null;
   /** IPv4, of its network card; null while it has none: it is paused on the disk, or has ended. */
   readonly address: string | null;
 }

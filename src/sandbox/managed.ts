@@ -119,7 +119,7 @@ export class ManagedSandbox {
       ...{ id: this.id, status: this.#status, pausedTo: this.#pausedTo },
       ...{ endsAtMs: this.#lifetime.endsAtMs, ...terms, ...this.birth, ...specInfo(this.#spec) },
       ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
-      network: networkInfo(this.#spec.network, this.#supervisor?.card.settings),
+      network: networkInfo(this.#spec.network, this.#supervisor?.card),
       end: this.#end && endInfo(this.#end),
     };
   }

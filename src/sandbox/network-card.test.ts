@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../base/clock.ts';
 import type { Guest, GuestChange } from '../guest/link.ts';
+import type { BytesByName, DestinationUse } from '../net/destination-budgets.ts';
 import type { NicSpec, Vm } from '../vmm/driver.ts';
 import { NetworkCard } from './network-card.ts';
 import type { SandboxNetwork } from './parts.ts';
@@ -27,6 +28,7 @@ function world(fail?: string) {
     refused: {},
     bytesUsed: 42,
   };
+  const destinations: DestinationUse[] = [];
   const lease: SandboxNetwork = {
     tapFd: 9,
     connect: () => Promise.reject(new Error('no guest here')),
@@ -35,6 +37,11 @@ function world(fail?: string) {
     setPolicy: ({ mode }) => step(`policy ${mode}`),
     setSecrets: () => step('secrets'),
     trust: undefined,
+    gatewayUse: () => ({
+      allowed: 1,
+      refused: {},
+      destinations,
+    }),
     traffic: async () => {
       await step('count');
       return traffic;
@@ -51,16 +58,18 @@ function world(fail?: string) {
     update: ({ network }: GuestChange) => step(`tell ${network?.address ?? network}`),
   } as unknown as Guest;
   const clock = new FakeClock();
+  const leased: BytesByName[] = [];
   const granted = Promise.withResolvers<void>();
   const card = new NetworkCard('one', {
     clock,
-    leaseNetwork: async (_id, { mode, bytesUsed }) => {
+    leaseNetwork: async (_id, { mode, bytesUsed, destinationBytesUsed = {} }) => {
+      leased.push(destinationBytesUsed);
       await step(bytesUsed === 0 ? `lease ${mode}` : `lease ${mode} ${bytesUsed}`);
       if (fail === 'late') await granted.promise;
       return lease;
     },
   });
-  return { card, vm, guest, done, clock, granted };
+  return { card, vm, guest, done, clock, granted, destinations, leased };
 }
 const PLUG = `plug 9 ${SETTINGS.mac}`;
 
@@ -123,6 +132,18 @@ describe('NetworkCard', () => {
     expect(done.splice(0)).toEqual(['policy none', 'tell null', 'unplug', 'count', 'release']);
     await card.set(limited, vm, guest);
     expect(done[0]).toBe('lease allowlist 42');
+  });
+
+  it('and so does what is used of limits by name', async () => {
+    const { card, vm, guest, destinations, leased } = world();
+    const limits = { destinations: [{ name: 'a.example', bytesMax: 100 }] };
+    const limited = { ...POLICY, limits, destinationBytesUsed: { 'a.example': 7 } };
+    await card.set(limited, vm, guest);
+    destinations.push({ name: 'a.example', bytesMax: 100, bytesUsed: 30 });
+    expect((await card.policyToKeep())?.destinationBytesUsed).toEqual({ 'a.example': 30 });
+    await card.set(null, vm, guest);
+    await card.set({ ...POLICY, limits }, vm, guest);
+    expect(leased).toEqual([{ 'a.example': 7 }, { 'a.example': 30 }]);
   });
 
   it('a budget that can not be counted is what it was', async () => {

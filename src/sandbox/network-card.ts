@@ -9,6 +9,8 @@ import type { Duplex } from 'node:stream';
 import type { GuestNetwork } from '../base/guest-network.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Guest } from '../guest/link.ts';
+import type { BytesByName } from '../net/destination-budgets.ts';
+import type { GatewayUse } from '../net/lease.ts';
 import type { NicSpec, Vm } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
 import type { GuestTrust, LeaseSecrets, SandboxNetwork, SandboxParts } from './parts.ts';
@@ -31,6 +33,7 @@ export class NetworkCard {
   #policy: NetworkPolicy | null = null;
   /** Of its budget, by leases that it had. */
   #bytesUsed = 0;
+  #destinationBytesUsed: BytesByName = {};
   #isReleased = false;
   #counted:
     | { readonly lease: SandboxNetwork; readonly atMs: number; readonly bytes: number }
@@ -51,7 +54,12 @@ export class NetworkCard {
     return this.#lease?.guest;
   }
 
-  /** Undefined: it has no secrets. */
+  /** Undefined: there is no card. */
+  get gatewayUse(): GatewayUse | undefined {
+    return this.#lease?.gatewayUse();
+  }
+
+  /** Undefined: nothing of it has to be trusted in. */
   get trust(): GuestTrust | undefined {
     return this.#lease?.trust;
   }
@@ -65,13 +73,10 @@ export class NetworkCard {
     if (leaseNetwork === undefined) {
       throw new SandboxError('network_unavailable', 'this host has no network for sandboxes');
     }
-    const { bytesUsed = 0, ...asked } = policy;
+    const { bytesUsed = 0, destinationBytesUsed = {}, ...asked } = policy;
     this.#bytesUsed = Math.max(this.#bytesUsed, bytesUsed);
-    const lease = await leaseNetwork(
-      this.#sandboxId,
-      { ...asked, bytesUsed: this.#bytesUsed },
-      secrets,
-    );
+    this.#destinationBytesUsed = { ...destinationBytesUsed, ...this.#destinationBytesUsed };
+    const lease = await leaseNetwork(this.#sandboxId, { ...asked, ...this.#used }, secrets);
     if (this.#isReleased) {
       await lease.release();
       throw new SandboxError('gone', 'the sandbox ended while it was given a network');
@@ -169,7 +174,16 @@ export class NetworkCard {
   /** For who goes on with the sandbox in another VM: what holds, and what is used of its budget. */
   async policyToKeep(): Promise<NetworkPolicy | null> {
     await this.#countBudget();
-    return this.#policy && { ...this.#policy, bytesUsed: this.#bytesUsed };
+    return this.#policy && { ...this.#policy, ...this.#used };
+  }
+
+  get #used(): Pick<NetworkPolicy, 'bytesUsed' | 'destinationBytesUsed'> {
+    const byName = this.#destinationBytesUsed;
+    const isEmpty = Object.keys(byName).length === 0;
+    return {
+      bytesUsed: this.#bytesUsed,
+      ...(isEmpty ? {} : { destinationBytesUsed: byName }),
+    };
   }
 
   /** The VM is gone, or never was. Idempotent. */
@@ -189,7 +203,12 @@ export class NetworkCard {
 
   /** Only where there is one: it costs a process. */
   async #countBudget(): Promise<void> {
-    if (this.#lease === undefined || this.#policy?.limits.bytesMax === undefined) return;
+    if (this.#lease === undefined) return;
+    const { destinations } = this.#lease.gatewayUse();
+    this.#destinationBytesUsed = Object.fromEntries(
+      destinations.map((each) => [each.name, each.bytesUsed]),
+    );
+    if (this.#policy?.limits.bytesMax === undefined) return;
     try {
       this.#bytesUsed = (await this.#lease.traffic()).bytesUsed;
     } catch (error) {

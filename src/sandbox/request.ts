@@ -1,12 +1,12 @@
 /** Judges what callers ask of a host of sandboxes, and reads back what was stored of it. */
 
-import type { GuestNetwork } from '../base/guest-network.ts';
 import { ignore } from '../base/ignore.ts';
 import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { CreateRequest, SandboxChange, SandboxInfo } from './control.ts';
 import { type EndCause, type EndEvidence, NO_EVIDENCE } from './ending.ts';
 import { SandboxError } from './errors.ts';
 import { checkAction, type MemoryAction } from './memory-policy.ts';
+import type { NetworkCard } from './network-card.ts';
 import { secretInfo } from './secrets.ts';
 import { LIMITS, type NetworkPolicy, type SandboxSpec } from './spec.ts';
 
@@ -114,11 +114,12 @@ export function parseStored(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): 
 
 export function networkInfo(
   policy: NetworkPolicy | null,
-  card: GuestNetwork | undefined,
+  card: Pick<NetworkCard, 'settings' | 'gatewayUse'> | undefined,
 ): SandboxInfo['network'] {
   if (policy === null) return null;
   const { mode, allow, deny, limits } = policy;
-  return { mode, allow, deny, limits, address: card?.address ?? null };
+  const address = card?.settings?.address ?? null;
+  return { mode, allow, deny, limits, address, gatewayUse: card?.gatewayUse ?? null };
 }
 
 /** Of its row; another process may have held it. */

@@ -1,6 +1,7 @@
 /** What a user asks for. Checked once here; inside, a `SandboxSpec` is never checked again. */
 import type { DiskLimits } from '../base/disk-limits.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
+import type { BytesByName, DestinationLimit } from '../net/destination-budgets.ts';
 import type { CertificateAuthority } from '../net/secret-authority.ts';
 import type { ChannelLimits } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
@@ -51,6 +52,8 @@ export interface NetworkPolicy {
   readonly limits: NetworkLimits;
   /** Of `limits.bytesMax`, by network cards that the sandbox has had. Not asked for: kept here with a pause. */
   readonly bytesUsed?: number;
+  /** The same of `limits.destinations`, by their names. */
+  readonly destinationBytesUsed?: BytesByName;
 }
 
 /** Of IPv4 packets between guest and host, headers included. */
@@ -62,6 +65,8 @@ export interface NetworkLimits {
   readonly downloadBytesPerSecond?: number;
   /** At one time, to the network and to the host. */
   readonly connectionsMax?: number;
+  /** By name, of what is said to it by TLS or HTTP at ports 443 and 80; both directions, without packet headers. */
+  readonly destinations?: readonly DestinationLimit[];
 }
 
 export type NetworkOptions = Pick<NetworkPolicy, 'mode'> & {
@@ -113,6 +118,7 @@ export const LIMITS = {
   diskBytesPerSecondMax: 1_000_000_000_000,
   diskOpsPerSecondMin: 10,
   diskOpsPerSecondMax: 100_000_000,
+  networkDestinationsMax: 64,
 } as const;
 
 /** The "medium" size: enough for LangChain and NumPy with some data. */
@@ -196,14 +202,32 @@ function networkLimits(limits: NetworkLimits): NetworkLimits {
     uploadBytesPerSecond: [slowest, fastest],
     downloadBytesPerSecond: [slowest, fastest],
     connectionsMax: [1, LIMITS.networkConnectionsMax],
-  } as const satisfies Record<keyof NetworkLimits, unknown>;
+  } as const satisfies Record<Exclude<keyof NetworkLimits, 'destinations'>, unknown>;
   const given = Object.entries(ranges).flatMap(([name, [min, max]]) => {
-    const value = limits[name as keyof NetworkLimits];
+    const value = limits[name as keyof typeof ranges];
     return value === undefined
       ? []
       : [[name, inRange(`network.limits.${name}`, value, min, max)] as const];
   });
-  return Object.fromEntries(given);
+  const { destinations = [] } = limits;
+  const byName = destinations.length === 0 ? {} : { destinations: destinationLimits(destinations) };
+  return { ...Object.fromEntries(given), ...byName };
+}
+
+const DESTINATION = /^(?=.{1,255}$)(?:\*\.)?(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}$/;
+
+function destinationLimits(limits: readonly DestinationLimit[]): DestinationLimit[] {
+  const field = 'network.limits.destinations';
+  const { networkDestinationsMax: most, networkBytesMax } = LIMITS;
+  check(limits.length <= most, field, `at most ${most}`);
+  const made = limits.map(({ name: text, bytesMax }) => {
+    const name = text.toLowerCase().replace(/\.$/, '');
+    check(DESTINATION.test(name), field, `"${text.slice(0, 80)}" is no host name, nor *. and one`);
+    return { name, bytesMax: inRange(`${field} ${name}`, bytesMax, 1, networkBytesMax) };
+  });
+  const isTwice = new Set(made.map(({ name }) => name)).size < made.length;
+  check(!isTwice, field, 'a name is limited twice');
+  return made;
 }
 
 /** @throws SandboxError `spec_invalid` */

@@ -86,7 +86,7 @@ export class Supervisor {
     return this.#vm;
   }
 
-  get card(): Pick<NetworkCard, 'settings' | 'bytes' | 'policyToKeep' | 'connect'> {
+  get card(): Pick<NetworkCard, 'settings' | 'gatewayUse' | 'bytes' | 'policyToKeep' | 'connect'> {
     return this.#card;
   }
 
@@ -186,7 +186,7 @@ export class Supervisor {
       this.#spec = { ...this.#spec, network: this.#card.policy };
       this.#running?.listener.setIdentity(this.#identity());
     }
-    if (this.#spec.secrets.length > 0) await this.#tellSecrets(guest);
+    if (this.#spec.authority !== undefined) await this.#tellSecrets(guest);
   }
 
   /**

@@ -33,9 +33,12 @@ describe('net', () => {
   it('ls and inspect show what each sandbox has, from another process', async () => {
     await owner.do('open', '');
     const [one, two] = [newSandboxId(), newSandboxId()];
-    const limits = { bytesMax: 1000, connectionsMax: 7 };
+    const destinations = [{ name: 'pypi.org', bytesMax: 2048 }];
+    const limits = { bytesMax: 1000, connectionsMax: 7, destinations };
     const rules = { mode: 'allowlist', allow: ['pypi.org'], deny: ['192.0.2.1'] };
-    await owner.do('lease', one, rules, { limits, bytesUsed: 400 });
+    await owner.do('lease', one, rules, {
+      ...{ limits, bytesUsed: 400, destinationBytesUsed: { 'pypi.org': 1024 } },
+    });
     await owner.do('lease', two, { mode: 'none' });
     const listed = await neurovisor('net', 'ls', '-o', 'json');
     expect(JSON.parse(listed.stdout)).toEqual(
@@ -54,6 +57,10 @@ describe('net', () => {
             ...{ packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {} },
             bytesUsed: 400,
           },
+          gatewayUse: {
+            ...{ allowed: 0, refused: {} },
+            destinations: [{ name: 'pypi.org', bytesMax: 2048, bytesUsed: 1024 }],
+          },
         },
         expect.objectContaining({ sandbox: two, address: '10.201.0.6' }),
       ]),
@@ -63,7 +70,9 @@ describe('net', () => {
     expect(text.stdout.trim().split('\n')).toHaveLength(3);
     const shown = await neurovisor('net', 'inspect', one.slice(0, 10));
     expect(shown.stdout).toMatch(/allow +pypi\.org/);
-    expect(shown.stdout).toMatch(/limit +1000 B in all, 600 B left\nlimit +7 connections/);
+    expect(shown.stdout).toMatch(
+      /limit +1000 B in all, 600 B left\nlimit +7 connections\nlimit +2\.0 KiB with pypi\.org, 1\.0 KiB left/,
+    );
     expect(await neurovisor('net', 'inspect', 'zzz')).toMatchObject({
       status: 2,
       stderr: expect.stringContaining('net ls'),

@@ -1,5 +1,6 @@
 /** Networks of sandboxes through all that happens to them: no VM is started. */
 import { describe, expect, it } from 'vitest';
+import { CertificateAuthority } from '../../src/net/secret-authority.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
 import { REFILL_DELAY_MS } from '../../src/sandbox/pools.ts';
 import type { NetworkOptions } from '../../src/sandbox/spec.ts';
@@ -30,6 +31,7 @@ describe('LocalControlPlane: networks', () => {
       deny: [],
       limits: {},
       address: expect.stringMatching(/^10\./),
+      gatewayUse: { allowed: 0, refused: {}, destinations: [] },
     });
     expect([host.vm(id).nic?.isPlugged, await held(host)]).toEqual([true, 1]);
     await host.control.remove(id);
@@ -164,6 +166,61 @@ describe('LocalControlPlane: networks', () => {
     expect(host.leased.at(-1)).toMatchObject({ limits, bytesUsed: 0 });
     const none = await host.control.update(id, { network: { mode: 'open', limits: {} } });
     expect(none.network).toMatchObject({ limits: {} });
+    await requireNothing(host);
+  });
+
+  it('limits by name: what is used stays over pauses, a fork has the whole; told with what is used', async () => {
+    await using host = await FakeHost.open();
+    const limits = { destinations: [{ name: 'a.example', bytesMax: 1000 }] };
+    const { id } = await host.control.create({ network: { ...network, limits } });
+    host.destinations = [{ name: 'a.example', bytesMax: 1000, bytesUsed: 300 }];
+    const told = (await host.control.get(id)).network;
+    expect(told).toMatchObject({ limits, gatewayUse: { destinations: host.destinations } });
+    const changed = await host.control.update(id, {
+      network: { ...network, allow: ['b.example'] },
+    });
+    expect(changed.network).toMatchObject({ allow: ['b.example'], limits });
+    const [fork] = await host.control.fork(id, { count: 1 });
+    if (fork?.ok !== true) throw new Error('no fork');
+    expect(host.leased.at(-1)).toMatchObject({ limits });
+    expect(host.leased.at(-1)?.destinationBytesUsed).toBeUndefined();
+    await host.control.pause(id, 'disk');
+    await host.control.resume(id);
+    const kept = { limits, destinationBytesUsed: { 'a.example': 300 } };
+    expect(host.leased.at(-1)).toMatchObject(kept);
+    await requireNothing(host);
+  });
+
+  it('limits by name: what can not be one is told', async () => {
+    await using host = await FakeHost.open();
+    for (const destinations of [
+      [{ name: 'localhost', bytesMax: 1 }],
+      [{ name: 'a.*.example', bytesMax: 1 }],
+      [{ name: 'a.example', bytesMax: 0 }],
+      [
+        { name: 'a.example', bytesMax: 1 },
+        { name: 'A.example.', bytesMax: 2 },
+      ],
+      Array.from({ length: 65 }, (_, n) => ({ name: `n${n}.example`, bytesMax: 1 })),
+    ]) {
+      const limited = { network: { ...network, limits: { destinations } } };
+      await expect(host.control.create(limited)).rejects.toMatchObject({ code: 'spec_invalid' });
+    }
+    await requireNothing(host);
+  });
+
+  it('rules by path: a guest hears of the certificate, also without secrets, at a change', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ network });
+    const guest = await host.guest(id);
+    await host.control.update(id, { network });
+    expect(guest.authority).toBeUndefined();
+    const authority = new CertificateAuthority(host.clock);
+    host.trust = { authority, certificate: 'of this host' };
+    await host.control.update(id, { network: { ...network, allow: ['https://a.example/v1/'] } });
+    expect(guest.authority).toBe('of this host');
+    await host.control.update(id, { network: null });
+    expect(guest.authority).toBeNull();
     await requireNothing(host);
   });
 

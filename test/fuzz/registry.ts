@@ -4,6 +4,7 @@ import { clientHello } from './client-hello.ts';
 import { dns } from './dns.ts';
 import { httpHead } from './http-head.ts';
 import { netlink } from './netlink.ts';
+import { requestPath } from './request-path.ts';
 import { seccomp } from './seccomp.ts';
 import { must, target } from './target.ts';
 import { vhostUser } from './vhost-user.ts';
@@ -22,6 +23,7 @@ export const FUZZ_TARGETS = [
   dns,
   clientHello,
   httpHead,
+  requestPath,
   netlink,
   seccomp,
 ];

@@ -67,7 +67,7 @@ interface FakeSandbox {
 }
 
 const networkInfo = (policy: NetworkPolicy | null): SandboxInfo['network'] =>
-  policy && { ...policy, address: '10.201.0.2' };
+  policy && { ...policy, gatewayUse: null, address: '10.201.0.2' };
 const NO_TIMINGS = { prepareMs: 1, vmmMs: 2, kernelMs: 0, agentMs: 3, totalMs: 6 } as const;
 
 export class FakeControlPlane implements ControlPlane, AsyncDisposable {

@@ -13,6 +13,7 @@ import { PassThrough } from 'node:stream';
 import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { Tracer } from '../../src/base/trace.ts';
+import type { DestinationUse } from '../../src/net/destination-budgets.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/control-plane.ts';
 import { type Copies, Keeper } from '../../src/sandbox/keeper.ts';
@@ -82,6 +83,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
   readonly leased: NetworkPolicy[] = [];
   /** Of every network's budget. */
   bytesUsed = 0;
+  destinations: readonly DestinationUse[] = [];
+  /** In which guests with a network are to trust, from the next start or change on. */
+  trust: SandboxNetwork['trust'];
   readonly clock = new CountingClock();
   readonly queue: StartQueue;
   readonly dataDir: string;
@@ -305,6 +309,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   /** Each has another MAC and address. */
   #network(): SandboxNetwork {
     const release = this.#lease('networks');
+    const trustOf = () => this.trust;
     const n = ++this.#made;
     const last = (n & 0xff).toString(16).padStart(2, '0');
     return {
@@ -320,8 +325,11 @@ export class FakeHost implements Holdings, AsyncDisposable {
         ...{ packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {} },
         bytesUsed: this.bytesUsed,
       }),
+      gatewayUse: () => ({ allowed: 0, refused: {}, destinations: this.destinations }),
       setSecrets: () => Promise.resolve(),
-      trust: undefined,
+      get trust() {
+        return trustOf();
+      },
       release: async () => release(),
     };
   }

@@ -242,9 +242,11 @@ export class FakeGuest {
 
   /** What it was told last by `update`. */
   network: GuestNetwork | null | undefined;
+  authority: string | null | undefined;
 
-  async update({ network }: GuestChange, signal?: AbortSignal): Promise<void> {
+  async update({ network, authority }: GuestChange, signal?: AbortSignal): Promise<void> {
     await this.#ask('update', signal);
+    if (authority !== undefined) this.authority = authority;
     if (network !== undefined) this.network = network;
   }
 

@@ -28,7 +28,7 @@ export interface GatewayWorld {
   close(): Promise<void>;
 }
 
-export type WorldOptions = Partial<GatewayOptions> & Pick<GatewaySandbox, 'secrets'>;
+export type WorldOptions = Partial<GatewayOptions> & Pick<GatewaySandbox, 'secrets' | 'budgets'>;
 
 export async function gatewayWorld(
   policy: GatewayPolicy,
@@ -39,12 +39,13 @@ export async function gatewayWorld(
   const events: GatewayEvent[] = [];
   const dialled: string[] = [];
   const internet = new Map<string, number>();
-  const { secrets, ...rest } = options;
+  const { secrets, budgets, ...rest } = options;
   const sandbox = {
     id: 'sb-1',
     policy: () => world.policy,
     pins,
     ...(secrets === undefined ? {} : { secrets }),
+    ...(budgets === undefined ? {} : { budgets }),
   };
   const gateway = new Gateway({
     address: HOST,

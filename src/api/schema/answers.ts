@@ -153,6 +153,16 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
         deny: z.array(z.string()),
         limits: networkLimits,
         address: z.string().nullable().describe('IPv4; null while it has no network card.'),
+        gatewayUse: z
+          .object({
+            allowed: z.number().describe('TLS connections and HTTP requests that passed.'),
+            refused: z.record(z.string(), z.number()).describe('Those that did not, by reason.'),
+            destinations: z
+              .array(z.object({ name: z.string(), bytesMax: z.number(), bytesUsed: z.number() }))
+              .describe('Of limits by name.'),
+          })
+          .nullable()
+          .describe('What passed by name, and what did not; null while it has no network card.'),
       })
       .nullable()
       .describe('What it may connect to; null: no network.'),

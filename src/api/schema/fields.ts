@@ -7,6 +7,7 @@
  */
 import { z } from 'zod';
 import type { DiskLimits } from '../../base/disk-limits.ts';
+import type { DestinationLimit } from '../../net/destination-budgets.ts';
 import type { MemoryAction } from '../../sandbox/memory-policy.ts';
 import { LIMITS, type NetworkLimits } from '../../sandbox/spec.ts';
 
@@ -73,6 +74,20 @@ export const networkLimits = z.strictObject({
   connectionsMax: whole(1, LIMITS.networkConnectionsMax)
     .exactOptional()
     .describe('At one time. Default 2048.'),
+  destinations: z
+    .array(
+      z.strictObject({
+        name: z
+          .string()
+          .min(1)
+          .max(255)
+          .describe('`api.example.com`, or `*.example.com`: all below.'),
+        bytesMax: whole(1, LIMITS.networkBytesMax),
+      } satisfies Record<keyof DestinationLimit, z.ZodType>),
+    )
+    .max(LIMITS.networkDestinationsMax)
+    .exactOptional()
+    .describe('By name, at ports 80 and 443, both directions. Then its connections are reset.'),
 } satisfies Record<keyof NetworkLimits, z.ZodType>);
 export const diskLimits = z
   .strictObject({

@@ -41,7 +41,8 @@ const rules = z
   .array(text(320))
   .max(256)
   .describe(
-    'An address, a block, a name or `*.name`, each with `:port` or `:first-last` and `/tcp`.',
+    'An address, a block, a name or `*.name`, each with `:port` or `:first-last` and `/tcp`; to allow, also ' +
+      'methods and a URL: `GET,HEAD https://api.example.com/v1/` lets those requests through, of all below it.',
   );
 
 const size = {

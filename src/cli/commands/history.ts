@@ -109,6 +109,7 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ['runs on', info.accelerator],
     ['near out of memory', info.onMemoryPressure],
     ...Object.entries(info.metadata).map(([key, value]) => ['label', `${key}=${value}`] as const),
+    ...networkRows(info.network),
   ];
   if (end !== null) rows.push(...endRows(end, now));
   const width = Math.max(...rows.map(([name]) => name.length));
@@ -121,6 +122,24 @@ function diskRows({ bytesPerSecond, opsPerSecond }: SandboxInfo['diskLimits']) {
     ...(opsPerSecond === undefined ? [] : [`${opsPerSecond} operations a second`]),
   ];
   return words.length === 0 ? [] : [['disk limits', words.join(', ')] as const];
+}
+
+function networkRows(network: SandboxInfo['network']): (readonly [string, string])[] {
+  if (network === null) return [];
+  const { mode, allow, deny, address, gatewayUse } = network;
+  const { refused = {}, destinations = [] } = gatewayUse ?? {};
+  return [
+    ['network', address === null ? mode : `${mode}, ${address}`],
+    ...allow.map((rule) => ['allowed', rule] as const),
+    ...deny.map((rule) => ['denied', rule] as const),
+    ...destinations.map(
+      ({ name, bytesMax, bytesUsed }) =>
+        ['limit', `${bytes(bytesMax)} with ${name}, ${bytes(bytesMax - bytesUsed)} left`] as const,
+    ),
+    ...Object.entries(refused).map(
+      ([reason, count]) => ['refused by name', `${count}: ${reason}`] as const,
+    ),
+  ];
 }
 
 function endRows(

@@ -89,7 +89,7 @@ async function cleanUp(cli: Cli): Promise<void> {
 }
 
 function describeView(view: NetworkView): string {
-  const { policy, traffic } = view;
+  const { policy, traffic, gatewayUse } = view;
   const rows = [
     ['sandbox', view.sandbox],
     ['state', view.state],
@@ -108,10 +108,12 @@ function describeView(view: NetworkView): string {
     for (const [reason, packets] of Object.entries(traffic.refused))
       rows.push(['refused', `${packets} packets: ${reason}`]);
   }
+  for (const [reason, count] of Object.entries(gatewayUse?.refused ?? {}))
+    rows.push(['gateway', `refused ${count}: ${reason}`]);
   return rows.map(([name = '', value = '']) => `${name.padEnd(11)}${value}`).join('\n');
 }
 
-function limitRows({ limits, bytesLeft }: NetworkView): string[][] {
+function limitRows({ limits, bytesLeft, gatewayUse }: NetworkView): string[][] {
   const { bytesMax, uploadBytesPerSecond: up, downloadBytesPerSecond: down } = limits ?? {};
   const most = limits?.connectionsMax;
   const left = bytesLeft === null ? '' : `, ${bytes(bytesLeft)} left`;
@@ -120,6 +122,11 @@ function limitRows({ limits, bytesLeft }: NetworkView): string[][] {
     ...(up === undefined ? [] : [['limit', `${bytes(up)}/s out`]]),
     ...(down === undefined ? [] : [['limit', `${bytes(down)}/s in`]]),
     ...(most === undefined ? [] : [['limit', `${most} connections`]]),
+    ...(limits?.destinations ?? []).map(({ name, bytesMax }) => {
+      const use = gatewayUse?.destinations.find((each) => each.name === name);
+      const left = use === undefined ? '' : `, ${bytes(bytesMax - use.bytesUsed)} left`;
+      return ['limit', `${bytes(bytesMax)} with ${name}${left}`];
+    }),
   ];
 }
 

@@ -109,6 +109,7 @@ Examples:
   neurovisor update 7ds14n1k --net none --timeout 10m
   neurovisor update 7ds14n1k --net-limit bytes=2G,down=5M
   neurovisor update 7ds14n1k --disk-limit rate=20M
+  neurovisor update 7ds14n1k --allow-out 'GET https://api.github.com/repos/' --net-limit api.github.com=50M
 `,
     )
     .action((id: string, flags: UpdateFlags & OutputFlags) =>

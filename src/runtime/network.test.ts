@@ -1,0 +1,86 @@
+import { describe, expect, it } from 'vitest';
+import { SecretValue } from '../base/secret-value.ts';
+import type { HostNetwork, NetworkLease, NetworkRequest } from '../net/lease.ts';
+import type { EgressSecrets } from '../net/secret.ts';
+import type { NetworkPolicy } from '../sandbox/spec.ts';
+import { Network, readPolicy } from './network.ts';
+
+const ID = 'sandbox-1';
+const list = (...allow: string[]): NetworkPolicy => ({
+  ...{ mode: 'allowlist', allow, deny: [], limits: {} },
+});
+const BY_PATH = list('GET https://a.example/v1/');
+
+/** What the lease was asked for, in order. */
+function world() {
+  const requests: NetworkRequest[] = [];
+  const given: (EgressSecrets | undefined)[] = [];
+  const done: string[] = [];
+  const lease: Partial<NetworkLease> = {
+    tapFd: 9,
+    setSecrets: async (secrets) => {
+      given.push(secrets);
+      done.push('secrets');
+    },
+    setPolicy: async ({ allow }) => {
+      done.push(`policy ${allow.map(({ text }) => text).join()}`);
+    },
+  };
+  const host: Partial<HostNetwork> = {
+    lease: async (request) => {
+      requests.push(request);
+      return lease as NetworkLease;
+    },
+  };
+  return { network: new Network(async () => host as HostNetwork), requests, given, done };
+}
+
+describe('Network: rules by path', () => {
+  it('without them and without secrets nothing is trusted in', async () => {
+    const { network, requests, given } = world();
+    const lease = await network.lease(ID, list('a.example'), { secrets: [] });
+    await lease.setPolicy(list('http://a.example/v1/'));
+    expect([lease.trust, requests[0]?.secrets, given]).toEqual([undefined, undefined, []]);
+  });
+  it('of https bring an authority and its certificate, and no secret', async () => {
+    const { network, requests } = world();
+    const lease = await network.lease(ID, BY_PATH, { secrets: [] });
+    expect(lease.trust?.certificate).toContain('BEGIN CERTIFICATE');
+    expect(requests[0]?.secrets).toMatchObject({ secrets: [], authority: lease.trust?.authority });
+  });
+  it('that come later bring it first, once, with the secrets that there are', async () => {
+    const { network, given, done } = world();
+    const lease = await network.lease(ID, list('a.example'), { secrets: [] });
+    await lease.setPolicy(BY_PATH);
+    const { trust } = lease;
+    expect(trust?.certificate).toContain('BEGIN CERTIFICATE');
+    await lease.setPolicy(list('GET https://b.example/'));
+    expect(done).toEqual([
+      'secrets',
+      'policy GET https://a.example/v1/',
+      'policy GET https://b.example/',
+    ]);
+    const value = new SecretValue('0123456789abcdef');
+    const secret = { name: 'KEY', hosts: ['c.example'], placeholder: 'NV_1', value };
+    await lease.setSecrets([secret]);
+    await lease.setSecrets([]);
+    expect(given.map((each) => each?.secrets.length)).toEqual([0, 1, 0]);
+    expect(given.every((each) => each?.authority === trust?.authority)).toBe(true);
+    expect(lease.trust?.authority).toBe(trust?.authority);
+  });
+  it('have the authority that the sandbox had before', async () => {
+    const first = await world().network.lease(ID, BY_PATH, { secrets: [] });
+    const authority = first.trust?.authority;
+    const next = await world().network.lease(ID, BY_PATH, { secrets: [], authority });
+    expect(next.trust).toEqual(first.trust);
+  });
+});
+
+describe('readPolicy', () => {
+  it('limits by name are for a list', () => {
+    const limits = { destinations: [{ name: 'a.example', bytesMax: 1 }] };
+    expect(() => readPolicy({ ...list(), mode: 'open', limits })).toThrow('limits by name');
+    expect(readPolicy({ ...list(), mode: 'none', limits }).mode).toBe('none');
+    expect(readPolicy({ ...list('a.example'), limits }).mode).toBe('allowlist');
+  });
+});
