@@ -21,6 +21,8 @@ export interface ProveFlags {
   readonly resolver?: string;
   readonly listen?: string;
   readonly address?: string;
+  /** For tests. */
+  readonly allowOlder?: boolean;
 }
 
 const RESOLVER = '8.8.8.8';
@@ -36,7 +38,8 @@ export async function prove(
   if (flags.endpoint !== undefined) return await proveThere(cli, words, flags);
   const names = words.length === 0 ? PROOF_NAMES : [...new Set(words.map(proofName))];
   const { config, log, cancelled: signal } = cli;
-  const proofs = await proveHere(names, { config, log, signal }, (proof) => {
+  const { allowOlder = false } = flags;
+  const proofs = await proveHere(names, { config, log, signal, allowOlder }, (proof) => {
     if (!cli.json) cli.stdout.write(`${describeProof(proof)}\n\n`);
   });
   if (cli.json) cli.printJson(proofs);

@@ -1,8 +1,8 @@
 /** The words of the network: `net` and `prove`. */
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { DoctorFlags } from '../commands/net.ts';
 import type { ProveFlags } from '../commands/prove.ts';
-import { describeLater, type OutputFlags, output, perform } from '../program.ts';
+import { describeLater, type OutputFlags, output, perform, vmmOption } from '../program.ts';
 
 const load = () => import('../commands/net.ts');
 
@@ -73,6 +73,13 @@ export function addNet(program: Command): void {
     .option('--allow-name <name>', 'without a canary: a public web site to allow')
     .option('--deny-name <name>', 'and another one, that is not')
     .option('--resolver <address>', 'and a public resolver (default 8.8.8.8)')
+    .addOption(vmmOption())
+    .addOption(
+      new Option(
+        '--allow-older',
+        'for tests: also a Firecracker that sandboxes do not take',
+      ).hideHelp(),
+    )
     .option('--listen <address>', 'canary: where to listen (default 0.0.0.0)')
     .option('--address <address>', 'canary: where its names lead, if not to that address')
     .addOption(output())

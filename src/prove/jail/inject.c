@@ -28,8 +28,11 @@
 /* 0f 05, as the processor reads it. */
 #define SYSCALL_CODE 0x050f
 #define SYSCALL_BYTES 2
-#define STOPS_MAX 200
+#define STOPS_MAX 2000
 #define STOP_GAP_US 5000
+/* ERESTARTSYS … ERESTART_RESTARTBLOCK */
+#define ERESTART_FIRST 512
+#define ERESTART_LAST 516
 
 static int fail(const char *what)
 {
@@ -54,14 +57,23 @@ static int poke(pid_t pid, unsigned long at, const char *text)
 /* Runs until the next stop of this thread; ends children on the way. Returns waitpid's status. */
 static int next_stop(pid_t pid, int *status)
 {
+	unsigned long former;
+
 	for (;;) {
 		pid_t seen = waitpid(-1, status, __WALL);
 		if (seen < 0)
 			return -1;
 		if (seen == pid)
 			return 0;
-		if (WIFSTOPPED(*status))
-			kill(seen, SIGKILL);
+		/* A thread that becomes another program has the id of its process from then on. */
+		if (*status >> 8 == (SIGTRAP | PTRACE_EVENT_EXEC << 8) &&
+		    ptrace(PTRACE_GETEVENTMSG, seen, 0, &former) == 0 && former == (unsigned long)pid)
+			return 0;
+		if (!WIFSTOPPED(*status))
+			continue;
+		kill(seen, SIGKILL);
+		/* It stops once more on its way out. */
+		ptrace(PTRACE_CONT, seen, 0, 0);
 	}
 }
 
@@ -72,6 +84,33 @@ static int tell_end(int status)
 	else
 		printf("exited %d\n", WEXITSTATUS(status));
 	return 0;
+}
+
+/*
+ * Tells how the thread ends that is about to: of a first thread that a filter ends alone nobody would hear before all
+ * others have ended. Returns false for another stop.
+ */
+static int tell_exit(pid_t pid, int status)
+{
+	unsigned long code;
+
+	if (status >> 16 != PTRACE_EVENT_EXIT)
+		return 0;
+	if (ptrace(PTRACE_GETEVENTMSG, pid, 0, &code) < 0)
+		code = SIGKILL;
+	tell_end((int)code);
+	return 1;
+}
+
+/*
+ * The call was broken off (the kernel's own codes are of include/linux/errno.h): the thread waits for something, and so
+ * holds no lock that what becomes of the next call may want, as a handler of SIGSYS that logs.
+ */
+static int waited(const struct user_regs_struct *regs)
+{
+	long result = (long)regs->rax;
+
+	return result == -EINTR || (result <= -ERESTART_FIRST && result >= -ERESTART_LAST);
 }
 
 /*
@@ -87,11 +126,13 @@ static int stop_in_call(pid_t pid, struct user_regs_struct *regs)
 			return -1;
 		if (!WIFSTOPPED(status))
 			exit(tell_end(status));
+		if (tell_exit(pid, status))
+			exit(0);
 		if (ptrace(PTRACE_GETREGS, pid, 0, regs) < 0)
 			return -1;
 		errno = 0;
 		long code = ptrace(PTRACE_PEEKTEXT, pid, regs->rip - SYSCALL_BYTES, 0);
-		if (!(code == -1 && errno != 0) && (code & 0xffff) == SYSCALL_CODE)
+		if (!(code == -1 && errno != 0) && (code & 0xffff) == SYSCALL_CODE && waited(regs))
 			return 0;
 		if (ptrace(PTRACE_CONT, pid, 0, 0) < 0)
 			return -1;
@@ -106,7 +147,7 @@ static int call(pid_t pid, int count, char **words)
 	struct user_regs_struct saved, changed;
 	unsigned long value[1 + ARGUMENTS_MAX] = { 0 };
 	long options = PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
-		       PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC;
+		       PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACEEXIT;
 	int status;
 
 	if (ptrace(PTRACE_SEIZE, pid, 0, options) < 0)
@@ -141,6 +182,8 @@ static int call(pid_t pid, int count, char **words)
 			return fail("step");
 		if (!WIFSTOPPED(status))
 			return tell_end(status);
+		if (tell_exit(pid, status))
+			return 0;
 		/* Stops that tell of a new child or program come before the call's own end. */
 		if (status >> 16 == 0)
 			break;
@@ -155,6 +198,8 @@ static int call(pid_t pid, int count, char **words)
 			return fail("pass a signal on");
 		if (!WIFSTOPPED(status))
 			return tell_end(status);
+		if (tell_exit(pid, status))
+			return 0;
 		printf("signalled %d\n", signal);
 		return 0;
 	}
