@@ -13,7 +13,7 @@ import { ignore } from '../../base/ignore.ts';
 import { makeFirecracker } from '../../runtime/firecracker.ts';
 import { resolveHome } from '../../runtime/home.ts';
 import type { Confinement } from '../../runtime/jail.ts';
-import type { Vm, VmmDriver } from '../../vmm/driver.ts';
+import type { Vm, VmmDriver, VmSpec } from '../../vmm/driver.ts';
 import { findBinary } from '../../vmm/firecracker/installation.ts';
 import { ProofError } from '../errors.ts';
 import { idleGuest } from './idle-guest.ts';
@@ -53,6 +53,8 @@ const TRAITS: VmmTraits = {
     paths: ['/etc/passwd', '/proc/1/status', '/sys/kernel', '/dev/null', '/../../etc/passwd'],
   },
 };
+
+export type VmmPlace = Pick<VmSpec, 'id' | 'dir' | 'overlayPath' | 'channelPath'>;
 
 export class FirecrackerVmms implements Vmms {
   readonly traits = TRAITS;
@@ -94,25 +96,35 @@ export class FirecrackerVmms implements Vmms {
   }
 
   async jailed(): Promise<Vmm> {
-    const { id, dir, overlayPath } = await this.#place();
+    return await this.start(await this.place(), {
+      kernelPath: join(this.#dir, 'kernel'),
+      rootImagePath: join(this.#dir, 'root'),
+    });
+  }
+
+  /** Of a guest of one's own. @throws ProofError */
+  async start(
+    { id, dir, overlayPath, channelPath }: VmmPlace,
+    files: Pick<VmSpec, 'kernelPath' | 'rootImagePath'>,
+  ): Promise<Vmm & Pick<Vm, 'exited'>> {
     let vm: Vm;
     try {
       vm = await this.#driver.start({
-        ...{ id, dir, overlayPath, cpus: 1, memoryMib: MEMORY_MIB, guestCid: GUEST_CID },
-        ...{ kernelPath: join(this.#dir, 'kernel'), rootImagePath: join(this.#dir, 'root') },
-        ...{ channelPath: join(dir, 'v'), console: 'log' },
+        ...{ id, dir, overlayPath, channelPath, ...files, guestCid: GUEST_CID, console: 'log' },
+        ...{ cpus: 1, memoryMib: MEMORY_MIB },
       });
     } catch (cause) {
       throw cannot(cause);
     }
-    return this.#kept(vm.pid ?? 0, async () => {
+    const vmm = this.#kept(vm.pid ?? 0, async () => {
       await vm.kill();
       await rm(dir, { recursive: true, force: true });
     });
+    return { ...vmm, exited: vm.exited };
   }
 
   async free(): Promise<Vmm> {
-    const { dir, overlayPath } = await this.#place();
+    const { dir, overlayPath } = await this.place();
     const drive = (id: string, path: string, isReadOnly: boolean) => ({
       ...{ drive_id: id, path_on_host: path, is_root_device: isReadOnly, is_read_only: isReadOnly },
     });
@@ -137,14 +149,15 @@ export class FirecrackerVmms implements Vmms {
     return vmm;
   }
 
-  async #place(): Promise<{ id: string; dir: string; overlayPath: string }> {
+  /** Where a VM is, before it is started. */
+  async place(): Promise<VmmPlace> {
     this.#count += 1;
     const id = `prove${process.pid}x${this.#count}`;
     const dir = join(this.#dir, id);
     await mkdir(dir, { mode: 0o700 });
     const overlayPath = join(dir, 'overlay');
     await writeFile(overlayPath, Buffer.alloc(DISK_BYTES));
-    return { id, dir, overlayPath };
+    return { id, dir, overlayPath, channelPath: join(dir, 'v') };
   }
 
   #kept(pid: number, finish: () => Promise<void>): Vmm {

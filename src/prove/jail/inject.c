@@ -30,6 +30,7 @@
 #define SYSCALL_BYTES 2
 #define STOPS_MAX 2000
 #define STOP_GAP_US 5000
+#define SIGNAL_RT_FIRST 32
 /* ERESTARTSYS … ERESTART_RESTARTBLOCK */
 #define ERESTART_FIRST 512
 #define ERESTART_LAST 516
@@ -128,6 +129,11 @@ static int stop_in_call(pid_t pid, struct user_regs_struct *regs)
 			exit(tell_end(status));
 		if (tell_exit(pid, status))
 			exit(0);
+		if (status >> 16 == 0) {
+			if (ptrace(PTRACE_CONT, pid, 0, WSTOPSIG(status)) < 0)
+				return -1;
+			continue;
+		}
 		if (ptrace(PTRACE_GETREGS, pid, 0, regs) < 0)
 			return -1;
 		errno = 0;
@@ -142,13 +148,19 @@ static int stop_in_call(pid_t pid, struct user_regs_struct *regs)
 	return -1;
 }
 
+/* Real-time signals are how threads of a VMM wake one another: not what came of the call, and passed on after it. */
+static int is_kick(int status)
+{
+	return status >> 16 == 0 && WSTOPSIG(status) >= SIGNAL_RT_FIRST;
+}
+
 static int call(pid_t pid, int count, char **words)
 {
 	struct user_regs_struct saved, changed;
 	unsigned long value[1 + ARGUMENTS_MAX] = { 0 };
 	long options = PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
 		       PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACEEXIT;
-	int status;
+	int status, kick = 0;
 
 	if (ptrace(PTRACE_SEIZE, pid, 0, options) < 0)
 		return fail("seize");
@@ -185,8 +197,10 @@ static int call(pid_t pid, int count, char **words)
 		if (tell_exit(pid, status))
 			return 0;
 		/* Stops that tell of a new child or program come before the call's own end. */
-		if (status >> 16 == 0)
+		if (status >> 16 == 0 && !is_kick(status))
 			break;
+		if (is_kick(status))
+			kick = WSTOPSIG(status);
 		if (status >> 16 == PTRACE_EVENT_EXEC) {
 			printf("executed\n");
 			return 0;
@@ -194,19 +208,23 @@ static int call(pid_t pid, int count, char **words)
 	}
 	if (WSTOPSIG(status) != SIGTRAP) {
 		int signal = WSTOPSIG(status);
-		if (ptrace(PTRACE_CONT, pid, 0, signal) < 0 || next_stop(pid, &status) < 0)
-			return fail("pass a signal on");
-		if (!WIFSTOPPED(status))
-			return tell_end(status);
-		if (tell_exit(pid, status))
-			return 0;
+		int next = signal;
+		do {
+			if (ptrace(PTRACE_CONT, pid, 0, next) < 0 || next_stop(pid, &status) < 0)
+				return fail("pass a signal on");
+			if (!WIFSTOPPED(status))
+				return tell_end(status);
+			if (tell_exit(pid, status))
+				return 0;
+			next = WSTOPSIG(status);
+		} while (is_kick(status));
 		printf("signalled %d\n", signal);
 		return 0;
 	}
 	if (ptrace(PTRACE_GETREGS, pid, 0, &changed) < 0)
 		return fail("read the result");
 	/* It goes on where it was: the kernel takes up the call that was interrupted. */
-	if (ptrace(PTRACE_SETREGS, pid, 0, &saved) < 0 || ptrace(PTRACE_DETACH, pid, 0, 0) < 0)
+	if (ptrace(PTRACE_SETREGS, pid, 0, &saved) < 0 || ptrace(PTRACE_DETACH, pid, 0, kick) < 0)
 		return fail("let it go on");
 	printf("returned %ld\n", (long)changed.rax);
 	return 0;
