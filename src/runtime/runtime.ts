@@ -55,6 +55,7 @@ import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
 import { VmmMemory } from './vmm-memory.ts';
+import { openViolations, type VmmViolations } from './vmm-violations.ts';
 import { inferenceSocket, makeWorkspace, reclaim } from './workspace.ts';
 
 export interface RuntimeOptions {
@@ -91,6 +92,7 @@ export class Runtime {
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
   readonly #vmmMemory: VmmMemory;
+  readonly #violations: VmmViolations;
   readonly #cids = new CidPool(randomInt(1 << 30));
   readonly #sandboxes = new Set<Supervisor>();
   readonly #cleanup: CleanupStack;
@@ -103,6 +105,7 @@ export class Runtime {
       driver: VmmDriver;
       confinement: Confinement;
       vmmMemory: VmmMemory;
+      violations: VmmViolations;
       artifacts: Artifacts;
       upstream: Upstream;
       bridge: Bridge;
@@ -119,6 +122,7 @@ export class Runtime {
     this.driver = made.driver;
     this.confinement = made.confinement;
     this.#vmmMemory = made.vmmMemory;
+    this.#violations = made.violations;
     this.artifacts = made.artifacts;
     this.upstream = made.upstream;
     this.network = made.network;
@@ -166,10 +170,12 @@ export class Runtime {
       const around = (launch: Launch): Launch => vmmMemory.around(launch);
       const { driver, confinement } = await makeDriver({ config, home, log, vsock, around });
       cleanup.push('jail', () => confinement.close());
+      const violations = openViolations(driver.name, log);
+      cleanup.push('records of the kernel', async () => violations.close());
       const metrics = new HostMetrics(systemClock);
       const traces = openTracing(config, log);
       cleanup.push('traces', () => traces.close());
-      metrics.registry.add(...traces.metrics);
+      metrics.registry.add(...traces.metrics, ...violations.metrics);
       const { tracer, guests } = traces;
       const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
       if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
@@ -185,7 +191,17 @@ export class Runtime {
       metrics.registry.add(...bridge.metrics());
       const network = new Network(options.openNetwork ?? (() => openKernelNetwork(config, log)));
       cleanup.push('network', () => network.close());
-      const parts = { home, driver, confinement, vmmMemory, artifacts, upstream, bridge, network };
+      const parts = {
+        home,
+        driver,
+        confinement,
+        vmmMemory,
+        violations,
+        artifacts,
+        upstream,
+        bridge,
+        network,
+      };
       return new Runtime(options, { ...parts, metrics, tracer, guests, cleanup, usageListeners });
     } catch (error) {
       await cleanup.run();
@@ -335,6 +351,7 @@ export class Runtime {
         };
       },
       hostMemory: (vmmPid) => this.#vmmMemory.watch(vmmPid),
+      hostViolations: (vmmPid) => this.#violations.watch(vmmPid),
       leaseNetwork: async (id, policy, secrets) =>
         this.metrics.watchLease(await this.network.lease(id, policy, secrets)),
       ...{ clock: systemClock, log, tracer: this.tracer },

@@ -73,6 +73,17 @@ const endInfo: z.ZodType<EndInfo> = z
         ])
         .nullable(),
       lastOom: z.object({ ...oom, atMs: wallMs }).nullable(),
+      lastViolation: z
+        .object({
+          count: count.describe('Of this VMM.'),
+          syscall: z.number(),
+          name: z.string().nullable(),
+          address: z.string().nullable(),
+          action: z.enum(['refused', 'logged']),
+          atMs: wallMs,
+        })
+        .nullable()
+        .describe('The last system call that the filter of the VMM refused or logged.'),
     }),
   })
   .meta({ id: 'End' });

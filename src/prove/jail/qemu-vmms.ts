@@ -59,9 +59,9 @@ export class QemuVmms implements Vmms {
   }
 
   /** @throws RuntimeError `jail_unavailable` */
-  static async open({ config, log }: JailContext): Promise<QemuVmms> {
+  static async open({ config, log, onlyLogs = false }: JailContext): Promise<QemuVmms> {
     const home = resolveHome(config.home);
-    const jail = { jail: 'enforce' as const, jailUids: config.jailUids };
+    const jail = { jail: onlyLogs ? 'log' : 'enforce', jailUids: config.jailUids } as const;
     const confinement = await confine({
       config: jail,
       home,
@@ -73,7 +73,7 @@ export class QemuVmms implements Vmms {
   }
 
   jailed(): Promise<Vmm> {
-    return this.#start(this.#confinement.launch, OWN_FILTER);
+    return this.#start(this.#confinement.launch, this.#confinement.ownFilter ? OWN_FILTER : []);
   }
 
   free(): Promise<Vmm> {

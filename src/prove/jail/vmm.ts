@@ -9,6 +9,8 @@ export interface JailContext {
   readonly log: Log;
   /** For tests: a Firecracker below the version that sandboxes take. */
   readonly allowOlder?: boolean;
+  /** For tests: VMMs whose filter only logs. */
+  readonly onlyLogs?: boolean;
 }
 
 export interface Vmm {
