@@ -20,7 +20,10 @@ export const PROOF_NAMES = [
   'cgroup',
   'image',
   'oom',
+  'load',
 ] as const;
+/** What is proved where nothing is named: all but what takes as long as one likes. */
+export const USUAL_PROOFS = PROOF_NAMES.filter((name) => name !== 'load');
 export type ProofName = (typeof PROOF_NAMES)[number];
 type NetworkProof = (typeof NETWORK_PROOFS)[number];
 
@@ -32,6 +35,7 @@ const VMM_PROOFS: Readonly<
   caps: async () => (await import('./jail/caps-proof.ts')).proveCaps,
   cgroup: async () => (await import('./jail/cgroup-proof.ts')).proveCgroup,
   image: async () => (await import('./jail/image-proof.ts')).proveImage,
+  load: async () => (await import('./load-proof.ts')).proveLoad,
   oom: async () => (await import('./oom-proof.ts')).proveOom,
 };
 

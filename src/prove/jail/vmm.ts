@@ -9,6 +9,9 @@ export interface JailContext {
   readonly log: Log;
   /** For tests: a Firecracker below the version that sandboxes take. */
   readonly allowOlder?: boolean;
+  /** How long the proof of load lasts, milliseconds. */
+  readonly loadMs?: number;
+  readonly signal?: AbortSignal;
   /** For tests: VMMs whose filter only logs. */
   readonly onlyLogs?: boolean;
 }
