@@ -5,13 +5,18 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { type Config, readConfig } from '../../src/config.ts';
+import { compileProfile } from '../../src/jail/compile.ts';
+import { parseProfile } from '../../src/jail/profile.ts';
+import { reachOf } from '../../src/jail/reach.ts';
 import { proveCaps } from '../../src/prove/jail/caps-proof.ts';
 import { proveCgroup } from '../../src/prove/jail/cgroup-proof.ts';
 import { proveImage } from '../../src/prove/jail/image-proof.ts';
 import { proveImageWithoutLinux } from '../../src/prove/jail/image-without-linux.ts';
+import { reachOfVmm } from '../../src/prove/jail/reach-vmm.ts';
 import { proveSeccomp } from '../../src/prove/jail/seccomp-proof.ts';
 import type { JailContext } from '../../src/prove/jail/vmm.ts';
 import type { Proof } from '../../src/prove/proof.ts';
+import { POLICY_DIR } from '../../src/runtime/jail.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 
 const files = firecrackerFiles();
@@ -77,6 +82,26 @@ describe.skipIf(typeof lacking === 'string')(`prove --vmm firecracker${skipped}`
     expect(proof).toMatchObject({ name, holds: true });
     expect(proof.tried.some(({ what }) => what.startsWith('control'))).toBe(true);
     expect(jails()).toEqual([]);
+  });
+
+  it('reachOfVmm: what the kernel has of each thread is what was compiled', PATIENT, async () => {
+    const threads = await reachOfVmm(context({ firecrackerFilter: 'ours' }));
+    const text = readFileSync(join(POLICY_DIR, 'firecracker-x86_64.json'), 'utf8');
+    const profile = parseProfile(text);
+    const names = { firecracker: 'vmm', fc_api: 'api', 'fc_vcpu 0': 'vcpu' };
+    expect(threads.map(({ thread }) => thread).sort()).toEqual(Object.keys(names).sort());
+    for (const [thread, name] of Object.entries(names)) {
+      const filter = profile.get(name);
+      if (filter === undefined) throw new Error(name);
+      const compiled = reachOf([compileProfile(filter, 'x86_64').program], 'x86_64');
+      expect(threads.find((one) => one.thread === thread)).toMatchObject({
+        filters: 1,
+        ...compiled,
+      });
+    }
+    const builtin = await reachOfVmm(context());
+    expect(builtin.flatMap(({ always }) => always)).not.toContain('execve');
+    expect(builtin.every(({ always }) => always.length > 10)).toBe(true);
   });
 
   it('what can not be tried is an error with its reason, never a proof', PATIENT, async () => {

@@ -3,6 +3,7 @@
  *
  *   inject call PID NUMBER [ARGUMENT ...]   has a running process make one system call, as one that was
  *                                           taken over would, and tells what became of it
+ *   inject filters TID                      prints its seccomp programs, one a line, in hexadecimal
  *   inject eat MIB                          waits for a byte on stdin, then touches that much memory
  *   inject spawn COUNT                      waits for a byte, then forks so many; tells how many there were
  *
@@ -12,6 +13,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <linux/filter.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +30,7 @@
 /* 0f 05, as the processor reads it. */
 #define SYSCALL_CODE 0x050f
 #define SYSCALL_BYTES 2
+#define FILTERS_MAX 16
 #define STOPS_MAX 2000
 #define STOP_GAP_US 5000
 #define SIGNAL_RT_FIRST 32
@@ -230,6 +233,29 @@ static int call(pid_t pid, int count, char **words)
 	return 0;
 }
 
+/* The newest first, as the kernel runs them (PTRACE_SECCOMP_GET_FILTER; root, CONFIG_CHECKPOINT_RESTORE). */
+static int filters(pid_t pid)
+{
+	static struct sock_filter program[BPF_MAXINSNS];
+	int status;
+
+	if (ptrace(PTRACE_SEIZE, pid, 0, 0) < 0 || ptrace(PTRACE_INTERRUPT, pid, 0, 0) < 0 ||
+	    next_stop(pid, &status) < 0)
+		return fail("stop it");
+	for (long index = 0; index < FILTERS_MAX; index++) {
+		long count = ptrace(PTRACE_SECCOMP_GET_FILTER, pid, index, program);
+		if (count < 0 && errno == ENOENT)
+			break;
+		if (count < 0)
+			return fail("read a filter");
+		const unsigned char *bytes = (const unsigned char *)program;
+		for (size_t at = 0; at < (size_t)count * sizeof(*program); at++)
+			printf("%02x", bytes[at]);
+		printf("\n");
+	}
+	return 0;
+}
+
 static void wait_for_word(void)
 {
 	char byte;
@@ -275,10 +301,12 @@ int main(int argc, char **argv)
 {
 	if (argc >= 4 && strcmp(argv[1], "call") == 0)
 		return call(atoi(argv[2]), argc - 3, argv + 3);
+	if (argc == 3 && strcmp(argv[1], "filters") == 0)
+		return filters(atoi(argv[2]));
 	if (argc == 3 && strcmp(argv[1], "eat") == 0)
 		return eat(strtoul(argv[2], NULL, 0));
 	if (argc == 3 && strcmp(argv[1], "spawn") == 0)
 		return spawn(atoi(argv[2]));
-	fprintf(stderr, "inject: call PID NUMBER ... | eat MIB | spawn COUNT\n");
+	fprintf(stderr, "inject: call PID NUMBER ... | filters TID | eat MIB | spawn COUNT\n");
 	return 2;
 }

@@ -47,6 +47,15 @@ export class Injector implements AsyncDisposable {
     return (await run(this.#program, words)).trim();
   }
 
+  /** The seccomp programs of a thread, the newest first. */
+  async filters(tid: number): Promise<Uint8Array[]> {
+    const text = await run(this.#program, ['filters', String(tid)]);
+    return text
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => Buffer.from(line, 'hex'));
+  }
+
   /** A process that waits for `go`, then does it and tells. */
   worker(...words: readonly string[]): Worker {
     return new Worker(
