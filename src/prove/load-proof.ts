@@ -8,14 +8,15 @@ import { sleep } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { silentProgress } from '../base/progress.ts';
-import type { Guest } from '../guest/guest.ts';
 import { openControlPlane } from '../runtime/control.ts';
 import { Runtime } from '../runtime/runtime.ts';
-import type { LocalControlPlane } from '../sandbox/control-plane.ts';
 import { Injector } from './jail/inject.ts';
 import type { JailContext } from './jail/vmm.ts';
 import { Notes, type Proof } from './proof.ts';
 import { vmmOf } from './vmm-of.ts';
+
+type Control = Awaited<ReturnType<typeof openControlPlane>>['control'];
+type Guest = Awaited<ReturnType<Control['guest']>>;
 
 /** Where nobody says how long, milliseconds. */
 const LOAD_MS = 60_000;
@@ -25,7 +26,7 @@ const GUEST_PORT = 8000;
 const START_MS_MAX = 60_000;
 const START_GAP_MS = 200;
 const OUTPUT_BYTES_MAX = 64 * 1024;
-/** Of rounds: a pause to the disk, which ends the VMM and starts another one; a snapshot. */
+/** Of rounds, from the first on: a pause to the disk, which ends the VMM and starts another one; a snapshot. */
 const [DISK_EVERY, SNAPSHOT_EVERY] = [4, 3];
 const ANSWER = 'ok of the load';
 const UNSHARE = { name: 'unshare', number: 272, args: [0] };
@@ -90,7 +91,7 @@ export async function proveLoad(context: JailContext): Promise<Proof> {
 
 /** What is done to one sandbox, over and over; the VMM stands still only when nothing else is under way. */
 class Load {
-  readonly #control: LocalControlPlane;
+  readonly #control: Control;
   readonly #id: string;
   readonly #vmm: () => Promise<number>;
   readonly #done = new Map<string, number>();
@@ -99,7 +100,7 @@ class Load {
   #threads = 0;
   #unfiltered = '';
 
-  constructor(control: LocalControlPlane, id: string, vmm: () => Promise<number>) {
+  constructor(control: Control, id: string, vmm: () => Promise<number>) {
     this.#control = control;
     this.#id = id;
     this.#vmm = vmm;
@@ -112,8 +113,8 @@ class Load {
       signal?.throwIfAborted();
       await this.#together(await this.#control.guest(this.#id));
       await this.#do('pauses to memory', () => this.#pause('memory'));
-      if (round % SNAPSHOT_EVERY === 0) await this.#do('snapshots', () => this.#snapshot());
-      if (round % DISK_EVERY === 0) await this.#do('pauses to disk', () => this.#pause('disk'));
+      if (round % SNAPSHOT_EVERY === 1) await this.#do('snapshots', () => this.#snapshot());
+      if (round % DISK_EVERY === 1) await this.#do('pauses to disk', () => this.#pause('disk'));
       await this.#look();
     }
     return performance.now() - began;

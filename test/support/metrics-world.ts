@@ -11,6 +11,7 @@ import { type Bridge, createBridge } from '../../src/bridge/bridge.ts';
 import type { TakeTraces } from '../../src/bridge/guest-traces.ts';
 import { spansMetric } from '../../src/observe/trace-exporter.ts';
 import { HostMetrics } from '../../src/runtime/host-metrics.ts';
+import { VmmViolations } from '../../src/runtime/vmm-violations.ts';
 import { type Answered, call } from './bridge-fixture.ts';
 import { FakeHost } from './fake-host.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
@@ -55,6 +56,8 @@ export async function openMetricsWorld(
   });
   cleanup.push('bridge', () => bridge.close());
   metrics.registry.add(...bridge.metrics());
+  const violations = { clock: systemClock, log: silentLog, vmm: 'qemu', source: null };
+  metrics.registry.add(...new VmmViolations(violations).metrics);
   metrics.registry.add(spansMetric(() => ({ exported: 0, dropped: 0, failed: 0 })));
   const guestSocket = async (sandboxId: string): Promise<string> => {
     const path = join(dir, `${sandboxId}_1025`);

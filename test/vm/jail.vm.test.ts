@@ -108,10 +108,13 @@ describe.skipIf(process.geteuid?.() !== 0)('prove', () => {
   it.each([
     ['image', 'neither root of a guest nor its VMM changes the golden image', 10],
     ['oom', 'kills are told before they come, and endings as what they were', 16],
+    ['load', 'a VMM at work makes no call that its filter refuses', 12],
   ] as const)('%s: %s', async (name, _what, tries) => {
     const [proof] = await prove([name], {
       config: readConfig(process.env),
       log: silentLog,
+      // One round of everything.
+      loadMs: 1,
       signal: new AbortController().signal,
     });
     expect(proof?.tried.filter(({ ok }) => !ok)).toEqual([]);
