@@ -22,7 +22,7 @@ const RECORDS_MAX = 1_000;
 /** Of processes that are nobody's yet: a VMM may fall foul of its filter before it is known as one. */
 const UNKNOWN_MAX = 64;
 /** The kernel's own thread sends the records: they may come after the end of the process. */
-const LATE_MS_MAX = 1_000;
+const LATE_MS_MAX = 5_000;
 const LATE_GAP_MS = 20;
 /** AUDIT_NLGRP_READLOG (linux/audit.h), as a bit. */
 const GROUP_READLOG = 1;
