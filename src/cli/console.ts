@@ -69,7 +69,9 @@ export async function attachConsole(
   }
   cli.stderr.write('\r\nconsole closed\n');
   const end = await sandbox.stop();
-  return ['vmm-crashed', 'vmm-killed', 'host-oom'].includes(end.cause) ? 125 : 0;
+  return ['vmm-crashed', 'vmm-killed', 'host-oom', 'seccomp-violation'].includes(end.cause)
+    ? 125
+    : 0;
 }
 
 /** For `sh`: our own constants only, never a user's words. */

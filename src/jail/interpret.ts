@@ -19,7 +19,7 @@ export interface Outcome {
   readonly steps: number;
 }
 
-interface Instruction {
+export interface Instruction {
   readonly code: number;
   readonly ifTrue: number;
   readonly ifFalse: number;
@@ -28,7 +28,7 @@ interface Instruction {
 
 /** @throws RangeError for a program that the kernel would not take, or with instructions unknown here */
 export function interpret(program: Uint8Array, call: Call): Outcome {
-  const instructions = verify(program);
+  const instructions = readProgram(program);
   const data = seccompData(call);
   let accumulator = 0;
   let at = 0;
@@ -52,7 +52,7 @@ export function interpret(program: Uint8Array, call: Call): Outcome {
  * As `bpf_check_classic` and `seccomp_check_filter` of the kernel: what runs can only end at a return.
  * @throws RangeError
  */
-function verify(program: Uint8Array): Instruction[] {
+export function readProgram(program: Uint8Array): Instruction[] {
   const count = program.length / INSTRUCTION_BYTES;
   if (!Number.isInteger(count) || count < 1 || count > INSTRUCTIONS_MAX)
     throw new RangeError(`a program of ${count} instructions`);

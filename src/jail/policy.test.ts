@@ -73,7 +73,7 @@ describe('policy', () => {
     const profile = read('firecracker-x86_64.json');
     expect([...profile.keys()].sort()).toEqual(['api', 'vcpu', 'vmm']);
     const [vmm, api, vcpu] = ['vmm', 'api', 'vcpu'].map((name) => judge(profile, name));
-    const own = new Set(['tkill', 'accept4', 'io_uring_enter']);
+    const own = new Set(['tkill', 'accept4']);
     for (const name of NEVER.filter((each) => !own.has(each))) {
       const all = [vmm, api, vcpu].map((thread) => thread?.(name));
       expect([name, ...all]).toEqual([name, 'trap', 'trap', 'trap']);

@@ -21,7 +21,10 @@ export const PROOF_NAMES = [
   'image',
   'io',
   'oom',
+  'load',
 ] as const;
+/** What is proved where nothing is named: all but what takes as long as one likes. */
+export const USUAL_PROOFS = PROOF_NAMES.filter((name) => name !== 'load');
 export type ProofName = (typeof PROOF_NAMES)[number];
 type NetworkProof = (typeof NETWORK_PROOFS)[number];
 
@@ -34,6 +37,7 @@ const VMM_PROOFS: Readonly<
   cgroup: async () => (await import('./jail/cgroup-proof.ts')).proveCgroup,
   image: async () => (await import('./jail/image-proof.ts')).proveImage,
   io: async () => (await import('./jail/io-proof.ts')).proveIo,
+  load: async () => (await import('./load-proof.ts')).proveLoad,
   oom: async () => (await import('./oom-proof.ts')).proveOom,
 };
 

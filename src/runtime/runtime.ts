@@ -57,6 +57,7 @@ import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
 import { VmmMemory } from './vmm-memory.ts';
+import { openViolations, type VmmViolations } from './vmm-violations.ts';
 import { inferenceSocket, makeWorkspace, reclaim } from './workspace.ts';
 
 export interface RuntimeOptions {
@@ -96,6 +97,7 @@ export class Runtime {
   readonly #bridge: Bridge;
   readonly #vmmMemory: VmmMemory;
   readonly #probes: KernelProbes;
+  readonly #violations: VmmViolations;
   readonly #cids = new CidPool(randomInt(1 << 30));
   readonly #sandboxes = new Set<Supervisor>();
   readonly #cleanup: CleanupStack;
@@ -109,6 +111,7 @@ export class Runtime {
       confinement: Confinement;
       vmmMemory: VmmMemory;
       probes: KernelProbes;
+      violations: VmmViolations;
       artifacts: Artifacts;
       upstream: Upstream;
       bridge: Bridge;
@@ -126,6 +129,7 @@ export class Runtime {
     this.confinement = made.confinement;
     this.#vmmMemory = made.vmmMemory;
     this.#probes = made.probes;
+    this.#violations = made.violations;
     this.artifacts = made.artifacts;
     this.upstream = made.upstream;
     this.network = made.network;
@@ -174,12 +178,14 @@ export class Runtime {
       const made = await makeDriver({ config, home, log, vsock, around });
       const { confinement } = made;
       cleanup.push('jail', () => confinement.close());
+      const violations = openViolations(made.driver.name, log);
+      cleanup.push('records of the kernel', async () => violations.close());
       const metrics = new HostMetrics(systemClock);
       const jailMetrics = new JailMetrics(confinement.state, () => metrics.vmmPids());
       metrics.registry.add(...jailMetrics.list());
       const traces = openTracing(config, log);
       cleanup.push('traces', () => traces.close());
-      metrics.registry.add(...traces.metrics);
+      metrics.registry.add(...traces.metrics, ...violations.metrics);
       const { tracer, guests } = traces;
       const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
       if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
@@ -206,12 +212,7 @@ export class Runtime {
       const parts = { home, driver, confinement, vmmMemory, artifacts, upstream, bridge, network };
       return new Runtime(options, {
         ...parts,
-        probes,
-        metrics,
-        tracer,
-        guests,
-        cleanup,
-        usageListeners,
+        ...{ violations, probes, metrics, tracer, guests, cleanup, usageListeners },
       });
     } catch (error) {
       await cleanup.run();
@@ -363,6 +364,7 @@ export class Runtime {
         };
       },
       hostMemory: (vmmPid, id) => this.#probes.watchVmm(id, vmmPid, this.#vmmMemory.watch(vmmPid)),
+      hostViolations: (vmmPid) => this.#violations.watch(vmmPid),
       leaseNetwork: async (id, policy, secrets) =>
         this.metrics.watchLease(await this.network.lease(id, policy, secrets)),
       ...{ clock: systemClock, log, tracer: this.tracer },

@@ -44,6 +44,14 @@ describe('causeOfExit', () => {
       'guest-shutdown',
     ],
     ['SIGKILL', { ...CRASH, exitCode: null, signal: 'SIGKILL' }, '', 0, 'vmm-killed'],
+    ['a refused call', { ...CRASH, exitCode: null, signal: 'SIGSYS' }, '', 0, 'seccomp-violation'],
+    [
+      'a refused call, as Firecracker tells',
+      { ...CRASH, exitCode: 148, refusedSyscall: 59 },
+      '',
+      0,
+      'seccomp-violation',
+    ],
     ['SIGKILL by the OOM killer', { ...CRASH, signal: 'SIGKILL' }, '', 1, 'host-oom'],
     [
       'a kill of before does not explain a fault',

@@ -4,6 +4,7 @@
  */
 import type { VmExit } from '../vmm/driver.ts';
 import type { OomMark, PressureMark } from './memory-watch.ts';
+import type { ViolationMark } from './violation.ts';
 
 export const END_CAUSES = [
   /** Removed by its owner, or its host was shut down. */
@@ -20,6 +21,8 @@ export const END_CAUSES = [
   'host-oom',
   /** Somebody else ended the VMM. */
   'vmm-killed',
+  /** The VMM made a system call that its filter refuses, and ended by it: it has been taken over, or the filter lacks a call. */
+  'seccomp-violation',
   /** The VMM ended by a fault of its own. */
   'vmm-crashed',
   /** The agent ended, or its link broke, while the VM ran. */
@@ -39,6 +42,8 @@ export interface EndEvidence {
   readonly signal: string | null;
   readonly lastPressure: PressureMark | null;
   readonly lastOom: OomMark | null;
+  /** Of the system calls that the VMM's filter refused or logged; null: none that is known. */
+  readonly lastViolation: ViolationMark | null;
 }
 
 export interface SandboxEnd {
@@ -70,12 +75,12 @@ export interface SandboxLogs {
 }
 
 export const NO_EVIDENCE: EndEvidence = {
-  ...{ exitStatus: null, signal: null, lastPressure: null, lastOom: null },
+  ...{ exitStatus: null, signal: null, lastPressure: null, lastOom: null, lastViolation: null },
 };
 
 const FAILURES: ReadonlySet<string> = new Set<EndCause>([
   ...(['start-failed', 'agent-lost', 'guest-panic', 'guest-oom'] as const),
-  ...(['vmm-crashed', 'vmm-killed', 'host-oom'] as const),
+  ...(['vmm-crashed', 'vmm-killed', 'host-oom', 'seccomp-violation'] as const),
 ]);
 
 /** Not as its owner or its guest wanted. */
@@ -117,6 +122,13 @@ export function causeOfExit(
   const { exitCode, signal } = exit;
   if (hostOomKills > 0 && signal === 'SIGKILL') {
     return { cause: 'host-oom', detail: 'the host’s kernel killed the VMM for want of memory' };
+  }
+  if (signal === 'SIGSYS' || exit.refusedSyscall !== undefined) {
+    const which = exit.refusedSyscall === undefined ? '' : ` ${exit.refusedSyscall}`;
+    return {
+      cause: 'seccomp-violation',
+      detail: `its filter refused the VMM’s system call${which} and ended it`,
+    };
   }
   if (signal === 'SIGKILL') return { cause: 'vmm-killed', detail: 'it got SIGKILL, not from us' };
   // QEMU takes SIGTERM, SIGINT and SIGHUP, says so and from whom, and ends with status 0.

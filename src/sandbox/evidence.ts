@@ -11,6 +11,7 @@ import {
   type OomMark,
   type PressureMark,
 } from './memory-watch.ts';
+import type { HostViolations } from './violation.ts';
 
 const EXIT_GRACE_MS = 500;
 
@@ -18,6 +19,8 @@ export interface EvidenceParts {
   readonly clock: Clock;
   /** Absent: nobody watches the host's side. */
   hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;
+  /** Absent: nobody hears of refused system calls. */
+  hostViolations?(vmmPid: number): HostViolations | null;
 }
 
 export class Evidence {
@@ -25,6 +28,7 @@ export class Evidence {
   readonly #memory: MemoryWatch;
   readonly #listeners = new Set<(event: MemoryEvent) => void>();
   #host: HostMemoryEvents | null = null;
+  #violations: HostViolations | null = null;
   #vm: Vm | undefined;
   #exit: VmExit | undefined;
 
@@ -48,9 +52,10 @@ export class Evidence {
   }
 
   watchVm(vm: Vm, sandboxId: string): void {
-    const { clock, hostMemory } = this.#parts;
+    const { clock, hostMemory, hostViolations } = this.#parts;
     this.#vm = vm;
     this.#host = vm.pid === null ? null : (hostMemory?.(vm.pid, sandboxId) ?? null);
+    this.#violations = vm.pid === null ? null : (hostViolations?.(vm.pid) ?? null);
     const stop = this.#host?.listen((event) =>
       this.#tell(this.#memory.fromHost(event, clock.now(), clock.wall())),
     );
@@ -85,12 +90,13 @@ export class Evidence {
   }
 
   /** When nothing of it runs any more. */
-  end(cause: SandboxEnd['cause'], detail: string): SandboxEnd {
+  async end(cause: SandboxEnd['cause'], detail: string): Promise<SandboxEnd> {
+    const lastViolation = (await this.#violations?.settle(this.#exit)) ?? null;
     const { exitCode = null, signal = null, log = '' } = this.#exit ?? {};
     const { lastPressure, lastOom } = this.#memory;
     return {
       ...{ cause, detail, atMs: Math.floor(this.#parts.clock.wall()) },
-      evidence: { exitStatus: exitCode, signal, lastPressure, lastOom },
+      evidence: { exitStatus: exitCode, signal, lastPressure, lastOom, lastViolation },
       console: this.#vm?.consoleTail() ?? '',
       vmmLog: log,
     };

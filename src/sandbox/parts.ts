@@ -13,6 +13,7 @@ import type { VmmDriver, VmSnapshot } from '../vmm/driver.ts';
 import type { HostMemoryEvents } from './memory-watch.ts';
 import type { SandboxSecret } from './secrets.ts';
 import type { ModelPolicy, NetworkPolicy, SandboxSpec } from './spec.ts';
+import type { HostViolations } from './violation.ts';
 
 /** The private directory of a sandbox. */
 export interface Workspace {
@@ -109,6 +110,8 @@ export interface SandboxParts {
   readonly template?: CloneSource;
   /** Absent, or null: nobody watches what the host's kernel does to the VMM, and what that does. */
   hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;
+  /** Absent, or null: nobody hears of system calls that the VMM's filter refused. */
+  hostViolations?(vmmPid: number): HostViolations | null;
   readonly clock: Clock;
   readonly log: Log;
   /** Absent: nothing is traced. */

@@ -142,7 +142,8 @@ export function infoOfEnded(row: SandboxRow, accelerator: string): SandboxInfo {
 }
 
 function readEnd({ cause, detail, atMs, evidence }: SandboxRowEnd): SandboxInfo['end'] {
-  const known = (evidence as EndEvidence | undefined) ?? NO_EVIDENCE;
+  // A row may be of an older version, which had less.
+  const known = { ...NO_EVIDENCE, ...(evidence as Partial<EndEvidence> | undefined) };
   return { cause: cause as EndCause, detail, atMs, evidence: known };
 }
 

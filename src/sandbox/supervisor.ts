@@ -453,7 +453,7 @@ export class Supervisor {
       const fields = { sandbox: this.spec.id, error: describeError(error) };
       this.#parts.log.error('could not release all of a sandbox', fields);
     }
-    const end = this.#evidence.end(cause, detail);
+    const end = await this.#evidence.end(cause, detail);
     this.#apply(failed ? 'released-after-failure' : 'released');
     this.#resolveEnded(end);
     return end;

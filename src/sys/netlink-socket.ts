@@ -25,7 +25,7 @@ const cRecvfrom = libc.func(
 const AF_NETLINK = 16;
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
 /** Families of netlink(7). */
-export const NETLINK = { route: 0, netfilter: 12 } as const;
+export const NETLINK = { route: 0, audit: 9, netfilter: 12 } as const;
 const SOL_NETLINK = 270;
 const NETLINK_CAP_ACK = 10;
 const NETLINK_EXT_ACK = 11;
@@ -48,15 +48,17 @@ export class NetlinkSocket {
   readonly #fromView = new DataView(this.#from.buffer);
   #open = true;
 
-  /** @throws SyscallError */
-  constructor(family: (typeof NETLINK)[keyof typeof NETLINK] = NETLINK.route) {
+  /** @param groups of what the kernel tells unasked, a bit each (`nl_groups`). @throws SyscallError */
+  constructor(family: (typeof NETLINK)[keyof typeof NETLINK] = NETLINK.route, groups = 0) {
     this.#fd = check(cSocket(AF_NETLINK, SOCK_RAW_CLOEXEC, family), 'socket AF_NETLINK');
     try {
       new DataView(this.#kernel.buffer).setUint16(0, AF_NETLINK, true);
       // A kernel without one of them is served too: texts are missing, and dumps are not filtered by it.
       for (const option of [NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK])
         cSetsockopt(this.#fd, SOL_NETLINK, option, new Uint8Array([1, 0, 0, 0]), 4);
-      check(cBind(this.#fd, this.#kernel, ADDRESS_BYTES), 'bind AF_NETLINK');
+      const own = this.#kernel.slice();
+      new DataView(own.buffer).setUint32(8, groups, true);
+      check(cBind(this.#fd, own, ADDRESS_BYTES), 'bind AF_NETLINK');
       this.#fromView.setUint32(ADDRESS_BYTES, ADDRESS_BYTES, true);
       const { address } = this.#from;
       check(cGetsockname(this.#fd, address, address + ADDRESS_BYTES), 'getsockname');

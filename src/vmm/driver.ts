@@ -110,6 +110,8 @@ export interface VmExit {
   readonly detail: string;
   /** The last lines of the VMM's stderr; absent: it has none. */
   readonly log?: string;
+  /** The VMM says that its filter refused this system call, by number, and ended it. */
+  readonly refusedSyscall?: number;
 }
 
 /** Milliseconds on the driver's clock since `start` was called. */

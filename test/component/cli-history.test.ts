@@ -1,6 +1,6 @@
 /** `neurovisor events`, `logs`, `inspect`, in this process: what they print, and that a guest steers no terminal. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { events, inspect, logs } from '../../src/cli/commands/history.ts';
+import { events, inspect, inspectText, logs } from '../../src/cli/commands/history.ts';
 import { list } from '../../src/cli/commands/sandboxes.ts';
 import { exitStatus } from '../../src/cli/program-streams.ts';
 import type { ProcessExit } from '../../src/guest/guest.ts';
@@ -163,6 +163,23 @@ describe('inspect, ls -a', () => {
     expect(stdout()).toContain('user=7');
     await list(cli, control, { all: true, label: [] });
     expect(stdout()).toContain('ended (guest-oom)');
+  });
+
+  it('of a VMM that its filter has ended: which call it made', async () => {
+    const { id } = await control.create({});
+    await control.crash(id, 'seccomp-violation', 'its filter refused the VMM’s system call');
+    const info = await control.get(id);
+    if (info.end === null) throw new Error('it has not ended');
+    const { atMs, evidence } = info.end;
+    const call = { count: 1, syscall: 272, name: 'unshare', address: '0x7f01', atMs };
+    const told = (more: object): string => {
+      const lastViolation = { ...call, action: 'refused' as const, ...more };
+      const end = { ...info.end, evidence: { ...evidence, lastViolation } };
+      return inspectText({ ...info, end } as typeof info, atMs);
+    };
+    expect(told({})).toMatch(/1 refused by its filter, the last .* ago: unshare \(272\) at 0x7f01/);
+    expect(told({ name: null, address: null })).toMatch(/ago: 272$/m);
+    expect(inspectText(info, atMs)).not.toContain('filter, the last');
   });
 });
 

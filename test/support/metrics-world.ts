@@ -13,6 +13,7 @@ import { spansMetric } from '../../src/observe/trace-exporter.ts';
 import { HostMetrics } from '../../src/runtime/host-metrics.ts';
 import { JailMetrics } from '../../src/runtime/jail-metrics.ts';
 import { KernelProbes } from '../../src/runtime/kernel-probes.ts';
+import { VmmViolations } from '../../src/runtime/vmm-violations.ts';
 import { type Answered, call } from './bridge-fixture.ts';
 import { FakeHost } from './fake-host.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
@@ -60,6 +61,8 @@ export async function openMetricsWorld(
   const probes = new KernelProbes({ probes: null, home: { cacheDir: dir }, log: silentLog });
   metrics.registry.add(...probes.metrics());
   metrics.registry.add(...new JailMetrics('enforced', () => metrics.vmmPids()).list());
+  const violations = { clock: systemClock, log: silentLog, vmm: 'qemu', source: null };
+  metrics.registry.add(...new VmmViolations(violations).metrics);
   metrics.registry.add(spansMetric(() => ({ exported: 0, dropped: 0, failed: 0 })));
   const guestSocket = async (sandboxId: string): Promise<string> => {
     const path = join(dir, `${sandboxId}_1025`);

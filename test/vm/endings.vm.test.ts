@@ -4,7 +4,9 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import type { Guest } from '../../src/guest/guest.ts';
 import { readSample } from '../../src/observe/memory-counters.ts';
+import { Injector } from '../../src/prove/jail/inject.ts';
 import { memoryGroup } from '../../src/runtime/vmm-memory.ts';
+import { openRecords } from '../../src/runtime/vmm-violations.ts';
 import type { CreateRequest } from '../../src/sandbox/control.ts';
 import { limitGroup } from '../support/host-cgroup.ts';
 import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
@@ -131,7 +133,32 @@ const ENDS: readonly End[] = [
     // By where in an instruction it was.
     { cause: 'vmm-crashed', evidence: { signal: expect.stringMatching(/^SIG(ILL|SEGV)$/) } },
   ],
+  [
+    'its VMM makes a system call that its filter refuses',
+    {},
+    async (id) => makeRefusedCall(await vmmOf(fixture, id)),
+    {
+      cause: 'seccomp-violation',
+      evidence: {
+        signal: 'SIGSYS',
+        lastViolation: hearsRecords() ? { count: 1, name: 'unshare', action: 'refused' } : null,
+      },
+    },
+  ],
 ];
+
+async function makeRefusedCall(pid: number): Promise<void> {
+  await using injector = await Injector.make();
+  await injector.call(pid, { name: 'unshare', number: 272, args: [0] });
+}
+
+/** The kernel tells which call it was only where we may hear it. */
+function hearsRecords(): boolean {
+  const source = openRecords();
+  if (typeof source === 'string') return false;
+  source.close();
+  return true;
+}
 
 describe('a sandbox ends, and it is told as what it was', () => {
   it.each(ENDS)('%s', async (_name, request, end, expected) => {

@@ -79,6 +79,17 @@ const endInfo: z.ZodType<EndInfo> = z
       exitStatus: z.number().nullable().describe('Of the VMM.'),
       signal: z.string().nullable(),
       ...lastMarks,
+      lastViolation: z
+        .object({
+          count: count.describe('Of this VMM.'),
+          syscall: z.number(),
+          name: z.string().nullable(),
+          address: z.string().nullable(),
+          action: z.enum(['refused', 'logged']),
+          atMs: wallMs,
+        })
+        .nullable()
+        .describe('The last system call that the filter of the VMM refused or logged.'),
     }),
   })
   .meta({ id: 'End' });

@@ -4,6 +4,7 @@ import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
 import type { TimedEvent } from '../../sandbox/event-journal.ts';
 import type { PressureMark } from '../../sandbox/memory-watch.ts';
+import type { ViolationMark } from '../../sandbox/violation.ts';
 import type { Cli } from '../cli.ts';
 import { amount, eventText, plain, victimText } from '../event-text.ts';
 import { LogLines, plainLines } from '../log-lines.ts';
@@ -146,7 +147,7 @@ function endRows(
   { cause, detail, atMs, evidence }: NonNullable<SandboxInfo['end']>,
   now: number,
 ): (readonly [string, string])[] {
-  const { exitStatus, signal, lastPressure, lastOom } = evidence;
+  const { exitStatus, signal, lastPressure, lastOom, lastViolation } = evidence;
   const vmm = signal ?? (exitStatus === null ? null : `status ${exitStatus}`);
   return [
     ['ended', `${ago(atMs, now)}, ${detail === '' ? cause : `${cause}: ${detail}`}`],
@@ -160,11 +161,21 @@ function endRows(
             `${ago(lastOom.atMs, now)}, ${lastOom.source}: ${victimText(lastOom)}`,
           ] as const,
         ]),
+    ...(lastViolation === null
+      ? []
+      : [['system calls', violationText(lastViolation, now)] as const]),
   ];
 }
 
 function pressureText(mark: PressureMark, now: number): string {
   return `${ago(mark.atMs, now)}, ${mark.source}: ${amount(mark)}`;
+}
+
+function violationText(mark: ViolationMark, now: number): string {
+  const { count, name, syscall, address, action, atMs } = mark;
+  const call = name === null ? `${syscall}` : `${name} (${syscall})`;
+  const where = address === null ? '' : ` at ${address}`;
+  return `${count} ${action} by its filter, the last ${ago(atMs, now)}: ${call}${where}`;
 }
 
 const ago = (atMs: number, now: number): string => `${coarse(now - atMs)} ago`;

@@ -4,7 +4,12 @@ import { styleText } from 'node:util';
 import { describeError } from '../../base/errors.ts';
 import { ProofError } from '../../prove/errors.ts';
 import type { Proof } from '../../prove/proof.ts';
-import { PROOF_NAMES, type ProofName, prove as proveHere } from '../../prove/prove.ts';
+import {
+  PROOF_NAMES,
+  type ProofName,
+  prove as proveHere,
+  USUAL_PROOFS,
+} from '../../prove/prove.ts';
 import type { Cli } from '../cli.ts';
 import { failureJson, failureText, UsageError } from '../failure.ts';
 import { table } from '../table.ts';
@@ -21,6 +26,10 @@ export interface ProveFlags {
   readonly resolver?: string;
   readonly listen?: string;
   readonly address?: string;
+  /** Milliseconds. */
+  readonly for?: number;
+  /** For tests. */
+  readonly allowOlder?: boolean;
 }
 
 const RESOLVER = '8.8.8.8';
@@ -34,9 +43,11 @@ export async function prove(
 ): Promise<number> {
   if (words.includes('canary')) return await runCanary(cli, flags);
   if (flags.endpoint !== undefined) return await proveThere(cli, words, flags);
-  const names = words.length === 0 ? PROOF_NAMES : [...new Set(words.map(proofName))];
+  const names = words.length === 0 ? USUAL_PROOFS : [...new Set(words.map(proofName))];
   const { config, log, cancelled: signal } = cli;
-  const proofs = await proveHere(names, { config, log, signal }, (proof) => {
+  const { allowOlder = false, for: loadMs } = flags;
+  const more = { allowOlder, ...(loadMs === undefined ? {} : { loadMs }) };
+  const proofs = await proveHere(names, { config, log, signal, ...more }, (proof) => {
     if (!cli.json) cli.stdout.write(`${describeProof(proof)}\n\n`);
   });
   if (cli.json) cli.printJson(proofs);

@@ -29,6 +29,12 @@ export interface CompileFlags extends ArchFlags {
   readonly mode: 'enforce' | 'log';
 }
 
+export interface ReachFlags {
+  readonly calls?: boolean;
+  /** For tests. */
+  readonly allowOlder?: boolean;
+}
+
 export interface LearnFlags {
   readonly traces?: boolean;
   readonly thread: string;
@@ -116,6 +122,30 @@ export async function seccompLearn(
       ? await learnFromTraces(words, options)
       : await learnFromRun(words, options, cli.cancelled),
   );
+  return 0;
+}
+
+export async function seccompReach(
+  cli: Cli,
+  { calls = false, allowOlder = false }: ReachFlags,
+): Promise<number> {
+  const { reachOfVmm } = await import('../../prove/jail/reach-vmm.ts');
+  const threads = await reachOfVmm({ config: cli.config, log: cli.log, allowOlder });
+  if (cli.json) {
+    cli.printJson(threads);
+    return 0;
+  }
+  const rows = threads.map(({ vmm, thread, filters, always, conditional }) => [
+    ...[vmm, thread, `${filters}`, `${always.length + conditional.length}`],
+    `${conditional.length}`,
+  ]);
+  const head = ['vmm', 'thread', 'filters', 'calls that pass', 'of these with some arguments only'];
+  cli.stdout.write(`${table(head, rows)}\n`);
+  if (!calls) return 0;
+  for (const { thread, always, conditional } of threads) {
+    cli.stdout.write(`\n${thread}: ${always.join(' ')}\n`);
+    cli.stdout.write(`${thread}, with some arguments: ${conditional.join(' ')}\n`);
+  }
   return 0;
 }
 

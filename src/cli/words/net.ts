@@ -1,8 +1,9 @@
 /** The words of the network: `net` and `prove`. */
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { DoctorFlags } from '../commands/net.ts';
 import type { ProveFlags } from '../commands/prove.ts';
-import { describeLater, type OutputFlags, output, perform } from '../program.ts';
+import { parseDuration } from '../options.ts';
+import { describeLater, type OutputFlags, output, perform, vmmOption } from '../program.ts';
 
 const load = () => import('../commands/net.ts');
 
@@ -73,6 +74,14 @@ export function addNet(program: Command): void {
     .option('--allow-name <name>', 'without a canary: a public web site to allow')
     .option('--deny-name <name>', 'and another one, that is not')
     .option('--resolver <address>', 'and a public resolver (default 8.8.8.8)')
+    .addOption(vmmOption())
+    .option('--for <duration>', 'load: how long (default 1m)', parseDuration)
+    .addOption(
+      new Option(
+        '--allow-older',
+        'for tests: also a Firecracker that sandboxes do not take',
+      ).hideHelp(),
+    )
     .option('--listen <address>', 'canary: where to listen (default 0.0.0.0)')
     .option('--address <address>', 'canary: where its names lead, if not to that address')
     .addOption(output())
@@ -89,6 +98,8 @@ export function addNet(program: Command): void {
       'seccomp, caps, cgroup: has VMMs of its own, in their jails, do what one that was taken over would. ' +
       'image: has the root of a guest, and its VMM, try to change the golden image. ' +
       'oom: has programs take all memory, and sandboxes end in several ways. ' +
+      'load (only when named): works, pauses and saves a sandbox, and counts system calls that its VMM was refused. ' +
+      'With --vmm firecracker seccomp, caps, cgroup and image are about Firecracker. ' +
       'Each kind of try stands beside one that must succeed. Exit status 0: all of it holds; 1: it does not.';
     return `${what}\n\nProofs: ${PROOF_NAMES.join(', ')}`;
   });

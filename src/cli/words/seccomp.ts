@@ -1,7 +1,7 @@
 /** The words of `seccomp`: which system calls the threads of a VMM may make. */
 import { type Command, Option } from 'commander';
-import type { CompileFlags, LearnFlags } from '../commands/seccomp.ts';
-import { type OutputFlags, output, perform } from '../program.ts';
+import type { CompileFlags, LearnFlags, ReachFlags } from '../commands/seccomp.ts';
+import { type OutputFlags, output, perform, vmmOption } from '../program.ts';
 
 const load = () => import('../commands/seccomp.ts');
 
@@ -39,6 +39,25 @@ export function addSeccomp(program: Command): void {
         thread: string | undefined,
         flags: OutputFlags & { arch?: string; program?: boolean },
       ) => perform(flags, async (cli) => (await load()).seccompExplain(cli, file, thread, flags)),
+    );
+  seccomp
+    .command('reach')
+    .summary('count the system calls that a VMM can make in its jail')
+    .description(
+      'Starts a jailed VMM (as root) and reads the filters of each of its threads from the kernel. All of a thread ' +
+        'must let a call pass. Exit status 0: they could be read.',
+    )
+    .addOption(vmmOption())
+    .option('--calls', 'name them')
+    .addOption(
+      new Option(
+        '--allow-older',
+        'for tests: also a Firecracker that sandboxes do not take',
+      ).hideHelp(),
+    )
+    .addOption(output())
+    .action((flags: OutputFlags & ReachFlags) =>
+      perform(flags, async (cli) => (await load()).seccompReach(cli, flags)),
     );
   seccomp
     .command('compile')

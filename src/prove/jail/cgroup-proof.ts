@@ -9,7 +9,7 @@ import { memoryLimitMib, TASKS_MAX } from '../../jail/jail.ts';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
 import { Injector } from './inject.ts';
-import { type JailContext, MEMORY_MIB, Vmms } from './vmm.ts';
+import { type JailContext, MEMORY_MIB, openVmms, type Vmms } from './vmm.ts';
 
 const MIB = 1024 * 1024;
 const LIMITS: CgroupLimits = { memoryBytes: 96 * MIB, tasks: 8, cpus: 1 };
@@ -19,7 +19,7 @@ const [FEW, MANY] = [4, 32];
 export async function proveCgroup(context: JailContext): Promise<Proof> {
   const notes = new Notes();
   await using injector = await Injector.make();
-  await using vmms = await Vmms.open(context);
+  await using vmms = await openVmms(context);
   const cgroups = openCgroups();
   await limited(notes, vmms);
   const act = async (words: readonly string[], limits: CgroupLimits | null): Promise<string> => {

@@ -1,23 +1,15 @@
 /** No guest and no VMM changes the golden image, which all sandboxes share. */
 import { silentProgress } from '../../base/progress.ts';
 import { digestFile } from '../../image/verify.ts';
+import { resolveHome } from '../../runtime/home.ts';
 import { Runtime } from '../../runtime/runtime.ts';
+import { probeAccelerator } from '../../vmm/probe.ts';
 import { Notes, type Proof } from '../proof.ts';
 import { vmmOf } from '../vmm-of.ts';
+import { FIRECRACKER_FILE, ofQemu, vmmTries } from './image-vmm.ts';
 import { Injector } from './inject.ts';
 import type { JailContext } from './vmm.ts';
 
-const AT_FDCWD = 0xffff_ff9c;
-const O_RDONLY = 0;
-const O_RDWR = 2;
-const O_TRUNC = 0o1000;
-const OPENAT = 257;
-const TRUNCATE = 76;
-/** Not its own file. */
-const EACCES = 13;
-/** The mount is read-only, whosever it is. */
-const EROFS = 30;
-const SIGSYS = 31;
 const OUTPUT_BYTES_MAX = 4 * 1024;
 
 /** As root of the guest. Each says WRITTEN when it got through. */
@@ -35,7 +27,16 @@ const ATTACKS: Readonly<Record<string, string>> = {
     'mkdir -p /tmp/again && mount -o ro -t erofs /dev/vda /tmp/again && mount -o remount,rw /tmp/again',
 };
 
-export async function proveImage({ config, log }: JailContext): Promise<Proof> {
+export async function proveImage(context: JailContext): Promise<Proof> {
+  const { config, log } = context;
+  if (config.vmm === 'firecracker') {
+    const { cacheDir } = resolveHome(config.home);
+    const { accelerator } = await probeAccelerator({ cacheDir });
+    if (accelerator !== 'kvm') {
+      const { proveImageWithoutLinux } = await import('./image-without-linux.ts');
+      return await proveImageWithoutLinux(context);
+    }
+  }
   const notes = new Notes();
   await using injector = await Injector.make();
   const runtime = await Runtime.open({
@@ -69,35 +70,8 @@ export async function proveImage({ config, log }: JailContext): Promise<Proof> {
       notes.same(`guest root: ${what}`, 'refused', await shell(script));
     }
     const pid = await vmmOf(runtime, sandbox.spec.id);
-    // One that is killed ends the VM, so the last one is.
-    const open = (flags: number) =>
-      injector.call(pid, {
-        name: 'openat',
-        number: OPENAT,
-        args: [AT_FDCWD, `@${rootImagePath}`, flags, 0],
-      });
-    const read = await open(O_RDONLY);
-    notes.note(
-      'control: the VMM opens it for reading',
-      'a descriptor',
-      read,
-      /^returned \d+$/.test(read),
-    );
-    for (const [what, flags] of [
-      ['the VMM opens it for writing', O_RDWR],
-      ['the VMM opens it to empty it', O_RDWR | O_TRUNC],
-    ] as const) {
-      const seen = await open(flags);
-      const isRefused = seen === `returned -${EACCES}` || seen === `returned -${EROFS}`;
-      notes.note(what, 'refused', seen, isRefused);
-    }
-    const cut = await injector.call(pid, {
-      name: 'truncate',
-      number: TRUNCATE,
-      args: [`@${rootImagePath}`, 0],
-    });
-    const isRefused = cut === `returned -${EROFS}` || cut === `killed by ${SIGSYS}`;
-    notes.note('the VMM truncates it', 'refused', cut, isRefused);
+    const isFirecracker = runtime.driver.name === 'firecracker';
+    await vmmTries(notes, injector, pid, isFirecracker ? FIRECRACKER_FILE : ofQemu(rootImagePath));
     await sandbox.stop();
     const after = await digestFile(rootImagePath);
     notes.same('its digest afterwards', rootImageDigest.slice(0, 16), after.slice(0, 16));

@@ -3,6 +3,7 @@
  *
  *   inject call PID NUMBER [ARGUMENT ...]   has a running process make one system call, as one that was
  *                                           taken over would, and tells what became of it
+ *   inject filters TID                      prints its seccomp programs, one a line, in hexadecimal
  *   inject eat MIB                          waits for a byte on stdin, then touches that much memory
  *   inject spawn COUNT                      waits for a byte, then forks so many; tells how many there were
  *   inject write FILE COUNT KIB             waits for a byte, then writes so often so much past the page cache;
@@ -15,6 +16,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,8 +34,13 @@
 /* 0f 05, as the processor reads it. */
 #define SYSCALL_CODE 0x050f
 #define SYSCALL_BYTES 2
-#define STOPS_MAX 200
+#define FILTERS_MAX 16
+#define STOPS_MAX 2000
 #define STOP_GAP_US 5000
+#define SIGNAL_RT_FIRST 32
+/* ERESTARTSYS … ERESTART_RESTARTBLOCK */
+#define ERESTART_FIRST 512
+#define ERESTART_LAST 516
 
 static int fail(const char *what)
 {
@@ -58,14 +65,23 @@ static int poke(pid_t pid, unsigned long at, const char *text)
 /* Runs until the next stop of this thread; ends children on the way. Returns waitpid's status. */
 static int next_stop(pid_t pid, int *status)
 {
+	unsigned long former;
+
 	for (;;) {
 		pid_t seen = waitpid(-1, status, __WALL);
 		if (seen < 0)
 			return -1;
 		if (seen == pid)
 			return 0;
-		if (WIFSTOPPED(*status))
-			kill(seen, SIGKILL);
+		/* A thread that becomes another program has the id of its process from then on. */
+		if (*status >> 8 == (SIGTRAP | PTRACE_EVENT_EXEC << 8) &&
+		    ptrace(PTRACE_GETEVENTMSG, seen, 0, &former) == 0 && former == (unsigned long)pid)
+			return 0;
+		if (!WIFSTOPPED(*status))
+			continue;
+		kill(seen, SIGKILL);
+		/* It stops once more on its way out. */
+		ptrace(PTRACE_CONT, seen, 0, 0);
 	}
 }
 
@@ -76,6 +92,33 @@ static int tell_end(int status)
 	else
 		printf("exited %d\n", WEXITSTATUS(status));
 	return 0;
+}
+
+/*
+ * Tells how the thread ends that is about to: of a first thread that a filter ends alone nobody would hear before all
+ * others have ended. Returns false for another stop.
+ */
+static int tell_exit(pid_t pid, int status)
+{
+	unsigned long code;
+
+	if (status >> 16 != PTRACE_EVENT_EXIT)
+		return 0;
+	if (ptrace(PTRACE_GETEVENTMSG, pid, 0, &code) < 0)
+		code = SIGKILL;
+	tell_end((int)code);
+	return 1;
+}
+
+/*
+ * The call was broken off (the kernel's own codes are of include/linux/errno.h): the thread waits for something, and so
+ * holds no lock that what becomes of the next call may want, as a handler of SIGSYS that logs.
+ */
+static int waited(const struct user_regs_struct *regs)
+{
+	long result = (long)regs->rax;
+
+	return result == -EINTR || (result <= -ERESTART_FIRST && result >= -ERESTART_LAST);
 }
 
 /*
@@ -91,11 +134,18 @@ static int stop_in_call(pid_t pid, struct user_regs_struct *regs)
 			return -1;
 		if (!WIFSTOPPED(status))
 			exit(tell_end(status));
+		if (tell_exit(pid, status))
+			exit(0);
+		if (status >> 16 == 0) {
+			if (ptrace(PTRACE_CONT, pid, 0, WSTOPSIG(status)) < 0)
+				return -1;
+			continue;
+		}
 		if (ptrace(PTRACE_GETREGS, pid, 0, regs) < 0)
 			return -1;
 		errno = 0;
 		long code = ptrace(PTRACE_PEEKTEXT, pid, regs->rip - SYSCALL_BYTES, 0);
-		if (!(code == -1 && errno != 0) && (code & 0xffff) == SYSCALL_CODE)
+		if (!(code == -1 && errno != 0) && (code & 0xffff) == SYSCALL_CODE && waited(regs))
 			return 0;
 		if (ptrace(PTRACE_CONT, pid, 0, 0) < 0)
 			return -1;
@@ -105,13 +155,19 @@ static int stop_in_call(pid_t pid, struct user_regs_struct *regs)
 	return -1;
 }
 
+/* Real-time signals are how threads of a VMM wake one another: not what came of the call, and passed on after it. */
+static int is_kick(int status)
+{
+	return status >> 16 == 0 && WSTOPSIG(status) >= SIGNAL_RT_FIRST;
+}
+
 static int call(pid_t pid, int count, char **words)
 {
 	struct user_regs_struct saved, changed;
 	unsigned long value[1 + ARGUMENTS_MAX] = { 0 };
 	long options = PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
-		       PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC;
-	int status;
+		       PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACEEXIT;
+	int status, kick = 0;
 
 	if (ptrace(PTRACE_SEIZE, pid, 0, options) < 0)
 		return fail("seize");
@@ -145,9 +201,13 @@ static int call(pid_t pid, int count, char **words)
 			return fail("step");
 		if (!WIFSTOPPED(status))
 			return tell_end(status);
+		if (tell_exit(pid, status))
+			return 0;
 		/* Stops that tell of a new child or program come before the call's own end. */
-		if (status >> 16 == 0)
+		if (status >> 16 == 0 && !is_kick(status))
 			break;
+		if (is_kick(status))
+			kick = WSTOPSIG(status);
 		if (status >> 16 == PTRACE_EVENT_EXEC) {
 			printf("executed\n");
 			return 0;
@@ -155,19 +215,48 @@ static int call(pid_t pid, int count, char **words)
 	}
 	if (WSTOPSIG(status) != SIGTRAP) {
 		int signal = WSTOPSIG(status);
-		if (ptrace(PTRACE_CONT, pid, 0, signal) < 0 || next_stop(pid, &status) < 0)
-			return fail("pass a signal on");
-		if (!WIFSTOPPED(status))
-			return tell_end(status);
+		int next = signal;
+		do {
+			if (ptrace(PTRACE_CONT, pid, 0, next) < 0 || next_stop(pid, &status) < 0)
+				return fail("pass a signal on");
+			if (!WIFSTOPPED(status))
+				return tell_end(status);
+			if (tell_exit(pid, status))
+				return 0;
+			next = WSTOPSIG(status);
+		} while (is_kick(status));
 		printf("signalled %d\n", signal);
 		return 0;
 	}
 	if (ptrace(PTRACE_GETREGS, pid, 0, &changed) < 0)
 		return fail("read the result");
 	/* It goes on where it was: the kernel takes up the call that was interrupted. */
-	if (ptrace(PTRACE_SETREGS, pid, 0, &saved) < 0 || ptrace(PTRACE_DETACH, pid, 0, 0) < 0)
+	if (ptrace(PTRACE_SETREGS, pid, 0, &saved) < 0 || ptrace(PTRACE_DETACH, pid, 0, kick) < 0)
 		return fail("let it go on");
 	printf("returned %ld\n", (long)changed.rax);
+	return 0;
+}
+
+/* The newest first, as the kernel runs them (PTRACE_SECCOMP_GET_FILTER; root, CONFIG_CHECKPOINT_RESTORE). */
+static int filters(pid_t pid)
+{
+	static struct sock_filter program[BPF_MAXINSNS];
+	int status;
+
+	if (ptrace(PTRACE_SEIZE, pid, 0, 0) < 0 || ptrace(PTRACE_INTERRUPT, pid, 0, 0) < 0 ||
+	    next_stop(pid, &status) < 0)
+		return fail("stop it");
+	for (long index = 0; index < FILTERS_MAX; index++) {
+		long count = ptrace(PTRACE_SECCOMP_GET_FILTER, pid, index, program);
+		if (count < 0 && errno == ENOENT)
+			break;
+		if (count < 0)
+			return fail("read a filter");
+		const unsigned char *bytes = (const unsigned char *)program;
+		for (size_t at = 0; at < (size_t)count * sizeof(*program); at++)
+			printf("%02x", bytes[at]);
+		printf("\n");
+	}
 	return 0;
 }
 
@@ -244,12 +333,15 @@ int main(int argc, char **argv)
 {
 	if (argc >= 4 && strcmp(argv[1], "call") == 0)
 		return call(atoi(argv[2]), argc - 3, argv + 3);
+	if (argc == 3 && strcmp(argv[1], "filters") == 0)
+		return filters(atoi(argv[2]));
 	if (argc == 3 && strcmp(argv[1], "eat") == 0)
 		return eat(strtoul(argv[2], NULL, 0));
 	if (argc == 3 && strcmp(argv[1], "spawn") == 0)
 		return spawn(atoi(argv[2]));
 	if (argc == 5 && strcmp(argv[1], "write") == 0)
 		return write_direct(argv[2], atoi(argv[3]), strtoul(argv[4], NULL, 0) << 10);
-	fprintf(stderr, "inject: call PID NUMBER ... | eat MIB | spawn COUNT | write FILE COUNT KIB\n");
+	fprintf(stderr,
+		"inject: call PID NUMBER ... | filters TID | eat MIB | spawn COUNT | write FILE COUNT KIB\n");
 	return 2;
 }

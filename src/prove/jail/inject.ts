@@ -41,10 +41,27 @@ export class Injector implements AsyncDisposable {
     }
   }
 
-  /** @returns `returned N`, `killed by N`, `exited N`, `executed` */
-  async call(pid: number, { number, args = [] }: SystemCall): Promise<string> {
+  /**
+   * @param pid of the process, or of one of its threads
+   * @returns `returned N`, `killed by N`, `exited N`, `executed`
+   * @throws ProofError `no_world`: it could not be made to
+   */
+  async call(pid: number, { name, number, args = [] }: SystemCall): Promise<string> {
     const words = ['call', String(pid), String(number), ...args.map(String)];
-    return (await run(this.#program, words)).trim();
+    try {
+      return (await run(this.#program, words)).trim();
+    } catch (cause) {
+      throw new ProofError('no_world', `have a process make ${name}`, { cause });
+    }
+  }
+
+  /** The seccomp programs of a thread, the newest first. */
+  async filters(tid: number): Promise<Uint8Array[]> {
+    const text = await run(this.#program, ['filters', String(tid)]);
+    return text
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => Buffer.from(line, 'hex'));
   }
 
   /** A process that waits for `go`, then does it and tells. */

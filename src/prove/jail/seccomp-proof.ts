@@ -1,8 +1,12 @@
 /** A VMM that was taken over can't make the system calls that lead out of it. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
 import { Injector, type SystemCall } from './inject.ts';
-import { type JailContext, type Vmm, Vmms } from './vmm.ts';
+import { type JailContext, openVmms, type Vmm, type Vmms, type VmmTraits } from './vmm.ts';
 
+/** Stands for the VMM's program. */
+const OWN = '@';
 const CLONE_NEWUSER = 0x1000_0000;
 const SIGCHLD = 17;
 const AT_FDCWD = 0xffff_ff9c;
@@ -21,9 +25,9 @@ const NOBODY = 0x3fff_ffff;
  * descriptors and processes that are none.
  */
 const FORBIDDEN: readonly SystemCall[] = [
-  { name: 'execve of its own program', number: 59, args: ['@/usr/bin/qemu-system-x86_64', 0, 0] },
+  { name: 'execve of its own program', number: 59, args: [OWN, 0, 0] },
   { name: 'execve of the loader', number: 59, args: ['@/lib64/ld-linux-x86-64.so.2', 0, 0] },
-  { name: 'execveat', number: 322, args: [AT_FDCWD, '@/usr/bin/qemu-system-x86_64', 0, 0, 0] },
+  { name: 'execveat', number: 322, args: [AT_FDCWD, OWN, 0, 0, 0] },
   { name: 'fork', number: 57 },
   { name: 'vfork', number: 58 },
   { name: 'clone of a process', number: 56, args: [SIGCHLD, 0, 0, 0, 0] },
@@ -33,7 +37,7 @@ const FORBIDDEN: readonly SystemCall[] = [
   { name: 'process_vm_writev', number: 311, args: [NOBODY, 0, 0, 0, 0, 0] },
   { name: 'mount', number: 165, args: ['@none', '@/proc/nowhere/x', '@tmpfs', 0, 0] },
   { name: 'umount2', number: 166, args: ['@/proc/nowhere/x', 0] },
-  { name: 'move_mount', number: 429, args: [BAD_FD, '@', BAD_FD, '@', 0] },
+  { name: 'move_mount', number: 429, args: [BAD_FD, '@x', BAD_FD, '@x', 0] },
   { name: 'pivot_root', number: 155, args: ['@/proc/nowhere/x', '@/proc/nowhere/x'] },
   { name: 'chroot', number: 161, args: ['@/proc/nowhere/x'] },
   { name: 'unshare', number: 272, args: [0] },
@@ -61,51 +65,94 @@ const FORBIDDEN: readonly SystemCall[] = [
   { name: 'by the number of x32: getpid', number: 0x4000_0000 + 39 },
 ];
 
-/** Let through, so that the VMM is seen to be alive and the injection to work. */
-const ALLOWED: SystemCall = { name: 'getpid', number: 39 };
 const ABREAST = 4;
-const SIGSYS = 31;
-const EPERM = -1;
 const ENOSYS = -38;
 
-export async function proveSeccomp(context: JailContext): Promise<Proof> {
+/** @param tried of these calls; for tests */
+export async function proveSeccomp(
+  context: JailContext,
+  tried: (call: SystemCall) => boolean = () => true,
+): Promise<Proof> {
   const notes = new Notes();
   await using injector = await Injector.make();
-  await using vmms = await Vmms.open(context);
-  const inject = async (start: () => Promise<Vmm>, call: SystemCall): Promise<string> => {
-    const vmm = await start();
-    try {
-      return await injector.call(vmm.pid, call);
-    } finally {
-      await vmm.end();
-    }
-  };
-  // It is process 1 of a namespace of its own.
-  notes.same(
-    'control: a jailed VMM makes getpid',
-    'returned 1',
-    await inject(() => vmms.jailed(), ALLOWED),
-  );
-  for (let at = 0; at < FORBIDDEN.length; at += ABREAST) {
-    const calls = FORBIDDEN.slice(at, at + ABREAST);
-    const seen = await Promise.all(
-      calls.map(async (call) => ({
-        call,
-        jailed: await inject(() => vmms.jailed(), call),
-        free: await inject(() => vmms.free(), call),
-      })),
+  await using vmms = await openVmms(context);
+  const { traits } = vmms;
+  for (const thread of traits.threads) {
+    // So that the VMM is seen to be alive and the injection to work.
+    notes.same(
+      `control: a jailed VMM makes ${traits.allowed.name}${by(thread, traits)}`,
+      traits.allowed.returns,
+      await inject(injector, () => vmms.jailed(), thread, traits.allowed),
     );
-    for (const { call, jailed, free } of seen) noteCall(notes, call, jailed, free);
+    const calls = FORBIDDEN.filter(tried).map((call) => ofProgram(call, traits.program));
+    for (let at = 0; at < calls.length; at += ABREAST) {
+      const some = calls.slice(at, at + ABREAST);
+      const seen = await Promise.all(some.map((call) => tryCall(injector, vmms, thread, call)));
+      for (const one of seen) noteCall(notes, one, traits);
+    }
   }
   return notes.proof('seccomp');
 }
 
-function noteCall(notes: Notes, { name }: SystemCall, jailed: string, free: string): void {
-  const isDenied =
-    jailed === `killed by ${SIGSYS}` ||
-    jailed === `returned ${EPERM}` ||
-    // Where a library then uses another call; the kernel has these, as the control shows.
-    jailed === `returned ${ENOSYS}`;
+interface TriedCall {
+  readonly call: SystemCall;
+  readonly thread: string;
+  readonly jailed: string;
+  readonly free: string;
+}
+
+async function tryCall(
+  injector: Injector,
+  vmms: Vmms,
+  thread: string,
+  call: SystemCall,
+): Promise<TriedCall> {
+  const jailed = await inject(injector, () => vmms.jailed(), thread, call);
+  return { call, thread, jailed, free: await inject(injector, () => vmms.free(), thread, call) };
+}
+
+/** Made by one thread of a VMM of its own. */
+async function inject(
+  injector: Injector,
+  start: () => Promise<Vmm>,
+  thread: string,
+  call: SystemCall,
+): Promise<string> {
+  const vmm = await start();
+  try {
+    return await injector.call(threadOf(vmm.pid, thread), call);
+  } finally {
+    await vmm.end();
+  }
+}
+
+/** @throws ProofError when there is none of that name */
+function threadOf(pid: number, name: string): number {
+  const nameOf = (task: string): string =>
+    readFileSync(`/proc/${pid}/task/${task}/comm`, 'latin1').trim();
+  const tasks = readdirSync(`/proc/${pid}/task`);
+  const found = tasks.find((task) => nameOf(task) === name);
+  if (found !== undefined) return Number(found);
+  const cause = `it has ${tasks.map(nameOf).join(', ')}`;
+  throw new ProofError('no_world', `find the thread ${name} of a VMM`, { cause });
+}
+
+function ofProgram(call: SystemCall, program: string): SystemCall {
+  return { ...call, args: (call.args ?? []).map((arg) => (arg === OWN ? `@${program}` : arg)) };
+}
+
+/** Where only one is tried it goes without saying. */
+function by(thread: string, { threads }: VmmTraits): string {
+  return threads.length === 1 ? '' : `, by thread ${thread}`;
+}
+
+function noteCall(
+  notes: Notes,
+  { call, thread, jailed, free }: TriedCall,
+  traits: VmmTraits,
+): void {
+  const name = `${call.name}${by(thread, traits)}`;
+  const isDenied = traits.refused.includes(jailed);
   notes.note(name, 'denied', isDenied ? `denied: ${jailed}` : jailed, isDenied);
   const isX32 = name.startsWith('by the number of x32');
   const got = free.startsWith('returned') && free !== `returned ${ENOSYS}`;

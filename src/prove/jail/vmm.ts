@@ -1,21 +1,19 @@
-/** VMMs to look at: QEMU as sandboxes get it, with a machine of nothing, in a jail and without one. */
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import type { Duplex } from 'node:stream';
-import { describeError } from '../../base/errors.ts';
+/** VMMs to look at: as sandboxes get them, in a jail, and the same program without one. */
 import type { Log } from '../../base/log.ts';
 import type { Config } from '../../config.ts';
-import { QEMU_BINARY } from '../../runtime/driver.ts';
-import { resolveHome } from '../../runtime/home.ts';
-import { confine, type QemuConfinement } from '../../runtime/jail.ts';
-import { type Launch, type Launched, launchDirect } from '../../vmm/launch.ts';
-import { OWN_FILTER } from '../../vmm/qemu/driver.ts';
 import { ProofError } from '../errors.ts';
+import type { SystemCall } from './inject.ts';
 
 export interface JailContext {
   readonly config: Config;
   readonly log: Log;
+  /** For tests: a Firecracker below the version that sandboxes take. */
+  readonly allowOlder?: boolean;
+  /** How long the proof of load lasts, milliseconds. */
+  readonly loadMs?: number;
+  readonly signal?: AbortSignal;
+  /** For tests: VMMs whose filter only logs. */
+  readonly onlyLogs?: boolean;
 }
 
 export interface Vmm {
@@ -24,104 +22,57 @@ export interface Vmm {
   end(): Promise<void>;
 }
 
-const MACHINE = ['-machine', 'none', '-nodefaults', '-no-user-config', '-display', 'none', '-S'];
-const QMP_FD = 3;
-const QMP = ['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'];
-export const MEMORY_MIB = 64;
-
-/** Starts VMMs; ends those that are left when it is disposed of. */
-export class Vmms implements AsyncDisposable {
-  readonly #confinement: QemuConfinement;
-  readonly #dir: string;
-  readonly #running = new Set<Launched>();
-  #count = 0;
-
-  private constructor(confinement: QemuConfinement, dir: string) {
-    this.#confinement = confinement;
-    this.#dir = dir;
-  }
-
-  /** @throws ProofError; RuntimeError `jail_unavailable` */
-  static async open({ config, log }: JailContext): Promise<Vmms> {
-    if (process.geteuid?.() !== 0) {
-      throw new ProofError('not_permitted', 'look into VMMs', { remedy: 'Run it as root.' });
-    }
-    const home = resolveHome(config.home);
-    const jail = { jail: 'enforce' as const, jailUids: config.jailUids };
-    const confinement = await confine({
-      config: jail,
-      home,
-      log,
-      binary: QEMU_BINARY,
-      acceptsGaps: true,
-    });
-    return new Vmms(confinement, await mkdtemp(join(tmpdir(), 'nv-prove-')));
-  }
-
-  get description(): string {
-    return this.#confinement.description;
-  }
-
+/** Starts VMMs of one kind; ends those that are left when it is disposed of. */
+export interface Vmms extends AsyncDisposable {
+  readonly traits: VmmTraits;
   /** As a sandbox' VMM. */
-  jailed(): Promise<Vmm> {
-    return this.#start(this.#confinement.launch, OWN_FILTER);
-  }
-
+  jailed(): Promise<Vmm>;
   /** For controls: the same program without any of it. */
-  free(): Promise<Vmm> {
-    return this.#start(launchDirect, []);
-  }
-
-  async #start(launch: Launch, filter: readonly string[]): Promise<Vmm> {
-    this.#count += 1;
-    const launched = await launch({
-      id: `prove${this.#count}`,
-      argv: [QEMU_BINARY, ...filter, ...MACHINE, ...QMP],
-      stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
-      dir: this.#dir,
-      files: [],
-      memoryMib: MEMORY_MIB,
-      cpus: 1,
-    });
-    this.#running.add(launched);
-    await greeting(launched);
-    const pid = await launched.pid;
-    return { pid, end: () => this.#end(launched) };
-  }
-
-  async #end(launched: Launched): Promise<void> {
-    if (!this.#running.delete(launched)) return;
-    const { child } = launched;
-    if (child.exitCode === null && child.signalCode === null) {
-      const over = new Promise((resolve) => child.once('exit', resolve));
-      launched.kill();
-      await over;
-    }
-    await launched.release();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#running].map((one) => this.#end(one)));
-    await this.#confinement.close();
-    await rm(this.#dir, { recursive: true, force: true });
-  }
+  free(): Promise<Vmm>;
 }
 
-/** It says something when it has started, its own filter included. */
-function greeting({ child, pid }: Launched): Promise<void> {
-  let words = '';
-  child.stderr?.on('data', (bytes: Buffer) => {
-    words = (words + bytes.toString('utf8')).slice(0, WORDS_MAX);
-  });
-  const qmp = child.stdio[QMP_FD] as Duplex;
-  return new Promise((resolve, reject) => {
-    const fail = (cause: unknown): void => {
-      reject(new ProofError('no_world', 'start a VMM', { cause: new Error(String(cause)) }));
-    };
-    qmp.once('data', () => resolve());
-    child.once('close', (status) => fail(words.trim() || `it ended with ${status}`));
-    pid.catch((error: unknown) => fail(describeError(error)));
-  });
+/** In what the claims about one VMM differ from those about another. */
+export interface VmmTraits {
+  readonly name: 'QEMU' | 'Firecracker';
+  /** Its own program, by the path that it has in the jail. */
+  readonly program: string;
+  /** What a call comes to that its filters refuse. */
+  readonly refused: readonly string[];
+  /** A call that it may make, and what that comes to in the jail. */
+  readonly allowed: SystemCall & { readonly returns: string };
+  /** Filters on each thread, at least. */
+  readonly filters: number;
+  /** Threads of a VMM that calls are made by: the first, and those whose filter is another one. */
+  readonly threads: readonly string[];
+  /** Namespaces that are its own. */
+  readonly namespaces: readonly string[];
+  /** Nothing but this is in its root. */
+  readonly root: RegExp;
+  /** Where it may write. */
+  readonly writable: string;
+  /** Of its environment, as one line. */
+  readonly environment: string;
+  /** Also the bounding set of its capabilities is empty. */
+  readonly dropsBounding: boolean;
+  /** How it opens a file, and files of the host that it does not see. */
+  readonly opens: { readonly number: number; readonly paths: readonly string[] };
 }
 
-const WORDS_MAX = 1_000;
+export const MEMORY_MIB = 64;
+export const SIGSYS = 31;
+
+/**
+ * Those that the configuration asks for.
+ * @throws ProofError; RuntimeError `jail_unavailable`; VmmError `vmm_missing`
+ */
+export async function openVmms(context: JailContext): Promise<Vmms> {
+  if (process.geteuid?.() !== 0) {
+    throw new ProofError('not_permitted', 'look into VMMs', { remedy: 'Run it as root.' });
+  }
+  if (context.config.vmm === 'firecracker') {
+    const { FirecrackerVmms } = await import('./firecracker-vmms.ts');
+    return await FirecrackerVmms.open(context);
+  }
+  const { QemuVmms } = await import('./qemu-vmms.ts');
+  return await QemuVmms.open(context);
+}

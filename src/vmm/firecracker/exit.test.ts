@@ -24,8 +24,16 @@ describe('judgeExit', () => {
   });
   it('judgeExit: a signal and any other status is a crash, unless we sent it', () => {
     expect(end({ exitCode: null, signal: 'SIGTERM' }).cause).toBe('vmm-crashed');
+    expect(end({ exitCode: 148 })).toEqual(
+      expect.not.objectContaining({ refusedSyscall: expect.anything() }),
+    );
     expect(end({ exitCode: 148 }).cause).toBe('vmm-crashed');
     expect(end({ exitCode: null, signal: 'SIGKILL', killed: true }).cause).toBe('killed');
+  });
+  it('judgeExit: a call that its filter refused is told by number, with its own status only', () => {
+    const log = line('Shutting down VM after intercepting a bad syscall (59).');
+    expect(end({ exitCode: 148, log })).toMatchObject({ cause: 'vmm-crashed', refusedSyscall: 59 });
+    expect(end({ exitCode: 1, log }).refusedSyscall).toBeUndefined();
   });
   it('judgeExit: the last words are short, without times and calls that went well', () => {
     const calls = line('The API server received a Put request on "/vsock"').repeat(100);

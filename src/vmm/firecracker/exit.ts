@@ -28,7 +28,21 @@ export function judgeExit(end: ProcessEnd): VmExit {
   const isFatal = lines.some((line) => FATAL.test(line));
   const byGuest = exitCode === 0 && !killed && !isFatal;
   const cause = byGuest ? 'guest-shutdown' : killed ? 'killed' : 'vmm-crashed';
-  return { cause, exitCode, signal, detail: byGuest ? shutdownOf(lines) : lastWords(lines) };
+  const refused = exitCode === BAD_SYSCALL ? refusedBy(lines) : undefined;
+  return {
+    ...{ cause, exitCode, signal, detail: byGuest ? shutdownOf(lines) : lastWords(lines) },
+    ...(refused === undefined ? {} : { refusedSyscall: refused }),
+  };
+}
+
+/** Its handler of SIGSYS ends it with this status (FcExitCode::BadSyscall), and says which call it was. */
+const BAD_SYSCALL = 148;
+const REFUSED = /bad syscall \((\d{1,9})\)/;
+
+function refusedBy(lines: readonly string[]): number | undefined {
+  const told = lines.findLast((line) => REFUSED.test(line));
+  const number = REFUSED.exec(told ?? '')?.[1];
+  return number === undefined ? undefined : Number(number);
 }
 
 function shutdownOf(lines: readonly string[]): string {

@@ -1,0 +1,46 @@
+/**
+ * What the kernel's audit says of a system call that a seccomp filter refused or logged (`audit_seccomp` in
+ * kernel/auditsc.c). Pure.
+ */
+
+export interface SeccompRecord {
+  /** Of the process, in the first namespace of process ids. */
+  readonly pid: number;
+  /** Number of the call, in the way of processor `arch`. */
+  readonly syscall: number;
+  /** AUDIT_ARCH_… */
+  readonly arch: number;
+  /** Of the instruction that made it, `0x…`. */
+  readonly address: string;
+  /** Null: it was let through and logged. */
+  readonly action: 'refused' | 'logged';
+}
+
+/** linux/audit.h */
+export const AUDIT_SECCOMP = 1326;
+/** `nlmsghdr` of linux/netlink.h: u32 length, u16 type, … */
+const HEADER_BYTES = 16;
+const RECORD_BYTES_MAX = 4 * 1024;
+/** linux/seccomp.h, without the data of the action. */
+const ACTION = 0xffff_0000;
+const RET_LOG = 0x7ffc_0000;
+
+/** @returns undefined for what is another record, or not of this form */
+export function parseSeccompRecord(datagram: Uint8Array): SeccompRecord | undefined {
+  if (datagram.length < HEADER_BYTES || datagram.length > RECORD_BYTES_MAX) return undefined;
+  const header = new DataView(datagram.buffer, datagram.byteOffset, HEADER_BYTES);
+  if (header.getUint16(4, true) !== AUDIT_SECCOMP) return undefined;
+  const text = Buffer.from(datagram.subarray(HEADER_BYTES)).toString('latin1');
+  // After the names that the process has chosen: they are quoted, and can't hold a space otherwise.
+  const fields =
+    / pid=(\d+) comm=.* sig=\d+ arch=([0-9a-f]+) syscall=(\d+) compat=\d+ ip=(0x[0-9a-f]+) code=0x([0-9a-f]+)\0*$/.exec(
+      text,
+    );
+  if (fields === null) return undefined;
+  const [pid, arch, syscall, address = '', code] = fields.slice(1);
+  const action = (Number.parseInt(code ?? '', 16) & ACTION) >>> 0;
+  return {
+    ...{ pid: Number(pid), syscall: Number(syscall), arch: Number.parseInt(arch ?? '', 16) },
+    ...{ address, action: action === RET_LOG ? 'logged' : 'refused' },
+  };
+}

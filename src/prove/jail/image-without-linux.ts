@@ -1,0 +1,69 @@
+/** The golden image under Firecracker where no Linux guest boots: the tests' tiny guest tries to write to it. */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { sleep } from '../../base/clock.ts';
+import { digestFile } from '../../image/verify.ts';
+import { ProofError } from '../errors.ts';
+import { Notes, type Proof } from '../proof.ts';
+import { FirecrackerVmms } from './firecracker-vmms.ts';
+import { FIRECRACKER_FILE, vmmTries } from './image-vmm.ts';
+import { Injector } from './inject.ts';
+import { askTinyGuest, awaitTinyGuest, buildTinyGuest } from './tiny-guest.ts';
+import type { JailContext } from './vmm.ts';
+
+/** As those that are built are: root's, for all to read. */
+const IMAGE_MODE = 0o644;
+const CONTENT = 'golden';
+const HELLO_MS_MAX = 60_000;
+const IMAGE_BYTES = 64 * 1024;
+
+/** @throws ProofError `no_world`: it can't be proved here */
+export async function proveImageWithoutLinux(context: JailContext): Promise<Proof> {
+  const notes = new Notes();
+  await using injector = await Injector.make();
+  await using vmms = await FirecrackerVmms.open(context);
+  const dir = await mkdtemp(join(tmpdir(), 'nv-prove-'));
+  try {
+    const kernelPath = join(dir, 'kernel');
+    const rootImagePath = join(dir, 'image');
+    await buildTinyGuest(kernelPath);
+    const image = Buffer.alloc(IMAGE_BYTES);
+    image.write(CONTENT);
+    await writeFile(rootImagePath, image, { mode: IMAGE_MODE });
+    const before = await digestFile(rootImagePath);
+    const place = await vmms.place();
+    const ask = (command: string): Promise<string> => askTinyGuest(place.channelPath, command);
+    const hello = await awaitTinyGuest(place.channelPath);
+    const over = new AbortController();
+    const vmm = await vmms.start(place, { kernelPath, rootImagePath });
+    try {
+      const died = vmm.exited.then(({ cause, detail }) => {
+        throw new ProofError('no_world', 'run a guest', { cause: new Error(`${cause} ${detail}`) });
+      });
+      await Promise.race([hello.ready, died, silent(over.signal)]);
+    } finally {
+      over.abort();
+      await hello.close();
+    }
+    // Not to be taken for the Linux guest that sandboxes have.
+    notes.note('a guest that boots where Linux does not', 'it runs', 'it runs', true);
+    notes.same('control: a guest writes to its own disk', 'done', await ask('WRITE probe'));
+    notes.same('control: and finds that there', 'probe', await ask('INFO disk1'));
+    notes.same('control: a guest reads the image', CONTENT, await ask('INFO disk0'));
+    notes.same('a guest writes to the device', 'refused', await ask('INFO write-root'));
+    await vmmTries(notes, injector, vmm.pid, FIRECRACKER_FILE);
+    await vmm.end();
+    const after = await digestFile(rootImagePath);
+    notes.same('its digest afterwards', before.slice(0, 16), after.slice(0, 16));
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+  return notes.proof('image');
+}
+
+async function silent(signal: AbortSignal): Promise<never> {
+  await sleep(HELLO_MS_MAX, signal);
+  const cause = new Error(`it said nothing within ${HELLO_MS_MAX / 1_000} s`);
+  throw new ProofError('no_world', 'run a guest', { cause });
+}

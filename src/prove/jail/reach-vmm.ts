@@ -1,0 +1,33 @@
+/** How many system calls each thread of a jailed VMM can make: from the filters that the kernel has of it. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { type Reach, reachOf } from '../../jail/reach.ts';
+import { Injector } from './inject.ts';
+import { type JailContext, openVmms } from './vmm.ts';
+
+export interface ThreadReach extends Reach {
+  readonly vmm: string;
+  readonly thread: string;
+  /** Filters that all must let a call pass. */
+  readonly filters: number;
+}
+
+/** The kernel's own thread for a VM, which runs no program. */
+const KERNEL_THREAD = /^(kvm|vhost)-/;
+
+/** @throws ProofError; RuntimeError `jail_unavailable`; VmmError `vmm_missing` */
+export async function reachOfVmm(context: JailContext): Promise<ThreadReach[]> {
+  await using injector = await Injector.make();
+  await using vmms = await openVmms(context);
+  const { pid } = await vmms.jailed();
+  const rows: ThreadReach[] = [];
+  const names = new Set<string>();
+  for (const task of readdirSync(`/proc/${pid}/task`)) {
+    const thread = readFileSync(`/proc/${pid}/task/${task}/comm`, 'latin1').trim();
+    if (KERNEL_THREAD.test(thread) || names.has(thread)) continue;
+    names.add(thread);
+    const programs = await injector.filters(Number(task));
+    const { name: vmm } = vmms.traits;
+    rows.push({ vmm, thread, filters: programs.length, ...reachOf(programs, 'x86_64') });
+  }
+  return rows;
+}

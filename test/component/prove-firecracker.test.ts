@@ -1,0 +1,126 @@
+/** `neurovisor prove … --vmm firecracker`, with a real one. Needs root and gcc; no Linux guest. */
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { silentLog } from '../../src/base/log.ts';
+import { type Config, readConfig } from '../../src/config.ts';
+import { compileProfile } from '../../src/jail/compile.ts';
+import { parseProfile } from '../../src/jail/profile.ts';
+import { reachOf } from '../../src/jail/reach.ts';
+import { proveCaps } from '../../src/prove/jail/caps-proof.ts';
+import { proveCgroup } from '../../src/prove/jail/cgroup-proof.ts';
+import { proveImage } from '../../src/prove/jail/image-proof.ts';
+import { proveImageWithoutLinux } from '../../src/prove/jail/image-without-linux.ts';
+import { reachOfVmm } from '../../src/prove/jail/reach-vmm.ts';
+import { proveSeccomp } from '../../src/prove/jail/seccomp-proof.ts';
+import type { JailContext } from '../../src/prove/jail/vmm.ts';
+import type { Proof } from '../../src/prove/proof.ts';
+import { POLICY_DIR } from '../../src/runtime/jail.ts';
+import { firecrackerFiles } from '../support/firecracker.ts';
+
+const files = firecrackerFiles();
+const lacking = process.getuid?.() === 0 ? files : 'it needs root';
+const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';
+/** Hundreds of starts on a busy machine. */
+const PATIENT = { timeout: 600_000 };
+const IO_URING = /^io_uring_/;
+
+describe.skipIf(typeof lacking === 'string')(`prove --vmm firecracker${skipped}`, () => {
+  if (typeof files === 'string') return;
+  const { firecracker, jailer } = files;
+  let home: string;
+  beforeEach(() => {
+    home = mkdtempSync(join(tmpdir(), 'nv-home-'));
+  });
+  afterEach(() => rmSync(home, { recursive: true, force: true }));
+
+  const context = (more: Partial<Config> = {}): JailContext => ({
+    config: { ...readConfig({}), home, vmm: 'firecracker', firecracker, jailer, ...more },
+    ...{ log: silentLog, allowOlder: true },
+  });
+  const failed = ({ tried }: Proof): string[] =>
+    tried.filter(({ ok }) => !ok).map(({ what, seen }) => `${what}: ${seen}`);
+  const jails = (): string[] => readdirSync(join(home, 'run/jail/firecracker'));
+
+  it(
+    'proveSeccomp: what leads out is refused on each thread, and goes through without a jail',
+    PATIENT,
+    async () => {
+      const some = /^(execve|fork|clone3|ptrace|socket|io_uring|by the number)/;
+      const ours = context({ firecrackerFilter: 'ours' });
+      const proof = await proveSeccomp(ours, ({ name }) => some.test(name));
+      expect(failed(proof)).toEqual([]);
+      expect(proof.holds).toBe(true);
+      for (const thread of ['firecracker', 'fc_api', 'fc_vcpu 0']) {
+        const what = `execve of its own program, by thread ${thread}`;
+        expect(proof.tried.find((one) => one.what === what)?.seen).toBe('denied: exited 148');
+      }
+      expect(jails()).toEqual([]);
+    },
+  );
+
+  it('proveSeccomp: a call that a filter lets through is found', PATIENT, async () => {
+    const proof = await proveSeccomp(context(), ({ name }) => IO_URING.test(name));
+    // Firecracker's own lets the thread of its devices have them, for disks that it does not have.
+    const isThere = !/^[12]/.test(ioUringDisabled());
+    if (!isThere) return;
+    expect(proof.holds).toBe(false);
+    expect(failed(proof).filter((line) => !line.startsWith('control'))).toEqual([
+      'io_uring_setup, by thread firecracker: returned -14',
+      'io_uring_enter, by thread firecracker: returned -9',
+    ]);
+  });
+
+  it.each([
+    ['caps', proveCaps],
+    ['cgroup', proveCgroup],
+    ['image', proveImageWithoutLinux],
+  ] as const)('%s holds, with its controls, and nothing is left', PATIENT, async (name, prove) => {
+    const proof = await prove(context());
+    expect(failed(proof)).toEqual([]);
+    expect(proof).toMatchObject({ name, holds: true });
+    expect(proof.tried.some(({ what }) => what.startsWith('control'))).toBe(true);
+    expect(jails()).toEqual([]);
+  });
+
+  it('reachOfVmm: what the kernel has of each thread is what was compiled', PATIENT, async () => {
+    const threads = await reachOfVmm(context({ firecrackerFilter: 'ours' }));
+    const text = readFileSync(join(POLICY_DIR, 'firecracker-x86_64.json'), 'utf8');
+    const profile = parseProfile(text);
+    const names = { firecracker: 'vmm', fc_api: 'api', 'fc_vcpu 0': 'vcpu' };
+    expect(threads.map(({ thread }) => thread).sort()).toEqual(Object.keys(names).sort());
+    for (const [thread, name] of Object.entries(names)) {
+      const filter = profile.get(name);
+      if (filter === undefined) throw new Error(name);
+      const compiled = reachOf([compileProfile(filter, 'x86_64').program], 'x86_64');
+      expect(threads.find((one) => one.thread === thread)).toMatchObject({
+        filters: 1,
+        ...compiled,
+      });
+    }
+    const builtin = await reachOfVmm(context());
+    expect(builtin.flatMap(({ always }) => always)).not.toContain('execve');
+    expect(builtin.every(({ always }) => always.length > 10)).toBe(true);
+  });
+
+  it('what can not be tried is an error with its reason, never a proof', PATIENT, async () => {
+    // The version floor holds for whoever does not ask for less.
+    const older = { ...context(), allowOlder: false };
+    await expect(proveSeccomp(older)).rejects.toMatchObject({
+      code: 'no_world',
+      cause: expect.objectContaining({ code: 'vmm_missing' }),
+    });
+    const none = context({ firecracker: join(home, 'none') });
+    for (const prove of [proveSeccomp, proveCaps, proveCgroup, proveImage])
+      await expect(prove(none)).rejects.toMatchObject({ code: 'no_world' });
+  });
+});
+
+function ioUringDisabled(): string {
+  try {
+    return readFileSync('/proc/sys/kernel/io_uring_disabled', 'latin1');
+  } catch {
+    return '0';
+  }
+}
