@@ -20,9 +20,7 @@ it('loads: the last pressure and kill of each VM, and what happened last in all 
   const guest = await host.guest(id);
   guest.emit({ type: 'near_oom', memoryBytes: 95, limitBytes: 100 });
   guest.emit({ type: 'oom', oomKills: 1, victim: { pid: 7, name: 'x', rssBytes: 9 }, detail: '' });
-  await expect
-    .poll(async () => (await loads()).events.length, { timeout: 20_000 })
-    .toBe(3);
+  await expect.poll(async () => (await loads()).events.length, { timeout: 20_000 }).toBe(3);
   const told = await loads();
   expect(told.sandboxes).toMatchObject([
     { lastPressure: { type: 'near_oom', memoryBytes: 95 }, lastOom: { victim: { name: 'x' } } },
