@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cli } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
+import { startCollector } from '../support/otlp-collector.ts';
 
 let daemon: FakeDaemon;
 
@@ -165,6 +166,17 @@ describe('run with a daemon', () => {
       ...{ stdout: "['--flag'] b\n", stderr: '' },
     });
     expect(await daemon.control.list()).toEqual([]);
+  });
+
+  it('with a collector of this command: one trace, that the daemon and the script are part of', async () => {
+    await using collector = await startCollector();
+    const env = { ...daemon.env, OTEL_EXPORTER_OTLP_ENDPOINT: collector.url };
+    const code = 'import os, sys; print(os.environ["TRACEPARENT"]); sys.exit(3)';
+    const { status, stdout } = await cli(['run', '--daemon', '-c', code], { env }).result;
+    expect(status).toBe(3);
+    expect(collector.spans).toMatchObject([{ name: 'run', parentSpanId: '' }]);
+    const [{ traceId, spanId } = { traceId: '', spanId: '' }] = collector.spans;
+    expect(stdout).toBe(`00-${traceId}-${spanId}-01\n`);
   });
 
   it('--model: one that its model server has not is refused before anything starts', async () => {

@@ -27,7 +27,12 @@ export async function run(
   await using control = await daemonFor(cli, flags);
   if (control !== null) {
     const { runInDaemon } = await import('./run-daemon.ts');
-    return await runInDaemon(cli, control, job);
+    if (cli.config.traces === null) return await runInDaemon(cli, control, job);
+    const { inTrace } = await import('../traced-run.ts');
+    return await inTrace(cli, async (config) => {
+      await using traced = await openDaemon(config);
+      return await runInDaemon(cli, traced, job);
+    });
   }
   const { runHere } = await import('./run-here.ts');
   return await runHere(cli, job);

@@ -117,12 +117,15 @@ describe('frameOf: what a sandbox says of its memory', () => {
     ] as const;
     const change = { sandbox: one, atMs: 2, type: 'status', text: 'paused (pool)' } as const;
     const ended = { sandbox: one, atMs: 4, type: 'end', text: 'guest-oom: x' } as const;
-    const made = frameOf(scrape(5, 0, [], events), { last: null, oldest: null }, [change, ended]);
-    expect(made.events.map(({ type }) => type)).toEqual(['pressure', 'status', 'end']);
+    const other = { ...ended, sandbox: 'other', atMs: 5, text: 'stopped' };
+    const changes = [change, ended, other];
+    const made = frameOf(scrape(5, 0, [], events), { last: null, oldest: null }, changes);
+    expect(made.events.map(({ type }) => type)).toEqual(['pressure', 'status', 'end', 'end']);
     expect(made.events.map(({ text }) => text)).toEqual([
       'some 12%, full 3%, 90.0 MiB of 100 MiB (guest)',
       'paused (pool)',
       'guest-oom: x',
+      'stopped',
     ]);
   });
 });
