@@ -95,8 +95,9 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
     gaps: limited === null ? [noLimits(cgroups)] : [],
     specOf: async ({ id, memoryMib, cpus, overlayPath, nic }) => {
       const diskBytes = (await stat(overlayPath)).size;
-      // A card is a device of the namespace that its TAP is in.
-      return jailSpec(parts, { id, memoryMib, cpus, diskBytes, ownNet: nic === undefined });
+      // A TAP that is not lent is a device of the namespace that it is in.
+      const ownNet = nic?.tapName === undefined;
+      return jailSpec(parts, { id, memoryMib, cpus, diskBytes, ownNet });
     },
     close: () => Promise.resolve(),
   };

@@ -32,6 +32,7 @@ function world(fail?: string) {
     connect: () => Promise.reject(new Error('no guest here')),
     guest: SETTINGS,
     handedOver: () => step('handed over'),
+    lend: (_vmm, open) => open('tap0'),
     setPolicy: ({ mode }) => step(`policy ${mode}`),
     setSecrets: () => step('secrets'),
     trust: undefined,

@@ -78,7 +78,8 @@ export class NetworkCard {
     }
     this.#lease = lease;
     this.#policy = asked;
-    return { tapFd: lease.tapFd, mac: lease.guest.mac };
+    const { tapFd, guest } = lease;
+    return { tapFd, mac: guest.mac, lend: (...to) => lease.lend(...to) };
   }
 
   /**

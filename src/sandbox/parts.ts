@@ -44,7 +44,7 @@ export interface BridgePort {
 
 /** What a sandbox has of the host's network, with policies as they are written. */
 export interface SandboxNetwork
-  extends Pick<NetworkLease, 'tapFd' | 'guest' | 'handedOver' | 'traffic' | 'release'> {
+  extends Pick<NetworkLease, 'tapFd' | 'guest' | 'handedOver' | 'lend' | 'traffic' | 'release'> {
   /** To what listens at the guest's address. @throws SandboxError `port_unreachable` */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   /** @throws SandboxError `spec_invalid`: nothing has changed; `network_unavailable` */

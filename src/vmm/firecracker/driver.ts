@@ -15,7 +15,7 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { makeFifo } from '../../sys/fifo.ts';
-import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
+import type { MachineSize, NicLender, NicSpec, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { checkMemoryFile, loadRefused, readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec } from '../spec.ts';
@@ -30,6 +30,7 @@ import {
   loadCall,
   MEMORY_FD,
   type NicPlan,
+  nicCall,
   START_CALL,
 } from './config.ts';
 import { checkConfinement } from './confinement.ts';
@@ -140,7 +141,8 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     process = started;
     cleanup.push('Firecracker process', () => started.kill());
     const spawnedMs = known.clock.now() - began;
-    await unlessCancelled(bringUp(known, started, place, spec), signal);
+    const user = jail === undefined ? null : { uid: jail.uid, gid: jail.gid };
+    await unlessCancelled(bringUp(known, started, place, { spec, user }), signal);
     if (jail !== undefined || known.requiresFilter === true) {
       checkConfinement(started.pid ?? 0, jail?.uid ?? null);
     }
@@ -221,8 +223,8 @@ function refuseUnsupported(spec: VmSpec): void {
       remedy: 'choose QEMU with NEUROVISOR_VMM=qemu',
     });
   };
-  if (spec.nic !== undefined && spec.nic.tapName === undefined) {
-    refuse('a network card needs the name of its TAP');
+  if (spec.nic !== undefined && spec.nic.tapName === undefined && spec.nic.lend === undefined) {
+    refuse('a network card needs a TAP that is named or lent');
   }
   if (spec.nic !== undefined && spec.snapshot !== undefined && spec.memoryFd !== undefined) {
     refuse('a card can not be given to a clone that has none');
@@ -291,20 +293,21 @@ async function bringUp(
   known: Known,
   process: FirecrackerProcess,
   place: Place,
-  spec: VmSpec,
+  { spec, user }: { spec: VmSpec; user: Parameters<NicLender>[0]['user'] },
 ): Promise<void> {
   const { api } = process;
   const { quirks, tracksDirtyPages = false } = known;
   await awaitApi(api, process.exited, known.clock);
   process.settle();
   const { channelName } = place;
-  const nic = nicPlan(spec);
+  const withTap = (open: (nic: NicPlan | undefined) => Promise<void>): Promise<void> =>
+    withTapOf(spec.nic, { pid: process.pid ?? 0, user }, open);
   await spec.memoryReady;
   if (spec.snapshot !== undefined) {
     if (spec.snapshot.memoryPath === undefined && spec.memoryFd !== undefined) {
       await place.lendMemory(spec.memoryFd);
     }
-    await load(api, loadCall({ channelName, nic, tracksDirtyPages }, quirks));
+    await withTap((nic) => load(api, loadCall({ channelName, nic, tracksDirtyPages }, quirks)));
     await place.connectChannel();
     await settleChannel(known, spec);
     return;
@@ -313,9 +316,12 @@ async function bringUp(
   const { limits = {}, hasBalloon = false } = known;
   const calls = bootCalls({
     ...{ cpus: count, memoryMib, guestCid, bootArgs, channelName },
-    ...{ nic, limits, hasBalloon, tracksDirtyPages },
+    ...{ limits, hasBalloon, tracksDirtyPages },
   });
   for (const call of calls) await api.call(call);
+  await withTap(async (nic) => {
+    if (nic !== undefined) await api.call(nicCall(nic, limits));
+  });
   await place.connectChannel();
   await api.call(START_CALL);
 }
@@ -330,9 +336,16 @@ async function load(api: ApiClient, call: ApiCall): Promise<void> {
   }
 }
 
-function nicPlan(spec: VmSpec): NicPlan | undefined {
-  const { tapName, mac } = spec.nic ?? {};
-  return tapName === undefined || mac === undefined ? undefined : { tapName, mac };
+/** @param open has Firecracker open the TAP, if there is one */
+async function withTapOf(
+  nic: NicSpec | undefined,
+  vmm: Parameters<NicLender>[0],
+  open: (nic: NicPlan | undefined) => Promise<void>,
+): Promise<void> {
+  const { mac = '', tapName, lend } = nic ?? {};
+  if (tapName !== undefined) await open({ tapName, mac });
+  else if (lend !== undefined) await lend(vmm, (name) => open({ tapName: name, mac }));
+  else await open(undefined);
 }
 
 /** A guest keeps the features of the processor that it was booted on. */
