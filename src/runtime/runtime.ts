@@ -40,7 +40,6 @@ import { DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { warmSparseThreads } from '../sys/sparse-threads.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
-import type { Launch } from '../vmm/launch.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { checkVmmChoice, makeDriver } from './driver.ts';
@@ -163,8 +162,8 @@ export class Runtime {
       const vsock = createVsockHost({ log, requireSealedMemory: true });
       cleanup.push('vsock worker', () => vsock.close());
       const vmmMemory = new VmmMemory(systemClock);
-      const around = (launch: Launch): Launch => vmmMemory.around(launch);
-      const { driver, confinement } = await makeDriver({ config, home, log, vsock, around });
+      const made = { config, home, log, vsock, memory: vmmMemory };
+      const { driver, confinement } = await makeDriver(made);
       cleanup.push('jail', () => confinement.close());
       const metrics = new HostMetrics(systemClock);
       const traces = openTracing(config, log);
