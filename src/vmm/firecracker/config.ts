@@ -27,8 +27,6 @@ export const FILES = {
   /** Of a snapshot: devices and RAM, to be written or loaded. */
   state: 'fc/state',
   memory: 'fc/memory',
-  /** A second name of the channel's socket. */
-  channel: 'fc/v',
 } as const;
 export const FOLDER = 'fc';
 /** Where the process makes sockets; in a jail it can change no name elsewhere in `fc`. */

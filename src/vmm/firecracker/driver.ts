@@ -22,6 +22,7 @@ import { checkFiles, checkSpec } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
 import { adoptProcess } from './adopt.ts';
 import { type ApiCall, ApiClient, FirecrackerApiError } from './api-client.ts';
+import { ChannelRelay } from './channel-relay.ts';
 import {
   bootCalls,
   CPUS_MAX,
@@ -43,7 +44,7 @@ import { awaitApi, drainFirstConnection } from './readiness.ts';
 import { Snapshots } from './snapshots.ts';
 import { type SpawnVmm, spawnVmm } from './spawn.ts';
 import { type FirecrackerVersion, type Quirks, quirksOf, VERSION_FLOOR } from './versions.ts';
-import { FirecrackerVm, type FirecrackerVmOptions, refuseChannelLimits } from './vm.ts';
+import { FirecrackerVm, type FirecrackerVmOptions } from './vm.ts';
 
 export interface FirecrackerDriverOptions {
   /** Name in PATH or absolute path. */
@@ -97,7 +98,7 @@ export async function createFirecrackerDriver(
       hotplugVsock: true,
       hotplugNic: false,
       interactiveConsole: true,
-      channelLimits: false,
+      channelLimits: true,
     },
     machineOf: (size) => machineOf(version, size),
     start: (spec, signal) => start(known, spec, signal),
@@ -130,10 +131,12 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
   try {
     const jail = await known.jail?.(spec);
     if (jail?.release !== undefined) cleanup.push('jail', jail.release);
+    const relay = await makeRelay(known, spec, cleanup);
+    const inner = { ...spec, channelPath: relay.innerPath };
     const place =
       jail === undefined
-        ? await makeDirectPlace(spec, known.binary)
-        : await makeJailPlace(spec, known.path, jail);
+        ? await makeDirectPlace(inner, known.binary)
+        : await makeJailPlace(inner, known.path, jail);
     cleanup.push('directory of Firecracker', () => place.release());
     await furnish(known, place, spec, state);
     throwIfCancelled(signal);
@@ -142,12 +145,13 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     cleanup.push('Firecracker process', () => started.kill());
     const spawnedMs = known.clock.now() - began;
     const user = jail === undefined ? null : { uid: jail.uid, gid: jail.gid };
-    await unlessCancelled(bringUp(known, started, place, { spec, user }), signal);
+    await unlessCancelled(bringUp(known, started, place, { spec: inner, user }), signal);
+    await relay.connect();
     if (jail !== undefined || known.requiresFilter === true) {
       checkConfinement(started.pid ?? 0, jail?.uid ?? null);
     }
     const timings = { spawnedMs, runningMs: known.clock.now() - began };
-    return makeVm(known, spec, { place, process: started, timings, release, isAdopted: false });
+    return makeVm(known, spec, { ...{ place, relay, process: started }, timings, release });
   } catch (error) {
     const failure = await explainFailure(error, process, known.clock);
     await release();
@@ -166,29 +170,44 @@ async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
   }
   const cleanup = new CleanupStack();
   if (jail.release !== undefined) cleanup.push('jail', jail.release);
-  const { place, process } = await adoptProcess(spec, known.path, jail, known.clock).catch(
-    async (error: unknown) => {
-      await releaseAll(cleanup, known.log, spec.id);
-      throw error;
-    },
-  );
-  cleanup.push('directory of Firecracker', () => place.release());
-  cleanup.push('Firecracker process', () => process.kill());
   const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
-  const timings = { spawnedMs: 0, runningMs: 0 };
-  return makeVm(known, spec, { place, process, timings, release, isAdopted: true });
+  try {
+    const relay = await makeRelay(known, spec, cleanup);
+    const inner = { ...spec, channelPath: relay.innerPath };
+    const { place, process } = await adoptProcess(inner, known.path, jail, known.clock);
+    cleanup.push('directory of Firecracker', () => place.release());
+    cleanup.push('Firecracker process', () => process.kill());
+    await relay.connect();
+    const timings = { spawnedMs: 0, runningMs: 0 };
+    return makeVm(known, spec, { place, relay, process, timings, release, isAdopted: true });
+  } catch (error) {
+    await release();
+    throw error;
+  }
+}
+
+async function makeRelay(
+  { clock }: Known,
+  { channelPath, channelLimits = {} }: VmSpec,
+  cleanup: CleanupStack,
+): Promise<ChannelRelay> {
+  const relay = new ChannelRelay(channelPath, channelLimits, clock);
+  cleanup.push('channel', () => relay.close());
+  await relay.prepare();
+  return relay;
 }
 
 function makeVm(
   known: Known,
   spec: VmSpec,
-  parts: Pick<FirecrackerVmOptions, 'place' | 'process' | 'timings' | 'release'> & {
-    readonly isAdopted: boolean;
+  parts: Pick<FirecrackerVmOptions, 'relay' | 'process' | 'timings' | 'release'> & {
+    readonly place: Place;
+    readonly isAdopted?: boolean;
   },
 ): FirecrackerVm {
   const { quirks, clock, tracksDirtyPages = false } = known;
   const { id, channelPath, memoryMib, memoryFd, nic } = spec;
-  const { place, process, isAdopted } = parts;
+  const { place, relay, process, isAdopted = false } = parts;
   const machine = machineOf(known.version, spec);
   return new FirecrackerVm({
     ...{ id, channelPath, clock, ...parts },
@@ -196,12 +215,13 @@ function makeVm(
       ...{ api: process.api, place, quirks, machine, memoryMib, memoryFd },
       ...{ tracksDirtyPages, hasNic: nic !== undefined, isAdopted },
     }),
-    channelReturned: () => settleChannel(known, spec),
+    channelReturned: () => settleChannel(known, relay.innerPath),
   });
 }
 
-async function settleChannel({ quirks, clock }: Known, { channelPath }: VmSpec): Promise<void> {
-  if (quirks.losesFirstConnection) await drainFirstConnection(channelPath, clock);
+/** @param innerPath Firecracker's own socket */
+async function settleChannel({ quirks, clock }: Known, innerPath: string): Promise<void> {
+  if (quirks.losesFirstConnection) await drainFirstConnection(innerPath, clock);
 }
 
 /** As root, Firecracker would make a TAP that is not there, and of a name only. */
@@ -229,7 +249,6 @@ function refuseUnsupported(spec: VmSpec): void {
   if (spec.nic !== undefined && spec.snapshot !== undefined && spec.memoryFd !== undefined) {
     refuse('a card can not be given to a clone that has none');
   }
-  refuseChannelLimits(spec.channelLimits ?? {});
 }
 
 async function furnish(
@@ -309,7 +328,7 @@ async function bringUp(
     }
     await withTap((nic) => load(api, loadCall({ channelName, nic, tracksDirtyPages }, quirks)));
     await place.connectChannel();
-    await settleChannel(known, spec);
+    await settleChannel(known, spec.channelPath);
     return;
   }
   const { cpus: count, memoryMib, guestCid, bootArgs = [] } = spec;
