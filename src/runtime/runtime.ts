@@ -219,6 +219,9 @@ export class Runtime {
   async templateFor(options: SandboxOptions): Promise<Template | null> {
     const isPlain = options.console === undefined || options.console === 'log';
     if (!isPlain || !this.templates.supported) return null;
+    // Templates have no card, and some VMMs can't give a clone one.
+    const wantsCard = (options.network ?? null) !== null || (options.secrets ?? []).length > 0;
+    if (wantsCard && !this.driver.capabilities.hotplugNic) return null;
     const spec = templateSpec(options);
     if (!isDefault(options) && !(await this.templates.has(spec))) return null;
     return await this.templates.prepare(spec);

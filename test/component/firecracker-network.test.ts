@@ -197,6 +197,46 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker with a network${skippe
     expect(links()).toEqual(['lo', 'up0']);
   });
 
+  it('start: what is saved with a card goes on with a fresh TAP, address and MAC of its lease', async () => {
+    await open();
+    const parent = newSandboxId();
+    const before = await start(parent);
+    await host.do('save', parent);
+    await host.do('goOn', parent);
+    await expectReached(parent, before, 'the parent goes on');
+    const fork = newSandboxId();
+    const guest = await host.do<Started>('startFrom', fork, parent, POLICY);
+    expect([guest.mac, guest.address]).not.toEqual([before.mac, before.address]);
+    expect(taps()).toHaveLength(2);
+    // What the guest still takes for its own is nobody's; the agent sets what the lease says.
+    await send(fork, guest, ALLOWED, { text: 'old', from: before.address, fromMac: before.mac });
+    await expectReached(fork, guest, 'the fork');
+    expect(arrived('old')).toBe(false);
+    expect((await host.do<Traffic>('traffic', fork)).refused).toMatchObject({ spoofed: 1 });
+    await expectReached(parent, before, 'the parent still');
+    await host.do('end', parent);
+    const again = await host.do<Started>('startFrom', parent, parent, POLICY);
+    expect(again.mac).toBe(before.mac);
+    await expectReached(parent, again, 'paused and resumed');
+  });
+
+  it('start: who has saved a card gets one, who has saved none gets none', async () => {
+    await open();
+    const [without, carded] = [newSandboxId(), newSandboxId()];
+    await host.do('start', without, null);
+    await start(carded);
+    for (const id of [without, carded]) {
+      await host.do('save', id);
+      await host.do('end', id);
+    }
+    const wanted = await host.refusal('startFrom', newSandboxId(), without, POLICY);
+    expect(wanted).toMatchObject({ code: 'vm_unsupported', remedy: expect.any(String) });
+    const refused = await host.refusal('startFrom', newSandboxId(), carded, null);
+    expect(refused).toMatchObject({ code: 'snapshot_refused', remedy: expect.any(String) });
+    expect(taps()).toEqual([]);
+    await host.do('startFrom', newSandboxId(), without, null);
+  });
+
   it('start: what Firecracker refuses leaves nothing, and the next one starts', async () => {
     await open();
     const failed = newSandboxId();

@@ -41,6 +41,7 @@ import type { JailSpec } from './jailer.ts';
 import { makeDirectPlace, type Place } from './place.ts';
 import { FirecrackerProcess } from './process.ts';
 import { awaitApi, drainFirstConnection } from './readiness.ts';
+import { withoutMark } from './snapshot-card.ts';
 import { Snapshots } from './snapshots.ts';
 import { type SpawnVmm, spawnVmm } from './spawn.ts';
 import { type FirecrackerVersion, type Quirks, quirksOf, VERSION_FLOOR } from './versions.ts';
@@ -120,7 +121,10 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
   refuseUnsupported(spec);
   if (known.jail === undefined && known.spawn === undefined) await checkTap(spec);
   const machine = machineOf(known.version, spec);
-  const state = spec.snapshot === undefined ? null : await readSnapshot(spec.snapshot, machine);
+  const state =
+    spec.snapshot === undefined
+      ? null
+      : withoutMark(await readSnapshot(spec.snapshot, machine), spec.nic !== undefined);
   if (spec.snapshot?.memoryPath !== undefined) {
     await checkMemoryFile(spec.snapshot.memoryPath, spec.memoryMib);
   }
@@ -245,9 +249,6 @@ function refuseUnsupported(spec: VmSpec): void {
   };
   if (spec.nic !== undefined && spec.nic.tapName === undefined && spec.nic.lend === undefined) {
     refuse('a network card needs a TAP that is named or lent');
-  }
-  if (spec.nic !== undefined && spec.snapshot !== undefined && spec.memoryFd !== undefined) {
-    refuse('a card can not be given to a clone that has none');
   }
 }
 
