@@ -41,12 +41,12 @@ export async function lendTap(
     handOut(attempt, tap, borrower);
     await tap.close();
     if (isSameNamespace(ours, theirs)) {
-      await withinTime(attempt, open(tap.name), clock);
+      await withinTime(attempt, () => open(tap.name), clock);
       return false;
     }
     await moveBetween(tap.linkIndex, ours, theirs);
     try {
-      await withinTime(attempt, open(tap.name), clock);
+      await withinTime(attempt, () => open(tap.name), clock);
     } catch (error) {
       await moveBetween(tap.linkIndex, theirs, ours).catch((second: unknown) =>
         ignore(second, 'the first is told, and the TAP goes with the namespace'),
@@ -78,15 +78,17 @@ function handOut(attempt: string, { fd }: Tap, { user }: TapBorrower): void {
   }
 }
 
-async function withinTime(attempt: string, opening: Promise<void>, clock: Clock): Promise<void> {
+async function withinTime(attempt: string, open: () => Promise<void>, clock: Clock): Promise<void> {
   const late = Promise.withResolvers<never>();
   const cancel = clock.after(LOAN_MS_MAX, () =>
     late.reject(new LinkError('busy', `${attempt}: it was not opened in ${LOAN_MS_MAX} ms`)),
   );
+  late.promise.catch((error: unknown) => ignore(error, 'it lost the race'));
+  const opening = open();
+  opening.catch((error: unknown) => ignore(error, 'who waits for it is told, or it is late'));
   try {
     await Promise.race([opening, late.promise]);
   } finally {
     cancel();
-    opening.catch((error: unknown) => ignore(error, 'who waits for it was told, or it is late'));
   }
 }

@@ -89,8 +89,8 @@ export async function judgeFirecracker(binary: string): Promise<FirecrackerVerdi
 
 /**
  * Firecracker only where it is asked for, or where there is no QEMU and no jail is wanted: by itself nothing is
- * chosen that is confined less than what was asked for. Sandboxes on it have no network and no limits of the
- * channel yet (docs/firecracker.md).
+ * chosen that is confined less than what was asked for. Sandboxes on it get no network while they run
+ * (docs/firecracker.md).
  * @throws RuntimeError `no_accelerator` when what is asked for can't run here
  */
 export function chooseVmm(

@@ -100,6 +100,22 @@ describe('leases', () => {
     expect(await records()).toEqual([]);
   });
 
+  it.each([false, true])(
+    'one that is lent and not opened goes with its lease, and the next is leased (its VMM is killed: %s)',
+    async (dies) => {
+      await a.do('openStill', stateDir);
+      const id = newSandboxId();
+      await a.do('lease', id);
+      const refusal = await a.refusal('lendInVain', id, dies);
+      expect(refusal).toMatchObject({ code: 'busy', message: expect.stringContaining('20000 ms') });
+      await a.do('release', id);
+      expect(links()).toEqual(['lo']);
+      expect(ruleset()).not.toContain(id);
+      await a.do('lease', newSandboxId());
+      expect(links()).toHaveLength(2);
+    },
+  );
+
   it('two hundred at once have an address each, and go all at once without a descriptor or a rule left', async () => {
     await a.do('open', stateDir);
     const empty = ruleset();
