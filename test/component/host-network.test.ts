@@ -3,6 +3,7 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { sleep } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { ANCHOR_PREFIX } from '../../src/net/xdp-anchor.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
@@ -253,6 +254,26 @@ describe('several processes', () => {
     await b.do('close');
     expect(links()).toEqual(['lo']);
     expect(forwarding()).toBe('0');
+  });
+
+  it('do not choose the address of a TAP that is lent: it comes back to it', async () => {
+    const b = beside();
+    for (const one of [a, b]) await one.do('open', stateDir);
+    const [lent, other] = [newSandboxId(), newSandboxId()];
+    const first = await a.do<Leased>('lease', lent);
+    await a.do('lend', lent);
+    expect(links()).not.toContain(first.interfaceName);
+    const leasing = b.do<Leased>('lease', other);
+    // Time enough to do it wrong.
+    await Promise.race([leasing, sleep(300)]);
+    await a.do('takeBack');
+    expect((await leasing).address).not.toBe(first.address);
+    expect(a.ip('addr', 'show', first.interfaceName)).toMatchObject([
+      { flags: expect.arrayContaining(['UP']), addr_info: [{ local: first.gateway }] },
+    ]);
+    expect(a.ip('neigh', 'show', 'dev', first.interfaceName)).toMatchObject([
+      { dst: first.address, lladdr: first.mac, state: ['PERMANENT'] },
+    ]);
   });
 
   it('choose at the same time, and none twice', async () => {
