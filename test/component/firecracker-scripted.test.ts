@@ -354,12 +354,12 @@ describe('versions', () => {
     ],
   ])('start: a clone on %s', async (version, expected, absent) => {
     await makeDriver('good', version, { allowOlder: true });
-    const spec = bench.spec({ memoryMib: 64 });
+    const nic = { tapFd: -1, tapName: 'lo', mac: 'aa:fc:00:00:00:01' };
+    const spec = bench.spec({ memoryMib: 64, nic });
     const vm = await bench.start(spec);
     const paths = { statePath: join(spec.dir, 's'), memoryPath: join(spec.dir, 'm') };
     const snapshot = await vm.saveWhole?.(paths);
     if (snapshot === undefined) throw new Error('no snapshot');
-    const nic = { tapFd: -1, tapName: 'lo', mac: 'aa:fc:00:00:00:01' };
     await bench.start(bench.spec({ memoryMib: 64, snapshot, nic }));
     const [call, body] = asked().at(-1) ?? [];
     expect(call).toBe('PUT /snapshot/load');
