@@ -36,7 +36,7 @@ import {
   type SandboxSpec,
 } from '../sandbox/spec.ts';
 import { type SandboxParts, Supervisor } from '../sandbox/supervisor.ts';
-import { DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
+import { canBeCloned, DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { warmSparseThreads } from '../sys/sparse-threads.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
@@ -217,11 +217,8 @@ export class Runtime {
    * @throws SandboxError, ImageError when it can't be had
    */
   async templateFor(options: SandboxOptions): Promise<Template | null> {
-    const isPlain = options.console === undefined || options.console === 'log';
-    if (!isPlain || !this.templates.supported) return null;
-    // Templates have no card, and some VMMs can't give a clone one.
-    const wantsCard = (options.network ?? null) !== null || (options.secrets ?? []).length > 0;
-    if (wantsCard && !this.driver.capabilities.hotplugNic) return null;
+    const isPossible = canBeCloned(options, this.driver.capabilities);
+    if (!isPossible || !this.templates.supported) return null;
     const spec = templateSpec(options);
     if (!isDefault(options) && !(await this.templates.has(spec))) return null;
     return await this.templates.prepare(spec);
