@@ -39,6 +39,7 @@ import type { HostNetwork, NetworkLease, NetworkRequest } from './lease.ts';
 import { LeaseRecords } from './lease-record.ts';
 import { LinkError, linkError } from './link-errors.ts';
 import { LinkRemoval, removeLink } from './link-removal.ts';
+import { confineLink } from './link-settings.ts';
 import { Links } from './links.ts';
 import { GuardError, type MetadataGuard, MetadataGuards } from './metadata-guard.ts';
 import { Nft } from './nft.ts';
@@ -47,6 +48,7 @@ import { SandboxLease, type SandboxLeaseOptions } from './sandbox-lease.ts';
 import { ownerCounter, type TableOwner } from './table-owners.ts';
 import { TableProbe } from './table-probe.ts';
 import { openTap, type Tap } from './tap.ts';
+import { lendTap } from './tap-loan.ts';
 import { XdpAnchor } from './xdp-anchor.ts';
 
 /** The network is the host's, not a home's, so all of them share it; gone with the boot, as links are. */
@@ -274,7 +276,8 @@ class KernelNetwork implements HostNetwork {
       const { upstreams = hostResolvers(this.#log) } = this.#options;
       const { policy, limits = {}, bytesUsed = 0, destinationBytesUsed = {}, secrets } = request;
       const terms = { policy, limits, bytesUsed, destinationBytesUsed, secrets };
-      const own = { addresses, tap, guard, mtu, ...terms, upstreams, clock: this.#clock };
+      const lend: NetworkLease['lend'] = (...to) => this.#lend({ addresses, tap }, ...to);
+      const own = { addresses, tap, lend, guard, mtu, ...terms, upstreams, clock: this.#clock };
       const record: SandboxLeaseOptions['record'] = (...now) =>
         this.#records.write(id, this.#owner, ...now);
       cleanup.push('record', () => this.#records.remove(id));
@@ -358,6 +361,19 @@ class KernelNetwork implements HostNetwork {
     this.#links.addAddress({ linkIndex, address: hostAddress, prefixLength: prefix });
     this.#links.change(linkIndex, { up: true });
     this.#links.setNeighbour(linkIndex, guestAddress, guestMac);
+  }
+
+  /** Others must not choose its addresses while no link has them. */
+  #lend(
+    { addresses, tap }: Pick<Taken, 'addresses' | 'tap'>,
+    ...to: Parameters<NetworkLease['lend']>
+  ): Promise<void> {
+    return this.#lock.hold(async () => {
+      if (!(await lendTap(tap, ...to, this.#clock))) return;
+      // Of the link the kernel keeps name, number, MAC, alias and XDP, and no setting.
+      confineLink(tap.name);
+      this.#raise(tap, addresses);
+    });
   }
 
   #removeDeadLinks(): void {

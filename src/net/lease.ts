@@ -49,6 +49,13 @@ export interface NetworkLease {
   /** The VMM has its own copy of the descriptor: from now on the TAP lives as long as the VMM holds it. */
   handedOver(): Promise<void>;
   /**
+   * To a VMM that opens its TAP by name, instead of inheriting `tapFd`, which is closed: the TAP is in the VMM's
+   * network namespace while `open` runs, and nothing passes it. Afterwards it is as it was, until `release`.
+   * @param open has the VMM open the TAP of that name
+   * @throws LinkError, NetError `host_state`: the lease is of no use then; and what `open` throws
+   */
+  lend(borrower: TapBorrower, open: (name: string) => Promise<void>): Promise<void>;
+  /**
    * Holds for connections from now on; those that it forbids are closed.
    * @param limits absent: as they are. What is used of a budget stays used; connections are counted anew when
    * their limit is another.
@@ -65,6 +72,13 @@ export interface NetworkLease {
   gatewayUse(): GatewayUse;
   /** Idempotent. Nothing of it is left on the host. */
   release(): Promise<void>;
+}
+
+/** A VMM. */
+export interface TapBorrower {
+  readonly pid: number;
+  /** As whom it opens the TAP; null: as root. */
+  readonly user: { readonly uid: number; readonly gid: number } | null;
 }
 
 export interface NetworkRequest {

@@ -12,6 +12,7 @@
 
 import { SyscallError } from '../sys/libc.ts';
 import { NetlinkSocket } from '../sys/netlink-socket.ts';
+import { inNetworkNamespace } from '../sys/network-namespace.ts';
 import { LinkError, linkError } from './link-errors.ts';
 import { type LinkOwner, parseOwner } from './link-owner.ts';
 import { NetlinkExchange, type Outcome } from './netlink-exchange.ts';
@@ -32,6 +33,7 @@ import {
   getLink,
   type Link,
   type LinkChange,
+  moveLink,
   newLink,
   parseLink,
 } from './rtnetlink-link.ts';
@@ -133,20 +135,8 @@ export class Links {
    * @throws LinkError `not_found`: there is none
    */
   async removeGroup(group: number): Promise<void> {
-    const attempt = `remove the links of group ${group}`;
     // A socket of its own: others are asked meanwhile.
-    const socket = openSocket();
-    try {
-      const exchange = new NetlinkExchange(deleteGroup(group), 1, socket.portId);
-      await socket.sendOffThread(exchange.output);
-      for (let datagram = socket.receive(); datagram; datagram = socket.receive())
-        exchange.receive(datagram);
-      resultOf(attempt, exchange.outcome);
-    } catch (error) {
-      throw error instanceof SyscallError ? linkError(attempt, error.code, error) : error;
-    } finally {
-      socket.close();
-    }
+    await askOffThread(`remove the links of group ${group}`, deleteGroup(group), openSocket());
   }
 
   /** @param linkIndex 0 or absent: of all links. */
@@ -258,6 +248,44 @@ export class Links {
       if (error instanceof SyscallError) throw linkError(attempt, error.code, error);
       throw error;
     }
+  }
+}
+
+/**
+ * Moves a link between network namespaces, on another thread: it takes 20 ms. See `moveLink`.
+ * @param fromFd the namespace that it is in
+ * @throws LinkError `not_found`; `busy`, `exists`: its number or name is taken there
+ */
+export async function moveBetween(linkIndex: number, fromFd: number, toFd: number): Promise<void> {
+  const attempt = `move link ${linkIndex} to another network namespace`;
+  const socket = inNamespace(attempt, fromFd);
+  await askOffThread(attempt, moveLink(linkIndex, toFd), socket);
+}
+
+function inNamespace(attempt: string, fd: number): NetlinkSocket {
+  try {
+    return inNetworkNamespace(fd, openSocket);
+  } catch (error) {
+    throw error instanceof SyscallError ? linkError(attempt, error.code, error) : error;
+  }
+}
+
+/** What the kernel needs long for. Closes the socket. */
+async function askOffThread(
+  attempt: string,
+  request: Request,
+  socket: NetlinkSocket,
+): Promise<void> {
+  try {
+    const exchange = new NetlinkExchange(request, 1, socket.portId);
+    await socket.sendOffThread(exchange.output);
+    for (let datagram = socket.receive(); datagram; datagram = socket.receive())
+      exchange.receive(datagram);
+    resultOf(attempt, exchange.outcome);
+  } catch (error) {
+    throw error instanceof SyscallError ? linkError(attempt, error.code, error) : error;
+  } finally {
+    socket.close();
   }
 }
 

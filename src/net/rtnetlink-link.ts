@@ -32,8 +32,10 @@ const ATTRIBUTE = {
   linkInfo: 18,
   alias: 20,
   group: 27,
+  namespaceFd: 28,
   extensionMask: 29,
   xdp: 43,
+  newIndex: 49,
 } as const;
 const INFO_KIND = 1;
 /** Inside `xdp`: IFLA_XDP_*. */
@@ -125,6 +127,18 @@ export function newLink(name: string, kind: string): Request {
   const info: AttributeSpec = [ATTRIBUTE.linkInfo, [[INFO_KIND, new TextEncoder().encode(kind)]]];
   const flags = FLAG.ack | FLAG.create | FLAG.exclusive;
   return { type: LINK_TYPE.new, flags, body: body({}, [nameAttribute(name), info]) };
+}
+
+/**
+ * Into another network namespace, under the same name and number there (the number from Linux 5.16 on; before, the
+ * kernel takes another where somebody has it). It is down afterwards, without addresses, routes and neighbours.
+ */
+export function moveLink(index: number, namespaceFd: number): Request {
+  const attributes: AttributeSpec[] = [
+    [ATTRIBUTE.namespaceFd, u32(namespaceFd)],
+    [ATTRIBUTE.newIndex, u32(index)],
+  ];
+  return { type: LINK_TYPE.set, flags: FLAG.ack, body: body({ index }, attributes) };
 }
 
 export function deleteLink(index: number): Request {

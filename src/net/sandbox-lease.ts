@@ -20,7 +20,13 @@ import { Gateway, type GatewayEvent, type OpenConnections } from './gateway.ts';
 import type { Destination } from './gateway-judge.ts';
 import { GuestConnections } from './guest-connection.ts';
 import type { HostTable, Tabled } from './host-table.ts';
-import type { GatewayUse, LeaseLimits, NetworkLease, NetworkTraffic } from './lease.ts';
+import type {
+  GatewayUse,
+  LeaseLimits,
+  NetworkLease,
+  NetworkTraffic,
+  TapBorrower,
+} from './lease.ts';
 import { ListenError } from './listen-error.ts';
 import type { MetadataGuard } from './metadata-guard.ts';
 import type { MetadataDrops } from './metadata-xdp.ts';
@@ -45,6 +51,8 @@ const NO_DROPS: MetadataDrops = { metadata: 0, unreadable: 0 };
 export interface SandboxLeaseOptions {
   readonly addresses: AddressLease;
   readonly tap: Pick<Tap, 'name' | 'fd' | 'close'>;
+  /** See `NetworkLease.lend`. */
+  readonly lend: NetworkLease['lend'];
   /** Absent: this host has no BPF for us. */
   readonly guard: MetadataGuard | undefined;
   readonly mtu: number;
@@ -93,6 +101,7 @@ export class SandboxLease implements NetworkLease {
   #ports: { readonly dnsPort: number; readonly gatewayPort: number } | undefined;
   #changes: Promise<unknown> = Promise.resolve();
   #isTabled = false;
+  #loan: Promise<void> = Promise.resolve();
 
   /** @param cleanup with what was acquired before; `release` runs it */
   constructor(options: SandboxLeaseOptions, cleanup: CleanupStack) {
@@ -188,6 +197,12 @@ export class SandboxLease implements NetworkLease {
     return this.#options.tap.close();
   }
 
+  lend(borrower: TapBorrower, open: (name: string) => Promise<void>): Promise<void> {
+    const loan = this.#options.lend(borrower, open);
+    this.#loan = loan.catch((error: unknown) => ignore(error, 'the caller has it'));
+    return loan;
+  }
+
   setPolicy(policy: EgressPolicy, limits?: LeaseLimits): Promise<void> {
     return this.#change(() => ({ asked: policy, ...(limits === undefined ? {} : { limits }) }));
   }
@@ -237,8 +252,10 @@ export class SandboxLease implements NetworkLease {
     this.#gateway.closeSandbox(addresses.id);
   }
 
-  release(): Promise<void> {
-    return this.#cleanup.run();
+  async release(): Promise<void> {
+    // What is away could not be removed.
+    await this.#loan;
+    await this.#cleanup.run();
   }
 
   /** Port 53, or any where another program has that of all addresses: the packet filter redirects. */

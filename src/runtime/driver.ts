@@ -6,21 +6,20 @@ import type { Config } from '../config.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import { VmmError } from '../vmm/errors.ts';
 import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
-import type { Launch } from '../vmm/launch.ts';
 import { type ProbeVerdict, probeAccelerator } from '../vmm/probe.ts';
 import { createQemuDriver } from '../vmm/qemu/driver.ts';
 import type { VsockHost } from '../vsock/host.ts';
 import { RuntimeError } from './errors.ts';
 import type { Home } from './home.ts';
 import { type Confinement, confine } from './jail.ts';
+import type { VmmMemory } from './vmm-memory.ts';
 
 export async function makeDriver(options: {
   config: Config;
   home: Home;
   log: Log;
   vsock: VsockHost;
-  /** Put around how VMMs are started. */
-  around: (launch: Launch) => Launch;
+  memory: VmmMemory;
 }): Promise<{ driver: VmmDriver; confinement: Confinement }> {
   const { config, home, log, vsock } = options;
   if (config.vmm !== 'qemu') {
@@ -38,7 +37,7 @@ export async function makeDriver(options: {
       }
       if (vmm === 'firecracker') {
         const { makeFirecracker } = await import('./firecracker.ts');
-        return await makeFirecracker({ config, home, log });
+        return await makeFirecracker({ config, home, log, memory: options.memory });
       }
     }
   }
@@ -46,7 +45,7 @@ export async function makeDriver(options: {
     probeAccelerator({ cacheDir: home.cacheDir }),
     confine({ config, home, log, binary: QEMU_BINARY }),
   ]);
-  const launch = options.around(confinement.launch);
+  const launch = options.memory.around(confinement.launch);
   const { ownFilter } = confinement;
   try {
     const driver = await createQemuDriver({
@@ -90,8 +89,8 @@ export async function judgeFirecracker(binary: string): Promise<FirecrackerVerdi
 
 /**
  * Firecracker only where it is asked for, or where there is no QEMU and no jail is wanted: by itself nothing is
- * chosen that is confined less than what was asked for. Sandboxes on it have no network and no limits of the
- * channel yet (docs/firecracker.md).
+ * chosen that is confined less than what was asked for. Sandboxes on it get no network while they run
+ * (docs/firecracker.md).
  * @throws RuntimeError `no_accelerator` when what is asked for can't run here
  */
 export function chooseVmm(

@@ -33,6 +33,7 @@ import { reclaimJails } from '../vmm/firecracker/reclaim.ts';
 import { spawnVmm } from '../vmm/firecracker/spawn.ts';
 import type { Home } from './home.ts';
 import { STATE_DIR, uidRange } from './jail.ts';
+import type { VmmMemory } from './vmm-memory.ts';
 
 export type FirecrackerConfig = Pick<
   Config,
@@ -43,6 +44,8 @@ export interface FirecrackerOptions {
   readonly config: FirecrackerConfig;
   readonly home: Pick<Home, 'cacheDir' | 'runDir'>;
   readonly log: Log;
+  /** Absent: nobody watches the memory of VMMs. */
+  readonly memory?: Pick<VmmMemory, 'lastLook'>;
   /** For tests: see `FirecrackerDriverOptions`. */
   readonly allowOlder?: boolean;
   /** For who looks into it: a jail that lacks something is one, also under `enforce`. */
@@ -87,7 +90,7 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
   const cgroups = await openCgroups(log);
   const limited = cgroups?.missing === null ? cgroups : null;
   const ids = new UserIds(join(STATE_DIR, 'jail'), uidRange(config.jailUids));
-  const parts: Parts = { jailer, baseDir, ids, cgroups: limited };
+  const parts: Parts = { jailer, baseDir, ids, cgroups: limited, memory: options.memory };
   await probe(parts, binary);
   return {
     holds: [
@@ -98,8 +101,9 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
     specOf: async ({ id, memoryMib, cpus, overlayPath, rootImagePath, nic, diskLimits = {} }) => {
       const disks = { paths: [rootImagePath, overlayPath], limits: diskLimits };
       const diskBytes = (await stat(overlayPath)).size;
-      // A card is a device of the namespace that its TAP is in.
-      return jailSpec(parts, { id, memoryMib, cpus, diskBytes, disks, ownNet: nic === undefined });
+      // A TAP that is not lent is a device of the namespace that it is in.
+      const ownNet = nic?.tapName === undefined;
+      return jailSpec(parts, { id, memoryMib, cpus, diskBytes, disks, ownNet });
     },
     close: () => Promise.resolve(),
   };
@@ -110,6 +114,7 @@ interface Parts {
   readonly baseDir: string;
   readonly ids: UserIds;
   readonly cgroups: Cgroups | null;
+  readonly memory: FirecrackerOptions['memory'];
 }
 
 interface Jailed {
@@ -122,7 +127,7 @@ interface Jailed {
 }
 
 /** @returns what holds a user id and a control group until its `release` */
-function jailSpec({ jailer, baseDir, ids, cgroups }: Parts, vm: Jailed): JailSpec {
+function jailSpec({ jailer, baseDir, ids, cgroups, memory }: Parts, vm: Jailed): JailSpec {
   const { uid, lockFd } = ids.take();
   let cgroup: Cgroup | undefined;
   try {
@@ -139,6 +144,7 @@ function jailSpec({ jailer, baseDir, ids, cgroups }: Parts, vm: Jailed): JailSpe
     wrapper: wrapperOf(vm, cgroup?.dirs ?? []),
     limitDisks: (limits) => cgroup?.limitIo(ioLimits(vm.disks.paths, limits)),
     release: () => {
+      memory?.lastLook(cgroup?.dirs ?? []);
       released ??= release(cgroup, lockFd);
       return released;
     },

@@ -6,7 +6,9 @@ import { systemClock } from '../base/clock.ts';
 import { CodedError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { assertLimitable, parsePolicy } from '../net/egress-rules.ts';
+import { NetError } from '../net/errors.ts';
 import type { HostNetwork } from '../net/lease.ts';
+import { LinkError } from '../net/link-errors.ts';
 import type { EgressPolicy } from '../net/policy.ts';
 import { decryptsAny } from '../net/request-policy.ts';
 import type { EgressSecrets } from '../net/secret.ts';
@@ -79,6 +81,16 @@ export class Network {
       tapFd: lease.tapFd,
       guest: lease.guest,
       handedOver: () => orUnavailable(lease.handedOver()),
+      lend: async (...to) => {
+        try {
+          await lease.lend(...to);
+        } catch (error) {
+          // Else it is the VMM that failed.
+          throw error instanceof LinkError || error instanceof NetError
+            ? unavailable(error)
+            : error;
+        }
+      },
       setPolicy: async (changed) => {
         const asked = readPolicy(changed);
         if (trust === undefined && decryptsAny(asked)) {

@@ -36,11 +36,10 @@ import {
   type SandboxSpec,
 } from '../sandbox/spec.ts';
 import { type SandboxParts, Supervisor } from '../sandbox/supervisor.ts';
-import { DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
+import { canBeCloned, DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { warmSparseThreads } from '../sys/sparse-threads.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
-import type { Launch } from '../vmm/launch.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { checkVmmChoice, makeDriver } from './driver.ts';
@@ -174,8 +173,7 @@ export class Runtime {
       const vsock = createVsockHost({ log, requireSealedMemory: true });
       cleanup.push('vsock worker', () => vsock.close());
       const vmmMemory = new VmmMemory(systemClock);
-      const around = (launch: Launch): Launch => vmmMemory.around(launch);
-      const made = await makeDriver({ config, home, log, vsock, around });
+      const made = await makeDriver({ config, home, log, vsock, memory: vmmMemory });
       const { confinement } = made;
       cleanup.push('jail', () => confinement.close());
       const violations = openViolations(made.driver.name, log);
@@ -245,8 +243,8 @@ export class Runtime {
    * @throws SandboxError, ImageError when it can't be had
    */
   async templateFor(options: SandboxOptions): Promise<Template | null> {
-    const isPlain = options.console === undefined || options.console === 'log';
-    if (!isPlain || !this.templates.supported) return null;
+    const isPossible = canBeCloned(options, this.driver.capabilities);
+    if (!isPossible || !this.templates.supported) return null;
     const spec = templateSpec(options);
     if (!isDefault(options) && !(await this.templates.has(spec))) return null;
     return await this.templates.prepare(spec);

@@ -9,7 +9,8 @@ import type { Launch } from '../vmm/launch.ts';
 
 export class VmmMemory {
   readonly #clock: Clock;
-  readonly #watched = new Map<number, CgroupMemory>();
+  /** By the directory of the group. */
+  readonly #watched = new Map<string, CgroupMemory>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -20,21 +21,29 @@ export class VmmMemory {
     const dir = memoryGroup(`${vmmPid}`);
     if (dir === undefined || dir === memoryGroup('self')) return null;
     const memory = new CgroupMemory(dir, this.#clock);
-    this.#watched.set(vmmPid, memory);
+    this.#watched.set(dir, memory);
     return memory;
   }
 
-  /** Its VMMs' groups are looked at once more before they go: what the kernel has done to them is known then. */
+  /** Groups are about to go: what the kernel has done in them is known then. Fine for those that nobody watches. */
+  lastLook(groups: readonly string[]): void {
+    for (const dir of groups) {
+      this.#watched.get(dir)?.look();
+      this.#watched.delete(dir);
+    }
+  }
+
+  /** Of VMMs that are started so, each group is looked at before it goes. */
   around(launch: Launch): Launch {
     return async (plan) => {
       const launched = await launch(plan);
+      const group = launched.pid.then(
+        (pid) => memoryGroup(`${pid}`),
+        (error: unknown) => ignore(error, 'the start has told it'),
+      );
       const release = async (): Promise<void> => {
-        const pid = await launched.pid.catch((error: unknown) => {
-          ignore(error, 'the start has told it');
-          return 0;
-        });
-        this.#watched.get(pid)?.look();
-        this.#watched.delete(pid);
+        const dir = await group;
+        if (dir !== undefined) this.lastLook([dir]);
         await launched.release();
       };
       return { ...launched, release };

@@ -34,6 +34,7 @@ function world(fail?: string) {
     connect: () => Promise.reject(new Error('no guest here')),
     guest: SETTINGS,
     handedOver: () => step('handed over'),
+    lend: (_vmm, open) => open('tap0'),
     setPolicy: ({ mode }) => step(`policy ${mode}`),
     setSecrets: () => step('secrets'),
     trust: undefined,
@@ -111,6 +112,22 @@ describe('NetworkCard', () => {
       expect(card.settings).toEqual(SETTINGS);
     },
   );
+
+  it('set: a VMM that plugs no cards keeps the one that it started with, and nothing passes it', async () => {
+    const { card, guest, done } = world();
+    const vm = {} as Vm;
+    await expect(card.set(POLICY, vm, guest)).rejects.toMatchObject({
+      code: 'network_unavailable',
+      remedy: expect.stringContaining('start it with a network'),
+    });
+    expect(card.policy).toBeNull();
+    await card.lease(POLICY);
+    done.splice(0);
+    await card.set(null, vm, guest);
+    expect(done).toEqual(['policy none']);
+    expect(card.policy?.mode).toBe('none');
+    expect(card.settings).toEqual(SETTINGS);
+  });
 
   it('set: a policy that is refused leaves the card as it is', async () => {
     const { card, vm, guest } = world('policy open');

@@ -83,7 +83,8 @@ export class NetworkCard {
     }
     this.#lease = lease;
     this.#policy = asked;
-    return { tapFd: lease.tapFd, mac: lease.guest.mac };
+    const { tapFd, guest } = lease;
+    return { tapFd, mac: guest.mac, lend: (...to) => lease.lend(...to) };
   }
 
   /**
@@ -107,7 +108,9 @@ export class NetworkCard {
     const nic = await this.lease(policy, secrets);
     try {
       if (vm.nicHotplug === undefined) {
-        throw new SandboxError('network_unavailable', 'this VMM plugs no network cards');
+        throw new SandboxError('network_unavailable', 'this VMM plugs no network cards', {
+          remedy: 'start it with a network (mode "none" lets nothing through), or choose QEMU',
+        });
       }
       await vm.nicHotplug.plugNic(nic);
       await this.handedOver();
@@ -154,8 +157,10 @@ export class NetworkCard {
     const nothing = { ...NOTHING, limits: this.#policy?.limits ?? {} };
     await this.#lease.setPolicy(nothing);
     this.#policy = nothing;
+    // It goes on with a card that nothing passes.
+    if (vm.nicHotplug === undefined) return;
     await guest.update({ network: null });
-    await vm.nicHotplug?.unplugNic();
+    await vm.nicHotplug.unplugNic();
     await this.#giveBack();
   }
 

@@ -47,7 +47,7 @@ export interface BridgePort {
 export interface SandboxNetwork
   extends Pick<
     NetworkLease,
-    'tapFd' | 'guest' | 'handedOver' | 'traffic' | 'gatewayUse' | 'release'
+    'tapFd' | 'guest' | 'handedOver' | 'lend' | 'traffic' | 'gatewayUse' | 'release'
   > {
   /** To what listens at the guest's address. @throws SandboxError `port_unreachable` */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;

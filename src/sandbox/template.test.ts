@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { DEFAULT_TEMPLATE, type TemplateInputs, templateKey } from './template.ts';
+import { canBeCloned, DEFAULT_TEMPLATE, type TemplateInputs, templateKey } from './template.ts';
 
 const inputs: TemplateInputs = {
   spec: DEFAULT_TEMPLATE,
@@ -36,5 +36,20 @@ describe('templateKey', () => {
     const kernelDigest = `${inputs.kernelDigest}r`;
     const rootImageDigest = inputs.rootImageDigest.slice(1);
     expect(templateKey({ ...inputs, kernelDigest, rootImageDigest })).not.toBe(templateKey(inputs));
+  });
+});
+
+describe('canBeCloned', () => {
+  const network = { mode: 'open' } as const;
+  const secrets = [{ name: 'KEY', value: 'x', hosts: ['api.example.com'] }];
+  it.each([
+    ['a plain one', {}, true, true],
+    ['one with a network', { network }, true, false],
+    ['one with secrets', { secrets }, true, false],
+    ['one that says that it wants no network', { network: null, secrets: [] }, true, true],
+    ['one with a terminal', { console: 'interactive' as const }, false, false],
+  ])('%s, with and without a VMM that plugs cards', (_what, options, plugs, plugsNone) => {
+    expect(canBeCloned(options, { hotplugNic: true })).toBe(plugs);
+    expect(canBeCloned(options, { hotplugNic: false })).toBe(plugsNone);
   });
 });

@@ -6,7 +6,8 @@
  * Two keys that differ in anything are two templates: one is never loaded in place of the other.
  */
 import { createHash } from 'node:crypto';
-import { DEFAULTS, type SandboxSpec } from './spec.ts';
+import type { VmmCapabilities } from '../vmm/driver.ts';
+import { DEFAULTS, type SandboxOptions, type SandboxSpec } from './spec.ts';
 
 /** The part of a sandbox's spec that is cast into its template; all else is bound when a clone starts. */
 export type TemplateSpec = Pick<SandboxSpec, 'cpus' | 'memoryMib' | 'diskMib' | 'warm'>;
@@ -45,6 +46,16 @@ export const TEMPLATE_BOOT_ARGS: readonly string[] = ['init_on_free=1'];
 
 /** Raise when a template is built in another way. */
 const FORMAT = 2;
+
+/** Whether a clone can become what is asked for. Templates have a console that is logged, and no network card. */
+export function canBeCloned(
+  { console = 'log', network = null, secrets = [] }: SandboxOptions,
+  { hotplugNic }: Pick<VmmCapabilities, 'hotplugNic'>,
+): boolean {
+  // Secrets come with a network.
+  const wantsCard = network !== null || secrets.length > 0;
+  return console === 'log' && (hotplugNic || !wantsCard);
+}
 
 /** Hexadecimal SHA-256. */
 export function templateKey(inputs: TemplateInputs): string {

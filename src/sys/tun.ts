@@ -50,15 +50,18 @@ export function createTap({ name, owner }: TapOptions): number {
     const flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL;
     new DataView(request.buffer).setUint16(16, flags, true);
     check(ioctlBuffer(fd, TUNSETIFF, request), `TUNSETIFF ${name}`);
-    if (owner !== undefined) {
-      check(ioctlNumber(fd, TUNSETOWNER, owner.uid), `TUNSETOWNER ${name}`);
-      check(ioctlNumber(fd, TUNSETGROUP, owner.gid), `TUNSETGROUP ${name}`);
-    }
+    if (owner !== undefined) setTapOwner(fd, owner);
     return fd;
   } catch (error) {
     closeSync(fd);
     throw error;
   }
+}
+
+/** Who may open it without CAP_NET_ADMIN from now on. @throws SyscallError */
+export function setTapOwner(fd: number, { uid, gid }: NonNullable<TapOptions['owner']>): void {
+  check(ioctlNumber(fd, TUNSETOWNER, uid), `TUNSETOWNER fd ${fd}`);
+  check(ioctlNumber(fd, TUNSETGROUP, gid), `TUNSETGROUP fd ${fd}`);
 }
 
 /** Keeps the interface of `fd` when the last descriptor of it is closed. @throws SyscallError */

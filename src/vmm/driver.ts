@@ -80,9 +80,24 @@ export interface NicSpec {
    * `tapFd` is −1 then.
    */
   readonly tapName?: string;
+  /** The same of the TAP of `tapFd`, which is lent: see `NicLender`. Drivers that take `tapFd` leave it. */
+  readonly lend?: NicLender;
   /** `aa:fc:00:00:00:01`, unique on this host. */
   readonly mac: string;
 }
+
+/**
+ * Makes a TAP one that the VMM may open, in the network namespace that it is in, while `open` runs. Before and
+ * afterwards it is in that of its owner, where all its packets go.
+ * @param vmm its process; `user`: as whom it runs, null: as root
+ */
+export type NicLender = (
+  vmm: {
+    readonly pid: number;
+    readonly user: { readonly uid: number; readonly gid: number } | null;
+  },
+  open: (tapName: string) => Promise<void>,
+) => Promise<void>;
 
 /** The devices of a VM that stands still; its RAM and its overlay disk are files of the caller's. */
 export interface VmSnapshot {

@@ -1,4 +1,5 @@
 /** What a real Firecracker gives its guest, and how it ends. */
+import { randomBytes } from 'node:crypto';
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,8 +11,9 @@ import {
   createFirecrackerDriver,
   type FirecrackerDriverOptions,
 } from '../../src/vmm/firecracker/driver.ts';
+import { TURN_BYTES_MAX } from '../../src/vmm/firecracker/relay-flow.ts';
 import { FirecrackerVm } from '../../src/vmm/firecracker/vm.ts';
-import { readAll } from '../support/channel.ts';
+import { readAll, readBytes } from '../support/channel.ts';
 import { ask, HELLO_PORT, openCommand, VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
@@ -113,6 +115,26 @@ describe.skipIf(typeof files === 'string')(`Firecracker devices${skipped}`, () =
     expect(await isThrottled(clone)).toBe(false);
     await clone.setDiskLimits(slow);
     expect(await isOnceThrottled(clone)).toBe(true);
+  });
+
+  it('setChannelLimits: bytes wait for their tokens, and go on when there is no limit any more', async () => {
+    const of = await makeBench();
+    // After what is in the bucket, nothing for days.
+    const limit = { size: 1024, refillPerSecond: 1e-6 };
+    const vm = await of.boot({ channelLimits: { guestToHostBytes: limit } });
+    const sent = randomBytes(4 * TURN_BYTES_MAX);
+    const echo = await openCommand(vm, 'ECHO');
+    echo.write(sent);
+    const echoed = readBytes(echo, sent.length);
+    const throttledMs = async () => (await vm.channelStats()).throttledMsGuestToHost;
+    await expect.poll(throttledMs, PATIENT).toBeGreaterThan(0);
+    expect((await vm.channelStats()).bytesGuestToHost).toBeLessThan(1024 + TURN_BYTES_MAX);
+    await vm.setChannelLimits({});
+    expect((await echoed).equals(sent)).toBe(true);
+    await expect(
+      vm.setChannelLimits({ connections: { size: -1, refillPerSecond: 1 } }),
+    ).rejects.toMatchObject({ code: 'vm_spec_invalid' });
+    expect(await ask(vm, 'PRINT still here')).toBe('done');
   });
 
   it.skipIf(!isRoot)('start: a card on a TAP by name, and another TAP for a clone', async () => {

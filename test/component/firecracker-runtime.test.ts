@@ -18,6 +18,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
 import { describeError } from '../../src/base/errors.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import { findCgroups } from '../../src/jail/cgroup-paths.ts';
@@ -26,6 +27,8 @@ import { DEFAULT_UIDS } from '../../src/jail/user-ids.ts';
 import { makeFirecracker } from '../../src/runtime/firecracker.ts';
 import type { FirecrackerConfig } from '../../src/runtime/firecracker-jail.ts';
 import type { Confinement } from '../../src/runtime/jail.ts';
+import { VmmMemory } from '../../src/runtime/vmm-memory.ts';
+import { causeOfExit } from '../../src/sandbox/ending.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
 import { FILES } from '../../src/vmm/firecracker/config.ts';
@@ -52,6 +55,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
   let warnings: string[];
   let confinement: Confinement | undefined;
   let bench: VmBench | undefined;
+  const memory = new VmmMemory(systemClock);
   beforeEach(() => {
     dir = mkdtempSync(join(tmpdir(), 'nv-fc-'));
     warnings = [];
@@ -74,6 +78,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
     const log: Log = { ...silentLog, warn: (message) => void warnings.push(message) };
     const made = await makeFirecracker({
       ...{ config: { ...usual, ...more }, home: home(), log, allowOlder: true },
+      memory,
     });
     confinement = made.confinement;
     if (typeof files === 'string') throw new Error(files);
@@ -87,6 +92,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
   }
 
   function groupsOf(pid: number | null): string[] {
+    if (!existsSync(`/proc/${pid}`)) return [];
     const read = (path: string): string => readFileSync(path, 'utf8');
     const { v1, v2 } = findCgroups(read('/proc/self/mountinfo'), read(`/proc/${pid}/cgroup`));
     return [...v1.values(), ...(v2 === null ? [] : [v2.dir])].filter((at) =>
@@ -161,6 +167,24 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
       expect(settings()).toEqual([]);
     },
   );
+
+  it('makeFirecracker: a VMM that the kernel kills for want of memory is known as one, though its group has gone', async () => {
+    const made = await open();
+    if (confinement?.gaps.length !== 0) return;
+    const vm = await made.boot();
+    const watch = memory.watch(vm.pid ?? 0);
+    if (watch === null) throw new Error('it has no group of its own');
+    const limit = groupsOf(vm.pid)
+      .flatMap((group) => ['memory.max', 'memory.limit_in_bytes'].map((name) => join(group, name)))
+      .find(existsSync);
+    if (limit === undefined) throw new Error('its group has no limit');
+    writeFileSync(limit, `${32 * 2 ** 20}`);
+    await ask(vm, 'TOUCH 96').catch(String);
+    const exit = await vm.exited;
+    expect(groupsOf(vm.pid)).toEqual([]);
+    expect(watch.oomKills()).toBeGreaterThan(0);
+    expect(causeOfExit(exit, vm.consoleTail(), watch.oomKills()).cause).toBe('host-oom');
+  });
 
   it('kill: the VM ends by it, and nothing of its jail is left; the id is free again', async () => {
     // One id, that no other test takes.

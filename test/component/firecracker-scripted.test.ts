@@ -21,6 +21,7 @@ import {
   type FirecrackerDriverOptions,
 } from '../../src/vmm/firecracker/driver.ts';
 import type { SpawnVmm } from '../../src/vmm/firecracker/spawn.ts';
+import type { FirecrackerVm } from '../../src/vmm/firecracker/vm.ts';
 import { held, VmBench } from '../support/driver-parity.ts';
 
 const STUB = join(import.meta.dirname, '../fixtures/stub-firecracker.mjs');
@@ -209,7 +210,7 @@ describe('start', () => {
           ...{ is_read_only: false, rate_limiter: limit },
         },
       ],
-      ['PUT /vsock', { guest_cid: 9, uds_path: 'v' }],
+      ['PUT /vsock', { guest_cid: 9, uds_path: 'c' }],
       ['PUT /entropy', {}],
       ['PUT /balloon', { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 0 }],
       [
@@ -240,16 +241,15 @@ describe('start', () => {
     const driver = await makeDriver('good');
     const plain = bench.spec();
     const elsewhere = bench.spec();
-    const bad: Partial<VmSpec>[] = [
-      { channelLimits: { connections: { size: 1, refillPerSecond: 1 } } },
-      { nic: { tapFd: 99, mac: 'aa:fc:00:00:00:01' } },
-    ];
+    const bad: Partial<VmSpec>[] = [{ nic: { tapFd: 99, mac: 'aa:fc:00:00:00:01' } }];
     for (const more of bad) {
       const failure = driver.start({ ...plain, ...more });
       await expect(failure).rejects.toMatchObject({ code: 'vm_unsupported' });
     }
     const { channelPath } = elsewhere;
-    const names = ['', 'fc', 'dev', '.', '..', 'a b', '-v'].map((name) => `${plain.dir}/${name}`);
+    const names = ['', 'c', 'fc', 'dev', '.', '..', 'a b', '-v'].map(
+      (name) => `${plain.dir}/${name}`,
+    );
     for (const wrong of [channelPath, ...names]) {
       const failure = driver.start({ ...plain, channelPath: wrong });
       await expect(failure).rejects.toMatchObject({ code: 'vm_spec_invalid' });
@@ -292,15 +292,15 @@ describe('a VM that runs', () => {
     await vm.exited;
     await expect(vm.resume()).rejects.toMatchObject({ code: 'vm_gone' });
   });
-  it('channelStats: from the counters that are asked for', async () => {
-    const vm = await running('good');
-    const expected = { bytesGuestToHost: 20, bytesHostToGuest: 10, connectionsOpened: 3 };
-    expect(await vm.channelStats()).toMatchObject({ ...expected, connectionsOpen: 2 });
-    expect(await vm.channelStats()).toMatchObject({ bytesGuestToHost: 40, connectionsOpen: 4 });
+  it('counters: those that are asked for, added up', async () => {
+    const vm = (await running('good')) as FirecrackerVm;
+    expect((await vm.counters()).sum('vsock', 'tx_bytes_count')).toBe(20);
+    expect((await vm.counters()).sum('vsock', 'tx_bytes_count')).toBe(40);
   });
-  it('channelStats: counters that do not come', async () => {
-    const vm = await running('quiet', '1.16.1', lapsingAt('PUT /actions', 'FlushMetrics'));
-    await expect(vm.channelStats()).rejects.toMatchObject({ code: 'vmm_timeout' });
+  it('counters: those that do not come', async () => {
+    const clock = lapsingAt('PUT /actions', 'FlushMetrics');
+    const vm = (await running('quiet', '1.16.1', clock)) as FirecrackerVm;
+    await expect(vm.counters()).rejects.toMatchObject({ code: 'vmm_timeout' });
   });
 });
 
@@ -315,7 +315,7 @@ describe('versions', () => {
     expect(readdirSync(join(vm.channelPath, '../fc')).sort()).toEqual(AT_REST);
     return names().slice(before);
   };
-  const AT_REST = ['kernel', 'log', 'metrics', 'overlay', 'root', 's', 'v'];
+  const AT_REST = ['kernel', 'log', 'metrics', 'overlay', 'root', 's'];
 
   it.each(['1.16.0', '1.16.1', '1.16.7'])(
     'resume: %s takes a snapshot in each pause',
@@ -349,17 +349,17 @@ describe('versions', () => {
     ['1.12.1', { enable_diff_snapshots: false }, ['vsock_override', 'track_dirty_pages']],
     [
       '1.16.1',
-      { track_dirty_pages: false, vsock_override: { uds_path: 'v' } },
+      { track_dirty_pages: false, vsock_override: { uds_path: 'c' } },
       ['enable_diff_snapshots'],
     ],
   ])('start: a clone on %s', async (version, expected, absent) => {
     await makeDriver('good', version, { allowOlder: true });
-    const spec = bench.spec({ memoryMib: 64 });
+    const nic = { tapFd: -1, tapName: 'lo', mac: 'aa:fc:00:00:00:01' };
+    const spec = bench.spec({ memoryMib: 64, nic });
     const vm = await bench.start(spec);
     const paths = { statePath: join(spec.dir, 's'), memoryPath: join(spec.dir, 'm') };
     const snapshot = await vm.saveWhole?.(paths);
     if (snapshot === undefined) throw new Error('no snapshot');
-    const nic = { tapFd: -1, tapName: 'lo', mac: 'aa:fc:00:00:00:01' };
     await bench.start(bench.spec({ memoryMib: 64, snapshot, nic }));
     const [call, body] = asked().at(-1) ?? [];
     expect(call).toBe('PUT /snapshot/load');

@@ -16,7 +16,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { sealShrink } from '../../src/sys/fd.ts';
 import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
-import { listenForGuestPort, readAll, readBytes } from '../support/channel.ts';
+import { readAll, readBytes } from '../support/channel.ts';
 import { ask, HELLO_PORT, held, openCommand, VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 
@@ -63,9 +63,10 @@ describe.skipIf(typeof files === 'string')(`Firecracker snapshots${skipped}`, ()
     return { vm, spec, snapshot: await save(vm, spec.dir) };
   }
 
+  const cloneSpec = (of: Saved): VmSpec => bench.spec({ memoryMib: 64, snapshot: of.snapshot });
+
   /** Resolves when the clone's guest has said that it is ready. */
-  async function clone(of: Saved, more: Partial<VmSpec> = {}): Promise<Vm> {
-    const spec = bench.spec({ memoryMib: 64, snapshot: of.snapshot, ...more });
+  async function clone(of: Saved, spec = cloneSpec(of)): Promise<Vm> {
     copyFileSync(of.spec.overlayPath, spec.overlayPath);
     const hello = await bench.listen(spec.channelPath, HELLO_PORT);
     const vm = await bench.start(spec);
@@ -231,14 +232,11 @@ describe.skipIf(typeof files === 'string')(`Firecracker snapshots${skipped}`, ()
 
   it('start: the guest of a clone reaches the host by the channel of the clone', async () => {
     const of = await saved();
-    const vm = await clone(of);
-    const port = await listenForGuestPort(vm.channelPath, 2000);
-    try {
-      const answer = ask(vm, 'DIAL 2000');
-      (await port.accept()).end('pong');
-      expect(await answer).toBe('pong');
-    } finally {
-      await port.close();
-    }
+    const spec = cloneSpec(of);
+    const port = await bench.listen(spec.channelPath, 2000);
+    const vm = await clone(of, spec);
+    const answer = ask(vm, 'DIAL 2000');
+    (await port.accept()).end('pong');
+    expect(await answer).toBe('pong');
   });
 });

@@ -3,6 +3,7 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { sleep } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { ANCHOR_PREFIX } from '../../src/net/xdp-anchor.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
@@ -99,6 +100,22 @@ describe('leases', () => {
     expect(forwarding()).toBe('0');
     expect(await records()).toEqual([]);
   });
+
+  it.each([false, true])(
+    'one that is lent and not opened goes with its lease, and the next is leased (its VMM is killed: %s)',
+    async (dies) => {
+      await a.do('openStill', stateDir);
+      const id = newSandboxId();
+      await a.do('lease', id);
+      const refusal = await a.refusal('lendInVain', id, dies);
+      expect(refusal).toMatchObject({ code: 'busy', message: expect.stringContaining('20000 ms') });
+      await a.do('release', id);
+      expect(links()).toEqual(['lo']);
+      expect(ruleset()).not.toContain(id);
+      await a.do('lease', newSandboxId());
+      expect(links()).toHaveLength(2);
+    },
+  );
 
   it('two hundred at once have an address each, and go all at once without a descriptor or a rule left', async () => {
     await a.do('open', stateDir);
@@ -235,6 +252,26 @@ describe('several processes', () => {
     await b.do('close');
     expect(links()).toEqual(['lo']);
     expect(forwarding()).toBe('0');
+  });
+
+  it('do not choose the address of a TAP that is lent: it comes back to it', async () => {
+    const b = beside();
+    for (const one of [a, b]) await one.do('open', stateDir);
+    const [lent, other] = [newSandboxId(), newSandboxId()];
+    const first = await a.do<Leased>('lease', lent);
+    await a.do('lend', lent);
+    expect(links()).not.toContain(first.interfaceName);
+    const leasing = b.do<Leased>('lease', other);
+    // Time enough to do it wrong.
+    await Promise.race([leasing, sleep(300)]);
+    await a.do('takeBack');
+    expect((await leasing).address).not.toBe(first.address);
+    expect(a.ip('addr', 'show', first.interfaceName)).toMatchObject([
+      { flags: expect.arrayContaining(['UP']), addr_info: [{ local: first.gateway }] },
+    ]);
+    expect(a.ip('neigh', 'show', 'dev', first.interfaceName)).toMatchObject([
+      { dst: first.address, lladdr: first.mac, state: ['PERMANENT'] },
+    ]);
   });
 
   it('choose at the same time, and none twice', async () => {

@@ -51,7 +51,8 @@ async function lease(record: SandboxLeaseOptions['record'] = () => undefined) {
   const tap = { name: own.tap, fd: -1, close: async () => undefined };
   const upstreams = [{ address: HERE, port: upstream.address().port }];
   const terms = { policy: DATABASE, limits: {}, bytesUsed: 0 };
-  const base = { addresses, tap, mtu: 1500, ...terms, clock: systemClock, log: silentLog };
+  const lend = async () => undefined;
+  const base = { addresses, tap, lend, mtu: 1500, ...terms, clock: systemClock, log: silentLog };
   const connections = new OpenConnections();
   const made = new SandboxLease(
     { ...base, upstreams, table, connections, record, guard: undefined },

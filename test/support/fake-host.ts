@@ -320,6 +320,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         ...{ gateway: '10.201.0.1', gatewayMac: 'aa:fd:00:00:00:01', mtu: 1500 },
       },
       handedOver: () => Promise.resolve(),
+      lend: (_vmm, open) => open(`tap${n}`),
       setPolicy: () => this.script.step('network'),
       traffic: async () => ({
         ...{ packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {} },

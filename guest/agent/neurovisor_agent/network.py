@@ -1,7 +1,8 @@
 """The sandbox's network card, as the hello or an `update` says: address, route, neighbour, resolver.
 
     wanted ─► find the card by its MAC ─► MTU, address, up, route, the gateway's MAC ─► resolv.conf
-                  └─ not there yet: look again (it is plugged beside the device that carries the hello)
+                  ├─ another is there, and no more: a clone has it of the VM that was saved; it gets the MAC
+                  └─ none is there yet: look again (it is plugged beside the device that carries the hello)
 
 Loaded only in a sandbox that has a network. No program is run; what the kernel has no ioctl for is not needed.
 """
@@ -28,9 +29,11 @@ _CARDS = "/sys/class/net"
 # include/uapi/linux/sockios.h
 _SIOCADDRT = 0x890B
 _SIOCSIFFLAGS = 0x8914
+_SIOCGIFADDR = 0x8915
 _SIOCSIFADDR = 0x8916
 _SIOCSIFNETMASK = 0x891C
 _SIOCSIFMTU = 0x8922
+_SIOCSIFHWADDR = 0x8924
 _SIOCSARP = 0x8955
 # include/uapi/linux/if.h, route.h, if_arp.h
 _IFF_UP_MULTICAST = 0x1 | 0x1000
@@ -111,7 +114,7 @@ class Network:
             if os.path.lexists(RESOLV_CONF):
                 os.unlink(RESOLV_CONF)
             if self._name is not None and os.path.exists(f"{_CARDS}/{self._name}"):
-                _ioctl(_SIOCSIFFLAGS, _ifreq(self._name, struct.pack("=H", 0)))
+                _set_down(self._name)
         except OSError as error:
             return f"the network could not be removed: {error}"
         self._name = None
@@ -119,19 +122,48 @@ class Network:
 
 
 def _find(mac: str) -> str | None:
+    """The card of that MAC; else the only one that there is, which gets it."""
+    others = []
     for name in os.listdir(_CARDS):
         try:
-            with open(f"{_CARDS}/{name}/address") as file:
-                if file.read().strip() == mac:
-                    return name
+            if _read(f"{_CARDS}/{name}/address") == mac:
+                return name
+            # Bridges and the like, which programs make, have no device behind them.
+            if os.path.exists(f"{_CARDS}/{name}/device"):
+                others.append(name)
         except OSError:
             continue  # It was unplugged in between.
-    return None
+    if len(others) != 1:
+        return None
+    _set_down(others[0])
+    hardware = struct.pack("=H14s", _ARPHRD_ETHER, _mac(mac, "mac"))
+    _ioctl(_SIOCSIFHWADDR, _ifreq(others[0], hardware))
+    return others[0]
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read().strip()
+
+
+def _set_down(name: str) -> None:
+    """With it go routes and neighbours."""
+    _ioctl(_SIOCSIFFLAGS, _ifreq(name, struct.pack("=H", 0)))
+
+
+def _address_of(name: str) -> bytes | None:
+    """struct ifreq with a struct sockaddr_in, whose address begins at its byte 4."""
+    try:
+        return _ioctl(_SIOCGIFADDR, _ifreq(name, b""))[_NAME_BYTES + 4 : _NAME_BYTES + 8]
+    except OSError:
+        return None
 
 
 def _configure(name: str, wanted: Wanted) -> None:
     """The same again is fine: a hello may come twice with one card."""
     _disable_ipv6(name)
+    if _address_of(name) not in (None, wanted.address):
+        _set_down(name)
     mask = (0xFFFFFFFF << (32 - wanted.prefix) & 0xFFFFFFFF).to_bytes(4, "big")
     _ioctl(_SIOCSIFMTU, _ifreq(name, struct.pack("=i", wanted.mtu)))
     _ioctl(_SIOCSIFADDR, _ifreq(name, _sockaddr(wanted.address)))
@@ -175,10 +207,10 @@ def _disable_ipv6(name: str) -> None:
         os.close(fd)
 
 
-def _ioctl(request: int, argument: bytes) -> None:
+def _ioctl(request: int, argument: bytes) -> bytes:
     sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
     try:
-        ioctl(sock.fileno(), request, argument)
+        return ioctl(sock.fileno(), request, argument)
     finally:
         sock.close()
 

@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import type { VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { checkSpec } from '../spec.ts';
-import { bootCalls } from './config.ts';
+import { bootCalls, nicCall } from './config.ts';
 import { jailerArgs } from './jailer.ts';
 
 const nasty = fc.oneof(
@@ -37,11 +37,12 @@ const specs = fc
 
 const callsOf = (spec: VmSpec) => {
   const { cpus, memoryMib, guestCid, bootArgs = [], nic } = spec;
-  return bootCalls({
+  const calls = bootCalls({
     ...{ cpus, memoryMib, guestCid, bootArgs, channelName: 'v', limits: {} },
     ...{ tracksDirtyPages: false, hasBalloon: false },
-    nic: nic?.tapName === undefined ? undefined : { tapName: nic.tapName, mac: nic.mac },
   });
+  const { tapName, mac = '' } = nic ?? {};
+  return tapName === undefined ? calls : [...calls, nicCall({ tapName, mac }, {})];
 };
 
 describe('bootCalls', () => {

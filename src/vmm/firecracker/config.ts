@@ -28,8 +28,6 @@ export const FILES = {
   /** Of a snapshot: devices and RAM, to be written or loaded. */
   state: 'fc/state',
   memory: 'fc/memory',
-  /** A second name of the channel's socket. */
-  channel: 'fc/v',
 } as const;
 export const FOLDER = 'fc';
 /** Where the process makes sockets; in a jail it can change no name elsewhere in `fc`. */
@@ -72,7 +70,6 @@ export interface BootPlan {
   readonly guestCid: number;
   /** The channel's socket, relative. */
   readonly channelName: string;
-  readonly nic: NicPlan | undefined;
   readonly limits: DeviceLimits;
   /** Diff snapshots need it; costs a write fault for each page. */
   readonly tracksDirtyPages: boolean;
@@ -81,7 +78,7 @@ export interface BootPlan {
 }
 
 export function bootCalls(plan: BootPlan): ApiCall[] {
-  const { cpus, memoryMib, limits, nic } = plan;
+  const { cpus, memoryMib, limits } = plan;
   const disk = rateLimiter(limits.disk);
   return [
     put('/machine-config', {
@@ -110,11 +107,11 @@ export function bootCalls(plan: BootPlan): ApiCall[] {
     ...(plan.hasBalloon
       ? [put('/balloon', { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 0 })]
       : []),
-    ...(nic === undefined ? [] : [nicCall(nic, limits)]),
   ];
 }
 
-function nicCall(nic: NicPlan, limits: DeviceLimits): ApiCall {
+/** Firecracker opens the TAP. */
+export function nicCall(nic: NicPlan, limits: DeviceLimits): ApiCall {
   const rx = rateLimiter(limits.nicToGuest).rate_limiter;
   const tx = rateLimiter(limits.nicFromGuest).rate_limiter;
   return put(`/network-interfaces/${NIC_ID}`, {

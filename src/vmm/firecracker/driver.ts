@@ -15,13 +15,14 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { makeFifo } from '../../sys/fifo.ts';
-import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
+import type { MachineSize, NicLender, NicSpec, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { checkMemoryFile, loadRefused, readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
 import { adoptProcess } from './adopt.ts';
 import { type ApiCall, ApiClient, FirecrackerApiError } from './api-client.ts';
+import { ChannelRelay } from './channel-relay.ts';
 import {
   bootCalls,
   CPUS_MAX,
@@ -32,6 +33,7 @@ import {
   loadCall,
   MEMORY_FD,
   type NicPlan,
+  nicCall,
   START_CALL,
 } from './config.ts';
 import { checkConfinement } from './confinement.ts';
@@ -41,10 +43,11 @@ import type { JailSpec } from './jailer.ts';
 import { makeDirectPlace, type Place } from './place.ts';
 import { FirecrackerProcess } from './process.ts';
 import { awaitApi, drainFirstConnection } from './readiness.ts';
+import { withoutMark } from './snapshot-card.ts';
 import { Snapshots } from './snapshots.ts';
 import { type SpawnVmm, spawnVmm } from './spawn.ts';
 import { type FirecrackerVersion, type Quirks, quirksOf, VERSION_FLOOR } from './versions.ts';
-import { FirecrackerVm, type FirecrackerVmOptions, refuseChannelLimits } from './vm.ts';
+import { FirecrackerVm, type FirecrackerVmOptions } from './vm.ts';
 
 export interface FirecrackerDriverOptions {
   /** Name in PATH or absolute path. */
@@ -98,7 +101,7 @@ export async function createFirecrackerDriver(
       hotplugVsock: true,
       hotplugNic: false,
       interactiveConsole: true,
-      channelLimits: false,
+      channelLimits: true,
     },
     machineOf: (size) => machineOf(version, size),
     start: (spec, signal) => start(known, spec, signal),
@@ -120,7 +123,10 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
   refuseUnsupported(spec);
   if (known.jail === undefined && known.spawn === undefined) await checkTap(spec);
   const machine = machineOf(known.version, spec);
-  const state = spec.snapshot === undefined ? null : await readSnapshot(spec.snapshot, machine);
+  const state =
+    spec.snapshot === undefined
+      ? null
+      : withoutMark(await readSnapshot(spec.snapshot, machine), spec.nic !== undefined);
   if (spec.snapshot?.memoryPath !== undefined) {
     await checkMemoryFile(spec.snapshot.memoryPath, spec.memoryMib);
   }
@@ -131,10 +137,12 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
   try {
     const jail = await known.jail?.(spec);
     if (jail?.release !== undefined) cleanup.push('jail', jail.release);
+    const relay = await makeRelay(known, spec, cleanup);
+    const inner = { ...spec, channelPath: relay.innerPath };
     const place =
       jail === undefined
-        ? await makeDirectPlace(spec, known.binary)
-        : await makeJailPlace(spec, known.path, jail);
+        ? await makeDirectPlace(inner, known.binary)
+        : await makeJailPlace(inner, known.path, jail);
     cleanup.push('directory of Firecracker', () => place.release());
     await furnish(known, place, spec, state);
     throwIfCancelled(signal);
@@ -142,13 +150,15 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     process = started;
     cleanup.push('Firecracker process', () => started.kill());
     const spawnedMs = known.clock.now() - began;
-    await unlessCancelled(bringUp(known, started, place, spec), signal);
+    const user = jail === undefined ? null : { uid: jail.uid, gid: jail.gid };
+    await unlessCancelled(bringUp(known, started, place, { spec: inner, user }), signal);
+    await relay.connect();
     if (jail !== undefined || known.requiresFilter === true) {
       checkConfinement(started.pid ?? 0, jail?.uid ?? null);
     }
     const timings = { spawnedMs, runningMs: known.clock.now() - began };
-    const parts = { place, process: started, timings, release, limitVmm: jail?.limitDisks };
-    return makeVm(known, spec, { ...parts, isAdopted: false });
+    const parts = { place, relay, process: started, timings, release, limitVmm: jail?.limitDisks };
+    return makeVm(known, spec, parts);
   } catch (error) {
     const failure = await explainFailure(error, process, known.clock);
     await release();
@@ -167,30 +177,45 @@ async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
   }
   const cleanup = new CleanupStack();
   if (jail.release !== undefined) cleanup.push('jail', jail.release);
-  const { place, process } = await adoptProcess(spec, known.path, jail, known.clock).catch(
-    async (error: unknown) => {
-      await releaseAll(cleanup, known.log, spec.id);
-      throw error;
-    },
-  );
-  cleanup.push('directory of Firecracker', () => place.release());
-  cleanup.push('Firecracker process', () => process.kill());
   const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
-  const timings = { spawnedMs: 0, runningMs: 0 };
-  const parts = { place, process, timings, release, limitVmm: jail.limitDisks };
-  return makeVm(known, spec, { ...parts, isAdopted: true });
+  try {
+    const relay = await makeRelay(known, spec, cleanup);
+    const inner = { ...spec, channelPath: relay.innerPath };
+    const { place, process } = await adoptProcess(inner, known.path, jail, known.clock);
+    cleanup.push('directory of Firecracker', () => place.release());
+    cleanup.push('Firecracker process', () => process.kill());
+    await relay.connect();
+    const timings = { spawnedMs: 0, runningMs: 0 };
+    const parts = { place, relay, process, timings, release, limitVmm: jail.limitDisks };
+    return makeVm(known, spec, { ...parts, isAdopted: true });
+  } catch (error) {
+    await release();
+    throw error;
+  }
+}
+
+async function makeRelay(
+  { clock }: Known,
+  { channelPath, channelLimits = {} }: VmSpec,
+  cleanup: CleanupStack,
+): Promise<ChannelRelay> {
+  const relay = new ChannelRelay(channelPath, channelLimits, clock);
+  cleanup.push('channel', () => relay.close());
+  await relay.prepare();
+  return relay;
 }
 
 function makeVm(
   known: Known,
   spec: VmSpec,
-  parts: Pick<FirecrackerVmOptions, 'place' | 'process' | 'timings' | 'release' | 'limitVmm'> & {
-    readonly isAdopted: boolean;
+  parts: Pick<FirecrackerVmOptions, 'relay' | 'process' | 'timings' | 'release' | 'limitVmm'> & {
+    readonly place: Place;
+    readonly isAdopted?: boolean;
   },
 ): FirecrackerVm {
   const { quirks, clock, tracksDirtyPages = false } = known;
   const { id, channelPath, memoryMib, memoryFd, nic } = spec;
-  const { place, process, isAdopted } = parts;
+  const { place, relay, process, isAdopted = false } = parts;
   const machine = machineOf(known.version, spec);
   return new FirecrackerVm({
     ...{ id, channelPath, clock, ...parts },
@@ -198,12 +223,13 @@ function makeVm(
       ...{ api: process.api, place, quirks, machine, memoryMib, memoryFd },
       ...{ tracksDirtyPages, hasNic: nic !== undefined, isAdopted },
     }),
-    channelReturned: () => settleChannel(known, spec),
+    channelReturned: () => settleChannel(known, relay.innerPath),
   });
 }
 
-async function settleChannel({ quirks, clock }: Known, { channelPath }: VmSpec): Promise<void> {
-  if (quirks.losesFirstConnection) await drainFirstConnection(channelPath, clock);
+/** @param innerPath Firecracker's own socket */
+async function settleChannel({ quirks, clock }: Known, innerPath: string): Promise<void> {
+  if (quirks.losesFirstConnection) await drainFirstConnection(innerPath, clock);
 }
 
 /** As root, Firecracker would make a TAP that is not there, and of a name only. */
@@ -225,13 +251,9 @@ function refuseUnsupported(spec: VmSpec): void {
       remedy: 'choose QEMU with NEUROVISOR_VMM=qemu',
     });
   };
-  if (spec.nic !== undefined && spec.nic.tapName === undefined) {
-    refuse('a network card needs the name of its TAP');
+  if (spec.nic !== undefined && spec.nic.tapName === undefined && spec.nic.lend === undefined) {
+    refuse('a network card needs a TAP that is named or lent');
   }
-  if (spec.nic !== undefined && spec.snapshot !== undefined && spec.memoryFd !== undefined) {
-    refuse('a card can not be given to a clone that has none');
-  }
-  refuseChannelLimits(spec.channelLimits ?? {});
 }
 
 async function furnish(
@@ -295,24 +317,25 @@ async function bringUp(
   known: Known,
   process: FirecrackerProcess,
   place: Place,
-  spec: VmSpec,
+  { spec, user }: { spec: VmSpec; user: Parameters<NicLender>[0]['user'] },
 ): Promise<void> {
   const { api } = process;
   const { quirks, tracksDirtyPages = false } = known;
   await awaitApi(api, process.exited, known.clock);
   process.settle();
   const { channelName } = place;
-  const nic = nicPlan(spec);
+  const withTap = (open: (nic: NicPlan | undefined) => Promise<void>): Promise<void> =>
+    withTapOf(spec.nic, { pid: process.pid ?? 0, user }, open);
   await spec.memoryReady;
   if (spec.snapshot !== undefined) {
     if (spec.snapshot.memoryPath === undefined && spec.memoryFd !== undefined) {
       await place.lendMemory(spec.memoryFd);
     }
-    await load(api, loadCall({ channelName, nic, tracksDirtyPages }, quirks));
+    await withTap((nic) => load(api, loadCall({ channelName, nic, tracksDirtyPages }, quirks)));
     // The state has those of its VM; nothing but the guest's first milliseconds lies between.
     await setDiskLimits(api, spec);
     await place.connectChannel();
-    await settleChannel(known, spec);
+    await settleChannel(known, spec.channelPath);
     return;
   }
   const { cpus: count, memoryMib, guestCid, bootArgs = [] } = spec;
@@ -322,9 +345,12 @@ async function bringUp(
   const limits = { ...known.limits, ...disk };
   const calls = bootCalls({
     ...{ cpus: count, memoryMib, guestCid, bootArgs, channelName },
-    ...{ nic, limits, hasBalloon, tracksDirtyPages },
+    ...{ limits, hasBalloon, tracksDirtyPages },
   });
   for (const call of calls) await api.call(call);
+  await withTap(async (nic) => {
+    if (nic !== undefined) await api.call(nicCall(nic, limits));
+  });
   await place.connectChannel();
   await api.call(START_CALL);
 }
@@ -344,9 +370,16 @@ async function load(api: ApiClient, call: ApiCall): Promise<void> {
   }
 }
 
-function nicPlan(spec: VmSpec): NicPlan | undefined {
-  const { tapName, mac } = spec.nic ?? {};
-  return tapName === undefined || mac === undefined ? undefined : { tapName, mac };
+/** @param open has Firecracker open the TAP, if there is one */
+async function withTapOf(
+  nic: NicSpec | undefined,
+  vmm: Parameters<NicLender>[0],
+  open: (nic: NicPlan | undefined) => Promise<void>,
+): Promise<void> {
+  const { mac = '', tapName, lend } = nic ?? {};
+  if (tapName !== undefined) await open({ tapName, mac });
+  else if (lend !== undefined) await lend(vmm, (name) => open({ tapName: name, mac }));
+  else await open(undefined);
 }
 
 /** A guest keeps the features of the processor that it was booted on. */

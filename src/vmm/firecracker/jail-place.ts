@@ -4,7 +4,7 @@
  *     <base>/firecracker/<id>/            ours
  *                             owner       who made it, for `reclaimJails`
  *                             root/       the process' root, which is its own: it may do there what it likes
- *                                  v      the channel
+ *                                  c      its end of the channel (`channel-relay.ts`)
  *                                  fc/    ours: files of the host as hard links; it can't change a name here
  *                                     s/  its own, for the API's socket
  *
@@ -272,10 +272,6 @@ class JailPlace implements Place {
     this.#memory = undefined;
     await memory?.close();
     await rm(this.path(FILES.memory), { force: true });
-  }
-
-  disconnectChannel(): Promise<void> {
-    return rm(this.#spec.channelPath, { force: true });
   }
 
   async connectChannel(): Promise<void> {

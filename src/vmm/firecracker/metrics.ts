@@ -2,7 +2,6 @@
  * Firecracker's counters: one JSON line for each flush, with what was counted since the one before. The guest
  * causes the numbers, so sums are bounded and lines that make no sense are left out.
  */
-import type { ChannelStats } from '../../base/channel.ts';
 import { ignore } from '../../base/ignore.ts';
 
 /** About 20 KB are usual. */
@@ -36,23 +35,6 @@ export class MetricsReader {
   /** Of a device and counter, e.g. `vsock`, `rx_bytes_count`. */
   sum(device: string, counter: string): number {
     return this.#sums.get(`${device} ${counter}`) ?? 0;
-  }
-
-  /** The device's view: what it receives (`rx`) goes to the guest. */
-  channelStats(): ChannelStats {
-    const vsock = (counter: string): number => this.sum('vsock', counter);
-    const opened = vsock('conns_added');
-    return {
-      bytesGuestToHost: vsock('tx_bytes_count'),
-      bytesHostToGuest: vsock('rx_bytes_count'),
-      connectionsOpened: opened,
-      connectionsOpen: Math.max(0, opened - vsock('conns_removed')),
-      // Firecracker counts neither refusals nor waiting: it has no limits on the channel.
-      connectionsRefused: 0,
-      throttledMsGuestToHost: 0,
-      throttledMsHostToGuest: 0,
-      protocolErrors: 0,
-    };
   }
 
   #count(line: string): void {

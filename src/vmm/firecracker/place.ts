@@ -2,12 +2,12 @@
  * The directory that a Firecracker process works in. Files of the host appear there under the fixed names of
  * `config.ts`: as symbolic links when the process runs like any other, as links or copies in a jail.
  *
- *     <dir>/v             the channel, made by Firecracker (`uds_path` is relative)
- *     <dir>/v_<port>      listeners of the host
+ *     <dir>/c             its end of the channel, made by Firecracker (`uds_path` is relative): `channel-relay.ts`
+ *     <dir>/c_<port>      listeners of the relay
  *     <dir>/fc/s/a        the API
  *     <dir>/fc/root …     what the VM is made of
  */
-import { chmod, link, lstat, mkdir, rm, symlink, unlink } from 'node:fs/promises';
+import { chmod, lstat, mkdir, rm, symlink, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import type { VmSpec } from '../driver.ts';
@@ -41,8 +41,6 @@ export interface Place {
   returnMemory(fd: number): Promise<void>;
   /** Makes the host reach the channel, once Firecracker has made its socket. */
   connectChannel(): Promise<void>;
-  /** The host reaches it no more; what is connected stays so. */
-  disconnectChannel(): Promise<void>;
   /** After the process has ended. Idempotent. */
   release(): Promise<void>;
 }
@@ -59,7 +57,6 @@ export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Pla
   const path = (name: string): string => join(dir, name);
   await removeStaleSocket(channelPath);
   const folder = path(FOLDER);
-  const kept = path(FILES.channel);
   await rm(folder, { recursive: true, force: true });
   for (const made of [folder, path(SOCKETS)]) await mkdir(made, { mode: 0o700 });
   return {
@@ -80,13 +77,7 @@ export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Pla
       await symlink(`/proc/self/fd/${MEMORY_FD}`, path(FILES.memory));
     },
     returnMemory: () => rm(path(FILES.memory), { force: true }),
-    async connectChannel() {
-      // Firecracker has made it under that name; a second name keeps it.
-      if (await isThere(kept)) await link(kept, channelPath);
-      else await link(channelPath, kept);
-      await chmod(channelPath, 0o600);
-    },
-    disconnectChannel: () => rm(channelPath, { force: true }),
+    connectChannel: () => chmod(channelPath, 0o600),
     async release() {
       await rm(folder, { recursive: true, force: true });
       await removeStaleSocket(channelPath);
@@ -115,15 +106,5 @@ export async function removeStaleSocket(path: string): Promise<void> {
     if ((await lstat(path)).isSocket()) await unlink(path);
   } catch (error) {
     if (errorCode(error) !== 'ENOENT') throw error;
-  }
-}
-
-async function isThere(path: string): Promise<boolean> {
-  try {
-    await lstat(path);
-    return true;
-  } catch (error) {
-    if (errorCode(error) !== 'ENOENT') throw error;
-    return false;
   }
 }

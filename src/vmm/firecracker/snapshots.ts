@@ -7,7 +7,7 @@
  * (`Vm.saveState`) leaves it in the memory of the VM's owner, who copies it for each clone.
  */
 import { randomUUID } from 'node:crypto';
-import { open, rm } from 'node:fs/promises';
+import { appendFile, open, rm } from 'node:fs/promises';
 import { ignore } from '../../base/ignore.ts';
 import type { VmSnapshot, WholeSnapshotFiles } from '../driver.ts';
 import { VmmError } from '../errors.ts';
@@ -15,6 +15,7 @@ import { STATE_BYTES_MAX, stateDigest } from '../snapshot.ts';
 import { type ApiClient, FirecrackerApiError } from './api-client.ts';
 import { FILES, FOLDER, PAUSE_CALL, RESUME_CALL, snapshotCall } from './config.ts';
 import type { Place } from './place.ts';
+import { cardMark } from './snapshot-card.ts';
 import type { Quirks } from './versions.ts';
 
 export interface SnapshotsOptions {
@@ -27,6 +28,7 @@ export interface SnapshotsOptions {
   readonly tracksDirtyPages: boolean;
   /** RAM that is the owner's; undefined: there is none. */
   readonly memoryFd: number | undefined;
+  /** Its snapshots have one too. */
   readonly hasNic: boolean;
   /** Another process has had the VM until now. */
   readonly isAdopted: boolean;
@@ -75,9 +77,8 @@ export class Snapshots {
 
   /** See `Vm.saveState`: RAM is written into the owner's memory, only what has changed if that is known. */
   async saveState(statePath: string): Promise<VmSnapshot> {
-    const { memoryFd, hasNic, place, tracksDirtyPages } = this.#options;
+    const { memoryFd, place, tracksDirtyPages } = this.#options;
     if (memoryFd === undefined) throw unsupported("its RAM is not its owner's");
-    if (hasNic) throw unsupported('its network card can not be unplugged');
     const kind = tracksDirtyPages && !this.#ownerNeedsAll ? 'diff' : 'full';
     return this.#write([statePath], statePath, async () => {
       await this.pause();
@@ -107,6 +108,7 @@ export class Snapshots {
         there.push(path);
       }
       await body();
+      await appendFile(statePath, cardMark(this.#options.hasNic));
       const stateSha256 = stateDigest(await readState(statePath));
       return { statePath, stateSha256, machine: this.#options.machine };
     } catch (error) {

@@ -14,10 +14,10 @@ import type {
   WholeSnapshotFiles,
 } from '../driver.ts';
 import { VmmError } from '../errors.ts';
+import type { ChannelRelay } from './channel-relay.ts';
 import { diskLimitCalls, FLUSH_METRICS_CALL } from './config.ts';
 import type { JailSpec } from './jailer.ts';
 import type { MetricsReader } from './metrics.ts';
-import type { Place } from './place.ts';
 import type { VmmProcess } from './process.ts';
 import type { Snapshots } from './snapshots.ts';
 
@@ -28,7 +28,7 @@ export interface FirecrackerVmOptions {
   readonly channelPath: string;
   readonly timings: VmTimings;
   readonly process: VmmProcess;
-  readonly place: Place;
+  readonly relay: ChannelRelay;
   readonly snapshots: Snapshots;
   readonly clock: Clock;
   /** Ends the process if need be, and removes all that `start` made. */
@@ -115,14 +115,14 @@ export class FirecrackerVm implements Vm, VsockHotplug {
     if (this.#isPlugged) {
       throw new VmmError('vm_unsupported', 'the vsock device is plugged already');
     }
-    await this.#options.place.connectChannel();
+    await this.#options.relay.connect();
     this.#isPlugged = true;
     await this.#options.channelReturned();
   }
 
   async unplugVsock(): Promise<void> {
     this.#requirePlugged();
-    await this.#options.place.disconnectChannel();
+    await this.#options.relay.disconnect();
     this.#isPlugged = false;
   }
 
@@ -134,16 +134,16 @@ export class FirecrackerVm implements Vm, VsockHotplug {
 
   async setChannelLimits(limits: ChannelLimits): Promise<void> {
     this.#requireRunning();
-    refuseChannelLimits(limits);
+    this.#options.relay.setLimits(limits);
   }
 
   async channelStats(): Promise<ChannelStats> {
     this.#requirePlugged();
-    return (await this.counters()).channelStats();
+    return this.#options.relay.stats();
   }
 
   /** Of all devices, as of now. */
-  async counters(): Promise<Pick<MetricsReader, 'sum' | 'channelStats'>> {
+  async counters(): Promise<Pick<MetricsReader, 'sum'>> {
     this.#requireRunning();
     const { metrics, api } = this.#process;
     const late = Promise.withResolvers<never>();
@@ -174,12 +174,4 @@ export class FirecrackerVm implements Vm, VsockHotplug {
   #requireRunning(): void {
     if (this.#gone) throw new VmmError('vm_gone', `the VM ${this.id} is gone`);
   }
-}
-
-/** Its vsock device has none, and what is asked for is not quietly left out. */
-export function refuseChannelLimits(limits: ChannelLimits): void {
-  if (Object.values(limits).every((limit) => limit === undefined)) return;
-  throw new VmmError('vm_unsupported', "Firecracker's channel has no limits", {
-    remedy: 'leave the limits of the channel out, or choose QEMU with NEUROVISOR_VMM=qemu',
-  });
 }

@@ -1,0 +1,42 @@
+/** Network namespaces of processes (network_namespaces(7)). */
+import { closeSync, constants, fstatSync, openSync } from 'node:fs';
+import { check, libc } from './libc.ts';
+
+const cSetns = libc.func('int setns(int fd, int type)');
+
+const CLONE_NEWNET = 0x40000000;
+const OWN = '/proc/thread-self/ns/net';
+
+/**
+ * The one that a process is in. It lives as long as the descriptor, which is the caller's.
+ * @throws Error of Node `ENOENT`: there is no such process; `EACCES`: it is another user's, and CAP_SYS_PTRACE
+ * is missing
+ */
+export function openNetworkNamespace(pid: number | 'own'): number {
+  return openSync(pid === 'own' ? OWN : `/proc/${pid}/ns/net`, constants.O_RDONLY);
+}
+
+export function isSameNamespace(fd: number, other: number): boolean {
+  const [one, two] = [fstatSync(fd), fstatSync(other)];
+  return one.dev === two.dev && one.ino === two.ino;
+}
+
+/**
+ * Runs `work` with this thread in another network namespace: sockets that it makes belong to that one. Other
+ * threads stay where they are, so it must neither wait nor start any.
+ * @throws SyscallError `EPERM`: CAP_SYS_ADMIN is missing; and what `work` throws
+ */
+export function inNetworkNamespace<T>(fd: number, work: () => T): T {
+  const own = openNetworkNamespace('own');
+  try {
+    check(cSetns(fd, CLONE_NEWNET), 'setns');
+    try {
+      return work();
+    } finally {
+      // Nothing of this process may go on in the wrong network.
+      if (cSetns(own, CLONE_NEWNET) < 0) process.abort();
+    }
+  } finally {
+    closeSync(own);
+  }
+}

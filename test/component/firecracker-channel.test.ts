@@ -1,0 +1,257 @@
+/** What stands between a channel and Firecracker, on real sockets; its clock stands still. */
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { ChannelLimits } from '../../src/base/channel.ts';
+import { FakeClock } from '../../src/base/clock.ts';
+import { ChannelRelay } from '../../src/vmm/firecracker/channel-relay.ts';
+import { TURN_BYTES_MAX } from '../../src/vmm/firecracker/relay-flow.ts';
+import { dialGuest, listenForGuestPort, readAll, readBytes } from '../support/channel.ts';
+
+const PATIENT = { timeout: 30_000 };
+const MIB = 1024 * 1024;
+
+let dir: string;
+let channelPath: string;
+let clock: FakeClock;
+let relay: ChannelRelay;
+let device: Server;
+/** Connections that Firecracker has got, each with the line that came first. */
+let asked: { readonly socket: Socket; readonly line: string }[];
+/** What it answers; null: nothing. */
+let answer: string | null;
+
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'nv-relay-'));
+  channelPath = join(dir, 'v');
+  clock = new FakeClock();
+  asked = [];
+  answer = 'OK 77\n';
+});
+afterEach(async () => {
+  await relay.close();
+  for (const { socket } of asked) socket.destroy();
+  device?.close();
+  rmSync(dir, { recursive: true, force: true });
+});
+
+/** A relay, and a stand-in for Firecracker behind it. */
+async function open(limits: ChannelLimits = {}): Promise<void> {
+  relay = new ChannelRelay(channelPath, limits, clock);
+  await relay.prepare();
+  device = createServer({ allowHalfOpen: true }, (socket) => {
+    socket.on('error', () => socket.destroy());
+    // Firecracker takes the line of one read only.
+    socket.once('data', (bytes: Buffer) => {
+      socket.pause();
+      asked.push({ socket, line: bytes.toString() });
+      if (answer === null) socket.end();
+      else socket.write(answer);
+    });
+  });
+  device.listen(relay.innerPath);
+  await once(device, 'listening');
+  await relay.connect();
+}
+
+async function dial(port = 5000): Promise<{ host: Socket; guest: Socket }> {
+  const host = await dialGuest(channelPath, port);
+  const guest = asked.at(-1)?.socket;
+  if (host === null || guest === undefined) throw new Error('nobody has answered');
+  return { host, guest };
+}
+
+const isOver = async (socket: Socket): Promise<boolean> => {
+  socket.resume();
+  if (!socket.readableEnded && !socket.destroyed)
+    await Promise.race([once(socket, 'end'), once(socket, 'close')]);
+  return true;
+};
+
+describe('ChannelRelay', () => {
+  it('connect: bytes go both ways as they were sent, and their ends; lines are not counted', async () => {
+    await open();
+    const { host, guest } = await dial();
+    expect(asked.map(({ line }) => line)).toEqual(['CONNECT 5000\n']);
+    const [there, back] = [randomBytes(3 * MIB), randomBytes(2 * MIB)];
+    host.end(there);
+    guest.end(back);
+    // Whoever reads to the end by `readAll` closes, and loses what it still sends.
+    const [came, returned] = await Promise.all([
+      readBytes(guest, there.length),
+      readBytes(host, back.length),
+    ]);
+    expect(came.equals(there)).toBe(true);
+    expect(returned.equals(back)).toBe(true);
+    for (const socket of [guest, host]) expect(await isOver(socket)).toBe(true);
+    await expect
+      .poll(() => relay.stats(), PATIENT)
+      .toMatchObject({
+        bytesHostToGuest: there.length,
+        bytesGuestToHost: back.length,
+        ...{ connectionsOpened: 1, connectionsOpen: 0, connectionsRefused: 0 },
+        ...{ throttledMsHostToGuest: 0, throttledMsGuestToHost: 0 },
+      });
+  });
+
+  it('connect: a line that comes in pieces, with bytes behind it, goes on whole and alone', async () => {
+    await open();
+    const host = connect(channelPath);
+    await once(host, 'connect');
+    host.write('CONN');
+    await new Promise((resolve) => setImmediate(resolve));
+    host.write('ECT 7\nfirst');
+    await expect.poll(() => asked.map(({ line }) => line), PATIENT).toEqual(['CONNECT 7\n']);
+    const [{ socket } = { socket: host }] = asked;
+    expect((await readBytes(socket, 5)).toString()).toBe('first');
+    expect((await readBytes(host, 6)).toString()).toBe('OK 77\n');
+    host.destroy();
+  });
+
+  it('connect: a port that the guest refuses is refused', async () => {
+    await open();
+    answer = null;
+    expect(await dialGuest(channelPath, 1)).toBeNull();
+    expect(relay.stats()).toMatchObject({ connectionsOpened: 0, connectionsRefused: 1 });
+  });
+
+  it('connect: who says no line in time, or too long a one, is closed', async () => {
+    await open();
+    const [silent, wordy] = [connect(channelPath), connect(channelPath)];
+    await Promise.all([silent, wordy].map((socket) => once(socket, 'connect')));
+    wordy.write('x'.repeat(64));
+    expect(await isOver(wordy)).toBe(true);
+    expect(silent.readableEnded).toBe(false);
+    clock.advance(5_000);
+    expect(await isOver(silent)).toBe(true);
+    expect(asked).toEqual([]);
+  });
+
+  it('connect: who is not read holds up who writes to it, and nobody else', async () => {
+    await open();
+    const [slow, other] = [await dial(), await dial()];
+    const sent = randomBytes(8 * MIB);
+    slow.host.write(sent);
+    other.host.end('quick');
+    expect((await readAll(other.guest)).toString()).toBe('quick');
+    // Of the buffers of two sockets and two streams.
+    await expect.poll(() => slow.host.writableLength, PATIENT).toBeGreaterThan(4 * MIB);
+    expect(relay.stats().bytesHostToGuest).toBeLessThan(4 * MIB);
+    expect((await readBytes(slow.guest, sent.length)).equals(sent)).toBe(true);
+  });
+
+  it('connect: what breaks on one side ends on the other', async () => {
+    await open();
+    const one = await dial();
+    one.guest.destroy();
+    expect(await isOver(one.host)).toBe(true);
+    const two = await dial();
+    two.host.destroy();
+    expect(await isOver(two.guest)).toBe(true);
+  });
+
+  it('prepare: what the guest dials reaches the listener of that port, which was there before', async () => {
+    const port = await listenForGuestPort(channelPath, 2000);
+    await open();
+    const guest = connect({ path: `${relay.innerPath}_2000`, allowHalfOpen: true });
+    guest.end('ping');
+    const host = await port.accept();
+    expect((await readAll(host)).toString()).toBe('ping');
+    host.end('pong');
+    expect((await readAll(guest)).toString()).toBe('pong');
+    await port.close();
+    const refused = connect(`${relay.innerPath}_2000`);
+    expect(await isOver(refused)).toBe(true);
+    expect(relay.stats()).toMatchObject({ connectionsOpened: 1, connectionsRefused: 1 });
+    expect(readdirSync(dir).sort()).toEqual(['c', 'c_2000', 'v']);
+  });
+
+  it.each(['hostToGuest', 'guestToHost'] as const)(
+    'setLimits: %s waits for its tokens, all its connections together; changed while they wait',
+    async (direction) => {
+      const rate = MIB;
+      await open({ [`${direction}Bytes`]: { size: MIB, refillPerSecond: rate } });
+      const pairs = [await dial(), await dial()];
+      const sent = randomBytes(4 * MIB);
+      let got = 0;
+      for (const { host, guest } of pairs) {
+        const [from, to] = direction === 'hostToGuest' ? [host, guest] : [guest, host];
+        to.on('data', (bytes: Buffer) => {
+          got += bytes.length;
+        });
+        to.resume();
+        from.write(sent);
+      }
+      const most = (): number => MIB + TURN_BYTES_MAX + (clock.now() / 1000) * rate;
+      await expect.poll(() => got, PATIENT).toBeGreaterThanOrEqual(MIB);
+      for (let step = 1; step <= 10; step += 1) {
+        expect(got).toBeLessThanOrEqual(most());
+        clock.advance(100);
+        const due = MIB + step * 0.1 * rate - TURN_BYTES_MAX;
+        await expect.poll(() => got, PATIENT).toBeGreaterThanOrEqual(due);
+      }
+      expect(got).toBeLessThanOrEqual(most());
+      const name = direction === 'hostToGuest' ? 'HostToGuest' : 'GuestToHost';
+      const other = direction === 'hostToGuest' ? 'GuestToHost' : 'HostToGuest';
+      const stats = relay.stats();
+      expect(stats[`throttledMs${name}`]).toBeGreaterThan(500);
+      expect(stats[`throttledMs${name}`]).toBeLessThanOrEqual(1_000);
+      expect(stats[`throttledMs${other}`]).toBe(0);
+      relay.setLimits({});
+      await expect.poll(() => got, PATIENT).toBe(2 * sent.length);
+    },
+  );
+
+  it('setLimits: new connections either way wait for their tokens', async () => {
+    const port = await listenForGuestPort(channelPath, 2000);
+    await open({ connections: { size: 1, refillPerSecond: 1 } });
+    const all = [
+      ...Array.from({ length: 3 }, () => connect(`${relay.innerPath}_2000`)),
+      ...Array.from({ length: 3 }, () => connect(channelPath)),
+    ];
+    for (const socket of all) socket.write('CONNECT 6000\n');
+    const opened = (): number => relay.stats().connectionsOpened;
+    await expect.poll(opened, PATIENT).toBe(1);
+    const began = clock.now();
+    while (opened() < all.length) {
+      clock.advance(100);
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      expect(opened()).toBeLessThanOrEqual(2 + (clock.now() - began) / 1000);
+    }
+    for (const socket of all) socket.destroy();
+    await port.close();
+  });
+
+  it('setLimits: a limit that is none is refused by name, and the old ones hold', async () => {
+    await open();
+    const wrong = { guestToHostBytes: { size: 0, refillPerSecond: 1 } };
+    expect(() => relay.setLimits(wrong)).toThrow(
+      expect.objectContaining({ code: 'vm_spec_invalid' }),
+    );
+    const made = () => new ChannelRelay(channelPath, wrong, clock);
+    expect(made).toThrow(expect.objectContaining({ code: 'vm_spec_invalid' }));
+    await dial();
+  });
+
+  it('disconnect: ends what is connected; connect: it is reached again; close: nothing is left', async () => {
+    const port = await listenForGuestPort(channelPath, 2000);
+    await open();
+    const before = await dial();
+    await relay.disconnect();
+    await relay.disconnect();
+    expect(await isOver(before.host)).toBe(true);
+    expect(await isOver(before.guest)).toBe(true);
+    expect(readdirSync(dir)).not.toContain('v');
+    await relay.connect();
+    await dial();
+    await relay.close();
+    await relay.close();
+    // Firecracker's own socket is removed by who made its directory.
+    expect(readdirSync(dir).sort()).toEqual(['c', 'v_2000']);
+    await port.close();
+  });
+});

@@ -1,0 +1,106 @@
+/** The agent's part of a network, on a card of the kernel's in a namespace of its own. Needs root. */
+import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+
+const AGENT = join(import.meta.dirname, '../../guest/agent');
+const OWN_MAC = 'aa:fc:00:00:00:07';
+const [FIRST, SECOND] = [
+  { mac: OWN_MAC, address: '10.201.0.2', gateway: '10.201.0.1' },
+  { mac: 'aa:fc:00:00:00:08', address: '10.201.0.6', gateway: '10.201.0.5' },
+];
+/** Fresh views of the namespace, and a /run that nobody else sees. */
+const ENTER = `mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mkdir /run/neurovisor /run/cards && exec "$@"`;
+/** Makes cards (`br…` has no device behind it), applies one network after the other, and tells what is there after each. */
+const SCRIPT = `
+import json, os, subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from neurovisor_agent import network as module
+from neurovisor_agent.network import Network, Wanted
+module._CARDS = "/run/cards"
+cards, networks = json.loads(sys.argv[2])
+ip = lambda *args: subprocess.run(["ip", *args], check=True, capture_output=True, text=True).stdout
+for name, mac in cards.items():
+    ip("tuntap", "add", name, "mode", "tap")
+    ip("link", "set", name, "address", mac)
+    os.makedirs(f"/run/cards/{name}")
+    os.symlink(f"/sys/class/net/{name}/address", f"/run/cards/{name}/address")
+    if not name.startswith("br"):
+        open(f"/run/cards/{name}/device", "w").close()
+class Loop:
+    def after(self, seconds, run):
+        told.append("waits")
+        class Timer:
+            def cancel(self): pass
+        return Timer()
+network, seen = Network(Loop()), []
+for fields in networks:
+    told = []
+    wanted = fields and Wanted({"prefixLength": 30, "gatewayMac": "aa:fd:00:00:00:01", "mtu": 1400, **fields})
+    network.apply(wanted, told.append)
+    seen.append({
+        "told": told,
+        "links": {each["ifname"]: each.get("address") for each in json.loads(ip("-j", "link"))},
+        "addresses": [
+            f'{one["local"]}/{one["prefixlen"]} {each["ifname"]} {each["mtu"]}'
+            for each in json.loads(ip("-j", "-4", "addr")) for one in each.get("addr_info", [])
+        ],
+        "routes": [f'{each["dst"]} {each.get("gateway", "-")}' for each in json.loads(ip("-j", "-4", "route") or "[]")],
+        "neighbours": [f'{each["dst"]} {each["lladdr"]}' for each in json.loads(ip("-j", "neigh", "show", "nud", "permanent") or "[]")],
+    })
+print(json.dumps(seen))
+`;
+
+interface Seen {
+  readonly told: readonly (string | null)[];
+  readonly links: Readonly<Record<string, string>>;
+  readonly addresses: readonly string[];
+  readonly routes: readonly string[];
+  readonly neighbours: readonly string[];
+}
+
+function apply(cards: Record<string, string>, networks: readonly (object | null)[]): Seen[] {
+  const unshared = ['--net', '--mount', 'sh', '-c', ENTER, 'sh'];
+  const run = ['python3', '-c', SCRIPT, AGENT, JSON.stringify([cards, networks])];
+  return JSON.parse(execFileSync('unshare', [...unshared, ...run], { encoding: 'utf8' })) as Seen[];
+}
+
+const configured = ({ mac, address, gateway }: typeof FIRST, name = 'eth0') => ({
+  told: [null],
+  links: { [name]: mac },
+  addresses: [`${address}/30 ${name} 1400`],
+  routes: [`default ${gateway}`, expect.stringMatching(/^10\.201\.0\.\d+\/30 -$/)],
+  neighbours: [`${gateway} aa:fd:00:00:00:01`],
+});
+
+describe.skipIf(process.getuid?.() !== 0)('Network of the agent', () => {
+  it('apply: the card of the MAC gets address, route and neighbour; again, the same', () => {
+    const seen = apply({ eth0: OWN_MAC, eth1: 'aa:fc:00:00:00:09' }, [FIRST, FIRST]);
+    for (const each of seen) expect(each).toMatchObject({ ...configured(FIRST), links: {} });
+  });
+
+  it('apply: another address replaces the old one, with its route and neighbour', () => {
+    const moved = { ...SECOND, mac: OWN_MAC };
+    const seen = apply({ eth0: OWN_MAC }, [FIRST, moved]);
+    expect(seen).toMatchObject([configured(FIRST), configured(moved)]);
+  });
+
+  it('apply: the only card that there is, of another MAC, becomes the one that is wanted', () => {
+    const seen = apply({ eth0: OWN_MAC, br0: 'aa:fc:00:00:00:09' }, [FIRST, SECOND]);
+    expect(seen).toMatchObject([configured(FIRST), configured(SECOND)]);
+  });
+
+  it('apply: of several of other MACs none is taken, nor what is no card, nor where there is none; it waits', () => {
+    const several = { eth0: OWN_MAC, eth1: 'aa:fc:00:00:00:09' };
+    for (const cards of [several, { br0: OWN_MAC }, {}]) {
+      const [seen] = apply(cards, [SECOND]);
+      expect(seen).toMatchObject({ told: ['waits'], addresses: [], routes: [] });
+      expect(Object.values(seen?.links ?? {})).not.toContain(SECOND.mac);
+    }
+  });
+
+  it('apply: none takes all of it away', () => {
+    const [, seen] = apply({ eth0: OWN_MAC }, [FIRST, null]);
+    expect(seen).toMatchObject({ told: [null], routes: [], neighbours: [] });
+  });
+});
