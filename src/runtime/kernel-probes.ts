@@ -99,10 +99,10 @@ export class KernelProbes {
   }
 
   /** After the sandboxes have ended. Idempotent. */
-  close(): void {
-    this.packets.close();
+  async close(): Promise<void> {
     this.vmms.close();
     this.syscalls.close();
+    await this.packets.close();
   }
 }
 
@@ -161,15 +161,15 @@ async function openPackets(dir: string): Promise<Probes> {
   ]);
   const probes = await openLatencyProbes({ dir });
   return {
-    watchCard: (name) => {
+    watchCard: async (name) => {
       using links = new Links();
       const link = links.find(name);
-      return link === undefined ? undefined : probes.watchTap(link.index);
+      return link === undefined ? undefined : await probes.watchTap(link.index);
     },
-    watchUplink: () => {
+    watchUplink: async () => {
       using links = new Links();
-      const route = links.routeTo(INTERNET);
-      if (route?.linkIndex !== undefined) probes.watchUplink(route.linkIndex);
+      const index = links.routeTo(INTERNET)?.linkIndex;
+      if (index !== undefined) await probes.watchUplink(index);
     },
     [Symbol.dispose]: () => probes[Symbol.dispose](),
   };
