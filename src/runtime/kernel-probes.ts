@@ -136,10 +136,14 @@ export async function tryProbes(config: Pick<Config, 'home' | 'probes'>): Promis
 }
 
 function packetTimes({ paths }: TapLatency): Readonly<Record<Path, PacketTimes>> {
+  const quantile = (path: Path, fraction: number): number | null => {
+    const ns = quantileNs(paths[path], fraction);
+    return ns === undefined ? null : Math.round(ns);
+  };
   const times = (path: Path): PacketTimes => ({
     count: paths[path].answered,
-    p50Ns: quantileNs(paths[path], 0.5) ?? null,
-    p95Ns: quantileNs(paths[path], 0.95) ?? null,
+    p50Ns: quantile(path, 0.5),
+    p95Ns: quantile(path, 0.95),
   });
   return { peer: times('peer'), guest: times('guest'), forward: times('forward') };
 }
