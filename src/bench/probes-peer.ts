@@ -67,13 +67,15 @@ function empty(): ProbeSamples {
 }
 
 /** A TAP for as long as it is used. */
-function withTap<T>(use: (tap: { fd: number; linkIndex: number }) => T): T {
+async function withTap(
+  use: (tap: { fd: number; linkIndex: number }) => Promise<void> | void,
+): Promise<void> {
   const tap = openTap(links, { name: 'bench0', owner, mac: HOST.mac });
   try {
     links.addAddress({ linkIndex: tap.linkIndex, address: HOST.address, prefixLength: 30 });
     links.change(tap.linkIndex, { up: true });
     links.setNeighbour(tap.linkIndex, GUEST.address, GUEST.mac);
-    return use(tap);
+    await use(tap);
   } finally {
     closeFd(tap.fd);
   }
@@ -123,34 +125,34 @@ using daemon = await open({});
 for (let round = 0; round <= Number(rounds); round += 1) {
   // The first warms up and is not counted.
   const counted = round === 0 ? null : report;
-  withTap(({ fd }) => echoes(fd, counted?.without ?? null));
-  withTap(({ fd, linkIndex }) => {
-    using _ = probes.watchTap(linkIndex);
+  await withTap(({ fd }) => echoes(fd, counted?.without ?? null));
+  await withTap(async ({ fd, linkIndex }) => {
+    using _ = await probes.watchTap(linkIndex);
     echoes(fd, counted?.xdp ?? null);
   });
-  withTap(({ fd, linkIndex }) => {
+  await withTap(async ({ fd, linkIndex }) => {
     using stack = new DisposableStack();
     stack.adopt(new MetadataGuards(links).guard(linkIndex), (guard) => guard.close());
     echoes(fd, counted?.guarded ?? null);
-    stack.use(probes.watchTap(linkIndex));
+    stack.use(await probes.watchTap(linkIndex));
     echoes(fd, counted?.tcx ?? null);
   });
-  withTap(({ fd, linkIndex }) => {
+  await withTap(async ({ fd, linkIndex }) => {
     using stack = new DisposableStack();
     stack.adopt(new MetadataGuards(links).guard(linkIndex), (guard) => guard.close());
-    stack.use(daemon.watchTap(linkIndex));
+    stack.use(await daemon.watchTap(linkIndex));
     echoes(fd, counted?.sampled ?? null);
   });
 }
 const statistics = countRunTime();
-withTap(({ fd, linkIndex }) => {
-  using _ = probes.watchTap(linkIndex);
+await withTap(async ({ fd, linkIndex }) => {
+  using _ = await probes.watchTap(linkIndex);
   echoes(fd, null);
 });
-withTap(({ fd, linkIndex }) => {
+await withTap(async ({ fd, linkIndex }) => {
   using stack = new DisposableStack();
   stack.adopt(new MetadataGuards(links).guard(linkIndex), (guard) => guard.close());
-  stack.use(probes.watchTap(linkIndex));
+  stack.use(await probes.watchTap(linkIndex));
   echoes(fd, null);
 });
 closeFd(statistics);

@@ -98,7 +98,7 @@ export class LatencyProbes implements Disposable {
   #hasTcx: boolean;
   readonly #cpus = possibleCpus();
   readonly #stack = new DisposableStack();
-  readonly #uplinks = new Map<number, number>();
+  readonly #uplinks = new Map<number, Promise<void>>();
 
   /** @param object of bpf/latency.bpf.c, which becomes ours */
   constructor(
@@ -114,12 +114,12 @@ export class LatencyProbes implements Disposable {
   }
 
   /**
-   * Measures packets of a TAP from now on.
+   * Measures packets of a TAP from then on. These must not be disposed before it has resolved.
    * @param ingress absent: the first of them that is possible
    * @throws ObserveError `no_link`; `taken`: it is watched already, or for XDP has another program; `full`;
    * `unsupported`
    */
-  watchTap(linkIndex: number, ingress?: Ingress): TapProbe {
+  async watchTap(linkIndex: number, ingress?: Ingress): Promise<TapProbe> {
     const attempt = `measure packets of link ${linkIndex}`;
     const key = keyOf(linkIndex);
     using stack = new DisposableStack();
@@ -127,8 +127,8 @@ export class LatencyProbes implements Disposable {
       this.#taps.set(key, newTapValue(ownNamespace(), this.#cpus), 'new');
       stack.defer(() => void this.#taps.delete(key));
       // First, since XDP says of a link that is not there only that something is invalid.
-      stack.defer(this.#attachTc('in', linkIndex, 'egress'));
-      const out = this.#attachOut(linkIndex, ingress);
+      stack.defer(await this.#attachTc('in', linkIndex, 'egress'));
+      const out = await this.#attachOut(linkIndex, ingress);
       stack.defer(out.detach);
       return this.#probe(linkIndex, out.ingress, stack.move());
     } catch (error) {
@@ -141,19 +141,24 @@ export class LatencyProbes implements Disposable {
    * @returns false before Linux 6.6: what would see them there would stay when this process is killed
    * @throws ObserveError
    */
-  watchUplink(linkIndex: number): boolean {
-    if (this.#uplinks.has(linkIndex)) return true;
+  async watchUplink(linkIndex: number): Promise<boolean> {
     if (!this.#hasTcx) return false;
+    const known = this.#uplinks.get(linkIndex) ?? this.#attachUplink(linkIndex);
+    this.#uplinks.set(linkIndex, known);
     try {
-      const link = this.#attach('uplink', linkIndex, ATTACH.tcxEgress);
-      this.#uplinks.set(linkIndex, link);
-      this.#settings(true);
-      this.#stack.defer(() => closeFd(link));
+      await known;
       return true;
     } catch (error) {
+      this.#uplinks.delete(linkIndex);
       if (isWithoutTcx(error)) return false;
       throw watchError(`see packets leave by link ${linkIndex}`, error);
     }
+  }
+
+  async #attachUplink(linkIndex: number): Promise<void> {
+    const link = await this.#attach('uplink', linkIndex, ATTACH.tcxEgress);
+    this.#settings(true);
+    this.#stack.defer(() => closeFd(link));
   }
 
   runTimes(): readonly RunTime[] {
@@ -198,29 +203,32 @@ export class LatencyProbes implements Disposable {
     };
   }
 
-  #attachOut(linkIndex: number, wanted?: Ingress): { detach: () => void; ingress: Ingress } {
+  async #attachOut(
+    linkIndex: number,
+    wanted?: Ingress,
+  ): Promise<{ detach: () => void; ingress: Ingress }> {
     const tries = wanted === undefined ? INGRESSES : [wanted];
     for (const ingress of tries) {
       try {
         if (ingress === 'tcx' || ingress === 'clsact') break;
         const flags = ingress === 'xdp-native' ? XDP_FLAGS.driver : XDP_FLAGS.generic;
-        const link = this.#attach('xdp', linkIndex, ATTACH.xdp, flags);
+        const link = await this.#attach('xdp', linkIndex, ATTACH.xdp, flags);
         return { detach: () => closeFd(link), ingress };
       } catch (error) {
         if (wanted !== undefined || !(isTaken(error) || isWithoutXdp(error))) throw error;
         ignore(error, 'a way to see packets that a link does not offer');
       }
     }
-    const detach = this.#attachTc('tcx', linkIndex, 'ingress');
+    const detach = await this.#attachTc('tcx', linkIndex, 'ingress');
     return { detach, ingress: this.#hasTcx ? 'tcx' : 'clsact' };
   }
 
   /** @returns how to take it away */
-  #attachTc(program: keyof typeof PROGRAM, linkIndex: number, way: TcWay): () => void {
+  async #attachTc(program: keyof typeof PROGRAM, linkIndex: number, way: TcWay) {
     const place = way === 'ingress' ? ATTACH.tcxIngress : ATTACH.tcxEgress;
     try {
       if (this.#hasTcx) {
-        const link = this.#attach(program, linkIndex, place);
+        const link = await this.#attach(program, linkIndex, place);
         return () => closeFd(link);
       }
     } catch (error) {

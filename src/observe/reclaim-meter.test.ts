@@ -10,6 +10,7 @@ describe('ReclaimMeter', () => {
     expect(meter.note(1000e6, 6000)).toBe(10);
     // What was before these 10 s is no part of it.
     expect(meter.note(1100e6, 30_000)).toBe(1);
+    expect(meter.note(1138.518637e6, 60_000)).toBe(0.39);
   });
 
   it('is at most all of it, however many threads wait', () => {

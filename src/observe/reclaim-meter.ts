@@ -33,6 +33,7 @@ export class ReclaimMeter {
     if (nowMs - this.#toldAtMs < REPEAT_MS) return null;
     this.#toldAtMs = nowMs;
     const waitedNs = sumNs - (this.#samples[0]?.sumNs ?? sumNs);
-    return Math.min(100, (waitedNs / NS_PER_MS / WINDOW_MS) * 100);
+    const percent = (waitedNs / NS_PER_MS / WINDOW_MS) * 100;
+    return Math.min(100, Math.round(percent * 100) / 100);
   }
 }

@@ -3,6 +3,6 @@ import { openLatencyProbes } from '../observe/probes.ts';
 
 const [linkIndex = '', dir = ''] = process.argv.slice(2);
 const probes = await openLatencyProbes({ dir });
-probes.watchTap(Number(linkIndex));
+await probes.watchTap(Number(linkIndex));
 process.stdout.write('ready\n');
 process.stdin.resume().once('end', () => process.exit(0));

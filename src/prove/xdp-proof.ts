@@ -66,8 +66,8 @@ async function measure(tries: Tries, world: World, dir: string): Promise<void> {
   );
   {
     using probes = await openLatencyProbes({ dir });
-    using probe = probes.watchTap(guest.linkIndex);
-    probes.watchUplink(peer.linkIndex);
+    using probe = await probes.watchTap(guest.linkIndex);
+    await probes.watchUplink(peer.linkIndex);
     tries.note('frames are seen by XDP', 'xdp', probe.ingress, probe.ingress.startsWith('xdp'));
     await counts(tries, probe, guest);
     await forward(tries, probe, { guest, peer, links });
@@ -155,7 +155,7 @@ async function metadata(tries: Tries, probes: LatencyProbes, leased: LeasedGuest
   const { guest, lease } = leased;
   using links = new Links();
   const linkIndex = links.find(lease.interfaceName)?.index ?? 0;
-  using probe = probes.watchTap(linkIndex);
+  using probe = await probes.watchTap(linkIndex);
   const before = (await lease.traffic()).refused['metadata'] ?? 0;
   for (const to of METADATA_ADDRESSES) await guest.frame({ to, port: 9999, text: 'x' });
   // Answered only when the frames before it were worked off.

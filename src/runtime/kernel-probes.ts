@@ -99,10 +99,10 @@ export class KernelProbes {
   }
 
   /** After the sandboxes have ended. Idempotent. */
-  close(): void {
-    this.packets.close();
+  async close(): Promise<void> {
     this.vmms.close();
     this.syscalls.close();
+    await this.packets.close();
   }
 }
 
@@ -136,10 +136,14 @@ export async function tryProbes(config: Pick<Config, 'home' | 'probes'>): Promis
 }
 
 function packetTimes({ paths }: TapLatency): Readonly<Record<Path, PacketTimes>> {
+  const quantile = (path: Path, fraction: number): number | null => {
+    const ns = quantileNs(paths[path], fraction);
+    return ns === undefined ? null : Math.round(ns);
+  };
   const times = (path: Path): PacketTimes => ({
     count: paths[path].answered,
-    p50Ns: quantileNs(paths[path], 0.5) ?? null,
-    p95Ns: quantileNs(paths[path], 0.95) ?? null,
+    p50Ns: quantile(path, 0.5),
+    p95Ns: quantile(path, 0.95),
   });
   return { peer: times('peer'), guest: times('guest'), forward: times('forward') };
 }
@@ -161,15 +165,15 @@ async function openPackets(dir: string): Promise<Probes> {
   ]);
   const probes = await openLatencyProbes({ dir });
   return {
-    watchCard: (name) => {
+    watchCard: async (name) => {
       using links = new Links();
       const link = links.find(name);
-      return link === undefined ? undefined : probes.watchTap(link.index);
+      return link === undefined ? undefined : await probes.watchTap(link.index);
     },
-    watchUplink: () => {
+    watchUplink: async () => {
       using links = new Links();
-      const route = links.routeTo(INTERNET);
-      if (route?.linkIndex !== undefined) probes.watchUplink(route.linkIndex);
+      const index = links.routeTo(INTERNET)?.linkIndex;
+      if (index !== undefined) await probes.watchUplink(index);
     },
     [Symbol.dispose]: () => probes[Symbol.dispose](),
   };

@@ -109,8 +109,8 @@ async function probesOf(
   uplinkIndex: number | undefined,
 ): Promise<Reader> {
   const probes = stack.use(await openLatencyProbes({ dir: bpfDir(home) }));
-  const probe = stack.use(probes.watchTap(linkIndex));
-  const seesUplink = uplinkIndex !== undefined && probes.watchUplink(uplinkIndex);
+  const probe = stack.use(await probes.watchTap(linkIndex));
+  const seesUplink = uplinkIndex !== undefined && (await probes.watchUplink(uplinkIndex));
   return { ingress: probe.ingress, seesUplink, read: () => probe.read() };
 }
 

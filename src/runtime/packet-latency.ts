@@ -19,9 +19,9 @@ import type { TapProbe } from '../observe/probes.ts';
 /** Programs in the kernel. */
 export interface Probes extends Disposable {
   /** @returns undefined: its interface has gone. @throws ObserveError, LinkError */
-  watchCard(interfaceName: string): TapProbe | undefined;
+  watchCard(interfaceName: string): Promise<TapProbe | undefined>;
   /** By which packets leave this host, if there is one. @throws ObserveError, LinkError */
-  watchUplink(): void;
+  watchUplink(): Promise<void>;
 }
 
 export interface PacketLatencyParts {
@@ -41,6 +41,7 @@ export class PacketLatency {
   readonly #parts: PacketLatencyParts;
   readonly #cards = new Set<Card>();
   #ended: Readonly<Record<Path, Times>> = { guest: NONE, peer: NONE, forward: NONE };
+  readonly #attaching = new Set<Promise<void>>();
   #opening: Promise<void> | undefined;
   #probes: Probes | undefined;
   #isClosed = false;
@@ -55,7 +56,7 @@ export class PacketLatency {
     const card: Card = { sandboxId, interfaceName, probe: undefined };
     this.#cards.add(card);
     if (this.#probes === undefined) this.#opening ??= this.#open();
-    else this.#attach(card, this.#probes);
+    else this.#begin(card, this.#probes);
     return () => this.#drop(card);
   }
 
@@ -72,9 +73,10 @@ export class PacketLatency {
     return this.#probes !== undefined;
   }
 
-  /** Resolves when it is known whether there are probes; at once while nobody asked for them. */
+  /** Resolves when every card is measured that can be. */
   async settled(): Promise<void> {
     await this.#opening;
+    await Promise.all(this.#attaching);
   }
 
   metrics(): readonly Metric[] {
@@ -120,8 +122,9 @@ export class PacketLatency {
   }
 
   /** Idempotent. */
-  close(): void {
+  async close(): Promise<void> {
     this.#isClosed = true;
+    await this.settled();
     for (const card of [...this.#cards]) this.#drop(card);
     this.#probes?.[Symbol.dispose]();
     this.#probes = undefined;
@@ -135,20 +138,29 @@ export class PacketLatency {
       const probes = await open();
       if (this.#isClosed) return probes[Symbol.dispose]();
       this.#probes = probes;
-      for (const card of this.#cards) this.#attach(card, probes);
+      for (const card of this.#cards) this.#begin(card, probes);
     } catch (error) {
       this.#tell('latencies of packets are not measured', error);
     }
   }
 
-  #attach(card: Card, probes: Probes): void {
+  #begin(card: Card, probes: Probes): void {
+    const attaching = this.#attach(card, probes).finally(() => this.#attaching.delete(attaching));
+    this.#attaching.add(attaching);
+  }
+
+  /** Never rejects. */
+  async #attach(card: Card, probes: Probes): Promise<void> {
     try {
-      card.probe = probes.watchCard(card.interfaceName);
+      const probe = await probes.watchCard(card.interfaceName);
+      // It may have gone meanwhile.
+      if (this.#cards.has(card)) card.probe = probe;
+      else probe?.[Symbol.dispose]();
     } catch (error) {
       this.#tell('packets of a sandbox are not measured', error);
     }
     try {
-      probes.watchUplink();
+      await probes.watchUplink();
     } catch (error) {
       this.#tell('when packets leave this host is not measured', error);
     }

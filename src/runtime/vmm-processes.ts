@@ -282,8 +282,9 @@ class VmmWatch implements HostMemoryEvents {
   #noteReclaim(): void {
     const { clock, counts, residentBytes } = this.#parts;
     const some = this.#reclaims.note(counts()?.stalls.sumNs ?? 0, clock.now());
-    if (some === null) return;
     const memoryBytes = residentBytes(this.pid) ?? 0;
+    // Nothing is left of one that ends just now: what was told before says more.
+    if (some === null || memoryBytes === 0) return;
     this.#tell({ type: 'pressure', memoryBytes, limitBytes: 0, some, full: 0 });
   }
 

@@ -147,21 +147,27 @@ export class BpfObject {
 }
 
 /**
- * Attaches a program to a network interface.
+ * Attaches a program to a network interface, in another thread: TCX waits until every processor has noticed, tens
+ * of milliseconds on a busy host.
+ * @param programFd has to stay open until then
  * @returns the descriptor of a link
  * @throws SyscallError `EBUSY`, `EEXIST`: another XDP program is there; `EINVAL`: this kernel has no such place
  */
-export function attachToLink(
+export async function attachToLink(
   programFd: number,
   linkIndex: number,
   place: number,
   flags: number = XDP_FLAGS.any,
-): number {
+): Promise<number> {
   const options = new DataView(new ArrayBuffer(LINK_OPTIONS_BYTES));
   options.setBigUint64(0, BigInt(LINK_OPTIONS_BYTES), true);
   options.setUint32(8, flags, true);
   const given = place === ATTACH.xdp ? new Uint8Array(options.buffer) : null;
-  return checked(lib().linkCreate(programFd, linkIndex, place, given), `attach to ${linkIndex}`);
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  lib().linkCreate.async(programFd, linkIndex, place, given, (error: unknown, result: number) =>
+    error === null || error === undefined ? resolve(result) : reject(error),
+  );
+  return checked(await promise, `attach to ${linkIndex}`);
 }
 
 /** @returns the descriptor of a link. @throws SyscallError `ENOENT`: this kernel has no such tracepoint */

@@ -109,6 +109,24 @@ describe('PacketLatency', () => {
     expect(await host.do('fds')).toBe(before);
   });
 
+  it('a daemon that is killed leaves nothing', async () => {
+    await host.do('fds');
+    const killed = host.beside();
+    await killed.do('daemon', cacheDir);
+    await killed.do('card', 'one', 'nv-guest');
+    expect(host.ip('link', 'show', 'nv-guest')).toMatchObject([{ xdp: expect.anything() }]);
+    expect(await host.do('readOf')).not.toBeNull();
+    await killed.kill();
+    await expect.poll(() => host.do('readOf'), { timeout: 20_000 }).toBeNull();
+    await expect
+      .poll(() => host.ip<object>('link', 'show', 'nv-guest')[0], { timeout: 20_000 })
+      .not.toHaveProperty('xdp');
+    // The next one has the card to itself.
+    await host.do('daemon', cacheDir);
+    await host.do('card', 'one', 'nv-guest');
+    expect(await host.do('told')).toEqual([]);
+  });
+
   it('`net latency` reads what the daemon measures, without programs of its own', async () => {
     await host.do('daemon', cacheDir);
     await host.do('card', 'one', 'nv-guest');
