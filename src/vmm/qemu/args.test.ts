@@ -13,6 +13,7 @@ const plan = {
   overlayPath: '/run/x/disk.ext4',
   firmwarePath: '/usr/share/qemu/qboot.rom',
   inheritsMemory: false,
+  hasBalloon: false,
   incoming: false,
 } as const;
 
