@@ -100,7 +100,7 @@ export class LocalControlPlane implements ControlPlane {
     this.#starter = new Starter(parts);
     this.#tracer = parts.tracer ?? passiveTracer();
     this.#rows = new SandboxRows(parts);
-    this.#policy = new MemoryPolicy(parts);
+    this.#policy = new MemoryPolicy({ ...parts, roomMib: () => parts.queue.roomMib });
   }
 
   /** Takes note of what a killed process has left. */
@@ -124,7 +124,9 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
-    checkRequest(request);
+    // Of one that goes on from a snapshot that shows only then, and `grow` is at least `warn`.
+    const canGrow = request.memoryMaxMib !== undefined || request.snapshot !== undefined;
+    checkRequest(request, canGrow);
     this.#requireOpen();
     const made = this.#tracer.span('create', {}, async (span) => {
       const info = await this.#create(request, this.#untilClosed(signal));
@@ -153,15 +155,16 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
-    checkRequest(change);
     const sandbox = await this.#find(id);
-    const { channelLimits, network, secrets, ...terms } = change;
+    checkRequest(change, sandbox.spec.memoryMaxMib !== undefined);
+    const { channelLimits, network, secrets, memoryMib, ...terms } = change;
     if (channelLimits !== undefined) await sandbox.setChannelLimits(channelLimits);
     // First, for a sandbox on the disk may need them to be resumed.
     if (secrets !== undefined) await told(sandbox.setSecrets(secrets));
     if (network !== undefined) {
       await told(sandbox.setNetwork(networkPolicy(network, sandbox.spec.network)));
     }
+    if (memoryMib !== undefined) await told(sandbox.resizeMemory(memoryMib, 'owner'));
     await told(sandbox.change(terms));
     return sandbox.info();
   }

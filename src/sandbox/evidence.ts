@@ -4,7 +4,12 @@ import { ignore } from '../base/ignore.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { Vm, VmExit } from '../vmm/driver.ts';
 import { causeOfExit, type SandboxEnd } from './ending.ts';
-import { type HostMemoryEvents, type MemoryEvent, MemoryWatch } from './memory-watch.ts';
+import {
+  type HostMemoryEvents,
+  type MemoryEvent,
+  MemoryWatch,
+  type ResizedEvent,
+} from './memory-watch.ts';
 
 const EXIT_GRACE_MS = 500;
 
@@ -50,6 +55,11 @@ export class Evidence {
   watchGuest(guest: Guest): void {
     const { clock } = this.#parts;
     guest.events((event) => this.#tell(this.#memory.fromGuest(event, clock.now(), clock.wall())));
+  }
+
+  /** What was done to its memory. */
+  note(event: ResizedEvent): void {
+    this.#tell([event]);
   }
 
   /** The VM's own end explains more than what follows from it, and comes at once if it is the reason. */

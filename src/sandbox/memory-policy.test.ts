@@ -30,6 +30,8 @@ function world(
     ...{ id: ID, terms: { onMemoryPressure }, events },
     pause: (to: string) => act(`pause ${to}`),
     snapshot: (name: string) => act(`snapshot ${name}`),
+    spec: { memoryMib: 256 },
+    resizeMemory: (memoryMib: number) => act(`resize ${memoryMib}`),
   };
   const press = async (body: SandboxEventBody = NEAR): Promise<void> => {
     events.note(body);
@@ -123,7 +125,8 @@ describe('checkAction', () => {
   ])('refuses %s', (action) => {
     expect(() => checkAction(action)).toThrow(expect.objectContaining({ code: 'spec_invalid' }));
   });
-  it('says why memory can not grow', () => {
-    expect(() => checkAction('grow')).toThrow(/no VMM here can give/);
+  it('grow: needs a maximum', () => {
+    expect(() => checkAction('grow')).toThrow(/a sandbox with a maximum/);
+    expect(() => checkAction('grow', true)).not.toThrow();
   });
 });

@@ -18,6 +18,7 @@ import type { NicSpec, Vm, VmSnapshot } from '../vmm/driver.ts';
 import { isFailure } from './ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from './errors.ts';
 import { Evidence } from './evidence.ts';
+import { setClock } from './guest-clock.ts';
 import { identityOf, untilHello } from './identity.ts';
 import {
   isFinal,
@@ -26,6 +27,8 @@ import {
   type TransitionResult,
   transition,
 } from './lifecycle.ts';
+import { fitMemory, ramMib, resizeMemory } from './memory-size.ts';
+import type { ResizedEvent } from './memory-watch.ts';
 import { NetworkCard } from './network-card.ts';
 import type { SandboxEnd, SandboxParts, SaveTarget, StartTimings, Workspace } from './parts.ts';
 import type { Prepared, Running } from './running.ts';
@@ -33,7 +36,7 @@ import { Saving } from './saving.ts';
 import { requireValues, type SandboxSecret } from './secrets.ts';
 import type { NetworkPolicy, SandboxSpec } from './spec.ts';
 import { startTimings, tracedStart, traceStart } from './start-timings.ts';
-import { timeLimit } from './time-limit.ts';
+import { vmSpecOf } from './vm-spec.ts';
 
 export type * from './parts.ts';
 
@@ -143,18 +146,8 @@ export class Supervisor {
     this.#require('resume');
     await this.#vm?.resume();
     this.#apply('resume');
-    await this.#setClock();
-  }
-
-  /** The guest's clock stood still with its processors. One that does not answer runs all the same. */
-  async #setClock(): Promise<void> {
-    const { clock, log } = this.#parts;
-    using limit = timeLimit(clock, SET_CLOCK_MS_MAX, this.#aborter.signal);
-    try {
-      await this.#guest?.update({ wallMs: clock.wall() }, limit.signal);
-    } catch (error) {
-      const reason = describeError(error);
-      log.warn("a guest's clock could not be set", { sandbox: this.spec.id, reason });
+    if (this.#guest !== undefined) {
+      await setClock(this.#parts, this.#guest, this.spec.id, this.#aborter.signal);
     }
   }
 
@@ -186,6 +179,24 @@ export class Supervisor {
     this.guest();
     await this.#vm?.setChannelLimits(channelLimits);
     this.#spec = { ...this.#spec, channelLimits };
+  }
+
+  /**
+   * Gives its guest more memory, or takes some back. A resume keeps it.
+   * @throws SandboxError `spec_invalid`, `memory_unavailable`, `not_ready`, `gone`; VmmError, GuestError
+   */
+  async resizeMemory(memoryMib: number, by: ResizedEvent['by']): Promise<void> {
+    const { clock } = this.#parts;
+    const parts = { clock, vm: this.#vm, guest: this.guest(), signal: this.#aborter.signal };
+    const { memoryMib: fromMib } = this.#spec;
+    // Its owner may have given it more meanwhile.
+    if (by === 'pressure' && memoryMib <= fromMib) return;
+    const began = clock.now();
+    await resizeMemory(parts, this.#spec, memoryMib, (changed) => {
+      this.#spec = { ...this.#spec, memoryMib: changed };
+    });
+    const durationMs = Math.round(clock.now() - began);
+    this.#evidence.note({ type: 'resized', by, fromMib, toMib: memoryMib, durationMs });
   }
 
   /**
@@ -303,6 +314,7 @@ export class Supervisor {
     this.#running = { ...prepared, vm };
     this.#cleanup.push('guest link', () => this.#guest?.close());
     const guest = await this.#hello(prepared.listener, vm, signal);
+    await this.#fitMemory(vm, guest, signal);
     this.#timings = startTimings({
       ...{ beganMs: began, preparedMs: preparedAt, vmm: vm.timings, readyMs: clock.now() },
       guest: this.#parts.template === undefined ? guest.info : null,
@@ -363,7 +375,7 @@ export class Supervisor {
   /** A clone's RAM is filled while its VMM starts. */
   #makeMemory(): Pick<Prepared, 'memory' | 'memoryReady'> {
     const { template, makeMemory } = this.#parts;
-    const memory = makeMemory(this.spec.memoryMib * BYTES_PER_MIB);
+    const memory = makeMemory(ramMib(this.spec) * BYTES_PER_MIB);
     const memoryReady = template?.copyMemory(memory.path);
     memoryReady?.catch((error: unknown) => ignore(error, 'told to who starts the VM'));
     this.#cleanup.push('RAM', async () => {
@@ -375,35 +387,14 @@ export class Supervisor {
   }
 
   async #startVm(prepared: Prepared, signal: AbortSignal): Promise<Vm> {
-    const { workspace, memory, memoryReady, cid: guestCid, nic } = prepared;
     const parts = this.#parts;
-    const { template } = parts;
     this.#apply('resources-made');
-    const vm = await parts.driver.start(
-      {
-        id: this.spec.id,
-        dir: workspace.dir,
-        cpus: this.spec.cpus,
-        memoryMib: this.spec.memoryMib,
-        kernelPath: parts.kernelPath,
-        rootImagePath: parts.rootImagePath,
-        overlayPath: workspace.overlayPath,
-        guestCid,
-        channelPath: workspace.channelPath,
-        channelLimits: this.spec.channelLimits,
-        console: this.spec.console,
-        memoryFd: memory.fd,
-        ...(nic === undefined ? {} : { nic }),
-        ...(memoryReady === undefined ? {} : { memoryReady }),
-        ...(template === undefined ? {} : { snapshot: template.snapshot }),
-      },
-      signal,
-    );
+    const vm = await parts.driver.start(vmSpecOf(this.spec, prepared, parts), signal);
     this.#vm = vm;
     this.#evidence.watchVm(vm);
     this.#cleanup.push('VM', () => vm.kill());
     await this.#card.handedOver();
-    if (vm.pid !== null) await workspace.recordVmm(vm.pid);
+    if (vm.pid !== null) await prepared.workspace.recordVmm(vm.pid);
     return vm;
   }
 
@@ -412,6 +403,13 @@ export class Supervisor {
     this.#guest = guest;
     this.#evidence.watchGuest(guest);
     return guest;
+  }
+
+  /** One that does not do its part goes on with more than it should have: at most its maximum, which is counted. */
+  async #fitMemory(vm: Vm, guest: Guest, signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#parts;
+    if (await fitMemory({ clock, vm, guest, signal }, this.#spec)) return;
+    log.warn('a guest has not the memory that it should have', { sandbox: this.spec.id });
   }
 
   #watch(vm: Vm, guest: Guest): void {
@@ -494,6 +492,3 @@ export class Supervisor {
     return new SandboxError(code, `"${result.event}" is not possible while ${result.from}`);
   }
 }
-
-/** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */
-const SET_CLOCK_MS_MAX = 5000;

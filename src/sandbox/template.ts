@@ -9,7 +9,10 @@ import { createHash } from 'node:crypto';
 import { DEFAULTS, type SandboxSpec } from './spec.ts';
 
 /** The part of a sandbox's spec that is cast into its template; all else is bound when a clone starts. */
-export type TemplateSpec = Pick<SandboxSpec, 'cpus' | 'memoryMib' | 'diskMib' | 'warm'>;
+export type TemplateSpec = Pick<
+  SandboxSpec,
+  'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'warm'
+>;
 
 /** What a template is made from. */
 export interface TemplateInputs {
@@ -49,10 +52,11 @@ const FORMAT = 2;
 /** Hexadecimal SHA-256. */
 export function templateKey(inputs: TemplateInputs): string {
   const { spec, kernelDigest, rootImageDigest, machine, env } = inputs;
+  const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = spec;
   const parts = [
     FORMAT,
-    [spec.cpus, spec.memoryMib, spec.diskMib],
-    spec.warm,
+    [cpus, memoryMib, diskMib, ...(memoryMaxMib === undefined ? [] : [memoryMaxMib])],
+    warm,
     [kernelDigest, rootImageDigest, machine],
     Object.entries(env).sort(([a], [b]) => (a < b ? -1 : 1)),
     TEMPLATE_BOOT_ARGS,

@@ -49,7 +49,11 @@ const BOOT_ARG = /^[A-Za-z0-9_.,:/=-]+$/;
  * @throws VmmError `vm_spec_invalid` that names the field
  */
 export function checkSpec(spec: VmSpec, cpusMax: number): void {
-  const integer = (field: 'cpus' | 'memoryMib' | 'balloonMib' | 'guestCid', min: number, max: number): void => {
+  const integer = (
+    field: 'cpus' | 'memoryMib' | 'balloonMib' | 'guestCid',
+    min: number,
+    max: number,
+  ): void => {
     const value = spec[field] ?? 0;
     if (!Number.isSafeInteger(value) || value < min || value > max) {
       throw invalid(field, `${value} is not a whole number from ${min} to ${max}`);

@@ -48,6 +48,10 @@ function eventText(event: TimedEvent): string {
       const how = event.ok ? 'done' : 'failed';
       return `${event.action}: ${how}${event.detail === '' ? '' : `: ${plain(event.detail)}`}`;
     }
+    case 'resized': {
+      const why = event.by === 'pressure' ? 'it was short of memory' : 'its owner said so';
+      return `from ${event.fromMib} to ${event.toMib} MiB in ${event.durationMs} ms: ${why}`;
+    }
     case 'end': {
       const { cause, detail } = event.end;
       return detail === '' ? cause : `${cause}: ${plain(detail)}`;
@@ -101,7 +105,7 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ['id', info.id],
     ['status', info.pausedTo === null ? info.status : `${info.status} (${info.pausedTo})`],
     ['age', coarse(now - info.createdAtMs)],
-    ['size', `${info.cpus} CPUs, ${info.memoryMib} MiB, disk ${info.diskMib} MiB`],
+    ['size', `${info.cpus} CPUs, ${memoryText(info)}, disk ${info.diskMib} MiB`],
     ['origin', info.origin],
     ['runs on', info.accelerator],
     ['near out of memory', info.onMemoryPressure],
@@ -110,6 +114,14 @@ export function inspectText(info: SandboxInfo, now: number): string {
   if (end !== null) rows.push(...endRows(end, now));
   const width = Math.max(...rows.map(([name]) => name.length));
   return rows.map(([name, value]) => `${name.padEnd(width)}  ${plain(value)}`).join('\n');
+}
+
+/** With what it can be given. */
+export function memoryText({
+  memoryMib,
+  memoryMaxMib,
+}: Pick<SandboxInfo, 'memoryMib' | 'memoryMaxMib'>): string {
+  return memoryMaxMib === null ? `${memoryMib} MiB` : `${memoryMib} of ${memoryMaxMib} MiB`;
 }
 
 function endRows(

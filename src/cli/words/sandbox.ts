@@ -8,6 +8,7 @@ import {
   addNetworkOptions,
   addSandboxOptions,
   collect,
+  memoryMaxOption,
   NETWORK_HELP,
   type OutputFlags,
   output,
@@ -46,6 +47,7 @@ function addCreate(program: Command): void {
       [],
     );
   addSandboxOptions(command)
+    .addOption(memoryMaxOption())
     .option('--timeout <time>', 'how long it stays, e.g. 90s or 2h (default: without limit)')
     .addOption(
       new Option('--on-timeout <action>', 'what happens then (default kill)').choices([
@@ -60,7 +62,8 @@ function addCreate(program: Command): void {
     )
     .option(
       '--on-memory-pressure <action>',
-      'when a kill for want of memory is near: warn (default), pause, snapshot, or a URL to post it to',
+      'when a kill for want of memory is near, with --memory-max at that: warn (default), pause, snapshot, or a ' +
+        'URL to post it to; grow: --memory-max, then warn',
     )
     .option('--no-auto-resume', 'when it is paused, refuse operations instead of resuming it')
     .option('--snapshot <name>', 'go on from a snapshot: its name, or its id')
@@ -74,6 +77,7 @@ Examples:
   id=$(neurovisor create)
   neurovisor exec $id -c 'print(6 * 7)'
   neurovisor create -l user=42 --memory 1G --timeout 2h --on-timeout pause
+  neurovisor create --memory 256M --memory-max 1G --on-memory-pressure pause
   neurovisor create --net egress --allow-out api.github.com:443
   neurovisor create --snapshot ready-to-work
 `,
@@ -91,12 +95,13 @@ function addUpdate(program: Command): void {
     .command('update')
     .summary('change a sandbox while it runs')
     .description(
-      `Changes what is named, at once: its network, how long it stays, its labels. ${SHORT_IDS}`,
+      `Changes what is named, at once: its network, its memory, how long it stays, its labels. ${SHORT_IDS}`,
     )
     .argument('<id>');
   addNetworkOptions(command)
     .option('--timeout <time>', 'how long it stays from now on, e.g. 90s or 2h; never: no limit')
-    .option('--on-memory-pressure <action>', 'warn, pause, snapshot, or a URL; see create')
+    .option('--memory <size>', 'more of it, or less: of one that was made with --memory-max')
+    .option('--on-memory-pressure <action>', 'warn, grow, pause, snapshot, or a URL; see create')
     .option('-l, --label <KEY=VALUE>', 'labels instead of those that it has', collect, [])
     .addOption(output())
     .addHelpText(
@@ -106,6 +111,7 @@ Examples:
   neurovisor update 7ds14n1k --allow-out api.github.com
   neurovisor update 7ds14n1k --net none --timeout 10m
   neurovisor update 7ds14n1k --net-limit bytes=2G,down=5M
+  neurovisor update 7ds14n1k --memory 768M
 `,
     )
     .action((id: string, flags: UpdateFlags & OutputFlags) =>

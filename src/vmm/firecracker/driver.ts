@@ -227,6 +227,7 @@ function refuseUnsupported(spec: VmSpec): void {
   if (spec.nic !== undefined && spec.snapshot !== undefined && spec.memoryFd !== undefined) {
     refuse('a card can not be given to a clone that has none');
   }
+  if (spec.balloonMib !== undefined) refuse('memory that changes is not offered by this driver');
   refuseChannelLimits(spec.channelLimits ?? {});
 }
 

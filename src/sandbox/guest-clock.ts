@@ -1,0 +1,24 @@
+/** The guest's clock stands still with its processors, and is set when they run again. */
+import type { Clock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import type { Guest } from '../guest/guest.ts';
+import { timeLimit } from './time-limit.ts';
+
+/** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */
+const SET_CLOCK_MS_MAX = 5000;
+
+/** One that does not answer runs all the same. */
+export async function setClock(
+  { clock, log }: { readonly clock: Clock; readonly log: Log },
+  guest: Pick<Guest, 'update'>,
+  sandbox: string,
+  signal: AbortSignal,
+): Promise<void> {
+  using limit = timeLimit(clock, SET_CLOCK_MS_MAX, signal);
+  try {
+    await guest.update({ wallMs: clock.wall() }, limit.signal);
+  } catch (error) {
+    log.warn("a guest's clock could not be set", { sandbox, reason: describeError(error) });
+  }
+}
