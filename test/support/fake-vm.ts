@@ -14,11 +14,12 @@ import type {
   GuestClosed,
   GuestEvent,
   GuestInfo,
+  GuestStats,
   Process,
   RunOptions,
 } from '../../src/guest/guest.ts';
 import { orAborted } from '../../src/sandbox/time-limit.ts';
-import type { NicSpec, Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
+import type { Balloon, NicSpec, Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
 import type { Phase, Script } from './fake-script.ts';
 
@@ -57,7 +58,30 @@ export class FakeVm implements Vm {
   /** Its network card: the MAC, and whether the guest has it. */
   nic: { readonly mac: string; readonly isPlugged: boolean } | null;
 
+  readonly balloon?: Balloon;
+  /** Its RAM. */
+  readonly ramMib: number;
+  /** What its guest has, MiB. */
+  memoryMib: number;
+  /** False: its guest does nothing of what its balloon asks for. */
+  isHelpful = true;
+  /** What its guest is told of its limits. */
+  limited = 0;
+  /** What its programs have not taken, MiB. */
+  availableMib = 0;
+
   constructor(spec: VmSpec, parts: FakeVmParts) {
+    this.ramMib = spec.memoryMib;
+    this.memoryMib = spec.memoryMib - (spec.balloonMib ?? 0);
+    if (spec.balloonMib !== undefined) {
+      this.balloon = {
+        setMemory: async (memoryMib) => {
+          await this.step('balloon');
+          if (this.isHelpful) this.memoryMib = memoryMib;
+        },
+        memoryMib: async () => this.memoryMib,
+      };
+    }
     this.nic = spec.nic === undefined ? null : { mac: spec.nic.mac, isPlugged: true };
     this.id = spec.id;
     this.channelPath = spec.channelPath;
@@ -224,9 +248,15 @@ export class FakeGuest {
   /** What it was told last by `update`. */
   network: GuestNetwork | null | undefined;
 
-  async update({ network }: GuestChange, signal?: AbortSignal): Promise<void> {
+  async update({ network, limits }: GuestChange, signal?: AbortSignal): Promise<void> {
     await this.#ask('update', signal);
+    if (limits !== undefined) this.#vm.limited += 1;
     if (network !== undefined) this.network = network;
+  }
+
+  async stats(): Promise<Pick<GuestStats, 'memoryAvailableBytes'>> {
+    await this.#ask('update');
+    return { memoryAvailableBytes: this.#vm.availableMib * 2 ** 20 };
   }
 
   settle(_options?: object, signal?: AbortSignal): Promise<void> {

@@ -135,6 +135,9 @@ class FakeVm implements Vm {
     return {
       setMemory: async (memoryMib) => {
         this.#requireRunning();
+        if (!(memoryMib > 0 && memoryMib <= this.#spec.memoryMib)) {
+          throw new VmmError('vm_spec_invalid', "the VM's memory can't be changed");
+        }
         nowMib = memoryMib;
       },
       memoryMib: async () => nowMib,

@@ -65,6 +65,12 @@ describe('qemuArgs', () => {
     );
     expect(args[args.indexOf('-incoming') + 1]).toBe('defer');
   });
+  it('qemuArgs: a balloon that is no help to a guest which is out of memory', () => {
+    expect(qemuArgs({ ...plan, hasBalloon: true }).slice(-2)).toEqual([
+      '-device',
+      'virtio-balloon-pci,id=balloon,deflate-on-oom=off,addr=7,romfile=',
+    ]);
+  });
   it('qemuArgs: without qboot QEMU takes its own firmware', () => {
     expect(qemuArgs({ ...plan, firmwarePath: null })).not.toContain('-bios');
   });
