@@ -107,7 +107,7 @@ describe.skipIf(typeof files === 'string')(`jailed QEMU${skipped}`, () => {
 describe.skipIf(process.geteuid?.() !== 0)('prove', () => {
   it.each([
     ['image', 'neither root of a guest nor its VMM changes the golden image', 10],
-    ['oom', 'kills are told before they come, and endings as what they were', 16],
+    ['oom', 'kills are told before they come, and endings as what they were', 18],
   ] as const)('%s: %s', async (name, _what, tries) => {
     const [proof] = await prove([name], {
       config: readConfig(process.env),
