@@ -74,10 +74,16 @@ export class HostMetrics {
     unit: null,
     labels: ['cause'],
   });
+  readonly #resizes = new Counter({
+    name: 'neurovisor_memory_resizes_total',
+    help: 'Sandboxes that were given more memory or gave some back, for want of it (pressure) or by their owner.',
+    unit: null,
+    labels: ['by', 'direction'],
+  });
 
   constructor(clock: Clock) {
     this.#clock = clock;
-    this.registry.add(this.#phases, this.#boots, this.#acquired, this.#vmEnds);
+    this.registry.add(this.#phases, this.#boots, this.#acquired, this.#vmEnds, this.#resizes);
     this.#addChannels();
     this.#addNetwork();
     this.#addHost();
@@ -92,6 +98,10 @@ export class HostMetrics {
         this.#started(sandbox.timings);
       // What is counted ends with the device, which is unplugged or killed next.
       if (state === 'saving' || state === 'stopping') void this.#askChannel(sandbox);
+    });
+    sandbox.events.listen((event) => {
+      if (event.type !== 'resized') return;
+      this.#resizes.add({ by: event.by, direction: event.toMib < event.fromMib ? 'less' : 'more' });
     });
     void sandbox.ended.then(({ cause }) => {
       this.#sandboxes.delete(sandbox);
@@ -383,6 +393,16 @@ export class HostMetrics {
           unit: 'bytes',
         },
         () => this.loads().sandboxes.reduce((sum, { memoryBytes }) => sum + (memoryBytes ?? 0), 0),
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_guest_memory_bytes',
+          help: 'Memory that all guests may use now; of those that can be given more, without that.',
+          unit: 'bytes',
+        },
+        () =>
+          [...this.#sandboxes].reduce((sum, { spec }) => sum + spec.memoryMib, 0) * BYTES_PER_MIB,
       ),
       single(
         'gauge',

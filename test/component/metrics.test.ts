@@ -26,13 +26,18 @@ async function live(): Promise<void> {
   const ids: string[] = [];
   for (const boot of [false, true, false]) {
     const { statusCode, body } = await world.server.app.inject({
-      ...{ method: 'POST', url: '/v1/sandboxes', payload: { boot } },
+      ...{
+        method: 'POST',
+        url: '/v1/sandboxes',
+        payload: boot ? { boot, memoryMaxMib: 1024 } : {},
+      },
       headers: { host: 'localhost', 'x-api-key': 'key-of-this-test' },
     });
     expect(statusCode).toBe(201);
     ids.push((JSON.parse(body) as { id: string }).id);
   }
   host.carry(ids[1] ?? '');
+  await host.control.update(ids[1] ?? '', { memoryMib: 1024 });
   await host.control.remove(ids[0] ?? '');
   upstream.answer((_, response) => {
     startEvents(response);
@@ -106,6 +111,7 @@ describe('GET /metrics', () => {
     expect(await counted('neurovisor_vm_acquire_seconds_count', { origin: 'pool' })).toBe(1);
     expect(await counted('neurovisor_sandboxes', { status: 'running' })).toBe(2);
     expect(await counted('neurovisor_sandboxes_ended_total', { cause: 'stopped' })).toBe(1);
+    expect(await counted('neurovisor_memory_resizes_total', { direction: 'more' })).toBe(1);
     expect(await counted('neurovisor_channel_bytes_total')).toBe(1);
     const model = { model: 'm1', dialect: 'openai' };
     expect(await counted('neurovisor_requests_total', { ...model, outcome: 'ok' })).toBe(1);
