@@ -174,7 +174,8 @@ describe('GET /metrics', () => {
         const sandboxId = `sandbox${n}`;
         let end: (of: object) => void = () => undefined;
         metrics.watch({
-          spec: { id: sandboxId },
+          spec: { id: sandboxId, memoryMib: 1 },
+          events: { listen: () => () => undefined },
           onTransition: () => () => undefined,
           // Ends in the turn after this one.
           ended: new Promise((resolve) => {
