@@ -82,6 +82,7 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   snapshot_damaged: 409,
   in_use: 409,
   store_failed: 503,
+  memory_unavailable: 409,
   network_unavailable: 503,
   port_unreachable: 502,
   secrets_missing: 409,

@@ -5,6 +5,7 @@ import { bridgeBenchmark } from './bridge.ts';
 import { channelBenchmark, channelMemoryBenchmark } from './channel.ts';
 import { cloneBenchmark } from './clone.ts';
 import { forkBenchmark } from './fork.ts';
+import { growBenchmark } from './grow.ts';
 import { ipcBenchmark } from './ipc.ts';
 import { langchainBenchmark } from './langchain.ts';
 import { memoryBenchmark } from './memory.ts';
@@ -37,4 +38,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   probesBenchmark,
   syscallsBenchmark,
   oomBenchmark,
+  growBenchmark,
 ];

@@ -21,6 +21,10 @@ export function eventText(event: SandboxEventBody): string {
       const how = event.ok ? 'done' : 'failed';
       return `${event.action}: ${how}${event.detail === '' ? '' : `: ${plain(event.detail)}`}`;
     }
+    case 'resized': {
+      const why = event.by === 'pressure' ? 'it was short of memory' : 'its owner said so';
+      return `from ${event.fromMib} to ${event.toMib} MiB in ${event.durationMs} ms: ${why}`;
+    }
     case 'end': {
       const { cause, detail } = event.end;
       return detail === '' ? cause : `${cause}: ${plain(detail)}`;

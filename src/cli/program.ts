@@ -101,6 +101,14 @@ export const jailOption = (): Option =>
     'jail of VMMs: auto (where the host can), enforce, log (forbidden system calls are logged), off',
   ).choices(JAIL_MODES);
 
+/** `--memory-max`, where a sandbox comes to be that stays. */
+export function memoryMaxOption(): Option {
+  return new Option(
+    '--memory-max <size>',
+    'give it more memory in steps, up to so much, when it runs short (default: no more)',
+  );
+}
+
 /** `--cpus`, `--memory`, `--disk` */
 export function addSizeOptions(command: Command): Command {
   return command

@@ -21,6 +21,8 @@ export const rounds = counted('--rounds', 1, ROUNDS_MAX);
 /** MiB */
 export const memory = sized('--memory', LIMITS.memoryMibMin, LIMITS.memoryMibMax);
 /** MiB */
+export const memoryMax = sized('--memory-max', LIMITS.memoryMibMin, LIMITS.memoryMibMax);
+/** MiB */
 export const disk = sized('--disk', LIMITS.diskMibMin, LIMITS.diskMibMax);
 
 /** Milliseconds; for sandboxes and programs alike. */

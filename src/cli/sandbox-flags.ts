@@ -24,6 +24,7 @@ export interface SandboxFlags extends NetworkFlags {
   readonly allowModel: readonly string[];
   readonly cpus?: number;
   readonly memory?: string;
+  readonly memoryMax?: string;
   readonly disk?: string;
   readonly rate?: string;
   readonly diskLimit?: readonly string[];
@@ -99,11 +100,13 @@ export function secretOptions(
 
 /** @throws UsageError */
 export function sizeOptions(
-  flags: Pick<SandboxFlags, 'cpus' | 'memory' | 'disk'>,
-): Pick<SandboxOptions, 'cpus' | 'memoryMib' | 'diskMib'> {
+  flags: Pick<SandboxFlags, 'cpus' | 'memory' | 'memoryMax' | 'disk'>,
+): Pick<SandboxOptions, 'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib'> {
+  const { memoryMax } = flags;
   return {
     cpus: flags.cpus,
     memoryMib: flags.memory === undefined ? undefined : ranges.memory(flags.memory),
+    ...(memoryMax === undefined ? {} : { memoryMaxMib: ranges.memoryMax(memoryMax) }),
     diskMib: flags.disk === undefined ? undefined : ranges.disk(flags.disk),
   };
 }

@@ -33,6 +33,7 @@ const SANDBOX_CODES: Record<SandboxErrorCode, true> = {
   store_failed: true,
   snapshot_foreign: true,
   busy: true,
+  memory_unavailable: true,
   network_unavailable: true,
   port_unreachable: true,
   secrets_missing: true,

@@ -9,6 +9,7 @@ import { silentProgress } from '../base/progress.ts';
 import { Runtime } from '../runtime/runtime.ts';
 import { memoryGroup } from '../runtime/vmm-memory.ts';
 import type { JailContext } from './jail/vmm.ts';
+import { proveGrowth } from './oom-growth.ts';
 import { Notes, type Proof } from './proof.ts';
 import { vmmOf } from './vmm-of.ts';
 
@@ -29,15 +30,18 @@ const POLL_MS = 20;
 
 export async function proveOom({ config, log }: JailContext): Promise<Proof> {
   const notes = new Notes();
+  // That memory runs short is what is asked for.
+  const calm = { ...log, warn: () => undefined };
   const runtime = await Runtime.open({
     // No model is asked, so none is loaded.
     config: { ...config, upstream: 'engine' },
     progress: silentProgress,
     signal: new AbortController().signal,
-    log: { ...log, warn: () => undefined },
+    log: calm,
   });
   try {
     await proveWarnings(runtime, notes);
+    await proveGrowth(runtime, calm, notes);
     await proveEndings(runtime, notes);
   } finally {
     await runtime.close();

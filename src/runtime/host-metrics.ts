@@ -8,7 +8,6 @@
  *
  * Per sandbox there are sums only: no id is a label.
  */
-import { availableParallelism } from 'node:os';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { Counter, collected, Histogram, MetricRegistry, single } from '../base/metrics.ts';
@@ -20,10 +19,10 @@ import type { RecentEvents } from '../sandbox/recent-events.ts';
 import type { StartQueue } from '../sandbox/start-queue.ts';
 import type { StartTimings, Supervisor } from '../sandbox/supervisor.ts';
 import { availableMib, memoryPressure, residentBytes } from './host-memory.ts';
+import { processMetrics } from './process-metrics.ts';
 import { Totals } from './totals.ts';
 
 const BYTES_PER_MIB = 1024 * 1024;
-const MICROSECONDS_PER_SECOND = 1e6;
 /** How long a scrape waits for those that it asks; what they had last is told after that. */
 const ASK_MS_MAX = 2000;
 /** Boots in software emulation take seconds, a claim from a pool a millisecond. */
@@ -77,10 +76,16 @@ export class HostMetrics {
     unit: null,
     labels: ['cause'],
   });
+  readonly #resizes = new Counter({
+    name: 'neurovisor_memory_resizes_total',
+    help: 'Sandboxes that were given more memory or gave some back, for want of it (pressure) or by their owner.',
+    unit: null,
+    labels: ['by', 'direction'],
+  });
 
   constructor(clock: Clock) {
     this.#clock = clock;
-    this.registry.add(this.#phases, this.#boots, this.#acquired, this.#vmEnds);
+    this.registry.add(this.#phases, this.#boots, this.#acquired, this.#vmEnds, this.#resizes);
     this.#addChannels();
     this.#addNetwork();
     this.#addHost();
@@ -95,6 +100,10 @@ export class HostMetrics {
         this.#started(sandbox.timings);
       // What is counted ends with the device, which is unplugged or killed next.
       if (state === 'saving' || state === 'stopping') void this.#askChannel(sandbox);
+    });
+    sandbox.events.listen((event) => {
+      if (event.type !== 'resized') return;
+      this.#resizes.add({ by: event.by, direction: event.toMib < event.fromMib ? 'less' : 'more' });
     });
     void sandbox.ended.then(({ cause }) => {
       this.#sandboxes.delete(sandbox);
@@ -408,30 +417,15 @@ export class HostMetrics {
       ),
       single(
         'gauge',
-        { name: 'neurovisor_host_cpus', help: 'Processors that this process may use.', unit: null },
-        availableParallelism,
-      ),
-      single(
-        'gauge',
         {
-          name: 'process_resident_memory_bytes',
-          help: 'Memory of the daemon that is in RAM.',
+          name: 'neurovisor_guest_memory_bytes',
+          help: 'Memory that all guests may use now; of those that can be given more, without that.',
           unit: 'bytes',
         },
-        () => process.memoryUsage.rss(),
+        () =>
+          [...this.#sandboxes].reduce((sum, { spec }) => sum + spec.memoryMib, 0) * BYTES_PER_MIB,
       ),
-      single(
-        'counter',
-        {
-          name: 'process_cpu_seconds_total',
-          help: 'Processor time of the daemon.',
-          unit: 'seconds',
-        },
-        () => {
-          const { user, system } = process.cpuUsage();
-          return (user + system) / MICROSECONDS_PER_SECOND;
-        },
-      ),
+      ...processMetrics(),
     );
   }
 

@@ -282,6 +282,7 @@ export class Runtime {
 
   /** With this host's defaults. @throws SandboxError `spec_invalid` */
   makeSpec(options: SandboxOptions): SandboxSpec {
+    requireBalloon(this.driver, options);
     const models = { defaultModel: this.upstream.defaultModel, ...options.models };
     const traces = this.tracer.isRecording ? GUEST_TRACES_ENV : {};
     const env = { ...this.#cpuEnv(), ...traces, ...options.env };
@@ -385,19 +386,29 @@ function bridgePolicy(models: ModelPolicy): BridgePolicy {
   };
 }
 
+/** @throws SandboxError `spec_invalid`: its memory can't change here */
+function requireBalloon({ capabilities, name }: VmmDriver, options: SandboxOptions): void {
+  if (options.memoryMaxMib === undefined || capabilities.balloon === true) return;
+  const why = `not offered by this driver (${name})`;
+  throw new SandboxError('spec_invalid', `sandbox option memoryMaxMib: ${why}`, {
+    remedy: 'leave it away, and give it as much memory as it may need',
+  });
+}
+
 /** The part of a sandbox that its template decides. */
 export function templateSpec(options: SandboxOptions): TemplateSpec {
   const { cpus = DEFAULTS.cpus, memoryMib = DEFAULTS.memoryMib } = options;
-  const { diskMib = DEFAULTS.diskMib, warm = [] } = options;
-  return { cpus, memoryMib, diskMib, warm: warm.length === 0 ? DEFAULT_WARM : warm };
+  const { diskMib = DEFAULTS.diskMib, warm = [], memoryMaxMib } = options;
+  const max = memoryMaxMib === undefined ? {} : { memoryMaxMib };
+  return { cpus, memoryMib, ...max, diskMib, warm: warm.length === 0 ? DEFAULT_WARM : warm };
 }
 
 function isDefault(options: SandboxOptions): boolean {
-  const { warm, ...size } = templateSpec(options);
+  const { warm, memoryMaxMib, ...size } = templateSpec(options);
   const isDefaultSize = Object.entries(DEFAULTS).every(
     ([name, value]) => size[name as keyof typeof size] === value,
   );
-  return isDefaultSize && warm === DEFAULT_WARM;
+  return isDefaultSize && memoryMaxMib === undefined && warm === DEFAULT_WARM;
 }
 
 function setupContext(options: RuntimeOptions, home: Home): SetupContext {

@@ -18,6 +18,7 @@ import {
   prepareArtifact,
   type Recipe,
 } from '../image/prepare.ts';
+import { ramMib, vmMemory } from '../sandbox/memory-size.ts';
 import type { CloneSource } from '../sandbox/supervisor.ts';
 import { TEMPLATE_FILES, type TemplateSpec, templateKey } from '../sandbox/template.ts';
 import { buildTemplate, type TemplateParts } from '../sandbox/template-builder.ts';
@@ -61,6 +62,7 @@ const SPACE_RESERVE_BYTES = 64 * 1024 * 1024;
 const specSchema = z.object({
   cpus: z.number(),
   memoryMib: z.number(),
+  memoryMaxMib: z.number().exactOptional(),
   diskMib: z.number(),
   warm: z.array(z.string()),
 });
@@ -152,7 +154,7 @@ export class Templates {
   #key(spec: TemplateSpec): string {
     const { driver, env } = this.#parts;
     const { kernelDigest, rootImageDigest } = this.#artifacts;
-    const machine = driver.machineOf?.(spec) ?? 'none';
+    const machine = driver.machineOf?.({ cpus: spec.cpus, ...vmMemory(spec) }) ?? 'none';
     return templateKey({ spec, kernelDigest, rootImageDigest, machine, env });
   }
 
@@ -165,7 +167,7 @@ export class Templates {
       files: Object.values(TEMPLATE_FILES),
       sparseFiles: [TEMPLATE_FILES.ram, TEMPLATE_FILES.disk],
       othersKept: OTHERS_KEPT,
-      spaceBytes: spec.memoryMib * 1024 * 1024 + SPACE_RESERVE_BYTES,
+      spaceBytes: ramMib(spec) * 1024 * 1024 + SPACE_RESERVE_BYTES,
       details: detailsSchema,
       build: async ({ outDir, signal, report }) => {
         const paths = {

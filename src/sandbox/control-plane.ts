@@ -102,7 +102,7 @@ export class LocalControlPlane implements ControlPlane {
     this.#tracer = parts.tracer ?? passiveTracer();
     this.#rows = new SandboxRows(parts);
     this.#ended = new EndedSandboxes(this.#rows, parts.accelerator);
-    this.#policy = new MemoryPolicy(parts);
+    this.#policy = new MemoryPolicy({ ...parts, roomMib: () => parts.queue.roomMib });
   }
 
   /** Takes note of what a killed process has left. */
@@ -126,7 +126,9 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
-    checkRequest(request);
+    // Of one that goes on from a snapshot that shows only then, and `grow` is at least `warn`.
+    const canGrow = request.memoryMaxMib !== undefined || request.snapshot !== undefined;
+    checkRequest(request, canGrow);
     this.#requireOpen();
     const made = this.#tracer.span('create', {}, async (span) => {
       const info = await this.#create(request, this.#untilClosed(signal));
@@ -156,9 +158,9 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
-    checkRequest(change);
     const sandbox = await this.#find(id);
-    const { channelLimits, diskLimits, network, secrets, ...terms } = change;
+    checkRequest(change, sandbox.spec.memoryMaxMib !== undefined);
+    const { channelLimits, diskLimits, network, secrets, memoryMib, ...terms } = change;
     const limits = {
       ...(channelLimits && { channelLimits }),
       ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
@@ -169,6 +171,7 @@ export class LocalControlPlane implements ControlPlane {
     if (network !== undefined) {
       await told(sandbox.setNetwork(networkPolicy(network, sandbox.spec.network)));
     }
+    if (memoryMib !== undefined) await told(sandbox.resizeMemory(memoryMib, 'owner'));
     await told(sandbox.change(terms));
     return sandbox.info();
   }

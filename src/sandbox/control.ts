@@ -127,7 +127,7 @@ export interface CreateRequest extends SandboxOptions {
   readonly idleTimeoutMs?: number | null | undefined;
   /** An operation on it while it is paused resumes it. Default: true. */
   readonly autoResume?: boolean | undefined;
-  /** What is done when it is near its limit of memory. Default `warn`. */
+  /** What is done when it is near its limit of memory; at its maximum, if it has one. Default `warn`. */
   readonly onMemoryPressure?: MemoryAction | undefined;
   /** Boot, even where a template or a pool would start faster. */
   readonly boot?: boolean | undefined;
@@ -143,6 +143,11 @@ export interface SandboxChange {
   readonly autoResume?: boolean | undefined;
   readonly metadata?: Readonly<Record<string, string>> | undefined;
   readonly onMemoryPressure?: MemoryAction | undefined;
+  /**
+   * Of one that has a maximum: what its guest is to have from now on, MiB. Less only as far as its programs leave
+   * it free. Resumes as `guest` does.
+   */
+  readonly memoryMib?: number | undefined;
   /** Replaces all of them: a direction that is not named has no limit then. Resumes as `guest` does. */
   readonly channelLimits?: ChannelLimits | undefined;
   /** The same of its disks: replaces all of them; what is not named has no limit then. */
@@ -172,7 +177,10 @@ export interface SandboxInfo {
   /** Where its memory is while it is paused. */
   readonly pausedTo: 'memory' | 'disk' | null;
   readonly cpus: number;
+  /** What its guest has now. */
   readonly memoryMib: number;
+  /** What it can be given while it runs; null: its memory stays as it is. */
+  readonly memoryMaxMib: number | null;
   readonly diskMib: number;
   readonly metadata: Readonly<Record<string, string>>;
   /** How it came to be. */

@@ -28,6 +28,8 @@ export type SandboxErrorCode =
   | 'store_failed'
   /** Too much is going on; the error says when to try again. */
   | 'busy'
+  /** It can't be given so much memory, or can't give it back; the message says why. It goes on as it is. */
+  | 'memory_unavailable'
   /** This host can't give it a network; the message says why. */
   | 'network_unavailable'
   /** Nothing in the sandbox takes the connection to its card; the message says why. */

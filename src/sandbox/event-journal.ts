@@ -10,7 +10,8 @@ import type { MemoryEvent } from './memory-watch.ts';
 /** What `onMemoryPressure` has done, or could not do. */
 export interface ActionEvent {
   readonly type: 'action';
-  readonly action: 'warn' | 'pause' | 'snapshot' | 'webhook';
+  /** `grow` only where it could not be: else it is `resized`. */
+  readonly action: 'warn' | 'pause' | 'snapshot' | 'webhook' | 'grow';
   readonly ok: boolean;
   /** Of a snapshot its name; else what went wrong. */
   readonly detail: string;

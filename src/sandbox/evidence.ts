@@ -10,6 +10,7 @@ import {
   MemoryWatch,
   type OomMark,
   type PressureMark,
+  type ResizedEvent,
 } from './memory-watch.ts';
 import type { HostViolations } from './violation.ts';
 
@@ -69,6 +70,11 @@ export class Evidence {
   watchGuest(guest: Guest): void {
     const { clock } = this.#parts;
     guest.events((event) => this.#tell(this.#memory.fromGuest(event, clock.now(), clock.wall())));
+  }
+
+  /** What was done to its memory. */
+  note(event: ResizedEvent): void {
+    this.#tell([event]);
   }
 
   /** The VM's own end explains more than what follows from it, and comes at once if it is the reason. */

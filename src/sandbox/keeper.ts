@@ -14,9 +14,11 @@ import type { Store } from '../store/store.ts';
 import type { MachineSize, VmSnapshot } from '../vmm/driver.ts';
 import type { SnapshotInfo } from './control.ts';
 import { SandboxError } from './errors.ts';
+import { ramMib, vmMemory } from './memory-size.ts';
 import type { CloneSource, GuestMemory, SaveTarget } from './parts.ts';
 import type { SandboxSpec } from './spec.ts';
 import type { Supervisor } from './supervisor.ts';
+import type { TemplateSpec } from './template.ts';
 
 /** Copies of RAM and disks. Where zeros are makes no difference. */
 export interface Copies {
@@ -112,7 +114,7 @@ export class Keeper {
       await staging.discard();
     };
     try {
-      const made = copies.makeMemory(supervisor.spec.memoryMib * BYTES_PER_MIB);
+      const made = copies.makeMemory(ramMib(supervisor.spec) * BYTES_PER_MIB);
       memory = made;
       let taken: VmSnapshot | undefined;
       const target: SaveTarget = {
@@ -186,8 +188,9 @@ export class Keeper {
 
   isCurrent(row: SnapshotRow): boolean {
     const { kernelDigest, rootImageDigest, machineOf } = this.#parts;
+    const { cpus, ...size } = specOf(row);
     return (
-      row.machine === machineOf(specOf(row)) &&
+      row.machine === machineOf({ cpus, ...vmMemory(size) }) &&
       row.kernelDigest === kernelDigest &&
       row.rootImageDigest === rootImageDigest
     );
@@ -243,15 +246,15 @@ export class Keeper {
   ): NewSnapshot {
     const { kernelDigest, rootImageDigest } = this.#parts;
     const { machine, stateSha256 } = snapshot;
-    const { cpus, memoryMib, diskMib, warm } = spec;
-    const specJson = JSON.stringify({ cpus, memoryMib, diskMib, warm });
+    const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = spec;
+    const specJson = JSON.stringify({ cpus, memoryMib, memoryMaxMib, diskMib, warm });
     const made = { id, name, kind, sandboxId: spec.id, specJson };
     return { ...made, machine, stateSha256, kernelDigest, rootImageDigest };
   }
 }
 
 /** The part of a sandbox's spec that its snapshot decides. */
-export type SnapshotSpec = Pick<SandboxSpec, 'cpus' | 'memoryMib' | 'diskMib' | 'warm'>;
+export type SnapshotSpec = TemplateSpec;
 
 export function specOf(row: SnapshotRow): SnapshotSpec {
   return JSON.parse(row.specJson) as SnapshotSpec;

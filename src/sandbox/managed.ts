@@ -21,13 +21,14 @@ import { EventJournal } from './event-journal.ts';
 import type { HeldSource } from './keeper.ts';
 import { activityOf, Lifetime } from './lifetime.ts';
 import type { ManagedParts } from './managed-parts.ts';
+import type { ResizedEvent } from './memory-watch.ts';
 import type { StartTimings } from './parts.ts';
 import { type Birth, networkInfo, parseStored, type Terms, type TermsChange } from './request.ts';
 import { RowWriter } from './sandbox-rows.ts';
 import { requireValues, type SecretOptions } from './secrets.ts';
 import { type NetworkPolicy, type SandboxSpec, specInfo, unwritten, withSecrets } from './spec.ts';
 import type { Supervisor } from './supervisor.ts';
-import { Turns } from './turns.ts';
+import { Joined, Turns } from './turns.ts';
 import { UsageLog } from './usage-log.ts';
 import type { VmLimits } from './vm-limits.ts';
 
@@ -52,7 +53,7 @@ export class ManagedSandbox {
   #readyMs: number | null = null;
   #end: SandboxEnd | null = null;
   readonly #turns = new Turns();
-  #resuming: Promise<void> | undefined;
+  readonly #resuming = new Joined();
   #removing: Promise<void> | undefined;
   readonly #ended = Promise.withResolvers<void>();
   /** Resolves when its end is on the disk. */
@@ -153,12 +154,23 @@ export class ManagedSandbox {
     this.#spec = supervisor.spec;
   }
 
-  /** In its turn, for it may plug or unplug a device. Resumes a paused one as `guest` does. */
+  /** Resumes a paused one as `guest` does. */
   async setNetwork(network: NetworkPolicy | null): Promise<void> {
     await this.live();
+    await this.#changeVm((supervisor) => supervisor.setNetwork(network));
+  }
+
+  /** For its owner it resumes a paused one as `guest` does. */
+  async resizeMemory(memoryMib: number, by: ResizedEvent['by']): Promise<void> {
+    if (by === 'owner') await this.live();
+    await this.#changeVm((supervisor) => supervisor.resizeMemory(memoryMib, by));
+  }
+
+  /** In its turn, for it may plug, unplug or change a device. */
+  async #changeVm(change: (supervisor: Supervisor) => Promise<void>): Promise<void> {
     await this.#turns.take(async () => {
       const supervisor = this.#require('changed', this.#status === 'running');
-      await supervisor.setNetwork(network).finally(() => {
+      await change(supervisor).finally(() => {
         this.#spec = supervisor.spec;
         this.#parts.changed(this);
       });
@@ -217,21 +229,10 @@ export class ManagedSandbox {
 
   /** Of one that runs: nothing. Two at once are one. */
   async resume(signal?: AbortSignal): Promise<void> {
-    for (;;) {
-      const isMine = this.#resuming === undefined;
-      this.#resuming ??= this.#turns
-        .take(() => this.#resume(signal))
-        .finally(() => {
-          this.#resuming = undefined;
-        });
-      try {
-        return await this.#resuming;
-      } catch (error) {
-        const isCancelled = error instanceof SandboxError && error.code === 'cancelled';
-        // Somebody else has cancelled his, not this one.
-        if (isMine || !isCancelled || this.#isOver || signal?.aborted) throw error;
-      }
-    }
+    await this.#resuming.run(
+      () => this.#turns.take(() => this.#resume(signal)),
+      () => this.#isOver || signal?.aborted === true,
+    );
   }
 
   /** Goes on as it was before: running, or paused. */
@@ -362,16 +363,9 @@ export class ManagedSandbox {
     if (this.#status === 'running') return;
     if (this.#status !== 'paused') throw this.#refusal('resumed');
     this.#become('resuming');
-    if (this.#supervisor === undefined) await this.#resumeFromDisk(signal);
-    else await this.#resumeInMemory(this.#supervisor);
-  }
-
-  async #resumeInMemory(supervisor: Supervisor): Promise<void> {
-    try {
-      await supervisor.resume();
-    } finally {
-      await this.#back(supervisor, false);
-    }
+    const supervisor = this.#supervisor;
+    if (supervisor === undefined) return await this.#resumeFromDisk(signal);
+    await supervisor.resume().finally(() => this.#back(supervisor, false));
     await this.#persist();
   }
 

@@ -4,6 +4,7 @@ import { silentLog } from '../base/log.ts';
 import { SandboxError } from './errors.ts';
 import { EventJournal, type SandboxEventBody, type TimedEvent } from './event-journal.ts';
 import { checkAction, type MemoryAction, MemoryPolicy, POLICY_LIMITS } from './memory-policy.ts';
+import type { MemorySize } from './memory-size.ts';
 
 const NEAR: SandboxEventBody = {
   ...{ type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 },
@@ -13,6 +14,7 @@ const ID = 'abcdefghij0123456789';
 function world(
   onMemoryPressure: MemoryAction,
   failure: (what: string) => Error | null = () => null,
+  more: { memoryMaxMib?: number; roomMib?: number } = {},
 ) {
   const clock = new FakeClock();
   const done: string[] = [];
@@ -21,8 +23,13 @@ function world(
     if (error !== null) throw error;
     done.push(what);
   };
+  const { memoryMaxMib, roomMib = 10_000 } = more;
+  let spec: MemorySize = {
+    memoryMib: 256,
+    ...(memoryMaxMib === undefined ? {} : { memoryMaxMib }),
+  };
   const policy = new MemoryPolicy({
-    ...{ clock, log: silentLog },
+    ...{ clock, log: silentLog, roomMib: () => roomMib },
     notify: (url, event) => act(`post ${url} ${JSON.stringify(event)}`),
   });
   const events = new EventJournal(clock);
@@ -30,6 +37,13 @@ function world(
     ...{ id: ID, terms: { onMemoryPressure }, events },
     pause: (to: string) => act(`pause ${to}`),
     snapshot: (name: string) => act(`snapshot ${name}`),
+    get spec() {
+      return spec;
+    },
+    resizeMemory: async (memoryMib: number) => {
+      await act(`grow ${memoryMib}`);
+      spec = { ...spec, memoryMib };
+    },
   };
   const press = async (body: SandboxEventBody = NEAR): Promise<void> => {
     events.note(body);
@@ -105,6 +119,65 @@ describe('MemoryPolicy', () => {
   });
 });
 
+const PRESSED: SandboxEventBody = {
+  ...{ type: 'pressure', source: 'guest', memoryBytes: 1, limitBytes: 2, some: 0, full: 0 },
+};
+
+describe('MemoryPolicy: a sandbox with a maximum', () => {
+  it('pressure: a step each time, up to it; then nothing', async () => {
+    const { done, press } = world('pause', undefined, { memoryMaxMib: 600 });
+    for (let n = 0; n < 10; n += 1) await press(PRESSED);
+    expect(done).toEqual(['grow 384', 'grow 576', 'grow 600']);
+  });
+
+  it.each<[MemoryAction, string[], string]>([
+    ['pause', ['grow 300', 'pause memory'], 'pause'],
+    ['grow', ['grow 300'], 'warn'],
+  ])('near_oom: more first, and at the maximum %s', async (action, expected, told) => {
+    const { done, press, actions } = world(action, undefined, { memoryMaxMib: 300 });
+    await press();
+    expect(actions()).toEqual([]);
+    await press();
+    expect(done).toEqual(expected);
+    expect(actions()).toMatchObject([{ action: told, ok: true }]);
+  });
+
+  it('what is told while a step is under way is answered by that step', async () => {
+    const { done, press, actions } = world('pause', undefined, { memoryMaxMib: 1024 });
+    await Promise.all([press(), press(PRESSED), press()]);
+    expect(done).toEqual(['grow 384']);
+    expect(actions()).toEqual([]);
+  });
+
+  it('a step that fails is told, not tried again at once, and the action is taken instead', async () => {
+    const refuse = (what: string): Error | null =>
+      what.startsWith('grow') ? new Error(`${what} failed`) : null;
+    const { clock, done, press, actions } = world('pause', refuse, { memoryMaxMib: 1024 });
+    for (let n = 0; n < 20; n += 1) await press();
+    expect(done).toEqual(['pause memory']);
+    const grow = { action: 'grow', ok: false, detail: '256 to 384 MiB: grow 384 failed' };
+    expect(actions()).toMatchObject([grow, { action: 'pause', ok: true }]);
+    clock.advance(POLICY_LIMITS.growHoldOffMs);
+    await press(PRESSED);
+    expect(actions()).toHaveLength(3);
+  });
+
+  it('of a host that has no room: not given, and told', async () => {
+    const { done, press, actions } = world('warn', undefined, { memoryMaxMib: 1024, roomMib: 127 });
+    await press();
+    expect(done).toEqual([]);
+    const detail = '256 to 384 MiB: this host has 127 MiB left for sandboxes';
+    expect(actions()).toMatchObject([{ action: 'grow', ok: false, detail }, { action: 'warn' }]);
+  });
+
+  it('what the kernel of the host says is no reason: the guest may have enough', async () => {
+    const { done, press } = world('warn', undefined, { memoryMaxMib: 1024 });
+    await press({ ...PRESSED, source: 'host' } as SandboxEventBody);
+    await press({ ...NEAR, source: 'host' } as SandboxEventBody);
+    expect(done).toEqual([]);
+  });
+});
+
 describe('checkAction', () => {
   it.each(['warn', 'pause', 'snapshot', 'http://h/x', 'https://h:1/x?y', undefined])(
     '%s',
@@ -123,7 +196,8 @@ describe('checkAction', () => {
   ])('refuses %s', (action) => {
     expect(() => checkAction(action)).toThrow(expect.objectContaining({ code: 'spec_invalid' }));
   });
-  it('says why memory can not grow', () => {
-    expect(() => checkAction('grow')).toThrow(/no VMM here can give/);
+  it('grow: needs a maximum', () => {
+    expect(() => checkAction('grow')).toThrow(/a sandbox with a maximum/);
+    expect(() => checkAction('grow', true)).not.toThrow();
   });
 });

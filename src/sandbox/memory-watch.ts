@@ -56,7 +56,24 @@ export interface SecurityEvent {
   readonly detail: string;
 }
 
-export type MemoryEvent = PressureEvent | NearOomEvent | OomEvent | SecurityEvent | DroppedEvent;
+/** Its guest has been given more memory, or has given some back. */
+export interface ResizedEvent {
+  readonly type: 'resized';
+  /** `pressure`: it was short of it. */
+  readonly by: 'pressure' | 'owner';
+  readonly fromMib: number;
+  readonly toMib: number;
+  /** From the request until its programs may use it. */
+  readonly durationMs: number;
+}
+
+export type MemoryEvent =
+  | PressureEvent
+  | NearOomEvent
+  | OomEvent
+  | SecurityEvent
+  | DroppedEvent
+  | ResizedEvent;
 
 /** Of one VMM: the events of its cgroup (v1 or v2), or of a tracepoint. */
 export type HostMemoryEvent =
@@ -85,7 +102,7 @@ export const MEMORY_LIMITS = {
   detailCharactersMax: 500,
 } as const;
 
-type Told = Exclude<MemoryEvent, DroppedEvent>;
+type Told = Exclude<MemoryEvent, DroppedEvent | ResizedEvent>;
 
 export class MemoryWatch {
   readonly #budgets: Readonly<Record<Told['type'], TokenBucket>>;

@@ -23,7 +23,7 @@ export interface Terms {
 /** What is changed without a VM. */
 export type TermsChange = Omit<
   SandboxChange,
-  'channelLimits' | 'diskLimits' | 'network' | 'secrets'
+  'channelLimits' | 'diskLimits' | 'network' | 'secrets' | 'memoryMib'
 >;
 
 export interface Birth {
@@ -42,14 +42,14 @@ export const QUEUE_TIMEOUT_MS_MAX = 3600 * 1000;
 /** Shorter, and looking whether it is idle would keep it busy. */
 export const IDLE_TIMEOUT_MS_MIN = 1000;
 
-/** The rest is judged by `makeSpec`. @throws SandboxError `spec_invalid` */
-export function checkRequest(request: CreateRequest | SandboxChange): void {
+/** The rest is judged by `makeSpec`. @param canGrow its memory has a maximum beyond what it has. @throws SandboxError `spec_invalid` */
+export function checkRequest(request: CreateRequest | SandboxChange, canGrow = false): void {
   duration('timeoutMs', request.timeoutMs, 1, LIMITS.timeoutMsMax);
   duration('idleTimeoutMs', request.idleTimeoutMs, IDLE_TIMEOUT_MS_MIN, LIMITS.timeoutMsMax);
   if ('queueTimeoutMs' in request) {
     duration('queueTimeoutMs', request.queueTimeoutMs, 1, QUEUE_TIMEOUT_MS_MAX);
   }
-  checkAction(request.onMemoryPressure);
+  checkAction(request.onMemoryPressure, canGrow);
   const pairs = Object.entries(request.metadata ?? {});
   if (pairs.length > METADATA_PAIRS_MAX) {
     throw invalid('metadata', `at most ${METADATA_PAIRS_MAX} pairs`);
@@ -112,6 +112,18 @@ export function parseStored(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): 
   };
 }
 
+export function sizeInfo({
+  cpus,
+  memoryMib,
+  memoryMaxMib,
+  diskMib,
+}: Pick<SandboxSpec, 'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib'>): Pick<
+  SandboxInfo,
+  'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib'
+> {
+  return { cpus, memoryMib, memoryMaxMib: memoryMaxMib ?? null, diskMib };
+}
+
 export function networkInfo(
   policy: NetworkPolicy | null,
   card: Pick<NetworkCard, 'settings' | 'gatewayUse'> | undefined,
@@ -126,12 +138,12 @@ export function networkInfo(
 export function infoOfEnded(row: SandboxRow, accelerator: string): SandboxInfo {
   const { id, metadata, createdAtMs, parent, snapshot, end } = row;
   const stored = parseStored(row);
-  const { cpus, memoryMib, diskMib } = stored?.spec ?? { cpus: 0, memoryMib: 0, diskMib: 0 };
+  const size = sizeInfo(stored?.spec ?? { cpus: 0, memoryMib: 0, diskMib: 0 });
   const { onTimeout, idleTimeoutMs, autoResume, onMemoryPressure } = stored?.terms ?? termsOf({});
   const { network: policy = null, diskLimits = {} } = stored?.spec ?? {};
   const network = networkInfo(policy, undefined);
   return {
-    ...{ id, status: 'ended', pausedTo: null, cpus, memoryMib, diskMib, metadata },
+    ...{ id, status: 'ended', pausedTo: null, ...size, metadata },
     ...{ origin: stored?.origin ?? 'boot', snapshot, parent, accelerator, createdAtMs },
     ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, onMemoryPressure, diskLimits },
     ...{ timings: null, readyMs: null, network },

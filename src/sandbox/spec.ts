@@ -18,8 +18,10 @@ export interface SandboxSpec {
   readonly id: SandboxId;
   /** Virtual CPUs. */
   readonly cpus: number;
-  /** Guest RAM, MiB. */
+  /** Guest RAM, MiB; where there is a maximum, what it has now. */
   readonly memoryMib: number;
+  /** What its guest can be given while it runs, MiB (`memory-size.ts`). Absent: its memory stays as it is. */
+  readonly memoryMaxMib?: number;
   /** Size of the disk that takes the guest's writes, MiB; sparse, so it costs what is written. */
   readonly diskMib: number;
   /** Environment of every process of the user, beside the bridge's own variables. */
@@ -102,6 +104,8 @@ export const LIMITS = {
   cpusMax: 32,
   memoryMibMin: 128,
   memoryMibMax: 65_536,
+  /** The guest's kernel keeps 1/64 of the maximum for its page tables, out of what it has. */
+  memoryMaxTimes: 16,
   diskMibMin: 16,
   diskMibMax: 65_536,
   envVariablesMax: 256,
@@ -151,18 +155,20 @@ export function makeSpec(options: SandboxOptions, hostCpus: number): SandboxSpec
     const ok = name.length > 0 && name.length <= MODEL_NAME_LENGTH_MAX && !/\p{Cc}/u.test(name);
     check(ok, 'models', 'a model name has 1 to 256 printable characters');
   }
-  const { timeoutMs = null } = options;
+  const memoryMib = inRange(
+    'memoryMib',
+    options.memoryMib ?? DEFAULTS.memoryMib,
+    LIMITS.memoryMibMin,
+    LIMITS.memoryMibMax,
+  );
+  const { timeoutMs = null, memoryMaxMib } = options;
   if (timeoutMs !== null) inRange('timeoutMs', timeoutMs, 1, LIMITS.timeoutMsMax);
   return {
     id,
     hostname: `nv-${id.slice(0, 8)}`,
     cpus: inRange('cpus', options.cpus ?? DEFAULTS.cpus, 1, cpusMax),
-    memoryMib: inRange(
-      'memoryMib',
-      options.memoryMib ?? DEFAULTS.memoryMib,
-      LIMITS.memoryMibMin,
-      LIMITS.memoryMibMax,
-    ),
+    memoryMib,
+    ...(memoryMaxMib === undefined ? {} : { memoryMaxMib: inMaxRange(memoryMaxMib, memoryMib) }),
     diskMib: inRange(
       'diskMib',
       options.diskMib ?? DEFAULTS.diskMib,
@@ -262,8 +268,9 @@ export function withSecrets(spec: SandboxSpec, options: readonly SecretOptions[]
 }
 
 /** What is told of it as it is. */
-export function specInfo({ cpus, memoryMib, diskMib, diskLimits, secrets }: SandboxSpec) {
-  return { cpus, memoryMib, diskMib, diskLimits, secrets: secretInfo(secrets) };
+export function specInfo(spec: SandboxSpec) {
+  const { cpus, memoryMib, memoryMaxMib = null, diskMib, diskLimits, secrets } = spec;
+  return { cpus, memoryMib, memoryMaxMib, diskMib, diskLimits, secrets: secretInfo(secrets) };
 }
 
 /** What is never on the disk: of what was read from there, as this process knows it. */
@@ -297,6 +304,11 @@ function inRange(field: string, value: number, min: number, max: number): number
   const ok = Number.isSafeInteger(value) && value >= min && value <= max;
   check(ok, field, `${value} is not a whole number from ${min} to ${max}`);
   return value;
+}
+
+function inMaxRange(memoryMaxMib: number, memoryMib: number): number {
+  const max = Math.min(LIMITS.memoryMibMax, memoryMib * LIMITS.memoryMaxTimes);
+  return inRange('memoryMaxMib', memoryMaxMib, memoryMib, max);
 }
 
 function check(ok: boolean, field: string, why: string): asserts ok {

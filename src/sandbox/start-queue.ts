@@ -213,8 +213,13 @@ export class StartQueue {
     }
   }
 
+  /** Memory that can be given away now, MiB; below 0 where too much is. */
+  get roomMib(): number {
+    return this.#options.availableMib() - this.#reservedMib - this.#reserveMib;
+  }
+
   #fits({ memoryMib }: Waiting): boolean {
-    return this.#options.availableMib() - this.#reservedMib - memoryMib >= this.#reserveMib;
+    return this.roomMib >= memoryMib;
   }
 
   async #start<T>(memoryMib: number, start: () => Promise<T>): Promise<T> {

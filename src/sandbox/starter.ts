@@ -87,7 +87,11 @@ export class Starter {
     held: Awaited<ReturnType<Keeper['open']>>,
     signal: AbortSignal,
   ): Promise<Started> {
-    const spec = this.#parts.makeSpec({ ...request, ...specOf(held.row), timeoutMs: null });
+    const spec = this.#parts.makeSpec({
+      ...{ ...request, memoryMaxMib: undefined },
+      ...specOf(held.row),
+      timeoutMs: null,
+    });
     await this.#requireNetwork(spec);
     const start = (both: AbortSignal): Promise<Supervisor> =>
       this.#startOne(spec, held.source, both);
@@ -196,8 +200,8 @@ export class Starter {
   }
 
   async #startMember(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor> {
-    const { cpus, memoryMib, diskMib, warm } = template.spec;
-    const spec = this.#parts.makeSpec({ cpus, memoryMib, diskMib, warm });
+    const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = template.spec;
+    const spec = this.#parts.makeSpec({ cpus, memoryMib, memoryMaxMib, diskMib, warm });
     return await this.#startOne(spec, template.source, signal);
   }
 }

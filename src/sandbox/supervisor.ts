@@ -26,6 +26,8 @@ import {
   type TransitionResult,
   transition,
 } from './lifecycle.ts';
+import { fitMemory, ramMib, resizeMemory } from './memory-size.ts';
+import type { ResizedEvent } from './memory-watch.ts';
 import { NetworkCard } from './network-card.ts';
 import type { SandboxEnd, SandboxParts, SaveTarget, StartTimings, Workspace } from './parts.ts';
 import type { Prepared, Running } from './running.ts';
@@ -34,6 +36,7 @@ import { requireValues, type SandboxSecret } from './secrets.ts';
 import type { NetworkPolicy, SandboxSpec } from './spec.ts';
 import { startTimings, tracedStart, traceStart } from './start-timings.ts';
 import { limitVm, namedLimits, type VmLimits } from './vm-limits.ts';
+import { vmSpecOf } from './vm-spec.ts';
 
 export type * from './parts.ts';
 
@@ -175,6 +178,24 @@ export class Supervisor {
   }
 
   /**
+   * Gives its guest more memory, or takes some back. A resume keeps it.
+   * @throws SandboxError `spec_invalid`, `memory_unavailable`, `not_ready`, `gone`; VmmError, GuestError
+   */
+  async resizeMemory(memoryMib: number, by: ResizedEvent['by']): Promise<void> {
+    const { clock } = this.#parts;
+    const parts = { clock, vm: this.#vm, guest: this.guest(), signal: this.#aborter.signal };
+    const { memoryMib: fromMib } = this.#spec;
+    // Its owner may have given it more meanwhile.
+    if (by === 'pressure' && memoryMib <= fromMib) return;
+    const began = clock.now();
+    await resizeMemory(parts, this.#spec, memoryMib, (changed) => {
+      this.#spec = { ...this.#spec, memoryMib: changed };
+    });
+    const durationMs = Math.round(clock.now() - began);
+    this.#evidence.note({ type: 'resized', by, fromMib, toMib: memoryMib, durationMs });
+  }
+
+  /**
    * What it may connect to from now on; null: its network card goes. A resume keeps it.
    * @throws SandboxError `spec_invalid`, `network_unavailable`, `not_ready`, `gone`; GuestError
    */
@@ -292,6 +313,7 @@ export class Supervisor {
     // What boots runs nothing of its user's before.
     const { diskLimits } = namedLimits(this.spec);
     if (this.#parts.template === undefined) await limitVm(vm, { diskLimits });
+    await this.#fitMemory(vm, guest, signal);
     this.#timings = startTimings({
       ...{ beganMs: began, preparedMs: preparedAt, vmm: vm.timings, readyMs: clock.now() },
       guest: this.#parts.template === undefined ? guest.info : null,
@@ -352,7 +374,7 @@ export class Supervisor {
   /** A clone's RAM is filled while its VMM starts. */
   #makeMemory(): Pick<Prepared, 'memory' | 'memoryReady'> {
     const { template, makeMemory } = this.#parts;
-    const memory = makeMemory(this.spec.memoryMib * BYTES_PER_MIB);
+    const memory = makeMemory(ramMib(this.spec) * BYTES_PER_MIB);
     const memoryReady = template?.copyMemory(memory.path);
     memoryReady?.catch((error: unknown) => ignore(error, 'told to who starts the VM'));
     this.#cleanup.push('RAM', async () => {
@@ -364,35 +386,14 @@ export class Supervisor {
   }
 
   async #startVm(prepared: Prepared, signal: AbortSignal): Promise<Vm> {
-    const { workspace, memory, memoryReady, cid: guestCid, nic } = prepared;
     const parts = this.#parts;
-    const { template } = parts;
     this.#apply('resources-made');
-    const vm = await parts.driver.start(
-      {
-        id: this.spec.id,
-        dir: workspace.dir,
-        cpus: this.spec.cpus,
-        memoryMib: this.spec.memoryMib,
-        kernelPath: parts.kernelPath,
-        rootImagePath: parts.rootImagePath,
-        overlayPath: workspace.overlayPath,
-        guestCid,
-        channelPath: workspace.channelPath,
-        channelLimits: this.spec.channelLimits,
-        console: this.spec.console,
-        memoryFd: memory.fd,
-        ...(nic === undefined ? {} : { nic }),
-        ...(memoryReady === undefined ? {} : { memoryReady }),
-        ...(template && { snapshot: template.snapshot, diskLimits: this.spec.diskLimits }),
-      },
-      signal,
-    );
+    const vm = await parts.driver.start(vmSpecOf(this.spec, prepared, parts), signal);
     this.#vm = vm;
     this.#evidence.watchVm(vm, this.spec.id);
     this.#cleanup.push('VM', () => vm.kill());
     await this.#card.handedOver();
-    if (vm.pid !== null) await workspace.recordVmm(vm.pid);
+    if (vm.pid !== null) await prepared.workspace.recordVmm(vm.pid);
     return vm;
   }
 
@@ -401,6 +402,13 @@ export class Supervisor {
     this.#guest = guest;
     this.#evidence.watchGuest(guest);
     return guest;
+  }
+
+  /** One that does not do its part goes on with more than it should have: at most its maximum, which is counted. */
+  async #fitMemory(vm: Vm, guest: Guest, signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#parts;
+    if (await fitMemory({ clock, vm, guest, signal }, this.#spec)) return;
+    log.warn('a guest has not the memory that it should have', { sandbox: this.spec.id });
   }
 
   #watch(vm: Vm, guest: Guest): void {

@@ -13,6 +13,7 @@ import { CleanupStack } from '../base/cleanup.ts';
 import type { Guest, GuestIdentity, WarmModule } from '../guest/link.ts';
 import type { Vm, VmSnapshot } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
+import { fitMemory, ramMib, vmMemory } from './memory-size.ts';
 import { makeSpec, type SandboxSpec } from './spec.ts';
 import type { GuestMemory, SandboxParts, Workspace } from './supervisor.ts';
 import { TEMPLATE_BOOT_ARGS, type TemplateSpec } from './template.ts';
@@ -96,8 +97,9 @@ async function build(
   cleanup: CleanupStack,
 ): Promise<BuiltTemplate> {
   const { paths, report, signal } = options;
-  const { cpus, memoryMib, diskMib, warm } = options.spec;
-  const spec = makeSpec({ cpus, memoryMib, diskMib, warm, env: parts.env }, parts.hostCpus);
+  const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = options.spec;
+  const size = { cpus, memoryMib, memoryMaxMib, diskMib };
+  const spec = makeSpec({ ...size, warm, env: parts.env }, parts.hostCpus);
   const workspace = await parts.makeWorkspace(spec);
   cleanup.push('workspace', () => workspace.remove());
   report(0.02, 'boot');
@@ -129,7 +131,7 @@ async function boot(
   if (!parts.driver.capabilities.snapshot) throw unsupported(parts);
   const { channelPath, overlayPath } = workspace;
   await parts.makeOverlay(overlayPath, spec.diskMib * BYTES_PER_MIB);
-  const memory = parts.makeMemory(spec.memoryMib * BYTES_PER_MIB);
+  const memory = parts.makeMemory(ramMib(spec) * BYTES_PER_MIB);
   cleanup.push('RAM', () => memory.close());
   const model = await parts.serveCannedModel(channelPath);
   cleanup.push('canned model', () => model.close());
@@ -137,12 +139,12 @@ async function boot(
   cleanup.push('guest listener', () => listener.close());
   const lease = parts.allocateCid();
   cleanup.push('context id', () => lease.release());
-  const { id, cpus, memoryMib } = spec;
-  const { kernelPath, rootImagePath } = parts;
+  const { id, cpus } = spec;
+  const { kernelPath, rootImagePath, clock } = parts;
   const place = { id, dir: workspace.dir, channelPath, overlayPath, memoryFd: memory.fd };
   const vm = await parts.driver.start(
     {
-      ...{ ...place, cpus, memoryMib, kernelPath, rootImagePath, guestCid: lease.cid },
+      ...{ ...place, cpus, ...vmMemory(spec), kernelPath, rootImagePath, guestCid: lease.cid },
       ...{ console: 'log', bootArgs: TEMPLATE_BOOT_ARGS },
     },
     signal,
@@ -150,6 +152,8 @@ async function boot(
   cleanup.push('VM', () => vm.kill());
   if (vm.pid !== null) await workspace.recordVmm(vm.pid);
   const guest = await Promise.race([listener.ready(signal), died(vm)]);
+  const hasFit = await Promise.race([fitMemory({ clock, vm, guest, signal }, spec), died(vm)]);
+  if (!hasFit) throw failed('its guest has not given its memory back in time');
   return { vm, guest, memory };
 }
 

@@ -23,6 +23,7 @@ describe('templateKey', () => {
     ['VMM, version or processor', { ...inputs, machine: `${inputs.machine}0` }],
     ['number of CPUs', { ...inputs, spec: { ...spec, cpus: 2 } }],
     ['memory', { ...inputs, spec: { ...spec, memoryMib: 513 } }],
+    ['maximum of memory', { ...inputs, spec: { ...spec, memoryMaxMib: 512 } }],
     ['disk', { ...inputs, spec: { ...spec, diskMib: 2049 } }],
     ['module', { ...inputs, spec: { ...spec, warm: [...spec.warm, 'os'] } }],
     ['order of modules', { ...inputs, spec: { ...spec, warm: spec.warm.toReversed() } }],

@@ -10,7 +10,10 @@ import type { VmmCapabilities } from '../vmm/driver.ts';
 import { DEFAULTS, type SandboxOptions, type SandboxSpec } from './spec.ts';
 
 /** The part of a sandbox's spec that is cast into its template; all else is bound when a clone starts. */
-export type TemplateSpec = Pick<SandboxSpec, 'cpus' | 'memoryMib' | 'diskMib' | 'warm'>;
+export type TemplateSpec = Pick<
+  SandboxSpec,
+  'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'warm'
+>;
 
 /** What a template is made from. */
 export interface TemplateInputs {
@@ -60,10 +63,11 @@ export function canBeCloned(
 /** Hexadecimal SHA-256. */
 export function templateKey(inputs: TemplateInputs): string {
   const { spec, kernelDigest, rootImageDigest, machine, env } = inputs;
+  const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = spec;
   const parts = [
     FORMAT,
-    [spec.cpus, spec.memoryMib, spec.diskMib],
-    spec.warm,
+    [cpus, memoryMib, diskMib, ...(memoryMaxMib === undefined ? [] : [memoryMaxMib])],
+    warm,
     [kernelDigest, rootImageDigest, machine],
     Object.entries(env).sort(([a], [b]) => (a < b ? -1 : 1)),
     TEMPLATE_BOOT_ARGS,

@@ -1,5 +1,6 @@
-/** One piece of work at a time; who comes meanwhile waits for his turn. */
+/** One piece of work at a time: who comes meanwhile waits for his turn, or joins in. */
 import { ignore } from '../base/ignore.ts';
+import { SandboxError } from './errors.ts';
 
 export class Turns {
   #current: Promise<unknown> | undefined;
@@ -22,6 +23,30 @@ export class Turns {
       return await current;
     } finally {
       this.#current = undefined;
+    }
+  }
+}
+
+/** What several want at once is done once. */
+export class Joined {
+  #current: Promise<void> | undefined;
+
+  /**
+   * Who joins another's work, and sees that one cancel it, begins it anew.
+   * @param isGivenUp there is no use in that
+   */
+  async run(work: () => Promise<void>, isGivenUp: () => boolean): Promise<void> {
+    for (;;) {
+      const isMine = this.#current === undefined;
+      this.#current ??= work().finally(() => {
+        this.#current = undefined;
+      });
+      try {
+        return await this.#current;
+      } catch (error) {
+        const isCancelled = error instanceof SandboxError && error.code === 'cancelled';
+        if (isMine || !isCancelled || isGivenUp()) throw error;
+      }
     }
   }
 }

@@ -32,6 +32,8 @@ export interface VmmCapabilities {
   readonly interactiveConsole: boolean;
   /** Limits of the channel can be set and changed while the VM runs. */
   readonly channelLimits: boolean;
+  /** A VM can have a balloon: `VmSpec.balloonMib`. */
+  readonly balloon?: boolean;
 }
 
 export interface VmSpec {
@@ -40,7 +42,13 @@ export interface VmSpec {
   /** Existing private directory (0700) for sockets and logs; the caller removes it after the VM is gone. */
   readonly dir: string;
   readonly cpus: number;
+  /** RAM, MiB; with a balloon the most that the guest can have. */
   readonly memoryMib: number;
+  /**
+   * Of it a balloon in the guest holds so much back, from the boot on; `Vm.balloon` changes that. A clone begins
+   * with what its snapshot's held. Absent: there is none.
+   */
+  readonly balloonMib?: number;
   /** Uncompressed ELF kernel with a PVH entry. */
   readonly kernelPath: string;
   /** Read-only EROFS golden image; becomes /dev/vda, opened read-only at the device. */
@@ -115,7 +123,8 @@ export interface WholeSnapshotFiles {
   readonly memoryPath: string;
 }
 
-export type MachineSize = Pick<VmSpec, 'cpus' | 'memoryMib'>;
+/** How much the balloon holds makes no difference to the machine, only whether there is one. */
+export type MachineSize = Pick<VmSpec, 'cpus' | 'memoryMib' | 'balloonMib'>;
 
 export interface VmExit {
   readonly cause: 'guest-shutdown' | 'killed' | 'vmm-crashed';
@@ -166,6 +175,8 @@ export interface Vm {
   readonly vsockHotplug?: VsockHotplug;
   /** Present with the capability `hotplugNic`. */
   readonly nicHotplug?: NicHotplug;
+  /** Present if the VM was started with one. */
+  readonly balloon?: Balloon;
   /**
    * Stops the VM and writes its devices to a new file; RAM and disk stand still until `resume`. The vsock
    * device and the network card must be unplugged and RAM be the caller's. Present with the capability `snapshot`.
@@ -221,6 +232,17 @@ export interface NicHotplug {
   withdrawNic(): Promise<void>;
   /** The reverse, with the same TAP and address. Fine when it was not withdrawn. @throws VmmError */
   returnNic(): Promise<void>;
+}
+
+/**
+ * Takes pages of its guest and gives them back to the host (virtio 1.2, 5.5). It works only as far as the guest helps: what
+ * the guest has at most is the VM's RAM, whatever is asked for.
+ */
+export interface Balloon {
+  /** Asks for it and does not wait: the guest may take its time, or not do it. @throws VmmError */
+  setMemory(memoryMib: number): Promise<void>;
+  /** What the guest has now, by its own word, MiB, not rounded. @throws VmmError */
+  memoryMib(): Promise<number>;
 }
 
 export interface VmmDriver {

@@ -49,8 +49,12 @@ const BOOT_ARG = /^[A-Za-z0-9_.,:/=-]+$/;
  * @throws VmmError `vm_spec_invalid` that names the field
  */
 export function checkSpec(spec: VmSpec, cpusMax: number): void {
-  const integer = (field: 'cpus' | 'memoryMib' | 'guestCid', min: number, max: number): void => {
-    const value = spec[field];
+  const integer = (
+    field: 'cpus' | 'memoryMib' | 'balloonMib' | 'guestCid',
+    min: number,
+    max: number,
+  ): void => {
+    const value = spec[field] ?? 0;
     if (!Number.isSafeInteger(value) || value < min || value > max) {
       throw invalid(field, `${value} is not a whole number from ${min} to ${max}`);
     }
@@ -65,6 +69,8 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
   if (!ID.test(spec.id) || spec.id.length > ID_LENGTH_MAX) throw invalid('id', 'not [a-z0-9]+');
   integer('cpus', 1, cpusMax);
   integer('memoryMib', MEMORY_MIB_MIN, MEMORY_MIB_MAX);
+  // What the guest is left with is no less than a VM's least.
+  if (spec.balloonMib !== undefined) integer('balloonMib', 0, spec.memoryMib - MEMORY_MIB_MIN);
   integer('guestCid', GUEST_CID_MIN, GUEST_CID_MAX);
   path('channelPath', CHANNEL_PATH_BYTES_MAX);
   path('dir', SOCKET_PATH_BYTES_MAX - VHOST_SOCKET_NAME.length - 1);

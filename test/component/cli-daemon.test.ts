@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { SandboxEventBody } from '../../src/sandbox/event-journal.ts';
 import { cli } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { startCollector } from '../support/otlp-collector.ts';
@@ -71,7 +72,23 @@ describe('commands on a daemon', () => {
     );
     expect((await there(['logs', id]).result).stdout).toBe('booted\n');
     const refused = await there(['create', '--on-memory-pressure', 'grow']).result;
-    expect([refused.status, refused.stderr]).toEqual([2, expect.stringContaining('more memory')]);
+    expect([refused.status, refused.stderr]).toEqual([2, expect.stringContaining('--memory-max')]);
+  });
+
+  it('create --memory-max, update --memory: inspect tells both, events each step', async () => {
+    const words = ['--memory', '256M', '--memory-max', '1G', '--on-memory-pressure', 'grow'];
+    const created = await there(['create', ...words]).result;
+    expect(created).toMatchObject({ status: 0 });
+    const id = created.stdout.trim();
+    const size = async (): Promise<string> => (await there(['inspect', id]).result).stdout;
+    expect(await size()).toContain('256 of 1024 MiB');
+    await there(['update', id, '--memory', '512M']).result;
+    expect(await size()).toContain('512 of 1024 MiB');
+    const resized = { type: 'resized', by: 'pressure', fromMib: 512, toMib: 768, durationMs: 9 };
+    daemon.control.journal(id).note(resized as SandboxEventBody);
+    const { stdout } = await there(['events', id, '--no-follow']).result;
+    expect(stdout).toContain('from 512 to 768 MiB in 9 ms');
+    await daemon.control.remove(id);
   });
 
   it('cp of 20 MB in and out again', async () => {

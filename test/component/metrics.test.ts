@@ -27,13 +27,18 @@ async function live(): Promise<void> {
   const ids: string[] = [];
   for (const boot of [false, true, false]) {
     const { statusCode, body } = await world.server.app.inject({
-      ...{ method: 'POST', url: '/v1/sandboxes', payload: { boot } },
+      ...{
+        method: 'POST',
+        url: '/v1/sandboxes',
+        payload: boot ? { boot, memoryMaxMib: 1024 } : {},
+      },
       headers: { host: 'localhost', 'x-api-key': 'key-of-this-test' },
     });
     expect(statusCode).toBe(201);
     ids.push((JSON.parse(body) as { id: string }).id);
   }
   host.carry(ids[1] ?? '');
+  await host.control.update(ids[1] ?? '', { memoryMib: 1024 });
   await host.control.remove(ids[0] ?? '');
   upstream.answer((_, response) => {
     startEvents(response);
@@ -107,6 +112,7 @@ describe('GET /metrics', () => {
     expect(await counted('neurovisor_vm_acquire_seconds_count', { origin: 'pool' })).toBe(1);
     expect(await counted('neurovisor_sandboxes', { status: 'running' })).toBe(2);
     expect(await counted('neurovisor_sandboxes_ended_total', { cause: 'stopped' })).toBe(1);
+    expect(await counted('neurovisor_memory_resizes_total', { direction: 'more' })).toBe(1);
     expect(await counted('neurovisor_channel_bytes_total')).toBe(1);
     const model = { model: 'm1', dialect: 'openai' };
     expect(await counted('neurovisor_requests_total', { ...model, outcome: 'ok' })).toBe(1);
@@ -169,7 +175,8 @@ describe('GET /metrics', () => {
         const sandboxId = `sandbox${n}`;
         let end: (of: object) => void = () => undefined;
         metrics.watch({
-          spec: { id: sandboxId },
+          spec: { id: sandboxId, memoryMib: 1 },
+          events: { listen: () => () => undefined },
           onTransition: () => () => undefined,
           // Ends in the turn after this one.
           ended: new Promise((resolve) => {

@@ -23,6 +23,7 @@ import { closeFd, createMemFd } from '../../src/sys/fd.ts';
 import { dataExtents } from '../../src/sys/file.ts';
 import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { dialGuest, type GuestPort, listenForGuestPort, readAll, readBytes } from './channel.ts';
+import { balloonCases } from './driver-parity-balloon.ts';
 import { nicCases } from './driver-parity-nic.ts';
 
 export interface ParityFiles {
@@ -198,6 +199,7 @@ export function driverParity(
   consoleCases(() => bench);
   if (!without.includes('snapshot')) snapshotCases(() => bench);
   if (!without.includes('nic')) nicCases(() => bench);
+  balloonCases(() => bench);
   refusalCases(() => bench);
 }
 
@@ -432,6 +434,8 @@ const WRONG: readonly [string, Partial<VmSpec>][] = [
   ['cpus', { cpus: 10_000 }],
   ['memoryMib', { memoryMib: 63 }],
   ['memoryMib', { memoryMib: 1.5e6 }],
+  ['balloonMib', { balloonMib: 100 }],
+  ['balloonMib', { balloonMib: -1 }],
   ['guestCid', { guestCid: 2 }],
   ['guestCid', { guestCid: 2 ** 32 - 1 }],
   ['channelPath', { channelPath: `/tmp/${'x'.repeat(96)}` }],

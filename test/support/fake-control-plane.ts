@@ -110,7 +110,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
     this.#options.before?.('create');
-    checkRequest(request);
+    checkRequest(request, request.memoryMaxMib !== undefined);
     const spec = makeSpec(request, LIMITS.cpusMax);
     const snapshot = request.snapshot === undefined ? null : this.#snapshot(request.snapshot);
     await this.#options.beforeCreate?.(request, signal);
@@ -323,9 +323,9 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     request: CreateRequest,
     from: Pick<SandboxInfo, 'origin'> & Partial<Pick<SandboxInfo, 'snapshot' | 'parent'>>,
   ): SandboxInfo {
-    const { id, cpus, memoryMib, diskMib } = spec;
+    const { id, cpus, memoryMib, memoryMaxMib = null, diskMib } = spec;
     const info: SandboxInfo = {
-      ...{ id, status: 'running', pausedTo: null, cpus, memoryMib, diskMib },
+      ...{ id, status: 'running', pausedTo: null, cpus, memoryMib, memoryMaxMib, diskMib },
       metadata: request.metadata ?? {},
       ...{ snapshot: null, parent: null, ...from },
       accelerator: 'fake',

@@ -27,6 +27,7 @@ export type Phase =
   | 'unplug-nic'
   | 'withdraw-nic'
   | 'return-nic'
+  | 'balloon'
   | 'save-state'
   | 'kill'
   /** What is kept of it. */

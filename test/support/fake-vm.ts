@@ -14,11 +14,20 @@ import type {
   GuestClosed,
   GuestEvent,
   GuestInfo,
+  GuestStats,
   Process,
   RunOptions,
 } from '../../src/guest/guest.ts';
 import { orAborted } from '../../src/sandbox/time-limit.ts';
-import type { DiskLimits, NicSpec, Vm, VmExit, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
+import type {
+  Balloon,
+  DiskLimits,
+  NicSpec,
+  Vm,
+  VmExit,
+  VmSnapshot,
+  VmSpec,
+} from '../../src/vmm/driver.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
 import { ByteTail } from '../../src/vmm/tail.ts';
 import type { Phase, Script } from './fake-script.ts';
@@ -60,7 +69,30 @@ export class FakeVm implements Vm {
   /** Those that it has now. */
   diskLimits: DiskLimits;
 
+  readonly balloon?: Balloon;
+  /** Its RAM. */
+  readonly ramMib: number;
+  /** What its guest has, MiB. */
+  memoryMib: number;
+  /** False: its guest does nothing of what its balloon asks for. */
+  isHelpful = true;
+  /** What its guest is told of its limits. */
+  limited = 0;
+  /** What its programs have not taken, MiB. */
+  availableMib = 0;
+
   constructor(spec: VmSpec, parts: FakeVmParts) {
+    this.ramMib = spec.memoryMib;
+    this.memoryMib = spec.memoryMib - (spec.balloonMib ?? 0);
+    if (spec.balloonMib !== undefined) {
+      this.balloon = {
+        setMemory: async (memoryMib) => {
+          await this.step('balloon');
+          if (this.isHelpful) this.memoryMib = memoryMib;
+        },
+        memoryMib: async () => this.memoryMib,
+      };
+    }
     this.nic = spec.nic === undefined ? null : { mac: spec.nic.mac, isPlugged: true };
     this.diskLimits = spec.diskLimits ?? {};
     this.id = spec.id;
@@ -244,10 +276,16 @@ export class FakeGuest {
   network: GuestNetwork | null | undefined;
   authority: string | null | undefined;
 
-  async update({ network, authority }: GuestChange, signal?: AbortSignal): Promise<void> {
+  async update({ network, authority, limits }: GuestChange, signal?: AbortSignal): Promise<void> {
     await this.#ask('update', signal);
+    if (limits !== undefined) this.#vm.limited += 1;
     if (authority !== undefined) this.authority = authority;
     if (network !== undefined) this.network = network;
+  }
+
+  async stats(): Promise<Pick<GuestStats, 'memoryAvailableBytes'>> {
+    await this.#ask('update');
+    return { memoryAvailableBytes: this.#vm.availableMib * 2 ** 20 };
   }
 
   settle(_options?: object, signal?: AbortSignal): Promise<void> {

@@ -112,7 +112,7 @@ describe.skipIf(process.geteuid?.() !== 0)('prove', () => {
       'a guest gets no more of its disks than its limits, and its VMM no more than its group',
       9,
     ],
-    ['oom', 'kills are told before they come, and endings as what they were', 16],
+    ['oom', 'kills are told before they come, and endings as what they were', 18],
     ['load', 'a VMM at work makes no call that its filter refuses', 12],
   ] as const)('%s: %s', async (name, _what, tries) => {
     const [proof] = await prove([name], {

@@ -122,3 +122,50 @@ describe('onMemoryPressure', () => {
     expect((await exec(there, ['cat', 'mark'])).stdout).toBe('before\n');
   });
 });
+
+describe('memoryMaxMib', () => {
+  /**
+   * More than the sandbox begins with, less than it may have. It waits where its kernel slows it down: on a host that
+   * is busy with other things a step may take as long as the kernel takes to a kill.
+   */
+  const NEEDS_600 = [
+    'import time',
+    'kept = []',
+    'for n in range(600):',
+    '    began = time.monotonic()',
+    '    kept.append(bytearray(1 << 20))',
+    '    if time.monotonic() - began > 0.1: time.sleep(2)',
+    'print(len(kept))',
+  ].join('\n');
+  const MEMORY = { memoryMib: 256, boot: true } as const;
+
+  it('a program that needs more than there is is killed, and lives where there can be more', async () => {
+    const { control } = fixture;
+    const fixed = await create(MEMORY);
+    const killed = await python(await control.guest(fixed.id), NEEDS_600);
+    expect(killed).toMatchObject({ oomKilled: true, stdout: '' });
+    await control.remove(fixed.id);
+
+    const { id, ...info } = await create({ ...MEMORY, memoryMaxMib: 1024 });
+    expect(info).toMatchObject({ memoryMib: 256, memoryMaxMib: 1024 });
+    const guest = await control.guest(id);
+    expect((await guest.stats()).memoryTotalBytes).toBeLessThan(256 * 2 ** 20);
+    const { seen, stop } = follow(id);
+    expect(await python(guest, NEEDS_600)).toMatchObject({ exitCode: 0, stdout: '600\n' });
+    expect((await control.get(id)).memoryMib).toBeGreaterThan(600);
+    const first = { type: 'resized', by: 'pressure', fromMib: 256, toMib: 384 };
+    await expect.poll(() => seen).toContainEqual(expect.objectContaining(first));
+    stop();
+    expect(seen.map(({ type }) => type)).not.toContain('oom');
+    // Back, and its pages with it; then its fork has as much.
+    await control.update(id, { memoryMib: 256 });
+    expect((await guest.stats()).memoryTotalBytes).toBeLessThan(256 * 2 ** 20);
+    await control.update(id, { memoryMib: 320 });
+    const [fork] = await control.fork(id, { count: 1 });
+    if (fork?.ok !== true) throw new Error(JSON.stringify(fork));
+    expect(fork.sandbox).toMatchObject({ memoryMib: 320, memoryMaxMib: 1024 });
+    const { memoryTotalBytes } = await (await control.guest(fork.sandbox.id)).stats();
+    expect(memoryTotalBytes).toBeLessThan(320 * 2 ** 20);
+    expect(memoryTotalBytes).toBeGreaterThan(256 * 2 ** 20);
+  });
+});

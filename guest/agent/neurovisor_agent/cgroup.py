@@ -24,6 +24,8 @@ class Cgroups:
         """`root`: mount point of a v2 hierarchy that is ours; None: there is none."""
         self.user = f"{root}/user" if root is not None else None
         self._count = 0
+        # How often limits were set: what was near before may not be so now.
+        self.times_limited = 0
         self._emptying: list[str] = []
         if root is None or self.user is None:
             return
@@ -54,6 +56,7 @@ class Cgroups:
         )
         memory_max = wanted.get("memoryMaxBytes", max(memory_total - reserve, memory_total // 2))
         memory_high = wanted.get("memoryHighBytes", int(memory_max * limits.MEMORY_HIGH_FRACTION))
+        self.times_limited += 1
         write_text(f"{self.user}/memory.max", str(memory_max))
         write_text(f"{self.user}/memory.high", str(memory_high))
         write_text(f"{self.user}/pids.max", str(wanted.get("pidsMax", limits.PIDS)))

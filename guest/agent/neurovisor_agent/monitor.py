@@ -36,6 +36,7 @@ class Monitor:
         self._named = 0
         self._pressure_at = self._near_at = self._high_at = float("-inf")
         self._quiet_till = float("-inf")
+        self._times_limited = cgroups.times_limited
         if cgroups.user is None:
             return
         victims.told = self._killed
@@ -94,6 +95,10 @@ class Monitor:
         # A pause in between: what comes now is told at once, however long ago the last was told.
         if now - self._high_at > limits.PRESSURE_OVER_S:
             self._near_at = float("-inf")
+        # So it is with other limits, for the host waits for it to give more.
+        if self._times_limited != self._cgroups.times_limited:
+            self._times_limited = self._cgroups.times_limited
+            self._near_at = self._pressure_at = float("-inf")
         self._high_at = now
         if usage.is_near_oom:
             if now - self._near_at >= limits.NEAR_OOM_REPEAT_S:

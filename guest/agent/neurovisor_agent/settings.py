@@ -48,10 +48,11 @@ class Settings:
         """Programs that run keep theirs."""
         self.env = account.base_env(env, self.inference_port)
 
-    def limit(self, wanted: dict[str, int]) -> None:
-        """Raises OSError, and then the limits are as before."""
-        # Constant, and a kilobyte of text to parse.
-        self._memory_total = self._memory_total or stats.memory().get("MemTotal", 0)
+    def limit(self, wanted: dict[str, int], *, has_changed: bool = False) -> None:
+        """`has_changed`: the guest may have more memory, or less. Raises OSError, and then the limits are as before."""
+        # A kilobyte of text to parse, which a clone's hello need not wait for.
+        if has_changed or not self._memory_total:
+            self._memory_total = stats.memory().get("MemTotal", 0)
         before, self._limits = self._limits, wanted
         try:
             self._cgroups.limit(wanted, self._memory_total)
@@ -110,7 +111,7 @@ class Settings:
         wanted = parse_limits(request)
         before = self._limits
         if wanted is not None:
-            self.limit(wanted)
+            self.limit(wanted, has_changed=True)
         if wall_ns is not None and self._in_vm:
             try:
                 time.clock_settime_ns(time.CLOCK_REALTIME, wall_ns)

@@ -111,9 +111,17 @@ export const timedEvent: z.ZodType<TimedEvent> = z
     z.object({ type: z.literal('dropped'), count, ...stamp }),
     z.object({
       type: z.literal('action'),
-      action: z.enum(['warn', 'pause', 'snapshot', 'webhook']),
+      action: z.enum(['warn', 'pause', 'snapshot', 'webhook', 'grow']),
       ok: z.boolean(),
       detail: z.string(),
+      ...stamp,
+    }),
+    z.object({
+      type: z.literal('resized'),
+      by: z.enum(['pressure', 'owner']),
+      fromMib: count,
+      toMib: count,
+      durationMs: ms,
       ...stamp,
     }),
     z.object({ type: z.literal('end'), end: endInfo, ...stamp }),
@@ -141,7 +149,10 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     status,
     pausedTo: z.enum(['memory', 'disk']).nullable(),
     cpus: count,
-    memoryMib: count,
+    memoryMib: count.describe('What its guest has now.'),
+    memoryMaxMib: count
+      .nullable()
+      .describe('What it can be given; null: its memory stays as it is.'),
     diskMib: count,
     metadata: z.record(z.string(), z.string()),
     origin: z
@@ -219,7 +230,13 @@ export const forkList = z.object({ forks: z.array(forkResult) });
 export const poolInfo: z.ZodType<PoolInfo> = z
   .object({
     template: z.string(),
-    spec: z.object({ cpus: count, memoryMib: count, diskMib: count, warm: z.array(z.string()) }),
+    spec: z.object({
+      cpus: count,
+      memoryMib: count,
+      memoryMaxMib: count.exactOptional(),
+      diskMib: count,
+      warm: z.array(z.string()),
+    }),
     min: count,
     max: count,
     target: count.describe('Members that are wanted now, by demand.'),

@@ -55,8 +55,8 @@ export const onMemoryPressure = z
   .meta({
     type: 'string',
     description:
-      'What is done when it is near its limit of memory: `warn`, `pause` (in memory), `snapshot`, or a URL ' +
-      'to which the event is posted.',
+      'What is done when it is near its limit of memory, where it has a maximum at that: `warn`, `pause` (in ' +
+      'memory), `snapshot`, or a URL to which the event is posted. `grow`: of one with a maximum, as `warn`.',
     examples: ['snapshot'],
   });
 export const networkMode = z

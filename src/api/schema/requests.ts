@@ -48,6 +48,9 @@ const rules = z
 const size = {
   cpus: whole(1, LIMITS.cpusMax).describe('Virtual CPUs. Default 1.'),
   memoryMib: whole(LIMITS.memoryMibMin, LIMITS.memoryMibMax).describe('RAM, MiB. Default 512.'),
+  memoryMaxMib: whole(LIMITS.memoryMibMin, LIMITS.memoryMibMax).describe(
+    'It is given more in steps, up to so much, when it is short of it. At most 16 times `memoryMib`. Default: no more.',
+  ),
   diskMib: whole(LIMITS.diskMibMin, LIMITS.diskMibMax).describe(
     'Disk for what it writes, MiB. Default 2048.',
   ),
@@ -102,12 +105,13 @@ const lifeFields = {
     .max(SECRET_LIMITS.secretsMax)
     .optional()
     .describe('What its guest uses without having it. Replaces all that there are.'),
-} satisfies Record<keyof SandboxChange, z.ZodType>;
+} satisfies Record<Exclude<keyof SandboxChange, 'memoryMib'>, z.ZodType>;
 
 export const createRequest: z.ZodType<CreateRequest> = z
   .strictObject({
     cpus: size.cpus.optional(),
     memoryMib: size.memoryMib.optional(),
+    memoryMaxMib: size.memoryMaxMib.optional(),
     diskMib: size.diskMib.optional(),
     warm: size.warm.optional(),
     env: environment.optional().describe('Environment of every program.'),
@@ -133,11 +137,18 @@ export const createRequest: z.ZodType<CreateRequest> = z
     examples: [{ env: { STAGE: 'test' }, timeoutMs: 300_000, metadata: { job: '42' } }],
   });
 
-export const sandboxChange: z.ZodType<SandboxChange> = z.strictObject(lifeFields).meta({
-  id: 'SandboxChange',
-  description: 'What is given is changed; `timeoutMs` counts from now.',
-  examples: [{ timeoutMs: 60_000, onTimeout: 'pause' }],
-});
+export const sandboxChange: z.ZodType<SandboxChange> = z
+  .strictObject({
+    ...lifeFields,
+    memoryMib: size.memoryMib
+      .optional()
+      .describe('Of one with a maximum: more, or less as far as its programs leave it free, MiB.'),
+  } satisfies Record<keyof SandboxChange, z.ZodType>)
+  .meta({
+    id: 'SandboxChange',
+    description: 'What is given is changed; `timeoutMs` counts from now.',
+    examples: [{ timeoutMs: 60_000, onTimeout: 'pause' }],
+  });
 
 export const pauseRequest = z.strictObject({
   to: z
@@ -161,6 +172,7 @@ export const poolRequest = z.strictObject({
     .strictObject({
       cpus: size.cpus.exactOptional(),
       memoryMib: size.memoryMib.exactOptional(),
+      memoryMaxMib: size.memoryMaxMib.exactOptional(),
       diskMib: size.diskMib.exactOptional(),
       warm: size.warm.exactOptional(),
     } satisfies Record<keyof TemplateSpec, z.ZodType>)

@@ -44,13 +44,14 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
 
 /** @throws UsageError */
 export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): CreateRequest {
-  const { cpus, memory, disk, warm, snapshot, boot } = flags;
+  const { cpus, memory, memoryMax, disk, warm, snapshot, boot } = flags;
   if (snapshot !== undefined) {
     if (boot === true) throw new UsageError('--snapshot and --boot exclude each other');
-    if (cpus !== undefined || memory !== undefined || disk !== undefined || warm.length > 0) {
+    const sizes = [cpus, memory, memoryMax, disk];
+    if (sizes.some((one) => one !== undefined) || warm.length > 0) {
       throw new UsageError(
         'a snapshot has its own size and warm list',
-        'leave --cpus, --memory, --disk and --warm away',
+        'leave --cpus, --memory, --memory-max, --disk and --warm away',
       );
     }
   }
@@ -93,10 +94,11 @@ const HOW: Readonly<Record<SandboxInfo['origin'], string>> = {
 
 /** A boot that nobody asked for, and how the next one is spared it; empty: there is nothing to tell. */
 function whyItBooted({ origin }: SandboxInfo, { boot, ...flags }: CreateFlags): string {
-  const { cpus, memory, disk, warm } = flags;
+  const { cpus, memory, memoryMax, disk, warm } = flags;
   const words = [
     ...(cpus === undefined ? [] : ['--cpus', `${cpus}`]),
     ...(memory === undefined ? [] : ['--memory', memory]),
+    ...(memoryMax === undefined ? [] : ['--memory-max', memoryMax]),
     ...(disk === undefined ? [] : ['--disk', disk]),
     ...warm.flatMap((name) => ['--warm', name]),
   ];

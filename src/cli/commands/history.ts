@@ -104,7 +104,7 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ['id', info.id],
     ['status', info.pausedTo === null ? info.status : `${info.status} (${info.pausedTo})`],
     ['age', coarse(now - info.createdAtMs)],
-    ['size', `${info.cpus} CPUs, ${info.memoryMib} MiB, disk ${info.diskMib} MiB`],
+    ['size', `${info.cpus} CPUs, ${memoryText(info)}, disk ${info.diskMib} MiB`],
     ...diskRows(info.diskLimits),
     ['origin', info.origin],
     ['runs on', info.accelerator],
@@ -141,6 +141,14 @@ function networkRows(network: SandboxInfo['network']): (readonly [string, string
       ([reason, count]) => ['refused by name', `${count}: ${reason}`] as const,
     ),
   ];
+}
+
+/** With what it can be given. */
+export function memoryText({
+  memoryMib,
+  memoryMaxMib,
+}: Pick<SandboxInfo, 'memoryMib' | 'memoryMaxMib'>): string {
+  return memoryMaxMib === null ? `${memoryMib} MiB` : `${memoryMib} of ${memoryMaxMib} MiB`;
 }
 
 function endRows(

@@ -38,6 +38,7 @@ export interface PoolFlags {
   readonly warm: readonly string[];
   readonly cpus?: number;
   readonly memory?: string;
+  readonly memoryMax?: string;
   readonly disk?: string;
 }
 

@@ -8,6 +8,7 @@ import { forEach } from '../many.ts';
 import { parsePairs } from '../options.ts';
 import { sandboxId } from '../pick.ts';
 import { coarse, table } from '../table.ts';
+import { memoryText } from './history.ts';
 
 export interface ListFlags {
   readonly all?: boolean;
@@ -45,7 +46,7 @@ export function sandboxTable(list: readonly SandboxInfo[], now: number): string 
     coarse(now - one.createdAtMs),
     endsIn(one, now),
     `${one.cpus}`,
-    `${one.memoryMib} MiB`,
+    memoryText(one),
     one.origin,
     Object.entries(one.metadata)
       .map(([key, value]) => `${key}=${value}`)

@@ -12,6 +12,7 @@ export interface TemplateFlags {
   readonly warm: readonly string[];
   readonly cpus?: number;
   readonly memory?: string;
+  readonly memoryMax?: string;
   readonly disk?: string;
 }
 

@@ -7,12 +7,14 @@ import { UsageError } from '../failure.ts';
 import { parseNetLimits } from '../net-limits.ts';
 import { parseDuration, parsePairs } from '../options.ts';
 import { sandboxId } from '../pick.ts';
+import * as ranges from '../ranges.ts';
 import { type NetworkFlags, networkOptions, secretOptions } from '../sandbox-flags.ts';
 
 export interface UpdateFlags extends NetworkFlags {
   readonly label: readonly string[];
   readonly diskLimit?: readonly string[];
   readonly timeout?: string;
+  readonly memory?: string;
   readonly onMemoryPressure?: string;
 }
 
@@ -50,16 +52,16 @@ export function limitsOf(
   const { mode, allow, deny } = network;
   const limits = parseNetLimits(flags.netLimit ?? []);
   const { netLimit: _parsed, ...rest } = flags;
-  const { label, timeout, onMemoryPressure, diskLimit = [] } = rest;
-  const isTerms = label.length > 0 || timeout !== undefined || onMemoryPressure !== undefined;
-  const isMore = isTerms || diskLimit.length > 0;
+  const { label, timeout, onMemoryPressure, memory, diskLimit = [] } = rest;
+  const named = [timeout, onMemoryPressure, memory].some((flag) => flag !== undefined);
+  const isMore = label.length > 0 || named || diskLimit.length > 0;
   const others = isMore ? changeOf(rest, env) : {};
   return { ...others, network: { mode, allow, deny, limits } };
 }
 
 /** @throws UsageError */
 export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChange {
-  const { net, timeout, label, onMemoryPressure } = flags;
+  const { net, timeout, label, onMemoryPressure, memory } = flags;
   const network = networkOptions(flags);
   const diskLimits = parseDiskLimits(flags.diskLimit ?? []);
   const change: SandboxChange = {
@@ -68,6 +70,7 @@ export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChang
     ...(timeout === undefined
       ? {}
       : { timeoutMs: timeout === 'never' ? null : parseDuration(timeout) }),
+    ...(memory === undefined ? {} : { memoryMib: ranges.memory(memory) }),
     // Judged by the control plane, which knows what it can do.
     ...(onMemoryPressure === undefined
       ? {}

@@ -33,7 +33,15 @@ function scrape(
       ...{ sandboxes: 1, paused: 0, queued: 0, memoryAvailableMib: 100, startedAtMs: 0 },
     },
     list: ids.map((id, n) => ({
-      ...{ id, status: 'running', pausedTo: null, cpus: 1, memoryMib: 100, diskMib: 1 },
+      ...{
+        id,
+        status: 'running',
+        pausedTo: null,
+        cpus: 1,
+        memoryMib: 100,
+        memoryMaxMib: null,
+        diskMib: 1,
+      },
       ...{ metadata: {}, origin: 'pool', snapshot: null, parent: null, accelerator: 'tcg' },
       ...{ createdAtMs: n, endsAtMs: null, onTimeout: 'kill', idleTimeoutMs: null },
       ...{

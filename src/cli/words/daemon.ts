@@ -7,6 +7,7 @@ import {
   addSizeOptions,
   collect,
   jailOption,
+  memoryMaxOption,
   type OutputFlags,
   output,
   perform,
@@ -130,6 +131,7 @@ Examples:
     .argument('<min>', 'so many wait whatever the demand', ranges.poolMin)
     .argument('<max>', 'more never wait', ranges.poolMax);
   addSizeOptions(set)
+    .addOption(memoryMaxOption())
     .option('--warm <module>', 'imported instead of the default list', collect, [])
     .addOption(output())
     .action((min: number, max: number, flags: PoolFlags & OutputFlags) =>

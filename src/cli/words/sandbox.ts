@@ -9,6 +9,7 @@ import {
   addSandboxOptions,
   collect,
   DISK_LIMIT,
+  memoryMaxOption,
   NETWORK_HELP,
   type OutputFlags,
   output,
@@ -47,6 +48,7 @@ function addCreate(program: Command): void {
       [],
     );
   addSandboxOptions(command)
+    .addOption(memoryMaxOption())
     .option('--timeout <time>', 'how long it stays, e.g. 90s or 2h (default: without limit)')
     .addOption(
       new Option('--on-timeout <action>', 'what happens then (default kill)').choices([
@@ -61,7 +63,8 @@ function addCreate(program: Command): void {
     )
     .option(
       '--on-memory-pressure <action>',
-      'when a kill for want of memory is near: warn (default), pause, snapshot, or a URL to post it to',
+      'when a kill for want of memory is near, with --memory-max at that: warn (default), pause, snapshot, or a ' +
+        'URL to post it to; grow: --memory-max, then warn',
     )
     .option('--no-auto-resume', 'when it is paused, refuse operations instead of resuming it')
     .option('--snapshot <name>', 'go on from a snapshot: its name, or its id')
@@ -75,6 +78,7 @@ Examples:
   id=$(neurovisor create)
   neurovisor exec $id -c 'print(6 * 7)'
   neurovisor create -l user=42 --memory 1G --timeout 2h --on-timeout pause
+  neurovisor create --memory 256M --memory-max 1G --on-memory-pressure pause
   neurovisor create --net egress --allow-out api.github.com:443
   neurovisor create --snapshot ready-to-work
 `,
@@ -92,13 +96,14 @@ function addUpdate(program: Command): void {
     .command('update')
     .summary('change a sandbox while it runs')
     .description(
-      `Changes what is named, at once: its network, the limits of its disks, how long it stays, its labels. ${SHORT_IDS}`,
+      `Changes what is named, at once: its network, its memory, the limits of its disks, how long it stays, its labels. ${SHORT_IDS}`,
     )
     .argument('<id>');
   addNetworkOptions(command)
     .option(...DISK_LIMIT, collect, [])
     .option('--timeout <time>', 'how long it stays from now on, e.g. 90s or 2h; never: no limit')
-    .option('--on-memory-pressure <action>', 'warn, pause, snapshot, or a URL; see create')
+    .option('--memory <size>', 'more of it, or less: of one that was made with --memory-max')
+    .option('--on-memory-pressure <action>', 'warn, grow, pause, snapshot, or a URL; see create')
     .option('-l, --label <KEY=VALUE>', 'labels instead of those that it has', collect, [])
     .addOption(output())
     .addHelpText(
@@ -110,6 +115,7 @@ Examples:
   neurovisor update 7ds14n1k --net-limit bytes=2G,down=5M
   neurovisor update 7ds14n1k --disk-limit rate=20M
   neurovisor update 7ds14n1k --allow-out 'GET https://api.github.com/repos/' --net-limit api.github.com=50M
+  neurovisor update 7ds14n1k --memory 768M
 `,
     )
     .action((id: string, flags: UpdateFlags & OutputFlags) =>

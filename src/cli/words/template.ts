@@ -1,7 +1,14 @@
 /** The words of `neurovisor template`. */
 import type { Command } from 'commander';
 import type { TemplateFlags } from '../commands/template.ts';
-import { addSizeOptions, collect, type OutputFlags, output, perform } from '../program.ts';
+import {
+  addSizeOptions,
+  collect,
+  memoryMaxOption,
+  type OutputFlags,
+  output,
+  perform,
+} from '../program.ts';
 
 const load = () => import('../commands/template.ts');
 
@@ -13,6 +20,7 @@ export function addTemplate(program: Command): void {
       'A template is a booted guest with modules imported, kept without identity; `run` starts copies of it.',
     );
   addSizeOptions(template.command('build').summary('build a template, unless it is there'))
+    .addOption(memoryMaxOption())
     .option('--warm <module>', 'import this instead of the default list', collect, [])
     .addOption(output())
     .action((flags: TemplateFlags & OutputFlags) =>

@@ -14,6 +14,7 @@ import { PassThrough, type Readable, type Writable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type {
+  Balloon,
   ChannelStats,
   MachineSize,
   NicSpec,
@@ -67,6 +68,7 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
       hotplugNic: true,
       interactiveConsole: true,
       channelLimits: false,
+      balloon: true,
     },
     machineOf,
     async start(spec, signal) {
@@ -92,7 +94,8 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
 }
 
 function machineOf(size: MachineSize): string {
-  return `fake, ${size.cpus} CPUs, ${size.memoryMib} MiB`;
+  const balloon = size.balloonMib === undefined ? '' : ', balloon';
+  return `fake, ${size.cpus} CPUs, ${size.memoryMib} MiB${balloon}`;
 }
 
 class FakeVm implements Vm {
@@ -103,6 +106,7 @@ class FakeVm implements Vm {
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
   readonly vsockHotplug = this;
   readonly nicHotplug = this;
+  readonly balloon?: Balloon;
   timings: VmTimings = { spawnedMs: 0, runningMs: 0 };
   readonly #spec: VmSpec;
   #plugged = false;
@@ -124,6 +128,22 @@ class FakeVm implements Vm {
     const { promise, resolve } = Promise.withResolvers<VmExit>();
     this.exited = promise;
     this.#resolveExited = resolve;
+    if (spec.balloonMib !== undefined) this.balloon = this.#makeBalloon(spec.balloonMib);
+  }
+
+  /** One whose guest does at once what it is asked for. */
+  #makeBalloon(balloonMib: number): Balloon {
+    let nowMib = this.#spec.memoryMib - balloonMib;
+    return {
+      setMemory: async (memoryMib) => {
+        this.#requireRunning();
+        if (!(memoryMib > 0 && memoryMib <= this.#spec.memoryMib)) {
+          throw new VmmError('vm_spec_invalid', "the VM's memory can't be changed");
+        }
+        nowMib = memoryMib;
+      },
+      memoryMib: async () => nowMib,
+    };
   }
 
   /** Starts the guest; what it throws is its panic. */

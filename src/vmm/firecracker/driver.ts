@@ -254,6 +254,7 @@ function refuseUnsupported(spec: VmSpec): void {
   if (spec.nic !== undefined && spec.nic.tapName === undefined && spec.nic.lend === undefined) {
     refuse('a network card needs a TAP that is named or lent');
   }
+  if (spec.balloonMib !== undefined) refuse('memory that changes is not offered by this driver');
 }
 
 async function furnish(

@@ -40,6 +40,7 @@ const specs = fc
       dir: fc.oneof(path, nasty),
       cpus: fc.double(),
       memoryMib: fc.double(),
+      balloonMib: fc.double(),
       kernelPath: fc.oneof(path, nasty),
       rootImagePath: fc.oneof(path, nasty),
       overlayPath: fc.oneof(path, nasty),
@@ -66,6 +67,7 @@ const argsOf = (spec: VmSpec): string[] =>
     rootImagePath: spec.rootImagePath,
     overlayPath: spec.overlayPath,
     firmwarePath: '/usr/share/qemu/qboot.rom',
+    hasBalloon: spec.balloonMib !== undefined,
     inheritsMemory: spec.memoryFd !== undefined,
     incoming: spec.snapshot !== undefined,
   });

@@ -13,6 +13,7 @@ const plan = {
   overlayPath: '/run/x/disk.ext4',
   firmwarePath: '/usr/share/qemu/qboot.rom',
   inheritsMemory: false,
+  hasBalloon: false,
   incoming: false,
 } as const;
 
@@ -63,6 +64,12 @@ describe('qemuArgs', () => {
       '{"qom-type":"memory-backend-file","mem-path":"/proc/self/fd/5","id":"mem","size":268435456,"share":true}',
     );
     expect(args[args.indexOf('-incoming') + 1]).toBe('defer');
+  });
+  it('qemuArgs: a balloon that is no help to a guest which is out of memory', () => {
+    expect(qemuArgs({ ...plan, hasBalloon: true }).slice(-2)).toEqual([
+      '-device',
+      'virtio-balloon-pci,id=balloon,deflate-on-oom=off,addr=7,romfile=',
+    ]);
   });
   it('qemuArgs: without qboot QEMU takes its own firmware', () => {
     expect(qemuArgs({ ...plan, firmwarePath: null })).not.toContain('-bios');

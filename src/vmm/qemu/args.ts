@@ -9,6 +9,7 @@
  *                                 ── addr 4 virtio-rng
  *                                 ── addr 5 vhost-user-vsock, plugged over QMP before the first instruction
  *                                 ── addr 6 virtio-net on a TAP, plugged likewise where a sandbox has a network
+ *                                 ── addr 7 virtio-balloon, where the guest's memory can change
  */
 
 /** Descriptors that QEMU inherits: two connected stream sockets, and its RAM where that is the caller's. */
@@ -37,6 +38,7 @@ export interface QemuPlan {
   readonly firmwarePath: string | null;
   /** RAM is what `MEMORY_FD` refers to; false: memory of QEMU's own. */
   readonly inheritsMemory: boolean;
+  readonly hasBalloon: boolean;
   /** A state comes over QMP; nothing is booted. */
   readonly incoming: boolean;
 }
@@ -65,8 +67,12 @@ export function qemuArgs(plan: QemuPlan): string[] {
     ...['-blockdev', JSON.stringify(overlayNode(plan.overlayPath))],
     ...['-device', 'virtio-blk-pci,drive=overlay,addr=3,romfile='],
     ...['-object', 'rng-builtin,id=rng', '-device', 'virtio-rng-pci,rng=rng,addr=4,romfile='],
+    ...(plan.hasBalloon ? ['-device', BALLOON] : []),
   ];
 }
+
+/** A guest that is short of memory must not help itself: it is given more, or its kernel kills. */
+const BALLOON = 'virtio-balloon-pci,id=balloon,deflate-on-oom=off,addr=7,romfile=';
 
 /**
  * No nested virtualisation. AVX costs TCG more than it saves: Python runs 20 % faster without. Without ERMS and

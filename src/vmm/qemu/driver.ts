@@ -25,6 +25,7 @@ import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
 import { kernelArgs, MEMORY_FD, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
+import { QemuBalloon } from './balloon.ts';
 import { limitDisks } from './disk-limits.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
 import { NicSlot } from './nic.ts';
@@ -72,6 +73,7 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
       hotplugNic: true,
       interactiveConsole: true,
       channelLimits: true,
+      balloon: true,
     },
     machineOf: (size) => machineOf(options, host, size),
     start: (spec, signal) => start(options, host, spec, signal),
@@ -114,8 +116,11 @@ async function start(
     const timings = { spawnedMs, runningMs: options.clock.now() - began };
     const { id, channelPath } = spec;
     const snapshotMachine = spec.memoryFd === undefined ? null : machine;
+    const hasBalloon = spec.balloonMib !== undefined;
+    const balloon = hasBalloon ? new QemuBalloon(process.qmp, spec.memoryMib) : undefined;
+    const parts = { process, slot, nic, balloon, release };
     return new QemuVm({
-      ...{ id, channelPath, timings, process, slot, nic, release, snapshotMachine },
+      ...{ id, channelPath, timings, snapshotMachine, ...parts },
       limitVmm: (limits) => launched.limitDisks?.(limits),
     });
   } catch (error) {
@@ -134,6 +139,7 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): 
     ...{ accelerator, cpus, memoryMib, kernelPath, rootImagePath, overlayPath, firmwarePath },
     kernelArgs: kernelArgs(kernel),
     inheritsMemory: spec.memoryFd !== undefined,
+    hasBalloon: spec.balloonMib !== undefined,
     incoming: spec.snapshot !== undefined,
   });
   const stdio: LaunchPlan['stdio'][number][] = ['ignore', 'ignore', 'pipe'];
@@ -175,9 +181,10 @@ function makeSlot(options: QemuDriverOptions, spec: VmSpec, process: QemuProcess
 /** The same command lines give the same devices; what differs between two starts of one machine is left out. */
 function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSize): string {
   const { accelerator } = options;
-  const { cpus: count, memoryMib } = size;
+  const { cpus: count, memoryMib, balloonMib } = size;
+  const hasBalloon = balloonMib !== undefined;
   const args = qemuArgs({
-    ...{ accelerator, cpus: count, memoryMib, firmwarePath: host.firmwarePath },
+    ...{ accelerator, cpus: count, memoryMib, hasBalloon, firmwarePath: host.firmwarePath },
     kernelArgs: kernelArgs({ accelerator, cpus: count, tscKhz: null, bootArgs: [] }),
     ...{ kernelPath: '/k', rootImagePath: '/r', overlayPath: '/o' },
     ...{ inheritsMemory: true, incoming: false },
@@ -206,6 +213,10 @@ async function bringUp(
   const { diskLimits = {} } = spec;
   // A new process has none.
   if (hasDiskLimits(diskLimits)) await limitDisks(process.qmp, diskLimits);
+  // A snapshot knows how large its own was.
+  if (spec.balloonMib !== undefined && state === null) {
+    await new QemuBalloon(process.qmp, spec.memoryMib).setMemory(spec.memoryMib - spec.balloonMib);
+  }
   await process.qmp.execute('cont');
 }
 

@@ -5,6 +5,7 @@ import { closeFd } from '../../sys/fd.ts';
 import { connectUnix } from '../../sys/socket.ts';
 import type { AttachVsock, VsockAttachment } from '../attach-vsock.ts';
 import type {
+  Balloon,
   ChannelLimits,
   ChannelStats,
   DiskLimits,
@@ -165,6 +166,7 @@ export class QemuVm implements Vm {
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
   readonly vsockHotplug: VsockHotplug;
   readonly nicHotplug: NicHotplug;
+  readonly balloon?: Balloon;
   readonly #process: QemuProcess;
   readonly #slot: VsockSlot;
   readonly #nic: NicSlot;
@@ -181,6 +183,7 @@ export class QemuVm implements Vm {
     process: QemuProcess;
     slot: VsockSlot;
     nic: NicSlot;
+    balloon: Balloon | undefined;
     release: () => Promise<void>;
     /** Written into snapshots; null: RAM is QEMU's own, so none can be taken. */
     snapshotMachine: string | null;
@@ -194,6 +197,7 @@ export class QemuVm implements Vm {
     this.terminal = options.process.terminal;
     this.vsockHotplug = options.slot;
     this.nicHotplug = options.nic;
+    if (options.balloon !== undefined) this.balloon = options.balloon;
     this.#process = options.process;
     this.#slot = options.slot;
     this.#nic = options.nic;

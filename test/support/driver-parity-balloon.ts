@@ -1,0 +1,68 @@
+/** The part of the contract of drivers that is about a guest's memory while it runs. */
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import type { Vm } from '../../src/vmm/driver.ts';
+import { ask, type VmBench } from './driver-parity.ts';
+
+const RAM_MIB = 192;
+const BALLOON_MIB = 64;
+
+export function balloonCases(bench: () => VmBench): void {
+  describe('balloon', () => {
+    const has = (): boolean => bench().driver.capabilities.balloon === true;
+
+    it('start: a driver that has none refuses a VM with one', async () => {
+      if (has()) return;
+      const start = bench().boot({ memoryMib: RAM_MIB, balloonMib: BALLOON_MIB });
+      await expect(start).rejects.toMatchObject({ code: 'vm_unsupported' });
+    });
+
+    it('memoryMib: less than the RAM from the boot on; setMemory: more, and less again', async () => {
+      if (!has()) return;
+      const vm = await bench().boot({ memoryMib: RAM_MIB, balloonMib: BALLOON_MIB });
+      for (const mib of [RAM_MIB - BALLOON_MIB, RAM_MIB, 100]) {
+        if (mib !== RAM_MIB - BALLOON_MIB) await vm.balloon?.setMemory(mib);
+        await hasMemory(vm, mib);
+      }
+      await expect(vm.balloon?.setMemory(RAM_MIB + 1)).rejects.toMatchObject({
+        code: 'vm_spec_invalid',
+      });
+    });
+
+    it('saveState: a clone has as much as the VM had, whatever it was booted with', async () => {
+      if (!has() || !bench().driver.capabilities.snapshot) return;
+      const plain = bench().spec({ memoryMib: RAM_MIB, balloonMib: BALLOON_MIB });
+      const spec = { ...plain, memoryFd: bench().memory(plain) };
+      const vm = await bench().boot(spec);
+      await vm.balloon?.setMemory(RAM_MIB - 16);
+      await hasMemory(vm, RAM_MIB - 16);
+      await vm.vsockHotplug?.unplugVsock();
+      const snapshot = await vm.saveState?.(join(spec.dir, 'state'));
+      if (snapshot === undefined) throw new Error('the driver takes no snapshots');
+      await vm.kill();
+      const clone = await bench().clone({ spec, snapshot }, { memoryMib: RAM_MIB, balloonMib: 16 });
+      await hasMemory(clone, RAM_MIB - 16);
+      const without = bench().clone({ spec, snapshot }, { memoryMib: RAM_MIB });
+      await expect(without).rejects.toMatchObject({ code: 'snapshot_refused' });
+    });
+
+    it('setMemory: of a VM that is gone', async () => {
+      if (!has()) return;
+      const vm = await bench().boot({ memoryMib: RAM_MIB, balloonMib: BALLOON_MIB });
+      await vm.kill();
+      await expect(vm.balloon?.setMemory(RAM_MIB)).rejects.toMatchObject({ code: 'vm_gone' });
+    });
+  });
+}
+
+/** By the balloon and, of a guest that is a real one, by its kernel. */
+async function hasMemory(vm: Vm, mib: number): Promise<void> {
+  await expect.poll(() => vm.balloon?.memoryMib(), { timeout: 60_000 }).toBe(mib);
+  const told = Number(await ask(vm, 'INFO memory').catch(() => 'NaN')) / 2 ** 20;
+  if (Number.isNaN(told) || vm.pid === null) return;
+  expect(told).toBeLessThan(mib);
+  expect(told).toBeGreaterThan(mib - KERNEL_RESERVE_MIB);
+}
+
+/** What Linux keeps of its memory for itself, at most. */
+const KERNEL_RESERVE_MIB = 40;
