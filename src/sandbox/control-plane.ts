@@ -102,7 +102,7 @@ export class LocalControlPlane implements ControlPlane {
     this.#tracer = parts.tracer ?? passiveTracer();
     this.#rows = new SandboxRows(parts);
     this.#ended = new EndedSandboxes(this.#rows, parts.accelerator);
-    this.#policy = new MemoryPolicy({ ...parts, roomMib: () => parts.queue.roomMib });
+    this.#policy = new MemoryPolicy({ ...parts, reserve: (mib) => parts.queue.reserve(mib) });
   }
 
   /** Takes note of what a killed process has left. */
@@ -171,9 +171,16 @@ export class LocalControlPlane implements ControlPlane {
     if (network !== undefined) {
       await told(sandbox.setNetwork(networkPolicy(network, sandbox.spec.network)));
     }
-    if (memoryMib !== undefined) await told(sandbox.resizeMemory(memoryMib, 'owner'));
+    if (memoryMib !== undefined) await told(this.#resize(sandbox, memoryMib));
     await told(sandbox.change(terms));
     return sandbox.info();
+  }
+
+  /** @throws SandboxError `memory_unavailable`: this host has not as much */
+  async #resize(sandbox: ManagedSandbox, memoryMib: number): Promise<void> {
+    const moreMib = Math.min(memoryMib, sandbox.spec.memoryMaxMib ?? 0) - sandbox.spec.memoryMib;
+    const release = moreMib > 0 ? this.#parts.queue.reserve(moreMib) : undefined;
+    await sandbox.resizeMemory(memoryMib, 'owner').finally(release);
   }
 
   async remove(id: string): Promise<SandboxInfo> {

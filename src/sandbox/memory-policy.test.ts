@@ -28,8 +28,16 @@ function world(
     memoryMib: 256,
     ...(memoryMaxMib === undefined ? {} : { memoryMaxMib }),
   };
+  const room = { mib: roomMib };
+  const reserve = (mib: number): (() => void) => {
+    if (mib > room.mib) throw new SandboxError('memory_unavailable', `${room.mib} MiB left`);
+    room.mib -= mib;
+    return () => {
+      room.mib += mib;
+    };
+  };
   const policy = new MemoryPolicy({
-    ...{ clock, log: silentLog, roomMib: () => roomMib },
+    ...{ clock, log: silentLog, reserve },
     notify: (url, event) => act(`post ${url} ${JSON.stringify(event)}`),
   });
   const events = new EventJournal(clock);
@@ -50,7 +58,7 @@ function world(
     await policy.take(sandbox, events.since(0).at(-1) as TimedEvent);
   };
   const actions = (): TimedEvent[] => events.since(0).filter(({ type }) => type === 'action');
-  return { clock, done, press, actions };
+  return { clock, done, press, actions, room };
 }
 
 describe('MemoryPolicy', () => {
@@ -166,8 +174,23 @@ describe('MemoryPolicy: a sandbox with a maximum', () => {
     const { done, press, actions } = world('warn', undefined, { memoryMaxMib: 1024, roomMib: 127 });
     await press();
     expect(done).toEqual([]);
-    const detail = '256 to 384 MiB: this host has 127 MiB left for sandboxes';
+    const detail = '256 to 384 MiB: 127 MiB left';
     expect(actions()).toMatchObject([{ action: 'grow', ok: false, detail }, { action: 'warn' }]);
+  });
+
+  it('what a step may need is kept from others while it is under way, well or not', async () => {
+    const seen: number[] = [];
+    const more = { memoryMaxMib: 1024, roomMib: 500 };
+    const look = (): null => {
+      seen.push(tried.room.mib);
+      return null;
+    };
+    const tried = world('warn', look, more);
+    await tried.press();
+    expect([seen, tried.room.mib]).toEqual([[372], 500]);
+    const failed = world('warn', () => new Error('no'), more);
+    await failed.press();
+    expect(failed.room.mib).toBe(500);
   });
 
   it('what the kernel of the host says is no reason: the guest may have enough', async () => {

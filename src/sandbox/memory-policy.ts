@@ -51,8 +51,11 @@ export interface PressedSandbox {
 export interface PolicyParts {
   readonly clock: Clock;
   readonly log: Log;
-  /** What the host can give to sandboxes now, MiB. Absent: as much as is asked for. */
-  readonly roomMib?: (() => number) | undefined;
+  /**
+   * Keeps memory of the host for one step, MiB; returns how to let go of it. Absent: as much as is asked for.
+   * @throws SandboxError `memory_unavailable`
+   */
+  readonly reserve?: ((memoryMib: number) => () => void) | undefined;
   /** Posts an event, within seconds. Absent: this host has no way to. */
   readonly notify?: ((url: string, event: object) => Promise<void>) | undefined;
 }
@@ -123,14 +126,12 @@ export class MemoryPolicy {
   }
 
   async #grow(sandbox: PressedSandbox, toMib: number): Promise<boolean> {
-    const { log, roomMib } = this.#parts;
+    const { log, reserve } = this.#parts;
     const { memoryMib: fromMib } = sandbox.spec;
+    let release: (() => void) | undefined;
     try {
-      const room = roomMib?.() ?? Number.POSITIVE_INFINITY;
-      if (toMib - fromMib > room) {
-        const text = `this host has ${Math.max(0, Math.floor(room))} MiB left for sandboxes`;
-        throw new SandboxError('memory_unavailable', text);
-      }
+      // All sandboxes at once may be pressed, and each sees the same room.
+      release = reserve?.(toMib - fromMib);
       await sandbox.resizeMemory(toMib, 'pressure');
       log.info('a sandbox was given more memory', { sandbox: sandbox.id, fromMib, toMib });
       return true;
@@ -139,6 +140,8 @@ export class MemoryPolicy {
       log.warn('a sandbox could not be given more memory', { sandbox: sandbox.id, detail });
       sandbox.events.note({ type: 'action', action: 'grow', ok: false, detail });
       return false;
+    } finally {
+      release?.();
     }
   }
 

@@ -47,6 +47,7 @@ function world(moves: (nowMib: number, toMib: number) => number = (_now, to) => 
   let nowMib: number = SIZE.memoryMib;
   let toMib = nowMib;
   const told = { limits: 0 };
+  const answer = { isHeld: false };
   const vm = {
     balloon: {
       setMemory: async (mib: number) => {
@@ -60,8 +61,12 @@ function world(moves: (nowMib: number, toMib: number) => number = (_now, to) => 
     },
   } as unknown as Vm;
   const guest = {
-    update: async () => {
+    update: async (_change: unknown, signal: AbortSignal) => {
       told.limits += 1;
+      if (!answer.isHeld) return;
+      await new Promise((_resolve, reject) => {
+        signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+      });
     },
     stats: async () => ({ memoryAvailableBytes: 60 * 2 ** 20 }) as never,
   };
@@ -80,7 +85,7 @@ function world(moves: (nowMib: number, toMib: number) => number = (_now, to) => 
   };
   const resize = (mib: number, size: MemorySize = SIZE): Promise<void> =>
     pass(resizeMemory(parts, size, mib, (to) => void changes.push(to)));
-  return { clock, asked, changes, told, parts, pass, resize };
+  return { clock, asked, changes, told, answer, parts, pass, resize };
 }
 
 describe('resizeMemory', () => {
@@ -122,6 +127,25 @@ describe('resizeMemory', () => {
     const { asked, changes, resize } = world((now, to) => Math.max(now, to));
     await expect(resize(228)).rejects.toMatchObject({ code: 'memory_unavailable' });
     expect([asked, changes]).toEqual([[228, 256], []]);
+  });
+
+  it.each([384, 228])('%s: an agent that does not answer is not waited for', async (toMib) => {
+    const { clock, asked, changes, answer, resize } = world();
+    answer.isHeld = true;
+    await expect(resize(toMib)).rejects.toThrow('longer than');
+    // What is told is what it has.
+    expect([asked, changes]).toEqual([[toMib], [toMib]]);
+    expect(clock.now()).toBeLessThan(2 * RESIZE_LIMITS.answerMsMax);
+  });
+
+  it('what the VMM refuses is not told as given', async () => {
+    const { parts, changes, resize } = world();
+    const setMemory = async (): Promise<never> => {
+      throw new Error('no');
+    };
+    Object.assign(parts.vm.balloon ?? {}, { setMemory });
+    await expect(resize(384)).rejects.toThrow('no');
+    expect(changes).toEqual([]);
   });
 
   it.each([127, 1025, 300.5, Number.NaN])('%s is refused', async (mib) => {

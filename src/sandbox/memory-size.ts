@@ -13,7 +13,7 @@ import type { Guest } from '../guest/guest.ts';
 import type { Balloon, Vm, VmSpec } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
 import { LIMITS, type SandboxSpec } from './spec.ts';
-import { wait } from './time-limit.ts';
+import { timeLimit, wait } from './time-limit.ts';
 
 export type MemorySize = Pick<SandboxSpec, 'memoryMib' | 'memoryMaxMib'>;
 
@@ -22,6 +22,8 @@ export const RESIZE_LIMITS = {
   stillMsMax: 5000,
   allMsMax: 60_000,
   pollMs: 10,
+  /** Of its agent, to set its limits: meanwhile nobody can pause or save it. */
+  answerMsMax: 10_000,
   /** Left free in one that shrinks, beside what its programs have now. */
   freeMib: 32,
 } as const;
@@ -64,7 +66,9 @@ export interface ResizeParts {
 export async function fitMemory(parts: ResizeParts, size: MemorySize): Promise<boolean> {
   const balloon = parts.vm?.balloon;
   if (balloon === undefined) return true;
-  return await moveTo(parts, balloon, size.memoryMib);
+  const isThere = await moveTo(parts, balloon, size.memoryMib);
+  await followMemory(parts);
+  return isThere;
 }
 
 /**
@@ -82,12 +86,14 @@ export async function resizeMemory(
   const { memoryMib: fromMib } = size;
   const isMore = toMib >= fromMib;
   if (!isMore) await requireFree(parts, fromMib, toMib);
-  // Also if it takes its time: from now on it is the guest's.
-  if (isMore) changed(toMib);
-  const isThere = await moveTo(parts, balloon, toMib);
-  if (isThere) changed(toMib);
-  // What it has not given back, it keeps.
-  else if (!isMore) await moveTo(parts, balloon, fromMib);
+  // Also if it takes its time: once asked for, it is the guest's.
+  const isThere = await moveTo(parts, balloon, toMib, () => isMore && changed(toMib));
+  if (!isMore) {
+    if (isThere) changed(toMib);
+    // What it has not given back, it keeps.
+    else await moveTo(parts, balloon, fromMib);
+  }
+  await followMemory(parts);
   if (isThere) return;
   const what = isMore ? 'taken the memory that it was given' : 'given its memory back';
   throw new SandboxError('memory_unavailable', `its guest has not ${what} in time`);
@@ -117,13 +123,18 @@ async function requireFree({ guest }: ResizeParts, fromMib: number, toMib: numbe
   });
 }
 
-/** @returns false: its guest has stopped before it was there */
-async function moveTo(parts: ResizeParts, balloon: Balloon, toMib: number): Promise<boolean> {
-  const { clock, guest, signal } = parts;
+/** @param asked called when it is under way. @returns false: its guest has stopped before it was there */
+async function moveTo(
+  { clock, signal }: ResizeParts,
+  balloon: Balloon,
+  toMib: number,
+  asked: () => unknown = () => undefined,
+): Promise<boolean> {
   const began = clock.now();
   let movedAt = began;
   let nearestMib = Number.POSITIVE_INFINITY;
   await balloon.setMemory(toMib);
+  asked();
   for (;;) {
     const offMib = Math.abs((await balloon.memoryMib()) - toMib);
     const now = clock.now();
@@ -133,7 +144,11 @@ async function moveTo(parts: ResizeParts, balloon: Balloon, toMib: number): Prom
     if (offMib < 1 || now - movedAt >= stillMsMax || now - began >= allMsMax) break;
     await wait(clock, pollMs, signal);
   }
-  // What its programs may have is a part of what it has.
-  await guest.update({ limits: {} }, signal);
   return nearestMib < 1;
+}
+
+/** What its programs may have is a part of what it has. @throws GuestError; or it does not answer */
+async function followMemory({ clock, guest, signal }: ResizeParts): Promise<void> {
+  using limit = timeLimit(clock, RESIZE_LIMITS.answerMsMax, signal);
+  await guest.update({ limits: {} }, limit.signal);
 }

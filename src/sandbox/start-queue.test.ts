@@ -6,6 +6,7 @@ import { BusyError } from './errors.ts';
 import {
   Handover,
   MEMORY_POLL_MS,
+  RESERVE_MIB,
   RETRY_MEMORY_MS_MIN,
   RETRY_MS_MAX,
   RETRY_MS_MIN,
@@ -48,6 +49,24 @@ function queueOf(options: Partial<StartQueueOptions> = {}) {
 }
 
 describe('StartQueue', () => {
+  it("reserve: what is given to a running sandbox is nobody else's meanwhile", async () => {
+    const { queue, host, begun, ask } = queueOf();
+    host.availableMib = 1024 + RESERVE_MIB;
+    const release = queue.reserve(600);
+    expect(() => queue.reserve(600)).toThrow(
+      expect.objectContaining({
+        code: 'memory_unavailable',
+        message: expect.stringContaining('424 MiB left'),
+      }),
+    );
+    void ask('a1');
+    expect(begun).toEqual([]);
+    release();
+    release();
+    expect(begun).toEqual(['a1']);
+    expect(queue.stats().reservedMib).toBe(512);
+  });
+
   it('run: at most `concurrency` at once; the outcome is that of the start', async () => {
     const { queue, begun, ask, end, finish } = queueOf({ concurrency: 2 });
     const [one, two, three] = [ask('a1'), ask('a2'), ask('a3')];

@@ -218,6 +218,26 @@ export class StartQueue {
     return this.#options.availableMib() - this.#reservedMib - this.#reserveMib;
   }
 
+  /**
+   * What a sandbox that runs is given, kept from all others until it has it; then it shows in what is available.
+   * @returns how to let go of it. @throws SandboxError `memory_unavailable`
+   */
+  reserve(memoryMib: number): () => void {
+    const room = this.roomMib;
+    if (memoryMib > room) {
+      const text = `this host has ${Math.max(0, Math.floor(room))} MiB left for sandboxes`;
+      throw new SandboxError('memory_unavailable', text);
+    }
+    this.#reservedMib += memoryMib;
+    let isHeld = true;
+    return () => {
+      if (!isHeld) return;
+      isHeld = false;
+      this.#reservedMib -= memoryMib;
+      this.#dispatch();
+    };
+  }
+
   #fits({ memoryMib }: Waiting): boolean {
     return this.roomMib >= memoryMib;
   }
@@ -265,7 +285,7 @@ export interface StartQueueStats {
   readonly waiting: number;
   /** The same of low priority. */
   readonly waitingLow: number;
-  /** Memory that the starts under way have reserved, MiB. */
+  /** Memory that the starts and growths under way have reserved, MiB. */
   readonly reservedMib: number;
 }
 

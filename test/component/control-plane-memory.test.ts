@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import type { GuestEvent } from '../../src/guest/guest.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
 import type { TimedEvent } from '../../src/sandbox/event-journal.ts';
+import { RESERVE_MIB } from '../../src/sandbox/start-queue.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';
@@ -110,6 +111,25 @@ describe('memoryMaxMib', () => {
     const events = await until(host, id, ({ type }) => type === 'action');
     expect(events.at(-1)).toMatchObject({ action: 'grow', ok: false });
     expect(await host.control.get(id)).toMatchObject({ status: 'running', memoryMib: 256 });
+  });
+
+  it('all at once are given no more than the host has', async () => {
+    let availableMib = 65_536;
+    await using host = await FakeHost.open({ availableMib: () => availableMib });
+    const ids = [(await begin(host)).id, (await begin(host)).id, (await begin(host)).id];
+    const [one = '', two = '', three = ''] = ids;
+    for (const id of ids) host.vm(id).isHelpful = false;
+    // What a step gives shows only when it is used.
+    availableMib = RESERVE_MIB + 300;
+    for (const id of ids) (await host.guest(id)).emit(PRESSED);
+    const refused = await until(host, three, ({ type }) => type === 'action');
+    expect(refused.at(-1)).toMatchObject({ action: 'grow', ok: false });
+    const byHand = host.control.update(three, { memoryMib: 320 });
+    await expect(byHand).rejects.toMatchObject({ code: 'memory_unavailable' });
+    expect(host.queue.stats().reservedMib).toBe(256);
+    for (const id of ids) host.vm(id).memoryMib = 384;
+    await host.passTime(Promise.all([one, two].map((id) => until(host, id, isResized))));
+    expect(host.queue.stats().reservedMib).toBe(0);
   });
 
   it('a VM that dies of it leaves nothing', async () => {
