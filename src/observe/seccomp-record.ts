@@ -4,6 +4,8 @@
  */
 
 export interface SeccompRecord {
+  /** When it was made, milliseconds since 1970. */
+  readonly atMs: number;
   /** Of the process, in the first namespace of process ids. */
   readonly pid: number;
   /** Number of the call, in the way of processor `arch`. */
@@ -33,13 +35,14 @@ export function parseSeccompRecord(datagram: Uint8Array): SeccompRecord | undefi
   const text = Buffer.from(datagram.subarray(HEADER_BYTES)).toString('latin1');
   // After the names that the process has chosen: they are quoted, and can't hold a space otherwise.
   const fields =
-    / pid=(\d+) comm=.* sig=\d+ arch=([0-9a-f]+) syscall=(\d+) compat=\d+ ip=(0x[0-9a-f]+) code=0x([0-9a-f]+)\0*$/.exec(
+    /^audit\((\d+)\.(\d{1,3}):\d+\):.* pid=(\d+) comm=.* sig=\d+ arch=([0-9a-f]+) syscall=(\d+) compat=\d+ ip=(0x[0-9a-f]+) code=0x([0-9a-f]+)\0*$/.exec(
       text,
     );
   if (fields === null) return undefined;
-  const [pid, arch, syscall, address = '', code] = fields.slice(1);
+  const [seconds, ms, pid, arch, syscall, address = '', code] = fields.slice(1);
   const action = (Number.parseInt(code ?? '', 16) & ACTION) >>> 0;
   return {
+    atMs: Number(seconds) * 1000 + Number(ms),
     ...{ pid: Number(pid), syscall: Number(syscall), arch: Number.parseInt(arch ?? '', 16) },
     ...{ address, action: action === RET_LOG ? 'logged' : 'refused' },
   };

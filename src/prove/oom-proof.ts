@@ -78,7 +78,8 @@ async function proveWarnings(runtime: Runtime, notes: Notes): Promise<void> {
       lead !== null && lead >= LEAD_MS,
     );
     const victim = exit.oomVictim;
-    const who = victim === null ? 'nobody' : `${victim.name}, ${victim.rssBytes >> 20} MiB`;
+    const who =
+      victim === null ? 'nobody' : `${victim.name}, ${Math.floor(victim.rssBytes / 2 ** 20)} MiB`;
     const isTold = exit.oomKilled && victim !== null && victim.rssBytes > 32 << 20;
     notes.note('… its result says who was killed', 'its name and memory', who, isTold);
   }

@@ -67,8 +67,12 @@ export class VmmSyscalls {
   of(pid: number): NamedCalls | undefined {
     const counts = this.#counts?.counts(pid);
     if (counts === undefined) return undefined;
-    const named = [...counts].map(([number, count]) => [this.#nameOf(number), count] as const);
-    return Object.fromEntries(named.toSorted(([, a], [, b]) => b - a));
+    const named = new Map<string, number>();
+    for (const [number, count] of counts) {
+      const name = this.#nameOf(number);
+      named.set(name, (named.get(name) ?? 0) + count);
+    }
+    return Object.fromEntries([...named].toSorted(([, a], [, b]) => b - a));
   }
 
   metrics(): readonly Metric[] {

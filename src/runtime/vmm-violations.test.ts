@@ -6,12 +6,19 @@ import { SyscallError } from '../sys/libc.ts';
 import type { VmExit } from '../vmm/driver.ts';
 import { type RecordSource, VmmViolations } from './vmm-violations.ts';
 
-const ENOBUFS = 105;
+const [EIO, ENOBUFS] = [5, 105];
 const KILLED: VmExit = { cause: 'vmm-crashed', exitCode: null, signal: 'SIGSYS', detail: '' };
 
-function record(pid: number, syscall: number, code: string, arch = 'c000003e'): Uint8Array {
+/** @param at seconds since 1970 */
+function record(
+  pid: number,
+  syscall: number,
+  code: string,
+  arch = 'c000003e',
+  at = '99999999999.000',
+): Uint8Array {
   const text =
-    `audit(1.2:3): auid=1 uid=0 gid=0 ses=1 pid=${pid} comm="q" exe="/q" sig=31 arch=${arch} ` +
+    `audit(${at}:3): auid=1 uid=0 gid=0 ses=1 pid=${pid} comm="q" exe="/q" sig=31 arch=${arch} ` +
     `syscall=${syscall} compat=0 ip=0x7f code=${code}`;
   const bytes = Buffer.alloc(16 + text.length);
   bytes.writeUInt16LE(1326, 4);
@@ -21,7 +28,7 @@ function record(pid: number, syscall: number, code: string, arch = 'c000003e'): 
 
 function world(hasSource = true) {
   const clock = new FakeClock();
-  const queued: (Uint8Array | 'lost')[] = [];
+  const queued: (Uint8Array | 'lost' | 'broken')[] = [];
   const warned: string[] = [];
   const log: Log = {
     ...silentLog,
@@ -31,6 +38,7 @@ function world(hasSource = true) {
     receive() {
       const next = queued.shift();
       if (next === 'lost') throw new SyscallError('recv netlink', ENOBUFS);
+      if (next === 'broken') throw new SyscallError('recv netlink', EIO);
       return next;
     },
     close: () => undefined,
@@ -79,6 +87,32 @@ describe('VmmViolations', () => {
     const mark = pump(clock, settled);
     expect(await mark).toMatchObject({ count: 1, name: 'ptrace', action: 'refused' });
     expect(await count('enforce')).toBe(1);
+  });
+
+  it('an old record of a process that had the number of a VMM is not its own', async () => {
+    const { clock, queued, violations, count } = world();
+    const at = (wallMs: number): string => (wallMs / 1000).toFixed(3);
+    violations.watch(1);
+    clock.advance(120_000);
+    const old = at(clock.wall() - 90_000);
+    queued.push(record(7, 101, '0x80000000', undefined, old));
+    clock.advance(500);
+    // What nobody has taken yet as well.
+    queued.push(record(7, 59, '0x80000000', undefined, old));
+    queued.push(record(7, 272, '0x80000000', undefined, at(clock.wall() - 1_000)));
+    const watch = violations.watch(7);
+    expect(await watch.settle(undefined)).toMatchObject({ count: 1, name: 'unshare' });
+    expect(await count('enforce')).toBe(1);
+  });
+
+  it('what the kernel does not let us have is counted as lost, and ends nothing', async () => {
+    const { clock, queued, violations, registry } = world();
+    violations.watch(7);
+    queued.push('broken', record(7, 59, '0x7ffc0000'));
+    clock.advance(500);
+    clock.advance(500);
+    expect(await registry.text()).toMatch(/records_lost_total 1\n/);
+    expect(await registry.text()).toMatch(/mode="log"\} 1\n/);
   });
 
   it('a record that came before its VMM was known is its own', async () => {

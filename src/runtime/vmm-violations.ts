@@ -21,6 +21,8 @@ const LOOK_GAP_MS = 500;
 const RECORDS_MAX = 1_000;
 /** Of processes that are nobody's yet: a VMM may fall foul of its filter before it is known as one. */
 const UNKNOWN_MAX = 64;
+/** As long may a start take until its VMM is known; what is older is of another process that had its number. */
+const UNKNOWN_MS_MAX = 60_000;
 /** The kernel's own thread sends the records: they may come after the end of the process. */
 const LATE_MS_MAX = 5_000;
 const LATE_GAP_MS = 20;
@@ -76,8 +78,12 @@ export class VmmViolations {
 
   watch(vmmPid: number): HostViolations {
     const watch = new Watch();
+    // While there was no VMM nobody took what came.
+    this.#look();
     this.#watched.set(vmmPid, watch);
-    for (const record of this.#unknown.get(vmmPid) ?? []) this.#take(watch, vmmPid, record);
+    const sinceMs = this.#clock.wall() - UNKNOWN_MS_MAX;
+    for (const record of this.#unknown.get(vmmPid) ?? [])
+      if (record.atMs >= sinceMs) this.#take(watch, vmmPid, record);
     this.#unknown.delete(vmmPid);
     this.#schedule();
     return { settle: (exit) => this.#settle(vmmPid, watch, exit) };
@@ -145,16 +151,21 @@ export class VmmViolations {
     try {
       return this.#source?.receive();
     } catch (error) {
-      if (errorCode(error) !== 'ENOBUFS') throw error;
       this.#lost.add({});
-      return null;
+      if (errorCode(error) === 'ENOBUFS') return null;
+      // It is looked for them by a timer, whose errors are nobody's.
+      this.#log.debug('a record of the kernel could not be taken', {
+        reason: describeError(error),
+      });
+      return undefined;
     }
   }
 
   #keep(record: SeccompRecord): void {
     const known = this.#unknown.get(record.pid);
     if (known !== undefined) {
-      if (known.length < UNKNOWN_MAX) known.push(record);
+      known.push(record);
+      if (known.length > UNKNOWN_MAX) known.shift();
       return;
     }
     this.#unknown.set(record.pid, [record]);

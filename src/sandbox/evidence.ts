@@ -15,6 +15,7 @@ import {
 import type { HostViolations } from './violation.ts';
 
 const EXIT_GRACE_MS = 500;
+const BYTES_PER_MIB = 1024 * 1024;
 
 export interface EvidenceParts {
   readonly clock: Clock;
@@ -92,7 +93,10 @@ export class Evidence {
     if (end.cause !== 'host-oom' || lastOom?.source !== 'host' || lastOom.victim === null)
       return end;
     const { name, pid, rssBytes } = lastOom.victim;
-    return { ...end, detail: `${end.detail}: ${name} (pid ${pid}) held ${rssBytes >> 20} MiB` };
+    return {
+      ...end,
+      detail: `${end.detail}: ${name} (pid ${pid}) held ${Math.floor(rssBytes / BYTES_PER_MIB)} MiB`,
+    };
   }
 
   /** When nothing of it runs any more. */

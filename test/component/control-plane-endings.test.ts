@@ -64,7 +64,8 @@ const ENDINGS: Record<string, [(host: FakeHost, id: string) => Promise<void>, En
   'the kernel of this host kills its VMM': [
     async (host, id) => {
       host.memory.kills = 1;
-      host.memory.emit({ type: 'oom', victim: { ...VICTIM, name: 'qemu' }, detail: '' });
+      const victim = { ...VICTIM, name: 'qemu', rssBytes: 3 * 2 ** 30 };
+      host.memory.emit({ type: 'oom', victim, detail: '' });
       host.vm(id).die('vmm-crashed', { signal: 'SIGKILL' });
     },
     'host-oom',
@@ -110,6 +111,8 @@ describe('an ending', () => {
         const seen: TimedEvent[] = [];
         for await (const event of host.control.events(id)) seen.push(event);
         expect(seen).toMatchObject([{ type: 'end', end: { cause } }]);
+        const { detail } = (await host.control.get(id)).end ?? {};
+        if (cause === 'host-oom') expect(detail).toContain('qemu (pid 7) held 3072 MiB');
         const { console } = await host.control.logs(id);
         if (cause.startsWith('guest-')) expect(console).toContain(before);
         await expect(host.control.guest(id)).rejects.toMatchObject({
