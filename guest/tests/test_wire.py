@@ -3,8 +3,10 @@
 import json
 import random
 import sys
+import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
@@ -342,6 +344,11 @@ class NetworkSettings(unittest.TestCase):
         self.assertEqual(route[56], 0x1 | 0x2)
 
     def test_a_change_before_the_card_was_there_ends_the_one_before(self) -> None:
+        # Never this machine's own: whoever runs this may be root, and its only card would get the address.
+        cards = tempfile.TemporaryDirectory()
+        self.addCleanup(cards.cleanup)
+        self.enterContext(mock.patch.object(network, "_CARDS", cards.name))
+        self.enterContext(mock.patch.object(network, "RESOLV_CONF", f"{cards.name}/resolv.conf"))
         card = network.Network(Loop())
         told: list[str | None] = []
         card._await(network.Wanted({**self.fields, "mac": "02:ff:ff:ff:ff:fe"}), told.append, 1)
