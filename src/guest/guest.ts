@@ -60,6 +60,8 @@ export interface GuestChange {
 
 /** All optional: the agent has a default for each (`spec/guest-protocol.md`, section 3). */
 export interface GuestLimits {
+  /** User code stands still so long when `near_oom` is told, once and until the next limits; default: it does not. */
+  readonly holdMs?: number;
   /** All user code together is slowed down above this; default 94 % of `memoryMaxBytes`. */
   readonly memoryHighBytes?: number;
   /** User code is killed above this; default all but max(48 MiB, 10 %) of the guest's memory. */

@@ -3,6 +3,7 @@ import type { GuestNetwork } from '../base/guest-network.ts';
 import type { Guest, GuestIdentity, GuestListener } from '../guest/link.ts';
 import type { Vm } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
+import { guestLimits } from './memory-size.ts';
 import type { GuestTrust } from './parts.ts';
 import { placeholdersOf } from './secrets.ts';
 import type { SandboxSpec } from './spec.ts';
@@ -33,7 +34,7 @@ export function identityOf(
       NEUROVISOR_SANDBOX_ID: spec.id,
     },
     // The agent's own defaults, which are parts of what the guest has.
-    limits: {},
+    limits: guestLimits(spec),
     warm: spec.warm,
     ...(network === undefined ? {} : { network }),
     ...(trust === undefined ? {} : { authority: trust.certificate }),

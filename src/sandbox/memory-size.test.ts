@@ -1,9 +1,11 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../base/clock.ts';
+import type { GuestChange } from '../guest/guest.ts';
 import type { Vm } from '../vmm/driver.ts';
 import {
   fitMemory,
   grownMib,
+  guestLimits,
   type MemorySize,
   RESIZE_LIMITS,
   ramMib,
@@ -46,7 +48,7 @@ function world(moves: (nowMib: number, toMib: number) => number = (_now, to) => 
   const changes: number[] = [];
   let nowMib: number = SIZE.memoryMib;
   let toMib = nowMib;
-  const told = { limits: 0 };
+  const told = { limits: 0, holdMs: undefined as number | undefined };
   const answer = { isHeld: false };
   const vm = {
     balloon: {
@@ -61,8 +63,9 @@ function world(moves: (nowMib: number, toMib: number) => number = (_now, to) => 
     },
   } as unknown as Vm;
   const guest = {
-    update: async (_change: unknown, signal: AbortSignal) => {
+    update: async ({ limits }: GuestChange, signal: AbortSignal) => {
       told.limits += 1;
+      told.holdMs = limits?.holdMs;
       if (!answer.isHeld) return;
       await new Promise((_resolve, reject) => {
         signal.addEventListener('abort', () => reject(signal.reason), { once: true });
@@ -106,6 +109,18 @@ describe('resizeMemory', () => {
     const { clock, resize } = world((now, to) => now + (to - now) / 1000);
     await expect(resize(1024)).rejects.toMatchObject({ code: 'memory_unavailable' });
     expect(clock.now()).toBeLessThan(2 * RESIZE_LIMITS.allMsMax);
+  });
+
+  it('as long as it can have more its programs wait for that, and no longer', async () => {
+    const { told, resize } = world();
+    await resize(1023);
+    expect(told.holdMs).toBe(RESIZE_LIMITS.holdMs);
+    await resize(1024);
+    expect(told.holdMs).toBeUndefined();
+    await resize(768);
+    expect(told.holdMs).toBe(RESIZE_LIMITS.holdMs);
+    // Nobody would give it more: it has no maximum beyond.
+    expect(guestLimits({ memoryMib: 256 })).toEqual({});
   });
 
   it('less: what its programs have is not taken from them', async () => {

@@ -9,7 +9,7 @@
  * count the maximum. What is waited for is bounded.
  */
 import type { Clock } from '../base/clock.ts';
-import type { Guest } from '../guest/guest.ts';
+import type { Guest, GuestLimits } from '../guest/guest.ts';
 import type { Balloon, Vm, VmSpec } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
 import { LIMITS, type SandboxSpec } from './spec.ts';
@@ -22,6 +22,8 @@ export const RESIZE_LIMITS = {
   stillMsMax: 5000,
   allMsMax: 60_000,
   pollMs: 10,
+  /** Its programs stand still until a step that was asked for is done: it is ahead of a kill on a busy host too. */
+  holdMs: 5000,
   /** Of its agent, to set its limits: meanwhile nobody can pause or save it. */
   answerMsMax: 10_000,
   /** Left free in one that shrinks, beside what its programs have now. */
@@ -48,6 +50,11 @@ export function grownMib({ memoryMib, memoryMaxMib = 0 }: MemorySize): number | 
   return Math.min(memoryMaxMib, memoryMib + Math.max(STEP_MIB_MIN, Math.ceil(memoryMib / 2)));
 }
 
+/** Of its programs; the agent's own defaults beside, which are parts of what it has. */
+export function guestLimits(size: MemorySize): GuestLimits {
+  return grownMib(size) === null ? {} : { holdMs: RESIZE_LIMITS.holdMs };
+}
+
 /** A program that takes memory as fast as it can is not to be ahead of many small steps. */
 const STEP_MIB_MIN = 64;
 
@@ -67,7 +74,7 @@ export async function fitMemory(parts: ResizeParts, size: MemorySize): Promise<b
   const balloon = parts.vm?.balloon;
   if (balloon === undefined) return true;
   const isThere = await moveTo(parts, balloon, size.memoryMib);
-  await followMemory(parts);
+  await followMemory(parts, size);
   return isThere;
 }
 
@@ -88,12 +95,13 @@ export async function resizeMemory(
   if (!isMore) await requireFree(parts, fromMib, toMib);
   // Also if it takes its time: once asked for, it is the guest's.
   const isThere = await moveTo(parts, balloon, toMib, () => isMore && changed(toMib));
+  const hasMib = isMore || isThere ? toMib : fromMib;
   if (!isMore) {
     if (isThere) changed(toMib);
     // What it has not given back, it keeps.
     else await moveTo(parts, balloon, fromMib);
   }
-  await followMemory(parts);
+  await followMemory(parts, { ...size, memoryMib: hasMib });
   if (isThere) return;
   const what = isMore ? 'taken the memory that it was given' : 'given its memory back';
   throw new SandboxError('memory_unavailable', `its guest has not ${what} in time`);
@@ -148,7 +156,7 @@ async function moveTo(
 }
 
 /** What its programs may have is a part of what it has. @throws GuestError; or it does not answer */
-async function followMemory({ clock, guest, signal }: ResizeParts): Promise<void> {
+async function followMemory({ clock, guest, signal }: ResizeParts, size: MemorySize) {
   using limit = timeLimit(clock, RESIZE_LIMITS.answerMsMax, signal);
-  await guest.update({ limits: {} }, limit.signal);
+  await guest.update({ limits: guestLimits(size) }, limit.signal);
 }

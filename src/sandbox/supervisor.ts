@@ -190,6 +190,7 @@ export class Supervisor {
     const began = clock.now();
     await resizeMemory(parts, this.#spec, memoryMib, (changed) => {
       this.#spec = { ...this.#spec, memoryMib: changed };
+      this.#running?.listener.setIdentity(this.#identity());
     });
     const durationMs = Math.round(clock.now() - began);
     this.#evidence.note({ type: 'resized', by, fromMib, toMib: memoryMib, durationMs });

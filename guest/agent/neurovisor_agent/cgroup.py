@@ -6,7 +6,8 @@
            └─ p<N>            one program with all it started: `cgroup.kill` misses none of them
 
 With `memory.high` below `memory.max` user code is slowed down and the host is told long before the
-kernel kills (memory.events). Without a v2 hierarchy everything here is a no-op that says so.
+kernel kills (memory.events). Where the host can give more it holds user code (cgroup.freeze) until it
+has, so that no kill comes before. Without a v2 hierarchy everything here is a no-op that says so.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ class Cgroups:
         self._count = 0
         # How often limits were set: what was near before may not be so now.
         self.times_limited = 0
+        # How long user code may be held when it is near its limit, until other limits come; 0: not at all.
+        self.hold_s = 0.0
+        self._is_held = False
         self._emptying: list[str] = []
         if root is None or self.user is None:
             return
@@ -60,6 +64,27 @@ class Cgroups:
         write_text(f"{self.user}/memory.max", str(memory_max))
         write_text(f"{self.user}/memory.high", str(memory_high))
         write_text(f"{self.user}/pids.max", str(wanted.get("pidsMax", limits.PIDS)))
+        self.hold_s = min(wanted.get("holdMs", 0) / 1000, limits.HOLD_S)
+        self.go_on()
+
+    def hold(self) -> bool:
+        """User code stands still until `go_on`, or other limits; only once between those, if they say so."""
+        if self.user is None or self.hold_s == 0 or self._is_held:
+            return False
+        # Nobody who does not answer makes it stand still again.
+        self.hold_s = 0.0
+        try:
+            write_text(f"{self.user}/cgroup.freeze", "1")
+        except OSError as error:
+            print(f"neurovisor agent: user code is not held: {error}", file=sys.stderr)
+            return False
+        self._is_held = True
+        return True
+
+    def go_on(self) -> None:
+        if self._is_held:
+            write_text(f"{self.user}/cgroup.freeze", "0")
+            self._is_held = False
 
     def create(self) -> str | None:
         """A cgroup for one program; None when there are none or no more can be made."""

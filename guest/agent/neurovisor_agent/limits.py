@@ -54,6 +54,8 @@ MEMORY_LOOK_S = 0.1
 PRESSURE_HOLD_OFF_S = 1.0
 NEAR_OOM_REPEAT_S = 5.0
 PRESSURE_OVER_S = 2.0
+# The longest that user code is held while the host gives the guest more memory.
+HOLD_S = 10.0
 # Of `memory.high`. Reclaimable page cache reaches it as well; only what can't be given back counts.
 PRESSURE_FRACTION = 0.75
 NEAR_OOM_FRACTION = 0.95

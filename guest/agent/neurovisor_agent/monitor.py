@@ -16,7 +16,7 @@ from time import monotonic
 
 from . import limits
 from .cgroup import Cgroups, numbers, read_text
-from .loop import Loop
+from .loop import Loop, Timer
 from .victims import Victim, Victims
 
 TYPE_CHECKING = False
@@ -37,6 +37,7 @@ class Monitor:
         self._pressure_at = self._near_at = self._high_at = float("-inf")
         self._quiet_till = float("-inf")
         self._times_limited = cgroups.times_limited
+        self._hold_timer: Timer | None = None
         if cgroups.user is None:
             return
         victims.told = self._killed
@@ -103,11 +104,20 @@ class Monitor:
         if usage.is_near_oom:
             if now - self._near_at >= limits.NEAR_OOM_REPEAT_S:
                 self._near_at = now
+                self._hold()
                 self._event("near_oom", memoryBytes=usage.bytes, limitBytes=usage.limit)
         else:
             self._near_at = float("-inf")
         if usage.is_pressed:
             self._tell_pressure(usage)
+
+    def _hold(self) -> None:
+        """Till the host has given more: it takes as long as the host is busy, and a program does not wait."""
+        hold_s = self._cgroups.hold_s
+        if self._cgroups.hold():
+            if self._hold_timer is not None:
+                self._hold_timer.cancel()
+            self._hold_timer = self._loop.after(hold_s, self._cgroups.go_on)
 
     def _tell_pressure(self, usage: "Usage") -> None:
         now = monotonic()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # What clock_settime(2) could take; the kernel refuses what is beyond its own limit.
 _NANOSECONDS_MAX = 2**63 - 1
-_LIMITS = ("memoryMaxBytes", "memoryHighBytes", "pidsMax", "outputBytesMax")
+_LIMITS = ("memoryMaxBytes", "memoryHighBytes", "pidsMax", "outputBytesMax", "holdMs")
 
 
 class Settings:
