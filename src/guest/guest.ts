@@ -121,7 +121,10 @@ export interface RunOptions {
   readonly stdin?: boolean;
   /** Run on a terminal of this size; stdout and stderr then arrive together on `stdout`. */
   readonly pty?: TerminalSize;
-  /** SIGTERM to all of the program's processes after this long, SIGKILL 2 s later. Default: no limit. */
+  /**
+   * SIGTERM to all of the program's processes after this long, SIGKILL 2 s later. Default: no limit. It
+   * holds on the host as well, 10 s later, if the guest stands still: also one that was paused in memory.
+   */
   readonly timeoutMs?: number;
   /** stdout + stderr beyond this are discarded and `truncated` is set. Default: the sandbox's limit. */
   readonly outputBytesMax?: number;
@@ -174,7 +177,7 @@ export interface ProcessExit {
   readonly exitCode: number | null;
   /** e.g. `SIGKILL`; null when it ended by itself. */
   readonly signal: string | null;
-  /** Its `timeoutMs` ran out and it was ended for that. */
+  /** Its `timeoutMs` ran out and it was ended for that; by the host, if its guest does not answer. */
   readonly timedOut: boolean;
   /** The guest's kernel killed it for want of memory. */
   readonly oomKilled: boolean;

@@ -33,6 +33,7 @@ import type {
 import type { SandboxLogs } from './ending.ts';
 import { fromStore, SandboxError } from './errors.ts';
 import type { TimedEvent } from './event-journal.ts';
+import { onDiskEvent } from './full-disk.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
 import { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
@@ -370,7 +371,10 @@ export class LocalControlPlane implements ControlPlane {
       ...{ clock, log, accelerator, keeper, rows: this.#rows },
       start: (spec, source, signal) => this.#starter.clone(spec, source, this.#untilClosed(signal)),
       changed: (sandbox) => this.#changed(sandbox),
-      happened: (sandbox, event) => void this.#policy.take(sandbox, event),
+      happened: (sandbox, event) => {
+        void this.#policy.take(sandbox, event);
+        void onDiskEvent(sandbox, event, this.#parts.log);
+      },
       lost: (sandbox) => this.#forget(sandbox),
     };
   }

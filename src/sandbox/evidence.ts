@@ -4,6 +4,7 @@ import { ignore } from '../base/ignore.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { Vm, VmExit } from '../vmm/driver.ts';
 import { causeOfExit, type SandboxEnd } from './ending.ts';
+import { type DiskEvent, diskEvent } from './full-disk.ts';
 import { type HostMemoryEvents, type MemoryEvent, MemoryWatch } from './memory-watch.ts';
 
 const EXIT_GRACE_MS = 500;
@@ -14,10 +15,12 @@ export interface EvidenceParts {
   hostMemory?(vmmPid: number): HostMemoryEvents | null;
 }
 
+export type WatchedEvent = MemoryEvent | DiskEvent;
+
 export class Evidence {
   readonly #parts: EvidenceParts;
   readonly #memory: MemoryWatch;
-  readonly #listeners = new Set<(event: MemoryEvent) => void>();
+  readonly #listeners = new Set<(event: WatchedEvent) => void>();
   #host: HostMemoryEvents | null = null;
   #vm: Vm | undefined;
   #exit: VmExit | undefined;
@@ -28,7 +31,7 @@ export class Evidence {
   }
 
   /** Returns how to stop. */
-  listen(listener: (event: MemoryEvent) => void): () => void {
+  listen(listener: (event: WatchedEvent) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
@@ -40,6 +43,7 @@ export class Evidence {
     const stop = this.#host?.listen((event) =>
       this.#tell(this.#memory.fromHost(event, clock.now(), clock.wall())),
     );
+    vm.onDiskTrouble?.((trouble) => this.#tell([diskEvent(trouble)]));
     void vm.exited.then((exit) => {
       this.#exit = exit;
       stop?.();
@@ -76,13 +80,13 @@ export class Evidence {
     };
   }
 
-  #tell(events: readonly MemoryEvent[]): void {
+  #tell(events: readonly WatchedEvent[]): void {
     for (const event of events) {
       for (const listener of this.#listeners) {
         try {
           listener(event);
         } catch (error) {
-          ignore(error, 'a listener of memory events threw');
+          ignore(error, 'a listener of events threw');
         }
       }
     }

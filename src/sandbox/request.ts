@@ -23,6 +23,12 @@ export interface Terms {
 /** What is changed without a VM. */
 export type TermsChange = Omit<SandboxChange, 'channelLimits' | 'network' | 'secrets'>;
 
+/** What is given replaces what was. */
+export function changedTerms(terms: Terms, change: TermsChange): Terms {
+  const given = Object.entries(change).filter(([, value]) => value !== undefined);
+  return { ...terms, ...Object.fromEntries(given) };
+}
+
 export interface Birth {
   readonly origin: SandboxInfo['origin'];
   /** Id of the snapshot that it goes on from. */

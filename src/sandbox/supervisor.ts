@@ -18,6 +18,7 @@ import type { NicSpec, Vm, VmSnapshot } from '../vmm/driver.ts';
 import { isFailure } from './ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from './errors.ts';
 import { Evidence } from './evidence.ts';
+import { setGuestClock } from './guest-clock.ts';
 import { identityOf, untilHello } from './identity.ts';
 import {
   isFinal,
@@ -33,7 +34,6 @@ import { Saving } from './saving.ts';
 import { requireValues, type SandboxSecret } from './secrets.ts';
 import type { NetworkPolicy, SandboxSpec } from './spec.ts';
 import { startTimings, tracedStart, traceStart } from './start-timings.ts';
-import { timeLimit } from './time-limit.ts';
 
 export type * from './parts.ts';
 
@@ -90,7 +90,12 @@ export class Supervisor {
     return this.#card;
   }
 
-  /** Of its memory. */
+  /** Its VM stands still because the host has no room for its disk. */
+  get isStalled(): boolean {
+    return (this.#vm?.fullDisk?.() ?? null) !== null;
+  }
+
+  /** Of its memory and its disk. */
   get events(): Pick<Evidence, 'listen'> {
     return this.#evidence;
   }
@@ -143,19 +148,7 @@ export class Supervisor {
     this.#require('resume');
     await this.#vm?.resume();
     this.#apply('resume');
-    await this.#setClock();
-  }
-
-  /** The guest's clock stood still with its processors. One that does not answer runs all the same. */
-  async #setClock(): Promise<void> {
-    const { clock, log } = this.#parts;
-    using limit = timeLimit(clock, SET_CLOCK_MS_MAX, this.#aborter.signal);
-    try {
-      await this.#guest?.update({ wallMs: clock.wall() }, limit.signal);
-    } catch (error) {
-      const reason = describeError(error);
-      log.warn("a guest's clock could not be set", { sandbox: this.spec.id, reason });
-    }
+    await setGuestClock(this.#guest, this.spec.id, this.#parts, this.#aborter.signal);
   }
 
   /**
@@ -230,7 +223,7 @@ export class Supervisor {
 
   /** Cheap and synchronous: nothing speaks against using it. */
   isAlive(): boolean {
-    return this.#state === 'ready' && this.#vm?.isAlive() === true;
+    return this.#state === 'ready' && this.#vm?.isAlive() === true && !this.isStalled;
   }
 
   /**
@@ -270,9 +263,10 @@ export class Supervisor {
   }
 
   /** Ends the sandbox and releases all of it. Idempotent. */
-  stop(cause: 'stopped' | 'timeout' = 'stopped'): Promise<SandboxEnd> {
+  stop(cause: 'stopped' | 'timeout' | 'host-disk-full' = 'stopped', detail?: string) {
     this.#aborter.abort(new SandboxError('cancelled', 'the sandbox was stopped'));
-    return this.#end(cause, cause === 'timeout' ? 'its time was up' : 'stopped by its owner');
+    const why = cause === 'timeout' ? 'its time was up' : 'stopped by its owner';
+    return this.#end(cause, detail ?? why);
   }
 
   async #goOn(saving: Saving, running: Running): Promise<void> {
@@ -408,7 +402,9 @@ export class Supervisor {
   }
 
   async #hello(listener: GuestListener, vm: Vm, signal: AbortSignal): Promise<Guest> {
-    const guest = await untilHello(listener, vm, signal);
+    // Who boots is told at once; what is saved goes on when there is room.
+    const retryFull = this.#state === 'booting' ? null : this.#parts.clock;
+    const guest = await untilHello(listener, vm, signal, retryFull);
     this.#guest = guest;
     this.#evidence.watchGuest(guest);
     return guest;
@@ -494,6 +490,3 @@ export class Supervisor {
     return new SandboxError(code, `"${result.event}" is not possible while ${result.from}`);
   }
 }
-
-/** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */
-const SET_CLOCK_MS_MAX = 5000;

@@ -2,6 +2,7 @@
 import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
 import type { TimedEvent } from '../../sandbox/event-journal.ts';
+import { diskFullText } from '../../sandbox/full-disk.ts';
 import type { OomMark, PressureMark } from '../../sandbox/memory-watch.ts';
 import type { Cli } from '../cli.ts';
 import { sandboxId } from '../pick.ts';
@@ -42,6 +43,10 @@ function eventText(event: TimedEvent): string {
       return `${event.source}: ${amount(event)}; a kill is near`;
     case 'oom':
       return `${event.source}: killed ${victimText(event)}`;
+    case 'disk_full':
+      return `${plain(diskFullText(event))}; it is paused: free space there, then resume it`;
+    case 'disk_error':
+      return `${plain(event.path)} can't be read or written; its programs see EIO`;
     case 'dropped':
       return `${event.count} events were too many, and are not told`;
     case 'action': {

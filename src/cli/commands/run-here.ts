@@ -3,6 +3,7 @@ import { sleep } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
+import { diskFullText } from '../../sandbox/full-disk.ts';
 import type { SandboxEnd, Supervisor } from '../../sandbox/supervisor.ts';
 import { type Cli, INTERRUPT_GRACE_MS } from '../cli.ts';
 import { attachConsole } from '../console.ts';
@@ -43,6 +44,10 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   cli.progress.close();
   // The first signal ends the script, the second everything; SIGTERM and SIGHUP everything at once.
   cli.onEnd(() => void sandbox.stop());
+  // Nobody could resume it.
+  sandbox.events.listen((event) => {
+    if (event.type === 'disk_full') void sandbox.stop('host-disk-full', diskFullText(event));
+  });
   if (wantsConsole) return await attachConsole(cli, sandbox, script);
   if (script === null) throw new UsageError('nothing to run');
   if (usesModel(script)) runtime.warmUpstream();

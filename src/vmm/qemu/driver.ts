@@ -9,6 +9,7 @@
  * pairs made at the spawn: there is no path to connect to, and nothing to remove.
  */
 import { createHash } from 'node:crypto';
+import { statfs } from 'node:fs/promises';
 import { availableParallelism, cpus } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../../base/cleanup.ts';
@@ -24,6 +25,7 @@ import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
 import { kernelArgs, MEMORY_FD, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
+import { DiskWatch } from './disk-watch.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
 import { NicSlot } from './nic.ts';
 import { QemuProcess } from './process.ts';
@@ -101,6 +103,8 @@ async function start(
   const process = new QemuProcess(launched, options.clock, spec.console === 'interactive');
   const slot = makeSlot(options, spec, process);
   const nic = new NicSlot(process.qmp);
+  const { clock } = options;
+  const disk = new DiskWatch({ qmp: process.qmp, clock, path: spec.overlayPath, freeBytes });
   cleanup.push('jail', () => launched.release());
   cleanup.push('vsock device', () => slot.release());
   cleanup.push('QEMU process', () => process.kill());
@@ -112,12 +116,18 @@ async function start(
     const timings = { spawnedMs, runningMs: options.clock.now() - began };
     const { id, channelPath } = spec;
     const snapshotMachine = spec.memoryFd === undefined ? null : machine;
-    return new QemuVm({ id, channelPath, timings, process, slot, nic, release, snapshotMachine });
+    const parts = { process, slot, nic, disk, release };
+    return new QemuVm({ id, channelPath, timings, ...parts, snapshotMachine });
   } catch (error) {
     const failure = await explainFailure(error, process, options.clock);
     await release();
     throw failure;
   }
+}
+
+async function freeBytes(path: string): Promise<number> {
+  const { bavail, bsize } = await statfs(path);
+  return bavail * bsize;
 }
 
 function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): LaunchPlan {

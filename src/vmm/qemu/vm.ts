@@ -7,6 +7,7 @@ import type { AttachVsock, VsockAttachment } from '../attach-vsock.ts';
 import type {
   ChannelLimits,
   ChannelStats,
+  DiskTrouble,
   NicHotplug,
   Vm,
   VmExit,
@@ -16,6 +17,7 @@ import type {
 } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { stateDigest } from '../snapshot.ts';
+import type { DiskWatch } from './disk-watch.ts';
 import type { NicSlot } from './nic.ts';
 import type { QemuProcess } from './process.ts';
 import type { QmpClient } from './qmp.ts';
@@ -166,6 +168,7 @@ export class QemuVm implements Vm {
   readonly #process: QemuProcess;
   readonly #slot: VsockSlot;
   readonly #nic: NicSlot;
+  readonly #disk: DiskWatch;
   readonly #release: () => Promise<void>;
   readonly #snapshotMachine: string | null;
   #gone = false;
@@ -178,6 +181,7 @@ export class QemuVm implements Vm {
     process: QemuProcess;
     slot: VsockSlot;
     nic: NicSlot;
+    disk: DiskWatch;
     release: () => Promise<void>;
     /** Written into snapshots; null: RAM is QEMU's own, so none can be taken. */
     snapshotMachine: string | null;
@@ -192,6 +196,7 @@ export class QemuVm implements Vm {
     this.#process = options.process;
     this.#slot = options.slot;
     this.#nic = options.nic;
+    this.#disk = options.disk;
     this.#release = options.release;
     this.#snapshotMachine = options.snapshotMachine;
     this.exited = this.#process.exited.then(async (exit) => {
@@ -207,6 +212,14 @@ export class QemuVm implements Vm {
 
   consoleTail(): string {
     return this.#process.consoleTail();
+  }
+
+  onDiskTrouble(listener: (trouble: DiskTrouble) => void): () => void {
+    return this.#disk.listen(listener);
+  }
+
+  fullDisk(): DiskTrouble | null {
+    return this.#disk.full;
   }
 
   async saveState(statePath: string): Promise<VmSnapshot> {
