@@ -29,10 +29,11 @@ export function diskFullText({ path, freeBytes }: Pick<DiskEvent, 'path' | 'free
   return `the host's file system that holds ${path} is full${free}`;
 }
 
+export const FREE_SPACE = 'free space there, or set NEUROVISOR_HOME to a larger file system';
+
 /** One that is full before the sandbox is ready. */
 export function startedOnFullDisk(trouble: DiskTrouble): SandboxError {
-  const remedy = 'free space there, or set NEUROVISOR_HOME to a larger file system';
-  return new SandboxError('start_failed', diskFullText(trouble), { remedy });
+  return new SandboxError('start_failed', diskFullText(trouble), { remedy: FREE_SPACE });
 }
 
 /** A sandbox, as far as something is done to it. */
