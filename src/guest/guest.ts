@@ -81,7 +81,7 @@ export interface GuestInfo {
   readonly agentToHelloMs: number;
   /** Hello received to identity confirmed, by the host's clock, milliseconds. */
   readonly helloMs: number;
-  /** `listenForGuest` to identity confirmed, by the host's clock, milliseconds. */
+  /** Its connection to identity confirmed, by the host's clock, milliseconds; of a pool that was before it was asked for. */
   readonly readyMs: number;
   /** Where the guest's writes go; `none`: the agent runs outside a VM. */
   readonly overlay: 'disk' | 'memory' | 'none';
