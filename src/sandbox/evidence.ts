@@ -30,9 +30,11 @@ export class Evidence {
     this.#memory = new MemoryWatch(parts.clock.now());
   }
 
-  /** Returns how to stop. */
+  /** Who comes while the VM stands still for its disk hears that, a moment later. Returns how to stop. */
   listen(listener: (event: WatchedEvent) => void): () => void {
     this.#listeners.add(listener);
+    const full = this.#vm?.fullDisk?.() ?? null;
+    if (full !== null) queueMicrotask(() => listener(diskEvent(full)));
     return () => this.#listeners.delete(listener);
   }
 

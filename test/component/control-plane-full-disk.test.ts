@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import type { TimedEvent } from '../../src/sandbox/event-journal.ts';
 import { RETRY_FULL_MS } from '../../src/sandbox/identity.ts';
+import { eventually } from '../support/eventually.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { settle } from '../support/fake-members.ts';
 
@@ -28,6 +29,19 @@ describe("the host's file system is full", () => {
     await host.control.resume(id);
     expect(await host.control.get(id)).toMatchObject({ status: 'running' });
     expect(await (await host.guest(id)).recall()).toBe('all of it');
+  });
+
+  it('one that stood still before anybody could listen is paused as well', async () => {
+    await using host = await FakeHost.open({
+      watch: (made) =>
+        made.onTransition((state) => {
+          if (state === 'ready') host.vm(made.spec.id).stall();
+        }),
+    });
+    const { id } = await host.control.create({ boot: true });
+    await eventually(async () =>
+      expect(await host.control.get(id)).toMatchObject({ pausedTo: 'memory' }),
+    );
   });
 
   it('resumed while there is no room it is paused again', async () => {

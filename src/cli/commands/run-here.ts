@@ -44,15 +44,24 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   cli.progress.close();
   // The first signal ends the script, the second everything; SIGTERM and SIGHUP everything at once.
   cli.onEnd(() => void sandbox.stop());
-  // Nobody could resume it.
+  let isFull = false;
   sandbox.events.listen((event) => {
-    if (event.type === 'disk_full') void sandbox.stop('host-disk-full', diskFullText(event));
+    if (event.type !== 'disk_full') return;
+    // Nobody could resume it.
+    isFull = true;
+    void sandbox.stop('host-disk-full', diskFullText(event));
   });
-  if (wantsConsole) return await attachConsole(cli, sandbox, script);
-  if (script === null) throw new UsageError('nothing to run');
-  if (usesModel(script)) runtime.warmUpstream();
-  for (const path of flags.copy) await copyForRun(cli, sandbox.guest(), path);
-  return await runScript(cli, { runtime, sandbox, script, job, usage });
+  try {
+    if (wantsConsole) return await attachConsole(cli, sandbox, script);
+    if (script === null) throw new UsageError('nothing to run');
+    if (usesModel(script)) runtime.warmUpstream();
+    for (const path of flags.copy) await copyForRun(cli, sandbox.guest(), path);
+    return await runScript(cli, { runtime, sandbox, script, job, usage });
+  } catch (error) {
+    if (!isFull) throw error;
+    ignore(error, 'what went wrong is that the host is full');
+    return statusOfEnd(cli, await sandbox.ended, 'the script');
+  }
 }
 
 /** A guess that only saves time: the engine loads its model while the guest still imports. */
