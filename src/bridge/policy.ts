@@ -7,7 +7,7 @@ export interface BridgePolicy {
   readonly allowModels?: readonly string[];
   /**
    * Name asked for → upstream name; `*` stands for every name that is not there otherwise. Its targets and
-   * `defaultModel` are allowed without being in `allowModels`: the host chose them.
+   * `defaultModel` are allowed without being in `allowModels`: who named them chose them.
    */
   readonly aliases?: Readonly<Record<string, string>>;
   /**

@@ -69,9 +69,9 @@ export async function attachConsole(
   }
   cli.stderr.write('\r\nconsole closed\n');
   const end = await sandbox.stop();
-  return ['vmm-crashed', 'vmm-killed', 'host-oom', 'seccomp-violation'].includes(end.cause)
-    ? 125
-    : 0;
+  if (end.cause === 'host-disk-full') cli.stderr.write(`neurovisor: ${end.detail}\n`);
+  const isHosts = ['vmm-crashed', 'vmm-killed', 'host-oom', 'host-disk-full', 'seccomp-violation'];
+  return isHosts.includes(end.cause) ? 125 : 0;
 }
 
 /** For `sh`: our own constants only, never a user's words. */

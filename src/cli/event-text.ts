@@ -1,5 +1,6 @@
 /** Events of a sandbox as lines for people. Pure. */
 import type { SandboxEventBody } from '../sandbox/event-journal.ts';
+import { diskFullText } from '../sandbox/full-disk.ts';
 import type { OomMark } from '../sandbox/memory-watch.ts';
 import { bytes } from './table.ts';
 
@@ -15,6 +16,10 @@ export function eventText(event: SandboxEventBody): string {
       return `${event.source}: killed ${victimText(event)}`;
     case 'security':
       return `${event.source}: ${plain(event.detail)}`;
+    case 'disk_full':
+      return `${plain(diskFullText(event))}; it is paused: free space there, then resume it`;
+    case 'disk_error':
+      return `${plain(event.path)} can't be read or written; its programs see EIO`;
     case 'dropped':
       return `${event.count} events were too many, and are not told`;
     case 'action': {

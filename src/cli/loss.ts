@@ -1,8 +1,10 @@
 /** What happened when the connection to a program broke: the sandbox tells, not the broken stream. */
 import { sleep } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
 import type { EndInfo } from '../sandbox/ending.ts';
 import { SandboxError } from '../sandbox/errors.ts';
+import { type DiskEvent, diskFullText } from '../sandbox/full-disk.ts';
 import type { SandboxEnd } from '../sandbox/supervisor.ts';
 import type { Cli } from './cli.ts';
 import { EXIT_NEUROVISOR_FAILED } from './failure.ts';
@@ -34,6 +36,32 @@ export async function endAfterLoss(
     if (waitedMs >= WAIT_MS) throw lost;
     await sleep(POLL_MS);
   }
+}
+
+/**
+ * Listens for a sandbox that stands still because its host has no room; `exec` would wait for ever, in silence.
+ * @param onPaused with one line for people
+ * @returns how to stop
+ */
+export function watchFullDisk(
+  control: Pick<ControlPlane, 'events' | 'get'>,
+  id: string,
+  onPaused: (text: string) => void,
+): () => void {
+  const aborter = new AbortController();
+  const { signal } = aborter;
+  const watch = async (): Promise<void> => {
+    let full: DiskEvent | null = null;
+    for await (const event of control.events(id, { signal })) {
+      if (event.type === 'disk_full') full = event;
+      if (event.type !== 'action' || event.action !== 'pause' || full === null) continue;
+      // What is kept comes first: it may have been resumed since.
+      if ((await control.get(id)).pausedTo === 'memory') onPaused(diskFullText(full));
+      full = null;
+    }
+  };
+  watch().catch((error: unknown) => ignore(error, 'the end of the program tells'));
+  return () => aborter.abort();
 }
 
 /** The exit status when the sandbox went away under a program. @param what e.g. `the script` */

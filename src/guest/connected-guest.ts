@@ -60,7 +60,7 @@ export class ConnectedGuest implements Guest {
   async exec(spec: ExecSpec, signal?: AbortSignal): Promise<Process> {
     const { argv } = spec;
     const request = { op: 'exec', argv, ...runFields(spec) };
-    return await this.#run(this.#start(`exec ${argv[0] ?? ''}`, request, { signal }));
+    return await this.#run(this.#start(`exec ${argv[0] ?? ''}`, request, { signal }), spec);
   }
 
   async python(spec: PythonSpec, signal?: AbortSignal): Promise<Process> {
@@ -71,16 +71,17 @@ export class ConnectedGuest implements Guest {
       const what = `python ${script.path}`;
       return await this.#run(
         this.#start(what, { ...fields, path: script.path }, { signal, replyMsMax }),
+        spec,
       );
     }
     const body = typeof script.code === 'string' ? Buffer.from(script.code) : script.code;
     const what = `python ${script.name ?? '-c'}`;
     const request = { ...fields, name: script.name };
-    return await this.#run(this.#start(what, request, { signal, body, replyMsMax }));
+    return await this.#run(this.#start(what, request, { signal, body, replyMsMax }), spec);
   }
 
   async attach(pid: number, signal?: AbortSignal): Promise<Process> {
-    return await this.#run(this.#start(`attach ${pid}`, { op: 'attach', pid }, { signal }));
+    return await this.#run(this.#start(`attach ${pid}`, { op: 'attach', pid }, { signal }), {});
   }
 
   async signal(pid: number, signal: SignalName): Promise<boolean> {
@@ -169,8 +170,10 @@ export class ConnectedGuest implements Guest {
     return operation;
   };
 
-  async #run(operation: Operation): Promise<Process> {
-    return new GuestProcess(operation, this.#control, await operation.reply(readStarted));
+  async #run(operation: Operation, { timeoutMs }: RunOptions): Promise<Process> {
+    const started = await operation.reply(readStarted);
+    const limit = timeoutMs === undefined ? null : { clock: this.#clock, ms: timeoutMs };
+    return new GuestProcess(operation, this.#control, { ...started, limit });
   }
 
   async #resize(pid: number, size: TerminalSize): Promise<void> {

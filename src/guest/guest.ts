@@ -83,7 +83,7 @@ export interface GuestInfo {
   readonly agentToHelloMs: number;
   /** Hello received to identity confirmed, by the host's clock, milliseconds. */
   readonly helloMs: number;
-  /** `listenForGuest` to identity confirmed, by the host's clock, milliseconds. */
+  /** Its connection to identity confirmed, by the host's clock, milliseconds; of a pool that was before it was asked for. */
   readonly readyMs: number;
   /** Where the guest's writes go; `none`: the agent runs outside a VM. */
   readonly overlay: 'disk' | 'memory' | 'none';
@@ -123,7 +123,10 @@ export interface RunOptions {
   readonly stdin?: boolean;
   /** Run on a terminal of this size; stdout and stderr then arrive together on `stdout`. */
   readonly pty?: TerminalSize;
-  /** SIGTERM to all of the program's processes after this long, SIGKILL 2 s later. Default: no limit. */
+  /**
+   * SIGTERM to all of the program's processes after this long, SIGKILL 2 s later. Default: no limit. It
+   * holds on the host as well, 10 s later, if the guest stands still: also one that was paused in memory.
+   */
   readonly timeoutMs?: number;
   /** stdout + stderr beyond this are discarded and `truncated` is set. Default: the sandbox's limit. */
   readonly outputBytesMax?: number;
@@ -176,7 +179,7 @@ export interface ProcessExit {
   readonly exitCode: number | null;
   /** e.g. `SIGKILL`; null when it ended by itself. */
   readonly signal: string | null;
-  /** Its `timeoutMs` ran out and it was ended for that. */
+  /** Its `timeoutMs` ran out and it was ended for that; by the host, if its guest does not answer. */
   readonly timedOut: boolean;
   /** The guest's kernel killed it for want of memory. */
   readonly oomKilled: boolean;

@@ -34,6 +34,11 @@ export const LIMITS = {
   replyMsMax: 60_000,
   /** The same when the request may wait for the warm list; the agent gives up after 180 s. */
   warmReplyMsMax: 240_000,
+  /**
+   * A program's time limit is its guest's to keep: it has SIGTERM, and SIGKILL 2 s later. A guest that has
+   * not told its end so long after the limit stands still, or lies: the host ends it, milliseconds.
+   */
+  overdueMs: 10_000,
   /** Between two steps of the hello on one connection, milliseconds. */
   helloStepMsMax: 10_000,
 } as const;

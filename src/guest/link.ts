@@ -97,7 +97,6 @@ class LinkListener implements GuestListener {
   readonly #options: ListenOptions;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
-  readonly #startedMs: number;
   #identity: GuestIdentity;
   #next = pendingGuest();
   /** Undefined: nobody has asked for the next guest yet. */
@@ -111,7 +110,6 @@ class LinkListener implements GuestListener {
     this.#options = options;
     this.#identity = options.identity;
     this.#server = server;
-    this.#startedMs = options.clock.now();
     this.#stopTimer = this.#limit();
     server.on('connection', (socket) => this.#accept(socket));
     server.on('error', (error) => options.log.error('guest listener', { error: error.message }));
@@ -173,7 +171,7 @@ class LinkListener implements GuestListener {
     }
     this.#active = socket;
     const options = { ...this.#options, identity: this.#identity };
-    new LinkConnection(options, socket, this.#startedMs, {
+    new LinkConnection(options, socket, {
       ready: (guest) => {
         this.#stopTimer?.();
         this.#waiting = false;
@@ -205,7 +203,7 @@ interface LinkCallbacks {
 class LinkConnection {
   readonly #options: ListenOptions;
   readonly #socket: Socket;
-  readonly #listenMs: number;
+  readonly #acceptedMs: number;
   readonly #callbacks: LinkCallbacks;
   readonly #session: HelloSession;
   #guest: ConnectedGuest | undefined;
@@ -215,10 +213,10 @@ class LinkConnection {
   #eventsThisSecond = 0;
   #secondStartMs = 0;
 
-  constructor(options: ListenOptions, socket: Socket, listenMs: number, callbacks: LinkCallbacks) {
+  constructor(options: ListenOptions, socket: Socket, callbacks: LinkCallbacks) {
     this.#options = options;
     this.#socket = socket;
-    this.#listenMs = listenMs;
+    this.#acceptedMs = options.clock.now();
     this.#callbacks = callbacks;
     this.#session = new HelloSession(options.identity, () => ({
       wallNs: wallNanoseconds(options.clock.wall()),
@@ -275,7 +273,7 @@ class LinkConnection {
         pythonVersion: python,
         ...timings,
         helloMs: nowMs - hello.atMs,
-        readyMs: nowMs - this.#listenMs,
+        readyMs: nowMs - this.#acceptedMs,
         overlay,
         cgroup,
         problems,

@@ -1,5 +1,6 @@
 /** A program in the guest, as node streams over its operation. */
 import { Readable, Writable } from 'node:stream';
+import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import type { GuestError } from './errors.ts';
 import { FRAME, type Frame } from './framing.ts';
@@ -30,11 +31,17 @@ export class GuestProcess implements Process {
   readonly #exit = Promise.withResolvers<ProcessExit>();
   readonly #full = new Set<Readable>();
   #over = false;
+  #stopTimer: () => void = () => undefined;
 
   constructor(
     operation: Operation,
     control: ProcessControl,
-    started: { readonly pid: number; readonly warm: boolean },
+    started: {
+      readonly pid: number;
+      readonly warm: boolean;
+      /** Its own, which its guest keeps as well; null: none. */
+      readonly limit: { readonly clock: Clock; readonly ms: number } | null;
+    },
   ) {
     this.#operation = operation;
     this.#control = control;
@@ -48,6 +55,25 @@ export class GuestProcess implements Process {
     operation.begin('frames', {
       onFrame: (frame) => this.#frame(frame),
       onEnd: (error) => this.#end(error),
+    });
+    const { limit } = started;
+    if (limit !== null) this.#limit(limit.clock, limit.ms, limit.ms + LIMITS.overdueMs);
+  }
+
+  /** A guest that stands still ends nothing; its connection goes, and with it the program, once it can. */
+  #limit(clock: Clock, limitMs: number, inMs: number): void {
+    if (this.#over) return;
+    this.#stopTimer = clock.after(inMs, () => {
+      // Its end may be behind output that nobody has read yet.
+      if (this.#full.size > 0) {
+        this.#limit(clock, limitMs, LIMITS.overdueMs);
+        return;
+      }
+      this.#finish({
+        ...{ exitCode: null, signal: 'SIGKILL', timedOut: true, truncated: false },
+        ...{ oomKilled: false, oomVictim: null, durationMs: limitMs },
+      });
+      this.#operation.destroy();
     });
   }
 
@@ -115,6 +141,7 @@ export class GuestProcess implements Process {
 
   #finish(exit: ProcessExit): void {
     this.#over = true;
+    this.#stopTimer();
     this.stdout.push(null);
     this.stderr.push(null);
     this.stdin.destroy();
@@ -128,6 +155,7 @@ export class GuestProcess implements Process {
   #end(error: GuestError | null): void {
     if (this.#over) return;
     this.#over = true;
+    this.#stopTimer();
     const reason = error ?? this.#operation.lost();
     this.#exit.reject(reason);
     this.stdout.destroy(reason);

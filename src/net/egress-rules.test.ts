@@ -72,12 +72,29 @@ describe('parsePolicy', () => {
     { mode: 'open', allow: ['169.254.169.254'] },
     { mode: 'open', allow: ['169.254.0.0/16:80'] },
     { mode: 'open', allow: ['168.63.129.16'] },
+    { mode: 'open', allow: ['2001:db8::/32'] },
+    { mode: 'allowlist', allow: ['[2001:db8::1]:53/udp'] },
     { mode: 'allowlist', allow: ['metadata.google.internal'] },
     { mode: 'allowlist', allow: ['*.metadata.google.internal'] },
   ])('refuses %j', (text) => {
     expect(() => parsePolicy(text)).toThrowError(
       expect.objectContaining({ code: 'policy_invalid', remedy: expect.any(String) }),
     );
+  });
+  it('says what IPv6 is, and recommends none', () => {
+    const refused = (allow: string): unknown => {
+      try {
+        return parsePolicy({ mode: 'allowlist', allow: [allow] });
+      } catch (error) {
+        return error;
+      }
+    };
+    expect(refused('::/0')).toMatchObject({
+      message: expect.stringContaining('IPv6'),
+      remedy: expect.stringContaining('IPv4'),
+    });
+    expect(refused('not a rule')).toMatchObject({ remedy: expect.not.stringContaining('::') });
+    expect(parsePolicy({ mode: 'open', deny: ['::/0'] }).deny).toHaveLength(1);
   });
   it('has a limit', () => {
     const rules = Array.from({ length: RULES_MAX + 1 }, () => '1.1.1.1');

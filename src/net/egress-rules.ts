@@ -3,6 +3,8 @@
  *
  *     rule   = (block / name) [ ":" port [ "-" port ] [ "/" ("tcp" / "udp") ] ]
  *     block  = 192.0.2.7 / 192.0.2.0/24 / 2001:db8::/32 / "[" IPv6 block "]"    (brackets before a port)
+ *
+ * A block of IPv6 can only be denied, as it is anyway: lists that are written for both may have one.
  *     name   = example.com / *.example.com
  *
  * Or by method and path: `request-rule.ts`.
@@ -157,6 +159,12 @@ function isEverything(block: Cidr): boolean {
 
 /** A rule that could never have an effect is a mistake that is better heard of now. */
 function assertCanAllow(rule: EgressRule): EgressRule {
+  if (rule.kind === 'block' && rule.block.family === 6) {
+    throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} is of IPv6`, {
+      remedy:
+        'Write an IPv4 block, or the name of the host: a sandbox has no IPv6, which is always closed.',
+    });
+  }
   const never =
     rule.kind === 'block' ? isMetadataBlock(rule.block) : metadataOfName(rule.name) !== undefined;
   if (!never) return rule;
@@ -251,7 +259,7 @@ function tooLarge(what: string): NetError {
 function invalid(text: string, why: string): NetError {
   return new NetError('policy_invalid', `egress rule ${quote(text)} ${why}`, {
     remedy:
-      'Write an address, a block, a name or *.name, and perhaps a port: 192.0.2.0/24:443, *.example.com, [2001:db8::/32]:53/udp; or methods and a URL: GET,HEAD https://api.example.com/v1/.',
+      'Write an address, a block, a name or *.name, and perhaps a port: 192.0.2.0/24:443, *.example.com, 192.0.2.53:53/udp; or methods and a URL: GET,HEAD https://api.example.com/v1/.',
   });
 }
 

@@ -139,6 +139,8 @@ class KernelNetwork implements HostNetwork {
   #flushGuard: FlushGuard | undefined;
   #watched = 0;
   #hasWarnedOfGuard = false;
+  /** The table is there. */
+  #isPrepared = false;
 
   constructor(options: HostNetworkOptions, links: Links) {
     const { pool = POOL_DEFAULT, stateDir = STATE_DIR_DEFAULT, log = silentLog } = options;
@@ -168,6 +170,7 @@ class KernelNetwork implements HostNetwork {
     await this.#reclaim();
     this.#flushGuard = this.#makeFlushGuard();
     assertPoolFree(this.#plan.pool, occupiedBlocks(this.#links));
+    this.#isPrepared = true;
   }
 
   async clean(): Promise<void> {
@@ -255,8 +258,10 @@ class KernelNetwork implements HostNetwork {
     await Promise.all(this.#making.values());
     // All at once, which the packet filter makes one transaction of.
     const releases = [...this.#leases.values()].map((lease) => lease.release());
-    const ends = [...releases, this.#anchor.close()];
-    const failures = (await Promise.allSettled(ends)).flatMap((each) =>
+    const ends = await Promise.allSettled([...releases, this.#anchor.close()]);
+    // Where another process has opened the network and leased nothing yet, its first lease makes it anew.
+    const table = this.#isPrepared ? [this.#table.removeIfUnused()] : [];
+    const failures = [...ends, ...(await Promise.allSettled(table))].flatMap((each) =>
       each.status === 'rejected' ? [each.reason as unknown] : [],
     );
     this.#metadataGuards.close();

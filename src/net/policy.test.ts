@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parsePolicy } from './egress-rules.ts';
+import { parsePolicy, parseRule } from './egress-rules.ts';
 import {
   decide,
   decideAnswer,
@@ -11,8 +11,10 @@ import {
 } from './policy.ts';
 
 const list = (...allow: string[]): EgressPolicy => parsePolicy({ mode: 'allowlist', allow });
-const open = (allow: string[] = [], deny: string[] = []): EgressPolicy =>
-  parsePolicy({ mode: 'open', allow, deny });
+/** Also with rules of IPv6, which a policy that people write is refused for. */
+const open = (allow: string[] = [], deny: string[] = []): EgressPolicy => ({
+  ...{ mode: 'open', allow: allow.map(parseRule), deny: deny.map(parseRule) },
+});
 const to = (
   policy: EgressPolicy,
   address: string,

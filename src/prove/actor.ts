@@ -70,6 +70,8 @@ export function act(actions: Readonly<Record<string, (values: never) => unknown>
     });
   });
   lines.on('close', () => process.exit(0));
+  // Whoever asked is gone; stdin tells so, too, a moment earlier or later.
+  process.stdout.once('error', () => process.exit(0));
 }
 
 async function perform(

@@ -1,8 +1,14 @@
-/** Proves what its arguments name, in the network namespace that it was started in; prints them as JSON. */
-
+/**
+ * Proves what its arguments name, in the network namespace that it was started in; prints them as JSON. The
+ * first is a directory of its own for all that it puts on the disk, which its parent removes.
+ */
+import { rmSync } from 'node:fs';
+import { basename } from 'node:path';
+import { assert } from '../base/assert.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import { silentLog } from '../base/log.ts';
 import { proveEgress } from './egress-proof.ts';
+import { DIR_PREFIX } from './map.ts';
 import { proveMetadata } from './metadata-proof.ts';
 import type { Proof } from './proof.ts';
 import { proveSecrets } from './secrets-proof.ts';
@@ -16,14 +22,23 @@ const PROOFS: Readonly<Record<string, (world: World) => Promise<Proof>>> = {
   xdp: proveXdp,
 };
 
+const [dir = '', ...names] = process.argv.slice(2);
+assert(basename(dir).startsWith(DIR_PREFIX), 'a directory of its own');
+process.env['TMPDIR'] = dir;
+
 const say = (message: object): boolean => process.stdout.write(`${JSON.stringify(message)}\n`);
 
-// Whoever wanted to know is gone.
-process.stdin.resume().once('end', () => process.exit(1));
+/** Whoever wanted to know is gone, perhaps killed, and removes nothing. */
+function leave(): void {
+  rmSync(dir, { recursive: true, force: true });
+  process.exit(1);
+}
+process.stdin.resume().once('end', leave);
+process.stdout.once('error', leave);
 
 try {
   await using world = await createWorld(silentLog);
-  for (const name of process.argv.slice(2)) {
+  for (const name of names) {
     const prove = PROOFS[name];
     if (prove !== undefined) say({ proof: await prove(world) });
   }

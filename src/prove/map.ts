@@ -8,6 +8,9 @@
  */
 import { isMetadata } from '../net/metadata.ts';
 
+/** Of a directory for what a run of proofs puts on the disk. */
+export const DIR_PREFIX = 'nv-prove-';
+
 export const HOST_UPLINK = '198.18.0.1';
 /** The internet's side of the uplink, and the host's resolver. */
 export const UPSTREAM = '198.18.0.2';

@@ -21,7 +21,7 @@ export async function proveMetadata(world: World): Promise<Proof> {
   const tries = new Tries(world);
   const { guest: open, lease: openLease } = await world.guest({
     mode: 'open',
-    allow: ['0.0.0.0/0', '::/0'],
+    allow: ['0.0.0.0/0'],
   });
   const { guest: listed, lease: listedLease } = await world.guest({
     mode: 'allowlist',

@@ -3,12 +3,16 @@
  * machine's network is touched, the others on VMMs of their own.
  */
 import { spawn } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { NEW_NAMESPACE } from './actor.ts';
 import { ProofError } from './errors.ts';
 import type { JailContext } from './jail/vmm.ts';
+import { DIR_PREFIX } from './map.ts';
 import type { Proof } from './proof.ts';
 
 /** Proofs that are made in network namespaces. */
@@ -85,18 +89,24 @@ async function proveNetwork(
 ): Promise<readonly Proof[]> {
   const [command, ...first] = NEW_NAMESPACE;
   const main = new URL('./main.ts', import.meta.url).pathname;
-  const child = spawn(command, [...first, process.execPath, main, ...names], {
+  // All that it puts on the disk: it may be killed at any moment, by Ctrl-C too.
+  const dir = await mkdtemp(join(tmpdir(), DIR_PREFIX));
+  const child = spawn(command, [...first, process.execPath, main, dir, ...names], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });
+  const ended = waitFor(child);
   child.stdin.on('error', (error) => ignore(error, 'a proof that has ended'));
   // It ends with its stdin, and its actors with theirs.
   const stop = (): boolean => child.kill('SIGKILL');
   signal.addEventListener('abort', stop, { once: true });
   try {
-    return await collect(child.stdout, waitFor(child), names, onProof);
+    if (signal.aborted) stop();
+    return await collect(child.stdout, ended, names, onProof);
   } finally {
     signal.removeEventListener('abort', stop);
     stop();
+    await ended.catch((error: unknown) => ignore(error, 'told already'));
+    await rm(dir, { recursive: true, force: true });
   }
 }
 

@@ -34,6 +34,7 @@ import {
   makeSpec,
   type SandboxOptions,
   type SandboxSpec,
+  withDefaultModel,
 } from '../sandbox/spec.ts';
 import { type SandboxParts, Supervisor } from '../sandbox/supervisor.ts';
 import { canBeCloned, DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
@@ -283,7 +284,7 @@ export class Runtime {
   /** With this host's defaults. @throws SandboxError `spec_invalid` */
   makeSpec(options: SandboxOptions): SandboxSpec {
     requireBalloon(this.driver, options);
-    const models = { defaultModel: this.upstream.defaultModel, ...options.models };
+    const models = withDefaultModel(options.models, this.upstream.defaultModel);
     const traces = this.tracer.isRecording ? GUEST_TRACES_ENV : {};
     const env = { ...this.#cpuEnv(), ...traces, ...options.env };
     const spec = makeSpec({ ...options, env, models }, availableParallelism());

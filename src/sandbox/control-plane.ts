@@ -34,6 +34,7 @@ import { ENDED_MAX, EndedSandboxes } from './ended.ts';
 import type { SandboxLogs } from './ending.ts';
 import { fromStore, SandboxError } from './errors.ts';
 import type { TimedEvent } from './event-journal.ts';
+import { onDiskEvent } from './full-disk.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
 import { chunksOf, followLogs, type LogChunk, logsOf } from './logs.ts';
 import { ManagedSandbox } from './managed.ts';
@@ -395,6 +396,7 @@ export class LocalControlPlane implements ControlPlane {
       happened: (sandbox, event) => {
         this.recentEvents.note(sandbox.id, event);
         void this.#policy.take(sandbox, event);
+        void onDiskEvent(sandbox, event, this.#parts.log);
       },
       lost: (sandbox) => this.#forget(sandbox),
     };

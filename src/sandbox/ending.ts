@@ -27,6 +27,8 @@ export const END_CAUSES = [
   'vmm-crashed',
   /** The agent ended, or its link broke, while the VM ran. */
   'agent-lost',
+  /** The host had no room for what its guest wrote; only of `run`, elsewhere it is paused. */
+  'host-disk-full',
   /** The process that held it was killed; told by the next one. */
   'host-lost',
   /** It never became ready. */
@@ -80,7 +82,7 @@ export const NO_EVIDENCE: EndEvidence = {
 
 const FAILURES: ReadonlySet<string> = new Set<EndCause>([
   ...(['start-failed', 'agent-lost', 'guest-panic', 'guest-oom'] as const),
-  ...(['vmm-crashed', 'vmm-killed', 'host-oom', 'seccomp-violation'] as const),
+  ...(['vmm-crashed', 'vmm-killed', 'host-oom', 'host-disk-full', 'seccomp-violation'] as const),
 ]);
 
 /** Not as its owner or its guest wanted. */

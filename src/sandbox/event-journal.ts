@@ -5,9 +5,10 @@
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import type { EndInfo } from './ending.ts';
+import type { DiskEvent } from './full-disk.ts';
 import type { MemoryEvent } from './memory-watch.ts';
 
-/** What `onMemoryPressure` has done, or could not do. */
+/** What was done about an event before it (`onMemoryPressure`, a full disk), or could not be. */
 export interface ActionEvent {
   readonly type: 'action';
   /** `grow` only where it could not be: else it is `resized`. */
@@ -23,7 +24,7 @@ export interface EndEvent {
   readonly end: EndInfo;
 }
 
-export type SandboxEventBody = MemoryEvent | ActionEvent | EndEvent;
+export type SandboxEventBody = MemoryEvent | DiskEvent | ActionEvent | EndEvent;
 
 export type TimedEvent = SandboxEventBody & {
   /** From 1; none is left out but those that are no longer kept. */

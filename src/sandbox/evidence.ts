@@ -4,6 +4,7 @@ import { ignore } from '../base/ignore.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { Vm, VmExit } from '../vmm/driver.ts';
 import { causeOfExit, type SandboxEnd } from './ending.ts';
+import { type DiskEvent, diskEvent } from './full-disk.ts';
 import {
   type HostMemoryEvents,
   type MemoryEvent,
@@ -25,10 +26,12 @@ export interface EvidenceParts {
   hostViolations?(vmmPid: number): HostViolations | null;
 }
 
+export type WatchedEvent = MemoryEvent | DiskEvent;
+
 export class Evidence {
   readonly #parts: EvidenceParts;
   readonly #memory: MemoryWatch;
-  readonly #listeners = new Set<(event: MemoryEvent) => void>();
+  readonly #listeners = new Set<(event: WatchedEvent) => void>();
   #host: HostMemoryEvents | null = null;
   #violations: HostViolations | null = null;
   #vm: Vm | undefined;
@@ -39,9 +42,11 @@ export class Evidence {
     this.#memory = new MemoryWatch(parts.clock.now());
   }
 
-  /** Returns how to stop. */
-  listen(listener: (event: MemoryEvent) => void): () => void {
+  /** Who comes while the VM stands still for its disk hears that, a moment later. Returns how to stop. */
+  listen(listener: (event: WatchedEvent) => void): () => void {
     this.#listeners.add(listener);
+    const full = this.#vm?.fullDisk?.() ?? null;
+    if (full !== null) queueMicrotask(() => listener(diskEvent(full)));
     return () => this.#listeners.delete(listener);
   }
 
@@ -61,6 +66,7 @@ export class Evidence {
     const stop = this.#host?.listen((event) =>
       this.#tell(this.#memory.fromHost(event, clock.now(), clock.wall())),
     );
+    vm.onDiskTrouble?.((trouble) => this.#tell([diskEvent(trouble)]));
     void vm.exited.then((exit) => {
       this.#exit = exit;
       stop?.();
@@ -112,13 +118,13 @@ export class Evidence {
     };
   }
 
-  #tell(events: readonly MemoryEvent[]): void {
+  #tell(events: readonly WatchedEvent[]): void {
     for (const event of events) {
       for (const listener of this.#listeners) {
         try {
           listener(event);
         } catch (error) {
-          ignore(error, 'a listener of memory events threw');
+          ignore(error, 'a listener of events threw');
         }
       }
     }

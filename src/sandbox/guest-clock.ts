@@ -1,17 +1,18 @@
-/** The clock of a guest, which stands still with its processors. */
+/** The clock of a guest that stood still with its processors. */
+import type { Clock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
 import type { Guest } from '../guest/link.ts';
-import type { SandboxParts } from './parts.ts';
 import { timeLimit } from './time-limit.ts';
 
 /** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */
 const SET_CLOCK_MS_MAX = 5000;
 
-/** One that does not answer runs all the same. */
-export async function setClock(
-  sandbox: string,
+/** One that does not answer runs all the same. Never rejects. */
+export async function setGuestClock(
   guest: Guest | undefined,
-  { clock, log }: Pick<SandboxParts, 'clock' | 'log'>,
+  sandbox: string,
+  { clock, log }: { readonly clock: Clock; readonly log: Log },
   signal: AbortSignal,
 ): Promise<void> {
   using limit = timeLimit(clock, SET_CLOCK_MS_MAX, signal);

@@ -74,13 +74,15 @@ export class Lifetime {
     this.#idle.touch();
   }
 
-  stop(): void {
-    this.#turns.timeout += 1;
+  /** @param what `idle`: its time goes on */
+  stop(what: 'all' | 'idle' = 'all'): void {
     this.#turns.idle += 1;
-    this.#cancelTimeout();
     this.#cancelIdle();
-    this.#endsAtMs = null;
     this.#idle.stop();
+    if (what === 'idle') return;
+    this.#turns.timeout += 1;
+    this.#cancelTimeout();
+    this.#endsAtMs = null;
   }
 
   #timeIsOver(): void {

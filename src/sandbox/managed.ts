@@ -23,10 +23,11 @@ import { activityOf, Lifetime } from './lifetime.ts';
 import type { ManagedParts } from './managed-parts.ts';
 import type { ResizedEvent } from './memory-watch.ts';
 import type { StartTimings } from './parts.ts';
-import { type Birth, networkInfo, parseStored, type Terms, type TermsChange } from './request.ts';
+import { type Birth, changedTerms, parseStored, type Terms, type TermsChange } from './request.ts';
+import { infoOf } from './sandbox-info.ts';
 import { RowWriter } from './sandbox-rows.ts';
 import { requireValues, type SecretOptions } from './secrets.ts';
-import { type NetworkPolicy, type SandboxSpec, specInfo, unwritten, withSecrets } from './spec.ts';
+import { type NetworkPolicy, type SandboxSpec, unwritten, withSecrets } from './spec.ts';
 import type { Supervisor } from './supervisor.ts';
 import { Joined, Turns } from './turns.ts';
 import { UsageLog } from './usage-log.ts';
@@ -82,10 +83,9 @@ export class ManagedSandbox {
     parts: ManagedParts,
     made: { supervisor: Supervisor; terms: Terms; birth: Birth; readyMs: number },
   ): ManagedSandbox {
-    const { supervisor, terms, birth, readyMs } = made;
-    const sandbox = new ManagedSandbox(parts, supervisor.spec, terms, birth);
-    sandbox.#readyMs = readyMs;
-    sandbox.#run(supervisor);
+    const sandbox = new ManagedSandbox(parts, made.supervisor.spec, made.terms, made.birth);
+    sandbox.#readyMs = made.readyMs;
+    sandbox.#run(made.supervisor);
     return sandbox;
   }
 
@@ -115,14 +115,11 @@ export class ManagedSandbox {
   }
 
   info(): SandboxInfo {
-    const { timeoutMs: _limit, ...terms } = this.#terms;
-    return {
-      ...{ id: this.id, status: this.#status, pausedTo: this.#pausedTo },
-      ...{ endsAtMs: this.#lifetime.endsAtMs, ...terms, ...this.birth, ...specInfo(this.#spec) },
+    return infoOf(this.#spec, this.#terms, this.birth, {
+      ...{ status: this.#status, pausedTo: this.#pausedTo, endsAtMs: this.#lifetime.endsAtMs },
       ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
-      network: networkInfo(this.#spec.network, this.#supervisor?.card),
-      end: this.#end && endInfo(this.#end),
-    };
+      ...{ end: this.#end, card: this.#supervisor?.card },
+    });
   }
 
   /** That it has now. */
@@ -227,6 +224,11 @@ export class ManagedSandbox {
     });
   }
 
+  /** For want of room on the host, in memory; its time goes on. See `full-disk.ts`. */
+  async pauseStalled(): Promise<boolean> {
+    return await this.#turns.take(() => this.#pauseIfRunning(true));
+  }
+
   /** Of one that runs: nothing. Two at once are one. */
   async resume(signal?: AbortSignal): Promise<void> {
     await this.#resuming.run(
@@ -323,9 +325,9 @@ export class ManagedSandbox {
     }
   }
 
-  async #pauseToMemory(supervisor: Supervisor): Promise<void> {
+  async #pauseToMemory(supervisor: Supervisor, stops: 'all' | 'idle' = 'all'): Promise<void> {
     await supervisor.pause();
-    this.#lifetime.stop();
+    this.#lifetime.stop(stops);
     this.#pausedTo = 'memory';
     this.#become('paused');
     await this.#persist();
@@ -352,10 +354,12 @@ export class ManagedSandbox {
     }
   }
 
-  /** For want of time. */
-  async #pauseIfRunning(): Promise<boolean> {
+  /** For want of time, or of room. */
+  async #pauseIfRunning(isForRoom = false): Promise<boolean> {
     if (this.#status !== 'running') return false;
-    await this.#pauseToDisk(this.#require('paused', true));
+    const supervisor = this.#require('paused', true);
+    if (isForRoom && !supervisor.isStalled) return false;
+    await (isForRoom ? this.#pauseToMemory(supervisor, 'idle') : this.#pauseToDisk(supervisor));
     return true;
   }
 
@@ -463,8 +467,7 @@ export class ManagedSandbox {
   }
 
   #apply(change: TermsChange): void {
-    const given = Object.entries(change).filter(([, value]) => value !== undefined);
-    this.#terms = { ...this.#terms, ...Object.fromEntries(given) };
+    this.#terms = changedTerms(this.#terms, change);
     const counts = this.#pausedTo === null && this.#pauseId === null;
     if (counts && change.timeoutMs !== undefined) this.#lifetime.startTimeout();
     if (counts && change.idleTimeoutMs !== undefined) this.#lifetime.startIdle();
@@ -483,8 +486,7 @@ export class ManagedSandbox {
   #row(pausedSnapshotId: string | null, end = this.#end): SandboxRow {
     return this.#parts.rows.make({
       ...{ id: this.id, birth: this.birth, spec: this.#spec, terms: this.#terms, end },
-      pausedSnapshotId,
-      ...{ isPaused: this.#status === 'paused', isClaimed: this.#isClaimed },
+      ...{ pausedSnapshotId, isPaused: this.#status === 'paused', isClaimed: this.#isClaimed },
       endsAtMs: this.#lifetime.endsAtMs,
     });
   }

@@ -26,6 +26,12 @@ export type TermsChange = Omit<
   'channelLimits' | 'diskLimits' | 'network' | 'secrets' | 'memoryMib'
 >;
 
+/** What is given replaces what was. */
+export function changedTerms(terms: Terms, change: TermsChange): Terms {
+  const given = Object.entries(change).filter(([, value]) => value !== undefined);
+  return { ...terms, ...Object.fromEntries(given) };
+}
+
 export interface Birth {
   readonly origin: SandboxInfo['origin'];
   /** Id of the snapshot that it goes on from. */

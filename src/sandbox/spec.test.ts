@@ -5,6 +5,7 @@ import {
   type NetworkLimits,
   networkPolicy,
   type SandboxOptions,
+  withDefaultModel,
 } from './spec.ts';
 
 const withLimits = (limits: NetworkLimits): SandboxOptions => ({
@@ -19,6 +20,20 @@ describe('networkPolicy', () => {
     expect(networkPolicy({ mode: 'none' }, before)?.limits).toEqual(limits);
     const other = { mode: 'none', limits: { connectionsMax: 3 } } as const;
     expect(networkPolicy(other, before)?.limits).toEqual(other.limits);
+  });
+});
+
+describe('withDefaultModel', () => {
+  it.each([
+    ['the first of the upstream', undefined, 'm1', 'm1'],
+    ['the same, where it is allowed', { allow: ['m2', 'm1'] }, 'm1', 'm1'],
+    ['no model that is not allowed: the first that is', { allow: ['m2', 'm3'] }, 'm1', 'm2'],
+    ['the first that is allowed, of an upstream that lists none', { allow: ['m2'] }, null, 'm2'],
+    ['none where none is allowed', { allow: [] }, 'm1', null],
+    ['what is named', { allow: ['m2'], defaultModel: 'm9' }, 'm1', 'm9'],
+    ['none where that is asked for', { defaultModel: null }, 'm1', null],
+  ])('%s', (_, models, offered, expected) => {
+    expect(withDefaultModel(models, offered).defaultModel).toBe(expected);
   });
 });
 

@@ -79,12 +79,27 @@ export type NetworkOptions = Pick<NetworkPolicy, 'mode'> & {
 };
 
 export interface ModelPolicy {
-  /** Model that scripts find in `NEUROVISOR_MODEL`; null: the upstream's first. */
+  /** Model that scripts find in `NEUROVISOR_MODEL`, allowed by being named here; null: none. */
   readonly defaultModel: string | null;
   /** Names that the guest may use; null: all of the upstream's. */
   readonly allow: readonly string[] | null;
   /** Name that the guest asks for → name that the upstream knows. */
   readonly aliases: Readonly<Record<string, string>>;
+}
+
+/**
+ * With the host's default where none is named: the upstream's first, but only if it is among the allowed; else
+ * the first of those, so that "only these" means it.
+ * @param offered the upstream's first; null: it has none
+ */
+export function withDefaultModel(
+  models: Partial<ModelPolicy> | undefined,
+  offered: string | null,
+): Partial<ModelPolicy> {
+  const allow = models?.allow ?? null;
+  const defaultModel =
+    allow === null || allow.includes(offered ?? '') ? offered : (allow[0] ?? null);
+  return { defaultModel, ...models };
 }
 
 /** What is asked for in another form, or not at all. */

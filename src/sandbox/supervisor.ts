@@ -17,7 +17,7 @@ import type { NicSpec, Vm, VmSnapshot } from '../vmm/driver.ts';
 import { isFailure } from './ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from './errors.ts';
 import { Evidence } from './evidence.ts';
-import { setClock } from './guest-clock.ts';
+import { setGuestClock } from './guest-clock.ts';
 import { identityOf, untilHello } from './identity.ts';
 import {
   isFinal,
@@ -93,7 +93,12 @@ export class Supervisor {
     return this.#card;
   }
 
-  /** Of its memory. */
+  /** Its VM stands still because the host has no room for its disk. */
+  get isStalled(): boolean {
+    return (this.#vm?.fullDisk?.() ?? null) !== null;
+  }
+
+  /** Of its memory and its disk. */
   get events(): Pick<Evidence, 'listen' | 'lastPressure' | 'lastOom'> {
     return this.#evidence;
   }
@@ -146,7 +151,7 @@ export class Supervisor {
     this.#require('resume');
     await this.#vm?.resume();
     this.#apply('resume');
-    await setClock(this.spec.id, this.#guest, this.#parts, this.#aborter.signal);
+    await setGuestClock(this.#guest, this.spec.id, this.#parts, this.#aborter.signal);
   }
 
   /**
@@ -238,7 +243,7 @@ export class Supervisor {
 
   /** Cheap and synchronous: nothing speaks against using it. */
   isAlive(): boolean {
-    return this.#state === 'ready' && this.#vm?.isAlive() === true;
+    return this.#state === 'ready' && this.#vm?.isAlive() === true && !this.isStalled;
   }
 
   /**
@@ -278,9 +283,10 @@ export class Supervisor {
   }
 
   /** Ends the sandbox and releases all of it. Idempotent. */
-  stop(cause: 'stopped' | 'timeout' = 'stopped'): Promise<SandboxEnd> {
+  stop(cause: 'stopped' | 'timeout' | 'host-disk-full' = 'stopped', detail?: string) {
     this.#aborter.abort(new SandboxError('cancelled', 'the sandbox was stopped'));
-    return this.#end(cause, cause === 'timeout' ? 'its time was up' : 'stopped by its owner');
+    const why = cause === 'timeout' ? 'its time was up' : 'stopped by its owner';
+    return this.#end(cause, detail ?? why);
   }
 
   async #goOn(saving: Saving, running: Running): Promise<void> {
@@ -399,7 +405,9 @@ export class Supervisor {
   }
 
   async #hello(listener: GuestListener, vm: Vm, signal: AbortSignal): Promise<Guest> {
-    const guest = await untilHello(listener, vm, signal);
+    // Who boots is told at once; what is saved goes on when there is room.
+    const retryFull = this.#state === 'booting' ? null : this.#parts.clock;
+    const guest = await untilHello(listener, vm, signal, retryFull);
     this.#guest = guest;
     this.#evidence.watchGuest(guest);
     return guest;

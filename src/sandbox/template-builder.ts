@@ -11,8 +11,9 @@ import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { CleanupStack } from '../base/cleanup.ts';
 import type { Guest, GuestIdentity, WarmModule } from '../guest/link.ts';
-import type { Vm, VmSnapshot } from '../vmm/driver.ts';
+import type { DiskTrouble, Vm, VmSnapshot } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
+import { diskFullText, FREE_SPACE } from './full-disk.ts';
 import { fitMemory, ramMib, vmMemory } from './memory-size.ts';
 import { makeSpec, type SandboxSpec } from './spec.ts';
 import type { GuestMemory, SandboxParts, Workspace } from './supervisor.ts';
@@ -78,9 +79,14 @@ export async function buildTemplate(
   options: BuildOptions,
 ): Promise<BuiltTemplate> {
   const cleanup = new CleanupStack();
+  const disk: { full: DiskTrouble | null } = { full: null };
+  const onFull = (trouble: DiskTrouble): void => {
+    disk.full = trouble;
+  };
   try {
-    return await build(parts, options, cleanup);
+    return await build(parts, options, cleanup, onFull);
   } catch (error) {
+    if (disk.full !== null) throw failed(diskFullText(disk.full), FREE_SPACE);
     if (options.signal.aborted) {
       throw new SandboxError('cancelled', 'building the template was cancelled');
     }
@@ -95,6 +101,7 @@ async function build(
   parts: TemplateParts,
   options: BuildOptions,
   cleanup: CleanupStack,
+  onFull: (trouble: DiskTrouble) => void,
 ): Promise<BuiltTemplate> {
   const { paths, report, signal } = options;
   const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = options.spec;
@@ -103,7 +110,7 @@ async function build(
   const workspace = await parts.makeWorkspace(spec);
   cleanup.push('workspace', () => workspace.remove());
   report(0.02, 'boot');
-  const { vm, guest, memory } = await boot(parts, spec, workspace, signal, cleanup);
+  const { vm, guest, memory } = await boot(parts, spec, workspace, signal, cleanup, onFull);
   report(0.1, `import ${warm.length} modules`);
   const modules = await warmUp(parts, { guest, vm, spec }, signal);
   report(0.85, 'run a script');
@@ -127,6 +134,7 @@ async function boot(
   workspace: Workspace,
   signal: AbortSignal,
   cleanup: CleanupStack,
+  onFull: (trouble: DiskTrouble) => void,
 ): Promise<{ vm: Vm; guest: Guest; memory: GuestMemory }> {
   if (!parts.driver.capabilities.snapshot) throw unsupported(parts);
   const { channelPath, overlayPath } = workspace;
@@ -150,6 +158,11 @@ async function boot(
     signal,
   );
   cleanup.push('VM', () => vm.kill());
+  vm.onDiskTrouble?.((trouble) => {
+    if (trouble.kind !== 'full') return;
+    onFull(trouble);
+    void vm.kill();
+  });
   if (vm.pid !== null) await workspace.recordVmm(vm.pid);
   const guest = await Promise.race([listener.ready(signal), died(vm)]);
   const hasFit = await Promise.race([fitMemory({ clock, vm, guest, signal }, spec), died(vm)]);

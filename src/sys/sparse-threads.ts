@@ -7,6 +7,7 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
+import { ignore } from '../base/ignore.ts';
 import type { SparseAnswer, SparseJob } from './sparse-worker.ts';
 
 interface Thread {
@@ -14,15 +15,26 @@ interface Thread {
   readonly pending: Map<number, PromiseWithResolvers<string | undefined>>;
 }
 
+/** See `LOADED` of `sparse-worker.ts`, which may be imported in a thread only. */
+const LOADED: typeof import('./sparse-worker.ts').LOADED = 0;
+
 /** For different files; two that write to one would only wait for each other (its inode's lock). */
 const THREADS = Math.min(2, availableParallelism());
 
 const threads: Thread[] = [];
 let lastKey = 0;
 
-/** Starts the threads ahead of the first copy, which takes them 40 ms. */
+/**
+ * Starts the threads ahead of the first copy, which takes them 40 ms. The process does not end before: Node
+ * would end a thread in the midst of loading koffi, which aborts the process then.
+ */
 export function warmSparseThreads(): void {
   while (threads.length < THREADS) threads.push(start());
+}
+
+/** For tests. */
+export function threadsThatLoad(): number {
+  return threads.filter(({ pending }) => pending.has(LOADED)).length;
 }
 
 export async function copyDataInto(from: string, to: string): Promise<void> {
@@ -49,31 +61,40 @@ async function ask(work: SparseJob['work'], from: string, to: string): Promise<s
   warmSparseThreads();
   const [first, ...others] = threads;
   assert(first !== undefined, 'there are threads');
-  const { worker, pending } = others.reduce(
-    (least, one) => (one.pending.size < least.pending.size ? one : least),
+  const least = others.reduce(
+    (best, one) => (one.pending.size < best.pending.size ? one : best),
     first,
   );
+  const { worker, pending } = least;
   lastKey += 1;
   const key = lastKey;
   const answer = Promise.withResolvers<string | undefined>();
   pending.set(key, answer);
-  // The process lives on for a copy, but not for a thread that waits.
   worker.ref();
   worker.postMessage({ key, work, paths: [from, to] } satisfies SparseJob);
   try {
     return await answer.promise;
   } finally {
-    pending.delete(key);
-    if (pending.size === 0) worker.unref();
+    settle(least, key);
   }
+}
+
+/** The process lives on for a copy, but not for a thread that waits. */
+function settle({ worker, pending }: Thread, key: number): void {
+  pending.delete(key);
+  if (pending.size === 0) worker.unref();
 }
 
 function start(): Thread {
   const file = import.meta.url.endsWith('.ts') ? './sparse-worker.ts' : './sparse-worker.js';
   const worker = new Worker(new URL(file, import.meta.url), { name: 'copies' });
   const made: Thread = { worker, pending: new Map() };
+  const loading = Promise.withResolvers<string | undefined>();
+  loading.promise.catch((error: unknown) => ignore(error, 'whoever asks the thread is told'));
+  made.pending.set(LOADED, loading);
   worker.on('message', (answer: SparseAnswer) => {
     const waiting = made.pending.get(answer.key);
+    if (answer.key === LOADED) settle(made, LOADED);
     if (answer.ok) waiting?.resolve(answer.result);
     else {
       const { message, code } = answer;
@@ -87,7 +108,5 @@ function start(): Thread {
   };
   worker.on('error', failed);
   worker.on('exit', (status) => failed(new Error(`the copying thread ended with ${status}`)));
-  // Last: a listener for messages makes Node wait for the thread again.
-  worker.unref();
   return made;
 }

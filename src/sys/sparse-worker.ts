@@ -4,6 +4,9 @@ import { assert } from '../base/assert.ts';
 import { errorCode } from '../base/errors.ts';
 import * as sparse from './sparse.ts';
 
+/** No job has it: the thread is loaded. */
+export const LOADED = 0;
+
 /** What it can be asked for. */
 export const WORK = {
   copyDataInto: sparse.copyDataInto,
@@ -20,6 +23,8 @@ export interface SparseJob {
 }
 
 export type SparseAnswer =
+  /** The first of all. */
+  | { readonly key: typeof LOADED; readonly ok: true; readonly result: undefined }
   | { readonly key: number; readonly ok: true; readonly result: string | undefined }
   | {
       readonly key: number;
@@ -41,4 +46,5 @@ async function answer({ key, work, paths }: SparseJob): Promise<SparseAnswer> {
   }
 }
 
+port.postMessage({ key: LOADED, ok: true, result: undefined } satisfies SparseAnswer);
 port.on('message', (job: SparseJob) => void answer(job).then((reply) => port.postMessage(reply)));

@@ -156,6 +156,19 @@ export interface LogTail {
   onWrite(listener: () => void): () => void;
 }
 
+/** The host could not read or write a disk of the VM. */
+export interface DiskTrouble {
+  /**
+   * `full`: no space is left on the host; the VM stands still, and `resume` tries again.
+   * `failed`: the guest was told (EIO), and goes on.
+   */
+  readonly kind: 'full' | 'failed';
+  /** Of the disk's file. */
+  readonly path: string;
+  /** Of its file system, for an ordinary user; null: not known. */
+  readonly freeBytes: number | null;
+}
+
 export interface Vm {
   readonly id: string;
   readonly pid: number | null;
@@ -169,6 +182,10 @@ export interface Vm {
   consoleTail(): string;
   /** The serial console, 64 KiB; what the VMM itself has to say, the last lines. Also after its end. */
   readonly logs: { readonly console: LogTail; readonly vmm: LogTail };
+  /** Absent: only the guest is told. @returns stops listening */
+  onDiskTrouble?(listener: (trouble: DiskTrouble) => void): () => void;
+  /** Why it stands still now, though nobody has paused it; null: it does not. */
+  fullDisk?(): DiskTrouble | null;
   /** Present only with `console: 'interactive'`. */
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
   /** Present with the capability `hotplugVsock`. */

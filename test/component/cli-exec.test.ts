@@ -4,11 +4,20 @@ import { exec } from '../../src/cli/commands/exec.ts';
 import { runInDaemon } from '../../src/cli/commands/run-daemon.ts';
 import { endAfterLoss } from '../../src/cli/loss.ts';
 import type { RunFlags } from '../../src/cli/run-job.ts';
+import { eventually } from '../support/eventually.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
 
 const NO_FLAGS = { env: [] };
 const SLEEPER = 'echo started; exec sleep 600';
+
+/** As its control plane does it. */
+async function fillHost(control: FakeControlPlane, id: string): Promise<void> {
+  const journal = control.journal(id);
+  journal.note({ type: 'disk_full', path: '/run/disk.ext4', freeBytes: 0 });
+  await control.pause(id, 'memory');
+  journal.note({ type: 'action', action: 'pause', ok: true, detail: '' });
+}
 const usage = expect.objectContaining({ code: 'usage' });
 
 describe('exec', () => {
@@ -136,6 +145,23 @@ describe('exec', () => {
     await expect(exec(testCli().cli, control, id, argv, flags)).rejects.toThrow(usage);
   });
 
+  it('a sandbox that is paused because its host is full: says so, and goes on waiting', async () => {
+    const own = (await control.create({})).id;
+    const { cli, seen, stderr } = testCli({ stdin: '' });
+    const running = exec(cli, control, own, ['sh', '-c', SLEEPER], NO_FLAGS);
+    await seen('started');
+    await fillHost(control, own);
+    await eventually(() =>
+      expect(stderr()).toBe(
+        `neurovisor: the sandbox is paused: the host's file system that holds /run/disk.ext4 is full ` +
+          `(0 bytes are free); free space there, it goes on after: neurovisor resume ${own}\n`,
+      ),
+    );
+    await control.resume(own);
+    await control.remove(own);
+    expect(await running).toBe(125);
+  });
+
   it('an id that is nobody’s', async () => {
     const { cli } = testCli({ stdin: '' });
     await expect(exec(cli, control, 'zzz', ['true'], NO_FLAGS)).rejects.toThrow(usage);
@@ -218,6 +244,18 @@ except KeyboardInterrupt:
     await second.seen('started');
     second.cli.handleSignal('SIGTERM');
     expect(await ended).toBe(143);
+    expect(await control.list()).toEqual([]);
+  });
+
+  it('a sandbox whose host is full is removed: the cause, and 125', async () => {
+    await using control = new FakeControlPlane();
+    const { cli, seen, stderr } = testCli();
+    const running = runInDaemon(cli, control, job('print(1, flush=True)\nwhile True: pass'));
+    await seen('1');
+    const [sandbox] = await control.list();
+    await fillHost(control, sandbox?.id ?? '');
+    expect(await running).toBe(125);
+    expect(stderr()).toMatch(/host-disk-full: .*\/run\/disk\.ext4 is full/);
     expect(await control.list()).toEqual([]);
   });
 

@@ -75,6 +75,14 @@ describe('exec', () => {
     expect(stdout).toMatch(/^neurovisor yes 1 http:\/\/127\.0\.0\.1:\d+\/v1\n$/);
   });
 
+  it('environment: no variable leads an SDK to a dialect that nobody speaks there', async () => {
+    const { stdout } = await outcome(await agent.guest.exec({ argv: ['env'] }));
+    const leading = stdout.split('\n').filter((line) => /http:\/\/127\.0\.0\.1/.test(line));
+    const names = leading.map((line) => line.split('=')[0]).sort();
+    expect(names).toEqual(['OPENAI_API_BASE', 'OPENAI_BASE_URL']);
+    expect(stdout).not.toMatch(/ANTHROPIC|OLLAMA/);
+  });
+
   it('stdin: bytes and their end reach the program', async () => {
     const process = await agent.guest.exec({ argv: ['cat'] });
     process.stdin.end('line one\n');

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { sleep, systemClock } from '../../src/base/clock.ts';
+import { type Clock, FakeClock, sleep, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { type GuestListener, listenForGuest } from '../../src/guest/link.ts';
 import { outcome, type RunningAgent, spawnAgent, startAgent } from '../support/guest-agent.ts';
@@ -129,12 +129,12 @@ describe('listenForGuest, against a bad guest', () => {
   let dir = '';
   let channelPath = '';
   let listener: GuestListener;
-  const listen = (helloTimeoutMs: number): Promise<GuestListener> =>
+  const listen = (helloTimeoutMs: number, clock: Clock = systemClock): Promise<GuestListener> =>
     listenForGuest({
       channelPath,
       identity: { sandboxId: 'abcdefghij0123456789', hostname: 'h', env: {}, limits: {} },
       helloTimeoutMs,
-      clock: systemClock,
+      clock,
       entropy: () => new Uint8Array(64),
       log: silentLog,
     });
@@ -193,6 +193,15 @@ describe('listenForGuest, against a bad guest', () => {
     await linked();
     await listener.ready();
     expect(JSON.parse(await text(await dial()))).toMatchObject({ type: 'refused', code: 'busy' });
+  });
+
+  it('readyMs: of its hello, not of the time in which nobody dialled', async () => {
+    await listener.close();
+    const clock = new FakeClock();
+    listener = await listen(100_000, clock);
+    clock.advance(76_000);
+    await linked();
+    expect((await listener.ready()).info).toMatchObject({ readyMs: 0, helloMs: 0 });
   });
 
   it('cancel: ready rejects at once, and works again', async () => {

@@ -305,7 +305,7 @@ describe('unplug, the forwarder', () => {
   beforeEach(async () => {
     bridge = serveHalf();
     await once(bridge, 'listening');
-    const env = await outcome(await agent.guest.exec({ argv: sh('echo $OLLAMA_HOST') }));
+    const env = await outcome(await agent.guest.exec({ argv: sh('echo $OPENAI_BASE_URL') }));
     port = Number(new URL(env.stdout.trim()).port);
   });
   afterEach(() => {

@@ -117,6 +117,21 @@ describe('leases', () => {
     },
   );
 
+  it('closed by the last process, no table is left; one that is open beside it still leases', async () => {
+    await a.do('open', stateDir);
+    const b = beside();
+    await b.do('open', stateDir);
+    await a.do('lease', newSandboxId());
+    await a.do('close');
+    expect(ruleset(b)).toBe('');
+    const id = newSandboxId();
+    await b.do('lease', id);
+    expect(ruleset(b)).toContain(`chain forward_${id}`);
+    await b.do('close');
+    expect(wholeRuleset(b)).toBe('');
+    expect(forwarding(b)).toBe('0');
+  });
+
   it('two hundred at once have an address each, and go all at once without a descriptor or a rule left', async () => {
     await a.do('open', stateDir);
     const empty = ruleset();

@@ -28,7 +28,7 @@ import {
   type World,
 } from '../support/ruleset-world.ts';
 
-const OPEN_TO_ALL: EgressPolicyText = { mode: 'open', allow: ['0.0.0.0/0', '::/0'] };
+const OPEN_TO_ALL: EgressPolicyText = { mode: 'open', allow: ['0.0.0.0/0'] };
 let world: World;
 
 beforeAll(async () => {

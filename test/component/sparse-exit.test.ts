@@ -5,6 +5,26 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { ROOT } from '../support/cli.ts';
 
+it('warmSparseThreads: a process does not end while a thread is loading, which would abort it', async () => {
+  const module = JSON.stringify(join(ROOT, 'src/sys/sparse-threads.ts'));
+  // A thread that is slow to begin; the main one has nothing to do then.
+  const slow = `import { isMainThread } from 'node:worker_threads';
+    if (!isMainThread) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500)`;
+  const work = `import(${module}).then(({ warmSparseThreads, threadsThatLoad }) => {
+    warmSparseThreads();
+    const begun = threadsThatLoad();
+    process.on('exit', () => process.stdout.write([begun > 0, threadsThatLoad()].join()));
+  })`;
+  const args = ['--import', `data:text/javascript,${encodeURIComponent(slow)}`, '-e', work];
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  let stdout = '';
+  child.stdout.on('data', (bytes: Buffer) => {
+    stdout += bytes.toString();
+  });
+  const [status] = await once(child, 'close');
+  expect({ status, stdout }).toEqual({ status: 0, stdout: 'true,0' });
+});
+
 it('warmSparseThreads: a process that has nothing more to do ends, whether it copied or not', async () => {
   const module = JSON.stringify(join(ROOT, 'src/sys/sparse-threads.ts'));
   const work = `import(${module}).then(async ({ warmSparseThreads, digestSparse }) => {

@@ -17,6 +17,7 @@ import type {
 import { makeMemory } from '../../src/runtime/memory.ts';
 import { makeWorkspace } from '../../src/runtime/workspace.ts';
 import { buildTemplate, type TemplateParts } from '../../src/sandbox/template-builder.ts';
+import type { DiskTrouble, VmmDriver } from '../../src/vmm/driver.ts';
 import { createFakeDriver } from '../../src/vmm/fake/driver.ts';
 
 type Step = 'memory' | 'model' | 'listener' | 'hello' | 'script' | 'keepMemory' | 'keepDisk';
@@ -107,11 +108,31 @@ function parts(fail: Step | null, told: readonly GuestEvent[]): TemplateParts {
 
 const IMPORTED: readonly WarmModule[] = [{ name: 'json', durationMs: 1, error: null }];
 
-function build(fail: Step | null, told = events(IMPORTED), signal = new AbortController().signal) {
+/** Its VM stands still as soon as it runs. */
+function onFullDisk(given: TemplateParts): TemplateParts {
+  const start: VmmDriver['start'] = async (spec, signal) => {
+    const vm = await given.driver.start(spec, signal);
+    const trouble = { kind: 'full', path: '/run/disk.ext4', freeBytes: 0 } as const;
+    return Object.assign(vm, {
+      onDiskTrouble: (listener: (trouble: DiskTrouble) => void) => {
+        setImmediate(() => listener(trouble));
+        return () => undefined;
+      },
+    });
+  };
+  return { ...given, driver: { ...given.driver, start } };
+}
+
+function build(
+  fail: Step | null,
+  told = events(IMPORTED),
+  signal = new AbortController().signal,
+  change = (given: TemplateParts): TemplateParts => given,
+) {
   const out = mkdtempSync(join(root, 'out-'));
   const paths = { ram: join(out, 'ram'), state: join(out, 'state'), disk: join(out, 'disk') };
   const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'] };
-  const built = buildTemplate(parts(fail, told), { spec, paths, signal, report: () => {} });
+  const built = buildTemplate(change(parts(fail, told)), { spec, paths, signal, report: () => {} });
   return { built, out };
 }
 
@@ -188,6 +209,16 @@ describe('buildTemplate', () => {
   it('a guest that is short of memory for a moment goes on', async () => {
     const told = [...Array.from({ length: 5 }, () => PRESSURE), ...events(IMPORTED)];
     expect(await build(null, told).built).toMatchObject({ modules: IMPORTED });
+  });
+
+  it('a full file system of the host is told at once', async () => {
+    const { built } = build(null, [], undefined, onFullDisk);
+    await expect(built).rejects.toMatchObject({
+      code: 'template_failed',
+      cause: expect.stringContaining('/run/disk.ext4 is full (0 bytes are free)'),
+      remedy: expect.stringContaining('free space'),
+    });
+    expectNothingLeft();
   });
 
   it('cancelled: says so, and leaves nothing', async () => {

@@ -22,6 +22,7 @@ import { orAborted } from '../../src/sandbox/time-limit.ts';
 import type {
   Balloon,
   DiskLimits,
+  DiskTrouble,
   NicSpec,
   Vm,
   VmExit,
@@ -152,6 +153,33 @@ export class FakeVm implements Vm {
     return this.#guest;
   }
 
+  readonly #diskListeners = new Set<(trouble: DiskTrouble) => void>();
+  #fullDisk: DiskTrouble | null = null;
+  /** Whatever its guest writes finds no room on the host. */
+  isHostFull = false;
+
+  /** Its guest writes where the host has no room. */
+  stall(): void {
+    this.#runs = false;
+    this.#fullDisk = { kind: 'full', path: '/run/disk.ext4', freeBytes: 0 };
+    for (const listener of this.#diskListeners) listener(this.#fullDisk);
+  }
+
+  /** A disk of the host's fails; its guest is told. */
+  failDisk(): void {
+    const trouble: DiskTrouble = { kind: 'failed', path: '/run/disk.ext4', freeBytes: null };
+    for (const listener of this.#diskListeners) listener(trouble);
+  }
+
+  onDiskTrouble(listener: (trouble: DiskTrouble) => void): () => void {
+    this.#diskListeners.add(listener);
+    return () => this.#diskListeners.delete(listener);
+  }
+
+  fullDisk(): DiskTrouble | null {
+    return this.#fullDisk;
+  }
+
   async pause(): Promise<void> {
     await this.step('pause');
     this.#runs = false;
@@ -160,6 +188,8 @@ export class FakeVm implements Vm {
   async resume(): Promise<void> {
     await this.step('resume');
     this.#runs = true;
+    this.#fullDisk = null;
+    if (this.isHostFull) setImmediate(() => this.stall());
   }
 
   async plugVsock(): Promise<void> {

@@ -75,7 +75,7 @@ def _state(path: str) -> tuple[int, int, int]:
 
 
 def base_env(sandbox_env: dict[str, str], inference_port: int) -> dict[str, str]:
-    """The same for every user. An agent finds the host's models where it looks for a provider's."""
+    """The same for every user. An agent finds the host's models where it looks for OpenAI's, whose dialect they speak."""
     endpoint = f"http://127.0.0.1:{inference_port}"
     return {
         "PATH": _PATH,
@@ -83,9 +83,6 @@ def base_env(sandbox_env: dict[str, str], inference_port: int) -> dict[str, str]
         "OPENAI_BASE_URL": f"{endpoint}/v1",
         "OPENAI_API_BASE": f"{endpoint}/v1",
         "OPENAI_API_KEY": "neurovisor",
-        "ANTHROPIC_BASE_URL": endpoint,
-        "ANTHROPIC_AUTH_TOKEN": "neurovisor",
-        "OLLAMA_HOST": endpoint,
         **sandbox_env,
     }
 

@@ -108,6 +108,16 @@ export const timedEvent: z.ZodType<TimedEvent> = z
       detail: z.string(),
       ...stamp,
     }),
+    z.object({
+      type: z
+        .enum(['disk_full', 'disk_error'])
+        .describe(
+          'disk_full: the host has no room, and the sandbox is paused; disk_error: its guest saw EIO.',
+        ),
+      path: z.string().describe('Of its disk, on the host.'),
+      freeBytes: count.nullable(),
+      ...stamp,
+    }),
     z.object({ type: z.literal('dropped'), count, ...stamp }),
     z.object({
       type: z.literal('action'),

@@ -10,7 +10,7 @@ import {
   failureText,
   UsageError,
 } from '../failure.ts';
-import { endAfterLoss, statusOfEnd } from '../loss.ts';
+import { endAfterLoss, statusOfEnd, watchFullDisk } from '../loss.ts';
 import { parseEnv } from '../options.ts';
 import { sandboxId } from '../pick.ts';
 import { exitStatus, relay } from '../program-streams.ts';
@@ -110,7 +110,12 @@ async function execOrThrow(
   const readsStdin = cli.stdin.isTTY !== true || flags.interactive === true;
   const process = await begin({ stdin: readsStdin });
   cli.onEnd(() => aborter.abort());
+  const stopWatching = watchFullDisk(control, id, (text) => {
+    const remedy = `it goes on after: neurovisor resume ${id}`;
+    cli.stderr.write(`neurovisor: the sandbox is paused: ${text}; free space there, ${remedy}\n`);
+  });
   const relayed = await relay(cli, process, { stdin: readsStdin, graceMs: null });
+  stopWatching();
   const { exit, stdout, stderr } = relayed;
   if (exit === null) {
     if (cli.cancelled.aborted) throw relayed.lost;

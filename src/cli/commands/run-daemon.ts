@@ -6,10 +6,11 @@ import { type Clock, systemClock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
+import type { EndInfo } from '../../sandbox/ending.ts';
 import { type Cli, INTERRUPT_GRACE_MS } from '../cli.ts';
 import { copyForRun } from '../copy-in.ts';
 import { UsageError } from '../failure.ts';
-import { endAfterLoss, statusOfEnd } from '../loss.ts';
+import { endAfterLoss, statusOfEnd, watchFullDisk } from '../loss.ts';
 import { checkModelThere } from '../offered.ts';
 import { exitStatus, relay } from '../program-streams.ts';
 import { pythonSpec, type RunJob, type RunReport, readsStdin } from '../run-job.ts';
@@ -41,9 +42,16 @@ export async function runInDaemon(
   };
   // The first signal ends the script, the second everything; SIGTERM and SIGHUP everything at once.
   cli.onEnd(() => void remove());
+  let full: string | null = null;
+  const stopWatching = watchFullDisk(control, info.id, (text) => {
+    // Nobody would resume it.
+    full = text;
+    void remove();
+  });
   try {
-    return await runScript(cli, control, { info, script, job });
+    return await runScript(cli, control, { info, script, job, fullDisk: () => full });
   } finally {
+    stopWatching();
     stopRenewing();
     await remove();
   }
@@ -53,6 +61,8 @@ interface Started {
   readonly info: SandboxInfo;
   readonly script: Script;
   readonly job: RunJob;
+  /** Why it was given up; null: it was not. */
+  fullDisk(): string | null;
 }
 
 async function runScript(cli: Cli, control: ControlPlane, run: Started): Promise<number> {
@@ -67,7 +77,7 @@ async function runScript(cli: Cli, control: ControlPlane, run: Started): Promise
   const relayed = await relay(cli, process, { stdin, graceMs: INTERRUPT_GRACE_MS });
   const ended = performance.now();
   const { exit, stdout, stderr, firstAt: first } = relayed;
-  const end = exit === null ? await endAfterLoss(cli, control, info.id, relayed.lost) : null;
+  const end = exit === null ? await endOf(cli, control, run, relayed.lost) : null;
   if (cli.json || flags.timings === true) {
     const usage = end === null ? await control.usage(info.id) : [];
     const { timings, readyMs: claimMs } = info;
@@ -83,6 +93,17 @@ async function runScript(cli: Cli, control: ControlPlane, run: Started): Promise
   }
   if (exit !== null) return exitStatus(cli, exit, 'the script');
   return statusOfEnd(cli, end ?? { cause: 'agent-lost', detail: '' }, 'the script');
+}
+
+async function endOf(
+  cli: Cli,
+  control: ControlPlane,
+  { info, fullDisk }: Started,
+  lost: unknown,
+): Promise<Pick<EndInfo, 'cause' | 'detail'>> {
+  const full = fullDisk();
+  if (full !== null) return { cause: 'host-disk-full', detail: full };
+  return await endAfterLoss(cli, control, info.id, lost);
 }
 
 /** Puts the end of the sandbox off for as long as this command lives. Returns how to stop. */

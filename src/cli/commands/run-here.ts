@@ -3,6 +3,7 @@ import { sleep, systemClock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
+import { diskFullText } from '../../sandbox/full-disk.ts';
 import type { SandboxEnd, Supervisor } from '../../sandbox/supervisor.ts';
 import { tracedGuest } from '../../sandbox/traced-guest.ts';
 import { type Cli, INTERRUPT_GRACE_MS } from '../cli.ts';
@@ -64,11 +65,24 @@ async function use(cli: Cli, ready: Ready): Promise<number> {
   cli.progress.close();
   // The first signal ends the script, the second everything; SIGTERM and SIGHUP everything at once.
   cli.onEnd(() => void sandbox.stop());
-  if (wantsConsole) return await attachConsole(cli, sandbox, script);
-  if (script === null) throw new UsageError('nothing to run');
-  if (usesModel(script)) runtime.warmUpstream();
-  for (const path of flags.copy) await copyForRun(cli, sandbox.guest(), path);
-  return await runScript(cli, { runtime, sandbox, script, job, usage });
+  let isFull = false;
+  sandbox.events.listen((event) => {
+    if (event.type !== 'disk_full') return;
+    // Nobody could resume it.
+    isFull = true;
+    void sandbox.stop('host-disk-full', diskFullText(event));
+  });
+  try {
+    if (wantsConsole) return await attachConsole(cli, sandbox, script);
+    if (script === null) throw new UsageError('nothing to run');
+    if (usesModel(script)) runtime.warmUpstream();
+    for (const path of flags.copy) await copyForRun(cli, sandbox.guest(), path);
+    return await runScript(cli, { runtime, sandbox, script, job, usage });
+  } catch (error) {
+    if (!isFull) throw error;
+    ignore(error, 'what went wrong is that the host is full');
+    return statusOfEnd(cli, await sandbox.ended, 'the script');
+  }
 }
 
 /** A guess that only saves time: the engine loads its model while the guest still imports. */

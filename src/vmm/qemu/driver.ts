@@ -9,6 +9,7 @@
  * pairs made at the spawn: there is no path to connect to, and nothing to remove.
  */
 import { createHash } from 'node:crypto';
+import { statfs } from 'node:fs/promises';
 import { availableParallelism, cpus } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../../base/cleanup.ts';
@@ -27,6 +28,7 @@ import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.t
 import { kernelArgs, MEMORY_FD, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
 import { QemuBalloon } from './balloon.ts';
 import { limitDisks } from './disk-limits.ts';
+import { DiskWatch } from './disk-watch.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
 import { NicSlot } from './nic.ts';
 import { QemuProcess } from './process.ts';
@@ -105,6 +107,8 @@ async function start(
   const process = new QemuProcess(launched, options.clock, spec.console === 'interactive');
   const slot = makeSlot(options, spec, process);
   const nic = new NicSlot(process.qmp);
+  const { clock } = options;
+  const disk = new DiskWatch({ qmp: process.qmp, clock, path: spec.overlayPath, freeBytes });
   cleanup.push('jail', () => launched.release());
   cleanup.push('vsock device', () => slot.release());
   cleanup.push('QEMU process', () => process.kill());
@@ -118,7 +122,7 @@ async function start(
     const snapshotMachine = spec.memoryFd === undefined ? null : machine;
     const hasBalloon = spec.balloonMib !== undefined;
     const balloon = hasBalloon ? new QemuBalloon(process.qmp, spec.memoryMib) : undefined;
-    const parts = { process, slot, nic, balloon, release };
+    const parts = { process, slot, nic, disk, balloon, release };
     return new QemuVm({
       ...{ id, channelPath, timings, snapshotMachine, ...parts },
       limitVmm: (limits) => launched.limitDisks?.(limits),
@@ -128,6 +132,11 @@ async function start(
     await release();
     throw failure;
   }
+}
+
+async function freeBytes(path: string): Promise<number> {
+  const { bavail, bsize } = await statfs(path);
+  return bavail * bsize;
 }
 
 function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): LaunchPlan {

@@ -9,6 +9,7 @@ import type {
   ChannelLimits,
   ChannelStats,
   DiskLimits,
+  DiskTrouble,
   NicHotplug,
   Vm,
   VmExit,
@@ -19,6 +20,7 @@ import type {
 import { VmmError } from '../errors.ts';
 import { stateDigest } from '../snapshot.ts';
 import { limitDisks } from './disk-limits.ts';
+import type { DiskWatch } from './disk-watch.ts';
 import type { NicSlot } from './nic.ts';
 import type { QemuProcess } from './process.ts';
 import type { QmpClient } from './qmp.ts';
@@ -170,6 +172,7 @@ export class QemuVm implements Vm {
   readonly #process: QemuProcess;
   readonly #slot: VsockSlot;
   readonly #nic: NicSlot;
+  readonly #disk: DiskWatch;
   readonly #release: () => Promise<void>;
   readonly #snapshotMachine: string | null;
   readonly #limitVmm: (limits: DiskLimits) => void;
@@ -184,6 +187,7 @@ export class QemuVm implements Vm {
     slot: VsockSlot;
     nic: NicSlot;
     balloon: Balloon | undefined;
+    disk: DiskWatch;
     release: () => Promise<void>;
     /** Written into snapshots; null: RAM is QEMU's own, so none can be taken. */
     snapshotMachine: string | null;
@@ -201,6 +205,7 @@ export class QemuVm implements Vm {
     this.#process = options.process;
     this.#slot = options.slot;
     this.#nic = options.nic;
+    this.#disk = options.disk;
     this.#release = options.release;
     this.#snapshotMachine = options.snapshotMachine;
     this.#limitVmm = options.limitVmm;
@@ -221,6 +226,14 @@ export class QemuVm implements Vm {
 
   consoleTail(): string {
     return this.#process.consoleTail();
+  }
+
+  onDiskTrouble(listener: (trouble: DiskTrouble) => void): () => void {
+    return this.#disk.listen(listener);
+  }
+
+  fullDisk(): DiskTrouble | null {
+    return this.#disk.full;
   }
 
   async saveState(statePath: string): Promise<VmSnapshot> {

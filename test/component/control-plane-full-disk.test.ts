@@ -1,0 +1,120 @@
+/** The host's file system is full: nothing hangs in silence, and nothing is lost. */
+import { describe, expect, it } from 'vitest';
+import type { TimedEvent } from '../../src/sandbox/event-journal.ts';
+import { RETRY_FULL_MS } from '../../src/sandbox/identity.ts';
+import { eventually } from '../support/eventually.ts';
+import { FakeHost } from '../support/fake-host.ts';
+import { settle } from '../support/fake-members.ts';
+
+async function eventsOf(host: FakeHost, id: string): Promise<TimedEvent[]> {
+  const seen: TimedEvent[] = [];
+  for await (const event of host.control.events(id, { follow: false })) seen.push(event);
+  return seen;
+}
+
+describe("the host's file system is full", () => {
+  it('a sandbox that stands still is paused, says why, and goes on when there is room', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true });
+    await (await host.guest(id)).remember('all of it');
+    const paused = host.became(id, 'paused');
+    host.vm(id).stall();
+    await paused;
+    await settle();
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'memory' });
+    expect(await eventsOf(host, id)).toMatchObject([
+      { type: 'disk_full', path: '/run/disk.ext4', freeBytes: 0 },
+      { type: 'action', action: 'pause', ok: true },
+    ]);
+    await host.control.resume(id);
+    expect(await host.control.get(id)).toMatchObject({ status: 'running' });
+    expect(await (await host.guest(id)).recall()).toBe('all of it');
+  });
+
+  it('one that stood still before anybody could listen is paused as well', async () => {
+    await using host = await FakeHost.open({
+      watch: (made) =>
+        made.onTransition((state) => {
+          if (state === 'ready') host.vm(made.spec.id).stall();
+        }),
+    });
+    const { id } = await host.control.create({ boot: true });
+    await eventually(async () =>
+      expect(await host.control.get(id)).toMatchObject({ pausedTo: 'memory' }),
+    );
+  });
+
+  it('resumed while there is no room it is paused again', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true });
+    let paused = host.became(id, 'paused');
+    host.vm(id).stall();
+    await paused;
+    await settle();
+    host.vm(id).isHostFull = true;
+    paused = host.became(id, 'paused');
+    const resumed = host.control.resume(id);
+    // Its clock can't be set then.
+    await host.passTime(Promise.all([resumed, paused]));
+    await settle();
+    const events = await eventsOf(host, id);
+    expect(events.filter(({ type }) => type === 'disk_full')).toHaveLength(2);
+    await host.control.remove(id);
+  });
+
+  it('its time goes on, and it ends when that is over', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true, timeoutMs: 60_000 });
+    const paused = host.became(id, 'paused');
+    host.vm(id).stall();
+    await paused;
+    const ended = host.became(id, 'ended');
+    host.clock.advance(60_000);
+    await ended;
+    expect(await host.control.get(id)).toMatchObject({ end: { cause: 'timeout' } });
+  });
+
+  it('a start fails at once, and says what is full', async () => {
+    await using host = await FakeHost.open();
+    const hello = host.script.hold('hello');
+    const starting = host.control.create({ boot: true });
+    await hello.reached;
+    const [vm] = host.vms();
+    vm?.stall();
+    await expect(starting).rejects.toMatchObject({
+      code: 'start_failed',
+      message: expect.stringContaining('could not be started'),
+      cause: { message: expect.stringContaining('/run/disk.ext4 is full (0 bytes are free)') },
+      remedy: expect.stringContaining('free space'),
+    });
+    hello.release();
+  });
+
+  it('one that is saved goes on when there is room, and is not paused', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true });
+    const hello = host.script.hold('hello');
+    const saved = host.control.snapshot(id);
+    await hello.reached;
+    host.vm(id).stall();
+    const resumed = host.script.hold('resume');
+    host.clock.advance(RETRY_FULL_MS);
+    await resumed.reached;
+    resumed.release();
+    await settle();
+    hello.release();
+    await saved;
+    await settle();
+    expect(await host.control.get(id)).toMatchObject({ status: 'running' });
+    expect(host.vm(id).runs).toBe(true);
+  });
+
+  it('an error that the guest was told is told outside, too', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true });
+    host.vm(id).failDisk();
+    await settle();
+    expect(await eventsOf(host, id)).toMatchObject([{ type: 'disk_error', freeBytes: null }]);
+    expect(await host.control.get(id)).toMatchObject({ status: 'running' });
+  });
+});

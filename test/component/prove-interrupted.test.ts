@@ -1,0 +1,45 @@
+/** `prove` leaves nothing, whenever it is interrupted. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { cli, ROOT } from '../support/cli.ts';
+import { eventually } from '../support/eventually.ts';
+
+it.each(['SIGINT', 'SIGTERM'] as const)(
+  'prove: %s leaves no folder and prints no trace',
+  async (signal) => {
+    const dir = await mkdtemp(join(tmpdir(), 'nv-interrupted-'));
+    try {
+      const run = cli(['prove', 'egress'], { env: { TMPDIR: dir } });
+      const records = async (): Promise<string[]> =>
+        (await readdir(dir, { recursive: true })).filter((name) => name.includes('network-'));
+      await eventually(async () => expect(await records()).not.toEqual([]));
+      run.kill(signal);
+      const { status, stderr } = await run.result;
+      expect(status).toBe(signal === 'SIGINT' ? 130 : 143);
+      expect(stderr).not.toMatch(/EPIPE|Error:/);
+      expect(await readdir(dir)).toEqual([]);
+    } finally {
+      await rm(dir, { recursive: true });
+    }
+  },
+);
+
+it('an actor whose parent has gone ends without a word', async () => {
+  const module = JSON.stringify(join(ROOT, 'src/prove/actor.ts'));
+  const code = `import(${module}).then(({ act }) => act({ never: () => 1 }));`;
+  const child = spawn(process.execPath, ['-e', code], { stdio: ['pipe', 'pipe', 'pipe'] });
+  let stderr = '';
+  child.stderr.on('data', (bytes: Buffer) => {
+    stderr += bytes.toString();
+  });
+  child.stdout.destroy();
+  // Its input stays open: only the answer can tell it.
+  child.stdin.on('error', () => undefined);
+  child.stdin.write(`${JSON.stringify({ action: 'never', values: {} })}\n`);
+  const [status] = await once(child, 'close');
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+});
