@@ -16,6 +16,7 @@ import {
   parseHead,
   type RequestHead,
 } from './http-head.ts';
+import { isOverride } from './request-fields.ts';
 
 /** `ffffffff`: chunks of up to 4 GiB, RFC 9112 section 7.1. */
 const CHUNK_SIZE_CHARACTERS_MAX = 8;
@@ -177,7 +178,8 @@ export class HttpRequestReader {
       this.#refuse(fields);
       return;
     }
-    if (fields.some(({ name }) => isFraming(name))) {
+    // Some servers make one of both, after what the head said was judged (RFC 9110 section 6.5.1).
+    if (fields.some(({ name }) => isFraming(name) || isOverride(name))) {
       this.#refuse('chunk');
       return;
     }
