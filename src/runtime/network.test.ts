@@ -18,6 +18,10 @@ function world() {
   const done: string[] = [];
   const lease: Partial<NetworkLease> = {
     tapFd: 9,
+    interfaceName: 'nv-one',
+    handedOver: async () => void done.push('handed over'),
+    lend: async () => void done.push('lent'),
+    release: async () => void done.push('released'),
     setSecrets: async (secrets) => {
       given.push(secrets);
       done.push('secrets');
@@ -32,8 +36,35 @@ function world() {
       return lease as NetworkLease;
     },
   };
-  return { network: new Network(async () => host as HostNetwork), requests, given, done };
+  const watch = (_id: string, name: string) => {
+    done.push(`watch ${name}`);
+    return () => void done.push('no watch');
+  };
+  return { network: new Network(async () => host as HostNetwork, watch), requests, given, done };
 }
+
+describe('Network: who measures a card', () => {
+  const vmm = { pid: 1, user: null };
+  it('hears of it when its TAP stays where it is, once, until it goes', async () => {
+    const { network, done } = world();
+    const lease = await network.lease(ID, list('a.example'), { secrets: [] });
+    await lease.lend(vmm, async () => undefined);
+    expect(done).toEqual(['lent']);
+    await lease.handedOver();
+    await lease.handedOver();
+    await lease.release();
+    expect(done.slice(1)).toEqual([
+      ...['handed over', 'watch nv-one', 'handed over', 'no watch', 'released'],
+    ]);
+  });
+  it('hears nothing of one that went before', async () => {
+    const { network, done } = world();
+    const lease = await network.lease(ID, list('a.example'), { secrets: [] });
+    await lease.release();
+    await lease.handedOver();
+    expect(done).toEqual(['released', 'handed over']);
+  });
+});
 
 describe('Network: rules by path', () => {
   it('without them and without secrets nothing is trusted in', async () => {

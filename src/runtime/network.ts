@@ -30,7 +30,7 @@ export class Network {
 
   /**
    * @param open called at the first need, and again after it has failed
-   * @param watch told of each card, until it calls what it got
+   * @param watch told of each card that a VM has, until it calls what it got
    */
   constructor(open: () => Promise<HostNetwork>, watch: WatchCard = () => () => undefined) {
     this.#open = open;
@@ -67,7 +67,8 @@ export class Network {
     const request = { sandboxId, policy: parsed, limits, secrets: given };
     const used = { bytesUsed, destinationBytesUsed };
     const lease = await orUnavailable(network.lease({ ...request, ...used }));
-    const stopWatching = this.#watch(sandboxId, lease.interfaceName);
+    let stopWatching: (() => void) | undefined;
+    let isReleased = false;
     return {
       get trust() {
         return trust;
@@ -80,7 +81,11 @@ export class Network {
       },
       tapFd: lease.tapFd,
       guest: lease.guest,
-      handedOver: () => orUnavailable(lease.handedOver()),
+      handedOver: async () => {
+        await orUnavailable(lease.handedOver());
+        // Not before: a TAP that is lent is nowhere to be found, and loses the filters that are on it.
+        if (!isReleased) stopWatching ??= this.#watch(sandboxId, lease.interfaceName);
+      },
       lend: async (...to) => {
         try {
           await lease.lend(...to);
@@ -111,7 +116,8 @@ export class Network {
       traffic: () => lease.traffic(),
       gatewayUse: () => lease.gatewayUse(),
       release: () => {
-        stopWatching();
+        isReleased = true;
+        stopWatching?.();
         return lease.release();
       },
     };
