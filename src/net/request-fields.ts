@@ -1,12 +1,12 @@
 /** Fields of a request by which servers take it for another one than its line says. Pure; by name alone. */
 
 /**
- * Method (Rack, Rails, Laravel, ASP.NET, Google's APIs), path (IIS, Symfony, Envoy), host and prefix (who stands
+ * Method (Rack, Rails, Laravel, ASP.NET, Google's APIs), path (IIS, Symfony, Envoy, Next.js), host and prefix (who stands
  * behind a proxy), and what is copied, moved or renamed from or to elsewhere (WebDAV, object stores).
  */
 const OVERRIDES = [
   /^(?:x-(?:http-)?method(?:-override)?|(?:http-)?method-override)$/i,
-  /^x-(?:original|rewrite|override|envoy-original)-(?:url|uri|path|host|method)$/i,
+  /^x-(?:original|rewrite|override|proxy|invoke|matched|envoy-original(?:-dst)?)-(?:url|uri|path|host|method)$/i,
   /^x-forwarded-(?:host|method|path|prefix|uri|server)$/i,
   /^x-(?:host|script-name|path-info|request-uri|waf-url|http-host-override)$/i,
   /^(?:forwarded|destination|destination-account|request-uri)$/i,

@@ -105,6 +105,8 @@ describe('rules by method and path: what they let through', () => {
     'X-Object-Manifest: other/key',
     'X.Original.URL: /admin',
     'HTTP-Method-Override: DELETE',
+    'X-Matched-Path: /admin',
+    'x-envoy-original-dst-host: 192.0.2.1:80',
     'Connection: close, Content-Length',
     'Connection: X-Request-Id',
   ])('a field that means another request is refused: %s', (field) => {
