@@ -279,6 +279,7 @@ export class GatewayConnection {
     piece: Extract<HttpPiece, { kind: 'head' | 'refused' }>,
   ): (Refused & { status: RefusalStatus }) | undefined {
     if (piece.kind === 'refused') {
+      if (this.#requests.isCut) this.#responses.withdraw();
       const why = `no HTTP/1.1 request that can be judged: ${piece.reason}`;
       return { reason: `http_${piece.reason}`, why, name: undefined, status: 400 };
     }
@@ -353,6 +354,7 @@ export class GatewayConnection {
     for (const bytes of queue) isRoomy = upstream.write(bytes);
     if (this.#isLast) {
       this.#phase = 'draining';
+      if (this.#responses.isComplete) this.#answer();
       return;
     }
     if (isRoomy) this.#resumeGuest();

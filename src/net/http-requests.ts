@@ -41,6 +41,7 @@ export class HttpRequestReader {
   #lineBytes = 0;
   #partial = '';
   #bodyBytesLeft = 0;
+  #isCut = false;
   #out: HttpPiece[] = [];
 
   constructor(scheme: HttpScheme = 'http') {
@@ -55,6 +56,11 @@ export class HttpRequestReader {
   /** Between requests: an end of the stream cuts nothing. */
   get isAtStart(): boolean {
     return this.#phase === 'head' && this.#lineBytes === 0;
+  }
+
+  /** What was refused was in the body of a request: who has its head waits for the rest. */
+  get isCut(): boolean {
+    return this.#isCut;
   }
 
   push(bytes: Uint8Array): HttpPiece[] {
@@ -205,6 +211,7 @@ export class HttpRequestReader {
 
   #refuse(reason: HeadProblem): void {
     this.#out.push({ kind: 'refused', reason });
+    this.#isCut = this.#phase !== 'head';
     this.#enter('refused');
   }
 }
