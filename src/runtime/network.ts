@@ -30,7 +30,7 @@ export class Network {
 
   /**
    * @param open called at the first need, and again after it has failed
-   * @param watch told of each card that a VM has, until it calls what it got
+   * @param watch told of each card, until it calls what it got
    */
   constructor(open: () => Promise<HostNetwork>, watch: WatchCard = () => () => undefined) {
     this.#open = open;
@@ -67,7 +67,7 @@ export class Network {
     const request = { sandboxId, policy: parsed, limits, secrets: given };
     const used = { bytesUsed, destinationBytesUsed };
     const lease = await orUnavailable(network.lease({ ...request, ...used }));
-    let stopWatching: (() => void) | undefined;
+    let stopWatching = this.#watch(sandboxId, lease.interfaceName);
     let isReleased = false;
     return {
       get trust() {
@@ -81,14 +81,13 @@ export class Network {
       },
       tapFd: lease.tapFd,
       guest: lease.guest,
-      handedOver: async () => {
-        await orUnavailable(lease.handedOver());
-        // Not before: a TAP that is lent is nowhere to be found, and loses the filters that are on it.
-        if (!isReleased) stopWatching ??= this.#watch(sandboxId, lease.interfaceName);
-      },
+      handedOver: () => orUnavailable(lease.handedOver()),
       lend: async (...to) => {
+        // While it is lent it is nowhere to be found, and it loses the filters that are on it.
+        stopWatching();
         try {
           await lease.lend(...to);
+          if (!isReleased) stopWatching = this.#watch(sandboxId, lease.interfaceName);
         } catch (error) {
           // Else it is the VMM that failed.
           throw error instanceof LinkError || error instanceof NetError
@@ -117,7 +116,7 @@ export class Network {
       gatewayUse: () => lease.gatewayUse(),
       release: () => {
         isReleased = true;
-        stopWatching?.();
+        stopWatching();
         return lease.release();
       },
     };
