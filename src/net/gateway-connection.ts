@@ -285,12 +285,10 @@ export class GatewayConnection {
     }
     this.#lastHead = piece.head;
     const judged = this.#judge.head(piece.head);
-    if (!judged.ok)
-      return { reason: judged.reason, why: judged.why, name: judged.name, status: 403 };
-    if (!this.#context.onAllowed('http', judged.name)) {
-      const { name } = judged;
+    const { name } = judged;
+    if (!judged.ok) return { reason: judged.reason, why: judged.why, name, status: 403 };
+    if (!this.#context.onAllowed('http', name))
       return { reason: 'budget_spent', why: spent(name), name, status: 403 };
-    }
     this.#notePlaceholders(piece.head);
     this.#responses.expect(piece.head.method);
     return undefined;
