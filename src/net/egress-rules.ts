@@ -202,7 +202,6 @@ function assertNotWhole(request: RequestRule, allow: readonly EgressRule[]): voi
       rule.kind === 'name' &&
       rule.name === request.name &&
       rule.below === request.below &&
-      rule.protocol !== 'udp' &&
       NAME_PORTS.some((port) => {
         const { first, last } = rule.ports ?? { first: port, last: port };
         return first <= port && port <= last;

@@ -279,17 +279,16 @@ export class GatewayConnection {
     piece: Extract<HttpPiece, { kind: 'head' | 'refused' }>,
   ): (Refused & { status: RefusalStatus }) | undefined {
     if (piece.kind === 'refused') {
+      if (this.#requests.isCut) this.#responses.withdraw();
       const why = `no HTTP/1.1 request that can be judged: ${piece.reason}`;
       return { reason: `http_${piece.reason}`, why, name: undefined, status: 400 };
     }
     this.#lastHead = piece.head;
     const judged = this.#judge.head(piece.head);
-    if (!judged.ok)
-      return { reason: judged.reason, why: judged.why, name: judged.name, status: 403 };
-    if (!this.#context.onAllowed('http', judged.name)) {
-      const { name } = judged;
+    const { name } = judged;
+    if (!judged.ok) return { reason: judged.reason, why: judged.why, name, status: 403 };
+    if (!this.#context.onAllowed('http', name))
       return { reason: 'budget_spent', why: spent(name), name, status: 403 };
-    }
     this.#notePlaceholders(piece.head);
     this.#responses.expect(piece.head.method);
     return undefined;
@@ -353,6 +352,7 @@ export class GatewayConnection {
     for (const bytes of queue) isRoomy = upstream.write(bytes);
     if (this.#isLast) {
       this.#phase = 'draining';
+      if (this.#responses.isComplete) this.#answer();
       return;
     }
     if (isRoomy) this.#resumeGuest();

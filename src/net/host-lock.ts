@@ -5,7 +5,7 @@ import { ignore } from '../base/ignore.ts';
 import { lockFile } from '../sys/file-lock.ts';
 import { NetError } from './errors.ts';
 
-/** It is held for one run of `nft` at most, which takes milliseconds. */
+/** It is held for one run of `nft`, which takes milliseconds, or for a loan, which ends after 20 s (`tap-loan.ts`). */
 const WAIT_MS_MAX = 30_000;
 
 export class HostLock {

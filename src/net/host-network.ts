@@ -375,6 +375,9 @@ class KernelNetwork implements HostNetwork {
   ): Promise<void> {
     return this.#lock.hold(async () => {
       if (!(await lendTap(tap, ...to, this.#clock))) return;
+      if (this.#links.find(tap.linkIndex)?.name !== tap.name) {
+        throw new LinkError('exists', `TAP ${tap.name}: its number is another link's now`);
+      }
       // Of the link the kernel keeps name, number, MAC, alias and XDP, and no setting.
       confineLink(tap.name);
       this.#raise(tap, addresses);

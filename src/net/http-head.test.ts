@@ -169,6 +169,8 @@ describe('HttpRequestReader', () => {
     ['chunk', '5\r\nhelloXXX'],
     ['line_end', '5\nhello\n'],
     ['chunk', '0\r\nContent-Length: 5\r\n\r\n'],
+    ['chunk', '0\r\nX-HTTP-Method-Override: DELETE\r\n\r\n'],
+    ['chunk', '0\r\nx_copy_from: /other\r\n\r\n'],
     ['chunk', '0\r\nHost: b\r\n\r\n'],
     ['field', '0\r\nX\r\n\r\n'],
     ['chunk', `0\r\nX: ${'y'.repeat(5000)}\r\n\r\n`],

@@ -6,6 +6,7 @@
  * change the protocol: the request that was judged is the request that arrives.
  */
 import { type Host, parseHost } from './host-name.ts';
+import { plainFieldName } from './request-fields.ts';
 
 export const HEAD_BYTES_MAX = 16 * 1024;
 export const HEAD_FIELDS_MAX = 100;
@@ -128,7 +129,8 @@ export function parseFields(lines: readonly string[]): Field[] | HeadProblem {
     // RFC 9112 section 5.1: no space before the colon. Other controls than tab are invalid anywhere.
     if (!TOKEN.test(name) || !/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) return 'field';
     // Servers behind CGI read `Content_Length` as `Content-Length`.
-    if (name.includes('_') && isFraming(name.replaceAll('_', '-'))) return 'field';
+    const plain = plainFieldName(name);
+    if (plain !== name && isFraming(plain)) return 'field';
     out.push({ name, value });
   }
   return out;

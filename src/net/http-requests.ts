@@ -16,6 +16,7 @@ import {
   parseHead,
   type RequestHead,
 } from './http-head.ts';
+import { isOverride } from './request-fields.ts';
 
 /** `ffffffff`: chunks of up to 4 GiB, RFC 9112 section 7.1. */
 const CHUNK_SIZE_CHARACTERS_MAX = 8;
@@ -40,6 +41,7 @@ export class HttpRequestReader {
   #lineBytes = 0;
   #partial = '';
   #bodyBytesLeft = 0;
+  #isCut = false;
   #out: HttpPiece[] = [];
 
   constructor(scheme: HttpScheme = 'http') {
@@ -54,6 +56,11 @@ export class HttpRequestReader {
   /** Between requests: an end of the stream cuts nothing. */
   get isAtStart(): boolean {
     return this.#phase === 'head' && this.#lineBytes === 0;
+  }
+
+  /** What was refused was in the body of a request: who has its head waits for the rest. */
+  get isCut(): boolean {
+    return this.#isCut;
   }
 
   push(bytes: Uint8Array): HttpPiece[] {
@@ -177,7 +184,8 @@ export class HttpRequestReader {
       this.#refuse(fields);
       return;
     }
-    if (fields.some(({ name }) => isFraming(name))) {
+    // Some servers make one of both, after what the head said was judged (RFC 9110 section 6.5.1).
+    if (fields.some(({ name }) => isFraming(name) || isOverride(name))) {
       this.#refuse('chunk');
       return;
     }
@@ -203,6 +211,7 @@ export class HttpRequestReader {
 
   #refuse(reason: HeadProblem): void {
     this.#out.push({ kind: 'refused', reason });
+    this.#isCut = this.#phase !== 'head';
     this.#enter('refused');
   }
 }

@@ -25,9 +25,18 @@ export class HttpResponses {
     if (this.#phase !== 'endless') this.#asked.push(method);
   }
 
+  /** The last request will never be whole: no answer to it is waited for, unless it has begun. */
+  withdraw(): void {
+    if (this.isBetween || this.#asked.length > 1) this.#asked.pop();
+  }
+
   /** Every request has its whole answer. */
   get isComplete(): boolean {
-    return this.#asked.length === 0 && this.#phase === 'head' && this.#headBytes === 0;
+    return this.#asked.length === 0 && this.isBetween;
+  }
+
+  get isBetween(): boolean {
+    return this.#phase === 'head' && this.#headBytes === 0;
   }
 
   push(bytes: Uint8Array): void {

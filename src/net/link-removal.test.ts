@@ -8,6 +8,8 @@ class Host {
   readonly present = new Map<number, number>();
   readonly calls: string[] = [];
   readonly heldByVmm = new Set<number>();
+  /** Links of others, by index. */
+  readonly foreign = new Map<number, string>();
   groupFails = false;
   closing = Promise.resolve();
 
@@ -18,10 +20,12 @@ class Host {
       await this.closing;
       if (!this.heldByVmm.has(linkIndex)) this.present.delete(linkIndex);
     };
-    return { linkIndex, close };
+    return { name: `nv-${linkIndex}`, close };
   }
   find(which: string | number): Link | undefined {
-    return this.present.has(Number(which)) ? ({ index: Number(which) } as Link) : undefined;
+    const named = (index: number): string => this.foreign.get(index) ?? `nv-${index}`;
+    const index = [...this.present.keys()].find((each) => each === which || named(each) === which);
+    return index === undefined ? undefined : ({ index, name: named(index) } as Link);
   }
   change(linkIndex: number, { group = 0 }: { group?: number }): void {
     if (!this.present.has(linkIndex)) throw new LinkError('not_found', 'change a link');
@@ -72,6 +76,19 @@ describe('LinkRemoval', () => {
     host.present.delete(2);
     await Promise.all(taps.map((tap) => removal.remove(tap)));
     expect(host.present.size).toBe(0);
+  });
+
+  it('a link that has got the number of a TAP that did not come back stays, alone and in a group', async () => {
+    const host = new Host();
+    const taps = [1, 2, 3].map((index) => host.tap(index));
+    for (const index of [1, 3]) host.foreign.set(index, `eth${index}`);
+    host.heldByVmm.add(1).add(2).add(3);
+    const removal = new LinkRemoval(host, 1);
+    await Promise.all(taps.map((tap) => removal.remove(tap)));
+    expect([...host.present]).toEqual([
+      [1, 0],
+      [3, 0],
+    ]);
   });
 
   it('who can’t be removed hears of it, and only that one', async () => {

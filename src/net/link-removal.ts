@@ -13,7 +13,7 @@ const GROUP_LINKS_MAX = 256;
 /** Groups are numbers that users choose, 0 for none: "NV" and 16 bits of ours. */
 const GROUP_BASE = 0x4e56_0000;
 
-type RemovableTap = Pick<Tap, 'linkIndex' | 'close'>;
+type RemovableTap = Pick<Tap, 'name' | 'close'>;
 
 interface Waiting {
   readonly tap: RemovableTap;
@@ -61,7 +61,9 @@ export class LinkRemoval {
     let isAny = false;
     for (const { tap } of batch) {
       try {
-        this.#links.change(tap.linkIndex, { group: this.#group });
+        const link = this.#links.find(tap.name);
+        if (link === undefined) continue;
+        this.#links.change(link.index, { group: this.#group });
         isAny = true;
       } catch (error) {
         ignore(error, 'a TAP that the kernel has removed');
@@ -75,9 +77,11 @@ export class LinkRemoval {
   }
 
   /** With our descriptor it goes, unless a VMM has another. */
-  async #removeOne({ linkIndex, close }: RemovableTap): Promise<void> {
+  async #removeOne({ name, close }: RemovableTap): Promise<void> {
     await close();
-    removeLink(this.#links, linkIndex);
+    // By its name: one that was lent and did not come back has left its number to whoever made a link meanwhile.
+    const link = this.#links.find(name);
+    if (link !== undefined) removeLink(this.#links, link.index);
   }
 }
 

@@ -191,11 +191,12 @@ export function pinnedPorts(
   const name = canonicalName(text);
   if (name === undefined || policy.mode !== 'allowlist') return [];
   const found = new Map<string, { protocol: Transport; port: number }>();
+  const isJudged = requestRulesFor(policy, name).length > 0;
   for (const rule of policy.allow) {
     if (rule.kind !== 'name' || rule.ports === undefined || !nameMatches(rule, name)) continue;
     const protocol = rule.protocol ?? 'tcp';
     for (let port = rule.ports.first; port <= rule.ports.last; port += 1) {
-      const atGateway = protocol === 'tcp' && NAME_PORTS.includes(port);
+      const atGateway = (protocol === 'tcp' || isJudged) && NAME_PORTS.includes(port);
       if (!atGateway) found.set(`${protocol}:${port}`, { protocol, port });
     }
   }
@@ -260,10 +261,11 @@ export function requestRulesFor({ allow }: EgressPolicy, name: string): RequestR
 function rulesFor(
   policy: EgressPolicy,
   name: string,
-  { port, protocol }: Destination,
+  { port }: Destination,
 ): readonly (NameRule | RequestRule)[] {
   const requests = requestRulesFor(policy, name);
-  const isJudged = requests.length > 0 && protocol === 'tcp' && NAME_PORTS.includes(port);
+  // Whatever the transport: over UDP HTTP/3 says the same requests where nobody can read them.
+  const isJudged = requests.length > 0 && NAME_PORTS.includes(port);
   return isJudged ? requests : policy.allow.filter((rule) => rule.kind === 'name');
 }
 

@@ -100,6 +100,13 @@ describe('rules by method and path: what they let through', () => {
     'Destination: /admin',
     'X-Amz-Copy-Source: /other/key',
     'x-ms-rename-source: /other/key',
+    'x-ms-file-rename-source: /other/key',
+    'X-Copy-From: /other/key',
+    'X-Object-Manifest: other/key',
+    'X.Original.URL: /admin',
+    'HTTP-Method-Override: DELETE',
+    'X-Matched-Path: /admin',
+    'x-envoy-original-dst-host: 192.0.2.1:80',
     'Connection: close, Content-Length',
     'Connection: X-Request-Id',
   ])('a field that means another request is refused: %s', (field) => {
@@ -147,6 +154,13 @@ describe('rules by method and path: what else they open and close', () => {
     expect(decideRequest(policy, head('GET /x')).allowed).toBe(false);
     expect(judgesRequestsByTls(policy, API)).toBe(true);
     expect(judgesRequestsByTls(policy, 'b.example.com')).toBe(false);
+  });
+  it('beat a rule for UDP of all names above it: HTTP/3 would not be judged', () => {
+    const policy = list('*.example.com:443/udp', '*.example.com:53/udp', `GET https://${API}/v1/`);
+    expect(decide(policy, to(443, 'udp')).allowed).toBe(false);
+    expect(pinnedPorts(policy, API)).toEqual([{ protocol: 'udp', port: 53 }]);
+    expect(decide(policy, to(443, 'udp', ['b.example.com'])).allowed).toBe(true);
+    expect(pinnedPorts(policy, 'b.example.com')).toHaveLength(2);
   });
   it('a rule of one scheme opens nothing of the other', () => {
     const policy = list(`http://${API}/`, `GET https://${API}/v1/`);
@@ -226,7 +240,9 @@ describe('rules by method and path: what can not be one', () => {
   it('the same name whole and in part', () => {
     for (const whole of [API, `${API}:443`, `${API}:80-90/tcp`])
       expect(problem(whole, `GET https://${API}/v1/`), whole).toContain('whole and in part');
-    expect(problem(`${API}:8080`, `${API}:443/udp`, `GET https://${API}/v1/`)).toBe('fine');
+    // HTTP/3 would say any request.
+    expect(problem(`${API}:443/udp`, `GET https://${API}/v1/`)).toContain('whole and in part');
+    expect(problem(`${API}:8080`, `${API}:53/udp`, `GET https://${API}/v1/`)).toBe('fine');
   });
   it('in the mode open, and to deny', () => {
     const rule = `GET https://${API}/v1/`;

@@ -7,6 +7,7 @@
 import type { Verdict } from './dns-answers.ts';
 import { type Field, hostText, type RequestHead } from './http-head.ts';
 import { type EgressPolicy, type RequestRule, requestRulesFor } from './policy.ts';
+import { isOverride, plainFieldName } from './request-fields.ts';
 import { pathProblemText, readPath } from './request-path.ts';
 import { isNeverAllowed, WEBSOCKET } from './request-rule.ts';
 
@@ -25,19 +26,6 @@ export type RequestRefusal =
 export interface RequestVerdict extends Verdict {
   readonly reason?: RequestRefusal;
 }
-
-/**
- * Fields by which another request is meant than the line says: method (Rack, Rails, Laravel, ASP.NET, Google's APIs),
- * path (IIS, Symfony, Envoy), host and prefix (who stands behind a proxy), and what is copied or renamed from or to
- * elsewhere (WebDAV, object stores). `-` and `_` are one to CGI and WSGI.
- */
-const OVERRIDES = [
-  /^x-(?:http-)?method(?:-override)?$/i,
-  /^x-(?:original|rewrite|envoy-original)-(?:url|uri|path|host|method)$/i,
-  /^x-forwarded-(?:host|method|path|prefix|uri|server)$/i,
-  /^x-(?:host|script-name|path-info|request-uri|waf-url|http-host-override)$/i,
-  /^(?:forwarded|destination|request-uri|x-[a-z]+-(?:copy|rename)-source)$/i,
-] as const;
 
 /** What `Connection` may name; another field would be dropped by the next proxy, `Content-Length` too (RFC 9110 section 7.6.1). */
 const CONNECTION = /^(?:close|keep-alive|upgrade|te)?$/i;
@@ -58,7 +46,7 @@ export function decideRequest(policy: EgressPolicy, head: RequestHead): RequestV
   const all = requestRulesFor(policy, name);
   if (all.length === 0) return { allowed: true, why: '' };
   const rules = all.filter(({ ports }) => ports?.first === head.port);
-  const override = head.fields.find(isOverride);
+  const override = head.fields.find(changesRequest);
   if (override !== undefined) {
     const why = `${override.name} can change which request a server takes it for; leave it out`;
     return refuse('field_refused', why);
@@ -83,11 +71,10 @@ export function decideRequest(policy: EgressPolicy, head: RequestHead): RequestV
   return refuse('path_refused', `no rule allows ${head.method} of this path of ${name}`);
 }
 
-function isOverride({ name, value }: Field): boolean {
-  const known = name.replaceAll('_', '-');
-  if (/^connection$/i.test(known))
+function changesRequest({ name, value }: Field): boolean {
+  if (/^connection$/i.test(plainFieldName(name)))
     return !value.split(',').every((one) => CONNECTION.test(one.trim()));
-  return OVERRIDES.some((pattern) => pattern.test(known));
+  return isOverride(name);
 }
 
 /** What rules call it; undefined: what none may allow. */

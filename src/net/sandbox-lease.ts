@@ -16,6 +16,7 @@ import { type BytesByName, DestinationBudgets } from './destination-budgets.ts';
 import { type NameEvent, SandboxNames } from './dns-answers.ts';
 import { DnsServer, type DnsServerOptions } from './dns-server.ts';
 import type { DnsUpstream } from './dns-upstream.ts';
+import { NetError } from './errors.ts';
 import { Gateway, type GatewayEvent, type OpenConnections } from './gateway.ts';
 import type { Destination } from './gateway-judge.ts';
 import { GuestConnections } from './guest-connection.ts';
@@ -102,6 +103,7 @@ export class SandboxLease implements NetworkLease {
   #changes: Promise<unknown> = Promise.resolve();
   #isTabled = false;
   #loan: Promise<void> = Promise.resolve();
+  #isReleased = false;
 
   /** @param cleanup with what was acquired before; `release` runs it */
   constructor(options: SandboxLeaseOptions, cleanup: CleanupStack) {
@@ -197,10 +199,12 @@ export class SandboxLease implements NetworkLease {
     return this.#options.tap.close();
   }
 
-  lend(borrower: TapBorrower, open: (name: string) => Promise<void>): Promise<void> {
+  async lend(borrower: TapBorrower, open: (name: string) => Promise<void>): Promise<void> {
+    // Its descriptor is closed, and may be the number of another sandbox's TAP by now.
+    if (this.#isReleased) throw new NetError('closed', 'lend a TAP: its lease is released');
     const loan = this.#options.lend(borrower, open);
     this.#loan = loan.catch((error: unknown) => ignore(error, 'the caller has it'));
-    return loan;
+    await loan;
   }
 
   setPolicy(policy: EgressPolicy, limits?: LeaseLimits): Promise<void> {
@@ -253,6 +257,7 @@ export class SandboxLease implements NetworkLease {
   }
 
   async release(): Promise<void> {
+    this.#isReleased = true;
     // What is away could not be removed.
     await this.#loan;
     await this.#cleanup.run();

@@ -142,6 +142,19 @@ describe('SecretExchange: requests', () => {
     expect(world.sent('to_upstream').replace(/^GET [\s\S]*websocket[\s\S]*$/, '')).toBe('');
     expect(world.outputs.at(-1)?.kind === 'close').toBe(reason !== 'early');
   });
+  it('a body that is refused is answered once earlier requests are, for its own request never will be', () => {
+    const chunked = crlf('POST /y HTTP/1.1', 'Host: a.example', 'Transfer-Encoding: chunked');
+    const cut = `${chunked}1\r\na\r\n0\r\nX-Original-URL: /admin\r\n\r\n`;
+    const alone = new World().guest(cut);
+    expect(alone.reasons).toEqual(['http_chunk']);
+    expect(alone.sent('to_guest')).toContain('400 Bad Request');
+    const world = new World().guest(get()).upstream(`${OK}Content-Length: 2\r\n\r\na`).guest(cut);
+    expect(world.sent('to_guest')).not.toContain('400');
+    world.upstream('b');
+    expect(world.sent('to_guest')).toMatch(/\r\n\r\nabHTTP\/1\.1 400 /);
+    expect(world.outputs.at(-1)).toEqual({ kind: 'close' });
+    expect(world.sent('to_upstream')).not.toContain('X-Original');
+  });
   it('a second request that is refused is answered after the first, and is the last', () => {
     const world = new World().guest(
       get(BEARER) + crlf('GET / HTTP/1.1', 'Host: b.example', BEARER) + get(BEARER),

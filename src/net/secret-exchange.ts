@@ -119,6 +119,7 @@ export class SecretExchange {
     if (piece.kind === 'body') this.#out.push({ kind: 'to_upstream', bytes: piece.bytes });
     else if (piece.kind === 'head') this.#onHead(piece.head);
     else if (piece.kind === 'refused') {
+      if (this.#requests.isCut) this.#responses.withdraw();
       const why = `no HTTP/1.1 request that can be judged: ${piece.reason}`;
       this.#refuse(400, `http_${piece.reason}`, why);
     }

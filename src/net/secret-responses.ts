@@ -84,6 +84,11 @@ export class SecretResponses {
     return true;
   }
 
+  /** The last request will never be whole: no answer to it is waited for, unless it has begun. */
+  withdraw(): void {
+    if (this.isBetween || this.#asked.length > 1) this.#asked.pop();
+  }
+
   /** Every request has its whole answer. */
   get isComplete(): boolean {
     return this.#asked.length === 0 && this.#phase === 'head' && this.#lineBytes === 0;

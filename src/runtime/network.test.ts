@@ -18,6 +18,13 @@ function world() {
   const done: string[] = [];
   const lease: Partial<NetworkLease> = {
     tapFd: 9,
+    interfaceName: 'nv-one',
+    handedOver: async () => void done.push('handed over'),
+    lend: async () => {
+      await Promise.resolve();
+      done.push('lent');
+    },
+    release: async () => void done.push('released'),
     setSecrets: async (secrets) => {
       given.push(secrets);
       done.push('secrets');
@@ -32,8 +39,42 @@ function world() {
       return lease as NetworkLease;
     },
   };
-  return { network: new Network(async () => host as HostNetwork), requests, given, done };
+  const watch = (_id: string, name: string) => {
+    done.push(`watch ${name}`);
+    return () => void done.push('no watch');
+  };
+  return { network: new Network(async () => host as HostNetwork, watch), requests, given, done };
 }
+
+describe('Network: who measures a card', () => {
+  const vmm = { pid: 1, user: null };
+  it('hears of it until it goes, but for the time of a loan', async () => {
+    const { network, done } = world();
+    const lease = await network.lease(ID, list('a.example'), { secrets: [] });
+    await lease.lend(vmm, async () => undefined);
+    await lease.handedOver();
+    await lease.release();
+    expect(done).toEqual([
+      ...[
+        'watch nv-one',
+        'no watch',
+        'lent',
+        'watch nv-one',
+        'handed over',
+        'no watch',
+        'released',
+      ],
+    ]);
+  });
+  it('hears nothing of one that goes while it is lent', async () => {
+    const { network, done } = world();
+    const lease = await network.lease(ID, list('a.example'), { secrets: [] });
+    const lent = lease.lend(vmm, async () => undefined);
+    await lease.release();
+    await lent;
+    expect(done.filter((what) => what === 'watch nv-one')).toHaveLength(1);
+  });
+});
 
 describe('Network: rules by path', () => {
   it('without them and without secrets nothing is trusted in', async () => {
@@ -55,7 +96,7 @@ describe('Network: rules by path', () => {
     const { trust } = lease;
     expect(trust?.certificate).toContain('BEGIN CERTIFICATE');
     await lease.setPolicy(list('GET https://b.example/'));
-    expect(done).toEqual([
+    expect(done.slice(1)).toEqual([
       'secrets',
       'policy GET https://a.example/v1/',
       'policy GET https://b.example/',

@@ -67,7 +67,8 @@ export class Network {
     const request = { sandboxId, policy: parsed, limits, secrets: given };
     const used = { bytesUsed, destinationBytesUsed };
     const lease = await orUnavailable(network.lease({ ...request, ...used }));
-    const stopWatching = this.#watch(sandboxId, lease.interfaceName);
+    let stopWatching = this.#watch(sandboxId, lease.interfaceName);
+    let isReleased = false;
     return {
       get trust() {
         return trust;
@@ -82,8 +83,11 @@ export class Network {
       guest: lease.guest,
       handedOver: () => orUnavailable(lease.handedOver()),
       lend: async (...to) => {
+        // While it is lent it is nowhere to be found, and it loses the filters that are on it.
+        stopWatching();
         try {
           await lease.lend(...to);
+          if (!isReleased) stopWatching = this.#watch(sandboxId, lease.interfaceName);
         } catch (error) {
           // Else it is the VMM that failed.
           throw error instanceof LinkError || error instanceof NetError
@@ -111,6 +115,7 @@ export class Network {
       traffic: () => lease.traffic(),
       gatewayUse: () => lease.gatewayUse(),
       release: () => {
+        isReleased = true;
         stopWatching();
         return lease.release();
       },

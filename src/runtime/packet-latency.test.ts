@@ -48,6 +48,30 @@ describe('PacketLatency', () => {
     await packets.close();
   });
 
+  it('a card that comes back, as after a loan, waits until the one before has let go of it', async () => {
+    const probes = new SlowProbes();
+    const packets = begun(probes);
+    packets.watch('one', 'nv-one')();
+    const stop = packets.watch('one', 'nv-one');
+    await turn();
+    stop();
+    packets.watch('one', 'nv-one');
+    await turn();
+    // The second is on its way; the third is not yet, and other cards wait for none.
+    expect(probes.waiting).toHaveLength(1);
+    packets.watch('two', 'nv-two');
+    await turn();
+    expect(probes.waiting).toHaveLength(2);
+    for (const go of probes.waiting.splice(0)) go();
+    await turn();
+    expect([probes.attached, probes.waiting.length]).toEqual([1, 1]);
+    for (const go of probes.waiting) go();
+    await packets.settled();
+    expect(probes.attached).toBe(2);
+    expect(packets.of('one')?.paths.peer.answered).toBe(7);
+    await packets.close();
+  });
+
   it('its end waits for what is being attached, and takes it away first', async () => {
     const probes = new SlowProbes();
     const packets = begun(probes);

@@ -41,7 +41,8 @@ export class PacketLatency {
   readonly #parts: PacketLatencyParts;
   readonly #cards = new Set<Card>();
   #ended: Readonly<Record<Path, Times>> = { guest: NONE, peer: NONE, forward: NONE };
-  readonly #attaching = new Set<Promise<void>>();
+  /** By the name of the interface: who comes next waits until the one before has let go of it. */
+  readonly #attaching = new Map<string, Promise<void>>();
   #opening: Promise<void> | undefined;
   #probes: Probes | undefined;
   #isClosed = false;
@@ -76,7 +77,7 @@ export class PacketLatency {
   /** Resolves when every card is measured that can be. */
   async settled(): Promise<void> {
     await this.#opening;
-    await Promise.all(this.#attaching);
+    await Promise.all(this.#attaching.values());
   }
 
   metrics(): readonly Metric[] {
@@ -145,19 +146,27 @@ export class PacketLatency {
   }
 
   #begin(card: Card, probes: Probes): void {
-    const attaching = this.#attach(card, probes).finally(() => this.#attaching.delete(attaching));
-    this.#attaching.add(attaching);
+    const { interfaceName } = card;
+    const before = this.#attaching.get(interfaceName) ?? Promise.resolve();
+    const attaching = before
+      .then(() => this.#attach(card, probes))
+      .finally(() => {
+        if (this.#attaching.get(interfaceName) === attaching) this.#attaching.delete(interfaceName);
+      });
+    this.#attaching.set(interfaceName, attaching);
   }
 
   /** Never rejects. */
   async #attach(card: Card, probes: Probes): Promise<void> {
+    if (!this.#cards.has(card)) return;
     try {
       const probe = await probes.watchCard(card.interfaceName);
       // It may have gone meanwhile.
       if (this.#cards.has(card)) card.probe = probe;
       else probe?.[Symbol.dispose]();
     } catch (error) {
-      this.#tell('packets of a sandbox are not measured', error);
+      // One that has gone, or been lent, meanwhile fails as it likes.
+      if (this.#cards.has(card)) this.#tell('packets of a sandbox are not measured', error);
     }
     try {
       await probes.watchUplink();

@@ -131,6 +131,22 @@ describe('ChannelRelay', () => {
     expect(asked).toEqual([]);
   });
 
+  it('connect: a guest that says neither yes nor no holds nobody for long, also who has gone', async () => {
+    await open();
+    answer = '';
+    const [patient, gone] = [connect(channelPath), connect(channelPath)];
+    for (const socket of [patient, gone]) socket.write('CONNECT 5000\n');
+    await expect.poll(() => asked.length).toBe(2);
+    gone.destroy();
+    expect(patient.readableEnded).toBe(false);
+    clock.advance(5_000);
+    expect(await isOver(patient)).toBe(true);
+    for (const { socket } of asked) expect(await isOver(socket)).toBe(true);
+    await expect
+      .poll(() => relay.stats())
+      .toMatchObject({ connectionsOpened: 0, connectionsRefused: 2 });
+  });
+
   it('connect: who is not read holds up who writes to it, and nobody else', async () => {
     await open();
     const [slow, other] = [await dial(), await dial()];

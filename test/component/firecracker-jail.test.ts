@@ -301,7 +301,12 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
       ...{ id: 'held', dir, overlayPath: join(dir, 'overlay'), channelPath: join(dir, 'v') },
     };
     const driver = await makeJailDriver({ uid: 61_236, gid: 61_236 });
+    const sockets = () => readdirSync(dir).filter((name) => lstatSync(join(dir, name)).isSocket());
+    const before = sockets();
+    expect(before).toContain('v');
     await expect(driver.adopt(spec)).rejects.toMatchObject({ code: 'vm_unsupported' });
+    // Its owner's channel is not touched.
+    expect(sockets()).toEqual(before);
     owner.kill('SIGKILL');
     await once(owner, 'exit');
     const vm = await driver.adopt(spec);

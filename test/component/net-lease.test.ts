@@ -51,7 +51,7 @@ async function lease(record: SandboxLeaseOptions['record'] = () => undefined) {
   const tap = { name: own.tap, fd: -1, close: async () => undefined };
   const upstreams = [{ address: HERE, port: upstream.address().port }];
   const terms = { policy: DATABASE, limits: {}, bytesUsed: 0 };
-  const lend = async () => undefined;
+  const lend = async (...[, open]: Parameters<SandboxLease['lend']>) => open(own.tap);
   const base = { addresses, tap, lend, mtu: 1500, ...terms, clock: systemClock, log: silentLog };
   const connections = new OpenConnections();
   const made = new SandboxLease(
@@ -95,6 +95,15 @@ describe('SandboxLease', () => {
     const none = parsePolicy({ mode: 'none' });
     await made.setPolicy(none);
     expect(made.policy).toBe(none);
+  });
+  it('lends no TAP once it is released: another one may have its descriptor', async () => {
+    const { made } = await lease();
+    const opened: string[] = [];
+    const open = async (name: string): Promise<void> => void opened.push(name);
+    await made.lend({ pid: 1, user: null }, open);
+    await made.release();
+    await expect(made.lend({ pid: 1, user: null }, open)).rejects.toMatchObject({ code: 'closed' });
+    expect(opened).toHaveLength(1);
   });
   it('records nothing of what was released while its policy was changed', async () => {
     const recorded: EgressPolicy[] = [];

@@ -62,6 +62,20 @@ describe('rules by path: plain HTTP', () => {
     expect(made.reasons()).toEqual(['allowed', 'allowed', 'path_refused']);
     expect(made.gateway.stats().ended.get('path_refused')).toBe(1);
   });
+  it('what would change a request does not come behind its body: it is told at once, and not to the server', async () => {
+    for (const trailer of ['X-HTTP-Method-Override: DELETE', 'x_copy_from: /admin']) {
+      const { made, seen } = await judged('GET,POST http://a.example/v1/');
+      const pieces = [
+        request('GET /v1/a'),
+        request('POST /v1/b', 'a.example', 'Transfer-Encoding: chunked\r\n'),
+        `3\r\nabc\r\n0\r\n${trailer}\r\n\r\n`,
+      ];
+      expect(errorOf(await talk(made.port, pieces))).toBe('http_chunk');
+      expect(seen).toEqual(['GET a.example /v1/a 0']);
+      // All at once, while the server is still being called.
+      expect(errorOf(await talk(made.port, [pieces.slice(1).join('')]))).toBe('http_chunk');
+    }
+  });
   it('one request in pieces of a byte', async () => {
     const { made, seen } = await judged('GET http://a.example/v1/');
     const bytes = [...request('GET /v1/../x', 'a.example', last)];

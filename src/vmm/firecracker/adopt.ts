@@ -24,6 +24,7 @@ const LOG_TAIL_BYTES = 16 * 1024;
 /**
  * @param spec as the VM was started with; its listeners are there again
  * @param binary absolute, without symbolic links
+ * @param prepare makes the listeners of its channel, once it is sure that nobody else has the VM
  * @returns a VM that is as it was left, running or paused
  * @throws VmmError `vm_gone`: there is no such VM; `vm_unsupported`: its owner lives; `vmm_timeout`: it hangs
  */
@@ -32,6 +33,7 @@ export async function adoptProcess(
   binary: string,
   jail: JailSpec,
   clock: Clock,
+  prepare: () => Promise<void>,
 ): Promise<{ place: Place; process: VmmProcess }> {
   const owner = await readOwner(`${jail.baseDir}/${jailFolder(binary, spec.id)}`);
   if (owner === undefined) throw gone(spec, 'it has no jail');
@@ -45,6 +47,7 @@ export async function adoptProcess(
   const startTicks = pid === undefined ? undefined : startTicksOf(pid);
   if (pid === undefined || startTicks === undefined) throw gone(spec, 'its process has ended');
   try {
+    await prepare();
     await takeOver();
     const api = new ApiClient(() => place.apiPath(), clock);
     // It answers, or it is of no use.

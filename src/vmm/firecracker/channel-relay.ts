@@ -26,6 +26,8 @@ const CONNECTIONS_MAX = 1_024;
 const LINE_BYTES_MAX = 64;
 /** From a client's connection to its whole line. */
 const CONNECT_MS_MAX = 5_000;
+/** From the line to the guest's answer. Firecracker gives up after 2 s by itself, unless a guest has taken it over. */
+const ANSWER_MS_MAX = 5_000;
 /** The last name of `<inner>`: no longer than any channel's, so that it fits wherever that does. */
 export const INNER_NAME = 'c';
 
@@ -139,7 +141,10 @@ export class ChannelRelay {
     if (guest === undefined) return;
     // Whole, for Firecracker takes no line that comes in parts.
     guest.write(line);
+    // The client that gives up is not noticed: nobody reads from it yet.
+    const late = this.#clock.after(ANSWER_MS_MAX, () => guest.destroy());
     readLine(guest, LINE_BYTES_MAX, (answer) => {
+      late();
       if (answer === null) {
         this.#refuse(client, guest);
         return;

@@ -137,7 +137,8 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
   try {
     const jail = await known.jail?.(spec);
     if (jail?.release !== undefined) cleanup.push('jail', jail.release);
-    const relay = await makeRelay(known, spec, cleanup);
+    const relay = makeRelay(known, spec, cleanup);
+    await relay.prepare();
     const inner = { ...spec, channelPath: relay.innerPath };
     const place =
       jail === undefined
@@ -179,9 +180,10 @@ async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
   if (jail.release !== undefined) cleanup.push('jail', jail.release);
   const release = (): Promise<void> => releaseAll(cleanup, known.log, spec.id);
   try {
-    const relay = await makeRelay(known, spec, cleanup);
+    const relay = makeRelay(known, spec, cleanup);
     const inner = { ...spec, channelPath: relay.innerPath };
-    const { place, process } = await adoptProcess(inner, known.path, jail, known.clock);
+    const prepare = (): Promise<void> => relay.prepare();
+    const { place, process } = await adoptProcess(inner, known.path, jail, known.clock, prepare);
     cleanup.push('directory of Firecracker', () => place.release());
     cleanup.push('Firecracker process', () => process.kill());
     await relay.connect();
@@ -194,14 +196,14 @@ async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
   }
 }
 
-async function makeRelay(
+/** What is there of another one, `prepare` takes away. */
+function makeRelay(
   { clock }: Known,
   { channelPath, channelLimits = {} }: VmSpec,
   cleanup: CleanupStack,
-): Promise<ChannelRelay> {
+): ChannelRelay {
   const relay = new ChannelRelay(channelPath, channelLimits, clock);
   cleanup.push('channel', () => relay.close());
-  await relay.prepare();
   return relay;
 }
 
