@@ -10,9 +10,8 @@ import type { Cli } from './cli.ts';
 import {
   EXIT_NEUROVISOR_FAILED,
   exitOfSignal,
-  failureJson,
-  failureText,
   HANDLED_SIGNALS,
+  tellFailure,
   UsageError,
 } from './failure.ts';
 import * as ranges from './ranges.ts';
@@ -73,8 +72,7 @@ function fail(error: unknown, signalStatus: number | null): void {
     return;
   }
   process.exitCode = isWrongWord(error) ? 2 : EXIT_NEUROVISOR_FAILED;
-  if (json) process.stdout.write(`${JSON.stringify(failureJson(error), null, 2)}\n`);
-  else process.stderr.write(`${failureText(error)}\n`);
+  tellFailure(error, json);
 }
 
 const WRONG_WORDS: ReadonlySet<string> = new Set(['not_found', 'spec_invalid']);
