@@ -4,7 +4,7 @@ import type { Cli } from './cli.ts';
 
 export async function openRuntime(
   cli: Cli,
-  options: Partial<Pick<RuntimeOptions, 'config' | 'modelPath' | 'onUsage'>> & {
+  options: Partial<Pick<RuntimeOptions, 'config' | 'modelPath' | 'onUsage' | 'withoutModel'>> & {
     /** The caller may still build a template, and closes the progress itself. */
     readonly keepsProgress?: boolean;
   } = {},

@@ -66,6 +66,8 @@ export interface RuntimeOptions {
   /** A GGUF file for the engine instead of the small model that set-up fetches. */
   readonly modelPath?: string | undefined;
   readonly onUsage?: (usage: UsageRecord) => void;
+  /** Nothing will ask for a model, so none is fetched. */
+  readonly withoutModel?: boolean;
   /** The host's network, when the first sandbox asks for one; default: the kernel's. */
   readonly openNetwork?: () => Promise<HostNetwork>;
 }
@@ -158,7 +160,7 @@ export class Runtime {
       });
       cleanup.push('engine', () => upstream.close());
       const artifacts = await ensureArtifacts(setupContext(options, home), {
-        withModel: upstream.needsModel,
+        withModel: upstream.needsModel && options.withoutModel !== true,
       });
       const vsock = createVsockHost({ log, requireSealedMemory: true });
       cleanup.push('vsock worker', () => vsock.close());
