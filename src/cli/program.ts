@@ -60,8 +60,8 @@ export function performThere(
   body: (cli: Cli, control: Daemon) => Promise<number>,
 ): Promise<void> {
   return perform(flags, async (cli) => {
-    const { openDaemon } = await import('../library/daemon.ts');
-    await using control = await openDaemon(cli.config);
+    const { reachDaemon } = await import('./reach-daemon.ts');
+    await using control = await reachDaemon(cli);
     return await body(cli, control);
   });
 }

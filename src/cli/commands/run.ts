@@ -3,10 +3,11 @@
  * removes every trace. Where a daemon runs and can do it, the sandbox is one of the daemon's.
  */
 
-import { type Daemon, openDaemon, openUsualDaemon } from '../../library/daemon.ts';
+import { type Daemon, openUsualDaemon } from '../../library/daemon.ts';
 import type { Cli } from '../cli.ts';
 import { requireCopies } from '../copy-in.ts';
 import { UsageError } from '../failure.ts';
+import { reachDaemon } from '../reach-daemon.ts';
 import { checkJob, type RunFlags, type RunJob } from '../run-job.ts';
 import { readScript, type Script } from '../script.ts';
 import { requireTerminal } from '../terminal.ts';
@@ -39,7 +40,7 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
   const alone = onlyHere(flags);
   if (flags.daemon === true) {
     if (alone !== null) throw new UsageError(`a daemon can't do ${alone}`, 'leave --daemon away');
-    return await openDaemon(cli.config);
+    return await reachDaemon(cli);
   }
   return alone === null ? await openUsualDaemon(cli.config) : null;
 }

@@ -47,8 +47,14 @@ Examples:
   curl -H "X-API-Key: $(cat ~/.neurovisor/api-key)" http://127.0.0.1:7070/v1/host
 `,
     )
-    .action((flags: ServeFlags & OutputFlags) =>
-      perform(flags, async (cli) => (await import('../commands/serve.ts')).serve(cli, flags)),
+    .action((flags: Omit<ServeFlags, 'pool'> & { readonly pool: string } & OutputFlags) =>
+      perform(flags, async (cli) => {
+        const pool = ranges.pool(flags.pool);
+        const { becomeDaemon } = await import('../become-daemon.ts');
+        const release = await becomeDaemon(cli);
+        const { serve } = await import('../commands/serve.ts');
+        return await serve(cli, { ...flags, pool }, release);
+      }),
     );
 
   program
