@@ -54,12 +54,17 @@ export async function perform(
   }
 }
 
-/** A command on the sandboxes of the daemon. */
+/**
+ * A command on the sandboxes of the daemon.
+ * @param check of the words, before the daemon is looked for: wrong ones are wrong without one too
+ */
 export function performThere(
   flags: OutputFlags,
   body: (cli: Cli, control: Daemon) => Promise<number>,
+  check: (cli: Cli) => unknown = () => undefined,
 ): Promise<void> {
   return perform(flags, async (cli) => {
+    await check(cli);
     const { reachDaemon } = await import('./reach-daemon.ts');
     await using control = await reachDaemon(cli);
     return await body(cli, control);

@@ -28,6 +28,8 @@ export const disk = sized('--disk', LIMITS.diskMibMin, LIMITS.diskMibMax);
 export const timeout = timed('--timeout', 1, LIMITS.timeoutMsMax);
 /** Milliseconds */
 export const interval = timed('--interval', 100, 3_600_000);
+/** Milliseconds; `net latency`. */
+export const latencyTime = timed('--for', 1, 3_600_000);
 /** Milliseconds */
 export const idleTimeout = timed('--idle-timeout', IDLE_TIMEOUT_MS_MIN, LIMITS.timeoutMsMax);
 
@@ -74,11 +76,12 @@ function ranged(name: string, parse: Parse, { min, max, inWords }: Range): Parse
   };
 }
 
-function named(name: string, parse: () => number): number {
+/** What is wrong with a value, with the option in front that has it, unless that is named already. */
+export function named<T>(name: string, parse: () => T): T {
   try {
     return parse();
   } catch (error) {
-    if (!(error instanceof UsageError)) throw error;
+    if (!(error instanceof UsageError) || error.message.startsWith(name)) throw error;
     throw new UsageError(`${name}: ${error.message}`, error.remedy);
   }
 }

@@ -1,5 +1,5 @@
 /** What `neurovisor` says of words that are wrong, where no daemon runs: nothing is asked of one for that. */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -8,6 +8,9 @@ import { type CliResult, cli } from '../support/cli.ts';
 let home: string;
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'nv-words-'));
+  // A set-up fails at it, instead of building for minutes.
+  await mkdir(join(home, 'cache'));
+  await writeFile(join(home, 'cache/kernel'), '');
 });
 afterAll(() => rm(home, { recursive: true }));
 
@@ -36,6 +39,34 @@ describe('-o json', () => {
   it('of the program, after --: errors are text', async () => {
     const { stdout, stderr } = await run('exec --frob x -- jq -o json');
     expect([stdout, stderr]).toEqual(['', expect.stringContaining("unknown option '--frob'")]);
+  });
+});
+
+describe('words that are wrong whatever a daemon says', () => {
+  it.each([
+    ['port x 99999', '"99999" is no port of a sandbox'],
+    ['pool set 5 2', 'a pool of at least 5 and at most 2'],
+    ['pool set 1 2 --memory 1', '--memory: 1 is not from 128M to 64G'],
+    ['rm', 'name sandboxes, or all of them'],
+    ['rm --all x', '--all and names of sandboxes exclude each other'],
+    ['exec x', 'no program was given'],
+    ['exec x --timeout 0 -- ls', '--timeout: 0 is not from 1ms'],
+    ['cp a b', 'one side must be in a sandbox'],
+    ['net latency zz --for 0', '--for: 0 is not from 1ms to 1h'],
+    ['snapshot create x --name Bad/..', '--name "Bad/..": expected 1 to 63 lower-case letters'],
+    ['run --daemon --no-daemon s.py', '--daemon and --no-daemon exclude each other'],
+    ['run -i -c 1', '-i alone does nothing'],
+    ['run -t -c 1', '-t alone does nothing'],
+    ['run --no-daemon --rate abc -c 1', '--rate: "abc" is no number of bytes'],
+    ['run --no-daemon --net open --net-limit bytes=-1 -c 1', '--net-limit: "-1" is no number'],
+    ['run --no-daemon --deny-out pypi.org -c 1', '--deny-out alone allows nothing'],
+    ['prove canary', '--zone is missing'],
+    ['bench nosuch', 'there are the groups boot, '],
+  ])('%s', async (line, message) => {
+    const { status, stdout, stderr } = await run(line);
+    expect(stderr).toContain(message);
+    expect([status, stdout]).toEqual([2, '']);
+    expect(stderr.split('\n').length).toBeLessThanOrEqual(3);
   });
 });
 

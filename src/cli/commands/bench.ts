@@ -53,7 +53,11 @@ function choose(names: readonly string[]): readonly Benchmark[] {
   const known = BENCHMARKS.flatMap((benchmark) => benchmark.names);
   for (const name of names) {
     if (!known.some((one) => isWanted(one, [name]))) {
-      throw new UsageError(`no benchmark "${name}"`, `there are: ${known.join(', ')}`);
+      const groups = [...new Set(known.map((one) => one.split('.', 1)[0]))].join(', ');
+      throw new UsageError(
+        `no benchmark "${name}"`,
+        `there are the groups ${groups}; their figures: neurovisor bench --help`,
+      );
     }
   }
   return BENCHMARKS.filter((one) => one.names.some((name) => isWanted(name, names)));

@@ -138,8 +138,10 @@ Examples:
     .option('--warm <module>', 'imported instead of the default list', collect, [])
     .addOption(output())
     .action((min: number, max: number, flags: PoolFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) =>
-        (await load()).poolSet(cli, control, { min, max }, flags),
+      performThere(
+        flags,
+        async (cli, control) => (await load()).poolSet(cli, control, { min, max }, flags),
+        async () => (await load()).checkPool({ min, max }, flags),
       ),
     );
 }

@@ -6,6 +6,8 @@ import type { PortFlags } from '../commands/port.ts';
 import { collect, type OutputFlags, output, performThere } from '../program.ts';
 
 const programs = () => import('../commands/exec.ts');
+const copies = () => import('../commands/cp.ts');
+const forwards = () => import('../commands/port.ts');
 
 export function addInside(program: Command): void {
   addExec(program);
@@ -51,8 +53,10 @@ Examples:
 `,
     )
     .action((id: string, argv: string[], flags: ExecFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) =>
-        (await programs()).exec(cli, control, id, argv, flags),
+      performThere(
+        flags,
+        async (cli, control) => (await programs()).exec(cli, control, id, argv, flags),
+        async (cli) => (await programs()).checkExec(cli, argv, flags),
       ),
     );
 }
@@ -103,10 +107,11 @@ Examples:
 `,
     )
     .action((source: string, target: string, flags: CopyFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) => {
-        const { cp } = await import('../commands/cp.ts');
-        return await cp(cli, control, [source, target], flags);
-      }),
+      performThere(
+        flags,
+        async (cli, control) => (await copies()).cp(cli, control, [source, target], flags),
+        async (cli) => (await copies()).checkCopy(cli, [source, target]),
+      ),
     );
 }
 
@@ -139,10 +144,11 @@ Examples:
 `,
     )
     .action((id: string, ports: string[], flags: PortFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) => {
-        const { port } = await import('../commands/port.ts');
-        return await port(cli, control, id, ports, flags);
-      }),
+      performThere(
+        flags,
+        async (cli, control) => (await forwards()).port(cli, control, id, ports, flags),
+        async () => (await forwards()).parsePorts(ports),
+      ),
     );
 }
 
