@@ -5,6 +5,7 @@ import type { TimedEvent } from '../../sandbox/event-journal.ts';
 import type { OomMark, PressureMark } from '../../sandbox/memory-watch.ts';
 import type { Cli } from '../cli.ts';
 import { sandboxId } from '../pick.ts';
+import { birthRows, secretRows, termRows } from '../sandbox-rows.ts';
 import { bytes, coarse } from '../table.ts';
 
 export interface EventsFlags {
@@ -104,6 +105,9 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ['size', `${info.cpus} CPUs, ${info.memoryMib} MiB, disk ${info.diskMib} MiB`],
     ['origin', info.origin],
     ['runs on', info.accelerator],
+    ...birthRows(info),
+    ...termRows(info, now),
+    ...secretRows(info),
     ['near out of memory', info.onMemoryPressure],
     ...Object.entries(info.metadata).map(([key, value]) => ['label', `${key}=${value}`] as const),
   ];

@@ -89,7 +89,8 @@ function addCopy(program: Command): void {
     .summary('copy files to or from a sandbox')
     .description(
       'Copies files and directories to or from a sandbox, with modes and symbolic links. ' +
-        'Into TARGET if that is a directory, else under that name; SOURCE/. is what is in a directory. ' +
+        'Into TARGET if that is a directory, else under that name, for which directories are made that are ' +
+        'missing; SOURCE/. is what is in a directory. ' +
         'A path in a sandbox is ID:PATH, from the home of its user; - is standard input or output.',
     )
     .argument('<source>')
