@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { connectFailure, type DaemonPlace } from './connect-failure.ts';
 
-const SOCKET: DaemonPlace = { socketPath: '/home/x/daemon.sock' };
+const SOCKET: DaemonPlace = { socketPath: '/run/x/daemon.sock' };
 const at = (url: string): DaemonPlace => ({ url: new URL(url) });
 const error = (code: string): Error => Object.assign(new Error(`connect ${code}`), { code });
 
