@@ -38,6 +38,8 @@ export interface Benchmark {
   readonly names: readonly string[];
   /** What is measured, in one line for `--help`. */
   readonly summary: string;
+  /** It starts no VM: its context has no runtime, and this machine need not be set up for it. */
+  readonly withoutRuntime?: true;
   measure(context: BenchContext): Promise<readonly Measurement[]>;
 }
 

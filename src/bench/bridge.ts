@@ -14,6 +14,7 @@ export const bridgeBenchmark: Benchmark = {
   names: ['bridge.request', 'bridge.chunk'],
   summary:
     'a small completion and a streamed chunk: through the bridge against the upstream itself',
+  withoutRuntime: true,
   async measure({ rounds, signal, say }) {
     say('calling a scripted upstream directly and through the bridge, in turn');
     const samples = await measureBridge({ rounds, signal });

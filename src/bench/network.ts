@@ -21,6 +21,7 @@ export const networkBenchmark: Benchmark = {
   ],
   summary:
     'TAP, addresses, resolver, gateway and packet filter of a sandbox, in a namespace (root)',
+  withoutRuntime: true,
   async measure({ rounds, signal, say }) {
     if (process.geteuid?.() !== 0) return this.names.map(notMeasured);
     say(`networks one by one and 200 at once, ${rounds} rounds`);

@@ -25,6 +25,7 @@ const ROWS = {
 export const probesBenchmark: Benchmark = {
   names: Object.keys(ROWS),
   summary: 'an echo from a TAP and its answer while eBPF measures them, in a namespace (root)',
+  withoutRuntime: true,
   async measure({ rounds, signal, config, say }) {
     if (process.geteuid?.() !== 0) return this.names.map((name) => notMeasured(name, 'needs root'));
     say(`probes, ${rounds} rounds of 5000 echoes`);

@@ -21,6 +21,7 @@ export const seccompBenchmark: Benchmark = {
     ...['seccomp.call/number', 'seccomp.call/argument'],
   ],
   summary: 'compiling a seccomp profile, its length, and a system call with and without it',
+  withoutRuntime: true,
   async measure(context) {
     const texts = await Promise.all(
       POLICIES.map((name) => readFile(join(POLICY_DIR, name), 'utf8')),

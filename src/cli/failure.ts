@@ -44,6 +44,12 @@ export function failureJson(error: unknown): object {
   };
 }
 
+/** One object on stdout, or text on stderr. */
+export function tellFailure(error: unknown, json: boolean): void {
+  if (json) process.stdout.write(`${JSON.stringify(failureJson(error), null, 2)}\n`);
+  else process.stderr.write(`${failureText(error)}\n`);
+}
+
 function remedyOf(error: unknown): string | undefined {
   for (let current = error; current instanceof Error; current = current.cause) {
     if (current instanceof CodedError && current.remedy !== undefined) return current.remedy;

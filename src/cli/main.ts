@@ -7,7 +7,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError, Help } from 'commander';
 import { ignore } from '../base/ignore.ts';
-import { failureText, UsageError } from './failure.ts';
+import { asksForJson } from './asks-json.ts';
+import { tellFailure, UsageError } from './failure.ts';
 import { helpWords } from './help.ts';
 import { describe } from './program.ts';
 import { addDaemon } from './words/daemon.ts';
@@ -25,11 +26,16 @@ const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
   version: string;
 };
 
+const words = process.argv.slice(2);
+const json = asksForJson(words);
+
 const program = new Command('neurovisor')
   .description('Run AI agents in microVMs; their models stay on the host.')
   .version(version)
   .showHelpAfterError('(neurovisor --help shows what there is)')
   .exitOverride()
+  // One object on stdout is all of it then; commander would write its text beside that.
+  .configureOutput(json ? { writeErr: () => undefined } : {})
   .configureHelp({
     // A list that is empty as long as nothing is given is no default that says anything.
     optionDescription: (option) => {
@@ -58,13 +64,20 @@ for (const stream of [process.stdout, process.stderr]) {
 }
 
 try {
-  await program.parseAsync(helpWords(program, process.argv.slice(2)), { from: 'user' });
+  await program.parseAsync(helpWords(program, words), { from: 'user' });
 } catch (error) {
   if (error instanceof UsageError) {
-    process.stderr.write(`${failureText(error)}\n`);
+    tellFailure(error, json);
     process.exitCode = 2;
   } else if (error instanceof CommanderError) {
-    // Commander has printed its message; `--help` and `--version` are no errors.
+    // `--help` and `--version` are no errors; of others, commander has printed its message.
     process.exitCode = error.exitCode === 0 ? 0 : 2;
+    if (json && error.exitCode !== 0) tellFailure(wrongWords(error), json);
   } else throw error;
+}
+
+function wrongWords({ code, message }: CommanderError): UsageError {
+  // Of a command that has others below it, and none of them was named.
+  if (code === 'commander.help') return new UsageError('a command is missing', 'see --help');
+  return new UsageError(message.replace(/^error: /, '').replaceAll('\n', ' '), 'see --help');
 }

@@ -4,7 +4,9 @@ import type { Cli } from './cli.ts';
 
 export async function openRuntime(
   cli: Cli,
-  options: Partial<Pick<RuntimeOptions, 'config' | 'modelPath' | 'onUsage' | 'observes'>> & {
+  options: Partial<
+    Pick<RuntimeOptions, 'config' | 'modelPath' | 'onUsage' | 'observes' | 'withoutModel'>
+  > & {
     /** The caller may still build a template, and closes the progress itself. */
     readonly keepsProgress?: boolean;
   } = {},

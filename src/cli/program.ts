@@ -10,9 +10,8 @@ import type { Cli } from './cli.ts';
 import {
   EXIT_NEUROVISOR_FAILED,
   exitOfSignal,
-  failureJson,
-  failureText,
   HANDLED_SIGNALS,
+  tellFailure,
   UsageError,
 } from './failure.ts';
 import * as ranges from './ranges.ts';
@@ -55,14 +54,19 @@ export async function perform(
   }
 }
 
-/** A command on the sandboxes of the daemon. */
+/**
+ * A command on the sandboxes of the daemon.
+ * @param check of the words, before the daemon is looked for: wrong ones are wrong without one too
+ */
 export function performThere(
   flags: OutputFlags,
   body: (cli: Cli, control: Daemon) => Promise<number>,
+  check: (cli: Cli) => unknown = () => undefined,
 ): Promise<void> {
   return perform(flags, async (cli) => {
-    const { openDaemon } = await import('../library/daemon.ts');
-    await using control = await openDaemon(cli.config);
+    await check(cli);
+    const { reachDaemon } = await import('./reach-daemon.ts');
+    await using control = await reachDaemon(cli);
     return await body(cli, control);
   });
 }
@@ -73,8 +77,7 @@ function fail(error: unknown, signalStatus: number | null): void {
     return;
   }
   process.exitCode = isWrongWord(error) ? 2 : EXIT_NEUROVISOR_FAILED;
-  if (json) process.stdout.write(`${JSON.stringify(failureJson(error), null, 2)}\n`);
-  else process.stderr.write(`${failureText(error)}\n`);
+  tellFailure(error, json);
 }
 
 const WRONG_WORDS: ReadonlySet<string> = new Set(['not_found', 'spec_invalid']);

@@ -2,6 +2,7 @@
  * Numbers of the command line with the range that each may be in. Checked before anything is asked for, so
  * that a message names the option as it was written; the daemon checks again, by its own names.
  */
+import type { PoolLimits } from '../sandbox/control.ts';
 import { POOL_MEMBERS_MAX } from '../sandbox/pool-target.ts';
 import { FORKS_MAX, IDLE_TIMEOUT_MS_MIN } from '../sandbox/request.ts';
 import { LIMITS } from '../sandbox/spec.ts';
@@ -29,8 +30,24 @@ export const disk = sized('--disk', LIMITS.diskMibMin, LIMITS.diskMibMax);
 export const timeout = timed('--timeout', 1, LIMITS.timeoutMsMax);
 /** Milliseconds */
 export const interval = timed('--interval', 100, 3_600_000);
+/** Milliseconds; `net latency`. */
+export const latencyTime = timed('--for', 1, 3_600_000);
 /** Milliseconds */
 export const idleTimeout = timed('--idle-timeout', IDLE_TIMEOUT_MS_MIN, LIMITS.timeoutMsMax);
+
+/** `MIN` or `MIN:MAX`. */
+export function pool(text: string): PoolLimits {
+  const match = /^(\d{1,4})(?::(\d{1,4}))?$/.exec(text);
+  const min = Number(match?.[1]);
+  const max = Number(match?.[2] ?? match?.[1]);
+  if (match === null || min > max || max > POOL_MEMBERS_MAX) {
+    throw new UsageError(
+      `"${text}" are no limits of a pool`,
+      `write MIN or MIN:MAX, up to ${POOL_MEMBERS_MAX}, e.g. 1:4`,
+    );
+  }
+  return { min, max };
+}
 
 type Parse = (text: string) => number;
 
@@ -61,11 +78,12 @@ function ranged(name: string, parse: Parse, { min, max, inWords }: Range): Parse
   };
 }
 
-function named(name: string, parse: () => number): number {
+/** What is wrong with a value, with the option in front that has it, unless that is named already. */
+export function named<T>(name: string, parse: () => T): T {
   try {
     return parse();
   } catch (error) {
-    if (!(error instanceof UsageError)) throw error;
+    if (!(error instanceof UsageError) || error.message.startsWith(name)) throw error;
     throw new UsageError(`${name}: ${error.message}`, error.remedy);
   }
 }

@@ -3,6 +3,7 @@ import type { UsageRecord } from '../bridge/bridge.ts';
 import type { JailMode } from '../config.ts';
 import type { ProcessExit, PythonSpec } from '../guest/link.ts';
 import type { SandboxEnd } from '../sandbox/supervisor.ts';
+import { UsageError } from './failure.ts';
 import * as ranges from './ranges.ts';
 import type { SandboxFlags } from './sandbox-flags.ts';
 import type { Script } from './script.ts';
@@ -47,6 +48,11 @@ export interface RunReport {
 /** What is wrong with it, before anything is started for it. @throws UsageError */
 export function checkJob(flags: RunFlags): void {
   if (flags.timeout !== undefined) ranges.timeout(flags.timeout);
+  const { interactive = false, tty = false } = flags;
+  if (interactive !== tty) {
+    const remedy = 'write -it for the console; standard input is the script’s without it';
+    throw new UsageError(`${tty ? '-t' : '-i'} alone does nothing: -i and -t go together`, remedy);
+  }
 }
 
 /** What the guest is asked for. */

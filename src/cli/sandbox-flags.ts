@@ -39,7 +39,8 @@ export function sandboxOptions(
   flags: SandboxFlags,
   model: Partial<ModelPolicy>,
 ): SandboxOptions {
-  const rate = flags.rate === undefined ? undefined : parseRate(flags.rate);
+  const { rate: text } = flags;
+  const rate = text === undefined ? undefined : ranges.named('--rate', () => parseRate(text));
   const bucket = rate === undefined ? undefined : { size: rate, refillPerSecond: rate };
   const diskLimits = parseDiskLimits(flags.diskLimit ?? []);
   return {
@@ -68,12 +69,18 @@ export function networkOptions(flags: NetworkFlags): NetworkOptions | undefined 
     throw new UsageError('--net none and --secret exclude each other', 'leave one away');
   }
   const { net = hasRules ? 'egress' : 'none' } = flags;
-  const limits = parseNetLimits(flags.netLimit ?? []);
+  const limits = ranges.named('--net-limit', () => parseNetLimits(flags.netLimit ?? []));
   const limited = limits === undefined ? {} : { limits };
   if (net === 'open') return { mode: 'open', allow, deny, ...limited };
   if (net === 'egress') {
     if (allow.length + secret.length > 0) {
       return { mode: 'allowlist', allow, deny, ...limited };
+    }
+    if (flags.net === undefined) {
+      throw new UsageError(
+        '--deny-out alone allows nothing: rules without --net mean --net egress',
+        'add --net open, or --allow-out for what is to be reached',
+      );
     }
     throw new UsageError(
       'with --net egress nothing leaves but what --allow-out names',

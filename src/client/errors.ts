@@ -8,7 +8,7 @@ export type ClientErrorCode =
   | 'daemon_unreachable'
   /** The connection ended before the answer was complete; what was asked for may have been done. */
   | 'daemon_lost'
-  /** The API key is missing or wrong. */
+  /** The API key is missing or wrong, or the socket is one of another user. */
   | 'unauthorized'
   /** The address is none, or not one that is spoken to. */
   | 'address_invalid'
@@ -41,6 +41,8 @@ const SANDBOX_CODES: Record<SandboxErrorCode, true> = {
   cancelled: true,
 };
 
+const SET_KEY = 'set NEUROVISOR_API_KEY to its key, which is in the file api-key of its home';
+
 /** An answer that is no success, as the error that the control plane threw behind it. */
 export function answerError(status: number, body: unknown): CodedError {
   const parsed = errorBody.safeParse(body);
@@ -53,7 +55,8 @@ export function answerError(status: number, body: unknown): CodedError {
   if (isSandboxCode(code)) return new SandboxError(code, message, options);
   // A field that the daemon's schema refuses is one that its control plane would refuse.
   if (code === 'request_invalid') return new SandboxError('spec_invalid', message, options);
-  if (code === 'unauthorized') return new ClientError('unauthorized', message, options);
+  // What the daemon says is for who writes requests himself.
+  if (code === 'unauthorized') return new ClientError('unauthorized', message, { remedy: SET_KEY });
   return new ClientError('refused', `${message} (${code})`, options);
 }
 

@@ -7,6 +7,7 @@ import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { formatTraceparent, type SpanContext } from '../base/trace.ts';
 import { SandboxError } from '../sandbox/errors.ts';
+import { connectFailure, type DaemonPlace } from './connect-failure.ts';
 import { answerError, answerInvalid, ClientError } from './errors.ts';
 
 export type DaemonAddress = (
@@ -37,7 +38,7 @@ const LIMITS = {
 
 export class Transport {
   readonly #target: RequestOptions;
-  readonly #where: string;
+  readonly #place: DaemonPlace;
   readonly #agent = new Agent({ keepAlive: true, maxFreeSockets: LIMITS.idleSocketsMax });
 
   /** @throws ClientError `address_invalid` */
@@ -45,7 +46,7 @@ export class Transport {
     if ('socketPath' in address) {
       const { socketPath } = address;
       this.#target = { socketPath, host: 'localhost', headers: traceHeader(address) };
-      this.#where = address.socketPath;
+      this.#place = { socketPath };
       return;
     }
     const url = URL.parse(address.url);
@@ -58,7 +59,7 @@ export class Transport {
     const headers = { ...key, ...traceHeader(address) };
     const host = url.hostname.replace(/^\[|\]$/g, '');
     this.#target = { host, port: url.port === '' ? 80 : Number(url.port), headers };
-    this.#where = url.origin;
+    this.#place = { url };
   }
 
   /** @throws ClientError; SandboxError, as the daemon's control plane threw it */
@@ -182,33 +183,13 @@ export class Transport {
     if (signal?.aborted === true) {
       return new SandboxError('cancelled', 'the request was cancelled', { cause: signal.reason });
     }
-    if (UNREACHABLE.has(errorCode(error) ?? '')) {
-      return new ClientError('daemon_unreachable', `no daemon is running at ${this.#where}`, {
-        cause: error,
-        remedy: 'start it: neurovisor serve',
-      });
-    }
-    return new ClientError('daemon_lost', `the daemon at ${this.#where} went away`, {
-      cause: error,
-      remedy: 'start it again: neurovisor serve',
-    });
+    return connectFailure(error, this.#place);
   }
 }
 
 function traceHeader({ trace }: DaemonAddress): Record<string, string> {
   return trace === undefined ? {} : { traceparent: formatTraceparent(trace) };
 }
-
-const UNREACHABLE = new Set([
-  'ENOENT',
-  'ECONNREFUSED',
-  'EACCES',
-  'ENOTSOCK',
-  'ENOTFOUND',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  'ETIMEDOUT',
-]);
 
 function parseJson(text: string): unknown {
   try {

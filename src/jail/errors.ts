@@ -3,6 +3,8 @@ import { CodedError } from '../base/errors.ts';
 export type JailErrorCode =
   /** A seccomp profile that can't be read, contradicts itself or names what is not there; the message says where. */
   | 'profile_invalid'
+  /** A profile has no such thread, or several and none was named. */
+  | 'thread_unknown'
   /** A filter of more instructions than the kernel takes. */
   | 'profile_too_large'
   /** A program whose calls were to be learnt could not be watched. */

@@ -7,6 +7,7 @@ import type { Readable } from 'node:stream';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { hasCapability } from '../sys/capability.ts';
 import { Cgroups } from './cgroup.ts';
 import { findCgroups } from './cgroup-paths.ts';
 import { JailError } from './errors.ts';
@@ -123,10 +124,7 @@ export const NEEDED_CAPABILITIES = {
 
 /** Whether this process is root with these capabilities. */
 export function isRootWith(capabilities: Readonly<Record<string, number>>): boolean {
-  if (process.geteuid?.() !== 0) return false;
-  const status = readFileSync('/proc/self/status', 'latin1');
-  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`);
-  return Object.values(capabilities).every((bit) => (effective & (1n << BigInt(bit))) !== 0n);
+  return process.geteuid?.() === 0 && Object.values(capabilities).every(hasCapability);
 }
 
 /** Of this process' own namespace (namespaces(7)). */

@@ -38,7 +38,7 @@ export class HostLock {
     try {
       fd = await lockFile(this.#path, WAIT_MS_MAX);
     } catch (cause) {
-      const remedy = 'Run NeuroVisor as root, or start the sandbox without a network.';
+      const remedy = 'Run NeuroVisor as root; a sandbox without a network needs no root.';
       throw new NetError('host_state', attempt, { cause, remedy });
     }
     if (fd !== undefined) return fd;

@@ -15,7 +15,7 @@ export function nftRefused(verb: string, text: string): NetError {
     return new NetError('nft_not_permitted', `${verb} the packet filter: not permitted`, {
       cause,
       remedy:
-        'Run NeuroVisor as root or with CAP_NET_ADMIN, or start the sandbox without a network.',
+        'Run NeuroVisor as root or with CAP_NET_ADMIN; a sandbox without a network needs neither.',
     });
   }
   return new NetError('nft_refused', `${verb} the packet filter: nft refused`, { cause });

@@ -55,7 +55,7 @@ export class TableProbe {
     for (let tries = 0; tries < DUMP_ATTEMPTS_MAX; tries += 1) {
       const outcome = this.#ask(attempt, dumpNftObjects(kind));
       if (outcome.kind === 'refused') {
-        const cause = new SyscallError(attempt, outcome.acknowledgement.errno);
+        const cause = new SyscallError('netlink', outcome.acknowledgement.errno);
         if (cause.code === ENOENT) return [];
         throw linkError(attempt, cause.code, cause);
       }
@@ -90,7 +90,7 @@ export class TableProbe {
     const attempt = `look for ${kind} ${name} in table ${TABLE_NAME}`;
     const outcome = this.#ask(attempt, getNftObject(kind, name));
     if (outcome.kind === 'done') return objectsOf(outcome);
-    const cause = new SyscallError(attempt, outcome.acknowledgement.errno);
+    const cause = new SyscallError('netlink', outcome.acknowledgement.errno);
     if (cause.code === ENOENT) return [];
     throw linkError(attempt, cause.code, cause);
   }

@@ -61,7 +61,9 @@ export async function prove(
 ): Promise<readonly Proof[]> {
   if (process.geteuid?.() !== 0) {
     const remedy = 'Run it as root; it makes namespaces of its own and leaves nothing.';
-    throw new ProofError('not_permitted', 'prove what sandboxes can not do', { remedy });
+    throw new ProofError('not_permitted', 'only root can prove what sandboxes can not do', {
+      remedy,
+    });
   }
   const ofNetwork = names.filter((name) => isOfNetwork(name));
   const proofs: Proof[] = [];

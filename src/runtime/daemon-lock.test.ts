@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { tryLockDaemon } from './daemon-lock.ts';
+import { isDaemonLocked, tryLockDaemon } from './daemon-lock.ts';
 
 it('tryLockDaemon: one owner at a time, of a home that need not be there yet; homes do not meet', () => {
   const base = mkdtempSync(join(tmpdir(), 'nv-lock-'));
@@ -21,5 +21,21 @@ it('tryLockDaemon: one owner at a time, of a home that need not be there yet; ho
     next?.();
   } finally {
     rmSync(base, { recursive: true });
+  }
+});
+
+it('isDaemonLocked: as long as somebody has it; looking takes it from nobody', () => {
+  const dir = mkdtempSync(join(tmpdir(), 'nv-lock-'));
+  try {
+    expect(isDaemonLocked({ dir: join(dir, 'none') })).toBe(false);
+    const release = tryLockDaemon({ dir });
+    expect(isDaemonLocked({ dir })).toBe(true);
+    release?.();
+    expect(isDaemonLocked({ dir })).toBe(false);
+    const again = tryLockDaemon({ dir });
+    expect(again).not.toBeNull();
+    again?.();
+  } finally {
+    rmSync(dir, { recursive: true });
   }
 });

@@ -22,8 +22,8 @@ import { SPACE_BYTES } from './setup.ts';
 
 export interface Check {
   readonly name: string;
-  /** `limited`: it works, but less well than it could. */
-  readonly verdict: 'ok' | 'limited' | 'missing';
+  /** `limited`: it works, but less well than it could. `unused`: it is not there, and nothing asks for it. */
+  readonly verdict: 'ok' | 'limited' | 'missing' | 'unused';
   readonly detail: string;
   readonly remedy: string | null;
 }
@@ -121,7 +121,7 @@ async function checkFirecracker({ config }: DoctorOptions): Promise<Finding> {
   if (why === null) {
     return ok(`${version}; ${isAsked ? 'used, as configured' : 'used with --vmm firecracker'}`);
   }
-  if (!isAsked) return ok(`not used: ${why}`);
+  if (!isAsked) return { verdict: 'unused', detail: why, remedy: null };
   return {
     verdict: 'missing',
     detail: why,

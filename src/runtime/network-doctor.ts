@@ -19,6 +19,7 @@ import { parseResolvConf } from '../net/resolv-conf.ts';
 import { readContents } from '../net/table-owners.ts';
 import { ObserveError } from '../observe/errors.ts';
 import { openLatencyProbes } from '../observe/probes.ts';
+import { CAPABILITY, hasCapability } from '../sys/capability.ts';
 import { isRunning } from '../sys/process-start.ts';
 import { TUN_DEVICE } from '../sys/tun.ts';
 import type { Check } from './doctor.ts';
@@ -70,11 +71,8 @@ export async function examineNetwork(
 
 const ok = (detail: string): Finding => ({ verdict: 'ok', detail, remedy: null });
 
-/** CapEff of proc(5), bit 12 of capabilities(7). */
 function checkPrivileges(): Finding {
-  const status = readFileSync('/proc/self/status', 'latin1');
-  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`);
-  if ((effective & (1n << 12n)) !== 0n) return ok('CAP_NET_ADMIN');
+  if (hasCapability(CAPABILITY.NET_ADMIN)) return ok('CAP_NET_ADMIN');
   return {
     verdict: 'missing',
     detail: 'this user may not change the network',
@@ -111,7 +109,8 @@ async function checkTable(): Promise<Finding> {
   }
   if (layout === 'none') return ok('no table yet');
   const left = dead === 0 ? '' : `, ${dead} left by a killed process (the next start removes them)`;
-  return ok(`${entries.length - dead} sandboxes${left}`);
+  const running = entries.length - dead;
+  return ok(`${running} ${running === 1 ? 'sandbox' : 'sandboxes'}${left}`);
 }
 
 /** What our rules are made of, each tried in a transaction that leaves nothing. */

@@ -71,6 +71,8 @@ export interface RuntimeOptions {
   readonly onUsage?: (usage: UsageRecord) => void;
   /** True: a daemon, which measures what is configured in the kernel of this host, and for long. */
   readonly observes?: boolean;
+  /** Nothing will ask for a model, so none is fetched. */
+  readonly withoutModel?: boolean;
   /** The host's network, when the first sandbox asks for one; default: the kernel's. */
   readonly openNetwork?: () => Promise<HostNetwork>;
 }
@@ -169,7 +171,7 @@ export class Runtime {
       });
       cleanup.push('engine', () => upstream.close());
       const artifacts = await ensureArtifacts(setupContext(options, home), {
-        withModel: upstream.needsModel,
+        withModel: upstream.needsModel && options.withoutModel !== true,
       });
       const vsock = createVsockHost({ log, requireSealedMemory: true });
       cleanup.push('vsock worker', () => vsock.close());

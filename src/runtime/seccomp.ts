@@ -30,7 +30,7 @@ export async function explainFile(path: string, arch: Architecture): Promise<Exp
   return explainProfile(await readProfile(path), arch);
 }
 
-/** @throws JailError */
+/** @throws JailError `profile_invalid`, `profile_too_large`, `thread_unknown` */
 export async function listProgram(
   path: string,
   thread: string | undefined,
@@ -70,7 +70,7 @@ function chosen(profile: Profile, thread: string | undefined) {
   const filter = name === undefined ? undefined : profile.get(name);
   if (filter !== undefined) return filter;
   const asked = thread === undefined ? 'one thread of it is needed' : `no thread "${thread}"`;
-  throw new JailError('profile_invalid', `seccomp profile: ${asked}`, {
+  throw new JailError('thread_unknown', `seccomp profile: ${asked}`, {
     remedy: `Name one of ${names.join(', ')}.`,
   });
 }

@@ -5,10 +5,8 @@
  *                          │ no, and it may be built: 30–60 s in software emulation
  *                          └──► sandbox/template-builder.ts
  */
-import { readdir, readFile, rm, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { z } from 'zod';
-import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { withSetupLock } from '../image/lock.ts';
 import {
@@ -25,6 +23,14 @@ import { buildTemplate, type TemplateParts } from '../sandbox/template-builder.t
 import { cloneSparse } from '../sys/sparse.ts';
 import { copyDataInto, copyWithoutZeros } from '../sys/sparse-threads.ts';
 import { serveCannedModel } from './canned-model.ts';
+import {
+  type Details,
+  detailsSchema,
+  keptTemplates,
+  removeTemplate,
+  TEMPLATE_KIND,
+  type TemplateInfo,
+} from './kept-templates.ts';
 import type { Artifacts, SetupContext } from './setup.ts';
 import { inferenceSocket } from './workspace.ts';
 
@@ -34,49 +40,14 @@ export interface Template {
   readonly source: CloneSource;
 }
 
-/** What `template ls` and `inspect` tell. */
-export interface TemplateInfo {
-  readonly key: string;
-  readonly spec: TemplateSpec;
-  /** It is of this kernel, image, VMM and processor. */
-  readonly current: boolean;
-  readonly madeAtMs: number;
-  readonly machine: string;
-  readonly kernelDigest: string;
-  readonly rootImageDigest: string;
-  readonly modules: readonly { readonly name: string; readonly durationMs: number }[];
-  /** Bytes on the disk. */
-  readonly files: Readonly<Record<string, number>>;
-}
-
 /** As the builder needs them, without what this file adds. */
 export type BuilderParts = Omit<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk'>;
 
-const KIND = 'template';
 const ESTIMATE_MS = 45_000;
 /** Others that stay when one is built: sizes and warm lists that somebody asked for. */
 const OTHERS_KEPT = 5;
 /** Beside RAM and disk while it is built. */
 const SPACE_RESERVE_BYTES = 64 * 1024 * 1024;
-
-const specSchema = z.object({
-  cpus: z.number(),
-  memoryMib: z.number(),
-  memoryMaxMib: z.number().exactOptional(),
-  diskMib: z.number(),
-  warm: z.array(z.string()),
-});
-
-const detailsSchema = z.object({
-  spec: specSchema,
-  machine: z.string(),
-  stateSha256: z.string(),
-  kernelDigest: z.string(),
-  rootImageDigest: z.string(),
-  madeAtMs: z.number(),
-  modules: z.array(z.object({ name: z.string(), durationMs: z.number() })),
-});
-type Details = z.infer<typeof detailsSchema>;
 
 export class Templates {
   readonly #context: SetupContext;
@@ -99,7 +70,7 @@ export class Templates {
   /** Is there one of just this kind? Whether it is whole shows when it is opened. */
   async has(spec: TemplateSpec): Promise<boolean> {
     const key = this.#key(spec);
-    return isCached(this.#context.cacheDir, { kind: KIND, key });
+    return isCached(this.#context.cacheDir, { kind: TEMPLATE_KIND, key });
   }
 
   /**
@@ -124,7 +95,7 @@ export class Templates {
   /** Changes when anybody writes to one of its files, or puts another in its place. */
   async #identity(key: string): Promise<string> {
     const parts = [...Object.values(TEMPLATE_FILES), MANIFEST].map(async (name) => {
-      const path = join(this.#context.cacheDir, KIND, key, name);
+      const path = join(this.#context.cacheDir, TEMPLATE_KIND, key, name);
       const found = await stat(path, { bigint: true }).catch((error: unknown) => {
         ignore(error, 'a missing file is another identity');
         return null;
@@ -134,21 +105,13 @@ export class Templates {
     return (await Promise.all(parts)).join(' ');
   }
 
-  async list(): Promise<readonly TemplateInfo[]> {
-    const infos: TemplateInfo[] = [];
-    for (const key of await namesIn(join(this.#context.cacheDir, KIND))) {
-      const info = await this.#read(key);
-      if (info !== undefined) infos.push(info);
-    }
-    return infos.sort((a, b) => b.madeAtMs - a.madeAtMs);
+  list(): Promise<readonly TemplateInfo[]> {
+    return keptTemplates(this.#context.cacheDir, (spec) => this.#key(spec));
   }
 
-  /** Takes the name away first, so that who starts a clone finds all of it or nothing. @returns false: unknown */
-  async remove(key: string): Promise<boolean> {
-    const dir = join(this.#context.cacheDir, KIND, key);
-    if (!(await namesIn(join(this.#context.cacheDir, KIND))).includes(key)) return false;
-    await withSetupLock(this.#context, () => rm(dir, { recursive: true, force: true }));
-    return true;
+  /** @returns false: unknown */
+  remove(key: string): Promise<boolean> {
+    return removeTemplate(this.#context, key);
   }
 
   #key(spec: TemplateSpec): string {
@@ -160,7 +123,7 @@ export class Templates {
 
   #recipe(spec: TemplateSpec): Recipe<Details> {
     return {
-      kind: KIND,
+      kind: TEMPLATE_KIND,
       title: 'Build the template that sandboxes start from',
       estimateMs: ESTIMATE_MS,
       key: this.#key(spec),
@@ -190,27 +153,7 @@ export class Templates {
       },
     };
   }
-
-  async #read(key: string): Promise<TemplateInfo | undefined> {
-    const dir = join(this.#context.cacheDir, KIND, key);
-    try {
-      const manifest: unknown = JSON.parse(await readFile(join(dir, MANIFEST), 'utf8'));
-      const { details } = z.object({ details: detailsSchema }).parse(manifest);
-      const files: Record<string, number> = {};
-      for (const name of Object.values(TEMPLATE_FILES)) {
-        files[name] = (await stat(join(dir, name))).blocks * BLOCK_BYTES;
-      }
-      const { stateSha256: _, ...told } = details;
-      return { key, ...told, current: this.#key(details.spec) === key, files };
-    } catch (error) {
-      ignore(error, 'a damaged template is built again when it is needed');
-      return undefined;
-    }
-  }
 }
-
-/** Of `st_blocks` (stat(2)). */
-const BLOCK_BYTES = 512;
 
 const FILE_PARTS: Pick<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk'> = {
   serveCannedModel: (channelPath) => serveCannedModel(inferenceSocket(channelPath)),
@@ -230,13 +173,4 @@ function sourceOf(artifact: Artifact<Details>): CloneSource {
     // A megabyte, so not worth waiting for the threads, which copy the RAM now.
     copyDisk: (target) => cloneSparse(path(TEMPLATE_FILES.disk), target),
   };
-}
-
-async function namesIn(dir: string): Promise<string[]> {
-  try {
-    return await readdir(dir);
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return [];
-    throw error;
-  }
 }

@@ -68,6 +68,11 @@ describe('makeSpec', () => {
     ['a crawl', withLimits({ uploadBytesPerSecond: 1 }), 'network.limits.uploadBytesPerSecond'],
     ['an empty alias', { models: { aliases: { '': 'b' } } }, 'models'],
   ];
+  it('CPUs: what the product may have, and what this host has, are two answers', () => {
+    expect(() => makeSpec({ cpus: 16 }, 2)).toThrow('16 are more than this host has, which is 2');
+    expect(() => makeSpec({ cpus: 64 }, 2)).toThrow('64 is not a whole number from 1 to 32');
+  });
+
   it.each(bad)('refuses %s and names the field', (_what, options, field) => {
     expect(() => makeSpec(options, 2)).toThrow(
       expect.objectContaining({

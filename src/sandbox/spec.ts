@@ -149,7 +149,6 @@ const MODEL_NAME_LENGTH_MAX = 256;
 
 /** @throws SandboxError `spec_invalid`, naming the field and what it may be. */
 export function makeSpec(options: SandboxOptions, hostCpus: number): SandboxSpec {
-  const cpusMax = Math.min(LIMITS.cpusMax, hostCpus);
   const id = newSandboxId();
   const env = options.env ?? {};
   const secrets = makeSecrets(options.secrets ?? []);
@@ -181,7 +180,7 @@ export function makeSpec(options: SandboxOptions, hostCpus: number): SandboxSpec
   return {
     id,
     hostname: `nv-${id.slice(0, 8)}`,
-    cpus: inRange('cpus', options.cpus ?? DEFAULTS.cpus, 1, cpusMax),
+    cpus: cpusOf(options.cpus ?? DEFAULTS.cpus, hostCpus),
     memoryMib,
     ...(memoryMaxMib === undefined ? {} : { memoryMaxMib: inMaxRange(memoryMaxMib, memoryMib) }),
     diskMib: inRange(
@@ -313,6 +312,12 @@ function checkEnv(env: Readonly<Record<string, string>>, secrets: readonly Sandb
     bytes += Buffer.byteLength(name) + Buffer.byteLength(value) + 2;
   }
   check(bytes <= LIMITS.envBytesMax, 'env', `at most ${LIMITS.envBytesMax} bytes in all`);
+}
+
+function cpusOf(cpus: number, hostCpus: number): number {
+  inRange('cpus', cpus, 1, LIMITS.cpusMax);
+  check(cpus <= hostCpus, 'cpus', `${cpus} are more than this host has, which is ${hostCpus}`);
+  return cpus;
 }
 
 function inRange(field: string, value: number, min: number, max: number): number {

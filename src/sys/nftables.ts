@@ -5,6 +5,7 @@
  */
 import koffi from 'koffi';
 import { ignore } from '../base/ignore.ts';
+import { CAPABILITY, hasCapability } from './capability.ts';
 import { closeAllOnExec } from './close-on-exec.ts';
 import { closeFd, createEventFd } from './fd.ts';
 import { SyscallError } from './libc.ts';
@@ -32,7 +33,7 @@ type Context = unknown;
 
 /**
  * Runs commands of one transaction, in JSON or as `nft` takes them as arguments.
- * @returns undefined where the library is absent, has too little to start with, or too much to do
+ * @returns undefined where the library is absent, may not, has too little to start with, or too much to do
  */
 export async function runNftables(commands: string): Promise<NftablesAnswer | undefined> {
   contexts ??= createContexts();
@@ -66,9 +67,10 @@ const waiting: ((context: Context) => void)[] = [];
 /** Whether what a context has read of the kernel's rules is still true, it asks the kernel at each call. */
 let contexts: { readonly nft: Functions; readonly idle: Context[] } | undefined;
 
-/** @returns undefined where there is no library, or too little for it just now */
+/** @returns undefined where there is no library, no permission, or too little for it just now */
 function createContexts(): typeof contexts {
-  if (!hasEnough()) return undefined;
+  // It would refuse, and say so on this process' stderr beside its buffer; a process is asked, and tells it.
+  if (!hasCapability(CAPABILITY.NET_ADMIN) || !hasEnough()) return undefined;
   const nft = functions();
   if (nft === null) return undefined;
   const idle: Context[] = [];

@@ -159,6 +159,7 @@ describe('commands on a daemon', () => {
     expect(JSON.parse(good.stdout)).toMatchObject({ accelerator: 'fake' });
     const wrong = await cli(['host'], { env: { ...env, NEUROVISOR_API_KEY: 'guess' } }).result;
     expect(wrong).toMatchObject({ status: 125, stdout: '' });
+    expect(wrong.stderr).toContain('fix: set NEUROVISOR_API_KEY');
     const nowhere = { NEUROVISOR_URL: 'ftp://x' };
     expect((await cli(['host'], { env: nowhere }).result).stderr).toContain('NEUROVISOR_URL');
   });

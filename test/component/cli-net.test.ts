@@ -17,10 +17,14 @@ beforeEach(() => {
 });
 afterEach(() => owner.kill());
 
-function neurovisor(
+const neurovisor = (...args: string[]) => neurovisorAs([], ...args);
+
+/** @param before what the command is given to, e.g. `setpriv` with options */
+function neurovisorAs(
+  before: readonly string[],
   ...args: string[]
 ): Promise<{ status: number; stdout: string; stderr: string }> {
-  const enter = ['-t', String(owner.pid), '-n', '-m', join(ROOT, 'neurovisor')];
+  const enter = ['-t', String(owner.pid), '-n', '-m', ...before, join(ROOT, 'neurovisor')];
   const env = { ...process.env, NO_COLOR: '1' };
   return new Promise((resolve) => {
     execFile('nsenter', [...enter, ...args], { env }, (error, stdout, stderr) => {
@@ -145,5 +149,16 @@ describe('net', () => {
     const text = await neurovisor('net', 'doctor');
     expect(text.stdout).toContain('iptables -I DOCKER-USER -i nv-+ -j ACCEPT');
     expect(text.stdout).toContain('NEUROVISOR_NET_POOL');
+  });
+
+  it('without CAP_NET_ADMIN: what is missing, once, and nothing that a library prints by itself', async () => {
+    const weak = ['setpriv', '--bounding-set=-all', '--inh-caps=-all'];
+    const doctor = await neurovisorAs(weak, 'net', 'doctor');
+    expect([doctor.status, doctor.stderr]).toEqual([1, '']);
+    expect(doctor.stdout).toMatch(/packet filter +missing +read the packet filter: not permitted/);
+    const list = await neurovisorAs(weak, 'net', 'ls');
+    expect(list).toMatchObject({ status: 125, stdout: '' });
+    expect(list.stderr).toContain('list each counter of table neurovisor: netlink: EPERM\n');
+    expect(list.stderr).not.toContain('start the sandbox');
   });
 });

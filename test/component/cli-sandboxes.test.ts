@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { type CreateFlags, create } from '../../src/cli/commands/create.ts';
+import { inspect } from '../../src/cli/commands/history.ts';
 import { host, poolList, poolSet, processes } from '../../src/cli/commands/host.ts';
 import { list, pause, remove, resume } from '../../src/cli/commands/sandboxes.ts';
 import {
@@ -398,6 +399,15 @@ describe('host, ps', () => {
     expect(stdout()).toContain('?[2J evil');
     expect(stdout().trim().split('\n')).toHaveLength(2);
     running.kill();
+  });
+
+  it('inspect: what it is a fork of, and how long it stays', async () => {
+    const { cli, stdout } = testCli();
+    const { id } = await control.create({});
+    const [copy] = await control.fork(id, { count: 1, timeoutMs: 7_200_000 });
+    await inspect(cli, control, copy?.ok ? copy.sandbox.id : '');
+    expect(stdout()).toMatch(new RegExp(`^fork of +${id}$`, 'm'));
+    expect(stdout()).toMatch(/^time +ends in \d+ (h|min)$/m);
   });
 
   it('a daemon that refuses: its error comes through', async () => {

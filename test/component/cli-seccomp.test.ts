@@ -29,6 +29,7 @@ describe('seccomp', () => {
     expect(both.status).toBe(1);
     expect(both.stdout).toContain('thread qemu: ');
     expect(both.stdout).toContain('no system call "raed" on x86_64');
+    expect(both.stdout).toContain('bad  ');
     expect(await run('check', QEMU)).toMatchObject({ status: 0, stderr: '' });
     const json = await run('check', join(dir, 'none.json'), '-o', 'json');
     expect(json.status).toBe(1);
@@ -95,7 +96,35 @@ describe('seccomp', () => {
     );
     expect(ofCat).toContain('fadvise64');
     expect(ofCat).not.toContain('getdents64');
-    const none = await run('learn', '--', '/nonexistent/program');
-    expect([none.status, none.stdout]).toEqual([125, expect.stringContaining('strace_failed')]);
+  });
+
+  it('learn: a program that is not there, or was not seen to start, is told on stderr', async () => {
+    for (const name of ['nosuchprogram', '/nonexistent/program', dir]) {
+      const { status, stdout, stderr } = await run('learn', '--', name);
+      expect([status, stdout]).toEqual([2, '']);
+      expect(stderr).toContain(`there is no program ${name}`);
+    }
+    const unseen = await run('learn', '--program', 'dog', '--', 'cat', QEMU);
+    expect([unseen.status, unseen.stdout]).toEqual([125, '']);
+    expect(unseen.stderr).toContain('no call after a program that was started');
+    const traces = await run('learn', '--traces', join(dir, 'none'));
+    expect([traces.status, traces.stdout]).toEqual([2, '']);
+  });
+
+  it('files and threads that are not there are wrong words', async () => {
+    const three = profile({ vmm: THREAD, api: THREAD, vcpu: THREAD });
+    const none = join(dir, 'none');
+    const bad: [string[], string][] = [
+      [['explain', none], `${none}: there is no such file`],
+      [['explain', QEMU, 'vcpu', '--program'], 'no thread "vcpu"'],
+      [['compile', three, '--out', join(dir, 'none/out')], 'one thread of it is needed'],
+      [['compile', three, '--thread', 'api', '--out', join(dir, 'none/out')], 'none/out: there is'],
+      [['compile', three, '--firecracker', '9.9.9', '--out', none], '9.9.9 reads is not known'],
+    ];
+    for (const [words, message] of bad) {
+      const { status, stderr } = await run(...words);
+      expect(stderr).toContain(message);
+      expect([words, status]).toEqual([words, 2]);
+    }
   });
 });

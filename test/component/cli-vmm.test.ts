@@ -33,7 +33,7 @@ describe('--vmm', () => {
   });
   it('doctor: says why Firecracker is not used, and misses it only when it is asked for', async () => {
     const plain = await cli(['doctor'], { env: env() }).result;
-    expect(plain.stdout).toMatch(/^firecracker +ok +not used: it is not installed/m);
+    expect(plain.stdout).toMatch(/^firecracker +unused +it is not installed/m);
     const asked = await cli(['doctor'], { env: { ...env(), NEUROVISOR_VMM: 'firecracker' } })
       .result;
     expect(asked.stdout).toMatch(/^firecracker +missing +it is not installed/m);

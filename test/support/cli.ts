@@ -15,8 +15,8 @@ export interface CliRun {
   readonly pid: number;
   readonly result: Promise<CliResult>;
   kill(signal: NodeJS.Signals): void;
-  /** Resolves when stdout contains the text; rejects when the process ends before. */
-  seen(text: string): Promise<void>;
+  /** Resolves when stdout, or stderr, contains the text; rejects when the process ends before. */
+  seen(text: string, stream?: 'stdout' | 'stderr'): Promise<void>;
 }
 
 export function cli(
@@ -37,6 +37,7 @@ export function cli(
   });
   child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
+    for (const watcher of watchers) watcher();
   });
   const result = new Promise<CliResult>((resolve, reject) => {
     child.on('error', reject);
@@ -46,10 +47,10 @@ export function cli(
     pid: child.pid ?? 0,
     result,
     kill: (signal) => void child.kill(signal),
-    seen: (text) =>
+    seen: (text, stream = 'stdout') =>
       new Promise((resolve, reject) => {
         const watcher = (): void => {
-          if (!stdout.includes(text)) return;
+          if (!(stream === 'stdout' ? stdout : stderr).includes(text)) return;
           watchers.delete(watcher);
           resolve();
         };

@@ -1,4 +1,5 @@
 /** `neurovisor bench`: measures on this machine and prints median, p95 and the baseline beside them. */
+import { assert } from '../../base/assert.ts';
 import { type Benchmark, type BenchResult, isWanted, resultOf } from '../../bench/benchmark.ts';
 import { BENCHMARKS } from '../../bench/registry.ts';
 import type { Cli } from '../cli.ts';
@@ -19,11 +20,15 @@ export async function bench(
   flags: BenchFlags,
 ): Promise<number> {
   const chosen = choose(names);
-  await using runtime = await openRuntime(cli);
+  const needsRuntime = chosen.some(({ withoutRuntime }) => withoutRuntime !== true);
+  await using runtime = needsRuntime ? await openRuntime(cli) : null;
   const results: BenchResult[] = [];
   for (const benchmark of chosen) {
     const measured = await benchmark.measure({
-      runtime,
+      get runtime() {
+        assert(runtime !== null, 'a benchmark without a runtime asks for it');
+        return runtime;
+      },
       config: cli.config,
       rounds: flags.rounds ?? ROUNDS_DEFAULT,
       signal: cli.cancelled,
@@ -37,7 +42,10 @@ export async function bench(
   }
   if (cli.stderr.isTTY) cli.stderr.write('\r\x1b[K');
   if (cli.json) cli.printJson(results);
-  else cli.stdout.write(`${resultTable(results)}\non ${runtime.driver.description}\n`);
+  else {
+    const on = runtime === null ? '' : `\non ${runtime.driver.description}`;
+    cli.stdout.write(`${resultTable(results)}${on}\n`);
+  }
   return 0;
 }
 
@@ -45,7 +53,11 @@ function choose(names: readonly string[]): readonly Benchmark[] {
   const known = BENCHMARKS.flatMap((benchmark) => benchmark.names);
   for (const name of names) {
     if (!known.some((one) => isWanted(one, [name]))) {
-      throw new UsageError(`no benchmark "${name}"`, `there are: ${known.join(', ')}`);
+      const groups = [...new Set(known.map((one) => one.split('.', 1)[0]))].join(', ');
+      throw new UsageError(
+        `no benchmark "${name}"`,
+        `there are the groups ${groups}; their figures: neurovisor bench --help`,
+      );
     }
   }
   return BENCHMARKS.filter((one) => one.names.some((name) => isWanted(name, names)));

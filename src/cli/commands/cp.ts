@@ -18,16 +18,9 @@ export async function cp(
   [source, target]: readonly [string, string],
   flags: CopyFlags,
 ): Promise<number> {
-  const from = parseLocation(source);
-  const to = parseLocation(target);
-  if (from.kind === 'guest' && to.kind !== 'guest') await out(cli, control, from, to, flags);
-  else if (to.kind === 'guest' && from.kind !== 'guest') await into(cli, control, from, to, flags);
-  else {
-    throw new UsageError(
-      'one side must be in a sandbox, the other here',
-      'neurovisor cp ID:PATH PATH, or cp PATH ID:PATH',
-    );
-  }
+  const copy = checkCopy(cli, [source, target]);
+  if (copy.way === 'out') await out(cli, control, copy.from, copy.to, flags);
+  else await into(cli, control, copy.from, copy.to, flags);
   cli.progress.close();
   if (cli.json) cli.printJson({ from: source, to: target });
   return 0;
@@ -35,6 +28,29 @@ export async function cp(
 
 type GuestLocation = Extract<Location, { kind: 'guest' }>;
 type OtherLocation = Exclude<Location, GuestLocation>;
+type Copy =
+  | { readonly way: 'out'; readonly from: GuestLocation; readonly to: OtherLocation }
+  | { readonly way: 'into'; readonly from: OtherLocation; readonly to: GuestLocation };
+
+/** @throws UsageError */
+export function checkCopy(
+  cli: Pick<Cli, 'json'>,
+  [source, target]: readonly [string, string],
+): Copy {
+  const from = parseLocation(source);
+  const to = parseLocation(target);
+  if (from.kind === 'guest' && to.kind !== 'guest') {
+    if (to.kind === 'stream' && cli.json) {
+      throw new UsageError('- is the content itself: it excludes -o json');
+    }
+    return { way: 'out', from, to };
+  }
+  if (to.kind === 'guest' && from.kind !== 'guest') return { way: 'into', from, to };
+  throw new UsageError(
+    'one side must be in a sandbox, the other here',
+    'neurovisor cp ID:PATH PATH, or cp PATH ID:PATH',
+  );
+}
 
 async function out(
   cli: Cli,
@@ -48,7 +64,6 @@ async function out(
     await copyOut(cli, guest, from.path, to.path, { user });
     return;
   }
-  if (cli.json) throw new UsageError('- is the content itself: it excludes -o json');
   const options = { signal: cli.cancelled, ...(user === undefined ? {} : { user }) };
   await pipeline(await guest.files.read(from.path, options), cli.stdout, { end: false });
 }

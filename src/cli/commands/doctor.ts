@@ -5,7 +5,7 @@ import { auditHost } from '../../runtime/security-doctor.ts';
 import type { Cli } from '../cli.ts';
 import { table } from '../table.ts';
 
-const COLOURS = { ok: 'green', limited: 'yellow', missing: 'red' } as const;
+const COLOURS = { ok: 'green', limited: 'yellow', missing: 'red', unused: 'dim' } as const;
 
 export interface DoctorFlags {
   readonly security?: boolean;

@@ -77,7 +77,7 @@ async function execOrThrow(
   argv: readonly string[],
   flags: ExecFlags,
 ): Promise<number> {
-  check(cli, argv, flags);
+  checkExec(cli, argv, flags);
   const stdin = flags.tty === true ? requireTerminal(cli, '-t') : null;
   const options = runOptions(cli, flags);
   const id = await sandboxId(control, text);
@@ -138,7 +138,8 @@ export async function shell(
   return await exec(cli, control, text, ['bash', '-l'], { ...flags, tty: true });
 }
 
-function check(cli: Cli, argv: readonly string[], flags: ExecFlags): void {
+/** @throws UsageError */
+export function checkExec(cli: Cli, argv: readonly string[], flags: ExecFlags): void {
   if (flags.code === undefined && argv.length === 0) {
     throw new UsageError(
       'no program was given',
@@ -149,6 +150,7 @@ function check(cli: Cli, argv: readonly string[], flags: ExecFlags): void {
   if (flags.detach === true && (flags.tty === true || flags.interactive === true)) {
     throw new UsageError('--detach has no input: it excludes -i and -t');
   }
+  runOptions(cli, flags);
 }
 
 function runOptions(cli: Cli, { env, user, cwd, timeout }: ExecFlags): RunOptions {

@@ -9,6 +9,7 @@ import type { Cli } from '../cli.ts';
 import { amount, eventText, plain, victimText } from '../event-text.ts';
 import { LogLines, plainLines } from '../log-lines.ts';
 import { sandboxId } from '../pick.ts';
+import { birthRows, secretRows, termRows } from '../sandbox-rows.ts';
 import { bytes, coarse } from '../table.ts';
 
 export interface EventsFlags {
@@ -108,6 +109,9 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ...diskRows(info.diskLimits),
     ['origin', info.origin],
     ['runs on', info.accelerator],
+    ...birthRows(info),
+    ...termRows(info, now),
+    ...secretRows(info),
     ['near out of memory', info.onMemoryPressure],
     ...Object.entries(info.metadata).map(([key, value]) => ['label', `${key}=${value}`] as const),
     ...networkRows(info.network),

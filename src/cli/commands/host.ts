@@ -1,7 +1,7 @@
 /** `neurovisor host`, `pool`, `ps`: what the daemon and its sandboxes are doing. */
 import { type Clock, systemClock } from '../../base/clock.ts';
 import type { ProcessInfo } from '../../guest/link.ts';
-import type { ControlPlane, HostInfo, PoolInfo } from '../../sandbox/control.ts';
+import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { sandboxId } from '../pick.ts';
@@ -49,12 +49,12 @@ export async function poolList(cli: Cli, control: ControlPlane): Promise<number>
 export async function poolSet(
   cli: Cli,
   control: ControlPlane,
-  limits: { readonly min: number; readonly max: number },
+  limits: PoolLimits,
   flags: PoolFlags,
   clock: Clock = systemClock,
 ): Promise<number> {
   const { min, max } = limits;
-  if (min > max) throw new UsageError(`a pool of at least ${min} and at most ${max}`);
+  checkPool(limits, flags);
   const given = Object.entries(sizeOptions(flags)).filter(([, value]) => value !== undefined);
   const warm = flags.warm.length === 0 ? {} : { warm: flags.warm };
   const spec = { ...Object.fromEntries(given), ...warm };
@@ -62,6 +62,12 @@ export async function poolSet(
   if (cli.json) cli.printJson(info);
   else show(cli, [info]);
   return 0;
+}
+
+/** @throws UsageError */
+export function checkPool({ min, max }: PoolLimits, flags: PoolFlags): void {
+  if (min > max) throw new UsageError(`a pool of at least ${min} and at most ${max}`);
+  sizeOptions(flags);
 }
 
 /** Longer than this, and the daemon is likely to build a template. */

@@ -4,11 +4,10 @@ import { type LatencyReport, measureLatency, type PathReport } from '../../runti
 import { bars, nanoseconds } from '../bars.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { parseDuration } from '../options.ts';
+import * as ranges from '../ranges.ts';
 import { viewOf } from './net.ts';
 
 export const SECONDS_DEFAULT = 5;
-const MS_MAX = 3_600_000;
 
 const INCOMPLETE = 'so many packets are without an answer that times of others may be missing';
 
@@ -32,8 +31,7 @@ export async function netLatency(
   word: string,
   flags: { readonly for?: string },
 ): Promise<number> {
-  const durationMs = parseDuration(flags.for ?? String(SECONDS_DEFAULT));
-  if (durationMs > MS_MAX) throw new UsageError('an hour is the most', 'write a shorter --for');
+  const durationMs = ranges.latencyTime(flags.for ?? String(SECONDS_DEFAULT));
   const view = await viewOf(word);
   const stop = new AbortController();
   cli.onInterrupt(() => stop.abort(), null);

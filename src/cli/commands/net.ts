@@ -11,7 +11,7 @@ export interface DoctorFlags {
   readonly clean?: boolean;
 }
 
-const COLOURS = { ok: 'green', limited: 'yellow', missing: 'red' } as const;
+const COLOURS = { ok: 'green', limited: 'yellow', missing: 'red', unused: 'dim' } as const;
 
 export async function netList(cli: Cli): Promise<number> {
   const views = await viewNetworks();

@@ -88,7 +88,10 @@ async function proveThere(cli: Cli, words: readonly string[], flags: ProveFlags)
 async function runCanary(cli: Cli, flags: ProveFlags): Promise<number> {
   const { listen = '0.0.0.0', zone, address = listen } = flags;
   if (zone === undefined)
-    throw new UsageError('a canary has names', 'write: prove canary --zone canary.example.org …');
+    throw new UsageError(
+      '--zone is missing: the names of a canary',
+      'write: prove canary --zone canary.example.org …',
+    );
   if (!isIPv4(listen) || !isIPv4(address) || address === '0.0.0.0')
     throw new UsageError(
       'the names of a canary lead to an IPv4 address',

@@ -7,6 +7,7 @@ import { type Daemon, openDaemon, openUsualDaemon } from '../../library/daemon.t
 import type { Cli } from '../cli.ts';
 import { requireCopies } from '../copy-in.ts';
 import { UsageError } from '../failure.ts';
+import { reachDaemon } from '../reach-daemon.ts';
 import { checkJob, type RunFlags, type RunJob } from '../run-job.ts';
 import { readScript, type Script } from '../script.ts';
 import { requireTerminal } from '../terminal.ts';
@@ -44,7 +45,7 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
   const alone = onlyHere(flags);
   if (flags.daemon === true) {
     if (alone !== null) throw new UsageError(`a daemon can't do ${alone}`, 'leave --daemon away');
-    return await openDaemon(cli.config);
+    return await reachDaemon(cli);
   }
   return alone === null ? await openUsualDaemon(cli.config) : null;
 }

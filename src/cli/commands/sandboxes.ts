@@ -72,14 +72,23 @@ export async function remove(
   texts: readonly string[],
   flags: { readonly all?: boolean },
 ): Promise<number> {
-  if ((flags.all === true) === texts.length > 0) {
-    throw new UsageError('name sandboxes, or all of them', 'neurovisor rm ID …, or rm --all');
-  }
+  checkRemove(texts, flags);
   const ids =
     flags.all === true
       ? (await control.list()).map(({ id }) => id)
       : await Promise.all(texts.map((text) => sandboxId(control, text)));
   return await forEach(cli, ids, async (id) => ({ sandbox: await removeOne(control, id) }));
+}
+
+/** @throws UsageError */
+export function checkRemove(texts: readonly string[], { all }: { readonly all?: boolean }): void {
+  const remedy = 'neurovisor rm ID …, or rm --all';
+  if (all !== true && texts.length === 0) {
+    throw new UsageError('name sandboxes, or all of them', remedy);
+  }
+  if (all === true && texts.length > 0) {
+    throw new UsageError('--all and names of sandboxes exclude each other', remedy);
+  }
 }
 
 async function removeOne(control: ControlPlane, id: string): Promise<SandboxInfo> {

@@ -9,6 +9,7 @@ import {
   explainFile,
   filterFormatOf,
   hostArchitecture,
+  JailError,
   learnFromRun,
   learnFromTraces,
   listProgram,
@@ -16,6 +17,8 @@ import {
 } from '../../runtime/seccomp.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { requireProgram } from '../host-program.ts';
+import { namedFile } from '../named-file.ts';
 import { bytes, table } from '../table.ts';
 
 interface ArchFlags {
@@ -65,7 +68,7 @@ export async function seccompCheck(
     return status;
   }
   for (const { file, error, threads } of results) {
-    if (error !== null) cli.stdout.write(`${styleText('red', 'NOT')}  ${file}: ${error}\n`);
+    if (error !== null) cli.stdout.write(`${styleText('red', 'bad')}  ${file}: ${error}\n`);
     for (const one of threads) {
       cli.stdout.write(`${styleText('green', 'ok')}   ${file}: ${size(one)}\n`);
       for (const line of one.redundant) cli.stdout.write(`     changes nothing: ${line}\n`);
@@ -82,12 +85,12 @@ export async function seccompExplain(
 ): Promise<number> {
   const arch = architecture(flags);
   if (flags.program) {
-    const lines = await listProgram(file, thread, arch);
+    const lines = await named(listProgram(file, thread, arch));
     if (cli.json) cli.printJson(lines);
     else cli.stdout.write(lines.map((line, at) => `${String(at).padStart(4)}  ${line}\n`).join(''));
     return 0;
   }
-  const threads = await explainFile(file, arch);
+  const threads = await named(explainFile(file, arch));
   const shown = threads.filter((one) => thread === undefined || one.thread === thread);
   if (shown.length === 0) {
     const names = threads.map((one) => one.thread).join(', ');
@@ -104,7 +107,7 @@ export async function seccompCompile(cli: Cli, file: string, flags: CompileFlags
   if (format !== 'raw' && thread !== undefined)
     throw new UsageError('a file for Firecracker has all its threads', 'leave out --thread');
   const arch = architecture(flags);
-  const written = await compileFile(file, out, { arch, mode, format, thread });
+  const written = await named(compileFile(file, out, { arch, mode, format, thread }));
   if (cli.json) cli.printJson({ path: out, bytes: written, format, arch, mode });
   else cli.stdout.write(`${out}: ${bytes(written)}, ${format}, ${arch}, ${mode}\n`);
   return 0;
@@ -117,11 +120,12 @@ export async function seccompLearn(
 ): Promise<number> {
   const since: Since = program === undefined ? from : { program };
   const options = { thread, since };
-  cli.printJson(
-    traces
-      ? await learnFromTraces(words, options)
-      : await learnFromRun(words, options, cli.cancelled),
-  );
+  if (traces) {
+    cli.printJson(await named(learnFromTraces(words, options)));
+    return 0;
+  }
+  await requireProgram(words[0] ?? '', cli.env['PATH']);
+  cli.printJson(await learnFromRun(words, options, cli.cancelled));
   return 0;
 }
 
@@ -149,6 +153,16 @@ export async function seccompReach(
   return 0;
 }
 
+/** A file or a thread that is not there was named wrongly. @throws UsageError */
+async function named<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await namedFile(work);
+  } catch (error) {
+    if (!(error instanceof JailError) || error.code !== 'thread_unknown') throw error;
+    throw new UsageError(error.message, error.remedy);
+  }
+}
+
 function describeThread(one: ExplainedThread): string {
   const rows = one.rules.map(({ syscall, number, when, action, comment }) => [
     `${number}`,
@@ -169,6 +183,9 @@ function architecture({ arch }: ArchFlags): Architecture {
 }
 
 function filterFormat(version: string) {
-  if (/^\d+\.\d+(\.|$)/.test(version)) return filterFormatOf(version);
-  throw new UsageError(`--firecracker: "${version}" is no version`, 'write it as 1.16.1');
+  if (/^1\.\d+(\.|$)/.test(version)) return filterFormatOf(version);
+  const what = /^\d+\.\d/.test(version)
+    ? `what ${version} reads is not known, but that of versions 1.x`
+    : `"${version}" is no version`;
+  throw new UsageError(`--firecracker: ${what}`, 'write it as 1.16.1');
 }

@@ -4,25 +4,19 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
-import { sleep } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import type { JailMode } from '../../config.ts';
-import { openDaemonIfRunning } from '../../library/daemon.ts';
 import { openControlPlane } from '../../runtime/control.ts';
-import { tryLockDaemon } from '../../runtime/daemon-lock.ts';
-import { daemonSocket, type Home, resolveHome } from '../../runtime/home.ts';
+import { daemonSocket, resolveHome } from '../../runtime/home.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
-import { POOL_MEMBERS_MAX } from '../../sandbox/pool-target.ts';
 import type { Cli } from '../cli.ts';
-import { UsageError } from '../failure.ts';
 import { modelChoice } from '../model.ts';
 import { openRuntime } from '../open.ts';
 
 export interface ServeFlags {
   readonly port?: number;
-  /** `MIN` or `MIN:MAX`. */
-  readonly pool: string;
+  readonly pool: PoolLimits;
   readonly model?: string;
   readonly jail?: JailMode;
   readonly openMetrics?: boolean;
@@ -42,15 +36,18 @@ export interface ServeReport {
   readonly pool: PoolLimits;
 }
 
-/** @returns when a signal has ended it and nothing is left but what is paused to disk */
-export async function serve(cli: Cli, flags: ServeFlags): Promise<number> {
-  const pool = parsePool(flags.pool);
+/**
+ * @param release lets another process be the daemon of this home
+ * @returns when a signal has ended it and nothing is left but what is paused to disk
+ */
+export async function serve(cli: Cli, flags: ServeFlags, release: () => void): Promise<number> {
+  const { pool } = flags;
   const home = resolveHome(cli.config.home);
   const socketPath = daemonSocket(home);
   const choice = modelChoice(flags.model);
   const cleanup = new CleanupStack();
   try {
-    cleanup.push('lock of the home', await becomeTheDaemon(cli, home));
+    cleanup.push('lock of the home', release);
     const runtime = await openRuntime(cli, {
       ...{ keepsProgress: true, observes: true },
       config: { ...cli.config, jail: flags.jail ?? cli.config.jail },
@@ -91,53 +88,6 @@ export async function serve(cli: Cli, flags: ServeFlags): Promise<number> {
     cli.progress.close();
     await cleanup.run();
   }
-}
-
-function parsePool(text: string): PoolLimits {
-  const match = /^(\d{1,4})(?::(\d{1,4}))?$/.exec(text);
-  const min = Number(match?.[1]);
-  const max = Number(match?.[2] ?? match?.[1]);
-  if (match === null || min > max || max > POOL_MEMBERS_MAX) {
-    throw new UsageError(
-      `"${text}" are no limits of a pool`,
-      `write MIN or MIN:MAX, up to ${POOL_MEMBERS_MAX}, e.g. 1:4`,
-    );
-  }
-  return { min, max };
-}
-
-/** How long one that ends its sandboxes, or one that starts, is waited for. */
-const OTHER_MS_MAX = 30_000;
-const POLL_MS = 100;
-
-/** @returns how to let another one be it */
-async function becomeTheDaemon(cli: Cli, home: Home): Promise<() => void> {
-  for (let waitedMs = 0; ; waitedMs += POLL_MS) {
-    await refuseSecond(cli);
-    const release = tryLockDaemon(home);
-    if (release !== null) return release;
-    if (waitedMs >= OTHER_MS_MAX) {
-      throw new UsageError(
-        'another daemon of this home is still starting or ending',
-        'wait for it, or set NEUROVISOR_HOME to another folder',
-      );
-    }
-    if (waitedMs === 0 && !cli.json) {
-      cli.stderr.write('waiting for another daemon of this home, which starts or ends just now\n');
-    }
-    await sleep(POLL_MS, cli.cancelled);
-  }
-}
-
-/** One that runs says so at its socket. */
-async function refuseSecond(cli: Cli): Promise<void> {
-  const running = await openDaemonIfRunning(cli.config);
-  if (running === null) return;
-  await running[Symbol.asyncDispose]();
-  throw new UsageError(
-    'a daemon is running already for this home',
-    'use it (neurovisor host), end it, or set NEUROVISOR_HOME to another folder',
-  );
 }
 
 /** From the environment, else one of this home's own, made once. */

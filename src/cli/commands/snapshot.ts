@@ -1,7 +1,9 @@
 /** `neurovisor snapshot` and `fork`: a sandbox kept, and copies of one. */
+import { snapshotName } from '../../api/schema/fields.ts';
 import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SnapshotInfo } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
 import { forEach } from '../many.ts';
 import { parsePairs } from '../options.ts';
 import { sandboxId, snapshotId } from '../pick.ts';
@@ -23,6 +25,14 @@ export async function snapshotCreate(
     cli.stdout.write(`${info.id}\n`);
   }
   return 0;
+}
+
+/** @throws UsageError */
+export function checkName({ name }: { readonly name?: string }): void {
+  if (name === undefined) return;
+  const { error } = snapshotName.safeParse(name);
+  const [issue] = error?.issues ?? [];
+  if (issue !== undefined) throw new UsageError(`--name "${name}": ${issue.message}`);
 }
 
 export async function snapshotList(cli: Cli, control: ControlPlane): Promise<number> {

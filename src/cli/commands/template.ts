@@ -1,6 +1,12 @@
 /** `neurovisor template`: what sandboxes start from. */
-import { type Runtime, templateSpec } from '../../runtime/runtime.ts';
-import type { TemplateInfo } from '../../runtime/templates.ts';
+import { resolveHome } from '../../runtime/home.ts';
+import {
+  isSetUp,
+  keptTemplates,
+  removeTemplate,
+  type TemplateInfo,
+} from '../../runtime/kept-templates.ts';
+import { type Runtime, SOURCE_DIR, templateSpec } from '../../runtime/runtime.ts';
 import type { SandboxOptions } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
@@ -24,13 +30,11 @@ export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<num
   await using runtime = await open(cli);
   const { key } = await runtime.templates.prepare(templateSpec(options));
   cli.progress.close();
-  return show(cli, await find(runtime, key));
+  return show(cli, find(await runtime.templates.list(), key));
 }
 
 export async function templateList(cli: Cli): Promise<number> {
-  await using runtime = await open(cli);
-  const list = await runtime.templates.list();
-  cli.progress.close();
+  const list = await kept(cli);
   if (cli.json) {
     cli.printJson(list);
     return 0;
@@ -50,28 +54,41 @@ export async function templateList(cli: Cli): Promise<number> {
 }
 
 export async function templateInspect(cli: Cli, key: string): Promise<number> {
-  await using runtime = await open(cli);
-  const info = await find(runtime, key);
-  cli.progress.close();
-  return show(cli, info);
+  return show(cli, find(await kept(cli), key));
 }
 
 export async function templateRemove(cli: Cli, keys: readonly string[]): Promise<number> {
-  await using runtime = await open(cli);
-  const found = await Promise.all(keys.map((key) => find(runtime, key)));
-  for (const { key } of found) await runtime.templates.remove(key);
+  const list = await keptTemplates(contextOf(cli).cacheDir);
+  const found = keys.map((key) => find(list, key));
+  for (const { key } of found) await removeTemplate(contextOf(cli), key);
   cli.progress.close();
   if (cli.json) cli.printJson(found.map(({ key }) => key));
   return 0;
 }
 
-function open(cli: Cli): Promise<Runtime> {
-  return openRuntime(cli, { keepsProgress: true });
+/** Nothing is set up for it: where that would be needed, none of them is current. */
+async function kept(cli: Cli): Promise<readonly TemplateInfo[]> {
+  const context = contextOf(cli);
+  const list = await keptTemplates(context.cacheDir);
+  if (list.length === 0 || !(await isSetUp(context))) return list;
+  await using runtime = await open(cli, { withoutModel: true });
+  const judged = await runtime.templates.list();
+  cli.progress.close();
+  return judged;
+}
+
+function contextOf({ config, progress, cancelled, log }: Cli) {
+  const { cacheDir } = resolveHome(config.home);
+  return { cacheDir, sourceDir: SOURCE_DIR, progress: progress.report, signal: cancelled, log };
+}
+
+function open(cli: Cli, options: { readonly withoutModel?: boolean } = {}): Promise<Runtime> {
+  return openRuntime(cli, { keepsProgress: true, ...options });
 }
 
 /** @throws UsageError unless the text begins the key of just one template */
-async function find(runtime: Runtime, text: string): Promise<TemplateInfo> {
-  const matching = (await runtime.templates.list()).filter(({ key }) => key.startsWith(text));
+function find(list: readonly TemplateInfo[], text: string): TemplateInfo {
+  const matching = list.filter(({ key }) => key.startsWith(text));
   const [one] = matching;
   if (one !== undefined && matching.length === 1) return one;
   const what = one === undefined ? 'no template has this key' : 'several templates have this key';

@@ -48,8 +48,14 @@ Examples:
   curl -H "X-API-Key: $(cat ~/.neurovisor/api-key)" http://127.0.0.1:7070/v1/host
 `,
     )
-    .action((flags: ServeFlags & OutputFlags) =>
-      perform(flags, async (cli) => (await import('../commands/serve.ts')).serve(cli, flags)),
+    .action((flags: Omit<ServeFlags, 'pool'> & { readonly pool: string } & OutputFlags) =>
+      perform(flags, async (cli) => {
+        const pool = ranges.pool(flags.pool);
+        const { becomeDaemon } = await import('../become-daemon.ts');
+        const release = await becomeDaemon(cli);
+        const { serve } = await import('../commands/serve.ts');
+        return await serve(cli, { ...flags, pool }, release);
+      }),
     );
 
   program
@@ -135,8 +141,10 @@ Examples:
     .option('--warm <module>', 'imported instead of the default list', collect, [])
     .addOption(output())
     .action((min: number, max: number, flags: PoolFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) =>
-        (await load()).poolSet(cli, control, { min, max }, flags),
+      performThere(
+        flags,
+        async (cli, control) => (await load()).poolSet(cli, control, { min, max }, flags),
+        async () => (await load()).checkPool({ min, max }, flags),
       ),
     );
 }

@@ -6,6 +6,8 @@ import type { PortFlags } from '../commands/port.ts';
 import { collect, type OutputFlags, output, performThere } from '../program.ts';
 
 const programs = () => import('../commands/exec.ts');
+const copies = () => import('../commands/cp.ts');
+const forwards = () => import('../commands/port.ts');
 
 export function addInside(program: Command): void {
   addExec(program);
@@ -51,8 +53,10 @@ Examples:
 `,
     )
     .action((id: string, argv: string[], flags: ExecFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) =>
-        (await programs()).exec(cli, control, id, argv, flags),
+      performThere(
+        flags,
+        async (cli, control) => (await programs()).exec(cli, control, id, argv, flags),
+        async (cli) => (await programs()).checkExec(cli, argv, flags),
       ),
     );
 }
@@ -85,7 +89,8 @@ function addCopy(program: Command): void {
     .summary('copy files to or from a sandbox')
     .description(
       'Copies files and directories to or from a sandbox, with modes and symbolic links. ' +
-        'Into TARGET if that is a directory, else under that name; SOURCE/. is what is in a directory. ' +
+        'Into TARGET if that is a directory, else under that name, for which directories are made that are ' +
+        'missing; SOURCE/. is what is in a directory. ' +
         'A path in a sandbox is ID:PATH, from the home of its user; - is standard input or output.',
     )
     .argument('<source>')
@@ -103,10 +108,11 @@ Examples:
 `,
     )
     .action((source: string, target: string, flags: CopyFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) => {
-        const { cp } = await import('../commands/cp.ts');
-        return await cp(cli, control, [source, target], flags);
-      }),
+      performThere(
+        flags,
+        async (cli, control) => (await copies()).cp(cli, control, [source, target], flags),
+        async (cli) => (await copies()).checkCopy(cli, [source, target]),
+      ),
     );
 }
 
@@ -139,10 +145,11 @@ Examples:
 `,
     )
     .action((id: string, ports: string[], flags: PortFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) => {
-        const { port } = await import('../commands/port.ts');
-        return await port(cli, control, id, ports, flags);
-      }),
+      performThere(
+        flags,
+        async (cli, control) => (await forwards()).port(cli, control, id, ports, flags),
+        async () => (await forwards()).parsePorts(ports),
+      ),
     );
 }
 

@@ -95,6 +95,8 @@ export function addNet(program: Command): void {
     const { PROOF_NAMES } = await import('../../prove/prove.ts');
     const what =
       'metadata, egress: makes a host, an internet and guests in network namespaces of its own, and has the guests try to get out. ' +
+      'secrets: has guests there use a secret at its host, and try to get at its value, or at another host. ' +
+      'xdp: has packets of known number and delay pass, and sees that what `net latency` measures is that. ' +
       'seccomp, caps, cgroup: has VMMs of its own, in their jails, do what one that was taken over would. ' +
       'image: has the root of a guest, and its VMM, try to change the golden image. ' +
       'oom: has programs take all memory, and sandboxes end in several ways. ' +

@@ -1,5 +1,6 @@
 /** The words of `neurovisor run`. */
 import type { Command } from 'commander';
+import { UsageError } from '../failure.ts';
 import {
   addSandboxOptions,
   collect,
@@ -38,6 +39,11 @@ export function addRun(program: Command): void {
       [],
     )
     .option('--copy <PATH[:TARGET]>', 'put a file or directory into the guest first', collect, []);
+  // Of the two the parser keeps the last alone.
+  const named = new Set<string>();
+  for (const option of ['daemon', 'no-daemon']) {
+    command.on(`option:${option}`, () => named.add(option));
+  }
   addSandboxOptions(command)
     .option('--timeout <time>', 'end the script after this long, e.g. 90s or 5m')
     .option('--user <name>', 'guest user to run as: user or root (default user)')
@@ -63,6 +69,7 @@ Examples:
     )
     .action((file: string | undefined, args: string[], flags: RunFlags & OutputFlags) =>
       perform(flags, async (cli) => {
+        if (named.size > 1) throw new UsageError('--daemon and --no-daemon exclude each other');
         const { run } = await import('../commands/run.ts');
         return flags.code === undefined || file === undefined
           ? await run(cli, file, args, flags)

@@ -166,8 +166,10 @@ Examples:
 `,
     )
     .action((ids: string[], flags: { all?: boolean } & OutputFlags) =>
-      performThere(flags, async (cli, control) =>
-        (await sandboxes()).remove(cli, control, ids, flags),
+      performThere(
+        flags,
+        async (cli, control) => (await sandboxes()).remove(cli, control, ids, flags),
+        async () => (await sandboxes()).checkRemove(ids, flags),
       ),
     );
 }
@@ -242,8 +244,10 @@ Examples:
     .option('--name <name>', 'a name to call the snapshot by')
     .addOption(output())
     .action((id: string, flags: { name?: string } & OutputFlags) =>
-      performThere(flags, async (cli, control) =>
-        (await snapshots()).snapshotCreate(cli, control, id, flags),
+      performThere(
+        flags,
+        async (cli, control) => (await snapshots()).snapshotCreate(cli, control, id, flags),
+        async () => (await snapshots()).checkName(flags),
       ),
     );
   snapshot

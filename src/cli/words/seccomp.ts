@@ -103,6 +103,6 @@ export function addSeccomp(program: Command): void {
         .default('exec'),
     )
     .action((words: string[], flags: LearnFlags) =>
-      perform({ output: 'json' }, async (cli) => (await load()).seccompLearn(cli, words, flags)),
+      perform({}, async (cli) => (await load()).seccompLearn(cli, words, flags)),
     );
 }

@@ -1,0 +1,43 @@
+import { describe, expect, it } from 'vitest';
+import { birthRows, secretRows, termRows } from './sandbox-rows.ts';
+
+const HOUR = 3_600_000;
+const PLAIN = { end: null, endsAtMs: null, onTimeout: 'kill', idleTimeoutMs: null } as const;
+
+describe('termRows', () => {
+  it.each([
+    [{ ...PLAIN, autoResume: true }, []],
+    [{ ...PLAIN, autoResume: true, endsAtMs: 5 * HOUR }, [['time', 'ends in 4 h']]],
+    [
+      { ...PLAIN, autoResume: false, endsAtMs: 5 * HOUR, onTimeout: 'pause' as const },
+      [
+        ['time', 'is paused in 4 h'],
+        ['when paused', 'only resume lets it go on'],
+      ],
+    ],
+    [
+      { ...PLAIN, autoResume: true, idleTimeoutMs: HOUR },
+      [['when idle', 'is paused after 60 min']],
+    ],
+  ])('%j', (info, rows) => {
+    expect(termRows(info, HOUR)).toEqual(rows);
+  });
+
+  it('of one that has ended: none', () => {
+    const end = { cause: 'removed' } as never;
+    expect(termRows({ ...PLAIN, autoResume: true, endsAtMs: 5, end }, HOUR)).toEqual([]);
+  });
+});
+
+it('birthRows, secretRows: what it came from, and names without values', () => {
+  expect(birthRows({ snapshot: null, parent: null })).toEqual([]);
+  expect(birthRows({ snapshot: 's', parent: 'p' })).toEqual([
+    ['snapshot', 's'],
+    ['fork of', 'p'],
+  ]);
+  const secret = { name: 'KEY', hosts: ['a.example', 'b.example'], held: true };
+  expect(secretRows({ secrets: [secret, { ...secret, held: false }] })).toEqual([
+    ['secret', 'KEY at a.example, b.example'],
+    ['secret', 'KEY at a.example, b.example; its value has to be given again'],
+  ]);
+});

@@ -1,0 +1,110 @@
+/** The templates that are in a cache: read and removed without what would build one, or start a VM. */
+import { readdir, readFile, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import { missingHostPackages, RUN_PACKAGES } from '../image/host-packages.ts';
+import { type LockContext, withSetupLock } from '../image/lock.ts';
+import { MANIFEST, type PrepareContext } from '../image/prepare.ts';
+import { isPrepared } from '../image/prepared.ts';
+import { TEMPLATE_FILES, type TemplateSpec } from '../sandbox/template.ts';
+
+/** What `template ls` and `inspect` tell. */
+export interface TemplateInfo {
+  readonly key: string;
+  readonly spec: TemplateSpec;
+  /** It is of this kernel, image, VMM and processor. */
+  readonly current: boolean;
+  readonly madeAtMs: number;
+  readonly machine: string;
+  readonly kernelDigest: string;
+  readonly rootImageDigest: string;
+  readonly modules: readonly { readonly name: string; readonly durationMs: number }[];
+  /** Bytes on the disk. */
+  readonly files: Readonly<Record<string, number>>;
+}
+
+/** Folder in the cache. */
+export const TEMPLATE_KIND = 'template';
+/** Of `st_blocks` (stat(2)). */
+const BLOCK_BYTES = 512;
+
+const specSchema = z.object({
+  cpus: z.number(),
+  memoryMib: z.number(),
+  memoryMaxMib: z.number().exactOptional(),
+  diskMib: z.number(),
+  warm: z.array(z.string()),
+});
+
+export const detailsSchema = z.object({
+  spec: specSchema,
+  machine: z.string(),
+  stateSha256: z.string(),
+  kernelDigest: z.string(),
+  rootImageDigest: z.string(),
+  madeAtMs: z.number(),
+  modules: z.array(z.object({ name: z.string(), durationMs: z.number() })),
+});
+export type Details = z.infer<typeof detailsSchema>;
+
+/**
+ * Newest first.
+ * @param keyNow of one that would be built now; absent: nothing is there that one could be built of
+ */
+export async function keptTemplates(
+  cacheDir: string,
+  keyNow: (spec: TemplateSpec) => string | null = () => null,
+): Promise<readonly TemplateInfo[]> {
+  const infos: TemplateInfo[] = [];
+  for (const key of await namesIn(join(cacheDir, TEMPLATE_KIND))) {
+    const info = await readTemplate(cacheDir, key, keyNow);
+    if (info !== undefined) infos.push(info);
+  }
+  return infos.sort((a, b) => b.madeAtMs - a.madeAtMs);
+}
+
+/** Takes the name away first, so that who starts a clone finds all of it or nothing. @returns false: unknown */
+export async function removeTemplate(context: LockContext, key: string): Promise<boolean> {
+  const parent = join(context.cacheDir, TEMPLATE_KIND);
+  if (!(await namesIn(parent)).includes(key)) return false;
+  await withSetupLock(context, () => rm(join(parent, key), { recursive: true, force: true }));
+  return true;
+}
+
+/** Whether the runtime opens without installing or building anything but, perhaps, a model. */
+export async function isSetUp(context: PrepareContext): Promise<boolean> {
+  if (!(await isPrepared(context, { withModel: false }))) return false;
+  return (await missingHostPackages(RUN_PACKAGES)).length === 0;
+}
+
+async function readTemplate(
+  cacheDir: string,
+  key: string,
+  keyNow: (spec: TemplateSpec) => string | null,
+): Promise<TemplateInfo | undefined> {
+  const dir = join(cacheDir, TEMPLATE_KIND, key);
+  try {
+    const manifest: unknown = JSON.parse(await readFile(join(dir, MANIFEST), 'utf8'));
+    const { details } = z.object({ details: detailsSchema }).parse(manifest);
+    const files: Record<string, number> = {};
+    for (const name of Object.values(TEMPLATE_FILES)) {
+      files[name] = (await stat(join(dir, name))).blocks * BLOCK_BYTES;
+    }
+    const { stateSha256: _, ...told } = details;
+    return { key, ...told, current: keyNow(details.spec) === key, files };
+  } catch (error) {
+    ignore(error, 'a damaged template is built again when it is needed');
+    return undefined;
+  }
+}
+
+async function namesIn(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir);
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return [];
+    throw error;
+  }
+}

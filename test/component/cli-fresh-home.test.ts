@@ -1,0 +1,52 @@
+/** `neurovisor` with a home in which nothing is set up: what needs no VM does not begin to set one up. */
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { type CliResult, cli } from '../support/cli.ts';
+
+let home: string;
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'nv-fresh-'));
+  // A set-up fails at it, instead of building for minutes.
+  await mkdir(join(home, 'cache'));
+  await writeFile(join(home, 'cache/kernel'), '');
+});
+afterEach(() => rm(home, { recursive: true }));
+
+const run = (...words: string[]): Promise<CliResult> =>
+  cli(words, { env: { NEUROVISOR_HOME: home } }).result;
+
+const KEY = 'a'.repeat(64);
+
+/** As a build leaves it, of another kernel. */
+async function keepTemplate(): Promise<void> {
+  const dir = join(home, 'cache/template', KEY);
+  await mkdir(dir, { recursive: true });
+  for (const name of ['ram', 'state', 'disk.ext4']) await writeFile(join(dir, name), name);
+  const spec = { cpus: 1, memoryMib: 512, diskMib: 2048, warm: ['json'] };
+  const digests = { stateSha256: 'b', kernelDigest: 'c', rootImageDigest: 'd' };
+  const details = { spec, machine: 'm', ...digests, madeAtMs: 1, modules: [] };
+  await writeFile(join(dir, 'manifest.json'), JSON.stringify({ details }));
+}
+
+it('template ls: an empty list', async () => {
+  expect(await run('template', 'ls', '-o', 'json')).toMatchObject({ status: 0, stdout: '[]\n' });
+  expect((await run('template', 'ls')).stdout).toMatch(/^KEY/);
+});
+
+it('template ls, inspect, rm: what is kept is told, and none is current', async () => {
+  await keepTemplate();
+  const list = await run('template', 'ls', '-o', 'json');
+  expect(JSON.parse(list.stdout)).toMatchObject([{ key: KEY, current: false }]);
+  expect((await run('template', 'inspect', 'aaa')).stdout).toContain(KEY);
+  expect((await run('template', 'inspect', 'b')).status).toBe(2);
+  expect((await run('template', 'rm', 'aaa')).status).toBe(0);
+  expect(await readdir(join(home, 'cache/template'))).toEqual([]);
+});
+
+it('bench: figures without a VM', async () => {
+  const { status, stdout } = await run('bench', 'seccomp.compile', '--rounds', '1', '-o', 'json');
+  expect(status).toBe(0);
+  expect(JSON.parse(stdout)).toMatchObject([{ name: 'seccomp.compile', n: 1 }]);
+});

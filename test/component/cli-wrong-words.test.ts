@@ -1,0 +1,80 @@
+/** What `neurovisor` says of words that are wrong, where no daemon runs: nothing is asked of one for that. */
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type CliResult, cli } from '../support/cli.ts';
+
+let home: string;
+beforeAll(async () => {
+  home = await mkdtemp(join(tmpdir(), 'nv-words-'));
+  // A set-up fails at it, instead of building for minutes.
+  await mkdir(join(home, 'cache'));
+  await writeFile(join(home, 'cache/kernel'), '');
+});
+afterAll(() => rm(home, { recursive: true }));
+
+const run = (line: string, env: Record<string, string> = {}): Promise<CliResult> =>
+  cli(line.split(' '), { env: { NEUROVISOR_HOME: home, ...env } }).result;
+
+describe('-o json', () => {
+  it.each([
+    ['run -o json --frob', "unknown option '--frob'"],
+    ['run -o json --net foo x', 'Allowed choices are none, egress, open'],
+    ['create --cpus abc -o json', '--cpus: "abc" is no whole number'],
+    ['exec -o json', "missing required argument 'id'"],
+    ['frob --output=json', "unknown command 'frob'"],
+    ['run -o json', 'no script was given'],
+  ])('%s: the error is an object, and nothing else is printed', async (line, message) => {
+    const { status, stdout, stderr } = await run(line);
+    expect([status, stderr]).toEqual([2, '']);
+    expect(JSON.parse(stdout)).toEqual({
+      error: expect.objectContaining({
+        code: 'usage',
+        message: expect.stringContaining(message),
+      }),
+    });
+  });
+
+  it('of the program, after --: errors are text', async () => {
+    const { stdout, stderr } = await run('exec --frob x -- jq -o json');
+    expect([stdout, stderr]).toEqual(['', expect.stringContaining("unknown option '--frob'")]);
+  });
+});
+
+describe('words that are wrong whatever a daemon says', () => {
+  it.each([
+    ['port x 99999', '"99999" is no port of a sandbox'],
+    ['pool set 5 2', 'a pool of at least 5 and at most 2'],
+    ['pool set 1 2 --memory 1', '--memory: 1 is not from 128M to 64G'],
+    ['rm', 'name sandboxes, or all of them'],
+    ['rm --all x', '--all and names of sandboxes exclude each other'],
+    ['exec x', 'no program was given'],
+    ['exec x --timeout 0 -- ls', '--timeout: 0 is not from 1ms'],
+    ['cp a b', 'one side must be in a sandbox'],
+    ['net latency zz --for 0', '--for: 0 is not from 1ms to 1h'],
+    ['snapshot create x --name Bad/..', '--name "Bad/..": expected 1 to 63 lower-case letters'],
+    ['run --daemon --no-daemon s.py', '--daemon and --no-daemon exclude each other'],
+    ['run -i -c 1', '-i alone does nothing'],
+    ['run -t -c 1', '-t alone does nothing'],
+    ['run --no-daemon --rate abc -c 1', '--rate: "abc" is no number of bytes'],
+    ['run --no-daemon --net open --net-limit bytes=-1 -c 1', '--net-limit: "-1" is no number'],
+    ['run --no-daemon --deny-out pypi.org -c 1', '--deny-out alone allows nothing'],
+    ['prove canary', '--zone is missing'],
+    ['bench nosuch', 'there are the groups boot, '],
+  ])('%s', async (line, message) => {
+    const { status, stdout, stderr } = await run(line);
+    expect(stderr).toContain(message);
+    expect([status, stdout]).toEqual([2, '']);
+    expect(stderr.split('\n').length).toBeLessThanOrEqual(3);
+  });
+});
+
+describe('no daemon', () => {
+  it('at an address: says to look at it, and how to start one there', async () => {
+    const { status, stderr } = await run('ls', { NEUROVISOR_URL: 'http://127.0.0.1:1' });
+    expect(status).toBe(125);
+    expect(stderr).toContain('NEUROVISOR_URL');
+    expect(stderr).toContain('neurovisor serve --port 1');
+  });
+});

@@ -1,0 +1,48 @@
+/** The script `neurovisor`, in a checkout where nothing is installed, with an npm that only says that it ran. */
+import { execFile } from 'node:child_process';
+import { chmod, copyFile, mkdir, mkdtemp, rm, symlink, utimes, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { ROOT } from '../support/cli.ts';
+
+let dir: string;
+beforeEach(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'nv-launcher-'));
+  // The second is for machines with a GPU.
+  const cuda = 'node_modules/@node-llama-cpp/linux-x64-cuda';
+  for (const name of ['node_modules', cuda, 'bin', 'home', 'src/cli']) {
+    await mkdir(join(dir, name), { recursive: true });
+  }
+  for (const name of ['neurovisor', 'package-lock.json']) {
+    await copyFile(join(ROOT, name), join(dir, name));
+  }
+  await writeFile(join(dir, 'src/cli/main.ts'), 'console.log("main", ...process.argv.slice(2));\n');
+  // What `run` needs is there, what tests need is not.
+  await writeFile(join(dir, 'node_modules/.package-lock.json'), '');
+  await utimes(join(dir, 'package-lock.json'), 1, 1);
+  await symlink(process.execPath, join(dir, 'bin/node'));
+  const npm = '#!/bin/sh\necho "npm retries $npm_config_fetch_retries: $*"\nexit 1\n';
+  await writeFile(join(dir, 'bin/npm'), npm);
+  await chmod(join(dir, 'bin/npm'), 0o755);
+});
+afterEach(() => rm(dir, { recursive: true }));
+
+function launch(...words: string[]): Promise<{ stdout: string; stderr: string }> {
+  const env = { PATH: `${join(dir, 'bin')}:/usr/bin:/bin`, NEUROVISOR_HOME: join(dir, 'home') };
+  return new Promise((resolve) => {
+    execFile(join(dir, 'neurovisor'), words, { env }, (_error, stdout, stderr) =>
+      resolve({ stdout, stderr }),
+    );
+  });
+}
+
+it('what tests need is installed for tests alone, not for their help', async () => {
+  expect(await launch('ls')).toEqual({ stdout: 'main ls\n', stderr: '' });
+  for (const help of ['--help', '-h']) {
+    expect(await launch('test', help)).toEqual({ stdout: `main test ${help}\n`, stderr: '' });
+  }
+  const { stdout, stderr } = await launch('test', 'unit');
+  expect(stdout).toBe('');
+  expect(stderr).toContain('npm retries 2: ci ');
+});
