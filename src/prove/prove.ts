@@ -6,6 +6,7 @@ import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { modulePath } from '../base/module-path.ts';
 import { NEW_NAMESPACE } from './actor.ts';
 import { ProofError } from './errors.ts';
 import type { JailContext } from './jail/vmm.ts';
@@ -78,7 +79,7 @@ async function proveNetwork(
   onProof: (proof: Proof) => void,
 ): Promise<readonly Proof[]> {
   const [command, ...first] = NEW_NAMESPACE;
-  const main = new URL('./main.ts', import.meta.url).pathname;
+  const main = modulePath('./main.ts', import.meta.url);
   const child = spawn(command, [...first, process.execPath, main, ...names], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });

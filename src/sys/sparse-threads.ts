@@ -7,6 +7,7 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
+import { modulePath } from '../base/module-path.ts';
 import type { SparseAnswer, SparseJob } from './sparse-worker.ts';
 
 interface Thread {
@@ -69,8 +70,7 @@ async function ask(work: SparseJob['work'], from: string, to: string): Promise<s
 }
 
 function start(): Thread {
-  const file = import.meta.url.endsWith('.ts') ? './sparse-worker.ts' : './sparse-worker.js';
-  const worker = new Worker(new URL(file, import.meta.url), { name: 'copies' });
+  const worker = new Worker(modulePath('./sparse-worker.ts', import.meta.url), { name: 'copies' });
   const made: Thread = { worker, pending: new Map() };
   worker.on('message', (answer: SparseAnswer) => {
     const waiting = made.pending.get(answer.key);
