@@ -18,9 +18,10 @@ let app: string;
 let installed: string;
 let daemon: FakeDaemon;
 
-async function tracked(...paths: readonly string[]): Promise<string[]> {
-  const args = ['ls-files', '-co', '--exclude-standard', '--', ...paths];
-  const { stdout } = await run('git', args, { cwd: ROOT });
+/** Files of this checkout, from the root; those that are new and not committed yet only of some folders. */
+async function filesOf(...folders: readonly string[]): Promise<string[]> {
+  const args = ['ls-files', ...(folders.length === 0 ? [] : ['-co', '--exclude-standard'])];
+  const { stdout } = await run('git', [...args, '--', ...folders], { cwd: ROOT });
   return stdout.split('\n').filter((path) => path !== '' && existsSync(join(ROOT, path)));
 }
 
@@ -46,7 +47,7 @@ const typeErrors = async (code: string): Promise<string> => {
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-package-'));
   const clone = join(dir, 'clone');
-  for (const path of await tracked('.', ':!test', ':!node_modules')) {
+  for (const path of new Set([...(await filesOf()), ...(await filesOf('src', 'tools'))])) {
     await mkdir(dirname(join(clone, path)), { recursive: true });
     await cp(join(ROOT, path), join(clone, path));
   }
@@ -106,23 +107,30 @@ describe('npm package', () => {
   });
 
   it('files: all that it starts or reads is there', async () => {
-    const read = await tracked('bpf', 'guest/agent', 'guest/init.c', 'image', 'kernel', 'policy');
-    const beside = (await tracked('src')).filter((path) => !path.endsWith('.ts'));
+    const read = await filesOf('bpf', 'guest/agent', 'guest/init.c', 'image', 'kernel', 'policy');
+    const beside = (await filesOf('src')).filter((path) => !path.endsWith('.ts'));
     const expected = [...read, ...beside.map((path) => path.replace('src', 'dist'))];
     expect(expected.filter((path) => !existsSync(join(installed, path)))).toEqual([]);
 
+    const named: string[] = [];
     const started: string[] = [];
     for (const path of globSync('dist/**/*.js', { cwd: installed })) {
       const text = await readFile(join(installed, path), 'utf8');
       for (const [, name = ''] of text.matchAll(/(?:modulePath|new Actor)\('\.\/(.+?)\.ts'/g)) {
         started.push(join(dirname(path), `${name}.js`));
       }
+      const paths = text.matchAll(
+        /join\(import\.meta\.dirname, '(.+?)'|new URL\('(.+?)', import\.meta\.url\)/g,
+      );
+      for (const [, joined, url] of paths) named.push(join(dirname(path), joined ?? url ?? ''));
       // One that is named in another way would be looked for as TypeScript.
       expect(text.replace(/(?:modulePath|new Actor)\('.*?'/g, ''), path).not.toMatch(
         /new URL\('[^']*\.ts'|dirname, '[^']*\.ts'|filename\)/,
       );
     }
     expect(started).toContain('dist/vsock/worker.js');
+    expect(named).toContain('policy');
+    expect(named.filter((path) => !existsSync(join(installed, path)))).toEqual([]);
     expect(started.filter((path) => !existsSync(join(installed, path)))).toEqual([]);
   });
 });
