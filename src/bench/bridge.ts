@@ -8,6 +8,7 @@ import { Agent, type IncomingMessage, request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../base/cleanup.ts';
+import { modulePath } from '../base/module-path.ts';
 import type { Benchmark } from './benchmark.ts';
 
 export const bridgeBenchmark: Benchmark = {
@@ -88,7 +89,7 @@ export async function measureBridge(options: BridgeBenchOptions = {}): Promise<B
 }
 
 async function startPeer(cleanup: CleanupStack, args: readonly string[]): Promise<void> {
-  const script = join(import.meta.dirname, 'bridge-peer.ts');
+  const script = modulePath('./bridge-peer.ts', import.meta.url);
   const child = spawn(process.execPath, [script, ...args], { stdio: ['pipe', 'pipe', 'inherit'] });
   cleanup.push(`${args[0]} process`, async () => {
     const ended = new Promise((resolve) => child.once('exit', resolve));

@@ -1,6 +1,7 @@
 /** The channel against TCP over a TAP: the same VM, the same server, the same client. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
+import { modulePath } from '../base/module-path.ts';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
 import type { TrafficSamples } from './guest-traffic.ts';
 import type { IpcSamples } from './ipc-peer.ts';
@@ -21,7 +22,7 @@ export const ipcBenchmark: Benchmark = {
     const { rounds, signal, say, runtime } = context;
     if (process.geteuid?.() !== 0) return this.names.map((name) => notMeasured(context, name));
     say(`${rounds} rounds of 1000 round trips and 64 MiB each way, by both ways`);
-    const peer = new URL('./ipc-peer.ts', import.meta.url).pathname;
+    const peer = modulePath('./ipc-peer.ts', import.meta.url);
     const args = [runtime.artifacts.kernelPath, acceleratorOf(context), String(rounds)];
     const { stdout } = await run('unshare', ['--net', process.execPath, peer, ...args], {
       signal,

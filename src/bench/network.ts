@@ -1,6 +1,7 @@
 /** How long a sandbox's network takes to make and to remove, and what its rules cost each packet. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
+import { modulePath } from '../base/module-path.ts';
 import type { Benchmark, Measurement } from './benchmark.ts';
 import type { NetworkSamples } from './network-peer.ts';
 
@@ -25,7 +26,7 @@ export const networkBenchmark: Benchmark = {
   async measure({ rounds, signal, say }) {
     if (process.geteuid?.() !== 0) return this.names.map(notMeasured);
     say(`networks one by one and 200 at once, ${rounds} rounds`);
-    const peer = new URL('./network-peer.ts', import.meta.url).pathname;
+    const peer = modulePath('./network-peer.ts', import.meta.url);
     const args = ['--net', process.execPath, peer, String(rounds)];
     const { stdout } = await run('unshare', args, { signal });
     return measurements(JSON.parse(stdout) as NetworkSamples);

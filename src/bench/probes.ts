@@ -1,6 +1,7 @@
 /** What it costs a packet to be measured: an echo to the host and its answer, with and without our programs. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
+import { modulePath } from '../base/module-path.ts';
 import { resolveHome } from '../runtime/home.ts';
 import { bpfDir } from '../runtime/latency.ts';
 import type { Benchmark, Measurement } from './benchmark.ts';
@@ -29,7 +30,7 @@ export const probesBenchmark: Benchmark = {
   async measure({ rounds, signal, config, say }) {
     if (process.geteuid?.() !== 0) return this.names.map((name) => notMeasured(name, 'needs root'));
     say(`probes, ${rounds} rounds of 5000 echoes`);
-    const peer = new URL('./probes-peer.ts', import.meta.url).pathname;
+    const peer = modulePath('./probes-peer.ts', import.meta.url);
     const dir = bpfDir(resolveHome(config.home));
     const args = ['--net', process.execPath, peer, String(rounds), dir];
     const { stdout } = await run('unshare', args, { signal });

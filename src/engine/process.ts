@@ -20,11 +20,11 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { modulePath } from '../base/module-path.ts';
 import type { ChildConfig, ChildEvent, ReadyInfo } from './child-protocol.ts';
 import { EngineError } from './errors.ts';
 import type { GpuChoice } from './llama.ts';
@@ -116,7 +116,7 @@ class EngineProcess implements Engine {
       process.execPath,
       [
         '--disable-warning=ExperimentalWarning',
-        join(import.meta.dirname, 'main.ts'),
+        modulePath('./main.ts', import.meta.url),
         JSON.stringify(childConfig(options)),
       ],
       { stdio: ['pipe', 'pipe', 'pipe'], env: engineEnvironment() },

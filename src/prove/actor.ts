@@ -6,6 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { assert } from '../base/assert.ts';
 import { ignore } from '../base/ignore.ts';
+import { modulePath } from '../base/module-path.ts';
 
 /** Enters a new network namespace; all that is made in it goes with its last process. */
 export const NEW_NAMESPACE = ['unshare', '--net'] as const;
@@ -23,7 +24,7 @@ export class Actor implements AsyncDisposable {
    */
   constructor(file: string, fd: number) {
     const [command, ...first] = NEW_NAMESPACE;
-    const args = [...first, process.execPath, new URL(file, import.meta.url).pathname];
+    const args = [...first, process.execPath, modulePath(file, import.meta.url)];
     this.#child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit', fd] });
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#ended = promise;

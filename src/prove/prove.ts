@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { modulePath } from '../base/module-path.ts';
 import { NEW_NAMESPACE } from './actor.ts';
 import { ProofError } from './errors.ts';
 import type { JailContext } from './jail/vmm.ts';
@@ -90,7 +91,7 @@ async function proveNetwork(
   onProof: (proof: Proof) => void,
 ): Promise<readonly Proof[]> {
   const [command, ...first] = NEW_NAMESPACE;
-  const main = new URL('./main.ts', import.meta.url).pathname;
+  const main = modulePath('./main.ts', import.meta.url);
   // All that it puts on the disk: it may be killed at any moment, by Ctrl-C too.
   const dir = await mkdtemp(join(tmpdir(), DIR_PREFIX));
   const child = spawn(command, [...first, process.execPath, main, dir, ...names], {

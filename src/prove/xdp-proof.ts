@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { sleep, systemClock } from '../base/clock.ts';
 import { describeError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { modulePath } from '../base/module-path.ts';
 import { Links } from '../net/links.ts';
 import { ObserveError } from '../observe/errors.ts';
 import { boundsNs, bucketOf, type Histogram, quantileNs, since } from '../observe/histogram.ts';
@@ -176,7 +177,7 @@ async function metadata(tries: Tries, probes: LatencyProbes, leased: LeasedGuest
 async function killed(tries: Tries, linkIndex: number, dir: string, links: Links): Promise<void> {
   const isThere = (): boolean =>
     readLatencyOf(linkIndex) !== undefined || links.find(linkIndex)?.xdpProgramId !== undefined;
-  const observer = new URL('./xdp-observer.ts', import.meta.url).pathname;
+  const observer = modulePath('./xdp-observer.ts', import.meta.url);
   const child = spawn(process.execPath, [observer, String(linkIndex), dir], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });

@@ -2,6 +2,8 @@
  * The life of a sandbox, in one table. Only the supervisor moves it; an illegal pair is refused with
  * `{from, event}` and changes nothing (R-CP-3).
  */
+import { SandboxError } from './errors.ts';
+
 export type SandboxState =
   /** Its directory, disk and sockets are being made; no VM yet. */
   | 'creating'
@@ -66,4 +68,10 @@ export function lifecycleDiagram(): string {
     for (const [event, to] of Object.entries(events)) lines.push(`  ${from} --> ${to}: ${event}`);
   }
   return `${lines.join('\n')}\n`;
+}
+
+/** `gone`: there is nothing to do it with any more; `not_ready`: perhaps later. */
+export function refusalOf(result: Exclude<TransitionResult, { ok: true }>): SandboxError {
+  const code = isFinal(result.from) || result.from === 'stopping' ? 'gone' : 'not_ready';
+  return new SandboxError(code, `"${result.event}" is not possible while ${result.from}`);
 }

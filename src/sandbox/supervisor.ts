@@ -21,9 +21,9 @@ import { setGuestClock } from './guest-clock.ts';
 import { identityOf, untilHello } from './identity.ts';
 import {
   isFinal,
+  refusalOf,
   type SandboxEvent,
   type SandboxState,
-  type TransitionResult,
   transition,
 } from './lifecycle.ts';
 import { fitMemory, ramMib, resizeMemory } from './memory-size.ts';
@@ -478,12 +478,12 @@ export class Supervisor {
 
   #require(event: SandboxEvent): void {
     const result = transition(this.#state, event);
-    if (!result.ok) throw this.#refusal(result);
+    if (!result.ok) throw refusalOf(result);
   }
 
   #apply(event: SandboxEvent): void {
     const result = transition(this.#state, event);
-    if (!result.ok) throw this.#refusal(result);
+    if (!result.ok) throw refusalOf(result);
     this.#state = result.state;
     this.#parts.log.debug('sandbox state', { sandbox: this.spec.id, state: result.state, event });
     for (const listener of this.#listeners) {
@@ -493,10 +493,5 @@ export class Supervisor {
         ignore(error, 'a state listener threw');
       }
     }
-  }
-
-  #refusal(result: Exclude<TransitionResult, { ok: true }>): SandboxError {
-    const code = isFinal(result.from) || result.from === 'stopping' ? 'gone' : 'not_ready';
-    return new SandboxError(code, `"${result.event}" is not possible while ${result.from}`);
   }
 }

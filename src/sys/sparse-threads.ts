@@ -8,6 +8,7 @@ import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { ignore } from '../base/ignore.ts';
+import { modulePath } from '../base/module-path.ts';
 import type { SparseAnswer, SparseJob } from './sparse-worker.ts';
 
 interface Thread {
@@ -86,8 +87,7 @@ function settle({ worker, pending }: Thread, key: number): void {
 }
 
 function start(): Thread {
-  const file = import.meta.url.endsWith('.ts') ? './sparse-worker.ts' : './sparse-worker.js';
-  const worker = new Worker(new URL(file, import.meta.url), { name: 'copies' });
+  const worker = new Worker(modulePath('./sparse-worker.ts', import.meta.url), { name: 'copies' });
   const made: Thread = { worker, pending: new Map() };
   const loading = Promise.withResolvers<string | undefined>();
   loading.promise.catch((error: unknown) => ignore(error, 'whoever asks the thread is told'));

@@ -8,11 +8,12 @@
  */
 import { spawn } from 'node:child_process';
 import { mkdir, open, readFile, rename, writeFile } from 'node:fs/promises';
-import { extname, join } from 'node:path';
+import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
 import { describeError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { modulePath } from '../base/module-path.ts';
 import { type QemuVersion, readQemuVersion } from './qemu/installation.ts';
 
 /** Instructions per second below which guest code is certainly not run by the processor itself. */
@@ -157,8 +158,7 @@ function openFailure(device: string, error: unknown): string {
 }
 
 function defaultChild(): string[] {
-  const file = `probe-child${extname(import.meta.filename)}`;
-  return [process.execPath, join(import.meta.dirname, file)];
+  return [process.execPath, modulePath('./probe-child.ts', import.meta.url)];
 }
 
 /** Runs the child under a deadline and reads its lines; what is not a step is left out. */

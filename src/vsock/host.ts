@@ -22,6 +22,7 @@ import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { type Log, silentLog } from '../base/log.ts';
+import { modulePath } from '../base/module-path.ts';
 import { bucketLimitProblem } from '../base/token-bucket.ts';
 import { closeFd, createEventFd, signalEventFd } from '../sys/fd.ts';
 import { connectUnix, listenUnix } from '../sys/socket.ts';
@@ -162,8 +163,7 @@ class Host implements VsockHost {
   #start(): { worker: Worker; wakeFd: number; exited: Promise<void> } {
     const wakeFd = createEventFd();
     const setup: WorkerSetup = { wakeFd, requireSealedMemory: this.#requireSealedMemory };
-    const file = import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js';
-    const worker = new Worker(new URL(file, import.meta.url), {
+    const worker = new Worker(modulePath('./worker.ts', import.meta.url), {
       workerData: setup,
       name: 'vsock',
     });

@@ -2,6 +2,7 @@
  * `neurovisor test`: all tests of this checkout, layer by layer, cheapest first. Ends with the line
  * `N passed, N failed`, and `, N skipped` where this machine can't do something; each skip says why.
  */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { SOURCE_DIR } from '../../runtime/runtime.ts';
 import { ensureTestPackages } from '../../runtime/setup.ts';
@@ -48,6 +49,9 @@ export async function test(cli: Cli, names: readonly string[]): Promise<number> 
   const unknown = names.find((name) => !LAYER_NAMES.includes(name));
   if (unknown !== undefined) {
     throw new UsageError(`no layer "${unknown}"`, `layers: ${LAYER_NAMES.join(', ')}`);
+  }
+  if (!existsSync(join(SOURCE_DIR, 'vitest.config.ts'))) {
+    throw new UsageError('the npm package has no tests', 'run `./neurovisor test` in a clone');
   }
   const layers = LAYERS.filter((layer) => names.length === 0 || names.includes(layer.name));
   const total: Counts = { passed: 0, failed: 0, skipped: 0 };

@@ -1,0 +1,136 @@
+/** What `npm pack` makes, as a project has it that installs it: compiled, typed, with all that it reads. */
+import { execFile } from 'node:child_process';
+import { existsSync, globSync } from 'node:fs';
+import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ROOT } from '../support/cli.ts';
+import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
+
+const run = promisify(execFile);
+const modules = join(ROOT, 'node_modules');
+const tsc = join(modules, 'typescript/bin/tsc');
+
+let dir: string;
+let app: string;
+let installed: string;
+let daemon: FakeDaemon;
+
+/** Files of this checkout, from the root; those that are new and not committed yet only of some folders. */
+async function filesOf(...folders: readonly string[]): Promise<string[]> {
+  const args = ['ls-files', ...(folders.length === 0 ? [] : ['-co', '--exclude-standard'])];
+  const { stdout } = await run('git', [...args, '--', ...folders], { cwd: ROOT });
+  return stdout.split('\n').filter((path) => path !== '' && existsSync(join(ROOT, path)));
+}
+
+/** The program of a page that imports the library. */
+async function sampleOf(page: string): Promise<string> {
+  const blocks = (await readFile(join(ROOT, page), 'utf8')).matchAll(/^```ts\n(.*?)^```/gms);
+  const [sample] = [...blocks]
+    .map((match) => match[1] ?? '')
+    .filter((code) => /^import/.test(code));
+  return sample ?? expect.fail(`no sample in ${page}`);
+}
+
+const typeErrors = async (code: string): Promise<string> => {
+  await writeFile(join(app, 'agent.ts'), code);
+  const compiled = run(process.execPath, [tsc, '-p', app]);
+  return await compiled.then(
+    () => '',
+    ({ stdout }: { stdout: string }) => stdout,
+  );
+};
+
+// In a copy: the compiled files of this checkout may be in use.
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'nv-package-'));
+  const clone = join(dir, 'clone');
+  for (const path of new Set([...(await filesOf()), ...(await filesOf('src', 'tools'))])) {
+    await mkdir(dirname(join(clone, path)), { recursive: true });
+    await cp(join(ROOT, path), join(clone, path));
+  }
+  await symlink(modules, join(clone, 'node_modules'));
+  const env = { ...process.env, npm_config_cache: join(dir, 'npm'), npm_config_offline: 'true' };
+  await run('npm', ['pack', '--pack-destination', dir], { cwd: clone, env });
+  app = join(dir, 'app');
+  installed = join(app, 'node_modules/neurovisor');
+  await mkdir(installed, { recursive: true });
+  const [tarball = ''] = globSync('*.tgz', { cwd: dir });
+  await run('tar', ['-xzf', join(dir, tarball), '-C', installed, '--strip-components=1']);
+  // In the place of what npm would fetch.
+  await symlink(modules, join(installed, 'node_modules'));
+  await symlink(join(modules, '@types'), join(app, 'node_modules/@types'));
+  await writeFile(join(app, 'package.json'), JSON.stringify({ type: 'module' }));
+  const compilerOptions = {
+    ...{ module: 'nodenext', target: 'es2024', lib: ['es2024', 'esnext.disposable'] },
+    ...{ strict: true, skipLibCheck: true, noEmit: true, types: ['node'] },
+  };
+  await writeFile(join(app, 'tsconfig.json'), JSON.stringify({ compilerOptions }));
+  daemon = await startFakeDaemon();
+});
+
+afterAll(async () => {
+  await daemon?.[Symbol.asyncDispose]();
+  await rm(dir, { recursive: true, force: true });
+});
+
+describe('npm package', () => {
+  it('types: the sample of the README has no error, a wrong use of it has', async () => {
+    const sample = await sampleOf('README.md');
+    expect(await typeErrors(sample)).toBe('');
+    const wrong = sample.replace('memoryMib: 512', "memoryMib: '512'");
+    expect(await typeErrors(wrong)).toContain("'string' is not assignable to type 'number'");
+  });
+
+  it('library: a program in TypeScript runs with it and ends by itself', async () => {
+    const code = `import { CodedError, Sandbox } from 'neurovisor';
+      await using sandbox = await Sandbox.create();
+      console.log((await sandbox.runCode('print(6 * 7)')).stdout);
+      console.log(await Sandbox.connect('nobody').catch((error) => error instanceof CodedError));`;
+    await writeFile(join(app, 'run.ts'), code);
+    const env = { ...process.env, ...daemon.env };
+    const { stdout } = await run(process.execPath, [join(app, 'run.ts')], { env });
+    expect(stdout).toBe('42\n\ntrue\n');
+  });
+
+  it('command: runs without its sources; tests are in the repository', async () => {
+    const env = { ...process.env, NEUROVISOR_HOME: join(dir, 'home') };
+    const command = join(installed, 'neurovisor');
+    const { version } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8')) as {
+      version: string;
+    };
+    expect((await run(command, ['--version'], { env })).stdout).toBe(`${version}\n`);
+    const test = run(command, ['test'], { env });
+    await expect(test).rejects.toMatchObject({ code: 2, stderr: /npm package has no tests/ });
+  });
+
+  it('files: all that it starts or reads is there', async () => {
+    const read = await filesOf('bpf', 'guest/agent', 'guest/init.c', 'image', 'kernel', 'policy');
+    const beside = (await filesOf('src')).filter((path) => !path.endsWith('.ts'));
+    const expected = [...read, ...beside.map((path) => path.replace('src', 'dist'))];
+    expect(expected.filter((path) => !existsSync(join(installed, path)))).toEqual([]);
+
+    const named: string[] = [];
+    const started: string[] = [];
+    for (const path of globSync('dist/**/*.js', { cwd: installed })) {
+      const text = await readFile(join(installed, path), 'utf8');
+      for (const [, name = ''] of text.matchAll(/(?:modulePath|new Actor)\('\.\/(.+?)\.ts'/g)) {
+        started.push(join(dirname(path), `${name}.js`));
+      }
+      const paths = text.matchAll(
+        /join\(import\.meta\.dirname, '(.+?)'|new URL\('(.+?)', import\.meta\.url\)/g,
+      );
+      for (const [, joined, url] of paths) named.push(join(dirname(path), joined ?? url ?? ''));
+      // One that is named in another way would be looked for as TypeScript.
+      expect(text.replace(/(?:modulePath|new Actor)\('.*?'/g, ''), path).not.toMatch(
+        /new URL\('[^']*\.ts'|dirname, '[^']*\.ts'|filename\)/,
+      );
+    }
+    expect(started).toContain('dist/vsock/worker.js');
+    expect(named).toContain('policy');
+    expect(named.filter((path) => !existsSync(join(installed, path)))).toEqual([]);
+    expect(started.filter((path) => !existsSync(join(installed, path)))).toEqual([]);
+  });
+});

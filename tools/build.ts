@@ -1,0 +1,28 @@
+/**
+ * `npm run build`: makes `dist/`, which the npm package has in the place of `src/`, as Node runs no
+ * TypeScript under `node_modules`. npm does it by itself (`prepare`) before it links or packs this checkout.
+ * Nothing here needs it: `./neurovisor` and the tests run the sources.
+ *
+ *     src/**.ts ── tsc ──► dist/**.js, .d.ts
+ *     src/** that is no TypeScript (C, Python) ── copied
+ */
+import { spawnSync } from 'node:child_process';
+import { cpSync, existsSync, rmSync } from 'node:fs';
+import { extname, join } from 'node:path';
+
+const root = join(import.meta.dirname, '..');
+const dist = join(root, 'dist');
+const tsc = join(root, 'node_modules/typescript/bin/tsc');
+
+if (!existsSync(tsc)) {
+  console.error('build: TypeScript is not installed; fix: npm ci --ignore-scripts --omit=optional');
+  process.exit(1);
+}
+rmSync(dist, { recursive: true, force: true });
+const args = [tsc, '-p', join(root, 'tsconfig.build.json')];
+const { status } = spawnSync(process.execPath, args, { stdio: 'inherit' });
+if (status !== 0) process.exit(1);
+cpSync(join(root, 'src'), dist, {
+  recursive: true,
+  filter: (path) => extname(path) !== '.ts' && !path.includes('__pycache__'),
+});
