@@ -50,7 +50,7 @@ describe('GET /sandboxes/:id/events', () => {
     }
     const body = { onMemoryPressure: 'grow' };
     const { status, text: why } = await api.ask('PATCH', `/sandboxes/${id}`, body);
-    expect([status, why]).toEqual([400, expect.stringContaining('more memory')]);
+    expect([status, why]).toEqual([400, expect.stringContaining('a maximum beyond its memory')]);
   });
 
   it('the client: those that are kept, those that come, up to the end', async () => {

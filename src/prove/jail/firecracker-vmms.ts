@@ -44,7 +44,7 @@ const TRAITS: VmmTraits = {
   threads: ['firecracker', 'fc_api', VCPU],
   // Its jailer makes no user namespace; the user is one of the host that is nobody.
   namespaces: ['mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup'],
-  root: /^(dev|fc|firecracker|firecracker\.pid|run|api|ch|v| )*$/,
+  root: /^(dev|fc|firecracker|firecracker\.pid|run|api|c|ch|v| )*$/,
   writable: '/',
   environment: '',
   dropsBounding: false,
