@@ -70,7 +70,7 @@ let contexts: { readonly nft: Functions; readonly idle: Context[] } | undefined;
 /** @returns undefined where there is no library, no permission, or too little for it just now */
 function createContexts(): typeof contexts {
   // It would refuse, and say so on this process' stderr beside its buffer; a process is asked, and tells it.
-  if (!hasCapability(CAPABILITY.NET_ADMIN) || !hasEnough()) return undefined;
+  if (!hasEnough() || !hasCapability(CAPABILITY.NET_ADMIN)) return undefined;
   const nft = functions();
   if (nft === null) return undefined;
   const idle: Context[] = [];
