@@ -7,12 +7,11 @@ import type { Readable } from 'node:stream';
 import { sleep } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import { silentProgress } from '../base/progress.ts';
 import { openControlPlane } from '../runtime/control.ts';
-import { Runtime } from '../runtime/runtime.ts';
 import { Injector } from './jail/inject.ts';
 import type { JailContext } from './jail/vmm.ts';
 import { Notes, type Proof } from './proof.ts';
+import { openProofRuntime } from './proof-runtime.ts';
 import { vmmOf } from './vmm-of.ts';
 
 type Control = Awaited<ReturnType<typeof openControlPlane>>['control'];
@@ -42,17 +41,12 @@ print(json.load(urllib.request.urlopen(asked))['choices'][0]['message']['content
 const WORK = 'import hashlib; print(hashlib.sha256(bytes(8 << 20)).hexdigest()[:8])';
 
 export async function proveLoad(context: JailContext): Promise<Proof> {
-  const { config, log, loadMs = LOAD_MS, signal } = context;
+  const { log, loadMs = LOAD_MS, signal } = context;
   const notes = new Notes();
   await using injector = await Injector.make();
   const dir = await mkdtemp(join(tmpdir(), 'nv-prove-'));
   await using model = await serveModel(join(dir, 'model'));
-  const runtime = await Runtime.open({
-    config: { ...config, jail: 'enforce', upstream: model.address },
-    progress: silentProgress,
-    signal: new AbortController().signal,
-    log,
-  });
+  const runtime = await openProofRuntime(context, { jail: 'enforce', upstream: model.address });
   try {
     await using opened = await openControlPlane(runtime, log, { dataDir: join(dir, 'data') });
     const { control } = opened;

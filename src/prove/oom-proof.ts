@@ -5,12 +5,12 @@
 import { appendFile, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sleep } from '../base/clock.ts';
-import { silentProgress } from '../base/progress.ts';
-import { Runtime } from '../runtime/runtime.ts';
+import type { Runtime } from '../runtime/runtime.ts';
 import { memoryGroup } from '../runtime/vmm-memory.ts';
 import type { JailContext } from './jail/vmm.ts';
 import { proveGrowth } from './oom-growth.ts';
 import { Notes, type Proof } from './proof.ts';
+import { openProofRuntime } from './proof-runtime.ts';
 import { vmmOf } from './vmm-of.ts';
 
 type Sandbox = Awaited<ReturnType<Runtime['createSandbox']>>;
@@ -32,13 +32,7 @@ export async function proveOom({ config, log }: JailContext): Promise<Proof> {
   const notes = new Notes();
   // That memory runs short is what is asked for.
   const calm = { ...log, warn: () => undefined };
-  const runtime = await Runtime.open({
-    // No model is asked, so none is loaded.
-    config: { ...config, upstream: 'engine' },
-    progress: silentProgress,
-    signal: new AbortController().signal,
-    log: calm,
-  });
+  const runtime = await openProofRuntime({ config, log: calm });
   try {
     await proveWarnings(runtime, notes);
     await proveGrowth(runtime, calm, notes);

@@ -15,6 +15,7 @@ import { collected, histogramSamples, type Metric, single } from '../base/metric
 import { toPrometheus } from '../observe/histogram.ts';
 import { PATHS, type Path, sumTimes, type TapLatency, type Times } from '../observe/latency.ts';
 import type { TapProbe } from '../observe/probes.ts';
+import { OpenedOnce } from './opened-once.ts';
 
 /** Programs in the kernel. */
 export interface Probes extends Disposable {
@@ -43,21 +44,27 @@ export class PacketLatency {
   #ended: Readonly<Record<Path, Times>> = { guest: NONE, peer: NONE, forward: NONE };
   /** By the name of the interface: who comes next waits until the one before has let go of it. */
   readonly #attaching = new Map<string, Promise<void>>();
-  #opening: Promise<void> | undefined;
-  #probes: Probes | undefined;
-  #isClosed = false;
+  readonly #probes: OpenedOnce<Probes>;
   #told = new Set<string>();
 
   constructor(parts: PacketLatencyParts) {
     this.#parts = parts;
+    this.#probes = new OpenedOnce({
+      open: parts.open,
+      opened: (probes) => {
+        for (const card of this.#cards) this.#begin(card, probes);
+      },
+      failed: (error) => this.#tell('latencies of packets are not measured', error),
+    });
   }
 
   /** From now on until what is returned is called; never throws. */
   watch(sandboxId: string, interfaceName: string): () => void {
     const card: Card = { sandboxId, interfaceName, probe: undefined };
     this.#cards.add(card);
-    if (this.#probes === undefined) this.#opening ??= this.#open();
-    else this.#begin(card, this.#probes);
+    const probes = this.#probes.value;
+    if (probes === undefined) void this.#probes.start();
+    else this.#begin(card, probes);
     return () => this.#drop(card);
   }
 
@@ -71,12 +78,12 @@ export class PacketLatency {
 
   /** Whether cards are measured, or would be. */
   get isOpen(): boolean {
-    return this.#probes !== undefined;
+    return this.#probes.value !== undefined;
   }
 
   /** Resolves when every card is measured that can be. */
   async settled(): Promise<void> {
-    await this.#opening;
+    await this.#probes.settled();
     await Promise.all(this.#attaching.values());
   }
 
@@ -124,25 +131,10 @@ export class PacketLatency {
 
   /** Idempotent. */
   async close(): Promise<void> {
-    this.#isClosed = true;
+    this.#probes.stop();
     await this.settled();
     for (const card of [...this.#cards]) this.#drop(card);
-    this.#probes?.[Symbol.dispose]();
-    this.#probes = undefined;
-  }
-
-  /** Never rejects. */
-  async #open(): Promise<void> {
-    const { open } = this.#parts;
-    if (open === null) return;
-    try {
-      const probes = await open();
-      if (this.#isClosed) return probes[Symbol.dispose]();
-      this.#probes = probes;
-      for (const card of this.#cards) this.#begin(card, probes);
-    } catch (error) {
-      this.#tell('latencies of packets are not measured', error);
-    }
+    this.#probes[Symbol.dispose]();
   }
 
   #begin(card: Card, probes: Probes): void {

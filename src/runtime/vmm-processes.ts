@@ -19,6 +19,7 @@ import { EMPTY, type Histogram, sumHistograms, toPrometheus } from '../observe/h
 import { ReclaimMeter } from '../observe/reclaim-meter.ts';
 import type { TracepointOptions, Tracepoints } from '../observe/tracepoints.ts';
 import type { HostMemoryEvent, HostMemoryEvents } from '../sandbox/memory-watch.ts';
+import { OpenedOnce } from './opened-once.ts';
 
 /** As much of `Tracepoints` as this needs. */
 export type VmmTracepoints = Pick<
@@ -58,24 +59,32 @@ export class VmmProcesses {
   });
   /** Of VMMs that have ended. */
   #ended: Histogram = EMPTY;
-  #tracepoints: VmmTracepoints | undefined;
-  #opening: Promise<void> | undefined;
-  #isClosed = false;
+  readonly #tracepoints: OpenedOnce<VmmTracepoints>;
 
   constructor(parts: VmmProcessesParts) {
     this.#parts = parts;
+    const { open, log } = parts;
+    this.#tracepoints = new OpenedOnce({
+      open: open && (() => open((event, sandbox) => this.#take(event, sandbox))),
+      opened: (tracepoints) => {
+        for (const [id, watch] of this.#watches) this.#follow(id, watch, tracepoints);
+        if (tracepoints.missing.length > 0)
+          log.warn('this kernel lacks tracepoints', { missing: tracepoints.missing.join(', ') });
+      },
+      failed: (error) =>
+        log.warn('processes of VMMs are not followed', { reason: describeError(error) }),
+    });
     for (const process of ['vmm', 'other']) this.#kills.add({ process }, 0);
     for (const process of ['vmm', 'unknown']) this.#exits.add({ process }, 0);
   }
 
   get isOpen(): boolean {
-    return this.#tracepoints !== undefined;
+    return this.#tracepoints.value !== undefined;
   }
 
   /** Resolves when it is known whether they can be followed. Idempotent; never rejects. */
   start(): Promise<void> {
-    this.#opening ??= this.#open();
-    return this.#opening;
+    return this.#tracepoints.start();
   }
 
   /** @param group what its control group says; null: it has none of its own */
@@ -85,20 +94,22 @@ export class VmmProcesses {
     const { clock, residentBytes } = this.#parts;
     const watch = new VmmWatch({
       ...{ pid, group, clock, residentBytes },
-      poll: () => this.#tracepoints?.poll(),
-      counts: () => (this.#watches.get(id) === watch ? this.#tracepoints?.counts(id) : undefined),
+      poll: () => this.#tracepoints.value?.poll(),
+      counts: () =>
+        this.#watches.get(id) === watch ? this.#tracepoints.value?.counts(id) : undefined,
       onEnd: () => this.#forget(id, watch),
     });
     // The VMM before it has ended: its memory is on the disk.
     this.#watches.get(id)?.end();
     this.#watches.set(id, watch);
-    if (this.#tracepoints !== undefined) this.#follow(id, watch, this.#tracepoints);
+    const tracepoints = this.#tracepoints.value;
+    if (tracepoints !== undefined) this.#follow(id, watch, tracepoints);
     return watch;
   }
 
   metrics(): readonly Metric[] {
     const lost = (): { events: number; processes: number } =>
-      this.#tracepoints?.loss() ?? { events: 0, processes: 0 };
+      this.#tracepoints.value?.loss() ?? { events: 0, processes: 0 };
     return [
       this.#kills,
       this.#execs,
@@ -133,25 +144,8 @@ export class VmmProcesses {
 
   /** Idempotent. */
   close(): void {
-    this.#isClosed = true;
     for (const watch of [...this.#watches.values()]) watch.end();
-    this.#tracepoints?.[Symbol.dispose]();
-    this.#tracepoints = undefined;
-  }
-
-  async #open(): Promise<void> {
-    const { open, log } = this.#parts;
-    if (open === null) return;
-    try {
-      const tracepoints = await open((event, sandbox) => this.#take(event, sandbox));
-      if (this.#isClosed) return tracepoints[Symbol.dispose]();
-      this.#tracepoints = tracepoints;
-      for (const [id, watch] of this.#watches) this.#follow(id, watch, tracepoints);
-      if (tracepoints.missing.length > 0)
-        log.warn('this kernel lacks tracepoints', { missing: tracepoints.missing.join(', ') });
-    } catch (error) {
-      log.warn('processes of VMMs are not followed', { reason: describeError(error) });
-    }
+    this.#tracepoints[Symbol.dispose]();
   }
 
   #follow(id: SandboxId, watch: VmmWatch, tracepoints: VmmTracepoints): void {
@@ -179,7 +173,7 @@ export class VmmProcesses {
   }
 
   #forget(id: SandboxId, watch: VmmWatch): void {
-    const tracepoints = this.#tracepoints;
+    const tracepoints = this.#tracepoints.value;
     if (this.#watches.get(id) !== watch) return;
     const counts = tracepoints?.counts(id);
     if (counts !== undefined) this.#ended = sumHistograms([this.#ended, counts.stalls]);
@@ -189,7 +183,7 @@ export class VmmProcesses {
 
   #stalls(): Histogram {
     const live = [...this.#watches.keys()].flatMap((id) => {
-      const counts = this.#tracepoints?.counts(id);
+      const counts = this.#tracepoints.value?.counts(id);
       return counts === undefined ? [] : [counts.stalls];
     });
     return sumHistograms([this.#ended, ...live]);

@@ -6,12 +6,13 @@ import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { Counter, type Metric } from '../base/metrics.ts';
 import type { CallCounts, SyscallCounts } from '../observe/syscalls.ts';
+import { OpenedOnce } from './opened-once.ts';
+
+type Counts = Pick<SyscallCounts, 'watch' | 'counts' | 'forget'> & Disposable;
 
 export interface VmmSyscallsParts {
   /** Null: nothing is counted. @throws ObserveError where it can't be */
-  readonly open:
-    | (() => Promise<Pick<SyscallCounts, 'watch' | 'counts' | 'forget'> & Disposable>)
-    | null;
+  readonly open: (() => Promise<Counts>) | null;
   /** @returns undefined: there is no call with this number */
   nameOf(number: number): string | undefined;
   readonly log: Log;
@@ -30,23 +31,30 @@ export class VmmSyscalls {
     unit: null,
     labels: ['call'],
   });
-  #counts: Awaited<ReturnType<NonNullable<VmmSyscallsParts['open']>>> | undefined;
-  #opening: Promise<void> | undefined;
-  #isClosed = false;
+  readonly #counts: OpenedOnce<Counts>;
 
   constructor(parts: VmmSyscallsParts) {
     this.#parts = parts;
+    this.#counts = new OpenedOnce({
+      open: parts.open,
+      opened: () => {
+        for (const pid of this.#seen.keys()) this.#count(pid);
+      },
+      failed: (error) => {
+        const fields = { reason: describeError(error) };
+        parts.log.warn('system calls of VMMs are not counted', fields);
+      },
+    });
     this.#total.add({ call: NO_CALL }, 0);
   }
 
   get isOpen(): boolean {
-    return this.#counts !== undefined;
+    return this.#counts.value !== undefined;
   }
 
   /** Resolves when it is known whether they can be counted. Idempotent; never rejects. */
   start(): Promise<void> {
-    this.#opening ??= this.#open();
-    return this.#opening;
+    return this.#counts.start();
   }
 
   /** A VMM has started. */
@@ -60,12 +68,12 @@ export class VmmSyscalls {
   end(pid: number): void {
     this.#collect(pid);
     this.#seen.delete(pid);
-    this.#counts?.forget(pid);
+    this.#counts.value?.forget(pid);
   }
 
   /** Of one VMM; undefined: they are not counted. */
   of(pid: number): NamedCalls | undefined {
-    const counts = this.#counts?.counts(pid);
+    const counts = this.#counts.value?.counts(pid);
     if (counts === undefined) return undefined;
     const named = new Map<string, number>();
     for (const [number, count] of counts) {
@@ -86,27 +94,12 @@ export class VmmSyscalls {
 
   /** Idempotent. */
   close(): void {
-    this.#isClosed = true;
-    this.#counts?.[Symbol.dispose]();
-    this.#counts = undefined;
-  }
-
-  async #open(): Promise<void> {
-    const { open, log } = this.#parts;
-    if (open === null) return;
-    try {
-      const counts = await open();
-      if (this.#isClosed) return counts[Symbol.dispose]();
-      this.#counts = counts;
-      for (const pid of this.#seen.keys()) this.#count(pid);
-    } catch (error) {
-      log.warn('system calls of VMMs are not counted', { reason: describeError(error) });
-    }
+    this.#counts[Symbol.dispose]();
   }
 
   #count(pid: number): void {
     try {
-      this.#counts?.watch(pid);
+      this.#counts.value?.watch(pid);
     } catch (error) {
       const fields = { pid, reason: describeError(error) };
       this.#parts.log.warn('system calls of a VMM are not counted', fields);
@@ -114,7 +107,7 @@ export class VmmSyscalls {
   }
 
   #collect(pid: number): void {
-    const counts = this.#counts?.counts(pid);
+    const counts = this.#counts.value?.counts(pid);
     const before = this.#seen.get(pid);
     if (counts === undefined || before === undefined) return;
     for (const [number, count] of counts)

@@ -32,7 +32,7 @@ import type {
 } from './control.ts';
 import { ENDED_MAX, EndedSandboxes } from './ended.ts';
 import type { SandboxLogs } from './ending.ts';
-import { fromStore, SandboxError } from './errors.ts';
+import { SandboxError, told } from './errors.ts';
 import type { TimedEvent } from './event-journal.ts';
 import { onDiskEvent } from './full-disk.ts';
 import type { HeldSource, Keeper } from './keeper.ts';
@@ -480,15 +480,6 @@ export class LocalControlPlane implements ControlPlane {
 
   #requireOpen(): void {
     if (this.#closing !== undefined) throw closing();
-  }
-}
-
-/** Everything that a control plane fails with is of this folder. */
-async function told<T>(work: Promise<T>): Promise<T> {
-  try {
-    return await work;
-  } catch (error) {
-    throw fromStore(error);
   }
 }
 

@@ -3,7 +3,7 @@
  * that was killed tells of its own nobody but the store.
  */
 import type { SandboxInfo } from './control.ts';
-import { fromStore } from './errors.ts';
+import { told } from './errors.ts';
 import { infoOfEnded } from './request.ts';
 import type { SandboxRows } from './sandbox-rows.ts';
 
@@ -37,20 +37,16 @@ export class EndedSandboxes {
 
   /** Of any process. */
   async stored(id: string): Promise<SandboxInfo | null> {
-    const row = await this.#rows.ended(id).catch(refuse);
+    const row = await told(this.#rows.ended(id));
     return row === undefined ? null : infoOfEnded(row, this.#accelerator);
   }
 
   /** @param lives what this process holds has not ended, whatever its row says yet */
   async all(lives: (id: string) => boolean): Promise<readonly SandboxInfo[]> {
-    const rows = await this.#rows.allEnded().catch(refuse);
+    const rows = await told(this.#rows.allEnded());
     const others = rows
       .filter(({ id }) => !this.#own.has(id) && !lives(id))
       .map((row) => infoOfEnded(row, this.#accelerator));
     return [...this.#own.values(), ...others];
   }
-}
-
-function refuse(error: unknown): never {
-  throw fromStore(error);
 }

@@ -60,6 +60,15 @@ export function fromStore(error: unknown): unknown {
   return new SandboxError(code, error.message, { cause: error.cause, ...remedyOf(error) });
 }
 
+/** Waits for work that may use the store. @throws what that throws, as this folder's own */
+export async function told<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw fromStore(error);
+  }
+}
+
 /** @returns of the code `disk_full` if that is why */
 export function saveFailure(cause: unknown): SandboxError {
   const code = errorCode(cause) === 'disk_full' ? 'disk_full' : 'snapshot_failed';

@@ -7,10 +7,12 @@
  */
 import { StringDecoder } from 'node:string_decoder';
 import type { Clock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
 import type { LogTail, Vm } from '../vmm/driver.ts';
 import type { ControlPlane } from './control.ts';
 import type { SandboxLogs } from './ending.ts';
 import type { ManagedSandbox } from './managed.ts';
+import { wait } from './time-limit.ts';
 
 export interface LogChunk {
   readonly source: keyof SandboxLogs;
@@ -60,7 +62,9 @@ export async function* followLogs(
       const chunks = readers.flatMap((reader) => reader.read());
       if (chunks.length > 0) {
         yield* chunks;
-        await rest(clock, signal);
+        await wait(clock, FOLLOW_LIMITS.restMs, signal).catch((reason: unknown) =>
+          ignore(reason, 'the loop ends by the signal'),
+        );
       } else if (next !== undefined && next !== vm) {
         vm = next;
         for (const reader of readers) reader.close();
@@ -132,16 +136,4 @@ class News {
   close(): void {
     this.#signal.removeEventListener('abort', this.tell);
   }
-}
-
-async function rest(clock: Clock, signal: AbortSignal): Promise<void> {
-  await new Promise<void>((resolve) => {
-    const over = (): void => {
-      cancel();
-      signal.removeEventListener('abort', over);
-      resolve();
-    };
-    const cancel = clock.after(FOLLOW_LIMITS.restMs, over);
-    signal.addEventListener('abort', over, { once: true });
-  });
 }

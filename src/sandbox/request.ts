@@ -7,8 +7,7 @@ import { type EndCause, type EndEvidence, NO_EVIDENCE } from './ending.ts';
 import { SandboxError } from './errors.ts';
 import { checkAction, type MemoryAction } from './memory-policy.ts';
 import type { NetworkCard } from './network-card.ts';
-import { secretInfo } from './secrets.ts';
-import { LIMITS, type NetworkPolicy, type SandboxSpec } from './spec.ts';
+import { LIMITS, type NetworkPolicy, type SandboxSpec, specInfo } from './spec.ts';
 
 /** What was asked for beside the VM itself. */
 export interface Terms {
@@ -118,18 +117,6 @@ export function parseStored(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): 
   };
 }
 
-export function sizeInfo({
-  cpus,
-  memoryMib,
-  memoryMaxMib,
-  diskMib,
-}: Pick<SandboxSpec, 'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib'>): Pick<
-  SandboxInfo,
-  'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib'
-> {
-  return { cpus, memoryMib, memoryMaxMib: memoryMaxMib ?? null, diskMib };
-}
-
 export function networkInfo(
   policy: NetworkPolicy | null,
   card: Pick<NetworkCard, 'settings' | 'gatewayUse'> | undefined,
@@ -140,20 +127,26 @@ export function networkInfo(
   return { mode, allow, deny, limits, address, gatewayUse: card?.gatewayUse ?? null };
 }
 
+/** Of one that another version wrote nothing is known. */
+const NOTHING_STORED = { cpus: 0, memoryMib: 0, diskMib: 0, diskLimits: {}, secrets: [] } as const;
+
 /** Of its row; another process may have held it. */
 export function infoOfEnded(row: SandboxRow, accelerator: string): SandboxInfo {
   const { id, metadata, createdAtMs, parent, snapshot, end } = row;
   const stored = parseStored(row);
-  const size = sizeInfo(stored?.spec ?? { cpus: 0, memoryMib: 0, diskMib: 0 });
   const { onTimeout, idleTimeoutMs, autoResume, onMemoryPressure } = stored?.terms ?? termsOf({});
-  const { network: policy = null, diskLimits = {} } = stored?.spec ?? {};
-  const network = networkInfo(policy, undefined);
+  const network = networkInfo(stored?.spec.network ?? null, undefined);
   return {
-    ...{ id, status: 'ended', pausedTo: null, ...size, metadata },
+    ...{
+      id,
+      status: 'ended',
+      pausedTo: null,
+      metadata,
+      ...specInfo(stored?.spec ?? NOTHING_STORED),
+    },
     ...{ origin: stored?.origin ?? 'boot', snapshot, parent, accelerator, createdAtMs },
-    ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, onMemoryPressure, diskLimits },
+    ...{ endsAtMs: null, onTimeout, idleTimeoutMs, autoResume, onMemoryPressure },
     ...{ timings: null, readyMs: null, network },
-    secrets: secretInfo(stored?.spec.secrets ?? []),
     // Only this program writes rows.
     end: end === null ? null : readEnd(end),
   };

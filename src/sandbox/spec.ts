@@ -282,7 +282,12 @@ export function withSecrets(spec: SandboxSpec, options: readonly SecretOptions[]
 }
 
 /** What is told of it as it is. */
-export function specInfo(spec: SandboxSpec) {
+export function specInfo(
+  spec: Pick<
+    SandboxSpec,
+    'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'diskLimits' | 'secrets'
+  >,
+) {
   const { cpus, memoryMib, memoryMaxMib = null, diskMib, diskLimits, secrets } = spec;
   return { cpus, memoryMib, memoryMaxMib, diskMib, diskLimits, secrets: secretInfo(secrets) };
 }

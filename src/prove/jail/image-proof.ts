@@ -1,10 +1,9 @@
 /** No guest and no VMM changes the golden image, which all sandboxes share. */
-import { silentProgress } from '../../base/progress.ts';
 import { digestFile } from '../../image/verify.ts';
 import { resolveHome } from '../../runtime/home.ts';
-import { Runtime } from '../../runtime/runtime.ts';
 import { probeAccelerator } from '../../vmm/probe.ts';
 import { Notes, type Proof } from '../proof.ts';
+import { openProofRuntime } from '../proof-runtime.ts';
 import { vmmOf } from '../vmm-of.ts';
 import { FIRECRACKER_FILE, ofQemu, vmmTries } from './image-vmm.ts';
 import { Injector } from './inject.ts';
@@ -28,7 +27,7 @@ const ATTACKS: Readonly<Record<string, string>> = {
 };
 
 export async function proveImage(context: JailContext): Promise<Proof> {
-  const { config, log } = context;
+  const { config } = context;
   if (config.vmm === 'firecracker') {
     const { cacheDir } = resolveHome(config.home);
     const { accelerator } = await probeAccelerator({ cacheDir });
@@ -39,13 +38,7 @@ export async function proveImage(context: JailContext): Promise<Proof> {
   }
   const notes = new Notes();
   await using injector = await Injector.make();
-  const runtime = await Runtime.open({
-    // No model is asked, so none is loaded.
-    config: { ...config, jail: 'enforce', upstream: 'engine' },
-    progress: silentProgress,
-    signal: new AbortController().signal,
-    log,
-  });
+  const runtime = await openProofRuntime(context, { jail: 'enforce' });
   try {
     const { rootImagePath, rootImageDigest } = runtime.artifacts;
     const sandbox = await runtime.createSandbox({ memoryMib: 256, diskMib: 64 });

@@ -8,11 +8,11 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Log } from '../../base/log.ts';
-import { silentProgress } from '../../base/progress.ts';
 import { type IoLimits, ioLimits } from '../../jail/disk-io.ts';
 import { openCgroups } from '../../jail/open.ts';
-import { Runtime } from '../../runtime/runtime.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
 import { Notes, type Proof } from '../proof.ts';
+import { openProofRuntime } from '../proof-runtime.ts';
 import { Injector } from './inject.ts';
 import type { JailContext } from './vmm.ts';
 
@@ -66,14 +66,8 @@ export async function proveIo(context: JailContext): Promise<Proof> {
   return notes.proof('io');
 }
 
-async function guestIsHeld(notes: Notes, { config, log }: JailContext): Promise<void> {
-  const runtime = await Runtime.open({
-    // No model is asked, so none is loaded.
-    config: { ...config, jail: 'enforce', upstream: 'engine' },
-    progress: silentProgress,
-    signal: new AbortController().signal,
-    log,
-  });
+async function guestIsHeld(notes: Notes, context: JailContext): Promise<void> {
+  const runtime = await openProofRuntime(context, { jail: 'enforce' });
   try {
     const diskLimits = { bytesPerSecond: BYTES_PER_SECOND };
     const sandbox = await runtime.createSandbox({ memoryMib: 256, diskMib: 128, diskLimits });
