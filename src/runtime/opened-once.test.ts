@@ -1,0 +1,53 @@
+import { describe, expect, it, vi } from 'vitest';
+import { OpenedOnce } from './opened-once.ts';
+
+const made = () => ({ [Symbol.dispose]: vi.fn() });
+
+function of(open: (() => Promise<ReturnType<typeof made>>) | null) {
+  const [opened, failed] = [vi.fn(), vi.fn()];
+  return { once: new OpenedOnce({ open, opened, failed }), opened, failed };
+}
+
+describe('OpenedOnce', () => {
+  it('start: opens once, however often it is asked, and is let go of once', async () => {
+    const value = made();
+    const open = vi.fn(async () => value);
+    const { once, opened } = of(open);
+    expect(once.value).toBeUndefined();
+    await Promise.all([once.start(), once.start()]);
+    expect(open).toHaveBeenCalledTimes(1);
+    expect(opened).toHaveBeenCalledExactlyOnceWith(value);
+    expect(once.value).toBe(value);
+    once[Symbol.dispose]();
+    once[Symbol.dispose]();
+    expect(value[Symbol.dispose]).toHaveBeenCalledTimes(1);
+    expect(once.value).toBeUndefined();
+  });
+
+  it('stop: what comes late is let go of, and nobody hears of it', async () => {
+    const value = made();
+    const coming = Promise.withResolvers<typeof value>();
+    const { once, opened } = of(() => coming.promise);
+    const started = once.start();
+    once.stop();
+    coming.resolve(value);
+    await started;
+    await once.settled();
+    expect(value[Symbol.dispose]).toHaveBeenCalledTimes(1);
+    expect(opened).not.toHaveBeenCalled();
+    expect(once.value).toBeUndefined();
+  });
+
+  it('start: never rejects; what fails is told, and nothing is there', async () => {
+    const { once, failed } = of(() => Promise.reject(new Error('no such probe')));
+    await once.start();
+    expect(failed).toHaveBeenCalledExactlyOnceWith(new Error('no such probe'));
+    expect(once.value).toBeUndefined();
+  });
+
+  it('start: nothing where there is nothing to open', async () => {
+    const { once, opened, failed } = of(null);
+    await once.start();
+    expect([opened.mock.calls, failed.mock.calls, once.value]).toEqual([[], [], undefined]);
+  });
+});
