@@ -1,11 +1,9 @@
 /** `neurovisor doctor`: every capability, whether it works, and what to do where it does not. */
-import { styleText } from 'node:util';
 import { examine } from '../../runtime/doctor.ts';
 import { auditHost } from '../../runtime/security-doctor.ts';
 import type { Cli } from '../cli.ts';
 import { table } from '../table.ts';
-
-const COLOURS = { ok: 'green', limited: 'yellow', missing: 'red', unused: 'dim' } as const;
+import { verdictText } from '../verdict.ts';
 
 export interface DoctorFlags {
   readonly security?: boolean;
@@ -20,11 +18,7 @@ export async function doctor(cli: Cli, flags: DoctorFlags): Promise<number> {
     cli.printJson(checks);
     return status;
   }
-  const rows = checks.map((check) => [
-    check.name,
-    styleText(COLOURS[check.verdict], check.verdict),
-    check.detail,
-  ]);
+  const rows = checks.map((check) => [check.name, verdictText(check.verdict), check.detail]);
   cli.stdout.write(
     `${table([flags.security === true ? 'check' : 'capability', 'verdict', 'found'], rows)}\n`,
   );

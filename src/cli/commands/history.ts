@@ -9,7 +9,14 @@ import type { Cli } from '../cli.ts';
 import { amount, eventText, plain, victimText } from '../event-text.ts';
 import { LogLines, plainLines } from '../log-lines.ts';
 import { sandboxId } from '../pick.ts';
-import { birthRows, secretRows, termRows } from '../sandbox-rows.ts';
+import {
+  birthRows,
+  diskRows,
+  memoryText,
+  networkRows,
+  secretRows,
+  termRows,
+} from '../sandbox-rows.ts';
 import { bytes, coarse } from '../table.ts';
 
 export interface EventsFlags {
@@ -119,40 +126,6 @@ export function inspectText(info: SandboxInfo, now: number): string {
   if (end !== null) rows.push(...endRows(end, now));
   const width = Math.max(...rows.map(([name]) => name.length));
   return rows.map(([name, value]) => `${name.padEnd(width)}  ${plain(value)}`).join('\n');
-}
-
-function diskRows({ bytesPerSecond, opsPerSecond }: SandboxInfo['diskLimits']) {
-  const words = [
-    ...(bytesPerSecond === undefined ? [] : [`${bytes(bytesPerSecond)}/s`]),
-    ...(opsPerSecond === undefined ? [] : [`${opsPerSecond} operations a second`]),
-  ];
-  return words.length === 0 ? [] : [['disk limits', words.join(', ')] as const];
-}
-
-function networkRows(network: SandboxInfo['network']): (readonly [string, string])[] {
-  if (network === null) return [];
-  const { mode, allow, deny, address, gatewayUse } = network;
-  const { refused = {}, destinations = [] } = gatewayUse ?? {};
-  return [
-    ['network', address === null ? mode : `${mode}, ${address}`],
-    ...allow.map((rule) => ['allowed', rule] as const),
-    ...deny.map((rule) => ['denied', rule] as const),
-    ...destinations.map(
-      ({ name, bytesMax, bytesUsed }) =>
-        ['limit', `${bytes(bytesMax)} with ${name}, ${bytes(bytesMax - bytesUsed)} left`] as const,
-    ),
-    ...Object.entries(refused).map(
-      ([reason, count]) => ['refused by name', `${count}: ${reason}`] as const,
-    ),
-  ];
-}
-
-/** With what it can be given. */
-export function memoryText({
-  memoryMib,
-  memoryMaxMib,
-}: Pick<SandboxInfo, 'memoryMib' | 'memoryMaxMib'>): string {
-  return memoryMaxMib === null ? `${memoryMib} MiB` : `${memoryMib} of ${memoryMaxMib} MiB`;
 }
 
 function endRows(

@@ -1,17 +1,16 @@
 /** `neurovisor net`: the networks of sandboxes on this host, and whether there can be any. */
-import { styleText } from 'node:util';
 import { resolveHome } from '../../runtime/home.ts';
 import { examineNetwork } from '../../runtime/network-doctor.ts';
 import { cleanNetworks, type NetworkView, viewNetworks } from '../../runtime/network-view.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { destinationText } from '../sandbox-rows.ts';
 import { bytes, table } from '../table.ts';
+import { verdictText } from '../verdict.ts';
 
 export interface DoctorFlags {
   readonly clean?: boolean;
 }
-
-const COLOURS = { ok: 'green', limited: 'yellow', missing: 'red', unused: 'dim' } as const;
 
 export async function netList(cli: Cli): Promise<number> {
   const views = await viewNetworks();
@@ -67,11 +66,7 @@ export async function netDoctor(cli: Cli, { clean = false }: DoctorFlags = {}): 
     cli.printJson(checks);
     return status;
   }
-  const rows = checks.map(({ name, verdict, detail }) => [
-    name,
-    styleText(COLOURS[verdict], verdict),
-    detail,
-  ]);
+  const rows = checks.map(({ name, verdict, detail }) => [name, verdictText(verdict), detail]);
   cli.stdout.write(`${table(['capability', 'verdict', 'found'], rows)}\n`);
   const remedies = checks.filter(({ remedy }) => remedy !== null);
   if (remedies.length > 0) cli.stdout.write('\nWhat would make it better:\n');
@@ -122,10 +117,9 @@ function limitRows({ limits, bytesLeft, gatewayUse }: NetworkView): string[][] {
     ...(up === undefined ? [] : [['limit', `${bytes(up)}/s out`]]),
     ...(down === undefined ? [] : [['limit', `${bytes(down)}/s in`]]),
     ...(most === undefined ? [] : [['limit', `${most} connections`]]),
-    ...(limits?.destinations ?? []).map(({ name, bytesMax }) => {
-      const use = gatewayUse?.destinations.find((each) => each.name === name);
-      const left = use === undefined ? '' : `, ${bytes(bytesMax - use.bytesUsed)} left`;
-      return ['limit', `${bytes(bytesMax)} with ${name}${left}`];
+    ...(limits?.destinations ?? []).map((limit) => {
+      const use = gatewayUse?.destinations.find(({ name }) => name === limit.name);
+      return ['limit', destinationText(limit, use?.bytesUsed)];
     }),
   ];
 }

@@ -7,8 +7,8 @@ import { UsageError } from '../failure.ts';
 import { forEach } from '../many.ts';
 import { parsePairs } from '../options.ts';
 import { sandboxId } from '../pick.ts';
+import { memoryText } from '../sandbox-rows.ts';
 import { coarse, table } from '../table.ts';
-import { memoryText } from './history.ts';
 
 export interface ListFlags {
   readonly all?: boolean;

@@ -14,6 +14,9 @@ import { tool } from './test-tool.ts';
 const AGAIN_MAX = 3;
 /** Characters of a failure's message that the end of the output repeats. */
 const MESSAGE_MAX = 1200;
+/** As Vitest prints it, in one piece of at most so many characters. */
+const STRAY_ERRORS = /Vitest caught \d+ unhandled error/;
+const STRAY_ERRORS_LENGTH = 60;
 const VITEST_FRAMES = /^ +at .*(?:node_modules\/vitest|new Promise \(<anonymous>\)).*\n?/gm;
 
 /** A test that failed. */
@@ -52,18 +55,17 @@ export interface VitestReport {
   }[];
 }
 
-/** @param options `again`: a few tests that failed are run once more, each alone */
-export async function vitest(
-  cli: Cli,
-  projects: readonly string[],
-  options: { readonly again?: boolean } = {},
-): Promise<VitestCounts> {
-  const { status, report } = await run(cli, projects, []);
+/**
+ * Real VMs, kernels and processes beside one another, random inputs: a few tests that failed are run once more,
+ * each alone.
+ */
+export async function vitest(cli: Cli, projects: readonly string[]): Promise<VitestCounts> {
+  const { status, report, hasStrayErrors } = await run(cli, projects, []);
   const first = failuresOf(report, SOURCE_DIR);
   const counts = countsOf(report);
-  // An error outside of any test has no test to count.
-  if (first.length === 0) return { ...counts, failed: status === 0 ? 0 : 1, failures: first };
-  if (options.again !== true || first.length > AGAIN_MAX) return { ...counts, failures: first };
+  // An error outside of any test has no test to count, and none that could pass alone.
+  if (hasStrayErrors || (first.length === 0 && status !== 0)) counts.failed += 1;
+  if (first.length > AGAIN_MAX) return { ...counts, failures: first };
   const failures: Failure[] = [];
   for (const failure of first) {
     cli.cancelled.throwIfAborted();
@@ -103,15 +105,24 @@ async function runAgain(
 
 const literally = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 
-async function run(
-  cli: Cli,
-  projects: readonly string[],
-  args: readonly string[],
-): Promise<{ readonly status: number; readonly report: VitestReport }> {
+interface Ran {
+  readonly status: number;
+  readonly report: VitestReport;
+  /** Errors outside of any test, of which the report says nothing. */
+  readonly hasStrayErrors: boolean;
+}
+
+async function run(cli: Cli, projects: readonly string[], args: readonly string[]): Promise<Ran> {
   const dir = await mkdtemp(join(tmpdir(), 'nv-test-'));
   try {
     const file = join(dir, 'report.json');
-    const status = await tool(cli, [
+    let tail = '';
+    let hasStrayErrors = false;
+    const look = (text: string): void => {
+      tail = tail.slice(-STRAY_ERRORS_LENGTH) + text;
+      hasStrayErrors ||= STRAY_ERRORS.test(tail);
+    };
+    const argv = [
       process.execPath,
       join(SOURCE_DIR, 'node_modules/vitest/vitest.mjs'),
       'run',
@@ -120,8 +131,10 @@ async function run(
       '--reporter=json',
       `--outputFile.json=${file}`,
       ...args,
-    ]);
-    return { status, report: JSON.parse(await readFile(file, 'utf8')) as VitestReport };
+    ];
+    const status = await tool(cli, argv, look);
+    const report = JSON.parse(await readFile(file, 'utf8')) as VitestReport;
+    return { status, report, hasStrayErrors };
   } finally {
     await rm(dir, { recursive: true });
   }

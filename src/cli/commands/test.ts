@@ -30,16 +30,13 @@ interface Layer {
   run(cli: Cli): Promise<Counts>;
 }
 
-/** Real VMs, kernels and processes beside one another, random inputs: what fails is run once more, alone. */
-const AGAIN = { again: true };
-
 const LAYERS: readonly Layer[] = [
   { name: 'check', run: check },
-  { name: 'unit', run: (cli) => vitest(cli, ['tidy', 'unit', 'prop'], AGAIN) },
+  { name: 'unit', run: (cli) => vitest(cli, ['tidy', 'unit', 'prop']) },
   { name: 'guest', run: guestTests },
-  { name: 'component', needsPackages: true, run: (cli) => vitest(cli, ['component'], AGAIN) },
-  { name: 'vm', needsPackages: true, needsSetup: true, run: (cli) => vitest(cli, ['vm'], AGAIN) },
-  { name: 'e2e', needsSetup: true, run: (cli) => vitest(cli, ['e2e'], AGAIN) },
+  { name: 'component', needsPackages: true, run: (cli) => vitest(cli, ['component']) },
+  { name: 'vm', needsPackages: true, needsSetup: true, run: (cli) => vitest(cli, ['vm']) },
+  { name: 'e2e', needsSetup: true, run: (cli) => vitest(cli, ['e2e']) },
 ];
 
 export const LAYER_NAMES: readonly string[] = LAYERS.map((layer) => layer.name);
