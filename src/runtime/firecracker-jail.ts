@@ -22,6 +22,7 @@ import { isRootWith, NEEDED_CAPABILITIES, noLimits, openCgroups } from '../jail/
 import { requirePrivateDir } from '../jail/private-dir.ts';
 import { type TakenUid, UserIds } from '../jail/user-ids.ts';
 import type { VmSpec } from '../vmm/driver.ts';
+import { removeIfEmpty } from '../vmm/firecracker/chroot-base.ts';
 import {
   findBinary,
   readFirecrackerVersion,
@@ -87,11 +88,15 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
   const baseDir = join(await realpath(home.runDir), 'jail');
   requirePrivateDir(baseDir);
   await reclaimJails(baseDir, log);
+  const close = () => removeIfEmpty(baseDir);
   const cgroups = await openCgroups(log);
   const limited = cgroups?.missing === null ? cgroups : null;
   const ids = new UserIds(join(STATE_DIR, 'jail'), uidRange(config.jailUids));
   const parts: Parts = { jailer, baseDir, ids, cgroups: limited, memory: options.memory };
-  await probe(parts, binary);
+  await probe(parts, binary).catch(async (error: unknown) => {
+    await close();
+    throw error;
+  });
   return {
     holds: [
       ...['own user', 'own namespaces', 'own root', 'no capabilities'],
@@ -105,7 +110,7 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
       const ownNet = nic?.tapName === undefined;
       return jailSpec(parts, { id, memoryMib, cpus, diskBytes, disks, ownNet });
     },
-    close: () => Promise.resolve(),
+    close,
   };
 }
 
