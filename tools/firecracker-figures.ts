@@ -19,6 +19,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../src/base/clock.ts';
 import { silentLog } from '../src/base/log.ts';
+import { readConfig } from '../src/config.ts';
+import { makeFirecracker } from '../src/runtime/firecracker.ts';
+import { writeLauncher } from '../src/runtime/firecracker-filters.ts';
 import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../src/vmm/driver.ts';
 import { createFirecrackerDriver } from '../src/vmm/firecracker/driver.ts';
 import { firecrackerFiles } from '../test/support/firecracker.ts';
@@ -123,7 +126,16 @@ function overheadMib(pid: number): number {
   return kib / 1024;
 }
 
-async function round(driver: VmmDriver, jailed: VmmDriver): Promise<void> {
+interface Jailed {
+  /** By its jailer alone. */
+  readonly jailed: VmmDriver;
+  /** As sandboxes get it. */
+  readonly confined: VmmDriver;
+  /** Path of what puts a filter on itself and becomes the jailer. */
+  readonly launcher: string;
+}
+
+async function round(driver: VmmDriver, other: Jailed | null): Promise<void> {
   await bare();
   const spec = makeSpec();
   const vm = await timed('start', () => startVm(driver, spec));
@@ -140,9 +152,14 @@ async function round(driver: VmmDriver, jailed: VmmDriver): Promise<void> {
   await vm.kill();
   const clone = await timed('load', () => startVm(driver, makeSpec({ snapshot: full })));
   await timed('kill', () => clone.kill());
-  if (process.getuid?.() !== 0) return;
-  const prisoner = await timed('jailed', () => startVm(jailed, makeSpec()));
-  await prisoner.kill();
+  if (other === null) return;
+  for (const name of ['jailed', 'confined'] as const) {
+    const prisoner = await timed(name, () => startVm(other[name], makeSpec()));
+    await prisoner.kill();
+  }
+  const run = (argv: readonly string[]) => once(spawn(argv[0] ?? '', argv.slice(1)), 'exit');
+  await timed('exec', () => run(['/bin/true']));
+  await timed('launcher', () => run([other.launcher, '/bin/true']));
 }
 
 async function save(
@@ -159,6 +176,8 @@ async function save(
 const ROWS: readonly (readonly [name: string, what: string, unit: string, baseline: string])[] = [
   ['start', 'start until the guest has said hello', 'ms', 'bare'],
   ['jailed', 'the same with the jailer', 'ms', 'start'],
+  ['confined', 'the same as sandboxes get it: launcher, namespaces, group, limits', 'ms', 'jailed'],
+  ['launcher', 'a program that does nothing, through the launcher', 'ms', 'exec'],
   ['load', 'a clone of a whole snapshot, until its hello', 'ms', 'start'],
   ['pause', 'the processors stop', 'ms', ''],
   ['resume', 'they go on', 'ms', ''],
@@ -170,6 +189,26 @@ const ROWS: readonly (readonly [name: string, what: string, unit: string, baseli
   ['state', 'devices in a snapshot', 'KiB', ''],
 ];
 
+const common = {
+  ...{ binary: firecracker, clock: systemClock, log: silentLog, allowOlder: true },
+  tracksDirtyPages: true,
+};
+
+async function openJailed(): Promise<Jailed & { close(): Promise<void> }> {
+  const home = { cacheDir: join(base, 'cache'), runDir: join(base, 'run') };
+  const { driver: confined, confinement } = await makeFirecracker({
+    config: { ...readConfig({}), firecracker, jailer, jail: 'enforce' },
+    ...{ home, log: silentLog, allowOlder: true, acceptsGaps: true },
+  });
+  const baseDir = join(base, 'jails');
+  const jailed = await createFirecrackerDriver({
+    ...common,
+    jail: () => ({ jailer, baseDir, uid: 61_238, gid: 61_238 }),
+  });
+  const launcher = await writeLauncher(home, 'enforce');
+  return { jailed, confined, launcher, close: () => confinement.close() };
+}
+
 const at = (values: readonly number[], share: number): string => {
   const sorted = [...values].sort((a, b) => a - b);
   const value =
@@ -178,18 +217,11 @@ const at = (values: readonly number[], share: number): string => {
 };
 
 try {
-  const common = {
-    ...{ binary: firecracker, clock: systemClock, log: silentLog, allowOlder: true },
-    tracksDirtyPages: true,
-  };
   const driver = await createFirecrackerDriver(common);
-  const baseDir = join(base, 'jails');
-  mkdirSync(baseDir, { mode: 0o700 });
-  const jailed = await createFirecrackerDriver({
-    ...common,
-    jail: () => ({ jailer, baseDir, uid: 61_238, gid: 61_238 }),
-  });
-  for (let n = 0; n < rounds; n += 1) await round(driver, jailed);
+  const isRoot = process.getuid?.() === 0;
+  const other = isRoot ? await openJailed() : null;
+  for (let n = 0; n < rounds; n += 1) await round(driver, other);
+  await other?.close();
   console.log(`${driver.description}, ${rounds} rounds`);
   console.log(
     '| name | what | unit | n | p50 | p95 | baseline | its p50 |\n|---|---|---|---|---|---|---|---|',

@@ -10,7 +10,8 @@ import { AUDIT_ARCH, syscallNames, syscallNumber } from './syscalls.ts';
 
 const read = (name: string): Profile =>
   parseProfile(readFileSync(join(import.meta.dirname, '../../policy', name), 'utf8'));
-const FILES = ['qemu-x86_64.json', 'firecracker-x86_64.json'];
+const LAUNCH = 'firecracker-launch-x86_64.json';
+const FILES = ['qemu-x86_64.json', 'firecracker-x86_64.json', LAUNCH];
 
 /** What the kernel would do with a call of a thread. */
 function judge(profile: Profile, thread: string) {
@@ -93,6 +94,37 @@ describe('policy', () => {
       'trap',
       'allow',
     ]);
+  });
+
+  it('Firecracker’s launcher: refuses what none of its threads needs, and leaves the jailer to its work', () => {
+    const launch = judge(read(LAUNCH), 'launch');
+    const threads = ['api', 'vcpu', 'vmm'].map((name) =>
+      judge(read('firecracker-x86_64.json'), name),
+    );
+    const refused = syscallNames('x86_64').filter((name) => launch(name) === 'trap');
+    for (const name of refused)
+      expect(threads.map((of) => of(name))).toEqual(Array(3).fill('trap'));
+    const hostile = [
+      'io_uring_setup',
+      'io_uring_enter',
+      'io_uring_register',
+      'bpf',
+      'ptrace',
+      'keyctl',
+    ];
+    expect(refused).toEqual(expect.arrayContaining([...hostile, 'userfaultfd', 'execveat']));
+    const jailers = [
+      'mount',
+      'umount2',
+      'unshare',
+      'pivot_root',
+      'mknod',
+      'setns',
+      'setuid',
+      'execve',
+    ];
+    for (const name of [...jailers, 'clone', 'seccomp', 'chroot', 'chown'])
+      expect([name, launch(name)]).toEqual([name, 'allow']);
   });
 
   it('every call of the table is decided, and few are allowed', () => {

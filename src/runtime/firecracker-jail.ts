@@ -32,6 +32,7 @@ import { makeJailPlace } from '../vmm/firecracker/jail-place.ts';
 import type { JailSpec } from '../vmm/firecracker/jailer.ts';
 import { reclaimJails } from '../vmm/firecracker/reclaim.ts';
 import { spawnVmm } from '../vmm/firecracker/spawn.ts';
+import { modeOf, writeLauncher } from './firecracker-filters.ts';
 import type { Home } from './home.ts';
 import { STATE_DIR, uidRange } from './jail.ts';
 import type { VmmMemory } from './vmm-memory.ts';
@@ -66,6 +67,8 @@ export interface FirecrackerJail {
 
 /** What the jailer takes beside: chroot, device nodes. */
 const JAILER_CAPABILITIES = { SYS_CHROOT: 18, MKNOD: 27 };
+/** On each thread, before those of Firecracker. */
+const LAUNCHER_FILTERS = 1;
 const PROBE = { memoryMib: 64, cpus: 1 };
 const WORDS_MAX = 1_000;
 
@@ -92,7 +95,9 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
   const cgroups = await openCgroups(log);
   const limited = cgroups?.missing === null ? cgroups : null;
   const ids = new UserIds(join(STATE_DIR, 'jail'), uidRange(config.jailUids));
-  const parts: Parts = { jailer, baseDir, ids, cgroups: limited, memory: options.memory };
+  const launcher = await writeLauncher(home, modeOf(config));
+  const { memory } = options;
+  const parts: Parts = { jailer, launcher, baseDir, ids, cgroups: limited, memory };
   await probe(parts, binary).catch(async (error: unknown) => {
     await close();
     throw error;
@@ -116,6 +121,8 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
 
 interface Parts {
   readonly jailer: string;
+  /** See `writeLauncher`. */
+  readonly launcher: string;
   readonly baseDir: string;
   readonly ids: UserIds;
   readonly cgroups: Cgroups | null;
@@ -132,7 +139,8 @@ interface Jailed {
 }
 
 /** @returns what holds a user id and a control group until its `release` */
-function jailSpec({ jailer, baseDir, ids, cgroups, memory }: Parts, vm: Jailed): JailSpec {
+function jailSpec(parts: Parts, vm: Jailed): JailSpec {
+  const { jailer, launcher, baseDir, ids, cgroups, memory } = parts;
   const { uid, lockFd } = ids.take();
   let cgroup: Cgroup | undefined;
   try {
@@ -146,7 +154,8 @@ function jailSpec({ jailer, baseDir, ids, cgroups, memory }: Parts, vm: Jailed):
   let released: Promise<void> | undefined;
   return {
     ...{ jailer, baseDir, uid, gid: uid },
-    wrapper: wrapperOf(vm, cgroup?.dirs ?? []),
+    wrapper: [...wrapperOf(vm, cgroup?.dirs ?? []), launcher],
+    filters: LAUNCHER_FILTERS,
     limitDisks: (limits) => cgroup?.limitIo(ioLimits(vm.disks.paths, limits)),
     release: () => {
       memory?.lastLook(cgroup?.dirs ?? []);

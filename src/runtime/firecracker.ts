@@ -1,28 +1,15 @@
 /** Firecracker as sandboxes get it: in its jail where the host can, with the filters that are configured. */
-import { randomBytes } from 'node:crypto';
-import { readFile, rename, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { systemClock } from '../base/clock.ts';
-import { filterFormatOf, firecrackerFilter } from '../jail/firecracker-filter.ts';
-import { requirePrivateDir } from '../jail/private-dir.ts';
-import { parseProfile, withMode } from '../jail/profile.ts';
 import { createFirecrackerDriver, type FirecrackerDriver } from '../vmm/firecracker/driver.ts';
 import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
+import { modeOf, writeFilter } from './firecracker-filters.ts';
 import {
   type FirecrackerConfig,
   type FirecrackerJail,
   type FirecrackerOptions,
   openFirecrackerJail,
 } from './firecracker-jail.ts';
-import type { Home } from './home.ts';
-import {
-  type Confinement,
-  judgeGaps,
-  POLICY_DIR,
-  SWITCHED_OFF,
-  unconfined,
-  whyUnjailed,
-} from './jail.ts';
+import { type Confinement, judgeGaps, SWITCHED_OFF, unconfined, whyUnjailed } from './jail.ts';
 
 /** @throws RuntimeError `jail_unavailable` when there is to be a jail and there is none; VmmError `vmm_missing` */
 export async function makeFirecracker(
@@ -30,9 +17,8 @@ export async function makeFirecracker(
 ): Promise<{ driver: FirecrackerDriver; confinement: Confinement }> {
   const { config, home, log, allowOlder = false } = options;
   const version = await readFirecrackerVersion(config.firecracker, allowOlder);
-  const mode = config.jail === 'log' ? 'log' : 'enforce';
   const seccompFilterPath = takesOurs(config)
-    ? await writeFilter(home, version.text, mode)
+    ? await writeFilter(home, version.text, modeOf(config))
     : undefined;
   const { jail, confinement } = await confineFirecracker(options);
   try {
@@ -75,32 +61,4 @@ export async function confineFirecracker(
 /** Its own filters can't be told to log. */
 function takesOurs({ firecrackerFilter, jail }: FirecrackerConfig): boolean {
   return firecrackerFilter === 'ours' || jail === 'log';
-}
-
-/**
- * Our profile in the encoding of a version.
- * @returns its path, for this user alone
- * @throws JailError `profile_invalid`, `jail_dir_unsafe`
- */
-export async function writeFilter(
-  { cacheDir }: Pick<Home, 'cacheDir'>,
-  version: string,
-  mode: 'enforce' | 'log',
-): Promise<string> {
-  const text = await readFile(join(POLICY_DIR, 'firecracker-x86_64.json'), 'utf8');
-  const profile = new Map(
-    [...parseProfile(text)].map(([thread, filter]) => [thread, withMode(filter, mode)]),
-  );
-  const format = filterFormatOf(version);
-  const dir = join(cacheDir, 'jail');
-  requirePrivateDir(dir);
-  const path = join(dir, `firecracker-${format}-${mode}`);
-  const beside = `${path}.${randomBytes(8).toString('hex')}`;
-  // Written each time: it takes 10 ms, and what lies there is what was just compiled.
-  await writeFile(beside, firecrackerFilter(profile, format, 'x86_64'), {
-    mode: 0o600,
-    flag: 'wx',
-  });
-  await rename(beside, path);
-  return path;
 }

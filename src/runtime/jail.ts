@@ -51,6 +51,8 @@ export async function confine(options: {
   readonly binary: string;
   /** For who looks into it: a jail that lacks something is one, also under `enforce`. */
   readonly acceptsGaps?: boolean;
+  /** VMMs are given /dev/kvm; absent: where the probe finds that it works. */
+  readonly withKvm?: boolean;
 }): Promise<QemuConfinement> {
   const { config, log, acceptsGaps = false } = options;
   const direct = { launch: launchDirect, ownFilter: true };
@@ -192,7 +194,8 @@ function kvmAccess(): 'all' | 'root alone' | 'nobody' | number {
 }
 
 /** Asked only where it matters: the probe may take a second. */
-async function usesKvm({ config, home }: Parameters<typeof confine>[0]): Promise<boolean> {
+async function usesKvm({ config, home, withKvm }: Parameters<typeof confine>[0]): Promise<boolean> {
+  if (withKvm !== undefined) return withKvm;
   if (config.accelerator === 'tcg') return false;
   return (await probeAccelerator({ cacheDir: home.cacheDir })).accelerator === 'kvm';
 }

@@ -20,6 +20,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { writeLauncher } from '../../src/runtime/firecracker-filters.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
 import type { VmSpec } from '../../src/vmm/driver.ts';
 import {
@@ -249,6 +250,19 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
         code: 'vmm_start_failed',
         cause: expect.stringContaining('no system call filter'),
       });
+      // One that comes with the jail is not Firecracker's.
+      const launcher = await writeLauncher({ cacheDir: baseDir }, 'enforce');
+      const wrapper = ['sh', '-c', '"$@"; exit $?', 'sh', launcher];
+      await bench.close();
+      await makeBench({
+        jail: () => ({ jailer, baseDir, uid: UID, gid: GID, wrapper, filters: 1 }),
+        seccompFilterPath: filter,
+      });
+      await expect(bench.start(bench.spec())).rejects.toMatchObject({
+        cause: expect.stringContaining('no system call filter'),
+      });
+      await bench.close();
+      await makeBench({ seccompFilterPath: filter });
       writeFileSync(filter, 'nonsense');
       await expect(bench.start(bench.spec())).rejects.toMatchObject({
         code: 'vmm_start_failed',

@@ -19,6 +19,7 @@ afterAll(() => rm(dir, { recursive: true }));
 describe('start failure', () => {
   it('a root image that is no file system: the console says why', async () => {
     const { runtime } = fixture;
+    const before = await holdings(runtime.home.runDir);
     const rootImagePath = join(dir, 'garbage');
     await writeFile(rootImagePath, Buffer.alloc(1 << 20, 0x5a));
     const sandbox = runtime.prepareSandbox({ memoryMib: 128 }, { rootImagePath });
@@ -27,12 +28,13 @@ describe('start failure', () => {
       cause: { message: expect.stringContaining('Unable to mount root fs') },
     });
     const left = await holdings(runtime.home.runDir);
-    expect(left.runDir).toEqual([]);
+    expect(left.runDir).toEqual(before.runDir);
     expect(left.processes.filter((one) => one.includes('qemu'))).toEqual([]);
   });
 
   it('a guest that never says hello: the wait ends with hello_timeout', async () => {
     const { runtime } = fixture;
+    const before = await holdings(runtime.home.runDir);
     const sandbox = runtime.prepareSandbox(
       { memoryMib: 128 },
       {
@@ -52,6 +54,6 @@ describe('start failure', () => {
       code: 'start_failed',
       cause: { message: expect.stringContaining('hello') },
     });
-    expect((await holdings(runtime.home.runDir)).runDir).toEqual([]);
+    expect((await holdings(runtime.home.runDir)).runDir).toEqual(before.runDir);
   });
 });

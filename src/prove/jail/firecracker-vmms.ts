@@ -40,7 +40,8 @@ const TRAITS: VmmTraits = {
   // Its handler of SIGSYS says which call it was, and ends it with this status.
   refused: ['exited 148', `killed by ${SIGSYS}`],
   allowed: { name: 'close', number: 3, args: [BAD_FD], returns: 'returned -9' },
-  filters: 1,
+  // The launcher's and Firecracker's own.
+  filters: 2,
   threads: ['firecracker', 'fc_api', VCPU],
   // Its jailer makes no user namespace; the user is one of the host that is nobody.
   namespaces: ['mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup'],

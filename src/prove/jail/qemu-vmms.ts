@@ -1,13 +1,18 @@
-/** QEMU as sandboxes get it, with a machine of nothing, in a jail and without one. */
+/**
+ * QEMU as sandboxes get it, in a jail and without one. In software emulation it has a machine of nothing; with KVM a
+ * machine that stands still, since a VMM that has /dev/kvm is another one: so it is seen where no Linux boots, too.
+ */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
 import { QEMU_BINARY } from '../../runtime/driver.ts';
 import { resolveHome } from '../../runtime/home.ts';
 import { confine, type QemuConfinement } from '../../runtime/jail.ts';
 import { type Launch, type Launched, launchDirect } from '../../vmm/launch.ts';
+import { probeAccelerator } from '../../vmm/probe.ts';
 import { OWN_FILTER } from '../../vmm/qemu/driver.ts';
 import { ProofError } from '../errors.ts';
 import {
@@ -19,7 +24,11 @@ import {
   type VmmTraits,
 } from './vmm.ts';
 
-const MACHINE = ['-machine', 'none', '-nodefaults', '-no-user-config', '-display', 'none', '-S'];
+const MACHINE = ['-nodefaults', '-no-user-config', '-display', 'none', '-S'];
+const MACHINES = {
+  kvm: ['-machine', 'pc', '-accel', 'kvm', '-cpu', 'qemu64', '-m', `${MEMORY_MIB}M`],
+  tcg: ['-machine', 'none'],
+} as const;
 const QMP_FD = 3;
 const QMP = ['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'];
 const EPERM = -1;
@@ -45,15 +54,26 @@ const TRAITS: VmmTraits = {
     paths: ['/etc/passwd', '/proc/1/status', '/sys/kernel', '/dev/kvm', '/dev/net/tun'],
   },
 };
+const KVM = '/dev/kvm';
+/** In what it differs where it has KVM. */
+const WITH_KVM: Partial<VmmTraits> = {
+  name: 'QEMU with KVM',
+  root: /^(dev|lib|lib64|proc|usr| )*$/,
+  writable: KVM,
+  opens: { ...TRAITS.opens, paths: TRAITS.opens.paths.filter((path) => path !== KVM) },
+};
 
 export class QemuVmms implements Vmms {
-  readonly traits = TRAITS;
+  readonly traits: VmmTraits;
+  readonly #accelerator: 'kvm' | 'tcg';
   readonly #confinement: QemuConfinement;
   readonly #dir: string;
   readonly #running = new Set<Launched>();
   #count = 0;
 
-  private constructor(confinement: QemuConfinement, dir: string) {
+  private constructor(confinement: QemuConfinement, accelerator: 'kvm' | 'tcg', dir: string) {
+    this.traits = accelerator === 'kvm' ? { ...TRAITS, ...WITH_KVM } : TRAITS;
+    this.#accelerator = accelerator;
     this.#confinement = confinement;
     this.#dir = dir;
   }
@@ -61,15 +81,17 @@ export class QemuVmms implements Vmms {
   /** @throws RuntimeError `jail_unavailable` */
   static async open({ config, log, onlyLogs = false }: JailContext): Promise<QemuVmms> {
     const home = resolveHome(config.home);
+    const accelerator = await acceleratorOf(config);
     const jail = { jail: onlyLogs ? 'log' : 'enforce', jailUids: config.jailUids } as const;
     const confinement = await confine({
       config: jail,
+      withKvm: accelerator === 'kvm',
       home,
       log,
       binary: QEMU_BINARY,
       acceptsGaps: true,
     });
-    return new QemuVmms(confinement, await mkdtemp(join(tmpdir(), 'nv-prove-')));
+    return new QemuVmms(confinement, accelerator, await mkdtemp(join(tmpdir(), 'nv-prove-')));
   }
 
   jailed(): Promise<Vmm> {
@@ -84,15 +106,15 @@ export class QemuVmms implements Vmms {
     this.#count += 1;
     const launched = await launch({
       id: `prove${this.#count}`,
-      argv: [QEMU_BINARY, ...filter, ...MACHINE, ...QMP],
+      argv: [QEMU_BINARY, ...filter, ...MACHINE, ...MACHINES[this.#accelerator], ...QMP],
       stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
       dir: this.#dir,
-      files: [],
+      files: this.#accelerator === 'kvm' ? [{ path: KVM, access: 'device' }] : [],
       memoryMib: MEMORY_MIB,
       cpus: 1,
     });
     this.#running.add(launched);
-    await greeting(launched);
+    await ready(launched);
     const pid = await launched.pid;
     return { pid, end: () => this.#end(launched) };
   }
@@ -115,8 +137,17 @@ export class QemuVmms implements Vmms {
   }
 }
 
-/** It says something when it has started, its own filter included. */
-function greeting({ child, pid }: Launched): Promise<void> {
+/** What is asked for, also where no Linux would boot with it. */
+async function acceleratorOf({ accelerator, home }: JailContext['config']): Promise<'kvm' | 'tcg'> {
+  if (accelerator !== 'auto') return accelerator;
+  const verdict = await probeAccelerator({ cacheDir: resolveHome(home).cacheDir });
+  return verdict.accelerator === 'kvm' ? 'kvm' : 'tcg';
+}
+
+const HELLO = JSON.stringify({ execute: 'qmp_capabilities' });
+
+/** It greets before it has made its machine, and answers when it has, its own filter included. */
+function ready({ child, pid }: Launched): Promise<void> {
   let words = '';
   child.stderr?.on('data', (bytes: Buffer) => {
     words = (words + bytes.toString('utf8')).slice(0, WORDS_MAX);
@@ -126,7 +157,14 @@ function greeting({ child, pid }: Launched): Promise<void> {
     const fail = (cause: unknown): void => {
       reject(new ProofError('no_world', 'start a VMM', { cause: new Error(String(cause)) }));
     };
-    qmp.once('data', () => resolve());
+    // Its end is told by the process.
+    qmp.on('error', (error) => ignore(error, 'the VMM has ended'));
+    let said = '';
+    qmp.on('data', (bytes: Buffer) => {
+      if (said === '') qmp.write(`${HELLO}\n`);
+      said = (said + bytes.toString('latin1')).slice(-WORDS_MAX);
+      if (said.includes('"return"')) resolve();
+    });
     child.once('close', (status) => fail(words.trim() || `it ended with ${status}`));
     pid.catch((error: unknown) => fail(describeError(error)));
   });

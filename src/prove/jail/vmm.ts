@@ -33,7 +33,7 @@ export interface Vmms extends AsyncDisposable {
 
 /** In what the claims about one VMM differ from those about another. */
 export interface VmmTraits {
-  readonly name: 'QEMU' | 'Firecracker';
+  readonly name: 'QEMU' | 'QEMU with KVM' | 'Firecracker';
   /** Its own program, by the path that it has in the jail. */
   readonly program: string;
   /** What a call comes to that its filters refuse. */

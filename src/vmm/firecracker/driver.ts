@@ -155,7 +155,7 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     await unlessCancelled(bringUp(known, started, place, { spec: inner, user }), signal);
     await relay.connect();
     if (jail !== undefined || known.requiresFilter === true) {
-      checkConfinement(started.pid ?? 0, jail?.uid ?? null);
+      checkConfinement(started.pid ?? 0, jail ?? null);
     }
     const timings = { spawnedMs, runningMs: known.clock.now() - began };
     const parts = { place, relay, process: started, timings, release, limitVmm: jail?.limitDisks };

@@ -28,6 +28,8 @@ export interface JailSpec {
    * that one's, becomes Firecracker; its status is Firecracker's, 128 + n for signal n.
    */
   readonly wrapper?: readonly string[];
+  /** System call filters that come with the wrapper, beside Firecracker's own one on each thread; absent: 0. */
+  readonly filters?: number;
   /** Holds the process to what its guest's disks are limited to; changes what there is. */
   readonly limitDisks?: (limits: DiskLimits) => void;
   /** Once the VM has ended and its jail is removed, or was never made. */

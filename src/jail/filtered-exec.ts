@@ -1,0 +1,106 @@
+/**
+ * A program that puts a system call filter on itself and becomes another one: what it starts has the filter from
+ * its first instruction on, whatever it is and whichever filters it adds. No tool that every distribution has does
+ * this and nothing else. Pure. It is an ELF file of one segment (elf(5)), without a library:
+ *
+ *     argv: itself, the program by its path, its words…
+ *     prctl(PR_SET_NO_NEW_PRIVS) · seccomp(SECCOMP_SET_MODE_FILTER) · execve; 126 if one of them fails
+ */
+import type { CompiledFilter } from './compile.ts';
+
+/** What it ends with when it can't. */
+export const CANNOT = 126;
+
+/** Where programs that are not moved begin, on x86_64. */
+const BASE = 0x40_0000n;
+const HEADER_BYTES = 64;
+const SEGMENT_BYTES = 56;
+const CODE_AT = HEADER_BYTES + SEGMENT_BYTES;
+const PAGE_BYTES = 0x1000n;
+
+const SYSCALL = [0x0f, 0x05];
+/** To `fail`: jumps are given where they are, by the distance from their end. */
+const unlessZero = (distance: number): number[] => [0x85, 0xc0, 0x75, distance];
+
+const PRCTL = [
+  ...[0x48, 0x89, 0xe3], // mov rbx, rsp: argc, argv, NULL, envp
+  ...[0xbf, 38, 0, 0, 0], // mov edi, PR_SET_NO_NEW_PRIVS
+  ...[0xbe, 1, 0, 0, 0], // mov esi, 1
+  ...[0x31, 0xd2], // xor edx, edx
+  ...[0x4d, 0x31, 0xd2], // xor r10, r10
+  ...[0x4d, 0x31, 0xc0], // xor r8, r8
+  ...[0xb8, 157, 0, 0, 0], // mov eax, __NR_prctl
+  ...SYSCALL,
+];
+const SECCOMP = [
+  ...[0xbf, 1, 0, 0, 0], // mov edi, SECCOMP_SET_MODE_FILTER
+  ...[0x31, 0xf6], // xor esi, esi
+  ...[0xba], // mov edx, …: the address of `struct sock_fprog`, which is put in behind it
+];
+const SECCOMP_CALL = [
+  ...[0xb8, 0x3d, 0x01, 0, 0], // mov eax, __NR_seccomp
+  ...SYSCALL,
+];
+const EXECVE = [
+  ...[0x48, 0x8b, 0x7b, 0x10], // mov rdi, [rbx + 16]: argv[1]
+  ...[0x48, 0x8d, 0x73, 0x10], // lea rsi, [rbx + 16]: &argv[1]
+  ...[0x48, 0x8b, 0x0b], // mov rcx, [rbx]: argc
+  ...[0x48, 0x8d, 0x54, 0xcb, 0x10], // lea rdx, [rbx + 8 * rcx + 16]: behind the NULL after argv
+  ...[0xb8, 59, 0, 0, 0], // mov eax, __NR_execve
+  ...SYSCALL,
+];
+const FAIL = [
+  ...[0xbf, CANNOT, 0, 0, 0], // mov edi, 126
+  ...[0xb8, 231, 0, 0, 0], // mov eax, __NR_exit_group
+  ...SYSCALL,
+];
+const CHECK_BYTES = unlessZero(0).length;
+const ADDRESS_BYTES = 4;
+const WORD_BYTES = 8;
+/** `struct sock_fprog` (linux/filter.h): unsigned short len; struct sock_filter *filter. */
+const FPROG_BYTES = 16;
+
+/** @returns the file, for Linux on x86_64 */
+export function filteredExec({ program, instructions }: CompiledFilter): Uint8Array<ArrayBuffer> {
+  const afterSeccomp = EXECVE.length;
+  const afterPrctl =
+    SECCOMP.length + ADDRESS_BYTES + SECCOMP_CALL.length + CHECK_BYTES + afterSeccomp;
+  const start = [...PRCTL, ...unlessZero(afterPrctl), ...SECCOMP];
+  const rest = [...SECCOMP_CALL, ...unlessZero(afterSeccomp), ...EXECVE, ...FAIL];
+  const fprogAt = align(CODE_AT + start.length + ADDRESS_BYTES + rest.length);
+  const filterAt = fprogAt + FPROG_BYTES;
+  const file = Buffer.alloc(filterAt + program.length);
+  writeHeader(file);
+  file.set(start, CODE_AT);
+  file.writeUInt32LE(Number(BASE) + fprogAt, CODE_AT + start.length);
+  file.set(rest, CODE_AT + start.length + ADDRESS_BYTES);
+  file.writeUInt16LE(instructions, fprogAt);
+  file.writeBigUInt64LE(BASE + BigInt(filterAt), fprogAt + WORD_BYTES);
+  file.set(program, filterAt);
+  return Uint8Array.from(file);
+}
+
+function writeHeader(file: Buffer): void {
+  // ELF64, little-endian, version 1; ET_EXEC, EM_X86_64.
+  file.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);
+  file.writeUInt16LE(2, 16);
+  file.writeUInt16LE(62, 18);
+  file.writeUInt32LE(1, 20);
+  file.writeBigUInt64LE(BASE + BigInt(CODE_AT), 24);
+  file.writeBigUInt64LE(BigInt(HEADER_BYTES), 32);
+  file.writeUInt16LE(HEADER_BYTES, 52);
+  file.writeUInt16LE(SEGMENT_BYTES, 54);
+  file.writeUInt16LE(1, 56);
+  // PT_LOAD, readable and executable: the whole file.
+  const at = HEADER_BYTES;
+  file.writeUInt32LE(1, at);
+  file.writeUInt32LE(5, at + 4);
+  file.writeBigUInt64LE(0n, at + 8);
+  file.writeBigUInt64LE(BASE, at + 16);
+  file.writeBigUInt64LE(BASE, at + 24);
+  file.writeBigUInt64LE(BigInt(file.length), at + 32);
+  file.writeBigUInt64LE(BigInt(file.length), at + 40);
+  file.writeBigUInt64LE(PAGE_BYTES, at + 48);
+}
+
+const align = (offset: number): number => Math.ceil(offset / WORD_BYTES) * WORD_BYTES;

@@ -1,0 +1,68 @@
+/** Our filters as Firecracker and its jail take them: compiled into files of the cache, for this user alone. */
+import { randomBytes } from 'node:crypto';
+import { readFile, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Config } from '../config.ts';
+import { compileProfile } from '../jail/compile.ts';
+import { filteredExec } from '../jail/filtered-exec.ts';
+import { filterFormatOf, firecrackerFilter } from '../jail/firecracker-filter.ts';
+import { requirePrivateDir } from '../jail/private-dir.ts';
+import { invalid, type Mode, type Profile, parseProfile, withMode } from '../jail/profile.ts';
+import type { Home } from './home.ts';
+import { POLICY_DIR } from './jail.ts';
+
+type Cache = Pick<Home, 'cacheDir'>;
+
+const FOR_DATA = 0o600;
+const FOR_PROGRAMS = 0o700;
+const LAUNCH = 'launch';
+
+export function modeOf({ jail }: Pick<Config, 'jail'>): Mode {
+  return jail === 'log' ? 'log' : 'enforce';
+}
+
+/**
+ * Our profile in the encoding of a version, for `--seccomp-filter`.
+ * @returns its path
+ * @throws JailError `profile_invalid`, `jail_dir_unsafe`
+ */
+export async function writeFilter(cache: Cache, version: string, mode: Mode): Promise<string> {
+  const profile = await readPolicy('firecracker-x86_64.json', mode);
+  const format = filterFormatOf(version);
+  const bytes = firecrackerFilter(profile, format, 'x86_64');
+  return await writeAnew(cache, `firecracker-${format}-${mode}`, bytes, FOR_DATA);
+}
+
+/**
+ * A program that its jailer is started by: what neither of the two ever does is refused from then on, also where
+ * Firecracker's own filters would let it pass.
+ * @returns its path
+ * @throws JailError as above
+ */
+export async function writeLauncher(cache: Cache, mode: Mode): Promise<string> {
+  const filter = (await readPolicy('firecracker-launch-x86_64.json', mode)).get(LAUNCH);
+  if (filter === undefined) throw invalid(`no thread "${LAUNCH}"`);
+  const bytes = filteredExec(compileProfile(filter, 'x86_64'));
+  return await writeAnew(cache, `firecracker-${LAUNCH}-${mode}`, bytes, FOR_PROGRAMS);
+}
+
+async function readPolicy(name: string, mode: Mode): Promise<Profile> {
+  const profile = parseProfile(await readFile(join(POLICY_DIR, name), 'utf8'));
+  return new Map([...profile].map(([thread, filter]) => [thread, withMode(filter, mode)]));
+}
+
+/** Each time: it takes 10 ms, and what lies there is what was just compiled. */
+async function writeAnew(
+  { cacheDir }: Cache,
+  name: string,
+  bytes: Uint8Array,
+  permissions: number,
+): Promise<string> {
+  const dir = join(cacheDir, 'jail');
+  requirePrivateDir(dir);
+  const path = join(dir, name);
+  const beside = `${path}.${randomBytes(8).toString('hex')}`;
+  await writeFile(beside, bytes, { mode: permissions, flag: 'wx' });
+  await rename(beside, path);
+  return path;
+}
