@@ -11,6 +11,8 @@ export type ProgressEvent =
       readonly title: string;
       /** Expected duration on a machine with 2 cores, milliseconds. */
       readonly estimateMs: number;
+      /** What starts before its end is a part of it. */
+      readonly isWhole?: boolean;
     }
   | {
       readonly kind: 'update';

@@ -43,6 +43,26 @@ describe('progressView', () => {
     expect(text()).toContain('… Build it 25 % after 15.0 s, about 45.0 s left');
   });
 
+  it('plain: a whole takes as long as the longest of its parts, whatever its own pace', () => {
+    let now = 0;
+    const { stream, text } = screen(false);
+    const view = progressView(stream, () => now);
+    view.report({ kind: 'start', step: 'all', title: 'All', estimateMs: 400_000, isWhole: true });
+    view.report(START);
+    view.report({ kind: 'start', step: 'short', title: 'Short', estimateMs: 20_000 });
+    view.report({ kind: 'update', step: 'all', fraction: 0.5 });
+    now = 15_000;
+    vi.advanceTimersByTime(15_000);
+    expect(text()).toContain('… All 50 % after 15.0 s, about 1 min 45 s left');
+    expect(text()).toContain('… Short 75 % after 15.0 s, about 5.0 s left');
+    for (const step of ['k', 'short'])
+      view.report({ kind: 'done', step, cached: false, durationMs: 20_000 });
+    now = 30_000;
+    vi.advanceTimersByTime(15_000);
+    view.close();
+    expect(text()).toContain('… All 50 % after 30.0 s, about 30.0 s left');
+  });
+
   it('a cached step says nothing, a failed one says so', () => {
     const { stream, text } = screen(true);
     const view = progressView(stream, () => 0);

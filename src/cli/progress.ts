@@ -10,10 +10,14 @@ import { duration } from './table.ts';
 interface Step {
   title: string;
   estimateMs: number;
+  isWhole: boolean;
   startedAt: number;
   fraction: number | undefined;
   detail: string;
 }
+
+/** Those that run, in the order of their starts. */
+type Steps = ReadonlyMap<string, Step>;
 
 export interface ProgressView {
   readonly report: Progress;
@@ -39,7 +43,7 @@ function liveView(stream: NodeJS.WriteStream, now: () => number): ProgressView {
   const live = createLogUpdate(stream, { showCursor: true });
   const draw = (): void => {
     const columns = stream.columns ?? 80;
-    const lines = [...steps.values()].map((step) => stepLine(step, now(), columns));
+    const lines = [...steps.values()].map((step) => stepLine(step, steps, now(), columns));
     if (lines.length > 0) live(lines.join('\n'));
   };
   const timer = setInterval(draw, REDRAW_MS);
@@ -64,7 +68,7 @@ function plainView(stream: NodeJS.WritableStream, now: () => number): ProgressVi
   const steps = new Map<string, Step>();
   const print = (line: string): void => void stream.write(`${line}\n`);
   const timer = setInterval(() => {
-    for (const step of steps.values()) print(`  … ${progressText(step, now())}`);
+    for (const step of steps.values()) print(`  … ${progressText(step, steps, now())}`);
   }, SIGN_OF_LIFE_MS);
   timer.unref();
   return {
@@ -86,8 +90,9 @@ function apply(
 ): void {
   const step = steps.get(event.step);
   if (event.kind === 'start') {
-    const { title, estimateMs } = event;
-    steps.set(event.step, { title, estimateMs, startedAt: now, fraction: undefined, detail: '' });
+    const { title, estimateMs, isWhole = false } = event;
+    const begun = { startedAt: now, fraction: undefined, detail: '' };
+    steps.set(event.step, { title, estimateMs, isWhole, ...begun });
     return;
   }
   if (step === undefined) return;
@@ -114,28 +119,34 @@ function shownFraction(step: Step, now: number): number {
   return Math.min(0.95, (now - step.startedAt) / Math.max(1, step.estimateMs));
 }
 
-function progressText(step: Step, now: number): string {
+function progressText(step: Step, steps: Steps, now: number): string {
   const percent = Math.floor(shownFraction(step, now) * 100);
   const elapsed = now - step.startedAt;
-  const left = timeLeft(step, shownFraction(step, now), elapsed);
+  const left = timeLeft(step, steps, now);
   const rest = left > 0 ? `, about ${duration(left)} left` : '';
   return `${step.title} ${percent} % after ${duration(elapsed)}${rest}`;
 }
 
-/** From the pace so far once that says something, else from the estimate. */
-function timeLeft(step: Step, fraction: number, elapsedMs: number): number {
-  if (step.fraction !== undefined && fraction >= FRACTION_FOR_PACE) {
-    return (elapsedMs * (1 - fraction)) / fraction;
-  }
-  return Math.max(0, step.estimateMs - elapsedMs);
+/**
+ * From the pace so far once that says something, else from the estimate. Of a whole then: as long as the longest of
+ * its parts, which run side by side, so that its own pace says little.
+ */
+function timeLeft(step: Step, steps: Steps, now: number): number {
+  const [fraction, elapsedMs] = [shownFraction(step, now), now - step.startedAt];
+  if (step.fraction === undefined || fraction < FRACTION_FOR_PACE)
+    return Math.max(0, step.estimateMs - elapsedMs);
+  const all = [...steps.values()];
+  const parts = step.isWhole ? all.slice(all.indexOf(step) + 1) : [];
+  if (parts.length > 0) return Math.max(...parts.map((part) => timeLeft(part, steps, now)));
+  return (elapsedMs * (1 - fraction)) / fraction;
 }
 
-function stepLine(step: Step, now: number, columns: number): string {
+function stepLine(step: Step, steps: Steps, now: number, columns: number): string {
   const fraction = shownFraction(step, now);
   const filled = Math.round(fraction * BAR_CELLS);
   const bar = '█'.repeat(filled) + '░'.repeat(BAR_CELLS - filled);
   const elapsed = now - step.startedAt;
-  const left = timeLeft(step, fraction, elapsed);
+  const left = timeLeft(step, steps, now);
   const time = `${duration(elapsed)}${left > 0 ? `, about ${duration(left)} left` : ''}`;
   const head = `${step.title} ${bar} ${Math.floor(fraction * 100)} % ${time}`;
   const room = columns - head.length - 3;

@@ -54,7 +54,8 @@ export function ensureArtifacts(
     await requireSpace(context.cacheDir, SPACE_BYTES, 'Setting this machine up');
     const startedAt = systemClock.now();
     const step = SETUP_STEP;
-    progress({ kind: 'start', step, title: 'Set this machine up, once', estimateMs: ESTIMATE_MS });
+    const title = 'Set this machine up, once';
+    progress({ kind: 'start', step, title, estimateMs: ESTIMATE_MS, isWhole: true });
     try {
       const counted = { ...context, progress: withTotal(progress) };
       const artifacts = await prepareAll(counted, options, false);
