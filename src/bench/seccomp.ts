@@ -10,8 +10,8 @@ import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
 
 const POLICY_DIR = join(import.meta.dirname, '../../policy');
 const FIXTURE = join(import.meta.dirname, 'fixtures/seccomp-call.c');
-const POLICIES = ['qemu-x86_64.json', 'firecracker-x86_64.json'];
-const THREADS = ['qemu', 'vmm', 'api', 'vcpu'];
+const POLICIES = ['qemu-x86_64.json', 'firecracker-x86_64.json', 'firecracker-launch-x86_64.json'];
+const THREADS = ['qemu', 'vmm', 'api', 'vcpu', 'launch'];
 const CALL_MS_MAX = 60_000;
 
 export const seccompBenchmark: Benchmark = {
