@@ -158,8 +158,11 @@ async function round(driver: VmmDriver, other: Jailed | null): Promise<void> {
     await prisoner.kill();
   }
   const run = (argv: readonly string[]) => once(spawn(argv[0] ?? '', argv.slice(1)), 'exit');
-  await timed('exec', () => run(['/bin/true']));
-  await timed('launcher', () => run([other.launcher, '/bin/true']));
+  // The first of them pays for what a VM has left in the caches: each is first every other time.
+  const both = [() => timed('exec', () => run(['/bin/true']))];
+  both.push(() => timed('launcher', () => run([other.launcher, '/bin/true'])));
+  if ((figures.get('exec')?.length ?? 0) % 2 === 1) both.reverse();
+  for (const one of both) await one();
 }
 
 async function save(

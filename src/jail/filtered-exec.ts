@@ -4,12 +4,17 @@
  * this and nothing else. Pure. It is an ELF file of one segment (elf(5)), without a library:
  *
  *     argv: itself, the program by its path, its words…
- *     prctl(PR_SET_NO_NEW_PRIVS) · seccomp(SECCOMP_SET_MODE_FILTER) · execve; 126 if one of them fails
+ *     prctl(PR_SET_NO_NEW_PRIVS) · seccomp(SECCOMP_SET_MODE_FILTER) · execve; if one fails, an end that says which
  */
 import type { CompiledFilter } from './compile.ts';
 
-/** What it ends with when it can't. */
-export const CANNOT = 126;
+/** What it ends with when it can't, and what that means. */
+export const LAUNCHER_ENDS = {
+  privileges: 121,
+  filter: 122,
+  /** As of a shell. */
+  program: 126,
+} as const;
 
 /** Where programs that are not moved begin, on x86_64. */
 const BASE = 0x40_0000n;
@@ -19,8 +24,16 @@ const CODE_AT = HEADER_BYTES + SEGMENT_BYTES;
 const PAGE_BYTES = 0x1000n;
 
 const SYSCALL = [0x0f, 0x05];
-/** To `fail`: jumps are given where they are, by the distance from their end. */
-const unlessZero = (distance: number): number[] => [0x85, 0xc0, 0x75, distance];
+const exit = (status: number): number[] => [
+  ...[0xbf, status, 0, 0, 0], // mov edi, …
+  ...[0xb8, 231, 0, 0, 0], // mov eax, __NR_exit_group
+  ...SYSCALL,
+];
+const unlessZero = (code: number[]): number[] => [
+  ...[0x85, 0xc0], // test eax, eax
+  ...[0x74, code.length], // jz, past the code
+  ...code,
+];
 
 const PRCTL = [
   ...[0x48, 0x89, 0xe3], // mov rbx, rsp: argc, argv, NULL, envp
@@ -49,12 +62,6 @@ const EXECVE = [
   ...[0xb8, 59, 0, 0, 0], // mov eax, __NR_execve
   ...SYSCALL,
 ];
-const FAIL = [
-  ...[0xbf, CANNOT, 0, 0, 0], // mov edi, 126
-  ...[0xb8, 231, 0, 0, 0], // mov eax, __NR_exit_group
-  ...SYSCALL,
-];
-const CHECK_BYTES = unlessZero(0).length;
 const ADDRESS_BYTES = 4;
 const WORD_BYTES = 8;
 /** `struct sock_fprog` (linux/filter.h): unsigned short len; struct sock_filter *filter. */
@@ -62,11 +69,13 @@ const FPROG_BYTES = 16;
 
 /** @returns the file, for Linux on x86_64 */
 export function filteredExec({ program, instructions }: CompiledFilter): Uint8Array<ArrayBuffer> {
-  const afterSeccomp = EXECVE.length;
-  const afterPrctl =
-    SECCOMP.length + ADDRESS_BYTES + SECCOMP_CALL.length + CHECK_BYTES + afterSeccomp;
-  const start = [...PRCTL, ...unlessZero(afterPrctl), ...SECCOMP];
-  const rest = [...SECCOMP_CALL, ...unlessZero(afterSeccomp), ...EXECVE, ...FAIL];
+  const start = [...PRCTL, ...unlessZero(exit(LAUNCHER_ENDS.privileges)), ...SECCOMP];
+  const rest = [
+    ...SECCOMP_CALL,
+    ...unlessZero(exit(LAUNCHER_ENDS.filter)),
+    ...EXECVE,
+    ...exit(LAUNCHER_ENDS.program),
+  ];
   const fprogAt = align(CODE_AT + start.length + ADDRESS_BYTES + rest.length);
   const filterAt = fprogAt + FPROG_BYTES;
   const file = Buffer.alloc(filterAt + program.length);

@@ -1,6 +1,6 @@
 /** Our filters as Firecracker and its jail take them: compiled into files of the cache, for this user alone. */
-import { randomBytes } from 'node:crypto';
-import { readFile, rename, writeFile } from 'node:fs/promises';
+import { createHash, randomBytes } from 'node:crypto';
+import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Config } from '../config.ts';
 import { compileProfile } from '../jail/compile.ts';
@@ -16,6 +16,7 @@ type Cache = Pick<Home, 'cacheDir'>;
 const FOR_DATA = 0o600;
 const FOR_PROGRAMS = 0o700;
 const LAUNCH = 'launch';
+const DIGEST_CHARACTERS = 16;
 
 export function modeOf({ jail }: Pick<Config, 'jail'>): Mode {
   return jail === 'log' ? 'log' : 'enforce';
@@ -51,7 +52,10 @@ async function readPolicy(name: string, mode: Mode): Promise<Profile> {
   return new Map([...profile].map(([thread, filter]) => [thread, withMode(filter, mode)]));
 }
 
-/** Each time: it takes 10 ms, and what lies there is what was just compiled. */
+/**
+ * By a name that tells what is in it, since a daemon goes on using it when one of another version has written its
+ * own. Each time: it takes 10 ms, and what lies there is what was just compiled.
+ */
 async function writeAnew(
   { cacheDir }: Cache,
   name: string,
@@ -60,9 +64,15 @@ async function writeAnew(
 ): Promise<string> {
   const dir = join(cacheDir, 'jail');
   requirePrivateDir(dir);
-  const path = join(dir, name);
+  const digest = createHash('sha256').update(bytes).digest('hex').slice(0, DIGEST_CHARACTERS);
+  const path = join(dir, `${name}-${digest}`);
   const beside = `${path}.${randomBytes(8).toString('hex')}`;
-  await writeFile(beside, bytes, { mode: permissions, flag: 'wx' });
-  await rename(beside, path);
+  try {
+    await writeFile(beside, bytes, { mode: permissions, flag: 'wx' });
+    await rename(beside, path);
+  } catch (error) {
+    await rm(beside, { force: true });
+    throw error;
+  }
   return path;
 }

@@ -2,7 +2,7 @@
  * The jail around Firecracker: what its jailer does, and what ours does for QEMU beside that.
  *
  *     setpriv ── prlimit ── sh ── unshare ─┬─ waits
- *     ends with us          control group  └─ sh, first in the pid namespace, waits ─┬─ jailer ── Firecracker
+ *     ends with us          control group  └─ sh, first in the pid namespace, waits ─┬─ launcher ─ jailer ─ Firecracker
  *                                                                                    └─ its end is all others'
  *
  * The jailer makes root, devices and user, and changing the user cuts Firecracker loose from the parent-death
@@ -17,12 +17,12 @@ import type { Config } from '../config.ts';
 import type { Cgroup, Cgroups } from '../jail/cgroup.ts';
 import { ioLimits } from '../jail/disk-io.ts';
 import { JailError } from '../jail/errors.ts';
+import { LAUNCHER_ENDS } from '../jail/filtered-exec.ts';
 import { fileLimitBytes, limitsOf } from '../jail/jail.ts';
 import { isRootWith, NEEDED_CAPABILITIES, noLimits, openCgroups } from '../jail/open.ts';
 import { requirePrivateDir } from '../jail/private-dir.ts';
 import { type TakenUid, UserIds } from '../jail/user-ids.ts';
 import type { VmSpec } from '../vmm/driver.ts';
-import { removeIfEmpty } from '../vmm/firecracker/chroot-base.ts';
 import {
   findBinary,
   readFirecrackerVersion,
@@ -91,17 +91,13 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
   const baseDir = join(await realpath(home.runDir), 'jail');
   requirePrivateDir(baseDir);
   await reclaimJails(baseDir, log);
-  const close = () => removeIfEmpty(baseDir);
   const cgroups = await openCgroups(log);
   const limited = cgroups?.missing === null ? cgroups : null;
   const ids = new UserIds(join(STATE_DIR, 'jail'), uidRange(config.jailUids));
   const launcher = await writeLauncher(home, modeOf(config));
   const { memory } = options;
   const parts: Parts = { jailer, launcher, baseDir, ids, cgroups: limited, memory };
-  await probe(parts, binary).catch(async (error: unknown) => {
-    await close();
-    throw error;
-  });
+  await probe(parts, binary);
   return {
     holds: [
       ...['own user', 'own namespaces', 'own root', 'no capabilities'],
@@ -115,7 +111,7 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
       const ownNet = nic?.tapName === undefined;
       return jailSpec(parts, { id, memoryMib, cpus, diskBytes, disks, ownNet });
     },
-    close,
+    close: () => Promise.resolve(),
   };
 }
 
@@ -224,7 +220,7 @@ async function probe(parts: Parts, binary: string): Promise<void> {
     const place = await makeJailPlace({ id, channelPath, overlayPath: '' }, binary, jail);
     try {
       const { status, words } = await run(place.argv(['--version']));
-      if (status !== 0) throw unfit(words.trim() || `it ended with ${status}`);
+      if (status !== 0) throw unfit(words.trim() || endText(status));
       closeSync(openSync(place.path('dev/kvm'), constants.O_RDWR));
     } finally {
       await place.release();
@@ -247,6 +243,14 @@ async function run(argv: readonly string[]): Promise<{ status: number | null; wo
     child.once('close', resolve);
   });
   return { status, words };
+}
+
+/** The launcher has no words of its own. */
+function endText(status: number | null): string {
+  if (status === LAUNCHER_ENDS.privileges) return 'the kernel knows no PR_SET_NO_NEW_PRIVS';
+  if (status === LAUNCHER_ENDS.filter) return 'the kernel takes no system call filter';
+  if (status === LAUNCHER_ENDS.program) return 'the jailer, or what starts it, can not be executed';
+  return `it ended with ${status}`;
 }
 
 function unfit(cause: unknown): JailError {

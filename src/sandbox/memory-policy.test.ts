@@ -3,6 +3,7 @@ import { FakeClock } from '../base/clock.ts';
 import { silentLog } from '../base/log.ts';
 import { SandboxError } from './errors.ts';
 import { EventJournal, type SandboxEventBody, type TimedEvent } from './event-journal.ts';
+import { GROW_HOLD_OFF_MS } from './memory-growth.ts';
 import { checkAction, type MemoryAction, MemoryPolicy, POLICY_LIMITS } from './memory-policy.ts';
 import type { MemorySize } from './memory-size.ts';
 
@@ -165,7 +166,7 @@ describe('MemoryPolicy: a sandbox with a maximum', () => {
     expect(done).toEqual(['pause memory']);
     const grow = { action: 'grow', ok: false, detail: '256 to 384 MiB: grow 384 failed' };
     expect(actions()).toMatchObject([grow, { action: 'pause', ok: true }]);
-    clock.advance(POLICY_LIMITS.growHoldOffMs);
+    clock.advance(GROW_HOLD_OFF_MS);
     await press(PRESSED);
     expect(actions()).toHaveLength(3);
   });

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { compileProfile } from '../../src/jail/compile.ts';
-import { CANNOT, filteredExec } from '../../src/jail/filtered-exec.ts';
+import { filteredExec, LAUNCHER_ENDS } from '../../src/jail/filtered-exec.ts';
 import { parseProfile } from '../../src/jail/profile.ts';
 
 const EISDIR = 21;
@@ -63,15 +63,15 @@ describe.runIf(process.arch === 'x64')('filteredExec', () => {
     writeFileSync(text, 'no program');
     chmodSync(text, 0o600);
     for (const words of [[join(dir, 'none')], [text], []])
-      expect(run(...words)).toEqual({ status: CANNOT, stdout: '', stderr: '' });
+      expect(run(...words)).toEqual({ status: LAUNCHER_ENDS.program, stdout: '', stderr: '' });
   });
 
-  it('a filter that the kernel does not take: 126, and the program is not started without it', () => {
+  it('a filter that the kernel does not take: an end of its own, and the program is not started without it', () => {
     const wrong = join(dir, 'wrong');
     const program = Uint8Array.from(Array(16).fill(0xff));
     writeFileSync(wrong, filteredExec({ program, instructions: 2 }), { mode: 0o700 });
     expect(spawnSync(wrong, ['/bin/echo', 'started'], { encoding: 'utf8' })).toMatchObject({
-      ...{ status: CANNOT, stdout: '' },
+      ...{ status: LAUNCHER_ENDS.filter, stdout: '' },
     });
   });
 });

@@ -111,7 +111,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     expect(lstatSync(spec.overlayPath).uid).toBe(UID);
     await ask(vm, 'WRITE kept');
     await vm.kill();
-    expect(readdirSync(baseDir)).not.toContain('firecracker');
+    expect(readdirSync(join(baseDir, 'firecracker'))).toEqual([]);
     expect(readdirSync(spec.dir).sort()).toEqual(['overlay', `v_${HELLO_PORT}`]);
     expect(lstatSync(spec.overlayPath).uid).toBe(0);
     expect(readFileSync(spec.overlayPath, 'latin1').slice(0, 5)).toBe('kept\0');
@@ -169,12 +169,12 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
 
   it('start: a base that others may write to, or reach by a link, is refused, and nothing is made', async () => {
     await makeBench();
-    const refuse = async (dir: string, cause: unknown): Promise<void> => {
+    const refuse = async (dir: string, cause: string): Promise<void> => {
       await makeBench({ jail: () => ({ jailer, baseDir: dir, uid: UID, gid: GID }) });
       const failure = bench.driver.start(bench.spec());
       await expect(failure).rejects.toMatchObject({
         code: 'vmm_start_failed',
-        cause: typeof cause === 'string' ? expect.stringContaining(cause) : cause,
+        cause: expect.stringContaining(cause),
         remedy: expect.stringContaining('0700'),
       });
       await bench.close();
@@ -188,8 +188,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     await refuse(join(open, 'below'), 'others may write to it');
     symlinkSync(baseDir, join(baseDir, 'link'));
     await refuse(join(baseDir, 'link'), 'it is a symbolic link');
-    const none = expect.objectContaining({ code: 'ENOENT' });
-    await refuse(join(baseDir, 'none/below'), none);
+    await refuse(join(baseDir, 'none'), 'ENOENT');
     const theirs = join(baseDir, 'theirs');
     mkdirSync(theirs, { mode: 0o700 });
     execFileSync('chown', [`${UID}`, theirs]);
@@ -268,7 +267,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
         code: 'vmm_start_failed',
         cause: expect.stringContaining('it ended with status 1'),
       });
-      expect(readdirSync(baseDir)).not.toContain('firecracker');
+      expect(readdirSync(join(baseDir, 'firecracker'))).toEqual([]);
       writeFileSync(filter, emptyFilters(), { mode: 0o644 });
       const direct = await createFirecrackerDriver({
         ...{ binary: firecracker, clock: systemClock, log: silentLog, allowOlder: true },
@@ -339,7 +338,7 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     await Promise.all([vm.kill(), vm.kill()]);
     expect(await vm.exited).toMatchObject({ cause: 'killed' });
     expect(startTicksOf(pid)).toBeUndefined();
-    expect(readdirSync(baseDir)).not.toContain('firecracker');
+    expect(readdirSync(join(baseDir, 'firecracker'))).toEqual([]);
     expect(lstatSync(spec.overlayPath).uid).toBe(0);
     await expect(driver.adopt(spec)).rejects.toMatchObject({ code: 'vm_gone' });
     await expect(vm.pause()).rejects.toMatchObject({ code: 'vm_gone' });
@@ -361,6 +360,6 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     expect(readFileSync(join(victim, 'state'), 'utf8')).toBe('of the host');
     await vm.kill();
     expect(existsSync(join(victim, 'state'))).toBe(true);
-    expect(readdirSync(baseDir)).not.toContain('firecracker');
+    expect(readdirSync(join(baseDir, 'firecracker'))).toEqual([]);
   });
 });

@@ -41,7 +41,7 @@ describe.skipIf(typeof lacking === 'string')(`prove --vmm firecracker${skipped}`
   });
   const failed = ({ tried }: Proof): string[] =>
     tried.filter(({ ok }) => !ok).map(({ what, seen }) => `${what}: ${seen}`);
-  const jails = (): string[] => readdirSync(join(home, 'run'));
+  const jails = (): string[] => readdirSync(join(home, 'run/jail/firecracker'));
 
   it(
     'proveSeccomp: what leads out is refused on each thread, and goes through without a jail',

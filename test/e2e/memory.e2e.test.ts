@@ -7,6 +7,9 @@ import { useDaemonHome } from '../support/daemon.ts';
 const home = useDaemonHome();
 const BALLOON = 'kept = []\nwhile True: kept.append(bytearray(1 << 20))';
 
+/** At once, as NumPy would. */
+const MUCH = 'much = bytearray(b"x") * (400 << 20)\nprint(len(much) >> 20)';
+
 describe('a sandbox whose program takes all memory', () => {
   beforeAll(async () => {
     await home.serve('-o', 'json', '--pool', '0').ready();
@@ -44,4 +47,19 @@ describe('a sandbox whose program takes all memory', () => {
     const gone = await there(['exec', id, '--', 'true']).result;
     expect(gone.stderr).toContain(`sandbox ${id} has ended: vmm-killed`);
   });
+
+  it.each([
+    ['of the daemon', '--daemon'],
+    ['of this process', '--no-daemon'],
+  ])(
+    'run --memory-max: a script in a sandbox %s is given the memory that it needs',
+    async (_, where) => {
+      const size = ['--memory', '192M', '--warm', 'json', where];
+      const run = (...more: string[]) => home.there(['run', ...size, ...more, '-c', MUCH]).result;
+      expect(await run('--memory-max', '768M')).toMatchObject({ status: 0, stdout: '400\n' });
+      const without = await run();
+      expect(without).toMatchObject({ status: 1, stdout: '' });
+      expect(without.stderr).toContain('MemoryError');
+    },
+  );
 });

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from . import account, stats
-from .cgroup import Cgroups
+from .cgroup import Cgroups, write_text
 from .loop import Loop
 from .request import Request, RequestError
 
@@ -36,6 +36,7 @@ class Settings:
         self._in_vm = in_vm
         self._limits: dict[str, int] = {}
         self._memory_total = 0
+        self._is_lavish = False
         # Of every program of the user, before its own.
         self.env: dict[str, str] = {}
         self.inference_port = 0
@@ -55,11 +56,20 @@ class Settings:
             self._memory_total = stats.memory().get("MemTotal", 0)
         before, self._limits = self._limits, wanted
         try:
-            self._cgroups.limit(wanted, self._memory_total)
+            self._apply(wanted)
         except OSError:
             self._limits = before
-            self._cgroups.limit(before, self._memory_total)
+            self._apply(before)
             raise
+
+    def _apply(self, wanted: dict[str, int]) -> None:
+        self._cgroups.limit(wanted, self._memory_total)
+        # The kernel refuses an allocation of more than there is, also where the host would give more once it is used.
+        is_lavish = "holdMs" in wanted
+        if self._in_vm and is_lavish != self._is_lavish:
+            # Documentation/admin-guide/sysctl/vm.rst: 0 refuses what is obviously too much, 1 nothing.
+            write_text("/proc/sys/vm/overcommit_memory", "1" if is_lavish else "0")
+            self._is_lavish = is_lavish
 
     def parse_network(self, fields: object) -> "Wanted | None":
         """None: no network. Raises RequestError."""

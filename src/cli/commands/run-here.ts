@@ -4,6 +4,7 @@ import { ignore } from '../../base/ignore.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import { diskFullText } from '../../sandbox/full-disk.ts';
+import { type GrowingSandbox, MemoryGrowth } from '../../sandbox/memory-growth.ts';
 import type { SandboxEnd, Supervisor } from '../../sandbox/supervisor.ts';
 import { tracedGuest } from '../../sandbox/traced-guest.ts';
 import { type Cli, INTERRUPT_GRACE_MS } from '../cli.ts';
@@ -66,7 +67,10 @@ async function use(cli: Cli, ready: Ready): Promise<number> {
   // The first signal ends the script, the second everything; SIGTERM and SIGHUP everything at once.
   cli.onEnd(() => void sandbox.stop());
   let isFull = false;
+  const growth = new MemoryGrowth({ clock: systemClock, log: cli.log });
+  const growing = growingOf(sandbox);
   sandbox.events.listen((event) => {
+    void growth.take(growing, event);
     if (event.type !== 'disk_full') return;
     // Nobody could resume it.
     isFull = true;
@@ -83,6 +87,19 @@ async function use(cli: Cli, ready: Ready): Promise<number> {
     ignore(error, 'what went wrong is that the host is full');
     return statusOfEnd(cli, await sandbox.ended, 'the script');
   }
+}
+
+/** No queue of starts shares the host's room with it, so no step is kept any. */
+function growingOf(sandbox: Supervisor): GrowingSandbox {
+  return {
+    id: sandbox.spec.id,
+    get spec() {
+      return sandbox.spec;
+    },
+    // What goes wrong is in the log; nobody reads its events.
+    events: { note: () => undefined },
+    resizeMemory: (memoryMib, by) => sandbox.resizeMemory(memoryMib, by),
+  };
 }
 
 /** A guess that only saves time: the engine loads its model while the guest still imports. */

@@ -5,6 +5,7 @@ import {
   addSandboxOptions,
   collect,
   jailOption,
+  memoryMaxOption,
   NETWORK_HELP,
   type OutputFlags,
   output,
@@ -46,6 +47,7 @@ export function addRun(program: Command): void {
   }
   addSandboxOptions(command)
     .option('--timeout <time>', 'end the script after this long, e.g. 90s or 5m')
+    .addOption(memoryMaxOption())
     .option('--user <name>', 'guest user to run as: user or root (default user)')
     .option('--model <name>', 'model for the script: a name of the model server, or a .gguf file')
     .option('--no-template', 'boot, even where a template would start faster')

@@ -61,6 +61,10 @@ function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): v
   }
   const root = readdirSync(`/proc/${jailed}/root`).sort().join(' ');
   notes.note('its root', 'only its program', root, traits.root.test(root));
+  const devices = readdirSync(`/proc/${jailed}/root`).includes('dev')
+    ? readdirSync(`/proc/${jailed}/root/dev`).sort().join(' ')
+    : 'none';
+  notes.note('its devices', 'only what it needs', devices, traits.devices.test(devices));
   const mounts = readFileSync(`/proc/${jailed}/mounts`, 'utf8').trim().split('\n');
   const writable = mounts.filter((line) => !(line.split(' ')[3] ?? '').split(',').includes('ro'));
   notes.same(

@@ -46,6 +46,7 @@ const TRAITS: VmmTraits = {
   // Its jailer makes no user namespace; the user is one of the host that is nobody.
   namespaces: ['mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup'],
   root: /^(dev|fc|firecracker|firecracker\.pid|run|api|c|ch|v| )*$/,
+  devices: /^(kvm|net|urandom|userfaultfd| )*$/,
   writable: '/',
   environment: '',
   dropsBounding: false,

@@ -45,6 +45,7 @@ const TRAITS: VmmTraits = {
   threads: ['qemu-system-x86'],
   namespaces: ['user', 'mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup'],
   root: /^(lib|lib64|proc|usr| )*$/,
+  devices: /^none$/,
   writable: 'none',
   // Of bubblewrap.
   environment: 'PWD=/',
@@ -58,7 +59,8 @@ const KVM = '/dev/kvm';
 /** In what it differs where it has KVM. */
 const WITH_KVM: Partial<VmmTraits> = {
   name: 'QEMU with KVM',
-  root: /^(dev|lib|lib64|proc|usr| )*$/,
+  root: /^dev (lib|lib64|proc|usr| )*$/,
+  devices: /^kvm$/,
   writable: KVM,
   opens: { ...TRAITS.opens, paths: TRAITS.opens.paths.filter((path) => path !== KVM) },
 };
@@ -164,6 +166,7 @@ function ready({ child, pid }: Launched): Promise<void> {
       if (said === '') qmp.write(`${HELLO}\n`);
       said = (said + bytes.toString('latin1')).slice(-WORDS_MAX);
       if (said.includes('"return"')) resolve();
+      if (said.includes('"error"')) fail(said);
     });
     child.once('close', (status) => fail(words.trim() || `it ended with ${status}`));
     pid.catch((error: unknown) => fail(describeError(error)));

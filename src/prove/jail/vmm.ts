@@ -48,6 +48,8 @@ export interface VmmTraits {
   readonly namespaces: readonly string[];
   /** Nothing but this is in its root. */
   readonly root: RegExp;
+  /** Nothing but this is in its /dev. */
+  readonly devices: RegExp;
   /** Where it may write. */
   readonly writable: string;
   /** Of its environment, as one line. */

@@ -2,9 +2,9 @@
  * The directory that jails are made in must be nobody else's: the jailer works there as root, and old ones follow
  * symbolic links (CVE-2026-1386).
  */
-import { lstat, rmdir } from 'node:fs/promises';
+import { lstat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { errorCode } from '../../base/errors.ts';
+import { describeError } from '../../base/errors.ts';
 import { VmmError } from '../errors.ts';
 
 const GROUP_AND_OTHERS = 0o077;
@@ -20,7 +20,7 @@ export async function checkChrootBase(dir: string): Promise<void> {
   const owners = new Set([0, process.geteuid?.() ?? 0]);
   for (let path = dir; ; path = dirname(path)) {
     const found = await lstat(path).catch((error: unknown) => {
-      throw unsafe(path, error);
+      throw unsafe(path, describeError(error));
     });
     if (found.isSymbolicLink()) throw unsafe(path, 'it is a symbolic link');
     if (!found.isDirectory()) throw unsafe(path, 'it is not a directory');
@@ -36,14 +36,7 @@ export async function checkChrootBase(dir: string): Promise<void> {
   }
 }
 
-/** Others make jails there, too, and make it again when it is gone. */
-export async function removeIfEmpty(dir: string): Promise<void> {
-  await rmdir(dir).catch((error: unknown) => {
-    if (!['ENOTEMPTY', 'ENOENT'].includes(errorCode(error) ?? '')) throw error;
-  });
-}
-
-function unsafe(path: string, cause: unknown): VmmError {
+function unsafe(path: string, cause: string): VmmError {
   return new VmmError('vmm_start_failed', `jails can't be made in or below ${path}`, {
     cause,
     remedy: 'make a directory of root for them with mode 0700, and name it without symbolic links',

@@ -14,35 +14,61 @@ export function checkConfinement(
   pid: number,
   jail: Pick<JailSpec, 'uid' | 'filters'> | null,
 ): void {
-  const { uid = null, filters: others = 0 } = jail ?? {};
+  const uid = jail?.uid ?? null;
+  const others = (jail?.filters ?? 0) + inheritedFilters();
   for (const thread of readdirSync(`/proc/${pid}/task`)) {
     const status = statusOf(pid, thread);
     if (status === undefined) continue;
-    const value = (name: string): string =>
-      new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1]?.trim() ?? '';
     const wrong = [
-      value('Seccomp') === '2' && hasOwn(value('Seccomp_filters'), others)
-        ? ''
-        : 'no system call filter',
-      value('NoNewPrivs') === '1' ? '' : 'a way to new privileges',
-      uid === null || /^0+$/.test(value('CapEff')) ? '' : 'capabilities',
-      uid === null ||
-      value('Uid')
-        .split(/\s+/)
-        .every((one) => one === `${uid}`)
-        ? ''
-        : 'another user',
+      hasOwnFilter(status, others) ? '' : 'no system call filter',
+      lineOf(status, 'NoNewPrivs') === '1' ? '' : 'a way to new privileges',
+      uid === null || /^0+$/.test(lineOf(status, 'CapEff')) ? '' : 'capabilities',
+      uid === null || isUser(status, uid) ? '' : 'another user',
     ].filter((text) => text !== '');
     if (wrong.length === 0) continue;
     throw new VmmError('vmm_start_failed', 'Firecracker is not confined as it should be', {
-      cause: `thread ${thread} (${value('Name')}) has ${wrong.join(', ')}`,
+      cause: `thread ${thread} (${lineOf(status, 'Name')}) has ${wrong.join(', ')}`,
     });
   }
 }
 
-/** @param count since Linux 5.9, else empty. Filters that come with a jail say nothing about Firecracker's. */
-function hasOwn(count: string, others: number): boolean {
-  return others === 0 || Number(count) > others;
+/**
+ * @param others that it would have without one of its own
+ * @throws VmmError where the kernel does not count them, and so there is no telling
+ */
+function hasOwnFilter(status: string, others: number): boolean {
+  if (lineOf(status, 'Seccomp') !== FILTERED) return false;
+  const count = lineOf(status, FILTERS);
+  if (count !== '') return Number(count) > others;
+  if (others === 0) return true;
+  throw new VmmError('vmm_start_failed', 'it can not be seen how Firecracker is confined', {
+    cause: 'the kernel does not tell how many system call filters a thread has',
+    remedy: 'use Linux 5.9 or newer',
+  });
+}
+
+/** Of this process, e.g. of a service or a container: what it starts has them, too. */
+function inheritedFilters(): number {
+  const status = readFileSync('/proc/self/status', 'latin1');
+  const count = lineOf(status, FILTERS);
+  if (count !== '') return Number(count);
+  return lineOf(status, 'Seccomp') === FILTERED ? 1 : 0;
+}
+
+/** SECCOMP_MODE_FILTER (linux/seccomp.h). */
+const FILTERED = '2';
+/** Since Linux 5.9. */
+const FILTERS = 'Seccomp_filters';
+
+function isUser(status: string, uid: number): boolean {
+  return lineOf(status, 'Uid')
+    .split(/\s+/)
+    .every((one) => one === `${uid}`);
+}
+
+/** @returns empty where there is no such line */
+function lineOf(status: string, name: string): string {
+  return new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1]?.trim() ?? '';
 }
 
 /** Undefined for a thread that has ended meanwhile. */

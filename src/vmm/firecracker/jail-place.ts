@@ -28,14 +28,14 @@ import {
   unlink,
   writeFile,
 } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import { startTicksOf } from '../../sys/process-start.ts';
 import { copyDataBetween, createSparseCopy } from '../../sys/sparse.ts';
 import type { VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { cgroupsOf, removeCgroups } from './cgroups.ts';
-import { checkChrootBase, removeIfEmpty } from './chroot-base.ts';
+import { checkChrootBase } from './chroot-base.ts';
 import { FILES, FOLDER, SOCKETS } from './config.ts';
 import { type JailOwner, OWNER_FILE, ROOT } from './jail-owner.ts';
 import { type JailSpec, jailerArgs, jailFolder } from './jailer.ts';
@@ -46,8 +46,6 @@ import { channelNameOf, type Place, removeStaleSocket } from './place.ts';
 /** Linux' `O_PATH`, which Node has no name for: a file as such, so that opening it does nothing. */
 const O_PATH = 0o10000000;
 const OTHERS_MAY_SEARCH = 0o711;
-/** Of making a jail while others end. */
-const TRIES_MAX = 20;
 const WRITABLE_BY_OTHERS = 0o022;
 
 /** What a jail is made of; of a VM. */
@@ -65,8 +63,13 @@ export async function makeJailPlace(
   // Before anything is made from the names.
   jailerArgs(jail, spec.id, binary, []);
   channelNameOf(spec);
+  await checkChrootBase(jail.baseDir);
   const folder = join(jail.baseDir, jailFolder(binary, spec.id));
-  await makeFolder(folder, jail.baseDir);
+  await mkdir(dirname(folder), { mode: 0o700 }).catch(unlessThere);
+  await checkChrootBase(dirname(folder));
+  await mkdir(folder, { mode: 0o700 }).catch((error: unknown) => {
+    throw new VmmError('vmm_start_failed', `the jail ${spec.id} can't be made`, { cause: error });
+  });
   const place = new JailPlace(spec, binary, jail, folder);
   try {
     await place.prepare();
@@ -301,7 +304,6 @@ class JailPlace implements Place {
       await removeCgroups(this.#cgroups);
     } finally {
       await rm(this.#folder, { recursive: true, force: true });
-      await removeIfEmpty(dirname(this.#folder));
       await removeStaleSocket(this.#spec.channelPath);
     }
   }
@@ -342,32 +344,8 @@ function openDirectory(path: string): number {
   return openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
 }
 
-/** Another VM's end may take away what is still empty. */
-async function makeFolder(folder: string, baseDir: string): Promise<void> {
-  for (let tries = 1; ; tries += 1) {
-    try {
-      for (const above of [baseDir, dirname(folder)]) {
-        await mkdir(above, { mode: 0o700 }).catch(unlessForCheck);
-        await checkChrootBase(above);
-      }
-      await mkdir(folder, { mode: 0o700 });
-      return;
-    } catch (error) {
-      if (wasTakenAway(error) && tries < TRIES_MAX) continue;
-      if (error instanceof VmmError) throw error;
-      const cause = { cause: error };
-      throw new VmmError('vmm_start_failed', `the jail ${basename(folder)} can't be made`, cause);
-    }
-  }
-}
-
-function wasTakenAway(error: unknown): boolean {
-  return errorCode(error instanceof VmmError ? error.cause : error) === 'ENOENT';
-}
-
-/** Which says what is there, and how it is to be. */
-function unlessForCheck(error: unknown): void {
-  if (!['EEXIST', 'ENOENT'].includes(errorCode(error) ?? '')) throw error;
+function unlessThere(error: unknown): void {
+  if (errorCode(error) !== 'EEXIST') throw error;
 }
 
 function identityOf({ dev, ino }: BigIntStats): string {

@@ -9,7 +9,7 @@ export interface JailSpec {
   readonly jailer: string;
   /**
    * Where jails are made: a directory of root's, 0700, on the filesystem of the VMs' directories, which is not
-   * mounted `nodev`. Made when it is not there.
+   * mounted `nodev`.
    */
   readonly baseDir: string;
   readonly uid: number;

@@ -8,7 +8,7 @@ import { describeError, errorCode } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { isRunning } from '../../sys/process-start.ts';
 import { removeCgroups } from './cgroups.ts';
-import { checkChrootBase, removeIfEmpty } from './chroot-base.ts';
+import { checkChrootBase } from './chroot-base.ts';
 import { ROOT } from './jail-owner.ts';
 import { endProcessesIn, readOwner } from './orphan.ts';
 
@@ -36,7 +36,6 @@ export async function reclaimJails(baseDir: string, log: Log): Promise<number> {
         log.warn('could not reclaim a jail', { jail: id, error: describeError(error) });
       }
     }
-    await removeIfEmpty(join(baseDir, program)).catch(() => undefined);
   }
   return reclaimed;
 }

@@ -1,0 +1,57 @@
+/** Whether a process has a filter of its own, seen from one that has some itself (a service, a container). */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { writeLauncher } from '../../src/runtime/firecracker-filters.ts';
+import { ROOT } from '../support/cli.ts';
+
+/** Starts a program and looks at it; the last word of what it prints is the cause of a refusal, or `confined`. */
+const LOOK = `
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { checkConfinement } from '${join(ROOT, 'src/vmm/firecracker/confinement.ts')}';
+const [command, ...args] = process.argv.slice(1);
+const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+child.stdin.write('started');
+// It is what it is to be: it answers.
+await once(child.stdout, 'data');
+try {
+  checkConfinement(child.pid, null);
+  console.log('confined');
+} catch (error) {
+  console.log(error.cause);
+} finally {
+  child.kill('SIGKILL');
+}
+`;
+
+describe.runIf(process.arch === 'x64')('checkConfinement', () => {
+  let dir: string;
+  let launcher: string;
+  beforeEach(async () => {
+    dir = mkdtempSync(join(tmpdir(), 'nv-confined-'));
+    launcher = await writeLauncher({ cacheDir: dir }, 'enforce');
+  });
+  afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+  function look(...words: string[]): string {
+    const [command = '', ...args] = words;
+    const { stdout } = spawnSync(command, args, { encoding: 'utf8' });
+    return stdout.trim();
+  }
+  const node = [process.execPath, '--no-warnings', '--input-type=module', '-e', LOOK, '--'];
+
+  it('a filter of its own is seen', () => {
+    expect(look(...node, launcher, '/bin/cat')).toBe('confined');
+    expect(look(...node, '/bin/cat')).toContain('no system call filter');
+  });
+
+  it('one that it has from who started it is none of its own', async () => {
+    // Node has calls that this one logs.
+    const outer = await writeLauncher({ cacheDir: dir }, 'log');
+    expect(look(outer, ...node, '/bin/cat')).toContain('no system call filter');
+    expect(look(outer, ...node, launcher, '/bin/cat')).toBe('confined');
+  });
+});
