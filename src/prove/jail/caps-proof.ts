@@ -1,5 +1,6 @@
 /** Who a jailed VMM is and what it sees: no user, file, network or process of the host. */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import { Notes, type Proof } from '../proof.ts';
 import { Injector, type SystemCall } from './inject.ts';
@@ -59,10 +60,12 @@ function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): v
       link(free) === link('self') ? 'the host’s' : 'its own',
     );
   }
-  const root = readdirSync(`/proc/${jailed}/root`).sort().join(' ');
+  const rootDir = `/proc/${jailed}/root`;
+  const names = readdirSync(rootDir).sort();
+  const root = names.join(' ');
   notes.note('its root', 'only its program', root, traits.root.test(root));
-  const devices = readdirSync(`/proc/${jailed}/root`).includes('dev')
-    ? readdirSync(`/proc/${jailed}/root/dev`).sort().join(' ')
+  const devices = names.includes('dev')
+    ? readdirSync(join(rootDir, 'dev')).sort().join(' ')
     : 'none';
   notes.note('its devices', 'only what it needs', devices, traits.devices.test(devices));
   const mounts = readFileSync(`/proc/${jailed}/mounts`, 'utf8').trim().split('\n');
