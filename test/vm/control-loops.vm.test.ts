@@ -65,7 +65,7 @@ describe(`${LOOPS} times put away under traffic`, () => {
    * off, `lost` those that got no connection at all.
    */
   const TALK = `
-import json, os, threading, time, urllib.error, urllib.request
+import http.client, json, os, threading, time, urllib.request
 done, fails, lost = 0, 0, 0
 lock = threading.Lock()
 def talk():
@@ -77,7 +77,8 @@ def talk():
         try:
             json.load(urllib.request.urlopen(request, timeout=60))
             with lock: done += 1
-        except (urllib.error.URLError, OSError, ValueError) as error:
+        # IncompleteRead, of an answer that was cut off, is no OSError.
+        except (http.client.HTTPException, OSError, ValueError) as error:
             refused = isinstance(getattr(error, 'reason', error), (ConnectionRefusedError, TimeoutError))
             with lock:
                 lost += refused
