@@ -9,6 +9,7 @@ nothing of the sandbox but /etc/resolv.conf.
 import base64
 import concurrent.futures
 import errno
+import http.client
 import json
 import socket
 import ssl
@@ -156,7 +157,8 @@ def attempt(probe):
 def report(probe):
     try:
         outcome, text, *rest = attempt(probe)
-    except (OSError, ValueError) as error:
+    # An answer that is none, or is cut off, is no OSError.
+    except (http.client.HTTPException, OSError, ValueError) as error:
         outcome, text, rest = outcome_of(error), "", []
     return {"outcome": outcome, "text": text[:BYTES_MAX], "secured": bool(rest and rest[0])}
 
