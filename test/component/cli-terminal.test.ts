@@ -35,7 +35,8 @@ describe('shell', () => {
     terminal.type('stty size; tty; echo $TERM-$((40 + 2))\r');
     await terminal.sees('33 111\n/dev/pts/');
     await terminal.sees('-42');
-    terminal.type('echo started-$((40 + 2)); sleep 600\r');
+    // One process that says so itself: before it has the terminal, bash would take the Ctrl-C.
+    terminal.type("sh -c 'echo started-$((40 + 2)); exec sleep 600'\r");
     await terminal.sees('started-42');
     terminal.type('\x03');
     await terminal.sees('ready> ');

@@ -13,9 +13,9 @@ describe('run -it', () => {
     await terminal.sees('user@nv-');
     terminal.type('id -un; stty size; tty\r');
     await terminal.sees('33 111\n/dev/ttyS0');
-    terminal.type('sleep 600\r');
-    await terminal.sees('sleep 600');
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    // One process that says so itself: before it has the terminal, the shell would take the Ctrl-C.
+    terminal.type("sh -c 'echo started-$((40 + 2)); exec sleep 600'\r");
+    await terminal.sees('started-42');
     terminal.type('\x03');
     terminal.type('echo after-$((40 + 2))\r');
     await terminal.sees('after-42');

@@ -171,8 +171,8 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
     await terminal.sees('$ ');
     terminal.type('stty size; id -un; tty\r');
     await terminal.sees('33 111\nuser\n/dev/pts/');
-    // Before it runs, bash would read the Ctrl-C as a key.
-    terminal.type('echo started-$((40 + 2)); sleep 600\r');
+    // One process that says so itself: before it has the terminal, bash would take the Ctrl-C.
+    terminal.type("sh -c 'echo started-$((40 + 2)); exec sleep 600'\r");
     await terminal.sees('started-42');
     terminal.type('\x03');
     terminal.type('exit $((40 + 2))\r');
