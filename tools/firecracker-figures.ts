@@ -204,6 +204,7 @@ async function openJailed(): Promise<Jailed & { close(): Promise<void> }> {
     ...{ home, log: silentLog, allowOlder: true, acceptsGaps: true },
   });
   const baseDir = join(base, 'jails');
+  mkdirSync(baseDir, { mode: 0o700 });
   const jailed = await createFirecrackerDriver({
     ...common,
     jail: () => ({ jailer, baseDir, uid: 61_238, gid: 61_238 }),
