@@ -157,12 +157,16 @@ async function round(driver: VmmDriver, other: Jailed | null): Promise<void> {
     const prisoner = await timed(name, () => startVm(other[name], makeSpec()));
     await prisoner.kill();
   }
-  const run = (argv: readonly string[]) => once(spawn(argv[0] ?? '', argv.slice(1)), 'exit');
   // The first of them pays for what a VM has left in the caches: each is first every other time.
-  const both = [() => timed('exec', () => run(['/bin/true']))];
-  both.push(() => timed('launcher', () => run([other.launcher, '/bin/true'])));
+  const both = [
+    { name: 'exec', argv: [] },
+    { name: 'launcher', argv: [other.launcher] },
+  ];
   if ((figures.get('exec')?.length ?? 0) % 2 === 1) both.reverse();
-  for (const one of both) await one();
+  for (const { name, argv } of both) {
+    const [command = '', ...args] = [...argv, '/bin/true'];
+    await timed(name, () => once(spawn(command, args), 'exit'));
+  }
 }
 
 async function save(

@@ -1,12 +1,13 @@
 /**
  * A program that puts a system call filter on itself and becomes another one: what it starts has the filter from
  * its first instruction on, whatever it is and whichever filters it adds. No tool that every distribution has does
- * this and nothing else. Pure. It is an ELF file of one segment (elf(5)), without a library:
+ * this and nothing else. Pure.
  *
  *     argv: itself, the program by its path, its words…
  *     prctl(PR_SET_NO_NEW_PRIVS) · seccomp(SECCOMP_SET_MODE_FILTER) · execve; if one fails, an end that says which
  */
 import type { CompiledFilter } from './compile.ts';
+import { ELF_CONTENT_AT, elfProgram } from './elf.ts';
 
 /** What it ends with when it can't, and what that means. */
 export const LAUNCHER_ENDS = {
@@ -16,12 +17,9 @@ export const LAUNCHER_ENDS = {
   program: 126,
 } as const;
 
-/** Where programs that are not moved begin, on x86_64. */
-const BASE = 0x40_0000n;
-const HEADER_BYTES = 64;
-const SEGMENT_BYTES = 56;
-const CODE_AT = HEADER_BYTES + SEGMENT_BYTES;
-const PAGE_BYTES = 0x1000n;
+/** Linux puts programs that are not moved from here on (x86_64). */
+const BASE = 0x40_0000;
+const ADDRESS = BASE + ELF_CONTENT_AT;
 
 const SYSCALL = [0x0f, 0x05];
 const exit = (status: number): number[] => [
@@ -76,40 +74,16 @@ export function filteredExec({ program, instructions }: CompiledFilter): Uint8Ar
     ...EXECVE,
     ...exit(LAUNCHER_ENDS.program),
   ];
-  const fprogAt = align(CODE_AT + start.length + ADDRESS_BYTES + rest.length);
+  const fprogAt = align(start.length + ADDRESS_BYTES + rest.length);
   const filterAt = fprogAt + FPROG_BYTES;
-  const file = Buffer.alloc(filterAt + program.length);
-  writeHeader(file);
-  file.set(start, CODE_AT);
-  file.writeUInt32LE(Number(BASE) + fprogAt, CODE_AT + start.length);
-  file.set(rest, CODE_AT + start.length + ADDRESS_BYTES);
-  file.writeUInt16LE(instructions, fprogAt);
-  file.writeBigUInt64LE(BASE + BigInt(filterAt), fprogAt + WORD_BYTES);
-  file.set(program, filterAt);
-  return Uint8Array.from(file);
-}
-
-function writeHeader(file: Buffer): void {
-  // ELF64, little-endian, version 1; ET_EXEC, EM_X86_64.
-  file.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);
-  file.writeUInt16LE(2, 16);
-  file.writeUInt16LE(62, 18);
-  file.writeUInt32LE(1, 20);
-  file.writeBigUInt64LE(BASE + BigInt(CODE_AT), 24);
-  file.writeBigUInt64LE(BigInt(HEADER_BYTES), 32);
-  file.writeUInt16LE(HEADER_BYTES, 52);
-  file.writeUInt16LE(SEGMENT_BYTES, 54);
-  file.writeUInt16LE(1, 56);
-  // PT_LOAD, readable and executable: the whole file.
-  const at = HEADER_BYTES;
-  file.writeUInt32LE(1, at);
-  file.writeUInt32LE(5, at + 4);
-  file.writeBigUInt64LE(0n, at + 8);
-  file.writeBigUInt64LE(BASE, at + 16);
-  file.writeBigUInt64LE(BASE, at + 24);
-  file.writeBigUInt64LE(BigInt(file.length), at + 32);
-  file.writeBigUInt64LE(BigInt(file.length), at + 40);
-  file.writeBigUInt64LE(PAGE_BYTES, at + 48);
+  const content = Buffer.alloc(filterAt + program.length);
+  content.set(start);
+  content.writeUInt32LE(ADDRESS + fprogAt, start.length);
+  content.set(rest, start.length + ADDRESS_BYTES);
+  content.writeUInt16LE(instructions, fprogAt);
+  content.writeBigUInt64LE(BigInt(ADDRESS + filterAt), fprogAt + WORD_BYTES);
+  content.set(program, filterAt);
+  return elfProgram(content, BigInt(ADDRESS));
 }
 
 const align = (offset: number): number => Math.ceil(offset / WORD_BYTES) * WORD_BYTES;

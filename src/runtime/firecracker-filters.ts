@@ -1,15 +1,14 @@
 /** Our filters as Firecracker and its jail take them: compiled into files of the cache, for this user alone. */
 import { createHash, randomBytes } from 'node:crypto';
-import { readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Config } from '../config.ts';
 import { compileProfile } from '../jail/compile.ts';
 import { filteredExec } from '../jail/filtered-exec.ts';
 import { filterFormatOf, firecrackerFilter } from '../jail/firecracker-filter.ts';
 import { requirePrivateDir } from '../jail/private-dir.ts';
-import { invalid, type Mode, type Profile, parseProfile, withMode } from '../jail/profile.ts';
+import { invalid, type Mode } from '../jail/profile.ts';
 import type { Home } from './home.ts';
-import { POLICY_DIR } from './jail.ts';
+import { readPolicy } from './jail.ts';
 
 type Cache = Pick<Home, 'cacheDir'>;
 
@@ -17,10 +16,6 @@ const FOR_DATA = 0o600;
 const FOR_PROGRAMS = 0o700;
 const LAUNCH = 'launch';
 const DIGEST_CHARACTERS = 16;
-
-export function modeOf({ jail }: Pick<Config, 'jail'>): Mode {
-  return jail === 'log' ? 'log' : 'enforce';
-}
 
 /**
  * Our profile in the encoding of a version, for `--seccomp-filter`.
@@ -45,11 +40,6 @@ export async function writeLauncher(cache: Cache, mode: Mode): Promise<string> {
   if (filter === undefined) throw invalid(`no thread "${LAUNCH}"`);
   const bytes = filteredExec(compileProfile(filter, 'x86_64'));
   return await writeAnew(cache, `firecracker-${LAUNCH}-${mode}`, bytes, FOR_PROGRAMS);
-}
-
-async function readPolicy(name: string, mode: Mode): Promise<Profile> {
-  const profile = parseProfile(await readFile(join(POLICY_DIR, name), 'utf8'));
-  return new Map([...profile].map(([thread, filter]) => [thread, withMode(filter, mode)]));
 }
 
 /**

@@ -32,9 +32,9 @@ import { makeJailPlace } from '../vmm/firecracker/jail-place.ts';
 import type { JailSpec } from '../vmm/firecracker/jailer.ts';
 import { reclaimJails } from '../vmm/firecracker/reclaim.ts';
 import { spawnVmm } from '../vmm/firecracker/spawn.ts';
-import { modeOf, writeLauncher } from './firecracker-filters.ts';
+import { writeLauncher } from './firecracker-filters.ts';
 import type { Home } from './home.ts';
-import { STATE_DIR, uidRange } from './jail.ts';
+import { modeOf, STATE_DIR, uidRange } from './jail.ts';
 import type { VmmMemory } from './vmm-memory.ts';
 
 export type FirecrackerConfig = Pick<

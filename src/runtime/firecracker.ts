@@ -2,14 +2,21 @@
 import { systemClock } from '../base/clock.ts';
 import { createFirecrackerDriver, type FirecrackerDriver } from '../vmm/firecracker/driver.ts';
 import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
-import { modeOf, writeFilter } from './firecracker-filters.ts';
+import { writeFilter } from './firecracker-filters.ts';
 import {
   type FirecrackerConfig,
   type FirecrackerJail,
   type FirecrackerOptions,
   openFirecrackerJail,
 } from './firecracker-jail.ts';
-import { type Confinement, judgeGaps, SWITCHED_OFF, unconfined, whyUnjailed } from './jail.ts';
+import {
+  type Confinement,
+  judgeGaps,
+  modeOf,
+  SWITCHED_OFF,
+  unconfined,
+  whyUnjailed,
+} from './jail.ts';
 
 /** @throws RuntimeError `jail_unavailable` when there is to be a jail and there is none; VmmError `vmm_missing` */
 export async function makeFirecracker(

@@ -9,7 +9,7 @@ import { searchPath } from '../base/search-path.ts';
 import type { Config, JailMode } from '../config.ts';
 import { compileProfile } from '../jail/compile.ts';
 import { type Jail, openJail } from '../jail/open.ts';
-import { parseProfile, withMode } from '../jail/profile.ts';
+import { type Mode, type Profile, parseProfile, withMode } from '../jail/profile.ts';
 import { DEFAULT_UIDS, parseUidRange, type UidRange } from '../jail/user-ids.ts';
 import { type Launch, launchDirect } from '../vmm/launch.ts';
 import { probeAccelerator } from '../vmm/probe.ts';
@@ -140,7 +140,7 @@ async function open(
   const path = searchPath(process.env['PATH']);
   const [programFiles, filter] = await Promise.all([
     listQemuFiles(binary, path),
-    qemuFilter(config.jail === 'log' ? 'log' : 'enforce'),
+    qemuFilter(modeOf(config)),
   ]);
   if (process.geteuid?.() === 0 && kvmAccess() === 'root alone' && (await usesKvm(options))) {
     throw new RuntimeError('jail_unavailable', 'give VMMs of other users /dev/kvm', {
@@ -166,11 +166,21 @@ async function open(
 }
 
 /** @throws JailError `profile_invalid` */
-export async function qemuFilter(mode: 'enforce' | 'log'): Promise<Uint8Array> {
-  const profile = parseProfile(await readFile(join(POLICY_DIR, 'qemu-x86_64.json'), 'utf8'));
-  const filter = profile.get('qemu');
+export async function qemuFilter(mode: Mode): Promise<Uint8Array> {
+  const filter = (await readPolicy('qemu-x86_64.json', mode)).get('qemu');
   if (filter === undefined) throw new RuntimeError('jail_unavailable', 'no profile of QEMU');
-  return compileProfile(withMode(filter, mode), 'x86_64').program;
+  return compileProfile(filter, 'x86_64').program;
+}
+
+/** What becomes of a call that a filter refuses. */
+export function modeOf({ jail }: Pick<Config, 'jail'>): Mode {
+  return jail === 'log' ? 'log' : 'enforce';
+}
+
+/** Of the product's own. @throws JailError `profile_invalid` */
+export async function readPolicy(name: string, mode: Mode): Promise<Profile> {
+  const profile = parseProfile(await readFile(join(POLICY_DIR, name), 'utf8'));
+  return new Map([...profile].map(([thread, filter]) => [thread, withMode(filter, mode)]));
 }
 
 export function uidRange(text: string | null): UidRange {

@@ -13,16 +13,17 @@ import { descendants, holdings } from '../support/leftovers.ts';
 const { runDir } = resolveHome(readConfig(process.env).home);
 /** The home is of whoever runs the tests, who may have sandboxes there. */
 const ofOthers: string[] = await readdir(runDir).catch(() => []);
+const ours = (names: readonly string[]) => names.filter((name) => !ofOthers.includes(name));
 
 async function expectNothingLeft(): Promise<void> {
   const deadline = performance.now() + 10_000;
   for (;;) {
-    const found = await readdir(runDir).catch(() => []);
-    if (found.every((name) => ofOthers.includes(name)) || performance.now() > deadline) break;
+    if (ours(await readdir(runDir).catch(() => [])).length === 0 || performance.now() > deadline)
+      break;
     await sleep(100);
   }
   const left = await holdings(runDir);
-  expect(left.runDir.filter((name) => !ofOthers.includes(name))).toEqual([]);
+  expect(ours(left.runDir)).toEqual([]);
   expect(left.processes.filter((one) => one.includes('qemu'))).toEqual([]);
 }
 

@@ -6,7 +6,8 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
-import { describeError } from '../../base/errors.ts';
+import { systemClock } from '../../base/clock.ts';
+import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { QEMU_BINARY } from '../../runtime/driver.ts';
 import { resolveHome } from '../../runtime/home.ts';
@@ -14,6 +15,7 @@ import { confine, type QemuConfinement } from '../../runtime/jail.ts';
 import { type Launch, type Launched, launchDirect } from '../../vmm/launch.ts';
 import { probeAccelerator } from '../../vmm/probe.ts';
 import { OWN_FILTER } from '../../vmm/qemu/driver.ts';
+import { QmpClient } from '../../vmm/qemu/qmp.ts';
 import { ProofError } from '../errors.ts';
 import {
   type JailContext,
@@ -146,27 +148,20 @@ async function acceleratorOf({ accelerator, home }: JailContext['config']): Prom
   return verdict.accelerator === 'kvm' ? 'kvm' : 'tcg';
 }
 
-const HELLO = JSON.stringify({ execute: 'qmp_capabilities' });
-
 /** It greets before it has made its machine, and answers when it has, its own filter included. */
 function ready({ child, pid }: Launched): Promise<void> {
   let words = '';
   child.stderr?.on('data', (bytes: Buffer) => {
     words = (words + bytes.toString('utf8')).slice(0, WORDS_MAX);
   });
-  const qmp = child.stdio[QMP_FD] as Duplex;
+  const qmp = new QmpClient(child.stdio[QMP_FD] as Duplex, systemClock);
   return new Promise((resolve, reject) => {
     const fail = (cause: unknown): void => {
       reject(new ProofError('no_world', 'start a VMM', { cause: new Error(String(cause)) }));
     };
-    // Its end is told by the process.
-    qmp.on('error', (error) => ignore(error, 'the VMM has ended'));
-    let said = '';
-    qmp.on('data', (bytes: Buffer) => {
-      if (said === '') qmp.write(`${HELLO}\n`);
-      said = (said + bytes.toString('latin1')).slice(-WORDS_MAX);
-      if (said.includes('"return"')) resolve();
-      if (said.includes('"error"')) fail(said);
+    qmp.negotiate(READY_MS_MAX).then(resolve, (error: unknown) => {
+      if (errorCode(error) === 'vm_gone') ignore(error, 'its end is told by the process');
+      else fail(describeError(error));
     });
     child.once('close', (status) => fail(words.trim() || `it ended with ${status}`));
     pid.catch((error: unknown) => fail(describeError(error)));
@@ -174,3 +169,4 @@ function ready({ child, pid }: Launched): Promise<void> {
 }
 
 const WORDS_MAX = 1_000;
+const READY_MS_MAX = 60_000;
