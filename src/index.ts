@@ -27,10 +27,10 @@ import { forwardPort, type PortForward } from './library/port-forward.ts';
 import type { EventsOptions, ForkOptions, SandboxInfo, SnapshotInfo } from './sandbox/control.ts';
 import { type EndInfo, NO_EVIDENCE, type SandboxLogs } from './sandbox/ending.ts';
 import { SandboxError } from './sandbox/errors.ts';
-import type { TimedEvent } from './sandbox/event-journal.ts';
+import type { TimedEvent } from './sandbox/plane/event-journal.ts';
 import type { SecretOptions } from './sandbox/secrets.ts';
 import type { NetworkOptions } from './sandbox/spec.ts';
-import type { StartTimings } from './sandbox/supervisor.ts';
+import type { StartTimings } from './sandbox/vm/supervisor.ts';
 
 export type { ChannelLimits, ChannelStats } from './base/channel.ts';
 export type { DiskLimits } from './base/disk-limits.ts';
@@ -57,8 +57,8 @@ export type {
   SnapshotInfo,
 } from './sandbox/control.ts';
 export type { EndCause, EndEvidence, SandboxLogs } from './sandbox/ending.ts';
-export type { TimedEvent } from './sandbox/event-journal.ts';
-export type { MemoryAction } from './sandbox/memory-policy.ts';
+export type { MemoryAction } from './sandbox/memory/policy.ts';
+export type { TimedEvent } from './sandbox/plane/event-journal.ts';
 export type { SecretInfo, SecretOptions } from './sandbox/secrets.ts';
 export type {
   ModelPolicy,
@@ -67,7 +67,7 @@ export type {
   NetworkPolicy,
   SandboxOptions,
 } from './sandbox/spec.ts';
-export type { SandboxEnd, StartTimings } from './sandbox/supervisor.ts';
+export type { SandboxEnd, StartTimings } from './sandbox/vm/supervisor.ts';
 
 /** Why a sandbox ended, and what speaks for it. */
 export type End = EndInfo;

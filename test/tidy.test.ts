@@ -7,45 +7,115 @@ import { describe, expect, it } from 'vitest';
 const root = join(import.meta.dirname, '..');
 
 const MECHANISMS = ['vsock', 'net', 'jail', 'image', 'observe', 'guest', 'vmm', 'bridge', 'store'];
-/** folder → what it may import; `type:` = `import type` only. `runtime` composes, `bench` measures. */
+const MECHANISM_TYPES = MECHANISMS.map((name) => `type:${name}`);
+/** Folder → what it may import; `type:` = `import type` only. `runtime` composes, `bench` measures. */
 const LAYERS: Record<string, readonly string[]> = {
   base: [],
   sys: ['base'],
-  ...Object.fromEntries(MECHANISMS.map((name) => [name, ['base', 'sys']])),
-  engine: ['base'],
-  // Worlds in namespaces of their own, in which the network is seen to do what it should; VMMs in their jails.
-  prove: ['base', 'sys', 'net', 'observe', 'jail', 'vmm', 'image', 'runtime', 'config'],
-  sandbox: ['base', ...MECHANISMS.map((name) => `type:${name}`)],
-  runtime: ['base', 'sys', 'sandbox', 'engine', 'config', ...MECHANISMS],
+  trace: ['base'],
   config: ['base'],
-  bench: ['base', 'sys', 'sandbox', 'engine', 'prove', 'config', 'runtime', ...MECHANISMS],
-  // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
-  api: ['base', 'sandbox', ...MECHANISMS.map((name) => `type:${name}`)],
-  client: ['base', 'api', 'sandbox', 'guest', ...MECHANISMS.map((name) => `type:${name}`)],
-  library: [
+  home: [],
+  ...Object.fromEntries(MECHANISMS.map((name) => [name, ['base', 'sys', 'trace']])),
+  engine: ['base'],
+  sandbox: ['base', 'trace', ...MECHANISM_TYPES],
+  // What the host's kernel and its VMMs say, and the metrics made of it.
+  probes: ['base', 'sys', 'config', 'home', 'type:sandbox', ...MECHANISMS],
+  telemetry: ['base', 'probes', 'type:sandbox', ...MECHANISMS],
+  runtime: [
     'base',
-    'client',
+    'sys',
+    'trace',
     'config',
-    'runtime',
+    'home',
+    'engine',
     'sandbox',
-    ...MECHANISMS.map((name) => `type:${name}`),
+    'probes',
+    'telemetry',
+    ...MECHANISMS,
   ],
-  index: ['base', 'library', 'sandbox', ...MECHANISMS.map((name) => `type:${name}`)],
+  doctor: ['base', 'sys', 'config', 'home', 'probes', 'runtime', ...MECHANISMS],
+  // Worlds in namespaces of their own, in which the network is seen to do what it should; VMMs in their jails.
+  prove: [
+    'base',
+    'sys',
+    'net',
+    'observe',
+    'jail',
+    'vmm',
+    'image',
+    'probes',
+    'runtime',
+    'config',
+    'home',
+  ],
+  bench: [
+    'base',
+    'sys',
+    'trace',
+    'config',
+    'home',
+    'engine',
+    'sandbox',
+    'probes',
+    'telemetry',
+    'prove',
+    'runtime',
+    ...MECHANISMS,
+  ],
+  // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
+  api: ['base', 'trace', 'sandbox', ...MECHANISM_TYPES],
+  client: ['base', 'trace', 'api', 'sandbox', 'guest', ...MECHANISM_TYPES],
+  library: ['base', 'trace', 'client', 'config', 'home', 'runtime', 'sandbox', ...MECHANISM_TYPES],
+  index: ['base', 'library', 'sandbox', ...MECHANISM_TYPES],
   cli: [
     'base',
+    'trace',
     'bench',
     'prove',
     'api',
     'client',
+    'doctor',
     'library',
+    'probes',
     'runtime',
     'sandbox',
     'index',
     'config',
-    ...MECHANISMS.map((name) => `type:${name}`),
+    'home',
+    ...MECHANISM_TYPES,
   ],
 };
-const FILE_LINES_MAX = 500;
+/** Folder → room → the rooms of the same folder it may import. `.` is the folder's own files, below its rooms. */
+const ROOMS: Record<string, Record<string, readonly string[]>> = {
+  jail: { '.': [], seccomp: ['.'] },
+  net: {
+    '.': [],
+    addresses: ['.'],
+    netlink: ['.', 'addresses'],
+    http: ['.', 'addresses'],
+    tls: ['.', 'addresses'],
+    policy: ['.', 'addresses', 'http', 'tls'],
+    link: ['.', 'addresses', 'netlink'],
+    xdp: ['.', 'addresses', 'netlink', 'link'],
+    nftables: ['.', 'addresses', 'netlink', 'policy'],
+    dns: ['.', 'addresses', 'policy'],
+    secret: ['.', 'addresses', 'http', 'policy'],
+    gateway: ['.', 'addresses', 'http', 'tls', 'policy', 'secret'],
+    lease: [
+      '.',
+      'addresses',
+      'netlink',
+      'link',
+      'xdp',
+      'policy',
+      'nftables',
+      'dns',
+      'secret',
+      'gateway',
+    ],
+  },
+};
+const FILE_LINES_MAX = 600;
 
 interface Source {
   readonly path: string;
@@ -69,7 +139,31 @@ function layerOf(path: string): string | undefined {
   return match?.[1];
 }
 
+/** `src/net/dns/server.ts` → `dns`, `src/net/errors.ts` → `.`. */
+function roomOf(path: string): string {
+  return /^src\/[^/]+\/([^/]+)\//.exec(path)?.[1] ?? '.';
+}
+
 const isTest = (path: string): boolean => /\.(test|prop)\.ts$/.test(path);
+
+interface Import {
+  /** Path from the repository's root. */
+  readonly target: string;
+  readonly typeOnly: boolean;
+}
+
+function importsOf(source: Source): Import[] {
+  const found = source.text.matchAll(
+    /^\s*(?:import|export)\s+(type\s)?[^'"`;]*?from\s+'(\.[^']+)'|import\('(\.[^']+)'\)|^import\s+'(\.[^']+)'/gm,
+  );
+  return [...found].map((match) => {
+    const target = match[2] ?? match[3] ?? match[4] ?? '';
+    return {
+      target: relative('.', normalize(join(dirname(source.path), target))),
+      typeOnly: match[1] !== undefined,
+    };
+  });
+}
 
 function layerViolations(source: Source): string[] {
   const from = layerOf(source.path);
@@ -77,18 +171,29 @@ function layerViolations(source: Source): string[] {
   const allowed = LAYERS[from];
   if (allowed === undefined) return [`${source.path}: folder "${from}" is not in the layer table`];
   const out: string[] = [];
-  const imports = source.text.matchAll(
-    /^\s*(?:import|export)\s+(type\s)?[^'"`;]*?from\s+'(\.[^']+)'|import\('(\.[^']+)'\)|^import\s+'(\.[^']+)'/gm,
-  );
-  for (const match of imports) {
-    const target = match[2] ?? match[3] ?? match[4] ?? '';
-    const to = layerOf(relative('.', normalize(join(dirname(source.path), target))));
+  for (const { target, typeOnly } of importsOf(source)) {
+    const to = layerOf(target);
     if (to === undefined || to === from) continue;
-    const typeOnly = match[1] !== undefined;
     const ok = allowed.includes(to) || (typeOnly && allowed.includes(`type:${to}`));
     if (!ok) out.push(`${source.path}: ${from} may not import ${typeOnly ? 'types of ' : ''}${to}`);
   }
   return out;
+}
+
+/** Imports against the direction of a folder's rooms, types included. */
+function roomViolations(source: Source): string[] {
+  const folder = layerOf(source.path);
+  if (folder === undefined || isTest(source.path)) return [];
+  const rooms = ROOMS[folder];
+  if (rooms === undefined) return [];
+  const from = roomOf(source.path);
+  const allowed = rooms[from];
+  if (allowed === undefined) return [`${source.path}: room "${from}" is not in the room table`];
+  return importsOf(source)
+    .filter(({ target }) => layerOf(target) === folder)
+    .map(({ target }) => roomOf(target))
+    .filter((to) => to !== from && !allowed.includes(to))
+    .map((to) => `${source.path}: ${folder}/${from} may not import ${folder}/${to}`);
 }
 
 const linesMatching = (pattern: RegExp) => (source: Source) =>
@@ -122,13 +227,16 @@ describe('tidy', () => {
   it('layers: folders import only what the table allows', () => {
     expect(src.flatMap(layerViolations)).toEqual([]);
   });
+  it('rooms: the rooms of a folder import only what the table allows', () => {
+    expect(src.flatMap(roomViolations)).toEqual([]);
+  });
   it('errors: no empty catch', () => {
     expect(all.filter((s) => s.path !== self).flatMap(emptyCatches)).toEqual([]);
   });
   it('types: no `as any`', () => {
     expect(all.filter((s) => s.path !== self).flatMap(anyCasts)).toEqual([]);
   });
-  it('files: none longer than 500 lines', () => {
+  it('files: none longer than 600 lines', () => {
     const python = sources('guest/*.py');
     const c = [...sources('guest/*.c'), ...sources('bpf/*.c')];
     expect([...all, ...python, ...c].flatMap(longFiles)).toEqual([]);
@@ -157,11 +265,20 @@ describe('tidy', () => {
     expect(
       layerViolations(bad('src/base/x.ts', "import {\n  a,\n} from '../sys/libc.ts';")),
     ).toHaveLength(1);
+    expect(
+      roomViolations(bad('src/net/policy/x.ts', "import type { A } from '../dns/server.ts';")),
+    ).toHaveLength(1);
+    expect(
+      roomViolations(bad('src/net/errors.ts', "import { a } from './dns/server.ts';")),
+    ).toHaveLength(1);
+    expect(
+      roomViolations(bad('src/net/dns/x.ts', "import { a } from '../policy/pins.ts';")),
+    ).toEqual([]);
     expect(emptyCatches(bad('src/x.ts', 'try { f(); } catch (e) {\n}'))).toHaveLength(1);
     expect(anyCasts(bad('src/x.ts', 'const a = b as any;'))).toHaveLength(1);
     expect(consoleUses(bad('src/x.ts', 'console.log(1);'))).toHaveLength(1);
     expect(shellUses(bad('src/x.ts', "spawn('a', { shell: true });"))).toHaveLength(1);
     expect(machinePaths(bad('src/x.ts', "'/root/project/x'"))).toHaveLength(1);
-    expect(longFiles(bad('src/x.ts', '\n'.repeat(501)))).toHaveLength(1);
+    expect(longFiles(bad('src/x.ts', '\n'.repeat(601)))).toHaveLength(1);
   });
 });

@@ -10,7 +10,7 @@ import { scrape } from '../src/cli/commands/top.ts';
 import { frameOf, type Scrape } from '../src/cli/top/frame.ts';
 import { draw, type View } from '../src/cli/top/picture.ts';
 import { connectDaemon } from '../src/client/client.ts';
-import { daemonSocket, resolveHome } from '../src/runtime/home.ts';
+import { daemonSocket, resolveHome } from '../src/home.ts';
 import { startFakeDaemon } from '../test/support/fake-daemon.ts';
 
 const UPDATES = 100;

@@ -1,6 +1,6 @@
 /** A span for each request that changes something, or whose client is part of a trace. */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { parseTraceparent, type Span, type Tracer } from '../base/trace.ts';
+import { parseTraceparent, type Span, type Tracer } from '../trace/trace.ts';
 
 /** Routes are written as in `routes/`, never as they were asked for. */
 export function addTracing(app: FastifyInstance, tracer: Tracer): void {

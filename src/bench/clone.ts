@@ -1,5 +1,5 @@
 /** How long a clone of the default template takes to be ready, and to the output of its first script. */
-import { DEFAULT_TEMPLATE } from '../sandbox/template.ts';
+import { DEFAULT_TEMPLATE } from '../sandbox/start/template.ts';
 import { Attempts } from './attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
 import { Gvisor } from './gvisor.ts';

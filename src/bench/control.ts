@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CleanupStack } from '../base/cleanup.ts';
 import { openControlPlane } from '../runtime/control.ts';
-import type { LocalControlPlane } from '../sandbox/control-plane.ts';
+import type { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import type { BenchContext } from './benchmark.ts';
 
 export interface BenchControl extends AsyncDisposable {

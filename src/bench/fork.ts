@@ -1,6 +1,6 @@
 /** How long N forks of a running sandbox take to be ready, and how long that stands still. */
 import type { SandboxInfo } from '../sandbox/control.ts';
-import type { LocalControlPlane } from '../sandbox/control-plane.ts';
+import type { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { Attempts } from './attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
 import { openBenchControl, standstillMs } from './control.ts';

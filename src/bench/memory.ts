@@ -1,8 +1,8 @@
 /** What an idle sandbox costs in memory: at birth, and after it has touched more. */
 import { CleanupStack } from '../base/cleanup.ts';
 import { ignore } from '../base/ignore.ts';
-import type { Supervisor } from '../sandbox/supervisor.ts';
-import { DEFAULT_TEMPLATE } from '../sandbox/template.ts';
+import { DEFAULT_TEMPLATE } from '../sandbox/start/template.ts';
+import type { Supervisor } from '../sandbox/vm/supervisor.ts';
 import { Attempts } from './attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
 import { settledAvailableMib, vmmMemoryMib } from './process-memory.ts';

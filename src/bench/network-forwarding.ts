@@ -7,10 +7,10 @@ import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { newSandboxId } from '../base/ids.ts';
-import { parsePolicy } from '../net/egress-rules.ts';
-import { openHostNetwork } from '../net/host-network.ts';
-import { Links } from '../net/links.ts';
-import { openTap } from '../net/tap.ts';
+import { openHostNetwork } from '../net/lease/host-network.ts';
+import { Links } from '../net/link/links.ts';
+import { openTap } from '../net/link/tap.ts';
+import { parsePolicy } from '../net/policy/egress-rules.ts';
 import { udpFrame } from '../prove/frames.ts';
 import { writeBytes } from '../sys/fd.ts';
 

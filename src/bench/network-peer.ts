@@ -7,10 +7,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../base/clock.ts';
 import { newSandboxId } from '../base/ids.ts';
-import { parsePolicy } from '../net/egress-rules.ts';
-import { openHostNetwork } from '../net/host-network.ts';
-import type { HostNetwork, NetworkLease } from '../net/lease.ts';
-import { Links } from '../net/links.ts';
+import { openHostNetwork } from '../net/lease/host-network.ts';
+import type { HostNetwork, NetworkLease } from '../net/lease/lease.ts';
+import { Links } from '../net/link/links.ts';
+import { parsePolicy } from '../net/policy/egress-rules.ts';
 import { ForwardingHost } from './network-forwarding.ts';
 import { HandMadeNetwork } from './network-hand-made.ts';
 

@@ -1,6 +1,6 @@
 /** How long before the guest's kernel kills a program the host is told that it is near. */
 import { sleep } from '../base/clock.ts';
-import type { LocalControlPlane } from '../sandbox/control-plane.ts';
+import type { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { Attempts } from './attempts.ts';
 import type { Benchmark } from './benchmark.ts';
 import { openBenchControl } from './control.ts';

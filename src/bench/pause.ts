@@ -1,5 +1,5 @@
 /** How long it takes to pause a sandbox and to resume it, in place and to disk. */
-import type { LocalControlPlane } from '../sandbox/control-plane.ts';
+import type { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { Attempts } from './attempts.ts';
 import type { BenchContext, Benchmark } from './benchmark.ts';
 import { type StartSamples, startOnce } from './clone.ts';

@@ -1,6 +1,6 @@
 /** How long a claim from the warm pool takes, and until its first script has printed: against a clone. */
 import { sleep } from '../base/clock.ts';
-import type { LocalControlPlane } from '../sandbox/control-plane.ts';
+import type { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { Attempts } from './attempts.ts';
 import type { BenchContext, Benchmark } from './benchmark.ts';
 import { waitForCalm } from './calm.ts';

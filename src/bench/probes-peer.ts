@@ -8,9 +8,9 @@
 import { systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
-import { Links } from '../net/links.ts';
-import { MetadataGuards } from '../net/metadata-guard.ts';
-import { openTap } from '../net/tap.ts';
+import { Links } from '../net/link/links.ts';
+import { openTap } from '../net/link/tap.ts';
+import { MetadataGuards } from '../net/xdp/metadata-guard.ts';
 import { ObserveError } from '../observe/errors.ts';
 import { type LatencyProbes, openLatencyProbes } from '../observe/probes.ts';
 import { countRunTime } from '../sys/bpf-object.ts';

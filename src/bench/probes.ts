@@ -2,8 +2,8 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { modulePath } from '../base/module-path.ts';
-import { resolveHome } from '../runtime/home.ts';
-import { bpfDir } from '../runtime/latency.ts';
+import { resolveHome } from '../home.ts';
+import { bpfDir } from '../probes/latency.ts';
 import type { Benchmark, Measurement } from './benchmark.ts';
 import type { ProbeReport, ProbesUnavailable } from './probes-peer.ts';
 

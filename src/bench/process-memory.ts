@@ -3,7 +3,7 @@ import { readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { sleep } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import { availableMib } from '../runtime/host-memory.ts';
+import { availableMib } from '../probes/host-memory.ts';
 
 const MIB = 1024 * 1024;
 const KIB_PER_MIB = 1024;

@@ -4,8 +4,8 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { compileProfile } from '../jail/compile.ts';
-import { type Profile, parseProfile } from '../jail/profile.ts';
+import { compileProfile } from '../jail/seccomp/compile.ts';
+import { type Profile, parseProfile } from '../jail/seccomp/profile.ts';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
 
 const POLICY_DIR = join(import.meta.dirname, '../../policy');

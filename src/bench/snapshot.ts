@@ -1,7 +1,7 @@
 /** How long a snapshot of a running sandbox takes, how long that stands still, and how much is kept. */
 import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { LocalControlPlane } from '../sandbox/control-plane.ts';
+import type { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { Attempts } from './attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
 import { openBenchControl, standstillMs } from './control.ts';

@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describeError } from '../base/errors.ts';
+import { resolveHome } from '../home.ts';
 import { ObserveError } from '../observe/errors.ts';
 import { openSyscallCounts, type SyscallCounts } from '../observe/syscalls.ts';
-import { resolveHome } from '../runtime/home.ts';
-import { bpfDir } from '../runtime/latency.ts';
+import { bpfDir } from '../probes/latency.ts';
 import type { BenchContext, Benchmark, Measurement } from './benchmark.ts';
 
 const run = promisify(execFile);

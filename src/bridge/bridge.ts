@@ -27,7 +27,7 @@
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import { type Metric, single } from '../base/metrics.ts';
-import { passiveTracer, type Tracer } from '../base/trace.ts';
+import { passiveTracer, type Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { BodyMemory } from './body.ts';
 import { BridgeMetrics } from './bridge-metrics.ts';

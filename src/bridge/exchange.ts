@@ -11,7 +11,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import type { Span, Tracer } from '../base/trace.ts';
+import type { Span, Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { type BodyMemory, RequestBody } from './body.ts';
 import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type Unsent } from './bridge-metrics.ts';

@@ -2,7 +2,7 @@
  * The span of one request to a model, with the names of OpenTelemetry's conventions for generative AI
  * (gen_ai.*), and what the upstream is told of it. Pure.
  */
-import { formatTraceparent, type Span, type Tracer } from '../base/trace.ts';
+import { formatTraceparent, type Span, type Tracer } from '../trace/trace.ts';
 import type { UsageRecord } from './usage.ts';
 
 /**

@@ -4,7 +4,7 @@ import { ignore } from '../base/ignore.ts';
 import type { Log, LogFields } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import { exitOfSignal, type HandledSignal } from './failure.ts';
-import { type ProgressView, progressView } from './progress.ts';
+import { type ProgressView, progressView } from './output/progress.ts';
 
 export interface CliStreams {
   readonly stdin: Readable & Partial<NodeJS.ReadStream>;

@@ -14,7 +14,7 @@ import {
   tellFailure,
   UsageError,
 } from './failure.ts';
-import * as ranges from './ranges.ts';
+import * as ranges from './flags/ranges.ts';
 
 let json = false;
 
@@ -65,7 +65,7 @@ export function performThere(
 ): Promise<void> {
   return perform(flags, async (cli) => {
     await check(cli);
-    const { reachDaemon } = await import('./reach-daemon.ts');
+    const { reachDaemon } = await import('./daemon/reach.ts');
     await using control = await reachDaemon(cli);
     return await body(cli, control);
   });

@@ -5,8 +5,8 @@ import type { Duplex } from 'node:stream';
 import type { z } from 'zod';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import { formatTraceparent, type SpanContext } from '../base/trace.ts';
 import { SandboxError } from '../sandbox/errors.ts';
+import { formatTraceparent, type SpanContext } from '../trace/trace.ts';
 import { connectFailure, type DaemonPlace } from './connect-failure.ts';
 import { answerError, answerInvalid, ClientError } from './errors.ts';
 

@@ -1,10 +1,10 @@
 /** How the daemon is found: at this home's socket, or where NEUROVISOR_URL says. */
 import { existsSync } from 'node:fs';
 import { systemClock } from '../base/clock.ts';
-import { parseTraceparent, type SpanContext } from '../base/trace.ts';
 import type { RemoteControlPlane } from '../client/client.ts';
 import type { Config } from '../config.ts';
-import { daemonSocket, resolveHome } from '../runtime/home.ts';
+import { daemonSocket, resolveHome } from '../home.ts';
+import { parseTraceparent, type SpanContext } from '../trace/trace.ts';
 
 /** The daemon's control plane; dispose of it to let its connections go. */
 export type Daemon = RemoteControlPlane;

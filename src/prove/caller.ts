@@ -2,7 +2,7 @@
 import { createSocket } from 'node:dgram';
 import { connect, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
-import { encodeQuery, parseAnswer } from '../net/dns-message.ts';
+import { encodeQuery, parseAnswer } from '../net/dns/message.ts';
 import { PSK } from './map.ts';
 
 /** How long silence must last to be called silence: on one machine, an answer takes milliseconds. */

@@ -1,5 +1,5 @@
 /** A network card at the other end of a TAP, in the namespace of this process (io). */
-import { Links } from '../net/links.ts';
+import { Links } from '../net/link/links.ts';
 import { createTap } from '../sys/tun.ts';
 import { startCable } from './cable.ts';
 

@@ -1,5 +1,5 @@
 /** A guest with an allowlist reaches what it names and nothing else. */
-import { parsePolicy } from '../net/egress-rules.ts';
+import { parsePolicy } from '../net/policy/egress-rules.ts';
 import { forgedRequests, get } from './forged-requests.ts';
 import {
   ALLOWED,

@@ -1,5 +1,5 @@
 /** Frames as a guest that has taken over its network card may send them. Pure. */
-import { parseAddress } from '../net/addresses.ts';
+import { parseAddress } from '../net/addresses/addresses.ts';
 
 /** struct virtio_net_hdr, all zero: no offloads. */
 const VIRTIO_NET_HEADER_BYTES = 10;

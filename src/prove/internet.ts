@@ -12,8 +12,8 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer, type SecureContext } from 'node:tls';
 import { systemClock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
-import { DNS_CODE, DNS_TYPE, type DnsRecord, encodeReply, parseQuery } from '../net/dns-message.ts';
-import { CertificateAuthority } from '../net/secret-authority.ts';
+import { DNS_CODE, DNS_TYPE, type DnsRecord, encodeReply, parseQuery } from '../net/dns/message.ts';
+import { CertificateAuthority } from '../net/secret/authority.ts';
 import { act } from './actor.ts';
 import { plugCard } from './card.ts';
 import {

@@ -6,7 +6,7 @@
  *     other ── nv-…   ├ host ── up0 198.18.0.1 ──── 198.18.0.2 internet: resolver, web, metadata services
  *     plain ── plain0 ┘   10.202.0.1: an ordinary TAP without a packet filter, for the positive controls
  */
-import { isMetadata } from '../net/metadata.ts';
+import { isMetadata } from '../net/addresses/metadata.ts';
 
 /** Of a directory for what a run of proofs puts on the disk. */
 export const DIR_PREFIX = 'nv-prove-';

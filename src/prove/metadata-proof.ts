@@ -1,12 +1,12 @@
 /** No metadata service is reached, whatever the policy says and however it is spelled. */
 import { describeError, errorCode } from '../base/errors.ts';
-import { parsePolicy } from '../net/egress-rules.ts';
-import type { NetworkLease } from '../net/lease.ts';
-import { Links } from '../net/links.ts';
-import { METADATA } from '../net/metadata.ts';
-import { Nft } from '../net/nft.ts';
-import { ACCEPT, add, assign, flush, MARK } from '../net/nft-json.ts';
-import { GUARD_MARK } from '../net/sandbox-chains.ts';
+import { METADATA } from '../net/addresses/metadata.ts';
+import type { NetworkLease } from '../net/lease/lease.ts';
+import { Links } from '../net/link/links.ts';
+import { ACCEPT, add, assign, flush, MARK } from '../net/nftables/json.ts';
+import { Nft } from '../net/nftables/nft.ts';
+import { GUARD_MARK } from '../net/nftables/sandbox-chains.ts';
+import { parsePolicy } from '../net/policy/egress-rules.ts';
 import { exchange } from './caller.ts';
 import { get, METADATA_SPELLINGS } from './forged-requests.ts';
 import { ALLOWED, type Arrival, HOST_AGENT, METADATA_ADDRESSES, OTHER, SECRET } from './map.ts';

@@ -5,8 +5,8 @@
 import { appendFile, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sleep } from '../base/clock.ts';
+import { memoryGroup } from '../probes/vmm-memory.ts';
 import type { Runtime } from '../runtime/runtime.ts';
-import { memoryGroup } from '../runtime/vmm-memory.ts';
 import type { JailContext } from './jail/vmm.ts';
 import { proveGrowth } from './oom-growth.ts';
 import { Notes, type Proof } from './proof.ts';

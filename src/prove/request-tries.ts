@@ -1,8 +1,8 @@
 /** Rules by method and path, and limits of bytes by name: what a guest tries to get past them. Part of `egress`. */
 import { createSecureContext } from 'node:tls';
 import { systemClock } from '../base/clock.ts';
-import type { EgressSecrets } from '../net/secret.ts';
-import { CertificateAuthority } from '../net/secret-authority.ts';
+import { CertificateAuthority } from '../net/secret/authority.ts';
+import type { EgressSecrets } from '../net/secret/secret.ts';
 import type { Outcome } from './caller.ts';
 import { ask, BODY_METHOD, hiddenRequests, RULE_METHOD, RULE_PATH } from './hidden-requests.ts';
 import { ALLOWED, OTHER, VAULT } from './map.ts';

@@ -2,8 +2,8 @@
 import { createSecureContext } from 'node:tls';
 import { systemClock } from '../base/clock.ts';
 import { newPlaceholder, SecretValue } from '../base/secret-value.ts';
-import type { EgressSecrets } from '../net/secret.ts';
-import { CertificateAuthority } from '../net/secret-authority.ts';
+import { CertificateAuthority } from '../net/secret/authority.ts';
+import type { EgressSecrets } from '../net/secret/secret.ts';
 import type { Outcome } from './caller.ts';
 import { ALLOWED, OTHER, VAULT } from './map.ts';
 import { type Proof, Tries } from './proof.ts';

@@ -1,7 +1,7 @@
 /** A TAP of a card that answers nothing by itself: what is on the other end is what we send (io). */
 import { sleep } from '../base/clock.ts';
-import { confineLink } from '../net/link-settings.ts';
-import type { Links } from '../net/links.ts';
+import type { Links } from '../net/link/links.ts';
+import { confineLink } from '../net/link/settings.ts';
 import { closeFd, read, writeBytes } from '../sys/fd.ts';
 import { allocateNative } from '../sys/memory.ts';
 import { createTap } from '../sys/tun.ts';

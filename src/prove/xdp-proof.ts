@@ -8,7 +8,7 @@ import { sleep, systemClock } from '../base/clock.ts';
 import { describeError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { modulePath } from '../base/module-path.ts';
-import { Links } from '../net/links.ts';
+import { Links } from '../net/link/links.ts';
 import { ObserveError } from '../observe/errors.ts';
 import { boundsNs, bucketOf, type Histogram, quantileNs, since } from '../observe/histogram.ts';
 import type { Path } from '../observe/latency.ts';

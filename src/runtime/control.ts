@@ -8,9 +8,10 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { systemClock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
-import { LocalControlPlane } from '../sandbox/control-plane.ts';
-import { type Copies, Keeper } from '../sandbox/keeper.ts';
-import { StartQueue } from '../sandbox/start-queue.ts';
+import { availableMib } from '../probes/host-memory.ts';
+import { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
+import { type Copies, Keeper } from '../sandbox/plane/snapshot-manager.ts';
+import { StartQueue } from '../sandbox/start/start-queue.ts';
 import { openStore } from '../store/store.ts';
 import {
   cloneSparse,
@@ -18,7 +19,6 @@ import {
   copyNonZeroInto,
   copyWithoutZeros,
 } from '../sys/sparse-threads.ts';
-import { availableMib } from './host-memory.ts';
 import { makeMemory } from './memory.ts';
 import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
 import { postEvent } from './webhook.ts';

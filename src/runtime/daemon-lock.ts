@@ -5,8 +5,8 @@
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { errorCode } from '../base/errors.ts';
+import type { Home } from '../home.ts';
 import { tryLockExclusive, tryLockShared } from '../sys/file.ts';
-import type { Home } from './home.ts';
 
 /**
  * The kernel gives the lock back when its owner dies, however it dies.

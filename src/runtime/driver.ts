@@ -3,6 +3,8 @@ import { systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
+import type { Home } from '../home.ts';
+import type { VmmMemory } from '../probes/vmm-memory.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import { VmmError } from '../vmm/errors.ts';
 import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
@@ -10,9 +12,7 @@ import { type ProbeVerdict, probeAccelerator } from '../vmm/probe.ts';
 import { createQemuDriver } from '../vmm/qemu/driver.ts';
 import type { VsockHost } from '../vsock/host.ts';
 import { RuntimeError } from './errors.ts';
-import type { Home } from './home.ts';
 import { type Confinement, confine } from './jail.ts';
-import type { VmmMemory } from './vmm-memory.ts';
 
 export async function makeDriver(options: {
   config: Config;

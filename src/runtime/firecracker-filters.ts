@@ -2,12 +2,12 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { compileProfile } from '../jail/compile.ts';
-import { filteredExec } from '../jail/filtered-exec.ts';
-import { filterFormatOf, firecrackerFilter } from '../jail/firecracker-filter.ts';
+import type { Home } from '../home.ts';
 import { requirePrivateDir } from '../jail/private-dir.ts';
-import { invalid, type Mode } from '../jail/profile.ts';
-import type { Home } from './home.ts';
+import { compileProfile } from '../jail/seccomp/compile.ts';
+import { filteredExec } from '../jail/seccomp/filtered-exec.ts';
+import { filterFormatOf, firecrackerFilter } from '../jail/seccomp/firecracker-filter.ts';
+import { invalid, type Mode } from '../jail/seccomp/profile.ts';
 import { readPolicy } from './jail.ts';
 
 type Cache = Pick<Home, 'cacheDir'>;

@@ -14,14 +14,16 @@ import { dirname, join } from 'node:path';
 import { type DiskLimits, hasDiskLimits } from '../base/disk-limits.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
+import type { Home } from '../home.ts';
 import type { Cgroup, Cgroups } from '../jail/cgroup.ts';
 import { ioLimits } from '../jail/disk-io.ts';
 import { JailError } from '../jail/errors.ts';
-import { LAUNCHER_ENDS } from '../jail/filtered-exec.ts';
 import { fileLimitBytes, limitsOf } from '../jail/jail.ts';
 import { isRootWith, NEEDED_CAPABILITIES, noLimits, openCgroups } from '../jail/open.ts';
 import { requirePrivateDir } from '../jail/private-dir.ts';
+import { LAUNCHER_ENDS } from '../jail/seccomp/filtered-exec.ts';
 import { type TakenUid, UserIds } from '../jail/user-ids.ts';
+import type { VmmMemory } from '../probes/vmm-memory.ts';
 import type { VmSpec } from '../vmm/driver.ts';
 import {
   findBinary,
@@ -33,9 +35,7 @@ import type { JailSpec } from '../vmm/firecracker/jailer.ts';
 import { reclaimJails } from '../vmm/firecracker/reclaim.ts';
 import { spawnVmm } from '../vmm/firecracker/spawn.ts';
 import { writeLauncher } from './firecracker-filters.ts';
-import type { Home } from './home.ts';
 import { modeOf, STATE_DIR, uidRange } from './jail.ts';
-import type { VmmMemory } from './vmm-memory.ts';
 
 export type FirecrackerConfig = Pick<
   Config,

@@ -7,19 +7,16 @@ import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { searchPath } from '../base/search-path.ts';
 import type { Config, JailMode } from '../config.ts';
-import { compileProfile } from '../jail/compile.ts';
+import type { Home } from '../home.ts';
 import { type Jail, openJail } from '../jail/open.ts';
-import { type Mode, type Profile, parseProfile, withMode } from '../jail/profile.ts';
+import { compileProfile } from '../jail/seccomp/compile.ts';
+import { type Mode, type Profile, parseProfile, withMode } from '../jail/seccomp/profile.ts';
+import type { JailState } from '../jail/state.ts';
 import { DEFAULT_UIDS, parseUidRange, type UidRange } from '../jail/user-ids.ts';
 import { type Launch, launchDirect } from '../vmm/launch.ts';
 import { probeAccelerator } from '../vmm/probe.ts';
 import { listQemuFiles } from '../vmm/qemu/installation.ts';
 import { RuntimeError } from './errors.ts';
-import type { Home } from './home.ts';
-
-/** What a jail does: `log`: it lets forbidden system calls through and logs them; `off`: there is none. */
-export const JAIL_STATES = ['enforced', 'log', 'off'] as const;
-export type JailState = (typeof JAIL_STATES)[number];
 
 /** How VMMs are confined. */
 export interface Confinement {

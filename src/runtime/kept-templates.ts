@@ -8,7 +8,7 @@ import { missingHostPackages, RUN_PACKAGES } from '../image/host-packages.ts';
 import { type LockContext, withSetupLock } from '../image/lock.ts';
 import { MANIFEST, type PrepareContext } from '../image/prepare.ts';
 import { isPrepared } from '../image/prepared.ts';
-import { TEMPLATE_FILES, type TemplateSpec } from '../sandbox/template.ts';
+import { TEMPLATE_FILES, type TemplateSpec } from '../sandbox/start/template.ts';
 
 /** What `template ls` and `inspect` tell. */
 export interface TemplateInfo {

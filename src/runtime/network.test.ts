@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { SecretValue } from '../base/secret-value.ts';
-import type { HostNetwork, NetworkLease, NetworkRequest } from '../net/lease.ts';
-import type { EgressSecrets } from '../net/secret.ts';
+import type { HostNetwork, NetworkLease, NetworkRequest } from '../net/lease/lease.ts';
+import type { EgressSecrets } from '../net/secret/secret.ts';
 import type { NetworkPolicy } from '../sandbox/spec.ts';
 import { Network, readPolicy } from './network.ts';
 

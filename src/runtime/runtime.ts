@@ -16,7 +16,6 @@ import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
-import type { Tracer } from '../base/trace.ts';
 import {
   type Bridge,
   type BridgePolicy,
@@ -25,8 +24,12 @@ import {
 } from '../bridge/bridge.ts';
 import type { Config } from '../config.ts';
 import { listenForGuest } from '../guest/link.ts';
+import { type Home, resolveHome } from '../home.ts';
 import { createOverlay } from '../image/overlay.ts';
-import type { HostNetwork } from '../net/lease.ts';
+import type { HostNetwork } from '../net/lease/lease.ts';
+import { KernelProbes } from '../probes/kernel-probes.ts';
+import { VmmMemory } from '../probes/vmm-memory.ts';
+import { openViolations, type VmmViolations } from '../probes/vmm-violations.ts';
 import { isWithoutNetwork, SandboxError } from '../sandbox/errors.ts';
 import {
   DEFAULTS,
@@ -36,28 +39,25 @@ import {
   type SandboxSpec,
   withDefaultModel,
 } from '../sandbox/spec.ts';
-import { type SandboxParts, Supervisor } from '../sandbox/supervisor.ts';
-import { canBeCloned, DEFAULT_WARM, type TemplateSpec } from '../sandbox/template.ts';
+import { canBeCloned, DEFAULT_WARM, type TemplateSpec } from '../sandbox/start/template.ts';
+import { type SandboxParts, Supervisor } from '../sandbox/vm/supervisor.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { warmSparseThreads } from '../sys/sparse-threads.ts';
+import { HostMetrics } from '../telemetry/host-metrics.ts';
+import { JailMetrics } from '../telemetry/jail-metrics.ts';
+import type { GuestTraces } from '../trace/guest-traces.ts';
+import type { Tracer } from '../trace/trace.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { checkVmmChoice, makeDriver } from './driver.ts';
-import type { GuestTraces } from './guest-traces.ts';
-import { type Home, resolveHome } from './home.ts';
-import { HostMetrics } from './host-metrics.ts';
 import type { Confinement } from './jail.ts';
-import { JailMetrics } from './jail-metrics.ts';
-import { KernelProbes } from './kernel-probes.ts';
 import { makeMemory } from './memory.ts';
 import { Network, readPolicy } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
-import { VmmMemory } from './vmm-memory.ts';
-import { openViolations, type VmmViolations } from './vmm-violations.ts';
 import { inferenceSocket, makeWorkspace, reclaim } from './workspace.ts';
 
 export interface RuntimeOptions {
@@ -376,7 +376,7 @@ export class Runtime {
 
 /** Loaded only here: most sandboxes have no network. */
 async function openKernelNetwork(config: Config, log: Log): Promise<HostNetwork> {
-  const { openHostNetwork } = await import('../net/host-network.ts');
+  const { openHostNetwork } = await import('../net/lease/host-network.ts');
   const { networkPool: pool } = config;
   return await openHostNetwork({ clock: systemClock, log, ...(pool === null ? {} : { pool }) });
 }

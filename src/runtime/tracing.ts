@@ -3,10 +3,10 @@ import { randomBytes } from 'node:crypto';
 import { systemClock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import type { Metric } from '../base/metrics.ts';
-import { parseTraceparent, type SpanRecord, Tracer } from '../base/trace.ts';
 import type { Config } from '../config.ts';
-import { spansMetric, TraceExporter } from '../observe/trace-exporter.ts';
-import { GuestTraces } from './guest-traces.ts';
+import { spansMetric, TraceExporter } from '../trace/exporter.ts';
+import { GuestTraces } from '../trace/guest-traces.ts';
+import { parseTraceparent, type SpanRecord, Tracer } from '../trace/trace.ts';
 
 export interface Tracing {
   readonly tracer: Tracer;

@@ -12,15 +12,15 @@ import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import type { DiskLimits } from '../base/disk-limits.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
-import type { GatewayUse } from '../net/lease.ts';
+import type { GatewayUse } from '../net/lease/lease.ts';
 import type { EndInfo, SandboxLogs } from './ending.ts';
-import type { TimedEvent } from './event-journal.ts';
-import type { LogChunk } from './logs.ts';
-import type { MemoryAction } from './memory-policy.ts';
+import type { MemoryAction } from './memory/policy.ts';
+import type { TimedEvent } from './plane/event-journal.ts';
+import type { LogChunk } from './plane/logs.ts';
 import type { SecretInfo, SecretOptions } from './secrets.ts';
 import type { NetworkOptions, NetworkPolicy, SandboxOptions } from './spec.ts';
-import type { StartTimings } from './supervisor.ts';
-import type { TemplateSpec } from './template.ts';
+import type { TemplateSpec } from './start/template.ts';
+import type { StartTimings } from './vm/supervisor.ts';
 
 export interface ControlPlane {
   host(): Promise<HostInfo>;

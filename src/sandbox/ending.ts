@@ -3,8 +3,8 @@
  * SIGKILL from somebody else is `vmm-killed`, and `host-oom` only where the host's kernel says so.
  */
 import type { VmExit } from '../vmm/driver.ts';
-import type { OomMark, PressureMark } from './memory-watch.ts';
-import type { ViolationMark } from './violation.ts';
+import type { OomMark, PressureMark } from './memory/watch.ts';
+import type { ViolationMark } from './vm/violation.ts';
 
 export const END_CAUSES = [
   /** Removed by its owner, or its host was shut down. */

@@ -5,15 +5,15 @@
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
-import type { Tracer } from '../base/trace.ts';
 import type { GuestIdentity, GuestListener } from '../guest/link.ts';
-import type { NetworkLease } from '../net/lease.ts';
-import type { CertificateAuthority } from '../net/secret-authority.ts';
+import type { NetworkLease } from '../net/lease/lease.ts';
+import type { CertificateAuthority } from '../net/secret/authority.ts';
+import type { Tracer } from '../trace/trace.ts';
 import type { VmmDriver, VmSnapshot } from '../vmm/driver.ts';
-import type { HostMemoryEvents } from './memory-watch.ts';
+import type { HostMemoryEvents } from './memory/watch.ts';
 import type { SandboxSecret } from './secrets.ts';
 import type { ModelPolicy, NetworkPolicy, SandboxSpec } from './spec.ts';
-import type { HostViolations } from './violation.ts';
+import type { HostViolations } from './vm/violation.ts';
 
 /** The private directory of a sandbox. */
 export interface Workspace {

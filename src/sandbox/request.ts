@@ -5,9 +5,9 @@ import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { CreateRequest, SandboxChange, SandboxInfo } from './control.ts';
 import { type EndCause, type EndEvidence, NO_EVIDENCE } from './ending.ts';
 import { SandboxError } from './errors.ts';
-import { checkAction, type MemoryAction } from './memory-policy.ts';
-import type { NetworkCard } from './network-card.ts';
+import { checkAction, type MemoryAction } from './memory/policy.ts';
 import { LIMITS, type NetworkPolicy, type SandboxSpec, specInfo } from './spec.ts';
+import type { NetworkCard } from './vm/network-card.ts';
 
 /** What was asked for beside the VM itself. */
 export interface Terms {

@@ -1,8 +1,8 @@
 /** What a user asks for. Checked once here; inside, a `SandboxSpec` is never checked again. */
 import type { DiskLimits } from '../base/disk-limits.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
-import type { BytesByName, DestinationLimit } from '../net/destination-budgets.ts';
-import type { CertificateAuthority } from '../net/secret-authority.ts';
+import type { BytesByName, DestinationLimit } from '../net/policy/destination-budgets.ts';
+import type { CertificateAuthority } from '../net/secret/authority.ts';
 import type { ChannelLimits } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
 import {

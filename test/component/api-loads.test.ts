@@ -1,6 +1,6 @@
 /** `GET /v1/loads`: what sandboxes of a real control plane use and have said of their memory. */
 import { expect, it } from 'vitest';
-import type { SandboxLoads } from '../../src/sandbox/load.ts';
+import type { SandboxLoads } from '../../src/sandbox/plane/load.ts';
 import { METRICS_KEY, openMetricsWorld } from '../support/metrics-world.ts';
 
 it('loads: the last pressure and kill of each VM, and what happened last in all of them', async () => {

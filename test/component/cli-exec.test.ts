@@ -1,9 +1,9 @@
 /** `exec` and `run` with a daemon, in this process, on real guest agents. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { exec } from '../../src/cli/commands/exec.ts';
-import { runInDaemon } from '../../src/cli/commands/run-daemon.ts';
-import { endAfterLoss } from '../../src/cli/loss.ts';
-import type { RunFlags } from '../../src/cli/run-job.ts';
+import { runInDaemon } from '../../src/cli/commands/run/daemon.ts';
+import type { RunFlags } from '../../src/cli/commands/run/job.ts';
+import { endAfterLoss } from '../../src/cli/output/loss.ts';
 import { eventually } from '../support/eventually.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';

@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { createApiServer } from '../../src/api/server.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { daemonSocket, resolveHome } from '../../src/home.ts';
 import { tryLockDaemon } from '../../src/runtime/daemon-lock.ts';
-import { daemonSocket, resolveHome } from '../../src/runtime/home.ts';
 import { type CliRun, cli } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 

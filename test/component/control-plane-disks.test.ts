@@ -1,6 +1,6 @@
 /** Limits of disks through all that happens to a sandbox: no VM is started. */
 import { describe, expect, it } from 'vitest';
-import { REFILL_DELAY_MS } from '../../src/sandbox/pools.ts';
+import { REFILL_DELAY_MS } from '../../src/sandbox/start/pools.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 

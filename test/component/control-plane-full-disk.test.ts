@@ -1,7 +1,7 @@
 /** The host's file system is full: nothing hangs in silence, and nothing is lost. */
 import { describe, expect, it } from 'vitest';
-import type { TimedEvent } from '../../src/sandbox/event-journal.ts';
-import { RETRY_FULL_MS } from '../../src/sandbox/identity.ts';
+import type { TimedEvent } from '../../src/sandbox/plane/event-journal.ts';
+import { RETRY_FULL_MS } from '../../src/sandbox/vm/identity.ts';
 import { eventually } from '../support/eventually.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { settle } from '../support/fake-members.ts';

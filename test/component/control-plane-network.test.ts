@@ -1,9 +1,9 @@
 /** Networks of sandboxes through all that happens to them: no VM is started. */
 import { describe, expect, it } from 'vitest';
-import { CertificateAuthority } from '../../src/net/secret-authority.ts';
+import { CertificateAuthority } from '../../src/net/secret/authority.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
-import { REFILL_DELAY_MS } from '../../src/sandbox/pools.ts';
 import type { NetworkOptions } from '../../src/sandbox/spec.ts';
+import { REFILL_DELAY_MS } from '../../src/sandbox/start/pools.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 import { temporaryDir } from '../support/store.ts';

@@ -1,8 +1,8 @@
 /** Many sandboxes at once and one after another, from a pool, a template or a boot: no VM is started. */
 import { describe, expect, it } from 'vitest';
 import { BusyError } from '../../src/sandbox/errors.ts';
-import { REFILL_DELAY_MS } from '../../src/sandbox/pools.ts';
-import { WAITING_MAX } from '../../src/sandbox/start-queue.ts';
+import { REFILL_DELAY_MS } from '../../src/sandbox/start/pools.ts';
+import { WAITING_MAX } from '../../src/sandbox/start/start-queue.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { NOTHING, requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
-import { ANCHOR_PREFIX } from '../../src/net/xdp-anchor.ts';
+import { ANCHOR_PREFIX } from '../../src/net/xdp/anchor.ts';
 import { udpFrame } from '../../src/prove/frames.ts';
 import type { FirecrackerConfig } from '../../src/runtime/firecracker-jail.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';

@@ -5,13 +5,13 @@ import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { type AddressLease, AddressPlan } from '../../src/net/address-plan.ts';
-import { encodeQuery, encodeReply, parseAnswer, parseQuery } from '../../src/net/dns-message.ts';
-import { parsePolicy } from '../../src/net/egress-rules.ts';
-import { OpenConnections } from '../../src/net/gateway.ts';
-import type { EgressPolicy } from '../../src/net/policy.ts';
-import type { PacketPin } from '../../src/net/ruleset.ts';
-import { SandboxLease, type SandboxLeaseOptions } from '../../src/net/sandbox-lease.ts';
+import { type AddressLease, AddressPlan } from '../../src/net/addresses/address-plan.ts';
+import { encodeQuery, encodeReply, parseAnswer, parseQuery } from '../../src/net/dns/message.ts';
+import { OpenConnections } from '../../src/net/gateway/gateway.ts';
+import { SandboxLease, type SandboxLeaseOptions } from '../../src/net/lease/sandbox-lease.ts';
+import type { PacketPin } from '../../src/net/nftables/ruleset.ts';
+import { parsePolicy } from '../../src/net/policy/egress-rules.ts';
+import type { EgressPolicy } from '../../src/net/policy/policy.ts';
 
 /** Of loopback: host and guest in one. */
 const HERE = '127.53.0.1';

@@ -1,8 +1,8 @@
 /** Limits of a sandbox's network against the real kernel, judged by bytes and packets that are counted. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { EgressPolicyText } from '../../src/net/egress-rules.ts';
-import { updateSandbox, wholeTable } from '../../src/net/ruleset.ts';
-import type { KeptChain, SandboxNetwork } from '../../src/net/sandbox-chains.ts';
+import { updateSandbox, wholeTable } from '../../src/net/nftables/ruleset.ts';
+import type { KeptChain, SandboxNetwork } from '../../src/net/nftables/sandbox-chains.ts';
+import type { EgressPolicyText } from '../../src/net/policy/egress-rules.ts';
 import { createWorld, networkOf, type World } from '../support/ruleset-world.ts';
 
 let world: World;

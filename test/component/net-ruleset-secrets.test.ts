@@ -1,8 +1,8 @@
 /** What the packet filter gives the gateway where secrets are put in, against the real kernel. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { EgressPolicyText } from '../../src/net/egress-rules.ts';
-import { updateSandbox, wholeTable } from '../../src/net/ruleset.ts';
-import type { SandboxNetwork } from '../../src/net/sandbox-chains.ts';
+import { updateSandbox, wholeTable } from '../../src/net/nftables/ruleset.ts';
+import type { SandboxNetwork } from '../../src/net/nftables/sandbox-chains.ts';
+import type { EgressPolicyText } from '../../src/net/policy/egress-rules.ts';
 import { createWorld, networkOf, PRIVATE, PUBLIC, type World } from '../support/ruleset-world.ts';
 
 let world: World;

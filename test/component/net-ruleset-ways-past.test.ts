@@ -1,9 +1,14 @@
 /** Ways past resolver and gateway, and into what was another's, against the real kernel. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
-import { type EgressPolicyText, parsePolicy } from '../../src/net/egress-rules.ts';
-import { addSandbox, removeSandbox, updateSandbox, wholeTable } from '../../src/net/ruleset.ts';
-import type { SandboxNetwork } from '../../src/net/sandbox-chains.ts';
+import {
+  addSandbox,
+  removeSandbox,
+  updateSandbox,
+  wholeTable,
+} from '../../src/net/nftables/ruleset.ts';
+import type { SandboxNetwork } from '../../src/net/nftables/sandbox-chains.ts';
+import { type EgressPolicyText, parsePolicy } from '../../src/net/policy/egress-rules.ts';
 import {
   createWorld,
   type Guest,

@@ -8,9 +8,9 @@ import { dirname, join } from 'node:path';
 import { connect as connectTls, createSecureContext } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
-import type { EgressSecrets } from '../../src/net/secret.ts';
-import { CertificateAuthority } from '../../src/net/secret-authority.ts';
-import type { SecretUse } from '../../src/net/secret-connection.ts';
+import { CertificateAuthority } from '../../src/net/secret/authority.ts';
+import type { SecretUse } from '../../src/net/secret/connection.ts';
+import type { EgressSecrets } from '../../src/net/secret/secret.ts';
 import { eventually } from '../support/eventually.ts';
 import { ADDRESS, cleanUp, httpWorld, undo, world } from '../support/gateway-servers.ts';
 import {

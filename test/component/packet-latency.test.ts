@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { objectOf } from '../../src/observe/compile.ts';
 import type { TapLatency } from '../../src/observe/latency.ts';
-import type { LatencyReport } from '../../src/runtime/latency.ts';
+import type { LatencyReport } from '../../src/probes/latency.ts';
 import { parseExposition } from '../support/exposition.ts';
 import { echo, GUEST, HOST } from '../support/latency-frames.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';

@@ -8,8 +8,8 @@ import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type FilterFormat, firecrackerFilter } from '../../src/jail/firecracker-filter.ts';
-import { type Profile, parseProfile } from '../../src/jail/profile.ts';
+import { type FilterFormat, firecrackerFilter } from '../../src/jail/seccomp/firecracker-filter.ts';
+import { type Profile, parseProfile } from '../../src/jail/seccomp/profile.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 
 const files = firecrackerFiles();

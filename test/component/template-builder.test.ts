@@ -16,7 +16,7 @@ import type {
 } from '../../src/guest/link.ts';
 import { makeMemory } from '../../src/runtime/memory.ts';
 import { makeWorkspace } from '../../src/runtime/workspace.ts';
-import { buildTemplate, type TemplateParts } from '../../src/sandbox/template-builder.ts';
+import { buildTemplate, type TemplateParts } from '../../src/sandbox/start/template-builder.ts';
 import type { DiskTrouble, VmmDriver } from '../../src/vmm/driver.ts';
 import { createFakeDriver } from '../../src/vmm/fake/driver.ts';
 

@@ -2,10 +2,10 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FakeClock, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { type SpanRecord, Tracer } from '../../src/base/trace.ts';
 import { readConfig } from '../../src/config.ts';
-import { TRACE_LIMITS, TraceExporter } from '../../src/observe/trace-exporter.ts';
 import { openTracing } from '../../src/runtime/tracing.ts';
+import { TRACE_LIMITS, TraceExporter } from '../../src/trace/exporter.ts';
+import { type SpanRecord, Tracer } from '../../src/trace/trace.ts';
 import { call } from '../support/bridge-fixture.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { METRICS_KEY, openMetricsWorld } from '../support/metrics-world.ts';

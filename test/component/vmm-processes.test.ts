@@ -10,9 +10,9 @@ import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { CgroupMemory } from '../../src/observe/cgroup-memory.ts';
 import { openTracepoints } from '../../src/observe/tracepoints.ts';
-import { residentBytes } from '../../src/runtime/host-memory.ts';
-import { VmmProcesses, type VmmProcessesParts } from '../../src/runtime/vmm-processes.ts';
-import type { HostMemoryEvent } from '../../src/sandbox/memory-watch.ts';
+import { residentBytes } from '../../src/probes/host-memory.ts';
+import { VmmProcesses, type VmmProcessesParts } from '../../src/probes/vmm-processes.ts';
+import type { HostMemoryEvent } from '../../src/sandbox/memory/watch.ts';
 import { makeSmallCgroup } from '../support/small-cgroup.ts';
 
 let dir: string;

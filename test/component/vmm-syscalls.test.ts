@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import type { CallCounts } from '../../src/observe/syscalls.ts';
-import { VmmSyscalls, type VmmSyscallsParts } from '../../src/runtime/vmm-syscalls.ts';
+import { VmmSyscalls, type VmmSyscallsParts } from '../../src/probes/vmm-syscalls.ts';
 
 const NAMES: Readonly<Record<number, string>> = { 0: 'read', 1: 'write', 271: 'ppoll' };
 

@@ -7,10 +7,10 @@ import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MetricRegistry } from '../../src/base/metrics.ts';
 import { readConfig } from '../../src/config.ts';
+import { openRecords, VmmViolations } from '../../src/probes/vmm-violations.ts';
 import { Injector } from '../../src/prove/jail/inject.ts';
 import { openVmms } from '../../src/prove/jail/vmm.ts';
 import { makeFirecracker } from '../../src/runtime/firecracker.ts';
-import { openRecords, VmmViolations } from '../../src/runtime/vmm-violations.ts';
 import { VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { resolveHome } from '../../src/runtime/home.ts';
+import { resolveHome } from '../../src/home.ts';
 import { makeWorkspace, reclaim } from '../../src/runtime/workspace.ts';
 
 let runDir = '';

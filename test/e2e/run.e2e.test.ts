@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { readConfig } from '../../src/config.ts';
-import { resolveHome } from '../../src/runtime/home.ts';
+import { resolveHome } from '../../src/home.ts';
 import { cli } from '../support/cli.ts';
 import { descendants, holdings } from '../support/leftovers.ts';
 

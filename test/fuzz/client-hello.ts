@@ -1,7 +1,7 @@
 /** The first bytes of a TLS client, damaged and cut anywhere: one verdict, however they arrive. */
 import fc from 'fast-check';
-import { ClientHelloReader, HELLO_WIRE_BYTES_MAX } from '../../src/net/client-hello.ts';
-import { parseHostName } from '../../src/net/host-name.ts';
+import { parseHostName } from '../../src/net/addresses/host-name.ts';
+import { ClientHelloReader, HELLO_WIRE_BYTES_MAX } from '../../src/net/tls/client-hello.ts';
 import { helloMessage, records } from '../support/client-hello.ts';
 import { must, target } from './target.ts';
 

@@ -1,5 +1,6 @@
 /** DNS messages from guests and upstreams: any bytes end, within bounds; what is written is read back. */
 import fc from 'fast-check';
+import { isCanonicalName } from '../../src/net/addresses/host-name.ts';
 import {
   type DnsRecord,
   encodeQuery,
@@ -7,8 +8,7 @@ import {
   parseAnswer,
   parseQuery,
   RECORDS_MAX,
-} from '../../src/net/dns-message.ts';
-import { isCanonicalName } from '../../src/net/host-name.ts';
+} from '../../src/net/dns/message.ts';
 import { must, target } from './target.ts';
 
 const label = fc.stringMatching(/^[a-zA-Z0-9_-]{1,63}$/);

@@ -1,7 +1,7 @@
 /** Requests on a connection, in any pieces: what is passed on reads back as the same requests. */
 import fc from 'fast-check';
-import { HEAD_BYTES_MAX, type RequestHead } from '../../src/net/http-head.ts';
-import { HttpRequestReader } from '../../src/net/http-requests.ts';
+import { HEAD_BYTES_MAX, type RequestHead } from '../../src/net/http/head.ts';
+import { HttpRequestReader } from '../../src/net/http/requests.ts';
 import { must, target } from './target.ts';
 
 const part = fc.oneof(

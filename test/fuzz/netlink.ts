@@ -1,23 +1,23 @@
 /** Any datagram as an answer of the kernel: its typed error at worst; and what we write reads back. */
 import fc from 'fast-check';
-import { LinkError } from '../../src/net/link-errors.ts';
-import { decodeIp, encodeIp } from '../../src/net/netlink-address.ts';
+import { decodeIp, encodeIp } from '../../src/net/netlink/address.ts';
 import {
   type Attribute,
   type AttributeSpec,
   encodeAttributes,
   parseAttributes,
-} from '../../src/net/netlink-attribute.ts';
-import { NetlinkExchange } from '../../src/net/netlink-exchange.ts';
+} from '../../src/net/netlink/attribute.ts';
+import { LinkError } from '../../src/net/netlink/errors.ts';
+import { NetlinkExchange } from '../../src/net/netlink/exchange.ts';
 import {
   encodeMessage,
   parseAcknowledgement,
   parseMessages,
-} from '../../src/net/netlink-message.ts';
-import { parseAddress } from '../../src/net/rtnetlink-address.ts';
-import { dumpLinks, parseLink } from '../../src/net/rtnetlink-link.ts';
-import { parseNeighbour } from '../../src/net/rtnetlink-neighbour.ts';
-import { parseRoute } from '../../src/net/rtnetlink-route.ts';
+} from '../../src/net/netlink/message.ts';
+import { parseAddress } from '../../src/net/netlink/rtnetlink-address.ts';
+import { dumpLinks, parseLink } from '../../src/net/netlink/rtnetlink-link.ts';
+import { parseNeighbour } from '../../src/net/netlink/rtnetlink-neighbor.ts';
+import { parseRoute } from '../../src/net/netlink/rtnetlink-route.ts';
 import { must, target } from './target.ts';
 
 const SEQUENCE = 9;

@@ -3,10 +3,10 @@
  * below the path of the rule. The servers here are naive on purpose, each in ways in which real ones are.
  */
 import fc from 'fast-check';
-import { parsePolicy } from '../../src/net/egress-rules.ts';
-import { parseHead } from '../../src/net/http-head.ts';
-import { readPath } from '../../src/net/request-path.ts';
-import { decideRequest } from '../../src/net/request-policy.ts';
+import { parseHead } from '../../src/net/http/head.ts';
+import { parsePolicy } from '../../src/net/policy/egress-rules.ts';
+import { readPath } from '../../src/net/policy/request-path.ts';
+import { decideRequest } from '../../src/net/policy/request-policy.ts';
 import { must, target } from './target.ts';
 
 const RULES = ['/v1/', '/v1/models', '/a-b/c.d/'] as const;

@@ -3,13 +3,13 @@
  * its program decides each call as the profile means it. Any text as a trace: calls, or none.
  */
 import fc from 'fast-check';
-import { compileProfile, returnWord } from '../../src/jail/compile.ts';
 import { JailError } from '../../src/jail/errors.ts';
-import { interpret } from '../../src/jail/interpret.ts';
-import { proposeProfile } from '../../src/jail/learn.ts';
-import { OPERATORS, type Profile, parseProfile } from '../../src/jail/profile.ts';
-import { tracedCalls } from '../../src/jail/strace.ts';
-import { AUDIT_ARCH } from '../../src/jail/syscalls.ts';
+import { compileProfile, returnWord } from '../../src/jail/seccomp/compile.ts';
+import { interpret } from '../../src/jail/seccomp/interpret.ts';
+import { proposeProfile } from '../../src/jail/seccomp/learn.ts';
+import { OPERATORS, type Profile, parseProfile } from '../../src/jail/seccomp/profile.ts';
+import { tracedCalls } from '../../src/jail/seccomp/strace.ts';
+import { AUDIT_ARCH } from '../../src/jail/seccomp/syscalls.ts';
 import { decide } from '../support/seccomp-reference.ts';
 import { must, target } from './target.ts';
 

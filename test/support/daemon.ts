@@ -6,7 +6,7 @@ import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll } from 'vitest';
 import type { ServeReport } from '../../src/cli/commands/serve.ts';
-import { resolveHome } from '../../src/runtime/home.ts';
+import { resolveHome } from '../../src/home.ts';
 import { type CliRun, cli, ROOT } from './cli.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
 import { temporaryHome } from './vm.ts';

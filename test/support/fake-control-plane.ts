@@ -30,8 +30,8 @@ import type {
 } from '../../src/sandbox/control.ts';
 import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/ending.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
-import { EventJournal, type TimedEvent } from '../../src/sandbox/event-journal.ts';
-import { followLogs, type LogChunk } from '../../src/sandbox/logs.ts';
+import { EventJournal, type TimedEvent } from '../../src/sandbox/plane/event-journal.ts';
+import { followLogs, type LogChunk } from '../../src/sandbox/plane/logs.ts';
 import { checkRequest } from '../../src/sandbox/request.ts';
 import { secretInfo } from '../../src/sandbox/secrets.ts';
 import {
@@ -41,7 +41,7 @@ import {
   networkPolicy,
   type SandboxSpec,
 } from '../../src/sandbox/spec.ts';
-import { DEFAULT_TEMPLATE, type TemplateSpec } from '../../src/sandbox/template.ts';
+import { DEFAULT_TEMPLATE, type TemplateSpec } from '../../src/sandbox/start/template.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
 import { ByteTail } from '../../src/vmm/tail.ts';
 import { type RunningAgent, startAgent } from './guest-agent.ts';

@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import { createApiServer } from '../../src/api/server.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MetricRegistry } from '../../src/base/metrics.ts';
-import { daemonSocket, resolveHome } from '../../src/runtime/home.ts';
-import type { SandboxLoad } from '../../src/sandbox/load.ts';
-import type { SandboxTimedEvent } from '../../src/sandbox/recent-events.ts';
+import { daemonSocket, resolveHome } from '../../src/home.ts';
+import type { SandboxLoad } from '../../src/sandbox/plane/load.ts';
+import type { SandboxTimedEvent } from '../../src/sandbox/plane/recent-events.ts';
 import { FakeControlPlane } from './fake-control-plane.ts';
 
 export interface FakeDaemon extends AsyncDisposable {

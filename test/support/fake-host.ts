@@ -12,22 +12,22 @@ import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type { Tracer } from '../../src/base/trace.ts';
-import type { DestinationUse } from '../../src/net/destination-budgets.ts';
+import type { DestinationUse } from '../../src/net/policy/destination-budgets.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
-import { type ControlParts, LocalControlPlane } from '../../src/sandbox/control-plane.ts';
-import { type Copies, Keeper } from '../../src/sandbox/keeper.ts';
-import type { OpenTemplate } from '../../src/sandbox/pools.ts';
+import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
+import { type Copies, Keeper } from '../../src/sandbox/plane/snapshot-manager.ts';
 import { makeSpec, type NetworkPolicy, type SandboxSpec } from '../../src/sandbox/spec.ts';
-import { StartQueue } from '../../src/sandbox/start-queue.ts';
+import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
+import { StartQueue } from '../../src/sandbox/start/start-queue.ts';
 import {
   type CloneSource,
   type GuestMemory,
   type SandboxNetwork,
   type SandboxParts,
   Supervisor,
-} from '../../src/sandbox/supervisor.ts';
+} from '../../src/sandbox/vm/supervisor.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
+import type { Tracer } from '../../src/trace/trace.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
 import { FakeHostMemory } from './fake-host-memory.ts';
 import { type Phase, Script } from './fake-script.ts';

@@ -1,5 +1,5 @@
 /** Members of a pool and their making, in the hands of a test. */
-import type { PoolMember } from '../../src/sandbox/warm-pool.ts';
+import type { PoolMember } from '../../src/sandbox/start/warm-pool.ts';
 
 export class FakeMember implements PoolMember {
   readonly id: string;

@@ -18,7 +18,7 @@ import type {
   Process,
   RunOptions,
 } from '../../src/guest/guest.ts';
-import { orAborted } from '../../src/sandbox/time-limit.ts';
+import { orAborted } from '../../src/sandbox/vm/time-limit.ts';
 import type {
   Balloon,
   DiskLimits,

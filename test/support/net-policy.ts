@@ -1,6 +1,7 @@
 /** An egress policy made of lists, for tests of names that do not want the real one. */
-import type { Verdict } from '../../src/net/dns-answers.ts';
-import type { GatewayPolicy, GatewayVerdict } from '../../src/net/gateway-judge.ts';
+
+import type { GatewayPolicy, GatewayVerdict } from '../../src/net/policy/judge.ts';
+import type { Verdict } from '../../src/net/policy/verdict.ts';
 
 export interface ListPolicy {
   /** Names, or `*.` and a suffix. */

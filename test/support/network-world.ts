@@ -14,7 +14,7 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { readConfig } from '../../src/config.ts';
 import { type Daemon, openDaemon } from '../../src/library/daemon.ts';
-import { ANCHOR_PREFIX } from '../../src/net/xdp-anchor.ts';
+import { ANCHOR_PREFIX } from '../../src/net/xdp/anchor.ts';
 import { ROOT } from './cli.ts';
 import { type DaemonProcess, watchDaemon } from './daemon.ts';
 import { Namespace } from './namespaces.ts';

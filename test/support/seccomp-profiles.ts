@@ -1,6 +1,6 @@
 /** Random seccomp profiles, and calls that lie at and around what their rules speak of. */
 import fc from 'fast-check';
-import type { Call } from '../../src/jail/interpret.ts';
+import type { Call } from '../../src/jail/seccomp/interpret.ts';
 import {
   type Action,
   allBits,
@@ -8,14 +8,14 @@ import {
   OPERATORS,
   type Rule,
   type ThreadFilter,
-} from '../../src/jail/profile.ts';
-import { checkRules } from '../../src/jail/profile-check.ts';
+} from '../../src/jail/seccomp/profile.ts';
+import { checkRules } from '../../src/jail/seccomp/profile-check.ts';
 import {
   type Architecture,
   AUDIT_ARCH,
   syscallNames,
   syscallNumber,
-} from '../../src/jail/syscalls.ts';
+} from '../../src/jail/seccomp/syscalls.ts';
 
 const action: fc.Arbitrary<Action> = fc.oneof(
   fc.constantFrom<Action>('allow', 'log', 'trap', 'kill_thread', 'kill_process'),

@@ -11,11 +11,11 @@ import { silentProgress } from '../../src/base/progress.ts';
 import type { UsageRecord } from '../../src/bridge/bridge.ts';
 import { readConfig } from '../../src/config.ts';
 import type { Guest, ProcessExit, PythonSpec } from '../../src/guest/link.ts';
+import { resolveHome } from '../../src/home.ts';
 import { type OpenControlPlane, openControlPlane } from '../../src/runtime/control.ts';
-import { resolveHome } from '../../src/runtime/home.ts';
 import { Runtime } from '../../src/runtime/runtime.ts';
-import type { LocalControlPlane } from '../../src/sandbox/control-plane.ts';
-import type { TemplateSpec } from '../../src/sandbox/template.ts';
+import type { LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
+import type { TemplateSpec } from '../../src/sandbox/start/template.ts';
 
 export interface RuntimeFixture {
   /** Valid inside tests. */

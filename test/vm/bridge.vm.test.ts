@@ -1,6 +1,6 @@
 /** The model's way from a real guest: plain HTTP in the guest, vsock, bridge, a scripted upstream. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Supervisor } from '../../src/sandbox/supervisor.ts';
+import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import {
   delta,
   done,

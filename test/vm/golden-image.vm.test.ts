@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { digestFile } from '../../src/image/verify.ts';
-import type { Supervisor } from '../../src/sandbox/supervisor.ts';
+import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { exec, useRuntime } from '../support/vm.ts';
 
 const fixture = useRuntime();

@@ -1,6 +1,6 @@
 /** What a guest can do to its host and to itself: floods, bombs, a full disk. One VM for all of it. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Supervisor } from '../../src/sandbox/supervisor.ts';
+import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { exec, python, useRuntime } from '../support/vm.ts';
 
 const fixture = useRuntime();

@@ -1,7 +1,7 @@
 /** `/metrics`, where Prometheus looks for it, and what each sandbox uses now. */
 import { z } from 'zod';
 import { EXPOSITION_TYPE, type MetricRegistry } from '../../base/metrics.ts';
-import type { SandboxLoads } from '../../sandbox/load.ts';
+import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import { type App, failures } from '../route.ts';
 import { sandboxLoads } from '../schema/answers.ts';
 

@@ -11,10 +11,10 @@ import type {
   SnapshotInfo,
 } from '../../sandbox/control.ts';
 import { END_CAUSES, type EndInfo, type SandboxLogs } from '../../sandbox/ending.ts';
-import type { TimedEvent } from '../../sandbox/event-journal.ts';
-import { type SandboxState, TRANSITIONS } from '../../sandbox/lifecycle.ts';
-import type { SandboxLoads } from '../../sandbox/load.ts';
-import type { LogChunk } from '../../sandbox/logs.ts';
+import type { TimedEvent } from '../../sandbox/plane/event-journal.ts';
+import type { SandboxLoads } from '../../sandbox/plane/load.ts';
+import type { LogChunk } from '../../sandbox/plane/logs.ts';
+import { type SandboxState, TRANSITIONS } from '../../sandbox/vm/lifecycle.ts';
 import type { ErrorBody } from '../errors.ts';
 import {
   count,

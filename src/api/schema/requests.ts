@@ -2,11 +2,11 @@
 import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
-import { POOL_MEMBERS_MAX } from '../../sandbox/pool-target.ts';
 import { FORKS_MAX, IDLE_TIMEOUT_MS_MIN, QUEUE_TIMEOUT_MS_MAX } from '../../sandbox/request.ts';
 import { SECRET_LIMITS, type SecretOptions } from '../../sandbox/secrets.ts';
 import { LIMITS, type NetworkOptions } from '../../sandbox/spec.ts';
-import type { TemplateSpec } from '../../sandbox/template.ts';
+import { POOL_MEMBERS_MAX } from '../../sandbox/start/pool-target.ts';
+import type { TemplateSpec } from '../../sandbox/start/template.ts';
 import {
   diskLimits,
   environment,

@@ -4,8 +4,8 @@ import { type Benchmark, type BenchResult, isWanted, resultOf } from '../../benc
 import { BENCHMARKS } from '../../bench/registry.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { openRuntime } from '../open.ts';
-import { table } from '../table.ts';
+import { table } from '../output/table.ts';
+import { openRuntime } from './open-runtime.ts';
 
 export interface BenchFlags {
   readonly rounds?: number;

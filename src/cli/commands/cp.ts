@@ -2,11 +2,11 @@
 import { pipeline } from 'node:stream/promises';
 import type { ControlPlane } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
-import { copyIn, requireSource } from '../copy-in.ts';
-import { copyOut } from '../copy-out.ts';
 import { UsageError } from '../failure.ts';
-import { type Location, parseLocation } from '../location.ts';
-import { sandboxId } from '../pick.ts';
+import { sandboxId } from '../flags/pick.ts';
+import { copyIn, requireSource } from '../transfer/copy-in.ts';
+import { copyOut } from '../transfer/copy-out.ts';
+import { type Location, parseLocation } from '../transfer/location.ts';
 
 export interface CopyFlags {
   readonly user?: string;

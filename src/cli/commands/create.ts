@@ -1,14 +1,14 @@
 /** `neurovisor create`: a sandbox that stays until it is removed or its time is over. */
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
-import type { MemoryAction } from '../../sandbox/memory-policy.ts';
+import type { MemoryAction } from '../../sandbox/memory/policy.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { checkModelThere } from '../offered.ts';
-import { parsePairs } from '../options.ts';
-import { snapshotId } from '../pick.ts';
-import * as ranges from '../ranges.ts';
-import { type SandboxFlags, sandboxOptions } from '../sandbox-flags.ts';
-import { duration } from '../table.ts';
+import { checkModelThere } from '../flags/offered.ts';
+import { parsePairs } from '../flags/options.ts';
+import { snapshotId } from '../flags/pick.ts';
+import * as ranges from '../flags/ranges.ts';
+import { type SandboxFlags, sandboxOptions } from '../flags/sandbox-flags.ts';
+import { duration } from '../output/table.ts';
 
 export interface CreateFlags extends SandboxFlags {
   readonly label: readonly string[];

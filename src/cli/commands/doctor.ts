@@ -1,9 +1,9 @@
 /** `neurovisor doctor`: every capability, whether it works, and what to do where it does not. */
-import { examine } from '../../runtime/doctor.ts';
-import { auditHost } from '../../runtime/security-doctor.ts';
+import { examine } from '../../doctor/doctor.ts';
+import { auditHost } from '../../doctor/security.ts';
 import type { Cli } from '../cli.ts';
-import { table } from '../table.ts';
-import { verdictText } from '../verdict.ts';
+import { table } from '../output/table.ts';
+import { verdictText } from '../output/verdict.ts';
 
 export interface DoctorFlags {
   readonly security?: boolean;

@@ -10,12 +10,12 @@ import {
   failureText,
   UsageError,
 } from '../failure.ts';
-import { endAfterLoss, statusOfEnd, watchFullDisk } from '../loss.ts';
-import { parseEnv } from '../options.ts';
-import { sandboxId } from '../pick.ts';
-import { exitStatus, relay } from '../program-streams.ts';
-import * as ranges from '../ranges.ts';
-import { inRawMode, requireTerminal, terminalSize } from '../terminal.ts';
+import { parseEnv } from '../flags/options.ts';
+import { sandboxId } from '../flags/pick.ts';
+import * as ranges from '../flags/ranges.ts';
+import { endAfterLoss, statusOfEnd, watchFullDisk } from '../output/loss.ts';
+import { exitStatus, relay } from '../output/program-streams.ts';
+import { inRawMode, requireTerminal, terminalSize } from '../output/terminal.ts';
 
 export interface ExecFlags {
   /** Python code instead of a program. */

@@ -2,13 +2,13 @@
 import { once } from 'node:events';
 import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
-import type { TimedEvent } from '../../sandbox/event-journal.ts';
-import type { PressureMark } from '../../sandbox/memory-watch.ts';
-import type { ViolationMark } from '../../sandbox/violation.ts';
+import type { PressureMark } from '../../sandbox/memory/watch.ts';
+import type { TimedEvent } from '../../sandbox/plane/event-journal.ts';
+import type { ViolationMark } from '../../sandbox/vm/violation.ts';
 import type { Cli } from '../cli.ts';
-import { amount, eventText, plain, victimText } from '../event-text.ts';
-import { LogLines, plainLines } from '../log-lines.ts';
-import { sandboxId } from '../pick.ts';
+import { sandboxId } from '../flags/pick.ts';
+import { amount, eventText, plain, victimText } from '../output/event-text.ts';
+import { LogLines, plainLines } from '../output/log-lines.ts';
 import {
   birthRows,
   diskRows,
@@ -16,8 +16,8 @@ import {
   networkRows,
   secretRows,
   termRows,
-} from '../sandbox-rows.ts';
-import { bytes, coarse } from '../table.ts';
+} from '../output/sandbox-rows.ts';
+import { bytes, coarse } from '../output/table.ts';
 
 export interface EventsFlags {
   /** False with `--no-follow`. */

@@ -4,9 +4,9 @@ import type { ProcessInfo } from '../../guest/link.ts';
 import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { sandboxId } from '../pick.ts';
-import { sizeOptions } from '../sandbox-flags.ts';
-import { coarse, table } from '../table.ts';
+import { sandboxId } from '../flags/pick.ts';
+import { sizeOptions } from '../flags/sandbox-flags.ts';
+import { coarse, table } from '../output/table.ts';
 
 export async function host(cli: Cli, control: ControlPlane): Promise<number> {
   const info = await control.host();

@@ -1,10 +1,10 @@
 /** `neurovisor net latency`: how long the packets of a sandbox take. */
-import { resolveHome } from '../../runtime/home.ts';
-import { type LatencyReport, measureLatency, type PathReport } from '../../runtime/latency.ts';
-import { bars, nanoseconds } from '../bars.ts';
+import { resolveHome } from '../../home.ts';
+import { type LatencyReport, measureLatency, type PathReport } from '../../probes/latency.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import * as ranges from '../ranges.ts';
+import * as ranges from '../flags/ranges.ts';
+import { bars, nanoseconds } from '../output/bars.ts';
 import { viewOf } from './net.ts';
 
 export const SECONDS_DEFAULT = 5;

@@ -1,12 +1,13 @@
 /** `neurovisor net`: the networks of sandboxes on this host, and whether there can be any. */
-import { resolveHome } from '../../runtime/home.ts';
-import { examineNetwork } from '../../runtime/network-doctor.ts';
-import { cleanNetworks, type NetworkView, viewNetworks } from '../../runtime/network-view.ts';
+
+import { examineNetwork } from '../../doctor/network.ts';
+import { cleanNetworks, type NetworkView, viewNetworks } from '../../doctor/network-view.ts';
+import { resolveHome } from '../../home.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { destinationText } from '../sandbox-rows.ts';
-import { bytes, table } from '../table.ts';
-import { verdictText } from '../verdict.ts';
+import { destinationText } from '../output/sandbox-rows.ts';
+import { bytes, table } from '../output/table.ts';
+import { verdictText } from '../output/verdict.ts';
 
 export interface DoctorFlags {
   readonly clean?: boolean;

@@ -5,8 +5,8 @@ import { type ForwardOptions, forwardPort, type PortForward } from '../../librar
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { failureText, UsageError } from '../failure.ts';
-import { statusOfEnd } from '../loss.ts';
-import { sandboxId } from '../pick.ts';
+import { sandboxId } from '../flags/pick.ts';
+import { statusOfEnd } from '../output/loss.ts';
 
 /** What `-o json` prints when all ports listen. */
 export interface PortReport {

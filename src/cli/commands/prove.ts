@@ -12,7 +12,7 @@ import {
 } from '../../prove/prove.ts';
 import type { Cli } from '../cli.ts';
 import { failureJson, failureText, UsageError } from '../failure.ts';
-import { table } from '../table.ts';
+import { table } from '../output/table.ts';
 
 export interface ProveFlags {
   /** True: where E2B's variables lead. */

@@ -4,11 +4,11 @@ import type { ControlPlane, SandboxInfo, SandboxStatus } from '../../sandbox/con
 import { SandboxError } from '../../sandbox/errors.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { forEach } from '../many.ts';
-import { parsePairs } from '../options.ts';
-import { sandboxId } from '../pick.ts';
-import { memoryText } from '../sandbox-rows.ts';
-import { coarse, table } from '../table.ts';
+import { parsePairs } from '../flags/options.ts';
+import { sandboxId } from '../flags/pick.ts';
+import { memoryText } from '../output/sandbox-rows.ts';
+import { coarse, table } from '../output/table.ts';
+import { forEach } from './many.ts';
 
 export interface ListFlags {
   readonly all?: boolean;

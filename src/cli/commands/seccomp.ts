@@ -14,12 +14,12 @@ import {
   learnFromTraces,
   listProgram,
   type Since,
-} from '../../runtime/seccomp.ts';
+} from '../../doctor/seccomp.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { requireProgram } from '../host-program.ts';
-import { namedFile } from '../named-file.ts';
-import { bytes, table } from '../table.ts';
+import { namedFile } from '../flags/named-file.ts';
+import { bytes, table } from '../output/table.ts';
+import { requireProgram } from './host-program.ts';
 
 interface ArchFlags {
   readonly arch?: string;

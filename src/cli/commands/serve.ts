@@ -6,13 +6,13 @@ import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import type { JailMode } from '../../config.ts';
+import { daemonSocket, resolveHome } from '../../home.ts';
 import { openControlPlane } from '../../runtime/control.ts';
-import { daemonSocket, resolveHome } from '../../runtime/home.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
-import { modelChoice } from '../model.ts';
-import { openRuntime } from '../open.ts';
+import { modelChoice } from '../flags/model-choice.ts';
+import { openRuntime } from './open-runtime.ts';
 
 export interface ServeFlags {
   readonly port?: number;

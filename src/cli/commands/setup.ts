@@ -1,10 +1,10 @@
 /** `neurovisor setup`: makes this machine ready, and says what it made. */
 import { describeError } from '../../base/errors.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
-import { DEFAULT_TEMPLATE } from '../../sandbox/template.ts';
+import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
 import type { Cli } from '../cli.ts';
-import { openRuntime } from '../open.ts';
-import { table } from '../table.ts';
+import { table } from '../output/table.ts';
+import { openRuntime } from './open-runtime.ts';
 
 export async function setup(cli: Cli): Promise<number> {
   await using runtime = await openRuntime(cli, { keepsProgress: true });

@@ -4,11 +4,11 @@ import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SnapshotInfo } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { forEach } from '../many.ts';
-import { parsePairs } from '../options.ts';
-import { sandboxId, snapshotId } from '../pick.ts';
-import * as ranges from '../ranges.ts';
-import { bytes, coarse, table } from '../table.ts';
+import { parsePairs } from '../flags/options.ts';
+import { sandboxId, snapshotId } from '../flags/pick.ts';
+import * as ranges from '../flags/ranges.ts';
+import { bytes, coarse, table } from '../output/table.ts';
+import { forEach } from './many.ts';
 
 export async function snapshotCreate(
   cli: Cli,

@@ -1,5 +1,5 @@
 /** `neurovisor template`: what sandboxes start from. */
-import { resolveHome } from '../../runtime/home.ts';
+import { resolveHome } from '../../home.ts';
 import {
   isSetUp,
   keptTemplates,
@@ -10,9 +10,9 @@ import { type Runtime, SOURCE_DIR, templateSpec } from '../../runtime/runtime.ts
 import type { SandboxOptions } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { openRuntime } from '../open.ts';
-import { sizeOptions } from '../sandbox-flags.ts';
-import { duration, table } from '../table.ts';
+import { sizeOptions } from '../flags/sandbox-flags.ts';
+import { duration, table } from '../output/table.ts';
+import { openRuntime } from './open-runtime.ts';
 
 export interface TemplateFlags {
   readonly warm: readonly string[];

@@ -8,8 +8,8 @@ import { SOURCE_DIR } from '../../runtime/runtime.ts';
 import { ensureTestPackages } from '../../runtime/setup.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { openRuntime } from '../open.ts';
-import { duration } from '../table.ts';
+import { duration } from '../output/table.ts';
+import { openRuntime } from './open-runtime.ts';
 import { type Failure, showFailures, vitest } from './test-report.ts';
 import { tool as command } from './test-tool.ts';
 

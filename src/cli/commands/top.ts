@@ -6,7 +6,7 @@ import { ignore } from '../../base/ignore.ts';
 import type { Daemon } from '../../library/daemon.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
-import { eventText } from '../event-text.ts';
+import { eventText } from '../output/event-text.ts';
 import { frameOf, type Scrape, type TopEvent, type TopFrame } from '../top/frame.ts';
 import { type Key, keysOf } from '../top/keys.ts';
 import { draw, drawWhole, SORTS, type Sort, type View } from '../top/picture.ts';

@@ -1,14 +1,14 @@
 /** `neurovisor update`: changes a sandbox of the daemon while it runs. */
 import type { ControlPlane, NetworkInfo, SandboxChange } from '../../sandbox/control.ts';
-import type { MemoryAction } from '../../sandbox/memory-policy.ts';
+import type { MemoryAction } from '../../sandbox/memory/policy.ts';
 import type { Cli } from '../cli.ts';
-import { parseDiskLimits } from '../disk-limits.ts';
 import { UsageError } from '../failure.ts';
-import { parseNetLimits } from '../net-limits.ts';
-import { parseDuration, parsePairs } from '../options.ts';
-import { sandboxId } from '../pick.ts';
-import * as ranges from '../ranges.ts';
-import { type NetworkFlags, networkOptions, secretOptions } from '../sandbox-flags.ts';
+import { parseDiskLimits } from '../flags/disk-limits.ts';
+import { parseNetLimits } from '../flags/net-limits.ts';
+import { parseDuration, parsePairs } from '../flags/options.ts';
+import { sandboxId } from '../flags/pick.ts';
+import * as ranges from '../flags/ranges.ts';
+import { type NetworkFlags, networkOptions, secretOptions } from '../flags/sandbox-flags.ts';
 
 export interface UpdateFlags extends NetworkFlags {
   readonly label: readonly string[];

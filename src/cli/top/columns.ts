@@ -1,6 +1,6 @@
 /** The list of sandboxes in `neurovisor top`: the columns that fit, the least important left out first. Pure. */
 import { stripVTControlCharacters } from 'node:util';
-import { coarse } from '../table.ts';
+import { coarse } from '../output/table.ts';
 import type { Pressure, SandboxRow } from './frame.ts';
 import { type Inked, plain, rateText } from './ink.ts';
 

@@ -1,9 +1,9 @@
 /** One moment of a daemon, for `neurovisor top`: what it tells, joined and made comparable. Pure. */
 import type { HostInfo, SandboxInfo } from '../../sandbox/control.ts';
-import type { SandboxEventBody } from '../../sandbox/event-journal.ts';
-import type { SandboxLoad, SandboxLoads } from '../../sandbox/load.ts';
-import { eventText } from '../event-text.ts';
-import { bytes } from '../table.ts';
+import type { SandboxEventBody } from '../../sandbox/plane/event-journal.ts';
+import type { SandboxLoad, SandboxLoads } from '../../sandbox/plane/load.ts';
+import { eventText } from '../output/event-text.ts';
+import { bytes } from '../output/table.ts';
 import { type Distribution, quantile, type Samples, since } from './samples.ts';
 
 /** What `neurovisor top -o json` prints. Times of day in milliseconds since 1970. */

@@ -1,7 +1,7 @@
 import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { NO_EVIDENCE } from '../../sandbox/ending.ts';
-import type { SandboxLoad } from '../../sandbox/load.ts';
+import type { SandboxLoad } from '../../sandbox/plane/load.ts';
 import { frameOf, type Scrape, type TopFrame } from './frame.ts';
 import { cut } from './ink.ts';
 import { bars, draw, drawWhole, sortRows, type View } from './picture.ts';

@@ -1,5 +1,5 @@
 /** A frame of `neurovisor top` as lines of text, for a terminal of any size. Pure. */
-import { bytes, coarse, duration } from '../table.ts';
+import { bytes, coarse, duration } from '../output/table.ts';
 import { listLines, SHORT_ID } from './columns.ts';
 import type { Latency, SandboxRow, TopEvent, TopFrame } from './frame.ts';
 import { cut, type Ink, type Inked, inked, plain, rateText } from './ink.ts';

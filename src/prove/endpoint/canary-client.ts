@@ -2,7 +2,7 @@
 import { request } from 'node:http';
 import { connect as connectTls } from 'node:tls';
 import { ignore } from '../../base/ignore.ts';
-import { DNS_TYPE } from '../../net/dns-message.ts';
+import { DNS_TYPE } from '../../net/dns/message.ts';
 import { askName, datagram, exchange } from '../caller.ts';
 import { ProofError } from '../errors.ts';
 import { get } from '../forged-requests.ts';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { encodeQuery, parseAnswer, parseQuery } from '../../net/dns-message.ts';
+import { encodeQuery, parseAnswer, parseQuery } from '../../net/dns/message.ts';
 import { CANARY_LABELS, NOBODY, PRIVATE, runName, zoneReply } from './canary-zone.ts';
 
 const ZONE = 'canary.test';

@@ -5,7 +5,7 @@ import {
   type DnsQuery,
   type DnsRecord,
   encodeReply,
-} from '../../net/dns-message.ts';
+} from '../../net/dns/message.ts';
 import { METADATA_ADDRESSES } from '../map.ts';
 
 /**

@@ -1,5 +1,5 @@
 /** Where no sandbox should get to, whatever its policy, and where no canary can be. Pure. */
-import { METADATA } from '../../net/metadata.ts';
+import { METADATA } from '../../net/addresses/metadata.ts';
 import { get, METADATA_SPELLINGS } from '../forged-requests.ts';
 import { HOST_AGENT, METADATA_ADDRESSES } from '../map.ts';
 import type { Case } from './cases.ts';

@@ -2,7 +2,7 @@
  * What the egress suite has a sandbox of another endpoint try. Pure: a list of tries, each with what of it
  * would be seen at the canary if it got through.
  */
-import { DNS_TYPE } from '../../net/dns-message.ts';
+import { DNS_TYPE } from '../../net/dns/message.ts';
 import { forgedRequests, get, METADATA_SPELLINGS } from '../forged-requests.ts';
 import { METADATA_ADDRESSES } from '../map.ts';
 import type { CanaryArrival } from './arrivals.ts';

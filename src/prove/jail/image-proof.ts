@@ -1,6 +1,7 @@
 /** No guest and no VMM changes the golden image, which all sandboxes share. */
+
+import { resolveHome } from '../../home.ts';
 import { digestFile } from '../../image/verify.ts';
-import { resolveHome } from '../../runtime/home.ts';
 import { probeAccelerator } from '../../vmm/probe.ts';
 import { Notes, type Proof } from '../proof.ts';
 import { openProofRuntime } from '../proof-runtime.ts';

@@ -1,6 +1,6 @@
 /** How many system calls each thread of a jailed VMM can make: from the filters that the kernel has of it. */
 import { readdirSync, readFileSync } from 'node:fs';
-import { type Reach, reachOf } from '../../jail/reach.ts';
+import { type Reach, reachOf } from '../../jail/seccomp/reach.ts';
 import { Injector } from './inject.ts';
 import { type JailContext, openVmms } from './vmm.ts';
 

@@ -1,0 +1,39 @@
+/** One action on several things: each has its own outcome, told as a line each. */
+import { CodedError, describeError } from '../../base/errors.ts';
+import type { Cli } from '../cli.ts';
+import { failureText } from '../failure.ts';
+
+export type Outcome<T> =
+  | ({ readonly ok: true; readonly id: string } & T)
+  | { readonly ok: false; readonly id: string; readonly code: string; readonly message: string };
+
+/**
+ * Prints the id of each for which it worked; a failure goes to stderr, with its remedy.
+ * @returns 1 if one failed
+ */
+export async function forEach<T extends object>(
+  cli: Cli,
+  ids: readonly string[],
+  action: (id: string) => Promise<T>,
+): Promise<number> {
+  const unique = [...new Set(ids)];
+  const all = Promise.all(unique.map((id) => outcomeOf(cli, id, action)));
+  const outcomes = await cli.unlessCancelled(all);
+  if (cli.json) cli.printJson(outcomes);
+  else for (const { ok, id } of outcomes) if (ok) cli.stdout.write(`${id}\n`);
+  return outcomes.every(({ ok }) => ok) ? 0 : 1;
+}
+
+async function outcomeOf<T extends object>(
+  cli: Cli,
+  id: string,
+  action: (id: string) => Promise<T>,
+): Promise<Outcome<T>> {
+  try {
+    return { ok: true, id, ...(await action(id)) };
+  } catch (error) {
+    if (!cli.json) cli.stderr.write(`${failureText(error)}\n`);
+    const code = error instanceof CodedError ? error.code : 'internal';
+    return { ok: false, id, code, message: describeError(error) };
+  }
+}

@@ -1,0 +1,25 @@
+import { describe, expect, it } from 'vitest';
+import type { RunFlags } from './job.ts';
+import { onlyHere } from './run.ts';
+
+const flags: RunFlags = {
+  env: [],
+  copy: [],
+  warm: [],
+  alias: [],
+  allowModel: [],
+  allowOut: [],
+  denyOut: [],
+};
+
+describe('onlyHere', () => {
+  it.each<[Partial<RunFlags>, string | null]>([
+    [{}, null],
+    [{ model: 'llama3', memory: '1G', timings: true, template: true }, null],
+    [{ interactive: true, tty: true }, '-it'],
+    [{ interactive: true }, null],
+    [{ template: false }, '--no-template'],
+    [{ jail: 'enforce' }, '--jail'],
+    [{ model: 'dir/My.GGUF' }, '--model FILE.gguf'],
+  ])('%j: %s', (more, flag) => expect(onlyHere({ ...flags, ...more })).toBe(flag));
+});

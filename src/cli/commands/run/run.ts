@@ -1,0 +1,68 @@
+/**
+ * `neurovisor run`: runs one script in a fresh sandbox, passes its streams and its exit status on, and
+ * removes every trace. Where a daemon runs and can do it, the sandbox is one of the daemon's.
+ */
+
+import { type Daemon, openDaemon, openUsualDaemon } from '../../../library/daemon.ts';
+import type { Cli } from '../../cli.ts';
+import { reachDaemon } from '../../daemon/reach.ts';
+import { UsageError } from '../../failure.ts';
+import { requireTerminal } from '../../output/terminal.ts';
+import { requireCopies } from '../../transfer/copy-in.ts';
+import { checkJob, type RunFlags, type RunJob } from './job.ts';
+import { readScript, type Script } from './script.ts';
+
+/** @returns the exit status of this command: the script's own, or 124/125/128+n as in README.md */
+export async function run(
+  cli: Cli,
+  file: string | undefined,
+  args: readonly string[],
+  flags: RunFlags,
+): Promise<number> {
+  const wantsConsole = flags.interactive === true && flags.tty === true;
+  checkJob(flags);
+  await requireCopies(flags.copy);
+  if (wantsConsole) requireTerminal(cli, '-it');
+  const script = wantsConsole && file === undefined ? null : await scriptOf(cli, file, flags);
+  const job: RunJob = { script, args, flags };
+  await using control = await daemonFor(cli, flags);
+  if (control !== null) {
+    const { runInDaemon } = await import('./daemon.ts');
+    if (cli.config.traces === null) return await runInDaemon(cli, control, job);
+    const { inTrace } = await import('./traced-run.ts');
+    return await inTrace(cli, async (config) => {
+      await using traced = await openDaemon(config);
+      return await runInDaemon(cli, traced, job);
+    });
+  }
+  const { runHere } = await import('./here.ts');
+  return await runHere(cli, job);
+}
+
+/** @throws UsageError when a daemon is wanted for what only this process can do */
+async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
+  if (flags.daemon === false) return null;
+  const alone = onlyHere(flags);
+  if (flags.daemon === true) {
+    if (alone !== null) throw new UsageError(`a daemon can't do ${alone}`, 'leave --daemon away');
+    return await reachDaemon(cli);
+  }
+  return alone === null ? await openUsualDaemon(cli.config) : null;
+}
+
+/** The flag that needs a sandbox of this process; null: there is none. */
+export function onlyHere(flags: RunFlags): string | null {
+  if (flags.interactive === true && flags.tty === true) return '-it';
+  if (flags.template === false) return '--no-template';
+  if (flags.jail !== undefined) return '--jail';
+  if (flags.model !== undefined && /\.gguf$/i.test(flags.model)) return '--model FILE.gguf';
+  return null;
+}
+
+async function scriptOf(cli: Cli, file: string | undefined, flags: RunFlags): Promise<Script> {
+  if (flags.code !== undefined) return { code: flags.code, filename: '<string>' };
+  if (file === undefined) {
+    throw new UsageError('no script was given', 'neurovisor run FILE, or -c CODE, or - for stdin');
+  }
+  return await readScript(file, cli.stdin);
+}

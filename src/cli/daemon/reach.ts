@@ -1,0 +1,39 @@
+/** The daemon for a command; one that is just starting is waited for. */
+import { type Clock, sleep, systemClock } from '../../base/clock.ts';
+import { errorCode } from '../../base/errors.ts';
+import { ClientError } from '../../client/errors.ts';
+import { resolveHome } from '../../home.ts';
+import { type Daemon, openDaemon } from '../../library/daemon.ts';
+import type { Cli } from '../cli.ts';
+
+/** A start takes seconds; a first one sets the machine up, which nobody waits for unasked. */
+const STARTING_MS_MAX = 30_000;
+const POLL_MS = 100;
+
+/**
+ * @throws ClientError `daemon_unreachable` at once where there is none, else when it takes too long or ends
+ */
+export async function reachDaemon(cli: Cli, clock: Clock = systemClock): Promise<Daemon> {
+  const startedAtMs = clock.now();
+  for (let isTold = false; ; isTold = true) {
+    try {
+      return await openDaemon(cli.config);
+    } catch (error) {
+      if (errorCode(error) !== 'daemon_unreachable' || cli.config.daemonUrl !== null) throw error;
+      const { isDaemonLocked } = await import('../../runtime/daemon-lock.ts');
+      if (!isDaemonLocked(resolveHome(cli.config.home))) throw error;
+      if (clock.now() - startedAtMs >= STARTING_MS_MAX) throw stillNotReady(error);
+    }
+    if (!isTold && !cli.json) {
+      cli.stderr.write('waiting for the daemon of this home, which starts or ends just now\n');
+    }
+    await sleep(POLL_MS, cli.cancelled);
+  }
+}
+
+function stillNotReady(cause: unknown): ClientError {
+  return new ClientError('daemon_unreachable', 'the daemon of this home does not listen yet', {
+    cause,
+    remedy: 'try again when `neurovisor serve` says that it is ready',
+  });
+}

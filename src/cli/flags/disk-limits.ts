@@ -1,0 +1,29 @@
+/** `--disk-limit`: how fast a sandbox may use its disks. */
+import type { DiskLimits } from '../../base/disk-limits.ts';
+import { LIMITS } from '../../sandbox/spec.ts';
+import { type LimitWord, parseLimits } from './limit-list.ts';
+import { parseCount, parseRate } from './options.ts';
+
+const WORDS: Readonly<Record<string, LimitWord<keyof DiskLimits>>> = {
+  rate: {
+    field: 'bytesPerSecond',
+    parse: parseRate,
+    min: LIMITS.diskBytesPerSecondMin,
+    max: LIMITS.diskBytesPerSecondMax,
+  },
+  iops: {
+    field: 'opsPerSecond',
+    parse: parseCount,
+    min: LIMITS.diskOpsPerSecondMin,
+    max: LIMITS.diskOpsPerSecondMax,
+  },
+};
+
+/**
+ * `rate=20M,iops=500`; several options are one list, and `none` alone is no limit at all.
+ * @returns undefined: the option was not given
+ * @throws UsageError
+ */
+export function parseDiskLimits(texts: readonly string[]): DiskLimits | undefined {
+  return parseLimits('--disk-limit', WORDS, 'rate=20M,iops=500', texts);
+}

@@ -1,0 +1,40 @@
+/** Options that are lists of limits: `name=value,name=value`. */
+import { UsageError } from '../failure.ts';
+
+export interface LimitWord<Field extends string> {
+  readonly field: Field;
+  readonly parse: (text: string) => number;
+  readonly min: number;
+  readonly max: number;
+}
+
+/**
+ * Several options are one list, and `none` alone is no limit at all.
+ * @param example a list that could stand there
+ * @returns undefined: the option was not given
+ * @throws UsageError
+ */
+export function parseLimits<Field extends string>(
+  option: string,
+  words: Readonly<Record<string, LimitWord<Field>>>,
+  example: string,
+  texts: readonly string[],
+): { readonly [K in Field]?: number } | undefined {
+  if (texts.length === 0) return undefined;
+  if (texts.length === 1 && texts[0] === 'none') return {};
+  const remedy = `write e.g. ${option} ${example}, or none`;
+  const limits = new Map<Field, number>();
+  for (const pair of texts.flatMap((text) => text.split(','))) {
+    const [name = '', value = ''] = pair.split(/=(.*)/s);
+    const word = Object.hasOwn(words, name) ? words[name] : undefined;
+    if (word === undefined) throw new UsageError(`${option} ${pair}: no such limit`, remedy);
+    if (limits.has(word.field)) throw new UsageError(`${option} ${name} is given twice`);
+    const limit = word.parse(value);
+    if (!(limit >= word.min && limit <= word.max)) {
+      const range = `${word.min} to ${word.max}`;
+      throw new UsageError(`${option} ${pair}: not in the range ${range}`, remedy);
+    }
+    limits.set(word.field, limit);
+  }
+  return Object.fromEntries(limits) as { [K in Field]?: number };
+}

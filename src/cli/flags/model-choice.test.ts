@@ -1,0 +1,41 @@
+import { describe, expect, it } from 'vitest';
+import type { Upstream } from '../../runtime/upstream.ts';
+import { modelChoice } from './model-choice.ts';
+
+const upstream = (models: readonly string[] | null): Upstream => ({
+  description: 'Ollama at 127.0.0.1:11434',
+  needsModel: false,
+  defaultModel: models?.[0] ?? 'smollm2-135m-instruct',
+  models,
+  offered: async () => null,
+  target: () => Promise.reject(new Error('not used')),
+  close: () => Promise.resolve(),
+});
+
+describe('modelChoice', () => {
+  it('none: nothing is asked for', () => {
+    expect(modelChoice(undefined)).toMatchObject({ path: undefined, policy: {} });
+  });
+
+  it('a name the server offers is taken', () => {
+    const choice = modelChoice('qwen3');
+    expect(choice.policy).toEqual({ defaultModel: 'qwen3' });
+    expect(() => choice.check(upstream(['llama3', 'qwen3']))).not.toThrow();
+  });
+
+  it('an unknown name is refused with the names there are', () => {
+    for (const models of [['llama3', 'qwen3'], null]) {
+      expect(() => modelChoice('gpt-9').check(upstream(models))).toThrow(
+        expect.objectContaining({
+          code: 'model_unknown',
+          message: 'Ollama at 127.0.0.1:11434 has no model "gpt-9"',
+          remedy: expect.stringContaining(models?.[1] ?? 'smollm2-135m-instruct'),
+        }),
+      );
+    }
+  });
+
+  it('a .gguf path goes to the engine; a missing file is refused', () => {
+    expect(() => modelChoice('/nowhere/x.gguf')).toThrow('does not exist');
+  });
+});

@@ -1,0 +1,36 @@
+/** What `--model` means: a name that the model server offers, or a GGUF file for the engine. */
+import { existsSync } from 'node:fs';
+import { modelIdOf, type Upstream } from '../../runtime/upstream.ts';
+import type { ModelPolicy } from '../../sandbox/spec.ts';
+import { UsageError } from '../failure.ts';
+import { requireModel } from './offered.ts';
+
+export interface ModelChoice {
+  /** A GGUF file for the engine. */
+  readonly path: string | undefined;
+  readonly policy: Partial<ModelPolicy>;
+  /** @throws RuntimeError `model_unknown` with the names there are */
+  check(upstream: Pick<Upstream, 'description' | 'models' | 'defaultModel'>): void;
+}
+
+export function modelChoice(text: string | undefined): ModelChoice {
+  if (text === undefined) return { path: undefined, policy: {}, check: () => undefined };
+  if (/\.gguf$/i.test(text)) {
+    if (!existsSync(text)) throw new UsageError(`model file ${text} does not exist`);
+    return {
+      path: text,
+      policy: { defaultModel: modelIdOf(text) },
+      check: () => undefined,
+    };
+  }
+  return {
+    path: undefined,
+    policy: { defaultModel: text },
+    check: (upstream) => {
+      const offered = upstream.models ?? [upstream.defaultModel ?? ''];
+      requireModel(text, { description: upstream.description, offered }, GGUF_TOO);
+    },
+  };
+}
+
+const GGUF_TOO = '; or the path of a .gguf file';

@@ -1,0 +1,43 @@
+/** `--net-limit`: how much a sandbox may have of its network. */
+import { LIMITS, type NetworkLimits } from '../../sandbox/spec.ts';
+import { type LimitWord, parseLimits } from './limit-list.ts';
+import { parseCount, parseRate } from './options.ts';
+
+const RATE = { min: LIMITS.networkBytesPerSecondMin, max: LIMITS.networkBytesPerSecondMax };
+const BYTES = { parse: parseRate, min: 1, max: LIMITS.networkBytesMax };
+const WORDS: Readonly<Record<string, LimitWord<string>>> = {
+  bytes: { field: 'bytesMax', ...BYTES },
+  up: { field: 'uploadBytesPerSecond', parse: parseRate, ...RATE },
+  down: { field: 'downloadBytesPerSecond', parse: parseRate, ...RATE },
+  connections: {
+    field: 'connectionsMax',
+    parse: parseCount,
+    min: 1,
+    max: LIMITS.networkConnectionsMax,
+  },
+} satisfies Record<string, LimitWord<keyof NetworkLimits>>;
+const EXAMPLE = 'bytes=1G,up=5M,down=20M,connections=100,api.example.com=10M';
+
+/**
+ * `bytes=1G,up=5M,api.example.com=10M` (bytes of a name, which has a dot); several options are one list, and
+ * `none` alone is no limit at all.
+ * @returns undefined: the option was not given
+ * @throws UsageError
+ */
+export function parseNetLimits(texts: readonly string[]): NetworkLimits | undefined {
+  const names = texts
+    .flatMap((text) => text.split(','))
+    .map((pair) => pair.split('=', 1)[0] ?? '')
+    .filter((name) => name.includes('.'));
+  const byName = Object.fromEntries(names.map((name) => [name, { field: name, ...BYTES }]));
+  const limits = parseLimits('--net-limit', { ...WORDS, ...byName }, EXAMPLE, texts);
+  if (limits === undefined) return undefined;
+  const pairs = Object.entries(limits) as [string, number][];
+  const destinations = pairs
+    .filter(([name]) => name.includes('.'))
+    .map(([name, bytesMax]) => ({ name, bytesMax }));
+  return {
+    ...Object.fromEntries(pairs.filter(([name]) => !name.includes('.'))),
+    ...(destinations.length === 0 ? {} : { destinations }),
+  };
+}

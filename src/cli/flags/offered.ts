@@ -1,0 +1,26 @@
+/** Is a model that was named one that there is? Apart from `model.ts`, which loads what runs model servers. */
+import { RuntimeError } from '../../runtime/errors.ts';
+import type { ControlPlane } from '../../sandbox/control.ts';
+
+/** For a sandbox of the daemon, before one is made. @throws RuntimeError `model_unknown` */
+export async function checkModelThere(
+  control: Pick<ControlPlane, 'host'>,
+  model: string | undefined,
+): Promise<void> {
+  if (model === undefined) return;
+  const { upstream, models } = await control.host();
+  if (models !== null) requireModel(model, { description: upstream, offered: models });
+}
+
+/** @throws RuntimeError `model_unknown` */
+export function requireModel(
+  model: string,
+  server: { readonly description: string; readonly offered: readonly string[] },
+  more = '',
+): void {
+  const { description, offered } = server;
+  if (offered.includes(model)) return;
+  throw new RuntimeError('model_unknown', `${description} has no model "${model}"`, {
+    remedy: `use one of: ${offered.join(', ')}${more}`,
+  });
+}

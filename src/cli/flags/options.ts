@@ -1,0 +1,83 @@
+/** Parsers of option values: each turns bad words into a `UsageError` that says what may stand there. */
+import { UsageError } from '../failure.ts';
+
+const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/;
+const UNIT_MS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 } as const;
+
+/** `90`, `90s`, `1.5m`, `2h`, `500ms` → milliseconds; a bare number is seconds. */
+export function parseDuration(text: string): number {
+  const match = DURATION.exec(text);
+  if (match?.[1] === undefined) {
+    throw new UsageError(`"${text}" is no duration`, 'write e.g. 90s, 5m or 1h');
+  }
+  const unit = (match[2] ?? 's') as keyof typeof UNIT_MS;
+  return Math.round(Number(match[1]) * UNIT_MS[unit]);
+}
+
+/** `512`, `512M`, `2G`, `2GiB` → MiB. */
+export function parseMemory(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*(?:(M|G)(?:i?B)?)?$/i.exec(text);
+  if (match?.[1] === undefined) {
+    throw new UsageError(`"${text}" is no size of memory`, 'write e.g. 512M or 2G');
+  }
+  const mib = Number(match[1]) * (match[2]?.toUpperCase() === 'G' ? 1024 : 1);
+  return Math.round(mib);
+}
+
+export function parseCount(text: string): number {
+  if (!/^\d+$/.test(text)) throw new UsageError(`"${text}" is no whole number`);
+  return Number(text);
+}
+
+/** `NAME=VALUE`, or `NAME` to pass on the host's own value, as `docker run -e` does. */
+export function parseEnv(
+  texts: readonly string[],
+  hostEnv: Readonly<Record<string, string | undefined>>,
+): Record<string, string> {
+  const env: Record<string, string> = {};
+  for (const text of texts) {
+    const at = text.indexOf('=');
+    const name = at < 0 ? text : text.slice(0, at);
+    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
+      throw new UsageError(`-e ${text}: "${name}" is no variable name`, 'write -e NAME=VALUE');
+    }
+    const value = at < 0 ? hostEnv[name] : text.slice(at + 1);
+    if (value === undefined) {
+      throw new UsageError(`-e ${name}: the variable is not set here`, 'write -e NAME=VALUE');
+    }
+    env[name] = value;
+  }
+  return env;
+}
+
+/** `KEY=VALUE` pairs; a value may be empty. @param option its name, for messages */
+export function parsePairs(texts: readonly string[], option: string): Record<string, string> {
+  return Object.fromEntries(
+    texts.map((text) => {
+      const at = text.indexOf('=');
+      if (at <= 0) throw new UsageError(`${option} ${text}: expected KEY=VALUE`);
+      return [text.slice(0, at), text.slice(at + 1)];
+    }),
+  );
+}
+
+/** `FROM=TO` pairs. */
+export function parseAliases(texts: readonly string[]): Record<string, string> {
+  for (const text of texts) {
+    if (/^[^=]+=./s.test(text)) continue;
+    throw new UsageError(`--alias ${text}: expected ASKED=OFFERED`, 'e.g. --alias gpt-4o=llama3');
+  }
+  return parsePairs(texts, '--alias');
+}
+
+/** `5M`, `512K`, `1GiB/s` or a number → bytes, or bytes per second. */
+export function parseRate(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*(?:(K|M|G|T)(?:i?B)?(?:\/s)?)?$/i.exec(text);
+  const scale = { K: 1024, M: 1024 ** 2, G: 1024 ** 3, T: 1024 ** 4 } as const;
+  if (match?.[1] === undefined)
+    throw new UsageError(`"${text}" is no number of bytes`, 'write e.g. 5M');
+  const unit = match[2]?.toUpperCase() as keyof typeof scale | undefined;
+  const rate = Math.round(Number(match[1]) * (unit === undefined ? 1 : scale[unit]));
+  if (rate < 1) throw new UsageError(`"${text}" lets nothing through`, 'write e.g. 5M');
+  return rate;
+}

@@ -1,0 +1,53 @@
+import { describe, expect, it } from 'vitest';
+import type { SandboxFilter, SandboxInfo, SnapshotInfo } from '../../sandbox/control.ts';
+import { sandboxId, snapshotId } from './pick.ts';
+
+const ONE = 'aaaa0000000000000000';
+const THREE = 'aaac0000000000000000';
+const TWO = 'aabb0000000000000000';
+const usage = (text: string) =>
+  expect.objectContaining({ code: 'usage', message: expect.stringContaining(text) });
+
+const control = {
+  list: async () => [{ id: ONE }, { id: TWO }] as SandboxInfo[],
+  snapshots: async () =>
+    [
+      { id: ONE, name: 'aab' },
+      { id: TWO, name: null },
+    ] as SnapshotInfo[],
+};
+
+describe('sandboxId', () => {
+  it('an unambiguous beginning stands for the whole', async () => {
+    expect(await sandboxId(control, 'aaa')).toBe(ONE);
+    expect(await sandboxId(control, TWO.slice(0, 19))).toBe(TWO);
+  });
+  it('a whole id is not looked up', async () => {
+    expect(await sandboxId(control, 'z'.repeat(20))).toBe('z'.repeat(20));
+  });
+  it('one that has ended is meant when no other is', async () => {
+    const ended = [{ id: THREE }] as SandboxInfo[];
+    const asked = {
+      list: async (filter?: SandboxFilter) =>
+        filter?.status?.includes('ended') === true ? ended : await control.list(),
+    };
+    expect(await sandboxId(asked, THREE.slice(0, 5))).toBe(THREE);
+    expect(await sandboxId(asked, 'aaa')).toBe(ONE);
+    await expect(sandboxId(asked, 'b')).rejects.toThrow(usage('no sandbox has this id: b'));
+    await expect(sandboxId(asked, '')).rejects.toThrow(usage('no sandbox'));
+  });
+  it('refuses what fits several, none, or is empty', async () => {
+    await expect(sandboxId(control, 'aa')).rejects.toThrow(usage('2 ids of a sandbox begin'));
+    await expect(sandboxId(control, 'b')).rejects.toThrow(usage('no sandbox has this id: b'));
+    await expect(sandboxId(control, '')).rejects.toThrow(usage('no sandbox'));
+    await expect(sandboxId(control, 'AAA')).rejects.toThrow(usage('no sandbox'));
+  });
+});
+
+describe('snapshotId', () => {
+  it('a name comes before the beginning of an id', async () => {
+    expect(await snapshotId(control, 'aab')).toBe(ONE);
+    expect(await snapshotId(control, 'aabb')).toBe(TWO);
+    await expect(snapshotId(control, 'none')).rejects.toThrow(usage('no snapshot'));
+  });
+});

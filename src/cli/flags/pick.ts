@@ -1,0 +1,61 @@
+/** Sandboxes and snapshots as people name them: an id may be shortened to an unambiguous beginning. */
+import { parseSandboxId } from '../../base/ids.ts';
+import type { ControlPlane } from '../../sandbox/control.ts';
+import { UsageError } from '../failure.ts';
+
+/**
+ * @returns the whole id; whether there is such a sandbox is told by who is asked for it
+ * @throws UsageError unless the text begins the id of just one
+ */
+export async function sandboxId(
+  control: Pick<ControlPlane, 'list'>,
+  text: string,
+): Promise<string> {
+  if (parseSandboxId(text) !== undefined) return text;
+  const ids = (await control.list()).map(({ id }) => id);
+  if (text !== '' && !ids.some((id) => id.startsWith(text))) {
+    // One that has ended: who is asked for it says so, and why it did.
+    const ended = await control.list({ status: ['ended'] });
+    const [one, another] = ended.map(({ id }) => id).filter((id) => id.startsWith(text));
+    if (one !== undefined && another === undefined) return one;
+  }
+  return unambiguous(ids, text, 'sandbox', 'neurovisor ls -a');
+}
+
+/** A snapshot's name, its id, or the beginning of that. @throws UsageError */
+export async function snapshotId(
+  control: Pick<ControlPlane, 'snapshots'>,
+  text: string,
+): Promise<string> {
+  if (parseSandboxId(text) !== undefined) return text;
+  const all = await control.snapshots();
+  const named = all.find(({ name }) => name === text);
+  if (named !== undefined) return named.id;
+  return unambiguous(
+    all.map(({ id }) => id),
+    text,
+    'snapshot',
+    'neurovisor snapshot ls',
+  );
+}
+
+function unambiguous(
+  ids: readonly string[],
+  text: string,
+  noun: string,
+  whereToLook: string,
+): string {
+  const matching = text === '' ? [] : ids.filter((id) => id.startsWith(text));
+  const [one, another] = matching;
+  if (one === undefined) {
+    throw new UsageError(
+      `no ${noun} has this ${noun === 'snapshot' ? 'name or id' : 'id'}: ${text}`,
+      `see which there are: ${whereToLook}`,
+    );
+  }
+  if (another === undefined) return one;
+  throw new UsageError(
+    `${matching.length} ids of a ${noun} begin with ${text}`,
+    `write more of it: ${matching.slice(0, 4).join(', ')}${matching.length > 4 ? ', …' : ''}`,
+  );
+}

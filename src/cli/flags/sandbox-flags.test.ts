@@ -1,0 +1,147 @@
+import { describe, expect, it } from 'vitest';
+import { changeOf, limitsOf } from '../commands/update.ts';
+import { parseDiskLimits } from './disk-limits.ts';
+import { type NetworkFlags, networkOptions } from './sandbox-flags.ts';
+
+const NO_FLAGS: NetworkFlags = { allowOut: [], denyOut: [] };
+const usage = expect.objectContaining({ code: 'usage' });
+
+describe('networkOptions', () => {
+  it('none unless it is asked for', () => {
+    expect(networkOptions(NO_FLAGS)).toBeUndefined();
+    expect(networkOptions({ ...NO_FLAGS, net: 'none' })).toBeUndefined();
+  });
+
+  it('rules alone mean the mode in which only they count', () => {
+    const allow = ['pypi.org', '192.0.2.0/24:443'];
+    const rules = { mode: 'allowlist', allow, deny: ['x.example'] };
+    expect(networkOptions({ allowOut: allow, denyOut: ['x.example'] })).toEqual(rules);
+    const asked = { allowOut: allow, denyOut: [], net: 'egress' } as const;
+    expect(networkOptions(asked)).toEqual({ ...rules, deny: [] });
+    const open = { allowOut: [], denyOut: ['x.example'], net: 'open' } as const;
+    expect(networkOptions(open)).toEqual({ mode: 'open', allow: [], deny: ['x.example'] });
+  });
+
+  it('what could never have an effect is a wrong word', () => {
+    for (const flags of [
+      { ...NO_FLAGS, net: 'egress' },
+      { ...NO_FLAGS, denyOut: ['x.example'] },
+      { ...NO_FLAGS, net: 'none', allowOut: ['x.example'] },
+    ] as const) {
+      expect(() => networkOptions(flags)).toThrow(usage);
+    }
+  });
+});
+
+describe('--disk-limit', () => {
+  it('is one list, in units as elsewhere, for a sandbox that is made and one that runs', () => {
+    expect(parseDiskLimits(['rate=1.5MiB/s', 'iops=500'])).toEqual({
+      bytesPerSecond: 1.5 * 1024 ** 2,
+      opsPerSecond: 500,
+    });
+    expect(parseDiskLimits(['none'])).toEqual({});
+    expect(parseDiskLimits([])).toBeUndefined();
+    const flags = { ...NO_FLAGS, label: [], diskLimit: ['rate=1M'] };
+    expect(changeOf(flags)).toEqual({ diskLimits: { bytesPerSecond: 1024 ** 2 } });
+    const network = {
+      mode: 'open',
+      allow: [],
+      deny: [],
+      limits: {},
+      address: null,
+      gatewayUse: null,
+    } as const;
+    expect(limitsOf({ ...flags, netLimit: ['none'] }, network)).toMatchObject({
+      diskLimits: { bytesPerSecond: 1024 ** 2 },
+      network: { limits: {} },
+    });
+  });
+
+  it('what it can not be is a wrong word', () => {
+    for (const text of [
+      ...['', 'rate', 'rate=', 'rate=1K', 'rate=2T', 'iops=9', 'iops=1.5', 'ops=100'],
+      ...['toString=1', 'none,rate=1M', 'rate=1M,rate=2M', 'RATE=1M'],
+    ]) {
+      expect(() => parseDiskLimits([text]), text).toThrow(usage);
+    }
+  });
+});
+
+describe('--net-limit', () => {
+  const open = { ...NO_FLAGS, net: 'open' } as const;
+  const limitsOfFlags = (...netLimit: string[]) => networkOptions({ ...open, netLimit })?.limits;
+
+  it('is one list, in units as elsewhere', () => {
+    expect(limitsOfFlags('bytes=1.5GiB,up=10MiB/s', 'down=512K', 'connections=20')).toEqual({
+      bytesMax: 1.5 * 1024 ** 3,
+      uploadBytesPerSecond: 10 * 1024 ** 2,
+      downloadBytesPerSecond: 512 * 1024,
+      connectionsMax: 20,
+    });
+    expect(limitsOfFlags('none')).toEqual({});
+    expect(limitsOfFlags('up=10M,api.example.com=2K', '*.b.example=7')).toEqual({
+      uploadBytesPerSecond: 10 * 1024 ** 2,
+      destinations: [
+        { name: 'api.example.com', bytesMax: 2048 },
+        { name: '*.b.example', bytesMax: 7 },
+      ],
+    });
+    expect(limitsOfFlags()).toBeUndefined();
+  });
+
+  it('what it can not be is a wrong word', () => {
+    for (const text of [
+      ...['', 'bytes', 'bytes=', 'bytes=-1', 'up=1', 'up=1T', 'connections=0', 'connections=1.5'],
+      ...['connections=1e3', 'toString=1', 'none,up=1M', 'up=1M,up=2M', 'bytes=1M,', 'BYTES=1'],
+      ...['a.b', 'a.b=', 'a.b=0', 'a.b=x', 'a.b=1,a.b=2'],
+    ]) {
+      expect(() => limitsOfFlags(text), text).toThrow(usage);
+    }
+    expect(() => networkOptions({ ...NO_FLAGS, netLimit: ['up=1M'] })).toThrow(usage);
+  });
+
+  it('alone leaves the rules of a sandbox as they are', () => {
+    const flags = { ...NO_FLAGS, label: [], netLimit: ['connections=5'] };
+    const rules = { mode: 'allowlist', allow: ['a.example'], deny: ['b.example'] } as const;
+    const network = { ...rules, limits: { bytesMax: 7 }, address: null, gatewayUse: null };
+    const change = { network: { ...rules, limits: { connectionsMax: 5 } } };
+    expect(limitsOf(flags, network)).toEqual(change);
+    expect(limitsOf({ ...flags, timeout: '2m' }, network)).toEqual({
+      ...change,
+      timeoutMs: 120_000,
+    });
+    expect(() => limitsOf(flags, null)).toThrow(usage);
+  });
+});
+
+describe('changeOf', () => {
+  const none = { ...NO_FLAGS, label: [] };
+  it('has what is named, and nothing else', () => {
+    expect(changeOf({ ...none, net: 'none' })).toEqual({ network: null });
+    expect(changeOf({ ...none, allowOut: ['a.example'] })).toEqual({
+      network: { mode: 'allowlist', allow: ['a.example'], deny: [] },
+    });
+    expect(changeOf({ ...none, timeout: '2m', label: ['a=b'] })).toEqual({
+      timeoutMs: 120_000,
+      metadata: { a: 'b' },
+    });
+    expect(changeOf({ ...none, timeout: 'never' })).toEqual({ timeoutMs: null });
+  });
+
+  it('nothing is a wrong word', () => {
+    expect(() => changeOf(none)).toThrow(usage);
+  });
+
+  it('secrets come along with whatever network, but none', () => {
+    const env = { KEY: 'a value of the caller' };
+    const secret = ['KEY@a.example'];
+    const secrets = [{ name: 'KEY', hosts: ['a.example'], value: env.KEY }];
+    expect(changeOf({ ...none, secret }, env)).toEqual({ secrets });
+    expect(changeOf({ ...none, secret, net: 'open' }, env)).toEqual({
+      secrets,
+      network: { mode: 'open', allow: [], deny: [] },
+    });
+    expect(networkOptions({ ...none, secret, net: 'egress' })).toMatchObject({ allow: [] });
+    expect(() => changeOf({ ...none, secret, net: 'none' }, env)).toThrow('exclude');
+  });
+});

@@ -1,0 +1,119 @@
+/** Options that `run` and `create` share: what a sandbox is made with. */
+import type { SecretOptions } from '../../sandbox/secrets.ts';
+import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../../sandbox/spec.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { parseDiskLimits } from './disk-limits.ts';
+import { parseNetLimits } from './net-limits.ts';
+import { parseAliases, parseEnv, parseRate } from './options.ts';
+import * as ranges from './ranges.ts';
+import { parseSecrets } from './secret-flags.ts';
+
+export interface NetworkFlags {
+  readonly net?: NetChoice;
+  readonly allowOut: readonly string[];
+  readonly denyOut: readonly string[];
+  readonly netLimit?: readonly string[];
+  readonly secret?: readonly string[];
+}
+
+export interface SandboxFlags extends NetworkFlags {
+  readonly env: readonly string[];
+  readonly warm: readonly string[];
+  readonly alias: readonly string[];
+  readonly allowModel: readonly string[];
+  readonly cpus?: number;
+  readonly memory?: string;
+  readonly memoryMax?: string;
+  readonly disk?: string;
+  readonly rate?: string;
+  readonly diskLimit?: readonly string[];
+}
+
+/** `egress` is the mode `allowlist`. */
+export type NetChoice = 'none' | 'egress' | 'open';
+
+/** @throws UsageError */
+export function sandboxOptions(
+  cli: Pick<Cli, 'env'>,
+  flags: SandboxFlags,
+  model: Partial<ModelPolicy>,
+): SandboxOptions {
+  const { rate: text } = flags;
+  const rate = text === undefined ? undefined : ranges.named('--rate', () => parseRate(text));
+  const bucket = rate === undefined ? undefined : { size: rate, refillPerSecond: rate };
+  const diskLimits = parseDiskLimits(flags.diskLimit ?? []);
+  return {
+    ...sizeOptions(flags),
+    env: parseEnv(flags.env, cli.env),
+    warm: flags.warm,
+    models: {
+      ...model,
+      aliases: parseAliases(flags.alias),
+      ...(flags.allowModel.length === 0 ? {} : { allow: flags.allowModel }),
+    },
+    network: networkOptions(flags),
+    ...secretOptions(cli, flags),
+    ...(bucket === undefined
+      ? {}
+      : { channelLimits: { guestToHostBytes: bucket, hostToGuestBytes: bucket } }),
+    ...(diskLimits === undefined ? {} : { diskLimits }),
+  };
+}
+
+/** Rules alone mean `egress`. @throws UsageError */
+export function networkOptions(flags: NetworkFlags): NetworkOptions | undefined {
+  const { allowOut: allow, denyOut: deny, secret = [] } = flags;
+  const hasRules = allow.length + deny.length > 0;
+  if (flags.net === 'none' && secret.length > 0) {
+    throw new UsageError('--net none and --secret exclude each other', 'leave one away');
+  }
+  const { net = hasRules ? 'egress' : 'none' } = flags;
+  const limits = ranges.named('--net-limit', () => parseNetLimits(flags.netLimit ?? []));
+  const limited = limits === undefined ? {} : { limits };
+  if (net === 'open') return { mode: 'open', allow, deny, ...limited };
+  if (net === 'egress') {
+    if (allow.length + secret.length > 0) {
+      return { mode: 'allowlist', allow, deny, ...limited };
+    }
+    if (flags.net === undefined) {
+      throw new UsageError(
+        '--deny-out alone allows nothing: rules without --net mean --net egress',
+        'add --net open, or --allow-out for what is to be reached',
+      );
+    }
+    throw new UsageError(
+      'with --net egress nothing leaves but what --allow-out names',
+      'add e.g. --allow-out pypi.org, or use --net open',
+    );
+  }
+  if (!hasRules && limits !== undefined) {
+    throw new UsageError(
+      '--net-limit is of a network, of which there is none',
+      'add --net open, or --allow-out',
+    );
+  }
+  if (!hasRules) return undefined;
+  throw new UsageError('--net none and rules for a network exclude each other', 'leave one away');
+}
+
+/** Nothing where there are none. @throws UsageError */
+export function secretOptions(
+  cli: Pick<Cli, 'env'>,
+  { secret = [] }: NetworkFlags,
+): { readonly secrets?: readonly SecretOptions[] } {
+  return secret.length === 0 ? {} : { secrets: parseSecrets(secret, cli.env) };
+}
+
+/** @throws UsageError */
+export function sizeOptions(
+  flags: Pick<SandboxFlags, 'cpus' | 'memory' | 'memoryMax' | 'disk'>,
+): Pick<SandboxOptions, 'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib'> {
+  const { memoryMax } = flags;
+  return {
+    cpus: flags.cpus,
+    memoryMib: flags.memory === undefined ? undefined : ranges.memory(flags.memory),
+    ...(memoryMax === undefined ? {} : { memoryMaxMib: ranges.memoryMax(memoryMax) }),
+    diskMib: flags.disk === undefined ? undefined : ranges.disk(flags.disk),
+  };
+}

@@ -1,0 +1,40 @@
+/** `--secret NAME@host`: what it names, and the value of it. */
+import { readFileSync } from 'node:fs';
+import { describeError } from '../../base/errors.ts';
+import type { SecretOptions } from '../../sandbox/secrets.ts';
+import { UsageError } from '../failure.ts';
+
+const HOW = 'write --secret NAME@api.example.com, with NAME set here, or NAME@host=FILE';
+
+/**
+ * Values come from the environment or from files, never from the command line, which everybody can read.
+ * @throws UsageError, which never says a value
+ */
+export function parseSecrets(
+  texts: readonly string[],
+  hostEnv: Readonly<Record<string, string | undefined>>,
+): readonly SecretOptions[] {
+  const secrets = new Map<string, SecretOptions>();
+  for (const text of texts) {
+    const match = /^([A-Za-z_][A-Za-z0-9_]*)@([^=]+)(?:=(.+))?$/s.exec(text);
+    const [, name = '', places = '', file] = match ?? [];
+    // Somebody may have written the value here: it is not told again.
+    if (match === null) throw new UsageError('--secret: expected NAME@host', HOW);
+    if (secrets.has(name)) {
+      throw new UsageError(`--secret ${name} is given twice`, `write ${name}@a.example,b.example`);
+    }
+    const value = file === undefined ? hostEnv[name] : contentOf(name, file);
+    if (value === undefined) throw new UsageError(`--secret ${name}: it is not set here`, HOW);
+    secrets.set(name, { name, hosts: places.split(','), value });
+  }
+  return [...secrets.values()];
+}
+
+/** Editors end a file with a line end, which is no part of it. */
+function contentOf(name: string, path: string): string {
+  try {
+    return readFileSync(path, 'utf8').replace(/\r?\n$/, '');
+  } catch (error) {
+    throw new UsageError(`--secret ${name}: ${describeError(error)}`, HOW);
+  }
+}

@@ -1,0 +1,63 @@
+import { Command } from 'commander';
+import { describe, expect, it } from 'vitest';
+import { addDaemon } from '../definitions/daemon.ts';
+import { addInside } from '../definitions/inside.ts';
+import { addMachine } from '../definitions/machine.ts';
+import { addRun } from '../definitions/run.ts';
+import { addSandbox } from '../definitions/sandbox.ts';
+import { addTemplate } from '../definitions/template.ts';
+import { helpWords } from './help.ts';
+
+const program = new Command('neurovisor');
+for (const add of [addRun, addSandbox, addInside, addDaemon, addTemplate, addMachine]) add(program);
+
+describe('helpWords', () => {
+  it.each([
+    [['help'], ['help']],
+    [
+      ['help', 'run'],
+      ['run', '--help'],
+    ],
+    [
+      ['help', 'pool', 'set'],
+      ['pool', 'set', '--help'],
+    ],
+    // What follows is an argument of it, and must not be run.
+    [
+      ['help', 'run', 'x.py'],
+      ['run', '--help'],
+    ],
+    [
+      ['run', 'x.py', '--', '--help'],
+      ['run', 'x.py', '--', '--help'],
+    ],
+    [['ls'], ['ls']],
+    [['--help'], ['--help']],
+    [['help', 'frob'], ['frob']],
+    [['frob', '--help'], ['frob']],
+    [
+      ['help', 'pool', 'frob'],
+      ['pool', 'help', 'frob'],
+    ],
+  ])('%j is parsed as %j', (words, parsed) => expect(helpWords(program, words)).toEqual(parsed));
+});
+
+describe('descriptions', () => {
+  const all = (command: Command): Command[] => [command, ...command.commands.flatMap(all)];
+  it.each(all(program).map((command) => [command.name(), command] as const))(
+    '%s: paragraphs, so that they fill the terminal whatever its width',
+    (_name, command) => {
+      expect(command.description()).not.toMatch(/[^\n]\n[^\n]/);
+      command.configureOutput({ getOutHelpWidth: () => 50 });
+      const [head = ''] = command.helpInformation().split(/\nArguments:|\nOptions:/);
+      // Its usage is one line, as commander writes it.
+      const widest = Math.max(
+        ...head
+          .split('\n')
+          .slice(1)
+          .map((line) => line.length),
+      );
+      expect(widest).toBeLessThanOrEqual(50);
+    },
+  );
+});

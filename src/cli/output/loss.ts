@@ -1,0 +1,81 @@
+/** What happened when the connection to a program broke: the sandbox tells, not the broken stream. */
+import { sleep } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { ControlPlane } from '../../sandbox/control.ts';
+import type { EndInfo } from '../../sandbox/ending.ts';
+import { SandboxError } from '../../sandbox/errors.ts';
+import { type DiskEvent, diskFullText } from '../../sandbox/vm/full-disk.ts';
+import type { SandboxEnd } from '../../sandbox/vm/supervisor.ts';
+import type { Cli } from '../cli.ts';
+import { EXIT_NEUROVISOR_FAILED } from '../failure.ts';
+
+/** The owner of the sandbox needs a moment to find out why a link broke. */
+const WAIT_MS = 3_000;
+const POLL_MS = 100;
+
+/**
+ * Why the sandbox went away under a program.
+ * @throws SandboxError `not_ready` when it was paused; the client's error when the daemon went away; `lost`
+ *   when the sandbox is still there
+ */
+export async function endAfterLoss(
+  cli: Pick<Cli, 'cancelled'>,
+  control: Pick<ControlPlane, 'get'>,
+  id: string,
+  lost: unknown,
+): Promise<Pick<EndInfo, 'cause' | 'detail'>> {
+  for (let waitedMs = 0; ; waitedMs += POLL_MS) {
+    if (cli.cancelled.aborted) return { cause: 'stopped', detail: 'interrupted' };
+    const { end, status } = await control.get(id);
+    if (end !== null) return end;
+    if (status === 'paused') {
+      throw new SandboxError('not_ready', 'the sandbox was paused under the program', {
+        remedy: `it goes on after: neurovisor resume ${id} (neurovisor ps ${id} shows it)`,
+      });
+    }
+    if (waitedMs >= WAIT_MS) throw lost;
+    await sleep(POLL_MS);
+  }
+}
+
+/**
+ * Listens for a sandbox that stands still because its host has no room; `exec` would wait for ever, in silence.
+ * @param onPaused with one line for people
+ * @returns how to stop
+ */
+export function watchFullDisk(
+  control: Pick<ControlPlane, 'events' | 'get'>,
+  id: string,
+  onPaused: (text: string) => void,
+): () => void {
+  const aborter = new AbortController();
+  const { signal } = aborter;
+  const watch = async (): Promise<void> => {
+    let full: DiskEvent | null = null;
+    for await (const event of control.events(id, { signal })) {
+      if (event.type === 'disk_full') full = event;
+      if (event.type !== 'action' || event.action !== 'pause' || full === null) continue;
+      // What is kept comes first: it may have been resumed since.
+      if ((await control.get(id)).pausedTo === 'memory') onPaused(diskFullText(full));
+      full = null;
+    }
+  };
+  watch().catch((error: unknown) => ignore(error, 'the end of the program tells'));
+  return () => aborter.abort();
+}
+
+/** The exit status when the sandbox went away under a program. @param what e.g. `the script` */
+export function statusOfEnd(
+  cli: Cli,
+  end: Pick<SandboxEnd, 'cause' | 'detail'>,
+  what: string,
+): number {
+  if (cli.signalStatus !== null) return cli.signalStatus;
+  // `reboot` or `poweroff` in the guest is a proper end.
+  if (end.cause === 'guest-shutdown') return 0;
+  if (!cli.json) {
+    const detail = end.detail && `: ${end.detail}`;
+    cli.stderr.write(`neurovisor: the sandbox ended before ${what} did: ${end.cause}${detail}\n`);
+  }
+  return EXIT_NEUROVISOR_FAILED;
+}

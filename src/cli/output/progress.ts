@@ -1,0 +1,155 @@
+/**
+ * Draws the progress of long work on stderr. On a terminal: one line per running step, redrawn in
+ * place. Elsewhere (CI, a file): a line when a step starts and ends, and a sign of life in between.
+ */
+import { styleText } from 'node:util';
+import { createLogUpdate } from 'log-update';
+import type { Progress, ProgressEvent } from '../../base/progress.ts';
+import { duration } from './table.ts';
+
+interface Step {
+  title: string;
+  estimateMs: number;
+  isWhole: boolean;
+  startedAt: number;
+  fraction: number | undefined;
+  detail: string;
+}
+
+/** Those that run, in the order of their starts. */
+type Steps = ReadonlyMap<string, Step>;
+
+export interface ProgressView {
+  readonly report: Progress;
+  /** Takes the live lines off the screen. */
+  close(): void;
+}
+
+const REDRAW_MS = 100;
+const SIGN_OF_LIFE_MS = 15_000;
+const BAR_CELLS = 20;
+const DETAIL_COLUMNS_MIN = 10;
+const FRACTION_FOR_PACE = 0.2;
+
+export function progressView(
+  stream: NodeJS.WriteStream,
+  now: () => number = () => performance.now(),
+): ProgressView {
+  return stream.isTTY ? liveView(stream, now) : plainView(stream, now);
+}
+
+function liveView(stream: NodeJS.WriteStream, now: () => number): ProgressView {
+  const steps = new Map<string, Step>();
+  const live = createLogUpdate(stream, { showCursor: true });
+  const draw = (): void => {
+    const columns = stream.columns ?? 80;
+    const lines = [...steps.values()].map((step) => stepLine(step, steps, now(), columns));
+    if (lines.length > 0) live(lines.join('\n'));
+  };
+  const timer = setInterval(draw, REDRAW_MS);
+  timer.unref();
+  return {
+    report: (event) => {
+      apply(steps, event, now(), (line) => {
+        live.clear();
+        stream.write(`${line}\n`);
+      });
+      draw();
+    },
+    close: () => {
+      clearInterval(timer);
+      live.clear();
+      live.done();
+    },
+  };
+}
+
+function plainView(stream: NodeJS.WritableStream, now: () => number): ProgressView {
+  const steps = new Map<string, Step>();
+  const print = (line: string): void => void stream.write(`${line}\n`);
+  const timer = setInterval(() => {
+    for (const step of steps.values()) print(`  … ${progressText(step, steps, now())}`);
+  }, SIGN_OF_LIFE_MS);
+  timer.unref();
+  return {
+    report: (event) => {
+      apply(steps, event, now(), print);
+      if (event.kind === 'start') {
+        print(`• ${event.title} (about ${duration(event.estimateMs)})`);
+      }
+    },
+    close: () => clearInterval(timer),
+  };
+}
+
+function apply(
+  steps: Map<string, Step>,
+  event: ProgressEvent,
+  now: number,
+  print: (line: string) => void,
+): void {
+  const step = steps.get(event.step);
+  if (event.kind === 'start') {
+    const { title, estimateMs, isWhole = false } = event;
+    const begun = { startedAt: now, fraction: undefined, detail: '' };
+    steps.set(event.step, { title, estimateMs, isWhole, ...begun });
+    return;
+  }
+  if (step === undefined) return;
+  if (event.kind === 'update') {
+    step.fraction = event.fraction ?? step.fraction;
+    step.detail = event.detail ?? step.detail;
+    return;
+  }
+  steps.delete(event.step);
+  if (event.kind === 'failed') {
+    // What follows the first line is for who handles the error, e.g. the end of a console.
+    const [reason = ''] = event.message.split('\n');
+    print(`${styleText('red', '✗')} ${step.title}${reason === '' ? '' : `: ${reason}`}`);
+  } else if (!event.cached) {
+    print(
+      `${styleText('green', '✓')} ${step.title} ${styleText('dim', duration(event.durationMs))}`,
+    );
+  }
+}
+
+/** Fraction by the step's own count, else by time against the estimate, never quite full. */
+function shownFraction(step: Step, now: number): number {
+  if (step.fraction !== undefined) return Math.min(1, Math.max(0, step.fraction));
+  return Math.min(0.95, (now - step.startedAt) / Math.max(1, step.estimateMs));
+}
+
+function progressText(step: Step, steps: Steps, now: number): string {
+  const percent = Math.floor(shownFraction(step, now) * 100);
+  const elapsed = now - step.startedAt;
+  const left = timeLeft(step, steps, now);
+  const rest = left > 0 ? `, about ${duration(left)} left` : '';
+  return `${step.title} ${percent} % after ${duration(elapsed)}${rest}`;
+}
+
+/**
+ * From the pace so far once that says something, else from the estimate. Of a whole then: as long as the longest of
+ * its parts, which run side by side, so that its own pace says little.
+ */
+function timeLeft(step: Step, steps: Steps, now: number): number {
+  const [fraction, elapsedMs] = [shownFraction(step, now), now - step.startedAt];
+  if (step.fraction === undefined || fraction < FRACTION_FOR_PACE)
+    return Math.max(0, step.estimateMs - elapsedMs);
+  const all = [...steps.values()];
+  const parts = step.isWhole ? all.slice(all.indexOf(step) + 1) : [];
+  if (parts.length > 0) return Math.max(...parts.map((part) => timeLeft(part, steps, now)));
+  return (elapsedMs * (1 - fraction)) / fraction;
+}
+
+function stepLine(step: Step, steps: Steps, now: number, columns: number): string {
+  const fraction = shownFraction(step, now);
+  const filled = Math.round(fraction * BAR_CELLS);
+  const bar = '█'.repeat(filled) + '░'.repeat(BAR_CELLS - filled);
+  const elapsed = now - step.startedAt;
+  const left = timeLeft(step, steps, now);
+  const time = `${duration(elapsed)}${left > 0 ? `, about ${duration(left)} left` : ''}`;
+  const head = `${step.title} ${bar} ${Math.floor(fraction * 100)} % ${time}`;
+  const room = columns - head.length - 3;
+  const detail = room >= DETAIL_COLUMNS_MIN ? ` ${step.detail.slice(0, room)}` : '';
+  return `${head.slice(0, columns - 1)}${styleText('dim', detail)}`;
+}

@@ -1,0 +1,82 @@
+/** What `inspect` tells of a sandbox beside its VM: how long it stays, what it came from, its limits, its network, its secrets. Pure. */
+import type { SandboxInfo } from '../../sandbox/control.ts';
+import { bytes, coarse } from './table.ts';
+
+type Row = readonly [name: string, value: string];
+
+/** @param now milliseconds since 1970 */
+export function termRows(
+  info: Pick<SandboxInfo, 'end' | 'endsAtMs' | 'onTimeout' | 'idleTimeoutMs' | 'autoResume'>,
+  now: number,
+): readonly Row[] {
+  const { end, endsAtMs, onTimeout, idleTimeoutMs, autoResume } = info;
+  if (end !== null) return [];
+  const what = onTimeout === 'pause' ? 'is paused' : 'ends';
+  return [
+    ...(endsAtMs === null ? [] : [['time', `${what} in ${coarse(endsAtMs - now)}`] as const]),
+    ...(idleTimeoutMs === null
+      ? []
+      : [['when idle', `is paused after ${coarse(idleTimeoutMs)}`] as const]),
+    ...(autoResume ? [] : [['when paused', 'only resume lets it go on'] as const]),
+  ];
+}
+
+export function birthRows({
+  snapshot,
+  parent,
+}: Pick<SandboxInfo, 'snapshot' | 'parent'>): readonly Row[] {
+  return [
+    ...(snapshot === null ? [] : [['snapshot', snapshot] as const]),
+    ...(parent === null ? [] : [['fork of', parent] as const]),
+  ];
+}
+
+export function secretRows({ secrets }: Pick<SandboxInfo, 'secrets'>): readonly Row[] {
+  return secrets.map(({ name, hosts, held }) => {
+    const missing = held ? '' : '; its value has to be given again';
+    return ['secret', `${name} at ${hosts.join(', ')}${missing}`] as const;
+  });
+}
+
+export function diskRows({
+  bytesPerSecond,
+  opsPerSecond,
+}: SandboxInfo['diskLimits']): readonly Row[] {
+  const words = [
+    ...(bytesPerSecond === undefined ? [] : [`${bytes(bytesPerSecond)}/s`]),
+    ...(opsPerSecond === undefined ? [] : [`${opsPerSecond} operations a second`]),
+  ];
+  return words.length === 0 ? [] : [['disk limits', words.join(', ')] as const];
+}
+
+export function networkRows(network: SandboxInfo['network']): readonly Row[] {
+  if (network === null) return [];
+  const { mode, allow, deny, address, gatewayUse } = network;
+  const { refused = {}, destinations = [] } = gatewayUse ?? {};
+  return [
+    ['network', address === null ? mode : `${mode}, ${address}`],
+    ...allow.map((rule) => ['allowed', rule] as const),
+    ...deny.map((rule) => ['denied', rule] as const),
+    ...destinations.map((limit) => ['limit', destinationText(limit, limit.bytesUsed)] as const),
+    ...Object.entries(refused).map(
+      ([reason, count]) => ['refused by name', `${count}: ${reason}`] as const,
+    ),
+  ];
+}
+
+/** Of one name. @param bytesUsed undefined: not known */
+export function destinationText(
+  { name, bytesMax }: { readonly name: string; readonly bytesMax: number },
+  bytesUsed: number | undefined,
+): string {
+  const left = bytesUsed === undefined ? '' : `, ${bytes(bytesMax - bytesUsed)} left`;
+  return `${bytes(bytesMax)} with ${name}${left}`;
+}
+
+/** With what it can be given. */
+export function memoryText({
+  memoryMib,
+  memoryMaxMib,
+}: Pick<SandboxInfo, 'memoryMib' | 'memoryMaxMib'>): string {
+  return memoryMaxMib === null ? `${memoryMib} MiB` : `${memoryMib} of ${memoryMaxMib} MiB`;
+}

@@ -1,0 +1,21 @@
+/** The two ends of `cp`: a path here, `ID:PATH` in a sandbox, or `-`. */
+import { UsageError } from '../failure.ts';
+
+export type Location =
+  | { readonly kind: 'here'; readonly path: string }
+  | { readonly kind: 'guest'; readonly id: string; readonly path: string }
+  | { readonly kind: 'stream' };
+
+/**
+ * A colon makes it a guest's path, unless a slash or a dot comes before: `./a:b` is a file here. An id has
+ * no other letters. An empty path is the home of the guest's user.
+ */
+export function parseLocation(text: string): Location {
+  if (text === '-') return { kind: 'stream' };
+  const match = /^([a-z0-9]{1,20}):(.*)$/s.exec(text);
+  if (match?.[1] !== undefined) {
+    return { kind: 'guest', id: match[1], path: match[2] || '~' };
+  }
+  if (text === '') throw new UsageError('an empty path', 'write PATH, ID:PATH or -');
+  return { kind: 'here', path: text };
+}

@@ -1,0 +1,97 @@
+/**
+ * Files between here and a guest, for `cp` and `run --copy`. What is copied is decided first (a plan: every
+ * entry with its kind and size), so that the progress is known and nothing begins that can't be done.
+ */
+import { CodedError } from '../../base/errors.ts';
+import type { Progress } from '../../base/progress.ts';
+import type { Cli } from '../cli.ts';
+import { bytes as inUnits } from '../output/table.ts';
+
+export type CopyErrorCode =
+  /** The guest named something that would lead out of the target. */
+  | 'hostile_name'
+  /** Something of another type is in the way here. */
+  | 'in_the_way'
+  /** The guest sends more than any of its disks holds. */
+  | 'too_large'
+  /** A program of the guest that makes a link or sets a mode failed. */
+  | 'guest_failed';
+
+export class CopyError extends CodedError<CopyErrorCode> {}
+
+/** Entries of one copy; a tree beyond is an archive's job. */
+export const ENTRIES_MAX = 20_000;
+/** The largest disk of a sandbox. A guest may send without an end. */
+const BYTES_MAX = 64 * 1024 ** 3;
+/** Copied at once: each file is a connection and a child of the agent. */
+export const FILES_AT_ONCE = 4;
+/** Below this nobody waits long enough to look. */
+const SHOWN_FROM_BYTES = 8 * 1024 * 1024;
+/** What emulated guests manage at least, bytes per millisecond. */
+const PACE_BYTES_PER_MS = 20_000;
+
+/** Counts what went through and draws it. */
+export class TransferProgress {
+  readonly #report: Progress;
+  readonly #totalBytes: number;
+  readonly #startedAt = performance.now();
+  #bytes = 0;
+  readonly #shown: boolean;
+
+  constructor(cli: Pick<Cli, 'progress'>, title: string, totalBytes: number) {
+    this.#report = cli.progress.report;
+    this.#totalBytes = totalBytes;
+    this.#shown = totalBytes >= SHOWN_FROM_BYTES;
+    if (!this.#shown) return;
+    const estimateMs = totalBytes / PACE_BYTES_PER_MS;
+    this.#report({ kind: 'start', step: 'copy', title, estimateMs });
+  }
+
+  /** Passes the chunks on and counts them. */
+  async *count(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const chunk of source) {
+      this.#bytes += chunk.length;
+      if (this.#bytes > BYTES_MAX) {
+        throw new CopyError('too_large', `copy: more than ${inUnits(BYTES_MAX)}`);
+      }
+      if (this.#shown) {
+        this.#report({
+          kind: 'update',
+          step: 'copy',
+          fraction: this.#bytes / Math.max(1, this.#totalBytes),
+          detail: `${inUnits(this.#bytes)} of ${inUnits(this.#totalBytes)}`,
+        });
+      }
+      yield chunk;
+    }
+  }
+
+  end(succeeded: boolean): void {
+    if (!this.#shown) return;
+    const durationMs = performance.now() - this.#startedAt;
+    if (succeeded) this.#report({ kind: 'done', step: 'copy', cached: false, durationMs });
+    else this.#report({ kind: 'failed', step: 'copy', message: 'the copy failed' });
+  }
+}
+
+/** Runs the action for each, a few at a time; the first failure stops it, once those under way are over. */
+export async function someAtOnce<T>(
+  items: readonly T[],
+  action: (item: T) => Promise<void>,
+): Promise<void> {
+  const rest = items.values();
+  let failed = false;
+  const work = async (): Promise<void> => {
+    for (const item of rest) {
+      if (failed) return;
+      try {
+        await action(item);
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    }
+  };
+  const workers = await Promise.allSettled(Array.from({ length: FILES_AT_ONCE }, work));
+  for (const one of workers) if (one.status === 'rejected') throw one.reason;
+}

@@ -1,0 +1,264 @@
+/**
+ * What this machine can do, found by doing it. Each check stands alone: one that fails never hides another.
+ */
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, rm, statfs } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { freemem } from 'node:os';
+import { dirname, join } from 'node:path';
+import { CodedError, describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import { probeUpstreams } from '../bridge/detect.ts';
+import type { Config } from '../config.ts';
+import { resolveHome } from '../home.ts';
+import { missingHostPackages } from '../image/host-packages.ts';
+import { tryProbes } from '../probes/kernel-probes.ts';
+import { judgeFirecracker, QEMU_BINARY } from '../runtime/driver.ts';
+import { confineFirecracker } from '../runtime/firecracker.ts';
+import { confine } from '../runtime/jail.ts';
+import { SPACE_BYTES } from '../runtime/setup.ts';
+import { probeAccelerator } from '../vmm/probe.ts';
+import { createVsockHost } from '../vsock/host.ts';
+
+export interface Check {
+  readonly name: string;
+  /** `limited`: it works, but less well than it could. `unused`: it is not there, and nothing asks for it. */
+  readonly verdict: 'ok' | 'limited' | 'missing' | 'unused';
+  readonly detail: string;
+  readonly remedy: string | null;
+}
+
+export interface DoctorOptions {
+  readonly config: Config;
+  readonly log: Log;
+}
+
+type Finding = Omit<Check, 'name'>;
+
+const GIB = 1024 ** 3;
+const MEMORY_FOR_ONE_SANDBOX_BYTES = 0.75 * GIB;
+
+export async function examine(options: DoctorOptions): Promise<Check[]> {
+  const checks: readonly [string, (options: DoctorOptions) => Promise<Finding> | Finding][] = [
+    ['node', checkNode],
+    ['privileges', checkPrivileges],
+    ['host packages', checkPackages],
+    ['accelerator', checkAccelerator],
+    ['jail', checkJail],
+    ['firecracker', checkFirecracker],
+    ['vsock device', checkVsock],
+    ['kernel probes', checkProbes],
+    ['disk', checkDisk],
+    ['memory', checkMemory],
+    ['setup', checkSetup],
+    ['model server', checkUpstream],
+    ['gpu', checkGpu],
+  ];
+  return await Promise.all(
+    checks.map(async ([name, check]) => {
+      try {
+        return { name, ...(await check(options)) };
+      } catch (error) {
+        const remedy = error instanceof CodedError ? (error.remedy ?? null) : null;
+        return { name, verdict: 'missing' as const, detail: describeError(error), remedy };
+      }
+    }),
+  );
+}
+
+const ok = (detail: string): Finding => ({ verdict: 'ok', detail, remedy: null });
+
+function checkNode(): Finding {
+  return ok(`${process.version}, runs TypeScript as it is`);
+}
+
+function checkPrivileges(): Finding {
+  if (process.geteuid?.() === 0) return ok('root');
+  return {
+    verdict: 'limited',
+    detail: 'ordinary user: set-up can build everything but not install host packages',
+    remedy: 'run `sudo ./neurovisor setup` once if host packages are missing',
+  };
+}
+
+async function checkPackages(): Promise<Finding> {
+  const missing = await missingHostPackages();
+  if (missing.length === 0) return ok('all there');
+  const names = missing.map((one) => one.name).join(' ');
+  return {
+    verdict: 'missing',
+    detail: names,
+    remedy: `run \`./neurovisor setup\` as root, or: sudo apt-get install ${names}`,
+  };
+}
+
+async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
+  const home = resolveHome(config.home);
+  const verdict = await probeAccelerator({ cacheDir: home.cacheDir });
+  if (verdict.accelerator === 'kvm') return ok(`KVM: ${verdict.reason}`);
+  if (verdict.accelerator === 'none') {
+    return {
+      verdict: 'missing',
+      detail: verdict.reason,
+      remedy: 'run `./neurovisor setup` as root: it installs QEMU',
+    };
+  }
+  return {
+    verdict: 'limited',
+    detail: `software emulation (TCG), Python is 12 to 17 times slower: ${verdict.reason}`,
+    remedy: 'use a host whose /dev/kvm runs Linux guests (bare metal or nested virtualisation)',
+  };
+}
+
+/** Optional: QEMU does all of it. */
+async function checkFirecracker({ config }: DoctorOptions): Promise<Finding> {
+  const { version, problem } = await judgeFirecracker(config.firecracker);
+  const home = resolveHome(config.home);
+  const kvm = await probeAccelerator({ cacheDir: home.cacheDir });
+  const isAsked = config.vmm === 'firecracker';
+  const why =
+    problem ?? (kvm.accelerator === 'kvm' ? null : `${version} is there, but ${kvm.reason}`);
+  if (why === null) {
+    return ok(`${version}; ${isAsked ? 'used, as configured' : 'used with --vmm firecracker'}`);
+  }
+  if (!isAsked) return { verdict: 'unused', detail: why, remedy: null };
+  return {
+    verdict: 'missing',
+    detail: why,
+    remedy: 'see docs/firecracker.md, or unset NEUROVISOR_VMM',
+  };
+}
+
+/** As it is configured; the host's part: `doctor --security`. */
+async function checkJail({ config, log }: DoctorOptions): Promise<Finding> {
+  const home = resolveHome(config.home);
+  const quiet = { ...log, warn: () => undefined };
+  const found =
+    config.vmm === 'firecracker'
+      ? (await confineFirecracker({ config, home, log: quiet, acceptsGaps: true })).confinement
+      : await confine({ config, home, log: quiet, binary: QEMU_BINARY, acceptsGaps: true });
+  await found.close();
+  if (found.gaps.length === 0) return ok(found.description);
+  return {
+    verdict: 'limited',
+    detail: [
+      found.description,
+      ...found.gaps.filter((gap) => !gap.includes(found.description)),
+    ].join('; '),
+    remedy: 'see `neurovisor doctor --security` and docs/security.md',
+  };
+}
+
+/** Attaches a real device and sees that its socket takes a connection, in a worker like the real one. */
+async function checkVsock({ config, log }: DoctorOptions): Promise<Finding> {
+  const { runDir } = resolveHome(config.home);
+  await mkdir(runDir, { recursive: true, mode: 0o700 });
+  const dir = await mkdtemp(join(runDir, 'doctor-'));
+  const host = createVsockHost({ log });
+  try {
+    const channelPath = join(dir, 'v');
+    const vhostSocketPath = join(dir, 'u');
+    await host.attach({ id: 'doctor', guestCid: 3, channelPath, vhostSocketPath });
+    await canConnect(channelPath);
+    return ok('the vhost-user device answers');
+  } finally {
+    await host.close();
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+function canConnect(path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path, () => {
+      socket.destroy();
+      resolve();
+    });
+    socket.on('error', reject);
+  });
+}
+
+/** Loads what a daemon would measure with, and lets go of it. */
+async function checkProbes({ config }: DoctorOptions): Promise<Finding> {
+  const { findings, wanted } = await tryProbes(config);
+  if (wanted.length === 0) return ok('switched off by NEUROVISOR_PROBES');
+  const [first] = findings;
+  if (first === undefined) return ok(`a daemon measures ${wanted.join(', ')}`);
+  return {
+    verdict: 'limited',
+    detail: findings.map(({ probe, why }) => `${probe}: not available because ${why}`).join('; '),
+    remedy: first.remedy,
+  };
+}
+
+async function checkDisk({ config }: DoctorOptions): Promise<Finding> {
+  const { dir } = resolveHome(config.home);
+  let existing = dir;
+  while (!existsSync(existing)) existing = dirname(existing);
+  const fs = await statfs(existing);
+  const free = fs.bavail * fs.bsize;
+  const detail = `${gib(free)} free for ${dir}`;
+  if (free >= SPACE_BYTES) return ok(detail);
+  return {
+    verdict: 'limited',
+    detail: `${detail}; set-up needs about ${gib(SPACE_BYTES)} while it builds`,
+    remedy: 'free some space, or set NEUROVISOR_HOME to a folder on another disk',
+  };
+}
+
+function checkMemory(): Finding {
+  const free = freemem();
+  if (free >= MEMORY_FOR_ONE_SANDBOX_BYTES) return ok(`${gib(free)} available`);
+  return {
+    verdict: 'limited',
+    detail: `${gib(free)} available; a sandbox and its VMM take about ${gib(MEMORY_FOR_ONE_SANDBOX_BYTES)}`,
+    remedy: 'end other programs, or give sandboxes less with --memory',
+  };
+}
+
+async function checkSetup({ config }: DoctorOptions): Promise<Finding> {
+  const { cacheDir } = resolveHome(config.home);
+  const made: string[] = [];
+  for (const kind of ['kernel', 'rootfs', 'model']) {
+    const entries = await readdir(join(cacheDir, kind)).catch(() => []);
+    if (entries.length > 0) made.push(kind);
+  }
+  if (made.length === 3) return ok('kernel, golden image and model are there');
+  return {
+    verdict: 'limited',
+    detail: `${made.length === 0 ? 'nothing' : `only ${made.join(' and ')}`} is made yet`,
+    remedy: 'run `./neurovisor setup`; `run` does it by itself too',
+  };
+}
+
+async function checkUpstream({ config }: DoctorOptions): Promise<Finding> {
+  if (config.upstream === 'engine') return ok('the built-in engine, as configured');
+  const explicit = config.upstream === 'auto' ? undefined : config.upstream;
+  const probes = await probeUpstreams({
+    ...(explicit === undefined ? {} : { explicit }),
+    ...(config.upstreamKey === null ? {} : { apiKey: config.upstreamKey }),
+  });
+  const answering = probes.filter((probe) => probe.target !== null);
+  if (answering.length > 0) {
+    return ok(answering.map((probe) => `${probe.name}: ${probe.detail}`).join('; '));
+  }
+  if (explicit !== undefined) {
+    return {
+      verdict: 'missing',
+      detail: `${explicit}: ${probes[0]?.detail ?? 'no answer'}`,
+      remedy: 'start the server, or correct NEUROVISOR_UPSTREAM',
+    };
+  }
+  return ok(`none of ${probes.map((probe) => probe.name).join(', ')}; the built-in engine is used`);
+}
+
+function checkGpu(): Finding {
+  if (existsSync('/dev/nvidia0')) return ok('NVIDIA device; the engine uses CUDA');
+  if (existsSync('/dev/dri/renderD128')) return ok('render device; the engine may use Vulkan');
+  return {
+    verdict: 'limited',
+    detail: 'none; the engine computes on the CPU',
+    remedy: 'use a host with a GPU, or point NEUROVISOR_UPSTREAM at a server that has one',
+  };
+}
+
+const gib = (bytes: number): string => `${(bytes / GIB).toFixed(1)} GiB`;

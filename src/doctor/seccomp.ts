@@ -1,0 +1,141 @@
+/** Seccomp profiles in files: read, explained, compiled into files, and proposed from what a program does. */
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { JailError } from '../jail/errors.ts';
+import { compileProfile } from '../jail/seccomp/compile.ts';
+import { disassemble } from '../jail/seccomp/disassemble.ts';
+import { type ExplainedThread, explainProfile } from '../jail/seccomp/explain.ts';
+import { type FilterFormat, firecrackerFilter } from '../jail/seccomp/firecracker-filter.ts';
+import { type ProposedThread, proposeProfile } from '../jail/seccomp/learn.ts';
+import { type Mode, type Profile, parseProfile, withMode } from '../jail/seccomp/profile.ts';
+import { type Since, STRACE, tracedCalls } from '../jail/seccomp/strace.ts';
+import { ARCHITECTURES, type Architecture } from '../jail/seccomp/syscalls.ts';
+
+export { type FilterFormat, filterFormatOf } from '../jail/seccomp/firecracker-filter.ts';
+export type { Architecture, ExplainedThread, ProposedThread, Since };
+export { ARCHITECTURES, JailError };
+
+export const hostArchitecture = (): Architecture =>
+  process.arch === 'arm64' ? 'aarch64' : 'x86_64';
+
+/** @throws JailError `profile_invalid`; an error of Node's when the file can't be read */
+export async function readProfile(path: string): Promise<Profile> {
+  return parseProfile(await readFile(path, 'utf8'));
+}
+
+/** @throws JailError */
+export async function explainFile(path: string, arch: Architecture): Promise<ExplainedThread[]> {
+  return explainProfile(await readProfile(path), arch);
+}
+
+/** @throws JailError `profile_invalid`, `profile_too_large`, `thread_unknown` */
+export async function listProgram(
+  path: string,
+  thread: string | undefined,
+  arch: Architecture,
+): Promise<string[]> {
+  return disassemble(compileProfile(chosen(await readProfile(path), thread), arch).program);
+}
+
+export interface CompileOptions {
+  readonly arch: Architecture;
+  readonly mode: Mode;
+  /** `raw`: instructions of one thread as the kernel takes them. */
+  readonly format: 'raw' | FilterFormat;
+  /** For `raw`, when a profile has several. */
+  readonly thread?: string | undefined;
+}
+
+/** @returns what was written, bytes. @throws JailError; an error of Node's for a file */
+export async function compileFile(
+  path: string,
+  out: string,
+  { arch, mode, format, thread }: CompileOptions,
+): Promise<number> {
+  const read = await readProfile(path);
+  const profile = new Map([...read].map(([name, filter]) => [name, withMode(filter, mode)]));
+  const bytes =
+    format === 'raw'
+      ? compileProfile(chosen(profile, thread), arch).program
+      : firecrackerFilter(profile, format, arch);
+  await writeFile(out, bytes);
+  return bytes.length;
+}
+
+function chosen(profile: Profile, thread: string | undefined) {
+  const names = [...profile.keys()];
+  const name = thread ?? (names.length === 1 ? names[0] : undefined);
+  const filter = name === undefined ? undefined : profile.get(name);
+  if (filter !== undefined) return filter;
+  const asked = thread === undefined ? 'one thread of it is needed' : `no thread "${thread}"`;
+  throw new JailError('thread_unknown', `seccomp profile: ${asked}`, {
+    remedy: `Name one of ${names.join(', ')}.`,
+  });
+}
+
+/** Firecracker's threads by the names that it gives them; the others are its main thread. */
+function firecrackerThread(name: string): string {
+  if (name === 'fc_api') return 'api';
+  return name.startsWith('fc_vcpu') ? 'vcpu' : 'vmm';
+}
+
+export interface LearnOptions {
+  readonly since: Since;
+  /** Name of the one filter; `firecracker`: its three threads. */
+  readonly thread: string;
+}
+
+/**
+ * @param traces files of strace's, written as `STRACE` does
+ * @throws JailError `strace_failed` when nothing was seen
+ */
+export async function learnFromTraces(
+  traces: readonly string[],
+  { since, thread }: LearnOptions,
+): Promise<Record<string, ProposedThread>> {
+  const texts = await Promise.all(traces.map((path) => readFile(path, 'latin1')));
+  const filterOf = thread === 'firecracker' ? firecrackerThread : () => thread;
+  const calls = tracedCalls(texts, since);
+  if (calls.length > 0) return proposeProfile(calls, filterOf);
+  const what = since === 'filter' ? 'filter that was installed' : 'program that was started';
+  throw new JailError('strace_failed', `no call after a ${what} in what strace wrote`, {
+    remedy: 'See that the program runs by itself, and that strace writes all its threads (-f).',
+  });
+}
+
+/**
+ * Runs a program to its end under strace; what it prints goes to our stderr.
+ * @throws JailError `strace_failed` when there is no strace, or it could not start the program
+ */
+export async function learnFromRun(
+  argv: readonly string[],
+  options: LearnOptions,
+  signal: AbortSignal,
+): Promise<Record<string, ProposedThread>> {
+  const directory = await mkdtemp(join(tmpdir(), 'nv-learn-'));
+  try {
+    const trace = join(directory, 'trace');
+    const [strace, ...words] = STRACE;
+    const child = spawn(strace, [...words, trace, '--', ...argv], {
+      // Its output is not the profile.
+      stdio: ['inherit', 2, 2],
+      signal,
+    });
+    await new Promise<void>((resolve, reject) => {
+      child.once('error', reject);
+      child.once('exit', () => resolve());
+    });
+    return await learnFromTraces([trace], options);
+  } catch (cause) {
+    signal.throwIfAborted();
+    if (cause instanceof JailError) throw cause;
+    throw new JailError('strace_failed', `watch what ${argv[0]} does with strace`, {
+      cause,
+      remedy: 'Install strace, and see that the program runs by itself.',
+    });
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,267 @@
+/**
+ * Whether this host is set up as one that runs code of strangers should be: what Firecracker's guide to
+ * production hosts asks for (its docs/prod-host-setup.md, in our words), and what our own jail needs. Facts
+ * are read from /proc and /sys through an argument, so that every judgement can be tried.
+ */
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { release } from 'node:os';
+import { describeError } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import type { Config } from '../config.ts';
+import { resolveHome } from '../home.ts';
+import { QEMU_BINARY } from '../runtime/driver.ts';
+import { confineFirecracker } from '../runtime/firecracker.ts';
+import { confine } from '../runtime/jail.ts';
+import type { Check } from './doctor.ts';
+
+type Finding = Omit<Check, 'name'>;
+
+export interface HostFacts {
+  /** The text of a file without blanks around it; null: there is none, or it may not be read. */
+  read(path: string): string | null;
+  /** Names in a directory; none where it can't be read. */
+  list(path: string): readonly string[];
+  exists(path: string): boolean;
+  /** As `uname -r`. */
+  readonly kernel: string;
+}
+
+export const thisHost: HostFacts = {
+  read(path) {
+    try {
+      return readFileSync(path, 'utf8').trim();
+    } catch (error) {
+      ignore(error, 'a fact that this host does not tell');
+      return null;
+    }
+  },
+  list(path) {
+    try {
+      return readdirSync(path);
+    } catch (error) {
+      ignore(error, 'a fact that this host does not tell');
+      return [];
+    }
+  },
+  exists: existsSync,
+  kernel: release(),
+};
+
+/** Everything about the host itself, then the jail. Each check stands alone. */
+export async function auditHost(
+  options: { readonly config: Config; readonly log: Log },
+  host: HostFacts = thisHost,
+): Promise<Check[]> {
+  const facts = JUDGEMENTS.map(([name, judge]) => ({ name, ...judge(host) }));
+  return [...facts, ...(await jailChecks(options))];
+}
+
+const ok = (detail: string): Finding => ({ verdict: 'ok', detail, remedy: null });
+const limited = (detail: string, remedy: string): Finding => ({
+  verdict: 'limited',
+  detail,
+  remedy,
+});
+
+export const JUDGEMENTS: readonly (readonly [string, (host: HostFacts) => Finding])[] = [
+  ['host kernel', kernel],
+  ['virtualised host', nested],
+  ['kvm device', kvmDevice],
+  ['second-level paging', paging],
+  ['simultaneous threads', smt],
+  ['page sharing', ksm],
+  ['swap', swap],
+  ['processor flaws', flaws],
+  ['rowhammer', rowhammer],
+  ['start of VMs', hugePages],
+  ['kernel console', kernelConsole],
+  ['control groups', controlGroups],
+  ['user ids', userIds],
+];
+
+const KERNEL_MIN = [5, 10] as const;
+
+function kernel({ kernel: version }: HostFacts): Finding {
+  const [major = 0, minor = 0] = version.split('.').map(Number.parseFloat);
+  const isOld = major < KERNEL_MIN[0] || (major === KERNEL_MIN[0] && minor < KERNEL_MIN[1]);
+  if (!isOld) return ok(version);
+  return limited(`${version} is older than ${KERNEL_MIN.join('.')}`, 'use a newer kernel');
+}
+
+function nested({ read }: HostFacts): Finding {
+  const flags = /^flags\s*:(.*)$/m.exec(read('/proc/cpuinfo') ?? '')?.[1] ?? '';
+  if (!/ hypervisor( |$)/.test(flags)) return ok('no: it runs on the processor itself');
+  return limited(
+    'this host is a virtual machine itself: its hypervisor has to be trusted as well',
+    'use a machine of your own for strangers’ code',
+  );
+}
+
+function kvmDevice({ exists, read }: HostFacts): Finding {
+  if (!exists('/dev/kvm')) {
+    return limited('no /dev/kvm: guests are emulated', 'use a host with KVM');
+  }
+  const modules = read('/proc/modules') ?? '';
+  const nesting = ['kvm_intel', 'kvm_amd']
+    .map((name) => read(`/sys/module/${name}/parameters/nested`))
+    .find((value) => value === 'Y' || value === '1');
+  if (nesting === undefined)
+    return ok(modules.includes('kvm') ? 'there, without nesting' : 'there');
+  return limited(
+    'there, and guests could run hypervisors: ours are not told of vmx and svm',
+    'load kvm_intel or kvm_amd with nested=0',
+  );
+}
+
+function paging({ read }: HostFacts): Finding {
+  const value =
+    read('/sys/module/kvm_intel/parameters/ept') ?? read('/sys/module/kvm_amd/parameters/npt');
+  if (value === null) return ok('no KVM module that would need it');
+  if (value === 'Y' || value === '1') return ok('on');
+  return limited(
+    'off: KVM keeps page tables in software',
+    'load kvm_intel with ept=1 (kvm_amd: npt=1)',
+  );
+}
+
+function smt({ read }: HostFacts): Finding {
+  const active = read('/sys/devices/system/cpu/smt/active');
+  if (active !== '1') return ok(active === null ? 'this host has none' : 'off');
+  return limited(
+    'on: a guest may spy on another that shares its core',
+    'boot with nosmt, or echo off > /sys/devices/system/cpu/smt/control',
+  );
+}
+
+function ksm({ read }: HostFacts): Finding {
+  if (read('/sys/kernel/mm/ksm/run') !== '1') return ok('off');
+  return limited(
+    'on (KSM): a guest can find out what pages another has',
+    'echo 2 > /sys/kernel/mm/ksm/run',
+  );
+}
+
+function swap({ read }: HostFacts): Finding {
+  const devices = (read('/proc/swaps') ?? '').split('\n').slice(1);
+  const plain = devices
+    .map((line) => line.split(/\s+/)[0] ?? '')
+    .filter((name) => name !== '' && !name.includes('zram'));
+  if (plain.length === 0) return ok('none on a disk');
+  return limited(
+    `${plain.join(', ')}: memory of guests may reach the disk`,
+    'swapoff -a, or encrypt the swap device',
+  );
+}
+
+function flaws({ read, list }: HostFacts): Finding {
+  const dir = '/sys/devices/system/cpu/vulnerabilities';
+  const names = list(dir);
+  const open = names.filter((name) => read(`${dir}/${name}`)?.startsWith('Vulnerable') === true);
+  if (names.length === 0) {
+    return limited(
+      'this kernel does not tell',
+      'use a kernel with /sys/devices/system/cpu/vulnerabilities',
+    );
+  }
+  if (open.length === 0) return ok(`${names.length} known, none open`);
+  return limited(
+    `open: ${open.sort().join(', ')}`,
+    'update microcode and kernel, and leave mitigations= as it is; spectre-meltdown-checker tells more',
+  );
+}
+
+/** No file tells it. */
+function rowhammer(): Finding {
+  return limited(
+    'can’t be seen from here',
+    'ask the maker for memory with ECC and target row refresh (TRR)',
+  );
+}
+
+function hugePages({ read }: HostFacts): Finding {
+  const value = read('/sys/module/kvm/parameters/nx_huge_pages');
+  const affected = read('/sys/devices/system/cpu/vulnerabilities/itlb_multihit');
+  if (value === null || value === 'N' || value === 'never') return ok('not slowed down');
+  if (affected?.startsWith('KVM') === true)
+    return ok('slowed down by a mitigation that this processor needs');
+  return limited(
+    'KVM makes VMs slowly for a flaw that this processor has not (kernels from 6.1)',
+    'load kvm with nx_huge_pages=never, or mount cgroup2 with favordynmods',
+  );
+}
+
+/** KERN_WARNING: what is more urgent only. */
+const CONSOLE_LEVEL_MAX = 4;
+
+function kernelConsole({ read }: HostFacts): Finding {
+  const level = Number((read('/proc/sys/kernel/printk') ?? '').split(/\s+/)[0]);
+  if (Number.isNaN(level) || level <= CONSOLE_LEVEL_MAX) return ok('quiet');
+  return limited(
+    `level ${level}: guests can make the kernel print much on a slow console`,
+    'boot with quiet loglevel=1, or sysctl kernel.printk=1',
+  );
+}
+
+function controlGroups({ exists, read }: HostFacts): Finding {
+  const controllers = read('/sys/fs/cgroup/cgroup.controllers');
+  if (controllers !== null) return ok(`v2: ${controllers}`);
+  if (exists('/sys/fs/cgroup/memory')) {
+    return limited(
+      'v1: limits hold, but snapshots are restored more slowly',
+      'boot with cgroup v2',
+    );
+  }
+  return limited('none mounted: VMMs are not limited', 'mount /sys/fs/cgroup');
+}
+
+const USERS = /^[^:]*:[^:]*:(\d+):/;
+/** systemd's table keeps it free; ours lie there. */
+const RESERVED = [1_900_000_000, 1_900_004_095] as const;
+
+function userIds({ read }: HostFacts): Finding {
+  const lines = (read('/etc/passwd') ?? '').split('\n');
+  const taken = lines.filter((line) => {
+    const uid = Number(USERS.exec(line)?.[1]);
+    return uid >= RESERVED[0] && uid <= RESERVED[1];
+  });
+  if (taken.length === 0) return ok(`${RESERVED.join(' to ')} are nobody’s`);
+  return limited(
+    `${taken.length} users of this host have ids that VMMs get`,
+    'set NEUROVISOR_JAIL_UIDS to FIRST:COUNT, a range that nobody has',
+  );
+}
+
+/** By jailing a VMM, as it would be done. */
+async function jailChecks(options: {
+  readonly config: Config;
+  readonly log: Log;
+}): Promise<Check[]> {
+  const { config, log } = options;
+  const home = resolveHome(config.home);
+  if (config.jail === 'off' || config.jail === 'log') {
+    const remedy = 'unset NEUROVISOR_JAIL, or set it to enforce';
+    return [{ name: 'jail', verdict: 'limited', detail: `NEUROVISOR_JAIL=${config.jail}`, remedy }];
+  }
+  try {
+    const enforced = { ...config, jail: 'enforce' } as const;
+    const found =
+      config.vmm === 'firecracker'
+        ? (await confineFirecracker({ config: enforced, home, log, acceptsGaps: true })).confinement
+        : await confine({ config: enforced, home, log, binary: QEMU_BINARY, acceptsGaps: true });
+    await found.close();
+    if (found.gaps.length === 0) return [{ name: 'jail', ...ok(found.description) }];
+    const detail = `${found.description}; but ${found.gaps.join('; ')}`;
+    return [
+      { name: 'jail', ...limited(detail, 'run NeuroVisor as root, on a host with control groups') },
+    ];
+  } catch (error) {
+    const remedy = remedyOf(error) ?? 'see docs/security.md';
+    return [{ name: 'jail', verdict: 'missing', detail: describeError(error), remedy }];
+  }
+}
+
+function remedyOf(error: unknown): string | undefined {
+  if (typeof error !== 'object' || error === null || !('remedy' in error)) return undefined;
+  return typeof error.remedy === 'string' ? error.remedy : undefined;
+}

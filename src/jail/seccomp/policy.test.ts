@@ -1,0 +1,136 @@
+/** The profiles of the product themselves. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { actionOfReturn, compileProfile, X32_BIT } from './compile.ts';
+import { interpret } from './interpret.ts';
+import { type Action, type Profile, parseProfile, withMode } from './profile.ts';
+import { redundantRules } from './profile-check.ts';
+import { AUDIT_ARCH, syscallNames, syscallNumber } from './syscalls.ts';
+
+const read = (name: string): Profile =>
+  parseProfile(readFileSync(join(import.meta.dirname, '../../../policy', name), 'utf8'));
+const LAUNCH = 'firecracker-launch-x86_64.json';
+const FILES = ['qemu-x86_64.json', 'firecracker-x86_64.json', LAUNCH];
+
+/** What the kernel would do with a call of a thread. */
+function judge(profile: Profile, thread: string) {
+  const filter = profile.get(thread);
+  if (filter === undefined) throw new Error(`no thread ${thread}`);
+  const { program } = compileProfile(filter, 'x86_64');
+  return (syscall: string, ...args: (number | bigint)[]): Action | undefined => {
+    const call = {
+      arch: AUDIT_ARCH.x86_64,
+      number: syscallNumber(syscall, 'x86_64') ?? X32_BIT,
+      args: args.map(BigInt),
+    };
+    return actionOfReturn(interpret(program, call).word);
+  };
+}
+
+/** R-SEC-3 and more: what no VMM may do once it runs, whatever the arguments. */
+const NEVER = [
+  ...['execveat', 'fork', 'vfork', 'ptrace', 'process_vm_readv', 'process_vm_writev'],
+  ...['mount', 'umount2', 'pivot_root', 'chroot', 'unshare', 'setns', 'open_tree', 'move_mount'],
+  ...['fsopen', 'fsmount', 'mount_setattr', 'swapon', 'reboot', 'kexec_load', 'kexec_file_load'],
+  ...['bpf', 'perf_event_open', 'io_uring_enter', 'io_uring_register', 'userfaultfd'],
+  ...['keyctl', 'add_key', 'request_key', 'init_module', 'finit_module', 'delete_module'],
+  ...['open_by_handle_at', 'name_to_handle_at', 'memfd_secret', 'personality', 'acct', 'quotactl'],
+  ...['setuid', 'setgid', 'setresuid', 'setresgid', 'setgroups', 'capset', 'iopl', 'ioperm'],
+  ...['kill', 'tkill', 'pidfd_open', 'pidfd_send_signal', 'pidfd_getfd', 'modify_ldt', 'syslog'],
+  ...['bind', 'listen', 'accept', 'accept4', 'symlink', 'link', 'rename', 'unlink', 'mknod'],
+];
+
+describe('policy', () => {
+  for (const file of FILES) {
+    it(`${file}: compiles, each entry says which call site needs it, none is redundant`, () => {
+      for (const filter of read(file).values()) {
+        for (const mode of ['enforce', 'log'] as const)
+          expect(compileProfile(withMode(filter, mode), 'x86_64').instructions).toBeLessThan(400);
+        expect(filter.rules.filter(({ comment }) => comment === undefined)).toEqual([]);
+        expect(redundantRules(filter)).toEqual([]);
+      }
+    });
+  }
+
+  it('QEMU: no program, no process, nothing of the kernel that it does not need', () => {
+    const qemu = judge(read('qemu-x86_64.json'), 'qemu');
+    for (const name of NEVER) expect([name, qemu(name)]).toEqual([name, 'kill_process']);
+    // A process; a thread; what glibc tries first; a socket to the network; the terminal of others.
+    expect(qemu('clone', 17)).toBe('kill_process');
+    expect(qemu('clone', 0x3d_0f00)).toBe('allow');
+    expect(qemu('clone3')).toEqual({ errno: 38 });
+    expect(qemu('io_uring_setup')).toEqual({ errno: 38 });
+    expect(qemu('socket', 1)).toBe('allow');
+    expect([2, 10, 16, 17, 40].map((family) => qemu('socket', family))).toEqual(
+      Array(5).fill('kill_process'),
+    );
+    expect(qemu('ioctl', 0, 0x5412)).toBe('kill_process');
+    expect(qemu('ioctl', 0, 0xae80)).toBe('allow');
+    expect(qemu('prctl', 4)).toBe('kill_process');
+  });
+
+  it('Firecracker: each thread has its own, and none that of another', () => {
+    const profile = read('firecracker-x86_64.json');
+    expect([...profile.keys()].sort()).toEqual(['api', 'vcpu', 'vmm']);
+    const [vmm, api, vcpu] = ['vmm', 'api', 'vcpu'].map((name) => judge(profile, name));
+    const own = new Set(['tkill', 'accept4']);
+    for (const name of NEVER.filter((each) => !own.has(each))) {
+      const all = [vmm, api, vcpu].map((thread) => thread?.(name));
+      expect([name, ...all]).toEqual([name, 'trap', 'trap', 'trap']);
+    }
+    for (const name of ['execve', 'clone', 'clone3', 'fork', 'seccomp', 'prctl'])
+      expect([vmm, api, vcpu].map((thread) => thread?.(name))).toEqual(Array(3).fill('trap'));
+    const run = [vmm, api, vcpu].map((thread) => thread?.('ioctl', 5, 0xae80));
+    expect(run).toEqual(['trap', 'trap', 'allow']);
+    expect([vmm, api, vcpu].map((thread) => thread?.('open'))).toEqual(['allow', 'trap', 'trap']);
+    expect([vmm, api, vcpu].map((thread) => thread?.('socket', 1))).toEqual([
+      ...['allow', 'trap', 'trap'],
+    ]);
+    // A signal to another thread is for the kick of a vCPU only, or one's own end.
+    expect([6, 9, 19, 35].map((signal) => vmm?.('tkill', 1, signal))).toEqual([
+      'allow',
+      'trap',
+      'trap',
+      'allow',
+    ]);
+  });
+
+  it('Firecracker’s launcher: refuses what none of its threads needs, and leaves the jailer to its work', () => {
+    const launch = judge(read(LAUNCH), 'launch');
+    const threads = ['api', 'vcpu', 'vmm'].map((name) =>
+      judge(read('firecracker-x86_64.json'), name),
+    );
+    const refused = syscallNames('x86_64').filter((name) => launch(name) === 'trap');
+    for (const name of refused)
+      expect(threads.map((of) => of(name))).toEqual(Array(3).fill('trap'));
+    const hostile = [
+      'io_uring_setup',
+      'io_uring_enter',
+      'io_uring_register',
+      'bpf',
+      'ptrace',
+      'keyctl',
+    ];
+    expect(refused).toEqual(expect.arrayContaining([...hostile, 'userfaultfd', 'execveat']));
+    const jailers = [
+      'mount',
+      'umount2',
+      'unshare',
+      'pivot_root',
+      'mknod',
+      'setns',
+      'setuid',
+      'execve',
+    ];
+    for (const name of [...jailers, 'clone', 'seccomp', 'chroot', 'chown'])
+      expect([name, launch(name)]).toEqual([name, 'allow']);
+  });
+
+  it('every call of the table is decided, and few are allowed', () => {
+    const qemu = judge(read('qemu-x86_64.json'), 'qemu');
+    const allowed = syscallNames('x86_64').filter((name) => qemu(name) === 'allow');
+    expect(allowed.length).toBeLessThan(120);
+    expect(syscallNames('x86_64').length).toBeGreaterThan(350);
+  });
+});

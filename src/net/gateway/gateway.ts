@@ -1,0 +1,265 @@
+/**
+ * The gateway: every TCP connection that the packet filter redirects from a sandbox whose policy is by name
+ * ends here (io) and goes on only where IP = SNI = Host. TLS is not terminated, nothing is decrypted, but to
+ * hosts that secrets of the sandbox belong to (`secret.ts`).
+ *
+ *     guest ──tcp 443──► redirect ──► gateway: ClientHello ─► name allowed, address pinned ──► that address
+ *     guest ──tcp  80──► redirect ──► gateway: each HTTP head, as above ─────────────────────► that address
+ *                                        └─ no: alert or 403 with the reason, counted
+ *
+ * It never resolves a name itself: it connects to the very address that the guest connected to.
+ */
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { type Clock, systemClock } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
+import { type Log, silentLog } from '../../base/log.ts';
+import { plainAddress } from '../addresses/host-name.ts';
+import { listenError } from '../listen-error.ts';
+import { Meter } from '../policy/destination-budgets.ts';
+import { type Destination, spent } from '../policy/judge.ts';
+import type { SecretUse } from '../secret/connection.ts';
+import { GatewayConnection } from './connection.ts';
+import type {
+  ConnectionContext,
+  EndReason,
+  GatewayProtocol,
+  GatewaySandbox,
+  GatewayTimeouts,
+} from './sandbox.ts';
+
+/** Connections of all gateways that share it. */
+export class OpenConnections {
+  count = 0;
+}
+
+export interface GatewayLimits extends GatewayTimeouts {
+  /** Of all gateways that share one `OpenConnections`. */
+  readonly connectionsMax: number;
+  readonly connectionsPerSandboxMax: number;
+}
+
+export const GATEWAY_LIMITS: GatewayLimits = {
+  connectionsMax: 4096,
+  connectionsPerSandboxMax: 256,
+  headMs: 10_000,
+  connectMs: 10_000,
+  idleMs: 300_000,
+  lingerMs: 2_000,
+};
+
+export type GatewayEndReason =
+  | EndReason
+  | 'unknown_sandbox'
+  | 'no_destination'
+  | 'connection_limit';
+
+export interface GatewayEvent {
+  readonly sandboxId: string | undefined;
+  readonly destination: Destination | undefined;
+  /** What the guest called it, as far as that is known. */
+  readonly name: string | undefined;
+  readonly outcome: 'allowed' | GatewayEndReason;
+  readonly why: string;
+}
+
+export interface GatewayOptions {
+  readonly address: string;
+  /** 0: any. */
+  readonly port: number;
+  /** @param remoteAddress as `plainAddress` writes it */
+  readonly whoIs: (remoteAddress: string) => GatewaySandbox | undefined;
+  /** Where the guest wanted to go, before the redirect (SO_ORIGINAL_DST). */
+  readonly originalDestination: (socket: Socket) => Destination | undefined;
+  /** What is spoken at a port; undefined: the first byte tells. */
+  readonly protocolOf?: (port: number) => GatewayProtocol | undefined;
+  /** With `allowHalfOpen`. */
+  readonly dial?: (destination: Destination) => Socket;
+  /** Once per connection or request that was judged. */
+  readonly onEvent?: (event: GatewayEvent) => void;
+  /** Once per request with a secret or a placeholder in it, as far as it can be seen. */
+  readonly onSecrets?: (use: SecretUse & { readonly sandboxId: string }) => void;
+  readonly clock?: Clock;
+  readonly limits?: Partial<GatewayLimits>;
+  /** Absent: its own. */
+  readonly open?: OpenConnections;
+  readonly log?: Log;
+}
+
+export interface GatewayStats {
+  readonly connections: number;
+  readonly accepted: number;
+  /** TLS connections and HTTP requests that passed. */
+  readonly allowed: number;
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
+  readonly ended: ReadonlyMap<GatewayEndReason, number>;
+}
+
+const DEFAULT_PROTOCOLS = new Map<number, GatewayProtocol>([
+  [80, 'http'],
+  [443, 'tls'],
+]);
+
+export class Gateway {
+  readonly #options: GatewayOptions;
+  readonly #limits: GatewayLimits;
+  readonly #open: OpenConnections;
+  readonly #log: Log;
+  readonly #server: Server;
+  readonly #connections = new Map<GatewayConnection, string>();
+  readonly #perSandbox = new Map<string, number>();
+  readonly #ended = new Map<GatewayEndReason, number>();
+  readonly #counts = { accepted: 0, allowed: 0, bytesSent: 0, bytesReceived: 0 };
+
+  constructor(options: GatewayOptions) {
+    this.#options = options;
+    this.#limits = { ...GATEWAY_LIMITS, ...options.limits };
+    this.#open = options.open ?? new OpenConnections();
+    this.#log = options.log ?? silentLog;
+    this.#server = createServer({ allowHalfOpen: true, noDelay: true }, (s) => this.#onSocket(s));
+  }
+
+  /** @returns the port. @throws ListenError */
+  async listen(): Promise<number> {
+    const { address, port } = this.#options;
+    await new Promise<void>((resolve, reject) => {
+      const onError = (error: Error): void => reject(listenError('egress', address, port, error));
+      this.#server.once('error', onError);
+      this.#server.listen(port, address, () => {
+        this.#server.off('error', onError);
+        resolve();
+      });
+    });
+    this.#server.on('error', (error) => this.#log.warn('gateway', { error: error.message }));
+    const bound = this.#server.address();
+    return typeof bound === 'object' && bound !== null ? bound.port : port;
+  }
+
+  stats(): GatewayStats {
+    return { ...this.#counts, connections: this.#connections.size, ended: new Map(this.#ended) };
+  }
+
+  /** After a change of its policy: ends what that does not let through. */
+  judgeSandbox(sandboxId: string): void {
+    for (const [connection, owner] of this.#connections)
+      if (owner === sandboxId) connection.judgeAnew();
+  }
+
+  /** Ends what a sandbox has open: at its end. */
+  closeSandbox(sandboxId: string): void {
+    for (const [connection, owner] of this.#connections)
+      if (owner === sandboxId) connection.destroy();
+  }
+
+  async close(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#server.close(() => resolve());
+    for (const connection of this.#connections.keys()) connection.destroy();
+    await promise;
+  }
+
+  #onSocket(socket: Socket): void {
+    this.#counts.accepted += 1;
+    const sandbox = this.#options.whoIs(plainAddress(socket.remoteAddress ?? ''));
+    if (sandbox === undefined) {
+      this.#drop(socket, 'unknown_sandbox', 'the source address is no sandbox’s');
+      return;
+    }
+    const original = this.#options.originalDestination(socket);
+    if (original === undefined) {
+      this.#drop(socket, 'no_destination', 'the connection was not redirected', sandbox.id);
+      return;
+    }
+    const own = this.#perSandbox.get(sandbox.id) ?? 0;
+    const { connectionsMax, connectionsPerSandboxMax } = this.#limits;
+    const isFull = this.#open.count >= connectionsMax || own >= connectionsPerSandboxMax;
+    if (isFull) {
+      this.#drop(socket, 'connection_limit', 'too many connections', sandbox.id);
+      return;
+    }
+    this.#perSandbox.set(sandbox.id, own + 1);
+    const destination = { address: plainAddress(original.address), port: original.port };
+    this.#serve(socket, sandbox, destination);
+  }
+
+  #serve(socket: Socket, sandbox: GatewaySandbox, destination: Destination): void {
+    const {
+      clock = systemClock,
+      dial = dialDirectly,
+      onEvent,
+      onSecrets,
+      protocolOf,
+    } = this.#options;
+    const report = (outcome: GatewayEvent['outcome'], why: string, name: string | undefined) =>
+      onEvent?.({ sandboxId: sandbox.id, destination, name, outcome, why });
+    const { port } = destination;
+    const protocol = protocolOf === undefined ? DEFAULT_PROTOCOLS.get(port) : protocolOf(port);
+    const meter = new Meter(sandbox.budgets);
+    const context: ConnectionContext = {
+      clock,
+      timeouts: this.#limits,
+      dial,
+      onAllowed: (_protocol: GatewayProtocol, name: string | undefined) => {
+        if (!meter.add(name)) return false;
+        this.#counts.allowed += 1;
+        report('allowed', '', name);
+        return true;
+      },
+      onRefused: (reason: EndReason, why: string, name: string | undefined) => {
+        this.#count(reason);
+        report(reason, why, name);
+      },
+      onBytes: (direction: 'sent' | 'received', bytes: number) => {
+        if (!meter.count(bytes)) {
+          context.onRefused('budget_spent', spent(meter.names), meter.names);
+          connection.destroy();
+          return false;
+        }
+        this.#counts[direction === 'sent' ? 'bytesSent' : 'bytesReceived'] += bytes;
+        return true;
+      },
+      onSecrets: (use: SecretUse) => onSecrets?.({ ...use, sandboxId: sandbox.id }),
+    };
+    const connection = new GatewayConnection(context, socket, sandbox, destination, protocol);
+    this.#connections.set(connection, sandbox.id);
+    this.#open.count += 1;
+    socket.once('close', () => {
+      this.#connections.delete(connection);
+      this.#open.count -= 1;
+      const left = (this.#perSandbox.get(sandbox.id) ?? 1) - 1;
+      if (left === 0) this.#perSandbox.delete(sandbox.id);
+      else this.#perSandbox.set(sandbox.id, left);
+    });
+  }
+
+  #drop(socket: Socket, reason: GatewayEndReason, why: string, sandboxId?: string): void {
+    this.#count(reason);
+    this.#options.onEvent?.({
+      sandboxId,
+      destination: undefined,
+      name: undefined,
+      outcome: reason,
+      why,
+    });
+    socket.on('error', (error) => ignore(error, 'a guest that broke its connection'));
+    socket.resetAndDestroy();
+  }
+
+  #count(reason: GatewayEndReason): void {
+    this.#ended.set(reason, (this.#ended.get(reason) ?? 0) + 1);
+  }
+}
+
+/**
+ * The packet filter redirects no connection to the host itself. Should one come all the same, it hears nothing:
+ * Linux calls an address of its own from that very address.
+ */
+export function dialDirectly({ address, port }: Destination): Socket {
+  const socket = connect({ host: address, port, allowHalfOpen: true, noDelay: true });
+  socket.once('connect', () => {
+    if (socket.localAddress === socket.remoteAddress) {
+      socket.destroy(new Error('the destination is the host itself'));
+    }
+  });
+  return socket;
+}

@@ -1,0 +1,415 @@
+/** The network of one sandbox (io): TAP, resolver, gateway and its part of the packet filter. */
+
+import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { assert } from '../../base/assert.ts';
+import type { CleanupStack } from '../../base/cleanup.ts';
+import type { Clock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import type { GuestNetwork } from '../../base/guest-network.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Log } from '../../base/log.ts';
+import { SyscallError } from '../../sys/libc.ts';
+import { originalDestination } from '../../sys/original-destination.ts';
+import { type AddressLease, GATEWAY_MAC } from '../addresses/address-plan.ts';
+import { type NameEvent, SandboxNames } from '../dns/answers.ts';
+import { DnsServer, type DnsServerOptions } from '../dns/server.ts';
+import type { DnsUpstream } from '../dns/upstream.ts';
+import { NetError } from '../errors.ts';
+import { Gateway, type GatewayEvent, type OpenConnections } from '../gateway/gateway.ts';
+import type { Tap } from '../link/tap.ts';
+import type { TapBorrower } from '../link/tap-loan.ts';
+import { ListenError } from '../listen-error.ts';
+import type { HostTable, Tabled } from '../nftables/host-table.ts';
+import type { PacketPin } from '../nftables/ruleset.ts';
+import { renewedChains, type SandboxNetwork } from '../nftables/sandbox-chains.ts';
+import { DROP_COUNTERS, type SandboxTraffic } from '../nftables/sandbox-counters.ts';
+import { type BytesByName, DestinationBudgets } from '../policy/destination-budgets.ts';
+import type { Destination } from '../policy/judge.ts';
+import { namePolicy } from '../policy/name-policy.ts';
+import { PIN_LIMITS, type Pin, Pins } from '../policy/pins.ts';
+import { type EgressPolicy, pinnedPorts } from '../policy/policy.ts';
+import { SecretLog } from '../secret/log.ts';
+import { type EgressSecrets, withSecretHosts } from '../secret/secret.ts';
+import type { MetadataGuard } from '../xdp/metadata-guard.ts';
+import type { MetadataDrops } from '../xdp/metadata-program.ts';
+import { GuestConnections } from './guest-connection.ts';
+import type { GatewayUse, LeaseLimits, NetworkLease, NetworkTraffic } from './lease.ts';
+
+const DNS_PORT = 53;
+const REFUSALS = [...Object.keys(DROP_COUNTERS), 'unasked'] as readonly (
+  | keyof typeof DROP_COUNTERS
+  | 'unasked'
+)[];
+
+const NO_DROPS: MetadataDrops = { metadata: 0, unreadable: 0 };
+
+export interface SandboxLeaseOptions {
+  readonly addresses: AddressLease;
+  readonly tap: Pick<Tap, 'name' | 'fd' | 'close'>;
+  /** See `NetworkLease.lend`. */
+  readonly lend: NetworkLease['lend'];
+  /** Absent: this host has no BPF for us. */
+  readonly guard: MetadataGuard | undefined;
+  readonly mtu: number;
+  readonly policy: EgressPolicy;
+  readonly limits: LeaseLimits;
+  /** Of the budget, before. */
+  readonly bytesUsed: number;
+  /** The same of `limits.destinations`. */
+  readonly destinationBytesUsed?: BytesByName;
+  readonly secrets?: EgressSecrets | undefined;
+  readonly table: Pick<HostTable, 'add' | 'update' | 'pin' | 'remove' | 'traffic'>;
+  /** For who looks at them from another process. */
+  readonly record: (policy: EgressPolicy, limits: LeaseLimits, use: GatewayUse) => void;
+  readonly upstreams: readonly DnsUpstream[];
+  /** Through the gateways of all sandboxes of this process. */
+  readonly connections: OpenConnections;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** What can be changed while it lives. */
+interface Terms {
+  readonly asked: EgressPolicy;
+  readonly limits: LeaseLimits;
+  readonly secrets: EgressSecrets | undefined;
+}
+
+export class SandboxLease implements NetworkLease {
+  readonly guest: GuestNetwork;
+  readonly #options: SandboxLeaseOptions;
+  readonly #names: SandboxNames;
+  readonly #gateway: Gateway;
+  readonly #budgets: DestinationBudgets;
+  readonly #connections: GuestConnections;
+  readonly #cleanup: CleanupStack;
+  #terms: Terms;
+  /** What was asked for, with the hosts of secrets. */
+  #policy: EgressPolicy;
+  /** Those that the packet filter holds. */
+  #tabledLimits: LeaseLimits;
+  /** Of the budget, as far as was told. */
+  #bytesUsed: number;
+  #isSpent = false;
+  /** As it was recorded, in text. */
+  #recordedUse = '';
+  #ports: { readonly dnsPort: number; readonly gatewayPort: number } | undefined;
+  #changes: Promise<unknown> = Promise.resolve();
+  #isTabled = false;
+  #loan: Promise<void> = Promise.resolve();
+  #isReleased = false;
+
+  /** @param cleanup with what was acquired before; `release` runs it */
+  constructor(options: SandboxLeaseOptions, cleanup: CleanupStack) {
+    const { addresses, limits, bytesUsed, secrets, mtu, clock } = options;
+    const policy = withSecretHosts(options.policy, secrets);
+    this.#options = options;
+    this.#terms = { asked: options.policy, limits, secrets };
+    this.#policy = policy;
+    this.#tabledLimits = limits;
+    this.#bytesUsed = bytesUsed;
+    this.#cleanup = cleanup;
+    this.guest = {
+      mac: addresses.guestMac,
+      address: addresses.guestAddress,
+      prefixLength: addresses.prefix,
+      gateway: addresses.hostAddress,
+      gatewayMac: GATEWAY_MAC,
+      mtu,
+    };
+    const ports = (name: string): number => pinnedPorts(this.#policy, name).length;
+    const pins = new Pins(clock, PIN_LIMITS, ports);
+    this.#budgets = new DestinationBudgets(
+      limits.destinations ?? [],
+      options.destinationBytesUsed ?? {},
+      ({ name, bytesMax }) => this.#logSpent(name, bytesMax),
+    );
+    const onEvent = (event: NameEvent): void => this.#logName(event);
+    this.#names = new SandboxNames({ policy: namePolicy(policy), pins, clock, onEvent });
+    const budgets = this.#budgets;
+    const sandbox = {
+      ...{ id: addresses.id, policy: () => namePolicy(this.#policy, budgets), pins, budgets },
+      secrets: () => this.#terms.secrets,
+    };
+    const secretLog = new SecretLog(options.log);
+    this.#connections = new GuestConnections(addresses.guestAddress, clock);
+    this.#gateway = new Gateway({
+      address: addresses.hostAddress,
+      port: 0,
+      whoIs: (address) => (address === addresses.guestAddress ? sandbox : undefined),
+      originalDestination: redirectedFrom,
+      onEvent: (event) => this.#logConnection(event),
+      onSecrets: (use) => secretLog.note(use),
+      open: options.connections,
+      clock,
+      log: options.log,
+    });
+  }
+
+  /** Lets traffic through, as the very last step. @throws NetError, ListenError; `release` undoes it then */
+  async open(): Promise<void> {
+    const dnsPort = await this.#listenForNames();
+    this.#cleanup.push('gateway', () => this.#gateway.close());
+    this.#cleanup.push('connections to the guest', () => this.#connections.close());
+    const gatewayPort = await this.#gateway.listen();
+    this.#ports = { dnsPort, gatewayPort };
+    this.#cleanup.push('packet filter', async () => {
+      this.#isTabled = false;
+      await this.#options.table.remove(this.#options.addresses);
+    });
+    this.#record();
+    await this.#options.table.add(this.#network());
+    this.#isTabled = true;
+  }
+
+  get interfaceName(): string {
+    return this.#options.tap.name;
+  }
+
+  get tapFd(): number {
+    return this.#options.tap.fd;
+  }
+
+  get policy(): EgressPolicy {
+    return this.#policy;
+  }
+
+  get limits(): LeaseLimits {
+    return this.#terms.limits;
+  }
+
+  /** For a table that has to be made anew; undefined while this is not in it. */
+  get tabled(): Tabled | undefined {
+    if (!this.#isTabled) return undefined;
+    return this.#wanted();
+  }
+
+  /** Under which the table has it; undefined while it has not. */
+  get tabledAs(): AddressLease | undefined {
+    return this.#isTabled ? this.#options.addresses : undefined;
+  }
+
+  handedOver(): Promise<void> {
+    return this.#options.tap.close();
+  }
+
+  async lend(borrower: TapBorrower, open: (name: string) => Promise<void>): Promise<void> {
+    // Its descriptor is closed, and may be the number of another sandbox's TAP by now.
+    if (this.#isReleased) throw new NetError('closed', 'lend a TAP: its lease is released');
+    const loan = this.#options.lend(borrower, open);
+    this.#loan = loan.catch((error: unknown) => ignore(error, 'the caller has it'));
+    await loan;
+  }
+
+  setPolicy(policy: EgressPolicy, limits?: LeaseLimits): Promise<void> {
+    return this.#change(() => ({ asked: policy, ...(limits === undefined ? {} : { limits }) }));
+  }
+
+  setSecrets(secrets: EgressSecrets | undefined): Promise<void> {
+    return this.#change(() => ({ secrets }));
+  }
+
+  /** One after the other. */
+  #change(change: () => Partial<Terms>): Promise<void> {
+    const turn = this.#changes.then(() => this.#setTerms({ ...this.#terms, ...change() }));
+    this.#changes = turn.catch((error: unknown) => ignore(error, 'the caller has it'));
+    return turn;
+  }
+
+  connect(port: number, signal?: AbortSignal): Promise<Duplex> {
+    return this.#connections.connect(port, signal);
+  }
+
+  async traffic(): Promise<NetworkTraffic> {
+    const traffic = await this.#options.table.traffic(this.#options.addresses.id);
+    assert(traffic !== undefined, 'traffic is asked of a lease that is in the packet filter');
+    this.noteUsed(traffic.budgetBytesUsed);
+    return trafficOf(traffic, this.#options.guard?.drops());
+  }
+
+  gatewayUse(): GatewayUse {
+    const { allowed, ended } = this.#gateway.stats();
+    const destinations = this.#budgets.use();
+    return { allowed, refused: Object.fromEntries(ended), destinations };
+  }
+
+  /** For who looks from another process; writes only what is new. */
+  recordUse(): void {
+    const isNew = this.#recordedUse !== JSON.stringify(this.gatewayUse());
+    if (isNew && this.#isTabled) this.#record();
+  }
+
+  /** As the packet filter has just told. What is used up is said once, and ends what waits at the gateway. */
+  noteUsed(bytesUsed: number): void {
+    this.#bytesUsed = Math.max(this.#bytesUsed, bytesUsed);
+    const { bytesMax } = this.#terms.limits;
+    if (bytesMax === undefined || bytesUsed < bytesMax || this.#isSpent) return;
+    this.#isSpent = true;
+    const { addresses, log } = this.#options;
+    log.info('the byte budget of a sandbox is used up', { sandbox: addresses.id, bytesMax });
+    this.#gateway.closeSandbox(addresses.id);
+  }
+
+  async release(): Promise<void> {
+    this.#isReleased = true;
+    // What is away could not be removed.
+    await this.#loan;
+    await this.#cleanup.run();
+  }
+
+  /** Port 53, or any where another program has that of all addresses: the packet filter redirects. */
+  async #listenForNames(): Promise<number> {
+    const { addresses, upstreams, clock, log } = this.#options;
+    const options: Omit<DnsServerOptions, 'port'> = {
+      address: addresses.hostAddress,
+      upstreams,
+      whoIs: (address) => (address === addresses.guestAddress ? this.#names : undefined),
+      onPinned: (_names, pins) => this.#openFor(pins),
+      clock,
+      log,
+    };
+    const listen = async (wanted: number): Promise<number> => {
+      const server = new DnsServer({ ...options, port: wanted });
+      const port = await server.listen();
+      this.#cleanup.push('resolver', () => server.close());
+      return port;
+    };
+    try {
+      return await listen(DNS_PORT);
+    } catch (error) {
+      if (!(error instanceof ListenError && error.code === 'address_in_use')) throw error;
+      ignore(error, 'port 53 of every address is taken');
+      return await listen(0);
+    }
+  }
+
+  /** Names first, so that no answer of the old policy is pinned after the change. */
+  async #setTerms(terms: Terms): Promise<void> {
+    assert(this.#ports !== undefined, 'the policy of a lease is set while it is open');
+    const before = this.#terms;
+    const isOtherBudget = terms.limits.bytesMax !== before.limits.bytesMax;
+    if (isOtherBudget) await this.traffic();
+    const use = (ones: Terms): void => {
+      this.#terms = ones;
+      this.#budgets.setLimits(ones.limits.destinations ?? []);
+      this.#policy = withSecretHosts(ones.asked, ones.secrets);
+      this.#names.setPolicy(namePolicy(this.#policy));
+    };
+    use(terms);
+    try {
+      await this.#options.table.update(this.#options.addresses.id, () => this.#wanted());
+      this.#tabledLimits = terms.limits;
+      if (isOtherBudget) this.#isSpent = false;
+    } catch (error) {
+      use(before);
+      throw error;
+    }
+    this.#gateway.judgeSandbox(this.#options.addresses.id);
+    // Released meanwhile: the record is removed, or about to be.
+    if (this.#isTabled) this.#record();
+  }
+
+  /** Nothing is decided by it, so nothing fails by it. */
+  #record(): void {
+    const { record, addresses, log } = this.#options;
+    try {
+      const use = this.gatewayUse();
+      this.#recordedUse = JSON.stringify(use);
+      record(this.#policy, this.#terms.limits, use);
+    } catch (error) {
+      log.warn('record a policy', { sandbox: addresses.id, error: describeError(error) });
+    }
+  }
+
+  /** What the packet filter does not take is not pinned: the guest is not told of it either. */
+  async #openFor(pins: readonly Pin[]): Promise<void> {
+    const { table, addresses } = this.#options;
+    const kept = (): Pin[] =>
+      pins.filter(({ name, address }) => this.#names.pins.isPinned(name, address));
+    try {
+      await table.pin(addresses.id, () => this.#packetPins(kept()));
+    } catch (error) {
+      this.#names.pins.unpin(pins);
+      throw error;
+    }
+  }
+
+  #wanted(): Tabled {
+    const renewed = renewedChains(this.#tabledLimits, this.#terms.limits);
+    return { network: this.#network(), pins: this.#packetPins(this.#names.pins.live()), renewed };
+  }
+
+  #network(): SandboxNetwork {
+    const { addresses } = this.#options;
+    const { secrets } = this.#terms;
+    const { destinations: _ofGateway, ...limits } = this.#terms.limits;
+    const decryptsTls = (secrets?.secrets.length ?? 0) > 0;
+    const own = { lease: addresses, policy: this.#policy, limits, bytesUsed: this.#bytesUsed };
+    return { ...own, decryptsTls, ...this.#ports };
+  }
+
+  #packetPins(pins: readonly Pin[]): PacketPin[] {
+    return pins.flatMap(({ name, address, seconds }) =>
+      pinnedPorts(this.#policy, name).map((port) => ({ ...port, address, seconds })),
+    );
+  }
+
+  #logName({ name, outcome, why }: NameEvent): void {
+    if (outcome === 'answered' || outcome === 'empty') return;
+    const sandbox = this.#options.addresses.id;
+    this.#options.log.debug('a name was not told', { sandbox, name, outcome, why });
+  }
+
+  #logSpent(name: string, bytesMax: number): void {
+    const { addresses, log } = this.#options;
+    const what = 'the byte budget of a sandbox for a name is used up';
+    log.info(what, { sandbox: addresses.id, name, bytesMax });
+  }
+
+  #logConnection({ outcome, why, name, destination }: GatewayEvent): void {
+    if (outcome === 'allowed') return;
+    const sandbox = this.#options.addresses.id;
+    const to = destination === undefined ? undefined : `${destination.address}:${destination.port}`;
+    this.#options.log.debug('a connection was refused', { sandbox, to, name, outcome, why });
+  }
+}
+
+/** @param drops of XDP, which the packet filter has not seen */
+export function trafficOf(
+  { counts, budgetBytesUsed }: SandboxTraffic,
+  drops = NO_DROPS,
+): NetworkTraffic {
+  const { sent, host, received } = counts;
+  const filtered = REFUSALS.map((name) => [name, counts[name].packets] as const);
+  const early = [
+    ['metadata', counts.metadata.packets + drops.metadata],
+    ['unreadable', drops.unreadable],
+  ] as const;
+  const refused = [...filtered, ...early].filter(([, packets]) => packets > 0);
+  return {
+    packetsOut: sent.packets + host.packets,
+    bytesOut: sent.bytes + host.bytes,
+    packetsIn: received.packets,
+    bytesIn: received.bytes,
+    refused: Object.fromEntries(refused),
+    bytesUsed: budgetBytesUsed,
+  };
+}
+
+/** Undefined for a connection that nobody redirected, or that has ended already. */
+function redirectedFrom(socket: Socket): Destination | undefined {
+  const handle: unknown = Reflect.get(socket, '_handle');
+  const fd: unknown =
+    typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined;
+  if (typeof fd !== 'number' || fd < 0) return undefined;
+  try {
+    const { address, port } = originalDestination(fd);
+    const isOwn = address === socket.localAddress && port === socket.localPort;
+    return isOwn ? undefined : { address, port };
+  } catch (error) {
+    if (!(error instanceof SyscallError)) throw error;
+    ignore(error, 'a connection that the kernel no longer knows');
+    return undefined;
+  }
+}

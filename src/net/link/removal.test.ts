@@ -1,0 +1,108 @@
+import { describe, expect, it } from 'vitest';
+import { LinkError } from '../netlink/errors.ts';
+import type { Link } from '../netlink/rtnetlink-link.ts';
+import { LinkRemoval } from './removal.ts';
+
+/** Links of a host by index; closing a TAP removes its link unless a VMM has it too. */
+class Host {
+  readonly present = new Map<number, number>();
+  readonly calls: string[] = [];
+  readonly heldByVmm = new Set<number>();
+  /** Links of others, by index. */
+  readonly foreign = new Map<number, string>();
+  groupFails = false;
+  closing = Promise.resolve();
+
+  tap(linkIndex: number) {
+    this.present.set(linkIndex, 0);
+    const close = async (): Promise<void> => {
+      this.calls.push(`close ${linkIndex}`);
+      await this.closing;
+      if (!this.heldByVmm.has(linkIndex)) this.present.delete(linkIndex);
+    };
+    return { name: `nv-${linkIndex}`, close };
+  }
+  find(which: string | number): Link | undefined {
+    const named = (index: number): string => this.foreign.get(index) ?? `nv-${index}`;
+    const index = [...this.present.keys()].find((each) => each === which || named(each) === which);
+    return index === undefined ? undefined : ({ index, name: named(index) } as Link);
+  }
+  change(linkIndex: number, { group = 0 }: { group?: number }): void {
+    if (!this.present.has(linkIndex)) throw new LinkError('not_found', 'change a link');
+    this.present.set(linkIndex, group);
+  }
+  remove(linkIndex: number): void {
+    this.calls.push(`remove ${linkIndex}`);
+    this.present.delete(linkIndex);
+  }
+  async removeGroup(group: number): Promise<void> {
+    this.calls.push('remove group');
+    if (this.groupFails) throw new LinkError('failed', 'remove a group');
+    for (const [index, of] of this.present) if (of === group) this.present.delete(index);
+  }
+}
+
+describe('LinkRemoval', () => {
+  it('removes one by closing it, and what a VMM still holds by its index', async () => {
+    const host = new Host();
+    const removal = new LinkRemoval(host, 1);
+    await removal.remove(host.tap(1));
+    host.heldByVmm.add(2);
+    await removal.remove(host.tap(2));
+    expect(host.calls).toEqual(['close 1', 'close 2', 'remove 2']);
+    expect(host.present.size).toBe(0);
+  });
+
+  it('removes those that came meanwhile as one group, and no other link', async () => {
+    const host = new Host();
+    host.tap(99);
+    const first = Promise.withResolvers<void>();
+    host.closing = first.promise;
+    const removal = new LinkRemoval(host, 1);
+    const all = [1, 2, 3].map((index) => removal.remove(host.tap(index)));
+    expect(host.calls).toEqual(['close 1']);
+    first.resolve();
+    await Promise.all(all);
+    expect(host.calls).toEqual(['close 1', 'remove group', 'close 2', 'close 3']);
+    expect([...host.present.keys()]).toEqual([99]);
+  });
+
+  it('a group that can not be removed, or a TAP that is gone already, is not the loss of the others', async () => {
+    const host = new Host();
+    host.groupFails = true;
+    host.heldByVmm.add(3);
+    const removal = new LinkRemoval(host, 1);
+    const taps = [1, 2, 3].map((index) => host.tap(index));
+    host.present.delete(2);
+    await Promise.all(taps.map((tap) => removal.remove(tap)));
+    expect(host.present.size).toBe(0);
+  });
+
+  it('a link that has got the number of a TAP that did not come back stays, alone and in a group', async () => {
+    const host = new Host();
+    const taps = [1, 2, 3].map((index) => host.tap(index));
+    for (const index of [1, 3]) host.foreign.set(index, `eth${index}`);
+    host.heldByVmm.add(1).add(2).add(3);
+    const removal = new LinkRemoval(host, 1);
+    await Promise.all(taps.map((tap) => removal.remove(tap)));
+    expect([...host.present]).toEqual([
+      [1, 0],
+      [3, 0],
+    ]);
+  });
+
+  it('who can’t be removed hears of it, and only that one', async () => {
+    const host = new Host();
+    host.heldByVmm.add(2);
+    host.groupFails = true;
+    host.remove = () => {
+      throw new LinkError('not_permitted', 'remove a link');
+    };
+    const removal = new LinkRemoval(host, 1);
+    const results = await Promise.allSettled(
+      [1, 2, 3].map((index) => removal.remove(host.tap(index))),
+    );
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+    await removal.remove(host.tap(4));
+  });
+});

@@ -1,0 +1,95 @@
+/**
+ * The host's end of a sandbox's network card. A VMM gets the descriptor by inheritance
+ * (`-netdev tap,fd=N,vhost=off`); when the last copy of it is closed, by whatever death, the kernel removes
+ * the interface with its addresses, routes and neighbours.
+ */
+import { close } from 'node:fs';
+import { promisify } from 'node:util';
+import { errorCode } from '../../base/errors.ts';
+import { closeFd } from '../../sys/fd.ts';
+import { createTap, keepTap, TUN_DEVICE } from '../../sys/tun.ts';
+import { LinkError, linkError } from '../netlink/errors.ts';
+import { isLinkName } from '../netlink/rtnetlink-link.ts';
+import type { Links } from './links.ts';
+import { formatOwner, type LinkOwner } from './owner.ts';
+import { confineLink } from './settings.ts';
+
+export interface TapSpec {
+  /** 1 to 15 characters, from the lease of addresses (`AddressPlan`). */
+  readonly name: string;
+  /** Written into the alias. */
+  readonly owner: LinkOwner;
+  /** The host's own MAC address on it; absent: the kernel takes one by chance. */
+  readonly mac?: string;
+  /** Largest packet, bytes; absent: 1500. */
+  readonly mtu?: number;
+  /** Who may open it besides root: the uid and gid that the VMM runs as. */
+  readonly user?: { readonly uid: number; readonly gid: number };
+  /** Keep it when the last descriptor is closed. Who wants that has to remove it. */
+  readonly persistent?: boolean;
+}
+
+export interface Tap {
+  readonly name: string;
+  readonly linkIndex: number;
+  /** Frames, each with a virtio-net header before it. Closed by exec unless it is handed on. */
+  readonly fd: number;
+  /**
+   * Closes our copy of the descriptor: as soon as the VMM has its own, so that its death ends the TAP. Not on
+   * this thread, since the kernel takes 20 ms and more to remove a link. Fine when it is closed already.
+   */
+  close(): Promise<void>;
+}
+
+/**
+ * Makes a TAP of ours, marked and confined but not up. On an error nothing is left.
+ * @throws LinkError `exists`: a link of that name is there; `not_permitted`; `unsupported`: there is no
+ * /dev/net/tun; `invalid`
+ */
+export function openTap(links: Links, spec: TapSpec): Tap {
+  const { name, owner, mac, mtu, user, persistent = false } = spec;
+  if (!isLinkName(name)) throw new LinkError('invalid', `take "${name}" for the name of a TAP`);
+  // Made persistent only when the rest has worked, so that an error leaves nothing.
+  const fd = create(name, user);
+  try {
+    const link = links.find(name);
+    if (link === undefined) throw new LinkError('not_found', `find TAP ${name} after its creation`);
+    links.change(link.index, {
+      alias: formatOwner(owner),
+      ...(mac === undefined ? {} : { mac }),
+      ...(mtu === undefined ? {} : { mtu }),
+    });
+    confineLink(name);
+    if (persistent) keepTap(fd);
+    let closed: Promise<void> | undefined;
+    return {
+      name,
+      linkIndex: link.index,
+      fd,
+      close: () => {
+        closed ??= closeOffThread(fd);
+        return closed;
+      },
+    };
+  } catch (error) {
+    closeFd(fd);
+    throw error;
+  }
+}
+
+const closeOffThread = promisify(close);
+
+function create(name: string, user: TapSpec['user']): number {
+  const attempt = `create TAP ${name}`;
+  try {
+    return createTap({ name, owner: user });
+  } catch (error) {
+    const code = errorCode(error) ?? '';
+    if (code === 'EBUSY') throw linkError(attempt, 'EEXIST', error);
+    if (code === 'ENOENT' || code === 'ENODEV' || code === 'ENXIO') {
+      const remedy = `Load the kernel module tun (modprobe tun) or give the container ${TUN_DEVICE}.`;
+      throw new LinkError('unsupported', attempt, { cause: error, remedy });
+    }
+    throw linkError(attempt, code, error);
+  }
+}

@@ -1,0 +1,79 @@
+/**
+ * One request and its answer, without I/O: datagrams in, an outcome out. What has another sequence number
+ * or port is the rest of an exchange that was given up, and is passed over.
+ */
+import { LinkError } from './errors.ts';
+import {
+  type Acknowledgement,
+  CONTROL,
+  encodeMessage,
+  FLAG,
+  type Message,
+  parseAcknowledgement,
+  parseMessages,
+} from './message.ts';
+import type { Request } from './request.ts';
+
+/** Messages of one dump. A full table of the internet's routes has more; nothing here asks for one. */
+export const DUMP_MESSAGES_MAX = 100_000;
+
+export type Outcome =
+  /** All of the answer is there; `interrupted`: it was changed while it was written. */
+  | { readonly kind: 'done'; readonly messages: readonly Message[]; readonly interrupted: boolean }
+  | { readonly kind: 'refused'; readonly acknowledgement: Acknowledgement };
+
+export class NetlinkExchange {
+  /** What is to be sent. */
+  readonly output: Uint8Array;
+  readonly #sequence: number;
+  readonly #portId: number;
+  readonly #flags: number;
+  readonly #messages: Message[] = [];
+  #interrupted = false;
+  #outcome: Outcome | undefined;
+
+  /** @param sequence not used before on this socket, u32. @param portId of this socket */
+  constructor(request: Request, sequence: number, portId: number) {
+    this.#sequence = sequence;
+    this.#portId = portId;
+    this.#flags = request.flags;
+    const flags = request.flags | FLAG.request;
+    this.output = encodeMessage({ ...request, flags, sequence, portId });
+  }
+
+  /** Undefined while more has to come. */
+  get outcome(): Outcome | undefined {
+    return this.#outcome;
+  }
+
+  /** @throws LinkError `malformed`, `unreadable`: more than `DUMP_MESSAGES_MAX`. */
+  receive(datagram: Uint8Array): void {
+    for (const message of parseMessages(datagram)) {
+      if (message.sequence !== this.#sequence || message.portId !== this.#portId) continue;
+      if (this.#outcome !== undefined) return;
+      this.#take(message);
+    }
+  }
+
+  #take(message: Message): void {
+    if ((message.flags & FLAG.dumpInterrupted) !== 0) this.#interrupted = true;
+    if (message.type === CONTROL.noop) return;
+    if (message.type === CONTROL.overrun)
+      throw new LinkError('unreadable', 'read an answer of the kernel, which lost a part of it');
+    if (message.type === CONTROL.error || message.type === CONTROL.done) {
+      const acknowledgement = parseAcknowledgement(message);
+      if (acknowledgement.errno !== 0) this.#outcome = { kind: 'refused', acknowledgement };
+      else this.#finish();
+      return;
+    }
+    this.#messages.push(message);
+    if (this.#messages.length > DUMP_MESSAGES_MAX)
+      throw new LinkError('unreadable', `read more than ${DUMP_MESSAGES_MAX} entries`);
+    if ((this.#flags & (FLAG.dump | FLAG.ack)) === 0) this.#finish();
+  }
+
+  #finish(): void {
+    const interrupted = this.#interrupted;
+    this.#outcome = { kind: 'done', messages: this.#messages, interrupted };
+  }
+}

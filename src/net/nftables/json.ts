@@ -1,0 +1,134 @@
+/**
+ * Words of libnftables-json(5): what rules are made of. Only what `ruleset.ts` needs, and only for our own
+ * table. Pure.
+ */
+import { type AddressRange, formatAddress } from '../addresses/addresses.ts';
+
+export const TABLE_FAMILY = 'inet';
+export const TABLE_NAME = 'neurovisor';
+
+/** One command or listed object: `{ add: { rule: … } }`. */
+export type NftObject = Readonly<Record<string, unknown>>;
+/** One expression or statement of a rule. */
+export type NftExpression = Readonly<Record<string, unknown>>;
+export type NftKind = 'chain' | 'rule' | 'set' | 'map' | 'element' | 'counter' | 'quota';
+
+const OURS = { family: TABLE_FAMILY, table: TABLE_NAME };
+
+export function add(kind: NftKind, fields: NftObject): NftObject {
+  return { add: { [kind]: { ...OURS, ...fields } } };
+}
+
+export function remove(kind: NftKind, fields: NftObject): NftObject {
+  return { delete: { [kind]: { ...OURS, ...fields } } };
+}
+
+export function flush(kind: 'chain' | 'set', name: string): NftObject {
+  return { flush: { [kind]: { ...OURS, name } } };
+}
+
+export function addTable(): NftObject {
+  return { add: { table: { family: TABLE_FAMILY, name: TABLE_NAME } } };
+}
+
+export function deleteTable(): NftObject {
+  return { delete: { table: { family: TABLE_FAMILY, name: TABLE_NAME } } };
+}
+
+export const ACCEPT: NftExpression = { accept: null };
+export const DROP: NftExpression = { drop: null };
+/** A program of the guest hears of it at once instead of waiting for a timeout. */
+export const RESET: NftExpression = { reject: { type: 'tcp reset' } };
+export const PROHIBITED: NftExpression = { reject: { type: 'icmpx', expr: 'admin-prohibited' } };
+
+export const IIFNAME: NftExpression = { meta: { key: 'iifname' } };
+export const OIFNAME: NftExpression = { meta: { key: 'oifname' } };
+export const NFPROTO: NftExpression = { meta: { key: 'nfproto' } };
+export const MARK: NftExpression = { meta: { key: 'mark' } };
+export const L4PROTO: NftExpression = { meta: { key: 'l4proto' } };
+export const CT_STATE: NftExpression = { ct: { key: 'state' } };
+/** `original`: of who began the connection; `reply`: of the other. */
+export const CT_DIRECTION: NftExpression = { ct: { key: 'direction' } };
+export const CT_STATUS: NftExpression = { ct: { key: 'status' } };
+/** Of a connection's first direction; its answers are found in zone 0, as those of the host's own. */
+export const CT_ZONE: NftExpression = { ct: { key: 'zone', dir: 'original' } };
+/** What the host's routes say of a destination: `local` is every address of the host itself. */
+export const DESTINATION_ROUTE: NftExpression = { fib: { result: 'type', flags: ['daddr'] } };
+export const SOURCE_ROUTE: NftExpression = { fib: { result: 'type', flags: ['saddr'] } };
+export const ETHER_SADDR: NftExpression = { payload: { protocol: 'ether', field: 'saddr' } };
+export const IP_SADDR: NftExpression = { payload: { protocol: 'ip', field: 'saddr' } };
+export const IP_DADDR: NftExpression = { payload: { protocol: 'ip', field: 'daddr' } };
+export const DPORT: NftExpression = { payload: { protocol: 'th', field: 'dport' } };
+/** The byte as a whole: a comparison with `rst` is of `rst` alone. */
+export const TCP_FLAGS: NftExpression = { payload: { protocol: 'tcp', field: 'flags' } };
+/** From the IP header on. */
+export const PACKET_BYTES: NftExpression = { meta: { key: 'length' } };
+/** What elements of sets by port are made of. */
+export const DESTINATION: NftExpression = { concat: [IP_DADDR, L4PROTO, DPORT] };
+export const DESTINATION_TYPE: readonly string[] = ['ipv4_addr', 'inet_proto', 'inet_service'];
+
+export function equal(left: NftExpression, right: unknown): NftExpression {
+  return { match: { op: '==', left, right } };
+}
+
+export function different(left: NftExpression, right: unknown): NftExpression {
+  return { match: { op: '!=', left, right } };
+}
+
+/** One of the bits of `ct state` or `ct status`. */
+export function hasBit(left: NftExpression, right: unknown): NftExpression {
+  return { match: { op: 'in', left, right } };
+}
+
+export function atMost(left: NftExpression, right: number): NftExpression {
+  return { match: { op: '<=', left, right } };
+}
+
+export function assign(key: NftExpression, value: number | string): NftExpression {
+  return { mangle: { key, value } };
+}
+
+/** Elements without a name: part of the rule, replaced with it. */
+export function anyOf(elements: readonly unknown[]): NftExpression {
+  return { set: elements };
+}
+
+export function addressElement({ family, first, last }: AddressRange): unknown {
+  const from = formatAddress({ family, value: first });
+  return first === last ? from : { range: [from, formatAddress({ family, value: last })] };
+}
+
+export function numberElement(first: number, last: number): unknown {
+  return first === last ? first : { range: [first, last] };
+}
+
+export function dispatch(key: NftExpression, map: string): NftExpression {
+  return { vmap: { key, data: `@${map}` } };
+}
+
+export function jumpTo(chain: string): NftExpression {
+  return { jump: { target: chain } };
+}
+
+export function goTo(chain: string): NftExpression {
+  return { goto: { target: chain } };
+}
+
+export function count(counter: string): NftExpression {
+  return { counter };
+}
+
+/** Token bucket that says when a packet is beyond it; the burst is in bytes. */
+export function beyondRate(bytesPerSecond: number, burstBytes: number): NftExpression {
+  const unit = { rate_unit: 'bytes', burst_unit: 'bytes', per: 'second' };
+  return { limit: { rate: bytesPerSecond, burst: burstBytes, inv: true, ...unit } };
+}
+
+/** So many bytes of packets, since the rule was made. */
+export function within(bytes: number): NftExpression {
+  return { quota: { val: bytes, val_unit: 'bytes' } };
+}
+
+export function beyondConnections(connections: number): NftExpression {
+  return { 'ct count': { val: connections, inv: true } };
+}

@@ -1,0 +1,421 @@
+/** The rules of one sandbox, chain by chain, in the order in which its packets meet them. Pure. */
+import { createHash } from 'node:crypto';
+import { assert } from '../../base/assert.ts';
+import type { SandboxId } from '../../base/ids.ts';
+import { type AddressLease, TAP_PREFIX } from '../addresses/address-plan.ts';
+import type { AddressRange } from '../addresses/addresses.ts';
+import { allowedPackets, deniedPackets, type PacketSet } from '../policy/packet-sets.ts';
+import { decidesByName, type EgressPolicy, NAME_PORTS, type Transport } from '../policy/policy.ts';
+import {
+  ACCEPT,
+  addressElement,
+  anyOf,
+  assign,
+  atMost,
+  beyondConnections,
+  beyondRate,
+  CT_DIRECTION,
+  CT_STATE,
+  CT_STATUS,
+  CT_ZONE,
+  count,
+  DESTINATION,
+  DESTINATION_ROUTE,
+  DPORT,
+  DROP,
+  different,
+  ETHER_SADDR,
+  equal,
+  goTo,
+  hasBit,
+  IP_DADDR,
+  IP_SADDR,
+  jumpTo,
+  L4PROTO,
+  MARK,
+  NFPROTO,
+  type NftExpression,
+  numberElement,
+  OIFNAME,
+  PACKET_BYTES,
+  PROHIBITED,
+  RESET,
+  SOURCE_ROUTE,
+  TCP_FLAGS,
+  within,
+} from './json.ts';
+import { budgetOf, type CounterName, counterOf } from './sandbox-counters.ts';
+import type { TableOwner } from './table-owners.ts';
+
+/** What the packet filter must know of a sandbox. */
+export interface SandboxNetwork {
+  readonly lease: AddressLease;
+  /** Written into the table, so that whoever comes after the owner's death can take it out. */
+  readonly owner?: TableOwner;
+  readonly policy: EgressPolicy;
+  /** Where our resolver listens on the lease's host address. Without it, the guest has no DNS of ours. */
+  readonly dnsPort?: number;
+  /** Where our gateway listens there; it is given TCP 80 and 443 where names decide. */
+  readonly gatewayPort?: number;
+  /** The gateway is given TCP 443 in any case: it puts secrets in. */
+  readonly decryptsTls?: boolean;
+  /** Other ports of the host address that the guest may use. */
+  readonly hostPorts?: readonly { readonly protocol: Transport; readonly port: number }[];
+  readonly limits?: TrafficLimits;
+  /** Of `bytesMax`, before this lease. */
+  readonly bytesUsed?: number;
+}
+
+export interface TrafficLimits {
+  /** IPv4 packets that go through or to the host, both directions together; what policy refuses counts too. */
+  readonly bytesMax?: number;
+  readonly uploadBytesPerSecond?: number;
+  readonly downloadBytesPerSecond?: number;
+  /** Through the host and to it together, at one time; questions to our resolver are not among them. */
+  readonly connectionsMax?: number;
+}
+
+/** A guest must not fill the connection table of the host, which all share. */
+export const CONNECTIONS_DEFAULT = 2048;
+/**
+ * The kernel's bucket holds one second of the rate and this. One packet of a TAP with offloads is up to
+ * 64 KiB: a small rate alone would let none through.
+ */
+const BURST_BYTES = 128 * 1024;
+/**
+ * Segments to a guest whose budget is used up that reach it all the same, as resets: who only waits for data
+ * would hear nothing otherwise. A hostile guest may read them, so they end as well.
+ */
+const RESET_BYTES_MAX = 256 * 1024;
+/** Longer ones are several segments in one, of which the sender's next try is the first alone. */
+const RESET_PACKET_BYTES_MAX = 1500;
+/** IPv4 and TCP header, no option, no data: what the kernel and closed sockets send. */
+const BARE_RESET_BYTES = 40;
+/** A connection on a pinned address may be silent so long before only a new DNS answer lets it go on. */
+const FLOW_SECONDS = 600;
+
+export type SandboxRule = readonly NftExpression[];
+export const METADATA_SET = 'metadata';
+/** Private and special ranges. Shared, since `nft` reads all sets of ranges before it changes one. */
+export const RESERVED_SET = 'reserved';
+export const ANY_TAP = `${TAP_PREFIX}*`;
+
+/**
+ * Of packets that this host sends into a guest on purpose (`guest-connection.ts`). Who may set marks may also
+ * change this table. Its lower half has none of the bits that Kubernetes uses.
+ */
+export const HOST_MARK = 0x6e76_0001;
+
+/** Of packets that `from` has passed, until `unmark`: what has none has met no rules of ours (`flush-guard.ts`). */
+export const GUARD_MARK = 0x6e76_0002;
+/** Priorities of netfilter_ipv4.h, all before connection tracking (-200). */
+export const FROM_PRIORITY = -300;
+export const GUARD_PRIORITY = -299;
+export const UNMARK_PRIORITY = -298;
+
+/** Names by which the sandbox's chains and sets begin; the id follows. */
+export const SANDBOX_CHAINS = ['from', 'nat', 'input', 'forward', 'to'] as const;
+export type SandboxChain = (typeof SANDBOX_CHAINS)[number];
+/** Whatever the guest is to have, by `to`. */
+export const INTO_CHAIN = 'into';
+export const SANDBOX_SETS = ['pins', 'flows'] as const;
+/**
+ * Chains that others jump to. They remember what they have counted as long as they are not written anew, so an
+ * update leaves those alone whose limit it does not change.
+ *     conns: the first packet of a connection that would be one too many
+ *     lookups: the same of those to our resolver, of which people who set a limit do not think
+ *     spent: to the guest, when the budget is used up
+ */
+export const KEPT_CHAINS = ['conns', 'lookups', 'spent'] as const;
+export type KeptChain = (typeof KEPT_CHAINS)[number];
+/** Of all sandboxes: tells the guest at once instead of leaving it to a timeout. */
+export const REFUSE_CHAIN = 'refuse';
+
+export function ownName(
+  id: SandboxId,
+  what: SandboxChain | KeptChain | typeof INTO_CHAIN | (typeof SANDBOX_SETS)[number],
+): string {
+  return `${what}_${id}`;
+}
+
+export function sandboxRules(
+  network: SandboxNetwork,
+): Record<SandboxChain | typeof INTO_CHAIN, readonly SandboxRule[]> {
+  assertNetwork(network);
+  return {
+    into: intoRules(network),
+    from: fromRules(network),
+    nat: natRules(network),
+    input: inputRules(network),
+    forward: forwardRules(network),
+    to: toRules(network),
+  };
+}
+
+export function keptRules({
+  lease,
+  limits,
+}: SandboxNetwork): Record<KeptChain, readonly SandboxRule[]> {
+  const { id } = lease;
+  const most = limits?.connectionsMax ?? CONNECTIONS_DEFAULT;
+  const tooMany = (connections: number): SandboxRule => [
+    beyondConnections(connections),
+    count(counterOf(id, 'connections')),
+    goTo(REFUSE_CHAIN),
+  ];
+  return {
+    conns: [tooMany(most)],
+    lookups: [tooMany(CONNECTIONS_DEFAULT)],
+    spent: [
+      [
+        equal(L4PROTO, 'tcp'),
+        atMost(PACKET_BYTES, RESET_PACKET_BYTES_MAX),
+        within(RESET_BYTES_MAX),
+        assign(TCP_FLAGS, 'rst'),
+        ACCEPT,
+      ],
+      dropOf(id)('budget'),
+    ],
+  };
+}
+
+/** Which of them an update has to write anew. */
+export function renewedChains(before: TrafficLimits, after: TrafficLimits): KeptChain[] {
+  return [
+    ...(before.connectionsMax === after.connectionsMax ? [] : (['conns'] as const)),
+    ...(before.bytesMax === after.bytesMax ? [] : (['spent'] as const)),
+  ];
+}
+
+export const REFUSE_RULES: readonly SandboxRule[] = [[equal(L4PROTO, 'tcp'), RESET], [PROHIBITED]];
+
+/**
+ * Whatever comes out of the TAP, before connections are tracked: who sent it, and what nobody may send.
+ * The last word on the metadata services comes before any address translation of others.
+ */
+function fromRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
+  const { id } = lease;
+  const drop = dropOf(id);
+  return [
+    [count(counterOf(id, 'seen'))],
+    drop('spoofed', different(ETHER_SADDR, lease.guestMac)),
+    drop('ipv6', equal(NFPROTO, 'ipv6')),
+    drop('spoofed', different(IP_SADDR, lease.guestAddress)),
+    drop('metadata', equal(IP_DADDR, `@${METADATA_SET}`)),
+    ...rateRule(id, limits.uploadBytesPerSecond),
+    [assign(CT_ZONE, zoneOf(id))],
+    [assign(MARK, GUARD_MARK)],
+    [ACCEPT],
+  ];
+}
+
+/** First packets of connections: what goes to our resolver and gateway instead of where it was sent. */
+function natRules({ policy, dnsPort, gatewayPort, decryptsTls }: SandboxNetwork): SandboxRule[] {
+  const rules: SandboxRule[] = [];
+  if (dnsPort !== undefined && policy.mode !== 'none') {
+    // Names must not leave by other resolvers, so that every DNS server is ours.
+    rules.push([...TCP_OR_UDP, equal(DPORT, DNS_PORT), { redirect: { port: dnsPort } }]);
+  }
+  const isDecrypted = decryptsTls === true && policy.mode !== 'none';
+  if (gatewayPort === undefined || !(decidesByName(policy) || isDecrypted)) return rules;
+  const direct = (set: PacketSet): SandboxRule[] =>
+    matches(set).map((match): SandboxRule => [match, ACCEPT]);
+  // The gateway dials as the host, which reaches its own services: only `input` may let a guest to them.
+  rules.push([equal(DESTINATION_ROUTE, 'local'), ACCEPT], ...direct(deniedPackets(policy)));
+  const redirect = { redirect: { port: gatewayPort } };
+  const toGateway = (what: SandboxRule): SandboxRule[] =>
+    matches(allowedPackets(policy)).map((match) => [match, ...what, redirect]);
+  // A rule for a block needs no name, unless names are what is denied, or what secrets belong to.
+  if (deniesNames(policy)) rules.push(...toGateway(WEB));
+  else rules.push(...(isDecrypted ? toGateway(TLS) : []), ...direct(allowedPackets(policy)));
+  const all = decidesByName(policy) ? WEB : TLS;
+  return [...rules, [equal(IP_DADDR, `@${RESERVED_SET}`), ACCEPT], [...all, redirect]];
+}
+
+/** To the host itself. */
+function inputRules({ lease, policy, ...network }: SandboxNetwork): SandboxRule[] {
+  const { id, hostAddress } = lease;
+  const { dnsPort, gatewayPort, hostPorts = [] } = network;
+  const take = (protocol: Transport, port: number, ...more: NftExpression[]): SandboxRule => [
+    equal(IP_DADDR, hostAddress),
+    equal(L4PROTO, protocol),
+    equal(DPORT, port),
+    ...more,
+    count(counterOf(id, 'host')),
+    ACCEPT,
+  ];
+  const rules: SandboxRule[] = [dropOf(id)('invalid', hasBit(CT_STATE, 'invalid'))];
+  rules.push(budgetRule(id));
+  // To a connection that the host began.
+  rules.push([
+    ...[equal(CT_DIRECTION, 'reply'), hasBit(CT_STATE, 'established')],
+    ...[equal(L4PROTO, 'tcp'), equal(IP_DADDR, hostAddress)],
+    count(counterOf(id, 'host')),
+    ACCEPT,
+  ]);
+  if (policy.mode !== 'none' && dnsPort !== undefined) {
+    const lookup = [...TCP_OR_UDP, equal(DPORT, dnsPort), hasBit(CT_STATE, 'new')];
+    rules.push([...lookup, jumpTo(ownName(id, 'lookups'))]);
+    rules.push(take('udp', dnsPort), take('tcp', dnsPort));
+  }
+  rules.push(connectionsRule(id));
+  if (policy.mode !== 'none') {
+    // Only what we redirected: the gateway can't know where a direct connection wants to go.
+    if (gatewayPort !== undefined) rules.push(take('tcp', gatewayPort, hasBit(CT_STATUS, 'dnat')));
+  }
+  for (const { protocol, port } of hostPorts) rules.push(take(protocol, port));
+  return [...rules, ...refusal(id, 'undeclared')];
+}
+
+/**
+ * Through the host. Each packet is judged, not only the first of a connection, so that an update cuts off
+ * what it no longer allows.
+ */
+function forwardRules({ lease, policy, decryptsTls }: SandboxNetwork): SandboxRule[] {
+  const { id } = lease;
+  const drop = dropOf(id);
+  const sent = [count(counterOf(id, 'sent')), ACCEPT];
+  const rules: SandboxRule[] = [
+    drop('metadata', equal(IP_DADDR, `@${METADATA_SET}`)),
+    drop('guests', equal(OIFNAME, ANY_TAP)),
+    drop('invalid', hasBit(CT_STATE, 'invalid')),
+  ];
+  if (policy.mode === 'none') return [...rules, ...refusal(id, 'unlisted')];
+  rules.push(budgetRule(id), connectionsRule(id));
+  for (const match of matches(deniedPackets(policy))) rules.push(...refusal(id, 'denied', match));
+  // Before what is allowed: a redirect sees only first packets, and a connection may be older than the policy.
+  rules.push(
+    ...refusal(id, 'denied', ...TCP_OR_UDP, equal(DPORT, anyOf([DNS_PORT, DNS_TLS_PORT]))),
+  );
+  if (deniesNames(policy)) rules.push(...refusal(id, 'denied', ...WEB));
+  // What carries names in a way that can't be read must fall back to one that can.
+  if (deniesNames(policy) || decryptsTls === true) rules.push(...refusal(id, 'denied', ...QUIC));
+  for (const match of matches(allowedPackets(policy))) rules.push([match, ...sent]);
+  rules.push(...refusal(id, 'private', equal(IP_DADDR, `@${RESERVED_SET}`)));
+  if (policy.mode === 'open') return [...rules, sent];
+  const flows = `@${ownName(id, 'flows')}`;
+  const flow = { elem: { val: DESTINATION, timeout: FLOW_SECONDS } };
+  const keep = { set: { op: 'update', elem: flow, set: flows } };
+  rules.push([equal(DESTINATION, `@${ownName(id, 'pins')}`), keep, ...sent]);
+  rules.push([hasBit(CT_STATE, 'established'), equal(DESTINATION, flows), keep, ...sent]);
+  return [...rules, ...refusal(id, 'unlisted')];
+}
+
+/** Into the TAP, of others and of the host: answers, and what this process says by a marked socket. */
+function toRules({ lease }: SandboxNetwork): SandboxRule[] {
+  const { id, hostAddress } = lease;
+  // The address is that of this TAP's host side, which nobody else can have: see `outside` in `ruleset.ts`.
+  const own = [equal(MARK, HOST_MARK), equal(IP_SADDR, hostAddress), equal(L4PROTO, 'tcp')];
+  return [
+    [...own, goTo(ownName(id, INTO_CHAIN))],
+    dropOf(id)('unasked', different(CT_STATE, anyOf(['established', 'related']))),
+    dropOf(id)('unasked', different(CT_ZONE, zoneOf(id))),
+    [goTo(ownName(id, INTO_CHAIN))],
+  ];
+}
+
+function intoRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
+  const { id } = lease;
+  const received = [count(counterOf(id, 'received')), ACCEPT];
+  return [
+    ...rateRule(id, limits.downloadBytesPerSecond),
+    // Of the end of its connections a guest is told whatever its budget.
+    [
+      equal(TCP_FLAGS, anyOf(['rst', { '|': ['rst', 'ack'] }])),
+      equal(PACKET_BYTES, BARE_RESET_BYTES),
+      ...received,
+    ],
+    [equal(L4PROTO, 'icmp'), equal(SOURCE_ROUTE, 'local'), ...received],
+    [{ quota: budgetOf(id) }, goTo(ownName(id, 'spent'))],
+    received,
+  ];
+}
+
+const DNS_PORT = 53;
+/** DNS over TLS (RFC 7858) and over QUIC (RFC 9250). */
+const DNS_TLS_PORT = 853;
+const QUIC_PORT = 443;
+const TCP_OR_UDP = [equal(L4PROTO, anyOf(['tcp', 'udp']))];
+/** What the gateway is given. */
+const WEB = [equal(L4PROTO, 'tcp'), equal(DPORT, anyOf(NAME_PORTS))];
+const TLS = [equal(L4PROTO, 'tcp'), equal(DPORT, 443)];
+const QUIC = [equal(L4PROTO, 'udp'), equal(DPORT, QUIC_PORT)];
+
+function deniesNames(policy: EgressPolicy): boolean {
+  return policy.deny.some((rule) => rule.kind === 'name');
+}
+
+/**
+ * Where the kernel keeps this sandbox's connections, 1 … 65535 (nf_conntrack_zones): the next sandbox with
+ * its address neither sees nor hears them, but for one in 65,535.
+ */
+function zoneOf(id: SandboxId): number {
+  return 1 + (createHash('sha256').update(id).digest().readUInt32BE(0) % ZONES);
+}
+
+const ZONES = 65_535;
+
+function dropOf(id: SandboxId): (counter: CounterName, ...match: NftExpression[]) => SandboxRule {
+  return (counter, ...match) => [...match, count(counterOf(id, counter)), DROP];
+}
+
+function refusal(id: SandboxId, counter: CounterName, ...match: NftExpression[]): SandboxRule[] {
+  const counted = count(counterOf(id, counter));
+  return [
+    [...match, equal(L4PROTO, 'tcp'), counted, RESET],
+    [...match, counted, PROHIBITED],
+  ];
+}
+
+function rateRule(id: SandboxId, bytesPerSecond: number | undefined): SandboxRule[] {
+  if (bytesPerSecond === undefined) return [];
+  return [dropOf(id)('rate', beyondRate(bytesPerSecond, BURST_BYTES))];
+}
+
+/** Here, and not where packets leave the TAP: only of a connection that is known can a guest be told. */
+function budgetRule(id: SandboxId): SandboxRule {
+  return [{ quota: budgetOf(id) }, count(counterOf(id, 'budget')), goTo(REFUSE_CHAIN)];
+}
+
+function connectionsRule(id: SandboxId): SandboxRule {
+  return [hasBit(CT_STATE, 'new'), jumpTo(ownName(id, 'conns'))];
+}
+
+function matches({ everything, byPort }: PacketSet): NftExpression[] {
+  const out: NftExpression[] = [];
+  if (everything.length > 0) out.push(inRanges(everything));
+  const elements = byPort.flatMap(({ addresses, protocol, ports }) =>
+    addresses.map((range) => ({
+      concat: [addressElement(range), protocol, numberElement(ports.first, ports.last)],
+    })),
+  );
+  if (elements.length > 0) out.push(equal(DESTINATION, anyOf(elements)));
+  return out;
+}
+
+function inRanges(ranges: readonly AddressRange[]): NftExpression {
+  return equal(IP_DADDR, anyOf(ranges.map(addressElement)));
+}
+
+function assertNetwork({
+  lease,
+  dnsPort,
+  gatewayPort,
+  hostPorts = [],
+  limits = {},
+  bytesUsed = 0,
+}: SandboxNetwork): void {
+  assert(/^[a-z0-9]{20}$/.test(lease.id), `sandbox id ${lease.id}`);
+  assert(/^nv-[a-z0-9]{1,12}$/.test(lease.tap), `TAP name ${lease.tap}`);
+  const ports = [dnsPort, gatewayPort, ...hostPorts.map(({ port }) => port)];
+  for (const port of ports) {
+    assert(
+      port === undefined || (Number.isInteger(port) && port > 0 && port < 65_536),
+      `port ${port}`,
+    );
+  }
+  assert(Number.isSafeInteger(bytesUsed) && bytesUsed >= 0, `bytes used ${bytesUsed}`);
+  for (const limit of Object.values(limits)) {
+    assert(limit === undefined || (Number.isSafeInteger(limit) && limit > 0), `limit ${limit}`);
+  }
+}

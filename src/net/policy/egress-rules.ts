@@ -1,0 +1,267 @@
+/**
+ * Egress rules as people write them, into `EgressPolicy`. Pure.
+ *
+ *     rule   = (block / name) [ ":" port [ "-" port ] [ "/" ("tcp" / "udp") ] ]
+ *     block  = 192.0.2.7 / 192.0.2.0/24 / 2001:db8::/32 / "[" IPv6 block "]"    (brackets before a port)
+ *
+ * A block of IPv6 can only be denied, as it is anyway: lists that are written for both may have one.
+ *     name   = example.com / *.example.com
+ *
+ * Or by method and path: `request-rule.ts`.
+ */
+import {
+  type Cidr,
+  cidrsOf,
+  parseCidr,
+  rangeOf,
+  readAddress,
+  subtractRanges,
+} from '../addresses/addresses.ts';
+import { parseHostName } from '../addresses/host-name.ts';
+import { isMetadataBlock, metadataOfName } from '../addresses/metadata.ts';
+import { NetError } from '../errors.ts';
+import {
+  type EgressMode,
+  type EgressPolicy,
+  type EgressRule,
+  NAME_PORTS,
+  type PortRange,
+  type RequestRule,
+  type Transport,
+} from './policy.ts';
+import { isRequestRule, parseRequestRule } from './request-rule.ts';
+
+/** Rules of one kind, allow or deny, of one policy. */
+export const RULES_MAX = 256;
+/** Ports of one rule for a name: each pinned address is entered into the packet filter once for each port. */
+export const NAME_RULE_PORTS_MAX = 64;
+const RULE_CHARACTERS_MAX = 320;
+const PORT_MAX = 65_535;
+
+const MODES: readonly EgressMode[] = ['none', 'allowlist', 'open'];
+
+/** Nothing leaves: what a sandbox has unless it asks. */
+export const POLICY_NONE: EgressPolicy = { mode: 'none', allow: [], deny: [] };
+
+export interface EgressPolicyText {
+  readonly mode: string;
+  readonly allow?: readonly string[];
+  readonly deny?: readonly string[];
+}
+
+/** @throws NetError `policy_invalid`, `policy_too_large` */
+export function parsePolicy({ mode, allow = [], deny = [] }: EgressPolicyText): EgressPolicy {
+  const known = MODES.find((name) => name === mode);
+  if (known === undefined) {
+    throw new NetError('policy_invalid', `egress mode ${quote(mode)} is not known`, {
+      remedy: `Choose one of ${MODES.join(', ')}.`,
+    });
+  }
+  if (known === 'none' && allow.length > 0) {
+    throw new NetError('policy_invalid', `egress mode none has ${allow.length} rules that allow`, {
+      remedy: 'Choose the mode allowlist, or leave the rules out.',
+    });
+  }
+  assertCount(allow);
+  assertCount(deny);
+  return {
+    mode: known,
+    allow: assertRequests(
+      known,
+      allow.map((text) => assertCanAllow(parseRule(text))),
+    ),
+    deny: deny.map((text) => assertCanDeny(parseRule(text))),
+  };
+}
+
+/**
+ * Bytes by name are counted where names are read, which in the mode open nobody has to let them be.
+ * @throws NetError `policy_invalid`
+ */
+export function assertLimitable(policy: EgressPolicy, isLimitedByName: boolean): EgressPolicy {
+  if (policy.mode !== 'open' || !isLimitedByName) return policy;
+  throw new NetError('policy_invalid', 'limits by name are for a list', {
+    remedy: 'Choose the mode allowlist, or limit the bytes of everything.',
+  });
+}
+
+/** @throws NetError `policy_invalid` */
+export function parseRule(text: string): EgressRule {
+  if (text.length > RULE_CHARACTERS_MAX) throw invalid(text.slice(0, 40), 'is too long');
+  if (isRequestRule(text)) return parseRequestRule(text);
+  const { target, portText } = splitPort(text);
+  const { ports, protocol } = parsePorts(text, portText);
+  const below = target.startsWith('*.');
+  const plain = below ? target.slice(2) : target;
+  const name = parseHostName(plain.replace(/\.$/, ''));
+  if (name !== undefined) {
+    if (ports !== undefined && ports.last - ports.first >= NAME_RULE_PORTS_MAX) {
+      throw invalid(text, `has more than ${NAME_RULE_PORTS_MAX} ports for a name`);
+    }
+    return { kind: 'name', text, name, below, ports, protocol };
+  }
+  if (plain.includes('*')) {
+    throw new NetError('policy_invalid', `egress rule ${quote(text)} has a wildcard in it`, {
+      remedy:
+        'Write *.example.com for all names below one, or choose the mode open for everything.',
+    });
+  }
+  return { kind: 'block', text, block: parseBlock(text, target), ports, protocol };
+}
+
+/** What the E2B API calls it. There, an allowed destination wins over a denied one, and names are only allowed. */
+export interface E2bNetwork {
+  readonly allowInternetAccess?: boolean;
+  readonly allowOut?: readonly string[];
+  readonly denyOut?: readonly string[];
+}
+
+/**
+ * The policy of ours that lets the same through as E2B's shape does (https://e2b.dev/docs/network/internet-access),
+ * less metadata and private ranges. "Allow wins" becomes "deny wins" by taking the allowed out of the denied.
+ * @throws NetError `policy_invalid`, `policy_too_large`
+ */
+export function policyFromE2b(network: E2bNetwork): EgressPolicy {
+  const { allowInternetAccess = true, allowOut = [], denyOut = [] } = network;
+  assertCount(allowOut);
+  assertCount(denyOut);
+  const rules = allowOut.map((text) => assertCanAllow(parseRule(text)));
+  const deny = denyOut.map((text) => ({ text, block: parseBlock(text, text) }));
+  const closed = !allowInternetAccess || deny.some(({ block }) => isEverything(block));
+  const allow = assertRequests(closed ? 'allowlist' : 'open', rules);
+  if (closed) return allow.length === 0 ? POLICY_NONE : { mode: 'allowlist', allow, deny: [] };
+  const opened = allow.flatMap((rule) =>
+    rule.kind === 'block' && rule.ports === undefined ? [rangeOf(rule.block)] : [],
+  );
+  const denied = deny.flatMap(({ text, block }) =>
+    subtractRanges([rangeOf(block)], opened)
+      .flatMap(cidrsOf)
+      .map(
+        (left): EgressRule => ({
+          kind: 'block',
+          text,
+          block: left,
+          ports: undefined,
+          protocol: undefined,
+        }),
+      ),
+  );
+  if (denied.length > E2B_DENY_BLOCKS_MAX) throw tooLarge(`${denied.length} blocks that deny`);
+  return { mode: 'open', allow, deny: denied };
+}
+
+/** Taking 256 addresses out of blocks makes at most this many blocks of what is left, nearly. */
+const E2B_DENY_BLOCKS_MAX = 8192;
+
+function isEverything(block: Cidr): boolean {
+  return block.prefix === 0 && block.family === 4;
+}
+
+/** A rule that could never have an effect is a mistake that is better heard of now. */
+function assertCanAllow(rule: EgressRule): EgressRule {
+  if (rule.kind === 'block' && rule.block.family === 6) {
+    throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} is of IPv6`, {
+      remedy:
+        'Write an IPv4 block, or the name of the host: a sandbox has no IPv6, which is always closed.',
+    });
+  }
+  const never =
+    rule.kind === 'block' ? isMetadataBlock(rule.block) : metadataOfName(rule.name) !== undefined;
+  if (!never) return rule;
+  throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} names a metadata service`, {
+    remedy:
+      'Leave it out: metadata services can not be allowed. Give the sandbox what it needs as files or variables.',
+  });
+}
+
+/** By path alone: "everything but" is never sure, for what one server reads another may not. */
+function assertCanDeny(rule: EgressRule): EgressRule {
+  if (rule.kind !== 'request') return rule;
+  throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} denies by method or path`, {
+    remedy: 'Allow the methods and paths that are wanted; all others of that name are closed then.',
+  });
+}
+
+/** Where they would judge nothing, they are a mistake. */
+function assertRequests(mode: EgressMode, allow: readonly EgressRule[]): readonly EgressRule[] {
+  const requests = allow.filter((rule) => rule.kind === 'request');
+  const [first] = requests;
+  if (first !== undefined && mode === 'open') {
+    throw new NetError('policy_invalid', `egress rule ${quote(first.text)} is for a list`, {
+      remedy: 'Choose the mode allowlist: in the mode open the same host is reached without it.',
+    });
+  }
+  for (const rule of requests) assertNotWhole(rule, allow);
+  return allow;
+}
+
+/** A rule for the same name that opens all of it: which of them is meant? `*.` above it may stand beside it. */
+function assertNotWhole(request: RequestRule, allow: readonly EgressRule[]): void {
+  const whole = allow.find(
+    (rule) =>
+      rule.kind === 'name' &&
+      rule.name === request.name &&
+      rule.below === request.below &&
+      NAME_PORTS.some((port) => {
+        const { first, last } = rule.ports ?? { first: port, last: port };
+        return first <= port && port <= last;
+      }),
+  );
+  if (whole === undefined) return;
+  const both = `egress rules ${quote(whole.text)} and ${quote(request.text)}`;
+  throw new NetError('policy_invalid', `${both} open the same host whole and in part`, {
+    remedy: 'Leave one of them out; for every path, end a URL with /.',
+  });
+}
+
+/** `[v6]:port`, `target:port`, or the target alone; an IPv6 block has colons of its own. */
+function splitPort(text: string): { target: string; portText: string | undefined } {
+  const bracketed = /^\[([^\]]*)\](?::(.*))?$/s.exec(text);
+  if (bracketed !== null) return { target: bracketed[1] ?? '', portText: bracketed[2] };
+  const colon = text.indexOf(':');
+  if (colon < 0 || text.includes(':', colon + 1)) return { target: text, portText: undefined };
+  return { target: text.slice(0, colon), portText: text.slice(colon + 1) };
+}
+
+function parsePorts(
+  text: string,
+  portText: string | undefined,
+): { ports: PortRange | undefined; protocol: Transport | undefined } {
+  if (portText === undefined) return { ports: undefined, protocol: undefined };
+  const match = /^(\d{1,5})(?:-(\d{1,5}))?(?:\/(tcp|udp))?$/.exec(portText);
+  const first = Number(match?.[1] ?? Number.NaN);
+  const last = Number(match?.[2] ?? first);
+  if (!(first >= 1 && first <= last && last <= PORT_MAX)) {
+    throw invalid(text, `has no port or range of ports from 1 to ${PORT_MAX}`);
+  }
+  return { ports: { first, last }, protocol: match?.[3] as Transport | undefined };
+}
+
+function parseBlock(text: string, target: string): Cidr {
+  const reading = parseCidr(target);
+  if (reading.ok) return reading.cidr;
+  const [address = ''] = target.split('/');
+  const looksLikeOne = readAddress(address) !== undefined || target.includes('/');
+  throw invalid(text, looksLikeOne ? reading.reason : 'is no address, block or host name');
+}
+
+function assertCount(rules: readonly string[]): void {
+  if (rules.length > RULES_MAX) throw tooLarge(`${rules.length} rules`);
+}
+
+function tooLarge(what: string): NetError {
+  return new NetError('policy_too_large', `egress policy has ${what}`, {
+    remedy: `Use at most ${RULES_MAX} rules to allow and ${RULES_MAX} to deny, or larger blocks.`,
+  });
+}
+
+function invalid(text: string, why: string): NetError {
+  return new NetError('policy_invalid', `egress rule ${quote(text)} ${why}`, {
+    remedy:
+      'Write an address, a block, a name or *.name, and perhaps a port: 192.0.2.0/24:443, *.example.com, 192.0.2.53:53/udp; or methods and a URL: GET,HEAD https://api.example.com/v1/.',
+  });
+}
+
+function quote(text: string): string {
+  return JSON.stringify(text);
+}

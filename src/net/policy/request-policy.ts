@@ -1,0 +1,101 @@
+/**
+ * Requests by method and path: what a policy says of one, once its host and port are allowed. Pure.
+ *
+ *     no rule by path for the name ─► every request
+ *     else: fields and bodies that change what is asked ─► method ─► a rule for every path ─► path unambiguous ─► its rule
+ */
+
+import { isOverride, plainFieldName } from '../http/fields.ts';
+import { type Field, hostText, type RequestHead } from '../http/head.ts';
+import { type EgressPolicy, type RequestRule, requestRulesFor } from './policy.ts';
+import { pathProblemText, readPath } from './request-path.ts';
+import { isNeverAllowed, WEBSOCKET } from './request-rule.ts';
+import type { Verdict } from './verdict.ts';
+
+export type RequestRefusal =
+  /** No rule for the host has this method, or none may have it. */
+  | 'method_refused'
+  /** A rule has the method, but not for this path. */
+  | 'path_refused'
+  /** Two servers could read two paths. */
+  | 'path_ambiguous'
+  /** Of GET or HEAD: servers that do not expect one take it for the next request (RFC 9110 section 9.3.1). */
+  | 'body_refused'
+  /** A field by which servers take another method, path or host than the request line says. */
+  | 'field_refused';
+
+export interface RequestVerdict extends Verdict {
+  readonly reason?: RequestRefusal;
+}
+
+/** What `Connection` may name; another field would be dropped by the next proxy, `Content-Length` too (RFC 9110 section 7.6.1). */
+const CONNECTION = /^(?:close|keep-alive|upgrade|te)?$/i;
+
+/** Whether TLS to this name has to be ended for its requests to be judged. @param name canonical */
+export function judgesRequestsByTls(policy: EgressPolicy, name: string): boolean {
+  return requestRulesFor(policy, name).some(({ scheme }) => scheme === 'https');
+}
+
+/** Whether any TLS is. */
+export function decryptsAny({ allow }: EgressPolicy): boolean {
+  return allow.some((rule) => rule.kind === 'request' && rule.scheme === 'https');
+}
+
+/** @param head of the port's scheme, which the rules for its host have too */
+export function decideRequest(policy: EgressPolicy, head: RequestHead): RequestVerdict {
+  const name = hostText(head.host);
+  const all = requestRulesFor(policy, name);
+  if (all.length === 0) return { allowed: true, why: '' };
+  const rules = all.filter(({ ports }) => ports?.first === head.port);
+  const override = head.fields.find(changesRequest);
+  if (override !== undefined) {
+    const why = `${override.name} can change which request a server takes it for; leave it out`;
+    return refuse('field_refused', why);
+  }
+  const hasBody = head.framing.kind !== 'none';
+  if (hasBody && (head.method === 'GET' || head.method === 'HEAD')) {
+    return refuse('body_refused', `a body of ${head.method} may be taken for another request`);
+  }
+  const method = methodOf(head);
+  const byMethod = rules.filter((rule) => method !== undefined && hasMethod(rule, method));
+  if (byMethod.length === 0) {
+    const what = head.upgrade === undefined ? head.method : `a change to ${head.upgrade}`;
+    return refuse('method_refused', `no rule allows ${what} of ${name}`);
+  }
+  if (byMethod.some(({ path }) => path === '/')) return { allowed: true, why: '' };
+  const read = readPath(head.path);
+  if (!read.ok) {
+    const why = `the path means different things to different servers: ${pathProblemText(read.problem)}`;
+    return refuse('path_ambiguous', why);
+  }
+  if (byMethod.some((rule) => isBelow(read.path, rule.path))) return { allowed: true, why: '' };
+  return refuse('path_refused', `no rule allows ${head.method} of this path of ${name}`);
+}
+
+function changesRequest({ name, value }: Field): boolean {
+  if (/^connection$/i.test(plainFieldName(name)))
+    return !value.split(',').every((one) => CONNECTION.test(one.trim()));
+  return isOverride(name);
+}
+
+/** What rules call it; undefined: what none may allow. */
+function methodOf({ method, upgrade }: RequestHead): string | undefined {
+  // Only GET asks for a WebSocket; who does not speak it would take the method as it is.
+  if (upgrade !== undefined) return method === 'GET' ? WEBSOCKET : undefined;
+  return isNeverAllowed(method) || method === WEBSOCKET ? undefined : method;
+}
+
+/** A WebSocket only by its word. */
+function hasMethod({ methods }: RequestRule, method: string): boolean {
+  return methods === undefined ? method !== WEBSOCKET : methods.has(method);
+}
+
+/** Segment by segment: `/v1/mod` is not above `/v1/models`. */
+function isBelow(path: string, prefix: string): boolean {
+  if (prefix.endsWith('/')) return path.startsWith(prefix);
+  return path === prefix || path.startsWith(`${prefix}/`);
+}
+
+function refuse(reason: RequestRefusal, why: string): RequestVerdict {
+  return { allowed: false, reason, why };
+}

@@ -1,0 +1,19 @@
+import { describe, expect, it } from 'vitest';
+import { CertificateAuthority, HOSTS_MAX } from './authority.ts';
+
+describe('CertificateAuthority', () => {
+  it('keeps the certificates that were last asked for, and of as many names as a guest makes up no more', async () => {
+    const authority = new CertificateAuthority({ wall: () => Date.UTC(2026, 0) });
+    const first = authority.contextFor('first.example');
+    const used = authority.contextFor('used.example');
+    const others = Array.from({ length: HOSTS_MAX - 1 }, (_, n) => {
+      expect(authority.contextFor('used.example')).toBe(used);
+      return authority.contextFor(`h${n}.example`);
+    });
+    expect(authority.contextFor('used.example')).toBe(used);
+    expect(authority.contextFor(`h${HOSTS_MAX - 2}.example`)).toBe(others.at(-1));
+    const again = authority.contextFor('first.example');
+    expect(again).not.toBe(first);
+    await Promise.all([first, used, again, ...others]);
+  });
+});

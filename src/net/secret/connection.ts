@@ -1,0 +1,268 @@
+/**
+ * A guest's TLS connection to a host that secrets belong to, ended here and opened anew (io).
+ *
+ *     starting ──certificate──► open ◄──► upstream, called at the first request that is let through
+ *         └───────────────────────┴─► closing ──► closed
+ *
+ * Each end is read only as fast as the other takes it; what is kept is a head, and what could be a part of a secret.
+ */
+import type { Socket } from 'node:net';
+import { connect as connectTls, TLSSocket } from 'node:tls';
+import type { Clock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { RequestHead } from '../http/head.ts';
+import { IdleTimer } from '../idle-timer.ts';
+import type { Destination, Judgement } from '../policy/judge.ts';
+import { type ExchangeOutput, type ExchangeReason, SecretExchange } from './exchange.ts';
+import type { EgressSecrets } from './secret.ts';
+
+export interface SecretTimeouts {
+  readonly headMs: number;
+  readonly connectMs: number;
+  readonly idleMs: number;
+  readonly lingerMs: number;
+}
+
+export type SecretEndReason = ExchangeReason | 'head_timeout' | 'idle_timeout';
+
+/** What became of secrets, or of their placeholders, in one request. */
+export interface SecretUse {
+  /** `unfilled`: a placeholder went out as it is, for the secret does not belong there. */
+  readonly kind: 'filled' | 'unfilled';
+  readonly names: readonly string[];
+  readonly host: string;
+}
+
+export interface SecretConnectionContext {
+  readonly clock: Clock;
+  readonly timeouts: SecretTimeouts;
+  readonly dial: (destination: Destination) => Socket;
+  readonly judge: (head: RequestHead) => Judgement;
+  readonly onRequest: (host: string) => void;
+  readonly onRefused: (reason: SecretEndReason, why: string) => void;
+  readonly onSecrets: (use: SecretUse) => void;
+  /** Before they are passed on. False: they must not be, and this is being destroyed. */
+  readonly onBytes: (direction: 'sent' | 'received', bytes: number) => boolean;
+}
+
+/** Only this is spoken: secrets are put into heads that can be read. */
+const PROTOCOLS = ['http/1.1'];
+const WHY_CHARACTERS_MAX = 300;
+
+export class SecretConnection {
+  readonly #context: SecretConnectionContext;
+  readonly #socket: Socket;
+  readonly #host: string;
+  readonly #destination: Destination;
+  readonly #secrets: EgressSecrets;
+  readonly #exchange: SecretExchange;
+  #guest: TLSSocket | undefined;
+  #upstream: TLSSocket | undefined;
+  #isConnected = false;
+  #isClosing = false;
+  /** Judged, and waits for the upstream. */
+  #queue: Uint8Array[] = [];
+  readonly #idle: IdleTimer;
+  #cancelHead: (() => void) | undefined;
+  #cancelLinger: (() => void) | undefined;
+
+  /**
+   * @param socket paused, with all that the guest has sent to be read from it again
+   * @param host SNI, which was judged
+   */
+  constructor(
+    context: SecretConnectionContext,
+    socket: Socket,
+    host: string,
+    destination: Destination,
+    secrets: EgressSecrets,
+  ) {
+    this.#context = context;
+    this.#socket = socket;
+    this.#host = host;
+    this.#destination = destination;
+    this.#secrets = secrets;
+    this.#exchange = new SecretExchange({ host, secrets: secrets.secrets, judge: context.judge });
+    socket.once('close', () => this.#onClosed());
+    this.#armHead();
+    this.#idle = new IdleTimer(context.clock, context.timeouts.idleMs, () => {
+      if (!this.#isClosing) context.onRefused('idle_timeout', 'no byte moved for too long');
+      this.destroy();
+    });
+    void this.#start();
+  }
+
+  get lastHead(): RequestHead | undefined {
+    return this.#exchange.lastHead;
+  }
+
+  destroy(): void {
+    this.#socket.destroy();
+  }
+
+  async #start(): Promise<void> {
+    try {
+      const secureContext = await this.#secrets.authority.contextFor(this.#host);
+      if (this.#socket.destroyed) return;
+      const options = { isServer: true, secureContext, ALPNProtocols: PROTOCOLS };
+      const guest = new TLSSocket(this.#socket, options);
+      this.#guest = guest;
+      guest.on('data', (bytes) => this.#onGuestData(bytes));
+      guest.on('end', () => this.#onGuestEnd());
+      guest.on('drain', () => this.#upstream?.resume());
+      // Also one that does not trust our certificate, as a client with a list of its own.
+      guest.on('error', (error) => ignore(error, 'a guest that broke its connection'));
+      guest.once('close', () => this.destroy());
+    } catch (error) {
+      this.#context.onRefused('upstream_failed', describeError(error));
+      this.destroy();
+    }
+  }
+
+  #onGuestData(bytes: Buffer): void {
+    if (this.#isClosing) return;
+    if (!this.#count('sent', bytes.length)) return;
+    this.#apply(this.#exchange.fromGuest(bytes));
+    if (this.#exchange.isInHead) this.#armHead();
+    else this.#disarmHead();
+  }
+
+  /** What it has asked for is still answered. */
+  #onGuestEnd(): void {
+    if (this.#isConnected) this.#upstream?.end();
+    else if (this.#upstream === undefined && !this.#isClosing) this.destroy();
+  }
+
+  #apply(outputs: readonly ExchangeOutput[]): void {
+    const { onRequest, onRefused, onSecrets } = this.#context;
+    const host = this.#host;
+    for (const output of outputs) {
+      if (output.kind === 'to_upstream') this.#toUpstream(output.bytes);
+      else if (output.kind === 'to_guest') this.#toGuest(output.bytes);
+      else if (output.kind === 'refused') onRefused(output.reason, output.why);
+      else if (output.kind === 'unfilled') onSecrets({ ...output, host });
+      else if (output.kind === 'close') this.#close();
+      else {
+        onRequest(host);
+        const names = output.filled;
+        if (names.length > 0) onSecrets({ kind: 'filled', names, host });
+      }
+    }
+    if (this.#isClosing) return;
+    if (!this.#exchange.isOpen) this.#guest?.pause();
+    else this.#resumeGuest();
+  }
+
+  #toGuest(bytes: Uint8Array): void {
+    if (this.#guest?.write(bytes) === false) this.#upstream?.pause();
+  }
+
+  #toUpstream(bytes: Uint8Array): void {
+    this.#upstream ??= this.#dial();
+    if (this.#isConnected) this.#upstream.write(bytes);
+    else this.#queue.push(bytes);
+  }
+
+  #resumeGuest(): void {
+    if (this.#upstream === undefined) return;
+    const isFull = !this.#isConnected || this.#upstream.writableNeedDrain;
+    if (isFull || !this.#exchange.isOpen) this.#guest?.pause();
+    else this.#guest?.resume();
+  }
+
+  #dial(): TLSSocket {
+    const { clock, dial, timeouts } = this.#context;
+    const socket = dial(this.#destination);
+    socket.on('error', (error) => ignore(error, 'TLS over it tells'));
+    const upstream = connectTls({
+      socket,
+      servername: this.#host,
+      secureContext: this.#secrets.roots(),
+      ALPNProtocols: PROTOCOLS,
+      rejectUnauthorized: true,
+    });
+    const cancel = clock.after(timeouts.connectMs, () => upstream.destroy(new Error('timeout')));
+    upstream.once('secureConnect', () => {
+      cancel();
+      this.#onConnected(upstream);
+    });
+    upstream.on('data', (bytes: Buffer) => {
+      if (this.#isClosing) return;
+      if (!this.#count('received', bytes.length)) return;
+      this.#apply(this.#exchange.fromUpstream(bytes));
+    });
+    upstream.on('drain', () => this.#resumeGuest());
+    upstream.once('end', () => this.#apply(this.#exchange.upstreamEnded()));
+    upstream.once('error', (error) => this.#onUpstreamError(error));
+    upstream.once('close', () => {
+      cancel();
+      socket.destroy();
+      // Who has neither ended nor failed was destroyed by us.
+      if (!this.#isClosing) this.destroy();
+    });
+    return upstream;
+  }
+
+  #onConnected(upstream: TLSSocket): void {
+    this.#idle.moved();
+    this.#isConnected = true;
+    const queue = this.#queue;
+    this.#queue = [];
+    for (const bytes of queue) upstream.write(bytes);
+    if (this.#guest?.readableEnded === true) upstream.end();
+    this.#resumeGuest();
+  }
+
+  #onUpstreamError(error: Error): void {
+    if (this.#isClosing) return;
+    // In the middle of an answer: it is cut off, so that the guest does not take it for a whole one.
+    if (this.#isConnected) {
+      this.destroy();
+      return;
+    }
+    const { address, port } = this.#destination;
+    const why = `${this.#host} at ${address} port ${port}: ${describeError(error)}`;
+    this.#apply(this.#exchange.upstreamEnded(why.slice(0, WHY_CHARACTERS_MAX)));
+  }
+
+  #count(direction: 'sent' | 'received', bytes: number): boolean {
+    this.#idle.moved();
+    return this.#context.onBytes(direction, bytes);
+  }
+
+  /** What the guest is still to get is delivered. */
+  #close(): void {
+    const { clock, timeouts } = this.#context;
+    this.#isClosing = true;
+    this.#disarmHead();
+    this.#upstream?.destroy();
+    // What still comes is read and dropped: an unread byte would turn the end into a reset.
+    this.#guest?.resume();
+    this.#guest?.end(() => {
+      this.#cancelLinger = clock.after(timeouts.lingerMs, () => this.destroy());
+    });
+  }
+
+  #armHead(): void {
+    this.#cancelHead ??= this.#context.clock.after(this.#context.timeouts.headMs, () => {
+      this.#context.onRefused('head_timeout', 'the guest took too long to say what it wants');
+      this.destroy();
+    });
+  }
+
+  #disarmHead(): void {
+    this.#cancelHead?.();
+    this.#cancelHead = undefined;
+  }
+
+  #onClosed(): void {
+    this.#isClosing = true;
+    this.#disarmHead();
+    this.#idle.stop();
+    this.#cancelLinger?.();
+    this.#queue = [];
+    this.#upstream?.destroy();
+    this.#guest?.destroy();
+  }
+}

@@ -1,0 +1,15 @@
+import { expect, it } from 'vitest';
+import { SecretLog } from './log.ts';
+
+it('SecretLog: however many hosts a guest names, the first use of a secret is told', () => {
+  const lines: string[] = [];
+  const line = (level: string) => (text: string) => void lines.push(`${level} ${text}`);
+  const log = new SecretLog({
+    ...{ debug: () => undefined, info: line('info'), warn: line('warn'), error: line('error') },
+  } as never);
+  const use = { sandboxId: 'sb-1', names: ['API_KEY'] };
+  for (let at = 0; at < 1000; at += 1) log.note({ ...use, kind: 'unfilled', host: `h${at}.x` });
+  expect(lines).toHaveLength(256);
+  for (const _ of [1, 2]) log.note({ ...use, kind: 'filled', host: 'a.example' });
+  expect(lines.slice(256)).toEqual(['info secret API_KEY was sent to a.example']);
+});

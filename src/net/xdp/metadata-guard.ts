@@ -1,0 +1,167 @@
+/**
+ * Puts the program of `metadata-xdp.ts` on TAPs, where this host lets us, and reads what it counted (io). One
+ * program for all TAPs of a process: a program that is new to the kernel, or leaves it, makes it rewrite its own
+ * code and wait until every processor has noticed, 10 ms each time (`bpf_dispatcher_change_prog`).
+ */
+import { CodedError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import {
+  createMap,
+  loadXdp,
+  openMapOfProgram,
+  readMapEntry,
+  removeMapEntry,
+  writeMapEntry,
+} from '../../sys/bpf.ts';
+import { closeFd } from '../../sys/fd.ts';
+import { SyscallError } from '../../sys/libc.ts';
+import type { Links } from '../link/links.ts';
+import { LinkError } from '../netlink/errors.ts';
+import {
+  COUNTS_BYTES,
+  type MetadataDrops,
+  metadataProgram,
+  readDrops,
+} from './metadata-program.ts';
+
+const NAME = 'nv_metadata';
+/** Links of one process: as many as the default pool has subnets, and more. */
+const LINKS_MAX = 65_536;
+
+/**
+ * `not_permitted`: no CAP_BPF, or a container's seccomp; `unsupported`: a kernel without it; `failed`: of a
+ * link, that it has another program already
+ */
+export type GuardErrorCode = 'not_permitted' | 'unsupported' | 'failed';
+
+/** The packet filter drops the same packets, so who gets this may go on. */
+export class GuardError extends CodedError<GuardErrorCode> {}
+
+const REMEDIES: Record<GuardErrorCode, string> = {
+  not_permitted: 'give NeuroVisor CAP_BPF (or run it as root, in a container that may call bpf)',
+  unsupported: 'use a kernel of 5.12 or later with CONFIG_BPF_SYSCALL',
+  failed: 'report it with this message',
+};
+
+export interface MetadataGuard {
+  /** Since it was put there; what they were at `close` afterwards. */
+  drops(): MetadataDrops;
+  /** Ends the counting, and leaves the program where it is. */
+  close(): void;
+}
+
+interface Program {
+  readonly mapFd: number;
+  readonly programFd: number;
+}
+
+/** The program of this process; loaded for the first TAP. */
+export class MetadataGuards {
+  readonly #links: Links;
+  #program: Program | undefined;
+
+  constructor(links: Links) {
+    this.#links = links;
+  }
+
+  /**
+   * Before the link is up, so that no packet passes it. It goes with the link.
+   * @throws GuardError
+   */
+  guard(linkIndex: number): MetadataGuard {
+    const attempt = `drop packets to metadata services on link ${linkIndex}`;
+    this.#program ??= load(attempt);
+    const { mapFd } = this.#program;
+    try {
+      writeMapEntry(mapFd, linkIndex, new ArrayBuffer(COUNTS_BYTES));
+    } catch (error) {
+      throw guardError(attempt, error);
+    }
+    try {
+      this.attach(linkIndex);
+    } catch (error) {
+      removeMapEntry(mapFd, linkIndex);
+      throw error;
+    }
+    let final: MetadataDrops | undefined;
+    const drops = (): MetadataDrops =>
+      final ?? readDrops(readMapEntry(mapFd, linkIndex, COUNTS_BYTES));
+    return {
+      drops,
+      close: () => {
+        if (final !== undefined) return;
+        final = drops();
+        removeMapEntry(mapFd, linkIndex);
+      },
+    };
+  }
+
+  /** To a link whose drops nobody asks for. @throws GuardError */
+  attach(linkIndex: number): void {
+    const attempt = `drop packets to metadata services on link ${linkIndex}`;
+    this.#program ??= load(attempt);
+    try {
+      this.#links.attachXdp(linkIndex, this.#program.programFd);
+    } catch (error) {
+      throw guardError(attempt, error);
+    }
+  }
+
+  /** After its guards. Links keep the program. */
+  close(): void {
+    if (this.#program !== undefined) unload(this.#program);
+    this.#program = undefined;
+  }
+}
+
+/** Whether this process may load it; nothing is left. @throws GuardError */
+export function probeMetadataGuard(): void {
+  unload(load('load the program that drops packets to metadata services'));
+}
+
+/**
+ * What it counted on a link, of whatever process.
+ * @param programId of `Link.xdpProgramId`
+ * @returns undefined where it is gone, may not be looked at, or is another
+ */
+export function readMetadataDrops(programId: number, linkIndex: number): MetadataDrops | undefined {
+  let mapFd: number | undefined;
+  try {
+    mapFd = openMapOfProgram(programId);
+    return readDrops(readMapEntry(mapFd, linkIndex, COUNTS_BYTES));
+  } catch (error) {
+    if (!(error instanceof SyscallError)) throw error;
+    ignore(error, 'counts of XDP that can not be read');
+    return undefined;
+  } finally {
+    if (mapFd !== undefined) closeFd(mapFd);
+  }
+}
+
+function load(attempt: string): Program {
+  let mapFd: number | undefined;
+  try {
+    mapFd = createMap(NAME, COUNTS_BYTES, LINKS_MAX);
+    return { mapFd, programFd: loadXdp(NAME, metadataProgram(mapFd)) };
+  } catch (error) {
+    if (mapFd !== undefined) closeFd(mapFd);
+    throw guardError(attempt, error);
+  }
+}
+
+function unload({ mapFd, programFd }: Program): void {
+  closeFd(programFd);
+  closeFd(mapFd);
+}
+
+function guardError(attempt: string, cause: unknown): unknown {
+  if (!(cause instanceof SyscallError || cause instanceof LinkError)) return cause;
+  const code = codeOf(cause.code);
+  return new GuardError(code, attempt, { cause, remedy: REMEDIES[code] });
+}
+
+function codeOf(code: string): GuardErrorCode {
+  if (code === 'EPERM' || code === 'not_permitted') return 'not_permitted';
+  if (code === 'ENOSYS' || code === 'unsupported') return 'unsupported';
+  return 'failed';
+}

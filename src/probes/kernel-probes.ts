@@ -1,0 +1,193 @@
+/**
+ * What a daemon has in the kernel of this host as long as it runs, as it is configured (NEUROVISOR_PROBES): our
+ * BPF programs, held by its descriptors, so that they end with it whatever ends it.
+ */
+import { systemClock } from '../base/clock.ts';
+import { CodedError, describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import { collected, type Metric } from '../base/metrics.ts';
+import { type Config, PROBE_NAMES, type ProbeName } from '../config.ts';
+import { type Home, resolveHome } from '../home.ts';
+import { syscallName } from '../jail/seccomp/syscalls.ts';
+import { quantileNs } from '../observe/histogram.ts';
+import type { Path, TapLatency } from '../observe/latency.ts';
+import type { TracepointOptions } from '../observe/tracepoints.ts';
+import type { HostMemoryEvents } from '../sandbox/memory/watch.ts';
+import type { PacketTimes, SandboxLoad } from '../sandbox/plane/load.ts';
+import { residentBytes } from './host-memory.ts';
+import { bpfDir, INTERNET } from './latency.ts';
+import { PacketLatency, type Probes } from './packet-latency.ts';
+import { VmmProcesses, type VmmTracepoints } from './vmm-processes.ts';
+import { VmmSyscalls } from './vmm-syscalls.ts';
+
+export interface KernelProbesOptions {
+  /** Null: of a process that is no daemon; nothing is measured. */
+  readonly probes: Config['probes'] | null;
+  readonly home: Pick<Home, 'cacheDir'>;
+  readonly log: Log;
+}
+
+export class KernelProbes {
+  readonly packets: PacketLatency;
+  readonly vmms: VmmProcesses;
+  readonly syscalls: VmmSyscalls;
+
+  constructor({ probes, home, log: daemonLog }: KernelProbesOptions) {
+    const dir = bpfDir(home);
+    // Most hosts lack something, and nobody has asked for it: `doctor` says why.
+    const info: Log['warn'] = (message, fields) => daemonLog.info(message, fields);
+    const log = probes?.isAsked === true ? daemonLog : { ...daemonLog, warn: info };
+    this.packets = new PacketLatency({
+      open: probes?.latency === true ? () => openPackets(dir) : null,
+      log,
+    });
+    this.vmms = new VmmProcesses({
+      open: probes?.processes === true ? (onEvent) => openVmms(dir, onEvent) : null,
+      ...{ clock: systemClock, log, residentBytes },
+    });
+    this.syscalls = new VmmSyscalls({
+      open: probes?.syscalls === true ? () => openSyscalls(dir) : null,
+      ...{ nameOf: callName, log },
+    });
+  }
+
+  /** Those that are there before the first sandbox is; nobody waits for them. */
+  start(): void {
+    void this.vmms.start();
+    void this.syscalls.start();
+  }
+
+  /** A VM has started. @param group what the control group of its VMM says; null: it has none of its own */
+  watchVmm(sandboxId: string, pid: number, group: HostMemoryEvents | null) {
+    this.syscalls.watch(pid);
+    return this.vmms.watch(sandboxId, pid, group);
+  }
+
+  /** What is measured of one sandbox; `pid`: of its VMM, null: it has none. */
+  loadOf(sandboxId: string, pid: number | null): Pick<SandboxLoad, 'packets' | 'syscalls'> {
+    const latency = this.packets.of(sandboxId);
+    const syscalls = pid === null ? undefined : this.syscalls.of(pid);
+    return {
+      ...(latency === undefined ? {} : { packets: packetTimes(latency) }),
+      ...(syscalls === undefined ? {} : { syscalls }),
+    };
+  }
+
+  metrics(): readonly Metric[] {
+    return [
+      collected(
+        'gauge',
+        {
+          name: 'neurovisor_probe_loaded',
+          help: '1: programs of this kind are in the kernel of this host and measure.',
+          unit: null,
+          labels: ['probe'],
+        },
+        () => {
+          const isLoaded = {
+            latency: this.packets.isOpen,
+            processes: this.vmms.isOpen,
+            syscalls: this.syscalls.isOpen,
+          };
+          return Object.entries(isLoaded).map(([probe, is]) => [{ probe }, is ? 1 : 0]);
+        },
+      ),
+      ...this.packets.metrics(),
+      ...this.vmms.metrics(),
+      ...this.syscalls.metrics(),
+    ];
+  }
+
+  /** After the sandboxes have ended. Idempotent. */
+  async close(): Promise<void> {
+    this.vmms.close();
+    this.syscalls.close();
+    await this.packets.close();
+  }
+}
+
+/** Loads each that is configured, and lets go of it. */
+export async function tryProbes(config: Pick<Config, 'home' | 'probes'>): Promise<{
+  readonly wanted: readonly ProbeName[];
+  /** Those that can't be had, each with one clause for people. */
+  readonly findings: readonly {
+    readonly probe: ProbeName;
+    readonly why: string;
+    readonly remedy: string | null;
+  }[];
+}> {
+  const dir = bpfDir(resolveHome(config.home));
+  const open: Readonly<Record<ProbeName, () => Promise<Disposable>>> = {
+    latency: () => openPackets(dir),
+    processes: () => openVmms(dir, () => undefined),
+    syscalls: () => openSyscalls(dir),
+  };
+  const wanted = PROBE_NAMES.filter((probe) => config.probes[probe]);
+  const tries = wanted.map(async (probe) => {
+    try {
+      using _ = await open[probe]();
+      return [];
+    } catch (error) {
+      const remedy = error instanceof CodedError ? (error.remedy ?? null) : null;
+      return [{ probe, why: describeError(error), remedy }];
+    }
+  });
+  return { wanted, findings: (await Promise.all(tries)).flat() };
+}
+
+function packetTimes({ paths }: TapLatency): Readonly<Record<Path, PacketTimes>> {
+  const quantile = (path: Path, fraction: number): number | null => {
+    const ns = quantileNs(paths[path], fraction);
+    return ns === undefined ? null : Math.round(ns);
+  };
+  const times = (path: Path): PacketTimes => ({
+    count: paths[path].answered,
+    p50Ns: quantile(path, 0.5),
+    p95Ns: quantile(path, 0.95),
+  });
+  return { peer: times('peer'), guest: times('guest'), forward: times('forward') };
+}
+
+const names = new Map<number, string | undefined>();
+/** Programs of ours count those of this processor. */
+function callName(number: number): string | undefined {
+  if (!names.has(number)) {
+    names.set(number, syscallName(number, process.arch === 'x64' ? 'x86_64' : 'aarch64'));
+  }
+  return names.get(number);
+}
+
+/** Loaded only here: FFI, and headers of links, are nothing that a daemon without cards needs. */
+async function openPackets(dir: string): Promise<Probes> {
+  const [{ openLatencyProbes }, { Links }] = await Promise.all([
+    import('../observe/probes.ts'),
+    import('../net/link/links.ts'),
+  ]);
+  const probes = await openLatencyProbes({ dir });
+  return {
+    watchCard: async (name) => {
+      using links = new Links();
+      const link = links.find(name);
+      return link === undefined ? undefined : await probes.watchTap(link.index);
+    },
+    watchUplink: async () => {
+      using links = new Links();
+      const index = links.routeTo(INTERNET)?.linkIndex;
+      if (index !== undefined) await probes.watchUplink(index);
+    },
+    [Symbol.dispose]: () => probes[Symbol.dispose](),
+  };
+}
+
+async function openVmms(
+  dir: string,
+  onEvent: TracepointOptions['onEvent'],
+): Promise<VmmTracepoints> {
+  const { openTracepoints } = await import('../observe/tracepoints.ts');
+  return await openTracepoints({ dir, clock: systemClock, onEvent });
+}
+
+async function openSyscalls(dir: string) {
+  const { openSyscallCounts } = await import('../observe/syscalls.ts');
+  return await openSyscallCounts({ dir });
+}

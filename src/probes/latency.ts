@@ -1,0 +1,147 @@
+/** Measures what the packets of a sandbox take, for a while, whatever process it belongs to. */
+import { join } from 'node:path';
+import { sleep, systemClock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Home } from '../home.ts';
+import { Links } from '../net/link/links.ts';
+import { boundsNs, type Histogram, quantileNs } from '../observe/histogram.ts';
+import { latencySince, type Path, type TapLatency, type Times } from '../observe/latency.ts';
+import { type Ingress, openLatencyProbes, readLatencyOf } from '../observe/probes.ts';
+
+/** An address of the internet, which the uplink is found by; nothing is sent there. */
+export const INTERNET = '1.1.1.1';
+
+export interface PathReport {
+  readonly started: number;
+  readonly answered: number;
+  readonly repeated: number;
+  readonly failed: number;
+  /** Too many at once, so that the times are a sample. */
+  readonly skipped: number;
+  readonly unanswered: number;
+  /** Below which so many of the times are; null without any. */
+  readonly p50Ns: number | null;
+  readonly p95Ns: number | null;
+  readonly p99Ns: number | null;
+  /** From the first to the last that has a time. */
+  readonly buckets: readonly {
+    readonly fromNs: number;
+    readonly toNs: number;
+    readonly count: number;
+  }[];
+}
+
+export interface LatencyReport {
+  readonly interface: string;
+  /** Where frames of the guest were seen; `other process`: by the probes of one that measures already. */
+  readonly ingress: Ingress | 'other process';
+  /** Where they left; null: this host has no route to the internet, or its kernel is older than 6.6. */
+  readonly uplink: string | null;
+  readonly seconds: number;
+  readonly framesOut: number;
+  readonly framesIn: number;
+  readonly unreadable: number;
+  /** More was awaited at once than is remembered. */
+  readonly mayBeIncomplete: boolean;
+  readonly paths: Readonly<Record<Path, PathReport>>;
+}
+
+export interface MeasureOptions {
+  readonly home: Pick<Home, 'cacheDir'>;
+  /** Name of the sandbox's TAP. */
+  readonly interfaceName: string;
+  readonly durationMs: number;
+  /** Ends it earlier, with what there is. */
+  readonly stop: AbortSignal;
+}
+
+/** @throws ObserveError, LinkError; nothing of it stays in the kernel */
+export async function measureLatency(options: MeasureOptions): Promise<LatencyReport | undefined> {
+  const { home, interfaceName, durationMs, stop } = options;
+  using links = new Links();
+  const link = links.find(interfaceName);
+  if (link === undefined) return undefined;
+  using stack = new DisposableStack();
+  const uplinkIndex = links.routeTo(INTERNET)?.linkIndex;
+  const { ingress, read, seesUplink } =
+    readerOf(link.index) ?? (await probesOf(home, stack, link.index, uplinkIndex));
+  const before = read();
+  const begunMs = systemClock.now();
+  try {
+    await sleep(durationMs, stop);
+  } catch (error) {
+    if (!stop.aborted) throw error;
+    ignore(error, 'a measurement that is ended earlier');
+  }
+  const isSeen = uplinkIndex !== undefined && seesUplink;
+  const uplink = isSeen ? links.find(uplinkIndex) : undefined;
+  return {
+    interface: interfaceName,
+    ingress,
+    uplink: uplink?.name ?? null,
+    seconds: (systemClock.now() - begunMs) / 1000,
+    ...reportOf(latencySince(read(), before)),
+  };
+}
+
+interface Reader {
+  readonly ingress: LatencyReport['ingress'];
+  readonly seesUplink: boolean;
+  read(): TapLatency;
+}
+
+/** Undefined where no process measures it: a daemon does all the time, and once is enough. */
+function readerOf(linkIndex: number): Reader | undefined {
+  let last = readLatencyOf(linkIndex);
+  if (last === undefined) return undefined;
+  const read = (): TapLatency => {
+    // Its sandbox, or that process, may end meanwhile.
+    last = readLatencyOf(linkIndex) ?? last;
+    return last as TapLatency;
+  };
+  return { ingress: 'other process', seesUplink: true, read };
+}
+
+async function probesOf(
+  home: Pick<Home, 'cacheDir'>,
+  stack: DisposableStack,
+  linkIndex: number,
+  uplinkIndex: number | undefined,
+): Promise<Reader> {
+  const probes = stack.use(await openLatencyProbes({ dir: bpfDir(home) }));
+  const probe = stack.use(await probes.watchTap(linkIndex));
+  const seesUplink = uplinkIndex !== undefined && (await probes.watchUplink(uplinkIndex));
+  return { ingress: probe.ingress, seesUplink, read: () => probe.read() };
+}
+
+/** Where objects of `bpf/` are kept. */
+export function bpfDir({ cacheDir }: Pick<Home, 'cacheDir'>): string {
+  return join(cacheDir, 'bpf');
+}
+
+function reportOf({ framesOut, framesIn, unreadable, mayBeIncomplete, paths }: TapLatency) {
+  const { guest, peer, forward } = paths;
+  return {
+    ...{ framesOut, framesIn, unreadable, mayBeIncomplete },
+    paths: { guest: pathReport(guest), peer: pathReport(peer), forward: pathReport(forward) },
+  };
+}
+
+function pathReport(times: Times): PathReport {
+  const { started, answered, repeated, failed, skipped, unanswered } = times;
+  const quantile = (fraction: number): number | null => quantileNs(times, fraction) ?? null;
+  return {
+    ...{ started, answered, repeated, failed, skipped, unanswered },
+    ...{ p50Ns: quantile(0.5), p95Ns: quantile(0.95), p99Ns: quantile(0.99) },
+    buckets: usedBuckets(times),
+  };
+}
+
+function usedBuckets({ buckets }: Histogram): PathReport['buckets'] {
+  const first = buckets.findIndex((count) => count > 0);
+  const last = buckets.findLastIndex((count) => count > 0);
+  return buckets.slice(Math.max(first, 0), last + 1).map((count, index) => {
+    const { from, to } = boundsNs(first + index);
+    return { fromNs: from, toNs: to, count };
+  });
+}

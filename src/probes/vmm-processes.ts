@@ -1,0 +1,299 @@
+/**
+ * What this host's kernel does to VMMs, and what they do that they never should, for as long as a daemon runs:
+ *
+ *     tracepoints (bpf/processes.bpf.c) ─┐                    ┌─► events and ending of its sandbox
+ *                                        ├─► one VMM's watch ─┤
+ *     its control group (VmmMemory) ─────┘                    └─► sums: `metrics`
+ *
+ * A kill for want of memory is told with its victim where the tracepoints see it, else as the control group
+ * counts it, and never twice. Where there are no tracepoints, that is told once and the control group remains.
+ */
+
+import type { Clock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
+import { parseSandboxId, type SandboxId } from '../base/ids.ts';
+import type { Log } from '../base/log.ts';
+import { Counter, collected, histogramSamples, type Metric, single } from '../base/metrics.ts';
+import type { ProcessEvent, SandboxCounts } from '../observe/events.ts';
+import { EMPTY, type Histogram, sumHistograms, toPrometheus } from '../observe/histogram.ts';
+import { ReclaimMeter } from '../observe/reclaim-meter.ts';
+import type { TracepointOptions, Tracepoints } from '../observe/tracepoints.ts';
+import type { HostMemoryEvent, HostMemoryEvents } from '../sandbox/memory/watch.ts';
+import { OpenedOnce } from './opened-once.ts';
+
+/** As much of `Tracepoints` as this needs. */
+export type VmmTracepoints = Pick<
+  Tracepoints,
+  'watch' | 'forget' | 'counts' | 'loss' | 'poll' | 'missing'
+> &
+  Disposable;
+
+export interface VmmProcessesParts {
+  /** Null: they are not to be followed. @throws ObserveError where they can't be */
+  readonly open: ((onEvent: TracepointOptions['onEvent']) => Promise<VmmTracepoints>) | null;
+  /** Bytes that a process has in memory; null: it has gone. */
+  residentBytes(pid: number): number | null;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+export class VmmProcesses {
+  readonly #parts: VmmProcessesParts;
+  readonly #watches = new Map<SandboxId, VmmWatch>();
+  readonly #kills = new Counter({
+    name: 'neurovisor_host_oom_kills_total',
+    help: 'Processes of this host that its kernel has killed for want of memory: of VMMs, or other.',
+    unit: null,
+    labels: ['process'],
+  });
+  readonly #execs = new Counter({
+    name: 'neurovisor_vmm_execs_total',
+    help: 'Programs that VMMs have executed after their start: there must be none.',
+    unit: null,
+  });
+  readonly #exits = new Counter({
+    name: 'neurovisor_vmm_exits_total',
+    help: 'Ends of VMM processes that the kernel told of; unknown: of a process that a VMM has started.',
+    unit: null,
+    labels: ['process'],
+  });
+  /** Of VMMs that have ended. */
+  #ended: Histogram = EMPTY;
+  readonly #tracepoints: OpenedOnce<VmmTracepoints>;
+
+  constructor(parts: VmmProcessesParts) {
+    this.#parts = parts;
+    const { open, log } = parts;
+    this.#tracepoints = new OpenedOnce({
+      open: open && (() => open((event, sandbox) => this.#take(event, sandbox))),
+      opened: (tracepoints) => {
+        for (const [id, watch] of this.#watches) this.#follow(id, watch, tracepoints);
+        if (tracepoints.missing.length > 0)
+          log.warn('this kernel lacks tracepoints', { missing: tracepoints.missing.join(', ') });
+      },
+      failed: (error) =>
+        log.warn('processes of VMMs are not followed', { reason: describeError(error) }),
+    });
+    for (const process of ['vmm', 'other']) this.#kills.add({ process }, 0);
+    for (const process of ['vmm', 'unknown']) this.#exits.add({ process }, 0);
+  }
+
+  get isOpen(): boolean {
+    return this.#tracepoints.value !== undefined;
+  }
+
+  /** Resolves when it is known whether they can be followed. Idempotent; never rejects. */
+  start(): Promise<void> {
+    return this.#tracepoints.start();
+  }
+
+  /** @param group what its control group says; null: it has none of its own */
+  watch(sandbox: string, pid: number, group: HostMemoryEvents | null): HostMemoryEvents | null {
+    const id = parseSandboxId(sandbox);
+    if (id === undefined || this.#parts.open === null) return group;
+    const { clock, residentBytes } = this.#parts;
+    const watch = new VmmWatch({
+      ...{ pid, group, clock, residentBytes },
+      poll: () => this.#tracepoints.value?.poll(),
+      counts: () =>
+        this.#watches.get(id) === watch ? this.#tracepoints.value?.counts(id) : undefined,
+      onEnd: () => this.#forget(id, watch),
+    });
+    // The VMM before it has ended: its memory is on the disk.
+    this.#watches.get(id)?.end();
+    this.#watches.set(id, watch);
+    const tracepoints = this.#tracepoints.value;
+    if (tracepoints !== undefined) this.#follow(id, watch, tracepoints);
+    return watch;
+  }
+
+  metrics(): readonly Metric[] {
+    const lost = (): { events: number; processes: number } =>
+      this.#tracepoints.value?.loss() ?? { events: 0, processes: 0 };
+    return [
+      this.#kills,
+      this.#execs,
+      this.#exits,
+      {
+        ...{ type: 'histogram', unit: 'seconds', labels: [] },
+        name: 'neurovisor_vmm_reclaim_seconds',
+        help: 'Times that threads of VMMs waited while the kernel looked for memory (direct reclaim).',
+        samples: () => histogramSamples({}, toPrometheus(this.#stalls())),
+      },
+      collected(
+        'counter',
+        {
+          name: 'neurovisor_vmm_events_lost_total',
+          help: 'Events of VMMs that the kernel had no room for, and processes that it could not follow.',
+          unit: null,
+          labels: ['what'],
+        },
+        () => Object.entries(lost()).map(([what, count]) => [{ what }, count]),
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_vmms_followed',
+          help: 'VMMs whose processes are followed by tracepoints.',
+          unit: null,
+        },
+        () => [...this.#watches.values()].filter(({ isFollowed }) => isFollowed).length,
+      ),
+    ];
+  }
+
+  /** Idempotent. */
+  close(): void {
+    for (const watch of [...this.#watches.values()]) watch.end();
+    this.#tracepoints[Symbol.dispose]();
+  }
+
+  #follow(id: SandboxId, watch: VmmWatch, tracepoints: VmmTracepoints): void {
+    try {
+      const isThere = tracepoints.watch(id, watch.pid);
+      if (isThere) watch.isFollowed = !tracepoints.missing.includes(VICTIMS);
+    } catch (error) {
+      const fields = { sandbox: id, reason: describeError(error) };
+      this.#parts.log.warn('the process of a VMM is not followed', fields);
+    }
+  }
+
+  #take(event: ProcessEvent, sandbox: SandboxId | undefined): void {
+    const watch = sandbox === undefined ? undefined : this.#watches.get(sandbox);
+    if (event.kind === 'oom-victim') {
+      this.#kills.add({ process: sandbox === undefined ? 'other' : 'vmm' });
+    } else if (event.kind === 'exit') {
+      this.#exits.add({ process: event.pid === watch?.pid ? 'vmm' : 'unknown' });
+    } else if (event.kind === 'exec') {
+      this.#execs.add({});
+      const fields = { sandbox, pid: event.pid, program: event.comm };
+      this.#parts.log.error('a VMM has executed a program', fields);
+    }
+    watch?.take(event);
+  }
+
+  #forget(id: SandboxId, watch: VmmWatch): void {
+    const tracepoints = this.#tracepoints.value;
+    if (this.#watches.get(id) !== watch) return;
+    const counts = tracepoints?.counts(id);
+    if (counts !== undefined) this.#ended = sumHistograms([this.#ended, counts.stalls]);
+    tracepoints?.forget(id);
+    this.#watches.delete(id);
+  }
+
+  #stalls(): Histogram {
+    const live = [...this.#watches.keys()].flatMap((id) => {
+      const counts = this.#tracepoints.value?.counts(id);
+      return counts === undefined ? [] : [counts.stalls];
+    });
+    return sumHistograms([this.#ended, ...live]);
+  }
+}
+
+/** By which victims of the OOM killer are told. */
+const VICTIMS = 'mark_victim';
+
+interface WatchParts {
+  readonly pid: number;
+  readonly group: HostMemoryEvents | null;
+  readonly clock: Clock;
+  residentBytes(pid: number): number | null;
+  /** Has `take` called with what is there. */
+  poll(): void;
+  counts(): SandboxCounts | undefined;
+  onEnd(): void;
+}
+
+/** Of one VMM. */
+class VmmWatch implements HostMemoryEvents {
+  readonly pid: number;
+  /** Its kills are told by tracepoints. */
+  isFollowed = false;
+  readonly #parts: WatchParts;
+  readonly #reclaims: ReclaimMeter;
+  readonly #listeners = new Set<(event: HostMemoryEvent) => void>();
+  #stopGroup: () => void = () => undefined;
+  #kills = 0;
+  /** Of the group's, since tracepoints saw none of them. */
+  #toldByGroup = 0;
+  #isOver = false;
+
+  constructor(parts: WatchParts) {
+    this.#parts = parts;
+    this.pid = parts.pid;
+    this.#reclaims = new ReclaimMeter();
+  }
+
+  listen(listener: (event: HostMemoryEvent) => void): () => void {
+    this.#listeners.add(listener);
+    if (this.#listeners.size === 1)
+      this.#stopGroup =
+        this.#parts.group?.listen((event) => this.#fromGroup(event)) ?? this.#stopGroup;
+    return () => {
+      if (this.#listeners.size === 1 && this.#listeners.has(listener)) this.end();
+      this.#listeners.delete(listener);
+    };
+  }
+
+  oomKills(): number {
+    return Math.max(this.#kills, this.#parts.group?.oomKills() ?? 0);
+  }
+
+  /** What there still is to tell is told. Idempotent. */
+  end(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    // The victim is told before its group's count, which says less.
+    this.#parts.poll();
+    this.#stopGroup();
+    this.#parts.onEnd();
+  }
+
+  take(event: ProcessEvent): void {
+    switch (event.kind) {
+      case 'oom-victim': {
+        this.#kills += 1;
+        const rssBytes = event.anonBytes + event.fileBytes + event.shmemBytes;
+        // Before Linux 6.10 the kernel tells the number alone.
+        const isKnown = rssBytes > 0;
+        const victim = isKnown ? { pid: event.pid, name: event.comm, rssBytes } : null;
+        const detail = `the host’s kernel has chosen process ${event.pid} of the VMM to be killed for want of memory`;
+        this.#tell({ type: 'oom', victim, detail });
+        return;
+      }
+      case 'exec': {
+        const detail = `a process of the VMM (pid ${event.pid}) has executed a program: ${event.comm}`;
+        this.#tell({ type: 'security', what: 'vmm_exec', detail });
+        return;
+      }
+      case 'reclaim-end':
+        this.#noteReclaim();
+        return;
+      default:
+    }
+  }
+
+  #noteReclaim(): void {
+    const { clock, counts, residentBytes } = this.#parts;
+    const some = this.#reclaims.note(counts()?.stalls.sumNs ?? 0, clock.now());
+    const memoryBytes = residentBytes(this.pid) ?? 0;
+    // Nothing is left of one that ends just now: what was told before says more.
+    if (some === null || memoryBytes === 0) return;
+    this.#tell({ type: 'pressure', memoryBytes, limitBytes: 0, some, full: 0 });
+  }
+
+  /** A kill is told once, by who knows more of it. */
+  #fromGroup(event: HostMemoryEvent): void {
+    if (event.type === 'oom' && this.isFollowed) {
+      this.#parts.poll();
+      const counted = this.#parts.group?.oomKills() ?? 0;
+      if (counted <= this.#kills + this.#toldByGroup) return;
+      this.#toldByGroup = counted - this.#kills;
+    }
+    this.#tell(event);
+  }
+
+  #tell(event: HostMemoryEvent): void {
+    for (const listener of this.#listeners) listener(event);
+  }
+}

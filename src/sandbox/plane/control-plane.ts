@@ -1,0 +1,490 @@
+/**
+ * The sandboxes of this process: made, listed, paused, forked and ended; the one implementation of
+ * `ControlPlane` that holds VMs.
+ *
+ *     create ──► starter.ts ──► managed.ts (one per sandbox) ──► supervisor.ts (one per VM of it)
+ *                  pools.ts         keeper.ts ──► store
+ *
+ * Everything that does I/O comes in as parts.
+ */
+import type { Duplex } from 'node:stream';
+import type { ChannelStats } from '../../base/channel.ts';
+import { describeError } from '../../base/errors.ts';
+import { parseSandboxId } from '../../base/ids.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { UsageRecord } from '../../bridge/bridge.ts';
+import type { Guest } from '../../guest/guest.ts';
+import type { Store } from '../../store/store.ts';
+import { passiveTracer, type Tracer } from '../../trace/trace.ts';
+import type {
+  ControlPlane,
+  CreateRequest,
+  EventsOptions,
+  ForkOptions,
+  ForkResult,
+  HostInfo,
+  PoolInfo,
+  PoolLimits,
+  SandboxChange,
+  SandboxFilter,
+  SandboxInfo,
+  SnapshotInfo,
+} from '../control.ts';
+import type { SandboxLogs } from '../ending.ts';
+import { SandboxError, told } from '../errors.ts';
+import { MemoryPolicy, type PolicyParts } from '../memory/policy.ts';
+import {
+  type Birth,
+  checkRequest,
+  FORKS_MAX,
+  parseStored,
+  type Terms,
+  termsOf,
+} from '../request.ts';
+import { requireValues } from '../secrets.ts';
+import { checkDiskLimits, networkPolicy, withoutIdentity } from '../spec.ts';
+import type { OpenTemplate } from '../start/pools.ts';
+import { Starter, type StarterParts } from '../start/starter.ts';
+import type { TemplateSpec } from '../start/template.ts';
+import { onDiskEvent } from '../vm/full-disk.ts';
+import type { Supervisor } from '../vm/supervisor.ts';
+import { tracedGuest } from '../vm/traced-guest.ts';
+import { ENDED_MAX, EndedSandboxes } from './ended.ts';
+import type { TimedEvent } from './event-journal.ts';
+import { chunksOf, followLogs, type LogChunk, logsOf } from './logs.ts';
+import { ManagedSandbox } from './managed.ts';
+import type { ManagedParts } from './managed-parts.ts';
+import { RecentEvents } from './recent-events.ts';
+import { SandboxRows } from './sandbox-rows.ts';
+import type { HeldSource, Keeper } from './snapshot-manager.ts';
+
+export interface ControlParts extends StarterParts {
+  readonly store: Store;
+  readonly keeper: Keeper;
+  readonly accelerator: string;
+  /** Posts an event of a sandbox to its owner. */
+  readonly notify?: PolicyParts['notify'];
+  /** For people and programs: what this host is. */
+  describe(): Promise<
+    Pick<HostInfo, 'version' | 'vmm' | 'upstream' | 'models' | 'memoryAvailableMib'>
+  >;
+  /** Builds it if need be. */
+  prepareTemplate(spec: Partial<TemplateSpec>): Promise<OpenTemplate>;
+  /** A connection to the agent's operations. */
+  dial(channelPath: string): Duplex;
+  /** This control plane, so that others know when its process is gone; no two have the same. */
+  readonly ownerJson: string;
+  isOwnerAlive(ownerJson: string): Promise<boolean>;
+}
+
+export class LocalControlPlane implements ControlPlane {
+  readonly #parts: ControlParts;
+  readonly #starter: Starter;
+  readonly #sandboxes = new Map<string, ManagedSandbox>();
+  readonly #ended: EndedSandboxes;
+  /** Those whose end is being noted. */
+  readonly #leaving = new Map<string, ManagedSandbox>();
+  /** What happened last in any of them. */
+  readonly recentEvents = new RecentEvents();
+  readonly #policy: MemoryPolicy;
+  readonly #listeners = new Set<(info: SandboxInfo) => void>();
+  readonly #rows: SandboxRows;
+  readonly #tracer: Tracer;
+  readonly #startedAtMs: number;
+  /** Creations and forks under way. */
+  readonly #starts = new Set<Promise<unknown>>();
+  readonly #closer = new AbortController();
+  #closing: Promise<void> | undefined;
+
+  private constructor(parts: ControlParts) {
+    this.#parts = parts;
+    this.#startedAtMs = Math.round(parts.clock.wall());
+    this.#starter = new Starter(parts);
+    this.#tracer = parts.tracer ?? passiveTracer();
+    this.#rows = new SandboxRows(parts);
+    this.#ended = new EndedSandboxes(this.#rows, parts.accelerator);
+    this.#policy = new MemoryPolicy({ ...parts, reserve: (mib) => parts.queue.reserve(mib) });
+  }
+
+  /** Takes note of what a killed process has left. */
+  static async open(parts: ControlParts): Promise<LocalControlPlane> {
+    const control = new LocalControlPlane(parts);
+    await control.#rows.reconcile();
+    return control;
+  }
+
+  async host(): Promise<HostInfo> {
+    const all = await this.list();
+    const { accelerator, queue } = this.#parts;
+    return {
+      ...(await this.#parts.describe()),
+      accelerator,
+      sandboxes: all.length,
+      paused: all.filter(({ status }) => status === 'paused').length,
+      queued: queue.stats().waiting,
+      startedAtMs: this.#startedAtMs,
+    };
+  }
+
+  async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
+    // Of one that goes on from a snapshot that shows only then, and `grow` is at least `warn`.
+    const canGrow = request.memoryMaxMib !== undefined || request.snapshot !== undefined;
+    checkRequest(request, canGrow);
+    this.#requireOpen();
+    const made = this.#tracer.span('create', {}, async (span) => {
+      const info = await this.#create(request, this.#untilClosed(signal));
+      span.set({ 'neurovisor.sandbox.id': info.id, 'neurovisor.sandbox.origin': info.origin });
+      this.#tracer.note(info.id, span.context);
+      return info;
+    });
+    return await this.#track(made);
+  }
+
+  async list(filter: SandboxFilter = {}): Promise<readonly SandboxInfo[]> {
+    await this.#readPaused();
+    const withEnded = filter.status?.includes('ended') === true;
+    const ended = withEnded ? await this.#ended.all((id) => this.#sandboxes.has(id)) : [];
+    const pairs = Object.entries(filter.metadata ?? {});
+    const fits = ({ status, metadata }: SandboxInfo): boolean =>
+      (filter.status?.includes(status) ?? true) &&
+      pairs.every(([key, value]) => metadata[key] === value);
+    const newestFirst = (a: SandboxInfo, b: SandboxInfo): number => b.createdAtMs - a.createdAtMs;
+    const here = [...this.#sandboxes.values()].map((one) => one.info()).filter(fits);
+    const over = ended.filter(fits).sort(newestFirst).slice(0, ENDED_MAX);
+    return [...here, ...over].sort(newestFirst);
+  }
+
+  async get(id: string): Promise<SandboxInfo> {
+    return (await this.#endOf(id)) ?? (await this.#find(id)).info();
+  }
+
+  async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
+    const sandbox = await this.#find(id);
+    checkRequest(change, sandbox.spec.memoryMaxMib !== undefined);
+    const { channelLimits, diskLimits, network, secrets, memoryMib, ...terms } = change;
+    const limits = {
+      ...(channelLimits && { channelLimits }),
+      ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
+    };
+    if (Object.keys(limits).length > 0) await sandbox.setLimits(limits);
+    // First, for a sandbox on the disk may need them to be resumed.
+    if (secrets !== undefined) await told(sandbox.setSecrets(secrets));
+    if (network !== undefined) {
+      await told(sandbox.setNetwork(networkPolicy(network, sandbox.spec.network)));
+    }
+    if (memoryMib !== undefined) await told(this.#resize(sandbox, memoryMib));
+    await told(sandbox.change(terms));
+    return sandbox.info();
+  }
+
+  /** @throws SandboxError `memory_unavailable`: this host has not as much */
+  async #resize(sandbox: ManagedSandbox, memoryMib: number): Promise<void> {
+    const moreMib = Math.min(memoryMib, sandbox.spec.memoryMaxMib ?? 0) - sandbox.spec.memoryMib;
+    const release = moreMib > 0 ? this.#parts.queue.reserve(moreMib) : undefined;
+    await sandbox.resizeMemory(memoryMib, 'owner').finally(release);
+  }
+
+  async remove(id: string): Promise<SandboxInfo> {
+    const sandbox = await this.#find(id);
+    await told(sandbox.remove());
+    return sandbox.info();
+  }
+
+  async pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo> {
+    const sandbox = await this.#find(id);
+    await told(sandbox.pause(to));
+    return sandbox.info();
+  }
+
+  async resume(id: string, signal?: AbortSignal): Promise<SandboxInfo> {
+    const sandbox = await this.#find(id);
+    await told(sandbox.resume(signal));
+    return sandbox.info();
+  }
+
+  async snapshot(id: string, options: { readonly name?: string } = {}): Promise<SnapshotInfo> {
+    const sandbox = await this.#find(id);
+    return this.#parts.keeper.info(await told(sandbox.snapshot(options.name ?? null)));
+  }
+
+  async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
+    const { count } = options;
+    if (!Number.isSafeInteger(count) || count < 1 || count > FORKS_MAX) {
+      throw new SandboxError('spec_invalid', `count: ${count} is not from 1 to ${FORKS_MAX}`);
+    }
+    checkRequest({ timeoutMs: options.timeoutMs, metadata: options.metadata });
+    this.#requireOpen();
+    return await this.#track(this.#fork(await this.#find(id), options));
+  }
+
+  async snapshots(): Promise<readonly SnapshotInfo[]> {
+    return await told(this.#parts.keeper.list());
+  }
+
+  async removeSnapshot(idOrName: string): Promise<void> {
+    await told(this.#parts.keeper.remove(idOrName));
+  }
+
+  async pools(): Promise<readonly PoolInfo[]> {
+    return this.#starter.pools.list();
+  }
+
+  async setPool(limits: PoolLimits, spec: Partial<TemplateSpec> = {}): Promise<PoolInfo> {
+    this.#requireOpen();
+    const template = await this.#parts.prepareTemplate(spec);
+    this.#requireOpen();
+    return await this.#starter.pools.set(template, limits);
+  }
+
+  async guest(id: string): Promise<Guest> {
+    return tracedGuest(await told((await this.#find(id)).guest()), id, this.#tracer);
+  }
+
+  async openOperation(id: string): Promise<Duplex> {
+    const { vm } = await told((await this.#find(id)).live());
+    if (vm === undefined) throw new SandboxError('not_ready', `sandbox ${id} has no VM`);
+    return this.#parts.dial(vm.channelPath);
+  }
+
+  async openPort(id: string, port: number, signal?: AbortSignal): Promise<Duplex> {
+    const { card } = await told((await this.#find(id)).live());
+    return await told(card.connect(port, signal));
+  }
+
+  async channelStats(id: string): Promise<ChannelStats> {
+    const { vm } = await told((await this.#find(id)).live());
+    if (vm === undefined) throw new SandboxError('not_ready', `sandbox ${id} has no VM`);
+    return await vm.channelStats();
+  }
+
+  async usage(id: string): Promise<readonly UsageRecord[]> {
+    return (await this.#find(id)).usage.records;
+  }
+
+  async logs(id: string): Promise<SandboxLogs> {
+    await this.#leaving.get(id)?.noted;
+    if ((await this.#endOf(id)) === null) return logsOf((await this.#find(id)).vm);
+    return (await told(this.#rows.logs(id))) ?? { console: '', vmm: '' };
+  }
+
+  async *followLogs(id: string, signal: AbortSignal): AsyncGenerator<LogChunk, void> {
+    if ((await this.#endOf(id)) !== null) return yield* chunksOf(await this.logs(id));
+    yield* followLogs(await this.#find(id), this, this.#parts.clock, signal);
+  }
+
+  async *events(id: string, options: EventsOptions = {}): AsyncGenerator<TimedEvent, void> {
+    const { after = 0, follow = true, signal = new AbortController().signal } = options;
+    const ended = await this.#endOf(id);
+    if (ended?.end != null) {
+      // What came before went with the process, or the sandbox, that held it.
+      yield { type: 'end', end: ended.end, seq: after + 1, atMs: ended.end.atMs };
+      return;
+    }
+    const { events } = await this.#find(id);
+    if (follow) yield* events.read(after, signal);
+    else yield* events.since(after);
+  }
+
+  onChange(listener: (info: SandboxInfo) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** For the bridge: a request of a sandbox is over. */
+  noteUsage(record: UsageRecord): void {
+    this.#sandboxes.get(record.sandboxId)?.usage.note(record);
+  }
+
+  /** Ends all sandboxes but those that are paused to disk. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    const { queue } = this.#parts;
+    this.#closer.abort(closing());
+    await Promise.all([queue.close(), this.#starter.pools.close(), ...this.#starts]);
+    const leaving = [...this.#sandboxes.values()].map((sandbox) => sandbox.leave());
+    for (const left of await Promise.allSettled(leaving)) {
+      if (left.status === 'fulfilled') continue;
+      // Who asked for its end has been told, and another process has it.
+      this.#parts.log.warn('a sandbox was not ended', { reason: describeError(left.reason) });
+    }
+  }
+
+  async #create(request: CreateRequest, signal: AbortSignal): Promise<SandboxInfo> {
+    const askedAtMs = this.#parts.clock.now();
+    const { snapshot } = request;
+    await using held = snapshot === undefined ? null : await this.#openSnapshot(snapshot);
+    const started =
+      held === null
+        ? await this.#starter.start(request, signal)
+        : await this.#starter.goOn(request, held, signal);
+    const birth = { origin: started.origin, snapshot: held?.row.id ?? null, parent: null };
+    return await this.#adopt({ ...started, askedAtMs }, termsOf(request), birth, signal);
+  }
+
+  async #fork(parent: ManagedSandbox, options: ForkOptions): Promise<readonly ForkResult[]> {
+    if (parent.spec.network !== null) requireValues(parent.id, parent.spec.secrets);
+    await using held = await parent.hold();
+    const forks = Array.from({ length: options.count }, () => this.#forkOne(parent, held, options));
+    return await Promise.all(forks);
+  }
+
+  async #forkOne(
+    parent: ManagedSandbox,
+    held: HeldSource,
+    options: ForkOptions,
+  ): Promise<ForkResult> {
+    const askedAtMs = this.#parts.clock.now();
+    const { timeoutMs = parent.terms.timeoutMs, metadata = parent.terms.metadata } = options;
+    const signal = this.#untilClosed();
+    try {
+      const spec = { ...this.#parts.makeSpec({}), ...withoutIdentity(parent.spec) };
+      const supervisor = await this.#starter.clone(spec, held.source, signal);
+      const terms = { ...parent.terms, timeoutMs, metadata };
+      const birth = { origin: 'fork', snapshot: null, parent: parent.id } as const;
+      const sandbox = await this.#adopt({ supervisor, askedAtMs }, terms, birth, signal);
+      return { ok: true, sandbox };
+    } catch (error) {
+      const code = error instanceof SandboxError ? error.code : 'start_failed';
+      return { ok: false, code, message: describeError(error) };
+    }
+  }
+
+  /** Unless nobody wants it any more. */
+  async #adopt(
+    { supervisor, askedAtMs }: { supervisor: Supervisor; askedAtMs: number },
+    terms: Terms,
+    birth: Omit<Birth, 'createdAtMs'>,
+    signal: AbortSignal,
+  ): Promise<SandboxInfo> {
+    if (signal.aborted) {
+      await supervisor.stop();
+      throw new SandboxError('cancelled', 'starting the sandbox was cancelled');
+    }
+    const { clock } = this.#parts;
+    const sandbox = ManagedSandbox.started(this.#managedParts(), {
+      ...{ supervisor, terms, readyMs: clock.now() - askedAtMs },
+      birth: { ...birth, createdAtMs: Math.round(clock.wall()) },
+    });
+    return sandbox.info();
+  }
+
+  /** So that `close` can wait for it. */
+  async #track<T>(work: Promise<T>): Promise<T> {
+    const settled = work.catch((error: unknown) => ignore(error, 'told to who asked for it'));
+    this.#starts.add(settled);
+    try {
+      return await told(work);
+    } finally {
+      this.#starts.delete(settled);
+    }
+  }
+
+  #untilClosed(signal?: AbortSignal): AbortSignal {
+    return AbortSignal.any([this.#closer.signal, ...(signal === undefined ? [] : [signal])]);
+  }
+
+  #managedParts(): ManagedParts {
+    const { clock, log, accelerator, keeper } = this.#parts;
+    return {
+      ...{ clock, log, accelerator, keeper, rows: this.#rows },
+      start: (spec, source, signal) => this.#starter.clone(spec, source, this.#untilClosed(signal)),
+      changed: (sandbox) => this.#changed(sandbox),
+      happened: (sandbox, event) => {
+        this.recentEvents.note(sandbox.id, event);
+        void this.#policy.take(sandbox, event);
+        void onDiskEvent(sandbox, event, this.#parts.log);
+      },
+      lost: (sandbox) => this.#forget(sandbox),
+    };
+  }
+
+  #forget(sandbox: ManagedSandbox): void {
+    if (this.#sandboxes.get(sandbox.id) === sandbox) this.#sandboxes.delete(sandbox.id);
+  }
+
+  #changed(sandbox: ManagedSandbox): void {
+    const info = sandbox.info();
+    if (info.status === 'running') this.#sandboxes.set(sandbox.id, sandbox);
+    if (info.status === 'ended') {
+      this.#forget(sandbox);
+      this.#tracer.forget(sandbox.id);
+      this.#ended.add(info);
+      this.#leaving.set(sandbox.id, sandbox);
+      void sandbox.noted.then(() => this.#leaving.delete(sandbox.id));
+    }
+    for (const listener of this.#listeners) {
+      try {
+        listener(info);
+      } catch (error) {
+        ignore(error, 'a listener threw');
+      }
+    }
+  }
+
+  async #find(id: string): Promise<ManagedSandbox> {
+    const known = this.#sandboxes.get(id);
+    if (known !== undefined && known.restsAs === null) return known;
+    const ended = await this.#endOf(id);
+    if (ended !== null) {
+      const { cause, detail } = ended.end ?? { cause: 'unknown', detail: '' };
+      const because = detail === '' ? {} : { cause: detail };
+      throw new SandboxError('gone', `sandbox ${id} has ended: ${cause}`, because);
+    }
+    if (parseSandboxId(id) !== undefined) await this.#readPaused();
+    const found = this.#sandboxes.get(id);
+    if (found !== undefined) return found;
+    throw new SandboxError('not_found', `there is no sandbox ${id}`, {
+      remedy: 'neurovisor ls',
+    });
+  }
+
+  /** One that has ended, here or with the process that held it; null: it has not. */
+  async #endOf(id: string): Promise<SandboxInfo | null> {
+    const known = this.#ended.own(id);
+    if (known !== undefined) return known;
+    if (this.#sandboxes.get(id)?.restsAs === null || parseSandboxId(id) === undefined) return null;
+    return await this.#ended.stored(id);
+  }
+
+  /** What is paused on the disk is everybody's who uses this store, and may have changed there. */
+  async #readPaused(): Promise<void> {
+    const known = [...this.#sandboxes.values()].map((one) => ({ one, as: one.restsAs }));
+    const rows = await told(this.#rows.paused());
+    const snapshots = new Set(rows.map(({ pausedSnapshotId }) => pausedSnapshotId));
+    for (const { one, as } of known) {
+      if (as !== null && as === one.restsAs && !snapshots.has(as)) this.#forget(one);
+    }
+    for (const row of rows) {
+      const { id, pausedSnapshotId: pauseId } = row;
+      const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : parseStored(row);
+      if (stored === null) continue;
+      const { spec, terms, origin } = stored;
+      const { snapshot, parent, createdAtMs } = row;
+      const birth: Birth = { origin, snapshot, parent, createdAtMs };
+      const made = { spec, terms, birth, pauseId };
+      this.#sandboxes.set(id, ManagedSandbox.paused(this.#managedParts(), made));
+    }
+  }
+
+  async #openSnapshot(idOrName: string): Promise<HeldSnapshot> {
+    const row = await this.#parts.keeper.find(idOrName);
+    if (row.kind === 'pause') {
+      throw new SandboxError('not_found', `there is no snapshot ${idOrName}`);
+    }
+    return await this.#parts.keeper.open(row.id);
+  }
+
+  #requireOpen(): void {
+    if (this.#closing !== undefined) throw closing();
+  }
+}
+
+function closing(): SandboxError {
+  return new SandboxError('cancelled', 'the host is being shut down');
+}
+
+type HeldSnapshot = Awaited<ReturnType<Keeper['open']>>;

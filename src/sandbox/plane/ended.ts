@@ -1,0 +1,52 @@
+/**
+ * Sandboxes that have ended: the last of this process from memory, all others from their rows (io). A process
+ * that was killed tells of its own nobody but the store.
+ */
+import type { SandboxInfo } from '../control.ts';
+import { told } from '../errors.ts';
+import { infoOfEnded } from '../request.ts';
+import type { SandboxRows } from './sandbox-rows.ts';
+
+/** Those that are kept in memory, and the most that a list has of them. */
+export const ENDED_MAX = 256;
+
+export class EndedSandboxes {
+  readonly #own = new Map<string, SandboxInfo>();
+  readonly #rows: SandboxRows;
+  readonly #accelerator: string;
+
+  constructor(rows: SandboxRows, accelerator: string) {
+    this.#rows = rows;
+    this.#accelerator = accelerator;
+  }
+
+  /** Of this process. */
+  has(id: string): boolean {
+    return this.#own.has(id);
+  }
+
+  add(info: SandboxInfo): void {
+    this.#own.set(info.id, info);
+    const [oldest] = this.#own.keys();
+    if (this.#own.size > ENDED_MAX && oldest !== undefined) this.#own.delete(oldest);
+  }
+
+  own(id: string): SandboxInfo | undefined {
+    return this.#own.get(id);
+  }
+
+  /** Of any process. */
+  async stored(id: string): Promise<SandboxInfo | null> {
+    const row = await told(this.#rows.ended(id));
+    return row === undefined ? null : infoOfEnded(row, this.#accelerator);
+  }
+
+  /** @param lives what this process holds has not ended, whatever its row says yet */
+  async all(lives: (id: string) => boolean): Promise<readonly SandboxInfo[]> {
+    const rows = await told(this.#rows.allEnded());
+    const others = rows
+      .filter(({ id }) => !this.#own.has(id) && !lives(id))
+      .map((row) => infoOfEnded(row, this.#accelerator));
+    return [...this.#own.values(), ...others];
+  }
+}

@@ -1,0 +1,91 @@
+import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../../base/clock.ts';
+import { NO_EVIDENCE } from '../ending.ts';
+import { EventJournal, JOURNAL_LIMITS, type SandboxEventBody } from './event-journal.ts';
+
+const NEAR: SandboxEventBody = {
+  ...{ type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 },
+};
+const END: SandboxEventBody = {
+  type: 'end',
+  end: { cause: 'stopped', detail: '', atMs: 1, evidence: NO_EVIDENCE },
+};
+
+const never = new AbortController().signal;
+
+async function numbers(journal: EventJournal, after = 0, signal = never): Promise<number[]> {
+  const seen: number[] = [];
+  for await (const { seq } of journal.read(after, signal)) seen.push(seq);
+  return seen;
+}
+
+describe('EventJournal', () => {
+  it('numbers and times what is noted, and keeps the newest', () => {
+    const journal = new EventJournal(new FakeClock(5000));
+    for (let n = 0; n < JOURNAL_LIMITS.eventsMax + 3; n += 1) journal.note(NEAR);
+    const kept = journal.since(0);
+    expect(kept).toHaveLength(JOURNAL_LIMITS.eventsMax);
+    expect(kept[0]).toEqual({ ...NEAR, seq: 4, atMs: 5000 });
+    expect(journal.since(JOURNAL_LIMITS.eventsMax + 2)).toHaveLength(1);
+  });
+
+  it('a number of another journal, as of a daemon before this one, hides nothing', () => {
+    const journal = new EventJournal(new FakeClock());
+    journal.note(NEAR);
+    expect(journal.since(57)).toHaveLength(1);
+  });
+
+  it('read: what is kept, then what comes, up to the end', async () => {
+    const journal = new EventJournal(new FakeClock());
+    journal.note(NEAR);
+    const all = numbers(journal);
+    const later = numbers(journal, 1);
+    await Promise.resolve();
+    journal.note(NEAR);
+    journal.note(END);
+    journal.note(NEAR);
+    expect(await all).toEqual([1, 2, 3]);
+    expect(await later).toEqual([2, 3]);
+  });
+
+  it('nothing comes after the end', () => {
+    const journal = new EventJournal(new FakeClock());
+    journal.note(END);
+    journal.note(NEAR);
+    expect(journal.since(0)).toMatchObject([{ type: 'end', seq: 1 }]);
+  });
+
+  it('read: ends with its signal', async () => {
+    const journal = new EventJournal(new FakeClock());
+    const aborter = new AbortController();
+    const all = numbers(journal, 0, aborter.signal);
+    journal.note(NEAR);
+    await new Promise((resolve) => setImmediate(resolve));
+    aborter.abort();
+    expect(await all).toEqual([1]);
+  });
+
+  it('read: a reader that takes nothing loses the oldest, not the end', async () => {
+    const journal = new EventJournal(new FakeClock());
+    const reading = journal.read(0, never);
+    const first = reading.next();
+    journal.note(NEAR);
+    await first;
+    for (let n = 0; n < 5000; n += 1) journal.note(NEAR);
+    journal.note(END);
+    const rest: number[] = [];
+    for await (const { seq } of reading) rest.push(seq);
+    expect(rest).toHaveLength(JOURNAL_LIMITS.waitingMax);
+    expect(rest.at(-1)).toBe(5002);
+  });
+
+  it('a listener that throws harms nobody', () => {
+    const journal = new EventJournal(new FakeClock(), () => {
+      throw new Error('no');
+    });
+    const seen: number[] = [];
+    journal.listen(({ seq }) => void seen.push(seq));
+    journal.note(NEAR);
+    expect(seen).toEqual([1]);
+  });
+});

@@ -1,0 +1,117 @@
+/**
+ * What happened to one sandbox over all its lives, numbered: the newest are kept for who comes later, and
+ * who listens hears each as it comes. In memory: it ends with the process that holds the sandbox.
+ */
+import type { Clock } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { EndInfo } from '../ending.ts';
+import type { MemoryEvent } from '../memory/watch.ts';
+import type { DiskEvent } from '../vm/full-disk.ts';
+
+/** What was done about an event before it (`onMemoryPressure`, a full disk), or could not be. */
+export interface ActionEvent {
+  readonly type: 'action';
+  /** `grow` only where it could not be: else it is `resized`. */
+  readonly action: 'warn' | 'pause' | 'snapshot' | 'webhook' | 'grow';
+  readonly ok: boolean;
+  /** Of a snapshot its name; else what went wrong. */
+  readonly detail: string;
+}
+
+/** The last one: none comes after it. */
+export interface EndEvent {
+  readonly type: 'end';
+  readonly end: EndInfo;
+}
+
+export type SandboxEventBody = MemoryEvent | DiskEvent | ActionEvent | EndEvent;
+
+export type TimedEvent = SandboxEventBody & {
+  /** From 1; none is left out but those that are no longer kept. */
+  readonly seq: number;
+  /** Milliseconds since 1970, of the host. */
+  readonly atMs: number;
+};
+
+export const JOURNAL_LIMITS = {
+  /** Events that are kept. */
+  eventsMax: 256,
+  /** That wait for one reader of `read`; the oldest of more are dropped, which it sees by their numbers. */
+  waitingMax: 256,
+} as const;
+
+export class EventJournal {
+  readonly #clock: Pick<Clock, 'wall'>;
+  readonly #kept: TimedEvent[] = [];
+  readonly #listeners = new Set<(event: TimedEvent) => void>();
+  #seq = 0;
+
+  /** @param listener the first of them */
+  constructor(clock: Pick<Clock, 'wall'>, listener?: (event: TimedEvent) => void) {
+    this.#clock = clock;
+    if (listener !== undefined) this.listen(listener);
+  }
+
+  /** After `end` nothing is: what was still under way then has no reader. */
+  note(body: SandboxEventBody): void {
+    if (this.#kept.at(-1)?.type === 'end') return;
+    this.#seq += 1;
+    const event = { ...body, seq: this.#seq, atMs: Math.floor(this.#clock.wall()) };
+    this.#kept.push(event);
+    if (this.#kept.length > JOURNAL_LIMITS.eventsMax) this.#kept.shift();
+    for (const listener of this.#listeners) {
+      try {
+        listener(event);
+      } catch (error) {
+        ignore(error, 'a listener of events threw');
+      }
+    }
+  }
+
+  /** Readers and listeners that there are. */
+  get listeners(): number {
+    return this.#listeners.size;
+  }
+
+  /** Those that come from now on. Returns how to stop. */
+  listen(listener: (event: TimedEvent) => void): () => void {
+    const entry = (event: TimedEvent): void => listener(event);
+    this.#listeners.add(entry);
+    return () => this.#listeners.delete(entry);
+  }
+
+  /** Those that are kept and are newer than `after`; a number that never was is of another journal. */
+  since(after: number): readonly TimedEvent[] {
+    const from = after > this.#seq ? 0 : after;
+    return this.#kept.filter(({ seq }) => seq > from);
+  }
+
+  /** What is kept, then what comes, up to the end of the sandbox or of `signal`. */
+  async *read(after: number, signal: AbortSignal): AsyncGenerator<TimedEvent, void, undefined> {
+    const waiting: TimedEvent[] = [...this.since(after)];
+    let wake = (): void => undefined;
+    const stop = this.listen((event) => {
+      waiting.push(event);
+      if (waiting.length > JOURNAL_LIMITS.waitingMax) waiting.shift();
+      wake();
+    });
+    const onAbort = (): void => wake();
+    signal.addEventListener('abort', onAbort);
+    try {
+      while (!signal.aborted) {
+        const event = waiting.shift();
+        if (event === undefined) {
+          await new Promise<void>((resolve) => {
+            wake = resolve;
+          });
+        } else {
+          yield event;
+          if (event.type === 'end') return;
+        }
+      }
+    } finally {
+      stop();
+      signal.removeEventListener('abort', onAbort);
+    }
+  }
+}

@@ -1,0 +1,493 @@
+/**
+ * One sandbox through all its lives: a supervisor owns a VM, this owns the sandbox across several of them.
+ *
+ *     running ─┬─► saving ─► running                                 snapshot, fork
+ *              ├─► saving ─► paused (disk) ─► resuming ─► running
+ *              ├─► paused (memory) ─┬─► resuming ─► running
+ *              │                    └─► saving ─► paused             snapshot, fork, to disk
+ *              └─► ending ─► ended
+ *
+ * One change at a time; who comes meanwhile waits for his turn. After one that fails it is as it was, or
+ * its VM has died and it ends. What is paused on the disk belongs to whoever claims it first.
+ */
+import { describeError } from '../../base/errors.ts';
+import type { Guest } from '../../guest/link.ts';
+import type { SandboxRow } from '../../store/sandbox-table.ts';
+import type { SnapshotRow } from '../../store/snapshot.ts';
+import type { SandboxInfo, SandboxStatus } from '../control.ts';
+import { endInfo, endWithoutVm, type SandboxEnd } from '../ending.ts';
+import { refusal, SandboxError } from '../errors.ts';
+import type { ResizedEvent } from '../memory/watch.ts';
+import type { StartTimings } from '../parts.ts';
+import { type Birth, changedTerms, parseStored, type Terms, type TermsChange } from '../request.ts';
+import { requireValues, type SecretOptions } from '../secrets.ts';
+import { type NetworkPolicy, type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
+import type { Supervisor } from '../vm/supervisor.ts';
+import type { VmLimits } from '../vm/vm-limits.ts';
+import { EventJournal } from './event-journal.ts';
+import { activityOf, Lifetime } from './lifetime.ts';
+import type { ManagedParts } from './managed-parts.ts';
+import { infoOf } from './sandbox-info.ts';
+import { RowWriter } from './sandbox-rows.ts';
+import { Joined, Turns } from './serial-queue.ts';
+import type { HeldSource } from './snapshot-manager.ts';
+import { UsageLog } from './usage-log.ts';
+
+export class ManagedSandbox {
+  readonly id: string;
+  readonly birth: Birth;
+  readonly usage = new UsageLog();
+  readonly events: EventJournal;
+  readonly #parts: ManagedParts;
+  readonly #writer: RowWriter;
+  readonly #lifetime: Lifetime;
+  #spec: SandboxSpec;
+  #terms: Terms;
+  #status: SandboxStatus = 'starting';
+  #pausedTo: 'memory' | 'disk' | null = null;
+  /** Its state on the disk; set as soon as that counts, so from then on its VM may die. */
+  #pauseId: string | null = null;
+  /** Its row on the disk is ours. */
+  #isClaimed = false;
+  #supervisor: Supervisor | undefined;
+  #timings: StartTimings | null = null;
+  #readyMs: number | null = null;
+  #end: SandboxEnd | null = null;
+  readonly #turns = new Turns();
+  readonly #resuming = new Joined();
+  #removing: Promise<void> | undefined;
+  readonly #ended = Promise.withResolvers<void>();
+  /** Resolves when its end is on the disk. */
+  readonly noted = this.#ended.promise;
+  readonly #aborter = new AbortController();
+
+  private constructor(parts: ManagedParts, spec: SandboxSpec, terms: Terms, birth: Birth) {
+    this.#parts = parts;
+    this.#spec = spec;
+    this.#terms = terms;
+    this.id = spec.id;
+    this.birth = birth;
+    this.#writer = new RowWriter(parts.rows);
+    this.events = new EventJournal(parts.clock, (event) => parts.happened(this, event));
+    this.#lifetime = new Lifetime({
+      ...{ clock: parts.clock, log: parts.log, sandbox: this.id },
+      terms: () => this.#terms,
+      activity: () => activityOf(this.#status === 'running' ? this.#supervisor : undefined),
+      kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
+      pause: () => this.#turns.take(() => this.#pauseIfRunning()),
+    });
+  }
+
+  /** One whose VM is ready. */
+  static started(
+    parts: ManagedParts,
+    made: { supervisor: Supervisor; terms: Terms; birth: Birth; readyMs: number },
+  ): ManagedSandbox {
+    const sandbox = new ManagedSandbox(parts, made.supervisor.spec, made.terms, made.birth);
+    sandbox.#readyMs = made.readyMs;
+    sandbox.#run(made.supervisor);
+    return sandbox;
+  }
+
+  /** One that the store has, paused to disk. */
+  static paused(
+    parts: ManagedParts,
+    made: { spec: SandboxSpec; terms: Terms; birth: Birth; pauseId: string },
+  ): ManagedSandbox {
+    const sandbox = new ManagedSandbox(parts, made.spec, made.terms, made.birth);
+    sandbox.#status = 'paused';
+    sandbox.#pausedTo = 'disk';
+    sandbox.#pauseId = made.pauseId;
+    return sandbox;
+  }
+
+  get spec(): SandboxSpec {
+    return this.#spec;
+  }
+
+  get terms(): Terms {
+    return this.#terms;
+  }
+
+  /** Its snapshot, while it is on the disk and nothing is done about it here; null otherwise. */
+  get restsAs(): string | null {
+    return this.#status === 'paused' && !this.#turns.isBusy ? this.#pauseId : null;
+  }
+
+  info(): SandboxInfo {
+    return infoOf(this.#spec, this.#terms, this.birth, {
+      ...{ status: this.#status, pausedTo: this.#pausedTo, endsAtMs: this.#lifetime.endsAtMs },
+      ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
+      ...{ end: this.#end, card: this.#supervisor?.card },
+    });
+  }
+
+  /** That it has now. */
+  get vm(): Supervisor['vm'] {
+    return this.#supervisor?.vm;
+  }
+
+  /** Changes what is given; a time counts anew only if it is given. */
+  async change(change: TermsChange): Promise<void> {
+    if (this.#isOver) throw this.#refusal('changed');
+    if (this.#pauseId === null) {
+      this.#apply(change);
+      // A pause may come to the disk before the row's turn; from then on it is anybody's.
+      await this.#writer.write(() => (this.#pauseId === null ? this.#row(null) : null));
+      if (this.#pauseId === null) return;
+    }
+    await this.#turns.take(async () => {
+      if (this.#isOver) throw this.#refusal('changed');
+      if (this.#pauseId !== null) await this.#claim();
+      this.#apply(change);
+      this.#isClaimed = false;
+      await this.#persist();
+    });
+  }
+
+  async setLimits(limits: Partial<VmLimits>): Promise<void> {
+    const supervisor = await this.live();
+    await supervisor.setLimits(limits);
+    this.#spec = supervisor.spec;
+  }
+
+  /** Resumes a paused one as `guest` does. */
+  async setNetwork(network: NetworkPolicy | null): Promise<void> {
+    await this.live();
+    await this.#changeVm((supervisor) => supervisor.setNetwork(network));
+  }
+
+  /** For its owner it resumes a paused one as `guest` does. */
+  async resizeMemory(memoryMib: number, by: ResizedEvent['by']): Promise<void> {
+    if (by === 'owner') await this.live();
+    await this.#changeVm((supervisor) => supervisor.resizeMemory(memoryMib, by));
+  }
+
+  /** In its turn, for it may plug, unplug or change a device. */
+  async #changeVm(change: (supervisor: Supervisor) => Promise<void>): Promise<void> {
+    await this.#turns.take(async () => {
+      const supervisor = this.#require('changed', this.#status === 'running');
+      await change(supervisor).finally(() => {
+        this.#spec = supervisor.spec;
+        this.#parts.changed(this);
+      });
+    });
+  }
+
+  /** What is paused on the disk is given them there, for without values it can't be resumed. */
+  async setSecrets(options: readonly SecretOptions[]): Promise<void> {
+    // What is wrong is told before anything is claimed or resumed.
+    withSecrets(this.#spec, options);
+    if (this.#pauseId === null) await this.live();
+    await this.#turns.take(async () => {
+      if (this.#isOver) throw this.#refusal('changed');
+      if (this.#pauseId !== null) await this.#claim();
+      const spec = withSecrets(this.#spec, options);
+      const supervisor =
+        this.#pauseId === null ? this.#require('changed', this.#status === 'running') : null;
+      try {
+        await supervisor?.setSecrets(spec.secrets, spec.network);
+      } finally {
+        // They hold from when the gateway has them, also if the guest does not answer: a fork gets the same.
+        this.#spec = supervisor?.spec ?? spec;
+        this.#isClaimed = false;
+        this.#parts.changed(this);
+        await this.#persist();
+      }
+    });
+  }
+
+  /** The guest's operations; resumes a paused one if its terms say so. */
+  async guest(): Promise<Guest> {
+    return (await this.live()).guest();
+  }
+
+  /** Its VM, running. @throws SandboxError `not_ready`, `gone`, and what resuming may throw */
+  async live(): Promise<Supervisor> {
+    for (;;) {
+      while (this.#turns.isBusy) await this.#turns.over();
+      if (this.#status === 'running' && this.#supervisor !== undefined) {
+        this.#lifetime.touch();
+        return this.#supervisor;
+      }
+      if (this.#status !== 'paused') throw this.#refusal('used');
+      if (!this.#terms.autoResume) throw this.#refusal('used', 'resume it first');
+      await this.resume();
+    }
+  }
+
+  async pause(to: 'memory' | 'disk'): Promise<void> {
+    await this.#turns.take(async () => {
+      const isPossible = this.#status === 'running' || (to === 'disk' && this.#isInMemory);
+      const supervisor = this.#require('paused', isPossible);
+      await (to === 'memory' ? this.#pauseToMemory(supervisor) : this.#pauseToDisk(supervisor));
+    });
+  }
+
+  /** For want of room on the host, in memory; its time goes on. See `full-disk.ts`. */
+  async pauseStalled(): Promise<boolean> {
+    return await this.#turns.take(() => this.#pauseIfRunning(true));
+  }
+
+  /** Of one that runs: nothing. Two at once are one. */
+  async resume(signal?: AbortSignal): Promise<void> {
+    await this.#resuming.run(
+      () => this.#turns.take(() => this.#resume(signal)),
+      () => this.#isOver || signal?.aborted === true,
+    );
+  }
+
+  /** Goes on as it was before: running, or paused. */
+  async snapshot(name: string | null): Promise<SnapshotRow> {
+    const { keeper } = this.#parts;
+    return await this.#copied(
+      (pauseId) => keeper.copy(pauseId, name),
+      (supervisor) => keeper.snapshot(supervisor, name),
+    );
+  }
+
+  /** What forks of it start from. */
+  async hold(): Promise<HeldSource> {
+    const { keeper } = this.#parts;
+    return await this.#copied<HeldSource>(
+      (pauseId) => keeper.open(pauseId),
+      (supervisor) => keeper.hold(supervisor),
+    );
+  }
+
+  /** Resolves when nothing is left. Idempotent. @throws SandboxError `not_ready`: another process has it */
+  remove(cause: 'stopped' | 'timeout' = 'stopped'): Promise<void> {
+    this.#removing ??= this.#remove(cause);
+    return this.#removing;
+  }
+
+  async #remove(cause: 'stopped' | 'timeout'): Promise<void> {
+    if (this.#status === 'ended') return;
+    this.#become('ending');
+    this.#lifetime.stop();
+    this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
+    await this.#supervisor?.stop(cause);
+    while (this.#turns.isBusy) await this.#turns.over();
+    // A resume may have come through at the last moment.
+    await this.#supervisor?.stop(cause);
+    if (this.#pauseId !== null) {
+      await this.#claim();
+      const end = endWithoutVm(cause, 'removed while it was paused', this.#parts.clock.wall());
+      // As long as its row says that it is there, it is.
+      const keep = (): Promise<void> => this.#parts.rows.keep(this.#row(null, end));
+      await this.#orLost(this.#writer.inTurn(keep));
+      this.#over(end);
+    }
+    await this.#ended.promise;
+  }
+
+  /** For the end of the host: what is on the disk stays there. */
+  async leave(): Promise<void> {
+    this.#lifetime.stop();
+    while (this.#turns.isBusy) await this.#turns.over();
+    if (this.#status !== 'paused' || this.#pauseId === null) await this.remove();
+  }
+
+  async #copied<T>(
+    ofPause: (pauseId: string) => Promise<T>,
+    ofVm: (supervisor: Supervisor) => Promise<T>,
+  ): Promise<T> {
+    return await this.#turns.take(async () => {
+      if (this.#status === 'paused' && this.#pauseId !== null) return await ofPause(this.#pauseId);
+      const supervisor = this.#require('saved', this.#status === 'running' || this.#isInMemory);
+      return await this.#saving(supervisor, () => ofVm(supervisor));
+    });
+  }
+
+  /** One that is paused in memory runs for it, and stands still again afterwards. */
+  async #saving<T>(supervisor: Supervisor, work: () => Promise<T>): Promise<T> {
+    const wasPaused = this.#isInMemory;
+    this.#become('saving');
+    try {
+      if (wasPaused) await supervisor.resume();
+      return await work();
+    } finally {
+      if (this.#pauseId === null) await this.#back(supervisor, wasPaused);
+    }
+  }
+
+  /** It is again what it was, as far as its VM is; one that has died tells of its end itself. */
+  async #back(supervisor: Supervisor, toPaused: boolean): Promise<void> {
+    if (toPaused && supervisor.state === 'ready') {
+      await supervisor.pause().catch((error: unknown) => this.#warn('pause again', error));
+    }
+    if (supervisor.state === 'paused') this.#become('paused');
+    else if (supervisor.state !== 'ready') this.#become('ending');
+    else {
+      if (this.#pausedTo !== null) this.#lifetime.start();
+      this.#pausedTo = null;
+      this.#become('running');
+    }
+  }
+
+  async #pauseToMemory(supervisor: Supervisor, stops: 'all' | 'idle' = 'all'): Promise<void> {
+    await supervisor.pause();
+    this.#lifetime.stop(stops);
+    this.#pausedTo = 'memory';
+    this.#become('paused');
+    await this.#persist();
+  }
+
+  async #pauseToDisk(supervisor: Supervisor): Promise<void> {
+    try {
+      await this.#saving(supervisor, () =>
+        this.#parts.keeper.pause(supervisor, (snapshotId, commit) =>
+          this.#writer.inTurn(async () => {
+            this.#spec = { ...supervisor.spec, network: await supervisor.card.policyToKeep() };
+            await commit(this.#row(snapshotId));
+            this.#pauseId = snapshotId;
+          }),
+        ),
+      );
+    } finally {
+      if (this.#pauseId !== null) {
+        this.#lifetime.stop();
+        this.#supervisor = undefined;
+        this.#pausedTo = 'disk';
+        this.#become('paused');
+      }
+    }
+  }
+
+  /** For want of time, or of room. */
+  async #pauseIfRunning(isForRoom = false): Promise<boolean> {
+    if (this.#status !== 'running') return false;
+    const supervisor = this.#require('paused', true);
+    if (isForRoom && !supervisor.isStalled) return false;
+    await (isForRoom ? this.#pauseToMemory(supervisor, 'idle') : this.#pauseToDisk(supervisor));
+    return true;
+  }
+
+  async #resume(signal: AbortSignal | undefined): Promise<void> {
+    if (this.#status === 'running') return;
+    if (this.#status !== 'paused') throw this.#refusal('resumed');
+    this.#become('resuming');
+    const supervisor = this.#supervisor;
+    if (supervisor === undefined) return await this.#resumeFromDisk(signal);
+    await supervisor.resume().finally(() => this.#back(supervisor, false));
+    await this.#persist();
+  }
+
+  async #resumeFromDisk(signal: AbortSignal | undefined): Promise<void> {
+    const { keeper, start, rows } = this.#parts;
+    const signals = [this.#aborter.signal, ...(signal === undefined ? [] : [signal])];
+    try {
+      await this.#claim();
+      if (this.#spec.network !== null) requireValues(this.id, this.#spec.secrets);
+      await using held = await keeper.open(this.#pauseId ?? '');
+      const supervisor = await start(this.#spec, held.source, AbortSignal.any(signals));
+      // From here on the VM is the truth; its row lets go of the snapshot, which then goes.
+      this.#run(supervisor);
+    } catch (error) {
+      if (this.#aborter.signal.aborted) throw this.#refusal('resumed');
+      if (this.#isClaimed) await this.#writer.inTurn(() => rows.giveBack(this.id));
+      this.#isClaimed = false;
+      this.#become('paused');
+      throw error;
+    }
+  }
+
+  #run(supervisor: Supervisor): void {
+    this.#spec = supervisor.spec;
+    this.#supervisor = supervisor;
+    this.#timings = this.birth.origin === 'pool' ? null : (supervisor.timings ?? null);
+    this.#pausedTo = this.#pauseId = null;
+    this.#isClaimed = false;
+    supervisor.events.listen((event) => this.events.note(event));
+    void supervisor.ended.then((end) => {
+      // On the disk: another VM will go on with it.
+      if (this.#supervisor === supervisor && this.#pauseId === null) this.#over(end);
+    });
+    // Who removes it stops this VM.
+    if (this.#status === 'ending') return;
+    this.#become('running');
+    this.#lifetime.start();
+    void this.#persist();
+  }
+
+  /** What another process has changed meanwhile is taken over. @throws SandboxError `not_ready`, `gone` */
+  async #claim(): Promise<void> {
+    if (this.#isClaimed) return;
+    const row = await this.#orLost(this.#parts.rows.claim(this.id));
+    const stored = parseStored(row);
+    this.#isClaimed = true;
+    this.#pauseId = row.pausedSnapshotId;
+    if (stored !== null) this.#spec = { ...stored.spec, ...unwritten(stored.spec, this.#spec) };
+    this.#terms = stored?.terms ?? this.#terms;
+  }
+
+  /** What holds of it then is read from the store again. */
+  async #orLost<T>(work: Promise<T>): Promise<T> {
+    try {
+      return await work;
+    } catch (error) {
+      this.#parts.lost(this);
+      throw error;
+    }
+  }
+
+  get #isInMemory(): boolean {
+    return this.#status === 'paused' && this.#pauseId === null;
+  }
+
+  get #isOver(): boolean {
+    return this.#status === 'ending' || this.#status === 'ended';
+  }
+
+  #require(what: string, isPossible: boolean): Supervisor {
+    if (!isPossible || this.#supervisor === undefined) throw this.#refusal(what);
+    return this.#supervisor;
+  }
+
+  #refusal(what: string, remedy?: string): SandboxError {
+    return refusal(this.id, this.#status, what, remedy);
+  }
+
+  #become(status: SandboxStatus): void {
+    if (this.#isOver) return;
+    this.#status = status;
+    this.#parts.changed(this);
+  }
+
+  #over(end: SandboxEnd): void {
+    if (this.#end !== null) return;
+    this.#lifetime.stop();
+    this.#end = end;
+    this.#supervisor = undefined;
+    this.#pausedTo = this.#pauseId = null;
+    this.#status = 'ended';
+    this.events.note({ type: 'end', end: endInfo(end) });
+    this.#parts.changed(this);
+    void this.#persist().then(() => this.#ended.resolve());
+  }
+
+  #apply(change: TermsChange): void {
+    this.#terms = changedTerms(this.#terms, change);
+    const counts = this.#pausedTo === null && this.#pauseId === null;
+    if (counts && change.timeoutMs !== undefined) this.#lifetime.startTimeout();
+    if (counts && change.idleTimeoutMs !== undefined) this.#lifetime.startIdle();
+    this.#parts.changed(this);
+  }
+
+  #warn(what: string, error: unknown): void {
+    const why = { sandbox: this.id, reason: describeError(error) };
+    this.#parts.log.warn(`could not ${what} a sandbox`, why);
+  }
+
+  #persist(): Promise<void> {
+    return this.#writer.write(() => this.#row(this.#pauseId));
+  }
+
+  #row(pausedSnapshotId: string | null, end = this.#end): SandboxRow {
+    return this.#parts.rows.make({
+      ...{ id: this.id, birth: this.birth, spec: this.#spec, terms: this.#terms, end },
+      ...{ pausedSnapshotId, isPaused: this.#status === 'paused', isClaimed: this.#isClaimed },
+      endsAtMs: this.#lifetime.endsAtMs,
+    });
+  }
+}

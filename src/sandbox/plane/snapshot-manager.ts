@@ -1,0 +1,261 @@
+/**
+ * Puts sandboxes away and takes them out again: pauses, snapshots, and what forks start from.
+ *
+ *     Supervisor.save ──► staging (store) ──commit──► snapshot ──open──► CloneSource ──► Supervisor.start
+ *                    └──► memory and staging, never committed ─────────► CloneSource   (forks)
+ *
+ * The store knows rows and files; the copies between files and memory come in.
+ */
+import { newSandboxId } from '../../base/ids.ts';
+import type { SandboxRow } from '../../store/sandbox-table.ts';
+import type { NewSnapshot, SnapshotRow } from '../../store/snapshot.ts';
+import type { Staging } from '../../store/staging.ts';
+import type { Store } from '../../store/store.ts';
+import type { MachineSize, VmSnapshot } from '../../vmm/driver.ts';
+import type { SnapshotInfo } from '../control.ts';
+import { SandboxError } from '../errors.ts';
+import { ramMib, vmMemory } from '../memory/size.ts';
+import type { CloneSource, GuestMemory, SaveTarget } from '../parts.ts';
+import type { SandboxSpec } from '../spec.ts';
+import type { TemplateSpec } from '../start/template.ts';
+import type { Supervisor } from '../vm/supervisor.ts';
+
+/** Copies of RAM and disks. Where zeros are makes no difference. */
+export interface Copies {
+  /** Into a new file, without zeros. */
+  keepMemory(from: string, to: string): Promise<void>;
+  /** Of what was kept, into memory of the same size that is all zeros. */
+  fillMemory(from: string, to: string): Promise<void>;
+  /** The same of a VM's own memory: what is zero there takes no memory here. */
+  holdMemory(from: string, to: string): Promise<void>;
+  /** Into a new file; shares what the file system can share. */
+  cloneDisk(from: string, to: string): Promise<void>;
+  makeMemory(bytes: number): GuestMemory;
+}
+
+export interface KeeperParts {
+  readonly store: Store;
+  readonly copies: Copies;
+  /** Of this host, now. */
+  readonly kernelDigest: string;
+  readonly rootImageDigest: string;
+  machineOf(size: MachineSize): string;
+}
+
+/** A source, and what it holds. */
+export interface HeldSource extends AsyncDisposable {
+  readonly source: CloneSource;
+  /** Idempotent. The source must not be used afterwards. */
+  release(): Promise<void>;
+}
+
+const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+const BYTES_PER_MIB = 1024 * 1024;
+
+export class Keeper {
+  readonly #parts: KeeperParts;
+
+  constructor(parts: KeeperParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Ends the VM once its state and the sandbox's row are safe.
+   * @param keep calls `commit` with the row when its turn has come
+   * @throws SandboxError; see `Supervisor.save`
+   */
+  async pause(
+    supervisor: Supervisor,
+    keep: (snapshotId: string, commit: (row: SandboxRow) => Promise<void>) => Promise<void>,
+  ): Promise<void> {
+    const id = newSandboxId();
+    await using staging = await this.#parts.store.snapshots.stage();
+    await supervisor.save(this.#into(staging), 'end', async (snapshot) => {
+      const made = this.#row(id, null, 'pause', supervisor.spec, snapshot);
+      await keep(id, async (row) => void (await staging.commit(made, row)));
+    });
+  }
+
+  /** @throws SandboxError; StoreError `name_taken`, `disk_full`: then it goes on as well */
+  async snapshot(supervisor: Supervisor, name: string | null): Promise<SnapshotRow> {
+    await this.requireFreeName(name);
+    await using staging = await this.#parts.store.snapshots.stage();
+    let made: NewSnapshot | undefined;
+    await supervisor.save(this.#into(staging), 'go-on', async (snapshot) => {
+      made = this.#row(newSandboxId(), name, 'snapshot', supervisor.spec, snapshot);
+    });
+    if (made === undefined) throw new Error('a save without a commit');
+    return await staging.commit(made);
+  }
+
+  /** A snapshot of its own of a sandbox that is paused to disk. */
+  async copy(pauseId: string, name: string | null): Promise<SnapshotRow> {
+    await this.requireFreeName(name);
+    const { store, copies } = this.#parts;
+    await using from = await store.snapshots.open(pauseId);
+    await using staging = await store.snapshots.stage();
+    await staging.write(async (to) => {
+      // Files that are there already are dropped at the commit: nothing is kept twice.
+      for (const role of ['ram', 'state', 'disk'] as const) {
+        await copies.cloneDisk(from.paths[role], to[role]);
+      }
+    });
+    const { createdAtMs: _made, bytes: _bytes, files: _files, ...row } = from.row;
+    return await staging.commit({ ...row, id: newSandboxId(), name, kind: 'snapshot' });
+  }
+
+  /** What forks start from: RAM stays in memory, so that nothing of it goes over a disk. */
+  async hold(supervisor: Supervisor): Promise<HeldSource> {
+    const { store, copies } = this.#parts;
+    const staging = await store.snapshots.stage();
+    let memory: GuestMemory | undefined;
+    const release = async (): Promise<void> => {
+      memory?.close();
+      await staging.discard();
+    };
+    try {
+      const made = copies.makeMemory(ramMib(supervisor.spec) * BYTES_PER_MIB);
+      memory = made;
+      let taken: VmSnapshot | undefined;
+      const target: SaveTarget = {
+        statePath: staging.paths.state,
+        keepMemory: (from) => copies.holdMemory(from, made.path),
+        keepDisk: (from) => staging.write(({ disk }) => copies.cloneDisk(from, disk)),
+      };
+      await supervisor.save(target, 'go-on', async (snapshot) => {
+        taken = snapshot;
+      });
+      if (taken === undefined) throw new Error('a save without a commit');
+      const source: CloneSource = {
+        snapshot: taken,
+        copyMemory: (to) => copies.fillMemory(made.path, to),
+        copyDisk: (to) => copies.cloneDisk(staging.paths.disk, to),
+      };
+      return { source, release, [Symbol.asyncDispose]: release };
+    } catch (error) {
+      await release();
+      throw error;
+    }
+  }
+
+  /**
+   * Verified, and of this kernel, image, VMM and processor.
+   * @throws StoreError `snapshot_damaged`; SandboxError `not_found`, `snapshot_foreign`
+   */
+  async open(idOrName: string): Promise<HeldSource & { readonly row: SnapshotRow }> {
+    const { store, copies } = this.#parts;
+    const row = await this.find(idOrName);
+    if (!this.isCurrent(row)) {
+      throw new SandboxError(
+        'snapshot_foreign',
+        `snapshot ${row.name ?? row.id} was made with another kernel, image, VMM or processor`,
+        { remedy: 'start a new sandbox; this one can only be removed here' },
+      );
+    }
+    const open = await store.snapshots.open(row.id);
+    const { machine, stateSha256 } = open.row;
+    const source: CloneSource = {
+      snapshot: { statePath: open.paths.state, stateSha256, machine },
+      copyMemory: (to) => copies.fillMemory(open.paths.ram, to),
+      copyDisk: (to) => copies.cloneDisk(open.paths.disk, to),
+    };
+    const release = (): Promise<void> => open.release();
+    return { row: open.row, source, release, [Symbol.asyncDispose]: release };
+  }
+
+  /** @throws SandboxError `not_found`: none, or one that belongs to a paused sandbox */
+  async find(idOrName: string): Promise<SnapshotRow> {
+    const rows = await this.#parts.store.snapshots.list();
+    const row =
+      rows.find(({ id }) => id === idOrName) ?? rows.find(({ name }) => name === idOrName);
+    if (row !== undefined) return row;
+    throw new SandboxError('not_found', `there is no snapshot ${idOrName}`, {
+      remedy: 'neurovisor snapshot ls',
+    });
+  }
+
+  async list(): Promise<readonly SnapshotInfo[]> {
+    const rows = await this.#parts.store.snapshots.list();
+    return rows.filter(({ kind }) => kind === 'snapshot').map((row) => this.info(row));
+  }
+
+  info(row: SnapshotRow): SnapshotInfo {
+    const { cpus, memoryMib, diskMib } = specOf(row);
+    const { id, name, sandboxId, createdAtMs, bytes } = row;
+    const current = this.isCurrent(row);
+    return { id, name, sandbox: sandboxId, cpus, memoryMib, diskMib, createdAtMs, bytes, current };
+  }
+
+  isCurrent(row: SnapshotRow): boolean {
+    const { kernelDigest, rootImageDigest, machineOf } = this.#parts;
+    const { cpus, ...size } = specOf(row);
+    return (
+      row.machine === machineOf({ cpus, ...vmMemory(size) }) &&
+      row.kernelDigest === kernelDigest &&
+      row.rootImageDigest === rootImageDigest
+    );
+  }
+
+  async remove(idOrName: string): Promise<void> {
+    const row = await this.find(idOrName);
+    await this.#parts.store.snapshots.remove(row.id);
+  }
+
+  /** @throws SandboxError `name_taken`, `spec_invalid` */
+  async requireFreeName(name: string | null): Promise<void> {
+    if (name === null) return;
+    if (!NAME.test(name)) {
+      throw new SandboxError('spec_invalid', `"${name}" is no name for a snapshot`, {
+        remedy: 'use up to 63 lower-case letters, digits and . _ -',
+      });
+    }
+    const rows = await this.#parts.store.snapshots.list();
+    if (!rows.some((row) => row.name === name || row.id === name)) return;
+    throw new SandboxError('name_taken', `there is a snapshot "${name}" already`, {
+      remedy: 'choose another name, or remove that snapshot',
+    });
+  }
+
+  /** A full disk is told as what it is. */
+  #into({ paths, write }: Staging): SaveTarget {
+    const { copies } = this.#parts;
+    let reason: unknown;
+    // One that fails takes the directory from the other, whose failure would say nothing.
+    const keep = (copy: () => Promise<void>): Promise<void> =>
+      write(async () => {
+        try {
+          await copy();
+        } catch (error) {
+          reason ??= error;
+          throw reason;
+        }
+      });
+    return {
+      statePath: paths.state,
+      keepMemory: (from) => keep(() => copies.keepMemory(from, paths.ram)),
+      keepDisk: (from) => keep(() => copies.cloneDisk(from, paths.disk)),
+    };
+  }
+
+  #row(
+    id: string,
+    name: string | null,
+    kind: 'snapshot' | 'pause',
+    spec: SandboxSpec,
+    snapshot: VmSnapshot,
+  ): NewSnapshot {
+    const { kernelDigest, rootImageDigest } = this.#parts;
+    const { machine, stateSha256 } = snapshot;
+    const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = spec;
+    const specJson = JSON.stringify({ cpus, memoryMib, memoryMaxMib, diskMib, warm });
+    const made = { id, name, kind, sandboxId: spec.id, specJson };
+    return { ...made, machine, stateSha256, kernelDigest, rootImageDigest };
+  }
+}
+
+/** The part of a sandbox's spec that its snapshot decides. */
+export type SnapshotSpec = TemplateSpec;
+
+export function specOf(row: SnapshotRow): SnapshotSpec {
+  return JSON.parse(row.specJson) as SnapshotSpec;
+}

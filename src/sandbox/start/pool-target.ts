@@ -1,0 +1,80 @@
+import type { PoolLimits } from '../control.ts';
+import { SandboxError } from '../errors.ts';
+
+/** The most members that limits may name. */
+export const POOL_MEMBERS_MAX = 256;
+/** How long the target is kept after it was needed last. */
+export const CALM_MS = 60_000;
+/** Time to make a member before one has been made. */
+const MAKE_MS_GUESS = 1000;
+/** Weight of the newest member in the average of these times. */
+const MAKE_MS_WEIGHT = 0.25;
+
+/**
+ * How many members a pool should have. Rises at once to the number of claims that came within the time
+ * that it takes to make one: had so many been ready, none would have found the pool empty. Falls by one
+ * at each tick once it has not been needed for `CALM_MS`. Stays between min and max.
+ */
+export class PoolTarget {
+  #limits: PoolLimits;
+  #count: number;
+  #neededMs: number;
+  #makeMs = MAKE_MS_GUESS;
+  /** Times of the last claims, oldest first; at most `POOL_MEMBERS_MAX`. */
+  #claimsMs: readonly number[] = [];
+
+  /** @throws SandboxError `spec_invalid` limits that contradict each other */
+  constructor(limits: PoolLimits, nowMs: number) {
+    checkLimits(limits);
+    this.#limits = limits;
+    this.#count = limits.min;
+    this.#neededMs = nowMs;
+  }
+
+  get limits(): PoolLimits {
+    return this.#limits;
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** @throws SandboxError `spec_invalid` */
+  setLimits(limits: PoolLimits): void {
+    checkLimits(limits);
+    this.#limits = limits;
+    this.#count = clamp(this.#count, limits);
+  }
+
+  noteClaim(nowMs: number): void {
+    this.#claimsMs = [...this.#claimsMs, nowMs]
+      .slice(-POOL_MEMBERS_MAX)
+      .filter((claimMs) => claimMs > nowMs - this.#makeMs);
+    const needed = clamp(this.#claimsMs.length, this.#limits);
+    if (needed < this.#count) return;
+    this.#count = needed;
+    this.#neededMs = nowMs;
+  }
+
+  /** A member was ready this long after it was missing; its time in a queue is part of it. */
+  noteMade(durationMs: number): void {
+    this.#makeMs += (durationMs - this.#makeMs) * MAKE_MS_WEIGHT;
+  }
+
+  tick(nowMs: number): void {
+    if (nowMs - this.#neededMs >= CALM_MS) this.#count = clamp(this.#count - 1, this.#limits);
+  }
+}
+
+function clamp(count: number, { min, max }: PoolLimits): number {
+  return Math.min(Math.max(count, min), max);
+}
+
+function checkLimits({ min, max }: PoolLimits): void {
+  const whole = Number.isInteger(min) && Number.isInteger(max);
+  if (whole && min >= 0 && min <= max && max <= POOL_MEMBERS_MAX) return;
+  throw new SandboxError(
+    'spec_invalid',
+    `pool: min ${min} and max ${max} must be whole, 0 ≤ min ≤ max ≤ ${POOL_MEMBERS_MAX}`,
+  );
+}

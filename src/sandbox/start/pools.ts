@@ -1,0 +1,162 @@
+/** The warm pools of a host, one per template. */
+import type { Clock } from '../../base/clock.ts';
+import type { Log } from '../../base/log.ts';
+import type { PoolInfo, PoolLimits, SandboxInfo } from '../control.ts';
+import type { CloneSource } from '../parts.ts';
+import type { Supervisor } from '../vm/supervisor.ts';
+import { timeLimit, wait } from '../vm/time-limit.ts';
+import { Handover } from './start-queue.ts';
+import type { TemplateSpec } from './template.ts';
+import { type PoolMember, WarmPool } from './warm-pool.ts';
+
+export interface OpenTemplate {
+  readonly key: string;
+  readonly spec: TemplateSpec;
+  readonly source: CloneSource;
+}
+
+/** A VM that is ready, and where it came from. */
+export interface Started {
+  readonly supervisor: Supervisor;
+  readonly origin: SandboxInfo['origin'];
+  /** False: it was started before anybody asked, and has yet to be bound to the request. */
+  readonly isBound: boolean;
+}
+
+/** A clone that waits. */
+interface Member extends PoolMember, Started {}
+
+interface Pool {
+  readonly template: OpenTemplate;
+  readonly handover: Handover<Started>;
+  readonly warm: WarmPool<Member>;
+  /** The last claim that found a member. */
+  claimedAtMs: number;
+}
+
+export interface PoolsOptions {
+  readonly clock: Clock;
+  readonly log: Log;
+  /** A clone of the template, ready. */
+  start(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor>;
+  /** Runs `work` when a start of that size may go on without holding up a request. */
+  turn(
+    template: OpenTemplate,
+    signal: AbortSignal,
+    work: (signal: AbortSignal) => Promise<void>,
+  ): Promise<void>;
+}
+
+/**
+ * In software emulation code that runs for the first time takes several times as long: what a claim and a
+ * first script need is done beforehand.
+ */
+const FIRST_SCRIPT = 'print(1)';
+const REHEARSALS = 2;
+/** A claim is followed by the claimer's first operation, which a refill would hold up on a small host. */
+export const REFILL_DELAY_MS = 200;
+/** It takes a place of the start queue meanwhile, so a guest that hangs must not keep it. */
+const FIRST_SCRIPT_MS_MAX = 30_000;
+
+export class Pools {
+  readonly #options: PoolsOptions;
+  readonly #pools = new Map<string, Pool>();
+  /** Of pools that were given up and whose members have not all gone yet. */
+  readonly #leaving = new Set<Promise<void>>();
+
+  constructor(options: PoolsOptions) {
+    this.#options = options;
+  }
+
+  claim(key: string): Started | undefined {
+    const pool = this.#pools.get(key);
+    const claimed = pool?.warm.claim();
+    if (pool !== undefined && claimed !== undefined) pool.claimedAtMs = this.#options.clock.now();
+    return claimed;
+  }
+
+  /** Where a member may come from while a request waits. */
+  handover(key: string): Handover<Started> | undefined {
+    return this.#pools.get(key)?.handover;
+  }
+
+  /** Limits of 0 end the pool. */
+  async set(template: OpenTemplate, limits: PoolLimits): Promise<PoolInfo> {
+    const known = this.#pools.get(template.key);
+    if (known !== undefined) known.warm.setLimits(limits);
+    const pool = known ?? this.#make(template, limits);
+    this.#pools.set(template.key, pool);
+    const info = infoOf(pool);
+    if (limits.max > 0) return info;
+    this.#pools.delete(template.key);
+    await this.#end(pool);
+    return { ...info, target: 0, ready: 0, starting: 0 };
+  }
+
+  list(): readonly PoolInfo[] {
+    return [...this.#pools.values()].map(infoOf);
+  }
+
+  async close(): Promise<void> {
+    const ending = [...this.#pools.values()].map((pool) => this.#end(pool));
+    this.#pools.clear();
+    await Promise.all([...ending, ...this.#leaving]);
+  }
+
+  async #end({ warm }: Pool): Promise<void> {
+    const ending = warm.close();
+    this.#leaving.add(ending);
+    await ending;
+    this.#leaving.delete(ending);
+  }
+
+  #make(template: OpenTemplate, limits: PoolLimits): Pool {
+    const { clock, log, start, turn } = this.#options;
+    const handover = new Handover<Started>();
+    const warm = new WarmPool<Member>({
+      make: async (signal) => {
+        const supervisor = await start(template, signal);
+        using limit = timeLimit(clock, FIRST_SCRIPT_MS_MAX, signal);
+        return await memberOf(supervisor, limit.signal);
+      },
+      turn: async (signal, work) => {
+        await wait(clock, pool.claimedAtMs + REFILL_DELAY_MS - clock.now(), signal);
+        await turn(template, signal, work);
+      },
+      offer: (member) => handover.offer(member),
+      ...{ limits, clock, log },
+    });
+    const pool: Pool = { template, handover, warm, claimedAtMs: Number.NEGATIVE_INFINITY };
+    return pool;
+  }
+}
+
+async function memberOf(supervisor: Supervisor, signal: AbortSignal): Promise<Member> {
+  try {
+    const guest = supervisor.guest();
+    for (let n = 0; n < REHEARSALS; n += 1) {
+      await guest.update({}, signal);
+      const script = { code: FIRST_SCRIPT };
+      const process = await guest.python({ script, stdin: false }, signal);
+      process.stdout.resume();
+      process.stderr.resume();
+      await process.exit;
+    }
+  } catch (error) {
+    await supervisor.stop();
+    throw error;
+  }
+  return {
+    id: supervisor.spec.id,
+    ...{ supervisor, origin: 'pool', isBound: false },
+    ended: supervisor.ended,
+    isAlive: () => supervisor.isAlive(),
+    check: () => supervisor.guest().update({}),
+    discard: () => supervisor.stop(),
+  };
+}
+
+function infoOf({ template, warm }: Pool): PoolInfo {
+  const { handedOver: _, ...stats } = warm.stats();
+  return { template: template.key, spec: template.spec, ...stats };
+}

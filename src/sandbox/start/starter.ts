@@ -1,0 +1,211 @@
+/**
+ * Gets a VM for a request, in the fastest way that there is.
+ *
+ *     pool has a member ───────────────► bind it to the request          milliseconds
+ *     template ── queue ─┬─────────────► clone                           a third of a second
+ *                        └─ a member becomes ready meanwhile ─► bind it
+ *     no template, or its clone fails ─► boot                            a second and more
+ *
+ * An empty pool is never an error, nor is a missing template (figures: software emulation).
+ */
+import type { Clock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import type { Log } from '../../base/log.ts';
+import { passiveTracer, type Tracer } from '../../trace/trace.ts';
+import type { CreateRequest } from '../control.ts';
+import { isWithoutNetwork, SandboxError } from '../errors.ts';
+import type { CloneSource } from '../parts.ts';
+import { type Keeper, specOf } from '../plane/snapshot-manager.ts';
+import type { SandboxOptions, SandboxSpec } from '../spec.ts';
+import type { Supervisor } from '../vm/supervisor.ts';
+import { orAborted, timeLimit } from '../vm/time-limit.ts';
+import { type OpenTemplate, Pools, type Started } from './pools.ts';
+import type { Handover, StartQueue } from './start-queue.ts';
+
+export interface StarterParts {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly queue: StartQueue;
+  /** Absent: nothing is traced. */
+  readonly tracer?: Tracer | undefined;
+  makeSpec(options: SandboxOptions): SandboxSpec;
+  /** Not started. @param source null: it boots */
+  supervise(spec: SandboxSpec, source: CloneSource | null): Supervisor;
+  /** Absent: there is none. @throws SandboxError `network_unavailable`: no sandbox here can have one */
+  openNetwork?(): Promise<unknown>;
+  /** What a request of this size starts from; null: it boots. */
+  templateFor(options: SandboxOptions, signal?: AbortSignal): Promise<OpenTemplate | null>;
+}
+
+const QUEUE_TIMEOUT_MS = 60_000;
+/** A guest that is well answers within milliseconds; who has claimed one that hangs waits that long. */
+const BIND_MS_MAX = 2000;
+/** One host, one user, for now. */
+const TENANT = 'local';
+
+export class Starter {
+  readonly pools: Pools;
+  readonly #parts: StarterParts;
+  readonly #tracer: Tracer;
+
+  constructor(parts: StarterParts) {
+    this.#parts = parts;
+    this.#tracer = parts.tracer ?? passiveTracer();
+    this.pools = new Pools({
+      clock: parts.clock,
+      log: parts.log,
+      // Of nobody's trace: who takes a member only made room for the next.
+      start: (template, signal) =>
+        this.#tracer.run(null, () => this.#startMember(template, signal)),
+      turn: ({ spec: { memoryMib } }, signal, work) =>
+        parts.queue.run(
+          { tenant: TENANT, memoryMib, queueTimeoutMs: null, priority: 'low', signal },
+          work,
+        ),
+    });
+  }
+
+  async start(request: CreateRequest, signal: AbortSignal): Promise<Started> {
+    const spec = this.#parts.makeSpec({ ...request, timeoutMs: null });
+    await this.#requireNetwork(spec);
+    const template = request.boot === true ? null : await this.#template(request, signal);
+    if (template !== null) {
+      const claimed = await this.#claim(template.key, spec, signal);
+      if (claimed !== undefined) return claimed;
+    }
+    const cloneOrBoot = (both: AbortSignal): Promise<Started> =>
+      this.#cloneOrBoot(spec, template, both);
+    const handover = template === null ? undefined : this.pools.handover(template.key);
+    const started = await this.#queued(request, spec, signal, cloneOrBoot, handover);
+    if (started.isBound || (await this.#bind(started, spec, signal))) return started;
+    return await this.#queued(request, spec, signal, cloneOrBoot);
+  }
+
+  /** From a snapshot. */
+  async goOn(
+    request: CreateRequest,
+    held: Awaited<ReturnType<Keeper['open']>>,
+    signal: AbortSignal,
+  ): Promise<Started> {
+    const spec = this.#parts.makeSpec({
+      ...{ ...request, memoryMaxMib: undefined },
+      ...specOf(held.row),
+      timeoutMs: null,
+    });
+    await this.#requireNetwork(spec);
+    const start = (both: AbortSignal): Promise<Supervisor> =>
+      this.#startOne(spec, held.source, both);
+    const supervisor = await this.#queued(request, spec, signal, start);
+    return { supervisor, origin: 'snapshot', isBound: true };
+  }
+
+  /** From anything; queued. */
+  async clone(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor> {
+    return await this.#queued({}, spec, signal, (both) => this.#startOne(spec, source, both));
+  }
+
+  /** Told before anything is started, and before it waits for its turn. */
+  async #requireNetwork(spec: SandboxSpec): Promise<void> {
+    if (spec.network !== null) await this.#parts.openNetwork?.();
+  }
+
+  async #cloneOrBoot(
+    spec: SandboxSpec,
+    template: OpenTemplate | null,
+    signal: AbortSignal,
+  ): Promise<Started> {
+    if (template !== null) {
+      try {
+        const cloned = { ...spec, warm: template.spec.warm };
+        const supervisor = await this.#startOne(cloned, template.source, signal);
+        return { supervisor, origin: 'clone', isBound: true };
+      } catch (error) {
+        if (signal.aborted || isWithoutNetwork(error)) throw error;
+        const reason = describeError(error);
+        this.#parts.log.warn('a sandbox could not start from its template and boots', { reason });
+      }
+    }
+    const supervisor = await this.#startOne(spec, null, signal);
+    return { supervisor, origin: 'boot', isBound: true };
+  }
+
+  async #template(request: CreateRequest, signal: AbortSignal): Promise<OpenTemplate | null> {
+    try {
+      return await orAborted(this.#parts.templateFor(request, signal), signal);
+    } catch (error) {
+      if (signal.aborted) throw cancelled(signal);
+      const reason = describeError(error);
+      this.#parts.log.warn('there is no template, so a sandbox boots', { reason });
+      return null;
+    }
+  }
+
+  async #queued<T>(
+    request: Pick<CreateRequest, 'queueTimeoutMs'>,
+    spec: SandboxSpec,
+    signal: AbortSignal,
+    start: (signal: AbortSignal) => Promise<T>,
+    handover?: Handover<T>,
+  ): Promise<T> {
+    const queueTimeoutMs = request.queueTimeoutMs ?? QUEUE_TIMEOUT_MS;
+    const { memoryMib } = spec;
+    const place = { tenant: TENANT, memoryMib, queueTimeoutMs, signal, handover };
+    const admission = this.#tracer.start('admission');
+    // Whoever frees a place calls it, and that may be another trace's.
+    const started = this.#tracer.bind(start);
+    try {
+      return await this.#parts.queue.run<T>(place, (both) => {
+        admission.end();
+        return started(both);
+      });
+    } catch (error) {
+      admission.end(error);
+      throw error;
+    } finally {
+      admission.end();
+    }
+  }
+
+  async #startOne(
+    spec: SandboxSpec,
+    source: CloneSource | null,
+    signal: AbortSignal,
+  ): Promise<Supervisor> {
+    const supervisor = this.#parts.supervise(spec, source);
+    await supervisor.start(signal);
+    return supervisor;
+  }
+
+  /** Members that are not well are ended, and the next is tried. */
+  async #claim(key: string, spec: SandboxSpec, signal: AbortSignal): Promise<Started | undefined> {
+    for (;;) {
+      const member = this.pools.claim(key);
+      if (member === undefined || (await this.#bind(member, spec, signal))) return member;
+    }
+  }
+
+  async #bind({ supervisor }: Started, spec: SandboxSpec, signal: AbortSignal): Promise<boolean> {
+    using limit = timeLimit(this.#parts.clock, BIND_MS_MAX, signal);
+    try {
+      await this.#tracer.span('bind', {}, () => supervisor.bind(spec, limit.signal));
+      return true;
+    } catch (error) {
+      await supervisor.stop();
+      if (signal.aborted) throw cancelled(signal);
+      if (isWithoutNetwork(error)) throw error;
+      const reason = describeError(error);
+      this.#parts.log.warn('a member of the pool was not well', { reason });
+      return false;
+    }
+  }
+
+  async #startMember(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor> {
+    const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = template.spec;
+    const spec = this.#parts.makeSpec({ cpus, memoryMib, memoryMaxMib, diskMib, warm });
+    return await this.#startOne(spec, template.source, signal);
+  }
+}
+
+function cancelled({ reason }: AbortSignal): SandboxError {
+  return new SandboxError('cancelled', 'starting the sandbox was cancelled', { cause: reason });
+}

@@ -1,0 +1,242 @@
+/**
+ * Builds a template: boots a guest with an identity that is thrown away, lets it import and rehearse, and
+ * keeps it without the one device that carries identity.
+ *
+ *     boot ─► hello ─► import, one canned call ─► one script ─► sync, drop caches
+ *          ─► unplug vsock (open connections end) ─► stop, save devices ─► RAM without zeros, disk
+ *
+ * No code of a user runs in here, so there is nothing in a template that a clone may not see.
+ */
+import { randomInt } from 'node:crypto';
+import { once } from 'node:events';
+import { CleanupStack } from '../../base/cleanup.ts';
+import type { Guest, GuestIdentity, WarmModule } from '../../guest/link.ts';
+import type { DiskTrouble, Vm, VmSnapshot } from '../../vmm/driver.ts';
+import { SandboxError } from '../errors.ts';
+import { fitMemory, ramMib, vmMemory } from '../memory/size.ts';
+import { makeSpec, type SandboxSpec } from '../spec.ts';
+import { diskFullText, FREE_SPACE } from '../vm/full-disk.ts';
+import type { GuestMemory, SandboxParts, Workspace } from '../vm/supervisor.ts';
+import { TEMPLATE_BOOT_ARGS, type TemplateSpec } from './template.ts';
+
+export interface TemplateParts
+  extends Pick<
+    SandboxParts,
+    | 'driver'
+    | 'kernelPath'
+    | 'rootImagePath'
+    | 'makeWorkspace'
+    | 'makeOverlay'
+    | 'makeMemory'
+    | 'allocateCid'
+    | 'listenForGuest'
+    | 'clock'
+    | 'log'
+  > {
+  /** Variables that modules see when they are imported. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly hostCpus: number;
+  /** A model that answers every call alike and closes each connection. */
+  serveCannedModel(channelPath: string): Promise<{ close(): Promise<void> }>;
+  /** Copies what is not zero. */
+  keepMemory(from: string, to: string): Promise<void>;
+  keepDisk(from: string, to: string): Promise<void>;
+}
+
+export interface TemplatePaths {
+  readonly ram: string;
+  readonly state: string;
+  readonly disk: string;
+}
+
+export interface BuiltTemplate {
+  readonly snapshot: VmSnapshot;
+  readonly modules: readonly WarmModule[];
+}
+
+export interface BuildOptions {
+  readonly spec: TemplateSpec;
+  /** New files are made here. */
+  readonly paths: TemplatePaths;
+  readonly signal: AbortSignal;
+  readonly report: (fraction: number, detail: string) => void;
+}
+
+const BYTES_PER_MIB = 1024 * 1024;
+/** In software emulation LangChain takes 10 to 20 s; the guest's own limit is 180 s. */
+const WARM_MS_MAX = 200_000;
+/**
+ * So often a guest may tell, once a second at most, that it is short of memory. One that stays so is slowed
+ * down by its kernel to a crawl and would use up all of `WARM_MS_MAX`; one that finishes is of no use.
+ */
+const PRESSURES_MAX = 5;
+/** What a script needs first: the second fork of a process is four times as fast. */
+const FIRST_SCRIPT = 'import json; print(json.dumps([1]))';
+
+/** @throws SandboxError `template_failed`, `cancelled` */
+export async function buildTemplate(
+  parts: TemplateParts,
+  options: BuildOptions,
+): Promise<BuiltTemplate> {
+  const cleanup = new CleanupStack();
+  const disk: { full: DiskTrouble | null } = { full: null };
+  const onFull = (trouble: DiskTrouble): void => {
+    disk.full = trouble;
+  };
+  try {
+    return await build(parts, options, cleanup, onFull);
+  } catch (error) {
+    if (disk.full !== null) throw failed(diskFullText(disk.full), FREE_SPACE);
+    if (options.signal.aborted) {
+      throw new SandboxError('cancelled', 'building the template was cancelled');
+    }
+    if (error instanceof SandboxError) throw error;
+    throw new SandboxError('template_failed', 'the template could not be built', { cause: error });
+  } finally {
+    await cleanup.run();
+  }
+}
+
+async function build(
+  parts: TemplateParts,
+  options: BuildOptions,
+  cleanup: CleanupStack,
+  onFull: (trouble: DiskTrouble) => void,
+): Promise<BuiltTemplate> {
+  const { paths, report, signal } = options;
+  const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = options.spec;
+  const size = { cpus, memoryMib, memoryMaxMib, diskMib };
+  const spec = makeSpec({ ...size, warm, env: parts.env }, parts.hostCpus);
+  const workspace = await parts.makeWorkspace(spec);
+  cleanup.push('workspace', () => workspace.remove());
+  report(0.02, 'boot');
+  const { vm, guest, memory } = await boot(parts, spec, workspace, signal, cleanup, onFull);
+  report(0.1, `import ${warm.length} modules`);
+  const modules = await warmUp(parts, { guest, vm, spec }, signal);
+  report(0.85, 'run a script');
+  await runOne(guest.python({ script: { code: FIRST_SCRIPT }, stdin: false }, signal));
+  // The page cache is on the host too, so a clone reads from there faster than its copy would cost.
+  await guest.settle({ dropCaches: true }, signal);
+  report(0.9, 'save');
+  guest.suspend();
+  await vm.vsockHotplug?.unplugVsock();
+  signal.throwIfAborted();
+  const snapshot = await vm.saveState?.(paths.state);
+  if (snapshot === undefined) throw unsupported(parts);
+  await parts.keepMemory(memory.path, paths.ram);
+  await parts.keepDisk(workspace.overlayPath, paths.disk);
+  return { snapshot, modules };
+}
+
+async function boot(
+  parts: TemplateParts,
+  spec: SandboxSpec,
+  workspace: Workspace,
+  signal: AbortSignal,
+  cleanup: CleanupStack,
+  onFull: (trouble: DiskTrouble) => void,
+): Promise<{ vm: Vm; guest: Guest; memory: GuestMemory }> {
+  if (!parts.driver.capabilities.snapshot) throw unsupported(parts);
+  const { channelPath, overlayPath } = workspace;
+  await parts.makeOverlay(overlayPath, spec.diskMib * BYTES_PER_MIB);
+  const memory = parts.makeMemory(ramMib(spec) * BYTES_PER_MIB);
+  cleanup.push('RAM', () => memory.close());
+  const model = await parts.serveCannedModel(channelPath);
+  cleanup.push('canned model', () => model.close());
+  const listener = await parts.listenForGuest(channelPath, throwAway(spec));
+  cleanup.push('guest listener', () => listener.close());
+  const lease = parts.allocateCid();
+  cleanup.push('context id', () => lease.release());
+  const { id, cpus } = spec;
+  const { kernelPath, rootImagePath, clock } = parts;
+  const place = { id, dir: workspace.dir, channelPath, overlayPath, memoryFd: memory.fd };
+  const vm = await parts.driver.start(
+    {
+      ...{ ...place, cpus, ...vmMemory(spec), kernelPath, rootImagePath, guestCid: lease.cid },
+      ...{ console: 'log', bootArgs: TEMPLATE_BOOT_ARGS },
+    },
+    signal,
+  );
+  cleanup.push('VM', () => vm.kill());
+  vm.onDiskTrouble?.((trouble) => {
+    if (trouble.kind !== 'full') return;
+    onFull(trouble);
+    void vm.kill();
+  });
+  if (vm.pid !== null) await workspace.recordVmm(vm.pid);
+  const guest = await Promise.race([listener.ready(signal), died(vm)]);
+  const hasFit = await Promise.race([fitMemory({ clock, vm, guest, signal }, spec), died(vm)]);
+  if (!hasFit) throw failed('its guest has not given its memory back in time');
+  return { vm, guest, memory };
+}
+
+/** An identity that no clone keeps: each is given its own in its own hello. */
+function throwAway(spec: SandboxSpec): GuestIdentity {
+  const { id, env, warm } = spec;
+  const hostname = `template-${randomInt(1e6)}`;
+  return { sandboxId: id, hostname, env, limits: {}, warm, rehearse: true };
+}
+
+/** Resolves when the fork server has imported and rehearsed everything. */
+async function warmUp(
+  parts: TemplateParts,
+  { guest, vm, spec }: { readonly guest: Guest; readonly vm: Vm; readonly spec: TemplateSpec },
+  signal: AbortSignal,
+): Promise<readonly WarmModule[]> {
+  const over = Promise.withResolvers<readonly WarmModule[]>();
+  let pressures = 0;
+  const stop = guest.events((event) => {
+    if (event.type === 'warm') over.resolve(event.modules);
+    if (event.type === 'pressure') pressures += 1;
+    if (event.type === 'oom' || pressures > PRESSURES_MAX) over.reject(tooSmall(spec));
+  });
+  const cancel = parts.clock.after(WARM_MS_MAX, () =>
+    over.reject(failed(`modules were not imported within ${WARM_MS_MAX} ms`)),
+  );
+  const onAbort = (): void => over.reject(signal.reason);
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    const modules = await Promise.race([over.promise, died(vm)]);
+    const wrong = modules.find((module) => module.error !== null);
+    if (wrong !== undefined) throw failed(`module ${wrong.name}: ${wrong.error}`);
+    return modules;
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    cancel();
+    stop();
+  }
+}
+
+async function runOne(starting: ReturnType<Guest['exec']>): Promise<void> {
+  const process = await starting;
+  let errors = '';
+  process.stdout.resume();
+  process.stderr.on('data', (bytes: Buffer) => {
+    errors = (errors + bytes.toString()).slice(-ERROR_LENGTH_MAX);
+  });
+  const closed = once(process.stderr, 'close');
+  const exit = await process.exit;
+  await closed;
+  if (exit.exitCode !== 0) throw failed(`a step ended with ${exit.exitCode}: ${errors}`);
+}
+
+const ERROR_LENGTH_MAX = 500;
+
+async function died(vm: Vm): Promise<never> {
+  const exit = await vm.exited;
+  throw failed(`its VM ended: ${exit.cause} ${exit.detail}\n${vm.consoleTail().slice(-500)}`);
+}
+
+function unsupported(parts: TemplateParts): SandboxError {
+  return failed(`${parts.driver.description} takes no snapshots`);
+}
+
+function tooSmall({ memoryMib, warm }: TemplateSpec): SandboxError {
+  const cause = `${memoryMib} MiB of memory are too little for its modules: ${warm.join(', ')}`;
+  return failed(cause, 'give it more memory, or let it import less (--memory, --warm)');
+}
+
+function failed(cause: string, remedy?: string): SandboxError {
+  const options = remedy === undefined ? { cause } : { cause, remedy };
+  return new SandboxError('template_failed', 'the template could not be built', options);
+}

@@ -1,0 +1,354 @@
+/**
+ * Members that are ready before anybody asks: clones that have said hello and wait for an owner.
+ *
+ *              make (low priority)              claim
+ *     missing ────────────────────► ready ──────────────────► the caller's
+ *        ▲      fails: backs off      │  └── offer: one who waits already
+ *        └────────────────────────────┘
+ *           ended, not alive, unwell: discarded and replaced
+ *
+ * How many there should be follows the demand: pool-target.ts. An empty pool is no error: `claim` finds
+ * none and the caller starts one.
+ *
+ * No I/O here: members, how to make one and the clock come in.
+ */
+import type { Clock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Log } from '../../base/log.ts';
+import type { PoolInfo, PoolLimits } from '../control.ts';
+import { PoolTarget } from './pool-target.ts';
+
+/** Members that are made at once. */
+export const REFILL_CONCURRENCY = 2;
+/** Time between two rounds of checks; the target may fall by one in each. */
+export const TICK_MS = 10_000;
+/** Checks at once; a guest that answers needs milliseconds. */
+export const CHECK_CONCURRENCY = 4;
+/** A check without an answer for this long has failed. */
+export const CHECK_TIMEOUT_MS = 5000;
+/** `close` waits that long for members that are being made or discarded; the rest is logged. */
+export const CLOSE_MS_MAX = 30_000;
+/** Pause after a failure: doubles from the first to the second. */
+export const BACKOFF_MS_MIN = 1000;
+export const BACKOFF_MS_MAX = 60_000;
+
+export interface PoolMember {
+  readonly id: string;
+  /** Settles when it has ended, by itself or not. */
+  readonly ended: Promise<unknown>;
+  /** Whether its process lives; synchronous and cheap. */
+  isAlive(): boolean;
+  /** Asks the guest; rejects when it is unwell. */
+  check(): Promise<void>;
+  /** Ends it and removes all of it. Called at most once. */
+  discard(): Promise<unknown>;
+}
+
+export interface WarmPoolOptions<M extends PoolMember> {
+  /** Rejects soon after the signal, or resolves all the same; the member is then discarded. */
+  readonly make: (signal: AbortSignal) => Promise<M>;
+  /**
+   * Calls `run` when it is its turn to make one, and settles as that does. The member has been delivered
+   * by then, so that one who waits for it does not begin to make his own. Absent: at once.
+   */
+  readonly turn?:
+    | ((signal: AbortSignal, run: (signal: AbortSignal) => Promise<void>) => Promise<void>)
+    | undefined;
+  /** Gives a new member to one who waits already; false: nobody does. Absent: nobody ever does. */
+  readonly offer?: ((member: M) => boolean) | undefined;
+  readonly limits: PoolLimits;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Default `REFILL_CONCURRENCY`. */
+  readonly refillConcurrency?: number | undefined;
+}
+
+export type WarmPoolStats = Omit<PoolInfo, 'template' | 'spec'> & {
+  /** Of the misses: requests that a new member served while they waited. */
+  readonly handedOver: number;
+};
+
+/** A ready member. */
+interface Ready<M> {
+  readonly member: M;
+  readonly madeMs: number;
+  /** It has answered a check once. */
+  proven: boolean;
+  /** `due`: it waits for its check; `asked`: it has not answered yet. */
+  check: 'none' | 'due' | 'asked';
+}
+
+export class WarmPool<M extends PoolMember> {
+  readonly #options: WarmPoolOptions<M>;
+  readonly #target: PoolTarget;
+  /** Oldest first. */
+  readonly #ready = new Set<Ready<M>>();
+  /** Makes under way, oldest first; one that is aborted counts as one until it has settled. */
+  readonly #makes = new Map<AbortController, Promise<void>>();
+  readonly #discards = new Set<Promise<void>>();
+  readonly #counts = { hits: 0, misses: 0, handedOver: 0, discarded: 0 };
+  /** Failures since a member that was made after the last of them was seen to be good. */
+  #failures = 0;
+  #failedMs = Number.NEGATIVE_INFINITY;
+  #cancelBackoff: (() => void) | undefined;
+  #checksAsked = 0;
+  #cancelTick: () => void;
+  #closing: Promise<void> | undefined;
+
+  /** Begins to make members. @throws SandboxError `spec_invalid` limits that contradict each other */
+  constructor(options: WarmPoolOptions<M>) {
+    this.#options = options;
+    this.#target = new PoolTarget(options.limits, options.clock.now());
+    this.#cancelTick = options.clock.after(TICK_MS, () => this.#tick());
+    this.#adjust();
+  }
+
+  /** The oldest that is alive and well; undefined: there is none. It is the caller's now. */
+  claim(): M | undefined {
+    if (this.#closing !== undefined) return undefined;
+    const found = this.#takeReady();
+    if (found === undefined) this.#counts.misses++;
+    else this.#counts.hits++;
+    this.#target.noteClaim(this.#options.clock.now());
+    this.#adjust();
+    return found;
+  }
+
+  /** Takes effect at once. @throws SandboxError `spec_invalid` */
+  setLimits(limits: PoolLimits): void {
+    this.#target.setLimits(limits);
+    this.#adjust();
+  }
+
+  stats(): WarmPoolStats {
+    return {
+      min: this.#target.limits.min,
+      max: this.#target.limits.max,
+      target: this.#target.count,
+      ready: this.#ready.size,
+      starting: this.#starting().length,
+      ...this.#counts,
+    };
+  }
+
+  /**
+   * Discards all members, also those that are still being made. Resolves when none is left, or after
+   * `CLOSE_MS_MAX`.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    // From here on `#closing` is set, so nothing that is ended below is replaced.
+    await Promise.resolve();
+    this.#cancelTick();
+    this.#cancelBackoff?.();
+    for (const aborter of this.#makes.keys()) aborter.abort();
+    for (const ready of this.#ready) this.#discard(ready);
+    const late = Promise.withResolvers<'late'>();
+    const { clock, log } = this.#options;
+    const cancelTimer = clock.after(CLOSE_MS_MAX, () => late.resolve('late'));
+    if ((await Promise.race([this.#emptied(), late.promise])) === 'late') {
+      const left = { starting: this.#makes.size, discarded: this.#discards.size };
+      log.error('members of a pool did not end in time', left);
+    }
+    cancelTimer();
+  }
+
+  async #emptied(): Promise<void> {
+    while (this.#makes.size + this.#discards.size > 0) {
+      await Promise.all([...this.#makes.values(), ...this.#discards]);
+    }
+  }
+
+  /** One whose guest has been asked and has not answered is taken only if there is no other. */
+  #takeReady(): M | undefined {
+    const inOrder = [...this.#ready];
+    const asked = inOrder.filter((ready) => ready.check === 'asked');
+    for (const ready of [...inOrder.filter((one) => one.check !== 'asked'), ...asked]) {
+      if (isAlive(ready.member)) {
+        this.#ready.delete(ready);
+        this.#endStreak(ready);
+        return ready.member;
+      }
+      this.#lose(ready, 'its process is gone');
+    }
+    return undefined;
+  }
+
+  /** Makes what is missing and ends what is too much. */
+  #adjust(): void {
+    if (this.#closing !== undefined) return;
+    const starting = this.#starting();
+    let surplus = this.#ready.size + starting.length - this.#target.count;
+    for (; surplus > 0 && starting.length > 0; surplus--) starting.pop()?.abort();
+    for (const ready of this.#ready) {
+      if (surplus <= 0) break;
+      this.#discard(ready);
+      surplus--;
+    }
+    if (this.#cancelBackoff !== undefined) return;
+    // While makes fail, one at a time is enough to see that they work again.
+    const parallel =
+      this.#failures > 0 ? 1 : (this.#options.refillConcurrency ?? REFILL_CONCURRENCY);
+    for (; surplus < 0 && this.#makes.size < parallel; surplus++) {
+      const aborter = new AbortController();
+      this.#makes.set(aborter, this.#make(aborter));
+    }
+  }
+
+  #starting(): AbortController[] {
+    return [...this.#makes.keys()].filter(({ signal }) => !signal.aborted);
+  }
+
+  /** Never rejects. */
+  async #make(aborter: AbortController): Promise<void> {
+    const { clock, make, turn = atOnce } = this.#options;
+    const beganMs = clock.now();
+    // So that it is in the table of makes before it can settle, and `claim` need not wait for its beginning.
+    await Promise.resolve();
+    try {
+      aborter.signal.throwIfAborted();
+      await turn(aborter.signal, async (signal) => {
+        const member = await make(signal);
+        this.#makes.delete(aborter);
+        this.#target.noteMade(clock.now() - beganMs);
+        this.#add(member, aborter.signal.aborted || this.#closing !== undefined);
+      });
+    } catch (error) {
+      this.#makes.delete(aborter);
+      if (aborter.signal.aborted) ignore(error, 'the make was cancelled');
+      else this.#fail('a pool member could not be made', { error: describeError(error) });
+    }
+    this.#adjust();
+  }
+
+  #add(member: M, unwanted: boolean): void {
+    const madeMs = this.#options.clock.now();
+    const ready: Ready<M> = { member, madeMs, proven: false, check: 'none' };
+    this.#ready.add(ready);
+    if (unwanted) {
+      this.#discard(ready);
+      return;
+    }
+    if (!isAlive(member)) {
+      this.#lose(ready, 'it ended at once');
+      return;
+    }
+    if (this.#options.offer?.(member)) {
+      this.#ready.delete(ready);
+      this.#endStreak(ready);
+      this.#counts.handedOver++;
+      return;
+    }
+    const onEnd = (): void => this.#lose(ready, 'it ended');
+    member.ended.then(onEnd, onEnd);
+  }
+
+  /** It is not what a member should be: it is discarded and replaced. Nothing happens if it is not here. */
+  #lose(ready: Ready<M>, why: string): void {
+    if (!this.#ready.has(ready)) return;
+    this.#counts.discarded++;
+    this.#discard(ready);
+    const fields = { member: ready.member.id, why };
+    // Were each replaced at once, members that die young would be made without end.
+    if (ready.proven) this.#options.log.warn('a pool member was lost', fields);
+    else this.#fail('a new pool member was lost', fields);
+    this.#adjust();
+  }
+
+  #discard(ready: Ready<M>): void {
+    this.#ready.delete(ready);
+    const { member } = ready;
+    const discarding = (async () => await member.discard())()
+      .catch((error: unknown) => {
+        this.#options.log.error('a pool member could not be discarded', {
+          member: member.id,
+          error: describeError(error),
+        });
+      })
+      .then(() => {
+        this.#discards.delete(discarding);
+      });
+    this.#discards.add(discarding);
+  }
+
+  /** Nothing is made for a while. A streak of failures is logged once. */
+  #fail(what: string, fields: Readonly<Record<string, string>>): void {
+    // Those that fail beside one another fail once.
+    if (this.#cancelBackoff !== undefined) return;
+    const backoffMs = Math.min(BACKOFF_MS_MIN * 2 ** this.#failures, BACKOFF_MS_MAX);
+    if (this.#failures === 0) this.#options.log.warn(what, fields);
+    this.#failures++;
+    this.#failedMs = this.#options.clock.now();
+    this.#cancelBackoff = this.#options.clock.after(backoffMs, () => {
+      this.#cancelBackoff = undefined;
+      this.#adjust();
+    });
+  }
+
+  /** `ready` was good enough to be handed out or to answer. */
+  #endStreak(ready: Ready<M>): void {
+    if (ready.madeMs > this.#failedMs) this.#failures = 0;
+  }
+
+  #tick(): void {
+    const { clock } = this.#options;
+    this.#cancelTick = clock.after(TICK_MS, () => this.#tick());
+    this.#target.tick(clock.now());
+    this.#adjust();
+    for (const ready of this.#ready) {
+      if (!isAlive(ready.member)) this.#lose(ready, 'its process is gone');
+      else if (ready.check === 'none') ready.check = 'due';
+    }
+    this.#askNext();
+  }
+
+  #askNext(): void {
+    for (const ready of this.#ready) {
+      if (this.#checksAsked >= CHECK_CONCURRENCY) return;
+      if (ready.check === 'due') void this.#ask(ready);
+    }
+  }
+
+  /** Never rejects. */
+  async #ask(ready: Ready<M>): Promise<void> {
+    ready.check = 'asked';
+    this.#checksAsked++;
+    const late = Promise.withResolvers<never>();
+    const cancelTimer = this.#options.clock.after(CHECK_TIMEOUT_MS, () =>
+      late.reject(new Error(`no answer within ${CHECK_TIMEOUT_MS} ms`)),
+    );
+    try {
+      await Promise.race([ready.member.check(), late.promise]);
+      ready.check = 'none';
+      ready.proven = true;
+      this.#endStreak(ready);
+    } catch (error) {
+      this.#lose(ready, describeError(error));
+    } finally {
+      cancelTimer();
+      this.#checksAsked--;
+    }
+    this.#askNext();
+  }
+}
+
+async function atOnce(
+  signal: AbortSignal,
+  run: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  await run(signal);
+}
+
+function isAlive(member: PoolMember): boolean {
+  try {
+    return member.isAlive();
+  } catch (error) {
+    ignore(error, 'a member that cannot tell is not alive');
+    return false;
+  }
+}

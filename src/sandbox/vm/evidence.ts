@@ -1,0 +1,132 @@
+/** What is seen of one VM while it runs, so that its end can be told with reasons. */
+import type { Clock } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Guest } from '../../guest/guest.ts';
+import type { Vm, VmExit } from '../../vmm/driver.ts';
+import { causeOfExit, type SandboxEnd } from '../ending.ts';
+import {
+  type HostMemoryEvents,
+  type MemoryEvent,
+  MemoryWatch,
+  type OomMark,
+  type PressureMark,
+  type ResizedEvent,
+} from '../memory/watch.ts';
+import { type DiskEvent, diskEvent } from './full-disk.ts';
+import type { HostViolations } from './violation.ts';
+
+const EXIT_GRACE_MS = 500;
+const BYTES_PER_MIB = 1024 * 1024;
+
+export interface EvidenceParts {
+  readonly clock: Clock;
+  /** Absent: nobody watches the host's side. */
+  hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;
+  /** Absent: nobody hears of refused system calls. */
+  hostViolations?(vmmPid: number): HostViolations | null;
+}
+
+export type WatchedEvent = MemoryEvent | DiskEvent;
+
+export class Evidence {
+  readonly #parts: EvidenceParts;
+  readonly #memory: MemoryWatch;
+  readonly #listeners = new Set<(event: WatchedEvent) => void>();
+  #host: HostMemoryEvents | null = null;
+  #violations: HostViolations | null = null;
+  #vm: Vm | undefined;
+  #exit: VmExit | undefined;
+
+  constructor(parts: EvidenceParts) {
+    this.#parts = parts;
+    this.#memory = new MemoryWatch(parts.clock.now());
+  }
+
+  /** Who comes while the VM stands still for its disk hears that, a moment later. Returns how to stop. */
+  listen(listener: (event: WatchedEvent) => void): () => void {
+    this.#listeners.add(listener);
+    const full = this.#vm?.fullDisk?.() ?? null;
+    if (full !== null) queueMicrotask(() => listener(diskEvent(full)));
+    return () => this.#listeners.delete(listener);
+  }
+
+  get lastPressure(): PressureMark | null {
+    return this.#memory.lastPressure;
+  }
+
+  get lastOom(): OomMark | null {
+    return this.#memory.lastOom;
+  }
+
+  watchVm(vm: Vm, sandboxId: string): void {
+    const { clock, hostMemory, hostViolations } = this.#parts;
+    this.#vm = vm;
+    this.#host = vm.pid === null ? null : (hostMemory?.(vm.pid, sandboxId) ?? null);
+    this.#violations = vm.pid === null ? null : (hostViolations?.(vm.pid) ?? null);
+    const stop = this.#host?.listen((event) =>
+      this.#tell(this.#memory.fromHost(event, clock.now(), clock.wall())),
+    );
+    vm.onDiskTrouble?.((trouble) => this.#tell([diskEvent(trouble)]));
+    void vm.exited.then((exit) => {
+      this.#exit = exit;
+      stop?.();
+    });
+  }
+
+  /** As long as it lasts. */
+  watchGuest(guest: Guest): void {
+    const { clock } = this.#parts;
+    guest.events((event) => this.#tell(this.#memory.fromGuest(event, clock.now(), clock.wall())));
+  }
+
+  /** What was done to its memory. */
+  note(event: ResizedEvent): void {
+    this.#tell([event]);
+  }
+
+  /** The VM's own end explains more than what follows from it, and comes at once if it is the reason. */
+  async exitOrGrace(vm: Vm): Promise<void> {
+    const grace = Promise.withResolvers<void>();
+    const cancel = this.#parts.clock.after(EXIT_GRACE_MS, grace.resolve);
+    await Promise.race([vm.exited, grace.promise]);
+    cancel();
+  }
+
+  causeOf(exit: VmExit): Pick<SandboxEnd, 'cause' | 'detail'> {
+    const kills = this.#host?.oomKills() ?? 0;
+    const end = causeOfExit(exit, this.#vm?.consoleTail() ?? '', kills);
+    const { lastOom } = this.#memory;
+    if (end.cause !== 'host-oom' || lastOom?.source !== 'host' || lastOom.victim === null)
+      return end;
+    const { name, pid, rssBytes } = lastOom.victim;
+    return {
+      ...end,
+      detail: `${end.detail}: ${name} (pid ${pid}) held ${Math.floor(rssBytes / BYTES_PER_MIB)} MiB`,
+    };
+  }
+
+  /** When nothing of it runs any more. */
+  async end(cause: SandboxEnd['cause'], detail: string): Promise<SandboxEnd> {
+    const lastViolation = (await this.#violations?.settle(this.#exit)) ?? null;
+    const { exitCode = null, signal = null, log = '' } = this.#exit ?? {};
+    const { lastPressure, lastOom } = this.#memory;
+    return {
+      ...{ cause, detail, atMs: Math.floor(this.#parts.clock.wall()) },
+      evidence: { exitStatus: exitCode, signal, lastPressure, lastOom, lastViolation },
+      console: this.#vm?.consoleTail() ?? '',
+      vmmLog: log,
+    };
+  }
+
+  #tell(events: readonly WatchedEvent[]): void {
+    for (const event of events) {
+      for (const listener of this.#listeners) {
+        try {
+          listener(event);
+        } catch (error) {
+          ignore(error, 'a listener of events threw');
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,91 @@
+/** The hello: what a guest is told of who it is, and the wait for its answer. */
+
+import type { Clock } from '../../base/clock.ts';
+import type { GuestNetwork } from '../../base/guest-network.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Guest, GuestIdentity, GuestListener } from '../../guest/link.ts';
+import type { DiskTrouble, Vm } from '../../vmm/driver.ts';
+import { SandboxError } from '../errors.ts';
+import { guestLimits } from '../memory/size.ts';
+import type { GuestTrust } from '../parts.ts';
+import { placeholdersOf } from '../secrets.ts';
+import type { SandboxSpec } from '../spec.ts';
+import { startedOnFullDisk } from './full-disk.ts';
+
+/** Where the agent puts the guest's certificates (`spec/guest-protocol.md`, section 3), for who looks elsewhere. */
+const BUNDLE = '/etc/ssl/certs/ca-certificates.crt';
+const BUNDLE_VARIABLES = {
+  SSL_CERT_FILE: BUNDLE,
+  REQUESTS_CA_BUNDLE: BUNDLE,
+  CURL_CA_BUNDLE: BUNDLE,
+  NODE_EXTRA_CA_CERTS: BUNDLE,
+};
+
+export function identityOf(
+  spec: SandboxSpec,
+  network: GuestNetwork | undefined,
+  trust: GuestTrust | undefined,
+): GuestIdentity {
+  const { defaultModel } = spec.models;
+  return {
+    sandboxId: spec.id,
+    hostname: spec.hostname,
+    env: {
+      ...(defaultModel === null ? {} : { NEUROVISOR_MODEL: defaultModel }),
+      ...(trust === undefined ? {} : BUNDLE_VARIABLES),
+      ...spec.env,
+      ...placeholdersOf(spec.secrets),
+      NEUROVISOR_SANDBOX_ID: spec.id,
+    },
+    // The agent's own defaults, which are parts of what the guest has.
+    limits: guestLimits(spec),
+    warm: spec.warm,
+    ...(network === undefined ? {} : { network }),
+    ...(trust === undefined ? {} : { authority: trust.certificate }),
+  };
+}
+
+/** Between two tries of a VM that stands still for its disk, and is not to be given up. */
+export const RETRY_FULL_MS = 5_000;
+
+/**
+ * @param retryFull with this clock a VM whose disk is full is tried again and again; null: it has failed
+ * @throws SandboxError `start_failed` when the VM ends before, or stands still; GuestError
+ */
+export async function untilHello(
+  listener: GuestListener,
+  vm: Vm,
+  signal: AbortSignal,
+  retryFull: Clock | null,
+): Promise<Guest> {
+  const full = Promise.withResolvers<never>();
+  const onFull = (trouble: DiskTrouble): void => {
+    if (trouble.kind !== 'full') return;
+    if (retryFull === null) full.reject(startedOnFullDisk(trouble));
+    else cancel = retryFull.after(RETRY_FULL_MS, () => void tryAgain(vm));
+  };
+  let cancel = (): void => undefined;
+  const stop = vm.onDiskTrouble?.(onFull);
+  const now = vm.fullDisk?.() ?? null;
+  if (now !== null) onFull(now);
+  const waiting = new AbortController();
+  const both = AbortSignal.any([signal, waiting.signal]);
+  try {
+    const died = vm.exited.then((exit): never => {
+      const what = `the VM ended before its agent said hello: ${exit.cause}`;
+      const because = exit.detail === '' ? {} : { cause: exit.detail };
+      throw new SandboxError('start_failed', what, because);
+    });
+    return await Promise.race([listener.ready(both), died, full.promise]);
+  } finally {
+    waiting.abort();
+    stop?.();
+    cancel();
+  }
+}
+
+/** One that somebody has paused meanwhile is left so. */
+async function tryAgain(vm: Vm): Promise<void> {
+  if ((vm.fullDisk?.() ?? null) === null) return;
+  await vm.resume().catch((error: unknown) => ignore(error, 'its end tells'));
+}

@@ -1,0 +1,77 @@
+/**
+ * The life of a sandbox, in one table. Only the supervisor moves it; an illegal pair is refused with
+ * `{from, event}` and changes nothing (R-CP-3).
+ */
+import { SandboxError } from '../errors.ts';
+
+export type SandboxState =
+  /** Its directory, disk and sockets are being made; no VM yet. */
+  | 'creating'
+  /** The VM runs; the agent has not said hello. */
+  | 'booting'
+  /** The agent confirmed its identity; work may be sent. */
+  | 'ready'
+  /** The VM's CPUs are stopped; memory is kept. */
+  | 'paused'
+  /** The VM is being saved: it has no channel, and stands still while RAM and disk are copied. */
+  | 'saving'
+  /** Everything that was made is being released. */
+  | 'stopping'
+  /** Nothing is left. */
+  | 'gone'
+  /** It never became ready, or its VM died; all was released. */
+  | 'failed';
+
+export type SandboxEvent =
+  | 'resources-made'
+  | 'agent-confirmed'
+  | 'pause'
+  | 'resume'
+  | 'save'
+  | 'go-on'
+  | 'stop'
+  | 'died'
+  | 'released'
+  | 'released-after-failure';
+
+export const TRANSITIONS: Readonly<
+  Record<SandboxState, Readonly<Partial<Record<SandboxEvent, SandboxState>>>>
+> = {
+  creating: { 'resources-made': 'booting', stop: 'stopping', died: 'stopping' },
+  booting: { 'agent-confirmed': 'ready', stop: 'stopping', died: 'stopping' },
+  ready: { pause: 'paused', save: 'saving', stop: 'stopping', died: 'stopping' },
+  paused: { resume: 'ready', stop: 'stopping', died: 'stopping' },
+  saving: { 'go-on': 'ready', stop: 'stopping', died: 'stopping' },
+  stopping: { released: 'gone', 'released-after-failure': 'failed' },
+  gone: {},
+  failed: {},
+};
+
+export type TransitionResult =
+  | { readonly ok: true; readonly state: SandboxState }
+  | { readonly ok: false; readonly from: SandboxState; readonly event: SandboxEvent };
+
+export function transition(from: SandboxState, event: SandboxEvent): TransitionResult {
+  const state = TRANSITIONS[from][event];
+  return state === undefined ? { ok: false, from, event } : { ok: true, state };
+}
+
+/** True when nothing can happen to the sandbox any more. */
+export function isFinal(state: SandboxState): boolean {
+  return Object.keys(TRANSITIONS[state]).length === 0;
+}
+
+/** The table as a Mermaid state diagram; `docs/lifecycle.md` holds this very text (a test compares). */
+export function lifecycleDiagram(): string {
+  const lines = ['stateDiagram-v2', '  [*] --> creating'];
+  for (const [from, events] of Object.entries(TRANSITIONS)) {
+    for (const [event, to] of Object.entries(events)) lines.push(`  ${from} --> ${to}: ${event}`);
+  }
+  return `${lines.join('\n')}\n`;
+}
+
+/** `gone`: there is nothing to do it with any more; `not_ready`: perhaps later. */
+export function refusalOf(result: Exclude<TransitionResult, { ok: true }>): SandboxError {
+  const code = isFinal(result.from) || result.from === 'stopping' ? 'gone' : 'not_ready';
+  return new SandboxError(code, `"${result.event}" is not possible while ${result.from}`);
+}

@@ -1,0 +1,198 @@
+import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../../base/clock.ts';
+import type { Guest, GuestChange } from '../../guest/link.ts';
+import type { BytesByName, DestinationUse } from '../../net/policy/destination-budgets.ts';
+import type { NicSpec, Vm } from '../../vmm/driver.ts';
+import type { SandboxNetwork } from '../parts.ts';
+import type { NetworkPolicy } from '../spec.ts';
+import { NetworkCard } from './network-card.ts';
+
+const POLICY: NetworkPolicy = { mode: 'allowlist', allow: ['a.example'], deny: [], limits: {} };
+const SETTINGS = {
+  ...{ mac: 'aa:fc:00:00:00:01', address: '10.0.0.2', prefixLength: 30 },
+  ...{ gateway: '10.0.0.1', gatewayMac: 'aa:fd:00:00:00:01', mtu: 1500 },
+};
+
+/** Everything that is done, in order; the step named `fail` fails. */
+function world(fail?: string) {
+  const done: string[] = [];
+  const step = async (name: string): Promise<void> => {
+    done.push(name);
+    if (name === fail) throw new Error(`${name} failed`);
+  };
+  const traffic = {
+    packetsIn: 1,
+    packetsOut: 1,
+    bytesIn: 40,
+    bytesOut: 2,
+    refused: {},
+    bytesUsed: 42,
+  };
+  const destinations: DestinationUse[] = [];
+  const lease: SandboxNetwork = {
+    tapFd: 9,
+    connect: () => Promise.reject(new Error('no guest here')),
+    guest: SETTINGS,
+    handedOver: () => step('handed over'),
+    lend: (_vmm, open) => open('tap0'),
+    setPolicy: ({ mode }) => step(`policy ${mode}`),
+    setSecrets: () => step('secrets'),
+    trust: undefined,
+    gatewayUse: () => ({
+      allowed: 1,
+      refused: {},
+      destinations,
+    }),
+    traffic: async () => {
+      await step('count');
+      return traffic;
+    },
+    release: () => step('release'),
+  };
+  const vm = {
+    nicHotplug: {
+      plugNic: ({ tapFd, mac }: NicSpec) => step(`plug ${tapFd} ${mac}`),
+      unplugNic: () => step('unplug'),
+    },
+  } as unknown as Vm;
+  const guest = {
+    update: ({ network }: GuestChange) => step(`tell ${network?.address ?? network}`),
+  } as unknown as Guest;
+  const clock = new FakeClock();
+  const leased: BytesByName[] = [];
+  const granted = Promise.withResolvers<void>();
+  const card = new NetworkCard('one', {
+    clock,
+    leaseNetwork: async (_id, { mode, bytesUsed, destinationBytesUsed = {} }) => {
+      leased.push(destinationBytesUsed);
+      await step(bytesUsed === 0 ? `lease ${mode}` : `lease ${mode} ${bytesUsed}`);
+      if (fail === 'late') await granted.promise;
+      return lease;
+    },
+  });
+  return { card, vm, guest, done, clock, granted, destinations, leased };
+}
+const PLUG = `plug 9 ${SETTINGS.mac}`;
+
+describe('NetworkCard', () => {
+  it('set: a card is made, its policy changed, and it is taken away, in this order', async () => {
+    const { card, vm, guest, done } = world();
+    await card.set(null, vm, guest);
+    expect(done.splice(0)).toEqual([]);
+    await card.set(POLICY, vm, guest);
+    expect(card.settings).toEqual(SETTINGS);
+    expect(done.splice(0)).toEqual(['lease allowlist', PLUG, 'handed over', 'tell 10.0.0.2']);
+    await card.set({ ...POLICY, mode: 'open' }, vm, guest);
+    expect(done.splice(0)).toEqual(['policy open']);
+    await card.set(null, vm, guest);
+    expect(done.splice(0)).toEqual(['policy none', 'tell null', 'unplug', 'release']);
+    expect(card.settings).toBeUndefined();
+    await card.release();
+    expect(done).toEqual([]);
+  });
+
+  it.each([PLUG, 'handed over', 'tell 10.0.0.2'])(
+    'set: after "%s" has failed nothing is left',
+    async (what) => {
+      const { card, vm, guest, done } = world(what);
+      await expect(card.set(POLICY, vm, guest)).rejects.toThrow(`${what} failed`);
+      expect(done.slice(-2)).toEqual(['unplug', 'release']);
+      expect(card.settings).toBeUndefined();
+    },
+  );
+
+  it.each(['tell null', 'unplug'])(
+    'set: a guest that does not give its card up reaches nothing ("%s")',
+    async (what) => {
+      const { card, vm, guest, done } = world(what);
+      await card.set(POLICY, vm, guest);
+      await expect(card.set(null, vm, guest)).rejects.toThrow(`${what} failed`);
+      expect(done).toContain('policy none');
+      expect(card.policy?.mode).toBe('none');
+      expect(card.settings).toEqual(SETTINGS);
+    },
+  );
+
+  it('set: a VMM that plugs no cards keeps the one that it started with, and nothing passes it', async () => {
+    const { card, guest, done } = world();
+    const vm = {} as Vm;
+    await expect(card.set(POLICY, vm, guest)).rejects.toMatchObject({
+      code: 'network_unavailable',
+      remedy: expect.stringContaining('start it with a network'),
+    });
+    expect(card.policy).toBeNull();
+    await card.lease(POLICY);
+    done.splice(0);
+    await card.set(null, vm, guest);
+    expect(done).toEqual(['policy none']);
+    expect(card.policy?.mode).toBe('none');
+    expect(card.settings).toEqual(SETTINGS);
+  });
+
+  it('set: a policy that is refused leaves the card as it is', async () => {
+    const { card, vm, guest } = world('policy open');
+    await card.set(POLICY, vm, guest);
+    await expect(card.set({ ...POLICY, mode: 'open' }, vm, guest)).rejects.toThrow('policy open');
+    expect(card.policy).toEqual(POLICY);
+    expect(card.settings).toEqual(SETTINGS);
+  });
+
+  it('what is used of a budget goes with the sandbox: to its next card, and into another VM', async () => {
+    const { card, vm, guest, done } = world();
+    const limited = { ...POLICY, limits: { bytesMax: 100 } };
+    await card.set({ ...limited, bytesUsed: 7 }, vm, guest);
+    expect(done.splice(0)[0]).toBe('lease allowlist 7');
+    expect(card.policy).toEqual(limited);
+    expect(await card.policyToKeep()).toEqual({ ...limited, bytesUsed: 42 });
+    expect(done.splice(0)).toEqual(['count']);
+    await card.set(null, vm, guest);
+    expect(done.splice(0)).toEqual(['policy none', 'tell null', 'unplug', 'count', 'release']);
+    await card.set(limited, vm, guest);
+    expect(done[0]).toBe('lease allowlist 42');
+  });
+
+  it('and so does what is used of limits by name', async () => {
+    const { card, vm, guest, destinations, leased } = world();
+    const limits = { destinations: [{ name: 'a.example', bytesMax: 100 }] };
+    const limited = { ...POLICY, limits, destinationBytesUsed: { 'a.example': 7 } };
+    await card.set(limited, vm, guest);
+    destinations.push({ name: 'a.example', bytesMax: 100, bytesUsed: 30 });
+    expect((await card.policyToKeep())?.destinationBytesUsed).toEqual({ 'a.example': 30 });
+    await card.set(null, vm, guest);
+    await card.set({ ...POLICY, limits }, vm, guest);
+    expect(leased).toEqual([{ 'a.example': 7 }, { 'a.example': 30 }]);
+  });
+
+  it('a budget that can not be counted is what it was', async () => {
+    const { card, vm, guest } = world('count');
+    const limited = { ...POLICY, limits: { bytesMax: 100 }, bytesUsed: 7 };
+    await card.set(limited, vm, guest);
+    expect(await card.policyToKeep()).toEqual(limited);
+  });
+
+  it('release: a lease that comes after the end is given back', async () => {
+    const { card, done, granted } = world('late');
+    const leasing = card.lease(POLICY);
+    await card.release();
+    granted.resolve();
+    await expect(leasing).rejects.toMatchObject({ code: 'gone' });
+    expect(done).toEqual(['lease allowlist', 'release']);
+  });
+
+  it('lease: a host without networks says so', async () => {
+    const card = new NetworkCard('one', { clock: new FakeClock() });
+    await expect(card.lease(POLICY)).rejects.toMatchObject({ code: 'network_unavailable' });
+  });
+
+  it('bytes: read anew after half a minute, or of another lease', async () => {
+    const { card, vm, guest, done, clock } = world();
+    expect(await card.bytes()).toBe(0);
+    await card.set(POLICY, vm, guest);
+    done.splice(0);
+    expect(await card.bytes()).toBe(42);
+    expect(await card.bytes()).toBe(42);
+    clock.advance(30_000);
+    await card.bytes();
+    expect(done).toEqual(['count', 'count']);
+  });
+});

@@ -1,0 +1,231 @@
+/**
+ * The network card of one VM, from its lease to its end.
+ *
+ *     none ──lease──► leased ──(the VM starts with it, or it is plugged)──► plugged ──unplug──► none
+ *
+ * The supervisor owns it and asks for one change at a time; its end may come at any moment.
+ */
+import type { Duplex } from 'node:stream';
+import type { GuestNetwork } from '../../base/guest-network.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Guest } from '../../guest/link.ts';
+import type { GatewayUse } from '../../net/lease/lease.ts';
+import type { BytesByName } from '../../net/policy/destination-budgets.ts';
+import type { NicSpec, Vm } from '../../vmm/driver.ts';
+import { SandboxError } from '../errors.ts';
+import type { GuestTrust, LeaseSecrets, SandboxNetwork, SandboxParts } from '../parts.ts';
+import type { SandboxSecret } from '../secrets.ts';
+import type { NetworkPolicy } from '../spec.ts';
+
+/** Counters are read anew at most so often: it costs a process (`nft`). */
+const COUNTERS_MS_MIN = 30_000;
+
+const NOTHING = { mode: 'none', allow: [], deny: [] } as const;
+
+const NO_SECRETS: LeaseSecrets = { secrets: [] };
+
+type CardParts = Pick<SandboxParts, 'leaseNetwork' | 'clock'>;
+
+export class NetworkCard {
+  readonly #sandboxId: string;
+  readonly #parts: CardParts;
+  #lease: SandboxNetwork | undefined;
+  #policy: NetworkPolicy | null = null;
+  /** Of its budget, by leases that it had. */
+  #bytesUsed = 0;
+  #destinationBytesUsed: BytesByName = {};
+  #isReleased = false;
+  #counted:
+    | { readonly lease: SandboxNetwork; readonly atMs: number; readonly bytes: number }
+    | undefined;
+
+  constructor(sandboxId: string, parts: CardParts) {
+    this.#sandboxId = sandboxId;
+    this.#parts = parts;
+  }
+
+  /** What holds; null: there is no card. */
+  get policy(): NetworkPolicy | null {
+    return this.#policy;
+  }
+
+  /** For the hello; undefined: there is none. */
+  get settings(): GuestNetwork | undefined {
+    return this.#lease?.guest;
+  }
+
+  /** Undefined: there is no card. */
+  get gatewayUse(): GatewayUse | undefined {
+    return this.#lease?.gatewayUse();
+  }
+
+  /** Undefined: nothing of it has to be trusted in. */
+  get trust(): GuestTrust | undefined {
+    return this.#lease?.trust;
+  }
+
+  /**
+   * For a VM that is yet to start, which then takes it: see `handedOver`.
+   * @throws SandboxError `spec_invalid`, `network_unavailable`, `secrets_missing`
+   */
+  async lease(policy: NetworkPolicy, secrets = NO_SECRETS): Promise<NicSpec> {
+    const { leaseNetwork } = this.#parts;
+    if (leaseNetwork === undefined) {
+      throw new SandboxError('network_unavailable', 'this host has no network for sandboxes');
+    }
+    const { bytesUsed = 0, destinationBytesUsed = {}, ...asked } = policy;
+    this.#bytesUsed = Math.max(this.#bytesUsed, bytesUsed);
+    this.#destinationBytesUsed = { ...destinationBytesUsed, ...this.#destinationBytesUsed };
+    const lease = await leaseNetwork(this.#sandboxId, { ...asked, ...this.#used }, secrets);
+    if (this.#isReleased) {
+      await lease.release();
+      throw new SandboxError('gone', 'the sandbox ended while it was given a network');
+    }
+    this.#lease = lease;
+    this.#policy = asked;
+    const { tapFd, guest } = lease;
+    return { tapFd, mac: guest.mac, lend: (...to) => lease.lend(...to) };
+  }
+
+  /**
+   * From the host to what listens at its address in the guest.
+   * @throws SandboxError `network_unavailable`: there is no card; `port_unreachable`
+   */
+  async connect(port: number, signal?: AbortSignal): Promise<Duplex> {
+    if (this.#lease !== undefined) return await this.#lease.connect(port, signal);
+    throw new SandboxError('network_unavailable', 'the sandbox has no network card', {
+      remedy: 'give it one (neurovisor update), or go over its channel, which needs none',
+    });
+  }
+
+  /** The VM has been started with it. */
+  async handedOver(): Promise<void> {
+    await this.#lease?.handedOver();
+  }
+
+  /** Into a VM that runs, whose guest is to be told `settings`. On an error there is none. */
+  async plug(policy: NetworkPolicy, vm: Vm, secrets = NO_SECRETS): Promise<void> {
+    const nic = await this.lease(policy, secrets);
+    try {
+      if (vm.nicHotplug === undefined) {
+        throw new SandboxError('network_unavailable', 'this VMM plugs no network cards', {
+          remedy: 'start it with a network (mode "none" lets nothing through), or choose QEMU',
+        });
+      }
+      await vm.nicHotplug.plugNic(nic);
+      await this.handedOver();
+    } catch (error) {
+      await this.#unplug(vm).catch((second: unknown) => ignore(second, 'the first is told'));
+      throw error;
+    }
+  }
+
+  /**
+   * Changes what it may connect to; makes a card where there is none, removes it where none is wanted. After
+   * an error `policy` tells what holds.
+   */
+  async set(
+    policy: NetworkPolicy | null,
+    vm: Vm,
+    guest: Guest,
+    secrets = NO_SECRETS,
+  ): Promise<void> {
+    if (policy === null) {
+      await this.#take(vm, guest);
+    } else if (this.#lease === undefined) {
+      await this.plug(policy, vm, secrets);
+      try {
+        await guest.update({ network: this.settings });
+      } catch (error) {
+        await this.#unplug(vm).catch((second: unknown) => ignore(second, 'the first is told'));
+        throw error;
+      }
+    } else {
+      await this.#lease.setPolicy(policy);
+      this.#policy = policy;
+    }
+  }
+
+  /** For connections from now on; who has no card gets them with one. */
+  async setSecrets(secrets: readonly SandboxSecret[]): Promise<void> {
+    await this.#lease?.setSecrets(secrets);
+  }
+
+  /** First nothing passes any more, for the rest needs the guest's help. */
+  async #take(vm: Vm, guest: Guest): Promise<void> {
+    if (this.#lease === undefined) return;
+    const nothing = { ...NOTHING, limits: this.#policy?.limits ?? {} };
+    await this.#lease.setPolicy(nothing);
+    this.#policy = nothing;
+    // It goes on with a card that nothing passes.
+    if (vm.nicHotplug === undefined) return;
+    await guest.update({ network: null });
+    await vm.nicHotplug.unplugNic();
+    await this.#giveBack();
+  }
+
+  /** That went through it, both ways; 0 where there is none. May be half a minute old. */
+  async bytes(): Promise<number> {
+    const lease = this.#lease;
+    const nowMs = this.#parts.clock.now();
+    const known = this.#counted;
+    if (lease === undefined) return 0;
+    if (known?.lease === lease && nowMs - known.atMs < COUNTERS_MS_MIN) return known.bytes;
+    const { bytesIn, bytesOut } = await lease.traffic();
+    this.#counted = { lease, atMs: nowMs, bytes: bytesIn + bytesOut };
+    return this.#counted.bytes;
+  }
+
+  /** For who goes on with the sandbox in another VM: what holds, and what is used of its budget. */
+  async policyToKeep(): Promise<NetworkPolicy | null> {
+    await this.#countBudget();
+    return this.#policy && { ...this.#policy, ...this.#used };
+  }
+
+  get #used(): Pick<NetworkPolicy, 'bytesUsed' | 'destinationBytesUsed'> {
+    const byName = this.#destinationBytesUsed;
+    const isEmpty = Object.keys(byName).length === 0;
+    return {
+      bytesUsed: this.#bytesUsed,
+      ...(isEmpty ? {} : { destinationBytesUsed: byName }),
+    };
+  }
+
+  /** The VM is gone, or never was. Idempotent. */
+  async release(): Promise<void> {
+    this.#isReleased = true;
+    await this.#giveBack();
+  }
+
+  /** A card that its guest does not give up has no TAP any more. */
+  async #unplug(vm: Vm): Promise<void> {
+    try {
+      await vm.nicHotplug?.unplugNic();
+    } finally {
+      await this.#giveBack();
+    }
+  }
+
+  /** Only where there is one: it costs a process. */
+  async #countBudget(): Promise<void> {
+    if (this.#lease === undefined) return;
+    const { destinations } = this.#lease.gatewayUse();
+    this.#destinationBytesUsed = Object.fromEntries(
+      destinations.map((each) => [each.name, each.bytesUsed]),
+    );
+    if (this.#policy?.limits.bytesMax === undefined) return;
+    try {
+      this.#bytesUsed = (await this.#lease.traffic()).bytesUsed;
+    } catch (error) {
+      ignore(error, 'what was known before is kept');
+    }
+  }
+
+  async #giveBack(): Promise<void> {
+    if (!this.#isReleased) await this.#countBudget();
+    const lease = this.#lease;
+    this.#lease = undefined;
+    this.#policy = null;
+    await lease?.release();
+  }
+}

@@ -1,0 +1,20 @@
+/** What a supervisor holds of its VM (types only). */
+import type { GuestListener } from '../../guest/link.ts';
+import type { NicSpec, Vm } from '../../vmm/driver.ts';
+import type { BridgePort, GuestMemory, Workspace } from '../parts.ts';
+
+/** Made before the VM starts. */
+export interface Prepared {
+  readonly workspace: Workspace;
+  readonly memory: GuestMemory;
+  /** Undefined: there is nothing to fill it with. */
+  readonly memoryReady: Promise<void> | undefined;
+  readonly cid: number;
+  readonly listener: GuestListener;
+  readonly port: BridgePort;
+  readonly nic: NicSpec | undefined;
+}
+
+export interface Running extends Prepared {
+  readonly vm: Vm;
+}

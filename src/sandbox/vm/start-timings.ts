@@ -1,0 +1,51 @@
+/** How long a start took, phase by phase. */
+
+import type { GuestInfo } from '../../guest/guest.ts';
+import { passiveTracer, type Span, type Tracer } from '../../trace/trace.ts';
+import type { Vm } from '../../vmm/driver.ts';
+import type { StartTimings } from '../parts.ts';
+
+/**
+ * @param at times of one clock, milliseconds; `guest` null: a clone, whose guest remembers the boot of its template
+ */
+export function startTimings(at: {
+  readonly beganMs: number;
+  readonly preparedMs: number;
+  readonly readyMs: number;
+  readonly vmm: Vm['timings'];
+  readonly guest: Pick<GuestInfo, 'kernelToInitMs'> | null;
+}): StartTimings {
+  const { beganMs, preparedMs, readyMs, vmm, guest } = at;
+  const kernelMs = guest?.kernelToInitMs ?? 0;
+  return {
+    origin: guest === null ? 'clone' : 'boot',
+    prepareMs: preparedMs - beganMs,
+    vmmMs: vmm.runningMs,
+    kernelMs,
+    agentMs: Math.max(0, readyMs - preparedMs - vmm.runningMs - kernelMs),
+    totalMs: readyMs - beganMs,
+  };
+}
+
+/** The phases as parts of a span. @param beganMs of the monotonic clock */
+export function traceStart(span: Span, timings: StartTimings, beganMs: number): void {
+  const { origin, prepareMs, vmmMs, kernelMs, agentMs } = timings;
+  span.set({ 'neurovisor.start.origin': origin });
+  let fromMs = beganMs;
+  const phases = { prepare: prepareMs, vmm: vmmMs, kernel: kernelMs, agent: agentMs };
+  for (const [name, ms] of Object.entries(phases)) {
+    // A clone has no kernel that starts.
+    if (ms > 0) span.part(name, fromMs, fromMs + ms);
+    fromMs += ms;
+  }
+}
+
+/** A start of a VM as a span. */
+export function tracedStart(
+  tracer: Tracer | undefined,
+  sandboxId: string,
+  boot: (span: Span) => Promise<void>,
+): Promise<void> {
+  const attributes = { 'neurovisor.sandbox.id': sandboxId };
+  return (tracer ?? passiveTracer()).span('VM start', { attributes }, boot);
+}

@@ -1,0 +1,297 @@
+import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../../base/clock.ts';
+import { silentLog } from '../../base/log.ts';
+import type { Guest, GuestClosed, GuestListener } from '../../guest/link.ts';
+import type { Vm, VmExit, VmmDriver, VmSpec } from '../../vmm/driver.ts';
+import { ByteTail } from '../../vmm/tail.ts';
+import { makeSpec, type SandboxOptions } from '../spec.ts';
+import type { SandboxState } from './lifecycle.ts';
+import { type SandboxParts, Supervisor } from './supervisor.ts';
+
+type Step = 'workspace' | 'overlay' | 'listener' | 'bridge' | 'vm' | 'hello';
+
+/** Parts without a VM: they record what is held, and fail or hang where they are told to. */
+function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
+  const held = new Set<string>();
+  const releases: string[] = [];
+  const clock = new FakeClock();
+  const exited = Promise.withResolvers<VmExit>();
+  const closed = Promise.withResolvers<GuestClosed>();
+  const step = async (name: Step, signal?: AbortSignal): Promise<void> => {
+    if (trouble.fail === name) throw new Error(`${name} failed`);
+    if (trouble.hang !== name) return;
+    await new Promise((_, reject) => {
+      signal?.addEventListener('abort', () => reject(signal.reason), { once: true });
+    });
+  };
+  const hold = (name: string): (() => Promise<void>) => {
+    held.add(name);
+    return () => {
+      if (held.delete(name)) releases.push(name);
+      return Promise.resolve();
+    };
+  };
+  const makeVm = (): Vm => {
+    const release = hold('vm');
+    return {
+      id: 'x',
+      pid: 4242,
+      channelPath: '/c',
+      timings: { spawnedMs: 5, runningMs: 30 },
+      exited: exited.promise,
+      isAlive: () => true,
+      consoleTail: () => 'Kernel panic - not syncing\n',
+      logs: { console: new ByteTail(1), vmm: new ByteTail(1) },
+      terminal: null,
+      pause: () => Promise.resolve(),
+      resume: () => Promise.resolve(),
+      setChannelLimits: () => Promise.resolve(),
+      setDiskLimits: () => Promise.resolve(),
+      channelStats: () => Promise.reject(new Error('not used')),
+      kill: release,
+    };
+  };
+  const guest = {
+    info: { kernelToInitMs: 700 },
+    update: () => Promise.resolve(),
+    closed: closed.promise,
+    events: () => () => undefined,
+    close: () => void hold('guest')(),
+  } as unknown as Guest;
+  const listener = (): GuestListener => ({
+    ready: async (signal) => {
+      await step('hello', signal);
+      clock.advance(1000);
+      return guest;
+    },
+    setIdentity: () => undefined,
+    close: hold('listener'),
+  });
+  const driver = {
+    start: async (spec: VmSpec, signal?: AbortSignal) => {
+      await spec.memoryReady;
+      await step('vm', signal);
+      return makeVm();
+    },
+  } as unknown as VmmDriver;
+  const parts: SandboxParts = {
+    driver,
+    kernelPath: '/k',
+    rootImagePath: '/r',
+    makeWorkspace: async () => {
+      await step('workspace');
+      const removeDir = hold('workspace');
+      return {
+        dir: '/d',
+        channelPath: '/d/v',
+        overlayPath: '/d/o',
+        recordVmm: () => Promise.resolve(),
+        remove: removeDir,
+      };
+    },
+    makeOverlay: () => step('overlay'),
+    makeMemory: () => ({ fd: 9, path: '/m', close: hold('RAM') }),
+    allocateCid: () => {
+      held.add('cid');
+      return { cid: 3, release: () => void held.delete('cid') };
+    },
+    listenForGuest: async () => {
+      await step('listener');
+      return listener();
+    },
+    attachBridge: async () => {
+      await step('bridge');
+      return { setModels: () => undefined, inFlight: () => 0, close: hold('bridge') };
+    },
+    clock,
+    log: silentLog,
+  };
+  return { parts, held, releases, clock, exited, closed };
+}
+
+function supervise(fake: ReturnType<typeof fakeParts>, options: SandboxOptions = {}) {
+  const sandbox = new Supervisor(makeSpec(options, 2), fake.parts);
+  const states: SandboxState[] = [];
+  sandbox.onTransition((state) => states.push(state));
+  return { sandbox, states };
+}
+
+describe('Supervisor', () => {
+  it('start: passes through the states and tells how long each phase took', async () => {
+    const fake = fakeParts();
+    const { sandbox, states } = supervise(fake);
+    await sandbox.start();
+    expect(states).toEqual(['booting', 'ready']);
+    expect(sandbox.timings).toEqual({
+      origin: 'boot',
+      prepareMs: 0,
+      vmmMs: 30,
+      kernelMs: 700,
+      agentMs: 270,
+      totalMs: 1000,
+    });
+    expect(sandbox.guest()).toBeDefined();
+  });
+
+  it('stop: releases everything, the VM before what it uses, once', async () => {
+    const fake = fakeParts();
+    const { sandbox, states } = supervise(fake);
+    await sandbox.start();
+    const [one, two] = await Promise.all([sandbox.stop(), sandbox.stop()]);
+    expect(one).toBe(two);
+    expect(one.cause).toBe('stopped');
+    expect([...fake.held]).toEqual([]);
+    expect(fake.releases.indexOf('vm')).toBeLessThan(fake.releases.indexOf('workspace'));
+    expect(fake.releases.indexOf('vm')).toBeLessThan(fake.releases.indexOf('bridge'));
+    expect(states).toEqual(['booting', 'ready', 'stopping', 'gone']);
+  });
+
+  const steps: Step[] = ['workspace', 'overlay', 'listener', 'bridge', 'vm', 'hello'];
+  it.each(steps)('start: a failing %s leaves nothing and says why', async (fail) => {
+    const fake = fakeParts({ fail });
+    const { sandbox } = supervise(fake);
+    await expect(sandbox.start()).rejects.toMatchObject({
+      code: 'start_failed',
+      cause: { message: expect.stringContaining(`${fail} failed`) },
+    });
+    expect([...fake.held]).toEqual([]);
+    expect(sandbox.state).toBe('failed');
+    expect((await sandbox.ended).cause).toBe('start-failed');
+  });
+
+  it('start: a clone copies RAM and disk, loads the state, and drops the name of its RAM', async () => {
+    const fake = fakeParts();
+    const copied: string[] = [];
+    const source = {
+      snapshot: { statePath: '/t/state', stateSha256: 'x', machine: 'm' },
+      copyMemory: async (path: string) => void copied.push(path),
+      copyDisk: async (path: string) => void copied.push(path),
+    };
+    const started: unknown[] = [];
+    const { start } = fake.parts.driver;
+    const driver = {
+      ...fake.parts.driver,
+      start: (spec: VmSpec, signal?: AbortSignal) => {
+        started.push(spec);
+        return start(spec, signal);
+      },
+    };
+    const makeOverlay = (): Promise<void> => Promise.reject(new Error('a clone has a disk'));
+    const parts = { ...fake.parts, driver, makeOverlay, template: source };
+    const sandbox = new Supervisor(makeSpec({}, 2), parts);
+    await sandbox.start();
+    expect(copied.sort()).toEqual(['/d/o', '/m']);
+    expect(started).toMatchObject([{ memoryFd: 9, snapshot: source.snapshot }]);
+    expect(fake.releases).toEqual([]);
+    expect(sandbox.timings).toMatchObject({ origin: 'clone', kernelMs: 0 });
+    await sandbox.stop();
+    expect([...fake.held]).toEqual([]);
+  });
+
+  it('start: a clone whose RAM can not be copied leaves nothing', async () => {
+    const fake = fakeParts();
+    const template = {
+      snapshot: { statePath: '/t/state', stateSha256: 'x', machine: 'm' },
+      copyMemory: () => Promise.reject(new Error('no space')),
+      copyDisk: () => Promise.resolve(),
+    };
+    const sandbox = new Supervisor(makeSpec({}, 2), { ...fake.parts, template });
+    await expect(sandbox.start()).rejects.toMatchObject({ code: 'start_failed' });
+    expect([...fake.held]).toEqual([]);
+  });
+
+  it('start: the last lines of the console are in the error', async () => {
+    const { sandbox } = supervise(fakeParts({ fail: 'hello' }));
+    await expect(sandbox.start()).rejects.toMatchObject({
+      cause: { message: expect.stringContaining('Kernel panic') },
+    });
+  });
+
+  it('start: a VM that ends before the hello fails at once', async () => {
+    const fake = fakeParts({ hang: 'hello' });
+    const { sandbox } = supervise(fake);
+    const starting = sandbox.start();
+    fake.exited.resolve({ cause: 'vmm-crashed', exitCode: 1, signal: null, detail: 'boom' });
+    await expect(starting).rejects.toMatchObject({ code: 'start_failed' });
+    expect([...fake.held]).toEqual([]);
+  });
+
+  it.each(['vm', 'hello'] as const)('start: cancelled while waiting for %s', async (hang) => {
+    const fake = fakeParts({ hang });
+    const { sandbox } = supervise(fake);
+    const aborter = new AbortController();
+    const starting = sandbox.start(aborter.signal);
+    setImmediate(() => aborter.abort());
+    await expect(starting).rejects.toMatchObject({ code: 'cancelled' });
+    expect([...fake.held]).toEqual([]);
+  });
+
+  it('stop: during the start cancels it', async () => {
+    const fake = fakeParts({ hang: 'hello' });
+    const { sandbox } = supervise(fake);
+    const starting = sandbox.start();
+    const refused = expect(starting).rejects.toMatchObject({ code: 'cancelled' });
+    await sandbox.stop();
+    await refused;
+    expect([...fake.held]).toEqual([]);
+  });
+
+  it('timeout: ends the sandbox with that cause', async () => {
+    const fake = fakeParts();
+    const { sandbox } = supervise(fake, { timeoutMs: 60_000 });
+    await sandbox.start();
+    fake.clock.advance(59_000);
+    expect(sandbox.state).toBe('ready');
+    fake.clock.advance(1_000);
+    expect((await sandbox.ended).cause).toBe('timeout');
+    expect([...fake.held]).toEqual([]);
+  });
+
+  it.each([
+    ['guest-shutdown', 'guest-shutdown'],
+    ['vmm-crashed', 'vmm-crashed'],
+  ] as const)('a VM that ends by %s ends the sandbox with cause %s', async (cause, expected) => {
+    const fake = fakeParts();
+    const { sandbox } = supervise(fake);
+    await sandbox.start();
+    fake.exited.resolve({ cause, exitCode: 0, signal: null, detail: '' });
+    expect((await sandbox.ended).cause).toBe(expected);
+    expect([...fake.held]).toEqual([]);
+  });
+
+  it('a broken link alone ends the sandbox as agent-lost', async () => {
+    const fake = fakeParts();
+    const { sandbox } = supervise(fake);
+    await sandbox.start();
+    fake.closed.resolve({ reason: 'lost', detail: '' });
+    await Promise.resolve();
+    await Promise.resolve();
+    fake.clock.advance(500);
+    expect((await sandbox.ended).cause).toBe('agent-lost');
+    expect(sandbox.state).toBe('failed');
+  });
+
+  it('a broken link that the end of the VM explains is reported as that', async () => {
+    const fake = fakeParts();
+    const { sandbox } = supervise(fake);
+    await sandbox.start();
+    fake.closed.resolve({ reason: 'lost', detail: '' });
+    fake.exited.resolve({ cause: 'vmm-crashed', exitCode: null, signal: 'SIGKILL', detail: '' });
+    expect((await sandbox.ended).cause).toBe('vmm-killed');
+  });
+
+  it('requests that are not legal now are refused and change nothing', async () => {
+    const fake = fakeParts();
+    const { sandbox } = supervise(fake);
+    expect(() => sandbox.guest()).toThrow(expect.objectContaining({ code: 'not_ready' }));
+    await expect(sandbox.pause()).rejects.toMatchObject({ code: 'not_ready' });
+    await sandbox.start();
+    await expect(sandbox.resume()).rejects.toMatchObject({ code: 'not_ready' });
+    await sandbox.pause();
+    expect(() => sandbox.guest()).toThrow(expect.objectContaining({ code: 'not_ready' }));
+    await sandbox.resume();
+    await sandbox.stop();
+    expect(() => sandbox.guest()).toThrow(expect.objectContaining({ code: 'gone' }));
+    await expect(sandbox.pause()).rejects.toMatchObject({ code: 'gone' });
+  });
+});

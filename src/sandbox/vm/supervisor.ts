@@ -1,0 +1,497 @@
+/**
+ * The one owner of a sandbox's state. Everybody else asks, and is refused with a reason.
+ *
+ *     start:  workspace ─► disk, RAM, network, bridge port, guest listener ─► VM boots or goes on ─► hello ─► ready
+ *     save:   settle ─► unplug ─► stop, devices ─► RAM, disk ─► go on ─► plug ─► hello ─► ready
+ *     stop:   guest link ─► VM ─► bridge port ─► listener ─► network ─► RAM ─► workspace     (reverse, once, always)
+ *
+ * What it needs from the mechanisms comes in as `SandboxParts`, so all of this runs without a VM in tests.
+ */
+
+import { CleanupStack } from '../../base/cleanup.ts';
+import { describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Guest, GuestIdentity, GuestListener } from '../../guest/link.ts';
+import type { Span } from '../../trace/trace.ts';
+import type { NicSpec, Vm, VmSnapshot } from '../../vmm/driver.ts';
+import { isFailure } from '../ending.ts';
+import { goneWhileSaving, SandboxError, saveFailure, startFailure } from '../errors.ts';
+import { fitMemory, ramMib, resizeMemory } from '../memory/size.ts';
+import type { ResizedEvent } from '../memory/watch.ts';
+import type { SandboxEnd, SandboxParts, SaveTarget, StartTimings, Workspace } from '../parts.ts';
+import { requireValues, type SandboxSecret } from '../secrets.ts';
+import type { NetworkPolicy, SandboxSpec } from '../spec.ts';
+import { Evidence } from './evidence.ts';
+import { setGuestClock } from './guest-clock.ts';
+import { identityOf, untilHello } from './identity.ts';
+import {
+  isFinal,
+  refusalOf,
+  type SandboxEvent,
+  type SandboxState,
+  transition,
+} from './lifecycle.ts';
+import { NetworkCard } from './network-card.ts';
+import type { Prepared, Running } from './running.ts';
+import { Saving } from './saving.ts';
+import { startTimings, tracedStart, traceStart } from './start-timings.ts';
+import { limitVm, namedLimits, type VmLimits } from './vm-limits.ts';
+import { vmSpecOf } from './vm-spec.ts';
+
+export type * from '../parts.ts';
+
+const BYTES_PER_MIB = 1024 * 1024;
+
+export class Supervisor {
+  /** Resolves when nothing of the sandbox is left. Never rejects. */
+  readonly ended: Promise<SandboxEnd>;
+  readonly #parts: SandboxParts;
+  readonly #cleanup = new CleanupStack();
+  readonly #listeners = new Set<(state: SandboxState, event: SandboxEvent) => void>();
+  readonly #card: NetworkCard;
+  readonly #evidence: Evidence;
+  #spec: SandboxSpec;
+  #state: SandboxState = 'creating';
+  #vm: Vm | undefined;
+  #guest: Guest | undefined;
+  #running: Running | undefined;
+  #writing: Promise<VmSnapshot> | undefined;
+  #timings: StartTimings | undefined;
+  #booting: Promise<void> | undefined;
+  #stopping: Promise<SandboxEnd> | undefined;
+  readonly #aborter = new AbortController();
+  readonly #resolveEnded: (end: SandboxEnd) => void;
+
+  constructor(spec: SandboxSpec, parts: SandboxParts) {
+    this.#spec = spec;
+    this.#parts = parts;
+    this.#card = new NetworkCard(spec.id, parts);
+    this.#evidence = new Evidence(parts);
+    const { promise, resolve } = Promise.withResolvers<SandboxEnd>();
+    this.ended = promise;
+    this.#resolveEnded = resolve;
+  }
+
+  get spec(): SandboxSpec {
+    return this.#spec;
+  }
+
+  get state(): SandboxState {
+    return this.#state;
+  }
+
+  get timings(): StartTimings | undefined {
+    return this.#timings;
+  }
+
+  /** The VM while there is one; for consoles and channel statistics. */
+  get vm(): Vm | undefined {
+    return this.#vm;
+  }
+
+  get card(): Pick<NetworkCard, 'settings' | 'gatewayUse' | 'bytes' | 'policyToKeep' | 'connect'> {
+    return this.#card;
+  }
+
+  /** Its VM stands still because the host has no room for its disk. */
+  get isStalled(): boolean {
+    return (this.#vm?.fullDisk?.() ?? null) !== null;
+  }
+
+  /** Of its memory and its disk. */
+  get events(): Pick<Evidence, 'listen' | 'lastPressure' | 'lastOom'> {
+    return this.#evidence;
+  }
+
+  onTransition(listener: (state: SandboxState, event: SandboxEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /**
+   * Boots the VM and shakes hands with its agent. On failure everything is released first.
+   * @throws SandboxError `start_failed` or `cancelled`
+   */
+  async start(signal?: AbortSignal): Promise<void> {
+    const stopOnAbort = (): void => this.#aborter.abort(signal?.reason);
+    if (signal?.aborted) stopOnAbort();
+    signal?.addEventListener('abort', stopOnAbort, { once: true });
+    try {
+      const { tracer } = this.#parts;
+      const boot = (span: Span): Promise<void> => this.#boot(span, this.#aborter.signal);
+      this.#booting = tracedStart(tracer, this.spec.id, boot);
+      await this.#booting;
+    } catch (error) {
+      const cancelled = this.#aborter.signal.aborted;
+      const detail = cancelled ? 'cancelled while starting' : describeError(error);
+      const end = await this.#end('start-failed', detail);
+      if (cancelled) throw new SandboxError('cancelled', 'starting the sandbox was cancelled');
+      throw startFailure(error, end.console);
+    } finally {
+      signal?.removeEventListener('abort', stopOnAbort);
+    }
+  }
+
+  /** The agent's link. @throws SandboxError `not_ready` or `gone` */
+  guest(): Guest {
+    if (this.#state === 'ready' && this.#guest !== undefined) return this.#guest;
+    if (this.#state === 'stopping' || isFinal(this.#state)) {
+      throw new SandboxError('gone', `sandbox ${this.spec.id} has ended`);
+    }
+    throw new SandboxError('not_ready', `sandbox ${this.spec.id} is ${this.#state}`);
+  }
+
+  async pause(): Promise<void> {
+    this.#require('pause');
+    await this.#vm?.pause();
+    this.#apply('pause');
+  }
+
+  async resume(): Promise<void> {
+    this.#require('resume');
+    await this.#vm?.resume();
+    this.#apply('resume');
+    await setGuestClock(this.#guest, this.spec.id, this.#parts, this.#aborter.signal);
+  }
+
+  /**
+   * Late binding: a sandbox that was started ahead of time becomes the one that is asked for.
+   * @param spec of the same id, size and warm list
+   * @throws SandboxError, GuestError; then it must not be used
+   */
+  async bind(spec: SandboxSpec, signal?: AbortSignal): Promise<void> {
+    const guest = this.guest();
+    const { id, cpus, memoryMib, diskMib, warm, hostname } = this.#spec;
+    this.#spec = { ...spec, id, cpus, memoryMib, diskMib, warm, hostname };
+    if (spec.network !== null && this.#vm !== undefined)
+      await this.#card.plug(spec.network, this.#vm, spec);
+    const { env, network, authority } = this.#identity();
+    this.#running?.port.setModels(spec.models);
+    this.#running?.listener.setIdentity(this.#identity());
+    await Promise.all([
+      // Also if nothing changes: one that hangs does not answer, and must not be handed out.
+      guest.update({ env, network, authority }, signal),
+      limitVm(this.#vm, namedLimits(spec)),
+    ]);
+  }
+
+  /** While it runs; a resume keeps them. @throws SandboxError `not_ready` or `gone`; VmmError */
+  async setLimits(limits: Partial<VmLimits>): Promise<void> {
+    this.guest();
+    await limitVm(this.#vm, limits);
+    this.#spec = { ...this.#spec, ...limits };
+  }
+
+  /**
+   * Gives its guest more memory, or takes some back. A resume keeps it.
+   * @throws SandboxError `spec_invalid`, `memory_unavailable`, `not_ready`, `gone`; VmmError, GuestError
+   */
+  async resizeMemory(memoryMib: number, by: ResizedEvent['by']): Promise<void> {
+    const { clock } = this.#parts;
+    const parts = { clock, vm: this.#vm, guest: this.guest(), signal: this.#aborter.signal };
+    const { memoryMib: fromMib } = this.#spec;
+    // Its owner may have given it more meanwhile.
+    if (by === 'pressure' && memoryMib <= fromMib) return;
+    const began = clock.now();
+    await resizeMemory(parts, this.#spec, memoryMib, (changed) => {
+      this.#spec = { ...this.#spec, memoryMib: changed };
+      this.#running?.listener.setIdentity(this.#identity());
+    });
+    const durationMs = Math.round(clock.now() - began);
+    this.#evidence.note({ type: 'resized', by, fromMib, toMib: memoryMib, durationMs });
+  }
+
+  /**
+   * What it may connect to from now on; null: its network card goes. A resume keeps it.
+   * @throws SandboxError `spec_invalid`, `network_unavailable`, `not_ready`, `gone`; GuestError
+   */
+  async setNetwork(network: NetworkPolicy | null): Promise<void> {
+    const guest = this.guest();
+    try {
+      if (this.#vm !== undefined) await this.#card.set(network, this.#vm, guest, this.#spec);
+    } finally {
+      this.#spec = { ...this.#spec, network: this.#card.policy };
+      this.#running?.listener.setIdentity(this.#identity());
+    }
+    if (this.#spec.authority !== undefined) await this.#tellSecrets(guest);
+  }
+
+  /**
+   * Replaces all of them. A resume keeps them.
+   * @param network that it gets if it has none
+   * @throws SandboxError `secrets_missing`, `network_unavailable`, `not_ready`, `gone`; GuestError
+   */
+  async setSecrets(secrets: readonly SandboxSecret[], network: NetworkPolicy | null) {
+    const guest = this.guest();
+    requireValues(this.spec.id, secrets);
+    await this.#card.setSecrets(secrets);
+    this.#spec = { ...this.#spec, secrets };
+    if (this.#card.policy === null && network !== null) return await this.setNetwork(network);
+    this.#running?.listener.setIdentity(this.#identity());
+    await this.#tellSecrets(guest);
+  }
+
+  async #tellSecrets(guest: Guest): Promise<void> {
+    const { env, authority = null } = this.#identity();
+    await guest.update({ env, authority });
+  }
+
+  /** Model requests that are being answered. */
+  get modelRequests(): number {
+    return this.#running?.port.inFlight() ?? 0;
+  }
+
+  /** Cheap and synchronous: nothing speaks against using it. */
+  isAlive(): boolean {
+    return this.#state === 'ready' && this.#vm?.isAlive() === true && !this.isStalled;
+  }
+
+  /**
+   * Writes the VM down as it stands. All connections to its guest end; programs in it live on.
+   * @param then `end`: this VM ends when `commit` has resolved; `go-on`: it runs again when RAM and disk
+   *   are copied
+   * @param commit makes what was written count; if it fails the sandbox goes on
+   * @throws SandboxError `not_ready`, `snapshot_failed`, `disk_full` (the sandbox goes on), `gone` (it does not)
+   */
+  async save(
+    target: SaveTarget,
+    then: 'end' | 'go-on',
+    commit: (snapshot: VmSnapshot) => Promise<void>,
+  ): Promise<void> {
+    this.#require('save');
+    const running = this.#running;
+    if (running === undefined) throw new SandboxError('not_ready', 'there is no VM to save');
+    const saving = new Saving(running, this.guest());
+    this.#apply('save');
+    this.#writing = saving.writeDown(target, then === 'end' ? commit : null);
+    let failure: unknown;
+    try {
+      const snapshot = await this.#writing;
+      if (then === 'end') {
+        await this.#end('saved', 'saved, to go on later');
+        return;
+      }
+      await this.#goOn(saving, running);
+      await commit(snapshot);
+      return;
+    } catch (error) {
+      failure = error;
+    }
+    if (this.#stopping !== undefined) throw goneWhileSaving(failure);
+    if (this.#state === 'saving') await this.#goOn(saving, running);
+    throw saveFailure(failure);
+  }
+
+  /** Ends the sandbox and releases all of it. Idempotent. */
+  stop(cause: 'stopped' | 'timeout' | 'host-disk-full' = 'stopped', detail?: string) {
+    this.#aborter.abort(new SandboxError('cancelled', 'the sandbox was stopped'));
+    const why = cause === 'timeout' ? 'its time was up' : 'stopped by its owner';
+    return this.#end(cause, detail ?? why);
+  }
+
+  async #goOn(saving: Saving, running: Running): Promise<void> {
+    try {
+      await saving.goOn();
+      if (!saving.isLinked) {
+        const guest = await this.#hello(running.listener, running.vm, this.#aborter.signal);
+        this.#watchGuest(running.vm, guest);
+      }
+      this.#apply('go-on');
+    } catch (error) {
+      await this.#evidence.exitOrGrace(running.vm);
+      if (this.#stopping === undefined) {
+        await this.#end('agent-lost', `it could not go on after saving: ${describeError(error)}`);
+      }
+      throw goneWhileSaving(error);
+    }
+  }
+
+  async #boot(span: Span, signal: AbortSignal): Promise<void> {
+    const { clock } = this.#parts;
+    const began = clock.now();
+    signal.throwIfAborted();
+    const prepared = await this.#prepare();
+    signal.throwIfAborted();
+    const preparedAt = clock.now();
+    const vm = await this.#startVm(prepared, signal);
+    this.#running = { ...prepared, vm };
+    this.#cleanup.push('guest link', () => this.#guest?.close());
+    const guest = await this.#hello(prepared.listener, vm, signal);
+    // What boots runs nothing of its user's before.
+    const { diskLimits } = namedLimits(this.spec);
+    if (this.#parts.template === undefined) await limitVm(vm, { diskLimits });
+    await this.#fitMemory(vm, guest, signal);
+    this.#timings = startTimings({
+      ...{ beganMs: began, preparedMs: preparedAt, vmm: vm.timings, readyMs: clock.now() },
+      guest: this.#parts.template === undefined ? guest.info : null,
+    });
+    traceStart(span, this.#timings, began);
+    this.#apply('agent-confirmed');
+    this.#watch(vm, guest);
+  }
+
+  async #prepare(): Promise<Prepared> {
+    const parts = this.#parts;
+    // First, for it takes longest.
+    const { memory, memoryReady } = this.#makeMemory();
+    const workspace = await parts.makeWorkspace(this.spec);
+    this.#cleanup.push('workspace', () => workspace.remove());
+    const lease = parts.allocateCid();
+    this.#cleanup.push('context id', () => lease.release());
+    const { channelPath } = workspace;
+    this.#cleanup.push('network', () => this.#card.release());
+    const leasing = this.#leaseNetwork();
+    const listening = leasing.then(async () => {
+      const listener = await parts.listenForGuest(channelPath, this.#identity());
+      this.#cleanup.push('guest listener', () => listener.close());
+      return listener;
+    });
+    const attaching = parts
+      .attachBridge(this.spec.id, channelPath, this.spec.models)
+      .then((port) => {
+        this.#cleanup.push('bridge port', () => port.close());
+        return port;
+      });
+    const copying = this.#makeDisk(workspace);
+    // All are awaited before any failure is passed on: what succeeded must be on the cleanup stack.
+    const results = await Promise.allSettled([listening, attaching, copying]);
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
+    const [nic, listener, port] = await Promise.all([leasing, listening, attaching]);
+    return { workspace, memory, memoryReady, cid: lease.cid, listener, port, nic };
+  }
+
+  async #leaseNetwork(): Promise<NicSpec | undefined> {
+    const { network } = this.spec;
+    return network === null ? undefined : await this.#card.lease(network, this.spec);
+  }
+
+  #identity(): GuestIdentity {
+    const { trust, settings } = this.#card;
+    // So that its next VM, and its forks, have the same.
+    if (trust !== undefined) this.#spec = { ...this.#spec, authority: trust.authority };
+    return identityOf(this.spec, settings, trust);
+  }
+
+  async #makeDisk({ overlayPath }: Workspace): Promise<void> {
+    const { template, makeOverlay } = this.#parts;
+    if (template !== undefined) await template.copyDisk(overlayPath);
+    else await makeOverlay(overlayPath, this.spec.diskMib * BYTES_PER_MIB);
+  }
+
+  /** A clone's RAM is filled while its VMM starts. */
+  #makeMemory(): Pick<Prepared, 'memory' | 'memoryReady'> {
+    const { template, makeMemory } = this.#parts;
+    const memory = makeMemory(ramMib(this.spec) * BYTES_PER_MIB);
+    const memoryReady = template?.copyMemory(memory.path);
+    memoryReady?.catch((error: unknown) => ignore(error, 'told to who starts the VM'));
+    this.#cleanup.push('RAM', async () => {
+      // Who reads or fills it opens it by its number, which must not mean something else by then.
+      await Promise.allSettled([memoryReady, this.#writing]);
+      memory.close();
+    });
+    return { memory, memoryReady };
+  }
+
+  async #startVm(prepared: Prepared, signal: AbortSignal): Promise<Vm> {
+    const parts = this.#parts;
+    this.#apply('resources-made');
+    const vm = await parts.driver.start(vmSpecOf(this.spec, prepared, parts), signal);
+    this.#vm = vm;
+    this.#evidence.watchVm(vm, this.spec.id);
+    this.#cleanup.push('VM', () => vm.kill());
+    await this.#card.handedOver();
+    if (vm.pid !== null) await prepared.workspace.recordVmm(vm.pid);
+    return vm;
+  }
+
+  async #hello(listener: GuestListener, vm: Vm, signal: AbortSignal): Promise<Guest> {
+    // Who boots is told at once; what is saved goes on when there is room.
+    const retryFull = this.#state === 'booting' ? null : this.#parts.clock;
+    const guest = await untilHello(listener, vm, signal, retryFull);
+    this.#guest = guest;
+    this.#evidence.watchGuest(guest);
+    return guest;
+  }
+
+  /** One that does not do its part goes on with more than it should have: at most its maximum, which is counted. */
+  async #fitMemory(vm: Vm, guest: Guest, signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#parts;
+    if (await fitMemory({ clock, vm, guest, signal }, this.#spec)) return;
+    log.warn('a guest has not the memory that it should have', { sandbox: this.spec.id });
+  }
+
+  #watch(vm: Vm, guest: Guest): void {
+    void vm.exited.then((exit) => {
+      const { cause, detail } = this.#evidence.causeOf(exit);
+      return this.#end(cause, detail);
+    });
+    this.#watchGuest(vm, guest);
+    if (this.spec.timeoutMs !== null) {
+      const limitMs = this.spec.timeoutMs;
+      const detail = `the sandbox reached its limit of ${limitMs} ms`;
+      const cancel = this.#parts.clock.after(limitMs, () => void this.#end('timeout', detail));
+      this.#cleanup.push('timer', cancel);
+    }
+  }
+
+  #watchGuest(vm: Vm, guest: Guest): void {
+    const end = (): void => {
+      if (this.#state !== 'ready' || this.#guest !== guest) return;
+      void this.#end('agent-lost', 'the link to the agent broke');
+    };
+    void guest.closed.then(async () => {
+      await this.#evidence.exitOrGrace(vm);
+      end();
+      if (this.#guest !== guest) return;
+      // Where the VM stands still now, a link that broke before shows when it runs again without another.
+      const stop = this.onTransition(() => {
+        stop();
+        end();
+      });
+    });
+  }
+
+  #end(cause: SandboxEnd['cause'], detail: string): Promise<SandboxEnd> {
+    this.#stopping ??= this.#release(cause, detail);
+    return this.#stopping;
+  }
+
+  async #release(cause: SandboxEnd['cause'], detail: string): Promise<SandboxEnd> {
+    this.#aborter.abort(new SandboxError('gone', 'the sandbox is ending'));
+    const failed = isFailure(cause);
+    this.#apply(failed ? 'died' : 'stop');
+    // What a start under way still acquires must be on the cleanup stack before that is run.
+    await this.#booting?.catch((error: unknown) =>
+      ignore(error, 'the start reports its own failure'),
+    );
+    try {
+      await this.#cleanup.run();
+    } catch (error) {
+      const fields = { sandbox: this.spec.id, error: describeError(error) };
+      this.#parts.log.error('could not release all of a sandbox', fields);
+    }
+    const end = await this.#evidence.end(cause, detail);
+    this.#apply(failed ? 'released-after-failure' : 'released');
+    this.#resolveEnded(end);
+    return end;
+  }
+
+  #require(event: SandboxEvent): void {
+    const result = transition(this.#state, event);
+    if (!result.ok) throw refusalOf(result);
+  }
+
+  #apply(event: SandboxEvent): void {
+    const result = transition(this.#state, event);
+    if (!result.ok) throw refusalOf(result);
+    this.#state = result.state;
+    this.#parts.log.debug('sandbox state', { sandbox: this.spec.id, state: result.state, event });
+    for (const listener of this.#listeners) {
+      try {
+        listener(result.state, event);
+      } catch (error) {
+        ignore(error, 'a state listener threw');
+      }
+    }
+  }
+}

@@ -1,0 +1,24 @@
+/** What a driver is asked for, to start the VM of a sandbox. */
+import type { VmSpec } from '../../vmm/driver.ts';
+import { vmMemory } from '../memory/size.ts';
+import type { SandboxParts } from '../parts.ts';
+import type { SandboxSpec } from '../spec.ts';
+import type { Prepared } from './running.ts';
+
+export function vmSpecOf(
+  spec: SandboxSpec,
+  prepared: Prepared,
+  parts: Pick<SandboxParts, 'kernelPath' | 'rootImagePath' | 'template'>,
+): VmSpec {
+  const { workspace, memory, memoryReady, cid: guestCid, nic } = prepared;
+  const { kernelPath, rootImagePath, template } = parts;
+  const { dir, overlayPath, channelPath } = workspace;
+  const { id, cpus, channelLimits, diskLimits, console } = spec;
+  return {
+    ...{ id, dir, cpus, ...vmMemory(spec), kernelPath, rootImagePath, overlayPath },
+    ...{ guestCid, channelPath, channelLimits, console, memoryFd: memory.fd },
+    ...(nic === undefined ? {} : { nic }),
+    ...(memoryReady === undefined ? {} : { memoryReady }),
+    ...(template === undefined ? {} : { snapshot: template.snapshot, diskLimits }),
+  };
+}

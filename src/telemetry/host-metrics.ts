@@ -1,0 +1,478 @@
+/**
+ * What an operator sees of this process: every number that its parts keep, in one registry for `/metrics`, and
+ * what each sandbox uses now, for `neurovisor top`.
+ *
+ *     supervisors ── phases, ends, channels ──┐
+ *     leases ─────── traffic, refusals ───────┼─► MetricRegistry ─► GET /metrics
+ *     control plane, queue, pools, bridge ────┘        (docs/metrics.md)
+ *
+ * Per sandbox there are sums only: no id is a label.
+ */
+import type { Clock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
+import { Counter, collected, Histogram, MetricRegistry, single } from '../base/metrics.ts';
+import type { UsageRecord } from '../bridge/bridge.ts';
+import { availableMib, memoryPressure, residentBytes } from '../probes/host-memory.ts';
+import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
+import type { SandboxNetwork } from '../sandbox/parts.ts';
+import type { SandboxLoad, SandboxLoads } from '../sandbox/plane/load.ts';
+import type { RecentEvents } from '../sandbox/plane/recent-events.ts';
+import type { StartQueue } from '../sandbox/start/start-queue.ts';
+import type { StartTimings, Supervisor } from '../sandbox/vm/supervisor.ts';
+import { processMetrics } from './process-metrics.ts';
+import { Totals } from './totals.ts';
+
+const BYTES_PER_MIB = 1024 * 1024;
+/** How long a scrape waits for those that it asks; what they had last is told after that. */
+const ASK_MS_MAX = 2000;
+/** Boots in software emulation take seconds, a claim from a pool a millisecond. */
+const START_BOUNDS = [
+  0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60,
+] as const;
+
+const PHASES = ['prepare', 'vmm', 'kernel', 'agent'] as const;
+
+const DIRECTIONS = {
+  guest_to_host: ['bytesGuestToHost', 'throttledMsGuestToHost'],
+  host_to_guest: ['bytesHostToGuest', 'throttledMsHostToGuest'],
+} as const;
+
+export class HostMetrics {
+  readonly registry = new MetricRegistry();
+  readonly #clock: Clock;
+  readonly #channels = new Totals();
+  readonly #network = new Totals();
+  readonly #sandboxes = new Set<Supervisor>();
+  readonly #leases = new Set<SandboxNetwork>();
+  /** Of sandboxes that live. */
+  readonly #tokens = new Map<string, number>();
+  #channelsOpen = 0;
+  #events: RecentEvents | undefined;
+  #moreOf: (id: string, pid: number | null) => Partial<SandboxLoad> = () => ({});
+  readonly #phases = new Histogram({
+    name: 'neurovisor_start_phase_seconds',
+    help: 'Phases of the start of a VM: prepare, vmm, kernel, agent; by boot or clone.',
+    unit: 'seconds',
+    labels: ['origin', 'phase'],
+    bounds: START_BOUNDS,
+  });
+  readonly #boots = new Histogram({
+    name: 'neurovisor_vm_boot_seconds',
+    help: 'Start of a VM until its agent is confirmed, that is: until code can run in it.',
+    unit: 'seconds',
+    labels: ['origin'],
+    bounds: START_BOUNDS,
+  });
+  readonly #acquired = new Histogram({
+    name: 'neurovisor_vm_acquire_seconds',
+    help: 'A sandbox asked for until it is ready, with the wait for its turn.',
+    unit: 'seconds',
+    labels: ['origin'],
+    bounds: START_BOUNDS,
+  });
+  readonly #vmEnds = new Counter({
+    name: 'neurovisor_vm_ends_total',
+    help: 'VMs that have ended, members of pools included, by cause.',
+    unit: null,
+    labels: ['cause'],
+  });
+  readonly #resizes = new Counter({
+    name: 'neurovisor_memory_resizes_total',
+    help: 'Sandboxes that were given more memory or gave some back, for want of it (pressure) or by their owner.',
+    unit: null,
+    labels: ['by', 'direction'],
+  });
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+    this.registry.add(this.#phases, this.#boots, this.#acquired, this.#vmEnds, this.#resizes);
+    this.#addChannels();
+    this.#addNetwork();
+    this.#addHost();
+    this.registry.beforeScrape(() => this.#ask());
+  }
+
+  /** From before its start on. */
+  watch(sandbox: Supervisor): void {
+    this.#sandboxes.add(sandbox);
+    sandbox.onTransition((state, event) => {
+      if (event === 'agent-confirmed' && sandbox.timings !== undefined)
+        this.#started(sandbox.timings);
+      // What is counted ends with the device, which is unplugged or killed next.
+      if (state === 'saving' || state === 'stopping') void this.#askChannel(sandbox);
+    });
+    sandbox.events.listen((event) => {
+      if (event.type !== 'resized') return;
+      this.#resizes.add({ by: event.by, direction: event.toMib < event.fromMib ? 'less' : 'more' });
+    });
+    void sandbox.ended.then(({ cause }) => {
+      this.#sandboxes.delete(sandbox);
+      this.#tokens.delete(sandbox.spec.id);
+      this.#vmEnds.add({ cause });
+    });
+  }
+
+  /** @returns the same lease, whose counters outlive it */
+  watchLease(lease: SandboxNetwork): SandboxNetwork {
+    this.#leases.add(lease);
+    const watched = Object.create(lease) as SandboxNetwork;
+    return Object.defineProperty(watched, 'release', {
+      value: async () => {
+        if (this.#leases.delete(lease)) await this.#askLease(lease);
+        await lease.release();
+      },
+    });
+  }
+
+  noteUsage({ sandboxId, promptTokens, completionTokens }: UsageRecord): void {
+    const lives = [...this.#sandboxes].some(({ spec }) => spec.id === sandboxId);
+    if (!lives) return;
+    const known = this.#tokens.get(sandboxId) ?? 0;
+    this.#tokens.set(sandboxId, known + promptTokens + completionTokens);
+  }
+
+  /** Once. */
+  addControl(
+    control: ControlPlane & { readonly recentEvents: RecentEvents },
+    queue: Pick<StartQueue, 'stats'>,
+  ): void {
+    this.#events = control.recentEvents;
+    this.#addSandboxes(control);
+    this.#addPools(control);
+    this.registry.add(
+      collected(
+        'gauge',
+        {
+          name: 'neurovisor_start_queue_waiting',
+          help: 'Starts that wait for their turn: requests, and refills of pools.',
+          unit: null,
+          labels: ['kind'],
+        },
+        () => {
+          const { waiting, waitingLow } = queue.stats();
+          return [
+            [{ kind: 'request' }, waiting],
+            [{ kind: 'refill' }, waitingLow],
+          ];
+        },
+      ),
+      single(
+        'gauge',
+        { name: 'neurovisor_starts_in_progress', help: 'Starts under way.', unit: null },
+        () => queue.stats().running,
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_start_reserved_bytes',
+          help: 'Memory that starts under way have reserved.',
+          unit: 'bytes',
+        },
+        () => queue.stats().reservedMib * BYTES_PER_MIB,
+      ),
+    );
+  }
+
+  /** What each sandbox that has a VM uses now. */
+  loads(): SandboxLoads {
+    const sandboxes = [...this.#sandboxes].map((one): SandboxLoad => {
+      const pid = one.vm?.pid ?? null;
+      return {
+        id: one.spec.id,
+        state: one.state,
+        memoryBytes: pid === null ? null : residentBytes(pid),
+        modelRequests: one.modelRequests,
+        tokens: this.#tokens.get(one.spec.id) ?? 0,
+        lastPressure: one.events.lastPressure,
+        lastOom: one.events.lastOom,
+        ...this.#moreOf(one.spec.id, pid),
+      };
+    });
+    const events = this.#events?.list() ?? [];
+    const atMs = this.#clock.wall();
+    return { atMs, sandboxes, memoryPressure: memoryPressure(), events };
+  }
+
+  /** @param moreOf what else is known of a sandbox and its VMM, if it has one */
+  addLoads(moreOf: (id: string, pid: number | null) => Partial<SandboxLoad>): void {
+    this.#moreOf = moreOf;
+  }
+
+  /** Processes of VMs that live. */
+  vmmPids(): readonly number[] {
+    return [...this.#sandboxes].flatMap(({ vm }) => vm?.pid ?? []);
+  }
+
+  #started(timings: StartTimings): void {
+    const { origin, prepareMs, vmmMs, kernelMs, agentMs, totalMs } = timings;
+    const spans = { prepare: prepareMs, vmm: vmmMs, kernel: kernelMs, agent: agentMs };
+    for (const phase of PHASES) this.#phases.observe({ origin, phase }, spans[phase] / 1000);
+    this.#boots.observe({ origin }, totalMs / 1000);
+  }
+
+  #addSandboxes(control: ControlPlane): void {
+    const ended = new Counter({
+      name: 'neurovisor_sandboxes_ended_total',
+      help: 'Sandboxes that have ended, by cause.',
+      unit: null,
+      labels: ['cause'],
+    });
+    /** Those that have been ready. */
+    const known = new Set<string>();
+    control.onChange((info) => {
+      if (info.status === 'ended') {
+        known.delete(info.id);
+        ended.add({ cause: info.end?.cause ?? 'unknown' });
+      } else if (info.status === 'running' && info.readyMs !== null && !known.has(info.id)) {
+        known.add(info.id);
+        this.#acquired.observe({ origin: info.origin }, info.readyMs / 1000);
+      }
+    });
+    let list: readonly SandboxInfo[] = [];
+    this.registry.beforeScrape(async () => {
+      list = await this.#inTime(control.list(), list);
+    });
+    this.registry.add(
+      ended,
+      collected(
+        'gauge',
+        {
+          name: 'neurovisor_sandboxes',
+          help: 'Sandboxes by status; those that have ended are not counted.',
+          unit: null,
+          labels: ['status'],
+        },
+        () =>
+          Object.entries(Object.groupBy(list, ({ status }) => status)).map(([status, of]) => [
+            { status },
+            of.length,
+          ]),
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_pool_active_vms',
+          help: 'Sandboxes that somebody has and that run.',
+          unit: null,
+        },
+        () => list.filter(({ status }) => status === 'running').length,
+      ),
+    );
+  }
+
+  #addPools(control: ControlPlane): void {
+    let pools: Awaited<ReturnType<ControlPlane['pools']>> = [];
+    this.registry.beforeScrape(async () => {
+      pools = await this.#inTime(control.pools(), pools);
+    });
+    const sum = (key: 'ready' | 'starting' | 'target' | 'hits' | 'misses' | 'discarded'): number =>
+      pools.reduce((total, pool) => total + pool[key], 0);
+    const gauge = (name: string, help: string, key: 'ready' | 'starting' | 'target') =>
+      single('gauge', { name, help, unit: null }, () => sum(key));
+    this.registry.add(
+      gauge('neurovisor_pool_warm_vms', 'Members of all pools that wait, ready.', 'ready'),
+      gauge('neurovisor_pool_starting_vms', 'Members of all pools that start.', 'starting'),
+      gauge('neurovisor_pool_target_vms', 'Members that all pools want to have.', 'target'),
+      collected(
+        'counter',
+        {
+          name: 'neurovisor_pool_claims_total',
+          help: 'Requests that found a member (hit) or none (miss), and members that were not well.',
+          unit: null,
+          labels: ['result'],
+        },
+        () => [
+          [{ result: 'hit' }, sum('hits')],
+          [{ result: 'miss' }, sum('misses')],
+          [{ result: 'discarded' }, sum('discarded')],
+        ],
+      ),
+    );
+  }
+
+  #addChannels(): void {
+    const total = (name: string, help: string, key: string) =>
+      single('counter', { name, help, unit: null }, () => this.#channels.get(key));
+    const labels = ['direction'];
+    this.registry.add(
+      collected(
+        'counter',
+        {
+          ...{ name: 'neurovisor_channel_bytes_total', unit: 'bytes', labels },
+          help: 'Payload on the channels between host and guests.',
+        },
+        () =>
+          Object.entries(DIRECTIONS).map(([direction, [bytes]]) => [
+            { direction },
+            this.#channels.get(bytes),
+          ]),
+      ),
+      collected(
+        'counter',
+        {
+          ...{ name: 'neurovisor_channel_throttled_seconds_total', unit: 'seconds', labels },
+          help: 'Time that channels have waited for their limits.',
+        },
+        () =>
+          Object.entries(DIRECTIONS).map(([direction, [, throttled]]) => [
+            { direction },
+            this.#channels.get(throttled) / 1000,
+          ]),
+      ),
+      total(
+        'neurovisor_channel_connections_total',
+        'Connections, either way.',
+        'connectionsOpened',
+      ),
+      total(
+        'neurovisor_channel_connections_refused_total',
+        'Connections that were refused by limits, or had nobody to take them.',
+        'connectionsRefused',
+      ),
+      total(
+        'neurovisor_channel_protocol_errors_total',
+        'Packets of guests that broke the protocol.',
+        'protocolErrors',
+      ),
+      single(
+        'gauge',
+        { name: 'neurovisor_channel_connections', help: 'Open connections.', unit: null },
+        () => this.#channelsOpen,
+      ),
+    );
+  }
+
+  #addNetwork(): void {
+    const both = (name: string, help: string, unit: 'bytes' | null, out: string, back: string) =>
+      collected('counter', { name, help, unit, labels: ['direction'] }, () => [
+        [{ direction: 'out' }, this.#network.get(out)],
+        [{ direction: 'in' }, this.#network.get(back)],
+      ]);
+    this.registry.add(
+      both(
+        'neurovisor_network_bytes_total',
+        'Of guests with a network card.',
+        'bytes',
+        'bytesOut',
+        'bytesIn',
+      ),
+      both(
+        'neurovisor_network_packets_total',
+        'Of guests with a network card.',
+        null,
+        'packetsOut',
+        'packetsIn',
+      ),
+      collected(
+        'counter',
+        {
+          name: 'neurovisor_network_refused_packets_total',
+          help: 'Packets of guests that were dropped, by reason.',
+          unit: null,
+          labels: ['reason'],
+        },
+        () =>
+          this.#network
+            .names()
+            .filter((name) => name.startsWith(REFUSED))
+            .map((name) => [{ reason: name.slice(REFUSED.length) }, this.#network.get(name)]),
+      ),
+      single(
+        'gauge',
+        { name: 'neurovisor_network_leases', help: 'Network cards of guests.', unit: null },
+        () => this.#leases.size,
+      ),
+    );
+  }
+
+  #addHost(): void {
+    this.registry.add(
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_host_memory_available_bytes',
+          help: 'Memory of the host that can be used without swapping.',
+          unit: 'bytes',
+        },
+        () => availableMib() * BYTES_PER_MIB,
+      ),
+      collected(
+        'gauge',
+        {
+          name: 'neurovisor_host_memory_pressure_ratio',
+          help: 'Share of the last 10 s in which some or all tasks of the host waited for memory (PSI).',
+          unit: 'ratio',
+          labels: ['kind'],
+        },
+        () => Object.entries(memoryPressure() ?? {}).map(([kind, ratio]) => [{ kind }, ratio]),
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_vmm_resident_bytes',
+          help: 'Memory of all VMM processes that is in RAM, that of their guests included.',
+          unit: 'bytes',
+        },
+        () => this.loads().sandboxes.reduce((sum, { memoryBytes }) => sum + (memoryBytes ?? 0), 0),
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_guest_memory_bytes',
+          help: 'Memory that all guests may use now; of those that can be given more, without that.',
+          unit: 'bytes',
+        },
+        () =>
+          [...this.#sandboxes].reduce((sum, { spec }) => sum + spec.memoryMib, 0) * BYTES_PER_MIB,
+      ),
+      ...processMetrics(),
+    );
+  }
+
+  async #ask(): Promise<void> {
+    const open = [...this.#sandboxes].map((one) => this.#askChannel(one));
+    const leases = [...this.#leases].map((lease) => this.#askLease(lease));
+    const counts = await this.#inTime(Promise.all(open), []);
+    await this.#inTime(Promise.all(leases), []);
+    this.#channelsOpen = counts.reduce((sum, count) => sum + count, 0);
+  }
+
+  /** @returns open connections */
+  async #askChannel(sandbox: Supervisor): Promise<number> {
+    const { vm } = sandbox;
+    if (vm === undefined) return 0;
+    try {
+      const { connectionsOpen, ...counted } = await vm.channelStats();
+      this.#channels.note(vm, counted);
+      return connectionsOpen;
+    } catch (error) {
+      ignore(error, 'its VM ends meanwhile');
+      return 0;
+    }
+  }
+
+  async #askLease(lease: SandboxNetwork): Promise<void> {
+    try {
+      const { refused, bytesUsed: _, ...counted } = await lease.traffic();
+      const reasons = Object.entries(refused).map(([name, count]) => [REFUSED + name, count]);
+      this.#network.note(lease, { ...counted, ...Object.fromEntries(reasons) });
+    } catch (error) {
+      ignore(error, 'its network ends meanwhile');
+    }
+  }
+
+  async #inTime<T>(asked: Promise<T>, otherwise: T): Promise<T> {
+    const late = Promise.withResolvers<T>();
+    const stop = this.#clock.after(ASK_MS_MAX, () => late.resolve(otherwise));
+    try {
+      return await Promise.race([asked, late.promise]);
+    } catch (error) {
+      ignore(error, 'what was known before is told');
+      return otherwise;
+    } finally {
+      stop();
+    }
+  }
+}
+
+const REFUSED = 'refused ';
