@@ -11,21 +11,21 @@ export interface AdmissionEvents {
   /** A host client's connection may be asked of the guest. */
   clientAdmitted(connection: Connection): void;
   /** A guest's connection has its host socket. */
-  guestAdmitted(connection: Connection, socket: HostSocket): void;
+  guestAdmitted(connection: Connection, socket: HostSocket<Connection>): void;
   /** Nobody listens at the port, or the listener stayed busy. */
   refused(connection: Connection): void;
 }
 
 export class Admission {
   readonly #bucket: TokenBucket;
-  readonly #connect: (hostPort: number) => ConnectResult;
+  readonly #connect: (hostPort: number) => ConnectResult<Connection>;
   readonly #events: AdmissionEvents;
   /** Oldest first. */
   readonly #waiting = new Set<Connection>();
 
   constructor(
     bucket: TokenBucket,
-    connect: (hostPort: number) => ConnectResult,
+    connect: (hostPort: number) => ConnectResult<Connection>,
     events: AdmissionEvents,
   ) {
     this.#bucket = bucket;

@@ -106,7 +106,7 @@ export class Connection {
   #state: ConnectionState = 'delayed';
 
   /** Undefined before the host side is there and after it is given up. */
-  socket: HostSocket | undefined;
+  socket: HostSocket<Connection> | undefined;
   /** When the present state has lasted too long, milliseconds; Infinity: it may last. */
   deadlineMs = Number.POSITIVE_INFINITY;
   /** Bits of `OWES`. */

@@ -1,5 +1,4 @@
 /** What the muxer needs of sockets; `uds.ts` has the real ones, tests have theirs in memory. */
-import type { Connection } from './connection.ts';
 import type { Segments } from './segments.ts';
 
 /** Of `read`: nothing waits now. */
@@ -9,10 +8,10 @@ export const READ_BROKEN = -2;
 /** Of the writes: the other end takes nothing more. */
 export const WRITE_BROKEN = -1;
 
-/** A connected stream to a host program. No call blocks. */
-export interface HostSocket {
-  /** Events of this socket are for `connection` from now on. */
-  serve(connection: Connection): void;
+/** A connected stream to a host program. No call blocks. `C`: the connection that its events name. */
+export interface HostSocket<C> {
+  /** Reports the socket's events for `connection` from now on. */
+  serve(connection: C): void;
   /** @returns bytes filled (> 0), 0 at the end of input, READ_WOULD_BLOCK or READ_BROKEN. */
   read(segments: Segments): number;
   /** @returns bytes taken, fewer than given if it would block, or WRITE_BROKEN. */
@@ -27,4 +26,4 @@ export interface HostSocket {
 }
 
 /** `refused`: nobody listens; `busy`: a listener is there, its backlog is full. */
-export type ConnectResult = HostSocket | 'refused' | 'busy';
+export type ConnectResult<C> = HostSocket<C> | 'refused' | 'busy';

@@ -51,7 +51,7 @@ export interface MuxerOptions {
   /** Where ports of host clients begin: a guest may remember those of its last device, of its snapshot. */
   readonly clientPortSeed?: number;
   /** Connects to whoever listens for guests at a port. */
-  connect(hostPort: number): ConnectResult;
+  connect(hostPort: number): ConnectResult<Connection>;
 }
 
 /** Our ports for host clients, apart from the ports that guests dial. */
@@ -184,7 +184,7 @@ export class Muxer {
    * A host client asks for a connection to a port of the guest; its socket is the muxer's from now on.
    * @returns false, with the socket closed, if there are too many connections.
    */
-  addClient(socket: HostSocket, guestPort: number, nowMs: number): boolean {
+  addClient(socket: HostSocket<Connection>, guestPort: number, nowMs: number): boolean {
     this.#nowMs = nowMs;
     if (this.connections >= CONNECTIONS_MAX) {
       this.#refused += 1;
@@ -393,7 +393,7 @@ export class Muxer {
     this.#toGuest.owe(connection, OWES.request);
   }
 
-  #guestAdmitted(connection: Connection, socket: HostSocket): void {
+  #guestAdmitted(connection: Connection, socket: HostSocket<Connection>): void {
     this.#opened += 1;
     connection.transition('admit-guest');
     connection.socket = socket;

@@ -41,7 +41,7 @@ const READ_EVENTS = (EPOLL.in | EPOLL.readHangUp | EPOLL.edge) >>> 0;
 const READ_WRITE_EVENTS = (READ_EVENTS | EPOLL.out) >>> 0;
 
 /** Owns its fd until `close`. */
-export class UdsSocket implements HostSocket, EpollHandler {
+export class UdsSocket implements HostSocket<Connection>, EpollHandler {
   readonly #fd: number;
   readonly #epoll: Epoll;
   readonly #events: SocketEvents;
@@ -115,7 +115,7 @@ export function dialHost(
   port: number,
   epoll: Epoll,
   events: SocketEvents,
-): ConnectResult {
+): ConnectResult<Connection> {
   const fd = connectUnix(`${channelPath}_${port}`);
   if (fd >= 0) return new UdsSocket(fd, epoll, events);
   return fd === -ERRNO.EAGAIN ? 'busy' : 'refused';

@@ -9,7 +9,7 @@ import { MetricRegistry } from '../../src/base/metrics.ts';
 import { readConfig } from '../../src/config.ts';
 import { openRecords, VmmViolations } from '../../src/probes/vmm-violations.ts';
 import { Injector } from '../../src/prove/jail/inject.ts';
-import { openVmms } from '../../src/prove/jail/vmm.ts';
+import { openVmms } from '../../src/prove/jail/open-vmms.ts';
 import { makeFirecracker } from '../../src/runtime/firecracker.ts';
 import { VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';

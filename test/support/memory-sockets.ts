@@ -10,7 +10,7 @@ import type { Muxer } from '../../src/vsock/muxer.ts';
 import type { Segments } from '../../src/vsock/segments.ts';
 
 /** Both ends of one socket: the muxer's (`HostSocket`) and the host program's (the other methods). */
-export class MemorySocket implements HostSocket {
+export class MemorySocket implements HostSocket<Connection> {
   readonly #capacity: number;
   readonly #muxer: () => Muxer;
   #connection: Connection | undefined;
@@ -184,7 +184,7 @@ export class MemoryHost {
     this.accepted.set(port, []);
   }
 
-  readonly connect = (port: number): ConnectResult => {
+  readonly connect = (port: number): ConnectResult<Connection> => {
     const queue = this.accepted.get(port);
     if (queue === undefined) return 'refused';
     if (this.busy.has(port)) return 'busy';

@@ -1,7 +1,7 @@
 /** What a sandbox can try without a canary: public names, judged by whether somebody answers. Pure. */
 import { DNS_TYPE } from '../../net/dns/message.ts';
 import { get } from '../forged-requests.ts';
-import type { Case } from './cases.ts';
+import type { Case } from './case.ts';
 import type { Probe } from './probe.ts';
 
 export interface PublicNames {

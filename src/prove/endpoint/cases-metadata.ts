@@ -2,7 +2,7 @@
 import { METADATA } from '../../net/addresses/metadata.ts';
 import { get, METADATA_SPELLINGS } from '../forged-requests.ts';
 import { HOST_AGENT, METADATA_ADDRESSES } from '../map.ts';
-import type { Case } from './cases.ts';
+import type { Case } from './case.ts';
 
 /** Metadata services of any cloud, in every form. */
 export function metadataCases(): readonly Case[] {

@@ -17,9 +17,9 @@ import { type Proof, SEEN_CHARACTERS_MAX } from '../proof.ts';
 import { CANARY_CONTENT } from './canary.ts';
 import { askArrivals, canaryControls } from './canary-client.ts';
 import { NOBODY } from './canary-zone.ts';
+import type { Case } from './case.ts';
 import {
   allowedNames,
-  type Case,
   closedCases,
   confinedCases,
   nameOf,

@@ -2,7 +2,7 @@
 
 import { ProofError } from '../errors.ts';
 import type { Tried } from '../proof.ts';
-import type { Case } from './cases.ts';
+import type { Case } from './case.ts';
 import type { Endpoint, NetworkPolicy, RemoteSandbox } from './client.ts';
 import { type Probe, type ProbeOutcome, probeCommand, readOutcomes } from './probe.ts';
 import { type Evidence, judge, plain, summaryOf } from './verdict.ts';

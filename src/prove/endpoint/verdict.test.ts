@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { CanaryArrival } from './arrivals.ts';
-import { type Case, confinedCases, nameOf, type Target, tracer } from './cases.ts';
+import type { Case } from './case.ts';
+import { confinedCases, nameOf, type Target, tracer } from './cases.ts';
 import type { ProbeOutcome } from './probe.ts';
 import { type Evidence, judge } from './verdict.ts';
 

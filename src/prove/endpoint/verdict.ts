@@ -1,7 +1,7 @@
 /** What was seen of a try, against what should be. Pure. */
 import type { Tried } from '../proof.ts';
 import type { CanaryArrival } from './arrivals.ts';
-import type { Case } from './cases.ts';
+import type { Case } from './case.ts';
 import type { ProbeOutcome } from './probe.ts';
 
 export interface Evidence {

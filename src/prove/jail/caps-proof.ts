@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import { Notes, type Proof } from '../proof.ts';
 import { Injector, type SystemCall } from './inject.ts';
-import { type JailContext, openVmms, type Vmms, type VmmTraits } from './vmm.ts';
+import { openVmms } from './open-vmms.ts';
+import type { JailContext, Vmms, VmmTraits } from './vmm.ts';
 
 const CAPABILITY_SETS = ['CapInh', 'CapPrm', 'CapEff', 'CapAmb'];
 const NONE = '0000000000000000';

@@ -9,7 +9,8 @@ import { memoryLimitMib, TASKS_MAX } from '../../jail/jail.ts';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
 import { Injector } from './inject.ts';
-import { type JailContext, MEMORY_MIB, openVmms, type Vmms } from './vmm.ts';
+import { openVmms } from './open-vmms.ts';
+import { type JailContext, MEMORY_MIB, type Vmms } from './vmm.ts';
 
 const MIB = 1024 * 1024;
 const LIMITS: CgroupLimits = { memoryBytes: 96 * MIB, tasks: 8, cpus: 1 };

@@ -2,7 +2,8 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { type Reach, reachOf } from '../../jail/seccomp/reach.ts';
 import { Injector } from './inject.ts';
-import { type JailContext, openVmms } from './vmm.ts';
+import { openVmms } from './open-vmms.ts';
+import type { JailContext } from './vmm.ts';
 
 export interface ThreadReach extends Reach {
   readonly vmm: string;

@@ -3,7 +3,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
 import { Injector, type SystemCall } from './inject.ts';
-import { type JailContext, openVmms, type Vmm, type Vmms, type VmmTraits } from './vmm.ts';
+import { openVmms } from './open-vmms.ts';
+import type { JailContext, Vmm, Vmms, VmmTraits } from './vmm.ts';
 
 /** Stands for the VMM's program. */
 const OWN = '@';

@@ -1,7 +1,6 @@
 /** VMMs to look at: as sandboxes get them, in a jail, and the same program without one. */
 import type { Log } from '../../base/log.ts';
 import type { Config } from '../../config.ts';
-import { ProofError } from '../errors.ts';
 import type { SystemCall } from './inject.ts';
 
 export interface JailContext {
@@ -62,19 +61,3 @@ export interface VmmTraits {
 
 export const MEMORY_MIB = 64;
 export const SIGSYS = 31;
-
-/**
- * Those that the configuration asks for.
- * @throws ProofError; RuntimeError `jail_unavailable`; VmmError `vmm_missing`
- */
-export async function openVmms(context: JailContext): Promise<Vmms> {
-  if (process.geteuid?.() !== 0) {
-    throw new ProofError('not_permitted', 'look into VMMs', { remedy: 'Run it as root.' });
-  }
-  if (context.config.vmm === 'firecracker') {
-    const { FirecrackerVmms } = await import('./firecracker-vmms.ts');
-    return await FirecrackerVmms.open(context);
-  }
-  const { QemuVmms } = await import('./qemu-vmms.ts');
-  return await QemuVmms.open(context);
-}

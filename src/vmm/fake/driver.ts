@@ -30,26 +30,12 @@ import { readSnapshot, stateDigest } from '../snapshot.ts';
 import { checkFiles, checkSpec } from '../spec.ts';
 import { ByteTail } from '../tail.ts';
 import { FakeChannel } from './channel.ts';
+import type { FakeGuest, FakeGuestIo } from './guest.ts';
 import { scriptedGuest } from './scripted-guest.ts';
 
 const CONSOLE_TAIL_BYTES = 64 * 1024;
 /** There is no VMM. */
 const NO_LOG = new ByteTail(1);
-
-/** What the machine gives to its guest. */
-export interface FakeGuestIo extends Pick<FakeChannel, 'connectToHost' | 'onConnect'> {
-  print(text: string): void;
-  /** What a person types; ends with the VM. Nothing comes unless the console is interactive. */
-  readonly typed: Readable;
-  /** The guest powers off or reboots. */
-  shutDown(): void;
-  /** The VMM dies. */
-  crash(): void;
-  /** Aborted when the VM is gone. */
-  readonly gone: AbortSignal;
-}
-
-export type FakeGuest = (io: FakeGuestIo, spec: VmSpec) => void | Promise<void>;
 
 export interface FakeDriverOptions {
   readonly clock: Clock;

@@ -2,7 +2,7 @@
 import type { Duplex } from 'node:stream';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
-import type { FakeGuest, FakeGuestIo } from './driver.ts';
+import type { FakeGuest, FakeGuestIo } from './guest.ts';
 
 const HELLO_PORT = 1024;
 const COMMAND_PORT = 5000;
