@@ -35,7 +35,10 @@ class FakeTable {
   }
 }
 
-async function lease(record: SandboxLeaseOptions['record'] = () => undefined) {
+async function lease(
+  record: SandboxLeaseOptions['record'] = () => undefined,
+  own: Partial<SandboxLeaseOptions> = {},
+) {
   const table = new FakeTable();
   const upstream = createSocket('udp4');
   upstream.on('message', (bytes, from) => {
@@ -46,16 +49,28 @@ async function lease(record: SandboxLeaseOptions['record'] = () => undefined) {
     upstream.send(reply, from.port, from.address);
   });
   await new Promise<void>((resolve) => upstream.bind(0, HERE, resolve));
-  const own = new AddressPlan().lease(newSandboxId());
-  const addresses: AddressLease = { ...own, hostAddress: HERE, guestAddress: HERE };
-  const tap = { name: own.tap, fd: -1, close: async () => undefined };
+  const leased = new AddressPlan().lease(newSandboxId());
+  const addresses: AddressLease = { ...leased, hostAddress: HERE, guestAddress: HERE };
+  const tap = { name: leased.tap, fd: -1, close: async () => undefined };
   const upstreams = [{ address: HERE, port: upstream.address().port }];
-  const terms = { policy: DATABASE, limits: {}, bytesUsed: 0 };
-  const lend = async (...[, open]: Parameters<SandboxLease['lend']>) => open(own.tap);
-  const base = { addresses, tap, lend, mtu: 1500, ...terms, clock: systemClock, log: silentLog };
-  const connections = new OpenConnections();
   const made = new SandboxLease(
-    { ...base, upstreams, table, connections, record, guard: undefined },
+    {
+      addresses,
+      tap,
+      lend: async (_borrower, open) => open(leased.tap),
+      guard: undefined,
+      mtu: 1500,
+      policy: DATABASE,
+      limits: {},
+      bytesUsed: 0,
+      table,
+      record,
+      upstreams,
+      connections: new OpenConnections(),
+      clock: systemClock,
+      log: silentLog,
+      ...own,
+    },
     new CleanupStack(),
   );
   await made.open();
@@ -116,4 +131,26 @@ describe('SandboxLease', () => {
     await change;
     expect(recorded).toEqual([DATABASE]);
   });
+  it.each([
+    ['dropped', []],
+    ['lowered below its usage', [{ name: 'a.example', bytesMax: 20 }]],
+    ['raised', [{ name: 'a.example', bytesMax: 200 }]],
+  ])(
+    'setPolicy: a failed update keeps the usage of a destination limit it %s',
+    async (_how, next) => {
+      const limit = { name: 'a.example', bytesMax: 100 };
+      const { made, table } = await lease(undefined, {
+        limits: { destinations: [limit] },
+        destinationBytesUsed: { 'a.example': 60 },
+      });
+      table.update = () => Promise.reject(new Error('nft refused the update'));
+      await expect(made.setPolicy(DATABASE, { destinations: next })).rejects.toThrow('refused');
+      expect(made.gatewayUse().destinations).toEqual([{ ...limit, bytesUsed: 60 }]);
+      table.update = async () => undefined;
+      await made.setPolicy(DATABASE, { destinations: next });
+      expect(made.gatewayUse().destinations).toEqual(
+        next.map((each) => ({ ...each, bytesUsed: Math.min(60, each.bytesMax) })),
+      );
+    },
+  );
 });

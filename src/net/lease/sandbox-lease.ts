@@ -24,7 +24,11 @@ import type { HostTable, Tabled } from '../nftables/host-table.ts';
 import type { PacketPin } from '../nftables/ruleset.ts';
 import { renewedChains, type SandboxNetwork } from '../nftables/sandbox-chains.ts';
 import { DROP_COUNTERS, type SandboxTraffic } from '../nftables/sandbox-counters.ts';
-import { type BytesByName, DestinationBudgets } from '../policy/destination-budgets.ts';
+import {
+  type BytesByName,
+  DestinationBudgets,
+  widestLimits,
+} from '../policy/destination-budgets.ts';
 import type { Destination } from '../policy/judge.ts';
 import { namePolicy } from '../policy/name-policy.ts';
 import { PIN_LIMITS, type Pin, Pins } from '../policy/pins.ts';
@@ -290,19 +294,22 @@ export class SandboxLease implements NetworkLease {
     const before = this.#terms;
     const isOtherBudget = terms.limits.bytesMax !== before.limits.bytesMax;
     if (isOtherBudget) await this.traffic();
+    const destinationsOf = ({ limits }: Terms) => limits.destinations ?? [];
     const use = (ones: Terms): void => {
       this.#terms = ones;
-      this.#budgets.setLimits(ones.limits.destinations ?? []);
       this.#policy = withSecretHosts(ones.asked, ones.secrets);
       this.#names.setPolicy(namePolicy(this.#policy));
     };
     use(terms);
+    this.#budgets.setLimits(widestLimits(destinationsOf(before), destinationsOf(terms)));
     try {
       await this.#options.table.update(this.#options.addresses.id, () => this.#wanted());
       this.#tabledLimits = terms.limits;
+      this.#budgets.setLimits(destinationsOf(terms));
       if (isOtherBudget) this.#isSpent = false;
     } catch (error) {
       use(before);
+      this.#budgets.setLimits(destinationsOf(before));
       throw error;
     }
     this.#gateway.judgeSandbox(this.#options.addresses.id);

@@ -23,6 +23,18 @@ export interface DestinationUse extends DestinationLimit {
 
 export type BytesByName = Readonly<Record<string, number>>;
 
+/** The limits while one list replaces another: each name of both, with the larger maximum. So no usage is lost. */
+export function widestLimits(
+  ...lists: readonly (readonly DestinationLimit[])[]
+): readonly DestinationLimit[] {
+  const widest = new Map<string, DestinationLimit>();
+  for (const limit of lists.flat()) {
+    const known = widest.get(limit.name);
+    if (known === undefined || known.bytesMax < limit.bytesMax) widest.set(limit.name, limit);
+  }
+  return [...widest.values()];
+}
+
 class Budget {
   readonly name: string;
   readonly bytesMax: number;
