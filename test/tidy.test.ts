@@ -85,8 +85,22 @@ const LAYERS: Record<string, readonly string[]> = {
     ...MECHANISM_TYPES,
   ],
 };
-/** Folder → room → the rooms of the same folder it may import. `.` is the folder's own files, below its rooms. */
+/**
+ * Folder → room → the rooms of the same folder it may import. `.` is the folder's own files, below its rooms; a
+ * file named here is a room of its own: the folder's entry, above its rooms.
+ */
 const ROOMS: Record<string, Record<string, readonly string[]>> = {
+  cli: {
+    '.': [],
+    output: ['.'],
+    flags: ['.'],
+    daemon: ['.'],
+    transfer: ['.', 'output'],
+    top: ['.', 'output'],
+    commands: ['.', 'output', 'flags', 'daemon', 'transfer', 'top'],
+    definitions: ['.', 'output', 'flags', 'daemon', 'top', 'commands'],
+    'main.ts': ['.', 'flags', 'definitions'],
+  },
   jail: { '.': [], seccomp: ['.'] },
   net: {
     '.': [],
@@ -139,9 +153,12 @@ function layerOf(path: string): string | undefined {
   return match?.[1];
 }
 
-/** `src/net/dns/server.ts` → `dns`, `src/net/errors.ts` → `.`. */
+/** `src/net/dns/server.ts` → `dns`, `src/net/errors.ts` → `.`, `src/cli/main.ts` → `main.ts`. */
 function roomOf(path: string): string {
-  return /^src\/[^/]+\/([^/]+)\//.exec(path)?.[1] ?? '.';
+  const [, folder = '', ...rest] = path.split('/');
+  const [first = ''] = rest;
+  const isEntry = rest.length === 1 && Object.hasOwn(ROOMS[folder] ?? {}, first);
+  return rest.length > 1 || isEntry ? first : '.';
 }
 
 const isTest = (path: string): boolean => /\.(test|prop)\.ts$/.test(path);
@@ -274,6 +291,15 @@ describe('tidy', () => {
     expect(
       roomViolations(bad('src/net/dns/x.ts', "import { a } from '../policy/pins.ts';")),
     ).toEqual([]);
+    expect(
+      roomViolations(bad('src/cli/failure.ts', "import { a } from './definitions/run.ts';")),
+    ).toHaveLength(1);
+    expect(
+      roomViolations(bad('src/cli/main.ts', "import { a } from './definitions/run.ts';")),
+    ).toEqual([]);
+    expect(
+      roomViolations(bad('src/cli/commands/x.ts', "import { a } from '../main.ts';")),
+    ).toHaveLength(1);
     expect(emptyCatches(bad('src/x.ts', 'try { f(); } catch (e) {\n}'))).toHaveLength(1);
     expect(anyCasts(bad('src/x.ts', 'const a = b as any;'))).toHaveLength(1);
     expect(consoleUses(bad('src/x.ts', 'console.log(1);'))).toHaveLength(1);

@@ -9,7 +9,11 @@ export class CodedError<Code extends string = string> extends Error {
   readonly code: Code;
   readonly remedy: string | undefined;
 
-  constructor(code: Code, message: string, options: { cause?: unknown; remedy?: string } = {}) {
+  constructor(
+    code: Code,
+    message: string,
+    options: { cause?: unknown; remedy?: string | undefined } = {},
+  ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = new.target.name;
     this.code = code;
@@ -29,6 +33,14 @@ export function describeError(error: unknown): string {
 }
 
 const MAX_CAUSES = 8;
+
+/** The remedy of an error, or of the nearest of its causes that has one. */
+export function remedyOf(error: unknown): string | undefined {
+  for (let current = error; current instanceof Error; current = current.cause) {
+    if (current instanceof CodedError && current.remedy !== undefined) return current.remedy;
+  }
+  return undefined;
+}
 
 /** The `code` of a Node or coded error (`ENOENT`, `ECONNRESET`, …), or undefined. */
 export function errorCode(error: unknown): string | undefined {

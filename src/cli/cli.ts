@@ -2,14 +2,20 @@
 import type { Readable, Writable } from 'node:stream';
 import { ignore } from '../base/ignore.ts';
 import type { Log, LogFields } from '../base/log.ts';
+import type { Progress } from '../base/progress.ts';
 import type { Config } from '../config.ts';
-import { exitOfSignal, type HandledSignal } from './failure.ts';
-import { type ProgressView, progressView } from './output/progress.ts';
+import { exitOfSignal, type HandledSignal } from './exit-status.ts';
 
 export interface CliStreams {
   readonly stdin: Readable & Partial<NodeJS.ReadStream>;
   readonly stdout: NodeJS.WriteStream;
   readonly stderr: NodeJS.WriteStream;
+}
+
+export interface ProgressView {
+  readonly report: Progress;
+  /** Takes the live lines off the screen. */
+  close(): void;
 }
 
 /** How long an interrupted script has to end by itself before the sandbox is ended under it. */
@@ -37,6 +43,7 @@ export class Cli {
     streams: CliStreams;
     env: Readonly<Record<string, string | undefined>>;
     config: Config;
+    progress: ProgressView;
     json: boolean;
   }) {
     this.stdin = options.streams.stdin;
@@ -45,7 +52,7 @@ export class Cli {
     this.env = options.env;
     this.config = options.config;
     this.json = options.json;
-    this.progress = progressView(this.stderr);
+    this.progress = options.progress;
     this.log = lineLog(this.stderr, options.config.logLevel);
     // The reader of our output may leave early (`| head`); that is no failure of ours.
     for (const stream of [this.stdout, this.stderr]) {

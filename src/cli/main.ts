@@ -1,13 +1,16 @@
 /**
- * The `neurovisor` command. Parses words, runs one command, turns its outcome into an exit status.
+ * The `neurovisor` command: parses the command line, runs one command, sets the exit status.
  *
- *     words/*.ts  options and help ──► program.ts  perform ──► commands/*.ts  loaded when they are named
+ *     main.ts ─► definitions/  options, help; perform.ts ─► commands/  imported when they run
+ *                                                             │
+ *                                       top/  transfer/  daemon/  flags/  output/
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError, Help } from 'commander';
 import { ignore } from '../base/ignore.ts';
 import { addDaemon } from './definitions/daemon.ts';
+import { describe, helpWords } from './definitions/help.ts';
 import { addHistory } from './definitions/history.ts';
 import { addInside } from './definitions/inside.ts';
 import { addMachine } from './definitions/machine.ts';
@@ -16,10 +19,8 @@ import { addRun } from './definitions/run.ts';
 import { addSandbox } from './definitions/sandbox.ts';
 import { addSeccomp } from './definitions/seccomp.ts';
 import { addTemplate } from './definitions/template.ts';
-import { tellFailure, UsageError } from './failure.ts';
+import { printFailure, UsageError } from './failure.ts';
 import { asksForJson } from './flags/asks-json.ts';
-import { helpWords } from './output/help.ts';
-import { describe } from './program.ts';
 
 const root = join(import.meta.dirname, '../..');
 const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
@@ -67,12 +68,12 @@ try {
   await program.parseAsync(helpWords(program, words), { from: 'user' });
 } catch (error) {
   if (error instanceof UsageError) {
-    tellFailure(error, json);
+    printFailure(error, json);
     process.exitCode = 2;
   } else if (error instanceof CommanderError) {
     // `--help` and `--version` are no errors; of others, commander has printed its message.
     process.exitCode = error.exitCode === 0 ? 0 : 2;
-    if (json && error.exitCode !== 0) tellFailure(wrongWords(error), json);
+    if (json && error.exitCode !== 0) printFailure(wrongWords(error), json);
   } else throw error;
 }
 

@@ -1,6 +1,7 @@
 /** A `Cli` whose streams are in memory, for commands that run in the test's own process. */
 import { PassThrough } from 'node:stream';
 import { Cli, type CliStreams } from '../../src/cli/cli.ts';
+import { progressView } from '../../src/cli/output/progress.ts';
 import { readConfig } from '../../src/config.ts';
 
 export interface TestCli {
@@ -26,7 +27,8 @@ export function testCli(
     stdout: out.stream as unknown as NodeJS.WriteStream,
     stderr: err.stream as unknown as NodeJS.WriteStream,
   };
-  const cli = new Cli({ streams, env, config: readConfig(env), json });
+  const progress = progressView(streams.stderr);
+  const cli = new Cli({ streams, env, config: readConfig(env), progress, json });
   return { cli, stdin, stdout: out.text, stderr: err.text, seen: out.seen };
 }
 

@@ -3,13 +3,8 @@ import { CodedError, describeError } from '../../base/errors.ts';
 import type { Guest, Process, ProcessExit, RunOptions } from '../../guest/link.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
-import {
-  EXIT_NO_PROGRAM,
-  EXIT_NOT_EXECUTABLE,
-  failureJson,
-  failureText,
-  UsageError,
-} from '../failure.ts';
+import { EXIT_NO_PROGRAM, EXIT_NOT_EXECUTABLE } from '../exit-status.ts';
+import { failureJson, failureText, UsageError } from '../failure.ts';
 import { parseEnv } from '../flags/options.ts';
 import { sandboxId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';

@@ -4,18 +4,16 @@ import type { PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
 import type { TopFlags } from '../commands/top.ts';
 import * as ranges from '../flags/ranges.ts';
+import { SORTS } from '../top/picture.ts';
+import { type OutputFlags, perform, performThere } from './perform.ts';
 import {
   addSizeOptions,
   collect,
   jailOption,
   memoryMaxOption,
-  type OutputFlags,
   output,
-  perform,
-  performThere,
   vmmOption,
-} from '../program.ts';
-import { SORTS } from '../top/picture.ts';
+} from './shared-options.ts';
 
 const load = () => import('../commands/host.ts');
 

@@ -1,7 +1,8 @@
 /** The words for what happens to one sandbox of the daemon: `events`, `logs`, `inspect`. */
 import type { Command } from 'commander';
 import type { EventsFlags, LogsFlags } from '../commands/history.ts';
-import { type OutputFlags, output, performThere } from '../program.ts';
+import { type OutputFlags, performThere } from './perform.ts';
+import { output } from './shared-options.ts';
 
 const load = () => import('../commands/history.ts');
 

@@ -3,7 +3,8 @@ import { type Command, Option } from 'commander';
 import type { CopyFlags } from '../commands/cp.ts';
 import type { ExecFlags } from '../commands/exec.ts';
 import type { PortFlags } from '../commands/port.ts';
-import { collect, type OutputFlags, output, performThere } from '../program.ts';
+import { type OutputFlags, performThere } from './perform.ts';
+import { collect, output } from './shared-options.ts';
 
 const programs = () => import('../commands/exec.ts');
 const copies = () => import('../commands/cp.ts');

@@ -3,7 +3,9 @@ import type { Command } from 'commander';
 import type { BenchFlags } from '../commands/bench.ts';
 import type { DoctorFlags } from '../commands/doctor.ts';
 import * as ranges from '../flags/ranges.ts';
-import { describeLater, type OutputFlags, output, perform } from '../program.ts';
+import { describeLater } from './help.ts';
+import { type OutputFlags, perform } from './perform.ts';
+import { output } from './shared-options.ts';
 
 export function addMachine(program: Command): void {
   program

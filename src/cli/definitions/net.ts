@@ -3,7 +3,9 @@ import { type Command, Option } from 'commander';
 import type { DoctorFlags } from '../commands/net.ts';
 import type { ProveFlags } from '../commands/prove.ts';
 import { parseDuration } from '../flags/options.ts';
-import { describeLater, type OutputFlags, output, perform, vmmOption } from '../program.ts';
+import { describeLater } from './help.ts';
+import { type OutputFlags, perform } from './perform.ts';
+import { output, vmmOption } from './shared-options.ts';
 
 const load = () => import('../commands/net.ts');
 

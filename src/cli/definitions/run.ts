@@ -2,17 +2,16 @@
 import type { Command } from 'commander';
 import type { RunFlags } from '../commands/run/job.ts';
 import { UsageError } from '../failure.ts';
+import { type OutputFlags, perform } from './perform.ts';
 import {
   addSandboxOptions,
   collect,
   jailOption,
   memoryMaxOption,
   NETWORK_HELP,
-  type OutputFlags,
   output,
-  perform,
   vmmOption,
-} from '../program.ts';
+} from './shared-options.ts';
 
 export function addRun(program: Command): void {
   const command = program

@@ -5,6 +5,7 @@ import type { ListFlags } from '../commands/sandboxes.ts';
 import type { ForkFlags } from '../commands/snapshot.ts';
 import type { UpdateFlags } from '../commands/update.ts';
 import * as ranges from '../flags/ranges.ts';
+import { type OutputFlags, performThere } from './perform.ts';
 import {
   addNetworkOptions,
   addSandboxOptions,
@@ -12,10 +13,8 @@ import {
   DISK_LIMIT,
   memoryMaxOption,
   NETWORK_HELP,
-  type OutputFlags,
   output,
-  performThere,
-} from '../program.ts';
+} from './shared-options.ts';
 
 const sandboxes = () => import('../commands/sandboxes.ts');
 const snapshots = () => import('../commands/snapshot.ts');

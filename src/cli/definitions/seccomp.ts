@@ -1,7 +1,8 @@
 /** The words of `seccomp`: which system calls the threads of a VMM may make. */
 import { type Command, Option } from 'commander';
 import type { CompileFlags, LearnFlags, ReachFlags } from '../commands/seccomp.ts';
-import { type OutputFlags, output, perform, vmmOption } from '../program.ts';
+import { type OutputFlags, perform } from './perform.ts';
+import { output, vmmOption } from './shared-options.ts';
 
 const load = () => import('../commands/seccomp.ts');
 

@@ -1,14 +1,8 @@
 /** The words of `neurovisor template`. */
 import type { Command } from 'commander';
 import type { TemplateFlags } from '../commands/template.ts';
-import {
-  addSizeOptions,
-  collect,
-  memoryMaxOption,
-  type OutputFlags,
-  output,
-  perform,
-} from '../program.ts';
+import { type OutputFlags, perform } from './perform.ts';
+import { addSizeOptions, collect, memoryMaxOption, output } from './shared-options.ts';
 
 const load = () => import('../commands/template.ts');
 

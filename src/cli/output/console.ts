@@ -6,7 +6,6 @@ import { ignore } from '../../base/ignore.ts';
 import type { TerminalSize } from '../../guest/link.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import type { Cli } from '../cli.ts';
-import type { Script } from '../commands/run/script.ts';
 import { UsageError } from '../failure.ts';
 import { inRawMode, requireTerminal, terminalSize } from './terminal.ts';
 
@@ -24,7 +23,7 @@ const CONSOLE_SHELL = [
 export async function attachConsole(
   cli: Cli,
   sandbox: Supervisor,
-  script: Script | null,
+  script: { readonly filename: string; readonly code: string } | null,
 ): Promise<number> {
   const terminal = sandbox.vm?.terminal;
   if (!terminal) throw new UsageError('this VMM has no interactive console');

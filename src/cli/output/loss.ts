@@ -7,7 +7,7 @@ import { SandboxError } from '../../sandbox/errors.ts';
 import { type DiskEvent, diskFullText } from '../../sandbox/vm/full-disk.ts';
 import type { SandboxEnd } from '../../sandbox/vm/supervisor.ts';
 import type { Cli } from '../cli.ts';
-import { EXIT_NEUROVISOR_FAILED } from '../failure.ts';
+import { EXIT_NEUROVISOR_FAILED } from '../exit-status.ts';
 
 /** The owner of the sandbox needs a moment to find out why a link broke. */
 const WAIT_MS = 3_000;

@@ -8,7 +8,7 @@ import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Process, ProcessExit } from '../../guest/link.ts';
 import type { Cli } from '../cli.ts';
-import { EXIT_TIMEOUT, exitOfSignal } from '../failure.ts';
+import { EXIT_TIMEOUT, exitOfSignal } from '../exit-status.ts';
 import { bytes } from './table.ts';
 
 /** In JSON mode the output is held to print it as one object. */

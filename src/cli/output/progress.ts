@@ -4,7 +4,8 @@
  */
 import { styleText } from 'node:util';
 import { createLogUpdate } from 'log-update';
-import type { Progress, ProgressEvent } from '../../base/progress.ts';
+import type { ProgressEvent } from '../../base/progress.ts';
+import type { ProgressView } from '../cli.ts';
 import { duration } from './table.ts';
 
 interface Step {
@@ -18,12 +19,6 @@ interface Step {
 
 /** Those that run, in the order of their starts. */
 type Steps = ReadonlyMap<string, Step>;
-
-export interface ProgressView {
-  readonly report: Progress;
-  /** Takes the live lines off the screen. */
-  close(): void;
-}
 
 const REDRAW_MS = 100;
 const SIGN_OF_LIFE_MS = 15_000;

@@ -1,12 +1,12 @@
 import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
-import { addDaemon } from '../definitions/daemon.ts';
-import { addInside } from '../definitions/inside.ts';
-import { addMachine } from '../definitions/machine.ts';
-import { addRun } from '../definitions/run.ts';
-import { addSandbox } from '../definitions/sandbox.ts';
-import { addTemplate } from '../definitions/template.ts';
+import { addDaemon } from './daemon.ts';
 import { helpWords } from './help.ts';
+import { addInside } from './inside.ts';
+import { addMachine } from './machine.ts';
+import { addRun } from './run.ts';
+import { addSandbox } from './sandbox.ts';
+import { addTemplate } from './template.ts';
 
 const program = new Command('neurovisor');
 for (const add of [addRun, addSandbox, addInside, addDaemon, addTemplate, addMachine]) add(program);

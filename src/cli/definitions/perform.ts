@@ -1,0 +1,88 @@
+/**
+ * Runs one command: configuration, signals, exit status. Imports what a command needs only when it runs, so that
+ * help appears at once.
+ */
+import type { Daemon } from '../../library/daemon.ts';
+import { SandboxError } from '../../sandbox/errors.ts';
+import type { Cli } from '../cli.ts';
+import {
+  EXIT_NEUROVISOR_FAILED,
+  EXIT_USAGE,
+  exitOfSignal,
+  HANDLED_SIGNALS,
+} from '../exit-status.ts';
+import { printFailure, UsageError } from '../failure.ts';
+
+export interface OutputFlags {
+  readonly output?: string;
+  /** Overrides NEUROVISOR_VMM. */
+  readonly vmm?: string;
+}
+
+/** Runs one command and sets the exit status. */
+export async function perform(
+  { output, vmm }: OutputFlags,
+  body: (cli: Cli) => Promise<number>,
+): Promise<void> {
+  const json = output === 'json';
+  let cli: Cli | undefined;
+  for (const signal of HANDLED_SIGNALS) {
+    process.on(signal, () => {
+      if (cli === undefined) process.exit(exitOfSignal(signal));
+      cli.handleSignal(signal);
+    });
+  }
+  try {
+    cli = await openCli(json, vmm);
+    process.exitCode = await body(cli);
+  } catch (error) {
+    cli?.progress.close();
+    const signalStatus = cli?.signalStatus ?? null;
+    process.exitCode = signalStatus ?? statusOf(error);
+    if (signalStatus === null) printFailure(error, json);
+  } finally {
+    cli?.progress.close();
+    if (!process.stdin.isTTY) process.stdin.destroy();
+    else process.stdin.unref();
+  }
+}
+
+async function openCli(json: boolean, vmm: string | undefined): Promise<Cli> {
+  const { readConfig } = await import('../../config.ts');
+  const { Cli } = await import('../cli.ts');
+  const { progressView } = await import('../output/progress.ts');
+  const env = vmm === undefined ? process.env : { ...process.env, NEUROVISOR_VMM: vmm };
+  return new Cli({
+    streams: process,
+    env: process.env,
+    config: readConfig(env),
+    progress: progressView(process.stderr),
+    json,
+  });
+}
+
+/**
+ * Runs a command that needs the daemon.
+ * @param check validates the command line before the daemon is contacted
+ */
+export function performThere(
+  flags: OutputFlags,
+  body: (cli: Cli, control: Daemon) => Promise<number>,
+  check: (cli: Cli) => unknown = () => undefined,
+): Promise<void> {
+  return perform(flags, async (cli) => {
+    await check(cli);
+    const { reachDaemon } = await import('../daemon/reach.ts');
+    await using control = await reachDaemon(cli);
+    return await body(cli, control);
+  });
+}
+
+/** Codes of the control plane that mean an invalid argument: an unknown id, an impossible spec. */
+const USAGE_CODES: ReadonlySet<string> = new Set(['not_found', 'spec_invalid']);
+
+function statusOf(error: unknown): number {
+  const isUsage =
+    error instanceof UsageError || (error instanceof SandboxError && USAGE_CODES.has(error.code));
+  return isUsage ? EXIT_USAGE : EXIT_NEUROVISOR_FAILED;
+}

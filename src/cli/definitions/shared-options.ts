@@ -1,0 +1,138 @@
+/** Options that several commands share. */
+import { type Command, Option } from 'commander';
+import { JAIL_MODES } from '../../config.ts';
+import * as ranges from '../flags/ranges.ts';
+
+export const collect = (value: string, previous: readonly string[]): string[] => [
+  ...previous,
+  value,
+];
+
+export const output = (): Option =>
+  new Option('-o, --output <format>', 'output format (default text)').choices(['text', 'json']);
+
+/** `--jail` */
+export const jailOption = (): Option =>
+  new Option(
+    '--jail <mode>',
+    'jail of the VMMs: auto (if the host supports it), enforce, log (log forbidden system calls) or off (default auto)',
+  ).choices(JAIL_MODES);
+
+/** `--memory-max`, for sandboxes that stay. */
+export function memoryMaxOption(): Option {
+  return new Option(
+    '--memory-max <size>',
+    'grow the guest memory in steps up to this size under memory pressure (default: no growth)',
+  );
+}
+
+/** `--cpus`, `--memory`, `--disk` */
+export function addSizeOptions(command: Command): Command {
+  return command
+    .option('--cpus <n>', 'number of virtual CPUs (default 1)', ranges.cpus)
+    .option('--memory <size>', 'guest memory, for example 512M or 2G (default 512M)')
+    .option('--disk <size>', 'writable disk space of the guest (default 2G)');
+}
+
+/** `--vmm` */
+export function vmmOption(): Option {
+  return new Option('--vmm <name>', 'VMM that runs the microVM (default auto: QEMU)').choices([
+    'auto',
+    'firecracker',
+    'qemu',
+  ]);
+}
+
+export const DISK_LIMIT = [
+  '--disk-limit <limits>',
+  'disk limits, reads and writes together, for example rate=20M,iops=500, or none',
+] as const;
+
+/** The options of a new sandbox, for `run` and `create`. */
+export function addSandboxOptions(command: Command): Command {
+  addSizeOptions(command)
+    .option(
+      '--alias <ASKED=OFFERED>',
+      'serve requests for model ASKED with model OFFERED',
+      collect,
+      [],
+    )
+    .option('--allow-model <name>', 'restrict the guest to this model (repeatable)', collect, [])
+    .option(
+      '--warm <module>',
+      'Python module to import before the script starts (repeatable)',
+      collect,
+      [],
+    )
+    .option(
+      '--rate <bytes>',
+      'channel bandwidth in each direction, bytes per second, for example 5M',
+    )
+    .option(...DISK_LIMIT, collect, []);
+  return addNetworkOptions(command);
+}
+
+/** `--net`, `--allow-out`, `--deny-out`, `--net-limit`, `--secret` */
+export function addNetworkOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--net <mode>', 'network of the guest (default none)').choices([
+        'none',
+        'egress',
+        'open',
+      ]),
+    )
+    .option(
+      '--allow-out <rule>',
+      'allow outbound connections that match the rule; implies --net egress (repeatable)',
+      collect,
+      [],
+    )
+    .option(
+      '--deny-out <rule>',
+      'deny outbound connections that match the rule; overrides --allow-out (repeatable)',
+      collect,
+      [],
+    )
+    .option(
+      '--net-limit <limits>',
+      'network limits, for example bytes=1G,up=5M,down=20M,connections=100,api.example.com=10M, or none',
+      collect,
+      [],
+    )
+    .option(
+      '--secret <NAME@host>',
+      'let the guest use the value of variable NAME at this host, without seeing it (repeatable)',
+      collect,
+      [],
+    );
+}
+
+/** Follows the options in the help of the same commands. */
+export const NETWORK_HELP = `
+Network modes:
+  none     no network; models stay reachable
+  egress   only what --allow-out lists
+  open     the internet, except what --deny-out lists
+Metadata services and private addresses are blocked in every mode; --allow-out with a block inside a private
+range opens that block. A network needs root: run the daemon as root, or this command if there is no daemon.
+
+Rules match a name, an address or a block, with an optional :port, :first-last, /tcp or /udp:
+  pypi.org   *.example.com   192.0.2.7   192.0.2.0/24:443   192.0.2.1:53/udp   db.example.com:5432
+A name without a port means TCP ports 80 and 443. To match single requests by method and path (and the paths below it):
+  'GET,HEAD https://api.example.com/v1/'   https://api.example.com/v1/chat   'WEBSOCKET https://*.example.com/live'
+For these names only, the host decrypts TLS, with a certificate that the guest trusts.
+
+Network limits:
+  bytes=SIZE         total bytes, both directions, for the life of the sandbox; then connections are reset
+  up=RATE down=RATE  bytes per second from and to the guest
+  connections=N      concurrent connections
+  NAME=SIZE          total bytes with one name (*.NAME: all names below it) on ports 80 and 443
+
+Secrets:
+  --secret NAME@api.example.com            the value of NAME in this environment
+  --secret NAME@a.example,b.example        the same, for several hosts
+  --secret NAME@api.example.com=FILE       the content of a file
+In the guest, NAME holds a placeholder. The host replaces it with the value in HTTPS requests to that host.
+--secret also allows its host. Without --net and rules, nothing else is allowed.
+`;
