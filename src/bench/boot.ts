@@ -18,7 +18,7 @@ export const bootBenchmark: Benchmark = {
       hello.push(timings.totalMs);
     }
     const { accelerator } = runtime.driver;
-    const note = 'no other microVM runner runs Linux on this machine: no baseline';
+    const note = 'no baseline: no other microVM runner was measured in software emulation';
     return [
       { name: 'boot.init', unit: 'ms', accelerator, samples: init, baseline: null, note },
       { name: 'boot.hello', unit: 'ms', accelerator, samples: hello, baseline: null, note },
