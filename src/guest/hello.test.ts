@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { HelloSession, type LinkEvent } from './hello.ts';
-import type { GuestIdentity } from './link.ts';
+import type { GuestIdentity } from './identity.ts';
 
 const identity: GuestIdentity = {
   sandboxId: 'abcdefghij0123456789',

@@ -7,8 +7,8 @@
  */
 import { LineDecoder } from './framing.ts';
 import type { GuestEvent } from './guest.ts';
+import type { GuestIdentity } from './identity.ts';
 import { LIMITS, PROTOCOL_VERSION } from './limits.ts';
-import type { GuestIdentity } from './link.ts';
 import { type Hello, parseAnyHello, parseConfirm, parseEvent, parseHello } from './protocol.ts';
 
 export type HelloState =

@@ -22,35 +22,18 @@
 import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { Clock } from '../base/clock.ts';
-import type { GuestNetwork } from '../base/guest-network.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { ConnectedGuest } from './connected-guest.ts';
 import { dialChannel } from './dial.ts';
 import type { GuestError } from './errors.ts';
-import type { Guest, GuestLimits } from './guest.ts';
+import type { Guest } from './guest.ts';
 import { HelloSession, type LinkEvent } from './hello.ts';
+import type { GuestIdentity } from './identity.ts';
 import { LIMITS, PORTS } from './limits.ts';
 import { guestError, type Hello, wallNanoseconds } from './protocol.ts';
 
 export type * from './guest.ts';
-
-/** What makes this guest this sandbox: given in the hello, never part of an image or a snapshot. */
-export interface GuestIdentity {
-  readonly sandboxId: string;
-  readonly hostname: string;
-  /** Environment of every process of the user. */
-  readonly env: Readonly<Record<string, string>>;
-  readonly limits: GuestLimits;
-  /** Python modules that the fork server imports, in order. */
-  readonly warm?: readonly string[];
-  /** While a template is built: the fork server also makes a first call with the modules that it knows. */
-  readonly rehearse?: boolean;
-  /** Absent: it has no network card. */
-  readonly network?: GuestNetwork;
-  /** PEM of a certificate in which the guest is to trust as in those of its image. */
-  readonly authority?: string;
-}
 
 export interface ListenOptions {
   /** The channel's unix socket; the listener is at `<channelPath>_1024`. */

@@ -5,7 +5,8 @@
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
-import type { GuestIdentity, GuestListener } from '../guest/link.ts';
+import type { GuestIdentity } from '../guest/identity.ts';
+import type { GuestListener } from '../guest/link.ts';
 import type { NetworkLease } from '../net/lease/lease.ts';
 import type { CertificateAuthority } from '../net/secret/authority.ts';
 import type { Tracer } from '../trace/trace.ts';

@@ -7,13 +7,8 @@ import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type {
-  Guest,
-  GuestEvent,
-  GuestIdentity,
-  Process,
-  WarmModule,
-} from '../../src/guest/link.ts';
+import type { GuestIdentity } from '../../src/guest/identity.ts';
+import type { Guest, GuestEvent, Process, WarmModule } from '../../src/guest/link.ts';
 import { makeMemory } from '../../src/runtime/memory.ts';
 import { makeWorkspace } from '../../src/runtime/workspace.ts';
 import { buildTemplate, type TemplateParts } from '../../src/sandbox/start/template-builder.ts';

@@ -10,9 +10,9 @@ import { buffer } from 'node:stream/consumers';
 import { systemClock } from '../../src/base/clock.ts';
 import { ignore } from '../../src/base/ignore.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
+import type { GuestIdentity } from '../../src/guest/identity.ts';
 import {
   type Guest,
-  type GuestIdentity,
   type GuestListener,
   listenForGuest,
   type Process,

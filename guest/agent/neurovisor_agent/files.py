@@ -14,26 +14,16 @@ from . import limits, wire_json
 from .account import Account
 from .framing import STDOUT
 from .request import Request, RequestError
+from .stream import LocalError, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .worker import Stream
-
 _TYPES = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
 
 
-class LocalError(Exception):
-    """A call on the file system failed, as opposed to one on the connection."""
-
-    def __init__(self, error: OSError, what: str) -> None:
-        super().__init__(what)
-        self.number = error.errno
-        self.what = what
-
-
-def run(operation: str, request: Request, who: Account, stream: "Stream") -> None:
+def run(operation: str, request: Request, who: Account, stream: Stream) -> None:
     path = who.resolve(request.text("path"))
     if operation == "read":
         _read(path, stream)
@@ -47,7 +37,7 @@ def run(operation: str, request: Request, who: Account, stream: "Stream") -> Non
         _change(operation, path, request, who, stream)
 
 
-def _change(operation: str, path: str, request: Request, who: Account, stream: "Stream") -> None:
+def _change(operation: str, path: str, request: Request, who: Account, stream: Stream) -> None:
     target = path
     try:
         if operation == "list":
@@ -103,7 +93,7 @@ def _open_regular(path: str) -> int:
     return fd
 
 
-def _read(path: str, stream: "Stream") -> None:
+def _read(path: str, stream: Stream) -> None:
     """Answers with the size that the file claims, then data to its end, then an empty frame."""
     try:
         fd = _open_regular(path)
@@ -119,7 +109,7 @@ def _read(path: str, stream: "Stream") -> None:
     stream.send(STDOUT, b"")
 
 
-def _write(path: str, request: Request, stream: "Stream") -> None:
+def _write(path: str, request: Request, stream: Stream) -> None:
     """Into a temporary file beside the target, then renamed: others see the old content or the new."""
     mode = request.number("mode", 0o644, 0, 0o7777)
     directory, name = os.path.split(path)
@@ -159,7 +149,7 @@ def _write_all(fd: int, chunk: bytes, path: str) -> None:
         raise LocalError(error, f"write {path!r}") from error
 
 
-def _list(path: str, depth: int, stream: "Stream") -> None:
+def _list(path: str, depth: int, stream: Stream) -> None:
     """One JSON line per entry in data frames, in lexical order; links are not followed."""
     entries = _walk(path, depth)
     first = next(entries, None)

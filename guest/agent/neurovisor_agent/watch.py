@@ -7,13 +7,9 @@ import os
 import select
 
 from . import limits, wire_json
-from .files import LocalError
 from .framing import CONTROL
 from .request import RequestError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .worker import Stream
+from .stream import LocalError, Stream
 
 # include/uapi/linux/inotify.h
 _ATTRIB = 0x4
@@ -97,7 +93,7 @@ class _Watch:
         return events
 
 
-def serve(path: str, recursive: bool, stream: "Stream") -> None:
+def serve(path: str, recursive: bool, stream: Stream) -> None:
     """Answers when the watch stands, then one control frame per event until the host hangs up."""
     try:
         if not os.path.isdir(path):

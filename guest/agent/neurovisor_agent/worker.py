@@ -16,13 +16,14 @@ from .account import Account
 from .cgroup import write_text
 from .connection import Connection
 from .fork_server import on_exit
-from .framing import BODY, FrameDecoder, ProtocolError, frame
+from .framing import ProtocolError
 from .loop import Loop
 from .request import Request, RequestError, from_errno
+from .stream import LocalError, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 WORKER_OPERATIONS = frozenset(("read", "write", "stat", "list", "move", "remove", "mkdir", "watch"))
 _FDS_MAX = 1 << 20
@@ -100,36 +101,6 @@ def _read_again() -> None:
         pass  # Only time is lost.
 
 
-class Stream:
-    """The worker's end of the connection, blocking."""
-
-    def __init__(self, sock: "_socket.socket", rest: bytes) -> None:
-        self._sock = sock
-        self._rest = rest
-        self._frames = FrameDecoder((BODY,))
-
-    def answer(self, fields: dict[str, object]) -> None:
-        self._sock.sendall(wire_json.dumps({"ok": True, **fields}) + b"\n")
-
-    def send(self, kind: int, payload: bytes) -> None:
-        self._sock.sendall(frame(kind, payload))
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def body(self) -> "Iterator[bytes]":
-        """The content that the host sends, to its end (an empty frame). Raises ProtocolError if cut off."""
-        data = self._rest
-        while True:
-            for _kind, payload in self._frames.receive(data):
-                if not payload:
-                    return
-                yield payload
-            data = self._sock.recv(limits.FRAME_PAYLOAD_BYTES)
-            if not data:
-                raise ProtocolError("the content was cut off")
-
-
 def _serve(
     sock: "_socket.socket", operation: str, request: Request, who: Account, rest: bytes
 ) -> None:
@@ -163,7 +134,7 @@ def _run(
         try:
             spawn.become(who.uid, who.gid, who.groups)
             files.run(operation, request, who, stream)
-        except files.LocalError as error:
+        except LocalError as error:
             raise from_errno(error.number, error.what) from error
     except (RequestError, ProtocolError) as error:
         code = error.code if isinstance(error, RequestError) else "invalid_request"

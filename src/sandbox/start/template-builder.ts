@@ -10,7 +10,8 @@
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { CleanupStack } from '../../base/cleanup.ts';
-import type { Guest, GuestIdentity, WarmModule } from '../../guest/link.ts';
+import type { GuestIdentity } from '../../guest/identity.ts';
+import type { Guest, WarmModule } from '../../guest/link.ts';
 import type { DiskTrouble, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
 import { fitMemory, ramMib, vmMemory } from '../memory/size.ts';

@@ -3,7 +3,8 @@
 import type { Clock } from '../../base/clock.ts';
 import type { GuestNetwork } from '../../base/guest-network.ts';
 import { ignore } from '../../base/ignore.ts';
-import type { Guest, GuestIdentity, GuestListener } from '../../guest/link.ts';
+import type { GuestIdentity } from '../../guest/identity.ts';
+import type { Guest, GuestListener } from '../../guest/link.ts';
 import type { DiskTrouble, Vm } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
 import { guestLimits } from '../memory/size.ts';

@@ -11,7 +11,8 @@
 import { CleanupStack } from '../../base/cleanup.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
-import type { Guest, GuestIdentity, GuestListener } from '../../guest/link.ts';
+import type { GuestIdentity } from '../../guest/identity.ts';
+import type { Guest, GuestListener } from '../../guest/link.ts';
 import type { Span } from '../../trace/trace.ts';
 import type { NicSpec, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { isFailure } from '../ending.ts';

@@ -1,0 +1,19 @@
+import type { GuestNetwork } from '../base/guest-network.ts';
+import type { GuestLimits } from './guest.ts';
+
+/** What makes a guest one particular sandbox: sent in the hello, never part of an image or a snapshot. */
+export interface GuestIdentity {
+  readonly sandboxId: string;
+  readonly hostname: string;
+  /** Environment of every process of the user. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly limits: GuestLimits;
+  /** Python modules that the fork server imports, in order. */
+  readonly warm?: readonly string[];
+  /** True while a template is built: the fork server also makes a first call with the modules it knows. */
+  readonly rehearse?: boolean;
+  /** Absent: the sandbox has no network card. */
+  readonly network?: GuestNetwork;
+  /** PEM of a certificate that the guest trusts beside those of its image. */
+  readonly authority?: string;
+}
