@@ -1,23 +1,23 @@
 /** Every benchmark that `neurovisor bench` knows. */
 import type { Benchmark } from './benchmark.ts';
-import { bootBenchmark } from './boot.ts';
-import { bridgeBenchmark } from './bridge.ts';
-import { channelBenchmark, channelMemoryBenchmark } from './channel.ts';
-import { cloneBenchmark } from './clone.ts';
-import { forkBenchmark } from './fork.ts';
-import { growBenchmark } from './grow.ts';
-import { ipcBenchmark } from './ipc.ts';
-import { langchainBenchmark } from './langchain.ts';
-import { memoryBenchmark } from './memory.ts';
-import { networkBenchmark } from './network.ts';
-import { oomBenchmark } from './oom.ts';
-import { pauseBenchmark } from './pause.ts';
-import { poolBenchmark } from './pool.ts';
-import { probesBenchmark } from './probes.ts';
-import { scriptBenchmark } from './script.ts';
-import { seccompBenchmark } from './seccomp.ts';
-import { snapshotBenchmark } from './snapshot.ts';
-import { syscallsBenchmark } from './syscalls.ts';
+import { bridgeBenchmark } from './channel/bridge.ts';
+import { channelBenchmark, channelMemoryBenchmark } from './channel/channel.ts';
+import { ipcBenchmark } from './channel/ipc.ts';
+import { probesBenchmark } from './kernel/probes.ts';
+import { seccompBenchmark } from './kernel/seccomp.ts';
+import { syscallsBenchmark } from './kernel/syscalls.ts';
+import { growBenchmark } from './memory/grow.ts';
+import { memoryBenchmark } from './memory/memory.ts';
+import { oomBenchmark } from './memory/oom.ts';
+import { networkBenchmark } from './network/network.ts';
+import { bootBenchmark } from './start/boot.ts';
+import { cloneBenchmark } from './start/clone.ts';
+import { forkBenchmark } from './start/fork.ts';
+import { langchainBenchmark } from './start/langchain.ts';
+import { pauseBenchmark } from './start/pause.ts';
+import { poolBenchmark } from './start/pool.ts';
+import { scriptBenchmark } from './start/script.ts';
+import { snapshotBenchmark } from './start/snapshot.ts';
 
 export const BENCHMARKS: readonly Benchmark[] = [
   bootBenchmark,

@@ -17,7 +17,7 @@ import { judgeFirecracker, QEMU_BINARY } from '../runtime/driver.ts';
 import { confineFirecracker } from '../runtime/firecracker.ts';
 import { confine } from '../runtime/jail.ts';
 import { SPACE_BYTES } from '../runtime/setup.ts';
-import { probeAccelerator } from '../vmm/probe.ts';
+import { probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
 
 export interface Check {

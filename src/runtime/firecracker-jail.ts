@@ -30,10 +30,10 @@ import {
   readFirecrackerVersion,
   readJailerVersion,
 } from '../vmm/firecracker/installation.ts';
-import { makeJailPlace } from '../vmm/firecracker/jail-place.ts';
-import type { JailSpec } from '../vmm/firecracker/jailer.ts';
-import { reclaimJails } from '../vmm/firecracker/reclaim.ts';
-import { spawnVmm } from '../vmm/firecracker/spawn.ts';
+import type { JailSpec } from '../vmm/firecracker/jail/jailer.ts';
+import { makeJailPlace } from '../vmm/firecracker/jail/place.ts';
+import { reclaimJails } from '../vmm/firecracker/jail/reclaim.ts';
+import { spawnVmm } from '../vmm/firecracker/process/spawn.ts';
 import { writeLauncher } from './firecracker-filters.ts';
 import { modeOf, STATE_DIR, uidRange } from './jail.ts';
 

@@ -13,8 +13,8 @@ import { compileProfile } from '../jail/seccomp/compile.ts';
 import { type Mode, type Profile, parseProfile, withMode } from '../jail/seccomp/profile.ts';
 import type { JailState } from '../jail/state.ts';
 import { DEFAULT_UIDS, parseUidRange, type UidRange } from '../jail/user-ids.ts';
+import { probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { type Launch, launchDirect } from '../vmm/launch.ts';
-import { probeAccelerator } from '../vmm/probe.ts';
 import { listQemuFiles } from '../vmm/qemu/installation.ts';
 import { RuntimeError } from './errors.ts';
 

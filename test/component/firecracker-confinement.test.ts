@@ -11,7 +11,7 @@ import { ROOT } from '../support/cli.ts';
 const LOOK = `
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { checkConfinement } from '${join(ROOT, 'src/vmm/firecracker/confinement.ts')}';
+import { checkConfinement } from '${join(ROOT, 'src/vmm/firecracker/jail/confinement.ts')}';
 const [command, ...args] = process.argv.slice(1);
 const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
 child.stdin.write('started');

@@ -7,11 +7,11 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
+import { TURN_BYTES_MAX } from '../../src/vmm/firecracker/channel/relay-flow.ts';
 import {
   createFirecrackerDriver,
   type FirecrackerDriverOptions,
 } from '../../src/vmm/firecracker/driver.ts';
-import { TURN_BYTES_MAX } from '../../src/vmm/firecracker/relay-flow.ts';
 import { FirecrackerVm } from '../../src/vmm/firecracker/vm.ts';
 import { readAll, readBytes } from '../support/channel.ts';
 import { ask, HELLO_PORT, openCommand, VmBench } from '../support/driver-parity.ts';

@@ -26,10 +26,10 @@ import { createMemFd } from '../../src/sys/fd.ts';
 import { makeFifo } from '../../src/sys/fifo.ts';
 import type { VmSpec } from '../../src/vmm/driver.ts';
 import { ApiClient } from '../../src/vmm/firecracker/api-client.ts';
-import { makeJailPlace, openJailPlace } from '../../src/vmm/firecracker/jail-place.ts';
-import type { JailSpec } from '../../src/vmm/firecracker/jailer.ts';
-import { PipeReader } from '../../src/vmm/firecracker/pipe-reader.ts';
+import type { JailSpec } from '../../src/vmm/firecracker/jail/jailer.ts';
+import { makeJailPlace, openJailPlace } from '../../src/vmm/firecracker/jail/place.ts';
 import type { Place } from '../../src/vmm/firecracker/place.ts';
+import { PipeReader } from '../../src/vmm/firecracker/process/pipe-reader.ts';
 
 const UID = 1_999_000_001;
 const BINARY = '/usr/bin/firecracker';

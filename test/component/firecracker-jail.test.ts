@@ -28,7 +28,7 @@ import {
   type FirecrackerDriver,
   type FirecrackerDriverOptions,
 } from '../../src/vmm/firecracker/driver.ts';
-import { reclaimJails } from '../../src/vmm/firecracker/reclaim.ts';
+import { reclaimJails } from '../../src/vmm/firecracker/jail/reclaim.ts';
 import { readAll } from '../support/channel.ts';
 import { ask, HELLO_PORT, VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';

@@ -20,7 +20,7 @@ import {
   createFirecrackerDriver,
   type FirecrackerDriverOptions,
 } from '../../src/vmm/firecracker/driver.ts';
-import type { SpawnVmm } from '../../src/vmm/firecracker/spawn.ts';
+import type { SpawnVmm } from '../../src/vmm/firecracker/process/spawn.ts';
 import type { FirecrackerVm } from '../../src/vmm/firecracker/vm.ts';
 import { held, VmBench } from '../support/driver-parity.ts';
 

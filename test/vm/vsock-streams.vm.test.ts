@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { connect, createServer, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { VsockBench } from '../../src/bench/vsock.ts';
+import { VsockBench } from '../../src/bench/channel/vsock.ts';
 import { dialGuest } from '../support/channel.ts';
 import { echoGuestFiles } from '../support/echo-image.ts';
 

@@ -2,7 +2,7 @@
 
 import { resolveHome } from '../../home.ts';
 import { digestFile } from '../../image/verify.ts';
-import { probeAccelerator } from '../../vmm/probe.ts';
+import { probeAccelerator } from '../../vmm/accelerator/probe.ts';
 import { Notes, type Proof } from '../proof.ts';
 import { openProofRuntime } from '../proof-runtime.ts';
 import { vmmOf } from '../vmm-of.ts';

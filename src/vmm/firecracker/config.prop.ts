@@ -5,7 +5,7 @@ import type { VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { checkSpec } from '../spec.ts';
 import { bootCalls, nicCall } from './config.ts';
-import { jailerArgs } from './jailer.ts';
+import { jailerArgs } from './jail/jailer.ts';
 
 const nasty = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 120 }),

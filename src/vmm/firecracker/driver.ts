@@ -22,7 +22,7 @@ import { checkFiles, checkSpec } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
 import { adoptProcess } from './adopt.ts';
 import { type ApiCall, ApiClient, FirecrackerApiError } from './api-client.ts';
-import { ChannelRelay } from './channel-relay.ts';
+import { ChannelRelay } from './channel/relay.ts';
 import {
   bootCalls,
   CPUS_MAX,
@@ -36,16 +36,16 @@ import {
   nicCall,
   START_CALL,
 } from './config.ts';
-import { checkConfinement } from './confinement.ts';
 import { findBinary, readFirecrackerVersion } from './installation.ts';
-import { makeJailPlace } from './jail-place.ts';
-import type { JailSpec } from './jailer.ts';
+import { checkConfinement } from './jail/confinement.ts';
+import type { JailSpec } from './jail/jailer.ts';
+import { makeJailPlace } from './jail/place.ts';
 import { makeDirectPlace, type Place } from './place.ts';
-import { FirecrackerProcess } from './process.ts';
-import { awaitApi, drainFirstConnection } from './readiness.ts';
-import { withoutMark } from './snapshot-card.ts';
-import { Snapshots } from './snapshots.ts';
-import { type SpawnVmm, spawnVmm } from './spawn.ts';
+import { FirecrackerProcess } from './process/process.ts';
+import { awaitApi, drainFirstConnection } from './process/readiness.ts';
+import { type SpawnVmm, spawnVmm } from './process/spawn.ts';
+import { withoutMark } from './snapshot/card.ts';
+import { Snapshots } from './snapshot/snapshots.ts';
 import { type FirecrackerVersion, type Quirks, quirksOf, VERSION_FLOOR } from './versions.ts';
 import { FirecrackerVm, type FirecrackerVmOptions } from './vm.ts';
 

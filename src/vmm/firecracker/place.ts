@@ -2,7 +2,7 @@
  * The directory that a Firecracker process works in. Files of the host appear there under the fixed names of
  * `config.ts`: as symbolic links when the process runs like any other, as links or copies in a jail.
  *
- *     <dir>/c             its end of the channel, made by Firecracker (`uds_path` is relative): `channel-relay.ts`
+ *     <dir>/c             its end of the channel, made by Firecracker (`uds_path` is relative): `channel/relay.ts`
  *     <dir>/c_<port>      listeners of the relay
  *     <dir>/fc/s/a        the API
  *     <dir>/fc/root …     what the VM is made of

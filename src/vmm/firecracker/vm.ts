@@ -14,12 +14,12 @@ import type {
   WholeSnapshotFiles,
 } from '../driver.ts';
 import { VmmError } from '../errors.ts';
-import type { ChannelRelay } from './channel-relay.ts';
+import type { ChannelRelay } from './channel/relay.ts';
 import { diskLimitCalls, FLUSH_METRICS_CALL } from './config.ts';
-import type { JailSpec } from './jailer.ts';
-import type { MetricsReader } from './metrics.ts';
-import type { VmmProcess } from './process.ts';
-import type { Snapshots } from './snapshots.ts';
+import type { JailSpec } from './jail/jailer.ts';
+import type { MetricsReader } from './process/metrics.ts';
+import type { VmmProcess } from './process/process.ts';
+import type { Snapshots } from './snapshot/snapshots.ts';
 
 const METRICS_MS_MAX = 5_000;
 

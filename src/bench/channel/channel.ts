@@ -1,0 +1,102 @@
+/** The vsock channel: round trip, throughput and memory, against the Rust reference where it is installed. */
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { describeError, errorCode } from '../../base/errors.ts';
+import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { findProgram } from '../program.ts';
+import { compareVsock, measureVsock, VsockBench, type VsockSamples } from './vsock.ts';
+
+const RUST_PROGRAM = 'vhost-device-vsock';
+
+export const channelBenchmark: Benchmark = {
+  names: ['vsock.rtt', 'vsock.g2h', 'vsock.h2g'],
+  summary: `the channel's round trip and throughput each way, against ${RUST_PROGRAM}`,
+  async measure(context) {
+    const { rounds, say } = context;
+    const options = { ...vmOptions(context), rounds };
+    // Where `cargo install` puts it.
+    const rustPath = findProgram(RUST_PROGRAM, process.env, [join(homedir(), '.cargo/bin')]);
+    say(`${rounds} rounds of 1000 round trips and 64 MiB each way`);
+    let why = `${RUST_PROGRAM} is not installed (cargo install ${RUST_PROGRAM}@0.3.0)`;
+    if (rustPath !== null) {
+      try {
+        const both = await compareVsock({ ...options, rustPath });
+        return measurements(context, both.neurovisor, both.rust);
+      } catch (error) {
+        // The reference can't read what newer guest kernels send; if it is ours, it fails once more.
+        if (errorCode(error) !== 'guest_silent') throw error;
+        why = `with ${RUST_PROGRAM} it failed: ${describeError(error)}`;
+      }
+    }
+    const ours = await measureVsock({ ...options, backend: 'neurovisor' });
+    return measurements(context, ours, null, `no baseline: ${why}`);
+  },
+};
+
+const PUSHES = 16;
+const SAMPLE_EVERY_MS = 50;
+const MIB = 1024 * 1024;
+
+export const channelMemoryBenchmark: Benchmark = {
+  names: ['vsock.memory'],
+  summary: 'how much the process grows while a guest pushes 1 GiB to the host (and gets 1 GiB)',
+  async measure(context) {
+    const bench = await VsockBench.open({ ...vmOptions(context), backend: 'neurovisor' });
+    try {
+      // The first rounds warm compilers and buffers up; what grows after them is the data's doing.
+      for (let n = 0; n < 3; n += 1) await bench.round();
+      const before = process.memoryUsage.rss();
+      const samples: number[] = [];
+      const timer = setInterval(() => {
+        samples.push((process.memoryUsage.rss() - before) / MIB);
+      }, SAMPLE_EVERY_MS);
+      try {
+        for (let n = 1; n <= PUSHES; n += 1) {
+          context.say(`${n * 64} of 1024 MiB`);
+          await bench.round();
+        }
+      } finally {
+        clearInterval(timer);
+      }
+      const accelerator = acceleratorOf(context);
+      const note = 'growth of the resident set, device and benchmark client in one process';
+      return [{ name: 'vsock.memory', unit: 'MiB', accelerator, samples, baseline: null, note }];
+    } finally {
+      await bench.close();
+    }
+  },
+};
+
+function measurements(
+  context: BenchContext,
+  ours: VsockSamples,
+  theirs: VsockSamples | null,
+  note?: string,
+): Measurement[] {
+  const one = (
+    name: string,
+    unit: Measurement['unit'],
+    pick: (samples: VsockSamples) => readonly number[],
+  ): Measurement => ({
+    name,
+    unit,
+    accelerator: acceleratorOf(context),
+    samples: pick(ours),
+    baseline: theirs === null ? null : { name: RUST_PROGRAM, samples: pick(theirs) },
+    ...(note === undefined ? {} : { note }),
+  });
+  return [
+    one('vsock.rtt', 'µs', (samples) => samples.rttUs),
+    one('vsock.g2h', 'MB/s', (samples) => samples.g2hMbPerS),
+    one('vsock.h2g', 'MB/s', (samples) => samples.h2gMbPerS),
+  ];
+}
+
+function vmOptions(context: BenchContext) {
+  const { runtime } = context;
+  return { kernelPath: runtime.artifacts.kernelPath, accelerator: acceleratorOf(context) };
+}
+
+function acceleratorOf({ runtime }: BenchContext): 'kvm' | 'tcg' {
+  return runtime.driver.accelerator === 'kvm' ? 'kvm' : 'tcg';
+}

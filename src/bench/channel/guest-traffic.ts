@@ -1,0 +1,128 @@
+/** What a host program sees of a way to the guest of `fixtures/vsock-guest.c`: round trips and throughput. */
+import type { Socket } from 'node:net';
+import { CodedError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+
+export type VsockBenchErrorCode =
+  /** The guest did not come up, or did not answer in time. */
+  | 'guest_silent'
+  /** The backend that is compared with did not start. */
+  | 'backend_failed';
+
+export class VsockBenchError extends CodedError<VsockBenchErrorCode> {}
+
+export interface TrafficSamples {
+  /** Round trips of 4 bytes, microseconds. */
+  readonly rttUs: number[];
+  /** Guest to host, MB (2²⁰) per second, one value per round. */
+  readonly g2hMbPerS: number[];
+  /** Host to guest, MB (2²⁰) per second, one value per round. */
+  readonly h2gMbPerS: number[];
+}
+
+/** A way that loses a wake-up would otherwise hang the benchmark. */
+const SILENCE_MS_MAX = 20_000;
+const ROUND_TRIPS_PER_ROUND = 1_000;
+const WARM_UP_ROUND_TRIPS = 200;
+const MIB_PER_ROUND = 64;
+const MIB = 1024 * 1024;
+
+export class GuestTraffic {
+  readonly samples: TrafficSamples = { rttUs: [], g2hMbPerS: [], h2gMbPerS: [] };
+  readonly #dial: () => Promise<Socket>;
+
+  /** @param dial a connection to the guest's server, before its first line */
+  constructor(dial: () => Promise<Socket>) {
+    this.#dial = dial;
+  }
+
+  /** Not counted. @throws VsockBenchError */
+  async warmUp(): Promise<void> {
+    await this.#roundTrips(WARM_UP_ROUND_TRIPS);
+  }
+
+  /** Adds one round to `samples`. @throws VsockBenchError */
+  async round(): Promise<void> {
+    this.samples.rttUs.push(...(await this.#roundTrips(ROUND_TRIPS_PER_ROUND)));
+    this.samples.g2hMbPerS.push(await this.guestToHost(MIB_PER_ROUND));
+    this.samples.h2gMbPerS.push(await this.hostToGuest(MIB_PER_ROUND));
+  }
+
+  /** The guest sends `mebibytes`. @returns MB per second from the first byte to the last. */
+  async guestToHost(mebibytes: number): Promise<number> {
+    const { socket } = await this.#open(`SOURCE ${mebibytes}\n`);
+    let received = 0;
+    let startMs = 0;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    socket.on('data', (bytes) => {
+      if (received === 0) startMs = performance.now();
+      received += bytes.length;
+      if (received >= mebibytes * MIB) resolve();
+    });
+    socket.on('error', (error) => ignore(error, 'told by what is missing'));
+    socket.on('close', () => resolve());
+    await promise;
+    const elapsedMs = performance.now() - startMs;
+    socket.destroy();
+    if (received !== mebibytes * MIB)
+      throw new VsockBenchError('guest_silent', `receive ${mebibytes} MiB, got ${received} bytes`);
+    return received / MIB / (elapsedMs / 1000);
+  }
+
+  /** The guest reads `mebibytes` and confirms. @returns MB per second. */
+  async hostToGuest(mebibytes: number): Promise<number> {
+    const { socket, next } = await this.#open(`SINK ${mebibytes}\n`);
+    await next();
+    const block = Buffer.alloc(256 * 1024);
+    // Asked for now: it may come before the last `drain` is seen.
+    const told = next();
+    const startMs = performance.now();
+    for (let sent = 0; sent < mebibytes * MIB; sent += block.length) {
+      if (socket.write(block)) continue;
+      await new Promise((resolve) => socket.once('drain', resolve));
+    }
+    const counted = Number(String(await told));
+    const elapsedMs = performance.now() - startMs;
+    socket.destroy();
+    if (counted !== mebibytes * MIB)
+      throw new VsockBenchError(
+        'guest_silent',
+        `send ${mebibytes} MiB, guest got ${counted} bytes`,
+      );
+    return mebibytes / (elapsedMs / 1000);
+  }
+
+  async #roundTrips(count: number): Promise<number[]> {
+    const { socket, next } = await this.#open('ECHO\n');
+    await next();
+    const samples: number[] = [];
+    for (let index = 0; index < count; index += 1) {
+      const startMs = performance.now();
+      socket.write('ping');
+      await next();
+      samples.push((performance.now() - startMs) * 1000);
+    }
+    socket.destroy();
+    return samples;
+  }
+
+  async #open(line: string): Promise<{ socket: Socket; next: () => Promise<Buffer> }> {
+    const socket = await this.#dial();
+    socket.setTimeout(SILENCE_MS_MAX, () => socket.destroy(new Error('no byte for too long')));
+    socket.write(line);
+    return { socket, next: () => nextBytes(socket) };
+  }
+}
+
+/** @throws VsockBenchError `guest_silent` when it ends before */
+export function nextBytes(socket: Socket): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const onError = (error?: Error): void =>
+      reject(new VsockBenchError('guest_silent', 'talk to the guest', { cause: error }));
+    socket.once('data', (bytes) => {
+      socket.off('error', onError).off('close', onError);
+      resolve(bytes);
+    });
+    socket.once('error', onError).once('close', onError);
+  });
+}

@@ -1,0 +1,159 @@
+/**
+ * The benchmark of the probes inside its own network namespace. Prints one line of JSON. Arguments: how many
+ * rounds, where objects are kept.
+ *
+ * What it does is synchronous: when a write to a TAP returns, the host has worked the frame off, the answer to
+ * an echo request included. So the time of a call is the host's, not a scheduler's.
+ */
+import { systemClock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import { newSandboxId } from '../../base/ids.ts';
+import { Links } from '../../net/link/links.ts';
+import { openTap } from '../../net/link/tap.ts';
+import { MetadataGuards } from '../../net/xdp/metadata-guard.ts';
+import { ObserveError } from '../../observe/errors.ts';
+import { type LatencyProbes, openLatencyProbes } from '../../observe/probes.ts';
+import { countRunTime } from '../../sys/bpf-object.ts';
+import { closeFd, read, write } from '../../sys/fd.ts';
+import { allocateNative } from '../../sys/memory.ts';
+import { percentile } from '../benchmark.ts';
+
+/** Of an echo and its answer, µs: one median and one tail per round. */
+export interface ProbeSamples {
+  readonly p50: number[];
+  readonly p99: number[];
+}
+
+export interface ProbeReport {
+  readonly without: ProbeSamples;
+  /** Alone on a TAP. */
+  readonly xdp: ProbeSamples;
+  /** On a TAP that drops packets to metadata services, as sandboxes' do: without our probes, and with. */
+  readonly guarded: ProbeSamples;
+  readonly tcx: ProbeSamples;
+  /** As a daemon measures: of a guest that sends so much, a sample. */
+  readonly sampled: ProbeSamples;
+  /** By the kernel's BPF statistics; counting makes each run a little longer, so not while others are measured. */
+  readonly programs: readonly {
+    readonly program: string;
+    readonly runs: number;
+    readonly ns: number;
+  }[];
+}
+
+export interface ProbesUnavailable {
+  readonly unavailable: string;
+}
+
+const ECHOES = 5_000;
+const MACS = Buffer.from('aafd00000001aafc00000009', 'hex');
+const HOST = { address: '10.9.0.1', mac: 'aa:fd:00:00:00:01' } as const;
+const GUEST = { address: '10.9.0.2', mac: 'aa:fc:00:00:00:09' } as const;
+/** IPv4 from the guest to the host: 36 bytes, 64 hops, ICMP. */
+const IP_HEADER = Buffer.from('45000024000000004001' + '66c50a0900020a090001', 'hex');
+const VIRTIO_NET_HEADER = Buffer.alloc(10);
+const FRAME_BYTES_MAX = 65_536;
+
+const [rounds = '', dir = ''] = process.argv.slice(2);
+const owner = { pid: process.pid, startTicks: '1', sandboxId: newSandboxId() };
+const links = new Links();
+const frame = allocateNative(FRAME_BYTES_MAX);
+const answer = allocateNative(FRAME_BYTES_MAX);
+const report = { without: empty(), xdp: empty(), guarded: empty(), tcx: empty(), sampled: empty() };
+let identifier = 0;
+
+function empty(): ProbeSamples {
+  return { p50: [], p99: [] };
+}
+
+/** A TAP for as long as it is used. */
+async function withTap(
+  use: (tap: { fd: number; linkIndex: number }) => Promise<void> | void,
+): Promise<void> {
+  const tap = openTap(links, { name: 'bench0', owner, mac: HOST.mac });
+  try {
+    links.addAddress({ linkIndex: tap.linkIndex, address: HOST.address, prefixLength: 30 });
+    links.change(tap.linkIndex, { up: true });
+    links.setNeighbour(tap.linkIndex, GUEST.address, GUEST.mac);
+    await use(tap);
+  } finally {
+    closeFd(tap.fd);
+  }
+}
+
+/** @param into null: they are not counted. @throws Error: an answer is missing */
+function echoes(fd: number, into: ProbeSamples | null): void {
+  // No identifier and number twice, since what is sent again is not measured.
+  identifier += 1;
+  const icmp = Buffer.alloc(16);
+  icmp.writeUInt8(8, 0);
+  icmp.writeUInt16BE(identifier, 4);
+  const bytes = Buffer.from(frame.buffer);
+  const head = Buffer.concat([VIRTIO_NET_HEADER, MACS, Buffer.of(8, 0), IP_HEADER]);
+  head.copy(bytes);
+  const times: number[] = [];
+  for (let sequence = 0; sequence < ECHOES; sequence += 1) {
+    icmp.writeUInt16BE(sequence, 6);
+    const sum = 0x0800 + identifier + sequence;
+    icmp.writeUInt16BE(~((sum & 0xffff) + (sum >>> 16)) & 0xffff, 2);
+    icmp.copy(bytes, head.length);
+    const begunMs = systemClock.now();
+    write(fd, frame.address, head.length + icmp.length);
+    const got = read(fd, answer.address, FRAME_BYTES_MAX);
+    times.push((systemClock.now() - begunMs) * 1000);
+    if (got < head.length) throw new Error(`no answer to echo ${sequence}: ${got}`);
+  }
+  into?.p50.push(percentile(times, 50));
+  into?.p99.push(percentile(times, 99));
+}
+
+const say = (line: ProbeReport | ProbesUnavailable): boolean =>
+  process.stdout.write(`${JSON.stringify(line)}\n`);
+
+async function open(options: { notedMax?: number }): Promise<LatencyProbes> {
+  try {
+    return await openLatencyProbes({ dir, ...options });
+  } catch (error) {
+    if (!(error instanceof ObserveError)) throw error;
+    say({ unavailable: describeError(error) });
+    process.exit(0);
+  }
+}
+
+using probes = await open({ notedMax: 0 });
+using daemon = await open({});
+for (let round = 0; round <= Number(rounds); round += 1) {
+  // The first warms up and is not counted.
+  const counted = round === 0 ? null : report;
+  await withTap(({ fd }) => echoes(fd, counted?.without ?? null));
+  await withTap(async ({ fd, linkIndex }) => {
+    using _ = await probes.watchTap(linkIndex);
+    echoes(fd, counted?.xdp ?? null);
+  });
+  await withTap(async ({ fd, linkIndex }) => {
+    using stack = new DisposableStack();
+    stack.adopt(new MetadataGuards(links).guard(linkIndex), (guard) => guard.close());
+    echoes(fd, counted?.guarded ?? null);
+    stack.use(await probes.watchTap(linkIndex));
+    echoes(fd, counted?.tcx ?? null);
+  });
+  await withTap(async ({ fd, linkIndex }) => {
+    using stack = new DisposableStack();
+    stack.adopt(new MetadataGuards(links).guard(linkIndex), (guard) => guard.close());
+    stack.use(await daemon.watchTap(linkIndex));
+    echoes(fd, counted?.sampled ?? null);
+  });
+}
+const statistics = countRunTime();
+await withTap(async ({ fd, linkIndex }) => {
+  using _ = await probes.watchTap(linkIndex);
+  echoes(fd, null);
+});
+await withTap(async ({ fd, linkIndex }) => {
+  using stack = new DisposableStack();
+  stack.adopt(new MetadataGuards(links).guard(linkIndex), (guard) => guard.close());
+  stack.use(await probes.watchTap(linkIndex));
+  echoes(fd, null);
+});
+closeFd(statistics);
+say({ ...report, programs: probes.runTimes() });

@@ -1,0 +1,142 @@
+/**
+ * What our rules cost a packet: written into a guest's TAP, the kernel forwards it before the write returns.
+ * Against a table that accepts everything and masquerades, as a host needs at least.
+ */
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { writeFile } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { newSandboxId } from '../../base/ids.ts';
+import { openHostNetwork } from '../../net/lease/host-network.ts';
+import { Links } from '../../net/link/links.ts';
+import { openTap } from '../../net/link/tap.ts';
+import { parsePolicy } from '../../net/policy/egress-rules.ts';
+import { udpFrame } from '../../prove/frames.ts';
+import { writeBytes } from '../../sys/fd.ts';
+
+const run = promisify(execFile);
+const UPLINK = 'uplink0';
+const FAR = '198.51.100.7';
+const PORT = 443;
+const PACKETS = 20_000;
+/** Headers of IPv4 and UDP. */
+const HEADER_BYTES = 28;
+const PLAIN_TABLE = `table inet plain {
+  chain forward { type filter hook forward priority 0; policy accept; }
+  chain srcnat { type nat hook postrouting priority 100; oifname "${UPLINK}" masquerade; }
+}`;
+
+/** Microseconds a packet. */
+export interface ForwardingCost {
+  readonly ours: number;
+  readonly acceptAll: number;
+}
+
+/** A host with an uplink to a network namespace that takes every packet and answers none. */
+export class ForwardingHost {
+  readonly #links = new Links();
+  readonly #stateDir: string;
+  readonly #far: ChildProcess;
+
+  private constructor(stateDir: string, far: ChildProcess) {
+    this.#stateDir = stateDir;
+    this.#far = far;
+  }
+
+  /** In a network namespace without links; its links go with it. */
+  static async open(stateDir: string): Promise<ForwardingHost> {
+    const far = spawn('unshare', ['--net', 'sh', '-c', 'echo; exec sleep infinity'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const host = new ForwardingHost(stateDir, far);
+    try {
+      await once(far.stdout, 'data');
+      await host.#connect(`${far.pid}`);
+      return host;
+    } catch (error) {
+      await host.close();
+      throw error;
+    }
+  }
+
+  async #connect(farPid: string): Promise<void> {
+    await run('ip', [
+      ...['link', 'add', UPLINK, 'type', 'veth', 'peer', 'name', 'far0'],
+      'netns',
+      farPid,
+    ]);
+    await run('nsenter', ['--net', '--target', farPid, 'ip', 'link', 'set', 'far0', 'up']);
+    await run('ip', ['address', 'add', '203.0.113.1/24', 'dev', UPLINK]);
+    await run('ip', ['link', 'set', UPLINK, 'up']);
+    await run('ip', ['route', 'add', 'default', 'dev', UPLINK]);
+    // Nobody answers ARP.
+    this.#links.setNeighbour(this.#links.find(UPLINK)?.index ?? 0, FAR, 'aa:fe:00:00:00:01');
+  }
+
+  async measure(packetBytes: number): Promise<ForwardingCost> {
+    const ours = await throughOurRules(this.#stateDir, packetBytes);
+    await run('nft', ['delete', 'table', 'inet', 'neurovisor']);
+    const acceptAll = await throughPlainTable(this.#links, packetBytes);
+    return { ours, acceptAll };
+  }
+
+  async close(): Promise<void> {
+    this.#links.close();
+    if (this.#far.exitCode !== null || !this.#far.kill('SIGKILL')) return;
+    await once(this.#far, 'exit');
+  }
+}
+
+async function throughOurRules(stateDir: string, bytes: number): Promise<number> {
+  await using network = await openHostNetwork({ stateDir });
+  const policy = parsePolicy({ mode: 'allowlist', allow: ['pypi.org', `198.51.100.0/24:${PORT}`] });
+  const lease = await network.lease({ sandboxId: newSandboxId(), policy });
+  const { mac, address, gatewayMac } = lease.guest;
+  const frame = frameOf(bytes, { fromMac: mac, toMac: gatewayMac, from: address });
+  return await costOf(lease.tapFd, frame);
+}
+
+async function throughPlainTable(links: Links, bytes: number): Promise<number> {
+  const owner = { pid: process.pid, startTicks: '', sandboxId: newSandboxId() };
+  const mac = 'aa:fd:00:00:00:09';
+  const tap = openTap(links, { name: 'bench0', owner, mac });
+  try {
+    const { linkIndex } = tap;
+    links.addAddress({ linkIndex, address: '192.168.99.1', prefixLength: 30 });
+    links.change(linkIndex, { up: true });
+    await writeFile('/proc/sys/net/ipv4/ip_forward', '1');
+    await run('nft', [PLAIN_TABLE]);
+    const own = { fromMac: 'aa:fc:00:00:00:09', toMac: mac, from: '192.168.99.2' };
+    return await costOf(tap.fd, frameOf(bytes, own));
+  } finally {
+    await run('nft', ['delete table inet plain']);
+    await writeFile('/proc/sys/net/ipv4/ip_forward', '0');
+    await tap.close();
+  }
+}
+
+function frameOf(
+  packetBytes: number,
+  own: { fromMac: string; toMac: string; from: string },
+): Buffer {
+  return udpFrame({ ...own, to: FAR, port: PORT, text: 'x'.repeat(packetBytes - HEADER_BYTES) });
+}
+
+async function costOf(tapFd: number, frame: Buffer): Promise<number> {
+  // The first of a connection is judged by more rules than the others.
+  for (let sent = 0; sent < PACKETS / 10; sent += 1) writeBytes(tapFd, frame);
+  const before = await packetsSent();
+  const begunMs = performance.now();
+  for (let sent = 0; sent < PACKETS; sent += 1) writeBytes(tapFd, frame);
+  const us = (performance.now() - begunMs) * 1000;
+  const left = (await packetsSent()) - before;
+  // The host itself may send one now and then.
+  if (left < PACKETS) throw new Error(`${left} of ${PACKETS} packets were forwarded`);
+  return us / PACKETS;
+}
+
+async function packetsSent(): Promise<number> {
+  const { stdout } = await run('ip', ['-s', '-j', 'link', 'show', UPLINK]);
+  const [link] = JSON.parse(stdout) as { stats64: { tx: { packets: number } } }[];
+  return link?.stats64.tx.packets ?? 0;
+}

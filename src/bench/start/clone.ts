@@ -1,0 +1,105 @@
+/** How long a clone of the default template takes to be ready, and to the output of its first script. */
+import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
+import { Attempts } from '../attempts.ts';
+import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { printOneMs } from '../output.ts';
+import { Gvisor } from './gvisor.ts';
+
+/** Until it is ready, and until print(1) has printed; milliseconds from the request. */
+export interface StartSamples {
+  readonly ready: number[];
+  readonly output: number[];
+}
+
+export const cloneBenchmark: Benchmark = {
+  names: ['clone.ready', 'clone.ready/gvisor', 'clone.output', 'clone.output/gvisor'],
+  summary:
+    'start from the template until ready, and until print(1) has printed: against a boot, and gVisor',
+  async measure(context) {
+    const { runtime, rounds, signal, say } = context;
+    await runtime.templates.prepare(DEFAULT_TEMPLATE);
+    const gvisor = await Gvisor.open();
+    const attempts = new Attempts(signal);
+    const clone: StartSamples = { ready: [], output: [] };
+    const boot: StartSamples = { ready: [], output: [] };
+    const runsc: StartSamples = { ready: [], output: [] };
+    try {
+      // The first of each reads files into the page cache; it is not counted.
+      for (let round = 0; round <= rounds; round += 1) {
+        say(`clone ${round} of ${rounds}`);
+        const into = <T>(samples: T): T | null => (round === 0 ? null : samples);
+        await attempts.run(() => startOnce(context, 'clone', into(clone)));
+        await startOnce(context, 'boot', into(boot));
+        if (typeof gvisor === 'string' || round === 0) continue;
+        runsc.ready.push(await gvisor.startMs());
+        runsc.output.push(await gvisor.printOneMs());
+      }
+    } finally {
+      if (typeof gvisor !== 'string') await gvisor[Symbol.asyncDispose]();
+    }
+    return rows(context, attempts, {
+      clone,
+      boot,
+      runsc: typeof gvisor === 'string' ? gvisor : runsc,
+    });
+  },
+};
+
+/** Starts a sandbox, runs print(1) in it and ends it. @param into null: not counted */
+export async function startOnce(
+  { runtime, signal }: BenchContext,
+  kind: 'clone' | 'boot',
+  into: StartSamples | null,
+): Promise<void> {
+  const began = performance.now();
+  const sandbox = await (kind === 'clone'
+    ? runtime.cloneSandbox({}, signal)
+    : runtime.createSandbox({}, signal));
+  try {
+    const readyMs = performance.now() - began;
+    if (sandbox.timings?.origin !== kind) throw new Error(`the sandbox did not start as a ${kind}`);
+    const outputMs = readyMs + (await printOneMs(sandbox.guest(), signal));
+    into?.ready.push(readyMs);
+    into?.output.push(outputMs);
+  } finally {
+    await sandbox.stop();
+  }
+}
+
+function rows(
+  { runtime }: BenchContext,
+  attempts: Attempts,
+  samples: {
+    readonly clone: StartSamples;
+    readonly boot: StartSamples;
+    /** Text: why there are none. */
+    readonly runsc: StartSamples | string;
+  },
+): Measurement[] {
+  const { clone, boot, runsc } = samples;
+  const { accelerator } = runtime.driver;
+  const row = (
+    figure: keyof StartSamples,
+    baseline: string,
+    of: StartSamples | string,
+    suffix = '',
+    note?: string,
+  ): Measurement => ({
+    ...{ name: `clone.${figure}${suffix}`, unit: 'ms', accelerator, samples: clone[figure] },
+    ...(typeof of === 'string'
+      ? { baseline: null, ...attempts.told(of) }
+      : { baseline: { name: baseline, samples: of[figure] }, ...attempts.told(note) }),
+  });
+  return [
+    row('ready', 'boot.hello', boot),
+    row('ready', 'runsc do true', runsc, '/gvisor', "gVisor's until the program has ended"),
+    row('output', 'boot to the same output', boot),
+    row(
+      'output',
+      "runsc do python3 -c 'print(1)'",
+      runsc,
+      '/gvisor',
+      "gVisor runs the host's Python",
+    ),
+  ];
+}

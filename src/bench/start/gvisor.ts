@@ -1,0 +1,102 @@
+/**
+ * gVisor, the baseline of a start: a kernel in user space that runs the host's programs without a
+ * network, over ptrace, since that works on every machine. Debian has it as `runsc`.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describeError } from '../../base/errors.ts';
+import { PRINT_ONE } from '../output.ts';
+import { findProgram } from '../program.ts';
+
+const RUNSC = 'runsc';
+const FLAGS = ['--network=none', '--platform=ptrace', 'do'];
+const RUN_MS_MAX = 60_000;
+const ERROR_LENGTH_MAX = 300;
+
+export class Gvisor implements AsyncDisposable {
+  readonly #program: string;
+  /** What `runsc do` leaves in the temporary directory. */
+  readonly #dir: string;
+
+  private constructor(program: string, dir: string) {
+    this.#program = program;
+    this.#dir = dir;
+  }
+
+  /** It has run once, so that its files are in memory. @returns text: why it can't be compared with */
+  static async open(): Promise<Gvisor | string> {
+    const program = findProgram(RUNSC, process.env);
+    if (program === null) {
+      return 'not compared with gVisor: runsc is not in PATH (Debian: apt-get install runsc)';
+    }
+    const gvisor = new Gvisor(program, await mkdtemp(join(tmpdir(), 'nv-gvisor-')));
+    try {
+      await gvisor.startMs();
+      await gvisor.printOneMs();
+      return gvisor;
+    } catch (error) {
+      await gvisor[Symbol.asyncDispose]();
+      return `not compared with gVisor, which does not run here: ${describeError(error)}`;
+    }
+  }
+
+  /** Milliseconds until `true` has ended. */
+  async startMs(): Promise<number> {
+    return (await this.#run(['true'], '')).exitMs;
+  }
+
+  /** Milliseconds until the host's python3 has printed. */
+  async printOneMs(): Promise<number> {
+    const { code, output } = PRINT_ONE;
+    return (await this.#run(['python3', '-c', code], output)).firstOutputMs;
+  }
+
+  async #run(
+    argv: readonly string[],
+    output: string,
+  ): Promise<{ readonly firstOutputMs: number; readonly exitMs: number }> {
+    const began = performance.now();
+    const child = this.#spawn(argv);
+    let first = Number.NaN;
+    let text = '';
+    child.stdout?.on('data', (chunk: Buffer) => {
+      if (text === '') first = performance.now();
+      text += chunk.toString();
+    });
+    const timer = setTimeout(() => child.kill('SIGKILL'), RUN_MS_MAX);
+    try {
+      const end = await endOf(child);
+      const exitMs = performance.now() - began;
+      if (end.exitCode === 0 && text === output) return { firstOutputMs: first - began, exitMs };
+      throw new Error(`${argv[0]} in gVisor printed ${JSON.stringify(text)}: ${end.text}`);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #spawn(argv: readonly string[]): ChildProcess {
+    return spawn(this.#program, [...FLAGS, ...argv], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, TMPDIR: this.#dir },
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await rm(this.#dir, { recursive: true, force: true });
+  }
+}
+
+function endOf(child: ChildProcess): Promise<{ exitCode: number | null; text: string }> {
+  let errors = '';
+  child.stderr?.on('data', (chunk: Buffer) => {
+    errors = (errors + chunk.toString()).slice(-ERROR_LENGTH_MAX);
+  });
+  return new Promise((resolve) => {
+    child.once('error', (error) => resolve({ exitCode: null, text: describeError(error) }));
+    child.once('close', (exitCode, signal) => {
+      resolve({ exitCode, text: `ended ${exitCode ?? signal} ${errors.trim()}` });
+    });
+  });
+}

@@ -1,0 +1,88 @@
+/** How long a LangChain script takes to the answer of its first call: in a clone, and from nothing. */
+import { serveCannedModel } from '../../runtime/canned-model.ts';
+import { inferenceSocket } from '../../runtime/workspace.ts';
+import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
+import type { SandboxParts, Supervisor } from '../../sandbox/vm/supervisor.ts';
+import { Attempts } from '../attempts.ts';
+import type { BenchContext, Benchmark } from '../benchmark.ts';
+import { firstOutputMs } from '../output.ts';
+
+const CODE = `
+from langchain_openai import ChatOpenAI
+print(ChatOpenAI(model='canned').invoke('Say ok.').content, flush=True)
+`;
+/** What the canned model always says. */
+const ANSWER = 'ok\n';
+
+interface Samples {
+  readonly script: number[];
+  readonly whole: number[];
+}
+
+export const langchainBenchmark: Benchmark = {
+  names: ['script.langchain', 'script.langchain/whole'],
+  summary:
+    'import of LangChain and one call of a canned model: in a new clone, and cold after a boot',
+  async measure(context) {
+    const { runtime, rounds, signal, say } = context;
+    const attempts = new Attempts(signal);
+    const warm: Samples = { script: [], whole: [] };
+    const cold: Samples = { script: [], whole: [] };
+    // The first of each reads files into the page cache; it is not counted.
+    for (let round = 0; round <= rounds; round += 1) {
+      say(`LangChain ${round} of ${rounds}`);
+      await attempts.run(() => runOnce(context, 'clone', round === 0 ? null : warm));
+      await runOnce(context, 'boot', round === 0 ? null : cold);
+    }
+    const row = (figure: keyof Samples, suffix: string, note: string) => ({
+      ...{ name: `script.langchain${suffix}`, unit: 'ms' as const, samples: warm[figure] },
+      accelerator: runtime.driver.accelerator,
+      baseline: { name: 'cold python3 after a boot', samples: cold[figure] },
+      ...attempts.told(note),
+    });
+    return [
+      row(
+        'script',
+        '',
+        'from the request in a sandbox that is ready; each sandbox runs one script',
+      ),
+      row('whole', '/whole', 'from the request for a sandbox'),
+    ];
+  },
+};
+
+async function runOnce(
+  { runtime, signal }: BenchContext,
+  kind: 'clone' | 'boot',
+  into: Samples | null,
+): Promise<void> {
+  const template = await runtime.templates.prepare(DEFAULT_TEMPLATE);
+  const source = kind === 'clone' ? { template: template.source } : {};
+  // Another warm list than the template's would mean another interpreter.
+  const { warm } = kind === 'clone' ? template.spec : { warm: [] };
+  const parts = { ...source, attachBridge: attachCannedModel };
+  const sandbox = runtime.prepareSandbox({ warm }, parts);
+  try {
+    const began = performance.now();
+    await sandbox.start(signal);
+    const readyMs = performance.now() - began;
+    const scriptMs = await firstOutputMs(() => begin(sandbox, kind, signal), ANSWER);
+    into?.script.push(scriptMs);
+    into?.whole.push(readyMs + scriptMs);
+  } finally {
+    await sandbox.stop();
+  }
+}
+
+function begin(sandbox: Supervisor, kind: 'clone' | 'boot', signal: AbortSignal) {
+  const guest = sandbox.guest();
+  return kind === 'clone'
+    ? guest.python({ script: { code: CODE }, stdin: false }, signal)
+    : guest.exec({ argv: ['python3', '-c', CODE], stdin: false }, signal);
+}
+
+/** In place of the bridge, so that no model's time is in the figure. */
+const attachCannedModel: SandboxParts['attachBridge'] = async (_sandboxId, channelPath) => {
+  const model = await serveCannedModel(inferenceSocket(channelPath));
+  return { setModels: () => undefined, inFlight: () => 0, close: () => model.close() };
+};

@@ -1,0 +1,244 @@
+/**
+ * Which accelerator can run Linux guests here: found by function, never by the presence of a file.
+ *
+ * `/dev/kvm` may open and create VMs and still not run Linux: some cloud hosts emulate guest kernel code
+ * instruction by instruction. So a child process runs a few bytes of code in a VM (`probe-child.ts`):
+ * first a plain loop against the clock, then what Linux needs. What it found is kept in the cache folder
+ * for as long as the host stays up, since a refused instruction leaves an error in the host's log.
+ */
+import { spawn } from 'node:child_process';
+import { mkdir, open, readFile, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { systemClock } from '../../base/clock.ts';
+import { describeError, errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import { modulePath } from '../../base/module-path.ts';
+import { type QemuVersion, readQemuVersion } from '../qemu/installation.ts';
+
+/** Instructions per second below which guest code is certainly not run by the processor itself. */
+export const LOOP_RATE_MIN = 50e6;
+/** The whole child process, milliseconds. Native hosts need about 100. */
+const CHILD_MS_MAX = 1_500;
+const CHILD_OUTPUT_BYTES_MAX = 16 * 1024;
+
+const STEP_NAMES = ['create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done'] as const;
+export type StepName = (typeof STEP_NAMES)[number];
+
+const stepSchema = z.object({
+  step: z.enum(STEP_NAMES),
+  /** Absent: the step went well. */
+  error: z.string().max(500).optional(),
+  /** Of the step `loop`. */
+  instructionsPerSecond: z.number().nonnegative().optional(),
+});
+export type KvmStep = z.infer<typeof stepSchema>;
+
+const verdictSchema = z.object({
+  usable: z.boolean(),
+  /** One clause for people, e.g. `/dev/kvm does not exist`. */
+  reason: z.string().max(1_000),
+  steps: z.array(stepSchema).max(STEP_NAMES.length),
+});
+export type KvmVerdict = z.infer<typeof verdictSchema>;
+
+export interface ProbeVerdict {
+  readonly accelerator: 'kvm' | 'tcg' | 'none';
+  /** One clause for people: why it is not a better one, or that it is the best. */
+  readonly reason: string;
+  readonly details: {
+    readonly kvm: KvmVerdict;
+    readonly qemu: QemuVersion | null;
+    /** The KVM part was found earlier since the host booted. */
+    readonly cached: boolean;
+  };
+}
+
+export interface ProbeOptions {
+  /** Created if missing. */
+  readonly cacheDir: string;
+  readonly qemuBinary?: string;
+  /** For tests. */
+  readonly kvmDevice?: string;
+  readonly child?: readonly string[];
+}
+
+/** Answers within 2 s; never throws for what the machine lacks. */
+export async function probeAccelerator(options: ProbeOptions): Promise<ProbeVerdict> {
+  const [kvm, qemu] = await Promise.all([
+    probeKvm(options),
+    readQemuVersion(options.qemuBinary ?? 'qemu-system-x86_64').catch((error: unknown) => {
+      ignore(error, 'QEMU is not installed');
+      return null;
+    }),
+  ]);
+  return {
+    ...decide(kvm.verdict, qemu !== null),
+    details: { kvm: kvm.verdict, qemu, cached: kvm.cached },
+  };
+}
+
+export function decide(
+  kvm: KvmVerdict,
+  hasQemu: boolean,
+): Pick<ProbeVerdict, 'accelerator' | 'reason'> {
+  if (kvm.usable) return { accelerator: 'kvm', reason: kvm.reason };
+  if (hasQemu) return { accelerator: 'tcg', reason: kvm.reason };
+  return { accelerator: 'none', reason: `${kvm.reason}, and QEMU is not installed` };
+}
+
+/** What the steps of the child mean. @param ended how the child ended */
+export function judgeSteps(steps: readonly KvmStep[], ended: 'exited' | 'timed-out'): KvmVerdict {
+  const last = steps.at(-1);
+  const rate = steps.find((step) => step.step === 'loop')?.instructionsPerSecond;
+  const verdict = (usable: boolean, reason: string): KvmVerdict => ({
+    usable,
+    reason,
+    steps: [...steps],
+  });
+  if (last?.step === 'done')
+    return verdict(true, `KVM runs guest code natively (${inMillions(rate)})`);
+  if (last?.error === undefined) {
+    const hung = STEP_NAMES[steps.length] ?? 'done';
+    const how =
+      ended === 'timed-out' ? `did not return within ${CHILD_MS_MAX} ms` : 'ended the probe';
+    return verdict(false, `KVM can't run Linux guests: step "${hung}" ${how}`);
+  }
+  switch (last.step) {
+    case 'create':
+      return verdict(false, `KVM can't create a VM: ${last.error}`);
+    case 'loop':
+      return verdict(
+        false,
+        rate === undefined
+          ? `KVM can't run Linux guests: a plain loop failed: ${last.error}`
+          : `KVM can't run Linux guests: guest code is emulated (${inMillions(rate)}, native is above 500)`,
+      );
+    default:
+      return verdict(false, `KVM can't run Linux guests: ${last.step} failed: ${last.error}`);
+  }
+}
+
+const inMillions = (rate = 0): string => `${(rate / 1e6).toFixed(1)} million instructions/s`;
+
+async function probeKvm(options: ProbeOptions): Promise<{ verdict: KvmVerdict; cached: boolean }> {
+  const device = options.kvmDevice ?? '/dev/kvm';
+  // Not cached: a person can change this without a reboot.
+  try {
+    await (await open(device, 'r+')).close();
+  } catch (error) {
+    return {
+      verdict: { usable: false, reason: openFailure(device, error), steps: [] },
+      cached: false,
+    };
+  }
+  const path = join(options.cacheDir, 'accelerator.json');
+  const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+  const known = await readCache(path, bootId);
+  if (known !== undefined) return { verdict: known, cached: true };
+  const { steps, ended } = await runChild(options.child ?? defaultChild());
+  const verdict = judgeSteps(steps, ended);
+  // A deadline that passed may be a busy machine's fault, and a child that said nothing a broken install's.
+  if (ended === 'exited' && steps.length > 0) {
+    await writeCache(options.cacheDir, path, { version: CACHE_VERSION, bootId, kvm: verdict });
+  }
+  return { verdict, cached: false };
+}
+
+function openFailure(device: string, error: unknown): string {
+  switch (errorCode(error)) {
+    case 'ENOENT':
+      return `${device} does not exist`;
+    case 'EACCES':
+    case 'EPERM':
+      return `${device} may not be opened by this user`;
+    default:
+      return `${device} can't be opened: ${describeError(error)}`;
+  }
+}
+
+function defaultChild(): string[] {
+  return [process.execPath, modulePath('./probe-child.ts', import.meta.url)];
+}
+
+/** Runs the child under a deadline and reads its lines; what is not a step is left out. */
+export function runChild(
+  argv: readonly string[],
+  timeoutMs = CHILD_MS_MAX,
+): Promise<{ steps: KvmStep[]; ended: 'exited' | 'timed-out' }> {
+  const [file = '', ...args] = argv;
+  return new Promise((resolve) => {
+    let output = '';
+    const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'ignore'] });
+    const finish = (ended: 'exited' | 'timed-out'): void => {
+      cancel();
+      resolve({ steps: parseSteps(output), ended });
+    };
+    const cancel = systemClock.after(timeoutMs, () => {
+      child.kill('SIGKILL');
+      // Not waited for: a process stuck in the kernel may not even die.
+      child.stdout.destroy();
+      child.unref();
+      finish('timed-out');
+    });
+    child.stdout.setEncoding('utf8');
+    child.stdout.on('data', (text: string) => {
+      output = (output + text).slice(0, CHILD_OUTPUT_BYTES_MAX);
+    });
+    child.on('error', (error) => ignore(error, 'the probe could not be run'));
+    child.on('close', () => finish('exited'));
+  });
+}
+
+/** Steps in their order from the first line on; stops at the first line that is none. */
+export function parseSteps(output: string): KvmStep[] {
+  const steps: KvmStep[] = [];
+  for (const line of output.split('\n')) {
+    const step = stepSchema.safeParse(parseJson(line));
+    if (!step.success || step.data.step !== STEP_NAMES[steps.length]) break;
+    steps.push(step.data);
+  }
+  return steps;
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    ignore(error, 'not JSON');
+    return undefined;
+  }
+}
+
+/** Raise it when the probe asks for more. */
+const CACHE_VERSION = 1;
+const cacheSchema = z.object({
+  version: z.literal(CACHE_VERSION),
+  bootId: z.string(),
+  kvm: verdictSchema,
+});
+
+async function readCache(path: string, bootId: string): Promise<KvmVerdict | undefined> {
+  try {
+    const cache = cacheSchema.safeParse(parseJson(await readFile(path, 'utf8')));
+    return cache.success && cache.data.bootId === bootId ? cache.data.kvm : undefined;
+  } catch (error) {
+    ignore(error, 'no cached verdict');
+    return undefined;
+  }
+}
+
+async function writeCache(
+  dir: string,
+  path: string,
+  cache: z.infer<typeof cacheSchema>,
+): Promise<void> {
+  const temporary = `${path}.${process.pid}`;
+  try {
+    await mkdir(dir, { recursive: true });
+    await writeFile(temporary, `${JSON.stringify(cache, null, 2)}\n`);
+    await rename(temporary, path);
+  } catch (error) {
+    ignore(error, 'the verdict could not be cached; the next start probes again');
+  }
+}

@@ -1,0 +1,66 @@
+import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../../../base/clock.ts';
+import { TokenLine } from './token-line.ts';
+
+/** Each item is a sender and how many turns of 10 tokens it wants. */
+function lineOf(limit: ConstructorParameters<typeof TokenLine>[1]) {
+  const clock = new FakeClock();
+  const passed: string[] = [];
+  const left = new Map<string, number>();
+  const line: TokenLine<string> = new TokenLine(clock, limit, (who) => {
+    passed.push(who);
+    const turns = (left.get(who) ?? 1) - 1;
+    left.set(who, turns);
+    if (turns > 0) line.add(who);
+    return 10;
+  });
+  const want = (who: string, turns: number): void => {
+    left.set(who, turns);
+    line.add(who);
+  };
+  return { clock, line, passed, want };
+}
+
+describe('TokenLine', () => {
+  it('add: without a limit all go at once, and nobody has waited', () => {
+    const { clock, line, passed, want } = lineOf(undefined);
+    want('a', 3);
+    clock.advance(1000);
+    expect(passed).toEqual(['a', 'a', 'a']);
+    expect(line.throttledMs()).toBe(0);
+  });
+  it('add: at the rate of the limit, in turns, and the wait is counted', () => {
+    const { clock, line, passed, want } = lineOf({ size: 10, refillPerSecond: 100 });
+    want('a', 3);
+    want('b', 3);
+    expect(passed).toEqual(['a']);
+    clock.advance(1000);
+    expect(passed.join('')).toBe('aababb');
+    // Five more turns of 10 tokens, 100 tokens a second; each opens with the first token.
+    expect(line.throttledMs()).toBeGreaterThan(400);
+    expect(line.throttledMs()).toBeLessThan(560);
+  });
+  it('setLimit: holds for those that wait', () => {
+    const { line, passed, want } = lineOf({ size: 1, refillPerSecond: 0.001 });
+    want('a', 1);
+    want('b', 2);
+    expect(passed).toEqual(['a']);
+    line.setLimit(undefined);
+    expect(passed).toEqual(['a', 'b', 'b']);
+  });
+  it('forget: who has gone is not served, and the wait ends with the next token', () => {
+    const { clock, line, passed, want } = lineOf({ size: 10, refillPerSecond: 10 });
+    want('a', 2);
+    line.forget('a');
+    clock.advance(60_000);
+    expect(passed).toEqual(['a']);
+    expect(line.throttledMs()).toBeLessThan(2_000);
+  });
+  it('close: nobody is served any more, and nothing is scheduled', () => {
+    const { clock, line, passed, want } = lineOf({ size: 10, refillPerSecond: 10 });
+    want('a', 5);
+    line.close();
+    clock.advance(60_000);
+    expect(passed).toEqual(['a']);
+  });
+});

@@ -1,0 +1,106 @@
+/** The jailer's command line (firecracker docs/jailer.md); pure. */
+import { basename } from 'node:path';
+import type { DiskLimits } from '../../driver.ts';
+import { VmmError } from '../../errors.ts';
+
+/** How one VM is jailed. Who decides makes sure that no two VMs share a uid. */
+export interface JailSpec {
+  /** Absolute path of the jailer, of the same version as Firecracker. */
+  readonly jailer: string;
+  /**
+   * Where jails are made: a directory of root's, 0700, on the filesystem of the VMs' directories, which is not
+   * mounted `nodev`.
+   */
+  readonly baseDir: string;
+  readonly uid: number;
+  readonly gid: number;
+  /** e.g. `/run/netns/x`: the network namespace with the VM's TAP; absent: the one that the jailer is in. */
+  readonly netnsPath?: string;
+  readonly cgroup?: {
+    readonly version: 1 | 2;
+    /** Relative to the root of the hierarchy. */
+    readonly parent?: string;
+    /** e.g. `cpu.shares=512` */
+    readonly settings: readonly string[];
+  };
+  /**
+   * A command that runs the jailer with what follows: in namespaces, a control group, limits. Its only child, or
+   * that one's, becomes Firecracker; its status is Firecracker's, 128 + n for signal n.
+   */
+  readonly wrapper?: readonly string[];
+  /** System call filters that come with the wrapper, beside Firecracker's own one on each thread; absent: 0. */
+  readonly filters?: number;
+  /** Holds the process to what its guest's disks are limited to; changes what there is. */
+  readonly limitDisks?: (limits: DiskLimits) => void;
+  /** Once the VM has ended and its jail is removed, or was never made. */
+  readonly release?: () => Promise<void>;
+}
+
+/** Beyond stdio: the API, KVM, event counters, disks, the TAP, and each connection of the channel. */
+const DESCRIPTORS_MAX = 4_096;
+const UID_MAX = 2 ** 32 - 2;
+
+/** The jailer allows no other; in particular no dot and no slash. */
+const ID = /^[A-Za-z0-9-]{1,64}$/;
+const SETTING = /^[a-z0-9_]+(\.[a-z0-9_]+)+=[A-Za-z0-9 _.:/-]{1,128}$/;
+const GROUP = /^[A-Za-z0-9_.-]+(\/[A-Za-z0-9_.-]+)*$/;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
+const PLAIN_PATH = /^\/[^\u0000-\u001f\u007f]*$/;
+
+/**
+ * @param binary absolute, without symbolic links
+ * @param args Firecracker's own
+ * @throws VmmError `vm_spec_invalid` that names what is wrong
+ */
+export function jailerArgs(
+  jail: JailSpec,
+  id: string,
+  binary: string,
+  args: readonly string[],
+): string[] {
+  const { cgroup, netnsPath } = jail;
+  if (!ID.test(id)) throw invalid('id', id);
+  for (const number of [jail.uid, jail.gid]) {
+    // Root in the jail could leave it.
+    if (!Number.isSafeInteger(number) || number < 1 || number > UID_MAX)
+      throw invalid('user', number);
+  }
+  for (const path of [
+    jail.jailer,
+    jail.baseDir,
+    binary,
+    ...(netnsPath === undefined ? [] : [netnsPath]),
+  ]) {
+    if (!PLAIN_PATH.test(path) || path.split('/').includes('..')) throw invalid('path', path);
+  }
+  for (const setting of cgroup?.settings ?? []) {
+    if (!SETTING.test(setting)) throw invalid('cgroup setting', setting);
+  }
+  if (cgroup?.parent !== undefined) {
+    const parts = cgroup.parent.split('/');
+    if (!GROUP.test(cgroup.parent) || parts.includes('..') || parts.includes('.'))
+      throw invalid('cgroup', cgroup.parent);
+  }
+  return [
+    ...(jail.wrapper ?? []),
+    ...[jail.jailer, '--id', id, '--exec-file', binary],
+    ...['--uid', `${jail.uid}`, '--gid', `${jail.gid}`, '--chroot-base-dir', jail.baseDir],
+    ...['--resource-limit', `no-file=${DESCRIPTORS_MAX}`],
+    ...(netnsPath === undefined ? [] : ['--netns', netnsPath]),
+    ...(cgroup === undefined ? [] : ['--cgroup-version', `${cgroup.version}`]),
+    ...(cgroup?.parent === undefined ? [] : ['--parent-cgroup', cgroup.parent]),
+    ...(cgroup?.settings ?? []).flatMap((setting) => ['--cgroup', setting]),
+    ...['--', ...args],
+  ];
+}
+
+/** Relative to the base: the folder of a jail, with `root` in it. */
+export function jailFolder(binary: string, id: string): string {
+  return `${basename(binary)}/${id}`;
+}
+
+function invalid(what: string, value: unknown): VmmError {
+  return new VmmError('vm_spec_invalid', `the jail's ${what} can't be used`, {
+    cause: JSON.stringify(value)?.slice(0, 120),
+  });
+}

@@ -1,0 +1,360 @@
+/**
+ * A place in a jail that the jailer makes:
+ *
+ *     <base>/firecracker/<id>/            ours
+ *                             owner       who made it, for `reclaimJails`
+ *                             root/       the process' root, which is its own: it may do there what it likes
+ *                                  c      its end of the channel (`channel/relay.ts`)
+ *                                  fc/    ours: files of the host as hard links; it can't change a name here
+ *                                     s/  its own, for the API's socket
+ *
+ * A VMM that a guest has taken over can put links in the place of `fc`, `v` and what is in `s`, also while the host
+ * is at work there. So the host holds its directories open from before the start and goes by these
+ * (`/proc/self/fd/N/…`), and follows no last name in one that is the VMM's: it takes the channel's socket out by a
+ * hard link, opens the API's without following it, and looks at what it has got. Nor does a file with other users
+ * come into such a directory: renamed there, it would be taken for one of the VMM's.
+ */
+import { type BigIntStats, closeSync, constants, fstatSync, openSync } from 'node:fs';
+import {
+  chmod,
+  type FileHandle,
+  lchown,
+  link,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  rm,
+  unlink,
+  writeFile,
+} from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { errorCode } from '../../../base/errors.ts';
+import { startTicksOf } from '../../../sys/process-start.ts';
+import { copyDataBetween, createSparseCopy } from '../../../sys/sparse.ts';
+import type { VmSpec } from '../../driver.ts';
+import { VmmError } from '../../errors.ts';
+import { FILES, FOLDER, SOCKETS } from '../config.ts';
+import { channelNameOf, type Place, removeStaleSocket } from '../place.ts';
+import { cgroupsOf, removeCgroups } from './cgroups.ts';
+import { checkChrootBase } from './chroot-base.ts';
+import { type JailSpec, jailerArgs, jailFolder } from './jailer.ts';
+import { LentFile } from './lent-file.ts';
+import { endProcessesIn } from './orphan.ts';
+import { type JailOwner, OWNER_FILE, ROOT } from './owner.ts';
+
+/** Linux' `O_PATH`, which Node has no name for: a file as such, so that opening it does nothing. */
+const O_PATH = 0o10000000;
+const OTHERS_MAY_SEARCH = 0o711;
+const WRITABLE_BY_OTHERS = 0o022;
+
+/** What a jail is made of; of a VM. */
+export type JailedSpec = Pick<VmSpec, 'id' | 'channelPath' | 'overlayPath'>;
+
+/**
+ * @param binary absolute, without symbolic links
+ * @throws VmmError `vmm_start_failed`: the base is not safe or the jail is there already; `vm_spec_invalid`
+ */
+export async function makeJailPlace(
+  spec: JailedSpec,
+  binary: string,
+  jail: JailSpec,
+): Promise<Place> {
+  // Before anything is made from the names.
+  jailerArgs(jail, spec.id, binary, []);
+  channelNameOf(spec);
+  await checkChrootBase(jail.baseDir);
+  const folder = join(jail.baseDir, jailFolder(binary, spec.id));
+  await mkdir(dirname(folder), { mode: 0o700 }).catch(unlessThere);
+  await checkChrootBase(dirname(folder));
+  await mkdir(folder, { mode: 0o700 }).catch((error: unknown) => {
+    throw new VmmError('vmm_start_failed', `the jail ${spec.id} can't be made`, { cause: error });
+  });
+  const place = new JailPlace(spec, binary, jail, folder);
+  try {
+    await place.prepare();
+  } catch (error) {
+    await place.release();
+    throw error;
+  }
+  return place;
+}
+
+/**
+ * One that is there already, whose owner was killed.
+ * @returns the place, and what makes it ours
+ * @throws VmmError as above
+ */
+export async function openJailPlace(
+  spec: VmSpec,
+  binary: string,
+  jail: JailSpec,
+): Promise<{ place: Place; root: string; takeOver(): Promise<void> }> {
+  jailerArgs(jail, spec.id, binary, []);
+  channelNameOf(spec);
+  const folder = join(jail.baseDir, jailFolder(binary, spec.id));
+  await checkChrootBase(folder);
+  const place = new JailPlace(spec, binary, jail, folder);
+  return { place, root: join(folder, ROOT), takeOver: () => place.takeOver() };
+}
+
+class JailPlace implements Place {
+  readonly channelName: string;
+  readonly #spec: JailedSpec;
+  readonly #binary: string;
+  readonly #jail: JailSpec;
+  readonly #folder: string;
+  /** Open directories: the root of the jail, and `fc` in it. */
+  #rootFd = -1;
+  #folderFd = -1;
+  /** The API's socket itself, once it is there. */
+  #apiFd = -1;
+  #cgroups: readonly string[] = [];
+  /** Files of the host that are the jail's for a while, by name. */
+  readonly #lent = new Map<string, LentFile>();
+  /** The VM's RAM as a file, from the making of it on. */
+  #memory: FileHandle | undefined;
+  /** The host's own sockets that the jail has names of, as `identityOf` them. */
+  readonly #listeners = new Set<string>();
+
+  constructor(spec: JailedSpec, binary: string, jail: JailSpec, folder: string) {
+    this.#spec = spec;
+    this.#binary = binary;
+    this.#jail = jail;
+    this.#folder = folder;
+    this.channelName = channelNameOf(spec);
+  }
+
+  async prepare(): Promise<void> {
+    const { uid, gid } = this.#jail;
+    const root = join(this.#folder, ROOT);
+    await this.#sign();
+    for (const dir of [root, join(root, FOLDER), join(root, SOCKETS)]) {
+      await mkdir(dir, { mode: 0o700 });
+    }
+    for (const dir of [root, join(root, SOCKETS)]) await lchown(dir, uid, gid);
+    await chmod(join(root, FOLDER), OTHERS_MAY_SEARCH);
+    this.#openDirectories();
+    await removeStaleSocket(this.#spec.channelPath);
+    await this.#linkListeners();
+  }
+
+  /** Its process may have changed what is in there, so each name is opened without following it. */
+  async takeOver(): Promise<void> {
+    await this.#sign();
+    const { overlayPath } = this.#spec;
+    try {
+      this.#lent.set(FILES.overlay, LentFile.takeOver(overlayPath));
+    } catch (error) {
+      throw elsewhere(overlayPath, error);
+    }
+    this.#openDirectories();
+    await removeStaleSocket(this.#spec.channelPath);
+    await this.#linkListeners();
+    await this.connectChannel();
+  }
+
+  #openDirectories(): void {
+    this.#rootFd = openDirectory(join(this.#folder, ROOT));
+    this.#folderFd = openDirectory(`/proc/self/fd/${this.#rootFd}/${FOLDER}`);
+    const { uid, mode } = fstatSync(this.#folderFd);
+    if (uid === process.geteuid?.() && (mode & WRITABLE_BY_OTHERS) === 0) return;
+    throw new VmmError('vmm_start_failed', `the jail ${this.#spec.id} can't be used`, {
+      cause: `its ${FOLDER} is not the host's`,
+    });
+  }
+
+  /** Says whose it is. */
+  async #sign(): Promise<void> {
+    this.#cgroups = await cgroupsOf(this.#jail, this.#spec.id, this.#binary);
+    const owner: JailOwner = {
+      pid: process.pid,
+      startTicks: startTicksOf(process.pid) ?? '',
+      cgroups: this.#cgroups,
+    };
+    await writeFile(join(this.#folder, OWNER_FILE), JSON.stringify(owner), { mode: 0o600 });
+  }
+
+  path(name: string): string {
+    const inFolder = `${FOLDER}/`;
+    if (!name.startsWith(inFolder)) return `/proc/self/fd/${this.#rootFd}/${name}`;
+    return `/proc/self/fd/${this.#folderFd}/${name.slice(inFolder.length)}`;
+  }
+
+  apiPath(): string {
+    if (this.#apiFd < 0) this.#apiFd = this.#openApi();
+    return `/proc/self/fd/${this.#apiFd}`;
+  }
+
+  #openApi(): number {
+    const fd = openSync(this.path(FILES.api), O_PATH | constants.O_NOFOLLOW);
+    if (this.#isSocketOfVmm(fstatSync(fd, { bigint: true }))) return fd;
+    closeSync(fd);
+    throw new VmmError('vmm_command_failed', "Firecracker's API can't be used", {
+      cause: 'what is in its place is not a socket of Firecracker',
+    });
+  }
+
+  /** It has names of the host's listeners, too. Other sockets it finds none of. */
+  #isSocketOfVmm(found: BigIntStats): boolean {
+    return found.isSocket() && !this.#listeners.has(identityOf(found));
+  }
+
+  argv(args: readonly string[]): string[] {
+    return jailerArgs(this.#jail, this.#spec.id, this.#binary, args);
+  }
+
+  async provide(name: string, hostPath: string, use: 'read' | 'write'): Promise<void> {
+    const path = this.path(name);
+    await this.withdraw(name);
+    if (use === 'write') {
+      await this.#lend(name, hostPath);
+      return;
+    }
+    const copy = async (): Promise<void> => (await this.#copyIn(hostPath, path)).close();
+    if (!(await this.#mayRead(hostPath))) return copy();
+    await link(hostPath, path).catch((error: unknown) => {
+      if (errorCode(error) !== 'EXDEV') throw elsewhere(hostPath, error);
+      return copy();
+    });
+  }
+
+  async #lend(name: string, hostPath: string): Promise<void> {
+    const { uid, gid } = this.#jail;
+    try {
+      const file = LentFile.open(hostPath);
+      this.#lent.set(name, file);
+      await link(hostPath, this.path(name));
+      file.give(uid, gid);
+    } catch (error) {
+      throw elsewhere(hostPath, error);
+    }
+  }
+
+  /** @returns the copy, which is the jail's; the caller closes it */
+  async #copyIn(hostPath: string, path: string): Promise<FileHandle> {
+    const copy = await createSparseCopy(hostPath, path);
+    try {
+      await copy.chown(this.#jail.uid, this.#jail.gid);
+      return copy;
+    } catch (error) {
+      await copy.close();
+      throw error;
+    }
+  }
+
+  async withdraw(name: string): Promise<void> {
+    await rm(this.path(name), { force: true });
+    this.#takeBack(name);
+  }
+
+  async give(name: string): Promise<void> {
+    await lchown(this.path(name), this.#jail.uid, this.#jail.gid);
+  }
+
+  /** A jail has no way to memory without a name, so it gets a copy. */
+  async lendMemory(fd: number): Promise<void> {
+    await this.#dropMemory();
+    this.#memory = await this.#copyIn(`/proc/self/fd/${fd}`, this.path(FILES.memory));
+  }
+
+  async returnMemory(fd: number): Promise<void> {
+    if (this.#memory === undefined) throw new Error('no memory was lent');
+    await using memory = await open(`/proc/self/fd/${fd}`, 'r+');
+    const { size } = await memory.stat();
+    if ((await this.#memory.stat()).size !== size) throw new Error('its RAM has another size');
+    await copyDataBetween(this.#memory.fd, memory.fd, size);
+    await this.#dropMemory();
+  }
+
+  async #dropMemory(): Promise<void> {
+    const memory = this.#memory;
+    this.#memory = undefined;
+    await memory?.close();
+    await rm(this.path(FILES.memory), { force: true });
+  }
+
+  async connectChannel(): Promise<void> {
+    const { channelPath } = this.#spec;
+    await link(this.path(this.channelName), channelPath);
+    if (!this.#isSocketOfVmm(await lstat(channelPath, { bigint: true }))) {
+      await unlink(channelPath);
+      throw new VmmError('vmm_start_failed', "the VM's channel is not a socket of its own");
+    }
+    // The jail's user could connect to itself only.
+    await lchown(channelPath, process.geteuid?.() ?? 0, process.getegid?.() ?? 0);
+    await chmod(channelPath, 0o600);
+  }
+
+  async release(): Promise<void> {
+    for (const fd of [this.#rootFd, this.#folderFd, this.#apiFd]) if (fd >= 0) closeSync(fd);
+    this.#rootFd = -1;
+    this.#folderFd = -1;
+    this.#apiFd = -1;
+    const memory = this.#memory;
+    this.#memory = undefined;
+    await memory?.close();
+    try {
+      // What it may have started could lead the removal astray, out of the jail.
+      await endProcessesIn(join(this.#folder, ROOT));
+    } finally {
+      for (const name of [...this.#lent.keys()]) this.#takeBack(name);
+    }
+    try {
+      await removeCgroups(this.#cgroups);
+    } finally {
+      await rm(this.#folder, { recursive: true, force: true });
+      await removeStaleSocket(this.#spec.channelPath);
+    }
+  }
+
+  /** Who listens for the guest does so already; its sockets are the jail's to connect to. */
+  async #linkListeners(): Promise<void> {
+    const { channelPath } = this.#spec;
+    const prefix = `${this.channelName}_`;
+    for (const name of await readdir(dirname(channelPath))) {
+      const port = name.startsWith(prefix) ? name.slice(prefix.length) : '';
+      const listener = join(dirname(channelPath), name);
+      if (!/^\d{1,10}$/.test(port)) continue;
+      const found = await lstat(listener, { bigint: true });
+      if (!found.isSocket()) continue;
+      this.#listeners.add(identityOf(found));
+      await rm(this.path(name), { force: true });
+      await link(listener, this.path(name)).catch((error: unknown) => {
+        throw elsewhere(listener, error);
+      });
+      await lchown(listener, this.#jail.uid, this.#jail.gid);
+    }
+  }
+
+  /** Files are read by the rights for others, so that one can be in many jails. */
+  async #mayRead(path: string): Promise<boolean> {
+    const found = await lstat(path);
+    return found.isFile() && found.uid !== this.#jail.uid && (found.mode & 0o006) === 0o004;
+  }
+
+  #takeBack(name: string): void {
+    const file = this.#lent.get(name);
+    this.#lent.delete(name);
+    file?.takeBack();
+  }
+}
+
+function openDirectory(path: string): number {
+  return openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+}
+
+function unlessThere(error: unknown): void {
+  if (errorCode(error) !== 'EEXIST') throw error;
+}
+
+function identityOf({ dev, ino }: BigIntStats): string {
+  return `${dev}:${ino}`;
+}
+
+function elsewhere(path: string, cause: unknown): VmmError {
+  return new VmmError('vmm_start_failed', `${path} can't be put into a jail`, {
+    cause,
+    ...(errorCode(cause) === 'EXDEV' ? { remedy: 'make jails on the filesystem of the home' } : {}),
+  });
+}

@@ -1,0 +1,205 @@
+/** The Firecracker process: its serial line (stdin and stdout), its log and counters, and how it ended. */
+import type { ChildProcess } from 'node:child_process';
+import type { Socket } from 'node:net';
+import { PassThrough, type Readable, type Writable } from 'node:stream';
+import type { Clock } from '../../../base/clock.ts';
+import { errorCode } from '../../../base/errors.ts';
+import { ignore } from '../../../base/ignore.ts';
+import { isRunning, startTicksOf } from '../../../sys/process-start.ts';
+import { isAlive } from '../../alive.ts';
+import type { Vm, VmExit } from '../../driver.ts';
+import { VmmError } from '../../errors.ts';
+import type { LaunchStdio } from '../../launch.ts';
+import { ByteTail } from '../../tail.ts';
+import type { ApiClient } from '../api-client.ts';
+import { judgeExit } from './exit.ts';
+import { MetricsReader } from './metrics.ts';
+import { PipeReader } from './pipe-reader.ts';
+import { SerialInput } from './serial-input.ts';
+import { lastDescendant, unwrapEnd } from './wrapped.ts';
+
+export const CONSOLE_TAIL_BYTES = 64 * 1024;
+const STDERR_TAIL_BYTES = 4 * 1024;
+/** A guest can make Firecracker log without end; the last words are what counts. */
+const LOG_TAIL_BYTES = 16 * 1024;
+/** Between the process' end and the end of what it wrote. */
+const DRAIN_MS_MAX = 1_000;
+
+export interface ProcessPipes {
+  /** Named pipes that are there. */
+  readonly logPath: string;
+  readonly metricsPath: string;
+  /** Where one may be made, for an interactive console. */
+  readonly inputPath: string;
+}
+
+/** What a VM needs of its process, be it a child of ours or not. */
+export type VmmProcess = Pick<
+  FirecrackerProcess,
+  'api' | 'metrics' | 'terminal' | 'exited' | 'pid' | 'isAlive' | 'consoleTail' | 'logs' | 'kill'
+>;
+
+export class FirecrackerProcess {
+  readonly api: ApiClient;
+  readonly metrics = new MetricsReader();
+  readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
+  /** Resolves when the process is gone and all that it said has been read. Never rejects. */
+  readonly exited: Promise<VmExit>;
+  readonly #child: ChildProcess;
+  readonly #pipes: readonly PipeReader[];
+  readonly #serialTail = new ByteTail(CONSOLE_TAIL_BYTES);
+  readonly #stderr = new ByteTail(STDERR_TAIL_BYTES);
+  readonly #log = new ByteTail(LOG_TAIL_BYTES);
+  /** Both of them, in the order of time. */
+  readonly #said = new ByteTail(LOG_TAIL_BYTES);
+  readonly #isWrapped: boolean;
+  #wrapped: { readonly pid: number; readonly startTicks: string } | undefined;
+  readonly #output: PassThrough | null;
+  readonly #input: Socket | null;
+  #spawnError: Error | undefined;
+  #killed = false;
+
+  /**
+   * @param spawn starts it with the stdio that is given; called once the pipes are there
+   */
+  constructor(options: {
+    spawn: (stdio: LaunchStdio) => ChildProcess;
+    api: ApiClient;
+    pipes: ProcessPipes;
+    clock: Clock;
+    interactive: boolean;
+    /** `spawn` gives a process whose last descendant is Firecracker, and whose end is told after that one's. */
+    isWrapped?: boolean;
+  }) {
+    const { api, pipes, clock, interactive } = options;
+    this.#isWrapped = options.isWrapped ?? false;
+    this.api = api;
+    this.#pipes = [
+      new PipeReader(pipes.logPath, (bytes) => this.#hear(bytes, this.#log)),
+      new PipeReader(pipes.metricsPath, (bytes) => this.metrics.push(bytes)),
+    ];
+    const typed = interactive ? new SerialInput(pipes.inputPath) : null;
+    this.#input = typed?.writable ?? null;
+    try {
+      this.#child = options.spawn([typed?.fd ?? 'ignore', 'pipe', 'pipe']);
+    } catch (error) {
+      for (const pipe of this.#pipes) pipe.finish();
+      this.#input?.destroy();
+      throw error;
+    } finally {
+      typed?.handedOver();
+    }
+    const child = this.#child;
+    child.stderr?.on('data', (bytes: Buffer) => this.#hear(bytes, this.#stderr));
+    // Always read, so that a guest that floods its console is not held up and holds up nobody.
+    child.stdout?.on('data', (bytes: Buffer) => this.#serialTail.push(bytes));
+    this.#output = interactive ? new PassThrough() : null;
+    this.terminal =
+      this.#output !== null && this.#input !== null
+        ? { input: this.#input, output: this.#output }
+        : null;
+    if (this.#output !== null) child.stdout?.pipe(this.#output, { end: false });
+    this.exited = this.#watch(clock);
+  }
+
+  /** Of a wrapped one: the wrapper's until `settle`. */
+  get pid(): number | null {
+    return this.#wrapped?.pid ?? this.#child.pid ?? null;
+  }
+
+  /** Its API has answered, so it is there. */
+  settle(): void {
+    const { pid } = this.#child;
+    if (!this.#isWrapped || pid === undefined) return;
+    const found = lastDescendant(pid);
+    this.#wrapped = { pid: found, startTicks: startTicksOf(found) ?? '' };
+  }
+
+  isAlive(): boolean {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return false;
+    return isAlive(this.pid);
+  }
+
+  consoleTail(): string {
+    return this.#serialTail.text();
+  }
+
+  get logs(): Vm['logs'] {
+    return { console: this.#serialTail, vmm: this.#said };
+  }
+
+  #hear(bytes: Buffer, tail: ByteTail): void {
+    tail.push(bytes);
+    this.#said.push(bytes);
+  }
+
+  /** Resolves when the process is gone. Idempotent. */
+  async kill(): Promise<void> {
+    if (this.#child.exitCode === null && this.#child.signalCode === null) {
+      this.#killed = true;
+      // The wrapper then tells of its end. Without it, what is in its namespace ends.
+      if (this.#wrapped !== undefined && isRunning(this.#wrapped)) end(this.#wrapped.pid);
+      else this.#child.kill('SIGKILL');
+    }
+    await this.exited;
+  }
+
+  /** Why it could not be started, once `exited` has resolved. */
+  startFailure(exit: VmExit): VmmError {
+    const code = errorCode(this.#spawnError) === 'ENOENT' ? 'vmm_missing' : 'vmm_start_failed';
+    const how =
+      exit.signal === null ? `it ended with status ${exit.exitCode}` : `it got ${exit.signal}`;
+    return new VmmError(code, 'Firecracker could not be started', {
+      cause: this.#spawnError ?? (exit.detail === '' ? how : `${how}: ${exit.detail}`),
+    });
+  }
+
+  async #watch(clock: Clock): Promise<VmExit> {
+    const child = this.#child;
+    const ended = Promise.withResolvers<void>();
+    child.on('exit', () => ended.resolve());
+    child.on('error', (error) => {
+      this.#spawnError = error;
+      // The same event tells that a signal could not be sent; then `exit` follows.
+      if (child.pid === undefined) ended.resolve();
+    });
+    await ended.promise;
+    this.api.close();
+    if (this.#output !== null) this.#finishTerminal(this.#output);
+    const late = Promise.withResolvers<void>();
+    const cancel = clock.after(DRAIN_MS_MAX, late.resolve);
+    await Promise.race([Promise.all([closed(child.stdout), closed(child.stderr)]), late.promise]);
+    cancel();
+    for (const stream of [this.#input, child.stdout, child.stderr]) stream?.destroy();
+    for (const pipe of this.#pipes) pipe.finish();
+    this.#output?.end();
+    const { exitCode, signalCode } = child;
+    return judgeExit({
+      ...(this.#isWrapped ? unwrapEnd(exitCode, signalCode) : { exitCode, signal: signalCode }),
+      killed: this.#killed,
+      log: this.#log.text(),
+      stderr: this.#stderr.text(),
+    });
+  }
+
+  /** What is left goes to the terminal whether it is read or not; a pipe's buffer bounds it. */
+  #finishTerminal(output: PassThrough): void {
+    const { stdout } = this.#child;
+    stdout?.unpipe(output);
+    stdout?.on('data', (bytes: Buffer) => output.write(bytes));
+    stdout?.resume();
+  }
+}
+
+function end(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    ignore(error, 'it has just ended');
+  }
+}
+
+function closed(stream: Readable | null): Promise<void> {
+  if (stream === null || stream.closed) return Promise.resolve();
+  return new Promise((resolve) => stream.once('close', () => resolve()));
+}

@@ -1,0 +1,56 @@
+/** Waiting for a Firecracker that has just been started or has loaded a snapshot. */
+import { connect } from 'node:net';
+import type { Clock } from '../../../base/clock.ts';
+import { ignore } from '../../../base/ignore.ts';
+import { VmmError } from '../../errors.ts';
+import type { ApiClient } from '../api-client.ts';
+
+/** From the spawn to the first answer; 10 ms on an idle machine. */
+const API_MS_MAX = 15_000;
+const RETRY_MS = 2;
+
+/**
+ * Resolves when the API answers. The socket's file may be missing, or be there before anybody listens.
+ * @throws VmmError `vmm_timeout`; `vm_gone`: the process has ended; what `GET /` is refused with
+ */
+export async function awaitApi(
+  api: ApiClient,
+  exited: Promise<unknown>,
+  clock: Clock,
+): Promise<void> {
+  let hasEnded = false;
+  void exited.then(() => {
+    hasEnded = true;
+  });
+  const deadlineMs = clock.now() + API_MS_MAX;
+  for (;;) {
+    try {
+      await api.call({ method: 'GET', path: '/' });
+      return;
+    } catch (error) {
+      if (!(error instanceof VmmError) || error.code !== 'vm_gone' || hasEnded) throw error;
+      if (clock.now() >= deadlineMs) {
+        throw new VmmError('vmm_timeout', "Firecracker's API did not answer", { cause: error });
+      }
+    }
+    await Promise.race([exited, new Promise<void>((resolve) => clock.after(RETRY_MS, resolve))]);
+  }
+}
+
+/** Nobody listens there in a guest; a refusal is as good as an answer. */
+const NO_PORT = 1;
+const FIRST_MS_MAX = 500;
+
+/** Spends the connection that may get lost after a load, so that nobody else's is. Never rejects. */
+export async function drainFirstConnection(channelPath: string, clock: Clock): Promise<void> {
+  const over = Promise.withResolvers<void>();
+  const socket = connect({ path: channelPath });
+  const cancel = clock.after(FIRST_MS_MAX, over.resolve);
+  socket.on('error', (error) => ignore(error, 'the connection that may get lost'));
+  socket.once('close', () => over.resolve());
+  socket.write(`CONNECT ${NO_PORT}\n`);
+  socket.resume();
+  await over.promise;
+  cancel();
+  socket.destroy();
+}

@@ -1,0 +1,27 @@
+/** How the process is started, be it Firecracker or a jailer that becomes it. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { searchPath } from '../../../base/search-path.ts';
+import { closeAllOnExec } from '../../../sys/close-on-exec.ts';
+import type { LaunchStdio } from '../../launch.ts';
+
+/**
+ * Starts `argv` with the stdio that is given, as `spawn` does, and returns at once; `pid` becomes Firecracker's.
+ * It has the descriptors of `stdio` alone. Nothing of this process' environment reaches it: keys of upstream servers may be there.
+ */
+export type SpawnVmm = (argv: readonly string[], stdio: Readonly<LaunchStdio>) => ChildProcess;
+
+/**
+ * `setpriv` (util-linux) sets no_new_privs and the parent-death signal, and becomes the VMM by execve. The kernel
+ * ties that signal to the thread that spawned: call it from the main thread. It drops it when the jailer changes
+ * the user; then `reclaimJails` ends what is left.
+ */
+export const spawnVmm: SpawnVmm = (argv, stdio) => {
+  closeAllOnExec();
+  return spawn('setpriv', ['--pdeathsig', 'KILL', '--no-new-privs', '--', ...argv], {
+    stdio: [...stdio],
+    detached: true,
+    cwd: '/',
+    // Where programs are found is the one thing that passes.
+    env: { PATH: searchPath(process.env['PATH']) },
+  });
+};

@@ -1,0 +1,183 @@
+/**
+ * Pause, resume and snapshots of one VM.
+ *
+ *     running ──pause──► paused ──create──► paused, and its vsock may be resumed ──resume──► running
+ *
+ * Two kinds are taken. A whole one (`Vm.saveWhole`) leaves RAM in a file that clones map copy-on-write. The other
+ * (`Vm.saveState`) leaves it in the memory of the VM's owner, who copies it for each clone.
+ */
+import { randomUUID } from 'node:crypto';
+import { appendFile, open, rm } from 'node:fs/promises';
+import { ignore } from '../../../base/ignore.ts';
+import type { VmSnapshot, WholeSnapshotFiles } from '../../driver.ts';
+import { VmmError } from '../../errors.ts';
+import { STATE_BYTES_MAX, stateDigest } from '../../snapshot.ts';
+import { type ApiClient, FirecrackerApiError } from '../api-client.ts';
+import { FILES, FOLDER, PAUSE_CALL, RESUME_CALL, snapshotCall } from '../config.ts';
+import type { Place } from '../place.ts';
+import type { Quirks } from '../versions.ts';
+import { cardMark } from './card.ts';
+
+export interface SnapshotsOptions {
+  readonly api: ApiClient;
+  readonly place: Place;
+  readonly quirks: Quirks;
+  /** Written into snapshots. */
+  readonly machine: string;
+  readonly memoryMib: number;
+  readonly tracksDirtyPages: boolean;
+  /** RAM that is the owner's; undefined: there is none. */
+  readonly memoryFd: number | undefined;
+  /** Its snapshots have one too. */
+  readonly hasNic: boolean;
+  /** Another process has had the VM until now. */
+  readonly isAdopted: boolean;
+}
+
+export class Snapshots {
+  readonly #options: SnapshotsOptions;
+  /** A resume is safe for the guest's vsock: nothing was paused, or a snapshot was taken since. */
+  #mayResume: boolean;
+  /** What was written since the last snapshot of that memory is not known: a diff would miss some of it. */
+  #ownerNeedsAll: boolean;
+
+  constructor(options: SnapshotsOptions) {
+    this.#options = options;
+    this.#mayResume = !(options.isAdopted && options.quirks.pauseTakesSnapshot);
+    this.#ownerNeedsAll = options.isAdopted;
+  }
+
+  async pause(): Promise<void> {
+    const { api, quirks } = this.#options;
+    await api.call(PAUSE_CALL);
+    this.#mayResume = !quirks.pauseTakesSnapshot;
+  }
+
+  async resume(): Promise<void> {
+    if (!this.#mayResume) await this.#takeThrowaway();
+    await this.#options.api.call(RESUME_CALL);
+    this.#mayResume = true;
+  }
+
+  /** See `Vm.saveWhole`. After a failure RAM that a diff went into is of no use. */
+  async saveWhole(files: WholeSnapshotFiles, kind: 'full' | 'diff'): Promise<VmSnapshot> {
+    if (kind === 'diff' && !this.#options.tracksDirtyPages) {
+      throw unsupported('it was not started with the tracking of written pages');
+    }
+    const { statePath, memoryPath } = files;
+    const made = kind === 'full' ? [statePath, memoryPath] : [statePath];
+    const snapshot = await this.#write(made, statePath, async () => {
+      await this.pause();
+      this.#ownerNeedsAll = true;
+      await this.#create(kind, files);
+      await this.#checkMemory(memoryPath);
+    });
+    return { ...snapshot, memoryPath };
+  }
+
+  /** See `Vm.saveState`: RAM is written into the owner's memory, only what has changed if that is known. */
+  async saveState(statePath: string): Promise<VmSnapshot> {
+    const { memoryFd, place, tracksDirtyPages } = this.#options;
+    if (memoryFd === undefined) throw unsupported("its RAM is not its owner's");
+    const kind = tracksDirtyPages && !this.#ownerNeedsAll ? 'diff' : 'full';
+    return this.#write([statePath], statePath, async () => {
+      await this.pause();
+      this.#ownerNeedsAll = true;
+      await place.provide(FILES.state, statePath, 'write');
+      try {
+        await place.lendMemory(memoryFd);
+        await this.#call(kind);
+        await place.returnMemory(memoryFd);
+      } finally {
+        await place.withdraw(FILES.state);
+      }
+      this.#ownerNeedsAll = false;
+    });
+  }
+
+  /** @param made files that are made first, and removed after a failure */
+  async #write(
+    made: readonly string[],
+    statePath: string,
+    body: () => Promise<void>,
+  ): Promise<VmSnapshot> {
+    const there: string[] = [];
+    try {
+      for (const path of made) {
+        await makePrivate(path);
+        there.push(path);
+      }
+      await body();
+      await appendFile(statePath, cardMark(this.#options.hasNic));
+      const stateSha256 = stateDigest(await readState(statePath));
+      return { statePath, stateSha256, machine: this.#options.machine };
+    } catch (error) {
+      for (const path of there) await rm(path, { force: true });
+      if (error instanceof VmmError) throw error;
+      throw new VmmError('vmm_command_failed', 'no snapshot could be written', { cause: error });
+    }
+  }
+
+  /** Of a VM that is paused, into files that are there. */
+  async #create(kind: 'full' | 'diff', files: WholeSnapshotFiles): Promise<void> {
+    const { place } = this.#options;
+    try {
+      await place.provide(FILES.state, files.statePath, 'write');
+      await place.provide(FILES.memory, files.memoryPath, 'write');
+      await this.#call(kind);
+    } finally {
+      await place.withdraw(FILES.state);
+      await place.withdraw(FILES.memory);
+    }
+  }
+
+  async #call(kind: 'full' | 'diff'): Promise<void> {
+    await this.#options.api.call(snapshotCall(kind));
+    this.#mayResume = true;
+  }
+
+  /** Only for what it does to the vsock device; even one that fails does it. */
+  async #takeThrowaway(): Promise<void> {
+    const name = this.#options.place.path(`${FOLDER}/${randomUUID()}`);
+    const files = { statePath: `${name}.s`, memoryPath: `${name}.m` };
+    try {
+      for (const path of Object.values(files)) await makePrivate(path);
+      this.#ownerNeedsAll = true;
+      await this.#create('diff', files);
+    } catch (error) {
+      const isRefused = error instanceof FirecrackerApiError && error.status !== null;
+      if (!isRefused) throw error;
+      ignore(error, 'a snapshot that only had to be tried');
+    } finally {
+      for (const path of Object.values(files)) await rm(path, { force: true });
+    }
+  }
+
+  async #checkMemory(path: string): Promise<void> {
+    await using file = await open(path, 'r');
+    const { size } = await file.stat();
+    if (size !== this.#options.memoryMib * 1024 * 1024) throw broken(`its RAM has ${size} bytes`);
+  }
+}
+
+/** Firecracker would make it readable for everybody; what is there keeps its mode. */
+async function makePrivate(path: string): Promise<void> {
+  await (await open(path, 'wx', 0o600)).close();
+}
+
+async function readState(path: string): Promise<Buffer> {
+  await using file = await open(path, 'r');
+  const { size } = await file.stat();
+  if (size < 1 || size > STATE_BYTES_MAX) throw broken(`its state has ${size} bytes`);
+  return await file.readFile();
+}
+
+function broken(cause: string): VmmError {
+  return new VmmError('vmm_command_failed', 'Firecracker did not write a whole snapshot', {
+    cause,
+  });
+}
+
+function unsupported(cause: string): VmmError {
+  return new VmmError('vm_unsupported', 'no snapshot can be taken of the VM', { cause });
+}
