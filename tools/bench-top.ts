@@ -6,6 +6,7 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { Counter, Histogram } from '../src/base/metrics.ts';
+import { MIB } from '../src/base/units.ts';
 import { scrape } from '../src/cli/commands/top.ts';
 import { frameOf, type Scrape } from '../src/cli/top/frame.ts';
 import { draw, type View } from '../src/cli/top/picture.ts';
@@ -14,7 +15,6 @@ import { daemonSocket, resolveHome } from '../src/home.ts';
 import { startFakeDaemon } from '../test/support/fake-daemon.ts';
 
 const UPDATES = 100;
-const MIB = 1024 * 1024;
 const NO_MARKS = { lastPressure: null, lastOom: null } as const;
 const MICROSECONDS_PER_MS = 1000;
 

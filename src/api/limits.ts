@@ -1,11 +1,12 @@
 import { assert } from '../base/assert.ts';
+import { MIB } from '../base/units.ts';
 
 /** Limits of the REST server. Passing one is answered by the status in brackets. */
 export const LIMITS = {
   /** Request line and headers together, bytes [431]. */
   headerBytesMax: 16 * 1024,
   /** A JSON body, bytes [413]: a script and its input; files have no limit but the sandbox's disk. */
-  bodyBytesMax: 8 * 1024 * 1024,
+  bodyBytesMax: 8 * MIB,
   /** From a connection's first byte to the end of its headers, milliseconds [408]. */
   headersMsMax: 10_000,
   /** From the headers to the end of a JSON body, milliseconds [408]. */
@@ -23,7 +24,7 @@ export const LIMITS = {
   /** Buffered programs that run at once [429]; each may hold `outputBytesMax`. */
   execsMax: 64,
   /** Standard output and error of a buffered program together, bytes; the rest is dropped and told. */
-  outputBytesMax: 16 * 1024 * 1024,
+  outputBytesMax: 16 * MIB,
   /** Open tunnels [429]. */
   tunnelsMax: 512,
   /** Those of one sandbox [429]: what its agent serves at once, so one sandbox can't take all. */

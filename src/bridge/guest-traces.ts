@@ -1,11 +1,12 @@
 /** `POST /otlp/v1/traces` of a guest: OTLP/HTTP, in protobuf, as OpenTelemetry's SDKs send it unasked. Pure. */
 import type { IncomingHttpHeaders } from 'node:http';
+import { MIB } from '../base/units.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
 /** What a program in the guest is told by OTEL_EXPORTER_OTLP_TRACES_ENDPOINT. */
 export const TRACES_PATH = '/otlp/v1/traces';
 /** A batch of 512 spans has about 200 KiB. */
-export const TRACES_BODY_BYTES_MAX = 1024 * 1024;
+export const TRACES_BODY_BYTES_MAX = MIB;
 const TYPE = 'application/x-protobuf';
 
 /** @returns null: it is no such message */

@@ -2,6 +2,7 @@
  * Every limit of the bridge, with its unit last. Passing one has a defined outcome, named beside it.
  * All are per port (that is: per sandbox) unless they say otherwise.
  */
+import { KIB, MIB } from '../base/units.ts';
 export interface BridgeLimits {
   /** Open connections; more are closed at once. */
   readonly connectionsMax: number;
@@ -44,9 +45,6 @@ export interface BridgeLimits {
   /** Body of the upstream's model list; a longer one counts as no list. */
   readonly modelListBytesMax: number;
 }
-
-const KIB = 1024;
-const MIB = 1024 * KIB;
 
 export const DEFAULT_LIMITS: BridgeLimits = {
   connectionsMax: 64,

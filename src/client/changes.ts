@@ -6,6 +6,7 @@ import type { IncomingMessage } from 'node:http';
 import { sandboxInfo } from '../api/schema/answers.ts';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
+import { MIB } from '../base/units.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
 import { serverSent } from './server-sent.ts';
 
@@ -20,7 +21,7 @@ export interface ChangeSource {
 
 const LIMITS = {
   /** One line of the stream, characters. */
-  lineCharactersMax: 1024 * 1024,
+  lineCharactersMax: MIB,
   /** From a broken stream to the next try, milliseconds. */
   retryMs: 1000,
 } as const;

@@ -5,6 +5,7 @@ import type { Duplex } from 'node:stream';
 import type { z } from 'zod';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { MIB } from '../base/units.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import { formatTraceparent, type SpanContext } from '../trace/trace.ts';
 import { connectFailure, type DaemonPlace } from './connect-failure.ts';
@@ -31,7 +32,7 @@ export interface Call<T> {
 
 const LIMITS = {
   /** An answer, bytes. */
-  answerBytesMax: 64 * 1024 * 1024,
+  answerBytesMax: 64 * MIB,
   /** Connections kept for the next request. */
   idleSocketsMax: 8,
 } as const;

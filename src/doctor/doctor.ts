@@ -8,6 +8,7 @@ import { freemem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { CodedError, describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
+import { GIB } from '../base/units.ts';
 import { probeUpstreams } from '../bridge/detect.ts';
 import type { Config } from '../config.ts';
 import { resolveHome } from '../home.ts';
@@ -35,7 +36,6 @@ export interface DoctorOptions {
 
 type Finding = Omit<Check, 'name'>;
 
-const GIB = 1024 ** 3;
 const MEMORY_FOR_ONE_SANDBOX_BYTES = 0.75 * GIB;
 
 export async function examine(options: DoctorOptions): Promise<Check[]> {

@@ -5,7 +5,7 @@
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
-import { describeError } from '../base/errors.ts';
+import { describeError, remedyOf } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
@@ -259,9 +259,4 @@ async function jailChecks(options: {
     const remedy = remedyOf(error) ?? 'see docs/security.md';
     return [{ name: 'jail', verdict: 'missing', detail: describeError(error), remedy }];
   }
-}
-
-function remedyOf(error: unknown): string | undefined {
-  if (typeof error !== 'object' || error === null || !('remedy' in error)) return undefined;
-  return typeof error.remedy === 'string' ? error.remedy : undefined;
 }

@@ -4,6 +4,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { MIB } from '../base/units.ts';
 import {
   type AnswerHead,
   type CompletionChoice,
@@ -23,7 +24,7 @@ import type { ReplyEvent } from './reply.ts';
 import type { Service } from './service.ts';
 
 /** Bytes of a request's body: a full context is far smaller. */
-export const BODY_BYTES_MAX = 8 * 1024 * 1024;
+export const BODY_BYTES_MAX = 8 * MIB;
 /** Time for a whole request to arrive, milliseconds. */
 const REQUEST_TIMEOUT_MS = 60_000;
 const HEADERS_TIMEOUT_MS = 10_000;

@@ -1,4 +1,5 @@
 import { assert } from '../base/assert.ts';
+import { MIB } from '../base/units.ts';
 
 /** Limits of the host end. What the guest sends beyond one of them breaks the protocol. */
 export const LIMITS = {
@@ -7,13 +8,13 @@ export const LIMITS = {
   /** A request line to the guest, bytes; what is longer goes as `moreBytes`. */
   requestLineBytesMax: 64 * 1024,
   /** A request's `moreBytes` and `bodyBytes`, bytes each. */
-  bodyBytesMax: 16 * 1024 * 1024,
+  bodyBytesMax: 16 * MIB,
   /** The welcome line, bytes: 32 KiB of environment that JSON may escape to six times as much. */
   welcomeLineBytesMax: 256 * 1024,
   /** A line of the control connection (hello, ready, events), bytes. */
   controlLineBytesMax: 64 * 1024,
   /** The answer to a request, bytes: `processes` describes up to 128 of them. */
-  replyLineBytesMax: 1024 * 1024,
+  replyLineBytesMax: MIB,
   /** `OK <n>` of the channel, bytes. */
   handshakeLineBytesMax: 64,
   /** A control frame's JSON is a frame; its texts are cut to this, characters. */
@@ -27,7 +28,7 @@ export const LIMITS = {
   /** What a stream of a process holds before the connection is paused, bytes. */
   streamBytesMax: 256 * 1024,
   /** `GuestFiles.readAll` without `bytesMax`, bytes. */
-  readAllBytesMax: 64 * 1024 * 1024,
+  readAllBytesMax: 64 * MIB,
   /** From connecting to `OK <n>`, milliseconds. */
   handshakeMsMax: 10_000,
   /** From the request, or the last byte of its content, to the answer, milliseconds. */

@@ -1,9 +1,8 @@
 /** Free space, asked for before a build starts and named when a build dies of its lack. */
 import { statfs } from 'node:fs/promises';
 import { errorCode } from '../base/errors.ts';
+import { MIB } from '../base/units.ts';
 import { ImageError } from './errors.ts';
-
-const MIB = 1024 * 1024;
 
 /**
  * @param directory an existing directory on the filesystem that will be written

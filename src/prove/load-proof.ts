@@ -7,6 +7,7 @@ import type { Readable } from 'node:stream';
 import { sleep } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { MIB } from '../base/units.ts';
 import { openControlPlane } from '../runtime/control.ts';
 import { Injector } from './jail/inject.ts';
 import type { JailContext } from './jail/vmm.ts';
@@ -20,7 +21,7 @@ type Guest = Awaited<ReturnType<Control['guest']>>;
 /** Where nobody says how long, milliseconds. */
 const LOAD_MS = 60_000;
 const SIZE = { memoryMib: 256, diskMib: 128 } as const;
-const FILE_BYTES = 1024 * 1024;
+const FILE_BYTES = MIB;
 const GUEST_PORT = 8000;
 const START_MS_MAX = 60_000;
 const START_GAP_MS = 200;

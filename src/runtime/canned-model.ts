@@ -5,8 +5,9 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { ignore } from '../base/ignore.ts';
+import { MIB } from '../base/units.ts';
 
-const BODY_BYTES_MAX = 1024 * 1024;
+const BODY_BYTES_MAX = MIB;
 const ID = 'rehearsal';
 const USAGE = { prompt_tokens: 1, completion_tokens: 1, total_tokens: 2 };
 

@@ -1,5 +1,4 @@
 /** The control plane of this process: the core's logic on this runtime's parts and the store of this home. */
-
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
@@ -8,6 +7,7 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { systemClock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
+import { MIB } from '../base/units.ts';
 import { availableMib } from '../probes/host-memory.ts';
 import { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { type Copies, Keeper } from '../sandbox/plane/snapshot-manager.ts';
@@ -24,7 +24,6 @@ import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
 import { postEvent } from './webhook.ts';
 import { isAlive, type ProcessRef, processRef } from './workspace.ts';
 
-const BYTES_PER_MIB = 1024 * 1024;
 const OPERATIONS_PORT = 5000;
 
 const COPIES: Copies = {
@@ -57,7 +56,7 @@ export async function openControlPlane(
   const store = await openStore({ dir: dataDir, clock: systemClock, log });
   const queue = new StartQueue({
     concurrency: availableParallelism(),
-    totalMib: Math.floor(totalmem() / BYTES_PER_MIB),
+    totalMib: Math.floor(totalmem() / MIB),
     availableMib: () => Math.floor(availableMib()),
     clock: systemClock,
   });

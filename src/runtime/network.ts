@@ -3,7 +3,7 @@
  * write them, and with errors of sandboxes.
  */
 import { systemClock } from '../base/clock.ts';
-import { CodedError } from '../base/errors.ts';
+import { CodedError, remedyOf } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { NetError } from '../net/errors.ts';
 import type { HostNetwork } from '../net/lease/lease.ts';
@@ -109,7 +109,10 @@ export class Network {
         } catch (error) {
           if (!(error instanceof CodedError)) throw error;
           const message = `port ${port} of the sandbox's card`;
-          throw new SandboxError('port_unreachable', message, { cause: error, ...remedyOf(error) });
+          throw new SandboxError('port_unreachable', message, {
+            cause: error,
+            remedy: remedyOf(error),
+          });
         }
       },
       traffic: () => lease.traffic(),
@@ -164,7 +167,7 @@ export function readPolicy(policy: NetworkPolicy): EgressPolicy {
   } catch (error) {
     if (!(error instanceof CodedError)) throw error;
     throw new SandboxError('spec_invalid', `sandbox option network: ${error.message}`, {
-      ...remedyOf(error),
+      remedy: remedyOf(error),
     });
   }
 }
@@ -179,10 +182,5 @@ async function orUnavailable<T>(work: Promise<T>): Promise<T> {
 
 function unavailable(cause: unknown): SandboxError {
   const message = 'the sandbox could not be given a network';
-  return new SandboxError('network_unavailable', message, { cause, ...remedyOf(cause) });
-}
-
-function remedyOf(error: unknown): { readonly remedy?: string } {
-  if (!(error instanceof CodedError) || error.remedy === undefined) return {};
-  return { remedy: error.remedy };
+  return new SandboxError('network_unavailable', message, { cause, remedy: remedyOf(cause) });
 }

@@ -6,6 +6,7 @@ import { systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
+import { GIB } from '../base/units.ts';
 import { requireSpace } from '../image/disk-space.ts';
 import {
   installHostPackages,
@@ -104,7 +105,7 @@ function withTotal(progress: Progress): Progress {
 const ESTIMATE_MS = 6 * 60_000;
 
 /** What the builds take side by side at their largest; more than a gigabyte stays. */
-export const SPACE_BYTES = 4 * 1024 ** 3;
+export const SPACE_BYTES = 4 * GIB;
 
 async function prepareAll(
   context: SetupContext,

@@ -8,6 +8,7 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ignore } from '../base/ignore.ts';
+import { MIB } from '../base/units.ts';
 import { withSetupLock } from '../image/lock.ts';
 import {
   type Artifact,
@@ -47,7 +48,7 @@ const ESTIMATE_MS = 45_000;
 /** Others that stay when one is built: sizes and warm lists that somebody asked for. */
 const OTHERS_KEPT = 5;
 /** Beside RAM and disk while it is built. */
-const SPACE_RESERVE_BYTES = 64 * 1024 * 1024;
+const SPACE_RESERVE_BYTES = 64 * MIB;
 
 export class Templates {
   readonly #context: SetupContext;
@@ -130,7 +131,7 @@ export class Templates {
       files: Object.values(TEMPLATE_FILES),
       sparseFiles: [TEMPLATE_FILES.ram, TEMPLATE_FILES.disk],
       othersKept: OTHERS_KEPT,
-      spaceBytes: ramMib(spec) * 1024 * 1024 + SPACE_RESERVE_BYTES,
+      spaceBytes: ramMib(spec) * MIB + SPACE_RESERVE_BYTES,
       details: detailsSchema,
       build: async ({ outDir, signal, report }) => {
         const paths = {

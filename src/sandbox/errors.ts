@@ -1,4 +1,4 @@
-import { CodedError, describeError, errorCode } from '../base/errors.ts';
+import { CodedError, describeError, errorCode, remedyOf } from '../base/errors.ts';
 import type { StoreErrorCode } from '../store/errors.ts';
 
 export type SandboxErrorCode =
@@ -57,7 +57,7 @@ const STORE_CODES: Partial<Record<StoreErrorCode, SandboxErrorCode>> = {
 export function fromStore(error: unknown): unknown {
   if (!(error instanceof CodedError) || error.name !== 'StoreError') return error;
   const code = STORE_CODES[error.code as StoreErrorCode] ?? 'store_failed';
-  return new SandboxError(code, error.message, { cause: error.cause, ...remedyOf(error) });
+  return new SandboxError(code, error.message, { cause: error.cause, remedy: remedyOf(error) });
 }
 
 /** Waits for work that may use the store. @throws what that throws, as this folder's own */
@@ -73,12 +73,7 @@ export async function told<T>(work: Promise<T>): Promise<T> {
 export function saveFailure(cause: unknown): SandboxError {
   const code = errorCode(cause) === 'disk_full' ? 'disk_full' : 'snapshot_failed';
   const message = 'the sandbox could not be saved; it goes on';
-  return new SandboxError(code, message, { cause, ...remedyOf(cause) });
-}
-
-function remedyOf(error: unknown): { readonly remedy?: string } {
-  if (!(error instanceof CodedError) || error.remedy === undefined) return {};
-  return { remedy: error.remedy };
+  return new SandboxError(code, message, { cause, remedy: remedyOf(cause) });
 }
 
 /** Nothing was started. */
@@ -116,7 +111,7 @@ export function startFailure(error: unknown, consoleTail: string): SandboxError 
   const console = lastLines === '' ? '' : `\nlast lines of the guest's console:\n${lastLines}`;
   return new SandboxError('start_failed', 'the sandbox could not be started', {
     cause: new Error(`${describeError(error)}${console}`),
-    ...remedyOf(error),
+    remedy: remedyOf(error),
   });
 }
 

@@ -1,4 +1,5 @@
 /** Limits of the store; each with its unit and with what happens beyond it. */
+import { MIB } from '../base/units.ts';
 
 /** Sandboxes that have ended and can still be read; older ones are forgotten. */
 export const ENDED_SANDBOXES_MAX = 1000;
@@ -19,4 +20,4 @@ export const WAIT_MS_MAX = 30_000;
  * Kept so that rows can be removed when the disk is full, bytes. A transaction of the largest kind (a
  * paused sandbox with its snapshot, or an ended one with its logs) touches some fifty pages of 4 KiB.
  */
-export const RESERVE_BYTES = 1024 * 1024;
+export const RESERVE_BYTES = MIB;

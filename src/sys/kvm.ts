@@ -9,6 +9,7 @@
  * a process that somebody else can kill.
  */
 import koffi from 'koffi';
+import { MIB } from '../base/units.ts';
 
 const libc = koffi.load('libc.so.6');
 const cOpen = libc.func('int open(const char *path, int flags)');
@@ -45,7 +46,7 @@ export const KVM_API_VERSION = 12;
 /** `exit_reason` values of struct kvm_run that `run` can meet. */
 export const KVM_EXIT = { hlt: 5, shutdown: 8, failEntry: 9, internalError: 17 } as const;
 
-const MEMORY_BYTES = 2 * 1024 * 1024;
+const MEMORY_BYTES = 2 * MIB;
 const REGS_BYTES = 144;
 const SREGS_BYTES = 312;
 const CPUID_ENTRIES_MAX = 256;

@@ -10,10 +10,11 @@ import { copyFile, type FileHandle, open, rm } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { MIB } from '../base/units.ts';
 import { dataExtents, sendFile } from './file.ts';
 import { PAGE_BYTES } from './memory.ts';
 
-const CHUNK_BYTES = 1024 * 1024;
+const CHUNK_BYTES = MIB;
 /** About 1 ms of copying, 6 ms of digesting. */
 const TURN_BYTES = 2 * CHUNK_BYTES;
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);

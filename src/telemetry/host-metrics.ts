@@ -11,6 +11,7 @@
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { Counter, collected, Histogram, MetricRegistry, single } from '../base/metrics.ts';
+import { MIB } from '../base/units.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import { availableMib, memoryPressure, residentBytes } from '../probes/host-memory.ts';
 import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
@@ -22,7 +23,6 @@ import type { StartTimings, Supervisor } from '../sandbox/vm/supervisor.ts';
 import { processMetrics } from './process-metrics.ts';
 import { Totals } from './totals.ts';
 
-const BYTES_PER_MIB = 1024 * 1024;
 /** How long a scrape waits for those that it asks; what they had last is told after that. */
 const ASK_MS_MAX = 2000;
 /** Boots in software emulation take seconds, a claim from a pool a millisecond. */
@@ -168,7 +168,7 @@ export class HostMetrics {
           help: 'Memory that starts under way have reserved.',
           unit: 'bytes',
         },
-        () => queue.stats().reservedMib * BYTES_PER_MIB,
+        () => queue.stats().reservedMib * MIB,
       ),
     );
   }
@@ -394,7 +394,7 @@ export class HostMetrics {
           help: 'Memory of the host that can be used without swapping.',
           unit: 'bytes',
         },
-        () => availableMib() * BYTES_PER_MIB,
+        () => availableMib() * MIB,
       ),
       collected(
         'gauge',
@@ -422,8 +422,7 @@ export class HostMetrics {
           help: 'Memory that all guests may use now; of those that can be given more, without that.',
           unit: 'bytes',
         },
-        () =>
-          [...this.#sandboxes].reduce((sum, { spec }) => sum + spec.memoryMib, 0) * BYTES_PER_MIB,
+        () => [...this.#sandboxes].reduce((sum, { spec }) => sum + spec.memoryMib, 0) * MIB,
       ),
       ...processMetrics(),
     );

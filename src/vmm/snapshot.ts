@@ -1,11 +1,12 @@
 /** Judges a snapshot before a VMM gets to see any of it: a wrong one would be a guest gone mad, not an error. */
 import { createHash } from 'node:crypto';
 import { open, stat } from 'node:fs/promises';
+import { MIB } from '../base/units.ts';
 import type { VmSnapshot } from './driver.ts';
 import { VmmError } from './errors.ts';
 
 /** A PC without its RAM has 150–300 KB. */
-export const STATE_BYTES_MAX = 16 * 1024 * 1024;
+export const STATE_BYTES_MAX = 16 * MIB;
 
 export function stateDigest(state: Uint8Array): string {
   return createHash('sha256').update(state).digest('hex');
@@ -33,7 +34,7 @@ export async function readSnapshot(snapshot: VmSnapshot, machine: string): Promi
 export async function checkMemoryFile(path: string, memoryMib: number): Promise<void> {
   try {
     const found = await stat(path);
-    if (!found.isFile() || found.size !== memoryMib * 1024 * 1024) {
+    if (!found.isFile() || found.size !== memoryMib * MIB) {
       throw refused('its RAM is not a file of the size of the machine');
     }
   } catch (error) {

@@ -1,6 +1,7 @@
 /** Judges a `VmSpec` before anything is made from it. What passes here may go to a VMM as it is. */
 import { access, constants, stat } from 'node:fs/promises';
 import { describeError } from '../base/errors.ts';
+import { MIB } from '../base/units.ts';
 import type { VmSpec } from './driver.ts';
 import { VmmError } from './errors.ts';
 
@@ -137,7 +138,7 @@ export async function checkFiles(spec: VmSpec): Promise<void> {
     const memory = await stat(`/proc/self/fd/${spec.memoryFd}`).catch((error: unknown) => {
       throw invalid('memoryFd', describeError(error));
     });
-    if (!memory.isFile() || memory.size !== spec.memoryMib * 1024 * 1024) {
+    if (!memory.isFile() || memory.size !== spec.memoryMib * MIB) {
       throw invalid('memoryFd', 'it is not a file of the size of the RAM');
     }
   }

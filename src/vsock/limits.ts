@@ -1,5 +1,6 @@
 /** Every bound of the vsock device. What happens beyond one stands with it. */
 import { assert } from '../base/assert.ts';
+import { MIB } from '../base/units.ts';
 
 /** Connections of one guest, in whatever state; more are reset (guest) or closed (host). */
 export const CONNECTIONS_MAX = 1024;
@@ -21,7 +22,7 @@ export const CLOSE_TIMEOUT_MS = 8_000;
 export const LINGER_MS = 2_000;
 
 /** Bytes that all connections of one guest may ask us to hold for host sockets that would block. */
-export const HELD_BYTES_MAX = 64 * 1024 * 1024;
+export const HELD_BYTES_MAX = 64 * MIB;
 /** Most (Linux's own default) and least receive window (`buf_alloc`) of a connection, out of that. */
 export const WINDOW_BYTES_MAX = 256 * 1024;
 export const WINDOW_BYTES_MIN = 16 * 1024;

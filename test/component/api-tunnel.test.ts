@@ -7,11 +7,10 @@ import { Duplex, Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { LIMITS } from '../../src/api/limits.ts';
+import { MIB } from '../../src/base/units.ts';
 import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
 import { agentPython, outcome } from '../support/guest-agent.ts';
-
-const MIB = 1024 * 1024;
 
 describe.skipIf(agentPython === null)('tunnel', () => {
   let api: ApiFixture;

@@ -7,6 +7,7 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { duplexPair } from 'node:stream';
 import { buffer, text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { MIB } from '../../src/base/units.ts';
 import { type PortFlags, type PortReport, parsePorts, port } from '../../src/cli/commands/port.ts';
 import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
 import { daemonSocket, resolveHome } from '../../src/home.ts';
@@ -15,8 +16,6 @@ import { cli as command } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { freePort } from '../support/free-port.ts';
 import { testCli } from '../support/test-cli.ts';
-
-const MIB = 1024 * 1024;
 
 let daemon: FakeDaemon;
 let control: RemoteControlPlane;

@@ -3,12 +3,11 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { MIB } from '../../src/base/units.ts';
 import type { TopFrame } from '../../src/cli/top/frame.ts';
 import { cli, ROOT } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { onTerminal } from '../support/terminal.ts';
-
-const MIB = 1024 * 1024;
 
 let daemon: FakeDaemon;
 let id: string;

@@ -8,12 +8,12 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { ChannelLimits } from '../../src/base/channel.ts';
 import { FakeClock } from '../../src/base/clock.ts';
+import { MIB } from '../../src/base/units.ts';
 import { ChannelRelay } from '../../src/vmm/firecracker/channel/relay.ts';
 import { TURN_BYTES_MAX } from '../../src/vmm/firecracker/channel/relay-flow.ts';
 import { dialGuest, listenForGuestPort, readAll, readBytes } from '../support/channel.ts';
 
 const PATIENT = { timeout: 30_000 };
-const MIB = 1024 * 1024;
 
 let dir: string;
 let channelPath: string;

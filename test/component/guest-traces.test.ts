@@ -2,6 +2,7 @@
 import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
+import { MIB } from '../../src/base/units.ts';
 import { readConfig } from '../../src/config.ts';
 import { openTracing } from '../../src/runtime/tracing.ts';
 import { type MetricsWorld, openMetricsWorld } from '../support/metrics-world.ts';
@@ -10,7 +11,6 @@ import { type Collector, encode, rejectedOf, startCollector } from '../support/o
 const OWN = '0af7651916cd43dd8448eb211c80319c';
 const OTHER = 'f'.repeat(32);
 const PARENT = 'b7ad6b7169203331';
-const MIB = 1024 * 1024;
 
 let collector: Collector;
 let tracing: ReturnType<typeof openTracing>;

@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { open, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { MIB } from '../../src/base/units.ts';
 import {
   createOverlay,
   formatOverlay,
@@ -14,7 +15,6 @@ import { digestFile, verifyImage } from '../../src/image/verify.ts';
 import { dataExtents } from '../../src/sys/file.ts';
 import { temporaryDirectory } from '../support/image.ts';
 
-const MIB = 1024 ** 2;
 /** Blocks of 512 bytes that a file occupies. */
 const occupiedBytes = async (path: string): Promise<number> => (await stat(path)).blocks * 512;
 const checkFilesystem = (path: string): string =>

@@ -3,10 +3,10 @@
  * least so long, however busy the machine is; without one, some try of many takes less.
  */
 import { describe, expect, it } from 'vitest';
+import { MIB } from '../../src/base/units.ts';
 import { limitDisks } from '../../src/vmm/qemu/disk-limits.ts';
 import { StandingQemu } from '../support/standing-qemu.ts';
 
-const MIB = 1024 * 1024;
 const TRIES_MAX = 50;
 /** Of timers: what QEMU takes for the end of a wait. */
 const EARLY = 0.95;

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { BucketLimit } from '../../src/base/token-bucket.ts';
+import { GIB } from '../../src/base/units.ts';
 import {
   createVsockHost,
   type VsockDevice,
@@ -191,7 +192,6 @@ describe('guests', () => {
   });
 
   it('1 GiB each way at once: all arrives, memory stays flat (R-IPC-3)', async () => {
-    const GIB = 2 ** 30;
     const made = await attach();
     const guest = await boot(made);
     let fromGuest = 0;

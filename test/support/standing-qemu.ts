@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { systemClock } from '../../src/base/clock.ts';
+import { MIB } from '../../src/base/units.ts';
 import { DISK_NODES } from '../../src/vmm/qemu/args.ts';
 import { QmpClient } from '../../src/vmm/qemu/qmp.ts';
 
-const MIB = 1024 * 1024;
 const DISK_MIB = 64;
 const GREETING_MS_MAX = 60_000;
 /** Under a limit, on a busy machine. */

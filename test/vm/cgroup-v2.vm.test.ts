@@ -7,12 +7,12 @@ import { createReadStream, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { expect, it } from 'vitest';
+import { MIB } from '../../src/base/units.ts';
 import { exec, useRuntime } from '../support/vm.ts';
 
 const fixture = useRuntime();
 const ROOT = join(import.meta.dirname, '../..');
 const SOURCES = ['src/base', 'src/jail', 'src/sys', 'package.json', 'test/fixtures/cgroup-v2.ts'];
-const MIB = 1024 * 1024;
 /** 150 MB go into the guest, and Node.js is emulated there: a minute, and many on a busy machine. */
 const TEST_MS_MAX = 900_000;
 

@@ -2,12 +2,12 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { connect, createServer, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { MIB } from '../../src/base/units.ts';
 import { VsockBench } from '../../src/bench/channel/vsock.ts';
 import { dialGuest } from '../support/channel.ts';
 import { echoGuestFiles } from '../support/echo-image.ts';
 
 const GUEST_PORT = 5000;
-const MIB = 1024 * 1024;
 const ANSWER = { timeout: 60_000 };
 const files = echoGuestFiles();
 const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';

@@ -2,6 +2,7 @@
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { describeError, errorCode } from '../../base/errors.ts';
+import { MIB } from '../../base/units.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { findProgram } from '../program.ts';
 import { compareVsock, measureVsock, VsockBench, type VsockSamples } from './vsock.ts';
@@ -35,7 +36,6 @@ export const channelBenchmark: Benchmark = {
 
 const PUSHES = 16;
 const SAMPLE_EVERY_MS = 50;
-const MIB = 1024 * 1024;
 
 export const channelMemoryBenchmark: Benchmark = {
   names: ['vsock.memory'],

@@ -2,6 +2,7 @@
 import type { Socket } from 'node:net';
 import { CodedError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
 
 export type VsockBenchErrorCode =
   /** The guest did not come up, or did not answer in time. */
@@ -25,7 +26,6 @@ const SILENCE_MS_MAX = 20_000;
 const ROUND_TRIPS_PER_ROUND = 1_000;
 const WARM_UP_ROUND_TRIPS = 200;
 const MIB_PER_ROUND = 64;
-const MIB = 1024 * 1024;
 
 export class GuestTraffic {
   readonly samples: TrafficSamples = { rttUs: [], g2hMbPerS: [], h2gMbPerS: [] };

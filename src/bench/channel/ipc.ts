@@ -2,13 +2,14 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { modulePath } from '../../base/module-path.ts';
+import { MIB } from '../../base/units.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import type { TrafficSamples } from './guest-traffic.ts';
 import type { IpcSamples } from './ipc-peer.ts';
 
 const run = promisify(execFile);
 /** A thousand round trips for each way and round, as text. */
-const OUTPUT_BYTES_MAX = 64 * 1024 * 1024;
+const OUTPUT_BYTES_MAX = 64 * MIB;
 const FIGURES = [
   { name: 'rtt', unit: 'µs', pick: (of: TrafficSamples) => of.rttUs },
   { name: 'g2h', unit: 'MB/s', pick: (of: TrafficSamples) => of.g2hMbPerS },

@@ -1,6 +1,7 @@
 /** What an idle sandbox costs in memory: at birth, and after it has touched more. */
 import { CleanupStack } from '../../base/cleanup.ts';
 import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
 import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { Attempts } from '../attempts.ts';
@@ -96,7 +97,7 @@ async function costMib(
 async function touch(sandbox: Supervisor, signal: AbortSignal): Promise<void> {
   const code = `
 import sys
-held = b'\\x5a' * ${TOUCHED_MIB * 1024 * 1024}
+held = b'\\x5a' * ${TOUCHED_MIB * MIB}
 print(len(held), flush=True)
 sys.stdin.read()`;
   const process = await sandbox.guest().python({ script: { code } }, signal);

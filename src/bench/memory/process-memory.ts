@@ -3,9 +3,9 @@ import { readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
 import { availableMib } from '../../probes/host-memory.ts';
 
-const MIB = 1024 * 1024;
 const KIB_PER_MIB = 1024;
 /** Of `st_blocks` (stat(2)). */
 const BLOCK_BYTES = 512;

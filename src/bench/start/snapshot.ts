@@ -1,6 +1,7 @@
 /** How long a snapshot of a running sandbox takes, how long that stands still, and how much is kept. */
 import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { MIB } from '../../base/units.ts';
 import type { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
@@ -9,7 +10,6 @@ import { firstOutputMs } from '../output.ts';
 
 /** Written by the sandbox before the snapshot. */
 const DIRTY_MIB = [0, 10, 50, 100, 200] as const;
-const MIB = 1024 * 1024;
 const FIGURES = ['snapshot.time', 'snapshot.still', 'snapshot.size'] as const;
 
 /** Of one amount of dirty memory, one value per round. */

@@ -1,4 +1,5 @@
 /** `neurovisor template`: what sandboxes start from. */
+import { MIB } from '../../base/units.ts';
 import { resolveHome } from '../../home.ts';
 import {
   isSetUp,
@@ -121,5 +122,5 @@ function show(cli: Cli, info: TemplateInfo): number {
 /** What it takes on the disk. */
 function mebibytes(info: TemplateInfo): string {
   const bytes = Object.values(info.files).reduce((sum, one) => sum + one, 0);
-  return `${Math.round(bytes / 1024 ** 2)} MiB`;
+  return `${Math.round(bytes / MIB)} MiB`;
 }

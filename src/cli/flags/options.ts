@@ -1,4 +1,5 @@
 /** Parsers of option values: each turns bad words into a `UsageError` that says what may stand there. */
+import { GIB, KIB, MIB } from '../../base/units.ts';
 import { UsageError } from '../failure.ts';
 
 const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/;
@@ -73,7 +74,7 @@ export function parseAliases(texts: readonly string[]): Record<string, string> {
 /** `5M`, `512K`, `1GiB/s` or a number → bytes, or bytes per second. */
 export function parseRate(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*(?:(K|M|G|T)(?:i?B)?(?:\/s)?)?$/i.exec(text);
-  const scale = { K: 1024, M: 1024 ** 2, G: 1024 ** 3, T: 1024 ** 4 } as const;
+  const scale = { K: KIB, M: MIB, G: GIB, T: 1024 * GIB } as const;
   if (match?.[1] === undefined)
     throw new UsageError(`"${text}" is no number of bytes`, 'write e.g. 5M');
   const unit = match[2]?.toUpperCase() as keyof typeof scale | undefined;

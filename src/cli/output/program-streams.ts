@@ -6,13 +6,14 @@ import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
 import type { Process, ProcessExit } from '../../guest/link.ts';
 import type { Cli } from '../cli.ts';
 import { EXIT_TIMEOUT, exitOfSignal } from '../exit-status.ts';
 import { bytes } from './table.ts';
 
 /** In JSON mode the output is held to print it as one object. */
-const JSON_OUTPUT_BYTES_MAX = 16 * 1024 * 1024;
+const JSON_OUTPUT_BYTES_MAX = 16 * MIB;
 
 export interface Relayed {
   /** Null: its end is not known, because the connection or the sandbox went away. */

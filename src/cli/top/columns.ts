@@ -1,5 +1,6 @@
 /** The list of sandboxes in `neurovisor top`: the columns that fit, the least important left out first. Pure. */
 import { stripVTControlCharacters } from 'node:util';
+import { MIB } from '../../base/units.ts';
 import { coarse } from '../output/table.ts';
 import type { Pressure, SandboxRow } from './frame.ts';
 import { type Inked, plain, rateText } from './ink.ts';
@@ -15,7 +16,6 @@ interface Column {
 }
 
 const MEMORY_CELLS = 8;
-const BYTES_PER_MIB = 1024 * 1024;
 const MIB_PER_GIB = 1024;
 /** Enough of an id for every command that takes one. */
 export const SHORT_ID = 10;
@@ -75,11 +75,11 @@ const MARK_INK = { none: 'reset', high: 'yellow', full: 'red' } as const;
 function memoryCell({ memoryBytes, memoryMib, pressure }: SandboxRow, ink: Inked): string {
   const limit = memoryMib;
   if (memoryBytes === null) return `${' '.repeat(MEMORY_CELLS + 2)} ${amountText(null, limit)}`;
-  const ratio = Math.min(1, memoryBytes / (limit * BYTES_PER_MIB));
+  const ratio = Math.min(1, memoryBytes / (limit * MIB));
   const full = Math.round(ratio * MEMORY_CELLS);
   const bar = '█'.repeat(full) + '░'.repeat(MEMORY_CELLS - full);
   const mark = MARKS[pressure].padEnd(2);
-  return `${ink(MARK_INK[pressure], bar + mark)} ${amountText(memoryBytes / BYTES_PER_MIB, limit)}`;
+  return `${ink(MARK_INK[pressure], bar + mark)} ${amountText(memoryBytes / MIB, limit)}`;
 }
 
 /** `480/512 MiB`, `1.2/16 GiB`. */

@@ -1,4 +1,5 @@
 /** One moment of a daemon, for `neurovisor top`: what it tells, joined and made comparable. Pure. */
+import { MIB } from '../../base/units.ts';
 import type { HostInfo, SandboxInfo } from '../../sandbox/control.ts';
 import type { SandboxEventBody } from '../../sandbox/plane/event-journal.ts';
 import type { SandboxLoad, SandboxLoads } from '../../sandbox/plane/load.ts';
@@ -103,7 +104,6 @@ export interface Before {
   readonly oldest: Scrape | null;
 }
 
-const BYTES_PER_MIB = 1024 * 1024;
 /** A guest's caches fill its memory; above this little is left to give back. */
 const HIGH_RATIO = 0.9;
 const FULL_RATIO = 0.98;
@@ -147,7 +147,7 @@ export function frameOf(now: Scrape, before: Before, changes: readonly TopEvent[
       ...{ hits: claims('hit'), misses: claims('miss') },
     },
     memory: {
-      availableBytes: host.memoryAvailableMib * BYTES_PER_MIB,
+      availableBytes: host.memoryAvailableMib * MIB,
       vmmBytes: loads.sandboxes.reduce((sum, one) => sum + (one.memoryBytes ?? 0), 0),
       pressure: loads.memoryPressure,
     },
@@ -253,7 +253,7 @@ function rowsOf(now: Scrape, last: Scrape | null): readonly SandboxRow[] {
 }
 
 function pressureOf(memoryBytes: number | null, memoryMib: number): Pressure {
-  const ratio = memoryBytes === null ? 0 : memoryBytes / (memoryMib * BYTES_PER_MIB);
+  const ratio = memoryBytes === null ? 0 : memoryBytes / (memoryMib * MIB);
   if (ratio >= FULL_RATIO) return 'full';
   return ratio >= HIGH_RATIO ? 'high' : 'none';
 }

@@ -1,5 +1,6 @@
 import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, it } from 'vitest';
+import { MIB } from '../../base/units.ts';
 import { NO_EVIDENCE } from '../../sandbox/ending.ts';
 import type { SandboxLoad } from '../../sandbox/plane/load.ts';
 import { frameOf, type Scrape, type TopFrame } from './frame.ts';
@@ -7,7 +8,6 @@ import { cut } from './ink.ts';
 import { bars, draw, drawWhole, sortRows, type View } from './picture.ts';
 import { Samples } from './samples.ts';
 
-const MIB = 1024 * 1024;
 const ids = Array.from({ length: 50 }, (_, n) => `${n + 10}`.padStart(20, 'a'));
 
 const NO_MARKS = { lastPressure: null, lastOom: null };

@@ -4,6 +4,7 @@
  */
 import { CodedError } from '../../base/errors.ts';
 import type { Progress } from '../../base/progress.ts';
+import { GIB, MIB } from '../../base/units.ts';
 import type { Cli } from '../cli.ts';
 import { bytes as inUnits } from '../output/table.ts';
 
@@ -22,11 +23,11 @@ export class CopyError extends CodedError<CopyErrorCode> {}
 /** Entries of one copy; a tree beyond is an archive's job. */
 export const ENTRIES_MAX = 20_000;
 /** The largest disk of a sandbox. A guest may send without an end. */
-const BYTES_MAX = 64 * 1024 ** 3;
+const BYTES_MAX = 64 * GIB;
 /** Copied at once: each file is a connection and a child of the agent. */
 export const FILES_AT_ONCE = 4;
 /** Below this nobody waits long enough to look. */
-const SHOWN_FROM_BYTES = 8 * 1024 * 1024;
+const SHOWN_FROM_BYTES = 8 * MIB;
 /** What emulated guests manage at least, bytes per millisecond. */
 const PACE_BYTES_PER_MS = 20_000;
 

@@ -5,12 +5,13 @@ import type { Readable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { searchPath } from '../../base/search-path.ts';
+import { MIB } from '../../base/units.ts';
 import { closeFd, createMemFd } from '../../sys/fd.ts';
 import { NetError } from '../errors.ts';
 import { nftFailed, nftRefused } from './failure.ts';
 
 /** A table of 1,000 sandboxes is about 25 MB. */
-const OUTPUT_BYTES_MAX = 128 * 1024 * 1024;
+const OUTPUT_BYTES_MAX = 128 * MIB;
 const ERROR_BYTES_MAX = 64 * 1024;
 
 export interface NftProcessOptions {

@@ -2,6 +2,7 @@
 import { request } from 'node:http';
 import { connect as connectTls } from 'node:tls';
 import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
 import { DNS_TYPE } from '../../net/dns/message.ts';
 import { askName, datagram, exchange } from '../caller.ts';
 import { ProofError } from '../errors.ts';
@@ -12,7 +13,7 @@ import { ARRIVALS_PATH, CANARY_PORTS } from './canary.ts';
 import { nameOf, type Target, type Tracer } from './cases.ts';
 
 const TIMEOUT_MS = 10_000;
-const ANSWER_BYTES_MAX = 16 * 1024 * 1024;
+const ANSWER_BYTES_MAX = 16 * MIB;
 
 /** @throws ProofError `canary_failed` */
 export async function askArrivals({ address, run }: Target): Promise<readonly CanaryArrival[]> {

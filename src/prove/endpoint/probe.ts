@@ -1,6 +1,7 @@
 /** What a sandbox is told to try, and what it says became of it: `probe.py` and its two languages. Pure but for reading it. */
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
+import { MIB } from '../../base/units.ts';
 
 export type Probe =
   /** Everything that comes back to `text` is the outcome. */
@@ -49,7 +50,7 @@ const outcomesSchema = z.array(
 );
 /** Linux takes arguments of up to 128 KiB each. */
 const COMMAND_CHARACTERS_MAX = 100_000;
-const OUTPUT_CHARACTERS_MAX = 4 * 1024 * 1024;
+const OUTPUT_CHARACTERS_MAX = 4 * MIB;
 
 const script = new URL('./probe.py', import.meta.url);
 

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describeError } from '../../base/errors.ts';
+import { MIB } from '../../base/units.ts';
 import { type Cgroup, Cgroups } from '../../jail/cgroup.ts';
 import { findCgroups } from '../../jail/cgroup-paths.ts';
 import type { CgroupLimits } from '../../jail/cgroup-settings.ts';
@@ -12,7 +13,6 @@ import { Injector } from './inject.ts';
 import { openVmms } from './open-vmms.ts';
 import { type JailContext, MEMORY_MIB, type Vmms } from './vmm.ts';
 
-const MIB = 1024 * 1024;
 const LIMITS: CgroupLimits = { memoryBytes: 96 * MIB, tasks: 8, cpus: 1 };
 const [LITTLE, MUCH] = [32, 192];
 const [FEW, MANY] = [4, 32];

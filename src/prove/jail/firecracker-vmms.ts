@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { sleep } from '../../base/clock.ts';
 import { CodedError, describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
 import { resolveHome } from '../../home.ts';
 import { makeFirecracker } from '../../runtime/firecracker.ts';
 import type { Confinement } from '../../runtime/jail.ts';
@@ -26,7 +27,7 @@ import {
   type VmmTraits,
 } from './vmm.ts';
 
-const DISK_BYTES = 1024 * 1024;
+const DISK_BYTES = MIB;
 const GUEST_CID = 3;
 const VCPU = 'fc_vcpu 0';
 const START_MS_MAX = 60_000;

@@ -8,6 +8,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Log } from '../../base/log.ts';
+import { KIB, MIB } from '../../base/units.ts';
 import { type IoLimits, ioLimits } from '../../jail/disk-io.ts';
 import { openCgroups } from '../../jail/open.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
@@ -16,8 +17,6 @@ import { openProofRuntime } from '../proof-runtime.ts';
 import { Injector } from './inject.ts';
 import type { JailContext } from './vmm.ts';
 
-const KIB = 1024;
-const MIB = 1024 * KIB;
 /** A small part of what software emulation reaches. */
 const BYTES_PER_SECOND = MIB;
 const OPS_PER_SECOND = 20;

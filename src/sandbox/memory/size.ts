@@ -9,6 +9,7 @@
  * count the maximum. What is waited for is bounded.
  */
 import type { Clock } from '../../base/clock.ts';
+import { MIB } from '../../base/units.ts';
 import type { Guest, GuestLimits } from '../../guest/guest.ts';
 import type { Balloon, Vm, VmSpec } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
@@ -29,8 +30,6 @@ export const RESIZE_LIMITS = {
   /** Left free in one that shrinks, beside what its programs have now. */
   freeMib: 32,
 } as const;
-
-const BYTES_PER_MIB = 1024 * 1024;
 
 /** RAM of its VM, MiB. */
 export function ramMib({ memoryMib, memoryMaxMib }: MemorySize): number {
@@ -123,8 +122,7 @@ function requireBalloon(vm: Vm | undefined, { memoryMaxMib }: MemorySize, toMib:
 /** So that no program is killed for it. What it says is believed: if it lies, it hurts itself. */
 async function requireFree({ guest }: ResizeParts, fromMib: number, toMib: number): Promise<void> {
   const { memoryAvailableBytes } = await guest.stats();
-  const leastMib =
-    Math.ceil(fromMib - memoryAvailableBytes / BYTES_PER_MIB) + RESIZE_LIMITS.freeMib;
+  const leastMib = Math.ceil(fromMib - memoryAvailableBytes / MIB) + RESIZE_LIMITS.freeMib;
   if (toMib >= leastMib) return;
   throw new SandboxError('memory_unavailable', `its programs leave less free than that`, {
     remedy: `leave it at least ${Math.min(leastMib, fromMib)} MiB`,

@@ -7,6 +7,7 @@
  * The store knows rows and files; the copies between files and memory come in.
  */
 import { newSandboxId } from '../../base/ids.ts';
+import { MIB } from '../../base/units.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { NewSnapshot, SnapshotRow } from '../../store/snapshot.ts';
 import type { Staging } from '../../store/staging.ts';
@@ -50,7 +51,6 @@ export interface HeldSource extends AsyncDisposable {
 }
 
 const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
-const BYTES_PER_MIB = 1024 * 1024;
 
 export class Keeper {
   readonly #parts: KeeperParts;
@@ -114,7 +114,7 @@ export class Keeper {
       await staging.discard();
     };
     try {
-      const made = copies.makeMemory(ramMib(supervisor.spec) * BYTES_PER_MIB);
+      const made = copies.makeMemory(ramMib(supervisor.spec) * MIB);
       memory = made;
       let taken: VmSnapshot | undefined;
       const target: SaveTarget = {

@@ -10,6 +10,7 @@
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { CleanupStack } from '../../base/cleanup.ts';
+import { MIB } from '../../base/units.ts';
 import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, WarmModule } from '../../guest/link.ts';
 import type { DiskTrouble, Vm, VmSnapshot } from '../../vmm/driver.ts';
@@ -63,7 +64,6 @@ export interface BuildOptions {
   readonly report: (fraction: number, detail: string) => void;
 }
 
-const BYTES_PER_MIB = 1024 * 1024;
 /** In software emulation LangChain takes 10 to 20 s; the guest's own limit is 180 s. */
 const WARM_MS_MAX = 200_000;
 /**
@@ -139,8 +139,8 @@ async function boot(
 ): Promise<{ vm: Vm; guest: Guest; memory: GuestMemory }> {
   if (!parts.driver.capabilities.snapshot) throw unsupported(parts);
   const { channelPath, overlayPath } = workspace;
-  await parts.makeOverlay(overlayPath, spec.diskMib * BYTES_PER_MIB);
-  const memory = parts.makeMemory(ramMib(spec) * BYTES_PER_MIB);
+  await parts.makeOverlay(overlayPath, spec.diskMib * MIB);
+  const memory = parts.makeMemory(ramMib(spec) * MIB);
   cleanup.push('RAM', () => memory.close());
   const model = await parts.serveCannedModel(channelPath);
   cleanup.push('canned model', () => model.close());

@@ -1,6 +1,7 @@
 /** What is seen of one VM while it runs, so that its end can be told with reasons. */
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
 import type { Guest } from '../../guest/guest.ts';
 import type { Vm, VmExit } from '../../vmm/driver.ts';
 import { causeOfExit, type SandboxEnd } from '../ending.ts';
@@ -16,7 +17,6 @@ import { type DiskEvent, diskEvent } from './full-disk.ts';
 import type { HostViolations } from './violation.ts';
 
 const EXIT_GRACE_MS = 500;
-const BYTES_PER_MIB = 1024 * 1024;
 
 export interface EvidenceParts {
   readonly clock: Clock;
@@ -101,7 +101,7 @@ export class Evidence {
     const { name, pid, rssBytes } = lastOom.victim;
     return {
       ...end,
-      detail: `${end.detail}: ${name} (pid ${pid}) held ${Math.floor(rssBytes / BYTES_PER_MIB)} MiB`,
+      detail: `${end.detail}: ${name} (pid ${pid}) held ${Math.floor(rssBytes / MIB)} MiB`,
     };
   }
 

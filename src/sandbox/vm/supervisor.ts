@@ -11,6 +11,7 @@
 import { CleanupStack } from '../../base/cleanup.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
 import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, GuestListener } from '../../guest/link.ts';
 import type { Span } from '../../trace/trace.ts';
@@ -40,8 +41,6 @@ import { limitVm, namedLimits, type VmLimits } from './vm-limits.ts';
 import { vmSpecOf } from './vm-spec.ts';
 
 export type * from '../parts.ts';
-
-const BYTES_PER_MIB = 1024 * 1024;
 
 export class Supervisor {
   /** Resolves when nothing of the sandbox is left. Never rejects. */
@@ -376,13 +375,13 @@ export class Supervisor {
   async #makeDisk({ overlayPath }: Workspace): Promise<void> {
     const { template, makeOverlay } = this.#parts;
     if (template !== undefined) await template.copyDisk(overlayPath);
-    else await makeOverlay(overlayPath, this.spec.diskMib * BYTES_PER_MIB);
+    else await makeOverlay(overlayPath, this.spec.diskMib * MIB);
   }
 
   /** A clone's RAM is filled while its VMM starts. */
   #makeMemory(): Pick<Prepared, 'memory' | 'memoryReady'> {
     const { template, makeMemory } = this.#parts;
-    const memory = makeMemory(ramMib(this.spec) * BYTES_PER_MIB);
+    const memory = makeMemory(ramMib(this.spec) * MIB);
     const memoryReady = template?.copyMemory(memory.path);
     memoryReady?.catch((error: unknown) => ignore(error, 'told to who starts the VM'));
     this.#cleanup.push('RAM', async () => {

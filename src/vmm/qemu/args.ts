@@ -11,6 +11,7 @@
  *                                 ── addr 6 virtio-net on a TAP, plugged likewise where a sandbox has a network
  *                                 ── addr 7 virtio-balloon, where the guest's memory can change
  */
+import { MIB } from '../../base/units.ts';
 
 /** Descriptors that QEMU inherits: two connected stream sockets, and its RAM where that is the caller's. */
 export const QMP_FD = 3;
@@ -85,7 +86,7 @@ const CPU = {
 
 /** Shared, so that the vsock device's owner can map it; a snapshot leaves it where it is. */
 function memoryBackend(plan: QemuPlan): object {
-  const common = { id: 'mem', size: plan.memoryMib * 1024 * 1024, share: true };
+  const common = { id: 'mem', size: plan.memoryMib * MIB, share: true };
   return plan.inheritsMemory
     ? { 'qom-type': 'memory-backend-file', 'mem-path': `/proc/self/fd/${MEMORY_FD}`, ...common }
     : { 'qom-type': 'memory-backend-memfd', ...common };

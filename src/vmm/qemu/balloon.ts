@@ -1,9 +1,8 @@
 /** The balloon of one VM (QMP `balloon`, `query-balloon`): pages that its guest has given up are given back to the host. */
+import { MIB } from '../../base/units.ts';
 import type { Balloon } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { QmpClient } from './qmp.ts';
-
-const BYTES_PER_MIB = 1024 * 1024;
 
 export class QemuBalloon implements Balloon {
   readonly #qmp: QmpClient;
@@ -21,7 +20,7 @@ export class QemuBalloon implements Balloon {
       const cause = `${memoryMib} MiB of ${this.#memoryMibMax}`;
       throw new VmmError('vm_spec_invalid', "the VM's memory can't be changed", { cause });
     }
-    await this.#qmp.execute('balloon', { value: Math.floor(memoryMib * BYTES_PER_MIB) });
+    await this.#qmp.execute('balloon', { value: Math.floor(memoryMib * MIB) });
   }
 
   async memoryMib(): Promise<number> {
@@ -30,6 +29,6 @@ export class QemuBalloon implements Balloon {
     if (typeof actual !== 'number' || !Number.isFinite(actual)) {
       throw new VmmError('vmm_command_failed', 'QEMU does not tell how large a balloon is');
     }
-    return actual / BYTES_PER_MIB;
+    return actual / MIB;
   }
 }

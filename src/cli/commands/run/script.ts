@@ -3,6 +3,7 @@ import { readFile, stat } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
 import type { Readable } from 'node:stream';
 import { errorCode } from '../../../base/errors.ts';
+import { MIB } from '../../../base/units.ts';
 import { UsageError } from '../../failure.ts';
 
 export interface Script {
@@ -11,7 +12,7 @@ export interface Script {
   readonly filename: string;
 }
 
-export const SCRIPT_BYTES_MAX = 8 * 1024 * 1024;
+export const SCRIPT_BYTES_MAX = 8 * MIB;
 
 /** @param file a path, or `-` for standard input */
 export async function readScript(file: string, stdin: Readable): Promise<Script> {
@@ -68,7 +69,7 @@ function decode(bytes: Buffer, what: string): string {
 
 function tooLarge(what: string): UsageError {
   return new UsageError(
-    `${what} is larger than ${SCRIPT_BYTES_MAX / 1024 / 1024} MiB`,
+    `${what} is larger than ${SCRIPT_BYTES_MAX / MIB} MiB`,
     'a script is source text; give data in files of their own with --copy',
   );
 }

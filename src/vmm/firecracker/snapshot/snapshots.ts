@@ -9,6 +9,7 @@
 import { randomUUID } from 'node:crypto';
 import { appendFile, open, rm } from 'node:fs/promises';
 import { ignore } from '../../../base/ignore.ts';
+import { MIB } from '../../../base/units.ts';
 import type { VmSnapshot, WholeSnapshotFiles } from '../../driver.ts';
 import { VmmError } from '../../errors.ts';
 import { STATE_BYTES_MAX, stateDigest } from '../../snapshot.ts';
@@ -156,7 +157,7 @@ export class Snapshots {
   async #checkMemory(path: string): Promise<void> {
     await using file = await open(path, 'r');
     const { size } = await file.stat();
-    if (size !== this.#options.memoryMib * 1024 * 1024) throw broken(`its RAM has ${size} bytes`);
+    if (size !== this.#options.memoryMib * MIB) throw broken(`its RAM has ${size} bytes`);
   }
 }
 
