@@ -112,8 +112,9 @@ class ForkServer:
         self._deadline = self._loop.after(limits.WARM_S, lambda: os.kill(pid, _signal.SIGKILL))
 
     def _send(self, job: Job) -> None:
-        fd = os.memfd_create("launch", os.MFD_CLOEXEC)
+        fd = -1
         try:
+            fd = os.memfd_create("launch", os.MFD_CLOEXEC)
             data = wire_json.dumps(job.launch.to_json())
             while data:
                 data = data[os.pwrite(fd, data, os.lseek(fd, 0, os.SEEK_END)) :]
@@ -127,7 +128,8 @@ class ForkServer:
         except OSError as error:
             job.failed(error.errno or 0)
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def _answer(self, message: dict) -> None:
         kind = message["type"]
@@ -175,11 +177,11 @@ class ForkServer:
         except OSError:
             job.ended(None)
             return
-        on_exit(self._loop, pidfd, lambda: job.ended(None))
+        _watch(self._loop, pidfd, lambda: job.ended(None))
 
 
 def fork_child(loop: Loop, job: Job, run: "Callable[[Launch, int], None]") -> None:
-    """A child of the agent itself."""
+    """Starts a child of the agent itself."""
     try:
         pid = os.fork()
     except OSError as error:
@@ -187,14 +189,33 @@ def fork_child(loop: Loop, job: Job, run: "Callable[[Launch, int], None]") -> No
         return
     if pid == 0:
         spawn.run_child(job.launch, job.stdio, job.status_fd, run)
-    on_exit(loop, os.pidfd_open(pid), lambda: job.ended(os.waitpid(pid, 0)[1]))
+    on_exit(loop, pid, job.ended)
     job.started(pid, False)
 
 
-def on_exit(loop: Loop, pidfd: int, ended: "Callable[[], None]") -> None:
+def on_exit(loop: Loop, pid: int, ended: "Callable[[int], None]") -> None:
+    """Reaps the child `pid` when it exits, and calls `ended` with its wait status."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        # No descriptor is left. The child runs all the same, so it is asked for until it has exited.
+        loop.after(limits.REAP_RETRY_S, lambda: _look(loop, pid, ended))
+        return
+    _watch(loop, pidfd, lambda: ended(os.waitpid(pid, 0)[1]))
+
+
+def _look(loop: Loop, pid: int, ended: "Callable[[int], None]") -> None:
+    done, status = os.waitpid(pid, os.WNOHANG)
+    if done:
+        ended(status)
+    else:
+        on_exit(loop, pid, ended)
+
+
+def _watch(loop: Loop, pidfd: int, exited: "Callable[[], None]") -> None:
     def ready(_events: int) -> None:
         loop.unwatch(pidfd)
         os.close(pidfd)
-        ended()
+        exited()
 
     loop.watch(pidfd, IN, ready)

@@ -35,6 +35,8 @@ TERM_GRACE_S = 2.0
 PIPE_GRACE_S = 0.3
 LINGER_S = 1.0
 WARM_S = 180.0
+# How often a child is asked for whether it has exited when there was no descriptor to watch it by.
+REAP_RETRY_S = 0.05
 # How long output waits for the connections to go after `settle`; it flows again if they stay.
 SETTLE_HOLD_S = 5.0
 

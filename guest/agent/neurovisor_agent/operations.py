@@ -262,11 +262,7 @@ class Operations:
         )
         self._live.add(process)
         connection.read(False)
-        try:
-            process.start(connection, rest, self._launcher(kind, request))
-        except OSError:
-            self._live.discard(process)
-            raise
+        process.start(connection, rest, self._launcher(kind, request))
         if self._settled:
             process.settle(self._holding)
 
@@ -298,16 +294,21 @@ class Operations:
         # The parent is root's, so that the user can't put something else in the place of the directory.
         self._scripts += 1
         directory = f"{self._scripts_dir}/{self._scripts}"
+        file = f"{directory}/{name}"
         os.makedirs(self._scripts_dir, exist_ok=True)
         os.mkdir(directory, 0o700)
-        file = f"{directory}/{name}"
-        made += [file, directory]
-        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with open(fd, "wb") as out:
-            out.write(body)
-        if os.geteuid() == 0:
-            os.chown(file, who.uid, who.gid)
-            os.chown(directory, who.uid, who.gid)
+        made.append(directory)
+        try:
+            fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            made.append(file)
+            with open(fd, "wb") as out:
+                out.write(body)
+            if os.geteuid() == 0:
+                os.chown(file, who.uid, who.gid)
+                os.chown(directory, who.uid, who.gid)
+        except OSError:
+            _remove_script(made)
+            raise
         return {"path": file}
 
     # tcp
@@ -429,10 +430,9 @@ def _answer_error(connection: Connection, error: RequestError) -> None:
 
 
 def _remove_script(made: list[str]) -> None:
-    """Files that the script wrote beside itself stay, and so does then the directory."""
+    """Removes the script, then its directory; files that the script wrote beside itself stay, with the directory."""
     try:
-        if made:
-            os.unlink(made[0])
-            os.rmdir(made[1])
+        for path in reversed(made):
+            (os.rmdir if path == made[0] else os.unlink)(path)
     except OSError as error:
         print(f"neurovisor agent: script directory stays: {error}", file=sys.stderr)

@@ -103,6 +103,7 @@ class Process:
         self._result: dict[str, object] = {}
         self._timers: list[Timer] = []
         self._outputs: dict[int, int] = {}
+        self._status_fd = -1
         self._stdin_fd = -1
         self._stdin = bytearray()
         self._stdin_eof = False
@@ -116,13 +117,21 @@ class Process:
         self._connection = connection
         self._rest = rest
         connection.on_end = self._disconnected
-        child = self._open_streams()
-        status, status_child = os.pipe()
-        self._loop.watch(status, IN, lambda _events: self._report(status))
+        child_ends: list[int] = []
 
         def close_child_ends() -> None:
-            for fd in {*child, status_child}:
+            for fd in child_ends:
                 os.close(fd)
+
+        try:
+            stdio = self._open_streams(child_ends)
+            self._status_fd, status_child = os.pipe()
+            child_ends.append(status_child)
+            self._loop.watch(self._status_fd, IN, lambda _events: self._report())
+        except OSError as error:
+            close_child_ends()
+            self._refuse(request.from_errno(error.errno, "start a process"))
+            return
 
         def started(pid: int, warm: bool) -> None:
             close_child_ends()
@@ -134,8 +143,6 @@ class Process:
 
         def failed(number: int) -> None:
             close_child_ends()
-            self._loop.unwatch(status)
-            os.close(status)
             if number == ECHILD:
                 what = (
                     "the fork server ended while it started the script; whether it runs is unknown"
@@ -144,7 +151,7 @@ class Process:
             else:
                 self._refuse(request.from_errno(number, "start a process"))
 
-        launch(Job(self.launch, child, status_child, started, failed, self._child_ended))
+        launch(Job(self.launch, stdio, status_child, started, failed, self._child_ended))
 
     def attach(self, connection: Connection, rest: bytes) -> None:
         """Takes the streams over; a connection that had them is told that it lost them."""
@@ -218,15 +225,19 @@ class Process:
 
     # Start
 
-    def _open_streams(self) -> tuple[int, int, int]:
-        """Opens our ends, non-blocking; returns the child's 0, 1 and 2."""
+    def _open_streams(self, child_ends: list[int]) -> tuple[int, int, int]:
+        """Opens our ends, non-blocking; returns the child's 0, 1 and 2, which it adds to `child_ends` at once.
+
+        Raises OSError: what was opened until then is in `child_ends`, or closed by `_release`.
+        """
         if self.options.size is not None:
             self._master, slave = os.openpty()
+            child_ends.append(slave)
+            self._add_output(self._master, STDOUT)
             _set_size(self._master, self.options.size)
             if os.geteuid() == 0:
                 os.fchown(slave, self.launch.uid, -1)
             self._stdin_fd = os.dup(self._master)
-            self._add_output(self._master, STDOUT)
             os.set_blocking(self._stdin_fd, False)
             return slave, slave, slave
         if self.options.stdin:
@@ -234,22 +245,22 @@ class Process:
             os.set_blocking(self._stdin_fd, False)
         else:
             stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        stdout_ours, stdout = os.pipe()
-        stderr_ours, stderr = os.pipe()
-        self._add_output(stdout_ours, STDOUT)
-        self._add_output(stderr_ours, STDERR)
-        return stdin, stdout, stderr
+        child_ends.append(stdin)
+        for kind in (STDOUT, STDERR):
+            ours, theirs = os.pipe()
+            self._add_output(ours, kind)
+            child_ends.append(theirs)
+        return stdin, child_ends[1], child_ends[2]
 
     def _add_output(self, fd: int, kind: int) -> None:
         """Read from when the program runs: the answer to the request comes before its output."""
         os.set_blocking(fd, False)
         self._outputs[fd] = kind
 
-    def _report(self, status: int) -> None:
+    def _report(self) -> None:
         """The child's status pipe: a report means that the program could not be started."""
-        report = os.read(status, _REPORT_BYTES)
-        self._loop.unwatch(status)
-        os.close(status)
+        report = os.read(self._status_fd, _REPORT_BYTES)
+        self._close_status()
         if report:
             step, number, *text = report.decode("utf-8", "replace").split(" ", 2)
             subject = _STEPS.get(step, "start")
@@ -263,6 +274,12 @@ class Process:
             return
         self._reported = True
         self._run_when_known()
+
+    def _close_status(self) -> None:
+        if self._status_fd >= 0:
+            self._loop.unwatch(self._status_fd)
+            os.close(self._status_fd)
+            self._status_fd = -1
 
     def _run_when_known(self) -> None:
         """Two things tell of a start, in any order: the forker tells the pid, the pipe that it worked."""
@@ -482,6 +499,7 @@ class Process:
         for timer in self._timers:
             timer.cancel()
         self._close_stdin()
+        self._close_status()
         for fd in list(self._outputs):
             self._loop.unwatch(fd)
             os.close(fd)

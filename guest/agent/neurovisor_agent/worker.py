@@ -47,12 +47,8 @@ def start_worker(
     if pid == 0:
         _serve(sock, operation, request, who, rest)
 
-    def ended() -> None:
-        os.waitpid(pid, 0)
-        over()
-
     sock.close()
-    on_exit(loop, os.pidfd_open(pid), ended)
+    on_exit(loop, pid, lambda _status: over())
 
 
 def start_flush(
@@ -69,11 +65,11 @@ def start_flush(
     if pid == 0:
         _flush(in_vm, drop_caches)
 
-    def ended() -> None:
-        failed = os.waitpid(pid, 0)[1] != 0
-        done(RequestError("guest_failed", "the caches could not be dropped") if failed else None)
+    def ended(status: int) -> None:
+        failed = RequestError("guest_failed", "the caches could not be dropped")
+        done(failed if status != 0 else None)
 
-    on_exit(loop, os.pidfd_open(pid), ended)
+    on_exit(loop, pid, ended)
 
 
 def _flush(in_vm: bool, drop_caches: bool) -> None:

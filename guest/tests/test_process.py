@@ -1,0 +1,223 @@
+"""The starts and ends of programs over the agent's own loop: what is released when descriptors run out."""
+
+import gc
+import json
+import os
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+import unittest
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
+
+from neurovisor_agent import account
+from neurovisor_agent.account import Account
+from neurovisor_agent.cgroup import Cgroups
+from neurovisor_agent.connection import Connection
+from neurovisor_agent.fork_server import ForkServer
+from neurovisor_agent.loop import IN, Loop
+from neurovisor_agent.operations import Operations
+from neurovisor_agent.settings import Settings
+from neurovisor_agent.victims import Victims
+
+# More than any start opens at once.
+DESCRIPTORS_MAX = 14
+GIVE_UP_S = 20.0
+
+
+class Stop(BaseException):
+    """Leaves `Loop.run`, which outlives every Exception."""
+
+
+class TooLate(BaseException):
+    """The loop did not get there within `GIVE_UP_S`."""
+
+
+class Rig:
+    """An agent's operations without a VM. The cgroups are plain directories, which no process can join."""
+
+    def __init__(self, test: unittest.TestCase) -> None:
+        # Not a TemporaryDirectory: a forked interpreter that ends would remove it.
+        root = Path(tempfile.mkdtemp())
+        test.addCleanup(shutil.rmtree, root)
+        self.user = root / "cgroup/user"
+        self.user.mkdir(parents=True)
+        (root / "cgroup/cgroup.subtree_control").touch()
+        for name in ("memory.max", "memory.high", "pids.max"):
+            (self.user / name).touch()
+        self.scripts = root / "scripts"
+        self.scripts.mkdir()
+        # Read once: looking an account up takes a descriptor.
+        own = Account("tester", os.geteuid(), os.getegid(), [], str(root))
+        test.enterContext(mock.patch.object(account, "find", lambda _name, _in_vm: own))
+        self.loop = Loop()
+        test.addCleanup(self.loop._epoll.close)
+        self.cgroups = Cgroups(str(root / "cgroup"))
+        settings = Settings(self.loop, self.cgroups, in_vm=False)
+        self.operations = Operations(
+            self.loop,
+            self.cgroups,
+            settings,
+            str(self.scripts),
+            False,
+            Victims(self.loop, False),
+            lambda _kind, **_fields: None,
+        )
+
+    def run_until(self, done: Callable[[], bool]) -> None:
+        def look() -> None:
+            if done():
+                raise Stop
+            self.loop.after(0.005, look)
+
+        def give_up() -> None:
+            raise TooLate
+
+        late = self.loop.after(GIVE_UP_S, give_up)
+        look_now = self.loop.after(0, look)
+        try:
+            self.loop.run()
+        except Stop:
+            late.cancel()
+            look_now.cancel()
+
+    def request(self, fields: dict[str, object], body: bytes, spare: int | None) -> dict:
+        """The answer to one request, with `spare` descriptors left while it is served; None: all there are."""
+        ours, theirs = socket.socketpair()
+        got = bytearray()
+        ended = [False]
+
+        def receive(_events: int) -> None:
+            data = ours.recv(65536)
+            got.extend(data)
+            if not data:
+                self.loop.unwatch(ours.fileno())
+                ended[0] = True
+
+        self.loop.watch(ours.fileno(), IN, receive)
+        line = json.dumps({"v": 1, "bodyBytes": len(body), "stdin": False, **fields}).encode()
+        frames = b"\x05" + len(body).to_bytes(4, "big") + body if body else b""
+        connection = Connection(self.loop, socket_of(theirs))
+        with exhausted(spare):
+            self.operations.accept(connection, line + b"\n" + frames)
+            self.run_until(lambda: b"\n" in got)
+        self.run_until(lambda: ended[0])
+        ours.shutdown(socket.SHUT_WR)
+        self.run_until(lambda: connection.closed and not self.operations._live)
+        ours.close()
+        return json.loads(bytes(got).split(b"\n", 1)[0])
+
+    def left(self) -> tuple[list[str], list[str]]:
+        """Cgroups and script directories that are still there."""
+        groups = [path.name for path in self.user.iterdir() if path.name.startswith("p") and path.is_dir()]
+        return groups, [path.name for path in self.scripts.iterdir()]
+
+
+def socket_of(sock: socket.socket) -> socket.socket:
+    return socket.socket(fileno=sock.detach())
+
+
+class exhausted:
+    """Leaves this process `spare` free descriptors."""
+
+    def __init__(self, spare: int | None) -> None:
+        self.spare = spare
+        self.held: list[int] = []
+
+    def __enter__(self) -> None:
+        if self.spare is None:
+            return
+        self.limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        highest = max(int(fd.split(" ")[0]) for fd in open_files())
+        null = os.open("/dev/null", os.O_RDONLY)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2 + DESCRIPTORS_MAX, self.limits[1]))
+        self.held = [null]
+        while True:
+            try:
+                self.held.append(os.dup(null))
+            except OSError:
+                break
+        for _ in range(self.spare):
+            os.close(self.held.pop())
+
+    def __exit__(self, *_error: object) -> None:
+        if self.spare is not None:
+            for fd in self.held:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, self.limits)
+
+
+def open_files() -> set[str]:
+    """Descriptors with what they are, without the one that lists them."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+class Exhaustion(unittest.TestCase):
+    def setUp(self) -> None:
+        # Loops of other tests, whose descriptors would go while this one counts.
+        gc.collect()
+
+    def check(self, rig: Rig, fields: dict[str, object], body: bytes = b"") -> None:
+        """With ever more descriptors the request fails without a trace, until there are enough."""
+        before = open_files()
+        answers = []
+        for spare in range(DESCRIPTORS_MAX):
+            answer = rig.request(fields, body, spare)
+            answers.append(answer["ok"])
+            with self.subTest(spare=spare):
+                if not answer["ok"]:
+                    self.assertEqual(answer["code"], "exhausted", answer)
+                self.assertEqual(open_files(), before)
+                self.assertEqual(rig.left(), ([], []))
+                self.assertEqual(rig.operations._open, 0)
+        self.assertEqual((answers[0], answers[-1]), (False, True), answers)
+
+    def without_cgroups(self) -> Rig:
+        rig = Rig(self)
+        self.enterContext(mock.patch.object(rig.cgroups, "create", lambda: None))
+        return rig
+
+    def test_exec_with_pipes(self) -> None:
+        for stdin in (True, False):
+            self.check(self.without_cgroups(), {"op": "exec", "argv": ["true"], "stdin": stdin})
+
+    def test_exec_on_a_terminal(self) -> None:
+        self.check(self.without_cgroups(), {"op": "exec", "argv": ["true"], "pty": {"cols": 80, "rows": 24}})
+
+    def test_python_with_a_file_of_its_own(self) -> None:
+        self.check(self.without_cgroups(), {"op": "python", "name": "a.py", "args": []}, b"pass")
+
+    def test_python_by_the_fork_server(self) -> None:
+        rig = self.without_cgroups()
+        warmed: list[object] = []
+        server = ForkServer(rig.loop, [], False, dict(os.environ), Cgroups(None), warmed.extend)
+        rig.operations.fork_server = server
+        rig.run_until(lambda: server._is_warm)
+        try:
+            self.check(rig, {"op": "python", "name": "a.py", "args": []}, b"pass")
+        finally:
+            server.close()
+            rig.run_until(lambda: server._connection is None)
+
+    def test_the_cgroup_of_a_start_that_fails_is_removed(self) -> None:
+        rig = Rig(self)
+        for spare in range(4):
+            answer = rig.request({"op": "exec", "argv": ["true"]}, b"", spare)
+            self.assertEqual(answer["code"], "exhausted", answer)
+            self.assertEqual(rig.left(), ([], []))
+        self.assertEqual(rig.cgroups._count, 4)
+
+
+if __name__ == "__main__":
+    unittest.main()
