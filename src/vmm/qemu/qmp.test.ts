@@ -1,5 +1,5 @@
 import { Duplex, PassThrough } from 'node:stream';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { QMP_LINE_BYTES_MAX, QmpClient, QmpDecoder } from './qmp.ts';
 
@@ -122,6 +122,25 @@ describe('QmpClient', () => {
       await expect(client.execute('cont')).rejects.toMatchObject({ code });
       expect((await client.closed).code).toBe(code);
     }
+  });
+  it('execute: a command that is answered leaves no reaction on `closed`', async () => {
+    const { client, says } = pair();
+    const reactions = vi.spyOn(client.closed, 'then');
+    for (const id of [1, 2, 3]) {
+      const answer = client.execute('query-status');
+      says({ return: {}, id });
+      await answer;
+    }
+    expect(reactions).not.toHaveBeenCalled();
+  });
+  it('event: the end of the connection fails what waits and what comes', async () => {
+    const { client, hangUp } = pair();
+    const waiting = expect(client.event(() => true, 1_000)).rejects.toMatchObject({
+      code: 'vm_gone',
+    });
+    hangUp();
+    await waiting;
+    await expect(client.event(() => true, 1_000)).rejects.toMatchObject({ code: 'vm_gone' });
   });
   it('event: resolves at the first that matches', async () => {
     const { client, says } = pair();

@@ -110,6 +110,8 @@ export class QmpClient {
   readonly #decoder = new QmpDecoder();
   readonly #pending = new Map<number, Pending>();
   readonly #listeners = new Set<(event: QmpEvent) => void>();
+  /** Rejects those who wait for an event. */
+  readonly #awaited = new Set<(failure: VmmError) => void>();
   readonly #greeted = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<VmmError>();
   #nextId = 1;
@@ -202,7 +204,9 @@ export class QmpClient {
    * @throws VmmError `vmm_timeout`, `vm_gone`
    */
   async event(matches: (event: QmpEvent) => boolean, timeoutMs: number): Promise<QmpEvent> {
+    if (this.#failure !== undefined) throw this.#failure;
     const seen = Promise.withResolvers<QmpEvent>();
+    this.#awaited.add(seen.reject);
     const stop = this.onEvent((event) => {
       if (matches(event)) seen.resolve(event);
     });
@@ -210,6 +214,7 @@ export class QmpClient {
       return await this.#withDeadline(seen.promise, timeoutMs, 'an event');
     } finally {
       stop();
+      this.#awaited.delete(seen.reject);
     }
   }
 
@@ -218,16 +223,14 @@ export class QmpClient {
     this.#stream.destroy();
   }
 
+  /** @param wanted rejects when the connection ends */
   async #withDeadline<T>(wanted: Promise<T>, timeoutMs: number, what: string): Promise<T> {
     const late = Promise.withResolvers<never>();
     const cancel = this.#clock.after(timeoutMs, () =>
       late.reject(new VmmError('vmm_timeout', `QEMU did not give ${what} within ${timeoutMs} ms`)),
     );
-    const gone = this.#closed.promise.then((failure): never => {
-      throw failure;
-    });
     try {
-      return await Promise.race([wanted, late.promise, gone]);
+      return await Promise.race([wanted, late.promise]);
     } finally {
       cancel();
     }
@@ -271,6 +274,7 @@ export class QmpClient {
     this.#failure = new VmmError(code, message, { cause });
     this.#greeted.reject(this.#failure);
     for (const pending of this.#pending.values()) pending.reject(this.#failure);
+    for (const reject of this.#awaited) reject(this.#failure);
     this.#closed.resolve(this.#failure);
   }
 }
