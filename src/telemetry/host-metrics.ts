@@ -9,7 +9,7 @@
  * Per sandbox there are sums only: no id is a label.
  */
 import type { Clock } from '../base/clock.ts';
-import { ignore } from '../base/ignore.ts';
+import { ignore, ignoredErrors } from '../base/ignore.ts';
 import { Counter, collected, Histogram, MetricRegistry, single } from '../base/metrics.ts';
 import { MIB } from '../base/units.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
@@ -425,6 +425,7 @@ export class HostMetrics {
         () => [...this.#sandboxes].reduce((sum, { spec }) => sum + spec.memoryMib, 0) * MIB,
       ),
       ...processMetrics(),
+      ignoredErrors,
     );
   }
 

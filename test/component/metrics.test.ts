@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ignore } from '../../src/base/ignore.ts';
 import type { Metric } from '../../src/base/metrics.ts';
 import { ROOT } from '../support/cli.ts';
 import { eventually } from '../support/eventually.ts';
@@ -47,6 +48,7 @@ async function live(): Promise<void> {
   });
   await world.infer({ model: 'm1', stream: true, messages: [{ role: 'user', content: 'hi' }] });
   await world.infer({ model: 'unknown', messages: [] });
+  ignore(new Error('harmless'), 'a sample for the metric');
   world.metrics.watchLease({
     traffic: async () => ({
       ...{ packetsOut: 1, bytesOut: 2, packetsIn: 3, bytesIn: 4, bytesUsed: 6 },
@@ -208,6 +210,14 @@ function rowOf({ name, type, unit, labels, help }: Metric): string {
   const list = labels.map((label) => `\`${label}\``).join(', ');
   return `| \`${name}\` | ${type} | ${unit ?? '–'} | ${list || '–'} | ${help} |`;
 }
+
+describe('neurovisor_ignored_errors_total', () => {
+  it('an error that is ignored shows by its code', async () => {
+    const before = await counted('neurovisor_ignored_errors_total', { code: 'EIO' });
+    ignore(Object.assign(new Error('i/o error'), { code: 'EIO' }), 'a test');
+    expect(await counted('neurovisor_ignored_errors_total', { code: 'EIO' })).toBe(before + 1);
+  });
+});
 
 describe('docs/metrics.md', () => {
   it('has each name with its type, unit and labels, and no other', () => {

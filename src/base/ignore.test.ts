@@ -1,0 +1,23 @@
+import { describe, expect, it } from 'vitest';
+import { CodedError } from './errors.ts';
+import { ignore, ignoredErrors } from './ignore.ts';
+
+const counted = (code: string): number =>
+  ignoredErrors.samples().find(({ labels }) => labels['code'] === code)?.value ?? 0;
+
+describe('ignore', () => {
+  it('ignore: counts each error by its code, and one without a code as `none`', () => {
+    const before = { gone: counted('vm_gone'), none: counted('none') };
+    ignore(new CodedError('vm_gone', 'the VM is gone'), 'a test');
+    ignore(new CodedError('vm_gone', 'the VM is gone'), 'another reason');
+    ignore('not an error', 'a test');
+    expect(counted('vm_gone')).toBe(before.gone + 2);
+    expect(counted('none')).toBe(before.none + 1);
+  });
+
+  it('ignore: a flood of codes has a bounded number of series', () => {
+    for (let n = 0; n < 1_000; n += 1) ignore({ code: `invented_${n}` }, 'a test');
+    expect(ignoredErrors.samples().length).toBeLessThanOrEqual(64);
+    expect(counted('other')).toBeGreaterThan(900);
+  });
+});
