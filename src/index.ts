@@ -27,10 +27,10 @@ import { forwardPort, type PortForward } from './library/port-forward.ts';
 import type { EventsOptions, ForkOptions, SandboxInfo, SnapshotInfo } from './sandbox/control.ts';
 import { type EndInfo, NO_EVIDENCE, type SandboxLogs } from './sandbox/ending.ts';
 import { SandboxError } from './sandbox/errors.ts';
-import type { TimedEvent } from './sandbox/plane/event-journal.ts';
+import type { TimedEvent } from './sandbox/events.ts';
+import type { StartTimings } from './sandbox/parts.ts';
 import type { SecretOptions } from './sandbox/secrets.ts';
 import type { NetworkOptions } from './sandbox/spec.ts';
-import type { StartTimings } from './sandbox/vm/supervisor.ts';
 
 export type { ChannelLimits, ChannelStats } from './base/channel.ts';
 export type { DiskLimits } from './base/disk-limits.ts';
@@ -52,13 +52,14 @@ export type { PortForward } from './library/port-forward.ts';
 export type {
   EventsOptions,
   ForkOptions,
+  MemoryAction,
   SandboxInfo,
   SandboxStatus,
   SnapshotInfo,
 } from './sandbox/control.ts';
-export type { EndCause, EndEvidence, SandboxLogs } from './sandbox/ending.ts';
-export type { MemoryAction } from './sandbox/memory/policy.ts';
-export type { TimedEvent } from './sandbox/plane/event-journal.ts';
+export type { EndCause, EndEvidence, SandboxEnd, SandboxLogs } from './sandbox/ending.ts';
+export type { TimedEvent } from './sandbox/events.ts';
+export type { StartTimings } from './sandbox/parts.ts';
 export type { SecretInfo, SecretOptions } from './sandbox/secrets.ts';
 export type {
   ModelPolicy,
@@ -67,7 +68,6 @@ export type {
   NetworkPolicy,
   SandboxOptions,
 } from './sandbox/spec.ts';
-export type { SandboxEnd, StartTimings } from './sandbox/vm/supervisor.ts';
 
 /** Why a sandbox ended, and what speaks for it. */
 export type End = EndInfo;

@@ -137,6 +137,13 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
       'gateway',
     ],
   },
+  sandbox: {
+    '.': [],
+    memory: ['.'],
+    vm: ['.', 'memory'],
+    start: ['.', 'memory', 'vm'],
+    plane: ['.', 'memory', 'vm', 'start'],
+  },
   // The drivers never import one another.
   vmm: {
     '.': [],

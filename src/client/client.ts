@@ -25,6 +25,7 @@ import type {
   ForkOptions,
   ForkResult,
   HostInfo,
+  LogChunk,
   PoolInfo,
   PoolLimits,
   SandboxChange,
@@ -34,10 +35,9 @@ import type {
 } from '../sandbox/control.ts';
 import type { SandboxLogs } from '../sandbox/ending.ts';
 import { SandboxError } from '../sandbox/errors.ts';
-import type { TimedEvent } from '../sandbox/plane/event-journal.ts';
+import type { TimedEvent } from '../sandbox/events.ts';
 import type { SandboxLoads } from '../sandbox/plane/load.ts';
-import type { LogChunk } from '../sandbox/plane/logs.ts';
-import type { TemplateSpec } from '../sandbox/start/template.ts';
+import type { TemplateSpec } from '../sandbox/spec.ts';
 import { guestInTrace } from '../sandbox/vm/traced-guest.ts';
 import type { SpanContext } from '../trace/trace.ts';
 import { Changes } from './changes.ts';

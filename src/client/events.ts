@@ -8,7 +8,7 @@ import { sleep } from '../base/clock.ts';
 import { CodedError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { EventsOptions } from '../sandbox/control.ts';
-import type { TimedEvent } from '../sandbox/plane/event-journal.ts';
+import type { TimedEvent } from '../sandbox/events.ts';
 import { answerInvalid } from './errors.ts';
 import { serverSent } from './server-sent.ts';
 

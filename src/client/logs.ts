@@ -1,7 +1,7 @@
 /** What a sandbox of a daemon writes, as it does. */
 import type { IncomingMessage } from 'node:http';
 import { logChunk } from '../api/schema/answers.ts';
-import type { LogChunk } from '../sandbox/plane/logs.ts';
+import type { LogChunk } from '../sandbox/control.ts';
 import { answerInvalid, ClientError } from './errors.ts';
 import { serverSent } from './server-sent.ts';
 

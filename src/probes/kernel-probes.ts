@@ -12,7 +12,7 @@ import { syscallName } from '../jail/seccomp/syscalls.ts';
 import { quantileNs } from '../observe/histogram.ts';
 import type { Path, TapLatency } from '../observe/latency.ts';
 import type { TracepointOptions } from '../observe/tracepoints.ts';
-import type { HostMemoryEvents } from '../sandbox/memory/watch.ts';
+import type { HostMemoryEvents } from '../sandbox/memory-events.ts';
 import type { PacketTimes, SandboxLoad } from '../sandbox/plane/load.ts';
 import { residentBytes } from './host-memory.ts';
 import { bpfDir, INTERNET } from './latency.ts';

@@ -4,7 +4,7 @@ import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { findCgroups } from '../jail/cgroup-paths.ts';
 import { CgroupMemory } from '../observe/cgroup-memory.ts';
-import type { HostMemoryEvents } from '../sandbox/memory/watch.ts';
+import type { HostMemoryEvents } from '../sandbox/memory-events.ts';
 import type { Launch } from '../vmm/launch.ts';
 
 export class VmmMemory {

@@ -18,7 +18,7 @@ import type { ProcessEvent, SandboxCounts } from '../observe/events.ts';
 import { EMPTY, type Histogram, sumHistograms, toPrometheus } from '../observe/histogram.ts';
 import { ReclaimMeter } from '../observe/reclaim-meter.ts';
 import type { TracepointOptions, Tracepoints } from '../observe/tracepoints.ts';
-import type { HostMemoryEvent, HostMemoryEvents } from '../sandbox/memory/watch.ts';
+import type { HostMemoryEvent, HostMemoryEvents } from '../sandbox/memory-events.ts';
 import { OpenedOnce } from './opened-once.ts';
 
 /** As much of `Tracepoints` as this needs. */

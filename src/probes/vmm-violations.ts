@@ -11,7 +11,8 @@ import type { Log } from '../base/log.ts';
 import { Counter } from '../base/metrics.ts';
 import { AUDIT_ARCH, syscallName } from '../jail/seccomp/syscalls.ts';
 import { parseSeccompRecord, type SeccompRecord } from '../observe/seccomp-record.ts';
-import type { HostViolations, ViolationMark } from '../sandbox/vm/violation.ts';
+import type { ViolationMark } from '../sandbox/ending.ts';
+import type { HostViolations } from '../sandbox/parts.ts';
 import { NETLINK, NetlinkSocket } from '../sys/netlink-socket.ts';
 import type { VmExit } from '../vmm/driver.ts';
 

@@ -10,7 +10,7 @@ import type { Log } from '../base/log.ts';
 import { MIB } from '../base/units.ts';
 import { availableMib } from '../probes/host-memory.ts';
 import { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
-import { type Copies, Keeper } from '../sandbox/plane/snapshot-manager.ts';
+import { type Copies, SnapshotManager } from '../sandbox/plane/snapshot-manager.ts';
 import { StartQueue } from '../sandbox/start/start-queue.ts';
 import { openStore } from '../store/store.ts';
 import {
@@ -61,7 +61,7 @@ export async function openControlPlane(
     clock: systemClock,
   });
   const version = await productVersion();
-  const keeper = new Keeper({
+  const snapshots = new SnapshotManager({
     store,
     copies: COPIES,
     kernelDigest: artifacts.kernelDigest,
@@ -70,7 +70,7 @@ export async function openControlPlane(
   });
   try {
     const control = await LocalControlPlane.open({
-      ...{ clock: systemClock, log, store, keeper, queue, accelerator: driver.accelerator },
+      ...{ clock: systemClock, log, store, snapshots, queue, accelerator: driver.accelerator },
       tracer: runtime.tracer,
       describe: async () => ({
         version,

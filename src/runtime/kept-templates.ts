@@ -8,7 +8,8 @@ import { missingHostPackages, RUN_PACKAGES } from '../image/host-packages.ts';
 import { type LockContext, withSetupLock } from '../image/lock.ts';
 import { MANIFEST, type PrepareContext } from '../image/prepare.ts';
 import { isPrepared } from '../image/prepared.ts';
-import { TEMPLATE_FILES, type TemplateSpec } from '../sandbox/start/template.ts';
+import type { TemplateSpec } from '../sandbox/spec.ts';
+import { TEMPLATE_FILES } from '../sandbox/start/template.ts';
 
 /** What `template ls` and `inspect` tell. */
 export interface TemplateInfo {

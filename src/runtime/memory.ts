@@ -1,5 +1,5 @@
 /** RAM of guests: memfds, so it has no name, counts for nobody's file system, and goes with its last user. */
-import type { GuestMemory } from '../sandbox/vm/supervisor.ts';
+import type { GuestMemory } from '../sandbox/parts.ts';
 import { closeFd, createMemFd, sealShrink } from '../sys/fd.ts';
 
 /** Touched pages are what it costs. @throws SyscallError */

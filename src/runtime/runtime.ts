@@ -31,16 +31,18 @@ import { KernelProbes } from '../probes/kernel-probes.ts';
 import { VmmMemory } from '../probes/vmm-memory.ts';
 import { openViolations, type VmmViolations } from '../probes/vmm-violations.ts';
 import { isWithoutNetwork, SandboxError } from '../sandbox/errors.ts';
+import type { SandboxParts } from '../sandbox/parts.ts';
 import {
   DEFAULTS,
   type ModelPolicy,
   makeSpec,
   type SandboxOptions,
   type SandboxSpec,
+  type TemplateSpec,
   withDefaultModel,
 } from '../sandbox/spec.ts';
-import { canBeCloned, DEFAULT_WARM, type TemplateSpec } from '../sandbox/start/template.ts';
-import { type SandboxParts, Supervisor } from '../sandbox/vm/supervisor.ts';
+import { canBeCloned, DEFAULT_WARM } from '../sandbox/start/template.ts';
+import { Supervisor } from '../sandbox/vm/supervisor.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { warmSparseThreads } from '../sys/sparse-threads.ts';
 import { HostMetrics } from '../telemetry/host-metrics.ts';

@@ -18,9 +18,10 @@ import {
   type Recipe,
 } from '../image/prepare.ts';
 import { ramMib, vmMemory } from '../sandbox/memory/size.ts';
-import { TEMPLATE_FILES, type TemplateSpec, templateKey } from '../sandbox/start/template.ts';
+import type { CloneSource } from '../sandbox/parts.ts';
+import type { TemplateSpec } from '../sandbox/spec.ts';
+import { TEMPLATE_FILES, templateKey } from '../sandbox/start/template.ts';
 import { buildTemplate, type TemplateParts } from '../sandbox/start/template-builder.ts';
-import type { CloneSource } from '../sandbox/vm/supervisor.ts';
 import { cloneSparse } from '../sys/sparse.ts';
 import { copyDataInto, copyWithoutZeros } from '../sys/sparse-threads.ts';
 import { serveCannedModel } from './canned-model.ts';

@@ -11,7 +11,7 @@ import { describeError, errorCode } from '../base/errors.ts';
 import { parseSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
-import type { Workspace } from '../sandbox/vm/supervisor.ts';
+import type { Workspace } from '../sandbox/parts.ts';
 import { startTicksOf } from '../sys/process-start.ts';
 
 /** A process that can't be mistaken for a later one with the same pid. */

@@ -14,13 +14,11 @@ import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { GatewayUse } from '../net/lease/lease.ts';
 import type { EndInfo, SandboxLogs } from './ending.ts';
-import type { MemoryAction } from './memory/policy.ts';
-import type { TimedEvent } from './plane/event-journal.ts';
-import type { LogChunk } from './plane/logs.ts';
+
+import type { TimedEvent } from './events.ts';
+import type { StartTimings } from './parts.ts';
 import type { SecretInfo, SecretOptions } from './secrets.ts';
-import type { NetworkOptions, NetworkPolicy, SandboxOptions } from './spec.ts';
-import type { TemplateSpec } from './start/template.ts';
-import type { StartTimings } from './vm/supervisor.ts';
+import type { NetworkOptions, NetworkPolicy, SandboxOptions, TemplateSpec } from './spec.ts';
 
 export interface ControlPlane {
   host(): Promise<HostInfo>;
@@ -98,6 +96,14 @@ export interface ControlPlane {
   onChange(listener: (info: SandboxInfo) => void): () => void;
 }
 
+/** A piece of the console or of the VMM's log. */
+export interface LogChunk {
+  readonly source: keyof SandboxLogs;
+  readonly text: string;
+  /** Bytes before this piece that were lost because the reader was too slow. */
+  readonly skippedBytes: number;
+}
+
 export interface EventsOptions {
   /** Number of the last event that is known; default 0: all that are kept. */
   readonly after?: number | undefined;
@@ -115,6 +121,15 @@ export type SandboxStatus =
   | 'resuming'
   | 'ending'
   | 'ended';
+
+/** The action when a sandbox is close to OOM (`memory/policy.ts`). A URL receives the event. */
+export type MemoryAction =
+  | 'warn'
+  | 'grow'
+  | 'pause'
+  | 'snapshot'
+  | `http://${string}`
+  | `https://${string}`;
 
 export interface CreateRequest extends SandboxOptions {
   /** Id or name of a snapshot to go on from; CPUs, memory, disk and warm list are then the snapshot's. */

@@ -3,8 +3,7 @@
  * SIGKILL from somebody else is `vmm-killed`, and `host-oom` only where the host's kernel says so.
  */
 import type { VmExit } from '../vmm/driver.ts';
-import type { OomMark, PressureMark } from './memory/watch.ts';
-import type { ViolationMark } from './vm/violation.ts';
+import type { OomMark, PressureMark } from './memory-events.ts';
 
 export const END_CAUSES = [
   /** Removed by its owner, or its host was shut down. */
@@ -37,6 +36,22 @@ export const END_CAUSES = [
 
 /** `saved` is no end for its owner: it goes on in another VM. */
 export type EndCause = (typeof END_CAUSES)[number];
+
+/** System calls that the VMM's filter refused or logged: how many, and the last one. */
+export interface ViolationMark {
+  /** Of this VMM, logged ones included. */
+  readonly count: number;
+  /** Number of the system call on the host's processor. */
+  readonly syscall: number;
+  /** Null: newer than our table. */
+  readonly name: string | null;
+  /** Of the instruction that made the call, `0x…`; null: not known. */
+  readonly address: string | null;
+  /** `logged`: the call went through (`--jail log`). */
+  readonly action: 'refused' | 'logged';
+  /** Milliseconds since 1970. */
+  readonly atMs: number;
+}
 
 export interface EndEvidence {
   /** Of the VMM; null: a signal ended it, it had none, or it is not known. */

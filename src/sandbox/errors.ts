@@ -61,7 +61,7 @@ export function fromStore(error: unknown): unknown {
 }
 
 /** Waits for work that may use the store. @throws what that throws, as this folder's own */
-export async function told<T>(work: Promise<T>): Promise<T> {
+export async function translateStoreErrors<T>(work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (error) {

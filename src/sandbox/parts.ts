@@ -2,6 +2,7 @@
  * What the supervisor needs of the mechanisms, and what it tells (types only). The composition root makes
  * the parts; tests make others.
  */
+
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
@@ -10,11 +11,11 @@ import type { GuestListener } from '../guest/link.ts';
 import type { NetworkLease } from '../net/lease/lease.ts';
 import type { CertificateAuthority } from '../net/secret/authority.ts';
 import type { Tracer } from '../trace/trace.ts';
-import type { VmmDriver, VmSnapshot } from '../vmm/driver.ts';
-import type { HostMemoryEvents } from './memory/watch.ts';
+import type { VmExit, VmmDriver, VmSnapshot } from '../vmm/driver.ts';
+import type { ViolationMark } from './ending.ts';
+import type { HostMemoryEvents } from './memory-events.ts';
 import type { SandboxSecret } from './secrets.ts';
 import type { ModelPolicy, NetworkPolicy, SandboxSpec } from './spec.ts';
-import type { HostViolations } from './vm/violation.ts';
 
 /** The private directory of a sandbox. */
 export interface Workspace {
@@ -60,6 +61,15 @@ export interface SandboxNetwork
   readonly trust: GuestTrust | undefined;
 }
 
+/** System calls of one VMM that its filter refused. Made by the part that starts VMMs. */
+export interface HostViolations {
+  /**
+   * Everything known once the VMM has ended; waits a moment for late reports of the kernel. Call it once.
+   * @param exit absent: the VMM did not end by itself
+   */
+  settle(exit: VmExit | undefined): Promise<ViolationMark | null>;
+}
+
 /** What a guest must trust in for its secrets to be put in. */
 export interface GuestTrust {
   readonly authority: CertificateAuthority;
@@ -68,8 +78,6 @@ export interface GuestTrust {
 }
 
 export type LeaseSecrets = Pick<SandboxSpec, 'secrets' | 'authority'>;
-
-export type { SandboxEnd } from './ending.ts';
 
 /** What a clone goes on from instead of booting. */
 export interface CloneSource {

@@ -115,6 +115,12 @@ export type SandboxOptions = {
   readonly secrets?: readonly SecretOptions[] | undefined;
 };
 
+/** The part of a spec that a template or snapshot fixes; the rest is bound when a clone starts. */
+export type TemplateSpec = Pick<
+  SandboxSpec,
+  'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'warm'
+>;
+
 export const LIMITS = {
   cpusMax: 32,
   memoryMibMin: 128,

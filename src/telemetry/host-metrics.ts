@@ -15,11 +15,11 @@ import { MIB } from '../base/units.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import { availableMib, memoryPressure, residentBytes } from '../probes/host-memory.ts';
 import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
-import type { SandboxNetwork } from '../sandbox/parts.ts';
+import type { SandboxNetwork, StartTimings } from '../sandbox/parts.ts';
 import type { SandboxLoad, SandboxLoads } from '../sandbox/plane/load.ts';
 import type { RecentEvents } from '../sandbox/plane/recent-events.ts';
 import type { StartQueue } from '../sandbox/start/start-queue.ts';
-import type { StartTimings, Supervisor } from '../sandbox/vm/supervisor.ts';
+import type { Supervisor } from '../sandbox/vm/supervisor.ts';
 import { processMetrics } from './process-metrics.ts';
 import { Totals } from './totals.ts';
 

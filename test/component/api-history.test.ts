@@ -7,8 +7,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { RemoteControlPlane } from '../../src/client/client.ts';
 import { postEvent } from '../../src/runtime/webhook.ts';
-import type { SandboxEventBody, TimedEvent } from '../../src/sandbox/plane/event-journal.ts';
-import type { LogChunk } from '../../src/sandbox/plane/logs.ts';
+import type { LogChunk } from '../../src/sandbox/control.ts';
+import type { SandboxEventBody, TimedEvent } from '../../src/sandbox/events.ts';
 import { type ApiFixture, startApi } from '../support/api-fixture.ts';
 
 const NEAR: SandboxEventBody = {

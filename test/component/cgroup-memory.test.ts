@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { afterAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { CgroupMemory } from '../../src/observe/cgroup-memory.ts';
-import type { HostMemoryEvents } from '../../src/sandbox/memory/watch.ts';
+import type { HostMemoryEvents } from '../../src/sandbox/memory-events.ts';
 import { makeHostCgroup } from '../support/host-cgroup.ts';
 
 const group = makeHostCgroup('nv-test-memory');

@@ -3,7 +3,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { SandboxEventBody } from '../../src/sandbox/plane/event-journal.ts';
+import type { SandboxEventBody } from '../../src/sandbox/events.ts';
 import { cli } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { startCollector } from '../support/otlp-collector.ts';

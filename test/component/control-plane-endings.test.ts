@@ -9,7 +9,7 @@ import { describe, expect, it } from 'vitest';
 import type { GuestEvent } from '../../src/guest/guest.ts';
 import type { CreateRequest } from '../../src/sandbox/control.ts';
 import type { EndCause } from '../../src/sandbox/ending.ts';
-import type { TimedEvent } from '../../src/sandbox/plane/event-journal.ts';
+import type { TimedEvent } from '../../src/sandbox/events.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';

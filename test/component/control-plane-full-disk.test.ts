@@ -1,6 +1,6 @@
 /** The host's file system is full: nothing hangs in silence, and nothing is lost. */
 import { describe, expect, it } from 'vitest';
-import type { TimedEvent } from '../../src/sandbox/plane/event-journal.ts';
+import type { TimedEvent } from '../../src/sandbox/events.ts';
 import { RETRY_FULL_MS } from '../../src/sandbox/vm/identity.ts';
 import { eventually } from '../support/eventually.ts';
 import { FakeHost } from '../support/fake-host.ts';

@@ -12,7 +12,7 @@ import { CgroupMemory } from '../../src/observe/cgroup-memory.ts';
 import { openTracepoints } from '../../src/observe/tracepoints.ts';
 import { residentBytes } from '../../src/probes/host-memory.ts';
 import { VmmProcesses, type VmmProcessesParts } from '../../src/probes/vmm-processes.ts';
-import type { HostMemoryEvent } from '../../src/sandbox/memory/watch.ts';
+import type { HostMemoryEvent } from '../../src/sandbox/memory-events.ts';
 import { makeSmallCgroup } from '../support/small-cgroup.ts';
 
 let dir: string;

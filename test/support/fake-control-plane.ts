@@ -21,6 +21,7 @@ import type {
   ForkOptions,
   ForkResult,
   HostInfo,
+  LogChunk,
   PoolInfo,
   PoolLimits,
   SandboxChange,
@@ -30,8 +31,9 @@ import type {
 } from '../../src/sandbox/control.ts';
 import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/ending.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
-import { EventJournal, type TimedEvent } from '../../src/sandbox/plane/event-journal.ts';
-import { followLogs, type LogChunk } from '../../src/sandbox/plane/logs.ts';
+import type { TimedEvent } from '../../src/sandbox/events.ts';
+import { EventJournal } from '../../src/sandbox/plane/event-journal.ts';
+import { followLogs } from '../../src/sandbox/plane/logs.ts';
 import { checkRequest } from '../../src/sandbox/request.ts';
 import { secretInfo } from '../../src/sandbox/secrets.ts';
 import {
@@ -40,8 +42,9 @@ import {
   type NetworkPolicy,
   networkPolicy,
   type SandboxSpec,
+  type TemplateSpec,
 } from '../../src/sandbox/spec.ts';
-import { DEFAULT_TEMPLATE, type TemplateSpec } from '../../src/sandbox/start/template.ts';
+import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
 import { ByteTail } from '../../src/vmm/tail.ts';
 import { type RunningAgent, startAgent } from './guest-agent.ts';

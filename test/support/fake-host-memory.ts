@@ -1,5 +1,5 @@
 /** What a host's kernel says of the memory of its VMMs; every VM is told the same. */
-import type { HostMemoryEvent, HostMemoryEvents } from '../../src/sandbox/memory/watch.ts';
+import type { HostMemoryEvent, HostMemoryEvents } from '../../src/sandbox/memory-events.ts';
 
 export class FakeHostMemory implements HostMemoryEvents {
   kills = 0;

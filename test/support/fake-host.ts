@@ -3,7 +3,7 @@
  * world whose every phase a test may hold, fail or make deadly, and which counts what is held.
  *
  *     LocalControlPlane ── Supervisor ── FakeVm, FakeGuest ── a small file as RAM
- *            └── Keeper ── Store (SQLite and files, in a directory of its own)
+ *            └── SnapshotManager ── Store (SQLite and files, in a directory of its own)
  */
 import { rmSync, writeFileSync } from 'node:fs';
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
@@ -14,18 +14,18 @@ import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { DestinationUse } from '../../src/net/policy/destination-budgets.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
+import type {
+  CloneSource,
+  GuestMemory,
+  SandboxNetwork,
+  SandboxParts,
+} from '../../src/sandbox/parts.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
-import { type Copies, Keeper } from '../../src/sandbox/plane/snapshot-manager.ts';
+import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
 import { makeSpec, type NetworkPolicy, type SandboxSpec } from '../../src/sandbox/spec.ts';
 import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
 import { StartQueue } from '../../src/sandbox/start/start-queue.ts';
-import {
-  type CloneSource,
-  type GuestMemory,
-  type SandboxNetwork,
-  type SandboxParts,
-  Supervisor,
-} from '../../src/sandbox/vm/supervisor.ts';
+import { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import type { Tracer } from '../../src/trace/trace.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
@@ -256,7 +256,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     const template = this.#template();
     return {
       ...{ clock, queue, store, log: silentLog, accelerator: 'fake', tracer: options.tracer },
-      keeper: new Keeper({
+      snapshots: new SnapshotManager({
         store,
         copies: this.#copies(),
         kernelDigest: 'kernel',

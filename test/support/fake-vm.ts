@@ -8,6 +8,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { PassThrough } from 'node:stream';
 import type { GuestNetwork } from '../../src/base/guest-network.ts';
 import { ignore } from '../../src/base/ignore.ts';
+import { orAborted } from '../../src/base/time-limit.ts';
 import { GuestError } from '../../src/guest/errors.ts';
 import type {
   GuestChange,
@@ -18,7 +19,6 @@ import type {
   Process,
   RunOptions,
 } from '../../src/guest/guest.ts';
-import { orAborted } from '../../src/sandbox/vm/time-limit.ts';
 import type {
   Balloon,
   DiskLimits,

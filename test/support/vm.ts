@@ -15,7 +15,7 @@ import { resolveHome } from '../../src/home.ts';
 import { type OpenControlPlane, openControlPlane } from '../../src/runtime/control.ts';
 import { Runtime } from '../../src/runtime/runtime.ts';
 import type { LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
-import type { TemplateSpec } from '../../src/sandbox/start/template.ts';
+import type { TemplateSpec } from '../../src/sandbox/spec.ts';
 
 export interface RuntimeFixture {
   /** Valid inside tests. */

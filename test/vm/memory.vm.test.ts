@@ -4,7 +4,7 @@
  */
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { SandboxInfo } from '../../src/sandbox/control.ts';
-import type { TimedEvent } from '../../src/sandbox/plane/event-journal.ts';
+import type { TimedEvent } from '../../src/sandbox/events.ts';
 import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
 import { exec, python, SMALL, useControlPlane } from '../support/vm.ts';
 

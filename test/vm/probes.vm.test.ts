@@ -8,7 +8,7 @@ import { resolveHome } from '../../src/home.ts';
 import type { Daemon } from '../../src/library/daemon.ts';
 import { readSample } from '../../src/observe/memory-counters.ts';
 import { memoryGroup } from '../../src/probes/vmm-memory.ts';
-import type { TimedEvent } from '../../src/sandbox/plane/event-journal.ts';
+import type { TimedEvent } from '../../src/sandbox/events.ts';
 import type { SandboxLoad } from '../../src/sandbox/plane/load.ts';
 import { parseExposition } from '../support/exposition.ts';
 import { limitGroup } from '../support/host-cgroup.ts';

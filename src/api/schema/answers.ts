@@ -6,14 +6,14 @@ import type { FileEntry, GuestInfo, ProcessInfo } from '../../guest/guest.ts';
 import type {
   ForkResult,
   HostInfo,
+  LogChunk,
   PoolInfo,
   SandboxInfo,
   SnapshotInfo,
 } from '../../sandbox/control.ts';
 import { END_CAUSES, type EndInfo, type SandboxLogs } from '../../sandbox/ending.ts';
-import type { TimedEvent } from '../../sandbox/plane/event-journal.ts';
+import type { TimedEvent } from '../../sandbox/events.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
-import type { LogChunk } from '../../sandbox/plane/logs.ts';
 import { type SandboxState, TRANSITIONS } from '../../sandbox/vm/lifecycle.ts';
 import type { ErrorBody } from '../errors.ts';
 import {

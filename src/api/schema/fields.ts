@@ -8,7 +8,7 @@
 import { z } from 'zod';
 import type { DiskLimits } from '../../base/disk-limits.ts';
 import type { DestinationLimit } from '../../net/policy/destination-budgets.ts';
-import type { MemoryAction } from '../../sandbox/memory/policy.ts';
+import type { MemoryAction } from '../../sandbox/control.ts';
 import { LIMITS, type NetworkLimits } from '../../sandbox/spec.ts';
 
 /** `Upgrade` of the tunnel to a sandbox's agent. */

@@ -4,9 +4,9 @@ import type { ChannelLimits } from '../../base/channel.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
 import { FORKS_MAX, IDLE_TIMEOUT_MS_MIN, QUEUE_TIMEOUT_MS_MAX } from '../../sandbox/request.ts';
 import { SECRET_LIMITS, type SecretOptions } from '../../sandbox/secrets.ts';
+import type { TemplateSpec } from '../../sandbox/spec.ts';
 import { LIMITS, type NetworkOptions } from '../../sandbox/spec.ts';
 import { POOL_MEMBERS_MAX } from '../../sandbox/start/pool-target.ts';
-import type { TemplateSpec } from '../../sandbox/start/template.ts';
 import {
   diskLimits,
   environment,

@@ -1,8 +1,9 @@
 /** How long a LangChain script takes to the answer of its first call: in a clone, and from nothing. */
 import { serveCannedModel } from '../../runtime/canned-model.ts';
 import { inferenceSocket } from '../../runtime/workspace.ts';
+import type { SandboxParts } from '../../sandbox/parts.ts';
 import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
-import type { SandboxParts, Supervisor } from '../../sandbox/vm/supervisor.ts';
+import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark } from '../benchmark.ts';
 import { firstOutputMs } from '../output.ts';

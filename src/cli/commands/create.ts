@@ -1,6 +1,10 @@
 /** `neurovisor create`: a sandbox that stays until it is removed or its time is over. */
-import type { ControlPlane, CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
-import type { MemoryAction } from '../../sandbox/memory/policy.ts';
+import type {
+  ControlPlane,
+  CreateRequest,
+  MemoryAction,
+  SandboxInfo,
+} from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { checkModelThere } from '../flags/offered.ts';

@@ -2,9 +2,9 @@
 import { once } from 'node:events';
 import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
-import type { PressureMark } from '../../sandbox/memory/watch.ts';
-import type { TimedEvent } from '../../sandbox/plane/event-journal.ts';
-import type { ViolationMark } from '../../sandbox/vm/violation.ts';
+import type { ViolationMark } from '../../sandbox/ending.ts';
+import type { TimedEvent } from '../../sandbox/events.ts';
+import type { PressureMark } from '../../sandbox/memory-events.ts';
 import type { Cli } from '../cli.ts';
 import { sandboxId } from '../flags/pick.ts';
 import { amount, eventText, plain, victimText } from '../output/event-text.ts';

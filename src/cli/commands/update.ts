@@ -1,6 +1,10 @@
 /** `neurovisor update`: changes a sandbox of the daemon while it runs. */
-import type { ControlPlane, NetworkInfo, SandboxChange } from '../../sandbox/control.ts';
-import type { MemoryAction } from '../../sandbox/memory/policy.ts';
+import type {
+  ControlPlane,
+  MemoryAction,
+  NetworkInfo,
+  SandboxChange,
+} from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from '../flags/disk-limits.ts';

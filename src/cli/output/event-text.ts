@@ -1,7 +1,7 @@
 /** Events of a sandbox as lines for people. Pure. */
 
-import type { OomMark } from '../../sandbox/memory/watch.ts';
-import type { SandboxEventBody } from '../../sandbox/plane/event-journal.ts';
+import type { SandboxEventBody } from '../../sandbox/events.ts';
+import type { OomMark } from '../../sandbox/memory-events.ts';
 import { diskFullText } from '../../sandbox/vm/full-disk.ts';
 import { bytes } from './table.ts';
 

@@ -1,5 +1,5 @@
 /** Puts what a sandbox and its VMM write, as it comes, together for one reader. Pure. */
-import type { LogChunk } from '../../sandbox/plane/logs.ts';
+import type { LogChunk } from '../../sandbox/control.ts';
 
 /** A line of the VMM that is longer is cut in two, characters. */
 const LINE_CHARACTERS_MAX = 4096;

@@ -2,10 +2,10 @@
 import { sleep } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
-import type { EndInfo } from '../../sandbox/ending.ts';
+import type { EndInfo, SandboxEnd } from '../../sandbox/ending.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
-import { type DiskEvent, diskFullText } from '../../sandbox/vm/full-disk.ts';
-import type { SandboxEnd } from '../../sandbox/vm/supervisor.ts';
+import type { DiskEvent } from '../../sandbox/events.ts';
+import { diskFullText } from '../../sandbox/vm/full-disk.ts';
 import type { Cli } from '../cli.ts';
 import { EXIT_NEUROVISOR_FAILED } from '../exit-status.ts';
 

@@ -1,6 +1,6 @@
 /** Where the time of a run went, phase by phase. */
 import type { UsageRecord } from '../../bridge/bridge.ts';
-import type { StartTimings } from '../../sandbox/vm/supervisor.ts';
+import type { StartTimings } from '../../sandbox/parts.ts';
 import { duration, table } from './table.ts';
 
 export interface Phase {

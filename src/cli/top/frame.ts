@@ -1,7 +1,7 @@
 /** One moment of a daemon, for `neurovisor top`: what it tells, joined and made comparable. Pure. */
 import { MIB } from '../../base/units.ts';
 import type { HostInfo, SandboxInfo } from '../../sandbox/control.ts';
-import type { SandboxEventBody } from '../../sandbox/plane/event-journal.ts';
+import type { SandboxEventBody } from '../../sandbox/events.ts';
 import type { SandboxLoad, SandboxLoads } from '../../sandbox/plane/load.ts';
 import { eventText } from '../output/event-text.ts';
 import { bytes } from '../output/table.ts';

@@ -6,7 +6,7 @@
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
-import type { EventJournal, SandboxEventBody } from '../plane/event-journal.ts';
+import type { EventSink, SandboxEventBody } from '../events.ts';
 import { grownMib, type MemorySize } from './size.ts';
 
 /** After a step that failed, milliseconds. */
@@ -16,7 +16,7 @@ export const GROW_HOLD_OFF_MS = 10_000;
 export interface GrowingSandbox {
   readonly id: string;
   readonly spec: MemorySize;
-  readonly events: Pick<EventJournal, 'note'>;
+  readonly events: EventSink;
   resizeMemory(memoryMib: number, by: 'pressure'): Promise<void>;
 }
 

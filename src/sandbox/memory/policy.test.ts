@@ -1,10 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { silentLog } from '../../base/log.ts';
+import type { MemoryAction } from '../control.ts';
 import { SandboxError } from '../errors.ts';
-import { EventJournal, type SandboxEventBody, type TimedEvent } from '../plane/event-journal.ts';
+import type { SandboxEventBody, TimedEvent } from '../events.ts';
+import { EventJournal } from '../plane/event-journal.ts';
 import { GROW_HOLD_OFF_MS } from './growth.ts';
-import { checkAction, type MemoryAction, MemoryPolicy, POLICY_LIMITS } from './policy.ts';
+import { MemoryPolicy, POLICY_LIMITS } from './policy.ts';
 import type { MemorySize } from './size.ts';
 
 const NEAR: SandboxEventBody = {
@@ -43,7 +45,7 @@ function world(
   });
   const events = new EventJournal(clock);
   const sandbox = {
-    ...{ id: ID, terms: { onMemoryPressure }, events },
+    ...{ id: ID, policy: { onMemoryPressure }, events },
     pause: (to: string) => act(`pause ${to}`),
     snapshot: (name: string) => act(`snapshot ${name}`),
     get spec() {
@@ -199,29 +201,5 @@ describe('MemoryPolicy: a sandbox with a maximum', () => {
     await press({ ...PRESSED, source: 'host' } as SandboxEventBody);
     await press({ ...NEAR, source: 'host' } as SandboxEventBody);
     expect(done).toEqual([]);
-  });
-});
-
-describe('checkAction', () => {
-  it.each(['warn', 'pause', 'snapshot', 'http://h/x', 'https://h:1/x?y', undefined])(
-    '%s',
-    (action) => {
-      expect(() => checkAction(action)).not.toThrow();
-    },
-  );
-  it.each([
-    'grow',
-    '',
-    'kill',
-    'ftp://h',
-    'http://u:p@h/',
-    'http://',
-    `http://h/${'x'.repeat(3000)}`,
-  ])('refuses %s', (action) => {
-    expect(() => checkAction(action)).toThrow(expect.objectContaining({ code: 'spec_invalid' }));
-  });
-  it('grow: needs a maximum', () => {
-    expect(() => checkAction('grow')).toThrow(/a sandbox with a maximum/);
-    expect(() => checkAction('grow', true)).not.toThrow();
   });
 });

@@ -9,31 +9,24 @@
  * A sandbox that has a maximum beyond its memory is given more first; the above is what comes when it has all of it,
  * or can't be given more. `grow` is that and then `warn`.
  */
+
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import type { MemoryAction } from '../control.ts';
 import { SandboxError } from '../errors.ts';
-import type { ActionEvent, TimedEvent } from '../plane/event-journal.ts';
+import type { ActionEvent, TimedEvent } from '../events.ts';
 import { type GrowingSandbox, type GrowthParts, MemoryGrowth } from './growth.ts';
-
-export type MemoryAction =
-  | 'warn'
-  | 'grow'
-  | 'pause'
-  | 'snapshot'
-  | `http://${string}`
-  | `https://${string}`;
 
 export const POLICY_LIMITS = {
   /** Between two actions on one sandbox, milliseconds: who resumes a paused one gets that much time. */
   holdOffMs: 30_000,
   /** In the life of a sandbox; each may be as large as its memory. */
   snapshotsMax: 3,
-  urlCharactersMax: 2048,
 } as const;
 
 /** A sandbox, as far as something is done to it. */
 export interface PressedSandbox extends GrowingSandbox {
-  readonly terms: { readonly onMemoryPressure: MemoryAction };
+  readonly policy: { readonly onMemoryPressure: MemoryAction };
   pause(to: 'memory'): Promise<void>;
   snapshot(name: string): Promise<unknown>;
 }
@@ -70,7 +63,7 @@ export class MemoryPolicy {
     if (clock.now() - acted.atMs < POLICY_LIMITS.holdOffMs) return;
     acted.atMs = clock.now();
     this.#acted.set(sandbox, acted);
-    const { onMemoryPressure } = sandbox.terms;
+    const { onMemoryPressure } = sandbox.policy;
     const action = onMemoryPressure === 'grow' ? 'warn' : onMemoryPressure;
     const kind = action.startsWith('http') ? 'webhook' : (action as ActionEvent['action']);
     let outcome: Pick<ActionEvent, 'ok' | 'detail'>;
@@ -118,24 +111,4 @@ export class MemoryPolicy {
     const text = `it has ${POLICY_LIMITS.snapshotsMax} snapshots of this kind already`;
     throw new SandboxError('snapshot_failed', text);
   }
-}
-
-/** @param canGrow it has a maximum. @throws SandboxError `spec_invalid` */
-export function checkAction(action: string | undefined, canGrow = false): void {
-  if (action === undefined || ['warn', 'pause', 'snapshot'].includes(action)) return;
-  if (action === 'grow') {
-    if (canGrow) return;
-    throw new SandboxError(
-      'spec_invalid',
-      'sandbox option onMemoryPressure: grow is of a sandbox with a maximum beyond its memory',
-      { remedy: 'make it with --memory-max (memoryMaxMib)' },
-    );
-  }
-  const url = action.length <= POLICY_LIMITS.urlCharactersMax ? URL.parse(action) : null;
-  const isWeb = url !== null && ['http:', 'https:'].includes(url.protocol);
-  if (isWeb && url.username === '' && url.password === '') return;
-  throw new SandboxError(
-    'spec_invalid',
-    'sandbox option onMemoryPressure: it is warn, grow, pause, snapshot or an http(s) URL without a password',
-  );
 }

@@ -9,12 +9,12 @@
  * count the maximum. What is waited for is bounded.
  */
 import type { Clock } from '../../base/clock.ts';
+import { timeLimit, wait } from '../../base/time-limit.ts';
 import { MIB } from '../../base/units.ts';
 import type { Guest, GuestLimits } from '../../guest/guest.ts';
 import type { Balloon, Vm, VmSpec } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
 import { LIMITS, type SandboxSpec } from '../spec.ts';
-import { timeLimit, wait } from '../vm/time-limit.ts';
 
 export type MemorySize = Pick<SandboxSpec, 'memoryMib' | 'memoryMaxMib'>;
 

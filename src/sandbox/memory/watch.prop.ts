@@ -2,7 +2,8 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import type { GuestEvent } from '../../guest/guest.ts';
-import { MEMORY_LIMITS, type MemoryEvent, MemoryWatch } from './watch.ts';
+import type { MemoryEvent } from '../memory-events.ts';
+import { MEMORY_LIMITS, MemoryWatch } from './watch.ts';
 
 const bytes = fc.nat();
 const percent = fc.double({ min: 0, max: 100, noNaN: true });

@@ -9,90 +9,17 @@
  * A guest may say anything as often as it likes: each type has a budget of its own, so that a flood of one
  * pushes out no other, and what is over it is counted and told with the next event.
  */
+
 import { TokenBucket } from '../../base/token-bucket.ts';
-import type { GuestEvent, OomVictim } from '../../guest/guest.ts';
-
-/** Which kernel says so. */
-export type MemorySource = 'guest' | 'host';
-
-interface Amount {
-  readonly source: MemorySource;
-  readonly memoryBytes: number;
-  /** Where the kernel kills; 0: not known. */
-  readonly limitBytes: number;
-}
-
-export interface PressureEvent extends Amount {
-  readonly type: 'pressure';
-  /** Percent of the last 10 s in which some programs, and all of them, stood still for want of memory. */
-  readonly some: number;
-  readonly full: number;
-}
-
-/** A kill is likely soon; there is time to act. */
-export interface NearOomEvent extends Amount {
-  readonly type: 'near_oom';
-}
-
-export interface OomEvent {
-  readonly type: 'oom';
-  readonly source: MemorySource;
-  /** Null: the kernel did not say. */
-  readonly victim: OomVictim | null;
-  readonly detail: string;
-}
-
-/** Events that were not told because there were too many. */
-export interface DroppedEvent {
-  readonly type: 'dropped';
-  readonly count: number;
-}
-
-/** A VMM did what none does: somebody may have taken it over. Of no guest's telling. */
-export interface SecurityEvent {
-  readonly type: 'security';
-  readonly source: 'host';
-  readonly what: 'vmm_exec';
-  readonly detail: string;
-}
-
-/** Its guest has been given more memory, or has given some back. */
-export interface ResizedEvent {
-  readonly type: 'resized';
-  /** `pressure`: it was short of it. */
-  readonly by: 'pressure' | 'owner';
-  readonly fromMib: number;
-  readonly toMib: number;
-  /** From the request until its programs may use it. */
-  readonly durationMs: number;
-}
-
-export type MemoryEvent =
-  | PressureEvent
-  | NearOomEvent
-  | OomEvent
-  | SecurityEvent
-  | DroppedEvent
-  | ResizedEvent;
-
-/** Of one VMM: the events of its cgroup (v1 or v2), or of a tracepoint. */
-export type HostMemoryEvent =
-  | Omit<PressureEvent, 'source'>
-  | Omit<NearOomEvent, 'source'>
-  | Omit<OomEvent, 'source'>
-  | Omit<SecurityEvent, 'source'>;
-
-/** Who watches the host's side; whoever confines the VMM makes it. */
-export interface HostMemoryEvents {
-  /** Returns how to stop. */
-  listen(listener: (event: HostMemoryEvent) => void): () => void;
-  /** Processes of this VMM that the host's kernel has killed for want of memory; also after its end. */
-  oomKills(): number;
-}
-
-/** The last of a kind, for the evidence of an ending. Times: milliseconds since 1970. */
-export type PressureMark = (PressureEvent | NearOomEvent) & { readonly atMs: number };
-export type OomMark = Omit<OomEvent, 'type'> & { readonly atMs: number };
+import type { GuestEvent } from '../../guest/guest.ts';
+import type {
+  DroppedEvent,
+  HostMemoryEvent,
+  MemoryEvent,
+  OomMark,
+  PressureMark,
+  ResizedEvent,
+} from '../memory-events.ts';
 
 export const MEMORY_LIMITS = {
   /** Of each type: events at once, and per second. */

@@ -3,7 +3,7 @@
  * `ControlPlane` that holds VMs.
  *
  *     create ──► starter.ts ──► managed.ts (one per sandbox) ──► supervisor.ts (one per VM of it)
- *                  pools.ts         keeper.ts ──► store
+ *                  pools.ts         snapshots.ts ──► store
  *
  * Everything that does I/O comes in as parts.
  */
@@ -23,6 +23,7 @@ import type {
   ForkOptions,
   ForkResult,
   HostInfo,
+  LogChunk,
   PoolInfo,
   PoolLimits,
   SandboxChange,
@@ -31,36 +32,36 @@ import type {
   SnapshotInfo,
 } from '../control.ts';
 import type { SandboxLogs } from '../ending.ts';
-import { SandboxError, told } from '../errors.ts';
+import { SandboxError, translateStoreErrors } from '../errors.ts';
+import type { TimedEvent } from '../events.ts';
 import { MemoryPolicy, type PolicyParts } from '../memory/policy.ts';
 import {
-  type Birth,
   checkRequest,
   FORKS_MAX,
-  parseStored,
-  type Terms,
-  termsOf,
+  type LifetimePolicy,
+  lifetimePolicyOf,
+  type Provenance,
 } from '../request.ts';
 import { requireValues } from '../secrets.ts';
+import type { TemplateSpec } from '../spec.ts';
 import { checkDiskLimits, networkPolicy, withoutIdentity } from '../spec.ts';
 import type { OpenTemplate } from '../start/pools.ts';
 import { Starter, type StarterParts } from '../start/starter.ts';
-import type { TemplateSpec } from '../start/template.ts';
 import { onDiskEvent } from '../vm/full-disk.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { tracedGuest } from '../vm/traced-guest.ts';
 import { ENDED_MAX, EndedSandboxes } from './ended.ts';
-import type { TimedEvent } from './event-journal.ts';
-import { chunksOf, followLogs, type LogChunk, logsOf } from './logs.ts';
+import { chunksOf, followLogs, logsOf } from './logs.ts';
+import type { ManagedParts } from './managed.ts';
 import { ManagedSandbox } from './managed.ts';
-import type { ManagedParts } from './managed-parts.ts';
 import { RecentEvents } from './recent-events.ts';
 import { SandboxRows } from './sandbox-rows.ts';
-import type { HeldSource, Keeper } from './snapshot-manager.ts';
+import type { ForkLease, SnapshotLease, SnapshotManager } from './snapshot-manager.ts';
+import { parseRequest } from './stored-request.ts';
 
 export interface ControlParts extends StarterParts {
   readonly store: Store;
-  readonly keeper: Keeper;
+  readonly snapshots: SnapshotManager;
   readonly accelerator: string;
   /** Posts an event of a sandbox to its owner. */
   readonly notify?: PolicyParts['notify'];
@@ -86,7 +87,7 @@ export class LocalControlPlane implements ControlPlane {
   readonly #leaving = new Map<string, ManagedSandbox>();
   /** What happened last in any of them. */
   readonly recentEvents = new RecentEvents();
-  readonly #policy: MemoryPolicy;
+  readonly #memoryPolicy: MemoryPolicy;
   readonly #listeners = new Set<(info: SandboxInfo) => void>();
   readonly #rows: SandboxRows;
   readonly #tracer: Tracer;
@@ -103,7 +104,7 @@ export class LocalControlPlane implements ControlPlane {
     this.#tracer = parts.tracer ?? passiveTracer();
     this.#rows = new SandboxRows(parts);
     this.#ended = new EndedSandboxes(this.#rows, parts.accelerator);
-    this.#policy = new MemoryPolicy({ ...parts, reserve: (mib) => parts.queue.reserve(mib) });
+    this.#memoryPolicy = new MemoryPolicy({ ...parts, reserve: (mib) => parts.queue.reserve(mib) });
   }
 
   /** Takes note of what a killed process has left. */
@@ -161,19 +162,19 @@ export class LocalControlPlane implements ControlPlane {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
     checkRequest(change, sandbox.spec.memoryMaxMib !== undefined);
-    const { channelLimits, diskLimits, network, secrets, memoryMib, ...terms } = change;
+    const { channelLimits, diskLimits, network, secrets, memoryMib, ...policy } = change;
     const limits = {
       ...(channelLimits && { channelLimits }),
       ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
     };
     if (Object.keys(limits).length > 0) await sandbox.setLimits(limits);
     // First, for a sandbox on the disk may need them to be resumed.
-    if (secrets !== undefined) await told(sandbox.setSecrets(secrets));
+    if (secrets !== undefined) await translateStoreErrors(sandbox.setSecrets(secrets));
     if (network !== undefined) {
-      await told(sandbox.setNetwork(networkPolicy(network, sandbox.spec.network)));
+      await translateStoreErrors(sandbox.setNetwork(networkPolicy(network, sandbox.spec.network)));
     }
-    if (memoryMib !== undefined) await told(this.#resize(sandbox, memoryMib));
-    await told(sandbox.change(terms));
+    if (memoryMib !== undefined) await translateStoreErrors(this.#resize(sandbox, memoryMib));
+    await translateStoreErrors(sandbox.change(policy));
     return sandbox.info();
   }
 
@@ -186,25 +187,27 @@ export class LocalControlPlane implements ControlPlane {
 
   async remove(id: string): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
-    await told(sandbox.remove());
+    await translateStoreErrors(sandbox.remove());
     return sandbox.info();
   }
 
   async pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
-    await told(sandbox.pause(to));
+    await translateStoreErrors(sandbox.pause(to));
     return sandbox.info();
   }
 
   async resume(id: string, signal?: AbortSignal): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
-    await told(sandbox.resume(signal));
+    await translateStoreErrors(sandbox.resume(signal));
     return sandbox.info();
   }
 
   async snapshot(id: string, options: { readonly name?: string } = {}): Promise<SnapshotInfo> {
     const sandbox = await this.#find(id);
-    return this.#parts.keeper.info(await told(sandbox.snapshot(options.name ?? null)));
+    return this.#parts.snapshots.info(
+      await translateStoreErrors(sandbox.snapshot(options.name ?? null)),
+    );
   }
 
   async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
@@ -218,11 +221,11 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async snapshots(): Promise<readonly SnapshotInfo[]> {
-    return await told(this.#parts.keeper.list());
+    return await translateStoreErrors(this.#parts.snapshots.list());
   }
 
   async removeSnapshot(idOrName: string): Promise<void> {
-    await told(this.#parts.keeper.remove(idOrName));
+    await translateStoreErrors(this.#parts.snapshots.remove(idOrName));
   }
 
   async pools(): Promise<readonly PoolInfo[]> {
@@ -237,22 +240,26 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async guest(id: string): Promise<Guest> {
-    return tracedGuest(await told((await this.#find(id)).guest()), id, this.#tracer);
+    return tracedGuest(
+      await translateStoreErrors((await this.#find(id)).guest()),
+      id,
+      this.#tracer,
+    );
   }
 
   async openOperation(id: string): Promise<Duplex> {
-    const { vm } = await told((await this.#find(id)).live());
+    const { vm } = await translateStoreErrors((await this.#find(id)).live());
     if (vm === undefined) throw new SandboxError('not_ready', `sandbox ${id} has no VM`);
     return this.#parts.dial(vm.channelPath);
   }
 
   async openPort(id: string, port: number, signal?: AbortSignal): Promise<Duplex> {
-    const { card } = await told((await this.#find(id)).live());
-    return await told(card.connect(port, signal));
+    const { card } = await translateStoreErrors((await this.#find(id)).live());
+    return await translateStoreErrors(card.connect(port, signal));
   }
 
   async channelStats(id: string): Promise<ChannelStats> {
-    const { vm } = await told((await this.#find(id)).live());
+    const { vm } = await translateStoreErrors((await this.#find(id)).live());
     if (vm === undefined) throw new SandboxError('not_ready', `sandbox ${id} has no VM`);
     return await vm.channelStats();
   }
@@ -262,9 +269,9 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async logs(id: string): Promise<SandboxLogs> {
-    await this.#leaving.get(id)?.noted;
+    await this.#leaving.get(id)?.endPersisted;
     if ((await this.#endOf(id)) === null) return logsOf((await this.#find(id)).vm);
-    return (await told(this.#rows.logs(id))) ?? { console: '', vmm: '' };
+    return (await translateStoreErrors(this.#rows.logs(id))) ?? { console: '', vmm: '' };
   }
 
   async *followLogs(id: string, signal: AbortSignal): AsyncGenerator<LogChunk, void> {
@@ -320,32 +327,37 @@ export class LocalControlPlane implements ControlPlane {
     const started =
       held === null
         ? await this.#starter.start(request, signal)
-        : await this.#starter.goOn(request, held, signal);
-    const birth = { origin: started.origin, snapshot: held?.row.id ?? null, parent: null };
-    return await this.#adopt({ ...started, askedAtMs }, termsOf(request), birth, signal);
+        : await this.#starter.startFromSnapshot(request, held, signal);
+    const provenance = { origin: started.origin, snapshot: held?.row.id ?? null, parent: null };
+    return await this.#adopt(
+      { ...started, askedAtMs },
+      lifetimePolicyOf(request),
+      provenance,
+      signal,
+    );
   }
 
   async #fork(parent: ManagedSandbox, options: ForkOptions): Promise<readonly ForkResult[]> {
     if (parent.spec.network !== null) requireValues(parent.id, parent.spec.secrets);
-    await using held = await parent.hold();
+    await using held = await parent.acquireForkSource();
     const forks = Array.from({ length: options.count }, () => this.#forkOne(parent, held, options));
     return await Promise.all(forks);
   }
 
   async #forkOne(
     parent: ManagedSandbox,
-    held: HeldSource,
+    held: ForkLease,
     options: ForkOptions,
   ): Promise<ForkResult> {
     const askedAtMs = this.#parts.clock.now();
-    const { timeoutMs = parent.terms.timeoutMs, metadata = parent.terms.metadata } = options;
+    const { timeoutMs = parent.policy.timeoutMs, metadata = parent.policy.metadata } = options;
     const signal = this.#untilClosed();
     try {
       const spec = { ...this.#parts.makeSpec({}), ...withoutIdentity(parent.spec) };
       const supervisor = await this.#starter.clone(spec, held.source, signal);
-      const terms = { ...parent.terms, timeoutMs, metadata };
-      const birth = { origin: 'fork', snapshot: null, parent: parent.id } as const;
-      const sandbox = await this.#adopt({ supervisor, askedAtMs }, terms, birth, signal);
+      const policy = { ...parent.policy, timeoutMs, metadata };
+      const provenance = { origin: 'fork', snapshot: null, parent: parent.id } as const;
+      const sandbox = await this.#adopt({ supervisor, askedAtMs }, policy, provenance, signal);
       return { ok: true, sandbox };
     } catch (error) {
       const code = error instanceof SandboxError ? error.code : 'start_failed';
@@ -356,8 +368,8 @@ export class LocalControlPlane implements ControlPlane {
   /** Unless nobody wants it any more. */
   async #adopt(
     { supervisor, askedAtMs }: { supervisor: Supervisor; askedAtMs: number },
-    terms: Terms,
-    birth: Omit<Birth, 'createdAtMs'>,
+    policy: LifetimePolicy,
+    provenance: Omit<Provenance, 'createdAtMs'>,
     signal: AbortSignal,
   ): Promise<SandboxInfo> {
     if (signal.aborted) {
@@ -366,8 +378,8 @@ export class LocalControlPlane implements ControlPlane {
     }
     const { clock } = this.#parts;
     const sandbox = ManagedSandbox.started(this.#managedParts(), {
-      ...{ supervisor, terms, readyMs: clock.now() - askedAtMs },
-      birth: { ...birth, createdAtMs: Math.round(clock.wall()) },
+      ...{ supervisor, policy, readyMs: clock.now() - askedAtMs },
+      provenance: { ...provenance, createdAtMs: Math.round(clock.wall()) },
     });
     return sandbox.info();
   }
@@ -377,7 +389,7 @@ export class LocalControlPlane implements ControlPlane {
     const settled = work.catch((error: unknown) => ignore(error, 'told to who asked for it'));
     this.#starts.add(settled);
     try {
-      return await told(work);
+      return await translateStoreErrors(work);
     } finally {
       this.#starts.delete(settled);
     }
@@ -388,17 +400,17 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   #managedParts(): ManagedParts {
-    const { clock, log, accelerator, keeper } = this.#parts;
+    const { clock, log, accelerator, snapshots } = this.#parts;
     return {
-      ...{ clock, log, accelerator, keeper, rows: this.#rows },
+      ...{ clock, log, accelerator, snapshots, rows: this.#rows },
       start: (spec, source, signal) => this.#starter.clone(spec, source, this.#untilClosed(signal)),
-      changed: (sandbox) => this.#changed(sandbox),
-      happened: (sandbox, event) => {
+      onChange: (sandbox) => this.#changed(sandbox),
+      onEvent: (sandbox, event) => {
         this.recentEvents.note(sandbox.id, event);
-        void this.#policy.take(sandbox, event);
+        void this.#memoryPolicy.take(sandbox, event);
         void onDiskEvent(sandbox, event, this.#parts.log);
       },
-      lost: (sandbox) => this.#forget(sandbox),
+      onOwnershipLost: (sandbox) => this.#forget(sandbox),
     };
   }
 
@@ -414,7 +426,7 @@ export class LocalControlPlane implements ControlPlane {
       this.#tracer.forget(sandbox.id);
       this.#ended.add(info);
       this.#leaving.set(sandbox.id, sandbox);
-      void sandbox.noted.then(() => this.#leaving.delete(sandbox.id));
+      void sandbox.endPersisted.then(() => this.#leaving.delete(sandbox.id));
     }
     for (const listener of this.#listeners) {
       try {
@@ -427,7 +439,7 @@ export class LocalControlPlane implements ControlPlane {
 
   async #find(id: string): Promise<ManagedSandbox> {
     const known = this.#sandboxes.get(id);
-    if (known !== undefined && known.restsAs === null) return known;
+    if (known !== undefined && known.pausedSnapshotId === null) return known;
     const ended = await this.#endOf(id);
     if (ended !== null) {
       const { cause, detail } = ended.end ?? { cause: 'unknown', detail: '' };
@@ -446,36 +458,37 @@ export class LocalControlPlane implements ControlPlane {
   async #endOf(id: string): Promise<SandboxInfo | null> {
     const known = this.#ended.own(id);
     if (known !== undefined) return known;
-    if (this.#sandboxes.get(id)?.restsAs === null || parseSandboxId(id) === undefined) return null;
+    if (this.#sandboxes.get(id)?.pausedSnapshotId === null || parseSandboxId(id) === undefined)
+      return null;
     return await this.#ended.stored(id);
   }
 
   /** What is paused on the disk is everybody's who uses this store, and may have changed there. */
   async #readPaused(): Promise<void> {
-    const known = [...this.#sandboxes.values()].map((one) => ({ one, as: one.restsAs }));
-    const rows = await told(this.#rows.paused());
+    const known = [...this.#sandboxes.values()].map((one) => ({ one, as: one.pausedSnapshotId }));
+    const rows = await translateStoreErrors(this.#rows.paused());
     const snapshots = new Set(rows.map(({ pausedSnapshotId }) => pausedSnapshotId));
     for (const { one, as } of known) {
-      if (as !== null && as === one.restsAs && !snapshots.has(as)) this.#forget(one);
+      if (as !== null && as === one.pausedSnapshotId && !snapshots.has(as)) this.#forget(one);
     }
     for (const row of rows) {
       const { id, pausedSnapshotId: pauseId } = row;
-      const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : parseStored(row);
+      const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : parseRequest(row);
       if (stored === null) continue;
-      const { spec, terms, origin } = stored;
+      const { spec, policy, origin } = stored;
       const { snapshot, parent, createdAtMs } = row;
-      const birth: Birth = { origin, snapshot, parent, createdAtMs };
-      const made = { spec, terms, birth, pauseId };
+      const provenance: Provenance = { origin, snapshot, parent, createdAtMs };
+      const made = { spec, policy, provenance, pauseId };
       this.#sandboxes.set(id, ManagedSandbox.paused(this.#managedParts(), made));
     }
   }
 
-  async #openSnapshot(idOrName: string): Promise<HeldSnapshot> {
-    const row = await this.#parts.keeper.find(idOrName);
+  async #openSnapshot(idOrName: string): Promise<SnapshotLease> {
+    const row = await this.#parts.snapshots.find(idOrName);
     if (row.kind === 'pause') {
       throw new SandboxError('not_found', `there is no snapshot ${idOrName}`);
     }
-    return await this.#parts.keeper.open(row.id);
+    return await this.#parts.snapshots.open(row.id);
   }
 
   #requireOpen(): void {
@@ -486,5 +499,3 @@ export class LocalControlPlane implements ControlPlane {
 function closing(): SandboxError {
   return new SandboxError('cancelled', 'the host is being shut down');
 }
-
-type HeldSnapshot = Awaited<ReturnType<Keeper['open']>>;

@@ -3,8 +3,8 @@
  * that was killed tells of its own nobody but the store.
  */
 import type { SandboxInfo } from '../control.ts';
-import { told } from '../errors.ts';
-import { infoOfEnded } from '../request.ts';
+import { translateStoreErrors } from '../errors.ts';
+import { endedSandboxInfo } from './sandbox-info.ts';
 import type { SandboxRows } from './sandbox-rows.ts';
 
 /** Those that are kept in memory, and the most that a list has of them. */
@@ -37,16 +37,16 @@ export class EndedSandboxes {
 
   /** Of any process. */
   async stored(id: string): Promise<SandboxInfo | null> {
-    const row = await told(this.#rows.ended(id));
-    return row === undefined ? null : infoOfEnded(row, this.#accelerator);
+    const row = await translateStoreErrors(this.#rows.ended(id));
+    return row === undefined ? null : endedSandboxInfo(row, this.#accelerator);
   }
 
   /** @param lives what this process holds has not ended, whatever its row says yet */
   async all(lives: (id: string) => boolean): Promise<readonly SandboxInfo[]> {
-    const rows = await told(this.#rows.allEnded());
+    const rows = await translateStoreErrors(this.#rows.allEnded());
     const others = rows
       .filter(({ id }) => !this.#own.has(id) && !lives(id))
-      .map((row) => infoOfEnded(row, this.#accelerator));
+      .map((row) => endedSandboxInfo(row, this.#accelerator));
     return [...this.#own.values(), ...others];
   }
 }

@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { NO_EVIDENCE } from '../ending.ts';
-import { EventJournal, JOURNAL_LIMITS, type SandboxEventBody } from './event-journal.ts';
+import type { SandboxEventBody } from '../events.ts';
+import { EventJournal, JOURNAL_LIMITS } from './event-journal.ts';
 
 const NEAR: SandboxEventBody = {
   ...{ type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 },

@@ -2,36 +2,10 @@
  * What happened to one sandbox over all its lives, numbered: the newest are kept for who comes later, and
  * who listens hears each as it comes. In memory: it ends with the process that holds the sandbox.
  */
+
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
-import type { EndInfo } from '../ending.ts';
-import type { MemoryEvent } from '../memory/watch.ts';
-import type { DiskEvent } from '../vm/full-disk.ts';
-
-/** What was done about an event before it (`onMemoryPressure`, a full disk), or could not be. */
-export interface ActionEvent {
-  readonly type: 'action';
-  /** `grow` only where it could not be: else it is `resized`. */
-  readonly action: 'warn' | 'pause' | 'snapshot' | 'webhook' | 'grow';
-  readonly ok: boolean;
-  /** Of a snapshot its name; else what went wrong. */
-  readonly detail: string;
-}
-
-/** The last one: none comes after it. */
-export interface EndEvent {
-  readonly type: 'end';
-  readonly end: EndInfo;
-}
-
-export type SandboxEventBody = MemoryEvent | DiskEvent | ActionEvent | EndEvent;
-
-export type TimedEvent = SandboxEventBody & {
-  /** From 1; none is left out but those that are no longer kept. */
-  readonly seq: number;
-  /** Milliseconds since 1970, of the host. */
-  readonly atMs: number;
-};
+import type { EventSink, SandboxEventBody, TimedEvent } from '../events.ts';
 
 export const JOURNAL_LIMITS = {
   /** Events that are kept. */
@@ -40,7 +14,7 @@ export const JOURNAL_LIMITS = {
   waitingMax: 256,
 } as const;
 
-export class EventJournal {
+export class EventJournal implements EventSink {
   readonly #clock: Pick<Clock, 'wall'>;
   readonly #kept: TimedEvent[] = [];
   readonly #listeners = new Set<(event: TimedEvent) => void>();

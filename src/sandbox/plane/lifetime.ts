@@ -5,7 +5,7 @@
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
-import type { Terms } from '../request.ts';
+import type { LifetimePolicy } from '../request.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type Activity, IdleWatch } from './idle-watch.ts';
 
@@ -15,7 +15,7 @@ export interface LifetimeOptions {
   /** For the log. */
   readonly sandbox: string;
   /** What holds now. */
-  terms(): Pick<Terms, 'timeoutMs' | 'onTimeout' | 'idleTimeoutMs'>;
+  policy(): Pick<LifetimePolicy, 'timeoutMs' | 'onTimeout' | 'idleTimeoutMs'>;
   /** Null: it can't be told now. */
   activity(): Promise<Activity | null>;
   kill(): void;
@@ -56,8 +56,8 @@ export class Lifetime {
     this.#turns.timeout += 1;
     this.#cancelTimeout();
     this.#endsAtMs = null;
-    const { clock, terms } = this.#options;
-    const { timeoutMs } = terms();
+    const { clock, policy } = this.#options;
+    const { timeoutMs } = policy();
     if (timeoutMs === null) return;
     this.#endsAtMs = Math.round(clock.wall() + timeoutMs);
     this.#cancelTimeout = clock.after(timeoutMs, () => this.#timeIsOver());
@@ -66,7 +66,7 @@ export class Lifetime {
   startIdle(): void {
     this.#turns.idle += 1;
     this.#cancelIdle();
-    this.#idle.start(this.#options.terms().idleTimeoutMs);
+    this.#idle.start(this.#options.policy().idleTimeoutMs);
   }
 
   /** Something was asked of the sandbox. */
@@ -86,8 +86,8 @@ export class Lifetime {
   }
 
   #timeIsOver(): void {
-    const { terms, kill, clock } = this.#options;
-    if (terms().onTimeout === 'kill') {
+    const { policy, kill, clock } = this.#options;
+    if (policy().onTimeout === 'kill') {
       kill();
       return;
     }

@@ -1,6 +1,6 @@
 /** What sandboxes use now, for a live view (types only). */
 
-import type { OomMark, PressureMark } from '../memory/watch.ts';
+import type { OomMark, PressureMark } from '../memory-events.ts';
 import type { SandboxState } from '../vm/lifecycle.ts';
 import type { SandboxTimedEvent } from './recent-events.ts';
 

@@ -2,8 +2,8 @@ import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import type { Vm } from '../../vmm/driver.ts';
 import { ByteTail } from '../../vmm/tail.ts';
-import type { SandboxInfo } from '../control.ts';
-import { FOLLOW_LIMITS, followLogs, type LogChunk } from './logs.ts';
+import type { LogChunk, SandboxInfo } from '../control.ts';
+import { FOLLOW_LIMITS, followLogs } from './logs.ts';
 
 function newVm(): Vm {
   const logs = { console: new ByteTail(64 * 1024), vmm: new ByteTail(1024) };

@@ -8,18 +8,10 @@
 import { StringDecoder } from 'node:string_decoder';
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
+import { wait } from '../../base/time-limit.ts';
 import type { LogTail, Vm } from '../../vmm/driver.ts';
-import type { ControlPlane } from '../control.ts';
+import type { ControlPlane, LogChunk, SandboxInfo } from '../control.ts';
 import type { SandboxLogs } from '../ending.ts';
-import { wait } from '../vm/time-limit.ts';
-import type { ManagedSandbox } from './managed.ts';
-
-export interface LogChunk {
-  readonly source: keyof SandboxLogs;
-  readonly text: string;
-  /** Bytes before it that came faster than they were read. */
-  readonly skippedBytes: number;
-}
 
 export const FOLLOW_LIMITS = {
   /** Of one chunk. */
@@ -42,9 +34,15 @@ export function* chunksOf(logs: SandboxLogs): Generator<LogChunk, void> {
   }
 }
 
-/** What is kept, then what comes, up to the end of the sandbox or of `signal`. */
+interface FollowedSandbox {
+  readonly id: string;
+  readonly vm: Vm | undefined;
+  info(): Pick<SandboxInfo, 'status'>;
+}
+
+/** Yields the kept text, then new text until the sandbox ends or `signal` aborts. */
 export async function* followLogs(
-  sandbox: Pick<ManagedSandbox, 'id' | 'vm' | 'info'>,
+  sandbox: FollowedSandbox,
   control: Pick<ControlPlane, 'onChange'>,
   clock: Clock,
   signal: AbortSignal,

@@ -10,80 +10,114 @@
  * One change at a time; who comes meanwhile waits for his turn. After one that fails it is as it was, or
  * its VM has died and it ends. What is paused on the disk belongs to whoever claims it first.
  */
+import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
+import type { Log } from '../../base/log.ts';
 import type { Guest } from '../../guest/link.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { SnapshotRow } from '../../store/snapshot.ts';
 import type { SandboxInfo, SandboxStatus } from '../control.ts';
 import { endInfo, endWithoutVm, type SandboxEnd } from '../ending.ts';
 import { refusal, SandboxError } from '../errors.ts';
-import type { ResizedEvent } from '../memory/watch.ts';
-import type { StartTimings } from '../parts.ts';
-import { type Birth, changedTerms, parseStored, type Terms, type TermsChange } from '../request.ts';
+import type { TimedEvent } from '../events.ts';
+import type { ResizedEvent } from '../memory-events.ts';
+import type { CloneSource, StartTimings } from '../parts.ts';
+import {
+  changeLifetime,
+  type LifetimeChange,
+  type LifetimePolicy,
+  type Provenance,
+} from '../request.ts';
 import { requireValues, type SecretOptions } from '../secrets.ts';
 import { type NetworkPolicy, type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { VmLimits } from '../vm/vm-limits.ts';
 import { EventJournal } from './event-journal.ts';
 import { activityOf, Lifetime } from './lifetime.ts';
-import type { ManagedParts } from './managed-parts.ts';
-import { infoOf } from './sandbox-info.ts';
-import { RowWriter } from './sandbox-rows.ts';
-import { Joined, Turns } from './serial-queue.ts';
-import type { HeldSource } from './snapshot-manager.ts';
+import { sandboxInfo } from './sandbox-info.ts';
+import { RowWriter, type SandboxRows } from './sandbox-rows.ts';
+import { SerialQueue, SingleFlight } from './serial-queue.ts';
+import type { ForkLease, SnapshotManager } from './snapshot-manager.ts';
+import { parseRequest } from './stored-request.ts';
 import { UsageLog } from './usage-log.ts';
+
+/** What a managed sandbox needs of its control plane. */
+export interface ManagedParts {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly accelerator: string;
+  readonly snapshots: SnapshotManager;
+  readonly rows: SandboxRows;
+  /** Queued: a supervisor for `spec` that goes on from `source`, started. */
+  start(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor>;
+  onChange(sandbox: ManagedSandbox): void;
+  /** Something happened to it that may need an answer. */
+  onEvent(sandbox: ManagedSandbox, event: TimedEvent): void;
+  /** It is on the disk, and what is known of it here may be out of date: another process may have it. */
+  onOwnershipLost(sandbox: ManagedSandbox): void;
+}
 
 export class ManagedSandbox {
   readonly id: string;
-  readonly birth: Birth;
+  readonly provenance: Provenance;
   readonly usage = new UsageLog();
   readonly events: EventJournal;
   readonly #parts: ManagedParts;
   readonly #writer: RowWriter;
   readonly #lifetime: Lifetime;
   #spec: SandboxSpec;
-  #terms: Terms;
+  #policy: LifetimePolicy;
   #status: SandboxStatus = 'starting';
   #pausedTo: 'memory' | 'disk' | null = null;
   /** Its state on the disk; set as soon as that counts, so from then on its VM may die. */
-  #pauseId: string | null = null;
+  #snapshotId: string | null = null;
   /** Its row on the disk is ours. */
   #isClaimed = false;
   #supervisor: Supervisor | undefined;
   #timings: StartTimings | null = null;
   #readyMs: number | null = null;
   #end: SandboxEnd | null = null;
-  readonly #turns = new Turns();
-  readonly #resuming = new Joined();
+  readonly #queue = new SerialQueue();
+  readonly #resuming = new SingleFlight();
   #removing: Promise<void> | undefined;
   readonly #ended = Promise.withResolvers<void>();
   /** Resolves when its end is on the disk. */
-  readonly noted = this.#ended.promise;
+  readonly endPersisted = this.#ended.promise;
   readonly #aborter = new AbortController();
 
-  private constructor(parts: ManagedParts, spec: SandboxSpec, terms: Terms, birth: Birth) {
+  private constructor(
+    parts: ManagedParts,
+    spec: SandboxSpec,
+    policy: LifetimePolicy,
+    provenance: Provenance,
+  ) {
     this.#parts = parts;
     this.#spec = spec;
-    this.#terms = terms;
+    this.#policy = policy;
     this.id = spec.id;
-    this.birth = birth;
+    this.provenance = provenance;
     this.#writer = new RowWriter(parts.rows);
-    this.events = new EventJournal(parts.clock, (event) => parts.happened(this, event));
+    this.events = new EventJournal(parts.clock, (event) => parts.onEvent(this, event));
     this.#lifetime = new Lifetime({
       ...{ clock: parts.clock, log: parts.log, sandbox: this.id },
-      terms: () => this.#terms,
+      policy: () => this.#policy,
       activity: () => activityOf(this.#status === 'running' ? this.#supervisor : undefined),
       kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
-      pause: () => this.#turns.take(() => this.#pauseIfRunning()),
+      pause: () => this.#queue.run(() => this.#pauseIfRunning()),
     });
   }
 
   /** One whose VM is ready. */
   static started(
     parts: ManagedParts,
-    made: { supervisor: Supervisor; terms: Terms; birth: Birth; readyMs: number },
+    made: {
+      supervisor: Supervisor;
+      policy: LifetimePolicy;
+      provenance: Provenance;
+      readyMs: number;
+    },
   ): ManagedSandbox {
-    const sandbox = new ManagedSandbox(parts, made.supervisor.spec, made.terms, made.birth);
+    const sandbox = new ManagedSandbox(parts, made.supervisor.spec, made.policy, made.provenance);
     sandbox.#readyMs = made.readyMs;
     sandbox.#run(made.supervisor);
     return sandbox;
@@ -92,12 +126,12 @@ export class ManagedSandbox {
   /** One that the store has, paused to disk. */
   static paused(
     parts: ManagedParts,
-    made: { spec: SandboxSpec; terms: Terms; birth: Birth; pauseId: string },
+    made: { spec: SandboxSpec; policy: LifetimePolicy; provenance: Provenance; pauseId: string },
   ): ManagedSandbox {
-    const sandbox = new ManagedSandbox(parts, made.spec, made.terms, made.birth);
+    const sandbox = new ManagedSandbox(parts, made.spec, made.policy, made.provenance);
     sandbox.#status = 'paused';
     sandbox.#pausedTo = 'disk';
-    sandbox.#pauseId = made.pauseId;
+    sandbox.#snapshotId = made.pauseId;
     return sandbox;
   }
 
@@ -105,17 +139,17 @@ export class ManagedSandbox {
     return this.#spec;
   }
 
-  get terms(): Terms {
-    return this.#terms;
+  get policy(): LifetimePolicy {
+    return this.#policy;
   }
 
   /** Its snapshot, while it is on the disk and nothing is done about it here; null otherwise. */
-  get restsAs(): string | null {
-    return this.#status === 'paused' && !this.#turns.isBusy ? this.#pauseId : null;
+  get pausedSnapshotId(): string | null {
+    return this.#status === 'paused' && !this.#queue.isBusy ? this.#snapshotId : null;
   }
 
   info(): SandboxInfo {
-    return infoOf(this.#spec, this.#terms, this.birth, {
+    return sandboxInfo(this.#spec, this.#policy, this.provenance, {
       ...{ status: this.#status, pausedTo: this.#pausedTo, endsAtMs: this.#lifetime.endsAtMs },
       ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
       ...{ end: this.#end, card: this.#supervisor?.card },
@@ -128,17 +162,17 @@ export class ManagedSandbox {
   }
 
   /** Changes what is given; a time counts anew only if it is given. */
-  async change(change: TermsChange): Promise<void> {
+  async change(change: LifetimeChange): Promise<void> {
     if (this.#isOver) throw this.#refusal('changed');
-    if (this.#pauseId === null) {
+    if (this.#snapshotId === null) {
       this.#apply(change);
       // A pause may come to the disk before the row's turn; from then on it is anybody's.
-      await this.#writer.write(() => (this.#pauseId === null ? this.#row(null) : null));
-      if (this.#pauseId === null) return;
+      await this.#writer.write(() => (this.#snapshotId === null ? this.#row(null) : null));
+      if (this.#snapshotId === null) return;
     }
-    await this.#turns.take(async () => {
+    await this.#queue.run(async () => {
       if (this.#isOver) throw this.#refusal('changed');
-      if (this.#pauseId !== null) await this.#claim();
+      if (this.#snapshotId !== null) await this.#claim();
       this.#apply(change);
       this.#isClaimed = false;
       await this.#persist();
@@ -165,11 +199,11 @@ export class ManagedSandbox {
 
   /** In its turn, for it may plug, unplug or change a device. */
   async #changeVm(change: (supervisor: Supervisor) => Promise<void>): Promise<void> {
-    await this.#turns.take(async () => {
+    await this.#queue.run(async () => {
       const supervisor = this.#require('changed', this.#status === 'running');
       await change(supervisor).finally(() => {
         this.#spec = supervisor.spec;
-        this.#parts.changed(this);
+        this.#parts.onChange(this);
       });
     });
   }
@@ -178,26 +212,26 @@ export class ManagedSandbox {
   async setSecrets(options: readonly SecretOptions[]): Promise<void> {
     // What is wrong is told before anything is claimed or resumed.
     withSecrets(this.#spec, options);
-    if (this.#pauseId === null) await this.live();
-    await this.#turns.take(async () => {
+    if (this.#snapshotId === null) await this.live();
+    await this.#queue.run(async () => {
       if (this.#isOver) throw this.#refusal('changed');
-      if (this.#pauseId !== null) await this.#claim();
+      if (this.#snapshotId !== null) await this.#claim();
       const spec = withSecrets(this.#spec, options);
       const supervisor =
-        this.#pauseId === null ? this.#require('changed', this.#status === 'running') : null;
+        this.#snapshotId === null ? this.#require('changed', this.#status === 'running') : null;
       try {
         await supervisor?.setSecrets(spec.secrets, spec.network);
       } finally {
         // They hold from when the gateway has them, also if the guest does not answer: a fork gets the same.
         this.#spec = supervisor?.spec ?? spec;
         this.#isClaimed = false;
-        this.#parts.changed(this);
+        this.#parts.onChange(this);
         await this.#persist();
       }
     });
   }
 
-  /** The guest's operations; resumes a paused one if its terms say so. */
+  /** The guest's operations; resumes a paused one if its policy allows it. */
   async guest(): Promise<Guest> {
     return (await this.live()).guest();
   }
@@ -205,19 +239,19 @@ export class ManagedSandbox {
   /** Its VM, running. @throws SandboxError `not_ready`, `gone`, and what resuming may throw */
   async live(): Promise<Supervisor> {
     for (;;) {
-      while (this.#turns.isBusy) await this.#turns.over();
+      while (this.#queue.isBusy) await this.#queue.settle();
       if (this.#status === 'running' && this.#supervisor !== undefined) {
         this.#lifetime.touch();
         return this.#supervisor;
       }
       if (this.#status !== 'paused') throw this.#refusal('used');
-      if (!this.#terms.autoResume) throw this.#refusal('used', 'resume it first');
+      if (!this.#policy.autoResume) throw this.#refusal('used', 'resume it first');
       await this.resume();
     }
   }
 
   async pause(to: 'memory' | 'disk'): Promise<void> {
-    await this.#turns.take(async () => {
+    await this.#queue.run(async () => {
       const isPossible = this.#status === 'running' || (to === 'disk' && this.#isInMemory);
       const supervisor = this.#require('paused', isPossible);
       await (to === 'memory' ? this.#pauseToMemory(supervisor) : this.#pauseToDisk(supervisor));
@@ -226,32 +260,32 @@ export class ManagedSandbox {
 
   /** For want of room on the host, in memory; its time goes on. See `full-disk.ts`. */
   async pauseStalled(): Promise<boolean> {
-    return await this.#turns.take(() => this.#pauseIfRunning(true));
+    return await this.#queue.run(() => this.#pauseIfRunning(true));
   }
 
   /** Of one that runs: nothing. Two at once are one. */
   async resume(signal?: AbortSignal): Promise<void> {
     await this.#resuming.run(
-      () => this.#turns.take(() => this.#resume(signal)),
+      () => this.#queue.run(() => this.#resume(signal)),
       () => this.#isOver || signal?.aborted === true,
     );
   }
 
   /** Goes on as it was before: running, or paused. */
   async snapshot(name: string | null): Promise<SnapshotRow> {
-    const { keeper } = this.#parts;
+    const { snapshots } = this.#parts;
     return await this.#copied(
-      (pauseId) => keeper.copy(pauseId, name),
-      (supervisor) => keeper.snapshot(supervisor, name),
+      (pauseId) => snapshots.copy(pauseId, name),
+      (supervisor) => snapshots.snapshot(supervisor, name),
     );
   }
 
   /** What forks of it start from. */
-  async hold(): Promise<HeldSource> {
-    const { keeper } = this.#parts;
-    return await this.#copied<HeldSource>(
-      (pauseId) => keeper.open(pauseId),
-      (supervisor) => keeper.hold(supervisor),
+  async acquireForkSource(): Promise<ForkLease> {
+    const { snapshots } = this.#parts;
+    return await this.#copied<ForkLease>(
+      (pauseId) => snapshots.open(pauseId),
+      (supervisor) => snapshots.acquireForkSource(supervisor),
     );
   }
 
@@ -267,10 +301,10 @@ export class ManagedSandbox {
     this.#lifetime.stop();
     this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
     await this.#supervisor?.stop(cause);
-    while (this.#turns.isBusy) await this.#turns.over();
+    while (this.#queue.isBusy) await this.#queue.settle();
     // A resume may have come through at the last moment.
     await this.#supervisor?.stop(cause);
-    if (this.#pauseId !== null) {
+    if (this.#snapshotId !== null) {
       await this.#claim();
       const end = endWithoutVm(cause, 'removed while it was paused', this.#parts.clock.wall());
       // As long as its row says that it is there, it is.
@@ -284,16 +318,17 @@ export class ManagedSandbox {
   /** For the end of the host: what is on the disk stays there. */
   async leave(): Promise<void> {
     this.#lifetime.stop();
-    while (this.#turns.isBusy) await this.#turns.over();
-    if (this.#status !== 'paused' || this.#pauseId === null) await this.remove();
+    while (this.#queue.isBusy) await this.#queue.settle();
+    if (this.#status !== 'paused' || this.#snapshotId === null) await this.remove();
   }
 
   async #copied<T>(
     ofPause: (pauseId: string) => Promise<T>,
     ofVm: (supervisor: Supervisor) => Promise<T>,
   ): Promise<T> {
-    return await this.#turns.take(async () => {
-      if (this.#status === 'paused' && this.#pauseId !== null) return await ofPause(this.#pauseId);
+    return await this.#queue.run(async () => {
+      if (this.#status === 'paused' && this.#snapshotId !== null)
+        return await ofPause(this.#snapshotId);
       const supervisor = this.#require('saved', this.#status === 'running' || this.#isInMemory);
       return await this.#saving(supervisor, () => ofVm(supervisor));
     });
@@ -307,7 +342,7 @@ export class ManagedSandbox {
       if (wasPaused) await supervisor.resume();
       return await work();
     } finally {
-      if (this.#pauseId === null) await this.#back(supervisor, wasPaused);
+      if (this.#snapshotId === null) await this.#back(supervisor, wasPaused);
     }
   }
 
@@ -336,16 +371,16 @@ export class ManagedSandbox {
   async #pauseToDisk(supervisor: Supervisor): Promise<void> {
     try {
       await this.#saving(supervisor, () =>
-        this.#parts.keeper.pause(supervisor, (snapshotId, commit) =>
+        this.#parts.snapshots.pause(supervisor, (snapshotId, commit) =>
           this.#writer.inTurn(async () => {
             this.#spec = { ...supervisor.spec, network: await supervisor.card.policyToKeep() };
             await commit(this.#row(snapshotId));
-            this.#pauseId = snapshotId;
+            this.#snapshotId = snapshotId;
           }),
         ),
       );
     } finally {
-      if (this.#pauseId !== null) {
+      if (this.#snapshotId !== null) {
         this.#lifetime.stop();
         this.#supervisor = undefined;
         this.#pausedTo = 'disk';
@@ -374,12 +409,12 @@ export class ManagedSandbox {
   }
 
   async #resumeFromDisk(signal: AbortSignal | undefined): Promise<void> {
-    const { keeper, start, rows } = this.#parts;
+    const { snapshots, start, rows } = this.#parts;
     const signals = [this.#aborter.signal, ...(signal === undefined ? [] : [signal])];
     try {
       await this.#claim();
       if (this.#spec.network !== null) requireValues(this.id, this.#spec.secrets);
-      await using held = await keeper.open(this.#pauseId ?? '');
+      await using held = await snapshots.open(this.#snapshotId ?? '');
       const supervisor = await start(this.#spec, held.source, AbortSignal.any(signals));
       // From here on the VM is the truth; its row lets go of the snapshot, which then goes.
       this.#run(supervisor);
@@ -395,13 +430,13 @@ export class ManagedSandbox {
   #run(supervisor: Supervisor): void {
     this.#spec = supervisor.spec;
     this.#supervisor = supervisor;
-    this.#timings = this.birth.origin === 'pool' ? null : (supervisor.timings ?? null);
-    this.#pausedTo = this.#pauseId = null;
+    this.#timings = this.provenance.origin === 'pool' ? null : (supervisor.timings ?? null);
+    this.#pausedTo = this.#snapshotId = null;
     this.#isClaimed = false;
     supervisor.events.listen((event) => this.events.note(event));
     void supervisor.ended.then((end) => {
       // On the disk: another VM will go on with it.
-      if (this.#supervisor === supervisor && this.#pauseId === null) this.#over(end);
+      if (this.#supervisor === supervisor && this.#snapshotId === null) this.#over(end);
     });
     // Who removes it stops this VM.
     if (this.#status === 'ending') return;
@@ -414,11 +449,11 @@ export class ManagedSandbox {
   async #claim(): Promise<void> {
     if (this.#isClaimed) return;
     const row = await this.#orLost(this.#parts.rows.claim(this.id));
-    const stored = parseStored(row);
+    const stored = parseRequest(row);
     this.#isClaimed = true;
-    this.#pauseId = row.pausedSnapshotId;
+    this.#snapshotId = row.pausedSnapshotId;
     if (stored !== null) this.#spec = { ...stored.spec, ...unwritten(stored.spec, this.#spec) };
-    this.#terms = stored?.terms ?? this.#terms;
+    this.#policy = stored?.policy ?? this.#policy;
   }
 
   /** What holds of it then is read from the store again. */
@@ -426,13 +461,13 @@ export class ManagedSandbox {
     try {
       return await work;
     } catch (error) {
-      this.#parts.lost(this);
+      this.#parts.onOwnershipLost(this);
       throw error;
     }
   }
 
   get #isInMemory(): boolean {
-    return this.#status === 'paused' && this.#pauseId === null;
+    return this.#status === 'paused' && this.#snapshotId === null;
   }
 
   get #isOver(): boolean {
@@ -451,7 +486,7 @@ export class ManagedSandbox {
   #become(status: SandboxStatus): void {
     if (this.#isOver) return;
     this.#status = status;
-    this.#parts.changed(this);
+    this.#parts.onChange(this);
   }
 
   #over(end: SandboxEnd): void {
@@ -459,19 +494,19 @@ export class ManagedSandbox {
     this.#lifetime.stop();
     this.#end = end;
     this.#supervisor = undefined;
-    this.#pausedTo = this.#pauseId = null;
+    this.#pausedTo = this.#snapshotId = null;
     this.#status = 'ended';
     this.events.note({ type: 'end', end: endInfo(end) });
-    this.#parts.changed(this);
+    this.#parts.onChange(this);
     void this.#persist().then(() => this.#ended.resolve());
   }
 
-  #apply(change: TermsChange): void {
-    this.#terms = changedTerms(this.#terms, change);
-    const counts = this.#pausedTo === null && this.#pauseId === null;
+  #apply(change: LifetimeChange): void {
+    this.#policy = changeLifetime(this.#policy, change);
+    const counts = this.#pausedTo === null && this.#snapshotId === null;
     if (counts && change.timeoutMs !== undefined) this.#lifetime.startTimeout();
     if (counts && change.idleTimeoutMs !== undefined) this.#lifetime.startIdle();
-    this.#parts.changed(this);
+    this.#parts.onChange(this);
   }
 
   #warn(what: string, error: unknown): void {
@@ -480,12 +515,12 @@ export class ManagedSandbox {
   }
 
   #persist(): Promise<void> {
-    return this.#writer.write(() => this.#row(this.#pauseId));
+    return this.#writer.write(() => this.#row(this.#snapshotId));
   }
 
   #row(pausedSnapshotId: string | null, end = this.#end): SandboxRow {
     return this.#parts.rows.make({
-      ...{ id: this.id, birth: this.birth, spec: this.#spec, terms: this.#terms, end },
+      ...{ id: this.id, provenance: this.provenance, spec: this.#spec, policy: this.#policy, end },
       ...{ pausedSnapshotId, isPaused: this.#status === 'paused', isClaimed: this.#isClaimed },
       endsAtMs: this.#lifetime.endsAtMs,
     });

@@ -2,7 +2,7 @@
  * The newest events of all sandboxes of a host, for a live view. One sandbox, however much it has to tell,
  * pushes out no more than its own share.
  */
-import type { TimedEvent } from './event-journal.ts';
+import type { TimedEvent } from '../events.ts';
 
 export type SandboxTimedEvent = TimedEvent & { readonly sandbox: string };
 

@@ -1,27 +1,94 @@
-/** A sandbox as it is told to others. */
+/** The public view of a sandbox. */
+import type { GuestNetwork } from '../../base/guest-network.ts';
+import type { GatewayUse } from '../../net/lease/lease.ts';
+import type { SandboxRow, SandboxRowEnd } from '../../store/sandbox-table.ts';
 import type { SandboxInfo } from '../control.ts';
-import { endInfo, type SandboxEnd } from '../ending.ts';
-import { type Birth, networkInfo, type Terms } from '../request.ts';
-import { type SandboxSpec, specInfo } from '../spec.ts';
+import {
+  type EndCause,
+  type EndEvidence,
+  endInfo,
+  NO_EVIDENCE,
+  type SandboxEnd,
+} from '../ending.ts';
+import { type LifetimePolicy, lifetimePolicyOf, type Provenance } from '../request.ts';
+import { type NetworkPolicy, type SandboxSpec, specInfo } from '../spec.ts';
+import { parseRequest } from './stored-request.ts';
+
+interface CardInfo {
+  readonly settings: GuestNetwork | undefined;
+  readonly gatewayUse: GatewayUse | undefined;
+}
 
 export interface PresentState
   extends Pick<SandboxInfo, 'status' | 'pausedTo' | 'endsAtMs' | 'timings' | 'readyMs'> {
   readonly accelerator: string;
   readonly end: SandboxEnd | null;
-  /** Of its network card, while it has a VM. */
-  readonly card: Parameters<typeof networkInfo>[1];
+  /** Undefined: there is no VM. */
+  readonly card: CardInfo | undefined;
 }
 
-export function infoOf(
+export function sandboxInfo(
   spec: SandboxSpec,
-  terms: Terms,
-  birth: Birth,
-  { status, pausedTo, endsAtMs, timings, readyMs, accelerator, end, card }: PresentState,
+  policy: LifetimePolicy,
+  provenance: Provenance,
+  { card, end, ...state }: PresentState,
 ): SandboxInfo {
-  const { timeoutMs: _limit, ...rest } = terms;
+  const { timeoutMs: _limit, ...shownPolicy } = policy;
   return {
-    ...{ id: spec.id, status, pausedTo, endsAtMs, ...rest, ...birth, ...specInfo(spec) },
-    ...{ timings, readyMs, accelerator, network: networkInfo(spec.network, card) },
+    id: spec.id,
+    ...state,
+    ...shownPolicy,
+    ...provenance,
+    ...specInfo(spec),
+    network: networkInfo(spec.network, card),
     end: end && endInfo(end),
   };
+}
+
+function networkInfo(
+  policy: NetworkPolicy | null,
+  card: CardInfo | undefined,
+): SandboxInfo['network'] {
+  if (policy === null) return null;
+  const { mode, allow, deny, limits } = policy;
+  const address = card?.settings?.address ?? null;
+  return { mode, allow, deny, limits, address, gatewayUse: card?.gatewayUse ?? null };
+}
+
+/** For a row of another version. */
+const UNKNOWN_SPEC = { cpus: 0, memoryMib: 0, diskMib: 0, diskLimits: {}, secrets: [] } as const;
+
+/** The view of an ended sandbox, from its row; another process may have held it. */
+export function endedSandboxInfo(row: SandboxRow, accelerator: string): SandboxInfo {
+  const { id, metadata, createdAtMs, parent, snapshot, end } = row;
+  const stored = parseRequest(row);
+  const policy = stored?.policy ?? lifetimePolicyOf({});
+  const { onTimeout, idleTimeoutMs, autoResume, onMemoryPressure } = policy;
+  return {
+    id,
+    status: 'ended',
+    pausedTo: null,
+    metadata,
+    ...specInfo(stored?.spec ?? UNKNOWN_SPEC),
+    origin: stored?.origin ?? 'boot',
+    snapshot,
+    parent,
+    accelerator,
+    createdAtMs,
+    endsAtMs: null,
+    onTimeout,
+    idleTimeoutMs,
+    autoResume,
+    onMemoryPressure,
+    timings: null,
+    readyMs: null,
+    network: networkInfo(stored?.spec.network ?? null, undefined),
+    end: end === null ? null : readEnd(end),
+  };
+}
+
+function readEnd({ cause, detail, atMs, evidence }: SandboxRowEnd): SandboxInfo['end'] {
+  // A row of an older version has less evidence. Only this program writes rows, so the cause is known.
+  const known = { ...NO_EVIDENCE, ...(evidence as Partial<EndEvidence> | undefined) };
+  return { cause: cause as EndCause, detail, atMs, evidence: known };
 }

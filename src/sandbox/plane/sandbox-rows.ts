@@ -16,8 +16,9 @@ import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { Store } from '../../store/store.ts';
 import { endInfo, endWithoutVm, type SandboxEnd, type SandboxLogs } from '../ending.ts';
 import { SandboxError } from '../errors.ts';
-import { type Birth, storedRequest, type Terms } from '../request.ts';
+import type { LifetimePolicy, Provenance } from '../request.ts';
 import type { SandboxSpec } from '../spec.ts';
+import { formatRequest } from './stored-request.ts';
 
 export interface SandboxRowsParts {
   readonly store: Store;
@@ -31,9 +32,9 @@ export interface SandboxRowsParts {
 /** What a row is made of. */
 export interface RowFacts {
   readonly id: string;
-  readonly birth: Birth;
+  readonly provenance: Provenance;
   readonly spec: SandboxSpec;
-  readonly terms: Terms;
+  readonly policy: LifetimePolicy;
   /** It is on the disk; null: it is not. */
   readonly pausedSnapshotId: string | null;
   /** Anywhere. */
@@ -60,8 +61,8 @@ export class SandboxRows {
   }
 
   make(facts: RowFacts): SandboxRow {
-    const { id, birth, spec, terms, pausedSnapshotId, end } = facts;
-    const { createdAtMs, parent, snapshot, origin } = birth;
+    const { id, provenance, spec, policy, pausedSnapshotId, end } = facts;
+    const { createdAtMs, parent, snapshot, origin } = provenance;
     const isOver = end !== null;
     const isOnDisk = pausedSnapshotId !== null;
     const isPaused = isOnDisk || facts.isPaused;
@@ -70,8 +71,8 @@ export class SandboxRows {
       id,
       ownerJson: isNobodys ? null : this.ownerJson,
       status: isOver ? 'ended' : isPaused ? 'paused' : 'running',
-      requestJson: storedRequest(spec, terms, origin),
-      ...{ metadata: terms.metadata, createdAtMs, parent, snapshot, pausedSnapshotId },
+      requestJson: formatRequest({ spec, policy, origin }),
+      ...{ metadata: policy.metadata, createdAtMs, parent, snapshot, pausedSnapshotId },
       endsAtMs: isPaused ? null : facts.endsAtMs,
       end: isOver ? endInfo(end) : null,
       // Who removes a sandbox wants nothing of it to stay.

@@ -1,22 +1,23 @@
-/** One piece of work at a time: who comes meanwhile waits for his turn, or joins in. */
+/** Serialization of work on one object. */
 import { ignore } from '../../base/ignore.ts';
 import { SandboxError } from '../errors.ts';
 
-export class Turns {
+/** Runs one piece of work at a time. */
+export class SerialQueue {
   #current: Promise<unknown> | undefined;
 
   get isBusy(): boolean {
     return this.#current !== undefined;
   }
 
-  /** What is under way is over, well or not. Another may have begun by then: look at `isBusy` again. */
-  async over(): Promise<void> {
-    await this.#current?.catch((error: unknown) => ignore(error, 'told to who asked for it'));
+  /** Waits for the current work, which may fail. Other work may have begun by then: check `isBusy` again. */
+  async settle(): Promise<void> {
+    await this.#current?.catch((error: unknown) => ignore(error, 'reported to the caller'));
   }
 
-  /** What is possible is looked at by `work`, in its turn. */
-  async take<T>(work: () => Promise<T>): Promise<T> {
-    while (this.isBusy) await this.over();
+  /** `work` itself checks what the state allows, once its turn has come. */
+  async run<T>(work: () => Promise<T>): Promise<T> {
+    while (this.isBusy) await this.settle();
     const current = work();
     this.#current = current;
     try {
@@ -27,13 +28,13 @@ export class Turns {
   }
 }
 
-/** What several want at once is done once. */
-export class Joined {
+/** Runs work that several callers want at once only once. */
+export class SingleFlight {
   #current: Promise<void> | undefined;
 
   /**
-   * Who joins another's work, and sees that one cancel it, begins it anew.
-   * @param isGivenUp there is no use in that
+   * Joins the work under way. If its starter cancels it, starts it again.
+   * @param isGivenUp true: do not start it again
    */
   async run(work: () => Promise<void>, isGivenUp: () => boolean): Promise<void> {
     for (;;) {

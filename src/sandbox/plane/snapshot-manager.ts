@@ -17,8 +17,7 @@ import type { SnapshotInfo } from '../control.ts';
 import { SandboxError } from '../errors.ts';
 import { ramMib, vmMemory } from '../memory/size.ts';
 import type { CloneSource, GuestMemory, SaveTarget } from '../parts.ts';
-import type { SandboxSpec } from '../spec.ts';
-import type { TemplateSpec } from '../start/template.ts';
+import type { SandboxSpec, TemplateSpec } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 
 /** Copies of RAM and disks. Where zeros are makes no difference. */
@@ -34,7 +33,7 @@ export interface Copies {
   makeMemory(bytes: number): GuestMemory;
 }
 
-export interface KeeperParts {
+export interface SnapshotManagerParts {
   readonly store: Store;
   readonly copies: Copies;
   /** Of this host, now. */
@@ -43,19 +42,24 @@ export interface KeeperParts {
   machineOf(size: MachineSize): string;
 }
 
-/** A source, and what it holds. */
-export interface HeldSource extends AsyncDisposable {
+/** Keeps a clone source usable until its release. */
+export interface ForkLease extends AsyncDisposable {
   readonly source: CloneSource;
   /** Idempotent. The source must not be used afterwards. */
   release(): Promise<void>;
 }
 
+export interface SnapshotLease extends ForkLease {
+  readonly row: SnapshotRow;
+  readonly spec: TemplateSpec;
+}
+
 const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 
-export class Keeper {
-  readonly #parts: KeeperParts;
+export class SnapshotManager {
+  readonly #parts: SnapshotManagerParts;
 
-  constructor(parts: KeeperParts) {
+  constructor(parts: SnapshotManagerParts) {
     this.#parts = parts;
   }
 
@@ -105,7 +109,7 @@ export class Keeper {
   }
 
   /** What forks start from: RAM stays in memory, so that nothing of it goes over a disk. */
-  async hold(supervisor: Supervisor): Promise<HeldSource> {
+  async acquireForkSource(supervisor: Supervisor): Promise<ForkLease> {
     const { store, copies } = this.#parts;
     const staging = await store.snapshots.stage();
     let memory: GuestMemory | undefined;
@@ -142,7 +146,7 @@ export class Keeper {
    * Verified, and of this kernel, image, VMM and processor.
    * @throws StoreError `snapshot_damaged`; SandboxError `not_found`, `snapshot_foreign`
    */
-  async open(idOrName: string): Promise<HeldSource & { readonly row: SnapshotRow }> {
+  async open(idOrName: string): Promise<SnapshotLease> {
     const { store, copies } = this.#parts;
     const row = await this.find(idOrName);
     if (!this.isCurrent(row)) {
@@ -160,7 +164,14 @@ export class Keeper {
       copyDisk: (to) => copies.cloneDisk(open.paths.disk, to),
     };
     const release = (): Promise<void> => open.release();
-    return { row: open.row, source, release, [Symbol.asyncDispose]: release };
+    const { row: opened } = open;
+    return {
+      row: opened,
+      spec: snapshotSpec(opened),
+      source,
+      release,
+      [Symbol.asyncDispose]: release,
+    };
   }
 
   /** @throws SandboxError `not_found`: none, or one that belongs to a paused sandbox */
@@ -180,7 +191,7 @@ export class Keeper {
   }
 
   info(row: SnapshotRow): SnapshotInfo {
-    const { cpus, memoryMib, diskMib } = specOf(row);
+    const { cpus, memoryMib, diskMib } = snapshotSpec(row);
     const { id, name, sandboxId, createdAtMs, bytes } = row;
     const current = this.isCurrent(row);
     return { id, name, sandbox: sandboxId, cpus, memoryMib, diskMib, createdAtMs, bytes, current };
@@ -188,7 +199,7 @@ export class Keeper {
 
   isCurrent(row: SnapshotRow): boolean {
     const { kernelDigest, rootImageDigest, machineOf } = this.#parts;
-    const { cpus, ...size } = specOf(row);
+    const { cpus, ...size } = snapshotSpec(row);
     return (
       row.machine === machineOf({ cpus, ...vmMemory(size) }) &&
       row.kernelDigest === kernelDigest &&
@@ -253,9 +264,6 @@ export class Keeper {
   }
 }
 
-/** The part of a sandbox's spec that its snapshot decides. */
-export type SnapshotSpec = TemplateSpec;
-
-export function specOf(row: SnapshotRow): SnapshotSpec {
-  return JSON.parse(row.specJson) as SnapshotSpec;
+export function snapshotSpec(row: SnapshotRow): TemplateSpec {
+  return JSON.parse(row.specJson) as TemplateSpec;
 }

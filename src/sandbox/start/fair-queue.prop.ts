@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { FairLine } from './fair-queue.ts';
+import { FairQueue } from './fair-queue.ts';
 
 /** The same with arrays: who has waited longest for a turn of his tenant's, then for his own. */
 class NaiveLine {
@@ -37,11 +37,11 @@ const step = fc.oneof(
   fc.record({ kind: fc.constant('delete'), pick: fc.nat({ max: 40 }) }),
 );
 
-describe('FairLine properties', () => {
-  it('FairLine: first in first out within a tenant, round over tenants, as a naive one does', () => {
+describe('FairQueue properties', () => {
+  it('FairQueue: first in first out within a tenant, round over tenants, as a naive one does', () => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
-        const line = new FairLine<number>();
+        const line = new FairQueue<number>();
         const naive = new NaiveLine();
         const tenants: string[] = [];
         for (const one of steps) {
@@ -63,12 +63,12 @@ describe('FairLine properties', () => {
     );
   });
 
-  it('FairLine: between two turns of a waiting tenant nobody else has two', () => {
+  it('FairQueue: between two turns of a waiting tenant nobody else has two', () => {
     fc.assert(
       fc.property(
         fc.array(fc.constantFrom('a', 'b', 'c', 'd'), { minLength: 1, maxLength: 60 }),
         (tenants) => {
-          const line = new FairLine<number>();
+          const line = new FairQueue<number>();
           for (const [item, tenant] of tenants.entries()) line.add(tenant, item);
           const turns = new Map<string, number>(tenants.map((tenant) => [tenant, 0]));
           for (let left = tenants.length; left > 0; left--) {

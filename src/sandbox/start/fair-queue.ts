@@ -8,7 +8,7 @@
  *
  * A tenant that joins goes to the end of the round; all operations take constant time.
  */
-export class FairLine<E> {
+export class FairQueue<E> {
   /** Insertion order of the map is the order of the round, that of a set the order of arrival. */
   readonly #tenants = new Map<string, Set<E>>();
   #size = 0;

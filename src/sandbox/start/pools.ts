@@ -1,12 +1,12 @@
 /** The warm pools of a host, one per template. */
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
+import { timeLimit, wait } from '../../base/time-limit.ts';
 import type { PoolInfo, PoolLimits, SandboxInfo } from '../control.ts';
 import type { CloneSource } from '../parts.ts';
+import type { TemplateSpec } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
-import { timeLimit, wait } from '../vm/time-limit.ts';
 import { Handover } from './start-queue.ts';
-import type { TemplateSpec } from './template.ts';
 import { type PoolMember, WarmPool } from './warm-pool.ts';
 
 export interface OpenTemplate {

@@ -17,7 +17,7 @@
 import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
 import { BusyError, SandboxError } from '../errors.ts';
-import { FairLine } from './fair-queue.ts';
+import { FairQueue } from './fair-queue.ts';
 
 /** Requests that may wait for their turn, in each priority. */
 export const WAITING_MAX = 512;
@@ -64,7 +64,7 @@ export interface StartRequest<T> {
 
 /** Gives a value that has become ready elsewhere to one who waits for such; fair like the queue. */
 export class Handover<T> {
-  readonly #line = new FairLine<(value: T) => void>();
+  readonly #line = new FairQueue<(value: T) => void>();
 
   /** @returns whether somebody took it. */
   offer(value: T): boolean {
@@ -95,7 +95,7 @@ export class StartQueue {
   readonly #options: StartQueueOptions;
   readonly #reserveMib: number;
   readonly #waitingMax: number;
-  readonly #lines = { normal: new FairLine<Waiting>(), low: new FairLine<Waiting>() };
+  readonly #lines = { normal: new FairQueue<Waiting>(), low: new FairQueue<Waiting>() };
   /** Oldest first. */
   readonly #running = new Set<Running>();
   #reservedMib = 0;
@@ -181,7 +181,7 @@ export class StartQueue {
   }
 
   /** Throws unless the request may wait. */
-  #admit<T>({ memoryMib, signal }: StartRequest<T>, line: FairLine<Waiting>): void {
+  #admit<T>({ memoryMib, signal }: StartRequest<T>, line: FairQueue<Waiting>): void {
     if (this.#closed !== undefined) throw closed();
     if (signal?.aborted) throw cancelled(signal.reason);
     const largestMib = Math.floor(this.#options.totalMib - this.#reserveMib);

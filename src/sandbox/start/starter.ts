@@ -11,14 +11,13 @@
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
+import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import { passiveTracer, type Tracer } from '../../trace/trace.ts';
 import type { CreateRequest } from '../control.ts';
 import { isWithoutNetwork, SandboxError } from '../errors.ts';
 import type { CloneSource } from '../parts.ts';
-import { type Keeper, specOf } from '../plane/snapshot-manager.ts';
-import type { SandboxOptions, SandboxSpec } from '../spec.ts';
+import type { SandboxOptions, SandboxSpec, TemplateSpec } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
-import { orAborted, timeLimit } from '../vm/time-limit.ts';
 import { type OpenTemplate, Pools, type Started } from './pools.ts';
 import type { Handover, StartQueue } from './start-queue.ts';
 
@@ -81,20 +80,21 @@ export class Starter {
     return await this.#queued(request, spec, signal, cloneOrBoot);
   }
 
-  /** From a snapshot. */
-  async goOn(
+  /** Starts from a snapshot, with the size and warm list of that. */
+  async startFromSnapshot(
     request: CreateRequest,
-    held: Awaited<ReturnType<Keeper['open']>>,
+    snapshot: { readonly spec: TemplateSpec; readonly source: CloneSource },
     signal: AbortSignal,
   ): Promise<Started> {
     const spec = this.#parts.makeSpec({
-      ...{ ...request, memoryMaxMib: undefined },
-      ...specOf(held.row),
+      ...request,
+      memoryMaxMib: undefined,
+      ...snapshot.spec,
       timeoutMs: null,
     });
     await this.#requireNetwork(spec);
     const start = (both: AbortSignal): Promise<Supervisor> =>
-      this.#startOne(spec, held.source, both);
+      this.#startOne(spec, snapshot.source, both);
     const supervisor = await this.#queued(request, spec, signal, start);
     return { supervisor, origin: 'snapshot', isBound: true };
   }

@@ -16,10 +16,10 @@ import type { Guest, WarmModule } from '../../guest/link.ts';
 import type { DiskTrouble, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
 import { fitMemory, ramMib, vmMemory } from '../memory/size.ts';
-import { makeSpec, type SandboxSpec } from '../spec.ts';
+import type { GuestMemory, SandboxParts, Workspace } from '../parts.ts';
+import { makeSpec, type SandboxSpec, type TemplateSpec } from '../spec.ts';
 import { diskFullText, FREE_SPACE } from '../vm/full-disk.ts';
-import type { GuestMemory, SandboxParts, Workspace } from '../vm/supervisor.ts';
-import { TEMPLATE_BOOT_ARGS, type TemplateSpec } from './template.ts';
+import { TEMPLATE_BOOT_ARGS } from './template.ts';
 
 export interface TemplateParts
   extends Pick<

@@ -7,13 +7,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { VmmCapabilities } from '../../vmm/driver.ts';
-import { DEFAULTS, type SandboxOptions, type SandboxSpec } from '../spec.ts';
-
-/** The part of a sandbox's spec that is cast into its template; all else is bound when a clone starts. */
-export type TemplateSpec = Pick<
-  SandboxSpec,
-  'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'warm'
->;
+import { DEFAULTS, type SandboxOptions, type TemplateSpec } from '../spec.ts';
 
 /** What a template is made from. */
 export interface TemplateInputs {

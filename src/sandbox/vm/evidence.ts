@@ -5,16 +5,17 @@ import { MIB } from '../../base/units.ts';
 import type { Guest } from '../../guest/guest.ts';
 import type { Vm, VmExit } from '../../vmm/driver.ts';
 import { causeOfExit, type SandboxEnd } from '../ending.ts';
-import {
-  type HostMemoryEvents,
-  type MemoryEvent,
-  MemoryWatch,
-  type OomMark,
-  type PressureMark,
-  type ResizedEvent,
-} from '../memory/watch.ts';
-import { type DiskEvent, diskEvent } from './full-disk.ts';
-import type { HostViolations } from './violation.ts';
+import type { DiskEvent } from '../events.ts';
+import { MemoryWatch } from '../memory/watch.ts';
+import type {
+  HostMemoryEvents,
+  MemoryEvent,
+  OomMark,
+  PressureMark,
+  ResizedEvent,
+} from '../memory-events.ts';
+import type { HostViolations } from '../parts.ts';
+import { diskEvent } from './full-disk.ts';
 
 const EXIT_GRACE_MS = 500;
 

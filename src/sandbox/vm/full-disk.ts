@@ -9,16 +9,7 @@ import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { DiskTrouble } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
-import type { EventJournal, TimedEvent } from '../plane/event-journal.ts';
-
-/** `disk_full`: it stands still. `disk_error`: its guest was told. */
-export interface DiskEvent {
-  readonly type: 'disk_full' | 'disk_error';
-  /** On the host, of the disk's file. */
-  readonly path: string;
-  /** Of the file system there; null: not known. */
-  readonly freeBytes: number | null;
-}
+import type { DiskEvent, EventSink, TimedEvent } from '../events.ts';
 
 export function diskEvent({ kind, path, freeBytes }: DiskTrouble): DiskEvent {
   return { type: kind === 'full' ? 'disk_full' : 'disk_error', path, freeBytes };
@@ -39,7 +30,7 @@ export function startedOnFullDisk(trouble: DiskTrouble): SandboxError {
 /** A sandbox, as far as something is done to it. */
 export interface StalledSandbox {
   readonly id: string;
-  readonly events: EventJournal;
+  readonly events: EventSink;
   /** Where its VM still stands still for its disk. @returns whether it did */
   pauseStalled(): Promise<boolean>;
 }

@@ -2,8 +2,8 @@
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
+import { timeLimit } from '../../base/time-limit.ts';
 import type { Guest } from '../../guest/link.ts';
-import { timeLimit } from './time-limit.ts';
 
 /** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */
 const SET_CLOCK_MS_MAX = 5000;

@@ -61,7 +61,7 @@ export class Saving {
   }
 
   /** Afterwards the guest says hello, unless it is still linked. @throws VmmError */
-  async goOn(): Promise<void> {
+  async resumeAfterSave(): Promise<void> {
     const { vm, cid } = this.#saved;
     // The guest did not give its device up in time: its agent dials again over the same one.
     if (this.#phase === 'unplugging') this.#guest.close();

@@ -4,9 +4,10 @@ import { silentLog } from '../../base/log.ts';
 import type { Guest, GuestClosed, GuestListener } from '../../guest/link.ts';
 import type { Vm, VmExit, VmmDriver, VmSpec } from '../../vmm/driver.ts';
 import { ByteTail } from '../../vmm/tail.ts';
+import type { SandboxParts } from '../parts.ts';
 import { makeSpec, type SandboxOptions } from '../spec.ts';
 import type { SandboxState } from './lifecycle.ts';
-import { type SandboxParts, Supervisor } from './supervisor.ts';
+import { Supervisor } from './supervisor.ts';
 
 type Step = 'workspace' | 'overlay' | 'listener' | 'bridge' | 'vm' | 'hello';
 

@@ -16,11 +16,12 @@ import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, GuestListener } from '../../guest/link.ts';
 import type { Span } from '../../trace/trace.ts';
 import type { NicSpec, Vm, VmSnapshot } from '../../vmm/driver.ts';
+import type { SandboxEnd } from '../ending.ts';
 import { isFailure } from '../ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from '../errors.ts';
 import { fitMemory, ramMib, resizeMemory } from '../memory/size.ts';
-import type { ResizedEvent } from '../memory/watch.ts';
-import type { SandboxEnd, SandboxParts, SaveTarget, StartTimings, Workspace } from '../parts.ts';
+import type { ResizedEvent } from '../memory-events.ts';
+import type { SandboxParts, SaveTarget, StartTimings, Workspace } from '../parts.ts';
 import { requireValues, type SandboxSecret } from '../secrets.ts';
 import type { NetworkPolicy, SandboxSpec } from '../spec.ts';
 import { Evidence } from './evidence.ts';
@@ -39,8 +40,6 @@ import { Saving } from './saving.ts';
 import { startTimings, tracedStart, traceStart } from './start-timings.ts';
 import { limitVm, namedLimits, type VmLimits } from './vm-limits.ts';
 import { vmSpecOf } from './vm-spec.ts';
-
-export type * from '../parts.ts';
 
 export class Supervisor {
   /** Resolves when nothing of the sandbox is left. Never rejects. */
@@ -271,14 +270,14 @@ export class Supervisor {
         await this.#end('saved', 'saved, to go on later');
         return;
       }
-      await this.#goOn(saving, running);
+      await this.#resumeAfterSave(saving, running);
       await commit(snapshot);
       return;
     } catch (error) {
       failure = error;
     }
     if (this.#stopping !== undefined) throw goneWhileSaving(failure);
-    if (this.#state === 'saving') await this.#goOn(saving, running);
+    if (this.#state === 'saving') await this.#resumeAfterSave(saving, running);
     throw saveFailure(failure);
   }
 
@@ -289,9 +288,9 @@ export class Supervisor {
     return this.#end(cause, detail ?? why);
   }
 
-  async #goOn(saving: Saving, running: Running): Promise<void> {
+  async #resumeAfterSave(saving: Saving, running: Running): Promise<void> {
     try {
-      await saving.goOn();
+      await saving.resumeAfterSave();
       if (!saving.isLinked) {
         const guest = await this.#hello(running.listener, running.vm, this.#aborter.signal);
         this.#watchGuest(running.vm, guest);

@@ -2,7 +2,7 @@
 import type { UsageRecord } from '../../../bridge/bridge.ts';
 import type { JailMode } from '../../../config.ts';
 import type { ProcessExit, PythonSpec } from '../../../guest/link.ts';
-import type { SandboxEnd } from '../../../sandbox/vm/supervisor.ts';
+import type { SandboxEnd } from '../../../sandbox/ending.ts';
 import { UsageError } from '../../failure.ts';
 import * as ranges from '../../flags/ranges.ts';
 import type { SandboxFlags } from '../../flags/sandbox-flags.ts';

@@ -1,5 +1,5 @@
 /** How long something may take, and waiting, by the clock that is given. */
-import type { Clock } from '../../base/clock.ts';
+import type { Clock } from './clock.ts';
 
 export interface TimeLimit extends Disposable {
   /** Aborts when the time is over, or with the signal that was given. */
