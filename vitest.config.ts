@@ -25,7 +25,7 @@ export default defineConfig({
   test: {
     projects: [
       layer('tidy', ['test/tidy.test.ts'], 120_000),
-      layer('unit', ['src/**/*.test.ts', 'test/support/**/*.test.ts'], 120_000),
+      layer('unit', ['{src,test/support,tools}/**/*.test.ts'], 120_000),
       layer('prop', ['src/**/*.prop.ts', 'test/prop/**/*.prop.ts'], 600_000),
       layer('component', ['test/component/**/*.test.ts'], 600_000),
       layer('vm', ['test/vm/**/*.vm.test.ts'], 900_000, false),

@@ -11,13 +11,15 @@ beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-launcher-'));
   // The second is for machines with a GPU.
   const cuda = 'node_modules/@node-llama-cpp/linux-x64-cuda';
-  for (const name of ['node_modules', cuda, 'bin', 'home', 'src/cli']) {
+  for (const name of ['node_modules', cuda, 'bin', 'home', 'src/cli', 'tools/test']) {
     await mkdir(join(dir, name), { recursive: true });
   }
   for (const name of ['neurovisor', 'package-lock.json']) {
     await copyFile(join(ROOT, name), join(dir, name));
   }
-  await writeFile(join(dir, 'src/cli/main.ts'), 'console.log("main", ...process.argv.slice(2));\n');
+  for (const main of ['src/cli/main.ts', 'tools/test/main.ts']) {
+    await writeFile(join(dir, main), `console.log('${main}', ...process.argv.slice(2));\n`);
+  }
   // What `run` needs is there, what tests need is not.
   await writeFile(join(dir, 'node_modules/.package-lock.json'), '');
   await utimes(join(dir, 'package-lock.json'), 1, 1);
@@ -37,10 +39,11 @@ function launch(...words: string[]): Promise<{ stdout: string; stderr: string }>
   });
 }
 
-it('what tests need is installed for tests alone, not for their help', async () => {
-  expect(await launch('ls')).toEqual({ stdout: 'main ls\n', stderr: '' });
+it('neurovisor: only `test` starts the runner and installs its packages, and its help installs none', async () => {
+  expect(await launch('ls')).toEqual({ stdout: 'src/cli/main.ts ls\n', stderr: '' });
   for (const help of ['--help', '-h']) {
-    expect(await launch('test', help)).toEqual({ stdout: `main test ${help}\n`, stderr: '' });
+    const expected = { stdout: `tools/test/main.ts ${help}\n`, stderr: '' };
+    expect(await launch('test', help)).toEqual(expected);
   }
   const { stdout, stderr } = await launch('test', 'unit');
   expect(stdout).toBe('');

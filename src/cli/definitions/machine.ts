@@ -1,4 +1,4 @@
-/** The words for this machine and checkout: `setup`, `doctor`, `bench`, `test`. */
+/** The words for this machine and checkout: `setup`, `doctor`, `bench`. */
 import type { Command } from 'commander';
 import type { BenchFlags } from '../commands/bench.ts';
 import type { DoctorFlags } from '../commands/doctor.ts';
@@ -48,17 +48,5 @@ export function addMachine(program: Command): void {
     const { BENCHMARKS } = await import('../../bench/registry.ts');
     const figures = BENCHMARKS.map((one) => `  ${one.names.join(', ')}\n      ${one.summary}`);
     return `Prints median and p95 of each figure beside its baseline, measured in the same run.\n\nFigures:\n${figures.join('\n')}`;
-  });
-
-  const test = program
-    .command('test')
-    .summary('run the tests of this checkout')
-    .argument('[layers...]')
-    .action((layers: string[]) =>
-      perform({}, async (cli) => (await import('../commands/test.ts')).test(cli, layers)),
-    );
-  describeLater(test, async () => {
-    const { LAYER_NAMES } = await import('../commands/test.ts');
-    return `Runs all tests, or the layers that are named: ${LAYER_NAMES.join(', ')}.`;
   });
 }

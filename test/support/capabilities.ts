@@ -1,0 +1,30 @@
+/** What tests may need of a machine beyond what set-up installs, and what NEUROVISOR_REQUIRE says about it. */
+
+export const CAPABILITIES = [
+  'root',
+  'python',
+  'tcg',
+  'model',
+  'firecracker',
+  'firecracker-linux',
+  'kvm',
+  'cgroup',
+  'cgroup-v1',
+  'disk-limits',
+  'seccomp-records',
+] as const;
+export type Capability = (typeof CAPABILITIES)[number];
+
+/** The capabilities that may not be missing on this machine. */
+export function requiredCapabilities(
+  env: Readonly<Record<string, string | undefined>>,
+): readonly Capability[] {
+  const names = (env['NEUROVISOR_REQUIRE'] ?? '').split(',').filter((name) => name !== '');
+  return names.map((name) => {
+    const known = CAPABILITIES.find((capability) => capability === name);
+    if (known !== undefined) return known;
+    throw new Error(
+      `unknown capability "${name}" in NEUROVISOR_REQUIRE: use ${CAPABILITIES.join(', ')}`,
+    );
+  });
+}

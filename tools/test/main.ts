@@ -1,0 +1,36 @@
+/** What `./neurovisor test` starts: the tests of this checkout. The npm package does not contain it. */
+import { Command, CommanderError } from 'commander';
+import { tellFailure, UsageError } from '../../src/cli/failure.ts';
+import { perform } from '../../src/cli/program.ts';
+import { CAPABILITIES } from '../../test/support/capabilities.ts';
+import { LAYERS } from './layers.ts';
+import { runTests } from './run.ts';
+
+const program = new Command('neurovisor test')
+  .description('Run the tests of this checkout.')
+  .argument('[layers or paths...]', 'what to run (default: everything)')
+  .exitOverride()
+  .showHelpAfterError('(neurovisor test --help lists the layers)')
+  .addHelpText(
+    'after',
+    `
+Layers, in order: ${LAYERS.map(({ name }) => name).join(', ')}. If check, unit or guest fails, the rest is not run.
+A path runs the test files that contain it: ./neurovisor test src/net test/component/jail.test.ts
+
+Environment:
+  NEUROVISOR_SEED           seed of all random inputs (default: a new one, printed)
+  NEUROVISOR_REQUIRE        capabilities whose tests may not be skipped, separated by commas:
+                            ${CAPABILITIES.join(', ')}
+  NEUROVISOR_UNSTEADY_LIST  file that unsteady tests are added to (default: cache/unsteady.jsonl in the home)`,
+  )
+  .action((words: string[]) => perform({}, (cli) => runTests(cli, words)));
+
+try {
+  await program.parseAsync(process.argv.slice(2), { from: 'user' });
+} catch (error) {
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
+  else if (error instanceof UsageError) {
+    tellFailure(error, false);
+    process.exitCode = 2;
+  } else throw error;
+}

@@ -1,0 +1,104 @@
+/** `neurovisor test`: runs layers in order and ends with the closing line. */
+import { join } from 'node:path';
+import type { Cli } from '../../src/cli/cli.ts';
+import { openRuntime } from '../../src/cli/commands/open-runtime.ts';
+import { UsageError } from '../../src/cli/failure.ts';
+import { duration } from '../../src/cli/output/table.ts';
+import { resolveHome } from '../../src/home.ts';
+import { ensureTestPackages } from '../../src/runtime/setup.ts';
+import { runSeed } from '../../test/support/run-seed.ts';
+import type { Shell } from './child.ts';
+import { LAYERS, type Layer, type LayerContext, layerOf } from './layers.ts';
+import { counts, endOf, sum } from './summary.ts';
+import { appendUnsteady, LIST_VARIABLE } from './unsteady-list.ts';
+import { type Outcome, UnsteadyBudget } from './verdict.ts';
+
+export interface Plan {
+  readonly layers: readonly Layer[];
+  readonly filters: readonly string[];
+}
+
+/** @param words layers, and paths that limit them to some files; none: everything */
+export function planOf(words: readonly string[]): Plan {
+  const isPath = (word: string): boolean => /[/.]/.test(word);
+  const filters = words.filter(isPath).map((word) => word.replace(/^\.\//, ''));
+  const named = words.filter((word) => !isPath(word));
+  const unknown = named.find((name) => !LAYERS.some((layer) => layer.name === name));
+  if (unknown !== undefined) {
+    const names = LAYERS.map(({ name }) => name).join(', ');
+    throw new UsageError(`no layer "${unknown}"`, `layers: ${names}; or a path such as src/net`);
+  }
+  const wanted = new Set([...named, ...filters.map(layerOf)]);
+  const layers = LAYERS.filter(({ name }) => wanted.size === 0 || wanted.has(name));
+  return { layers, filters };
+}
+
+export async function runTests(cli: Cli, words: readonly string[]): Promise<number> {
+  const { layers, filters } = planOf(words);
+  const seed = runSeed();
+  const shell: Shell = {
+    signal: cli.cancelled,
+    env: cli.env,
+    isTerminal: cli.stdout.isTTY,
+    write: (text) => void cli.stdout.write(text),
+  };
+  const context: LayerContext = { shell, seed, filters, budget: new UnsteadyBudget() };
+  shell.write(`seed ${seed} (repeat with NEUROVISOR_SEED=${seed})\n`);
+  const gate = await inOrder(
+    cli,
+    layers.filter(({ stage }) => stage === 'gate'),
+    context,
+  );
+  const machine = layers.filter(({ stage }) => stage === 'machine');
+  const outcomes = [...gate];
+  if (gate.some(({ failed }) => failed > 0) && machine.length > 0) {
+    const names = machine.map(({ name }) => name).join(', ');
+    shell.write(`\nnot run, since the gate is red: ${names}\n`);
+  } else outcomes.push(...(await onMachine(cli, machine, context)));
+  const outcome = sum(outcomes);
+  const listPath =
+    cli.env[LIST_VARIABLE] || join(resolveHome(cli.config.home).cacheDir, 'unsteady.jsonl');
+  await appendUnsteady(listPath, seed, outcome.unsteady, new Date());
+  shell.write(endOf(outcome, seed, listPath));
+  const isEmpty = outcome.passed + outcome.failed + outcome.skipped === 0;
+  if (isEmpty) throw new UsageError(`no test matches ${words.join(' ')}`);
+  return outcome.failed === 0 ? 0 : 1;
+}
+
+async function onMachine(
+  cli: Cli,
+  layers: readonly Layer[],
+  context: LayerContext,
+): Promise<readonly Outcome[]> {
+  if (layers.some(({ needsPackages }) => needsPackages === true)) {
+    const { progress, cancelled: signal, log } = cli;
+    await ensureTestPackages({ progress: progress.report, signal, log });
+  }
+  if (layers.some(({ needsSetup }) => needsSetup === true)) await setUp(cli);
+  else cli.progress.close();
+  return await inOrder(cli, layers, context);
+}
+
+async function inOrder(
+  cli: Cli,
+  layers: readonly Layer[],
+  context: LayerContext,
+): Promise<readonly Outcome[]> {
+  const outcomes: Outcome[] = [];
+  for (const layer of layers) {
+    cli.cancelled.throwIfAborted();
+    const began = performance.now();
+    context.shell.write(`\n== ${layer.name}\n`);
+    const outcome = await layer.run(context);
+    outcomes.push(outcome);
+    const took = duration(performance.now() - began);
+    context.shell.write(`== ${layer.name}: ${counts(outcome)} in ${took}\n`);
+    if (layer.stage === 'gate' && outcome.failed > 0) break;
+  }
+  return outcomes;
+}
+
+async function setUp(cli: Cli): Promise<void> {
+  // The tests use the engine and its model even where another model server is available.
+  await using _runtime = await openRuntime(cli, { config: { ...cli.config, upstream: 'engine' } });
+}
