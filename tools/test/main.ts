@@ -1,7 +1,7 @@
 /** What `./neurovisor test` starts: the tests of this checkout. The npm package does not contain it. */
 import { Command, CommanderError } from 'commander';
-import { tellFailure, UsageError } from '../../src/cli/failure.ts';
-import { perform } from '../../src/cli/program.ts';
+import { perform } from '../../src/cli/definitions/perform.ts';
+import { EXIT_USAGE } from '../../src/cli/exit-status.ts';
 import { CAPABILITIES } from '../../test/support/capabilities.ts';
 import { LAYERS } from './layers.ts';
 import { runTests } from './run.ts';
@@ -28,9 +28,6 @@ Environment:
 try {
   await program.parseAsync(process.argv.slice(2), { from: 'user' });
 } catch (error) {
-  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
-  else if (error instanceof UsageError) {
-    tellFailure(error, false);
-    process.exitCode = 2;
-  } else throw error;
+  if (!(error instanceof CommanderError)) throw error;
+  process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
 }
