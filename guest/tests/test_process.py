@@ -1,4 +1,4 @@
-"""The starts and ends of programs over the agent's own loop: what is released when descriptors run out."""
+"""Starts and ends of programs over the agent's own loop: the states, and release when descriptors run out."""
 
 import gc
 import json
@@ -22,6 +22,9 @@ from neurovisor_agent.connection import Connection
 from neurovisor_agent.fork_server import ForkServer
 from neurovisor_agent.loop import IN, Loop
 from neurovisor_agent.operations import Operations
+from neurovisor_agent.process import Process
+from neurovisor_agent.process_state import IllegalTransition
+from neurovisor_agent.request import RequestError
 from neurovisor_agent.settings import Settings
 from neurovisor_agent.victims import Victims
 
@@ -217,6 +220,42 @@ class Exhaustion(unittest.TestCase):
             self.assertEqual(answer["code"], "exhausted", answer)
             self.assertEqual(rig.left(), ([], []))
         self.assertEqual(rig.cgroups._count, 4)
+
+
+class States(unittest.TestCase):
+    def setUp(self) -> None:
+        gc.collect()
+        self.rig = Rig(self)
+        self.enterContext(mock.patch.object(self.rig.cgroups, "create", lambda: None))
+
+    def run_one(self, argv: list[str]) -> Process:
+        """A program's Process after its end."""
+        seen: list[Process] = []
+        start = Process.start
+
+        def note(process: Process, *arguments: object) -> None:
+            seen.append(process)
+            start(process, *arguments)
+
+        with mock.patch.object(Process, "start", note):
+            self.rig.request({"op": "exec", "argv": argv}, b"", None)
+        return seen[0]
+
+    def test_a_second_end_is_refused_and_changes_nothing(self) -> None:
+        for argv, state in (["true"], "complete"), (["/nowhere"], "refused"):
+            process = self.run_one(argv)
+            self.assertEqual(process._state, state)
+            before = dict(vars(process))
+            for call in (process._finish, lambda p=process: p.start(None, b"", lambda _job: self.fail())):
+                with self.assertRaises(IllegalTransition):
+                    call()
+            self.assertEqual(vars(process), before)
+
+    def test_only_the_first_reason_of_a_failed_start_counts(self) -> None:
+        process = self.run_one(["/nowhere"])
+        self.enterContext(mock.patch.object(process, "_on_complete", self.fail))
+        process._refuse(RequestError("guest_failed", "later"))
+        self.assertEqual(process._state, "refused")
 
 
 if __name__ == "__main__":

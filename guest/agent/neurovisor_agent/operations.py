@@ -244,7 +244,7 @@ class Operations:
             self._live.discard(process)
             if self._processes.get(process.pid) is process:
                 del self._processes[process.pid]
-            if process.unheard:
+            if process.is_unclaimed:
                 self._keep_end(process)
             _remove_script(made)
             over()

@@ -1,14 +1,23 @@
-"""One program of the user: its streams, its limits, and the truth about its end.
+"""One program of the user: its streams, its limits, and how it ended. The states (process_state.py):
 
-    starting ──status pipe closes──► running ──pidfd──► ended ──output drained──► complete
-        └─ report on the status pipe ──► refused
+    new           start ─► starting
+    starting      forked ─► forked │ executed ─► executed │ refuse ─► refused
+    forked        executed ─► running │ exited ─► exited_early │ refuse ─► refused
+    executed      forked ─► running │ refuse ─► refused
+    exited_early  executed ─► ended │ refuse ─► refused
+    running       exited ─► ended
+    ended         drain ─► draining │ finish ─► complete
+    draining      held ─► ended │ finish ─► complete
+    complete
+    refused       forked ─► refused │ exited ─► refused │ refuse ─► refused
 
-`settle` (the VM is about to be saved): nothing goes into the connection any more, which is about to go;
-when it has gone the program lives on, and the newest it says, its end too, is kept for an `attach`.
+Beside the state, output is held or flows: `settle` (the VM is about to be saved) holds it, since the
+connection is about to end; `release` lets it flow. The program outlives that connection, and its newest
+output and its end are kept for an `attach`.
 
-A grandchild may keep the output pipes open for ever (G19): `PIPE_GRACE_S` after the program's end what
-is in the pipes is still delivered, then they are closed. A timeout, a kill and a lost connection take
-every process of the program (its cgroup; without cgroups its process group).
+A grandchild may keep the output pipes open forever (G19): `PIPE_GRACE_S` after the program's end what
+is in the pipes is delivered, then they are closed. A timeout, a kill and a lost connection take every
+process of the program (its cgroup; without cgroups its process group).
 """
 
 from __future__ import annotations
@@ -27,12 +36,14 @@ from .fork_server import Job
 from .framing import CONTROL, STDERR, STDIN, STDOUT, FrameDecoder, ProtocolError, frame
 from .kept import Kept
 from .loop import IN, OUT, Loop, Timer
+from .process_state import transition
 from .request import RequestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .process_state import Event, State
     from .spawn import Launch
     from .victims import Victims
 
@@ -84,20 +95,18 @@ class Process:
         self.options = options
         self._on_running = on_running
         self._on_complete = on_complete
+        self._state: State = "new"
         self.pid = 0
         self.started_at = time.monotonic()
-        self._duration_s = 0.0
+        # Facts for the answer and for the end.
         self._warm = False
-        self._running = False
         self._status: int | None = None
-        self._ended = self._complete = False
+        self._duration_s = 0.0
         self._killed = self._timed_out = self._truncated = False
         self._sent = 0
         self._oom_before = cgroups.memory_events().get("oom_kill", 0)
         self._connection: Connection | None = None
         self._rest = b""
-        self._reported = False
-        self._draining = False
         self._held = False
         self._kept: Kept | None = None
         self._result: dict[str, object] = {}
@@ -110,10 +119,11 @@ class Process:
         self._master = -1
 
     def start(self, connection: Connection, rest: bytes, launch: "Callable[[Job], None]") -> None:
-        """`launch` forks the child; the answer goes to `connection` once the program runs, or can't.
+        """Has `launch` fork the child, and answers once the program runs or has failed to start.
 
-        `rest` is what came after the request; the connection must be paused.
+        `rest` is what came after the request. The connection must be paused.
         """
+        self._move("start")
         self._connection = connection
         self._rest = rest
         connection.on_end = self._disconnected
@@ -137,16 +147,16 @@ class Process:
             close_child_ends()
             self.pid, self._warm = pid, warm
             self.started_at = time.monotonic()
+            self._move("forked")
             if self._killed:
                 self.kill(_signal.SIGKILL)
-            self._run_when_known()
+            if self._state == "running":
+                self._run()
 
         def failed(number: int) -> None:
             close_child_ends()
             if number == ECHILD:
-                what = (
-                    "the fork server ended while it started the script; whether it runs is unknown"
-                )
+                what = "the fork server died while it started the script; the script may be running"
                 self._refuse(RequestError("guest_failed", what))
             else:
                 self._refuse(request.from_errno(number, "start a process"))
@@ -154,10 +164,10 @@ class Process:
         launch(Job(self.launch, stdio, status_child, started, failed, self._child_ended))
 
     def attach(self, connection: Connection, rest: bytes) -> None:
-        """Takes the streams over; a connection that had them is told that it lost them."""
+        """Moves the streams to `connection`; the one that had them gets `detached`."""
         kept, self._kept = self._kept, None
         frames = [frame(kind, data) for kind, data in kept.frames()] if kept is not None else []
-        if self._complete:
+        if self._state == "complete":
             self._answer(connection)
             connection.send(b"".join(frames) + _control({"type": "exit", **self._result}))
             connection.finish()
@@ -171,9 +181,9 @@ class Process:
         self._answer_running(rest, b"".join(frames))
 
     def settle(self, hold: bool) -> None:
-        """It outlives its connection. `hold`: output waits in the pipes until that is gone, or `release`."""
+        """Detaches the program. `hold`: output waits in the pipes until the connection ends, or `release`."""
         self.options.detached = True
-        if self._connection is None or self._complete:
+        if self._connection is None or self._state == "complete":
             return
         self._kept = self._kept or Kept()
         if hold:
@@ -182,28 +192,30 @@ class Process:
                 self._loop.unwatch(fd)
 
     def release(self) -> None:
-        """Output flows again: into the connection or, when that was lost after a `settle`, into what is kept."""
+        """Lets output flow again: into the connection, or without one into what is kept after a `settle`."""
         self._held = False
-        if self._running and not self._complete:
+        if self._state in ("running", "ended", "draining"):
             self._resume_outputs()
-            if self._ended:
-                self._conclude()
+        self._conclude()
 
     @property
-    def unheard(self) -> bool:
-        """It ended after a `settle` and nobody was told: an `attach` still tells."""
-        return self._complete and self._connection is None and self._kept is not None
+    def is_unclaimed(self) -> bool:
+        """True when it ended after a `settle` without a connection: an `attach` still gets its end."""
+        return self._state == "complete" and self._connection is None and self._kept is not None
 
     def kill(self, number: int) -> None:
-        """SIGKILL takes all processes, other signals go to the process group (a terminal's: its session leader's)."""
+        """Sends SIGKILL to all processes, other signals to the process group (a terminal's: its session leader's).
+
+        A SIGKILL that comes before the pid is known is sent then.
+        """
         if number == _signal.SIGKILL:
             self._killed = True
-        if not self.pid or self._complete:
+        if self._state in ("new", "starting", "executed", "complete", "refused"):
             return
         path = self.launch.cgroup
         if number == _signal.SIGKILL and path is not None and cgroup.kill(path):
             return
-        signals.send_group(self.pid, number, leader=not self._ended)
+        signals.send_group(self.pid, number, leader=self._state in ("forked", "running"))
 
     def resize(self, size: tuple[int, int]) -> None:
         if self._master < 0:
@@ -222,6 +234,9 @@ class Process:
             "detached": self.options.detached,
             "ageMs": round((time.monotonic() - self.started_at) * 1000),
         }
+
+    def _move(self, event: "Event") -> None:
+        self._state = transition(self._state, event)
 
     # Start
 
@@ -253,12 +268,12 @@ class Process:
         return stdin, child_ends[1], child_ends[2]
 
     def _add_output(self, fd: int, kind: int) -> None:
-        """Read from when the program runs: the answer to the request comes before its output."""
+        """Adds an output, which is read once the program runs: the answer to the request comes first."""
         os.set_blocking(fd, False)
         self._outputs[fd] = kind
 
     def _report(self) -> None:
-        """The child's status pipe: a report means that the program could not be started."""
+        """Reads the child's status pipe: a report says why the program could not be started."""
         report = os.read(self._status_fd, _REPORT_BYTES)
         self._close_status()
         if report:
@@ -272,8 +287,9 @@ class Process:
             what = request.from_errno(int(number), subject)
             self._refuse(RequestError(what.code, f"{subject}: {text[0]}") if text else what)
             return
-        self._reported = True
-        self._run_when_known()
+        self._move("executed")
+        if self._state in ("running", "ended"):
+            self._run()
 
     def _close_status(self) -> None:
         if self._status_fd >= 0:
@@ -281,11 +297,8 @@ class Process:
             os.close(self._status_fd)
             self._status_fd = -1
 
-    def _run_when_known(self) -> None:
-        """Two things tell of a start, in any order: the forker tells the pid, the pipe that it worked."""
-        if not self.pid or not self._reported or self._complete:
-            return
-        self._running = True
+    def _run(self) -> None:
+        """The program runs, or has exited already: tells the host."""
         if self.options.timeout_s is not None:
             self._timers.append(self._loop.after(self.options.timeout_s, self._time_out))
         self._on_running(self)
@@ -294,8 +307,7 @@ class Process:
             self._rest = b""
         else:
             self._resume_outputs()
-        if self._ended:
-            self._conclude()
+        self._conclude()
 
     def _answer(self, connection: Connection) -> None:
         connection.send(wire_json.dumps({"ok": True, "pid": self.pid, "warm": self._warm}) + b"\n")
@@ -322,6 +334,11 @@ class Process:
         self._resume_outputs()
 
     def _refuse(self, error: RequestError) -> None:
+        """The program did not start. Only the first reason counts."""
+        is_first = self._state != "refused"
+        self._move("refuse")
+        if not is_first:
+            return
         if self._connection is not None:
             self._connection.on_end = lambda: None
             self._connection.send(
@@ -330,13 +347,12 @@ class Process:
             self._connection.finish()
             self._connection = None
         self._release()
-        self._complete = True
         self._on_complete(self, {})
 
     # Streams
 
     def _feed(self, payload: bytes) -> None:
-        """A stdin frame; an empty one is the end. Input that nobody reads any more is dropped."""
+        """Takes a stdin frame; an empty one is the end. Input after the program closed its end is dropped."""
         if not payload:
             self._stdin_eof = True
             if self._master >= 0:
@@ -368,9 +384,6 @@ class Process:
             self._stdin_fd = -1
         self._stdin.clear()
 
-    def _read_ready(self, fd: int) -> None:
-        self._read_output(fd)
-
     def _read_output(self, fd: int) -> int:
         """Reads one chunk and passes it on. Returns its size, 0 at the end, -1 when there is none now."""
         try:
@@ -378,7 +391,7 @@ class Process:
         except BlockingIOError:
             return -1
         except OSError:
-            data = b""  # EIO: nobody holds the terminal any more.
+            data = b""  # EIO: no process has the terminal open.
         if not data:
             self._close_output(fd)
             return 0
@@ -404,7 +417,7 @@ class Process:
         if self._held:
             return
         for fd in self._outputs:
-            self._loop.watch(fd, IN, lambda _events, fd=fd: self._read_ready(fd))
+            self._loop.watch(fd, IN, lambda _events, fd=fd: self._read_output(fd))
 
     def _close_output(self, fd: int) -> None:
         self._loop.unwatch(fd)
@@ -412,7 +425,7 @@ class Process:
         if fd == self._master:
             self._master = -1
         os.close(fd)
-        if self._ended and not self._outputs:
+        if not self._outputs:
             self._conclude()
 
     # Endings
@@ -433,38 +446,37 @@ class Process:
         )
 
     def _child_ended(self, status: int | None) -> None:
-        self._ended = True
+        self._move("exited")
         self._status = status
         self._duration_s = time.monotonic() - self.started_at
-        if self._running:
-            if self._timed_out or self._killed:
-                self.kill(_signal.SIGKILL)
-            self._conclude()
+        if self._state == "ended" and (self._timed_out or self._killed):
+            self.kill(_signal.SIGKILL)
+        self._conclude()
 
     def _conclude(self) -> None:
-        if self._complete or self._held:
+        """Completes a program that has ended, at once or after the grace period of its output."""
+        if self._held or self._state not in ("ended", "draining"):
             return
         if not self._outputs:
             self._finish()
-        elif not self._draining:
-            self._draining = True
+        elif self._state == "ended":
+            self._move("drain")
             self._timers.append(self._loop.after(limits.PIPE_GRACE_S, self._drain))
 
     def _drain(self) -> None:
-        """Delivers what the pipes hold, not more than a pipe can hold, and gives up on their writers."""
-        self._draining = False
+        """Delivers what the pipes hold, at most what a pipe can hold, then closes them."""
         if self._held:
+            self._move("held")
             return
         for fd in list(self._outputs):
             left = limits.PIPE_BYTES
             while left > 0 and fd in self._outputs and (size := self._read_output(fd)) > 0:
                 left -= size
-        self._finish()
+        if self._state == "draining":
+            self._finish()
 
     def _finish(self) -> None:
-        if self._complete:
-            return
-        self._complete = True
+        self._move("finish")
         result = self._result = self._describe_end()
         if self._connection is not None:
             self._connection.on_end = lambda: None
@@ -479,7 +491,7 @@ class Process:
             code = os.WEXITSTATUS(self._status)
         elif self._status is not None:
             signal_name = signals.name(os.WTERMSIG(self._status))
-        # 137: a shell says so of a child that got SIGKILL.
+        # 137 is a shell's status for a child that got SIGKILL.
         killed_by_kernel = signal_name == "SIGKILL" and not self._killed or code == 137
         kills = self._cgroups.memory_events().get("oom_kill", 0) - self._oom_before
         victim = self._victims.find(
