@@ -1,4 +1,4 @@
-/** How long something may take, and waiting, by the clock that is given. */
+/** Time limits and waits on an injected clock, and promises that a signal can cut short. */
 import type { Clock } from './clock.ts';
 
 export interface TimeLimit extends Disposable {
@@ -6,22 +6,29 @@ export interface TimeLimit extends Disposable {
   readonly signal: AbortSignal;
 }
 
-/** The clock's timer goes with `using`. */
+/** `using` cancels the timer. */
 export function timeLimit(clock: Clock, limitMs: number, signal?: AbortSignal): TimeLimit {
-  const over = new AbortController();
+  const timeout = new AbortController();
   const cancel = clock.after(limitMs, () =>
-    over.abort(new Error(`it took longer than ${limitMs} ms`)),
+    timeout.abort(new Error(`it took longer than ${limitMs} ms`)),
   );
   return {
-    signal: signal === undefined ? over.signal : AbortSignal.any([signal, over.signal]),
+    signal: signal === undefined ? timeout.signal : AbortSignal.any([signal, timeout.signal]),
     [Symbol.dispose]: cancel,
   };
 }
 
-/** What `work` gives, or the signal's reason; whatever `work` does then, nobody waits for it. */
-export async function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+/**
+ * Settles as `work` does, or rejects as soon as the signal aborts; `work` itself continues unobserved.
+ * @param toError default: the signal's reason
+ */
+export async function orAborted<T>(
+  work: Promise<T>,
+  signal: AbortSignal,
+  toError: (signal: AbortSignal) => unknown = ({ reason }) => reason,
+): Promise<T> {
   const aborted = Promise.withResolvers<never>();
-  const onAbort = (): void => aborted.reject(signal.reason);
+  const onAbort = (): void => aborted.reject(toError(signal));
   if (signal.aborted) onAbort();
   signal.addEventListener('abort', onAbort, { once: true });
   try {
@@ -31,13 +38,13 @@ export async function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promi
   }
 }
 
-/** Of the clock's time; none if it is over. @throws the signal's reason */
+/** Returns at once where `waitMs` is not positive. @throws the signal's reason */
 export async function wait(clock: Clock, waitMs: number, signal: AbortSignal): Promise<void> {
   if (waitMs <= 0) return;
-  const over = Promise.withResolvers<void>();
-  const cancel = clock.after(waitMs, over.resolve);
+  const elapsed = Promise.withResolvers<void>();
+  const cancel = clock.after(waitMs, elapsed.resolve);
   try {
-    await orAborted(over.promise, signal);
+    await orAborted(elapsed.promise, signal);
   } finally {
     cancel();
   }

@@ -7,10 +7,12 @@
  * Budgets and the fair queue have their place between `model` and `send`: there the caller, the model
  * and the estimate of its size are known, and nothing has been spent yet.
  */
+
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
+import { orAborted } from '../base/time-limit.ts';
 import type { Span, Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { type BodyMemory, RequestBody } from './body.ts';
@@ -124,7 +126,7 @@ export class Exchange {
       const stopStall = clock.after(limits.stallTimeoutMs, () => {
         this.cancel(new BridgeError('cancelled', 'the guest does not read its answer'));
       });
-      await this.#unlessAborted(closed).finally(stopStall);
+      await orAborted(closed, this.#aborter.signal).finally(stopStall);
     } catch (error) {
       end = this.#fail(error);
     }
@@ -167,7 +169,7 @@ export class Exchange {
   async #listModels(route: Exclude<Route, { kind: 'inference' }>): Promise<ExchangeEnd> {
     const { policy, catalog, dialect } = this.#context;
     const target = await this.#awaitUpstream();
-    const listed = await this.#unlessAborted(catalog.refreshed(target));
+    const listed = await orAborted(catalog.refreshed(target), this.#aborter.signal);
     if (listed === null && policy.allowModels === undefined) {
       throw new BridgeError('upstream_unreachable', `ask ${target.name} for its models`);
     }
@@ -295,7 +297,7 @@ export class Exchange {
       const why = `silent for ${limits.silenceTimeoutMs} ms`;
       this.cancel(new BridgeError('upstream_timeout', why));
     });
-    this.#target = await this.#unlessAborted(upstream());
+    this.#target = await orAborted(upstream(), this.#aborter.signal);
     this.#silence.touch();
     return this.#target;
   }
@@ -306,22 +308,11 @@ export class Exchange {
     if (alias || policy.allowModels !== undefined) return resolveModel(asked, policy, null);
     const names = (list: readonly { readonly id: string }[] | null): string[] | null =>
       list?.map((model) => model.id) ?? null;
-    const known = await this.#unlessAborted(catalog.current(target));
+    const known = await orAborted(catalog.current(target), this.#aborter.signal);
     const resolved = resolveModel(asked, policy, names(known));
     if (resolved.ok) return resolved;
-    const refreshed = await this.#unlessAborted(catalog.refreshed(target));
+    const refreshed = await orAborted(catalog.refreshed(target), this.#aborter.signal);
     return resolveModel(asked, policy, names(refreshed));
-  }
-
-  #unlessAborted<T>(promise: Promise<T>): Promise<T> {
-    const { signal } = this.#aborter;
-    return new Promise((resolve, reject) => {
-      if (signal.aborted) return reject(signal.reason);
-      const onAbort = (): void => reject(signal.reason);
-      signal.addEventListener('abort', onAbort, { once: true });
-      const stop = (): void => signal.removeEventListener('abort', onAbort);
-      promise.then(resolve, reject).finally(stop);
-    });
   }
 
   #refused(refusal: Refusal): ExchangeEnd {

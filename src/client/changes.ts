@@ -2,15 +2,15 @@
  * The daemon's event stream, kept open while somebody listens. When it breaks it is opened again, and what
  * changed meanwhile is told by the list of sandboxes; of several changes of one, the last.
  */
+
 import type { IncomingMessage } from 'node:http';
 import { sandboxInfo } from '../api/schema/answers.ts';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
+import { Listeners } from '../base/listeners.ts';
 import { MIB } from '../base/units.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
 import { serverSent } from './server-sent.ts';
-
-type Listener = (info: SandboxInfo) => void;
 
 export interface ChangeSource {
   /** The event stream. */
@@ -29,7 +29,7 @@ const LIMITS = {
 export class Changes {
   readonly #source: ChangeSource;
   readonly #clock: Clock;
-  readonly #listeners = new Set<Listener>();
+  readonly #listeners = new Listeners<SandboxInfo>();
   /** Those that have not ended, as last told. */
   readonly #seen = new Map<string, string>();
   #running: AbortController | undefined;
@@ -39,16 +39,15 @@ export class Changes {
     this.#clock = clock;
   }
 
-  listen(listener: Listener): () => void {
-    // A function of its own, so that one that listens twice is told twice.
-    const entry: Listener = (info) => listener(info);
-    this.#listeners.add(entry);
+  listen(listener: (info: SandboxInfo) => void): () => void {
+    const remove = this.#listeners.listen(listener);
     if (this.#running === undefined) {
       this.#running = new AbortController();
       void this.#follow(this.#running.signal);
     }
     return () => {
-      if (this.#listeners.delete(entry) && this.#listeners.size === 0) this.close();
+      remove();
+      if (this.#listeners.size === 0) this.close();
     };
   }
 
@@ -98,7 +97,7 @@ export class Changes {
     if (signal.aborted) return;
     if (info.status === 'ended') this.#seen.delete(info.id);
     else this.#seen.set(info.id, info.status);
-    for (const listener of this.#listeners) listener(info);
+    this.#listeners.emit(info);
   }
 
   #pause(signal: AbortSignal): Promise<void> {

@@ -1,7 +1,9 @@
 /** A guest that has confirmed its identity: starts its operations and passes its events on. */
+
 import { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
+import { Listeners } from '../base/listeners.ts';
 import type { Dial } from './dial.ts';
 import { GuestError } from './errors.ts';
 import { ChannelFiles, type StartOperation } from './files.ts';
@@ -33,7 +35,7 @@ export class ConnectedGuest implements Guest {
   readonly #clock: Clock;
   readonly #closed = Promise.withResolvers<GuestClosed>();
   readonly #operations = new Set<Operation>();
-  readonly #listeners = new Set<(event: GuestEvent) => void>();
+  readonly #listeners = new Listeners<GuestEvent>();
   readonly #control: ProcessControl = {
     signal: (pid, signal) => this.signal(pid, signal),
     resize: (pid, size) => this.#resize(pid, size),
@@ -127,8 +129,7 @@ export class ConnectedGuest implements Guest {
   }
 
   events(listener: (event: GuestEvent) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return this.#listeners.listen(listener);
   }
 
   suspend(): void {
@@ -141,7 +142,7 @@ export class ConnectedGuest implements Guest {
 
   /** For the link: an event of the guest. */
   emit(event: GuestEvent): void {
-    for (const listener of this.#listeners) listener(event);
+    this.#listeners.emit(event);
   }
 
   /** For the link: the control connection is gone, or is to go. */

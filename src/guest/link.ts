@@ -24,6 +24,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { orAborted } from '../base/time-limit.ts';
 import { ConnectedGuest } from './connected-guest.ts';
 import { dialChannel } from './dial.ts';
 import type { GuestError } from './errors.ts';
@@ -105,17 +106,9 @@ class LinkListener implements GuestListener {
   async ready(signal?: AbortSignal): Promise<Guest> {
     if (this.#waiting) this.#stopTimer ??= this.#limit();
     if (signal === undefined) return await this.#next.promise;
-    const cancelled = Promise.withResolvers<never>();
-    const abort = (): void => {
-      cancelled.reject(guestError('cancelled', 'waiting for the guest: cancelled', signal.reason));
-    };
-    if (signal.aborted) abort();
-    signal.addEventListener('abort', abort, { once: true });
-    try {
-      return await Promise.race([this.#next.promise, cancelled.promise]);
-    } finally {
-      signal.removeEventListener('abort', abort);
-    }
+    return await orAborted(this.#next.promise, signal, ({ reason }) =>
+      guestError('cancelled', 'waiting for the guest: cancelled', reason),
+    );
   }
 
   close(): Promise<void> {

@@ -3,10 +3,12 @@
  * times a second while somebody listens: v1 tells of a kill by an eventfd alone, and a VMM that is being
  * killed lives longer than that.
  */
+
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
+import { Listeners } from '../base/listeners.ts';
 import {
   type CgroupMemoryEvent,
   type GroupMemory,
@@ -22,7 +24,7 @@ export class CgroupMemory {
   readonly #clock: Clock;
   readonly #read: ReadFile;
   readonly #judge = new MemoryJudge();
-  readonly #listeners = new Set<(event: CgroupMemoryEvent) => void>();
+  readonly #listeners = new Listeners<CgroupMemoryEvent>();
   #oomKills = 0;
   #stopTimer: () => void = () => undefined;
 
@@ -34,15 +36,17 @@ export class CgroupMemory {
 
   /** Returns how to stop. The last one that stops looks once more, so the group has to be there then. */
   listen(listener: (event: CgroupMemoryEvent) => void): () => void {
-    this.#listeners.add(listener);
+    const remove = this.#listeners.listen(listener);
     if (this.#listeners.size === 1) this.#poll();
+    let isListening = true;
     return () => {
-      if (!this.#listeners.has(listener)) return;
+      if (!isListening) return;
+      isListening = false;
       if (this.#listeners.size === 1) {
         this.#stopTimer();
         this.look();
       }
-      this.#listeners.delete(listener);
+      remove();
     };
   }
 
@@ -61,9 +65,7 @@ export class CgroupMemory {
     // It has gone; what it has counted before still holds.
     if (sample === null) return;
     this.#oomKills = Math.max(this.#oomKills, sample.oomKills);
-    for (const event of this.#judge.take(sample, this.#clock.now())) {
-      for (const listener of this.#listeners) listener(event);
-    }
+    for (const event of this.#judge.take(sample, this.#clock.now())) this.#listeners.emit(event);
   }
 }
 

@@ -12,6 +12,7 @@
 import type { Clock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import { parseSandboxId, type SandboxId } from '../base/ids.ts';
+import { Listeners } from '../base/listeners.ts';
 import type { Log } from '../base/log.ts';
 import { Counter, collected, histogramSamples, type Metric, single } from '../base/metrics.ts';
 import type { ProcessEvent, SandboxCounts } from '../observe/events.ts';
@@ -211,7 +212,7 @@ class VmmWatch implements HostMemoryEvents {
   isFollowed = false;
   readonly #parts: WatchParts;
   readonly #reclaims: ReclaimMeter;
-  readonly #listeners = new Set<(event: HostMemoryEvent) => void>();
+  readonly #listeners = new Listeners<HostMemoryEvent>();
   #stopGroup: () => void = () => undefined;
   #kills = 0;
   /** Of the group's, since tracepoints saw none of them. */
@@ -225,13 +226,16 @@ class VmmWatch implements HostMemoryEvents {
   }
 
   listen(listener: (event: HostMemoryEvent) => void): () => void {
-    this.#listeners.add(listener);
+    const remove = this.#listeners.listen(listener);
     if (this.#listeners.size === 1)
       this.#stopGroup =
         this.#parts.group?.listen((event) => this.#fromGroup(event)) ?? this.#stopGroup;
+    let isListening = true;
     return () => {
-      if (this.#listeners.size === 1 && this.#listeners.has(listener)) this.end();
-      this.#listeners.delete(listener);
+      if (!isListening) return;
+      isListening = false;
+      if (this.#listeners.size === 1) this.end();
+      remove();
     };
   }
 
@@ -294,6 +298,6 @@ class VmmWatch implements HostMemoryEvents {
   }
 
   #tell(event: HostMemoryEvent): void {
-    for (const listener of this.#listeners) listener(event);
+    this.#listeners.emit(event);
   }
 }

@@ -95,7 +95,7 @@ export class HostMetrics {
   /** From before its start on. */
   watch(sandbox: Supervisor): void {
     this.#sandboxes.add(sandbox);
-    sandbox.onTransition((state, event) => {
+    sandbox.onTransition(({ state, event }) => {
       if (event === 'agent-confirmed' && sandbox.timings !== undefined)
         this.#started(sandbox.timings);
       // What is counted ends with the device, which is unplugged or killed next.

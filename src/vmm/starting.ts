@@ -1,5 +1,7 @@
 /** What the start of every VMM has: somebody may cancel it, and it may end with last words. */
+
 import type { Clock } from '../base/clock.ts';
+import { orAborted } from '../base/time-limit.ts';
 import type { VmExit } from './driver.ts';
 import { VmmError } from './errors.ts';
 
@@ -52,12 +54,5 @@ export async function unlessCancelled<T>(
 ): Promise<T> {
   if (signal === undefined) return work;
   throwIfCancelled(signal);
-  const aborted = Promise.withResolvers<never>();
-  const onAbort = (): void => aborted.reject(cancelled(signal));
-  signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    return await Promise.race([work, aborted.promise]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-  }
+  return await orAborted(work, signal, cancelled);
 }

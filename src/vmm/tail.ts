@@ -1,10 +1,10 @@
-import { ignore } from '../base/ignore.ts';
+import { Listeners } from '../base/listeners.ts';
 import type { LogTail } from './driver.ts';
 
 /** Keeps the last bytes of a stream that may be endless; older ones are overwritten. */
 export class ByteTail implements LogTail {
   readonly #ring: Buffer;
-  readonly #listeners = new Set<() => void>();
+  readonly #listeners = new Listeners<void>();
   #total = 0;
 
   constructor(bytesMax: number) {
@@ -19,13 +19,7 @@ export class ByteTail implements LogTail {
     this.#ring.set(kept.subarray(0, first), at);
     this.#ring.set(kept.subarray(first), 0);
     this.#total += bytes.length;
-    for (const listener of this.#listeners) {
-      try {
-        listener();
-      } catch (error) {
-        ignore(error, 'a reader of a log threw');
-      }
-    }
+    this.#listeners.emit();
   }
 
   get total(): number {
@@ -33,9 +27,7 @@ export class ByteTail implements LogTail {
   }
 
   onWrite(listener: () => void): () => void {
-    const entry = (): void => listener();
-    this.#listeners.add(entry);
-    return () => this.#listeners.delete(entry);
+    return this.#listeners.listen(listener);
   }
 
   /** That are told of writes. */

@@ -34,7 +34,7 @@ describe("the host's file system is full", () => {
   it('one that stood still before anybody could listen is paused as well', async () => {
     await using host = await FakeHost.open({
       watch: (made) =>
-        made.onTransition((state) => {
+        made.onTransition(({ state }) => {
           if (state === 'ready') host.vm(made.spec.id).stall();
         }),
     });

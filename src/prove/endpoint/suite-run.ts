@@ -1,5 +1,6 @@
 /** The sandboxes of one run of the suite, and what was seen in them (io). */
 
+import { orAborted } from '../../base/time-limit.ts';
 import { ProofError } from '../errors.ts';
 import type { Tried } from '../proof.ts';
 import type { Case } from './case.ts';
@@ -66,16 +67,8 @@ export class SuiteRun implements AsyncDisposable {
     throw new ProofError('endpoint_failed', 'read what the probes saw', { cause });
   }
 
-  async unlessAborted<T>(work: Promise<T>): Promise<T> {
-    const aborted = Promise.withResolvers<never>();
-    const abort = (): void => aborted.reject(this.#signal.reason);
-    if (this.#signal.aborted) abort();
-    this.#signal.addEventListener('abort', abort, { once: true });
-    try {
-      return await Promise.race([work, aborted.promise]);
-    } finally {
-      this.#signal.removeEventListener('abort', abort);
-    }
+  unlessAborted<T>(work: Promise<T>): Promise<T> {
+    return orAborted(work, this.#signal);
   }
 
   control(

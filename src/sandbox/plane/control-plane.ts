@@ -7,11 +7,13 @@
  *
  * Everything that does I/O comes in as parts.
  */
+
 import type { Duplex } from 'node:stream';
 import type { ChannelStats } from '../../base/channel.ts';
 import { describeError } from '../../base/errors.ts';
 import { parseSandboxId } from '../../base/ids.ts';
 import { ignore } from '../../base/ignore.ts';
+import { Listeners } from '../../base/listeners.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { Guest } from '../../guest/guest.ts';
 import type { Store } from '../../store/store.ts';
@@ -88,7 +90,7 @@ export class LocalControlPlane implements ControlPlane {
   /** What happened last in any of them. */
   readonly recentEvents = new RecentEvents();
   readonly #memoryPolicy: MemoryPolicy;
-  readonly #listeners = new Set<(info: SandboxInfo) => void>();
+  readonly #changes = new Listeners<SandboxInfo>();
   readonly #rows: SandboxRows;
   readonly #tracer: Tracer;
   readonly #startedAtMs: number;
@@ -293,8 +295,7 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   onChange(listener: (info: SandboxInfo) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return this.#changes.listen(listener);
   }
 
   /** For the bridge: a request of a sandbox is over. */
@@ -428,13 +429,7 @@ export class LocalControlPlane implements ControlPlane {
       this.#leaving.set(sandbox.id, sandbox);
       void sandbox.endPersisted.then(() => this.#leaving.delete(sandbox.id));
     }
-    for (const listener of this.#listeners) {
-      try {
-        listener(info);
-      } catch (error) {
-        ignore(error, 'a listener threw');
-      }
-    }
+    this.#changes.emit(info);
   }
 
   async #find(id: string): Promise<ManagedSandbox> {

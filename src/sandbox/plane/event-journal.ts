@@ -4,7 +4,7 @@
  */
 
 import type { Clock } from '../../base/clock.ts';
-import { ignore } from '../../base/ignore.ts';
+import { Listeners } from '../../base/listeners.ts';
 import type { EventSink, SandboxEventBody, TimedEvent } from '../events.ts';
 
 export const JOURNAL_LIMITS = {
@@ -17,7 +17,7 @@ export const JOURNAL_LIMITS = {
 export class EventJournal implements EventSink {
   readonly #clock: Pick<Clock, 'wall'>;
   readonly #kept: TimedEvent[] = [];
-  readonly #listeners = new Set<(event: TimedEvent) => void>();
+  readonly #listeners = new Listeners<TimedEvent>();
   #seq = 0;
 
   /** @param listener the first of them */
@@ -33,13 +33,7 @@ export class EventJournal implements EventSink {
     const event = { ...body, seq: this.#seq, atMs: Math.floor(this.#clock.wall()) };
     this.#kept.push(event);
     if (this.#kept.length > JOURNAL_LIMITS.eventsMax) this.#kept.shift();
-    for (const listener of this.#listeners) {
-      try {
-        listener(event);
-      } catch (error) {
-        ignore(error, 'a listener of events threw');
-      }
-    }
+    this.#listeners.emit(event);
   }
 
   /** Readers and listeners that there are. */
@@ -49,9 +43,7 @@ export class EventJournal implements EventSink {
 
   /** Those that come from now on. Returns how to stop. */
   listen(listener: (event: TimedEvent) => void): () => void {
-    const entry = (event: TimedEvent): void => listener(event);
-    this.#listeners.add(entry);
-    return () => this.#listeners.delete(entry);
+    return this.#listeners.listen(listener);
   }
 
   /** Those that are kept and are newer than `after`; a number that never was is of another journal. */

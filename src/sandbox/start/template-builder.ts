@@ -7,9 +7,11 @@
  *
  * No code of a user runs in here, so there is nothing in a template that a clone may not see.
  */
+
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { CleanupStack } from '../../base/cleanup.ts';
+import { orAborted } from '../../base/time-limit.ts';
 import { MIB } from '../../base/units.ts';
 import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, WarmModule } from '../../guest/link.ts';
@@ -194,15 +196,12 @@ async function warmUp(
   const cancel = parts.clock.after(WARM_MS_MAX, () =>
     over.reject(failed(`modules were not imported within ${WARM_MS_MAX} ms`)),
   );
-  const onAbort = (): void => over.reject(signal.reason);
-  signal.addEventListener('abort', onAbort, { once: true });
   try {
-    const modules = await Promise.race([over.promise, died(vm)]);
+    const modules = await orAborted(Promise.race([over.promise, died(vm)]), signal);
     const wrong = modules.find((module) => module.error !== null);
     if (wrong !== undefined) throw failed(`module ${wrong.name}: ${wrong.error}`);
     return modules;
   } finally {
-    signal.removeEventListener('abort', onAbort);
     cancel();
     stop();
   }

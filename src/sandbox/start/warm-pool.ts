@@ -12,10 +12,12 @@
  *
  * No I/O here: members, how to make one and the clock come in.
  */
+
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
+import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import type { PoolInfo, PoolLimits } from '../control.ts';
 import { PoolTarget } from './pool-target.ts';
 
@@ -318,19 +320,15 @@ export class WarmPool<M extends PoolMember> {
   async #ask(ready: Ready<M>): Promise<void> {
     ready.check = 'asked';
     this.#checksAsked++;
-    const late = Promise.withResolvers<never>();
-    const cancelTimer = this.#options.clock.after(CHECK_TIMEOUT_MS, () =>
-      late.reject(new Error(`no answer within ${CHECK_TIMEOUT_MS} ms`)),
-    );
+    using limit = timeLimit(this.#options.clock, CHECK_TIMEOUT_MS);
     try {
-      await Promise.race([ready.member.check(), late.promise]);
+      await orAborted(ready.member.check(), limit.signal);
       ready.check = 'none';
       ready.proven = true;
       this.#endStreak(ready);
     } catch (error) {
       this.#lose(ready, describeError(error));
     } finally {
-      cancelTimer();
       this.#checksAsked--;
     }
     this.#askNext();

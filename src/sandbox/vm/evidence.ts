@@ -1,6 +1,7 @@
 /** What is seen of one VM while it runs, so that its end can be told with reasons. */
+
 import type { Clock } from '../../base/clock.ts';
-import { ignore } from '../../base/ignore.ts';
+import { Listeners } from '../../base/listeners.ts';
 import { MIB } from '../../base/units.ts';
 import type { Guest } from '../../guest/guest.ts';
 import type { Vm, VmExit } from '../../vmm/driver.ts';
@@ -32,7 +33,7 @@ export type WatchedEvent = MemoryEvent | DiskEvent;
 export class Evidence {
   readonly #parts: EvidenceParts;
   readonly #memory: MemoryWatch;
-  readonly #listeners = new Set<(event: WatchedEvent) => void>();
+  readonly #listeners = new Listeners<WatchedEvent>();
   #host: HostMemoryEvents | null = null;
   #violations: HostViolations | null = null;
   #vm: Vm | undefined;
@@ -45,10 +46,10 @@ export class Evidence {
 
   /** Who comes while the VM stands still for its disk hears that, a moment later. Returns how to stop. */
   listen(listener: (event: WatchedEvent) => void): () => void {
-    this.#listeners.add(listener);
+    const stop = this.#listeners.listen(listener);
     const full = this.#vm?.fullDisk?.() ?? null;
     if (full !== null) queueMicrotask(() => listener(diskEvent(full)));
-    return () => this.#listeners.delete(listener);
+    return stop;
   }
 
   get lastPressure(): PressureMark | null {
@@ -120,14 +121,6 @@ export class Evidence {
   }
 
   #tell(events: readonly WatchedEvent[]): void {
-    for (const event of events) {
-      for (const listener of this.#listeners) {
-        try {
-          listener(event);
-        } catch (error) {
-          ignore(error, 'a listener of events threw');
-        }
-      }
-    }
+    for (const event of events) this.#listeners.emit(event);
   }
 }

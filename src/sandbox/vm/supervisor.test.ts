@@ -113,7 +113,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
 function supervise(fake: ReturnType<typeof fakeParts>, options: SandboxOptions = {}) {
   const sandbox = new Supervisor(makeSpec(options, 2), fake.parts);
   const states: SandboxState[] = [];
-  sandbox.onTransition((state) => states.push(state));
+  sandbox.onTransition(({ state }) => states.push(state));
   return { sandbox, states };
 }
 

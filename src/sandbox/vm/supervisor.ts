@@ -11,6 +11,7 @@
 import { CleanupStack } from '../../base/cleanup.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { Listeners } from '../../base/listeners.ts';
 import { MIB } from '../../base/units.ts';
 import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, GuestListener } from '../../guest/link.ts';
@@ -41,12 +42,17 @@ import { startTimings, tracedStart, traceStart } from './start-timings.ts';
 import { limitVm, namedLimits, type VmLimits } from './vm-limits.ts';
 import { vmSpecOf } from './vm-spec.ts';
 
+export interface Transition {
+  readonly state: SandboxState;
+  readonly event: SandboxEvent;
+}
+
 export class Supervisor {
   /** Resolves when nothing of the sandbox is left. Never rejects. */
   readonly ended: Promise<SandboxEnd>;
   readonly #parts: SandboxParts;
   readonly #cleanup = new CleanupStack();
-  readonly #listeners = new Set<(state: SandboxState, event: SandboxEvent) => void>();
+  readonly #transitions = new Listeners<Transition>();
   readonly #card: NetworkCard;
   readonly #evidence: Evidence;
   #spec: SandboxSpec;
@@ -102,9 +108,8 @@ export class Supervisor {
     return this.#evidence;
   }
 
-  onTransition(listener: (state: SandboxState, event: SandboxEvent) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+  onTransition(listener: (transition: Transition) => void): () => void {
+    return this.#transitions.listen(listener);
   }
 
   /**
@@ -485,12 +490,6 @@ export class Supervisor {
     if (!result.ok) throw refusalOf(result);
     this.#state = result.state;
     this.#parts.log.debug('sandbox state', { sandbox: this.spec.id, state: result.state, event });
-    for (const listener of this.#listeners) {
-      try {
-        listener(result.state, event);
-      } catch (error) {
-        ignore(error, 'a state listener threw');
-      }
-    }
+    this.#transitions.emit({ state: result.state, event });
   }
 }

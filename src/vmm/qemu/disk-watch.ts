@@ -4,8 +4,10 @@
  * No space on the host: QEMU stops the machine, keeps the request, and tries it again at `cont` (its default,
  * `werror=enospc`), so the guest loses nothing. Any other error goes to the guest, which sees EIO.
  */
+
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
+import { Listeners } from '../../base/listeners.ts';
 import type { DiskTrouble } from '../driver.ts';
 import type { QmpClient, QmpEvent } from './qmp.ts';
 
@@ -23,7 +25,7 @@ export interface DiskWatchOptions {
 
 export class DiskWatch {
   readonly #options: DiskWatchOptions;
-  readonly #listeners = new Set<(trouble: DiskTrouble) => void>();
+  readonly #listeners = new Listeners<DiskTrouble>();
   /** The machine stands still for it. */
   #isStopped = false;
   #full: DiskTrouble | null = null;
@@ -42,8 +44,7 @@ export class DiskWatch {
 
   /** @returns stops listening */
   listen(listener: (trouble: DiskTrouble) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return this.#listeners.listen(listener);
   }
 
   #take({ name, data }: QmpEvent): void {
@@ -77,6 +78,6 @@ export class DiskWatch {
     if (kind === 'full' && !this.#isStopped) return;
     const trouble: DiskTrouble = { kind, path, freeBytes: free };
     if (kind === 'full') this.#full = trouble;
-    for (const listener of [...this.#listeners]) listener(trouble);
+    this.#listeners.emit(trouble);
   }
 }

@@ -6,9 +6,11 @@
  * `QmpDecoder` is pure; `QmpClient` drives it over a stream. QEMU may have been taken over by its guest,
  * so what it says is bounded and checked.
  */
+
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
+import { Listeners } from '../../base/listeners.ts';
 import { FdChannel } from '../../sys/socket.ts';
 import { VmmError } from '../errors.ts';
 
@@ -109,7 +111,7 @@ export class QmpClient {
   readonly #clock: Clock;
   readonly #decoder = new QmpDecoder();
   readonly #pending = new Map<number, Pending>();
-  readonly #listeners = new Set<(event: QmpEvent) => void>();
+  readonly #listeners = new Listeners<QmpEvent>();
   /** Rejects those who wait for an event. */
   readonly #awaited = new Set<(failure: VmmError) => void>();
   readonly #greeted = Promise.withResolvers<void>();
@@ -134,8 +136,7 @@ export class QmpClient {
 
   /** @returns stops listening */
   onEvent(listener: (event: QmpEvent) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return this.#listeners.listen(listener);
   }
 
   /**
@@ -253,7 +254,7 @@ export class QmpClient {
         this.#greeted.resolve();
         return;
       case 'event':
-        for (const listener of [...this.#listeners]) listener(message.event);
+        this.#listeners.emit(message.event);
         return;
       case 'return':
         this.#pending.get(message.id)?.resolve(message.value);

@@ -1,0 +1,33 @@
+import { ignore } from './ignore.ts';
+
+/** Listeners for values of one kind. A listener that throws does not stop the others. */
+export class Listeners<T> {
+  readonly #entries = new Set<{ readonly listener: (value: T) => void }>();
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  /** Returns the function that removes the listener. The same function added twice is called twice. */
+  listen(listener: (value: T) => void): () => void {
+    const entry = { listener };
+    this.#entries.add(entry);
+    return () => void this.#entries.delete(entry);
+  }
+
+  /** Calls each listener in the order of arrival; one that is added meanwhile gets the next value. */
+  emit(value: T): void {
+    for (const entry of [...this.#entries]) {
+      if (!this.#entries.has(entry)) continue;
+      try {
+        entry.listener(value);
+      } catch (error) {
+        ignore(error, 'a listener threw');
+      }
+    }
+  }
+
+  clear(): void {
+    this.#entries.clear();
+  }
+}
