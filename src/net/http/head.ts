@@ -7,6 +7,7 @@
  */
 import { type Host, parseHost } from '../addresses/host-name.ts';
 import { plainFieldName } from './fields.ts';
+import type { BodyFraming } from './framer.ts';
 
 export const HEAD_BYTES_MAX = 16 * 1024;
 export const HEAD_FIELDS_MAX = 100;
@@ -42,11 +43,6 @@ export type HeadProblem =
   /** An upgrade to what could not be judged any more. */
   | 'upgrade';
 
-export type Framing =
-  | { readonly kind: 'none' }
-  | { readonly kind: 'length'; readonly bytes: number }
-  | { readonly kind: 'chunked' };
-
 export interface RequestHead {
   /** As sent; methods are case-sensitive. */
   readonly method: string;
@@ -54,7 +50,7 @@ export interface RequestHead {
   readonly port: number;
   /** Path and query, or `*`. */
   readonly path: string;
-  readonly framing: Framing;
+  readonly framing: BodyFraming;
   readonly version: string;
   /** Those that are passed on. */
   readonly fields: readonly Field[];
@@ -159,7 +155,7 @@ function parseRequestLine(line: string): RequestLine | HeadProblem {
 }
 
 /** RFC 9112 section 6.3: one way to tell where a request ends, or none is taken. */
-function framingOf(fields: readonly Field[], version: string): Framing | HeadProblem {
+function framingOf(fields: readonly Field[], version: string): BodyFraming | HeadProblem {
   const lengths = valuesOf(fields, 'content-length');
   const codings = valuesOf(fields, 'transfer-encoding');
   if (lengths.length + codings.length > 1) return 'framing';

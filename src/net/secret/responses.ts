@@ -7,12 +7,18 @@
  *           └─ final ─────────────┼─ chunked ─┼─► head      chunks are cut anew: a secret may lie across two
  *                                 └─ to the end of the stream
  */
+import { type BodyFraming, type HttpFrame, HttpFramer } from '../http/framer.ts';
+import {
+  fieldValues,
+  isBodiless,
+  parseStatus,
+  RESPONSE_RULES,
+  responseFraming,
+} from '../http/response-head.ts';
 import type { Matcher } from './matcher.ts';
 import { Scrubber } from './scrubber.ts';
 import { SecretWebSocket } from './websocket.ts';
 
-const HEAD_BYTES_MAX = 64 * 1024;
-const LINE_BYTES_MAX = 4 * 1024;
 /** Requests that wait for an answer. */
 const PIPELINED_MAX = 256;
 
@@ -42,18 +48,8 @@ export type ResponsePiece =
   /** Nothing comes after it. */
   | { readonly kind: 'refused'; readonly reason: ResponseProblem };
 
-type Phase =
-  | 'head'
-  | 'length'
-  | 'chunk_size'
-  | 'chunk_data'
-  | 'chunk_end'
-  | 'trailer'
-  | 'to_end'
-  | 'tunnel'
-  | 'refused';
-
 const NOTHING = Buffer.alloc(0);
+const NO_BODY: BodyFraming = { kind: 'none' };
 const UNCHANGED: Pick<Scrubber, 'push' | 'end'> = {
   push: (bytes) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
   end: () => NOTHING,
@@ -62,13 +58,10 @@ const UNCHANGED: Pick<Scrubber, 'push' | 'end'> = {
 export class SecretResponses {
   readonly #matcher: Matcher | undefined;
   readonly #asked: AskedRequest[] = [];
-  #phase: Phase = 'head';
+  readonly #framer = new HttpFramer(RESPONSE_RULES);
+  #body: BodyFraming['kind'] | 'tunnel' = 'none';
   #scrubber: Pick<Scrubber, 'push' | 'end'>;
   #frames: SecretWebSocket | undefined;
-  #partial = '';
-  #lines: string[] = [];
-  #lineBytes = 0;
-  #bytesLeft = 0;
   #out: ResponsePiece[] = [];
 
   /** @param matcher undefined: no secret belongs to the host, so all is passed on as it is */
@@ -91,43 +84,59 @@ export class SecretResponses {
 
   /** Every request has its whole answer. */
   get isComplete(): boolean {
-    return this.#asked.length === 0 && this.#phase === 'head' && this.#lineBytes === 0;
+    return this.#asked.length === 0 && this.isBetween;
   }
 
   /** An answer of ours would be read as the beginning of one. */
   get isBetween(): boolean {
-    return this.#phase === 'head' && this.#lineBytes === 0;
+    return this.#framer.isAtStart;
   }
 
   push(bytes: Uint8Array): ResponsePiece[] {
     this.#out = [];
-    let rest = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    while (rest.length > 0 && this.#phase !== 'refused') rest = rest.subarray(this.#take(rest));
+    for (const frame of this.#framer.frames(bytes)) this.#onFrame(frame);
     return this.#out;
   }
 
   /** The stream has ended. */
   end(): ResponsePiece[] {
     this.#out = [];
-    if (this.#phase === 'to_end') this.#pass(this.#scrubber.end());
-    if (this.#phase === 'to_end' || this.#phase === 'tunnel') this.#end();
+    if (this.#body === 'until_close') this.#pass(this.#scrubber.end());
+    if (this.#body === 'until_close' || this.#body === 'tunnel') this.#end();
+    this.#framer.end();
     return this.#out;
   }
 
-  #take(bytes: Buffer): number {
-    switch (this.#phase) {
-      case 'length':
-      case 'chunk_data':
-        return this.#takeBody(bytes);
-      case 'to_end':
-        this.#pass(this.#scrubber.push(bytes));
-        return bytes.length;
-      case 'tunnel':
-        this.#takeFrames(bytes);
-        return bytes.length;
-      default:
-        return this.#takeLine(bytes);
+  #onFrame(frame: HttpFrame): void {
+    switch (frame.kind) {
+      case 'head':
+        this.#onHead(frame.lines);
+        return;
+      case 'data':
+        this.#onData(Buffer.from(frame.bytes.buffer, frame.bytes.byteOffset, frame.bytes.length));
+        return;
+      case 'chunk':
+        if (frame.bytes === 0) this.#passChunk(this.#scrubber.end());
+        return;
+      case 'trailer':
+        // Dropped (RFC 9110 section 6.5.1).
+        this.#pass(Buffer.from('0\r\n\r\n'));
+        return;
+      case 'end':
+        if (this.#body === 'length') this.#pass(this.#scrubber.end());
+        this.#end();
+        return;
+      case 'refused':
+        this.#refuse(frame.reason === 'too_long' ? 'response_too_long' : 'response_malformed');
+        return;
+      case 'chunk_end':
     }
+  }
+
+  #onData(bytes: Buffer): void {
+    if (this.#body === 'tunnel') this.#takeFrames(bytes);
+    else if (this.#body === 'chunked') this.#passChunk(this.#scrubber.push(bytes));
+    else this.#pass(this.#scrubber.push(bytes));
   }
 
   #takeFrames(bytes: Buffer): void {
@@ -141,81 +150,9 @@ export class SecretResponses {
     else for (const piece of pieces) this.#pass(piece);
   }
 
-  #takeBody(bytes: Buffer): number {
-    const taken = Math.min(this.#bytesLeft, bytes.length);
-    const scrubbed = this.#scrubber.push(bytes.subarray(0, taken));
-    this.#bytesLeft -= taken;
-    if (this.#phase === 'chunk_data') {
-      this.#passChunk(scrubbed);
-      if (this.#bytesLeft === 0) this.#phase = 'chunk_end';
-      return taken;
-    }
-    this.#pass(scrubbed);
-    if (this.#bytesLeft > 0) return taken;
-    this.#pass(this.#scrubber.end());
-    this.#end();
-    return taken;
-  }
-
-  #takeLine(bytes: Buffer): number {
-    const feed = bytes.indexOf(0x0a);
-    const taken = feed < 0 ? bytes.length : feed + 1;
-    this.#lineBytes += taken;
-    const isHead = this.#phase === 'head' || this.#phase === 'trailer';
-    if (this.#lineBytes > (isHead ? HEAD_BYTES_MAX : LINE_BYTES_MAX)) {
-      this.#refuse('response_too_long');
-      return taken;
-    }
-    this.#partial += bytes.toString('latin1', 0, taken);
-    if (feed < 0) return taken;
-    const line = this.#partial.replace(/\r?\n$/, '');
-    this.#partial = '';
-    if (!isHead) this.#lineBytes = 0;
-    this.#onLine(line);
-    return taken;
-  }
-
-  #onLine(line: string): void {
-    switch (this.#phase) {
-      case 'head':
-        if (line !== '') this.#lines.push(line);
-        else this.#onHead();
-        return;
-      case 'chunk_size': {
-        const size = /^([0-9a-f]{1,12})\s*(?:;|$)/i.exec(line)?.[1];
-        if (size === undefined) {
-          this.#refuse('response_malformed');
-          return;
-        }
-        this.#bytesLeft = Number.parseInt(size, 16);
-        if (this.#bytesLeft > 0) this.#phase = 'chunk_data';
-        else {
-          this.#passChunk(this.#scrubber.end());
-          this.#phase = 'trailer';
-        }
-        return;
-      }
-      case 'chunk_end':
-        if (line !== '') {
-          this.#refuse('response_malformed');
-          return;
-        }
-        this.#phase = 'chunk_size';
-        return;
-      default:
-        // Trailers are dropped (RFC 9110 section 6.5.1).
-        if (line !== '') return;
-        this.#pass(Buffer.from('0\r\n\r\n'));
-        this.#end();
-    }
-  }
-
-  #onHead(): void {
-    const [statusLine = '', ...fields] = this.#lines;
-    this.#lines = [];
-    this.#lineBytes = 0;
-    const status = Number(/^HTTP\/1\.[01] (\d{3})(?: |$)/.exec(statusLine)?.[1]);
-    if (!(status >= 100)) {
+  #onHead([statusLine = '', ...fields]: readonly string[]): void {
+    const status = parseStatus(statusLine);
+    if (status === undefined) {
       this.#refuse('response_malformed');
       return;
     }
@@ -226,9 +163,9 @@ export class SecretResponses {
     }
     const isFinal = status >= 200 || status === 101;
     const isPlain = this.#matcher === undefined;
-    const framing = isFinal ? framingOf(status, asked, fields, isPlain) : 'none';
-    if (framing === 'malformed' || framing === 'encoded' || framing === 'partial') {
-      this.#refuse(`response_${framing}`);
+    const body = isFinal ? bodyOf(status, asked, fields, isPlain) : NO_BODY;
+    if (typeof body === 'string') {
+      this.#refuse(body);
       return;
     }
     const head = this.#newScrubber();
@@ -238,16 +175,10 @@ export class SecretResponses {
     this.#pass(head.end());
     if (!isFinal) return;
     this.#scrubber = this.#newScrubber();
-    if (framing === 'none') this.#end();
-    else if (framing === 'tunnel') {
-      this.#phase = 'tunnel';
-      this.#out.push({ kind: 'switched' });
-    } else if (framing === 'chunked') this.#phase = 'chunk_size';
-    else if (framing === 'to_end') this.#phase = 'to_end';
-    else {
-      this.#phase = 'length';
-      this.#bytesLeft = framing;
-    }
+    this.#body = body.kind;
+    if (body.kind === 'none') this.#end();
+    else this.#framer.readBody(body.kind === 'tunnel' ? { kind: 'until_close' } : body);
+    if (body.kind === 'tunnel') this.#out.push({ kind: 'switched' });
   }
 
   #newScrubber(): Pick<Scrubber, 'push' | 'end'> {
@@ -267,64 +198,37 @@ export class SecretResponses {
 
   #end(): void {
     this.#asked.shift();
-    this.#phase = 'head';
-    this.#lineBytes = 0;
+    this.#body = 'none';
     this.#out.push({ kind: 'end' });
   }
 
   #refuse(reason: ResponseProblem): void {
-    this.#phase = 'refused';
+    this.#body = 'none';
+    this.#framer.stop();
     this.#out.push({ kind: 'refused', reason });
   }
 }
 
-type Framing =
-  | number
-  | 'none'
-  | 'chunked'
-  | 'to_end'
-  | 'tunnel'
-  | 'encoded'
-  | 'partial'
-  | 'malformed';
+type Body = BodyFraming | { readonly kind: 'tunnel' };
 
-/** RFC 9112 section 6.3; of a final answer. @param isPlain also if no secret could be found in it */
-function framingOf(
+/** Of a final answer. @param isPlain also if no secret could be found in it */
+function bodyOf(
   status: number,
   asked: AskedRequest,
   fields: readonly string[],
   isPlain: boolean,
-): Framing {
-  if (fields.some((field) => !/^[^\s:]+:/.test(field))) return 'malformed';
-  const valuesOf = (name: string): string[] =>
-    fields.flatMap((field) => {
-      const colon = field.indexOf(':');
-      return field.slice(0, colon).toLowerCase() === name
-        ? [
-            field
-              .slice(colon + 1)
-              .trim()
-              .toLowerCase(),
-          ]
-        : [];
-    });
+): Body | ResponseProblem {
+  if (fields.some((field) => !/^[^\s:]+:/.test(field))) return 'response_malformed';
   if (status === 101) {
-    const protocols = valuesOf('upgrade');
+    const protocols = fieldValues(fields, 'upgrade');
     const isAgreed = asked.isUpgrade && protocols.length === 1 && protocols[0] === 'websocket';
-    return isAgreed ? 'tunnel' : 'malformed';
+    return isAgreed ? { kind: 'tunnel' } : 'response_malformed';
   }
-  if (asked.method === 'HEAD' || status === 204 || status === 304) return 'none';
-  if (status === 206 && !isPlain) return 'partial';
-  const codings = valuesOf('transfer-encoding');
-  const lengths = valuesOf('content-length');
-  const isEncoded = valuesOf('content-encoding').some((coding) => coding !== 'identity');
-  if (isEncoded && !isPlain) return 'encoded';
-  if (codings.length > 0) {
-    const isChunked = codings.length === 1 && codings[0] === 'chunked' && lengths.length === 0;
-    return isChunked ? 'chunked' : 'malformed';
+  const framing = responseFraming(status, asked.method, fields);
+  if (!isPlain && !isBodiless(status, asked.method)) {
+    if (status === 206) return 'response_partial';
+    const encodings = fieldValues(fields, 'content-encoding');
+    if (encodings.some((coding) => coding !== 'identity')) return 'response_encoded';
   }
-  if (lengths.length === 0) return 'to_end';
-  const isOne = lengths.length === 1 && /^\d{1,15}$/.test(lengths[0] ?? '');
-  if (!isOne) return 'malformed';
-  return Number(lengths[0]) === 0 ? 'none' : Number(lengths[0]);
+  return framing ?? 'response_malformed';
 }
