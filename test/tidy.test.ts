@@ -237,6 +237,18 @@ function roomViolations(source: Source): string[] {
     .map((to) => `${source.path}: ${folder}/${from} may not import ${folder}/${to}`);
 }
 
+/** Surfaces of the product: what a sandbox is made of they leave to the control plane. */
+const SURFACES = ['api', 'cli', 'client', 'index', 'library'];
+
+/** Imports past the narrow waist (`sandbox/control.ts`): values of the rooms that make VMs of it. */
+function waistViolations(source: Source): string[] {
+  if (!SURFACES.includes(layerOf(source.path) ?? '') || isTest(source.path)) return [];
+  return importsOf(source)
+    .filter(({ target, typeOnly }) => !typeOnly && layerOf(target) === 'sandbox')
+    .filter(({ target }) => roomOf(target) !== '.')
+    .map(({ target }) => `${source.path}: only the control plane may use ${target}`);
+}
+
 const linesMatching = (pattern: RegExp) => (source: Source) =>
   source.text
     .split('\n')
@@ -270,6 +282,9 @@ describe('tidy', () => {
   });
   it('rooms: the rooms of a folder import only what the table allows', () => {
     expect(src.flatMap(roomViolations)).toEqual([]);
+  });
+  it('waist: CLI, library and REST use sandboxes only through a control plane', () => {
+    expect(src.flatMap(waistViolations)).toEqual([]);
   });
   it('errors: no empty catch', () => {
     expect(all.filter((s) => s.path !== self).flatMap(emptyCatches)).toEqual([]);
@@ -327,6 +342,13 @@ describe('tidy', () => {
     expect(
       roomViolations(bad('src/vmm/fake/x.ts', "import { a } from '../qemu/qmp.ts';")),
     ).toHaveLength(1);
+    const supervisor = "from '../sandbox/vm/supervisor.ts';";
+    expect(
+      waistViolations(bad('src/cli/x.ts', `import { type A, Supervisor } ${supervisor}`)),
+    ).toHaveLength(1);
+    expect(
+      waistViolations(bad('src/cli/x.ts', `import type { Supervisor } ${supervisor}`)),
+    ).toEqual([]);
     expect(emptyCatches(bad('src/x.ts', 'try { f(); } catch (e) {\n}'))).toHaveLength(1);
     expect(anyCasts(bad('src/x.ts', 'const a = b as any;'))).toHaveLength(1);
     expect(consoleUses(bad('src/x.ts', 'console.log(1);'))).toHaveLength(1);

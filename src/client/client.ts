@@ -38,7 +38,7 @@ import { SandboxError } from '../sandbox/errors.ts';
 import type { TimedEvent } from '../sandbox/events.ts';
 import type { SandboxLoads } from '../sandbox/plane/load.ts';
 import type { TemplateSpec } from '../sandbox/spec.ts';
-import { guestInTrace } from '../sandbox/vm/traced-guest.ts';
+import { guestInTrace } from '../sandbox/traced-guest.ts';
 import type { SpanContext } from '../trace/trace.ts';
 import { Changes } from './changes.ts';
 import { readEvents } from './events.ts';

@@ -13,7 +13,7 @@ import { Notes, type Proof } from './proof.ts';
 import { openProofRuntime } from './proof-runtime.ts';
 import { vmmOf } from './vmm-of.ts';
 
-type Sandbox = Awaited<ReturnType<Runtime['createSandbox']>>;
+type Sandbox = Awaited<ReturnType<Runtime['startVm']>>;
 type End = Awaited<Sandbox['ended']>;
 
 const SIZE = { memoryMib: 192, diskMib: 64 } as const;
@@ -44,7 +44,7 @@ export async function proveOom({ config, log }: JailContext): Promise<Proof> {
 }
 
 async function proveWarnings(runtime: Runtime, notes: Notes): Promise<void> {
-  const sandbox = await runtime.createSandbox(SIZE);
+  const sandbox = await runtime.startVm(SIZE);
   const seen: { readonly type: string; readonly atMs: number }[] = [];
   sandbox.events.listen(({ type }) => void seen.push({ type, atMs: performance.now() }));
   const told = (type: string): number | undefined => seen.find((each) => each.type === type)?.atMs;
@@ -101,7 +101,7 @@ async function proveEndings(runtime: Runtime, notes: Notes): Promise<void> {
     ],
   ];
   for (const [what, cause, end] of ends) {
-    const sandbox = await runtime.createSandbox(SIZE);
+    const sandbox = await runtime.startVm(SIZE);
     const ended: Promise<End> = sandbox.ended;
     await end(sandbox);
     notes.same(`ends: ${what}`, cause, (await ended).cause);

@@ -5,7 +5,9 @@ import { connect } from 'node:net';
 import { availableParallelism, totalmem } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
+import { CleanupStack } from '../base/cleanup.ts';
 import { systemClock } from '../base/clock.ts';
+import { newSandboxId } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import { MIB } from '../base/units.ts';
 import { availableMib } from '../probes/host-memory.ts';
@@ -22,7 +24,7 @@ import {
 import { makeMemory } from './memory.ts';
 import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
 import { postEvent } from './webhook.ts';
-import { isAlive, type ProcessRef, processRef } from './workspace.ts';
+import { isAlive, makeWorkspace, type ProcessRef, processRef } from './workspace.ts';
 
 const OPERATIONS_PORT = 5000;
 
@@ -41,23 +43,31 @@ export interface OpenControlPlane extends AsyncDisposable {
   readonly queue: Pick<StartQueue, 'stats'>;
 }
 
+export interface ControlPlaneOptions {
+  /** Directory of the store. Default: the home's. */
+  readonly dataDir?: string | undefined;
+  /** False: starts and growths do not wait for free memory on the host. Default true. */
+  readonly waitsForMemory?: boolean | undefined;
+}
+
 /**
  * The runtime stays the caller's, and must be closed after it.
- * @param options `dataDir`: of the store, instead of the home's
  * @throws StoreError
  */
 export async function openControlPlane(
   runtime: Runtime,
   log: Log,
-  options: { readonly dataDir?: string } = {},
+  options: ControlPlaneOptions = {},
 ): Promise<OpenControlPlane> {
   const { home, driver, artifacts, upstream } = runtime;
-  const { dataDir = join(home.dir, 'data') } = options;
+  const { dataDir = join(home.dir, 'data'), waitsForMemory = true } = options;
   const store = await openStore({ dir: dataDir, clock: systemClock, log });
   const queue = new StartQueue({
     concurrency: availableParallelism(),
-    totalMib: Math.floor(totalmem() / MIB),
-    availableMib: () => Math.floor(availableMib()),
+    totalMib: waitsForMemory ? Math.floor(totalmem() / MIB) : Number.POSITIVE_INFINITY,
+    availableMib: waitsForMemory
+      ? () => Math.floor(availableMib())
+      : () => Number.POSITIVE_INFINITY,
     clock: systemClock,
   });
   const version = await productVersion();
@@ -100,6 +110,29 @@ export async function openControlPlane(
     };
   } catch (error) {
     await store.close();
+    throw error;
+  }
+}
+
+/**
+ * A control plane for one command: nothing of it stays, and nothing else shares the host's memory with it. The next
+ * start reclaims the store of a killed process as it reclaims a sandbox's directory.
+ * @throws StoreError
+ */
+export async function openTemporaryControlPlane(
+  runtime: Runtime,
+  log: Log,
+): Promise<OpenControlPlane> {
+  const cleanup = new CleanupStack();
+  try {
+    const { dir, remove } = await makeWorkspace(runtime.home.runDir, newSandboxId());
+    cleanup.push('store of the run', remove);
+    const dataDir = join(dir, 'data');
+    const opened = await openControlPlane(runtime, log, { dataDir, waitsForMemory: false });
+    cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
+    return { ...opened, [Symbol.asyncDispose]: () => cleanup.run() };
+  } catch (error) {
+    await cleanup.run();
     throw error;
   }
 }

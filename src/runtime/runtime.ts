@@ -12,7 +12,6 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../base/cleanup.ts';
 import { systemClock } from '../base/clock.ts';
-import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
@@ -30,7 +29,7 @@ import type { HostNetwork } from '../net/lease/lease.ts';
 import { KernelProbes } from '../probes/kernel-probes.ts';
 import { VmmMemory } from '../probes/vmm-memory.ts';
 import { openViolations, type VmmViolations } from '../probes/vmm-violations.ts';
-import { isWithoutNetwork, SandboxError } from '../sandbox/errors.ts';
+import { SandboxError } from '../sandbox/errors.ts';
 import type { SandboxParts } from '../sandbox/parts.ts';
 import {
   DEFAULTS,
@@ -224,26 +223,6 @@ export class Runtime {
   }
 
   /**
-   * Starts a sandbox from a template where one is of just its size and warm list. The default one is built
-   * when it is missing; others only by `templates.prepare`. What can't be cloned boots: never an error.
-   */
-  async cloneSandbox(options: SandboxOptions, signal?: AbortSignal): Promise<Supervisor> {
-    const template = await this.#templateOrNone(options, signal);
-    if (template === null) return await this.createSandbox(options, signal);
-    const { warm } = template.spec;
-    const sandbox = this.prepareSandbox({ ...options, warm }, { template: template.source });
-    try {
-      await sandbox.start(signal);
-      return sandbox;
-    } catch (error) {
-      if (error instanceof SandboxError && error.code === 'cancelled') throw error;
-      if (isWithoutNetwork(error)) throw error;
-      this.#warnThatItBoots(error);
-      return await this.createSandbox(options, signal);
-    }
-  }
-
-  /**
    * What a sandbox starts from; null: it boots. The default template is built when it is missing.
    * @throws SandboxError, ImageError when it can't be had
    */
@@ -255,33 +234,22 @@ export class Runtime {
     return await this.templates.prepare(spec);
   }
 
-  async #templateOrNone(options: SandboxOptions, signal?: AbortSignal): Promise<Template | null> {
-    try {
-      return await this.templateFor(options);
-    } catch (error) {
-      if (signal?.aborted || this.#options.signal.aborted) throw error;
-      this.#warnThatItBoots(error);
-      return null;
-    }
-  }
-
-  #warnThatItBoots(error: unknown): void {
-    const reason = describeError(error);
-    this.#options.log.warn('a sandbox could not start from its template and boots', { reason });
-  }
-
-  /** Boots a sandbox; it is ready when the promise resolves. */
-  async createSandbox(options: SandboxOptions, signal?: AbortSignal): Promise<Supervisor> {
-    const sandbox = this.prepareSandbox(options);
-    await sandbox.start(signal);
-    return sandbox;
-  }
-
   /**
-   * A sandbox that is not started yet, for callers that want to watch it start.
-   * @param replace parts to use instead of the product's own, for tests
+   * Starts one VM with its supervisor and no control plane: for benchmarks and proofs of what lies below that.
+   * @param replace parts to use instead of the product's own, for example a template's
    */
-  prepareSandbox(options: SandboxOptions, replace: Partial<SandboxParts> = {}): Supervisor {
+  async startVm(
+    options: SandboxOptions,
+    signal?: AbortSignal,
+    replace: Partial<SandboxParts> = {},
+  ): Promise<Supervisor> {
+    const supervisor = this.prepareVm(options, replace);
+    await supervisor.start(signal);
+    return supervisor;
+  }
+
+  /** Like `startVm`, not started. */
+  prepareVm(options: SandboxOptions, replace: Partial<SandboxParts> = {}): Supervisor {
     return this.supervise(this.makeSpec(options), replace);
   }
 

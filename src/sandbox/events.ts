@@ -1,4 +1,4 @@
-/** What happens to a sandbox, as its owner reads it (types only). */
+/** What happens to a sandbox, as its owner reads it. */
 import type { EndInfo } from './ending.ts';
 import type { MemoryEvent } from './memory-events.ts';
 
@@ -9,6 +9,11 @@ export interface DiskEvent {
   readonly path: string;
   /** Of the file system there; null: not known. */
   readonly freeBytes: number | null;
+}
+
+export function diskFullText({ path, freeBytes }: Pick<DiskEvent, 'path' | 'freeBytes'>): string {
+  const free = freeBytes === null ? '' : ` (${freeBytes} bytes are free)`;
+  return `the host's file system that holds ${path} is full${free}`;
 }
 
 /** The response to an earlier event (`onMemoryPressure`, a full disk), successful or not. */

@@ -35,6 +35,7 @@ export interface Provenance {
 }
 
 export const FORKS_MAX = 64;
+export const POOL_MEMBERS_MAX = 256;
 const METADATA_PAIRS_MAX = 32;
 const METADATA_KEY_LENGTH_MAX = 64;
 const METADATA_VALUE_LENGTH_MAX = 1024;

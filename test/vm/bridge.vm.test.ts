@@ -16,7 +16,7 @@ const fixture = useRuntime(upstream.target.baseUrl ?? '');
 let sandbox: Supervisor;
 
 beforeAll(async () => {
-  sandbox = await fixture.runtime.createSandbox({ memoryMib: 256 });
+  sandbox = await fixture.runtime.startVm({ memoryMib: 256 });
 });
 afterAll(async () => {
   await sandbox.stop();

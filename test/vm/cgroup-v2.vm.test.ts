@@ -25,7 +25,7 @@ function libraries(): string[] {
 it(
   'Cgroups: on cgroup v2, limits hold, what is in a group ends with it, and what was left is removed',
   async () => {
-    const sandbox = await fixture.runtime.createSandbox({ memoryMib: 768, diskMib: 512 });
+    const sandbox = await fixture.runtime.startVm({ memoryMib: 768, diskMib: 512 });
     const dir = mkdtempSync(join(tmpdir(), 'nv-cgroup-v2-'));
     try {
       const archive = join(dir, 'archive');

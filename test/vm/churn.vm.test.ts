@@ -11,7 +11,7 @@ const AT_ONCE = 5;
 const fixture = useRuntime();
 
 async function runOne(value: number): Promise<void> {
-  const sandbox = await fixture.runtime.createSandbox({ memoryMib: 192 });
+  const sandbox = await fixture.runtime.startVm({ memoryMib: 192 });
   try {
     expect(await python(sandbox.guest(), `print(${value} * 2)`)).toMatchObject({
       exitCode: 0,

@@ -64,7 +64,12 @@ interface Traits {
 }
 
 async function clone(options: SandboxOptions = {}): Promise<Supervisor> {
-  const sandbox = await fixture.runtime.cloneSandbox(options);
+  const { runtime } = fixture;
+  const template = await runtime.templateFor(options);
+  if (template === null) throw new Error('there is no template to clone');
+  const { warm } = template.spec;
+  const replace = { template: template.source };
+  const sandbox = await runtime.startVm({ ...options, warm }, undefined, replace);
   expect(sandbox.timings?.origin).toBe('clone');
   return sandbox;
 }
@@ -180,9 +185,7 @@ describe('template', () => {
 
   it('another size boots until there is a template of it', async () => {
     await fixture.runtime.templates.remove((await small()).key);
-    const booted = await fixture.runtime.cloneSandbox(options);
-    expect(booted.timings?.origin).toBe('boot');
-    await booted.stop();
+    expect(await fixture.runtime.templateFor(options)).toBeNull();
     await small();
     await (await clone(options)).stop();
   });
@@ -206,7 +209,7 @@ describe('template', () => {
   it('spoilt after it was opened: refused by the driver, and the sandbox boots', async () => {
     const template = await small();
     await appendFile(join(dirOf(template.key), 'state'), 'x');
-    const sandbox = fixture.runtime.prepareSandbox(options, { template: template.source });
+    const sandbox = fixture.runtime.prepareVm(options, { template: template.source });
     await expect(sandbox.start()).rejects.toMatchObject({
       code: 'start_failed',
       cause: { message: expect.stringContaining('snapshot can not be loaded') },
@@ -214,7 +217,7 @@ describe('template', () => {
     const other = { ...template.source.snapshot, machine: 'QEMU 6.0.0 tcg' };
     const wrong = { ...template.source, snapshot: other };
     await expect(
-      fixture.runtime.prepareSandbox(options, { template: wrong }).start(),
+      fixture.runtime.prepareVm(options, { template: wrong }).start(),
     ).rejects.toMatchObject({ cause: { message: expect.stringContaining('another machine') } });
   });
 });
@@ -257,14 +260,22 @@ describe('what is left', () => {
       await symlink(fixture.runtime.home.cacheDir, join(dir, 'cache'));
       const { runDir } = resolveHome(dir);
       const owner = startOwner(dir);
-      const idOf = async (): Promise<string> => (await readdir(runDir).catch(() => []))[0] ?? '';
-      await until(async () => existsSync(join(runDir, await idOf(), 'owner.json')));
+      // The directory of the run's store is there before that of its sandbox.
+      const idOf = async (): Promise<string> => {
+        const names = await readdir(runDir).catch(() => []);
+        const isStore = (name: string): boolean => existsSync(join(runDir, name, 'data'));
+        return names.some(isStore) ? (names.find((name) => !isStore(name)) ?? '') : '';
+      };
+      await until(async () => {
+        const id = await idOf();
+        return id !== '' && existsSync(join(runDir, id, 'owner.json'));
+      });
       const id = await idOf();
       if (moment === 'running') await owner.up;
       const record = await readFile(join(runDir, id, 'owner.json'), 'utf8');
       await owner.kill();
       // What the dead owner's runtime would do, its successor does.
-      expect(await reclaim(runDir, log)).toBe(1);
+      expect(await reclaim(runDir, log)).toBe(2);
       expect(await readdir(runDir)).toEqual([]);
       const { vmm } = JSON.parse(record) as { vmm: { pid: number } | null };
       expect(vmm !== null).toBe(moment === 'running');

@@ -184,7 +184,7 @@ describe('a VMM that has a control group of its own', () => {
     expect(runtime.confinement.description).toContain('memory');
     const { driver } = runtime;
     let pid = 0;
-    const sandbox = runtime.prepareSandbox(
+    const sandbox = runtime.prepareVm(
       { memoryMib: 192, diskMib: 64 },
       {
         driver: {

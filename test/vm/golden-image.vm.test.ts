@@ -13,7 +13,7 @@ let digestBefore: string;
 
 beforeAll(async () => {
   digestBefore = await digestFile(fixture.runtime.artifacts.rootImagePath);
-  sandbox = await fixture.runtime.createSandbox({ memoryMib: 256, diskMib: 64 });
+  sandbox = await fixture.runtime.startVm({ memoryMib: 256, diskMib: 64 });
 });
 afterAll(() => sandbox.stop());
 
@@ -78,7 +78,7 @@ true`;
     const { rootImagePath, rootImageDigest } = fixture.runtime.artifacts;
     expect(digestBefore).toBe(rootImageDigest);
     expect(await digestFile(rootImagePath)).toBe(rootImageDigest);
-    const sibling = await fixture.runtime.createSandbox({ memoryMib: 256, diskMib: 64 });
+    const sibling = await fixture.runtime.startVm({ memoryMib: 256, diskMib: 64 });
     try {
       const look = 'ls /usr/lib/probe; test -e /etc/hostname && echo clean';
       const outcome = await exec(sibling.guest(), ['sh', '-c', look], { user: 'root' });

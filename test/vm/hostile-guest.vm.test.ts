@@ -7,7 +7,7 @@ const fixture = useRuntime();
 let sandbox: Supervisor;
 
 beforeAll(async () => {
-  sandbox = await fixture.runtime.createSandbox({ memoryMib: 256, diskMib: 64 });
+  sandbox = await fixture.runtime.startVm({ memoryMib: 256, diskMib: 64 });
 });
 afterAll(() => sandbox.stop());
 

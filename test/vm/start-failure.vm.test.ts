@@ -22,7 +22,7 @@ describe('start failure', () => {
     const before = await holdings(runtime.home.runDir);
     const rootImagePath = join(dir, 'garbage');
     await writeFile(rootImagePath, Buffer.alloc(1 << 20, 0x5a));
-    const sandbox = runtime.prepareSandbox({ memoryMib: 128 }, { rootImagePath });
+    const sandbox = runtime.prepareVm({ memoryMib: 128 }, { rootImagePath });
     await expect(sandbox.start()).rejects.toMatchObject({
       code: 'start_failed',
       cause: { message: expect.stringContaining('Unable to mount root fs') },
@@ -35,7 +35,7 @@ describe('start failure', () => {
   it('a guest that never says hello: the wait ends with hello_timeout', async () => {
     const { runtime } = fixture;
     const before = await holdings(runtime.home.runDir);
-    const sandbox = runtime.prepareSandbox(
+    const sandbox = runtime.prepareVm(
       { memoryMib: 128 },
       {
         // Nobody answers this listener's port: the guest dials another channel.

@@ -14,7 +14,7 @@ import type {
 import { END_CAUSES, type EndInfo, type SandboxLogs } from '../../sandbox/ending.ts';
 import type { TimedEvent } from '../../sandbox/events.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
-import { type SandboxState, TRANSITIONS } from '../../sandbox/vm/lifecycle.ts';
+import type { SandboxState } from '../../sandbox/vm/lifecycle.ts';
 import type { ErrorBody } from '../errors.ts';
 import {
   count,
@@ -280,13 +280,24 @@ const packetTimes = z.object({
   p95Ns: z.number().nullable(),
 });
 
+const VM_STATES: Readonly<Record<SandboxState, true>> = {
+  creating: true,
+  booting: true,
+  ready: true,
+  paused: true,
+  saving: true,
+  stopping: true,
+  gone: true,
+  failed: true,
+};
+
 export const sandboxLoads: z.ZodType<SandboxLoads> = z
   .object({
     atMs: wallMs,
     sandboxes: z.array(
       z.object({
         id: sandboxId,
-        state: z.enum(Object.keys(TRANSITIONS) as SandboxState[]),
+        state: z.enum(Object.keys(VM_STATES) as SandboxState[]),
         memoryBytes: count.nullable().describe('Of the host, held by its VM; null: unknown.'),
         modelRequests: count.describe('Requests to the model under way.'),
         tokens: count.describe('Of prompts and answers.'),

@@ -2,11 +2,15 @@
 import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
-import { FORKS_MAX, IDLE_TIMEOUT_MS_MIN, QUEUE_TIMEOUT_MS_MAX } from '../../sandbox/request.ts';
+import {
+  FORKS_MAX,
+  IDLE_TIMEOUT_MS_MIN,
+  POOL_MEMBERS_MAX,
+  QUEUE_TIMEOUT_MS_MAX,
+} from '../../sandbox/request.ts';
 import { SECRET_LIMITS, type SecretOptions } from '../../sandbox/secrets.ts';
 import type { TemplateSpec } from '../../sandbox/spec.ts';
 import { LIMITS, type NetworkOptions } from '../../sandbox/spec.ts';
-import { POOL_MEMBERS_MAX } from '../../sandbox/start/pool-target.ts';
 import {
   diskLimits,
   environment,

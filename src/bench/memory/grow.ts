@@ -60,7 +60,7 @@ async function boots({ runtime, rounds, signal, say }: BenchContext, options: Sa
   const [readyMs, memoryMib]: [number[], number[]] = [[], []];
   for (let round = 1; round <= rounds; round += 1) {
     say(`boot ${round} of ${rounds}`);
-    const sandbox = await runtime.createSandbox({ ...SIZE, ...options }, signal);
+    const sandbox = await runtime.startVm({ ...SIZE, ...options }, signal);
     readyMs.push(sandbox.timings?.totalMs ?? Number.NaN);
     const pid = sandbox.vm?.pid;
     if (pid != null) memoryMib.push(await vmmMemoryMib(pid));

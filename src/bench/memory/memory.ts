@@ -62,8 +62,9 @@ async function measureSandboxes(
   await using cleanup = new CleanupStack();
   const before = await settledAvailableMib(signal);
   const sandboxes: Supervisor[] = [];
+  const { spec, source } = await runtime.templates.prepare(DEFAULT_TEMPLATE);
   for (let n = 0; n < SANDBOXES; n += 1) {
-    const sandbox = await runtime.cloneSandbox({}, signal);
+    const sandbox = await runtime.startVm({ warm: spec.warm }, signal, { template: source });
     cleanup.push('sandbox', () => sandbox.stop());
     sandboxes.push(sandbox);
   }

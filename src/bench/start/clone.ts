@@ -1,5 +1,7 @@
 /** How long a clone of the default template takes to be ready, and to the output of its first script. */
+import type { Runtime } from '../../runtime/runtime.ts';
 import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
+import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { printOneMs } from '../output.ts';
@@ -53,8 +55,8 @@ export async function startOnce(
 ): Promise<void> {
   const began = performance.now();
   const sandbox = await (kind === 'clone'
-    ? runtime.cloneSandbox({}, signal)
-    : runtime.createSandbox({}, signal));
+    ? startClone(runtime, signal)
+    : runtime.startVm({}, signal));
   try {
     const readyMs = performance.now() - began;
     if (sandbox.timings?.origin !== kind) throw new Error(`the sandbox did not start as a ${kind}`);
@@ -64,6 +66,11 @@ export async function startOnce(
   } finally {
     await sandbox.stop();
   }
+}
+
+async function startClone(runtime: Runtime, signal: AbortSignal): Promise<Supervisor> {
+  const { spec, source } = await runtime.templates.prepare(DEFAULT_TEMPLATE);
+  return await runtime.startVm({ warm: spec.warm }, signal, { template: source });
 }
 
 function rows(

@@ -62,7 +62,7 @@ async function runOnce(
   // Another warm list than the template's would mean another interpreter.
   const { warm } = kind === 'clone' ? template.spec : { warm: [] };
   const parts = { ...source, attachBridge: attachCannedModel };
-  const sandbox = runtime.prepareSandbox({ warm }, parts);
+  const sandbox = runtime.prepareVm({ warm }, parts);
   try {
     const began = performance.now();
     await sandbox.start(signal);

@@ -9,7 +9,7 @@ export const scriptBenchmark: Benchmark = {
   names: ['script.warm'],
   summary: 'a script that needs json and NumPy, to its first output: warmed against cold python3',
   async measure({ runtime, rounds, signal, say }) {
-    const sandbox = await runtime.createSandbox({ warm: ['json', 'numpy'] }, signal);
+    const sandbox = await runtime.startVm({ warm: ['json', 'numpy'] }, signal);
     try {
       const guest = sandbox.guest();
       const script = { code: CODE };

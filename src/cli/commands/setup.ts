@@ -1,7 +1,6 @@
 /** `neurovisor setup`: makes this machine ready, and says what it made. */
 import { describeError } from '../../base/errors.ts';
-import type { Runtime } from '../../runtime/runtime.ts';
-import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
+import { type Runtime, templateSpec } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
 import { table } from '../output/table.ts';
 import { openRuntime } from './open-runtime.ts';
@@ -34,7 +33,7 @@ export async function setup(cli: Cli): Promise<number> {
 async function defaultTemplate(runtime: Runtime, cli: Cli): Promise<string | null> {
   if (!runtime.templates.supported) return null;
   try {
-    return (await runtime.templates.prepare(DEFAULT_TEMPLATE)).key;
+    return (await runtime.templates.prepare(templateSpec({}))).key;
   } catch (error) {
     if (cli.cancelled.aborted) throw error;
     cli.log.warn('sandboxes will boot: no template', { reason: describeError(error) });

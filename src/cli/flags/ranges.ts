@@ -3,9 +3,8 @@
  * that a message names the option as it was written; the daemon checks again, by its own names.
  */
 import type { PoolLimits } from '../../sandbox/control.ts';
-import { FORKS_MAX, IDLE_TIMEOUT_MS_MIN } from '../../sandbox/request.ts';
+import { FORKS_MAX, IDLE_TIMEOUT_MS_MIN, POOL_MEMBERS_MAX } from '../../sandbox/request.ts';
 import { LIMITS } from '../../sandbox/spec.ts';
-import { POOL_MEMBERS_MAX } from '../../sandbox/start/pool-target.ts';
 import { UsageError } from '../failure.ts';
 import { parseCount, parseDuration, parseMemory } from './options.ts';
 

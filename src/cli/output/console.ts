@@ -4,7 +4,7 @@
  */
 import { ignore } from '../../base/ignore.ts';
 import type { TerminalSize } from '../../guest/link.ts';
-import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
+import type { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { inRawMode, requireTerminal, terminalSize } from './terminal.ts';
@@ -19,16 +19,17 @@ const CONSOLE_SHELL = [
   'cd /home/user && exec setpriv --reuid user --regid user --init-groups bash -i',
 ];
 
-/** @returns the exit status: 0 after `exit`, `reboot` or the escape key */
+/** Resolves after `exit`, `reboot`, the escape key, or any other end of the sandbox. */
 export async function attachConsole(
   cli: Cli,
-  sandbox: Supervisor,
+  control: Pick<LocalControlPlane, 'events' | 'guest' | 'terminal'>,
+  id: string,
   script: { readonly filename: string; readonly code: string } | null,
-): Promise<number> {
-  const terminal = sandbox.vm?.terminal;
-  if (!terminal) throw new UsageError('this VMM has no interactive console');
+): Promise<void> {
+  const terminal = await control.terminal(id);
+  if (terminal === null) throw new UsageError('this VMM has no interactive console');
   const stdin = requireTerminal(cli, '-it');
-  const guest = sandbox.guest();
+  const guest = await control.guest(id);
   if (script !== null) {
     await guest.files.write(script.filename, script.code);
     cli.stderr.write(`${script.filename} is in the guest's home directory\n`);
@@ -46,6 +47,7 @@ export async function attachConsole(
     },
   };
   terminal.output.pipe(cli.stdout, { end: false });
+  const closer = new AbortController();
   try {
     await inRawMode(cli, stdin, handlers, async (left) => {
       // The size first: the shell reads it when it starts.
@@ -61,16 +63,21 @@ export async function attachConsole(
         stdin: false,
       });
       const ended = shell.exit.catch((error: unknown) => ignore(error, 'the sandbox ended first'));
-      await Promise.race([left, sandbox.ended, ended]);
+      await Promise.race([left, untilEnd(control, id, closer.signal), ended]);
     });
   } finally {
+    closer.abort();
     terminal.output.unpipe(cli.stdout);
   }
   cli.stderr.write('\r\nconsole closed\n');
-  const end = await sandbox.stop();
-  if (end.cause === 'host-disk-full') cli.stderr.write(`neurovisor: ${end.detail}\n`);
-  const isHosts = ['vmm-crashed', 'vmm-killed', 'host-oom', 'host-disk-full', 'seccomp-violation'];
-  return isHosts.includes(end.cause) ? 125 : 0;
+}
+
+async function untilEnd(
+  control: Pick<LocalControlPlane, 'events'>,
+  id: string,
+  signal: AbortSignal,
+): Promise<void> {
+  for await (const { type } of control.events(id, { signal })) if (type === 'end') return;
 }
 
 /** For `sh`: our own constants only, never a user's words. */

@@ -1,8 +1,8 @@
 /** Events of a sandbox as lines for people. Pure. */
 
 import type { SandboxEventBody } from '../../sandbox/events.ts';
+import { diskFullText } from '../../sandbox/events.ts';
 import type { OomMark } from '../../sandbox/memory-events.ts';
-import { diskFullText } from '../../sandbox/vm/full-disk.ts';
 import { bytes } from './table.ts';
 
 export function eventText(event: SandboxEventBody): string {

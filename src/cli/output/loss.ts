@@ -5,7 +5,7 @@ import type { ControlPlane } from '../../sandbox/control.ts';
 import type { EndInfo, SandboxEnd } from '../../sandbox/ending.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
 import type { DiskEvent } from '../../sandbox/events.ts';
-import { diskFullText } from '../../sandbox/vm/full-disk.ts';
+import { diskFullText } from '../../sandbox/events.ts';
 import type { Cli } from '../cli.ts';
 import { EXIT_NEUROVISOR_FAILED } from '../exit-status.ts';
 

@@ -42,7 +42,7 @@ export async function proveImage(context: JailContext): Promise<Proof> {
   const runtime = await openProofRuntime(context, { jail: 'enforce' });
   try {
     const { rootImagePath, rootImageDigest } = runtime.artifacts;
-    const sandbox = await runtime.createSandbox({ memoryMib: 256, diskMib: 64 });
+    const sandbox = await runtime.startVm({ memoryMib: 256, diskMib: 64 });
     const shell = async (script: string): Promise<string> => {
       const argv = ['sh', '-c', `(${script}) >/dev/null 2>&1 && echo WRITTEN || echo refused`];
       const { stdout } = await sandbox.guest().exec({ stdin: false, user: 'root', argv });

@@ -69,7 +69,7 @@ async function guestIsHeld(notes: Notes, context: JailContext): Promise<void> {
   const runtime = await openProofRuntime(context, { jail: 'enforce' });
   try {
     const diskLimits = { bytesPerSecond: BYTES_PER_SECOND };
-    const sandbox = await runtime.createSandbox({ memoryMib: 256, diskMib: 128, diskLimits });
+    const sandbox = await runtime.startVm({ memoryMib: 256, diskMib: 128, diskLimits });
     const bytes = (of: Omit<Work, 'count' | 'bytes'>) => () =>
       inGuest(sandbox, { ...LARGE, ...of }, LARGE.count * LARGE.bytes);
     const ops = () => inGuest(sandbox, { ...SMALL, way: 'read', how: 'direct' }, SMALL.count);
@@ -89,7 +89,7 @@ async function guestIsHeld(notes: Notes, context: JailContext): Promise<void> {
   }
 }
 
-type Sandbox = Awaited<ReturnType<Runtime['createSandbox']>>;
+type Sandbox = Awaited<ReturnType<Runtime['startVm']>>;
 
 async function inGuest(sandbox: Sandbox, work: Work, amount: number): Promise<Got> {
   const { way, count, bytes, how } = work;

@@ -18,6 +18,7 @@ import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { Guest } from '../../guest/guest.ts';
 import type { Store } from '../../store/store.ts';
 import { passiveTracer, type Tracer } from '../../trace/trace.ts';
+import type { Vm } from '../../vmm/driver.ts';
 import type {
   ControlPlane,
   CreateRequest,
@@ -49,9 +50,9 @@ import type { TemplateSpec } from '../spec.ts';
 import { checkDiskLimits, networkPolicy, withoutIdentity } from '../spec.ts';
 import type { OpenTemplate } from '../start/pools.ts';
 import { Starter, type StarterParts } from '../start/starter.ts';
+import { tracedGuest } from '../traced-guest.ts';
 import { onDiskEvent } from '../vm/full-disk.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
-import { tracedGuest } from '../vm/traced-guest.ts';
 import { ENDED_MAX, EndedSandboxes } from './ended.ts';
 import { chunksOf, followLogs, logsOf } from './logs.ts';
 import type { ManagedParts } from './managed.ts';
@@ -264,6 +265,11 @@ export class LocalControlPlane implements ControlPlane {
     const { vm } = await translateStoreErrors((await this.#find(id)).live());
     if (vm === undefined) throw new SandboxError('not_ready', `sandbox ${id} has no VM`);
     return await vm.channelStats();
+  }
+
+  /** The serial console of a sandbox made with an interactive one; null: it has none. */
+  async terminal(id: string): Promise<Vm['terminal']> {
+    return (await this.#find(id)).vm?.terminal ?? null;
   }
 
   async usage(id: string): Promise<readonly UsageRecord[]> {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { CALM_MS, POOL_MEMBERS_MAX, PoolTarget } from './pool-target.ts';
+import { POOL_MEMBERS_MAX } from '../request.ts';
+import { CALM_MS, PoolTarget } from './pool-target.ts';
 
 /** One member takes 2 s. */
 function targetOf(min: number, max: number): PoolTarget {

@@ -1,8 +1,7 @@
 import type { PoolLimits } from '../control.ts';
 import { SandboxError } from '../errors.ts';
+import { POOL_MEMBERS_MAX } from '../request.ts';
 
-/** The most members that limits may name. */
-export const POOL_MEMBERS_MAX = 256;
 /** How long the target is kept after it was needed last. */
 export const CALM_MS = 60_000;
 /** Time to make a member before one has been made. */

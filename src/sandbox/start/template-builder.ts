@@ -17,10 +17,11 @@ import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, WarmModule } from '../../guest/link.ts';
 import type { DiskTrouble, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
+import { diskFullText } from '../events.ts';
 import { fitMemory, ramMib, vmMemory } from '../memory/size.ts';
 import type { GuestMemory, SandboxParts, Workspace } from '../parts.ts';
 import { makeSpec, type SandboxSpec, type TemplateSpec } from '../spec.ts';
-import { diskFullText, FREE_SPACE } from '../vm/full-disk.ts';
+import { FREE_SPACE } from '../vm/full-disk.ts';
 import { TEMPLATE_BOOT_ARGS } from './template.ts';
 
 export interface TemplateParts

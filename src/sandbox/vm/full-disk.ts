@@ -9,15 +9,10 @@ import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { DiskTrouble } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
-import type { DiskEvent, EventSink, TimedEvent } from '../events.ts';
+import { type DiskEvent, diskFullText, type EventSink, type TimedEvent } from '../events.ts';
 
 export function diskEvent({ kind, path, freeBytes }: DiskTrouble): DiskEvent {
   return { type: kind === 'full' ? 'disk_full' : 'disk_error', path, freeBytes };
-}
-
-export function diskFullText({ path, freeBytes }: Pick<DiskEvent, 'path' | 'freeBytes'>): string {
-  const free = freeBytes === null ? '' : ` (${freeBytes} bytes are free)`;
-  return `the host's file system that holds ${path} is full${free}`;
 }
 
 export const FREE_SPACE = 'free space there, or set NEUROVISOR_HOME to a larger file system';

@@ -1,7 +1,7 @@
 /** A guest whose programs belong to the trace of who starts them. */
 
-import type { Guest, Process, RunOptions } from '../../guest/guest.ts';
-import { type SpanContext, type Tracer, traceEnv } from '../../trace/trace.ts';
+import type { Guest, Process, RunOptions } from '../guest/guest.ts';
+import { type SpanContext, type Tracer, traceEnv } from '../trace/trace.ts';
 
 /** Each program is a span of its own, until its end, and is given it as its parent (TRACEPARENT). */
 export function tracedGuest(guest: Guest, sandboxId: string, tracer: Tracer): Guest {

@@ -1,0 +1,125 @@
+/**
+ * One run: a sandbox is created, the script runs in it, the sandbox is removed. The same for a sandbox of the
+ * daemon (`daemon.ts`) and for one of this process (`here.ts`).
+ */
+import { errorCode } from '../../../base/errors.ts';
+import { ignore } from '../../../base/ignore.ts';
+import type { UsageRecord } from '../../../bridge/bridge.ts';
+import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/control.ts';
+import type { EndInfo } from '../../../sandbox/ending.ts';
+import { type Cli, INTERRUPT_GRACE_MS } from '../../cli.ts';
+import { endAfterLoss, statusOfEnd, watchFullDisk } from '../../output/loss.ts';
+import { exitStatus, relay } from '../../output/program-streams.ts';
+import { phases, timingsTable } from '../../output/timings.ts';
+import { copyForRun } from '../../transfer/copy-in.ts';
+import { pythonSpec, type RunJob, type RunReport, readsStdin } from './job.ts';
+import type { Script } from './script.ts';
+
+/** The sandbox of a run, ready. */
+export interface RunSandbox {
+  readonly info: SandboxInfo;
+  /** Why the run was given up: the host's file system is full. Null: it was not. */
+  fullDisk(): string | null;
+  /** Idempotent. Never rejects. */
+  remove(): Promise<void>;
+}
+
+/**
+ * Creates a sandbox for `work` and removes it afterwards. SIGTERM, SIGHUP and a second Ctrl-C remove it at once, and
+ * so does a full host file system: nobody could resume it.
+ */
+export async function withSandbox(
+  cli: Cli,
+  control: ControlPlane,
+  request: CreateRequest,
+  work: (sandbox: RunSandbox) => Promise<number>,
+): Promise<number> {
+  const info = await control.create(request, cli.cancelled);
+  let removal: Promise<void> | undefined;
+  const remove = (): Promise<void> => {
+    removal ??= removeQuietly(cli, control, info.id);
+    return removal;
+  };
+  cli.onEnd(() => void remove());
+  let full: string | null = null;
+  const stopWatching = watchFullDisk(control, info.id, (text) => {
+    full = text;
+    void remove();
+  });
+  try {
+    return await work({ info, fullDisk: () => full, remove });
+  } catch (error) {
+    if (full === null) throw error;
+    ignore(error, 'caused by the full file system, which is reported');
+    return statusOfEnd(cli, { cause: 'host-disk-full', detail: full }, 'the script');
+  } finally {
+    stopWatching();
+    await remove();
+  }
+}
+
+export interface ScriptRun {
+  readonly sandbox: RunSandbox;
+  readonly script: Script;
+  readonly job: RunJob;
+  /** The script's requests to the model. */
+  usage(): Promise<readonly UsageRecord[]>;
+}
+
+/** Runs the script on this command's streams. @returns the exit status of this command */
+export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun): Promise<number> {
+  const { sandbox, script, job } = run;
+  const { flags } = job;
+  const { id, accelerator, timings, readyMs: claimMs } = sandbox.info;
+  const guest = await control.guest(id);
+  for (const path of flags.copy) await copyForRun(cli, guest, path);
+  const asked = performance.now();
+  const process = await guest.python(pythonSpec(script, job.args, flags));
+  const started = performance.now();
+  const stdin = readsStdin(script);
+  const relayed = await relay(cli, process, { stdin, graceMs: INTERRUPT_GRACE_MS });
+  const ended = performance.now();
+  const { exit, stdout, stderr, firstAt: first } = relayed;
+  const end = exit === null ? await endOf(cli, control, sandbox, relayed.lost) : null;
+  if (cli.json || flags.timings === true) {
+    const usage = await run.usage();
+    const list = phases({ timings, claimMs }, { asked, started, first, ended }, usage);
+    if (cli.json) {
+      cli.printJson({
+        sandbox: id,
+        accelerator,
+        exit,
+        end: end?.cause ?? null,
+        stdout,
+        stderr,
+        phases: list,
+        usage,
+      } satisfies RunReport);
+    } else {
+      cli.stderr.write(`${timingsTable(list, (await control.host()).vmm)}\n`);
+    }
+  }
+  if (exit !== null) return exitStatus(cli, exit, 'the script');
+  return statusOfEnd(cli, end ?? { cause: 'agent-lost', detail: '' }, 'the script');
+}
+
+async function endOf(
+  cli: Cli,
+  control: ControlPlane,
+  { info, fullDisk }: RunSandbox,
+  lost: unknown,
+): Promise<Pick<EndInfo, 'cause' | 'detail'>> {
+  const full = fullDisk();
+  if (full !== null) return { cause: 'host-disk-full', detail: full };
+  return await endAfterLoss(cli, control, info.id, lost);
+}
+
+async function removeQuietly(cli: Cli, control: ControlPlane, id: string): Promise<void> {
+  try {
+    await control.remove(id);
+  } catch (error) {
+    const code = errorCode(error);
+    if (code === 'gone' || code === 'not_found') ignore(error, 'the sandbox ended by itself');
+    else cli.log.warn('the sandbox could not be removed now; it ends within a minute', { id });
+  }
+}
