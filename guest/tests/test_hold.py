@@ -1,4 +1,4 @@
-"""User code that stands still while the host gives the guest more memory, over files like the kernel's."""
+"""Freezing user code while the host adds memory, over files like the kernel's."""
 
 import sys
 import tempfile
@@ -18,10 +18,10 @@ TOTAL = 256 << 20
 
 
 class Stop(BaseException):
-    """Leaves `Loop.run`, which outlives every Exception."""
+    """Leaves `Loop.run`, which survives every Exception."""
 
 
-class Hold(unittest.TestCase):
+class Freeze(unittest.TestCase):
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -36,41 +36,41 @@ class Hold(unittest.TestCase):
     def frozen(self) -> str:
         return (self.user / "cgroup.freeze").read_text()
 
-    def test_once_and_only_where_the_host_says_so(self) -> None:
+    def test_freeze_works_once_and_only_if_the_limits_allow_it(self) -> None:
         self.cgroups.limit({}, TOTAL)
-        self.assertFalse(self.cgroups.hold())
+        self.assertFalse(self.cgroups.freeze())
         self.assertEqual(self.frozen(), "")
         self.cgroups.limit({"holdMs": 5000}, TOTAL)
-        self.assertTrue(self.cgroups.hold())
+        self.assertTrue(self.cgroups.freeze())
         self.assertEqual(self.frozen(), "1")
-        self.cgroups.go_on()
+        self.cgroups.thaw()
         self.assertEqual(self.frozen(), "0")
-        self.assertFalse(self.cgroups.hold())
+        self.assertFalse(self.cgroups.freeze())
 
-    def test_other_limits_let_it_go_on(self) -> None:
+    def test_new_limits_thaw_and_allow_another_freeze(self) -> None:
         self.cgroups.limit({"holdMs": 5000}, TOTAL)
-        self.cgroups.hold()
+        self.cgroups.freeze()
         self.cgroups.limit({"holdMs": 5000}, TOTAL)
         self.assertEqual(self.frozen(), "0")
-        self.assertTrue(self.cgroups.hold())
+        self.assertTrue(self.cgroups.freeze())
 
-    def test_bounded_whatever_is_asked_for(self) -> None:
+    def test_hold_is_capped_at_the_agents_own_limit(self) -> None:
         wanted = parse_limits(Request({"limits": {"holdMs": 10**9}})) or {}
         self.cgroups.limit(wanted, TOTAL)
         self.assertEqual(self.cgroups.hold_s, limits.HOLD_S)
 
-    def test_a_kernel_that_can_not_lets_user_code_run(self) -> None:
+    def test_without_cgroup_freeze_user_code_keeps_running(self) -> None:
         (self.user / "cgroup.freeze").unlink()
         self.cgroups.limit({"holdMs": 5000}, TOTAL)
-        self.assertFalse(self.cgroups.hold())
-        self.cgroups.go_on()
+        self.assertFalse(self.cgroups.freeze())
+        self.cgroups.thaw()
 
-    def test_a_host_that_gives_nothing_is_not_waited_for(self) -> None:
+    def test_user_code_is_thawed_after_hold_ms_without_new_limits(self) -> None:
         self.cgroups.limit({"holdMs": 100}, TOTAL)
         loop = Loop()
         monitor = object.__new__(Monitor)
-        monitor._loop, monitor._cgroups, monitor._hold_timer = loop, self.cgroups, None
-        monitor._hold()
+        monitor._loop, monitor._cgroups, monitor._thaw_timer = loop, self.cgroups, None
+        monitor._freeze()
         self.assertEqual(self.frozen(), "1")
 
         def stop() -> None:

@@ -12,37 +12,37 @@ from neurovisor_agent.loop import IN, Loop
 
 
 class Stop(BaseException):
-    """Leaves `Loop.run`, which outlives every Exception."""
+    """Leaves `Loop.run`, which survives every Exception."""
 
 
-class Numbers(unittest.TestCase):
-    def test_a_new_file_does_not_get_the_events_of_the_old_one_with_its_number(self) -> None:
+class LoopTest(unittest.TestCase):
+    def test_a_new_file_gets_no_events_of_the_old_one_with_its_number(self) -> None:
         loop = Loop()
         pairs = [socket.socketpair() for _ in range(2)]
         quiet, other = socket.socketpair()
         called: list[int] = []
 
-        def first(fd: int, neighbour: int) -> None:
-            """Both are ready; who comes first gives the other's number to a file that is not."""
+        def first(fd: int, neighbor: int) -> None:
+            """Both are ready; the first to be called gives the other's number to a file that is not ready."""
             loop.unwatch(fd)
-            loop.unwatch(neighbour)
-            os.dup2(quiet.fileno(), neighbour)
-            loop.watch(neighbour, IN, lambda events: called.append(events))
+            loop.unwatch(neighbor)
+            os.dup2(quiet.fileno(), neighbor)
+            loop.watch(neighbor, IN, lambda events: called.append(events))
             loop.after(0.05, stop)
 
         def stop() -> None:
             raise Stop
 
         ends = [pair[0].fileno() for pair in pairs]
-        for end, neighbour in (ends, ends[::-1]):
-            loop.watch(end, IN, lambda _events, fd=end, by=neighbour: first(fd, by))
+        for end, neighbor in (ends, ends[::-1]):
+            loop.watch(end, IN, lambda _events, fd=end, by=neighbor: first(fd, by))
         for pair in pairs:
             pair[1].send(b"x")
         with self.assertRaises(Stop):
             loop.run()
         self.assertEqual(called, [])
 
-        # Ready itself, it is heard.
+        # Once it is ready itself, its handler is called.
         other.send(b"x")
         loop.after(0.05, stop)
         with self.assertRaises(Stop):

@@ -34,7 +34,7 @@ GIVE_UP_S = 20.0
 
 
 class Stop(BaseException):
-    """Leaves `Loop.run`, which outlives every Exception."""
+    """Leaves `Loop.run`, which survives every Exception."""
 
 
 class TooLate(BaseException):
@@ -90,7 +90,7 @@ class Rig:
             look_now.cancel()
 
     def request(self, fields: dict[str, object], body: bytes, spare: int | None) -> dict:
-        """The answer to one request, with `spare` descriptors left while it is served; None: all there are."""
+        """The answer to one request that is served with `spare` free descriptors; None: no such limit."""
         ours, theirs = socket.socketpair()
         got = bytearray()
         ended = [False]
@@ -116,7 +116,7 @@ class Rig:
         return json.loads(bytes(got).split(b"\n", 1)[0])
 
     def left(self) -> tuple[list[str], list[str]]:
-        """Cgroups and script directories that are still there."""
+        """Remaining cgroups and script directories."""
         groups = [path.name for path in self.user.iterdir() if path.name.startswith("p") and path.is_dir()]
         return groups, [path.name for path in self.scripts.iterdir()]
 
@@ -126,7 +126,7 @@ def socket_of(sock: socket.socket) -> socket.socket:
 
 
 class exhausted:
-    """Leaves this process `spare` free descriptors."""
+    """Limits this process to `spare` free descriptors."""
 
     def __init__(self, spare: int | None) -> None:
         self.spare = spare
@@ -156,7 +156,7 @@ class exhausted:
 
 
 def open_files() -> set[str]:
-    """Descriptors with what they are, without the one that lists them."""
+    """Open descriptors and their targets, without the one that lists them."""
     found = set()
     for fd in os.listdir("/proc/self/fd"):
         try:
@@ -168,11 +168,11 @@ def open_files() -> set[str]:
 
 class Exhaustion(unittest.TestCase):
     def setUp(self) -> None:
-        # Loops of other tests, whose descriptors would go while this one counts.
+        # Closes loops of other tests, whose descriptors would otherwise vanish during this one.
         gc.collect()
 
     def check(self, rig: Rig, fields: dict[str, object], body: bytes = b"") -> None:
-        """With ever more descriptors the request fails without a trace, until there are enough."""
+        """With ever more descriptors the request fails and leaves nothing, until there are enough."""
         before = open_files()
         answers = []
         for spare in range(DESCRIPTORS_MAX):
@@ -191,17 +191,17 @@ class Exhaustion(unittest.TestCase):
         self.enterContext(mock.patch.object(rig.cgroups, "create", lambda: None))
         return rig
 
-    def test_exec_with_pipes(self) -> None:
+    def test_exec_with_pipes_leaves_nothing_when_it_fails(self) -> None:
         for stdin in (True, False):
             self.check(self.without_cgroups(), {"op": "exec", "argv": ["true"], "stdin": stdin})
 
-    def test_exec_on_a_terminal(self) -> None:
+    def test_exec_on_a_terminal_leaves_nothing_when_it_fails(self) -> None:
         self.check(self.without_cgroups(), {"op": "exec", "argv": ["true"], "pty": {"cols": 80, "rows": 24}})
 
-    def test_python_with_a_file_of_its_own(self) -> None:
+    def test_python_with_a_script_file_leaves_nothing_when_it_fails(self) -> None:
         self.check(self.without_cgroups(), {"op": "python", "name": "a.py", "args": []}, b"pass")
 
-    def test_python_by_the_fork_server(self) -> None:
+    def test_python_in_the_fork_server_leaves_nothing_when_it_fails(self) -> None:
         rig = self.without_cgroups()
         warmed: list[object] = []
         server = ForkServer(rig.loop, [], False, dict(os.environ), Cgroups(None), warmed.extend)
@@ -213,7 +213,7 @@ class Exhaustion(unittest.TestCase):
             server.close()
             rig.run_until(lambda: server._connection is None)
 
-    def test_the_cgroup_of_a_start_that_fails_is_removed(self) -> None:
+    def test_the_cgroup_of_a_failed_start_is_removed(self) -> None:
         rig = Rig(self)
         for spare in range(4):
             answer = rig.request({"op": "exec", "argv": ["true"]}, b"", spare)

@@ -1,4 +1,4 @@
-"""The certificate for secrets: what is trusted in before, with it, and after it."""
+"""The certificate for secrets: the bundle before, with and after it."""
 
 import sys
 import tempfile
@@ -31,7 +31,7 @@ class Trust(unittest.TestCase):
         path.parent.mkdir(parents=True)
         path.write_text("certifi's\n")
 
-    def test_added_replaced_and_removed_the_rest_stays(self) -> None:
+    def test_adding_replacing_and_removing_ours_keeps_the_others(self) -> None:
         self.bundle.parent.mkdir(parents=True)
         self.bundle.write_text(IMAGE)
         self.certifi()
@@ -46,23 +46,23 @@ class Trust(unittest.TestCase):
         self.assertEqual(self.bundle.read_text(), IMAGE + "\n")
         self.assertFalse(self.source.exists())
 
-    def test_an_image_without_a_bundle_trusts_as_certifi_does(self) -> None:
+    def test_without_a_bundle_certifis_is_used(self) -> None:
         self.certifi()
         self.assertIsNone(self.apply(OURS))
         self.assertTrue(self.bundle.read_text().startswith("certifi's\n"))
         self.assertIn(OURS, self.bundle.read_text())
 
-    def test_nothing_there_at_all(self) -> None:
+    def test_without_any_bundle_only_ours_is_written(self) -> None:
         self.assertIsNone(self.apply(None))
         self.assertFalse(self.bundle.exists())
         self.assertIsNone(self.apply(OURS))
         self.assertIn(OURS, self.bundle.read_text())
 
-    def test_what_fails_is_told(self) -> None:
+    def test_a_failure_is_reported_as_a_problem(self) -> None:
         self.bundle.mkdir(parents=True)
         self.assertIn("could not be installed", self.apply(OURS) or "")
 
-    def test_only_a_certificate_is_taken(self) -> None:
+    def test_parse_accepts_only_a_pem_certificate(self) -> None:
         self.assertEqual(trust.parse(OURS), OURS)
         self.assertIsNone(trust.parse(None))
         for bad in ("", 5, [OURS], OURS[:-1], " " + OURS, OURS + "x" * 20_000, OURS.replace("ours", "ü")):

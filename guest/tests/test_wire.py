@@ -42,7 +42,7 @@ def cut(data: bytes, rng: random.Random) -> list[bytes]:
 
 
 class Framing(unittest.TestCase):
-    def test_frames_cut_anywhere_come_out_whole(self) -> None:
+    def test_frames_cut_anywhere_are_decoded_whole(self) -> None:
         rng = random.Random(1)
         for _ in range(300):
             frames = [
@@ -54,14 +54,14 @@ class Framing(unittest.TestCase):
             got = [item for piece in cut(data, rng) for item in decoder.receive(piece)]
             self.assertEqual(got, frames)
 
-    def test_hostile_frames_end_in_a_protocol_error(self) -> None:
+    def test_hostile_frames_raise_a_protocol_error(self) -> None:
         for data in (b"\x02\0\0\0\0", frame(STDIN, b"")[:1] + b"\xff\xff\xff\xff", bytes(5)):
             with self.assertRaises(ProtocolError):
                 FrameDecoder((STDIN,)).receive(data)
         largest = frame(STDIN, bytes(limits.FRAME_PAYLOAD_BYTES))
         self.assertEqual(len(FrameDecoder((STDIN,)).receive(largest)), 1)
 
-    def test_missing_keeps_what_follows_a_frame_apart(self) -> None:
+    def test_missing_separates_a_frame_from_the_bytes_after_it(self) -> None:
         data = frame(BODY, b"abc") + b"tail"
         for first in range(1, 9):
             decoder = FrameDecoder((BODY,))
@@ -71,7 +71,7 @@ class Framing(unittest.TestCase):
             got += decoder.receive(rest[:size])
             self.assertEqual((got, rest[size:]), ([(BODY, b"abc")], b"tail"))
 
-    def test_line_is_byte_exact_and_bounded(self) -> None:
+    def test_a_line_is_byte_exact_and_bounded(self) -> None:
         decoder = LineDecoder(8)
         self.assertIsNone(decoder.receive(b"OK"))
         self.assertEqual(decoder.receive(b" 1\n\0x\n"), (b"OK 1", b"\0x\n"))
@@ -106,7 +106,7 @@ class WireJson(unittest.TestCase):
                 wire_json.loads(text)
             except ValueError:
                 continue
-            json.loads(text)  # What we take, the package takes too.
+            json.loads(text)  # The package accepts it too.
 
 
 class Memory(unittest.TestCase):
@@ -115,15 +115,15 @@ class Memory(unittest.TestCase):
         "anon-rss:200kB, file-rss:20kB, shmem-rss:4kB, UID:1000 pgtables:1kB oom_score_adj:0\n"
     )
 
-    def test_a_victim_has_pid_name_and_resident_bytes(self) -> None:
+    def test_parse_gives_pid_name_and_resident_bytes_of_a_victim(self) -> None:
         self.assertEqual(victims.parse(self.killed), (71, "a) b", 224 * 1024))
         whole = self.killed.replace("Memory cgroup out", "Out")
         self.assertEqual(victims.parse(whole), (71, "a) b", 224 * 1024))
 
-    def test_what_a_program_wrote_to_the_log_is_not_believed(self) -> None:
+    def test_parse_ignores_lines_that_a_program_wrote_to_the_log(self) -> None:
         self.assertIsNone(victims.parse("11" + self.killed[1:]))
 
-    def test_other_and_hostile_records_are_nothing(self) -> None:
+    def test_parse_ignores_other_and_hostile_records(self) -> None:
         rng = random.Random(4)
         for cut in range(len(self.killed) - 60):
             victims.parse(self.killed[:cut])
@@ -132,7 +132,7 @@ class Memory(unittest.TestCase):
         for _ in range(500):
             victims.parse(rng.randbytes(60).decode("latin1") + self.killed[rng.randrange(200) :])
 
-    def test_a_program_is_told_of_its_own_victim_only(self) -> None:
+    def test_find_gives_a_program_only_its_own_victim(self) -> None:
         found = victims.Victims(Loop(), False)
         found._note(2**22 + 1, "lost", 1)
         found._last[-1].group = "p2"
@@ -161,11 +161,11 @@ class Hello(unittest.TestCase):
         "later": {},
     }
 
-    def test_takes_a_welcome_and_ignores_unknown_fields(self) -> None:
+    def test_a_welcome_is_accepted_and_unknown_fields_are_ignored(self) -> None:
         got = hello.parse_welcome(json.dumps({**self.welcome, "env": {"A": "b"}}).encode())
         self.assertEqual((got.sandbox_id, got.env, got.warm), ("a", {"A": "b"}, []))
 
-    def test_refuses_with_a_reason(self) -> None:
+    def test_a_bad_welcome_is_refused_with_a_code(self) -> None:
         cases = {
             "protocol_version": {"protocol": 2},
             "refused_by_host": {"type": "refused", "message": "busy"},
@@ -179,7 +179,7 @@ class Hello(unittest.TestCase):
             with self.assertRaises(hello.Refused):
                 hello.parse_welcome(json.dumps({**self.welcome, **change}).encode())
 
-    def test_event_budget_drops_above_its_rate_and_counts(self) -> None:
+    def test_event_budget_drops_events_above_its_rate_and_counts_them(self) -> None:
         budget = hello.EventBudget(3, 10)
         self.assertEqual([budget.take(100.0) for _ in range(5)], [True] * 3 + [False] * 2)
         self.assertEqual(budget.dropped, 2)
@@ -188,7 +188,7 @@ class Hello(unittest.TestCase):
 
 
 class Request(unittest.TestCase):
-    def test_wrong_fields_are_named(self) -> None:
+    def test_errors_name_the_wrong_field(self) -> None:
         fields = request.Request(
             {"a": 1, "b": "x\0", "c": [1], "d": {"A=": "b"}, "e": True, "f": {"cols": 0}}
         )
@@ -214,7 +214,7 @@ class Request(unittest.TestCase):
 
 
 class Identity(unittest.TestCase):
-    def test_a_file_written_over_has_the_new_content_and_no_more(self) -> None:
+    def test_an_overwritten_file_has_only_the_new_content(self) -> None:
         import tempfile
 
         with tempfile.TemporaryDirectory() as directory:
@@ -225,7 +225,7 @@ class Identity(unittest.TestCase):
 
 
 class KeptOutput(unittest.TestCase):
-    def test_holds_the_newest_of_each_stream_however_it_was_cut(self) -> None:
+    def test_keeps_the_newest_bytes_of_each_stream_however_they_were_cut(self) -> None:
         rng = random.Random(4)
         for size in (0, 1, limits.KEPT_BYTES, limits.KEPT_BYTES + 1, 3 * limits.KEPT_BYTES):
             data = rng.randbytes(size)
@@ -241,7 +241,7 @@ class KeptOutput(unittest.TestCase):
 
 
 class Update(unittest.TestCase):
-    def test_wall_clock_is_decimal_text_that_the_kernel_can_take(self) -> None:
+    def test_wall_clock_must_be_decimal_text_in_the_kernels_range(self) -> None:
         for text, value in (("0", 0), ("1795569718000000000", 1795569718000000000)):
             self.assertEqual(parse_wall_ns(request.Request({"wallNs": text})), value)
         self.assertIsNone(parse_wall_ns(request.Request({})))
@@ -249,7 +249,7 @@ class Update(unittest.TestCase):
             with self.assertRaisesRegex(request.RequestError, "wallNs"):
                 parse_wall_ns(request.Request({"wallNs": bad}))
 
-    def test_limits_are_whole_positive_numbers_and_unknown_ones_are_ignored(self) -> None:
+    def test_limits_must_be_positive_integers_and_unknown_ones_are_ignored(self) -> None:
         given = {"pidsMax": 5, "memoryMaxBytes": None, "later": "x"}
         self.assertEqual(parse_limits(request.Request({"limits": given})), {"pidsMax": 5})
         self.assertEqual(parse_limits(request.Request({"limits": {}})), {})
@@ -258,7 +258,7 @@ class Update(unittest.TestCase):
             with self.assertRaises(request.RequestError):
                 parse_limits(request.Request({"limits": bad}))
 
-    def test_hostile_fields_change_all_or_nothing(self) -> None:
+    def test_an_update_with_hostile_fields_applies_all_or_nothing(self) -> None:
         rng = random.Random(5)
         values = [None, 1, 0, -1, "1", "x", "\0", [], {}, {"A": "b"}, {"A": 1}, {"pidsMax": 7}, 1e9]
         refused = 0
@@ -283,7 +283,7 @@ class Update(unittest.TestCase):
                 self.assertEqual(settings.output_max, 3 if fields.get("limits") is None else None)
         self.assertTrue(500 < refused < 1900)
 
-    def test_what_the_kernel_refuses_leaves_the_limits_as_they_were(self) -> None:
+    def test_limits_that_the_kernel_refuses_are_rolled_back(self) -> None:
         class Failing(Cgroups):
             applied: "list[dict[str, int]]" = []
 
@@ -312,14 +312,14 @@ class NetworkSettings(unittest.TestCase):
         "mtu": 1400,
     }
 
-    def test_what_is_wanted_is_read(self) -> None:
+    def test_valid_fields_are_parsed(self) -> None:
         wanted = network.Wanted(self.fields)
         self.assertEqual(wanted.mac, "aa:fc:00:00:00:01")
         self.assertEqual(wanted.address, bytes([10, 201, 0, 2]))
         self.assertEqual(wanted.gateway_mac, bytes.fromhex("aafd00000001"))
         self.assertEqual((wanted.prefix, wanted.mtu), (30, 1400))
 
-    def test_what_is_wrong_is_said_by_its_field(self) -> None:
+    def test_errors_name_the_wrong_field_of_network(self) -> None:
         wrong = {
             "mac": ["aa:fc", "zz:fc:00:00:00:01", 5, None],
             "address": ["10.201.0.256", "", "::1"],
@@ -334,7 +334,7 @@ class NetworkSettings(unittest.TestCase):
                     with self.assertRaisesRegex(request.RequestError, field):
                         network.Wanted({**self.fields, field: value})
 
-    def test_structures_have_the_size_that_the_kernel_reads(self) -> None:
+    def test_structures_have_the_sizes_that_the_kernel_reads(self) -> None:
         address = bytes([10, 0, 0, 1])
         self.assertEqual(len(network._sockaddr(address)), 16)
         self.assertEqual(len(network._ifreq("eth0", b"")), 40)
@@ -343,8 +343,8 @@ class NetworkSettings(unittest.TestCase):
         self.assertEqual(route[28:32], address)
         self.assertEqual(route[56], 0x1 | 0x2)
 
-    def test_a_change_before_the_card_was_there_ends_the_one_before(self) -> None:
-        # Never this machine's own: whoever runs this may be root, and its only card would get the address.
+    def test_a_change_before_the_card_appears_ends_the_previous_one(self) -> None:
+        # Never this machine's own cards: run as root, the test would configure the only one.
         cards = tempfile.TemporaryDirectory()
         self.addCleanup(cards.cleanup)
         self.enterContext(mock.patch.object(network, "_CARDS", cards.name))

@@ -3,16 +3,16 @@
     host                                   guest
     <channel>_1024  <── link.py ────────   hello, then events as JSON lines
     <channel>       ──► operations.py ──   one connection = one operation (port 5000)
-                           ├─ process.py   exec, python: streams, limits, truth about endings
+                           ├─ process.py   exec, python: streams, limits, how a program ended
                            │    ├─ spawn.py     fork, user, cgroup, terminal, exec
                            │    └─ zygote.py    fork server with warmed modules → script.py
                            ├─ worker.py    files.py, watch.py: a child with the user's own rights
-                           ├─ settings.py  clock, environment, limits: of the hello, of `update`
+                           ├─ settings.py  clock, environment, limits: from the hello, from `update`
                            └─ splice.py    tcp
     <channel>_1025  <── forward.py ─────   127.0.0.1:11434, the inference endpoint of user code
 
-One thread, one epoll loop (loop.py): forking is safe and nothing needs a lock. What may block or is
-exposed to hostile paths runs in a forked child. Software emulation makes Python 12 to 17 times slower,
+One thread, one epoll loop (loop.py): forking is safe and nothing needs a lock. Whatever may block, or
+follows hostile paths, runs in a forked child. Software emulation makes Python 12 to 17 times slower,
 and `import json` or `import socket` alone would cost 0.1 s of each boot there: the agent imports C
 modules (`_json`, `_socket`, `select`) and leaves the rest out. The protocol: spec/guest-protocol.md.
 """

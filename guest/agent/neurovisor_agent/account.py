@@ -1,4 +1,4 @@
-"""Whose rights a program has, and the environment that every program of a sandbox finds."""
+"""The account a program runs as, and the environment that every program of a sandbox gets."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Account:
         self.home = home
 
     def resolve(self, path: str) -> str:
-        """Relative paths start at the home; `~` is the home."""
+        """An absolute path: relative ones start at the home, `~` is the home."""
         if path == "~" or path.startswith("~/"):
             path = "." + path[1:]
         return os.path.normpath(os.path.join(self.home, path))
 
 
 def find(name: str | None, in_vm: bool) -> Account:
-    """Raises RequestError `not_found` for an unknown user, `permission_denied` for one we can't become.
+    """The account named `name`, by default `user`. Outside a VM (tests) a missing `user` is the agent's own account.
 
-    Outside a VM (tests) a missing default user is the agent's own.
+    Raises RequestError `not_found` for an unknown user, `permission_denied` when the agent can't become it.
     """
     wanted = DEFAULT_USER if name is None else name
     try:
@@ -52,7 +52,7 @@ def find(name: str | None, in_vm: bool) -> Account:
 
 
 def look_up(name: str) -> Account:
-    """Raises KeyError. Remembered while the files are the same: the system's look-up parses them each time."""
+    """Raises KeyError. Cached until /etc/passwd or /etc/group changes: the system's look-up parses them each time."""
     key = name, _state("/etc/passwd"), _state("/etc/group")
     account = _known.get(key)
     if account is None:
@@ -66,7 +66,7 @@ def look_up(name: str) -> Account:
 
 
 def _state(path: str) -> tuple[int, int, int]:
-    """Another one when the file has been changed or replaced."""
+    """Differs once the file has been changed or replaced."""
     try:
         status = os.stat(path)
     except OSError:
@@ -75,7 +75,7 @@ def _state(path: str) -> tuple[int, int, int]:
 
 
 def base_env(sandbox_env: dict[str, str], inference_port: int) -> dict[str, str]:
-    """The same for every user. An agent finds the host's models where it looks for OpenAI's, whose dialect they speak."""
+    """The same for every user. Points OpenAI clients at the host's models, which speak that API."""
     endpoint = f"http://127.0.0.1:{inference_port}"
     return {
         "PATH": _PATH,

@@ -1,13 +1,13 @@
-"""The cgroups (v2) that keep the agent alive whatever user code does.
+"""The cgroups (v2) that keep the agent alive, whatever user code does.
 
     /sys/fs/cgroup            the agent and the kernel's own
       └─ user                 all user code: memory.high < memory.max, pids.max
            ├─ zygote          the fork server with its warmed modules
            └─ p<N>            one program with all it started: `cgroup.kill` misses none of them
 
-With `memory.high` below `memory.max` user code is slowed down and the host is told long before the
-kernel kills (memory.events). Where the host can give more it holds user code (cgroup.freeze) until it
-has, so that no kill comes before. Without a v2 hierarchy everything here is a no-op that says so.
+With `memory.high` below `memory.max`, user code is throttled and the host hears of it long before an
+OOM kill (memory.events). Where the host can add memory, user code is frozen (cgroup.freeze) until it has,
+so that no OOM kill comes first. Without a v2 hierarchy everything here does nothing, and reports that.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ ROOT = "/sys/fs/cgroup"
 
 class Cgroups:
     def __init__(self, root: str | None) -> None:
-        """`root`: mount point of a v2 hierarchy that is ours; None: there is none."""
+        """`root`: mount point of a v2 hierarchy for our use; None: there is none."""
         self.user = f"{root}/user" if root is not None else None
         self._count = 0
-        # How often limits were set: what was near before may not be so now.
+        # How often limits were set: after each time a program may be far from its limit again.
         self.times_limited = 0
-        # How long user code may be held when it is near its limit, until other limits come; 0: not at all.
+        # How long user code may stay frozen when close to OOM, unless limits are set earlier; 0: never frozen.
         self.hold_s = 0.0
-        self._is_held = False
+        self._is_frozen = False
         self._emptying: list[str] = []
         if root is None or self.user is None:
             return
@@ -45,14 +45,14 @@ class Cgroups:
             self.user = None
 
     def _share_cpu(self, root: str) -> None:
-        """The agent then competes with user code as a whole, not with each of a thousand processes."""
+        """Makes the agent compete for CPU with user code as a whole, not with each of a thousand processes."""
         try:
             write_text(f"{root}/cgroup.subtree_control", "+cpu")
         except OSError as error:
             print(f"neurovisor agent: no cpu cgroup: {error}", file=sys.stderr)
 
     def limit(self, wanted: dict[str, int], memory_total: int) -> None:
-        """Sets the user's limits: those of the welcome, else all but what the agent needs."""
+        """Sets the limits of user code: those of the welcome, by default all that the agent does not need."""
         if self.user is None:
             return
         reserve = max(
@@ -65,29 +65,29 @@ class Cgroups:
         write_text(f"{self.user}/memory.high", str(memory_high))
         write_text(f"{self.user}/pids.max", str(wanted.get("pidsMax", limits.PIDS)))
         self.hold_s = min(wanted.get("holdMs", 0) / 1000, limits.HOLD_S)
-        self.go_on()
+        self.thaw()
 
-    def hold(self) -> bool:
-        """User code stands still until `go_on`, or other limits; only once between those, if they say so."""
-        if self.user is None or self.hold_s == 0 or self._is_held:
+    def freeze(self) -> bool:
+        """Freezes user code until `thaw` or the next limits, if those allow it; once per setting of limits."""
+        if self.user is None or self.hold_s == 0 or self._is_frozen:
             return False
-        # Nobody who does not answer makes it stand still again.
+        # A host that does not answer must not freeze user code again and again.
         self.hold_s = 0.0
         try:
             write_text(f"{self.user}/cgroup.freeze", "1")
         except OSError as error:
-            print(f"neurovisor agent: user code is not held: {error}", file=sys.stderr)
+            print(f"neurovisor agent: user code can't be frozen: {error}", file=sys.stderr)
             return False
-        self._is_held = True
+        self._is_frozen = True
         return True
 
-    def go_on(self) -> None:
-        if self._is_held:
+    def thaw(self) -> None:
+        if self._is_frozen:
             write_text(f"{self.user}/cgroup.freeze", "0")
-            self._is_held = False
+            self._is_frozen = False
 
     def create(self) -> str | None:
-        """A cgroup for one program; None when there are none or no more can be made."""
+        """Makes a cgroup for one program. None: there is no hierarchy, or no more cgroups can be made."""
         if self.user is None:
             return None
         self._count += 1
@@ -99,7 +99,7 @@ class Cgroups:
         return path
 
     def release(self, path: str | None) -> None:
-        """Removes it now or, while processes of the program live on, at a later release."""
+        """Removes the cgroup now or, while it has processes, at a later release."""
         if path is not None:
             self._emptying.append(path)
         self._emptying = [left for left in self._emptying if not _removed(left)]
@@ -118,12 +118,12 @@ class Cgroups:
 
 
 def join(path: str) -> None:
-    """Moves the calling process."""
+    """Moves the calling process into the cgroup."""
     write_text(f"{path}/cgroup.procs", "0")
 
 
 def kill(path: str) -> bool:
-    """SIGKILL to every process in it and below, without a race against fork. Needs Linux 5.14."""
+    """Sends SIGKILL to every process in it and below, without a race against fork. Needs Linux 5.14."""
     try:
         write_text(f"{path}/cgroup.kill", "1")
     except OSError:
@@ -136,7 +136,7 @@ def members(path: str) -> list[int]:
 
 
 def numbers(text: str) -> dict[str, int]:
-    """`name value` lines."""
+    """The values of `name value` lines."""
     pairs = (line.split() for line in text.splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
@@ -161,7 +161,7 @@ def _removed(path: str) -> bool:
 
 
 def write_text(path: str, text: str) -> None:
-    """Into a kernel file that is there. System calls: a text file object costs ten times as much."""
+    """Writes to an existing kernel file, by system calls: a text file object costs ten times as much."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())

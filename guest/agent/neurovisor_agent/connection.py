@@ -25,14 +25,14 @@ class Connection:
         self._finishing = False
         self._ending_write = False
         self.closed = False
-        # The peer has ended its direction.
+        # The peer has closed its direction.
         self._ended = False
         self.on_data: Callable[[bytes], None] = lambda data: None
         self.on_end: Callable[[], None] = lambda: None
-        # With `on_eof` the peer may end its direction and still be sent to; without, that is the end.
+        # With `on_eof` the peer may close its direction and still receive; without, that ends the connection.
         self.on_eof: Callable[[], None] | None = None
         self._hung_up = False
-        # The outbox has gone below its limit again.
+        # Called when the outbox is below its limit again.
         self.on_drain: Callable[[], None] = lambda: None
         loop.watch(self._fd, IN, self._ready)
 
@@ -52,7 +52,7 @@ class Connection:
         self._flush()
 
     def read(self, on: bool) -> None:
-        """Pauses or resumes the reader; a paused reader still learns of a reset."""
+        """Pauses or resumes the reader; a paused reader still notices a reset."""
         if on != self._reading and not self.closed:
             self._reading = on
             if self._hung_up and on:
@@ -60,25 +60,25 @@ class Connection:
             self._rearm()
 
     def end_write(self) -> None:
-        """Ends our direction once what is queued is sent; the peer may go on sending."""
+        """Closes our direction once the outbox is sent; the peer may keep sending."""
         self._ending_write = True
         self._flush()
 
     def finish(self) -> None:
-        """Sends what is queued, then ends the stream; the peer has `LINGER_S` to take it."""
+        """Sends the outbox, then closes our direction; the peer has `LINGER_S` to take it."""
         if self.closed or self._finishing:
             return
         self._finishing = True
         self.on_data = lambda data: None
         self.on_end = self.on_drain = lambda: None
         self.on_eof = None
-        # One that has ended its direction says no more; reading it again would close before all is sent.
+        # Reading a peer that has closed its direction would close the connection before all is sent.
         if not self._ended:
             self.read(True)
         self._flush()
 
     def abort(self) -> None:
-        """Closes at once. `on_end` is called if it has not been."""
+        """Closes at once and calls `on_end`, unless that was called before."""
         if self.closed:
             return
         self.closed = True
@@ -87,7 +87,7 @@ class Connection:
         self.on_end()
 
     def detach(self) -> "_socket.socket":
-        """Gives the socket up to the caller, for another process; nothing may be queued."""
+        """Hands the socket to the caller, for another process. The outbox must be empty."""
         self.closed = True
         self._loop.unwatch(self._fd)
         return self._sock
@@ -100,7 +100,7 @@ class Connection:
         if events & IN and self._reading:
             self._receive()
         elif events & GONE and self.on_eof is not None and not self._reading:
-            # What the peer sent before it left is still to be read; epoll can't be told to wait.
+            # What the peer sent before it hung up is unread, and epoll would report the hang-up forever.
             self._hung_up = True
             self._loop.unwatch(self._fd)
         elif events & GONE:
@@ -114,7 +114,7 @@ class Connection:
         except BlockingIOError:
             return
         except OSError:
-            # A reset, as by an unplugged device: nothing can be sent any more, so it is no half-close.
+            # A reset, for example by an unplugged device: sending is impossible too, so this is no half-close.
             self.abort()
             return
         if data:

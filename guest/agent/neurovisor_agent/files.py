@@ -1,6 +1,6 @@
 """File operations, in a child that has the user's rights (worker.py). Blocking, binary safe.
 
-Only regular files are read and written: a FIFO, a socket or a device would block or do something else.
+Only regular files are read and written: a FIFO, a socket or a device could block or have side effects.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _change(operation: str, path: str, request: Request, who: Account, stream: S
 
 
 def entry(path: str) -> dict[str, object]:
-    """Raises OSError. A link is described as a link."""
+    """The description of a file; a symbolic link is not followed. Raises OSError."""
     status = os.lstat(path)
     kind = _TYPES.get(stat.S_IFMT(status.st_mode), "other")
     return {
@@ -88,13 +88,13 @@ def _open_regular(path: str) -> int:
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
-        what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-        raise RequestError("invalid_request", f"read {path!r}: it is {what}")
+        what = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
+        raise RequestError("invalid_request", f"read {path!r}: {what}")
     return fd
 
 
 def _read(path: str, stream: Stream) -> None:
-    """Answers with the size that the file claims, then data to its end, then an empty frame."""
+    """Answers with the size that `stat` reports, then the content, then an empty frame."""
     try:
         fd = _open_regular(path)
         size = os.fstat(fd).st_size
@@ -110,13 +110,13 @@ def _read(path: str, stream: Stream) -> None:
 
 
 def _write(path: str, request: Request, stream: Stream) -> None:
-    """Into a temporary file beside the target, then renamed: others see the old content or the new."""
+    """Writes a temporary file beside the target, then renames it: readers see the old content or the new."""
     mode = request.number("mode", 0o644, 0, 0o7777)
     directory, name = os.path.split(path)
     temporary = f"{directory}/.{name[:200]}.{os.getpid()}.part"
     try:
         if os.path.isdir(path):
-            raise RequestError("invalid_request", f"write {path!r}: it is a directory")
+            raise RequestError("invalid_request", f"write {path!r}: is a directory")
         os.makedirs(directory, exist_ok=True)
         if os.path.islink(path):
             path = os.path.realpath(path)
@@ -150,7 +150,7 @@ def _write_all(fd: int, chunk: bytes, path: str) -> None:
 
 
 def _list(path: str, depth: int, stream: Stream) -> None:
-    """One JSON line per entry in data frames, in lexical order; links are not followed."""
+    """Sends one JSON line per entry in data frames, in lexical order; links are not followed."""
     entries = _walk(path, depth)
     first = next(entries, None)
     stream.answer({})
@@ -187,7 +187,7 @@ def _walk(path: str, depth: int) -> "Iterator[dict[str, object]]":
 
 
 def _remove(path: str) -> None:
-    """Recursive; with the user's rights, so a race can't reach beyond what the user may remove anyway."""
+    """Removes recursively, with the user's rights, so a race reaches only what the user may remove anyway."""
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         os.unlink(path)
         return

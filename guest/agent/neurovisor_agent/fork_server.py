@@ -1,4 +1,4 @@
-"""The agent's end of the fork server (zygote.py): starts it, hands it launches, restarts it when it dies."""
+"""The agent's end of the fork server (zygote.py): starts it, sends it launches, restarts it when it dies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RESTARTS = 5
 
 
 class Job:
-    """A launch on its way. `ended(status)` is called with a wait status, or None when it is unknown."""
+    """A launch in progress. `ended` is called with the wait status, or None when that is unknown."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Job:
 
 
 class ForkServer:
-    """`report(modules)` is called when the warm list is imported."""
+    """`report` is called with the modules of the warm list once they are imported."""
 
     def __init__(
         self,
@@ -68,13 +68,13 @@ class ForkServer:
         self._is_warm = False
         self._deadline: Timer | None = None
         self._waiting: list[Job] = []
-        # Sent, no answer yet; the fork server answers in order.
+        # Sent but not answered yet; the fork server answers in order.
         self._starting: list[Job] = []
         self._children: dict[int, Job] = {}
         self._start()
 
     def launch(self, job: Job, wait_warm: bool) -> None:
-        """A cold interpreter, forked from the agent, serves while the warm one can't and need not."""
+        """Starts `job` warm; while that is impossible, cold: unless `wait_warm`, and the fork server is warming up."""
         if self._connection is None or not (self._is_warm or wait_warm):
             fork_child(self._loop, job, script.run)
         elif self._is_warm:
@@ -83,7 +83,7 @@ class ForkServer:
             self._waiting.append(job)
 
     def close(self) -> None:
-        """Ends the fork server; its running children live on, their ends are not known any more."""
+        """Ends the fork server. Its running children live on, without a known exit status."""
         self._restarts = _RESTARTS
         if self._pid:
             os.kill(self._pid, _signal.SIGKILL)
@@ -151,7 +151,7 @@ class ForkServer:
             self._children.pop(message["pid"]).ended(message["status"])
 
     def _lost(self) -> None:
-        """It died: what it had not started starts cold, what it had started ends without a known status."""
+        """Handles its death: jobs not sent start cold; children it started end without a known status."""
         if self._deadline is not None:
             self._deadline.cancel()
         os.waitpid(self._pid, 0)

@@ -1,7 +1,7 @@
 """The inference endpoint of user code: 127.0.0.1:11434 in the guest is the bridge on the host.
 
-Bytes are not looked at. Above `limits.FORWARDS` connections new ones wait in the listener's backlog. Who
-connects while the sandbox is being put away, or goes on, waits until the host is there again.
+Bytes pass unread. Above `limits.FORWARDS` connections, new ones wait in the listener's backlog. A client
+that connects while the sandbox is being saved or resumed waits until the host is reachable again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Forwarder:
         self._is_linked = is_linked
         self._open = 0
         self._listeners: list[_socket.socket] = []
-        # The port that is listened at, on IPv4 loopback.
+        # The port on the IPv4 loopback address; given as 0, any free one.
         self.tcp_port = tcp_port
         self._listen(_socket.AF_INET, "127.0.0.1")
         self._listen(_socket.AF_INET6, "::1")
@@ -97,7 +97,7 @@ class Forwarder:
         self._transport.dial(limits.PORT_INFERENCE, dialled)
 
     def _patience_s(self) -> float:
-        """While the sandbox is put away its clock stands still, so only the time around it counts."""
+        """How long to wait. While the sandbox is saved its clock does not run, so only the time around that counts."""
         return limits.FORWARD_LINKED_S if self._is_linked() else limits.FORWARD_UNLINKED_S
 
     def _count(self, change: int) -> None:

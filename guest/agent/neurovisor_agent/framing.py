@@ -1,4 +1,4 @@
-"""Lines and frames, apart from any I/O: input cut anywhere gives the same result as input whole.
+"""Lines and frames, without I/O: input cut anywhere gives the same result as input whole.
 
 A frame is 1 byte kind, u32 big-endian payload length, payload (spec/guest-protocol.md, section 4).
 """
@@ -16,7 +16,7 @@ HEADER_BYTES = 5
 
 
 class ProtocolError(Exception):
-    """The peer broke the protocol; the connection is of no further use."""
+    """The peer broke the protocol; the connection must be closed."""
 
 
 def frame(kind: int, payload: bytes) -> bytes:
@@ -24,19 +24,19 @@ def frame(kind: int, payload: bytes) -> bytes:
 
 
 class LineDecoder:
-    """Takes bytes until a newline; what follows the line is handed back."""
+    """Takes bytes until a newline, and returns what follows the line."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._buffer = bytearray()
 
     def receive(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """`(line, rest)` once a line is complete, else None. Raises ProtocolError when it is too long."""
+        """`(line, rest)` once a line is complete, else None. Raises ProtocolError when the line is too long."""
         searched = len(self._buffer)
         self._buffer += data
         end = self._buffer.find(b"\n", searched)
         if end > self._bytes_max or (end < 0 and len(self._buffer) > self._bytes_max):
-            raise ProtocolError(f"a line is longer than {self._bytes_max} bytes")
+            raise ProtocolError(f"a line has more than {self._bytes_max} bytes")
         if end < 0:
             return None
         line, rest = bytes(self._buffer[:end]), bytes(self._buffer[end + 1 :])
@@ -62,7 +62,9 @@ class FrameDecoder:
             if kind not in self._kinds:
                 raise ProtocolError(f"unexpected frame kind {kind}")
             if size > limits.FRAME_PAYLOAD_BYTES:
-                raise ProtocolError(f"a frame of {size} bytes is above the limit")
+                raise ProtocolError(
+                    f"a frame of {size} bytes is above the limit of {limits.FRAME_PAYLOAD_BYTES}"
+                )
             end = start + HEADER_BYTES + size
             if len(self._buffer) < end:
                 break
@@ -72,7 +74,7 @@ class FrameDecoder:
         return frames
 
     def missing(self, data: bytes) -> int:
-        """How many of the leading bytes of `data` belong to the current frame, to keep what follows apart."""
+        """How many of the leading bytes of `data` belong to the current frame."""
         have = len(self._buffer)
         if have < HEADER_BYTES:
             header = bytes(self._buffer) + data[: HEADER_BYTES - have]

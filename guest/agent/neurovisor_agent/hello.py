@@ -1,4 +1,4 @@
-"""The hello, without I/O: what the two ends say to each other on port 1024 (protocol section 3).
+"""The hello on port 1024, without I/O (protocol section 3).
 
 guest                                    host
 hello {protocol, agent, timings, …} ──►
@@ -13,7 +13,7 @@ from . import PROTOCOL, VERSION, wire_json
 
 
 class Refused(Exception):
-    """One end does not want the other; `code` goes over the wire."""
+    """One end refuses the other; `code` goes over the wire."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -23,7 +23,18 @@ class Refused(Exception):
 class Welcome:
     """A checked welcome."""
 
-    __slots__ = ("sandbox_id", "hostname", "wall_ns", "entropy", "env", "limits", "warm", "rehearse", "network", "authority")
+    __slots__ = (
+        "sandbox_id",
+        "hostname",
+        "wall_ns",
+        "entropy",
+        "env",
+        "limits",
+        "warm",
+        "rehearse",
+        "network",
+        "authority",
+    )
 
     def __init__(self, message: dict[str, object]) -> None:
         self.sandbox_id = _text(message, "sandboxId", 64)
@@ -48,9 +59,9 @@ class Welcome:
         }
         self.warm: list[str] = warm
         self.rehearse = message.get("rehearse") is True
-        # None: the sandbox has no network. Checked by who configures it, which most sandboxes never load.
+        # None: the sandbox has no network. network.py checks it, which most sandboxes never load.
         self.network = message.get("network")
-        # None: no certificate beside those of the image. Checked by who installs it.
+        # None: only the image's certificates are trusted. trust.py checks it.
         self.authority = message.get("authority")
 
 
@@ -69,7 +80,7 @@ def hello_line(python: str, timings: dict[str, float | None], overlay: str, cgro
 
 
 def parse_welcome(line: bytes) -> Welcome:
-    """Raises Refused, with the reason that the host gets to see."""
+    """Raises Refused with the reason that the host gets."""
     try:
         message = wire_json.loads(line)
     except ValueError as error:
@@ -79,7 +90,7 @@ def parse_welcome(line: bytes) -> Welcome:
     if message.get("type") == "refused":
         raise Refused("refused_by_host", str(message.get("message", ""))[:500])
     if message.get("type") != "welcome":
-        raise Refused("invalid_welcome", "the first line of the host is not a welcome")
+        raise Refused("invalid_welcome", "the host's first line is not a welcome")
     if message.get("protocol") != PROTOCOL:
         raise Refused(
             "protocol_version",
@@ -89,7 +100,7 @@ def parse_welcome(line: bytes) -> Welcome:
 
 
 class EventBudget:
-    """Token bucket for events; what does not fit is counted and reported with the next that does."""
+    """Token bucket for events. Dropped events are counted and reported with the next one that passes."""
 
     def __init__(self, burst: int, per_s: float) -> None:
         self._burst = burst

@@ -1,6 +1,6 @@
 """Makes this guest the sandbox that the welcome names: entropy, clock, host name, machine id.
 
-Two clones of one snapshot must share none of these (R-G-11), so each is set at every hello.
+Two clones of one snapshot must share none of these (R-G-11), so every hello sets them all.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from .hello import Refused, Welcome
 _RNDADDENTROPY = 0x40085203
 _RNDRESEEDCRNG = 0x5207
 
-# In memory, made by init; the names in /etc are links to them. Through overlay and ext4 a clone would read
-# directories from its disk before it can say that it is ready.
+# In memory, made by init; the names in /etc are links to them. Through overlay and ext4, a clone would read
+# directories from its disk before it could report ready.
 HOSTNAME = "/run/neurovisor/hostname"
 HOSTS = "/run/neurovisor/hosts"
 MACHINE_ID = "/run/neurovisor/machine-id"
 
 
 def apply(welcome: Welcome) -> None:
-    """Raises Refused: a guest that is not wholly this sandbox must not run (fail closed)."""
+    """Raises Refused: a guest with only a part of this identity must not run (fail closed)."""
     try:
         _add_entropy(welcome.entropy)
         time.clock_settime_ns(time.CLOCK_REALTIME, welcome.wall_ns)
@@ -35,7 +35,7 @@ def apply(welcome: Welcome) -> None:
             HOSTS,
             f"127.0.0.1 localhost {welcome.hostname}\n::1 localhost ip6-localhost\n",
         )
-        # After the entropy, so that two clones draw different ones.
+        # After the entropy, so that two clones get different ids.
         _write(MACHINE_ID, binascii.hexlify(os.urandom(16)).decode() + "\n")
     except (OSError, ValueError) as error:
         raise Refused("identity_failed", f"the identity could not be applied: {error}") from error

@@ -1,4 +1,4 @@
-"""What a program says after a `settle` while nobody listens: the newest bytes of each stream, without I/O."""
+"""Output of a program that lost its connection through `settle`: the newest bytes of each stream, without I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Kept:
         self._streams: dict[int, bytearray] = {}
 
     def add(self, kind: int, data: bytes) -> bool:
-        """Adds output of the stream `kind`. False: older output had to go for it."""
+        """Adds output of the stream `kind`. False: older output was dropped for it."""
         stream = self._streams.setdefault(kind, bytearray())
         stream += data
         excess = len(stream) - limits.KEPT_BYTES
@@ -22,5 +22,5 @@ class Kept:
         return False
 
     def frames(self) -> list[tuple[int, bytes]]:
-        """(kind, payload) of each stream that said something; each fits into one frame."""
+        """(kind, payload) of each stream with output; each fits into one frame."""
         return [(kind, bytes(stream)) for kind, stream in self._streams.items() if stream]

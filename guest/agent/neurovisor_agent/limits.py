@@ -5,7 +5,7 @@ PORT_INFERENCE = 1025
 PORT_OPERATIONS = 5000
 INFERENCE_TCP_PORT = 11434
 
-# Wire. The welcome may carry 32 KiB of environment, whose JSON escapes can make it 6 times longer.
+# Wire. The welcome may carry 32 KiB of environment, which JSON escapes can make 6 times longer.
 REQUEST_LINE_BYTES = 64 * 1024
 WELCOME_LINE_BYTES = 256 * 1024
 HANDSHAKE_LINE_BYTES = 64
@@ -13,21 +13,21 @@ FRAME_PAYLOAD_BYTES = 64 * 1024
 BODY_BYTES = 16 * 1024 * 1024
 REQUEST_WAIT_S = 10.0
 
-# Streams: a reader stops when its sink holds this much.
+# Streams: a reader pauses when its sink holds this much.
 CHUNK_BYTES = 32 * 1024
 OUTBOX_BYTES = 256 * 1024
 STDIN_BYTES = 256 * 1024
-# Of each stream of a program that lost its connection through `settle`: the newest. One frame.
+# The newest output of each stream of a program that lost its connection through `settle`. One frame.
 KEPT_BYTES = 64 * 1024
-# A pipe can be enlarged to this by its user (fs.pipe-max-size); what is in it at the end is delivered.
+# The most a pipe can hold (fs.pipe-max-size); what is in it at the end is delivered.
 PIPE_BYTES = 1024 * 1024
 
-# Counts. The agent's soft limit of open files is 1024; an operation needs at most 6.
+# Counts. The agent's soft limit of open files is 1024; an operation needs at most 6 of them.
 OPERATIONS = 128
 FORWARDS = 64
 ARGUMENTS = 4096
 TEXT_CHARACTERS = 4096
-# Ended after a `settle`, heard by nobody: their last output and end are kept for an `attach`.
+# Programs that ended after a `settle` without a connection: output and end are kept for an `attach`.
 ENDED_PROCESSES = 64
 
 # Endings.
@@ -37,7 +37,7 @@ LINGER_S = 1.0
 WARM_S = 180.0
 # How often a child is asked for whether it has exited when there was no descriptor to watch it by.
 REAP_RETRY_S = 0.05
-# How long output waits for the connections to go after `settle`; it flows again if they stay.
+# How long output is held after `settle` for the connections to end; if they stay it flows again.
 SETTLE_HOLD_S = 5.0
 
 # Files.
@@ -51,22 +51,22 @@ EVENTS_PER_S = 50.0
 EVENT_QUEUE_BYTES = 256 * 1024
 MESSAGE_CHARACTERS = 500
 
-# A throttled process raises `high` thousands of times a second: how often it is looked at, and told.
+# A throttled process raises `high` thousands of times a second: intervals between reads, and between events.
 MEMORY_LOOK_S = 0.1
 PRESSURE_HOLD_OFF_S = 1.0
 NEAR_OOM_REPEAT_S = 5.0
 PRESSURE_OVER_S = 2.0
-# The longest that user code is held while the host gives the guest more memory.
+# The longest that user code is frozen while the host adds memory.
 HOLD_S = 10.0
-# Of `memory.high`. Reclaimable page cache reaches it as well; only what can't be given back counts.
+# Fractions of `memory.high`. Reclaimable page cache alone can reach it, so only unreclaimable memory counts.
 PRESSURE_FRACTION = 0.75
 NEAR_OOM_FRACTION = 0.95
-# A PSI trigger: programs stood still for so long within so long.
+# The PSI trigger: stall time within a window, microseconds.
 STALL_US = 150_000
 STALL_WINDOW_US = 1_000_000
-# The kernel counts a kill before it names the victim, and before the victim has given its memory back.
+# The kernel counts a kill before it names the victim, and before the victim's memory is free.
 VICTIM_WAIT_S = 0.2
-# Victims that are remembered, and records of /dev/kmsg that are read in one turn.
+# Victims that are remembered, and records of /dev/kmsg read in one turn.
 VICTIMS = 64
 KMSG_RECORDS = 256
 NAME_CHARACTERS = 64
@@ -76,17 +76,17 @@ DIAL_RETRY_MIN_S = 0.05
 DIAL_RETRY_MAX_S = 2.0
 HELLO_WAIT_S = 10.0
 
-# The network card is plugged beside the vsock device: how long it is looked for, and how often.
+# The network card is plugged beside the vsock device: how long to wait for it, and how often to look.
 CARD_WAIT_S = 5.0
 CARD_LOOK_S = 0.005
 
-# How long who wants the bridge waits for it: while the host is there, and while it is not. The first
-# covers the moment in which the device has gone and the link does not know it yet.
+# How long a client waits for the bridge: with the host linked, and without. The first covers the moment
+# between the loss of the device and the loss of the link.
 FORWARD_LINKED_S = 0.5
 FORWARD_UNLINKED_S = 30.0
 FORWARD_RETRY_MAX_S = 0.2
 
-# User code, when the welcome gives no limits: all but what the agent and the kernel need.
+# Limits of user code when the welcome has none: all but what the agent and the kernel need.
 MEMORY_RESERVE_BYTES = 48 * 1024 * 1024
 MEMORY_RESERVE_FRACTION = 0.1
 MEMORY_HIGH_FRACTION = 0.94

@@ -1,4 +1,4 @@
-"""The control connection: dials the host, says hello, carries events, dials again when it is lost."""
+"""The control connection: dials the host, says hello, sends events, dials again when it is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Link:
-    """`on_welcome` applies what the sandbox needs and calls back with the problems that the host should know."""
+    """`on_welcome` configures the sandbox and calls back with the problems to report."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Link:
         self._connection: Connection | None = None
         self._dialling = False
         self._hello = b""
-        # A device came or went while a connection was there, whose end may not be known yet.
+        # A device was plugged or unplugged during a connection, whose end may not be known yet.
         self._changed = False
         self._ready = False
         self._retry: Timer | None = None
@@ -49,11 +49,11 @@ class Link:
 
     @property
     def ready(self) -> bool:
-        """The host is there and has been answered."""
+        """True from our `ready` until the connection is lost."""
         return self._ready
 
     def event(self, kind: str, **fields: object) -> None:
-        """Tells the host, if a host is there and the rate allows it; else the event is dropped."""
+        """Sends an event to the host. Drops it without a host, or above the rate."""
         connection = self._connection
         if connection is None or not self._ready:
             return
@@ -101,7 +101,7 @@ class Link:
 
         connection.on_data = receive
         connection.on_end = self._lost
-        # The same at each hello; made once, a clone need not make it.
+        # The same at each hello. Made once, so a clone saves the time.
         self._hello = self._hello or self._make_hello() + b"\n"
         connection.send(self._hello)
         self._deadline = self._loop.after(limits.HELLO_WAIT_S, connection.abort)
@@ -110,7 +110,7 @@ class Link:
         connection = self._connection
         if connection is None:
             return
-        # No later line of the host means anything in protocol 1.
+        # In protocol 1 the host sends nothing after its welcome.
         connection.on_data = lambda _data: None
         try:
             welcome = hello.parse_welcome(line)
@@ -122,7 +122,7 @@ class Link:
 
     def _confirm(self, connection: Connection, problems: list[str]) -> None:
         if self._connection is not connection:
-            return  # Lost while its network card was waited for.
+            return  # Lost during the wait for its network card.
         self._ready = True
         self._retry_s = limits.DIAL_RETRY_MIN_S
         if self._deadline is not None:
@@ -142,7 +142,7 @@ class Link:
         self._lost()
 
     def _lost(self) -> None:
-        """The host or the device went away: dial again, now and at the next uevent."""
+        """Dials again after the loss of host or device, now and at the next uevent."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._connection = None

@@ -36,11 +36,11 @@ class Loop:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
-        # Given up since the last poll: a new file may have the number, and what was polled is not its own.
+        # Numbers unwatched since the last poll: a new file may have one, and the polled event is not its own.
         self._stale: set[int] = set()
 
     def watch(self, fd: int, events: int, handler: "Callable[[int], None]") -> None:
-        """Calls `handler(events)` when `fd` is ready; watching again replaces. `events` may be 0."""
+        """Calls `handler(events)` when `fd` is ready. A second call replaces the first. `events` may be 0."""
         known = fd in self._handlers
         self._handlers[fd] = handler
         if known:
@@ -66,7 +66,7 @@ class Loop:
             self._stale.clear()
             for fd, events in polled:
                 handler = self._handlers.get(fd)
-                # Nothing is lost with a stale one: a file that is ready is reported again.
+                # Skipping a stale one loses nothing: a file that is ready is reported again.
                 if handler is not None and fd not in self._stale:
                     self._guarded(lambda run=handler, ready=events: run(ready))
 

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Taken before most imports by the interpreter's own start; later ones are part of `agentToHelloMs`.
+# Taken after few imports; the time of later ones is part of `agentToHelloMs`.
 _started_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
@@ -55,7 +55,7 @@ class Agent:
         return hello_line(python, timings, overlay, self._cgroups.user is not None)
 
     def _welcome(self, welcome: Welcome, done: "Callable[[list[str]], None]") -> None:
-        """Applies what the welcome asks for; what it takes to serve is imported now, not before the hello."""
+        """Applies the welcome. The modules that serve are imported now, not before the hello."""
         from . import serving
 
         if self._serving is None:
@@ -79,7 +79,7 @@ def _ms(ns: int) -> float:
 
 
 def _protect() -> None:
-    """The kernel's OOM killer takes users' processes before the agent."""
+    """Exempts the agent from the kernel's OOM killer."""
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("-1000")
@@ -99,5 +99,8 @@ def main(arguments: list[str]) -> None:
         elif option == "--inference-port" and value and value.isdigit():
             inference_port = int(value)
         else:
-            sys.exit(f"neurovisor agent: unknown or incomplete option {option!r}")
+            sys.exit(
+                f"neurovisor agent: unknown or incomplete option {option!r}: "
+                "use --unix PATH and --inference-port N"
+            )
     Agent(unix_path, inference_port).run()

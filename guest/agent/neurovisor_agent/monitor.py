@@ -1,10 +1,10 @@
-"""Tells the host of memory pressure, of a kill that is near, and of kills.
+"""Reports memory pressure, near OOM and OOM kills to the host.
 
-    memory.events   `high` grows when user code is slowed down, long before the kernel kills; `oom_kill`
-    memory.pressure (PSI) how long programs stood still for want of memory; alone it misses fast allocation
-    /dev/kmsg       who was killed (victims.py)
+    memory.events   `high` grows when user code is throttled, long before an OOM kill; `oom_kill`
+    memory.pressure (PSI) how long programs stalled on memory; alone it misses fast allocation
+    /dev/kmsg       the victim of a kill (victims.py)
 
-The kernel wakes us for each. While user code is slowed down its memory is looked at ten times a second.
+The kernel wakes the agent for each. While user code is throttled, its usage is read ten times a second.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ class Monitor:
         self._pressure_at = self._near_at = self._high_at = float("-inf")
         self._quiet_till = float("-inf")
         self._times_limited = cgroups.times_limited
-        self._hold_timer: Timer | None = None
+        self._thaw_timer: Timer | None = None
         if cgroups.user is None:
             return
-        victims.told = self._killed
+        victims.on_victim = self._killed
         self._fd = os.open(f"{cgroups.user}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
         self._seen = self._read()
         self._watch()
         self._watch_stalls()
 
     def _watch(self) -> None:
-        # Kernel files that notify (kernfs) raise POLLPRI | POLLERR until they are read again.
+        # kernfs files that notify raise POLLPRI | POLLERR until they are read again.
         self._loop.watch(self._fd, select.EPOLLPRI, self._changed)
 
     def _watch_stalls(self) -> None:
-        """A PSI trigger (kernel: accounting/psi.rst); it fires at most once per window."""
+        """Sets a PSI trigger (kernel: accounting/psi.rst); it fires at most once per window."""
         try:
             fd = os.open(
                 f"{self._cgroups.user}/memory.pressure",
@@ -64,9 +64,9 @@ class Monitor:
 
         def stalled(_events: int) -> None:
             usage = Usage(self._cgroups)
-            # A stall over a little memory is one of the disk, or of a limit that a program set itself.
-            if usage.is_much:
-                self._tell_pressure(usage)
+            # At low usage the stall comes from the disk, or from a limit that a program set itself.
+            if usage.is_high:
+                self._report_pressure(usage)
 
         self._loop.watch(fd, select.EPOLLPRI, stalled)
 
@@ -74,17 +74,17 @@ class Monitor:
         return numbers(os.pread(self._fd, 4096, 0).decode())
 
     def _changed(self, _events: int) -> None:
-        # Thousands of changes a second while a program is slowed down: looked at ten times.
+        # A throttled program causes thousands of changes a second: read ten times.
         self._loop.unwatch(self._fd)
         self._loop.after(limits.MEMORY_LOOK_S, self._watch)
         now, before = self._read(), self._seen
         self._seen = now
         if now.get("oom_kill", 0) > before.get("oom_kill", 0):
-            # What comes next is another story, and told from its beginning: when the victim has gone.
+            # The next near OOM or pressure is a new one: report it at once, when the victim's memory is free.
             self._near_at = self._pressure_at = float("-inf")
             self._quiet_till = monotonic() + limits.VICTIM_WAIT_S
             self._victims.read()
-            self._loop.after(limits.VICTIM_WAIT_S, self._tell_unnamed)
+            self._loop.after(limits.VICTIM_WAIT_S, self._report_unnamed)
         if now.get("high", 0) > before.get("high", 0) or now.get("max", 0) > before.get("max", 0):
             self._look()
 
@@ -93,10 +93,10 @@ class Monitor:
         now = monotonic()
         if now < self._quiet_till:
             return
-        # A pause in between: what comes now is told at once, however long ago the last was told.
+        # After a pause a near OOM is a new one: report it at once.
         if now - self._high_at > limits.PRESSURE_OVER_S:
             self._near_at = float("-inf")
-        # So it is with other limits, for the host waits for it to give more.
+        # After new limits too: the host waits for the report before it adds memory.
         if self._times_limited != self._cgroups.times_limited:
             self._times_limited = self._cgroups.times_limited
             self._near_at = self._pressure_at = float("-inf")
@@ -104,22 +104,22 @@ class Monitor:
         if usage.is_near_oom:
             if now - self._near_at >= limits.NEAR_OOM_REPEAT_S:
                 self._near_at = now
-                self._hold()
+                self._freeze()
                 self._event("near_oom", memoryBytes=usage.bytes, limitBytes=usage.limit)
         else:
             self._near_at = float("-inf")
         if usage.is_pressed:
-            self._tell_pressure(usage)
+            self._report_pressure(usage)
 
-    def _hold(self) -> None:
-        """Till the host has given more: it takes as long as the host is busy, and a program does not wait."""
+    def _freeze(self) -> None:
+        """Freezes user code until the host has added memory: a busy host takes longer than a fast allocation."""
         hold_s = self._cgroups.hold_s
-        if self._cgroups.hold():
-            if self._hold_timer is not None:
-                self._hold_timer.cancel()
-            self._hold_timer = self._loop.after(hold_s, self._cgroups.go_on)
+        if self._cgroups.freeze():
+            if self._thaw_timer is not None:
+                self._thaw_timer.cancel()
+            self._thaw_timer = self._loop.after(hold_s, self._cgroups.thaw)
 
-    def _tell_pressure(self, usage: "Usage") -> None:
+    def _report_pressure(self, usage: "Usage") -> None:
         now = monotonic()
         if now - self._pressure_at < limits.PRESSURE_HOLD_OFF_S:
             return
@@ -136,28 +136,28 @@ class Monitor:
 
     def _killed(self, victim: Victim) -> None:
         self._named += 1
-        self._tell_kill(victim)
+        self._report_kill(victim)
 
-    def _tell_unnamed(self) -> None:
-        """Kills that the kernel counts and nobody has named."""
+    def _report_unnamed(self) -> None:
+        """Reports kills that the kernel counted without naming the victim in its log."""
         self._victims.read()
         kills = self._seen.get("oom_kill", 0)
         if kills > self._named:
             self._named = kills
-            self._tell_kill(None)
+            self._report_kill(None)
 
-    def _tell_kill(self, victim: Victim | None) -> None:
-        who = "a process" if victim is None else f"{victim.name} (pid {victim.pid})"
+    def _report_kill(self, victim: Victim | None) -> None:
+        name = "a process" if victim is None else f"{victim.name} (pid {victim.pid})"
         self._event(
             "oom",
             oomKills=max(self._read().get("oom_kill", 0), self._named),
             victim=victim.to_json() if victim is not None else None,
-            detail=f"the kernel killed {who} for want of memory",
+            detail=f"the guest's OOM killer killed {name}",
         )
 
 
 class Usage:
-    """What user code has of its memory, bytes, and how much of that can't be given back."""
+    """Memory usage of user code, bytes, and whether unreclaimable memory is close to the limit."""
 
     def __init__(self, cgroups: Cgroups) -> None:
         stat = numbers(read_text(f"{cgroups.user}/memory.stat"))
@@ -166,13 +166,13 @@ class Usage:
         high = cgroups.value("memory.high") or self.limit
         cache = stat.get("file", 0) - stat.get("shmem", 0) + stat.get("slab_reclaimable", 0)
         stuck = self.bytes - cache
-        self.is_much = high > 0 and self.bytes >= high * limits.PRESSURE_FRACTION
+        self.is_high = high > 0 and self.bytes >= high * limits.PRESSURE_FRACTION
         self.is_pressed = high > 0 and stuck >= high * limits.PRESSURE_FRACTION
         self.is_near_oom = high > 0 and stuck >= high * limits.NEAR_OOM_FRACTION
 
 
 def stalls(text: str) -> tuple[float, float]:
-    """memory.pressure: percent of the last 10 s in which some, and all, programs stood still."""
+    """memory.pressure: percent of the last 10 s in which some, and all, programs stalled."""
     found = {"some": 0.0, "full": 0.0}
     for line in text.splitlines():
         kind, *fields = line.split()

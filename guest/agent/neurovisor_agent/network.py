@@ -1,10 +1,10 @@
-"""The sandbox's network card, as the hello or an `update` says: address, route, neighbour, resolver.
+"""Configures the sandbox's network card for the hello or an `update`: address, route, neighbor, resolver.
 
-    wanted ─► find the card by its MAC ─► MTU, address, up, route, the gateway's MAC ─► resolv.conf
-                  ├─ another is there, and no more: a clone has it of the VM that was saved; it gets the MAC
-                  └─ none is there yet: look again (it is plugged beside the device that carries the hello)
+    wanted ─► find the card by its MAC ─► MTU, address, up, the gateway's MAC, route ─► resolv.conf
+                  ├─ exactly one other card: a clone's, with the MAC of the saved VM; it gets the new MAC
+                  └─ no card yet: look again (it is plugged beside the device that carries the hello)
 
-Loaded only in a sandbox that has a network. No program is run; what the kernel has no ioctl for is not needed.
+Loaded only in a sandbox that has a network. Runs no program: ioctls do everything.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _MTU_MAX = 65_535
 
 
 class Wanted:
-    """Checked fields of `network`."""
+    """The checked fields of `network`."""
 
     __slots__ = ("mac", "address", "prefix", "gateway", "gateway_mac", "mtu")
 
@@ -66,7 +66,7 @@ class Wanted:
 
 
 class Network:
-    """One card at most; a later `apply` replaces an earlier one that still waits for its card."""
+    """At most one card. A later `apply` replaces an earlier one that still waits for its card."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -75,11 +75,11 @@ class Network:
         self._name: str | None = None
 
     def apply(self, wanted: Wanted | None, done: "Callable[[str | None], None]") -> None:
-        """Calls `done` with what could not be had, in a sentence, or None."""
+        """Calls `done` with the problem, in a sentence, or None."""
         if self._look is not None:
             self._look.cancel()
             self._look = None
-            self._done("another change of the network came before its card was there")
+            self._done("another change of the network came before the card appeared")
         if wanted is None:
             done(self._remove())
         else:
@@ -109,7 +109,7 @@ class Network:
             )
 
     def _remove(self) -> str | None:
-        """The host takes the card itself; with it address, route and neighbour go."""
+        """Sets the card down. The host unplugs it, which removes address, route and neighbor."""
         try:
             if os.path.lexists(RESOLV_CONF):
                 os.unlink(RESOLV_CONF)
@@ -122,17 +122,17 @@ class Network:
 
 
 def _find(mac: str) -> str | None:
-    """The card of that MAC; else the only one that there is, which gets it."""
+    """The card with that MAC; else the only card there is, after giving it that MAC."""
     others = []
     for name in os.listdir(_CARDS):
         try:
             if _read(f"{_CARDS}/{name}/address") == mac:
                 return name
-            # Bridges and the like, which programs make, have no device behind them.
+            # Virtual interfaces that programs make, such as bridges, have no device.
             if os.path.exists(f"{_CARDS}/{name}/device"):
                 others.append(name)
         except OSError:
-            continue  # It was unplugged in between.
+            continue  # Unplugged meanwhile.
     if len(others) != 1:
         return None
     _set_down(others[0])
@@ -147,12 +147,12 @@ def _read(path: str) -> str:
 
 
 def _set_down(name: str) -> None:
-    """With it go routes and neighbours."""
+    """Also removes routes and neighbors."""
     _ioctl(_SIOCSIFFLAGS, _ifreq(name, struct.pack("=H", 0)))
 
 
 def _address_of(name: str) -> bytes | None:
-    """struct ifreq with a struct sockaddr_in, whose address begins at its byte 4."""
+    """The card's IPv4 address: struct ifreq holds a struct sockaddr_in, with the address at byte 4."""
     try:
         return _ioctl(_SIOCGIFADDR, _ifreq(name, b""))[_NAME_BYTES + 4 : _NAME_BYTES + 8]
     except OSError:
@@ -160,7 +160,7 @@ def _address_of(name: str) -> bytes | None:
 
 
 def _configure(name: str, wanted: Wanted) -> None:
-    """The same again is fine: a hello may come twice with one card."""
+    """Idempotent: a hello may come twice with one card."""
     _disable_ipv6(name)
     if _address_of(name) not in (None, wanted.address):
         _set_down(name)
@@ -169,8 +169,8 @@ def _configure(name: str, wanted: Wanted) -> None:
     _ioctl(_SIOCSIFADDR, _ifreq(name, _sockaddr(wanted.address)))
     _ioctl(_SIOCSIFNETMASK, _ifreq(name, _sockaddr(mask)))
     _ioctl(_SIOCSIFFLAGS, _ifreq(name, struct.pack("=H", _IFF_UP_MULTICAST)))
-    # Before the route, so that no packet asks for it: the first ARP of a fresh card may be lost, and
-    # the kernel asks again only after a second.
+    # Before the route, so that no packet needs ARP: the first request of a fresh card may be lost, and
+    # the kernel repeats it only after a second.
     hardware = struct.pack("=H14s", _ARPHRD_ETHER, wanted.gateway_mac)
     _ioctl(
         _SIOCSARP,
@@ -196,7 +196,7 @@ def _configure(name: str, wanted: Wanted) -> None:
 
 
 def _disable_ipv6(name: str) -> None:
-    """There is no IPv6 on the other side; without this the kernel looks for it for seconds."""
+    """The host's side has no IPv6; without this the kernel probes for it for seconds."""
     try:
         fd = os.open(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -234,15 +234,15 @@ def _default_route(gateway: bytes) -> bytes:
 def _mac(text: str, field: str) -> bytes:
     parts = text.split(":")
     if len(parts) != 6 or any(len(part) != 2 for part in parts):
-        raise RequestError("invalid_request", f"{field} is no MAC address")
+        raise RequestError("invalid_request", f"{field} is not a MAC address")
     try:
         return bytes(int(part, 16) for part in parts)
     except ValueError:
-        raise RequestError("invalid_request", f"{field} is no MAC address") from None
+        raise RequestError("invalid_request", f"{field} is not a MAC address") from None
 
 
 def _address(text: str, field: str) -> bytes:
     try:
         return _socket.inet_aton(text)
     except OSError:
-        raise RequestError("invalid_request", f"{field} is no IPv4 address") from None
+        raise RequestError("invalid_request", f"{field} is not an IPv4 address") from None

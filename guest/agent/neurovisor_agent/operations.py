@@ -1,4 +1,4 @@
-"""Port 5000: reads the request of each connection and starts what it asks for."""
+"""Port 5000: reads the request of each connection and starts its operation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SCRIPT_NAME_CHARACTERS = 200
 
 
 class Operations:
-    """The table of what runs. `event` tells the host about endings."""
+    """The running operations. `event` reports ends of programs to the host."""
 
     def __init__(
         self,
@@ -53,12 +53,16 @@ class Operations:
         self._event = event
         self._open = 0
         self._scripts = 0
-        # All that are not over; those that run, by pid; those whose end nobody heard, oldest first.
+        # Programs that have not completed.
         self._live: set[Process] = set()
+        # Running programs by pid.
         self._processes: dict[int, Process] = {}
-        self._unheard: dict[int, Process] = {}
-        # From `settle` to the next hello; of that, how long output waits for the connections to go.
-        self._settled = self._holding = False
+        # Programs whose end no connection has got, by pid, oldest first.
+        self._unclaimed: dict[int, Process] = {}
+        # True from `settle` to the next hello.
+        self._settled = False
+        # True while output is held: from `settle` until the connections should have ended.
+        self._holding = False
         self._hold: Timer | None = None
         self.fork_server: ForkServer | None = None
 
@@ -66,7 +70,10 @@ class Operations:
         if self._open >= limits.OPERATIONS:
             _answer_error(
                 connection,
-                RequestError("exhausted", f"more than {limits.OPERATIONS} operations at once"),
+                RequestError(
+                    "exhausted",
+                    f"{limits.OPERATIONS} operations are running, which is the limit; retry when one has ended",
+                ),
             )
             return
         self._open += 1
@@ -138,17 +145,17 @@ class Operations:
         pid = request.number("pid", 0, 1, 2**31 - 1)
         process = self._processes.get(pid)
         if process is None:
-            raise RequestError("not_found", f"no operation runs a process {pid}")
+            raise RequestError("not_found", f"no operation runs process {pid}")
         return process
 
     def _attach(self, request: Request, connection: Connection, rest: bytes) -> None:
-        unheard = self._unheard.pop(request.number("pid", 0, 1, 2**31 - 1), None)
-        process = unheard or self._process(request)
+        unclaimed = self._unclaimed.pop(request.number("pid", 0, 1, 2**31 - 1), None)
+        process = unclaimed or self._process(request)
         process.attach(connection, rest)
         if self._settled:
             process.settle(self._holding)
 
-    # settle
+    # update, settle
 
     def _update(self, request: Request, connection: Connection, over: "Callable[[], None]") -> None:
         def updated(problem: str | None) -> None:
@@ -181,12 +188,12 @@ class Operations:
 
     def _release_outputs(self) -> None:
         self._holding = False
-        # A copy: one that ended meanwhile leaves the set.
+        # A copy: a program that completes leaves the set.
         for process in list(self._live):
             process.release()
 
     def unsettle(self) -> None:
-        """A hello came: programs started from now on end with their connections again."""
+        """Called at a hello: programs started from now on end with their connections again."""
         if self._settled:
             self._settled = False
             self._stop_hold()
@@ -267,9 +274,9 @@ class Operations:
             process.settle(self._holding)
 
     def _keep_end(self, process: Process) -> None:
-        self._unheard[process.pid] = process
-        if len(self._unheard) > limits.ENDED_PROCESSES:
-            del self._unheard[next(iter(self._unheard))]
+        self._unclaimed[process.pid] = process
+        if len(self._unclaimed) > limits.ENDED_PROCESSES:
+            del self._unclaimed[next(iter(self._unclaimed))]
 
     def _launcher(self, kind: str, request: Request) -> "Callable[[Job], None]":
         if kind == "exec":
@@ -290,8 +297,11 @@ class Operations:
         if name is None:
             return {"code": body.decode("utf-8", "surrogateescape")}
         if "/" in name or name in ("", ".", "..") or len(name) > _SCRIPT_NAME_CHARACTERS:
-            raise RequestError("invalid_request", "name is not a plain file name")
-        # The parent is root's, so that the user can't put something else in the place of the directory.
+            raise RequestError(
+                "invalid_request",
+                f"name is not a plain file name of at most {_SCRIPT_NAME_CHARACTERS} characters",
+            )
+        # Root owns the parent, so the user can't replace the directory.
         self._scripts += 1
         directory = f"{self._scripts_dir}/{self._scripts}"
         file = f"{directory}/{name}"
@@ -324,7 +334,7 @@ class Operations:
             except OSError:
                 continue  # A kernel without IPv6.
             try:
-                # Loopback: connecting never has to wait.
+                # Connecting over loopback never blocks.
                 sock.connect((address, port))
             except OSError:
                 sock.close()
@@ -340,7 +350,7 @@ class Operations:
 
 
 class _Reader:
-    """Reads one request: the line, then what it announces as `moreBytes` and `bodyBytes`."""
+    """Reads one request: the line, then the `moreBytes` and `bodyBytes` that it announces."""
 
     def __init__(
         self,
@@ -380,7 +390,7 @@ class _Reader:
                 return
             line, data = got
             self._fields = self._parse(line)
-        # Bytes after an announced body are stdin frames: they belong to the operation.
+        # Bytes after an announced body are stdin frames for the operation.
         while len(self._body) < self._wanted and data:
             size = self._frames.missing(data)
             for _kind, payload in self._frames.receive(data[:size]):

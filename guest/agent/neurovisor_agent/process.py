@@ -52,7 +52,7 @@ _STEPS = {"cwd": "working directory", "user": "user", "cgroup": "cgroup", "exec"
 
 
 class Options:
-    """What a request asks for beyond the launch itself."""
+    """The fields of a request beyond the launch itself."""
 
     __slots__ = ("kind", "user", "tag", "stdin", "size", "timeout_s", "output_max", "detached")
 
@@ -385,7 +385,7 @@ class Process:
         self._stdin.clear()
 
     def _read_output(self, fd: int) -> int:
-        """Reads one chunk and passes it on. Returns its size, 0 at the end, -1 when there is none now."""
+        """Reads and delivers one chunk. Returns its size, 0 at the end, -1 when no output is waiting."""
         try:
             data = os.read(fd, limits.CHUNK_BYTES)
         except BlockingIOError:

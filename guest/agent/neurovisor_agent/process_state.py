@@ -32,9 +32,9 @@ TRANSITIONS: "dict[State, dict[Event, State]]" = {
     "ended": {"drain": "draining", "finish": "complete"},
     # The grace period of other processes that keep its output open.
     "draining": {"held": "ended", "finish": "complete"},
-    # The end is told, or kept for an `attach`; everything is released.
+    # The host has the exit, or an `attach` can get it; everything is released.
     "complete": {},
-    # The program did not start; everything is released. The forker's own messages may still come.
+    # The program did not start; everything is released. Late messages about its child may still come.
     "refused": {"forked": "refused", "exited": "refused", "refuse": "refused"},
 }
 

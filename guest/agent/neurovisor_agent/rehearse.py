@@ -1,8 +1,8 @@
-"""What the fork server does once while a template is built: the first use of modules that are slow at it.
+"""First calls into modules that are slow at that, made once in the fork server while a template is built.
 
-Importing is half of the way: clients make their classes, regular expressions and lazy imports at the
-first call. The host serves a canned model then (protocol section 3, `rehearse`). No connection may
-outlive this: forks and clones would share it, so the canned model closes each one.
+Importing is not enough: clients build classes and regular expressions, and import lazily, at the first
+call. The host serves a canned model meanwhile (protocol section 3, `rehearse`). No connection may stay
+open: forks and clones would share it, so the canned model closes each one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def _langchain_openai() -> None:
     from langchain_openai import ChatOpenAI  # pyright: ignore[reportMissingImports]
 
-    # A time limit of its own: LangChain shares the HTTP client between models of the same settings, and
-    # that of a script must be made under the script's environment.
+    # An unusual timeout: LangChain shares the HTTP client between models of equal settings, and a script's
+    # client must be made under the script's environment.
     model = ChatOpenAI(model="rehearsal", timeout=20, max_retries=0)
     model.invoke("rehearsal")
     for _chunk in model.stream("rehearsal"):
@@ -27,7 +27,7 @@ def _langchain_openai() -> None:
 
 
 def _forget_environment(package: str) -> None:
-    """Empties the package's function caches: those that hold variables would outlive the environment."""
+    """Clears the package's function caches, which may hold values of environment variables."""
     import functools
 
     for found in gc.get_objects():
@@ -51,7 +51,7 @@ _REHEARSALS: "dict[str, Callable[[], None]]" = {
 
 
 def rehearse(module: str) -> None:
-    """Raises whatever the module raises; nothing to do for most."""
+    """Makes the module's first call, if there is one for it. Raises whatever the module raises."""
     run = _REHEARSALS.get(module)
     if run is not None:
         run()

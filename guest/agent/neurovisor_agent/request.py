@@ -1,4 +1,4 @@
-"""Checks the fields of a request, without I/O. What is wrong is said by field name."""
+"""Checks the fields of a request, without I/O. Errors name the field."""
 
 from __future__ import annotations
 
@@ -98,17 +98,17 @@ class Request:
                 "invalid_request", f"{field} is not a list of at most {limits.ARGUMENTS} texts"
             )
         if not all(isinstance(item, str) and "\0" not in item for item in value):
-            raise RequestError("invalid_request", f"{field} contains something else than text")
+            raise RequestError("invalid_request", f"{field} has an item that is not a text without NUL")
         return value
 
     def env(self, field: str) -> dict[str, str]:
         value = self.fields.get(field, {})
         if not isinstance(value, dict) or len(value) > limits.ARGUMENTS:
-            raise RequestError("invalid_request", f"{field} is not an object of texts")
+            raise RequestError("invalid_request", f"{field} is not an object of at most {limits.ARGUMENTS} texts")
         for name, text in value.items():
             if not name or "=" in name or "\0" in name:
                 raise RequestError(
-                    "invalid_request", f"{field} has a name that no variable can have"
+                    "invalid_request", f"{field} has an invalid variable name (empty, or with '=' or NUL)"
                 )
             if not isinstance(text, str) or "\0" in text:
                 raise RequestError("invalid_request", f"{field}.{name} is not a text without NUL")

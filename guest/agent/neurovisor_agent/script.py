@@ -1,7 +1,7 @@
-"""Runs a Python script in an already forked interpreter so that it can't tell it from `python3 FILE`.
+"""Runs a Python script in a forked interpreter so that the script can't tell this from `python3 FILE`.
 
-The differences that remain: `/proc/self/cmdline` is the agent's, PYTHON* variables other than PYTHONPATH
-and PYTHONUNBUFFERED are not read, and PYTHONHASHSEED is shared by the scripts of one fork server.
+What differs: `/proc/self/cmdline` is the agent's; of the PYTHON* variables only PYTHONPATH and
+PYTHONUNBUFFERED are read; the scripts of one fork server share a PYTHONHASHSEED.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Flags(tuple):
-    """`sys.flags` as of a plain `python3`: the agent's own -I -S must not reach child interpreters."""
+    """The `sys.flags` of a plain `python3`: the agent's own -I -S must not reach child interpreters."""
 
     __slots__ = ()
     isolated = no_site = no_user_site = ignore_environment = 0
@@ -38,7 +38,7 @@ _own_flags = sys.flags
 
 
 def prepare() -> None:
-    """Makes this interpreter a plain one: site-packages are found, the agent's own files are not."""
+    """Makes this interpreter a plain one: it finds site-packages, and not the agent's own files."""
     agent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.path[:] = [path for path in sys.path if path != agent]
     if sys.flags.no_site:
@@ -55,7 +55,7 @@ def extend_path(python_path: str | None) -> None:
 
 
 def run(launch: Launch, status_fd: int) -> None:
-    """Ends the process as the script ends. Raises OSError while the script can't be started."""
+    """Runs the script and exits with its status. Raises OSError if the script can't be started."""
     assert launch.script is not None
     prepare()
     os.environ.clear()
@@ -73,7 +73,7 @@ def run(launch: Launch, status_fd: int) -> None:
 
 
 def _set_streams(unbuffered: bool) -> None:
-    """Line by line, so that a script's output streams even into a pipe."""
+    """Buffers by line, so that a script's output streams even into a pipe."""
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
@@ -83,10 +83,10 @@ def _set_streams(unbuffered: bool) -> None:
 
 
 def _forget() -> None:
-    """Drops what the fork server's modules keep that is not this script's: random states, names of the host.
+    """Drops state of the fork server's modules that a script must not inherit: random states, host names.
 
-    `random` reseeds itself after a fork (CPython, Lib/random.py). A fork server that was warmed in a
-    template has another sandbox's host name in the caches of `platform`.
+    `random` reseeds itself after a fork (CPython, Lib/random.py). A fork server warmed in a template has
+    the template's host name in the caches of `platform`.
     """
     platform = sys.modules.get("platform")
     if platform is not None:
@@ -101,7 +101,7 @@ def _forget() -> None:
 
 
 def _load(script: dict[str, str], argv: list[str]) -> "tuple[CodeType | BaseException, ModuleType]":
-    """The compiled script, or what compiling it raised, to be shown as Python shows it."""
+    """The compiled script, or the exception that compiling raised, to be printed as Python prints it."""
     main = type(sys)("__main__")
     main.__dict__.update(__builtins__=builtins, __annotations__={})
     sys.modules["__main__"] = main

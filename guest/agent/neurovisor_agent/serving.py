@@ -1,4 +1,4 @@
-"""What the agent does once the host has said who the sandbox is."""
+"""Serves the host once the welcome has given the sandbox its identity."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Serving:
         self._problems = self._find_problems()
         self._warm: list[str] | None = None
         self._operations: Operations | None = None
-        # Now, so that the host may ask as soon as it has read our answer.
+        # Now, so that the host may send requests as soon as it has read `ready`.
         transport.listen(self._accept)
 
     def apply(self, welcome: Welcome, done: "Callable[[list[str]], None]") -> None:
-        """Called at every hello: a clone of a snapshot gets another identity. `done` is told what went wrong.
+        """Applies the welcome of each hello: a clone of a snapshot gets another identity. Passes problems to `done`.
 
         Raises Refused.
         """
@@ -100,18 +100,18 @@ class Serving:
 
     def _accept(self, connection: Connection, first: bytes) -> None:
         if self._operations is None:
-            connection.abort()  # No host that keeps to the protocol comes before its welcome.
+            connection.abort()  # By the protocol a host dials only after its welcome.
         else:
             self._operations.accept(connection, first)
 
     def _find_problems(self) -> list[str]:
-        """What this place lacks. Looked for once: it stays so, and a clone's first hello must be quick."""
+        """What this environment lacks. Checked once: it does not change, and a clone's first hello must be quick."""
         problems = []
         if not self._transport.in_vm:
-            problems.append("outside a VM: clock, host name, machine id, network and entropy are left alone")
+            problems.append("outside a VM: clock, host name, machine id, network and entropy stay unchanged")
         if self._cgroups.user is None:
             problems.append(
-                "no cgroup v2: user code is not limited, and only process groups are killed"
+                "no cgroup v2: user code has no limits, and kills reach only process groups"
             )
         try:
             account.find(account.DEFAULT_USER, self._transport.in_vm)
@@ -134,7 +134,7 @@ class Serving:
         )
 
     def _warmed(self, modules: list[object]) -> None:
-        # Nobody waits now: what each worker would import in its child, once for all.
+        # No request waits now: import here what each worker would import in its child.
         from . import files  # noqa: F401
 
         self._event("warm", modules=modules)

@@ -1,7 +1,7 @@
-"""What the host may change of a sandbox that runs: clock, environment, limits, certificate, network.
+"""Settings that the host may change while the sandbox runs: clock, environment, limits, certificate, network.
 
-All of them come with each hello; `update` changes them in between, for a sandbox that is claimed from a
-pool or whose clock has stood still. The checks are on the fields alone, so that a wrong one changes nothing.
+Each hello brings all of them. `update` changes them in between, for a sandbox claimed from a pool or one
+that was paused. All fields are checked before any is applied, so a wrong one changes nothing.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _LIMITS = ("memoryMaxBytes", "memoryHighBytes", "pidsMax", "outputBytesMax", "ho
 
 
 class Settings:
-    """`inference_port`: where user code finds the models; known once the forwarder listens."""
+    """`inference_port` is the loopback port of the models, known once the forwarder listens."""
 
     def __init__(self, loop: Loop, cgroups: Cgroups, in_vm: bool) -> None:
         self._loop = loop
-        # None: this sandbox has never had one, and the code for it is not loaded.
+        # None: this sandbox has never had a network, and network.py is not loaded.
         self._network: Network | None = None
         self._has_authority = False
         self._cgroups = cgroups
         self._in_vm = in_vm
         self._limits: dict[str, int] = {}
         self._memory_total = 0
-        self._is_lavish = False
-        # Of every program of the user, before its own.
+        self._overcommits = False
+        # The environment of every program, which its own variables override.
         self.env: dict[str, str] = {}
         self.inference_port = 0
 
@@ -46,12 +46,15 @@ class Settings:
         return self._limits.get("outputBytesMax")
 
     def set_env(self, env: dict[str, str]) -> None:
-        """Programs that run keep theirs."""
+        """Sets the environment of programs started from now on."""
         self.env = account.base_env(env, self.inference_port)
 
     def limit(self, wanted: dict[str, int], *, has_changed: bool = False) -> None:
-        """`has_changed`: the guest may have more memory, or less. Raises OSError, and then the limits are as before."""
-        # A kilobyte of text to parse, which a clone's hello need not wait for.
+        """Sets the limits. `has_changed`: the guest's memory may have another size.
+
+        Raises OSError, and the limits are then as before.
+        """
+        # Cached: parsing /proc/meminfo would delay a clone's hello.
         if has_changed or not self._memory_total:
             self._memory_total = stats.memory().get("MemTotal", 0)
         before, self._limits = self._limits, wanted
@@ -64,12 +67,12 @@ class Settings:
 
     def _apply(self, wanted: dict[str, int]) -> None:
         self._cgroups.limit(wanted, self._memory_total)
-        # The kernel refuses an allocation of more than there is, also where the host would give more once it is used.
-        is_lavish = "holdMs" in wanted
-        if self._in_vm and is_lavish != self._is_lavish:
-            # Documentation/admin-guide/sysctl/vm.rst: 0 refuses what is obviously too much, 1 nothing.
-            write_text("/proc/sys/vm/overcommit_memory", "1" if is_lavish else "0")
-            self._is_lavish = is_lavish
+        # By default the kernel refuses allocations above its memory, even if the host would add memory on use.
+        overcommits = "holdMs" in wanted
+        if self._in_vm and overcommits != self._overcommits:
+            # Documentation/admin-guide/sysctl/vm.rst: 0 refuses obvious overcommits, 1 refuses none.
+            write_text("/proc/sys/vm/overcommit_memory", "1" if overcommits else "0")
+            self._overcommits = overcommits
 
     def parse_network(self, fields: object) -> "Wanted | None":
         """None: no network. Raises RequestError."""
@@ -80,7 +83,7 @@ class Settings:
         return Wanted(fields)
 
     def set_network(self, wanted: "Wanted | None", done: "Callable[[str | None], None]") -> None:
-        """Calls `done` with what could not be had, in a sentence, or None; within `CARD_WAIT_S`."""
+        """Calls `done` with the problem, in a sentence, or None; within `CARD_WAIT_S`."""
         if self._network is None:
             if wanted is None:
                 done(None)
@@ -91,7 +94,7 @@ class Settings:
         self._network.apply(wanted, done)
 
     def parse_authority(self, value: object) -> str | None:
-        """None: no certificate beside those of the image. Raises RequestError."""
+        """None: only the image's certificates are trusted. Raises RequestError."""
         if value is None or not self._in_vm:
             return None
         from . import trust
@@ -99,7 +102,7 @@ class Settings:
         return trust.parse(value)
 
     def set_authority(self, pem: str | None) -> str | None:
-        """Returns what could not be had, in a sentence, or None. A guest that never had one loads nothing."""
+        """Returns the problem, in a sentence, or None. A guest that never had a certificate loads no code."""
         if pem is None and not self._has_authority:
             return None
         from . import trust
@@ -108,9 +111,9 @@ class Settings:
         return trust.apply(pem)
 
     def update(self, request: Request, done: "Callable[[str | None], None]") -> None:
-        """All or nothing but certificate and network, which come last: `done` is told what could not be had of them.
+        """Applies all fields or none, except certificate and network, which come last: `done` gets their problem.
 
-        Raises RequestError, or OSError where the kernel refuses a value.
+        Raises RequestError, or OSError when the kernel refuses a value.
         """
         wall_ns = parse_wall_ns(request)
         changes_network = "network" in request.fields
@@ -151,7 +154,7 @@ def parse_wall_ns(request: Request) -> int | None:
 
 
 def parse_limits(request: Request) -> dict[str, int] | None:
-    """Those that are given; None: `limits` is not in the request."""
+    """The given limits; None: the request has no `limits`."""
     value = request.fields.get("limits")
     if value is None:
         return None

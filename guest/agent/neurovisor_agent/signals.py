@@ -1,4 +1,4 @@
-"""Signals by name, and to processes that may have just ended."""
+"""Names of signals, and sending to processes that may have exited."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def name(number: int) -> str:
 
 
 def send_group(pid: int, number: int, leader: bool) -> None:
-    """`leader`: the process is not reaped yet, so its pid can't be another's."""
+    """Signals a process group. `leader`: its leader `pid` is not reaped, so the pid can't be reused yet."""
     try:
         os.killpg(pid, number)
     except OSError:
@@ -27,4 +27,4 @@ def send(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
     except OSError:
-        return  # It has just ended.
+        return  # Exited meanwhile.

@@ -1,7 +1,7 @@
 """Turns a freshly forked child into the program of a sandbox's user.
 
-Runs in the child only, of the agent or of the zygote. What can fail is reported as `<step> <errno>` on
-a close-on-exec pipe; the pipe's end without a report means that the program runs.
+Runs only in the child, of the agent or of the zygote. A failure is reported as `<step> <errno>` on a
+close-on-exec pipe; when the pipe closes without a report, the program runs.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The agent has -1000 (never killed); its children must not inherit that.
+# The agent has -1000 (never killed), which its children must not inherit.
 _OOM_SCORE_OF_USERS = "0"
 _FDS_MAX = 1 << 20
 _FAILED = 127
 
 
 class Launch:
-    """Everything that decides how a program starts. `script` is for the fork server (script.py)."""
+    """Everything that determines how a program starts. `script` is for the fork server (script.py)."""
 
     __slots__ = ("argv", "env", "cwd", "uid", "gid", "groups", "cgroup", "pty", "script")
 
@@ -64,10 +64,10 @@ def run_child(
     status_fd: int,
     run: "Callable[[Launch, int], None]",
 ) -> None:
-    """Never returns. `run` executes the program, or raises; it closes `status_fd` when that succeeded."""
+    """Never returns. `run` executes the program or raises; on success it closes `status_fd`."""
     step = "setup"
     try:
-        # As 0, 1, 2 may be among the sources, first away from there.
+        # Duplicated first, since 0, 1 and 2 may be among the sources.
         for target, fd in enumerate([os.dup(fd) for fd in stdio]):
             os.dup2(fd, target)
         os.closerange(3, status_fd)
@@ -93,14 +93,14 @@ def run_child(
 
 
 def become(uid: int, gid: int, groups: list[int]) -> None:
-    """Gives up the agent's rights and its protection from the OOM killer, for good."""
+    """Drops the agent's rights and its protection from the OOM killer, for good."""
     os.umask(0o022)
     if os.geteuid() == 0:
         try:
             with open("/proc/self/oom_score_adj", "w") as file:
                 file.write(_OOM_SCORE_OF_USERS)
         except OSError:
-            pass  # No /proc in odd test environments; the kernel's default is the same.
+            pass  # Some test environments have no /proc, and then the kernel's default is the same.
     if uid != os.geteuid() or gid != os.getegid():
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)
@@ -108,7 +108,7 @@ def become(uid: int, gid: int, groups: list[int]) -> None:
 
 
 def execute(launch: Launch, _status_fd: int) -> None:
-    """Replaces the child by the program, with the signal dispositions that programs expect."""
+    """Replaces the child with the program, with the signal dispositions that programs expect."""
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT, _signal.SIGTERM):
         _signal.signal(number, _signal.SIG_DFL)
     os.execvpe(launch.argv[0], launch.argv, launch.env)

@@ -1,4 +1,4 @@
-"""Joins two connections: bytes, ends and back-pressure go through, at most one outbox is held each way."""
+"""Joins two connections: bytes, half-closes and back-pressure pass through, with one outbox each way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def splice(a: Connection, b: Connection, ended: "Callable[[], None]") -> None:
             ends["eof"] += 1
             sink.end_write()
             if ends["eof"] == 2:
-                # Both have ended; what is queued is sent before each closes.
+                # Both directions are closed; each outbox is sent before its connection closes.
                 sink.finish()
                 source.finish()
                 close()
@@ -36,7 +36,7 @@ def splice(a: Connection, b: Connection, ended: "Callable[[], None]") -> None:
     def close() -> None:
         if not ends["closed"]:
             ends["closed"] = True
-            # A reset of one side leaves the other what it was already sent, then its end.
+            # After a reset of one side, the other still gets its outbox and then the end.
             a.finish()
             b.finish()
             ended()

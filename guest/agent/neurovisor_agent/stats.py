@@ -1,4 +1,4 @@
-"""What the guest uses, from the kernel's own counters."""
+"""Usage of the guest, from the kernel's own counters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(cgroups: Cgroups) -> dict[str, object]:
 
 
 def _cpu_busy_ms() -> int:
-    """First line of /proc/stat: user nice system idle iowait irq softirq steal, in ticks of 10 ms."""
+    """From the first line of /proc/stat: user nice system idle iowait irq softirq steal, in clock ticks."""
     fields = [int(field) for field in read_text("/proc/stat").split("\n", 1)[0].split()[1:]]
     if len(fields) < 8:
         return 0

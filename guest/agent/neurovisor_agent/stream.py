@@ -1,4 +1,4 @@
-"""The worker's end of its connection, and the errors that it does not cause."""
+"""The worker's end of its connection, and the error of calls on anything else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Stream:
         return self._sock.fileno()
 
     def body(self) -> "Iterator[bytes]":
-        """The content that the host sends, to its end (an empty frame). Raises ProtocolError if cut off."""
+        """The content from the host, up to the empty frame that ends it. Raises ProtocolError if cut off."""
         data = self._rest
         while True:
             for _kind, payload in self._frames.receive(data):

@@ -1,6 +1,6 @@
-"""Where the bytes go: AF_VSOCK in a guest, unix sockets by Firecracker's convention in tests.
+"""Transports: AF_VSOCK in a guest, unix sockets by Firecracker's convention in tests.
 
-`--unix PATH`: the agent plays VMM and guest at once. It listens at PATH for `CONNECT <port>\\n`, answers
+`--unix PATH`: the agent plays both VMM and guest. It listens at PATH for `CONNECT <port>\\n`, answers
 `OK <n>\\n`, and dials the host at `PATH_<port>` (Firecracker docs/vsock.md).
 """
 
@@ -40,7 +40,7 @@ class VsockTransport:
 
         def ready(_events: int) -> None:
             for sock, address in _accept_all(listener):
-                # Only the host; a process of this guest may reach the port over vsock loopback.
+                # Only the host: a process of this guest can reach the port over vsock loopback.
                 if address[0] == _socket.VMADDR_CID_HOST:
                     accept(Connection(self._loop, sock), b"")
                 else:
@@ -49,7 +49,7 @@ class VsockTransport:
         self._loop.watch(listener.fileno(), IN, ready)
 
     def dial(self, port: int, done: "Callable[[Connection | None], None]") -> None:
-        """Calls `done` with a connection to the host's `port`, or None when there is none now."""
+        """Calls `done` with a connection to the host's `port`, or None when it can't be reached now."""
         try:
             sock = _socket.socket(_socket.AF_VSOCK, _socket.SOCK_STREAM)
         except OSError:
@@ -71,7 +71,7 @@ class VsockTransport:
                 except BlockingIOError:
                     break
                 except OSError:
-                    # ENOBUFS: messages were lost, so one of them may have been ours.
+                    # ENOBUFS: messages were lost, and one of them may have been of interest.
                     virtio = True
                     continue
                 virtio = virtio or b"\0SUBSYSTEM=virtio\0" in message
@@ -161,7 +161,7 @@ def _connect(
 
 
 def _accept_all(listener: "_socket.socket") -> "list[tuple[_socket.socket, tuple[int, int]]]":
-    """Everything that waits, at most a backlog; `_socket` has no accept that returns sockets."""
+    """All waiting connections, at most a backlog; `_socket` has no accept that returns sockets."""
     accepted = []
     for _ in range(_BACKLOG):
         try:

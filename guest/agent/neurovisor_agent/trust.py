@@ -1,9 +1,9 @@
-"""The certificate in which user code is to trust beside those of the image, as the hello or an `update` says.
+"""Installs the certificate that user code trusts beside those of the image, from the hello or an `update`.
 
-    image's bundle (or certifi's, where there is none) ── ours between two marks ──► BUNDLE
+    image's bundle (certifi's, if there is none) ── ours between two marks ──► BUNDLE
 
-With it the host reads, and fills in, requests to the hosts that the sandbox's secrets belong to. Loaded only in a
-sandbox that has secrets. Clients find it by environment variables, which come with the welcome.
+With it the host can read requests to the hosts of the sandbox's secrets, and fill the secrets in. Loaded only in
+a sandbox with secrets. Clients find the bundle through environment variables, which the welcome brings.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from .request import RequestError
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-# Where update-ca-certificates(8) takes it from, should the user install it.
+# Read by update-ca-certificates(8), should the user run it.
 SOURCE = "/usr/local/share/ca-certificates/neurovisor.crt"
 _CERTIFI = "/usr/local/lib/python{}.{}/dist-packages/certifi/cacert.pem"
 _BEGIN = b"# NeuroVisor: begin\n"
@@ -25,7 +25,7 @@ _PEM_END = "-----END CERTIFICATE-----\n"
 
 
 def parse(value: object) -> str | None:
-    """None: there is none. Raises RequestError `invalid_request`."""
+    """None: no certificate. Raises RequestError `invalid_request`."""
     if value is None:
         return None
     is_pem = (
@@ -36,12 +36,12 @@ def parse(value: object) -> str | None:
         and value.endswith(_PEM_END)
     )
     if not is_pem:
-        raise RequestError("invalid_request", "authority is no certificate as PEM")
+        raise RequestError("invalid_request", "authority is not a PEM certificate")
     return value  # pyright: ignore[reportReturnType]
 
 
 def apply(pem: str | None, root: str = "") -> str | None:
-    """The same again changes nothing. Returns what could not be done, in a sentence, or None."""
+    """Installs `pem`, or removes ours. Idempotent. Returns the problem, in a sentence, or None."""
     bundle, source = root + BUNDLE, root + SOURCE
     try:
         others = _others(bundle, root)
@@ -60,7 +60,7 @@ def apply(pem: str | None, root: str = "") -> str | None:
 
 
 def _others(bundle: str, root: str) -> bytes:
-    """What is trusted without ours."""
+    """The bundle without our certificate."""
     text = _read(bundle)
     if not text:
         text = _read(root + _CERTIFI.format(*sys.version_info[:2]))
@@ -79,7 +79,7 @@ def _read(path: str) -> bytes:
 
 
 def _write(path: str, content: bytes) -> None:
-    """Whole or not at all: programs may be reading it."""
+    """Replaces the file atomically: programs may be reading it."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     fresh = path + ".neurovisor"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)

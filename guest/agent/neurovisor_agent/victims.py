@@ -1,9 +1,9 @@
-"""Whom the guest's kernel has killed for want of memory: /dev/kmsg is the only place that names them.
+"""Victims of the guest's OOM killer: /dev/kmsg is the only place that names them.
 
     3,812,5120034,-;Memory cgroup out of memory: Killed process 71 (python3) total-vm:…kB, anon-rss:…kB, …
 
-(kernel: mm/oom_kill.c, Documentation/ABI/testing/dev-kmsg.) Lines that a program wrote to /dev/kmsg have
-another facility than the kernel's, and are not believed.
+(kernel: mm/oom_kill.c, Documentation/ABI/testing/dev-kmsg.) A program's own lines in /dev/kmsg have
+another facility than the kernel's, and are ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RSS = ("anon-rss:", "file-rss:", "shmem-rss:")
 
 
 class Victim:
-    """`group`: its cgroup as the kernel names it, or None when it was gone too soon."""
+    """`group`: its cgroup as the kernel names it; None: the process was gone too soon."""
 
     __slots__ = ("pid", "name", "rss_bytes", "group", "at")
 
@@ -41,12 +41,12 @@ class Victim:
 
 
 class Victims:
-    """The last of them. `told` is called with each as it is seen."""
+    """The latest victims. `on_victim` is called with each new one."""
 
     def __init__(self, loop: Loop, in_vm: bool) -> None:
         self._last: list[Victim] = []
         self.count = 0
-        self.told: Callable[[Victim], None] = lambda victim: None
+        self.on_victim: Callable[[Victim], None] = lambda victim: None
         self._fd = -1
         if not in_vm:
             return
@@ -54,26 +54,26 @@ class Victims:
             self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             os.lseek(self._fd, 0, os.SEEK_END)
         except OSError:
-            return  # Who was killed is not known then; that somebody was, the cgroup tells.
+            return  # Victims have no names then; the cgroup still counts them.
         loop.watch(self._fd, IN, lambda _events: self.read())
 
     def read(self) -> None:
-        """What has come since; not more at once than a flood may cost."""
+        """Reads new records, with a bound per call in case of a flood."""
         for _ in range(limits.KMSG_RECORDS if self._fd >= 0 else 0):
             try:
                 record = os.read(self._fd, _RECORD_BYTES)
             except BlockingIOError:
                 return
             except OSError:
-                continue  # EPIPE: records were overwritten before they were read.
+                continue  # EPIPE: records were overwritten before this read.
             found = parse(record.decode("utf-8", "replace"))
             if found is not None:
                 self._note(*found)
 
     def find(self, group: str | None, pid: int, since: float, killed: bool) -> Victim | None:
-        """Of the program that began as `pid` in the cgroup directory `group` at `since`: the last one.
+        """The last victim of the program that started at `since` as `pid`, in the cgroup directory `group`.
 
-        `killed`: it was ended as the kernel ends a victim, so one whose cgroup is not known may be its own.
+        `killed`: the program itself ended like a victim, so a victim without a known cgroup may be its own.
         """
         self.read()
         name = group.rsplit("/", 1)[-1] if group is not None else None
@@ -88,21 +88,21 @@ class Victims:
         return unknown
 
     def _note(self, pid: int, name: str, rss_bytes: int) -> None:
-        # It is dying, and there as long as that takes and nobody has waited for it.
+        # The dying process exists until its memory is free and its parent has reaped it.
         path = read_text(f"/proc/{pid}/cgroup").strip()
         group = path.rsplit("/", 1)[-1] if path else None
         victim = Victim(pid, name, rss_bytes, group, monotonic())
         self.count += 1
         self._last.append(victim)
         del self._last[: -limits.VICTIMS]
-        self.told(victim)
+        self.on_victim(victim)
 
 
 def parse(record: str) -> tuple[int, str, int] | None:
-    """A record of /dev/kmsg: pid, name and resident bytes of who was killed; None: of something else."""
+    """Pid, name and resident bytes of the victim in a record of /dev/kmsg; None: another record."""
     head, _, text = record.partition(";")
     priority = head.split(",", 1)[0]
-    # Facility 0 is the kernel's; who writes to /dev/kmsg can't have it.
+    # Facility 0 is the kernel's, and writers to /dev/kmsg can't use it.
     if not priority.isdigit() or int(priority) > 7:
         return None
     text = text.split("\n", 1)[0]

@@ -1,4 +1,4 @@
-"""Watches a directory by inotify, in a worker. The standard library has no inotify: four calls by ctypes."""
+"""Watches a directory with inotify, in a worker. The standard library has no inotify, so this uses ctypes."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class _Watch:
         self._add("")
 
     def _add(self, relative: str) -> None:
-        """Watches a directory, with those below when recursive, as far as the limit goes."""
+        """Watches a directory, and those below it when recursive, up to the limit."""
         path = os.path.join(self._root, relative) if relative else self._root
         number = self._libc.inotify_add_watch(self.fd, os.fsencode(path), _MASK)
         if number < 0:
             if relative:
-                return  # Gone again, or not readable.
+                return  # Removed meanwhile, or not readable.
             raise OSError(ctypes.get_errno(), "inotify_add_watch")
         self._paths[number] = relative
         if self._recursive:
@@ -63,7 +63,7 @@ class _Watch:
                         self._add(os.path.join(relative, item.name))
 
     def events(self, data: bytes) -> "list[dict[str, str]] | None":
-        """The events in what inotify gave; None when the watched directory itself is gone."""
+        """The events in `data` as inotify wrote it; None when the watched directory itself was removed."""
         events = []
         at = 0
         while at < len(data):
@@ -94,11 +94,11 @@ class _Watch:
 
 
 def serve(path: str, recursive: bool, stream: Stream) -> None:
-    """Answers when the watch stands, then one control frame per event until the host hangs up."""
+    """Answers once the watch is set, then sends one control frame per event until the host hangs up."""
     try:
         if not os.path.isdir(path):
             os.lstat(path)
-            raise RequestError("invalid_request", f"watch {path!r}: it is not a directory")
+            raise RequestError("invalid_request", f"watch {path!r}: is not a directory")
         watch = _Watch(path, recursive)
     except OSError as error:
         raise LocalError(error, f"watch {path!r}") from error
@@ -109,7 +109,7 @@ def serve(path: str, recursive: bool, stream: Stream) -> None:
     while True:
         ready = [fd for fd, _events in poll.poll()]
         if stream.fileno() in ready:
-            return  # The host sends nothing here: it has hung up.
+            return  # The host sends nothing during a watch: it has hung up.
         events = watch.events(os.read(watch.fd, 64 * 1024))
         if events is None:
             stream.send(CONTROL, wire_json.dumps({"type": "ended"}))

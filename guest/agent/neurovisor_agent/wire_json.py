@@ -1,7 +1,7 @@
-"""JSON for protocol lines by the C parts of the standard `json` package alone.
+"""JSON for protocol lines, with only the C parts of the standard `json` package.
 
-`import json` pulls in `re`, `enum` and more: 12 ms natively, over 0.1 s in software emulation. Where
-this interpreter lacks the C parts or changed their signature, the full package serves.
+`import json` pulls in `re`, `enum` and more: 12 ms natively, over 0.1 s in software emulation. If the
+interpreter lacks the C parts or changed their signature, the full package is used.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def loads(line: bytes) -> object:
     try:
         value, end = _scan(text, 0)
     except StopIteration:
-        raise ValueError("no JSON value") from None
+        raise ValueError("not a JSON value") from None
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
     if end != len(text):

@@ -1,7 +1,7 @@
-"""File operations run in a forked child that has the user's own rights.
+"""Runs file operations in a forked child that has the user's own rights.
 
-So a path is judged by the kernel as the user's, races with symbolic links included, and a slow or odd
-file can't stop the agent. The child serves its one connection with blocking calls and ends.
+So the kernel checks each path for the user, races with symbolic links included, and a slow or odd file
+can't block the agent. The child serves its one connection with blocking calls, then exits.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def start_flush(
     drop_caches: bool,
     done: "Callable[[RequestError | None], None]",
 ) -> None:
-    """Writes the file systems out and drops caches, in a child: both may take seconds. Raises OSError.
+    """Syncs the file systems and drops caches, in a child since both may take seconds. Raises OSError.
 
-    Outside a VM the file systems are the machine's own and left alone.
+    Outside a VM the file systems are the machine's own, so nothing happens.
     """
     pid = os.fork()
     if pid == 0:
@@ -76,21 +76,21 @@ def _flush(in_vm: bool, drop_caches: bool) -> None:
     """Runs in the child; never returns."""
     status = 1
     try:
-        # Else the copies of the agent's sockets would keep connections open that the agent closes.
+        # Otherwise these copies of the agent's sockets would keep connections open after the agent closes them.
         os.closerange(3, _FDS_MAX)
         if in_vm:
             os.sync()
         if in_vm and drop_caches:
             # Documentation/admin-guide/sysctl/vm.rst: page cache, dentries and inodes
             write_text("/proc/sys/vm/drop_caches", "3")
-            _read_again()
+            _warm_cache()
         status = 0
     finally:
         os._exit(status)
 
 
-def _read_again() -> None:
-    """What the next hello and every program need at once; else each clone reads it from its disk anew."""
+def _warm_cache() -> None:
+    """Reads the account files, which every hello and program needs; else each clone reads them from its disk."""
     try:
         account.look_up(account.DEFAULT_USER)
     except KeyError:
@@ -108,12 +108,12 @@ def _serve(
         sock.setblocking(True)
         _run(sock, operation, request, who, rest)
         sock.shutdown(_socket.SHUT_WR)
-        # Unread input would turn our last bytes into a reset.
+        # Closing with unread input would reset the connection and lose our last bytes.
         sock.settimeout(limits.LINGER_S)
         while sock.recv(limits.FRAME_PAYLOAD_BYTES):
             pass
     except OSError:
-        pass  # The host has gone; nobody is left to be told.
+        pass  # The host has hung up.
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:

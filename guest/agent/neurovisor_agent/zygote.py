@@ -2,8 +2,8 @@
 
 The agent sends one byte with five descriptors (launch as JSON in a memfd, stdin, stdout, stderr, status
 pipe) and reads JSON lines: `warm` once, then `started` or `failed` per launch, and `ended` per child.
-It is a fork of the agent, so an interpreter has not to be started again; it is forked before any
-operation, so no operation's descriptor is ever in it.
+It is a fork of the agent, so no second interpreter starts. It closes every descriptor but its own, so it
+holds none of an operation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def serve(
         os.environ.update(env)
         script.extend_path(env.get("PYTHONPATH"))
         _send(sock, {"type": "warm", "modules": [_import(name, rehearse) for name in warm]})
-        # What was imported is never garbage: keeps the collector from touching, so copying, its pages.
+        # Imported objects are never garbage: freezing keeps the collector from touching and so copying their pages.
         gc.collect()
         gc.freeze()
         _serve(sock)
@@ -121,7 +121,7 @@ def _launch(sock: "_socket.socket") -> int | None:
 
 
 def receive_fds(sock: "_socket.socket") -> list[int]:
-    """Ends the process when the agent is gone."""
+    """Receives one launch's descriptors. Exits when the agent is gone."""
     data, ancillary, _flags, _address = sock.recvmsg(1, _socket.CMSG_SPACE(FDS * 4))
     if not data:
         os._exit(0)
