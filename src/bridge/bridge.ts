@@ -21,7 +21,7 @@
  *   off never looks complete.
  * - Nothing a guest sends becomes part of a URL, a header name or a path on the host.
  *
- * Pure: limits, refusal, headers, address, json-body, media, policy, sse, usage, idle-timer, dialect/.
+ * Pure: limits, refusal, headers, address, json-body, media, policy, sse, usage, dialect/.
  * Input and output: listener, exchange, body, reply, relay, upstream, catalog, detect.
  */
 import type { Clock } from '../base/clock.ts';

@@ -11,6 +11,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
+import { IdleTimer } from '../base/idle-timer.ts';
 import type { Log } from '../base/log.ts';
 import { orAborted } from '../base/time-limit.ts';
 import type { Span, Tracer } from '../trace/trace.ts';
@@ -28,7 +29,6 @@ import {
   tracesAnswer,
 } from './guest-traces.ts';
 import { requestHeaders } from './headers.ts';
-import { IdleTimer } from './idle-timer.ts';
 import { type JsonBody, parseJsonBody } from './json-body.ts';
 import type { BridgeLimits } from './limits.ts';
 import { type BridgePolicy, resolveModel, visibleModels } from './policy.ts';

@@ -1,9 +1,9 @@
 /** The answer to one request, whatever state it is in (io: writes a response). */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../base/clock.ts';
+import { IdleTimer } from '../base/idle-timer.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Dialect } from './dialect/dialect.ts';
-import { IdleTimer } from './idle-timer.ts';
 import type { Refusal } from './refusal.ts';
 
 export class Reply {

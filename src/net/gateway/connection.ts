@@ -10,12 +10,12 @@
  * A guest that is not read from is held back by TCP; nothing is kept here beyond one head and one chunk.
  */
 import type { Socket } from 'node:net';
+import { IdleTimer } from '../../base/idle-timer.ts';
 import { ignore } from '../../base/ignore.ts';
 import { hostText, type RequestHead } from '../http/head.ts';
 import { httpRefusal, type RefusalStatus, tlsRefusal } from '../http/refusal.ts';
 import { type HttpPiece, HttpRequestReader } from '../http/requests.ts';
 import { HttpResponses } from '../http/responses.ts';
-import { IdleTimer } from '../idle-timer.ts';
 import { type Destination, GatewayJudge, spent } from '../policy/judge.ts';
 import { SecretConnection } from '../secret/connection.ts';
 import { type EgressSecrets, needsSecrets, placeholdersIn } from '../secret/secret.ts';
@@ -128,7 +128,7 @@ export class GatewayConnection {
 
   #onGuestData(bytes: Buffer): void {
     if (DEAF.has(this.#phase)) return;
-    this.#idle.moved();
+    this.#idle.touch();
     if (!this.#context.onBytes('sent', bytes.length)) return;
     this.#protocol ??= bytes[0] === 22 ? 'tls' : 'http';
     if (this.#protocol === 'http') this.#onHttp(bytes);
@@ -329,7 +329,7 @@ export class GatewayConnection {
       this.#onUpstreamClosed(hadError && !upstream.readableEnded);
     });
     this.#guest.on('drain', () => {
-      this.#idle.moved();
+      this.#idle.touch();
       upstream.resume();
     });
   }
@@ -339,7 +339,7 @@ export class GatewayConnection {
       upstream.destroy();
       return;
     }
-    this.#idle.moved();
+    this.#idle.touch();
     this.#phase = 'open';
     const queue = this.#queue;
     this.#queue = [];
@@ -361,7 +361,7 @@ export class GatewayConnection {
 
   #onUpstreamData(bytes: Buffer): void {
     if (this.#phase !== 'open' && this.#phase !== 'draining') return;
-    this.#idle.moved();
+    this.#idle.touch();
     if (!this.#context.onBytes('received', bytes.length)) return;
     this.#hasReceived = true;
     if (!this.#guest.write(bytes)) this.#upstream?.pause();

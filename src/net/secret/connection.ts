@@ -10,9 +10,9 @@ import type { Socket } from 'node:net';
 import { connect as connectTls, TLSSocket } from 'node:tls';
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
+import { IdleTimer } from '../../base/idle-timer.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { RequestHead } from '../http/head.ts';
-import { IdleTimer } from '../idle-timer.ts';
 import type { Destination, Judgement } from '../policy/judge.ts';
 import { type ExchangeOutput, type ExchangeReason, SecretExchange } from './exchange.ts';
 import type { EgressSecrets } from './secret.ts';
@@ -205,7 +205,7 @@ export class SecretConnection {
   }
 
   #onConnected(upstream: TLSSocket): void {
-    this.#idle.moved();
+    this.#idle.touch();
     this.#isConnected = true;
     const queue = this.#queue;
     this.#queue = [];
@@ -227,7 +227,7 @@ export class SecretConnection {
   }
 
   #count(direction: 'sent' | 'received', bytes: number): boolean {
-    this.#idle.moved();
+    this.#idle.touch();
     return this.#context.onBytes(direction, bytes);
   }
 

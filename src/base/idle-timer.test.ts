@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { FakeClock } from '../base/clock.ts';
+import { FakeClock } from './clock.ts';
 import { IdleTimer } from './idle-timer.ts';
 
 describe('IdleTimer', () => {
