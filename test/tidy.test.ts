@@ -267,6 +267,8 @@ const shellUses = linesMatching(
 );
 /** `/home/user` is the guest's. */
 const machinePaths = linesMatching(/(?<![\w.])\/(?:work\/|home\/(?!user\b)\w+\/|root\/)/);
+/** A property with a seed of its own tries the same inputs for ever. */
+const fixedSeeds = linesMatching(/\bseed:\s*[\d_]+/i);
 const longFiles = (source: Source): string[] => {
   const lines = source.text.split('\n').length;
   return lines > FILE_LINES_MAX ? [`${source.path}: ${lines} lines`] : [];
@@ -302,6 +304,10 @@ describe('tidy', () => {
   });
   it('processes: no shell strings', () => {
     expect(all.filter((s) => s.path !== self).flatMap(shellUses)).toEqual([]);
+  });
+  it('properties: none has a fixed seed', () => {
+    const properties = all.filter((s) => /^import fc from 'fast-check'/m.test(s.text));
+    expect(properties.flatMap(fixedSeeds)).toEqual([]);
   });
   it('paths: no absolute path of one machine', () => {
     expect(all.filter((s) => s.path !== self).flatMap(machinePaths)).toEqual([]);
@@ -353,6 +359,7 @@ describe('tidy', () => {
     expect(anyCasts(bad('src/x.ts', 'const a = b as any;'))).toHaveLength(1);
     expect(consoleUses(bad('src/x.ts', 'console.log(1);'))).toHaveLength(1);
     expect(shellUses(bad('src/x.ts', "spawn('a', { shell: true });"))).toHaveLength(1);
+    expect(fixedSeeds(bad('src/x.prop.ts', '{ numRuns: 100, seed: 20_261_124 },'))).toHaveLength(1);
     expect(machinePaths(bad('src/x.ts', "'/root/project/x'"))).toHaveLength(1);
     expect(longFiles(bad('src/x.ts', '\n'.repeat(601)))).toHaveLength(1);
   });

@@ -3,16 +3,15 @@
  *
  *     node tools/fuzz.ts NAME [--seconds N] [--seed S]     NAME: a target, `smoke` (all, short) or `canary`
  *
- * A failure prints its seed and shrunken input, saves it in test/fixtures/regressions/<name>.json, which
+ * A failure prints its seed and shrunken input, saves the input in test/fixtures/regressions/<name>.json, which
  * the `prop` tests replay from then on, and ends with status 1.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import fc from 'fast-check';
 import { canary, FUZZ_TARGETS } from '../test/fuzz/registry.ts';
-import { regressionPath } from '../test/fuzz/regressions.ts';
-import type { FuzzTarget } from '../test/fuzz/target.ts';
+import { replay, saveInput } from '../test/fuzz/saved-inputs.ts';
+import { type FuzzTarget, propertyOf } from '../test/fuzz/target.ts';
+import { runSeed } from '../test/support/run-seed.ts';
 
 const SMOKE_SECONDS = 5;
 const DEFAULT_SECONDS = 60;
@@ -33,16 +32,18 @@ if (targets.length === 0) {
   process.exit(2);
 }
 const seconds = Number(values.seconds ?? (name === 'smoke' ? SMOKE_SECONDS : DEFAULT_SECONDS));
-const firstSeed = Number(values.seed ?? Date.now() % 2 ** 31);
+if (values.seed !== undefined) process.env['NEUROVISOR_SEED'] = values.seed;
+const firstSeed = runSeed();
 let isFailed = false;
 for (const each of targets) isFailed = !fuzz(each) || isFailed;
 process.exitCode = isFailed ? 1 : 0;
 
 function fuzz(each: FuzzTarget): boolean {
+  replay(each);
   const endMs = performance.now() + seconds * 1000;
   let runs = 0;
   for (let seed = firstSeed; performance.now() < endMs; seed += 1) {
-    const details = fc.check(each.property(), {
+    const details = fc.check(propertyOf(each), {
       seed,
       numRuns: RUNS_PER_BATCH,
       endOnFailure: false,
@@ -51,18 +52,10 @@ function fuzz(each: FuzzTarget): boolean {
     if (!details.failed) continue;
     console.error(`${each.name}: FAILED with --seed ${seed} (path ${details.counterexamplePath})`);
     console.error(fc.defaultReportMessage(details), details.errorInstance);
-    save(each, seed, details.counterexamplePath);
+    if (each !== canary)
+      console.error(`saved in ${saveInput(each.name, details.counterexample?.[0])}`);
     return false;
   }
   console.log(`${each.name}: ${runs} runs in ${seconds} s from seed ${firstSeed}, no failure`);
   return true;
-}
-
-/** Seed and path reproduce the input exactly, whatever it is made of. */
-function save(each: FuzzTarget, seed: number, path: string | null): void {
-  if (each === canary) return;
-  const file = regressionPath(each.name);
-  mkdirSync(join(file, '..'), { recursive: true });
-  writeFileSync(file, `${JSON.stringify({ seed, path }, null, 2)}\n`);
-  console.error(`saved in ${file}`);
 }

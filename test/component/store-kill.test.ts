@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
+import { randomFrom, runSeed } from '../support/run-seed.ts';
 import { holdsSeed, named, onDisk } from '../support/snapshots.ts';
 import { temporaryDir, temporaryStore } from '../support/store.ts';
 
@@ -15,15 +16,19 @@ const TIMEOUT = { timeout: 300_000 };
 const LINES_MAX = 16;
 const ACTION_MS_MAX = 30;
 
+const random = randomFrom(runSeed());
+const below = (n: number): number => Math.floor(random() * n);
+
 /** Runs the fixture and kills it after a random time. @returns the lines that it told */
 async function killedChurn(dir: string): Promise<string[]> {
   const child = spawn(
     process.execPath,
-    [join(import.meta.dirname, '../fixtures/store-churn.ts'), dir],
+    [join(import.meta.dirname, '../fixtures/store-churn.ts'), dir, `${below(2 ** 31)}`],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   );
   const lines: string[] = [];
-  const life = 1 + Math.floor(Math.random() * LINES_MAX);
+  const restMs = random() * ACTION_MS_MAX;
+  const life = 1 + below(LINES_MAX);
   const reached = Promise.withResolvers<void>();
   const reader = createInterface({ input: child.stdout });
   reader.on('line', (line) => {
@@ -32,7 +37,7 @@ async function killedChurn(dir: string): Promise<string[]> {
   });
   const closed = once(reader, 'close');
   await Promise.race([reached.promise, closed]);
-  await sleep(Math.random() * ACTION_MS_MAX);
+  await sleep(restMs);
   child.kill('SIGKILL');
   await closed;
   return lines;

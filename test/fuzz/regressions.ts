@@ -1,21 +1,23 @@
-/** Runs a target as a short test: first the saved failure, if there is one, then fresh inputs. */
-import { existsSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+/**
+ * Runs a target as a short test: first every input that once failed, then new ones. An input that fails is
+ * saved, to be committed with the fix.
+ */
 import fc from 'fast-check';
-import type { FuzzTarget } from './target.ts';
-
-/** Fixed, so that a red build is red again. `tools/fuzz.ts` looks elsewhere. */
-const SEED = 20_261_124;
-
-export function regressionPath(name: string): string {
-  return join(import.meta.dirname, '..', 'fixtures', 'regressions', `${name}.json`);
-}
+import { repeatLine } from '../support/repeat-line.ts';
+import { replay, saveInput } from './saved-inputs.ts';
+import { type FuzzTarget, propertyOf } from './target.ts';
 
 export function runTarget(target: FuzzTarget): void {
-  const path = regressionPath(target.name);
-  if (existsSync(path)) {
-    const saved = JSON.parse(readFileSync(path, 'utf8')) as { seed: number; path: string };
-    fc.assert(target.property(), { seed: saved.seed, path: saved.path, endOnFailure: true });
-  }
-  fc.assert(target.property(), { seed: SEED, numRuns: target.runs });
+  replay(target);
+  fc.assert(propertyOf(target), {
+    numRuns: target.runs,
+    reporter: (details) => {
+      if (!details.failed) return;
+      const path = saveInput(target.name, details.counterexample?.[0]);
+      const text = fc.defaultReportMessage(details);
+      throw new Error(`${text}\n${repeatLine()}\nsaved in ${path}: commit it with the fix`, {
+        cause: details.errorInstance,
+      });
+    },
+  });
 }

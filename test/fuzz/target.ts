@@ -1,11 +1,13 @@
-/** What can be fuzzed: an input and a check that throws. Properties run short in `prop`, long in tools/fuzz.ts. */
+/** What can be fuzzed: an input and a check that throws. Runs are short in `prop` and long in tools/fuzz.ts. */
 import fc from 'fast-check';
 
 export interface FuzzTarget {
   readonly name: string;
   /** Runs of a short test. */
   readonly runs: number;
-  property(): fc.IProperty<unknown>;
+  readonly input: fc.Arbitrary<unknown>;
+  /** Throws if the input shows a bug. */
+  check(input: unknown): void;
 }
 
 export function target<T>(
@@ -14,10 +16,13 @@ export function target<T>(
   input: fc.Arbitrary<T>,
   check: (value: T) => void,
 ): FuzzTarget {
-  return { name, runs, property: () => fc.property(input, check) as fc.IProperty<unknown> };
+  return { name, runs, input, check: (value) => check(value as T) };
 }
 
-/** Throws with what went wrong; assertions of a test framework are not at hand in the tool. */
+export const propertyOf = ({ input, check }: FuzzTarget): fc.IProperty<[unknown]> =>
+  fc.property(input, check);
+
+/** Throws with the fault; the tool has no assertions of a test framework. */
 export function must(condition: unknown, message: string): asserts condition {
   if (!condition) throw new Error(message);
 }

@@ -14,7 +14,6 @@ import {
   subtractRanges,
 } from './addresses.ts';
 
-const SEED = { seed: 20_261_124 };
 const ipv4 = fc.bigInt(0n, 0xffff_ffffn).map((value): IpAddress => ({ family: 4, value }));
 /** Groups are often 0, so that `::` occurs. */
 const ipv6 = fc
@@ -46,7 +45,7 @@ describe('addresses properties', () => {
         const host = address.family === 6 ? `[${text}]` : text;
         expect(new URL(`http://${host}/`).hostname).toBe(host);
       }),
-      { numRuns: 2000, ...SEED },
+      { numRuns: 2000 },
     );
   });
   it('strict reading agrees with node on any text of the right letters', () => {
@@ -55,7 +54,7 @@ describe('addresses properties', () => {
       fc.property(text, (t) => {
         expect(parseAddress(t)?.family ?? 0).toBe(isIP(t));
       }),
-      { numRuns: 5000, ...SEED },
+      { numRuns: 5000 },
     );
   });
   it('loose reading finds every IPv4 address that a URL parser finds', () => {
@@ -71,7 +70,7 @@ describe('addresses properties', () => {
         const address = readAddress(text);
         expect(address && formatAddress(address)).toBe(expected);
       }),
-      { numRuns: 3000, ...SEED },
+      { numRuns: 3000 },
     );
   });
   it('any text is read without an exception', () => {
@@ -80,7 +79,7 @@ describe('addresses properties', () => {
         const address = readAddress(text);
         if (address !== undefined) facesOf(address);
       }),
-      { numRuns: 3000, ...SEED },
+      { numRuns: 3000 },
     );
   });
   it('sets of ranges behave as sets of addresses', () => {
@@ -98,7 +97,7 @@ describe('addresses properties', () => {
         const blocks = left.flatMap(cidrsOf).map(rangeOf);
         expect(mergeRanges(blocks)).toEqual(left);
       }),
-      { numRuns: 1000, ...SEED },
+      { numRuns: 1000 },
     );
   });
 });
