@@ -1,4 +1,4 @@
-/** When an agent first answers on a connection that carries one operation, whose bytes nobody else here reads. */
+/** Measures the agent's answer time on a tunnel, whose bytes are otherwise not read here. */
 import type { Duplex } from 'node:stream';
 
 const NEWLINE = 0x0a;
@@ -6,35 +6,35 @@ const NEWLINE = 0x0a;
 export interface Meter {
   /** Monotonic milliseconds. */
   now(): number;
-  /** Told once, how long it took. */
+  /** Called once with the answer time. */
   answered(ms: number): void;
 }
 
 export interface Tunnel {
   readonly client: Duplex;
-  /** Speaks first: one line, the channel's `OK`, which is no answer yet. */
+  /** Sends one line first, the channel's `OK`, which does not count as an answer. */
   readonly guest: Duplex;
-  /** What the client had sent already. */
+  /** Bytes that the client sent before the upgrade was complete. */
   readonly head: Uint8Array;
 }
 
-/** From the request's first byte to the first byte of the answer. */
+/** Reports the time from the request's first byte to the answer's first byte. */
 export function watchAnswer({ client, guest, head }: Tunnel, meter: Meter): void {
-  let askedMs: number | undefined = head.length > 0 ? meter.now() : undefined;
+  let requestedMs: number | undefined = head.length > 0 ? meter.now() : undefined;
   let isOpen = false;
-  const onAsked = (): void => {
-    askedMs ??= meter.now();
-    client.off('data', onAsked);
+  const onRequest = (): void => {
+    requestedMs ??= meter.now();
+    client.off('data', onRequest);
   };
-  const onSaid = (bytes: Uint8Array): void => {
+  const onResponse = (bytes: Uint8Array): void => {
     const line = isOpen ? -1 : bytes.indexOf(NEWLINE);
     if (!isOpen && line < 0) return;
     isOpen = true;
     if (line + 1 >= bytes.length) return;
-    guest.off('data', onSaid);
-    client.off('data', onAsked);
-    if (askedMs !== undefined) meter.answered(meter.now() - askedMs);
+    guest.off('data', onResponse);
+    client.off('data', onRequest);
+    if (requestedMs !== undefined) meter.answered(meter.now() - requestedMs);
   };
-  client.on('data', onAsked);
-  guest.on('data', onSaid);
+  client.on('data', onRequest);
+  guest.on('data', onResponse);
 }

@@ -1,9 +1,9 @@
-/** What is counted of the requests of the REST server. Routes are those of the server, never what was asked for. */
+/** Metrics of the REST server. Labels hold the server's route patterns, never requested paths. */
 import { Counter, Histogram, type Metric } from '../base/metrics.ts';
 
 export interface Answered {
   readonly method: string;
-  /** As it is written in `routes/`; undefined: there is none. */
+  /** Pattern as written in `routes/`; undefined: no route matched. */
   readonly route: string | undefined;
   readonly status: number;
   readonly seconds: number;
@@ -19,14 +19,14 @@ export class ApiMetrics {
   });
   readonly #duration = new Histogram({
     name: 'neurovisor_api_request_duration_seconds',
-    help: 'Head of a request received until its answer is sent.',
+    help: 'From the head of a request until its answer is sent.',
     unit: 'seconds',
     labels: ['method', 'route'],
   });
 
   readonly #operations = new Histogram({
     name: 'neurovisor_operation_answer_seconds',
-    help: 'A request to an agent (run a program, read a file, …) until its first word: the program runs, the file is there.',
+    help: 'From a request to an agent (run a program, read a file, …) until its first answer.',
     unit: 'seconds',
   });
 
@@ -34,7 +34,7 @@ export class ApiMetrics {
     return [this.#requests, this.#duration, this.#operations];
   }
 
-  /** By an agent. */
+  /** Counts an operation that an agent answered. */
   operationAnswered(seconds: number): void {
     this.#operations.observe({}, seconds);
   }

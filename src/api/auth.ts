@@ -1,27 +1,26 @@
 /**
- * Who may speak to the server. On the unix socket: who may open it (mode 0600), so this user and root.
- * On the port: who has the API key, whatever user of this machine; and never a browser's page, which any
- * website could send (an `Origin`), or lure here by a name that it has pointed at 127.0.0.1 (DNS rebinding,
- * so the `Host` must be a name of this machine).
+ * Access to the server. The unix socket (mode 0600) is open to this user and root. The port needs the API key,
+ * and refuses web pages, which any website could make a browser send: requests with an `Origin`, and requests
+ * whose `Host` is not a loopback name (DNS rebinding).
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import { ApiError } from './errors.ts';
 
-/** What anybody may ask, for probes. */
+/** Path that needs no key, for health checks. */
 export const OPEN_PATH = '/v1/health';
 
 export interface Caller {
   readonly headers: IncomingHttpHeaders;
   /** As in the request line, query included. */
   readonly url: string;
-  /** It came over the unix socket. */
+  /** True for requests over the unix socket. */
   readonly isLocalUser: boolean;
 }
 
 /**
- * Why the caller is not served, or null.
- * @param openPaths that anybody on this machine may ask too
+ * Returns why the caller is refused, or null.
+ * @param openPaths further paths that need no key
  */
 export function refuseCaller(
   caller: Caller,
@@ -30,11 +29,11 @@ export function refuseCaller(
 ): ApiError | null {
   const { headers, url, isLocalUser } = caller;
   if (headers.origin !== undefined) {
-    return new ApiError('forbidden', 'requests of web pages (with an Origin) are not served');
+    return new ApiError('forbidden', 'requests from web pages (with an Origin header) are refused');
   }
   if (isLocalUser) return null;
   if (!isLoopbackName(headers.host ?? '')) {
-    return new ApiError('forbidden', 'the Host of the request is no name of this machine', {
+    return new ApiError('forbidden', 'the Host header does not name this machine', {
       remedy: 'use http://127.0.0.1 or http://localhost',
     });
   }
@@ -53,7 +52,7 @@ function givenKey(headers: IncomingHttpHeaders): string | undefined {
   return typeof key === 'string' ? key : undefined;
 }
 
-/** The digests have one length, so the time tells nothing of the key, not even how long it is. */
+/** Compares digests of equal length, so that timing reveals nothing about the key, not even its length. */
 function equalInConstantTime(a: string, b: string): boolean {
   const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
   return timingSafeEqual(digest(a), digest(b));

@@ -1,4 +1,4 @@
-/** Request bodies, with limits of size and time: a client that sends slowly does not hold a request. */
+/** Request bodies with size and time limits, so that a slow client can't hold a request open. */
 import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
@@ -6,15 +6,18 @@ import { ignore } from '../base/ignore.ts';
 import { ApiError } from './errors.ts';
 import { LIMITS } from './limits.ts';
 
-/** An empty body is no body. @throws ApiError `too_large`, `request_timeout`, `request_invalid` */
+/** Returns undefined for an empty body. @throws ApiError `too_large`, `request_timeout`, `request_invalid` */
 export async function readJsonBody(body: Readable, clock: Clock): Promise<unknown> {
   const parts: Buffer[] = [];
   let bytes = 0;
   const reading = (async (): Promise<void> => {
-    for await (const part of pieces(body)) {
+    for await (const part of chunks(body)) {
       bytes += part.length;
       if (bytes > LIMITS.bodyBytesMax) {
-        throw new ApiError('too_large', `a JSON body has at most ${LIMITS.bodyBytesMax} bytes`);
+        throw new ApiError(
+          'too_large',
+          `the JSON body is larger than ${LIMITS.bodyBytesMax} bytes`,
+        );
       }
       parts.push(part);
     }
@@ -24,13 +27,13 @@ export async function readJsonBody(body: Readable, clock: Clock): Promise<unknow
   try {
     return JSON.parse(Buffer.concat(parts).toString()) as unknown;
   } catch (error) {
-    throw new ApiError('request_invalid', 'the body is no JSON', { cause: error });
+    throw new ApiError('request_invalid', 'the body is not valid JSON', { cause: error });
   }
 }
 
-/** The pieces of `body`, each of which must come within `LIMITS.uploadIdleMsMax`. */
+/** Yields the chunks of `body`, each of which must arrive within `LIMITS.uploadIdleMsMax`. */
 export async function* withIdleLimit(body: Readable, clock: Clock): AsyncGenerator<Buffer> {
-  const source = pieces(body);
+  const source = chunks(body);
   try {
     for (;;) {
       const next = await within(
@@ -43,20 +46,19 @@ export async function* withIdleLimit(body: Readable, clock: Clock): AsyncGenerat
       yield next.value;
     }
   } finally {
-    // Not awaited: it waits for the piece that is late.
-    source.return?.().catch((error: unknown) => ignore(error, 'the rest of a body is not wanted'));
+    // Not awaited: it would wait for the late chunk.
+    source.return?.().catch((error: unknown) => ignore(error, 'the rest of the body is discarded'));
   }
 }
 
 /**
- * Reads and drops what a refused request still sends. Resolves at its end, or when that takes too long:
- * a client that is cut off while it sends may not see the answer.
+ * Reads and drops the rest of a refused request. Resolves at its end, or after `LIMITS.lingerMsMax`. Without
+ * it a client that is still sending may not see the answer.
  */
 export function discardRest(request: IncomingMessage, clock: Clock): Promise<void> {
   if (request.complete) return Promise.resolve();
-  request.on('error', (error) => ignore(error, 'the rest of a body is not wanted'));
-  // Who read it may still wait for a next piece, and nothing flows as long as one listens for that, nor
-  // after that listener goes, unless somebody wants data.
+  request.on('error', (error) => ignore(error, 'the rest of the body is discarded'));
+  // A `readable` listener of an earlier reader would keep the stream from flowing.
   request.removeAllListeners('readable');
   request.on('data', () => undefined);
   request.resume();
@@ -69,15 +71,15 @@ export function discardRest(request: IncomingMessage, clock: Clock): Promise<voi
   });
 }
 
-/** Ending it early leaves the stream open: destroying it would take the connection from the answer. */
-function pieces(body: Readable): AsyncIterator<Buffer> & AsyncIterable<Buffer> {
+/** Iterates without destroying the stream at an early end, since the answer needs the connection. */
+function chunks(body: Readable): AsyncIterator<Buffer> & AsyncIterable<Buffer> {
   return body.iterator({ destroyOnReturn: false });
 }
 
 async function within<T>(work: Promise<T>, clock: Clock, ms: number, what: string): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
   const stop = clock.after(ms, () =>
-    reject(new ApiError('request_timeout', `${what} did not come within ${ms} ms`)),
+    reject(new ApiError('request_timeout', `${what} did not arrive within ${ms} ms`)),
   );
   try {
     return await Promise.race([work, promise]);

@@ -1,33 +1,33 @@
-/** What goes wrong, as HTTP: one table from codes to statuses, one shape of body. */
+/** Errors as HTTP: one table from codes to statuses, one shape of body. */
 import { CodedError, describeError } from '../base/errors.ts';
 import type { GuestErrorCode } from '../guest/errors.ts';
 import { BusyError, SandboxError, type SandboxErrorCode } from '../sandbox/errors.ts';
 import { LIMITS } from './limits.ts';
 
 export type ApiErrorCode =
-  /** Not HTTP as it should be, no JSON, or a field is missing, unknown or wrong; the message names it. */
+  /** Malformed HTTP or JSON, or a missing, unknown or invalid field; the message names it. */
   | 'request_invalid'
   /** No API key, or a wrong one. */
   | 'unauthorized'
-  /** A browser's page, or a name that is not this machine's: not served, whatever the key. */
+  /** A request of a web page, or with a foreign `Host`: refused, whatever the key. */
   | 'forbidden'
-  /** There is no such route. */
+  /** No route matches. */
   | 'route_not_found'
-  /** The body or the headers are larger than the limit. */
+  /** The body or the headers exceed their limit. */
   | 'too_large'
   /** The client took too long to send. */
   | 'request_timeout'
-  /** The body is of a type that the route does not take. */
+  /** The route does not accept the body's Content-Type. */
   | 'media_type'
-  /** The route is only for `Upgrade: neurovisor-guest`. */
+  /** The route requires an upgrade. */
   | 'upgrade_required'
-  /** The `Idempotency-Key` came before with another body. */
+  /** The `Idempotency-Key` was used before with another body. */
   | 'key_reused'
-  /** A fault of the server; its log says more. */
+  /** A bug in the server; its log says more. */
   | 'internal'
-  /** Another server listens there. */
+  /** Another server listens at the address. */
   | 'already_running'
-  /** The server can't listen there. */
+  /** The server can't listen at the address. */
   | 'listen_failed';
 
 export class ApiError extends CodedError<ApiErrorCode> {}
@@ -36,9 +36,9 @@ export interface ErrorBody {
   readonly error: {
     readonly code: string;
     readonly message: string;
-    /** What a person can do. */
+    /** How to fix it, for people. */
     readonly remedy: string | null;
-    /** When a next try is likely to succeed. */
+    /** When a retry is likely to succeed. */
     readonly retryAfterMs?: number | undefined;
   };
 }
@@ -49,7 +49,7 @@ export interface ErrorAnswer {
   readonly body: ErrorBody;
 }
 
-/** Nobody reads it: the client has gone. nginx's number. */
+/** nginx's status for a client that has disconnected; it is never sent. */
 const CLIENT_GONE = 499;
 
 const API: Record<ApiErrorCode, number> = {
@@ -89,7 +89,7 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   template_failed: 502,
 };
 
-/** Their codes get `guest_` before them: a file that is not there is not a sandbox that is not there. */
+/** Prefixed with `guest_` in answers, so that a missing file differs from a missing sandbox. */
 const GUEST: Record<GuestErrorCode, number> = {
   invalid_request: 400,
   permission_denied: 403,
@@ -108,7 +108,7 @@ const GUEST: Record<GuestErrorCode, number> = {
   disk_full: 507,
 };
 
-/** Undefined: a fault of ours, which is logged and told without its insides. */
+/** Returns undefined for a bug, which is logged and answered without details. */
 export function statusOf(error: unknown): number | undefined {
   if (error instanceof ApiError) return API[error.code];
   if (error instanceof SandboxError) return SANDBOX[error.code];
@@ -119,8 +119,8 @@ export function statusOf(error: unknown): number | undefined {
 export function errorAnswer(error: unknown): ErrorAnswer {
   const status = statusOf(error);
   if (status === undefined || !(error instanceof CodedError)) {
-    const message = 'the server failed';
-    const remedy = 'see its log, and report what you find';
+    const message = 'internal server error';
+    const remedy = 'see the log of the daemon, and report the error';
     return { status: 500, headers: {}, body: { error: { code: 'internal', message, remedy } } };
   }
   const body = {
@@ -134,7 +134,7 @@ export function errorAnswer(error: unknown): ErrorAnswer {
   return { status, headers, body: { error: { ...body, retryAfterMs } } };
 }
 
-/** This folder sees the guest's types only, so its errors are known by their name. */
+/** Recognized by name, since this folder imports only types of the guest. */
 function isGuestError(error: unknown): error is CodedError<GuestErrorCode> {
   return error instanceof CodedError && error.name === 'GuestError' && error.code in GUEST;
 }

@@ -1,8 +1,8 @@
 /**
- * `Idempotency-Key`: a client that heard no answer asks again with the same key and gets what the first
- * request made, not a second one. Keys are remembered for a while, failures are not.
+ * `Idempotency-Key`: a client that got no answer retries with the same key and gets the result of the first
+ * request instead of a second one. Keys are remembered for a while, failures are not.
  *
- * A request that all its clients have left is cancelled.
+ * A request is canceled when all its clients have disconnected.
  */
 import { createHash } from 'node:crypto';
 import type { Clock } from '../base/clock.ts';
@@ -12,12 +12,12 @@ import { ApiError } from './errors.ts';
 import { LIMITS } from './limits.ts';
 
 interface Entry<T> {
-  /** Digest of what was asked: that may be large and hold secrets. */
+  /** Digest of the request, which may be large and hold secrets. */
   readonly request: string;
   readonly result: Promise<T>;
   readonly cancel: AbortController;
   clients: number;
-  /** Monotonic; undefined while it is under way. */
+  /** Monotonic; undefined while in progress. */
   endedMs: number | undefined;
 }
 
@@ -31,8 +31,8 @@ export class IdempotentRequests<T> {
   }
 
   /**
-   * @param client is aborted when this client has gone.
-   * @param start is called for the first request of a key; its signal: no client waits any more.
+   * @param client aborted when this client disconnects
+   * @param start called for the first request of a key; its signal is aborted when no client waits anymore
    * @throws ApiError `key_reused`; BusyError; what `start` throws
    */
   async run(
@@ -67,7 +67,7 @@ export class IdempotentRequests<T> {
       return undefined;
     }
     if (entry.request === request) return entry;
-    throw new ApiError('key_reused', 'this Idempotency-Key came before with another request', {
+    throw new ApiError('key_reused', 'this Idempotency-Key was used before with another request', {
       remedy: 'use a new key for each sandbox',
     });
   }
@@ -83,7 +83,7 @@ export class IdempotentRequests<T> {
         entry.endedMs = this.#clock.now();
       },
       (error: unknown) => {
-        ignore(error, 'told to the clients of the key');
+        ignore(error, 'reported to the clients of the key');
         this.#forget(key, entry);
       },
     );
@@ -94,7 +94,7 @@ export class IdempotentRequests<T> {
     if (this.#entries.get(key) === entry) this.#entries.delete(key);
   }
 
-  /** The oldest that has ended goes; those under way stay. */
+  /** Drops the oldest finished entry; entries in progress stay. */
   #makeRoom(): void {
     if (this.#entries.size < LIMITS.idempotencyKeysMax) return;
     for (const [key, entry] of this.#entries) {
@@ -102,6 +102,9 @@ export class IdempotentRequests<T> {
       this.#entries.delete(key);
       return;
     }
-    throw new BusyError('requests with an Idempotency-Key: too many', LIMITS.retryAfterMs);
+    throw new BusyError(
+      'too many requests with an Idempotency-Key are in progress',
+      LIMITS.retryAfterMs,
+    );
   }
 }

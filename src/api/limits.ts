@@ -1,52 +1,51 @@
 import { assert } from '../base/assert.ts';
 import { MIB } from '../base/units.ts';
 
-/** Limits of the REST server. Passing one is answered by the status in brackets. */
+/** Limits of the REST server, with the status that answers a violation in brackets. */
 export const LIMITS = {
   /** Request line and headers together, bytes [431]. */
   headerBytesMax: 16 * 1024,
-  /** A JSON body, bytes [413]: a script and its input; files have no limit but the sandbox's disk. */
+  /** A JSON body, bytes [413]: a script and its input. Files are limited only by the sandbox's disk. */
   bodyBytesMax: 8 * MIB,
   /** From a connection's first byte to the end of its headers, milliseconds [408]. */
   headersMsMax: 10_000,
   /** From the headers to the end of a JSON body, milliseconds [408]. */
   bodyMsMax: 30_000,
-  /** Between two pieces of a file that is written, milliseconds [408]. */
+  /** Between two chunks of an uploaded file, milliseconds [408]. */
   uploadIdleMsMax: 30_000,
-  /** An answer whose reader takes nothing for so long is given up, milliseconds. */
+  /** Time after which an answer that is not read is dropped, milliseconds. */
   answerIdleMsMax: 60_000,
-  /** How long the rest of a refused request is read and dropped, so that its answer arrives, milliseconds. */
+  /** Time during which the rest of a refused request is discarded, so that its answer arrives, milliseconds. */
   lingerMsMax: 2000,
-  /** A connection that waits for its next request, milliseconds. */
+  /** An idle keep-alive connection, milliseconds. */
   keepAliveMs: 75_000,
-  /** Connections of one listener; further ones are closed at once. */
+  /** Connections per listener; further ones are closed at once. */
   connectionsMax: 1024,
-  /** Buffered programs that run at once [429]; each may hold `outputBytesMax`. */
+  /** Programs of the `exec` route that run at once [429]; each may buffer `outputBytesMax`. */
   execsMax: 64,
-  /** Standard output and error of a buffered program together, bytes; the rest is dropped and told. */
+  /** Output of one such program, stdout and stderr together, bytes; the rest is dropped and `truncated` is set. */
   outputBytesMax: 16 * MIB,
   /** Open tunnels [429]. */
   tunnelsMax: 512,
-  /** Those of one sandbox [429]: what its agent serves at once, so one sandbox can't take all. */
+  /** Tunnels per sandbox [429], as many as its agent serves, so that one sandbox can't take all. */
   tunnelsPerSandboxMax: 128,
   /**
-   * How long a tunnel whose client has ended its direction goes on without a byte from the guest,
-   * milliseconds. A client that died looks the same.
+   * Idle time of a tunnel whose client has half-closed it, milliseconds. A dead client looks the same.
    */
   halfClosedIdleMsMax: 600_000,
   /** Open event streams [429]. */
   eventStreamsMax: 64,
-  /** What an event stream's reader may be behind, bytes; then the stream ends. */
+  /** Backlog of an event stream, bytes; beyond it the stream ends. */
   eventQueueBytesMax: 256 * 1024,
-  /** Between two signs of life on an event stream, milliseconds. */
+  /** Interval of keep-alive comments on an event stream, milliseconds. */
   eventKeepAliveMs: 15_000,
-  /** Keys of `Idempotency-Key` that are remembered [429 when all are under way]. */
+  /** Remembered `Idempotency-Key`s [429 when all are in progress]. */
   idempotencyKeysMax: 1024,
-  /** How long a key is remembered, milliseconds. */
+  /** Time for which a key is remembered, milliseconds. */
   idempotencyMs: 600_000,
-  /** What is said to be the time for a next try when one of the counts above is used up, milliseconds. */
+  /** `Retry-After` when one of the counts above is exhausted, milliseconds. */
   retryAfterMs: 1000,
-  /** An error's message, characters. */
+  /** Length of an error message, characters. */
   messageCharactersMax: 4096,
 } as const;
 

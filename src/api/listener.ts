@@ -10,17 +10,17 @@ import { LIMITS } from './limits.ts';
 
 export type ListenAt =
   | { readonly socketPath: string }
-  /** Of 127.0.0.1; 0: any free one. */
+  /** Port of 127.0.0.1; 0: any free port. */
   | { readonly port: number };
 
 export interface Handlers {
   readonly request: RequestListener;
   readonly upgrade: (request: Parameters<RequestListener>[0], client: Duplex, head: Buffer) => void;
-  /** Whether the connection is upgraded; another upgrade (h2c) is answered as if it were not asked. */
+  /** Whether to upgrade the connection. Other upgrades (h2c) are ignored and answered as plain requests. */
   readonly takesUpgrade: (request: Parameters<RequestListener>[0]) => boolean;
 }
 
-/** Longer paths do not fit into sun_path (unix(7)). */
+/** Size of sun_path without its NUL (unix(7)). */
 const SOCKET_PATH_BYTES_MAX = 107;
 
 export function createListener(handlers: Handlers): Server {
@@ -28,7 +28,7 @@ export function createListener(handlers: Handlers): Server {
     {
       maxHeaderSize: LIMITS.headerBytesMax,
       headersTimeout: LIMITS.headersMsMax,
-      // Bodies have their own limits: those of files may take as long as they move.
+      // Bodies have their own limits: uploads may take as long as they make progress.
       requestTimeout: 0,
       keepAliveTimeout: LIMITS.keepAliveMs,
       connectionsCheckingInterval: LIMITS.headersMsMax / 2,
@@ -44,7 +44,7 @@ export function createListener(handlers: Handlers): Server {
 }
 
 /**
- * A unix socket gets mode 0600. One that a dead server left is replaced.
+ * Listens at a port or a unix socket (mode 0600). Replaces the socket of a dead server.
  * @throws ApiError `already_running`, `listen_failed`
  */
 export async function listenAt(server: Server, at: ListenAt): Promise<void> {
@@ -54,13 +54,13 @@ export async function listenAt(server: Server, at: ListenAt): Promise<void> {
   }
   const { socketPath } = at;
   if (Buffer.byteLength(socketPath) > SOCKET_PATH_BYTES_MAX) {
-    const message = `listen at ${socketPath}: the path has more than ${SOCKET_PATH_BYTES_MAX} bytes`;
-    throw new ApiError('listen_failed', message, { remedy: 'choose a shorter directory' });
+    const message = `listen at ${socketPath}: the path is longer than ${SOCKET_PATH_BYTES_MAX} bytes`;
+    throw new ApiError('listen_failed', message, { remedy: 'use a directory with a shorter path' });
   }
   if (await answersAt(socketPath)) throw alreadyRunning(socketPath);
   removeDead(socketPath);
   await listening(server, socketPath, () => {
-    // Nobody else may connect, not even between its making and the next line.
+    // The socket must never be open to others, not even before the chmod below.
     const mask = process.umask(0o177);
     try {
       server.listen(socketPath);
@@ -71,14 +71,14 @@ export async function listenAt(server: Server, at: ListenAt): Promise<void> {
   chmodSync(socketPath, 0o600);
 }
 
-/** Whether somebody accepts connections at a unix socket. */
+/** Whether a server accepts connections at a unix socket. */
 export async function answersAt(socketPath: string): Promise<boolean> {
   const socket = connect(socketPath);
   try {
     return await new Promise<boolean>((resolve) => {
       socket.once('connect', () => resolve(true));
       socket.once('error', (error) => {
-        ignore(error, 'no server is there');
+        ignore(error, 'no server listens there');
         resolve(false);
       });
     });
@@ -87,12 +87,12 @@ export async function answersAt(socketPath: string): Promise<boolean> {
   }
 }
 
-/** What a killed server left; nothing but a socket. @throws ApiError `listen_failed` */
+/** Removes the socket of a killed server, and nothing but a socket. @throws ApiError `listen_failed` */
 function removeDead(socketPath: string): void {
   try {
     const there = lstatSync(socketPath, { throwIfNoEntry: false });
     if (there === undefined) return;
-    if (!there.isSocket()) throw new Error('something is there that is no socket');
+    if (!there.isSocket()) throw new Error('the path exists and is not a socket');
     rmSync(socketPath, { force: true });
   } catch (error) {
     throw new ApiError('listen_failed', `listen at ${socketPath}`, { cause: error });
@@ -120,11 +120,11 @@ function listening(server: Server, where: string, listen: () => void): Promise<v
 
 function alreadyRunning(where: string): ApiError {
   return new ApiError('already_running', `listen at ${where}: another server listens there`, {
-    remedy: 'stop it, or choose another place',
+    remedy: 'stop it, or choose another port or home',
   });
 }
 
-/** What is no HTTP, too large or too slow: answered before there is a request. */
+/** Answers connections that fail before there is a request: malformed, too large or too slow. */
 function answerBroken(error: Error, socket: Duplex): void {
   const code = errorCode(error);
   if (code === 'ECONNRESET' || !socket.writable) {
@@ -138,7 +138,7 @@ function answerBroken(error: Error, socket: Duplex): void {
         ? [408, 'Request Timeout', 'request_timeout']
         : [400, 'Bad Request', 'request_invalid'];
   const body = JSON.stringify({
-    error: { code: apiCode, message: `no HTTP request: ${text}`, remedy: null },
+    error: { code: apiCode, message: `invalid HTTP request: ${text}`, remedy: null },
   });
   socket.end(
     `HTTP/1.1 ${status} ${text}\r\ncontent-type: application/json\r\n` +
@@ -147,7 +147,7 @@ function answerBroken(error: Error, socket: Duplex): void {
   socket.once('finish', () => socket.destroy());
 }
 
-/** Of a port; null for a unix socket. */
+/** Returns the port; null for a unix socket. */
 export function portOf(server: Server): number | null {
   const address = server.address();
   return typeof address === 'object' && address !== null ? address.port : null;

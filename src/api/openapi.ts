@@ -1,13 +1,13 @@
-/** The description of the interface, made from its schemas: `spec/openapi.json`, `GET /v1/openapi.json`. */
+/** The OpenAPI document, generated from the schemas: `spec/openapi.json`, `GET /v1/openapi.json`. */
 import swagger from '@fastify/swagger';
 import type { FastifyInstance } from 'fastify';
 import { jsonSchemaTransform, jsonSchemaTransformObject } from 'fastify-type-provider-zod';
 
-/** Of the interface, not of the product: changes when a client would have to. */
+/** Version of the API, not of the product: changes when clients have to change. */
 const API_VERSION = '1.0.0';
 
 const DESCRIPTION = `
-Sandboxes for programs of AI agents: microVMs without a network, whose models stay on this host.
+Sandboxes for AI agents: microVMs without a network unless asked for, whose models stay on this host.
 
 A first sandbox, with the server of \`neurovisor serve\` at its unix socket:
 
@@ -16,8 +16,8 @@ A first sandbox, with the server of \`neurovisor serve\` at its unix socket:
       -H 'content-type: application/json' -d '{"code": "print(6 * 7)"}'
     curl --unix-socket ~/.neurovisor/run/daemon.sock -X DELETE http://localhost/v1/sandboxes/ID
 
-On a port, each request carries the API key. Errors have one shape, \`{"error": {"code", "message",
-"remedy"}}\`; \`code\` is stable. A server that is busy answers 429 with \`Retry-After\`.
+On a port, every request needs the API key. Errors have one shape, \`{"error": {"code", "message",
+"remedy"}}\`; \`code\` is stable. A busy server answers 429 with \`Retry-After\`.
 `.trim();
 
 export async function describeApi(app: FastifyInstance): Promise<void> {
@@ -30,13 +30,18 @@ export async function describeApi(app: FastifyInstance): Promise<void> {
         description: DESCRIPTION,
         license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
       },
-      servers: [{ url: 'http://localhost', description: 'At the unix socket, or with a port.' }],
+      servers: [
+        { url: 'http://localhost', description: 'The unix socket, or a port of 127.0.0.1.' },
+      ],
       tags: [
-        { name: 'sandboxes', description: 'One microVM each, with its limits, policy and life.' },
-        { name: 'guest', description: 'What runs in a sandbox.' },
-        { name: 'files', description: 'Files of a sandbox, as streams.' },
-        { name: 'snapshots', description: 'Kept states, to start sandboxes from.' },
-        { name: 'pools', description: 'Sandboxes that wait to be handed out in milliseconds.' },
+        {
+          name: 'sandboxes',
+          description: 'One microVM each, with its limits, policy and lifetime.',
+        },
+        { name: 'guest', description: 'Programs in a sandbox.' },
+        { name: 'files', description: 'Files of a sandbox, streamed.' },
+        { name: 'snapshots', description: 'Saved states to start sandboxes from.' },
+        { name: 'pools', description: 'Ready sandboxes, handed out in milliseconds.' },
         { name: 'host', description: 'The server and its machine.' },
       ],
       components: {
@@ -52,13 +57,13 @@ export async function describeApi(app: FastifyInstance): Promise<void> {
   });
 }
 
-/** What the generators leave: schemas that nothing uses, texts that say nothing, bodies that may be left out. */
+/** Cleans up after the generators: unused schemas, empty descriptions, optional bodies. */
 function tidy(document: object): object {
   const described = JSON.parse(JSON.stringify(document, withoutNoise)) as OpenApiDocument;
   for (const operation of Object.values(described.paths).flatMap((path) => Object.values(path))) {
     for (const [status, response] of Object.entries(operation.responses)) {
       if (response.description !== 'Default Response') continue;
-      response.description = status === 'default' ? 'It failed; the body says why.' : 'Done.';
+      response.description = status === 'default' ? 'Error; the body says why.' : 'Success.';
     }
     const body = operation.requestBody;
     const schema = body?.content['application/json']?.schema;
@@ -69,14 +74,14 @@ function tidy(document: object): object {
   return withUsedSchemas(described);
 }
 
-/** A limit that is the number format's own says nothing. */
+/** Drops a maximum that every JSON number has. */
 function withoutNoise(key: string, value: unknown): unknown {
   return key === 'maximum' && value === Number.MAX_SAFE_INTEGER ? undefined : value;
 }
 
 /**
- * Each schema comes twice from the generator, as it is for requests (`…Input`) and for answers; here each
- * is in one of the two only.
+ * Removes unused schemas. The generator emits each schema twice, for requests (`…Input`) and for answers;
+ * here each is used in one of the two only.
  */
 function withUsedSchemas(document: OpenApiDocument): object {
   const { schemas } = document.components;

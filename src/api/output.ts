@@ -1,4 +1,4 @@
-/** The output of a program whose answer comes in one piece. */
+/** Buffers the output of a program for the `exec` route. */
 import type { Readable } from 'node:stream';
 import type { Process, ProcessExit } from '../guest/guest.ts';
 
@@ -6,14 +6,14 @@ export interface CollectedOutput {
   readonly exit: ProcessExit;
   readonly stdout: string;
   readonly stderr: string;
-  /** Something was dropped. */
+  /** True if output was dropped. */
   readonly truncated: boolean;
 }
 
 /**
- * Reads a program to its end and keeps its first `bytesMax` bytes of output. The agent has the same limit,
- * but an agent need not keep to it. Bytes that are no UTF-8 become U+FFFD.
- * @throws GuestError its end is not known
+ * Reads a program's output to its end and keeps the first `bytesMax` bytes. The agent has the same limit, but
+ * a hostile agent need not respect it. Invalid UTF-8 becomes U+FFFD.
+ * @throws GuestError if the end of the program is unknown
  */
 export async function collectOutput(process: Process, bytesMax: number): Promise<CollectedOutput> {
   let left = bytesMax;
@@ -36,7 +36,7 @@ export async function collectOutput(process: Process, bytesMax: number): Promise
   return { exit, stdout, stderr, truncated: dropped || exit.truncated };
 }
 
-/** Copies, so that a guest that sends byte by byte costs bytes, not an object for each. */
+/** Copies chunks together, so that a guest that sends single bytes costs bytes, not objects. */
 class GrowingBuffer {
   #bytes = Buffer.alloc(0);
   #length = 0;

@@ -1,4 +1,4 @@
-/** What the routes share. */
+/** Types and helpers that the routes share. */
 import type {
   FastifyInstance,
   FastifyReply,
@@ -27,14 +27,14 @@ export interface ApiParts {
   readonly log: Log;
 }
 
-/** Every route may answer so. */
+/** Error answer of every route. */
 export const failures = { default: errorBody } as const;
 
-/** Aborted when the client goes away before its answer is complete. */
+/** Returns a signal that is aborted when the client disconnects before its answer is complete. */
 export function clientGone(reply: FastifyReply): AbortSignal {
   const controller = new AbortController();
   reply.raw.once('close', () => {
-    if (!reply.raw.writableFinished) controller.abort(new Error('the client went away'));
+    if (!reply.raw.writableFinished) controller.abort(new Error('the client disconnected'));
   });
   return controller.signal;
 }

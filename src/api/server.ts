@@ -1,14 +1,14 @@
 /**
- * The control plane's REST server. It holds nothing of its own: each route calls one method of
- * `ControlPlane`, checks what comes in and goes out by `schema/`, and turns errors into statuses.
+ * The REST server of the control plane. It holds no state of its own: each route calls one method of
+ * `ControlPlane`, validates input and output with `schema/`, and maps errors to statuses.
  *
- *     unix socket (0600) ──┐            ┌─ hooks: who calls (auth), ids and bodies (schema)
+ *     unix socket (0600) ──┐            ┌─ hooks: caller (auth), ids and bodies (schema)
  *     127.0.0.1:port ──────┼─ listener ─┼─ routes/* ────────► ControlPlane
  *       + API key          │            └─ errors: code → status
  *                          └─ upgrade ── tunnel ───────────► ControlPlane.openOperation, openPort
  *
- * All paths but `/metrics` begin with `/v1`; others are free for further surfaces. A request whose client goes away is
- * cancelled: what it was making is unmade, what it ran is killed.
+ * All paths except `/metrics` begin with `/v1`. A request whose client disconnects is canceled: a sandbox being
+ * created is removed, a running program is killed.
  */
 import type { IncomingMessage, Server } from 'node:http';
 import type { Socket } from 'node:net';
@@ -46,28 +46,28 @@ import { addTunnelRoutes, isTunnelProtocol, Tunnels } from './tunnel.ts';
 export interface ApiOptions {
   readonly control: ControlPlane;
   readonly log: Log;
-  /** Without one the server listens at unix sockets only. */
+  /** Required to listen at a port. */
   readonly apiKey?: string | undefined;
   readonly clock?: Clock;
-  /** What `/metrics` tells, to which the server adds its own; default: its own only. */
+  /** Metrics of the process, to which the server adds its own; default: only its own. */
   readonly metrics?: MetricRegistry;
-  /** Whoever is on this machine may read `/metrics`, without a key. */
+  /** Serve `/metrics` without a key. */
   readonly openMetrics?: boolean;
-  /** Default: nothing is traced. */
+  /** Default: no tracing. */
   readonly tracer?: Tracer;
-  /** Default: nothing is known. */
+  /** Default: no loads. */
   readonly loads?: () => SandboxLoads;
 }
 
 export interface ApiServer extends AsyncDisposable {
-  /** For tests: requests without a connection (`app.inject`). They need the key, as on a port. */
+  /** For tests: requests without a connection (`app.inject`), which need the key as on a port. */
   readonly app: App;
   /**
-   * May be called for a socket and a port. @returns the port; null for a socket.
+   * Call it once per socket or port. @returns the port; null for a socket
    * @throws ApiError `already_running`, `listen_failed`
    */
   listen(at: ListenAt): Promise<number | null>;
-  /** Ends all connections, event streams and tunnels. The control plane goes on. */
+  /** Ends all connections, event streams and tunnels. The control plane stays open. */
   close(): Promise<void>;
 }
 
@@ -130,7 +130,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   return { app, listen, close, [Symbol.asyncDispose]: close };
 }
 
-/** The routes, without a connection. */
+/** Creates the routes, not yet listening. */
 async function createApp(
   parts: ApiParts & {
     readonly counted: ApiMetrics;
@@ -167,14 +167,14 @@ async function createApp(
     return sendError(asCoded(error), request, reply, log);
   });
   app.setNotFoundHandler((request) => {
-    const what = `${request.method} ${request.url.slice(0, 200)}: there is no such route`;
+    const what = `no route ${request.method} ${request.url.slice(0, 200)}`;
     throw new ApiError('route_not_found', what);
   });
   await describeApi(app);
   await app.register(
     async (v1) => {
       const routes = v1.withTypeProvider() as App;
-      // All fields of a body may be left out, so the body may be.
+      // All fields of a body are optional, so the body is, too.
       routes.addHook('preValidation', async (request) => {
         request.body ??= {};
       });
@@ -196,7 +196,10 @@ async function createApp(
 }
 
 const noLoads = (): SandboxLoads => ({
-  ...{ atMs: 0, sandboxes: [], memoryPressure: null, events: [] },
+  atMs: 0,
+  sandboxes: [],
+  memoryPressure: null,
+  events: [],
 });
 
 async function discardBody(
@@ -205,7 +208,7 @@ async function discardBody(
   clock: Clock,
 ): Promise<void> {
   const rest = discardRest(raw, clock);
-  // A connection that is to be closed is closed right after the answer: so the answer waits.
+  // A connection without keep-alive closes right after the answer, so the answer waits.
   if (!reply.raw.shouldKeepAlive) return await rest;
   void rest.then(() => {
     if (!raw.complete) raw.destroy();
@@ -227,7 +230,7 @@ function sendError(
   return reply.status(status).headers(headers).type('application/json').send(body);
 }
 
-/** Fastify's own refusals in our words. */
+/** Maps Fastify's own errors to ours. */
 function asCoded(error: FastifyError): unknown {
   if (error instanceof CodedError) return error;
   if (hasZodFastifySchemaValidationErrors(error)) {

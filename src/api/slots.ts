@@ -1,22 +1,25 @@
 import { BusyError } from '../sandbox/errors.ts';
 import { LIMITS } from './limits.ts';
 
-/** How many of a kind may be under way at once; more are refused. */
+/** A limit on concurrent operations of one kind; more are refused. */
 export class Slots {
   readonly #what: string;
   readonly #max: number;
   #used = 0;
 
-  /** @param what plural, for the message. */
+  /** @param what plural noun for the error message */
   constructor(what: string, max: number) {
     this.#what = what;
     this.#max = max;
   }
 
-  /** Returns how to give it back, once. @throws BusyError */
+  /** Takes a slot. Returns the function that releases it (idempotent). @throws BusyError */
   take(): () => void {
     if (this.#used >= this.#max) {
-      throw new BusyError(`${this.#what}: ${this.#max} are under way`, LIMITS.retryAfterMs);
+      throw new BusyError(
+        `${this.#max} ${this.#what} are in progress, the maximum`,
+        LIMITS.retryAfterMs,
+      );
     }
     this.#used += 1;
     let held = true;

@@ -1,13 +1,13 @@
-/** A span for each request that changes something, or whose client is part of a trace. */
+/** Creates a span for each request that changes something or carries a trace. */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { parseTraceparent, type Span, type Tracer } from '../trace/trace.ts';
 
-/** Routes are written as in `routes/`, never as they were asked for. */
+/** Spans name route patterns, never requested paths. */
 export function addTracing(app: FastifyInstance, tracer: Tracer): void {
   const spans = new WeakMap<FastifyRequest, Span>();
   app.addHook('onRequest', (request, _reply, done) => {
     const parent = parseTraceparent(request.headers['traceparent']);
-    // Reading begins no trace: lists and metrics are asked for all the time.
+    // Reads begin no trace: lists and metrics are polled all the time.
     if (parent === null && request.method === 'GET') return done();
     const { method, routeOptions } = request;
     const route = routeOptions.url ?? 'none';

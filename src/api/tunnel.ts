@@ -1,14 +1,14 @@
 /**
- * The guest protocol (`spec/guest-protocol.md`) and ports of network cards through HTTP, for a client in
- * another process: each operation, and each connection to a port, is a connection that is upgraded once and
- * then carries bytes both ways, unread.
+ * Tunnels through HTTP to the agent (`spec/guest-protocol.md`) and to ports of network cards, for clients in
+ * another process. Each operation, and each connection to a port, is one connection that is upgraded and then
+ * carries bytes both ways, unread.
  *
  *     client ── GET /v1/sandboxes/{id}/operations, Upgrade: neurovisor-guest ──► 101
  *            ◄────────────── bytes of the agent's operations port ─────────────►  control.openOperation
  *     client ── GET /v1/sandboxes/{id}/ports/{port}, Upgrade: tcp ─────────────► 101
  *            ◄────────────── bytes of a TCP connection to its card ────────────►  control.openPort
  *
- * A slow side stops the other; half-closes go through; what ends or breaks on one side does on the other.
+ * Back-pressure and half-closes pass through; an end or failure on one side ends the other.
  */
 import { type IncomingMessage, STATUS_CODES } from 'node:http';
 import { Socket } from 'node:net';
@@ -30,12 +30,12 @@ import { Slots } from './slots.ts';
 const PATH = /^\/v1\/sandboxes\/([a-z0-9]{20})\/(operations|ports\/([1-9]\d{0,4}))$/;
 const PORT_MAX = 65_535;
 
-/** @param text of `Upgrade`, in lower case */
+/** @param text value of `Upgrade`, in lower case */
 export function isTunnelProtocol(text: string | undefined): boolean {
   return text === TUNNEL_PROTOCOL || text === PORT_PROTOCOL;
 }
 
-/** For the description, and for who asks without the upgrade. */
+/** Adds the routes to the OpenAPI document, and refuses requests without an upgrade. */
 export function addTunnelRoutes(app: App): void {
   app.get(
     '/sandboxes/:id/ports/:port',
@@ -43,10 +43,10 @@ export function addTunnelRoutes(app: App): void {
       schema: {
         tags: ['guest'],
         operationId: 'openPort',
-        summary: 'A connection to a port of its network card',
+        summary: 'Connect to a port of the network card',
         description:
           `With \`Connection: Upgrade\` and \`Upgrade: ${PORT_PROTOCOL}\` the answer is 101; then the ` +
-          "connection is one to what listens in the sandbox at its card's address.",
+          "connection leads to the program that listens at the card's address in the sandbox.",
         params: portParams,
         response: { 101: z.null().describe('Raw bytes from here on.'), ...failures },
       },
@@ -59,11 +59,11 @@ export function addTunnelRoutes(app: App): void {
       schema: {
         tags: ['guest'],
         operationId: 'openOperation',
-        summary: 'A connection to the agent',
+        summary: 'Connect to the agent',
         description:
           `With \`Connection: Upgrade\` and \`Upgrade: ${TUNNEL_PROTOCOL}\` the answer is 101; then the ` +
           'connection carries one operation of the guest protocol (spec/guest-protocol.md, section 4), ' +
-          "beginning with the channel's `OK`.",
+          "starting with the channel's `OK`.",
         params: idParams,
         response: { 101: z.null().describe('Raw bytes from here on.'), ...failures },
       },
@@ -74,7 +74,7 @@ export function addTunnelRoutes(app: App): void {
 
 function refuseWithoutUpgrade(protocol: string): never {
   const remedy = `send \`Connection: Upgrade\` and \`Upgrade: ${protocol}\``;
-  throw new ApiError('upgrade_required', 'this route is only for upgrades', { remedy });
+  throw new ApiError('upgrade_required', 'this route requires an upgrade', { remedy });
 }
 
 export class Tunnels {
@@ -83,7 +83,7 @@ export class Tunnels {
   readonly #tracer: Tracer;
   readonly #meter: Meter;
   readonly #slots = new Slots('tunnels', LIMITS.tunnelsMax);
-  /** With the sandbox, as far as it is known. */
+  /** Client → id of its sandbox; null: not known yet. */
   readonly #open = new Map<Duplex, string | null>();
 
   constructor(control: ControlPlane, log: Log, tracer: Tracer, meter: Meter) {
@@ -103,7 +103,7 @@ export class Tunnels {
     head: Buffer,
     refusal: ApiError | null,
   ): Promise<void> {
-    client.on('error', (error) => ignore(error, 'the close that follows tells'));
+    client.on('error', (error) => ignore(error, 'reported by the close that follows'));
     this.#open.set(client, null);
     client.once('close', () => this.#open.delete(client));
     try {
@@ -121,17 +121,17 @@ export class Tunnels {
     }
   }
 
-  /** Connections. */
+  /** Number of open connections. */
   get open(): number {
     return this.#open.size;
   }
 
-  /** Ends all. */
+  /** Ends all tunnels. */
   close(): void {
     for (const client of this.#open.keys()) client.destroy();
   }
 
-  /** What is said in it is not read, so what its sandbox does from now on is taken for it. */
+  /** Attributes the sandbox's next actions to the caller's trace, since the bytes are not read. */
   #trace(request: IncomingMessage, client: Duplex, { id, port }: Target): void {
     const parent = parseTraceparent(request.headers['traceparent']);
     if (parent === null) return;
@@ -142,11 +142,13 @@ export class Tunnels {
     client.once('close', () => span.end());
   }
 
-  /** A client that goes away waits for nothing. */
+  /** Cancels the connection attempt when the client disconnects. */
   #openFor(client: Duplex, { id, port }: Target): Promise<Duplex> {
     if (port === null) return this.#control.openOperation(id);
     const gone = new AbortController();
-    client.once('close', () => gone.abort(new ApiError('request_timeout', 'the client has gone')));
+    client.once('close', () =>
+      gone.abort(new ApiError('request_timeout', 'the client disconnected')),
+    );
     return this.#control.openPort(id, port, gone.signal);
   }
 
@@ -154,7 +156,10 @@ export class Tunnels {
   #count(client: Duplex, id: string): void {
     const used = [...this.#open.values()].filter((other) => other === id).length;
     if (used >= LIMITS.tunnelsPerSandboxMax) {
-      throw new BusyError(`sandbox ${id}: ${used} operations are under way`, LIMITS.retryAfterMs);
+      throw new BusyError(
+        `sandbox ${id}: ${used} operations are in progress, the maximum`,
+        LIMITS.retryAfterMs,
+      );
     }
     this.#open.set(client, id);
   }
@@ -177,7 +182,7 @@ export class Tunnels {
 
 interface Target {
   readonly id: string;
-  /** Null: the agent's operations. */
+  /** Null: the agent. */
   readonly port: number | null;
 }
 
@@ -190,18 +195,18 @@ function targetOf(request: IncomingMessage): Target {
   const isRight = id !== undefined && request.method === 'GET' && (port ?? 1) <= PORT_MAX;
   const target = { id: id ?? '', port };
   if (isRight && request.headers.upgrade?.toLowerCase() === protocolOf(target)) return target;
-  throw new ApiError('route_not_found', 'no such route takes such an upgrade');
+  throw new ApiError('route_not_found', 'no route accepts this upgrade');
 }
 
 function join(client: Duplex, guest: Duplex, head: Buffer, protocol: string): void {
-  guest.on('error', (error) => ignore(error, 'the close that follows tells'));
+  guest.on('error', (error) => ignore(error, 'reported by the close that follows'));
   endWith(client, guest);
   endWith(guest, client);
   if (client.destroyed || guest.destroyed) return;
   client.write(
     `HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ${protocol}\r\n\r\n`,
   );
-  // What the client sent right behind its request.
+  // Bytes the client sent right after its request.
   if (head.length > 0) client.unshift(head);
   client.pipe(guest);
   guest.pipe(client);
@@ -212,7 +217,7 @@ function join(client: Duplex, guest: Duplex, head: Buffer, protocol: string): vo
   });
 }
 
-/** When `one` is gone before both its directions have ended in order, `other` goes too. */
+/** Destroys `other` when `one` closes before both its directions have ended in order. */
 function endWith(one: Duplex, other: Duplex): void {
   const end = (): void => {
     if (!one.readableEnded || !one.writableFinished) other.destroy();

@@ -101,7 +101,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     };
     await expect(remote.host()).rejects.toMatchObject({
       code: 'refused',
-      message: 'the server failed (internal)',
+      message: 'internal server error (internal)',
     });
   });
 

@@ -21,13 +21,13 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
       schema: {
         tags: ['sandboxes'],
         operationId: 'streamEvents',
-        summary: 'Each change of a sandbox, as it happens',
+        summary: 'Stream the changes of all sandboxes',
         description:
-          'Server-sent events: `event: sandbox`, `data:` the sandbox as JSON. A reader that is too far ' +
-          'behind is told `event: overflow`, and the stream ends; list the sandboxes and ask again.',
+          'Server-sent events: `event: sandbox`, `data:` the sandbox as JSON. If the reader falls too far ' +
+          'behind, `event: overflow` ends the stream; list the sandboxes and reconnect.',
         response: {
           200: {
-            description: 'Events.',
+            description: 'The event stream.',
             content: { 'text/event-stream': { schema: z.string() } },
           },
           ...failures,
@@ -47,16 +47,16 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
       schema: {
         tags: ['sandboxes'],
         operationId: 'streamSandboxEvents',
-        summary: 'What happens to its memory, what was done about it, and its end',
+        summary: 'Stream the events of a sandbox: memory, disk, actions, end',
         description:
-          'Server-sent events: `id:` the number of the event, `event:` its type, `data:` a SandboxEvent as ' +
-          'JSON. First those that are kept, then each as it comes; after `end` the stream ends. What is ' +
-          'missing between two numbers came faster than it was read.',
+          'Server-sent events: `id:` the sequence number, `event:` the type, `data:` a SandboxEvent as ' +
+          'JSON. Stored events come first, then new ones; the stream ends after `end`. A gap between two ' +
+          'numbers means that events came faster than they were read.',
         params: idParams,
         querystring: eventsQuery,
         response: {
           200: {
-            description: 'Events.',
+            description: 'The event stream.',
             content: { 'text/event-stream': { schema: timedEvent } },
           },
           ...failures,
@@ -64,7 +64,7 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
       },
     },
     async ({ params, query }, reply) => {
-      // What is not there is an answer with a status, not a stream.
+      // An unknown sandbox is an HTTP error, not a stream.
       await control.get(params.id);
       const giveBack = slots.take();
       reply.hijack();
@@ -86,14 +86,14 @@ function addLogStream(app: App, { control, clock, log }: ApiParts, slots: Slots)
       schema: {
         tags: ['sandboxes'],
         operationId: 'streamLogs',
-        summary: 'Its serial console and the log of its VMM, as they are written',
+        summary: 'Follow the serial console and the VMM log',
         description:
-          'Server-sent events: `data:` a LogChunk as JSON; first what is kept, then what comes, over all its ' +
-          'VMs. After its end `event: end`. A reader that is slow is told how many bytes it has missed.',
+          'Server-sent events: `data:` a LogChunk as JSON. Stored output comes first, then new output, across ' +
+          'all VMs of the sandbox; `event: end` ends the stream. A slow reader learns how many bytes it missed.',
         params: idParams,
         response: {
           200: {
-            description: 'Chunks.',
+            description: 'The log stream.',
             content: { 'text/event-stream': { schema: logChunk } },
           },
           ...failures,
@@ -135,7 +135,7 @@ async function streamTexts(
   begin(response, clock, title, () => left.abort());
   try {
     for await (const text of read(left.signal)) {
-      // Waiting, this takes nothing: what comes meanwhile is kept within a limit where it comes from.
+      // While this waits, the source buffers within its own limit.
       if (!response.write(text)) await once(response, 'drain', { signal: left.signal });
     }
     response.end();
@@ -147,7 +147,7 @@ async function streamTexts(
   }
 }
 
-/** Head and signs of life. */
+/** Sends the response head and keep-alive comments. */
 function begin(response: ServerResponse, clock: Clock, title: string, onClose: () => void): void {
   response.writeHead(200, {
     'content-type': 'text/event-stream',
@@ -158,7 +158,7 @@ function begin(response: ServerResponse, clock: Clock, title: string, onClose: (
   let stopTimer = (): void => undefined;
   const keepAlive = (): void => {
     stopTimer = clock.after(LIMITS.eventKeepAliveMs, () => {
-      // A reader that takes nothing has what it needs: unread bytes.
+      // A reader that is behind needs no keep-alive: it has unread bytes.
       if (response.writableLength === 0) response.write(':\n\n');
       keepAlive();
     });
@@ -171,7 +171,7 @@ function begin(response: ServerResponse, clock: Clock, title: string, onClose: (
 }
 
 function streamChanges(response: ServerResponse, control: ControlPlane, clock: Clock): void {
-  begin(response, clock, 'each change of a sandbox', () => stop());
+  begin(response, clock, 'changes of all sandboxes', () => stop());
   const stop = control.onChange((info) => {
     if (response.writableLength < LIMITS.eventQueueBytesMax) {
       response.write(`event: sandbox\ndata: ${JSON.stringify(info)}\n\n`);

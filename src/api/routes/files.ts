@@ -1,4 +1,4 @@
-/** Files of a sandbox as streams: nothing is held here, a slow side stops the other. */
+/** Files of a sandbox as streams. Nothing is buffered here; a slow side slows the other down. */
 import { Readable } from 'node:stream';
 import { z } from 'zod';
 import type { FileOptions } from '../../guest/guest.ts';
@@ -11,7 +11,7 @@ const tags = ['files'];
 const content = z.custom<Readable>().meta({ type: 'string', format: 'binary' });
 
 export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
-  // Whatever the type of a file's content is said to be, it is passed on as it is.
+  // File content passes through unchanged, whatever its Content-Type.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', (_request, payload, done) => done(null, payload));
   app.get(
@@ -20,13 +20,13 @@ export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
       schema: {
         tags,
         operationId: 'readFile',
-        summary: 'The content of a file',
-        description: 'A connection that is cut off in the middle means that the rest is not known.',
+        summary: 'Read a file',
+        description: 'If the connection breaks before the end, the content is incomplete.',
         params: idParams,
         querystring: fileQuery,
         response: {
           200: {
-            description: 'The content.',
+            description: 'Content of the file.',
             content: { 'application/octet-stream': { schema: content } },
           },
           ...failures,
@@ -45,10 +45,10 @@ export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
       schema: {
         tags,
         operationId: 'writeFile',
-        summary: 'Write a file: the body is its content',
+        summary: 'Write a file; the body is its content',
         description:
-          'The file is replaced at once when all has arrived; parent directories are made. ' +
-          'The content may be of any length and type.',
+          'Replaces the file atomically once all of it has arrived, and creates parent directories. ' +
+          'Any length and type.',
         consumes: ['application/octet-stream'],
         params: idParams,
         querystring: fileWriteQuery,
@@ -70,7 +70,7 @@ export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
       schema: {
         tags,
         operationId: 'removeFile',
-        summary: 'Remove a file, or a directory with all in it',
+        summary: 'Remove a file, or a directory with its contents',
         params: idParams,
         querystring: fileQuery,
         response: { 204: z.null().describe('Removed.'), ...failures },
@@ -88,7 +88,7 @@ export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
       schema: {
         tags,
         operationId: 'listFiles',
-        summary: 'The entries of a directory, in lexical order',
+        summary: 'List a directory in lexical order',
         params: idParams,
         querystring: fileListQuery,
         response: { 200: fileList, ...failures },

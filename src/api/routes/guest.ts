@@ -1,4 +1,4 @@
-/** What runs in a sandbox: programs, and what is known of its guest. */
+/** Programs in a sandbox, and information about its guest. */
 import type { Guest, Process } from '../../guest/guest.ts';
 import type { ApiMetrics } from '../api-metrics.ts';
 import { LIMITS } from '../limits.ts';
@@ -29,7 +29,7 @@ export function addGuestRoutes(
       schema: {
         tags,
         operationId: 'getGuest',
-        summary: 'The agent, and how it started',
+        summary: 'Get the agent and its start times',
         params: idParams,
         response: { 200: guestInfo, ...failures },
       },
@@ -42,7 +42,7 @@ export function addGuestRoutes(
       schema: {
         tags,
         operationId: 'listProcesses',
-        summary: 'The programs that were started and still run',
+        summary: 'List the running programs',
         params: idParams,
         response: { 200: processList, ...failures },
       },
@@ -57,7 +57,7 @@ export function addGuestRoutes(
       schema: {
         tags,
         operationId: 'getChannel',
-        summary: 'Traffic between host and sandbox',
+        summary: 'Get the traffic of the channel between host and sandbox',
         params: idParams,
         response: { 200: channelStats, ...failures },
       },
@@ -70,7 +70,7 @@ export function addGuestRoutes(
       schema: {
         tags,
         operationId: 'getUsage',
-        summary: 'Its last requests to the model, oldest first',
+        summary: 'List the latest model requests, oldest first',
         params: idParams,
         response: { 200: usageList, ...failures },
       },
@@ -83,9 +83,8 @@ export function addGuestRoutes(
       schema: {
         tags,
         operationId: 'getLogs',
-        summary: 'Its serial console, and the log of its VMM',
-        description:
-          'Also after its end: of the newest 200 that have ended, but not of those that were removed.',
+        summary: 'Get the serial console and the VMM log',
+        description: 'Kept for the newest 200 ended sandboxes, except removed ones.',
         params: idParams,
         response: { 200: sandboxLogs, ...failures },
       },
@@ -98,16 +97,16 @@ function addExec(
   app: App,
   { control, clock, counted }: Parameters<typeof addGuestRoutes>[1],
 ): void {
-  const slots = new Slots('buffered programs', LIMITS.execsMax);
+  const slots = new Slots('programs', LIMITS.execsMax);
   app.post(
     '/sandboxes/:id/exec',
     {
       schema: {
         tags,
         operationId: 'exec',
-        summary: 'Run a program to its end',
+        summary: 'Run a program and wait for it',
         description:
-          'The answer comes at its end, with its output. If the client goes away, it is killed.',
+          'Answers with the output when the program has ended. If the client disconnects, the program is killed.',
         params: idParams,
         body: execRequest,
         response: { 200: execResult, ...failures },

@@ -1,4 +1,4 @@
-/** The host, its snapshots and its pools. */
+/** Host, snapshots and pools. */
 import { z } from 'zod';
 import { type ApiParts, type App, failures } from '../route.ts';
 import { health, hostInfo, poolInfo, poolList, snapshotList } from '../schema/answers.ts';
@@ -11,7 +11,7 @@ export function addHostRoutes(app: App, { control }: ApiParts): void {
       schema: {
         tags: ['host'],
         operationId: 'getHealth',
-        summary: 'Whether the server answers; needs no key',
+        summary: 'Check that the server answers; needs no key',
         security: [],
         response: { 200: health, ...failures },
       },
@@ -24,7 +24,7 @@ export function addHostRoutes(app: App, { control }: ApiParts): void {
       schema: {
         tags: ['host'],
         operationId: 'getHost',
-        summary: 'The host and what it carries now',
+        summary: 'Get the host and its current load',
         response: { 200: hostInfo, ...failures },
       },
     },
@@ -36,7 +36,7 @@ export function addHostRoutes(app: App, { control }: ApiParts): void {
       schema: {
         tags: ['host'],
         operationId: 'getOpenapi',
-        summary: 'This description',
+        summary: 'Get this OpenAPI document',
         response: { 200: z.looseObject({}), ...failures },
       },
     },
@@ -51,7 +51,7 @@ export function addSnapshotRoutes(app: App, { control }: ApiParts): void {
       schema: {
         tags: ['snapshots'],
         operationId: 'listSnapshots',
-        summary: 'All snapshots',
+        summary: 'List all snapshots',
         response: { 200: snapshotList, ...failures },
       },
     },
@@ -64,7 +64,7 @@ export function addSnapshotRoutes(app: App, { control }: ApiParts): void {
         tags: ['snapshots'],
         operationId: 'removeSnapshot',
         summary: 'Remove a snapshot',
-        description: 'Sandboxes that started from it are not touched.',
+        description: 'Does not affect sandboxes that were started from it.',
         params: snapshotParams,
         response: { 204: z.null().describe('Removed.'), ...failures },
       },
@@ -83,7 +83,7 @@ export function addPoolRoutes(app: App, { control }: ApiParts): void {
       schema: {
         tags: ['pools'],
         operationId: 'listPools',
-        summary: 'The pools of sandboxes that wait to be handed out',
+        summary: 'List the pools of ready sandboxes',
         response: { 200: poolList, ...failures },
       },
     },
@@ -95,8 +95,8 @@ export function addPoolRoutes(app: App, { control }: ApiParts): void {
       schema: {
         tags: ['pools'],
         operationId: 'setPool',
-        summary: 'Set how many sandboxes of a size wait',
-        description: 'Its template is built first if need be, which takes up to a minute.',
+        summary: 'Set the size of a pool',
+        description: 'Builds the template first if it is missing, which takes up to a minute.',
         body: poolRequest,
         response: { 200: poolInfo, ...failures },
       },

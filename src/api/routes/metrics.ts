@@ -1,11 +1,11 @@
-/** `/metrics`, where Prometheus looks for it, and what each sandbox uses now. */
+/** `/metrics` for Prometheus, and the current load of each sandbox. */
 import { z } from 'zod';
 import { EXPOSITION_TYPE, type MetricRegistry } from '../../base/metrics.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import { type App, failures } from '../route.ts';
 import { sandboxLoads } from '../schema/answers.ts';
 
-/** Not below `/v1`: its names are the contract (docs/metrics.md). */
+/** Not below `/v1`: the metric names are the contract (docs/metrics.md). */
 export const METRICS_PATH = '/metrics';
 
 export function addMetricsRoute(app: App, registry: MetricRegistry): void {
@@ -15,7 +15,7 @@ export function addMetricsRoute(app: App, registry: MetricRegistry): void {
       schema: {
         tags: ['host'],
         operationId: 'getMetrics',
-        summary: 'All metrics, in the text format of Prometheus',
+        summary: 'Get all metrics in the Prometheus text format',
         response: {
           200: { description: 'Metrics.', content: { 'text/plain': { schema: z.string() } } },
           ...failures,
@@ -24,7 +24,7 @@ export function addMetricsRoute(app: App, registry: MetricRegistry): void {
     },
     async (_request, reply) => {
       const text = await registry.text();
-      // As it is: it is no JSON.
+      // The default serializer would write JSON.
       return await reply
         .serializer((same) => same as string)
         .type(EXPOSITION_TYPE)
@@ -40,7 +40,7 @@ export function addLoadRoute(app: App, loads: () => SandboxLoads): void {
       schema: {
         tags: ['host'],
         operationId: 'listLoads',
-        summary: 'What each VM uses now, members of pools included',
+        summary: 'List the current load of each VM, including pool members',
         response: { 200: sandboxLoads, ...failures },
       },
     },

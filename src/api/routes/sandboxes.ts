@@ -1,4 +1,4 @@
-/** Sandboxes: made, found, changed, paused, copied, removed. */
+/** Sandboxes: create, list, update, pause, resume, fork, snapshot, remove. */
 
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
@@ -26,9 +26,9 @@ export function addSandboxRoutes(app: App, { control, clock }: ApiParts): void {
       schema: {
         tags,
         operationId: 'listSandboxes',
-        summary: 'The sandboxes, newest first',
+        summary: 'List sandboxes, newest first',
         description:
-          'Of those that have ended (`status=ended`) the newest 256, also those of earlier daemons.',
+          '`status=ended` lists the newest 256 ended sandboxes, including those of earlier daemons.',
         querystring: listQuery,
         response: { 200: sandboxList, ...failures },
       },
@@ -41,8 +41,8 @@ export function addSandboxRoutes(app: App, { control, clock }: ApiParts): void {
       schema: {
         tags,
         operationId: 'getSandbox',
-        summary: 'One sandbox',
-        description: 'One that has ended can be read for a while, with the reason of its end.',
+        summary: 'Get a sandbox',
+        description: 'An ended sandbox stays readable for a while, with the cause of its end.',
         params: idParams,
         response: { 200: sandboxInfo, ...failures },
       },
@@ -55,7 +55,7 @@ export function addSandboxRoutes(app: App, { control, clock }: ApiParts): void {
       schema: {
         tags,
         operationId: 'updateSandbox',
-        summary: 'Change its time limits, metadata, network and secrets',
+        summary: 'Update timeouts, metadata, limits, memory, network and secrets',
         params: idParams,
         body: sandboxChange,
         response: { 200: sandboxInfo, ...failures },
@@ -69,7 +69,7 @@ export function addSandboxRoutes(app: App, { control, clock }: ApiParts): void {
       schema: {
         tags,
         operationId: 'removeSandbox',
-        summary: 'End it, in whatever state, and remove all of it',
+        summary: 'End a sandbox in any state and remove it',
         params: idParams,
         response: { 200: sandboxInfo, ...failures },
       },
@@ -90,9 +90,9 @@ function addCreate(
       schema: {
         tags,
         operationId: 'createSandbox',
-        summary: 'Make a sandbox',
+        summary: 'Create a sandbox',
         description:
-          'The answer comes when it is ready. If the client goes away before, nothing is made.',
+          'Answers when the sandbox is ready. If the client disconnects before, nothing is created.',
         headers: idempotencyHeaders,
         body: createRequest,
         response: { 201: sandboxInfo, ...failures },
@@ -106,14 +106,14 @@ function addCreate(
         key === undefined
           ? await create(gone)
           : await remembered.run(key, JSON.stringify(body), gone, create);
-      // What was made for an earlier request of the key may have changed since.
+      // A sandbox of an earlier request with this key may have changed since.
       const info = key === undefined ? made : await control.get(made.id);
       return await reply.status(201).send(info);
     },
   );
 }
 
-/** A sandbox that nobody waits for any more is removed, also when it was ready in that moment. */
+/** Creates a sandbox. Removes it again if the client has gone, even if it became ready in that moment. */
 async function createOrUndo(
   control: ControlPlane,
   request: CreateRequest,
@@ -132,7 +132,7 @@ function addStateRoutes(app: App, control: ControlPlane): void {
       schema: {
         tags,
         operationId: 'pauseSandbox',
-        summary: 'Stop it, and keep it',
+        summary: 'Pause a sandbox',
         params: idParams,
         body: pauseRequest,
         response: { 200: sandboxInfo, ...failures },
@@ -146,8 +146,8 @@ function addStateRoutes(app: App, control: ControlPlane): void {
       schema: {
         tags,
         operationId: 'resumeSandbox',
-        summary: 'Let a paused one go on',
-        description: 'Same id, files and processes. One that runs stays as it is.',
+        summary: 'Resume a paused sandbox',
+        description: 'Id, files and processes stay the same. Does nothing if the sandbox runs.',
         params: idParams,
         response: { 200: sandboxInfo, ...failures },
       },
@@ -160,7 +160,7 @@ function addStateRoutes(app: App, control: ControlPlane): void {
       schema: {
         tags,
         operationId: 'forkSandbox',
-        summary: 'Copies of it, each with an identity of its own',
+        summary: 'Fork a sandbox into copies, each with its own identity',
         params: idParams,
         body: forkRequest,
         response: { 201: forkList, ...failures },
@@ -177,8 +177,8 @@ function addStateRoutes(app: App, control: ControlPlane): void {
       schema: {
         tags,
         operationId: 'createSnapshot',
-        summary: 'Keep its state, to start sandboxes from',
-        description: 'It goes on; open connections to it end.',
+        summary: 'Create a snapshot, to start sandboxes from',
+        description: 'The sandbox continues; its open connections end.',
         params: idParams,
         body: snapshotRequest,
         response: { 201: snapshotInfo, ...failures },

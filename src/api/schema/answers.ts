@@ -1,4 +1,4 @@
-/** Bodies of answers. */
+/** Response bodies. */
 import { z } from 'zod';
 import type { ChannelStats } from '../../base/channel.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
@@ -31,8 +31,8 @@ import {
 
 const timings = z.object({
   origin: z.enum(['boot', 'clone']),
-  prepareMs: ms.describe('Directory, disk, sockets; of a clone also its RAM.'),
-  vmmMs: ms.describe('VMM process started until guest code runs.'),
+  prepareMs: ms.describe('Directory, disk, sockets; for a clone, also its RAM.'),
+  vmmMs: ms.describe('From the start of the VMM process until guest code runs.'),
   kernelMs: ms.describe('Until the first process; 0 in a clone.'),
   agentMs: ms.describe('Until the agent is confirmed.'),
   totalMs: ms,
@@ -41,21 +41,21 @@ const timings = z.object({
 const victim = z.object({
   pid: count,
   name: z.string(),
-  rssBytes: count.describe('That it had in memory.'),
+  rssBytes: count.describe('Its resident memory.'),
 });
-const source = z.enum(['guest', 'host']).describe('Whose kernel says so.');
+const source = z.enum(['guest', 'host']).describe('The kernel that reports it.');
 const amount = {
   source,
   memoryBytes: count,
-  limitBytes: count.describe('Where the kernel kills; 0: not known.'),
+  limitBytes: count.describe('Limit at which the kernel kills; 0: unknown.'),
 };
 const pressure = z.object({
   type: z.literal('pressure'),
   ...amount,
   some: z
     .number()
-    .describe('Percent of the last 10 s in which some programs stood still for memory.'),
-  full: z.number().describe('The same of all programs.'),
+    .describe('Percent of the last 10 s in which some programs waited for memory (PSI).'),
+  full: z.number().describe('The same for all programs.'),
 });
 const nearOom = z.object({ type: z.literal('near_oom'), ...amount });
 const oom = { source, victim: victim.nullable(), detail: z.string() };
@@ -76,12 +76,12 @@ const endInfo: z.ZodType<EndInfo> = z
     detail: z.string(),
     atMs: wallMs,
     evidence: z.object({
-      exitStatus: z.number().nullable().describe('Of the VMM.'),
+      exitStatus: z.number().nullable().describe('Exit status of the VMM.'),
       signal: z.string().nullable(),
       ...lastMarks,
       lastViolation: z
         .object({
-          count: count.describe('Of this VMM.'),
+          count: count.describe('All violations of this VMM.'),
           syscall: z.number(),
           name: z.string().nullable(),
           address: z.string().nullable(),
@@ -89,12 +89,12 @@ const endInfo: z.ZodType<EndInfo> = z
           atMs: wallMs,
         })
         .nullable()
-        .describe('The last system call that the filter of the VMM refused or logged.'),
+        .describe('The last system call that the seccomp filter of the VMM refused or logged.'),
     }),
   })
   .meta({ id: 'End' });
 
-const stamp = { seq: count.describe('From 1.'), atMs: wallMs };
+const stamp = { seq: count.describe('Sequence number, from 1.'), atMs: wallMs };
 /** One line of the event stream. */
 export const timedEvent: z.ZodType<TimedEvent> = z
   .discriminatedUnion('type', [
@@ -104,7 +104,7 @@ export const timedEvent: z.ZodType<TimedEvent> = z
     z.object({
       type: z.literal('security'),
       source: z.literal('host'),
-      what: z.enum(['vmm_exec']).describe('The VMM has executed a program, which none does.'),
+      what: z.enum(['vmm_exec']).describe('The VMM executed a program, which must never happen.'),
       detail: z.string(),
       ...stamp,
     }),
@@ -112,9 +112,9 @@ export const timedEvent: z.ZodType<TimedEvent> = z
       type: z
         .enum(['disk_full', 'disk_error'])
         .describe(
-          'disk_full: the host has no room, and the sandbox is paused; disk_error: its guest saw EIO.',
+          'disk_full: the host’s disk is full and the sandbox is paused; disk_error: the guest got EIO.',
         ),
-      path: z.string().describe('Of its disk, on the host.'),
+      path: z.string().describe('The disk’s file on the host.'),
       freeBytes: count.nullable(),
       ...stamp,
     }),
@@ -140,8 +140,8 @@ export const timedEvent: z.ZodType<TimedEvent> = z
 
 export const sandboxLogs: z.ZodType<SandboxLogs> = z
   .object({
-    console: z.string().describe('Its serial console: the last 64 KiB.'),
-    vmm: z.string().describe('Of the VMM: the last lines.'),
+    console: z.string().describe('Last 64 KiB of the serial console.'),
+    vmm: z.string().describe('Last lines of the VMM.'),
   })
   .meta({ id: 'Logs' });
 
@@ -149,7 +149,7 @@ export const logChunk: z.ZodType<LogChunk> = z
   .object({
     source: z.enum(['console', 'vmm']),
     text: z.string(),
-    skippedBytes: count.describe('Before it, that came faster than they were read.'),
+    skippedBytes: count.describe('Bytes skipped before this chunk because the reader was slow.'),
   })
   .meta({ id: 'LogChunk' });
 
@@ -159,20 +159,20 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     status,
     pausedTo: z.enum(['memory', 'disk']).nullable(),
     cpus: count,
-    memoryMib: count.describe('What its guest has now.'),
+    memoryMib: count.describe('Memory of the guest now, MiB.'),
     memoryMaxMib: count
       .nullable()
-      .describe('What it can be given; null: its memory stays as it is.'),
+      .describe('Maximum the memory can grow to, MiB; null: it does not grow.'),
     diskMib: count,
     metadata: z.record(z.string(), z.string()),
     origin: z
       .enum(['pool', 'clone', 'boot', 'snapshot', 'fork'])
-      .describe('How it came to be: out of a pool, as a clone of a template, by a boot, ….'),
-    snapshot: z.string().nullable().describe('The snapshot that it goes on from.'),
-    parent: z.string().nullable().describe('The sandbox that it is a fork of.'),
+      .describe('How it was created: from a pool, as a clone of a template, by a boot, ….'),
+    snapshot: z.string().nullable().describe('The snapshot it was created from.'),
+    parent: z.string().nullable().describe('The sandbox it was forked from.'),
     accelerator: z.string(),
     createdAtMs: wallMs,
-    endsAtMs: wallMs.nullable().describe('When its time is over; null: no limit, or paused.'),
+    endsAtMs: wallMs.nullable().describe('When its timeout expires; null: no timeout, or paused.'),
     onTimeout,
     idleTimeoutMs: ms.nullable(),
     autoResume: z.boolean(),
@@ -184,32 +184,35 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
         allow: z.array(z.string()),
         deny: z.array(z.string()),
         limits: networkLimits,
-        address: z.string().nullable().describe('IPv4; null while it has no network card.'),
+        address: z
+          .string()
+          .nullable()
+          .describe('IPv4 address; null while there is no network card.'),
         gatewayUse: z
           .object({
-            allowed: z.number().describe('TLS connections and HTTP requests that passed.'),
-            refused: z.record(z.string(), z.number()).describe('Those that did not, by reason.'),
+            allowed: z.number().describe('Allowed TLS connections and HTTP requests.'),
+            refused: z.record(z.string(), z.number()).describe('Refused ones, by reason.'),
             destinations: z
               .array(z.object({ name: z.string(), bytesMax: z.number(), bytesUsed: z.number() }))
-              .describe('Of limits by name.'),
+              .describe('Use of the limits by name.'),
           })
           .nullable()
-          .describe('What passed by name, and what did not; null while it has no network card.'),
+          .describe('What the gateway allowed and refused; null while there is no network card.'),
       })
       .nullable()
-      .describe('What it may connect to; null: no network.'),
+      .describe('Network policy; null: no network.'),
     secrets: z
       .array(
         z.object({
           name: z.string(),
           hosts: z.array(z.string()),
-          held: z.boolean().describe('False: its value has to be given again.'),
+          held: z.boolean().describe('False: the value must be given again.'),
         }),
       )
-      .describe('What is put into requests to these hosts; without values.'),
-    timings: timings.nullable().describe('Of its last start; null out of the pool.'),
-    readyMs: ms.nullable().describe('Asked for until ready, milliseconds.'),
-    end: endInfo.nullable().describe('Why it ended; null while it has not.'),
+      .describe('Secrets that requests to these hosts get; never the values.'),
+    timings: timings.nullable().describe('Phases of the last start; null if it came from a pool.'),
+    readyMs: ms.nullable().describe('From the request until ready, milliseconds.'),
+    end: endInfo.nullable().describe('Why it ended; null if it has not.'),
   })
   .meta({ id: 'Sandbox' });
 export const sandboxList = z.object({ sandboxes: z.array(sandboxInfo) });
@@ -218,13 +221,15 @@ export const snapshotInfo: z.ZodType<SnapshotInfo> = z
   .object({
     id: z.string(),
     name: z.string().nullable(),
-    sandbox: z.string().describe('The sandbox that it was taken of.'),
+    sandbox: z.string().describe('The sandbox it was created from.'),
     cpus: count,
     memoryMib: count,
     diskMib: count,
     createdAtMs: wallMs,
-    bytes: count.describe('On the disk.'),
-    current: z.boolean().describe('False: it can not be started on this host as it is now.'),
+    bytes: count.describe('Space on disk.'),
+    current: z
+      .boolean()
+      .describe('False: unusable with the host’s current kernel, image, VMM or processor.'),
   })
   .meta({ id: 'Snapshot' });
 export const snapshotList = z.object({ snapshots: z.array(snapshotInfo) });
@@ -234,7 +239,7 @@ const forkResult: z.ZodType<ForkResult> = z
     z.object({ ok: z.literal(true), sandbox: sandboxInfo }),
     z.object({ ok: z.literal(false), code: z.string(), message: z.string() }),
   ])
-  .meta({ id: 'ForkResult', description: 'Each fork is ready or has failed on its own.' });
+  .meta({ id: 'ForkResult', description: 'Each fork succeeds or fails on its own.' });
 export const forkList = z.object({ forks: z.array(forkResult) });
 
 export const poolInfo: z.ZodType<PoolInfo> = z
@@ -249,12 +254,12 @@ export const poolInfo: z.ZodType<PoolInfo> = z
     }),
     min: count,
     max: count,
-    target: count.describe('Members that are wanted now, by demand.'),
+    target: count.describe('Members wanted now, by demand.'),
     ready: count,
     starting: count,
-    hits: count.describe('Requests that found a member.'),
-    misses: count.describe('Requests that found none.'),
-    discarded: count.describe('Members that died or were unwell, and were not handed out.'),
+    hits: count.describe('Requests served from the pool.'),
+    misses: count.describe('Requests that found the pool empty.'),
+    discarded: count.describe('Members that died or did not respond.'),
   })
   .meta({ id: 'Pool' });
 export const poolList = z.object({ pools: z.array(poolInfo) });
@@ -265,17 +270,17 @@ export const hostInfo: z.ZodType<HostInfo> = z
     vmm: z.string(),
     accelerator: z.string(),
     upstream: z.string().describe('The model server.'),
-    models: z.array(z.string()).nullable().describe('What it offers now; null: it does not say.'),
+    models: z.array(z.string()).nullable().describe('Models it offers now; null: unknown.'),
     sandboxes: count,
     paused: count,
-    queued: count.describe('Requests that wait for their turn.'),
+    queued: count.describe('Requests waiting in the start queue.'),
     memoryAvailableMib: z.number(),
     startedAtMs: wallMs,
   })
   .meta({ id: 'Host' });
 
 const packetTimes = z.object({
-  count: count.describe('Packets whose time was measured.'),
+  count: count.describe('Measured packets.'),
   p50Ns: z.number().nullable(),
   p95Ns: z.number().nullable(),
 });
@@ -298,29 +303,31 @@ export const sandboxLoads: z.ZodType<SandboxLoads> = z
       z.object({
         id: sandboxId,
         state: z.enum(Object.keys(VM_STATES) as SandboxState[]),
-        memoryBytes: count.nullable().describe('Of the host, held by its VM; null: unknown.'),
-        modelRequests: count.describe('Requests to the model under way.'),
-        tokens: count.describe('Of prompts and answers.'),
+        memoryBytes: count.nullable().describe('Host memory that the VM holds; null: unknown.'),
+        modelRequests: count.describe('Model requests in flight.'),
+        tokens: count.describe('Tokens of prompts and completions.'),
         ...lastMarks,
         packets: z
           .object({ peer: packetTimes, guest: packetTimes, forward: packetTimes })
           .optional()
-          .describe('Of its network card; absent: not measured.'),
+          .describe('Latency of the network card’s packets; absent: not measured.'),
         syscalls: z
           .record(z.string(), count)
           .optional()
-          .describe('Of its VMM, by call; absent: not counted.'),
+          .describe('System calls of the VMM by name; absent: not counted.'),
       }),
     ),
     memoryPressure: z
       .object({ some: z.number(), full: z.number() })
       .nullable()
       .describe(
-        'Share of the last 10 s in which some, or all, tasks of the host waited for memory.',
+        'Share of the last 10 s in which some, or all, tasks of the host waited for memory (PSI).',
       ),
     events: z
       .array(z.intersection(timedEvent, z.object({ sandbox: sandboxId })))
-      .describe('The newest of all sandboxes, oldest first: 64, and 16 of one.'),
+      .describe(
+        'The newest events of all sandboxes, oldest first: at most 64, at most 16 per sandbox.',
+      ),
   })
   .meta({ id: 'Loads' });
 
@@ -344,13 +351,13 @@ const usageRecord: z.ZodType<UsageRecord> = z
     operation: z.string(),
     promptTokens: z.number(),
     completionTokens: z.number(),
-    estimated: z.boolean().describe('The counts are ours, not the model server’s.'),
+    estimated: z.boolean().describe('Counted by the bridge, not reported by the model server.'),
     stream: z.boolean(),
     status: z.number(),
     outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost']),
     timings: z.object({ queueMs: ms, ttftMs: ms.nullable(), totalMs: ms }),
   })
-  .meta({ id: 'Usage', description: 'One request to the model.' });
+  .meta({ id: 'Usage', description: 'One model request.' });
 export const usageList = z.object({ usage: z.array(usageRecord) });
 
 export const guestInfo: z.ZodType<GuestInfo> = z
@@ -385,12 +392,12 @@ export const processList = z.object({ processes: z.array(processInfo) });
 
 export const execResult = z
   .object({
-    exitCode: z.number().nullable().describe('Null when a signal ended it.'),
+    exitCode: z.number().nullable().describe('Null if a signal ended it.'),
     signal: z.string().nullable(),
     timedOut: z.boolean(),
-    oomKilled: z.boolean().describe('The guest’s kernel killed it for want of memory.'),
-    oomVictim: victim.nullable().describe('The process of it that was killed for want of memory.'),
-    truncated: z.boolean().describe('Output was dropped.'),
+    oomKilled: z.boolean().describe('The guest’s OOM killer killed it.'),
+    oomVictim: victim.nullable().describe('The process that the OOM killer chose.'),
+    truncated: z.boolean().describe('True: output beyond the limit was dropped.'),
     stdout: z.string(),
     stderr: z.string(),
     durationMs: ms,
@@ -417,10 +424,10 @@ export const health = z.object({ status: z.literal('ok') });
 export const errorBody: z.ZodType<ErrorBody> = z
   .object({
     error: z.object({
-      code: z.string().describe('Stable; for programs.'),
+      code: z.string().describe('Stable code, for programs.'),
       message: z.string(),
-      remedy: z.string().nullable().describe('What a person can do.'),
-      retryAfterMs: ms.optional().describe('When a next try is likely to succeed.'),
+      remedy: z.string().nullable().describe('How to fix it.'),
+      retryAfterMs: ms.optional().describe('When to retry, milliseconds.'),
     }),
   })
   .meta({

@@ -1,4 +1,4 @@
-/** Bodies and parameters of requests. */
+/** Request bodies and parameters. */
 import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
@@ -45,42 +45,40 @@ const rules = z
   .array(text(320))
   .max(256)
   .describe(
-    'An address, a block, a name or `*.name`, each with `:port` or `:first-last` and `/tcp`; to allow, also ' +
-      'methods and a URL: `GET,HEAD https://api.example.com/v1/` lets those requests through, of all below it.',
+    'An address, a block, a name or `*.name`, optionally with `:port` or `:first-last` and `/tcp` or `/udp`. ' +
+      '`allow` also takes methods and a URL: `GET,HEAD https://api.example.com/v1/` allows these requests to ' +
+      'all paths below it.',
   );
 
 const size = {
   cpus: whole(1, LIMITS.cpusMax).describe('Virtual CPUs. Default 1.'),
   memoryMib: whole(LIMITS.memoryMibMin, LIMITS.memoryMibMax).describe('RAM, MiB. Default 512.'),
   memoryMaxMib: whole(LIMITS.memoryMibMin, LIMITS.memoryMibMax).describe(
-    'It is given more in steps, up to so much, when it is short of it. At most 16 times `memoryMib`. Default: no more.',
+    'Memory grows in steps up to this maximum under memory pressure, MiB. At most 16 times `memoryMib`. Default: no growth.',
   ),
   diskMib: whole(LIMITS.diskMibMin, LIMITS.diskMibMax).describe(
-    'Disk for what it writes, MiB. Default 2048.',
+    'Size of the writable disk, MiB. Default 2048.',
   ),
-  warm: z
-    .array(text(256))
-    .max(64)
-    .describe('Python modules that are imported before the first script.'),
+  warm: z.array(text(256)).max(64).describe('Python modules to import before the first script.'),
 } satisfies Record<keyof TemplateSpec, z.ZodType>;
 
 const lifeFields = {
   timeoutMs: milliseconds
     .nullable()
     .optional()
-    .describe('It is ended (or paused, see `onTimeout`) after this long. Default: no limit.'),
-  onTimeout: onTimeout.optional().describe('Default `kill`.'),
+    .describe('Time until the sandbox is ended or paused (`onTimeout`). Default: no limit.'),
+  onTimeout: onTimeout.optional().describe('What the timeout does. Default `kill`.'),
   idleTimeoutMs: whole(IDLE_TIMEOUT_MS_MIN, LIMITS.timeoutMsMax)
     .nullable()
     .optional()
-    .describe('It is paused to disk after this long without use. Default: never.'),
-  autoResume: z.boolean().optional().describe('While paused, use resumes it. Default true.'),
+    .describe('Idle time until the sandbox is paused to disk. Default: never.'),
+  autoResume: z.boolean().optional().describe('Operations resume a paused sandbox. Default true.'),
   onMemoryPressure: onMemoryPressure.optional(),
   metadata: metadata.optional(),
   channelLimits: channelLimits.optional(),
   diskLimits: diskLimits
     .optional()
-    .describe('How fast it may use its disks. Replaces all of them. Default: no limit.'),
+    .describe('Disk limits; replaces all of them. Default: no limit.'),
   network: z
     .strictObject({
       mode: networkMode,
@@ -88,27 +86,27 @@ const lifeFields = {
       deny: rules.optional(),
       limits: networkLimits
         .optional()
-        .describe('Replaces all of them. Absent: none; in a change, they stay as they are.'),
+        .describe('Replaces all limits. If omitted: none; in an update, unchanged.'),
     } satisfies Record<keyof NetworkOptions, z.ZodType>)
     .nullable()
     .optional()
-    .describe('What it may connect to. Null (default): it has no network card.'),
+    .describe('Network policy. Null (default): no network card.'),
   secrets: z
     .array(
       z.strictObject({
-        name: text(128).describe('Variable of the guest, which has a placeholder in it.'),
+        name: text(128).describe('Variable in the guest that holds the placeholder.'),
         hosts: z
           .array(text(320))
           .max(SECRET_LIMITS.hostsMax)
-          .describe('To which alone it is sent, by HTTPS at port 443.'),
+          .describe('The only hosts that get the value, by HTTPS at port 443.'),
         value: text(SECRET_LIMITS.characters.max).describe(
-          'Visible ASCII. Kept in memory only, and never told again.',
+          'Visible ASCII. Kept in memory only and never returned.',
         ),
       } satisfies Record<keyof SecretOptions, z.ZodType>),
     )
     .max(SECRET_LIMITS.secretsMax)
     .optional()
-    .describe('What its guest uses without having it. Replaces all that there are.'),
+    .describe('Secrets that the guest can use but not read; replaces all of them.'),
 } satisfies Record<Exclude<keyof SandboxChange, 'memoryMib'>, z.ZodType>;
 
 export const createRequest: z.ZodType<CreateRequest> = z
@@ -118,7 +116,7 @@ export const createRequest: z.ZodType<CreateRequest> = z
     memoryMaxMib: size.memoryMaxMib.optional(),
     diskMib: size.diskMib.optional(),
     warm: size.warm.optional(),
-    env: environment.optional().describe('Environment of every program.'),
+    env: environment.optional().describe('Environment variables of every program.'),
     models: z
       .strictObject({
         defaultModel: text(256).nullable().exactOptional(),
@@ -126,13 +124,13 @@ export const createRequest: z.ZodType<CreateRequest> = z
         aliases: z.record(text(256), text(256)).exactOptional(),
       })
       .optional()
-      .describe('Which models it may use, and under which names.'),
+      .describe('Models it may use, and their aliases.'),
     console: z.literal('log').optional(),
-    snapshot: snapshotName.optional().describe('Id or name of a snapshot to go on from.'),
-    boot: z.boolean().optional().describe('Boot, even where a clone would start faster.'),
+    snapshot: snapshotName.optional().describe('Id or name of the snapshot to start from.'),
+    boot: z.boolean().optional().describe('Boot instead of cloning a template.'),
     queueTimeoutMs: whole(1, QUEUE_TIMEOUT_MS_MAX)
       .optional()
-      .describe('How long it may wait for its turn. Default 60 000.'),
+      .describe('Longest wait in the start queue. Default 60 000.'),
     ...lifeFields,
   } satisfies Record<keyof CreateRequest, z.ZodType>)
   .meta({
@@ -146,11 +144,13 @@ export const sandboxChange: z.ZodType<SandboxChange> = z
     ...lifeFields,
     memoryMib: size.memoryMib
       .optional()
-      .describe('Of one with a maximum: more, or less as far as its programs leave it free, MiB.'),
+      .describe(
+        'New memory size, MiB; requires `memoryMaxMib`. It shrinks only as far as programs leave memory free.',
+      ),
   } satisfies Record<keyof SandboxChange, z.ZodType>)
   .meta({
     id: 'SandboxChange',
-    description: 'What is given is changed; `timeoutMs` counts from now.',
+    description: 'Omitted fields stay as they are; `timeoutMs` counts from now.',
     examples: [{ timeoutMs: 60_000, onTimeout: 'pause' }],
   });
 
@@ -158,11 +158,11 @@ export const pauseRequest = z.strictObject({
   to: z
     .enum(['memory', 'disk'])
     .default('memory')
-    .describe('`memory`: its CPUs stop. `disk`: its memory is given back, its connections end.'),
+    .describe('`memory`: the CPUs stop. `disk`: the memory is freed and connections end.'),
 });
 
 export const forkRequest: z.ZodType<ForkOptions> = z.strictObject({
-  count: whole(1, FORKS_MAX).default(1).describe('How many.'),
+  count: whole(1, FORKS_MAX).default(1).describe('Number of forks.'),
   timeoutMs: lifeFields.timeoutMs,
   metadata: metadata.exactOptional(),
 } satisfies Record<keyof ForkOptions, z.ZodType>);
@@ -170,8 +170,8 @@ export const forkRequest: z.ZodType<ForkOptions> = z.strictObject({
 export const snapshotRequest = z.strictObject({ name: snapshotName.exactOptional() });
 
 export const poolRequest = z.strictObject({
-  min: whole(0, POOL_MEMBERS_MAX).describe('Members that wait, whatever the demand.'),
-  max: whole(0, POOL_MEMBERS_MAX).describe('The most that ever wait.'),
+  min: whole(0, POOL_MEMBERS_MAX).describe('Minimum of ready members.'),
+  max: whole(0, POOL_MEMBERS_MAX).describe('Maximum of ready members.'),
   spec: z
     .strictObject({
       cpus: size.cpus.exactOptional(),
@@ -181,7 +181,7 @@ export const poolRequest = z.strictObject({
       warm: size.warm.exactOptional(),
     } satisfies Record<keyof TemplateSpec, z.ZodType>)
     .exactOptional()
-    .describe('Size and modules of the members; default: those of a sandbox without options.'),
+    .describe('Size and modules of the members. Default: those of a sandbox without options.'),
 });
 
 export const execRequest = z
@@ -195,22 +195,22 @@ export const execRequest = z
     code: z
       .string()
       .optional()
-      .describe('A Python script, run in a fork of the warmed interpreter.'),
+      .describe('A Python script; runs in a fork of the warmed interpreter.'),
     args: z.array(z.string()).max(65_536).optional().describe('Arguments of the script.'),
-    env: environment.optional().describe("Added to the sandbox's."),
+    env: environment.optional().describe("Added to the sandbox's environment."),
     cwd: text(4096).min(1).optional().describe("Default: the user's home."),
     user: text(256).min(1).optional().describe('Default `user`; `root` is allowed.'),
-    stdin: z.string().optional().describe('Its standard input. Default: empty.'),
-    timeoutMs: milliseconds.optional().describe('It is ended after this long.'),
+    stdin: z.string().optional().describe('Standard input. Default: empty.'),
+    timeoutMs: milliseconds.optional().describe('Time limit of the program.'),
     outputBytesMax: whole(0, Number.MAX_SAFE_INTEGER)
       .optional()
-      .describe('Output beyond is dropped. At most 16 MiB.'),
+      .describe('Output beyond this is dropped. At most 16 MiB.'),
   })
   .refine(({ argv, code }) => (argv === undefined) !== (code === undefined), {
-    error: 'expected either `argv` or `code`',
+    error: 'give either `argv` or `code`',
   })
   .refine(({ args, code }) => args === undefined || code !== undefined, {
-    error: '`args` are those of `code`',
+    error: '`args` requires `code`',
   })
   .meta({
     id: 'ExecRequest',
@@ -233,7 +233,7 @@ const statusList = z
   .string()
   .transform((list) => list.split(','))
   .pipe(z.array(status).max(16));
-/** `key=value`, once or several times. */
+/** `key=value`, repeatable. */
 const pairs = z
   .union([z.string().max(2048), z.array(z.string().max(2048)).max(32)])
   .transform((given) => [given].flat().map(splitPair))
@@ -241,26 +241,31 @@ const pairs = z
   .pipe(z.record(z.string(), z.string()));
 
 export const listQuery = z.strictObject({
-  status: statusList.optional().describe('States, separated by commas. Default: all but `ended`.'),
-  metadata: pairs.optional().describe('`key=value`; may be given several times, all must match.'),
+  status: statusList
+    .optional()
+    .describe('Statuses, separated by commas. Default: all except `ended`.'),
+  metadata: pairs.optional().describe('`key=value`; repeatable, all must match.'),
 });
 
 export const eventsQuery = z.strictObject({
   after: z
     .string()
-    .regex(/^[0-9]{1,15}$/, { error: 'expected the number of an event' })
+    .regex(/^[0-9]{1,15}$/, { error: 'expected the sequence number of an event' })
     .transform(Number)
     .optional()
-    .describe('Only those with a higher number.'),
+    .describe('Only events with a higher sequence number.'),
   follow: z
     .enum(['true', 'false'])
     .transform((value) => value === 'true')
     .optional()
-    .describe('`false`: only those that there are now. Default true.'),
+    .describe('`false`: only stored events. Default true.'),
 });
 
 const path = text(4096).min(1).describe("Absolute, or relative to the user's home.");
-const user = text(256).min(1).optional().describe('Whose rights and home. Default `user`.');
+const user = text(256)
+  .min(1)
+  .optional()
+  .describe('User whose rights and home apply. Default `user`.');
 export const fileQuery = z.strictObject({ path, user });
 export const fileWriteQuery = z.strictObject({
   path,
@@ -281,7 +286,7 @@ export const fileListQuery = z.strictObject({
     .transform(Number)
     .pipe(z.number().min(1).max(32))
     .optional()
-    .describe("1 (default): the directory's own entries; at most 32."),
+    .describe("1 (default): only the directory's own entries; at most 32."),
 });
 
 export const idempotencyHeaders = z.object({
@@ -289,7 +294,7 @@ export const idempotencyHeaders = z.object({
     .string()
     .regex(/^[\x21-\x7e]{1,255}$/, { error: 'expected 1 to 255 printable characters' })
     .optional()
-    .describe('The same key within 10 minutes gives the same sandbox.'),
+    .describe('The same key within 10 minutes returns the same sandbox.'),
 });
 
 function splitPair(pair: string): [string, string] {
