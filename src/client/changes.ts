@@ -1,8 +1,7 @@
 /**
- * The daemon's event stream, kept open while somebody listens. When it breaks it is opened again, and what
- * changed meanwhile is told by the list of sandboxes; of several changes of one, the last.
+ * The daemon's stream of changes, open while there are listeners. After a broken stream it reconnects and
+ * reports missed changes from the list of sandboxes: for each sandbox only the last one.
  */
-
 import type { IncomingMessage } from 'node:http';
 import { sandboxInfo } from '../api/schema/answers.ts';
 import type { Clock } from '../base/clock.ts';
@@ -22,7 +21,7 @@ export interface ChangeSource {
 const LIMITS = {
   /** One line of the stream, characters. */
   lineCharactersMax: MIB,
-  /** From a broken stream to the next try, milliseconds. */
+  /** Delay before reconnecting, milliseconds. */
   retryMs: 1000,
 } as const;
 
@@ -30,7 +29,7 @@ export class Changes {
   readonly #source: ChangeSource;
   readonly #clock: Clock;
   readonly #listeners = new Listeners<SandboxInfo>();
-  /** Those that have not ended, as last told. */
+  /** Id → last reported status, without ended sandboxes. */
   readonly #seen = new Map<string, string>();
   #running: AbortController | undefined;
 
@@ -65,48 +64,52 @@ export class Changes {
         if (!first) await this.#catchUp(signal);
         await this.#read(stream, signal);
       } catch (error) {
-        ignore(error, 'the event stream of the daemon is opened again');
+        ignore(error, 'the stream reconnects');
       }
-      if (!signal.aborted) await this.#pause(signal);
+      if (!signal.aborted) await this.#waitToRetry(signal);
     }
   }
 
   async #read(stream: IncomingMessage, signal: AbortSignal): Promise<void> {
     for await (const { event, data } of serverSent(stream, LIMITS.lineCharactersMax)) {
-      if (event === 'sandbox') this.#tell(sandboxInfo.parse(JSON.parse(data)), signal);
+      if (event === 'sandbox') this.#report(sandboxInfo.parse(JSON.parse(data)), signal);
     }
   }
 
   async #catchUp(signal: AbortSignal): Promise<void> {
-    const lost = new Set(this.#seen.keys());
+    const missing = new Set(this.#seen.keys());
     for (const info of await this.#source.list()) {
-      lost.delete(info.id);
-      if (this.#seen.get(info.id) !== info.status) this.#tell(info, signal);
+      missing.delete(info.id);
+      if (this.#seen.get(info.id) !== info.status) this.#report(info, signal);
     }
-    for (const id of lost) {
+    for (const id of missing) {
       this.#seen.delete(id);
       try {
-        this.#tell(await this.#source.get(id), signal);
+        this.#report(await this.#source.get(id), signal);
       } catch (error) {
-        ignore(error, 'a sandbox that ended so long ago that nothing is known of it');
+        ignore(error, 'the daemon has forgotten the ended sandbox');
       }
     }
   }
 
-  #tell(info: SandboxInfo, signal: AbortSignal): void {
+  #report(info: SandboxInfo, signal: AbortSignal): void {
     if (signal.aborted) return;
     if (info.status === 'ended') this.#seen.delete(info.id);
     else this.#seen.set(info.id, info.status);
     this.#listeners.emit(info);
   }
 
-  #pause(signal: AbortSignal): Promise<void> {
+  #waitToRetry(signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
-      const stop = this.#clock.after(LIMITS.retryMs, resolve);
-      signal.addEventListener('abort', () => {
-        stop();
+      const onAbort = (): void => {
+        cancel();
+        resolve();
+      };
+      const cancel = this.#clock.after(LIMITS.retryMs, () => {
+        signal.removeEventListener('abort', onAbort);
         resolve();
       });
+      signal.addEventListener('abort', onAbort, { once: true });
     });
   }
 }

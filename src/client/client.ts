@@ -1,11 +1,11 @@
 /**
- * A daemon's control plane, used from another process: each method is one request of its REST interface
- * (`spec/openapi.json`), and a guest's operations are tunnels to its agent.
+ * The control plane of a daemon, used from another process. Each method is one REST request
+ * (`spec/openapi.json`); operations in a guest are tunnels to its agent.
  *
  *     CLI, library ──► RemoteControlPlane ── HTTP ────────► src/api ──► ControlPlane
  *                        └─ guest(id) ────── upgrade ─────► openOperation ──► agent
  *
- * Errors are those that the daemon's control plane threw (SandboxError, BusyError), or a ClientError.
+ * Errors are those of the daemon's control plane (SandboxError, BusyError), or a ClientError.
  */
 import type { Duplex } from 'node:stream';
 import { z } from 'zod';
@@ -47,7 +47,7 @@ import { type DaemonAddress, Transport } from './transport.ts';
 
 export type { DaemonAddress } from './transport.ts';
 
-/** How long a running daemon may take to say so, milliseconds. */
+/** Time limit of the health check, milliseconds. */
 const HEALTH_MS_MAX = 2000;
 
 /** @throws ClientError `daemon_unreachable`, `unauthorized`, `address_invalid`, `answer_invalid` */
@@ -65,7 +65,7 @@ export async function connectDaemon(
   return control;
 }
 
-/** Whether a daemon answers at this unix socket. */
+/** Returns whether a daemon answers at this unix socket. */
 export async function isDaemonRunning(socketPath: string): Promise<boolean> {
   const transport = new Transport({ socketPath });
   try {
@@ -172,7 +172,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     });
   }
 
-  /** Its `events` never fire: they are the daemon's. */
+  /** A guest whose `events` never fire; use `events(id)`. */
   async guest(id: string): Promise<Guest> {
     const info = await this.#get(`${sandbox(id)}/guest`, answers.guestInfo);
     const guest = connectGuest({ dial: () => this.openOperation(id), info, clock: this.#clock });
@@ -214,12 +214,12 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     );
   }
 
-  /** What each VM uses now. */
+  /** Current load of each VM. */
   async loads(): Promise<SandboxLoads> {
     return await this.#get('/loads', answers.sandboxLoads);
   }
 
-  /** In the text format of Prometheus. */
+  /** Metrics in the Prometheus text format. */
   async metrics(): Promise<string> {
     return await this.#transport.text('/metrics');
   }
@@ -228,7 +228,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     return this.#changes.listen(listener);
   }
 
-  /** Ends what is open here. The sandboxes go on. */
+  /** Closes the connections of this client. The sandboxes keep running. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#changes.close();
     for (const guest of this.#guests) guest.close();
@@ -244,7 +244,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
   }
 }
 
-/** @throws SandboxError `not_found`: no sandbox has such an id */
+/** Returns the path of a sandbox. @throws SandboxError `not_found` for a malformed id */
 function sandbox(id: string): string {
   if (parseSandboxId(id) !== undefined) return `/sandboxes/${id}`;
   throw new SandboxError('not_found', `sandbox ${id.slice(0, 64)}: there is none`);

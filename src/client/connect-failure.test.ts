@@ -7,25 +7,25 @@ const error = (code: string): Error => Object.assign(new Error(`connect ${code}`
 
 describe('connectFailure', () => {
   it.each([
-    ['ENOENT', SOCKET, 'daemon_unreachable', 'no daemon is running', 'start it: neurovisor serve'],
+    ['ENOENT', SOCKET, 'daemon_unreachable', 'no daemon is running', 'start one: neurovisor serve'],
     ['ECONNREFUSED', SOCKET, 'daemon_unreachable', 'no daemon is running', 'neurovisor serve'],
-    ['EACCES', SOCKET, 'unauthorized', 'this user may not use the daemon', 'NEUROVISOR_HOME'],
-    ['ECONNRESET', SOCKET, 'daemon_lost', 'went away', 'start it again'],
+    ['EACCES', SOCKET, 'unauthorized', 'no permission to use the daemon', 'NEUROVISOR_HOME'],
+    ['ECONNRESET', SOCKET, 'daemon_lost', 'lost the connection', 'restart it'],
     [
       'ECONNREFUSED',
       at('http://127.0.0.1:7070'),
       'daemon_unreachable',
       'no daemon is running at http://127.0.0.1:7070',
-      'or start it: neurovisor serve --port 7070',
+      'or start a daemon: neurovisor serve --port 7070',
     ],
     [
       'ENOTFOUND',
       at('http://host.example'),
       'daemon_unreachable',
       'no daemon',
-      'start it on that machine: neurovisor serve --port 80',
+      'start a daemon on that machine: neurovisor serve --port 80',
     ],
-    // A firewall of this host, not a user without rights.
+    // A firewall of this host, not missing permission.
     ['EACCES', at('http://127.0.0.1:7070'), 'daemon_unreachable', 'no daemon', 'NEUROVISOR_URL'],
   ])('%s at %o: %s', (code, place, expected, message, remedy) => {
     const failure = connectFailure(error(code), place);

@@ -1,8 +1,8 @@
-/** Why there is no connection to a daemon, as an error that says what to do. Pure. */
+/** Turns a failed connection to a daemon into an error with a remedy. Pure. */
 import { errorCode } from '../base/errors.ts';
 import { ClientError } from './errors.ts';
 
-/** Where it should be. */
+/** Address of the daemon. */
 export type DaemonPlace = { readonly socketPath: string } | { readonly url: URL };
 
 const FORBIDDEN: ReadonlySet<string> = new Set(['EACCES', 'EPERM']);
@@ -18,32 +18,32 @@ const UNREACHABLE: ReadonlySet<string> = new Set([
 ]);
 const LOOPBACK: ReadonlySet<string> = new Set(['127.0.0.1', 'localhost', '[::1]']);
 
-/** @param cause of Node's, when it connected, asked, or read the answer */
+/** @param cause error of Node while connecting, sending or reading the answer */
 export function connectFailure(cause: unknown, place: DaemonPlace): ClientError {
   const code = errorCode(cause) ?? '';
   const isSocket = 'socketPath' in place;
   const where = isSocket ? place.socketPath : place.url.origin;
   if (isSocket && FORBIDDEN.has(code)) {
-    return new ClientError('unauthorized', `this user may not use the daemon at ${where}`, {
+    return new ClientError('unauthorized', `no permission to use the daemon at ${where}`, {
       cause,
-      remedy: 'be the user who started it, or set NEUROVISOR_HOME to a folder of your own',
+      remedy: 'run as the user who started it, or set NEUROVISOR_HOME to your own directory',
     });
   }
   if (UNREACHABLE.has(code) || FORBIDDEN.has(code)) {
-    const remedy = isSocket ? 'start it: neurovisor serve' : remedyOfUrl(place.url);
+    const remedy = isSocket ? 'start one: neurovisor serve' : remedyOfUrl(place.url);
     return new ClientError('daemon_unreachable', `no daemon is running at ${where}`, {
       cause,
       remedy,
     });
   }
-  return new ClientError('daemon_lost', `the daemon at ${where} went away`, {
+  return new ClientError('daemon_lost', `lost the connection to the daemon at ${where}`, {
     cause,
-    remedy: 'start it again: neurovisor serve',
+    remedy: 'restart it: neurovisor serve',
   });
 }
 
 function remedyOfUrl({ hostname, port }: URL): string {
   const start = `neurovisor serve --port ${port === '' ? 80 : port}`;
   const there = LOOPBACK.has(hostname) ? '' : ' on that machine';
-  return `check the address (NEUROVISOR_URL), or start it${there}: ${start}`;
+  return `check the address (NEUROVISOR_URL), or start a daemon${there}: ${start}`;
 }

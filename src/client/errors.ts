@@ -1,20 +1,20 @@
-/** What a daemon's client can fail with, beside the errors of sandboxes that a daemon passes on. */
+/** Errors of the client itself. Errors of sandboxes pass through from the daemon. */
 import { errorBody } from '../api/schema/answers.ts';
 import { CodedError } from '../base/errors.ts';
 import { BusyError, SandboxError, type SandboxErrorCode } from '../sandbox/errors.ts';
 
 export type ClientErrorCode =
-  /** Nothing answers there. */
+  /** Nothing answers at the address. */
   | 'daemon_unreachable'
-  /** The connection ended before the answer was complete; what was asked for may have been done. */
+  /** The connection ended before the answer was complete; the request may have taken effect. */
   | 'daemon_lost'
-  /** The API key is missing or wrong, or the socket is one of another user. */
+  /** The API key is missing or wrong, or the socket belongs to another user. */
   | 'unauthorized'
-  /** The address is none, or not one that is spoken to. */
+  /** The address is malformed or not supported. */
   | 'address_invalid'
-  /** The daemon refused for another reason, or failed; its message says which. */
+  /** The daemon refused or failed for another reason; the message says why. */
   | 'refused'
-  /** What answers does not speak this interface: another program, or another version. */
+  /** The answer does not match the API: another program, or another version. */
   | 'answer_invalid';
 
 export class ClientError extends CodedError<ClientErrorCode> {}
@@ -41,28 +41,31 @@ const SANDBOX_CODES: Record<SandboxErrorCode, true> = {
   cancelled: true,
 };
 
-const SET_KEY = 'set NEUROVISOR_API_KEY to its key, which is in the file api-key of its home';
+const SET_KEY = "set NEUROVISOR_API_KEY to the key in the file api-key of the daemon's home";
 
-/** An answer that is no success, as the error that the control plane threw behind it. */
+/** Turns an error answer into the error that the daemon's control plane threw. */
 export function answerError(status: number, body: unknown): CodedError {
   const parsed = errorBody.safeParse(body);
   if (!parsed.success) {
-    return answerInvalid(`status ${status} without a reason`);
+    return answerInvalid(`status ${status} without an error body`);
   }
   const { code, message, remedy, retryAfterMs } = parsed.data.error;
   if (code === 'busy') return new BusyError(message, retryAfterMs ?? 1000);
   const options = remedy === null ? {} : { remedy };
   if (isSandboxCode(code)) return new SandboxError(code, message, options);
-  // A field that the daemon's schema refuses is one that its control plane would refuse.
+  // The control plane would have refused the field that the schema refused.
   if (code === 'request_invalid') return new SandboxError('spec_invalid', message, options);
-  // What the daemon says is for who writes requests himself.
+  // The daemon's remedy is about request headers.
   if (code === 'unauthorized') return new ClientError('unauthorized', message, { remedy: SET_KEY });
   return new ClientError('refused', `${message} (${code})`, options);
 }
 
 export function answerInvalid(why: string, cause?: unknown): ClientError {
-  const remedy = 'use the same version of neurovisor on both sides';
-  return new ClientError('answer_invalid', `the daemon's answer: ${why}`, { cause, remedy });
+  const remedy = 'use the same version of NeuroVisor on both sides';
+  return new ClientError('answer_invalid', `invalid answer from the daemon: ${why}`, {
+    cause,
+    remedy,
+  });
 }
 
 function isSandboxCode(code: string): code is SandboxErrorCode {

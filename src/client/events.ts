@@ -1,6 +1,6 @@
 /**
- * The events of one sandbox of a daemon. A stream that breaks is asked for again from the number that came
- * last, so that nothing is told twice, or lost while the daemon still has it.
+ * The events of one sandbox. A broken stream reconnects after the last sequence number, so that no event comes
+ * twice, and none is lost that the daemon still has.
  */
 import type { IncomingMessage } from 'node:http';
 import { timedEvent } from '../api/schema/answers.ts';
@@ -15,11 +15,11 @@ import { serverSent } from './server-sent.ts';
 const LIMITS = {
   /** One line of the stream, characters. */
   lineCharactersMax: 64 * 1024,
-  /** From a broken stream to the next try, milliseconds. */
+  /** Delay before reconnecting, milliseconds. */
   retryMs: 1000,
 } as const;
 
-/** @throws ClientError, SandboxError when it can't be asked for */
+/** @throws ClientError, SandboxError if the request is refused */
 export async function* readEvents(
   open: (query: URLSearchParams, signal: AbortSignal) => Promise<IncomingMessage>,
   options: EventsOptions,
@@ -37,14 +37,14 @@ export async function* readEvents(
       if (!follow) return;
     } catch (error) {
       if (signal.aborted) return;
-      // An answer, and not a connection that ended in its midst.
+      // The daemon answered with an error; only a lost connection is retried.
       if (error instanceof CodedError && error.code !== 'daemon_lost') throw error;
-      ignore(error, 'the event stream of the daemon is opened again');
+      ignore(error, 'the stream reconnects');
     }
     try {
       await sleep(LIMITS.retryMs, signal);
     } catch (error) {
-      return ignore(error, 'whoever read the events has left');
+      return ignore(error, 'the reader has left');
     }
   }
 }
@@ -52,7 +52,7 @@ export async function* readEvents(
 async function* parse(stream: IncomingMessage): AsyncGenerator<TimedEvent, void, undefined> {
   for await (const { data } of serverSent(stream, LIMITS.lineCharactersMax)) {
     const parsed = timedEvent.safeParse(JSON.parse(data));
-    if (!parsed.success) throw answerInvalid('an event', parsed.error);
+    if (!parsed.success) throw answerInvalid('malformed event', parsed.error);
     yield parsed.data;
   }
 }

@@ -1,14 +1,14 @@
-/** What a sandbox of a daemon writes, as it does. */
+/** The log stream of one sandbox. */
 import type { IncomingMessage } from 'node:http';
 import { logChunk } from '../api/schema/answers.ts';
 import type { LogChunk } from '../sandbox/control.ts';
 import { answerInvalid, ClientError } from './errors.ts';
 import { serverSent } from './server-sent.ts';
 
-/** A chunk of 16 KiB, each of its characters escaped. */
+/** Room for a chunk of 16 KiB with every character escaped. */
 const LINE_CHARACTERS_MAX = 256 * 1024;
 
-/** @throws ClientError `daemon_lost` when it ends without its end, SandboxError when it can't be asked for */
+/** @throws ClientError `daemon_lost` if the stream breaks off, SandboxError if the request is refused */
 export async function* readLogs(
   open: (signal: AbortSignal) => Promise<IncomingMessage>,
   signal: AbortSignal,
@@ -18,7 +18,7 @@ export async function* readLogs(
     for await (const { event, data } of serverSent(stream, LINE_CHARACTERS_MAX)) {
       if (event === 'end') return;
       const parsed = logChunk.safeParse(JSON.parse(data));
-      if (!parsed.success) throw answerInvalid('a part of a log', parsed.error);
+      if (!parsed.success) throw answerInvalid('malformed log chunk', parsed.error);
       yield parsed.data;
     }
   } catch (error) {
@@ -31,6 +31,6 @@ export async function* readLogs(
 }
 
 function lost(cause: unknown): ClientError {
-  const remedy = 'start it again: neurovisor serve';
-  return new ClientError('daemon_lost', 'the daemon went away', { cause, remedy });
+  const remedy = 'restart it: neurovisor serve';
+  return new ClientError('daemon_lost', 'lost the connection to the daemon', { cause, remedy });
 }

@@ -1,9 +1,9 @@
-/** Reads server-sent events of the daemon (WHATWG HTML section 9.2), each of one line of data. */
+/** Reads server-sent events (WHATWG HTML section 9.2) with one line of data each. */
 import type { IncomingMessage } from 'node:http';
 import { answerInvalid } from './errors.ts';
 
 export interface ServerSent {
-  /** Empty: it has no name. */
+  /** Event name; empty if there is none. */
   readonly event: string;
   readonly data: string;
 }
@@ -19,7 +19,7 @@ export async function* serverSent(
   for await (const text of stream as AsyncIterable<string>) {
     const lines = (rest + text).split('\n');
     rest = lines.pop() ?? '';
-    if (rest.length > lineCharactersMax) throw answerInvalid('an event without an end');
+    if (rest.length > lineCharactersMax) throw answerInvalid('an event exceeds its size limit');
     for (const line of lines) {
       if (line === '') event = '';
       else if (line.startsWith('event: ')) event = line.slice(7);

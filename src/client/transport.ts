@@ -1,4 +1,4 @@
-/** HTTP requests to a daemon (io): one address, kept connections, answers checked. */
+/** HTTP requests to one daemon: keep-alive connections, validated answers (io). */
 import { Agent, type IncomingMessage, type RequestOptions, request } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -13,10 +13,10 @@ import { answerError, answerInvalid, ClientError } from './errors.ts';
 
 export type DaemonAddress = (
   | { readonly socketPath: string }
-  /** `http://127.0.0.1:7070`; the key is needed there. */
+  /** For example `http://127.0.0.1:7070`; a port needs the key. */
   | { readonly url: string; readonly apiKey?: string | undefined }
 ) & {
-  /** The trace that this process is part of. */
+  /** Trace of this process. */
   readonly trace?: SpanContext | undefined;
 };
 
@@ -31,9 +31,9 @@ export interface Call<T> {
 }
 
 const LIMITS = {
-  /** An answer, bytes. */
+  /** Size of an answer, bytes. */
   answerBytesMax: 64 * MIB,
-  /** Connections kept for the next request. */
+  /** Idle keep-alive connections. */
   idleSocketsMax: 8,
 } as const;
 
@@ -52,8 +52,8 @@ export class Transport {
     }
     const url = URL.parse(address.url);
     if (url === null || url.protocol !== 'http:' || url.pathname !== '/' || url.search !== '') {
-      throw new ClientError('address_invalid', `the daemon's address "${address.url}" is none`, {
-        remedy: 'give one like http://127.0.0.1:7070',
+      throw new ClientError('address_invalid', `invalid daemon address "${address.url}"`, {
+        remedy: 'use http://HOST:PORT, for example http://127.0.0.1:7070',
       });
     }
     const key = address.apiKey === undefined ? {} : { 'x-api-key': address.apiKey };
@@ -76,8 +76,8 @@ export class Transport {
   }
 
   /**
-   * An answer whose body is read as it comes.
-   * @param isAwaited the connection keeps the process alive
+   * Returns an answer whose body streams.
+   * @param isAwaited whether the connection keeps the process alive
    */
   async stream(path: string, signal: AbortSignal, isAwaited: boolean): Promise<IncomingMessage> {
     const answer = await this.#sent({ method: 'GET', path, signal }, undefined);
@@ -87,7 +87,7 @@ export class Transport {
     return answer;
   }
 
-  /** An answer that is text. @param path whole: not below `/v1` */
+  /** Returns a text answer. @param path absolute, not below `/v1` */
   async text(path: string, signal?: AbortSignal): Promise<string> {
     const answer = await this.#sent({ method: 'GET', path, signal, base: '' }, undefined);
     const text = await this.#read(answer, signal);
@@ -96,9 +96,9 @@ export class Transport {
     return text;
   }
 
-  /** A connection of its own, upgraded: raw bytes both ways, half-closes included. */
+  /** Opens a new connection and upgrades it to raw bytes in both directions, with half-closes. */
   async upgrade(path: string, protocol: string, signal?: AbortSignal): Promise<Duplex> {
-    const asked = request({
+    const outgoing = request({
       ...this.#target,
       path: `/v1${path}`,
       headers: { ...this.#target.headers, connection: 'upgrade', upgrade: protocol },
@@ -107,19 +107,19 @@ export class Transport {
         connect({ ...options, path: options.socketPath, allowHalfOpen: true } as never),
     });
     const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
-    asked.once('upgrade', (_answer, socket: Socket, head: Buffer) => {
+    outgoing.once('upgrade', (_answer, socket: Socket, head: Buffer) => {
       socket.setNoDelay(true);
       if (head.length > 0) socket.unshift(head);
       resolve(socket);
     });
-    asked.once('response', (answer) => {
+    outgoing.once('response', (answer) => {
       this.#read(answer, undefined).then((text) => {
         reject(answerError(answer.statusCode ?? 0, parseJson(text)));
-        asked.destroy();
+        outgoing.destroy();
       }, reject);
     });
-    asked.on('error', (error) => reject(this.#failure(error, signal)));
-    asked.end();
+    outgoing.on('error', (error) => reject(this.#failure(error, signal)));
+    outgoing.end();
     return await promise;
   }
 
@@ -141,7 +141,7 @@ export class Transport {
     const { method, path, signal, base = '/v1' } = call;
     const type = body === undefined ? {} : { 'content-type': 'application/json' };
     for (let attempt = 1; ; attempt += 1) {
-      const asked = request({
+      const outgoing = request({
         ...this.#target,
         agent: this.#agent,
         method,
@@ -151,15 +151,15 @@ export class Transport {
       });
       try {
         return await new Promise((resolve, reject) => {
-          asked.once('response', resolve);
-          asked.on('error', reject);
-          asked.end(body);
+          outgoing.once('response', resolve);
+          outgoing.on('error', reject);
+          outgoing.end(body);
         });
       } catch (error) {
-        // A kept connection that the daemon has closed just now: nothing was asked yet.
-        const stale = asked.reusedSocket && errorCode(error) === 'ECONNRESET';
+        // The daemon closed the idle connection just now, before it read the request.
+        const stale = outgoing.reusedSocket && errorCode(error) === 'ECONNRESET';
         if (!stale || method !== 'GET' || attempt > 1) throw this.#failure(error, signal);
-        ignore(error, 'a kept connection was closed; asked again on a new one');
+        ignore(error, 'the idle connection was closed; retried on a new one');
       }
     }
   }
@@ -176,13 +176,13 @@ export class Transport {
     } catch (error) {
       throw this.#failure(error, signal);
     }
-    if (bytes > LIMITS.answerBytesMax) throw answerInvalid('more than its limit');
+    if (bytes > LIMITS.answerBytesMax) throw answerInvalid('it exceeds its size limit');
     return Buffer.concat(parts).toString();
   }
 
   #failure(error: unknown, signal: AbortSignal | undefined): Error {
     if (signal?.aborted === true) {
-      return new SandboxError('cancelled', 'the request was cancelled', { cause: signal.reason });
+      return new SandboxError('cancelled', 'the request was canceled', { cause: signal.reason });
     }
     return connectFailure(error, this.#place);
   }
@@ -196,6 +196,6 @@ function parseJson(text: string): unknown {
   try {
     return JSON.parse(text) as unknown;
   } catch (error) {
-    throw answerInvalid('no JSON', error);
+    throw answerInvalid('not valid JSON', error);
   }
 }

@@ -230,7 +230,7 @@ describe('run with a daemon', () => {
     await daemon.control.remove(id);
   });
 
-  it('a daemon that goes away in the middle is told', async () => {
+  it('run: reports a daemon that goes away in the middle', async () => {
     await using other = await startFakeDaemon();
     const run = cli(['run', '-c', 'print("started", flush=True)\nwhile True: pass'], {
       env: other.env,
@@ -238,8 +238,8 @@ describe('run with a daemon', () => {
     await run.seen('started');
     await other.stop();
     const { status, stderr } = await run.result;
-    expect(stderr).toMatch(/no daemon is running|went away/);
-    expect(stderr).toContain('fix: start it');
+    expect(stderr).toMatch(/no daemon is running|lost the connection/);
+    expect(stderr).toMatch(/fix: (start one|restart it): neurovisor serve/);
     expect(status).toBe(125);
   });
 });
