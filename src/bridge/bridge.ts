@@ -35,7 +35,7 @@ import { Catalog } from './catalog.ts';
 import { openaiDialect } from './dialect/openai.ts';
 import { BridgeError } from './errors.ts';
 import type { TakeTraces } from './guest-traces.ts';
-import { DEFAULT_LIMITS } from './limits.ts';
+import { BRIDGE_LIMITS } from './limits.ts';
 import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
 import { UpstreamClient } from './upstream.ts';
@@ -92,7 +92,7 @@ export interface BridgePort {
 export function createBridge(options: BridgeOptions): Bridge {
   const { upstream, clock, log } = options;
   const client = new UpstreamClient(clock);
-  const catalog = new Catalog({ client, clock, log, limits: DEFAULT_LIMITS });
+  const catalog = new Catalog({ client, clock, log, limits: BRIDGE_LIMITS });
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();
   const { tracer = passiveTracer() } = options;
@@ -101,7 +101,7 @@ export function createBridge(options: BridgeOptions): Bridge {
     async attach(caller) {
       if (closing !== undefined) throw new BridgeError('closed', 'the bridge is closed');
       const { sandboxId, socketPath, policy = {} } = caller;
-      const limits = { ...DEFAULT_LIMITS, ...policy.limits };
+      const limits = { ...BRIDGE_LIMITS, ...policy.limits };
       const memory = new BodyMemory(limits.bodyTotalBytesMax);
       const onUsage = options.onUsage ?? ((): void => undefined);
       const dialect = openaiDialect;

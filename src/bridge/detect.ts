@@ -3,7 +3,7 @@ import { type Clock, systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import { parseTarget, type UpstreamTarget } from './address.ts';
 import { fetchModels } from './catalog.ts';
-import { DEFAULT_LIMITS } from './limits.ts';
+import { BRIDGE_LIMITS } from './limits.ts';
 import { UpstreamClient } from './upstream.ts';
 
 export interface DetectOptions {
@@ -82,7 +82,7 @@ async function probe(
 ): Promise<Probe> {
   const { name } = target;
   try {
-    const limits = { ...DEFAULT_LIMITS, connectTimeoutMs: timeoutMs };
+    const limits = { ...BRIDGE_LIMITS, connectTimeoutMs: timeoutMs };
     const list = await fetchModels(client, clock, target, limits, timeoutMs);
     const models = list.map((model) => model.id);
     const detail = models.length === 0 ? 'answers, but has no model' : models.join(', ');

@@ -46,7 +46,7 @@ export interface BridgeLimits {
   readonly modelListBytesMax: number;
 }
 
-export const DEFAULT_LIMITS: BridgeLimits = {
+export const BRIDGE_LIMITS: BridgeLimits = {
   connectionsMax: 64,
   requestsInFlightMax: 32,
   requestHeaderBytesMax: 16 * KIB,

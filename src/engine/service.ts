@@ -16,7 +16,7 @@ import { Slots } from './slots.ts';
 /** Tokens of an answer whose request sets no limit: weak models may not end by themselves. */
 export const DEFAULT_ANSWER_TOKENS = 1_024;
 
-export interface Outcome {
+export interface GenerationOutcome {
   readonly finish: FinishReason;
   readonly usage: Usage;
 }
@@ -53,7 +53,7 @@ export class Service {
   }
 
   /** @throws EngineError; the signal's reason when the client left */
-  chat(request: ChatRequest, signal: AbortSignal, sink: Sink): Promise<Outcome> {
+  chat(request: ChatRequest, signal: AbortSignal, sink: Sink): Promise<GenerationOutcome> {
     const plan = planChat(request, this.info.chatTemplate);
     return this.#run(plan, request, signal, sink);
   }
@@ -64,7 +64,7 @@ export class Service {
     prompt: string | readonly number[],
     signal: AbortSignal,
     sink: Sink,
-  ): Promise<Outcome> {
+  ): Promise<GenerationOutcome> {
     const job: Job = {
       prompt:
         typeof prompt === 'string'
@@ -97,7 +97,12 @@ export class Service {
     });
   }
 
-  async #run(job: Job, request: CommonRequest, signal: AbortSignal, sink: Sink): Promise<Outcome> {
+  async #run(
+    job: Job,
+    request: CommonRequest,
+    signal: AbortSignal,
+    sink: Sink,
+  ): Promise<GenerationOutcome> {
     const { tokens, stops } = this.#backend.prepare(job.prompt);
     const room = this.info.contextTokens - tokens.length;
     if (tokens.length === 0) {
@@ -127,7 +132,7 @@ export class Service {
     );
   }
 
-  async #generate(job: Job, options: GenerateOptions, sink: Sink): Promise<Outcome> {
+  async #generate(job: Job, options: GenerateOptions, sink: Sink): Promise<GenerationOutcome> {
     const reader = new ReplyReader(job);
     const pass = async (events: readonly ReplyEvent[]): Promise<void> => {
       for (const event of events) await sink(event);

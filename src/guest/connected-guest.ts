@@ -22,7 +22,7 @@ import type {
   SignalName,
   TerminalSize,
 } from './guest.ts';
-import { LIMITS } from './limits.ts';
+import { GUEST_LIMITS } from './limits.ts';
 import { Operation } from './operation.ts';
 import { GuestProcess, type ProcessControl } from './process.ts';
 import { guestError, readProcesses, readStarted, readStats, wallNanoseconds } from './protocol.ts';
@@ -68,7 +68,7 @@ export class ConnectedGuest implements Guest {
   async python(spec: PythonSpec, signal?: AbortSignal): Promise<Process> {
     const { script, args = [], waitWarm = true } = spec;
     const fields = { op: 'python', args, waitWarm, ...runFields(spec) };
-    const replyMsMax = waitWarm ? LIMITS.warmReplyMsMax : LIMITS.replyMsMax;
+    const replyMsMax = waitWarm ? GUEST_LIMITS.warmReplyMsMax : GUEST_LIMITS.replyMsMax;
     if ('path' in script) {
       const what = `python ${script.path}`;
       return await this.#run(
@@ -215,7 +215,7 @@ function runFields(options: RunOptions): Record<string, unknown> {
 function rawStream(operation: Operation): Duplex {
   const stream = new Duplex({
     allowHalfOpen: true,
-    highWaterMark: LIMITS.streamBytesMax,
+    highWaterMark: GUEST_LIMITS.streamBytesMax,
     read: () => operation.resume(),
     write: (chunk: Buffer, _encoding, done) => {
       void operation.sendRaw(chunk).then(() => done());

@@ -3,7 +3,7 @@ import { Readable } from 'node:stream';
 import { ignore } from '../base/ignore.ts';
 import { FRAME, type Frame, LineDecoder } from './framing.ts';
 import type { FileEntry, FileEvent, FileOptions, FileWatch, GuestFiles } from './guest.ts';
-import { LIMITS } from './limits.ts';
+import { GUEST_LIMITS } from './limits.ts';
 import type { Operation } from './operation.ts';
 import { guestError, parseEntry, parseFileEvent, readEntry } from './protocol.ts';
 
@@ -31,7 +31,7 @@ export class ChannelFiles implements GuestFiles {
     path: string,
     options: FileOptions & { readonly bytesMax?: number } = {},
   ): Promise<Buffer> {
-    const { bytesMax = LIMITS.readAllBytesMax } = options;
+    const { bytesMax = GUEST_LIMITS.readAllBytesMax } = options;
     const parts: Buffer[] = [];
     let bytes = 0;
     for await (const part of await this.read(path, options)) {
@@ -144,23 +144,23 @@ async function sendContent(
 ): Promise<void> {
   const whole = typeof content === 'string' ? Buffer.from(content) : content;
   for await (const part of whole instanceof Uint8Array ? [whole] : whole) {
-    operation.expectReplyWithin(LIMITS.replyMsMax);
+    operation.expectReplyWithin(GUEST_LIMITS.replyMsMax);
     // In pieces, so that an early refusal of the guest stops a large content.
-    for (let at = 0; at < part.length && !operation.answered; at += LIMITS.streamBytesMax) {
-      await operation.send(FRAME.body, part.subarray(at, at + LIMITS.streamBytesMax));
-      operation.expectReplyWithin(LIMITS.replyMsMax);
+    for (let at = 0; at < part.length && !operation.answered; at += GUEST_LIMITS.streamBytesMax) {
+      await operation.send(FRAME.body, part.subarray(at, at + GUEST_LIMITS.streamBytesMax));
+      operation.expectReplyWithin(GUEST_LIMITS.replyMsMax);
     }
     if (operation.answered) return;
   }
   await operation.sendEnd(FRAME.body);
-  operation.expectReplyWithin(LIMITS.replyMsMax);
+  operation.expectReplyWithin(GUEST_LIMITS.replyMsMax);
 }
 
 /** Data frames up to the empty one; anything else is a cut or broken stream. */
 function contentStream(operation: Operation, what: string): Readable {
   let complete = false;
   const stream = new Readable({
-    highWaterMark: LIMITS.streamBytesMax,
+    highWaterMark: GUEST_LIMITS.streamBytesMax,
     read: () => operation.resume(),
     destroy: (error, done) => {
       operation.destroy();
@@ -189,7 +189,7 @@ function contentStream(operation: Operation, what: string): Readable {
 }
 
 async function readEntries(stream: Readable, path: string): Promise<readonly FileEntry[]> {
-  const lines = new LineDecoder(LIMITS.listLineBytesMax);
+  const lines = new LineDecoder(GUEST_LIMITS.listLineBytesMax);
   const entries: FileEntry[] = [];
   for await (const chunk of stream) {
     let rest: Buffer = chunk;
@@ -203,7 +203,7 @@ async function readEntries(stream: Readable, path: string): Promise<readonly Fil
       }
       const parsed = parseEntry(result.line);
       if (!parsed.ok) throw guestError('protocol_error', `list ${path}: ${parsed.reason}`);
-      if (entries.push(parsed.value) > LIMITS.listEntriesMax) {
+      if (entries.push(parsed.value) > GUEST_LIMITS.listEntriesMax) {
         throw guestError('protocol_error', `list ${path}: more entries than the agent sends`);
       }
     }

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { encodeFrames, FRAME, FrameDecoder, frameHeader, LineDecoder } from './framing.ts';
-import { LIMITS } from './limits.ts';
+import { GUEST_LIMITS } from './limits.ts';
 
 describe('encodeFrames', () => {
   it('writes kind, big-endian length and payload', () => {
@@ -8,9 +8,9 @@ describe('encodeFrames', () => {
     expect([...bytes]).toEqual([1, 0, 0, 0, 2, 0x61, 0x62]);
   });
   it('cuts content at the frame limit and makes no frame of nothing', () => {
-    const content = Buffer.alloc(LIMITS.framePayloadBytesMax + 1);
+    const content = Buffer.alloc(GUEST_LIMITS.framePayloadBytesMax + 1);
     const parts = encodeFrames(FRAME.body, content);
-    expect(parts.map((part) => part.length)).toEqual([5, LIMITS.framePayloadBytesMax, 5, 1]);
+    expect(parts.map((part) => part.length)).toEqual([5, GUEST_LIMITS.framePayloadBytesMax, 5, 1]);
     expect(encodeFrames(FRAME.body, new Uint8Array())).toEqual([]);
   });
 });
@@ -37,9 +37,9 @@ describe('FrameDecoder', () => {
     }
   });
   it('refuses a length above the limit from its header alone', () => {
-    const header = frameHeader(FRAME.stdout, LIMITS.framePayloadBytesMax + 1);
+    const header = frameHeader(FRAME.stdout, GUEST_LIMITS.framePayloadBytesMax + 1);
     expect(new FrameDecoder().receive(header).ok).toBe(false);
-    const allowed = frameHeader(FRAME.stdout, LIMITS.framePayloadBytesMax);
+    const allowed = frameHeader(FRAME.stdout, GUEST_LIMITS.framePayloadBytesMax);
     expect(new FrameDecoder().receive(allowed)).toEqual({ ok: true, frames: [] });
   });
 });

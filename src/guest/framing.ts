@@ -4,7 +4,7 @@
  *
  *     frame = kind (1 byte) · payload length (u32 big endian) · payload
  */
-import { LIMITS } from './limits.ts';
+import { GUEST_LIMITS } from './limits.ts';
 
 export const FRAME = {
   /** Host → guest: input of a program; empty = its end. */
@@ -45,8 +45,8 @@ export function frameHeader(kind: number, payloadBytes: number): Buffer {
 /** Cuts `content` into whole frames of `kind`; empty content gives none. */
 export function encodeFrames(kind: number, content: Uint8Array): Buffer[] {
   const parts: Buffer[] = [];
-  for (let at = 0; at < content.length; at += LIMITS.framePayloadBytesMax) {
-    const payload = content.subarray(at, at + LIMITS.framePayloadBytesMax);
+  for (let at = 0; at < content.length; at += GUEST_LIMITS.framePayloadBytesMax) {
+    const payload = content.subarray(at, at + GUEST_LIMITS.framePayloadBytesMax);
     parts.push(frameHeader(kind, payload.length));
     parts.push(Buffer.from(payload.buffer, payload.byteOffset, payload.length));
   }
@@ -71,7 +71,8 @@ export class FrameDecoder {
       const kind = bytes.readUInt8(at);
       const size = bytes.readUInt32BE(at + 1);
       if (!FROM_GUEST.has(kind)) return this.#fail(`unexpected frame kind ${kind}`, frames);
-      if (size > LIMITS.framePayloadBytesMax) return this.#fail(`a frame of ${size} bytes`, frames);
+      if (size > GUEST_LIMITS.framePayloadBytesMax)
+        return this.#fail(`a frame of ${size} bytes`, frames);
       const end = at + FRAME_HEADER_BYTES + size;
       if (bytes.length < end) break;
       frames.push({ kind, payload: bytes.subarray(at + FRAME_HEADER_BYTES, end) });

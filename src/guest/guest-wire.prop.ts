@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { encodeFrames, FRAME, FrameDecoder, LineDecoder } from './framing.ts';
 import { HelloSession } from './hello.ts';
-import { LIMITS } from './limits.ts';
+import { GUEST_LIMITS } from './limits.ts';
 import {
   parseConfirm,
   parseEntry,
@@ -54,7 +54,7 @@ describe('FrameDecoder', () => {
         const decoder = new FrameDecoder();
         for (const chunk of chunks) {
           decoder.receive(chunk);
-          expect(decoder.pendingBytes).toBeLessThanOrEqual(LIMITS.framePayloadBytesMax + 5);
+          expect(decoder.pendingBytes).toBeLessThanOrEqual(GUEST_LIMITS.framePayloadBytesMax + 5);
         }
       }),
     );
@@ -145,7 +145,7 @@ describe('messages', () => {
     );
   });
   it('nesting: a line of brackets as deep as the limit allows is refused, not thrown', () => {
-    const deep = Buffer.alloc(LIMITS.controlLineBytesMax, '[');
+    const deep = Buffer.alloc(GUEST_LIMITS.controlLineBytesMax, '[');
     expect(parseEvent(deep).ok).toBe(false);
     const closed = Buffer.from(
       `{"type":"dropped","count":1,"x":${'['.repeat(30_000)}${']'.repeat(30_000)}}`,

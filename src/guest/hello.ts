@@ -8,7 +8,7 @@
 import { LineDecoder } from './framing.ts';
 import type { GuestEvent } from './guest.ts';
 import type { GuestIdentity } from './identity.ts';
-import { LIMITS, PROTOCOL_VERSION } from './limits.ts';
+import { GUEST_LIMITS, PROTOCOL_VERSION } from './limits.ts';
 import { type Hello, parseAnyHello, parseConfirm, parseEvent, parseHello } from './protocol.ts';
 
 export type HelloState =
@@ -37,7 +37,7 @@ export interface Freshness {
 
 export class HelloSession {
   #state: HelloState = 'waiting-hello';
-  readonly #lines = new LineDecoder(LIMITS.controlLineBytesMax);
+  readonly #lines = new LineDecoder(GUEST_LIMITS.controlLineBytesMax);
   readonly #identity: GuestIdentity;
   readonly #freshness: () => Freshness;
   #output = '';

@@ -31,7 +31,7 @@ import type { GuestError } from './errors.ts';
 import type { Guest } from './guest.ts';
 import { HelloSession, type LinkEvent } from './hello.ts';
 import type { GuestIdentity } from './identity.ts';
-import { LIMITS, PORTS } from './limits.ts';
+import { GUEST_LIMITS, PORTS } from './limits.ts';
 import { guestError, type Hello, wallNanoseconds } from './protocol.ts';
 
 export type * from './guest.ts';
@@ -198,7 +198,7 @@ class LinkConnection {
       wallNs: wallNanoseconds(options.clock.wall()),
       entropy: options.entropy(),
     }));
-    this.#stopTimer = options.clock.after(LIMITS.helloStepMsMax, () => socket.destroy());
+    this.#stopTimer = options.clock.after(GUEST_LIMITS.helloStepMsMax, () => socket.destroy());
     socket.on('data', (data) => this.#receive(data));
     socket.on('close', () => this.#close());
   }
@@ -268,7 +268,7 @@ class LinkConnection {
       this.#eventsThisSecond = 0;
     }
     this.#eventsThisSecond += 1;
-    if (this.#eventsThisSecond !== LIMITS.eventsPerSecondMax) return;
+    if (this.#eventsThisSecond !== GUEST_LIMITS.eventsPerSecondMax) return;
     this.#socket.pause();
     clock.after(this.#secondStartMs + 1000 - nowMs, () => this.#socket.resume());
   }

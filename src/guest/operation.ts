@@ -5,7 +5,7 @@ import { ignore } from '../base/ignore.ts';
 import type { Dial } from './dial.ts';
 import { GuestError } from './errors.ts';
 import { encodeFrames, FRAME, type Frame, frameHeader } from './framing.ts';
-import { LIMITS, PROTOCOL_VERSION } from './limits.ts';
+import { GUEST_LIMITS, PROTOCOL_VERSION } from './limits.ts';
 import { guestError, type Parsed } from './protocol.ts';
 import { OperationSession, type SessionEvent } from './session.ts';
 
@@ -46,7 +46,7 @@ export class Operation {
   constructor(options: OperationOptions) {
     this.#options = options;
     this.#reply.promise.catch((error: unknown) => ignore(error, 'told to who awaits the reply'));
-    this.#stopTimer = this.#limit(LIMITS.handshakeMsMax, 'did not accept a connection');
+    this.#stopTimer = this.#limit(GUEST_LIMITS.handshakeMsMax, 'did not accept a connection');
     this.#listen(options.signal);
     if (this.#ended === undefined) this.#dial();
     else this.#closed.resolve();
@@ -184,12 +184,12 @@ export class Operation {
     const announced = body === undefined ? {} : { bodyBytes: body.length };
     const whole = Buffer.from(JSON.stringify({ v: PROTOCOL_VERSION, ...request, ...announced }));
     const content = body ?? new Uint8Array();
-    if (Math.max(whole.length, content.length) > LIMITS.bodyBytesMax) {
-      const text = `${this.#options.what}: more than ${LIMITS.bodyBytesMax} bytes in a request`;
+    if (Math.max(whole.length, content.length) > GUEST_LIMITS.bodyBytesMax) {
+      const text = `${this.#options.what}: more than ${GUEST_LIMITS.bodyBytesMax} bytes in a request`;
       this.destroy(guestError('too_large', text));
       return;
     }
-    if (whole.length <= LIMITS.requestLineBytesMax) {
+    if (whole.length <= GUEST_LIMITS.requestLineBytesMax) {
       stream.write(Buffer.concat([whole, NEWLINE]));
     } else {
       const { op, ...fields } = request;
@@ -208,7 +208,7 @@ export class Operation {
   #take(event: SessionEvent): void {
     switch (event.type) {
       case 'connected':
-        this.#restartTimer(this.#options.replyMsMax ?? LIMITS.replyMsMax, 'did not answer');
+        this.#restartTimer(this.#options.replyMsMax ?? GUEST_LIMITS.replyMsMax, 'did not answer');
         break;
       case 'reply':
         this.#stopTimer();

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../base/clock.ts';
 import { FRAME, frameHeader } from './framing.ts';
 import type { GuestInfo } from './guest.ts';
-import { LIMITS } from './limits.ts';
+import { GUEST_LIMITS } from './limits.ts';
 import { connectGuest } from './remote.ts';
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
@@ -40,7 +40,7 @@ describe('GuestProcess', () => {
     void process.exit.then((told) => {
       exit = told;
     });
-    await pass(LIMIT_MS + LIMITS.overdueMs - 1);
+    await pass(LIMIT_MS + GUEST_LIMITS.overdueMs - 1);
     expect(exit).toBeNull();
     await pass(1);
     expect(exit).toMatchObject({ timedOut: true, exitCode: null, signal: 'SIGKILL' });
@@ -50,7 +50,7 @@ describe('GuestProcess', () => {
   it('timeoutMs: an end that waits behind output that nobody reads is not overdue', async () => {
     const { guest, guests, pass } = world();
     const process = await guest.exec({ argv: ['yes'], timeoutMs: LIMIT_MS });
-    const payload = Buffer.alloc(LIMITS.framePayloadBytesMax);
+    const payload = Buffer.alloc(GUEST_LIMITS.framePayloadBytesMax);
     for (let n = 0; n < 8; n += 1) {
       guests[0]?.write(Buffer.concat([frameHeader(FRAME.stdout, payload.length), payload]));
     }
@@ -61,7 +61,7 @@ describe('GuestProcess', () => {
     const frame = Buffer.from(JSON.stringify(end));
     guests[0]?.write(Buffer.concat([frameHeader(FRAME.control, frame.length), frame]));
     await turn();
-    await pass(LIMIT_MS + LIMITS.overdueMs);
+    await pass(LIMIT_MS + GUEST_LIMITS.overdueMs);
     process.stdout.resume();
     process.stderr.resume();
     expect(await process.exit).toMatchObject({ exitCode: 0, timedOut: false, durationMs: 7 });

@@ -5,7 +5,7 @@ import { ignore } from '../base/ignore.ts';
 import type { GuestError } from './errors.ts';
 import { FRAME, type Frame } from './framing.ts';
 import type { Process, ProcessExit, SignalName, TerminalSize } from './guest.ts';
-import { LIMITS } from './limits.ts';
+import { GUEST_LIMITS } from './limits.ts';
 import type { Operation } from './operation.ts';
 import { guestError, parseExitFrame } from './protocol.ts';
 
@@ -16,7 +16,7 @@ export interface ProcessControl {
 }
 
 /**
- * The connection is paused while a stream holds `LIMITS.streamBytesMax`, which in the end blocks the
+ * The connection is paused while a stream holds `GUEST_LIMITS.streamBytesMax`, which in the end blocks the
  * program: read both streams, or `resume()` the one that does not matter. A destroyed stream discards.
  */
 export class GuestProcess implements Process {
@@ -57,7 +57,7 @@ export class GuestProcess implements Process {
       onEnd: (error) => this.#end(error),
     });
     const { limit } = started;
-    if (limit !== null) this.#limit(limit.clock, limit.ms, limit.ms + LIMITS.overdueMs);
+    if (limit !== null) this.#limit(limit.clock, limit.ms, limit.ms + GUEST_LIMITS.overdueMs);
   }
 
   /** A guest that stands still ends nothing; its connection goes, and with it the program, once it can. */
@@ -66,7 +66,7 @@ export class GuestProcess implements Process {
     this.#stopTimer = clock.after(inMs, () => {
       // Its end may be behind output that nobody has read yet.
       if (this.#full.size > 0) {
-        this.#limit(clock, limitMs, LIMITS.overdueMs);
+        this.#limit(clock, limitMs, GUEST_LIMITS.overdueMs);
         return;
       }
       this.#finish({
@@ -93,7 +93,7 @@ export class GuestProcess implements Process {
 
   #output(): Readable {
     const stream: Readable = new Readable({
-      highWaterMark: LIMITS.streamBytesMax,
+      highWaterMark: GUEST_LIMITS.streamBytesMax,
       read: () => this.#drained(stream),
       destroy: (error, done) => {
         this.#drained(stream);
@@ -110,7 +110,7 @@ export class GuestProcess implements Process {
 
   #input(): Writable {
     const stream = new Writable({
-      highWaterMark: LIMITS.streamBytesMax,
+      highWaterMark: GUEST_LIMITS.streamBytesMax,
       decodeStrings: true,
       write: (chunk: Buffer, _encoding, done) => {
         void this.#operation.send(FRAME.stdin, chunk).then(() => done());

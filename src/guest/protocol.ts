@@ -5,7 +5,7 @@
 import { z } from 'zod';
 import { GuestError, type GuestErrorCode } from './errors.ts';
 import type { FileEntry, FileEvent, GuestEvent, GuestStats, ProcessExit } from './guest.ts';
-import { LIMITS } from './limits.ts';
+import { GUEST_LIMITS } from './limits.ts';
 
 const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
 const milliseconds = z.number().nonnegative().max(Number.MAX_SAFE_INTEGER);
@@ -206,7 +206,9 @@ const UTF8 = new TextDecoder('utf-8', { fatal: true });
 
 /** One line without control characters, of bounded length: fit for a terminal and a log. */
 function printable(text: string): string {
-  return text.slice(0, LIMITS.messageCharactersMax).replaceAll(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, ' ');
+  return text
+    .slice(0, GUEST_LIMITS.messageCharactersMax)
+    .replaceAll(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, ' ');
 }
 
 const REMEDIES: Partial<Record<GuestErrorCode, string>> = {

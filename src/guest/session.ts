@@ -8,7 +8,7 @@
  */
 import { assert } from '../base/assert.ts';
 import { type Frame, FrameDecoder, LineDecoder } from './framing.ts';
-import { LIMITS } from './limits.ts';
+import { GUEST_LIMITS } from './limits.ts';
 import { parseReply, type Reply } from './protocol.ts';
 
 export type SessionEvent =
@@ -22,7 +22,7 @@ export type SessionState = 'handshake' | 'waiting-reply' | 'held' | 'frames' | '
 
 export class OperationSession {
   #state: SessionState = 'handshake';
-  #lines = new LineDecoder(LIMITS.handshakeLineBytesMax);
+  #lines = new LineDecoder(GUEST_LIMITS.handshakeLineBytesMax);
   readonly #frames = new FrameDecoder();
   #held: Buffer[] = [];
   #heldBytes = 0;
@@ -65,7 +65,7 @@ export class OperationSession {
         return this.#break('the channel did not answer OK');
       }
       this.#state = 'waiting-reply';
-      this.#lines = new LineDecoder(LIMITS.replyLineBytesMax);
+      this.#lines = new LineDecoder(GUEST_LIMITS.replyLineBytesMax);
       return [{ type: 'connected' }, ...this.receive(result.rest)];
     }
     const parsed = parseReply(result.line);
@@ -95,4 +95,4 @@ export class OperationSession {
   }
 }
 
-const HELD_BYTES_MAX = LIMITS.replyLineBytesMax;
+const HELD_BYTES_MAX = GUEST_LIMITS.replyLineBytesMax;
