@@ -53,6 +53,7 @@ export type {
   EventsOptions,
   ForkOptions,
   MemoryAction,
+  NetworkInfo,
   SandboxInfo,
   SandboxStatus,
   SnapshotInfo,
@@ -65,7 +66,6 @@ export type {
   ModelPolicy,
   NetworkLimits,
   NetworkOptions,
-  NetworkPolicy,
   SandboxOptions,
 } from './sandbox/spec.ts';
 

@@ -22,6 +22,7 @@ import {
   copyWithoutZeros,
 } from '../sys/sparse-threads.ts';
 import { makeMemory } from './memory.ts';
+import { parseEgress } from './network.ts';
 import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
 import { postEvent } from './webhook.ts';
 import { isAlive, makeWorkspace, type ProcessRef, processRef } from './workspace.ts';
@@ -90,6 +91,7 @@ export async function openControlPlane(
         memoryAvailableMib: Math.floor(availableMib()),
       }),
       makeSpec: (options) => runtime.makeSpec(options),
+      parseEgress,
       supervise: (spec, source) =>
         runtime.supervise(spec, source === null ? {} : { template: source }),
       openNetwork: () => runtime.network.open(),

@@ -2,12 +2,13 @@ import { describe, expect, it } from 'vitest';
 import { SecretValue } from '../base/secret-value.ts';
 import type { HostNetwork, NetworkLease, NetworkRequest } from '../net/lease/lease.ts';
 import type { EgressSecrets } from '../net/secret/secret.ts';
-import type { NetworkPolicy } from '../sandbox/spec.ts';
-import { Network, readPolicy } from './network.ts';
+import type { NetworkSpec } from '../sandbox/spec.ts';
+import { Network, parseEgress } from './network.ts';
 
 const ID = 'sandbox-1';
-const list = (...allow: string[]): NetworkPolicy => ({
-  ...{ mode: 'allowlist', allow, deny: [], limits: {} },
+const list = (...allow: string[]): NetworkSpec => ({
+  policy: parseEgress({ mode: 'allowlist', allow }),
+  limits: {},
 });
 const BY_PATH = list('GET https://a.example/v1/');
 
@@ -43,7 +44,8 @@ function world() {
     done.push(`watch ${name}`);
     return () => void done.push('no watch');
   };
-  return { network: new Network(async () => host as HostNetwork, watch), requests, given, done };
+  const network = new Network({ open: async () => host as HostNetwork, watchCard: watch });
+  return { network, requests, given, done };
 }
 
 describe('Network: who measures a card', () => {
@@ -80,7 +82,7 @@ describe('Network: rules by path', () => {
   it('without them and without secrets nothing is trusted in', async () => {
     const { network, requests, given } = world();
     const lease = await network.lease(ID, list('a.example'), { secrets: [] });
-    await lease.setPolicy(list('http://a.example/v1/'));
+    await lease.setPolicy(list('http://a.example/v1/').policy, {});
     expect([lease.trust, requests[0]?.secrets, given]).toEqual([undefined, undefined, []]);
   });
   it('of https bring an authority and its certificate, and no secret', async () => {
@@ -92,10 +94,10 @@ describe('Network: rules by path', () => {
   it('that come later bring it first, once, with the secrets that there are', async () => {
     const { network, given, done } = world();
     const lease = await network.lease(ID, list('a.example'), { secrets: [] });
-    await lease.setPolicy(BY_PATH);
+    await lease.setPolicy(BY_PATH.policy, {});
     const { trust } = lease;
     expect(trust?.certificate).toContain('BEGIN CERTIFICATE');
-    await lease.setPolicy(list('GET https://b.example/'));
+    await lease.setPolicy(list('GET https://b.example/').policy, {});
     expect(done.slice(1)).toEqual([
       'secrets',
       'policy GET https://a.example/v1/',
@@ -117,11 +119,11 @@ describe('Network: rules by path', () => {
   });
 });
 
-describe('readPolicy', () => {
+describe('parseEgress', () => {
   it('limits by name are for a list', () => {
     const limits = { destinations: [{ name: 'a.example', bytesMax: 1 }] };
-    expect(() => readPolicy({ ...list(), mode: 'open', limits })).toThrow('limits by name');
-    expect(readPolicy({ ...list(), mode: 'none', limits }).mode).toBe('none');
-    expect(readPolicy({ ...list('a.example'), limits }).mode).toBe('allowlist');
+    expect(() => parseEgress({ mode: 'open', limits })).toThrow('limits by name');
+    expect(parseEgress({ mode: 'none', limits }).mode).toBe('none');
+    expect(parseEgress({ mode: 'allowlist', allow: ['a.example'], limits }).mode).toBe('allowlist');
   });
 });

@@ -1,12 +1,9 @@
-/**
- * The host's network as sandboxes see it: opened by the first that asks for one, with policies as people
- * write them, and with errors of sandboxes.
- */
+/** The host's network as sandboxes see it: opened by the first that asks for one, with errors of sandboxes. */
 import { systemClock } from '../base/clock.ts';
 import { CodedError, remedyOf } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { NetError } from '../net/errors.ts';
-import type { HostNetwork } from '../net/lease/lease.ts';
+import type { HostNetwork, NetworkLease } from '../net/lease/lease.ts';
 import { LinkError } from '../net/netlink/errors.ts';
 import { assertLimitable, parsePolicy } from '../net/policy/egress-rules.ts';
 import type { EgressPolicy } from '../net/policy/policy.ts';
@@ -15,31 +12,31 @@ import { CertificateAuthority } from '../net/secret/authority.ts';
 import { machineRoots } from '../net/secret/roots.ts';
 import type { EgressSecrets } from '../net/secret/secret.ts';
 import { SandboxError } from '../sandbox/errors.ts';
-import type { GuestTrust, LeaseSecrets, SandboxNetwork } from '../sandbox/parts.ts';
+import type { CardLease, GuestTrust, LeaseSecrets } from '../sandbox/parts.ts';
 import { requireValues, type SandboxSecret } from '../sandbox/secrets.ts';
-import type { NetworkPolicy } from '../sandbox/spec.ts';
+import type { NetworkOptions, NetworkSpec } from '../sandbox/spec.ts';
 import { writeNoCore } from '../sys/core-dump.ts';
 
-/** @returns how to stop */
-export type WatchCard = (sandboxId: string, interfaceName: string) => () => void;
+export interface NetworkParts {
+  /** Called at the first need, and again after a failure. */
+  open(): Promise<HostNetwork>;
+  /** Called for each card, and again after a loan. Returns how to stop. */
+  watchCard?(sandboxId: string, interfaceName: string): () => void;
+  /** Called for each lease. Returns what to call before its release. */
+  watchLease?(lease: NetworkLease): () => Promise<void>;
+}
 
 export class Network {
-  readonly #open: () => Promise<HostNetwork>;
-  readonly #watch: WatchCard;
+  readonly #parts: NetworkParts;
   #opened: Promise<HostNetwork> | undefined;
 
-  /**
-   * @param open called at the first need, and again after it has failed
-   * @param watch told of each card, until it calls what it got
-   */
-  constructor(open: () => Promise<HostNetwork>, watch: WatchCard = () => () => undefined) {
-    this.#open = open;
-    this.#watch = watch;
+  constructor(parts: NetworkParts) {
+    this.#parts = parts;
   }
 
   /** @throws SandboxError `network_unavailable` with what a person can do about it */
   async open(): Promise<HostNetwork> {
-    this.#opened ??= this.#open();
+    this.#opened ??= this.#parts.open();
     const opening = this.#opened;
     try {
       return await opening;
@@ -50,24 +47,23 @@ export class Network {
     }
   }
 
-  /** @throws SandboxError `spec_invalid`, `network_unavailable`, `secrets_missing` */
+  /** @throws SandboxError `network_unavailable`, `secrets_missing` */
   async lease(
     sandboxId: string,
-    policy: NetworkPolicy,
+    wanted: NetworkSpec,
     { secrets, authority }: LeaseSecrets,
-  ): Promise<SandboxNetwork> {
-    const parsed = readPolicy(policy);
+  ): Promise<CardLease> {
     requireValues(sandboxId, secrets);
-    const isNeeded = secrets.length > 0 || decryptsAny(parsed);
+    const isNeeded = secrets.length > 0 || decryptsAny(wanted.policy);
     let trust = await trustFor(isNeeded, authority);
     const network = await this.open();
-    const { limits, bytesUsed = 0, destinationBytesUsed = {} } = policy;
     let current = secrets;
     const given = egressSecrets(secrets, trust);
-    const request = { sandboxId, policy: parsed, limits, secrets: given };
-    const used = { bytesUsed, destinationBytesUsed };
-    const lease = await orUnavailable(network.lease({ ...request, ...used }));
-    let stopWatching = this.#watch(sandboxId, lease.interfaceName);
+    const lease = await orUnavailable(network.lease({ ...wanted, sandboxId, secrets: given }));
+    const watchCard = (): (() => void) =>
+      this.#parts.watchCard?.(sandboxId, lease.interfaceName) ?? (() => undefined);
+    const beforeRelease = this.#parts.watchLease?.(lease);
+    let stopWatching = watchCard();
     let isReleased = false;
     return {
       get trust() {
@@ -87,7 +83,7 @@ export class Network {
         stopWatching();
         try {
           await lease.lend(...to);
-          if (!isReleased) stopWatching = this.#watch(sandboxId, lease.interfaceName);
+          if (!isReleased) stopWatching = watchCard();
         } catch (error) {
           // Else it is the VMM that failed.
           throw error instanceof LinkError || error instanceof NetError
@@ -95,13 +91,12 @@ export class Network {
             : error;
         }
       },
-      setPolicy: async (changed) => {
-        const asked = readPolicy(changed);
-        if (trust === undefined && decryptsAny(asked)) {
+      setPolicy: async (policy, limits) => {
+        if (trust === undefined && decryptsAny(policy)) {
           trust = await trustFor(true, authority);
           await orUnavailable(lease.setSecrets(egressSecrets(current, trust)));
         }
-        await orUnavailable(lease.setPolicy(asked, changed.limits));
+        await orUnavailable(lease.setPolicy(policy, limits));
       },
       connect: async (port, signal) => {
         try {
@@ -117,10 +112,11 @@ export class Network {
       },
       traffic: () => lease.traffic(),
       gatewayUse: () => lease.gatewayUse(),
-      release: () => {
+      release: async () => {
         isReleased = true;
         stopWatching();
-        return lease.release();
+        await beforeRelease?.();
+        await lease.release();
       },
     };
   }
@@ -159,11 +155,11 @@ function egressSecrets(
   return { secrets: known, authority: trust.authority, roots: machineRoots };
 }
 
-/** @throws SandboxError `spec_invalid` with the rule that is wrong */
-export function readPolicy(policy: NetworkPolicy): EgressPolicy {
+/** @throws SandboxError `spec_invalid`, naming the rule */
+export function parseEgress({ mode, allow = [], deny = [], limits }: NetworkOptions): EgressPolicy {
   try {
-    const { destinations = [] } = policy.limits;
-    return assertLimitable(parsePolicy(policy), destinations.length > 0);
+    const isLimitedByName = (limits?.destinations ?? []).length > 0;
+    return assertLimitable(parsePolicy({ mode, allow, deny }), isLimitedByName);
   } catch (error) {
     if (!(error instanceof CodedError)) throw error;
     throw new SandboxError('spec_invalid', `sandbox option network: ${error.message}`, {

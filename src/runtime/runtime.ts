@@ -54,7 +54,7 @@ import { CidPool } from './cid.ts';
 import { checkVmmChoice, makeDriver } from './driver.ts';
 import type { Confinement } from './jail.ts';
 import { makeMemory } from './memory.ts';
-import { Network, readPolicy } from './network.ts';
+import { Network, parseEgress } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
@@ -208,7 +208,11 @@ export class Runtime {
       metrics.addLoads((id, pid) => probes.loadOf(id, pid));
       probes.start();
       const openNetwork = options.openNetwork ?? (() => openKernelNetwork(config, log));
-      const network = new Network(openNetwork, (id, card) => probes.packets.watch(id, card));
+      const network = new Network({
+        open: openNetwork,
+        watchCard: (id, card) => probes.packets.watch(id, card),
+        watchLease: (lease) => metrics.watchLease(lease),
+      });
       cleanup.push('network', () => network.close());
       const driver = jailMetrics.watchStarts(made.driver);
       const parts = { home, driver, confinement, vmmMemory, artifacts, upstream, bridge, network };
@@ -259,9 +263,7 @@ export class Runtime {
     const models = withDefaultModel(options.models, this.upstream.defaultModel);
     const traces = this.tracer.isRecording ? GUEST_TRACES_ENV : {};
     const env = { ...this.#cpuEnv(), ...traces, ...options.env };
-    const spec = makeSpec({ ...options, env, models }, availableParallelism());
-    if (spec.network !== null) readPolicy(spec.network);
-    return spec;
+    return makeSpec({ ...options, env, models }, availableParallelism(), parseEgress);
   }
 
   /** Not started. */
@@ -337,8 +339,7 @@ export class Runtime {
       },
       hostMemory: (vmmPid, id) => this.#probes.watchVmm(id, vmmPid, this.#vmmMemory.watch(vmmPid)),
       hostViolations: (vmmPid) => this.#violations.watch(vmmPid),
-      leaseNetwork: async (id, policy, secrets) =>
-        this.metrics.watchLease(await this.network.lease(id, policy, secrets)),
+      leaseNetwork: (id, network, secrets) => this.network.lease(id, network, secrets),
       ...{ clock: systemClock, log, tracer: this.tracer },
     };
   }

@@ -18,7 +18,13 @@ import type { EndInfo, SandboxLogs } from './ending.ts';
 import type { TimedEvent } from './events.ts';
 import type { StartTimings } from './parts.ts';
 import type { SecretInfo, SecretOptions } from './secrets.ts';
-import type { NetworkOptions, NetworkPolicy, SandboxOptions, TemplateSpec } from './spec.ts';
+import type {
+  EgressText,
+  NetworkLimits,
+  NetworkOptions,
+  SandboxOptions,
+  TemplateSpec,
+} from './spec.ts';
 
 export interface ControlPlane {
   host(): Promise<HostInfo>;
@@ -226,7 +232,8 @@ export interface SandboxInfo {
   readonly end: EndInfo | null;
 }
 
-export interface NetworkInfo extends Omit<NetworkPolicy, 'bytesUsed' | 'destinationBytesUsed'> {
+export interface NetworkInfo extends EgressText {
+  readonly limits: NetworkLimits;
   /** What its gateway let through and refused; null while it has no network card. */
   readonly gatewayUse: GatewayUse | null;
   /** IPv4, of its network card; null while it has none: it is paused on the disk, or has ended. */

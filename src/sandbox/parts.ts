@@ -9,13 +9,14 @@ import type { Log } from '../base/log.ts';
 import type { GuestIdentity } from '../guest/identity.ts';
 import type { GuestListener } from '../guest/link.ts';
 import type { NetworkLease } from '../net/lease/lease.ts';
+import type { EgressPolicy } from '../net/policy/policy.ts';
 import type { CertificateAuthority } from '../net/secret/authority.ts';
 import type { Tracer } from '../trace/trace.ts';
 import type { VmExit, VmmDriver, VmSnapshot } from '../vmm/driver.ts';
 import type { ViolationMark } from './ending.ts';
 import type { HostMemoryEvents } from './memory-events.ts';
 import type { SandboxSecret } from './secrets.ts';
-import type { ModelPolicy, NetworkPolicy, SandboxSpec } from './spec.ts';
+import type { ModelPolicy, NetworkLimits, NetworkSpec, SandboxSpec } from './spec.ts';
 
 /** The private directory of a sandbox. */
 export interface Workspace {
@@ -45,16 +46,16 @@ export interface BridgePort {
   close(): Promise<void>;
 }
 
-/** What a sandbox has of the host's network, with policies as they are written. */
-export interface SandboxNetwork
+/** What a sandbox's network card has of the host's network. */
+export interface CardLease
   extends Pick<
     NetworkLease,
     'tapFd' | 'guest' | 'handedOver' | 'lend' | 'traffic' | 'gatewayUse' | 'release'
   > {
   /** To what listens at the guest's address. @throws SandboxError `port_unreachable` */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
-  /** @throws SandboxError `spec_invalid`: nothing has changed; `network_unavailable` */
-  setPolicy(policy: NetworkPolicy): Promise<void>;
+  /** @throws SandboxError `network_unavailable` */
+  setPolicy(policy: EgressPolicy, limits: NetworkLimits): Promise<void>;
   /** For connections from now on. @throws SandboxError `secrets_missing`, `network_unavailable` */
   setSecrets(secrets: readonly SandboxSecret[]): Promise<void>;
   /** Undefined: it never had secrets. */
@@ -108,13 +109,9 @@ export interface SandboxParts {
   attachBridge(sandboxId: string, channelPath: string, models: ModelPolicy): Promise<BridgePort>;
   /**
    * Absent: this host has no network for sandboxes.
-   * @throws SandboxError `spec_invalid`, `network_unavailable`, `secrets_missing`
+   * @throws SandboxError `network_unavailable`, `secrets_missing`
    */
-  leaseNetwork?(
-    sandboxId: string,
-    policy: NetworkPolicy,
-    secrets: LeaseSecrets,
-  ): Promise<SandboxNetwork>;
+  leaseNetwork?(sandboxId: string, network: NetworkSpec, secrets: LeaseSecrets): Promise<CardLease>;
   /** Absent: the sandbox boots. */
   readonly template?: CloneSource;
   /** Absent, or null: nobody watches what the host's kernel does to the VMM, and what that does. */

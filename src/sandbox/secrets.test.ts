@@ -1,6 +1,7 @@
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { describeError } from '../base/errors.ts';
+import { parseEgress } from '../runtime/network.ts';
 import { makeSecrets, requireValues, secretInfo, withValues } from './secrets.ts';
 import { makeSpec, unwritten, withSecrets } from './spec.ts';
 
@@ -57,10 +58,9 @@ describe('makeSecrets', () => {
 describe('secrets of a spec', () => {
   it('mean a network that lets nothing else through; one that was asked for stays', () => {
     const { network } = makeSpec({ secrets: [secret] }, 4);
-    expect(network).toEqual({ mode: 'allowlist', allow: [], deny: [], limits: {} });
-    expect(makeSpec({ secrets: [secret], network: { mode: 'open' } }, 4).network?.mode).toBe(
-      'open',
-    );
+    expect(network).toEqual({ policy: { mode: 'allowlist', allow: [], deny: [] }, limits: {} });
+    const open = makeSpec({ secrets: [secret], network: { mode: 'open' } }, 4, parseEgress);
+    expect(open.network?.policy.mode).toBe('open');
     expect(makeSpec({}, 4).network).toBeNull();
   });
   it('are written down, printed and shown without their values', () => {

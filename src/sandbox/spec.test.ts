@@ -1,9 +1,10 @@
 import { describe, expect, it } from 'vitest';
+import { parseEgress } from '../runtime/network.ts';
 import {
   DEFAULTS,
   makeSpec,
   type NetworkLimits,
-  networkPolicy,
+  networkSpec,
   type SandboxOptions,
   withDefaultModel,
 } from './spec.ts';
@@ -12,14 +13,14 @@ const withLimits = (limits: NetworkLimits): SandboxOptions => ({
   network: { mode: 'open', limits },
 });
 
-describe('networkPolicy', () => {
+describe('networkSpec', () => {
   it('has the limits that are named, or else those of before', () => {
     const limits = { bytesMax: 7, connectionsMax: 2 };
-    const before = networkPolicy({ mode: 'open', limits });
-    expect(networkPolicy({ mode: 'none' })?.limits).toEqual({});
-    expect(networkPolicy({ mode: 'none' }, before)?.limits).toEqual(limits);
+    const before = networkSpec({ mode: 'open', limits }, parseEgress);
+    expect(networkSpec({ mode: 'none' }, parseEgress)?.limits).toEqual({});
+    expect(networkSpec({ mode: 'none' }, parseEgress, before)?.limits).toEqual(limits);
     const other = { mode: 'none', limits: { connectionsMax: 3 } } as const;
-    expect(networkPolicy(other, before)?.limits).toEqual(other.limits);
+    expect(networkSpec(other, parseEgress, before)?.limits).toEqual(other.limits);
   });
 });
 
@@ -74,7 +75,7 @@ describe('makeSpec', () => {
   });
 
   it.each(bad)('refuses %s and names the field', (_what, options, field) => {
-    expect(() => makeSpec(options, 2)).toThrow(
+    expect(() => makeSpec(options, 2, parseEgress)).toThrow(
       expect.objectContaining({
         code: 'spec_invalid',
         message: expect.stringContaining(`option ${field}:`),

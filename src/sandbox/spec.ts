@@ -2,6 +2,7 @@
 import type { DiskLimits } from '../base/disk-limits.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import type { BytesByName, DestinationLimit } from '../net/policy/destination-budgets.ts';
+import type { EgressMode, EgressPolicy } from '../net/policy/policy.ts';
 import type { CertificateAuthority } from '../net/secret/authority.ts';
 import type { ChannelLimits } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
@@ -35,7 +36,7 @@ export interface SandboxSpec {
   readonly diskLimits: DiskLimits;
   readonly models: ModelPolicy;
   /** Null: no network card; the model is reached all the same. */
-  readonly network: NetworkPolicy | null;
+  readonly network: NetworkSpec | null;
   /** Their hosts are allowed beside what `network` says. */
   readonly secrets: readonly SandboxSecret[];
   /** In which its guest trusts; made with the first network that has secrets, and kept for its lives and forks. */
@@ -44,13 +45,11 @@ export interface SandboxSpec {
   readonly hostname: string;
 }
 
-/** What it may connect to, as rules are written: `docs/network.md`. Read by `net/egress-rules.ts`. */
-export interface NetworkPolicy {
-  /** `none`: nothing. `allowlist`: what a rule allows. `open`: the internet, less what a rule denies. */
-  readonly mode: 'none' | 'allowlist' | 'open';
-  readonly allow: readonly string[];
-  readonly deny: readonly string[];
-  /** How much of it; what is absent has no limit, but for connections (2,048). */
+/** What a sandbox may connect to, and how much of it. */
+export interface NetworkSpec {
+  /** From the rules of the request to the rules of the packet filter this one object. */
+  readonly policy: EgressPolicy;
+  /** An absent limit means none, except for connections (2,048). */
   readonly limits: NetworkLimits;
   /** Of `limits.bytesMax`, by network cards that the sandbox has had. Not asked for: kept here with a pause. */
   readonly bytesUsed?: number;
@@ -71,12 +70,28 @@ export interface NetworkLimits {
   readonly destinations?: readonly DestinationLimit[];
 }
 
-export type NetworkOptions = Pick<NetworkPolicy, 'mode'> & {
-  readonly [K in 'allow' | 'deny']?: NetworkPolicy[K] | undefined;
-} & {
-  /** Replaces all of them. Absent: none; of a sandbox that has a network, they stay as they are. */
+/** A network as it is requested: rules as people write them (`docs/network.md`). */
+export interface NetworkOptions {
+  /** `none`: nothing. `allowlist`: what a rule allows. `open`: the internet, less what a rule denies. */
+  readonly mode: EgressMode;
+  readonly allow?: readonly string[] | undefined;
+  readonly deny?: readonly string[] | undefined;
+  /** Replaces all limits. Absent: none; a sandbox with a network keeps its limits. */
   readonly limits?: NetworkLimits | undefined;
-};
+}
+
+/** A policy as people write it. */
+export interface EgressText {
+  readonly mode: EgressMode;
+  readonly allow: readonly string[];
+  readonly deny: readonly string[];
+}
+
+/**
+ * Reads the rules of a request. The one place where egress rules are judged.
+ * @throws SandboxError `spec_invalid`, naming the rule
+ */
+export type ParseEgress = (options: NetworkOptions) => EgressPolicy;
 
 export interface ModelPolicy {
   /** Model that scripts find in `NEUROVISOR_MODEL`, allowed by being named here; null: none. */
@@ -153,8 +168,15 @@ const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const MODULE_NAME = /^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$/;
 const MODEL_NAME_LENGTH_MAX = 256;
 
-/** @throws SandboxError `spec_invalid`, naming the field and what it may be. */
-export function makeSpec(options: SandboxOptions, hostCpus: number): SandboxSpec {
+/**
+ * @param parseEgress absent: this host has no network for sandboxes
+ * @throws SandboxError `spec_invalid`, naming the field and what it may be
+ */
+export function makeSpec(
+  options: SandboxOptions,
+  hostCpus: number,
+  parseEgress: ParseEgress = withoutNetwork,
+): SandboxSpec {
   const id = newSandboxId();
   const env = options.env ?? {};
   const secrets = makeSecrets(options.secrets ?? []);
@@ -201,24 +223,33 @@ export function makeSpec(options: SandboxOptions, hostCpus: number): SandboxSpec
     channelLimits: options.channelLimits ?? {},
     diskLimits: checkDiskLimits(options.diskLimits ?? {}),
     models,
-    network: networkWith(secrets, networkPolicy(options.network ?? null)),
+    network: networkWith(secrets, networkSpec(options.network ?? null, parseEgress)),
     secrets,
     console: options.console ?? 'log',
   };
 }
 
 /**
- * Its rules are judged by who gives it a network.
- * @param before what it has: of that limits stay that are not named
+ * @param before the sandbox's network now: its limits stay if `options` names none
  * @throws SandboxError `spec_invalid`
  */
-export function networkPolicy(
+export function networkSpec(
   options: NetworkOptions | null,
-  before: NetworkPolicy | null = null,
-): NetworkPolicy | null {
+  parseEgress: ParseEgress,
+  before: NetworkSpec | null = null,
+): NetworkSpec | null {
   if (options === null) return null;
-  const { mode, allow = [], deny = [], limits = before?.limits ?? {} } = options;
-  return { mode, allow, deny, limits: networkLimits(limits) };
+  const limits = networkLimits(options.limits ?? before?.limits ?? {});
+  return { policy: parseEgress({ ...options, limits }), limits };
+}
+
+/** The rules of a policy, as they were written. */
+export function egressText({ mode, allow, deny }: EgressPolicy): EgressText {
+  return { mode, allow: allow.map(({ text }) => text), deny: deny.map(({ text }) => text) };
+}
+
+function withoutNetwork(): never {
+  throw new SandboxError('network_unavailable', 'this host has no network for sandboxes');
 }
 
 function networkLimits(limits: NetworkLimits): NetworkLimits {
@@ -274,10 +305,10 @@ export function checkDiskLimits({ bytesPerSecond, opsPerSecond }: DiskLimits): D
 /** Secrets need a network; what it lets through beside their hosts is nothing. */
 function networkWith(
   secrets: readonly SandboxSecret[],
-  network: NetworkPolicy | null,
-): NetworkPolicy | null {
+  network: NetworkSpec | null,
+): NetworkSpec | null {
   if (network !== null || secrets.length === 0) return network;
-  return { mode: 'allowlist', allow: [], deny: [], limits: {} };
+  return { policy: { mode: 'allowlist', allow: [], deny: [] }, limits: {} };
 }
 
 /** @throws SandboxError `spec_invalid` */
@@ -349,5 +380,6 @@ function check(ok: boolean, field: string, why: string): asserts ok {
 /** What a fork of it gets. Its network has the same limits, with nothing used of them. */
 export function withoutIdentity(spec: SandboxSpec): Omit<SandboxSpec, 'id' | 'hostname'> {
   const { id: _id, hostname: _hostname, ...rest } = spec;
-  return { ...rest, network: networkPolicy(spec.network) };
+  const network = spec.network && { policy: spec.network.policy, limits: spec.network.limits };
+  return { ...rest, network };
 }

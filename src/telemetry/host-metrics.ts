@@ -13,9 +13,10 @@ import { ignore, ignoredErrors } from '../base/ignore.ts';
 import { Counter, collected, Histogram, MetricRegistry, single } from '../base/metrics.ts';
 import { MIB } from '../base/units.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
+import type { NetworkLease } from '../net/lease/lease.ts';
 import { availableMib, memoryPressure, residentBytes } from '../probes/host-memory.ts';
 import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
-import type { SandboxNetwork, StartTimings } from '../sandbox/parts.ts';
+import type { StartTimings } from '../sandbox/parts.ts';
 import type { SandboxLoad, SandboxLoads } from '../sandbox/plane/load.ts';
 import type { RecentEvents } from '../sandbox/plane/recent-events.ts';
 import type { StartQueue } from '../sandbox/start/start-queue.ts';
@@ -43,7 +44,7 @@ export class HostMetrics {
   readonly #channels = new Totals();
   readonly #network = new Totals();
   readonly #sandboxes = new Set<Supervisor>();
-  readonly #leases = new Set<SandboxNetwork>();
+  readonly #leases = new Set<CountedLease>();
   /** Of sandboxes that live. */
   readonly #tokens = new Map<string, number>();
   #channelsOpen = 0;
@@ -112,16 +113,12 @@ export class HostMetrics {
     });
   }
 
-  /** @returns the same lease, whose counters outlive it */
-  watchLease(lease: SandboxNetwork): SandboxNetwork {
+  /** Returns what to call before the lease is released: its last counts, which outlive it, are read then. */
+  watchLease(lease: CountedLease): () => Promise<void> {
     this.#leases.add(lease);
-    const watched = Object.create(lease) as SandboxNetwork;
-    return Object.defineProperty(watched, 'release', {
-      value: async () => {
-        if (this.#leases.delete(lease)) await this.#askLease(lease);
-        await lease.release();
-      },
-    });
+    return async () => {
+      if (this.#leases.delete(lease)) await this.#askLease(lease);
+    };
   }
 
   noteUsage({ sandboxId, promptTokens, completionTokens }: UsageRecord): void {
@@ -451,7 +448,7 @@ export class HostMetrics {
     }
   }
 
-  async #askLease(lease: SandboxNetwork): Promise<void> {
+  async #askLease(lease: CountedLease): Promise<void> {
     try {
       const { refused, bytesUsed: _, ...counted } = await lease.traffic();
       const reasons = Object.entries(refused).map(([name, count]) => [REFUSED + name, count]);
@@ -476,3 +473,6 @@ export class HostMetrics {
 }
 
 const REFUSED = 'refused ';
+
+/** A network lease, as far as it is measured. */
+export type CountedLease = Pick<NetworkLease, 'traffic'>;

@@ -157,10 +157,10 @@ describe('LocalControlPlane: networks', () => {
     expect(changed.network).toMatchObject({ mode: 'open', limits });
     const [fork] = await host.control.fork(id, { count: 1 });
     if (fork?.ok !== true) throw new Error('no fork');
-    expect(host.leased.at(-1)).toMatchObject({ mode: 'open', limits, bytesUsed: 0 });
+    expect(host.leased.at(-1)).toMatchObject({ policy: { mode: 'open' }, limits, bytesUsed: 0 });
     await host.control.pause(id, 'disk');
     await host.control.resume(id);
-    expect(host.leased.at(-1)).toMatchObject({ mode: 'open', limits, bytesUsed: 400 });
+    expect(host.leased.at(-1)).toMatchObject({ policy: { mode: 'open' }, limits, bytesUsed: 400 });
     const [second] = await host.control.fork(id, { count: 1 });
     if (second?.ok !== true) throw new Error('no fork');
     expect(host.leased.at(-1)).toMatchObject({ limits, bytesUsed: 0 });

@@ -54,7 +54,7 @@ async function live(): Promise<void> {
       ...{ packetsOut: 1, bytesOut: 2, packetsIn: 3, bytesIn: 4, bytesUsed: 6 },
       refused: { metadata: 5 },
     }),
-  } as never);
+  });
 }
 
 beforeAll(async () => {

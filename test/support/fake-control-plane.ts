@@ -6,6 +6,7 @@
  * Not real: snapshots keep nothing, forks and clones share nothing but their options, and a paused
  * sandbox's programs go on.
  */
+
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -14,6 +15,7 @@ import { systemClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import type { UsageRecord } from '../../src/bridge/bridge.ts';
 import type { Guest } from '../../src/guest/guest.ts';
+import { parseEgress } from '../../src/runtime/network.ts';
 import type {
   ControlPlane,
   CreateRequest,
@@ -37,10 +39,11 @@ import { followLogs } from '../../src/sandbox/plane/logs.ts';
 import { checkRequest } from '../../src/sandbox/request.ts';
 import { secretInfo } from '../../src/sandbox/secrets.ts';
 import {
+  egressText,
   LIMITS,
   makeSpec,
-  type NetworkPolicy,
-  networkPolicy,
+  type NetworkSpec,
+  networkSpec,
   type SandboxSpec,
   type TemplateSpec,
 } from '../../src/sandbox/spec.ts';
@@ -69,8 +72,13 @@ interface FakeSandbox {
   stopTimer: () => void;
 }
 
-const networkInfo = (policy: NetworkPolicy | null): SandboxInfo['network'] =>
-  policy && { ...policy, gatewayUse: null, address: '10.201.0.2' };
+const networkInfo = (network: NetworkSpec | null): SandboxInfo['network'] =>
+  network && {
+    ...egressText(network.policy),
+    limits: network.limits,
+    gatewayUse: null,
+    address: '10.201.0.2',
+  };
 const NO_TIMINGS = { prepareMs: 1, vmmMs: 2, kernelMs: 0, agentMs: 3, totalMs: 6 } as const;
 
 export class FakeControlPlane implements ControlPlane, AsyncDisposable {
@@ -114,7 +122,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
     this.#options.before?.('create');
     checkRequest(request, request.memoryMaxMib !== undefined);
-    const spec = makeSpec(request, LIMITS.cpusMax);
+    const spec = makeSpec(request, LIMITS.cpusMax, parseEgress);
     const snapshot = request.snapshot === undefined ? null : this.#snapshot(request.snapshot);
     await this.#options.beforeCreate?.(request, signal);
     if (signal?.aborted === true) throw cancelled(signal);
@@ -144,10 +152,9 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     const sandbox = this.#live(id);
     const { timeoutMs, channelLimits: _channelLimits, network, ...others } = change;
     if (network !== undefined) {
-      sandbox.info = {
-        ...sandbox.info,
-        network: networkInfo(networkPolicy(network, sandbox.info.network)),
-      };
+      const limits = sandbox.info.network?.limits;
+      const changed = networkSpec(network && { limits, ...network }, parseEgress);
+      sandbox.info = { ...sandbox.info, network: networkInfo(changed) };
     }
     for (const [key, value] of Object.entries(others)) {
       if (value !== undefined) sandbox.info = { ...sandbox.info, [key]: value };

@@ -5,6 +5,7 @@
  *     LocalControlPlane ── Supervisor ── FakeVm, FakeGuest ── a small file as RAM
  *            └── SnapshotManager ── Store (SQLite and files, in a directory of its own)
  */
+
 import { rmSync, writeFileSync } from 'node:fs';
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -13,16 +14,12 @@ import { PassThrough } from 'node:stream';
 import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { DestinationUse } from '../../src/net/policy/destination-budgets.ts';
+import { parseEgress } from '../../src/runtime/network.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
-import type {
-  CloneSource,
-  GuestMemory,
-  SandboxNetwork,
-  SandboxParts,
-} from '../../src/sandbox/parts.ts';
+import type { CardLease, CloneSource, GuestMemory, SandboxParts } from '../../src/sandbox/parts.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
-import { makeSpec, type NetworkPolicy, type SandboxSpec } from '../../src/sandbox/spec.ts';
+import { makeSpec, type NetworkSpec, type SandboxSpec } from '../../src/sandbox/spec.ts';
 import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
 import { StartQueue } from '../../src/sandbox/start/start-queue.ts';
 import { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
@@ -80,12 +77,12 @@ const TOTAL_MIB = 65_536;
 export class FakeHost implements Holdings, AsyncDisposable {
   readonly script = new Script();
   /** What networks were leased with. */
-  readonly leased: NetworkPolicy[] = [];
+  readonly leased: NetworkSpec[] = [];
   /** Of every network's budget. */
   bytesUsed = 0;
   destinations: readonly DestinationUse[] = [];
   /** In which guests with a network are to trust, from the next start or change on. */
-  trust: SandboxNetwork['trust'];
+  trust: CardLease['trust'];
   readonly clock = new CountingClock();
   readonly queue: StartQueue;
   readonly dataDir: string;
@@ -266,7 +263,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
       describe: async () => ({
         ...{ version: '0', vmm: 'fake', upstream: 'none', models: null, memoryAvailableMib: 1 },
       }),
-      makeSpec: (wanted) => makeSpec(wanted, 8),
+      makeSpec: (wanted) => makeSpec(wanted, 8, parseEgress),
+      parseEgress,
       openNetwork: () => script.step('network'),
       supervise: (spec, source) => {
         const parts = { ...this.#sandboxParts(spec, source), tracer: options.tracer };
@@ -307,7 +305,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   }
 
   /** Each has another MAC and address. */
-  #network(): SandboxNetwork {
+  #network(): CardLease {
     const release = this.#lease('networks');
     const trustOf = () => this.trust;
     const n = ++this.#made;
@@ -391,9 +389,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
           close: async () => close(),
         };
       },
-      leaseNetwork: async (_id, policy) => {
+      leaseNetwork: async (_id, network) => {
         await script.step('lease');
-        this.leased.push(policy);
+        this.leased.push(network);
         return this.#network();
       },
       attachBridge: async () => {

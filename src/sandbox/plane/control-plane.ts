@@ -47,7 +47,7 @@ import {
 } from '../request.ts';
 import { requireValues } from '../secrets.ts';
 import type { TemplateSpec } from '../spec.ts';
-import { checkDiskLimits, networkPolicy, withoutIdentity } from '../spec.ts';
+import { checkDiskLimits, networkSpec, type ParseEgress, withoutIdentity } from '../spec.ts';
 import type { OpenTemplate } from '../start/pools.ts';
 import { Starter, type StarterParts } from '../start/starter.ts';
 import { tracedGuest } from '../traced-guest.ts';
@@ -60,7 +60,6 @@ import { ManagedSandbox } from './managed.ts';
 import { RecentEvents } from './recent-events.ts';
 import { SandboxRows } from './sandbox-rows.ts';
 import type { ForkLease, SnapshotLease, SnapshotManager } from './snapshot-manager.ts';
-import { parseRequest } from './stored-request.ts';
 
 export interface ControlParts extends StarterParts {
   readonly store: Store;
@@ -79,6 +78,7 @@ export interface ControlParts extends StarterParts {
   /** This control plane, so that others know when its process is gone; no two have the same. */
   readonly ownerJson: string;
   isOwnerAlive(ownerJson: string): Promise<boolean>;
+  readonly parseEgress: ParseEgress;
 }
 
 export class LocalControlPlane implements ControlPlane {
@@ -174,7 +174,9 @@ export class LocalControlPlane implements ControlPlane {
     // First, for a sandbox on the disk may need them to be resumed.
     if (secrets !== undefined) await translateStoreErrors(sandbox.setSecrets(secrets));
     if (network !== undefined) {
-      await translateStoreErrors(sandbox.setNetwork(networkPolicy(network, sandbox.spec.network)));
+      await translateStoreErrors(
+        sandbox.setNetwork(networkSpec(network, this.#parts.parseEgress, sandbox.spec.network)),
+      );
     }
     if (memoryMib !== undefined) await translateStoreErrors(this.#resize(sandbox, memoryMib));
     await translateStoreErrors(sandbox.change(policy));
@@ -474,7 +476,7 @@ export class LocalControlPlane implements ControlPlane {
     }
     for (const row of rows) {
       const { id, pausedSnapshotId: pauseId } = row;
-      const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : parseRequest(row);
+      const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : this.#rows.parse(row);
       if (stored === null) continue;
       const { spec, policy, origin } = stored;
       const { snapshot, parent, createdAtMs } = row;

@@ -2,6 +2,7 @@
  * Sandboxes that have ended: the last of this process from memory, all others from their rows (io). A process
  * that was killed tells of its own nobody but the store.
  */
+import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { SandboxInfo } from '../control.ts';
 import { translateStoreErrors } from '../errors.ts';
 import { endedSandboxInfo } from './sandbox-info.ts';
@@ -38,7 +39,7 @@ export class EndedSandboxes {
   /** Of any process. */
   async stored(id: string): Promise<SandboxInfo | null> {
     const row = await translateStoreErrors(this.#rows.ended(id));
-    return row === undefined ? null : endedSandboxInfo(row, this.#accelerator);
+    return row === undefined ? null : this.#info(row);
   }
 
   /** @param lives what this process holds has not ended, whatever its row says yet */
@@ -46,7 +47,11 @@ export class EndedSandboxes {
     const rows = await translateStoreErrors(this.#rows.allEnded());
     const others = rows
       .filter(({ id }) => !this.#own.has(id) && !lives(id))
-      .map((row) => endedSandboxInfo(row, this.#accelerator));
+      .map((row) => this.#info(row));
     return [...this.#own.values(), ...others];
+  }
+
+  #info(row: SandboxRow): SandboxInfo {
+    return endedSandboxInfo(row, this.#rows.parse(row), this.#accelerator);
   }
 }

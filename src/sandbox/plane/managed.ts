@@ -29,7 +29,7 @@ import {
   type Provenance,
 } from '../request.ts';
 import { requireValues, type SecretOptions } from '../secrets.ts';
-import { type NetworkPolicy, type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
+import { type NetworkSpec, type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { VmLimits } from '../vm/vm-limits.ts';
 import { EventJournal } from './event-journal.ts';
@@ -38,7 +38,6 @@ import { sandboxInfo } from './sandbox-info.ts';
 import { RowWriter, type SandboxRows } from './sandbox-rows.ts';
 import { SerialQueue, SingleFlight } from './serial-queue.ts';
 import type { ForkLease, SnapshotManager } from './snapshot-manager.ts';
-import { parseRequest } from './stored-request.ts';
 import { UsageLog } from './usage-log.ts';
 
 /** What a managed sandbox needs of its control plane. */
@@ -186,7 +185,7 @@ export class ManagedSandbox {
   }
 
   /** Resumes a paused one as `guest` does. */
-  async setNetwork(network: NetworkPolicy | null): Promise<void> {
+  async setNetwork(network: NetworkSpec | null): Promise<void> {
     await this.live();
     await this.#changeVm((supervisor) => supervisor.setNetwork(network));
   }
@@ -373,7 +372,7 @@ export class ManagedSandbox {
       await this.#saving(supervisor, () =>
         this.#parts.snapshots.pause(supervisor, (snapshotId, commit) =>
           this.#writer.inTurn(async () => {
-            this.#spec = { ...supervisor.spec, network: await supervisor.card.policyToKeep() };
+            this.#spec = { ...supervisor.spec, network: await supervisor.card.networkToKeep() };
             await commit(this.#row(snapshotId));
             this.#snapshotId = snapshotId;
           }),
@@ -449,7 +448,7 @@ export class ManagedSandbox {
   async #claim(): Promise<void> {
     if (this.#isClaimed) return;
     const row = await this.#orLost(this.#parts.rows.claim(this.id));
-    const stored = parseRequest(row);
+    const stored = this.#parts.rows.parse(row);
     this.#isClaimed = true;
     this.#snapshotId = row.pausedSnapshotId;
     if (stored !== null) this.#spec = { ...stored.spec, ...unwritten(stored.spec, this.#spec) };

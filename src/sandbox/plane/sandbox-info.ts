@@ -11,8 +11,8 @@ import {
   type SandboxEnd,
 } from '../ending.ts';
 import { type LifetimePolicy, lifetimePolicyOf, type Provenance } from '../request.ts';
-import { type NetworkPolicy, type SandboxSpec, specInfo } from '../spec.ts';
-import { parseRequest } from './stored-request.ts';
+import { egressText, type NetworkSpec, type SandboxSpec, specInfo } from '../spec.ts';
+import type { StoredRequest } from './stored-request.ts';
 
 interface CardInfo {
   readonly settings: GuestNetwork | undefined;
@@ -46,22 +46,25 @@ export function sandboxInfo(
 }
 
 function networkInfo(
-  policy: NetworkPolicy | null,
+  network: NetworkSpec | null,
   card: CardInfo | undefined,
 ): SandboxInfo['network'] {
-  if (policy === null) return null;
-  const { mode, allow, deny, limits } = policy;
+  if (network === null) return null;
+  const { policy, limits } = network;
   const address = card?.settings?.address ?? null;
-  return { mode, allow, deny, limits, address, gatewayUse: card?.gatewayUse ?? null };
+  return { ...egressText(policy), limits, address, gatewayUse: card?.gatewayUse ?? null };
 }
 
 /** For a row of another version. */
 const UNKNOWN_SPEC = { cpus: 0, memoryMib: 0, diskMib: 0, diskLimits: {}, secrets: [] } as const;
 
 /** The view of an ended sandbox, from its row; another process may have held it. */
-export function endedSandboxInfo(row: SandboxRow, accelerator: string): SandboxInfo {
+export function endedSandboxInfo(
+  row: SandboxRow,
+  stored: StoredRequest | null,
+  accelerator: string,
+): SandboxInfo {
   const { id, metadata, createdAtMs, parent, snapshot, end } = row;
-  const stored = parseRequest(row);
   const policy = stored?.policy ?? lifetimePolicyOf({});
   const { onTimeout, idleTimeoutMs, autoResume, onMemoryPressure } = policy;
   return {

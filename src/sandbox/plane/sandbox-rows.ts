@@ -17,8 +17,8 @@ import type { Store } from '../../store/store.ts';
 import { endInfo, endWithoutVm, type SandboxEnd, type SandboxLogs } from '../ending.ts';
 import { SandboxError } from '../errors.ts';
 import type { LifetimePolicy, Provenance } from '../request.ts';
-import type { SandboxSpec } from '../spec.ts';
-import { formatRequest } from './stored-request.ts';
+import type { ParseEgress, SandboxSpec } from '../spec.ts';
+import { formatRequest, parseRequest, type StoredRequest } from './stored-request.ts';
 
 export interface SandboxRowsParts {
   readonly store: Store;
@@ -27,6 +27,7 @@ export interface SandboxRowsParts {
   /** This host of sandboxes, so that others know when it is gone; no two have the same. */
   readonly ownerJson: string;
   isOwnerAlive(ownerJson: string): Promise<boolean>;
+  readonly parseEgress: ParseEgress;
 }
 
 /** What a row is made of. */
@@ -58,6 +59,11 @@ export class SandboxRows {
 
   get ownerJson(): string {
     return this.#parts.ownerJson;
+  }
+
+  /** Returns null for a row of another version. */
+  parse(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): StoredRequest | null {
+    return parseRequest(row, this.#parts.parseEgress);
   }
 
   make(facts: RowFacts): SandboxRow {

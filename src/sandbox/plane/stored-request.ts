@@ -1,9 +1,15 @@
-/** The `requestJson` of a sandbox's row. */
+/** The `requestJson` of a sandbox's row. Egress rules are stored as they were written. */
 import { ignore } from '../../base/ignore.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { SandboxInfo } from '../control.ts';
 import { type LifetimePolicy, lifetimePolicyOf } from '../request.ts';
-import type { SandboxSpec } from '../spec.ts';
+import {
+  type EgressText,
+  egressText,
+  type NetworkSpec,
+  type ParseEgress,
+  type SandboxSpec,
+} from '../spec.ts';
 
 export interface StoredRequest {
   readonly spec: SandboxSpec;
@@ -11,31 +17,55 @@ export interface StoredRequest {
   readonly origin: SandboxInfo['origin'];
 }
 
+type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
+/** Older rows lack a network, limits of networks and disks, and secrets. */
+type StoredSpec = Omit<SandboxSpec, 'network'> & {
+  readonly network?: (Omit<StoredNetwork, 'limits'> & Partial<StoredNetwork>) | null;
+};
+
 export function formatRequest({ spec, policy, origin }: StoredRequest): string {
   const { metadata: _inItsOwnColumn, ...terms } = policy;
-  return JSON.stringify({ spec, terms, origin });
+  return JSON.stringify({ spec: { ...spec, network: formatNetwork(spec.network) }, terms, origin });
+}
+
+function formatNetwork(network: NetworkSpec | null): StoredNetwork | null {
+  if (network === null) return null;
+  const { policy, ...rest } = network;
+  return { ...egressText(policy), ...rest };
 }
 
 /** Returns null for a row of another version; its sandbox can't be resumed here. */
 export function parseRequest(
   row: Pick<SandboxRow, 'requestJson' | 'metadata'>,
+  parseEgress: ParseEgress,
 ): StoredRequest | null {
-  let stored: Partial<StoredRequest & { readonly terms: LifetimePolicy }> | null;
   try {
-    stored = JSON.parse(row.requestJson) as typeof stored;
+    const stored = JSON.parse(row.requestJson) as {
+      readonly spec?: StoredSpec;
+      readonly terms?: LifetimePolicy;
+      readonly origin?: SandboxInfo['origin'];
+    } | null;
+    const { spec, terms, origin } = stored ?? {};
+    if (spec === undefined || terms === undefined || origin === undefined) return null;
+    const { secrets = [], diskLimits = {} } = spec as Partial<SandboxSpec>;
+    const network = parseNetwork(spec.network ?? null, parseEgress);
+    return {
+      spec: { ...spec, network, secrets, diskLimits },
+      // Older rows lack `onMemoryPressure`.
+      policy: { ...lifetimePolicyOf({}), ...terms, metadata: row.metadata },
+      origin,
+    };
   } catch (error) {
     ignore(error, 'a row of another version');
     return null;
   }
-  const { spec, terms, origin } = stored ?? {};
-  if (spec === undefined || terms === undefined || origin === undefined) return null;
-  // Older rows lack a network, limits of networks and disks, and secrets.
-  const { network = null, secrets = [], diskLimits = {} } = spec as Partial<SandboxSpec>;
-  const limited = network && { ...network, limits: network.limits ?? {} };
-  return {
-    spec: { ...spec, network: limited, secrets, diskLimits },
-    // Older rows lack `onMemoryPressure`.
-    policy: { ...lifetimePolicyOf({}), ...terms, metadata: row.metadata },
-    origin,
-  };
+}
+
+function parseNetwork(
+  stored: StoredSpec['network'] | null,
+  parseEgress: ParseEgress,
+): NetworkSpec | null {
+  if (stored == null) return null;
+  const { mode, allow, deny, limits = {}, ...used } = stored;
+  return { policy: parseEgress({ mode, allow, deny, limits }), limits, ...used };
 }

@@ -3,11 +3,12 @@ import { FakeClock } from '../../base/clock.ts';
 import type { Guest, GuestChange } from '../../guest/link.ts';
 import type { BytesByName, DestinationUse } from '../../net/policy/destination-budgets.ts';
 import type { NicSpec, Vm } from '../../vmm/driver.ts';
-import type { SandboxNetwork } from '../parts.ts';
-import type { NetworkPolicy } from '../spec.ts';
+import type { CardLease } from '../parts.ts';
+import type { NetworkSpec } from '../spec.ts';
 import { NetworkCard } from './network-card.ts';
 
-const POLICY: NetworkPolicy = { mode: 'allowlist', allow: ['a.example'], deny: [], limits: {} };
+const LIST: NetworkSpec = { policy: { mode: 'allowlist', allow: [], deny: [] }, limits: {} };
+const OPEN: NetworkSpec = { policy: { mode: 'open', allow: [], deny: [] }, limits: {} };
 const SETTINGS = {
   ...{ mac: 'aa:fc:00:00:00:01', address: '10.0.0.2', prefixLength: 30 },
   ...{ gateway: '10.0.0.1', gatewayMac: 'aa:fd:00:00:00:01', mtu: 1500 },
@@ -29,7 +30,7 @@ function world(fail?: string) {
     bytesUsed: 42,
   };
   const destinations: DestinationUse[] = [];
-  const lease: SandboxNetwork = {
+  const lease: CardLease = {
     tapFd: 9,
     connect: () => Promise.reject(new Error('no guest here')),
     guest: SETTINGS,
@@ -63,7 +64,7 @@ function world(fail?: string) {
   const granted = Promise.withResolvers<void>();
   const card = new NetworkCard('one', {
     clock,
-    leaseNetwork: async (_id, { mode, bytesUsed, destinationBytesUsed = {} }) => {
+    leaseNetwork: async (_id, { policy: { mode }, bytesUsed, destinationBytesUsed = {} }) => {
       leased.push(destinationBytesUsed);
       await step(bytesUsed === 0 ? `lease ${mode}` : `lease ${mode} ${bytesUsed}`);
       if (fail === 'late') await granted.promise;
@@ -79,10 +80,10 @@ describe('NetworkCard', () => {
     const { card, vm, guest, done } = world();
     await card.set(null, vm, guest);
     expect(done.splice(0)).toEqual([]);
-    await card.set(POLICY, vm, guest);
+    await card.set(LIST, vm, guest);
     expect(card.settings).toEqual(SETTINGS);
     expect(done.splice(0)).toEqual(['lease allowlist', PLUG, 'handed over', 'tell 10.0.0.2']);
-    await card.set({ ...POLICY, mode: 'open' }, vm, guest);
+    await card.set(OPEN, vm, guest);
     expect(done.splice(0)).toEqual(['policy open']);
     await card.set(null, vm, guest);
     expect(done.splice(0)).toEqual(['policy none', 'tell null', 'unplug', 'release']);
@@ -95,7 +96,7 @@ describe('NetworkCard', () => {
     'set: after "%s" has failed nothing is left',
     async (what) => {
       const { card, vm, guest, done } = world(what);
-      await expect(card.set(POLICY, vm, guest)).rejects.toThrow(`${what} failed`);
+      await expect(card.set(LIST, vm, guest)).rejects.toThrow(`${what} failed`);
       expect(done.slice(-2)).toEqual(['unplug', 'release']);
       expect(card.settings).toBeUndefined();
     },
@@ -105,10 +106,10 @@ describe('NetworkCard', () => {
     'set: a guest that does not give its card up reaches nothing ("%s")',
     async (what) => {
       const { card, vm, guest, done } = world(what);
-      await card.set(POLICY, vm, guest);
+      await card.set(LIST, vm, guest);
       await expect(card.set(null, vm, guest)).rejects.toThrow(`${what} failed`);
       expect(done).toContain('policy none');
-      expect(card.policy?.mode).toBe('none');
+      expect(card.network?.policy.mode).toBe('none');
       expect(card.settings).toEqual(SETTINGS);
     },
   );
@@ -116,34 +117,34 @@ describe('NetworkCard', () => {
   it('set: a VMM that plugs no cards keeps the one that it started with, and nothing passes it', async () => {
     const { card, guest, done } = world();
     const vm = {} as Vm;
-    await expect(card.set(POLICY, vm, guest)).rejects.toMatchObject({
+    await expect(card.set(LIST, vm, guest)).rejects.toMatchObject({
       code: 'network_unavailable',
       remedy: expect.stringContaining('start it with a network'),
     });
-    expect(card.policy).toBeNull();
-    await card.lease(POLICY);
+    expect(card.network).toBeNull();
+    await card.lease(LIST);
     done.splice(0);
     await card.set(null, vm, guest);
     expect(done).toEqual(['policy none']);
-    expect(card.policy?.mode).toBe('none');
+    expect(card.network?.policy.mode).toBe('none');
     expect(card.settings).toEqual(SETTINGS);
   });
 
   it('set: a policy that is refused leaves the card as it is', async () => {
     const { card, vm, guest } = world('policy open');
-    await card.set(POLICY, vm, guest);
-    await expect(card.set({ ...POLICY, mode: 'open' }, vm, guest)).rejects.toThrow('policy open');
-    expect(card.policy).toEqual(POLICY);
+    await card.set(LIST, vm, guest);
+    await expect(card.set(OPEN, vm, guest)).rejects.toThrow('policy open');
+    expect(card.network).toEqual(LIST);
     expect(card.settings).toEqual(SETTINGS);
   });
 
   it('what is used of a budget goes with the sandbox: to its next card, and into another VM', async () => {
     const { card, vm, guest, done } = world();
-    const limited = { ...POLICY, limits: { bytesMax: 100 } };
+    const limited = { ...LIST, limits: { bytesMax: 100 } };
     await card.set({ ...limited, bytesUsed: 7 }, vm, guest);
     expect(done.splice(0)[0]).toBe('lease allowlist 7');
-    expect(card.policy).toEqual(limited);
-    expect(await card.policyToKeep()).toEqual({ ...limited, bytesUsed: 42 });
+    expect(card.network).toEqual(limited);
+    expect(await card.networkToKeep()).toEqual({ ...limited, bytesUsed: 42 });
     expect(done.splice(0)).toEqual(['count']);
     await card.set(null, vm, guest);
     expect(done.splice(0)).toEqual(['policy none', 'tell null', 'unplug', 'count', 'release']);
@@ -154,25 +155,25 @@ describe('NetworkCard', () => {
   it('and so does what is used of limits by name', async () => {
     const { card, vm, guest, destinations, leased } = world();
     const limits = { destinations: [{ name: 'a.example', bytesMax: 100 }] };
-    const limited = { ...POLICY, limits, destinationBytesUsed: { 'a.example': 7 } };
+    const limited = { ...LIST, limits, destinationBytesUsed: { 'a.example': 7 } };
     await card.set(limited, vm, guest);
     destinations.push({ name: 'a.example', bytesMax: 100, bytesUsed: 30 });
-    expect((await card.policyToKeep())?.destinationBytesUsed).toEqual({ 'a.example': 30 });
+    expect((await card.networkToKeep())?.destinationBytesUsed).toEqual({ 'a.example': 30 });
     await card.set(null, vm, guest);
-    await card.set({ ...POLICY, limits }, vm, guest);
+    await card.set({ ...LIST, limits }, vm, guest);
     expect(leased).toEqual([{ 'a.example': 7 }, { 'a.example': 30 }]);
   });
 
   it('a budget that can not be counted is what it was', async () => {
     const { card, vm, guest } = world('count');
-    const limited = { ...POLICY, limits: { bytesMax: 100 }, bytesUsed: 7 };
+    const limited = { ...LIST, limits: { bytesMax: 100 }, bytesUsed: 7 };
     await card.set(limited, vm, guest);
-    expect(await card.policyToKeep()).toEqual(limited);
+    expect(await card.networkToKeep()).toEqual(limited);
   });
 
   it('release: a lease that comes after the end is given back', async () => {
     const { card, done, granted } = world('late');
-    const leasing = card.lease(POLICY);
+    const leasing = card.lease(LIST);
     await card.release();
     granted.resolve();
     await expect(leasing).rejects.toMatchObject({ code: 'gone' });
@@ -181,13 +182,13 @@ describe('NetworkCard', () => {
 
   it('lease: a host without networks says so', async () => {
     const card = new NetworkCard('one', { clock: new FakeClock() });
-    await expect(card.lease(POLICY)).rejects.toMatchObject({ code: 'network_unavailable' });
+    await expect(card.lease(LIST)).rejects.toMatchObject({ code: 'network_unavailable' });
   });
 
   it('bytes: read anew after half a minute, or of another lease', async () => {
     const { card, vm, guest, done, clock } = world();
     expect(await card.bytes()).toBe(0);
-    await card.set(POLICY, vm, guest);
+    await card.set(LIST, vm, guest);
     done.splice(0);
     expect(await card.bytes()).toBe(42);
     expect(await card.bytes()).toBe(42);

@@ -11,16 +11,17 @@ import { ignore } from '../../base/ignore.ts';
 import type { Guest } from '../../guest/link.ts';
 import type { GatewayUse } from '../../net/lease/lease.ts';
 import type { BytesByName } from '../../net/policy/destination-budgets.ts';
+import type { EgressPolicy } from '../../net/policy/policy.ts';
 import type { NicSpec, Vm } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
-import type { GuestTrust, LeaseSecrets, SandboxNetwork, SandboxParts } from '../parts.ts';
+import type { CardLease, GuestTrust, LeaseSecrets, SandboxParts } from '../parts.ts';
 import type { SandboxSecret } from '../secrets.ts';
-import type { NetworkPolicy } from '../spec.ts';
+import type { NetworkSpec } from '../spec.ts';
 
 /** Counters are read anew at most so often: it costs a process (`nft`). */
 const COUNTERS_MS_MIN = 30_000;
 
-const NOTHING = { mode: 'none', allow: [], deny: [] } as const;
+const NOTHING: EgressPolicy = { mode: 'none', allow: [], deny: [] };
 
 const NO_SECRETS: LeaseSecrets = { secrets: [] };
 
@@ -29,14 +30,14 @@ type CardParts = Pick<SandboxParts, 'leaseNetwork' | 'clock'>;
 export class NetworkCard {
   readonly #sandboxId: string;
   readonly #parts: CardParts;
-  #lease: SandboxNetwork | undefined;
-  #policy: NetworkPolicy | null = null;
+  #lease: CardLease | undefined;
+  #network: NetworkSpec | null = null;
   /** Of its budget, by leases that it had. */
   #bytesUsed = 0;
   #destinationBytesUsed: BytesByName = {};
   #isReleased = false;
   #counted:
-    | { readonly lease: SandboxNetwork; readonly atMs: number; readonly bytes: number }
+    | { readonly lease: CardLease; readonly atMs: number; readonly bytes: number }
     | undefined;
 
   constructor(sandboxId: string, parts: CardParts) {
@@ -45,8 +46,8 @@ export class NetworkCard {
   }
 
   /** What holds; null: there is no card. */
-  get policy(): NetworkPolicy | null {
-    return this.#policy;
+  get network(): NetworkSpec | null {
+    return this.#network;
   }
 
   /** For the hello; undefined: there is none. */
@@ -66,23 +67,23 @@ export class NetworkCard {
 
   /**
    * For a VM that is yet to start, which then takes it: see `handedOver`.
-   * @throws SandboxError `spec_invalid`, `network_unavailable`, `secrets_missing`
+   * @throws SandboxError `network_unavailable`, `secrets_missing`
    */
-  async lease(policy: NetworkPolicy, secrets = NO_SECRETS): Promise<NicSpec> {
+  async lease(network: NetworkSpec, secrets = NO_SECRETS): Promise<NicSpec> {
     const { leaseNetwork } = this.#parts;
     if (leaseNetwork === undefined) {
       throw new SandboxError('network_unavailable', 'this host has no network for sandboxes');
     }
-    const { bytesUsed = 0, destinationBytesUsed = {}, ...asked } = policy;
+    const { bytesUsed = 0, destinationBytesUsed = {}, policy, limits } = network;
     this.#bytesUsed = Math.max(this.#bytesUsed, bytesUsed);
     this.#destinationBytesUsed = { ...destinationBytesUsed, ...this.#destinationBytesUsed };
-    const lease = await leaseNetwork(this.#sandboxId, { ...asked, ...this.#used }, secrets);
+    const lease = await leaseNetwork(this.#sandboxId, { policy, limits, ...this.#used }, secrets);
     if (this.#isReleased) {
       await lease.release();
       throw new SandboxError('gone', 'the sandbox ended while it was given a network');
     }
     this.#lease = lease;
-    this.#policy = asked;
+    this.#network = { policy, limits };
     const { tapFd, guest } = lease;
     return { tapFd, mac: guest.mac, lend: (...to) => lease.lend(...to) };
   }
@@ -104,8 +105,8 @@ export class NetworkCard {
   }
 
   /** Into a VM that runs, whose guest is to be told `settings`. On an error there is none. */
-  async plug(policy: NetworkPolicy, vm: Vm, secrets = NO_SECRETS): Promise<void> {
-    const nic = await this.lease(policy, secrets);
+  async plug(network: NetworkSpec, vm: Vm, secrets = NO_SECRETS): Promise<void> {
+    const nic = await this.lease(network, secrets);
     try {
       if (vm.nicHotplug === undefined) {
         throw new SandboxError('network_unavailable', 'this VMM plugs no network cards', {
@@ -122,18 +123,18 @@ export class NetworkCard {
 
   /**
    * Changes what it may connect to; makes a card where there is none, removes it where none is wanted. After
-   * an error `policy` tells what holds.
+   * an error `network` tells what holds.
    */
   async set(
-    policy: NetworkPolicy | null,
+    network: NetworkSpec | null,
     vm: Vm,
     guest: Guest,
     secrets = NO_SECRETS,
   ): Promise<void> {
-    if (policy === null) {
+    if (network === null) {
       await this.#take(vm, guest);
     } else if (this.#lease === undefined) {
-      await this.plug(policy, vm, secrets);
+      await this.plug(network, vm, secrets);
       try {
         await guest.update({ network: this.settings });
       } catch (error) {
@@ -141,8 +142,9 @@ export class NetworkCard {
         throw error;
       }
     } else {
-      await this.#lease.setPolicy(policy);
-      this.#policy = policy;
+      const { policy, limits } = network;
+      await this.#lease.setPolicy(policy, limits);
+      this.#network = { policy, limits };
     }
   }
 
@@ -154,9 +156,9 @@ export class NetworkCard {
   /** First nothing passes any more, for the rest needs the guest's help. */
   async #take(vm: Vm, guest: Guest): Promise<void> {
     if (this.#lease === undefined) return;
-    const nothing = { ...NOTHING, limits: this.#policy?.limits ?? {} };
-    await this.#lease.setPolicy(nothing);
-    this.#policy = nothing;
+    const limits = this.#network?.limits ?? {};
+    await this.#lease.setPolicy(NOTHING, limits);
+    this.#network = { policy: NOTHING, limits };
     // It goes on with a card that nothing passes.
     if (vm.nicHotplug === undefined) return;
     await guest.update({ network: null });
@@ -177,12 +179,12 @@ export class NetworkCard {
   }
 
   /** For who goes on with the sandbox in another VM: what holds, and what is used of its budget. */
-  async policyToKeep(): Promise<NetworkPolicy | null> {
+  async networkToKeep(): Promise<NetworkSpec | null> {
     await this.#countBudget();
-    return this.#policy && { ...this.#policy, ...this.#used };
+    return this.#network && { ...this.#network, ...this.#used };
   }
 
-  get #used(): Pick<NetworkPolicy, 'bytesUsed' | 'destinationBytesUsed'> {
+  get #used(): Pick<NetworkSpec, 'bytesUsed' | 'destinationBytesUsed'> {
     const byName = this.#destinationBytesUsed;
     const isEmpty = Object.keys(byName).length === 0;
     return {
@@ -213,7 +215,7 @@ export class NetworkCard {
     this.#destinationBytesUsed = Object.fromEntries(
       destinations.map((each) => [each.name, each.bytesUsed]),
     );
-    if (this.#policy?.limits.bytesMax === undefined) return;
+    if (this.#network?.limits.bytesMax === undefined) return;
     try {
       this.#bytesUsed = (await this.#lease.traffic()).bytesUsed;
     } catch (error) {
@@ -225,7 +227,7 @@ export class NetworkCard {
     if (!this.#isReleased) await this.#countBudget();
     const lease = this.#lease;
     this.#lease = undefined;
-    this.#policy = null;
+    this.#network = null;
     await lease?.release();
   }
 }

@@ -24,7 +24,7 @@ import { fitMemory, ramMib, resizeMemory } from '../memory/size.ts';
 import type { ResizedEvent } from '../memory-events.ts';
 import type { SandboxParts, SaveTarget, StartTimings, Workspace } from '../parts.ts';
 import { requireValues, type SandboxSecret } from '../secrets.ts';
-import type { NetworkPolicy, SandboxSpec } from '../spec.ts';
+import type { NetworkSpec, SandboxSpec } from '../spec.ts';
 import { Evidence } from './evidence.ts';
 import { setGuestClock } from './guest-clock.ts';
 import { identityOf, untilHello } from './identity.ts';
@@ -94,7 +94,7 @@ export class Supervisor {
     return this.#vm;
   }
 
-  get card(): Pick<NetworkCard, 'settings' | 'gatewayUse' | 'bytes' | 'policyToKeep' | 'connect'> {
+  get card(): Pick<NetworkCard, 'settings' | 'gatewayUse' | 'bytes' | 'networkToKeep' | 'connect'> {
     return this.#card;
   }
 
@@ -209,12 +209,12 @@ export class Supervisor {
    * What it may connect to from now on; null: its network card goes. A resume keeps it.
    * @throws SandboxError `spec_invalid`, `network_unavailable`, `not_ready`, `gone`; GuestError
    */
-  async setNetwork(network: NetworkPolicy | null): Promise<void> {
+  async setNetwork(network: NetworkSpec | null): Promise<void> {
     const guest = this.guest();
     try {
       if (this.#vm !== undefined) await this.#card.set(network, this.#vm, guest, this.#spec);
     } finally {
-      this.#spec = { ...this.#spec, network: this.#card.policy };
+      this.#spec = { ...this.#spec, network: this.#card.network };
       this.#running?.listener.setIdentity(this.#identity());
     }
     if (this.#spec.authority !== undefined) await this.#tellSecrets(guest);
@@ -225,12 +225,12 @@ export class Supervisor {
    * @param network that it gets if it has none
    * @throws SandboxError `secrets_missing`, `network_unavailable`, `not_ready`, `gone`; GuestError
    */
-  async setSecrets(secrets: readonly SandboxSecret[], network: NetworkPolicy | null) {
+  async setSecrets(secrets: readonly SandboxSecret[], network: NetworkSpec | null) {
     const guest = this.guest();
     requireValues(this.spec.id, secrets);
     await this.#card.setSecrets(secrets);
     this.#spec = { ...this.#spec, secrets };
-    if (this.#card.policy === null && network !== null) return await this.setNetwork(network);
+    if (this.#card.network === null && network !== null) return await this.setNetwork(network);
     this.#running?.listener.setIdentity(this.#identity());
     await this.#tellSecrets(guest);
   }
