@@ -1,14 +1,9 @@
 /** Programmer error: an invariant of ours does not hold. Never used for input, guests or the OS. */
-export class AssertionError extends Error {
+class AssertionError extends Error {
   override name = 'AssertionError';
 }
 
 /** Throws `AssertionError` when `condition` is false. */
 export function assert(condition: unknown, message: string): asserts condition {
   if (!condition) throw new AssertionError(message);
-}
-
-/** For the default branch of an exhaustive switch. */
-export function unreachable(value: never): never {
-  throw new AssertionError(`unreachable value ${JSON.stringify(value)}`);
 }

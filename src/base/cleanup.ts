@@ -36,7 +36,7 @@ export class CleanupStack {
   }
 }
 
-export class CleanupError extends Error {
+class CleanupError extends Error {
   override name = 'CleanupError';
   readonly failures: readonly { what: string; error: unknown }[];
 

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 /** `[a-z0-9]{20}`, globally unique: 103 bits of randomness. Safe in paths, argv and kernel command lines. */
 export type SandboxId = string & { readonly __brand: 'SandboxId' };
 
-export const SANDBOX_ID_LENGTH = 20;
+const SANDBOX_ID_LENGTH = 20;
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789';
 const PATTERN = /^[a-z0-9]{20}$/;
 

@@ -11,9 +11,9 @@
  */
 import { assert } from './assert.ts';
 
-export type Unit = 'seconds' | 'bytes' | 'ratio' | null;
+type Unit = 'seconds' | 'bytes' | 'ratio' | null;
 
-export interface MetricSpec<Label extends string = string> {
+interface MetricSpec<Label extends string = string> {
   /** With its unit, and `_total` if it counts; `[a-z][a-z0-9_]*`. */
   readonly name: string;
   readonly help: string;
@@ -30,17 +30,17 @@ export interface Metric extends Readonly<Pick<MetricSpec, 'name' | 'help' | 'uni
   samples(): readonly Sample[];
 }
 
-export interface Sample {
+interface Sample {
   /** Behind the name: `_bucket`, `_sum`, `_count`; else empty. */
   readonly suffix: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly value: number;
 }
 
-export type LabelsOf<Label extends string> = Readonly<Record<Label, string>>;
+type LabelsOf<Label extends string> = Readonly<Record<Label, string>>;
 
 /** Of one metric, histogram buckets aside. */
-export const SERIES_MAX = 200;
+const SERIES_MAX = 200;
 const LABEL_CHARACTERS_MAX = 128;
 export const OTHER = 'other';
 

@@ -3,7 +3,7 @@ import { cpus } from 'node:os';
 import { sleep } from '../base/clock.ts';
 
 /** Milliseconds since the start of the machine, all processors together. */
-export interface CpuTimes {
+interface CpuTimes {
   readonly idleMs: number;
   readonly allMs: number;
 }

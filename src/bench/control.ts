@@ -6,7 +6,7 @@ import { openControlPlane } from '../runtime/control.ts';
 import type { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import type { BenchContext } from './benchmark.ts';
 
-export interface BenchControl extends AsyncDisposable {
+interface BenchControl extends AsyncDisposable {
   readonly control: LocalControlPlane;
   /** On the file system of the user's store, so that what is written costs what it costs there. */
   readonly dir: string;

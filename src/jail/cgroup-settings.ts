@@ -21,7 +21,7 @@ export interface Hierarchy {
   readonly version: 1 | 2;
 }
 
-export interface Setting {
+interface Setting {
   readonly name: string;
   /** Not in every kernel. */
   readonly optional?: boolean;

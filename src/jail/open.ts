@@ -17,7 +17,7 @@ import type { JailPlan, JailTools } from './plan.ts';
 import { ProgramTrees } from './program-tree.ts';
 import type { UidRange } from './user-ids.ts';
 
-export interface JailOptions {
+interface JailOptions {
   /** Of this user alone: the VMM's program and libraries are copied there, once per version. */
   readonly cacheDir: string;
   /** The same for all processes of the host. */

@@ -8,9 +8,9 @@ import { JailError } from './errors.ts';
 import type { ProgramTree } from './program-tree.ts';
 
 /** By descriptor of the VMM; a number is one of ours, which it inherits. */
-export type JailStdio = ('ignore' | 'pipe' | number)[];
+type JailStdio = ('ignore' | 'pipe' | number)[];
 
-export interface JailFile {
+interface JailFile {
   /** The same in the jail. */
   readonly path: string;
   /** `write`: only in the VM's own directory. `device`: read and write, and ioctl. */
@@ -82,7 +82,7 @@ export interface JailTools {
 }
 
 /** Descriptors of bubblewrap, beyond those of the VMM. */
-export interface JailFds {
+interface JailFds {
   /** It tells the VMM's pid there. */
   readonly info: number;
   /** It waits there before it starts the VMM. */

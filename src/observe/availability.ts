@@ -4,7 +4,7 @@ import { LibbpfError } from '../sys/libbpf.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { ObserveError, type ObserveErrorCode } from './errors.ts';
 
-export const KERNEL_BTF = '/sys/kernel/btf/vmlinux';
+const KERNEL_BTF = '/sys/kernel/btf/vmlinux';
 /** PROC_PID_INIT_INO of linux/proc_ns.h: of the namespace whose numbers tracepoints have. */
 const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
 

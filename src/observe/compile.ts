@@ -17,7 +17,7 @@ import { ObserveError } from './errors.ts';
 const run = promisify(execFile);
 
 export const PROGRAMS = ['latency', 'processes', 'syscalls'] as const;
-export type ProgramName = (typeof PROGRAMS)[number];
+type ProgramName = (typeof PROGRAMS)[number];
 
 const SOURCE_DIR = new URL('../../bpf/', import.meta.url).pathname;
 /** v3 of the instruction set: Linux 5.12. Paths in the object are relative, so that they say nothing of this machine. */

@@ -20,7 +20,7 @@ export const EVENT = {
   shmem_pages: 80,
   comm: 88,
 } as const;
-export const COMM_BYTES = 16;
+const COMM_BYTES = 16;
 export const EVENT_BYTES = EVENT.comm + COMM_BYTES;
 export const SANDBOX = {
   execs: 0,
@@ -50,7 +50,7 @@ interface Common {
 }
 
 /** `host`: the host is short of memory; `cgroup`: the process's cgroup is at its limit. */
-export type Scope = 'host' | 'cgroup';
+type Scope = 'host' | 'cgroup';
 
 export type ProcessEvent = Common &
   (

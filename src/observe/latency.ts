@@ -69,7 +69,7 @@ export interface TapLatency {
   readonly paths: Readonly<Record<Path, Times>>;
 }
 
-export const NO_TIMES: Times = {
+const NO_TIMES: Times = {
   ...{ started: 0, answered: 0, repeated: 0, failed: 0, skipped: 0, unanswered: 0 },
   ...EMPTY,
 };

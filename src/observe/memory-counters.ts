@@ -8,7 +8,7 @@
 /** A file of the group by its name; null: it is not there. */
 export type ReadFile = (name: string) => string | null;
 
-export interface MemorySample {
+interface MemorySample {
   readonly memoryBytes: number;
   /** Where the kernel kills; 0: there is no limit. */
   readonly limitBytes: number;

@@ -63,7 +63,7 @@ export interface TapProbe extends Disposable {
 }
 
 /** Of one of our programs, while the kernel counts (`countRunTime`). */
-export interface RunTime {
+interface RunTime {
   readonly program: keyof typeof PROGRAM;
   readonly runs: number;
   readonly ns: number;

@@ -73,7 +73,7 @@ export class SyscallCounts implements Disposable {
 }
 
 /** @param value of every processor, one after the other */
-export function readCalls(value: DataView): CallCounts {
+function readCalls(value: DataView): CallCounts {
   const counts = new Map<number | null, number>();
   for (let cpu = 0; cpu < value.byteLength; cpu += CALLS_BYTES) {
     for (let number = 0; number <= NUMBERS; number += 1) {

@@ -10,13 +10,13 @@ export const SILENCE_MS = 800;
 const QUERY_ID = 4711;
 const DNS_PORT = 53;
 
-export interface Outcome {
+export interface CallOutcome {
   /** `answer`, `silence`, `closed` without a word, or the errno or code of a refusal. */
   readonly outcome: string;
   readonly text: string;
 }
 
-export interface DnsOutcome extends Outcome {
+export interface DnsOutcome extends CallOutcome {
   /** Of the answer, RFC 1035 section 4.1.1; −1: there was none. */
   readonly code: number;
   readonly addresses: readonly string[];
@@ -30,12 +30,14 @@ export interface ConnectionTry {
 }
 
 /** Everything that comes until the other side closes, or until there is silence. */
-export function exchange({ host, port, text }: ConnectionTry): Promise<Outcome> {
+export function exchange({ host, port, text }: ConnectionTry): Promise<CallOutcome> {
   return listenTo(connect({ host, port }), text ?? '');
 }
 
 /** @param servername undefined: the hello names none */
-export function exchangeTls(options: ConnectionTry & { servername?: string }): Promise<Outcome> {
+export function exchangeTls(
+  options: ConnectionTry & { servername?: string },
+): Promise<CallOutcome> {
   const { host, port, servername, text } = options;
   const version = 'TLSv1.2' as const;
   const socket = connectTls({
@@ -50,12 +52,12 @@ export function exchangeTls(options: ConnectionTry & { servername?: string }): P
 /** By certificate. @param ca PEM, of whom the server's must be */
 export function exchangeHttps(
   options: ConnectionTry & { readonly servername?: string; readonly ca: string },
-): Promise<Outcome> {
+): Promise<CallOutcome> {
   const { host, port, servername = '', ca, text = '' } = options;
   return listenTo(connectTls({ host, port, ca, servername }), text);
 }
 
-function listenTo(socket: Socket, text: string): Promise<Outcome> {
+function listenTo(socket: Socket, text: string): Promise<CallOutcome> {
   return new Promise((resolve) => {
     let received = '';
     const end = (outcome: string): void => {
@@ -72,14 +74,18 @@ function listenTo(socket: Socket, text: string): Promise<Outcome> {
   });
 }
 
-export interface DatagramTry {
+interface DatagramTry {
   readonly host: string;
   readonly port: number;
   readonly bytes: Uint8Array;
 }
 
 /** Connected, so that refusals by ICMP are told. */
-export function datagram({ host, port, bytes }: DatagramTry): Promise<Outcome & { bytes: Buffer }> {
+export function datagram({
+  host,
+  port,
+  bytes,
+}: DatagramTry): Promise<CallOutcome & { bytes: Buffer }> {
   return new Promise((resolve) => {
     const socket = createSocket('udp4');
     const end = (outcome: string, answer: Buffer): void => {

@@ -1,6 +1,6 @@
 /** HTTP requests that mean another server than a policy allows, or hide whom they mean. Pure: one list for all worlds. */
 
-export interface ForgedRequest {
+interface ForgedRequest {
   readonly what: string;
   /** Whose address is connected to. */
   readonly to: 'allowed' | 'other';
@@ -10,7 +10,7 @@ export interface ForgedRequest {
   readonly trace: string;
 }
 
-export interface ForgedNames {
+interface ForgedNames {
   readonly allowed: string;
   readonly other: { readonly name: string; readonly address: string };
   /** Allowed, and does not lead to the other's address. */

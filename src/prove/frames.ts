@@ -34,7 +34,7 @@ export function udpFrame({ fromMac, toMac, from, to, port, text }: UdpFrame): Bu
   return frame({ fromMac, toMac, source, destination }, UDP, udp);
 }
 
-export interface EchoFrame {
+interface EchoFrame {
   readonly fromMac: string;
   readonly toMac: string;
   readonly from: string;

@@ -1,6 +1,6 @@
 /** Requests that mean another path or method than a rule allows, or hide what they mean. Pure. */
 
-export interface HiddenRequest {
+interface HiddenRequest {
   readonly what: string;
   /** Sent at once. */
   readonly text: string;

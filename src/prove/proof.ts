@@ -1,5 +1,5 @@
 /** What a proof is made of: tries, each with what should be seen and what was. */
-import type { DnsOutcome, Outcome } from './caller.ts';
+import type { CallOutcome, DnsOutcome } from './caller.ts';
 import type { Arrival } from './map.ts';
 import type { World } from './world.ts';
 
@@ -19,7 +19,7 @@ export interface Proof {
 
 export interface Forbidden {
   readonly what: string;
-  readonly attempt: () => Promise<Outcome>;
+  readonly attempt: () => Promise<CallOutcome>;
   /** What of it would be seen where it must not arrive. */
   readonly isArrival: (arrival: Arrival) => boolean;
 }
@@ -58,7 +58,7 @@ export class Tries extends Notes {
 
   /** Positive controls: without them, "nothing arrived" would say nothing. */
   async allowed(
-    tries: readonly { readonly what: string; readonly attempt: () => Promise<Outcome> }[],
+    tries: readonly { readonly what: string; readonly attempt: () => Promise<CallOutcome> }[],
     content: string,
   ): Promise<void> {
     const outcomes = await Promise.all(tries.map(({ attempt }) => attempt()));

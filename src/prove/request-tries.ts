@@ -3,7 +3,7 @@ import { createSecureContext } from 'node:tls';
 import { systemClock } from '../base/clock.ts';
 import { CertificateAuthority } from '../net/secret/authority.ts';
 import type { EgressSecrets } from '../net/secret/secret.ts';
-import type { Outcome } from './caller.ts';
+import type { CallOutcome } from './caller.ts';
 import { ask, BODY_METHOD, hiddenRequests, RULE_METHOD, RULE_PATH } from './hidden-requests.ts';
 import { ALLOWED, OTHER, VAULT } from './map.ts';
 import type { Forbidden, Tries } from './proof.ts';
@@ -72,7 +72,7 @@ async function controls(tries: Tries, guest: Guest, root: string): Promise<void>
 }
 
 async function hidden(tries: Tries, guest: Guest, root: string): Promise<void> {
-  type Send = (text: string) => Promise<Outcome>;
+  type Send = (text: string) => Promise<CallOutcome>;
   const ways: readonly ['http' | 'https', string, Send][] = [
     ['http', ALLOWED.name, (text) => guest.exchange(ALLOWED.address, 80, text)],
     ['https', VAULT.name, (text) => guest.https(VAULT.address, VAULT.name, root, text)],
@@ -93,7 +93,7 @@ async function hidden(tries: Tries, guest: Guest, root: string): Promise<void> {
 }
 
 /** The answer to a request that is allowed may come before the refusal. */
-function withoutFirst(outcome: Outcome): Outcome {
+function withoutFirst(outcome: CallOutcome): CallOutcome {
   const last = outcome.text.lastIndexOf('HTTP/1.1 4');
   return last < 0 ? outcome : { ...outcome, text: outcome.text.slice(last) };
 }

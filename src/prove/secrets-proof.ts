@@ -4,7 +4,7 @@ import { systemClock } from '../base/clock.ts';
 import { newPlaceholder, SecretValue } from '../base/secret-value.ts';
 import { CertificateAuthority } from '../net/secret/authority.ts';
 import type { EgressSecrets } from '../net/secret/secret.ts';
-import type { Outcome } from './caller.ts';
+import type { CallOutcome } from './caller.ts';
 import { ALLOWED, OTHER, VAULT } from './map.ts';
 import { type Proof, Tries } from './proof.ts';
 import type { Guest, World } from './world.ts';
@@ -84,7 +84,7 @@ async function controls(setting: Setting, how: string): Promise<void> {
 async function elsewhere(setting: Setting, how: string): Promise<void> {
   const { guest, root } = setting;
   const whole = request({ fields: [KEY] });
-  const tries: readonly [string, () => Promise<Outcome>][] = [
+  const tries: readonly [string, () => Promise<CallOutcome>][] = [
     ['another server under its name', () => guest.https(OTHER.address, VAULT.name, root, whole)],
     ['its address under another name', () => guest.tls(VAULT.address, ALLOWED.name, whole)],
     ['its address without a name', () => guest.tls(VAULT.address, undefined, whole)],
@@ -173,7 +173,7 @@ async function untrusted(
   lease: { setSecrets(secrets: EgressSecrets | undefined): Promise<void> },
 ): Promise<void> {
   const whole = request({ fields: [KEY] });
-  const attempt = (): Promise<Outcome> =>
+  const attempt = (): Promise<CallOutcome> =>
     setting.guest.https(VAULT.address, VAULT.name, setting.root, whole);
   await lease.setSecrets({ ...secrets, roots: () => createSecureContext({ ca: [] }) });
   await nothing(setting, 'itself with a certificate that is not trusted in', attempt);
@@ -191,7 +191,7 @@ async function untrusted(
 async function nothing(
   { tries, world }: Setting,
   what: string,
-  attempt: () => Promise<Outcome>,
+  attempt: () => Promise<CallOutcome>,
 ): Promise<void> {
   const arrivals = await world.watch();
   const outcome = await attempt();
@@ -205,7 +205,7 @@ async function nothing(
 async function ask(
   { world, guest, root }: Setting,
   text: string,
-): Promise<{ arrived: string; outcome: Outcome }> {
+): Promise<{ arrived: string; outcome: CallOutcome }> {
   const arrivals = await world.watch();
   const outcome = await guest.https(VAULT.address, VAULT.name, root, text);
   return { outcome, arrived: (await arrivals()).map((one) => one.text).join('\n') };

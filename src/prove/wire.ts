@@ -11,7 +11,7 @@ const FRAME_BYTES_MAX = 65_536;
 /** After which a frame that does not come is missing. */
 const WAIT_MS = 5_000;
 
-export interface WireSpec {
+interface WireSpec {
   readonly name: string;
   /** Of the host. */
   readonly address: string;

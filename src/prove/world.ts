@@ -16,7 +16,7 @@ import type { EgressSecrets } from '../net/secret/secret.ts';
 import { closeFd } from '../sys/fd.ts';
 import { createTap } from '../sys/tun.ts';
 import { Actor } from './actor.ts';
-import type { ConnectionTry, DnsOutcome, Outcome } from './caller.ts';
+import type { CallOutcome, ConnectionTry, DnsOutcome } from './caller.ts';
 import type { UdpFrame } from './frames.ts';
 import {
   type Arrival,
@@ -46,19 +46,19 @@ export class Guest {
     this.mac = own.mac;
   }
 
-  exchange(host: string, port: number, text?: string): Promise<Outcome> {
+  exchange(host: string, port: number, text?: string): Promise<CallOutcome> {
     return this.actor.ask('exchange', { host, port, text });
   }
 
-  tls(host: string, servername?: string, text?: string): Promise<Outcome> {
+  tls(host: string, servername?: string, text?: string): Promise<CallOutcome> {
     return this.actor.ask('exchangeTls', { host, port: 443, servername, text });
   }
 
-  https(host: string, servername: string, ca: string, text: string): Promise<Outcome> {
+  https(host: string, servername: string, ca: string, text: string): Promise<CallOutcome> {
     return this.actor.ask('exchangeHttps', { host, port: 443, servername, ca, text });
   }
 
-  datagram(host: string, port: number, text: string): Promise<Outcome> {
+  datagram(host: string, port: number, text: string): Promise<CallOutcome> {
     return this.actor.ask('datagram', { host, port, text });
   }
 

@@ -9,7 +9,7 @@ import { collected, type Metric } from '../base/metrics.ts';
 import { exportRequest } from './otlp.ts';
 import type { Attributes, SpanRecord } from './trace.ts';
 
-export interface TraceExporterOptions {
+interface TraceExporterOptions {
   /** Whole: with `/v1/traces`. */
   readonly url: string;
   /** Of each request, e.g. for a key. */

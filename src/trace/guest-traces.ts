@@ -8,7 +8,7 @@ import { TokenBucket } from '../base/token-bucket.ts';
 import { decodeExport, type GuestSpan } from './otlp-decode.ts';
 import type { SpanKind, SpanRecord, Tracer } from './trace.ts';
 
-export interface Taken {
+interface Taken {
   readonly accepted: number;
   readonly rejected: number;
 }

@@ -1,6 +1,6 @@
 /** The wire format of protocol buffers (protobuf.dev, "Encoding"), one level at a time. Pure; never throws. */
 
-export interface Field {
+interface Field {
   readonly number: number;
   /** Of a varint, or of 4 or 8 bytes, the bits; else the bytes. */
   readonly value: bigint | Buffer;

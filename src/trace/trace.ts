@@ -45,7 +45,7 @@ export interface Span {
   end(error?: unknown): void;
 }
 
-export interface SpanOptions {
+interface SpanOptions {
   readonly kind?: SpanKind;
   /** Default: the one within which it is called. Null: it has none. */
   readonly parent?: SpanContext | null | undefined;
@@ -54,7 +54,7 @@ export interface SpanOptions {
   readonly fromMs?: number;
 }
 
-export interface TracerOptions {
+interface TracerOptions {
   readonly clock: Clock;
   /** So many random bytes as hex digits. */
   readonly randomHex: (bytes: number) => string;

@@ -1,7 +1,7 @@
 /** What a VMM needs from whoever owns the vsock devices (`vsock` has it; the composition root joins them). */
 import type { ChannelLimits, ChannelStats } from './driver.ts';
 
-export interface VsockAttachSpec {
+interface VsockAttachSpec {
   /** Of the VM, for logs. */
   readonly id: string;
   readonly guestCid: number;

@@ -17,7 +17,7 @@ export type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 export type { DiskLimits } from '../base/disk-limits.ts';
 
 /** How guest instructions run. `fake`: there is no guest. */
-export type Accelerator = 'kvm' | 'tcg' | 'fake';
+type Accelerator = 'kvm' | 'tcg' | 'fake';
 
 export interface VmmCapabilities {
   readonly pause: boolean;

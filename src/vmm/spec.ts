@@ -5,15 +5,15 @@ import { MIB } from '../base/units.ts';
 import type { VmSpec } from './driver.ts';
 import { VmmError } from './errors.ts';
 
-export const MEMORY_MIB_MIN = 64;
-export const MEMORY_MIB_MAX = 65_536;
+const MEMORY_MIB_MIN = 64;
+const MEMORY_MIB_MAX = 65_536;
 /** 0–2 have a meaning of their own, 2³² − 1 is the wildcard (virtio 1.2, 5.10.4). */
-export const GUEST_CID_MIN = 3;
-export const GUEST_CID_MAX = 2 ** 32 - 2;
+const GUEST_CID_MIN = 3;
+const GUEST_CID_MAX = 2 ** 32 - 2;
 /** `sun_path` is 108 bytes with its NUL (unix(7)); `_4294967295` comes after this. */
-export const CHANNEL_PATH_BYTES_MAX = 96;
+const CHANNEL_PATH_BYTES_MAX = 96;
 /** Paths of other sockets in `dir`. */
-export const SOCKET_PATH_BYTES_MAX = 107;
+const SOCKET_PATH_BYTES_MAX = 107;
 const PATH_BYTES_MAX = 4_096;
 const ID_LENGTH_MAX = 64;
 const BOOT_ARGS_MAX = 32;

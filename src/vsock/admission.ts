@@ -7,7 +7,7 @@ import type { Connection } from './connection.ts';
 import type { ConnectResult, HostSocket } from './host-socket.ts';
 import { BACKLOG_RETRY_MS, BACKLOG_TIMEOUT_MS } from './limits.ts';
 
-export interface AdmissionEvents {
+interface AdmissionEvents {
   /** A host client's connection may be asked of the guest. */
   clientAdmitted(connection: Connection): void;
   /** A guest's connection has its host socket. */

@@ -42,7 +42,7 @@ export interface DeviceClosed {
   readonly detail: string;
 }
 
-export interface DeviceOptions {
+interface DeviceOptions {
   readonly guestCid: number;
   readonly channelPath: string;
   readonly limits: ChannelLimits;

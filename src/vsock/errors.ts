@@ -1,6 +1,6 @@
 import { CodedError } from '../base/errors.ts';
 
-export type VsockErrorCode =
+type VsockErrorCode =
   /** A path, CID, port or limit of the device's specification can't be used. */
   | 'invalid_spec'
   /** Somebody already listens at one of the device's socket paths. */

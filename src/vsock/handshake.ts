@@ -8,7 +8,7 @@
  */
 import { CONNECT_LINE_BYTES_MAX } from './limits.ts';
 
-export type ConnectLine =
+type ConnectLine =
   | { readonly kind: 'incomplete' }
   /** `lineBytes` includes the line feed. */
   | { readonly kind: 'connect'; readonly port: number; readonly lineBytes: number }

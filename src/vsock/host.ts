@@ -69,7 +69,7 @@ export interface VsockHost {
   close(): Promise<void>;
 }
 
-export interface VsockHostOptions {
+interface VsockHostOptions {
   readonly log?: Log;
   /**
    * Refuse guest memory that is not a memfd sealed against shrinking (QEMU's memory-backend-memfd is). A VMM

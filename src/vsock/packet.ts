@@ -7,8 +7,8 @@
 
 export const HEADER_BYTES = 44;
 /** VMADDR_CID_HOST: who guests dial. */
-export const HOST_CID = 2;
-export const TYPE_STREAM = 1;
+const HOST_CID = 2;
+const TYPE_STREAM = 1;
 
 /** VIRTIO_VSOCK_OP_*. */
 export const OP = {

@@ -19,7 +19,7 @@ const CHAINS_PER_READ_MAX = 256;
 /** Buffers that one `feed` may use, so that a guest that returns them at once can't keep us. */
 const CHAINS_PER_FEED_MAX = 1024;
 
-export interface ToGuestEvents {
+interface ToGuestEvents {
   /** The host's input ended, or its socket broke; all that came before is in the ring. */
   hostEnded(connection: Connection, isBroken: boolean): void;
   /** A buffer that can't hold a header was returned unused. */
@@ -45,7 +45,6 @@ export class ToGuest {
   readonly #scratch = new Uint8Array(HEADER_BYTES);
   readonly #scratchView = new DataView(this.#scratch.buffer);
   #bytes = 0;
-  #resetsDropped = 0;
 
   constructor(guestCid: number, bucket: TokenBucket, events: ToGuestEvents) {
     this.#guestCid = guestCid;
@@ -56,10 +55,6 @@ export class ToGuest {
   /** Payload bytes put into the ring since the start. */
   get bytes(): number {
     return this.#bytes;
-  }
-
-  get resetsDropped(): number {
-    return this.#resetsDropped;
   }
 
   /** Sockets wait to be read, perhaps for tokens. */
@@ -80,8 +75,8 @@ export class ToGuest {
 
   /** Beyond the limit the reset is dropped: a guest that gives no buffers hears nothing, but costs nothing. */
   oweReset(hostPort: number, guestPort: number): void {
-    if (this.#resets.length >= RESETS_QUEUED_MAX) this.#resetsDropped += 1;
-    else this.#resets.push({ hostPort, guestPort, bufAlloc: 0, fwdCount: 0 });
+    if (this.#resets.length >= RESETS_QUEUED_MAX) return;
+    this.#resets.push({ hostPort, guestPort, bufAlloc: 0, fwdCount: 0 });
   }
 
   /** The host socket may have bytes, or credit came for bytes that wait there. */

@@ -15,7 +15,7 @@ import { HEADER_BYTES } from './packet.ts';
 import { Segments } from './segments.ts';
 import type { Chain } from './virtqueue.ts';
 
-export interface ToHostEvents {
+interface ToHostEvents {
   /** The host took bytes, and the guest should hear of the new credit. */
   creditDue(connection: Connection): void;
   /** No byte of a connection is held any more. */

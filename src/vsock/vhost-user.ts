@@ -47,7 +47,7 @@ const PROTOCOL_CONFIG = 1n << 9n;
 export const PROTOCOL_FEATURES = PROTOCOL_REPLY_ACK | PROTOCOL_CONFIG;
 
 /** RX and TX; the event queue stays with the VMM. */
-export const RING_COUNT = 2;
+const RING_COUNT = 2;
 export const RX = 0;
 export const TX = 1;
 
@@ -94,12 +94,12 @@ interface RingState {
   isStarted: boolean;
 }
 
-export type Outcome =
+type MessageResult =
   | { readonly ok: true; readonly reply: Uint8Array | undefined }
   | { readonly ok: false; readonly problem: string };
 
-const DONE: Outcome = { ok: true, reply: undefined };
-const failed = (problem: string): Outcome => ({ ok: false, problem });
+const DONE: MessageResult = { ok: true, reply: undefined };
+const failed = (problem: string): MessageResult => ({ ok: false, problem });
 
 export class VhostUserSession {
   readonly #target: VhostUserTarget;
@@ -131,7 +131,7 @@ export class VhostUserSession {
   }
 
   /** Takes at most `wantedBytes` and the descriptors that came with them, which are now the session's. */
-  receive(bytes: Uint8Array, fds: readonly number[]): Outcome {
+  receive(bytes: Uint8Array, fds: readonly number[]): MessageResult {
     this.#fds.push(...fds);
     if (this.#fds.length > MEMORY_REGIONS_MAX) return this.#end('too many descriptors');
     if (this.#headerLength < MESSAGE_HEADER_BYTES) {
@@ -155,12 +155,12 @@ export class VhostUserSession {
     for (const fd of this.#fds.splice(0)) this.#target.closeFd(fd);
   }
 
-  #end(problem: string): Outcome {
+  #end(problem: string): MessageResult {
     this.close();
     return failed(problem);
   }
 
-  #dispatch(): Outcome {
+  #dispatch(): MessageResult {
     this.#headerLength = 0;
     const header = new DataView(this.#header.buffer);
     const request = header.getUint32(0, true);
@@ -177,7 +177,7 @@ export class VhostUserSession {
     return outcome;
   }
 
-  #handle(request: number, payload: DataView): Outcome {
+  #handle(request: number, payload: DataView): MessageResult {
     const size = payload.byteLength;
     switch (request) {
       case REQUEST.getFeatures:
@@ -228,7 +228,7 @@ export class VhostUserSession {
     this.#target.reset();
   }
 
-  #setFeatures(features: bigint): Outcome {
+  #setFeatures(features: bigint): MessageResult {
     if ((features & ~FEATURES) !== 0n) return failed(`features ${features} that were not offered`);
     this.#features = features;
     // Rings of a front end without protocol features know no SET_VRING_ENABLE.
@@ -237,7 +237,7 @@ export class VhostUserSession {
     return DONE;
   }
 
-  #setMemTable(payload: DataView): Outcome {
+  #setMemTable(payload: DataView): MessageResult {
     const count = payload.getUint32(0, true);
     if (count === 0 || count > MEMORY_REGIONS_MAX) return failed(`${count} memory regions`);
     if (payload.byteLength < 8 + count * REGION_RECORD_BYTES) return SHORT;
@@ -268,7 +268,7 @@ export class VhostUserSession {
   }
 
   /** The configuration space is the guest's CID, u64 (virtio 1.2, 5.10.4). */
-  #getConfig(payload: DataView): Outcome {
+  #getConfig(payload: DataView): MessageResult {
     const offset = payload.getUint32(0, true);
     const size = payload.getUint32(4, true);
     if (size > CONFIG_BYTES_MAX || offset > CONFIG_BYTES_MAX - size)
@@ -284,7 +284,7 @@ export class VhostUserSession {
     return this.#reply(body);
   }
 
-  #vringState(request: number, index: number, value: number): Outcome {
+  #vringState(request: number, index: number, value: number): MessageResult {
     const ring = this.#rings[index];
     if (ring === undefined) return failed(`ring ${index}`);
     switch (request) {
@@ -313,7 +313,7 @@ export class VhostUserSession {
     }
   }
 
-  #setVringAddr(payload: DataView): Outcome {
+  #setVringAddr(payload: DataView): MessageResult {
     const index = payload.getUint32(0, true);
     const ring = this.#rings[index];
     if (ring === undefined) return failed(`ring ${index}`);
@@ -325,7 +325,7 @@ export class VhostUserSession {
     return DONE;
   }
 
-  #vringFd(request: number, value: number): Outcome {
+  #vringFd(request: number, value: number): MessageResult {
     const index = value & 0xff;
     const ring = this.#rings[index];
     if (ring === undefined) return failed(`ring ${index}`);
@@ -347,13 +347,13 @@ export class VhostUserSession {
     return problem === undefined ? DONE : failed(problem);
   }
 
-  #u64Reply(value: bigint): Outcome {
+  #u64Reply(value: bigint): MessageResult {
     const body = new Uint8Array(8);
     new DataView(body.buffer).setBigUint64(0, value, true);
     return this.#reply(body);
   }
 
-  #reply(body: Uint8Array): Outcome {
+  #reply(body: Uint8Array): MessageResult {
     const reply = new Uint8Array(MESSAGE_HEADER_BYTES + body.length);
     reply.set(this.#header.subarray(0, 4));
     new DataView(reply.buffer).setUint32(4, FLAG_VERSION | FLAG_REPLY, true);
@@ -363,7 +363,7 @@ export class VhostUserSession {
   }
 }
 
-const SHORT: Outcome = failed('payload too short');
+const SHORT: MessageResult = failed('payload too short');
 
 function overlaps(
   regions: readonly RegionRequest[],

@@ -31,7 +31,7 @@ export interface RingAddresses {
 }
 
 /** Why a ring can't be used. */
-export type RingProblem =
+type RingProblem =
   | 'size'
   | 'descriptor table outside memory'
   | 'available ring outside memory'
@@ -55,7 +55,7 @@ export class Chain {
   }
 }
 
-export type Peek = 'chain' | 'empty' | 'broken';
+type Peek = 'chain' | 'empty' | 'broken';
 
 export class Virtqueue {
   /** The chain that the last `peek` found. */

@@ -31,19 +31,19 @@ export const bridgeBenchmark: Benchmark = {
 };
 
 /** Milliseconds, in the order in which they were taken. */
-export interface BridgeSamples {
+interface BridgeSamples {
   /** One small chat completion, from the call to the last byte of its answer. */
   readonly request: Pair;
   /** One streamed chunk, from the upstream's write to the client's read. */
   readonly chunk: Pair;
 }
 
-export interface Pair {
+interface Pair {
   readonly bridge: readonly number[];
   readonly direct: readonly number[];
 }
 
-export interface BridgeBenchOptions {
+interface BridgeBenchOptions {
   /** Times that each way is taken in turn. */
   readonly rounds?: number;
   readonly requestsPerRound?: number;
@@ -57,7 +57,7 @@ const DEFAULT_CHUNKS = 100;
 /** Requests of each way before any is counted: compilers warm up. */
 const WARM_UP_REQUESTS = 300;
 
-export async function measureBridge(options: BridgeBenchOptions = {}): Promise<BridgeSamples> {
+async function measureBridge(options: BridgeBenchOptions = {}): Promise<BridgeSamples> {
   const { rounds = DEFAULT_ROUNDS, signal } = options;
   const { requestsPerRound = DEFAULT_REQUESTS, chunksPerRound = DEFAULT_CHUNKS } = options;
   await using cleanup = new CleanupStack();

@@ -4,7 +4,7 @@ import { CodedError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 
-export type VsockBenchErrorCode =
+type VsockBenchErrorCode =
   /** The guest did not come up, or did not answer in time. */
   | 'guest_silent'
   /** The backend that is compared with did not start. */

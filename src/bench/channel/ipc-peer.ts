@@ -15,7 +15,7 @@ import { GuestTraffic, type TrafficSamples } from './guest-traffic.ts';
 import { buildInitrd } from './initrd.ts';
 import { bootGuest, dialChannel, GUEST_PORT } from './vsock.ts';
 
-export type IpcWay = 'vsock' | 'tcp';
+type IpcWay = 'vsock' | 'tcp';
 export type IpcSamples = Record<IpcWay, TrafficSamples>;
 
 const GUEST_CID = 77;

@@ -15,9 +15,9 @@ import { createVsockHost } from '../../vsock/host.ts';
 import { GuestTraffic, nextBytes, type TrafficSamples, VsockBenchError } from './guest-traffic.ts';
 import { buildInitrd } from './initrd.ts';
 
-export type VsockBackend = 'neurovisor' | 'rust';
+type VsockBackend = 'neurovisor' | 'rust';
 
-export interface VsockBenchOptions {
+interface VsockBenchOptions {
   /** Uncompressed kernel with a PVH entry and VIRTIO_VSOCKETS. */
   readonly kernelPath: string;
   readonly backend: VsockBackend;

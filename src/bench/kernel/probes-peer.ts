@@ -19,7 +19,7 @@ import { allocateNative } from '../../sys/memory.ts';
 import { percentile } from '../benchmark.ts';
 
 /** Of an echo and its answer, µs: one median and one tail per round. */
-export interface ProbeSamples {
+interface ProbeSamples {
   readonly p50: number[];
   readonly p99: number[];
 }

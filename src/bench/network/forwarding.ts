@@ -27,7 +27,7 @@ const PLAIN_TABLE = `table inet plain {
 }`;
 
 /** Microseconds a packet. */
-export interface ForwardingCost {
+interface ForwardingCost {
   readonly ours: number;
   readonly acceptAll: number;
 }

@@ -15,7 +15,7 @@ import { ForwardingHost } from './forwarding.ts';
 import { HandMadeNetwork } from './hand-made.ts';
 
 /** Milliseconds. */
-export interface MakeAndRemove {
+interface MakeAndRemove {
   readonly make: number[];
   readonly remove: number[];
 }
@@ -38,7 +38,7 @@ export interface NetworkSamples {
   }[];
 }
 
-export const MANY = 200;
+const MANY = 200;
 const PACKET_BYTES = [100, 1400];
 
 const rounds = Number(process.argv[2]);

@@ -33,7 +33,7 @@ export const SECCOMP_DATA = { number: 0, arch: 4, bytes: 64 } as const;
 export const argumentOffset = (index: number, half: 'low' | 'high'): number =>
   16 + 8 * index + (half === 'high' ? 4 : 0);
 
-export type Comparison = 'jumpIfEqual' | 'jumpIfGreater' | 'jumpIfGreaterOrEqual';
+type Comparison = 'jumpIfEqual' | 'jumpIfGreater' | 'jumpIfGreaterOrEqual';
 
 /** A place in the program, known once `place` was called for it. */
 export interface Label {

@@ -5,7 +5,7 @@ import { actionText, type Condition, type Profile, type ThreadFilter } from './p
 import { checkRules, redundantRules } from './profile-check.ts';
 import { type Architecture, AUDIT_ARCH, syscallNumber } from './syscalls.ts';
 
-export interface ExplainedRule {
+interface ExplainedRule {
   readonly syscall: string;
   readonly number: number;
   /** All must hold; empty: every call. */

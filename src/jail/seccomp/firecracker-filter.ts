@@ -13,7 +13,7 @@ import { invalid, type Profile } from './profile.ts';
 import type { Architecture } from './syscalls.ts';
 
 /** In the order of bitcode's map. */
-export const FIRECRACKER_THREADS = ['api', 'vcpu', 'vmm'] as const;
+const FIRECRACKER_THREADS = ['api', 'vcpu', 'vmm'] as const;
 
 export type FilterFormat = 'bincode' | 'bitcode';
 

@@ -12,7 +12,7 @@ export interface Call {
   readonly args: readonly bigint[];
 }
 
-export interface Outcome {
+interface FilterRun {
   /** SECCOMP_RET_… and its data. */
   readonly word: number;
   /** Instructions that ran. */
@@ -27,7 +27,7 @@ export interface Instruction {
 }
 
 /** @throws RangeError for a program that the kernel would not take, or with instructions unknown here */
-export function interpret(program: Uint8Array, call: Call): Outcome {
+export function interpret(program: Uint8Array, call: Call): FilterRun {
   const instructions = readProgram(program);
   const data = seccompData(call);
   let accumulator = 0;

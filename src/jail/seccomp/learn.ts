@@ -16,7 +16,7 @@ const COMBINATIONS_MAX = 32;
 /** Of clone's flags the one that matters: without it a process is made. The others are libc's choice. */
 const CLONE_THREAD = 0x1_0000;
 
-export interface ProposedEntry {
+interface ProposedEntry {
   readonly syscall: string;
   readonly args?: readonly {
     readonly index: number;

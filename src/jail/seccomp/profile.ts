@@ -69,7 +69,7 @@ export type Mode = 'enforce' | 'log';
 const ERRNO_MAX = 4095;
 const TRACE_MAX = 0xffff;
 const U64_MAX = 2n ** 64n - 1n;
-export const RULES_MAX = 10_000;
+const RULES_MAX = 10_000;
 
 const action = z.union(
   [

@@ -7,9 +7,9 @@ export const ARRIVAL_CHARACTERS_MAX = 2048;
 /** Told at once. */
 const TOLD_MAX = 2000;
 
-export const CANARY_PROTOCOLS = ['http', 'tls', 'tcp', 'udp', 'dns'] as const;
+const CANARY_PROTOCOLS = ['http', 'tls', 'tcp', 'udp', 'dns'] as const;
 
-export const arrivalSchema = z.object({
+const arrivalSchema = z.object({
   protocol: z.enum(CANARY_PROTOCOLS),
   port: z.number().int(),
   /** Head of a request, server name of a TLS hello, question, or whatever came. */

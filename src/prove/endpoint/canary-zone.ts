@@ -26,7 +26,7 @@ export const CANARY_LABELS = {
   flip: 'flip',
 } as const;
 
-export type CanaryLabel = (typeof CANARY_LABELS)[keyof typeof CANARY_LABELS];
+type CanaryLabel = (typeof CANARY_LABELS)[keyof typeof CANARY_LABELS];
 
 /** @param run see `RUN_ID` */
 export function runName(label: CanaryLabel, run: string, zone: string): string {

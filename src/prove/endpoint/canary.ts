@@ -38,7 +38,7 @@ const TLS_HANDSHAKE = 22;
 /** How many names' questions are counted. */
 const NAMES_MAX = 10_000;
 
-export interface CanaryOptions {
+interface CanaryOptions {
   /** IPv4, to listen at. */
   readonly listen: string;
   /** Where the names of the zone lead; the same, unless `listen` is 0.0.0.0 or behind a translation. */

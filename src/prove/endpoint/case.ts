@@ -7,7 +7,7 @@ export interface Case {
   readonly judged: Judged;
 }
 
-export type Judged =
+type Judged =
   /** Nothing that this is true of arrives. */
   | { readonly by: 'canary'; readonly isArrival: (arrival: CanaryArrival) => boolean }
   /** The same of a question; where the canary does not hear questions, no address comes back. */

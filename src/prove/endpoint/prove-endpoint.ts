@@ -41,7 +41,7 @@ import type { Probe, ProbeOutcome } from './probe.ts';
 import { type Common, type RunOptions, SuiteRun } from './suite-run.ts';
 import { firstLine, notTried } from './verdict.ts';
 
-export interface SuiteOptions extends EndpointOptions, RunOptions {
+interface SuiteOptions extends EndpointOptions, RunOptions {
   /** Address or name of a machine where `neurovisor prove canary` runs. */
   readonly canary?: string;
   /** Undefined: the canary's name. */

@@ -57,7 +57,7 @@ const TRAITS: VmmTraits = {
   },
 };
 
-export type VmmPlace = Pick<VmSpec, 'id' | 'dir' | 'overlayPath' | 'channelPath'>;
+type VmmPlace = Pick<VmSpec, 'id' | 'dir' | 'overlayPath' | 'channelPath'>;
 
 export class FirecrackerVmms implements Vmms {
   readonly traits = TRAITS;

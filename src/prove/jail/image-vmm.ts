@@ -17,7 +17,7 @@ const EACCES = 13;
 const EROFS = 30;
 
 /** The image as a VMM sees it. */
-export interface ImageFile {
+interface ImageFile {
   readonly path: string;
   /** A call that its filter lets pass. */
   open(flags: number): SystemCall;

@@ -76,7 +76,7 @@ export class Injector implements AsyncDisposable {
   }
 }
 
-export class Worker {
+class Worker {
   readonly #child: ChildProcess;
 
   constructor(child: ChildProcess) {

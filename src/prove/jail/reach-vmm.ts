@@ -5,7 +5,7 @@ import { Injector } from './inject.ts';
 import { openVmms } from './open-vmms.ts';
 import type { JailContext } from './vmm.ts';
 
-export interface ThreadReach extends Reach {
+interface ThreadReach extends Reach {
   readonly vmm: string;
   readonly thread: string;
   /** Filters that all must let a call pass. */

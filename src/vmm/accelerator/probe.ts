@@ -40,7 +40,7 @@ const verdictSchema = z.object({
   reason: z.string().max(1_000),
   steps: z.array(stepSchema).max(STEP_NAMES.length),
 });
-export type KvmVerdict = z.infer<typeof verdictSchema>;
+type KvmVerdict = z.infer<typeof verdictSchema>;
 
 export interface ProbeVerdict {
   readonly accelerator: 'kvm' | 'tcg' | 'none';
@@ -54,7 +54,7 @@ export interface ProbeVerdict {
   };
 }
 
-export interface ProbeOptions {
+interface ProbeOptions {
   /** Created if missing. */
   readonly cacheDir: string;
   readonly qemuBinary?: string;

@@ -37,7 +37,7 @@ const CONSOLE_TAIL_BYTES = 64 * 1024;
 /** There is no VMM. */
 const NO_LOG = new ByteTail(1);
 
-export interface FakeDriverOptions {
+interface FakeDriverOptions {
   readonly clock: Clock;
   readonly guest?: FakeGuest;
 }

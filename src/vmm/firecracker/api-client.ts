@@ -18,7 +18,7 @@ export interface ApiCall {
 }
 
 /** An idle machine answers within 20 ms; a snapshot has a limit of its own. */
-export const CALL_MS_MAX = 10_000;
+const CALL_MS_MAX = 10_000;
 /** `/vm/config` is the longest, at some kilobytes. */
 const ANSWER_BYTES_MAX = 256 * 1024;
 const HEADER_BYTES_MAX = 8 * 1024;

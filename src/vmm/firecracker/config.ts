@@ -44,7 +44,7 @@ export const CPUS_MAX = 32;
 const SNAPSHOT_MS_MAX = 120_000;
 
 /** Bytes and operations a second; absent: as fast as it goes. */
-export interface DeviceLimit {
+interface DeviceLimit {
   readonly bandwidth?: BucketLimit;
   readonly ops?: BucketLimit;
 }
@@ -62,7 +62,7 @@ export interface NicPlan {
   readonly mac: string;
 }
 
-export interface BootPlan {
+interface BootPlan {
   readonly cpus: number;
   readonly memoryMib: number;
   /** Checked by `checkSpec`. */
@@ -124,7 +124,7 @@ export function nicCall(nic: NicPlan, limits: DeviceLimits): ApiCall {
 }
 
 /** `Documentation/admin-guide/kernel-parameters.txt`; Firecracker adds `root=/dev/vda ro` and the devices. */
-export function kernelArgs(plan: Pick<BootPlan, 'bootArgs'>): string[] {
+function kernelArgs(plan: Pick<BootPlan, 'bootArgs'>): string[] {
   return [
     'console=ttyS0',
     'quiet',
@@ -142,7 +142,7 @@ export const FLUSH_METRICS_CALL: ApiCall = put('/actions', { action_type: 'Flush
 export const PAUSE_CALL: ApiCall = { method: 'PATCH', path: '/vm', body: { state: 'Paused' } };
 export const RESUME_CALL: ApiCall = { method: 'PATCH', path: '/vm', body: { state: 'Resumed' } };
 
-export interface LoadPlan {
+interface LoadPlan {
   readonly channelName: string;
   readonly nic: NicPlan | undefined;
   readonly tracksDirtyPages: boolean;

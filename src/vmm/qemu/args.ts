@@ -27,7 +27,7 @@ const TCG_CACHE_MIB = 128;
 /** Nodes of the disks, in the order of the guest's. */
 export const DISK_NODES = ['root', 'overlay'] as const;
 
-export interface QemuPlan {
+interface QemuPlan {
   readonly accelerator: 'kvm' | 'tcg';
   readonly cpus: number;
   readonly memoryMib: number;
@@ -104,7 +104,7 @@ function overlayNode(path: string): object {
   return { 'node-name': 'overlay', driver: 'raw', discard: 'unmap', cache, file };
 }
 
-export interface KernelPlan {
+interface KernelPlan {
   readonly accelerator: 'kvm' | 'tcg';
   readonly cpus: number;
   /** Of the host's time stamp counter, which TCG hands to the guest; null: the guest measures it. */

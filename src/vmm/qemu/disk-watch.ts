@@ -14,7 +14,7 @@ import type { QmpClient, QmpEvent } from './qmp.ts';
 /** QEMU may have been taken over: of more events than one in this time the last is told, milliseconds. */
 export const DISK_TROUBLE_MS = 1_000;
 
-export interface DiskWatchOptions {
+interface DiskWatchOptions {
   readonly qmp: Pick<QmpClient, 'onEvent'>;
   readonly clock: Clock;
   /** Of the disk that the guest writes. */

@@ -38,7 +38,7 @@ import { QemuVm, VsockSlot } from './vm.ts';
 /** From the spawn to QEMU's greeting; 30 ms on an idle machine. */
 const GREETING_MS_MAX = 15_000;
 
-export interface QemuDriverOptions {
+interface QemuDriverOptions {
   readonly accelerator: 'kvm' | 'tcg';
   /** Name in PATH or absolute path. */
   readonly binary: string;

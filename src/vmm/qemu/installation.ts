@@ -16,7 +16,7 @@ export interface QemuVersion {
 const RUN_MS_MAX = 5_000;
 const OUTPUT_BYTES_MAX = 64 * 1024;
 /** Oldest version with all that we use: that of Ubuntu 22.04. */
-export const QEMU_MAJOR_MIN = 6;
+const QEMU_MAJOR_MIN = 6;
 
 /** @throws VmmError `vmm_missing` if it isn't there, can't be run or is too old */
 export async function readQemuVersion(binary: string): Promise<QemuVersion> {

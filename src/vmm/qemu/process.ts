@@ -13,7 +13,7 @@ import { ByteTail } from '../tail.ts';
 import { QMP_FD, SERIAL_FD } from './args.ts';
 import { QmpClient, type QmpEvent } from './qmp.ts';
 
-export const CONSOLE_TAIL_BYTES = 64 * 1024;
+const CONSOLE_TAIL_BYTES = 64 * 1024;
 const STDERR_TAIL_BYTES = 4 * 1024;
 /** Between the process' end and the end of what it wrote. */
 const DRAIN_MS_MAX = 1_000;

@@ -31,7 +31,7 @@ export interface QmpEvent {
   readonly data: Readonly<Record<string, unknown>>;
 }
 
-export type QmpDecoded =
+type QmpDecoded =
   | { readonly ok: true; readonly messages: readonly QmpMessage[] }
   | { readonly ok: false; readonly reason: string };
 

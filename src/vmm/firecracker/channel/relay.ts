@@ -29,7 +29,7 @@ const CONNECT_MS_MAX = 5_000;
 /** From the line to the guest's answer. Firecracker gives up after 2 s by itself, unless a guest has taken it over. */
 const ANSWER_MS_MAX = 5_000;
 /** The last name of `<inner>`: no longer than any channel's, so that it fits wherever that does. */
-export const INNER_NAME = 'c';
+const INNER_NAME = 'c';
 
 export class ChannelRelay {
   /** Where Firecracker's socket is to be. */

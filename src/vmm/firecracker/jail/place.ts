@@ -49,7 +49,7 @@ const OTHERS_MAY_SEARCH = 0o711;
 const WRITABLE_BY_OTHERS = 0o022;
 
 /** What a jail is made of; of a VM. */
-export type JailedSpec = Pick<VmSpec, 'id' | 'channelPath' | 'overlayPath'>;
+type JailedSpec = Pick<VmSpec, 'id' | 'channelPath' | 'overlayPath'>;
 
 /**
  * @param binary absolute, without symbolic links

@@ -4,7 +4,7 @@
  */
 import type { VmExit } from '../../driver.ts';
 
-export interface ProcessEnd {
+interface ProcessEnd {
   readonly exitCode: number | null;
   readonly signal: string | null;
   /** We sent SIGKILL. */

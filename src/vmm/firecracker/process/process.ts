@@ -18,14 +18,14 @@ import { PipeReader } from './pipe-reader.ts';
 import { SerialInput } from './serial-input.ts';
 import { lastDescendant, unwrapEnd } from './wrapped.ts';
 
-export const CONSOLE_TAIL_BYTES = 64 * 1024;
+const CONSOLE_TAIL_BYTES = 64 * 1024;
 const STDERR_TAIL_BYTES = 4 * 1024;
 /** A guest can make Firecracker log without end; the last words are what counts. */
 const LOG_TAIL_BYTES = 16 * 1024;
 /** Between the process' end and the end of what it wrote. */
 const DRAIN_MS_MAX = 1_000;
 
-export interface ProcessPipes {
+interface ProcessPipes {
   /** Named pipes that are there. */
   readonly logPath: string;
   readonly metricsPath: string;

@@ -19,7 +19,7 @@ import type { Place } from '../place.ts';
 import type { Quirks } from '../versions.ts';
 import { cardMark } from './card.ts';
 
-export interface SnapshotsOptions {
+interface SnapshotsOptions {
   readonly api: ApiClient;
   readonly place: Place;
   readonly quirks: Quirks;
