@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { ignore } from '../base/ignore.ts';
 
 /** What the kernel says, which knows of a kill before any event comes; also no for one that a signal has stopped. */
-export function isAlive(pid: number | null): boolean {
+export function isPidAlive(pid: number | null): boolean {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
     // The state comes after the name in parentheses (proc(5)): zombie, dead, stopped, traced.

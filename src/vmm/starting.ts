@@ -1,4 +1,4 @@
-/** What the start of every VMM has: somebody may cancel it, and it may end with last words. */
+/** The start of a VMM can be canceled, and can fail with the VMM's last words. */
 
 import type { Clock } from '../base/clock.ts';
 import { orAborted } from '../base/time-limit.ts';
@@ -45,7 +45,7 @@ export function throwIfCancelled(signal: AbortSignal | undefined): void {
 }
 
 /**
- * The work itself goes on until what it stands on is released.
+ * Settles as `work` does, unless the start is canceled first; `work` itself continues.
  * @throws VmmError `vm_cancelled`
  */
 export async function unlessCancelled<T>(

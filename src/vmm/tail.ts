@@ -30,7 +30,7 @@ export class ByteTail implements LogTail {
     return this.#listeners.listen(listener);
   }
 
-  /** That are told of writes. */
+  /** The number of listeners. */
   get readers(): number {
     return this.#listeners.size;
   }

@@ -5,7 +5,7 @@ import { Duplex, PassThrough } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
-import { isAlive } from '../alive.ts';
+import { isPidAlive } from '../alive.ts';
 import type { Vm, VmExit } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { Launched } from '../launch.ts';
@@ -69,7 +69,7 @@ export class QemuProcess {
 
   isAlive(): boolean {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return false;
-    return isAlive(this.#pid);
+    return isPidAlive(this.#pid);
   }
 
   consoleTail(): string {

@@ -6,7 +6,7 @@ import type { Clock } from '../../../base/clock.ts';
 import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { isRunning, startTicksOf } from '../../../sys/process-start.ts';
-import { isAlive } from '../../alive.ts';
+import { isPidAlive } from '../../alive.ts';
 import type { Vm, VmExit } from '../../driver.ts';
 import { VmmError } from '../../errors.ts';
 import type { LaunchStdio } from '../../launch.ts';
@@ -117,7 +117,7 @@ export class FirecrackerProcess {
 
   isAlive(): boolean {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return false;
-    return isAlive(this.pid);
+    return isPidAlive(this.pid);
   }
 
   consoleTail(): string {
