@@ -269,6 +269,7 @@ const shellUses = linesMatching(
 const machinePaths = linesMatching(/(?<![\w.])\/(?:work\/|home\/(?!user\b)\w+\/|root\/)/);
 /** A property with a seed of its own tries the same inputs for ever. */
 const fixedSeeds = linesMatching(/\bseed:\s*[\d_]+/i);
+const ownSkips = linesMatching(/\b(?:skipIf|runIf)\(|\b(?:it|test|describe)\.(?:skip|todo|only)\b/);
 const longFiles = (source: Source): string[] => {
   const lines = source.text.split('\n').length;
   return lines > FILE_LINES_MAX ? [`${source.path}: ${lines} lines`] : [];
@@ -308,6 +309,12 @@ describe('tidy', () => {
   it('properties: none has a fixed seed', () => {
     const properties = all.filter((s) => /^import fc from 'fast-check'/m.test(s.text));
     expect(properties.flatMap(fixedSeeds)).toEqual([]);
+  });
+  it('skips: only through test/support/requires.ts', () => {
+    const tests = all.filter(({ path }) => isTest(path) || path.startsWith('test/'));
+    const exempt = [self, 'test/support/requires.ts', 'tools/test/vitest.test.ts'];
+    const others = tests.filter(({ path }) => !exempt.includes(path));
+    expect(others.flatMap(ownSkips)).toEqual([]);
   });
   it('paths: no absolute path of one machine', () => {
     expect(all.filter((s) => s.path !== self).flatMap(machinePaths)).toEqual([]);
@@ -360,6 +367,7 @@ describe('tidy', () => {
     expect(consoleUses(bad('src/x.ts', 'console.log(1);'))).toHaveLength(1);
     expect(shellUses(bad('src/x.ts', "spawn('a', { shell: true });"))).toHaveLength(1);
     expect(fixedSeeds(bad('src/x.prop.ts', '{ numRuns: 100, seed: 20_261_124 },'))).toHaveLength(1);
+    expect(ownSkips(bad('test/x.test.ts', "it.skipIf(!isRoot)('x', () => {"))).toHaveLength(1);
     expect(machinePaths(bad('src/x.ts', "'/root/project/x'"))).toHaveLength(1);
     expect(longFiles(bad('src/x.ts', '\n'.repeat(601)))).toHaveLength(1);
   });

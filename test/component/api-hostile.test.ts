@@ -13,7 +13,6 @@ import { silentLog } from '../../src/base/log.ts';
 import type { SandboxInfo } from '../../src/sandbox/control.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
 import { untilCancelled } from '../support/fake-control-plane.ts';
-import { agentPython } from '../support/guest-agent.ts';
 
 /** Sends raw bytes and reads to the end of the connection. */
 async function raw(api: ApiFixture, ...parts: string[]): Promise<string> {
@@ -126,7 +125,7 @@ describe('bodies', () => {
     expect([statusOf(refused), codeOf(refused)]).toEqual([408, 'request_timeout']);
   });
 
-  it.skipIf(agentPython === null)('a file whose content stops coming is refused', async () => {
+  it('a file whose content stops coming is refused', async () => {
     const clock = new WatchedClock();
     await using api = await startApi({ clock });
     const { id } = await api.control.create({});
@@ -183,7 +182,7 @@ describe('clients that go away', () => {
     expect((await ended).status).toBe('ended');
   });
 
-  it.skipIf(agentPython === null)('while a program runs: it is killed', async () => {
+  it('while a program runs: it is killed', async () => {
     await using api = await startApi();
     const { id } = await api.control.create({});
     const started = join(await api.control.dirOf(id), 'started');

@@ -6,7 +6,6 @@ import type { ForkResult, SandboxInfo } from '../../src/sandbox/control.ts';
 import { BusyError } from '../../src/sandbox/errors.ts';
 import { OPENAPI_FILE, openapiDocument } from '../../tools/openapi.ts';
 import { type ApiFixture, API_KEY as KEY, type Method, startApi } from '../support/api-fixture.ts';
-import { agentPython } from '../support/guest-agent.ts';
 
 let api: ApiFixture;
 let before: ((method: string) => void) | undefined;
@@ -215,7 +214,7 @@ describe('errors of the control plane', () => {
   });
 });
 
-describe.skipIf(agentPython === null)('programs and files', () => {
+describe('programs and files', () => {
   it('exec: argv and code, with their input, environment and exit', async () => {
     const { id } = await create({ env: { A: 'from the sandbox' } });
     const exec = async (body: object): Promise<unknown> =>

@@ -10,9 +10,9 @@ import { LIMITS } from '../../src/api/limits.ts';
 import { MIB } from '../../src/base/units.ts';
 import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
-import { agentPython, outcome } from '../support/guest-agent.ts';
+import { outcome } from '../support/guest-agent.ts';
 
-describe.skipIf(agentPython === null)('tunnel', () => {
+describe('tunnel', () => {
   let api: ApiFixture;
   let remote: RemoteControlPlane;
   let id: string;

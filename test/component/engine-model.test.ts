@@ -10,6 +10,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { type Engine, type EngineOptions, startEngine } from '../../src/engine/process.ts';
+import { requires } from '../support/requires.ts';
 
 let dir: string;
 beforeAll(async () => {
@@ -32,12 +33,13 @@ const start = (modelPath: string, more: Partial<EngineOptions> = {}): Promise<En
     ...more,
   });
 
-/** The model by environment, else the one that set-up has fetched. */
-function findModel(): string | undefined {
-  const given = process.env['NEUROVISOR_TEST_MODEL'];
-  if (given !== undefined) return given;
+/** The model that the environment names, else the one that set-up fetched, else why there is none. */
+function findModel(): { readonly path: string } | string {
   const home = process.env['NEUROVISOR_HOME'] || join(homedir(), '.neurovisor');
-  return globSync(join(home, 'cache/model/*/*.gguf'))[0];
+  const path =
+    process.env['NEUROVISOR_TEST_MODEL'] ?? globSync(join(home, 'cache/model/*/*.gguf'))[0];
+  if (path !== undefined) return { path };
+  return 'no model: run `./neurovisor setup` or set NEUROVISOR_TEST_MODEL to a GGUF file';
 }
 
 interface Answer {
@@ -132,17 +134,10 @@ describe('the engine process', () => {
   });
 });
 
-const model = findModel();
-if (model === undefined) {
-  const reason = 'no model: run `./neurovisor setup` or set NEUROVISOR_TEST_MODEL to a GGUF file';
-  if (process.env['NEUROVISOR_REQUIRE']?.split(',').includes('model')) throw new Error(reason);
-  process.stderr.write(`skipped: engine with a real model (${reason})\n`);
-}
-
-describe.skipIf(model === undefined)('the engine with a real model', () => {
+requires('model', findModel()).describe('the engine with a real model', (model) => {
   let engine: Engine;
   beforeAll(async () => {
-    engine = await start(model ?? '');
+    engine = await start(model.path);
     await engine.ready;
   });
   afterAll(async () => {
@@ -259,7 +254,7 @@ describe.skipIf(model === undefined)('the engine with a real model', () => {
   );
 
   it('tells when its process is killed', async () => {
-    const other = await start(model ?? '');
+    const other = await start(model.path);
     process.kill(other.pid, 'SIGKILL');
     expect(await other.exited).toMatchObject({ code: 'engine_crashed' });
     expect(existsSync(other.socketPath)).toBe(false);
@@ -268,7 +263,7 @@ describe.skipIf(model === undefined)('the engine with a real model', () => {
 
   it('stops while it loads', async () => {
     const leaving = new AbortController();
-    const other = await start(model ?? '', { signal: leaving.signal });
+    const other = await start(model.path, { signal: leaving.signal });
     leaving.abort();
     expect(await other.exited).toBeNull();
     await expect(other.ready).rejects.toMatchObject({ code: 'engine_stopped' });

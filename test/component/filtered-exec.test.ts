@@ -17,7 +17,7 @@ const POLICY = {
   },
 };
 
-describe.runIf(process.arch === 'x64')('filteredExec', () => {
+describe('filteredExec', () => {
   let dir: string;
   let launcher: string;
   beforeAll(() => {

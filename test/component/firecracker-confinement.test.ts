@@ -27,7 +27,7 @@ try {
 }
 `;
 
-describe.runIf(process.arch === 'x64')('checkConfinement', () => {
+describe('checkConfinement', () => {
   let dir: string;
   let launcher: string;
   beforeEach(async () => {

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
@@ -15,14 +15,12 @@ import {
 import { FirecrackerVm } from '../../src/vmm/firecracker/vm.ts';
 import { readAll, readBytes } from '../support/channel.ts';
 import { ask, HELLO_PORT, openCommand, VmBench } from '../support/driver-parity.ts';
-import { firecrackerFiles } from '../support/firecracker.ts';
+import { requiresFirecracker } from '../support/firecracker.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
+import { requiresRoot } from '../support/requires.ts';
 
 /** On a busy machine too. */
 const PATIENT = { timeout: 120_000 };
-const files = firecrackerFiles();
-const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
-const isRoot = process.getuid?.() === 0;
 const MAC = 'aa:fc:00:00:00:07';
 const UID = 61_237;
 
@@ -45,8 +43,7 @@ for _ in range(20):
 print('silence')
 `;
 
-describe.skipIf(typeof files === 'string')(`Firecracker devices${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresFirecracker().describe('Firecracker devices', (files) => {
   const found = files;
   let bench: VmBench | undefined;
   afterEach(() => bench?.close());
@@ -137,7 +134,7 @@ describe.skipIf(typeof files === 'string')(`Firecracker devices${skipped}`, () =
     expect(await ask(vm, 'PRINT still here')).toBe('done');
   });
 
-  it.skipIf(!isRoot)('start: a card on a TAP by name, and another TAP for a clone', async () => {
+  requiresRoot().it('start: a card on a TAP by name, and another TAP for a clone', async () => {
     const space = NamespacedProcess.inNewNamespace();
     const baseDir = mkdtempSync(join(tmpdir(), 'nv-jail-'));
     try {

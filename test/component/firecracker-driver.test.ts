@@ -1,17 +1,13 @@
 /** The Firecracker driver with a real Firecracker and a guest of some kilobytes, on whatever KVM there is. */
-import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { VmmDriver } from '../../src/vmm/driver.ts';
 import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
 import { ask, driverParity, VmBench } from '../support/driver-parity.ts';
-import { firecrackerFiles } from '../support/firecracker.ts';
+import { requiresFirecracker } from '../support/firecracker.ts';
 
-const files = firecrackerFiles();
-const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
-
-describe.skipIf(typeof files === 'string')(`Firecracker driver${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresFirecracker().describe('Firecracker driver', (files) => {
   const makeDriver = (): Promise<VmmDriver> =>
     createFirecrackerDriver({
       binary: files.firecracker,

@@ -2,16 +2,13 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { Injector, type SystemCall } from '../../src/prove/jail/inject.ts';
 import { makeFirecracker } from '../../src/runtime/firecracker.ts';
 import { VmBench } from '../support/driver-parity.ts';
-import { firecrackerFiles } from '../support/firecracker.ts';
+import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 
-const files = firecrackerFiles();
-const lacking = process.getuid?.() === 0 ? files : 'it needs root';
-const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';
 const BAD_FD = 0xffff_ffff;
 const AF_INET = 2;
 const SIGCHLD = 17;
@@ -35,8 +32,7 @@ const FORBIDDEN: readonly SystemCall[] = [
   { name: 'bpf', number: 321, args: [0, 8, 8] },
 ];
 
-describe.skipIf(typeof lacking === 'string')(`a Firecracker taken over${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresFirecrackerAsRoot().describe('a Firecracker taken over', (files) => {
   let dir: string;
   let injector: Injector;
   beforeAll(async () => {
@@ -53,7 +49,6 @@ describe.skipIf(typeof lacking === 'string')(`a Firecracker taken over${skipped}
     calls: readonly SystemCall[],
     config: { jail: 'enforce' | 'log' | 'off'; firecrackerFilter: 'ours' | 'builtin' },
   ): Promise<Record<string, string>> {
-    if (typeof files === 'string') throw new Error(files);
     const { driver, confinement } = await makeFirecracker({
       config: { ...files, jailUids: null, ...config },
       home: { cacheDir: join(dir, 'cache'), runDir: join(dir, 'run') },

@@ -20,7 +20,7 @@ import { createServer, type RequestListener, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { createMemFd } from '../../src/sys/fd.ts';
 import { makeFifo } from '../../src/sys/fifo.ts';
@@ -30,6 +30,7 @@ import type { JailSpec } from '../../src/vmm/firecracker/jail/jailer.ts';
 import { makeJailPlace, openJailPlace } from '../../src/vmm/firecracker/jail/place.ts';
 import type { Place } from '../../src/vmm/firecracker/place.ts';
 import { PipeReader } from '../../src/vmm/firecracker/process/pipe-reader.ts';
+import { requiresRoot } from '../support/requires.ts';
 
 const UID = 1_999_000_001;
 const BINARY = '/usr/bin/firecracker';
@@ -39,9 +40,8 @@ const GOLDEN = 'golden'.repeat(1000);
 const HTTP: RequestListener = (request, response) => {
   response.end(JSON.stringify({ asked: request.url }));
 };
-const skipped = process.getuid?.() === 0 ? '' : ' (skipped: it needs root)';
 
-describe.skipIf(skipped !== '')(`names in a jail of Firecracker${skipped}`, () => {
+requiresRoot().describe('names in a jail of Firecracker', () => {
   let base: string;
   let golden: string;
   let spec: VmSpec;

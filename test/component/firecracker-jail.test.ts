@@ -17,7 +17,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { writeLauncher } from '../../src/runtime/firecracker-filters.ts';
@@ -31,13 +31,11 @@ import {
 import { reclaimJails } from '../../src/vmm/firecracker/jail/reclaim.ts';
 import { readAll } from '../support/channel.ts';
 import { ask, HELLO_PORT, VmBench } from '../support/driver-parity.ts';
-import { firecrackerFiles } from '../support/firecracker.ts';
+import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
+import { requiresCgroupV1 } from '../support/host-cgroup.ts';
 
 /** On a busy machine too. */
 const PATIENT = { timeout: 120_000 };
-const files = firecrackerFiles();
-const lacking = process.getuid?.() === 0 ? files : 'it needs root';
-const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';
 const HOLD = join(import.meta.dirname, '../fixtures/hold-jailed-vm.ts');
 /** bincode: a count, then for each thread its name's length, its name and the count of its instructions. */
 function emptyFilters(): Buffer {
@@ -52,8 +50,7 @@ function emptyFilters(): Buffer {
 const UID = 61_234;
 const GID = 61_235;
 
-describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
   const { firecracker, jailer } = files;
   let baseDir: string;
   let bench: VmBench;
@@ -78,7 +75,6 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
       jail: () => ({ jailer, baseDir, uid: UID, gid: GID }),
       ...more,
     });
-    if (typeof files === 'string') throw new Error(files);
     await bench?.close();
     bench = new VmBench(driver, files);
     return bench;
@@ -139,25 +135,22 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker in a jail${skipped}`, 
     expect(one).not.toBe(two);
   });
 
-  it.skipIf(!existsSync('/sys/fs/cgroup/cpu/cgroup.procs'))(
-    'start: in control groups of its own, which go with it',
-    async () => {
-      const parent = `neurovisor-test-${process.pid}`;
-      const there = join('/sys/fs/cgroup/cpu', parent);
-      const cgroup = { version: 1 as const, parent, settings: ['cpu.shares=128'] };
-      await makeBench({ jail: () => ({ jailer, baseDir, uid: UID, gid: GID, cgroup }) });
-      try {
-        const vm = await bench.boot();
-        expect(readFileSync(join(there, vm.id, 'cgroup.procs'), 'utf8').trim()).toBe(`${vm.pid}`);
-        expect(readFileSync(join(there, vm.id, 'cpu.shares'), 'utf8').trim()).toBe('128');
-        await vm.kill();
-        expect(existsSync(join(there, vm.id))).toBe(false);
-      } finally {
-        await bench.close();
-        if (existsSync(there)) rmdirSync(there);
-      }
-    },
-  );
+  requiresCgroupV1('cpu').it('start: in control groups of its own, which go with it', async () => {
+    const parent = `neurovisor-test-${process.pid}`;
+    const there = join('/sys/fs/cgroup/cpu', parent);
+    const cgroup = { version: 1 as const, parent, settings: ['cpu.shares=128'] };
+    await makeBench({ jail: () => ({ jailer, baseDir, uid: UID, gid: GID, cgroup }) });
+    try {
+      const vm = await bench.boot();
+      expect(readFileSync(join(there, vm.id, 'cgroup.procs'), 'utf8').trim()).toBe(`${vm.pid}`);
+      expect(readFileSync(join(there, vm.id, 'cpu.shares'), 'utf8').trim()).toBe('128');
+      await vm.kill();
+      expect(existsSync(join(there, vm.id))).toBe(false);
+    } finally {
+      await bench.close();
+      if (existsSync(there)) rmdirSync(there);
+    }
+  });
 
   it('saveState: into memory without a name and out of it', async () => {
     await makeBench();

@@ -2,13 +2,13 @@
 import { mkdtempSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { ANCHOR_PREFIX } from '../../src/net/xdp/anchor.ts';
 import { udpFrame } from '../../src/prove/frames.ts';
 import type { FirecrackerConfig } from '../../src/runtime/firecracker-jail.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
-import { firecrackerFiles } from '../support/firecracker.ts';
+import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 import { Namespace, type Peer } from '../support/namespaces.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 
@@ -20,9 +20,6 @@ const METADATA = '169.254.169.254';
 const POLICY = { mode: 'allowlist', allow: [ALLOWED], deny: [], limits: {} };
 /** Behind the virtio-net header. */
 const FRAME_AT = 10;
-const files = firecrackerFiles();
-const lacking = process.getuid?.() === 0 ? files : 'it needs root';
-const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';
 
 interface Started {
   readonly mac: string;
@@ -37,8 +34,7 @@ interface Traffic {
   readonly refused: Readonly<Record<string, number>>;
 }
 
-describe.skipIf(typeof lacking === 'string')(`Firecracker with a network${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
   const usual: FirecrackerConfig = {
     ...{ jail: 'enforce', jailUids: null, firecracker: files.firecracker },
     ...{ jailer: files.jailer, firecrackerFilter: 'builtin' },

@@ -32,21 +32,18 @@ import { causeOfExit } from '../../src/sandbox/ending.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
 import { FILES } from '../../src/vmm/firecracker/config.ts';
-import { canLimitIo, ioSettings } from '../support/cgroup-io.ts';
+import { ioSettings, requiresDiskLimits } from '../support/cgroup-io.ts';
 import { ask, driverParity, held, VmBench } from '../support/driver-parity.ts';
-import { firecrackerFiles } from '../support/firecracker.ts';
+import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
+import { need } from '../support/requires.ts';
 
 const PATIENT = { timeout: 120_000 };
-const files = firecrackerFiles();
-const lacking = process.getuid?.() === 0 ? files : 'it needs root';
-const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';
 const HOLD = join(import.meta.dirname, '../fixtures/hold-runtime-vm.ts');
 const NAMESPACES = ['pid', 'mnt', 'net', 'ipc', 'uts', 'cgroup'];
 
-const canLimit = await canLimitIo();
+const diskLimits = await requiresDiskLimits();
 
-describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
   const usual: FirecrackerConfig = {
     ...{ jail: 'enforce', jailUids: null, firecracker: files.firecracker },
     ...{ jailer: files.jailer, firecrackerFilter: 'builtin' },
@@ -77,6 +74,11 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
     const found = readdirSync(base).filter((each) => each.startsWith(`${name}-`));
     return found.map((each) => join(base, each));
   };
+  /** Control groups for every limit, or what they lack. */
+  const wholeGroups = (): true | string => {
+    if (confinement === undefined) throw new Error('no confinement is open');
+    return confinement.gaps.length === 0 || confinement.gaps.join('; ');
+  };
   const jails = (): string[] => readdirSync(join(dir, 'run/jail/firecracker'));
 
   async function open(more: Partial<FirecrackerConfig> = {}): Promise<VmBench> {
@@ -87,7 +89,6 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
       memory,
     });
     confinement = made.confinement;
-    if (typeof files === 'string') throw new Error(files);
     bench = new VmBench(made.driver, files);
     return bench;
   }
@@ -138,9 +139,9 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
     expect(warnings).not.toContain('VMMs are not jailed');
   });
 
-  it('makeFirecracker: a VM is in a control group of its size, which goes with it', async () => {
+  it('makeFirecracker: a VM is in a control group of its size, which goes with it', async (context) => {
     const { boot } = await opened();
-    if (confinement?.gaps.length !== 0) return;
+    need(context, 'cgroup', wholeGroups());
     const vm = await boot();
     const groups = groupsOf(vm.pid);
     expect(groups.length).toBeGreaterThan(0);
@@ -160,11 +161,12 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
     expect(groups.filter(existsSync)).toEqual([]);
   });
 
-  it.skipIf(!canLimit)(
+  diskLimits.it(
     'setDiskLimits: the group holds Firecracker, with room for the host; changed, and lifted',
-    async () => {
-      const vm = await (await open()).boot({ diskLimits: { bytesPerSecond: 1_000_000 } });
-      if (confinement?.gaps.length !== 0) return;
+    async (context) => {
+      const made = await open();
+      need(context, 'cgroup', wholeGroups());
+      const vm = await made.boot({ diskLimits: { bytesPerSecond: 1_000_000 } });
       const settings = (): string[] => ioSettings(vm.pid ?? 0);
       expect(settings()).toEqual(['2000000', '2000000']);
       await vm.setDiskLimits({ opsPerSecond: 100 });
@@ -174,9 +176,9 @@ describe.skipIf(typeof lacking === 'string')(`Firecracker of the runtime${skippe
     },
   );
 
-  it('makeFirecracker: a VMM that the kernel kills for want of memory is known as one, though its group has gone', async () => {
+  it('makeFirecracker: a VMM that the kernel kills for want of memory is known as one, though its group has gone', async (context) => {
     const made = await open();
-    if (confinement?.gaps.length !== 0) return;
+    need(context, 'cgroup', wholeGroups());
     const vm = await made.boot();
     const watch = memory.watch(vm.pid ?? 0);
     if (watch === null) throw new Error('it has no group of its own');

@@ -10,7 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { sealShrink } from '../../src/sys/fd.ts';
@@ -18,16 +18,13 @@ import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts'
 import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
 import { readAll, readBytes } from '../support/channel.ts';
 import { ask, HELLO_PORT, held, openCommand, VmBench } from '../support/driver-parity.ts';
-import { firecrackerFiles } from '../support/firecracker.ts';
+import { requiresFirecracker } from '../support/firecracker.ts';
 
 /** On a busy machine too. */
 const PATIENT = { timeout: 120_000 };
-const files = firecrackerFiles();
-const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
 const ROUNDS = 20;
 
-describe.skipIf(typeof files === 'string')(`Firecracker snapshots${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresFirecracker().describe('Firecracker snapshots', (files) => {
   const { firecracker } = files;
   let driver: VmmDriver;
   let bench: VmBench;

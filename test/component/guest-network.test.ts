@@ -1,7 +1,8 @@
 /** The agent's part of a network, on a card of the kernel's in a namespace of its own. Needs root. */
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
+import { requiresRoot } from '../support/requires.ts';
 
 const AGENT = join(import.meta.dirname, '../../guest/agent');
 const OWN_MAC = 'aa:fc:00:00:00:07';
@@ -73,7 +74,7 @@ const configured = ({ mac, address, gateway }: typeof FIRST, name = 'eth0') => (
   neighbours: [`${gateway} aa:fd:00:00:00:01`],
 });
 
-describe.skipIf(process.getuid?.() !== 0)('Network of the agent', () => {
+requiresRoot().describe('Network of the agent', () => {
   it('apply: the card of the MAC gets address, route and neighbour; again, the same', () => {
     const seen = apply({ eth0: OWN_MAC, eth1: 'aa:fc:00:00:00:09' }, [FIRST, FIRST]);
     for (const each of seen) expect(each).toMatchObject({ ...configured(FIRST), links: {} });

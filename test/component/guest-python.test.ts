@@ -20,7 +20,7 @@ const plain = async (
   cwd: string,
 ): Promise<Omit<Outcome, 'exit'> & { code: number }> => {
   try {
-    const running = promisify(execFile)(agentPython ?? 'python3', args, { cwd });
+    const running = promisify(execFile)(agentPython, args, { cwd });
     running.child.stdin?.end();
     const done = await running;
     return { stdout: done.stdout, stderr: done.stderr, code: 0 };

@@ -6,11 +6,11 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { deviceName, ioLimits } from '../../src/jail/disk-io.ts';
 import { confine } from '../../src/runtime/jail.ts';
-import { canLimitIo, ioSettings } from '../support/cgroup-io.ts';
+import { ioSettings, requiresDiskLimits } from '../support/cgroup-io.ts';
 
 const QEMU = 'qemu-system-x86_64';
 const MACHINE = ['-machine', 'none', '-nodefaults', '-no-user-config', '-display', 'none', '-S'];
-const canLimit = await canLimitIo();
+const diskLimits = await requiresDiskLimits();
 
 let dir: string;
 beforeEach(() => {
@@ -19,7 +19,7 @@ beforeEach(() => {
 afterEach(() => rmSync(dir, { recursive: true }));
 
 describe('launch', () => {
-  it.skipIf(!canLimit)(
+  diskLimits.it(
     'launch: its group holds it to what its disks are limited to, with room for the host; limitDisks: changes that',
     async () => {
       const confinement = { jail: 'enforce', jailUids: null } as const;

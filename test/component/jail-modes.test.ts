@@ -1,6 +1,6 @@
 /** What is made of `--jail` where the host can, can't, or can in part. */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -9,10 +9,11 @@ import { readConfig } from '../../src/config.ts';
 import { openJail } from '../../src/jail/open.ts';
 import { DEFAULT_UIDS } from '../../src/jail/user-ids.ts';
 import { confine } from '../../src/runtime/jail.ts';
+import { requiresCgroupV1 } from '../support/host-cgroup.ts';
+import { requiresRoot } from '../support/requires.ts';
 
-const isRoot = process.geteuid?.() === 0;
-/** Control groups of which one controller can be taken away. */
-const hasV1 = isRoot && /cgroup \S+ \S*\bpids\b/.test(readFileSync('/proc/self/mountinfo', 'utf8'));
+/** Its controllers can be taken away one by one. */
+const cgroupV1 = requiresCgroupV1('pids');
 const QEMU = 'qemu-system-x86_64';
 
 let dir: string;
@@ -63,14 +64,14 @@ describe('confine', () => {
     return JSON.parse(execFileSync('unshare', run, { encoding: 'utf8' }));
   };
   const NO_PIDS = 'no limit of pids: no control group of it can be made here';
-  it.skipIf(!hasV1)('confine: a gap is told once under auto; what limits there are stay', () => {
+  cgroupV1.it('confine: a gap is told once under auto; what limits there are stay', () => {
     expect(without('pids', 'auto')).toEqual({
       description: expect.stringMatching(/limits of .*memory/),
       gaps: [NO_PIDS],
       warnings: [['the jail of VMMs is not whole', { gap: NO_PIDS }]],
     });
   });
-  it.skipIf(!hasV1)('confine: a gap is a refusal under enforce', () => {
+  cgroupV1.it('confine: a gap is a refusal under enforce', () => {
     expect(without('pids memory', 'enforce')).toEqual({
       code: 'jail_unavailable',
       cause: 'no limit of memory, pids: no control group of it can be made here',
@@ -101,7 +102,7 @@ describe('confine', () => {
     if (status === 0 || stdout !== '') return stdout;
     throw new Error(stderr);
   };
-  it.skipIf(!isRoot).each(UNFIT)(
+  requiresRoot().it.each(UNFIT)(
     'confine: a host with %s is told as that, with the remedy',
     (_, host, { why, remedy }) => {
       const enforced = JSON.parse(on(host, GAPS, dir, 'enforce'));

@@ -32,6 +32,7 @@ import { Injector } from '../../src/prove/jail/inject.ts';
 import { confine, type QemuConfinement } from '../../src/runtime/jail.ts';
 import type { Launched } from '../../src/vmm/launch.ts';
 import { cli, ROOT } from '../support/cli.ts';
+import { requires, requiresRoot } from '../support/requires.ts';
 
 const isRoot = process.geteuid?.() === 0;
 const QEMU = 'qemu-system-x86_64';
@@ -169,7 +170,7 @@ describe('launch', () => {
     expect(isThere(pid)).toBe(false);
   });
 
-  it.skipIf(!isRoot)(
+  requiresRoot().it(
     'launch: an ordinary user gets all but an id for each VM, and is told so',
     async () => {
       const uid = 1500;
@@ -192,7 +193,7 @@ describe('launch', () => {
     },
   );
 
-  it.skipIf(!isRoot)('launch: log lets through and logs what enforce ends', async () => {
+  requiresRoot().it('launch: log lets through and logs what enforce ends', async () => {
     const logging = await confine({
       config: { jail: 'log', jailUids: null },
       home: { cacheDir: home },
@@ -304,7 +305,7 @@ describe('the owner is killed', () => {
     expect(left()).toBe('');
   });
 
-  it.skipIf(!isRoot)(
+  requiresRoot().it(
     'endOrphans: ends VMMs without a parent whose user nobody holds, and no others',
     async () => {
       const range = { first: 1_950_000_000, count: 8 };
@@ -356,7 +357,7 @@ describe('the owner is killed', () => {
     },
   );
 
-  it.skipIf(!isRoot)(
+  requiresRoot().it(
     'acquire: two processes of a host never share a user; when all are taken, that is told',
     async () => {
       const range = { first: 1_950_000_100, count: 2 };
@@ -457,7 +458,7 @@ interface Proved {
   readonly tried: readonly { readonly what: string; readonly seen: string; readonly ok: boolean }[];
 }
 
-describe.skipIf(!isRoot)('prove', () => {
+requiresRoot().describe('prove', () => {
   const NAMES = ['seccomp', 'caps', 'cgroup'];
 
   function expectAllHold(text: string): Proved[] {
@@ -475,7 +476,7 @@ describe.skipIf(!isRoot)('prove', () => {
     expectAllHold(stdout);
   });
 
-  it.skipIf(!existsSync('/dev/kvm'))(
+  requires('kvm', existsSync('/dev/kvm') || 'no /dev/kvm').it(
     'and of VMMs with KVM, whose jail has its device (no guest runs)',
     async () => {
       // A device of a group's, as hosts have it, in place of this one's, seen by nobody else.

@@ -14,6 +14,7 @@ import {
   type TracepointOptions,
   type Tracepoints,
 } from '../../src/observe/tracepoints.ts';
+import { need } from '../support/requires.ts';
 import { makeSmallCgroup } from '../support/small-cgroup.ts';
 
 let dir: string;
@@ -101,7 +102,7 @@ describe('Tracepoints', () => {
   });
 
   it('the OOM killer’s victim, and before it what it waited for', async ({ skip }) => {
-    using cgroup = makeSmallCgroup(24 * 1024 * 1024) ?? skip('no memory cgroup');
+    using cgroup = need({ skip }, 'cgroup', makeSmallCgroup(24 * 1024 * 1024));
     const all = await open();
     const sandbox = newSandboxId();
     // tail keeps what has no line end.

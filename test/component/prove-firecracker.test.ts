@@ -2,7 +2,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { type Config, readConfig } from '../../src/config.ts';
 import { compileProfile } from '../../src/jail/seccomp/compile.ts';
@@ -17,17 +17,13 @@ import { FORBIDDEN, proveSeccomp } from '../../src/prove/jail/seccomp-proof.ts';
 import type { JailContext } from '../../src/prove/jail/vmm.ts';
 import type { Proof } from '../../src/prove/proof.ts';
 import { POLICY_DIR } from '../../src/runtime/jail.ts';
-import { firecrackerFiles } from '../support/firecracker.ts';
+import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 
-const files = firecrackerFiles();
-const lacking = process.getuid?.() === 0 ? files : 'it needs root';
-const skipped = typeof lacking === 'string' ? ` (skipped: ${lacking})` : '';
 /** Hundreds of starts on a busy machine. */
 const PATIENT = { timeout: 600_000 };
 const IO_URING = /^io_uring_/;
 
-describe.skipIf(typeof lacking === 'string')(`prove --vmm firecracker${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
   const { firecracker, jailer } = files;
   let home: string;
   beforeEach(() => {

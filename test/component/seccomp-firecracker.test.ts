@@ -7,13 +7,11 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { type FilterFormat, firecrackerFilter } from '../../src/jail/seccomp/firecracker-filter.ts';
 import { type Profile, parseProfile } from '../../src/jail/seccomp/profile.ts';
-import { firecrackerFiles } from '../support/firecracker.ts';
+import { requiresFirecracker } from '../support/firecracker.ts';
 
-const files = firecrackerFiles();
-const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
 const POLICY = join(import.meta.dirname, '../../policy/firecracker-x86_64.json');
 /** Of the Rust program's handler of SIGSYS. */
 const EXIT_SECCOMP = 148;
@@ -22,8 +20,7 @@ const ENTRY = 0x10_0000;
 
 const policy = (): Profile => parseProfile(readFileSync(POLICY, 'utf8'));
 
-describe.skipIf(typeof files === 'string')(`a filter file in Firecracker${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresFirecracker().describe('a filter file in Firecracker', (files) => {
   const { firecracker } = files;
   let dir: string;
   let child: ChildProcess;

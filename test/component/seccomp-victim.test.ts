@@ -51,7 +51,7 @@ const onGetuid = (condition: object): ThreadFilter =>
     filter: [{ syscall: 'getuid', args: [condition] }],
   });
 
-describe.skipIf(process.arch !== 'x64')('a compiled filter in the kernel', () => {
+describe('a compiled filter in the kernel', () => {
   let victim: Victim;
   beforeAll(() => {
     victim = new Victim();

@@ -13,6 +13,7 @@ import { openTracepoints } from '../../src/observe/tracepoints.ts';
 import { residentBytes } from '../../src/probes/host-memory.ts';
 import { VmmProcesses, type VmmProcessesParts } from '../../src/probes/vmm-processes.ts';
 import type { HostMemoryEvent } from '../../src/sandbox/memory-events.ts';
+import { need } from '../support/requires.ts';
 import { makeSmallCgroup } from '../support/small-cgroup.ts';
 
 let dir: string;
@@ -70,7 +71,7 @@ describe('VmmProcesses', () => {
   it('a kill for want of memory: told once, with who it was and how much it held', async ({
     skip,
   }) => {
-    using cgroup = makeSmallCgroup(24 * 1024 * 1024) ?? skip('no memory cgroup');
+    using cgroup = need({ skip }, 'cgroup', makeSmallCgroup(24 * 1024 * 1024));
     const all = make();
     await all.start();
     // tail keeps what has no line end; exec: the VMM itself.
@@ -105,7 +106,7 @@ describe('VmmProcesses', () => {
   });
 
   it('without tracepoints the control group tells it, without a victim', async ({ skip }) => {
-    using cgroup = makeSmallCgroup(24 * 1024 * 1024) ?? skip('no memory cgroup');
+    using cgroup = need({ skip }, 'cgroup', makeSmallCgroup(24 * 1024 * 1024));
     const all = make({ open: () => Promise.reject(new Error('not today')) });
     await all.start();
     const greedy = vmm('tail -n 1 /dev/zero', cgroup.dir);

@@ -9,6 +9,7 @@ import { readConfig } from '../../src/config.ts';
 import { resolveHome } from '../../src/home.ts';
 import { cli } from '../support/cli.ts';
 import { descendants, holdings } from '../support/leftovers.ts';
+import { requiresRoot } from '../support/requires.ts';
 
 const { runDir } = resolveHome(readConfig(process.env).home);
 /** The home is of whoever runs the tests, who may have sandboxes there. */
@@ -191,26 +192,23 @@ describe('run: bad input', () => {
     expect(status).toBe(125);
   });
 
-  it.skipIf(process.geteuid?.() !== 0)(
-    'a full disk: set-up names the space it needs (root only)',
-    async () => {
-      const home = await mkdtemp(join(tmpdir(), 'nv-full-'));
-      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=32m', 'tmpfs', home]);
-      try {
-        // The Node that runs this test, so that the launcher does not fetch one onto the full disk.
-        const PATH = `${dirname(process.execPath)}:${process.env['PATH']}`;
-        const { status, stderr } = await cli(['run', '-c', '1'], {
-          env: { NEUROVISOR_HOME: home, PATH },
-        }).result;
-        expect(stderr).toMatch(/\d [MG]iB of disk space are needed/);
-        expect(stderr).toContain('fix:');
-        expect(status).toBe(125);
-      } finally {
-        execFileSync('umount', [home]);
-        await rm(home, { recursive: true });
-      }
-    },
-  );
+  requiresRoot().it('a full disk: set-up names the space it needs (root only)', async () => {
+    const home = await mkdtemp(join(tmpdir(), 'nv-full-'));
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=32m', 'tmpfs', home]);
+    try {
+      // The Node that runs this test, so that the launcher does not fetch one onto the full disk.
+      const PATH = `${dirname(process.execPath)}:${process.env['PATH']}`;
+      const { status, stderr } = await cli(['run', '-c', '1'], {
+        env: { NEUROVISOR_HOME: home, PATH },
+      }).result;
+      expect(stderr).toMatch(/\d [MG]iB of disk space are needed/);
+      expect(stderr).toContain('fix:');
+      expect(status).toBe(125);
+    } finally {
+      execFileSync('umount', [home]);
+      await rm(home, { recursive: true });
+    }
+  });
 
   it('-o json: errors are objects too', async () => {
     const { status, stdout } = await cli(['run', '-o', 'json', 'nowhere.py']).result;

@@ -2,7 +2,6 @@
 
 export const CAPABILITIES = [
   'root',
-  'python',
   'tcg',
   'model',
   'firecracker',

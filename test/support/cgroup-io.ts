@@ -6,13 +6,18 @@ import { silentLog } from '../../src/base/log.ts';
 import { findCgroups } from '../../src/jail/cgroup-paths.ts';
 import { ioLimits } from '../../src/jail/disk-io.ts';
 import { openCgroups } from '../../src/jail/open.ts';
+import { type Requirement, requires } from './requires.ts';
 
 const read = (path: string): string => readFileSync(path, 'latin1');
 
-/** Whether a group can limit the disk of files that are made here. */
-export async function canLimitIo(): Promise<boolean> {
-  if (ioLimits([tmpdir()], {}).disks.length === 0) return false;
-  return (await openCgroups(silentLog))?.controllers.includes('blkio') === true;
+/** A control group that can limit the disk of temporary files. */
+export async function requiresDiskLimits(): Promise<Requirement<true>> {
+  if (ioLimits([tmpdir()], {}).disks.length === 0) {
+    return requires<true>('disk-limits', `${tmpdir()} is on no disk that can be limited`);
+  }
+  const groups = await openCgroups(silentLog);
+  const canLimit = groups?.controllers.includes('blkio') === true;
+  return requires('disk-limits', canLimit || 'no control group limits disks here');
 }
 
 /** The numbers that the group of a process is given, of whatever version and unit: each for reads and for writes. */

@@ -1,16 +1,15 @@
 /** What every driver must do alike with a network card. */
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { closeFd, createMemFd } from '../../src/sys/fd.ts';
 import { ask, type VmBench } from './driver-parity.ts';
+import { requiresRoot } from './requires.ts';
 import { tapElsewhere } from './tap-elsewhere.ts';
 
 const MAC = 'aa:fc:00:00:00:01';
 const OTHER_MAC = 'aa:fc:00:00:00:02';
 
 export function nicCases(bench: () => VmBench): void {
-  // A TAP needs root; the fake driver takes anything.
-  const canMakeTaps = process.getuid?.() === 0;
   const tap = (): Promise<number> =>
     bench().driver.accelerator === 'fake' ? Promise.resolve(createMemFd('tap', 0)) : tapElsewhere();
   const using = async (body: (tapFd: number) => Promise<void>): Promise<void> => {
@@ -21,7 +20,8 @@ export function nicCases(bench: () => VmBench): void {
       closeFd(tapFd);
     }
   };
-  describe.skipIf(!canMakeTaps)('network card', () => {
+  // A TAP needs root.
+  requiresRoot().describe('network card', () => {
     it('start with one; saved without it; it goes on with the same; taken away and given again', () =>
       using(async (tapFd) => {
         expect(bench().driver.capabilities.hotplugNic).toBe(true);

@@ -16,12 +16,13 @@ import {
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ParityFiles } from './driver-parity.ts';
+import { type Requirement, requires } from './requires.ts';
 
 const SOURCE = join(import.meta.dirname, '../fixtures/echo-guest.c');
 /** Mount points that the guest expects in its read-only root. */
 const FOLDERS = ['sbin', 'dev', 'proc', 'sys', 'tmp'];
 
-/** @returns the files, or why there are none; `NEUROVISOR_REQUIRE=tcg` makes that an error */
+/** The files, or why there are none. */
 export function echoGuestFiles(): ParityFiles | string {
   const kernelPath = findKernel();
   const missing =
@@ -31,9 +32,10 @@ export function echoGuestFiles(): ParityFiles | string {
   if (kernelPath !== undefined && missing === undefined) {
     return { kernelPath, rootImagePath: buildImage() };
   }
-  if (process.env['NEUROVISOR_REQUIRE']?.split(',').includes('tcg')) throw new Error(missing);
   return missing ?? '';
 }
+
+export const requiresEchoGuest = (): Requirement<ParityFiles> => requires('tcg', echoGuestFiles());
 
 /** The newest one in the cache. */
 function findKernel(): string | undefined {

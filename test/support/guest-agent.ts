@@ -23,10 +23,8 @@ import { descendants } from './leftovers.ts';
 const AGENT = join(import.meta.dirname, '../../guest/agent/__main__.py');
 const PYTHONS = ['/usr/bin/python3.13', '/usr/bin/python3.12', '/usr/bin/python3.11'];
 
-/** A Python that the agent supports, or why there is none. */
-export const agentPython =
-  PYTHONS.find((path) => existsSync(path)) ??
-  (existsSync('/usr/bin/python3') ? '/usr/bin/python3' : null);
+/** A Python that the agent supports. */
+export const agentPython = PYTHONS.find((path) => existsSync(path)) ?? '/usr/bin/python3';
 
 export interface RunningAgent extends AsyncDisposable {
   readonly guest: Guest;
@@ -45,7 +43,6 @@ export interface AgentOptions {
 }
 
 export async function startAgent(options: AgentOptions = {}): Promise<RunningAgent> {
-  if (agentPython === null) throw new Error('no python3 on this machine');
   const dir = mkdtempSync(join(tmpdir(), 'nv-agent-'));
   const channelPath = join(dir, 'ch');
   const listener = await listenForGuest({
@@ -104,7 +101,7 @@ function kill(pid: number): void {
 
 export function spawnAgent(channelPath: string): ChildProcess {
   const args = ['-I', '-S', AGENT, '--unix', channelPath, '--inference-port', '0'];
-  return spawn(agentPython ?? 'python3', args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  return spawn(agentPython, args, { stdio: ['ignore', 'pipe', 'pipe'] });
 }
 
 export interface Outcome {

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'n
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ignore } from '../../src/base/ignore.ts';
+import { type Requirement, requires } from './requires.ts';
 
 export interface HostCgroup {
   readonly dir: string;
@@ -10,6 +11,14 @@ export interface HostCgroup {
   add(pid: number): void;
   /** What was in it has ended. */
   remove(): Promise<void>;
+}
+
+/** Version 1 of control groups with a controller, as root. */
+export function requiresCgroupV1(controller: string): Requirement<true> {
+  if (process.geteuid?.() !== 0) return requires<true>('cgroup-v1', 'it is not root');
+  const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
+  const hasIt = new RegExp(`cgroup \\S+ \\S*\\b${controller}\\b`).test(mounts);
+  return requires('cgroup-v1', hasIt || `control groups of version 1 without ${controller}`);
 }
 
 const REMOVE_TRIES = 100;

@@ -4,11 +4,12 @@ import { join } from 'node:path';
 
 const V1 = '/sys/fs/cgroup/memory';
 const V2 = '/sys/fs/cgroup';
+const NO_GROUP = 'no control group for memory';
 
-/** @returns undefined where there is no memory cgroup for us */
-export function makeSmallCgroup(limitBytes: number): SmallCgroup | undefined {
+/** @returns the group, or why there is none */
+export function makeSmallCgroup(limitBytes: number): SmallCgroup | string {
   const isV1 = existsSync(join(V1, 'memory.limit_in_bytes'));
-  if (!isV1 && !existsSync(join(V2, 'cgroup.controllers'))) return undefined;
+  if (!isV1 && !existsSync(join(V2, 'cgroup.controllers'))) return NO_GROUP;
   const dir = join(isV1 ? V1 : V2, `nv-test-${process.pid}`);
   mkdirSync(dir);
   const limit = join(dir, isV1 ? 'memory.limit_in_bytes' : 'memory.max');
@@ -17,7 +18,7 @@ export function makeSmallCgroup(limitBytes: number): SmallCgroup | undefined {
     return { dir, [Symbol.dispose]: () => rmdirSync(dir) };
   }
   rmdirSync(dir);
-  return undefined;
+  return NO_GROUP;
 }
 
 export interface SmallCgroup extends Disposable {

@@ -1,20 +1,17 @@
 /** The host's file system gets full under a guest that writes. In a mount namespace of its own, so as root only. */
-import { execFile, spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect } from 'vitest';
 import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
+import { requiresRoot } from '../support/requires.ts';
 import { temporaryHome } from '../support/vm.ts';
 
 const HOST = new URL('../fixtures/full-disk-host.ts', import.meta.url).pathname;
 const UNSHARE = ['--mount', '--propagation', 'private'];
 const SIZE_MIB = 40;
 const BALLAST_MIB = 24;
-const without =
-  spawnSync('unshare', [...UNSHARE, 'true']).status === 0
-    ? null
-    : 'a mount namespace needs root: a full disk is not tested';
 
 let home = '';
 let upstream: MockUpstream;
@@ -35,14 +32,18 @@ async function onSmallDisk(command: readonly string[]): Promise<string> {
   return (await promisify(execFile)('unshare', args)).stdout;
 }
 
-it('a sandbox whose host is full is paused, and goes on when there is room: nothing is lost', async (context) => {
-  if (without !== null) return context.skip(without);
-  const url = upstream.target.baseUrl ?? '';
-  const told = JSON.parse(await onSmallDisk([process.execPath, HOST, home, url, `${BALLAST_MIB}`]));
-  expect(told).toMatchObject({ status: 'paused', pausedTo: 'memory' });
-  expect(told.seen.slice(0, 2)).toMatchObject([
-    { type: 'disk_full', path: expect.stringMatching(/\/run\/.*disk\.ext4$/) },
-    { type: 'action', action: 'pause', ok: true },
-  ]);
-  expect(told).toMatchObject({ exitCode: 0, stdout: 'True\n', after: 'running' });
-});
+requiresRoot().it(
+  'a sandbox whose host is full is paused, and goes on when there is room: nothing is lost',
+  async () => {
+    const url = upstream.target.baseUrl ?? '';
+    const told = JSON.parse(
+      await onSmallDisk([process.execPath, HOST, home, url, `${BALLAST_MIB}`]),
+    );
+    expect(told).toMatchObject({ status: 'paused', pausedTo: 'memory' });
+    expect(told.seen.slice(0, 2)).toMatchObject([
+      { type: 'disk_full', path: expect.stringMatching(/\/run\/.*disk\.ext4$/) },
+      { type: 'action', action: 'pause', ok: true },
+    ]);
+    expect(told).toMatchObject({ exitCode: 0, stdout: 'True\n', after: 'running' });
+  },
+);

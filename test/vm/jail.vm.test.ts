@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { readConfig } from '../../src/config.ts';
@@ -15,14 +15,12 @@ import { type Launch, launchDirect } from '../../src/vmm/launch.ts';
 import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
 import { createVsockHost } from '../../src/vsock/host.ts';
 import { ask, driverParity, VmBench } from '../support/driver-parity.ts';
-import { echoGuestFiles } from '../support/echo-image.ts';
+import { requiresEchoGuest } from '../support/echo-image.ts';
+import { requiresRoot } from '../support/requires.ts';
 
-const files = echoGuestFiles();
-const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
 const BINARY = 'qemu-system-x86_64';
 
-describe.skipIf(typeof files === 'string')(`jailed QEMU${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresEchoGuest().describe('jailed QEMU', (files) => {
   const vsock = createVsockHost({ log: silentLog });
   let cacheDir: string;
   let jail: Promise<QemuConfinement> | undefined;
@@ -50,7 +48,7 @@ describe.skipIf(typeof files === 'string')(`jailed QEMU${skipped}`, () => {
 
   driverParity(makeDriver, async () => files);
 
-  describe.skipIf(process.geteuid?.() !== 0)('taken over', () => {
+  requiresRoot().describe('taken over', () => {
     let injector: Injector;
     let jailed: VmBench;
     let free: VmBench;
@@ -104,7 +102,7 @@ describe.skipIf(typeof files === 'string')(`jailed QEMU${skipped}`, () => {
   });
 });
 
-describe.skipIf(process.geteuid?.() !== 0)('prove', () => {
+requiresRoot().describe('prove', () => {
   it.each([
     ['image', 'neither root of a guest nor its VMM changes the golden image', 10],
     [

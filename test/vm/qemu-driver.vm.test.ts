@@ -7,13 +7,9 @@ import type { VmmDriver } from '../../src/vmm/driver.ts';
 import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
 import { createVsockHost } from '../../src/vsock/host.ts';
 import { ask, driverParity, VmBench } from '../support/driver-parity.ts';
-import { echoGuestFiles } from '../support/echo-image.ts';
+import { requiresEchoGuest } from '../support/echo-image.ts';
 
-const files = echoGuestFiles();
-const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
-
-describe.skipIf(typeof files === 'string')(`QEMU driver${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresEchoGuest().describe('QEMU driver', (files) => {
   const vsock = createVsockHost({ log: silentLog });
   let driver: VmmDriver;
   const makeDriver = (): Promise<VmmDriver> =>

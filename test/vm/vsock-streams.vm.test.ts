@@ -1,19 +1,16 @@
 /** What only Linux's own vsock can show of our device: many streams at once, each whole and in order. */
 import { createHash, randomBytes } from 'node:crypto';
 import { connect, createServer, type Socket } from 'node:net';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, it } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
 import { VsockBench } from '../../src/bench/channel/vsock.ts';
 import { dialGuest } from '../support/channel.ts';
-import { echoGuestFiles } from '../support/echo-image.ts';
+import { requiresEchoGuest } from '../support/echo-image.ts';
 
 const GUEST_PORT = 5000;
 const ANSWER = { timeout: 60_000 };
-const files = echoGuestFiles();
-const skipped = typeof files === 'string' ? ` (skipped: ${files})` : '';
 
-describe.skipIf(typeof files === 'string')(`vsock device and a Linux guest${skipped}`, () => {
-  if (typeof files === 'string') return;
+requiresEchoGuest().describe('vsock device and a Linux guest', (files) => {
   let bench: VsockBench;
   beforeAll(async () => {
     bench = await VsockBench.open({ kernelPath: files.kernelPath, backend: 'neurovisor' });

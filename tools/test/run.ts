@@ -1,11 +1,13 @@
 /** `neurovisor test`: runs layers in order and ends with the closing line. */
 import { join } from 'node:path';
+import { describeError } from '../../src/base/errors.ts';
 import type { Cli } from '../../src/cli/cli.ts';
 import { openRuntime } from '../../src/cli/commands/open-runtime.ts';
 import { UsageError } from '../../src/cli/failure.ts';
 import { duration } from '../../src/cli/output/table.ts';
 import { resolveHome } from '../../src/home.ts';
 import { ensureTestPackages } from '../../src/runtime/setup.ts';
+import { requiredCapabilities } from '../../test/support/capabilities.ts';
 import { runSeed } from '../../test/support/run-seed.ts';
 import type { Shell } from './child.ts';
 import { LAYERS, type Layer, type LayerContext, layerOf } from './layers.ts';
@@ -35,6 +37,7 @@ export function planOf(words: readonly string[]): Plan {
 
 export async function runTests(cli: Cli, words: readonly string[]): Promise<number> {
   const { layers, filters } = planOf(words);
+  checkRequired(cli.env);
   const seed = runSeed();
   const shell: Shell = {
     signal: cli.cancelled,
@@ -63,6 +66,15 @@ export async function runTests(cli: Cli, words: readonly string[]): Promise<numb
   const isEmpty = outcome.passed + outcome.failed + outcome.skipped === 0;
   if (isEmpty) throw new UsageError(`no test matches ${words.join(' ')}`);
   return outcome.failed === 0 ? 0 : 1;
+}
+
+/** @throws UsageError before anything runs */
+function checkRequired(env: Cli['env']): void {
+  try {
+    requiredCapabilities(env);
+  } catch (error) {
+    throw new UsageError(describeError(error));
+  }
 }
 
 async function onMachine(

@@ -17,11 +17,11 @@ beforeAll(async () => {
 });
 afterAll(() => rm(dir, { recursive: true }));
 
-const vitest = () =>
+const vitest = (env: Readonly<Record<string, string>> = {}) =>
   vitestIn(
     {
       signal: new AbortController().signal,
-      env: { ...process.env, MARK: join(dir, 'mark') },
+      env: { ...process.env, NEUROVISOR_REQUIRE: '', MARK: join(dir, 'mark'), ...env },
       isTerminal: false,
       write: () => undefined,
     },
@@ -58,6 +58,42 @@ it('vitestIn: reports outcomes, reasons, failed hooks, stray errors and the seed
     ['hook > never runs', 'the set-up of its file or suite failed'],
   ]);
   expect(report.strayErrors).toEqual([expect.stringContaining('loose')]);
+});
+
+it('requires: skips with the reason, and fails where the capability is required', async () => {
+  await writeFile(
+    join(dir, 'requires.test.mjs'),
+    `import { expect, it } from 'vitest';
+     import { need, requires } from '${SOURCE_DIR}/test/support/requires.ts';
+     requires('kvm', { device: 1 }).describe('found', ({ device }) => {
+       it('runs', () => expect(device).toBe(1));
+     });
+     requires('root', 'no root').describe('lacking', (found) => {
+       it('inner', () => found.device());
+     });
+     requires('root', 'no root').it('alone', () => expect.fail());
+     requires('root', 'no root').it.each([1, 2])('case %i', () => expect.fail());
+     it('late', (context) => { need(context, 'cgroup', 'no group'); expect.fail(); });`,
+  );
+  const request = { projects: [], filters: ['requires'] };
+  const { status, report } = await vitest()(request);
+  expect(status).toBe(0);
+  expect(report.files[0]?.tests.map(({ name, state, reason }) => [name, state, reason])).toEqual([
+    ['found > runs', 'passed', null],
+    ['lacking > inner', 'skipped', 'no root'],
+    ['alone', 'skipped', 'no root'],
+    ['case 1', 'skipped', 'no root'],
+    ['case 2', 'skipped', 'no root'],
+    ['late', 'skipped', 'no group'],
+  ]);
+  const late = failuresOf((await vitest({ NEUROVISOR_REQUIRE: 'cgroup' })(request)).report);
+  expect(late).toMatchObject([
+    { test: 'late', message: expect.stringContaining('lacks: no group') },
+  ]);
+  const early = failuresOf((await vitest({ NEUROVISOR_REQUIRE: 'kvm,root' })(request)).report);
+  expect(early).toMatchObject([{ test: null, message: expect.stringContaining('lacks: no root') }]);
+  const unknown = failuresOf((await vitest({ NEUROVISOR_REQUIRE: 'rot' })(request)).report);
+  expect(unknown).toMatchObject([{ message: expect.stringContaining('capability "rot"') }]);
 });
 
 it('vitestIn: a file that can not be loaded is a failure', async () => {

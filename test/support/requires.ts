@@ -1,0 +1,64 @@
+/**
+ * The one way in which tests are skipped: where the machine lacks a capability, with the reason. A capability
+ * that NEUROVISOR_REQUIRE names may not be lacking: then the file fails to load, or the test fails.
+ */
+import { describe, it, type TestContext } from 'vitest';
+import { type Capability, requiredCapabilities } from './capabilities.ts';
+
+type Body = (context: TestContext) => unknown;
+
+export interface RequiringIt {
+  (title: string, body: Body): void;
+  (title: string, options: { readonly timeout: number }, body: Body): void;
+  readonly each: typeof it.each;
+}
+
+export interface Requirement<T> {
+  /** If the capability is lacking, the body is called only so that its tests are listed; none of them runs. */
+  describe(title: string, body: (found: T) => void): void;
+  readonly it: RequiringIt;
+}
+
+/** @param found what the tests need, or the reason why it is lacking */
+export function requires<T>(capability: Capability, found: T | string): Requirement<T> {
+  if (typeof found !== 'string') {
+    return { describe: (title, body) => void describe(title, () => body(found)), it };
+  }
+  refuse(capability, found);
+  const options = { meta: { skipReason: found } };
+  // Vitest takes the body as the last argument, whatever the options.
+  const skipped = (title: string, ...rest: unknown[]): void =>
+    void it.skip(title, options, rest.at(-1) as Body);
+  const each =
+    (cases: readonly unknown[]) =>
+    (title: string, ...rest: unknown[]) =>
+      it.skip.each(cases)(title, options, rest.at(-1) as () => void);
+  return {
+    describe: (title, body) => void describe.skip(title, options, () => body({} as T)),
+    it: Object.assign(skipped, { each: each as typeof it.each }),
+  };
+}
+
+/**
+ * Inside a test: skips the rest of it if the capability turns out to be lacking.
+ * @returns what was found
+ */
+export function need<T>(
+  context: Pick<TestContext, 'skip'>,
+  capability: Capability,
+  found: T | string,
+): T {
+  if (typeof found !== 'string') return found;
+  refuse(capability, found);
+  return context.skip(found);
+}
+
+/** @throws if NEUROVISOR_REQUIRE names the capability */
+function refuse(capability: Capability, reason: string): void {
+  if (!requiredCapabilities(process.env).includes(capability)) return;
+  throw new Error(`NEUROVISOR_REQUIRE names ${capability}, which this machine lacks: ${reason}`);
+}
+
+/** Tests that need to run as root. */
+export const requiresRoot = (): Requirement<true> =>
+  requires('root', process.geteuid?.() === 0 || 'it is not root');
