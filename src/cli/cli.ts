@@ -105,7 +105,8 @@ export class Cli {
   async unlessCancelled<T>(work: Promise<T>): Promise<T> {
     const cancelled = Promise.withResolvers<never>();
     const end = (): void => {
-      if (!this.json) this.stderr.write('neurovisor: the daemon may still go on with it\n');
+      if (!this.json)
+        this.stderr.write('neurovisor: interrupted; the daemon may still complete the request\n');
       cancelled.reject(this.cancelled.reason);
     };
     if (this.cancelled.aborted) end();

@@ -7,7 +7,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Command, CommanderError, Help } from 'commander';
+import { Command, CommanderError } from 'commander';
 import { ignore } from '../base/ignore.ts';
 import { addDaemon } from './definitions/daemon.ts';
 import { describe, helpWords } from './definitions/help.ts';
@@ -19,6 +19,7 @@ import { addRun } from './definitions/run.ts';
 import { addSandbox } from './definitions/sandbox.ts';
 import { addSeccomp } from './definitions/seccomp.ts';
 import { addTemplate } from './definitions/template.ts';
+import { EXIT_USAGE } from './exit-status.ts';
 import { printFailure, UsageError } from './failure.ts';
 import { asksForJson } from './flags/asks-json.ts';
 
@@ -31,24 +32,22 @@ const words = process.argv.slice(2);
 const json = asksForJson(words);
 
 const program = new Command('neurovisor')
-  .description('Run AI agents in microVMs; their models stay on the host.')
+  .description('Run AI agents in microVMs, with their models on the host.')
   .version(version)
-  .showHelpAfterError('(neurovisor --help shows what there is)')
+  .showHelpAfterError('(see neurovisor --help)')
   .exitOverride()
-  // One object on stdout is all of it then; commander would write its text beside that.
+  // In JSON mode stdout holds one object and nothing else.
   .configureOutput(json ? { writeErr: () => undefined } : {})
   .configureHelp({
-    // A list that is empty as long as nothing is given is no default that says anything.
-    optionDescription: (option) => {
-      const isList = Array.isArray(option.defaultValue);
-      return isList ? option.description : Help.prototype.optionDescription(option);
-    },
+    // Descriptions name the choices themselves, and the empty default of a repeatable option says nothing.
+    optionDescription: ({ description, defaultValue }) =>
+      typeof defaultValue === 'string' ? `${description} (default: ${defaultValue})` : description,
   })
   .hook('preSubcommand', (_program, named) => describe(named));
 
 program.commandsGroup('Scripts:');
 addRun(program);
-program.commandsGroup('Sandboxes of the daemon:');
+program.commandsGroup('Sandboxes and the daemon:');
 addSandbox(program);
 addInside(program);
 addHistory(program);
@@ -69,16 +68,16 @@ try {
 } catch (error) {
   if (error instanceof UsageError) {
     printFailure(error, json);
-    process.exitCode = 2;
+    process.exitCode = EXIT_USAGE;
   } else if (error instanceof CommanderError) {
-    // `--help` and `--version` are no errors; of others, commander has printed its message.
-    process.exitCode = error.exitCode === 0 ? 0 : 2;
-    if (json && error.exitCode !== 0) printFailure(wrongWords(error), json);
+    // Commander has already printed its message. `--help` and `--version` end with status 0.
+    process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
+    if (json && error.exitCode !== 0) printFailure(usageErrorOf(error), json);
   } else throw error;
 }
 
-function wrongWords({ code, message }: CommanderError): UsageError {
-  // Of a command that has others below it, and none of them was named.
-  if (code === 'commander.help') return new UsageError('a command is missing', 'see --help');
+function usageErrorOf({ code, message }: CommanderError): UsageError {
+  // A group, such as `snapshot`, without a subcommand.
+  if (code === 'commander.help') return new UsageError('missing subcommand', 'see --help');
   return new UsageError(message.replace(/^error: /, '').replaceAll('\n', ' '), 'see --help');
 }

@@ -28,7 +28,7 @@ it.each<[keyof ControlPlane, (cli: Cli, control: ControlPlane) => Promise<number
   await begun.promise;
   cli.handleSignal('SIGINT');
   await expect(outcome).rejects.toMatchObject({ name: 'AbortError' });
-  expect(stderr()).toBe('neurovisor: the daemon may still go on with it\n');
+  expect(stderr()).toBe('neurovisor: interrupted; the daemon may still complete the request\n');
   expect(stdout()).toBe('');
   expect(cli.signalStatus).toBe(130);
 });

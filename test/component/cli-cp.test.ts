@@ -171,7 +171,7 @@ describe('cp', () => {
     });
     await expect(cp(testCli().cli, unasked, [nowhere, 'abc:'], {})).rejects.toMatchObject({
       code: 'usage',
-      message: `${nowhere}: there is no such file or directory here`,
+      message: `${nowhere}: no such file or directory`,
     });
   });
 
@@ -179,7 +179,7 @@ describe('cp', () => {
     const nowhere = join(here, 'nothing');
     await expect(requireCopies([here, `${nowhere}:/there`])).rejects.toMatchObject({
       code: 'usage',
-      message: `${nowhere}: there is no such file or directory here`,
+      message: `${nowhere}: no such file or directory`,
     });
   });
 

@@ -78,7 +78,7 @@ describe('exec', () => {
     const slow = testCli({ stdin: '' });
     const flags = { ...NO_FLAGS, timeout: '200ms' };
     expect(await exec(slow.cli, control, id, ['sleep', '600'], flags)).toBe(124);
-    expect(slow.stderr()).toContain('reached its time limit');
+    expect(slow.stderr()).toContain('exceeded its time limit');
   });
 
   it('-o json: one object with output and exit', async () => {
@@ -154,7 +154,7 @@ describe('exec', () => {
     await eventually(() =>
       expect(stderr()).toBe(
         `neurovisor: the sandbox is paused: the host's file system that holds /run/disk.ext4 is full ` +
-          `(0 bytes are free); free space there, it goes on after: neurovisor resume ${own}\n`,
+          `(0 bytes are free); free space, then continue with: neurovisor resume ${own}\n`,
       ),
     );
     await control.resume(own);

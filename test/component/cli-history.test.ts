@@ -41,10 +41,10 @@ describe('events', () => {
     expect(await over).toBe(0);
     const lines = stdout().trimEnd().split('\n');
     expect(lines.map((line) => line.slice(26))).toEqual([
-      'pressure  guest: 100 MiB of 150 MiB in use; stood still: some 40.5 %, all 10 % of the last 10 s',
-      'near_oom  guest: 100 MiB of 150 MiB in use; a kill is near',
+      'pressure  guest: 100 MiB of 150 MiB in use; stalled: some 40.5 %, full 10 % of the last 10 s',
+      'near_oom  guest: 100 MiB of 150 MiB in use; OOM kill is near',
       'oom       guest: killed python3?[2J (pid 71, 100 MiB)',
-      'dropped   3 events were too many, and are not told',
+      'dropped   3 events dropped',
       'action    pause: failed: no?',
       'end       stopped: removed',
     ]);
@@ -128,7 +128,7 @@ describe('logs -f', () => {
     await control.remove(id);
     expect(await over).toBe(0);
     expect(stdout()).toMatch(/x\n\[vmm\] of QEMU\n[\s\S]*last words\n$/);
-    expect(stderr()).toContain('5 B of the console came too fast and are left out');
+    expect(stderr()).toContain('skipped 5 B of the console: output too fast');
   });
 
   it('--vmm: only that; -o json: one chunk a line', async () => {
@@ -177,9 +177,9 @@ describe('inspect, ls -a', () => {
       const end = { ...info.end, evidence: { ...evidence, lastViolation } };
       return inspectText({ ...info, end } as typeof info, atMs);
     };
-    expect(told({})).toMatch(/1 refused by its filter, the last .* ago: unshare \(272\) at 0x7f01/);
+    expect(told({})).toMatch(/1 refused by the filter, last .* ago: unshare \(272\) at 0x7f01/);
     expect(told({ name: null, address: null })).toMatch(/ago: 272$/m);
-    expect(inspectText(info, atMs)).not.toContain('filter, the last');
+    expect(inspectText(info, atMs)).not.toContain('filter, last');
   });
 });
 
@@ -193,8 +193,8 @@ describe('exitStatus', () => {
     const { cli, stderr } = testCli();
     expect(exitStatus(cli, KILLED, 'the script')).toBe(137);
     expect(stderr()).toBe(
-      'neurovisor: the script was killed because the sandbox ran out of memory ' +
-        '(python3, pid 71, had 100 MiB); give it more with --memory\n',
+      'neurovisor: the script was killed: the sandbox ran out of memory ' +
+        '(python3, pid 71, 100 MiB); increase --memory\n',
     );
   });
 
@@ -203,8 +203,8 @@ describe('exitStatus', () => {
     const lost = { ...KILLED, signal: null, oomKilled: false };
     expect(exitStatus(cli, { ...lost, exitCode: 3 }, 'the script')).toBe(3);
     expect(stderr()).toBe(
-      'neurovisor: a process of the script was killed because the sandbox ran out of memory: ' +
-        'python3, pid 71, had 100 MiB\n',
+      'neurovisor: a process of the script was killed: the sandbox ran out of memory ' +
+        '(python3, pid 71, 100 MiB)\n',
     );
     expect(exitStatus(cli, { ...lost, exitCode: 0 }, 'the script')).toBe(0);
     expect(stderr().split('\n')).toHaveLength(2);

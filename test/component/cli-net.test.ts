@@ -75,7 +75,7 @@ describe('net', () => {
     const shown = await neurovisor('net', 'inspect', one.slice(0, 10));
     expect(shown.stdout).toMatch(/allow +pypi\.org/);
     expect(shown.stdout).toMatch(
-      /limit +1000 B in all, 600 B left\nlimit +7 connections\nlimit +2\.0 KiB with pypi\.org, 1\.0 KiB left/,
+      /limit +1000 B total, 600 B left\nlimit +7 connections\nlimit +2\.0 KiB with pypi\.org, 1\.0 KiB left/,
     );
     expect(await neurovisor('net', 'inspect', 'zzz')).toMatchObject({
       status: 2,

@@ -325,7 +325,7 @@ describe('its end', () => {
     await there.seen(` of ${id}\n`);
     await daemon.control.remove(id);
     expect(await running).toBe(125);
-    expect(there.stderr()).toContain('the sandbox ended before the forwarding did: stopped');
+    expect(there.stderr()).toContain('the sandbox ended before port forwarding did: stopped');
     expect(await outcome(client(Number(/:(\d+) ->/.exec(there.stdout())?.[1])))).toBe(
       'ECONNREFUSED',
     );
@@ -366,9 +366,9 @@ describe('what is wrong', () => {
   );
 
   it('a local port that is named twice; more ports than there may be', () => {
-    expect(() => parsePorts(['1:8080', '2:8080'])).toThrow('local port 8080 is named twice');
+    expect(() => parsePorts(['1:8080', '2:8080'])).toThrow('local port 8080 is given twice');
     const many = Array.from({ length: 33 }, (_, n) => `${n + 1}`);
-    expect(() => parsePorts(many)).toThrow('33 ports are more than 32');
+    expect(() => parsePorts(many)).toThrow('too many ports: 33 (at most 32)');
     expect(parsePorts(['1', '1', '2:0'])).toHaveLength(3);
   });
 
@@ -389,10 +389,10 @@ describe('what is wrong', () => {
     const running = there(id.slice(0, 8), `${number}`);
     await running.seen(` -> port ${number} of ${id}\n`);
     running.kill('SIGINT');
-    expect(await running.result).toMatchObject({ status: 0, stderr: 'Ctrl-C ends it\n' });
+    expect(await running.result).toMatchObject({ status: 0, stderr: 'press Ctrl-C to stop\n' });
     const bad = await there(id, 'http').result;
     expect(bad).toMatchObject({ status: 2, stdout: '' });
-    expect(bad.stderr).toContain('"http" is no port of a sandbox');
+    expect(bad.stderr).toContain('invalid port "http"');
     expect((await there(id).result).stderr).toContain("missing required argument 'ports'");
   });
 });

@@ -123,7 +123,7 @@ describe('create', () => {
     await create(cli, slow as FakeControlPlane, flags);
     const words = 'neurovisor template build --cpus 2 --memory 1G --warm numpy --warm json';
     expect(stderr()).toBe(
-      `booted in 6 ms\nno template is like this; the next one is cloned after: ${words}\n`,
+      `booted in 6 ms\nno template of this kind; to clone the next one, run: ${words}\n`,
     );
     const asked = testCli();
     await create(asked.cli, slow as FakeControlPlane, { ...flags, boot: true });
@@ -278,7 +278,7 @@ describe('snapshot', () => {
     expect(await snapshotCreate(made.cli, control, sandbox, { name: 'ready' })).toBe(0);
     const id = made.stdout().trim();
     expect(id).toMatch(/^[a-z0-9]{20}$/);
-    expect(made.stderr()).toBe('4.0 KiB on the disk\n');
+    expect(made.stderr()).toBe('4.0 KiB on disk\n');
 
     const listed = testCli();
     await snapshotList(listed.cli, control);
@@ -361,9 +361,7 @@ describe('pool', () => {
     const { cli, stderr } = testCli();
     const setting = poolSet(cli, slow as FakeControlPlane, { min: 1, max: 1 }, { warm: [] }, clock);
     clock.advance(1000);
-    expect(stderr()).toContain(
-      'template of this pool (built once, if it is not there) (about 45.0 s)',
-    );
+    expect(stderr()).toContain('template of this pool (built once) (about 45.0 s)');
     built.resolve(await control.setPool({ min: 1, max: 1 }));
     expect(await setting).toBe(0);
     expect(stderr()).toMatch(/✓ .*template of this pool/);
@@ -383,7 +381,7 @@ describe('host, ps', () => {
     expect(await host(cli, control)).toBe(0);
     expect(stdout()).toMatch(/^VMM +none \(agents as processes\)$/m);
     expect(stdout()).toMatch(/^models +none: llama, qwen$/m);
-    expect(stdout()).toMatch(/^sandboxes +1, 0 of them paused$/m);
+    expect(stdout()).toMatch(/^sandboxes +1, 0 paused$/m);
   });
 
   it('ps: what runs, with nothing in it that steers a terminal', async () => {
@@ -407,7 +405,7 @@ describe('host, ps', () => {
     const [copy] = await control.fork(id, { count: 1, timeoutMs: 7_200_000 });
     await inspect(cli, control, copy?.ok ? copy.sandbox.id : '');
     expect(stdout()).toMatch(new RegExp(`^fork of +${id}$`, 'm'));
-    expect(stdout()).toMatch(/^time +ends in \d+ (h|min)$/m);
+    expect(stdout()).toMatch(/^timeout +ends in \d+ (h|min)$/m);
   });
 
   it('a daemon that refuses: its error comes through', async () => {

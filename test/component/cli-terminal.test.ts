@@ -52,7 +52,7 @@ describe('shell', () => {
     terminal.type('echo started-$((40 + 2)); sleep 600\r');
     await terminal.sees('started-42');
     terminal.type('\x1dq');
-    await terminal.sees('left; the program was ended');
+    await terminal.sees('detached; the program was killed');
     expect(await terminal.ended).toBe(0);
     expect(terminal.screen()).toContain('terminal restored: True');
   });

@@ -21,7 +21,7 @@ describe('-o json', () => {
   it.each([
     ['run -o json --frob', "unknown option '--frob'"],
     ['run -o json --net foo x', 'Allowed choices are none, egress, open'],
-    ['create --cpus abc -o json', '--cpus: "abc" is no whole number'],
+    ['create --cpus abc -o json', '--cpus: invalid number "abc"'],
     ['exec -o json', "missing required argument 'id'"],
     ['frob --output=json', "unknown command 'frob'"],
     ['run -o json', 'no script was given'],
@@ -44,24 +44,24 @@ describe('-o json', () => {
 
 describe('words that are wrong whatever a daemon says', () => {
   it.each([
-    ['port x 99999', '"99999" is no port of a sandbox'],
-    ['pool set 5 2', 'a pool of at least 5 and at most 2'],
-    ['pool set 1 2 --memory 1', '--memory: 1 is not from 128M to 64G'],
-    ['rm', 'name sandboxes, or all of them'],
-    ['rm --all x', '--all and names of sandboxes exclude each other'],
-    ['exec x', 'no program was given'],
-    ['exec x --timeout 0 -- ls', '--timeout: 0 is not from 1ms'],
-    ['cp a b', 'one side must be in a sandbox'],
-    ['net latency zz --for 0', '--for: 0 is not from 1ms to 1h'],
+    ['port x 99999', 'invalid port "99999"'],
+    ['pool set 5 2', 'pool minimum 5 exceeds maximum 2'],
+    ['pool set 1 2 --memory 1', '--memory: 1 is out of range (128M to 64G)'],
+    ['rm', 'missing sandbox ID'],
+    ['rm --all x', '--all and sandbox IDs are mutually exclusive'],
+    ['exec x', 'missing program'],
+    ['exec x --timeout 0 -- ls', '--timeout: 0 is out of range (1ms'],
+    ['cp a b', 'exactly one of SOURCE and TARGET must be in a sandbox'],
+    ['net latency zz --for 0', '--for: 0 is out of range (1ms to 1h)'],
     ['snapshot create x --name Bad/..', '--name "Bad/..": expected 1 to 63 lower-case letters'],
-    ['run --daemon --no-daemon s.py', '--daemon and --no-daemon exclude each other'],
+    ['run --daemon --no-daemon s.py', '--daemon and --no-daemon are mutually exclusive'],
     ['run -i -c 1', '-i alone does nothing'],
     ['run -t -c 1', '-t alone does nothing'],
-    ['run --no-daemon --rate abc -c 1', '--rate: "abc" is no number of bytes'],
-    ['run --no-daemon --net open --net-limit bytes=-1 -c 1', '--net-limit: "-1" is no number'],
-    ['run --no-daemon --deny-out pypi.org -c 1', '--deny-out alone allows nothing'],
-    ['prove canary', '--zone is missing'],
-    ['bench nosuch', 'there are the groups boot, '],
+    ['run --no-daemon --rate abc -c 1', '--rate: invalid size "abc"'],
+    ['run --no-daemon --net open --net-limit bytes=-1 -c 1', '--net-limit: invalid size "-1"'],
+    ['run --no-daemon --deny-out pypi.org -c 1', '--deny-out alone blocks everything'],
+    ['prove canary', 'prove canary needs --zone'],
+    ['bench nosuch', 'use a group (boot, '],
   ])('%s', async (line, message) => {
     const { status, stdout, stderr } = await run(line);
     expect(stderr).toContain(message);

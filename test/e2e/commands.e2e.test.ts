@@ -38,7 +38,7 @@ describe('setup', () => {
 describe('bench', () => {
   it('an unknown figure is refused with the groups there are', async () => {
     const { status, stderr } = await cli(['bench', 'warp.speed']).result;
-    expect(stderr).toContain('no benchmark "warp.speed"');
+    expect(stderr).toContain('unknown benchmark "warp.speed"');
     expect(stderr).toContain('the groups boot, clone');
     expect(status).toBe(2);
   });

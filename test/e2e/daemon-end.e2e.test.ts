@@ -30,10 +30,10 @@ describe('serve: its end', () => {
   it('SIGTERM: says what ends and what stays, leaves nothing; the next one resumes what was paused', async () => {
     const first = home.serve('--pool', '1');
     // Whoever asks before it listens would be told that there is none.
-    await expect.poll(() => first.stderr(), { timeout: 120_000 }).toContain('Ctrl-C ends it');
+    await expect.poll(() => first.stderr(), { timeout: 120_000 }).toContain('Press Ctrl-C to stop');
     expect(first.stderr()).toMatch(/^neurovisor is ready: QEMU .*, models from /m);
     expect(first.stderr()).toContain(`socket  ${home.runDir}/daemon.sock`);
-    expect(first.stderr()).toContain('pool    1 sandbox waits');
+    expect(first.stderr()).toContain('pool    1 idle sandbox');
     const paused = await pausedWithWord(home, 'tulip');
     const running = await home.says('create');
     const inUse = home.there(['exec', running, '--', 'sh', '-c', 'echo started; sleep 600']);
@@ -106,7 +106,7 @@ describe('serve: two at once', () => {
     );
     expect(outcomes.sort()).toEqual([2, 'ready']);
     const refused = both.map((one) => one.stdout()).find((text) => text.includes('"error"'));
-    expect(refused).toContain('a daemon is running already for this home');
+    expect(refused).toContain('a daemon is already running for this home');
     expect(await home.says('host')).toContain('QEMU');
     for (const one of both) one.kill('SIGTERM');
     await Promise.all(both.map(({ ended }) => ended));

@@ -89,7 +89,7 @@ describe('serve', () => {
   it('a second one at the same home is refused, with what to do', async () => {
     const second = home.serve('--pool', '0');
     expect(await second.ended).toBe(2);
-    expect(second.stderr()).toContain('a daemon is running already for this home');
+    expect(second.stderr()).toContain('a daemon is already running for this home');
     expect(second.stderr()).toContain('NEUROVISOR_HOME');
     expect(await says('host')).toContain('QEMU');
   });

@@ -22,7 +22,7 @@ describe('a sandbox whose program takes all memory', () => {
     const killed = await there(['exec', id, '-c', BALLOON]).result;
     expect(killed.status).toBe(137);
     expect(killed.stderr).toMatch(
-      /the program was killed because the sandbox ran out of memory \(python\S*, pid \d+, had \d+ MiB\)/,
+      /the program was killed: the sandbox ran out of memory \(python\S*, pid \d+, \d+ MiB\)/,
     );
     await following.seen('oom  ');
     expect(await says('exec', id, '--', 'echo', 'alive')).toBe('alive');
@@ -42,7 +42,7 @@ describe('a sandbox whose program takes all memory', () => {
     expect(await says('ls', '-a')).toContain('ended (vmm-killed)');
     const shown = await says('inspect', id);
     expect(shown).toMatch(/ended +\d+ s ago, vmm-killed: it got SIGKILL, not from us/);
-    expect(shown).toMatch(/last kill +\d+ s ago, guest: python/);
+    expect(shown).toMatch(/last OOM kill +\d+ s ago, guest: python/);
     expect(await says('logs', id)).toContain('Killed process');
     const gone = await there(['exec', id, '--', 'true']).result;
     expect(gone.stderr).toContain(`sandbox ${id} has ended: vmm-killed`);

@@ -160,7 +160,7 @@ describe('run: bad input', () => {
     ['a directory', ['run', 'src'], 2, ['is a directory']],
     ['nothing to run', ['run'], 2, ['no script was given', 'neurovisor run FILE']],
     ['an unknown option', ['run', '--wat', 'x.py'], 2, ["unknown option '--wat'"]],
-    ['a bad size', ['run', '--memory', 'lots', '-c', '1'], 2, ['"lots" is no size of memory']],
+    ['a bad size', ['run', '--memory', 'lots', '-c', '1'], 2, ['invalid memory size "lots"']],
     ['too little memory', ['run', '--memory', '1', '-c', '1'], 2, ['--memory', '128M to 64G']],
     [
       'an unknown model',

@@ -55,8 +55,8 @@ function choose(names: readonly string[]): readonly Benchmark[] {
     if (!known.some((one) => isWanted(one, [name]))) {
       const groups = [...new Set(known.map((one) => one.split('.', 1)[0]))].join(', ');
       throw new UsageError(
-        `no benchmark "${name}"`,
-        `there are the groups ${groups}; their figures: neurovisor bench --help`,
+        `unknown benchmark "${name}"`,
+        `use a group (${groups}), or a benchmark from: neurovisor bench --help`,
       );
     }
   }

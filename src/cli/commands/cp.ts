@@ -41,14 +41,14 @@ export function checkCopy(
   const to = parseLocation(target);
   if (from.kind === 'guest' && to.kind !== 'guest') {
     if (to.kind === 'stream' && cli.json) {
-      throw new UsageError('- is the content itself: it excludes -o json');
+      throw new UsageError('- and -o json are mutually exclusive', 'omit -o json');
     }
     return { way: 'out', from, to };
   }
   if (to.kind === 'guest' && from.kind !== 'guest') return { way: 'into', from, to };
   throw new UsageError(
-    'one side must be in a sandbox, the other here',
-    'neurovisor cp ID:PATH PATH, or cp PATH ID:PATH',
+    'exactly one of SOURCE and TARGET must be in a sandbox',
+    'use neurovisor cp ID:PATH PATH, or neurovisor cp PATH ID:PATH',
   );
 }
 

@@ -50,26 +50,27 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
 export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): CreateRequest {
   const { cpus, memory, memoryMax, disk, warm, snapshot, boot } = flags;
   if (snapshot !== undefined) {
-    if (boot === true) throw new UsageError('--snapshot and --boot exclude each other');
+    if (boot === true)
+      throw new UsageError('--snapshot and --boot are mutually exclusive', 'omit one of them');
     const sizes = [cpus, memory, memoryMax, disk];
     if (sizes.some((one) => one !== undefined) || warm.length > 0) {
       throw new UsageError(
         'a snapshot has its own size and warm list',
-        'leave --cpus, --memory, --memory-max, --disk and --warm away',
+        'omit --cpus, --memory, --memory-max, --disk and --warm',
       );
     }
   }
   if (flags.model !== undefined && /\.gguf$/i.test(flags.model)) {
     throw new UsageError(
-      'a daemon keeps the model server that it was started with',
-      'name one of its models, or use neurovisor run --model FILE.gguf',
+      'the daemon cannot load a .gguf file for one sandbox',
+      'use a model of the daemon, or neurovisor run --model FILE.gguf',
     );
   }
   const { timeout, idleTimeout } = flags;
   if (flags.onTimeout !== undefined && timeout === undefined) {
     throw new UsageError(
-      '--on-timeout says what happens when the time is over, but there is no limit of time',
-      `add one: --timeout 2h --on-timeout ${flags.onTimeout}`,
+      '--on-timeout needs --timeout',
+      `add it, for example --timeout 2h --on-timeout ${flags.onTimeout}`,
     );
   }
   return {
@@ -92,7 +93,7 @@ const HOW: Readonly<Record<SandboxInfo['origin'], string>> = {
   pool: 'taken from the pool',
   clone: 'cloned from a template',
   boot: 'booted',
-  snapshot: 'went on from a snapshot',
+  snapshot: 'restored from a snapshot',
   fork: 'forked',
 };
 
@@ -107,7 +108,7 @@ function whyItBooted({ origin }: SandboxInfo, { boot, ...flags }: CreateFlags): 
     ...warm.flatMap((name) => ['--warm', name]),
   ];
   if (origin !== 'boot' || boot === true || words.length === 0) return '';
-  return `no template is like this; the next one is cloned after: neurovisor template build ${words.join(' ')}\n`;
+  return `no template of this kind; to clone the next one, run: neurovisor template build ${words.join(' ')}\n`;
 }
 
 function howItStarted({ origin, readyMs }: SandboxInfo): string {

@@ -23,7 +23,7 @@ export async function doctor(cli: Cli, flags: DoctorFlags): Promise<number> {
     `${table([flags.security === true ? 'check' : 'capability', 'verdict', 'found'], rows)}\n`,
   );
   const remedies = checks.filter((check) => check.remedy !== null);
-  if (remedies.length > 0) cli.stdout.write('\nWhat would make it better:\n');
+  if (remedies.length > 0) cli.stdout.write('\nTo fix:\n');
   for (const { name, remedy } of remedies) cli.stdout.write(`  ${name}: ${remedy}\n`);
   return status;
 }

@@ -106,8 +106,8 @@ async function execOrThrow(
   const process = await begin({ stdin: readsStdin });
   cli.onEnd(() => aborter.abort());
   const stopWatching = watchFullDisk(control, id, (text) => {
-    const remedy = `it goes on after: neurovisor resume ${id}`;
-    cli.stderr.write(`neurovisor: the sandbox is paused: ${text}; free space there, ${remedy}\n`);
+    const remedy = `free space, then continue with: neurovisor resume ${id}`;
+    cli.stderr.write(`neurovisor: the sandbox is paused: ${text}; ${remedy}\n`);
   });
   const relayed = await relay(cli, process, { stdin: readsStdin, graceMs: null });
   stopWatching();
@@ -137,13 +137,14 @@ export async function shell(
 export function checkExec(cli: Cli, argv: readonly string[], flags: ExecFlags): void {
   if (flags.code === undefined && argv.length === 0) {
     throw new UsageError(
-      'no program was given',
-      'neurovisor exec ID -- PROGRAM ARGS, or exec ID -c CODE',
+      'missing program',
+      'use neurovisor exec ID -- PROGRAM [ARGS], or neurovisor exec ID -c CODE',
     );
   }
-  if (flags.tty === true && cli.json) throw new UsageError('-t and -o json exclude each other');
+  if (flags.tty === true && cli.json)
+    throw new UsageError('-t and -o json are mutually exclusive', 'omit one of them');
   if (flags.detach === true && (flags.tty === true || flags.interactive === true)) {
-    throw new UsageError('--detach has no input: it excludes -i and -t');
+    throw new UsageError('--detach excludes -i and -t', 'omit -i and -t');
   }
   runOptions(cli, flags);
 }
@@ -186,6 +187,6 @@ async function onTerminal(
   });
   if (exit !== null) return exitStatus(cli, exit, 'the program');
   process.kill('SIGKILL');
-  cli.stderr.write('\r\nleft; the program was ended\n');
+  cli.stderr.write('\r\ndetached; the program was killed\n');
   return 0;
 }

@@ -89,8 +89,8 @@ async function follow(
       continue;
     }
     if (skippedBytes > 0) {
-      const what = `${bytes(skippedBytes)} of the ${source === 'vmm' ? "VMM's log" : 'console'}`;
-      cli.stderr.write(`neurovisor: ${what} came too fast and are left out\n`);
+      const what = `${bytes(skippedBytes)} of the ${source === 'vmm' ? 'VMM log' : 'console'}`;
+      cli.stderr.write(`neurovisor: skipped ${what}: output too fast\n`);
     }
     await print(lines.add(chunk));
   }
@@ -115,11 +115,11 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ['size', `${info.cpus} CPUs, ${memoryText(info)}, disk ${info.diskMib} MiB`],
     ...diskRows(info.diskLimits),
     ['origin', info.origin],
-    ['runs on', info.accelerator],
+    ['accelerator', info.accelerator],
     ...birthRows(info),
     ...termRows(info, now),
     ...secretRows(info),
-    ['near out of memory', info.onMemoryPressure],
+    ['near OOM', info.onMemoryPressure],
     ...Object.entries(info.metadata).map(([key, value]) => ['label', `${key}=${value}`] as const),
     ...networkRows(info.network),
   ];
@@ -136,19 +136,17 @@ function endRows(
   const vmm = signal ?? (exitStatus === null ? null : `status ${exitStatus}`);
   return [
     ['ended', `${ago(atMs, now)}, ${detail === '' ? cause : `${cause}: ${detail}`}`],
-    ...(vmm === null ? [] : [['VMM ended by', vmm] as const]),
+    ...(vmm === null ? [] : [['VMM exit', vmm] as const]),
     ...(lastPressure === null ? [] : [['last pressure', pressureText(lastPressure, now)] as const]),
     ...(lastOom === null
       ? []
       : [
           [
-            'last kill',
+            'last OOM kill',
             `${ago(lastOom.atMs, now)}, ${lastOom.source}: ${victimText(lastOom)}`,
           ] as const,
         ]),
-    ...(lastViolation === null
-      ? []
-      : [['system calls', violationText(lastViolation, now)] as const]),
+    ...(lastViolation === null ? [] : [['seccomp', violationText(lastViolation, now)] as const]),
   ];
 }
 
@@ -160,7 +158,7 @@ function violationText(mark: ViolationMark, now: number): string {
   const { count, name, syscall, address, action, atMs } = mark;
   const call = name === null ? `${syscall}` : `${name} (${syscall})`;
   const where = address === null ? '' : ` at ${address}`;
-  return `${count} ${action} by its filter, the last ${ago(atMs, now)}: ${call}${where}`;
+  return `${count} ${action} by the filter, last ${ago(atMs, now)}: ${call}${where}`;
 }
 
 const ago = (atMs: number, now: number): string => `${coarse(now - atMs)} ago`;

@@ -14,7 +14,7 @@ export async function requireProgram(name: string, path: string | undefined): Pr
     ? [name]
     : (path ?? '').split(':').map((dir) => join(dir === '' ? '.' : dir, name));
   for (const file of candidates) if (await isProgram(file)) return;
-  throw new UsageError(`there is no program ${name} here`, 'name one of PATH, or give its path');
+  throw new UsageError(`program ${name} not found`, 'use a program in PATH, or a path');
 }
 
 async function isProgram(file: string): Promise<boolean> {

@@ -20,11 +20,11 @@ export function hostTable(info: HostInfo, now: number): string {
   return table(
     ['daemon', info.version],
     [
-      ['up for', coarse(now - info.startedAtMs)],
+      ['uptime', coarse(now - info.startedAtMs)],
       ['VMM', info.vmm],
       ['models', modelsText(info)],
-      ['sandboxes', `${info.sandboxes}, ${info.paused} of them paused`],
-      ['waiting', `${info.queued} requests`],
+      ['sandboxes', `${info.sandboxes}, ${info.paused} paused`],
+      ['queued', `${info.queued} requests`],
       ['memory free', `${info.memoryAvailableMib} MiB`],
     ],
   );
@@ -66,7 +66,11 @@ export async function poolSet(
 
 /** @throws UsageError */
 export function checkPool({ min, max }: PoolLimits, flags: PoolFlags): void {
-  if (min > max) throw new UsageError(`a pool of at least ${min} and at most ${max}`);
+  if (min > max)
+    throw new UsageError(
+      `pool minimum ${min} exceeds maximum ${max}`,
+      'use MIN MAX, for example 1 4',
+    );
   sizeOptions(flags);
 }
 
@@ -80,7 +84,7 @@ async function told<T>(cli: Cli, clock: Clock, work: Promise<T>): Promise<T> {
   const { report } = cli.progress;
   const askedAtMs = clock.now();
   const stop = clock.after(QUIET_MS_MAX, () => {
-    const title = 'Prepare the template of this pool (built once, if it is not there)';
+    const title = 'Prepare the template of this pool (built once)';
     report({ kind: 'start', step: 'template', title, estimateMs: TEMPLATE_ESTIMATE_MS });
   });
   try {
@@ -133,7 +137,7 @@ export function processTable(list: readonly ProcessInfo[]): string {
     printable(one.cwd),
     printable(one.kind === 'python' ? ['python3', ...one.argv].join(' ') : one.argv.join(' ')),
   ]);
-  return table(['pid', 'user', 'age', 'how', 'directory', 'program'], rows);
+  return table(['pid', 'user', 'age', 'mode', 'directory', 'program'], rows);
 }
 
 /** Words of a guest on a terminal of the host: nothing that could steer it. */

@@ -9,7 +9,7 @@ import { viewOf } from './net.ts';
 
 export const SECONDS_DEFAULT = 5;
 
-const INCOMPLETE = 'so many packets are without an answer that times of others may be missing';
+const INCOMPLETE = 'too many packets were unanswered at once: samples may be missing';
 
 const SEEN_BY = {
   'xdp-native': 'xdp-native',
@@ -40,8 +40,8 @@ export async function netLatency(
   const options = { home, interfaceName: view.interface, durationMs, stop: stop.signal };
   const report = await measureLatency(options);
   if (report === undefined) {
-    const remedy = '`neurovisor net ls` says what has become of it';
-    throw new UsageError(`sandbox ${view.sandbox} has no link any more`, remedy);
+    const remedy = 'see its state with: neurovisor net ls';
+    throw new UsageError(`sandbox ${view.sandbox} no longer has a network interface`, remedy);
   }
   if (cli.json) cli.printJson({ sandbox: view.sandbox, ...report });
   else cli.stdout.write(`${describe(view.sandbox, report)}\n`);
@@ -70,12 +70,12 @@ function describePath(path: string, what: string, report: PathReport): string[] 
   const { p50Ns, p95Ns, p99Ns, answered, unanswered, repeated, failed, skipped } = report;
   const title = `${path}: ${what}`;
   const rest = [
-    ...(unanswered > 0 ? [`${unanswered} without`] : []),
-    ...(repeated > 0 ? [`${repeated} sent again`] : []),
-    ...(skipped > 0 ? [`${skipped} too many at once`] : []),
-    ...(failed > 0 ? [`${failed} not noted`] : []),
+    ...(unanswered > 0 ? [`${unanswered} unanswered`] : []),
+    ...(repeated > 0 ? [`${repeated} retransmitted`] : []),
+    ...(skipped > 0 ? [`${skipped} skipped`] : []),
+    ...(failed > 0 ? [`${failed} not recorded`] : []),
   ];
-  const counts = [`${answered} times`, ...rest].join(', ');
+  const counts = [`${answered} samples`, ...rest].join(', ');
   if (p50Ns === null || p95Ns === null || p99Ns === null) return [`${title}: ${counts}`];
   const quantiles = `p50 ${nanoseconds(p50Ns)}, p95 ${nanoseconds(p95Ns)}, p99 ${nanoseconds(p99Ns)}`;
   const rows = report.buckets.map(({ fromNs, toNs, count }) => ({

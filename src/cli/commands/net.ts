@@ -47,11 +47,14 @@ export async function viewOf(word: string): Promise<NetworkView> {
   const found = (await viewNetworks()).filter(({ sandbox }) => sandbox.startsWith(word));
   const [view] = found;
   if (view === undefined) {
-    const remedy = '`neurovisor net ls` lists those that have one';
-    throw new UsageError(`no sandbox "${word}" has a network`, remedy);
+    const remedy = 'list networks with: neurovisor net ls';
+    throw new UsageError(`no network of a sandbox "${word}"`, remedy);
   }
   if (found.length > 1)
-    throw new UsageError(`"${word}" is the beginning of ${found.length} ids`, 'write more of it');
+    throw new UsageError(
+      `ambiguous sandbox ID "${word}": ${found.length} match`,
+      'use more characters',
+    );
   return view;
 }
 
@@ -70,7 +73,7 @@ export async function netDoctor(cli: Cli, { clean = false }: DoctorFlags = {}): 
   const rows = checks.map(({ name, verdict, detail }) => [name, verdictText(verdict), detail]);
   cli.stdout.write(`${table(['capability', 'verdict', 'found'], rows)}\n`);
   const remedies = checks.filter(({ remedy }) => remedy !== null);
-  if (remedies.length > 0) cli.stdout.write('\nWhat would make it better:\n');
+  if (remedies.length > 0) cli.stdout.write('\nTo fix:\n');
   for (const { name, remedy } of remedies) cli.stdout.write(`  ${name}: ${remedy}\n`);
   return status;
 }
@@ -80,7 +83,7 @@ async function cleanUp(cli: Cli): Promise<void> {
   const orphans = (await viewNetworks()).filter(({ state }) => state === 'orphaned');
   await cleanNetworks();
   for (const { sandbox, interface: name } of orphans) {
-    cli.stderr.write(`removed what was left of ${sandbox} (${name})\n`);
+    cli.stderr.write(`removed leftovers of ${sandbox} (${name})\n`);
   }
 }
 
@@ -114,7 +117,7 @@ function limitRows({ limits, bytesLeft, gatewayUse }: NetworkView): string[][] {
   const most = limits?.connectionsMax;
   const left = bytesLeft === null ? '' : `, ${bytes(bytesLeft)} left`;
   return [
-    ...(bytesMax === undefined ? [] : [['limit', `${bytes(bytesMax)} in all${left}`]]),
+    ...(bytesMax === undefined ? [] : [['limit', `${bytes(bytesMax)} total${left}`]]),
     ...(up === undefined ? [] : [['limit', `${bytes(up)}/s out`]]),
     ...(down === undefined ? [] : [['limit', `${bytes(down)}/s in`]]),
     ...(most === undefined ? [] : [['limit', `${most} connections`]]),

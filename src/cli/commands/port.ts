@@ -47,7 +47,7 @@ export async function port(
   if (over === 'nic' && (await control.get(id)).network === null) {
     throw new UsageError(
       'the sandbox has no network card',
-      'leave --over nic away, or give it one',
+      'omit --over nic, or add a network with neurovisor update',
     );
   }
   const onRefused = refusals(cli);
@@ -62,19 +62,19 @@ export async function port(
   }
   tell(cli, id, ports);
   const end = await untilOver(cli, control, id);
-  return end === null ? 0 : statusOfEnd(cli, end, 'the forwarding');
+  return end === null ? 0 : statusOfEnd(cli, end, 'port forwarding');
 }
 
 /** `3000`, `3000:8080`; a local port of 0 is none. @throws UsageError */
 export function parsePorts(words: readonly string[]): readonly WantedPort[] {
   const wanted = words.map(parsePort);
   if (wanted.length > LIMITS.portsMax) {
-    throw new UsageError(`${wanted.length} ports are more than ${LIMITS.portsMax}`);
+    throw new UsageError(`too many ports: ${wanted.length} (at most ${LIMITS.portsMax})`);
   }
   const named = wanted.flatMap(({ localPort }) => localPort ?? []);
   const twice = named.find((one, at) => named.indexOf(one) !== at);
   if (twice === undefined) return wanted;
-  throw new UsageError(`local port ${twice} is named twice`, 'give each port another one');
+  throw new UsageError(`local port ${twice} is given twice`, 'use a different local port for each');
 }
 
 const PORT_MAX = 65_535;
@@ -85,8 +85,8 @@ function parsePort(word: string): WantedPort {
   const localPort = Number(match?.[2] ?? 0);
   const isPort = guestPort >= 1 && guestPort <= PORT_MAX && localPort <= PORT_MAX;
   if (!isPort) {
-    const remedy = 'write PORT or PORT:LOCAL, from 1 to 65535, e.g. 3000 or 3000:8080';
-    throw new UsageError(`"${word}" is no port of a sandbox`, remedy);
+    const remedy = 'use PORT or PORT:LOCAL, from 1 to 65535, for example 3000 or 3000:8080';
+    throw new UsageError(`invalid port "${word}"`, remedy);
   }
   return { guestPort, localPort: localPort === 0 ? null : localPort };
 }
@@ -102,7 +102,7 @@ function tell(cli: Cli, sandbox: string, ports: readonly PortForward[]): void {
   for (const { guestPort, address, localPort } of ports) {
     cli.stdout.write(`${address}:${localPort} -> port ${guestPort} of ${sandbox}\n`);
   }
-  cli.stderr.write('Ctrl-C ends it\n');
+  cli.stderr.write('press Ctrl-C to stop\n');
 }
 
 /** Says why connections are refused; the reasons of a program that tries without end, once a second. */

@@ -56,7 +56,10 @@ export async function prove(
 
 async function proveThere(cli: Cli, words: readonly string[], flags: ProveFlags): Promise<number> {
   if (words.length !== 1 || words[0] !== 'egress')
-    throw new UsageError('another endpoint has one proof', 'write: prove egress --endpoint …');
+    throw new UsageError(
+      '--endpoint supports only the egress proof',
+      'use neurovisor prove egress --endpoint …',
+    );
   const { endpoint, allowName: allowed, denyName: denied, resolver = RESOLVER } = flags;
   const names =
     allowed === undefined || denied === undefined ? {} : { names: { allowed, denied, resolver } };
@@ -68,7 +71,7 @@ async function proveThere(cli: Cli, words: readonly string[], flags: ProveFlags)
   const { proveEndpoint } = await import('../../prove/endpoint/prove-endpoint.ts');
   try {
     const onLeft = (id: string, error: unknown): void =>
-      cli.log.warn('a sandbox could not be ended; it ends by itself in ten minutes', {
+      cli.log.warn('could not remove a sandbox; it expires in ten minutes', {
         sandbox: id,
         error: describeError(error),
       });
@@ -89,17 +92,17 @@ async function runCanary(cli: Cli, flags: ProveFlags): Promise<number> {
   const { listen = '0.0.0.0', zone, address = listen } = flags;
   if (zone === undefined)
     throw new UsageError(
-      '--zone is missing: the names of a canary',
-      'write: prove canary --zone canary.example.org …',
+      'prove canary needs --zone',
+      'for example neurovisor prove canary --zone canary.example.org …',
     );
   if (!isIPv4(listen) || !isIPv4(address) || address === '0.0.0.0')
     throw new UsageError(
-      'the names of a canary lead to an IPv4 address',
-      'write: prove canary --listen 0.0.0.0 --address 203.0.113.5 …',
+      'prove canary needs an IPv4 address for its names',
+      'for example neurovisor prove canary --address 203.0.113.5 …',
     );
   const { startCanary } = await import('../../prove/endpoint/canary.ts');
   await using _canary = await startCanary({ listen, address, zone: zone.toLowerCase() });
-  cli.stderr.write(`neurovisor: the canary listens at ${listen}; Ctrl-C ends it\n`);
+  cli.stderr.write(`neurovisor: canary listening on ${listen}; press Ctrl-C to stop\n`);
   const ended = Promise.withResolvers<void>();
   if (cli.cancelled.aborted) ended.resolve();
   cli.cancelled.addEventListener('abort', () => ended.resolve(), { once: true });
@@ -110,7 +113,7 @@ async function runCanary(cli: Cli, flags: ProveFlags): Promise<number> {
 function proofName(word: string): ProofName {
   const name = PROOF_NAMES.find((known) => known === word);
   if (name !== undefined) return name;
-  throw new UsageError(`there is no proof "${word}"`, `choose of ${PROOF_NAMES.join(', ')}`);
+  throw new UsageError(`unknown proof "${word}"`, `use one of: ${PROOF_NAMES.join(', ')}`);
 }
 
 function describeProof({ name, holds, tried }: Proof): string {
@@ -121,5 +124,5 @@ function describeProof({ name, holds, tried }: Proof): string {
   ]);
   const verdict = holds ? styleText('green', 'holds') : styleText('red', 'does not hold');
   const good = tried.filter(({ ok }) => ok).length;
-  return `${table(['', 'tried', 'seen'], rows)}\n${name} ${verdict}: ${good} of ${tried.length} tries as expected`;
+  return `${table(['', 'tried', 'seen'], rows)}\n${name} ${verdict}: ${good} of ${tried.length} attempts as expected`;
 }

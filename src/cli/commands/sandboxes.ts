@@ -28,7 +28,7 @@ export async function list(cli: Cli, control: ControlPlane, flags: ListFlags): P
   }
   cli.stdout.write(`${sandboxTable(shown, systemClock.wall())}\n`);
   if (shown.length === 0 && flags.label.length === 0) {
-    cli.stderr.write('there is none yet; neurovisor create makes one\n');
+    cli.stderr.write('no sandboxes; create one with: neurovisor create\n');
   }
   return 0;
 }
@@ -82,12 +82,12 @@ export async function remove(
 
 /** @throws UsageError */
 export function checkRemove(texts: readonly string[], { all }: { readonly all?: boolean }): void {
-  const remedy = 'neurovisor rm ID …, or rm --all';
+  const remedy = 'use neurovisor rm ID …, or neurovisor rm --all';
   if (all !== true && texts.length === 0) {
-    throw new UsageError('name sandboxes, or all of them', remedy);
+    throw new UsageError('missing sandbox ID', remedy);
   }
   if (all === true && texts.length > 0) {
-    throw new UsageError('--all and names of sandboxes exclude each other', remedy);
+    throw new UsageError('--all and sandbox IDs are mutually exclusive', remedy);
   }
 }
 
@@ -96,7 +96,7 @@ async function removeOne(control: ControlPlane, id: string): Promise<SandboxInfo
     return await control.remove(id);
   } catch (error) {
     if (!(error instanceof SandboxError) || error.code !== 'gone') throw error;
-    const remedy = 'nothing is left of it to remove; neurovisor ls -a tells how each ended';
+    const remedy = 'it is already removed; neurovisor ls -a shows how each sandbox ended';
     throw new SandboxError('gone', error.message, { cause: error.cause, remedy });
   }
 }

@@ -71,7 +71,7 @@ export async function seccompCheck(
     if (error !== null) cli.stdout.write(`${styleText('red', 'bad')}  ${file}: ${error}\n`);
     for (const one of threads) {
       cli.stdout.write(`${styleText('green', 'ok')}   ${file}: ${size(one)}\n`);
-      for (const line of one.redundant) cli.stdout.write(`     changes nothing: ${line}\n`);
+      for (const line of one.redundant) cli.stdout.write(`     redundant: ${line}\n`);
     }
   }
   return status;
@@ -94,7 +94,7 @@ export async function seccompExplain(
   const shown = threads.filter((one) => thread === undefined || one.thread === thread);
   if (shown.length === 0) {
     const names = threads.map((one) => one.thread).join(', ');
-    throw new UsageError(`the profile has no thread "${thread}"`, `it has ${names}`);
+    throw new UsageError(`unknown thread "${thread}" in the profile`, `use one of: ${names}`);
   }
   if (cli.json) cli.printJson(shown);
   else cli.stdout.write(`${shown.map(describeThread).join('\n\n')}\n`);
@@ -105,7 +105,10 @@ export async function seccompCompile(cli: Cli, file: string, flags: CompileFlags
   const { out, thread, firecracker, mode } = flags;
   const format = firecracker === undefined ? 'raw' : filterFormat(firecracker);
   if (format !== 'raw' && thread !== undefined)
-    throw new UsageError('a file for Firecracker has all its threads', 'leave out --thread');
+    throw new UsageError(
+      '--firecracker and --thread are mutually exclusive',
+      'omit --thread: the file contains all threads',
+    );
   const arch = architecture(flags);
   const written = await named(compileFile(file, out, { arch, mode, format, thread }));
   if (cli.json) cli.printJson({ path: out, bytes: written, format, arch, mode });
@@ -143,12 +146,12 @@ export async function seccompReach(
     ...[vmm, thread, `${filters}`, `${always.length + conditional.length}`],
     `${conditional.length}`,
   ]);
-  const head = ['vmm', 'thread', 'filters', 'calls that pass', 'of these with some arguments only'];
+  const head = ['vmm', 'thread', 'filters', 'allowed calls', 'conditional'];
   cli.stdout.write(`${table(head, rows)}\n`);
   if (!calls) return 0;
   for (const { thread, always, conditional } of threads) {
-    cli.stdout.write(`\n${thread}: ${always.join(' ')}\n`);
-    cli.stdout.write(`${thread}, with some arguments: ${conditional.join(' ')}\n`);
+    cli.stdout.write(`\n${thread}, always: ${always.join(' ')}\n`);
+    cli.stdout.write(`${thread}, conditional: ${conditional.join(' ')}\n`);
   }
   return 0;
 }
@@ -176,7 +179,7 @@ function describeThread(one: ExplainedThread): string {
 
 const size = ({ thread, syscalls, rules, instructions, stepsMax, otherwise }: ExplainedThread) =>
   `thread ${thread}: ${syscalls} system calls in ${rules.length} rules, all others ${otherwise}; ` +
-  `${instructions} instructions, at most ${stepsMax} for one of them`;
+  `${instructions} instructions, at most ${stepsMax} per call`;
 
 function architecture({ arch }: ArchFlags): Architecture {
   return ARCHITECTURES.find((name) => name === arch) ?? hostArchitecture();
@@ -185,7 +188,7 @@ function architecture({ arch }: ArchFlags): Architecture {
 function filterFormat(version: string) {
   if (/^1\.\d+(\.|$)/.test(version)) return filterFormatOf(version);
   const what = /^\d+\.\d/.test(version)
-    ? `what ${version} reads is not known, but that of versions 1.x`
-    : `"${version}" is no version`;
-  throw new UsageError(`--firecracker: ${what}`, 'write it as 1.16.1');
+    ? `unsupported version ${version}`
+    : `invalid version "${version}"`;
+  throw new UsageError(`--firecracker: ${what}`, 'use a 1.x version, for example 1.16.1');
 }

@@ -131,7 +131,7 @@ function tell(cli: Cli, report: ServeReport): void {
     `  pool    ${poolText(pool)}`,
     `  VMMs    ${jail.description}`,
     ...jail.gaps.filter((gap) => !gap.includes(jail.description)).map((gap) => `          ${gap}`),
-    'Ctrl-C ends it and its sandboxes; what is paused to disk stays.',
+    'Press Ctrl-C to stop. Sandboxes end; those paused to disk are kept.',
   ];
   cli.stderr.write(`${lines.join('\n')}\n`);
 }
@@ -139,7 +139,7 @@ function tell(cli: Cli, report: ServeReport): void {
 function poolText({ min, max }: PoolLimits): string {
   if (max === 0) return 'none';
   const count = min === max ? `${max}` : `${min} to ${max}`;
-  return min === 1 && max === 1 ? '1 sandbox waits' : `${count} sandboxes wait`;
+  return max === 1 && min === 1 ? '1 idle sandbox' : `${count} idle sandboxes`;
 }
 
 /** Resolves at the first signal. */
@@ -160,11 +160,11 @@ async function farewell(control: ControlPlane): Promise<string> {
   try {
     const all = await control.list();
     const kept = all.filter(({ pausedTo }) => pausedTo === 'disk').length;
-    const stays = kept === 0 ? '' : `; ${kept} paused to disk ${kept === 1 ? 'stays' : 'stay'}`;
+    const stays = kept === 0 ? '' : `; ${kept} paused to disk ${kept === 1 ? 'is' : 'are'} kept`;
     const ends = all.length - kept;
-    if (ends === 0) return `ending; no sandbox runs${stays}`;
-    return `ending ${ends} ${ends === 1 ? 'sandbox' : 'sandboxes'}${stays}`;
+    if (ends === 0) return `stopping; no sandbox is running${stays}`;
+    return `stopping ${ends} ${ends === 1 ? 'sandbox' : 'sandboxes'}${stays}`;
   } catch (error) {
-    return `ending: ${describeError(error)}`;
+    return `stopping: ${describeError(error)}`;
   }
 }

@@ -36,7 +36,7 @@ async function defaultTemplate(runtime: Runtime, cli: Cli): Promise<string | nul
     return (await runtime.templates.prepare(templateSpec({}))).key;
   } catch (error) {
     if (cli.cancelled.aborted) throw error;
-    cli.log.warn('sandboxes will boot: no template', { reason: describeError(error) });
+    cli.log.warn('no template: sandboxes will boot', { reason: describeError(error) });
     return null;
   }
 }

@@ -21,7 +21,7 @@ export async function snapshotCreate(
   const info = await cli.unlessCancelled(control.snapshot(id, name === undefined ? {} : { name }));
   if (cli.json) cli.printJson(info);
   else {
-    cli.stderr.write(`${bytes(info.bytes)} on the disk\n`);
+    cli.stderr.write(`${bytes(info.bytes)} on disk\n`);
     cli.stdout.write(`${info.id}\n`);
   }
   return 0;

@@ -92,8 +92,8 @@ function find(list: readonly TemplateInfo[], text: string): TemplateInfo {
   const matching = list.filter(({ key }) => key.startsWith(text));
   const [one] = matching;
   if (one !== undefined && matching.length === 1) return one;
-  const what = one === undefined ? 'no template has this key' : 'several templates have this key';
-  throw new UsageError(`${what}: ${text}`, 'neurovisor template ls');
+  const what = one === undefined ? 'unknown template' : 'ambiguous template key';
+  throw new UsageError(`${what} "${text}"`, 'list them with: neurovisor template ls');
 }
 
 function show(cli: Cli, info: TemplateInfo): number {
@@ -104,8 +104,8 @@ function show(cli: Cli, info: TemplateInfo): number {
   const modules = info.modules.map((one) => `${one.name} ${duration(one.durationMs)}`);
   const rows = [
     ['key', info.key],
-    ['current', info.current ? 'yes' : 'no: of another kernel, image, VMM or processor'],
-    ['made', new Date(info.madeAtMs).toISOString()],
+    ['current', info.current ? 'yes' : 'no: made for another kernel, image, VMM or processor'],
+    ['created', new Date(info.madeAtMs).toISOString()],
     ['cpus', `${info.spec.cpus}`],
     ['memory', `${info.spec.memoryMib} MiB`],
     ['disk', `${info.spec.diskMib} MiB`],

@@ -51,7 +51,7 @@ export function limitsOf(
   env: Cli['env'] = {},
 ): SandboxChange {
   if (network === null) {
-    throw new UsageError('the sandbox has no network to limit', 'add --net open, or --allow-out');
+    throw new UsageError('the sandbox has no network to limit', 'add --net open or --allow-out');
   }
   const { mode, allow, deny } = network;
   const limits = parseNetLimits(flags.netLimit ?? []);
@@ -83,5 +83,5 @@ export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChang
     ...(label.length === 0 ? {} : { metadata: parsePairs(label, '--label') }),
   };
   if (Object.keys(change).length > 0) return change;
-  throw new UsageError('nothing to change was named', 'neurovisor update --help');
+  throw new UsageError('nothing to change', 'add an option: see neurovisor update --help');
 }

@@ -25,13 +25,13 @@ export async function becomeDaemon(cli: Cli): Promise<() => void> {
     if (release !== null) return release;
     if (waitedMs >= OTHER_MS_MAX) {
       throw new UsageError(
-        'another daemon of this home is still starting or ending',
-        'wait for it, or set NEUROVISOR_HOME to another folder',
+        'another daemon of this home is still starting or stopping',
+        'wait for it, or set NEUROVISOR_HOME to another directory',
       );
     }
     // At the first try it may be a client that looks whether somebody has the lock.
     if (waitedMs === POLL_MS && !cli.json) {
-      cli.stderr.write('waiting for another daemon of this home, which starts or ends just now\n');
+      cli.stderr.write('waiting for another daemon of this home to start or stop\n');
     }
     await sleep(POLL_MS, cli.cancelled);
   }
@@ -43,7 +43,7 @@ async function refuseSecond(cli: Cli): Promise<void> {
   if (running === null) return;
   await running[Symbol.asyncDispose]();
   throw new UsageError(
-    'a daemon is running already for this home',
-    'use it (neurovisor host), end it, or set NEUROVISOR_HOME to another folder',
+    'a daemon is already running for this home',
+    'use it (neurovisor host), stop it, or set NEUROVISOR_HOME to another directory',
   );
 }

@@ -25,15 +25,15 @@ export async function reachDaemon(cli: Cli, clock: Clock = systemClock): Promise
       if (clock.now() - startedAtMs >= STARTING_MS_MAX) throw stillNotReady(error);
     }
     if (!isTold && !cli.json) {
-      cli.stderr.write('waiting for the daemon of this home, which starts or ends just now\n');
+      cli.stderr.write('waiting for the daemon of this home to start or stop\n');
     }
     await sleep(POLL_MS, cli.cancelled);
   }
 }
 
 function stillNotReady(cause: unknown): ClientError {
-  return new ClientError('daemon_unreachable', 'the daemon of this home does not listen yet', {
+  return new ClientError('daemon_unreachable', 'the daemon of this home is not ready', {
     cause,
-    remedy: 'try again when `neurovisor serve` says that it is ready',
+    remedy: 'retry when `neurovisor serve` reports that it is ready',
   });
 }

@@ -1,4 +1,4 @@
-/** The words for the daemon itself: `serve`, `host`, `pool`. */
+/** Definitions of the daemon's commands: `serve`, `host`, `top`, `pool`. */
 import { type Command, Option } from 'commander';
 import type { PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
@@ -22,20 +22,23 @@ export function addDaemon(program: Command): void {
     .command('serve')
     .summary('run the daemon')
     .description(
-      'Holds sandboxes until they are removed, keeps some ready, and serves them at a socket of this home: ' +
-        '`create`, `exec` and the others use it, `run` starts faster with it. Stays in the foreground. ' +
-        'Ctrl-C ends the sandboxes; those that are paused to disk stay and can be resumed later.\n\n' +
-        'The key of the port is NEUROVISOR_API_KEY, or one that is made and kept in the home (api-key).',
+      'Run the daemon in the foreground. It holds sandboxes until they are removed, keeps a warm pool, and ' +
+        'listens on a unix socket in its home directory (NEUROVISOR_HOME). `create`, `exec` and most other ' +
+        'commands need it; `run` starts faster with it. Ctrl-C ends all sandboxes, except those paused to ' +
+        'disk: the next daemon can resume them.\n\n' +
+        'With --port, clients must send an API key: NEUROVISOR_API_KEY, or else the generated one in the file ' +
+        'api-key of the home directory.',
     )
-    .option('--pool <min[:max]>', 'sandboxes that wait to be taken, by demand; 0: none', '1:4')
-    .option('--port <n>', 'listen at this port of 127.0.0.1 too, with an API key', ranges.port)
-    .option('--model <name>', 'default model: a name of the model server, or a .gguf file')
+    .option(
+      '--pool <min[:max]>',
+      'minimum and maximum number of idle sandboxes in the warm pool; 0 disables it',
+      '1:4',
+    )
+    .option('--port <n>', 'also listen on this port of 127.0.0.1, with an API key', ranges.port)
+    .option('--model <name>', 'default model: a name on the model server, or a .gguf file')
     .addOption(jailOption())
     .addOption(vmmOption())
-    .option(
-      '--open-metrics',
-      'let anybody on this machine read /metrics at the port, without a key',
-    )
+    .option('--open-metrics', 'serve /metrics on the port without an API key')
     .addOption(output())
     .addHelpText(
       'after',
@@ -58,10 +61,10 @@ Examples:
 
   program
     .command('host')
-    .summary('tell what the daemon is doing')
+    .summary('show the status of the daemon')
     .description(
-      'Tells which VMM and models the daemon uses, how many sandboxes it has, what is free. The daemon is ' +
-        'the one of this home (NEUROVISOR_HOME), or that at NEUROVISOR_URL with NEUROVISOR_API_KEY.',
+      'Show the VMM, the models, the number of sandboxes and the free memory of the daemon. The daemon is the ' +
+        'one at NEUROVISOR_URL (with NEUROVISOR_API_KEY), or else the one of this home (NEUROVISOR_HOME).',
     )
     .addOption(output())
     .addHelpText(
@@ -79,18 +82,23 @@ Example:
     .command('top')
     .summary('watch the daemon and its sandboxes')
     .description(
-      'Shows sandboxes with the phase and memory of their VMs, how long starts and tokens take, tokens, and ' +
-        'what happens, again every second. In a pipe it prints one frame. A row is marked `!` when its VM holds ' +
-        '90 % of its memory, `!!` at 98 %, and says when its guest is short of it: pressure, near oom, whom the ' +
-        'kernel killed; the host is marked when its tasks wait for memory.',
+      'Show a live view: the sandboxes with the phase and memory of their VMs, start and token latencies, ' +
+        'token counts, and events. In a pipe, print one frame.\n\n' +
+        'A row is marked `!` when its VM uses 90 % of its memory and `!!` at 98 %. It also shows memory ' +
+        'pressure, near OOM and OOM kills in the guest. The host is marked when its tasks stall on memory.',
     )
-    .addOption(new Option('--sort <key>', 'order of the sandboxes').choices(SORTS))
-    .option('--interval <time>', 'between frames (default 1s)', ranges.interval)
+    .addOption(
+      new Option(
+        '--sort <key>',
+        'sort order of the sandboxes: memory, tokens, age or id (default: memory)',
+      ).choices(SORTS),
+    )
+    .option('--interval <time>', 'time between frames (default: 1s)', ranges.interval)
     .addOption(output())
     .addHelpText(
       'after',
       `
-Keys: q quits, s sorts by another column, r turns the order, arrows and Page up/down scroll.
+Keys: q to quit, s to sort by the next column, r to reverse the order, arrows and Page Up/Down to scroll.
 
 Examples:
   neurovisor top
@@ -105,10 +113,10 @@ Examples:
 
   const pool = program
     .command('pool')
-    .summary('sandboxes that wait to be taken')
+    .summary('manage warm pools')
     .description(
-      'The pool keeps sandboxes ready, so that `create` and `run` get one in milliseconds. How many wait ' +
-        'is between a minimum and a maximum, by demand.',
+      'Manage warm pools. A pool keeps idle sandboxes ready, so that `create` and `run` get one in ' +
+        'milliseconds. The number of idle sandboxes follows demand, between a minimum and a maximum.',
     )
     .addHelpText(
       'after',
@@ -123,20 +131,27 @@ Examples:
   pool
     .command('ls', { isDefault: true })
     .summary('list the pools')
-    .description('Lists the pools, one per template, with what they have served.')
+    .description('List the pools, one per template, with their hits and misses.')
     .addOption(output())
     .action((flags: OutputFlags) =>
       performThere(flags, async (cli, control) => (await load()).poolList(cli, control)),
     );
   const set = pool
     .command('set')
-    .summary('say how many wait')
-    .description('Sets the limits of the pool of one template, which is built if need be.')
-    .argument('<min>', 'so many wait whatever the demand', ranges.poolMin)
-    .argument('<max>', 'more never wait', ranges.poolMax);
+    .summary('set the size of a pool')
+    .description(
+      'Set the minimum and maximum of the pool of one template. Build the template if it does not exist.',
+    )
+    .argument('<min>', 'minimum number of idle sandboxes', ranges.poolMin)
+    .argument('<max>', 'maximum number of idle sandboxes', ranges.poolMax);
   addSizeOptions(set)
     .addOption(memoryMaxOption())
-    .option('--warm <module>', 'imported instead of the default list', collect, [])
+    .option(
+      '--warm <module>',
+      'Python module to import instead of the default list (repeatable)',
+      collect,
+      [],
+    )
     .addOption(output())
     .action((min: number, max: number, flags: PoolFlags & OutputFlags) =>
       performThere(

@@ -1,10 +1,10 @@
-/** The words for what happens in a sandbox: `exec`, `shell`, `cp`, `port`, `ps`. */
+/** Definitions of the commands that act inside a sandbox: `exec`, `shell`, `cp`, `port`, `ps`. */
 import { type Command, Option } from 'commander';
 import type { CopyFlags } from '../commands/cp.ts';
 import type { ExecFlags } from '../commands/exec.ts';
 import type { PortFlags } from '../commands/port.ts';
 import { type OutputFlags, performThere } from './perform.ts';
-import { collect, output } from './shared-options.ts';
+import { collect, output, SANDBOX } from './shared-options.ts';
 
 const programs = () => import('../commands/exec.ts');
 const copies = () => import('../commands/cp.ts');
@@ -18,29 +18,39 @@ export function addInside(program: Command): void {
   addProcesses(program);
 }
 
-const ENV = ['-e, --env <NAME=VALUE>', 'variable for it (NAME alone: as it is here)'] as const;
-const USER = ['--user <name>', 'guest user: user or root (default user)'] as const;
+const ENV = [
+  '-e, --env <NAME=VALUE>',
+  'environment variable; NAME alone passes on its value here (repeatable)',
+] as const;
+const USER = ['--user <name>', 'guest user: user or root (default: user)'] as const;
+const PATHS =
+  'PATH here, ID:PATH in a sandbox (from the home of the guest user), or - for standard input or output';
+const CWD = ['--cwd <dir>', 'working directory (default: home of the guest user)'] as const;
 
 function addExec(program: Command): void {
   program
     .command('exec')
     .summary('run a program in a sandbox')
-    .showHelpAfterError('(options of the program go after --: neurovisor exec ID -- ls -l)')
-    .description(
-      'Runs a program, or Python code, in a sandbox. Its output and exit status are those of this command ' +
-        '(124: time limit, 125: NeuroVisor failed, 126: not a program, 127: there is no such program). Standard input goes to it unless that is a terminal. ' +
-        'Ctrl-C goes to the program; a second one ends it.',
+    .showHelpAfterError(
+      '(put the options of the program after --, for example neurovisor exec ID -- ls -l)',
     )
-    .argument('<id>', 'the sandbox')
-    .argument('[program...]', 'program and arguments; write them after --')
-    .option('-c, --code <code>', 'Python code, in a fork of the warmed interpreter')
-    .option('-i, --interactive', 'pass a terminal on as standard input too')
-    .option('-t, --tty', 'run it on a terminal like this one (Ctrl-] q leaves)')
+    .description(
+      'Run a program, or Python code, in a sandbox. Its output and exit status become those of this command. ' +
+        'Standard input is passed on, unless it is a terminal. Ctrl-C interrupts the program; a second Ctrl-C ' +
+        'kills it.\n\n' +
+        'Exit status: 124 timeout, 125 NeuroVisor failed, 126 program not executable, 127 program not found, ' +
+        '128+n ended by signal n, 2 usage error.',
+    )
+    .argument(...SANDBOX)
+    .argument('[program...]', 'program and its arguments, after --')
+    .option('-c, --code <code>', 'run Python code in a fork of the warm interpreter')
+    .option('-i, --interactive', 'pass on standard input even if it is a terminal')
+    .option('-t, --tty', 'allocate a terminal (Ctrl-] q to leave)')
     .option(...ENV, collect, [])
     .option(...USER)
-    .option('--cwd <dir>', "where it starts (default: the user's home)")
-    .option('--timeout <time>', 'end it after this long, e.g. 90s or 5m')
-    .option('--detach', 'let it run, and print its pid')
+    .option(...CWD)
+    .option('--timeout <time>', 'time limit, for example 90s or 5m (default: none)')
+    .option('--detach', 'run in the background and print the pid')
     .addOption(output())
     .addHelpText(
       'after',
@@ -66,11 +76,11 @@ function addShell(program: Command): void {
   program
     .command('shell')
     .summary('open a shell in a sandbox')
-    .description("Opens bash as the guest's user on this terminal. `exit` or Ctrl-] q leaves.")
-    .argument('<id>', 'the sandbox')
+    .description('Open an interactive bash in a sandbox. Leave it with `exit` or Ctrl-] q.')
+    .argument(...SANDBOX)
     .option(...ENV, collect, [])
     .option(...USER)
-    .option('--cwd <dir>', "where it starts (default: the user's home)")
+    .option(...CWD)
     .addHelpText(
       'after',
       `
@@ -89,14 +99,13 @@ function addCopy(program: Command): void {
     .command('cp')
     .summary('copy files to or from a sandbox')
     .description(
-      'Copies files and directories to or from a sandbox, with modes and symbolic links. ' +
-        'Into TARGET if that is a directory, else under that name, for which directories are made that are ' +
-        'missing; SOURCE/. is what is in a directory. ' +
-        'A path in a sandbox is ID:PATH, from the home of its user; - is standard input or output.',
+      'Copy files and directories to or from a sandbox, with their modes and symbolic links. If TARGET is a ' +
+        'directory, copy into it; otherwise copy to that name and create missing parent directories. ' +
+        'SOURCE/. copies the contents of a directory.',
     )
-    .argument('<source>')
-    .argument('<target>')
-    .option('--user <name>', 'with whose rights: user or root (default user)')
+    .argument('<source>', PATHS)
+    .argument('<target>', PATHS)
+    .option(...USER)
     .addOption(output())
     .addHelpText(
       'after',
@@ -122,16 +131,16 @@ function addPort(program: Command): void {
     .command('port')
     .summary('forward ports of a sandbox to this machine')
     .description(
-      'Forwards ports of a sandbox to 127.0.0.1 of this machine, until Ctrl-C. The sandbox needs no network: ' +
-        'connections go over its channel to what listens there on its loopback. ' +
-        'PORT:LOCAL names the port here; else it is the same number if that is free, else any.',
+      'Forward ports of a sandbox to 127.0.0.1 on this machine, until Ctrl-C. The sandbox needs no network: ' +
+        'connections go over its channel to its loopback. Without LOCAL, the local port is the same number if ' +
+        'it is free, otherwise any free port.',
     )
-    .argument('<id>', 'the sandbox')
+    .argument(...SANDBOX)
     .argument('<ports...>', 'PORT or PORT:LOCAL')
     .addOption(
       new Option(
         '--over <way>',
-        'channel (default): to its loopback; nic: to the address of its network card',
+        'path of the connections: channel (to the loopback of the guest) or nic (to its network card) (default: channel)',
       ).choices(['channel', 'nic']),
     )
     .addOption(output())
@@ -158,8 +167,8 @@ function addProcesses(program: Command): void {
   program
     .command('ps')
     .summary('list the programs of a sandbox')
-    .description('Lists the programs that were started in a sandbox from outside and still run.')
-    .argument('<id>', 'the sandbox')
+    .description('List the running programs that were started in a sandbox from outside.')
+    .argument(...SANDBOX)
     .addOption(output())
     .addHelpText('after', '\nExample:\n  neurovisor ps 7ds14n1k\n')
     .action((id: string, flags: OutputFlags) =>

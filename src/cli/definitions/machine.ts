@@ -1,4 +1,4 @@
-/** The words for this machine and checkout: `setup`, `doctor`, `bench`. */
+/** Definitions of the commands for this machine: `setup`, `doctor`, `bench`. */
 import type { Command } from 'commander';
 import type { BenchFlags } from '../commands/bench.ts';
 import type { DoctorFlags } from '../commands/doctor.ts';
@@ -12,8 +12,8 @@ export function addMachine(program: Command): void {
     .command('setup')
     .summary('install and build what is missing')
     .description(
-      'Installs host packages, builds kernel, golden image and template, fetches a small model. ' +
-        'Everything is cached by digest; what is there already is not done again.',
+      'Install host packages, build the guest kernel, the golden image and the default template, and download ' +
+        'a small model. Results are cached by digest: only what is missing is made.',
     )
     .addOption(output())
     .action((flags: OutputFlags) =>
@@ -22,12 +22,12 @@ export function addMachine(program: Command): void {
 
   program
     .command('doctor')
-    .summary('say what this machine can do')
+    .summary('check what this machine supports')
     .description(
-      'Tries each capability, says whether it works, and what to do where it does not. With --security: ' +
-        'whether this host is set up as one that runs strangers’ code should be.',
+      'Check each capability, and print how to fix what does not work. With --security, check whether this ' +
+        'host is hardened for untrusted code. Exit status 1: something required is missing.',
     )
-    .option('--security', 'audit the host instead: kernel, processor, memory, jail')
+    .option('--security', 'check the security of the host instead: kernel, processor, memory, jail')
     .addOption(output())
     .action((flags: DoctorFlags & OutputFlags) =>
       perform(flags, async (cli) => (await import('../commands/doctor.ts')).doctor(cli, flags)),
@@ -35,9 +35,12 @@ export function addMachine(program: Command): void {
 
   const bench = program
     .command('bench')
-    .summary('measure on this machine')
-    .argument('[names...]', 'figures, e.g. boot.init, or groups, e.g. boot')
-    .option('--rounds <n>', 'rounds per figure (default 10)', ranges.rounds)
+    .summary('run benchmarks on this machine')
+    .argument(
+      '[names...]',
+      'benchmarks, for example boot.init, or groups, for example boot (default: all)',
+    )
+    .option('--rounds <n>', 'rounds per benchmark (default: 10)', ranges.rounds)
     .addOption(output())
     .action((names: string[], flags: BenchFlags & OutputFlags) =>
       perform(flags, async (cli) =>
@@ -47,6 +50,6 @@ export function addMachine(program: Command): void {
   describeLater(bench, async () => {
     const { BENCHMARKS } = await import('../../bench/registry.ts');
     const figures = BENCHMARKS.map((one) => `  ${one.names.join(', ')}\n      ${one.summary}`);
-    return `Prints median and p95 of each figure beside its baseline, measured in the same run.\n\nFigures:\n${figures.join('\n')}`;
+    return `Run benchmarks, and print median and p95 beside a baseline measured in the same run.\n\nBenchmarks:\n${figures.join('\n')}`;
   });
 }

@@ -1,4 +1,4 @@
-/** The words of the network: `net` and `prove`. */
+/** Definitions of `neurovisor net` and `neurovisor prove`. */
 import { type Command, Option } from 'commander';
 import type { DoctorFlags } from '../commands/net.ts';
 import type { ProveFlags } from '../commands/prove.ts';
@@ -10,42 +10,47 @@ import { output, vmmOption } from './shared-options.ts';
 const load = () => import('../commands/net.ts');
 
 const ENDPOINT = `
-Another endpoint: egress is tried in sandboxes of that endpoint, through E2B's client. It is at --endpoint,
-else at E2B_API_URL or api. and --domain; its key is in E2B_API_KEY or NEUROVISOR_API_KEY. What gets out is
-seen at a canary, which has a zone delegated to it and runs on a machine of yours:
+With --endpoint, egress runs in sandboxes of another service, through E2B's client. The URL is the value of
+--endpoint, or else E2B_API_URL, or else api. plus --domain. The API key is E2B_API_KEY or NEUROVISOR_API_KEY.
+A canary on a machine of yours, with a DNS zone delegated to it, observes what gets out.
+
+Examples:
+  neurovisor prove
+  neurovisor prove metadata egress
   neurovisor prove canary --address 203.0.113.5 --zone canary.example.org
   neurovisor prove egress --endpoint https://api.example.com --canary canary.example.org
-Exit status 2: it could not be tried.
 `;
 
 export function addNet(program: Command): void {
   const net = program
     .command('net')
-    .summary('what sandboxes have of this host’s network')
+    .summary('inspect the networks of sandboxes')
     .description(
-      'Looks at TAPs, addresses, policies and counters of every NeuroVisor on this host.',
+      'Inspect the TAPs, addresses, policies and counters of every NeuroVisor process on this host.',
     );
   net
     .command('ls')
     .summary('list the networks of sandboxes')
+    .description('List the networks of sandboxes, with their traffic and refused packets.')
     .addOption(output())
     .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).netList(cli)));
   net
     .command('inspect')
-    .summary('show one network, with what was refused and why')
-    .argument('<sandbox>', 'the id, or its beginning')
+    .summary('show the network of a sandbox')
+    .description('Show the network of a sandbox, with refused packets and the reasons.')
+    .argument('<sandbox>', 'sandbox ID, or a unique prefix of it')
     .addOption(output())
     .action((sandbox: string, flags: OutputFlags) =>
       perform(flags, async (cli) => (await load()).netInspect(cli, sandbox)),
     );
   net
     .command('latency')
-    .summary('measure how long the packets of a sandbox take')
+    .summary('measure the packet latency of a sandbox')
     .description(
-      'Measures for a while, by eBPF on its TAP and on the uplink, and shows histograms. Ctrl-C ends it earlier. What the guest does goes on as before.',
+      'Measure packet latency with eBPF on the TAP and the uplink, and print histograms. Ctrl-C stops early. The guest is not affected.',
     )
-    .argument('<sandbox>', 'the id, or its beginning')
-    .option('--for <duration>', 'how long, e.g. 30s or 2m (default 5s)')
+    .argument('<sandbox>', 'sandbox ID, or a unique prefix of it')
+    .option('--for <duration>', 'duration, for example 30s or 2m (default: 5s)')
     .addOption(output())
     .action((sandbox: string, flags: OutputFlags & { readonly for?: string }) =>
       perform(flags, async (cli) =>
@@ -54,10 +59,14 @@ export function addNet(program: Command): void {
     );
   net
     .command('doctor')
-    .summary('say whether sandboxes can have a network here')
+    .summary('check whether sandboxes can have a network here')
+    .description(
+      'Check whether sandboxes can have a network on this host, and print how to fix what does not work. ' +
+        'Exit status 1: they cannot.',
+    )
     .option(
       '--clean',
-      'first take away what ended processes left: TAPs, rules, ip_forward, records',
+      'first remove what dead processes left behind: TAPs, rules, ip_forward, records',
     )
     .addOption(output())
     .action((flags: DoctorFlags & OutputFlags) =>
@@ -66,26 +75,32 @@ export function addNet(program: Command): void {
 
   const prove = program
     .command('prove')
-    .summary('try to break what is promised of sandboxes')
-    .argument('[names...]', 'proofs, or canary')
-    .option('--endpoint [url]', 'egress: prove it of another endpoint that speaks E2B’s API')
-    .option('--domain <name>', 'of the endpoint, for what its sandboxes are called (E2B_DOMAIN)')
-    .option('--template <name>', 'what the endpoint makes sandboxes of (default base)')
-    .option('--canary <host>', 'machine of yours where neurovisor prove canary runs')
-    .option('--zone <name>', 'below which every name leads to the canary (default its own)')
-    .option('--allow-name <name>', 'without a canary: a public web site to allow')
-    .option('--deny-name <name>', 'and another one, that is not')
-    .option('--resolver <address>', 'and a public resolver (default 8.8.8.8)')
+    .summary('try to break the isolation of sandboxes')
+    .argument('[names...]', 'proofs (default: all but load), or canary')
+    .option('--endpoint [url]', 'egress: test another service with the E2B API')
+    .option('--domain <name>', 'endpoint: domain of its sandboxes (default: E2B_DOMAIN)')
+    .option('--template <name>', 'endpoint: template of its sandboxes (default: base)')
+    .option('--canary <host>', 'endpoint: host that runs neurovisor prove canary')
+    .option(
+      '--zone <name>',
+      'DNS zone whose names resolve to the canary (default: name of the canary)',
+    )
+    .option('--allow-name <name>', 'endpoint without a canary: public web site to allow')
+    .option('--deny-name <name>', 'endpoint without a canary: public web site to deny')
+    .option('--resolver <address>', 'endpoint without a canary: public resolver (default: 8.8.8.8)')
     .addOption(vmmOption())
-    .option('--for <duration>', 'load: how long (default 1m)', parseDuration)
+    .option('--for <duration>', 'load: duration (default: 1m)', parseDuration)
     .addOption(
       new Option(
         '--allow-older',
-        'for tests: also a Firecracker that sandboxes do not take',
+        'for tests: accept a Firecracker version that sandboxes do not support',
       ).hideHelp(),
     )
-    .option('--listen <address>', 'canary: where to listen (default 0.0.0.0)')
-    .option('--address <address>', 'canary: where its names lead, if not to that address')
+    .option('--listen <address>', 'canary: address to listen on (default: 0.0.0.0)')
+    .option(
+      '--address <address>',
+      'canary: address that its names resolve to (default: the listen address)',
+    )
     .addOption(output())
     .action((names: string[], flags: OutputFlags & ProveFlags) =>
       perform(flags, async (cli) =>
@@ -95,16 +110,19 @@ export function addNet(program: Command): void {
   prove.addHelpText('after', ENDPOINT);
   describeLater(prove, async () => {
     const { PROOF_NAMES } = await import('../../prove/prove.ts');
-    const what =
-      'metadata, egress: makes a host, an internet and guests in network namespaces of its own, and has the guests try to get out. ' +
-      'secrets: has guests there use a secret at its host, and try to get at its value, or at another host. ' +
-      'xdp: has packets of known number and delay pass, and sees that what `net latency` measures is that. ' +
-      'seccomp, caps, cgroup: has VMMs of its own, in their jails, do what one that was taken over would. ' +
-      'image: has the root of a guest, and its VMM, try to change the golden image. ' +
-      'oom: has programs take all memory, and sandboxes end in several ways. ' +
-      'load (only when named): works, pauses and saves a sandbox, and counts system calls that its VMM was refused. ' +
-      'With --vmm firecracker seccomp, caps, cgroup and image are about Firecracker. ' +
-      'Each kind of try stands beside one that must succeed. Exit status 0: all of it holds; 1: it does not.';
+    const what = [
+      'Try to break the isolation of sandboxes, and print what held. Each attempt is paired with a control that must succeed.',
+      'Exit status: 0 everything holds, 1 something does not hold, 2 usage error, or the endpoint could not be tested.',
+      'metadata, egress: build a host, an internet and guests in network namespaces, and let the guests try to get out.',
+      'secrets: let guests use a secret at its host, and try to read its value or to use it at another host.',
+      'xdp: send packets with known counts and delays, and check that `net latency` reports them.',
+      'seccomp, caps, cgroup: let jailed VMMs do what a compromised VMM would do.',
+      'image: let guest root and its VMM try to change the golden image.',
+      'io: let a guest and a program in a group exceed their disk limits.',
+      'oom: exhaust memory, and end sandboxes in several ways.',
+      'load (only if named): run, pause and save a sandbox under load, and count refused system calls of its VMM.',
+      'With --vmm firecracker: seccomp, caps, cgroup and image test Firecracker.',
+    ].join('\n\n');
     return `${what}\n\nProofs: ${PROOF_NAMES.join(', ')}`;
   });
 }

@@ -1,4 +1,4 @@
-/** The words of `neurovisor run`. */
+/** Definition of `neurovisor run`. */
 import type { Command } from 'commander';
 import type { RunFlags } from '../commands/run/job.ts';
 import { UsageError } from '../failure.ts';
@@ -18,48 +18,57 @@ export function addRun(program: Command): void {
     .command('run')
     .summary('run a Python script in a fresh microVM')
     .description(
-      'Starts a microVM, runs one Python script in it, streams its output and removes every trace. ' +
-        'Where a daemon runs (neurovisor serve), the microVM comes out of its pool. Otherwise it goes on ' +
-        'from a template that has Python modules imported; the first use builds that (a minute). ' +
-        'Another size or warm list boots, unless `template build` has made a template of it. ' +
-        'The guest has no network unless it is given one; OPENAI_BASE_URL in it leads to a model on this host. ' +
-        "The exit status is the script's own (124: time limit, 125: NeuroVisor failed).\n\n" +
-        'With -it, --no-template, --jail, --vmm, a .gguf file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, ' +
-        'NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU the microVM is started in this process.',
+      'Start a microVM, run a Python script in it, stream its output, and remove the microVM. ' +
+        'The guest has no network by default; OPENAI_BASE_URL in the guest points to a model on this host.\n\n' +
+        'If a daemon is running (neurovisor serve), the microVM comes from its warm pool. Otherwise it is cloned ' +
+        'from a template with Python modules imported; the first run builds the template, which takes a minute. ' +
+        'Another size or list of modules boots instead, unless `neurovisor template build` has built a template ' +
+        'for it.\n\n' +
+        'The microVM starts in this process, not in the daemon, with -it, --no-template, --jail, --vmm, a .gguf ' +
+        'file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
+        'Exit status: that of the script, or 124 timeout, 125 NeuroVisor failed, 128+n ended by signal n, 2 usage ' +
+        'error.',
     )
     .argument('[file]', 'Python script, or - for standard input')
-    .argument('[args...]', 'arguments of the script; write them after --')
+    .argument('[args...]', 'arguments of the script, after --')
     .option('-c, --code <code>', 'run this code instead of a file')
-    .option('-i, --interactive', 'with -t: stay connected to the console')
-    .option('-t, --tty', "with -i: the guest's serial console on this terminal (Ctrl-] q leaves)")
+    .option('-i, --interactive', 'with -t: keep standard input connected to the console')
+    .option('-t, --tty', 'with -i: attach to the serial console of the guest (Ctrl-] q to leave)')
     .option(
       '-e, --env <NAME=VALUE>',
-      'variable for the script (NAME alone: as it is here)',
+      'environment variable; NAME alone passes on its value here (repeatable)',
       collect,
       [],
     )
-    .option('--copy <PATH[:TARGET]>', 'put a file or directory into the guest first', collect, []);
-  // Of the two the parser keeps the last alone.
-  const named = new Set<string>();
+    .option(
+      '--copy <PATH[:TARGET]>',
+      'copy a file or directory into the guest first (repeatable)',
+      collect,
+      [],
+    );
+  // Commander keeps only the last of the two.
+  const given = new Set<string>();
   for (const option of ['daemon', 'no-daemon']) {
-    command.on(`option:${option}`, () => named.add(option));
+    command.on(`option:${option}`, () => given.add(option));
   }
   addSandboxOptions(command)
-    .option('--timeout <time>', 'end the script after this long, e.g. 90s or 5m')
+    .option('--timeout <time>', 'time limit of the script, for example 90s or 5m (default: none)')
     .addOption(memoryMaxOption())
-    .option('--user <name>', 'guest user to run as: user or root (default user)')
-    .option('--model <name>', 'model for the script: a name of the model server, or a .gguf file')
-    .option('--no-template', 'boot, even where a template would start faster')
-    .option('--daemon', 'fail if no daemon runs')
-    .option('--no-daemon', 'start the microVM in this process, even where a daemon runs')
+    .option('--user <name>', 'guest user: user or root (default: user)')
+    .option(
+      '--model <name>',
+      'default model of the guest: a name on the model server, or a .gguf file',
+    )
+    .option('--no-template', 'boot instead of cloning a template')
+    .option('--daemon', 'fail if no daemon is running')
+    .option('--no-daemon', 'start the microVM in this process, even if a daemon is running')
     .addOption(jailOption())
     .addOption(vmmOption())
-    .option('--timings', 'print where the time went')
+    .option('--timings', 'print a time breakdown')
     .addOption(output())
     .addHelpText(
       'after',
-      `
-${NETWORK_HELP}
+      `${NETWORK_HELP}
 Examples:
   neurovisor run examples/agent.py
   neurovisor run -c 'import numpy; print(numpy.arange(3))'
@@ -70,7 +79,11 @@ Examples:
     )
     .action((file: string | undefined, args: string[], flags: RunFlags & OutputFlags) =>
       perform(flags, async (cli) => {
-        if (named.size > 1) throw new UsageError('--daemon and --no-daemon exclude each other');
+        if (given.size > 1)
+          throw new UsageError(
+            '--daemon and --no-daemon are mutually exclusive',
+            'omit one of them',
+          );
         const { run } = await import('../commands/run/run.ts');
         return flags.code === undefined || file === undefined
           ? await run(cli, file, args, flags)

@@ -1,4 +1,4 @@
-/** The words for sandboxes of the daemon: `create`, `update`, `ls`, `rm`, `pause`, `resume`, `snapshot`, `fork`. */
+/** Definitions of the commands for sandboxes of the daemon: `create` to `fork`. */
 import { type Command, Option } from 'commander';
 import type { CreateFlags } from '../commands/create.ts';
 import type { ListFlags } from '../commands/sandboxes.ts';
@@ -14,12 +14,13 @@ import {
   memoryMaxOption,
   NETWORK_HELP,
   output,
+  SANDBOX,
 } from './shared-options.ts';
+
+const SANDBOXES = 'sandbox IDs, or unique prefixes of them';
 
 const sandboxes = () => import('../commands/sandboxes.ts');
 const snapshots = () => import('../commands/snapshot.ts');
-
-const SHORT_IDS = 'An id may be shortened, as long as only one begins like that.';
 
 export function addSandbox(program: Command): void {
   addCreate(program);
@@ -34,41 +35,44 @@ export function addSandbox(program: Command): void {
 function addCreate(program: Command): void {
   const command = program
     .command('create')
-    .summary('start a sandbox that stays')
+    .summary('create a sandbox')
     .description(
-      'Starts a sandbox in the daemon and prints its id. It stays until `rm`, or until its time is over. ' +
-        'It comes out of the pool if one fits, else it is cloned from a template, else it boots.',
+      'Create a sandbox in the daemon and print its ID. It runs until `neurovisor rm` or its timeout. ' +
+        'The sandbox comes from the warm pool, or else is cloned from a template, or else boots.',
     )
-    .option('-l, --label <KEY=VALUE>', 'free text to find it by', collect, [])
+    .option('-l, --label <KEY=VALUE>', 'label, for ls and inspect (repeatable)', collect, [])
     .option(
       '-e, --env <NAME=VALUE>',
-      'variable for its programs (NAME alone: as it is here)',
+      'environment variable; NAME alone passes on its value here (repeatable)',
       collect,
       [],
     );
   addSandboxOptions(command)
     .addOption(memoryMaxOption())
-    .option('--timeout <time>', 'how long it stays, e.g. 90s or 2h (default: without limit)')
+    .option('--timeout <time>', 'lifetime, for example 90s or 2h (default: unlimited)')
     .addOption(
-      new Option('--on-timeout <action>', 'what happens then (default kill)').choices([
-        'kill',
-        'pause',
-      ]),
+      new Option(
+        '--on-timeout <action>',
+        'action at the timeout: kill or pause (default: kill)',
+      ).choices(['kill', 'pause']),
     )
     .option(
       '--idle-timeout <time>',
-      'pause it to disk when nothing happened in it for so long; never: not',
+      'pause to disk after this time without activity, or never',
       '1h',
     )
     .option(
       '--on-memory-pressure <action>',
-      'when a kill for want of memory is near, with --memory-max at that: warn (default), pause, snapshot, or a ' +
-        'URL to post it to; grow: --memory-max, then warn',
+      'action when close to OOM (at --memory-max, if set): warn, pause, snapshot, a URL to POST the event to, ' +
+        'or grow (like warn, but requires --memory-max) (default: warn)',
     )
-    .option('--no-auto-resume', 'when it is paused, refuse operations instead of resuming it')
-    .option('--snapshot <name>', 'go on from a snapshot: its name, or its id')
-    .option('--boot', 'boot, even where something else would start faster')
-    .option('--model <name>', 'model for its scripts: a name of the model server')
+    .option(
+      '--no-auto-resume',
+      'refuse operations while the sandbox is paused, instead of resuming it',
+    )
+    .option('--snapshot <name>', 'restore a snapshot, by name or ID')
+    .option('--boot', 'boot instead of using the pool or a template')
+    .option('--model <name>', 'default model of the guest: a name on the model server')
     .addOption(output())
     .addHelpText(
       'after',
@@ -93,17 +97,21 @@ Examples:
 function addUpdate(program: Command): void {
   const command = program
     .command('update')
-    .summary('change a sandbox while it runs')
+    .summary('change a running sandbox')
     .description(
-      `Changes what is named, at once: its network, its memory, the limits of its disks, how long it stays, its labels. ${SHORT_IDS}`,
+      'Change the network, memory, disk limits, lifetime or labels of a running sandbox. Changes take effect ' +
+        'immediately. What is not named stays as it is.',
     )
-    .argument('<id>');
+    .argument(...SANDBOX);
   addNetworkOptions(command)
     .option(...DISK_LIMIT, collect, [])
-    .option('--timeout <time>', 'how long it stays from now on, e.g. 90s or 2h; never: no limit')
-    .option('--memory <size>', 'more of it, or less: of one that was made with --memory-max')
-    .option('--on-memory-pressure <action>', 'warn, grow, pause, snapshot, or a URL; see create')
-    .option('-l, --label <KEY=VALUE>', 'labels instead of those that it has', collect, [])
+    .option('--timeout <time>', 'lifetime from now on, for example 90s or 2h, or never')
+    .option('--memory <size>', 'new memory size; needs a sandbox created with --memory-max')
+    .option(
+      '--on-memory-pressure <action>',
+      'action when close to OOM; see neurovisor create --help',
+    )
+    .option('-l, --label <KEY=VALUE>', 'replace all labels (repeatable)', collect, [])
     .addOption(output())
     .addHelpText(
       'after',
@@ -129,9 +137,9 @@ function addList(program: Command): void {
   program
     .command('ls')
     .summary('list sandboxes')
-    .description('Lists the sandboxes of the daemon, newest first.')
-    .option('-a, --all', 'those that have ended too, with the reason')
-    .option('-l, --label <KEY=VALUE>', 'only those with this label', collect, [])
+    .description('List the sandboxes of the daemon, newest first.')
+    .option('-a, --all', 'include ended sandboxes, with their cause')
+    .option('-l, --label <KEY=VALUE>', 'filter by label (repeatable)', collect, [])
     .addOption(output())
     .addHelpText(
       'after',
@@ -149,12 +157,10 @@ Examples:
 function addRemove(program: Command): void {
   program
     .command('rm')
-    .summary('end sandboxes and remove all of them')
-    .description(
-      `Ends sandboxes, whatever they are doing, and prints the ids of those that are gone. ${SHORT_IDS}`,
-    )
-    .argument('[ids...]')
-    .option('--all', 'every sandbox of the daemon, paused ones too')
+    .summary('remove sandboxes')
+    .description('Stop sandboxes, delete their data, and print their IDs.')
+    .argument('[ids...]', SANDBOXES)
+    .option('--all', 'remove all sandboxes of the daemon, including paused ones')
     .addOption(output())
     .addHelpText(
       'after',
@@ -176,15 +182,17 @@ Examples:
 function addPause(program: Command): void {
   program
     .command('pause')
-    .summary('stop sandboxes without losing anything')
+    .summary('pause sandboxes')
     .description(
-      'Stops sandboxes. Files, programs and what they have in memory stay as they are until `resume`. ' +
-        'To disk (default): memory and processor are given back. To memory: resumes at once. ' +
-        `${SHORT_IDS}`,
+      'Pause sandboxes, with their files, programs and memory. Paused to disk, a sandbox uses no memory and ' +
+        'no processor. Paused to memory, it keeps its memory and resumes immediately.',
     )
-    .argument('<ids...>')
+    .argument('<ids...>', SANDBOXES)
     .addOption(
-      new Option('--to <where>', 'where memory is kept (default disk)').choices(['memory', 'disk']),
+      new Option(
+        '--to <where>',
+        'where to keep the memory of the sandbox: memory or disk (default: disk)',
+      ).choices(['memory', 'disk']),
     )
     .addOption(output())
     .addHelpText(
@@ -202,12 +210,12 @@ Examples:
     );
   program
     .command('resume')
-    .summary('let paused sandboxes go on')
+    .summary('resume paused sandboxes')
     .description(
-      'Lets paused sandboxes go on where they stopped. Most need no `resume`: any operation on one ' +
-        `resumes it, unless it was made with --no-auto-resume. ${SHORT_IDS}`,
+      'Resume paused sandboxes. Any operation on a paused sandbox also resumes it, unless the sandbox was ' +
+        'created with --no-auto-resume.',
     )
-    .argument('<ids...>')
+    .argument('<ids...>', SANDBOXES)
     .addOption(output())
     .addHelpText('after', '\nExample:\n  neurovisor resume 7ds14n1k\n')
     .action((ids: string[], flags: OutputFlags) =>
@@ -218,10 +226,10 @@ Examples:
 function addSnapshot(program: Command): void {
   const snapshot = program
     .command('snapshot')
-    .summary('keep the state of a sandbox')
+    .summary('manage snapshots')
     .description(
-      'A snapshot is a sandbox as it was at one moment: files, programs, memory. Any number of sandboxes ' +
-        'can go on from it with `create --snapshot`, each with an identity of its own.',
+      'Manage snapshots. A snapshot holds the files, programs and memory of a sandbox at one moment. ' +
+        '`neurovisor create --snapshot` restores it, any number of times, each time with a new identity.',
     )
     .addHelpText(
       'after',
@@ -234,13 +242,13 @@ Examples:
     );
   snapshot
     .command('create')
-    .summary('keep a running or paused sandbox; it goes on')
+    .summary('create a snapshot of a sandbox')
     .description(
-      'Keeps the sandbox as it is now, prints the id of the snapshot; the sandbox goes on. Connections of ' +
-        'its programs to the model end.',
+      'Create a snapshot of a running or paused sandbox, and print the ID of the snapshot. The sandbox stays ' +
+        'as it is, but open connections to the model are closed.',
     )
-    .argument('<id>', 'the sandbox')
-    .option('--name <name>', 'a name to call the snapshot by')
+    .argument(...SANDBOX)
+    .option('--name <name>', 'name of the snapshot')
     .addOption(output())
     .action((id: string, flags: { name?: string } & OutputFlags) =>
       performThere(
@@ -252,7 +260,9 @@ Examples:
   snapshot
     .command('ls')
     .summary('list snapshots')
-    .description('Lists snapshots. One made with another kernel, image or VMM is not usable now.')
+    .description(
+      'List snapshots. A snapshot made with another kernel, image or VMM cannot be restored.',
+    )
     .addOption(output())
     .action((flags: OutputFlags) =>
       performThere(flags, async (cli, control) => (await snapshots()).snapshotList(cli, control)),
@@ -260,8 +270,8 @@ Examples:
   snapshot
     .command('rm')
     .summary('remove snapshots')
-    .description('Removes snapshots. Sandboxes that went on from one are not touched.')
-    .argument('<names...>', 'names, ids or their beginnings')
+    .description('Remove snapshots. Sandboxes restored from them are not affected.')
+    .argument('<names...>', 'snapshot names, IDs, or unique prefixes of IDs')
     .addOption(output())
     .action((names: string[], flags: OutputFlags) =>
       performThere(flags, async (cli, control) =>
@@ -273,15 +283,20 @@ Examples:
 function addFork(program: Command): void {
   program
     .command('fork')
-    .summary('make copies of a running sandbox')
+    .summary('create copies of a running sandbox')
     .description(
-      'Makes copies of a sandbox, with its files, programs and memory, each with an identity of its own. ' +
-        'Prints the id of each; one that failed is told on stderr, and the exit status is 1 then.',
+      'Create copies of a running sandbox, with its files, programs and memory, each with a new identity. ' +
+        'Print the ID of each copy. Exit status 1: at least one copy failed.',
     )
-    .argument('<id>')
-    .option('--count <n>', 'how many (default 1)', ranges.forks)
-    .option('--timeout <time>', 'how long each stays')
-    .option('-l, --label <KEY=VALUE>', 'labels instead of those of the original', collect, [])
+    .argument(...SANDBOX)
+    .option('--count <n>', 'number of copies (default: 1)', ranges.forks)
+    .option('--timeout <time>', 'lifetime of each copy, for example 10m (default: unlimited)')
+    .option(
+      '-l, --label <KEY=VALUE>',
+      'replace the labels of the original (repeatable)',
+      collect,
+      [],
+    )
     .addOption(output())
     .addHelpText(
       'after',

@@ -1,4 +1,4 @@
-/** The words of `seccomp`: which system calls the threads of a VMM may make. */
+/** Definitions of `neurovisor seccomp`: which system calls the threads of a VMM may make. */
 import { type Command, Option } from 'commander';
 import type { CompileFlags, LearnFlags, ReachFlags } from '../commands/seccomp.ts';
 import { type OutputFlags, perform } from './perform.ts';
@@ -7,19 +7,23 @@ import { output, vmmOption } from './shared-options.ts';
 const load = () => import('../commands/seccomp.ts');
 
 const architecture = (): Option =>
-  new Option('--arch <name>', 'processor (default: of this host)').choices(['x86_64', 'aarch64']);
+  new Option(
+    '--arch <name>',
+    'processor architecture: x86_64 or aarch64 (default: that of this host)',
+  ).choices(['x86_64', 'aarch64']);
 
 export function addSeccomp(program: Command): void {
   const seccomp = program
     .command('seccomp')
-    .summary('look at and compile seccomp profiles')
+    .summary('inspect and compile seccomp profiles')
     .description(
-      'Profiles say which system calls each thread of a VMM may make; those of this product are in policy/. ' +
-        "The form is that of Firecracker's filter files.",
+      'Inspect and compile seccomp profiles. A profile lists the system calls that each thread of a VMM may ' +
+        "make, in the format of Firecracker's filter files. The profiles in use are in policy/.",
     );
   seccomp
     .command('check')
-    .summary('say whether profiles are sound')
+    .summary('validate profiles')
+    .description('Validate profiles, and print their sizes. Exit status 1: a profile is invalid.')
     .argument('<files...>')
     .addOption(architecture())
     .addOption(output())
@@ -29,9 +33,10 @@ export function addSeccomp(program: Command): void {
   seccomp
     .command('explain')
     .summary('show what a profile allows, and why')
+    .description('Show the rules of a profile, with the reason for each, for all threads or one.')
     .argument('<file>')
     .argument('[thread]')
-    .option('--program', 'the instructions that it is compiled to')
+    .option('--program', 'show the compiled BPF instructions')
     .addOption(architecture())
     .addOption(output())
     .action(
@@ -43,17 +48,17 @@ export function addSeccomp(program: Command): void {
     );
   seccomp
     .command('reach')
-    .summary('count the system calls that a VMM can make in its jail')
+    .summary('count the system calls that a jailed VMM can make')
     .description(
-      'Starts a jailed VMM (as root) and reads the filters of each of its threads from the kernel. All of a thread ' +
-        'must let a call pass. Exit status 0: they could be read.',
+      'Start a jailed VMM and read the filters of each of its threads back from the kernel. A thread can make ' +
+        'a call if all of its filters allow it. Needs root.',
     )
     .addOption(vmmOption())
-    .option('--calls', 'name them')
+    .option('--calls', 'also list the calls by name')
     .addOption(
       new Option(
         '--allow-older',
-        'for tests: also a Firecracker that sandboxes do not take',
+        'for tests: accept a Firecracker version that sandboxes do not support',
       ).hideHelp(),
     )
     .addOption(output())
@@ -62,13 +67,19 @@ export function addSeccomp(program: Command): void {
     );
   seccomp
     .command('compile')
-    .summary('write the program for the kernel, or the file for Firecracker')
+    .summary('compile a profile')
+    .description(
+      'Compile a profile to a BPF program for the kernel, or to a filter file for Firecracker.',
+    )
     .argument('<file>')
-    .requiredOption('--out <path>', 'where to')
-    .option('--thread <name>', 'of which thread, where there are several')
-    .option('--firecracker <version>', 'a file for its --seccomp-filter, e.g. 1.16.1')
+    .requiredOption('--out <path>', 'output file')
+    .option('--thread <name>', 'thread to compile, if the profile has several')
+    .option(
+      '--firecracker <version>',
+      'write a file for the --seccomp-filter option of this version, for example 1.16.1',
+    )
     .addOption(
-      new Option('--mode <mode>', 'log: let through and log what is refused')
+      new Option('--mode <mode>', 'enforce, or log (allow and log forbidden calls)')
         .choices(['enforce', 'log'])
         .default('enforce'),
     )
@@ -79,26 +90,26 @@ export function addSeccomp(program: Command): void {
     );
   seccomp
     .command('learn')
-    .summary('propose a profile from what a program does')
+    .summary('generate a profile from a traced run')
     .description(
-      'Runs a command under strace, or reads what strace wrote, and prints a profile that allows what was ' +
-        'seen. What the run did not need is missing, and what it should not have done is there: read it.',
+      'Run a command under strace, or read strace output, and print a profile that allows the observed calls. ' +
+        'Review it: calls that this run did not make are missing, and unwanted calls are included.',
     )
     .argument(
       '<words...>',
-      'the command after --; or files of strace -f -qq -e raw=!prctl,execve -o FILE',
+      'command to run, after --; with --traces, files written by strace -f -qq -e raw=!prctl,execve -o FILE',
     )
-    .option('--program <name>', 'count the calls of the last program of this name that was started')
-    .option('--traces', 'the words are files')
+    .option('--program <name>', 'use the calls since the last start of this program')
+    .option('--traces', 'read strace output files instead of running a command')
     .option(
       '--thread <name>',
-      'name of the filter; firecracker: one for each of its threads',
+      'name of the filter; firecracker: one filter for each of its threads',
       'qemu',
     )
     .addOption(
       new Option(
         '--since <what>',
-        'from where on calls count: the last program started, or its own filter',
+        'where to start: exec (the last program start) or filter (once the program installed its own filter)',
       )
         .choices(['exec', 'filter'])
         .default('exec'),

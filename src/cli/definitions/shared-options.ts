@@ -8,14 +8,20 @@ export const collect = (value: string, previous: readonly string[]): string[] =>
   value,
 ];
 
+/** The argument of commands for one sandbox. */
+export const SANDBOX = ['<id>', 'sandbox ID, or a unique prefix of it'] as const;
+
 export const output = (): Option =>
-  new Option('-o, --output <format>', 'output format (default text)').choices(['text', 'json']);
+  new Option('-o, --output <format>', 'output format: text or json (default: text)').choices([
+    'text',
+    'json',
+  ]);
 
 /** `--jail` */
 export const jailOption = (): Option =>
   new Option(
     '--jail <mode>',
-    'jail of the VMMs: auto (if the host supports it), enforce, log (log forbidden system calls) or off (default auto)',
+    'jail of the VMMs: auto (if the host supports it), enforce, log (allow forbidden system calls and log them) or off (default: auto)',
   ).choices(JAIL_MODES);
 
 /** `--memory-max`, for sandboxes that stay. */
@@ -29,18 +35,17 @@ export function memoryMaxOption(): Option {
 /** `--cpus`, `--memory`, `--disk` */
 export function addSizeOptions(command: Command): Command {
   return command
-    .option('--cpus <n>', 'number of virtual CPUs (default 1)', ranges.cpus)
-    .option('--memory <size>', 'guest memory, for example 512M or 2G (default 512M)')
-    .option('--disk <size>', 'writable disk space of the guest (default 2G)');
+    .option('--cpus <n>', 'number of virtual CPUs (default: 1)', ranges.cpus)
+    .option('--memory <size>', 'guest memory, for example 512M or 2G (default: 512M)')
+    .option('--disk <size>', 'writable disk space of the guest (default: 2G)');
 }
 
 /** `--vmm` */
 export function vmmOption(): Option {
-  return new Option('--vmm <name>', 'VMM that runs the microVM (default auto: QEMU)').choices([
-    'auto',
-    'firecracker',
-    'qemu',
-  ]);
+  return new Option(
+    '--vmm <name>',
+    'VMM that runs the microVM: auto (QEMU if it is installed), firecracker or qemu (default: auto)',
+  ).choices(['auto', 'firecracker', 'qemu']);
 }
 
 export const DISK_LIMIT = [
@@ -69,14 +74,14 @@ export function addSandboxOptions(command: Command): Command {
       'channel bandwidth in each direction, bytes per second, for example 5M',
     )
     .option(...DISK_LIMIT, collect, []);
-  return addNetworkOptions(command);
+  return addNetworkOptions(command, ' (default: none)');
 }
 
 /** `--net`, `--allow-out`, `--deny-out`, `--net-limit`, `--secret` */
-export function addNetworkOptions(command: Command): Command {
+export function addNetworkOptions(command: Command, byDefault = ''): Command {
   return command
     .addOption(
-      new Option('--net <mode>', 'network of the guest (default none)').choices([
+      new Option('--net <mode>', `network of the guest: none, egress or open${byDefault}`).choices([
         'none',
         'egress',
         'open',

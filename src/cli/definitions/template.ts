@@ -1,4 +1,4 @@
-/** The words of `neurovisor template`. */
+/** Definitions of `neurovisor template`. */
 import type { Command } from 'commander';
 import type { TemplateFlags } from '../commands/template.ts';
 import { type OutputFlags, perform } from './perform.ts';
@@ -9,28 +9,40 @@ const load = () => import('../commands/template.ts');
 export function addTemplate(program: Command): void {
   const template = program
     .command('template')
-    .summary('what sandboxes start from')
+    .summary('manage templates')
     .description(
-      'A template is a booted guest with modules imported, kept without identity; `run` starts copies of it.',
+      'Manage templates. A template is a booted guest with Python modules imported, stored without an ' +
+        'identity. Sandboxes start as clones of a template of their size and modules.',
     );
-  addSizeOptions(template.command('build').summary('build a template, unless it is there'))
+  const build = template
+    .command('build')
+    .summary('build a template')
+    .description('Build a template, if it does not exist, and show its details.');
+  addSizeOptions(build)
     .addOption(memoryMaxOption())
-    .option('--warm <module>', 'import this instead of the default list', collect, [])
+    .option(
+      '--warm <module>',
+      'Python module to import instead of the default list (repeatable)',
+      collect,
+      [],
+    )
     .addOption(output())
     .action((flags: TemplateFlags & OutputFlags) =>
       perform(flags, async (cli) => (await load()).templateBuild(cli, flags)),
     );
   template
     .command('ls')
-    .summary('list the templates of this machine')
+    .summary('list templates')
+    .description('List the templates of this machine.')
     .addOption(output())
     .action((flags: OutputFlags) =>
       perform(flags, async (cli) => (await load()).templateList(cli)),
     );
   template
     .command('inspect')
-    .summary('tell what a template was made from')
-    .argument('<key>', 'the key, or its beginning')
+    .summary('show the details of a template')
+    .description('Show what a template was made from, and what it contains.')
+    .argument('<key>', 'template key, or a unique prefix of it')
     .addOption(output())
     .action((key: string, flags: OutputFlags) =>
       perform(flags, async (cli) => (await load()).templateInspect(cli, key)),
@@ -38,7 +50,8 @@ export function addTemplate(program: Command): void {
   template
     .command('rm')
     .summary('remove templates')
-    .argument('<keys...>', 'keys, or their beginnings')
+    .description('Remove templates. Sandboxes that started from them are not affected.')
+    .argument('<keys...>', 'template keys, or unique prefixes of them')
     .addOption(output())
     .action((keys: string[], flags: OutputFlags) =>
       perform(flags, async (cli) => (await load()).templateRemove(cli, keys)),

@@ -22,17 +22,16 @@ export function parseLimits<Field extends string>(
 ): { readonly [K in Field]?: number } | undefined {
   if (texts.length === 0) return undefined;
   if (texts.length === 1 && texts[0] === 'none') return {};
-  const remedy = `write e.g. ${option} ${example}, or none`;
+  const remedy = `use for example ${option} ${example}, or ${option} none`;
   const limits = new Map<Field, number>();
   for (const pair of texts.flatMap((text) => text.split(','))) {
     const [name = '', value = ''] = pair.split(/=(.*)/s);
     const word = Object.hasOwn(words, name) ? words[name] : undefined;
-    if (word === undefined) throw new UsageError(`${option} ${pair}: no such limit`, remedy);
+    if (word === undefined) throw new UsageError(`${option} ${pair}: unknown limit`, remedy);
     if (limits.has(word.field)) throw new UsageError(`${option} ${name} is given twice`);
     const limit = word.parse(value);
     if (!(limit >= word.min && limit <= word.max)) {
-      const range = `${word.min} to ${word.max}`;
-      throw new UsageError(`${option} ${pair}: not in the range ${range}`, remedy);
+      throw new UsageError(`${option} ${pair}: out of range (${word.min} to ${word.max})`, remedy);
     }
     limits.set(word.field, limit);
   }

@@ -33,4 +33,4 @@ export function modelChoice(text: string | undefined): ModelChoice {
   };
 }
 
-const GGUF_TOO = '; or the path of a .gguf file';
+const GGUF_TOO = ', or the path of a .gguf file';

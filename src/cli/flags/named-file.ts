@@ -4,14 +4,14 @@ import { UsageError } from '../failure.ts';
 
 /** What is wrong with the name; others (a full disk, an I/O error) are not. */
 const WRONG: Readonly<Record<string, string>> = {
-  ENOENT: 'there is no such file or directory',
-  ENOTDIR: 'a part of it is no directory',
-  EISDIR: 'it is a directory',
-  EACCES: 'this user may not',
-  EPERM: 'this user may not',
-  EROFS: 'it is on a read-only file system',
-  ELOOP: 'its links lead in a circle',
-  ENAMETOOLONG: 'the name is too long',
+  ENOENT: 'no such file or directory',
+  ENOTDIR: 'not a directory',
+  EISDIR: 'is a directory',
+  EACCES: 'permission denied',
+  EPERM: 'operation not permitted',
+  EROFS: 'read-only file system',
+  ELOOP: 'too many levels of symbolic links',
+  ENAMETOOLONG: 'file name too long',
 };
 
 /** @throws UsageError with the path, instead of an error of Node's for a file */

@@ -9,7 +9,10 @@ const UNIT_MS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 } as const;
 export function parseDuration(text: string): number {
   const match = DURATION.exec(text);
   if (match?.[1] === undefined) {
-    throw new UsageError(`"${text}" is no duration`, 'write e.g. 90s, 5m or 1h');
+    throw new UsageError(
+      `invalid duration "${text}"`,
+      'use a number and a unit, for example 90s or 5m',
+    );
   }
   const unit = (match[2] ?? 's') as keyof typeof UNIT_MS;
   return Math.round(Number(match[1]) * UNIT_MS[unit]);
@@ -19,14 +22,17 @@ export function parseDuration(text: string): number {
 export function parseMemory(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*(?:(M|G)(?:i?B)?)?$/i.exec(text);
   if (match?.[1] === undefined) {
-    throw new UsageError(`"${text}" is no size of memory`, 'write e.g. 512M or 2G');
+    throw new UsageError(
+      `invalid memory size "${text}"`,
+      'use a number and a unit, for example 512M or 2G',
+    );
   }
   const mib = Number(match[1]) * (match[2]?.toUpperCase() === 'G' ? 1024 : 1);
   return Math.round(mib);
 }
 
 export function parseCount(text: string): number {
-  if (!/^\d+$/.test(text)) throw new UsageError(`"${text}" is no whole number`);
+  if (!/^\d+$/.test(text)) throw new UsageError(`invalid number "${text}"`, 'use a whole number');
   return Number(text);
 }
 
@@ -40,11 +46,14 @@ export function parseEnv(
     const at = text.indexOf('=');
     const name = at < 0 ? text : text.slice(0, at);
     if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
-      throw new UsageError(`-e ${text}: "${name}" is no variable name`, 'write -e NAME=VALUE');
+      throw new UsageError(`-e ${text}: invalid variable name "${name}"`, 'use -e NAME=VALUE');
     }
     const value = at < 0 ? hostEnv[name] : text.slice(at + 1);
     if (value === undefined) {
-      throw new UsageError(`-e ${name}: the variable is not set here`, 'write -e NAME=VALUE');
+      throw new UsageError(
+        `-e ${name}: variable is not set in this environment`,
+        'set it, or use -e NAME=VALUE',
+      );
     }
     env[name] = value;
   }
@@ -66,7 +75,10 @@ export function parsePairs(texts: readonly string[], option: string): Record<str
 export function parseAliases(texts: readonly string[]): Record<string, string> {
   for (const text of texts) {
     if (/^[^=]+=./s.test(text)) continue;
-    throw new UsageError(`--alias ${text}: expected ASKED=OFFERED`, 'e.g. --alias gpt-4o=llama3');
+    throw new UsageError(
+      `--alias ${text}: expected ASKED=OFFERED`,
+      'for example --alias gpt-4o=llama3',
+    );
   }
   return parsePairs(texts, '--alias');
 }
@@ -76,9 +88,9 @@ export function parseRate(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*(?:(K|M|G|T)(?:i?B)?(?:\/s)?)?$/i.exec(text);
   const scale = { K: KIB, M: MIB, G: GIB, T: 1024 * GIB } as const;
   if (match?.[1] === undefined)
-    throw new UsageError(`"${text}" is no number of bytes`, 'write e.g. 5M');
+    throw new UsageError(`invalid size "${text}"`, 'use a number and a unit, for example 5M');
   const unit = match[2]?.toUpperCase() as keyof typeof scale | undefined;
   const rate = Math.round(Number(match[1]) * (unit === undefined ? 1 : scale[unit]));
-  if (rate < 1) throw new UsageError(`"${text}" lets nothing through`, 'write e.g. 5M');
+  if (rate < 1) throw new UsageError(`size "${text}" is less than one byte`, 'use for example 5M');
   return rate;
 }

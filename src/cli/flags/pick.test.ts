@@ -33,14 +33,16 @@ describe('sandboxId', () => {
     };
     expect(await sandboxId(asked, THREE.slice(0, 5))).toBe(THREE);
     expect(await sandboxId(asked, 'aaa')).toBe(ONE);
-    await expect(sandboxId(asked, 'b')).rejects.toThrow(usage('no sandbox has this id: b'));
-    await expect(sandboxId(asked, '')).rejects.toThrow(usage('no sandbox'));
+    await expect(sandboxId(asked, 'b')).rejects.toThrow(usage('unknown sandbox "b"'));
+    await expect(sandboxId(asked, '')).rejects.toThrow(usage('unknown sandbox'));
   });
   it('refuses what fits several, none, or is empty', async () => {
-    await expect(sandboxId(control, 'aa')).rejects.toThrow(usage('2 ids of a sandbox begin'));
-    await expect(sandboxId(control, 'b')).rejects.toThrow(usage('no sandbox has this id: b'));
-    await expect(sandboxId(control, '')).rejects.toThrow(usage('no sandbox'));
-    await expect(sandboxId(control, 'AAA')).rejects.toThrow(usage('no sandbox'));
+    await expect(sandboxId(control, 'aa')).rejects.toThrow(
+      usage('ambiguous sandbox ID "aa": 2 match'),
+    );
+    await expect(sandboxId(control, 'b')).rejects.toThrow(usage('unknown sandbox "b"'));
+    await expect(sandboxId(control, '')).rejects.toThrow(usage('unknown sandbox'));
+    await expect(sandboxId(control, 'AAA')).rejects.toThrow(usage('unknown sandbox'));
   });
 });
 
@@ -48,6 +50,6 @@ describe('snapshotId', () => {
   it('a name comes before the beginning of an id', async () => {
     expect(await snapshotId(control, 'aab')).toBe(ONE);
     expect(await snapshotId(control, 'aabb')).toBe(TWO);
-    await expect(snapshotId(control, 'none')).rejects.toThrow(usage('no snapshot'));
+    await expect(snapshotId(control, 'none')).rejects.toThrow(usage('unknown snapshot'));
   });
 });

@@ -43,19 +43,16 @@ function unambiguous(
   ids: readonly string[],
   text: string,
   noun: string,
-  whereToLook: string,
+  listCommand: string,
 ): string {
   const matching = text === '' ? [] : ids.filter((id) => id.startsWith(text));
   const [one, another] = matching;
   if (one === undefined) {
-    throw new UsageError(
-      `no ${noun} has this ${noun === 'snapshot' ? 'name or id' : 'id'}: ${text}`,
-      `see which there are: ${whereToLook}`,
-    );
+    throw new UsageError(`unknown ${noun} "${text}"`, `list them with: ${listCommand}`);
   }
   if (another === undefined) return one;
   throw new UsageError(
-    `${matching.length} ids of a ${noun} begin with ${text}`,
-    `write more of it: ${matching.slice(0, 4).join(', ')}${matching.length > 4 ? ', …' : ''}`,
+    `ambiguous ${noun} ID "${text}": ${matching.length} match`,
+    `use more characters: ${matching.slice(0, 4).join(', ')}${matching.length > 4 ? ', …' : ''}`,
   );
 }

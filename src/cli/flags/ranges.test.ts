@@ -16,19 +16,19 @@ describe('ranges', () => {
   ])('what is in it is taken: %o %s', (parse, text, value) => expect(parse(text)).toBe(value));
 
   it.each([
-    [ranges.cpus, '0', '--cpus: 0 is not from 1 to 32'],
-    [ranges.cpus, 'many', '--cpus: "many" is no whole number'],
-    [ranges.forks, '0', '--count: 0 is not from 1 to 64'],
-    [ranges.poolMin, '2000', 'MIN: 2000 is not from 0 to 256'],
-    [ranges.poolMax, '3000', 'MAX: 3000 is not from 0 to 256'],
-    [ranges.port, '70000', '--port: 70000 is not from 0 to 65535'],
-    [ranges.rounds, '0', '--rounds: 0 is not from 1 to 10000'],
-    [ranges.memory, '1', '--memory: 1 is not from 128M to 64G'],
-    [ranges.memory, '65G', '--memory: 65G is not from 128M to 64G'],
-    [ranges.disk, '1M', '--disk: 1M is not from 16M to 64G'],
-    [ranges.timeout, '0', '--timeout: 0 is not from 1ms to 168h'],
-    [ranges.timeout, 'soon', '--timeout: "soon" is no duration'],
-    [ranges.idleTimeout, '10ms', '--idle-timeout: 10ms is not from 1s to 168h'],
+    [ranges.cpus, '0', '--cpus: 0 is out of range (1 to 32)'],
+    [ranges.cpus, 'many', '--cpus: invalid number "many"'],
+    [ranges.forks, '0', '--count: 0 is out of range (1 to 64)'],
+    [ranges.poolMin, '2000', 'MIN: 2000 is out of range (0 to 256)'],
+    [ranges.poolMax, '3000', 'MAX: 3000 is out of range (0 to 256)'],
+    [ranges.port, '70000', '--port: 70000 is out of range (0 to 65535)'],
+    [ranges.rounds, '0', '--rounds: 0 is out of range (1 to 10000)'],
+    [ranges.memory, '1', '--memory: 1 is out of range (128M to 64G)'],
+    [ranges.memory, '65G', '--memory: 65G is out of range (128M to 64G)'],
+    [ranges.disk, '1M', '--disk: 1M is out of range (16M to 64G)'],
+    [ranges.timeout, '0', '--timeout: 0 is out of range (1ms to 168h)'],
+    [ranges.timeout, 'soon', '--timeout: invalid duration "soon"'],
+    [ranges.idleTimeout, '10ms', '--idle-timeout: 10ms is out of range (1s to 168h)'],
   ])('what is not is refused by the name that was written: %o %s', (parse, text, message) => {
     expect(() => parse(text)).toThrow(usage(message));
   });

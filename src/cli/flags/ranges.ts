@@ -41,8 +41,8 @@ export function pool(text: string): PoolLimits {
   const max = Number(match?.[2] ?? match?.[1]);
   if (match === null || min > max || max > POOL_MEMBERS_MAX) {
     throw new UsageError(
-      `"${text}" are no limits of a pool`,
-      `write MIN or MIN:MAX, up to ${POOL_MEMBERS_MAX}, e.g. 1:4`,
+      `invalid pool size "${text}"`,
+      `use MIN or MIN:MAX, up to ${POOL_MEMBERS_MAX}, for example 1:4`,
     );
   }
   return { min, max };
@@ -73,7 +73,7 @@ function ranged(name: string, parse: Parse, { min, max, inWords }: Range): Parse
   return (text) => {
     const value = named(name, () => parse(text));
     if (value >= min && value <= max) return value;
-    throw new UsageError(`${name}: ${text} is not from ${inWords(min)} to ${inWords(max)}`);
+    throw new UsageError(`${name}: ${text} is out of range (${inWords(min)} to ${inWords(max)})`);
   };
 }
 

@@ -142,6 +142,6 @@ describe('changeOf', () => {
       network: { mode: 'open', allow: [], deny: [] },
     });
     expect(networkOptions({ ...none, secret, net: 'egress' })).toMatchObject({ allow: [] });
-    expect(() => changeOf({ ...none, secret, net: 'none' }, env)).toThrow('exclude');
+    expect(() => changeOf({ ...none, secret, net: 'none' }, env)).toThrow('mutually exclusive');
   });
 });

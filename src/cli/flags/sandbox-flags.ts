@@ -66,7 +66,7 @@ export function networkOptions(flags: NetworkFlags): NetworkOptions | undefined 
   const { allowOut: allow, denyOut: deny, secret = [] } = flags;
   const hasRules = allow.length + deny.length > 0;
   if (flags.net === 'none' && secret.length > 0) {
-    throw new UsageError('--net none and --secret exclude each other', 'leave one away');
+    throw new UsageError('--net none and --secret are mutually exclusive', 'omit one of them');
   }
   const { net = hasRules ? 'egress' : 'none' } = flags;
   const limits = ranges.named('--net-limit', () => parseNetLimits(flags.netLimit ?? []));
@@ -78,23 +78,20 @@ export function networkOptions(flags: NetworkFlags): NetworkOptions | undefined 
     }
     if (flags.net === undefined) {
       throw new UsageError(
-        '--deny-out alone allows nothing: rules without --net mean --net egress',
-        'add --net open, or --allow-out for what is to be reached',
+        '--deny-out alone blocks everything: rules without --net imply --net egress',
+        'add --net open, or --allow-out for each allowed destination',
       );
     }
     throw new UsageError(
-      'with --net egress nothing leaves but what --allow-out names',
-      'add e.g. --allow-out pypi.org, or use --net open',
+      '--net egress without --allow-out blocks everything',
+      'add for example --allow-out pypi.org, or use --net open',
     );
   }
   if (!hasRules && limits !== undefined) {
-    throw new UsageError(
-      '--net-limit is of a network, of which there is none',
-      'add --net open, or --allow-out',
-    );
+    throw new UsageError('--net-limit needs a network', 'add --net open or --allow-out');
   }
   if (!hasRules) return undefined;
-  throw new UsageError('--net none and rules for a network exclude each other', 'leave one away');
+  throw new UsageError('--net none excludes --allow-out and --deny-out', 'omit one of them');
 }
 
 /** Nothing where there are none. @throws UsageError */

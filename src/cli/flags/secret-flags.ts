@@ -4,7 +4,8 @@ import { describeError } from '../../base/errors.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
 import { UsageError } from '../failure.ts';
 
-const HOW = 'write --secret NAME@api.example.com, with NAME set here, or NAME@host=FILE';
+const HOW =
+  'use --secret NAME@api.example.com with NAME set in the environment, or --secret NAME@host=FILE';
 
 /**
  * Values come from the environment or from files, never from the command line, which everybody can read.
@@ -21,10 +22,14 @@ export function parseSecrets(
     // Somebody may have written the value here: it is not told again.
     if (match === null) throw new UsageError('--secret: expected NAME@host', HOW);
     if (secrets.has(name)) {
-      throw new UsageError(`--secret ${name} is given twice`, `write ${name}@a.example,b.example`);
+      throw new UsageError(
+        `--secret ${name} is given twice`,
+        `use --secret ${name}@a.example,b.example`,
+      );
     }
     const value = file === undefined ? hostEnv[name] : contentOf(name, file);
-    if (value === undefined) throw new UsageError(`--secret ${name}: it is not set here`, HOW);
+    if (value === undefined)
+      throw new UsageError(`--secret ${name}: variable is not set in this environment`, HOW);
     secrets.set(name, { name, hosts: places.split(','), value });
   }
   return [...secrets.values()];

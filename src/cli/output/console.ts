@@ -32,9 +32,9 @@ export async function attachConsole(
   const guest = await control.guest(id);
   if (script !== null) {
     await guest.files.write(script.filename, script.code);
-    cli.stderr.write(`${script.filename} is in the guest's home directory\n`);
+    cli.stderr.write(`copied ${script.filename} to the home directory of the guest\n`);
   }
-  cli.stderr.write('connected to the serial console; Ctrl-] q leaves\n');
+  cli.stderr.write('connected to the serial console; press Ctrl-] q to leave\n');
   const resize = async ({ cols, rows }: TerminalSize): Promise<void> => {
     const argv = ['stty', '-F', '/dev/ttyS0', 'cols', `${cols}`, 'rows', `${rows}`];
     const stty = await guest.exec({ argv, user: 'root', stdin: false });

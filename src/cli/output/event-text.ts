@@ -8,27 +8,27 @@ import { bytes } from './table.ts';
 export function eventText(event: SandboxEventBody): string {
   switch (event.type) {
     case 'pressure': {
-      const stalls = `some ${event.some} %, all ${event.full} % of the last 10 s`;
-      return `${event.source}: ${amount(event)}; stood still: ${stalls}`;
+      const stalls = `some ${event.some} %, full ${event.full} % of the last 10 s`;
+      return `${event.source}: ${amount(event)}; stalled: ${stalls}`;
     }
     case 'near_oom':
-      return `${event.source}: ${amount(event)}; a kill is near`;
+      return `${event.source}: ${amount(event)}; OOM kill is near`;
     case 'oom':
       return `${event.source}: killed ${victimText(event)}`;
     case 'security':
       return `${event.source}: ${plain(event.detail)}`;
     case 'disk_full':
-      return `${plain(diskFullText(event))}; it is paused: free space there, then resume it`;
+      return `${plain(diskFullText(event))}; sandbox paused: free space, then resume it`;
     case 'disk_error':
-      return `${plain(event.path)} can't be read or written; its programs see EIO`;
+      return `I/O error on ${plain(event.path)}; programs in the guest see EIO`;
     case 'dropped':
-      return `${event.count} events were too many, and are not told`;
+      return `${event.count} events dropped`;
     case 'action': {
       const how = event.ok ? 'done' : 'failed';
       return `${event.action}: ${how}${event.detail === '' ? '' : `: ${plain(event.detail)}`}`;
     }
     case 'resized': {
-      const why = event.by === 'pressure' ? 'it was short of memory' : 'its owner said so';
+      const why = event.by === 'pressure' ? 'memory pressure' : 'requested';
       return `from ${event.fromMib} to ${event.toMib} MiB in ${event.durationMs} ms: ${why}`;
     }
     case 'end': {

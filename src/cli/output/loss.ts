@@ -29,8 +29,8 @@ export async function endAfterLoss(
     const { end, status } = await control.get(id);
     if (end !== null) return end;
     if (status === 'paused') {
-      throw new SandboxError('not_ready', 'the sandbox was paused under the program', {
-        remedy: `it goes on after: neurovisor resume ${id} (neurovisor ps ${id} shows it)`,
+      throw new SandboxError('not_ready', 'the sandbox was paused while the program was running', {
+        remedy: `continue with: neurovisor resume ${id} (neurovisor ps ${id} lists the program)`,
       });
     }
     if (waitedMs >= WAIT_MS) throw lost;

@@ -59,20 +59,18 @@ export function exitStatus(cli: Cli, exit: ProcessExit, what: string): number {
   const say = (text: string): void => {
     if (!cli.json) cli.stderr.write(`neurovisor: ${text}\n`);
   };
-  if (exit.truncated) say(`${what} wrote more than its limit; the rest was discarded`);
+  if (exit.truncated) say(`${what} exceeded its output limit; the rest was discarded`);
   if (exit.timedOut) {
-    say(`${what} reached its time limit and was ended`);
+    say(`${what} exceeded its time limit and was killed`);
     return EXIT_TIMEOUT;
   }
   const { oomVictim: victim } = exit;
-  const who = victim && `${victim.name}, pid ${victim.pid}, had ${bytes(victim.rssBytes)}`;
+  const process = victim && `${victim.name}, pid ${victim.pid}, ${bytes(victim.rssBytes)}`;
   if (exit.oomKilled) {
-    const named = who === null ? '' : ` (${who})`;
-    say(
-      `${what} was killed because the sandbox ran out of memory${named}; give it more with --memory`,
-    );
-  } else if (who !== null && exit.exitCode !== 0) {
-    say(`a process of ${what} was killed because the sandbox ran out of memory: ${who}`);
+    const named = process === null ? '' : ` (${process})`;
+    say(`${what} was killed: the sandbox ran out of memory${named}; increase --memory`);
+  } else if (process !== null && exit.exitCode !== 0) {
+    say(`a process of ${what} was killed: the sandbox ran out of memory (${process})`);
   }
   if (exit.exitCode !== null) return exit.exitCode;
   return exitOfSignal(exit.signal ?? '');

@@ -7,18 +7,15 @@ const PLAIN = { end: null, endsAtMs: null, onTimeout: 'kill', idleTimeoutMs: nul
 describe('termRows', () => {
   it.each([
     [{ ...PLAIN, autoResume: true }, []],
-    [{ ...PLAIN, autoResume: true, endsAtMs: 5 * HOUR }, [['time', 'ends in 4 h']]],
+    [{ ...PLAIN, autoResume: true, endsAtMs: 5 * HOUR }, [['timeout', 'ends in 4 h']]],
     [
       { ...PLAIN, autoResume: false, endsAtMs: 5 * HOUR, onTimeout: 'pause' as const },
       [
-        ['time', 'is paused in 4 h'],
-        ['when paused', 'only resume lets it go on'],
+        ['timeout', 'pauses in 4 h'],
+        ['when paused', 'no automatic resume'],
       ],
     ],
-    [
-      { ...PLAIN, autoResume: true, idleTimeoutMs: HOUR },
-      [['when idle', 'is paused after 60 min']],
-    ],
+    [{ ...PLAIN, autoResume: true, idleTimeoutMs: HOUR }, [['when idle', 'pauses after 60 min']]],
   ])('%j', (info, rows) => {
     expect(termRows(info, HOUR)).toEqual(rows);
   });
@@ -38,6 +35,9 @@ it('birthRows, secretRows: what it came from, and names without values', () => {
   const secret = { name: 'KEY', hosts: ['a.example', 'b.example'], held: true };
   expect(secretRows({ secrets: [secret, { ...secret, held: false }] })).toEqual([
     ['secret', 'KEY at a.example, b.example'],
-    ['secret', 'KEY at a.example, b.example; its value has to be given again'],
+    [
+      'secret',
+      'KEY at a.example, b.example; value missing, set it again with neurovisor update --secret',
+    ],
   ]);
 });

@@ -11,13 +11,13 @@ export function termRows(
 ): readonly Row[] {
   const { end, endsAtMs, onTimeout, idleTimeoutMs, autoResume } = info;
   if (end !== null) return [];
-  const what = onTimeout === 'pause' ? 'is paused' : 'ends';
+  const what = onTimeout === 'pause' ? 'pauses' : 'ends';
   return [
-    ...(endsAtMs === null ? [] : [['time', `${what} in ${coarse(endsAtMs - now)}`] as const]),
+    ...(endsAtMs === null ? [] : [['timeout', `${what} in ${coarse(endsAtMs - now)}`] as const]),
     ...(idleTimeoutMs === null
       ? []
-      : [['when idle', `is paused after ${coarse(idleTimeoutMs)}`] as const]),
-    ...(autoResume ? [] : [['when paused', 'only resume lets it go on'] as const]),
+      : [['when idle', `pauses after ${coarse(idleTimeoutMs)}`] as const]),
+    ...(autoResume ? [] : [['when paused', 'no automatic resume'] as const]),
   ];
 }
 
@@ -33,7 +33,7 @@ export function birthRows({
 
 export function secretRows({ secrets }: Pick<SandboxInfo, 'secrets'>): readonly Row[] {
   return secrets.map(({ name, hosts, held }) => {
-    const missing = held ? '' : '; its value has to be given again';
+    const missing = held ? '' : '; value missing, set it again with neurovisor update --secret';
     return ['secret', `${name} at ${hosts.join(', ')}${missing}`] as const;
   });
 }
@@ -44,7 +44,7 @@ export function diskRows({
 }: SandboxInfo['diskLimits']): readonly Row[] {
   const words = [
     ...(bytesPerSecond === undefined ? [] : [`${bytes(bytesPerSecond)}/s`]),
-    ...(opsPerSecond === undefined ? [] : [`${opsPerSecond} operations a second`]),
+    ...(opsPerSecond === undefined ? [] : [`${opsPerSecond} operations/s`]),
   ];
   return words.length === 0 ? [] : [['disk limits', words.join(', ')] as const];
 }

@@ -38,7 +38,7 @@ export class EscapeFilter {
 export function requireTerminal(
   cli: Cli,
   option: string,
-  remedy = `leave ${option} away in a pipe`,
+  remedy = `omit ${option} in a pipe`,
 ): ReadStream {
   if (cli.stdin instanceof ReadStream) return cli.stdin;
   throw new UsageError(`${option} needs a terminal on standard input`, remedy);

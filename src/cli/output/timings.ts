@@ -36,7 +36,7 @@ export function phases(
     if (ms !== null && ms !== undefined) list.push({ name, ms, what });
   };
   if (start === null) {
-    add('claim', claimMs, "a ready sandbox out of the daemon's pool");
+    add('claim', claimMs, "a ready sandbox from the daemon's pool");
   } else if (start.origin === 'clone') {
     add('prepare', start.prepareMs, 'directory, sockets, copies of RAM and disk');
     add('vmm', start.vmmMs, 'VMM process, state loaded, until guest code runs');

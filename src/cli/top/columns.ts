@@ -34,7 +34,7 @@ const COLUMNS: readonly Column[] = [
   { head: 'FROM', width: 8, from: 128, cell: ({ origin }) => origin },
   { head: 'CPU', width: -3, from: 118, cell: ({ cpus }) => `${cpus}` },
   { head: 'MEMORY', width: 23, from: 0, cell: memoryCell },
-  { head: 'SHORT OF MEMORY', width: 15, from: 0, cell: shortageCell },
+  { head: 'MEMORY PRESSURE', width: 15, from: 0, cell: shortageCell },
   { head: 'REQ', width: -3, from: 113, cell: ({ modelRequests }) => `${modelRequests}` },
   { head: 'TOKENS', width: -7, from: 0, cell: ({ tokens }) => countText(tokens) },
   { head: 'TOK/S', width: -5, from: 106, cell: ({ tokensPerSecond: rate }) => rateText(rate) },
@@ -96,7 +96,7 @@ function shortageCell({ shortage }: SandboxRow, ink: Inked): string {
     case 'pressure':
       return ink('yellow', `some ${percent(shortage.some)} full ${percent(shortage.full)}`);
     case 'near_oom':
-      return ink('red', 'near oom');
+      return ink('red', 'near OOM');
     case 'oom':
       return ink('red', `killed ${plain(shortage.victim)}`.slice(0, 15));
     case undefined:

@@ -173,7 +173,7 @@ describe('draw', () => {
     const made = frameOf(scrape(5, 0, [], many), { last: null, oldest: null }, []);
     const few = { ...made, sandboxes: made.sandboxes.slice(0, 2) };
     const told = (frame: TopFrame): number =>
-      draw(frame, { columns: 80, rows: 40 }, view).filter((line) => line.includes('too many'))
+      draw(frame, { columns: 80, rows: 40 }, view).filter((line) => line.includes('events dropped'))
         .length;
     expect(told(few)).toBeGreaterThan(20);
     expect(told(made)).toBe(6);

@@ -78,8 +78,8 @@ function headOf(frame: TopFrame, ink: Inked, view: View): readonly string[] {
   const title = view.problem === null ? `up ${up} · ${plain(daemon.vmm)}` : plain(view.problem);
   return [
     `${ink('bold', 'neurovisor top')}  ${clock}  ${view.problem === null ? title : ink('red', title)}`,
-    `sandboxes  ${states.length === 0 ? 'none' : states.join(', ')} · ${queue.waiting} wait, ` +
-      `${queue.starting} start · pool ${pool.ready} of ${pool.target} ready${hits}`,
+    `sandboxes  ${states.length === 0 ? 'none' : states.join(', ')} · ${queue.waiting} waiting, ` +
+      `${queue.starting} starting · pool ${pool.ready} of ${pool.target} ready${hits}`,
     `memory     ${bytes(memory.vmmBytes)} in VMs, ${bytes(memory.availableBytes)} free` +
       pressureText(memory.pressure, ink),
     `models     ${models.inFlight} in flight · ${rateText(models.tokensPerSecond)} tokens/s · ` +

@@ -152,10 +152,10 @@ async function readable<T>(path: string, reading: Promise<T>): Promise<T> {
 }
 
 const UNREADABLE: Readonly<Record<string, string>> = {
-  ENOENT: 'there is no such file or directory here',
-  ENOTDIR: 'there is no such file or directory here',
+  ENOENT: 'no such file or directory',
+  ENOTDIR: 'no such file or directory',
   EACCES: 'permission denied',
-  ELOOP: 'a symbolic link that leads nowhere',
+  ELOOP: 'too many levels of symbolic links',
 };
 
 /** The agent's `~/…` for programs, which start in the home. */

@@ -81,7 +81,10 @@ async function planOf(
       if (seen.has(name)) throw hostile(`the guest lists ${quoted(name)} twice in ${from}`);
       seen.add(name);
       if (plan.length >= ENTRIES_MAX) {
-        throw new UsageError(`${root.from}: more than ${ENTRIES_MAX} files`, 'copy an archive');
+        throw new UsageError(
+          `${root.from}: more than ${ENTRIES_MAX} files`,
+          'copy an archive instead',
+        );
       }
       plan.push({ entry: child, from: `${from}/${name}`, to: join(to, name) });
     }
@@ -94,13 +97,13 @@ export function checkName(name: string): string {
   const isPlain = name !== '' && name !== '.' && name !== '..' && !/[/\0]/.test(name);
   // Names that are no UTF-8 come with lone surrogates, which no string function here can write back.
   if (isPlain && name.isWellFormed()) return name;
-  throw hostile(`the guest names a file ${quoted(name)}`);
+  throw hostile(`the guest lists a file named ${quoted(name)}`);
 }
 
 const quoted = (name: string): string => JSON.stringify(name.slice(0, 200));
 
 function hostile(what: string): CopyError {
-  return new CopyError('hostile_name', `${what}, which can't be written here`, {
+  return new CopyError('hostile_name', `${what}, which cannot be written here`, {
     remedy: 'rename it in the guest, or copy an archive of the directory',
   });
 }
@@ -122,7 +125,7 @@ async function makeDirectory(path: string, mayBeLink: boolean): Promise<void> {
   });
   if (there === null) await mkdir(path, { mode: 0o700 });
   else if (!there.isDirectory() && !(mayBeLink && (await isDirectory(path)))) {
-    throw new CopyError('in_the_way', `${path} is there and is no directory`, {
+    throw new CopyError('in_the_way', `${path} exists and is not a directory`, {
       remedy: 'remove it, or choose another target',
     });
   }

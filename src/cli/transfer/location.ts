@@ -16,6 +16,6 @@ export function parseLocation(text: string): Location {
   if (match?.[1] !== undefined) {
     return { kind: 'guest', id: match[1], path: match[2] || '~' };
   }
-  if (text === '') throw new UsageError('an empty path', 'write PATH, ID:PATH or -');
+  if (text === '') throw new UsageError('empty path', 'use PATH, ID:PATH or -');
   return { kind: 'here', path: text };
 }
