@@ -1,20 +1,20 @@
-/** Where an upstream is, and the URL of each of its operations. Pure. */
+/** Addresses of upstreams. Pure. */
 import { BridgeError } from './errors.ts';
 
 /** A model server. Comes from the host's configuration or detection, never from a guest. */
 export interface UpstreamTarget {
-  /** For people, e.g. `Ollama at 127.0.0.1:11434`; guests see it in errors. */
+  /** A display name, e.g. `Ollama at 127.0.0.1:11434`; guests see it in errors. */
   readonly name: string;
   /**
-   * `http(s)://host:port[/prefix]`. `/v1` is appended unless the prefix ends in a version of its own or in
-   * a slash (`https://host/v1beta/openai/`). With `socketPath` only its prefix counts.
+   * `http(s)://host:port[/prefix]`. `/v1` is appended unless the prefix ends in a version or in a slash
+   * (`https://host/v1beta/openai/`). With `socketPath` only the prefix counts.
    */
   readonly baseUrl?: string;
   /** A unix socket instead of a host and port. */
   readonly socketPath?: string;
-  /** Sent as bearer token. Stays on the host. */
+  /** Sent as a bearer token. Stays on the host. */
   readonly apiKey?: string;
-  /** What it offers, if that is known already. The bridge asks again for a name that is not there. */
+  /** Its models, if known. The bridge fetches the list again for a name that is not in it. */
   readonly models?: readonly string[];
 }
 
@@ -23,7 +23,7 @@ export interface Endpoint {
   readonly host: string;
   readonly port: number;
   readonly socketPath: string | undefined;
-  /** Before `/chat/completions`, e.g. `/v1`. */
+  /** Path before `/chat/completions`, e.g. `/v1`. */
   readonly prefix: string;
   /** Equal for targets that may share connections. */
   readonly key: string;
@@ -32,7 +32,8 @@ export interface Endpoint {
 /** @throws BridgeError `upstream_invalid` */
 export function endpointOf(target: UpstreamTarget): Endpoint {
   const { baseUrl, socketPath } = target;
-  if (baseUrl === undefined && socketPath === undefined) throw invalid('neither URL nor socket');
+  if (baseUrl === undefined && socketPath === undefined)
+    throw invalid('it has neither a URL nor a socket');
   const url = parseUrl(baseUrl ?? 'http://localhost');
   const secure = url.protocol === 'https:';
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1');
@@ -43,7 +44,7 @@ export function endpointOf(target: UpstreamTarget): Endpoint {
 }
 
 /**
- * Reads what a person configured: an http(s) URL, `host:port`, or `unix:/path[:/prefix]`.
+ * Parses a configured address: an http(s) URL, `host:port`, or `unix:/path[:/prefix]`.
  * @throws BridgeError `upstream_invalid`
  */
 export function parseTarget(text: string, apiKey?: string): UpstreamTarget {
@@ -60,9 +61,11 @@ export function parseTarget(text: string, apiKey?: string): UpstreamTarget {
 
 function parseUrl(text: string): URL {
   const url = URL.canParse(text) ? new URL(text) : undefined;
-  if (url === undefined || !/^https?:$/.test(url.protocol)) throw invalid('no http(s) URL');
-  if (url.username !== '' || url.password !== '') throw invalid('a URL with a password in it');
-  if (url.search !== '' || url.hash !== '') throw invalid('a URL with a query');
+  if (url === undefined || !/^https?:$/.test(url.protocol))
+    throw invalid('it is not an http(s) URL');
+  if (url.username !== '' || url.password !== '')
+    throw invalid('it contains a user name or password');
+  if (url.search !== '' || url.hash !== '') throw invalid('it contains a query or fragment');
   return url;
 }
 
@@ -72,9 +75,9 @@ function prefixOf(path: string): string {
   return /\/v\d+[a-z0-9]*$/.test(path) ? path : `${path}/v1`;
 }
 
-function invalid(what: string): BridgeError {
-  return new BridgeError('upstream_invalid', `the upstream address is ${what}`, {
+function invalid(why: string): BridgeError {
+  return new BridgeError('upstream_invalid', `invalid upstream address: ${why}`, {
     remedy:
-      'give http(s)://host:port[/prefix] or unix:/path/of.sock; a key goes in NEUROVISOR_UPSTREAM_KEY',
+      'use http(s)://host:port[/prefix] or unix:/path/of.sock; put a key into NEUROVISOR_UPSTREAM_KEY',
   });
 }

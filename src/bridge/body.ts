@@ -1,9 +1,9 @@
-/** Collecting the body of a request in bounded memory (io: reads a request's stream). */
+/** Reads the body of a request into bounded memory (io). */
 import type { IncomingMessage } from 'node:http';
 import { BridgeError } from './errors.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
-/** What all bodies of a port may hold together. */
+/** The memory budget for all bodies of a port. */
 export class BodyMemory {
   readonly #bytesMax: number;
   #bytes = 0;
@@ -31,8 +31,8 @@ const FIRST_CAPACITY_BYTES = 4 * 1024;
 const LARGE_BYTES = 128 * 1024;
 
 /**
- * One growing buffer. Pieces are copied, not kept: a guest that sends a body in chunks of one byte would
- * otherwise cost a hundred bytes of memory for each.
+ * One growing buffer. Pieces are copied, not kept: otherwise a guest that sends chunks of one byte would cost
+ * a hundred bytes of memory for each.
  */
 export class RequestBody {
   readonly #memory: BodyMemory;
@@ -73,12 +73,12 @@ export class RequestBody {
       });
       request.once('error', () => {
         stop();
-        reject(new BridgeError('cancelled', 'the guest broke off its request'));
+        reject(new BridgeError('cancelled', 'the guest aborted its request'));
       });
     });
   }
 
-  /** The memory may be used by others. Idempotent. */
+  /** Returns the memory to the budget. Idempotent. */
   release(): void {
     this.#memory.release(this.#buffer.length);
     this.#buffer = Buffer.alloc(0);
@@ -88,12 +88,12 @@ export class RequestBody {
     const length = this.#length + piece.length;
     if (length > this.#bytesMax) return this.#tooLarge();
     if (length > this.#buffer.length) {
-      // A body that has begun to be large gets the room that it declared; doubling leaves as much garbage.
+      // A body that turns out large gets its declared size at once, since doubling leaves garbage.
       const large = length > LARGE_BYTES ? this.#declared : 0;
       const wanted = Math.max(length, 2 * this.#buffer.length, FIRST_CAPACITY_BYTES, large);
       const capacity = Math.min(wanted, this.#bytesMax);
       if (!this.#memory.reserve(capacity - this.#buffer.length)) {
-        const message = 'Too many large requests at once from this sandbox. Try again later.';
+        const message = 'This sandbox has too many large requests in flight. Retry later.';
         return refused(429, 'body_memory_full', message, { retryAfterSeconds: 1 });
       }
       const grown = Buffer.allocUnsafeSlow(capacity);

@@ -1,21 +1,21 @@
 /**
- * What is counted of all requests of a bridge, for operators (R-OBS-4). By model, dialect and outcome; a name
- * becomes a label only when an upstream has answered for it, so a guest can't invent labels.
+ * Metrics of all requests of a bridge (R-OBS-4), by model, dialect and outcome. A name becomes a label only
+ * after an upstream has answered for it, so a guest can't invent labels.
  */
 import { Counter, Histogram, type Metric, OTHER, SECONDS_BOUNDS } from '../base/metrics.ts';
 import type { TokenTimes } from './token-times.ts';
 import type { UsageRecord } from './usage.ts';
 
-/** Names of models that have series of their own. */
+/** Models with series of their own. */
 const MODELS_MAX = 16;
-/** The last is near `bodyBytesMax`. */
+/** The last bound is near `bodyBytesMax`. */
 const BODY_BOUNDS = [1, 4, 16, 64, 256, 1024, 4096, 32_768].map((kib) => kib * 1024);
 export const INTER_TOKEN_BOUNDS = [
   0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10,
 ] as const;
 
-/** Of a request that was not sent to the upstream. */
-export type Unsent = 'refused' | 'cancelled' | 'upstream-lost';
+/** The outcome of a request that was not sent to the upstream. */
+export type UnsentOutcome = 'refused' | 'cancelled' | 'upstream-lost';
 
 const BY_MODEL = ['model', 'dialect'] as const;
 
@@ -23,59 +23,59 @@ export class BridgeMetrics {
   readonly #models = new Set<string>();
   readonly #requests = new Counter({
     name: 'neurovisor_requests_total',
-    help: 'Inference requests that are over, by how: ok, cancelled, refused, upstream-error, upstream-lost.',
+    help: 'Finished inference requests by outcome: ok, cancelled, refused, upstream-error, upstream-lost.',
     unit: null,
     labels: ['model', 'dialect', 'outcome'],
     seriesMax: 256,
   });
   readonly #errors = new Counter({
     name: 'neurovisor_errors_total',
-    help: 'Errors that guests were answered with, by code.',
+    help: 'Error answers to guests, by code.',
     unit: null,
     labels: ['error_type'],
     seriesMax: 64,
   });
   readonly #generated = new Counter({
     name: 'neurovisor_tokens_generated_total',
-    help: 'Tokens that models produced; estimated where the upstream does not tell.',
+    help: 'Tokens that models produced; estimated if the upstream does not report them.',
     unit: null,
     labels: BY_MODEL,
   });
   readonly #prompt = new Counter({
     name: 'neurovisor_tokens_prompt_total',
-    help: 'Tokens of prompts; estimated where the upstream does not tell.',
+    help: 'Tokens of prompts; estimated if the upstream does not report them.',
     unit: null,
     labels: BY_MODEL,
   });
   readonly #duration = new Histogram({
     name: 'neurovisor_inference_duration_seconds',
-    help: 'First to last byte of a request that reached the upstream.',
+    help: 'From the first byte of a request to the last byte of its answer, for requests sent to the upstream.',
     unit: 'seconds',
     labels: BY_MODEL,
   });
   readonly #queue = new Histogram({
     name: 'neurovisor_inference_queue_seconds',
-    help: 'End of a request until it is sent to the upstream.',
+    help: 'From the end of a request until it is sent to the upstream.',
     unit: 'seconds',
     labels: BY_MODEL,
   });
   readonly #firstToken = new Histogram({
     name: 'neurovisor_time_to_first_token_seconds',
-    help: 'End of a request until the first event with text of its stream has come.',
+    help: 'From the end of a request to the first event with text of its stream.',
     unit: 'seconds',
     labels: BY_MODEL,
     bounds: SECONDS_BOUNDS,
   });
   readonly #interToken = new Histogram({
     name: 'neurovisor_inter_token_seconds',
-    help: 'Between events with text of one stream, as they come from the upstream.',
+    help: 'Time between events with text of one stream, as they arrive from the upstream.',
     unit: 'seconds',
     labels: BY_MODEL,
     bounds: INTER_TOKEN_BOUNDS,
   });
   readonly #bodies = new Histogram({
     name: 'neurovisor_request_size_bytes',
-    help: 'Bodies of inference requests.',
+    help: 'Size of bodies of inference requests.',
     unit: 'bytes',
     labels: ['dialect'],
     bounds: BODY_BOUNDS,
@@ -83,8 +83,15 @@ export class BridgeMetrics {
 
   list(): readonly Metric[] {
     return [
-      ...[this.#requests, this.#errors, this.#generated, this.#prompt],
-      ...[this.#duration, this.#queue, this.#firstToken, this.#interToken, this.#bodies],
+      this.#requests,
+      this.#errors,
+      this.#generated,
+      this.#prompt,
+      this.#duration,
+      this.#queue,
+      this.#firstToken,
+      this.#interToken,
+      this.#bodies,
     ];
   }
 
@@ -92,16 +99,16 @@ export class BridgeMetrics {
     this.#bodies.observe({ dialect }, bytes);
   }
 
-  /** The guest was told of an error. */
+  /** Counts an error answer to a guest. */
   error(code: string): void {
     this.#errors.add({ error_type: code });
   }
 
-  unsent(dialect: string, outcome: Unsent): void {
+  unsent(dialect: string, outcome: UnsentOutcome): void {
     this.#requests.add({ model: OTHER, dialect, outcome });
   }
 
-  /** @param tokens of a stream that has begun */
+  /** Counts a request that was sent to the upstream. @param tokens arrival times of its stream */
   sent(dialect: string, usage: UsageRecord, tokens: TokenTimes): void {
     const { outcome, timings, promptTokens, completionTokens } = usage;
     const by = { model: this.#label(usage), dialect };

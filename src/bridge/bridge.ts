@@ -1,5 +1,5 @@
 /**
- * The inference bridge: guests talk to a model server on the host, and to nothing else, through it.
+ * The inference bridge: connects guests to a model server on the host, and to nothing else.
  *
  *      guest                                  host
  *     ┌──────────────────────────┐           ┌──────────────────────────────────────────────────┐
@@ -7,19 +7,18 @@
  *     │           (forwarder)    │══ 1025 ══►│   (identity)      limits   policy      (key added) │
  *     └──────────────────────────┘           └──────────────────────────────────────────────────┘
  *
- * A *port* is one unix socket, and the socket is the caller: whatever a request says about who sent it is
- * not looked at (R-IPC-8). A port serves HTTP/1.1 in the dialects of `dialect/`. Each request is an
- * *exchange*: parsed within limits, judged by the sandbox's policy, sent to the upstream with the host's
- * key instead of the guest's, and its answer is passed back byte by byte as it comes.
+ * A *port* is one unix socket, and the socket identifies the caller: the bridge ignores what a request says
+ * about its sender (R-IPC-8). A port serves the OpenAI API over HTTP/1.1 (`dialect/`). Each request is an
+ * *exchange*: parsed within limits, checked against the sandbox's policy, sent to the upstream with the
+ * host's key instead of the guest's. Its answer returns unchanged, as it arrives.
  *
- * What to know before changing something here:
- * - Bodies are JSON that two parsers read, ours and the upstream's. `json-body.ts` makes sure that they
- *   see the same, and edits in place: what policy does not change goes through as it came.
- * - Streams are server-sent events. The bridge asks every upstream for the usage event, counts, and takes
- *   it out again for clients that did not ask. It says `: keep-alive` into silences.
- * - Errors are told in the dialect. Once a stream has begun they come as an event; an answer that breaks
- *   off never looks complete.
- * - Nothing a guest sends becomes part of a URL, a header name or a path on the host.
+ * Before you change something here:
+ * - Two parsers read a JSON body, ours and the upstream's. `json-body.ts` ensures that both see the same,
+ *   and edits in place: bytes that the policy does not change pass unchanged.
+ * - Streams are server-sent events. The bridge requests the usage event from every upstream, counts, and
+ *   removes it for clients that did not request it. It sends `: keep-alive` while the upstream is silent.
+ * - Errors have the API's own form. Within a stream they are an event; a truncated answer never looks complete.
+ * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
  * Pure: limits, refusal, headers, address, json-body, media, policy, sse, usage, dialect/.
  * Input and output: listener, exchange, body, reply, relay, upstream, catalog, detect.
@@ -48,17 +47,17 @@ export type { UsageRecord } from './usage.ts';
 
 export interface BridgeOptions {
   /**
-   * Where requests go; asked for each of them, so it may change. Requests wait for it, streaming ones
+   * The destination of requests; called for each, so it may change. Requests wait for it, streaming ones
    * with keep-alives. If it rejects they get 503, with the error's remedy.
    */
   readonly upstream: () => Promise<UpstreamTarget>;
   readonly clock: Clock;
   readonly log: Log;
-  /** Called once for each request that was sent to the upstream, when it is over. */
+  /** Called at the end of each request that was sent to the upstream. */
   readonly onUsage?: (usage: UsageRecord) => void;
-  /** Absent: nothing is traced, and a guest's own `traceparent` goes to the upstream as it is. */
+  /** Absent: no spans; a guest's own `traceparent` goes to the upstream unchanged. */
   readonly tracer?: Tracer;
-  /** Spans that a guest has made. Absent: `/otlp/v1/traces` is no route. */
+  /** Receives spans made in a guest. Absent: `/otlp/v1/traces` is not served. */
   readonly takeTraces?: TakeTraces | undefined;
 }
 
@@ -71,11 +70,11 @@ export interface Caller {
 
 export interface Bridge {
   /**
-   * Listens at the caller's socket; every request there is the caller's.
+   * Listens at the caller's socket, whose requests all count as the caller's.
    * @throws BridgeError `listen_failed`, `closed`
    */
   attach(caller: Caller): Promise<BridgePort>;
-  /** Of all its ports, those that are closed included. */
+  /** Metrics of all ports, including closed ones. */
   metrics(): readonly Metric[];
   /** Closes all ports. Idempotent. */
   close(): Promise<void>;
@@ -83,9 +82,9 @@ export interface Bridge {
 
 export interface BridgePort {
   stats(): PortStats;
-  /** For requests that come from now on; `limits` stay those of `attach`. */
+  /** Applies to requests that arrive from now on; `limits` stay those of `attach`. */
   setPolicy(policy: BridgePolicy): void;
-  /** Breaks off what is in flight, towards the guest and towards the upstream. Idempotent. */
+  /** Cancels requests in flight, to the guest and to the upstream. Idempotent. */
   close(): Promise<void>;
 }
 
@@ -104,10 +103,21 @@ export function createBridge(options: BridgeOptions): Bridge {
       const limits = { ...BRIDGE_LIMITS, ...policy.limits };
       const memory = new BodyMemory(limits.bodyTotalBytesMax);
       const onUsage = options.onUsage ?? ((): void => undefined);
-      const dialect = openaiDialect;
       const listener = new Listener({
-        ...{ sandboxId, policy, limits, dialect, memory, upstream, client, catalog, clock, log },
-        ...{ onUsage, metrics, tracer, takeTraces: options.takeTraces },
+        sandboxId,
+        policy,
+        limits,
+        dialect: openaiDialect,
+        memory,
+        upstream,
+        client,
+        catalog,
+        clock,
+        log,
+        onUsage,
+        metrics,
+        tracer,
+        takeTraces: options.takeTraces,
       });
       await listener.listen(socketPath);
       let closed: Promise<void> | undefined;
@@ -139,21 +149,21 @@ function portGauges(ports: ReadonlySet<BridgePort>): readonly Metric[] {
       'gauge',
       {
         name: 'neurovisor_requests_in_flight',
-        help: 'Requests that guests wait for.',
+        help: 'Inference requests in flight.',
         unit: null,
       },
       sum('inFlight'),
     ),
     single(
       'gauge',
-      { name: 'neurovisor_bridge_connections', help: 'Connections of guests.', unit: null },
+      { name: 'neurovisor_bridge_connections', help: 'Open connections of guests.', unit: null },
       sum('connections'),
     ),
     single(
       'gauge',
       {
         name: 'neurovisor_bridge_body_bytes',
-        help: 'Memory that is held for bodies of requests.',
+        help: 'Memory held for request bodies.',
         unit: 'bytes',
       },
       sum('bodyBytes'),

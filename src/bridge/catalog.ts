@@ -1,4 +1,4 @@
-/** Which models an upstream has: asked when needed, kept for a while, asked once for all who wait. */
+/** The model lists of upstreams: fetched on demand, cached, with one request for all waiting callers. */
 import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
@@ -10,11 +10,11 @@ import type { BridgeLimits } from './limits.ts';
 import type { ModelEntry } from './policy.ts';
 import type { UpstreamClient } from './upstream.ts';
 
-/** A list is this long good enough not to be asked again. */
+/** Age after which a list is fetched again. */
 const FRESH_MS = 30_000;
-/** An upstream is not asked more often than this, whatever guests ask for. */
+/** Shortest interval between two fetches from an upstream, whatever guests request. */
 const RETRY_MS = 2_000;
-/** A model list is a small thing; who takes longer has none. */
+/** Timeout of a fetch; a slower upstream counts as one without a list. */
 const TIMEOUT_MS = 5_000;
 const MODELS_MAX = 10_000;
 
@@ -38,21 +38,21 @@ export class Catalog {
     this.#limits = options.limits;
   }
 
-  /** What is known, asked only if nothing is. Null when the upstream can't say. */
+  /** The cached list, or a fetched one if there is none. Null when the upstream has no list. */
   async current(target: UpstreamTarget): Promise<readonly ModelEntry[] | null> {
     const entry = this.#entry(target);
     const ageMs = this.#clock.now() - entry.askedAtMs;
-    if (entry.models === null) return ageMs < RETRY_MS ? null : this.#ask(target, entry);
-    // Nobody waits for a list that is only getting old.
-    if (ageMs > FRESH_MS) void this.#ask(target, entry);
+    if (entry.models === null) return ageMs < RETRY_MS ? null : this.#refresh(target, entry);
+    // An old list is refreshed in the background.
+    if (ageMs > FRESH_MS) void this.#refresh(target, entry);
     return entry.models;
   }
 
-  /** Asks again, unless that was done just now: for a name that is not in the list. */
+  /** Fetches the list again, unless that was done just now: for a name that is not in it. */
   async refreshed(target: UpstreamTarget): Promise<readonly ModelEntry[] | null> {
     const entry = this.#entry(target);
     const ageMs = this.#clock.now() - entry.askedAtMs;
-    return ageMs < RETRY_MS ? entry.models : this.#ask(target, entry);
+    return ageMs < RETRY_MS ? entry.models : this.#refresh(target, entry);
   }
 
   #entry(target: UpstreamTarget): Entry {
@@ -66,7 +66,7 @@ export class Catalog {
     return entry;
   }
 
-  #ask(target: UpstreamTarget, entry: Entry): Promise<readonly ModelEntry[] | null> {
+  #refresh(target: UpstreamTarget, entry: Entry): Promise<readonly ModelEntry[] | null> {
     entry.pending ??= this.#fetch(target, entry);
     return entry.pending;
   }
@@ -84,8 +84,8 @@ export class Catalog {
 }
 
 /**
- * `GET /v1/models`.
- * @throws BridgeError when it does not answer in time, or not with a list of models
+ * Fetches `GET /v1/models`.
+ * @throws BridgeError when the upstream does not answer in time, or not with a list of models
  */
 export async function fetchModels(
   client: UpstreamClient,
@@ -113,7 +113,7 @@ export async function fetchModels(
   }
 }
 
-/** The whole body, or undefined when it is larger than `bytesMax`. @throws when it breaks off */
+/** The whole body, or undefined when it is larger than `bytesMax`. @throws when it is truncated */
 export async function readBounded(
   response: IncomingMessage,
   bytesMax: number,
@@ -139,7 +139,7 @@ export function parseModels(text: string): ModelEntry[] | undefined {
     throw error;
   }
   if (!isJsonObject(value)) return undefined;
-  // Ollama without any model says `data: null`.
+  // Ollama without any model sends `data: null`.
   const data = value['data'] ?? (value['object'] === 'list' ? [] : undefined);
   if (!Array.isArray(data)) return undefined;
   const models: ModelEntry[] = [];

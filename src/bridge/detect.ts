@@ -1,4 +1,4 @@
-/** Finding a model server on this machine (io). */
+/** Finds a model server on this machine (io). */
 import { type Clock, systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import { parseTarget, type UpstreamTarget } from './address.ts';
@@ -10,10 +10,10 @@ export interface DetectOptions {
   /** `http(s)://host:port[/prefix]`, `host:port` or `unix:/path`. If given, nothing else is tried. */
   readonly explicit?: string;
   readonly apiKey?: string;
-  /** Default: where local servers usually are. */
+  /** Default: the default addresses of common local servers. */
   readonly places?: readonly Place[];
   readonly clock?: Clock;
-  /** For each place. Default 1000 for usual places, 5000 for an explicit one. */
+  /** Timeout for each place. Default 1000 for the default places, 5000 for an explicit one. */
   readonly timeoutMs?: number;
 }
 
@@ -22,18 +22,16 @@ export interface Place {
   readonly baseUrl: string;
 }
 
-/** What a place said, for `doctor`. */
+/** The result for one place, for `doctor`. */
 export interface Probe {
   readonly name: string;
-  /** Null if nothing OpenAI-shaped answered. */
+  /** Null unless a server with the OpenAI API answered. */
   readonly target: UpstreamTarget | null;
   readonly models: readonly string[];
-  /** API families that answered. */
-  readonly dialects: readonly 'openai'[];
   readonly detail: string;
 }
 
-/** The default ports of the servers, in the order of preference. */
+/** The servers' default ports, in order of preference. */
 export const USUAL_PLACES: readonly Place[] = [
   { name: 'Ollama', baseUrl: 'http://127.0.0.1:11434' },
   { name: 'vLLM', baseUrl: 'http://127.0.0.1:8000' },
@@ -46,22 +44,22 @@ const USUAL_TIMEOUT_MS = 1_000;
 const EXPLICIT_TIMEOUT_MS = 5_000;
 
 /**
- * The configured server, else the first usual one that has a model; null if there is none.
- * @throws BridgeError `upstream_invalid` when `explicit` is no address
+ * The configured server, else the first default one that has a model; null if there is none.
+ * @throws BridgeError `upstream_invalid` when `explicit` is not an address
  */
 export async function detectUpstream(options: DetectOptions = {}): Promise<UpstreamTarget | null> {
   const probes = await probeUpstreams(options);
   const usable = probes.filter((probe) => probe.target !== null);
-  // A server without models can't answer anybody; an explicit one is taken at its word.
+  // A server without models is useless, but an explicit choice stands.
   const best = usable.find((probe) => probe.models.length > 0);
   return (options.explicit === undefined ? best : usable[0])?.target ?? null;
 }
 
-/** Asks every place at once whether it answers `GET /v1/models` with an OpenAI-shaped list. */
+/** Sends `GET /v1/models` to every place at the same time. */
 export async function probeUpstreams(options: DetectOptions = {}): Promise<Probe[]> {
   const { explicit, apiKey, places = USUAL_PLACES, clock = systemClock } = options;
   const usual = explicit === undefined;
-  // A key is for the server that it was given for, not for whoever listens on a usual port.
+  // The key belongs to the configured server, not to any process on a default port.
   const targets = usual
     ? places.map(({ name, baseUrl }) => ({ name: `${name} at ${new URL(baseUrl).host}`, baseUrl }))
     : [parseTarget(explicit, apiKey)];
@@ -85,9 +83,9 @@ async function probe(
     const limits = { ...BRIDGE_LIMITS, connectTimeoutMs: timeoutMs };
     const list = await fetchModels(client, clock, target, limits, timeoutMs);
     const models = list.map((model) => model.id);
-    const detail = models.length === 0 ? 'answers, but has no model' : models.join(', ');
-    return { name, target: { ...target, models }, models, dialects: ['openai'], detail };
+    const detail = models.length === 0 ? 'answers, but has no models' : models.join(', ');
+    return { name, target: { ...target, models }, models, detail };
   } catch (error) {
-    return { name, target: null, models: [], dialects: [], detail: describeError(error) };
+    return { name, target: null, models: [], detail: describeError(error) };
   }
 }

@@ -1,21 +1,21 @@
 import { CodedError } from '../base/errors.ts';
 
 export type BridgeErrorCode =
-  /** The socket of a port can't be listened on. */
+  /** Listening on a port's socket failed. */
   | 'listen_failed'
   /** The bridge or the port is closed. */
   | 'closed'
   /** An upstream address that is neither an http(s) URL nor `unix:/path`. */
   | 'upstream_invalid'
-  /** No connection to the upstream, or it broke before it answered. */
+  /** No connection to the upstream, or it broke before the answer. */
   | 'upstream_unreachable'
   /** The upstream was silent for too long. */
   | 'upstream_timeout'
-  /** The upstream's answer ended before its end. */
+  /** The upstream's answer was truncated. */
   | 'upstream_died'
-  /** The upstream answered with something that a model server does not say. */
+  /** The upstream's answer was not that of a model server. */
   | 'upstream_protocol'
-  /** The guest went away, or its port was closed. */
+  /** The guest disconnected, or its port was closed. */
   | 'cancelled';
 
 export class BridgeError extends CodedError<BridgeErrorCode> {}

@@ -1,11 +1,8 @@
 /**
  * One request of a guest, from its head to the end of its answer (io).
  *
- *     route ─► body ─► inspect ─► upstream there? ─► model ─► send ─► first byte ─► relay ─► settle
+ *     route ─► body ─► inspect ─► upstream ─► model ─► send ─► first byte ─► relay ─► settle
  *                └── an abort (guest gone, port closed, timeout) ends it in every phase ──┘
- *
- * Budgets and the fair queue have their place between `model` and `send`: there the caller, the model
- * and the estimate of its size are known, and nothing has been spent yet.
  */
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
@@ -17,7 +14,7 @@ import { orAborted } from '../base/time-limit.ts';
 import type { Span, Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { type BodyMemory, RequestBody } from './body.ts';
-import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type Unsent } from './bridge-metrics.ts';
+import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import type { Catalog } from './catalog.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
 import { BridgeError } from './errors.ts';
@@ -40,7 +37,7 @@ import { beginTrace, endTrace, traceHeaders } from './trace.ts';
 import type { UpstreamClient } from './upstream.ts';
 import { DocumentUsage, StreamUsage, type TokenCounts, type UsageRecord } from './usage.ts';
 
-/** What all exchanges of a port share. */
+/** Shared by all exchanges of a port. */
 export interface ExchangeContext {
   readonly sandboxId: string;
   readonly policy: BridgePolicy;
@@ -55,12 +52,13 @@ export interface ExchangeContext {
   readonly onUsage: (usage: UsageRecord) => void;
   readonly metrics: BridgeMetrics;
   readonly tracer: Tracer;
-  /** Undefined: guests' own traces are not taken. */
+  /** Undefined: guests' own traces are not accepted. */
   readonly takeTraces: TakeTraces | undefined;
 }
 
 export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
 
+/** An inference request that has been sent upstream. */
 interface Dispatched {
   readonly operation: Operation;
   readonly inspection: Inspection;
@@ -70,7 +68,7 @@ interface Dispatched {
   readonly tokens: TokenTimes;
   readonly span: Span;
   counts: () => TokenCounts;
-  /** The guest has all that it wants to read. */
+  /** True when the guest has the whole answer. */
   complete: () => boolean;
   outcome: UsageRecord['outcome'];
 }
@@ -97,18 +95,18 @@ export class Exchange {
     this.#startedAtMs = clock.now();
   }
 
-  /** Gives up, in whichever phase it is. */
+  /** Cancels the exchange in any phase. */
   cancel(reason: BridgeError): void {
     this.#aborter.abort(reason);
   }
 
-  /** Answers without looking at the request. */
+  /** Answers without reading the request. */
   refuse(refusal: Refusal): void {
     this.#reply.fail(refusal);
     this.#count('refused');
   }
 
-  /** Never rejects. Resolves when nothing of the request is left. */
+  /** Serves the request. Resolves once everything is released; never rejects. */
   async run(): Promise<ExchangeEnd> {
     const { clock, limits } = this.#context;
     const closed = new Promise<void>((resolve) => {
@@ -118,7 +116,8 @@ export class Exchange {
       });
     });
     const stopTotal = clock.after(limits.totalTimeoutMs, () => {
-      this.cancel(new BridgeError('upstream_timeout', `longer than ${limits.totalTimeoutMs} ms`));
+      const message = `the request took longer than ${limits.totalTimeoutMs} ms`;
+      this.cancel(new BridgeError('upstream_timeout', message));
     });
     let end: ExchangeEnd;
     try {
@@ -156,7 +155,7 @@ export class Exchange {
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
     if (received.value.length > TRACES_BODY_BYTES_MAX) {
-      const message = `Traces are taken in requests of up to ${TRACES_BODY_BYTES_MAX} bytes.`;
+      const message = `The traces have more than ${TRACES_BODY_BYTES_MAX} bytes. Send smaller batches.`;
       return this.#refused({ status: 413, code: 'body_too_large', message });
     }
     const answer = tracesAnswer(take(sandboxId, received.value));
@@ -206,10 +205,13 @@ export class Exchange {
     if (!model.ok) return this.#refused(model.refusal);
     const bytes = edited(received.value, body.value, inspection, model.value);
     const span = beginTrace(this.#context, this.#request.headers['traceparent'], {
-      ...{ operation: operation.name, model: model.value, stream: inspection.stream },
+      operation: operation.name,
+      model: model.value,
+      stream: inspection.stream,
     });
     this.#dispatched = {
-      ...{ operation, span },
+      operation,
+      span,
       inspection,
       model: model.value,
       bodyEndAtMs,
@@ -248,7 +250,7 @@ export class Exchange {
     try {
       return await this.#relay(response, target, dispatched);
     } finally {
-      // What was not read to its end must not wait in the pool of connections.
+      // A connection with unread data must not return to the pool.
       if (!response.readableEnded) response.destroy();
     }
   }
@@ -270,8 +272,8 @@ export class Exchange {
       clock,
       limits,
       signal: this.#aborter.signal,
-      heard: () => this.#silence?.touch(),
-      tokens: (events: number) => dispatched.tokens.note(events, clock.now()),
+      onData: () => this.#silence?.touch(),
+      onTokens: (events: number) => dispatched.tokens.note(events, clock.now()),
       cancel: (reason: BridgeError) => this.cancel(reason),
     };
     if (isEventStream(response)) {
@@ -290,12 +292,12 @@ export class Exchange {
     return 'served';
   }
 
-  /** The upstream may still be starting; meanwhile keep-alives run, if there are any. */
+  /** Waits for the upstream, which may still be starting; streaming requests get keep-alives meanwhile. */
   async #awaitUpstream(): Promise<UpstreamTarget> {
     const { clock, limits, upstream } = this.#context;
     this.#silence = new IdleTimer(clock, limits.silenceTimeoutMs, () => {
-      const why = `silent for ${limits.silenceTimeoutMs} ms`;
-      this.cancel(new BridgeError('upstream_timeout', why));
+      const message = `the model server was silent for ${limits.silenceTimeoutMs} ms`;
+      this.cancel(new BridgeError('upstream_timeout', message));
     });
     this.#target = await orAborted(upstream(), this.#aborter.signal);
     this.#silence.touch();
@@ -329,7 +331,7 @@ export class Exchange {
       this.#reply.destroy();
       return complete ? 'served' : 'cancelled';
     }
-    // A bug of ours must not look like a fault of the upstream.
+    // A bug in the bridge must not look like a fault of the upstream.
     const unexpected = !(error instanceof CodedError) && this.#target !== undefined;
     const fields = { sandbox: sandboxId, error: describeError(error) };
     if (unexpected) log.error('an inference request failed', fields);
@@ -372,37 +374,41 @@ export class Exchange {
   }
 }
 
-/** The guest's bytes, unless something of theirs must be another. */
+/** The guest's own bytes, or a copy with the edited members. */
 function edited(received: Buffer, body: JsonBody, inspection: Inspection, model: string): Buffer {
   const edits = inspection.model === model ? inspection.edits : { ...inspection.edits, model };
   return Object.keys(edits).length === 0 ? received : body.edited(edits);
 }
 
-/** Null: a list of models was served, which is no inference. */
-const UNSENT: Readonly<Record<ExchangeEnd, Unsent | null>> = {
-  ...{ served: null, refused: 'refused', failed: 'upstream-lost', cancelled: 'cancelled' },
+/** The outcome to count for a request that was not sent. Null: a model list, which is no inference. */
+const UNSENT: Readonly<Record<ExchangeEnd, UnsentOutcome | null>> = {
+  served: null,
+  refused: 'refused',
+  failed: 'upstream-lost',
+  cancelled: 'cancelled',
 };
 
 const INTERNAL: Refusal = {
   status: 500,
   code: 'internal_error',
-  message: 'The inference bridge failed. The log of the host says why.',
+  message: "The inference bridge failed. See the host's log for the cause.",
 };
 
 const RETRY_AFTER_SECONDS = 2;
 
-/** What a guest is told; addresses and causes stay in the log. */
+/** The error that the guest gets. Addresses and causes stay in the log. */
 function refusalOf(error: unknown, upstreamName: string | undefined): Refusal {
   const code = error instanceof BridgeError ? error.code : 'upstream_unavailable';
   const name = upstreamName ?? 'The model server';
-  const remedy = error instanceof CodedError && error.remedy ? ` To fix it: ${error.remedy}.` : '';
+  const remedy =
+    error instanceof CodedError && error.remedy ? ` To fix this, ${error.remedy}.` : '';
   switch (code) {
     case 'upstream_timeout':
       return { status: 504, code, message: `${name} did not answer in time.` };
     case 'upstream_died':
-      return { status: 502, code, message: `${name} broke off its answer.` };
+      return { status: 502, code, message: `${name} ended its answer early.` };
     case 'upstream_protocol':
-      return { status: 502, code, message: `${name} gave an answer that is none.` };
+      return { status: 502, code, message: `${name} sent an invalid answer.` };
     default:
       return {
         status: 503,

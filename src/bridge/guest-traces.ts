@@ -1,34 +1,34 @@
-/** `POST /otlp/v1/traces` of a guest: OTLP/HTTP, in protobuf, as OpenTelemetry's SDKs send it unasked. Pure. */
+/** `POST /otlp/v1/traces` of a guest: OTLP/HTTP in protobuf, the default of OpenTelemetry's SDKs. Pure. */
 import type { IncomingHttpHeaders } from 'node:http';
 import { MIB } from '../base/units.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
-/** What a program in the guest is told by OTEL_EXPORTER_OTLP_TRACES_ENDPOINT. */
+/** The path in OTEL_EXPORTER_OTLP_TRACES_ENDPOINT of programs in the guest. */
 export const TRACES_PATH = '/otlp/v1/traces';
 /** A batch of 512 spans has about 200 KiB. */
 export const TRACES_BODY_BYTES_MAX = MIB;
 const TYPE = 'application/x-protobuf';
 
-/** @returns null: it is no such message */
+/** @returns null: the body is not an OTLP message */
 export type TakeTraces = (sandboxId: string, body: Buffer) => { readonly rejected: number } | null;
 
 export function isTraces(method: string, url: string): boolean {
   return method === 'POST' && url === TRACES_PATH;
 }
 
-/** Judged before the body is read. */
+/** Checks made before the body is read. */
 export function checkTraces(headers: IncomingHttpHeaders): Checked<void> {
   if (headers['content-type'] !== TYPE) {
-    return refused(415, 'media_type', `Traces are taken as ${TYPE} only.`);
+    return refused(415, 'media_type', `Traces must have the content type ${TYPE}.`);
   }
   return accepted(undefined);
 }
 
-/** The answer, `ExportTraceServiceResponse`: how many were not taken (partial_success.rejected_spans). */
+/** The answer, `ExportTraceServiceResponse`, with the number of rejected spans (partial_success.rejected_spans). */
 export function tracesAnswer(
   taken: ReturnType<TakeTraces>,
 ): Checked<{ readonly headers: Readonly<Record<string, string>>; readonly body: Buffer }> {
-  if (taken === null) return refused(400, 'bad_traces', 'This is no request of OTLP.');
+  if (taken === null) return refused(400, 'bad_traces', 'The body is not an OTLP request.');
   const count = varint(taken.rejected);
   const partial = Buffer.from([0x08, ...count]);
   const body =

@@ -1,10 +1,10 @@
 /**
- * HTTP headers: which requests are framed beyond doubt, and what passes in each direction. Both
- * directions are allow-lists, so a credential, cookie or identity header of either side stops here.
+ * HTTP headers: checks that a request has unambiguous framing, and selects what passes in each direction.
+ * Both directions are allowlists, so credentials, cookies and identity headers of either side stop here.
  */
 import { accepted, type Checked, refused } from './refusal.ts';
 
-/** From the guest to the upstream. Content type, user agent and authorization are set by the bridge. */
+/** From the guest to the upstream. The bridge sets content type, user agent and authorization. */
 const REQUEST_HEADERS = ['accept', 'traceparent', 'tracestate', 'x-request-id'] as const;
 
 /** From the upstream to the guest. */
@@ -21,9 +21,9 @@ const RESPONSE_HEADERS = [
 const HEADER_VALUE_CHARACTERS_MAX = 1024;
 
 /**
- * Refuses whatever two HTTP parsers could read as two different requests (RFC 9112 section 6.3, 11.2).
- * Node's parser refuses most of it already; this is what must hold whichever parser is in front.
- * @param rawHeaders names and values in turn, as received
+ * Refuses requests that two HTTP parsers could read differently (RFC 9112 section 6.3, 11.2). Node's parser
+ * refuses most of them already; this must hold with any parser in front.
+ * @param rawHeaders alternating names and values, as received
  */
 export function checkFraming(rawHeaders: readonly string[]): Checked<void> {
   const lengths = valuesOf(rawHeaders, 'content-length');
@@ -31,7 +31,7 @@ export function checkFraming(rawHeaders: readonly string[]): Checked<void> {
   if (valuesOf(rawHeaders, 'host').length > 1) return badFraming('more than one Host');
   if (lengths.length > 1) return badFraming('more than one Content-Length');
   if (lengths.length === 1 && !/^\d{1,15}$/.test(lengths[0] ?? '')) {
-    return badFraming('a Content-Length that is no number');
+    return badFraming('a Content-Length that is not a number');
   }
   if (encodings.length === 0) return accepted(undefined);
   if (lengths.length > 0) return badFraming('both Content-Length and Transfer-Encoding');
@@ -41,14 +41,14 @@ export function checkFraming(rawHeaders: readonly string[]): Checked<void> {
   return accepted(undefined);
 }
 
-/** What is passed on to the upstream of a guest's headers. */
+/** The guest's headers that the upstream gets. */
 export function requestHeaders(
   received: Readonly<Record<string, string | readonly string[] | undefined>>,
 ): Record<string, string> {
   return pick(received, REQUEST_HEADERS);
 }
 
-/** What is passed back to the guest of an upstream's headers. */
+/** The upstream's headers that the guest gets. */
 export function responseHeaders(
   received: Readonly<Record<string, string | readonly string[] | undefined>>,
 ): Record<string, string> {

@@ -1,7 +1,7 @@
 /**
- * A JSON body that is judged here and then read again by another parser, on the upstream. So it must
- * mean the same to both: valid UTF-8, no key twice, bounded depth and size. Edits replace the bytes of
- * a top-level member and leave all others as they are: numbers keep their digits, strings their escapes.
+ * A JSON body that is checked here and parsed again by the upstream. It must mean the same to both: valid
+ * UTF-8, no duplicate key, bounded depth and size. Edits replace the bytes of a top-level member and leave
+ * all others unchanged: numbers keep their digits, strings their escapes.
  */
 import { isUtf8 } from 'node:buffer';
 import type { BridgeLimits } from './limits.ts';
@@ -11,7 +11,7 @@ export type JsonObject = { readonly [key: string]: unknown };
 
 export interface JsonBody {
   readonly value: JsonObject;
-  /** The bytes with top-level members replaced, or added where they are missing. */
+  /** The bytes with top-level members replaced or added. */
   edited(members: Readonly<Record<string, unknown>>): Buffer;
 }
 
@@ -28,7 +28,7 @@ export function parseJsonBody(bytes: Buffer, limits: JsonLimits): Checked<JsonBo
     return invalid(error instanceof SyntaxError ? 'it does not parse' : String(error));
   }
   if (!isJsonObject(value)) return invalid('it is not an object');
-  // Parsers differ in which of two equal keys wins, so a guest could show each of them another value.
+  // Parsers differ in which of two equal keys wins, so each could see another value.
   if (countKeys(value) !== scan.value.keys) return invalid('a key occurs twice in one object');
   const { members } = scan.value;
   return accepted({ value, edited: (changes) => edit(bytes, members, changes) });
@@ -38,14 +38,14 @@ export function isJsonObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** Bytes of the value of a top-level member, with the white space around it. */
+/** Byte range of a top-level member's value, with the white space around it. */
 interface Span {
   readonly start: number;
   readonly end: number;
 }
 
 interface Scan {
-  /** Keys in all objects together. */
+  /** Number of keys in all objects. */
   readonly keys: number;
   readonly members: ReadonlyMap<string, Span>;
 }
@@ -60,8 +60,8 @@ const OPEN_OBJECT = 0x7b;
 const CLOSE_OBJECT = 0x7d;
 
 /**
- * One pass over the structural bytes, before anything is allocated for the document. Its result means
- * something only if the document then parses.
+ * One pass over the structural bytes, before anything is allocated for the document. The result is valid
+ * only if the document parses.
  */
 function scanJson(bytes: Buffer, limits: JsonLimits): Checked<Scan> {
   const members = new Map<string, Span>();
@@ -113,7 +113,7 @@ function scanJson(bytes: Buffer, limits: JsonLimits): Checked<Scan> {
   return accepted({ keys, members });
 }
 
-/** Index after the quote that ends the string beginning at `start`. */
+/** Index after the closing quote of the string that begins at `start`. */
 function stringEnd(bytes: Buffer, start: number): number {
   let quote = bytes.indexOf(QUOTE, start + 1);
   while (quote >= 0) {
@@ -131,12 +131,12 @@ function textOf(bytes: Buffer, span: Span): string {
   try {
     return String(JSON.parse(`"${raw}"`));
   } catch (error) {
-    // The whole document is about to be refused for the same reason.
+    // The whole document will be refused for the same reason.
     return error instanceof SyntaxError ? raw : '';
   }
 }
 
-/** Iterative: the depth is bounded, the stack of the caller is not known. */
+/** Iterative, since the caller's stack depth is unknown. */
 function countKeys(root: JsonObject): number {
   const open: unknown[] = [root];
   let keys = 0;
@@ -176,14 +176,14 @@ function edit(
 }
 
 function invalid(why: string): Checked<never> {
-  return refused(400, 'invalid_json', `The body is not a JSON object that can be served: ${why}.`);
+  return refused(400, 'invalid_json', `The body is not a valid JSON object: ${why}.`);
 }
 
 const tooDeep = (limits: JsonLimits): Checked<never> =>
-  invalid(`more than ${limits.jsonDepthMax} levels are nested`);
+  invalid(`it is nested more than ${limits.jsonDepthMax} levels deep`);
 
 const tooManyContainers = (limits: JsonLimits): Checked<never> =>
-  invalid(`it has more than ${limits.jsonContainersMax} objects and lists`);
+  invalid(`it has more than ${limits.jsonContainersMax} objects and arrays`);
 
 const tooMany = (limits: JsonLimits): Checked<never> =>
   invalid(`it has more than ${limits.jsonValuesMax} values`);

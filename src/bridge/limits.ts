@@ -1,24 +1,24 @@
 /**
- * Every limit of the bridge, with its unit last. Passing one has a defined outcome, named beside it.
- * All are per port (that is: per sandbox) unless they say otherwise.
+ * Every limit of the bridge, with its unit last and the outcome of passing it. All are per port, and so
+ * per sandbox, unless noted otherwise.
  */
 import { KIB, MIB } from '../base/units.ts';
 export interface BridgeLimits {
-  /** Open connections; more are closed at once. */
+  /** Open connections; more are closed immediately. */
   readonly connectionsMax: number;
   /** Requests between their first byte and the end of their answer; more get 429. */
   readonly requestsInFlightMax: number;
   /** Request line and headers of one request; more gets 431. */
   readonly requestHeaderBytesMax: number;
-  /** Header lines of one request; further lines are never seen. */
+  /** Header lines of one request; more get 431. */
   readonly requestHeadersMax: number;
   /** Body of one request; more gets 413. */
   readonly bodyBytesMax: number;
   /** Memory for all bodies of a port together; more gets 429. */
   readonly bodyTotalBytesMax: number;
-  /** Nested arrays and objects in a body; more gets 400. */
+  /** Nesting depth of arrays and objects in a body; more gets 400. */
   readonly jsonDepthMax: number;
-  /** Objects and lists in a body; more gets 400. Parsed, each costs about a hundred bytes. */
+  /** Objects and arrays in a body; more gets 400. Each takes about a hundred bytes once parsed. */
   readonly jsonContainersMax: number;
   /** Values in a body, e.g. token ids; more gets 400. */
   readonly jsonValuesMax: number;
@@ -26,23 +26,23 @@ export interface BridgeLimits {
   readonly headersTimeoutMs: number;
   /** From the first byte of a request to the end of its body; longer gets 408. */
   readonly bodyTimeoutMs: number;
-  /** A connection without a request; longer closes it. Above what client pools keep, so they close first. */
+  /** A connection without a request; longer closes it. Longer than client pools keep one, so they close first. */
   readonly idleConnectionTimeoutMs: number;
-  /** A guest that does not read its answer; longer cancels the request. */
+  /** A guest that stops reading its answer; longer cancels the request. */
   readonly stallTimeoutMs: number;
   /** Connecting to the upstream; longer gets 503. */
   readonly connectTimeoutMs: number;
-  /** Silence of an upstream, before and between its bytes; longer gets 504 or an error event. */
+  /** Silence of an upstream, before and between bytes; longer gets 504 or an error event. */
   readonly silenceTimeoutMs: number;
-  /** One request in all; longer gets 504 or an error event. */
+  /** A whole request; longer gets 504 or an error event. */
   readonly totalTimeoutMs: number;
   /** Silence in a stream after which the guest gets a keep-alive comment. */
   readonly keepAliveIntervalMs: number;
-  /** One server-sent event that is held until it is whole; a longer one is passed on in pieces. */
+  /** A server-sent event buffered until it is complete; a longer one is forwarded in pieces. */
   readonly eventBytesMax: number;
-  /** Body of an upstream's error answer; a longer one is replaced by our own text. */
+  /** Body of an upstream's error answer; a longer one is replaced by the bridge's own message. */
   readonly errorBodyBytesMax: number;
-  /** Body of the upstream's model list; a longer one counts as no list. */
+  /** Body of the upstream's model list; a longer one is ignored. */
   readonly modelListBytesMax: number;
 }
 

@@ -1,6 +1,6 @@
 /**
- * The HTTP server of one port (io). Node's parser runs in its strict mode; what it lets through is judged
- * again, one request at a time.
+ * The HTTP server of one port (io). Node's parser runs in strict mode; requests that it accepts are checked
+ * again, one at a time.
  */
 import { chmod } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
@@ -14,20 +14,20 @@ import type { BridgeLimits } from './limits.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Refusal } from './refusal.ts';
 
-/** Counters since the port was attached, and two gauges. */
+/** Counters since the port was attached, and three gauges. */
 export interface PortStats {
   readonly connections: number;
   readonly inFlight: number;
-  /** Bytes that are held for request bodies now. */
+  /** Bytes held for request bodies now. */
   readonly bodyBytes: number;
   readonly requests: number;
   readonly served: number;
-  /** By policy, limits or form. */
+  /** Requests refused by policy, limits or format. */
   readonly refused: number;
-  /** For the upstream's sake. */
+  /** Requests that failed because of the upstream. */
   readonly failed: number;
   readonly cancelled: number;
-  /** Connections over the limit, and those that broke the protocol. */
+  /** Connections above the limit, and those that broke the protocol. */
   readonly dropped: number;
 }
 
@@ -35,7 +35,7 @@ export class Listener {
   #context: ExchangeContext;
   readonly #server: Server;
   readonly #exchanges = new Set<Exchange>();
-  /** The answer that a connection is busy with. */
+  /** The current answer of each connection. */
   readonly #current = new WeakMap<Duplex, ServerResponse>();
   readonly #counts = { requests: 0, served: 0, refused: 0, failed: 0, cancelled: 0, dropped: 0 };
   #connections = 0;
@@ -56,7 +56,7 @@ export class Listener {
       (request, response) => this.#onRequest(request, response),
     );
     this.#server.maxConnections = limits.connectionsMax;
-    // One more than allowed, so that a request with too many can be told from one with just enough.
+    // One more than allowed, to detect a request with too many.
     this.#server.maxHeadersCount = limits.requestHeadersMax + 1;
     this.#server.on('connection', (socket) => this.#onConnection(socket));
     this.#server.on('drop', () => {
@@ -76,11 +76,11 @@ export class Listener {
     this.#server.on('error', (error) => {
       this.#context.log.warn('inference port', { error: error.message });
     });
-    // The directory keeps others out; the socket need not rely on the umask.
+    // The directory is private already; the mode must not depend on the umask.
     await chmod(socketPath, 0o600);
   }
 
-  /** For requests that come from now on. */
+  /** Applies to requests that arrive from now on. */
   setPolicy(policy: BridgePolicy): void {
     this.#context = { ...this.#context, policy };
   }
@@ -91,7 +91,7 @@ export class Listener {
     return { connections: this.#connections, inFlight, bodyBytes: memory.bytes, ...this.#counts };
   }
 
-  /** Cancels what is in flight and closes every connection. */
+  /** Cancels requests in flight and closes every connection. */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => {
       this.#server.close(() => resolve());
@@ -114,7 +114,7 @@ export class Listener {
     const { socket } = request;
     const previous = this.#current.get(socket);
     if (previous !== undefined && !previous.writableEnded) {
-      // Pipelining: no client of ours does it, and smuggling needs it.
+      // Pipelining: clients of model servers don't use it, and request smuggling needs it.
       this.#counts.dropped += 1;
       socket.destroy();
       return;
@@ -135,7 +135,7 @@ export class Listener {
     });
   }
 
-  /** What can be judged before the body. */
+  /** Checks made before the body is read. */
   #check(request: IncomingMessage): Refusal | undefined {
     const { limits } = this.#context;
     if (request.rawHeaders.length / 2 > limits.requestHeadersMax) {
@@ -145,19 +145,19 @@ export class Listener {
     const framing = checkFraming(request.rawHeaders);
     if (!framing.ok) return framing.refusal;
     if (request.headers.upgrade !== undefined) {
-      const message = 'Connections are not upgraded here; use plain HTTP/1.1 requests.';
+      const message = 'Protocol upgrades are not supported; use plain HTTP/1.1 requests.';
       return { status: 426, code: 'upgrade_refused', message };
     }
     const encoding = request.headers['content-encoding'];
     if (encoding !== undefined && encoding !== 'identity') {
-      const message = 'Compressed bodies are not read here; send the body as it is.';
+      const message = 'Compressed bodies are not supported; send the body uncompressed.';
       return { status: 415, code: 'encoding_refused', message };
     }
     if (this.#exchanges.size >= limits.requestsInFlightMax) return busy(limits);
     return undefined;
   }
 
-  /** Bytes that are no request, or one that takes too long: answered if nothing is being answered. */
+  /** Answers invalid bytes and requests that take too long, unless another answer is in progress. */
   #onClientError(error: Error, socket: Duplex): void {
     this.#counts.dropped += 1;
     const current = this.#current.get(socket);
@@ -180,18 +180,18 @@ export class Listener {
 
 function busy(limits: BridgeLimits): Refusal {
   const message =
-    `This sandbox has ${limits.requestsInFlightMax} requests in flight already, which is its limit. ` +
-    'Try again when some are done.';
+    `This sandbox has ${limits.requestsInFlightMax} requests in flight, which is its limit. ` +
+    'Retry when one has finished.';
   return { status: 429, code: 'too_many_requests', message, retryAfterSeconds: 1 };
 }
 
 const BAD_REQUEST: Refusal = {
   status: 400,
   code: 'bad_request',
-  message: 'This is no HTTP/1.1 request that can be read in one way only.',
+  message: 'This is not an unambiguous HTTP/1.1 request.',
 };
 
-/** Node's error codes → what the guest is told. */
+/** Node's error code → the answer. */
 const CLIENT_ERRORS: Readonly<Record<string, Refusal>> = {
   ERR_HTTP_REQUEST_TIMEOUT: {
     status: 408,

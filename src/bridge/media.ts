@@ -1,51 +1,102 @@
 /**
- * Remote media (G28): model servers fetch the URLs in `image_url` and its relatives themselves, from the
- * host's network. A guest without a network card would reach the cloud's metadata service through them.
- * So media comes as `data:` or not at all.
+ * Remote media (G28): model servers fetch the URLs in `image_url` and similar fields themselves, from the
+ * host's network. Through them a guest without a network card could reach the cloud's metadata service.
+ * So media must come as `data:`.
  *
- * The walk does not rely on the `type` of a part: any string that is not plain text and refers to
- * something elsewhere is refused, wherever it is nested and however its key is spelled.
+ * The check does not rely on the `type` of a part: any string that is not plain text and refers to another
+ * resource is refused, at any depth and whatever the spelling of its key.
  */
 import { isJsonObject, type JsonObject } from './json-body.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
-/** Values are prose that the model reads; a URL in it is only mentioned. */
+/** Keys of prose for the model; a URL in it is text, and not fetched. */
 const TEXT_KEYS = new Set([
-  ...['text', 'content', 'prompt', 'input', 'suffix', 'refusal', 'arguments', 'output'],
-  ...['reasoning', 'reasoning_content', 'reasoning_details', 'thinking', 'description'],
+  'text',
+  'content',
+  'prompt',
+  'input',
+  'suffix',
+  'refusal',
+  'arguments',
+  'output',
+  'reasoning',
+  'reasoning_content',
+  'reasoning_details',
+  'thinking',
+  'description',
 ]);
 
-/** Values are labels that nobody fetches. */
+/** Keys of labels, which are not fetched. */
 const LABEL_KEYS = new Set([
-  ...['name', 'role', 'type', 'id', 'tool_call_id', 'call_id', 'filename', 'format', 'detail'],
+  'name',
+  'role',
+  'type',
+  'id',
+  'tool_call_id',
+  'call_id',
+  'filename',
+  'format',
+  'detail',
   'signature',
 ]);
 
-/** Values must be `data:` URLs, also without a scheme: it could be a path on the host. */
+/** Keys whose values must be `data:` URLs; one without a scheme could be a path on the host. */
 const MEDIA_KEYS = new Set([
-  ...['image_url', 'audio_url', 'video_url', 'file_url', 'media_url', 'document_url', 'url', 'uri'],
-  ...['image', 'images', 'audio_path', 'video', 'videos', 'file_data', 'src', 'path', 'file_path'],
+  'image_url',
+  'audio_url',
+  'video_url',
+  'file_url',
+  'media_url',
+  'document_url',
+  'url',
+  'uri',
+  'image',
+  'images',
+  'audio_path',
+  'video',
+  'videos',
+  'file_data',
+  'src',
+  'path',
+  'file_path',
 ]);
 
-/** Refers to files in the provider's account, which is the host's. */
+/** Keys that name files in the provider's account, which is the host's. */
 const FORBIDDEN_KEYS = new Set(['file_id', 'file_ids']);
 
-/** JSON schemas, labels and what is not sent to the model: URLs in them are never fetched. */
+/** Members with schemas, labels or settings: URLs in them are never fetched. */
 const SKIPPED_MEMBERS = new Set([
-  ...['model', 'tools', 'functions', 'tool_choice', 'function_call', 'response_format', 'stop'],
-  ...['metadata', 'user', 'safety_identifier', 'prompt_cache_key', 'grammar', 'chat_template'],
-  ...['guided_json', 'guided_regex', 'guided_grammar', 'guided_choice', 'structured_outputs'],
-  ...['json_schema', 'logit_bias', 'stream_options'],
+  'model',
+  'tools',
+  'functions',
+  'tool_choice',
+  'function_call',
+  'response_format',
+  'stop',
+  'metadata',
+  'user',
+  'safety_identifier',
+  'prompt_cache_key',
+  'grammar',
+  'chat_template',
+  'guided_json',
+  'guided_regex',
+  'guided_grammar',
+  'guided_choice',
+  'structured_outputs',
+  'json_schema',
+  'logit_bias',
+  'stream_options',
 ]);
 
-/** Output of earlier turns that clients send back as they got it. */
+/** Output of earlier turns that clients send back unchanged. */
 const SKIPPED_KEYS = new Set(['annotations']);
 
 const REFERENCE = /^\s*(?:[a-z][a-z0-9+.-]*:\/\/|(?:file|https?|ftp|blob|s3|gs):)/i;
 const DATA_URL = /^data:/i;
 const CHARACTERS_PER_TOKEN = 4;
 
-/** @returns the estimated number of tokens of the text in `body` */
+/** Refuses references to other resources. @returns the estimated number of tokens in `body` */
 export function inspectMedia(body: JsonObject): Checked<number> {
   let characters = 0;
   let tokens = 0;
@@ -76,8 +127,8 @@ export function inspectMedia(body: JsonObject): Checked<number> {
 }
 
 /**
- * Upstreams in Go match keys without regard to case, by Unicode folding (`ſ` is s, `K` is k); lower case
- * alone would let those through.
+ * Upstreams in Go match keys case-insensitively, by Unicode folding (`ſ` is s, `K` is k); lower case alone
+ * would miss those.
  */
 export function foldKey(key: string): string {
   return key.toUpperCase().toLowerCase();
@@ -97,7 +148,7 @@ function mediaRefused(key: string): Checked<never> {
 }
 
 function fileRefused(key: string): Checked<never> {
-  const message = `"${key}" is refused: it names a file in the host's account. Send the content inline.`;
+  const message = `"${key}" is refused: it refers to a file in the host's account. Send the content inline.`;
   return refused(400, 'file_reference_refused', message, { param: key });
 }
 

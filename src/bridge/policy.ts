@@ -1,26 +1,26 @@
-/** What a sandbox may ask for: which models, under which names. Decided on the host, per port. */
+/** The models that a sandbox may use, and under which names. Set on the host, per port. */
 import type { BridgeLimits } from './limits.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
 export interface BridgePolicy {
-  /** Upstream names that may be used. Absent: all that the upstream lists. */
+  /** Allowed upstream names. Absent: all that the upstream lists. */
   readonly allowModels?: readonly string[];
   /**
-   * Name asked for → upstream name; `*` stands for every name that is not there otherwise. Its targets and
-   * `defaultModel` are allowed without being in `allowModels`: who named them chose them.
+   * Requested name → upstream name; `*` matches every name that does not exist otherwise. Targets and
+   * `defaultModel` are allowed even if `allowModels` omits them.
    */
   readonly aliases?: Readonly<Record<string, string>>;
   /**
-   * Taken when a request names no model, `default`, or a model of a hosted service (`gpt-4o-mini`) that
-   * is not there: agents written for those services run unchanged. Absent: such requests get 404.
+   * Used when a request names no model, `default`, or a missing model of a hosted service (`gpt-4o-mini`):
+   * agents written for those services run unchanged. Absent: such requests get 404.
    */
   readonly defaultModel?: string;
-  /** Lets tools that the upstream itself would run (web search, MCP, code) through. Default false. */
+  /** Allows tools that the upstream itself runs (web search, MCP, code). Default false. */
   readonly allowProviderTools?: boolean;
   readonly limits?: Partial<BridgeLimits>;
 }
 
-/** What the upstream says about one of its models (`GET /v1/models`). */
+/** One model in the upstream's list (`GET /v1/models`). */
 export interface ModelEntry {
   readonly id: string;
   /** Seconds since 1970; 0 if unknown. */
@@ -28,7 +28,7 @@ export interface ModelEntry {
   readonly ownedBy: string;
 }
 
-/** Names that clients have as their built-in defaults, and that no local model has. */
+/** Built-in default names of clients, which no local model has. */
 const HOSTED_NAME =
   /^(?:(?:gpt|chatgpt|claude|gemini)-|o[1-9](?:-|$)|text-(?:embedding|davinci)-|davinci-|babbage-)/;
 
@@ -36,8 +36,8 @@ const MODELS_NAMED_MAX = 20;
 const MODEL_ID_CHARACTERS_SHOWN_MAX = 100;
 
 /**
- * Upstream name for a model that a guest asked for.
- * @param listed models of the upstream, or null when it can't say; then any name passes that no list forbids
+ * The upstream name for the model that a guest requested.
+ * @param listed models of the upstream; null: unknown, and then any name passes unless `allowModels` omits it
  */
 export function resolveModel(
   asked: string | undefined,
@@ -52,7 +52,7 @@ export function resolveModel(
   const there = policy.allowModels ?? listed;
   if (there === null && !unnamed) return accepted(name);
   if (there?.includes(name)) return accepted(name);
-  // Ollama lists `llama3:latest` and is asked for `llama3`.
+  // Ollama lists `llama3:latest`; clients request `llama3`.
   if (there?.includes(`${name}:latest`)) return accepted(`${name}:latest`);
   if (name !== '' && name === policy.defaultModel) return accepted(name);
   const rest = ownValue(aliases, '*');
@@ -63,7 +63,7 @@ export function resolveModel(
   return unknownModel(name, visibleNames(policy, listed));
 }
 
-/** The models that a guest sees: allowed ones, and the names that aliases give them. */
+/** The models that a guest sees: the allowed ones and the aliases. */
 export function visibleModels(
   policy: BridgePolicy,
   listed: readonly ModelEntry[] | null,
@@ -95,7 +95,7 @@ function unknownModel(name: string, names: readonly string[]): Checked<never> {
   });
 }
 
-/** Names come from guests: `constructor` must not find what every object has. */
+/** Names come from guests: `constructor` must not find an inherited member. */
 function ownValue(record: Readonly<Record<string, string>>, name: string): string | undefined {
   return Object.hasOwn(record, name) ? record[name] : undefined;
 }

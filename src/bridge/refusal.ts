@@ -1,14 +1,14 @@
-/** Why a request is not served, before a dialect puts it into words that its clients understand. */
+/** The reason why a request is not served. A dialect turns it into its own error form. */
 export interface Refusal {
   /** HTTP status. */
   readonly status: number;
   /** Stable, machine-readable, e.g. `model_not_found`. */
   readonly code: string;
-  /** One or two sentences for the person who reads the guest's output: what is wrong and what to do. */
+  /** One or two sentences for the reader of the guest's output: the fault and the remedy. */
   readonly message: string;
-  /** The field of the body that is wrong. */
+  /** The wrong field of the body. */
   readonly param?: string;
-  /** Seconds after which another try makes sense; absent: another try changes nothing. */
+  /** Seconds to wait before a retry; absent: a retry does not help. */
   readonly retryAfterSeconds?: number;
 }
 

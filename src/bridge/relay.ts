@@ -1,4 +1,4 @@
-/** From the upstream's answer to the guest's: bytes untouched, nothing held back but the end of an event (io). */
+/** Forwards the upstream's answer to the guest: unchanged, buffering only an incomplete event (io). */
 import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { readBounded } from './catalog.ts';
@@ -15,11 +15,11 @@ export interface RelayContext {
   readonly clock: Clock;
   readonly limits: BridgeLimits;
   readonly signal: AbortSignal;
-  /** The upstream said something. */
-  heard(): void;
-  /** So many events with text came together. */
-  tokens(events: number): void;
-  /** Gives the request up. */
+  /** Called when bytes arrive from the upstream. */
+  onData(): void;
+  /** Called with the number of events with text in one chunk. */
+  onTokens(events: number): void;
+  /** Cancels the request. */
   cancel(reason: BridgeError): void;
 }
 
@@ -28,8 +28,7 @@ export function isEventStream(response: IncomingMessage): boolean {
 }
 
 /**
- * Passes a stream of events on. `usage` is filled as it goes, so that it holds what was sent when the
- * stream breaks.
+ * Forwards a stream of events. `usage` counts along, so it is right even if the stream breaks.
  * @throws BridgeError `upstream_died`, or the signal's reason
  */
 export async function relayStream(
@@ -46,18 +45,18 @@ export async function relayStream(
     for (const piece of splitter.push(chunk)) {
       if (usage.accept(piece)) open = reply.write(piece.bytes);
     }
-    context.tokens(usage.chunks - before);
+    context.onTokens(usage.chunks - before);
     return open;
   });
   const rest = splitter.rest();
   const wanted = usage.accept({ bytes: rest, kind: 'event' });
-  // Without chunked encoding a killed server looks like one that has finished.
-  if (!usage.finished && !usage.failed) throw died('its stream ended without a finish reason');
+  // Without chunked encoding, a killed server looks like one that has finished.
+  if (!usage.finished && !usage.failed) throw died('the stream ended without a finish reason');
   if (wanted && rest.length > 0) reply.write(rest);
   reply.end();
 }
 
-/** Passes any other good answer on. @throws as `relayStream` */
+/** Forwards any other successful answer. @throws as `relayStream` */
 export async function relayDocument(
   response: IncomingMessage,
   reply: Reply,
@@ -65,7 +64,10 @@ export async function relayDocument(
   context: RelayContext,
 ): Promise<void> {
   if (reply.streaming) {
-    throw new BridgeError('upstream_protocol', 'the answer is not a stream, as was asked for');
+    throw new BridgeError(
+      'upstream_protocol',
+      'the answer is not a stream, although one was requested',
+    );
   }
   reply.start(response.statusCode ?? 200, responseHeaders(response.headers));
   await pump(response, reply, context, (chunk) => {
@@ -75,7 +77,7 @@ export async function relayDocument(
   reply.end();
 }
 
-/** Passes an error of the upstream on, without what is only the host's business. */
+/** Forwards an error of the upstream, without anything private to the host. */
 export async function relayError(
   response: IncomingMessage,
   reply: Reply,
@@ -84,10 +86,10 @@ export async function relayError(
 ): Promise<void> {
   const status = response.statusCode ?? 502;
   const raw = await readBounded(response, limits.errorBodyBytesMax);
-  const own = ownWords(status, raw === undefined);
+  const own = ownRefusal(status, raw === undefined);
   if (own !== undefined) return reply.fail(own);
   let text = raw?.toString('utf8') ?? '';
-  // A server may echo what it was sent; the key is not the guest's to know.
+  // A server may echo the request; the guest must not learn the key.
   if (apiKey !== undefined) text = text.replaceAll(apiKey, '[removed]');
   if (reply.streaming) {
     return reply.fail({ status, code: 'upstream_error', message: messageOf(text, status) });
@@ -104,16 +106,16 @@ export async function relayError(
   reply.end(Buffer.from(text));
 }
 
-/** Answers that mean something else to the guest than they do to the bridge. */
-function ownWords(status: number, tooLarge: boolean): Refusal | undefined {
+/** The bridge's own error, for answers that would mislead the guest. */
+function ownRefusal(status: number, tooLarge: boolean): Refusal | undefined {
   if (status === 401 || status === 403) {
     const message =
-      'The model server does not accept the key of the host. Set NEUROVISOR_UPSTREAM_KEY on the host; ' +
-      'keys inside the sandbox are not used.';
+      "The model server rejected the host's API key. Set NEUROVISOR_UPSTREAM_KEY on the host; " +
+      'keys inside the sandbox have no effect.';
     return { status: 502, code: 'upstream_key_refused', message };
   }
   if (status < 400) {
-    const message = `The model server answered with status ${status}, which is no answer.`;
+    const message = `The model server answered with the unexpected status ${status}.`;
     return { status: 502, code: 'upstream_protocol', message };
   }
   if (tooLarge) return { status, code: 'upstream_error', message: messageOf('', status) };
@@ -122,7 +124,7 @@ function ownWords(status: number, tooLarge: boolean): Refusal | undefined {
 
 const MESSAGE_CHARACTERS_MAX = 1000;
 
-/** The text of an error in one of the usual shapes. */
+/** The message of an error in one of the common formats. */
 function messageOf(text: string, status: number): string {
   const fallback = `The model server answered with status ${status}.`;
   try {
@@ -136,7 +138,7 @@ function messageOf(text: string, status: number): string {
   }
 }
 
-/** Reads to the end, and no faster than the guest does. `onChunk` returns false to wait for it. */
+/** Reads to the end at the guest's pace. `onChunk` returns false to wait for the guest. */
 function pump(
   response: IncomingMessage,
   reply: Reply,
@@ -151,7 +153,7 @@ function pump(
       reject(signal.aborted ? signal.reason : died('the connection broke', cause));
     };
     response.on('data', (chunk: Buffer) => {
-      context.heard();
+      context.onData();
       if (onChunk(chunk) || response.isPaused()) return;
       response.pause();
       stopStall = clock.after(limits.stallTimeoutMs, () => {
@@ -159,7 +161,7 @@ function pump(
       });
       reply.onDrain(() => {
         stopStall();
-        context.heard();
+        context.onData();
         response.resume();
       });
     });

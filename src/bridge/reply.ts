@@ -1,4 +1,4 @@
-/** The answer to one request, whatever state it is in (io: writes a response). */
+/** Writes the answer to one request (io). */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { IdleTimer } from '../base/idle-timer.ts';
@@ -12,7 +12,7 @@ export class Reply {
   readonly #dialect: Dialect;
   #keepAlive: IdleTimer | undefined;
   #streaming = false;
-  /** Whether a keep-alive or an error event may be put behind what was sent. */
+  /** True when a keep-alive or an error event may follow the bytes sent so far. */
   #atBoundary: () => boolean = () => true;
   #firstByteAtMs: number | null = null;
   #refusal: Refusal | null = null;
@@ -23,10 +23,10 @@ export class Reply {
     this.#response = response;
     this.#dialect = dialect;
     this.#clock = clock;
-    response.on('error', (error) => ignore(error, 'guest gone while its answer was written'));
+    response.on('error', (error) => ignore(error, 'the guest disconnected during its answer'));
   }
 
-  /** Status that was sent; 0 before. */
+  /** The status sent; 0 before that. */
   get status(): number {
     return this.#response.headersSent ? this.#response.statusCode : 0;
   }
@@ -35,17 +35,17 @@ export class Reply {
     return this.#streaming;
   }
 
-  /** What the guest was told, if that was an error of ours. */
+  /** The bridge's own error that the guest got, if any. */
   get refusal(): Refusal | null {
     return this.#refusal;
   }
 
-  /** When the first byte of content, keep-alives aside, was written. */
+  /** Time of the first byte of content, not counting keep-alives. */
   get firstByteAtMs(): number | null {
     return this.#firstByteAtMs;
   }
 
-  /** From now on the guest hears something every `intervalMs`, even before the upstream says anything. */
+  /** Sends a keep-alive after each silence of `intervalMs`, even before the upstream answers. */
   keepAlive(intervalMs: number): void {
     this.#keepAlive = new IdleTimer(this.#clock, intervalMs, () => {
       const response = this.#response;
@@ -55,7 +55,7 @@ export class Reply {
     });
   }
 
-  /** Sends the head of a stream of events, once. */
+  /** Sends the head of a stream of events; no effect the second time. */
   startStream(headers: Readonly<Record<string, string>>, atBoundary?: () => boolean): void {
     if (atBoundary !== undefined) this.#atBoundary = atBoundary;
     if (this.#streaming) return;
@@ -75,14 +75,14 @@ export class Reply {
     this.#response.writeHead(status, headers);
   }
 
-  /** @returns false when the guest must read first; see `drained` */
+  /** @returns false when the guest must read first; see `onDrain` */
   write(bytes: Buffer): boolean {
     this.#firstByteAtMs ??= this.#clock.now();
     this.#keepAlive?.touch();
     return this.#response.write(bytes);
   }
 
-  /** Calls `run` when the guest has read what was written. */
+  /** Calls `run` once the guest has read enough. */
   onDrain(run: () => void): void {
     this.#response.once('drain', run);
   }
@@ -98,18 +98,18 @@ export class Reply {
     this.#send(status, JSON.stringify(value), {});
   }
 
-  /** Reports an error in the form that the answer still allows; never lets it look complete. */
+  /** Reports an error in the form that the answer's state allows; the answer never looks complete. */
   fail(refusal: Refusal): void {
     const response = this.#response;
     this.stop();
     if (response.writableEnded || response.destroyed) return;
     this.#refusal = refusal;
     if (this.#streaming) {
-      // A blank line ends the event that was cut off.
+      // A blank line ends a truncated event.
       const gap = this.#atBoundary() ? '' : '\n\n';
       response.end(gap + this.#dialect.errorEvent(refusal));
     } else if (response.headersSent) {
-      // Half a document: only a broken connection tells.
+      // A truncated document: only a broken connection shows the error.
       response.destroy();
     } else {
       const headers: Record<string, string> = {};
@@ -121,7 +121,7 @@ export class Reply {
     }
   }
 
-  /** Breaks the connection. */
+  /** Resets the connection. */
   destroy(): void {
     this.stop();
     this.#response.destroy();
@@ -136,7 +136,7 @@ export class Reply {
       ...headers,
       'content-type': 'application/json',
       'content-length': String(Buffer.byteLength(body)),
-      // What is left of a body that nobody reads must not be taken for another request.
+      // The rest of an unread body must not be parsed as another request.
       ...(this.#request.complete ? {} : { connection: 'close' }),
     });
     this.#response.end(body);

@@ -6,9 +6,9 @@ export interface SsePiece {
   readonly bytes: Buffer;
   readonly kind: /** A whole event with the empty line that ends it. */
     | 'event'
-    /** A part of an event that is larger than the limit. */
+    /** Part of an event that is larger than the limit. */
     | 'part'
-    /** The LF of a CRLF whose CR ended the event before. */
+    /** The LF of a CRLF whose CR ended the previous event. */
     | 'ending';
 }
 
@@ -20,7 +20,7 @@ export class SseSplitter {
   /** Bytes of the event that is not complete yet. */
   #held: Buffer[] = [];
   #heldBytes = 0;
-  /** Part of the current event was given out already. */
+  /** True when part of the current event has been returned. */
   #oversized: boolean = false;
   #lineEmpty: boolean = true;
   #afterCr = false;
@@ -29,14 +29,14 @@ export class SseSplitter {
     this.#eventBytesMax = eventBytesMax;
   }
 
-  /** True when all that was given out ends with a whole event, so that another may be put behind it. */
+  /** True when the returned bytes end with a whole event, so that another may follow. */
   get atBoundary(): boolean {
     return !this.#oversized;
   }
 
   /**
-   * Pieces in order; all pieces and the rest, joined, are the input. A CR that ends an event ends it at
-   * once, since nobody knows whether an LF will follow.
+   * Pieces in order; all pieces and the rest, joined, equal the input. A CR ends an event immediately, since
+   * an LF may or may not follow.
    */
   push(chunk: Buffer): SsePiece[] {
     const out: SsePiece[] = [];
@@ -67,7 +67,7 @@ export class SseSplitter {
     return out;
   }
 
-  /** What is left of an event without its end. */
+  /** Takes the bytes of the incomplete event. */
   rest(): Buffer {
     const rest = Buffer.concat(this.#held);
     this.#held = [];

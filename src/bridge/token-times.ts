@@ -1,6 +1,6 @@
 /**
- * When the tokens of one stream came, in bounded memory. What is seen are events with text: one token each
- * with most servers, more with some. Pure.
+ * Arrival times of the tokens of one stream, in bounded memory. Counts events with text: one token each with
+ * most servers, more with some. Pure.
  */
 export class TokenTimes {
   readonly #bounds: readonly number[];
@@ -20,7 +20,7 @@ export class TokenTimes {
     this.#gaps = bounds.map(() => 0).concat(0);
   }
 
-  /** @param events that came together; they share the time since those before */
+  /** @param events arrived together; they share the time since the previous ones */
   note(events: number, nowMs: number): void {
     if (events < 1) return;
     const isFirst = this.#firstAtMs === null;
@@ -36,7 +36,7 @@ export class TokenTimes {
     this.#lastAtMs = nowMs;
   }
 
-  /** Since the end of the request; null: there was none yet. */
+  /** From the end of the request to the first token; null: none yet. */
   get firstMs(): number | null {
     return this.#firstAtMs === null ? null : this.#firstAtMs - this.#askedAtMs;
   }
@@ -45,7 +45,7 @@ export class TokenTimes {
     return this.#firstAtMs;
   }
 
-  /** How many, by bound; the last is above all. */
+  /** Number of gaps by bound; the last is above all bounds. */
   get gaps(): readonly number[] {
     return this.#gaps;
   }

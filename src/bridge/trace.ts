@@ -1,23 +1,23 @@
 /**
- * The span of one request to a model, with the names of OpenTelemetry's conventions for generative AI
- * (gen_ai.*), and what the upstream is told of it. Pure.
+ * The span of one request to a model, with attributes of OpenTelemetry's conventions for generative AI
+ * (gen_ai.*), and the headers that the upstream gets. Pure.
  */
 import { formatTraceparent, type Span, type Tracer } from '../trace/trace.ts';
 import type { UsageRecord } from './usage.ts';
 
 /**
- * In the trace of what its sandbox is doing. What the guest says is taken if it is a trace of its own.
- * @param said header `traceparent` of the guest
+ * Starts the span in the trace of the sandbox's current operation, or in the guest's own trace.
+ * @param traceparent the guest's header
  */
 export function beginTrace(
   { tracer, sandboxId }: { readonly tracer: Tracer; readonly sandboxId: string },
-  said: string | readonly string[] | undefined,
-  asked: { readonly operation: string; readonly model: string; readonly stream: boolean },
+  traceparent: string | readonly string[] | undefined,
+  request: { readonly operation: string; readonly model: string; readonly stream: boolean },
 ): Span {
-  const { operation, model, stream } = asked;
+  const { operation, model, stream } = request;
   return tracer.start(`${operation} ${model}`, {
     kind: 'client',
-    parent: tracer.parentOf(sandboxId, typeof said === 'string' ? said : undefined),
+    parent: tracer.parentOf(sandboxId, typeof traceparent === 'string' ? traceparent : undefined),
     attributes: {
       'gen_ai.operation.name': operation,
       'gen_ai.request.model': model,
@@ -27,7 +27,7 @@ export function beginTrace(
   });
 }
 
-/** Instead of the guest's own, if there is a trace. */
+/** Replaces the guest's own headers if there is a trace. */
 export function traceHeaders({ context }: Span): Readonly<Record<string, string>> {
   if (context === null) return {};
   return { traceparent: formatTraceparent(context), 'x-trace-id': context.traceId };

@@ -1,4 +1,4 @@
-/** Requests to model servers over pooled connections (io). */
+/** Sends requests to model servers over pooled connections (io). */
 import {
   type ClientRequest,
   Agent as HttpAgent,
@@ -15,18 +15,18 @@ import type { BridgeLimits } from './limits.ts';
 export interface UpstreamRequest {
   readonly target: UpstreamTarget;
   readonly method: 'GET' | 'POST';
-  /** Below the target's prefix. */
+  /** Path below the target's prefix. */
   readonly path: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly body?: Buffer;
   readonly limits: Pick<BridgeLimits, 'connectTimeoutMs'>;
-  /** Cancels in every phase, also while the answer is read. */
+  /** Cancels in every phase, including while the answer is read. */
   readonly signal: AbortSignal;
 }
 
-/** Open connections per upstream and process: above the sum of what all guests may have in flight. */
+/** Open connections per upstream and process: more than all guests may have in flight together. */
 const CONNECTIONS_MAX = 1024;
-/** Idle connections that are kept per upstream. */
+/** Idle connections kept per upstream. */
 const IDLE_CONNECTIONS_MAX = 32;
 const POOLS_MAX = 16;
 
@@ -39,7 +39,7 @@ export class UpstreamClient {
   }
 
   /**
-   * Resolves when the head of the answer is there, whatever its status.
+   * Resolves when the head of the answer has arrived, whatever its status.
    * @throws BridgeError `upstream_unreachable`, `upstream_timeout`, or the signal's reason
    */
   async send(request: UpstreamRequest): Promise<IncomingMessage> {
@@ -47,7 +47,7 @@ export class UpstreamClient {
     const agent = this.#agent(endpoint);
     const first = await this.#attempt(request, endpoint, agent);
     if (first !== 'stale') return first;
-    // The server closed an idle connection while we wrote to it: it has not seen the request.
+    // The server closed the idle connection during the write, so it has not seen the request.
     const second = await this.#attempt(request, endpoint, false);
     if (second !== 'stale') return second;
     throw unreachable(request.target, undefined);
@@ -74,7 +74,7 @@ export class UpstreamClient {
       outgoing.on('close', () => {
         stopTimer();
         signal.removeEventListener('abort', onAbort);
-        // An answer that Node does not pass on, e.g. 101. Without effect after the others.
+        // For an answer that Node does not report, e.g. 101. No effect once the promise is settled.
         reject(unreachable(target, new Error('no answer')));
       });
       outgoing.on('response', (response) => {
@@ -82,7 +82,7 @@ export class UpstreamClient {
         resolve(response);
       });
       outgoing.on('error', (error) => {
-        // After the head, the response's own events tell how it ended.
+        // After the head, the response's own events report the end.
         if (answered) return;
         if (signal.aborted) reject(signal.reason);
         else if (outgoing.reusedSocket && isClosedByPeer(error)) resolve('stale');
@@ -130,7 +130,7 @@ function open(
   const { target, body } = request;
   const headers: Record<string, string> = {
     ...request.headers,
-    // The bridge reads answers, so they come as they are.
+    // The bridge reads answers, so they must not be compressed.
     'accept-encoding': 'identity',
     'user-agent': 'neurovisor-bridge',
   };

@@ -1,11 +1,11 @@
 /**
- * How much a request used, whether or not the client asked to know (B11). Watches a side copy of the
- * answer in bounded memory; what the upstream says is taken, what it does not say is estimated and marked.
+ * Token usage of a request, whether or not the client requested it (B11). Reads the answer in bounded
+ * memory. Counts from the upstream are used; missing ones are estimated and marked.
  */
 import { isJsonObject, type JsonObject } from './json-body.ts';
 import { eventData, type SsePiece } from './sse.ts';
 
-/** One request that reached the upstream, settled when its last byte was sent or it was given up. */
+/** One request that reached the upstream, made when its answer has been sent or was abandoned. */
 export interface UsageRecord {
   readonly sandboxId: string;
   /** Upstream name. */
@@ -13,14 +13,14 @@ export interface UsageRecord {
   readonly operation: string;
   readonly promptTokens: number;
   readonly completionTokens: number;
-  /** The counts are ours, not the upstream's. */
+  /** True when the bridge estimated the counts. */
   readonly estimated: boolean;
   readonly stream: boolean;
-  /** HTTP status that the guest got; 0 if it went away before. */
+  /** HTTP status that the guest got; 0 if it disconnected before. */
   readonly status: number;
   readonly outcome: UsageOutcome;
   readonly timings: {
-    /** Waiting for the upstream to be there. */
+    /** Time until the upstream was available. */
     readonly queueMs: number;
     /** From the end of the request to the first byte of the answer's body; null if there was none. */
     readonly ttftMs: number | null;
@@ -31,11 +31,11 @@ export interface UsageRecord {
 
 export type UsageOutcome =
   | 'ok'
-  /** The guest went away, did not read, or its port was closed. */
+  /** The guest disconnected or stopped reading, or its port was closed. */
   | 'cancelled'
   /** The upstream answered with an error, in its status or in its stream. */
   | 'upstream-error'
-  /** No answer, or one without an end. */
+  /** No answer, or a truncated one. */
   | 'upstream-lost';
 
 export interface TokenCounts {
@@ -45,10 +45,10 @@ export interface TokenCounts {
 }
 
 const CHARACTERS_PER_TOKEN = 4;
-/** Larger events are counted by their size and not parsed. */
+/** Larger events are not parsed; their size counts as text. */
 const PARSED_EVENT_BYTES_MAX = 256 * 1024;
 
-/** Watches the events of one stream. */
+/** Usage of one stream of events. */
 export class StreamUsage {
   readonly #hideUsage: boolean;
   #hid = false;
@@ -59,27 +59,27 @@ export class StreamUsage {
   #done = false;
   #failed = false;
 
-  /** @param hideUsage the client did not ask for the usage event that the bridge asked for */
+  /** @param hideUsage drop the usage event, which only the bridge requested */
   constructor(hideUsage: boolean) {
     this.#hideUsage = hideUsage;
   }
 
-  /** The stream has said all it has to say: a finish reason, or `[DONE]`. */
+  /** True after a finish reason or `[DONE]`. */
   get finished(): boolean {
     return this.#finished;
   }
 
-  /** `[DONE]` came: clients hang up at it, without waiting for the end of the answer. */
+  /** True after `[DONE]`, at which clients hang up without waiting for the end of the answer. */
   get done(): boolean {
     return this.#done;
   }
 
-  /** Events with text that have come. */
+  /** Number of events with text so far. */
   get chunks(): number {
     return this.#chunks;
   }
 
-  /** The upstream reported an error in the stream. */
+  /** True when the upstream reported an error in the stream. */
   get failed(): boolean {
     return this.#failed;
   }
@@ -94,12 +94,12 @@ export class StreamUsage {
   }
 
   counts(promptEstimate: number): TokenCounts {
-    // A chunk is a token with most servers; where it is more, its length tells.
+    // Most servers send one token per chunk; where it is more, the length shows it.
     const emitted = Math.max(this.#chunks, Math.ceil(this.#characters / CHARACTERS_PER_TOKEN));
     return countsOf(this.#usage, promptEstimate, emitted);
   }
 
-  /** @returns true for the usage event that only the bridge asked for */
+  /** @returns true for the usage event that only the bridge requested */
   #read(bytes: Buffer): boolean {
     if (bytes.length > PARSED_EVENT_BYTES_MAX) {
       this.#characters += bytes.length;
@@ -135,7 +135,7 @@ export class StreamUsage {
   }
 }
 
-/** Text that a model produced in a delta: content, reasoning, and tool calls, but not roles and ids. */
+/** Length of the text that a model produced in a delta: content, reasoning and tool calls, not roles and ids. */
 function textLength(delta: JsonObject): number {
   let length = 0;
   for (const key of ['content', 'reasoning_content', 'reasoning', 'refusal']) {
@@ -153,10 +153,10 @@ function textLength(delta: JsonObject): number {
   return length;
 }
 
-/** Usage stands at either end of an answer; embeddings between them may have megabytes. */
+/** Usage is at the beginning or end of an answer; embeddings between may take megabytes. */
 const KEPT_BYTES_MAX = 64 * 1024;
 
-/** Watches an answer that is one JSON document, of which it keeps the head and the tail. */
+/** Usage of an answer that is one JSON document. Keeps only the head and the tail. */
 export class DocumentUsage {
   #head: Buffer[] = [];
   #headBytes = 0;
@@ -189,8 +189,8 @@ export class DocumentUsage {
 }
 
 /**
- * The object behind the last `"usage":`. Inside a JSON string the quotes would be escaped, so it is a
- * key wherever it occurs.
+ * The object after the last `"usage":`. Inside a JSON string the quotes would be escaped, so any match is a
+ * key.
  */
 function findUsage(text: string): JsonObject | undefined {
   for (let at = text.lastIndexOf('"usage"'); at >= 0; at = text.lastIndexOf('"usage"', at - 1)) {
@@ -201,7 +201,7 @@ function findUsage(text: string): JsonObject | undefined {
   return undefined;
 }
 
-/** From the brace at `start` to the one that closes it. Usage has no braces in strings. */
+/** The text from the brace at `start` to the one that closes it. Usage has no braces in strings. */
 function balanced(text: string, start: number): string {
   let depth = 0;
   for (let i = start; i < text.length; i += 1) {

@@ -1,7 +1,4 @@
-/**
- * What the bridge needs to know about one family of clients. A dialect is pure: bytes and objects in,
- * decisions out. OpenAI is the first; Anthropic and Ollama answer the same questions.
- */
+/** The rules of one API that clients speak. Pure: requests in, decisions out. The only one is `openai.ts`. */
 import type { JsonObject } from '../json-body.ts';
 import type { BridgePolicy, ModelEntry } from '../policy.ts';
 import type { Checked, Refusal } from '../refusal.ts';
@@ -13,22 +10,22 @@ export type Route =
 
 export interface Operation {
   readonly name: string;
-  /** Below the upstream's base, e.g. `/chat/completions`. Never from the guest. */
+  /** Path below the upstream's base, e.g. `/chat/completions`. Never from the guest. */
   readonly upstreamPath: string;
-  /** Members one of which the body must have. */
+  /** The body must have at least one of these members. */
   readonly required: readonly string[];
   /** False for embeddings. */
   readonly generates: boolean;
 }
 
 export interface Inspection {
-  /** As the guest wrote it; undefined if it named none. */
+  /** Name from the request; undefined if it has none. */
   readonly model: string | undefined;
   readonly stream: boolean;
-  /** The answer will have a usage event that the client did not ask for. */
+  /** True when the answer will have a usage event that the client did not ask for. */
   readonly hideUsage: boolean;
   readonly promptTokensEstimate: number;
-  /** Top-level members that the upstream gets with other values. */
+  /** Top-level members to replace or add before the request goes upstream. */
   readonly edits: Readonly<Record<string, unknown>>;
 }
 
@@ -38,9 +35,9 @@ export interface Dialect {
   inspect(operation: Operation, body: JsonObject, policy: BridgePolicy): Checked<Inspection>;
   /** Body of an error answer. */
   error(refusal: Refusal): string;
-  /** The event that reports an error where the status was sent already. */
+  /** The event that reports an error after the status has been sent. */
   errorEvent(refusal: Refusal): string;
-  /** What keeps a silent stream alive without meaning anything. */
+  /** A comment that keeps a silent stream alive. */
   readonly keepAlive: string;
   modelList(models: readonly ModelEntry[]): unknown;
   model(model: ModelEntry): unknown;

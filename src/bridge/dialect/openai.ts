@@ -1,4 +1,4 @@
-/** The OpenAI dialect: chat completions, completions, embeddings, models. */
+/** The OpenAI API: chat completions, completions, embeddings, models. */
 import { isJsonObject, type JsonObject } from '../json-body.ts';
 import { foldKey, inspectMedia } from '../media.ts';
 import type { BridgePolicy, ModelEntry } from '../policy.ts';
@@ -32,7 +32,7 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
   '/embeddings': {
     name: 'embeddings',
     upstreamPath: '/embeddings',
-    // vLLM takes `messages` for models that embed pictures.
+    // vLLM accepts `messages` for models that embed images.
     required: ['input', 'messages'],
     generates: false,
   },
@@ -42,8 +42,8 @@ const MODEL_ID_CHARACTERS_MAX = 256;
 const PATH_CHARACTERS_SHOWN_MAX = 100;
 
 /**
- * Paths are compared, never cleaned up or passed on, so no spelling of one can mean another upstream.
- * `/v1` may be missing: a base URL without it is the commonest mistake in configuring a client.
+ * Compares paths and never normalizes or forwards them, so no spelling can reach another upstream path.
+ * `/v1` may be missing: a base URL without it is the most common mistake in client configuration.
  */
 function route(method: string, url: string): Checked<Route> {
   if (!url.startsWith('/') || url.startsWith('//')) {
@@ -58,14 +58,14 @@ function route(method: string, url: string): Checked<Route> {
   const id = path === '/models' ? '' : modelId(path);
   if (id === undefined) {
     const shown = JSON.stringify(url.slice(0, PATH_CHARACTERS_SHOWN_MAX));
-    const known = '/v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models';
-    return refused(404, 'unknown_url', `There is no ${shown} here; there are ${known}.`);
+    const known = '/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models';
+    return refused(404, 'unknown_url', `Unknown path ${shown}. Use one of ${known}.`);
   }
   if (method !== 'GET') return wrongMethod(method, 'GET');
   return accepted(id === '' ? { kind: 'models' } : { kind: 'model', id });
 }
 
-/** Model names may have slashes, plain or escaped. They are looked up, never passed on. */
+/** Model names may contain slashes, plain or escaped. They are looked up, never forwarded. */
 function modelId(path: string): string | undefined {
   const match = /^\/models\/(.+)$/.exec(path);
   if (match?.[1] === undefined) return undefined;
@@ -79,29 +79,58 @@ function modelId(path: string): string | undefined {
 }
 
 function wrongMethod(method: string, allowed: string): Checked<never> {
-  const message = `The method ${method.slice(0, 20)} is not served here; use ${allowed}.`;
+  const message = `Method ${method.slice(0, 20)} is not allowed; use ${allowed}.`;
   return refused(405, 'method_not_allowed', message);
 }
 
 /**
- * Fields with which a request would leave its bounds, whichever upstream understands them: other hosts
- * and files of the host (SSRF, code), models past the allow-list, other sandboxes' caches and queues.
+ * Fields with which a request would escape its limits on some upstream: other hosts and files of the host
+ * (SSRF, code), models outside the allowlist, other sandboxes' caches and queues.
  */
 const REFUSED_FIELDS = new Set([
-  ...['kv_transfer_params', 'ec_transfer_params', 'bootstrap_host', 'bootstrap_port'],
-  ...['bootstrap_room', 'api_base', 'base_url', 'api_key', 'callback_url', 'webhook'],
-  ...['lora_path', 'lora', 'lora_request', 'custom_logit_processor', 'logits_processors'],
-  ...['models', 'fallbacks', 'provider', 'route', 'cache_salt', 'priority', 'id_slot', 'slot_id'],
+  'kv_transfer_params',
+  'ec_transfer_params',
+  'bootstrap_host',
+  'bootstrap_port',
+  'bootstrap_room',
+  'api_base',
+  'base_url',
+  'api_key',
+  'callback_url',
+  'webhook',
+  'lora_path',
+  'lora',
+  'lora_request',
+  'custom_logit_processor',
+  'logits_processors',
+  'models',
+  'fallbacks',
+  'provider',
+  'route',
+  'cache_salt',
+  'priority',
+  'id_slot',
+  'slot_id',
 ]);
 
-/** Fields by which the upstream runs tools of its own: a way out of a sandbox without network (B13). */
+/** Fields that make the upstream run its own tools: a way out of a sandbox without a network (B13). */
 const PROVIDER_TOOL_FIELDS = new Set([
-  ...['web_search_options', 'search_parameters', 'mcp_servers', 'plugins', 'data_sources'],
+  'web_search_options',
+  'search_parameters',
+  'mcp_servers',
+  'plugins',
+  'data_sources',
 ]);
 
-/** What the checks below read. Another spelling of one of these is refused, see `foldKey`. */
+/** Fields that the checks below read. Another spelling of one is refused, see `foldKey`. */
 const READ_FIELDS = new Set([
-  ...['model', 'stream', 'stream_options', 'tools', 'messages', 'prompt', 'input'],
+  'model',
+  'stream',
+  'stream_options',
+  'tools',
+  'messages',
+  'prompt',
+  'input',
 ]);
 
 function inspect(
@@ -138,7 +167,7 @@ function checkFields(body: JsonObject, policy: BridgePolicy): Checked<void> {
     const folded = foldKey(key);
     if (key !== folded && READ_FIELDS.has(folded)) return invalid(folded, 'is misspelled');
     if (REFUSED_FIELDS.has(folded)) {
-      return refused(400, 'field_refused', `"${folded}" is not for sandboxes to set.`, {
+      return refused(400, 'field_refused', `A sandbox may not set "${folded}". Remove the field.`, {
         param: folded,
       });
     }
@@ -147,7 +176,7 @@ function checkFields(body: JsonObject, policy: BridgePolicy): Checked<void> {
   return accepted(undefined);
 }
 
-/** Tools that the client runs pass; all others would be run by the upstream. */
+/** Accepts tools that the client runs; the upstream would run all others. */
 function checkTools(tools: unknown): Checked<void> {
   if (tools === undefined || tools === null) return accepted(undefined);
   if (!Array.isArray(tools)) return invalid('tools', 'must be a list');
@@ -161,19 +190,19 @@ function checkTools(tools: unknown): Checked<void> {
 
 function toolRefused(what: string): Checked<never> {
   const message =
-    `Tools run by the model server are refused ("${what}"): they would reach the network for the ` +
-    'sandbox. Run the tool in the sandbox and offer it as type "function".';
+    `Tools that the model server runs are refused ("${what}"): they would give the sandbox a way to the ` +
+    'network. Run the tool in the sandbox and offer it as type "function".';
   return refused(400, 'provider_tool_refused', message, { param: 'tools' });
 }
 
-/** Asks the upstream for the usage of a stream, whether or not the client did. */
+/** Requests the usage of a stream from the upstream, even if the client did not. */
 function usageEdits(
   operation: Operation,
   stream: boolean,
   options: unknown,
 ): Pick<Inspection, 'hideUsage' | 'edits'> {
   const given = options ?? {};
-  // Options of another shape are the upstream's to refuse.
+  // The upstream refuses options of another shape.
   if (!stream || !operation.generates || !isJsonObject(given)) {
     return { hideUsage: false, edits: {} };
   }
@@ -189,7 +218,7 @@ function invalid(param: string, why: string): Checked<never> {
   return refused(400, 'invalid_value', `"${param}" ${why}.`, { param });
 }
 
-/** What OpenAI's SDKs make exceptions of. */
+/** The error object that OpenAI's SDKs turn into exceptions. */
 function errorObject(refusal: Refusal): unknown {
   const { message, param, code } = refusal;
   return { error: { message, type: errorType(refusal.status), param: param ?? null, code } };
