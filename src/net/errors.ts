@@ -1,6 +1,6 @@
 import { CodedError } from '../base/errors.ts';
 
-export type NetErrorCode =
+type NetErrorCode =
   /** The address pool is not one that sandboxes can be given addresses from. */
   | 'pool_invalid'
   /** Every /30 of the pool is leased. */

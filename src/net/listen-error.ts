@@ -1,6 +1,6 @@
 import { CodedError, errorCode } from '../base/errors.ts';
 
-export type ListenErrorCode =
+type ListenErrorCode =
   /** Another program has the address and port. */
   | 'address_in_use'
   /** The address is not one of this machine. */

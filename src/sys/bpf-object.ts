@@ -22,7 +22,7 @@ const LOG_BYTES = 256 * 1024;
 /** Of the verifier's log, in an error: its end says why. */
 const LOG_CHARACTERS_MAX = 600;
 
-export interface OpenOptions {
+interface OpenOptions {
   /** Entries of a map by its name, instead of what the object says. */
   readonly maxEntries?: Readonly<Record<string, number>>;
   /** Types of another kernel than the running one. */

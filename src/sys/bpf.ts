@@ -17,7 +17,6 @@ const COMMAND = {
   mapUpdate: 2,
   mapDelete: 3,
   programLoad: 5,
-  programRun: 10,
   programById: 13,
   mapById: 14,
   info: 15,
@@ -35,8 +34,6 @@ const LOG_BYTES = 64 * 1024;
 const LOG_CHARACTERS_MAX = 600;
 /** struct bpf_prog_info up to its map_ids. */
 const PROGRAM_INFO_BYTES = 64;
-/** Frames in and out of a test run, bytes. */
-const RUN_BYTES_MAX = 4096;
 
 /** A hash map with u32 keys. @throws SyscallError `EPERM`, `ENOSYS` */
 export function createMap(name: string, valueBytes: number, entriesMax: number): number {
@@ -124,19 +121,6 @@ function loadAgain(load: () => number, name: string, log: ArrayBuffer): number {
     const end = text.trim().slice(-LOG_CHARACTERS_MAX).replaceAll('\n', '; ');
     throw new SyscallError(`BPF_PROG_LOAD ${name} (${end})`, error.errno);
   }
-}
-
-/** Runs a program once on a frame. @returns its verdict, XDP_*. @throws SyscallError */
-export function runXdp(fd: number, frame: Uint8Array): number {
-  const [input, output] = [Uint8Array.from(frame).buffer, new ArrayBuffer(RUN_BYTES_MAX)];
-  const attributes = new DataView(new ArrayBuffer(72));
-  attributes.setUint32(0, fd, true);
-  attributes.setUint32(8, frame.length, true);
-  attributes.setUint32(12, RUN_BYTES_MAX, true);
-  setAddress(attributes, 16, input);
-  setAddress(attributes, 24, output);
-  bpf(COMMAND.programRun, attributes, `BPF_PROG_TEST_RUN fd ${fd}`);
-  return attributes.getUint32(4, true);
 }
 
 /** The first map of a program of this host, by the program's number. @throws SyscallError `ENOENT`, `EPERM` */

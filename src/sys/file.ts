@@ -62,7 +62,7 @@ export function sendFile(from: number, to: number, position: number, bytes: numb
   return check(Number(cSendfile(to, from, offset.address, bytes)), 'sendfile');
 }
 
-export interface Extent {
+interface Extent {
   /** Byte position of the first byte of data. */
   readonly start: number;
   /** Byte position after the last one. */

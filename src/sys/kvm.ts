@@ -42,7 +42,7 @@ const KVM_SET_SREGS = 0x4138ae84;
 const KVM_SET_CPUID2 = 0x4008ae90;
 
 /** The only stable version (api.rst 4.1). */
-export const KVM_API_VERSION = 12;
+const KVM_API_VERSION = 12;
 /** `exit_reason` values of struct kvm_run that `run` can meet. */
 export const KVM_EXIT = { hlt: 5, shutdown: 8, failEntry: 9, internalError: 17 } as const;
 
@@ -55,7 +55,7 @@ const RUN_EXIT_REASON_OFFSET = 8;
 const TSS_ADDRESS = 0xfffbd000;
 
 /** A failed call, e.g. `open /dev/kvm: errno 13`. */
-export class KvmCallError extends Error {
+class KvmCallError extends Error {
   override name = 'KvmCallError';
   readonly errno: number;
 
@@ -68,7 +68,7 @@ export class KvmCallError extends Error {
 
 /** Registers of struct kvm_regs, by their index in it. */
 const REGISTER = { rax: 0, rbx: 1, rcx: 2, rdx: 3, rsi: 4, rsp: 6, rip: 16, rflags: 17 } as const;
-export type Registers = Readonly<Partial<Record<keyof typeof REGISTER, bigint>>>;
+type Registers = Readonly<Partial<Record<keyof typeof REGISTER, bigint>>>;
 
 export interface RunResult {
   /** `exit_reason` of struct kvm_run. */

@@ -12,7 +12,7 @@ import { CodedError } from '../base/errors.ts';
 import { SyscallError } from './libc.ts';
 
 /** `no_library`: libbpf1 is not installed; `no_symbol`: an object lacks what we look for in it. */
-export type LibbpfErrorCode = 'no_library' | 'no_symbol';
+type LibbpfErrorCode = 'no_library' | 'no_symbol';
 export class LibbpfError extends CodedError<LibbpfErrorCode> {}
 
 /** Addresses, as koffi gives and takes them. */

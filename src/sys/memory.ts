@@ -14,7 +14,7 @@ const MAP_NORESERVE = 0x4000;
 export const PAGE_BYTES = 4096;
 
 /** Zeroed memory at an address that never changes; lives as long as somebody holds `buffer`. */
-export interface NativeBuffer {
+interface NativeBuffer {
   readonly address: number;
   readonly buffer: ArrayBuffer;
 }

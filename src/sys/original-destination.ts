@@ -11,7 +11,7 @@ const AF_INET = 2;
 /** struct sockaddr_in: u16 family, u16 port (big-endian), four bytes of address, eight of padding. */
 const ADDRESS_BYTES = 16;
 
-export interface SocketAddress {
+interface SocketAddress {
   /** Dotted. */
   readonly address: string;
   readonly port: number;

@@ -4,7 +4,7 @@ import { check, libc } from './libc.ts';
 const cPrlimit = libc.func('int prlimit(int pid, int resource, const void *next, uintptr_t old)');
 
 /** RLIMIT_… of x86-64 and arm64 (asm-generic/resource.h). */
-export const RLIMIT = {
+const RLIMIT = {
   fileSize: 1,
   core: 4,
   processes: 6,

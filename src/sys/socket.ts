@@ -29,7 +29,7 @@ const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 const MSG_CTRUNC = 0x8;
 /** sun_path of struct sockaddr_un, with its final zero. */
-export const UNIX_PATH_BYTES_MAX = 107;
+const UNIX_PATH_BYTES_MAX = 107;
 
 /** `how` of shutdown(2). */
 export const SHUTDOWN = { read: 0, write: 1 } as const;

@@ -172,7 +172,7 @@ async function eachChunk(
 }
 
 /** Adjoining pages that are not all zeros. */
-export function nonZeroRuns(chunk: Uint8Array): { start: number; end: number }[] {
+function nonZeroRuns(chunk: Uint8Array): { start: number; end: number }[] {
   const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length);
   const runs: { start: number; end: number }[] = [];
   for (let start = 0; start < bytes.length; start += PAGE_BYTES) {

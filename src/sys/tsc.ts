@@ -16,7 +16,7 @@ interface Sample {
   readonly ns: bigint;
 }
 
-export interface TscMeter {
+interface TscMeter {
   /** kHz since the meter was made; null while too little time has passed. */
   read(): number | null;
 }

@@ -28,7 +28,7 @@ const IFREQ_BYTES = 40;
 /** IFNAMSIZ without its final zero. */
 const NAME_BYTES_MAX = 15;
 
-export interface TapOptions {
+interface TapOptions {
   /** 1 to 15 ASCII characters. The caller has checked it: the kernel takes `%d` for a template. */
   readonly name: string;
   /** Who may open it without CAP_NET_ADMIN, by numeric id. */

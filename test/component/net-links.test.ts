@@ -99,10 +99,6 @@ describe('links', () => {
     expect(await host.do('links', 'routeTo', '10.9.1.2')).toMatchObject(found);
     expect(await host.do('links', 'routeTo', '192.0.2.1')).toBeNull();
 
-    const neighbour = { address: '10.201.0.2', mac: GUEST_MAC };
-    expect(await host.do('links', 'neighbours', 'ipv4', linkIndex)).toEqual([
-      { ...neighbour, linkIndex, permanent: true },
-    ]);
     expect(host.ip('neigh', 'show', 'dev', name)).toEqual([
       expect.objectContaining({ dst: '10.201.0.2', lladdr: GUEST_MAC, state: ['PERMANENT'] }),
     ]);
@@ -124,18 +120,13 @@ describe('links', () => {
     expect(frame.endsWith(Buffer.from('hello').toString('hex'))).toBe(true);
   });
 
-  it('each part is removed by itself', async () => {
-    const { name, linkIndex, address, route } = await network();
-    await host.do('links', 'removeRoute', route);
-    await host.do('links', 'removeNeighbour', linkIndex, '10.201.0.2');
-    expect(host.ip('-4', 'route', 'show')).toHaveLength(1);
-    expect(host.ip('neigh', 'show', 'dev', name)).toEqual([]);
-    await host.do('links', 'removeAddress', address);
-    expect(host.ip('-4', 'route', 'show')).toEqual([]);
+  it('Links.remove: removes a link with its addresses and routes', async () => {
+    const { name, linkIndex } = await network();
     await host.do('links', 'change', linkIndex, { up: false });
     expect(await host.do('links', 'find', linkIndex)).toMatchObject({ up: false, carrier: false });
     await host.do('links', 'remove', linkIndex);
     expect(await host.do('links', 'find', name)).toBeNull();
+    expect(host.ip('-4', 'route', 'show')).toEqual([]);
     expect(host.ip('link', 'show')).toHaveLength((await baseline()).length);
   });
 
@@ -282,13 +273,10 @@ describe('link errors', () => {
   });
 
   it('not_found, unreachable, unsupported, invalid', async () => {
-    const { linkIndex, address, route } = await network();
+    const { linkIndex, route } = await network();
     const code = async (...call: unknown[]) => (await host.refusal('links', ...call)).code;
     expect(await code('change', 9999, { up: true })).toBe('not_found');
     expect(await code('remove', 9999)).toBe('not_found');
-    expect(await code('removeAddress', { ...address, address: '10.201.0.2' })).toBe('not_found');
-    expect(await code('removeRoute', { ...route, destination: '10.77.0.0/16' })).toBe('not_found');
-    expect(await code('removeNeighbour', linkIndex, '10.201.0.3')).toBe('not_found');
     const lost = { ...route, destination: '10.77.0.0/16', gateway: '192.0.2.1' };
     expect(await code('addRoute', lost)).toBe('unreachable');
     expect(await code('create', 'nv-odd', 'nonesuch')).toBe('unsupported');

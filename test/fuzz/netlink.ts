@@ -16,7 +16,6 @@ import {
 } from '../../src/net/netlink/message.ts';
 import { parseAddress } from '../../src/net/netlink/rtnetlink-address.ts';
 import { dumpLinks, parseLink } from '../../src/net/netlink/rtnetlink-link.ts';
-import { parseNeighbour } from '../../src/net/netlink/rtnetlink-neighbor.ts';
 import { parseRoute } from '../../src/net/netlink/rtnetlink-route.ts';
 import { must, target } from './target.ts';
 
@@ -104,7 +103,6 @@ function readAll(datagram: Uint8Array): void {
       typed(() => parseLink(message.body));
       typed(() => mustReadBack(parseAddress(message.body)?.address));
       typed(() => mustReadBack(parseRoute(message.body)?.gateway));
-      typed(() => mustReadBack(parseNeighbour(message.body)?.address));
     }
   });
 }

@@ -5,7 +5,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import type { E2bNetwork } from '../../src/net/policy/egress-rules.ts';
+import type { E2bNetwork } from './e2b-policy.ts';
 
 export interface CommandResult {
   readonly stdout: Uint8Array;

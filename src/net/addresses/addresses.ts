@@ -109,7 +109,7 @@ export function formatAddress({ family, value }: IpAddress): string {
   return `${hex(groups.slice(0, start))}::${hex(groups.slice(start + length))}`;
 }
 
-export type CidrReading =
+type CidrReading =
   | { readonly ok: true; readonly cidr: Cidr }
   | { readonly ok: false; readonly reason: string };
 

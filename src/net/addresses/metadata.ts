@@ -14,7 +14,7 @@ import {
   readAddress,
 } from './addresses.ts';
 
-export interface MetadataRow {
+interface MetadataRow {
   readonly provider: string;
   readonly blocks: readonly Cidr[];
   /** Lower case, without a trailing dot. Names below them are refused also. */
@@ -149,7 +149,7 @@ export function isMetadataBlock(block: Cidr): boolean {
   return METADATA_BLOCKS.some((known) => cidrCovers(known, block));
 }
 
-export interface ReservedRange {
+interface ReservedRange {
   readonly block: Cidr;
   readonly name: string;
 }

@@ -27,20 +27,20 @@ import {
 export const ALIASES_MAX = 8;
 /** Questions to upstreams for one of a guest; more than one only where they do not follow aliases. */
 export const ASKS_MAX = 4;
-export const ADDRESSES_PER_ANSWER_MAX = 32;
+const ADDRESSES_PER_ANSWER_MAX = 32;
 
-export interface NameLimits {
+interface NameLimits {
   readonly queries: BucketLimit;
   /** Questions that wait for an upstream. */
   readonly inFlightMax: number;
 }
 
-export const NAME_LIMITS: NameLimits = {
+const NAME_LIMITS: NameLimits = {
   queries: { size: 100, refillPerSecond: 20 },
   inFlightMax: 32,
 };
 
-export type NameOutcome =
+type NameOutcome =
   | 'answered'
   /** No such record, or a type that is never told. */
   | 'empty'
@@ -68,7 +68,7 @@ export interface SandboxNamesOptions {
   readonly onEvent?: (event: NameEvent) => void;
 }
 
-export type Begun =
+type Begun =
   | { readonly kind: 'reply'; readonly reply: DnsReply }
   | { readonly kind: 'ask'; readonly resolution: Resolution };
 
@@ -154,7 +154,7 @@ export class SandboxNames {
 }
 
 /** One question of a guest on its way through the upstreams. */
-export class Resolution {
+class Resolution {
   readonly #names: SandboxNames;
   readonly #question: DnsQuestion;
   readonly #release: () => void;

@@ -36,13 +36,13 @@ export const DNS_CODE = {
   notImplemented: 4,
   refused: 5,
 } as const;
-export type DnsCode = (typeof DNS_CODE)[keyof typeof DNS_CODE];
+type DnsCode = (typeof DNS_CODE)[keyof typeof DNS_CODE];
 
-export const DNS_HEADER_BYTES = 12;
+const DNS_HEADER_BYTES = 12;
 /** Without EDNS, RFC 1035 section 4.2.1. */
-export const UDP_PAYLOAD_BYTES_MIN = 512;
+const UDP_PAYLOAD_BYTES_MIN = 512;
 /** What we send and accept by UDP: no fragments (DNS flag day 2020). */
-export const UDP_PAYLOAD_BYTES_MAX = 1232;
+const UDP_PAYLOAD_BYTES_MAX = 1232;
 /** A message of one question, with room for EDNS options. */
 export const QUERY_BYTES_MAX = 1024;
 /** What is taken of an upstream's answer, by TCP. */
@@ -98,7 +98,7 @@ export interface DnsAnswer {
   readonly records: readonly DnsRecord[];
 }
 
-export type DnsProblem =
+type DnsProblem =
   | 'short'
   | 'long'
   | 'not_a_query'
@@ -110,7 +110,7 @@ export type DnsProblem =
   | 'edns'
   | 'record';
 
-export type DnsParsed<T> =
+type DnsParsed<T> =
   | { readonly ok: true; readonly value: T }
   /** `id` where the header was there and says it's a query: it can be answered with a code. */
   | { readonly ok: false; readonly reason: DnsProblem; readonly id?: number };

@@ -25,7 +25,7 @@ import {
 } from './message.ts';
 import { askUpstreams, type DnsUpstream } from './upstream.ts';
 
-export interface DnsServerLimits {
+interface DnsServerLimits {
   readonly tcpConnectionsMax: number;
   readonly tcpConnectionsPerSandboxMax: number;
   /** Silence or a slow message of a client. */
@@ -34,7 +34,7 @@ export interface DnsServerLimits {
   readonly upstreamRounds: number;
 }
 
-export const DNS_SERVER_LIMITS: DnsServerLimits = {
+const DNS_SERVER_LIMITS: DnsServerLimits = {
   tcpConnectionsMax: 256,
   tcpConnectionsPerSandboxMax: 8,
   tcpIdleTimeoutMs: 10_000,
@@ -58,7 +58,7 @@ export interface DnsServerOptions {
   readonly log?: Log;
 }
 
-export interface DnsServerStats {
+interface DnsServerStats {
   readonly udpQueries: number;
   readonly tcpQueries: number;
   readonly tcpConnections: number;

@@ -19,7 +19,7 @@ export interface DnsUpstream {
   readonly port: number;
 }
 
-export interface UpstreamSettings {
+interface UpstreamSettings {
   /** Asked in turn. */
   readonly upstreams: readonly DnsUpstream[];
   readonly clock: Clock;

@@ -32,13 +32,13 @@ export class OpenConnections {
   count = 0;
 }
 
-export interface GatewayLimits extends GatewayTimeouts {
+interface GatewayLimits extends GatewayTimeouts {
   /** Of all gateways that share one `OpenConnections`. */
   readonly connectionsMax: number;
   readonly connectionsPerSandboxMax: number;
 }
 
-export const GATEWAY_LIMITS: GatewayLimits = {
+const GATEWAY_LIMITS: GatewayLimits = {
   connectionsMax: 4096,
   connectionsPerSandboxMax: 256,
   headMs: 10_000,
@@ -47,11 +47,7 @@ export const GATEWAY_LIMITS: GatewayLimits = {
   lingerMs: 2_000,
 };
 
-export type GatewayEndReason =
-  | EndReason
-  | 'unknown_sandbox'
-  | 'no_destination'
-  | 'connection_limit';
+type GatewayEndReason = EndReason | 'unknown_sandbox' | 'no_destination' | 'connection_limit';
 
 export interface GatewayEvent {
   readonly sandboxId: string | undefined;
@@ -85,7 +81,7 @@ export interface GatewayOptions {
   readonly log?: Log;
 }
 
-export interface GatewayStats {
+interface GatewayStats {
   readonly connections: number;
   readonly accepted: number;
   /** TLS connections and HTTP requests that passed. */

@@ -32,7 +32,7 @@ export type BodyFraming =
   | { readonly kind: 'chunked' }
   | { readonly kind: 'until_close' };
 
-export type FramerProblem = 'too_long' | 'line_end' | 'chunk';
+type FramerProblem = 'too_long' | 'line_end' | 'chunk';
 
 export type HttpFrame =
   /** Lines without their ends; latin1 text. */

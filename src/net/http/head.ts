@@ -60,7 +60,7 @@ export interface RequestHead {
   readonly forward: string;
 }
 
-export type HeadParsed =
+type HeadParsed =
   | { readonly ok: true; readonly head: RequestHead }
   | { readonly ok: false; readonly reason: HeadProblem };
 

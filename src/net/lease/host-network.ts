@@ -62,7 +62,7 @@ const RECORD_TURNS = 4;
 /** Smaller ones are a mistake of the host's; IPv4 works from 576 (RFC 791, section 3.1). */
 const MTU_MIN = 576;
 
-export interface HostNetworkOptions {
+interface HostNetworkOptions {
   /** CIDR that sandboxes are given addresses from; absent: `POOL_DEFAULT`. */
   readonly pool?: string;
   /** Of locks and of what was found; the same for every process of the host. */

@@ -15,7 +15,7 @@ import type { GatewayUse, LeaseLimits } from './lease.ts';
 const VERSION = 1;
 const SUFFIX = '.lease.json';
 
-export interface LeaseRecord {
+interface LeaseRecord {
   readonly version: typeof VERSION;
   readonly owner: TableOwner;
   readonly policy: Required<EgressPolicyText>;

@@ -50,7 +50,7 @@ interface State {
   readonly holders: readonly Holder[];
 }
 
-export interface ForwardingOptions {
+interface ForwardingOptions {
   /** Where the file lies, shared by all processes of a host; is made. */
   readonly dir: string;
   /** The process that needs it; absent: this one. */

@@ -18,7 +18,6 @@ import { NetlinkExchange, type Outcome } from '../netlink/exchange.ts';
 import type { Message } from '../netlink/message.ts';
 import type { Request } from '../netlink/request.ts';
 import {
-  deleteAddress,
   dumpAddresses,
   type LinkAddress,
   newAddress,
@@ -37,15 +36,8 @@ import {
   newLink,
   parseLink,
 } from '../netlink/rtnetlink-link.ts';
+import { setNeighbour } from '../netlink/rtnetlink-neighbor.ts';
 import {
-  deleteNeighbour,
-  dumpNeighbours,
-  type Neighbour,
-  parseNeighbour,
-  setNeighbour,
-} from '../netlink/rtnetlink-neighbor.ts';
-import {
-  deleteRoute,
   dumpRoutes,
   lookUpRoute,
   MAIN_TABLE,
@@ -68,7 +60,7 @@ export interface NetlinkTransport {
   close(): void;
 }
 
-export interface OwnedLink {
+interface OwnedLink {
   readonly link: Link;
   readonly owner: LinkOwner;
 }
@@ -150,10 +142,6 @@ export class Links {
     this.#ask(`add ${nameOf(address)}`, newAddress(address));
   }
 
-  removeAddress(address: LinkAddress): void {
-    this.#ask(`remove ${nameOf(address)}`, deleteAddress(address));
-  }
-
   /** A table that never had a route is an empty one. */
   routes(family: 'ipv4' | 'ipv6' = 'ipv4', table = MAIN_TABLE): Route[] {
     try {
@@ -180,27 +168,10 @@ export class Links {
     this.#ask(`add route ${route.destination} by link ${route.linkIndex}`, newRoute(route));
   }
 
-  removeRoute(route: RouteSpec): void {
-    this.#ask(`remove route ${route.destination} by link ${route.linkIndex}`, deleteRoute(route));
-  }
-
-  /** @param linkIndex absent: of all links. */
-  neighbours(family: 'ipv4' | 'ipv6' = 'ipv4', linkIndex?: number): Neighbour[] {
-    const request = dumpNeighbours(family, linkIndex);
-    return this.#dump('list neighbours', request, parseNeighbour).filter(
-      (neighbour) => linkIndex === undefined || neighbour.linkIndex === linkIndex,
-    );
-  }
-
   /** A permanent entry, so that no packet waits for ARP and no answer to it is believed. */
   setNeighbour(linkIndex: number, address: string, mac: string): void {
     const attempt = `set ${address} at ${mac} on link ${linkIndex}`;
     this.#ask(attempt, setNeighbour(linkIndex, address, mac));
-  }
-
-  removeNeighbour(linkIndex: number, address: string): void {
-    const attempt = `remove neighbour ${address} of link ${linkIndex}`;
-    this.#ask(attempt, deleteNeighbour(linkIndex, address));
   }
 
   /** Leaves every link as it is. */

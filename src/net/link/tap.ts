@@ -14,7 +14,7 @@ import type { Links } from './links.ts';
 import { formatOwner, type LinkOwner } from './owner.ts';
 import { confineLink } from './settings.ts';
 
-export interface TapSpec {
+interface TapSpec {
   /** 1 to 15 characters, from the lease of addresses (`AddressPlan`). */
   readonly name: string;
   /** Written into the alias. */

@@ -10,7 +10,7 @@ const NESTED = 0x8000;
 /** NLA_F_NET_BYTEORDER: the value is big-endian. */
 const NETWORK_ORDER = 0x4000;
 const TYPE_MASK = 0x3fff;
-export const VALUE_BYTES_MAX = 0xffff - HEADER_BYTES;
+const VALUE_BYTES_MAX = 0xffff - HEADER_BYTES;
 
 /** What is written: bytes, or attributes inside. */
 export type AttributeSpec = readonly [type: number, value: Uint8Array | readonly AttributeSpec[]];

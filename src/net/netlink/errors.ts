@@ -1,7 +1,7 @@
 /** What can go wrong with links, addresses, routes, neighbours and TAPs, and what a person can do about it. */
 import { CodedError } from '../../base/errors.ts';
 
-export type LinkErrorCode =
+type LinkErrorCode =
   /** A link, address or route of that name or value is there already. */
   | 'exists'
   /** The link, address, route or neighbour is not there, or not any more. */

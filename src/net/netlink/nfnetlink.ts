@@ -38,7 +38,7 @@ const PREROUTING = 0;
 const POLICY_ACCEPT = 1;
 const NF_DROP = 0;
 
-export interface NftRequest {
+interface NftRequest {
   readonly type: number;
   readonly flags: number;
   readonly body: Uint8Array;

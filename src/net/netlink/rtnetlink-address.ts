@@ -16,7 +16,7 @@ import { FLAG } from './message.ts';
 import { type Request, withAttributes } from './request.ts';
 
 /** RTM_* of addresses. */
-export const ADDRESS_TYPE = { new: 20, delete: 21, get: 22 } as const;
+const ADDRESS_TYPE = { new: 20, delete: 21, get: 22 } as const;
 const BODY_BYTES = 8;
 
 /** IFA_*: on a link with two ends `address` is the other one's, on others both are equal. */
@@ -39,11 +39,6 @@ export function dumpAddresses(linkIndex = 0): Request {
 export function newAddress(address: LinkAddress): Request {
   const flags = FLAG.ack | FLAG.create | FLAG.exclusive;
   return { type: ADDRESS_TYPE.new, flags, body: bodyOf(address) };
-}
-
-/** @throws LinkError `invalid` */
-export function deleteAddress(address: LinkAddress): Request {
-  return { type: ADDRESS_TYPE.delete, flags: FLAG.ack, body: bodyOf(address) };
 }
 
 /** @returns undefined for a family other than IPv4 and IPv6. @throws LinkError `malformed` */

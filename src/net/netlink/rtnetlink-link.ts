@@ -51,7 +51,7 @@ const SKIP_STATISTICS = 8;
 
 /** IFNAMSIZ and IFALIASZ, without their final zero. */
 export const NAME_BYTES_MAX = 15;
-export const ALIAS_BYTES_MAX = 255;
+const ALIAS_BYTES_MAX = 255;
 /** What `dev_valid_name` lets through, less what needs quotes or is a template (`%`). */
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/;
 

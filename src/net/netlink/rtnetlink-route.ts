@@ -19,7 +19,7 @@ import { FLAG } from './message.ts';
 import { type Request, withAttributes } from './request.ts';
 
 /** RTM_* of routes. */
-export const ROUTE_TYPE = { new: 24, delete: 25, get: 26 } as const;
+const ROUTE_TYPE = { new: 24, delete: 25, get: 26 } as const;
 const BODY_BYTES = 12;
 
 /** RTA_*. */
@@ -87,11 +87,6 @@ export function newRoute(route: RouteSpec): Request {
   const flags = FLAG.ack | FLAG.create | FLAG.exclusive;
   const header = { protocol: PROTOCOL_STATIC, scope, type: TYPE_UNICAST };
   return { type: ROUTE_TYPE.new, flags, body: bodyOf(route, header) };
-}
-
-/** Only a route that agrees with all that is given. @throws LinkError `invalid` */
-export function deleteRoute(route: RouteSpec): Request {
-  return { type: ROUTE_TYPE.delete, flags: FLAG.ack, body: bodyOf(route, { scope: SCOPE.any }) };
 }
 
 /** @returns undefined for other families. @throws LinkError `malformed` */

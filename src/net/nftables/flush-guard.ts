@@ -26,7 +26,7 @@ import {
 import { GUARD_MARK, GUARD_PRIORITY } from './sandbox-chains.ts';
 import type { TableOwner } from './table-owners.ts';
 
-export const GUARD_TABLE_PREFIX = 'neurovisor_guard_';
+const GUARD_TABLE_PREFIX = 'neurovisor_guard_';
 const CHAIN = 'unfiltered';
 const FIRST_SEQUENCE = 1;
 

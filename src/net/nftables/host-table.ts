@@ -45,14 +45,14 @@ export interface Tabled {
 }
 
 /** How the table is read; both give what `nft -j list` prints. */
-export interface TableReader {
+interface TableReader {
   /** Of our table at least; none where there is no table. */
   listCounters(): readonly NftObject[] | Promise<readonly NftObject[]>;
   /** Counters and quota of one sandbox at least; none where it is not in the table. */
   listTraffic(id: SandboxId): readonly NftObject[] | Promise<readonly NftObject[]>;
 }
 
-export interface HostTableOptions {
+interface HostTableOptions {
   readonly nft: Nft;
   /** Absent: `nft`, which reads the rules of the whole host for it. */
   readonly reader?: TableReader;

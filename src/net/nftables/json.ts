@@ -11,7 +11,7 @@ export const TABLE_NAME = 'neurovisor';
 export type NftObject = Readonly<Record<string, unknown>>;
 /** One expression or statement of a rule. */
 export type NftExpression = Readonly<Record<string, unknown>>;
-export type NftKind = 'chain' | 'rule' | 'set' | 'map' | 'element' | 'counter' | 'quota';
+type NftKind = 'chain' | 'rule' | 'set' | 'map' | 'element' | 'counter' | 'quota';
 
 const OURS = { family: TABLE_FAMILY, table: TABLE_NAME };
 

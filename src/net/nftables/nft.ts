@@ -8,7 +8,7 @@ import { nftFailed, nftRefused } from './failure.ts';
 import { type NftObject, TABLE_FAMILY, TABLE_NAME } from './json.ts';
 import { NftProcess } from './process.ts';
 
-export interface NftOptions {
+interface NftOptions {
   /** The command and its first arguments, e.g. to enter a network namespace. Absent: `nft`. */
   readonly command?: readonly string[];
   /** Asked first. Absent: the library of this host, unless there is a command. */
@@ -19,7 +19,7 @@ export interface NftOptions {
 }
 
 /** @returns undefined where it can't, so that a process is to do it */
-export type NftLibrary = (commands: string) => Promise<NftablesAnswer | undefined>;
+type NftLibrary = (commands: string) => Promise<NftablesAnswer | undefined>;
 
 const RUN_MS_MAX = 60_000;
 const noLibrary: NftLibrary = async () => undefined;

@@ -14,7 +14,7 @@ import { nftFailed, nftRefused } from './failure.ts';
 const OUTPUT_BYTES_MAX = 128 * MIB;
 const ERROR_BYTES_MAX = 64 * 1024;
 
-export interface NftProcessOptions {
+interface NftProcessOptions {
   /** The command and its first arguments. */
   readonly command: readonly string[];
   readonly clock: Clock;

@@ -80,9 +80,9 @@ export const PINS_MAX = 8192;
 const BYTES_MAX = Number.MAX_SAFE_INTEGER;
 
 /** Packets of TAPs that no sandbox has. */
-export const COUNTER_UNKNOWN = 'unknown';
+const COUNTER_UNKNOWN = 'unknown';
 /** Packets of the network that are addressed to, or pretend to be from, our pool. */
-export const COUNTER_OUTSIDE = 'outside';
+const COUNTER_OUTSIDE = 'outside';
 const SUBNETS = 'subnets';
 
 /** Where each chain of a sandbox is reached from; numbers are priorities of netfilter_ipv4.h. */

@@ -76,7 +76,7 @@ export interface TrafficLimits {
 }
 
 /** A guest must not fill the connection table of the host, which all share. */
-export const CONNECTIONS_DEFAULT = 2048;
+const CONNECTIONS_DEFAULT = 2048;
 /**
  * The kernel's bucket holds one second of the rate and this. One packet of a TAP with offloads is up to
  * 64 KiB: a small rate alone would let none through.
@@ -94,7 +94,7 @@ const BARE_RESET_BYTES = 40;
 /** A connection on a pinned address may be silent so long before only a new DNS answer lets it go on. */
 const FLOW_SECONDS = 600;
 
-export type SandboxRule = readonly NftExpression[];
+type SandboxRule = readonly NftExpression[];
 export const METADATA_SET = 'metadata';
 /** Private and special ranges. Shared, since `nft` reads all sets of ranges before it changes one. */
 export const RESERVED_SET = 'reserved';

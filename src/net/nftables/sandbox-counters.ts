@@ -6,7 +6,7 @@ import type { NftObject } from './json.ts';
  * Every packet that a guest sends is `seen`, and then one of `sent`, `host` or the reasons to drop it,
  * unless the kernel itself had no route for it.
  */
-export const SENT_COUNTERS = {
+const SENT_COUNTERS = {
   /** Whatever came out of the TAP. */
   seen: 'from the guest',
   /** Left for the network. */
@@ -30,13 +30,13 @@ export const DROP_COUNTERS = {
   unlisted: 'to a destination that no rule allows',
 } as const;
 
-export const RECEIVED_COUNTERS = {
+const RECEIVED_COUNTERS = {
   /** Answers; the guest is never connected to. */
   received: 'to the guest',
   unasked: 'to the guest, of nothing that it began',
 } as const;
 
-export const COUNTERS = { ...SENT_COUNTERS, ...DROP_COUNTERS, ...RECEIVED_COUNTERS } as const;
+const COUNTERS = { ...SENT_COUNTERS, ...DROP_COUNTERS, ...RECEIVED_COUNTERS } as const;
 export type CounterName = keyof typeof COUNTERS;
 export const COUNTER_NAMES = Object.keys(COUNTERS) as readonly CounterName[];
 

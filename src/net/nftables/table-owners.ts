@@ -22,7 +22,7 @@ export interface TableOwner {
   readonly startTicks: string;
 }
 
-export interface TableEntry {
+interface TableEntry {
   readonly owner: TableOwner;
   readonly lease: Pick<AddressLease, 'id' | 'tap' | 'subnet'>;
 }

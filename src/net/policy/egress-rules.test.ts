@@ -1,7 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { formatCidr } from '../addresses/addresses.ts';
-import { parsePolicy, parseRule, policyFromE2b, RULES_MAX } from './egress-rules.ts';
-import { decide } from './policy.ts';
+import { parsePolicy, parseRule, RULES_MAX } from './egress-rules.ts';
 
 const show = (text: string): string => {
   const rule = parseRule(text);
@@ -100,46 +99,6 @@ describe('parsePolicy', () => {
     const rules = Array.from({ length: RULES_MAX + 1 }, () => '1.1.1.1');
     expect(() => parsePolicy({ mode: 'open', deny: rules })).toThrowError(
       expect.objectContaining({ code: 'policy_too_large' }),
-    );
-  });
-});
-
-describe('policyFromE2b', () => {
-  const reach = (network: Parameters<typeof policyFromE2b>[0], address: string, name?: string) =>
-    decide(policyFromE2b(network), {
-      address,
-      port: 443,
-      protocol: 'tcp',
-      names: name === undefined ? [] : [name],
-    }).allowed;
-
-  it('is open where nothing is said', () => {
-    expect(reach({}, '8.8.8.8')).toBe(true);
-    expect(reach({ allowOut: ['1.1.1.1'] }, '8.8.8.8')).toBe(true);
-    expect(reach({ allowOut: ['0.0.0.0/0'] }, '169.254.169.254')).toBe(false);
-  });
-  it('is closed without internet access', () => {
-    expect(policyFromE2b({ allowInternetAccess: false }).mode).toBe('none');
-    expect(policyFromE2b({ denyOut: ['0.0.0.0/0'] }).mode).toBe('none');
-    expect(reach({ allowInternetAccess: false, allowOut: ['1.1.1.1'] }, '1.1.1.1')).toBe(true);
-  });
-  it('makes a list of what is allowed where all else is denied', () => {
-    const network = { denyOut: ['0.0.0.0/0'], allowOut: ['8.8.8.0/24', '*.github.com'] };
-    expect(reach(network, '8.8.8.8')).toBe(true);
-    expect(reach(network, '1.1.1.1')).toBe(false);
-    expect(reach(network, '1.1.1.1', 'api.github.com')).toBe(true);
-    expect(reach(network, '1.1.1.1', 'github.com')).toBe(false);
-  });
-  it('lets the allowed win over the denied', () => {
-    const network = { denyOut: ['8.8.0.0/16'], allowOut: ['8.8.8.8'] };
-    expect(reach(network, '8.8.8.8')).toBe(true);
-    expect(reach(network, '8.8.8.9')).toBe(false);
-    expect(reach(network, '8.8.255.255')).toBe(false);
-    expect(reach(network, '8.9.0.0')).toBe(true);
-  });
-  it('has no names to deny', () => {
-    expect(() => policyFromE2b({ denyOut: ['example.com'] })).toThrowError(
-      expect.objectContaining({ code: 'policy_invalid' }),
     );
   });
 });

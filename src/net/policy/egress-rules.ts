@@ -9,14 +9,7 @@
  *
  * Or by method and path: `request-rule.ts`.
  */
-import {
-  type Cidr,
-  cidrsOf,
-  parseCidr,
-  rangeOf,
-  readAddress,
-  subtractRanges,
-} from '../addresses/addresses.ts';
+import { type Cidr, parseCidr, readAddress } from '../addresses/addresses.ts';
 import { parseHostName } from '../addresses/host-name.ts';
 import { isMetadataBlock, metadataOfName } from '../addresses/metadata.ts';
 import { NetError } from '../errors.ts';
@@ -34,7 +27,7 @@ import { isRequestRule, parseRequestRule } from './request-rule.ts';
 /** Rules of one kind, allow or deny, of one policy. */
 export const RULES_MAX = 256;
 /** Ports of one rule for a name: each pinned address is entered into the packet filter once for each port. */
-export const NAME_RULE_PORTS_MAX = 64;
+const NAME_RULE_PORTS_MAX = 64;
 const RULE_CHARACTERS_MAX = 320;
 const PORT_MAX = 65_535;
 
@@ -107,54 +100,6 @@ export function parseRule(text: string): EgressRule {
     });
   }
   return { kind: 'block', text, block: parseBlock(text, target), ports, protocol };
-}
-
-/** What the E2B API calls it. There, an allowed destination wins over a denied one, and names are only allowed. */
-export interface E2bNetwork {
-  readonly allowInternetAccess?: boolean;
-  readonly allowOut?: readonly string[];
-  readonly denyOut?: readonly string[];
-}
-
-/**
- * The policy of ours that lets the same through as E2B's shape does (https://e2b.dev/docs/network/internet-access),
- * less metadata and private ranges. "Allow wins" becomes "deny wins" by taking the allowed out of the denied.
- * @throws NetError `policy_invalid`, `policy_too_large`
- */
-export function policyFromE2b(network: E2bNetwork): EgressPolicy {
-  const { allowInternetAccess = true, allowOut = [], denyOut = [] } = network;
-  assertCount(allowOut);
-  assertCount(denyOut);
-  const rules = allowOut.map((text) => assertCanAllow(parseRule(text)));
-  const deny = denyOut.map((text) => ({ text, block: parseBlock(text, text) }));
-  const closed = !allowInternetAccess || deny.some(({ block }) => isEverything(block));
-  const allow = assertRequests(closed ? 'allowlist' : 'open', rules);
-  if (closed) return allow.length === 0 ? POLICY_NONE : { mode: 'allowlist', allow, deny: [] };
-  const opened = allow.flatMap((rule) =>
-    rule.kind === 'block' && rule.ports === undefined ? [rangeOf(rule.block)] : [],
-  );
-  const denied = deny.flatMap(({ text, block }) =>
-    subtractRanges([rangeOf(block)], opened)
-      .flatMap(cidrsOf)
-      .map(
-        (left): EgressRule => ({
-          kind: 'block',
-          text,
-          block: left,
-          ports: undefined,
-          protocol: undefined,
-        }),
-      ),
-  );
-  if (denied.length > E2B_DENY_BLOCKS_MAX) throw tooLarge(`${denied.length} blocks that deny`);
-  return { mode: 'open', allow, deny: denied };
-}
-
-/** Taking 256 addresses out of blocks makes at most this many blocks of what is left, nearly. */
-const E2B_DENY_BLOCKS_MAX = 8192;
-
-function isEverything(block: Cidr): boolean {
-  return block.prefix === 0 && block.family === 4;
 }
 
 /** A rule that could never have an effect is a mistake that is better heard of now. */

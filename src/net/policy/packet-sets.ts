@@ -13,7 +13,7 @@ import {
   type Transport,
 } from './policy.ts';
 
-export interface PortSet {
+interface PortSet {
   readonly addresses: readonly AddressRange[];
   readonly protocol: Transport;
   readonly ports: PortRange;
@@ -27,7 +27,7 @@ export interface PacketSet {
 }
 
 /** Elements of one set by port: hostile combinations of 256 rules could make 100,000. */
-export const PORT_ELEMENTS_MAX = 8192;
+const PORT_ELEMENTS_MAX = 8192;
 
 const RESERVED_IPV4: readonly AddressRange[] = mergeRanges(
   RESERVED.map(({ block }) => rangeOf(block)).filter(({ family }) => family === 4),

@@ -9,7 +9,7 @@ export const PIN_MARGIN_SECONDS = 5;
 export const PIN_SECONDS_MIN = 30;
 export const PIN_SECONDS_MAX = 3600;
 
-export interface PinLimits {
+interface PinLimits {
   /** Names with at least one live pin. */
   readonly namesMax: number;
   readonly addressesPerNameMax: number;
@@ -33,7 +33,7 @@ export interface Pin {
   readonly seconds: number;
 }
 
-export type Pinned =
+type Pinned =
   | { readonly ok: true; readonly pins: readonly Pin[] }
   | { readonly ok: false; readonly reason: 'too_many_names' | 'too_many_addresses' };
 

@@ -40,7 +40,7 @@ interface RuleBase {
   readonly protocol: Transport | undefined;
 }
 
-export interface BlockRule extends RuleBase {
+interface BlockRule extends RuleBase {
   readonly kind: 'block';
   readonly block: Cidr;
 }
@@ -83,7 +83,7 @@ export interface Destination {
   readonly names: readonly string[];
 }
 
-export type EgressReason =
+type EgressReason =
   | 'bad_address'
   | 'bad_name'
   | 'metadata'

@@ -26,7 +26,7 @@ export type PathProblem =
   /** `;…`, which some servers cut off before they look what the segment is. */
   | 'parameter';
 
-export type PathRead =
+type PathRead =
   /** @property path the same, its percent-encodings in upper case: for comparison, not to be sent */
   | { readonly ok: true; readonly path: string }
   | { readonly ok: false; readonly problem: PathProblem };

@@ -5,7 +5,7 @@ import { NetError } from '../errors.ts';
 import { parseHead, type RequestHead } from '../http/head.ts';
 import { CertificateAuthority } from '../secret/authority.ts';
 import { withSecretHosts } from '../secret/secret.ts';
-import { parsePolicy, policyFromE2b } from './egress-rules.ts';
+import { parsePolicy } from './egress-rules.ts';
 import { decide, decideName, pinnedPorts } from './policy.ts';
 import { decideRequest, decryptsAny, judgesRequestsByTls } from './request-policy.ts';
 
@@ -247,8 +247,6 @@ describe('rules by method and path: what can not be one', () => {
   it('in the mode open, and to deny', () => {
     const rule = `GET https://${API}/v1/`;
     expect(() => parsePolicy({ mode: 'open', allow: [rule] })).toThrow('is for a list');
-    expect(() => policyFromE2b({ allowOut: [rule] })).toThrow('is for a list');
-    expect(policyFromE2b({ allowOut: [rule], denyOut: ['0.0.0.0/0'] }).mode).toBe('allowlist');
     expect(() => parsePolicy({ mode: 'allowlist', deny: [rule] })).toThrow('denies by method');
   });
 });

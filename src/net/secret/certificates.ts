@@ -19,7 +19,7 @@ const HOUR_MS = 3_600_000;
 export const DAY_MS = 24 * HOUR_MS;
 /** A sandbox may be paused for as long as that. */
 const ROOT_DAYS = 3650;
-export const LEAF_DAYS = 7;
+const LEAF_DAYS = 7;
 const COMMON_NAME_CHARACTERS_MAX = 64;
 const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
 

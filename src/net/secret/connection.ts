@@ -17,7 +17,7 @@ import type { Destination, Judgement } from '../policy/judge.ts';
 import { type ExchangeOutput, type ExchangeReason, SecretExchange } from './exchange.ts';
 import type { EgressSecrets } from './secret.ts';
 
-export interface SecretTimeouts {
+interface SecretTimeouts {
   readonly headMs: number;
   readonly connectMs: number;
   readonly idleMs: number;
@@ -34,7 +34,7 @@ export interface SecretUse {
   readonly host: string;
 }
 
-export interface SecretConnectionContext {
+interface SecretConnectionContext {
   readonly clock: Clock;
   readonly timeouts: SecretTimeouts;
   readonly dial: (destination: Destination) => Socket;

@@ -38,7 +38,7 @@ export type ExchangeOutput =
   /** The guest's end is to be closed when all has been sent. */
   | { readonly kind: 'close' };
 
-export interface ExchangeOptions {
+interface ExchangeOptions {
   /** SNI. */
   readonly host: string;
   /** Of the sandbox, whatever their hosts. */

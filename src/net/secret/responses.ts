@@ -22,7 +22,7 @@ import { SecretWebSocket } from './websocket.ts';
 /** Requests that wait for an answer. */
 const PIPELINED_MAX = 256;
 
-export interface AskedRequest {
+interface AskedRequest {
   readonly method: string;
   /** To the WebSocket protocol. */
   readonly isUpgrade: boolean;

@@ -32,7 +32,7 @@ export class ServerHelloStart {
   }
 }
 
-export type SecondHelloState =
+type SecondHelloState =
   | { readonly kind: 'more' }
   | { readonly kind: 'same' }
   | { readonly kind: 'refused'; readonly reason: HelloProblem | 'changed' };

@@ -32,7 +32,7 @@ const LINKS_MAX = 65_536;
  * `not_permitted`: no CAP_BPF, or a container's seccomp; `unsupported`: a kernel without it; `failed`: of a
  * link, that it has another program already
  */
-export type GuardErrorCode = 'not_permitted' | 'unsupported' | 'failed';
+type GuardErrorCode = 'not_permitted' | 'unsupported' | 'failed';
 
 /** The packet filter drops the same packets, so who gets this may go on. */
 export class GuardError extends CodedError<GuardErrorCode> {}
