@@ -40,7 +40,10 @@ describe('MetricRegistry', () => {
 
   it('histogram: cumulative buckets, the bound belongs to its bucket', async () => {
     const wait = new Histogram({
-      ...{ name: 'wait_seconds', help: 'W.', unit: 'seconds', bounds: [0.1, 1] },
+      name: 'wait_seconds',
+      help: 'W.',
+      unit: 'seconds',
+      bounds: [0.1, 1],
     });
     for (const value of [0.1, 0.5, 7]) wait.observe({}, value);
     wait.observe({}, 0.5, 2);

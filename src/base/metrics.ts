@@ -203,7 +203,11 @@ export function collected(
 ): Metric {
   const { name, help, unit, labels = [], seriesMax = SERIES_MAX } = spec;
   return {
-    ...{ type, name, help, unit, labels },
+    type,
+    name,
+    help,
+    unit,
+    labels,
     samples: () =>
       [...read()].slice(0, seriesMax).map(([of, value]) => ({ suffix: '', labels: of, value })),
   };

@@ -47,7 +47,9 @@ describe('benchmark', () => {
     const some = { name: 'x', unit: 'ms', accelerator: 'tcg', baseline: null } as const;
     expect(resultOf({ ...some, samples: [1, 2, 3], failed: 1 })).toMatchObject({ success: 0.75 });
     const none = resultOf({
-      ...{ ...some, samples: [], failed: 2 },
+      ...some,
+      samples: [],
+      failed: 2,
       baseline: { name: 'b', samples: [1] },
     });
     expect(none).toMatchObject({ n: 0, p50: null, p95: null, success: 0, ratio: null });

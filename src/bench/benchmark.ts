@@ -69,7 +69,11 @@ export function resultOf(measurement: Measurement): BenchResult {
   const base =
     baseline === null ? null : { name: baseline.name, ...middleAndTail(baseline.samples) };
   return {
-    ...{ name, unit, accelerator, n: samples.length, ...own },
+    name,
+    unit,
+    accelerator,
+    n: samples.length,
+    ...own,
     success: samples.length === 0 ? 0 : samples.length / (samples.length + failed),
     baseline: base,
     ratio: base === null ? null : ratioOf(own.p50, base.p50),

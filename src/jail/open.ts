@@ -63,7 +63,11 @@ export async function openJail(options: JailOptions): Promise<Jail> {
   const orphans = identities?.endOrphans() ?? 0;
   if (orphans > 0) log.info('ended VMMs whose owner was killed', { count: orphans });
   const parts: JailParts = {
-    ...{ tools, trees, identities, log, filter: options.filter },
+    tools,
+    trees,
+    identities,
+    log,
+    filter: options.filter,
     cgroups: cgroups?.controllers.length === 0 ? null : cgroups,
   };
   try {
@@ -76,7 +80,10 @@ export async function openJail(options: JailOptions): Promise<Jail> {
   return {
     description: [
       ...(hasOwnUsers ? ['own user'] : []),
-      ...['own namespaces', 'empty root', 'no capabilities', 'seccomp'],
+      'own namespaces',
+      'empty root',
+      'no capabilities',
+      'seccomp',
       ...(parts.cgroups === null ? [] : [`limits of ${parts.cgroups.controllers.join(', ')}`]),
     ].join(', '),
     gaps: [
@@ -221,8 +228,16 @@ function stampOf(parts: JailParts, options: JailOptions, treeDir: string): strin
   const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
   const bwrap = statSync(tools.bwrap);
   const facts = [
-    ...[bootId, treeDir, tools.bwrap, bwrap.ino, bwrap.mtimeMs, process.geteuid?.()],
-    ...[parts.identities !== null, parts.cgroups?.controllers, options.uids, options.deviceGid],
+    bootId,
+    treeDir,
+    tools.bwrap,
+    bwrap.ino,
+    bwrap.mtimeMs,
+    process.geteuid?.(),
+    parts.identities !== null,
+    parts.cgroups?.controllers,
+    options.uids,
+    options.deviceGid,
   ];
   return createHash('sha256').update(JSON.stringify(facts)).update(filter).digest('hex');
 }

@@ -18,7 +18,13 @@ describe('jailCommand', () => {
   it('jailCommand: with a user of its own, all capabilities are gone before the program', () => {
     const words = jailCommand(plan, { tools, tree, namespacePath: '/proc/1/fd/5', fds });
     expect(words.slice(0, 7)).toEqual([
-      ...['/n', '--user=/proc/1/fd/5', '--setuid', '0', '--setgid', '0', '--'],
+      '/n',
+      '--user=/proc/1/fd/5',
+      '--setuid',
+      '0',
+      '--setgid',
+      '0',
+      '--',
     ]);
     expect(words).toContain('--bounding-set');
     expect(words).not.toContain('--unshare-user');
@@ -32,7 +38,10 @@ describe('jailCommand', () => {
       expect(own.filter((word) => word === '--bind')).toHaveLength(1);
       const after = (path: string): string | undefined => own[own.indexOf(path) - 1];
       expect(['/k', '/d/disk', '/dev/kvm', '/t/tree/usr'].map(after)).toEqual([
-        ...['--ro-bind', '--bind', '--dev-bind', '--ro-bind'],
+        '--ro-bind',
+        '--bind',
+        '--dev-bind',
+        '--ro-bind',
       ]);
       for (const word of [
         '--die-with-parent',

@@ -112,16 +112,16 @@ export function jailCommand(
     '--',
     tools.bwrap,
     ...(namespacePath === null ? ['--unshare-user', '--uid', '65534', '--gid', '65534'] : []),
-    ...['--unshare-pid', '--unshare-net', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try'],
-    ...['--as-pid-1', '--die-with-parent', '--new-session', '--cap-drop', 'ALL', '--clearenv'],
-    ...['--info-fd', `${fds.info}`, '--block-fd', `${fds.block}`, '--seccomp', `${fds.seccomp}`],
+    ['--unshare-pid', '--unshare-net', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try'],
+    ['--as-pid-1', '--die-with-parent', '--new-session', '--cap-drop', 'ALL', '--clearenv'],
+    ['--info-fd', `${fds.info}`, '--block-fd', `${fds.block}`, '--seccomp', `${fds.seccomp}`],
     ...tree.entries.flatMap((name) => ['--ro-bind', join(tree.dir, name), `/${name}`]),
     // Its own descriptors and nothing else of /proc: its RAM is one of them.
-    ...['--ro-bind', '/proc/self/fd', '/proc/self/fd'],
+    ['--ro-bind', '/proc/self/fd', '/proc/self/fd'],
     ...plan.files.flatMap(({ path, access }) => [MOUNT[access], path, path]),
-    ...['--remount-ro', '/', '--chdir', '/', '--'],
+    ['--remount-ro', '/', '--chdir', '/', '--'],
     ...plan.argv,
-  ];
+  ].flat();
 }
 
 const MOUNT = { read: '--ro-bind', write: '--bind', device: '--dev-bind' } as const;

@@ -22,18 +22,20 @@ type ProgramName = (typeof PROGRAMS)[number];
 const SOURCE_DIR = new URL('../../bpf/', import.meta.url).pathname;
 /** v3 of the instruction set: Linux 5.12. Paths in the object are relative, so that they say nothing of this machine. */
 const OPTIONS = [
-  ...[
-    '-target',
-    'bpf',
-    '-mcpu=v3',
-    '-O2',
-    '-g',
-    '-Wall',
-    '-Wextra',
-    '-Wno-unused-parameter',
-    '-Werror',
-  ],
-  ...['-fdebug-compilation-dir=.', '-fno-ident', '-nostdlibinc', '-idirafter', '/usr/include'],
+  '-target',
+  'bpf',
+  '-mcpu=v3',
+  '-O2',
+  '-g',
+  '-Wall',
+  '-Wextra',
+  '-Wno-unused-parameter',
+  '-Werror',
+  '-fdebug-compilation-dir=.',
+  '-fno-ident',
+  '-nostdlibinc',
+  '-idirafter',
+  '/usr/include',
 ];
 const COMPILE_TIME_MS_MAX = 60_000;
 

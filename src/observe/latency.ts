@@ -70,7 +70,12 @@ export interface TapLatency {
 }
 
 const NO_TIMES: Times = {
-  ...{ started: 0, answered: 0, repeated: 0, failed: 0, skipped: 0, unanswered: 0 },
+  started: 0,
+  answered: 0,
+  repeated: 0,
+  failed: 0,
+  skipped: 0,
+  unanswered: 0,
   ...EMPTY,
 };
 

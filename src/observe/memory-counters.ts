@@ -90,7 +90,8 @@ function sampleOfV1(read: ReadFile): MemorySample | null {
     reclaimableBytes: Math.max(0, of(stat, 'cache') - of(stat, 'shmem')),
     hits: numberIn(read('memory.failcnt')) ?? 0,
     oomKills: of(pairs(read('memory.oom_control')), 'oom_kill'),
-    ...{ some: 0, full: 0 },
+    some: 0,
+    full: 0,
   };
 }
 

@@ -23,7 +23,11 @@ describe('parseSeccompRecord', () => {
   ])('code %s: %s', (code, action) => {
     expect(parseSeccompRecord(datagram(record('"t"', code)))).toEqual({
       atMs: 1_795_673_206_954,
-      ...{ pid: 2023, syscall: 110, arch: 0xc000_003e, address: '0x7fd3903d54f7', action },
+      pid: 2023,
+      syscall: 110,
+      arch: 0xc000_003e,
+      address: '0x7fd3903d54f7',
+      action,
     });
   });
 

@@ -43,7 +43,10 @@ export function parseSeccompRecord(datagram: Uint8Array): SeccompRecord | undefi
   const action = (Number.parseInt(code ?? '', 16) & ACTION) >>> 0;
   return {
     atMs: Number(seconds) * 1000 + Number(ms),
-    ...{ pid: Number(pid), syscall: Number(syscall), arch: Number.parseInt(arch ?? '', 16) },
-    ...{ address, action: action === RET_LOG ? 'logged' : 'refused' },
+    pid: Number(pid),
+    syscall: Number(syscall),
+    arch: Number.parseInt(arch ?? '', 16),
+    address,
+    action: action === RET_LOG ? 'logged' : 'refused',
   };
 }

@@ -41,7 +41,11 @@ export function exchangeTls(
   const { host, port, servername, text } = options;
   const version = 'TLSv1.2' as const;
   const socket = connectTls({
-    ...{ host, port, minVersion: version, maxVersion: version, ciphers: 'PSK' },
+    host,
+    port,
+    minVersion: version,
+    maxVersion: version,
+    ciphers: 'PSK',
     ...(servername === undefined ? {} : { servername }),
     pskCallback: () => ({ psk: Buffer.from(PSK), identity: 'proof' }),
     checkServerIdentity: () => undefined,

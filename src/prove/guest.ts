@@ -45,7 +45,12 @@ act({
     new Promise<string>((resolve) => {
       const version = 'TLSv1.2' as const;
       held = connectTls({
-        ...{ host, port, servername, minVersion: version, maxVersion: version, ciphers: 'PSK' },
+        host,
+        port,
+        servername,
+        minVersion: version,
+        maxVersion: version,
+        ciphers: 'PSK',
         pskCallback: () => ({ psk: Buffer.from(PSK), identity: 'proof' }),
         checkServerIdentity: () => undefined,
       });

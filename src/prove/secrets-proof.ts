@@ -34,7 +34,9 @@ export async function proveSecrets(world: World): Promise<Proof> {
   const secrets: EgressSecrets = {
     secrets: [
       {
-        ...{ name: 'API_KEY', hosts: [VAULT.name], placeholder: KNOWN },
+        name: 'API_KEY',
+        hosts: [VAULT.name],
+        placeholder: KNOWN,
         value: new SecretValue(VALUE),
       },
     ],

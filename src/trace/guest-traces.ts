@@ -52,7 +52,11 @@ export class GuestTraces {
     if (!bucket.tryOpen(now)) return false;
     bucket.spend(1);
     return this.#record({
-      ...{ name, parentSpanId, startMs, endMs, error },
+      name,
+      parentSpanId,
+      startMs,
+      endMs,
+      error,
       kind: KINDS[kind] ?? 'internal',
       context: { traceId, spanId, sampled: true },
       // Ours last: a guest is not another one.

@@ -81,7 +81,10 @@ function decodeSpan(bytes: Buffer, budget: FieldBudget): GuestSpan | null {
     .filter(({ number }) => number === 9)
     .slice(0, DECODE_LIMITS.attributesMax);
   return {
-    ...{ traceId, spanId, startMs, endMs: Math.max(startMs, endMs) },
+    traceId,
+    spanId,
+    startMs,
+    endMs: Math.max(startMs, endMs),
     parentSpanId: hex(value(4), 8) ?? '',
     name: short(value(5)),
     kind: numberOf(value(6)),

@@ -119,7 +119,10 @@ export class Tracer {
       },
       part: (part, fromMs, toMs) => {
         record({
-          ...{ name: part, kind: 'internal', attributes: {}, error: null },
+          name: part,
+          kind: 'internal',
+          attributes: {},
+          error: null,
           context: { ...context, spanId: randomHex(8) },
           parentSpanId: context.spanId,
           startMs: anchorMs + fromMs,
@@ -130,7 +133,9 @@ export class Tracer {
         if (isOver) return;
         isOver = true;
         record({
-          ...{ name: name.slice(0, TEXT_CHARACTERS_MAX), kind, context },
+          name: name.slice(0, TEXT_CHARACTERS_MAX),
+          kind,
+          context,
           parentSpanId: parent?.spanId ?? '',
           startMs: anchorMs + startedMs,
           endMs: anchorMs + clock.now(),

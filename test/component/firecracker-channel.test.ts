@@ -93,8 +93,11 @@ describe('ChannelRelay', () => {
       .toMatchObject({
         bytesHostToGuest: there.length,
         bytesGuestToHost: back.length,
-        ...{ connectionsOpened: 1, connectionsOpen: 0, connectionsRefused: 0 },
-        ...{ throttledMsHostToGuest: 0, throttledMsGuestToHost: 0 },
+        connectionsOpened: 1,
+        connectionsOpen: 0,
+        connectionsRefused: 0,
+        throttledMsHostToGuest: 0,
+        throttledMsGuestToHost: 0,
       });
   });
 

@@ -50,7 +50,10 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
 
   async function makeBench(more: Partial<FirecrackerDriverOptions> = {}): Promise<VmBench> {
     const driver = await createFirecrackerDriver({
-      ...{ binary: found.firecracker, clock: systemClock, log: silentLog, allowOlder: true },
+      binary: found.firecracker,
+      clock: systemClock,
+      log: silentLog,
+      allowOlder: true,
       ...more,
     });
     bench = new VmBench(driver, found);

@@ -52,7 +52,8 @@ requiresFirecrackerAsRoot().describe('a Firecracker taken over', (files) => {
     const { driver, confinement } = await makeFirecracker({
       config: { ...files, jailUids: null, ...config },
       home: { cacheDir: join(dir, 'cache'), runDir: join(dir, 'run') },
-      ...{ log: silentLog, allowOlder: true },
+      log: silentLog,
+      allowOlder: true,
     });
     const bench = new VmBench(driver, files);
     const seen: Record<string, string> = {};
@@ -89,7 +90,9 @@ requiresFirecrackerAsRoot().describe('a Firecracker taken over', (files) => {
 
   it('makeFirecracker: files of the host are not there for it', async () => {
     const open = (path: string): SystemCall => ({
-      ...{ name: path, number: 2, args: [`@${path}`, O_RDONLY, 0] },
+      name: path,
+      number: 2,
+      args: [`@${path}`, O_RDONLY, 0],
     });
     const calls = ['/etc/passwd', '/proc/1/status', '/dev/mem', '/usr', '../../../etc'].map(open);
     const seen = await tryCalls(calls, { jail: 'enforce', firecrackerFilter: 'builtin' });

@@ -59,8 +59,16 @@ requiresRoot().describe('names in a jail of Firecracker', () => {
     const overlayPath = join(dir, 'overlay');
     writeFileSync(overlayPath, 'disk', { mode: 0o640 });
     spec = {
-      ...{ id: 'abc', dir, channelPath: join(dir, 'v'), overlayPath, kernelPath: golden },
-      ...{ rootImagePath: golden, cpus: 1, memoryMib: 8, guestCid: 3, console: 'log' },
+      id: 'abc',
+      dir,
+      channelPath: join(dir, 'v'),
+      overlayPath,
+      kernelPath: golden,
+      rootImagePath: golden,
+      cpus: 1,
+      memoryMib: 8,
+      guestCid: 3,
+      console: 'log',
     };
     jail = { jailer: '/usr/bin/jailer', baseDir: join(base, 'jails'), uid: UID, gid: UID };
     await listen(join(dir, 'v_1'));

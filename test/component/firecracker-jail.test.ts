@@ -64,14 +64,20 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
 
   function makeJailDriver(user: { uid: number; gid: number }): Promise<FirecrackerDriver> {
     return createFirecrackerDriver({
-      ...{ binary: firecracker, clock: systemClock, log: silentLog, allowOlder: true },
+      binary: firecracker,
+      clock: systemClock,
+      log: silentLog,
+      allowOlder: true,
       jail: () => ({ jailer, baseDir, ...user }),
     });
   }
 
   async function makeBench(more: Partial<FirecrackerDriverOptions> = {}): Promise<VmBench> {
     const driver = await createFirecrackerDriver({
-      ...{ binary: firecracker, clock: systemClock, log: silentLog, allowOlder: true },
+      binary: firecracker,
+      clock: systemClock,
+      log: silentLog,
+      allowOlder: true,
       jail: () => ({ jailer, baseDir, uid: UID, gid: GID }),
       ...more,
     });
@@ -263,8 +269,12 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
       expect(readdirSync(join(baseDir, 'firecracker'))).toEqual([]);
       writeFileSync(filter, emptyFilters(), { mode: 0o644 });
       const direct = await createFirecrackerDriver({
-        ...{ binary: firecracker, clock: systemClock, log: silentLog, allowOlder: true },
-        ...{ seccompFilterPath: filter, requiresFilter: true },
+        binary: firecracker,
+        clock: systemClock,
+        log: silentLog,
+        allowOlder: true,
+        seccompFilterPath: filter,
+        requiresFilter: true,
       });
       await expect(direct.start(bench.spec())).rejects.toMatchObject({
         cause: expect.stringContaining('no system call filter'),
@@ -305,7 +315,10 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     const pid = Number(await new Promise((resolve) => owner.stdout.once('data', resolve)));
     const spec = {
       ...bench.spec({ memoryMib: 64 }),
-      ...{ id: 'held', dir, overlayPath: join(dir, 'overlay'), channelPath: join(dir, 'v') },
+      id: 'held',
+      dir,
+      overlayPath: join(dir, 'overlay'),
+      channelPath: join(dir, 'v'),
     };
     const driver = await makeJailDriver({ uid: 61_236, gid: 61_236 });
     const sockets = () => readdirSync(dir).filter((name) => lstatSync(join(dir, name)).isSocket());

@@ -36,8 +36,11 @@ interface Traffic {
 
 requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
   const usual: FirecrackerConfig = {
-    ...{ jail: 'enforce', jailUids: null, firecracker: files.firecracker },
-    ...{ jailer: files.jailer, firecrackerFilter: 'builtin' },
+    jail: 'enforce',
+    jailUids: null,
+    firecracker: files.firecracker,
+    jailer: files.jailer,
+    firecrackerFilter: 'builtin',
   };
   let dir: string;
   let host: NamespacedProcess;

@@ -45,8 +45,11 @@ const diskLimits = await requiresDiskLimits();
 
 requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
   const usual: FirecrackerConfig = {
-    ...{ jail: 'enforce', jailUids: null, firecracker: files.firecracker },
-    ...{ jailer: files.jailer, firecrackerFilter: 'builtin' },
+    jail: 'enforce',
+    jailUids: null,
+    firecracker: files.firecracker,
+    jailer: files.jailer,
+    firecrackerFilter: 'builtin',
   };
   let dir: string;
   let warnings: string[];
@@ -85,7 +88,10 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     await end();
     const log: Log = { ...silentLog, warn: (message) => void warnings.push(message) };
     const made = await makeFirecracker({
-      ...{ config: { ...usual, ...more }, home: home(), log, allowOlder: true },
+      config: { ...usual, ...more },
+      home: home(),
+      log,
+      allowOlder: true,
       memory,
     });
     confinement = made.confinement;
@@ -373,7 +379,9 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     driverParity(
       async () => {
         const made = await makeFirecracker({
-          ...{ config: { ...usual, firecrackerFilter: 'ours' }, log: silentLog, allowOlder: true },
+          config: { ...usual, firecrackerFilter: 'ours' },
+          log: silentLog,
+          allowOlder: true,
           home: { cacheDir: join(shared, 'cache'), runDir: join(shared, 'run') },
         });
         own.push(made.confinement);

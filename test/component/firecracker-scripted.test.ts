@@ -199,15 +199,21 @@ describe('start', () => {
       [
         'PUT /drives/root',
         {
-          ...{ drive_id: 'root', path_on_host: 'fc/root', is_root_device: true },
-          ...{ is_read_only: true, rate_limiter: limit },
+          drive_id: 'root',
+          path_on_host: 'fc/root',
+          is_root_device: true,
+          is_read_only: true,
+          rate_limiter: limit,
         },
       ],
       [
         'PUT /drives/overlay',
         {
-          ...{ drive_id: 'overlay', path_on_host: 'fc/overlay', is_root_device: false },
-          ...{ is_read_only: false, rate_limiter: limit },
+          drive_id: 'overlay',
+          path_on_host: 'fc/overlay',
+          is_root_device: false,
+          is_read_only: false,
+          rate_limiter: limit,
         },
       ],
       ['PUT /vsock', { guest_cid: 9, uds_path: 'c' }],
@@ -216,7 +222,9 @@ describe('start', () => {
       [
         'PUT /network-interfaces/eth0',
         {
-          ...{ iface_id: 'eth0', host_dev_name: 'lo', guest_mac: nic.mac },
+          iface_id: 'eth0',
+          host_dev_name: 'lo',
+          guest_mac: nic.mac,
           rx_rate_limiter: { ops: { size: 10, refill_time: 10 } },
         },
       ],
@@ -364,7 +372,9 @@ describe('versions', () => {
     const [call, body] = asked().at(-1) ?? [];
     expect(call).toBe('PUT /snapshot/load');
     expect(body).toMatchObject({
-      ...{ snapshot_path: 'fc/state', resume_vm: true, ...expected },
+      snapshot_path: 'fc/state',
+      resume_vm: true,
+      ...expected,
       mem_backend: { backend_type: 'File', backend_path: 'fc/memory' },
       network_overrides: [{ iface_id: 'eth0', host_dev_name: 'lo' }],
     });

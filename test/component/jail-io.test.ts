@@ -25,15 +25,24 @@ describe('launch', () => {
       const confinement = { jail: 'enforce', jailUids: null } as const;
       const home = { cacheDir: join(dir, 'cache') };
       const jail = await confine({
-        ...{ config: confinement, home, log: silentLog, binary: QEMU, acceptsGaps: true },
+        config: confinement,
+        home,
+        log: silentLog,
+        binary: QEMU,
+        acceptsGaps: true,
       });
       const own = mkdtempSync(join(dir, 'vm-'));
       const disk = join(own, 'disk');
       writeFileSync(disk, '');
       const launch = async (diskLimits: object) => {
         const launched = await jail.launch({
-          ...{ id: 'jailedio', argv: [QEMU, ...MACHINE], stdio: ['ignore', 'ignore', 'ignore'] },
-          ...{ dir: own, files: [{ path: disk, access: 'write' }], memoryMib: 64, cpus: 1 },
+          id: 'jailedio',
+          argv: [QEMU, ...MACHINE],
+          stdio: ['ignore', 'ignore', 'ignore'],
+          dir: own,
+          files: [{ path: disk, access: 'write' }],
+          memoryMib: 64,
+          cpus: 1,
           diskLimits,
         });
         const over = new Promise((resolve) => launched.child.once('close', resolve));

@@ -27,9 +27,15 @@ describe('confine', () => {
   const options = { home: { cacheDir: '' }, log: silentLog, binary: QEMU };
   it('openJail: without bubblewrap it says what to install', async () => {
     const opening = openJail({
-      ...{ cacheDir: join(dir, 'cache'), stateDir: join(dir, 'state'), searchPath: dir },
-      ...{ programFiles: ['/bin/true'], probeArgs: [], filter: new Uint8Array(8) },
-      ...{ uids: DEFAULT_UIDS, deviceGid: null, log: silentLog },
+      cacheDir: join(dir, 'cache'),
+      stateDir: join(dir, 'state'),
+      searchPath: dir,
+      programFiles: ['/bin/true'],
+      probeArgs: [],
+      filter: new Uint8Array(8),
+      uids: DEFAULT_UIDS,
+      deviceGid: null,
+      log: silentLog,
     });
     await expect(opening).rejects.toMatchObject({
       code: 'jail_unavailable',

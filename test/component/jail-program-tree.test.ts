@@ -130,16 +130,25 @@ describe('openJail', () => {
     const path = searchPath(process.env['PATH']);
     const files = await listQemuFiles('qemu-system-x86_64', path);
     const jail = await openJail({
-      ...{ cacheDir: base, stateDir: join(dir, 'state'), searchPath: path, log: silentLog },
-      ...{ programFiles: [...files, program], filter: await qemuFilter('enforce') },
-      ...{ probeArgs: ['--version'], uids: UIDS, deviceGid: null },
+      cacheDir: base,
+      stateDir: join(dir, 'state'),
+      searchPath: path,
+      log: silentLog,
+      programFiles: [...files, program],
+      filter: await qemuFilter('enforce'),
+      probeArgs: ['--version'],
+      uids: UIDS,
+      deviceGid: null,
     });
     writeFileSync(program, 'updated');
     const jailed = await jail.start({
       id: 'updated',
       argv: [files[0] ?? '', ...MACHINE, '-chardev', 'socket,id=q,fd=3', '-mon', 'chardev=q'],
       stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
-      ...{ dir, files: [], memoryMib: 64, cpus: 1 },
+      dir,
+      files: [],
+      memoryMib: 64,
+      cpus: 1,
     });
     const over = new Promise((resolve) => jailed.child.once('exit', resolve));
     const greeted = new Promise((resolve) => jailed.child.stdio[3]?.once('data', resolve));

@@ -33,7 +33,8 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
 
   const context = (more: Partial<Config> = {}): JailContext => ({
     config: { ...readConfig({}), home, vmm: 'firecracker', firecracker, jailer, ...more },
-    ...{ log: silentLog, allowOlder: true },
+    log: silentLog,
+    allowOlder: true,
   });
   const failed = ({ tried }: Proof): string[] =>
     tried.filter(({ ok }) => !ok).map(({ what, seen }) => `${what}: ${seen}`);

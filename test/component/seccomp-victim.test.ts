@@ -61,7 +61,10 @@ describe('a compiled filter in the kernel', () => {
   it('allows, logs, traps, kills and answers with an errno, as the entry says', () => {
     const actions: readonly Action[] = [
       ...(['allow', 'log', 'trap', 'kill_thread', 'kill_process'] as const),
-      ...[{ errno: 0 }, { errno: 13 }, { errno: 4095 }, { trace: 7 }],
+      { errno: 0 },
+      { errno: 13 },
+      { errno: 4095 },
+      { trace: 7 },
     ];
     const outcomes = (filters: readonly object[]): string[] =>
       victim.run(
@@ -142,8 +145,10 @@ describe('a compiled filter in the kernel', () => {
         {
           program: two,
           calls: [
-            ...[getuid(0n, 0n, 0x0fff_ffff_ffff_ff5fn), getuid(0n, 0n, 0x50n)],
-            ...[getuid(0n, 0n, 0x1000_0000_0000_0050n), getuid(0n, 0n, 0x70n)],
+            getuid(0n, 0n, 0x0fff_ffff_ffff_ff5fn),
+            getuid(0n, 0n, 0x50n),
+            getuid(0n, 0n, 0x1000_0000_0000_0050n),
+            getuid(0n, 0n, 0x70n),
           ],
         },
       ]),

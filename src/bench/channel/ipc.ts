@@ -32,7 +32,9 @@ export const ipcBenchmark: Benchmark = {
     const samples = JSON.parse(stdout) as IpcSamples;
     return FIGURES.map(
       ({ name, unit, pick }): Measurement => ({
-        ...{ name: `ipc.${name}`, unit, accelerator: acceleratorOf(context) },
+        name: `ipc.${name}`,
+        unit,
+        accelerator: acceleratorOf(context),
         samples: pick(samples.vsock),
         baseline: { name: 'TCP over a TAP, no packet filter', samples: pick(samples.tcp) },
       }),

@@ -183,20 +183,20 @@ export async function bootGuest(
   const child = spawn(
     options.qemuPath ?? 'qemu-system-x86_64',
     [
-      ...['-M', 'pc,hpet=off,memory-backend=mem', '-object', memory, '-m', '256M'],
-      ...[
+      ['-M', 'pc,hpet=off,memory-backend=mem', '-object', memory, '-m', '256M'],
+      [
         '-accel',
         accelerator,
         '-cpu',
         accelerator === 'kvm' ? 'host' : 'max,-avx,-avx2,-fma,-erms,-fsrm',
       ],
-      ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
-      ...['-kernel', options.kernelPath, '-initrd', paths.initrd],
-      ...['-append', 'console=ttyS0 quiet reboot=t panic=-1 acpi=noirq tsc=reliable'],
-      ...['-chardev', `socket,id=vsock,path=${paths.vhostPath}`],
-      ...['-device', 'vhost-user-vsock-pci,chardev=vsock,romfile='],
+      ['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
+      ['-kernel', options.kernelPath, '-initrd', paths.initrd],
+      ['-append', 'console=ttyS0 quiet reboot=t panic=-1 acpi=noirq tsc=reliable'],
+      ['-chardev', `socket,id=vsock,path=${paths.vhostPath}`],
+      ['-device', 'vhost-user-vsock-pci,chardev=vsock,romfile='],
       ...(more?.args ?? []),
-    ],
+    ].flat(),
     { stdio: ['ignore', 'pipe', 'pipe', ...(more === undefined ? [] : [more.tapFd])] },
   );
   cleanup.push('QEMU', () => end(child));

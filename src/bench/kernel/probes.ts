@@ -43,7 +43,10 @@ export const probesBenchmark: Benchmark = {
     const note = `a packet in each program, by the kernel’s statistics: ${programs.join(', ')}`;
     return Object.entries(ROWS).map(
       ([name, [which, baseline, figure, what]], index): Measurement => ({
-        ...{ name, unit: 'µs', accelerator: 'none', samples: report[which][figure] },
+        name,
+        unit: 'µs',
+        accelerator: 'none',
+        samples: report[which][figure],
         baseline: { name: what, samples: report[baseline][figure] },
         note: index === 0 ? note : undefined,
       }),

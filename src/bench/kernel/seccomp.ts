@@ -18,7 +18,8 @@ export const seccompBenchmark: Benchmark = {
   names: [
     'seccomp.compile',
     ...THREADS.map((thread) => `seccomp.length/${thread}`),
-    ...['seccomp.call/number', 'seccomp.call/argument'],
+    'seccomp.call/number',
+    'seccomp.call/argument',
   ],
   summary: 'compiling a seccomp profile, its length, and a system call with and without it',
   withoutRuntime: true,

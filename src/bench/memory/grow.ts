@@ -25,8 +25,12 @@ export const growBenchmark: Benchmark = {
       { name: 'grow.less', unit: 'ms', accelerator, samples: less, baseline: null },
       { name: 'grow.boot', unit: 'ms', accelerator, samples: ballooned.readyMs, baseline: both },
       {
-        ...{ name: 'grow.memory', unit: 'MiB', accelerator, samples: ballooned.memoryMib },
-        ...{ baseline: memory, note: 'of the host, for a sandbox that has just booted' },
+        name: 'grow.memory',
+        unit: 'MiB',
+        accelerator,
+        samples: ballooned.memoryMib,
+        baseline: memory,
+        note: 'of the host, for a sandbox that has just booted',
       },
     ];
   },

@@ -43,7 +43,11 @@ export const memoryBenchmark: Benchmark = {
       baseline: Measurement['baseline'],
       note?: string,
     ): Measurement => ({
-      ...{ name: `sandbox.memory/${name}`, unit: 'MiB', accelerator, samples, baseline },
+      name: `sandbox.memory/${name}`,
+      unit: 'MiB',
+      accelerator,
+      samples,
+      baseline,
       ...attempts.told(note),
     });
     return [

@@ -32,8 +32,11 @@ export const oomBenchmark: Benchmark = {
     const least = leads.length === 0 ? '-' : Math.min(...leads).toFixed(0);
     return [
       {
-        ...{ name: 'oom.lead', unit: 'ms', accelerator: runtime.driver.accelerator },
-        ...{ samples: leads, baseline: null },
+        name: 'oom.lead',
+        unit: 'ms',
+        accelerator: runtime.driver.accelerator,
+        samples: leads,
+        baseline: null,
         ...attempts.told(
           `at least ${ENOUGH_MS} ms in ${enough} of ${rounds}, the least ${least} ms; by when the host was told`,
         ),

@@ -61,7 +61,14 @@ export class ForwardingHost {
 
   async #connect(farPid: string): Promise<void> {
     await run('ip', [
-      ...['link', 'add', UPLINK, 'type', 'veth', 'peer', 'name', 'far0'],
+      'link',
+      'add',
+      UPLINK,
+      'type',
+      'veth',
+      'peer',
+      'name',
+      'far0',
       'netns',
       farPid,
     ]);

@@ -36,11 +36,19 @@ export const networkBenchmark: Benchmark = {
 function measurements(samples: NetworkSamples): Measurement[] {
   const { alone, byHand, amongMany, amongManyByHand, atOnce, traffic, forward } = samples;
   const row = (name: string, own: readonly number[], baseline: readonly number[]): Measurement => ({
-    ...{ name, unit: 'ms', accelerator: 'none', samples: own },
+    name,
+    unit: 'ms',
+    accelerator: 'none',
+    samples: own,
     baseline: { name: BY_HAND, samples: baseline },
   });
   const noBaseline = (name: string, own: readonly number[], note: string): Measurement => ({
-    ...{ name, unit: 'ms', accelerator: 'none', samples: own, baseline: null, note },
+    name,
+    unit: 'ms',
+    accelerator: 'none',
+    samples: own,
+    baseline: null,
+    note,
   });
   const all = (one: readonly number[]): string =>
     `from the call for all of them until each is there or gone; all: ${Math.max(...one).toFixed(0)} ms`;
@@ -54,7 +62,9 @@ function measurements(samples: NetworkSamples): Measurement[] {
     noBaseline('network.traffic/among-200', traffic, 'the counters of one sandbox'),
     ...forward.map(
       ({ packetBytes, ours, acceptAll }): Measurement => ({
-        ...{ name: `network.packet/${packetBytes}-bytes`, unit: 'µs', accelerator: 'none' },
+        name: `network.packet/${packetBytes}-bytes`,
+        unit: 'µs',
+        accelerator: 'none',
         samples: ours,
         baseline: { name: 'a table that accepts all and masquerades', samples: acceptAll },
         note: 'from a write to the TAP until it is on the uplink, one flow, one processor',

@@ -92,7 +92,10 @@ function rows(
     suffix = '',
     note?: string,
   ): Measurement => ({
-    ...{ name: `clone.${figure}${suffix}`, unit: 'ms', accelerator, samples: clone[figure] },
+    name: `clone.${figure}${suffix}`,
+    unit: 'ms',
+    accelerator,
+    samples: clone[figure],
     ...(typeof of === 'string'
       ? { baseline: null, ...attempts.told(of) }
       : { baseline: { name: baseline, samples: of[figure] }, ...attempts.told(note) }),

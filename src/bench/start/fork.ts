@@ -62,7 +62,11 @@ async function measureOne(
     baseline: Measurement['baseline'],
     told: Pick<Measurement, 'failed' | 'note'>,
   ): Measurement => ({
-    ...{ name: `${figure}/${count}`, unit: 'ms', accelerator, samples: own, baseline },
+    name: `${figure}/${count}`,
+    unit: 'ms',
+    accelerator,
+    samples: own,
+    baseline,
     ...told,
   });
   const ofClones = `${count} of the template at once`;

@@ -36,7 +36,9 @@ export const langchainBenchmark: Benchmark = {
       await runOnce(context, 'boot', round === 0 ? null : cold);
     }
     const row = (figure: keyof Samples, suffix: string, note: string) => ({
-      ...{ name: `script.langchain${suffix}`, unit: 'ms' as const, samples: warm[figure] },
+      name: `script.langchain${suffix}`,
+      unit: 'ms' as const,
+      samples: warm[figure],
       accelerator: runtime.driver.accelerator,
       baseline: { name: 'cold python3 after a boot', samples: cold[figure] },
       ...attempts.told(note),

@@ -45,20 +45,29 @@ export const pauseBenchmark: Benchmark = {
     const resume = { ...base, baseline: { name: 'boot.hello', samples: boot.ready } };
     return [
       {
-        ...{ ...base, name: 'pause.time/memory', samples: memory.pauseMs, baseline: null },
+        ...base,
+        name: 'pause.time/memory',
+        samples: memory.pauseMs,
+        baseline: null,
         ...attempts.memory.told('no baseline: the processors stop, and nothing is written'),
       },
       {
-        ...{ ...base, name: 'pause.time/disk', samples: disk.pauseMs },
+        ...base,
+        name: 'pause.time/disk',
+        samples: disk.pauseMs,
         baseline: { name: 'pause.time/memory', samples: memory.pauseMs },
         ...attempts.disk.told('until it is safe and the memory is given back'),
       },
       {
-        ...{ ...resume, name: 'resume.time/memory', samples: memory.resumeMs },
+        ...resume,
+        name: 'resume.time/memory',
+        samples: memory.resumeMs,
         ...attempts.memory.told(),
       },
       {
-        ...{ ...resume, name: 'resume.time/disk', samples: disk.resumeMs },
+        ...resume,
+        name: 'resume.time/disk',
+        samples: disk.resumeMs,
         ...attempts.disk.told(),
       },
     ];

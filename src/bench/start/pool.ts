@@ -38,7 +38,10 @@ export const poolBenchmark: Benchmark = {
       '; the pool begins to refill at the claim';
     const { accelerator } = runtime.driver;
     const row = (name: string, figure: keyof StartSamples, baseline: string) => ({
-      ...{ name, unit: 'ms' as const, accelerator, samples: claim[figure] },
+      name,
+      unit: 'ms' as const,
+      accelerator,
+      samples: claim[figure],
       baseline: { name: baseline, samples: clone[figure] },
       ...attempts.told(note),
     });

@@ -62,7 +62,11 @@ async function measureOne(
     baseline: Measurement['baseline'],
     note?: string,
   ): Measurement => ({
-    ...{ name: `${figure}/${dirtyMib}`, unit, accelerator, samples: own, baseline },
+    name: `${figure}/${dirtyMib}`,
+    unit,
+    accelerator,
+    samples: own,
+    baseline,
     ...attempts.told(note),
   });
   const { timeMs, stillMs, sizeMib, writeMs } = samples;

@@ -36,7 +36,10 @@ describe('compileProfile', () => {
       fc.property(filters('x86_64', 300), (filter) => {
         const names = [...new Set(filter.rules.map(({ syscall }) => syscall))];
         const rules = names.map((syscall) => ({
-          ...{ syscall, conditions: [], action: undefined, comment: undefined },
+          syscall,
+          conditions: [],
+          action: undefined,
+          comment: undefined,
         }));
         const { program, instructions } = compileProfile({ ...filter, rules }, 'x86_64');
         expect(instructions).toBeLessThanOrEqual(2 * rules.length + 10);

@@ -5,7 +5,9 @@ import { parseProfile, type ThreadFilter, withMode } from './profile.ts';
 
 function filter(entries: readonly object[], actions: object = {}): ThreadFilter {
   const thread = {
-    ...{ default_action: 'kill_process', filter_action: 'allow', filter: entries },
+    default_action: 'kill_process',
+    filter_action: 'allow',
+    filter: entries,
     ...actions,
   };
   const [first] = parseProfile(JSON.stringify({ qemu: thread })).values();

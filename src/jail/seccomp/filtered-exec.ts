@@ -23,44 +23,46 @@ const BASE = 0x40_0000;
 const ADDRESS = BASE + ELF_CONTENT_AT;
 
 const SYSCALL = [0x0f, 0x05];
-const exit = (status: number): number[] => [
-  ...[0xbf, status, 0, 0, 0], // mov edi, …
-  ...[0xb8, 231, 0, 0, 0], // mov eax, __NR_exit_group
-  ...SYSCALL,
-];
-const unlessZero = (code: number[]): number[] => [
-  ...[0x85, 0xc0], // test eax, eax
-  ...[0x74, code.length], // jz, past the code
-  ...code,
-];
+const exit = (status: number): number[] =>
+  [
+    [0xbf, status, 0, 0, 0], // mov edi, …
+    [0xb8, 231, 0, 0, 0], // mov eax, __NR_exit_group
+    SYSCALL,
+  ].flat();
+const unlessZero = (code: number[]): number[] =>
+  [
+    [0x85, 0xc0], // test eax, eax
+    [0x74, code.length], // jz, past the code
+    ...code,
+  ].flat();
 
 const PRCTL = [
-  ...[0x48, 0x89, 0xe3], // mov rbx, rsp: argc, argv, NULL, envp
-  ...[0xbf, 38, 0, 0, 0], // mov edi, PR_SET_NO_NEW_PRIVS
-  ...[0xbe, 1, 0, 0, 0], // mov esi, 1
-  ...[0x31, 0xd2], // xor edx, edx
-  ...[0x4d, 0x31, 0xd2], // xor r10, r10
-  ...[0x4d, 0x31, 0xc0], // xor r8, r8
-  ...[0xb8, 157, 0, 0, 0], // mov eax, __NR_prctl
-  ...SYSCALL,
-];
+  [0x48, 0x89, 0xe3], // mov rbx, rsp: argc, argv, NULL, envp
+  [0xbf, 38, 0, 0, 0], // mov edi, PR_SET_NO_NEW_PRIVS
+  [0xbe, 1, 0, 0, 0], // mov esi, 1
+  [0x31, 0xd2], // xor edx, edx
+  [0x4d, 0x31, 0xd2], // xor r10, r10
+  [0x4d, 0x31, 0xc0], // xor r8, r8
+  [0xb8, 157, 0, 0, 0], // mov eax, __NR_prctl
+  SYSCALL,
+].flat();
 const SECCOMP = [
-  ...[0xbf, 1, 0, 0, 0], // mov edi, SECCOMP_SET_MODE_FILTER
-  ...[0x31, 0xf6], // xor esi, esi
-  ...[0xba], // mov edx, …: the address of `struct sock_fprog`, which is put in behind it
-];
+  [0xbf, 1, 0, 0, 0], // mov edi, SECCOMP_SET_MODE_FILTER
+  [0x31, 0xf6], // xor esi, esi
+  [0xba], // mov edx, …: the address of `struct sock_fprog`, which is put in behind it
+].flat();
 const SECCOMP_CALL = [
-  ...[0xb8, 0x3d, 0x01, 0, 0], // mov eax, __NR_seccomp
-  ...SYSCALL,
-];
+  [0xb8, 0x3d, 0x01, 0, 0], // mov eax, __NR_seccomp
+  SYSCALL,
+].flat();
 const EXECVE = [
-  ...[0x48, 0x8b, 0x7b, 0x10], // mov rdi, [rbx + 16]: argv[1]
-  ...[0x48, 0x8d, 0x73, 0x10], // lea rsi, [rbx + 16]: &argv[1]
-  ...[0x48, 0x8b, 0x0b], // mov rcx, [rbx]: argc
-  ...[0x48, 0x8d, 0x54, 0xcb, 0x10], // lea rdx, [rbx + 8 * rcx + 16]: behind the NULL after argv
-  ...[0xb8, 59, 0, 0, 0], // mov eax, __NR_execve
-  ...SYSCALL,
-];
+  [0x48, 0x8b, 0x7b, 0x10], // mov rdi, [rbx + 16]: argv[1]
+  [0x48, 0x8d, 0x73, 0x10], // lea rsi, [rbx + 16]: &argv[1]
+  [0x48, 0x8b, 0x0b], // mov rcx, [rbx]: argc
+  [0x48, 0x8d, 0x54, 0xcb, 0x10], // lea rdx, [rbx + 8 * rcx + 16]: behind the NULL after argv
+  [0xb8, 59, 0, 0, 0], // mov eax, __NR_execve
+  SYSCALL,
+].flat();
 const ADDRESS_BYTES = 4;
 const WORD_BYTES = 8;
 /** `struct sock_fprog` (linux/filter.h): unsigned short len; struct sock_filter *filter. */

@@ -25,9 +25,18 @@ describe('firecrackerFilter', () => {
     expect(file).toBe(
       [
         u64(3),
-        ...[u64(3), hex(Buffer.from('api')), u64(6), words('api')],
-        ...[u64(4), hex(Buffer.from('vcpu')), u64(9), words('vcpu')],
-        ...[u64(3), hex(Buffer.from('vmm')), u64(6), words('vmm')],
+        u64(3),
+        hex(Buffer.from('api')),
+        u64(6),
+        words('api'),
+        u64(4),
+        hex(Buffer.from('vcpu')),
+        u64(9),
+        words('vcpu'),
+        u64(3),
+        hex(Buffer.from('vmm')),
+        u64(6),
+        words('vmm'),
       ].join(''),
     );
   });

@@ -92,7 +92,14 @@ describe('proposeProfile', () => {
     const calls = tracedCalls([LAUNCHED.replace(/^9 clone\(0x11.*$/m, '')], 'exec');
     const proposed = proposeProfile(calls, () => 'qemu');
     expect(proposed['qemu']?.filter.map(({ syscall }) => syscall)).toEqual([
-      ...['clone', 'execve', 'exit_group', 'getpid', 'ioctl', 'ioctl', 'madvise', 'prctl'],
+      'clone',
+      'execve',
+      'exit_group',
+      'getpid',
+      'ioctl',
+      'ioctl',
+      'madvise',
+      'prctl',
     ]);
     expect(proposed['qemu']?.filter.slice(4, 6)).toEqual([
       {

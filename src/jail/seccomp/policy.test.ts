@@ -30,16 +30,16 @@ function judge(profile: Profile, thread: string) {
 
 /** R-SEC-3 and more: what no VMM may do once it runs, whatever the arguments. */
 const NEVER = [
-  ...['execveat', 'fork', 'vfork', 'ptrace', 'process_vm_readv', 'process_vm_writev'],
-  ...['mount', 'umount2', 'pivot_root', 'chroot', 'unshare', 'setns', 'open_tree', 'move_mount'],
-  ...['fsopen', 'fsmount', 'mount_setattr', 'swapon', 'reboot', 'kexec_load', 'kexec_file_load'],
-  ...['bpf', 'perf_event_open', 'io_uring_enter', 'io_uring_register', 'userfaultfd'],
-  ...['keyctl', 'add_key', 'request_key', 'init_module', 'finit_module', 'delete_module'],
-  ...['open_by_handle_at', 'name_to_handle_at', 'memfd_secret', 'personality', 'acct', 'quotactl'],
-  ...['setuid', 'setgid', 'setresuid', 'setresgid', 'setgroups', 'capset', 'iopl', 'ioperm'],
-  ...['kill', 'tkill', 'pidfd_open', 'pidfd_send_signal', 'pidfd_getfd', 'modify_ldt', 'syslog'],
-  ...['bind', 'listen', 'accept', 'accept4', 'symlink', 'link', 'rename', 'unlink', 'mknod'],
-];
+  ['execveat', 'fork', 'vfork', 'ptrace', 'process_vm_readv', 'process_vm_writev'],
+  ['mount', 'umount2', 'pivot_root', 'chroot', 'unshare', 'setns', 'open_tree', 'move_mount'],
+  ['fsopen', 'fsmount', 'mount_setattr', 'swapon', 'reboot', 'kexec_load', 'kexec_file_load'],
+  ['bpf', 'perf_event_open', 'io_uring_enter', 'io_uring_register', 'userfaultfd'],
+  ['keyctl', 'add_key', 'request_key', 'init_module', 'finit_module', 'delete_module'],
+  ['open_by_handle_at', 'name_to_handle_at', 'memfd_secret', 'personality', 'acct', 'quotactl'],
+  ['setuid', 'setgid', 'setresuid', 'setresgid', 'setgroups', 'capset', 'iopl', 'ioperm'],
+  ['kill', 'tkill', 'pidfd_open', 'pidfd_send_signal', 'pidfd_getfd', 'modify_ldt', 'syslog'],
+  ['bind', 'listen', 'accept', 'accept4', 'symlink', 'link', 'rename', 'unlink', 'mknod'],
+].flat();
 
 describe('policy', () => {
   for (const file of FILES) {
@@ -85,7 +85,9 @@ describe('policy', () => {
     expect(run).toEqual(['trap', 'trap', 'allow']);
     expect([vmm, api, vcpu].map((thread) => thread?.('open'))).toEqual(['allow', 'trap', 'trap']);
     expect([vmm, api, vcpu].map((thread) => thread?.('socket', 1))).toEqual([
-      ...['allow', 'trap', 'trap'],
+      'allow',
+      'trap',
+      'trap',
     ]);
     // A signal to another thread is for the kick of a vCPU only, or one's own end.
     expect([6, 9, 19, 35].map((signal) => vmm?.('tkill', 1, signal))).toEqual([

@@ -14,7 +14,9 @@ const policy = (name: string): ThreadFilter[] => {
 };
 const small = (entries: readonly object[], mode = 'allow'): Uint8Array => {
   const filter = {
-    ...{ default_action: 'kill_process', filter_action: mode, filter: entries },
+    default_action: 'kill_process',
+    filter_action: mode,
+    filter: entries,
   };
   const [thread] = parseProfile(JSON.stringify({ t: filter })).values();
   if (thread === undefined) throw new Error('no thread');

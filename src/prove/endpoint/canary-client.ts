@@ -54,14 +54,17 @@ export async function canaryControls(target: Target, next: Tracer): Promise<read
   };
   const name = (transport: 'udp' | 'tcp') =>
     askName({
-      ...{ server: address, type: DNS_TYPE.A, transport },
+      server: address,
+      type: DNS_TYPE.A,
+      transport,
       name: `${trace(`DNS by ${transport.toUpperCase()}`)}.${other}`,
     });
   const [web, alternative] = CANARY_PORTS.http;
   await Promise.all([
     exchange({ host: address, port: web, text: get(other, `/${trace('HTTP')}`) }),
     exchange({
-      ...{ host: address, port: alternative },
+      host: address,
+      port: alternative,
       text: get(other, `/${trace('HTTP on port 8080')}`),
     }),
     name('udp'),

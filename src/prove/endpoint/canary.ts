@@ -86,7 +86,8 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
     const tls = (port: number): Server => {
       const server = createTlsServer(
         {
-          ...{ key, cert },
+          key,
+          cert,
           // Called for every hello that names a server, whether or not the handshake ends well.
           SNICallback: (name, done) => {
             note('tls', port, name);

@@ -23,7 +23,11 @@ export function aloneCases(names: PublicNames, address: string): readonly Case[]
   });
   const dns = { kind: 'dns', name: denied, type: DNS_TYPE.A } as const;
   const tls = (host: string): Probe => ({
-    ...{ kind: 'tls', host, port: 443, servername: denied, text: get(denied) },
+    kind: 'tls',
+    host,
+    port: 443,
+    servername: denied,
+    text: get(denied),
   });
   return [
     question('a name that no rule allows', { kind: 'name', name: denied }),
@@ -40,7 +44,10 @@ export function aloneCases(names: PublicNames, address: string): readonly Case[]
     question('DNS over TLS', { ...dns, server: resolver, transport: 'tls' }),
     answer('HTTP', { kind: 'tcp', host: address, port: 80, text: get(denied) }),
     answer('an address without a name', {
-      ...{ kind: 'tcp', host: address, port: 80, text: get(address) },
+      kind: 'tcp',
+      host: address,
+      port: 80,
+      text: get(address),
     }),
     answer('TLS', tls(address)),
     answer('SNI is another name', tls(allowed)),

@@ -133,7 +133,10 @@ function questions(target: Target, next: Tracer): Case[] {
     {
       what: 'DNS over HTTPS',
       probe: {
-        ...{ kind: 'tls', host: server, port: 443, servername: `${https}.${other}` },
+        kind: 'tls',
+        host: server,
+        port: 443,
+        servername: `${https}.${other}`,
         text: get(other, `/dns-query?dns=${https}`),
       },
       judged: { by: 'canary', isArrival: includes(https) },
@@ -145,7 +148,9 @@ function requests(target: Target, next: Tracer): Case[] {
   const allowed = nameOf(target, 'allowed');
   const other = { name: nameOf(target, 'other'), address: target.address };
   const forged = forgedRequests({
-    ...{ allowed, other, forged: nameOf(target, 'elsewhere') },
+    allowed,
+    other,
+    forged: nameOf(target, 'elsewhere'),
     trace: next,
   });
   const second = next();
@@ -157,7 +162,10 @@ function requests(target: Target, next: Tracer): Case[] {
       return http(what, { host, text, trace, allowed });
     }),
     http('a second request on the connection, with another Host', {
-      ...{ host: allowed, text: first + get(other.name, `/${second}`), trace: second, allowed },
+      host: allowed,
+      text: first + get(other.name, `/${second}`),
+      trace: second,
+      allowed,
     }),
     {
       what: 'a redirect to a name that no rule allows',
@@ -181,7 +189,10 @@ function hellos(target: Target, next: Tracer): Case[] {
   ): Case => ({
     what,
     probe: {
-      ...{ kind: 'tls', host, port: 443, text: get(servername ?? address, `/${trace}`) },
+      kind: 'tls',
+      host,
+      port: 443,
+      text: get(servername ?? address, `/${trace}`),
       ...(servername === undefined ? {} : { servername }),
     },
     judged: {
@@ -202,7 +213,10 @@ function hellos(target: Target, next: Tracer): Case[] {
     {
       what: 'limit: Host in the TLS of an allowed name is another (fronting)',
       probe: {
-        ...{ kind: 'tls', host: allowed, port: 443, servername: allowed },
+        kind: 'tls',
+        host: allowed,
+        port: 443,
+        servername: allowed,
         text: get(other, `/${fronted}`),
       },
       judged: { by: 'limit', trace: fronted },
@@ -251,7 +265,9 @@ function echoes(target: Target, next: Tracer): Case[] {
     return {
       what: `${method} ${path}: what is added on the way`,
       probe: {
-        ...{ kind: 'tcp', host: allowed, port: 80 },
+        kind: 'tcp',
+        host: allowed,
+        port: 80,
         text: `${[`${method} ${path} HTTP/1.1`, ...fields].join('\r\n')}\r\n\r\n`,
       },
       judged: { by: 'fields', trace, sent: ['host', 'x-trace', 'connection'] },
@@ -315,7 +331,9 @@ function metadataRequests(target: Target, next: Tracer): Case[] {
       return http(`metadata: Host: ${host}`, { host: allowed, text, trace, allowed });
     }),
     http('metadata: absolute-form', {
-      ...{ host: allowed, text: get(allowed, `http://${first}/${absolute}`), trace: absolute },
+      host: allowed,
+      text: get(allowed, `http://${first}/${absolute}`),
+      trace: absolute,
       allowed,
     }),
   ];

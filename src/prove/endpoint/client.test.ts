@@ -7,7 +7,8 @@ describe('connectionOf', () => {
   it('a server on one port has its sandboxes there', () => {
     const url = 'http://127.0.0.1:3000/';
     expect(connectionOf({ url, env: { ...KEY, E2B_SANDBOX_URL: '', E2B_DOMAIN: '' } })).toEqual({
-      ...{ apiKey: 'e2b_00', apiUrl: url },
+      apiKey: 'e2b_00',
+      apiUrl: url,
       sandboxUrl: 'http://127.0.0.1:3000',
     });
   });

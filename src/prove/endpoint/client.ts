@@ -62,7 +62,8 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
     async run(command, signal) {
       try {
         const { stdout } = await sandbox.commands.run(command, {
-          ...{ timeoutMs: COMMAND_MS, signal },
+          timeoutMs: COMMAND_MS,
+          signal,
         });
         return stdout;
       } catch (error) {
@@ -95,7 +96,9 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
         const sandbox = await Sandbox.create(template, {
           ...connection,
           ...policy,
-          ...{ debug: false, timeoutMs: LIFE_MS, requestTimeoutMs: REQUEST_MS },
+          debug: false,
+          timeoutMs: LIFE_MS,
+          requestTimeoutMs: REQUEST_MS,
           metadata: { neurovisor: 'prove egress' },
         });
         return remote(sandbox);
@@ -144,7 +147,8 @@ export function connectionOf({ url, domain: named, env }: EndpointOptions): Conn
   const domain = asked ?? (host.startsWith('api.') ? host.slice('api.'.length) : undefined);
   const sandboxUrl = variable('E2B_SANDBOX_URL') ?? (domain === undefined ? origin : undefined);
   return {
-    ...{ apiKey, apiUrl },
+    apiKey,
+    apiUrl,
     ...(domain === undefined ? {} : { domain }),
     ...(sandboxUrl === undefined ? {} : { sandboxUrl }),
   };

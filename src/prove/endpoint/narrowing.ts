@@ -50,8 +50,10 @@ export async function narrowing(
       ? { what: what.held, expected: 'it ends', seen: end, ok: end !== 'still answered' }
       : notTried(what.held, 'it was not seen at the canary'),
     {
-      ...{ what: what.fresh, expected: 'refused; nothing arrived' },
-      ...{ seen: `${seen}; ${count === 0 ? 'nothing' : count} arrived`, ok: count === 0 },
+      what: what.fresh,
+      expected: 'refused; nothing arrived',
+      seen: `${seen}; ${count === 0 ? 'nothing' : count} arrived`,
+      ok: count === 0,
     },
   ];
 }

@@ -93,7 +93,9 @@ async function confined(run: SuiteRun, target: Target, next: Tracer): Promise<Co
   const isHeard = hearsQuestions ? 'it is' : 'it is not: cases of names have weaker evidence';
   run.tried.push({
     what: `control: the canary is asked for the names of ${target.zone}`,
-    ...{ expected: 'it is', seen: isHeard, ok: hearsQuestions },
+    expected: 'it is',
+    seen: isHeard,
+    ok: hearsQuestions,
   });
   const cases = confinedCases(target, next);
   const outcomes = await run.probe(
@@ -102,7 +104,9 @@ async function confined(run: SuiteRun, target: Target, next: Tracer): Promise<Co
   );
   const common = {
     arrivals: await run.unlessAborted(askArrivals(target)),
-    ...{ hearsQuestions, wall: wallOf(walls), allowed: [allowed] },
+    hearsQuestions,
+    wall: wallOf(walls),
+    allowed: [allowed],
   };
   run.judge(cases, outcomes, common);
   run.tried.push(...(await narrowing(run, sandbox, target, next)));
@@ -193,7 +197,10 @@ async function alone(run: SuiteRun, names: PublicNames | undefined): Promise<voi
   const [byHttp, byTls, ...walls] = await run.probe(sandbox, [
     { kind: 'tcp', host: names.allowed, port: 80, text: get(names.allowed) },
     {
-      ...{ kind: 'tls', host: names.allowed, port: 443, servername: names.allowed },
+      kind: 'tls',
+      host: names.allowed,
+      port: 443,
+      servername: names.allowed,
       text: get(names.allowed),
     },
     ...wallProbes(names.denied),

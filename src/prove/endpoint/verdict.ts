@@ -21,8 +21,15 @@ const WEAKER = ' (weaker evidence)';
 const REFUSALS: ReadonlySet<number> = new Set([403, 407, 451, 502, 503, 504]);
 /** Of those who pass a request on. */
 const HARMLESS_FIELDS: ReadonlySet<string> = new Set([
-  ...['via', 'forwarded', 'x-forwarded-for', 'x-forwarded-proto', 'x-forwarded-host'],
-  ...['connection', 'content-length', 'keep-alive', 'max-forwards'],
+  'via',
+  'forwarded',
+  'x-forwarded-for',
+  'x-forwarded-proto',
+  'x-forwarded-host',
+  'connection',
+  'content-length',
+  'keep-alive',
+  'max-forwards',
 ]);
 
 export function judge({ what, judged }: Case, evidence: Evidence): Tried {

@@ -87,7 +87,9 @@ export class FirecrackerVmms implements Vmms {
       const made = await makeFirecracker({
         config: { ...config, jail: 'enforce' },
         home: resolveHome(config.home),
-        ...{ log, allowOlder, acceptsGaps: true },
+        log,
+        allowOlder,
+        acceptsGaps: true,
       });
       await writeFile(join(dir, 'kernel'), idleGuest());
       await writeFile(join(dir, 'root'), Buffer.alloc(DISK_BYTES));
@@ -113,8 +115,15 @@ export class FirecrackerVmms implements Vmms {
     let vm: Vm;
     try {
       vm = await this.#driver.start({
-        ...{ id, dir, overlayPath, channelPath, ...files, guestCid: GUEST_CID, console: 'log' },
-        ...{ cpus: 1, memoryMib: MEMORY_MIB },
+        id,
+        dir,
+        overlayPath,
+        channelPath,
+        ...files,
+        guestCid: GUEST_CID,
+        console: 'log',
+        cpus: 1,
+        memoryMib: MEMORY_MIB,
       });
     } catch (cause) {
       throw cannot(cause);
@@ -129,7 +138,10 @@ export class FirecrackerVmms implements Vmms {
   async free(): Promise<Vmm> {
     const { dir, overlayPath } = await this.place();
     const drive = (id: string, path: string, isReadOnly: boolean) => ({
-      ...{ drive_id: id, path_on_host: path, is_root_device: isReadOnly, is_read_only: isReadOnly },
+      drive_id: id,
+      path_on_host: path,
+      is_root_device: isReadOnly,
+      is_read_only: isReadOnly,
     });
     const machine = {
       'boot-source': { kernel_image_path: join(this.#dir, 'kernel'), boot_args: '' },

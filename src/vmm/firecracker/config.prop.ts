@@ -17,8 +17,17 @@ const nasty = fc.oneof(
   fc.constantFrom('../../etc', 'init=/bin/sh', 'x pci=on', '-- --no-seccomp', 'a/../b', 'eth0\n'),
 );
 const harmless: VmSpec = {
-  ...{ id: 'vm1', dir: '/run/vm1', cpus: 1, memoryMib: 256, kernelPath: '/k', rootImagePath: '/r' },
-  ...{ overlayPath: '/o', guestCid: 3, channelPath: '/run/vm1/v', console: 'log', bootArgs: [] },
+  id: 'vm1',
+  dir: '/run/vm1',
+  cpus: 1,
+  memoryMib: 256,
+  kernelPath: '/k',
+  rootImagePath: '/r',
+  overlayPath: '/o',
+  guestCid: 3,
+  channelPath: '/run/vm1/v',
+  console: 'log',
+  bootArgs: [],
 };
 const specs = fc
   .record(
@@ -38,8 +47,14 @@ const specs = fc
 const callsOf = (spec: VmSpec) => {
   const { cpus, memoryMib, guestCid, bootArgs = [], nic } = spec;
   const calls = bootCalls({
-    ...{ cpus, memoryMib, guestCid, bootArgs, channelName: 'v', limits: {} },
-    ...{ tracksDirtyPages: false, hasBalloon: false },
+    cpus,
+    memoryMib,
+    guestCid,
+    bootArgs,
+    channelName: 'v',
+    limits: {},
+    tracksDirtyPages: false,
+    hasBalloon: false,
   });
   const { tapName, mac = '' } = nic ?? {};
   return tapName === undefined ? calls : [...calls, nicCall({ tapName, mac }, {})];

@@ -132,7 +132,8 @@ function kernelArgs(plan: Pick<BootPlan, 'bootArgs'>): string[] {
     'reboot=k',
     'panic=1',
     'pci=off',
-    ...['rootfstype=erofs', 'init=/sbin/neurovisor-init'],
+    'rootfstype=erofs',
+    'init=/sbin/neurovisor-init',
     ...plan.bootArgs,
   ];
 }

@@ -220,10 +220,20 @@ function makeVm(
   const { place, relay, process, isAdopted = false } = parts;
   const machine = machineOf(known.version, spec);
   return new FirecrackerVm({
-    ...{ id, channelPath, clock, ...parts },
+    id,
+    channelPath,
+    clock,
+    ...parts,
     snapshots: new Snapshots({
-      ...{ api: process.api, place, quirks, machine, memoryMib, memoryFd },
-      ...{ tracksDirtyPages, hasNic: nic !== undefined, isAdopted },
+      api: process.api,
+      place,
+      quirks,
+      machine,
+      memoryMib,
+      memoryFd,
+      tracksDirtyPages,
+      hasNic: nic !== undefined,
+      isAdopted,
     }),
     channelReturned: () => settleChannel(known, relay.innerPath),
   });
@@ -295,10 +305,10 @@ function spawnFirecracker(
   const { seccompFilterPath } = known;
   const interactive = spec.console === 'interactive';
   const args = [
-    ...['--api-sock', FILES.api],
-    ...['--log-path', FILES.log, '--level', 'Info', '--metrics-path', FILES.metrics],
+    ['--api-sock', FILES.api],
+    ['--log-path', FILES.log, '--level', 'Info', '--metrics-path', FILES.metrics],
     ...(seccompFilterPath === undefined ? [] : ['--seccomp-filter', FILES.filter]),
-  ];
+  ].flat();
   const run = known.spawn ?? spawnVmm;
   return new FirecrackerProcess({
     spawn: (stdio) => {
@@ -312,7 +322,8 @@ function spawnFirecracker(
       inputPath: place.path(FILES.input),
     },
     clock: known.clock,
-    ...{ interactive, isWrapped },
+    interactive,
+    isWrapped,
   });
 }
 
@@ -347,8 +358,14 @@ async function bringUp(
   const disk = diskLimits === undefined ? {} : { disk: diskLimit(diskLimits) };
   const limits = { ...known.limits, ...disk };
   const calls = bootCalls({
-    ...{ cpus: count, memoryMib, guestCid, bootArgs, channelName },
-    ...{ limits, hasBalloon, tracksDirtyPages },
+    cpus: count,
+    memoryMib,
+    guestCid,
+    bootArgs,
+    channelName,
+    limits,
+    hasBalloon,
+    tracksDirtyPages,
   });
   for (const call of calls) await api.call(call);
   await withTap(async (nic) => {

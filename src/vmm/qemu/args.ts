@@ -47,29 +47,26 @@ interface QemuPlan {
 /** Arguments after the binary's name. */
 export function qemuArgs(plan: QemuPlan): string[] {
   return [
-    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-S'],
-    ...['-name', 'neurovisor'],
-    ...[
-      '-machine',
-      `pc,hpet=${hasOneEmulatedCpu(plan) ? 'on' : 'off'},vmport=off,memory-backend=mem`,
-    ],
-    ...['-accel', plan.accelerator === 'kvm' ? 'kvm' : `tcg,tb-size=${TCG_CACHE_MIB}`],
-    ...['-cpu', CPU[plan.accelerator]],
-    ...['-smp', `cpus=${plan.cpus},maxcpus=${plan.cpus}`],
-    ...['-m', `${plan.memoryMib}M`],
-    ...['-object', JSON.stringify(memoryBackend(plan))],
+    ['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-S'],
+    ['-name', 'neurovisor'],
+    ['-machine', `pc,hpet=${hasOneEmulatedCpu(plan) ? 'on' : 'off'},vmport=off,memory-backend=mem`],
+    ['-accel', plan.accelerator === 'kvm' ? 'kvm' : `tcg,tb-size=${TCG_CACHE_MIB}`],
+    ['-cpu', CPU[plan.accelerator]],
+    ['-smp', `cpus=${plan.cpus},maxcpus=${plan.cpus}`],
+    ['-m', `${plan.memoryMib}M`],
+    ['-object', JSON.stringify(memoryBackend(plan))],
     ...(plan.incoming ? ['-incoming', 'defer'] : []),
     ...(plan.firmwarePath === null ? [] : ['-bios', plan.firmwarePath]),
-    ...['-kernel', plan.kernelPath, '-append', plan.kernelArgs.join(' ')],
-    ...['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
-    ...['-chardev', `socket,id=serial,fd=${SERIAL_FD}`, '-serial', 'chardev:serial'],
-    ...['-blockdev', JSON.stringify(rootNode(plan.rootImagePath))],
-    ...['-device', 'virtio-blk-pci,drive=root,addr=2,romfile='],
-    ...['-blockdev', JSON.stringify(overlayNode(plan.overlayPath))],
-    ...['-device', 'virtio-blk-pci,drive=overlay,addr=3,romfile='],
-    ...['-object', 'rng-builtin,id=rng', '-device', 'virtio-rng-pci,rng=rng,addr=4,romfile='],
+    ['-kernel', plan.kernelPath, '-append', plan.kernelArgs.join(' ')],
+    ['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
+    ['-chardev', `socket,id=serial,fd=${SERIAL_FD}`, '-serial', 'chardev:serial'],
+    ['-blockdev', JSON.stringify(rootNode(plan.rootImagePath))],
+    ['-device', 'virtio-blk-pci,drive=root,addr=2,romfile='],
+    ['-blockdev', JSON.stringify(overlayNode(plan.overlayPath))],
+    ['-device', 'virtio-blk-pci,drive=overlay,addr=3,romfile='],
+    ['-object', 'rng-builtin,id=rng', '-device', 'virtio-rng-pci,rng=rng,addr=4,romfile='],
     ...(plan.hasBalloon ? ['-device', BALLOON] : []),
-  ];
+  ].flat();
 }
 
 /** A guest that is short of memory must not help itself: it is given more, or its kernel kills. */
@@ -124,7 +121,10 @@ export function kernelArgs(plan: KernelPlan): string[] {
     // Interrupt links of ACPI would cost 160 ms at each hot plug; our devices use MSI-X.
     'acpi=noirq',
     ...(plan.accelerator === 'tcg' ? emulationArgs(plan) : []),
-    ...['root=/dev/vda', 'rootfstype=erofs', 'ro', 'init=/sbin/neurovisor-init'],
+    'root=/dev/vda',
+    'rootfstype=erofs',
+    'ro',
+    'init=/sbin/neurovisor-init',
     ...plan.bootArgs,
   ];
 }

@@ -124,7 +124,11 @@ async function start(
     const balloon = hasBalloon ? new QemuBalloon(process.qmp, spec.memoryMib) : undefined;
     const parts = { process, slot, nic, disk, balloon, release };
     return new QemuVm({
-      ...{ id, channelPath, timings, snapshotMachine, ...parts },
+      id,
+      channelPath,
+      timings,
+      snapshotMachine,
+      ...parts,
       limitVmm: (limits) => launched.limitDisks?.(limits),
     });
   } catch (error) {
@@ -145,7 +149,13 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): 
   const { tscKhz, firmwarePath } = host;
   const kernel = { accelerator, cpus, tscKhz: tscKhz(), bootArgs: spec.bootArgs ?? [] };
   const args = qemuArgs({
-    ...{ accelerator, cpus, memoryMib, kernelPath, rootImagePath, overlayPath, firmwarePath },
+    accelerator,
+    cpus,
+    memoryMib,
+    kernelPath,
+    rootImagePath,
+    overlayPath,
+    firmwarePath,
     kernelArgs: kernelArgs(kernel),
     inheritsMemory: spec.memoryFd !== undefined,
     hasBalloon: spec.balloonMib !== undefined,
@@ -165,7 +175,7 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): 
   const filter = options.ownFilter === false ? [] : OWN_FILTER;
   const { diskLimits = {} } = spec;
   const argv = [host.binary, ...filter, ...args];
-  return { ...{ id, dir, cpus, memoryMib, stdio, files, diskLimits }, argv };
+  return { id, dir, cpus, memoryMib, stdio, files, diskLimits, argv };
 }
 
 /** QEMU's own seccomp filter, set once it has started: no fork or exec, no other user, no priorities. */
@@ -193,10 +203,17 @@ function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSiz
   const { cpus: count, memoryMib, balloonMib } = size;
   const hasBalloon = balloonMib !== undefined;
   const args = qemuArgs({
-    ...{ accelerator, cpus: count, memoryMib, hasBalloon, firmwarePath: host.firmwarePath },
+    accelerator,
+    cpus: count,
+    memoryMib,
+    hasBalloon,
+    firmwarePath: host.firmwarePath,
     kernelArgs: kernelArgs({ accelerator, cpus: count, tscKhz: null, bootArgs: [] }),
-    ...{ kernelPath: '/k', rootImagePath: '/r', overlayPath: '/o' },
-    ...{ inheritsMemory: true, incoming: false },
+    kernelPath: '/k',
+    rootImagePath: '/r',
+    overlayPath: '/o',
+    inheritsMemory: true,
+    incoming: false,
   });
   // A guest keeps the features and the clock rate of the processor that it was booted on.
   const processor = cpus()[0]?.model.trim() ?? 'unknown';

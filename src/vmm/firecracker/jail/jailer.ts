@@ -83,15 +83,15 @@ export function jailerArgs(
   }
   return [
     ...(jail.wrapper ?? []),
-    ...[jail.jailer, '--id', id, '--exec-file', binary],
-    ...['--uid', `${jail.uid}`, '--gid', `${jail.gid}`, '--chroot-base-dir', jail.baseDir],
-    ...['--resource-limit', `no-file=${DESCRIPTORS_MAX}`],
+    [jail.jailer, '--id', id, '--exec-file', binary],
+    ['--uid', `${jail.uid}`, '--gid', `${jail.gid}`, '--chroot-base-dir', jail.baseDir],
+    ['--resource-limit', `no-file=${DESCRIPTORS_MAX}`],
     ...(netnsPath === undefined ? [] : ['--netns', netnsPath]),
     ...(cgroup === undefined ? [] : ['--cgroup-version', `${cgroup.version}`]),
     ...(cgroup?.parent === undefined ? [] : ['--parent-cgroup', cgroup.parent]),
     ...(cgroup?.settings ?? []).flatMap((setting) => ['--cgroup', setting]),
-    ...['--', ...args],
-  ];
+    ['--', ...args],
+  ].flat();
 }
 
 /** Relative to the base: the folder of a jail, with `root` in it. */

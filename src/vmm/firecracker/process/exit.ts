@@ -30,7 +30,10 @@ export function judgeExit(end: ProcessEnd): VmExit {
   const cause = byGuest ? 'guest-shutdown' : killed ? 'killed' : 'vmm-crashed';
   const refused = exitCode === BAD_SYSCALL ? refusedBy(lines) : undefined;
   return {
-    ...{ cause, exitCode, signal, detail: byGuest ? shutdownOf(lines) : lastWords(lines) },
+    cause,
+    exitCode,
+    signal,
+    detail: byGuest ? shutdownOf(lines) : lastWords(lines),
     ...(refused === undefined ? {} : { refusedSyscall: refused }),
   };
 }
