@@ -30,7 +30,7 @@ export function plugCard({ mac, address, prefixLength, gateway, also = [] }: Car
   links.addAddress({ linkIndex, address, prefixLength });
   links.change(linkIndex, { up: true });
   if (gateway !== undefined) {
-    links.setNeighbour(linkIndex, gateway.address, gateway.mac);
+    links.setNeighbor(linkIndex, gateway.address, gateway.mac);
     links.addRoute({ destination: '0.0.0.0/0', gateway: gateway.address, linkIndex });
   }
   startCable({ a: CABLE_FD, b: fd });

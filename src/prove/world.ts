@@ -155,7 +155,7 @@ async function plugPlain(stack: AsyncDisposableStack, links: Links): Promise<Gue
   links.change(linkIndex, { mac: GATEWAY_MAC });
   links.addAddress({ linkIndex, address: PLAIN.host, prefixLength: 30 });
   links.change(linkIndex, { up: true });
-  links.setNeighbour(linkIndex, PLAIN.guest, PLAIN.mac);
+  links.setNeighbor(linkIndex, PLAIN.guest, PLAIN.mac);
   const actor = stack.use(new Actor('./guest.ts', fd));
   closeFd(fd);
   const own = { address: PLAIN.guest, gateway: PLAIN.host, mac: PLAIN.mac };
@@ -174,7 +174,7 @@ async function leaseGuest(
   const actor = stack.use(new Actor('./guest.ts', lease.tapFd));
   const { address, gateway, mac } = lease.guest;
   const guest = await plug(actor, { address, gateway, mac });
-  await lease.handedOver();
+  await lease.confirmHandover();
   return { id: sandboxId, guest, lease };
 }
 

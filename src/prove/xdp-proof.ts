@@ -57,7 +57,7 @@ async function measure(tries: Tries, world: World, dir: string): Promise<void> {
   using links = new Links();
   using guest = new Wire(links, { name: 'probe0', address: HOST, mac: HOST_MAC });
   using peer = new Wire(links, { name: 'probe1', address: '10.203.1.1', mac: HOST_MAC });
-  links.setNeighbour(guest.linkIndex, GUEST.address, GUEST.mac);
+  links.setNeighbor(guest.linkIndex, GUEST.address, GUEST.mac);
   const before = readLatencyOf(guest.linkIndex) === undefined;
   tries.note(
     'control: nothing measures at first',
@@ -112,7 +112,7 @@ async function forward(
   for (let sequence = 0; sequence < DELAYED; sequence += 1)
     guest.send(echoFrame({ ...ends.out, kind: 'request', sequence: 1000 + sequence }));
   await sleep(DELAY_MS);
-  links.setNeighbour(peer.linkIndex, PEER.address, PEER.mac);
+  links.setNeighbor(peer.linkIndex, PEER.address, PEER.mac);
   await peer.receive(DELAYED);
   const tookMs = systemClock.now() - begunMs;
   moved(tries, 'forward', since(probe.read().paths.forward, before), tookMs);

@@ -20,7 +20,7 @@ function world() {
   const lease: Partial<NetworkLease> = {
     tapFd: 9,
     interfaceName: 'nv-one',
-    handedOver: async () => void done.push('handed over'),
+    confirmHandover: async () => void done.push('handed over'),
     lend: async () => {
       await Promise.resolve();
       done.push('lent');
@@ -54,7 +54,7 @@ describe('Network: who measures a card', () => {
     const { network, done } = world();
     const lease = await network.lease(ID, list('a.example'), { secrets: [] });
     await lease.lend(vmm, async () => undefined);
-    await lease.handedOver();
+    await lease.confirmHandover();
     await lease.release();
     expect(done).toEqual([
       ...[

@@ -7,7 +7,7 @@ import type { HostNetwork, NetworkLease } from '../net/lease/lease.ts';
 import { LinkError } from '../net/netlink/errors.ts';
 import { assertLimitable, parsePolicy } from '../net/policy/egress-rules.ts';
 import type { EgressPolicy } from '../net/policy/policy.ts';
-import { decryptsAny } from '../net/policy/request-policy.ts';
+import { needsAnyDecryption } from '../net/policy/request-policy.ts';
 import { CertificateAuthority } from '../net/secret/authority.ts';
 import { machineRoots } from '../net/secret/roots.ts';
 import type { EgressSecrets } from '../net/secret/secret.ts';
@@ -54,7 +54,7 @@ export class Network {
     { secrets, authority }: LeaseSecrets,
   ): Promise<CardLease> {
     requireValues(sandboxId, secrets);
-    const isNeeded = secrets.length > 0 || decryptsAny(wanted.policy);
+    const isNeeded = secrets.length > 0 || needsAnyDecryption(wanted.policy);
     let trust = await trustFor(isNeeded, authority);
     const network = await this.open();
     let current = secrets;
@@ -77,7 +77,7 @@ export class Network {
       },
       tapFd: lease.tapFd,
       guest: lease.guest,
-      handedOver: () => orUnavailable(lease.handedOver()),
+      confirmHandover: () => orUnavailable(lease.confirmHandover()),
       lend: async (...to) => {
         // While it is lent it is nowhere to be found, and it loses the filters that are on it.
         stopWatching();
@@ -92,7 +92,7 @@ export class Network {
         }
       },
       setPolicy: async (policy, limits) => {
-        if (trust === undefined && decryptsAny(policy)) {
+        if (trust === undefined && needsAnyDecryption(policy)) {
           trust = await trustFor(true, authority);
           await orUnavailable(lease.setSecrets(egressSecrets(current, trust)));
         }

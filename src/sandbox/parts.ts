@@ -50,7 +50,7 @@ export interface BridgePort {
 export interface CardLease
   extends Pick<
     NetworkLease,
-    'tapFd' | 'guest' | 'handedOver' | 'lend' | 'traffic' | 'gatewayUse' | 'release'
+    'tapFd' | 'guest' | 'confirmHandover' | 'lend' | 'traffic' | 'gatewayUse' | 'release'
   > {
   /** To what listens at the guest's address. @throws SandboxError `port_unreachable` */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;

@@ -60,7 +60,7 @@ describe('limits of bytes by name', () => {
     prepare(made, budgets, 80);
     expect((await talk(made.port, [get('/x')])).toString()).toBe('');
     expect(seen).toHaveLength(1);
-    expect(budgets.isSpent('a.example')).toBe(true);
+    expect(budgets.isExhausted('a.example')).toBe(true);
     budgets.setLimits([{ name: 'a.example', bytesMax: get('/x').length * 2 + 9 }]);
     expect(errorOf(await talk(made.port, [get('/again')]))).toBe('budget_spent');
     expect(seen).toHaveLength(1);

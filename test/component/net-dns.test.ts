@@ -92,7 +92,7 @@ async function world(answer: Answer, options: Partial<DnsServerOptions> = {}) {
     address: HOST,
     port: 0,
     upstreams: [up.at],
-    whoIs: (address) => (address === HOST ? names : undefined),
+    findSandbox: (address) => (address === HOST ? names : undefined),
     ...options,
   });
   const port = await server.listen();
@@ -239,7 +239,7 @@ describe('DnsServer', () => {
   });
   it('does not answer strangers', async () => {
     const { port, server } = await world((query) => [records(query, '192.0.2.1')], {
-      whoIs: () => undefined,
+      findSandbox: () => undefined,
     });
     const socket = createSocket('udp4');
     undo.push(() => socket.close());
@@ -301,13 +301,18 @@ describe('DnsServer', () => {
   });
   it('says why it can’t listen', async () => {
     const { port } = await world(() => []);
-    const second = new DnsServer({ address: HOST, port, upstreams: [], whoIs: () => undefined });
+    const second = new DnsServer({
+      address: HOST,
+      port,
+      upstreams: [],
+      findSandbox: () => undefined,
+    });
     await expect(second.listen()).rejects.toMatchObject({ code: 'address_in_use' });
     const nowhere = new DnsServer({
       address: '192.0.2.1',
       port: 0,
       upstreams: [],
-      whoIs: () => undefined,
+      findSandbox: () => undefined,
     });
     await expect(nowhere.listen()).rejects.toBeInstanceOf(ListenError);
   });

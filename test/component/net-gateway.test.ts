@@ -235,7 +235,7 @@ describe('Gateway: limits', () => {
     undo.push(() => idle.destroy());
     await eventually(() => expect(made.gateway.stats().connections).toBe(1));
     await talk(made.port, [GET_ALL]);
-    const { made: other } = await httpWorld({ whoIs: () => undefined });
+    const { made: other } = await httpWorld({ findSandbox: () => undefined });
     await talk(other.port, [GET_ALL]);
     expect(made.reasons()).toEqual(['no_destination', 'connection_limit']);
     expect(other.reasons()).toEqual(['unknown_sandbox']);

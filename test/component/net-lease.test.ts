@@ -97,10 +97,10 @@ describe('SandboxLease', () => {
     const { made, table } = await lease();
     table.isFull = true;
     expect(await ask('db.example')).toBe(2);
-    expect(made.tabled?.pins).toEqual([]);
+    expect(made.installedRules?.pins).toEqual([]);
     table.isFull = false;
     expect(await ask('db.example')).toBe(0);
-    expect(made.tabled?.pins).toMatchObject([{ address: '93.184.216.34', port: 5432 }]);
+    expect(made.installedRules?.pins).toMatchObject([{ address: '93.184.216.34', port: 5432 }]);
     expect(table.pinned).toMatchObject([[{ address: '93.184.216.34', port: 5432 }]]);
   });
   it('has the new policy also where that could not be recorded', async () => {

@@ -1,7 +1,7 @@
 /** Limits of a sandbox's network against the real kernel, judged by bytes and packets that are counted. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { updateSandbox, wholeTable } from '../../src/net/nftables/ruleset.ts';
-import type { KeptChain, SandboxNetwork } from '../../src/net/nftables/sandbox-chains.ts';
+import type { ChainInput, KeptChain } from '../../src/net/nftables/sandbox-chains.ts';
 import type { EgressPolicyText } from '../../src/net/policy/egress-rules.ts';
 import { createWorld, networkOf, type World } from '../support/ruleset-world.ts';
 
@@ -13,11 +13,11 @@ beforeAll(async () => {
 afterAll(() => world[Symbol.asyncDispose]());
 
 /** A table with both guests under the same limits, from nothing. */
-const begin = (policy: EgressPolicyText, more: Partial<SandboxNetwork> = {}): Promise<void> =>
+const begin = (policy: EgressPolicyText, more: Partial<ChainInput> = {}): Promise<void> =>
   world.nft.apply(wholeTable([world.a, world.b].map((guest) => networkOf(guest, policy, more))));
 const update = (
   policy: EgressPolicyText,
-  more: Partial<SandboxNetwork> = {},
+  more: Partial<ChainInput> = {},
   renewed: readonly KeptChain[] = [],
 ): Promise<void> => world.nft.apply(updateSandbox(networkOf(world.a, policy, more), [], renewed));
 

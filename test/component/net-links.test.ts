@@ -1,4 +1,4 @@
-/** TAPs, addresses, routes and neighbours against the kernel, in a namespace; `ip` is the second opinion. */
+/** TAPs, addresses, routes and neighbors against the kernel, in a namespace; `ip` is the second opinion. */
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -39,7 +39,7 @@ async function network(process = host, change: object = {}) {
   const address = { linkIndex, address: '10.201.0.1', prefixLength: 30 };
   await process.do('links', 'addAddress', address);
   await process.do('links', 'change', linkIndex, { up: true });
-  await process.do('links', 'setNeighbour', linkIndex, '10.201.0.2', GUEST_MAC);
+  await process.do('links', 'setNeighbor', linkIndex, '10.201.0.2', GUEST_MAC);
   const route = { destination: '10.9.0.0/16', gateway: '10.201.0.2', linkIndex };
   await process.do('links', 'addRoute', route);
   return { sandboxId, name, linkIndex, address, route };

@@ -265,7 +265,7 @@ describe('rules by path: TLS', () => {
     budgets.setLimits([{ name: 'a.example', bytesMax: used * 2 - 5 }]);
     const cut = await client('https://a.example/v1/x');
     expect([cut.code === 0, cut.out.includes('hello'), seen.length]).toEqual([false, false, 2]);
-    expect(budgets.isSpent('a.example')).toBe(true);
+    expect(budgets.isExhausted('a.example')).toBe(true);
     const refused = await client('https://a.example/v1/x');
     expect([refused.code === 0, seen.length]).toEqual([false, 2]);
   });

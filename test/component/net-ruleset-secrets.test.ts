@@ -1,7 +1,7 @@
 /** What the packet filter gives the gateway where secrets are put in, against the real kernel. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { updateSandbox, wholeTable } from '../../src/net/nftables/ruleset.ts';
-import type { SandboxNetwork } from '../../src/net/nftables/sandbox-chains.ts';
+import type { ChainInput } from '../../src/net/nftables/sandbox-chains.ts';
 import type { EgressPolicyText } from '../../src/net/policy/egress-rules.ts';
 import { createWorld, networkOf, PRIVATE, PUBLIC, type World } from '../support/ruleset-world.ts';
 
@@ -13,7 +13,7 @@ afterAll(() => world[Symbol.asyncDispose]());
 
 const begin = (policy: EgressPolicyText): Promise<void> =>
   world.nft.apply(wholeTable([networkOf(world.a, policy)]));
-const update = (policy: EgressPolicyText, more: Partial<SandboxNetwork>): Promise<void> =>
+const update = (policy: EgressPolicyText, more: Partial<ChainInput>): Promise<void> =>
   world.nft.apply(updateSandbox(networkOf(world.a, policy, more), []));
 
 describe('packet filter: secrets', () => {

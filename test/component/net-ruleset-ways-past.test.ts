@@ -7,7 +7,7 @@ import {
   updateSandbox,
   wholeTable,
 } from '../../src/net/nftables/ruleset.ts';
-import type { SandboxNetwork } from '../../src/net/nftables/sandbox-chains.ts';
+import type { ChainInput } from '../../src/net/nftables/sandbox-chains.ts';
 import { type EgressPolicyText, parsePolicy } from '../../src/net/policy/egress-rules.ts';
 import {
   createWorld,
@@ -24,7 +24,7 @@ beforeAll(async () => {
 });
 afterAll(() => world[Symbol.asyncDispose]());
 
-const network = (guest: Guest, policy: EgressPolicyText): SandboxNetwork => ({
+const network = (guest: Guest, policy: EgressPolicyText): ChainInput => ({
   lease: guest.lease,
   policy: parsePolicy(policy),
   dnsPort: 53,

@@ -13,7 +13,7 @@ import {
   updateSandbox,
   wholeTable,
 } from '../../src/net/nftables/ruleset.ts';
-import type { SandboxNetwork } from '../../src/net/nftables/sandbox-chains.ts';
+import type { ChainInput } from '../../src/net/nftables/sandbox-chains.ts';
 import { DROP_COUNTERS, readTraffic } from '../../src/net/nftables/sandbox-counters.ts';
 import { type EgressPolicyText, parsePolicy } from '../../src/net/policy/egress-rules.ts';
 import {
@@ -37,9 +37,9 @@ beforeAll(async () => {
 afterAll(() => world[Symbol.asyncDispose]());
 
 /** A table with both guests under the same policy, from nothing. */
-const begin = (policy: EgressPolicyText, more: Partial<SandboxNetwork> = {}): Promise<void> =>
+const begin = (policy: EgressPolicyText, more: Partial<ChainInput> = {}): Promise<void> =>
   world.nft.apply(wholeTable([world.a, world.b].map((guest) => networkOf(guest, policy, more))));
-const update = (policy: EgressPolicyText, more: Partial<SandboxNetwork> = {}): Promise<void> =>
+const update = (policy: EgressPolicyText, more: Partial<ChainInput> = {}): Promise<void> =>
   world.nft.apply(updateSandbox(networkOf(world.a, policy, more), []));
 /** What got to the internet, or to the host, while `act` ran. */
 async function arrivalsDuring(act: () => Promise<unknown>): Promise<number> {
@@ -139,7 +139,7 @@ describe('the guest', () => {
     const { namespace, peer, lease } = world.a;
     const shown = await world.host.run('ip', '-j', 'link', 'show', lease.tap);
     const hostMac: string = JSON.parse(shown)[0].address;
-    const neighbour = [
+    const neighbor = [
       'ip',
       'neigh',
       'replace',
@@ -150,7 +150,7 @@ describe('the guest', () => {
       'eth0',
     ];
     await namespace.run('ip', 'link', 'set', 'eth0', 'address', world.b.lease.guestMac);
-    await namespace.run(...neighbour, 'nud', 'permanent');
+    await namespace.run(...neighbor, 'nud', 'permanent');
     const dropped = await dropsDuring(world.a, 'spoofed', async () => {
       expect(await arrivalsDuring(() => peer.udp('8.8.8.8', 443))).toBe(0);
     });
@@ -228,7 +228,7 @@ describe('the guest', () => {
       expect(answered.map(({ from }) => from)).toEqual([hostAddress]);
     },
   );
-  it('has no neighbours: nobody of the network reaches its gateway, or speaks in its name', async () => {
+  it('has no neighbors: nobody of the network reaches its gateway, or speaks in its name', async () => {
     const { hostAddress, guestAddress } = world.a.lease;
     await world.nft.apply(removeTable());
     const call = async (): Promise<string> => (await world.internet.tcp(hostAddress, 2222)).outcome;
@@ -417,7 +417,7 @@ describe('the table', () => {
     ];
     const networks = Array.from(
       { length: 200 },
-      (_, i): SandboxNetwork => ({
+      (_, i): ChainInput => ({
         lease: plan.lease(newSandboxId()),
         policy: parsePolicy(policies[i % policies.length] ?? { mode: 'none' }),
         dnsPort: 53,
@@ -426,7 +426,7 @@ describe('the table', () => {
       }),
     );
     await world.nft.apply(wholeTable([]));
-    // The kernel's own packets (neighbour discovery) may be counted at any time.
+    // The kernel's own packets (neighbor discovery) may be counted at any time.
     const ruleset = async (): Promise<string> =>
       (await world.host.run('nft', 'list', 'ruleset')).replaceAll(/packets \d+ bytes \d+/g, '');
     const empty = await ruleset();

@@ -7,7 +7,7 @@ import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { AddressPlan } from '../../src/net/addresses/address-plan.ts';
 import { HostLock } from '../../src/net/host-lock.ts';
-import { HostTable, type Tabled } from '../../src/net/nftables/host-table.ts';
+import { HostTable, type InstalledRules } from '../../src/net/nftables/host-table.ts';
 import { Nft } from '../../src/net/nftables/nft.ts';
 import { type PacketPin, PINS_MAX } from '../../src/net/nftables/ruleset.ts';
 import { type EgressPolicyText, parsePolicy } from '../../src/net/policy/egress-rules.ts';
@@ -19,7 +19,7 @@ const plan = new AddressPlan();
 let dir: string;
 let namespace: Namespace;
 let table: HostTable;
-let ours: Tabled[];
+let ours: InstalledRules[];
 let isAsked: boolean;
 
 beforeEach(async () => {
@@ -27,7 +27,7 @@ beforeEach(async () => {
   namespace = await Namespace.create();
   ours = [];
   isAsked = false;
-  const tell = (): Tabled[] => {
+  const tell = (): InstalledRules[] => {
     isAsked = true;
     return ours;
   };
@@ -41,7 +41,7 @@ afterEach(async () => {
   await rm(dir, { recursive: true, force: true });
 });
 
-function tabled(policy: EgressPolicyText, pins: readonly PacketPin[] = []): Tabled {
+function installedRules(policy: EgressPolicyText, pins: readonly PacketPin[] = []): InstalledRules {
   const lease = plan.lease(newSandboxId());
   return { network: { lease, policy: parsePolicy(policy), dnsPort: 53, gatewayPort: 3128 }, pins };
 }
@@ -58,7 +58,7 @@ const LISTED = { mode: 'allowlist', allow: ['198.51.100.7'] } as const;
 
 describe('more pins than the kernel takes', () => {
   it('do not keep a new policy from being the one that holds', async () => {
-    const before = tabled({ mode: 'open' });
+    const before = installedRules({ mode: 'open' });
     await table.add(before.network);
     const { lease } = before.network;
     const after = { ...before.network, policy: parsePolicy(LISTED) };
@@ -68,7 +68,11 @@ describe('more pins than the kernel takes', () => {
     expect(text).toContain('192.0.0.0 . tcp . 5432');
   });
   it('of one do not keep the others from being restored', async () => {
-    ours = [tabled(LISTED, manyPins(PINS_MAX + 1000)), tabled(LISTED), tabled(LISTED)];
+    ours = [
+      installedRules(LISTED, manyPins(PINS_MAX + 1000)),
+      installedRules(LISTED),
+      installedRules(LISTED),
+    ];
     for (const { network } of ours) await table.add(network);
     await namespace.run('nft', 'flush', 'ruleset');
     expect(await table.repair()).toBe(true);
@@ -81,7 +85,7 @@ describe('more pins than the kernel takes', () => {
 
 describe('a table that is not what it was', () => {
   it('of a living NeuroVisor of another version is not replaced by a repair', async () => {
-    ours = [tabled(LISTED)];
+    ours = [installedRules(LISTED)];
     for (const { network } of ours) await table.add(network);
     const mark = `owner/${newSandboxId()}/${owner.pid}.${owner.startTicks}/nv-x/10.201.9.0`;
     const other = `flush ruleset; add table inet neurovisor; add counter inet neurovisor layout_0; add counter inet neurovisor ${mark}`;
@@ -91,7 +95,7 @@ describe('a table that is not what it was', () => {
     expect(await ruleset()).toBe(before);
   });
   it('has the rules of a sandbox and no others, whatever was in its chains', async () => {
-    const { network } = tabled(LISTED);
+    const { network } = installedRules(LISTED);
     await table.add(network);
     const before = await ruleset();
     await table.remove(network.lease);
@@ -102,7 +106,7 @@ describe('a table that is not what it was', () => {
   });
   it('has nothing of a sandbox that was removed while it was repaired', async () => {
     const empty = await ruleset();
-    const one = tabled(LISTED);
+    const one = installedRules(LISTED);
     ours = [one];
     await table.add(one.network);
     await namespace.run('nft', 'flush', 'ruleset');

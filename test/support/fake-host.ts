@@ -317,7 +317,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         ...{ mac: `aa:fc:00:00:00:${last}`, address: `10.201.0.${n}`, prefixLength: 30 },
         ...{ gateway: '10.201.0.1', gatewayMac: 'aa:fd:00:00:00:01', mtu: 1500 },
       },
-      handedOver: () => Promise.resolve(),
+      confirmHandover: () => Promise.resolve(),
       lend: (_vmm, open) => open(`tap${n}`),
       setPolicy: () => this.script.step('network'),
       traffic: async () => ({

@@ -50,7 +50,7 @@ export async function gatewayWorld(
   const gateway = new Gateway({
     address: HOST,
     port: 0,
-    whoIs: (address) => (address === HOST ? sandbox : undefined),
+    findSandbox: (address) => (address === HOST ? sandbox : undefined),
     originalDestination: () => world.destination,
     dial: ({ address, port }) => {
       dialled.push(`${address}:${port}`);

@@ -10,7 +10,7 @@
 import type { SandboxId } from '../../src/base/ids.ts';
 import { type AddressLease, AddressPlan } from '../../src/net/addresses/address-plan.ts';
 import { Nft } from '../../src/net/nftables/nft.ts';
-import type { SandboxNetwork } from '../../src/net/nftables/sandbox-chains.ts';
+import type { ChainInput } from '../../src/net/nftables/sandbox-chains.ts';
 import { readTraffic, type SandboxTraffic } from '../../src/net/nftables/sandbox-counters.ts';
 import { type EgressPolicyText, parsePolicy } from '../../src/net/policy/egress-rules.ts';
 import { Namespace, type Peer } from './namespaces.ts';
@@ -47,8 +47,8 @@ export interface World extends AsyncDisposable {
 export function networkOf(
   guest: Guest,
   policy: EgressPolicyText,
-  more: Partial<SandboxNetwork> = {},
-): SandboxNetwork {
+  more: Partial<ChainInput> = {},
+): ChainInput {
   const ports = { dnsPort: 53, gatewayPort: 3128 };
   return { lease: guest.lease, policy: parsePolicy(policy), ...ports, ...more };
 }

@@ -74,7 +74,7 @@ async function withTap(
   try {
     links.addAddress({ linkIndex: tap.linkIndex, address: HOST.address, prefixLength: 30 });
     links.change(tap.linkIndex, { up: true });
-    links.setNeighbour(tap.linkIndex, GUEST.address, GUEST.mac);
+    links.setNeighbor(tap.linkIndex, GUEST.address, GUEST.mac);
     await use(tap);
   } finally {
     closeFd(tap.fd);

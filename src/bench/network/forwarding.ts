@@ -77,7 +77,7 @@ export class ForwardingHost {
     await run('ip', ['link', 'set', UPLINK, 'up']);
     await run('ip', ['route', 'add', 'default', 'dev', UPLINK]);
     // Nobody answers ARP.
-    this.#links.setNeighbour(this.#links.find(UPLINK)?.index ?? 0, FAR, 'aa:fe:00:00:00:01');
+    this.#links.setNeighbor(this.#links.find(UPLINK)?.index ?? 0, FAR, 'aa:fe:00:00:00:01');
   }
 
   async measure(packetBytes: number): Promise<ForwardingCost> {

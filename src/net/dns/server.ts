@@ -49,7 +49,7 @@ export interface DnsServerOptions {
   readonly port: number;
   readonly upstreams: readonly DnsUpstream[];
   /** @param remoteAddress as `plainAddress` writes it */
-  readonly whoIs: (remoteAddress: string) => SandboxNames | undefined;
+  readonly findSandbox: (remoteAddress: string) => SandboxNames | undefined;
   /** Opens the packet filter for the pins; the guest gets its answer afterwards, or SERVFAIL if it rejects. */
   readonly onPinned?: (names: SandboxNames, pins: readonly Pin[]) => Promise<void>;
   readonly clock?: Clock;
@@ -130,7 +130,7 @@ export class DnsServer {
   }
 
   #onDatagram(bytes: Uint8Array, from: RemoteInfo): void {
-    const names = this.#options.whoIs(plainAddress(from.address));
+    const names = this.#options.findSandbox(plainAddress(from.address));
     if (names === undefined) {
       this.#counts.strangers += 1;
       return;
@@ -146,7 +146,7 @@ export class DnsServer {
 
   #onSocket(socket: Socket): void {
     socket.on('error', (error) => ignore(error, 'a DNS client that broke its connection'));
-    const names = this.#options.whoIs(plainAddress(socket.remoteAddress ?? ''));
+    const names = this.#options.findSandbox(plainAddress(socket.remoteAddress ?? ''));
     const own = [...this.#sockets.values()].filter((each) => each === names).length;
     const { tcpConnectionsMax, tcpConnectionsPerSandboxMax } = this.#limits;
     const isFull = this.#sockets.size >= tcpConnectionsMax || own >= tcpConnectionsPerSandboxMax;

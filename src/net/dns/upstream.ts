@@ -54,7 +54,7 @@ export async function askUpstreams(
       let answer = await askByUdp(settings, upstream, asked, signal);
       if (answer === 'doubtful' || answer?.isTruncated === true)
         answer = await askByTcp(settings, upstream, asked, signal);
-      // A server that fails may have a neighbour that does not.
+      // A server that fails may have a neighbor that does not.
       const isFailure = answer !== undefined && answer.code !== 0 && answer.code !== 3;
       const isLast = round + 1 === settings.rounds && upstream === settings.upstreams.at(-1);
       if (answer !== undefined && !answer.isTruncated && (!isFailure || isLast)) return answer;

@@ -16,7 +16,7 @@ import { hostText, type RequestHead } from '../http/head.ts';
 import { httpRefusal, type RefusalStatus, tlsRefusal } from '../http/refusal.ts';
 import { type HttpPiece, HttpRequestReader } from '../http/requests.ts';
 import { HttpResponses } from '../http/responses.ts';
-import { type Destination, GatewayJudge, spent } from '../policy/judge.ts';
+import { type Destination, exhaustedText, GatewayJudge } from '../policy/judge.ts';
 import { SecretConnection } from '../secret/connection.ts';
 import { type EgressSecrets, needsSecrets, placeholdersIn } from '../secret/secret.ts';
 import { type ClientHello, ClientHelloReader } from '../tls/client-hello.ts';
@@ -105,7 +105,7 @@ export class GatewayConnection {
   }
 
   /** After a change of the policy: ends at once unless what it began with would be let through now. */
-  judgeAnew(): void {
+  rejudge(): void {
     const head = this.#lastHead;
     // Began with secrets that are others now, or should have.
     const serverName = this.#hello?.serverName;
@@ -200,7 +200,7 @@ export class GatewayConnection {
 
   #isAdmitted(name: string | undefined): boolean {
     const isAdmitted = this.#context.onAllowed('tls', name);
-    if (!isAdmitted) this.#refuse('budget_spent', spent(name), name);
+    if (!isAdmitted) this.#refuse('budget_spent', exhaustedText(name), name);
     return isAdmitted;
   }
 
@@ -283,7 +283,7 @@ export class GatewayConnection {
     const { name } = judged;
     if (!judged.ok) return { reason: judged.reason, why: judged.why, name, status: 403 };
     if (!this.#context.onAllowed('http', name))
-      return { reason: 'budget_spent', why: spent(name), name, status: 403 };
+      return { reason: 'budget_spent', why: exhaustedText(name), name, status: 403 };
     this.#notePlaceholders(piece.head);
     this.#responses.expect(piece.head.method);
     return undefined;

@@ -16,7 +16,7 @@ import { type Log, silentLog } from '../../base/log.ts';
 import { plainAddress } from '../addresses/host-name.ts';
 import { listenError } from '../listen-error.ts';
 import { Meter } from '../policy/destination-budgets.ts';
-import { type Destination, spent } from '../policy/judge.ts';
+import { type Destination, exhaustedText } from '../policy/judge.ts';
 import type { SecretUse } from '../secret/connection.ts';
 import { GatewayConnection } from './connection.ts';
 import type {
@@ -63,7 +63,7 @@ export interface GatewayOptions {
   /** 0: any. */
   readonly port: number;
   /** @param remoteAddress as `plainAddress` writes it */
-  readonly whoIs: (remoteAddress: string) => GatewaySandbox | undefined;
+  readonly findSandbox: (remoteAddress: string) => GatewaySandbox | undefined;
   /** Where the guest wanted to go, before the redirect (SO_ORIGINAL_DST). */
   readonly originalDestination: (socket: Socket) => Destination | undefined;
   /** What is spoken at a port; undefined: the first byte tells. */
@@ -138,7 +138,7 @@ export class Gateway {
   /** After a change of its policy: ends what that does not let through. */
   judgeSandbox(sandboxId: string): void {
     for (const [connection, owner] of this.#connections)
-      if (owner === sandboxId) connection.judgeAnew();
+      if (owner === sandboxId) connection.rejudge();
   }
 
   /** Ends what a sandbox has open: at its end. */
@@ -156,7 +156,7 @@ export class Gateway {
 
   #onSocket(socket: Socket): void {
     this.#counts.accepted += 1;
-    const sandbox = this.#options.whoIs(plainAddress(socket.remoteAddress ?? ''));
+    const sandbox = this.#options.findSandbox(plainAddress(socket.remoteAddress ?? ''));
     if (sandbox === undefined) {
       this.#drop(socket, 'unknown_sandbox', 'the source address is no sandbox’s');
       return;
@@ -207,7 +207,7 @@ export class Gateway {
       },
       onBytes: (direction: 'sent' | 'received', bytes: number) => {
         if (!meter.count(bytes)) {
-          context.onRefused('budget_spent', spent(meter.names), meter.names);
+          context.onRefused('budget_spent', exhaustedText(meter.names), meter.names);
           connection.destroy();
           return false;
         }

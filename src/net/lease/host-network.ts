@@ -161,7 +161,7 @@ class KernelNetwork implements HostNetwork {
       reader: this.#probe,
       lock: this.#lock,
       owner: this.#owner,
-      ours: () => [...this.#leases.values()].flatMap(({ tabled }) => tabled ?? []),
+      ours: () => [...this.#leases.values()].flatMap(({ installedRules }) => installedRules ?? []),
       log,
     });
   }
@@ -229,24 +229,26 @@ class KernelNetwork implements HostNetwork {
   async #restore(): Promise<void> {
     try {
       if (this.#isMissing()) await this.#table.repair();
-      else this.#noteUsed();
+      else this.#updateBytesUsed();
     } catch (error) {
       this.#log.error('restore the packet filter', { error: describeError(error) });
     }
   }
 
-  #noteUsed(): void {
+  #updateBytesUsed(): void {
     for (const [index, lease] of [...this.#leases.values()].entries()) {
       if ((this.#watched + index) % RECORD_TURNS === 0) lease.recordUse();
-      if (lease.limits.bytesMax === undefined || lease.tabledAs === undefined) continue;
-      const used = this.#probe.budgetUsed(lease.tabledAs.id);
-      if (used !== undefined) lease.noteUsed(used);
+      if (lease.limits.bytesMax === undefined || lease.installedAddresses === undefined) continue;
+      const used = this.#probe.budgetUsed(lease.installedAddresses.id);
+      if (used !== undefined) lease.updateBytesUsed(used);
     }
   }
 
   /** One lease each time, in turn: who flushes, flushes all of them. */
   #isMissing(): boolean {
-    const ours = [...this.#leases.values()].flatMap(({ tabledAs }) => tabledAs ?? []);
+    const ours = [...this.#leases.values()].flatMap(
+      ({ installedAddresses }) => installedAddresses ?? [],
+    );
     const one = ours[this.#watched % ours.length];
     this.#watched += 1;
     if (one === undefined) return false;
@@ -365,7 +367,7 @@ class KernelNetwork implements HostNetwork {
   #raise({ linkIndex }: Tap, { hostAddress, guestAddress, guestMac, prefix }: AddressLease): void {
     this.#links.addAddress({ linkIndex, address: hostAddress, prefixLength: prefix });
     this.#links.change(linkIndex, { up: true });
-    this.#links.setNeighbour(linkIndex, guestAddress, guestMac);
+    this.#links.setNeighbor(linkIndex, guestAddress, guestMac);
   }
 
   /** Others must not choose its addresses while no link has them. */

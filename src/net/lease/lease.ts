@@ -2,7 +2,7 @@
  * What a sandbox has of the host's network (types only): one TAP, one address pair, one policy.
  *
  *     HostNetwork.lease ──► tapFd ──► VMM ──► NIC of the guest
- *                      └──► settings ──► agent: address, route, neighbour, resolver
+ *                      └──► settings ──► agent: address, route, neighbor, resolver
  */
 
 import type { Duplex } from 'node:stream';
@@ -47,13 +47,13 @@ export interface GatewayUse {
 
 export interface NetworkLease {
   readonly interfaceName: string;
-  /** Of a TAP with virtio-net headers; ours until `handedOver`. */
+  /** Of a TAP with virtio-net headers; ours until `confirmHandover`. */
   readonly tapFd: number;
   readonly guest: GuestNetwork;
   readonly policy: EgressPolicy;
   readonly limits: LeaseLimits;
   /** The VMM has its own copy of the descriptor: from now on the TAP lives as long as the VMM holds it. */
-  handedOver(): Promise<void>;
+  confirmHandover(): Promise<void>;
   /**
    * To a VMM that opens its TAP by name, instead of inheriting `tapFd`, which is closed: the TAP is in the VMM's
    * network namespace while `open` runs, and nothing passes it. Afterwards it is as it was, until `release`.

@@ -20,9 +20,9 @@ import { Gateway, type GatewayEvent, type OpenConnections } from '../gateway/gat
 import type { Tap } from '../link/tap.ts';
 import type { TapBorrower } from '../link/tap-loan.ts';
 import { ListenError } from '../listen-error.ts';
-import type { HostTable, Tabled } from '../nftables/host-table.ts';
+import type { HostTable, InstalledRules } from '../nftables/host-table.ts';
 import type { PacketPin } from '../nftables/ruleset.ts';
-import { renewedChains, type SandboxNetwork } from '../nftables/sandbox-chains.ts';
+import { type ChainInput, renewedChains } from '../nftables/sandbox-chains.ts';
 import { DROP_COUNTERS, type SandboxTraffic } from '../nftables/sandbox-counters.ts';
 import {
   type BytesByName,
@@ -92,15 +92,15 @@ export class SandboxLease implements NetworkLease {
   /** What was asked for, with the hosts of secrets. */
   #policy: EgressPolicy;
   /** Those that the packet filter holds. */
-  #tabledLimits: LeaseLimits;
+  #installedLimits: LeaseLimits;
   /** Of the budget, as far as was told. */
   #bytesUsed: number;
-  #isSpent = false;
+  #isExhausted = false;
   /** As it was recorded, in text. */
   #recordedUse = '';
   #ports: { readonly dnsPort: number; readonly gatewayPort: number } | undefined;
   #changes: Promise<unknown> = Promise.resolve();
-  #isTabled = false;
+  #isInstalled = false;
   #loan: Promise<void> = Promise.resolve();
   #isReleased = false;
 
@@ -111,7 +111,7 @@ export class SandboxLease implements NetworkLease {
     this.#options = options;
     this.#terms = { asked: options.policy, limits, secrets };
     this.#policy = policy;
-    this.#tabledLimits = limits;
+    this.#installedLimits = limits;
     this.#bytesUsed = bytesUsed;
     this.#cleanup = cleanup;
     this.guest = {
@@ -127,7 +127,7 @@ export class SandboxLease implements NetworkLease {
     this.#budgets = new DestinationBudgets(
       limits.destinations ?? [],
       options.destinationBytesUsed ?? {},
-      ({ name, bytesMax }) => this.#logSpent(name, bytesMax),
+      ({ name, bytesMax }) => this.#logExhausted(name, bytesMax),
     );
     const onEvent = (event: NameEvent): void => this.#logName(event);
     this.#names = new SandboxNames({ policy: namePolicy(policy), pins, clock, onEvent });
@@ -141,7 +141,7 @@ export class SandboxLease implements NetworkLease {
     this.#gateway = new Gateway({
       address: addresses.hostAddress,
       port: 0,
-      whoIs: (address) => (address === addresses.guestAddress ? sandbox : undefined),
+      findSandbox: (address) => (address === addresses.guestAddress ? sandbox : undefined),
       originalDestination: redirectedFrom,
       onEvent: (event) => this.#logConnection(event),
       onSecrets: (use) => secretLog.note(use),
@@ -159,12 +159,12 @@ export class SandboxLease implements NetworkLease {
     const gatewayPort = await this.#gateway.listen();
     this.#ports = { dnsPort, gatewayPort };
     this.#cleanup.push('packet filter', async () => {
-      this.#isTabled = false;
+      this.#isInstalled = false;
       await this.#options.table.remove(this.#options.addresses);
     });
     this.#record();
     await this.#options.table.add(this.#network());
-    this.#isTabled = true;
+    this.#isInstalled = true;
   }
 
   get interfaceName(): string {
@@ -184,17 +184,17 @@ export class SandboxLease implements NetworkLease {
   }
 
   /** For a table that has to be made anew; undefined while this is not in it. */
-  get tabled(): Tabled | undefined {
-    if (!this.#isTabled) return undefined;
+  get installedRules(): InstalledRules | undefined {
+    if (!this.#isInstalled) return undefined;
     return this.#wanted();
   }
 
   /** Under which the table has it; undefined while it has not. */
-  get tabledAs(): AddressLease | undefined {
-    return this.#isTabled ? this.#options.addresses : undefined;
+  get installedAddresses(): AddressLease | undefined {
+    return this.#isInstalled ? this.#options.addresses : undefined;
   }
 
-  handedOver(): Promise<void> {
+  confirmHandover(): Promise<void> {
     return this.#options.tap.close();
   }
 
@@ -228,7 +228,7 @@ export class SandboxLease implements NetworkLease {
   async traffic(): Promise<NetworkTraffic> {
     const traffic = await this.#options.table.traffic(this.#options.addresses.id);
     assert(traffic !== undefined, 'traffic is asked of a lease that is in the packet filter');
-    this.noteUsed(traffic.budgetBytesUsed);
+    this.updateBytesUsed(traffic.budgetBytesUsed);
     return trafficOf(traffic, this.#options.guard?.drops());
   }
 
@@ -241,15 +241,15 @@ export class SandboxLease implements NetworkLease {
   /** For who looks from another process; writes only what is new. */
   recordUse(): void {
     const isNew = this.#recordedUse !== JSON.stringify(this.gatewayUse());
-    if (isNew && this.#isTabled) this.#record();
+    if (isNew && this.#isInstalled) this.#record();
   }
 
   /** As the packet filter has just told. What is used up is said once, and ends what waits at the gateway. */
-  noteUsed(bytesUsed: number): void {
+  updateBytesUsed(bytesUsed: number): void {
     this.#bytesUsed = Math.max(this.#bytesUsed, bytesUsed);
     const { bytesMax } = this.#terms.limits;
-    if (bytesMax === undefined || bytesUsed < bytesMax || this.#isSpent) return;
-    this.#isSpent = true;
+    if (bytesMax === undefined || bytesUsed < bytesMax || this.#isExhausted) return;
+    this.#isExhausted = true;
     const { addresses, log } = this.#options;
     log.info('the byte budget of a sandbox is used up', { sandbox: addresses.id, bytesMax });
     this.#gateway.closeSandbox(addresses.id);
@@ -268,7 +268,7 @@ export class SandboxLease implements NetworkLease {
     const options: Omit<DnsServerOptions, 'port'> = {
       address: addresses.hostAddress,
       upstreams,
-      whoIs: (address) => (address === addresses.guestAddress ? this.#names : undefined),
+      findSandbox: (address) => (address === addresses.guestAddress ? this.#names : undefined),
       onPinned: (_names, pins) => this.#openFor(pins),
       clock,
       log,
@@ -304,9 +304,9 @@ export class SandboxLease implements NetworkLease {
     this.#budgets.setLimits(widestLimits(destinationsOf(before), destinationsOf(terms)));
     try {
       await this.#options.table.update(this.#options.addresses.id, () => this.#wanted());
-      this.#tabledLimits = terms.limits;
+      this.#installedLimits = terms.limits;
       this.#budgets.setLimits(destinationsOf(terms));
-      if (isOtherBudget) this.#isSpent = false;
+      if (isOtherBudget) this.#isExhausted = false;
     } catch (error) {
       use(before);
       this.#budgets.setLimits(destinationsOf(before));
@@ -314,7 +314,7 @@ export class SandboxLease implements NetworkLease {
     }
     this.#gateway.judgeSandbox(this.#options.addresses.id);
     // Released meanwhile: the record is removed, or about to be.
-    if (this.#isTabled) this.#record();
+    if (this.#isInstalled) this.#record();
   }
 
   /** Nothing is decided by it, so nothing fails by it. */
@@ -342,12 +342,12 @@ export class SandboxLease implements NetworkLease {
     }
   }
 
-  #wanted(): Tabled {
-    const renewed = renewedChains(this.#tabledLimits, this.#terms.limits);
+  #wanted(): InstalledRules {
+    const renewed = renewedChains(this.#installedLimits, this.#terms.limits);
     return { network: this.#network(), pins: this.#packetPins(this.#names.pins.live()), renewed };
   }
 
-  #network(): SandboxNetwork {
+  #network(): ChainInput {
     const { addresses } = this.#options;
     const { secrets } = this.#terms;
     const { destinations: _ofGateway, ...limits } = this.#terms.limits;
@@ -368,7 +368,7 @@ export class SandboxLease implements NetworkLease {
     this.#options.log.debug('a name was not told', { sandbox, name, outcome, why });
   }
 
-  #logSpent(name: string, bytesMax: number): void {
+  #logExhausted(name: string, bytesMax: number): void {
     const { addresses, log } = this.#options;
     const what = 'the byte budget of a sandbox for a name is used up';
     log.info(what, { sandbox: addresses.id, name, bytesMax });

@@ -1,8 +1,8 @@
 /**
- * Links, addresses, routes and neighbours of this network namespace, by rtnetlink and without a child
+ * Links, addresses, routes and neighbors of this network namespace, by rtnetlink and without a child
  * process:
  *
- *     Links ── rtnetlink-{link,address,route,neighbour} ── netlink-attribute     what is asked for
+ *     Links ── rtnetlink-{link,address,route,neighbor} ── netlink-attribute     what is asked for
  *       └───── netlink-exchange ── netlink-message                              question and answer
  *       └───── sys/netlink-socket                                               bytes
  *
@@ -14,7 +14,7 @@ import { SyscallError } from '../../sys/libc.ts';
 import { NetlinkSocket } from '../../sys/netlink-socket.ts';
 import { inNetworkNamespace } from '../../sys/network-namespace.ts';
 import { LinkError, linkError } from '../netlink/errors.ts';
-import { NetlinkExchange, type Outcome } from '../netlink/exchange.ts';
+import { type ExchangeOutcome, NetlinkExchange } from '../netlink/exchange.ts';
 import type { Message } from '../netlink/message.ts';
 import type { Request } from '../netlink/request.ts';
 import {
@@ -36,7 +36,7 @@ import {
   newLink,
   parseLink,
 } from '../netlink/rtnetlink-link.ts';
-import { setNeighbour } from '../netlink/rtnetlink-neighbor.ts';
+import { setNeighbor } from '../netlink/rtnetlink-neighbor.ts';
 import {
   dumpRoutes,
   lookUpRoute,
@@ -117,7 +117,7 @@ export class Links {
     return link;
   }
 
-  /** Removes a link with its addresses, routes and neighbours. */
+  /** Removes a link with its addresses, routes and neighbors. */
   remove(linkIndex: number): void {
     this.#ask(`remove link ${linkIndex}`, deleteLink(linkIndex));
   }
@@ -169,9 +169,9 @@ export class Links {
   }
 
   /** A permanent entry, so that no packet waits for ARP and no answer to it is believed. */
-  setNeighbour(linkIndex: number, address: string, mac: string): void {
+  setNeighbor(linkIndex: number, address: string, mac: string): void {
     const attempt = `set ${address} at ${mac} on link ${linkIndex}`;
-    this.#ask(attempt, setNeighbour(linkIndex, address, mac));
+    this.#ask(attempt, setNeighbor(linkIndex, address, mac));
   }
 
   /** Leaves every link as it is. */
@@ -204,7 +204,7 @@ export class Links {
     return resultOf(attempt, this.#answer(attempt, request));
   }
 
-  #answer(attempt: string, request: Request): Outcome {
+  #answer(attempt: string, request: Request): ExchangeOutcome {
     this.#sequence = (this.#sequence + 1) >>> 0;
     const exchange = new NetlinkExchange(request, this.#sequence, this.#transport.portId);
     try {
@@ -260,9 +260,9 @@ async function askOffThread(
   }
 }
 
-type Done = Extract<Outcome, { kind: 'done' }>;
+type Done = Extract<ExchangeOutcome, { kind: 'done' }>;
 
-function resultOf(attempt: string, outcome: Outcome | undefined): Done {
+function resultOf(attempt: string, outcome: ExchangeOutcome | undefined): Done {
   if (outcome === undefined) throw new LinkError('malformed', `${attempt}: no whole answer`);
   if (outcome.kind === 'done') return outcome;
   const { errno, text } = outcome.acknowledgement;

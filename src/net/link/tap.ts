@@ -1,7 +1,7 @@
 /**
  * The host's end of a sandbox's network card. A VMM gets the descriptor by inheritance
  * (`-netdev tap,fd=N,vhost=off`); when the last copy of it is closed, by whatever death, the kernel removes
- * the interface with its addresses, routes and neighbours.
+ * the interface with its addresses, routes and neighbors.
  */
 import { close } from 'node:fs';
 import { promisify } from 'node:util';

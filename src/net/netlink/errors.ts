@@ -1,10 +1,10 @@
-/** What can go wrong with links, addresses, routes, neighbours and TAPs, and what a person can do about it. */
+/** What can go wrong with links, addresses, routes, neighbors and TAPs, and what a person can do about it. */
 import { CodedError } from '../../base/errors.ts';
 
 type LinkErrorCode =
   /** A link, address or route of that name or value is there already. */
   | 'exists'
-  /** The link, address, route or neighbour is not there, or not any more. */
+  /** The link, address, route or neighbor is not there, or not any more. */
   | 'not_found'
   /** The process lacks CAP_NET_ADMIN or may not open /dev/net/tun. */
   | 'not_permitted'

@@ -17,7 +17,7 @@ import type { Request } from './request.ts';
 /** Messages of one dump. A full table of the internet's routes has more; nothing here asks for one. */
 export const DUMP_MESSAGES_MAX = 100_000;
 
-export type Outcome =
+export type ExchangeOutcome =
   /** All of the answer is there; `interrupted`: it was changed while it was written. */
   | { readonly kind: 'done'; readonly messages: readonly Message[]; readonly interrupted: boolean }
   | { readonly kind: 'refused'; readonly acknowledgement: Acknowledgement };
@@ -30,7 +30,7 @@ export class NetlinkExchange {
   readonly #flags: number;
   readonly #messages: Message[] = [];
   #interrupted = false;
-  #outcome: Outcome | undefined;
+  #outcome: ExchangeOutcome | undefined;
 
   /** @param sequence not used before on this socket, u32. @param portId of this socket */
   constructor(request: Request, sequence: number, portId: number) {
@@ -42,7 +42,7 @@ export class NetlinkExchange {
   }
 
   /** Undefined while more has to come. */
-  get outcome(): Outcome | undefined {
+  get outcome(): ExchangeOutcome | undefined {
     return this.#outcome;
   }
 

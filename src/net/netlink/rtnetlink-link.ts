@@ -132,7 +132,7 @@ export function newLink(name: string, kind: string): Request {
 
 /**
  * Into another network namespace, under the same name and number there (the number from Linux 5.16 on; before, the
- * kernel takes another where somebody has it). It is down afterwards, without addresses, routes and neighbours.
+ * kernel takes another where somebody has it). It is down afterwards, without addresses, routes and neighbors.
  */
 export function moveLink(index: number, namespaceFd: number): Request {
   const attributes: AttributeSpec[] = [

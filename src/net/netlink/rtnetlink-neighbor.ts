@@ -1,5 +1,5 @@
 /**
- * Neighbours: which MAC address an IP address on a link has (RTM_*NEIGH; linux/neighbour.h). A body is a
+ * Neighbors: which MAC address an IP address on a link has (RTM_*NEIGH; linux/neighbour.h). A body is a
  * `struct ndmsg` and attributes:
  *
  *     0 family u8 · 1 zeros · 4 index of the link i32 · 8 state u16 · 10 flags u8 · 11 type u8
@@ -10,8 +10,8 @@ import { type AttributeSpec, encodeAttributes } from './attribute.ts';
 import { FLAG } from './message.ts';
 import { type Request, withAttributes } from './request.ts';
 
-/** RTM_* of neighbours. */
-const NEIGHBOUR_TYPE = { new: 28 } as const;
+/** RTM_* of neighbors. */
+const NEIGHBOR_TYPE = { new: 28 } as const;
 const BODY_BYTES = 12;
 
 /** NDA_*. */
@@ -20,7 +20,7 @@ const ATTRIBUTE = { address: 1, mac: 2, linkIndex: 8 } as const;
 const PERMANENT = 0x80;
 
 /** A permanent entry; one that is there is replaced. @throws LinkError `invalid` */
-export function setNeighbour(linkIndex: number, address: string, mac: string): Request {
+export function setNeighbor(linkIndex: number, address: string, mac: string): Request {
   const ip = encodeIp(address);
   const flags = FLAG.ack | FLAG.create | FLAG.replace;
   const header = { family: familyOf(ip), linkIndex, state: PERMANENT };
@@ -28,7 +28,7 @@ export function setNeighbour(linkIndex: number, address: string, mac: string): R
     [ATTRIBUTE.address, ip],
     [ATTRIBUTE.mac, encodeMac(mac)],
   ] as const;
-  return { type: NEIGHBOUR_TYPE.new, flags, body: body(header, attributes) };
+  return { type: NEIGHBOR_TYPE.new, flags, body: body(header, attributes) };
 }
 
 function body(

@@ -13,7 +13,7 @@ import {
   newLink,
   parseLink,
 } from './rtnetlink-link.ts';
-import { setNeighbour } from './rtnetlink-neighbor.ts';
+import { setNeighbor } from './rtnetlink-neighbor.ts';
 import { lookUpRoute, newRoute, parseRoute } from './rtnetlink-route.ts';
 
 /** As hexadecimal with the header's sequence and port as zeros. */
@@ -128,8 +128,8 @@ describe('rtnetlink requests', () => {
     );
   });
 
-  it('setNeighbour: as iproute2 writes it', () => {
-    expect(hex(setNeighbour(2, '10.201.0.2', 'aa:fc:00:00:00:02'))).toBe(
+  it('setNeighbor: as iproute2 writes it', () => {
+    expect(hex(setNeighbor(2, '10.201.0.2', 'aa:fc:00:00:00:02'))).toBe(
       sent(
         '300000001c000505af70076b00000000020000000200000080000000080001000ac900020a000200aafc000000020000',
       ),
@@ -143,7 +143,7 @@ describe('rtnetlink requests', () => {
     ['an alias above 255 bytes', () => changeLink(1, { alias: 'x'.repeat(256) })],
     ['a short MAC', () => changeLink(1, { mac: '00:11:22:33:44' })],
     ['a MAC of a group', () => changeLink(1, { mac: '01:00:5e:00:00:01' })],
-    ['a MAC of nobody', () => setNeighbour(1, '10.0.0.1', '00:00:00:00:00:00')],
+    ['a MAC of nobody', () => setNeighbor(1, '10.0.0.1', '00:00:00:00:00:00')],
     ['another notation of an address', () => newAddress({ ...guest, address: '0x0a000001' })],
     ['an octal address', () => newAddress({ ...guest, address: '10.201.00.1' })],
     ['a prefix above 32', () => newAddress({ ...guest, prefixLength: 33 })],

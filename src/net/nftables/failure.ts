@@ -7,7 +7,7 @@ const ERROR_LINES_MAX = 6;
 const ERROR_LINE_CHARACTERS_MAX = 300;
 
 /** Its exit status is 1 for every failure, so that only its text tells that rights are missing. */
-export function nftRefused(verb: string, text: string): NetError {
+export function nftRefusal(verb: string, text: string): NetError {
   const lines = text.split('\n').filter((line) => line.trim() !== '');
   const short = lines.slice(0, ERROR_LINES_MAX).map((l) => l.slice(0, ERROR_LINE_CHARACTERS_MAX));
   const cause = new Error(short.length === 0 ? 'it printed nothing' : short.join('\n'));
@@ -21,7 +21,7 @@ export function nftRefused(verb: string, text: string): NetError {
   return new NetError('nft_refused', `${verb} the packet filter: nft refused`, { cause });
 }
 
-export function nftFailed(verb: string, cause: unknown): NetError {
+export function nftFailure(verb: string, cause: unknown): NetError {
   const isOutOfFds = ['EMFILE', 'ENFILE'].includes(errorCode(cause) ?? '');
   const remedy = 'Let NeuroVisor have more open files: ulimit -n, or LimitNOFILE= of its service.';
   return new NetError('nft_failed', `${verb} the packet filter: nft failed`, {

@@ -21,7 +21,7 @@ import {
   updateSandbox,
   wholeTable,
 } from './ruleset.ts';
-import type { KeptChain, SandboxNetwork } from './sandbox-chains.ts';
+import type { ChainInput, KeptChain } from './sandbox-chains.ts';
 import { readTraffic, type SandboxTraffic } from './sandbox-counters.ts';
 import { readContents, type TableContents, type TableOwner } from './table-owners.ts';
 
@@ -37,8 +37,8 @@ interface Change {
 }
 
 /** What is to be in the table again when somebody has flushed it. */
-export interface Tabled {
-  readonly network: SandboxNetwork;
+export interface InstalledRules {
+  readonly network: ChainInput;
   readonly pins: readonly PacketPin[];
   /** What an update writes anew: see `updateSandbox`. */
   readonly renewed?: readonly KeptChain[];
@@ -59,7 +59,7 @@ interface HostTableOptions {
   readonly lock: HostLock;
   readonly owner: TableOwner;
   /** What this process has in the table now. */
-  readonly ours: () => readonly Tabled[];
+  readonly ours: () => readonly InstalledRules[];
   readonly log: Log;
 }
 
@@ -97,7 +97,7 @@ export class HostTable {
   }
 
   /** @throws NetError `policy_too_large` */
-  async add(network: SandboxNetwork): Promise<void> {
+  async add(network: ChainInput): Promise<void> {
     await this.#applyOrRepair(() => addSandbox({ ...network, owner: this.#options.owner }));
   }
 
@@ -106,7 +106,7 @@ export class HostTable {
    * @param wanted asked again for each attempt
    * @throws NetError `policy_too_large`
    */
-  async update(id: AddressLease['id'], wanted: () => Tabled): Promise<void> {
+  async update(id: AddressLease['id'], wanted: () => InstalledRules): Promise<void> {
     const commands = (): NftObject[] => {
       const { network, pins, renewed } = wanted();
       return updateSandbox(network, pins, renewed);
@@ -166,7 +166,7 @@ export class HostTable {
   /** Confined first, in a transaction of its own: a TAP of ours that is not in the table is dead. */
   async #replace(
     { layout, entries }: TableContents,
-    sandboxes: readonly Tabled[] = [],
+    sandboxes: readonly InstalledRules[] = [],
   ): Promise<void> {
     const other = entries.find(({ owner }) => isRunning(owner));
     if (layout === 'other' && other !== undefined) {
@@ -236,10 +236,11 @@ export class HostTable {
   }
 
   /** All at once, but what the kernel refuses of one is not the loss of the others. */
-  async #restore(lost: readonly Tabled[]): Promise<void> {
+  async #restore(lost: readonly InstalledRules[]): Promise<void> {
     const { nft, owner, log } = this.#options;
-    const added = ({ network }: Tabled): NftObject[] => addSandbox({ ...network, owner });
-    const pinned = ({ network, pins }: Tabled): NftObject[] => addPins(network.lease.id, pins);
+    const added = ({ network }: InstalledRules): NftObject[] => addSandbox({ ...network, owner });
+    const pinned = ({ network, pins }: InstalledRules): NftObject[] =>
+      addPins(network.lease.id, pins);
     try {
       await nft.apply(lost.flatMap((each) => [...added(each), ...pinned(each)]));
       return;

@@ -4,7 +4,7 @@
  */
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { type NftablesAnswer, runNftables } from '../../sys/nftables.ts';
-import { nftFailed, nftRefused } from './failure.ts';
+import { nftFailure, nftRefusal } from './failure.ts';
 import { type NftObject, TABLE_FAMILY, TABLE_NAME } from './json.ts';
 import { NftProcess } from './process.ts';
 
@@ -111,20 +111,20 @@ export class Nft {
         if (Array.isArray(parsed.nftables)) return parsed.nftables as NftObject[];
       }
     } catch (error) {
-      throw nftFailed('read', error);
+      throw nftFailure('read', error);
     }
-    throw nftFailed('read', new Error('it printed no list of objects'));
+    throw nftFailure('read', new Error('it printed no list of objects'));
   }
 
   /** @returns undefined where a process is to do it */
   async #byLibrary(text: string, verb: string): Promise<NftablesAnswer | undefined> {
     const late = Promise.withResolvers<never>();
     const stopWaiting = this.#clock.after(this.#runMsMax, () =>
-      late.reject(nftFailed(verb, new Error(`it did not end within ${this.#runMsMax} ms`))),
+      late.reject(nftFailure(verb, new Error(`it did not end within ${this.#runMsMax} ms`))),
     );
     try {
       const answer = await Promise.race([this.#library(text), late.promise]);
-      if (answer?.ok === false) throw nftRefused(verb, answer.errors);
+      if (answer?.ok === false) throw nftRefusal(verb, answer.errors);
       return answer;
     } finally {
       stopWaiting();

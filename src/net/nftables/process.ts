@@ -8,7 +8,7 @@ import { searchPath } from '../../base/search-path.ts';
 import { MIB } from '../../base/units.ts';
 import { closeFd, createMemFd } from '../../sys/fd.ts';
 import { NetError } from '../errors.ts';
-import { nftFailed, nftRefused } from './failure.ts';
+import { nftFailure, nftRefusal } from './failure.ts';
 
 /** A table of 1,000 sandboxes is about 25 MB. */
 const OUTPUT_BYTES_MAX = 128 * MIB;
@@ -59,9 +59,9 @@ export class NftProcess {
       child.once('close', (code, killedBy) => {
         stopWaiting();
         if (code === 0) resolve(output());
-        else if (gaveUp !== undefined) reject(nftFailed(verb, gaveUp));
-        else if (code === null) reject(nftFailed(verb, new Error(`it was ended by ${killedBy}`)));
-        else reject(nftRefused(verb, errors()));
+        else if (gaveUp !== undefined) reject(nftFailure(verb, gaveUp));
+        else if (code === null) reject(nftFailure(verb, new Error(`it was ended by ${killedBy}`)));
+        else reject(nftRefusal(verb, errors()));
       });
     });
   }
@@ -77,7 +77,7 @@ export class NftProcess {
         stdio: [stdin, 'pipe', 'pipe'],
       });
     } catch (error) {
-      throw nftFailed(verb, error);
+      throw nftFailure(verb, error);
     } finally {
       if (stdin !== undefined) closeFd(stdin);
     }
@@ -113,7 +113,7 @@ function collect(stream: Readable | null, bytesMax: number, onMore: () => void):
 }
 
 function startFailure(program: string, verb: string, error: Error): NetError {
-  if (errorCode(error) !== 'ENOENT') return nftFailed(verb, error);
+  if (errorCode(error) !== 'ENOENT') return nftFailure(verb, error);
   return new NetError('nft_missing', `${verb} the packet filter: ${program} is not installed`, {
     cause: error,
     remedy: 'Install it: apt install nftables.',

@@ -12,12 +12,12 @@ import {
   updateSandbox,
   wholeTable,
 } from './ruleset.ts';
-import { type SandboxNetwork, sandboxRules } from './sandbox-chains.ts';
+import { type ChainInput, sandboxRules } from './sandbox-chains.ts';
 import { COUNTER_NAMES, readTraffic } from './sandbox-counters.ts';
 
 const ID = 'abcdefghij0123456789' as SandboxId;
 const GOLDEN = join(import.meta.dirname, '../../../test/fixtures/net-ruleset.jsonl');
-const network = (policy: EgressPolicyText, more: Partial<SandboxNetwork> = {}): SandboxNetwork => ({
+const network = (policy: EgressPolicyText, more: Partial<ChainInput> = {}): ChainInput => ({
   lease: new AddressPlan().lease(ID),
   policy: parsePolicy(policy),
   dnsPort: 5353,
@@ -145,7 +145,7 @@ describe('sandboxRules', () => {
     expect(rulesText({ mode: 'allowlist', allow: ['8.8.8.8'] }, 'nat').join()).toContain('8.8.8.8');
   });
   it('refuses what no caller may give', () => {
-    const bad: Partial<SandboxNetwork>[] = [
+    const bad: Partial<ChainInput>[] = [
       { dnsPort: 0 },
       { gatewayPort: 70_000 },
       { hostPorts: [{ protocol: 'tcp', port: 1.5 }] },

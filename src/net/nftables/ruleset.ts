@@ -45,6 +45,7 @@ import {
 } from './json.ts';
 import {
   ANY_TAP,
+  type ChainInput,
   FROM_PRIORITY,
   INTO_CHAIN,
   KEPT_CHAINS,
@@ -58,7 +59,6 @@ import {
   SANDBOX_CHAINS,
   SANDBOX_SETS,
   type SandboxChain,
-  type SandboxNetwork,
   sandboxRules,
   UNMARK_PRIORITY,
 } from './sandbox-chains.ts';
@@ -98,7 +98,7 @@ const UNMARK = { name: 'unmark', prio: UNMARK_PRIORITY };
 const mapName = (chain: SandboxChain): string => `${chain}_taps`;
 
 /** The whole table, in place of whatever was there under its name. Counters begin at 0. */
-export function wholeTable(networks: readonly SandboxNetwork[]): NftObject[] {
+export function wholeTable(networks: readonly ChainInput[]): NftObject[] {
   return [
     ...removeTable(),
     addTable(),
@@ -116,13 +116,13 @@ export function removeTable(): NftObject[] {
  * In place of what is there under its id.
  * @throws NetError `policy_too_large`
  */
-export function addSandbox(network: SandboxNetwork): NftObject[] {
+export function addSandbox(network: ChainInput): NftObject[] {
   const { id } = network.lease;
   return sandboxObjects(network, [...emptied(id), ...flushed(id, KEPT_CHAINS)]);
 }
 
 /** @param before the rules */
-function sandboxObjects(network: SandboxNetwork, before: readonly NftObject[] = []): NftObject[] {
+function sandboxObjects(network: ChainInput, before: readonly NftObject[] = []): NftObject[] {
   const { lease } = network;
   const { id } = lease;
   return [
@@ -154,7 +154,7 @@ function sandboxObjects(network: SandboxNetwork, before: readonly NftObject[] = 
  * @throws NetError `policy_too_large`
  */
 export function updateSandbox(
-  network: SandboxNetwork,
+  network: ChainInput,
   pins: readonly PacketPin[],
   renewed: readonly KeptChain[] = [],
 ): NftObject[] {
@@ -291,14 +291,14 @@ function baseRules(): NftObject[] {
   ];
 }
 
-function ruleObjects(network: SandboxNetwork): NftObject[] {
+function ruleObjects(network: ChainInput): NftObject[] {
   const rules = sandboxRules(network);
   return RULED_CHAINS.flatMap((chain) =>
     rules[chain].map((expr) => add('rule', { chain: ownName(network.lease.id, chain), expr })),
   );
 }
 
-function keptObjects(network: SandboxNetwork, chains: readonly KeptChain[]): NftObject[] {
+function keptObjects(network: ChainInput, chains: readonly KeptChain[]): NftObject[] {
   const rules = keptRules(network);
   return chains.flatMap((chain) =>
     rules[chain].map((expr) => add('rule', { chain: ownName(network.lease.id, chain), expr })),
@@ -306,7 +306,7 @@ function keptObjects(network: SandboxNetwork, chains: readonly KeptChain[]): Nft
 }
 
 /** Adding it again keeps what is used. */
-function budgetObject({ lease, limits = {}, bytesUsed = 0 }: SandboxNetwork): NftObject {
+function budgetObject({ lease, limits = {}, bytesUsed = 0 }: ChainInput): NftObject {
   const bytes = limits.bytesMax ?? BYTES_MAX;
   return add('quota', { name: budgetOf(lease.id), bytes, used: bytesUsed, inv: true });
 }

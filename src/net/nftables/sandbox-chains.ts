@@ -48,7 +48,7 @@ import { budgetOf, type CounterName, counterOf } from './sandbox-counters.ts';
 import type { TableOwner } from './table-owners.ts';
 
 /** What the packet filter must know of a sandbox. */
-export interface SandboxNetwork {
+export interface ChainInput {
   readonly lease: AddressLease;
   /** Written into the table, so that whoever comes after the owner's death can take it out. */
   readonly owner?: TableOwner;
@@ -139,9 +139,9 @@ export function ownName(
 }
 
 export function sandboxRules(
-  network: SandboxNetwork,
+  network: ChainInput,
 ): Record<SandboxChain | typeof INTO_CHAIN, readonly SandboxRule[]> {
-  assertNetwork(network);
+  assertInput(network);
   return {
     into: intoRules(network),
     from: fromRules(network),
@@ -155,7 +155,7 @@ export function sandboxRules(
 export function keptRules({
   lease,
   limits,
-}: SandboxNetwork): Record<KeptChain, readonly SandboxRule[]> {
+}: ChainInput): Record<KeptChain, readonly SandboxRule[]> {
   const { id } = lease;
   const most = limits?.connectionsMax ?? CONNECTIONS_DEFAULT;
   const tooMany = (connections: number): SandboxRule => [
@@ -193,7 +193,7 @@ export const REFUSE_RULES: readonly SandboxRule[] = [[equal(L4PROTO, 'tcp'), RES
  * Whatever comes out of the TAP, before connections are tracked: who sent it, and what nobody may send.
  * The last word on the metadata services comes before any address translation of others.
  */
-function fromRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
+function fromRules({ lease, limits = {} }: ChainInput): SandboxRule[] {
   const { id } = lease;
   const drop = dropOf(id);
   return [
@@ -210,7 +210,7 @@ function fromRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
 }
 
 /** First packets of connections: what goes to our resolver and gateway instead of where it was sent. */
-function natRules({ policy, dnsPort, gatewayPort, decryptsTls }: SandboxNetwork): SandboxRule[] {
+function natRules({ policy, dnsPort, gatewayPort, decryptsTls }: ChainInput): SandboxRule[] {
   const rules: SandboxRule[] = [];
   if (dnsPort !== undefined && policy.mode !== 'none') {
     // Names must not leave by other resolvers, so that every DNS server is ours.
@@ -233,7 +233,7 @@ function natRules({ policy, dnsPort, gatewayPort, decryptsTls }: SandboxNetwork)
 }
 
 /** To the host itself. */
-function inputRules({ lease, policy, ...network }: SandboxNetwork): SandboxRule[] {
+function inputRules({ lease, policy, ...network }: ChainInput): SandboxRule[] {
   const { id, hostAddress } = lease;
   const { dnsPort, gatewayPort, hostPorts = [] } = network;
   const take = (protocol: Transport, port: number, ...more: NftExpression[]): SandboxRule => [
@@ -271,7 +271,7 @@ function inputRules({ lease, policy, ...network }: SandboxNetwork): SandboxRule[
  * Through the host. Each packet is judged, not only the first of a connection, so that an update cuts off
  * what it no longer allows.
  */
-function forwardRules({ lease, policy, decryptsTls }: SandboxNetwork): SandboxRule[] {
+function forwardRules({ lease, policy, decryptsTls }: ChainInput): SandboxRule[] {
   const { id } = lease;
   const drop = dropOf(id);
   const sent = [count(counterOf(id, 'sent')), ACCEPT];
@@ -302,7 +302,7 @@ function forwardRules({ lease, policy, decryptsTls }: SandboxNetwork): SandboxRu
 }
 
 /** Into the TAP, of others and of the host: answers, and what this process says by a marked socket. */
-function toRules({ lease }: SandboxNetwork): SandboxRule[] {
+function toRules({ lease }: ChainInput): SandboxRule[] {
   const { id, hostAddress } = lease;
   // The address is that of this TAP's host side, which nobody else can have: see `outside` in `ruleset.ts`.
   const own = [equal(MARK, HOST_MARK), equal(IP_SADDR, hostAddress), equal(L4PROTO, 'tcp')];
@@ -314,7 +314,7 @@ function toRules({ lease }: SandboxNetwork): SandboxRule[] {
   ];
 }
 
-function intoRules({ lease, limits = {} }: SandboxNetwork): SandboxRule[] {
+function intoRules({ lease, limits = {} }: ChainInput): SandboxRule[] {
   const { id } = lease;
   const received = [count(counterOf(id, 'received')), ACCEPT];
   return [
@@ -397,14 +397,14 @@ function inRanges(ranges: readonly AddressRange[]): NftExpression {
   return equal(IP_DADDR, anyOf(ranges.map(addressElement)));
 }
 
-function assertNetwork({
+function assertInput({
   lease,
   dnsPort,
   gatewayPort,
   hostPorts = [],
   limits = {},
   bytesUsed = 0,
-}: SandboxNetwork): void {
+}: ChainInput): void {
   assert(/^[a-z0-9]{20}$/.test(lease.id), `sandbox id ${lease.id}`);
   assert(/^nv-[a-z0-9]{1,12}$/.test(lease.tap), `TAP name ${lease.tap}`);
   const ports = [dnsPort, gatewayPort, ...hostPorts.map(({ port }) => port)];

@@ -6,7 +6,7 @@ import type { SandboxId } from '../../base/ids.ts';
 import { SyscallError } from '../../sys/libc.ts';
 import { NETLINK, NetlinkSocket } from '../../sys/netlink-socket.ts';
 import { linkError } from '../netlink/errors.ts';
-import { NetlinkExchange, type Outcome } from '../netlink/exchange.ts';
+import { type ExchangeOutcome, NetlinkExchange } from '../netlink/exchange.ts';
 import type { Request } from '../netlink/request.ts';
 import { type NftObject, TABLE_NAME } from './json.ts';
 import { dumpNftObjects, getNftObject, type NftObjectKind, parseNftObject } from './object.ts';
@@ -95,7 +95,7 @@ export class TableProbe {
     throw linkError(attempt, cause.code, cause);
   }
 
-  #ask(attempt: string, request: Request): Outcome {
+  #ask(attempt: string, request: Request): ExchangeOutcome {
     this.#sequence = (this.#sequence + 1) >>> 0;
     const exchange = new NetlinkExchange(request, this.#sequence, this.#socket.portId);
     this.#socket.send(exchange.output);
@@ -107,6 +107,6 @@ export class TableProbe {
   }
 }
 
-function objectsOf({ messages }: Extract<Outcome, { kind: 'done' }>): NftObject[] {
+function objectsOf({ messages }: Extract<ExchangeOutcome, { kind: 'done' }>): NftObject[] {
   return messages.map(({ body }) => parseNftObject(body)).filter((object) => object !== undefined);
 }

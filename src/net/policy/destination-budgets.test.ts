@@ -23,9 +23,9 @@ describe('DestinationBudgets', () => {
       expect(meter.add(host) && meter.count(bytes), `${host} ${bytes}`).toBe(true);
     }
     expect(used(budgets)).toEqual([100, 40]);
-    expect(budgets.isSpent('a.example')).toBe(true);
-    expect(budgets.isSpent('x.b.example')).toBe(false);
-    expect(budgets.isSpent('b.example')).toBe(false);
+    expect(budgets.isExhausted('a.example')).toBe(true);
+    expect(budgets.isExhausted('x.b.example')).toBe(false);
+    expect(budgets.isExhausted('b.example')).toBe(false);
   });
   it('what does not fit is not passed on, and uses up the rest; said once', () => {
     const said: string[] = [];

@@ -46,7 +46,7 @@ class Budget {
     this.bytesUsed = Math.min(bytesUsed, bytesMax);
   }
 
-  get isSpent(): boolean {
+  get isExhausted(): boolean {
     return this.bytesUsed >= this.bytesMax;
   }
 
@@ -57,19 +57,19 @@ class Budget {
 
 /** Of one sandbox. */
 export class DestinationBudgets {
-  readonly #onSpent: (limit: DestinationLimit) => void;
+  readonly #onExhausted: (limit: DestinationLimit) => void;
   #budgets: readonly Budget[] = [];
 
   /**
    * @param used before, by names of limits
-   * @param onSpent once for each limit that is used up
+   * @param onExhausted once for each limit that is used up
    */
   constructor(
     limits: readonly DestinationLimit[],
     used: BytesByName,
-    onSpent: (limit: DestinationLimit) => void = () => undefined,
+    onExhausted: (limit: DestinationLimit) => void = () => undefined,
   ) {
-    this.#onSpent = onSpent;
+    this.#onExhausted = onExhausted;
     this.#budgets = limits.map((limit) => new Budget(limit, used[limit.name] ?? 0));
   }
 
@@ -84,8 +84,8 @@ export class DestinationBudgets {
   }
 
   /** @param host canonical name */
-  isSpent(host: string): boolean {
-    return this.#budgets.some((budget) => budget.covers(host) && budget.isSpent);
+  isExhausted(host: string): boolean {
+    return this.#budgets.some((budget) => budget.covers(host) && budget.isExhausted);
   }
 
   /** @param hosts canonical names. False: the bytes do not fit, and the budgets that they do not fit into are used up. */
@@ -94,9 +94,9 @@ export class DestinationBudgets {
     const short = own.filter(({ bytesUsed, bytesMax }) => bytesUsed + bytes > bytesMax);
     const counted = short.length > 0 ? short : own;
     for (const budget of counted) {
-      const wasSpent = budget.isSpent;
+      const wasExhausted = budget.isExhausted;
       budget.bytesUsed = Math.min(budget.bytesMax, budget.bytesUsed + bytes);
-      if (budget.isSpent && !wasSpent) this.#onSpent(budget);
+      if (budget.isExhausted && !wasExhausted) this.#onExhausted(budget);
     }
     return short.length === 0;
   }

@@ -31,7 +31,7 @@ export interface GatewayPolicy extends NamePolicy {
   /** TLS to this name is ended here, for `allowsRequest` has to read it. Without: never. */
   decrypts?(name: string): boolean;
   /** A budget of bytes for this name is used up. Without: never. */
-  isSpent?(name: string): boolean;
+  isExhausted?(name: string): boolean;
 }
 
 export type RefusalReason =
@@ -145,7 +145,8 @@ export class GatewayJudge {
     const { address } = this.#destination;
     const isPinned = name === this.#pinnedName || this.#pins.isPinned(name, address);
     if (verdict.basis === 'name' && !isPinned) return this.#notPinned(name);
-    if (this.#policy().isSpent?.(name) === true) return refusal('budget_spent', spent(name), name);
+    if (this.#policy().isExhausted?.(name) === true)
+      return refusal('budget_spent', exhaustedText(name), name);
     if (isPinned) this.#pinnedName = name;
     return { ok: true, name };
   }
@@ -158,7 +159,7 @@ export class GatewayJudge {
 }
 
 /** For people. */
-export function spent(name: string | undefined): string {
+export function exhaustedText(name: string | undefined): string {
   return `the bytes that may be exchanged with ${name ?? 'it'} are used up`;
 }
 

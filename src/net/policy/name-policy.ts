@@ -8,7 +8,7 @@ import {
   type EgressDecision,
   type EgressPolicy,
 } from './policy.ts';
-import { decideRequest, judgesRequestsByTls } from './request-policy.ts';
+import { decideRequest, needsDecryption } from './request-policy.ts';
 
 /**
  * @param policy of one sandbox; a change of it makes a new one
@@ -16,7 +16,7 @@ import { decideRequest, judgesRequestsByTls } from './request-policy.ts';
  */
 export function namePolicy(
   policy: EgressPolicy,
-  budgets?: Pick<DestinationBudgets, 'isSpent'>,
+  budgets?: Pick<DestinationBudgets, 'isExhausted'>,
 ): GatewayPolicy {
   return {
     allowsName: (name) => verdictOf(decideName(policy, name)),
@@ -24,8 +24,8 @@ export function namePolicy(
     decide: ({ address, port }, names) =>
       verdictOf(decide(policy, { address, port, protocol: 'tcp', names })),
     allowsRequest: (head) => decideRequest(policy, head),
-    decrypts: (name) => judgesRequestsByTls(policy, name),
-    isSpent: (name) => budgets?.isSpent(name) === true,
+    decrypts: (name) => needsDecryption(policy, name),
+    isExhausted: (name) => budgets?.isExhausted(name) === true,
   };
 }
 

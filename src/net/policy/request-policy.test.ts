@@ -7,7 +7,7 @@ import { CertificateAuthority } from '../secret/authority.ts';
 import { withSecretHosts } from '../secret/secret.ts';
 import { parsePolicy } from './egress-rules.ts';
 import { decide, decideName, pinnedPorts } from './policy.ts';
-import { decideRequest, decryptsAny, judgesRequestsByTls } from './request-policy.ts';
+import { decideRequest, needsAnyDecryption, needsDecryption } from './request-policy.ts';
 
 const API = 'api.example.com';
 
@@ -152,8 +152,8 @@ describe('rules by method and path: what else they open and close', () => {
     expect(decide(policy, to(443)).allowed).toBe(true);
     expect(decide(policy, to(80, 'tcp', ['b.example.com'])).allowed).toBe(true);
     expect(decideRequest(policy, head('GET /x')).allowed).toBe(false);
-    expect(judgesRequestsByTls(policy, API)).toBe(true);
-    expect(judgesRequestsByTls(policy, 'b.example.com')).toBe(false);
+    expect(needsDecryption(policy, API)).toBe(true);
+    expect(needsDecryption(policy, 'b.example.com')).toBe(false);
   });
   it('beat a rule for UDP of all names above it: HTTP/3 would not be judged', () => {
     const policy = list('*.example.com:443/udp', '*.example.com:53/udp', `GET https://${API}/v1/`);
@@ -165,14 +165,14 @@ describe('rules by method and path: what else they open and close', () => {
   it('a rule of one scheme opens nothing of the other', () => {
     const policy = list(`http://${API}/`, `GET https://${API}/v1/`);
     expect(decideRequest(policy, head('DELETE /x')).reason).toBe('method_refused');
-    expect(judgesRequestsByTls(list(`http://${API}/`), API)).toBe(false);
-    expect(decryptsAny(list(`http://${API}/`))).toBe(false);
-    expect(decryptsAny(policy)).toBe(true);
+    expect(needsDecryption(list(`http://${API}/`), API)).toBe(false);
+    expect(needsAnyDecryption(list(`http://${API}/`))).toBe(false);
+    expect(needsAnyDecryption(policy)).toBe(true);
   });
   it('are for names below one, too', () => {
     const policy = list('GET https://*.example.com/v1/');
-    expect(judgesRequestsByTls(policy, API)).toBe(true);
-    expect(judgesRequestsByTls(policy, 'example.com')).toBe(false);
+    expect(needsDecryption(policy, API)).toBe(true);
+    expect(needsDecryption(policy, 'example.com')).toBe(false);
     expect(decideRequest(policy, head('GET /v2')).allowed).toBe(false);
   });
   it('a rule that denies still denies', () => {

@@ -32,12 +32,12 @@ export interface RequestVerdict extends Verdict {
 const CONNECTION = /^(?:close|keep-alive|upgrade|te)?$/i;
 
 /** Whether TLS to this name has to be ended for its requests to be judged. @param name canonical */
-export function judgesRequestsByTls(policy: EgressPolicy, name: string): boolean {
+export function needsDecryption(policy: EgressPolicy, name: string): boolean {
   return requestRulesFor(policy, name).some(({ scheme }) => scheme === 'https');
 }
 
 /** Whether any TLS is. */
-export function decryptsAny({ allow }: EgressPolicy): boolean {
+export function needsAnyDecryption({ allow }: EgressPolicy): boolean {
   return allow.some((rule) => rule.kind === 'request' && rule.scheme === 'https');
 }
 

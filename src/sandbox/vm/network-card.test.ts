@@ -34,7 +34,7 @@ function world(fail?: string) {
     tapFd: 9,
     connect: () => Promise.reject(new Error('no guest here')),
     guest: SETTINGS,
-    handedOver: () => step('handed over'),
+    confirmHandover: () => step('handed over'),
     lend: (_vmm, open) => open('tap0'),
     setPolicy: ({ mode }) => step(`policy ${mode}`),
     setSecrets: () => step('secrets'),

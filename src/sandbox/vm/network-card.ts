@@ -66,7 +66,7 @@ export class NetworkCard {
   }
 
   /**
-   * For a VM that is yet to start, which then takes it: see `handedOver`.
+   * For a VM that is yet to start, which then takes it: see `confirmHandover`.
    * @throws SandboxError `network_unavailable`, `secrets_missing`
    */
   async lease(network: NetworkSpec, secrets = NO_SECRETS): Promise<NicSpec> {
@@ -100,8 +100,8 @@ export class NetworkCard {
   }
 
   /** The VM has been started with it. */
-  async handedOver(): Promise<void> {
-    await this.#lease?.handedOver();
+  async confirmHandover(): Promise<void> {
+    await this.#lease?.confirmHandover();
   }
 
   /** Into a VM that runs, whose guest is to be told `settings`. On an error there is none. */
@@ -114,7 +114,7 @@ export class NetworkCard {
         });
       }
       await vm.nicHotplug.plugNic(nic);
-      await this.handedOver();
+      await this.confirmHandover();
     } catch (error) {
       await this.#unplug(vm).catch((second: unknown) => ignore(second, 'the first is told'));
       throw error;

@@ -403,7 +403,7 @@ export class Supervisor {
     this.#vm = vm;
     this.#evidence.watchVm(vm, this.spec.id);
     this.#cleanup.push('VM', () => vm.kill());
-    await this.#card.handedOver();
+    await this.#card.confirmHandover();
     if (vm.pid !== null) await prepared.workspace.recordVmm(vm.pid);
     return vm;
   }
