@@ -4,10 +4,10 @@
  *     kernel ─► / = EROFS on /dev/vda, read-only
  *     here   ─► overlay: lower / , upper ext4 on /dev/vdb (or tmpfs when there is none)
  *            ─► /proc /sys /dev /run, cgroup v2, loopback
- *            ─► python3 agent                     (its end is the VM's end; orphans are reaped here)
+ *            ─► python3 agent                     (its exit ends the VM; orphans are reaped here)
  *
- * Any failure is one clear line on the console and a reboot, which ends the VMM: the host sees a dead VM
- * at once and not a silent one at its time limit.
+ * A failure prints one clear line on the console and reboots, which ends the VMM: the host sees a dead VM
+ * at once, instead of a silent one at the timeout.
  *
  * Build: gcc -static -Os -s -Wall -Wextra -o neurovisor-init init.c
  */
@@ -30,16 +30,19 @@
 #include <unistd.h>
 
 #define OVERLAY_DEVICE "/dev/vdb"
-/* On the image's empty /run, so that the read-only root needs no mount point of ours. */
+/* On the image's empty /run, so that the read-only root needs no extra mount point. */
 #define STAGE "/run"
 #define NEW_ROOT STAGE "/root"
 #define UPPER_DISK STAGE "/disk"
 
-/* The account of sandboxed programs, see /etc/passwd in the image. The image knows root alone as an owner, so that its build does not depend on the builder's ids. */
+/*
+ * The account of sandboxed programs, see /etc/passwd in the image. Root owns every file of the image, so
+ * that the build does not depend on the builder's ids.
+ */
 #define USER_HOME "/home/user"
 #define USER_ID 1000
 
-/* Files that one process may open; programs raise their soft limit themselves. */
+/* Limits of open files per process; programs may raise their soft limit. */
 #define OPEN_FILES_SOFT 1024
 #define OPEN_FILES_HARD 65536
 
@@ -55,7 +58,7 @@ static void die(const char *format, ...)
 	va_end(args);
 	sync();
 	reboot(RB_AUTOBOOT);
-	/* Not PID 1 of a VM after all. */
+	/* Only reached outside a VM. */
 	_exit(1);
 }
 
@@ -72,7 +75,7 @@ static void make_directory(const char *path, mode_t mode)
 		die("make directory %s", path);
 }
 
-/* What is nice to have: a failure is told and the boot goes on. */
+/* For optional settings: reports a failure and continues. */
 static void write_file(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -89,7 +92,7 @@ static void mount_kernel_filesystems(void)
 
 	mount_or_die("proc", "/proc", "proc", safe, NULL);
 	mount_or_die("sysfs", "/sys", "sysfs", safe, NULL);
-	/* CONFIG_DEVTMPFS_MOUNT has usually done it. */
+	/* Usually mounted already, by CONFIG_DEVTMPFS_MOUNT. */
 	if (mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID | MS_NOEXEC, "mode=755") != 0 &&
 	    errno != EBUSY)
 		die("mount devtmpfs on /dev");
@@ -141,11 +144,12 @@ static void mount_user_filesystems(void)
 {
 	unsigned long safe = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
+	/* In the image root owns every file. */
 	if (chown(USER_HOME, USER_ID, USER_ID) != 0)
-		die("give " USER_HOME " to its user");
+		die("chown " USER_HOME);
 	/* /tmp stays on the overlay: a sandbox's disk is larger than its memory. */
 	mount_or_die("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=10%");
-	/* /etc/hostname, /etc/hosts and /etc/machine-id are links to what the agent writes there. */
+	/* /etc/hostname, /etc/hosts and /etc/machine-id link to files that the agent writes there. */
 	make_directory("/run/neurovisor", 0755);
 	make_directory("/dev/pts", 0755);
 	mount_or_die("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
@@ -180,17 +184,17 @@ static void set_limits(void)
 	if (setrlimit(RLIMIT_NOFILE, &files) != 0 || setrlimit(RLIMIT_CORE, &core) != 0)
 		die("set limits");
 	/*
-	 * A script is a fork that gave up root without an exec; by default the kernel would hide
-	 * its own /proc/self from it (fs/exec.c, set_dumpable).
+	 * A script is a fork that dropped root without an exec; by default the kernel hides
+	 * /proc/self from such a process (fs/exec.c, set_dumpable).
 	 */
 	write_file("/proc/sys/fs/suid_dumpable", "1");
 }
 
 /*
- * Waits without a timer: an idle sandbox has nothing to wake up for, and in a clone each program that runs
- * before the hello is translated anew in software emulation.
+ * Waits without a timer: an idle sandbox must not wake up, and software emulation translates every program
+ * anew that runs before the hello of a clone.
  */
-static void run_to_its_end(char *const argv[], char *const envp[])
+static void run_agent(char *const argv[], char *const envp[])
 {
 	pid_t agent = fork();
 	int status;
@@ -212,9 +216,9 @@ static void run_to_its_end(char *const argv[], char *const envp[])
 			die("wait for the agent");
 	}
 	if (WIFSIGNALED(status))
-		fprintf(stderr, "neurovisor-init: the agent was ended by signal %d\n", WTERMSIG(status));
+		fprintf(stderr, "neurovisor-init: signal %d ended the agent\n", WTERMSIG(status));
 	else
-		fprintf(stderr, "neurovisor-init: the agent ended with status %d\n", WEXITSTATUS(status));
+		fprintf(stderr, "neurovisor-init: the agent exited with status %d\n", WEXITSTATUS(status));
 	sync();
 	reboot(RB_AUTOBOOT);
 	_exit(1);
@@ -237,14 +241,11 @@ int main(void)
 	mount_kernel_filesystems();
 	overlay = mount_overlay();
 	switch_root();
-	/* In the image every file is root's, whoever built it. */
-	if (chown(USER_HOME, USER_ID, USER_ID) != 0)
-		die("give " USER_HOME " to its user");
 	mount_user_filesystems();
 	bring_loopback_up();
 	set_limits();
 	envp[2] = started;
 	envp[3] = strcmp(overlay, "disk") == 0 ? "NEUROVISOR_OVERLAY=disk"
 					       : "NEUROVISOR_OVERLAY=memory";
-	run_to_its_end(argv, envp);
+	run_agent(argv, envp);
 }

@@ -1,4 +1,4 @@
-/** A guest that has confirmed its identity: starts its operations and passes its events on. */
+/** A guest that has confirmed its identity: starts its operations and forwards its events. */
 
 import { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
@@ -140,12 +140,12 @@ export class ConnectedGuest implements Guest {
     this.ended({ reason: 'closed', detail: 'closed by the host' });
   }
 
-  /** For the link: an event of the guest. */
+  /** Called by the link with each event of the guest. */
   emit(event: GuestEvent): void {
     this.#listeners.emit(event);
   }
 
-  /** For the link: the control connection is gone, or is to go. */
+  /** Called by the link when the control connection has ended or must end. */
   ended(closed: GuestClosed): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -181,7 +181,7 @@ export class ConnectedGuest implements Guest {
     await this.#ask(`resize ${pid}`, { op: 'resize', pid, size });
   }
 
-  /** A request whose answer has no fields. */
+  /** Sends a request whose answer has no fields. */
   async #ask(what: string, request: Record<string, unknown>, signal?: AbortSignal): Promise<void> {
     const operation = this.#start(what, request, { signal });
     try {
@@ -203,7 +203,7 @@ function runFields(options: RunOptions): Record<string, unknown> {
     user,
     stdin,
     pty,
-    // The guest counts whole milliseconds; less than one would mean no limit there.
+    // The guest counts whole milliseconds, and 0 means no limit.
     timeoutMs: timeoutMs === undefined ? undefined : Math.max(1, Math.ceil(timeoutMs)),
     outputBytesMax,
     detached,
@@ -211,7 +211,7 @@ function runFields(options: RunOptions): Record<string, unknown> {
   };
 }
 
-/** Half-closes go through both ways; a loss of the connection destroys the stream. */
+/** Passes half-closes both ways; the loss of the connection destroys the stream. */
 function rawStream(operation: Operation): Duplex {
   const stream = new Duplex({
     allowHalfOpen: true,
@@ -229,7 +229,7 @@ function rawStream(operation: Operation): Duplex {
       done(error);
     },
   });
-  stream.on('error', (error) => ignore(error, 'told to who uses the stream'));
+  stream.on('error', (error) => ignore(error, "the stream's user gets it"));
   operation.begin('raw', {
     onBytes: (bytes) => {
       if (!stream.push(bytes)) operation.pause();
@@ -240,7 +240,7 @@ function rawStream(operation: Operation): Duplex {
     },
   });
   void operation.closed.then(() => {
-    // The guest has ended its direction and then ours was cut off: a writer must not go on into nothing.
+    // The guest closed its direction, and then ours broke: a writer must get an error.
     const cutOff = (): void => void stream.destroy(operation.lost());
     if (stream.writableFinished) return;
     if (stream.readableEnded) cutOff();

@@ -9,15 +9,15 @@ export type GuestErrorCode =
   | 'protocol_error'
   /** The connection to the guest ended before the answer was complete. */
   | 'connection_lost'
-  /** The sandbox was paused or saved, which ends every connection; the program goes on: attach to it. */
+  /** The sandbox was paused or saved, which ends every connection; the program lives on: attach to it. */
   | 'suspended'
   /** The guest did not answer an operation in time. */
   | 'timeout'
   /** The file, directory, program, user or process does not exist. */
   | 'not_found'
-  /** Something of that name is already there. */
+  /** The name is taken. */
   | 'already_exists'
-  /** The guest's user may not do that. */
+  /** The guest's user lacks the permission. */
   | 'permission_denied'
   /** The sandbox's disk is full. */
   | 'disk_full'
@@ -27,7 +27,7 @@ export type GuestErrorCode =
   | 'too_large'
   /** The guest is out of memory, processes or connections for this request. */
   | 'exhausted'
-  /** The operation failed inside the guest for another reason; the message says which. */
+  /** The operation failed in the guest for another reason, given in the message. */
   | 'guest_failed'
   /** The caller cancelled. */
   | 'cancelled';

@@ -1,4 +1,4 @@
-/** Files of the guest over operations. The guest judges every path with its user's own rights. */
+/** Files of the guest over operations. The guest checks every path with its user's own rights. */
 import { Readable } from 'node:stream';
 import { ignore } from '../base/ignore.ts';
 import { FRAME, type Frame, LineDecoder } from './framing.ts';
@@ -53,13 +53,15 @@ export class ChannelFiles implements GuestFiles {
     const reply = operation.reply(readEntry);
     reply.catch((error: unknown) => ignore(error, 'awaited below'));
     const sending = sendContent(operation, content);
-    sending.catch((error: unknown) => ignore(error, 'told by the race, or too late to matter'));
+    sending.catch((error: unknown) =>
+      ignore(error, 'the race reports it, or it is too late to matter'),
+    );
     try {
-      // A refusal or a lost connection is told even while the content's source stands still.
+      // Reports a refusal or a lost connection even while the content's source is stalled.
       await Promise.race([sending, reply]);
       return (await reply).entry;
     } catch (error) {
-      // An error of the content's source: without its end the guest throws away what it has.
+      // The content's source failed: without the end of the content the guest discards it.
       operation.destroy();
       throw error;
     } finally {
@@ -145,7 +147,7 @@ async function sendContent(
   const whole = typeof content === 'string' ? Buffer.from(content) : content;
   for await (const part of whole instanceof Uint8Array ? [whole] : whole) {
     operation.expectReplyWithin(GUEST_LIMITS.replyMsMax);
-    // In pieces, so that an early refusal of the guest stops a large content.
+    // In pieces, so that an early refusal stops the transfer.
     for (let at = 0; at < part.length && !operation.answered; at += GUEST_LIMITS.streamBytesMax) {
       await operation.send(FRAME.body, part.subarray(at, at + GUEST_LIMITS.streamBytesMax));
       operation.expectReplyWithin(GUEST_LIMITS.replyMsMax);
@@ -156,7 +158,7 @@ async function sendContent(
   operation.expectReplyWithin(GUEST_LIMITS.replyMsMax);
 }
 
-/** Data frames up to the empty one; anything else is a cut or broken stream. */
+/** The data frames up to the empty one; anything else is a truncated or broken stream. */
 function contentStream(operation: Operation, what: string): Readable {
   let complete = false;
   const stream = new Readable({
@@ -211,7 +213,7 @@ async function readEntries(stream: Readable, path: string): Promise<readonly Fil
   return entries;
 }
 
-/** How the agent says that it cut a listing. */
+/** Prefix of the line with which the agent marks a truncated listing. */
 const CUT = Buffer.from('{"cut":');
 
 const anything = (fields: unknown): { readonly ok: true; readonly value: unknown } => ({

@@ -1,21 +1,21 @@
 /**
- * Lines and frames of the guest protocol (`spec/guest-protocol.md`, section 4), apart from any I/O.
- * Bytes from a guest are hostile: decoders never throw, hold a bounded amount, and once broken stay so.
+ * Lines and frames of the guest protocol (`spec/guest-protocol.md`, section 4), without I/O. Bytes from a
+ * guest are hostile: decoders never throw, hold a bounded amount, and stay broken once broken.
  *
  *     frame = kind (1 byte) · payload length (u32 big endian) · payload
  */
 import { GUEST_LIMITS } from './limits.ts';
 
 export const FRAME = {
-  /** Host → guest: input of a program; empty = its end. */
+  /** Host → guest: input of a program; empty: its end. */
   stdin: 1,
-  /** Guest → host: output, or content of a file; for content empty = its end. */
+  /** Guest → host: output, or content of a file; empty content: its end. */
   stdout: 2,
-  /** Guest → host. */
+  /** Guest → host: error output. */
   stderr: 3,
   /** Guest → host: one JSON object. */
   control: 4,
-  /** Host → guest: what a request announced, or content of a file; for content empty = its end. */
+  /** Host → guest: the body that a request announced, or content of a file; empty content: its end. */
   body: 5,
 } as const;
 
@@ -31,10 +31,10 @@ export interface Frame {
 
 export type FramesResult =
   | { readonly ok: true; readonly frames: readonly Frame[] }
-  /** `frames` were whole before the break. */
+  /** `frames` are those before the break. */
   | { readonly ok: false; readonly reason: string; readonly frames: readonly Frame[] };
 
-/** The header of a frame whose payload is sent separately. `payloadBytes` ≤ the limit. */
+/** The header of a frame whose payload is sent separately. `payloadBytes` must be within the limit. */
 export function frameHeader(kind: number, payloadBytes: number): Buffer {
   const header = Buffer.allocUnsafe(FRAME_HEADER_BYTES);
   header.writeUInt8(kind, 0);
@@ -42,7 +42,7 @@ export function frameHeader(kind: number, payloadBytes: number): Buffer {
   return header;
 }
 
-/** Cuts `content` into whole frames of `kind`; empty content gives none. */
+/** Splits `content` into frames of `kind`; empty content gives none. */
 export function encodeFrames(kind: number, content: Uint8Array): Buffer[] {
   const parts: Buffer[] = [];
   for (let at = 0; at < content.length; at += GUEST_LIMITS.framePayloadBytesMax) {
@@ -78,7 +78,7 @@ export class FrameDecoder {
       frames.push({ kind, payload: bytes.subarray(at + FRAME_HEADER_BYTES, end) });
       at = end;
     }
-    // A copy, so that a small rest does not keep a large chunk alive.
+    // A copy, so that a small rest does not retain a large chunk.
     this.#pending = at === bytes.length ? Buffer.alloc(0) : Buffer.from(bytes.subarray(at));
     return { ok: true, frames };
   }
@@ -96,7 +96,7 @@ export type LineResult =
   | { readonly ok: true; readonly line: null }
   | { readonly ok: false; readonly reason: string };
 
-/** One line at a time; what follows the newline is handed back, byte exact. */
+/** Decodes one line at a time, and returns the bytes after the newline unchanged. */
 export class LineDecoder {
   readonly #bytesMax: number;
   #parts: Buffer[] = [];
@@ -120,7 +120,7 @@ export class LineDecoder {
     if (end < 0) {
       this.#parts.push(Buffer.from(data));
       this.#bytes = lineBytes;
-      // Many tiny chunks would cost more in bookkeeping than in bytes.
+      // Many tiny chunks would take more memory than their bytes.
       if (this.#parts.length > PARTS_MAX) this.#parts = [Buffer.concat(this.#parts)];
       return { ok: true, line: null };
     }

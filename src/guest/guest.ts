@@ -1,4 +1,4 @@
-/** What the rest of the program sees of a guest: its operations and their results (types only). */
+/** The interface of a guest: its operations and their results (types only). */
 import type { Duplex, Readable, Writable } from 'node:stream';
 import type { GuestNetwork } from '../base/guest-network.ts';
 
@@ -11,34 +11,34 @@ export interface Guest {
   /** Runs a script in a fork of the warmed interpreter. @throws GuestError */
   python(spec: PythonSpec, signal?: AbortSignal): Promise<Process>;
   /**
-   * Takes over the streams of a running program. Output before this moment is not replayed, but for the
-   * newest 64 KiB per stream that a program has said since `settle` took its connection away; its end is
-   * told too, if that has come since.
+   * Moves the streams of a running program to this caller. Earlier output is not replayed, except after a
+   * `settle`: then the newest 64 KiB per stream that the program wrote without a connection come first, and
+   * its exit if it has ended since.
    */
   attach(pid: number, signal?: AbortSignal): Promise<Process>;
-  /** Sends `signal` to the whole process group. False when there is no such process. */
+  /** Sends `signal` to the process group; SIGKILL to all processes of the program. False: no such process. */
   signal(pid: number, signal: SignalName): Promise<boolean>;
-  /** Raw bytes to a TCP port on the guest's loopback. */
+  /** Connects to a TCP port on the guest's loopback address. */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   stats(): Promise<GuestStats>;
   /**
-   * Before the sandbox is saved: each program that runs, or is started until the next hello, lives on when
-   * its connection ends; files are written out. Output waits in the guest until the connections have gone,
-   * at most 5 s. `dropCaches`: the guest gives its caches back, so that there is less to save.
+   * Prepares the guest to be saved. Programs that run, or start before the next hello, outlive their
+   * connections; file systems are synced. Output is held in the guest until the connections end, at most 5 s.
+   * `dropCaches`: the guest drops its caches, so that there is less to save.
    * @throws GuestError
    */
   settle(options?: { readonly dropCaches?: boolean }, signal?: AbortSignal): Promise<void>;
-  /** Changes what is given, all or nothing; programs that run keep their environment. @throws GuestError */
+  /** Changes the given settings, all or none; running programs keep their environment. @throws GuestError */
   update(change: GuestChange, signal?: AbortSignal): Promise<void>;
-  /** The processes that were started by `exec` and `python` and still run. */
+  /** The running processes that `exec` and `python` started. */
   processes(): Promise<readonly ProcessInfo[]>;
-  /** Calls `listener` for each event of the guest, at most about 100 a second. Returns how to stop. */
+  /** Calls `listener` for each event, at most about 100 a second. Returns the function that removes it. */
   events(listener: (event: GuestEvent) => void): () => void;
-  /** Resolves when the control connection is gone, whatever the cause. Never rejects. */
+  /** Resolves when the control connection has ended, for any reason. Never rejects. */
   readonly closed: Promise<GuestClosed>;
   /**
-   * To be called before the vsock device is unplugged: from now on what ends fails with `suspended`, and
-   * nothing new is started. The connections stay until they are lost, or until `close`. Idempotent.
+   * Call this before the vsock device is unplugged: operations that end from now on fail with `suspended`,
+   * and no new ones start. The connections stay until they are lost, or until `close`. Idempotent.
    */
   suspend(): void;
   /** Drops the control connection and every open operation. Idempotent. */
@@ -50,21 +50,21 @@ export interface GuestChange {
   readonly wallMs?: number | undefined;
   /** Replaces the sandbox's environment, for programs started later. */
   readonly env?: Readonly<Record<string, string>> | undefined;
-  /** Replaces all limits: one that is not given gets its default. */
+  /** Replaces all limits: an omitted one gets its default. */
   readonly limits?: GuestLimits | undefined;
-  /** Configures the network card, which is plugged by then or within seconds; null: there is none. */
+  /** Configures the network card, which must be plugged within seconds; null: no card. */
   readonly network?: GuestNetwork | null | undefined;
-  /** PEM: in which the guest is to trust; null: in those of its image only. */
+  /** PEM of a certificate that the guest trusts; null: only those of its image. */
   readonly authority?: string | null | undefined;
 }
 
 /** All optional: the agent has a default for each (`spec/guest-protocol.md`, section 3). */
 export interface GuestLimits {
-  /** User code stands still so long when `near_oom` is told, once and until the next limits; default: it does not. */
+  /** User code is frozen this long at `near_oom`, once until the next limits, milliseconds; default: not frozen. */
   readonly holdMs?: number;
-  /** All user code together is slowed down above this; default 94 % of `memoryMaxBytes`. */
+  /** All user code together is throttled above this; default 94 % of `memoryMaxBytes`. */
   readonly memoryHighBytes?: number;
-  /** User code is killed above this; default all but max(48 MiB, 10 %) of the guest's memory. */
+  /** User code is OOM killed above this; default all but max(48 MiB, 10 %) of the guest's memory. */
   readonly memoryMaxBytes?: number;
   /** Processes and threads of the user together; default 512. */
   readonly pidsMax?: number;
@@ -83,13 +83,13 @@ export interface GuestInfo {
   readonly agentToHelloMs: number;
   /** Hello received to identity confirmed, by the host's clock, milliseconds. */
   readonly helloMs: number;
-  /** Its connection to identity confirmed, by the host's clock, milliseconds; of a pool that was before it was asked for. */
+  /** Connection accepted to identity confirmed, by the host's clock, milliseconds; for a pool's sandbox, before its claim. */
   readonly readyMs: number;
-  /** Where the guest's writes go; `none`: the agent runs outside a VM. */
+  /** Where writes of the guest go; `none`: the agent runs outside a VM. */
   readonly overlay: 'disk' | 'memory' | 'none';
   /** User code runs in a cgroup of its own, so the agent survives its memory and process floods. */
   readonly cgroup: boolean;
-  /** What the agent could not do, in sentences for people; empty in a proper guest. */
+  /** Problems that the agent reported, in sentences; empty in a proper guest. */
   readonly problems: readonly string[];
 }
 
@@ -119,16 +119,16 @@ export interface RunOptions {
   readonly cwd?: string;
   /** Name of a guest user; default `user`. */
   readonly user?: string;
-  /** False: the program's stdin is empty. Default true: `Process.stdin` feeds it. */
+  /** False: the program's stdin is empty. Default true: it is `Process.stdin`. */
   readonly stdin?: boolean;
   /** Run on a terminal of this size; stdout and stderr then arrive together on `stdout`. */
   readonly pty?: TerminalSize;
   /**
-   * SIGTERM to all of the program's processes after this long, SIGKILL 2 s later. Default: no limit. It
-   * holds on the host as well, 10 s later, if the guest stands still: also one that was paused in memory.
+   * SIGTERM to all of the program's processes after this time, SIGKILL 2 s later. Default: no limit. If the
+   * guest hangs or is paused in memory, the host enforces it 10 s later.
    */
   readonly timeoutMs?: number;
-  /** stdout + stderr beyond this are discarded and `truncated` is set. Default: the sandbox's limit. */
+  /** Output of stdout and stderr beyond this is discarded and sets `truncated`. Default: the sandbox's limit. */
   readonly outputBytesMax?: number;
   /** True: the program lives on when its connection ends. Default false: it is killed. */
   readonly detached?: boolean;
@@ -143,21 +143,21 @@ export interface ExecSpec extends RunOptions {
 
 export interface PythonSpec extends RunOptions {
   /**
-   * `code` + `name`: like `python3 <name>`, the text is put in a private directory of the guest;
-   * `code` alone: like `python3 -c`; `path`: a file that is in the guest.
+   * `code` and `name`: like `python3 <name>`, with the text in a private directory of the guest;
+   * `code` alone: like `python3 -c`; `path`: a file in the guest.
    */
   readonly script:
     | { readonly code: string | Uint8Array; readonly name?: string }
     | { readonly path: string };
   readonly args?: readonly string[];
-  /** False: do not wait for the warm list, start from a cold interpreter at once. Default true. */
+  /** False: starts a cold interpreter instead of waiting for the warm list. Default true. */
   readonly waitWarm?: boolean;
 }
 
 export interface Process {
-  /** In the guest. */
+  /** The pid in the guest. */
   readonly pid: number;
-  /** Python only: forked from the interpreter that has imported the warm list. */
+  /** Python only: true when forked from the interpreter that has imported the warm list. */
   readonly warm: boolean;
   /** Ending it ends the program's stdin. */
   readonly stdin: Writable;
@@ -167,9 +167,9 @@ export interface Process {
   /** Signals all processes of the program (default SIGKILL). No effect after the exit. */
   kill(signal?: SignalName): void;
   /**
-   * Resolves when the program has ended and its output has been handed over to the streams.
-   * Rejects with a GuestError (`connection_lost`, `suspended`, `protocol_error`, `cancelled`) when its end
-   * is not known. After `suspended` the program goes on.
+   * Resolves when the program has ended and its output is in the streams. Rejects with a GuestError
+   * (`connection_lost`, `suspended`, `protocol_error`, `cancelled`) when its end is unknown. After `suspended`
+   * the program lives on.
    */
   readonly exit: Promise<ProcessExit>;
 }
@@ -177,29 +177,29 @@ export interface Process {
 export interface ProcessExit {
   /** Null when a signal ended it. */
   readonly exitCode: number | null;
-  /** e.g. `SIGKILL`; null when it ended by itself. */
+  /** For example `SIGKILL`; null when the program exited. */
   readonly signal: string | null;
-  /** Its `timeoutMs` ran out and it was ended for that; by the host, if its guest does not answer. */
+  /** True when `timeoutMs` passed and the guest ended the program, or the host did for a guest that hangs. */
   readonly timedOut: boolean;
-  /** The guest's kernel killed it for want of memory. */
+  /** True when the guest's OOM killer killed the program. */
   readonly oomKilled: boolean;
   /**
-   * The process of it that the kernel killed last for want of memory; the program itself may have gone on
-   * without it. Null: none, or not known.
+   * The program's process that the guest's OOM killer killed last; the program itself may have continued.
+   * Null: none, or unknown.
    */
   readonly oomVictim: OomVictim | null;
-  /** Output was discarded: beyond `outputBytesMax`, or while nobody was attached after a `settle`. */
+  /** True when output was discarded: beyond `outputBytesMax`, or without a connection after a `settle`. */
   readonly truncated: boolean;
-  /** By the guest's clock, milliseconds. */
+  /** Milliseconds, by the guest's clock. */
   readonly durationMs: number;
 }
 
-/** A process that a kernel killed for want of memory. */
+/** A process that an OOM killer killed. */
 export interface OomVictim {
   readonly pid: number;
-  /** As it named itself: at most 15 bytes, and whatever it likes. */
+  /** The name that it gave itself: untrusted, at most 15 bytes. */
   readonly name: string;
-  /** That it had in memory. */
+  /** Resident memory. */
   readonly rssBytes: number;
 }
 
@@ -212,12 +212,12 @@ export interface ProcessInfo {
   readonly tag: string | null;
   readonly pty: boolean;
   readonly detached: boolean;
-  /** Milliseconds since it was started. */
+  /** Milliseconds since the start. */
   readonly ageMs: number;
 }
 
 export interface FileOptions {
-  /** Whose permissions, and whose home relative paths start from; default `user`. */
+  /** User whose rights apply and whose home relative paths start at; default `user`. */
   readonly user?: string;
   readonly signal?: AbortSignal;
 }
@@ -228,22 +228,22 @@ export interface GuestFiles {
   read(path: string, options?: FileOptions): Promise<Readable>;
   /** The whole content. @throws GuestError `too_large` above `bytesMax` (default 64 MiB). */
   readAll(path: string, options?: FileOptions & { readonly bytesMax?: number }): Promise<Buffer>;
-  /** Replaces the file at once when all content has arrived; makes parent directories. Default mode 0644. */
+  /** Replaces the file atomically when all content has arrived; makes parent directories. Default mode 0644. */
   write(
     path: string,
     content: string | Uint8Array | AsyncIterable<Uint8Array>,
     options?: FileOptions & { readonly mode?: number },
   ): Promise<FileEntry>;
   stat(path: string, options?: FileOptions): Promise<FileEntry>;
-  /** In lexical order; `depth` 1 (default): the directory's own entries. */
+  /** Lists entries in lexical order; `depth` 1 (default): the directory's own entries. */
   list(
     path: string,
     options?: FileOptions & { readonly depth?: number },
   ): Promise<readonly FileEntry[]>;
   move(from: string, to: string, options?: FileOptions): Promise<FileEntry>;
-  /** Recursive. @throws GuestError `not_found` */
+  /** Removes recursively. @throws GuestError `not_found` */
   remove(path: string, options?: FileOptions): Promise<void>;
-  /** With parents. @throws GuestError `already_exists` */
+  /** Makes parents, too. @throws GuestError `already_exists` */
   makeDirectory(path: string, options?: FileOptions): Promise<FileEntry>;
   watch(
     path: string,
@@ -273,19 +273,19 @@ export interface FileEvent {
 }
 
 export interface FileWatch {
-  /** Resolves when the watch has ended, whatever the cause. */
+  /** Resolves when the watch has ended, for any reason. */
   readonly ended: Promise<void>;
   stop(): void;
 }
 
 export interface GuestStats {
   readonly cpuCount: number;
-  /** Time all CPUs were not idle since boot, milliseconds. */
+  /** Busy time of all CPUs since boot, milliseconds. */
   readonly cpuBusyMs: number;
   readonly uptimeMs: number;
   readonly memoryTotalBytes: number;
   readonly memoryAvailableBytes: number;
-  /** Of user code; null without a cgroup. */
+  /** Memory of user code; null without a cgroup. */
   readonly userMemoryBytes: number | null;
   readonly userProcesses: number | null;
   readonly diskTotalBytes: number;
@@ -294,38 +294,38 @@ export interface GuestStats {
 }
 
 export type GuestEvent =
-  /** User code is slowed down for want of memory: beyond `memoryHighBytes`, or standing still often. */
+  /** Memory pressure: user code is throttled above `memoryHighBytes`, or stalls often. */
   | {
       readonly type: 'pressure';
       readonly memoryBytes: number;
       readonly highEvents: number;
-      /** `memoryMaxBytes`; 0: not known. */
+      /** `memoryMaxBytes`; 0: unknown. */
       readonly limitBytes: number;
-      /** Percent of the last 10 s in which some of its programs, and all of them, stood still (PSI). */
+      /** Percent of the last 10 s in which some programs, and all of them, stalled (PSI). */
       readonly some: number;
       readonly full: number;
     }
-  /** What user code has and can't give back is close to where the kernel kills. */
+  /** Unreclaimable memory of user code is close to an OOM kill. */
   | { readonly type: 'near_oom'; readonly memoryBytes: number; readonly limitBytes: number }
-  /** The guest's kernel killed a process of the user for want of memory. */
+  /** The guest's OOM killer killed a process of the user. */
   | {
       readonly type: 'oom';
       readonly oomKills: number;
       readonly detail: string;
       readonly victim: OomVictim | null;
     }
-  /** A process started by an operation ended. */
+  /** A process that an operation started has ended. */
   | { readonly type: 'exit'; readonly pid: number; readonly exit: ProcessExit }
-  /** The warm list is imported, as far as that went. */
+  /** The warm list is imported, except modules with an error. */
   | { readonly type: 'warm'; readonly modules: readonly WarmModule[] }
   | { readonly type: 'log'; readonly level: 'warn' | 'info'; readonly message: string }
-  /** Events that the guest or the host dropped because there were too many. */
+  /** The guest or the host dropped events above the rate. */
   | { readonly type: 'dropped'; readonly count: number };
 
 export interface WarmModule {
   readonly name: string;
   readonly durationMs: number;
-  /** Null when it was imported. */
+  /** Null: imported. */
   readonly error: string | null;
 }
 

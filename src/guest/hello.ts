@@ -12,13 +12,13 @@ import { GUEST_LIMITS, PROTOCOL_VERSION } from './limits.ts';
 import { type Hello, parseAnyHello, parseConfirm, parseEvent, parseHello } from './protocol.ts';
 
 export type HelloState =
-  /** Nothing has come yet. */
+  /** Nothing has arrived yet. */
   | 'waiting-hello'
   /** The welcome is sent. */
   | 'waiting-confirm'
-  /** The guest is this sandbox; events may come. */
+  /** The guest has confirmed its identity; events may come. */
   | 'linked'
-  /** No more bytes are looked at. */
+  /** Further bytes are ignored. */
   | 'over';
 
 export type LinkEvent =
@@ -28,7 +28,7 @@ export type LinkEvent =
   | { readonly type: 'refused'; readonly by: 'host' | 'guest'; readonly message: string }
   | { readonly type: 'broken'; readonly reason: string };
 
-/** What a welcome carries beside the identity. */
+/** Values of a welcome that are fresh each time. */
 export interface Freshness {
   /** Nanoseconds since 1970. */
   readonly wallNs: bigint;
@@ -52,7 +52,7 @@ export class HelloSession {
     return this.#state;
   }
 
-  /** What is to be sent now. */
+  /** Takes the text to send now. */
   takeOutput(): string {
     const output = this.#output;
     this.#output = '';

@@ -3,11 +3,12 @@
  *
  *     listenForGuest ── <channel>_1024 ◄── agent dials: hello, welcome, ready; then its events
  *          └─ ready() ─► Guest ── <channel> ──► one connection per operation (exec, files, tcp, …)
- *       connectGuest ──► Guest ── any stream ──► the same, where another process holds the hello's link
+ *       connectGuest ──► Guest ── any stream ──► the same, when another process holds the control connection
  *
- * The files: `framing` lines and frames · `protocol` messages · `hello`, `session` the two kinds of
- * connection without I/O · `dial`, `operation` one connection (io) · `process`, `files`, `connected-guest`
- * what callers hold · `remote` a guest without the link · `link` (io) this listener. Everything from a guest is hostile: bounded, checked, fuzzed.
+ * Files: `framing` lines and frames · `protocol` messages · `hello`, `session` the two kinds of connection
+ * without I/O · `dial`, `operation` one connection (io) · `process`, `files`, `connected-guest` the objects
+ * that callers hold · `remote` a guest without the link · `link` (io) this listener. Everything from a guest
+ * is hostile: bounded, checked, fuzzed.
  *
  * Primer. A guest is *ready* only after it has confirmed the identity that the host gave it: sandbox id,
  * host name, clock, fresh entropy, environment, limits. If a step fails, `ready` rejects and the caller
@@ -15,7 +16,7 @@
  * linked, others are refused, and before the agent's hello no user code runs.
  *
  * A sandbox is saved without its vsock device: `settle` (programs outlive their connections), `suspend`
- * (their loss is no failure), unplug; after the next plug the agent dials again, and `ready` gives the
+ * (their loss is not a failure), unplug. After the next plug the agent dials again, and `ready` gives the
  * next Guest, with the same programs.
  */
 
@@ -43,25 +44,25 @@ export interface ListenOptions {
   /** From this call to the guest's confirmation, milliseconds. */
   readonly helloTimeoutMs: number;
   readonly clock: Clock;
-  /** 64 bytes from the host's random number generator, fresh at each call. */
+  /** Returns 64 fresh bytes from the host's random number generator. */
   readonly entropy: () => Uint8Array;
   readonly log: Log;
 }
 
 export interface GuestListener {
   /**
-   * Resolves when the guest has confirmed. After that guest's connection was lost, a further call waits
-   * for the next hello, again at most `helloTimeoutMs` from that call.
+   * Resolves when the guest has confirmed. After the loss of its connection, the next call waits for the
+   * next hello, at most `helloTimeoutMs` from that call.
    * @throws GuestError `hello_timeout`, `hello_refused`, `protocol_error`, `cancelled`
    */
   ready(signal?: AbortSignal): Promise<Guest>;
-  /** What the guest is told at its next hello: what `update` has changed, or who a fork is. */
+  /** Sets the identity for the next hello: after an `update`, or for a fork. */
   setIdentity(identity: GuestIdentity): void;
   /** Stops listening, closes the guest and removes the socket. Idempotent. */
   close(): Promise<void>;
 }
 
-/** Must be called before the VM starts: the guest's first dial finds a listener or is refused. */
+/** Starts listening. Call this before the VM starts: without a listener the guest's first dial is refused. */
 export async function listenForGuest(options: ListenOptions): Promise<GuestListener> {
   const path = `${options.channelPath}_${PORTS.hello}`;
   rmSync(path, { force: true });
@@ -83,10 +84,10 @@ class LinkListener implements GuestListener {
   readonly #sockets = new Set<Socket>();
   #identity: GuestIdentity;
   #next = pendingGuest();
-  /** Undefined: nobody has asked for the next guest yet. */
+  /** Undefined: `ready` has not been called for the next guest. */
   #stopTimer: (() => void) | undefined;
   #waiting = true;
-  /** The connection that is in its hello or linked. */
+  /** The connection in its hello, or linked. */
   #active: Socket | undefined;
   #closing: Promise<void> | undefined;
 
@@ -124,7 +125,7 @@ class LinkListener implements GuestListener {
     const { clock, helloTimeoutMs } = this.#options;
     return clock.after(helloTimeoutMs, () =>
       this.#fail(
-        guestError('hello_timeout', `the guest said no hello within ${helloTimeoutMs} ms`),
+        guestError('hello_timeout', `the guest sent no hello within ${helloTimeoutMs} ms`),
       ),
     );
   }
@@ -138,7 +139,7 @@ class LinkListener implements GuestListener {
 
   #accept(socket: Socket): void {
     this.#sockets.add(socket);
-    socket.on('error', (error) => ignore(error, 'the close that follows tells'));
+    socket.on('error', (error) => ignore(error, 'the close that follows reports it'));
     socket.on('close', () => this.#sockets.delete(socket));
     if (this.#active !== undefined || !this.#waiting) {
       socket.end(BUSY);
@@ -161,7 +162,7 @@ class LinkListener implements GuestListener {
     });
   }
 
-  /** The guest was lost; the next hello makes the next guest. It may be long till then: a pause. */
+  /** Waits for the next hello, which may take long: the sandbox may be paused. */
   #await(): void {
     this.#next = pendingGuest();
     this.#waiting = true;
@@ -175,7 +176,7 @@ interface LinkCallbacks {
   closed(wasReady: boolean): void;
 }
 
-/** One connection to the hello port: drives a `HelloSession`, then passes events on. */
+/** One connection to the hello port: drives a `HelloSession`, then forwards events. */
 class LinkConnection {
   readonly #options: ListenOptions;
   readonly #socket: Socket;
@@ -259,7 +260,7 @@ class LinkConnection {
     this.#callbacks.ready(this.#guest);
   }
 
-  /** A guest that floods is not read: its own events wait, nobody else's. */
+  /** Stops reading from a guest that floods, which delays only its own events. */
   #pace(): void {
     const { clock } = this.#options;
     const nowMs = clock.now();
@@ -273,7 +274,7 @@ class LinkConnection {
     clock.after(this.#secondStartMs + 1000 - nowMs, () => this.#socket.resume());
   }
 
-  /** At once, also when we close: a `ready` that is asked for now waits for the next guest. */
+  /** Takes effect immediately, also when the host closes: a later `ready` waits for the next guest. */
   #close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -286,12 +287,12 @@ class LinkConnection {
 
 function pendingGuest(): PromiseWithResolvers<Guest> {
   const pending = Promise.withResolvers<Guest>();
-  pending.promise.catch((error: unknown) => ignore(error, 'told to who calls ready'));
+  pending.promise.catch((error: unknown) => ignore(error, 'the caller of ready gets it'));
   return pending;
 }
 
 const BUSY = `${JSON.stringify({
   type: 'refused',
   code: 'busy',
-  message: 'this sandbox has its agent already',
+  message: 'the agent of this sandbox is already connected',
 })}\n`;

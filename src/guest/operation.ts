@@ -1,4 +1,4 @@
-/** One operation on one connection of the channel (io): connect, ask, answer, then frames or bytes. */
+/** One operation on one connection of the channel (io): connect, request, reply, then frames or bytes. */
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
@@ -12,27 +12,27 @@ import { OperationSession, type SessionEvent } from './session.ts';
 export interface OperationOptions {
   readonly dial: Dial;
   readonly clock: Clock;
-  /** What the request is called in messages, e.g. `exec ls`. */
+  /** The request's name in messages, e.g. `exec ls`. */
   readonly what: string;
   readonly request: Readonly<Record<string, unknown>>;
-  /** A script; announced in the request. */
+  /** A script, whose size the request announces. */
   readonly body?: Uint8Array | undefined;
   readonly replyMsMax?: number | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** What a lost connection means now. Default: `connection_lost`. */
+  /** The error code of a lost connection now. Default: `connection_lost`. */
   readonly lostCode?: (() => 'connection_lost' | 'suspended') | undefined;
 }
 
 export interface OperationHandlers {
   onFrame?(frame: Frame): void;
   onBytes?(bytes: Buffer): void;
-  /** The stream is over: in order (null) or not. Called once, also when it was over before `begin`. */
+  /** Called once at the end of the stream, with an error or null; also if it ended before `begin`. */
   onEnd(error: GuestError | null): void;
 }
 
 export class Operation {
   readonly #options: OperationOptions;
-  /** Undefined while it is dialled. */
+  /** Undefined while dialing. */
   #stream: Duplex | undefined;
   readonly #opened = Promise.withResolvers<void>();
   readonly #session = new OperationSession();
@@ -45,14 +45,14 @@ export class Operation {
 
   constructor(options: OperationOptions) {
     this.#options = options;
-    this.#reply.promise.catch((error: unknown) => ignore(error, 'told to who awaits the reply'));
+    this.#reply.promise.catch((error: unknown) => ignore(error, 'the caller of reply gets it'));
     this.#stopTimer = this.#limit(GUEST_LIMITS.handshakeMsMax, 'did not accept a connection');
     this.#listen(options.signal);
     if (this.#ended === undefined) this.#dial();
     else this.#closed.resolve();
   }
 
-  /** The answer, checked by `read`. Handlers are attached by `begin` before more is read. */
+  /** The reply, checked by `read`. Nothing after it is read until `begin` attaches handlers. */
   async reply<T>(read: (fields: unknown) => Parsed<T>): Promise<T> {
     const parsed = read(await this.#reply.promise);
     if (parsed.ok) return parsed.value;
@@ -61,13 +61,13 @@ export class Operation {
     throw error;
   }
 
-  /** True once the answer or the end has come. */
+  /** True once the reply or the end has arrived. */
   get answered(): boolean {
     const { state } = this.#session;
     return this.#ended !== undefined || (state !== 'handshake' && state !== 'waiting-reply');
   }
 
-  /** Resolves when the socket is gone. */
+  /** Resolves when the stream is closed. */
   get closed(): Promise<void> {
     return this.#closed.promise;
   }
@@ -99,12 +99,12 @@ export class Operation {
     return guestError(code, `${what}: ${text}`, cause);
   }
 
-  /** Sends `content` as frames of `kind`; resolves when the connection takes more. */
+  /** Sends `content` as frames of `kind`; resolves when the connection accepts more. */
   send(kind: number, content: Uint8Array): Promise<void> {
     return this.#write(encodeFrames(kind, content));
   }
 
-  /** The empty frame that ends a stream of `kind`. */
+  /** Sends the empty frame that ends a stream of `kind`. */
   sendEnd(kind: number): Promise<void> {
     return this.#write([frameHeader(kind, 0)]);
   }
@@ -113,17 +113,17 @@ export class Operation {
     return this.#write([Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)]);
   }
 
-  /** Ends our direction. */
+  /** Closes our direction. */
   endWrite(): void {
     this.#stream?.end();
   }
 
-  /** From now until the answer the guest has `ms`; for requests whose content takes its time. */
+  /** Restarts the reply timeout, for requests whose content takes time to send. */
   expectReplyWithin(ms: number): void {
     if (!this.answered) this.#restartTimer(ms, 'did not answer');
   }
 
-  /** Drops the connection; whatever still waits fails with `error`. Idempotent. */
+  /** Drops the connection; waiting calls fail with `error`. Idempotent. */
   destroy(error: GuestError | null = null): void {
     this.#finish(error ?? guestError('cancelled', `${this.#options.what}: dropped`));
     this.#stream?.destroy();
@@ -151,13 +151,13 @@ export class Operation {
     });
     this.#stream = stream;
     if (this.#ended !== undefined || stream.destroyed) {
-      // Given up while it was dialled; or closed already, and then no event comes any more.
+      // Destroyed while dialing, or closed already, and then no more events come.
       if (this.#ended === undefined) this.#finish(this.lost());
       stream.destroy();
       this.#closed.resolve();
       return;
     }
-    // A stream that another library made may end our direction with the guest's.
+    // A stream of another library may close our direction with the guest's.
     stream.allowHalfOpen = true;
     stream.on('data', (data: Buffer) => this.#handle(() => this.#session.receive(data)));
     stream.on('end', () => this.#end());
@@ -178,14 +178,14 @@ export class Operation {
     this.#stopListening = () => signal.removeEventListener('abort', abort);
   }
 
-  /** The request goes out at once: the channel keeps what follows `CONNECT` for the guest. */
+  /** Sends the request immediately: the channel forwards what follows `CONNECT` to the guest. */
   #ask(stream: Duplex): void {
     const { request, body } = this.#options;
     const announced = body === undefined ? {} : { bodyBytes: body.length };
     const whole = Buffer.from(JSON.stringify({ v: PROTOCOL_VERSION, ...request, ...announced }));
     const content = body ?? new Uint8Array();
     if (Math.max(whole.length, content.length) > GUEST_LIMITS.bodyBytesMax) {
-      const text = `${this.#options.what}: more than ${GUEST_LIMITS.bodyBytesMax} bytes in a request`;
+      const text = `${this.#options.what}: the request has more than ${GUEST_LIMITS.bodyBytesMax} bytes`;
       this.destroy(guestError('too_large', text));
       return;
     }
@@ -230,7 +230,7 @@ export class Operation {
     }
   }
 
-  /** The guest has ended its direction. For raw bytes ours may go on. */
+  /** The guest has closed its direction. For raw bytes, ours may stay open. */
   #end(): void {
     if (this.#session.state === 'raw' || this.#session.state === 'frames') this.#finish(null);
     else if (this.#session.state !== 'held') this.#finish(this.lost());
@@ -254,7 +254,7 @@ export class Operation {
     if (last === undefined || stream === undefined || stream.destroyed) return;
     for (const part of parts.slice(0, -1)) stream.write(part);
     await new Promise<void>((resolve) => {
-      // A failed write ends the connection, which is told by `onEnd`.
+      // A failed write ends the connection, which `onEnd` reports.
       stream.write(last, () => resolve());
     });
   }

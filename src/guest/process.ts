@@ -9,7 +9,7 @@ import { GUEST_LIMITS } from './limits.ts';
 import type { Operation } from './operation.ts';
 import { guestError, parseExitFrame } from './protocol.ts';
 
-/** What a process asks of its guest on other connections. */
+/** Requests of a process on other connections. */
 export interface ProcessControl {
   signal(pid: number, signal: SignalName): Promise<unknown>;
   resize(pid: number, size: TerminalSize): Promise<unknown>;
@@ -39,7 +39,7 @@ export class GuestProcess implements Process {
     started: {
       readonly pid: number;
       readonly warm: boolean;
-      /** Its own, which its guest keeps as well; null: none. */
+      /** The program's timeout, which the guest enforces first; null: none. */
       readonly limit: { readonly clock: Clock; readonly ms: number } | null;
     },
   ) {
@@ -48,7 +48,7 @@ export class GuestProcess implements Process {
     this.pid = started.pid;
     this.warm = started.warm;
     this.exit = this.#exit.promise;
-    this.exit.catch((error: unknown) => ignore(error, 'told to who awaits the exit'));
+    this.exit.catch((error: unknown) => ignore(error, 'the caller of exit gets it'));
     this.stdout = this.#output();
     this.stderr = this.#output();
     this.stdin = this.#input();
@@ -60,18 +60,23 @@ export class GuestProcess implements Process {
     if (limit !== null) this.#limit(limit.clock, limit.ms, limit.ms + GUEST_LIMITS.overdueMs);
   }
 
-  /** A guest that stands still ends nothing; its connection goes, and with it the program, once it can. */
+  /** Enforces the timeout if the guest hangs: drops the connection, which ends the program once the guest runs. */
   #limit(clock: Clock, limitMs: number, inMs: number): void {
     if (this.#over) return;
     this.#stopTimer = clock.after(inMs, () => {
-      // Its end may be behind output that nobody has read yet.
+      // The exit may be waiting behind unread output.
       if (this.#full.size > 0) {
         this.#limit(clock, limitMs, GUEST_LIMITS.overdueMs);
         return;
       }
       this.#finish({
-        ...{ exitCode: null, signal: 'SIGKILL', timedOut: true, truncated: false },
-        ...{ oomKilled: false, oomVictim: null, durationMs: limitMs },
+        exitCode: null,
+        signal: 'SIGKILL',
+        timedOut: true,
+        truncated: false,
+        oomKilled: false,
+        oomVictim: null,
+        durationMs: limitMs,
       });
       this.#operation.destroy();
     });
@@ -81,14 +86,14 @@ export class GuestProcess implements Process {
     if (this.#over) return;
     this.#control
       .resize(this.pid, size)
-      .catch((error: unknown) => ignore(error, 'the process ended while it was resized'));
+      .catch((error: unknown) => ignore(error, 'the process ended before the resize'));
   }
 
   kill(signal: SignalName = 'SIGKILL'): void {
     if (this.#over) return;
     this.#control
       .signal(this.pid, signal)
-      .catch((error: unknown) => ignore(error, 'the process ended while it was signalled'));
+      .catch((error: unknown) => ignore(error, 'the process ended before the signal'));
   }
 
   #output(): Readable {
@@ -100,7 +105,7 @@ export class GuestProcess implements Process {
         done(error);
       },
     });
-    stream.on('error', (error) => ignore(error, 'told to who reads the stream, and by exit'));
+    stream.on('error', (error) => ignore(error, 'the reader of the stream gets it, and exit'));
     return stream;
   }
 
@@ -119,7 +124,7 @@ export class GuestProcess implements Process {
         void this.#operation.sendEnd(FRAME.stdin).then(() => done());
       },
     });
-    stream.on('error', (error) => ignore(error, 'input that nobody reads any more'));
+    stream.on('error', (error) => ignore(error, 'the program no longer reads its input'));
     return stream;
   }
 
@@ -128,7 +133,7 @@ export class GuestProcess implements Process {
     if (frame.kind === FRAME.control) {
       const parsed = parseExitFrame(frame.payload);
       if (parsed.ok) this.#finish(parsed.value);
-      else this.#operation.destroy(guestError('protocol_error', `process end: ${parsed.reason}`));
+      else this.#operation.destroy(guestError('protocol_error', `exit: ${parsed.reason}`));
       return;
     }
     const stream = frame.kind === FRAME.stdout ? this.stdout : this.stderr;
@@ -145,13 +150,13 @@ export class GuestProcess implements Process {
     this.stdout.push(null);
     this.stderr.push(null);
     this.stdin.destroy();
-    // The guest ends the connection; reading on lets that end arrive.
+    // The guest closes the connection; resume, so that its end arrives.
     this.#operation.resume();
     this.#operation.endWrite();
     this.#exit.resolve(exit);
   }
 
-  /** The connection ended; without an exit frame the program's end is not known. */
+  /** The connection ended; without an exit frame, how the program ended is unknown. */
   #end(error: GuestError | null): void {
     if (this.#over) return;
     this.#over = true;

@@ -1,6 +1,6 @@
 /**
- * The messages of the guest protocol as the host reads them. Each parser takes hostile bytes and gives a
- * typed value or a reason; unknown fields are ignored, texts are bounded by their line.
+ * Parsers for the messages of a guest. Each takes hostile bytes and returns a typed value or a reason. Unknown
+ * fields are ignored; the line limit bounds texts.
  */
 import { z } from 'zod';
 import { GuestError, type GuestErrorCode } from './errors.ts';
@@ -14,7 +14,7 @@ const pid = z
   .int()
   .positive()
   .max(2 ** 31 - 1);
-/** For people; a guest may have put control characters into it. */
+/** Text for people, which may contain control characters. */
 const message = z.string().transform(printable);
 
 const helloSchema = z.object({
@@ -33,7 +33,7 @@ const helloSchema = z.object({
 });
 export type Hello = z.infer<typeof helloSchema>;
 
-/** Read before the rest, so that another version gets its own answer. */
+/** Parsed before the rest, so that another version gets its own answer. */
 const anyHelloSchema = z.object({ type: z.literal('hello'), protocol: z.number().int() });
 
 const confirmSchema = z.discriminatedUnion('type', [
@@ -43,7 +43,7 @@ const confirmSchema = z.discriminatedUnion('type', [
 export type Confirm = z.infer<typeof confirmSchema>;
 
 const victimSchema = z.object({ pid, name: message, rssBytes: count });
-/** Of the time; more than all of it is a guest's joke. */
+/** A share of time; a guest may claim more than 100. */
 const percent = z.number().min(0).max(100);
 
 const exitSchema = z.object({
@@ -204,7 +204,7 @@ function reader<T>(schema: z.ZodType<T>): (value: unknown) => Parsed<T> {
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true });
 
-/** One line without control characters, of bounded length: fit for a terminal and a log. */
+/** One bounded line without control characters, safe for a terminal and a log. */
 function printable(text: string): string {
   return text
     .slice(0, GUEST_LIMITS.messageCharactersMax)
@@ -212,11 +212,12 @@ function printable(text: string): string {
 }
 
 const REMEDIES: Partial<Record<GuestErrorCode, string>> = {
-  disk_full: 'Give the sandbox a larger disk (--disk), or let the program remove what it made.',
-  exhausted: 'Give the sandbox more memory, or run fewer programs at once in it.',
-  too_large: 'Send it as a file instead.',
-  suspended: 'Resume the sandbox if it is paused, then attach to the program: it goes on.',
-  hello_refused: 'Run `neurovisor setup` so that the image carries the agent of this version.',
+  disk_full: 'Give the sandbox a larger disk (--disk), or delete files in it.',
+  exhausted: 'Give the sandbox more memory, or run fewer programs in it at the same time.',
+  too_large: 'Write the content to a file in the sandbox and pass its path.',
+  suspended:
+    'Resume the sandbox if it is paused, then attach to the program, which is still running.',
+  hello_refused: 'Run `neurovisor setup` to rebuild the image with the agent of this version.',
 };
 
 const CODES: ReadonlySet<string> = new Set([
@@ -230,12 +231,12 @@ const CODES: ReadonlySet<string> = new Set([
   'guest_failed',
 ] satisfies GuestErrorCode[]);
 
-/** Of a time in milliseconds since 1970. */
+/** Converts milliseconds since 1970. */
 export function wallNanoseconds(wallMs: number): bigint {
   return BigInt(Math.round(wallMs * 1000)) * 1000n;
 }
 
-/** What the guest answered, as our error; an unknown code is `guest_failed`. */
+/** The guest's error answer as a GuestError; an unknown code becomes `guest_failed`. */
 function refusal(code: string, text: string): GuestError {
   return guestError(CODES.has(code) ? (code as GuestErrorCode) : 'guest_failed', text);
 }

@@ -1,5 +1,5 @@
 /**
- * A guest whose control connection another process holds: a client of a daemon has the operations alone.
+ * A guest whose control connection another process holds: a daemon's client has only the operations.
  *
  *     connectGuest ── dial() ──► the daemon's tunnel ──► <channel>, CONNECT 5000 ──► agent
  */
@@ -10,12 +10,12 @@ import type { Guest, GuestInfo } from './guest.ts';
 
 export interface ConnectOptions {
   readonly dial: Dial;
-  /** As the holder of the control connection knows it. */
+  /** From the holder of the control connection. */
   readonly info: GuestInfo;
   readonly clock: Clock;
 }
 
-/** Its `events` never fire, and its `closed` resolves only by `close` or `suspend`. */
+/** The guest's `events` never fire, and `closed` resolves only after `close`. */
 export function connectGuest(options: ConnectOptions): Guest {
   return new ConnectedGuest({ ...options, drop: () => undefined });
 }

@@ -4,7 +4,7 @@
  *     handshake ──OK n──► waiting-reply ──reply──► held ──begin──► frames | raw
  *          └──── anything else, too long, not JSON ────► broken ◄────┘
  *
- * `held`: bytes behind the reply wait until the user of the operation has attached its handlers.
+ * `held`: bytes after the reply wait until handlers are attached.
  */
 import { assert } from '../base/assert.ts';
 import { type Frame, FrameDecoder, LineDecoder } from './framing.ts';
@@ -47,7 +47,7 @@ export class OperationSession {
     }
   }
 
-  /** Hands over what is held; from now on frames or raw bytes come as they arrive. */
+  /** Returns the held events; from now on frames or raw bytes come as they arrive. */
   begin(mode: 'frames' | 'raw'): SessionEvent[] {
     assert(this.#state === 'held', 'an operation begins once, after its reply');
     this.#state = mode;
@@ -74,10 +74,11 @@ export class OperationSession {
     return [{ type: 'reply', reply: parsed.value }, ...this.receive(result.rest)];
   }
 
-  /** The reader is paused after the reply, so more than a few chunks can't be on their way. */
+  /** The reader is paused after the reply, so only a few chunks can still arrive. */
   #hold(data: Buffer): SessionEvent[] {
     this.#heldBytes += data.length;
-    if (this.#heldBytes > HELD_BYTES_MAX) return this.#break('too much behind the reply');
+    if (this.#heldBytes > HELD_BYTES_MAX)
+      return this.#break(`more than ${HELD_BYTES_MAX} bytes after the reply`);
     if (data.length > 0) this.#held.push(data);
     return [];
   }
