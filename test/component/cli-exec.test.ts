@@ -208,7 +208,15 @@ sys.exit(7)
     expect(await runInDaemon(cli, control, job('print("x"); raise SystemExit(3)'))).toBe(3);
     const report = JSON.parse(stdout());
     expect(Object.keys(report)).toEqual([
-      ...['sandbox', 'accelerator', 'exit', 'end', 'stdout', 'stderr', 'phases', 'usage'],
+      'sandbox',
+      'accelerator',
+      'exit',
+      'end',
+      'stdout',
+      'stderr',
+      'truncated',
+      'phases',
+      'usage',
     ]);
     expect(report).toMatchObject({ exit: { exitCode: 3 }, end: null, stdout: 'x\n', usage: [] });
     const names = report.phases.map((phase: { name: string }) => phase.name);

@@ -9,7 +9,7 @@ import { parseEnv } from '../flags/options.ts';
 import { sandboxId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';
 import { endAfterLoss, statusOfEnd, watchFullDisk } from '../output/loss.ts';
-import { exitStatus, relay } from '../output/program-streams.ts';
+import { exitStatus, NOT_TRUNCATED, relay, type Truncated } from '../output/program-streams.ts';
 import { inRawMode, requireTerminal, terminalSize } from '../output/terminal.ts';
 
 export interface ExecFlags {
@@ -32,6 +32,7 @@ export interface ExecReport {
   readonly exit: ProcessExit | null;
   readonly stdout: string;
   readonly stderr: string;
+  readonly truncated: Truncated;
 }
 
 /**
@@ -84,7 +85,8 @@ async function execOrThrow(
     const { pid } = await begin({ detached: true, stdin: false });
     // The program lives on without its connection.
     aborter.abort();
-    const report: ExecReport = { sandbox: id, pid, exit: null, stdout: '', stderr: '' };
+    const output = { stdout: '', stderr: '', truncated: NOT_TRUNCATED };
+    const report: ExecReport = { sandbox: id, pid, exit: null, ...output };
     if (cli.json) cli.printJson(report);
     else cli.stdout.write(`${pid}\n`);
     return 0;
@@ -111,13 +113,14 @@ async function execOrThrow(
   });
   const relayed = await relay(cli, process, { stdin: readsStdin, graceMs: null });
   stopWatching();
-  const { exit, stdout, stderr } = relayed;
+  const { exit, stdout, stderr, truncated } = relayed;
   if (exit === null) {
     if (cli.cancelled.aborted) throw relayed.lost;
     return statusOfEnd(cli, await endAfterLoss(cli, control, id, relayed.lost), 'the program');
   }
   if (cli.json) {
-    cli.printJson({ sandbox: id, pid: process.pid, exit, stdout, stderr } satisfies ExecReport);
+    const { pid } = process;
+    cli.printJson({ sandbox: id, pid, exit, stdout, stderr, truncated } satisfies ExecReport);
   }
   return exitStatus(cli, exit, 'the program');
 }

@@ -1,7 +1,4 @@
-/**
- * A program of a guest on the streams of this command: input, output, Ctrl-C and its exit status.
- * `run` and `exec` do it with this.
- */
+/** Connects a program in a guest to the streams of this command: input, output, Ctrl-C, exit status. */
 import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { describeError, errorCode } from '../../base/errors.ts';
@@ -12,23 +9,32 @@ import type { Cli } from '../cli.ts';
 import { EXIT_TIMEOUT, exitOfSignal } from '../exit-status.ts';
 import { bytes } from './table.ts';
 
-/** In JSON mode the output is held to print it as one object. */
+/** JSON mode holds the output of each stream up to this limit, to print one object. */
 const JSON_OUTPUT_BYTES_MAX = 16 * MIB;
 
 export interface Relayed {
-  /** Null: its end is not known, because the connection or the sandbox went away. */
+  /** Null: the connection or the sandbox was lost first. */
   readonly exit: ProcessExit | null;
-  /** Why `exit` is null. */
+  /** The error that explains why `exit` is null. */
   readonly lost: unknown;
-  /** When the first byte of output came, on the monotonic clock; undefined: there was none. */
+  /** Time of the first output byte, on the monotonic clock; undefined: no output. */
   readonly firstAt: number | undefined;
-  /** Only in JSON mode: then nothing of it was passed on. */
+  /** Held output in JSON mode, otherwise empty. */
   readonly stdout: string;
   readonly stderr: string;
+  readonly truncated: Truncated;
 }
 
+/** Bytes that JSON mode dropped beyond its limit; 0: none. */
+export interface Truncated {
+  readonly stdoutBytes: number;
+  readonly stderrBytes: number;
+}
+
+export const NOT_TRUNCATED: Truncated = { stdoutBytes: 0, stderrBytes: 0 };
+
 /**
- * Resolves when the program has ended and all its output has been written.
+ * Resolves when the program has ended and its output has been written.
  * @param graceMs see `Cli.onInterrupt`
  */
 export async function relay(
@@ -38,10 +44,15 @@ export async function relay(
 ): Promise<Relayed> {
   const stopForwarding = forwardStdin(cli, process, options.stdin);
   cli.onInterrupt(() => process.kill('SIGINT'), options.graceMs);
-  const output = new Output(cli);
+  let firstAt: number | undefined;
+  const onOutput = (): void => {
+    firstAt ??= performance.now();
+  };
+  const stdout = new OutputStream(cli.json, onOutput);
+  const stderr = new OutputStream(cli.json, onOutput);
   const drained = Promise.all([
-    output.pass(process.stdout, cli.stdout),
-    output.pass(process.stderr, cli.stderr),
+    stdout.pass(process.stdout, cli.stdout),
+    stderr.pass(process.stderr, cli.stderr),
   ]);
   let lost: unknown;
   const exit = await process.exit.catch((error: unknown) => {
@@ -50,8 +61,14 @@ export async function relay(
   });
   await drained;
   stopForwarding();
-  const [stdout, stderr] = [output.text(cli.stdout), output.text(cli.stderr)];
-  return { exit, lost, firstAt: output.firstAt, stdout, stderr };
+  return {
+    exit,
+    lost,
+    firstAt,
+    stdout: stdout.text(),
+    stderr: stderr.text(),
+    truncated: { stdoutBytes: stdout.droppedBytes, stderrBytes: stderr.droppedBytes },
+  };
 }
 
 /** @param what e.g. `the script` */
@@ -76,39 +93,25 @@ export function exitStatus(cli: Cli, exit: ProcessExit, what: string): number {
   return exitOfSignal(exit.signal ?? '');
 }
 
-/** Passes a stream on as it comes; in JSON mode keeps it instead, up to a limit. */
-class Output {
-  firstAt: number | undefined;
-  readonly #cli: Cli;
-  readonly #kept = new Map<Writable, { chunks: Buffer[]; bytes: number }>();
+/** Passes a stream on as it arrives; in JSON mode holds it instead, up to a limit. */
+class OutputStream {
+  /** Bytes beyond the limit. */
+  droppedBytes = 0;
+  readonly #isHeld: boolean;
+  readonly #onOutput: () => void;
+  readonly #chunks: Buffer[] = [];
+  #heldBytes = 0;
 
-  constructor(cli: Cli) {
-    this.#cli = cli;
+  constructor(isHeld: boolean, onOutput: () => void) {
+    this.#isHeld = isHeld;
+    this.#onOutput = onOutput;
   }
 
   async pass(from: Readable, to: Writable): Promise<void> {
-    const kept = { chunks: [] as Buffer[], bytes: 0 };
-    this.#kept.set(to, kept);
-    const note = (): void => {
-      this.firstAt ??= performance.now();
-    };
-    const { json } = this.#cli;
     try {
-      await pipeline(
-        from,
-        async function* (source: AsyncIterable<Buffer>) {
-          for await (const chunk of source) {
-            note();
-            if (!json) yield chunk;
-            else if (kept.bytes < JSON_OUTPUT_BYTES_MAX) {
-              kept.bytes += chunk.length;
-              kept.chunks.push(chunk);
-            }
-          }
-        },
-        to,
-        { end: false },
-      );
+      await pipeline(from, (source: AsyncIterable<Buffer>) => this.#shown(source), to, {
+        end: false,
+      });
     } catch (error) {
       // The reader of our output went away (`| head`), or the guest did; neither is worth a message.
       ignore(error, 'output stream closed early');
@@ -116,8 +119,23 @@ class Output {
     }
   }
 
-  text(of: Writable): string {
-    return Buffer.concat(this.#kept.get(of)?.chunks ?? []).toString('utf8');
+  text(): string {
+    return Buffer.concat(this.#chunks).toString('utf8');
+  }
+
+  async *#shown(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    for await (const chunk of source) {
+      this.#onOutput();
+      if (this.#isHeld) this.#hold(chunk);
+      else yield chunk;
+    }
+  }
+
+  #hold(chunk: Buffer): void {
+    const kept = chunk.subarray(0, JSON_OUTPUT_BYTES_MAX - this.#heldBytes);
+    if (kept.length > 0) this.#chunks.push(kept);
+    this.#heldBytes += kept.length;
+    this.droppedBytes += chunk.length - kept.length;
   }
 }
 
@@ -126,7 +144,7 @@ function forwardStdin(cli: Cli, process: Process, wanted: boolean): () => void {
   const aborter = new AbortController();
   const copying = pipeline(cli.stdin, process.stdin, { signal: aborter.signal });
   copying.catch((error: unknown) => {
-    // EPIPE: the script ended without reading all of it. Abort: it ended first.
+    // EPIPE: the program ended without reading all input. Abort: it ended first.
     if (errorCode(error) !== 'ABORT_ERR') ignore(describeError(error), 'stdin was not read');
   });
   return () => {

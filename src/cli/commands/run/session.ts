@@ -92,6 +92,7 @@ export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun)
         end: end?.cause ?? null,
         stdout,
         stderr,
+        truncated: relayed.truncated,
         phases: list,
         usage,
       } satisfies RunReport);
