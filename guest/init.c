@@ -215,10 +215,11 @@ static void run_agent(char *const argv[], char *const envp[])
 		if (ended < 0 && errno != EINTR)
 			die("wait for the agent");
 	}
+	/* src/sandbox/ending.ts reads these two lines. */
 	if (WIFSIGNALED(status))
-		fprintf(stderr, "neurovisor-init: signal %d ended the agent\n", WTERMSIG(status));
+		fprintf(stderr, "neurovisor-init: the agent was ended by signal %d\n", WTERMSIG(status));
 	else
-		fprintf(stderr, "neurovisor-init: the agent exited with status %d\n", WEXITSTATUS(status));
+		fprintf(stderr, "neurovisor-init: the agent ended with status %d\n", WEXITSTATUS(status));
 	sync();
 	reboot(RB_AUTOBOOT);
 	_exit(1);

@@ -32,14 +32,14 @@ describe('causeOfExit', () => {
     [
       'its agent was killed',
       SHUTDOWN,
-      'neurovisor-init: signal 9 ended the agent\r\n[ 9.0] reboot: Restarting system\n',
+      'neurovisor-init: the agent was ended by signal 9\r\n[ 9.0] reboot: Restarting system\n',
       0,
       'agent-lost',
     ],
     [
       'rebooted long after a program printed that',
       SHUTDOWN,
-      `neurovisor-init: signal 9 ended the agent\n${'x'.repeat(600)}`,
+      `neurovisor-init: the agent was ended by signal 9\n${'x'.repeat(600)}`,
       0,
       'guest-shutdown',
     ],

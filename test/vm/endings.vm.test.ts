@@ -112,7 +112,7 @@ const ENDS: readonly End[] = [
     'its agent is killed',
     {},
     (_id, guest) => asRoot(guest, KILL_AGENT),
-    { cause: 'agent-lost', detail: 'signal 9 ended the agent' },
+    { cause: 'agent-lost', detail: 'the agent was ended by signal 9' },
   ],
   [
     'somebody kills its VMM',
