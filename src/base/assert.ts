@@ -1,5 +1,5 @@
 /** Programmer error: an invariant of ours does not hold. Never used for input, guests or the OS. */
-class AssertionError extends Error {
+export class AssertionError extends Error {
   override name = 'AssertionError';
 }
 

@@ -3,6 +3,7 @@
  * which nothing that a caller says is taken for an option.
  */
 import { basename, join } from 'node:path';
+import { assert } from '../base/assert.ts';
 import type { DiskLimits } from '../base/disk-limits.ts';
 import { JailError } from './errors.ts';
 import type { ProgramTree } from './program-tree.ts';
@@ -40,7 +41,11 @@ const ID = /^[a-z0-9]{1,64}$/;
 const PATH = /^(\/[^/\u0000-\u001f\u007f]+)+$/;
 const FILES_MAX = 16;
 
-/** What a look at the texts can tell. @throws JailError `jail_plan_invalid` that names the field */
+/**
+ * What a look at the texts can tell: they become arguments and mounts of a program that may run as root. Numbers were
+ * judged with the request.
+ * @throws JailError `jail_plan_invalid` that names the field
+ */
 export function checkPlan(plan: JailPlan): void {
   if (!ID.test(plan.id))
     throw invalid('id', `${JSON.stringify(plan.id.slice(0, 80))} is not [a-z0-9]+`);
@@ -56,8 +61,7 @@ export function checkPlan(plan: JailPlan): void {
       throw invalid('files', `${path} is no device`);
   }
   for (const field of ['memoryMib', 'cpus'] as const) {
-    if (!Number.isSafeInteger(plan[field]) || plan[field] < 1)
-      throw invalid(field, String(plan[field]));
+    assert(Number.isSafeInteger(plan[field]) && plan[field] >= 1, `${field} is ${plan[field]}`);
   }
 }
 

@@ -1,7 +1,8 @@
 /** Checks what callers ask of a host of sandboxes; `makeSpec` checks the rest. */
 import type { CreateRequest, MemoryAction, SandboxChange, SandboxInfo } from './control.ts';
 import { SandboxError } from './errors.ts';
-import { LIMITS } from './spec.ts';
+import { LIMITS, RANGES } from './limits.ts';
+import { inRange } from './spec.ts';
 
 /** The part of a request that concerns the sandbox over all its VMs. */
 export interface LifetimePolicy {
@@ -34,34 +35,26 @@ export interface Provenance {
   readonly createdAtMs: number;
 }
 
-export const FORKS_MAX = 64;
-export const POOL_MEMBERS_MAX = 256;
-const METADATA_PAIRS_MAX = 32;
-const METADATA_KEY_LENGTH_MAX = 64;
-const METADATA_VALUE_LENGTH_MAX = 1024;
-const WEBHOOK_URL_CHARACTERS_MAX = 2048;
-export const QUEUE_TIMEOUT_MS_MAX = 3600 * 1000;
-/** With a shorter timeout the idle check itself would keep the sandbox busy. */
-export const IDLE_TIMEOUT_MS_MIN = 1000;
-
 /** @param canGrow the sandbox has a memory maximum. @throws SandboxError `spec_invalid` */
 export function checkRequest(request: CreateRequest | SandboxChange, canGrow = false): void {
-  duration('timeoutMs', request.timeoutMs, 1, LIMITS.timeoutMsMax);
-  duration('idleTimeoutMs', request.idleTimeoutMs, IDLE_TIMEOUT_MS_MIN, LIMITS.timeoutMsMax);
-  if ('queueTimeoutMs' in request) {
-    duration('queueTimeoutMs', request.queueTimeoutMs, 1, QUEUE_TIMEOUT_MS_MAX);
-  }
+  duration('timeoutMs', request.timeoutMs);
+  duration('idleTimeoutMs', request.idleTimeoutMs);
+  if ('queueTimeoutMs' in request) duration('queueTimeoutMs', request.queueTimeoutMs);
   checkMemoryAction(request.onMemoryPressure, canGrow);
-  const pairs = Object.entries(request.metadata ?? {});
-  if (pairs.length > METADATA_PAIRS_MAX) {
-    throw invalid('metadata', `at most ${METADATA_PAIRS_MAX} pairs`);
-  }
+  checkMetadata(request.metadata ?? {});
+}
+
+function checkMetadata(metadata: Readonly<Record<string, string>>): void {
+  const { metadataPairsMax, metadataKeyCharactersMax, metadataValueCharactersMax } = LIMITS;
+  const pairs = Object.entries(metadata);
+  if (pairs.length > metadataPairsMax)
+    throw invalid('metadata', `at most ${metadataPairsMax} pairs`);
   for (const [key, value] of pairs) {
-    if (key.length < 1 || key.length > METADATA_KEY_LENGTH_MAX) {
-      throw invalid('metadata', `a key has 1 to ${METADATA_KEY_LENGTH_MAX} characters`);
+    if (key.length < 1 || key.length > metadataKeyCharactersMax) {
+      throw invalid('metadata', `a key has 1 to ${metadataKeyCharactersMax} characters`);
     }
-    if (value.length > METADATA_VALUE_LENGTH_MAX) {
-      throw invalid('metadata', `a value has at most ${METADATA_VALUE_LENGTH_MAX} characters`);
+    if (value.length > metadataValueCharactersMax) {
+      throw invalid('metadata', `a value has at most ${metadataValueCharactersMax} characters`);
     }
   }
 }
@@ -88,7 +81,7 @@ export function checkMemoryAction(action: string | undefined, canGrow = false): 
       { remedy: 'create the sandbox with --memory-max (memoryMaxMib)' },
     );
   }
-  const url = action.length <= WEBHOOK_URL_CHARACTERS_MAX ? URL.parse(action) : null;
+  const url = action.length <= LIMITS.webhookUrlCharactersMax ? URL.parse(action) : null;
   const isWeb = url !== null && ['http:', 'https:'].includes(url.protocol);
   if (isWeb && url.username === '' && url.password === '') return;
   throw new SandboxError(
@@ -97,10 +90,11 @@ export function checkMemoryAction(action: string | undefined, canGrow = false): 
   );
 }
 
-function duration(field: string, value: number | null | undefined, min: number, max: number): void {
-  if (value === undefined || value === null) return;
-  const ok = Number.isSafeInteger(value) && value >= min && value <= max;
-  if (!ok) throw invalid(field, `${value} is not a whole number from ${min} to ${max}`);
+function duration(
+  field: 'timeoutMs' | 'idleTimeoutMs' | 'queueTimeoutMs',
+  value: number | null | undefined,
+): void {
+  if (value !== undefined && value !== null) inRange(field, value, RANGES[field]);
 }
 
 function invalid(field: string, why: string): SandboxError {

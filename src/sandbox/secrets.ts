@@ -4,6 +4,7 @@
  */
 import { newPlaceholder, SecretValue } from '../base/secret-value.ts';
 import { SandboxError } from './errors.ts';
+import { LIMITS, RANGES } from './limits.ts';
 
 export interface SecretOptions {
   /** Of the guest's variable, in which its placeholder is. */
@@ -31,12 +32,6 @@ export interface SecretInfo {
   readonly held: boolean;
 }
 
-export const SECRET_LIMITS = {
-  secretsMax: 32,
-  hostsMax: 16,
-  characters: { min: 16, max: 4096 },
-} as const;
-
 const NAME = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;
 const HOST = /^(?=.{1,253}$)(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}$/;
 /** Such a name could be read as an address. */
@@ -50,7 +45,7 @@ export function makeSecrets(
   options: readonly SecretOptions[],
   before: readonly SandboxSecret[] = [],
 ): readonly SandboxSecret[] {
-  const { secretsMax } = SECRET_LIMITS;
+  const { secretsMax } = LIMITS;
   check(options.length <= secretsMax, 'secrets', `at most ${secretsMax}`);
   const names = new Set(options.map(({ name }) => name));
   check(names.size === options.length, 'secrets', 'two have the same name');
@@ -101,7 +96,7 @@ export function placeholdersOf(
 }
 
 function makeHosts(name: string, hosts: readonly string[]): readonly string[] {
-  const { hostsMax } = SECRET_LIMITS;
+  const { secretHostsMax: hostsMax } = LIMITS;
   check(hosts.length > 0 && hosts.length <= hostsMax, name, `one to ${hostsMax} hosts`);
   return [...new Set(hosts.map((host) => makeHost(name, host)))];
 }
@@ -116,7 +111,7 @@ function makeHost(name: string, text: string): string {
 }
 
 function checkValue(name: string, value: string): void {
-  const { min, max } = SECRET_LIMITS.characters;
+  const { min, max } = RANGES.secretCharacters;
   check(
     value.length >= min && value.length <= max,
     name,

@@ -6,6 +6,7 @@ import type { EgressMode, EgressPolicy } from '../net/policy/policy.ts';
 import type { CertificateAuthority } from '../net/secret/authority.ts';
 import type { ChannelLimits } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
+import { isInRange, LIMITS, RANGES, type Range } from './limits.ts';
 import {
   makeSecrets,
   placeholdersOf,
@@ -136,37 +137,11 @@ export type TemplateSpec = Pick<
   'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'warm'
 >;
 
-export const LIMITS = {
-  cpusMax: 32,
-  memoryMibMin: 128,
-  memoryMibMax: 65_536,
-  /** The guest's kernel keeps 1/64 of the maximum for its page tables, out of what it has. */
-  memoryMaxTimes: 16,
-  diskMibMin: 16,
-  diskMibMax: 65_536,
-  envVariablesMax: 256,
-  envBytesMax: 32 * 1024,
-  timeoutMsMax: 7 * 24 * 3600 * 1000,
-  warmModulesMax: 64,
-  /** A packet of a TAP must come through; the kernel's token buckets overflow at 18 GB/s. */
-  networkBytesPerSecondMin: 1024,
-  networkBytesPerSecondMax: 10_000_000_000,
-  networkBytesMax: 1_000_000_000_000_000,
-  networkConnectionsMax: 65_536,
-  /** Below, a guest that does a little takes minutes for it. */
-  diskBytesPerSecondMin: 64 * 1024,
-  diskBytesPerSecondMax: 1_000_000_000_000,
-  diskOpsPerSecondMin: 10,
-  diskOpsPerSecondMax: 100_000_000,
-  networkDestinationsMax: 64,
-} as const;
-
 /** The "medium" size: enough for LangChain and NumPy with some data. */
 export const DEFAULTS = { cpus: 1, memoryMib: 512, diskMib: 2048 } as const;
 
 const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const MODULE_NAME = /^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$/;
-const MODEL_NAME_LENGTH_MAX = 256;
 
 /**
  * @param parseEgress absent: this host has no network for sandboxes
@@ -194,29 +169,20 @@ export function makeSpec(
     ...(models.allow ?? []),
     ...Object.entries(models.aliases).flat(),
   ]) {
-    const ok = name.length > 0 && name.length <= MODEL_NAME_LENGTH_MAX && !/\p{Cc}/u.test(name);
-    check(ok, 'models', 'a model name has 1 to 256 printable characters');
+    const { modelNameCharactersMax: most } = LIMITS;
+    const ok = name.length > 0 && name.length <= most && !/\p{Cc}/u.test(name);
+    check(ok, 'models', `a model name has 1 to ${most} printable characters`);
   }
-  const memoryMib = inRange(
-    'memoryMib',
-    options.memoryMib ?? DEFAULTS.memoryMib,
-    LIMITS.memoryMibMin,
-    LIMITS.memoryMibMax,
-  );
+  const memoryMib = inRange('memoryMib', options.memoryMib ?? DEFAULTS.memoryMib, RANGES.memoryMib);
   const { timeoutMs = null, memoryMaxMib } = options;
-  if (timeoutMs !== null) inRange('timeoutMs', timeoutMs, 1, LIMITS.timeoutMsMax);
+  if (timeoutMs !== null) inRange('timeoutMs', timeoutMs, RANGES.timeoutMs);
   return {
     id,
     hostname: `nv-${id.slice(0, 8)}`,
     cpus: cpusOf(options.cpus ?? DEFAULTS.cpus, hostCpus),
     memoryMib,
     ...(memoryMaxMib === undefined ? {} : { memoryMaxMib: inMaxRange(memoryMaxMib, memoryMib) }),
-    diskMib: inRange(
-      'diskMib',
-      options.diskMib ?? DEFAULTS.diskMib,
-      LIMITS.diskMibMin,
-      LIMITS.diskMibMax,
-    ),
+    diskMib: inRange('diskMib', options.diskMib ?? DEFAULTS.diskMib, RANGES.diskMib),
     env,
     timeoutMs,
     warm,
@@ -252,54 +218,42 @@ function withoutNetwork(): never {
   throw new SandboxError('network_unavailable', 'this host has no network for sandboxes');
 }
 
-function networkLimits(limits: NetworkLimits): NetworkLimits {
-  const { networkBytesPerSecondMin: slowest, networkBytesPerSecondMax: fastest } = LIMITS;
-  const ranges = {
-    bytesMax: [1, LIMITS.networkBytesMax],
-    uploadBytesPerSecond: [slowest, fastest],
-    downloadBytesPerSecond: [slowest, fastest],
-    connectionsMax: [1, LIMITS.networkConnectionsMax],
-  } as const satisfies Record<Exclude<keyof NetworkLimits, 'destinations'>, unknown>;
-  const given = Object.entries(ranges).flatMap(([name, [min, max]]) => {
-    const value = limits[name as keyof typeof ranges];
-    return value === undefined
-      ? []
-      : [[name, inRange(`network.limits.${name}`, value, min, max)] as const];
-  });
-  const { destinations = [] } = limits;
+const NETWORK_RANGES = {
+  bytesMax: RANGES.networkBytes,
+  uploadBytesPerSecond: RANGES.networkBytesPerSecond,
+  downloadBytesPerSecond: RANGES.networkBytesPerSecond,
+  connectionsMax: RANGES.networkConnections,
+} satisfies Record<Exclude<keyof NetworkLimits, 'destinations'>, Range>;
+
+function networkLimits({ destinations = [], ...numbers }: NetworkLimits): NetworkLimits {
   const byName = destinations.length === 0 ? {} : { destinations: destinationLimits(destinations) };
-  return { ...Object.fromEntries(given), ...byName };
+  return { ...inRanges('network.limits', numbers, NETWORK_RANGES), ...byName };
 }
 
 const DESTINATION = /^(?=.{1,255}$)(?:\*\.)?(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}$/;
 
 function destinationLimits(limits: readonly DestinationLimit[]): DestinationLimit[] {
   const field = 'network.limits.destinations';
-  const { networkDestinationsMax: most, networkBytesMax } = LIMITS;
+  const { networkDestinationsMax: most } = LIMITS;
   check(limits.length <= most, field, `at most ${most}`);
   const made = limits.map(({ name: text, bytesMax }) => {
     const name = text.toLowerCase().replace(/\.$/, '');
     check(DESTINATION.test(name), field, `"${text.slice(0, 80)}" is no host name, nor *. and one`);
-    return { name, bytesMax: inRange(`${field} ${name}`, bytesMax, 1, networkBytesMax) };
+    return { name, bytesMax: inRange(`${field} ${name}`, bytesMax, RANGES.networkBytes) };
   });
   const isTwice = new Set(made.map(({ name }) => name)).size < made.length;
   check(!isTwice, field, 'a name is limited twice');
   return made;
 }
 
+const DISK_RANGES = {
+  bytesPerSecond: RANGES.diskBytesPerSecond,
+  opsPerSecond: RANGES.diskOpsPerSecond,
+} satisfies Record<keyof DiskLimits, Range>;
+
 /** @throws SandboxError `spec_invalid` */
-export function checkDiskLimits({ bytesPerSecond, opsPerSecond }: DiskLimits): DiskLimits {
-  const { diskBytesPerSecondMin: slowest, diskBytesPerSecondMax: fastest } = LIMITS;
-  const { diskOpsPerSecondMin: fewest, diskOpsPerSecondMax: most } = LIMITS;
-  const field = 'diskLimits';
-  return {
-    ...(bytesPerSecond === undefined
-      ? {}
-      : { bytesPerSecond: inRange(`${field}.bytesPerSecond`, bytesPerSecond, slowest, fastest) }),
-    ...(opsPerSecond === undefined
-      ? {}
-      : { opsPerSecond: inRange(`${field}.opsPerSecond`, opsPerSecond, fewest, most) }),
-  };
+export function checkDiskLimits(limits: DiskLimits): DiskLimits {
+  return inRanges('diskLimits', limits, DISK_RANGES);
 }
 
 /** Secrets need a network; what it lets through beside their hosts is nothing. */
@@ -357,20 +311,38 @@ function checkEnv(env: Readonly<Record<string, string>>, secrets: readonly Sandb
 }
 
 function cpusOf(cpus: number, hostCpus: number): number {
-  inRange('cpus', cpus, 1, LIMITS.cpusMax);
+  inRange('cpus', cpus, RANGES.cpus);
   check(cpus <= hostCpus, 'cpus', `${cpus} are more than this host has, which is ${hostCpus}`);
   return cpus;
 }
 
-function inRange(field: string, value: number, min: number, max: number): number {
-  const ok = Number.isSafeInteger(value) && value >= min && value <= max;
-  check(ok, field, `${value} is not a whole number from ${min} to ${max}`);
+/** @throws SandboxError `spec_invalid` */
+export function inRange(field: string, value: number, range: Range): number {
+  const { min, max } = range;
+  const why = `${value} is not a whole number from ${min} to ${max}`;
+  check(isInRange(value, range), field, why);
   return value;
 }
 
+/** The fields of `values` that are set, each judged by its range. */
+function inRanges<T extends { readonly [K in keyof T]?: number | undefined }>(
+  field: string,
+  values: T,
+  ranges: { readonly [K in keyof T]-?: Range },
+): T {
+  const names = (Object.keys(ranges) as (keyof T & string)[]).filter(
+    (name) => values[name] !== undefined,
+  );
+  const checked = names.map((name) => {
+    const value = values[name] ?? Number.NaN;
+    return [name, inRange(`${field}.${name}`, value, ranges[name])] as const;
+  });
+  return Object.fromEntries(checked) as T;
+}
+
 function inMaxRange(memoryMaxMib: number, memoryMib: number): number {
-  const max = Math.min(LIMITS.memoryMibMax, memoryMib * LIMITS.memoryMaxTimes);
-  return inRange('memoryMaxMib', memoryMaxMib, memoryMib, max);
+  const max = Math.min(RANGES.memoryMib.max, memoryMib * LIMITS.memoryMaxTimes);
+  return inRange('memoryMaxMib', memoryMaxMib, { min: memoryMib, max });
 }
 
 function check(ok: boolean, field: string, why: string): asserts ok {

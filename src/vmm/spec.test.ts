@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { AssertionError } from '../base/assert.ts';
 import type { VmSpec } from './driver.ts';
 import { checkSpec } from './spec.ts';
 
@@ -30,10 +31,6 @@ describe('checkSpec', () => {
     [{ cpus: 3 }, 'cpus'],
     [{ cpus: 1.5 }, 'cpus'],
     [{ cpus: Number.NaN }, 'cpus'],
-    [{ memoryMib: 63 }, 'memoryMib'],
-    [{ memoryMib: 65_537 }, 'memoryMib'],
-    [{ guestCid: 2 }, 'guestCid'],
-    [{ guestCid: 2 ** 32 - 1 }, 'guestCid'],
     [{ channelPath: `/${'x'.repeat(96)}` }, 'channelPath'],
     [{ channelPath: `/${'ü'.repeat(48)}` }, 'channelPath'],
     [{ dir: `/${'d'.repeat(101)}` }, 'dir'],
@@ -50,5 +47,14 @@ describe('checkSpec', () => {
     [{ bootArgs: Array.from({ length: 33 }, () => 'debug') }, 'bootArgs'],
   ])('checkSpec: refuses %j and names the field', (wrong, field) => {
     expect(() => checkSpec({ ...spec, ...wrong }, 2)).toThrow(`the VM's ${field} can't be used`);
+  });
+  it.each<[Partial<VmSpec>, string]>([
+    [{ memoryMib: 63 }, 'memoryMib is 63'],
+    [{ memoryMib: 65_537 }, 'memoryMib is 65537'],
+    [{ balloonMib: 1 }, 'balloonMib is 1'],
+    [{ guestCid: 2 }, 'guestCid is 2'],
+    [{ guestCid: 2 ** 32 - 1 }, 'guestCid is 4294967295'],
+  ])('checkSpec: asserts what the request was judged by: %j', (wrong, message) => {
+    expect(() => checkSpec({ ...spec, ...wrong }, 2)).toThrow(new AssertionError(message));
   });
 });

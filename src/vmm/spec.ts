@@ -1,5 +1,12 @@
-/** Judges a `VmSpec` before anything is made from it. What passes here may go to a VMM as it is. */
+/**
+ * Judges a `VmSpec` before anything is made from it. What passes here may go to a VMM as it is.
+ *
+ * The trust boundary is the VMM's command line: paths come from the user's home, and kernel arguments must not weaken
+ * the guest. The host may have fewer processors than when the sandbox was made. All other numbers were judged with
+ * the request (`sandbox/limits.ts`), so a wrong one is a programmer's error.
+ */
 import { access, constants, stat } from 'node:fs/promises';
+import { assert } from '../base/assert.ts';
 import { describeError } from '../base/errors.ts';
 import { MIB } from '../base/units.ts';
 import type { VmSpec } from './driver.ts';
@@ -50,16 +57,6 @@ const BOOT_ARG = /^[A-Za-z0-9_.,:/=-]+$/;
  * @throws VmmError `vm_spec_invalid` that names the field
  */
 export function checkSpec(spec: VmSpec, cpusMax: number): void {
-  const integer = (
-    field: 'cpus' | 'memoryMib' | 'balloonMib' | 'guestCid',
-    min: number,
-    max: number,
-  ): void => {
-    const value = spec[field] ?? 0;
-    if (!Number.isSafeInteger(value) || value < min || value > max) {
-      throw invalid(field, `${value} is not a whole number from ${min} to ${max}`);
-    }
-  };
   const path = (field: PathField, bytesMax: number): void => {
     const value = spec[field] ?? '';
     if (!ABSOLUTE_PATH.test(value)) throw invalid(field, 'it is not a plain absolute path');
@@ -68,11 +65,14 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
     }
   };
   if (!ID.test(spec.id) || spec.id.length > ID_LENGTH_MAX) throw invalid('id', 'not [a-z0-9]+');
-  integer('cpus', 1, cpusMax);
-  integer('memoryMib', MEMORY_MIB_MIN, MEMORY_MIB_MAX);
+  if (!isWhole(spec.cpus, 1, cpusMax)) {
+    throw invalid('cpus', `${spec.cpus} is not a whole number from 1 to ${cpusMax}`);
+  }
+  const { memoryMib, balloonMib = 0, guestCid } = spec;
+  assert(isWhole(memoryMib, MEMORY_MIB_MIN, MEMORY_MIB_MAX), `memoryMib is ${memoryMib}`);
   // What the guest is left with is no less than a VM's least.
-  if (spec.balloonMib !== undefined) integer('balloonMib', 0, spec.memoryMib - MEMORY_MIB_MIN);
-  integer('guestCid', GUEST_CID_MIN, GUEST_CID_MAX);
+  assert(isWhole(balloonMib, 0, memoryMib - MEMORY_MIB_MIN), `balloonMib is ${balloonMib}`);
+  assert(isWhole(guestCid, GUEST_CID_MIN, GUEST_CID_MAX), `guestCid is ${guestCid}`);
   path('channelPath', CHANNEL_PATH_BYTES_MAX);
   path('dir', SOCKET_PATH_BYTES_MAX - VHOST_SOCKET_NAME.length - 1);
   for (const field of ['kernelPath', 'rootImagePath', 'overlayPath'] as const) {
@@ -98,6 +98,10 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
       throw invalid('nic', `${JSON.stringify(mac)} is no MAC address of a station`);
   }
   checkBootArgs(spec.bootArgs ?? []);
+}
+
+function isWhole(value: number, min: number, max: number): boolean {
+  return Number.isSafeInteger(value) && value >= min && value <= max;
 }
 
 type PathField = 'dir' | 'kernelPath' | 'rootImagePath' | 'overlayPath' | 'channelPath';

@@ -34,13 +34,13 @@ import type {
 import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/ending.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
 import type { TimedEvent } from '../../src/sandbox/events.ts';
+import { RANGES } from '../../src/sandbox/limits.ts';
 import { EventJournal } from '../../src/sandbox/plane/event-journal.ts';
 import { followLogs } from '../../src/sandbox/plane/logs.ts';
 import { checkRequest } from '../../src/sandbox/request.ts';
 import { secretInfo } from '../../src/sandbox/secrets.ts';
 import {
   egressText,
-  LIMITS,
   makeSpec,
   type NetworkSpec,
   networkSpec,
@@ -122,7 +122,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
     this.#options.before?.('create');
     checkRequest(request, request.memoryMaxMib !== undefined);
-    const spec = makeSpec(request, LIMITS.cpusMax, parseEgress);
+    const spec = makeSpec(request, RANGES.cpus.max, parseEgress);
     const snapshot = request.snapshot === undefined ? null : this.#snapshot(request.snapshot);
     await this.#options.beforeCreate?.(request, signal);
     if (signal?.aborted === true) throw cancelled(signal);

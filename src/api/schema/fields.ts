@@ -9,7 +9,8 @@ import { z } from 'zod';
 import type { DiskLimits } from '../../base/disk-limits.ts';
 import type { DestinationLimit } from '../../net/policy/destination-budgets.ts';
 import type { MemoryAction } from '../../sandbox/control.ts';
-import { LIMITS, type NetworkLimits } from '../../sandbox/spec.ts';
+import { LIMITS, RANGES, type Range, SNAPSHOT_NAME } from '../../sandbox/limits.ts';
+import type { NetworkLimits } from '../../sandbox/spec.ts';
 
 /** `Upgrade` protocol of the tunnel to a sandbox's agent. */
 export const TUNNEL_PROTOCOL = 'neurovisor-guest';
@@ -22,12 +23,12 @@ export const ms = z.number();
 export const wallMs = z.number().describe('Milliseconds since 1970.');
 export const text = (charactersMax: number) => z.string().max(charactersMax);
 /** A whole number in a range, with one message for every fault: what is valid. */
-export function whole(min: number, max: number) {
+export function whole({ min, max }: Range) {
   const error = `expected a whole number from ${min} to ${max}`;
   return z.number({ error }).int({ error }).min(min, { error }).max(max, { error });
 }
 /** Timeouts of sandboxes and programs. */
-export const milliseconds = whole(1, LIMITS.timeoutMsMax);
+export const milliseconds = whole(RANGES.timeoutMs);
 
 export const sandboxId = z
   .string()
@@ -35,16 +36,18 @@ export const sandboxId = z
   .describe('Id of a sandbox.');
 export const snapshotName = z
   .string()
-  .regex(/^[a-z0-9][a-z0-9._-]{0,62}$/, {
+  .regex(SNAPSHOT_NAME, {
     error:
       'expected 1 to 63 lower-case letters, digits, ".", "_" or "-", the first a letter or digit',
   })
   .describe('Name of a snapshot.');
 export const metadata = z
-  .record(text(64).min(1), text(1024))
-  .refine((pairs) => Object.keys(pairs).length <= 32, { error: 'expected at most 32 pairs' })
+  .record(text(LIMITS.metadataKeyCharactersMax).min(1), text(LIMITS.metadataValueCharactersMax))
+  .refine((pairs) => Object.keys(pairs).length <= LIMITS.metadataPairsMax, {
+    error: `expected at most ${LIMITS.metadataPairsMax} pairs`,
+  })
   .describe('Labels of the owner’s choice; the list can be filtered by them.');
-export const environment = z.record(text(256), text(32 * 1024));
+export const environment = z.record(text(256), text(LIMITS.envBytesMax));
 export const status = z
   .enum(['starting', 'running', 'saving', 'paused', 'resuming', 'ending', 'ended'])
   .describe('`saving`: the state is being written; then the sandbox continues or is paused.');
@@ -64,14 +67,14 @@ export const networkMode = z
   .describe(
     '`none`: no traffic. `allowlist`: what a rule allows. `open`: the public internet except what a rule denies.',
   );
-const bytesPerSecond = whole(LIMITS.networkBytesPerSecondMin, LIMITS.networkBytesPerSecondMax);
+const bytesPerSecond = whole(RANGES.networkBytesPerSecond);
 export const networkLimits = z.strictObject({
-  bytesMax: whole(1, LIMITS.networkBytesMax)
+  bytesMax: whole(RANGES.networkBytes)
     .exactOptional()
     .describe('Bytes in both directions over the life of the sandbox. Then connections are reset.'),
   uploadBytesPerSecond: bytesPerSecond.exactOptional().describe('Rate from the guest.'),
   downloadBytesPerSecond: bytesPerSecond.exactOptional().describe('Rate to the guest.'),
-  connectionsMax: whole(1, LIMITS.networkConnectionsMax)
+  connectionsMax: whole(RANGES.networkConnections)
     .exactOptional()
     .describe('Open connections at a time. Default 2048.'),
   destinations: z
@@ -80,9 +83,9 @@ export const networkLimits = z.strictObject({
         name: z
           .string()
           .min(1)
-          .max(255)
+          .max(LIMITS.destinationCharactersMax)
           .describe('`api.example.com`, or `*.example.com` for all names below it.'),
-        bytesMax: whole(1, LIMITS.networkBytesMax),
+        bytesMax: whole(RANGES.networkBytes),
       } satisfies Record<keyof DestinationLimit, z.ZodType>),
     )
     .max(LIMITS.networkDestinationsMax)
@@ -91,10 +94,10 @@ export const networkLimits = z.strictObject({
 } satisfies Record<keyof NetworkLimits, z.ZodType>);
 export const diskLimits = z
   .strictObject({
-    bytesPerSecond: whole(LIMITS.diskBytesPerSecondMin, LIMITS.diskBytesPerSecondMax)
+    bytesPerSecond: whole(RANGES.diskBytesPerSecond)
       .exactOptional()
       .describe('Bytes read and written together.'),
-    opsPerSecond: whole(LIMITS.diskOpsPerSecondMin, LIMITS.diskOpsPerSecondMax)
+    opsPerSecond: whole(RANGES.diskOpsPerSecond)
       .exactOptional()
       .describe('Reads and writes together.'),
   } satisfies Record<keyof DiskLimits, z.ZodType>)

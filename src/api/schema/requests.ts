@@ -1,16 +1,11 @@
 /** Request bodies and parameters. */
 import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
+import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
-import {
-  FORKS_MAX,
-  IDLE_TIMEOUT_MS_MIN,
-  POOL_MEMBERS_MAX,
-  QUEUE_TIMEOUT_MS_MAX,
-} from '../../sandbox/request.ts';
-import { SECRET_LIMITS, type SecretOptions } from '../../sandbox/secrets.ts';
-import type { TemplateSpec } from '../../sandbox/spec.ts';
-import { LIMITS, type NetworkOptions } from '../../sandbox/spec.ts';
+import { LIMITS, RANGES } from '../../sandbox/limits.ts';
+import type { SecretOptions } from '../../sandbox/secrets.ts';
+import type { NetworkOptions, TemplateSpec } from '../../sandbox/spec.ts';
 import {
   diskLimits,
   environment,
@@ -41,9 +36,10 @@ const channelLimits = z
     connections: bucket.exactOptional(),
   } satisfies Record<keyof ChannelLimits, z.ZodType>)
   .describe('Rate limits of the channel between sandbox and host.');
+const modelName = text(LIMITS.modelNameCharactersMax);
 const rules = z
-  .array(text(320))
-  .max(256)
+  .array(text(EGRESS_LIMITS.ruleCharactersMax))
+  .max(EGRESS_LIMITS.rulesMax)
   .describe(
     'An address, a block, a name or `*.name`, optionally with `:port` or `:first-last` and `/tcp` or `/udp`. ' +
       '`allow` also takes methods and a URL: `GET,HEAD https://api.example.com/v1/` allows these requests to ' +
@@ -51,15 +47,16 @@ const rules = z
   );
 
 const size = {
-  cpus: whole(1, LIMITS.cpusMax).describe('Virtual CPUs. Default 1.'),
-  memoryMib: whole(LIMITS.memoryMibMin, LIMITS.memoryMibMax).describe('RAM, MiB. Default 512.'),
-  memoryMaxMib: whole(LIMITS.memoryMibMin, LIMITS.memoryMibMax).describe(
+  cpus: whole(RANGES.cpus).describe('Virtual CPUs. Default 1.'),
+  memoryMib: whole(RANGES.memoryMib).describe('RAM, MiB. Default 512.'),
+  memoryMaxMib: whole(RANGES.memoryMib).describe(
     'Memory grows in steps up to this maximum under memory pressure, MiB. At most 16 times `memoryMib`. Default: no growth.',
   ),
-  diskMib: whole(LIMITS.diskMibMin, LIMITS.diskMibMax).describe(
-    'Size of the writable disk, MiB. Default 2048.',
-  ),
-  warm: z.array(text(256)).max(64).describe('Python modules to import before the first script.'),
+  diskMib: whole(RANGES.diskMib).describe('Size of the writable disk, MiB. Default 2048.'),
+  warm: z
+    .array(text(LIMITS.warmModuleCharactersMax))
+    .max(LIMITS.warmModulesMax)
+    .describe('Python modules to import before the first script.'),
 } satisfies Record<keyof TemplateSpec, z.ZodType>;
 
 const lifeFields = {
@@ -68,7 +65,7 @@ const lifeFields = {
     .optional()
     .describe('Time until the sandbox is ended or paused (`onTimeout`). Default: no limit.'),
   onTimeout: onTimeout.optional().describe('What the timeout does. Default `kill`.'),
-  idleTimeoutMs: whole(IDLE_TIMEOUT_MS_MIN, LIMITS.timeoutMsMax)
+  idleTimeoutMs: whole(RANGES.idleTimeoutMs)
     .nullable()
     .optional()
     .describe('Idle time until the sandbox is paused to disk. Default: never.'),
@@ -97,14 +94,14 @@ const lifeFields = {
         name: text(128).describe('Variable in the guest that holds the placeholder.'),
         hosts: z
           .array(text(320))
-          .max(SECRET_LIMITS.hostsMax)
+          .max(LIMITS.secretHostsMax)
           .describe('The only hosts that get the value, by HTTPS at port 443.'),
-        value: text(SECRET_LIMITS.characters.max).describe(
+        value: text(RANGES.secretCharacters.max).describe(
           'Visible ASCII. Kept in memory only and never returned.',
         ),
       } satisfies Record<keyof SecretOptions, z.ZodType>),
     )
-    .max(SECRET_LIMITS.secretsMax)
+    .max(LIMITS.secretsMax)
     .optional()
     .describe('Secrets that the guest can use but not read; replaces all of them.'),
 } satisfies Record<Exclude<keyof SandboxChange, 'memoryMib'>, z.ZodType>;
@@ -119,16 +116,16 @@ export const createRequest: z.ZodType<CreateRequest> = z
     env: environment.optional().describe('Environment variables of every program.'),
     models: z
       .strictObject({
-        defaultModel: text(256).nullable().exactOptional(),
-        allow: z.array(text(256)).max(256).nullable().exactOptional(),
-        aliases: z.record(text(256), text(256)).exactOptional(),
+        defaultModel: modelName.nullable().exactOptional(),
+        allow: z.array(modelName).max(LIMITS.modelsMax).nullable().exactOptional(),
+        aliases: z.record(modelName, modelName).exactOptional(),
       })
       .optional()
       .describe('Models it may use, and their aliases.'),
     console: z.literal('log').optional(),
     snapshot: snapshotName.optional().describe('Id or name of the snapshot to start from.'),
     boot: z.boolean().optional().describe('Boot instead of cloning a template.'),
-    queueTimeoutMs: whole(1, QUEUE_TIMEOUT_MS_MAX)
+    queueTimeoutMs: whole(RANGES.queueTimeoutMs)
       .optional()
       .describe('Longest wait in the start queue. Default 60 000.'),
     ...lifeFields,
@@ -162,7 +159,7 @@ export const pauseRequest = z.strictObject({
 });
 
 export const forkRequest: z.ZodType<ForkOptions> = z.strictObject({
-  count: whole(1, FORKS_MAX).default(1).describe('Number of forks.'),
+  count: whole(RANGES.forks).default(1).describe('Number of forks.'),
   timeoutMs: lifeFields.timeoutMs,
   metadata: metadata.exactOptional(),
 } satisfies Record<keyof ForkOptions, z.ZodType>);
@@ -170,8 +167,8 @@ export const forkRequest: z.ZodType<ForkOptions> = z.strictObject({
 export const snapshotRequest = z.strictObject({ name: snapshotName.exactOptional() });
 
 export const poolRequest = z.strictObject({
-  min: whole(0, POOL_MEMBERS_MAX).describe('Minimum of ready members.'),
-  max: whole(0, POOL_MEMBERS_MAX).describe('Maximum of ready members.'),
+  min: whole(RANGES.poolMembers).describe('Minimum of ready members.'),
+  max: whole(RANGES.poolMembers).describe('Maximum of ready members.'),
   spec: z
     .strictObject({
       cpus: size.cpus.exactOptional(),
@@ -202,7 +199,7 @@ export const execRequest = z
     user: text(256).min(1).optional().describe('Default `user`; `root` is allowed.'),
     stdin: z.string().optional().describe('Standard input. Default: empty.'),
     timeoutMs: milliseconds.optional().describe('Time limit of the program.'),
-    outputBytesMax: whole(0, Number.MAX_SAFE_INTEGER)
+    outputBytesMax: whole({ min: 0, max: Number.MAX_SAFE_INTEGER })
       .optional()
       .describe('Output beyond this is dropped. At most 16 MiB.'),
   })

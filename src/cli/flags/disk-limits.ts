@@ -1,6 +1,6 @@
 /** `--disk-limit`: how fast a sandbox may use its disks. */
 import type { DiskLimits } from '../../base/disk-limits.ts';
-import { LIMITS } from '../../sandbox/spec.ts';
+import { RANGES } from '../../sandbox/limits.ts';
 import { type LimitWord, parseLimits } from './limit-list.ts';
 import { parseCount, parseRate } from './options.ts';
 
@@ -8,14 +8,12 @@ const WORDS: Readonly<Record<string, LimitWord<keyof DiskLimits>>> = {
   rate: {
     field: 'bytesPerSecond',
     parse: parseRate,
-    min: LIMITS.diskBytesPerSecondMin,
-    max: LIMITS.diskBytesPerSecondMax,
+    ...RANGES.diskBytesPerSecond,
   },
   iops: {
     field: 'opsPerSecond',
     parse: parseCount,
-    min: LIMITS.diskOpsPerSecondMin,
-    max: LIMITS.diskOpsPerSecondMax,
+    ...RANGES.diskOpsPerSecond,
   },
 };
 

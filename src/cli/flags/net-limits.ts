@@ -1,19 +1,19 @@
 /** `--net-limit`: how much a sandbox may have of its network. */
-import { LIMITS, type NetworkLimits } from '../../sandbox/spec.ts';
+import { RANGES } from '../../sandbox/limits.ts';
+import type { NetworkLimits } from '../../sandbox/spec.ts';
 import { type LimitWord, parseLimits } from './limit-list.ts';
 import { parseCount, parseRate } from './options.ts';
 
-const RATE = { min: LIMITS.networkBytesPerSecondMin, max: LIMITS.networkBytesPerSecondMax };
-const BYTES = { parse: parseRate, min: 1, max: LIMITS.networkBytesMax };
+const RATE = { parse: parseRate, ...RANGES.networkBytesPerSecond };
+const BYTES = { parse: parseRate, ...RANGES.networkBytes };
 const WORDS: Readonly<Record<string, LimitWord<string>>> = {
   bytes: { field: 'bytesMax', ...BYTES },
-  up: { field: 'uploadBytesPerSecond', parse: parseRate, ...RATE },
-  down: { field: 'downloadBytesPerSecond', parse: parseRate, ...RATE },
+  up: { field: 'uploadBytesPerSecond', ...RATE },
+  down: { field: 'downloadBytesPerSecond', ...RATE },
   connections: {
     field: 'connectionsMax',
     parse: parseCount,
-    min: 1,
-    max: LIMITS.networkConnectionsMax,
+    ...RANGES.networkConnections,
   },
 } satisfies Record<string, LimitWord<keyof NetworkLimits>>;
 const EXAMPLE = 'bytes=1G,up=5M,down=20M,connections=100,api.example.com=10M';

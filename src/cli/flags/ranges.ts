@@ -3,46 +3,44 @@
  * that a message names the option as it was written; the daemon checks again, by its own names.
  */
 import type { PoolLimits } from '../../sandbox/control.ts';
-import { FORKS_MAX, IDLE_TIMEOUT_MS_MIN, POOL_MEMBERS_MAX } from '../../sandbox/request.ts';
-import { LIMITS } from '../../sandbox/spec.ts';
+import { RANGES, type Range } from '../../sandbox/limits.ts';
 import { UsageError } from '../failure.ts';
 import { parseCount, parseDuration, parseMemory } from './options.ts';
 
-const ROUNDS_MAX = 10_000;
-const PORT_MAX = 65_535;
+const HOUR_MS = 3_600_000;
 
-export const cpus = counted('--cpus', 1, LIMITS.cpusMax);
-export const forks = counted('--count', 1, FORKS_MAX);
-export const poolMin = counted('MIN', 0, POOL_MEMBERS_MAX);
-export const poolMax = counted('MAX', 0, POOL_MEMBERS_MAX);
-export const port = counted('--port', 0, PORT_MAX);
-export const rounds = counted('--rounds', 1, ROUNDS_MAX);
+export const cpus = counted('--cpus', RANGES.cpus);
+export const forks = counted('--count', RANGES.forks);
+export const poolMin = counted('MIN', RANGES.poolMembers);
+export const poolMax = counted('MAX', RANGES.poolMembers);
+export const port = counted('--port', { min: 0, max: 65_535 });
+export const rounds = counted('--rounds', { min: 1, max: 10_000 });
 
 /** MiB */
-export const memory = sized('--memory', LIMITS.memoryMibMin, LIMITS.memoryMibMax);
+export const memory = sized('--memory', RANGES.memoryMib);
 /** MiB */
-export const memoryMax = sized('--memory-max', LIMITS.memoryMibMin, LIMITS.memoryMibMax);
+export const memoryMax = sized('--memory-max', RANGES.memoryMib);
 /** MiB */
-export const disk = sized('--disk', LIMITS.diskMibMin, LIMITS.diskMibMax);
+export const disk = sized('--disk', RANGES.diskMib);
 
 /** Milliseconds; for sandboxes and programs alike. */
-export const timeout = timed('--timeout', 1, LIMITS.timeoutMsMax);
+export const timeout = timed('--timeout', RANGES.timeoutMs);
 /** Milliseconds */
-export const interval = timed('--interval', 100, 3_600_000);
+export const interval = timed('--interval', { min: 100, max: HOUR_MS });
 /** Milliseconds; `net latency`. */
-export const latencyTime = timed('--for', 1, 3_600_000);
+export const latencyTime = timed('--for', { min: 1, max: HOUR_MS });
 /** Milliseconds */
-export const idleTimeout = timed('--idle-timeout', IDLE_TIMEOUT_MS_MIN, LIMITS.timeoutMsMax);
+export const idleTimeout = timed('--idle-timeout', RANGES.idleTimeoutMs);
 
 /** `MIN` or `MIN:MAX`. */
 export function pool(text: string): PoolLimits {
   const match = /^(\d{1,4})(?::(\d{1,4}))?$/.exec(text);
   const min = Number(match?.[1]);
   const max = Number(match?.[2] ?? match?.[1]);
-  if (match === null || min > max || max > POOL_MEMBERS_MAX) {
+  if (match === null || min > max || max > RANGES.poolMembers.max) {
     throw new UsageError(
       `invalid pool size "${text}"`,
-      `use MIN or MIN:MAX, up to ${POOL_MEMBERS_MAX}, for example 1:4`,
+      `use MIN or MIN:MAX, up to ${RANGES.poolMembers.max}, for example 1:4`,
     );
   }
   return { min, max };
@@ -50,30 +48,29 @@ export function pool(text: string): PoolLimits {
 
 type Parse = (text: string) => number;
 
-function counted(name: string, min: number, max: number): Parse {
-  return ranged(name, parseCount, { min, max, inWords: String });
+function counted(name: string, range: Range): Parse {
+  return ranged(name, parseCount, range, String);
 }
 
-function sized(name: string, min: number, max: number): Parse {
-  return ranged(name, parseMemory, { min, max, inWords: mebibytes });
+function sized(name: string, range: Range): Parse {
+  return ranged(name, parseMemory, range, mebibytes);
 }
 
-function timed(name: string, min: number, max: number): Parse {
-  return ranged(name, parseDuration, { min, max, inWords: time });
+function timed(name: string, range: Range): Parse {
+  return ranged(name, parseDuration, range, time);
 }
 
-interface Range {
-  readonly min: number;
-  readonly max: number;
-  /** As a person would write it there. */
-  inWords(value: number): string;
-}
-
-function ranged(name: string, parse: Parse, { min, max, inWords }: Range): Parse {
+/** @param format writes a value as a person would write it there */
+function ranged(
+  name: string,
+  parse: Parse,
+  { min, max }: Range,
+  format: (value: number) => string,
+): Parse {
   return (text) => {
     const value = named(name, () => parse(text));
     if (value >= min && value <= max) return value;
-    throw new UsageError(`${name}: ${text} is out of range (${inWords(min)} to ${inWords(max)})`);
+    throw new UsageError(`${name}: ${text} is out of range (${format(min)} to ${format(max)})`);
   };
 }
 

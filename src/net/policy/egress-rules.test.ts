@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
 import { formatCidr } from '../addresses/addresses.ts';
-import { parsePolicy, parseRule, RULES_MAX } from './egress-rules.ts';
+import { parsePolicy, parseRule } from './egress-rules.ts';
 
 const show = (text: string): string => {
   const rule = parseRule(text);
@@ -96,7 +97,7 @@ describe('parsePolicy', () => {
     expect(parsePolicy({ mode: 'open', deny: ['::/0'] }).deny).toHaveLength(1);
   });
   it('has a limit', () => {
-    const rules = Array.from({ length: RULES_MAX + 1 }, () => '1.1.1.1');
+    const rules = Array.from({ length: EGRESS_LIMITS.rulesMax + 1 }, () => '1.1.1.1');
     expect(() => parsePolicy({ mode: 'open', deny: rules })).toThrowError(
       expect.objectContaining({ code: 'policy_too_large' }),
     );

@@ -9,6 +9,7 @@
  *
  * Or by method and path: `request-rule.ts`.
  */
+import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
 import { type Cidr, parseCidr, readAddress } from '../addresses/addresses.ts';
 import { parseHostName } from '../addresses/host-name.ts';
 import { isMetadataBlock, metadataOfName } from '../addresses/metadata.ts';
@@ -24,11 +25,9 @@ import {
 } from './policy.ts';
 import { isRequestRule, parseRequestRule } from './request-rule.ts';
 
-/** Rules of one kind, allow or deny, of one policy. */
-export const RULES_MAX = 256;
+const { rulesMax: RULES_MAX, ruleCharactersMax: RULE_CHARACTERS_MAX } = EGRESS_LIMITS;
 /** Ports of one rule for a name: each pinned address is entered into the packet filter once for each port. */
 const NAME_RULE_PORTS_MAX = 64;
-const RULE_CHARACTERS_MAX = 320;
 const PORT_MAX = 65_535;
 
 const MODES: readonly EgressMode[] = ['none', 'allowlist', 'open'];

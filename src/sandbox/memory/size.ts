@@ -14,7 +14,8 @@ import { MIB } from '../../base/units.ts';
 import type { Guest, GuestLimits } from '../../guest/guest.ts';
 import type { Balloon, Vm, VmSpec } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
-import { LIMITS, type SandboxSpec } from '../spec.ts';
+import { isInRange, RANGES } from '../limits.ts';
+import type { SandboxSpec } from '../spec.ts';
 
 export type MemorySize = Pick<SandboxSpec, 'memoryMib' | 'memoryMaxMib'>;
 
@@ -113,9 +114,9 @@ function requireBalloon(vm: Vm | undefined, { memoryMaxMib }: MemorySize, toMib:
       remedy: 'make one whose memory can change: --memory-max, memoryMaxMib',
     });
   }
-  const { memoryMibMin } = LIMITS;
-  if (Number.isSafeInteger(toMib) && toMib >= memoryMibMin && toMib <= memoryMaxMib) return balloon;
-  const range = `${memoryMibMin} to ${memoryMaxMib}, its maximum`;
+  const { min } = RANGES.memoryMib;
+  if (isInRange(toMib, { min, max: memoryMaxMib })) return balloon;
+  const range = `${min} to ${memoryMaxMib}, its maximum`;
   throw new SandboxError('spec_invalid', `memoryMib: ${toMib} is not a whole number from ${range}`);
 }
 

@@ -37,17 +37,23 @@ import type {
 import type { SandboxLogs } from '../ending.ts';
 import { SandboxError, translateStoreErrors } from '../errors.ts';
 import type { TimedEvent } from '../events.ts';
+import { RANGES } from '../limits.ts';
 import { MemoryPolicy, type PolicyParts } from '../memory/policy.ts';
 import {
   checkRequest,
-  FORKS_MAX,
   type LifetimePolicy,
   lifetimePolicyOf,
   type Provenance,
 } from '../request.ts';
 import { requireValues } from '../secrets.ts';
 import type { TemplateSpec } from '../spec.ts';
-import { checkDiskLimits, networkSpec, type ParseEgress, withoutIdentity } from '../spec.ts';
+import {
+  checkDiskLimits,
+  inRange,
+  networkSpec,
+  type ParseEgress,
+  withoutIdentity,
+} from '../spec.ts';
 import type { OpenTemplate } from '../start/pools.ts';
 import { Starter, type StarterParts } from '../start/starter.ts';
 import { tracedGuest } from '../traced-guest.ts';
@@ -217,9 +223,7 @@ export class LocalControlPlane implements ControlPlane {
 
   async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
     const { count } = options;
-    if (!Number.isSafeInteger(count) || count < 1 || count > FORKS_MAX) {
-      throw new SandboxError('spec_invalid', `count: ${count} is not from 1 to ${FORKS_MAX}`);
-    }
+    inRange('count', count, RANGES.forks);
     checkRequest({ timeoutMs: options.timeoutMs, metadata: options.metadata });
     this.#requireOpen();
     return await this.#track(this.#fork(await this.#find(id), options));

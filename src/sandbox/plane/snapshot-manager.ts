@@ -15,6 +15,7 @@ import type { Store } from '../../store/store.ts';
 import type { MachineSize, VmSnapshot } from '../../vmm/driver.ts';
 import type { SnapshotInfo } from '../control.ts';
 import { SandboxError } from '../errors.ts';
+import { SNAPSHOT_NAME } from '../limits.ts';
 import { ramMib, vmMemory } from '../memory/size.ts';
 import type { CloneSource, GuestMemory, SaveTarget } from '../parts.ts';
 import type { SandboxSpec, TemplateSpec } from '../spec.ts';
@@ -53,8 +54,6 @@ export interface SnapshotLease extends ForkLease {
   readonly row: SnapshotRow;
   readonly spec: TemplateSpec;
 }
-
-const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 
 export class SnapshotManager {
   readonly #parts: SnapshotManagerParts;
@@ -215,7 +214,7 @@ export class SnapshotManager {
   /** @throws SandboxError `name_taken`, `spec_invalid` */
   async requireFreeName(name: string | null): Promise<void> {
     if (name === null) return;
-    if (!NAME.test(name)) {
+    if (!SNAPSHOT_NAME.test(name)) {
       throw new SandboxError('spec_invalid', `"${name}" is no name for a snapshot`, {
         remedy: 'use up to 63 lower-case letters, digits and . _ -',
       });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { POOL_MEMBERS_MAX } from '../request.ts';
+import { RANGES } from '../limits.ts';
 import { CALM_MS, PoolTarget } from './pool-target.ts';
 
 /** One member takes 2 s. */
@@ -72,7 +72,7 @@ describe('PoolTarget', () => {
   it.each([
     [-1, 1],
     [2, 1],
-    [0, POOL_MEMBERS_MAX + 1],
+    [0, RANGES.poolMembers.max + 1],
     [0.5, 1],
     [Number.NaN, 1],
     [0, Number.POSITIVE_INFINITY],

@@ -1,6 +1,8 @@
 import type { PoolLimits } from '../control.ts';
 import { SandboxError } from '../errors.ts';
-import { POOL_MEMBERS_MAX } from '../request.ts';
+import { RANGES } from '../limits.ts';
+
+const POOL_MEMBERS_MAX = RANGES.poolMembers.max;
 
 /** How long the target is kept after it was needed last. */
 export const CALM_MS = 60_000;

@@ -287,10 +287,9 @@ export class Supervisor {
   }
 
   /** Ends the sandbox and releases all of it. Idempotent. */
-  stop(cause: 'stopped' | 'timeout' | 'host-disk-full' = 'stopped', detail?: string) {
+  stop(cause: 'stopped' | 'timeout' = 'stopped'): Promise<SandboxEnd> {
     this.#aborter.abort(new SandboxError('cancelled', 'the sandbox was stopped'));
-    const why = cause === 'timeout' ? 'its time was up' : 'stopped by its owner';
-    return this.#end(cause, detail ?? why);
+    return this.#end(cause, cause === 'timeout' ? 'its time was up' : 'stopped by its owner');
   }
 
   async #resumeAfterSave(saving: Saving, running: Running): Promise<void> {

@@ -1,6 +1,8 @@
 /** S6: no text from outside becomes a path, another setting or an argument of the kernel. */
+
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { AssertionError } from '../../base/assert.ts';
 import type { VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { checkSpec } from '../spec.ts';
@@ -67,7 +69,7 @@ describe('bootCalls', () => {
         try {
           checkSpec(spec, 32);
         } catch (error) {
-          expect(error).toBeInstanceOf(VmmError);
+          expect([VmmError, AssertionError]).toContain((error as Error).constructor);
           return;
         }
         const calls = callsOf(spec);

@@ -1,0 +1,58 @@
+/**
+ * What a request may ask for: every range and limit, with its unit in its name. One table for all edges: the CLI's
+ * options and the REST schemas are made from it, and the core judges with it what a program asks through the library.
+ */
+
+/** Both ends included. */
+export interface Range {
+  readonly min: number;
+  readonly max: number;
+}
+
+const HOUR_MS = 3600 * 1000;
+const TIMEOUT_MS_MAX = 7 * 24 * HOUR_MS;
+
+export const RANGES = {
+  cpus: { min: 1, max: 32 },
+  memoryMib: { min: 128, max: 65_536 },
+  diskMib: { min: 16, max: 65_536 },
+  timeoutMs: { min: 1, max: TIMEOUT_MS_MAX },
+  /** With a shorter timeout the idle check itself would keep the sandbox busy. */
+  idleTimeoutMs: { min: 1000, max: TIMEOUT_MS_MAX },
+  queueTimeoutMs: { min: 1, max: HOUR_MS },
+  forks: { min: 1, max: 64 },
+  poolMembers: { min: 0, max: 256 },
+  /** Below, no full packet passes the TAP; the kernel's token buckets overflow at 18 GB/s. */
+  networkBytesPerSecond: { min: 1024, max: 10_000_000_000 },
+  networkBytes: { min: 1, max: 1_000_000_000_000_000 },
+  networkConnections: { min: 1, max: 65_536 },
+  /** Below, small work takes a guest minutes. */
+  diskBytesPerSecond: { min: 64 * 1024, max: 1_000_000_000_000 },
+  diskOpsPerSecond: { min: 10, max: 100_000_000 },
+  secretCharacters: { min: 16, max: 4096 },
+} as const satisfies Record<string, Range>;
+
+export const LIMITS = {
+  /** The guest's kernel keeps 1/64 of the maximum for page tables, out of what it has at the start. */
+  memoryMaxTimes: 16,
+  envVariablesMax: 256,
+  envBytesMax: 32 * 1024,
+  warmModulesMax: 64,
+  warmModuleCharactersMax: 256,
+  modelsMax: 256,
+  modelNameCharactersMax: 256,
+  metadataPairsMax: 32,
+  metadataKeyCharactersMax: 64,
+  metadataValueCharactersMax: 1024,
+  networkDestinationsMax: 64,
+  destinationCharactersMax: 255,
+  secretsMax: 32,
+  secretHostsMax: 16,
+  webhookUrlCharactersMax: 2048,
+} as const;
+
+export const SNAPSHOT_NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+
+export function isInRange(value: number, { min, max }: Range): boolean {
+  return Number.isSafeInteger(value) && value >= min && value <= max;
+}
