@@ -1,4 +1,4 @@
-/** What clients get in the OpenAI dialect: objects, stream chunks, errors. Pure. */
+/** Answers of the OpenAI API: objects, stream chunks, errors. Pure. */
 import { describeError } from '../base/errors.ts';
 import { type EngineError, HTTP_STATUS } from './errors.ts';
 import type { ReplyEvent } from './reply.ts';
@@ -8,11 +8,11 @@ export type FinishReason = 'stop' | 'length' | 'tool_calls';
 export interface Usage {
   readonly promptTokens: number;
   readonly completionTokens: number;
-  /** Prompt tokens that were known from an earlier request. */
+  /** Prompt tokens reused from an earlier request. */
   readonly cachedTokens: number;
 }
 
-/** What all parts of one answer have in common. */
+/** Fields that all parts of one answer share. */
 export interface AnswerHead {
   /** `chatcmpl-…` or `cmpl-…` */
   readonly id: string;
@@ -27,7 +27,7 @@ interface ToolCall {
   readonly function: { readonly name: string; arguments: string };
 }
 
-/** A whole chat answer, gathered from reply events. */
+/** A whole chat answer, built from reply events. */
 export function chatCompletion(
   head: AnswerHead,
   events: readonly ReplyEvent[],
@@ -137,12 +137,12 @@ export function embeddingList(
   };
 }
 
-/** Little-endian 32-bit floats, which all Node platforms have in memory. */
+/** Encodes little-endian 32-bit floats, the memory layout of all Node platforms. */
 function base64(vector: Float32Array): string {
   return Buffer.from(vector.buffer, vector.byteOffset, vector.byteLength).toString('base64');
 }
 
-/** Keeps the first numbers and makes the length 1 again, as OpenAI does for `dimensions`. */
+/** Truncates the vector and normalizes it again, as OpenAI does for `dimensions`. */
 export function shorten(vector: Float32Array, dimensions: number): Float32Array {
   const head = vector.slice(0, dimensions);
   const length = Math.hypot(...head);

@@ -1,37 +1,37 @@
 /**
- * What the API needs from a model. `llama.ts` is the real one; tests use a scripted one, so that all
- * of the API's behaviour is tested without a model.
+ * The interface of a model. `llama.ts` implements it; tests use a scripted backend, so they cover the API
+ * without a model.
  */
 export interface Backend {
   readonly info: BackendInfo;
   /** The tokens of a prompt, and the strings at which its format ends an answer. Pure, fast. */
   prepare(prompt: Prompt): PreparedPrompt;
   /**
-   * Writes on after `tokens`. Yields `prompt` once, then `token` for each token, until the model ends
-   * its answer. Stops computing when `signal` aborts or the consumer leaves the loop.
-   * At most `info.slots` generations may run at a time; the caller sees to that.
+   * Continues `tokens`. Yields `prompt` once, then `token` for each token, until the model ends its answer.
+   * Stops when `signal` aborts or the consumer leaves the loop. The caller must not run more than
+   * `info.slots` generations at a time.
    */
   generate(options: GenerateOptions): AsyncIterable<GenerateEvent>;
-  /** A vector of length 1 (Euclidean), `info.embeddingLength` numbers. One at a time. */
+  /** Returns a vector of Euclidean length 1 with `info.embeddingLength` numbers. One call at a time. */
   embed(input: string | readonly number[], signal: AbortSignal): Promise<EmbeddingResult>;
   close(): Promise<void>;
 }
 
 export interface BackendInfo {
-  /** Where the model computes. */
+  /** The processor that runs the model. */
   readonly gpu: 'cpu' | 'cuda' | 'vulkan' | 'metal';
   /** Name of the device, or null for the CPU. */
   readonly device: string | null;
-  /** CPU threads that compute. */
+  /** CPU threads for inference. */
   readonly threads: number;
-  /** Tokens that one prompt with its answer may have. */
+  /** Limit for one prompt and its answer, tokens. */
   readonly contextTokens: number;
-  /** Generations that run at the same time. */
+  /** Number of concurrent generations. */
   readonly slots: number;
   readonly embeddingLength: number;
-  /** Tokens that a text for an embedding may have. */
+  /** Limit for one text to embed, tokens. */
   readonly embeddingTokens: number;
-  /** True when the model brings a chat template; false for a base model, which only continues text. */
+  /** True when the model has a chat template; false for a base model, which only continues text. */
   readonly chatTemplate: boolean;
 }
 
@@ -52,7 +52,7 @@ export interface PreparedPrompt {
 }
 
 export interface Sampling {
-  /** 0: always the likeliest token. */
+  /** 0: always the most likely token. */
   readonly temperature: number;
   readonly topP: number;
   readonly seed: number | null;
@@ -63,29 +63,29 @@ export interface Sampling {
 export interface GrammarUse {
   /** GBNF, llama.cpp's grammar notation; the start symbol is `root`. */
   readonly gbnf: string;
-  /** Not null: let go of the grammar once the answer's first visible character is another than this. */
+  /** Not null: the grammar applies only to an answer whose first visible characters are these. */
   readonly onlyAfter: string | null;
 }
 
 export interface GenerateOptions {
   readonly tokens: readonly number[];
-  /** Tokens to write at most; prompt and answer together fit in the context. */
+  /** Limit for the answer, tokens; prompt and answer must fit in the context. */
   readonly maxTokens: number;
   readonly sampling: Sampling;
   readonly grammar: GrammarUse | null;
-  /** Only requests with the same salt share computed prefixes (no timing channel between tenants). */
+  /** Requests share computed prefixes only within one salt, so there is no timing channel between tenants. */
   readonly cacheSalt: string;
   readonly signal: AbortSignal;
 }
 
 export type GenerateEvent =
-  /** The prompt is computed; `cachedTokens` of it were known from an earlier request. */
+  /** The prompt is processed; `cachedTokens` of it came from an earlier request. */
   | { readonly kind: 'prompt'; readonly cachedTokens: number }
-  /** One token; the text is empty while a character is incomplete. */
+  /** One token; its text is empty while a character is incomplete. */
   | { readonly kind: 'token'; readonly text: string };
 
 export interface EmbeddingResult {
   readonly vector: Float32Array;
-  /** Tokens of the input, as counted for usage. */
+  /** Tokens of the input, for usage. */
   readonly tokens: number;
 }

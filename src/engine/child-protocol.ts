@@ -1,4 +1,4 @@
-/** What `process.ts` and its child `main.ts` say to each other: a config in argv, JSON lines on stdout. */
+/** Messages between `process.ts` and its child `main.ts`: a config in argv, JSON lines on stdout. */
 import type { BackendInfo } from './backend.ts';
 import type { EngineErrorCode } from './errors.ts';
 import type { GpuChoice } from './llama.ts';
@@ -8,7 +8,7 @@ export interface ChildConfig {
   readonly modelPath: string;
   readonly modelId: string;
   readonly socketPath: string;
-  /** Also listen on this port of 127.0.0.1, 0 for any; for development. */
+  /** For development: also listen on this port of 127.0.0.1; 0: any free port. */
   readonly port: number | null;
   readonly gpu: GpuChoice;
   readonly threads: number | null;

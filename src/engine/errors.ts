@@ -3,27 +3,27 @@ import { CodedError } from '../base/errors.ts';
 export type EngineErrorCode =
   /** node-llama-cpp or its binary for this machine is not installed. */
   | 'engine_missing'
-  /** The processor that was asked for (CUDA, Vulkan) has no driver, device or binary here. */
+  /** The requested processor (CUDA, Vulkan) has no driver, device or binary here. */
   | 'gpu_unavailable'
   /** The model file does not exist or can't be read. */
   | 'model_missing'
-  /** The file is no GGUF model, is damaged, or is of a kind that llama.cpp does not know. */
+  /** The file is not a GGUF model, is damaged, or has a format that llama.cpp does not know. */
   | 'model_invalid'
-  /** The model and its context need more memory than there is. */
+  /** The model and its context need more memory than available. */
   | 'out_of_memory'
   /** The socket could not be opened. */
   | 'listen_failed'
-  /** The process ended by itself. */
+  /** The process ended unexpectedly. */
   | 'engine_crashed'
   /** The caller stopped it. */
   | 'engine_stopped'
-  /** A request that is malformed, or asks for what the engine does not do. */
+  /** A malformed or unsupported request. */
   | 'bad_request'
-  /** The body is larger than the engine takes. */
+  /** The body is larger than the limit. */
   | 'body_too_large'
   /** No such path. */
   | 'not_found'
-  /** The path exists, the method is wrong. */
+  /** The path does not support the method. */
   | 'method_not_allowed'
   /** The request names a model other than the loaded one. */
   | 'model_not_found'
@@ -31,10 +31,10 @@ export type EngineErrorCode =
   | 'context_length_exceeded'
   /** All slots are busy and the queue is full. */
   | 'overloaded'
-  /** A bug, or a failure inside llama.cpp; the process goes on. */
+  /** A bug, or a failure inside llama.cpp; the process keeps running. */
   | 'internal';
 
-/** Anything that goes wrong in the engine: at start (for people) or in a request (for clients). */
+/** A failure in the engine: at start (for people) or in a request (for clients). */
 export class EngineError extends CodedError<EngineErrorCode> {
   /** The request field at fault, e.g. `messages[0].content`. */
   readonly param: string | null;
@@ -49,7 +49,7 @@ export class EngineError extends CodedError<EngineErrorCode> {
   }
 }
 
-/** HTTP status per code; what is missing here can't reach a client and counts as 500. */
+/** HTTP status by code; other codes do not reach clients and count as 500. */
 export const HTTP_STATUS: Partial<Record<EngineErrorCode, number>> = {
   bad_request: 400,
   context_length_exceeded: 400,

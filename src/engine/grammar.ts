@@ -1,33 +1,33 @@
 /**
- * JSON Schema → GBNF, the grammar notation by which llama.cpp restricts what a model may write: at
- * each step tokens that would leave the grammar get probability zero. So even a small model answers
- * in valid JSON of the asked-for shape.
+ * JSON Schema → GBNF, llama.cpp's notation for grammars that restrict a model's output: at each step, tokens
+ * outside the grammar get probability zero. So even a small model answers with valid JSON of the requested
+ * shape.
  *
- * White space is fixed (`{"a": 1, "b": [2, 3]}`): free white space lets a weak model write blanks
- * for ever. Objects have their properties in declared order and no others.
+ * White space is fixed (`{"a": 1, "b": [2, 3]}`), since a weak model may write free white space forever.
+ * Objects have their properties in declared order and no others.
  * Notation: llama.cpp, grammars/README.md.
  */
 import { EngineError } from './errors.ts';
 
-/** A schema as it came from JSON; nothing about it is believed. */
+/** An unchecked schema, parsed from JSON. */
 export type JsonSchema = Readonly<Record<string, unknown>> | boolean;
 
-/** Nested schemas. */
+/** Nesting depth of schemas. */
 const DEPTH_MAX = 32;
-/** Rules of one grammar; llama.cpp's cost grows with them. */
+/** Rules of one grammar, which determine llama.cpp's cost. */
 const RULES_MAX = 2_000;
 /** Bytes of one grammar. */
 const GRAMMAR_BYTES_MAX = 256 * 1024;
-/** Repetitions that are enforced; llama.cpp expands each one into a rule. Larger ones: no limit. */
+/** Largest enforced repetition, since llama.cpp expands each one into a rule. Larger ones are not limited. */
 const REPEAT_MAX = 512;
 
-/** How long lists and strings may get where the schema sets no limit. */
+/** Limits of lists and strings for which the schema sets none. */
 export interface Bounds {
   readonly items: number | null;
   readonly characters: number | null;
 }
 export const UNBOUNDED: Bounds = { items: null, characters: null };
-/** A base model does not know when to end a list; without an end its JSON would be cut off and broken. */
+/** A base model may never end a list; without a limit its JSON would be truncated. */
 export const BASE_MODEL_BOUNDS: Bounds = { items: 12, characters: 200 };
 
 function primitives(bounds: Bounds): Record<string, string> {
@@ -48,7 +48,7 @@ function primitives(bounds: Bounds): Record<string, string> {
   };
 }
 
-/** Keywords whose meaning the grammar does not keep. In a `strict` schema they are refused. */
+/** Keywords that the grammar does not enforce. A `strict` schema with one is refused. */
 const UNENFORCED = [
   'pattern',
   'minimum',
@@ -63,7 +63,7 @@ const UNENFORCED = [
 ];
 
 /**
- * @param strict refuse keywords that can't be enforced, instead of leaving them to the caller
+ * @param strict refuse keywords that can't be enforced
  * @throws EngineError `bad_request` when the schema is malformed, too large, or not supported
  */
 export function schemaGrammar(schema: JsonSchema, strict = false, bounds = UNBOUNDED): string {
@@ -71,9 +71,9 @@ export function schemaGrammar(schema: JsonSchema, strict = false, bounds = UNBOU
   return compiler.finish(compiler.rule(schema, 'r', 0));
 }
 
-/** Any JSON object. */
+/** A grammar for any JSON object but the empty one. */
 export function jsonObjectGrammar(bounds = UNBOUNDED): string {
-  // Not the empty one: a weak model would take that way out.
+  // A weak model would prefer the empty one.
   return new Compiler({}, bounds).finish('"{" members "}"');
 }
 
@@ -82,16 +82,16 @@ export interface CallableTool {
   readonly parameters: JsonSchema;
 }
 
-/** How a call is written: `<tool_call>\n{"name": "NAME", "arguments": {…}}\n</tool_call>`. */
+/** The form of a call: `<tool_call>\n{"name": "NAME", "arguments": {…}}\n</tool_call>`. */
 export const CALL_OPEN = '<tool_call>\n{"name": "';
-/** Without the blank that follows: tokens of JSON begin with it, and a prompt may end here. */
+/** Without the following space: JSON tokens begin with it, and a prompt may end here. */
 export const CALL_BETWEEN = '", "arguments":';
 export const CALL_CLOSE = '}\n</tool_call>';
 
 /**
- * One call of one of `tools`.
- * @param begun what of the call the prompt already holds: `CALL_OPEN`, also the name, or nothing; then
- *   the model may answer with a text instead, which does not begin with `<`
+ * A grammar for one call of one of `tools`.
+ * @param begun the part of the call that the prompt already contains: `open` (`CALL_OPEN`), `name` (also the
+ *   name), or `nothing`: then the model may also answer with a text that does not begin with `<`
  */
 export function callGrammar(
   tools: readonly CallableTool[],
@@ -111,7 +111,7 @@ export function callGrammar(
   return compiler.finish(`blank (${literal(CALL_OPEN)} ${call} | ${TEXT})`);
 }
 
-/** A text that does not look like a call. */
+/** A text that is not a call. */
 const TEXT = '[^< \\t\\n] [^\\x00]*';
 export const NO_CALL_GRAMMAR = `root ::= [ \\n]{0,2} ${TEXT}\n`;
 
@@ -120,7 +120,7 @@ class Compiler {
   readonly #bounds: Bounds;
   readonly #strict: boolean;
   readonly #rules = new Map<string, string>();
-  /** `$ref` → rule name, so that recursive schemas end. */
+  /** `$ref` → rule name, so that recursive schemas terminate. */
   readonly #refs = new Map<string, string>();
   readonly #prefix: string;
 
@@ -141,13 +141,14 @@ class Compiler {
     for (const [name, body] of Object.entries(primitives(this.#bounds)))
       lines.push(`${name} ::= ${body}`);
     const text = `${lines.join('\n')}\n`;
-    if (text.length > GRAMMAR_BYTES_MAX) throw refuse('the schema is too large');
+    if (text.length > GRAMMAR_BYTES_MAX)
+      throw refuse(`the schema needs a grammar of more than ${GRAMMAR_BYTES_MAX} bytes`);
     return text;
   }
 
   /** Returns a symbol that matches `schema`: a primitive's name or that of a new rule. */
   rule(schema: unknown, name: string, depth: number): string {
-    if (depth > DEPTH_MAX) throw refuse(`the schema is nested deeper than ${DEPTH_MAX}`);
+    if (depth > DEPTH_MAX) throw refuse(`the schema is nested deeper than ${DEPTH_MAX} levels`);
     if (schema === true || schema === undefined) return 'value';
     if (!isRecord(schema)) throw refuse('a schema must be an object');
     this.#checkStrict(schema);
@@ -236,7 +237,7 @@ class Compiler {
     return this.#set(name, `"{" ${this.#members(members, name)} "}"`);
   }
 
-  /** Rules `NAME-f2`: the members from 2 on, none written yet; `NAME-n2`: some written before. */
+  /** Rules `NAME-f2`: the members from 2 on, when none is written yet; `NAME-n2`: when some are. */
   #members(members: readonly { text: string; required: boolean }[], name: string): string {
     let first = '""';
     let next = '""';
@@ -264,7 +265,7 @@ class Compiler {
     const name = `${this.#prefix}-ref${this.#refs.size}`;
     this.#refs.set(ref, name);
     const symbol = this.rule(target, `${name}-t`, depth + 1);
-    // llama.cpp does not end on a rule that is only itself.
+    // llama.cpp does not terminate on a rule that is only itself.
     if (symbol === name) throw refuse(`$ref ${json(ref)} refers to itself`);
     return this.#set(name, symbol);
   }
@@ -272,13 +273,13 @@ class Compiler {
   #merge(schema: Record<string, unknown>): Record<string, unknown> {
     const { allOf, ...rest } = schema;
     const parts = Array.isArray(allOf) ? allOf : [];
-    // The usual case: pydantic wraps one $ref to add a description.
+    // The common case: pydantic wraps one $ref to add a description.
     if (parts.length === 1 && isRecord(parts[0]) && !('properties' in rest))
       return { ...rest, ...parts[0] };
     const merged: Record<string, unknown> = { ...rest, type: 'object' };
     for (const part of parts) {
       if (!isRecord(part) || !isRecord(part['properties']))
-        throw refuse('allOf of other than objects');
+        throw refuse('allOf supports only objects with properties');
       merged['properties'] = { ...asRecord(merged['properties']), ...part['properties'] };
       merged['required'] = [...asList(merged['required']), ...asList(part['required'])];
     }

@@ -1,4 +1,4 @@
-/** The model itself: llama.cpp through node-llama-cpp, behind the interface of `backend.ts` (io). */
+/** Runs the model with llama.cpp, through node-llama-cpp (io). */
 import { access, constants, open } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import type {
@@ -31,32 +31,32 @@ export type GpuChoice = 'auto' | 'cpu' | 'cuda' | 'vulkan';
 export interface LlamaOptions {
   readonly modelPath: string;
   readonly gpu: GpuChoice;
-  /** Null: as many as help, see `defaultThreads`. */
+  /** Null: see `defaultThreads`. */
   readonly threads: number | null;
-  /** Tokens of one prompt with its answer. */
+  /** Limit for one prompt and its answer, tokens. */
   readonly contextTokens: number;
   /** Generations at a time; null: 4 on a GPU, 2 on a CPU. */
   readonly slots: number | null;
 }
 
-/** Tokens that are computed between two looks at the abort signal: a tenth of a second on a CPU. */
+/** Tokens computed between two checks of the abort signal: a tenth of a second on a CPU. */
 const PREFILL_CHUNK_TOKENS = 128;
 /**
- * Tokens per llama.cpp batch on a CPU. Its buffer for results grows with batch × vocabulary (half a
- * gigabyte at 512 × 262,144); smaller batches were not slower.
+ * Tokens per llama.cpp batch on a CPU. The result buffer grows with batch × vocabulary (half a gigabyte at
+ * 512 × 262,144); smaller batches were not slower.
  */
 const CPU_BATCH_TOKENS = 128;
-/** Compiled grammars that are kept, by their text. */
+/** Compiled grammars in the cache. */
 const GRAMMARS_MAX = 16;
-/** Tokens of one text for an embedding; it is computed in one batch. */
+/** Tokens of one text to embed, which is computed in one batch. */
 const EMBEDDING_TOKENS_MAX = 2_048;
-/** Tokens that may together make one character (4 bytes of UTF-8, one token each, and one to spare). */
+/** Most tokens that form one character: 4 bytes of UTF-8, one token each, and one to spare. */
 const CHARACTER_TOKENS_MAX = 5;
-/** Tokens of the answer that the repetition penalties look at. */
+/** Last tokens of the answer that the repetition penalties consider. */
 const PENALTY_TOKENS = 64;
 /**
- * A causal model's last hidden state sums up what comes next, so it is asked for the topic. On a
- * dozen sentences this put the right one first in 10 of 10 searches, mean pooling in 7.
+ * The last hidden state of a causal model predicts the next token, so the prompt asks for the topic. On a
+ * dozen sentences this ranked the right one first in 10 of 10 searches, mean pooling in 7.
  * Method: Jiang et al., "Scaling Sentence Embeddings with Large Language Models" (PromptEOL), 2023.
  */
 const EMBEDDING_FRAME = { before: 'The topic of the text "', after: '" is: "' } as const;
@@ -76,12 +76,12 @@ export async function loadLlama(options: LlamaOptions): Promise<Backend> {
     llama.loadModel({ modelPath: options.modelPath, useMmap: true }),
   );
   const slots = options.slots ?? (onGpu ? 4 : 2);
-  const context = await guard('make room for the context', library, () =>
+  const context = await guard('allocate the context', library, () =>
     model.createContext({
       sequences: slots,
       contextSize: Math.min(options.contextTokens, model.trainContextSize),
       threads,
-      // A model with a sliding window forgets the beginning; then no prefix could be used again.
+      // A sliding window would drop the beginning, and no prefix could be reused.
       swaFullCache: true,
       ...(onGpu ? {} : { batchSize: CPU_BATCH_TOKENS }),
     }),
@@ -100,9 +100,9 @@ export async function loadLlama(options: LlamaOptions): Promise<Backend> {
 }
 
 /**
- * Physical cores less one. llama.cpp's threads wait for each other by spinning, so one that shares its
- * core stalls all: on 2 busy cores, 2 threads gave 1 to 3 tokens/s and 1 thread 8 to 28. The virtual
- * machine that asks and the daemon need a core of their own.
+ * Physical cores less one. llama.cpp's threads wait for each other by spinning, so one that shares its core
+ * stalls all: on 2 busy cores, 2 threads gave 1 to 3 tokens/s and 1 thread 8 to 28. The client's VM and the
+ * daemon need a core of their own.
  */
 export function defaultThreads(physicalCores: number): number {
   return Math.max(1, Math.min(physicalCores, availableParallelism()) - 1);
@@ -111,9 +111,9 @@ export function defaultThreads(physicalCores: number): number {
 interface Sequence {
   readonly llama: LlamaContextSequence;
   busy: boolean;
-  /** Salt of the request whose tokens it holds. */
+  /** Salt of the request whose tokens are in the cache. */
   salt: string;
-  /** Counter of uses, for choosing the longest unused one. */
+  /** Value of the use counter at the last use, to find the least recently used one. */
   usedAt: number;
 }
 
@@ -181,7 +181,9 @@ class LlamaBackend implements Backend {
       })
       .catch((error: unknown) => {
         this.#embedder = undefined;
-        throw new EngineError('out_of_memory', 'no room for embeddings', { cause: error });
+        throw new EngineError('out_of_memory', 'not enough memory for embeddings', {
+          cause: error,
+        });
       });
     const embedder = await this.#embedder;
     const own = typeof input === 'string' ? this.#model.tokenize(input) : this.#checkTokens(input);
@@ -189,21 +191,21 @@ class LlamaBackend implements Backend {
     if (framed.length >= this.info.embeddingTokens) {
       throw new EngineError(
         'context_length_exceeded',
-        `the input has ${own.length} tokens; at most ${this.info.embeddingTokens} fit`,
+        `the input has ${own.length} tokens; the limit is ${this.info.embeddingTokens}`,
         { param: 'input' },
       );
     }
     signal.throwIfAborted();
     const embedding = await embedder.getEmbeddingFor(framed);
     const vector = Float32Array.from(embedding.vector);
-    return { vector: normalise(vector), tokens: own.length };
+    return { vector: normalize(vector), tokens: own.length };
   }
 
   async close(): Promise<void> {
     await this.#llama.dispose();
   }
 
-  /** A model made for embeddings pools by itself; a causal one is asked for the topic. */
+  /** An embedding model pools by itself; a causal one gets a prompt for the topic. */
   #frame(tokens: readonly Token[]): Token[] {
     const architecture = this.#model.fileInfo.architectureMetadata;
     if (architecture.pooling_type !== undefined) return [...tokens];
@@ -223,7 +225,7 @@ class LlamaBackend implements Backend {
       ...contextText.tokenize(this.#model.tokenizer),
       ...this.#model.tokenize(prefill),
     ];
-    // End tokens end the generation by themselves; only what is plain text must be looked for.
+    // End tokens end the generation; only plain-text triggers must be searched for.
     const stops = stopGenerationTriggers.flatMap((trigger) => {
       const { values } = trigger;
       const [only] = values;
@@ -246,7 +248,7 @@ class LlamaBackend implements Backend {
     return tokens as readonly Token[] as Token[];
   }
 
-  /** The free sequence that knows most of the prompt already, else the one unused for longest. */
+  /** The free sequence with the longest cached prefix of the prompt, else the least recently used one. */
   #chooseSequence(tokens: Token[], salt: string): Sequence {
     let best: { sequence: Sequence; known: number } | undefined;
     for (const sequence of this.#sequences) {
@@ -266,7 +268,7 @@ class LlamaBackend implements Backend {
     return best.sequence;
   }
 
-  /** Computes all of the prompt but its last token. Returns how many tokens were known. */
+  /** Computes all of the prompt but its last token. Returns the number of cached tokens. */
   async #prefill(sequence: Sequence, tokens: Token[], options: GenerateOptions): Promise<number> {
     const { llama } = sequence;
     if (sequence.salt !== options.cacheSalt) await llama.clearHistory();
@@ -354,7 +356,9 @@ class LlamaBackend implements Backend {
     try {
       grammar = new this.#library.LlamaGrammar(this.#llama, { grammar: gbnf });
     } catch (error) {
-      throw new EngineError('bad_request', 'the schema makes no usable grammar', { cause: error });
+      throw new EngineError('bad_request', 'llama.cpp rejects the grammar of the schema', {
+        cause: error,
+      });
     }
     const [oldest] = this.#grammars.keys();
     if (this.#grammars.size >= GRAMMARS_MAX && oldest !== undefined) this.#grammars.delete(oldest);
@@ -369,7 +373,7 @@ function historyItem(turn: Turn): ChatHistoryItem {
     : { type: turn.role, text: turn.text };
 }
 
-function normalise(vector: Float32Array): Float32Array {
+function normalize(vector: Float32Array): Float32Array {
   const length = Math.hypot(...vector);
   return length === 0 ? vector : vector.map((value) => value / length);
 }
@@ -392,7 +396,7 @@ async function checkModelFile(path: string): Promise<void> {
     await file.close();
   }
   throw new EngineError('model_invalid', `${path} is not a GGUF file`, {
-    remedy: 'give a model in the GGUF format; other formats must be converted first',
+    remedy: 'use a model in the GGUF format, or convert it first',
   });
 }
 
@@ -414,7 +418,7 @@ async function openLlama(library: Library, choice: GpuChoice): Promise<Llama> {
     skipDownload: true,
     progressLogs: false,
     logLevel: library.LlamaLogLevel.error,
-    // 0: no limit; otherwise contexts share a budget of threads and wait for one another.
+    // 0: no limit; otherwise contexts share a budget of threads and wait for each other.
     maxThreads: 0,
   };
   try {

@@ -1,6 +1,6 @@
 /**
  * The engine's process (io): `node main.ts CONFIG`, started by `process.ts`. It opens its socket, loads the
- * model, and ends when its standard input closes, so that it never outlives its parent, however that ended.
+ * model, and exits when its standard input closes, so that it never outlives its parent.
  */
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
@@ -15,7 +15,7 @@ import { loadLlama } from './llama.ts';
 import { createEngineServer } from './server.ts';
 import { Service } from './service.ts';
 
-/** Only the parent can see other users' files; the socket is for it alone. */
+/** Only this user may connect. */
 const SOCKET_MODE = 0o600;
 
 const stderrLog = (level: string) => (message: string) => {
@@ -28,7 +28,7 @@ const log: Log = {
   debug: () => undefined,
 };
 
-function say(event: ChildEvent): void {
+function send(event: ChildEvent): void {
   process.stdout.write(`${JSON.stringify(event)}\n`);
 }
 
@@ -50,7 +50,7 @@ async function main(config: ChildConfig): Promise<void> {
   const { promise: service, resolve, reject } = Promise.withResolvers<Service>();
   const options = { modelId: config.modelId, service, log, wall: systemClock.wall };
   const server = createEngineServer(options);
-  // What a killed engine left; the path is ours alone.
+  // Left by a killed engine; the path is not shared.
   await rm(config.socketPath, { force: true });
   await listen(server, { path: config.socketPath });
   await chmod(config.socketPath, SOCKET_MODE);
@@ -61,11 +61,11 @@ async function main(config: ChildConfig): Promise<void> {
     const address = development.address();
     port = typeof address === 'object' ? (address?.port ?? null) : null;
   }
-  say({ type: 'listening', port });
+  send({ type: 'listening', port });
   try {
     const backend = await loadLlama(config);
     resolve(new Service(backend));
-    say({ type: 'ready', info: { ...backend.info, loadMs: Math.round(performance.now()) } });
+    send({ type: 'ready', info: { ...backend.info, loadMs: Math.round(performance.now()) } });
   } catch (error) {
     reject(error);
     throw error;
@@ -74,17 +74,17 @@ async function main(config: ChildConfig): Promise<void> {
 
 const config = JSON.parse(process.argv[2] ?? '') as ChildConfig;
 
-/** `process.exit` would wait for native threads, which may be loading a model for minutes. */
-function leave(): void {
+/** Not `process.exit`, which waits for native threads that may be loading a model for minutes. */
+function exitNow(): void {
   rmSync(config.socketPath, { force: true });
   process.kill(process.pid, 'SIGKILL');
 }
 
-// The parent holds the other end and never writes.
-// A terminal and a service manager signal the whole group; when this one ends is the parent's to say.
+// Terminals and service managers signal the whole process group, but the parent decides when this process ends:
+// it holds the other end of stdin, and never writes.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
-process.stdin.on('end', leave);
-process.stdin.on('error', leave);
+process.stdin.on('end', exitNow);
+process.stdin.on('error', exitNow);
 process.stdin.resume();
 
 main(config).catch((error: unknown) => {

@@ -1,6 +1,6 @@
 /**
- * The requests of the OpenAI dialect that the engine takes: JSON in, checked values out. What the
- * engine can't do is refused with the field's name; what changes nothing (`user`, `store`, …) is ignored.
+ * Requests of the OpenAI API that the engine supports: JSON in, checked values out. Unsupported fields are
+ * refused by name; fields without effect (`user`, `store`, …) are ignored.
  * Source: the OpenAI API reference, sections Chat, Completions and Embeddings.
  */
 import { z } from 'zod';
@@ -12,18 +12,18 @@ import type { CallableTool, JsonSchema } from './grammar.ts';
 const MESSAGES_MAX = 4_096;
 const TOOLS_MAX = 128;
 const STOPS_MAX = 16;
-/** Characters of one stop string; that many are held back while streaming. */
+/** Characters of one stop string; streaming holds back as many. */
 const STOP_LENGTH_MAX = 256;
 /** Prompts of one completion request. */
 const PROMPTS_MAX = 64;
-/** Texts of one embedding request, as at OpenAI. */
+/** Texts of one embedding request, the limit of OpenAI. */
 const INPUTS_MAX = 2_048;
 const NAME_LENGTH_MAX = 256;
 
 export interface Message {
   readonly role: 'system' | 'user' | 'assistant' | 'tool';
   readonly text: string;
-  /** Calls that an assistant's message makes. */
+  /** Tool calls of an assistant's message. */
   readonly calls: readonly { readonly name: string; readonly arguments: string }[];
 }
 
@@ -35,7 +35,7 @@ export interface CommonRequest {
   readonly model: string;
   readonly stream: boolean;
   readonly includeUsage: boolean;
-  /** Null: as many as there is room for, up to the engine's default. */
+  /** Null: the engine's default, within the context. */
   readonly maxTokens: number | null;
   readonly sampling: Sampling;
   readonly stops: readonly string[];
@@ -45,7 +45,7 @@ export interface CommonRequest {
 export interface ChatRequest extends CommonRequest {
   readonly messages: readonly Message[];
   readonly tools: readonly Tool[];
-  /** `{name}`: that tool must be called. */
+  /** `{name}`: the model must call this tool. */
   readonly toolChoice: 'none' | 'auto' | 'required' | { readonly name: string };
   readonly format:
     | { readonly kind: 'text' }
@@ -62,7 +62,7 @@ export interface EmbeddingRequest {
   readonly model: string;
   readonly inputs: readonly (string | readonly number[])[];
   readonly encoding: 'float' | 'base64';
-  /** Numbers per vector, null for all. */
+  /** Numbers per vector; null: all. */
   readonly dimensions: number | null;
 }
 
@@ -85,14 +85,14 @@ const common = {
     ]),
   ),
   max_tokens: orNull(z.int().min(1)),
-  n: orNull(z.literal(1, { error: 'must be 1: the engine gives one answer per request' })),
+  n: orNull(z.literal(1, { error: 'must be 1: the engine returns one answer per request' })),
   logit_bias: orNull(z.record(z.string(), z.never({ error: 'is not supported' }))),
   cache_salt: orNull(z.string().max(NAME_LENGTH_MAX)),
 };
 
 const textPart = z.object({
   type: z.enum(['text', 'refusal'], {
-    error: 'must be "text": the engine reads no images or sound',
+    error: 'must be "text": the engine supports neither images nor audio',
   }),
   text: z.string().optional(),
   refusal: z.string().optional(),
@@ -110,7 +110,7 @@ const message = z.object({
 });
 const schema = z.record(z.string(), z.unknown());
 const tool = z.object({
-  type: z.literal('function', { error: 'must be "function": the engine runs no tools itself' }),
+  type: z.literal('function', { error: 'must be "function": the engine itself runs no tools' }),
   function: z.object({
     name: z
       .string()
@@ -235,7 +235,7 @@ function check<T extends z.ZodType>(type: T, body: unknown): z.output<T> {
 
 type Issue = z.core.$ZodIssue;
 
-/** Of a union's many complaints the one that got furthest: it names the field that is really wrong. */
+/** The issue with the longest path in a union: it names the field at fault. */
 function deepest(issues: readonly Issue[]): Issue | undefined {
   const [issue] = issues;
   if (issue?.code !== 'invalid_union') return issue;
@@ -265,8 +265,7 @@ function commonFields(input: CommonInput): Omit<CommonRequest, 'maxTokens'> {
     stream: input.stream ?? false,
     includeUsage: input.stream_options?.include_usage ?? false,
     sampling: {
-      // Unlike OpenAI's 1: small models talk nonsense when left to chance, and a repeatable answer
-      // is worth more to a program.
+      // Unlike OpenAI's 1: small models write nonsense at random, and programs need repeatable answers.
       temperature: input.temperature ?? 0,
       topP: input.top_p ?? 1,
       seed: input.seed,
@@ -283,17 +282,25 @@ function chosenTool(
   tools: readonly Tool[],
 ): ChatRequest['toolChoice'] {
   if (choice !== null && choice !== 'none' && choice !== 'auto' && tools.length === 0) {
-    throw new EngineError('bad_request', 'tool_choice: asks for a call, but there are no tools', {
-      param: 'tool_choice',
-    });
+    throw new EngineError(
+      'bad_request',
+      'tool_choice: requires a call, but the request has no tools',
+      {
+        param: 'tool_choice',
+      },
+    );
   }
   if (tools.length === 0) return 'none';
   if (choice === null || typeof choice === 'string') return choice ?? 'auto';
   const { name } = choice.function;
   if (tools.some((one) => one.name === name)) return { name };
-  throw new EngineError('bad_request', `tool_choice: there is no tool ${JSON.stringify(name)}`, {
-    param: 'tool_choice',
-  });
+  throw new EngineError(
+    'bad_request',
+    `tool_choice: the request has no tool ${JSON.stringify(name)}`,
+    {
+      param: 'tool_choice',
+    },
+  );
 }
 
 function toMessage(input: z.output<typeof message>): Message {

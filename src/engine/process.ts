@@ -1,22 +1,22 @@
 /**
- * # engine: our own small model server
+ * # engine: the built-in model server
  *
- * Used when no other model server is configured or found. It is one child process that speaks the OpenAI
- * dialect on a unix socket, so to the bridge it is an upstream like any other.
+ * Used when no other model server is configured or found. One child process serves the OpenAI API on a unix
+ * socket, so to the bridge it is an upstream like any other.
  *
  *     startEngine ──spawn──► main.ts ── server.ts ── service.ts ── llama.ts ── llama.cpp
  *        │  ▲                            paths,       prompt.ts     tokens,     CPU, CUDA
  *        │  └─ stdout: JSON lines        streams      grammar.ts    slots       or Vulkan
- *        └──── stdin: held open; when it closes, the child ends
+ *        └──── stdin: held open; when it closes, the child exits
  *
- * A child, because llama.cpp is native code: when it crashes or runs out of memory, the daemon and its
- * sandboxes go on. The socket opens before the model is loaded, and requests wait for it: whoever forwards
- * need not know whether the engine is ready.
+ * A child process, because llama.cpp is native code: when it crashes or runs out of memory, the daemon and
+ * its sandboxes keep running. The socket opens before the model is loaded, and requests wait for the model,
+ * so the bridge need not know whether the engine is ready.
  *
- * Words: *slot*: room for one generation; several share each pass through the model. *Prefix reuse*: a
- * slot keeps the computed state of its last conversation, and a request that continues it computes only
- * what is new. *Grammar*: rules that limit what the model may write next; by them JSON answers and tool
- * calls are well-formed even from a weak model.
+ * Terms: *slot*: room for one generation; several share each pass through the model. *Prefix reuse*: a slot
+ * keeps the computed state of its last conversation, and a request that continues it computes only the new
+ * part. *Grammar*: rules for the next token, which make JSON answers and tool calls well-formed even from a
+ * weak model.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { rm } from 'node:fs/promises';
@@ -29,35 +29,35 @@ import type { ChildConfig, ChildEvent, ReadyInfo } from './child-protocol.ts';
 import { EngineError } from './errors.ts';
 import type { GpuChoice } from './llama.ts';
 
-/** Time for the process to open its socket; it loads nothing before. Milliseconds. */
+/** Timeout for opening the socket, before anything is loaded, milliseconds. */
 const LISTEN_TIMEOUT_MS = 30_000;
-/** Time from the polite request to end until it is killed, milliseconds. */
+/** Time from the request to exit until SIGKILL, milliseconds. */
 const STOP_TIMEOUT_MS = 2_000;
 const CONTEXT_TOKENS = 4_096;
-/** Bytes of a path in `sockaddr_un`, without the closing zero (unix(7)). */
+/** Bytes of a path in `sockaddr_un`, without the terminating NUL (unix(7)). */
 const SOCKET_PATH_MAX = 107;
-/** Lines of its error output that are kept for the message when it crashes. */
+/** Lines of stderr kept for the message of a crash. */
 const STDERR_LINES_KEPT = 8;
-/** What it may know of our environment: never our keys. */
+/** Environment variables that the child gets: never API keys. */
 const ENV_PATTERN =
   /^(PATH|HOME|TMPDIR|LANG|LC_|LD_LIBRARY_PATH|CUDA|NVIDIA|VK_|GGML_|XDG_|NODE_PATH)/;
 
 export interface EngineOptions {
   /** A GGUF file. */
   readonly modelPath: string;
-  /** The name by which clients ask for it. */
+  /** Name of the model in requests. */
   readonly modelId: string;
   /** Made by the engine, removed when it stops; at most 107 bytes. */
   readonly socketPath: string;
-  /** CPU threads that compute; default: physical cores less one, at least one. */
+  /** CPU threads for inference; default: physical cores less one, at least one. */
   readonly threads?: number;
   /** `auto`: CUDA, else Vulkan, else the CPU. */
   readonly gpu?: GpuChoice;
-  /** Tokens that a prompt and its answer may have together; default 4,096. */
+  /** Limit for a prompt and its answer, tokens; default 4,096. */
   readonly contextTokens?: number;
-  /** Generations at a time; default 4 on a GPU, 2 on the CPU. Each takes memory for its context. */
+  /** Concurrent generations; default 4 on a GPU, 2 on the CPU. Each needs memory for its context. */
   readonly parallel?: number;
-  /** For development: also listen on this port of 127.0.0.1 (0: any). */
+  /** For development: also listen on this port of 127.0.0.1; 0: any free port. */
   readonly port?: number;
   readonly log: Log;
   readonly clock: Clock;
@@ -69,26 +69,30 @@ export interface Engine {
   readonly socketPath: string;
   readonly modelId: string;
   readonly pid: number;
-  /** The port of `EngineOptions.port`, else null. */
+  /** The port opened for `EngineOptions.port`, else null. */
   readonly port: number | null;
-  /** When the model is loaded. Rejects with an `EngineError` when it can't be, or the process ends before. */
+  /** Resolves when the model is loaded. Rejects with an `EngineError` when that fails or the process ends first. */
   readonly ready: Promise<ReadyInfo>;
-  /** When the process is gone: null after `stop`, else why. Never rejects. */
+  /** Resolves when the process has exited: null after `stop`, else the error. Never rejects. */
   readonly exited: Promise<EngineError | null>;
-  /** Ends the process; done when it is gone and its socket removed. Idempotent. */
+  /** Stops the process; resolves when it has exited and its socket is removed. Idempotent. */
   stop(): Promise<void>;
 }
 
 /**
- * Starts the engine. Resolves when its socket takes requests; those that need the model wait until it is
+ * Starts the engine. Resolves when the socket accepts requests; those that need the model wait until it is
  * loaded (`ready`).
  * @throws EngineError `listen_failed`, `engine_crashed`, `engine_stopped`
  */
 export async function startEngine(options: EngineOptions): Promise<Engine> {
   if (Buffer.byteLength(options.socketPath) > SOCKET_PATH_MAX) {
-    throw new EngineError('listen_failed', `the socket path ${options.socketPath} is too long`, {
-      remedy: `choose a home directory with a shorter path (a socket may have ${SOCKET_PATH_MAX} bytes)`,
-    });
+    throw new EngineError(
+      'listen_failed',
+      `the socket path ${options.socketPath} is longer than ${SOCKET_PATH_MAX} bytes`,
+      {
+        remedy: 'choose a home directory with a shorter path',
+      },
+    );
   }
   const engine = new EngineProcess(options);
   await engine.listening;
@@ -125,7 +129,7 @@ class EngineProcess implements Engine {
     const ready = Promise.withResolvers<ReadyInfo>();
     this.listening = listening.promise;
     this.ready = ready.promise;
-    this.ready.catch((error: unknown) => ignore(error, 'also told by exited and to each request'));
+    this.ready.catch((error: unknown) => ignore(error, 'exited and each request report it, too'));
     this.exited = this.#watch((error) => {
       listening.reject(error);
       ready.reject(error);
@@ -133,7 +137,10 @@ class EngineProcess implements Engine {
     this.#read(listening.resolve, ready.resolve);
     const cancel = options.clock.after(LISTEN_TIMEOUT_MS, () => {
       listening.reject(
-        new EngineError('engine_crashed', `the engine opened no socket in ${LISTEN_TIMEOUT_MS} ms`),
+        new EngineError(
+          'engine_crashed',
+          `the engine opened no socket within ${LISTEN_TIMEOUT_MS} ms`,
+        ),
       );
       void this.stop();
     });
@@ -178,7 +185,7 @@ class EngineProcess implements Engine {
   #read(listening: () => void, ready: (info: ReadyInfo) => void): void {
     const { log } = this.#options;
     const { stdout, stderr, stdin } = this.#child;
-    stdin?.on('error', (error) => ignore(error, 'the process ended; exited tells'));
+    stdin?.on('error', (error) => ignore(error, 'the process ended; exited reports it'));
     if (stdout === null || stderr === null) return;
     createInterface({ input: stdout }).on('line', (line) => {
       const event = parseEvent(line);
@@ -228,9 +235,9 @@ function parseEvent(line: string): ChildEvent | undefined {
 function crash(reason: string, stderr: readonly string[]): EngineError {
   const remedy =
     reason === 'SIGKILL'
-      ? 'the kernel may have ended it for want of memory: use a smaller model or give the machine more'
+      ? 'the OOM killer may have killed it: use a smaller model, or give the machine more memory'
       : 'try again with NEUROVISOR_GPU=cpu, or use another model';
-  return new EngineError('engine_crashed', `the engine ended by itself (${reason})`, {
+  return new EngineError('engine_crashed', `the engine ended unexpectedly (${reason})`, {
     remedy,
     ...(stderr.length === 0 ? {} : { cause: new Error(stderr.join('\n')) }),
   });

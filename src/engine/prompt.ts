@@ -1,9 +1,9 @@
 /**
- * From a conversation to what the model reads, and how its answer is to be read.
+ * Turns a conversation into a prompt, and decides how to read the answer.
  *
- * A model with a chat template gets turns (`backend.ts` renders them); tools are described in the
- * form that Hermes and Qwen models were trained on. A base model only continues text: it gets a
- * transcript with a few examples, whose next line is the answer.
+ * A model with a chat template gets turns (`backend.ts` renders them), with tools described in the form that
+ * Hermes and Qwen models were trained on. A base model only continues text: it gets a transcript with a few
+ * examples, whose next line is the answer.
  */
 import type { GrammarUse, Prompt, Turn } from './backend.ts';
 import {
@@ -22,7 +22,7 @@ import type { ChatRequest, Message, Tool } from './openai-api.ts';
 
 export interface ChatPlan {
   readonly prompt: Prompt;
-  /** Beginning of the reply that the prompt already holds. */
+  /** Beginning of the reply, already in the prompt. */
   readonly prefill: string;
   readonly stops: readonly string[];
   readonly grammar: GrammarUse | null;
@@ -62,12 +62,12 @@ function offeredTools(request: ChatRequest, chatTemplate: boolean): readonly Too
   const { toolChoice, tools } = request;
   if (toolChoice === 'none') return [];
   if (typeof toolChoice === 'object') return tools.filter((one) => one.name === toolChoice.name);
-  // Left to itself a base model repeats the call it sees: after a result it is to answer.
+  // A base model would repeat the call in its prompt, so after a result it must answer.
   const answered = request.messages.at(-1)?.role === 'tool';
   return toolChoice === 'auto' && answered && !chatTemplate ? [] : tools;
 }
 
-/** A call that must come is begun in the prompt: reading its fixed text is far faster than writing it. */
+/** Begins a required call in the prompt: reading its fixed text is far faster than writing it. */
 function forcedCall(
   request: ChatRequest,
   tools: readonly Tool[],
@@ -92,7 +92,7 @@ function freeGrammar(
   if (tools.length > 0) return { gbnf: callGrammar(tools, 'nothing', bounds), onlyAfter: '<' };
   switch (request.format.kind) {
     case 'text':
-      // A model that knows of tools but may not call one must not write a call as text.
+      // A model that sees tools but may not call one must not write a call as text.
       return request.tools.length > 0 ? { gbnf: NO_CALL_GRAMMAR, onlyAfter: '<' } : null;
     case 'json':
       return { gbnf: jsonObjectGrammar(bounds), onlyAfter: null };
@@ -106,7 +106,7 @@ function freeGrammar(
 
 // ── Models with a chat template ──────────────────────────────────────────────────────────────────
 
-/** A small model that was not trained with tools goes on to write the other side's lines. */
+/** A small model that was not trained with tools may continue with the other side's lines. */
 const TEMPLATE_STOPS = ['<tool_response>', '</tool_response>'];
 
 function templateTurns(messages: readonly Message[], tools: readonly Tool[]): Turn[] {
@@ -119,7 +119,7 @@ function templateTurns(messages: readonly Message[], tools: readonly Tool[]): Tu
     const role = message.role === 'tool' ? 'user' : message.role;
     const text = messageText(message);
     const last = turns.at(-1);
-    // Templates want roles to alternate. System text counts only at the front in most of them.
+    // Most templates require alternating roles, and system text only at the beginning.
     if (last?.role === role)
       last.text = `${last.text}\n${message.role === 'system' ? '\n' : ''}${text}`;
     else turns.push({ role, text });
@@ -161,7 +161,7 @@ function callText(call: Message['calls'][number]): string {
 
 // ── Base models ──────────────────────────────────────────────────────────────────────────────────
 
-/** Lines by which a base model would go on to write the other side of the conversation. */
+/** Line beginnings at which a base model would continue with the other side of the conversation. */
 const BASE_STOPS = ['\nUser:', '\nAssistant:', '\nTool:', '\nSystem:', '\n\n'];
 
 const BASE_INTRODUCTION =
@@ -172,7 +172,7 @@ const BASE_EXAMPLES = [
   'User: Give me a tip for sleeping well.\nAssistant: Go to bed at the same time each night and keep your room dark and cool.',
 ];
 
-/** Of each kind one: a call with a list, an answer to its result, a call with names, no call. */
+/** One of each kind: a call with a list, an answer to its result, a call with names, no call. */
 const BASE_TOOL_EXAMPLES = [
   `User: Which is the largest of 4, 19, 6 and 2?\nAssistant: ${exampleCall('max', '{"values": [4, 19, 6, 2]}')}\nTool: 19\nAssistant: The largest is 19.`,
   `User: Will it rain in Oslo tomorrow?\nAssistant: ${exampleCall('forecast', '{"city": "Oslo", "days": 1}')}\nTool: {"rain": true, "degrees": 8}\nAssistant: Yes, it will rain in Oslo, at 8 degrees.`,
@@ -184,7 +184,7 @@ function exampleCall(name: string, args: string): string {
   return callText({ name, arguments: args });
 }
 
-/** Ends with `Assistant:`, without the blank: tokens of words begin with it. */
+/** Ends with `Assistant:`, without a space, since tokens of words begin with one. */
 function baseTranscript(request: ChatRequest, tools: readonly Tool[]): string {
   const system = request.messages.filter((one) => one.role === 'system').map((one) => one.text);
   const usesTools =
@@ -207,7 +207,7 @@ function baseLine(message: Message): string {
   return `${speaker}: ${text}`;
 }
 
-/** `mean(numbers: number[]): the mean of numbers`, which a base model knows from reading code. */
+/** `mean(numbers: number[]): the mean of numbers`, a form that a base model knows from code. */
 function signature(tool: Tool): string {
   const schema = typeof tool.parameters === 'object' ? tool.parameters : {};
   const properties = schema['properties'];

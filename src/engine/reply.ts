@@ -1,6 +1,6 @@
 /**
- * Reads what a model writes, piece by piece, and makes of it what a client gets: text up to a stop
- * string, or the name and arguments of a tool call. Pure; pieces may be cut anywhere.
+ * Parses a model's output, piece by piece, into the events for a client: text up to a stop string, or the
+ * name and arguments of a tool call. Pure; pieces may be cut anywhere.
  */
 import { CALL_BETWEEN, CALL_CLOSE, CALL_OPEN } from './grammar.ts';
 
@@ -13,20 +13,20 @@ export interface ReplyOptions {
   readonly stops: readonly string[];
   /** A reply that begins with `CALL_OPEN` is a call. */
   readonly calls: boolean;
-  /** Drop white space at both ends of a text: a base model's transcript has it for layout. */
+  /** Trim white space at both ends of a text, which is layout in a base model's transcript. */
   readonly trim: boolean;
 }
 
 /**
- * `deciding`: too few characters to tell a call from a text · `text` · `name`, `arguments`: inside a
- * call · `done`: a stop string or the end of the call was reached; the rest is dropped.
+ * `deciding`: too few characters to distinguish a call from a text · `text` · `name`, `arguments`: inside a
+ * call · `done`: a stop string or the end of the call was reached, and the rest is dropped.
  */
 type State = 'deciding' | 'text' | 'name' | 'arguments' | 'done';
 
 export class ReplyReader {
   readonly #options: ReplyOptions;
   #state: State;
-  /** Characters that can't be given out yet. */
+  /** Characters that can't be emitted yet. */
   #held = '';
   #called = false;
   #begun = false;
@@ -36,7 +36,7 @@ export class ReplyReader {
     this.#state = options.calls ? 'deciding' : 'text';
   }
 
-  /** True when a stop string or the end of a call was reached: the model need not go on. */
+  /** True when a stop string or the end of a call was reached, so the model can stop. */
   get done(): boolean {
     return this.#state === 'done';
   }
@@ -53,13 +53,13 @@ export class ReplyReader {
     return events;
   }
 
-  /** The model has ended: gives out what was held back. */
+  /** Returns the held-back events when the model has ended. */
   end(): ReplyEvent[] {
     const held = this.#held;
     this.#held = '';
     if (held === '' || this.#state === 'done') return [];
     if (this.#state === 'arguments') {
-      // Arguments have no line break: a cut-off end of the call is none of them.
+      // Arguments have no line break, so a truncated end of the call is not part of them.
       const text = this.#trimStart(held.replace(/\}\n.*$/s, ''));
       return text === '' ? [] : [{ kind: 'arguments', text }];
     }
@@ -101,7 +101,7 @@ export class ReplyReader {
     }
   }
 
-  /** Gives out all that can't be the beginning of a terminator. */
+  /** Emits everything that can't be the beginning of a terminator. */
   #take(events: ReplyEvent[], kind: 'text' | 'arguments', terminators: readonly string[]): boolean {
     let end = -1;
     for (const terminator of terminators) {
@@ -110,7 +110,7 @@ export class ReplyReader {
     }
     const found = end >= 0;
     let safe = found ? end : this.#held.length - heldBack(this.#held, terminators);
-    // White space goes out only with what follows it.
+    // White space is emitted only with the text after it.
     if (kind === 'text' && this.#options.trim) safe = this.#held.slice(0, safe).trimEnd().length;
     const part = this.#held.slice(0, safe);
     const text = kind === 'arguments' || this.#options.trim ? this.#trimStart(part) : part;
@@ -128,7 +128,7 @@ export class ReplyReader {
   }
 }
 
-/** Length of the longest end of `text` that is a beginning of one of `terminators`. */
+/** Length of the longest suffix of `text` that is a prefix of one of `terminators`. */
 function heldBack(text: string, terminators: readonly string[]): number {
   let longest = 0;
   for (const terminator of terminators) {

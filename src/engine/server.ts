@@ -1,4 +1,4 @@
-/** The engine's HTTP server: paths, bodies, streams, errors. What is answered, `service.ts` knows (io). */
+/** The engine's HTTP server: paths, bodies, streams, errors (io). `service.ts` makes the answers. */
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { describeError } from '../base/errors.ts';
@@ -23,27 +23,27 @@ import { parseChat, parseCompletion, parseEmbedding } from './openai-api.ts';
 import type { ReplyEvent } from './reply.ts';
 import type { Service } from './service.ts';
 
-/** Bytes of a request's body: a full context is far smaller. */
+/** Bytes of a request's body; a full context is far smaller. */
 export const BODY_BYTES_MAX = 8 * MIB;
-/** Time for a whole request to arrive, milliseconds. */
+/** Timeout for the arrival of a whole request, milliseconds. */
 const REQUEST_TIMEOUT_MS = 60_000;
 const HEADERS_TIMEOUT_MS = 10_000;
-/** Idle connections are kept open, milliseconds. */
+/** How long an idle connection stays open, milliseconds. */
 const KEEP_ALIVE_MS = 60_000;
 const CONNECTIONS_MAX = 512;
-/** What a client is told to wait when the queue is full, seconds. */
+/** `retry-after` when the queue is full, seconds. */
 const RETRY_AFTER_SECONDS = 2;
 
 export interface ServerOptions {
   readonly modelId: string;
-  /** Requests wait for it; it rejects with an `EngineError` when the model can't be loaded. */
+  /** Requests wait for it. Rejects with an `EngineError` when the model can't be loaded. */
   readonly service: Promise<Service>;
   readonly log: Log;
   /** Wall clock, milliseconds since 1970. */
   readonly wall: () => number;
 }
 
-/** Not yet listening. */
+/** Creates the server, which does not listen yet. */
 export function createEngineServer(options: ServerOptions): Server {
   const api = new Api(options);
   const server = createServer(
@@ -71,19 +71,19 @@ class Api {
       (service) => {
         this.#loaded = service;
       },
-      (error: unknown) => ignore(error, 'each request that needs the model is told'),
+      (error: unknown) => ignore(error, 'each request that needs the model reports it'),
     );
   }
 
   async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const gone = new AbortController();
     response.on('close', () => gone.abort());
-    response.on('error', (error) => ignore(error, 'the client left'));
+    response.on('error', (error) => ignore(error, 'the client disconnected'));
     try {
       await this.#route(request, response, gone.signal);
     } catch (error) {
       if (gone.signal.aborted) {
-        ignore(error, 'the client left');
+        ignore(error, 'the client disconnected');
         return;
       }
       this.#fail(response, toEngineError(error));
@@ -98,7 +98,10 @@ class Api {
     const path = (request.url ?? '/').replace(/\?.*$/s, '').replace(/^\/v1(?=\/)/, '');
     const post = POST_PATHS.includes(path);
     if (post !== (request.method === 'POST') && (post || isGetPath(path))) {
-      throw new EngineError('method_not_allowed', `${request.method} ${path} is not possible`);
+      throw new EngineError(
+        'method_not_allowed',
+        `method ${request.method} is not allowed for ${path}`,
+      );
     }
     if (path === '/health') return sendJson(response, 200, this.#health());
     if (path === '/models')
@@ -107,7 +110,7 @@ class Api {
       this.#checkModel(decodeModel(path.slice('/models/'.length)));
       return sendJson(response, 200, this.#model());
     }
-    if (!post) throw new EngineError('not_found', `there is no ${path}`);
+    if (!post) throw new EngineError('not_found', `unknown path ${path}`);
     const body = await readJson(request);
     switch (path) {
       case '/chat/completions':
@@ -133,7 +136,7 @@ class Api {
       return sendJson(response, 200, chatCompletion(head, events, callId, finish, usage));
     }
     const stream = new EventStream(response);
-    // The role comes with the first event, so that an error before it still has its own status.
+    // The role goes out with the first event, so that an error before it still has its own status.
     const opening = once(() =>
       stream.send(chatChunk(head, { role: 'assistant', content: '' }, null)),
     );
@@ -157,7 +160,9 @@ class Api {
     const total = { promptTokens: 0, completionTokens: 0, cachedTokens: 0 };
     for (const [index, prompt] of request.prompts.entries()) {
       if (request.echo && typeof prompt !== 'string') {
-        throw new EngineError('bad_request', 'echo: needs a prompt of text', { param: 'echo' });
+        throw new EngineError('bad_request', 'echo: supported only for a text prompt', {
+          param: 'echo',
+        });
       }
       let text = request.echo && typeof prompt === 'string' ? prompt : '';
       const begin = once(async () => {
@@ -190,7 +195,7 @@ class Api {
     if (dimensions !== null && dimensions > service.info.embeddingLength) {
       throw new EngineError(
         'bad_request',
-        `dimensions: the model has ${service.info.embeddingLength}`,
+        `dimensions: the model has only ${service.info.embeddingLength}`,
         { param: 'dimensions' },
       );
     }
@@ -223,7 +228,7 @@ class Api {
     if (asked === modelId) return;
     throw new EngineError(
       'model_not_found',
-      `there is no model ${JSON.stringify(asked)}; this engine has ${JSON.stringify(modelId)}`,
+      `unknown model ${JSON.stringify(asked)}; this engine has ${JSON.stringify(modelId)}`,
       { param: 'model' },
     );
   }
@@ -232,12 +237,12 @@ class Api {
     const { status, body } = errorBody(error);
     if (status >= 500) this.#options.log.error(describeError(error), { code: error.code });
     if (response.headersSent) {
-      // A stream has begun: the error becomes its last event, and there is no [DONE].
+      // In a stream the error is the last event, without a [DONE].
       response.end(`data: ${JSON.stringify(body)}\n\n`);
       return;
     }
     if (status === 503) response.setHeader('retry-after', RETRY_AFTER_SECONDS);
-    // The rest of a body that was not read would be taken for the next request.
+    // The rest of an unread body must not be parsed as the next request.
     if (!response.req.complete) response.setHeader('connection', 'close');
     sendJson(response, status, body);
   }
@@ -250,7 +255,7 @@ function decodeModel(text: string): string {
   try {
     return decodeURIComponent(text);
   } catch (error) {
-    ignore(error, 'a malformed escape names no model');
+    ignore(error, 'no model has a malformed name');
     return text;
   }
 }
@@ -281,7 +286,7 @@ async function readJson(request: IncomingMessage): Promise<unknown> {
   }
 }
 
-/** Server-sent events with back-pressure. The status line goes out with the first event. */
+/** Server-sent events with back-pressure. The head goes out with the first event. */
 class EventStream {
   readonly #response: ServerResponse;
 

@@ -1,4 +1,4 @@
-/** Answers requests with a backend: what to prompt, when to stop, what to count. No HTTP here. */
+/** Answers requests with a backend: prompts, stops, token counts. No HTTP. */
 
 import type { FinishReason, Usage } from './answer.ts';
 import type { Backend, GenerateOptions, Prompt } from './backend.ts';
@@ -13,7 +13,7 @@ import { planChat } from './prompt.ts';
 import { type ReplyEvent, ReplyReader } from './reply.ts';
 import { Slots } from './slots.ts';
 
-/** Tokens of an answer whose request sets no limit: weak models may not end by themselves. */
+/** Tokens of an answer without a limit in its request: weak models may never stop. */
 export const DEFAULT_ANSWER_TOKENS = 1_024;
 
 export interface GenerationOutcome {
@@ -21,10 +21,10 @@ export interface GenerationOutcome {
   readonly usage: Usage;
 }
 
-/** Takes reply events; its promise is back-pressure. */
+/** Consumes reply events; its promise applies back-pressure. */
 export type Sink = (event: ReplyEvent) => Promise<void> | void;
 
-/** One generation: the plan of `prompt.ts`, or its like for a plain completion. */
+/** One generation: the plan of `prompt.ts`, or that of a plain completion. */
 interface Job {
   readonly prompt: Prompt;
   readonly prefill: string;
@@ -52,13 +52,13 @@ export class Service {
     return { running: this.#slots.used, waiting: this.#slots.waiting };
   }
 
-  /** @throws EngineError; the signal's reason when the client left */
+  /** @throws EngineError; the signal's reason when the client disconnects */
   chat(request: ChatRequest, signal: AbortSignal, sink: Sink): Promise<GenerationOutcome> {
     const plan = planChat(request, this.info.chatTemplate);
     return this.#run(plan, request, signal, sink);
   }
 
-  /** @throws EngineError; the signal's reason when the client left */
+  /** @throws EngineError; the signal's reason when the client disconnects */
   complete(
     request: CompletionRequest,
     prompt: string | readonly number[],
@@ -79,7 +79,7 @@ export class Service {
     return this.#run(job, request, signal, sink);
   }
 
-  /** @throws EngineError; the signal's reason when the client left */
+  /** @throws EngineError; the signal's reason when the client disconnects */
   embed(
     request: EmbeddingRequest,
     signal: AbortSignal,
@@ -111,7 +111,7 @@ export class Service {
     if (room < 1) {
       throw new EngineError(
         'context_length_exceeded',
-        `the prompt has ${tokens.length} tokens; the context holds ${this.info.contextTokens} with the answer`,
+        `the prompt has ${tokens.length} tokens; with its answer it must fit into ${this.info.contextTokens}`,
         { param: 'messages' },
       );
     }
@@ -150,7 +150,7 @@ export class Service {
       if (reader.done || completionTokens >= options.maxTokens) break;
     }
     options.signal.throwIfAborted();
-    // Before the end is taken: what is held back then is text, not the end of a call.
+    // At the token limit an answer is complete only if a stop or the end of a call was reached.
     const complete = reader.done || completionTokens < options.maxTokens;
     await pass(reader.end());
     return {

@@ -1,9 +1,9 @@
 import { EngineError } from './errors.ts';
 
-/** Requests that may wait for a slot. More are refused: a client that retries later is better off. */
+/** Requests that may wait for a slot. More are refused, so that their clients retry later. */
 export const QUEUE_MAX = 64;
 
-/** Lets at most `size` run at a time, the others wait in order of arrival. */
+/** Runs at most `size` tasks at a time; others wait in order of arrival. */
 export class Slots {
   readonly #size: number;
   readonly #queueMax: number;
@@ -45,23 +45,26 @@ export class Slots {
       return Promise.resolve();
     }
     if (this.#waiting.size >= this.#queueMax) {
-      throw new EngineError('overloaded', `${this.#waiting.size} requests wait already`);
+      throw new EngineError(
+        'overloaded',
+        `${this.#waiting.size} requests are waiting already; retry later`,
+      );
     }
     return new Promise((resolve, reject) => {
-      const go = (): void => {
-        leave();
+      const start = (): void => {
+        forget();
         this.#used++;
         resolve();
       };
       const abort = (): void => {
-        leave();
+        forget();
         reject(signal.reason);
       };
-      const leave = (): void => {
-        this.#waiting.delete(go);
+      const forget = (): void => {
+        this.#waiting.delete(start);
         signal.removeEventListener('abort', abort);
       };
-      this.#waiting.add(go);
+      this.#waiting.add(start);
       signal.addEventListener('abort', abort, { once: true });
     });
   }
