@@ -27,7 +27,7 @@ requiresFirecracker().describe('Firecracker driver', (files) => {
   afterEach(() => bench.close());
 
   // A card is on a TAP by name, and stays: firecracker-devices.test.ts.
-  driverParity(makeDriver, async () => files, ['nic']);
+  driverParity(makeDriver, async () => files, ['nic', 'balloon']);
 
   it('start: bytes go both ways over the channel', async () => {
     const vm = await bench.boot();

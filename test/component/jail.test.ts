@@ -32,7 +32,7 @@ import { Injector } from '../../src/prove/jail/inject.ts';
 import { confine, type QemuConfinement } from '../../src/runtime/jail.ts';
 import type { Launched } from '../../src/vmm/launch.ts';
 import { cli, ROOT } from '../support/cli.ts';
-import { requires, requiresRoot } from '../support/requires.ts';
+import { need, requires, requiresRoot } from '../support/requires.ts';
 
 const isRoot = process.geteuid?.() === 0;
 const QEMU = 'qemu-system-x86_64';
@@ -106,6 +106,9 @@ const groups = (): string[] =>
     .split('\n')
     .filter((line) => line.endsWith(`.${process.pid}.`) || line.includes(`.${process.pid}.`));
 
+/** Control groups for every limit, or what they lack. */
+const wholeGroups = (): true | string => jail.gaps.length === 0 || jail.gaps.join('; ');
+
 function isSleep(pid: string): boolean {
   try {
     return readFileSync(`/proc/${pid}/comm`, 'latin1') === 'sleep\n';
@@ -120,7 +123,7 @@ const isThere = (pid: number): boolean =>
   !/^State:\s*[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
 
 describe('launch', () => {
-  it('launch: the VMM is another user, alone, with nothing in its root but its program and its files', async () => {
+  it('launch: the VMM is another user, alone, with nothing in its root but its program and its files', async (context) => {
     const image = join(dir, 'image');
     const disk = join(dir, 'disk');
     writeFileSync(image, 'golden');
@@ -134,11 +137,6 @@ describe('launch', () => {
     });
     const status = readFileSync(`/proc/${pid}/status`, 'latin1');
     const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1]);
-    if (isRoot) {
-      expect(uid).toBeGreaterThanOrEqual(DEFAULT_UIDS.first);
-      expect(statSync(disk).uid).toBe(uid);
-      expect(statSync(image).uid).toBe(0);
-    }
     expect(status).toMatch(/^NoNewPrivs:\s1$/m);
     expect(status).toMatch(/^CapBnd:\s0+$/m);
     expect(status).toMatch(/^Seccomp:\s2$/m);
@@ -147,24 +145,27 @@ describe('launch', () => {
     const mounts = readFileSync(`/proc/${pid}/mounts`, 'utf8').trim().split('\n');
     const writable = mounts.filter((line) => line.split(' ')[3]?.split(',').includes('rw'));
     expect(writable.map((line) => line.split(' ')[1])).toEqual([disk]);
+    need(context, 'root', isRoot || 'it is not root');
+    expect(uid).toBeGreaterThanOrEqual(DEFAULT_UIDS.first);
+    expect(statSync(disk).uid).toBe(uid);
+    expect(statSync(image).uid).toBe(0);
   });
 
-  it('launch: its limits are set before it runs, and its group goes with it', async () => {
+  it('launch: its limits are set before it runs, and its group goes with it', async (context) => {
     const { launched, pid } = await launch({ memoryMib: 100, cpus: 2 });
     const limits = readFileSync(`/proc/${pid}/limits`, 'latin1');
     expect(limits).toMatch(/^Max core file size\s+0\s+0 /m);
     expect(limits).toMatch(/^Max open files\s+256\s+256 /m);
-    if (jail.gaps.length === 0) {
-      const memory = groups().find((path) => existsSync(join(path, 'memory.limit_in_bytes')));
-      const max = memory === undefined ? 'memory.max' : 'memory.limit_in_bytes';
-      const [first = ''] = memory === undefined ? groups() : [memory];
-      expect(readFileSync(join(first, max), 'latin1').trim()).toBe(
-        String(memoryLimitMib(100) * 1024 * 1024),
-      );
-      const pids = groups().find((path) => existsSync(join(path, 'pids.max'))) ?? '';
-      expect(readFileSync(join(pids, 'pids.max'), 'latin1').trim()).toBe(String(TASKS_MAX + 2));
-      expect(readFileSync(join(pids, 'cgroup.procs'), 'latin1').trim()).toBe(String(pid));
-    }
+    need(context, 'cgroup', wholeGroups());
+    const memory = groups().find((path) => existsSync(join(path, 'memory.limit_in_bytes')));
+    const max = memory === undefined ? 'memory.max' : 'memory.limit_in_bytes';
+    const [first = ''] = memory === undefined ? groups() : [memory];
+    expect(readFileSync(join(first, max), 'latin1').trim()).toBe(
+      String(memoryLimitMib(100) * 1024 * 1024),
+    );
+    const pids = groups().find((path) => existsSync(join(path, 'pids.max'))) ?? '';
+    expect(readFileSync(join(pids, 'pids.max'), 'latin1').trim()).toBe(String(TASKS_MAX + 2));
+    expect(readFileSync(join(pids, 'cgroup.procs'), 'latin1').trim()).toBe(String(pid));
     await end(launched);
     expect(groups()).toEqual([]);
     expect(isThere(pid)).toBe(false);
@@ -280,7 +281,7 @@ describe('descriptors', () => {
 });
 
 describe('the owner is killed', () => {
-  it('reclaim: its VMM ends with it; the next one removes its group', async () => {
+  it('reclaim: its VMM ends with it; the next one removes its group', async (context) => {
     const args = [join(import.meta.dirname, '../fixtures/hold-jailed.ts'), home, dir];
     const owner: ChildProcess = spawn(process.execPath, args, {
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -293,7 +294,8 @@ describe('the owner is killed', () => {
       execFileSync('find', ['/sys/fs/cgroup', '-type', 'd', '-name', `held.${owner.pid}.*`], {
         encoding: 'utf8',
       });
-    if (jail.gaps.length === 0) expect(left()).not.toBe('');
+    need(context, 'cgroup', wholeGroups());
+    expect(left()).not.toBe('');
     const next = await confine({
       config: { jail: 'enforce', jailUids: null },
       home: { cacheDir: home },

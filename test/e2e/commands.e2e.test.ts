@@ -1,4 +1,7 @@
 /** The other commands as processes: what they print for people and for programs. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { cli } from '../support/cli.ts';
 
@@ -12,6 +15,42 @@ describe('doctor', () => {
       expect(remedy === null).toBe(verdict === 'ok' || verdict === 'unused');
     }
     expect(status).toBe(0);
+  });
+
+  it('-o json: what it says is true, also of what is taken away', async () => {
+    interface Found {
+      readonly verdict: string;
+      readonly detail: string;
+      readonly remedy: string | null;
+    }
+    const examine = async (env: Record<string, string>): Promise<(name: string) => Found> => {
+      const { stdout } = await cli(['doctor', '-o', 'json'], { env }).result;
+      const checks = JSON.parse(stdout) as (Found & { readonly name: string })[];
+      return (name) =>
+        checks.find((check) => check.name === name) ?? expect.fail(`no check "${name}"`);
+    };
+    const here = await examine({});
+    expect(here('node').detail).toContain(process.version);
+    expect(here('setup').verdict).toBe('ok');
+    expect(here('model server').verdict).toBe('ok');
+    expect(here('privileges').verdict).toBe(process.geteuid?.() === 0 ? 'ok' : 'limited');
+    const { stdout } = await cli(['setup', '-o', 'json']).result;
+    const { accelerator } = JSON.parse(stdout) as { accelerator: string };
+    expect(here('accelerator').verdict).toBe(accelerator === 'kvm' ? 'ok' : 'limited');
+
+    const home = await mkdtemp(join(tmpdir(), 'nv-empty-'));
+    try {
+      const unused = 'http://127.0.0.1:9';
+      const empty = await examine({ NEUROVISOR_HOME: home, NEUROVISOR_UPSTREAM: unused });
+      expect(empty('setup')).toMatchObject({ verdict: 'limited', detail: 'nothing is made yet' });
+      expect(empty('model server')).toMatchObject({
+        verdict: 'missing',
+        detail: expect.stringContaining('ECONNREFUSED'),
+      });
+      expect(empty('node')).toEqual(here('node'));
+    } finally {
+      await rm(home, { recursive: true });
+    }
   });
 
   it('text: a table, then what would make it better', async () => {
@@ -39,7 +78,7 @@ describe('bench', () => {
   it('an unknown figure is refused with the groups there are', async () => {
     const { status, stderr } = await cli(['bench', 'warp.speed']).result;
     expect(stderr).toContain('unknown benchmark "warp.speed"');
-    expect(stderr).toContain('the groups boot, clone');
+    expect(stderr).toContain('use a group (boot, clone');
     expect(status).toBe(2);
   });
 

@@ -28,9 +28,11 @@ print(os.environ['OPENAI_API_KEY'], os.environ['OPENAI_BASE_URL'])
 print([name for name in os.environ if 'KEY' in name or 'TOKEN' in name])
 `;
     const { stdout } = await python(sandbox.guest(), code);
-    expect(stdout.split('\n').slice(0, 2)).toEqual([
+    expect(stdout.trimEnd().split('\n')).toEqual([
       "['lo']",
       'neurovisor http://127.0.0.1:11434/v1',
+      // A placeholder: the bridge takes no key from a guest.
+      "['OPENAI_API_KEY']",
     ]);
   });
 
@@ -101,9 +103,10 @@ os.remove('/home/user/big')
     await expectAlive();
   });
 
-  it('that dials ports where nobody listens is refused', async () => {
+  it('that dials ports without a listener is refused', async () => {
     const code = `
 import socket
+refused = 0
 for port in (1, 1023, 1026, 5000, 65536, 4294967294):
     s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     s.settimeout(10)
@@ -111,10 +114,10 @@ for port in (1, 1023, 1026, 5000, 65536, 4294967294):
         s.connect((2, port))
         print('connected', port)
     except OSError as error:
-        pass
-print('done')
+        refused += 1
+print('refused', refused)
 `;
-    expect((await python(sandbox.guest(), code)).stdout).toBe('done\n');
+    expect((await python(sandbox.guest(), code)).stdout).toBe('refused 6\n');
     await expectAlive();
   });
 });
