@@ -6,14 +6,14 @@
  * service hold for its VMMs too.
  */
 
-/** What a VMM is limited by; others are left alone. */
+/** The controllers that limit a VMM. */
 export const CONTROLLERS = ['memory', 'pids', 'cpu', 'blkio'] as const;
 export type Controller = (typeof CONTROLLERS)[number];
 
 export interface CgroupPaths {
   /** The directory of this process' group, per controller of v1. */
   readonly v1: ReadonlyMap<Controller, string>;
-  /** The same of v2, and the mount that bounds it; null: there is none. */
+  /** The same for v2, and the mount that bounds it; null: no v2. */
   readonly v2: { readonly dir: string; readonly mount: string } | null;
 }
 
@@ -65,14 +65,14 @@ function parseGroup(line: string): [string, string][] {
   return controllers.split(',').map((name) => [name, path]);
 }
 
-/** Blanks and the like are octal there. */
+/** Decodes the octal escapes of blanks and the like. */
 function plain(text: string): string {
   return text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) =>
     String.fromCharCode(Number.parseInt(octal, 8)),
   );
 }
 
-/** @returns undefined where the mount does not show the group: it is of another namespace */
+/** @returns undefined if the mount does not show the group: it belongs to another namespace */
 function below({ root, point }: Mount, path: string | undefined): string | undefined {
   if (path === undefined || path.includes('/..')) return undefined;
   if (root === '/') return `${point}${path === '/' ? '' : path}`;

@@ -1,5 +1,5 @@
 /**
- * What is written into the files of a control group, by the version of its tree; pure. Documentation/admin-guide of
+ * The values for the files of a control group, by the version of its tree; pure. Documentation/admin-guide of
  * Linux: cgroup-v2.rst, cgroup-v1/.
  */
 import type { Controller } from './cgroup-paths.ts';
@@ -9,7 +9,7 @@ export interface CgroupLimits {
   readonly memoryBytes: number;
   /** Processes and threads. */
   readonly tasks: number;
-  /** Whole processors' time. */
+  /** CPU time in whole processors. */
   readonly cpus: number;
   /** Absent: none. */
   readonly io?: IoLimits;
@@ -67,7 +67,7 @@ export function limitFiles(tree: Hierarchy, limits: CgroupLimits): [Setting, str
   ];
 }
 
-/** Of one disk: the name of a file, and what is written after the disk's. */
+/** For one disk: the file's name, and the text after the disk's number. */
 export function ioFiles(version: Hierarchy['version'], limits: IoLimits): [string, string][] {
   const { bytesPerSecond, opsPerSecond } = limits;
   if (version === 2) {

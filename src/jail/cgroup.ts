@@ -1,11 +1,11 @@
 /**
- * The control group of a VMM: how much memory, how many threads, how much processor time and how much of its
- * disks it may take of the host (io). Names tell whose they are, so that the groups of a killed NeuroVisor are found:
+ * The control group of a VMM: its limits of memory, threads, CPU time and disk I/O on the host (io). A group's name
+ * holds its owner, so that the groups of a killed NeuroVisor are found:
  *
  *     <group of this process>/neurovisor/<vm>.<pid of the owner>.<its start>
  *
  * v2 has one more rule: a group with processes of its own gives no controllers to its children ("no internal
- * processes", cgroups(7)). So the parent is the nearest group upwards that has what is needed and may be written.
+ * processes", cgroups(7)). So the parent is the nearest ancestor that has the needed controllers and is writable.
  */
 import {
   existsSync,
@@ -26,12 +26,12 @@ import type { IoLimits } from './disk-io.ts';
 import { JailError } from './errors.ts';
 
 const PARENT = 'neurovisor';
-/** Those without which the jail is told to be without limits. */
+/** Without one of these the jail reports a gap. */
 const NEEDED: readonly Controller[] = ['memory', 'pids'];
 const REMOVE_MS_MAX = 2_000;
 const REMOVE_POLL_MS = 5;
 
-/** What is done in a file system of control groups. Errors are those of Node. */
+/** The operations on a cgroup file system. Errors are Node's. */
 export interface CgroupFiles {
   make(dir: string): void;
   remove(dir: string): void;
@@ -56,16 +56,16 @@ interface Tree extends Hierarchy {
 }
 
 export interface Cgroup {
-  /** By which controllers it is limited. */
+  /** Its directory in each hierarchy. */
   readonly dirs: readonly string[];
   /** @throws JailError `jail_failed` */
   add(pid: number): void;
   /**
-   * Replaces those of these disks. One that can't be limited is left out: not every kernel, nor every disk, can.
-   * Version 1 does not count what the kernel writes later (the page cache).
+   * Replaces the limits of these disks. A disk that the kernel can't limit is skipped.
+   * Version 1 does not count delayed writes (the page cache).
    */
   limitIo(limits: IoLimits): void;
-  /** Ends what is in it, and removes it. @throws JailError `jail_failed` */
+  /** Kills its processes and removes it. @throws JailError `jail_failed` */
   remove(): Promise<void>;
 }
 
@@ -81,12 +81,12 @@ export class Cgroups {
     this.#owner = `${process.pid}.${startTicksOf(process.pid) ?? ''}`;
   }
 
-  /** In the words of the kernel, e.g. `memory`, `pids`. */
+  /** The kernel's names, e.g. `memory`, `pids`. */
   get controllers(): readonly Controller[] {
     return this.#trees.flatMap((tree) => tree.controllers);
   }
 
-  /** What VMMs are not limited by here though they should be; null: nothing. */
+  /** The needed controllers that this host lacks; null: none. */
   get missing(): string | null {
     const missing = NEEDED.filter((name) => !this.controllers.includes(name));
     return missing.length === 0 ? null : missing.join(', ');
@@ -108,7 +108,9 @@ export class Cgroups {
       }
     } catch (cause) {
       for (const { dir } of made) files.remove(dir);
-      throw new JailError('jail_failed', `make a control group for the VM ${id}`, { cause });
+      throw new JailError('jail_failed', `could not make a control group for the VM ${id}`, {
+        cause,
+      });
     }
     const dirs = made.map(({ dir }) => dir);
     return {
@@ -121,7 +123,7 @@ export class Cgroups {
     };
   }
 
-  /** Ends and removes what NeuroVisors left that run no more. @returns how many groups */
+  /** Removes the groups of owners that no longer run. @returns the number of groups */
   async reclaim(): Promise<number> {
     const left = new Set<string>();
     for (const { parent } of this.#trees) {
@@ -144,7 +146,7 @@ function limitIo(files: CgroupFiles, dir: string, tree: Tree, limits: IoLimits):
       try {
         files.write(join(dir, name), `${disk} ${value}`);
       } catch (error) {
-        ignore(error, 'a kernel without this limit, or a disk that has none: the VMM holds it');
+        ignore(error, 'the kernel or the disk has no such limit: the VMM enforces its own');
       }
     }
   }
@@ -154,7 +156,7 @@ function writeSetting(files: CgroupFiles, path: string, value: string, optional 
   try {
     files.write(path, value);
   } catch (error) {
-    // A kernel without swap accounting, or without bandwidth control.
+    // The kernel lacks swap accounting or bandwidth control.
     if (!optional || errorCode(error) !== 'ENOENT') throw error;
   }
 }
@@ -163,7 +165,9 @@ function addTo(files: CgroupFiles, dirs: readonly string[], pid: number): void {
   try {
     for (const dir of dirs) files.write(join(dir, 'cgroup.procs'), String(pid));
   } catch (cause) {
-    throw new JailError('jail_failed', `put the process ${pid} into its control group`, { cause });
+    throw new JailError('jail_failed', `could not put the process ${pid} into its control group`, {
+      cause,
+    });
   }
 }
 
@@ -174,10 +178,10 @@ async function removeAll(files: CgroupFiles, dirs: readonly string[]): Promise<v
   }
   if (failures.length === 0) return;
   const cause = failures.map(describeError).join('; ');
-  throw new JailError('jail_failed', 'remove a control group', { cause });
+  throw new JailError('jail_failed', 'could not remove a control group', { cause });
 }
 
-/** The kernel lets go of a group a moment after the last process in it has ended. */
+/** The kernel releases a group a moment after its last process ended. */
 async function removeOne(files: CgroupFiles, dir: string): Promise<void> {
   for (let waitedMs = 0; ; waitedMs += REMOVE_POLL_MS) {
     try {
@@ -200,7 +204,7 @@ function processesIn(files: CgroupFiles, dir: string): number[] {
       .map(Number)
       .filter((pid) => pid > 0);
   } catch (error) {
-    ignore(error, 'a control group that is gone');
+    ignore(error, 'the control group is gone');
     return [];
   }
 }
@@ -209,7 +213,7 @@ function endProcess(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL');
   } catch (error) {
-    ignore(error, 'a process that has ended by itself');
+    ignore(error, 'the process has already ended');
   }
 }
 
@@ -228,13 +232,13 @@ function findTrees(paths: CgroupPaths, files: CgroupFiles): Tree[] {
   return unified === undefined ? trees : [...trees, unified];
 }
 
-/** @returns whether groups can be made below it, which is tried */
+/** @returns whether groups can be made below `dir`; tries it */
 function makeParent(files: CgroupFiles, dir: string): boolean {
   const parent = join(dir, PARENT);
   try {
     if (!files.exists(parent)) files.make(parent);
   } catch (error) {
-    ignore(error, 'another process has made it, or none can be made here: seen below');
+    ignore(error, 'another process made it, or none can be made here; the next step finds out');
   }
   try {
     const child = join(parent, `try.${process.pid}.${startTicksOf(process.pid) ?? ''}`);
@@ -242,12 +246,12 @@ function makeParent(files: CgroupFiles, dir: string): boolean {
     files.remove(child);
     return true;
   } catch (error) {
-    ignore(error, 'none can be made here: told as a gap of the jail');
+    ignore(error, 'no group can be made here: reported as a gap of the jail');
     return false;
   }
 }
 
-/** From the group of this process upwards: the first whose children can have what is missing. */
+/** Finds the nearest ancestor group whose children can have the missing controllers. */
 function findUnified(
   files: CgroupFiles,
   v2: NonNullable<CgroupPaths['v2']>,
@@ -270,7 +274,7 @@ function findUnified(
 
 const v2Name = (name: Controller): string => (name === 'blkio' ? 'io' : name);
 
-/** Gives the controllers to the children of `dir`. */
+/** Enables the controllers for the children of `dir`. */
 function enable(files: CgroupFiles, dir: string, controllers: readonly Controller[]): boolean {
   try {
     const path = join(dir, 'cgroup.subtree_control');
@@ -281,10 +285,7 @@ function enable(files: CgroupFiles, dir: string, controllers: readonly Controlle
     }
     return true;
   } catch (error) {
-    ignore(
-      error,
-      'not ours to divide, or with processes of its own: the next one upwards is tried',
-    );
+    ignore(error, 'not ours, or with processes of its own: the next ancestor is tried');
     return false;
   }
 }
@@ -293,7 +294,7 @@ function wordsOf(files: CgroupFiles, path: string): Set<string> {
   try {
     return new Set(files.read(path).trim().split(/\s+/));
   } catch (error) {
-    ignore(error, 'a control group that shows nothing');
+    ignore(error, 'the control group is not readable');
     return new Set();
   }
 }

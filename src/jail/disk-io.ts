@@ -1,9 +1,8 @@
 /**
- * The disks of the host that a VMM's files lie on, and how much of them it may have (io).
+ * The host disks that hold a VMM's files, and the I/O limits of the VMM on them (io).
  *
- * A second belt: a VMM holds its guest to the limits of its disks by itself, and one that was taken over does not.
- * So the group's limits are wider than the guest's, for what the host makes of a request: it reads ahead, splits
- * large ones, and writes its journal.
+ * A second line of defense: a VMM enforces the guest's disk limits itself, but a compromised VMM does not. The
+ * group's limits are wider than the guest's, since the host reads ahead, splits large requests and writes a journal.
  */
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,17 +11,17 @@ import type { DiskLimits } from '../base/disk-limits.ts';
 export interface IoLimits {
   /** Whole disks as the kernel names them, e.g. `8:0`. */
   readonly disks: readonly string[];
-  /** Of each disk, for reads and for writes apart; null: no limit. */
+  /** Per disk, for reads and writes separately; null: no limit. */
   readonly bytesPerSecond: number | null;
   readonly opsPerSecond: number | null;
 }
 
-/** Reads ahead, journal. */
+/** Read-ahead and journal. */
 const BYTES_FACTOR = 2;
-/** A request of a guest is of 1 MiB at most, one of a disk of 128 KiB at least where it may be so large. */
+/** A guest's request has at most 1 MiB; the host may split it into requests of 128 KiB. */
 const OPS_FACTOR = 8;
 
-/** @param paths of files; one that is gone, as after a VM's end, has no disk */
+/** @param paths files; one that is gone, as after a VM's end, has no disk */
 export function ioLimits(paths: readonly string[], limits: DiskLimits): IoLimits {
   const { bytesPerSecond, opsPerSecond } = limits;
   return {
@@ -32,7 +31,7 @@ export function ioLimits(paths: readonly string[], limits: DiskLimits): IoLimits
   };
 }
 
-/** A file system without a disk of its own (tmpfs, overlayfs, btrfs) has none that could be limited. */
+/** A file system without a disk of its own (tmpfs, overlayfs, btrfs) has none to limit. */
 function disksOf(paths: readonly string[]): string[] {
   const found = paths.flatMap((path) => {
     const found = statSync(path, { bigint: true, throwIfNoEntry: false });
@@ -41,14 +40,14 @@ function disksOf(paths: readonly string[]): string[] {
   return [...new Set(found)];
 }
 
-/** makedev(3): 12 bits of the major number above 8 of the minor, and the rest above both. */
+/** `major:minor`, by the layout of makedev(3). */
 export function deviceName(dev: bigint): string {
   const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xffff_f000n);
   const minor = (dev & 0xffn) | ((dev >> 12n) & 0xffff_ff00n);
   return `${major}:${minor}`;
 }
 
-/** Limits are of whole disks: of a partition, the one that it is a part of. */
+/** The whole disk of a partition: limits apply to whole disks only. */
 function diskOf(device: string): string | undefined {
   const path = join('/sys/dev/block', device);
   if (!existsSync(path)) return undefined;

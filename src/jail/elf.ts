@@ -2,7 +2,7 @@
 
 const EHDR_BYTES = 64;
 const PHDR_BYTES = 56;
-/** Where in the file its content is. */
+/** Offset of the content in the file. */
 export const ELF_CONTENT_AT = EHDR_BYTES + PHDR_BYTES;
 /** elf.h */
 const ET_EXEC = 2;
@@ -14,7 +14,7 @@ const PAGE_BYTES = 0x1000n;
 
 /**
  * @param content read and executed, entered at its first byte
- * @param address where that is in memory; Linux takes it only at the same place of a page as it has in the file
+ * @param address of the content in memory; its offset within a page must equal that in the file
  */
 export function elfProgram(content: Uint8Array, address: bigint): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(ELF_CONTENT_AT + content.length);
@@ -33,7 +33,7 @@ export function elfProgram(content: Uint8Array, address: bigint): Uint8Array<Arr
   const header = new DataView(bytes.buffer, EHDR_BYTES);
   header.setUint32(0, PT_LOAD, true);
   header.setUint32(4, PF_RX, true);
-  // Where it is in the file; then virtual and physical address, bytes there and in memory, alignment.
+  // File offset, virtual and physical address, size in the file and in memory, alignment.
   const length = BigInt(content.length);
   const rest = [BigInt(ELF_CONTENT_AT), address, address, length, length, PAGE_BYTES];
   for (const [index, value] of rest.entries()) header.setBigUint64(8 + 8 * index, value, true);

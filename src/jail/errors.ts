@@ -1,19 +1,19 @@
 import { CodedError } from '../base/errors.ts';
 
 export type JailErrorCode =
-  /** A seccomp profile that can't be read, contradicts itself or names what is not there; the message says where. */
+  /** A seccomp profile can't be read, contradicts itself or names something unknown; the message says where. */
   | 'profile_invalid'
-  /** A profile has no such thread, or several and none was named. */
+  /** The profile has no such thread, or has several and none was named. */
   | 'thread_unknown'
-  /** A filter of more instructions than the kernel takes. */
+  /** The filter has more instructions than the kernel accepts. */
   | 'profile_too_large'
-  /** A program whose calls were to be learnt could not be watched. */
+  /** strace could not trace the program to learn from. */
   | 'strace_failed'
-  /** This host can't jail a VMM, or not as it was asked for; the cause says what is missing. */
+  /** This host can't jail a VMM as requested; the cause says what is missing. */
   | 'jail_unavailable'
-  /** A VM whose id, limits or files no jail takes; the message names which. */
+  /** The VM's id, limits or files are invalid for a jail; the message names the field. */
   | 'jail_plan_invalid'
-  /** A directory of the jail is a link, or others may write there. */
+  /** A directory of the jail is a symbolic link or writable by others. */
   | 'jail_dir_unsafe'
   /** The VMM did not get into its jail; it was not started. */
   | 'jail_failed';

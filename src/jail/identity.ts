@@ -1,13 +1,13 @@
 /**
- * Who a jailed VMM is: a user id that no other process of the host has, in a user namespace of its own (io).
+ * The identity of a jailed VMM: a user id that no other process of the host has, in its own user namespace (io).
  *
  *     in the namespace      on the host
- *     0  the VMM       ──►  the user id of this sandbox; no capability, and none to be had
+ *     0  the VMM       ──►  the user id of this sandbox; no capability, and no way to get one
  *     1                ──►  0, so that bubblewrap may look up files of root while it makes the mounts
  *
- * bubblewrap runs as 0 of the namespace, so it and the VMM are the same user: the kernel lets the parent's
- * death kill the child only then (kernel/signal.c, `kill_ok_by_cred`). Made by root alone, who needs no
- * permission for it, also where unprivileged user namespaces are forbidden.
+ * bubblewrap runs as 0 of the namespace, so it and the VMM are the same user: only then does the kernel let the
+ * parent's death kill the child (kernel/signal.c, `kill_ok_by_cred`). Only root makes such namespaces, so this works
+ * even where unprivileged user namespaces are forbidden.
  */
 import { spawn } from 'node:child_process';
 import { closeSync, openSync, writeFileSync } from 'node:fs';
@@ -16,13 +16,13 @@ import { ignore } from '../base/ignore.ts';
 import { JailError } from './errors.ts';
 import { type UidRange, UserIds } from './user-ids.ts';
 
-/** From a start until the identity of the next is made. */
+/** Delay after a start before the next identity is prepared. */
 const PREPARE_MS = 5_000;
 
 export interface Identity {
   readonly uid: number;
   readonly gid: number;
-  /** Of the user namespace, as other processes of this user can open it. */
+  /** Path of the user namespace that other processes of this user can open. */
   readonly namespacePath: string;
 }
 
@@ -35,14 +35,14 @@ export class Identities {
   readonly #ids: UserIds;
   readonly #gid: number | null;
   readonly #taken = new Map<number, Held>();
-  /** One waits, so that a start need not; more would only hold descriptors. */
+  /** A prepared identity, so that a start need not wait; more would only hold descriptors. */
   #idle: Promise<Held> | undefined;
   #cancelPreparing: () => void = () => undefined;
   #closed = false;
 
   /**
-   * @param dir the same for all processes of the host; is made
-   * @param gid for all, where a device is open to a group; null: as the user id
+   * @param dir the same for all processes of the host; created if missing
+   * @param gid shared by all, for devices that are open to a group; null: equal to the user id
    * @throws JailError `jail_dir_unsafe`
    */
   constructor(dir: string, range: UidRange, gid: number | null) {
@@ -50,19 +50,19 @@ export class Identities {
     this.#gid = gid;
   }
 
-  /** @throws JailError `jail_unavailable` when there is none left, or no namespace can be made */
+  /** @throws JailError `jail_unavailable` if no id is free or no namespace can be made */
   async acquire(): Promise<Identity> {
     const idle = this.#idle;
     this.#idle = undefined;
     const held = await (idle ?? this.#make());
     this.#taken.set(held.uid, held);
-    // Not beside the start that it would slow down.
+    // Later, so that it does not slow down this start.
     this.#cancelPreparing();
     this.#cancelPreparing = systemClock.after(PREPARE_MS, () => this.prepare());
     return held;
   }
 
-  /** After the last process of it has ended. Idempotent. */
+  /** Call it after the identity's last process has ended. Idempotent. */
   release(identity: Identity): void {
     const held = this.#taken.get(identity.uid);
     if (held === undefined) return;
@@ -71,27 +71,27 @@ export class Identities {
     else this.#idle = Promise.resolve(held);
   }
 
-  /** Makes one before it is needed. */
+  /** Makes an identity before it is needed. */
   prepare(): void {
     if (this.#closed || this.#idle !== undefined) return;
     const idle = this.#make();
     this.#idle = idle;
     idle.catch((error: unknown) => {
-      ignore(error, 'the next start tries again, or is told');
+      ignore(error, 'the next start tries again and reports the failure');
       if (this.#idle === idle) this.#idle = undefined;
     });
   }
 
-  /** Those in use are given back when they are released. */
+  /** Identities in use are freed when they are released. */
   async close(): Promise<void> {
     this.#closed = true;
     this.#cancelPreparing();
     const idle = this.#idle;
     this.#idle = undefined;
-    await idle?.then(drop, (error: unknown) => ignore(error, 'none was made'));
+    await idle?.then(drop, (error: unknown) => ignore(error, 'no identity was made'));
   }
 
-  /** @returns how many. See `UserIds` */
+  /** @returns the number of processes; see `UserIds` */
   endOrphans(): number {
     return this.#ids.endOrphans();
   }
@@ -116,8 +116,8 @@ function drop({ lockFd, namespaceFd }: Held): void {
 }
 
 /**
- * A process makes the namespace and says so; its maps are written from outside, and it ends.
- * @returns a descriptor of the namespace, which is the caller's
+ * Lets a helper process make the namespace, writes its id maps from outside, and ends the helper.
+ * @returns a descriptor of the namespace, owned by the caller
  * @throws JailError `jail_unavailable`
  */
 async function makeNamespace(uid: number, gid: number): Promise<number> {
@@ -128,24 +128,28 @@ async function makeNamespace(uid: number, gid: number): Promise<number> {
     writeFileSync(`/proc/${child.pid}/gid_map`, `0 ${gid} 1\n${gid === 0 ? '' : '1 0 1\n'}`);
     return openSync(`/proc/${child.pid}/ns/user`, 'r');
   } catch (cause) {
-    throw new JailError('jail_unavailable', `make a user namespace for the user id ${uid}`, {
-      cause,
-      remedy:
-        'Let root make user namespaces (sysctl user.max_user_namespaces), or set NEUROVISOR_JAIL_UIDS to ids that this host maps.',
-    });
+    throw new JailError(
+      'jail_unavailable',
+      `could not make a user namespace for the user id ${uid}`,
+      {
+        cause,
+        remedy:
+          'Let root make user namespaces (sysctl user.max_user_namespaces), or set NEUROVISOR_JAIL_UIDS to ids that this host maps.',
+      },
+    );
   } finally {
     child.kill('SIGKILL');
   }
 }
 
-/** Resolves when `cat` has sent back what it was sent: then `unshare` has done its part. */
+/** Resolves when `cat` echoes a line: then `unshare` has made the namespace. */
 function answers(child: ReturnType<typeof spawn>): Promise<void> {
   return new Promise((resolve, reject) => {
     let words = '';
     child.stderr?.on('data', (bytes: Buffer) => {
       words = (words + bytes.toString('utf8')).slice(0, WORDS_MAX);
     });
-    child.stdin?.on('error', (error) => ignore(error, 'told by its end'));
+    child.stdin?.on('error', (error) => ignore(error, 'reported by the end of the process'));
     child.once('error', reject);
     child.once('close', (status) =>
       reject(new Error(words.trim() === '' ? `unshare ended with ${status}` : words.trim())),

@@ -1,18 +1,18 @@
 /**
- * How a VMM process is confined. Whoever takes it over from inside the guest holds:
+ * The confinement of a VMM process. An attacker who takes over the VMM from inside the guest has:
  *
- *     a user id of its own      nothing on the host belongs to it but its disk
+ *     a user id of its own      it owns nothing on the host but its disk
  *     an empty root             its program, read-only; kernel and golden image, read-only; its disk
- *     no network, no /proc      namespaces of its own, in which it is alone
+ *     no network, no /proc      its own namespaces, with no other process
  *     no capability, ever       none in the bounding set, no_new_privs
  *     a list of system calls    seccomp: `compile.ts` makes it of `policy/`
  *     limits                    a control group (`cgroup.ts`) and rlimits
  *
  *     daemon ── nsenter ── setpriv ── bwrap ─┬─ stays, as the parent; ends when the daemon does
  *                                            └─ mounts … waits ──► the VMM (same pid; ends when bwrap does)
- *                              daemon: control group, rlimits ─► "go on"
+ *                              daemon: control group, rlimits ─► "continue"
  *
- * The VMM is let go only when its limits are set. An ordinary user's VMMs keep that user's id; all else holds.
+ * The VMM starts only once its limits are set. VMMs of an ordinary user keep that user's id; all else holds.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import {
@@ -43,17 +43,17 @@ import type { Identities, Identity } from './identity.ts';
 import { checkPlan, invalid, type JailPlan, type JailTools, jailCommand } from './plan.ts';
 import type { ProgramTree, ProgramTrees } from './program-tree.ts';
 
-/** A process in its jail, or on its way there. */
+/** A process in its jail, or being put there. */
 export interface Jailed {
-  /** Its parent: bubblewrap. Its end is the VMM's; a status of 128 + n says that signal n ended the VMM. */
+  /** The parent, bubblewrap. It ends with the VMM; a status of 128 + n means that signal n ended the VMM. */
   readonly child: ChildProcess;
-  /** The VMM's own, once it has all its limits. @throws JailError `jail_failed` */
+  /** The VMM's pid, once all its limits are set. @throws JailError `jail_failed` */
   readonly pid: Promise<number>;
-  /** Ends the VMM. Idempotent; `child` tells when it is over. */
+  /** Kills the VMM. Idempotent; `child` emits the end. */
   kill(): void;
-  /** Changes the plan's. */
+  /** Replaces the plan's disk limits. */
   limitDisks(limits: DiskLimits): void;
-  /** After the end of `child`: nothing of the jail is left. Idempotent. */
+  /** Removes what is left of the jail. Call it after the end of `child`. Idempotent. */
   release(): Promise<void>;
 }
 
@@ -64,26 +64,26 @@ export interface JailParts {
   readonly filter: Uint8Array;
   /** Null: VMMs keep the user id of this process. */
   readonly identities: Identities | null;
-  /** Null: none can be made here. */
+  /** Null: this host allows none. */
   readonly cgroups: Cgroups | null;
   readonly log: Log;
 }
 
-/** What a VMM takes beside the guest's RAM: code that it generates (128 MiB at most) and its own data. */
+/** Memory of a VMM beside the guest's RAM: translated code (128 MiB at most) and its own data. */
 const OVERHEAD_MIB = 128 + 64;
-/** Page tables are an entry of 8 bytes for each 4 KiB, and KVM has some of its own. */
+/** Page tables have 8 bytes for each 4 KiB, and KVM has its own. */
 const RAM_PER_TABLES = 256;
 
-/** The largest file that it may write, bytes: its disk, RAM, or the state that it saves. */
+/** The largest file that a VMM may write, bytes: its disk, RAM, or saved state. */
 export function fileLimitBytes(memoryMib: number, diskBytes: number): number {
   return Math.max(memoryMib * MIB, OVERHEAD_MIB * MIB, diskBytes);
 }
 
-/** What a VMM may take of the host's memory, with the guest's RAM. */
+/** The host memory that a VMM may use, with the guest's RAM. */
 export function memoryLimitMib(memoryMib: number): number {
   return memoryMib + OVERHEAD_MIB + Math.ceil(memoryMib / RAM_PER_TABLES);
 }
-/** Threads: a pool for the disk of 64 at most, one per processor of the guest, and some. */
+/** Threads beside the vCPUs: at most 64 for disk I/O, and a few more. */
 export const TASKS_MAX = 80;
 const OPEN_FILES_MAX = 256;
 const INFO_BYTES_MAX = 4 * 1024;
@@ -126,12 +126,12 @@ function pathsOf({ files }: JailPlan): string[] {
   return files.flatMap(({ path, access }) => (access === 'device' ? [] : [path]));
 }
 
-/** Of a VMM whose guest has this size. */
+/** The limits of a VMM whose guest has this size. */
 export function limitsOf({ memoryMib, cpus }: Pick<JailPlan, 'memoryMib' | 'cpus'>): CgroupLimits {
   return {
     memoryBytes: memoryLimitMib(memoryMib) * MIB,
     tasks: TASKS_MAX + cpus,
-    // One more than the guest has: for its disk and its screen.
+    // One more than the guest has, for I/O.
     cpus: cpus + 1,
   };
 }
@@ -170,13 +170,13 @@ function launch(
     held.cgroup?.add(pid);
     setLimits(pid, held.identity === null ? null : TASKS_MAX + plan.cpus, fileBytes);
   });
-  pid.catch((error: unknown) => ignore(error, 'the end of the process is told too'));
+  pid.catch((error: unknown) => ignore(error, 'the end of the process is reported as well'));
   let released: Promise<void> | undefined;
   return {
     child,
     pid,
     kill() {
-      // Its parent then tells of its end, and has it out of the process table before.
+      // The parent then reaps it and ends.
       if (vmm !== undefined && isRunning(vmm)) process.kill(vmm.pid, 'SIGKILL');
       else child.kill('SIGKILL');
     },
@@ -188,7 +188,7 @@ function launch(
   };
 }
 
-/** Once bubblewrap tells the pid, sets the limits and lets it go on. */
+/** Reads the pid from bubblewrap, sets the limits, and lets the VMM start. */
 async function admit(
   child: ChildProcess,
   fds: { readonly info: number; readonly block: number },
@@ -196,7 +196,7 @@ async function admit(
 ): Promise<number> {
   const info = child.stdio[fds.info] as Duplex | undefined;
   const block = child.stdio[fds.block] as Duplex | undefined;
-  block?.on('error', (error) => ignore(error, 'a jail that has ended: told by its exit'));
+  block?.on('error', (error) => ignore(error, 'the jail has ended, which its exit reports'));
   try {
     const pid = await readPid(child, info);
     limit(pid);
@@ -207,7 +207,7 @@ async function admit(
     child.kill('SIGKILL');
     throw cause instanceof JailError
       ? cause
-      : new JailError('jail_failed', 'set the limits of a VMM', { cause });
+      : new JailError('jail_failed', 'could not set the limits of a VMM', { cause });
   }
 }
 
@@ -215,9 +215,9 @@ function readPid(child: ChildProcess, info: Duplex | undefined): Promise<number>
   return new Promise((resolve, reject) => {
     let text = '';
     const fail = (cause: unknown): void =>
-      reject(new JailError('jail_failed', 'start a VMM in its jail', { cause }));
+      reject(new JailError('jail_failed', 'could not start a VMM in its jail', { cause }));
     child.once('error', fail);
-    info?.on('error', (error) => ignore(error, 'told by its end'));
+    info?.on('error', (error) => ignore(error, 'reported by the end of the process'));
     info?.once('close', () => fail('bubblewrap ended before it had made the jail'));
     info?.on('data', (bytes: Buffer) => {
       text = (text + bytes.toString('latin1')).slice(0, INFO_BYTES_MAX);
@@ -227,21 +227,21 @@ function readPid(child: ChildProcess, info: Duplex | undefined): Promise<number>
   });
 }
 
-/** Of the process that becomes the VMM; none can be raised again. */
+/** Sets limits of the process that becomes the VMM; none can be raised later. */
 function setLimits(pid: number, tasks: number | null, fileBytes: number): void {
-  // A core would hold the guest's memory.
+  // A core dump would contain the guest's memory.
   setLimit(pid, 'core', 0);
   setLimit(pid, 'openFiles', OPEN_FILES_MAX);
   setLimit(pid, 'fileSize', fileBytes);
   setLimit(pid, 'lockedMemory', 0);
   setLimit(pid, 'messageQueues', 0);
-  // Counted by user: only where it has one of its own.
+  // Counted per user, so only for a user of its own.
   if (tasks !== null) setLimit(pid, 'processes', tasks);
 }
 
 /**
- * Makes sure of what each file is, and gives those that it writes to the VMM's user.
- * @returns bytes that its largest file may have
+ * Checks each file, and makes the VMM's user the owner of those that it writes.
+ * @returns the size limit of its largest file, bytes
  */
 function openFiles(plan: JailPlan, identity: Identity | null): number {
   let largest = 0;
@@ -256,16 +256,16 @@ function openFiles(plan: JailPlan, identity: Identity | null): number {
 function give(path: string, dir: string, identity: Identity | null): number {
   let fd: number;
   try {
-    if (realpathSync(dirname(path)) !== realpathSync(dir)) throw new Error('it is elsewhere');
+    if (realpathSync(dirname(path)) !== realpathSync(dir)) throw new Error(`it is not in ${dir}`);
     fd = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (cause) {
-    throw invalid('files', `${path} can't be given to it: ${String(cause)}`);
+    throw invalid('files', `${path} can't be opened for writing: ${String(cause)}`);
   }
   try {
     const found = fstatSync(fd);
-    // Another name of the file may be in a place where it would be read.
+    // A hard link elsewhere may be read by others.
     if (!found.isFile() || found.nlink !== 1)
-      throw invalid('files', `${path} is no file of its own`);
+      throw invalid('files', `${path} is not a regular file with one link`);
     if (identity !== null) fchownSync(fd, identity.uid, identity.gid);
     return found.size;
   } finally {
@@ -279,6 +279,10 @@ function checkOpenToOthers(path: string, access: 'read' | 'device', identity: Id
   const isOpen =
     (mode & wanted) === wanted || (gid === identity.gid && ((mode >> 3) & wanted) === wanted);
   if (isOpen) return;
-  const who = access === 'read' ? 'all users' : 'a group';
-  throw invalid('files', `${path} is not open to ${who}`, `chmod it so that ${who} may open it`);
+  const readers = access === 'read' ? 'all users' : 'its group';
+  throw invalid(
+    'files',
+    `${path} can't be opened by ${readers}`,
+    `chmod it so that ${readers} can open it`,
+  );
 }

@@ -18,31 +18,31 @@ import { ProgramTrees } from './program-tree.ts';
 import type { UidRange } from './user-ids.ts';
 
 interface JailOptions {
-  /** Of this user alone: the VMM's program and libraries are copied there, once per version. */
+  /** Private to this user: holds copies of the VMM's program and libraries, one per version. */
   readonly cacheDir: string;
   /** The same for all processes of the host. */
   readonly stateDir: string;
-  /** Searched for bubblewrap and the programs of util-linux: PATH. */
+  /** A PATH to find bubblewrap and the programs of util-linux. */
   readonly searchPath: string;
   /** The VMM's program, first, and the files that it opens; absolute paths. */
   readonly programFiles: readonly string[];
-  /** Arguments with which the program says something and ends at once with 0. */
+  /** Arguments with which the program prints something and exits with 0 at once. */
   readonly probeArgs: readonly string[];
   /** `struct sock_filter[]`. */
   readonly filter: Uint8Array;
   readonly uids: UidRange;
-  /** The group that may open what VMMs need of /dev; null: none. */
+  /** The group that may open the devices that VMMs need; null: none. */
   readonly deviceGid: number | null;
   readonly log: Log;
 }
 
 export interface Jail {
-  /** What holds, for people: `own user, namespaces, …`. */
+  /** What the jail enforces, for people: `own user, namespaces, …`. */
   readonly description: string;
-  /** What does not hold on this host, each with its reason. */
+  /** What this host can't enforce, each with its reason. */
   readonly gaps: readonly string[];
   start(plan: JailPlan): Promise<Jailed>;
-  /** After all VMMs have ended. */
+  /** Call it after all VMMs have ended. */
   close(): Promise<void>;
 }
 
@@ -89,7 +89,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
     gaps: [
       ...(hasOwnUsers
         ? []
-        : ['VMMs run as this user: only root with all its capabilities can give them others']),
+        : ['VMMs run as this user: only root with all capabilities can give them their own']),
       ...(cgroups?.missing === null ? [] : [noLimits(cgroups)]),
     ],
     start: (plan) => startJailed(parts, plan),
@@ -105,7 +105,7 @@ export function noLimits(cgroups: Cgroups | null): string {
   return `no limit of ${missing}: no control group of it can be made here`;
 }
 
-/** Removes groups that a killed NeuroVisor left. @returns null, told in the log, where none can be used */
+/** Removes the groups of killed NeuroVisors. @returns null, with a warning in the log, if none can be used */
 export async function openCgroups(log: Log): Promise<Cgroups | null> {
   try {
     const read = (name: string): string => readFileSync(`/proc/self/${name}`, 'utf8');
@@ -119,7 +119,7 @@ export async function openCgroups(log: Log): Promise<Cgroups | null> {
   }
 }
 
-/** Capabilities that it takes to make VMMs other users (linux/capability.h). */
+/** Capabilities that running VMMs as other users takes (linux/capability.h). */
 export const NEEDED_CAPABILITIES = {
   CHOWN: 0,
   DAC_OVERRIDE: 1,
@@ -134,13 +134,13 @@ export function isRootWith(capabilities: Readonly<Record<string, number>>): bool
   return process.geteuid?.() === 0 && Object.values(capabilities).every(hasCapability);
 }
 
-/** Of this process' own namespace (namespaces(7)). */
+/** The limit of this process' own namespace (namespaces(7)). */
 const NAMESPACES_MAX = '/proc/sys/user/max_user_namespaces';
 
-/** A jail has one, whoever makes it: looked at each time, for the setting may change while a host runs. */
+/** Every jail needs one. Checked each time, since the setting may change while the host runs. */
 function requireUserNamespaces(): void {
   if (textOf(NAMESPACES_MAX) !== '0') return;
-  throw new JailError('jail_unavailable', 'make a user namespace', {
+  throw new JailError('jail_unavailable', 'could not make a user namespace', {
     cause: 'this host allows none (user.max_user_namespaces is 0)',
     remedy: 'Allow some: sysctl -w user.max_user_namespaces=10000, and in /etc/sysctl.d for later.',
   });
@@ -150,7 +150,7 @@ function textOf(path: string): string | null {
   try {
     return readFileSync(path, 'utf8').trim();
   } catch (error) {
-    ignore(error, 'a kernel without it');
+    ignore(error, 'the kernel does not have it');
     return null;
   }
 }
@@ -161,7 +161,7 @@ function findTools(searchPath: string): JailTools {
       const path = join(dir, name);
       if (dir.startsWith('/') && isExecutable(path)) return path;
     }
-    throw new JailError('jail_unavailable', `find ${name} in PATH`, {
+    throw new JailError('jail_unavailable', `could not find ${name} in PATH`, {
       cause: 'it is not installed',
       remedy: `Install it: apt-get install ${packageName}, or run ./neurovisor setup as root.`,
     });
@@ -183,7 +183,7 @@ function isExecutable(path: string): boolean {
   }
 }
 
-/** Once per boot of the host and version of what is used; it takes 50 ms. */
+/** Runs once per boot of the host and version of the programs; takes 50 ms. */
 async function probe(parts: JailParts, options: JailOptions, treeDir: string): Promise<void> {
   const stampPath = join(options.cacheDir, 'jail', 'probed');
   const stamp = stampOf(parts, options, treeDir);
@@ -194,7 +194,7 @@ async function probe(parts: JailParts, options: JailOptions, treeDir: string): P
   const jailed = await startJailed(parts, {
     id: 'probe',
     argv: [program, ...options.probeArgs],
-    // Not /dev/null: the C library would ask a device whether it is a terminal, which no VMM may.
+    // Not /dev/null: the C library would ask a device whether it is a terminal, a call that VMMs may not make.
     stdio: ['ignore', 'pipe', 'pipe'],
     dir,
     files: [],
@@ -211,7 +211,7 @@ async function probe(parts: JailParts, options: JailOptions, treeDir: string): P
   await jailed.release();
   if (status !== 0) {
     const how = words.trim() || (typeof pid === 'string' ? pid : `it ended with ${String(status)}`);
-    throw new JailError('jail_unavailable', 'start a VMM in a jail', {
+    throw new JailError('jail_unavailable', 'could not start a VMM in a jail', {
       cause: how,
       remedy: REMEDY,
     });
@@ -246,7 +246,7 @@ async function readText(path: string): Promise<string | undefined> {
   try {
     return await readFile(path, 'utf8');
   } catch (error) {
-    ignore(error, 'not tried yet');
+    ignore(error, 'no probe has run yet');
     return undefined;
   }
 }

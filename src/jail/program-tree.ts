@@ -1,12 +1,12 @@
 /**
- * What the VMM needs of the host's files, in a directory of its own: program, loader, libraries, modules,
- * firmware. It is copied once per version of them; a VM's empty root gets three bind mounts of it instead
- * of sixty, which takes 2 ms instead of 16, and shows nothing else of the host.
+ * A copy of the host files that the VMM needs: program, loader, libraries, modules, firmware. One copy per version.
+ * A VM's empty root gets three bind mounts of it instead of sixty, which takes 2 ms instead of 16 and shows nothing
+ * else of the host.
  *
- *     jail/<files>-<sources>/tree/{usr,lib,lib64}/…     by the same paths as on the host
- *                           /sources.json               what was copied; another is made when one of them changes
+ *     jail/<files>-<sources>/tree/{usr,lib,lib64}/…     the same paths as on the host
+ *                           /sources.json               the copied files; a change of one makes a new tree
  *
- * Who uses one holds a shared lock of its directory, so that no other process removes it.
+ * Users of a tree hold a shared lock on its directory, so that no other process removes it.
  */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -45,13 +45,13 @@ const VERSION = 2;
 const FILES_MAX = 1_000;
 const LDD_MS_MAX = 10_000;
 const MS_PER_S = 1_000;
-/** A month. */
+/** Age at which an unused tree is removed: a month. */
 const UNUSED_S = 30 * 24 * 3600;
-/** An hour: of versions that the host has no more, as soon as no start can still be on its way. */
+/** Age at which an outdated tree is removed: an hour, by when no start can still need it. */
 const OUTDATED_S = 3600;
 const DIGEST_CHARACTERS = 32;
 const DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-/** Of trees, and of what was being made or removed by a process. */
+/** Names of trees, and of temporaries that a process makes or removes. */
 const NAME = /^[0-9a-f]{32}-[0-9a-f]{32}(\.\d+){0,2}$|^[0-9a-f]{32}(\.\d+){0,2}$/;
 
 export interface ProgramTree {
@@ -67,10 +67,10 @@ const sourcesSchema = z.object({
 });
 type Sources = z.infer<typeof sourcesSchema>;
 
-/** One that this process holds. */
+/** A tree that this process has locked. */
 interface Held extends ProgramTree {
   readonly sources: Sources;
-  /** With the lock. */
+  /** Holds the lock. */
   readonly fd: number;
 }
 
@@ -82,8 +82,8 @@ export class ProgramTrees {
   #making: Promise<ProgramTree> | undefined;
 
   /**
-   * @param base private to this user; is made
-   * @param files absolute paths; the libraries of those that are programs or modules are found
+   * @param base private to this user; created if missing
+   * @param files absolute paths; the libraries of programs and modules are added
    */
   constructor(base: string, files: readonly string[]) {
     this.#base = base;
@@ -91,8 +91,8 @@ export class ProgramTrees {
   }
 
   /**
-   * Before each start of a VM: a VMM that was updated meanwhile is the one that starts. It looks at each file,
-   * which takes less than a millisecond.
+   * Call it before each start of a VM, so that an updated VMM is used at once. Stats each file, which takes less than a
+   * millisecond.
    * @throws JailError `jail_unavailable`, `jail_dir_unsafe`
    */
   async current(): Promise<ProgramTree> {
@@ -110,18 +110,18 @@ export class ProgramTrees {
     return made;
   }
 
-  /** After the last start. */
+  /** Call it after the last start. */
   async close(): Promise<void> {
     const held = this.#held;
     this.#held = undefined;
     if (held === undefined) return;
-    // A VMM that is on its way has it mounted in a moment; until then its name has to be there.
+    // A starting VMM mounts it in a moment; until then the path must exist.
     await touch(dirname(held.dir));
     closeSync(held.fd);
   }
 }
 
-/** Whether it is that of the files of now, and is there. */
+/** Whether the tree matches the host's files and still exists. */
 function isCurrent({ sources, fd }: Held): boolean {
   return isUpToDate(sources) && fstatSync(fd).nlink > 0;
 }
@@ -136,9 +136,9 @@ async function hold(base: string, files: readonly string[]): Promise<Held> {
     return held;
   } catch (cause) {
     if (cause instanceof JailError) throw cause;
-    throw new JailError('jail_unavailable', 'copy the VMM and its libraries for jails', {
+    throw new JailError('jail_unavailable', 'could not copy the VMM and its libraries for jails', {
       cause,
-      remedy: 'install the VMM again if it is broken; restart NeuroVisor if its files have moved',
+      remedy: 'Reinstall the VMM if it is broken; restart NeuroVisor if its files have moved.',
     });
   }
 }
@@ -148,11 +148,11 @@ async function touch(dir: string): Promise<void> {
   try {
     await utimes(dir, now, now);
   } catch (error) {
-    ignore(error, 'a cache that was emptied by hand');
+    ignore(error, 'the cache was emptied by hand');
   }
 }
 
-/** @param kind what its name begins with */
+/** @param kind the start of its name */
 async function find(base: string, kind: string): Promise<Held | undefined> {
   for (const name of await readdir(base)) {
     if (!name.startsWith(`${kind}-`) || name.includes('.')) continue;
@@ -165,7 +165,7 @@ async function find(base: string, kind: string): Promise<Held | undefined> {
   return undefined;
 }
 
-/** @returns undefined for one that is being removed, or is not whole */
+/** @returns undefined for a tree that is being removed or is incomplete */
 async function take(dir: string): Promise<Held | undefined> {
   const fd = openSync(dir, DIRECTORY);
   const sources = tryLockShared(fd) ? readSources(dir) : undefined;
@@ -177,17 +177,17 @@ async function take(dir: string): Promise<Held | undefined> {
   return { dir: tree, entries: await readdir(tree), sources, fd };
 }
 
-/** @returns undefined where it is not whole */
+/** @returns undefined for an incomplete tree */
 function readSources(dir: string): Sources | undefined {
   try {
     return sourcesSchema.parse(JSON.parse(readFileSync(join(dir, 'sources.json'), 'utf8')));
   } catch (error) {
-    ignore(error, 'a tree that is being made or removed, or is none');
+    ignore(error, 'the tree is being made or removed, or is not a tree');
     return undefined;
   }
 }
 
-/** Those that nobody holds, of versions that are gone, or whose making was interrupted. */
+/** Removes unlocked trees that are outdated, long unused or incomplete. */
 async function removeUnused(base: string): Promise<void> {
   for (const name of await readdir(base)) {
     if (!NAME.test(name)) continue;
@@ -208,7 +208,7 @@ async function removeIfUnused(dir: string): Promise<void> {
     const sources = readSources(dir);
     const isOutdated = sources !== undefined && !isUpToDate(sources);
     if (!isOutdated && ageS <= UNUSED_S) return;
-    // Nobody is to find half of one.
+    // Renamed first, so that no process finds half a tree.
     const going = temporaryName(dir.replace(/\..*$/, ''));
     await rename(dir, going);
     await rm(going, { recursive: true, force: true });
@@ -221,7 +221,7 @@ function isUpToDate({ files }: Sources): boolean {
   try {
     return files.every(({ path, identity }) => identify(path) === identity);
   } catch (error) {
-    ignore(error, 'a file that is gone');
+    ignore(error, 'a source file is gone');
     return false;
   }
 }
@@ -253,12 +253,12 @@ async function make(base: string, kind: string, files: readonly string[]): Promi
     try {
       await rename(temporary, dir);
     } catch (error) {
-      // Another process has made the same one.
+      // Another process made the same tree.
       if (errorCode(error) !== 'ENOTEMPTY' && errorCode(error) !== 'EEXIST') throw error;
     }
     requirePrivateDir(dir);
     const held = await take(dir);
-    if (held === undefined) throw new Error(`${dir} is not whole`);
+    if (held === undefined) throw new Error(`${dir} is incomplete`);
     return held;
   } finally {
     await rm(temporary, { recursive: true, force: true });
@@ -274,7 +274,7 @@ function digestOf(sources: Sources): string {
   return hash.digest('hex').slice(0, DIGEST_CHARACTERS);
 }
 
-/** Whatever the umask: the VMM is another user. */
+/** Independent of the umask: the VMM is another user. */
 async function openToAll(dir: string): Promise<void> {
   await chmod(dir, 0o755);
   for (const entry of await readdir(dir, { withFileTypes: true })) {
@@ -287,7 +287,7 @@ function identify(path: string): string {
   return `${found.dev}:${found.ino}:${found.size}:${found.mtimeMs}`;
 }
 
-/** @returns none for what is no dynamic program, such as firmware */
+/** @returns an empty list for a file without libraries, such as firmware */
 async function librariesOf(path: string): Promise<string[]> {
   if (!(await isElf(path))) return [];
   const listed = await new Promise<string>((resolve, reject) => {

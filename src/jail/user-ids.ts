@@ -1,6 +1,6 @@
 /**
- * User ids for VMMs: each is taken by flock of a file, so that several NeuroVisors of one host never share one,
- * and a killed one gives its back (io).
+ * User ids for VMMs (io). Each is claimed by a flock on a file: several NeuroVisors of one host never share an id, and
+ * a killed one frees its ids.
  */
 import { closeSync, constants, openSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,14 +15,14 @@ export interface UidRange {
   readonly count: number;
 }
 
-/** In a range that systemd's table of user ids leaves unused (UIDS-GIDS.md). */
+/** A range that systemd's table of user ids leaves unused (UIDS-GIDS.md). */
 export const DEFAULT_UIDS: UidRange = { first: 1_900_000_000, count: 4096 };
 const UID_MIN = 1_000;
 /** (uid_t) -1 means "no change" in system calls. */
 const UID_MAX = 2 ** 32 - 2;
 const UIDS_MAX = 65_536;
 
-/** `FIRST:COUNT`. @returns undefined for anything else, and for ids of the system or of nobody */
+/** Parses `FIRST:COUNT`. @returns undefined for anything else, and for system ids or the user nobody */
 export function parseUidRange(text: string): UidRange | undefined {
   const match = /^(\d{1,10}):(\d{1,5})$/.exec(text);
   if (match === null) return undefined;
@@ -35,13 +35,13 @@ export function parseUidRange(text: string): UidRange | undefined {
   return { first, count };
 }
 
-/** What unmapped ids look like (kernel/user_namespace.c); many programs run as it. */
+/** The id that unmapped ids appear as (kernel/user_namespace.c); many programs run as it. */
 const NOBODY = 65_534;
 
 /** An id that no other process of the host has. */
 export interface TakenUid {
   readonly uid: number;
-  /** The caller's: closing it gives the id back. */
+  /** Owned by the caller; closing it frees the id. */
   readonly lockFd: number;
 }
 
@@ -50,7 +50,7 @@ export class UserIds {
   readonly #range: UidRange;
 
   /**
-   * @param dir the same for all processes of the host; is made
+   * @param dir the same for all processes of the host; created if missing
    * @throws JailError `jail_dir_unsafe`
    */
   constructor(dir: string, range: UidRange) {
@@ -59,20 +59,24 @@ export class UserIds {
     this.#range = range;
   }
 
-  /** @throws JailError `jail_unavailable` when there is none left */
+  /** @throws JailError `jail_unavailable` if none is free */
   take(): TakenUid {
     const { first, count } = this.#range;
-    // Those of a container of this host have locks of their own, but are seen.
+    // VMMs of a container on this host have other lock files, but their processes are visible.
     const seen = new Set([...this.#processes()].map(([, { uid }]) => uid));
     for (let uid = first; uid < first + count; uid += 1) {
       if (seen.has(uid)) continue;
       const lockFd = this.#lock(uid);
       if (lockFd !== undefined) return { uid, lockFd };
     }
-    throw new JailError('jail_unavailable', `take one of ${count} user ids from ${first} on`, {
-      cause: 'all are in use',
-      remedy: 'End other sandboxes, or set NEUROVISOR_JAIL_UIDS to a larger range.',
-    });
+    throw new JailError(
+      'jail_unavailable',
+      `could not claim one of ${count} user ids from ${first} on`,
+      {
+        cause: 'all are in use',
+        remedy: 'End other sandboxes, or set NEUROVISOR_JAIL_UIDS to a larger range.',
+      },
+    );
   }
 
   #lock(uid: number): number | undefined {
@@ -84,15 +88,15 @@ export class UserIds {
   }
 
   /**
-   * Ends VMMs of the range that have lost their parent and whose user nobody holds: a NeuroVisor was killed
-   * while it started them. Others of the range may be those of a container, with locks of their own.
-   * @returns how many
+   * Kills VMMs of the range that have lost their parent and whose id is unclaimed: their NeuroVisor was killed while it
+   * started them. Others of the range may belong to a container with its own lock files.
+   * @returns the number of killed processes
    */
   endOrphans(): number {
     let ended = 0;
     const depth = processOf('self')?.namespaces ?? 1;
     for (const [pid, { uid, parent, namespaces }] of this.#processes()) {
-      // A VMM is the first process of a namespace; its parent, bubblewrap, is of the same user and outside.
+      // A VMM is the first process of a namespace; its parent, bubblewrap, has the same user and is outside.
       if (namespaces <= depth || processOf(parent)?.uid === uid) continue;
       const lockFd = this.#lock(uid);
       if (lockFd === undefined) continue;
@@ -108,7 +112,7 @@ export class UserIds {
     return ended;
   }
 
-  /** Of users of the range. */
+  /** Processes of users of the range. */
   *#processes(): Generator<[number, ProcessFacts]> {
     const { first, count } = this.#range;
     for (const name of readdirSync('/proc')) {
@@ -126,7 +130,7 @@ function userOf(pid: number): number | undefined {
   try {
     return statSync(`/proc/${pid}`).uid;
   } catch (error) {
-    ignore(error, 'a process that has ended');
+    ignore(error, 'the process has ended');
     return undefined;
   }
 }
@@ -134,7 +138,7 @@ function userOf(pid: number): number | undefined {
 interface ProcessFacts {
   readonly uid: number;
   readonly parent: number;
-  /** Pid namespaces that it is in, seen from here. */
+  /** The number of pid namespaces that it is in, seen from here. */
   readonly namespaces: number;
 }
 
@@ -147,7 +151,7 @@ function processOf(pid: number | 'self'): ProcessFacts | undefined {
     const [uid, parent] = [Number(field('Uid')[0]), Number(field('PPid')[0])];
     return { uid, parent, namespaces: field('NSpid').length };
   } catch (error) {
-    ignore(error, 'a process that has ended');
+    ignore(error, 'the process has ended');
     return undefined;
   }
 }

@@ -1,8 +1,8 @@
-/** What a VMM needs from whoever owns the vsock devices (`vsock` has it; the composition root joins them). */
+/** A VMM's view of the owner of the vsock devices (implemented by `vsock`, joined by the composition root). */
 import type { ChannelLimits, ChannelStats } from './driver.ts';
 
 interface VsockAttachSpec {
-  /** Of the VM, for logs. */
+  /** The VM's id, for logs. */
   readonly id: string;
   readonly guestCid: number;
   /** Where the owner listens for the VMM's vhost-user connection. */

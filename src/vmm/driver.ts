@@ -6,8 +6,8 @@
  *                     <channel>          host → guest: connect, `CONNECT <port>\n`, read `OK <n>\n`
  *                     <channel>_<port>   guest → host: the driver's vsock device connects here
  *
- * The channel contract is Firecracker's hybrid vsock (firecracker docs/vsock.md) for every driver. Who
- * listens at `<channel>_<port>` must listen before `start`; a port without a listener is refused.
+ * Every driver follows Firecracker's hybrid vsock (firecracker docs/vsock.md). Listeners at `<channel>_<port>` must
+ * exist before `start`; a port without a listener is refused.
  */
 import type { Readable, Writable } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
@@ -27,7 +27,7 @@ export interface VmmCapabilities {
   readonly wholeSnapshot?: boolean;
   /** The vsock device can be plugged into and unplugged from a running guest. */
   readonly hotplugVsock: boolean;
-  /** The same of a network card on a TAP. */
+  /** The same for a network card on a TAP. */
   readonly hotplugNic: boolean;
   readonly interactiveConsole: boolean;
   /** Limits of the channel can be set and changed while the VM runs. */
@@ -42,11 +42,11 @@ export interface VmSpec {
   /** Existing private directory (0700) for sockets and logs; the caller removes it after the VM is gone. */
   readonly dir: string;
   readonly cpus: number;
-  /** RAM, MiB; with a balloon the most that the guest can have. */
+  /** RAM, MiB; with a balloon, the guest's maximum. */
   readonly memoryMib: number;
   /**
-   * Of it a balloon in the guest holds so much back, from the boot on; `Vm.balloon` changes that. A clone begins
-   * with what its snapshot's held. Absent: there is none.
+   * Memory that a balloon in the guest holds back from the boot on; `Vm.balloon` changes it. A clone starts with the
+   * balloon of its snapshot. Absent: no balloon.
    */
   readonly balloonMib?: number;
   /** Uncompressed ELF kernel with a PVH entry. */
@@ -60,44 +60,44 @@ export interface VmSpec {
   /** Path of the channel's unix socket, ≤ 96 bytes so that `_<port>` still fits sun_path. */
   readonly channelPath: string;
   readonly channelLimits?: ChannelLimits;
-  /** Hold when guest code runs. `{}`: none, also where the VM had some that a snapshot is of. */
+  /** In force when guest code runs. `{}`: none, even if the VM of the snapshot had some. */
   readonly diskLimits?: DiskLimits;
-  /** Plugged before guest code runs; absent: the guest has none. */
+  /** Plugged before guest code runs; absent: no network card. */
   readonly nic?: NicSpec;
   /** `log`: console goes to a bounded tail; `interactive`: raw bidirectional serial console. */
   readonly console: 'log' | 'interactive';
   /**
-   * RAM is this memfd of `memoryMib`, which stays the caller's, so that it can be filled before and copied
-   * beside a snapshot; absent: memory that only the VMM has.
+   * A memfd of `memoryMib` as RAM. The caller owns it, so it can fill it before the start and copy it beside a
+   * snapshot. Absent: memory that only the VMM has.
    */
   readonly memoryFd?: number;
   /** The VMM may start while that memory is still being filled; no guest code runs before this resolves. */
   readonly memoryReady?: Promise<void>;
-  /** Goes on from here instead of booting; `memoryFd` holds a copy of the RAM that belongs to it. */
+  /** Starts from this snapshot instead of booting; `memoryFd` holds a copy of its RAM. */
   readonly snapshot?: VmSnapshot;
   /** Extra kernel arguments, each `[A-Za-z0-9_.,:/=-]+`; anything else is refused. */
   readonly bootArgs?: readonly string[];
 }
 
-/** A network card; like the channel it carries identity, so no snapshot has one. */
+/** A network card. Like the channel it carries identity, so no snapshot contains one. */
 export interface NicSpec {
-  /** Of a TAP with virtio-net headers. It stays the caller's: the VMM has a copy once the card is plugged. */
+  /** A TAP with virtio-net headers, owned by the caller; the VMM has a copy once the card is plugged. */
   readonly tapFd: number;
   /**
-   * For a VMM that opens its TAP by name: of one that lasts, which nobody holds open and its user may open.
+   * For a VMM that opens its TAP by name: a persistent TAP that no process holds open and the VMM's user may open.
    * `tapFd` is −1 then.
    */
   readonly tapName?: string;
-  /** The same of the TAP of `tapFd`, which is lent: see `NicLender`. Drivers that take `tapFd` leave it. */
+  /** Lends the TAP of `tapFd` to a VMM that opens it by name; ignored by drivers that take `tapFd`. */
   readonly lend?: NicLender;
   /** `aa:fc:00:00:00:01`, unique on this host. */
   readonly mac: string;
 }
 
 /**
- * Makes a TAP one that the VMM may open, in the network namespace that it is in, while `open` runs. Before and
- * afterwards it is in that of its owner, where all its packets go.
- * @param vmm its process; `user`: as whom it runs, null: as root
+ * Moves a TAP into the VMM's network namespace and lets its user open it while `open` runs. Before and afterwards the
+ * TAP is in its owner's namespace, where all its packets go.
+ * @param vmm the VMM's process; `user` null: it runs as root
  */
 export type NicLender = (
   vmm: {
@@ -107,23 +107,23 @@ export type NicLender = (
   open: (tapName: string) => Promise<void>,
 ) => Promise<void>;
 
-/** The devices of a VM that stands still; its RAM and its overlay disk are files of the caller's. */
+/** The devices of a paused VM; its RAM and overlay disk are files of the caller. */
 export interface VmSnapshot {
-  /** Of a whole snapshot: its RAM, which clones map copy-on-write. No one may write to it as long as one runs. */
+  /** RAM of a whole snapshot, mapped copy-on-write by clones. Must not be written to while a clone runs. */
   readonly memoryPath?: string;
   readonly statePath: string;
   readonly stateSha256: string;
-  /** `machineOf` the VM it was taken of. */
+  /** `machineOf` the snapshotted VM. */
   readonly machine: string;
 }
 
-/** New files, made for their owner alone. */
+/** New files, readable by their owner alone. */
 export interface WholeSnapshotFiles {
   readonly statePath: string;
   readonly memoryPath: string;
 }
 
-/** How much the balloon holds makes no difference to the machine, only whether there is one. */
+/** What a snapshot's machine depends on. Of the balloon only its presence counts, not its size. */
 export type MachineSize = Pick<VmSpec, 'cpus' | 'memoryMib' | 'balloonMib'>;
 
 export interface VmExit {
@@ -132,9 +132,9 @@ export interface VmExit {
   readonly signal: string | null;
   /** For people: why the guest ended, or the last lines of the VMM's stderr. */
   readonly detail: string;
-  /** The last lines of the VMM's stderr; absent: it has none. */
+  /** The last lines of the VMM's stderr, if any. */
   readonly log?: string;
-  /** The VMM says that its filter refused this system call, by number, and ended it. */
+  /** Number of the system call that the VMM's filter refused, as the VMM reported before it ended. */
   readonly refusedSyscall?: number;
 }
 
@@ -144,28 +144,28 @@ export interface VmTimings {
   readonly runningMs: number;
 }
 
-/** The end of what is written, as it is written. */
+/** The end of a stream, while it is written. */
 export interface LogTail {
   /** Bytes ever written. */
   readonly total: number;
-  /** What is kept, as UTF-8; what is no text becomes U+FFFD. */
+  /** The kept bytes as UTF-8; invalid bytes become U+FFFD. */
   text(): string;
-  /** A copy of the bytes after the first `position` that are kept. */
+  /** A copy of the kept bytes after the first `position`. */
   after(position: number): Buffer;
-  /** Called after each write. Returns how to stop. */
+  /** Calls `listener` after each write. Returns the function that removes it. */
   onWrite(listener: () => void): () => void;
 }
 
 /** The host could not read or write a disk of the VM. */
 export interface DiskTrouble {
   /**
-   * `full`: no space is left on the host; the VM stands still, and `resume` tries again.
-   * `failed`: the guest was told (EIO), and goes on.
+   * `full`: the host's file system is full; the VM is paused, and `resume` retries.
+   * `failed`: the guest got EIO and continues.
    */
   readonly kind: 'full' | 'failed';
-  /** Of the disk's file. */
+  /** Path of the disk's file. */
   readonly path: string;
-  /** Of its file system, for an ordinary user; null: not known. */
+  /** Free bytes of its file system for an ordinary user; null: unknown. */
   readonly freeBytes: number | null;
 }
 
@@ -176,15 +176,15 @@ export interface Vm {
   readonly timings: VmTimings;
   /** Resolves when the VM is gone, whatever the cause. Never rejects. */
   readonly exited: Promise<VmExit>;
-  /** Cheap and synchronous: its process is there and no signal has stopped it. */
+  /** Cheap and synchronous: its process exists and no signal has stopped it. */
   isAlive(): boolean;
   /** The last 64 KiB that the guest wrote to its serial console. */
   consoleTail(): string;
-  /** The serial console, 64 KiB; what the VMM itself has to say, the last lines. Also after its end. */
+  /** The last 64 KiB of the serial console and the VMM's last log lines; also after its end. */
   readonly logs: { readonly console: LogTail; readonly vmm: LogTail };
-  /** Absent: only the guest is told. @returns stops listening */
+  /** Absent: only the guest learns of disk errors. @returns a function that stops listening */
   onDiskTrouble?(listener: (trouble: DiskTrouble) => void): () => void;
-  /** Why it stands still now, though nobody has paused it; null: it does not. */
+  /** The full disk that paused the VM; null: none. */
   fullDisk?(): DiskTrouble | null;
   /** Present only with `console: 'interactive'`. */
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
@@ -192,26 +192,26 @@ export interface Vm {
   readonly vsockHotplug?: VsockHotplug;
   /** Present with the capability `hotplugNic`. */
   readonly nicHotplug?: NicHotplug;
-  /** Present if the VM was started with one. */
+  /** Present if the VM was started with a balloon. */
   readonly balloon?: Balloon;
   /**
-   * Stops the VM and writes its devices to a new file; RAM and disk stand still until `resume`. The vsock
-   * device and the network card must be unplugged and RAM be the caller's. Present with the capability `snapshot`.
-   * @throws VmmError `vm_unsupported` when it may not be taken now
+   * Stops the VM and writes its devices to a new file; RAM and disk do not change until `resume`. The vsock device and
+   * the network card must be unplugged, and the caller must own the RAM. Present with the capability `snapshot`.
+   * @throws VmmError `vm_unsupported` if a device is plugged or the RAM is the VMM's own
    */
   saveState?(statePath: string): Promise<VmSnapshot>;
   /**
-   * Stops the VM and writes all of it, its devices with their identity; it stands still until `resume`. A clone
-   * gets a channel and a TAP of its own; the guest sees another generation id, and its connections are lost.
+   * Stops the VM until `resume` and writes all of it, identity devices included. A clone gets its own channel and TAP;
+   * its guest sees a new generation id and loses its connections.
    * Present with the capability `wholeSnapshot`.
-   * @param kind `diff`: only pages written since the snapshot before, into its RAM, which is there
+   * @param kind `diff`: write only the pages changed since the last snapshot, into that snapshot's RAM file
    * @throws VmmError
    */
   saveWhole?(files: WholeSnapshotFiles, kind?: 'full' | 'diff'): Promise<VmSnapshot>;
   pause(): Promise<void>;
   resume(): Promise<void>;
   setChannelLimits(limits: ChannelLimits): Promise<void>;
-  /** Replaces all of them, also while the VM stands still. No part of a snapshot. @throws VmmError */
+  /** Replaces all disk limits, also while the VM is paused. Not part of a snapshot. @throws VmmError */
   setDiskLimits(limits: DiskLimits): Promise<void>;
   channelStats(): Promise<ChannelStats>;
   /** Ends the VM and releases all that `start` made. Idempotent; resolves when the process is gone. */
@@ -221,56 +221,56 @@ export interface Vm {
 /** Devices that carry identity are plugged into a clone, and unplugged before a snapshot. */
 export interface VsockHotplug {
   /**
-   * A fresh device behind the same `channelPath`; its guest sees it within milliseconds.
+   * Plugs a new device behind the same `channelPath`; the guest sees it within milliseconds.
    * @throws VmmError
    */
   plugVsock(guestCid: number): Promise<void>;
   /**
-   * Resolves when the guest has given the device up; its connections are gone. The VM must be running.
+   * Resolves when the guest has released the device; its connections are gone. The VM must be running.
    * @throws VmmError
    */
   unplugVsock(): Promise<void>;
 }
 
 /**
- *     absent ──plug──► plugged ──withdraw──► withdrawn ──return──► plugged      for a save that goes on
+ *     absent ──plug──► plugged ──withdraw──► withdrawn ──return──► plugged      for a save and resume
  *        ▲────────────────┴──────unplug──────────┘
  */
 export interface NicHotplug {
-  /** Also while the VM stands still: its guest sees the card when it runs. @throws VmmError */
+  /** Also works while the VM is paused: the guest sees the card when it runs. @throws VmmError */
   plugNic(nic: NicSpec): Promise<void>;
   /**
-   * Resolves when the guest has given the card up and the VMM its copy of the TAP. The VM must be running.
-   * Fine when there is no card.
+   * Resolves when the guest has released the card and the VMM its copy of the TAP. The VM must be running. A no-op
+   * without a card.
    * @throws VmmError
    */
   unplugNic(): Promise<void>;
-  /** Takes the card from the guest; the VMM keeps the TAP. Fine when there is no card. @throws VmmError */
+  /** Takes the card from the guest; the VMM keeps the TAP. A no-op without a card. @throws VmmError */
   withdrawNic(): Promise<void>;
-  /** The reverse, with the same TAP and address. Fine when it was not withdrawn. @throws VmmError */
+  /** Undoes `withdrawNic`, with the same TAP and address. A no-op if it was not withdrawn. @throws VmmError */
   returnNic(): Promise<void>;
 }
 
 /**
- * Takes pages of its guest and gives them back to the host (virtio 1.2, 5.5). It works only as far as the guest helps: what
- * the guest has at most is the VM's RAM, whatever is asked for.
+ * Returns pages of the guest to the host (virtio 1.2, 5.5). It needs the guest's cooperation; the upper bound of the
+ * guest's memory is always the VM's RAM.
  */
 export interface Balloon {
-  /** Asks for it and does not wait: the guest may take its time, or not do it. @throws VmmError */
+  /** Requests this size without waiting: the guest may be slow or refuse. @throws VmmError */
   setMemory(memoryMib: number): Promise<void>;
-  /** What the guest has now, by its own word, MiB, not rounded. @throws VmmError */
+  /** The guest's memory as the guest reports it, MiB, not rounded. @throws VmmError */
   memoryMib(): Promise<number>;
 }
 
 export interface VmmDriver {
   readonly name: 'qemu' | 'firecracker' | 'fake';
-  /** What a person reads, e.g. `QEMU 7.2.22 (software emulation)`. */
+  /** For people, e.g. `QEMU 7.2.22 (software emulation)`. */
   readonly description: string;
   readonly accelerator: Accelerator;
   readonly capabilities: VmmCapabilities;
   /**
-   * All that a snapshot depends on beside kernel and disks: VMM, version, processor, devices. Two equal
-   * texts: the snapshot can be loaded. Present with the capability `snapshot`.
+   * What a snapshot depends on beside kernel and disks: VMM, version, processor, devices. A snapshot can be loaded if
+   * the texts are equal. Present with the capability `snapshot`.
    */
   machineOf?(size: MachineSize): string;
   /**

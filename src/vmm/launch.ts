@@ -1,6 +1,6 @@
 /**
- * How a VMM process is started. The default puts it into a process group of its own and ties its life to
- * ours; a jail replaces the function and keeps the contract.
+ * The start of a VMM process. The default puts it into its own process group and ties its life to ours; a jail replaces
+ * the function and keeps the contract.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { DiskLimits } from '../base/disk-limits.ts';
@@ -9,32 +9,32 @@ import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { VmmError } from './errors.ts';
 
 /**
- * Starts the VMM with the stdio that is given, as `spawn` does.
+ * Starts the VMM with the given stdio, as `spawn` does.
  *
  * - The process ends when this one does, even by SIGKILL.
- * - It has the descriptors of `stdio` and no other of this process.
- * - Nothing of this process' environment reaches it: keys of upstream servers may be there.
+ * - It inherits the descriptors of `stdio` and no others.
+ * - It inherits no environment: keys of upstream servers may be there.
  */
 export type Launch = (plan: LaunchPlan) => Promise<Launched>;
 
 export interface LaunchPlan {
-  /** Of the VM, `[a-z0-9]+`. */
+  /** The VM's id, `[a-z0-9]+`. */
   readonly id: string;
   /** The program, by name or by absolute path, and its arguments. */
   readonly argv: readonly string[];
   readonly stdio: Readonly<LaunchStdio>;
   /** The VM's own, private directory. */
   readonly dir: string;
-  /** What it opens by path. A jail lets it see nothing else. */
+  /** Files that it opens by path; a jail shows no others. */
   readonly files: readonly LaunchFile[];
-  /** Of the guest: what the VMM may take of the host follows from it. */
+  /** The guest's size; the VMM's limits on the host follow from it. */
   readonly memoryMib: number;
   readonly cpus: number;
-  /** What the VMM holds its guest to; who jails it may hold the VMM to as much. */
+  /** Limits that the VMM enforces on its guest; a jail may enforce them on the VMM. */
   readonly diskLimits?: DiskLimits;
 }
 
-/** By descriptor of the VMM; a number is one of ours, which it inherits. */
+/** Indexed by the VMM's descriptor; a number is one of ours that it inherits. */
 export type LaunchStdio = ('ignore' | 'pipe' | number)[];
 
 export interface LaunchFile {
@@ -45,17 +45,17 @@ export interface LaunchFile {
 
 export interface Launched {
   /**
-   * The VMM, or a process whose end is the VMM's. Then a status of 128 + n means that signal n ended the VMM
-   * (no VMM ends with such a status by itself).
+   * The VMM, or a process that ends with it. Then a status of 128 + n means that signal n ended the VMM (no VMM exits
+   * with such a status itself).
    */
   readonly child: ChildProcess;
-  /** The VMM's own; rejects when it could not be started as it should. */
+  /** The VMM's pid; rejects if it could not be started with its limits. */
   readonly pid: Promise<number>;
-  /** Ends the VMM by SIGKILL; `child` tells when it is over. Idempotent. */
+  /** Kills the VMM; `child` emits the end. Idempotent. */
   kill(): void;
-  /** Changes `diskLimits`. Absent: nothing but the VMM itself holds it to them. */
+  /** Replaces `diskLimits`. Absent: only the VMM enforces them. */
   limitDisks?(limits: DiskLimits): void;
-  /** After the end of `child`. Idempotent. */
+  /** Call it after the end of `child`. Idempotent. */
   release(): Promise<void>;
 }
 
@@ -69,13 +69,13 @@ export const launchDirect: Launch = async ({ argv, stdio }) => {
     stdio: [...stdio],
     detached: true,
     cwd: '/',
-    // Where programs are found is the one thing that passes.
+    // Only the search path passes.
     env: { PATH: searchPath(process.env['PATH']) },
   });
   return ofChild(child);
 };
 
-/** A child that is the VMM itself. */
+/** For a child that is the VMM itself. */
 export function ofChild(child: ChildProcess): Launched {
   const { pid } = child;
   return {

@@ -1,11 +1,11 @@
-/** Judges a snapshot before a VMM gets to see any of it: a wrong one would be a guest gone mad, not an error. */
+/** Checks a snapshot before a VMM loads any of it: a wrong one would corrupt the guest instead of failing. */
 import { createHash } from 'node:crypto';
 import { open, stat } from 'node:fs/promises';
 import { MIB } from '../base/units.ts';
 import type { VmSnapshot } from './driver.ts';
 import { VmmError } from './errors.ts';
 
-/** A PC without its RAM has 150–300 KB. */
+/** The devices of a PC take 150–300 KB. */
 export const STATE_BYTES_MAX = 16 * MIB;
 
 export function stateDigest(state: Uint8Array): string {
@@ -13,21 +13,21 @@ export function stateDigest(state: Uint8Array): string {
 }
 
 /**
- * The device state, exactly the bytes that were verified.
- * @param machine of the VM that is to load it
+ * Reads the device state and verifies exactly these bytes.
+ * @param machine `machineOf` the VM that loads it
  * @throws VmmError `snapshot_refused`
  */
 export async function readSnapshot(snapshot: VmSnapshot, machine: string): Promise<Buffer> {
   if (snapshot.machine !== machine) {
-    throw refused(`it is of another machine: ${snapshot.machine}; this one is ${machine}`);
+    throw refused(`it was taken on another machine: ${snapshot.machine}; this one is ${machine}`);
   }
   const state = await readState(snapshot.statePath);
-  if (stateDigest(state) !== snapshot.stateSha256) throw refused('its digest is another');
+  if (stateDigest(state) !== snapshot.stateSha256) throw refused('its digest does not match');
   return state;
 }
 
 /**
- * The RAM of a whole snapshot is there and has the right size. Its content is not read: that would take longer
+ * Checks that the RAM file of a whole snapshot exists and has the right size. Does not read it, which would take longer
  * than the start.
  * @throws VmmError `snapshot_refused`
  */
@@ -35,7 +35,7 @@ export async function checkMemoryFile(path: string, memoryMib: number): Promise<
   try {
     const found = await stat(path);
     if (!found.isFile() || found.size !== memoryMib * MIB) {
-      throw refused('its RAM is not a file of the size of the machine');
+      throw refused("its RAM file has not the machine's size");
     }
   } catch (error) {
     if (error instanceof VmmError) throw error;
@@ -43,7 +43,7 @@ export async function checkMemoryFile(path: string, memoryMib: number): Promise<
   }
 }
 
-/** @param cause what the VMM said */
+/** @param cause the VMM's message */
 export function loadRefused(cause: unknown): VmmError {
   return refused(cause);
 }
@@ -61,8 +61,8 @@ async function readState(path: string): Promise<Buffer> {
 }
 
 function refused(cause: unknown): VmmError {
-  return new VmmError('snapshot_refused', 'the snapshot can not be loaded', {
+  return new VmmError('snapshot_refused', 'could not load the snapshot', {
     cause,
-    remedy: 'remove it and make it anew: `neurovisor template rm`, `neurovisor template build`',
+    remedy: 'Rebuild it: `neurovisor template rm`, then `neurovisor template build`.',
   });
 }

@@ -1,9 +1,9 @@
 /**
- * Judges a `VmSpec` before anything is made from it. What passes here may go to a VMM as it is.
+ * Checks a `VmSpec` before a driver uses it. A valid spec may go to a VMM as it is.
  *
  * The trust boundary is the VMM's command line: paths come from the user's home, and kernel arguments must not weaken
- * the guest. The host may have fewer processors than when the sandbox was made. All other numbers were judged with
- * the request (`sandbox/limits.ts`), so a wrong one is a programmer's error.
+ * the guest. The host may have fewer processors than when the sandbox was made. All other numbers were checked with
+ * the request (`sandbox/limits.ts`), so a wrong one is a programmer error.
  */
 import { access, constants, stat } from 'node:fs/promises';
 import { assert } from '../base/assert.ts';
@@ -14,12 +14,12 @@ import { VmmError } from './errors.ts';
 
 const MEMORY_MIB_MIN = 64;
 const MEMORY_MIB_MAX = 65_536;
-/** 0–2 have a meaning of their own, 2³² − 1 is the wildcard (virtio 1.2, 5.10.4). */
+/** 0–2 are reserved, 2³² − 1 is the wildcard (virtio 1.2, 5.10.4). */
 const GUEST_CID_MIN = 3;
 const GUEST_CID_MAX = 2 ** 32 - 2;
-/** `sun_path` is 108 bytes with its NUL (unix(7)); `_4294967295` comes after this. */
+/** `sun_path` has 108 bytes with its NUL (unix(7)), and `_4294967295` is appended. */
 const CHANNEL_PATH_BYTES_MAX = 96;
-/** Paths of other sockets in `dir`. */
+/** Limit for other sockets in `dir`. */
 const SOCKET_PATH_BYTES_MAX = 107;
 const PATH_BYTES_MAX = 4_096;
 const ID_LENGTH_MAX = 64;
@@ -27,8 +27,8 @@ const BOOT_ARGS_MAX = 32;
 const BOOT_ARG_LENGTH_MAX = 256;
 
 /**
- * Names of kernel arguments that a spec may add. None can change what is booted (root, init) or weaken
- * the guest's end (panic, reboot); whoever needs another one adds it here with that in mind.
+ * Kernel arguments that a spec may add. None can change what is booted (root, init) or weaken the guest's end (panic,
+ * reboot); keep it so when adding one.
  */
 const BOOT_ARG_NAMES = new Set([
   'debug',
@@ -44,11 +44,11 @@ const BOOT_ARG_NAMES = new Set([
 const BOOT_ARG_PREFIX = 'neurovisor.';
 
 const ID = /^[a-z0-9]+$/;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern refuses them
 const ABSOLUTE_PATH = /^\/[^\u0000-\u001f\u007f]*$/;
-/** Of one station: the lowest bit of the first byte would make it a group's. */
+/** A unicast address: the lowest bit of the first byte marks a group. */
 const MAC = /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/;
-/** Of ours; the kernel takes others, and `%d` in one for a template. */
+/** Our TAP names; the kernel accepts others, and takes `%d` as a template. */
 const TAP_NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$/;
 const BOOT_ARG = /^[A-Za-z0-9_.,:/=-]+$/;
 
@@ -70,7 +70,7 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
   }
   const { memoryMib, balloonMib = 0, guestCid } = spec;
   assert(isWhole(memoryMib, MEMORY_MIB_MIN, MEMORY_MIB_MAX), `memoryMib is ${memoryMib}`);
-  // What the guest is left with is no less than a VM's least.
+  // The guest keeps at least the minimum of a VM.
   assert(isWhole(balloonMib, 0, memoryMib - MEMORY_MIB_MIN), `balloonMib is ${balloonMib}`);
   assert(isWhole(guestCid, GUEST_CID_MIN, GUEST_CID_MAX), `guestCid is ${guestCid}`);
   path('channelPath', CHANNEL_PATH_BYTES_MAX);
@@ -79,7 +79,7 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
     path(field, PATH_BYTES_MAX);
   }
   if (spec.memoryFd !== undefined && !(Number.isSafeInteger(spec.memoryFd) && spec.memoryFd > 2)) {
-    throw invalid('memoryFd', `${spec.memoryFd} is no descriptor`);
+    throw invalid('memoryFd', `${spec.memoryFd} is not a descriptor`);
   }
   if (
     spec.memoryFd === undefined &&
@@ -91,11 +91,10 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
   if (spec.nic !== undefined) {
     const { tapFd, tapName, mac } = spec.nic;
     if (tapName !== undefined && !TAP_NAME.test(tapName))
-      throw invalid('nic', `${JSON.stringify(tapName)} is no name of a TAP`);
+      throw invalid('nic', `${JSON.stringify(tapName)} is not a TAP name`);
     if (tapName === undefined && !(Number.isSafeInteger(tapFd) && tapFd > 2))
-      throw invalid('nic', `${tapFd} is no descriptor`);
-    if (!MAC.test(mac))
-      throw invalid('nic', `${JSON.stringify(mac)} is no MAC address of a station`);
+      throw invalid('nic', `${tapFd} is not a descriptor`);
+    if (!MAC.test(mac)) throw invalid('nic', `${JSON.stringify(mac)} is not a unicast MAC address`);
   }
   checkBootArgs(spec.bootArgs ?? []);
 }
@@ -114,16 +113,16 @@ function checkBootArgs(args: readonly string[]): void {
   for (const arg of args) {
     const name = arg.split('=', 1)[0] ?? '';
     if (!BOOT_ARG.test(arg) || arg.length > BOOT_ARG_LENGTH_MAX) {
-      throw invalid('bootArgs', `${JSON.stringify(arg.slice(0, 80))} has other characters`);
+      throw invalid('bootArgs', `${JSON.stringify(arg.slice(0, 80))} has invalid characters`);
     }
     if (!BOOT_ARG_NAMES.has(name) && !name.startsWith(BOOT_ARG_PREFIX)) {
-      throw invalid('bootArgs', `"${name}" is not an argument that may be set`);
+      throw invalid('bootArgs', `"${name}" is not an allowed argument`);
     }
   }
 }
 
 /**
- * Whether the files are there and may be used.
+ * Checks that the files exist and are usable.
  * @throws VmmError `vm_spec_invalid` that names the field
  */
 export async function checkFiles(spec: VmSpec): Promise<void> {
@@ -143,7 +142,7 @@ export async function checkFiles(spec: VmSpec): Promise<void> {
       throw invalid('memoryFd', describeError(error));
     });
     if (!memory.isFile() || memory.size !== spec.memoryMib * MIB) {
-      throw invalid('memoryFd', 'it is not a file of the size of the RAM');
+      throw invalid('memoryFd', "it is not a file of the RAM's size");
     }
   }
   const dir = await stat(spec.dir).catch((error: unknown) => {

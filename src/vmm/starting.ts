@@ -5,7 +5,7 @@ import { orAborted } from '../base/time-limit.ts';
 import type { VmExit } from './driver.ts';
 import { VmmError } from './errors.ts';
 
-/** From the end of the control connection to the end of the process. */
+/** Time for the process to end after its control connection has ended. */
 const LAST_WORDS_MS_MAX = 2_000;
 
 interface StartedProcess {
@@ -14,8 +14,8 @@ interface StartedProcess {
 }
 
 /**
- * Why the start failed: where the VMM has ended by itself, its last words.
- * @param process undefined: there is none yet
+ * The error of a failed start: the VMM's last words if it has ended.
+ * @param process undefined: not started yet
  */
 export async function explainFailure(
   error: unknown,
@@ -34,7 +34,7 @@ export async function explainFailure(
 }
 
 function cancelled(signal: AbortSignal): VmmError {
-  return new VmmError('vm_cancelled', 'the start of the VM was cancelled', {
+  return new VmmError('vm_cancelled', 'the start of the VM was canceled', {
     cause: signal.reason,
   });
 }

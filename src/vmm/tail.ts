@@ -1,7 +1,7 @@
 import { Listeners } from '../base/listeners.ts';
 import type { LogTail } from './driver.ts';
 
-/** Keeps the last bytes of a stream that may be endless; older ones are overwritten. */
+/** Keeps the last bytes of an endless stream. */
 export class ByteTail implements LogTail {
   readonly #ring: Buffer;
   readonly #listeners = new Listeners<void>();
@@ -43,7 +43,7 @@ export class ByteTail implements LogTail {
     return Buffer.concat([first, this.#ring.subarray(0, length - first.length)]);
   }
 
-  /** As UTF-8; what is no text becomes U+FFFD. */
+  /** The kept bytes as UTF-8; invalid bytes become U+FFFD. */
   text(): string {
     return this.after(0).toString('utf8');
   }

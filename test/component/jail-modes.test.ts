@@ -96,7 +96,7 @@ describe('confine', () => {
     [
       'no bubblewrap',
       ['--mount', 'sh', '-ec', 'mount --bind /dev/null "$(command -v bwrap)"'],
-      { why: /find bwrap in PATH/, remedy: /apt-get install bubblewrap/ },
+      { why: /could not find bwrap in PATH/, remedy: /apt-get install bubblewrap/ },
     ],
   ] as const;
   const on = (host: readonly string[], ...argv: string[]): string => {

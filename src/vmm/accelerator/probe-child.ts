@@ -1,6 +1,6 @@
 /**
- * What `probe.ts` runs in a process of its own, because KVM_RUN on a broken KVM may never return.
- * Writes one JSON line per step to standard output; the first step without a line is the one that hung.
+ * The KVM probe's child process, since KVM_RUN on a broken KVM may never return.
+ * Writes one JSON line per step to stdout; the first step without a line is the one that hung.
  *
  * The loop comes first: where a hypervisor emulates guest code instruction by instruction it is a
  * thousand times too slow, and the instructions after it would each leave an error in the host's log.
@@ -80,7 +80,7 @@ function breakpoint(vm: TinyVm): Omit<KvmStep, 'step'> {
   return rbx === 0x33n ? {} : { error: 'the handler of INT3 did not run' };
 }
 
-/** SLUB's lists are exchanged so. */
+/** The kernel's SLUB allocator uses it. */
 function wideExchange(vm: TinyVm): Omit<KvmStep, 'step'> {
   vm.memory.fill(0, DATA, DATA + 16);
   load(vm, 0x48, 0x0f, 0xc7, 0x0e); // cmpxchg16b [rsi]
@@ -89,7 +89,7 @@ function wideExchange(vm: TinyVm): Omit<KvmStep, 'step'> {
   return stored ? {} : { error: 'CMPXCHG16B stored nothing' };
 }
 
-/** Every return to user space may restore the FPU so. */
+/** The kernel uses it to restore the FPU on a return to user space. */
 function restoreState(vm: TinyVm): Omit<KvmStep, 'step'> {
   vm.memory.fill(0, DATA, DATA + 1024);
   load(vm, 0x48, 0x0f, 0xae, 0x2e); // xrstor64 [rsi]

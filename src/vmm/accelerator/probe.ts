@@ -1,10 +1,10 @@
 /**
- * Which accelerator can run Linux guests here: found by function, never by the presence of a file.
+ * Finds the accelerator that can run Linux guests here, by running code and never by the presence of a file.
  *
  * `/dev/kvm` may open and create VMs and still not run Linux: some cloud hosts emulate guest kernel code
  * instruction by instruction. So a child process runs a few bytes of code in a VM (`probe-child.ts`):
- * first a plain loop against the clock, then what Linux needs. What it found is kept in the cache folder
- * for as long as the host stays up, since a refused instruction leaves an error in the host's log.
+ * first a plain loop against the clock, then what Linux needs. The verdict is cached until the host reboots, since a
+ * refused instruction leaves an error in the host's log.
  */
 import { spawn } from 'node:child_process';
 import { mkdir, open, readFile, rename, writeFile } from 'node:fs/promises';
@@ -16,9 +16,9 @@ import { ignore } from '../../base/ignore.ts';
 import { modulePath } from '../../base/module-path.ts';
 import { type QemuVersion, readQemuVersion } from '../qemu/installation.ts';
 
-/** Instructions per second below which guest code is certainly not run by the processor itself. */
+/** Below this many instructions per second the processor certainly does not run guest code natively. */
 export const LOOP_RATE_MIN = 50e6;
-/** The whole child process, milliseconds. Native hosts need about 100. */
+/** Time limit of the child process; native hosts need about 100 ms. */
 const CHILD_MS_MAX = 1_500;
 const CHILD_OUTPUT_BYTES_MAX = 16 * 1024;
 
@@ -27,9 +27,9 @@ export type StepName = (typeof STEP_NAMES)[number];
 
 const stepSchema = z.object({
   step: z.enum(STEP_NAMES),
-  /** Absent: the step went well. */
+  /** Absent: the step succeeded. */
   error: z.string().max(500).optional(),
-  /** Of the step `loop`. */
+  /** Only for the step `loop`. */
   instructionsPerSecond: z.number().nonnegative().optional(),
 });
 export type KvmStep = z.infer<typeof stepSchema>;
@@ -44,12 +44,12 @@ type KvmVerdict = z.infer<typeof verdictSchema>;
 
 export interface ProbeVerdict {
   readonly accelerator: 'kvm' | 'tcg' | 'none';
-  /** One clause for people: why it is not a better one, or that it is the best. */
+  /** One clause for people: why no better accelerator is used, or that this is the best. */
   readonly reason: string;
   readonly details: {
     readonly kvm: KvmVerdict;
     readonly qemu: QemuVersion | null;
-    /** The KVM part was found earlier since the host booted. */
+    /** The KVM verdict comes from an earlier probe since the host booted. */
     readonly cached: boolean;
   };
 }
@@ -63,7 +63,7 @@ interface ProbeOptions {
   readonly child?: readonly string[];
 }
 
-/** Answers within 2 s; never throws for what the machine lacks. */
+/** Answers within 2 s; a lack of the machine is a verdict, never an error. */
 export async function probeAccelerator(options: ProbeOptions): Promise<ProbeVerdict> {
   const [kvm, qemu] = await Promise.all([
     probeKvm(options),
@@ -87,7 +87,7 @@ export function decide(
   return { accelerator: 'none', reason: `${kvm.reason}, and QEMU is not installed` };
 }
 
-/** What the steps of the child mean. @param ended how the child ended */
+/** The verdict on the child's steps. @param ended how the child ended */
 export function judgeSteps(steps: readonly KvmStep[], ended: 'exited' | 'timed-out'): KvmVerdict {
   const last = steps.at(-1);
   const rate = steps.find((step) => step.step === 'loop')?.instructionsPerSecond;
@@ -123,7 +123,7 @@ const inMillions = (rate = 0): string => `${(rate / 1e6).toFixed(1)} million ins
 
 async function probeKvm(options: ProbeOptions): Promise<{ verdict: KvmVerdict; cached: boolean }> {
   const device = options.kvmDevice ?? '/dev/kvm';
-  // Not cached: a person can change this without a reboot.
+  // Not cached: it can change without a reboot.
   try {
     await (await open(device, 'r+')).close();
   } catch (error) {
@@ -138,7 +138,7 @@ async function probeKvm(options: ProbeOptions): Promise<{ verdict: KvmVerdict; c
   if (known !== undefined) return { verdict: known, cached: true };
   const { steps, ended } = await runChild(options.child ?? defaultChild());
   const verdict = judgeSteps(steps, ended);
-  // A deadline that passed may be a busy machine's fault, and a child that said nothing a broken install's.
+  // Not cached: a timeout may come from a busy machine, and silence from a broken installation.
   if (ended === 'exited' && steps.length > 0) {
     await writeCache(options.cacheDir, path, { version: CACHE_VERSION, bootId, kvm: verdict });
   }
@@ -151,7 +151,7 @@ function openFailure(device: string, error: unknown): string {
       return `${device} does not exist`;
     case 'EACCES':
     case 'EPERM':
-      return `${device} may not be opened by this user`;
+      return `${device} can't be opened by this user`;
     default:
       return `${device} can't be opened: ${describeError(error)}`;
   }
@@ -161,7 +161,7 @@ function defaultChild(): string[] {
   return [process.execPath, modulePath('./probe-child.ts', import.meta.url)];
 }
 
-/** Runs the child under a deadline and reads its lines; what is not a step is left out. */
+/** Runs the child under a deadline and reads its steps. */
 export function runChild(
   argv: readonly string[],
   timeoutMs = CHILD_MS_MAX,
@@ -176,7 +176,7 @@ export function runChild(
     };
     const cancel = systemClock.after(timeoutMs, () => {
       child.kill('SIGKILL');
-      // Not waited for: a process stuck in the kernel may not even die.
+      // Not awaited: a process stuck in the kernel may not even die.
       child.stdout.destroy();
       child.unref();
       finish('timed-out');
@@ -190,7 +190,7 @@ export function runChild(
   });
 }
 
-/** Steps in their order from the first line on; stops at the first line that is none. */
+/** The steps in their order; stops at the first line that is not the next step. */
 export function parseSteps(output: string): KvmStep[] {
   const steps: KvmStep[] = [];
   for (const line of output.split('\n')) {
@@ -210,7 +210,7 @@ function parseJson(text: string): unknown {
   }
 }
 
-/** Raise it when the probe asks for more. */
+/** Raise it when the probe changes. */
 const CACHE_VERSION = 1;
 const cacheSchema = z.object({
   version: z.literal(CACHE_VERSION),

@@ -1,4 +1,4 @@
-/** The channel contract of `driver.ts` over plain unix sockets: the handshake, and dialling out. */
+/** The channel contract of `driver.ts` over plain unix sockets: the handshake, and dialing out. */
 import { rm } from 'node:fs/promises';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { Duplex, Transform } from 'node:stream';
@@ -49,7 +49,7 @@ export class FakeChannel {
     await rm(this.#path, { force: true });
   }
 
-  /** The guest takes nothing while it is paused; who dials it waits. */
+  /** A paused guest reads nothing; connections to it wait. */
   pause(): void {
     this.#running ??= Promise.withResolvers();
   }
@@ -59,12 +59,12 @@ export class FakeChannel {
     this.#running = undefined;
   }
 
-  /** The guest listens; a later handler takes the port over. */
+  /** Lets the guest listen; a later handler replaces the earlier one. */
   onConnect(port: number, handler: (stream: Duplex) => void): void {
     this.#handlers.set(port, handler);
   }
 
-  /** The guest dials the host. Rejects with the socket's error if nobody listens at the port. */
+  /** Dials the host from the guest. Rejects with the socket's error if nothing listens at the port. */
   async connectToHost(port: number): Promise<Duplex> {
     await this.#running?.promise;
     const socket = connect({ path: `${this.#path}_${port}`, allowHalfOpen: true });
@@ -116,7 +116,7 @@ export class FakeChannel {
     handler(this.#adopt(socket));
   }
 
-  /** @returns the guest's end, which stands still while the guest does */
+  /** @returns the guest's end, which pauses with the guest */
   #adopt(socket: Socket): Duplex {
     this.#opened += 1;
     this.#sockets.add(socket);
@@ -144,7 +144,7 @@ function gated(socket: Socket, running: () => Promise<void> | undefined): Duplex
   outgoing.pipe(socket);
   const stream = Duplex.from({ readable: socket.pipe(gate()), writable: outgoing });
   stream.on('error', (error: unknown) => ignore(error, 'a connection of a fake guest broke'));
-  // An early end by either side is the other's, too; a regular one comes through the pipes.
+  // An early end of one side ends the other too; a regular end comes through the pipes.
   socket.once('close', () => {
     if (!socket.readableEnded) stream.destroy();
   });

@@ -1,12 +1,11 @@
 /**
- * A whole driver without a VM, so that the control plane runs in tests and on machines without a VMM.
+ * A driver without a VM, so that the control plane runs in tests on machines without a VMM.
  *
  *     host program ── connect, "CONNECT 5000\n" ──► <channel>          ──► io.onConnect(5000, …)
  *     host program ◄── accepts ────────────────── <channel>_1024       ◄── io.connectToHost(1024)
  *
- * The guest is a function; `scripted-guest.ts` has the default one. What it can't do it says in its
- * capabilities: there is no bucket between two ends of a unix socket. Its snapshots hold nothing but are
- * judged like any other; a guest that starts from one is the same function, called again.
+ * The guest is a function; `scripted-guest.ts` has the default one. There are no channel limits. Snapshots are empty
+ * but checked like any other; a guest that starts from one is the same function, called again.
  */
 import { writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
@@ -68,7 +67,7 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
       if (spec.nic !== undefined) await vm.plugNic(spec.nic);
       if (signal?.aborted) {
         await vm.kill();
-        throw new VmmError('vm_cancelled', 'the start of the VM was cancelled', {
+        throw new VmmError('vm_cancelled', 'the start of the VM was canceled', {
           cause: signal.reason,
         });
       }
@@ -117,7 +116,7 @@ class FakeVm implements Vm {
     if (spec.balloonMib !== undefined) this.balloon = this.#makeBalloon(spec.balloonMib);
   }
 
-  /** One whose guest does at once what it is asked for. */
+  /** A balloon whose guest obeys at once. */
   #makeBalloon(balloonMib: number): Balloon {
     let nowMib = this.#spec.memoryMib - balloonMib;
     return {
@@ -132,7 +131,7 @@ class FakeVm implements Vm {
     };
   }
 
-  /** Starts the guest; what it throws is its panic. */
+  /** Starts the guest; an exception is its kernel panic. */
   run(guest: FakeGuest, timings: VmTimings): void {
     this.timings = timings;
     const io: FakeGuestIo = {
@@ -177,7 +176,7 @@ class FakeVm implements Vm {
   async plugNic(_nic: NicSpec): Promise<void> {
     this.#requireRunning();
     if (this.#nic !== 'absent') {
-      throw new VmmError('vm_unsupported', 'the VM has a network card already');
+      throw new VmmError('vm_unsupported', 'the VM already has a network card');
     }
     this.#nic = 'plugged';
   }
@@ -200,7 +199,7 @@ class FakeVm implements Vm {
   async saveState(statePath: string): Promise<VmSnapshot> {
     this.#requireRunning();
     if (this.#spec.memoryFd === undefined || this.#plugged || this.#nic === 'plugged') {
-      throw new VmmError('vm_unsupported', 'no snapshot can be taken of the VM');
+      throw new VmmError('vm_unsupported', 'could not take a snapshot of the VM');
     }
     this.#channel.pause();
     const state = Buffer.from(`fake state of ${this.id}\n`);
@@ -223,7 +222,7 @@ class FakeVm implements Vm {
     throw new VmmError('vm_unsupported', 'the fake driver has no limits');
   }
 
-  /** There is no disk. */
+  /** A no-op: there is no disk. */
   async setDiskLimits(): Promise<void> {
     this.#requireRunning();
   }
@@ -241,7 +240,7 @@ class FakeVm implements Vm {
   #print(text: string): void {
     const bytes = Buffer.from(text);
     this.#serialTail.push(bytes);
-    // A serial line drops what nobody takes.
+    // A serial line drops what is not read.
     if (this.#shown !== null && !this.#shown.writableNeedDrain) this.#shown.write(bytes);
   }
 

@@ -2,10 +2,10 @@ import type { Readable } from 'node:stream';
 import type { VmSpec } from '../driver.ts';
 import type { FakeChannel } from './channel.ts';
 
-/** What the machine gives to its guest. */
+/** The machine, as a fake guest sees it. */
 export interface FakeGuestIo extends Pick<FakeChannel, 'connectToHost' | 'onConnect'> {
   print(text: string): void;
-  /** What a person types; ends with the VM. Nothing comes unless the console is interactive. */
+  /** Console input; ends with the VM. Empty unless the console is interactive. */
   readonly typed: Readable;
   /** The guest powers off or reboots. */
   shutDown(): void;

@@ -1,4 +1,4 @@
-/** The guest of tests that boot none: it speaks the protocol of `test/fixtures/echo-guest.c`. */
+/** The fake guest of tests: speaks the protocol of `test/fixtures/echo-guest.c`. */
 import type { Duplex } from 'node:stream';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -17,7 +17,7 @@ export const scriptedGuest: FakeGuest = async (io) => {
   try {
     (await io.connectToHost(HELLO_PORT)).end('ready\n');
   } catch (error) {
-    ignore(error, 'nobody waits for the hello');
+    ignore(error, 'nothing listens for the hello');
   }
 };
 

@@ -412,6 +412,6 @@ async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<
   try {
     await cleanup.run();
   } catch (error) {
-    log.error('could not release all of a VM', { vm: id, error: describeError(error) });
+    log.error('could not release all resources of a VM', { vm: id, error: describeError(error) });
   }
 }

@@ -102,7 +102,7 @@ export class FirecrackerVm implements Vm, VsockHotplug {
   async saveState(statePath: string): Promise<VmSnapshot> {
     this.#requireRunning();
     if (this.#isPlugged) {
-      throw new VmmError('vm_unsupported', 'no snapshot can be taken of the VM', {
+      throw new VmmError('vm_unsupported', 'could not take a snapshot of the VM', {
         cause: 'its vsock device is plugged',
       });
     }
@@ -113,7 +113,7 @@ export class FirecrackerVm implements Vm, VsockHotplug {
   async plugVsock(_guestCid: number): Promise<void> {
     this.#requireRunning();
     if (this.#isPlugged) {
-      throw new VmmError('vm_unsupported', 'the vsock device is plugged already');
+      throw new VmmError('vm_unsupported', 'the vsock device is already plugged');
     }
     await this.#options.relay.connect();
     this.#isPlugged = true;

@@ -1,30 +1,30 @@
 /**
- * The command line of QEMU and of the guest's kernel, both pure.
+ * The command lines of QEMU and of the guest's kernel; pure.
  *
- * No text of a caller is parsed by QEMU: paths of disks travel as JSON (`-blockdev`), the kernel's path
- * and its command line are whole arguments, sockets are inherited descriptors or go over QMP. The machine:
+ * QEMU parses no text of a caller: disk paths travel as JSON (`-blockdev`), the kernel's path and command line are
+ * whole arguments, sockets are inherited descriptors or go over QMP. The machine:
  *
  *     pc (PCI with ACPI hot plug) ── addr 2 virtio-blk root, read-only at the device
  *                                 ── addr 3 virtio-blk overlay
  *                                 ── addr 4 virtio-rng
  *                                 ── addr 5 vhost-user-vsock, plugged over QMP before the first instruction
- *                                 ── addr 6 virtio-net on a TAP, plugged likewise where a sandbox has a network
- *                                 ── addr 7 virtio-balloon, where the guest's memory can change
+ *                                 ── addr 6 virtio-net on a TAP, plugged likewise if a sandbox has a network
+ *                                 ── addr 7 virtio-balloon, if the guest's memory can change
  */
 import { MIB } from '../../base/units.ts';
 
-/** Descriptors that QEMU inherits: two connected stream sockets, and its RAM where that is the caller's. */
+/** Descriptors that QEMU inherits: two connected stream sockets, and its RAM if the caller owns it. */
 export const QMP_FD = 3;
 export const SERIAL_FD = 4;
 export const MEMORY_FD = 5;
 
 /**
- * Generated code that TCG keeps, MiB. Less makes it translate again and again, more brings nothing for
- * Python with LangChain, and QEMU's default of 1 GiB would let each VM grow by that.
+ * Translated code that TCG keeps, MiB. Less makes it translate again and again, more does not help Python with
+ * LangChain, and QEMU's default of 1 GiB would let each VM grow by that.
  */
 const TCG_CACHE_MIB = 128;
 
-/** Nodes of the disks, in the order of the guest's. */
+/** Block nodes of the disks, in the guest's order. */
 export const DISK_NODES = ['root', 'overlay'] as const;
 
 interface QemuPlan {
@@ -37,10 +37,10 @@ interface QemuPlan {
   readonly overlayPath: string;
   /** qboot; null: QEMU's own default firmware. */
   readonly firmwarePath: string | null;
-  /** RAM is what `MEMORY_FD` refers to; false: memory of QEMU's own. */
+  /** RAM is the file at `MEMORY_FD`; false: QEMU's own memory. */
   readonly inheritsMemory: boolean;
   readonly hasBalloon: boolean;
-  /** A state comes over QMP; nothing is booted. */
+  /** Waits for a state over QMP instead of booting. */
   readonly incoming: boolean;
 }
 
@@ -69,11 +69,11 @@ export function qemuArgs(plan: QemuPlan): string[] {
   ].flat();
 }
 
-/** A guest that is short of memory must not help itself: it is given more, or its kernel kills. */
+/** A guest close to OOM must not deflate the balloon itself: the host decides, or the guest's OOM killer. */
 const BALLOON = 'virtio-balloon-pci,id=balloon,deflate-on-oom=off,addr=7,romfile=';
 
 /**
- * No nested virtualisation. AVX costs TCG more than it saves: Python runs 20 % faster without. Without ERMS and
+ * No nested virtualization. AVX costs TCG more than it saves: Python runs 20 % faster without. Without ERMS and
  * FSRM Linux copies by words instead of `rep movsb`, which TCG runs byte by byte: a third of the time.
  */
 const CPU = {
@@ -81,7 +81,7 @@ const CPU = {
   tcg: 'max,-vmx,-svm,-avx,-avx2,-fma,-erms,-fsrm',
 } as const;
 
-/** Shared, so that the vsock device's owner can map it; a snapshot leaves it where it is. */
+/** Shared, so that the vsock device's owner can map it and a snapshot can leave it in place. */
 function memoryBackend(plan: QemuPlan): object {
   const common = { id: 'mem', size: plan.memoryMib * MIB, share: true };
   return plan.inheritsMemory
@@ -104,13 +104,13 @@ function overlayNode(path: string): object {
 interface KernelPlan {
   readonly accelerator: 'kvm' | 'tcg';
   readonly cpus: number;
-  /** Of the host's time stamp counter, which TCG hands to the guest; null: the guest measures it. */
+  /** Rate of the host's time stamp counter, which TCG passes to the guest; null: the guest measures it. */
   readonly tscKhz: number | null;
   /** Checked by `checkSpec`. */
   readonly bootArgs: readonly string[];
 }
 
-/** What the guest's kernel is told; `Documentation/admin-guide/kernel-parameters.txt`. */
+/** The guest kernel's command line; `Documentation/admin-guide/kernel-parameters.txt`. */
 export function kernelArgs(plan: KernelPlan): string[] {
   return [
     'console=ttyS0',
@@ -138,16 +138,16 @@ function hasOneEmulatedCpu(plan: { accelerator: 'kvm' | 'tcg'; cpus: number }): 
   return plan.accelerator === 'tcg' && plan.cpus === 1;
 }
 
-/** What saves boot time in software emulation, where it matters; about 200 ms together. */
+/** Saves about 200 ms of boot time in software emulation. */
 function emulationArgs(plan: KernelPlan): string[] {
   return [
-    // Does the timer's interrupt arrive? It does; the question takes 40 ms.
+    // Skips the check that the timer's interrupt arrives, which takes 40 ms.
     'no_timer_check',
-    // Linux would take the lock prefixes out of its code, and the code would be translated anew.
+    // Linux would remove the lock prefixes from its code, and TCG would translate it again.
     ...(hasOneEmulatedCpu(plan) ? ['noapictimer', 'noreplace-smp'] : []),
-    // The guest reads the host's counter, whose rate is known; nothing to calibrate, nothing to doubt.
+    // The guest reads the host's counter, whose rate is known: no calibration.
     ...(plan.tscKhz === null ? [] : [`tsc_early_khz=${plan.tscKhz}`, 'tsc=reliable']),
-    // The first processor works this out from the line above; each other one would measure for 200 ms.
+    // The first processor derives this from the line above; each other one would measure for 200 ms.
     ...(plan.tscKhz === null || plan.cpus === 1
       ? []
       : [`lpj=${Math.round((plan.tscKhz * 1000) / KERNEL_HZ)}`]),

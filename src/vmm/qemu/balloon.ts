@@ -1,4 +1,4 @@
-/** The balloon of one VM (QMP `balloon`, `query-balloon`): pages that its guest has given up are given back to the host. */
+/** The balloon of one VM (QMP `balloon`, `query-balloon`): returns pages of the guest to the host. */
 import { MIB } from '../../base/units.ts';
 import type { Balloon } from '../driver.ts';
 import { VmmError } from '../errors.ts';
@@ -15,7 +15,7 @@ export class QemuBalloon implements Balloon {
   }
 
   async setMemory(memoryMib: number): Promise<void> {
-    // QEMU takes more for all that there is, and 0 for nothing at all.
+    // QEMU would clamp a larger value to all RAM, and take 0 as no memory.
     if (!(memoryMib > 0 && memoryMib <= this.#memoryMibMax)) {
       const cause = `${memoryMib} MiB of ${this.#memoryMibMax}`;
       throw new VmmError('vm_spec_invalid', "the VM's memory can't be changed", { cause });
@@ -27,7 +27,7 @@ export class QemuBalloon implements Balloon {
     const answer = await this.#qmp.execute('query-balloon');
     const { actual } = (answer ?? {}) as { actual?: unknown };
     if (typeof actual !== 'number' || !Number.isFinite(actual)) {
-      throw new VmmError('vmm_command_failed', 'QEMU does not tell how large a balloon is');
+      throw new VmmError('vmm_command_failed', 'QEMU reported no balloon size');
     }
     return actual / MIB;
   }

@@ -1,8 +1,9 @@
 /**
- * Holds the disks of a VM to a rate, in QEMU: a request waits in front of the disk, so what the guest writes is
- * counted also where the host only takes it into its memory. A tenth of a second's worth may come at once.
+ * Rate limits of a VM's disks, in QEMU. A request waits in front of the disk, so writes count even if the host only
+ * caches them. The burst is a tenth of a second's worth.
  *
- * Not part of the machine: it is set at the disks' back ends, changes while the VM runs, and no state has it.
+ * The limits belong to the disks' back ends, not to the machine: they can change while the VM runs, and no snapshot
+ * contains them.
  */
 import type { DiskLimits } from '../../base/disk-limits.ts';
 import { VmmError } from '../errors.ts';
@@ -12,9 +13,9 @@ import type { QmpClient } from './qmp.ts';
 /** Both disks have one budget. */
 const GROUP = 'disks';
 
-/** Replaces what there is. @throws VmmError */
+/** Replaces the present limits. @throws VmmError */
 export async function limitDisks(qmp: QmpClient, limits: DiskLimits): Promise<void> {
-  // 0: none.
+  // 0: no limit.
   const { bytesPerSecond: bps = 0, opsPerSecond: iops = 0 } = limits;
   const both = { bps, bps_rd: 0, bps_wr: 0, iops, iops_rd: 0, iops_wr: 0 };
   for (const id of devicesIn(await qmp.execute('query-block'))) {
@@ -27,7 +28,7 @@ interface Block {
   readonly inserted?: { readonly 'node-name'?: unknown };
 }
 
-/** The devices on our disks, as QEMU names them. @throws VmmError `vmm_command_failed` */
+/** QEMU's names of the devices on our disks. @throws VmmError `vmm_command_failed` */
 function devicesIn(answer: unknown): string[] {
   const blocks: readonly Block[] = Array.isArray(answer) ? answer : [];
   return DISK_NODES.map((node) => {

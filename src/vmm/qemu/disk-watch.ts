@@ -1,8 +1,8 @@
 /**
- * What QEMU says of a disk that it could not read or write (QMP event `BLOCK_IO_ERROR`, qapi/block-core.json).
+ * Disk errors that QEMU reports (QMP event `BLOCK_IO_ERROR`, qapi/block-core.json).
  *
- * No space on the host: QEMU stops the machine, keeps the request, and tries it again at `cont` (its default,
- * `werror=enospc`), so the guest loses nothing. Any other error goes to the guest, which sees EIO.
+ * No space on the host: QEMU pauses the machine, keeps the request, and retries it at `cont` (its default,
+ * `werror=enospc`), so the guest loses nothing. Any other error goes to the guest as EIO.
  */
 
 import type { Clock } from '../../base/clock.ts';
@@ -11,25 +11,25 @@ import { Listeners } from '../../base/listeners.ts';
 import type { DiskTrouble } from '../driver.ts';
 import type { QmpClient, QmpEvent } from './qmp.ts';
 
-/** QEMU may have been taken over: of more events than one in this time the last is told, milliseconds. */
+/** At most one event is passed on in this time, then the last of the rest: QEMU may be compromised. */
 export const DISK_TROUBLE_MS = 1_000;
 
 interface DiskWatchOptions {
   readonly qmp: Pick<QmpClient, 'onEvent'>;
   readonly clock: Clock;
-  /** Of the disk that the guest writes. */
+  /** Path of the disk that the guest writes. */
   readonly path: string;
-  /** Of its file system. */
+  /** Free bytes of its file system. */
   readonly freeBytes: (path: string) => Promise<number>;
 }
 
 export class DiskWatch {
   readonly #options: DiskWatchOptions;
   readonly #listeners = new Listeners<DiskTrouble>();
-  /** The machine stands still for it. */
+  /** A full disk has paused the machine. */
   #isStopped = false;
   #full: DiskTrouble | null = null;
-  /** To be told when it is time; there is a timer as long as this is not `none`. */
+  /** The event to pass on when the timer fires; `none`: no timer runs. */
   #next: DiskTrouble['kind'] | 'nothing' | 'none' = 'none';
 
   constructor(options: DiskWatchOptions) {
@@ -37,7 +37,7 @@ export class DiskWatch {
     options.qmp.onEvent((event) => this.#take(event));
   }
 
-  /** Why the machine stands still now; known a moment later than that it does. */
+  /** The full disk that paused the machine; known a moment after the pause. */
   get full(): DiskTrouble | null {
     return this.#full;
   }
@@ -54,7 +54,7 @@ export class DiskWatch {
     }
     if (name !== 'BLOCK_IO_ERROR' || data['action'] === 'ignore') return;
     const kind = data['action'] === 'stop' ? 'full' : 'failed';
-    // Each request that waits has an event of its own.
+    // Each waiting request has its own event.
     if (this.#isStopped) return;
     this.#isStopped = kind === 'full';
     if (this.#next === 'none') void this.#tell(kind);
@@ -71,10 +71,10 @@ export class DiskWatch {
       if (next === 'full' || next === 'failed') void this.#tell(next);
     });
     const free = await freeBytes(path).catch((error: unknown) => {
-      ignore(error, 'the file system does not answer');
+      ignore(error, 'the free space is unknown');
       return null;
     });
-    // It goes on meanwhile.
+    // The machine has resumed meanwhile.
     if (kind === 'full' && !this.#isStopped) return;
     const trouble: DiskTrouble = { kind, path, freeBytes: free };
     if (kind === 'full') this.#full = trouble;

@@ -4,9 +4,9 @@
  *     start ─┬─ attach the vsock backend ──┐
  *            └─ spawn QEMU, stopped (-S) ──┴─ QMP: (load a state) ─ plug vsock, NIC ─ cont ─► guest code runs
  *
- * The vsock device, and the network card if there is one, are plugged while the machine stands still, so
- * the guest finds them when it first looks at the PCI bus; the same commands plug them into a clone that runs. QMP and the serial line are socket
- * pairs made at the spawn: there is no path to connect to, and nothing to remove.
+ * The vsock device and the network card, if any, are plugged before the machine runs, so the guest finds them at its
+ * first scan of the PCI bus; the same commands plug them into a running clone. QMP and the serial line are socket pairs
+ * made at the spawn: there is no path to connect to, and nothing to remove.
  */
 import { createHash } from 'node:crypto';
 import { statfs } from 'node:fs/promises';
@@ -35,7 +35,7 @@ import { QemuProcess } from './process.ts';
 import { loadState } from './state.ts';
 import { QemuVm, VsockSlot } from './vm.ts';
 
-/** From the spawn to QEMU's greeting; 30 ms on an idle machine. */
+/** From the spawn to QEMU's greeting; usually 30 ms. */
 const GREETING_MS_MAX = 15_000;
 
 interface QemuDriverOptions {
@@ -45,9 +45,9 @@ interface QemuDriverOptions {
   readonly attachVsock: AttachVsock;
   readonly clock: Clock;
   readonly log: Log;
-  /** How the process is started; default: directly. */
+  /** Starts the process; default: directly. */
   readonly launch?: Launch;
-  /** QEMU's own filter of system calls; default: on. Off where another one only logs. */
+  /** QEMU's own system call filter; default: on. Off if the jail's filter only logs. */
   readonly ownFilter?: boolean;
 }
 
@@ -55,8 +55,7 @@ interface QemuDriverOptions {
 export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmDriver> {
   const { accelerator, binary } = options;
   const [qemu, firmwarePath] = await Promise.all([readQemuVersion(binary), findQboot(binary)]);
-  if (firmwarePath === null)
-    options.log.warn('qboot.rom is not installed: guests boot more slowly');
+  if (firmwarePath === null) options.log.warn('qboot.rom is not installed: guests boot slower');
   const tsc = accelerator === 'tcg' ? startTscMeter() : null;
   const host: HostFacts = {
     binary,
@@ -114,7 +113,7 @@ async function start(
   cleanup.push('QEMU process', () => process.kill());
   const spawnedMs = options.clock.now() - began;
   try {
-    // Both are awaited in `bringUp`; a failure of one before that must not count as unhandled.
+    // `bringUp` awaits it; a failure before that must not count as unhandled.
     slot.attach(spec.guestCid).catch((error: unknown) => ignore(error, 'reported by bringUp'));
     await unlessCancelled(bringUp(process, slot, nic, spec, state), signal);
     const timings = { spawnedMs, runningMs: options.clock.now() - began };
@@ -178,7 +177,7 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): 
   return { id, dir, cpus, memoryMib, stdio, files, diskLimits, argv };
 }
 
-/** QEMU's own seccomp filter, set once it has started: no fork or exec, no other user, no priorities. */
+/** QEMU's own seccomp filter, set once it has started: no fork, no exec, no change of user or priority. */
 export const OWN_FILTER = [
   '-sandbox',
   'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
@@ -197,7 +196,7 @@ function makeSlot(options: QemuDriverOptions, spec: VmSpec, process: QemuProcess
   });
 }
 
-/** The same command lines give the same devices; what differs between two starts of one machine is left out. */
+/** Equal command lines give equal devices; what differs between two starts of one machine is omitted. */
 function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSize): string {
   const { accelerator } = options;
   const { cpus: count, memoryMib, balloonMib } = size;
@@ -228,18 +227,18 @@ async function bringUp(
   spec: VmSpec,
   state: Buffer | null,
 ): Promise<void> {
-  // Its greeting, or its end, says whether it has started; only then is the pid of use to anybody.
+  // Its greeting, or its end, shows whether it has started; only then is the pid useful.
   await process.qmp.negotiate(GREETING_MS_MAX);
   await process.launched();
-  // Until a state is loaded, a machine with `-incoming` writes nothing into its RAM.
+  // A machine with `-incoming` does not write into its RAM before a state is loaded.
   await spec.memoryReady;
   if (state !== null) await loadState(process.qmp, state);
   await slot.plugAttached(spec.guestCid);
   if (spec.nic !== undefined) await nic.plugNic(spec.nic);
   const { diskLimits = {} } = spec;
-  // A new process has none.
+  // A new process has no limits.
   if (hasDiskLimits(diskLimits)) await limitDisks(process.qmp, diskLimits);
-  // A snapshot knows how large its own was.
+  // A snapshot contains the size of its balloon.
   if (spec.balloonMib !== undefined && state === null) {
     await new QemuBalloon(process.qmp, spec.memoryMib).setMemory(spec.memoryMib - spec.balloonMib);
   }
@@ -250,6 +249,6 @@ async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<
   try {
     await cleanup.run();
   } catch (error) {
-    log.error('could not release all of a VM', { vm: id, error: describeError(error) });
+    log.error('could not release all resources of a VM', { vm: id, error: describeError(error) });
   }
 }

@@ -1,4 +1,4 @@
-/** What QEMU there is on this host, found by running it. */
+/** The QEMU of this host, found by running it. */
 import { execFile } from 'node:child_process';
 import { access } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
@@ -7,7 +7,7 @@ import { ignore } from '../../base/ignore.ts';
 import { VmmError } from '../errors.ts';
 
 export interface QemuVersion {
-  /** As found in PATH or given. */
+  /** The name in PATH, or the given path. */
   readonly binary: string;
   /** e.g. `7.2.22` */
   readonly version: string;
@@ -15,13 +15,13 @@ export interface QemuVersion {
 
 const RUN_MS_MAX = 5_000;
 const OUTPUT_BYTES_MAX = 64 * 1024;
-/** Oldest version with all that we use: that of Ubuntu 22.04. */
+/** The oldest version with all features used here, from Ubuntu 22.04. */
 const QEMU_MAJOR_MIN = 6;
 
-/** @throws VmmError `vmm_missing` if it isn't there, can't be run or is too old */
+/** @throws VmmError `vmm_missing` if it is missing, can't be run or is too old */
 export async function readQemuVersion(binary: string): Promise<QemuVersion> {
   const version = parseQemuVersion(await run(binary, '--version'));
-  if (version === undefined) throw missing(binary, 'it does not name a QEMU version');
+  if (version === undefined) throw missing(binary, 'its output has no QEMU version');
   if (Number.parseInt(version, 10) < QEMU_MAJOR_MIN) {
     throw missing(binary, `version ${version} is older than ${QEMU_MAJOR_MIN}.0`);
   }
@@ -33,8 +33,7 @@ export function parseQemuVersion(output: string): string | undefined {
 }
 
 /**
- * qboot starts a kernel 250 ms sooner than SeaBIOS in software emulation. QEMU itself tells in which
- * folders it looks for firmware.
+ * Finds qboot, which starts a kernel 250 ms sooner than SeaBIOS in software emulation, in QEMU's firmware folders.
  * @returns null if it isn't installed
  */
 export async function findQboot(binary: string): Promise<string | null> {
@@ -47,8 +46,8 @@ export async function findQboot(binary: string): Promise<string | null> {
 }
 
 /**
- * What QEMU opens by itself on this host: its program, first, the modules that run guests, and firmware.
- * Libraries are not named.
+ * The files that QEMU opens on this host: its program, first, the modules that run guests, and firmware. Libraries
+ * are not listed.
  * @param binary an absolute path, or a name in `path`
  * @throws VmmError `vmm_missing`
  */
@@ -66,9 +65,9 @@ export async function listQemuFiles(binary: string, path: string): Promise<strin
   return [program, ...modules, ...firmware];
 }
 
-/** Of the machine `pc` without a display; the BIOS where qboot is not installed. */
+/** Firmware of the machine `pc` without a display; the BIOS is for hosts without qboot. */
 const FIRMWARE = ['qboot.rom', 'bios-256k.bin', 'kvmvapic.bin', 'linuxboot_dma.bin', 'pvh.bin'];
-/** QEMU does not tell: Debian and Ubuntu, Fedora, Arch. The last are links to one another on some. */
+/** Module folders of Debian and Ubuntu, Fedora, Arch; QEMU does not report them. Some hosts link the last ones. */
 const MODULE_FOLDERS = [
   '/usr/lib/x86_64-linux-gnu/qemu',
   '/usr/lib64/qemu',
@@ -84,7 +83,7 @@ async function findProgram(binary: string, path: string): Promise<string> {
   return found;
 }
 
-/** Of each list the first that is there. */
+/** The first existing path of each list. */
 async function existing(lists: readonly (readonly string[])[]): Promise<string[]> {
   const found = await Promise.all(
     lists.map(async (paths) => {
@@ -124,6 +123,6 @@ function run(binary: string, ...args: string[]): Promise<string> {
 function missing(binary: string, cause: unknown): VmmError {
   return new VmmError('vmm_missing', `QEMU (${binary}) can't be used`, {
     cause: errorCode(cause) === 'ENOENT' ? 'it is not installed' : cause,
-    remedy: 'install it with `apt-get install qemu-system-x86` or run `./neurovisor setup`',
+    remedy: 'Install it: apt-get install qemu-system-x86, or run ./neurovisor setup.',
   });
 }

@@ -1,5 +1,5 @@
 /**
- * The network card of one VM: a TAP that QEMU has a copy of (its "netdev"), and the device on it.
+ * The network card of one VM: QEMU's copy of a TAP (its "netdev"), and the device on it.
  *
  *     getfd (SCM_RIGHTS) ─► netdev_add ─► device_add      device_del ─► DEVICE_DELETED ─► netdev_del
  *
@@ -10,11 +10,11 @@ import type { NicHotplug, NicSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { QmpClient } from './qmp.ts';
 
-/** The guest has to give the device up; 100 ms are usual. */
+/** The guest must release the device; 100 ms are usual. */
 const UNPLUG_MS_MAX = 10_000;
 /** PCI slot; see the drawing in `args.ts`. */
 const SLOT = '6';
-/** Of the descriptor, the netdev and the device. */
+/** QMP names of the descriptor, the netdev and the device. */
 const FD_NAME = 'nic-tap';
 const NETDEV_ID = 'tap';
 const DEVICE_ID = 'nic';
@@ -22,9 +22,9 @@ const DEVICE_ID = 'nic';
 export class NicSlot implements NicHotplug {
   readonly #qmp: QmpClient;
   #state: 'absent' | 'withdrawn' | 'plugged' = 'absent';
-  /** Whether the guest is to have the device: it may give it up after we have stopped to wait for that. */
+  /** Whether the guest should have the device: it may release it after our wait for that has timed out. */
   #isWanted = false;
-  /** The return of one that was given up late. */
+  /** The return of a card that was released late. */
   #late: Promise<void> = Promise.resolve();
   #mac = '';
 
@@ -46,7 +46,7 @@ export class NicSlot implements NicHotplug {
 
   async plugNic({ tapFd, mac }: NicSpec): Promise<void> {
     if (this.#state !== 'absent') {
-      throw new VmmError('vm_unsupported', 'the VM has a network card already');
+      throw new VmmError('vm_unsupported', 'the VM already has a network card');
     }
     await this.#qmp.passFd(FD_NAME, tapFd);
     try {
@@ -100,21 +100,21 @@ export class NicSlot implements NicHotplug {
       id: DEVICE_ID,
       netdev: NETDEV_ID,
       mac: this.#mac,
-      // The link is always up. Told of it, Linux would drop what is sent until it has looked, up to a second.
+      // The link is always up. With a status Linux would drop packets until it has polled it, up to a second.
       status: false,
-      // No boot ROM: nothing boots from the network, and a jail has none.
+      // No boot ROM: nothing boots from the network, and a jail does not contain one.
       romfile: '',
       addr: SLOT,
     });
     this.#state = 'plugged';
   }
 
-  /** What is left of a plug that failed; the failure itself is what counts. */
+  /** Undoes a part of a failed plug; only the first failure is reported. */
   async #undo(command: string, args: Readonly<Record<string, unknown>>): Promise<void> {
     try {
       await this.#qmp.execute(command, args);
     } catch (error) {
-      ignore(error, 'QEMU had not taken it, or is gone');
+      ignore(error, 'QEMU did not accept it, or is gone');
     }
   }
 }

@@ -1,4 +1,4 @@
-/** The QEMU process: its control connection, its serial line, the end of its stderr, and how it ended. */
+/** The QEMU process: its control connection, serial line, stderr tail, and exit. */
 import type { ChildProcess } from 'node:child_process';
 import { constants } from 'node:os';
 import { Duplex, PassThrough } from 'node:stream';
@@ -15,13 +15,13 @@ import { QmpClient, type QmpEvent } from './qmp.ts';
 
 const CONSOLE_TAIL_BYTES = 64 * 1024;
 const STDERR_TAIL_BYTES = 4 * 1024;
-/** Between the process' end and the end of what it wrote. */
+/** Time to read its last output after the process has ended. */
 const DRAIN_MS_MAX = 1_000;
 
 export class QemuProcess {
   readonly qmp: QmpClient;
   readonly terminal: { readonly input: Duplex; readonly output: PassThrough } | null;
-  /** Resolves when the process is gone and all that it said has been read. Never rejects. */
+  /** Resolves when the process is gone and its output has been read. Never rejects. */
   readonly exited: Promise<VmExit>;
   readonly #launched: Launched;
   readonly #child: ChildProcess;
@@ -52,17 +52,17 @@ export class QemuProcess {
     const serial = socket(child, SERIAL_FD);
     serial.on('error', (error) => ignore(error, 'the serial line broke'));
     this.terminal = interactive ? makeTerminal(serial) : null;
-    // Always read, so that a guest that floods its console is not held up and holds up nobody.
+    // Always read, so that a guest that floods its console blocks nothing.
     serial.on('data', (bytes: Buffer) => this.#serialTail.push(bytes));
     this.exited = this.#watch(serial, clock);
   }
 
-  /** Known once the process has said something. */
+  /** Known once the process has greeted. */
   get pid(): number | null {
     return this.#pid;
   }
 
-  /** Resolves when it is where it should be, with all its limits. @throws what kept it from it */
+  /** Resolves when the process runs with all its limits. @throws the launch's failure */
   async launched(): Promise<void> {
     this.#pid = await this.#launched.pid;
   }
@@ -95,7 +95,7 @@ export class QemuProcess {
     await this.exited;
   }
 
-  /** Why it could not be started, once `exited` has resolved. */
+  /** The error of a failed start, once `exited` has resolved. */
   startFailure(exit: VmExit): VmmError {
     const code = errorCode(this.#spawnError) === 'ENOENT' ? 'vmm_missing' : 'vmm_start_failed';
     const how =
@@ -106,7 +106,7 @@ export class QemuProcess {
     });
   }
 
-  /** Where nothing else says why. */
+  /** The launch's failure, unless QEMU left a message. */
   #launchCause(exit: VmExit): unknown {
     return exit.detail === '' ? this.#launchError : undefined;
   }
@@ -122,11 +122,11 @@ export class QemuProcess {
     child.on('exit', () => ended.resolve());
     child.on('error', (error) => {
       this.#spawnError = error;
-      // The same event tells that a signal could not be sent; then `exit` follows.
+      // The same event reports a signal that could not be sent; then `exit` follows.
       if (child.pid === undefined) ended.resolve();
     });
     await ended.promise;
-    // What it wrote last is still in the sockets: the reason of its end, and a panic on the console.
+    // Its last output is still in the sockets: the reason of its end, and a panic on the console.
     if (this.terminal !== null) finishTerminal(serial, this.terminal.output);
     const late = Promise.withResolvers<void>();
     const cancel = clock.after(DRAIN_MS_MAX, late.resolve);
@@ -139,7 +139,7 @@ export class QemuProcess {
 
   #exit(): VmExit {
     const { exitCode, signalCode } = endOf(this.#child);
-    // QEMU's status is 0 for a guest's shutdown and for a SIGTERM alike: its own event tells them apart.
+    // QEMU's status is 0 for a guest's shutdown and for SIGTERM; its event distinguishes them.
     const byGuest = this.#guestReason !== undefined && exitCode === 0;
     const cause = byGuest ? 'guest-shutdown' : this.#killed ? 'killed' : 'vmm-crashed';
     const log = this.stderrTail();
@@ -150,7 +150,7 @@ export class QemuProcess {
 
 const REASON_LENGTH_MAX = 64;
 
-/** A parent that is told of the VMM's signal can say so only by its status; see `Launched`. */
+/** A jail's parent process reports the VMM's signal as a status; see `Launched`. */
 function endOf(child: ChildProcess): { exitCode: number | null; signalCode: string | null } {
   const { exitCode, signalCode } = child;
   const number = (exitCode ?? 0) - SIGNAL_STATUS;
@@ -162,26 +162,26 @@ function endOf(child: ChildProcess): { exitCode: number | null; signalCode: stri
 
 const SIGNAL_STATUS = 128;
 
-/** Node makes "pipes" beyond fd 2 as socket pairs, which QEMU takes for a socket chardev. */
+/** Node's "pipes" beyond fd 2 are socket pairs, as QEMU's socket chardev needs. */
 function socket(child: ChildProcess, fd: number): Duplex {
   const stream = child.stdio[fd];
-  // Absent when the process could not be spawned at all.
+  // Absent if the process could not be spawned.
   return stream instanceof Duplex ? stream : new PassThrough().end();
 }
 
-/** While nobody reads `output`, the guest's serial line is held up (and the tail stands still). */
+/** While `output` is not read, the guest's serial line and the tail block. */
 function makeTerminal(serial: Duplex): { input: Duplex; output: PassThrough } {
   const output = new PassThrough();
   serial.pipe(output, { end: false });
   return { input: serial, output };
 }
 
-/** What is left goes to the terminal whether it is read or not; a socket's buffer bounds it. */
+/** Sends the remaining output to the terminal, read or not; a socket's buffer bounds it. */
 function finishTerminal(serial: Duplex, output: PassThrough): void {
   serial.unpipe(output);
   serial.on('data', (bytes: Buffer) => output.write(bytes));
   serial.resume();
-  // It may have been closed before the process was seen to end.
+  // It may have closed before the end of the process.
   void streamClosed(serial).then(() => output.end());
 }
 

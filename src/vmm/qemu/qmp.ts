@@ -1,10 +1,10 @@
 /**
- * QMP, QEMU's control protocol (docs/interop/qmp-spec.rst): JSON objects, one a line. The server greets,
+ * QMP, QEMU's control protocol (docs/interop/qmp-spec.rst): one JSON object per line. The server greets,
  * the client leaves negotiation with `qmp_capabilities`, then each command has one answer with its id;
  * events come at any time.
  *
- * `QmpDecoder` is pure; `QmpClient` drives it over a stream. QEMU may have been taken over by its guest,
- * so what it says is bounded and checked.
+ * `QmpDecoder` is pure; `QmpClient` drives it over a stream. A guest may have compromised QEMU, so its output is
+ * bounded and checked.
  */
 
 import type { Duplex } from 'node:stream';
@@ -14,7 +14,7 @@ import { Listeners } from '../../base/listeners.ts';
 import { FdChannel } from '../../sys/socket.ts';
 import { VmmError } from '../errors.ts';
 
-/** No answer that we ask for comes near. */
+/** Far above the answers to our commands. */
 export const QMP_LINE_BYTES_MAX = 256 * 1024;
 /** Commands without an answer at one time. */
 const QMP_PENDING_MAX = 32;
@@ -35,7 +35,7 @@ type QmpDecoded =
   | { readonly ok: true; readonly messages: readonly QmpMessage[] }
   | { readonly ok: false; readonly reason: string };
 
-/** Bytes cut anywhere give the same messages. After `ok: false` the stream can't be used any more. */
+/** Chunk boundaries do not matter. After `ok: false` the stream is unusable. */
 export class QmpDecoder {
   #rest: Buffer[] = [];
   #restBytes = 0;
@@ -94,7 +94,7 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** Of a socket: Node has no way to send a descriptor along, sendmsg(2) on the same socket has. */
+/** The socket's descriptor, for sendmsg(2): Node can't pass descriptors itself. */
 function handleFd(stream: Duplex): number | undefined {
   const { _handle: handle } = stream as { _handle?: { fd?: number } };
   return handle?.fd;
@@ -112,7 +112,7 @@ export class QmpClient {
   readonly #decoder = new QmpDecoder();
   readonly #pending = new Map<number, Pending>();
   readonly #listeners = new Listeners<QmpEvent>();
-  /** Rejects those who wait for an event. */
+  /** Rejects pending waits for an event. */
   readonly #awaited = new Set<(failure: VmmError) => void>();
   readonly #greeted = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<VmmError>();
@@ -122,7 +122,9 @@ export class QmpClient {
   constructor(stream: Duplex, clock: Clock) {
     this.#stream = stream;
     this.#clock = clock;
-    void this.#greeted.promise.catch((error: unknown) => ignore(error, 'nobody waits for it'));
+    void this.#greeted.promise.catch((error: unknown) =>
+      ignore(error, 'no negotiation is waiting'),
+    );
     stream.on('data', (bytes: Buffer) => this.#receive(bytes));
     stream.on('error', (error) => this.#fail('vm_gone', 'the control connection broke', error));
     stream.on('close', () => this.#fail('vm_gone', 'the control connection ended'));
@@ -134,7 +136,7 @@ export class QmpClient {
     return this.#closed.promise;
   }
 
-  /** @returns stops listening */
+  /** @returns a function that stops listening */
   onEvent(listener: (event: QmpEvent) => void): () => void {
     return this.#listeners.listen(listener);
   }
@@ -170,8 +172,8 @@ export class QmpClient {
           ? -1
           : new FdChannel(bytes.length, 1).send(own, bytes, [fd]);
       if (sent === bytes.length) return;
-      throw new VmmError('vmm_command_failed', 'a descriptor could not be passed to QEMU', {
-        cause: sent < 0 ? `errno ${-sent}` : 'it was cut off',
+      throw new VmmError('vmm_command_failed', 'could not pass a descriptor to QEMU', {
+        cause: sent < 0 ? `errno ${-sent}` : 'the message was truncated',
       });
     });
   }

@@ -1,11 +1,11 @@
 /**
- * The state of a VM's devices in and out of QEMU, by its migration with the RAM left where it is.
+ * Saves and loads the state of a VM's devices, by a QEMU migration that leaves the RAM in place.
  *
  *     save   stop ─► migrate          ─► anonymous file ─► bytes
  *     load   bytes ─► anonymous file ─► migrate-incoming
  *
- * QEMU gets a descriptor (SCM_RIGHTS over QMP) and opens no file, so this works in a jail, and the bytes
- * that were verified are the bytes that are loaded.
+ * QEMU gets a descriptor (SCM_RIGHTS over QMP) and opens no file, so this works in a jail, and exactly the verified
+ * bytes are loaded.
  */
 import { readSync, writeSync } from 'node:fs';
 import { sleep } from '../../base/clock.ts';
@@ -14,11 +14,11 @@ import { VmmError } from '../errors.ts';
 import { STATE_BYTES_MAX } from '../snapshot.ts';
 import type { QmpClient } from './qmp.ts';
 
-/** 10 ms are usual. */
+/** Usually 10 ms. */
 const MIGRATION_MS_MAX = 30_000;
 const NAME = 'state';
 
-/** Stops the VM for good. @throws VmmError `vmm_command_failed`, `vmm_timeout`, `vm_gone` */
+/** Leaves the VM stopped. @throws VmmError `vmm_command_failed`, `vmm_timeout`, `vm_gone` */
 export async function saveState(qmp: QmpClient): Promise<Buffer> {
   const fd = createMemFd(NAME, 0);
   try {
@@ -40,16 +40,17 @@ export async function saveState(qmp: QmpClient): Promise<Buffer> {
 export async function loadState(qmp: QmpClient, state: Buffer): Promise<void> {
   const fd = createMemFd(NAME, state.length);
   try {
-    // At a position, so that QEMU, which shares it, begins at the first byte.
+    // Written at a position: QEMU shares the offset and starts at the first byte.
     const written = writeSync(fd, state, 0, state.length, 0);
-    if (written !== state.length) throw failed('migrate-incoming', 'no memory for its state');
+    if (written !== state.length)
+      throw failed('migrate-incoming', 'the state could not be written');
     await migrate(qmp, 'migrate-incoming', fd);
   } finally {
     closeFd(fd);
   }
 }
 
-/** The event comes a moment before QEMU lets the VM go on. */
+/** The event comes a moment before QEMU allows `cont`. */
 async function finished(qmp: QmpClient): Promise<void> {
   for (let asked = 0; asked < STATUS_ASKED_MAX; asked += 1) {
     const answer = await qmp.execute('query-status');
@@ -58,7 +59,7 @@ async function finished(qmp: QmpClient): Promise<void> {
   }
 }
 
-/** Together a second; a millisecond is usual. */
+/** A second in total; a millisecond is usual. */
 const STATUS_ASKED_MAX = 500;
 const STATUS_GAP_MS = 2;
 
@@ -79,7 +80,7 @@ async function migrate(
   );
   const [event] = await Promise.all([over, qmp.execute(command, { uri: `fd:${NAME}` })]);
   const { status } = event.data;
-  if (status !== 'completed') throw failed(command, `the migration has ${String(status)}`);
+  if (status !== 'completed') throw failed(command, `the migration ended as ${String(status)}`);
 }
 
 const OVER = new Set(['completed', 'failed', 'cancelled']);

@@ -1,4 +1,4 @@
-/** A running QEMU VM: what can be asked of it, and its one vsock device. Its network card: `nic.ts`. */
+/** A running QEMU VM and its vsock device. Its network card: `nic.ts`. */
 import { writeFile } from 'node:fs/promises';
 import type { Readable, Writable } from 'node:stream';
 import { closeFd } from '../../sys/fd.ts';
@@ -26,14 +26,14 @@ import type { QemuProcess } from './process.ts';
 import type { QmpClient } from './qmp.ts';
 import { saveState } from './state.ts';
 
-/** An unplug needs the guest's help; a guest that is busy or hostile may take its time. */
+/** An unplug needs the guest's cooperation; a busy or hostile guest may be slow. */
 const UNPLUG_MS_MAX = 10_000;
 /** PCI slot of the vsock device; see the drawing in `args.ts`. */
 const VSOCK_SLOT = '5';
-/** Of the descriptor, for QMP. */
+/** QMP name of the descriptor. */
 const SOCKET_NAME = 'vsock';
 
-/** The vsock device of one VM: absent, or plugged with a backend of its own. */
+/** The vsock device of one VM: absent, or plugged with its own backend. */
 export class VsockSlot implements VsockHotplug {
   readonly #qmp: QmpClient;
   readonly #attachVsock: AttachVsock;
@@ -57,7 +57,7 @@ export class VsockSlot implements VsockHotplug {
     this.#limits = options.limits;
   }
 
-  /** Makes the backend only, so that it is ready when QEMU is. */
+  /** Creates only the backend, so that it is ready when QEMU is. */
   attach(guestCid: number): Promise<VsockAttachment> {
     this.#attachment ??= this.#attachVsock({
       ...this.#place,
@@ -69,7 +69,7 @@ export class VsockSlot implements VsockHotplug {
 
   async plugVsock(guestCid: number): Promise<void> {
     if (this.#attachment !== undefined) {
-      throw new VmmError('vm_unsupported', 'the vsock device is plugged already');
+      throw new VmmError('vm_unsupported', 'the vsock device is already plugged');
     }
     try {
       await this.plugAttached(guestCid);
@@ -79,7 +79,7 @@ export class VsockSlot implements VsockHotplug {
     }
   }
 
-  /** The same while the VM starts; the caller releases on failure. */
+  /** Plugs during the VM's start; the caller releases on failure. */
   async plugAttached(guestCid: number): Promise<void> {
     await this.attach(guestCid);
     await this.#passSocket();
@@ -96,7 +96,7 @@ export class VsockSlot implements VsockHotplug {
     });
   }
 
-  /** QEMU gets a connected socket: it may see no path. */
+  /** Passes a connected socket: QEMU may not see the path. */
   async #passSocket(): Promise<void> {
     const socket = connectUnix(this.#place.vhostSocketPath);
     if (socket < 0) {
@@ -178,7 +178,7 @@ export class QemuVm implements Vm {
   readonly #limitVmm: (limits: DiskLimits) => void;
   #gone = false;
 
-  /** @param options.release ends the process if need be, and removes all that `start` made */
+  /** @param options.release ends the process if necessary, and releases all that `start` made */
   constructor(options: {
     id: string;
     channelPath: string;
@@ -189,9 +189,9 @@ export class QemuVm implements Vm {
     balloon: Balloon | undefined;
     disk: DiskWatch;
     release: () => Promise<void>;
-    /** Written into snapshots; null: RAM is QEMU's own, so none can be taken. */
+    /** Written into snapshots; null: the RAM is QEMU's own, so no snapshot is possible. */
     snapshotMachine: string | null;
-    /** The process, beside the guest. */
+    /** Limits the process, in addition to the guest. */
     limitVmm: (limits: DiskLimits) => void;
   }) {
     this.id = options.id;
@@ -239,7 +239,7 @@ export class QemuVm implements Vm {
   async saveState(statePath: string): Promise<VmSnapshot> {
     this.#requireRunning();
     const machine = this.#snapshotMachine;
-    if (machine === null) throw unsupported("its RAM is not its owner's");
+    if (machine === null) throw unsupported("its RAM is QEMU's own");
     if (this.#slot.isPlugged) throw unsupported('its vsock device is plugged');
     if (this.#nic.isPlugged) throw unsupported('its network card is plugged');
     const state = await saveState(this.#process.qmp);
@@ -284,5 +284,5 @@ export class QemuVm implements Vm {
 }
 
 function unsupported(cause: string): VmmError {
-  return new VmmError('vm_unsupported', 'no snapshot can be taken of the VM', { cause });
+  return new VmmError('vm_unsupported', 'could not take a snapshot of the VM', { cause });
 }

@@ -21,7 +21,7 @@ export function withoutMark(state: Buffer, wantsCard: boolean): Buffer {
   const at = state.length - MARK.length;
   const hasCard = at >= 0 && state.subarray(at).equals(MARK);
   if (hasCard && !wantsCard) {
-    throw new VmmError('snapshot_refused', 'the snapshot can not be loaded', {
+    throw new VmmError('snapshot_refused', 'could not load the snapshot', {
       cause: 'its guest has a network card, which Firecracker can not take away',
       remedy: 'give the sandbox a network; mode "none" lets nothing through',
     });

@@ -180,5 +180,5 @@ function broken(cause: string): VmmError {
 }
 
 function unsupported(cause: string): VmmError {
-  return new VmmError('vm_unsupported', 'no snapshot can be taken of the VM', { cause });
+  return new VmmError('vm_unsupported', 'could not take a snapshot of the VM', { cause });
 }
