@@ -1,88 +1,103 @@
 /**
- * The whole configuration, from the environment and the command line (which wins). Read once, in the
- * composition root.
+ * The whole configuration, from the environment and the command line, which overrides it. Read once per process.
+ * Each command reads it before anything else, so it loads no library.
  */
-import { z } from 'zod';
-import { CodedError } from './base/errors.ts';
+import { CodedError, describeError } from './base/errors.ts';
 
 export class ConfigError extends CodedError<'config_invalid'> {}
 
 export const JAIL_MODES = ['auto', 'enforce', 'log', 'off'] as const;
 export type JailMode = (typeof JAIL_MODES)[number];
-const otlpUrl = z
-  .string()
-  .regex(/^(https?:\/\/\S+)?$/, { error: 'expected an http(s) URL' })
-  .default('');
 
-const schema = z.object({
-  /** Where caches and running sandboxes live; empty: `~/.neurovisor`. */
-  NEUROVISOR_HOME: z.string().default(''),
-  /** `auto`: a usual local server if one answers, else the engine · `engine` · URL · `unix:/path`. */
-  NEUROVISOR_UPSTREAM: z
-    .string()
-    .regex(/^(auto|engine|https?:\/\/\S+|unix:\/\S+)$/, {
-      error: 'expected "auto", "engine", an http(s) URL or unix:/path/to.sock',
-    })
-    .default('auto'),
+/** Parses the text of one variable; undefined: unset. @throws Error that says what is expected */
+type Variable<T> = (given: string | undefined) => T;
+
+const text =
+  (byDefault = ''): Variable<string> =>
+  (given) =>
+    given ?? byDefault;
+
+const matching =
+  (pattern: RegExp, expected: string, byDefault = ''): Variable<string> =>
+  (given = byDefault) => {
+    if (given === byDefault || pattern.test(given)) return given;
+    throw new Error(`expected ${expected}`);
+  };
+
+const oneOf =
+  <T extends string>(choices: readonly T[], byDefault: T): Variable<T> =>
+  (given = byDefault) => {
+    const choice = choices.find((one) => one === given);
+    if (choice !== undefined) return choice;
+    throw new Error(`expected one of ${choices.join(', ')}`);
+  };
+
+const HTTP_URL = /^https?:\/\/\S+$/;
+const url = matching(HTTP_URL, 'an http(s) URL');
+
+const VARIABLES = {
+  /** Directory of caches and running sandboxes; empty: `~/.neurovisor`. */
+  NEUROVISOR_HOME: text(),
+  /** `auto`: a local server if one answers, otherwise the engine · `engine` · URL · `unix:/path`. */
+  NEUROVISOR_UPSTREAM: matching(
+    /^(engine|https?:\/\/\S+|unix:\/\S+)$/,
+    '"auto", "engine", an http(s) URL or unix:/path/to.sock',
+    'auto',
+  ),
   /** API key for the upstream; stays on the host. */
-  NEUROVISOR_UPSTREAM_KEY: z.string().default(''),
-  /** Which accelerator VMs may use. */
-  NEUROVISOR_ACCELERATOR: z.enum(['auto', 'kvm', 'tcg']).default('auto'),
-  /** Which VMM runs VMs; `auto`: QEMU if it is installed. */
-  NEUROVISOR_VMM: z.enum(['auto', 'firecracker', 'qemu']).default('auto'),
-  /** Firecracker's binary; empty: `firecracker` in PATH. */
-  NEUROVISOR_FIRECRACKER: z.string().default(''),
+  NEUROVISOR_UPSTREAM_KEY: text(),
+  /** Accelerator of the VMs. */
+  NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
+  /** VMM of the VMs; `auto`: QEMU if it is installed. */
+  NEUROVISOR_VMM: oneOf(['auto', 'firecracker', 'qemu'], 'auto'),
+  /** Firecracker's binary: a name in PATH, or a path. */
+  NEUROVISOR_FIRECRACKER: text('firecracker'),
   /** Firecracker's jailer; empty: `jailer` beside Firecracker, or in PATH. */
-  NEUROVISOR_JAILER: z.string().default(''),
+  NEUROVISOR_JAILER: text(),
   /** System call filters of Firecracker: those in its binary, or ours from `policy/`. */
-  NEUROVISOR_FIRECRACKER_FILTER: z.enum(['builtin', 'ours']).default('builtin'),
-  /** Which processor the engine uses. */
-  NEUROVISOR_GPU: z.enum(['auto', 'cpu', 'cuda', 'vulkan']).default('auto'),
+  NEUROVISOR_FIRECRACKER_FILTER: oneOf(['builtin', 'ours'], 'builtin'),
+  /** Processor of the engine. */
+  NEUROVISOR_GPU: oneOf(['auto', 'cpu', 'cuda', 'vulkan'], 'auto'),
   /** A daemon on a port, e.g. `http://127.0.0.1:7070`; empty: the one at this home's socket. */
-  NEUROVISOR_URL: z
-    .string()
-    .regex(/^(https?:\/\/\S+)?$/, { error: 'expected an http(s) URL' })
-    .default(''),
+  NEUROVISOR_URL: url,
   /** API key for that daemon. */
-  NEUROVISOR_API_KEY: z.string().default(''),
-  /** Block that sandboxes with a network are given addresses from; empty: 10.201.0.0/16. */
-  NEUROVISOR_NET_POOL: z.string().default(''),
+  NEUROVISOR_API_KEY: text(),
+  /** Address block of sandboxes with a network; empty: 10.201.0.0/16. */
+  NEUROVISOR_NET_POOL: text(),
   /**
-   * The jail around VMMs. `auto`: where this host can, else none, which is told · `enforce`: the whole jail or no VM starts ·
-   * `log`: system calls that the profile refuses are let through and logged · `off`.
+   * The jail around VMMs. `auto`: if the host supports it, otherwise none, with a warning · `enforce`: the whole jail or
+   * no VM starts · `log`: allow and log system calls that the profile refuses · `off`.
    */
-  NEUROVISOR_JAIL: z.enum(JAIL_MODES).default('auto'),
-  /** User ids for VMMs, `FIRST:COUNT`; empty: 1900000000:4096. Used by root alone. */
-  NEUROVISOR_JAIL_UIDS: z
-    .string()
-    .regex(/^(\d{1,10}:\d{1,5})?$/, { error: 'expected FIRST:COUNT' })
-    .default(''),
+  NEUROVISOR_JAIL: oneOf(JAIL_MODES, 'auto'),
+  /** User IDs for VMMs, `FIRST:COUNT`; empty: 1900000000:4096. Only for root. */
+  NEUROVISOR_JAIL_UIDS: matching(/^\d{1,10}:\d{1,5}$/, 'FIRST:COUNT'),
   /**
    * What the daemon measures in the kernel (docs/observability.md), separated by commas: `latency` of packets,
-   * `processes` of VMMs, `syscalls` of VMMs · `auto`: the first two, where this host can · `off`.
+   * `processes` of VMMs, `syscalls` of VMMs · `auto`: the first two, if the host supports it · `off`.
    */
-  NEUROVISOR_PROBES: z
-    .string()
-    .regex(/^(auto|off|(latency|processes|syscalls)(,(latency|processes|syscalls))*)$/, {
-      error: 'expected auto, off, or of latency, processes, syscalls, with commas',
-    })
-    .default('auto'),
-  /** Where traces go, by OTLP/HTTP, e.g. `http://127.0.0.1:4318`; empty: what OpenTelemetry's variables say. */
-  NEUROVISOR_OTLP_ENDPOINT: otlpUrl,
-  OTEL_EXPORTER_OTLP_ENDPOINT: otlpUrl,
+  NEUROVISOR_PROBES: matching(
+    /^(off|(latency|processes|syscalls)(,(latency|processes|syscalls))*)$/,
+    'auto, off, or a list of latency, processes, syscalls',
+    'auto',
+  ),
+  /** Trace collector, by OTLP/HTTP, e.g. `http://127.0.0.1:4318`; empty: as OpenTelemetry's variables say. */
+  NEUROVISOR_OTLP_ENDPOINT: url,
+  OTEL_EXPORTER_OTLP_ENDPOINT: url,
   /** The whole URL. */
-  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: otlpUrl,
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: url,
   /** `name=value,…`, values percent-encoded. */
-  OTEL_EXPORTER_OTLP_HEADERS: z.string().default(''),
-  OTEL_SERVICE_NAME: z.string().default('neurovisor'),
-  /** The trace that this process is part of; what is none counts as none. */
-  TRACEPARENT: z.string().default(''),
-  NEUROVISOR_LOG: z.enum(['error', 'warn', 'info', 'debug']).default('warn'),
-});
+  OTEL_EXPORTER_OTLP_HEADERS: text(),
+  OTEL_SERVICE_NAME: text('neurovisor'),
+  /** Trace that this process is part of; an invalid value counts as none. */
+  TRACEPARENT: text(),
+  NEUROVISOR_LOG: oneOf(['error', 'warn', 'info', 'debug'], 'warn'),
+};
+
+type Values = { readonly [K in keyof typeof VARIABLES]: ReturnType<(typeof VARIABLES)[K]> };
 
 export const PROBE_NAMES = ['latency', 'processes', 'syscalls'] as const;
 export type ProbeName = (typeof PROBE_NAMES)[number];
-/** `isAsked`: by name, so that it matters when they can't be had. */
+/** `isAsked`: named explicitly, so that a missing probe is an error. */
 export type Probes = Readonly<Record<ProbeName | 'isAsked', boolean>>;
 
 export interface Config {
@@ -100,22 +115,22 @@ export interface Config {
   /** Null: the daemon of this home, at its socket. */
   readonly daemonUrl: string | null;
   readonly daemonKey: string | null;
-  /** Null: the usual one. Judged by the first sandbox that asks for a network. */
+  /** Null: the default. Validated by the first sandbox with a network. */
   readonly networkPool: string | null;
   readonly jail: JailMode;
-  /** Null: the usual ones. */
+  /** Null: the default. */
   readonly jailUids: string | null;
   /** What the daemon measures in the kernel. */
   readonly probes: Probes;
-  /** Null: nothing is traced. */
+  /** Null: no tracing. */
   readonly traces: TraceTarget | null;
-  /** `traceparent`, as it was given; null: none. */
+  /** `traceparent` as given; null: none. */
   readonly traceparent: string | null;
   readonly logLevel: 'error' | 'warn' | 'info' | 'debug';
 }
 
 export interface TraceTarget {
-  /** Whole. */
+  /** The whole URL. */
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly serviceName: string;
@@ -123,23 +138,14 @@ export interface TraceTarget {
 
 /** @throws ConfigError naming the variable and what it may be. */
 export function readConfig(env: Readonly<Record<string, string | undefined>>): Config {
-  // An empty variable means the same as none, as users of shells expect.
-  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''));
-  const parsed = schema.safeParse(given);
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    throw new ConfigError('config_invalid', `${issue?.path.join('.')}: ${issue?.message}`, {
-      remedy: 'correct or unset the environment variable',
-    });
-  }
-  const values = parsed.data;
+  const values = readVariables(env);
   return {
     home: values.NEUROVISOR_HOME,
     upstream: values.NEUROVISOR_UPSTREAM,
     upstreamKey: values.NEUROVISOR_UPSTREAM_KEY || null,
     accelerator: values.NEUROVISOR_ACCELERATOR,
     vmm: values.NEUROVISOR_VMM,
-    firecracker: values.NEUROVISOR_FIRECRACKER || 'firecracker',
+    firecracker: values.NEUROVISOR_FIRECRACKER,
     jailer: values.NEUROVISOR_JAILER || null,
     firecrackerFilter: values.NEUROVISOR_FIRECRACKER_FILTER,
     gpu: values.NEUROVISOR_GPU,
@@ -155,6 +161,20 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
   };
 }
 
+function readVariables(env: Readonly<Record<string, string | undefined>>): Values {
+  const read = Object.entries(VARIABLES).map(([name, parse]) => {
+    try {
+      // An empty variable counts as unset, as users of shells expect.
+      return [name, parse(env[name] || undefined)];
+    } catch (error) {
+      throw new ConfigError('config_invalid', `${name}: ${describeError(error)}`, {
+        remedy: 'correct or unset the environment variable',
+      });
+    }
+  });
+  return Object.fromEntries(read) as Values;
+}
+
 function probesOf(text: string): Probes {
   const names = text === 'auto' ? ['latency', 'processes'] : text.split(',');
   const has = (name: ProbeName): boolean => names.includes(name);
@@ -167,8 +187,8 @@ function probesOf(text: string): Probes {
   };
 }
 
-/** Our variable wins; of OpenTelemetry's, the one for traces does, which is not completed. */
-function traceTarget(values: z.infer<typeof schema>): TraceTarget | null {
+/** Our variable overrides OpenTelemetry's; of those, the one for traces wins and is used as it is. */
+function traceTarget(values: Values): TraceTarget | null {
   const own = values.NEUROVISOR_OTLP_ENDPOINT;
   const whole = own === '' ? values.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT : '';
   const base = own || values.OTEL_EXPORTER_OTLP_ENDPOINT;
@@ -194,7 +214,7 @@ function parseHeaders(text: string): Record<string, string> {
   return headers;
 }
 
-/** Null: it is not percent-encoded, or would end the header. */
+/** Null: not percent-encoded, or unsafe in a header. */
 function decoded(text: string): string | null {
   try {
     const value = decodeURIComponent(text);

@@ -2,8 +2,8 @@
  * Draws the progress of long work on stderr. On a terminal: one line per running step, redrawn in
  * place. Elsewhere (CI, a file): a line when a step starts and ends, and a sign of life in between.
  */
+import { createRequire } from 'node:module';
 import { styleText } from 'node:util';
-import { createLogUpdate } from 'log-update';
 import type { ProgressEvent } from '../../base/progress.ts';
 import type { ProgressView } from '../cli.ts';
 import { duration } from './table.ts';
@@ -35,28 +35,39 @@ export function progressView(
 
 function liveView(stream: NodeJS.WriteStream, now: () => number): ProgressView {
   const steps = new Map<string, Step>();
-  const live = createLogUpdate(stream, { showCursor: true });
+  let live: LogUpdate | undefined;
   const draw = (): void => {
     const columns = stream.columns ?? 80;
     const lines = [...steps.values()].map((step) => stepLine(step, steps, now(), columns));
-    if (lines.length > 0) live(lines.join('\n'));
+    if (lines.length === 0) return;
+    live ??= logUpdateOn(stream);
+    live(lines.join('\n'));
   };
   const timer = setInterval(draw, REDRAW_MS);
   timer.unref();
   return {
     report: (event) => {
       apply(steps, event, now(), (line) => {
-        live.clear();
+        live?.clear();
         stream.write(`${line}\n`);
       });
       draw();
     },
     close: () => {
       clearInterval(timer);
-      live.clear();
-      live.done();
+      live?.clear();
+      live?.done();
     },
   };
+}
+
+type LogUpdateModule = typeof import('log-update');
+type LogUpdate = ReturnType<LogUpdateModule['createLogUpdate']>;
+
+/** Loads the library at the first report: most commands report nothing, and start faster without it. */
+function logUpdateOn(stream: NodeJS.WriteStream): LogUpdate {
+  const { createLogUpdate } = createRequire(import.meta.url)('log-update') as LogUpdateModule;
+  return createLogUpdate(stream, { showCursor: true });
 }
 
 function plainView(stream: NodeJS.WritableStream, now: () => number): ProgressView {
