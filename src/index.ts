@@ -21,7 +21,7 @@ import type { UsageRecord } from './bridge/bridge.ts';
 import type { Guest, GuestFiles, GuestStats, Process, ProcessInfo } from './guest/link.ts';
 import { collect, withoutCallbacks } from './library/collect.ts';
 import { filesOf } from './library/files.ts';
-import { type Host, type HostOptions, hostFor } from './library/host.ts';
+import { type Host, type HostOptions, Hosts } from './library/host.ts';
 import type { CreateOptions, ListOptions, RunOptions, RunResult } from './library/options.ts';
 import { forwardPort, type PortForward } from './library/port-forward.ts';
 import type { EventsOptions, ForkOptions, SandboxInfo, SnapshotInfo } from './sandbox/control.ts';
@@ -69,7 +69,9 @@ export type {
   SandboxOptions,
 } from './sandbox/spec.ts';
 
-/** Why a sandbox ended, and what speaks for it. */
+const hosts = new Hosts();
+
+/** The cause of a sandbox's end, with its evidence. */
 export type End = EndInfo;
 
 export type Fork =
@@ -110,14 +112,14 @@ export class Sandbox {
    */
   static async create(options: CreateOptions = {}): Promise<Sandbox> {
     const { daemon, signal, onProgress, log, ...request } = options;
-    const host = await hostFor({ daemon, signal, onProgress, log });
+    const host = await hosts.open({ daemon, signal, onProgress, log });
     const info = await host.use((control) => control.create(request, signal));
     return new Sandbox(host, info);
   }
 
   /** A sandbox by its id. @throws CodedError `not_found`, `gone` */
   static async connect(id: string, options: HostOptions = {}): Promise<Sandbox> {
-    const host = await hostFor(options);
+    const host = await hosts.open(options);
     const info = await host.use((control) => control.get(id));
     if (info.status === 'ended') throw gone(id, info.end);
     return new Sandbox(host, info);
@@ -126,7 +128,7 @@ export class Sandbox {
   /** Newest first; without a daemon those of this process, and those that are paused to disk. */
   static async list(options: ListOptions = {}): Promise<readonly SandboxInfo[]> {
     const { status, metadata, ...where } = options;
-    const host = await hostFor(where);
+    const host = await hosts.open(where);
     return await host.use((control) => control.list({ status, metadata }));
   }
 

@@ -9,7 +9,7 @@ import type { Progress } from '../base/progress.ts';
 import { type Config, readConfig } from '../config.ts';
 import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
 import { type Daemon, openDaemon, openUsualDaemon } from './daemon.ts';
-import { localHost } from './local.ts';
+import { LocalPlane } from './local.ts';
 
 /**
  * `auto`: the daemon of this home if it runs, else this process · `never`: this process · `require`: the
@@ -22,7 +22,7 @@ export interface HostOptions {
   readonly daemon?: DaemonChoice | undefined;
   /** Cancels the set-up. */
   readonly signal?: AbortSignal | undefined;
-  /** Called while the machine is being set up; not where a daemon has done that. */
+  /** Called while this process sets the machine up. A daemon has done that already. */
   readonly onProgress?: Progress | undefined;
   readonly log?: Log | undefined;
 }
@@ -30,40 +30,44 @@ export interface HostOptions {
 export interface Host {
   /** Calls `body` with the control plane, which stays open at least until `body` has resolved. */
   use<T>(body: (control: ControlPlane) => Promise<T>): Promise<T>;
-  /** A guest is good for the sandbox's whole life, however often it is paused. */
+  /** True: a guest is valid for the sandbox's whole life, however often it is paused. */
   readonly guestsLast: boolean;
   onChange(listener: (info: SandboxInfo) => void): () => void;
 }
 
-/** @throws ClientError, or what set-up could not get */
-export async function hostFor(options: HostOptions): Promise<Host> {
-  const { daemon: choice = 'auto' } = options;
-  const config = readConfig(process.env);
-  if (choice === 'never') return localHost(options);
-  if (choice === 'auto') {
-    const address = addressOf(config);
-    const known = daemons.get(address);
-    if (known !== undefined) return await known;
-    const daemon = await openUsualDaemon(config);
-    if (daemon === null) return localHost(options);
-    return await remember(address, async () => daemon);
-  }
-  const there: Config = choice === 'require' ? config : { ...config, daemonUrl: choice };
-  return await remember(addressOf(there), () => openDaemon(there));
-}
+/** The hosts of one process: one control plane of its own, and one connection pool for each daemon. */
+export class Hosts {
+  readonly #local = new LocalPlane();
+  readonly #daemons = new Map<string, Promise<Host>>();
 
-const daemons = new Map<string, Promise<Host>>();
+  /** @throws ClientError, or what set-up could not get */
+  async open(options: HostOptions): Promise<Host> {
+    const { daemon: choice = 'auto' } = options;
+    const config = readConfig(process.env);
+    if (choice === 'never') return this.#local.host(options);
+    if (choice === 'auto') {
+      const address = addressOf(config);
+      const known = this.#daemons.get(address);
+      if (known !== undefined) return await known;
+      const daemon = await openUsualDaemon(config);
+      if (daemon === null) return this.#local.host(options);
+      return await this.#remember(address, async () => daemon);
+    }
+    const there: Config = choice === 'require' ? config : { ...config, daemonUrl: choice };
+    return await this.#remember(addressOf(there), () => openDaemon(there));
+  }
+
+  #remember(address: string, open: () => Promise<Daemon>): Promise<Host> {
+    const known = this.#daemons.get(address);
+    if (known !== undefined) return known;
+    const opening = open().then(daemonHost);
+    this.#daemons.set(address, opening);
+    opening.catch(() => this.#daemons.delete(address));
+    return opening;
+  }
+}
 
 const addressOf = ({ daemonUrl, home }: Config): string => daemonUrl ?? `home ${home}`;
-
-function remember(address: string, open: () => Promise<Daemon>): Promise<Host> {
-  const known = daemons.get(address);
-  if (known !== undefined) return known;
-  const opening = open().then(daemonHost);
-  daemons.set(address, opening);
-  opening.catch(() => daemons.delete(address));
-  return opening;
-}
 
 function daemonHost(control: Daemon): Host {
   return {

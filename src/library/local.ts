@@ -1,58 +1,99 @@
 /**
- * The control plane of this process: opened by whoever needs it first, closed when nobody uses it and no
- * sandbox of it runs. One that is paused to disk needs none: the next use opens it again.
+ * The control plane of this process: opened by its first use, closed when no call is under way and no sandbox
+ * needs it. A sandbox paused to disk needs none: the next use opens it again.
  */
-import { silentLog } from '../base/log.ts';
+import { describeError } from '../base/errors.ts';
+import { Listeners } from '../base/listeners.ts';
+import { type Log, silentLog } from '../base/log.ts';
 import { silentProgress } from '../base/progress.ts';
 import { readConfig } from '../config.ts';
 import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
 import type { Host, HostOptions } from './host.ts';
 
-interface Opened {
+export type LocalOptions = Pick<HostOptions, 'signal' | 'onProgress' | 'log'>;
+
+export interface OpenedPlane {
   readonly control: ControlPlane;
   close(): Promise<void>;
 }
 
-let opened: Promise<Opened> | undefined;
-let closing: Promise<void> = Promise.resolve();
-/** Calls that are under way. */
-let calls = 0;
-/** Ids of sandboxes that need this process. */
-const running = new Set<string>();
-const listeners = new Set<(info: SandboxInfo) => void>();
+export class LocalPlane {
+  readonly #start: (options: LocalOptions) => Promise<OpenedPlane>;
+  #opened: Promise<OpenedPlane> | undefined;
+  /** Of the last opened one. Never rejects. */
+  #closing: Promise<void> = Promise.resolve();
+  #calls = 0;
+  /** Ids of sandboxes that need this process. */
+  readonly #running = new Set<string>();
+  readonly #listeners = new Listeners<SandboxInfo>();
 
-/** @param options of the first that opens it count */
-export function localHost(options: Pick<HostOptions, 'signal' | 'onProgress' | 'log'>): Host {
-  const use = async <T>(body: (control: ControlPlane) => Promise<T>): Promise<T> => {
-    calls += 1;
-    try {
-      return await body((await open(options)).control);
-    } finally {
-      calls -= 1;
-      await closeIfUnused();
+  constructor(start: (options: LocalOptions) => Promise<OpenedPlane> = startPlane) {
+    this.#start = start;
+  }
+
+  /** @param options only those of the call that opens the plane count */
+  host(options: LocalOptions): Host {
+    const { log = silentLog } = options;
+    return {
+      use: async (body) => {
+        this.#calls += 1;
+        try {
+          return await body((await this.#open(options)).control);
+        } finally {
+          this.#calls -= 1;
+          await this.#closeIfUnused(log);
+        }
+      },
+      guestsLast: false,
+      onChange: (listener) => this.#listeners.listen(listener),
+    };
+  }
+
+  #open(options: LocalOptions): Promise<OpenedPlane> {
+    if (this.#opened !== undefined) return this.#opened;
+    const { log = silentLog } = options;
+    const opening = this.#closing.then(async () => {
+      const plane = await this.#start(options);
+      plane.control.onChange((info) => this.#note(info, log));
+      return plane;
+    });
+    this.#opened = opening;
+    opening.catch(() => {
+      if (this.#opened === opening) this.#opened = undefined;
+    });
+    return opening;
+  }
+
+  #note(info: SandboxInfo, log: Log): void {
+    const isOnDisk = info.status === 'paused' && info.pausedTo === 'disk';
+    if (info.status === 'ended' || isOnDisk) this.#running.delete(info.id);
+    else this.#running.add(info.id);
+    this.#listeners.emit(info);
+    void this.#closeIfUnused(log);
+  }
+
+  /** Resolves when what is unused is closed. A failure is logged: the caller's work is done, and the next use opens anew. */
+  async #closeIfUnused(log: Log): Promise<void> {
+    const opened = this.#opened;
+    if (this.#calls === 0 && this.#running.size === 0 && opened !== undefined) {
+      this.#opened = undefined;
+      this.#closing = close(opened, log);
     }
-  };
-  return {
-    use,
-    guestsLast: false,
-    onChange: (listener) => {
-      listeners.add(listener);
-      return () => listeners.delete(listener);
-    },
-  };
+    if (this.#opened === undefined) await this.#closing;
+  }
 }
 
-function open(options: Parameters<typeof localHost>[0]): Promise<Opened> {
-  if (opened !== undefined) return opened;
-  const opening = closing.then(() => start(options));
-  opened = opening;
-  opening.catch(() => {
-    if (opened === opening) opened = undefined;
-  });
-  return opening;
+async function close(opened: Promise<OpenedPlane>, log: Log): Promise<void> {
+  // A failure to open was thrown to the caller.
+  const plane = await opened.catch(() => undefined);
+  try {
+    await plane?.close();
+  } catch (error) {
+    log.error('could not release all of the sandboxes', { reason: describeError(error) });
+  }
 }
 
-async function start(options: Parameters<typeof localHost>[0]): Promise<Opened> {
+async function startPlane(options: LocalOptions): Promise<OpenedPlane> {
   // Loaded only here: a daemon's client needs none of it.
   const { Runtime } = await import('../runtime/runtime.ts');
   const { openControlPlane } = await import('../runtime/control.ts');
@@ -62,39 +103,18 @@ async function start(options: Parameters<typeof localHost>[0]): Promise<Opened> 
   const runtime = await Runtime.open({ config, progress, log, signal });
   try {
     const local = await openControlPlane(runtime, log);
-    local.control.onChange(note);
     return {
       control: local.control,
       close: async () => {
-        await local[Symbol.asyncDispose]();
-        await runtime.close();
+        try {
+          await local[Symbol.asyncDispose]();
+        } finally {
+          await runtime.close();
+        }
       },
     };
   } catch (error) {
     await runtime.close();
     throw error;
   }
-}
-
-function note(info: SandboxInfo): void {
-  const needsUs =
-    info.status !== 'ended' && !(info.status === 'paused' && info.pausedTo === 'disk');
-  if (needsUs) running.add(info.id);
-  else running.delete(info.id);
-  for (const listener of listeners) listener(info);
-  void closeIfUnused();
-}
-
-async function closeIfUnused(): Promise<void> {
-  if (calls === 0 && running.size === 0 && opened !== undefined) {
-    const last = opened;
-    opened = undefined;
-    closing = closing
-      .then(() => last)
-      .then(
-        (one) => one.close(),
-        () => undefined,
-      );
-  }
-  if (opened === undefined) await closing;
 }
