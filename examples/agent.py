@@ -2,9 +2,9 @@
 
     neurovisor run examples/agent.py [-- QUESTION]
 
-The agent asks the model, which must call a tool; the tool computes with NumPy in here; the model answers with the
-result, streamed. In here there is no network card, no key and no certificate: the only way out is the model's
-address on the loopback, which leads to the host over virtio-vsock.
+The agent asks the model, which must call a tool; the tool computes with NumPy inside the sandbox; the model streams
+an answer with the result. The sandbox has no network card, no API key and no certificate: the only way out is the
+model's address on the loopback interface, which leads to the host over virtio-vsock.
 """
 
 import json
@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 
-print("importing LangChain and NumPy ...", flush=True)  # seconds, in software emulation
+print("importing LangChain and NumPy ...", flush=True)  # takes seconds in software emulation
 
 import numpy as np
 from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -45,7 +45,7 @@ def roll_dice(dice: int, sides: int) -> str:
 
 
 def first_model() -> str:
-    """The model that was asked for, else the first that the host offers."""
+    """The requested model, else the first that the host offers."""
     return os.environ.get("NEUROVISOR_MODEL") or OpenAI().models.list().data[0].id
 
 
@@ -78,7 +78,7 @@ def main() -> None:
             break
         calls = {f"{call['name']}({json.dumps(call['args'])})": call for call in reply.tool_calls}
         if calls.keys() <= results.keys():
-            choice = "none"  # it asks for what it knows: let it answer
+            choice = "none"  # it repeats known calls: make it answer
             continue
         messages.append(reply)
         for shown, call in calls.items():
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def stream_answer(chat: Runnable, messages: list[BaseMessage]) -> AIMessageChunk:
-    """Prints the text of an answer token by token; returns the whole of it."""
+    """Prints an answer token by token; returns the whole answer."""
     whole = AIMessageChunk("")
     for chunk in chat.stream(messages):
         if chunk.text:

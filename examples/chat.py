@@ -2,7 +2,7 @@
 
     neurovisor run examples/chat.py [-- QUESTION…]
 
-Each argument is one turn; the model sees the turns before it.
+Each argument is one turn; the model also sees the previous turns.
 """
 
 import os

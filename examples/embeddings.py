@@ -1,4 +1,4 @@
-"""Search by meaning: the host's model makes vectors, NumPy compares them.
+"""Semantic search: the host's model computes vectors, NumPy compares them.
 
     neurovisor run examples/embeddings.py [-- QUERY…]
 """
@@ -39,7 +39,7 @@ def main() -> None:
     model = os.environ.get("NEUROVISOR_MODEL") or client.models.list().data[0].id
     queries = sys.argv[1:] or QUERIES
     known = vectors(client, model, SENTENCES)
-    # What all sentences have in common says nothing about their meaning.
+    # The common part of all sentences does not distinguish them.
     common = known.mean(axis=0)
     asked = vectors(client, model, queries) - common
     known = known - common

@@ -2,8 +2,9 @@
 
     neurovisor run examples/tool_loop.py [-- TASK…]
 
-For each task the model picks a tool and its arguments, the tool runs in here, and its result goes back to the model,
-until it answers in words or the steps are used up. A tool that fails tells the model why instead of ending the agent.
+For each task the model picks a tool and its arguments, the tool runs inside the sandbox, and its result goes back to
+the model, until the model answers with text or has no steps left. An error in a tool goes to the model instead of
+ending the agent.
 """
 
 import json
@@ -48,7 +49,7 @@ TOOLS = {one.name: one for one in (multiply, seconds, estimate_pi)}
 def run_tool(call: dict) -> str:
     try:
         return TOOLS[call["name"]].invoke(call["args"])
-    except Exception as error:  # noqa: BLE001 - whatever went wrong, the model is told
+    except Exception as error:  # noqa: BLE001 - the model gets every error
         return f"error: {error}"
 
 
@@ -64,7 +65,7 @@ def solve(chat: ChatOpenAI, task: str) -> str:
         if not calls:
             return reply.text
         if calls.keys() <= results.keys():
-            choice = "none"  # it asks for what it knows: let it answer
+            choice = "none"  # it repeats known calls: make it answer
             continue
         choice = "auto"
         messages.append(reply)
@@ -72,7 +73,7 @@ def solve(chat: ChatOpenAI, task: str) -> str:
             results[shown] = run_tool(call)
             messages.append(ToolMessage(results[shown], tool_call_id=call["id"]))
             print(f"  step {step}  {shown} = {results[shown]}")
-    return "none: the steps are used up"
+    return "none: no steps left"
 
 
 def main() -> None:

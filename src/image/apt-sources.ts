@@ -1,17 +1,17 @@
 /**
- * Pure: from the host's apt configuration to the mirror lines for the guest's Debian release. The host's
- * own mirrors are the ones that its network reaches; a host of another distribution has none for Debian.
+ * Derives mirror lines for the guest's Debian release from the host's apt configuration, since the host's
+ * network reaches its own mirrors. A host of another distribution has none for Debian. Pure.
  */
 
 export interface AptSource {
   readonly uri: string;
   readonly suite: string;
   readonly components: readonly string[];
-  /** Path of the keyring that the entry names, or undefined for apt's own. */
+  /** Path of the entry's keyring; undefined: apt's default. */
   readonly signedBy: string | undefined;
 }
 
-/** Reads a `.sources` file (deb822, see sources.list(5)). Disabled, source-only and flat entries are left out. */
+/** Parses a `.sources` file (deb822, see sources.list(5)). Skips disabled, source-only and flat entries. */
 export function parseDeb822(text: string): AptSource[] {
   return text.split(/\n\s*\n/).flatMap((stanza) => {
     const fields = parseStanza(stanza);
@@ -42,7 +42,7 @@ function parseStanza(stanza: string): Map<string, string> {
   return fields;
 }
 
-/** Reads a `.list` file: lines `deb [options] URI suite component…`. */
+/** Parses a `.list` file: lines `deb [options] URI suite component…`. */
 export function parseOneLine(text: string): AptSource[] {
   return text.split('\n').flatMap((line) => {
     const match = /^\s*deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)((?:\s+[^\s#]+)*)/.exec(line);
@@ -54,8 +54,8 @@ export function parseOneLine(text: string): AptSource[] {
 }
 
 /**
- * The entries of Debian itself for the host's release, as lines for the guest's release; [] when the
- * host has none. `-updates` and `-security` follow along, `-backports` don't.
+ * The host's entries of Debian itself, as lines for the guest's release; [] when the host has none.
+ * `-updates` and `-security` are included, `-backports` are not.
  */
 export function guestMirrorLines(
   sources: readonly AptSource[],
@@ -68,7 +68,7 @@ export function guestMirrorLines(
     const suffix = suite.slice(hostCodename.length);
     if (!suite.startsWith(hostCodename) || !['', '-updates', '-security'].includes(suffix))
       continue;
-    // Another publisher that happens to use Debian's release names has a keyring of its own.
+    // Another publisher that uses Debian's release names has its own keyring.
     const isDebian = signedBy === undefined || signedBy.includes('debian-archive');
     if (!isDebian || !components.includes('main')) continue;
     lines.add(`deb [signed-by=${keyring}] ${uri} ${guestCodename}${suffix} main`);

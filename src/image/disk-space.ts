@@ -1,4 +1,4 @@
-/** Free space, asked for before a build starts and named when a build dies of its lack. */
+/** Checks free disk space before a build, and explains a build that ran out of it. */
 import { statfs } from 'node:fs/promises';
 import { errorCode } from '../base/errors.ts';
 import { MIB } from '../base/units.ts';
@@ -18,7 +18,7 @@ export async function requireSpace(
   if (freeBytes < neededBytes) throw diskFull(directory, neededBytes, what, freeBytes);
 }
 
-/** Turns ENOSPC and EDQUOT, met in the middle of a build, into the error that names the needed size. */
+/** Turns ENOSPC and EDQUOT of a build into the error that names the needed size. */
 export function explainFullDisk(
   error: unknown,
   directory: string,
@@ -38,8 +38,8 @@ function diskFull(
   cause?: unknown,
 ): ImageError {
   const needed = `${Math.ceil(neededBytes / MIB)} MiB`;
-  const free = freeBytes === undefined ? '' : `, ${Math.floor(freeBytes / MIB)} MiB are free`;
-  return new ImageError('disk_full', `${what}: ${needed} of disk space are needed${free}`, {
+  const free = freeBytes === undefined ? '' : `, only ${Math.floor(freeBytes / MIB)} MiB are free`;
+  return new ImageError('disk_full', `${what}: needs ${needed} of disk space${free}`, {
     ...(cause === undefined ? {} : { cause }),
     remedy: `Free ${needed} on the filesystem of ${directory}, or set NEUROVISOR_HOME to a directory on a larger one.`,
   });

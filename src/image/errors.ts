@@ -1,19 +1,19 @@
 import { CodedError } from '../base/errors.ts';
 
 export type ImageErrorCode =
-  /** Packages of the host are missing and can't be installed by this user. */
+  /** Packages of the host are missing, and this user can't install them. */
   | 'host_packages_missing'
   /** A package tool of the host failed to install something. */
   | 'install_failed'
   /** A program that a build needs can't be started. */
   | 'tool_missing'
-  /** A program that a build runs ended with an error. */
+  /** A program of a build failed. */
   | 'tool_failed'
-  /** An input of a build (kernel source, configuration, lock file) is missing or not as expected. */
+  /** An input of a build (kernel source, configuration, lock file) is missing or invalid. */
   | 'source_invalid'
-  /** A result is not what it has to be: wrong digest, wrong configuration, missing file. */
+  /** A result is invalid: wrong digest, wrong configuration, missing file. */
   | 'result_invalid'
-  /** An artifact was changed since it was made. */
+  /** An artifact changed after it was built. */
   | 'artifact_altered'
   /** Not enough free space; the message names the amount. */
   | 'disk_full'

@@ -1,8 +1,7 @@
 /**
- * The slow part of the golden image, which changes rarely: Debian, Python, the wheels, all bytecode.
- * Kept as a tar, so that a new agent costs seconds and not minutes. Needs no root: every file of the
- * image belongs to root in the end, whoever built it, and the guest's own Python is started by its own
- * loader to compile bytecode.
+ * The slow part of the golden image, which changes rarely: Debian, Python, the wheels, all bytecode. Kept as
+ * a tar, so that a new agent costs seconds, not minutes. Needs no root: in the image root owns every file,
+ * whoever built it, and the guest's own loader starts the guest's Python to compile bytecode.
  */
 import { existsSync } from 'node:fs';
 import { appendFile, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
@@ -41,20 +40,20 @@ export const baseDetailsSchema = z.object({
 });
 export type BaseDetails = z.infer<typeof baseDetailsSchema>;
 
-/** Raise when the steps below change what comes out. */
+/** Increment when the steps below change the result. */
 const RECIPE_VERSION = 3;
 const ESTIMATE_MS = 90_000;
 const SPACE_BYTES = 1300 * MIB;
 
-/** Where each phase ends, as a share of the whole; measured. */
+/** End of each phase, as a measured share of the whole. */
 const PHASE = { debian: 0.5, unpack: 0.53, wheels: 0.66, bytecode: 0.95 } as const;
-/** Lines that mmdebstrap prints about its stages; only the progress bar depends on it. */
+/** Lines that mmdebstrap prints about its stages; used only for the progress bar. */
 const DEBIAN_LINES_EXPECTED = 16;
 
-/** Merges /bin into /usr from the start; without it a package does it later, and brings all of Perl along. */
+/** Merges /bin into /usr from the start; otherwise a package does so later, and depends on all of Perl. */
 const MERGED_USR_HOOK = '/usr/share/mmdebstrap/hooks/merged-usr';
 
-/** On a disk and open to all; /tmp may be small memory. */
+/** A world-writable directory on a disk; /tmp may be in memory, and small. */
 const SHARED_TMP_DIR = '/var/tmp';
 
 export const BASE_TAR = 'base.tar';
@@ -112,7 +111,7 @@ async function installDebian(job: Job, root: string): Promise<void> {
     tar,
     ...(mirrors.listPath === undefined ? [] : [mirrors.listPath]),
   ];
-  // An ordinary user's build runs in a user namespace, whose users can't enter that user's own folders.
+  // An ordinary user's build runs in a user namespace, whose users can't enter that user's directories.
   const tmpDir = process.geteuid?.() === 0 ? job.scratchDir : SHARED_TMP_DIR;
   let lines = 0;
   await runTool('mmdebstrap', args, {
@@ -131,7 +130,7 @@ async function installDebian(job: Job, root: string): Promise<void> {
   await rm(tar);
 }
 
-/** Owners are not kept (only root could), device files not made: the guest's kernel makes its own. */
+/** Unpacks without owners (only root could keep them) and device files (the guest's kernel makes its own). */
 export async function unpackTar(tar: string, root: string, signal: AbortSignal): Promise<void> {
   const args = ['-x', '-p', '--no-same-owner', '--exclude=./dev/*', '-f', tar, '-C', root];
   await runTool('tar', args, { signal });
@@ -142,7 +141,7 @@ async function packTar(root: string, tar: string, signal: AbortSignal): Promise<
   await runTool('tar', ['-c', '-f', tar, '-C', root, ...same, '--numeric-owner', '.'], { signal });
 }
 
-/** Only wheels, only of the digests in the lock file, for the guest's Python and not for the host's. */
+/** Installs wheels with the digests of the lock file, for the guest's Python instead of the host's. */
 async function installWheels(
   job: Job,
   root: string,
@@ -153,9 +152,20 @@ async function installWheels(
   await runTool(
     'python3',
     [
-      ...['-m', 'pip', 'install', '--no-deps', '--require-hashes', ...wheelOptions()],
-      ...['--no-compile', '--no-input', '--disable-pip-version-check', '--no-cache-dir'],
-      ...['--target', join(root, SITE_PACKAGES), '-r', lockPath],
+      '-m',
+      'pip',
+      'install',
+      '--no-deps',
+      '--require-hashes',
+      ...wheelOptions(),
+      '--no-compile',
+      '--no-input',
+      '--disable-pip-version-check',
+      '--no-cache-dir',
+      '--target',
+      join(root, SITE_PACKAGES),
+      '-r',
+      lockPath,
     ],
     {
       signal: job.signal,
@@ -171,7 +181,7 @@ async function installWheels(
   );
 }
 
-/** Options by which any pip picks wheels for the guest's interpreter and C library. */
+/** Options with which any pip selects wheels for the guest's interpreter and C library. */
 export function wheelOptions(): string[] {
   const abis = [`cp${GUEST_PYTHON.replace('.', '')}`, 'abi3', 'none'];
   const platforms = [
@@ -181,7 +191,11 @@ export function wheelOptions(): string[] {
     'any',
   ];
   return [
-    ...['--only-binary=:all:', '--python-version', GUEST_PYTHON, '--implementation', 'cp'],
+    '--only-binary=:all:',
+    '--python-version',
+    GUEST_PYTHON,
+    '--implementation',
+    'cp',
     ...abis.flatMap((abi) => ['--abi', abi]),
     ...platforms.flatMap((platform) => ['--platform', platform]),
   ];
@@ -195,14 +209,14 @@ async function configure(root: string): Promise<void> {
   }
   for (const [path, target] of Object.entries(ETC_LINKS)) await symlink(target, join(root, path));
   for (const [path, line] of Object.entries(ETC_LINES)) await appendFile(join(root, path), line);
-  // What the removed folders were for is made again by whoever uses it; these must exist.
+  // Programs recreate the other removed directories; these must exist.
   for (const path of ['var/log', 'var/cache/apt/archives/partial', 'var/lib/apt/lists/partial']) {
     await mkdir(join(root, path), { recursive: true });
   }
   await mkdir(join(root, USER.home), { recursive: true });
 }
 
-/** Takes the scripts, which name the host's interpreter and are removed, off the packages' lists of files. */
+/** Removes the scripts from the packages' file lists: they name the host's interpreter, and are removed. */
 async function forgetScripts(root: string): Promise<void> {
   const isRecord = (path: string): boolean => path.endsWith('.dist-info/RECORD');
   for (const path of await filesUnder(join(root, SITE_PACKAGES), isRecord)) {
@@ -228,8 +242,8 @@ async function compileBytecode(job: Job, root: string): Promise<void> {
 }
 
 /**
- * Bytecode that is valid without looking at the source: an image has one timestamp for all files, by which
- * Python would find every one out of date. Paths in it are those of the guest.
+ * Compiles bytecode that is valid without a check of the source: all files of an image have one timestamp, by
+ * which Python would consider each out of date. Its paths are those of the guest.
  */
 export async function compileTrees(
   root: string,
@@ -238,9 +252,23 @@ export async function compileTrees(
 ): Promise<void> {
   const libraries = [join(root, 'usr/lib/x86_64-linux-gnu'), join(root, 'lib/x86_64-linux-gnu')];
   const python = [
-    ...['--library-path', libraries.join(':'), join(root, `usr/bin/python${GUEST_PYTHON}`)],
-    ...['-S', '-s', '-m', 'compileall', '-q', '-j', `${availableParallelism()}`],
-    ...['--invalidation-mode', 'unchecked-hash', '-s', root, '-p', '/', ...trees],
+    '--library-path',
+    libraries.join(':'),
+    join(root, `usr/bin/python${GUEST_PYTHON}`),
+    '-S',
+    '-s',
+    '-m',
+    'compileall',
+    '-q',
+    '-j',
+    `${availableParallelism()}`,
+    '--invalidation-mode',
+    'unchecked-hash',
+    '-s',
+    root,
+    '-p',
+    '/',
+    ...trees,
   ];
   await runTool(join(root, 'lib64/ld-linux-x86-64.so.2'), python, {
     signal,
@@ -248,20 +276,23 @@ export async function compileTrees(
   });
 }
 
-/** Pure: `name==version --hash=…` lines of the lock file → versions by name. */
+/** Parses `name==version --hash=…` lines of the lock file into versions by name. */
 export function parseLock(text: string): ReadonlyMap<string, string> {
   const versions = new Map<string, string>();
   for (const line of text.split('\n')) {
     const match = /^([\w.-]+)==(\S+)((?:\s+--hash=sha256:[0-9a-f]{64})+)\s*$/.exec(line);
     if (match?.[1] !== undefined && match[2] !== undefined) versions.set(match[1], match[2]);
     else if (line.trim() !== '' && !line.startsWith('#')) {
-      throw new ImageError('source_invalid', `read the lock file: line "${line}" has no digest`);
+      throw new ImageError(
+        'source_invalid',
+        `read the lock file: line "${line}" has no pinned version and digest`,
+      );
     }
   }
   return versions;
 }
 
-/** Pure: dpkg's status file → versions of the installed packages by name. */
+/** Parses dpkg's status file into versions of the installed packages by name. */
 export function parseDpkgStatus(text: string): ReadonlyMap<string, string> {
   const versions = new Map<string, string>();
   for (const stanza of text.split('\n\n')) {
@@ -273,7 +304,7 @@ export function parseDpkgStatus(text: string): ReadonlyMap<string, string> {
   return versions;
 }
 
-/** A path below the image's root, its folder made. */
+/** Returns a path below the image's root, after making its directory. */
 export async function placeIn(root: string, path: string): Promise<string> {
   const full = join(root, path);
   await mkdir(dirname(full), { recursive: true });

@@ -1,4 +1,4 @@
-/** Where the guest's Debian comes from: the host's own mirrors and proxy, or mmdebstrap's default. */
+/** Mirrors for the guest's Debian: the host's own mirrors and proxy, or mmdebstrap's default. */
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ignore } from '../base/ignore.ts';
@@ -13,9 +13,9 @@ import { DEBIAN_KEYRING, GUEST_CODENAME } from './rootfs-recipe.ts';
 import { runTool } from './tool.ts';
 
 export interface GuestMirrors {
-  /** A sources list to give to mmdebstrap; undefined: the host is not Debian, mmdebstrap's default mirror is taken. */
+  /** A sources list for mmdebstrap; undefined: the host is not Debian, so mmdebstrap uses its default mirror. */
   readonly listPath: string | undefined;
-  /** Options of the host's apt that reaching a mirror needs. */
+  /** Options of the host's apt that are needed to reach a mirror. */
   readonly aptOptions: readonly string[];
 }
 
@@ -68,7 +68,7 @@ async function readOr<T>(read: () => Promise<T>, otherwise: T): Promise<T> {
   try {
     return await read();
   } catch (error) {
-    ignore(error, 'a part of the host’s apt configuration that can not be read');
+    ignore(error, 'an unreadable part of the host’s apt configuration');
     return otherwise;
   }
 }

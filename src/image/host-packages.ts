@@ -1,6 +1,6 @@
 /**
- * Finds out what the host lacks, by function: a program has to start, a file to be there. A package that
- * is installed but broken counts as missing, a program that came another way as present.
+ * Finds and installs missing packages of the host. Checks are by function: a program must start, a file must
+ * exist. So an installed but broken package counts as missing, a program from another source as present.
  */
 import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
@@ -18,15 +18,15 @@ export { type HostPackage, RUN_PACKAGES, TEST_PACKAGES } from './package-table.t
 
 const STEP = 'host-packages';
 const ESTIMATE_MS = 60_000;
-/** How long apt waits for another apt, s. */
+/** How long apt waits for another apt's lock, s. */
 const APT_LOCK_WAIT_S = 300;
-/** Shares of the time of an installation: refresh the lists, download, unpack and configure. */
+/** Progress of an installation after the lists are refreshed, and after the download. */
 const UPDATE_FRACTION = 0.15;
 const DOWNLOAD_FRACTION = 0.55;
 
 /**
- * The packages to install, by the name that this host's apt knows.
- * @param table `RUN_PACKAGES` suffices (and takes 30 ms instead of 500) when nothing has to be built
+ * The missing packages, by the names that this host's apt knows.
+ * @param table use `RUN_PACKAGES` (30 ms instead of 500) when nothing has to be built
  */
 export async function missingHostPackages(
   table: readonly HostPackage[] = HOST_PACKAGES,
@@ -39,9 +39,9 @@ export async function missingHostPackages(
 }
 
 /**
- * Installs with apt, without questions.
- * @throws ImageError `host_packages_missing` when this user may not (its remedy is the one command to run),
- * `install_failed` when apt fails or something is still missing after it
+ * Installs packages with apt, without prompts.
+ * @throws ImageError `host_packages_missing` when this user is not root (the remedy is the command to run),
+ * `install_failed` when apt fails or a package is still missing afterwards
  */
 export async function installHostPackages(
   context: Pick<PrepareContext, 'progress' | 'signal' | 'log'>,
@@ -57,7 +57,7 @@ export async function installHostPackages(
   try {
     await aptInstall(context, packages);
     const still = await missingHostPackages(packages);
-    if (still.length > 0) throw installFailed(still, new Error('they are still not there'));
+    if (still.length > 0) throw installFailed(still, new Error('the packages are still missing'));
   } catch (error) {
     progress({ kind: 'failed', step: STEP, message: describeError(error) });
     throw error;
@@ -77,7 +77,7 @@ async function aptInstall(
     runTool('apt-get', ['-y', '-o', `DPkg::Lock::Timeout=${APT_LOCK_WAIT_S}`, ...args], {
       signal,
       env: { DEBIAN_FRONTEND: 'noninteractive' },
-      missingRemedy: `This is no Debian or Ubuntu: install by hand ${packages.map((one) => one.name).join(', ')}.`,
+      missingRemedy: `This host has no apt. Install ${packages.map((one) => one.name).join(', ')} with its package manager.`,
       ...(onStatusLine === undefined ? {} : { onStatusLine }),
     });
   try {
@@ -102,7 +102,7 @@ async function aptInstall(
   }
 }
 
-/** Pure: one line of apt's status protocol (`dlstatus:1:20.5:Retrieving …`, `pmstatus:gcc:40.0:…`). */
+/** Parses one line of apt's status protocol (`dlstatus:1:20.5:Retrieving …`, `pmstatus:gcc:40.0:…`). */
 export function parseAptStatus(line: string): { fraction: number; detail: string } | undefined {
   const match = /^(dlstatus|pmstatus):[^:]*:([\d.]+):(.*)$/.exec(line);
   if (match === null) return undefined;
@@ -127,7 +127,7 @@ async function passes(check: PackageCheck): Promise<boolean> {
         await runTool(check.program, check.args);
         return true;
       } catch (error) {
-        ignore(error, 'a program of the host does not start: its package counts as missing');
+        ignore(error, 'a program that does not start: its package counts as missing');
         return false;
       }
   }
@@ -146,12 +146,12 @@ async function isAccessible(path: string, mode: number): Promise<boolean> {
     await access(path, mode);
     return true;
   } catch (error) {
-    ignore(error, 'a file of the host that is looked for and not there');
+    ignore(error, 'a file of a missing package');
     return false;
   }
 }
 
-/** The same package by the first of its names that apt can install; its preferred name when apt knows none. */
+/** The package with the first of its names that apt can install, or the preferred one if apt knows none. */
 async function withKnownName(one: HostPackage): Promise<HostPackage> {
   for (const name of [one.name, ...(one.alternatives ?? [])]) {
     if (await aptKnows(name)) return { ...one, name };
@@ -172,7 +172,7 @@ async function aptKnows(name: string): Promise<boolean> {
 function needsRoot(packages: readonly HostPackage[]): ImageError {
   const list = packages.map((one) => `${one.name} (${one.reason})`).join(', ');
   const names = packages.map((one) => one.name).join(' ');
-  return new ImageError('host_packages_missing', `host packages are missing: ${list}`, {
+  return new ImageError('host_packages_missing', `missing host packages: ${list}`, {
     remedy: `Run: sudo apt-get install -y --no-install-recommends ${names}`,
   });
 }
@@ -181,6 +181,6 @@ function installFailed(packages: readonly HostPackage[], cause: unknown): ImageE
   const names = packages.map((one) => one.name).join(' ');
   return new ImageError('install_failed', `install host packages ${names}`, {
     cause,
-    remedy: `Run it by hand to see more: apt-get update && apt-get install --no-install-recommends ${names}`,
+    remedy: `For details run: apt-get update && apt-get install --no-install-recommends ${names}`,
   });
 }

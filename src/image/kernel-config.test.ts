@@ -19,17 +19,17 @@ describe('configViolations', () => {
   });
   it('names an option that Kconfig dropped', () => {
     expect(configViolations('CONFIG_A=y\nCONFIG_B=y\n', '', 'CONFIG_A=y\n')).toEqual([
-      'CONFIG_B is not set, asked for was y',
+      'CONFIG_B is not set instead of y',
     ]);
   });
   it('names an option with another value', () => {
     expect(configViolations('CONFIG_N=32\n', '', 'CONFIG_N=8\n')).toEqual([
-      'CONFIG_N is 8, asked for was 32',
+      'CONFIG_N is 8 instead of 32',
     ]);
   });
   it('names a denied option that is on, as built in or as a module', () => {
     expect(configViolations('', 'MODULES none\nFUSE_FS none', 'CONFIG_FUSE_FS=m\n')).toEqual([
-      'CONFIG_FUSE_FS is m, but must stay off',
+      'CONFIG_FUSE_FS is m, but must be off',
     ]);
   });
   it('lets an optional one be absent, but not different', () => {

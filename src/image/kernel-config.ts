@@ -1,9 +1,9 @@
 /**
- * Pure: does the configuration that Kconfig made say what `kernel/guest.config` asked for, and nothing
- * that `kernel/deny.txt` forbids? Kconfig drops a line it doesn't know or can't satisfy without a word.
+ * Checks that Kconfig's final configuration has every option of `kernel/guest.config`, and none of
+ * `kernel/deny.txt`: Kconfig silently drops lines that it doesn't know or can't satisfy. Pure.
  */
 
-/** `CONFIG_X` → its value (`y`, a number, a quoted string); what is not set is not in the map. */
+/** Option name → value (`y`, a number, a quoted string); unset options are missing. */
 export type KernelConfig = ReadonlyMap<string, string>;
 
 export function parseKernelConfig(text: string): KernelConfig {
@@ -17,13 +17,13 @@ export function parseKernelConfig(text: string): KernelConfig {
   return values;
 }
 
-/** Lines `# optional: NAME reason` in the fragment: options that older or newer sources don't have. */
+/** Names in lines `# optional: NAME reason` of the fragment: options that some kernel versions lack. */
 export function parseOptional(fragment: string): ReadonlySet<string> {
   const names = [...fragment.matchAll(/^# optional: (\w+)/gm)].flatMap((match) => match[1] ?? []);
   return new Set(names);
 }
 
-/** One option a line, then the reason; `#` starts a comment. */
+/** Parses one option per line, followed by its reason; `#` starts a comment. */
 export function parseDenied(text: string): readonly string[] {
   return text
     .split('\n')
@@ -32,7 +32,7 @@ export function parseDenied(text: string): readonly string[] {
     .flatMap((line) => line.split(/\s+/)[0] ?? []);
 }
 
-/** What is wrong with the final configuration, one sentence each; empty when all is well. */
+/** The violations of the final configuration, a sentence each. */
 export function configViolations(fragment: string, denied: string, final: string): string[] {
   const values = parseKernelConfig(final);
   const optional = parseOptional(fragment);
@@ -40,11 +40,11 @@ export function configViolations(fragment: string, denied: string, final: string
   for (const [name, wanted] of parseKernelConfig(fragment)) {
     const actual = values.get(name);
     if (actual === wanted || (actual === undefined && optional.has(name))) continue;
-    wrong.push(`CONFIG_${name} is ${actual ?? 'not set'}, asked for was ${wanted}`);
+    wrong.push(`CONFIG_${name} is ${actual ?? 'not set'} instead of ${wanted}`);
   }
   for (const name of parseDenied(denied)) {
     const actual = values.get(name);
-    if (actual !== undefined) wrong.push(`CONFIG_${name} is ${actual}, but must stay off`);
+    if (actual !== undefined) wrong.push(`CONFIG_${name} is ${actual}, but must be off`);
   }
   return wrong;
 }

@@ -1,18 +1,18 @@
-/** Finds the kernel source that the distribution's `linux-source-*` package left in /usr/src. */
+/** Finds the kernel source of the distribution's `linux-source-*` package in /usr/src. */
 import { readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { ignore } from '../base/ignore.ts';
 import { runTool } from './tool.ts';
 
 export interface KernelSource {
-  /** The tarball. */
+  /** Path of the tarball. */
   readonly path: string;
-  /** Name, size and time of the tarball: changes with each version of the package. */
+  /** Name, size and time of the tarball, which change with each version of the package. */
   readonly identity: string;
 }
 
 export const KERNEL_SOURCE_DIR = '/usr/src';
-/** The series that the configuration is written for and tested with; others are taken when it is not there. */
+/** The tested series of the configuration; others are used if it is missing. */
 const PREFERRED_SERIES = '6.1';
 const TARBALL = /^linux-source-(\d+(?:\.\d+)*)\.tar\.(?:xz|gz|bz2|zst)$/;
 
@@ -22,7 +22,7 @@ export async function findKernelSource(
   const candidates: string[] = [];
   for (const name of await list(dir)) {
     if (TARBALL.test(name)) candidates.push(join(dir, name));
-    // Ubuntu puts the tarball into a folder of its own.
+    // Ubuntu puts the tarball into its own directory.
     if (!/^linux-source-[\d.]+$/.test(name)) continue;
     for (const inner of await list(join(dir, name))) {
       if (TARBALL.test(inner)) candidates.push(join(dir, name, inner));
@@ -34,7 +34,7 @@ export async function findKernelSource(
   return { path, identity: `${basename(path)} ${size} ${Math.trunc(mtimeMs / 1000)}` };
 }
 
-/** The preferred series if it is among them, else the newest. */
+/** The tarball of the preferred series, else the newest. */
 export function chooseSource(paths: readonly string[]): string | undefined {
   const versionOf = (path: string): number[] =>
     (TARBALL.exec(basename(path))?.[1] ?? '').split('.').map(Number);
@@ -54,7 +54,7 @@ function compareVersions(a: readonly number[], b: readonly number[]): number {
   return 0;
 }
 
-/** Package and version that the tarball came with, for the manifest; `unknown` outside of dpkg. */
+/** Package and version of the tarball, for the manifest; `unknown` without dpkg. */
 export async function describeSource(
   source: KernelSource,
   signal: AbortSignal,
@@ -76,7 +76,7 @@ async function list(dir: string): Promise<string[]> {
   try {
     return await readdir(dir);
   } catch (error) {
-    ignore(error, 'a folder of kernel sources that is not there');
+    ignore(error, 'no directory of kernel sources');
     return [];
   }
 }

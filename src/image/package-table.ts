@@ -1,6 +1,6 @@
 /**
- * What the host must have, with the reason and a check by function for each. Data: package names of
- * Debian 12 and 13 and Ubuntu 22.04 and later; where they differ, the first name that apt knows is taken.
+ * Packages that the host needs, each with its reason and a check of its function. Names are those of Debian
+ * 12 and 13 and Ubuntu 22.04 and later; where they differ, the first name that apt knows is used.
  */
 
 export type PackageCheck =
@@ -13,15 +13,15 @@ export type PackageCheck =
   | { readonly kind: 'kernel-source' };
 
 export interface HostPackage {
-  /** Name for apt; in the table the preferred one. */
+  /** Name for apt; in the table the preferred name. */
   readonly name: string;
-  /** Other names for the same thing, by preference. */
+  /** Other names of the package, by preference. */
   readonly alternatives?: readonly string[];
   readonly reason: string;
   readonly check: PackageCheck;
-  /** Needed to run a sandbox; all others only while something is built. */
+  /** Needed to run a sandbox; all others are needed only for builds. */
   readonly atRun?: true;
-  /** Only needed by whoever is not root. */
+  /** Needed only by users other than root. */
   readonly onlyFor?: 'ordinary-user';
 }
 
@@ -105,21 +105,21 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
   },
 ];
 
-/** What only tests need: programs that are not ours, to look at what we make and to talk to it. */
+/** Packages that only tests need: independent programs that inspect and talk to the product. */
 export const TEST_PACKAGES: readonly HostPackage[] = [
   { name: 'nftables', reason: 'filters packets of sandboxes’ networks', check: program('nft') },
-  { name: 'iproute2', reason: 'reads back what we make of networks', check: program('ip') },
+  { name: 'iproute2', reason: 'reads back network configuration', check: program('ip') },
   { name: 'util-linux', reason: 'makes network namespaces', check: program('unshare') },
   { name: 'openssl', reason: 'speaks TLS to the gateway', check: runs('openssl', 'version') },
   { name: 'curl', reason: 'speaks HTTP to the gateway', check: runs('curl', '--version') },
-  { name: 'strace', reason: 'shows which system calls are made', check: runs('strace', '-V') },
+  { name: 'strace', reason: 'shows system calls', check: runs('strace', '-V') },
   { name: 'clang', reason: 'compiles BPF programs', check: runs('clang', '--version') },
   {
     name: 'libbpf-dev',
-    reason: 'has what BPF programs include, and loads them',
+    reason: 'has the headers of BPF programs, and loads them',
     check: file('/usr/include/bpf/bpf_helpers.h'),
   },
 ];
 
-/** The part of the table that a sandbox needs when kernel, image and model are there already. */
+/** The packages that a sandbox needs once kernel, image and model are built. */
 export const RUN_PACKAGES = HOST_PACKAGES.filter((one) => one.atRun === true);

@@ -1,17 +1,17 @@
 /**
- * Makes the files that a sandbox starts from, once: guest kernel, golden image, overlay template, model.
+ * Builds and caches the files that a sandbox starts from: guest kernel, golden image, overlay template, model.
  *
  *   inputs (configuration, lock files, sources)          <cacheDir>/<kind>/<key>/
  *        │ digest = key                                     manifest.json   files with SHA-256, details
  *        ▼                                                  vmlinux | rootfs.erofs | …
- *   is <kind>/<key> there, whole and unaltered? ──yes──►  use it
+ *   does <kind>/<key> exist, unaltered? ──────────yes──►  use it
  *        │ no
  *        ▼
- *   <cacheDir>/tmp/<kind>-…/  build ──► hash ──► manifest ──► rename into its place (atomic)
+ *   <cacheDir>/tmp/<kind>-…/  build ──► hash ──► manifest ──► rename into place (atomic)
  *
- * So an artifact is there whole or not at all. Whoever is killed leaves only something under tmp/, which the
- * next holder of the setup lock removes; what was altered or can't be read is built again, never trusted.
- * The key covers the inputs that are ours; what came from outside (package versions, compiler) is in the manifest.
+ * So an artifact exists completely or not at all. A killed build leaves files only in tmp/, which the next holder
+ * of the setup lock removes. An altered or unreadable artifact is built again. The key covers the inputs of the
+ * checkout; external ones (package versions, compiler) are recorded in the manifest.
  */
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
@@ -28,7 +28,7 @@ import { digestFile, verifyImage } from './verify.ts';
 
 export interface PrepareContext {
   readonly cacheDir: string;
-  /** Root of the checkout: `kernel/`, `image/` and `guest/` are read from it. */
+  /** Root of the checkout, with `kernel/`, `image/` and `guest/`. */
   readonly sourceDir: string;
   readonly progress: Progress;
   readonly signal: AbortSignal;
@@ -36,31 +36,31 @@ export interface PrepareContext {
 }
 
 export interface Recipe<Details> {
-  /** Folder in the cache and name of the progress step. */
+  /** Directory in the cache and name of the progress step. */
   readonly kind: string;
-  /** What a person reads while it is made. */
+  /** Title of the progress step. */
   readonly title: string;
   /** Expected duration on 2 cores, ms. */
   readonly estimateMs: number;
   /** Digest of all inputs, hexadecimal. */
   readonly key: string;
-  /** Names of the files that the build leaves in its directory. */
+  /** Names of the files in the artifact. */
   readonly files: readonly string[];
-  /** Those of them that are mostly holes; their digest is `digestSparse`. */
+  /** Files that are mostly holes; their digest is `digestSparse`. */
   readonly sparseFiles?: readonly string[];
-  /** Artifacts of the kind that stay beside this one; default 1. */
+  /** Number of other artifacts of this kind to keep; default 1. */
   readonly othersKept?: number;
-  /** Most disk space used while building, result included. */
+  /** Peak disk space of the build, with the result. */
   readonly spaceBytes: number;
-  /** What the manifest tells about the build beside the files. */
+  /** Schema of the manifest's details of the build. */
   readonly details: z.ZodType<Details>;
   readonly build: (job: Job) => Promise<Details>;
 }
 
 export interface Job {
-  /** The recipe's files go here; it becomes the artifact. */
+  /** Directory of the recipe's files, which becomes the artifact. */
   readonly outDir: string;
-  /** For everything else; removed afterwards. */
+  /** Directory for everything else, removed afterwards. */
   readonly scratchDir: string;
   readonly signal: AbortSignal;
   readonly log: Log;
@@ -81,7 +81,7 @@ export interface ArtifactFile {
 
 export const MANIFEST = 'manifest.json';
 const MANIFEST_FORMAT = 1;
-/** Unless the recipe says otherwise: one for another checkout or a step back. */
+/** Default of `othersKept`: one for another checkout or a rollback. */
 const OTHERS_KEPT = 1;
 
 const manifestSchema = z.object({
@@ -95,7 +95,10 @@ const manifestSchema = z.object({
   details: z.unknown(),
 });
 
-/** @throws ImageError; every failure is also told to `context.progress` */
+/**
+ * Returns the artifact from the cache, or builds it.
+ * @throws ImageError; `context.progress` gets every failure, too
+ */
 export async function prepareArtifact<Details>(
   context: PrepareContext,
   recipe: Recipe<Details>,
@@ -125,7 +128,7 @@ export async function prepareArtifact<Details>(
   }
 }
 
-/** Cheap and only a hint: is there an artifact for these inputs? Whether it is whole shows when it is prepared. */
+/** A cheap hint: true when an artifact for these inputs exists, unverified. */
 export async function isCached(
   cacheDir: string,
   recipe: { readonly kind: string; readonly key: string },
@@ -133,7 +136,7 @@ export async function isCached(
   return (await readdirOrEmpty(join(cacheDir, recipe.kind))).includes(recipe.key);
 }
 
-/** Removes what killed builds left. Only the holder of the setup lock may call it. */
+/** Removes leftovers of killed builds. Only the holder of the setup lock may call it. */
 export async function removeLeftovers(cacheDir: string): Promise<void> {
   await removeTree(tmpDir(cacheDir));
 }
@@ -149,7 +152,7 @@ async function findArtifact<Details>(
     try {
       return await openArtifact(dir, recipe);
     } catch (error) {
-      context.log.warn(`${recipe.kind} in the cache is not usable and is built again`, {
+      context.log.warn(`the cached ${recipe.kind} is unusable and will be rebuilt`, {
         reason: describeError(error),
       });
       await removeTree(dir);
@@ -158,14 +161,17 @@ async function findArtifact<Details>(
   return undefined;
 }
 
-/** @throws when anything about the artifact is not as its manifest says */
+/** @throws when the artifact differs from its manifest */
 async function openArtifact<Details>(
   dir: string,
   recipe: Recipe<Details>,
 ): Promise<Artifact<Details>> {
   const manifest = manifestSchema.parse(JSON.parse(await readFile(join(dir, MANIFEST), 'utf8')));
   if (manifest.kind !== recipe.kind || manifest.key !== recipe.key) {
-    throw new ImageError('artifact_altered', `open ${dir}: its manifest is of another artifact`);
+    throw new ImageError(
+      'artifact_altered',
+      `open ${dir}: its manifest belongs to another artifact`,
+    );
   }
   const details = recipe.details.parse(manifest.details);
   const files = new Map<string, ArtifactFile>();
@@ -220,7 +226,7 @@ async function makeArtifact<Details>(
       details,
     };
     await writeFile(join(outDir, MANIFEST), `${JSON.stringify(manifest, null, 2)}\n`);
-    // The last moment: after it the artifact is whole.
+    // The last chance to cancel: after the rename the artifact exists.
     context.signal.throwIfAborted();
     const dir = join(kindDir, recipe.key);
     await rename(outDir, dir);

@@ -1,11 +1,11 @@
-/** Is there anything to build? Asked at each start, so that a machine that is set up checks only what running needs. */
+/** Tells whether anything has to be built, so that a machine that is set up checks only the run packages. */
 import { ignore } from '../base/ignore.ts';
 import { kernelRecipe } from './kernel.ts';
 import { modelRecipe } from './model.ts';
 import { isCached, type PrepareContext } from './prepare.ts';
 import { rootfsRecipe } from './rootfs.ts';
 
-/** True when every artifact is in the cache; each is still verified when it is prepared. */
+/** True when every artifact is in the cache. Preparing still verifies each. */
 export async function isPrepared(
   context: PrepareContext,
   options: { readonly withModel: boolean },
@@ -20,7 +20,7 @@ export async function isPrepared(
     const cached = await Promise.all(recipes.map((recipe) => isCached(cacheDir, recipe)));
     return !cached.includes(false);
   } catch (error) {
-    ignore(error, 'an input is missing: whoever prepares says so');
+    ignore(error, 'an input is missing: preparing reports it');
     return false;
   }
 }

@@ -1,6 +1,6 @@
-/** Data of the golden image: what is in it, what is taken out, and the fixed names in it. */
+/** Data of the golden image: packages, removed paths, fixed names. */
 
-/** The guest is Debian 12 whatever the host is: Python 3.11 and the wheels of the lock file fit it. */
+/** The guest is Debian 12 on any host: Python 3.11 and the wheels of the lock file fit it. */
 export const GUEST_CODENAME = 'bookworm';
 export const GUEST_PYTHON = '3.11';
 export const DEBIAN_KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
@@ -8,10 +8,10 @@ export const DEBIAN_KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 /** Packages beyond Debian's essential ones, with the reason for each. */
 export const GUEST_PACKAGES: Readonly<Record<string, string>> = {
   python3: 'runs the agent and the user’s programs',
-  'python-is-python3': 'programs that ask for `python`',
+  'python-is-python3': 'runs programs that call `python`',
 };
 
-/** Never unpacked by dpkg: nobody reads them in a sandbox. Licences stay. */
+/** Documentation that dpkg does not unpack. Licenses stay. */
 export const DPKG_OPTIONS: readonly string[] = [
   'path-exclude=/usr/share/doc/*',
   'path-include=/usr/share/doc/*/copyright',
@@ -22,17 +22,17 @@ export const DPKG_OPTIONS: readonly string[] = [
   'path-exclude=/usr/share/bug/*',
 ];
 
-/** Where Debian's Python looks for what did not come from Debian. */
+/** Directory in which Debian's Python finds packages from elsewhere. */
 export const SITE_PACKAGES = `usr/local/lib/python${GUEST_PYTHON}/dist-packages`;
 
-/** Below the root; everything in these is compiled to bytecode. */
+/** Directories below the root that are compiled to bytecode. */
 export const PYTHON_TREES: readonly string[] = [
   `usr/lib/python${GUEST_PYTHON}`,
   'usr/lib/python3/dist-packages',
   SITE_PACKAGES,
 ];
 
-/** Emptied or removed before packing: traces of the build, differences between two builds, the host's names. */
+/** Removed before packing: traces of the build, differences between builds, the host's names. */
 export const REMOVED_PATHS: readonly string[] = [
   'etc/apt/sources.list',
   'etc/apt/sources.list.d',
@@ -53,7 +53,7 @@ export const REMOVED_PATHS: readonly string[] = [
   `${SITE_PACKAGES}/bin`,
 ];
 
-/** Wheels that carry debug sections (26 MB in all) and no repacked libraries, which `strip` could break. */
+/** Wheels with debug sections (26 MB in all) and without repacked libraries, which `strip` could break. */
 export const STRIPPED_PACKAGES: readonly string[] = ['regex', 'xxhash', 'yaml', 'zstandard'];
 
 export const USER = { name: 'user', uid: 1000, home: '/home/user' } as const;
@@ -65,8 +65,8 @@ export const ETC_FILES: Readonly<Record<string, string>> = {
 };
 
 /**
- * Links in the image: path → target. What each hello writes is in memory: through overlay and ext4 it would
- * cost a clone 35 ms in software emulation.
+ * Links in the image: path → target. Files that each hello writes are in memory: through overlay and ext4
+ * they would cost a clone 35 ms in software emulation.
  */
 export const ETC_LINKS: Readonly<Record<string, string>> = {
   'etc/hostname': '/run/neurovisor/hostname',
@@ -74,19 +74,19 @@ export const ETC_LINKS: Readonly<Record<string, string>> = {
   'etc/machine-id': '/run/neurovisor/machine-id',
 };
 
-/** Links that replace files of the base, which need not be made again for them; in memory likewise. */
+/** Links that replace files of the base, so that a change of them does not rebuild it. In memory, too. */
 export const RUN_LINKS: Readonly<Record<string, string>> = {
   'etc/resolv.conf': '/run/neurovisor/resolv.conf',
 };
 
-/** Appended: path → line. The account has no password: nobody logs in. */
+/** Appended lines: path → line. The account has no password, since there is no login. */
 export const ETC_LINES: Readonly<Record<string, string>> = {
   'etc/passwd': `${USER.name}:x:${USER.uid}:${USER.uid}::${USER.home}:/bin/bash\n`,
   'etc/group': `${USER.name}:x:${USER.uid}:\n`,
   'etc/shadow': `${USER.name}:*:19000:0:99999:7:::\n`,
 };
 
-/** 2026-01-01, seconds: every timestamp in the image. */
+/** Every timestamp in the image: 2026-01-01, seconds. */
 export const SOURCE_DATE_EPOCH = 1_767_225_600;
 export const IMAGE_UUID = '6e657572-6f76-4973-8f72-000000000001';
 export const AGENT_DIR = 'opt/neurovisor/agent';

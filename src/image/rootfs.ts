@@ -1,7 +1,7 @@
 /**
- * The golden image: Debian, Python and the wheels (guest-base), our agent and init, as one read-only EROFS.
- * All guests share the file; what a guest writes goes to the overlay disk of its own (overlay.ts).
- * Not compressed: in software emulation the guest would pay for it at every page, and the host caches it once for all.
+ * The golden image: Debian, Python and the wheels (guest-base), the agent and init, in one read-only EROFS. All
+ * guests share the file and write to their own overlay disk (overlay.ts). Not compressed: in software emulation
+ * every page would cost the guest time, and the host caches the file once for all.
  */
 import { cp, mkdir, readFile, rm, symlink } from 'node:fs/promises';
 import { join, relative } from 'node:path';
@@ -44,7 +44,7 @@ const rootfsManifestSchema = baseDetailsSchema.extend({
 });
 export type RootfsManifest = z.infer<typeof rootfsManifestSchema>;
 
-/** Raise when the steps below change what comes out. */
+/** Increment when the steps below change the result. */
 const RECIPE_VERSION = 2;
 const ESTIMATE_MS = 110_000;
 const SPACE_BYTES = 1800 * MIB;
@@ -93,7 +93,8 @@ export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<Root
       };
       const made = await prepareArtifact({ ...context, progress }, base);
       const tar = made.files.get(BASE_TAR);
-      if (tar === undefined) throw new ImageError('result_invalid', `no ${BASE_TAR}`);
+      if (tar === undefined)
+        throw new ImageError('result_invalid', `the guest base has no ${BASE_TAR}`);
       const compiler = await composeImage(job, tar.path, sourceDir);
       return {
         ...made.details,
@@ -107,7 +108,7 @@ export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<Root
   };
 }
 
-/** Everything of `guest/` that goes into the image. */
+/** Digest of all sources below `guest/` that go into the image. */
 async function digestGuestSources(sourceDir: string): Promise<string> {
   const guest = join(sourceDir, 'guest');
   const agent = await filesUnder(join(guest, 'agent'), isAgentSource);
@@ -138,7 +139,7 @@ async function composeImage(job: Job, baseTar: string, sourceDir: string): Promi
     await cp(path, await placeIn(root, join(AGENT_DIR, relative(agentSource, path))));
   }
   await compileTrees(root, [agentDir], signal);
-  // `build-id` and debug data would differ between two folders.
+  // A build id and debug data would differ between build directories.
   const flags = ['-static', '-Os', '-s', '-Wall', '-Wextra', '-Wl,--build-id=none'];
   const init = await placeIn(root, INIT_PATH);
   await runTool('gcc', [...flags, '-o', init, join(sourceDir, 'guest', 'init.c')], { signal });

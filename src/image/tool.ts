@@ -1,6 +1,6 @@
 /**
- * Runs a program of the host for a build: argument array, own process group, output by lines, cancellable.
- * A build is many processes (make, cc, apt): only killing the group ends them all.
+ * Runs a host program for a build: argument array, own process group, output by lines, cancellable. A build
+ * has many processes (make, cc, apt), so canceling kills the group.
  */
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
@@ -16,18 +16,18 @@ export interface ToolOptions {
   /** Added to the environment of this process. */
   readonly env?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal;
-  /** Each line of stdout and stderr, without its end. */
+  /** Called with each line of stdout and stderr. */
   readonly onLine?: (line: string) => void;
-  /** Each line that the program writes to its file descriptor 3 (apt's status lines). */
+  /** Called with each line that the program writes to file descriptor 3 (apt's status lines). */
   readonly onStatusLine?: (line: string) => void;
-  /** What a person is told when the program is not there. */
+  /** Remedy when the program is not installed. */
   readonly missingRemedy?: string;
 }
 
 /** Lines of output kept for the message of a failure. */
 const TAIL_LINES_MAX = 12;
 const LINE_CHARS_MAX = 400;
-/** Time between the polite signal and the one that can't be refused, ms. */
+/** Time between SIGTERM and SIGKILL, ms. */
 const KILL_GRACE_MS = 3000;
 
 /**
@@ -74,7 +74,7 @@ export function runTool(
   });
 }
 
-/** The environment of tools: ours, in English, with the system directories in reach. */
+/** The environment of tools: that of this process, in English, with the system directories in PATH. */
 export function toolEnvironment(extra: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv {
   const path = searchPath(process.env['PATH']);
   return { ...process.env, LC_ALL: 'C', PATH: path, ...extra };
@@ -110,7 +110,7 @@ function startFailure(program: string, error: Error, remedy: string | undefined)
   const missing = errorCode(error) === 'ENOENT';
   return new ImageError(missing ? 'tool_missing' : 'tool_failed', `start ${program}`, {
     cause: error,
-    ...(missing ? { remedy: remedy ?? `Install the package that has ${program}.` } : {}),
+    ...(missing ? { remedy: remedy ?? `Install the package that provides ${program}.` } : {}),
   });
 }
 
@@ -127,7 +127,7 @@ function toolFailure(
   return new ImageError(full ? 'disk_full' : 'tool_failed', `run ${command}: ${how}`, {
     cause: new Error(text === '' ? 'it printed nothing' : text),
     ...(full
-      ? { remedy: 'Free disk space and run the command again; it goes on from there.' }
+      ? { remedy: 'Free disk space and run the command again; finished steps are not repeated.' }
       : {}),
   });
 }

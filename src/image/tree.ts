@@ -2,7 +2,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
-/** Paths of the regular files below `dir` for which `wanted` holds, sorted. */
+/** Sorted paths of the regular files below `dir` that match `wanted`. */
 export async function filesUnder(
   dir: string,
   wanted: (path: string) => boolean,
@@ -15,7 +15,7 @@ export async function filesUnder(
     .sort();
 }
 
-/** Removes every directory called `name` below `dir`. */
+/** Removes every directory named `name` below `dir`. */
 export async function removeDirectories(dir: string, name: string): Promise<void> {
   const entries = await readdir(dir, { recursive: true, withFileTypes: true });
   for (const entry of entries) {

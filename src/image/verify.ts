@@ -1,12 +1,12 @@
 /**
- * Is this file still the one that was made? An artifact is trusted for its SHA-256, never for its name.
+ * Verifies that a file is unchanged since it was made. An artifact is trusted for its SHA-256, never its name.
  *
- * Hashing a golden image takes a third of a second, too much for each start. So the full hash is taken
- * at the first use after each boot of the host, and again as soon as anything about the file's identity
- * moved: inode, size, mtime or ctime, to the nanosecond. A write through the filesystem moves ctime, and
- * no ordinary call can set it back: one flipped byte leads to a full hash, and that to a refusal.
- * A file that changed less than RACY_MS ago gets no stamp, since a second change could fall
- * within the same tick of the clock. What a damaged disk does between two boots shows at the next boot.
+ * Hashing a golden image takes a third of a second, too much for each start. So the full hash is computed at
+ * the first use after each boot of the host, and whenever the file's identity changed: inode, size, mtime or
+ * ctime, to the nanosecond. A write through the filesystem changes ctime, and no ordinary call can restore it:
+ * one flipped byte leads to a full hash, and that to an error. A file that changed less than RACY_MS ago gets
+ * no stamp, since a second change could fall within the same clock tick. Damage on the disk is found at the
+ * next boot.
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -35,7 +35,7 @@ export async function digestFile(path: string, signal?: AbortSignal): Promise<st
 export function digestBytes(...parts: readonly (string | Uint8Array)[]): string {
   const hash = createHash('sha256');
   for (const part of parts) {
-    // The length in front keeps two lists apart that only differ in where one part ends.
+    // The length prefix distinguishes lists that differ only in where one part ends.
     const bytes = typeof part === 'string' ? Buffer.from(part) : part;
     hash.update(`${bytes.length}:`).update(bytes);
   }
@@ -43,9 +43,9 @@ export function digestBytes(...parts: readonly (string | Uint8Array)[]): string 
 }
 
 /**
- * Checks the file's SHA-256; cheap when nothing about the file changed since the last check in this boot.
- * @returns how it was found out
- * @throws ImageError `artifact_altered` when the content is another, or the file can't be read
+ * Checks the file's SHA-256; cheap if the file did not change since the last check in this boot.
+ * @returns the method of the check
+ * @throws ImageError `artifact_altered` when the content differs or the file is missing
  */
 export async function verifyImage(
   path: string,
@@ -53,7 +53,7 @@ export async function verifyImage(
   digestOf: (path: string) => Promise<string> = digestFile,
 ): Promise<'stamp' | 'hashed'> {
   const before = await identify(path);
-  if (before === undefined) throw altered(path, 'it is not there');
+  if (before === undefined) throw altered(path, 'it does not exist');
   const bootId = await hostBootId();
   const stamp = `${JSON.stringify({ digest, bootId, ...before })}\n`;
   if ((await readStamp(path)) === stamp) return 'stamp';
@@ -73,7 +73,7 @@ export interface FileIdentity {
   readonly ctimeNs: string;
 }
 
-/** What changes when a file does; undefined when it is not there. */
+/** The identity of a file, which changes with the file; undefined when it does not exist. */
 export async function identify(path: string): Promise<FileIdentity | undefined> {
   try {
     const s = await stat(path, { bigint: true });
@@ -95,7 +95,7 @@ async function readStamp(path: string): Promise<string | undefined> {
     const text = await readFile(path + STAMP_SUFFIX, 'utf8');
     return text.length <= STAMP_BYTES_MAX ? text : undefined;
   } catch (error) {
-    ignore(error, 'no stamp of an earlier check: the file is hashed');
+    ignore(error, 'no stamp of an earlier check: hash the file');
     return undefined;
   }
 }
@@ -106,7 +106,7 @@ async function writeStamp(path: string, stamp: string): Promise<void> {
     await writeFile(temporary, stamp, { mode: 0o600 });
     await rename(temporary, path + STAMP_SUFFIX);
   } catch (error) {
-    ignore(error, 'a stamp can not be written: the next start hashes again');
+    ignore(error, 'the stamp can’t be written: the next start hashes again');
   }
 }
 
@@ -121,6 +121,6 @@ async function hostBootId(): Promise<string> {
 
 function altered(path: string, reason: string): ImageError {
   return new ImageError('artifact_altered', `check ${path}: ${reason}`, {
-    remedy: 'Run `neurovisor setup`: it builds the file anew.',
+    remedy: 'Run `neurovisor setup` to rebuild the file.',
   });
 }
