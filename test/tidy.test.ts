@@ -33,7 +33,7 @@ const LAYERS: Record<string, readonly string[]> = {
     'telemetry',
     ...MECHANISMS,
   ],
-  doctor: ['base', 'sys', 'config', 'home', 'probes', 'runtime', ...MECHANISMS],
+  doctor: ['base', 'sys', 'config', 'home', 'engine', 'probes', 'runtime', ...MECHANISMS],
   // Worlds in namespaces of their own, in which the network is seen to do what it should; VMMs in their jails.
   prove: [
     'base',

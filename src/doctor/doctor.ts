@@ -20,6 +20,7 @@ import { confine } from '../runtime/jail.ts';
 import { SPACE_BYTES } from '../runtime/setup.ts';
 import { probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
+import { checkGpu } from './gpu.ts';
 
 export interface Check {
   readonly name: string;
@@ -34,7 +35,7 @@ export interface DoctorOptions {
   readonly log: Log;
 }
 
-type Finding = Omit<Check, 'name'>;
+export type Finding = Omit<Check, 'name'>;
 
 const MEMORY_FOR_ONE_SANDBOX_BYTES = 0.75 * GIB;
 
@@ -52,7 +53,7 @@ export async function examine(options: DoctorOptions): Promise<Check[]> {
     ['memory', checkMemory],
     ['setup', checkSetup],
     ['model server', checkUpstream],
-    ['gpu', checkGpu],
+    ['gpu', ({ config }) => checkGpu(config)],
   ];
   return await Promise.all(
     checks.map(async ([name, check]) => {
@@ -249,16 +250,6 @@ async function checkUpstream({ config }: DoctorOptions): Promise<Finding> {
     };
   }
   return ok(`none of ${probes.map((probe) => probe.name).join(', ')}; the built-in engine is used`);
-}
-
-function checkGpu(): Finding {
-  if (existsSync('/dev/nvidia0')) return ok('NVIDIA device; the engine uses CUDA');
-  if (existsSync('/dev/dri/renderD128')) return ok('render device; the engine may use Vulkan');
-  return {
-    verdict: 'limited',
-    detail: 'none; the engine computes on the CPU',
-    remedy: 'use a host with a GPU, or point NEUROVISOR_UPSTREAM at a server that has one',
-  };
 }
 
 const gib = (bytes: number): string => `${(bytes / GIB).toFixed(1)} GiB`;

@@ -17,11 +17,14 @@ export interface Backend {
   close(): Promise<void>;
 }
 
-export interface BackendInfo {
-  /** The processor that runs the model. */
+/** The processor that runs the model. */
+export interface ProcessorInfo {
   readonly gpu: 'cpu' | 'cuda' | 'vulkan' | 'metal';
   /** Name of the device, or null for the CPU. */
   readonly device: string | null;
+}
+
+export interface BackendInfo extends ProcessorInfo {
   /** CPU threads for inference. */
   readonly threads: number;
   /** Limit for one prompt and its answer, tokens. */

@@ -21,6 +21,7 @@ import type {
   GenerateEvent,
   GenerateOptions,
   PreparedPrompt,
+  ProcessorInfo,
   Prompt,
   Turn,
 } from './backend.ts';
@@ -86,10 +87,8 @@ export async function loadLlama(options: LlamaOptions): Promise<Backend> {
       ...(onGpu ? {} : { batchSize: CPU_BATCH_TOKENS }),
     }),
   );
-  const [device] = onGpu ? await llama.getGpuDeviceNames() : [];
   return new LlamaBackend(library, llama, model, context, {
-    gpu: llama.gpu === false ? 'cpu' : llama.gpu,
-    device: device ?? null,
+    ...(await processorOf(llama)),
     threads,
     contextTokens: context.contextSize,
     slots,
@@ -398,6 +397,22 @@ async function checkModelFile(path: string): Promise<void> {
   throw new EngineError('model_invalid', `${path} is not a GGUF file`, {
     remedy: 'use a model in the GGUF format, or convert it first',
   });
+}
+
+/** Loads llama.cpp without a model. @throws EngineError `engine_missing`, `gpu_unavailable` */
+export async function loadProcessor(choice: GpuChoice): Promise<ProcessorInfo> {
+  const llama = await openLlama(await importLibrary(), choice);
+  try {
+    return await processorOf(llama);
+  } finally {
+    await llama.dispose();
+  }
+}
+
+async function processorOf(llama: Llama): Promise<ProcessorInfo> {
+  if (llama.gpu === false) return { gpu: 'cpu', device: null };
+  const [device = null] = await llama.getGpuDeviceNames();
+  return { gpu: llama.gpu, device };
 }
 
 async function importLibrary(): Promise<Library> {

@@ -223,7 +223,7 @@ function childConfig(options: EngineOptions): ChildConfig {
   };
 }
 
-function engineEnvironment(): Record<string, string | undefined> {
+export function engineEnvironment(): Record<string, string | undefined> {
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => ENV_PATTERN.test(name)));
 }
 
