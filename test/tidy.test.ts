@@ -249,6 +249,16 @@ function waistViolations(source: Source): string[] {
     .map(({ target }) => `${source.path}: only the control plane may use ${target}`);
 }
 
+/** Packages that a source imports, at once or on demand. */
+const PACKAGE = /(?:\bfrom |\bimport |\bawait import\(|\bcreateRequire\([^)]*\)\()'([^.'][^']*)'/g;
+const packagesOf = (source: Source): string[] =>
+  [...source.text.matchAll(PACKAGE)].map(([, name = '']) =>
+    name
+      .split('/')
+      .slice(0, name.startsWith('@') ? 2 : 1)
+      .join('/'),
+  );
+
 const linesMatching = (pattern: RegExp) => (source: Source) =>
   source.text
     .split('\n')
@@ -320,6 +330,18 @@ describe('tidy', () => {
     expect(all.filter((s) => s.path !== self).flatMap(machinePaths)).toEqual([]);
   });
 
+  it('dependencies: src imports every one of them, and no development dependency', () => {
+    const { dependencies, devDependencies } = JSON.parse(
+      readFileSync(join(root, 'package.json'), 'utf8'),
+    ) as Record<string, Record<string, string>>;
+    const product = src.filter(({ path }) => !isTest(path));
+    const imported = new Set(product.flatMap(packagesOf));
+    // Prebuilt binaries are loaded by the package that they belong to.
+    const own = Object.keys(dependencies ?? {}).filter((name) => !/[/-]linux-x64$/.test(name));
+    expect(own.filter((name) => !imported.has(name))).toEqual([]);
+    expect(Object.keys(devDependencies ?? {}).filter((name) => imported.has(name))).toEqual([]);
+  });
+
   it('canaries: each rule fires on a bad example', () => {
     const bad = (path: string, text: string): Source => ({ path, text });
     expect(
@@ -362,6 +384,7 @@ describe('tidy', () => {
     expect(
       waistViolations(bad('src/cli/x.ts', `import type { Supervisor } ${supervisor}`)),
     ).toEqual([]);
+    expect(packagesOf(bad('src/x.ts', "import type { A } from '@a/b/c';"))).toEqual(['@a/b']);
     expect(emptyCatches(bad('src/x.ts', 'try { f(); } catch (e) {\n}'))).toHaveLength(1);
     expect(anyCasts(bad('src/x.ts', 'const a = b as any;'))).toHaveLength(1);
     expect(consoleUses(bad('src/x.ts', 'console.log(1);'))).toHaveLength(1);

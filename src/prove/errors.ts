@@ -9,6 +9,8 @@ type ProofErrorCode =
   | 'endpoint_failed'
   /** Of another endpoint: nothing that should work does, so that nothing said is blocked would mean anything. */
   | 'no_control'
+  /** A package that the proof needs is not installed. */
+  | 'client_missing'
   /** The canary can't listen, or can't be asked. */
   | 'canary_failed';
 

@@ -1,6 +1,7 @@
 /** The sandboxes of an E2B-compatible endpoint, through E2B's own client (io). */
 import { describeError } from '../../base/errors.ts';
 import { ProofError } from '../errors.ts';
+import { loadE2b } from './e2b.ts';
 import { plain } from './verdict.ts';
 
 export interface EndpointOptions {
@@ -55,7 +56,7 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
     const remedy = 'Unset E2B_DEBUG: with it the client makes no sandbox.';
     throw new ProofError('endpoint_failed', 'ask the endpoint', { remedy });
   }
-  const { CommandExitError, Sandbox } = await import('e2b');
+  const { CommandExitError, Sandbox } = await loadE2b();
   type Sandbox = Awaited<ReturnType<typeof Sandbox.create>>;
   const remote = (sandbox: Sandbox): RemoteSandbox => ({
     id: sandbox.sandboxId,

@@ -1,6 +1,6 @@
 /**
- * The tests' guest of 14 KB, for a host whose KVM boots no Linux: it has a driver of disks, so it can try to write to
- * one. It answers one command a connection (`test/fixtures/tiny-guest/guest.c`).
+ * A guest of 14 KB, for a host whose KVM boots no Linux: it has a driver of disks, so it can try to write to
+ * one. It answers one command a connection (`tiny-guest/guest.c`).
  */
 import { execFile } from 'node:child_process';
 import { connect, createServer, type Server } from 'node:net';
@@ -10,7 +10,7 @@ import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { ProofError } from '../errors.ts';
 
-export const TINY_GUEST_DIR = join(import.meta.dirname, '../../../test/fixtures/tiny-guest');
+export const TINY_GUEST_DIR = join(import.meta.dirname, 'tiny-guest');
 export const TINY_GUEST_FLAGS: readonly string[] = [
   ...['-ffreestanding', '-nostdlib', '-static', '-fno-pic', '-no-pie', '-O1', '-Wall', '-Werror'],
   // Integer instructions only: KVM may emulate them one by one.
