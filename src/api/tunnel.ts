@@ -23,9 +23,9 @@ import { type Meter, watchAnswer } from './answer-time.ts';
 import { ApiError, errorAnswer } from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { type App, failures } from './route.ts';
-import { PORT_PROTOCOL, TUNNEL_PROTOCOL } from './schema/fields.ts';
 import { idParams, portParams } from './schema/requests.ts';
 import { Slots } from './slots.ts';
+import { PORT_PROTOCOL, TUNNEL_PROTOCOL } from './upgrade.ts';
 
 const PATH = /^\/v1\/sandboxes\/([a-z0-9]{20})\/(operations|ports\/([1-9]\d{0,4}))$/;
 const PORT_MAX = 65_535;

@@ -3,12 +3,13 @@
  * reports missed changes from the list of sandboxes: for each sandbox only the last one.
  */
 import type { IncomingMessage } from 'node:http';
-import { sandboxInfo } from '../api/schema/answers.ts';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { Listeners } from '../base/listeners.ts';
 import { MIB } from '../base/units.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
+import { sandboxInfo } from './answers.ts';
+import { answerInvalid } from './errors.ts';
 import { serverSent } from './server-sent.ts';
 
 export interface ChangeSource {
@@ -72,7 +73,10 @@ export class Changes {
 
   async #read(stream: IncomingMessage, signal: AbortSignal): Promise<void> {
     for await (const { event, data } of serverSent(stream, LIMITS.lineCharactersMax)) {
-      if (event === 'sandbox') this.#report(sandboxInfo.parse(JSON.parse(data)), signal);
+      if (event !== 'sandbox') continue;
+      const read = sandboxInfo.read(JSON.parse(data));
+      if (read === null) throw answerInvalid('malformed change');
+      this.#report(read.value, signal);
     }
   }
 

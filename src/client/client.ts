@@ -8,16 +8,13 @@
  * Errors are those of the daemon's control plane (SandboxError, BusyError), or a ClientError.
  */
 import type { Duplex } from 'node:stream';
-import { z } from 'zod';
-import * as answers from '../api/schema/answers.ts';
-import { PORT_PROTOCOL, TUNNEL_PROTOCOL } from '../api/schema/fields.ts';
+import { PORT_PROTOCOL, TUNNEL_PROTOCOL } from '../api/upgrade.ts';
 import type { ChannelStats } from '../base/channel.ts';
 import { type Clock, systemClock } from '../base/clock.ts';
 import { parseSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
-import { connectGuest } from '../guest/remote.ts';
 import type {
   ControlPlane,
   CreateRequest,
@@ -38,8 +35,9 @@ import { SandboxError } from '../sandbox/errors.ts';
 import type { TimedEvent } from '../sandbox/events.ts';
 import type { SandboxLoads } from '../sandbox/plane/load.ts';
 import type { TemplateSpec } from '../sandbox/spec.ts';
-import { guestInTrace } from '../sandbox/traced-guest.ts';
 import type { SpanContext } from '../trace/trace.ts';
+import type { Answer } from './answers.ts';
+import * as answers from './answers.ts';
 import { Changes } from './changes.ts';
 import { readEvents } from './events.ts';
 import { readLogs } from './logs.ts';
@@ -155,7 +153,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
 
   async removeSnapshot(idOrName: string): Promise<void> {
     const path = `/snapshots/${encodeURIComponent(idOrName)}`;
-    await this.#transport.call({ method: 'DELETE', path, answer: z.null() });
+    await this.#transport.call({ method: 'DELETE', path, answer: answers.empty });
   }
 
   async pools(): Promise<readonly PoolInfo[]> {
@@ -175,10 +173,14 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
   /** A guest whose `events` never fire; use `events(id)`. */
   async guest(id: string): Promise<Guest> {
     const info = await this.#get(`${sandbox(id)}/guest`, answers.guestInfo);
+    // Loaded only here: most commands need no guest.
+    const { connectGuest } = await import('../guest/remote.ts');
     const guest = connectGuest({ dial: () => this.openOperation(id), info, clock: this.#clock });
     this.#guests.add(guest);
     void guest.closed.then(() => this.#guests.delete(guest));
-    return this.#trace === undefined ? guest : guestInTrace(guest, this.#trace);
+    if (this.#trace === undefined) return guest;
+    const { guestInTrace } = await import('../sandbox/traced-guest.ts');
+    return guestInTrace(guest, this.#trace);
   }
 
   async openOperation(id: string): Promise<Duplex> {
@@ -235,11 +237,11 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     this.#transport.close();
   }
 
-  #get<T>(path: string, answer: z.ZodType<T>, query?: URLSearchParams): Promise<T> {
+  #get<T>(path: string, answer: Answer<T>, query?: URLSearchParams): Promise<T> {
     return this.#transport.call({ method: 'GET', path, query, answer });
   }
 
-  #post<T>(path: string, body: unknown, answer: z.ZodType<T>, signal?: AbortSignal): Promise<T> {
+  #post<T>(path: string, body: unknown, answer: Answer<T>, signal?: AbortSignal): Promise<T> {
     return this.#transport.call({ method: 'POST', path, body, answer, signal });
   }
 }

@@ -1,7 +1,7 @@
 /** Errors of the client itself. Errors of sandboxes pass through from the daemon. */
-import { errorBody } from '../api/schema/answers.ts';
 import { CodedError } from '../base/errors.ts';
 import { BusyError, SandboxError, type SandboxErrorCode } from '../sandbox/errors.ts';
+import { errorBody } from './answers.ts';
 
 export type ClientErrorCode =
   /** Nothing answers at the address. */
@@ -45,11 +45,9 @@ const SET_KEY = "set NEUROVISOR_API_KEY to the key in the file api-key of the da
 
 /** Turns an error answer into the error that the daemon's control plane threw. */
 export function answerError(status: number, body: unknown): CodedError {
-  const parsed = errorBody.safeParse(body);
-  if (!parsed.success) {
-    return answerInvalid(`status ${status} without an error body`);
-  }
-  const { code, message, remedy, retryAfterMs } = parsed.data.error;
+  const read = errorBody.read(body);
+  if (read === null) return answerInvalid(`status ${status} without an error body`);
+  const { code, message, remedy, retryAfterMs } = read.value.error;
   if (code === 'busy') return new BusyError(message, retryAfterMs ?? 1000);
   const options = remedy === null ? {} : { remedy };
   if (isSandboxCode(code)) return new SandboxError(code, message, options);

@@ -3,12 +3,12 @@
  * twice, and none is lost that the daemon still has.
  */
 import type { IncomingMessage } from 'node:http';
-import { timedEvent } from '../api/schema/answers.ts';
 import { sleep } from '../base/clock.ts';
 import { CodedError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { EventsOptions } from '../sandbox/control.ts';
 import type { TimedEvent } from '../sandbox/events.ts';
+import { timedEvent } from './answers.ts';
 import { answerInvalid } from './errors.ts';
 import { serverSent } from './server-sent.ts';
 
@@ -51,8 +51,8 @@ export async function* readEvents(
 
 async function* parse(stream: IncomingMessage): AsyncGenerator<TimedEvent, void, undefined> {
   for await (const { data } of serverSent(stream, LIMITS.lineCharactersMax)) {
-    const parsed = timedEvent.safeParse(JSON.parse(data));
-    if (!parsed.success) throw answerInvalid('malformed event', parsed.error);
-    yield parsed.data;
+    const read = timedEvent.read(JSON.parse(data));
+    if (read === null) throw answerInvalid('malformed event');
+    yield read.value;
   }
 }

@@ -1,7 +1,7 @@
 /** The log stream of one sandbox. */
 import type { IncomingMessage } from 'node:http';
-import { logChunk } from '../api/schema/answers.ts';
 import type { LogChunk } from '../sandbox/control.ts';
+import { logChunk } from './answers.ts';
 import { answerInvalid, ClientError } from './errors.ts';
 import { serverSent } from './server-sent.ts';
 
@@ -17,9 +17,9 @@ export async function* readLogs(
   try {
     for await (const { event, data } of serverSent(stream, LINE_CHARACTERS_MAX)) {
       if (event === 'end') return;
-      const parsed = logChunk.safeParse(JSON.parse(data));
-      if (!parsed.success) throw answerInvalid('malformed log chunk', parsed.error);
-      yield parsed.data;
+      const read = logChunk.read(JSON.parse(data));
+      if (read === null) throw answerInvalid('malformed log chunk');
+      yield read.value;
     }
   } catch (error) {
     if (signal.aborted) return;

@@ -2,12 +2,12 @@
 import { Agent, type IncomingMessage, type RequestOptions, request } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { z } from 'zod';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { MIB } from '../base/units.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import { formatTraceparent, type SpanContext } from '../trace/trace.ts';
+import type { Answer } from './answers.ts';
 import { connectFailure, type DaemonPlace } from './connect-failure.ts';
 import { answerError, answerInvalid, ClientError } from './errors.ts';
 
@@ -26,7 +26,7 @@ export interface Call<T> {
   readonly path: string;
   readonly query?: URLSearchParams | undefined;
   readonly body?: unknown;
-  readonly answer: z.ZodType<T>;
+  readonly answer: Answer<T>;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -70,9 +70,9 @@ export class Transport {
     const body = text === '' ? null : parseJson(text);
     const { statusCode: status = 0 } = answer;
     if (status >= 300 || status < 200) throw answerError(status, body);
-    const parsed = call.answer.safeParse(body);
-    if (parsed.success) return parsed.data;
-    throw answerInvalid(`${call.method} ${call.path}`, parsed.error);
+    const read = call.answer.read(body);
+    if (read === null) throw answerInvalid(`${call.method} ${call.path}`);
+    return read.value;
   }
 
   /**

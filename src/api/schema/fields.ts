@@ -1,6 +1,6 @@
 /**
  * Fields that requests and answers share. The schemas of this folder define the whole REST interface: they
- * check requests, generate `spec/openapi.json`, and check a daemon's answers in `src/client`.
+ * check requests and generate `spec/openapi.json`, against which `src/client` checks answers.
  *
  * Requests are strict: an unknown field is an error that names it. Answers may grow: a client drops unknown
  * fields. The types are the control plane's, so a field added there does not compile until it is added here.
@@ -11,12 +11,6 @@ import type { DestinationLimit } from '../../net/policy/destination-budgets.ts';
 import type { MemoryAction } from '../../sandbox/control.ts';
 import { LIMITS, RANGES, type Range, SNAPSHOT_NAME } from '../../sandbox/limits.ts';
 import type { NetworkLimits } from '../../sandbox/spec.ts';
-
-/** `Upgrade` protocol of the tunnel to a sandbox's agent. */
-export const TUNNEL_PROTOCOL = 'neurovisor-guest';
-
-/** `Upgrade` protocol of a connection to a port of a sandbox's network card. */
-export const PORT_PROTOCOL = 'tcp';
 
 export const count = z.number().int().nonnegative();
 export const ms = z.number();

@@ -1,0 +1,162 @@
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import * as schemas from '../api/schema/answers.ts';
+import type { SandboxInfo } from '../sandbox/control.ts';
+import * as answers from './answers.ts';
+import { conform, type JsonSchema, MISMATCH } from './json-schema.ts';
+
+const SANDBOX: SandboxInfo = {
+  id: 'a'.repeat(20),
+  status: 'ended',
+  pausedTo: null,
+  cpus: 1,
+  memoryMib: 512,
+  memoryMaxMib: null,
+  diskMib: 2048,
+  metadata: { user: '42' },
+  origin: 'clone',
+  snapshot: null,
+  parent: null,
+  accelerator: 'tcg',
+  createdAtMs: 1,
+  endsAtMs: null,
+  onTimeout: 'kill',
+  idleTimeoutMs: null,
+  autoResume: true,
+  onMemoryPressure: 'warn',
+  diskLimits: { opsPerSecond: 100 },
+  network: {
+    mode: 'allowlist',
+    allow: ['a.example'],
+    deny: [],
+    limits: { bytesMax: 7, destinations: [{ name: 'a.example', bytesMax: 5 }] },
+    address: null,
+    gatewayUse: { allowed: 1, refused: { name: 2 }, destinations: [] },
+  },
+  secrets: [{ name: 'KEY', hosts: ['a.example'], held: false }],
+  timings: { origin: 'clone', prepareMs: 1, vmmMs: 1, kernelMs: 0, agentMs: 1, totalMs: 3 },
+  readyMs: 3.5,
+  end: {
+    cause: 'host-oom',
+    detail: '',
+    atMs: 2,
+    evidence: {
+      exitStatus: null,
+      signal: 'SIGKILL',
+      lastPressure: {
+        type: 'near_oom',
+        source: 'guest',
+        memoryBytes: 1,
+        limitBytes: 2,
+        atMs: 1,
+      },
+      lastOom: { source: 'host', victim: null, detail: 'x', atMs: 1 },
+      lastViolation: null,
+    },
+  },
+};
+
+/** The value with each field in turn removed or replaced by another type. */
+function* mutations(value: unknown): Generator<unknown> {
+  if (typeof value !== 'object' || value === null) return;
+  for (const [key, field] of Object.entries(value)) {
+    const { [key]: _removed, ...rest } = value as Record<string, unknown>;
+    if (Array.isArray(value)) {
+      for (const changed of mutations(field)) yield value.with(Number(key), changed);
+      continue;
+    }
+    yield rest;
+    for (const other of [null, 'text', -1, 1.5, true, [], {}, ['x']]) {
+      yield { ...value, [key]: other };
+    }
+    for (const changed of mutations(field)) yield { ...value, [key]: changed };
+  }
+}
+
+describe('answers', () => {
+  it('accept and reject what the server’s schemas accept and reject', () => {
+    let accepted = 0;
+    let rejected = 0;
+    for (const value of [SANDBOX, ...mutations(SANDBOX)]) {
+      const expected = schemas.sandboxInfo.safeParse(value);
+      const read = answers.sandboxInfo.read(value);
+      expect(read?.value, JSON.stringify(value)).toEqual(expected.data);
+      if (read === null) rejected += 1;
+      else accepted += 1;
+    }
+    expect(accepted).toBeGreaterThan(50);
+    expect(rejected).toBeGreaterThan(300);
+  });
+
+  it('drop fields that the document does not name', () => {
+    const { network } = SANDBOX;
+    const grown = {
+      ...SANDBOX,
+      more: 1,
+      network: { ...network, limits: { ...network?.limits, more: 1 } },
+      diskLimits: { ...SANDBOX.diskLimits, more: 1 },
+    };
+    expect(answers.sandboxInfo.read(grown)).toEqual({ value: SANDBOX });
+    expect(answers.health.read({ status: 'ok', more: 1 })).toEqual({ value: { status: 'ok' } });
+    expect(answers.health.read({ status: 'no' })).toBeNull();
+  });
+});
+
+describe('conform', () => {
+  const KNOWN = new Set<string>([
+    '$ref',
+    'type',
+    'const',
+    'enum',
+    'minimum',
+    'maximum',
+    'pattern',
+    'minLength',
+    'maxLength',
+    'items',
+    'maxItems',
+    'properties',
+    'required',
+    'additionalProperties',
+    'propertyNames',
+    'anyOf',
+    'oneOf',
+    'allOf',
+    'description',
+    'examples',
+  ]);
+  const keywordsOf = (schema: JsonSchema): string[] => [
+    ...Object.keys(schema),
+    ...[schema.items, schema.propertyNames, schema.additionalProperties, ...(schema.anyOf ?? [])]
+      .concat(schema.oneOf ?? [], schema.allOf ?? [], Object.values(schema.properties ?? {}))
+      .flatMap((inner) => (typeof inner === 'object' ? keywordsOf(inner) : [])),
+  ];
+
+  it('knows every keyword of the schemas of answers', () => {
+    const document = JSON.parse(
+      readFileSync(new URL('../../spec/openapi.json', import.meta.url), 'utf8'),
+    ) as { components: { schemas: Record<string, JsonSchema> } };
+    const names = Object.keys(document.components.schemas).filter(
+      (name) => !/Request$|Change$/.test(name),
+    );
+    const keywords = names.flatMap((name) => keywordsOf(document.components.schemas[name] ?? {}));
+    expect(keywords.filter((keyword) => !KNOWN.has(keyword))).toEqual([]);
+  });
+
+  it.each<[JsonSchema, unknown, unknown]>([
+    [{ type: 'integer', minimum: 0 }, 1, 1],
+    [{ type: 'integer', minimum: 0 }, -1, MISMATCH],
+    [{ type: 'integer' }, 1.5, MISMATCH],
+    [{ type: 'number', maximum: 2 }, 3, MISMATCH],
+    [{ type: 'string', pattern: '^a$' }, 'b', MISMATCH],
+    [{ type: 'string', minLength: 1 }, '', MISMATCH],
+    [{ type: 'array', maxItems: 1 }, [1, 2], MISMATCH],
+    [{ type: 'object', additionalProperties: { type: 'number' } }, { a: 1 }, { a: 1 }],
+    [{ type: 'object', additionalProperties: { type: 'number' } }, { a: 'x' }, MISMATCH],
+    [{ type: 'object', additionalProperties: false }, { a: 1 }, {}],
+    [{ type: 'object' }, [], MISMATCH],
+    [{ $ref: '#/components/schemas/none' }, 1, MISMATCH],
+  ])('%j with %j: %o', (schema, value, expected) => {
+    expect(conform(schema, value, {})).toEqual(expected);
+  });
+});
