@@ -19,7 +19,7 @@ function world(head = '') {
   return { client, guest, told, say };
 }
 
-it('watchAnswer: from the first byte of the request to the first behind the line of the channel', async () => {
+it('watchAnswer: measures from the first request byte to the first byte after the channel’s OK line', async () => {
   const { client, guest, told, say } = world();
   await say(client, '{"op":"exec"');
   await say(guest, 'OK 10');
@@ -32,13 +32,13 @@ it('watchAnswer: from the first byte of the request to the first behind the line
   expect([client.listenerCount('data'), guest.listenerCount('data')]).toEqual([0, 0]);
 });
 
-it('watchAnswer: a request that came at once, an answer in the same piece as the line', async () => {
+it('watchAnswer: accepts an early request and an answer in the same chunk as the OK line', async () => {
   const { guest, told, say } = world('{"op":"stat"}\n');
   await say(guest, 'OK 1\n{"ok":true}\n');
   expect(told).toEqual([10]);
 });
 
-it('watchAnswer: a guest that speaks without being asked has not answered', async () => {
+it('watchAnswer: ignores bytes a guest sends before any request', async () => {
   const { client, guest, told, say } = world();
   await say(guest, 'OK 1\nhello');
   await say(client, 'x');

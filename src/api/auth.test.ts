@@ -26,9 +26,13 @@ describe('refuseCaller', () => {
     ['an empty key', 'unauthorized', { headers: { host, 'x-api-key': '' } }],
     ['another scheme', 'unauthorized', { headers: { host, authorization: `Basic ${KEY}` } }],
     ['a path like health', 'unauthorized', { url: '/v1/health/../sandboxes', headers: { host } }],
-    ['a name that was pointed here', 'forbidden', { headers: { host: 'evil.example' } }],
     [
-      'a name that begins like ours',
+      'a foreign name that resolves to this host',
+      'forbidden',
+      { headers: { host: 'evil.example' } },
+    ],
+    [
+      'a name that starts like a loopback address',
       'forbidden',
       { headers: { host: '127.0.0.1.evil.example', 'x-api-key': KEY } },
     ],
@@ -47,7 +51,7 @@ describe('refuseCaller', () => {
     expect(refuseCaller({ url: URL, isLocalUser: false, ...caller }, KEY)?.code).toBe(code);
   });
 
-  it('refuses everybody while no key is set, also an empty one', () => {
+  it('refuses every caller while no key is set, or an empty one', () => {
     const headers = { host, 'x-api-key': '' };
     const caller = { url: URL, isLocalUser: false, headers };
     expect(refuseCaller(caller, null)?.code).toBe('unauthorized');

@@ -24,7 +24,7 @@ describe('errorAnswer', () => {
     });
   });
 
-  it('busy: 429, with the time for people, programs and HTTP in whole seconds', () => {
+  it('busy: 429 with the retry time in remedy, retryAfterMs and Retry-After', () => {
     const { status, headers, body } = errorAnswer(new BusyError('m', 1200));
     expect(status).toBe(429);
     expect(headers).toEqual({ 'retry-after': '2' });
@@ -32,7 +32,7 @@ describe('errorAnswer', () => {
     expect(errorAnswer(new BusyError('m', 0)).headers).toEqual({ 'retry-after': '1' });
   });
 
-  it('tells the causes of a known error, at most so much', () => {
+  it('a known error: includes its causes, up to the message limit', () => {
     const cause = new Error('x'.repeat(2 * LIMITS.messageCharactersMax));
     const { message } = errorAnswer(new SandboxError('start_failed', 'm', { cause })).body.error;
     expect(message.startsWith('m: xxx')).toBe(true);
@@ -44,7 +44,7 @@ describe('errorAnswer', () => {
     ['a coded error of another part', Object.assign(new Error('/secret/path'), { code: 'gone' })],
     ['anything', '/secret/path'],
     ['nothing', undefined],
-  ])('%s that is not known is 500 and tells nothing', (_what, error) => {
+  ])('%s without a known code: 500 without details', (_what, error) => {
     const answer = errorAnswer(error);
     expect(answer.status).toBe(500);
     expect(JSON.stringify(answer)).not.toContain('secret');

@@ -6,7 +6,7 @@ import { LIMITS } from './limits.ts';
 const stays = (): AbortSignal => new AbortController().signal;
 
 describe('IdempotentRequests', () => {
-  it('starts one request for a key, under way or ended', async () => {
+  it('one key: starts one request, in progress or finished', async () => {
     const requests = new IdempotentRequests<number>(new FakeClock());
     const pending = Promise.withResolvers<number>();
     let starts = 0;
@@ -22,7 +22,7 @@ describe('IdempotentRequests', () => {
     expect(starts).toBe(1);
   });
 
-  it('starts anew when the time of a key is over', async () => {
+  it('an expired key: starts a new request', async () => {
     const clock = new FakeClock();
     const requests = new IdempotentRequests<number>(clock);
     expect(await requests.run('k', '{}', stays(), async () => 1)).toBe(1);
@@ -32,7 +32,7 @@ describe('IdempotentRequests', () => {
     expect(await requests.run('k', '{}', stays(), async () => 3)).toBe(3);
   });
 
-  it('refuses a key with another request', async () => {
+  it('a key with another request: key_reused', async () => {
     const requests = new IdempotentRequests<number>(new FakeClock());
     await requests.run('k', '{"cpus":1}', stays(), async () => 1);
     await expect(requests.run('k', '{"cpus":2}', stays(), async () => 2)).rejects.toMatchObject({
@@ -40,7 +40,7 @@ describe('IdempotentRequests', () => {
     });
   });
 
-  it('forgets a failure', async () => {
+  it('a failed request: is forgotten', async () => {
     const requests = new IdempotentRequests<number>(new FakeClock());
     const fail = async (): Promise<number> => {
       throw new Error('no');
@@ -49,7 +49,7 @@ describe('IdempotentRequests', () => {
     expect(await requests.run('k', '{}', stays(), async () => 2)).toBe(2);
   });
 
-  it('cancels when the last client has left, not before', () => {
+  it('cancels when the last client disconnects, not before', () => {
     const requests = new IdempotentRequests<number>(new FakeClock());
     const clients = [new AbortController(), new AbortController()];
     let cancelled = false;
@@ -66,7 +66,7 @@ describe('IdempotentRequests', () => {
     expect(cancelled).toBe(true);
   });
 
-  it('keeps at most its number of keys: the oldest that has ended goes, none under way', async () => {
+  it('key limit: drops the oldest finished key, none in progress', async () => {
     const requests = new IdempotentRequests<number>(new FakeClock());
     for (let key = 0; key < LIMITS.idempotencyKeysMax; key += 1) {
       await requests.run(`k${key}`, '{}', stays(), async () => key);

@@ -29,25 +29,25 @@ function process(stdout: readonly Buffer[], stderr: readonly Buffer[], truncated
 const bytes = (...texts: string[]): Buffer[] => texts.map((text) => Buffer.from(text));
 
 describe('collectOutput', () => {
-  it('joins what comes in pieces, also inside of a character', async () => {
+  it('joins chunks, also ones that split a character', async () => {
     const [a, b] = [Buffer.from('é').subarray(0, 1), Buffer.from('é').subarray(1)];
     const output = await collectOutput(process([a, b], bytes('x', 'y')), 100);
     expect(output).toMatchObject({ stdout: 'é', stderr: 'xy', truncated: false });
   });
 
-  it('keeps its limit of both together whatever the guest sends, and reads on', async () => {
+  it('limits stdout and stderr together, and reads on to the end', async () => {
     const many = Array.from({ length: 1000 }, () => Buffer.from('abc'));
     const output = await collectOutput(process(many, many), 100);
     expect(output.stdout.length + output.stderr.length).toBe(100);
     expect(output.truncated).toBe(true);
   });
 
-  it('is not cut by output of just its limit', async () => {
+  it('output of exactly the limit: not truncated', async () => {
     const output = await collectOutput(process(bytes('abcd'), []), 4);
     expect(output).toMatchObject({ stdout: 'abcd', truncated: false });
   });
 
-  it('tells that the guest cut', async () => {
+  it('truncation by the guest: reported', async () => {
     expect((await collectOutput(process([], [], true), 4)).truncated).toBe(true);
   });
 });

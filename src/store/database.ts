@@ -1,9 +1,9 @@
 /**
- * One connection to the database. Statements are synchronous and small; waiting for another process is
- * not: SQLite's own busy handler would sleep in the event loop, so it is off and the wait is here.
+ * One connection to the database. Statements are short and synchronous. Waiting for another process is
+ * asynchronous: SQLite's busy handler would sleep in the event loop, so it is off and the wait is here.
  *
- * `synchronous = NORMAL`: a commit survives the death of any process at once, and a loss of power after
- * the next `sync`. So starting a sandbox waits for no disk; keeping a snapshot does, off the event loop.
+ * `synchronous = NORMAL`: a commit survives the death of any process at once, and a power failure after the
+ * next `sync`. So starting a sandbox waits for no disk; keeping a snapshot does, off the event loop.
  */
 import { open } from 'node:fs/promises';
 import { DatabaseSync } from 'node:sqlite';
@@ -16,7 +16,7 @@ import { migrate } from './schema.ts';
 export interface DatabaseFiles {
   /** Directory of the store, for messages. */
   readonly dir: string;
-  /** An existing file, empty for a new store; SQLite gives its mode to the files beside it. */
+  /** An existing file, empty for a new store; SQLite copies its mode to the files beside it. */
   readonly path: string;
   readonly reservePath: string;
 }
@@ -49,12 +49,12 @@ export class Database {
     }
   }
 
-  /** @param attempted for the message of an error. @throws StoreError */
+  /** @param attempted what is done, for error messages. @throws StoreError */
   read<T>(attempted: string, run: (db: DatabaseSync) => T): Promise<T> {
     return this.#whenFree(attempted, () => run(this.#db));
   }
 
-  /** Runs `run` in a transaction: all or nothing. It may be run again, so it must not act outside. @throws StoreError */
+  /** Runs `run` in a transaction. It may run again, so it must have no other side effects. @throws StoreError */
   write<T>(attempted: string, run: (db: DatabaseSync) => T): Promise<T> {
     return this.#whenFree(attempted, () => {
       this.#db.exec('BEGIN IMMEDIATE');
@@ -69,7 +69,7 @@ export class Database {
     });
   }
 
-  /** What has been committed survives a loss of power from here on: it is in the log, or in the database already. */
+  /** Makes all commits so far survive a power failure. */
   async sync(): Promise<void> {
     await using log = await open(`${this.#files.path}-wal`, 'r');
     await log.datasync();
@@ -99,7 +99,7 @@ export class Database {
         if (this.#clock.now() >= deadlineMs) {
           throw new StoreError('store_busy', `${attempted}: another process holds the store`, {
             cause: error,
-            remedy: 'End the other NeuroVisor process that stands still, then try again.',
+            remedy: 'End the NeuroVisor process that hangs, then retry.',
           });
         }
       }

@@ -21,14 +21,14 @@ describe('asStoreError', () => {
     [sqlite(8), 'store_unavailable'],
     [coded('EACCES'), 'store_unavailable'],
     [coded('ERR_INVALID_STATE'), 'store_closed'],
-  ])('%o: %s, with the cause, and a remedy unless it is the caller’s own doing', (error, code) => {
+  ])('%o: %s, with the cause, and a remedy unless the caller closed the store', (error, code) => {
     const mapped = asStoreError(error, 'do it', '/somewhere');
     expect(mapped).toMatchObject({ code, message: expect.stringContaining('do it') });
     expect((mapped as StoreError).cause).toBe(error);
     if (code !== 'store_closed') expect((mapped as StoreError).remedy).toContain('/somewhere');
   });
 
-  it('leaves its own errors and those that nobody can act on as they are', () => {
+  it('leaves StoreErrors and errors without a code unchanged', () => {
     for (const error of [new StoreError('in_use', 'x'), sqlite(275), coded('EMFILE'), 'text']) {
       expect(asStoreError(error, 'do it', 'dir')).toBe(error);
     }
@@ -36,7 +36,7 @@ describe('asStoreError', () => {
 });
 
 describe('isBusy, isDiskFull', () => {
-  it('know extended codes, and only errors of SQLite', () => {
+  it('recognize extended codes, and only errors of SQLite', () => {
     expect([sqlite(5), sqlite(261), sqlite(6), coded('EBUSY', 5)].map(isBusy)).toEqual([
       true,
       true,

@@ -1,21 +1,21 @@
 import { CodedError, errorCode } from '../base/errors.ts';
 
 export type StoreErrorCode =
-  /** No row of that id, name or key. */
+  /** No row has that id, name or key. */
   | 'not_found'
   /** Another snapshot has the name. */
   | 'name_taken'
   /** A paused sandbox needs the snapshot. */
   | 'in_use'
-  /** No space for what was to be written; nothing of it was kept. */
+  /** No space; nothing of the write was kept. */
   | 'disk_full'
-  /** A file of the snapshot is missing or not as it was written. */
+  /** A file of the snapshot is missing or altered. */
   | 'snapshot_damaged'
-  /** The database is not one, or is broken. */
+  /** The file is not a database, or is corrupt. */
   | 'store_damaged'
-  /** The database was written by a newer version of this program. */
+  /** A newer version of NeuroVisor wrote the database. */
   | 'store_newer'
-  /** Another process holds the store for longer than the limit. */
+  /** Another process holds the store longer than `WAIT_MS_MAX`. */
   | 'store_busy'
   /** The directory can't be read or written: permissions, a failing disk. */
   | 'store_unavailable'
@@ -34,13 +34,13 @@ const SQLITE = {
   cantOpen: 14,
   notDb: 26,
 };
-/** SQLITE_IOERR_SHMSIZE: the index of the log could not grow, which is how a full disk shows there. */
+/** SQLITE_IOERR_SHMSIZE: the index of the WAL could not grow, because the disk is full. */
 const SQLITE_IOERR_SHMSIZE = 4874;
 
-/** Of file calls. */
+/** Error codes of file calls that mean `store_unavailable`. */
 const UNAVAILABLE = new Set(['EACCES', 'EPERM', 'EROFS', 'EIO', 'ENOTDIR']);
 
-/** The extended result code of an error of `node:sqlite`, or undefined. */
+/** Returns the extended result code of an error of `node:sqlite`, or undefined. */
 function sqliteCode(error: unknown): number | undefined {
   if (errorCode(error) !== 'ERR_SQLITE_ERROR' || !(error instanceof Error)) return undefined;
   return 'errcode' in error && typeof error.errcode === 'number' ? error.errcode : undefined;
@@ -49,7 +49,7 @@ function sqliteCode(error: unknown): number | undefined {
 export const isBusy = (error: unknown): boolean =>
   ((sqliteCode(error) ?? 0) & 0xff) === SQLITE.busy;
 
-/** No space, or no more of it for this user; from a file call or from SQLite. */
+/** True for a full disk or an exhausted quota, from a file call or from SQLite. */
 export function isDiskFull(error: unknown): boolean {
   const code = sqliteCode(error);
   if (code === SQLITE.full || code === SQLITE_IOERR_SHMSIZE) return true;
@@ -57,15 +57,15 @@ export function isDiskFull(error: unknown): boolean {
 }
 
 /**
- * The error for the caller. What this folder has no code for (a violated CHECK, EMFILE) stays as it is.
- * @param attempted what failed, with its subject
- * @param dir of the store
+ * Translates an error for the caller. Errors without a code here (a violated CHECK, EMFILE) stay unchanged.
+ * @param attempted what failed, with its object
+ * @param dir directory of the store
  */
 export function asStoreError(error: unknown, attempted: string, dir: string): unknown {
   const because = { cause: error };
   if (error instanceof StoreError) return error;
   if (isDiskFull(error)) {
-    const remedy = `Free space on the filesystem of ${dir}, or remove snapshots that are not needed.`;
+    const remedy = `Free space on the filesystem of ${dir}, or remove unused snapshots.`;
     return new StoreError('disk_full', `${attempted}: no space left`, { ...because, remedy });
   }
   if (errorCode(error) === 'ERR_INVALID_STATE') {
@@ -86,13 +86,13 @@ export function asStoreError(error: unknown, attempted: string, dir: string): un
 }
 
 function unavailable(attempted: string, dir: string, cause: unknown): StoreError {
-  const remedy = `Check that ${dir} is yours and writable, and that its disk is well.`;
+  const remedy = `Check that ${dir} belongs to you and is writable, and that its disk has no errors.`;
   return new StoreError('store_unavailable', attempted, { cause, remedy });
 }
 
 export function damaged(attempted: string, dir: string, cause?: unknown): StoreError {
   return new StoreError('store_damaged', `${attempted}: the database in ${dir} is damaged`, {
     ...(cause === undefined ? {} : { cause }),
-    remedy: `Restore ${dir} from a backup, or move it away to begin with an empty one.`,
+    remedy: `Restore ${dir} from a backup, or move it away to start with an empty store.`,
   });
 }

@@ -1,9 +1,9 @@
 /**
- * The files of the store's directory, by name only: which of them are needed, the rows say.
+ * The files of the store's directory, by name only. The rows decide which of them are needed.
  *
- *     staging/<process>/<n>/   what is being written; locked (flock) for as long as its process lives
+ *     staging/<process>/<n>/   being written; locked (flock) while the process lives
  *     files/<digest>           finished, never changed
- *     trash/                   given up: moved there at once, removed in peace
+ *     trash/                   discarded: moved here at once, removed later
  */
 import { randomUUID } from 'node:crypto';
 import { chmodSync, closeSync, mkdirSync, openSync, renameSync } from 'node:fs';
@@ -15,23 +15,23 @@ import { ignore } from '../base/ignore.ts';
 import { tryLockExclusive } from '../sys/file.ts';
 import { StoreError } from './errors.ts';
 
-/** What `sweep` took away. */
+/** What `sweep` removed. */
 export interface Swept {
   readonly files: number;
-  /** On the disk. */
+  /** Space on disk. */
   readonly bytes: number;
-  /** Processes that died before they had finished or discarded what they wrote. */
+  /** Staging directories of dead processes. */
   readonly abandoned: number;
 }
 
-/** Of `st_blocks` (stat(2)). */
+/** Unit of `st_blocks` (stat(2)). */
 export const BLOCK_BYTES = 512;
 
 export class Files {
   readonly #staging: string;
   readonly #files: string;
   readonly #trash: string;
-  /** The last removal that was begun. */
+  /** The latest removal. */
   #emptied: Promise<void> = Promise.resolve();
   /** This process's part of `staging`. */
   readonly #own: string;
@@ -45,18 +45,18 @@ export class Files {
     for (const path of [dir, this.#staging, this.#files, this.#trash]) {
       mkdirSync(path, { recursive: true, mode: 0o700 });
     }
-    // It may be older than this rule, or made by a person.
+    // The directory may predate this rule, or be made by hand.
     chmodSync(dir, 0o700);
   }
 
-  /** Call it under the store's lock: a directory that is not locked yet looks abandoned. */
+  /** Call under the store's lock: a directory that is not locked yet looks abandoned. */
   enter(): void {
     mkdirSync(this.#own, { mode: 0o700 });
     this.#ownLock = openSync(this.#own, 'r');
-    assert(tryLockExclusive(this.#ownLock), 'nobody else knows the name of the directory');
+    assert(tryLockExclusive(this.#ownLock), 'no other process knows the name of the directory');
   }
 
-  /** A new directory of the caller's, on the file system of the finished files. @throws StoreError `store_closed` */
+  /** Creates a directory for the caller, on the file system of the finished files. @throws StoreError `store_closed` */
   async newStagingDir(): Promise<string> {
     if (this.#ownLock === undefined) throw new StoreError('store_closed', 'prepare a snapshot');
     return await mkdtemp(join(this.#own, 's-'));
@@ -67,8 +67,8 @@ export class Files {
   }
 
   /**
-   * Under the store's lock. One that is there already is replaced: it has the same content, and if it was
-   * damaged since, it is whole again. Who has it open keeps what he has.
+   * Moves staged files to their digests. Call under the store's lock. Replaces an existing file: the content
+   * is the same, and a damaged file is repaired. Open descriptors keep the old file.
    */
   async place(staged: ReadonlyMap<string, string>): Promise<void> {
     for (const [digest, path] of staged) await rename(path, this.pathOf(digest));
@@ -76,7 +76,7 @@ export class Files {
     await dir.sync();
   }
 
-  /** Under the store's lock. */
+  /** Discards unneeded files and abandoned staging directories. Call under the store's lock. */
   async sweep(isNeeded: (digest: string) => boolean): Promise<Swept> {
     let [files, bytes, abandoned] = [0, 0, 0];
     for (const name of await readdir(this.#files)) {
@@ -91,23 +91,23 @@ export class Files {
     return { files, bytes, abandoned };
   }
 
-  /** Takes a file or directory out of the way; `emptyTrash` removes it. */
+  /** Moves a file or directory to the trash; `emptyTrash` removes it. */
   async discard(path: string): Promise<void> {
     try {
       await rename(path, join(this.#trash, randomUUID()));
     } catch (error) {
       if (errorCode(error) !== 'ENOENT') throw error;
-      ignore(error, 'what is to be discarded is gone already');
+      ignore(error, 'it is gone already');
     }
   }
 
   /**
-   * Needs no lock: nothing in there has a name that anybody knows. Never fails what has been done before.
-   * One at a time: two that remove the same directory take each other's files away, and both give it up.
+   * Removes the trash. Needs no lock, since no other code knows the names in it. Runs one at a time: two
+   * removals of the same directory would take each other's files and both fail.
    */
   async emptyTrash(): Promise<void> {
     const turn = this.#emptied.then(() => this.#removeTrash());
-    this.#emptied = turn.catch((error: unknown) => ignore(error, 'its own caller is told'));
+    this.#emptied = turn.catch((error: unknown) => ignore(error, 'reported to its caller'));
     await turn;
   }
 
@@ -116,12 +116,12 @@ export class Files {
       try {
         await rm(join(this.#trash, name), { recursive: true, force: true });
       } catch (error) {
-        ignore(error, 'another process removes it too, or the next removal does');
+        ignore(error, 'another process or the next removal removes it');
       }
     }
   }
 
-  /** Ends what this process stages. */
+  /** Discards the staging directory of this process. */
   async leave(): Promise<void> {
     await this.discard(this.#own);
     if (this.#ownLock !== undefined) closeSync(this.#ownLock);

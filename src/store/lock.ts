@@ -1,8 +1,7 @@
 /**
- * The store's lock: whoever moves files in or out of `files/` holds it, so that no row is ever without its
- * file. It is flock(2), which the kernel gives back when its owner dies, and not the database's own write
- * lock, since it is held while a directory is written to the disk: nobody else's rows wait for that, and
- * nor does the event loop.
+ * The store's lock, held while files move in or out of `files/`, so that no row is ever without its file. It
+ * is flock(2), which the kernel releases when its owner dies. It is not the database's write lock, because it
+ * is held while a directory is synced to disk: neither other rows nor the event loop wait for that.
  */
 import { closeSync, openSync } from 'node:fs';
 import type { Clock } from '../base/clock.ts';
@@ -15,12 +14,12 @@ import { POLL_MS, WAIT_MS_MAX } from './limits.ts';
 export class FileLock {
   readonly #clock: Clock;
   readonly #path: string;
-  /** Undefined once it is closed. */
+  /** Undefined once closed. */
   #fd: number | undefined;
-  /** The last of this process that waits or works. */
+  /** End of this process's queue. */
   #tail: Promise<void> = Promise.resolve();
 
-  /** @param path is made, and stays: removing it could split later callers over two files. */
+  /** @param path is created, and stays: removing it could leave two processes with locks on different files */
   constructor(path: string, clock: Clock) {
     this.#path = path;
     this.#clock = clock;
@@ -28,7 +27,7 @@ export class FileLock {
   }
 
   /**
-   * Runs `work` while nobody else does, in this process in the order of the calls. Not reentrant.
+   * Runs `work` under the lock; calls of this process run in order. Not reentrant.
    * @throws StoreError `store_busy`
    */
   run<T>(work: () => Promise<T> | T): Promise<T> {
@@ -42,12 +41,12 @@ export class FileLock {
     });
     this.#tail = turn.then(
       () => undefined,
-      (error: unknown) => ignore(error, 'the caller has it'),
+      (error: unknown) => ignore(error, 'reported to its caller'),
     );
     return turn;
   }
 
-  /** After those that wait; who comes later gets `store_closed`. */
+  /** Closes after the waiting calls; later calls fail with `store_closed`. */
   close(): Promise<void> {
     this.#tail = this.#tail.then(() => {
       if (this.#fd !== undefined) closeSync(this.#fd);
@@ -63,7 +62,7 @@ export class FileLock {
     while (!tryLockExclusive(fd)) {
       if (this.#clock.now() >= deadlineMs) {
         throw new StoreError('store_busy', `wait for ${this.#path}`, {
-          remedy: 'End the other NeuroVisor process that stands still, then try again.',
+          remedy: 'End the NeuroVisor process that hangs, then retry.',
         });
       }
       await sleep(POLL_MS);

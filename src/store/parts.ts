@@ -1,4 +1,4 @@
-/** What the tables share, and the one way in which files leave the store. */
+/** Parts that the tables share, and the only way files leave the store. */
 import type { Clock } from '../base/clock.ts';
 import type { Database } from './database.ts';
 import { asStoreError } from './errors.ts';
@@ -13,13 +13,13 @@ export interface StoreParts {
   readonly clock: Clock;
 }
 
-/** Removes the files that no row names, and what processes left that are dead. */
+/** Removes files that no row names, and leftovers of dead processes. */
 export async function sweep({ dir, db, files, lock }: StoreParts): Promise<Swept> {
   try {
     const swept = await lock.run(async () => {
-      // Rows that were removed must not come back, after a loss of power, without their files.
+      // After a power failure removed rows must not come back without their files.
       await db.sync();
-      const rows = await db.read('look which files are needed', (sql) =>
+      const rows = await db.read('read the needed files', (sql) =>
         sql.prepare('SELECT DISTINCT digest FROM snapshotFiles').all(),
       );
       const needed = new Set(rows.map((row) => row['digest']));
@@ -28,6 +28,6 @@ export async function sweep({ dir, db, files, lock }: StoreParts): Promise<Swept
     await files.emptyTrash();
     return swept;
   } catch (error) {
-    throw asStoreError(error, 'remove files that nobody needs', dir);
+    throw asStoreError(error, 'remove unneeded files', dir);
   }
 }

@@ -1,4 +1,4 @@
-/** Sandboxes, for the time after the death of the process that holds them. */
+/** Rows of sandboxes, which outlive the process that holds them. */
 import type { DatabaseSync } from 'node:sqlite';
 import { z } from 'zod';
 import { StoreError } from './errors.ts';
@@ -6,27 +6,27 @@ import { END_LOG_BYTES_MAX, END_LOGS_MAX, ENDED_SANDBOXES_MAX } from './limits.t
 import { type StoreParts, sweep } from './parts.ts';
 import { parseRow } from './row.ts';
 
-/** `paused` with a `pausedSnapshotId`: to disk; without: in the memory of the owner's VMM. */
+/** `paused` with a `pausedSnapshotId`: on disk; without: in memory of the owner's VMM. */
 export type SandboxRowStatus = 'running' | 'paused' | 'ended';
 
 export interface SandboxRow {
   readonly id: string;
-  /** Who holds it; JSON of the caller's. */
+  /** Owning process, as the caller's JSON. */
   readonly ownerJson: string | null;
   readonly status: SandboxRowStatus;
-  /** What was asked for; JSON of the caller's. May hold secrets of the user. */
+  /** Request, as the caller's JSON. May hold the user's secrets. */
   readonly requestJson: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly createdAtMs: number;
   readonly endsAtMs: number | null;
-  /** Only while it is paused. */
+  /** Only while paused. */
   readonly pausedSnapshotId: string | null;
-  /** Id of the sandbox that it is a fork of, and of the snapshot that it went on from; either may be gone. */
+  /** Ids of the sandbox it was forked from and of the snapshot it was created from; either may be gone. */
   readonly parent: string | null;
   readonly snapshot: string | null;
-  /** Present if and only if it has ended. */
+  /** Present if and only if the sandbox has ended. */
   readonly end: SandboxRowEnd | null;
-  /** Written with the row, and read by `log` alone: it is long. Of one that has ended. */
+  /** Logs of an ended sandbox. Written with the row, read only by `log`, since they are long. */
   readonly log?: EndLog | undefined;
 }
 
@@ -34,11 +34,11 @@ export interface SandboxRowEnd {
   readonly cause: string;
   readonly detail: string;
   readonly atMs: number;
-  /** JSON of the caller's; a row of version 1 has none. */
+  /** The caller's JSON; absent in rows of version 1. */
   readonly evidence?: unknown;
 }
 
-/** What a sandbox leaves to be read. At most `END_LOG_BYTES_MAX` each; of a longer one the end. */
+/** Logs of an ended sandbox: the last `END_LOG_BYTES_MAX` bytes of each. */
 export interface EndLog {
   readonly console: Buffer;
   readonly vmm: Buffer;
@@ -46,20 +46,20 @@ export interface EndLog {
 
 export interface SandboxTable {
   /**
-   * Inserts or replaces. A snapshot of the pause that it no longer names goes; so do the oldest of too many
-   * that have ended.
+   * Inserts or replaces a row. Removes the snapshot of a pause that it no longer names, and the oldest ended
+   * sandboxes beyond the limit.
    * @throws StoreError `not_found`: `pausedSnapshotId`; `disk_full`
    */
   put(row: SandboxRow): Promise<void>;
-  /** Changes the owner if it is still `from`. @returns false: it is another by now, or there is no such sandbox */
+  /** Changes the owner if it is still `from`. @returns false if it has another owner or does not exist */
   claim(id: string, from: string | null, to: string | null): Promise<boolean>;
   /** @throws StoreError `not_found` */
   get(id: string): Promise<SandboxRow>;
   /** Newest first. */
   list(status?: SandboxRowStatus): Promise<readonly SandboxRow[]>;
-  /** Null: there is none, or it is not kept any more. */
+  /** Returns null if there is no log, or it is no longer kept. */
   log(id: string): Promise<EndLog | null>;
-  /** With the snapshot of its pause. @throws StoreError `not_found` */
+  /** Removes the row and the snapshot of its pause. @throws StoreError `not_found` */
   remove(id: string): Promise<void>;
 }
 
@@ -145,7 +145,7 @@ export function sandboxTable(parts: StoreParts): SandboxTable {
   };
 }
 
-/** In a write transaction. @returns how many snapshots of pauses went with it */
+/** Call in a write transaction. @returns number of removed snapshots of pauses */
 export function putSandbox(sql: DatabaseSync, row: SandboxRow): number {
   const { metadata, end, log, ...columns } = row;
   const { pausedSnapshotId } = row;
@@ -180,7 +180,7 @@ function putLog(sql: DatabaseSync, id: string, log: EndLog): void {
   sql
     .prepare('INSERT OR REPLACE INTO endLogs (sandboxId, console, vmm) VALUES (?, ?, ?)')
     .run(id, tail(log.console), tail(log.vmm));
-  // Each is as new as its rowid is high.
+  // A higher rowid is newer.
   sql
     .prepare(
       `DELETE FROM endLogs WHERE rowid NOT IN
@@ -199,7 +199,7 @@ function forgetOldest(sql: DatabaseSync): void {
     .run(ENDED_SANDBOXES_MAX);
 }
 
-/** A snapshot of a pause lives just as long as the sandbox that names it. */
+/** Removes snapshots of pauses that no sandbox names. */
 function removeOrphans(sql: DatabaseSync): number {
   const { changes } = sql
     .prepare(

@@ -60,7 +60,7 @@ const shape = (db: DatabaseSync) =>
   );
 
 describe('migrate', () => {
-  it('a new database gets all tables and the newest version', () => {
+  it('a new database: all tables, the newest version', () => {
     const db = database();
     migrate(db, 'dir');
     expect(version(db)).toBe(MIGRATIONS.length);
@@ -69,7 +69,7 @@ describe('migrate', () => {
     expect(version(db)).toBe(MIGRATIONS.length);
   });
 
-  it('a database of version 1 keeps its rows and looks like a new one', () => {
+  it('a database of version 1: keeps its rows and gets the schema of a new one', () => {
     const old = database(VERSION_1);
     const before = rows(old);
     expect(before.flat()).toHaveLength(9);
@@ -84,7 +84,7 @@ describe('migrate', () => {
   const addColumn: Migration = (db) =>
     db.exec("ALTER TABLE snapshotFiles ADD label TEXT DEFAULT 'none'");
 
-  it('applies only the steps that are missing, in order', () => {
+  it('applies only the missing migrations, in order', () => {
     const db = database(VERSION_1);
     const third: Migration = (sql) => sql.exec('ALTER TABLE snapshotFiles RENAME label TO title');
     migrate(db, 'dir', [...MIGRATIONS.slice(0, 1), addColumn, third]);
@@ -96,7 +96,7 @@ describe('migrate', () => {
     });
   });
 
-  it('in a transaction: a step that fails leaves the database as it was', () => {
+  it('a failed migration: leaves the database unchanged', () => {
     const db = database(VERSION_1);
     const before = rows(db);
     db.exec('BEGIN IMMEDIATE');
@@ -109,7 +109,7 @@ describe('migrate', () => {
     expect(rows(db)).toEqual(before);
   });
 
-  it('a database of the future: store_newer with a remedy, untouched', () => {
+  it('a newer database: store_newer with a remedy, unchanged', () => {
     const db = database(VERSION_1);
     db.exec('ALTER TABLE snapshots ADD region TEXT; PRAGMA user_version = 99');
     expect(() => migrate(db, 'dir')).toThrow(
@@ -118,7 +118,7 @@ describe('migrate', () => {
     expect(version(db)).toBe(99);
   });
 
-  it('the database of another program: store_damaged, untouched', () => {
+  it('another program’s database: store_damaged, unchanged', () => {
     const db = database('CREATE TABLE a (b TEXT)');
     expect(() => migrate(db, 'dir')).toThrow(expect.objectContaining({ code: 'store_damaged' }));
     expect(version(db)).toBe(0);

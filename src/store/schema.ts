@@ -1,17 +1,17 @@
 /**
- * The tables, and how an older database becomes a newer one.
+ * The tables, and the migrations of older databases.
  *
  *     sandboxes ──pausedSnapshotId──► snapshots ◄──snapshotId── snapshotFiles ──digest──► files/<digest>
  *         ▲
  *         └──sandboxId── endLogs
  *
- * How often a file is used is never stored, since a stored count can drift: it is the number of rows that
- * name its digest. Column names are those of the row types, so that no table of names is needed.
+ * The use of a file is never stored, since a stored count can drift: it is the number of rows that name its
+ * digest. Column names are those of the row types, so that no mapping is needed.
  */
 import type { DatabaseSync } from 'node:sqlite';
 import { damaged, StoreError } from './errors.ts';
 
-/** Brings a database from version `index` to `index + 1`; runs in a transaction. Never changed, only added to. */
+/** Migrates a database from version `index` to `index + 1`, in a transaction. Only add migrations, never change one. */
 export type Migration = (db: DatabaseSync) => void;
 
 export const MIGRATIONS: readonly Migration[] = [
@@ -62,11 +62,11 @@ export const MIGRATIONS: readonly Migration[] = [
     `),
 ];
 
-/** "NVst", so that nobody else's database is taken for ours (sqlite.org/fileformat.html, 1.3.18). */
+/** "NVst", which identifies our databases (sqlite.org/fileformat.html, 1.3.18). */
 const APPLICATION_ID = 0x4e567374;
 
 /**
- * Call it in a write transaction.
+ * Applies the missing migrations. Call in a write transaction.
  * @throws StoreError `store_newer`, `store_damaged`
  */
 export function migrate(
@@ -78,12 +78,12 @@ export function migrate(
   if (version === 0 && pragma(db, 'schema_version') === 0) {
     db.exec(`PRAGMA application_id = ${APPLICATION_ID}`);
   } else if (pragma(db, 'application_id') !== APPLICATION_ID) {
-    throw damaged('open the store: it is the database of another program', dir);
+    throw damaged('open the store: the database belongs to another program', dir);
   }
   if (version > migrations.length) {
     throw new StoreError(
       'store_newer',
-      `open the store in ${dir}: its format is ${version}, the newest that is known is ${migrations.length}`,
+      `open the store in ${dir}: its format ${version} is newer than ${migrations.length}, the newest known`,
       { remedy: 'Use the newer NeuroVisor, or set NEUROVISOR_HOME to another directory.' },
     );
   }

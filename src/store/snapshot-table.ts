@@ -1,4 +1,4 @@
-/** The snapshots that are finished. */
+/** Rows of finished snapshots. */
 import { type FileHandle, open } from 'node:fs/promises';
 import type { DatabaseSync } from 'node:sqlite';
 import { errorCode } from '../base/errors.ts';
@@ -20,27 +20,27 @@ export interface SnapshotTable {
   /** @throws StoreError `disk_full` */
   stage(): Promise<Staging>;
   /**
-   * Verifies each byte of its files.
+   * Opens a snapshot and verifies every byte of its files.
    * @throws StoreError `not_found`, `snapshot_damaged`
    */
   open(idOrName: string): Promise<OpenSnapshot>;
-  /** Newest first; those of pauses too. */
+  /** Newest first, including those of pauses. */
   list(): Promise<readonly SnapshotRow[]>;
   /** @throws StoreError `not_found` */
   get(idOrName: string): Promise<SnapshotRow>;
-  /** With the files that only it needs; who has it open keeps them. @throws StoreError `not_found`, `in_use` */
+  /** Removes the snapshot and files that only it needs; open descriptors stay valid. @throws StoreError `not_found`, `in_use` */
   remove(idOrName: string): Promise<void>;
 }
 
 export interface OpenSnapshot extends AsyncDisposable {
   readonly row: SnapshotRow;
-  /** Readable in this process until `release`, even if the snapshot is removed. They are not to be written. */
+  /** Readable in this process until `release`, even if the snapshot is removed. Read-only by contract. */
   readonly paths: SnapshotPaths;
   /** Idempotent. */
   release(): Promise<void>;
 }
 
-/** An id goes before a name. */
+/** Ids win over names. */
 const SELECT = `SELECT s.*, json_group_object(f.role, f.digest) AS filesJson
   FROM snapshots s LEFT JOIN snapshotFiles f ON f.snapshotId = s.id`;
 const FIND = `${SELECT} WHERE s.id = :key OR s.name = :key GROUP BY s.id ORDER BY s.id = :key DESC LIMIT 1`;
@@ -63,7 +63,7 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
   return {
     stage: () => newStaging(parts),
     open: async (key) => {
-      // The lock: files of a row that is there are there, until it is given back.
+      // Under the lock a row always has its files.
       const opened = await parts.lock.run(async () => openFiles(parts, await get(key)));
       return await verified(opened, dir);
     },
@@ -77,7 +77,7 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
         const { id } = find(sql, key);
         const user = sql.prepare('SELECT id FROM sandboxes WHERE pausedSnapshotId = ?').get(id);
         if (user !== undefined) {
-          throw new StoreError('in_use', `snapshot ${key} is needed by sandbox ${user['id']}`, {
+          throw new StoreError('in_use', `snapshot ${key} is in use by sandbox ${user['id']}`, {
             remedy: `Resume or remove sandbox ${user['id']} first.`,
           });
         }
@@ -136,6 +136,6 @@ async function closeAll(handles: ReadonlyMap<SnapshotRole, FileHandle>): Promise
 function snapshotDamaged(row: SnapshotRow, how: string, cause?: unknown): StoreError {
   return new StoreError('snapshot_damaged', `open snapshot ${row.name ?? row.id}: ${how}`, {
     ...(cause === undefined ? {} : { cause }),
-    remedy: 'Remove the snapshot and take another one.',
+    remedy: 'Remove the snapshot and create a new one.',
   });
 }

@@ -1,4 +1,4 @@
-/** What a snapshot is: one row and three files. */
+/** A snapshot: one row and three files. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { z } from 'zod';
@@ -8,18 +8,18 @@ export const SNAPSHOT_ROLES = ['ram', 'state', 'disk'] as const;
 export type SnapshotRole = (typeof SNAPSHOT_ROLES)[number];
 export type SnapshotPaths = Readonly<Record<SnapshotRole, string>>;
 
-/** What the caller tells about a snapshot. */
+/** Properties of a snapshot that the caller provides. */
 export interface NewSnapshot {
   /** `[a-z0-9]{20}`. */
   readonly id: string;
   readonly name: string | null;
-  /** `pause`: belongs to the paused sandbox that names it, and goes with it. */
+  /** `pause`: belongs to the paused sandbox that names it, and is removed with it. */
   readonly kind: 'snapshot' | 'pause';
-  /** That it was taken of; it may be gone. */
+  /** The sandbox it was created from; it may be gone. */
   readonly sandboxId: string;
-  /** JSON of the caller's. */
+  /** The caller's JSON. */
   readonly specJson: string;
-  /** `machineOf` the VM. */
+  /** `machineOf` of the VM. */
   readonly machine: string;
   readonly stateSha256: string;
   readonly kernelDigest: string;
@@ -28,13 +28,13 @@ export interface NewSnapshot {
 
 export interface SnapshotRow extends NewSnapshot {
   readonly createdAtMs: number;
-  /** On the disk. */
+  /** Space on disk. */
   readonly bytes: number;
   /** Digest of each file. */
   readonly files: Readonly<Record<SnapshotRole, string>>;
 }
 
-/** Of the table, with the digests by role. */
+/** A row of the query, with the digests by role as JSON. */
 export const snapshotSchema = z.object({
   id: z.string(),
   name: z.string().nullable(),
@@ -52,7 +52,7 @@ export const snapshotSchema = z.object({
 const digest = z.string().regex(/^[0-9a-f]{64}$/);
 export const filesSchema = z.object({ ram: digest, state: digest, disk: digest });
 
-/** Of the state the plain SHA-256, which the VMM's driver checks too; of the sparse files `digestSparse`. */
+/** Returns the plain SHA-256 of the state, which the VMM's driver also checks, or `digestSparse` of RAM and disk. */
 export function digestOf(role: SnapshotRole, path: string): Promise<string> {
   return role === 'state' ? digestPlain(path) : digestSparse(path);
 }

@@ -1,10 +1,10 @@
 /**
- * How a snapshot comes into the store: all of it, or nothing.
+ * Adds a snapshot to the store, completely or not at all.
  *
  *     write files ─► digest, to the disk ─► │ rename into files/ ─► rows │ ─► to the disk
  *     (the caller)                          └───── the store's lock ─────┘
  *
- * Killed before the rows: unnamed files, which the next `collect` removes. Killed after: a whole snapshot.
+ * A kill before the rows leaves unnamed files, which the next `collect` removes; after, a complete snapshot.
  */
 import { open } from 'node:fs/promises';
 import type { DatabaseSync } from 'node:sqlite';
@@ -24,18 +24,18 @@ import {
 } from './snapshot.ts';
 
 export interface Staging extends AsyncDisposable {
-  /** Of files that are not there yet, in a private directory on the store's file system. */
+  /** Paths of files to write, in a private directory on the store's file system. */
   readonly paths: SnapshotPaths;
-  /** Runs what writes the files. A failure discards them; a full disk is `disk_full`. */
+  /** Runs `work`, which writes the files. A failure discards them; a full disk is `disk_full`. */
   write(work: (paths: SnapshotPaths) => Promise<void>): Promise<void>;
   /**
-   * Once. On failure nothing is kept.
-   * @param paused the sandbox whose pause this is: its row is put in the same transaction, for one never is
-   * without the other. Present if and only if the kind is `pause`.
+   * Commits once. On failure nothing is kept.
+   * @param paused row of the sandbox whose pause this is, written in the same transaction; present if and only
+   *   if the kind is `pause`
    * @throws StoreError `name_taken`, `disk_full`, `snapshot_damaged`: the state is not what the VMM wrote
    */
   commit(snapshot: NewSnapshot, paused?: SandboxRow): Promise<SnapshotRow>;
-  /** Idempotent; after `commit` it does nothing. */
+  /** Idempotent; does nothing after `commit`. */
   discard(): Promise<void>;
 }
 
@@ -65,7 +65,7 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
     try {
       return await work();
     } catch (error) {
-      await discard().catch((also: unknown) => ignore(also, 'it goes when the store is closed'));
+      await discard().catch((also: unknown) => ignore(also, 'removed when the store is closed'));
       throw asStoreError(error, attempted, dir);
     }
   };
@@ -93,7 +93,7 @@ async function keep(
   const { db, files, lock, clock } = parts;
   const isPause = paused?.pausedSnapshotId === snapshot.id;
   assert((snapshot.kind === 'pause') === isPause, 'a pause and its sandbox come together');
-  await db.read('look for the name', (sql) => requireFreeName(sql, snapshot.name));
+  await db.read('check the name', (sql) => requireFreeName(sql, snapshot.name));
   const digested = await digestAll(paths, snapshot);
   const row = { ...snapshot, ...digested, createdAtMs: Math.floor(clock.wall()) };
   const staged = new Map(SNAPSHOT_ROLES.map((role) => [digested.files[role], paths[role]]));
@@ -120,11 +120,11 @@ async function digestAll(paths: SnapshotPaths, snapshot: NewSnapshot): Promise<D
   let bytes = 0;
   for (const role of SNAPSHOT_ROLES) {
     await using file = await open(paths[role], 'r');
-    // Not read-only: a copy that shares extents takes the mode over, and a disk is written.
+    // Not read-only: a reflink copy inherits the mode, and a copied disk is written.
     await file.chmod(0o600);
     files[role] = await digestOf(role, paths[role]);
     await file.datasync();
-    // Only now are the blocks allocated for sure.
+    // Blocks are allocated for certain only after the sync.
     bytes += (await file.stat()).blocks * BLOCK_BYTES;
   }
   if (files.state !== snapshot.stateSha256) {
@@ -151,13 +151,13 @@ function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {
   for (const role of SNAPSHOT_ROLES) insertFile.run(row.id, role, files[role]);
 }
 
-/** A name that is another's id would never be found: ids are looked for first. */
+/** Refuses a taken name, or one that equals an id, since ids are looked up first. */
 function requireFreeName(sql: DatabaseSync, name: string | null): void {
   const taken = sql
     .prepare('SELECT 1 FROM snapshots WHERE name = :name OR id = :name')
     .get({ name });
   if (taken === undefined) return;
-  throw new StoreError('name_taken', `there is a snapshot "${name}" already`, {
-    remedy: 'Choose another name, or remove that snapshot.',
+  throw new StoreError('name_taken', `a snapshot named "${name}" exists`, {
+    remedy: 'Choose another name, or remove the snapshot.',
   });
 }

@@ -1,24 +1,24 @@
 /**
- * What outlives the processes: sandboxes and snapshots.
+ * Sandboxes and snapshots that outlive their processes.
  *
  *     <dir>/store.db        rows: SQLite in WAL mode, one connection per process
  *           files/<digest>  RAM, device state and disk of snapshots, each once, never changed
- *           staging/        snapshots that are being written
- *           trash/          what is being removed
+ *           staging/        snapshots being written
+ *           trash/          files being removed
  *           lock            held (flock) while files move
- *           reserve         space that is given up when the disk is full
+ *           reserve         space to free when the disk is full
  *
- * Any number of processes use it at once, and each may be killed at any moment. Three rules carry that:
+ * Any number of processes use the store at once, and each may be killed at any moment. Three rules:
  *
- * 1. A file is needed if and only if a row names its digest; nothing counts. Every file that no row names
- *    goes at the next `sweep`.
- * 2. Files get and lose their names in `files/` only under the lock: a file comes before its row and goes
- *    after it. So a row always has its files, and nobody sweeps away what is about to be named.
- * 3. What is being written lies in a directory that is locked by its process. The kernel gives that lock
- *    back when the process dies, and then anybody may remove the directory.
+ * 1. A file is needed if and only if a row names its digest; there are no counts. `sweep` removes every file
+ *    that no row names.
+ * 2. Files enter and leave `files/` only under the lock: a file comes before its row and goes after it. So a
+ *    row always has its files, and no sweep removes a file that is about to be named.
+ * 3. Unfinished files lie in a directory that their process has locked. The kernel releases the lock when the
+ *    process dies, and then any process may remove the directory.
  *
- * Who has a snapshot open holds its descriptors, so it can be removed at any time. Rows may hold secrets of
- * users: the directory is 0700, its files 0600.
+ * An open snapshot is held by descriptors, so it can be removed at any time. Rows may hold users' secrets: the
+ * directory is 0700, its files 0600.
  */
 import { closeSync, existsSync, openSync } from 'node:fs';
 import { open } from 'node:fs/promises';
@@ -35,7 +35,7 @@ import { type SandboxTable, sandboxTable } from './sandbox-table.ts';
 import { type SnapshotTable, snapshotTable } from './snapshot-table.ts';
 
 export interface StoreOptions {
-  /** Made 0700 if it is not there. */
+  /** Created with mode 0700 if missing. */
   readonly dir: string;
   readonly clock: Clock;
   readonly log: Log;
@@ -44,9 +44,9 @@ export interface StoreOptions {
 export interface Store extends AsyncDisposable {
   readonly sandboxes: SandboxTable;
   readonly snapshots: SnapshotTable;
-  /** Removes what nobody needs; `openStore` has done it, and each removal does. Never what is used. */
+  /** Removes unneeded files, never used ones; `openStore` and each removal do it, too. */
   collect(): Promise<Swept>;
-  /** Discards what is staged. Snapshots that are open stay so. Idempotent. */
+  /** Discards staged snapshots; opened snapshots stay open. Idempotent. */
   close(): Promise<void>;
 }
 
@@ -61,7 +61,7 @@ export async function openStore({ dir, clock, log }: StoreOptions): Promise<Stor
   const collect = async (): Promise<Swept> => {
     const swept = await sweep(parts);
     await keepReserve(reservePath(dir));
-    if (swept.files > 0 || swept.abandoned > 0) log.info('removed what nobody needs', { ...swept });
+    if (swept.files > 0 || swept.abandoned > 0) log.info('removed unneeded files', { ...swept });
     return swept;
   };
   try {
@@ -108,8 +108,8 @@ async function openParts(dir: string, clock: Clock): Promise<StoreParts> {
 }
 
 /**
- * SQLite would make it readable for all. One that is there must not even be opened: closing it again would
- * take SQLite's own locks from a store that this process has open (fcntl(2), "Record locks").
+ * Creates the database file, which SQLite would make readable for all. An existing file must not even be opened:
+ * closing it would release SQLite's locks of a store that this process has open (fcntl(2), "Record locks").
  */
 function createPrivate(path: string): void {
   if (!existsSync(path)) closeSync(openSync(path, 'wx', 0o600));

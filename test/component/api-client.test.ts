@@ -38,7 +38,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
       ? { url: `http://localhost:${api.port}`, apiKey: API_KEY }
       : { socketPath: api.socketPath };
 
-  it('answers as the control plane behind it does', async () => {
+  it('returns what the control plane behind it returns', async () => {
     const { control } = api;
     const { id } = await remote.create({ env: { A: 'b' }, metadata: { 'k=': 'v&' } });
     expect(await remote.get(id)).toEqual(await control.get(id));
@@ -65,7 +65,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     expect(await remote.remove(id)).toEqual(await control.get(id));
   });
 
-  it('a guest runs programs and keeps files', async () => {
+  it('guest: runs programs and keeps files', async () => {
     const { id } = await remote.create({ env: { A: 'b' } });
     const guest = await remote.guest(id);
     expect(guest.info).toEqual((await api.control.guest(id)).info);
@@ -81,7 +81,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     expect((await outcome(terminal)).stdout).toBe('30 90\r\n');
   });
 
-  it('errors come back as they were thrown', async () => {
+  it('errors: arrive as the control plane threw them', async () => {
     const { id } = await remote.create({});
     await expect(remote.get('no-id')).rejects.toBeInstanceOf(SandboxError);
     await expect(remote.get('aaaaaaaaaaaaaaaaaaaa')).rejects.toMatchObject({ code: 'not_found' });
@@ -105,7 +105,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     });
   });
 
-  it('tells each change, until it is told to stop', async () => {
+  it('onChange: reports each change until it is stopped', async () => {
     const changes: string[] = [];
     const stop = remote.onChange(({ id, status }) => changes.push(`${id} ${status}`));
     // The stream is open once a change comes through.
@@ -127,7 +127,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     expect(changes).toHaveLength(told);
   });
 
-  it('a daemon that goes away is told as such', async () => {
+  it('a daemon that goes away: daemon_lost, then daemon_unreachable', async () => {
     const asked = Promise.withResolvers<void>();
     api.control.create = () => {
       asked.resolve();
@@ -145,7 +145,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
 });
 
 describe('RemoteControlPlane', () => {
-  it('create: a signal cancels it, here and there', async () => {
+  it('create: a signal cancels it on both sides', async () => {
     const asked = Promise.withResolvers<AbortSignal | undefined>();
     await using api = await startApi({
       beforeCreate: async (request, signal) => {
@@ -163,7 +163,7 @@ describe('RemoteControlPlane', () => {
     expect(await api.control.list()).toEqual([]);
   });
 
-  it('onChange: what changed while the daemon was away is told when it is back', async () => {
+  it('onChange: reports missed changes after a reconnect', async () => {
     await using api = await startApi();
     await using remote = await connectDaemon({ socketPath: api.socketPath });
     const last = new Map<string, SandboxInfo['status']>();
@@ -187,7 +187,7 @@ describe('RemoteControlPlane', () => {
     await expect.poll(() => last.get(removed)).toBe('ended');
   });
 
-  it('connectDaemon: says what is wrong', async () => {
+  it('connectDaemon: names the fault and the remedy', async () => {
     await using api = await startApi();
     const url = `http://127.0.0.1:${api.port}`;
     const connecting = (address: DaemonAddress) => expect(connectDaemon(address)).rejects;
@@ -201,7 +201,7 @@ describe('RemoteControlPlane', () => {
     expect(await isDaemonRunning('/nowhere/x')).toBe(false);
   });
 
-  it('answers of another program are refused', async () => {
+  it('answers of another program: answer_invalid', async () => {
     const dir = mkdtempSync(join(tmpdir(), 'nv-api-'));
     const socketPath = join(dir, 's');
     const bodies = ['', 'no JSON', '{"version":1}', '[]'];
@@ -258,8 +258,8 @@ assert call('GET', '/host')[0] == 200
 print('all of it')
 `;
 
-describe('a client that knows only spec/openapi.json', () => {
-  it("Python's urllib goes the main path", async () => {
+describe('A client that knows only spec/openapi.json', () => {
+  it('Python’s urllib: creates, runs and removes', async () => {
     await using api = await startApi();
     const { id } = await api.control.create({});
     const dir = await api.control.dirOf(id);

@@ -29,7 +29,7 @@ afterAll(async () => {
 });
 
 describe('GET /sandboxes/:id/events', () => {
-  it('server-sent events with numbers; `after` and `follow`', async () => {
+  it('server-sent events with sequence numbers; honors `after` and `follow`', async () => {
     const { id } = await api.control.create({});
     for (let n = 0; n < 3; n += 1) api.control.journal(id).note(NEAR);
     const socket = api.connect();
@@ -41,7 +41,7 @@ describe('GET /sandboxes/:id/events', () => {
     expect(JSON.parse(sent[0]?.[2] ?? '')).toMatchObject({ ...NEAR, seq: 2 });
   });
 
-  it('what is not there, or asked wrongly, is an answer with a status', async () => {
+  it('unknown sandboxes and invalid queries: an error status, no stream', async () => {
     expect((await api.ask('GET', '/sandboxes/abcdefghij0123456789/events')).status).toBe(404);
     const { id } = await api.control.create({});
     for (const query of ['after=-1', 'after=x', 'follow=maybe', 'other=1']) {
@@ -53,7 +53,7 @@ describe('GET /sandboxes/:id/events', () => {
     expect([status, why]).toEqual([400, expect.stringContaining('a maximum beyond its memory')]);
   });
 
-  it('the client: those that are kept, those that come, up to the end', async () => {
+  it('client: stored events, then new ones, up to the end', async () => {
     const { id } = await client.create({});
     api.control.journal(id).note(NEAR);
     const seen: TimedEvent[] = [];
@@ -65,7 +65,7 @@ describe('GET /sandboxes/:id/events', () => {
     expect(seen.map(({ type }) => type)).toEqual(['near_oom', 'dropped', 'end']);
   });
 
-  it('the client: who leaves the loop, or aborts, leaves no stream open', async () => {
+  it('client: leaving the loop or aborting closes the stream', async () => {
     const { id } = await client.create({});
     api.control.journal(id).note(NEAR);
     for await (const _event of client.events(id)) break;
@@ -77,14 +77,14 @@ describe('GET /sandboxes/:id/events', () => {
     await expect.poll(() => api.control.journal(id).listeners).toBe(0);
   });
 
-  it('the client: one that is not there is told', async () => {
+  it('client: an unknown sandbox is not_found', async () => {
     const events = client.events('abcdefghij0123456789')[Symbol.asyncIterator]();
     await expect(events.next()).rejects.toMatchObject({ code: 'not_found' });
   });
 });
 
 describe('GET /sandboxes/:id/logs', () => {
-  it('the console, also through the client', async () => {
+  it('returns the console, also through the client', async () => {
     const { id } = await client.create({});
     api.control.logsOf.set(id, { console: 'panic\u0000\n', vmm: 'x' });
     expect((await api.ask('GET', `/sandboxes/${id}/logs`)).json).toEqual({
@@ -96,7 +96,7 @@ describe('GET /sandboxes/:id/logs', () => {
 });
 
 describe('GET /sandboxes/:id/logs/stream', () => {
-  it('the client: what is there, what comes, up to the end of the sandbox', async () => {
+  it('client: stored output, then new output, up to the end of the sandbox', async () => {
     const { id } = await client.create({});
     const tails = api.control.tails(id);
     tails.console.push(Buffer.from('boot\u0000\n'));
@@ -112,7 +112,7 @@ describe('GET /sandboxes/:id/logs/stream', () => {
     ]);
   });
 
-  it('the client: whoever leaves is no reader any more; one that is not there is told', async () => {
+  it('client: leaving ends the stream; an unknown sandbox is not_found', async () => {
     const { id } = await client.create({});
     api.control.tails(id).console.push(Buffer.from('x'));
     const aborter = new AbortController();
@@ -122,7 +122,7 @@ describe('GET /sandboxes/:id/logs/stream', () => {
     await expect(none[Symbol.asyncIterator]().next()).rejects.toMatchObject({ code: 'not_found' });
   });
 
-  it('the client: a daemon that goes away is an error, not an end', async () => {
+  it('client: a daemon that goes away is an error, not an end', async () => {
     await using other = await startApi();
     await using far = new RemoteControlPlane({ socketPath: other.socketPath }, systemClock);
     const { id } = await far.create({});
@@ -137,7 +137,7 @@ describe('GET /sandboxes/:id/logs/stream', () => {
 });
 
 describe('postEvent', () => {
-  it('posts JSON; a redirect, another status and nobody there are failures', async () => {
+  it('posts JSON; redirects, error statuses and unreachable hosts fail', async () => {
     const bodies: string[] = [];
     const server = createServer((request, response) => {
       void text(request).then((body) => {

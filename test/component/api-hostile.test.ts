@@ -32,9 +32,9 @@ const post = (path: string, headers: string, body = ''): string =>
 const json = (body: string, length = Buffer.byteLength(body)): string =>
   `content-type: application/json\r\ncontent-length: ${length}\r\n`;
 
-describe('broken requests get a typed answer', () => {
+describe('malformed requests get a typed error', () => {
   it.each([
-    ['no HTTP', 'hello\r\n\r\n', 400, 'request_invalid'],
+    ['not HTTP', 'hello\r\n\r\n', 400, 'request_invalid'],
     ['TLS', '\x16\x03\x01\x02\x00\x01\x00', 400, 'request_invalid'],
     [
       'large headers',
@@ -61,9 +61,9 @@ describe('broken requests get a typed answer', () => {
       'request_invalid',
     ],
     ['bad JSON', post('/v1/sandboxes', json('{"a":'), '{"a":'), 400, 'request_invalid'],
-    ['a body that is no JSON', post('/v1/sandboxes', json('\0'), '\0'), 400, 'request_invalid'],
+    ['a body that is not JSON', post('/v1/sandboxes', json('\0'), '\0'), 400, 'request_invalid'],
     [
-      'another type',
+      'an unsupported media type',
       post('/v1/sandboxes', 'content-type: text/xml\r\ncontent-length: 2\r\n', '<>'),
       415,
       'media_type',
@@ -94,7 +94,7 @@ describe('broken requests get a typed answer', () => {
     expect((await api.control.list()).length).toBe(0);
   });
 
-  it('another upgrade (h2c) is answered as if it were not asked', async () => {
+  it('another upgrade (h2c): ignored, the request is answered', async () => {
     await using api = await startApi();
     const headers = 'connection: upgrade, close\r\nupgrade: h2c\r\n';
     const answer = await raw(api, `GET /v1/health HTTP/1.1\r\nhost: x\r\n${headers}\r\n`);
@@ -103,7 +103,7 @@ describe('broken requests get a typed answer', () => {
 });
 
 describe('bodies', () => {
-  it('one above the limit is refused, and its client sees the answer', async () => {
+  it('too_large: the client sees the answer', async () => {
     await using api = await startApi();
     const socket = api.connect();
     const answer = text(socket);
@@ -114,7 +114,7 @@ describe('bodies', () => {
     expect([statusOf(refused), codeOf(refused)]).toEqual([413, 'too_large']);
   });
 
-  it('one that does not come in time is refused', async () => {
+  it('request_timeout: a body that does not arrive in time', async () => {
     const clock = new WatchedClock();
     await using api = await startApi({ clock });
     const socket = api.connect();
@@ -125,7 +125,7 @@ describe('bodies', () => {
     expect([statusOf(refused), codeOf(refused)]).toEqual([408, 'request_timeout']);
   });
 
-  it('a file whose content stops coming is refused', async () => {
+  it('request_timeout: an upload that stalls', async () => {
     const clock = new WatchedClock();
     await using api = await startApi({ clock });
     const { id } = await api.control.create({});
@@ -135,15 +135,16 @@ describe('bodies', () => {
     const url = `/v1/sandboxes/${id}/files?path=${encodeURIComponent(path)}`;
     socket.write(`PUT ${url} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf`);
     const answer = once(socket, 'data');
-    await clock.runOut(LIMITS.uploadIdleMsMax);
+    // One timer for `half`, one for the rest.
+    await clock.runOut(LIMITS.uploadIdleMsMax, 2);
     expect(codeOf(String((await answer)[0]))).toBe('request_timeout');
-    // The guest replaces a file only by a whole one.
+    // The guest replaces a file only by a complete one.
     expect(statSync(path).size).toBe(3);
   });
 });
 
-describe('clients that go away', () => {
-  it('while a sandbox is made: nothing is left of it', async () => {
+describe('clients that disconnect', () => {
+  it('during create: nothing is left', async () => {
     const asked = Promise.withResolvers<AbortSignal | undefined>();
     await using api = await startApi({
       beforeCreate: async (request, signal) => {
@@ -159,7 +160,7 @@ describe('clients that go away', () => {
     expect(await api.control.list()).toEqual([]);
   });
 
-  it('just when it is ready: it is removed again', async () => {
+  it('when the sandbox becomes ready: it is removed again', async () => {
     const asked = Promise.withResolvers<AbortSignal | undefined>();
     const proceed = Promise.withResolvers<void>();
     // A control plane that notices the signal too late.
@@ -182,7 +183,7 @@ describe('clients that go away', () => {
     expect((await ended).status).toBe('ended');
   });
 
-  it('while a program runs: it is killed', async () => {
+  it('during exec: the program is killed', async () => {
     await using api = await startApi();
     const { id } = await api.control.create({});
     const started = join(await api.control.dirOf(id), 'started');
@@ -197,7 +198,7 @@ describe('clients that go away', () => {
 });
 
 describe('event stream', () => {
-  it('a reader that takes nothing is ended, and holds no more than the limit', async () => {
+  it('a reader that does not read: the stream ends at its limit', async () => {
     await using api = await startApi();
     const { id } = await api.control.create({});
     const socket = api.connect();
@@ -210,19 +211,19 @@ describe('event stream', () => {
     for (let change = 0; change < 200; change += 1) await api.control.update(id, { metadata });
     const events = await text(socket);
     expect(events.endsWith('event: overflow\ndata: {}\n\n\r\n0\r\n\r\n')).toBe(true);
-    // What lay in the kernel comes on top.
+    // Plus what the kernel had buffered.
     expect(events.length).toBeLessThan(3 * 1024 * 1024);
   });
 });
 
-describe('who may speak', () => {
+describe('access', () => {
   const get = async (port: number, path: string, headers: Record<string, string>) => {
     const answer = await fetch(`http://127.0.0.1:${port}/v1${path}`, { headers });
     await answer.text();
     return answer.status;
   };
 
-  it('on the port: who has the key', async () => {
+  it('port: requires the key', async () => {
     await using api = await startApi();
     expect(await get(api.port, '/health', {})).toBe(200);
     expect(await get(api.port, '/host', {})).toBe(401);
@@ -234,7 +235,7 @@ describe('who may speak', () => {
     expect(await get(api.port, '/host', page)).toBe(403);
   });
 
-  it('a tunnel on the port needs the key too', async () => {
+  it('port: a tunnel requires the key, too', async () => {
     await using api = await startApi();
     const { id } = await api.control.create({});
     const socket = connect(api.port, '127.0.0.1');
@@ -246,7 +247,7 @@ describe('who may speak', () => {
     expect(codeOf(await answer)).toBe('unauthorized');
   });
 
-  it('the socket is for this user alone; a live one is not taken, a dead one is', async () => {
+  it('socket: private to this user; a live one is kept, a dead one is replaced', async () => {
     await using api = await startApi();
     expect(statSync(api.socketPath).mode & 0o777).toBe(0o600);
     await using second = await createApiServer({ control: api.control, log: silentLog });
@@ -276,7 +277,7 @@ describe('who may speak', () => {
     });
   });
 
-  it('a port that is used is refused', async () => {
+  it('port: one in use is already_running', async () => {
     await using api = await startApi();
     const other = createServer().listen(0, '127.0.0.1');
     await once(other, 'listening');
@@ -287,7 +288,7 @@ describe('who may speak', () => {
   });
 });
 
-/** Tells which waits were begun. */
+/** A clock that records the delays of its timers. */
 class WatchedClock extends FakeClock {
   readonly delays: number[] = [];
 
@@ -296,9 +297,9 @@ class WatchedClock extends FakeClock {
     return super.after(delayMs, run);
   }
 
-  /** Lets a wait of just so long, once it is begun, run out. */
-  async runOut(ms: number): Promise<void> {
-    await expect.poll(() => this.delays).toContain(ms);
+  /** Waits until this many timers of exactly this delay were set, then lets the last one expire. */
+  async runOut(ms: number, timers = 1): Promise<void> {
+    await expect.poll(() => this.delays.filter((delay) => delay === ms).length).toBe(timers);
     this.advance(ms);
   }
 }

@@ -3,7 +3,7 @@ import { expect, it } from 'vitest';
 import type { SandboxLoads } from '../../src/sandbox/plane/load.ts';
 import { METRICS_KEY, openMetricsWorld } from '../support/metrics-world.ts';
 
-it('loads: the last pressure and kill of each VM, and what happened last in all of them', async () => {
+it('loads: the last pressure and OOM kill of each VM, and the newest events of all', async () => {
   await using world = await openMetricsWorld();
   const { host, server } = world;
   const loads = async (): Promise<SandboxLoads> => {

@@ -23,7 +23,7 @@ async function create(body: object = {}): Promise<SandboxInfo> {
 const NOBODY = 'aaaaaaaaaaaaaaaaaaaa';
 
 describe('sandboxes', () => {
-  it('create: without a body, and with all fields', async () => {
+  it('create: accepts no body and all fields', async () => {
     const answer = await api.ask('POST', '/sandboxes');
     expect(answer.status).toBe(201);
     const all = await create({
@@ -41,7 +41,7 @@ describe('sandboxes', () => {
     });
   });
 
-  it('list: by state and metadata', async () => {
+  it('list: filters by status and metadata', async () => {
     const { id } = await create({ metadata: { job: 'a=b', user: 'x' } });
     await create({ metadata: { job: 'other' } });
     const ids = async (query: string): Promise<string[]> => {
@@ -54,7 +54,7 @@ describe('sandboxes', () => {
     expect(await ids('metadata=job=a%3Db&status=paused')).toEqual([]);
   });
 
-  it('pause, resume, change, remove', async () => {
+  it('pause, resume, update, remove: return the sandbox', async () => {
     const { id } = await create();
     const at = `/sandboxes/${id}`;
     const state = async (method: Method, path: string, body?: object): Promise<unknown> =>
@@ -70,7 +70,7 @@ describe('sandboxes', () => {
     expect((await api.ask('POST', `${at}/resume`)).status).toBe(410);
   });
 
-  it('fork and snapshot', async () => {
+  it('fork, snapshot: return the copies and the snapshot', async () => {
     const { id } = await create();
     const forks = await api.ask('POST', `/sandboxes/${id}/fork`, { count: 2 });
     expect(forks.status).toBe(201);
@@ -92,7 +92,7 @@ describe('sandboxes', () => {
     expect((await api.ask('POST', '/sandboxes', { snapshot: 'base' })).status).toBe(404);
   });
 
-  it('create: the same Idempotency-Key gives the same sandbox', async () => {
+  it('create: the same Idempotency-Key returns the same sandbox', async () => {
     const ask = (payload: object) =>
       api.server.app.inject({
         method: 'POST',
@@ -116,14 +116,14 @@ describe('host and pools', () => {
     expect((await api.ask('GET', '/health')).json).toEqual({ status: 'ok' });
   });
 
-  it('openapi.json: the committed description is that of the schemas', async () => {
+  it('openapi.json: the committed document matches the schemas', async () => {
     const committed: unknown = JSON.parse(readFileSync(OPENAPI_FILE, 'utf8'));
     expect(await openapiDocument()).toEqual(committed);
     expect((await api.ask('GET', '/openapi.json')).json).toEqual(committed);
   });
 });
 
-describe('bad input is refused with the field that is wrong', () => {
+describe('invalid input: refused with the name of the field', () => {
   it.each<[Method, string, unknown, number, string]>([
     ['POST', '/sandboxes', { cpus: 'x' }, 400, 'body.cpus'],
     ['POST', '/sandboxes', { cpus: 1.5 }, 400, 'body.cpus'],
@@ -202,7 +202,7 @@ describe('errors of the control plane', () => {
     expect(answer.json).toMatchObject({ error: { code: 'busy', retryAfterMs: 2500 } });
   });
 
-  it('a fault: 500 without its insides, which are in the log', async () => {
+  it('internal: 500 without details, which are in the log', async () => {
     before = () => {
       throw new TypeError('secret detail');
     };
@@ -215,7 +215,7 @@ describe('errors of the control plane', () => {
 });
 
 describe('programs and files', () => {
-  it('exec: argv and code, with their input, environment and exit', async () => {
+  it('exec: runs argv and code with input, environment and exit status', async () => {
     const { id } = await create({ env: { A: 'from the sandbox' } });
     const exec = async (body: object): Promise<unknown> =>
       (await api.ask('POST', `/sandboxes/${id}/exec`, body)).json;
@@ -234,7 +234,7 @@ describe('programs and files', () => {
     });
   });
 
-  it('exec: at most 16 MiB of output, the rest is dropped', async () => {
+  it('exec: keeps at most 16 MiB of output', async () => {
     const { id } = await create();
     const argv = ['head', '-c', '17825792', '/dev/zero'];
     const { json } = await api.ask('POST', `/sandboxes/${id}/exec`, { argv });
@@ -242,7 +242,7 @@ describe('programs and files', () => {
     expect([stdout.length, truncated]).toEqual([16 * 1024 * 1024, true]);
   });
 
-  it('files: written, read, listed, removed', async () => {
+  it('files: write, read, list, remove', async () => {
     const { id } = await create();
     const dir = await api.control.dirOf(id);
     const at = `/sandboxes/${id}/files`;
@@ -274,7 +274,7 @@ describe('programs and files', () => {
     });
   });
 
-  it('guest, processes, channel, usage', async () => {
+  it('guest, processes, channel, usage: return the control plane’s data', async () => {
     const { id } = await create();
     const guest = await api.control.guest(id);
     const process = await guest.exec({ argv: ['cat'], tag: 'here' });

@@ -26,24 +26,27 @@ describe('tunnel', () => {
     await api[Symbol.asyncDispose]();
   });
 
-  it.each(['socket', 'port'])('50 MiB through a program and back, over the %s', async (way) => {
-    await using other = await connectDaemon({ socketPath: api.socketPath });
-    const guest = await (way === 'port' ? remote : other).guest(id);
-    const process = await guest.exec({ argv: ['cat'] });
-    const [sent, received] = [createHash('sha256'), createHash('sha256')];
-    const source = Readable.from(blocks(50, sent));
-    source.pipe(process.stdin);
-    let bytes = 0;
-    for await (const part of process.stdout as AsyncIterable<Buffer>) {
-      received.update(part);
-      bytes += part.length;
-    }
-    expect(bytes).toBe(50 * MIB);
-    expect(received.digest('hex')).toBe(sent.digest('hex'));
-    expect((await process.exit).exitCode).toBe(0);
-  });
+  it.each(['socket', 'port'])(
+    'passes 50 MiB through a program and back, over the %s',
+    async (way) => {
+      await using other = await connectDaemon({ socketPath: api.socketPath });
+      const guest = await (way === 'port' ? remote : other).guest(id);
+      const process = await guest.exec({ argv: ['cat'] });
+      const [sent, received] = [createHash('sha256'), createHash('sha256')];
+      const source = Readable.from(blocks(50, sent));
+      source.pipe(process.stdin);
+      let bytes = 0;
+      for await (const part of process.stdout as AsyncIterable<Buffer>) {
+        received.update(part);
+        bytes += part.length;
+      }
+      expect(bytes).toBe(50 * MIB);
+      expect(received.digest('hex')).toBe(sent.digest('hex'));
+      expect((await process.exit).exitCode).toBe(0);
+    },
+  );
 
-  it('how long the agent took to answer is measured, of a tunnel and of a buffered program', async () => {
+  it('measures the agent’s answer time for tunnels and exec', async () => {
     const answers = async (): Promise<string | undefined> =>
       /^neurovisor_operation_answer_seconds_count (\d+)$/m.exec(await remote.metrics())?.[1];
     expect(await answers()).toBe('0');
@@ -54,7 +57,7 @@ describe('tunnel', () => {
     expect(await answers()).toBe('2');
   });
 
-  it('50 MiB as a file, there and back', async () => {
+  it('passes a file of 50 MiB both ways', async () => {
     const guest = await remote.guest(id);
     const path = join(await api.control.dirOf(id), 'large');
     const [sent, received] = [createHash('sha256'), createHash('sha256')];
@@ -64,7 +67,7 @@ describe('tunnel', () => {
     expect(received.digest('hex')).toBe(sent.digest('hex'));
   });
 
-  it('half-closes go through both ways', async () => {
+  it('passes half-closes both ways', async () => {
     const server = createServer({ allowHalfOpen: true }, (socket) => {
       void text(socket).then((all) => socket.end(`got ${all}`));
     });
@@ -78,7 +81,7 @@ describe('tunnel', () => {
     server.close();
   });
 
-  it('a side that does not read stops the other', async () => {
+  it('back-pressure: a side that does not read stops the other', async () => {
     const guest = await remote.guest(id);
     const process = await guest.exec({ argv: ['cat', '/dev/zero'] });
     let moved = -1;
@@ -96,7 +99,7 @@ describe('tunnel', () => {
     expect((await process.exit).signal).toBe('SIGKILL');
   });
 
-  it('a cancelled program is killed in the guest', async () => {
+  it('cancel: the program is killed in the guest', async () => {
     const guest = await remote.guest(id);
     const cancel = new AbortController();
     const process = await guest.exec({ argv: ['sleep', '600'] }, cancel.signal);
@@ -105,7 +108,7 @@ describe('tunnel', () => {
     await expect.poll(() => guest.processes()).toEqual([]);
   });
 
-  it('a client that dies takes its program with it', async () => {
+  it('a dead client: its program is killed', async () => {
     const guest = await api.control.guest(id);
     const { socket } = await upgrade();
     socket.write(`${JSON.stringify({ v: 1, op: 'exec', argv: ['sleep', '600'] })}\n`);
@@ -114,7 +117,7 @@ describe('tunnel', () => {
     await expect.poll(() => guest.processes()).toEqual([]);
   });
 
-  it('what follows the request at once is not lost', async () => {
+  it('keeps bytes that follow the request at once', async () => {
     const line = `${JSON.stringify({ v: 1, op: 'stats' })}\n`;
     const { socket, head } = await upgrade(line);
     expect(head).toContain('101 Switching Protocols');
@@ -122,7 +125,7 @@ describe('tunnel', () => {
     expect(head + rest).toContain('{"ok":true,"cpuCount"');
   });
 
-  it('the end of the sandbox ends it', async () => {
+  it('ends with the sandbox', async () => {
     const { socket } = await upgrade();
     const ended = once(socket, 'close');
     socket.resume();
@@ -130,14 +133,14 @@ describe('tunnel', () => {
     await ended;
   });
 
-  it("the server's close ends it, and a program's end is told as not known", async () => {
+  it('ends with the server; the end of a program is then unknown', async () => {
     const guest = await remote.guest(id);
     const process = await guest.exec({ argv: ['sleep', '600'] });
     await api.server.close();
     await expect(process.exit).rejects.toMatchObject({ code: 'connection_lost' });
   });
 
-  it('a paused sandbox is resumed, or refused if it may not be', async () => {
+  it('a paused sandbox: resumed, or refused without autoResume', async () => {
     await remote.pause(id, 'disk');
     const guest = await remote.guest(id);
     const hello = await guest.exec({ argv: ['echo', 'hello'] });
@@ -147,7 +150,7 @@ describe('tunnel', () => {
     await expect(remote.openOperation(id)).rejects.toMatchObject({ code: 'not_ready' });
   });
 
-  it('refusals are typed: no such sandbox, ended, a method that takes none', async () => {
+  it('typed refusals: unknown sandbox, ended sandbox, wrong method', async () => {
     await expect(remote.openOperation('aaaaaaaaaaaaaaaaaaaa')).rejects.toMatchObject({
       code: 'not_found',
     });
@@ -159,7 +162,7 @@ describe('tunnel', () => {
     expect(await answer).toContain('route_not_found');
   });
 
-  it('ports: a connection as it is; refusals are typed, and a client that leaves ends it', async () => {
+  it('ports: raw bytes, typed refusals, an end with the client', async () => {
     const ends: Promise<unknown>[] = [];
     const server = createServer({ allowHalfOpen: true }, (socket) => {
       ends.push(once(socket, 'end').then(() => socket.destroy()));
@@ -186,7 +189,7 @@ describe('tunnel', () => {
     expect(await answer).toContain('route_not_found');
   });
 
-  it('at most so many at once, of one sandbox and of all', async () => {
+  it('limits tunnels per sandbox and in total', async () => {
     const open: Duplex[] = [];
     const fill = async (sandbox: string, count: number): Promise<void> => {
       for (let n = 0; n < count; n += 1) open.push((await upgrade('', sandbox)).socket);

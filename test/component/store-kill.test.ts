@@ -9,17 +9,17 @@ import { randomFrom, runSeed } from '../support/run-seed.ts';
 import { holdsSeed, named, onDisk } from '../support/snapshots.ts';
 import { temporaryDir, temporaryStore } from '../support/store.ts';
 
-/** Two processes in each, so 50 moments. */
+/** Two processes per round, so 50 kills. */
 const ROUNDS = 25;
 const TIMEOUT = { timeout: 300_000 };
-/** Lives this many lines, and a part of the next action. */
+/** Lifetime in output lines, plus a part of the next action. */
 const LINES_MAX = 16;
 const ACTION_MS_MAX = 30;
 
 const random = randomFrom(runSeed());
 const below = (n: number): number => Math.floor(random() * n);
 
-/** Runs the fixture and kills it after a random time. @returns the lines that it told */
+/** Runs the fixture and kills it after a random time. @returns its output lines */
 async function killedChurn(dir: string): Promise<string[]> {
   const child = spawn(
     process.execPath,
@@ -48,7 +48,7 @@ it(
   TIMEOUT,
   async () => {
     const dir = await temporaryDir();
-    /** Finished by what was told, and not about to go: id → seed; sandbox → its snapshot. */
+    /** Reported as finished and not being removed: id → seed; sandbox → its snapshot. */
     const finished = new Map<string, number>();
     const paused = new Map<string, string>();
     for (let round = 0; round < ROUNDS; round += 1) {
@@ -66,7 +66,7 @@ it(
       const rows = await store.snapshots.list();
       expect(rows.map(({ id }) => id)).toEqual(expect.arrayContaining([...finished.keys()]));
       for (const { id } of rows) {
-        // Also those that nobody had the time to tell of.
+        // Including snapshots whose line was never printed.
         await using opened = await store.snapshots.open(id);
         const seed = finished.get(id);
         if (seed !== undefined) expect(await holdsSeed(opened.paths, seed)).toBe(true);

@@ -34,14 +34,14 @@ interface Real {
 }
 
 type Step = fc.AsyncCommand<Model, Real>;
-/** One of a list by a number that need not know its length. */
+/** Picks an element by a number of any size. */
 const pick = <T>(list: readonly T[], at: number): T | undefined => list[at % list.length];
 const dropPauses = (model: Model, sandboxId: string): void => {
   const at = model.snapshots.findIndex(({ pauses }) => pauses === sandboxId);
   if (at >= 0) model.snapshots.splice(at, 1);
 };
 
-/** Runs a step, then compares all that can be seen, through either store and on the disk. */
+/** Runs a step, then compares everything visible through either store and on disk. */
 function step(
   text: string,
   run: (model: Model, real: Real, store: Store) => Promise<void>,
@@ -175,7 +175,7 @@ const steps = (at: number, n: number, seed: number): Step[] => [
   ),
 ];
 
-it('store: is as the model says after each step, and its files are those that rows name', async () => {
+it('store: equals the model after each step, and has exactly the files that rows name', async () => {
   const parameters = fc.tuple(fc.nat(1), fc.nat(20), fc.nat(3));
   const anyStep = (which: number) => parameters.map((p) => steps(...p)[which] as Step);
   const kinds = steps(0, 0, 0).map((_, which) => anyStep(which));

@@ -36,7 +36,7 @@ import {
 import { temporaryDir, temporaryStore } from '../support/store.ts';
 
 describe('openStore', () => {
-  it('everything in it is for its user alone', async () => {
+  it('all files are private to the user', async () => {
     const { dir, store } = await temporaryStore();
     await takeSnapshot(store, 1);
     await store.sandboxes.put(newSandbox());
@@ -51,7 +51,7 @@ describe('openStore', () => {
     expect((await stat(dir)).mode & 0o777).toBe(0o700);
   });
 
-  it('close: gives back every descriptor and its directory; later calls are refused', async () => {
+  it('close: releases every descriptor and its directory; later calls fail', async () => {
     const before = openFds();
     const { dir, store } = await temporaryStore();
     const id = await takeSnapshot(store, 1);
@@ -71,8 +71,8 @@ describe('openStore', () => {
 
   it.each([
     ['text', 'this is no database, whatever its name says. '.repeat(200)],
-    ['a header alone', 'SQLite format 3\0'.padEnd(100, '\0')],
-  ])('a database that is %s: store_damaged, and it stays as it is', async (_, text) => {
+    ['only a header', 'SQLite format 3\0'.padEnd(100, '\0')],
+  ])('a database of %s: store_damaged, unchanged', async (_, text) => {
     const dir = await temporaryDir();
     await (await temporaryStore(dir)).store.close();
     await writeFile(join(dir, 'store.db'), text);
@@ -83,7 +83,7 @@ describe('openStore', () => {
     expect(await readFile(join(dir, 'store.db'), 'latin1')).toBe(text);
   });
 
-  it('a database with a spoilt page: store_damaged', async () => {
+  it('a database with a corrupt page: store_damaged', async () => {
     const { dir, store } = await temporaryStore();
     for (let i = 0; i < 100; i += 1) {
       await store.sandboxes.put(newSandbox({ metadata: { pad: 'x'.repeat(500) } }));
@@ -105,8 +105,8 @@ describe('openStore', () => {
   });
 });
 
-describe('another process that stands still', () => {
-  it('with the lock: others wait without blocking, then store_busy; then all is well', async () => {
+describe('another process that hangs', () => {
+  it('holding the lock: others wait without blocking, then store_busy; later they succeed', async () => {
     const clock = new FakeClock();
     const { dir, store } = await temporaryStore(undefined, clock);
     const id = await takeSnapshot(store, 1);
@@ -122,7 +122,7 @@ describe('another process that stands still', () => {
     await (await store.snapshots.open(id)).release();
   });
 
-  it('in a transaction: others wait without blocking, then store_busy; then all is well', async () => {
+  it('in a transaction: others wait without blocking, then store_busy; later they succeed', async () => {
     const clock = new FakeClock();
     const { dir, store } = await temporaryStore(undefined, clock);
     using other = new DatabaseSync(join(dir, 'store.db'));
@@ -139,7 +139,7 @@ describe('another process that stands still', () => {
 });
 
 describe('sandboxes', () => {
-  it('put, get, list: newest first, whole, and after a restart', async () => {
+  it('put, get, list: complete rows, newest first, also after a restart', async () => {
     const { dir, store } = await temporaryStore();
     const end = { cause: 'killed', detail: 'by a person', atMs: 9 };
     const rows = [
@@ -167,7 +167,7 @@ describe('sandboxes', () => {
     await expect(store.sandboxes.remove(row.id)).rejects.toMatchObject({ code: 'not_found' });
   });
 
-  it('put: refuses a snapshot that is not there and rows that contradict themselves', async () => {
+  it('put: refuses an unknown snapshot and inconsistent rows', async () => {
     const { store } = await temporaryStore();
     const put = (change: Parameters<typeof newSandbox>[0]): Promise<void> =>
       store.sandboxes.put(newSandbox(change));
@@ -194,7 +194,7 @@ describe('sandboxes', () => {
     expect(await store.sandboxes.claim(id, null, '"c"')).toBe(false);
   });
 
-  it('put: keeps the newest ENDED_SANDBOXES_MAX that have ended, and all others', async () => {
+  it('put: keeps the newest ENDED_SANDBOXES_MAX ended sandboxes, and all others', async () => {
     const { store } = await temporaryStore();
     const running = newSandbox();
     await store.sandboxes.put(running);
@@ -211,7 +211,7 @@ describe('sandboxes', () => {
     expect(await store.sandboxes.list('running')).toEqual([running]);
   });
 
-  it('log: is written with the row, read alone, and goes with it', async () => {
+  it('log: written and removed with the row, read by itself', async () => {
     const { dir, store } = await temporaryStore();
     const end = { cause: 'guest-panic', detail: 'why', atMs: 1, evidence: { signal: null } };
     const log = { console: Buffer.from('a\0\ufffd'), vmm: Buffer.from('of QEMU') };
@@ -227,7 +227,7 @@ describe('sandboxes', () => {
     expect(await store.sandboxes.log(row.id)).toBeNull();
   });
 
-  it('log: only the end of a long one, and only the newest END_LOGS_MAX', async () => {
+  it('log: keeps the tail of a long one, and the newest END_LOGS_MAX', async () => {
     const { dir, store } = await temporaryStore();
     const vmm = Buffer.alloc(0);
     const put = async (console: Buffer): Promise<string> => {
@@ -252,7 +252,7 @@ describe('sandboxes', () => {
 });
 
 describe('snapshots', () => {
-  it('commit: the row tells size, time and digests; the files are there, sparse and private', async () => {
+  it('commit: the row has size, time and digests; the files are sparse and private', async () => {
     const clock = new FakeClock(5_000);
     const { dir, store } = await temporaryStore(undefined, clock);
     const id = await takeSnapshot(store, 1, { name: 'mine' });
@@ -270,7 +270,7 @@ describe('snapshots', () => {
     expect(row.bytes).toBeLessThan(100_000);
   });
 
-  it('open: what was written, by id and by name; an id goes before a name', async () => {
+  it('open: returns what was written, by id and by name; ids win', async () => {
     const { store } = await temporaryStore();
     const first = await takeSnapshot(store, 1);
     const named = await takeSnapshot(store, 2, { name: 'two' });
@@ -288,7 +288,7 @@ describe('snapshots', () => {
     await expect(store.snapshots.open('none')).rejects.toMatchObject({ code: 'not_found' });
   });
 
-  it('open: stays readable until released, though it is removed by another store', async () => {
+  it('open: stays readable until released, even after a removal by another store', async () => {
     const { dir, store } = await temporaryStore();
     const other = await temporaryStore(dir);
     const id = await takeSnapshot(store, 1);
@@ -302,7 +302,7 @@ describe('snapshots', () => {
     expect(openFds()).toEqual(before);
   });
 
-  it('open: waits for who moves files, so that it never has a row whose files go', async () => {
+  it('open: waits for the lock, so that a row always has its files', async () => {
     const { dir, store } = await temporaryStore();
     const other = await temporaryStore(dir);
     const id = await takeSnapshot(store, 1);
@@ -318,7 +318,7 @@ describe('snapshots', () => {
     await lock.close();
   });
 
-  it('commit: a taken name is refused and leaves nothing; the first stays', async () => {
+  it('commit: refuses a taken name and leaves nothing; the first stays', async () => {
     const { dir, store } = await temporaryStore();
     const first = await takeSnapshot(store, 1, { name: 'mine' });
     await expect(takeSnapshot(store, 2, { name: 'mine' })).rejects.toMatchObject({
@@ -336,7 +336,7 @@ describe('snapshots', () => {
     await (await store.snapshots.open(first)).release();
   });
 
-  it('commit: a state that is not what the VMM wrote is refused', async () => {
+  it('commit: refuses a state that differs from what the VMM wrote', async () => {
     const { dir, store } = await temporaryStore();
     await expect(takeSnapshot(store, 1, { stateSha256: 'f'.repeat(64) })).rejects.toMatchObject({
       code: 'snapshot_damaged',
@@ -344,7 +344,7 @@ describe('snapshots', () => {
     expect(await onDisk(dir)).toMatchObject({ files: [], trash: [] });
   });
 
-  it('commit: a missing file, write: an error; nothing is left', async () => {
+  it('commit with a missing file, write with an error: nothing is left', async () => {
     const { dir, store } = await temporaryStore();
     await using staging = await store.snapshots.stage();
     await expect(staging.commit(newSnapshot(1))).rejects.toMatchObject({ code: 'ENOENT' });
@@ -370,7 +370,7 @@ describe('snapshots', () => {
     expect(trash).toEqual([]);
   });
 
-  it('remove: files that others need stay, the others go', async () => {
+  it('remove: keeps files that other snapshots need', async () => {
     const { dir, store } = await temporaryStore();
     const twins = [await takeSnapshot(store, 1), await takeSnapshot(store, 1)];
     const third = await takeSnapshot(store, 3);
@@ -414,7 +414,7 @@ describe('snapshots', () => {
 });
 
 describe('pause', () => {
-  it('the snapshot and the paused row appear together, and the snapshot can not be removed', async () => {
+  it('commit: snapshot and paused row appear together; the snapshot is in_use', async () => {
     const { store } = await temporaryStore();
     const paused = await pauseSandbox(store, 1);
     const snapshotId = paused.pausedSnapshotId ?? '';
@@ -424,7 +424,7 @@ describe('pause', () => {
     await (await store.snapshots.open(snapshotId)).release();
   });
 
-  it.each(['resumed', 'removed'])('a sandbox that is %s: its snapshot goes', async (how) => {
+  it.each(['resumed', 'removed'])('a %s sandbox: its snapshot is removed', async (how) => {
     const { dir, store } = await temporaryStore();
     const kept = await takeSnapshot(store, 1);
     const paused = await pauseSandbox(store, 2);
@@ -434,7 +434,7 @@ describe('pause', () => {
     expect(await onDisk(dir)).toMatchObject({ files: await named(store), trash: [] });
   });
 
-  it('a row that can not be kept: neither is there', async () => {
+  it('a row that can’t be written: neither is kept', async () => {
     const { dir, store } = await temporaryStore();
     await expect(
       pauseSandbox(store, 1, newSandbox({ metadata: {}, requestJson: '{' })),
@@ -446,7 +446,7 @@ describe('pause', () => {
 });
 
 describe('collect', () => {
-  it('takes what nobody needs, and leaves what another store is writing', async () => {
+  it('removes unneeded files, keeps what another store is writing', async () => {
     const { dir, store } = await temporaryStore();
     const other = await temporaryStore(dir);
     const id = await takeSnapshot(store, 1);
@@ -461,7 +461,7 @@ describe('collect', () => {
     for (const key of [id, second.id]) await (await store.snapshots.open(key)).release();
   });
 
-  it('at once with commits and removals: nothing that is needed goes', async () => {
+  it('concurrent with commits and removals: removes nothing needed', async () => {
     const { dir, store } = await temporaryStore();
     const other = await temporaryStore(dir);
     // Equal content: what one removes the other commits.
