@@ -10,7 +10,7 @@ import { PORTS } from './limits.ts';
 export type Dial = () => Duplex | Promise<Duplex>;
 
 /** Dials through the channel's unix socket on this machine (`spec/guest-protocol.md`, section 1). */
-export function dialChannel(channelPath: string): Dial {
+export function dialChannel(channelPath: string): () => Duplex {
   return () => {
     const socket = connect({ path: channelPath, allowHalfOpen: true });
     socket.write(`CONNECT ${PORTS.operations}\n`);

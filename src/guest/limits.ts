@@ -44,7 +44,7 @@ export const GUEST_LIMITS = {
   helloStepMsMax: 10_000,
 } as const;
 
-export const PORTS = { hello: 1024, operations: 5000 } as const;
+export const PORTS = { hello: 1024, inference: 1025, operations: 5000 } as const;
 
 /** Both ends refuse another version. */
 export const PROTOCOL_VERSION = 1;

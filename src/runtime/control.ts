@@ -1,15 +1,14 @@
 /** The control plane of this process: the core's logic on this runtime's parts and the store of this home. */
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { connect } from 'node:net';
 import { availableParallelism, totalmem } from 'node:os';
 import { join } from 'node:path';
-import type { Duplex } from 'node:stream';
 import { CleanupStack } from '../base/cleanup.ts';
 import { systemClock } from '../base/clock.ts';
 import { newSandboxId } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import { MIB } from '../base/units.ts';
+import { dialChannel } from '../guest/dial.ts';
 import { availableMib } from '../probes/host-memory.ts';
 import { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../sandbox/plane/snapshot-manager.ts';
@@ -26,8 +25,6 @@ import { parseEgress } from './network.ts';
 import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
 import { postEvent } from './webhook.ts';
 import { isAlive, makeWorkspace, type ProcessRef, processRef } from './workspace.ts';
-
-const OPERATIONS_PORT = 5000;
 
 const COPIES: Copies = {
   keepMemory: copyWithoutZeros,
@@ -97,7 +94,7 @@ export async function openControlPlane(
       openNetwork: () => runtime.network.open(),
       templateFor: (options) => runtime.templateFor(options),
       prepareTemplate: (spec) => runtime.templates.prepare(templateSpec(spec)),
-      dial: dialOperations,
+      dial: (channelPath) => dialChannel(channelPath)(),
       notify: postEvent,
       ownerJson: JSON.stringify({ ...(await processRef(process.pid)), instance: randomUUID() }),
       isOwnerAlive: async (json) => await isAlive(JSON.parse(json) as ProcessRef),
@@ -137,12 +134,6 @@ export async function openTemporaryControlPlane(
     await cleanup.run();
     throw error;
   }
-}
-
-function dialOperations(channelPath: string): Duplex {
-  const socket = connect({ path: channelPath, allowHalfOpen: true });
-  socket.write(`CONNECT ${OPERATIONS_PORT}\n`);
-  return socket;
 }
 
 async function productVersion(): Promise<string> {

@@ -11,6 +11,7 @@ import { describeError, errorCode } from '../base/errors.ts';
 import { parseSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { PORTS } from '../guest/limits.ts';
 import type { Workspace } from '../sandbox/parts.ts';
 import { startTicksOf } from '../sys/process-start.ts';
 
@@ -42,8 +43,8 @@ export async function makeWorkspace(runDir: string, id: string): Promise<Workspa
   };
 }
 
-/** Where a guest's requests to its model arrive: host port 1025 (spec/guest-protocol.md). */
-export const inferenceSocket = (channelPath: string): string => `${channelPath}_1025`;
+/** The socket where a guest's requests to its model arrive. */
+export const inferenceSocket = (channelPath: string): string => `${channelPath}_${PORTS.inference}`;
 
 /**
  * Ends the VMMs and removes the directories of sandboxes whose owner is gone.

@@ -38,7 +38,7 @@ export interface GuestMemory {
   close(): void;
 }
 
-export interface BridgePort {
+export interface InferencePort {
   /** For requests that come from now on. */
   setModels(models: ModelPolicy): void;
   /** Requests that are being answered. */
@@ -106,7 +106,7 @@ export interface SandboxParts {
   makeMemory(bytes: number): GuestMemory;
   allocateCid(): { readonly cid: number; release(): void };
   listenForGuest(channelPath: string, identity: GuestIdentity): Promise<GuestListener>;
-  attachBridge(sandboxId: string, channelPath: string, models: ModelPolicy): Promise<BridgePort>;
+  attachBridge(sandboxId: string, channelPath: string, models: ModelPolicy): Promise<InferencePort>;
   /**
    * Absent: this host has no network for sandboxes.
    * @throws SandboxError `network_unavailable`, `secrets_missing`

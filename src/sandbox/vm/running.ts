@@ -1,7 +1,7 @@
 /** What a supervisor holds of its VM (types only). */
 import type { GuestListener } from '../../guest/link.ts';
 import type { NicSpec, Vm } from '../../vmm/driver.ts';
-import type { BridgePort, GuestMemory, Workspace } from '../parts.ts';
+import type { GuestMemory, InferencePort, Workspace } from '../parts.ts';
 
 /** Made before the VM starts. */
 export interface Prepared {
@@ -11,7 +11,7 @@ export interface Prepared {
   readonly memoryReady: Promise<void> | undefined;
   readonly cid: number;
   readonly listener: GuestListener;
-  readonly port: BridgePort;
+  readonly port: InferencePort;
   readonly nic: NicSpec | undefined;
 }
 
