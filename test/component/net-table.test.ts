@@ -20,20 +20,20 @@ let dir: string;
 let namespace: Namespace;
 let table: HostTable;
 let ours: InstalledRules[];
-let isAsked: boolean;
+let hasReadOurs: boolean;
 
 beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-table-'));
   namespace = await Namespace.create();
   ours = [];
-  isAsked = false;
-  const tell = (): InstalledRules[] => {
-    isAsked = true;
+  hasReadOurs = false;
+  const readOurs = (): InstalledRules[] => {
+    hasReadOurs = true;
     return ours;
   };
   const nft = new Nft({ command: [...namespace.enter, 'nft'] });
   const lock = new HostLock(dir);
-  table = new HostTable({ nft, lock, owner, ours: tell, log: silentLog });
+  table = new HostTable({ nft, lock, owner, ours: readOurs, log: silentLog });
   await table.prepare();
 });
 afterEach(async () => {
@@ -43,7 +43,7 @@ afterEach(async () => {
 
 function installedRules(policy: EgressPolicyText, pins: readonly PacketPin[] = []): InstalledRules {
   const lease = plan.lease(newSandboxId());
-  return { network: { lease, policy: parsePolicy(policy), dnsPort: 53, gatewayPort: 3128 }, pins };
+  return { input: { lease, policy: parsePolicy(policy), dnsPort: 53, gatewayPort: 3128 }, pins };
 }
 function manyPins(count: number): PacketPin[] {
   return Array.from({ length: count }, (_, at) => ({
@@ -56,37 +56,37 @@ function manyPins(count: number): PacketPin[] {
 const ruleset = (): Promise<string> => namespace.run('nft', 'list', 'ruleset');
 const LISTED = { mode: 'allowlist', allow: ['198.51.100.7'] } as const;
 
-describe('more pins than the kernel takes', () => {
-  it('do not keep a new policy from being the one that holds', async () => {
+describe('HostTable: more pins than the kernel takes', () => {
+  it('update: the new policy holds, with as many pins as fit', async () => {
     const before = installedRules({ mode: 'open' });
-    await table.add(before.network);
-    const { lease } = before.network;
-    const after = { ...before.network, policy: parsePolicy(LISTED) };
-    await table.update(lease.id, () => ({ network: after, pins: manyPins(PINS_MAX + 1000) }));
+    await table.add(before.input);
+    const { lease } = before.input;
+    const after = { ...before.input, policy: parsePolicy(LISTED) };
+    await table.update(lease.id, () => ({ input: after, pins: manyPins(PINS_MAX + 1000) }));
     const text = await ruleset();
     expect(text).toContain('198.51.100.7');
     expect(text).toContain('192.0.0.0 . tcp . 5432');
   });
-  it('of one do not keep the others from being restored', async () => {
+  it('repair: restores the other sandboxes too', async () => {
     ours = [
       installedRules(LISTED, manyPins(PINS_MAX + 1000)),
       installedRules(LISTED),
       installedRules(LISTED),
     ];
-    for (const { network } of ours) await table.add(network);
+    for (const { input } of ours) await table.add(input);
     await namespace.run('nft', 'flush', 'ruleset');
     expect(await table.repair()).toBe(true);
     const text = await ruleset();
-    for (const { network } of ours) expect(text).toContain(`jump from_${network.lease.id}`);
+    for (const { input } of ours) expect(text).toContain(`jump from_${input.lease.id}`);
     expect(text).toContain('192.0.0.0 . tcp . 5432');
     expect(await table.repair()).toBe(false);
   });
 });
 
-describe('a table that is not what it was', () => {
-  it('of a living NeuroVisor of another version is not replaced by a repair', async () => {
+describe('HostTable: a table changed by another program', () => {
+  it('repair: does not replace the table of a running NeuroVisor of another version', async () => {
     ours = [installedRules(LISTED)];
-    for (const { network } of ours) await table.add(network);
+    for (const { input } of ours) await table.add(input);
     const mark = `owner/${newSandboxId()}/${owner.pid}.${owner.startTicks}/nv-x/10.201.9.0`;
     const other = `flush ruleset; add table inet neurovisor; add counter inet neurovisor layout_0; add counter inet neurovisor ${mark}`;
     await namespace.run('nft', other);
@@ -94,27 +94,27 @@ describe('a table that is not what it was', () => {
     await expect(table.repair()).rejects.toMatchObject({ code: 'table_of_other_version' });
     expect(await ruleset()).toBe(before);
   });
-  it('has the rules of a sandbox and no others, whatever was in its chains', async () => {
-    const { network } = installedRules(LISTED);
-    await table.add(network);
+  it('add: replaces whatever is in the chains of the sandbox', async () => {
+    const { input } = installedRules(LISTED);
+    await table.add(input);
     const before = await ruleset();
-    await table.remove(network.lease);
-    const chain = `inet neurovisor forward_${network.lease.id}`;
+    await table.remove(input.lease);
+    const chain = `inet neurovisor forward_${input.lease.id}`;
     await namespace.run('nft', `add chain ${chain}; add rule ${chain} accept`);
-    await table.add(network);
+    await table.add(input);
     expect((await ruleset()).split('\n').sort()).toEqual(before.split('\n').sort());
   });
-  it('has nothing of a sandbox that was removed while it was repaired', async () => {
+  it('repair: leaves nothing of a sandbox that is removed meanwhile', async () => {
     const empty = await ruleset();
     const one = installedRules(LISTED);
     ours = [one];
-    await table.add(one.network);
+    await table.add(one.input);
     await namespace.run('nft', 'flush', 'ruleset');
     const repair = table.repair();
-    // It has read what is ours, and is about to add it.
-    await expect.poll(() => isAsked).toBe(true);
+    // The repair has read `ours`, and is about to add it.
+    await expect.poll(() => hasReadOurs).toBe(true);
     ours = [];
-    await table.remove(one.network.lease);
+    await table.remove(one.input.lease);
     expect(await repair).toBe(true);
     expect(await ruleset()).toBe(empty);
   });

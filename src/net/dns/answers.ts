@@ -1,13 +1,13 @@
 /**
- * What a sandbox may ask and be told. Pure: the server beside this file moves the bytes.
+ * Which names a sandbox may look up, and which answers it gets. Pure; `server.ts` moves the bytes.
  *
  *     question ─► limits ─► name allowed? ─► ask ─► follow aliases ─► addresses allowed? ─► pin ─► reply
  *                   │            │ no                    │ too many        │ none left
- *                REFUSED     NXDOMAIN, nobody        SERVFAIL          NXDOMAIN
- *                            is asked
+ *                REFUSED     NXDOMAIN, without       SERVFAIL          NXDOMAIN
+ *                            a query
  *
- * A name that is not allowed reaches no other resolver, so that a name carries nothing out. An address that
- * is not allowed reaches no guest, so that a name leads nowhere inside (rebinding).
+ * No upstream sees a name that is not allowed, so no name carries data out. No guest gets an address that is not
+ * allowed, so no name leads inside (rebinding).
  */
 import type { Clock } from '../../base/clock.ts';
 import { type BucketLimit, TokenBucket } from '../../base/token-bucket.ts';
@@ -23,15 +23,15 @@ import {
   type DnsReply,
 } from './message.ts';
 
-/** Aliases on the way from a question to its addresses. */
+/** Aliases between a question and its addresses. */
 export const ALIASES_MAX = 8;
-/** Questions to upstreams for one of a guest; more than one only where they do not follow aliases. */
+/** Questions to upstreams per question of a guest; more than one only if an upstream does not follow aliases. */
 export const ASKS_MAX = 4;
 const ADDRESSES_PER_ANSWER_MAX = 32;
 
 interface NameLimits {
   readonly queries: BucketLimit;
-  /** Questions that wait for an upstream. */
+  /** Questions waiting for an upstream. */
   readonly inFlightMax: number;
 }
 
@@ -42,7 +42,7 @@ const NAME_LIMITS: NameLimits = {
 
 type NameOutcome =
   | 'answered'
-  /** No such record, or a type that is never told. */
+  /** No such record, or a type that is never answered. */
   | 'empty'
   | 'name_refused'
   | 'address_refused'
@@ -63,7 +63,7 @@ export interface SandboxNamesOptions {
   readonly pins: Pins;
   readonly clock: Clock;
   readonly limits?: NameLimits;
-  /** Whether the sandbox has IPv6; without, AAAA is empty and nobody is asked. */
+  /** Whether the sandbox has IPv6. Without it, AAAA is empty and goes to no upstream. */
   readonly hasIpv6?: boolean;
   readonly onEvent?: (event: NameEvent) => void;
 }
@@ -74,10 +74,10 @@ type Begun =
 
 export type Step =
   | { readonly kind: 'ask'; readonly question: DnsQuestion }
-  /** The packet filter wants to know `pins` before the guest sees the reply. */
+  /** `pins` must be in the packet filter before the guest sees the reply. */
   | { readonly kind: 'done'; readonly reply: DnsReply; readonly pins: readonly Pin[] };
 
-/** Names as one sandbox sees them. */
+/** The names that one sandbox looks up. */
 export class SandboxNames {
   readonly pins: Pins;
   #policy: NamePolicy;
@@ -107,18 +107,18 @@ export class SandboxNames {
     return this.#inFlight;
   }
 
-  /** Queries by how they ended. */
+  /** Number of queries by outcome. */
   counts(): ReadonlyMap<NameOutcome, number> {
     return this.#counts;
   }
 
-  /** From now on, for questions under way too; pins of names that it does not allow are gone. */
+  /** Applies to questions under way, too. Removes pins of names that it does not allow. */
   setPolicy(policy: NamePolicy): void {
     this.#policy = policy;
     this.pins.retain((name) => policy.allowsName(name).allowed);
   }
 
-  /** Whatever this begins with `ask` must be ended by `take` or `fail` of the resolution. */
+  /** A result with `ask` must be ended by `take` or `fail` of its resolution. */
   begin(question: DnsQuestion): Begun {
     const nowMs = this.#clock.now();
     const { name, type } = question;
@@ -133,11 +133,11 @@ export class SandboxNames {
     if (!verdict.allowed) return reply(DNS_CODE.noName, 'name_refused', verdict.why);
     const isZoneTransferOrAny = type >= DNS_TYPE.IXFR && type <= DNS_TYPE.ANY;
     if (isZoneTransferOrAny)
-      return reply(DNS_CODE.notImplemented, 'empty', 'a type for zones, not for names');
+      return reply(DNS_CODE.notImplemented, 'empty', 'a query type for zones, not for names');
     const isAsked =
       type === DNS_TYPE.A || type === DNS_TYPE.CNAME || (type === DNS_TYPE.AAAA && this.#hasIpv6);
     // HTTPS and SVCB too: they would bring keys for Encrypted ClientHello, and other ports and addresses.
-    if (!isAsked) return reply(DNS_CODE.ok, 'empty', 'only addresses and aliases are told');
+    if (!isAsked) return reply(DNS_CODE.ok, 'empty', 'only addresses and aliases are answered');
     if (this.#inFlight >= this.#limits.inFlightMax)
       return reply(DNS_CODE.refused, 'query_limit', 'too many queries at once');
     this.#inFlight += 1;
@@ -153,7 +153,7 @@ export class SandboxNames {
   }
 }
 
-/** One question of a guest on its way through the upstreams. */
+/** One question of a guest while upstreams answer it. */
 class Resolution {
   readonly #names: SandboxNames;
   readonly #question: DnsQuestion;
@@ -171,12 +171,12 @@ class Resolution {
     this.#current = question.name;
   }
 
-  /** What to ask an upstream next. */
+  /** The next question to an upstream. */
   get ask(): DnsQuestion {
     return { name: this.#current, type: this.#question.type };
   }
 
-  /** @param answer to `ask`; whether it is one was checked by `isAnswerTo` */
+  /** @param answer to `ask`, as checked by `isAnswerTo` */
   take(answer: DnsAnswer): Step {
     if (answer.code === DNS_CODE.noName && answer.records.length === 0)
       return this.#end(DNS_CODE.noName, 'empty', 'no such name');
@@ -184,7 +184,7 @@ class Resolution {
       return this.fail(`the upstream answered with code ${answer.code}`);
     if (this.#question.type === DNS_TYPE.CNAME) return this.#alias(answer);
     const asked = this.#current;
-    if (!this.#follow(answer)) return this.fail('more aliases than are followed');
+    if (!this.#follow(answer)) return this.fail('too many aliases');
     const wanted = this.#question.type === DNS_TYPE.A ? 'A' : 'AAAA';
     const found = answer.records.flatMap((record) =>
       record.type === wanted && record.name === this.#current ? [record] : [],
@@ -192,19 +192,19 @@ class Resolution {
     if (found.length > 0) return this.#addresses(found);
     if (this.#current === asked || answer.code === DNS_CODE.noName)
       return this.#end(answer.code, 'empty', 'no such record');
-    if (this.#asks >= ASKS_MAX) return this.fail('more questions than are asked');
+    if (this.#asks >= ASKS_MAX) return this.fail('too many questions to upstreams');
     const alias = this.#names.policy.allowsName(this.#current);
     if (alias.isDenied === true) return this.#end(DNS_CODE.noName, 'name_refused', alias.why);
     this.#asks += 1;
     return { kind: 'ask', question: this.ask };
   }
 
-  /** No upstream answered, or nothing that can be used. */
+  /** No upstream gave a usable answer. */
   fail(why: string): Step {
     return this.#end(DNS_CODE.serverFailure, 'upstream_failed', why);
   }
 
-  /** Walks the aliases of an answer; false if there are too many (so also in a circle). */
+  /** Follows the aliases of an answer. False: too many, for example in a circle. */
   #follow(answer: DnsAnswer): boolean {
     for (;;) {
       const alias = answer.records.find(
@@ -230,7 +230,7 @@ class Resolution {
   #addresses(found: readonly Extract<DnsRecord, { address: string }>[]): Step {
     const { name } = this.#question;
     const { policy } = this.#names;
-    // Asked again: the policy may have changed, and a name that a rule forbids is no way round either.
+    // Judged again: the policy may have changed, and an alias must not lead around a rule.
     const verdict = judgeName(policy, name);
     if (!verdict.allowed) return this.#end(DNS_CODE.noName, 'name_refused', verdict.why);
     if (this.#current !== name) {
@@ -270,8 +270,8 @@ class Resolution {
 }
 
 /**
- * Whether this is the answer to what was asked, by its id, its question and (by UDP, where anybody can send)
- * the letters that were chosen at random.
+ * Whether this answers our question: by its id, its question and, over UDP where anyone can send, the randomly
+ * chosen case of its letters.
  */
 export function isAnswerTo(
   answer: DnsAnswer,
@@ -284,12 +284,12 @@ export function isAnswerTo(
     : answer.question.name === asked.spelled.toLowerCase();
 }
 
-/** Each letter in a random case ("0x20"): some 10 bits more that a forger has to guess. */
+/** Each letter in a random case ("0x20"): about 10 more bits for a forger to guess. */
 export function spellAtRandom(name: string, isUpper: () => boolean): string {
   return name.replace(/[a-z]/g, (letter) => (isUpper() ? letter.toUpperCase() : letter));
 }
 
-/** What the guest is told: it has forgotten the answer before the pin is gone. */
+/** The guest's TTL: its cache expires before the pin does. */
 function answerTtl(ttlSeconds: number): number {
   return Math.min(ttlSeconds, pinSeconds(ttlSeconds) - PIN_MARGIN_SECONDS);
 }
@@ -299,7 +299,7 @@ function judgeName(policy: NamePolicy, name: string): Verdict {
     return {
       allowed: false,
       isDenied: true,
-      why: 'no host name, or one that can be read as an address',
+      why: 'not a host name, or readable as an address',
     };
   return policy.allowsName(name);
 }

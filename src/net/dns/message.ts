@@ -1,10 +1,10 @@
 /**
- * DNS messages (RFC 1035 section 4, RFC 6891): the little that a resolver for sandboxes says and hears.
+ * DNS messages (RFC 1035 section 4, RFC 6891), as far as a resolver for sandboxes needs them.
  *
  *     header (12 bytes): id · flags · 4 counts │ question │ answers │ authority │ additional
  *
- * Readers return what is wrong instead of throwing; they follow at most as many compression pointers as a
- * name can have labels, each strictly backwards, and never read beyond the message. Pure.
+ * Parsers return problems instead of throwing. They follow at most as many compression pointers as a name can
+ * have labels, each strictly backwards, and never read beyond the message. Pure.
  */
 import { assert } from '../../base/assert.ts';
 import { formatAddress, parseAddress } from '../addresses/addresses.ts';
@@ -43,11 +43,11 @@ const DNS_HEADER_BYTES = 12;
 const UDP_PAYLOAD_BYTES_MIN = 512;
 /** What we send and accept by UDP: no fragments (DNS flag day 2020). */
 const UDP_PAYLOAD_BYTES_MAX = 1232;
-/** A message of one question, with room for EDNS options. */
+/** One question, with room for EDNS options. */
 export const QUERY_BYTES_MAX = 1024;
-/** What is taken of an upstream's answer, by TCP. */
+/** Of an upstream's answer, over TCP. */
 export const ANSWER_BYTES_MAX = 16 * 1024;
-/** All records of an answer. */
+/** All sections of an answer together. */
 export const RECORDS_MAX = 256;
 
 const FLAG_RESPONSE = 0x8000;
@@ -66,10 +66,10 @@ export interface DnsQuestion {
 export interface DnsQuery {
   readonly id: number;
   readonly question: DnsQuestion;
-  /** The question as it came, for the echo: its letters may be mixed on purpose (0x20). */
+  /** The question as received, for the echo: clients may mix its case on purpose (0x20). */
   readonly wire: Uint8Array;
   readonly isRecursionDesired: boolean;
-  /** Bytes that the client takes by UDP; undefined without EDNS. */
+  /** Largest UDP reply for the client, in bytes; undefined without EDNS. */
   readonly udpPayloadBytes: number | undefined;
 }
 
@@ -92,9 +92,9 @@ export interface DnsAnswer {
   readonly code: number;
   readonly isTruncated: boolean;
   readonly question: DnsQuestion;
-  /** The name in the letters that came back, for the 0x20 check. */
+  /** The name as spelled in the answer, for the 0x20 check. */
   readonly spelled: string;
-  /** Of the answer section, those types only. */
+  /** From the answer section; other types are left out. */
   readonly records: readonly DnsRecord[];
 }
 
@@ -112,10 +112,10 @@ type DnsProblem =
 
 type DnsParsed<T> =
   | { readonly ok: true; readonly value: T }
-  /** `id` where the header was there and says it's a query: it can be answered with a code. */
+  /** `id` if the header is complete and of a query, so that it can be answered with a code. */
   | { readonly ok: false; readonly reason: DnsProblem; readonly id?: number };
 
-/** A client's message. One question, nothing but EDNS beside it. */
+/** Parses a client's message: one question, and nothing but EDNS beside it. */
 export function parseQuery(bytes: Uint8Array): DnsParsed<DnsQuery> {
   if (bytes.length < DNS_HEADER_BYTES) return { ok: false, reason: 'short' };
   const reader = new Reader(bytes);
@@ -128,7 +128,7 @@ export function parseQuery(bytes: Uint8Array): DnsParsed<DnsQuery> {
   if (header.questions !== 1 || header.answers !== 0 || header.authorities !== 0)
     return bad('counts');
   if (header.additionals > 2) return bad('counts');
-  // RFC 1035 compresses repetitions; the first name of a message repeats nothing.
+  // No compression: the first name of a message can repeat nothing.
   const name = reader.name({ isPlain: true });
   const type = reader.u16();
   const questionClass = reader.u16();
@@ -141,7 +141,7 @@ export function parseQuery(bytes: Uint8Array): DnsParsed<DnsQuery> {
     if (record === undefined) return bad('record');
     reader.at = record.end;
     if (record.type !== DNS_TYPE.OPT) continue;
-    // RFC 6891 section 6.1.1: one, owned by the root.
+    // RFC 6891 section 6.1.1: at most one, owned by the root.
     if (udpPayloadBytes !== undefined || record.name !== '') return bad('edns');
     udpPayloadBytes = Math.max(UDP_PAYLOAD_BYTES_MIN, record.class);
   }
@@ -150,7 +150,7 @@ export function parseQuery(bytes: Uint8Array): DnsParsed<DnsQuery> {
   return { ok: true, value: { id, question, wire, isRecursionDesired, udpPayloadBytes } };
 }
 
-/** An upstream's message. Records of the other sections are not looked at. */
+/** Parses an upstream's message. Ignores records outside of the answer section. */
 export function parseAnswer(bytes: Uint8Array): DnsParsed<DnsAnswer> {
   const bad = (reason: DnsProblem): DnsParsed<never> => ({ ok: false, reason });
   if (bytes.length < DNS_HEADER_BYTES) return bad('short');
@@ -175,7 +175,7 @@ export function parseAnswer(bytes: Uint8Array): DnsParsed<DnsAnswer> {
   return { ok: true, value: { id, code: flags & 15, isTruncated, question, spelled, records } };
 }
 
-/** What we ask an upstream. @param spelled the name in the letters to send, no trailing dot */
+/** A question to an upstream. @param spelled the name in the case to send, without a trailing dot */
 export function encodeQuery(id: number, spelled: string, type: number): Uint8Array {
   const writer = new Writer();
   writer.u16(id, FLAG_RECURSION_DESIRED, 1, 0, 0, 1);
@@ -191,22 +191,22 @@ export interface DnsReply {
 }
 
 /**
- * The answer to a client, with its own question echoed. Records are owned by the question's name, so that
- * no chain of aliases is told. One that is longer than `bytesMax` says "truncated" and has no records.
+ * An answer to a client, with its question echoed. The question's name owns all records, so no chain of aliases
+ * is revealed. An answer above `bytesMax` is marked as truncated and has no records.
  */
 export function encodeReply(query: DnsQuery, reply: DnsReply, bytesMax: number): Uint8Array {
   const whole = encode(query, reply.code, reply.records ?? [], 0);
   return whole.length <= bytesMax ? whole : encode(query, reply.code, [], FLAG_TRUNCATED);
 }
 
-/** For a query that could not be read beyond its id. */
+/** A reply to a query of which only the id was readable. */
 export function encodeFailure(id: number, code: DnsCode): Uint8Array {
   const writer = new Writer();
   writer.u16(id, FLAG_RESPONSE | FLAG_RECURSION_AVAILABLE | code, 0, 0, 0, 0);
   return writer.bytes();
 }
 
-/** Bytes that may be sent to this client by UDP. */
+/** Largest UDP reply to this client, in bytes. */
 export function udpReplyBytesMax(query: DnsQuery): number {
   return Math.min(query.udpPayloadBytes ?? UDP_PAYLOAD_BYTES_MIN, UDP_PAYLOAD_BYTES_MAX);
 }
@@ -250,7 +250,7 @@ class Reader {
     this.#bytes = bytes;
   }
 
-  /** The caller has seen that there are 12 bytes. */
+  /** The caller has checked that there are 12 bytes. */
   header(): Header {
     const next = (): number => this.u16() ?? 0;
     return {
@@ -271,7 +271,7 @@ class Reader {
     return (high << 8) | low;
   }
 
-  /** A name in its own letters, '' for the root; undefined if cut, too long, looping, or of odd characters. */
+  /** A name as spelled, '' for the root; undefined if truncated, too long, looping, or with odd characters. */
   name({ isPlain = false } = {}): string | undefined {
     const labels: string[] = [];
     let at = this.at;
@@ -286,7 +286,7 @@ class Reader {
         const low = this.#bytes[at + 1];
         if (isPlain || low === undefined) return undefined;
         const to = ((size & 0x3f) << 8) | low;
-        // Strictly backwards from where this stretch began: so it ends, and no label is read twice.
+        // Strictly backwards from the start of this stretch: so it ends, and reads no label twice.
         if (to >= pointedFrom) return undefined;
         end ??= at + 2;
         pointedFrom = to;
@@ -396,7 +396,7 @@ function addressText(data: Uint8Array): string {
   return formatAddress({ family: data.length === 4 ? 4 : 6, value });
 }
 
-/** The reverse; `text` is as `addressText` writes it. */
+/** The reverse of `addressText`. */
 function addressBytes(text: string): Uint8Array {
   const address = parseAddress(text);
   assert(address !== undefined, 'a record has an address');

@@ -1,12 +1,12 @@
-/** The resolvers of the host, as resolv.conf(5) names them. Pure. */
+/** The host's resolvers in resolv.conf(5). Pure. */
 import { parseAddress } from '../addresses/addresses.ts';
 import type { DnsUpstream } from './upstream.ts';
 
-/** As the C library: later ones are never asked (MAXNS). */
+/** MAXNS: the C library never asks later ones. */
 const RESOLVERS_MAX = 3;
 const DNS_PORT = 53;
 
-/** In their order; an address with a zone (`fe80::1%eth0`) is passed over. */
+/** In order; skips an address with a zone (`fe80::1%eth0`). */
 export function parseResolvConf(text: string): DnsUpstream[] {
   return text
     .split('\n')

@@ -1,7 +1,7 @@
 /**
- * The resolver of the sandboxes (io): UDP and TCP on one address and port. Who asks is told by the source
- * address, which the packet filter has made unforgeable; what may be asked and told is decided in
- * `dns-answers.ts`; other resolvers are asked by `dns-upstream.ts`.
+ * The resolver of the sandboxes (io): UDP and TCP on one address and port. The source address identifies the
+ * sandbox, since the packet filter drops spoofed ones. `answers.ts` decides what is allowed; `upstream.ts` asks
+ * other resolvers.
  */
 import { randomInt } from 'node:crypto';
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
@@ -28,7 +28,7 @@ import { askUpstreams, type DnsUpstream } from './upstream.ts';
 interface DnsServerLimits {
   readonly tcpConnectionsMax: number;
   readonly tcpConnectionsPerSandboxMax: number;
-  /** Silence or a slow message of a client. */
+  /** For a silent client, or a slow message. */
   readonly tcpIdleTimeoutMs: number;
   readonly upstreamTimeoutMs: number;
   readonly upstreamRounds: number;
@@ -45,12 +45,12 @@ const TCP_REPLY_BYTES_MAX = 0xffff;
 
 export interface DnsServerOptions {
   readonly address: string;
-  /** 0: any that is free for both transports. */
+  /** 0: any port that is free for both transports. */
   readonly port: number;
   readonly upstreams: readonly DnsUpstream[];
   /** @param remoteAddress as `plainAddress` writes it */
   readonly findSandbox: (remoteAddress: string) => SandboxNames | undefined;
-  /** Opens the packet filter for the pins; the guest gets its answer afterwards, or SERVFAIL if it rejects. */
+  /** Opens the packet filter for the pins. Then the guest gets its answer; if it rejects, SERVFAIL. */
   readonly onPinned?: (names: SandboxNames, pins: readonly Pin[]) => Promise<void>;
   readonly clock?: Clock;
   readonly random?: (below: number) => number;
@@ -62,10 +62,10 @@ interface DnsServerStats {
   readonly udpQueries: number;
   readonly tcpQueries: number;
   readonly tcpConnections: number;
-  /** Packets and connections of an address that is no sandbox's. */
+  /** Packets and connections from addresses of no sandbox. */
   readonly strangers: number;
   readonly malformed: number;
-  /** TCP connections over the limits. */
+  /** TCP connections beyond the limits. */
   readonly dropped: number;
 }
 
@@ -118,7 +118,7 @@ export class DnsServer {
     return { ...this.#counts, tcpConnections: this.#sockets.size };
   }
 
-  /** Questions under way get no answer. */
+  /** Drops questions under way. */
   async close(): Promise<void> {
     this.#closing.abort();
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -139,13 +139,13 @@ export class DnsServer {
     void this.#answer(names, bytes, udpReplyBytesMax).then((reply) => {
       if (reply === undefined || this.#closing.signal.aborted) return;
       this.#udp?.send(reply, from.port, from.address, (error) => {
-        if (error !== null) ignore(error, 'a DNS answer that could not be sent');
+        if (error !== null) ignore(error, 'could not send a DNS answer');
       });
     });
   }
 
   #onSocket(socket: Socket): void {
-    socket.on('error', (error) => ignore(error, 'a DNS client that broke its connection'));
+    socket.on('error', (error) => ignore(error, 'a DNS client broke its connection'));
     const names = this.#options.findSandbox(plainAddress(socket.remoteAddress ?? ''));
     const own = [...this.#sockets.values()].filter((each) => each === names).length;
     const { tcpConnectionsMax, tcpConnectionsPerSandboxMax } = this.#limits;
@@ -160,7 +160,7 @@ export class DnsServer {
     void this.#converse(socket, names);
   }
 
-  /** RFC 7766: messages behind their length. One after another, so a client that does not read waits. */
+  /** Messages after their length (RFC 7766). One at a time, so a client that does not read waits. */
   async #converse(socket: Socket, names: SandboxNames): Promise<void> {
     let received = Buffer.alloc(0);
     const arm = () => this.#clock.after(this.#limits.tcpIdleTimeoutMs, () => socket.destroy());
@@ -186,7 +186,7 @@ export class DnsServer {
         }
       }
     } catch (error) {
-      ignore(error, 'a DNS client that broke its connection');
+      ignore(error, 'a DNS client broke its connection');
     } finally {
       disarm();
       socket.destroySoon();
@@ -194,7 +194,7 @@ export class DnsServer {
     }
   }
 
-  /** The reply, or undefined for what gets none. Never rejects. */
+  /** The reply; undefined for none. Never rejects. */
   async #answer(
     names: SandboxNames,
     bytes: Uint8Array,
@@ -231,7 +231,7 @@ export class DnsServer {
       return step.reply;
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      this.#log.error('open the packet filter for an answer', { error: message });
+      this.#log.error('open the packet filter for a DNS answer', { error: message });
       return { code: DNS_CODE.serverFailure };
     }
   }

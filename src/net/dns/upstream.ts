@@ -1,6 +1,6 @@
 /**
- * Questions to the resolvers of the host (io). Each goes out of a socket of its own, so from a random port,
- * connected, so that only the upstream can answer; with a random id and randomly spelled.
+ * Questions to the host's resolvers (io). Each has a socket of its own, and so a random port, connected, so that
+ * only the upstream can answer; with a random id and a random case of its letters.
  */
 import { createSocket } from 'node:dgram';
 import { connect, isIPv6 } from 'node:net';
@@ -23,7 +23,7 @@ interface UpstreamSettings {
   /** Asked in turn. */
   readonly upstreams: readonly DnsUpstream[];
   readonly clock: Clock;
-  /** An integer in [0, below). From a source that can't be guessed: `randomInt` of node:crypto. */
+  /** An unpredictable integer in [0, below), as `randomInt` of node:crypto gives. */
   readonly random: (below: number) => number;
   /** For one attempt. */
   readonly timeoutMs: number;
@@ -31,7 +31,7 @@ interface UpstreamSettings {
   readonly rounds: number;
 }
 
-/** Datagrams on our own socket that are no answer to what was asked; more: the attempt is given up. */
+/** Wrong answers on our socket after which an attempt fails. */
 const STRAY_MAX = 16;
 
 interface Asked {
@@ -41,7 +41,7 @@ interface Asked {
   readonly bytes: Uint8Array;
 }
 
-/** @returns undefined where no upstream gave an answer. Never rejects, and ends at `signal`. */
+/** @returns undefined if no upstream answered. Never rejects, and ends on `signal`. */
 export async function askUpstreams(
   settings: UpstreamSettings,
   question: DnsQuestion,
@@ -54,7 +54,7 @@ export async function askUpstreams(
       let answer = await askByUdp(settings, upstream, asked, signal);
       if (answer === 'doubtful' || answer?.isTruncated === true)
         answer = await askByTcp(settings, upstream, asked, signal);
-      // A server that fails may have a neighbor that does not.
+      // The next server may not fail.
       const isFailure = answer !== undefined && answer.code !== 0 && answer.code !== 3;
       const isLast = round + 1 === settings.rounds && upstream === settings.upstreams.at(-1);
       if (answer !== undefined && !answer.isTruncated && (!isFailure || isLast)) return answer;
@@ -69,7 +69,7 @@ function compose(settings: UpstreamSettings, { name, type }: DnsQuestion): Asked
   return { id, spelled, type, bytes: encodeQuery(id, spelled, type) };
 }
 
-/** `doubtful`: right but for its spelling. The upstream respells names, or somebody forges; by TCP nobody can. */
+/** `doubtful`: right except for the case of its letters. Either the upstream changes it, or it is forged; over TCP it can't be. */
 function askByUdp(
   settings: UpstreamSettings,
   upstream: DnsUpstream,
@@ -95,7 +95,7 @@ function askByUdp(
         else if (parsed.ok && isAnswerTo(parsed.value, asked, 'tcp')) end('doubtful');
         else if (strays >= STRAY_MAX) end(undefined);
       });
-      // Called with an error too, e.g. that there is no route; Node's types do not know of it.
+      // Also called with an error, such as a missing route, which Node's types leave out.
       socket.connect(upstream.port, upstream.address, (error?: Error) => {
         if (error) end(undefined);
         else if (!isClosed) socket.send(asked.bytes);
@@ -134,7 +134,7 @@ function askByTcp(
   );
 }
 
-/** One exchange: whatever ends it first, its socket is closed once. */
+/** One exchange. Closes its socket once, whatever ends it. */
 function attempt<T>(
   settings: UpstreamSettings,
   signal: AbortSignal,

@@ -1,4 +1,4 @@
-/** Connections of the host into a guest, by its card (io). The packet filter knows them by their mark. */
+/** Connections from the host to a guest through its network card (io). The packet filter knows them by their mark. */
 import { Socket, type SocketConstructorOpts } from 'node:net';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
@@ -9,7 +9,7 @@ import { NetError } from '../errors.ts';
 import { HOST_MARK } from '../nftables/sandbox-chains.ts';
 
 const LIMITS = {
-  /** Of one sandbox at one time. */
+  /** Open at once, per sandbox. */
   connectionsMax: 128,
   connectMs: 10_000,
 } as const;
@@ -20,35 +20,36 @@ export class GuestConnections {
   readonly #open = new Set<Socket>();
   #isClosed = false;
 
-  /** @param address of the guest, dotted */
+  /** @param address the guest's, dotted */
   constructor(address: string, clock: Clock) {
     this.#address = address;
     this.#clock = clock;
   }
 
   /**
-   * Half-closes go through both ways; nothing is read before the caller reads.
+   * Passes half-closes both ways, and reads nothing before the caller does.
    * @throws NetError `guest_unreachable`, `guest_connections`, `closed`
    */
   async connect(port: number, signal?: AbortSignal): Promise<Socket> {
     signal?.throwIfAborted();
-    if (this.#isClosed) throw new NetError('closed', 'the sandbox has lost its network card');
+    if (this.#isClosed)
+      throw new NetError('closed', 'connect to a guest: its sandbox has no network card any more');
     if (this.#open.size >= LIMITS.connectionsMax) {
-      const message = `${this.#open.size} connections to the sandbox's card are open`;
-      throw new NetError('guest_connections', message, { remedy: 'close some of them first' });
+      const message = `connect to a guest: ${this.#open.size} connections to it are open already`;
+      throw new NetError('guest_connections', message, { remedy: 'Close some of them first.' });
     }
     const socket = this.#make(port);
     this.#open.add(socket);
-    socket.on('error', (error) => ignore(error, 'the close that follows tells'));
+    socket.on('error', (error) => ignore(error, 'a close follows, which is handled'));
     socket.once('close', () => this.#open.delete(socket));
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const give = (why: unknown): void => reject(this.#failure(port, why));
-    const cancelTimer = this.#clock.after(LIMITS.connectMs, () => give('it does not answer'));
+    const fail = (why: unknown): void => reject(this.#failure(port, why));
+    const cancelTimer = this.#clock.after(LIMITS.connectMs, () => fail('no answer in time'));
     const abort = (): void => reject(signal?.reason);
     signal?.addEventListener('abort', abort);
     socket.once('connect', resolve);
-    socket.once('error', give);
-    socket.once('close', () => give('it was closed'));
+    socket.once('error', fail);
+    socket.once('close', () => fail('closed'));
     try {
       socket.connect({ host: this.#address, port, noDelay: true });
       await promise;
@@ -59,11 +60,11 @@ export class GuestConnections {
     } finally {
       cancelTimer();
       signal?.removeEventListener('abort', abort);
-      socket.off('error', give);
+      socket.off('error', fail);
     }
   }
 
-  /** Ends all of them. Idempotent. */
+  /** Resets all connections. Idempotent. */
   close(): void {
     this.#isClosed = true;
     for (const socket of this.#open) socket.resetAndDestroy();
@@ -72,7 +73,7 @@ export class GuestConnections {
   #make(port: number): Socket {
     try {
       const fd = markedTcpSocket(HOST_MARK);
-      // Otherwise it is read from before it is connected.
+      // Without `pauseOnCreate`, Node would read before the connect.
       const options = { fd, allowHalfOpen: true, pauseOnCreate: true };
       return new Socket(options satisfies SocketConstructorOpts & { pauseOnCreate: boolean });
     } catch (error) {
@@ -86,8 +87,8 @@ export class GuestConnections {
     const message = typeof why === 'string' ? `${attempt}: ${why}` : attempt;
     const remedy =
       errorCode(why) === 'ECONNREFUSED'
-        ? 'let the program in it listen on 0.0.0.0: its loopback is not reached by the card'
-        : 'see whether the program in it listens, or use the channel';
+        ? 'Let the program in the guest listen on 0.0.0.0: the card does not reach its loopback.'
+        : 'Check that a program in the guest listens on the port, or use the channel.';
     return new NetError('guest_unreachable', message, {
       remedy,
       ...(typeof why === 'string' ? {} : { cause: why }),

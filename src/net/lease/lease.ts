@@ -1,5 +1,5 @@
 /**
- * What a sandbox has of the host's network (types only): one TAP, one address pair, one policy.
+ * A sandbox's part of the host's network (types only): one TAP, one address pair, one policy.
  *
  *     HostNetwork.lease ──► tapFd ──► VMM ──► NIC of the guest
  *                      └──► settings ──► agent: address, route, neighbor, resolver
@@ -23,60 +23,59 @@ export interface NetworkTraffic {
   readonly bytesOut: number;
   readonly packetsIn: number;
   readonly bytesIn: number;
-  /** Packets that were refused, by reason (`metadata`, `spoofed`, `policy`, …). */
+  /** Refused packets by reason (`metadata`, `spoofed`, `unlisted`, …). */
   readonly refused: Readonly<Record<string, number>>;
-  /** Of the budget `bytesMax`, never more than that; those of earlier leases included. */
+  /** Used of the budget `bytesMax`, and never more; earlier leases included. */
   readonly bytesUsed: number;
 }
 
-/** How much of the network: the packet filter holds all of it but what is by name. */
+/** The packet filter enforces these, except limits by name. */
 export interface LeaseLimits extends TrafficLimits {
-  /** Of what passes the gateway, which holds them. */
+  /** Enforced by the gateway, for traffic that passes it. */
   readonly destinations?: readonly DestinationLimit[];
 }
 
-/** What the gateway has seen since the lease began. */
+/** Counted by the gateway since the lease began. */
 export interface GatewayUse {
-  /** TLS connections and HTTP requests that passed. */
+  /** TLS connections and HTTP requests that were let through. */
   readonly allowed: number;
-  /** Connections and requests that did not, and connections that were ended, by reason. */
+  /** Refused connections and requests, and connections that were ended, by reason. */
   readonly refused: Readonly<Record<string, number>>;
-  /** Of limits by name; bytes of earlier leases included. */
+  /** Usage of limits by name; earlier leases included. */
   readonly destinations: readonly DestinationUse[];
 }
 
 export interface NetworkLease {
   readonly interfaceName: string;
-  /** Of a TAP with virtio-net headers; ours until `confirmHandover`. */
+  /** A TAP with virtio-net headers; open in this process until `confirmHandover`. */
   readonly tapFd: number;
   readonly guest: GuestNetwork;
   readonly policy: EgressPolicy;
   readonly limits: LeaseLimits;
-  /** The VMM has its own copy of the descriptor: from now on the TAP lives as long as the VMM holds it. */
+  /** Closes `tapFd`: the VMM has its own copy, and from now on the TAP lives as long as the VMM holds it. */
   confirmHandover(): Promise<void>;
   /**
-   * To a VMM that opens its TAP by name, instead of inheriting `tapFd`, which is closed: the TAP is in the VMM's
-   * network namespace while `open` runs, and nothing passes it. Afterwards it is as it was, until `release`.
+   * Lends the TAP to a VMM that opens it by name instead of inheriting `tapFd`, which is closed. While `open`
+   * runs, the TAP is in the VMM's network namespace and passes no traffic. Afterwards it is as it was.
    * @param open has the VMM open the TAP of that name
-   * @throws LinkError, NetError `host_state`: the lease is of no use then; and what `open` throws
+   * @throws LinkError, NetError `host_state`: the lease is unusable; and what `open` throws
    */
   lend(borrower: TapBorrower, open: (name: string) => Promise<void>): Promise<void>;
   /**
-   * Holds for connections from now on; those that it forbids are closed.
-   * @param limits absent: as they are. What is used of a budget stays used; connections are counted anew when
-   * their limit is another.
+   * Applies to new connections; open ones that it forbids are closed.
+   * @param limits absent: unchanged. Usage of a budget stays; a changed limit of connections counts from 0.
    */
   setPolicy(policy: EgressPolicy, limits?: LeaseLimits): Promise<void>;
-  /** Their hosts are allowed too; connections that began with others are closed. Undefined: none. */
+  /** Allows the hosts of the secrets, too, and closes connections that began with others. Undefined: none. */
   setSecrets(secrets: EgressSecrets | undefined): Promise<void>;
   /**
-   * From the host to what listens at the guest's address; ends with the lease. Whatever the policy is.
+   * Connects from the host to a port of the guest, whatever the policy. Ends with the lease.
    * @throws NetError `guest_unreachable`, `guest_connections`, `closed`
    */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   traffic(): Promise<NetworkTraffic>;
   gatewayUse(): GatewayUse;
-  /** Idempotent. Nothing of it is left on the host. */
+  /** Leaves nothing on the host. Idempotent. */
   release(): Promise<void>;
 }
 
@@ -84,14 +83,14 @@ export interface NetworkRequest {
   readonly sandboxId: string;
   readonly policy: EgressPolicy;
   readonly limits?: LeaseLimits;
-  /** Of `limits.bytesMax`, by earlier leases of the sandbox. */
+  /** Used of `limits.bytesMax` by earlier leases of the sandbox. */
   readonly bytesUsed?: number;
-  /** The same of `limits.destinations`. */
+  /** The same for `limits.destinations`. */
   readonly destinationBytesUsed?: BytesByName;
   readonly secrets?: EgressSecrets | undefined;
 }
 
-/** The network of this host; opened by the first sandbox that asks for one. */
+/** The network of this host; opened by the first sandbox that needs one. */
 export interface HostNetwork extends AsyncDisposable {
   /** @throws NetError */
   lease(request: NetworkRequest): Promise<NetworkLease>;

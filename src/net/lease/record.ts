@@ -1,6 +1,6 @@
 /**
- * What the kernel can't tell of a lease: its policy as written. For people who look from another process
- * (`neurovisor net`); nothing is decided by it.
+ * Files about leases: the policy as written, which the kernel does not keep. Other processes show them
+ * (`neurovisor net`); no decision depends on them.
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -20,11 +20,11 @@ interface LeaseRecord {
   readonly owner: TableOwner;
   readonly policy: Required<EgressPolicyText>;
   readonly limits: LeaseLimits;
-  /** Two seconds old, or so; absent in records of before there was such. */
+  /** About two seconds old; absent in files of older versions. */
   readonly use?: GatewayUse | undefined;
 }
 
-/** In one directory, shared by all processes of the host. Errors are those of Node's `fs`. */
+/** One directory, shared by all processes of the host. Throws Node's `fs` errors. */
 export class LeaseRecords {
   readonly #dir: string;
 
@@ -32,7 +32,7 @@ export class LeaseRecords {
     this.#dir = dir;
   }
 
-  /** Whole or not at all. */
+  /** Atomic. */
   write(
     id: SandboxId,
     owner: TableOwner,
@@ -49,12 +49,12 @@ export class LeaseRecords {
     renameSync(`${path}.next`, path);
   }
 
-  /** Fine where there is none. */
+  /** Does nothing if there is none. */
   remove(id: SandboxId): void {
     rmSync(this.#path(id), { force: true });
   }
 
-  /** Undefined where there is none that can be read. */
+  /** Undefined if there is none, or an unreadable one. */
   read(id: SandboxId): LeaseRecord | undefined {
     try {
       return parseRecord(readFileSync(this.#path(id), 'utf8'));
@@ -64,7 +64,7 @@ export class LeaseRecords {
     }
   }
 
-  /** Of processes that have ended. */
+  /** Removes the records of dead processes. */
   removeDead(): void {
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
     for (const name of readdirSync(this.#dir)) {

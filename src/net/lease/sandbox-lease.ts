@@ -1,4 +1,4 @@
-/** The network of one sandbox (io): TAP, resolver, gateway and its part of the packet filter. */
+/** The network of one sandbox (io): its TAP, resolver, gateway and rules in the packet filter. */
 
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -53,29 +53,30 @@ export interface SandboxLeaseOptions {
   readonly tap: Pick<Tap, 'name' | 'fd' | 'close'>;
   /** See `NetworkLease.lend`. */
   readonly lend: NetworkLease['lend'];
-  /** Absent: this host has no BPF for us. */
+  /** Undefined: this host has no BPF for us. */
   readonly guard: MetadataGuard | undefined;
   readonly mtu: number;
   readonly policy: EgressPolicy;
   readonly limits: LeaseLimits;
-  /** Of the budget, before. */
+  /** Used of the budget by earlier leases. */
   readonly bytesUsed: number;
-  /** The same of `limits.destinations`. */
+  /** The same for `limits.destinations`. */
   readonly destinationBytesUsed?: BytesByName;
   readonly secrets?: EgressSecrets | undefined;
   readonly table: Pick<HostTable, 'add' | 'update' | 'pin' | 'remove' | 'traffic'>;
-  /** For who looks at them from another process. */
+  /** Writes what other processes show of this lease. */
   readonly record: (policy: EgressPolicy, limits: LeaseLimits, use: GatewayUse) => void;
   readonly upstreams: readonly DnsUpstream[];
-  /** Through the gateways of all sandboxes of this process. */
+  /** Shared by the gateways of all sandboxes of this process. */
   readonly connections: OpenConnections;
   readonly clock: Clock;
   readonly log: Log;
 }
 
-/** What can be changed while it lives. */
-interface Terms {
-  readonly asked: EgressPolicy;
+/** What can change while the lease lives. */
+interface LeaseSettings {
+  /** Without the hosts of secrets. */
+  readonly requested: EgressPolicy;
   readonly limits: LeaseLimits;
   readonly secrets: EgressSecrets | undefined;
 }
@@ -88,15 +89,15 @@ export class SandboxLease implements NetworkLease {
   readonly #budgets: DestinationBudgets;
   readonly #connections: GuestConnections;
   readonly #cleanup: CleanupStack;
-  #terms: Terms;
-  /** What was asked for, with the hosts of secrets. */
+  #settings: LeaseSettings;
+  /** The requested policy with the hosts of secrets. */
   #policy: EgressPolicy;
-  /** Those that the packet filter holds. */
+  /** The limits that the packet filter has now. */
   #installedLimits: LeaseLimits;
-  /** Of the budget, as far as was told. */
+  /** Used of the budget, as last read. */
   #bytesUsed: number;
   #isExhausted = false;
-  /** As it was recorded, in text. */
+  /** The last recorded usage, as text. */
   #recordedUse = '';
   #ports: { readonly dnsPort: number; readonly gatewayPort: number } | undefined;
   #changes: Promise<unknown> = Promise.resolve();
@@ -104,12 +105,12 @@ export class SandboxLease implements NetworkLease {
   #loan: Promise<void> = Promise.resolve();
   #isReleased = false;
 
-  /** @param cleanup with what was acquired before; `release` runs it */
+  /** @param cleanup has what was acquired before; `release` runs it */
   constructor(options: SandboxLeaseOptions, cleanup: CleanupStack) {
     const { addresses, limits, bytesUsed, secrets, mtu, clock } = options;
     const policy = withSecretHosts(options.policy, secrets);
     this.#options = options;
-    this.#terms = { asked: options.policy, limits, secrets };
+    this.#settings = { requested: options.policy, limits, secrets };
     this.#policy = policy;
     this.#installedLimits = limits;
     this.#bytesUsed = bytesUsed;
@@ -133,8 +134,11 @@ export class SandboxLease implements NetworkLease {
     this.#names = new SandboxNames({ policy: namePolicy(policy), pins, clock, onEvent });
     const budgets = this.#budgets;
     const sandbox = {
-      ...{ id: addresses.id, policy: () => namePolicy(this.#policy, budgets), pins, budgets },
-      secrets: () => this.#terms.secrets,
+      id: addresses.id,
+      policy: () => namePolicy(this.#policy, budgets),
+      pins,
+      budgets,
+      secrets: () => this.#settings.secrets,
     };
     const secretLog = new SecretLog(options.log);
     this.#connections = new GuestConnections(addresses.guestAddress, clock);
@@ -151,7 +155,7 @@ export class SandboxLease implements NetworkLease {
     });
   }
 
-  /** Lets traffic through, as the very last step. @throws NetError, ListenError; `release` undoes it then */
+  /** Lets traffic through as the last step. @throws NetError, ListenError; then `release` undoes the rest */
   async open(): Promise<void> {
     const dnsPort = await this.#listenForNames();
     this.#cleanup.push('gateway', () => this.#gateway.close());
@@ -163,7 +167,7 @@ export class SandboxLease implements NetworkLease {
       await this.#options.table.remove(this.#options.addresses);
     });
     this.#record();
-    await this.#options.table.add(this.#network());
+    await this.#options.table.add(this.#chainInput());
     this.#isInstalled = true;
   }
 
@@ -180,16 +184,16 @@ export class SandboxLease implements NetworkLease {
   }
 
   get limits(): LeaseLimits {
-    return this.#terms.limits;
+    return this.#settings.limits;
   }
 
-  /** For a table that has to be made anew; undefined while this is not in it. */
+  /** The rules to install again after a flush; undefined while none are installed. */
   get installedRules(): InstalledRules | undefined {
     if (!this.#isInstalled) return undefined;
     return this.#wanted();
   }
 
-  /** Under which the table has it; undefined while it has not. */
+  /** The addresses of the installed rules; undefined while none are installed. */
   get installedAddresses(): AddressLease | undefined {
     return this.#isInstalled ? this.#options.addresses : undefined;
   }
@@ -199,26 +203,28 @@ export class SandboxLease implements NetworkLease {
   }
 
   async lend(borrower: TapBorrower, open: (name: string) => Promise<void>): Promise<void> {
-    // Its descriptor is closed, and may be the number of another sandbox's TAP by now.
-    if (this.#isReleased) throw new NetError('closed', 'lend a TAP: its lease is released');
+    // The descriptor is closed, and its number may be another sandbox's TAP by now.
+    if (this.#isReleased) throw new NetError('closed', 'lend a TAP: its lease was released');
     const loan = this.#options.lend(borrower, open);
     this.#loan = loan.catch((error: unknown) => ignore(error, 'the caller has it'));
     await loan;
   }
 
   setPolicy(policy: EgressPolicy, limits?: LeaseLimits): Promise<void> {
-    return this.#change(() => ({ asked: policy, ...(limits === undefined ? {} : { limits }) }));
+    return this.#change(() => ({ requested: policy, ...(limits === undefined ? {} : { limits }) }));
   }
 
   setSecrets(secrets: EgressSecrets | undefined): Promise<void> {
     return this.#change(() => ({ secrets }));
   }
 
-  /** One after the other. */
-  #change(change: () => Partial<Terms>): Promise<void> {
-    const turn = this.#changes.then(() => this.#setTerms({ ...this.#terms, ...change() }));
-    this.#changes = turn.catch((error: unknown) => ignore(error, 'the caller has it'));
-    return turn;
+  /** Runs changes one at a time. */
+  #change(change: () => Partial<LeaseSettings>): Promise<void> {
+    const result = this.#changes.then(() =>
+      this.#applySettings({ ...this.#settings, ...change() }),
+    );
+    this.#changes = result.catch((error: unknown) => ignore(error, 'the caller has it'));
+    return result;
   }
 
   connect(port: number, signal?: AbortSignal): Promise<Duplex> {
@@ -227,7 +233,7 @@ export class SandboxLease implements NetworkLease {
 
   async traffic(): Promise<NetworkTraffic> {
     const traffic = await this.#options.table.traffic(this.#options.addresses.id);
-    assert(traffic !== undefined, 'traffic is asked of a lease that is in the packet filter');
+    assert(traffic !== undefined, 'the traffic of a lease is read while its rules are installed');
     this.updateBytesUsed(traffic.budgetBytesUsed);
     return trafficOf(traffic, this.#options.guard?.drops());
   }
@@ -238,31 +244,31 @@ export class SandboxLease implements NetworkLease {
     return { allowed, refused: Object.fromEntries(ended), destinations };
   }
 
-  /** For who looks from another process; writes only what is new. */
+  /** Records the gateway's usage for other processes to show, if it has changed. */
   recordUse(): void {
     const isNew = this.#recordedUse !== JSON.stringify(this.gatewayUse());
     if (isNew && this.#isInstalled) this.#record();
   }
 
-  /** As the packet filter has just told. What is used up is said once, and ends what waits at the gateway. */
+  /** @param bytesUsed as just read. An exhausted budget is logged once and ends the gateway's connections. */
   updateBytesUsed(bytesUsed: number): void {
     this.#bytesUsed = Math.max(this.#bytesUsed, bytesUsed);
-    const { bytesMax } = this.#terms.limits;
+    const { bytesMax } = this.#settings.limits;
     if (bytesMax === undefined || bytesUsed < bytesMax || this.#isExhausted) return;
     this.#isExhausted = true;
     const { addresses, log } = this.#options;
-    log.info('the byte budget of a sandbox is used up', { sandbox: addresses.id, bytesMax });
+    log.info('the byte budget of a sandbox is exhausted', { sandbox: addresses.id, bytesMax });
     this.#gateway.closeSandbox(addresses.id);
   }
 
   async release(): Promise<void> {
     this.#isReleased = true;
-    // What is away could not be removed.
+    // A TAP that is lent out can't be removed.
     await this.#loan;
     await this.#cleanup.run();
   }
 
-  /** Port 53, or any where another program has that of all addresses: the packet filter redirects. */
+  /** Port 53, or any if another program listens there on all addresses: the packet filter redirects. */
   async #listenForNames(): Promise<number> {
     const { addresses, upstreams, clock, log } = this.#options;
     const options: Omit<DnsServerOptions, 'port'> = {
@@ -283,53 +289,53 @@ export class SandboxLease implements NetworkLease {
       return await listen(DNS_PORT);
     } catch (error) {
       if (!(error instanceof ListenError && error.code === 'address_in_use')) throw error;
-      ignore(error, 'port 53 of every address is taken');
+      ignore(error, 'another program listens on port 53 of every address');
       return await listen(0);
     }
   }
 
-  /** Names first, so that no answer of the old policy is pinned after the change. */
-  async #setTerms(terms: Terms): Promise<void> {
-    assert(this.#ports !== undefined, 'the policy of a lease is set while it is open');
-    const before = this.#terms;
-    const isOtherBudget = terms.limits.bytesMax !== before.limits.bytesMax;
-    if (isOtherBudget) await this.traffic();
-    const destinationsOf = ({ limits }: Terms) => limits.destinations ?? [];
-    const use = (ones: Terms): void => {
-      this.#terms = ones;
-      this.#policy = withSecretHosts(ones.asked, ones.secrets);
+  /** Sets the policy of names first, so that no answer by the old one is pinned after the change. */
+  async #applySettings(next: LeaseSettings): Promise<void> {
+    assert(this.#ports !== undefined, 'the settings of a lease change while it is open');
+    const before = this.#settings;
+    const hasNewBudget = next.limits.bytesMax !== before.limits.bytesMax;
+    if (hasNewBudget) await this.traffic();
+    const destinationsOf = ({ limits }: LeaseSettings) => limits.destinations ?? [];
+    const use = (settings: LeaseSettings): void => {
+      this.#settings = settings;
+      this.#policy = withSecretHosts(settings.requested, settings.secrets);
       this.#names.setPolicy(namePolicy(this.#policy));
     };
-    use(terms);
-    this.#budgets.setLimits(widestLimits(destinationsOf(before), destinationsOf(terms)));
+    use(next);
+    this.#budgets.setLimits(widestLimits(destinationsOf(before), destinationsOf(next)));
     try {
       await this.#options.table.update(this.#options.addresses.id, () => this.#wanted());
-      this.#installedLimits = terms.limits;
-      this.#budgets.setLimits(destinationsOf(terms));
-      if (isOtherBudget) this.#isExhausted = false;
+      this.#installedLimits = next.limits;
+      this.#budgets.setLimits(destinationsOf(next));
+      if (hasNewBudget) this.#isExhausted = false;
     } catch (error) {
       use(before);
       this.#budgets.setLimits(destinationsOf(before));
       throw error;
     }
     this.#gateway.judgeSandbox(this.#options.addresses.id);
-    // Released meanwhile: the record is removed, or about to be.
+    // A release meanwhile removes the record.
     if (this.#isInstalled) this.#record();
   }
 
-  /** Nothing is decided by it, so nothing fails by it. */
+  /** Never throws: no decision depends on the record. */
   #record(): void {
     const { record, addresses, log } = this.#options;
     try {
       const use = this.gatewayUse();
       this.#recordedUse = JSON.stringify(use);
-      record(this.#policy, this.#terms.limits, use);
+      record(this.#policy, this.#settings.limits, use);
     } catch (error) {
-      log.warn('record a policy', { sandbox: addresses.id, error: describeError(error) });
+      log.warn('record a lease', { sandbox: addresses.id, error: describeError(error) });
     }
   }
 
-  /** What the packet filter does not take is not pinned: the guest is not told of it either. */
+  /** Unpins what the packet filter refuses; the guest then gets no answer with it. */
   async #openFor(pins: readonly Pin[]): Promise<void> {
     const { table, addresses } = this.#options;
     const kept = (): Pin[] =>
@@ -343,17 +349,22 @@ export class SandboxLease implements NetworkLease {
   }
 
   #wanted(): InstalledRules {
-    const renewed = renewedChains(this.#installedLimits, this.#terms.limits);
-    return { network: this.#network(), pins: this.#packetPins(this.#names.pins.live()), renewed };
+    const renewed = renewedChains(this.#installedLimits, this.#settings.limits);
+    return { input: this.#chainInput(), pins: this.#packetPins(this.#names.pins.live()), renewed };
   }
 
-  #network(): ChainInput {
+  #chainInput(): ChainInput {
     const { addresses } = this.#options;
-    const { secrets } = this.#terms;
-    const { destinations: _ofGateway, ...limits } = this.#terms.limits;
-    const decryptsTls = (secrets?.secrets.length ?? 0) > 0;
-    const own = { lease: addresses, policy: this.#policy, limits, bytesUsed: this.#bytesUsed };
-    return { ...own, decryptsTls, ...this.#ports };
+    const { secrets } = this.#settings;
+    const { destinations: _ofGateway, ...limits } = this.#settings.limits;
+    return {
+      lease: addresses,
+      policy: this.#policy,
+      limits,
+      bytesUsed: this.#bytesUsed,
+      decryptsTls: (secrets?.secrets.length ?? 0) > 0,
+      ...this.#ports,
+    };
   }
 
   #packetPins(pins: readonly Pin[]): PacketPin[] {
@@ -365,12 +376,12 @@ export class SandboxLease implements NetworkLease {
   #logName({ name, outcome, why }: NameEvent): void {
     if (outcome === 'answered' || outcome === 'empty') return;
     const sandbox = this.#options.addresses.id;
-    this.#options.log.debug('a name was not told', { sandbox, name, outcome, why });
+    this.#options.log.debug('refused a name', { sandbox, name, outcome, why });
   }
 
   #logExhausted(name: string, bytesMax: number): void {
     const { addresses, log } = this.#options;
-    const what = 'the byte budget of a sandbox for a name is used up';
+    const what = 'the byte budget of a sandbox for a name is exhausted';
     log.info(what, { sandbox: addresses.id, name, bytesMax });
   }
 
@@ -378,11 +389,11 @@ export class SandboxLease implements NetworkLease {
     if (outcome === 'allowed') return;
     const sandbox = this.#options.addresses.id;
     const to = destination === undefined ? undefined : `${destination.address}:${destination.port}`;
-    this.#options.log.debug('a connection was refused', { sandbox, to, name, outcome, why });
+    this.#options.log.debug('refused a connection', { sandbox, to, name, outcome, why });
   }
 }
 
-/** @param drops of XDP, which the packet filter has not seen */
+/** @param drops XDP's, which the packet filter never sees */
 export function trafficOf(
   { counts, budgetBytesUsed }: SandboxTraffic,
   drops = NO_DROPS,
@@ -404,7 +415,7 @@ export function trafficOf(
   };
 }
 
-/** Undefined for a connection that nobody redirected, or that has ended already. */
+/** Undefined for a connection that was not redirected, or has ended already. */
 function redirectedFrom(socket: Socket): Destination | undefined {
   const handle: unknown = Reflect.get(socket, '_handle');
   const fd: unknown =
@@ -416,7 +427,7 @@ function redirectedFrom(socket: Socket): Destination | undefined {
     return isOwn ? undefined : { address, port };
   } catch (error) {
     if (!(error instanceof SyscallError)) throw error;
-    ignore(error, 'a connection that the kernel no longer knows');
+    ignore(error, 'the kernel no longer has the connection');
     return undefined;
   }
 }

@@ -1,11 +1,11 @@
 /**
- * A second wall (io) for the moment in which another program has flushed the whole ruleset, our table with it:
- * a table of this process alone, which `nft flush ruleset` passes over, since a socket of ours owns it.
+ * A second defense (io) for the time after another program has flushed the whole ruleset with our table: a table
+ * that a socket of this process owns, which `nft flush ruleset` skips.
  *
  *     TAP ─► our table, from_ID: mark ─► guard: no mark? drop ─► our table, unmark ─► connection tracking …
  *
- * It goes with the process: what is left of it then is confined by the table as before. No other program sees
- * the mark, which is there between two priorities only.
+ * It disappears with the process; a VM that outlives it is confined by the shared table as before. No other
+ * program sees the mark, which exists between two priorities only.
  */
 import { SyscallError } from '../../sys/libc.ts';
 import { NETLINK, NetlinkSocket } from '../../sys/netlink-socket.ts';
@@ -52,7 +52,7 @@ export class FlushGuard {
     }
   }
 
-  /** Takes the table away. Idempotent. */
+  /** Removes the table. Idempotent. */
   close(): void {
     this.#socket.close();
   }

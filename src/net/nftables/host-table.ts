@@ -1,6 +1,6 @@
 /**
  * The table of this host in the kernel (io), shared by all processes of NeuroVisor: each adds and removes its
- * own sandboxes; who opens it takes out those of the dead. Changes of one process that wait for each other
+ * own sandboxes, and removes those of dead processes when it opens the table. Queued changes of one process
  * become one transaction.
  */
 import type { SandboxId } from '../../base/ids.ts';
@@ -25,9 +25,9 @@ import type { ChainInput, KeptChain } from './sandbox-chains.ts';
 import { readTraffic, type SandboxTraffic } from './sandbox-counters.ts';
 import { readContents, type TableContents, type TableOwner } from './table-owners.ts';
 
-/** Changes of one transaction: beyond, `nft` takes longer for each, not shorter. */
+/** Changes in one transaction: with more, `nft` takes longer for each. */
 const BATCH_MAX = 16;
-/** Pins of one transaction, where one with all of them was refused. */
+/** Pins in one transaction, after one with all of them was refused. */
 const PIN_CHUNK = 256;
 
 interface Change {
@@ -36,29 +36,29 @@ interface Change {
   readonly reject: (error: unknown) => void;
 }
 
-/** What is to be in the table again when somebody has flushed it. */
+/** What one sandbox has in the table, and gets back after a flush. */
 export interface InstalledRules {
-  readonly network: ChainInput;
+  readonly input: ChainInput;
   readonly pins: readonly PacketPin[];
-  /** What an update writes anew: see `updateSandbox`. */
+  /** Chains that an update rewrites: see `updateSandbox`. */
   readonly renewed?: readonly KeptChain[];
 }
 
-/** How the table is read; both give what `nft -j list` prints. */
+/** Reads the table. Results are as `nft -j list` prints them. */
 interface TableReader {
-  /** Of our table at least; none where there is no table. */
+  /** Of our table at least; none if there is no table. */
   listCounters(): readonly NftObject[] | Promise<readonly NftObject[]>;
-  /** Counters and quota of one sandbox at least; none where it is not in the table. */
+  /** Counters and quota of one sandbox at least; none if it is not in the table. */
   listTraffic(id: SandboxId): readonly NftObject[] | Promise<readonly NftObject[]>;
 }
 
 interface HostTableOptions {
   readonly nft: Nft;
-  /** Absent: `nft`, which reads the rules of the whole host for it. */
+  /** Absent: `nft`, which reads the rules of the whole host each time. */
   readonly reader?: TableReader;
   readonly lock: HostLock;
   readonly owner: TableOwner;
-  /** What this process has in the table now. */
+  /** The rules that this process has installed. */
   readonly ours: () => readonly InstalledRules[];
   readonly log: Log;
 }
@@ -75,7 +75,7 @@ export class HostTable {
   }
 
   /**
-   * Makes the table unless it is there, and removes the sandboxes of processes that have ended.
+   * Makes the table unless it exists, and removes the sandboxes of dead processes.
    * @throws NetError `table_of_other_version` while a NeuroVisor of that version has sandboxes in it
    */
   async prepare(): Promise<void> {
@@ -86,7 +86,7 @@ export class HostTable {
     });
   }
 
-  /** Takes the table away if no sandbox is in it. Who adds one meanwhile makes it anew. @returns whether */
+  /** Removes the table if it has no sandbox. A later `add` makes it again. @returns whether it was removed */
   async removeIfUnused(): Promise<boolean> {
     return await this.#options.lock.hold(async () => {
       const { layout, entries } = await this.#contents();
@@ -97,50 +97,50 @@ export class HostTable {
   }
 
   /** @throws NetError `policy_too_large` */
-  async add(network: ChainInput): Promise<void> {
-    await this.#applyOrRepair(() => addSandbox({ ...network, owner: this.#options.owner }));
+  async add(input: ChainInput): Promise<void> {
+    await this.#applyOrRepair(() => addSandbox({ ...input, owner: this.#options.owner }));
   }
 
   /**
-   * See `updateSandbox`. Pins that the kernel refuses are missing then, but the rules hold.
-   * @param wanted asked again for each attempt
+   * See `updateSandbox`. Pins that the kernel refuses are left out; the rules hold.
+   * @param wanted called for each attempt
    * @throws NetError `policy_too_large`
    */
   async update(id: AddressLease['id'], wanted: () => InstalledRules): Promise<void> {
     const commands = (): NftObject[] => {
-      const { network, pins, renewed } = wanted();
-      return updateSandbox(network, pins, renewed);
+      const { input, pins, renewed } = wanted();
+      return updateSandbox(input, pins, renewed);
     };
     try {
       await this.#applyOrRepair(commands);
     } catch (error) {
       if (!isRefused(error)) throw error;
-      const { network, renewed } = wanted();
-      await this.#apply(updateSandbox(network, [], renewed));
+      const { input, renewed } = wanted();
+      await this.#apply(updateSandbox(input, [], renewed));
       await this.#addPins(id, wanted().pins);
     }
   }
 
-  /** @param pins asked again for each attempt */
+  /** @param pins called for each attempt */
   async pin(id: AddressLease['id'], pins: () => readonly PacketPin[]): Promise<void> {
     await this.#applyOrRepair(() => addPins(id, pins()));
   }
 
-  /** Fine where it is not there, because somebody has flushed the table. */
+  /** Does nothing if a flush has removed it already. */
   async remove(lease: AddressLease): Promise<void> {
-    // It may be about to add this one again.
-    await this.#repairing?.catch((error: unknown) => ignore(error, 'who repairs has it'));
+    // A repair under way may add this one again.
+    await this.#repairing?.catch((error: unknown) => ignore(error, 'the caller of repair has it'));
     try {
       await this.#apply(removeSandbox(lease, this.#options.owner));
     } catch (error) {
       if (!isRefused(error)) throw error;
       const { entries } = await this.#contents();
       if (entries.some((entry) => entry.lease.id === lease.id)) throw error;
-      ignore(error, 'a sandbox that the packet filter does not have');
+      ignore(error, 'the packet filter has no such sandbox');
     }
   }
 
-  /** Undefined for one that is not in the table. Counts begin anew when somebody has flushed it. */
+  /** Undefined for a sandbox that is not in the table. Counts restart at 0 after a flush. */
   async traffic(id: AddressLease['id']): Promise<SandboxTraffic | undefined> {
     return (
       (await this.#traffic(id)) ?? ((await this.repair()) ? await this.#traffic(id) : undefined)
@@ -163,7 +163,7 @@ export class HostTable {
     return readContents(await reader.listCounters());
   }
 
-  /** Confined first, in a transaction of its own: a TAP of ours that is not in the table is dead. */
+  /** Installs the base first, in its own transaction: a TAP of ours without rules may send nothing. */
   async #replace(
     { layout, entries }: TableContents,
     sandboxes: readonly InstalledRules[] = [],
@@ -189,10 +189,10 @@ export class HostTable {
     try {
       await this.#options.nft.apply(dead.flatMap((each) => removeSandbox(each.lease, each.owner)));
     } catch (error) {
-      // Somebody has changed our table by hand: where nobody lives in it, it is made anew.
+      // Another program has changed our table: it is rebuilt if no running process uses it.
       const isInUse = dead.length < entries.length;
       if (isInUse || !isRefused(error)) throw error;
-      this.#options.log.warn('the packet filter is made anew', { error: error.message });
+      this.#options.log.warn('rebuild the packet filter', { error: error.message });
       await this.#options.nft.apply(wholeTable([]));
     }
   }
@@ -208,8 +208,8 @@ export class HostTable {
   }
 
   /**
-   * Another program may have flushed the whole ruleset, as a reload of nftables.service does.
-   * @returns whether that was so
+   * Restores our rules if another program has flushed them, as a reload of nftables.service does.
+   * @returns whether it had
    * @throws NetError `table_of_other_version` while a NeuroVisor of that version has sandboxes in it
    */
   repair(): Promise<boolean> {
@@ -225,9 +225,9 @@ export class HostTable {
     const { ours, log } = this.#options;
     const contents = await this.#contents();
     const known = new Set(contents.entries.map(({ lease }) => lease.id));
-    const lost = ours().filter(({ network }) => !known.has(network.lease.id));
+    const lost = ours().filter(({ input }) => !known.has(input.lease.id));
     if (contents.layout === 'ours' && lost.length === 0) return false;
-    log.warn('the packet filter was emptied by another program; it is made anew', {
+    log.warn('another program has emptied the packet filter: restore it', {
       sandboxes: lost.length,
     });
     if (contents.layout !== 'ours') await this.#replace(contents, lost);
@@ -235,23 +235,22 @@ export class HostTable {
     return true;
   }
 
-  /** All at once, but what the kernel refuses of one is not the loss of the others. */
+  /** All at once; if the kernel refuses that, one by one, so that one failure does not affect the others. */
   async #restore(lost: readonly InstalledRules[]): Promise<void> {
     const { nft, owner, log } = this.#options;
-    const added = ({ network }: InstalledRules): NftObject[] => addSandbox({ ...network, owner });
-    const pinned = ({ network, pins }: InstalledRules): NftObject[] =>
-      addPins(network.lease.id, pins);
+    const rulesOf = ({ input }: InstalledRules) => addSandbox({ ...input, owner });
+    const pinsOf = ({ input, pins }: InstalledRules) => addPins(input.lease.id, pins);
     try {
-      await nft.apply(lost.flatMap((each) => [...added(each), ...pinned(each)]));
+      await nft.apply(lost.flatMap((each) => [...rulesOf(each), ...pinsOf(each)]));
       return;
     } catch (error) {
       if (!isRefused(error)) throw error;
-      log.warn('sandboxes are added to the packet filter one by one', { error: error.message });
+      log.warn('add sandboxes to the packet filter one by one', { error: error.message });
     }
     for (const each of lost) {
-      const { id } = each.network.lease;
+      const { id } = each.input.lease;
       try {
-        await nft.apply(added(each));
+        await nft.apply(rulesOf(each));
         await this.#addPins(id, each.pins);
       } catch (error) {
         if (!isRefused(error)) throw error;
@@ -260,7 +259,7 @@ export class HostTable {
     }
   }
 
-  /** As many as the kernel takes. A destination without its pin is refused, and asked for again. */
+  /** As many as the kernel takes. A destination without a pin is refused, and the guest looks it up again. */
   async #addPins(id: AddressLease['id'], pins: readonly PacketPin[]): Promise<void> {
     for (let at = 0; at < pins.length; at += PIN_CHUNK) {
       try {
@@ -280,7 +279,7 @@ export class HostTable {
     });
   }
 
-  /** In the order in which they came. */
+  /** In order. */
   async #applyWaiting(): Promise<void> {
     this.#isApplying = true;
     while (this.#waiting.length > 0) {
@@ -297,7 +296,7 @@ export class HostTable {
     this.#isApplying = false;
   }
 
-  /** Of a transaction that was refused nothing is there: who is to blame alone hears of it. */
+  /** A refused transaction applies nothing: each change is retried alone, and only the faulty one fails. */
   async #applyEach(batch: readonly Change[]): Promise<void> {
     for (const { commands, resolve, reject } of batch) {
       await this.#options.nft.apply(commands).then(resolve, reject);

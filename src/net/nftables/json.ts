@@ -1,6 +1,6 @@
 /**
- * Words of libnftables-json(5): what rules are made of. Only what `ruleset.ts` needs, and only for our own
- * table. Pure.
+ * Expressions and commands of libnftables-json(5), as far as `ruleset.ts` needs them and only for our own table.
+ * Pure.
  */
 import { type AddressRange, formatAddress } from '../addresses/addresses.ts';
 
@@ -37,7 +37,7 @@ export function deleteTable(): NftObject {
 
 export const ACCEPT: NftExpression = { accept: null };
 export const DROP: NftExpression = { drop: null };
-/** A program of the guest hears of it at once instead of waiting for a timeout. */
+/** The guest's program fails at once instead of waiting for a timeout. */
 export const RESET: NftExpression = { reject: { type: 'tcp reset' } };
 export const PROHIBITED: NftExpression = { reject: { type: 'icmpx', expr: 'admin-prohibited' } };
 
@@ -47,23 +47,23 @@ export const NFPROTO: NftExpression = { meta: { key: 'nfproto' } };
 export const MARK: NftExpression = { meta: { key: 'mark' } };
 export const L4PROTO: NftExpression = { meta: { key: 'l4proto' } };
 export const CT_STATE: NftExpression = { ct: { key: 'state' } };
-/** `original`: of who began the connection; `reply`: of the other. */
+/** `original`: sent by the side that opened the connection; `reply`: by the other. */
 export const CT_DIRECTION: NftExpression = { ct: { key: 'direction' } };
 export const CT_STATUS: NftExpression = { ct: { key: 'status' } };
-/** Of a connection's first direction; its answers are found in zone 0, as those of the host's own. */
+/** Zone of the original direction; replies are looked up in zone 0, as for the host's own connections. */
 export const CT_ZONE: NftExpression = { ct: { key: 'zone', dir: 'original' } };
-/** What the host's routes say of a destination: `local` is every address of the host itself. */
+/** The destination's type in the host's routes: `local` is every address of the host itself. */
 export const DESTINATION_ROUTE: NftExpression = { fib: { result: 'type', flags: ['daddr'] } };
 export const SOURCE_ROUTE: NftExpression = { fib: { result: 'type', flags: ['saddr'] } };
 export const ETHER_SADDR: NftExpression = { payload: { protocol: 'ether', field: 'saddr' } };
 export const IP_SADDR: NftExpression = { payload: { protocol: 'ip', field: 'saddr' } };
 export const IP_DADDR: NftExpression = { payload: { protocol: 'ip', field: 'daddr' } };
 export const DPORT: NftExpression = { payload: { protocol: 'th', field: 'dport' } };
-/** The byte as a whole: a comparison with `rst` is of `rst` alone. */
+/** The whole byte: equal to `rst` means `rst` and no other flag. */
 export const TCP_FLAGS: NftExpression = { payload: { protocol: 'tcp', field: 'flags' } };
-/** From the IP header on. */
+/** Includes the IP header. */
 export const PACKET_BYTES: NftExpression = { meta: { key: 'length' } };
-/** What elements of sets by port are made of. */
+/** The key of sets by port. */
 export const DESTINATION: NftExpression = { concat: [IP_DADDR, L4PROTO, DPORT] };
 export const DESTINATION_TYPE: readonly string[] = ['ipv4_addr', 'inet_proto', 'inet_service'];
 
@@ -71,7 +71,7 @@ export function equal(left: NftExpression, right: unknown): NftExpression {
   return { match: { op: '==', left, right } };
 }
 
-export function different(left: NftExpression, right: unknown): NftExpression {
+export function notEqual(left: NftExpression, right: unknown): NftExpression {
   return { match: { op: '!=', left, right } };
 }
 
@@ -88,7 +88,7 @@ export function assign(key: NftExpression, value: number | string): NftExpressio
   return { mangle: { key, value } };
 }
 
-/** Elements without a name: part of the rule, replaced with it. */
+/** An anonymous set, which is part of its rule. */
 export function anyOf(elements: readonly unknown[]): NftExpression {
   return { set: elements };
 }
@@ -118,13 +118,13 @@ export function count(counter: string): NftExpression {
   return { counter };
 }
 
-/** Token bucket that says when a packet is beyond it; the burst is in bytes. */
+/** A token bucket; matches packets beyond it. */
 export function beyondRate(bytesPerSecond: number, burstBytes: number): NftExpression {
   const unit = { rate_unit: 'bytes', burst_unit: 'bytes', per: 'second' };
   return { limit: { rate: bytesPerSecond, burst: burstBytes, inv: true, ...unit } };
 }
 
-/** So many bytes of packets, since the rule was made. */
+/** Matches the first `bytes` of packets since the rule was made. */
 export function within(bytes: number): NftExpression {
   return { quota: { val: bytes, val_unit: 'bytes' } };
 }

@@ -1,6 +1,6 @@
 /**
- * Whether this kernel knows what our rules are made of: a table of its own, added and deleted in one
- * transaction, so that nobody ever sees it. Pure; the packet filter refuses what its kernel has no module for.
+ * Checks that this kernel supports the features of our rules: a separate table is added and deleted in one
+ * transaction, so it never becomes visible. nftables refuses what the kernel has no module for. Pure.
  */
 import {
   assign,

@@ -1,6 +1,6 @@
 /**
- * Changes and reads the packet filter by `nft`, the only network program that is used (io): by its library
- * within this process where the host has it, else by a child process for each call. Both take the same text.
+ * Changes and reads the packet filter with `nft`, the only network program that NeuroVisor runs (io): through its
+ * library in this process if the host has it, else through a child process per call. Both take the same text.
  */
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { type NftablesAnswer, runNftables } from '../../sys/nftables.ts';
@@ -11,14 +11,14 @@ import { NftProcess } from './process.ts';
 interface NftOptions {
   /** The command and its first arguments, e.g. to enter a network namespace. Absent: `nft`. */
   readonly command?: readonly string[];
-  /** Asked first. Absent: the library of this host, unless there is a command. */
+  /** Tried first. Absent: the library of this host, unless there is a command. */
   readonly library?: NftLibrary;
   readonly clock?: Clock;
-  /** A transaction that takes longer is given up; the kernel applies it whole or not at all. */
+  /** Deadline of a transaction; the kernel applies it whole or not at all. */
   readonly runMsMax?: number;
 }
 
-/** @returns undefined where it can't, so that a process is to do it */
+/** @returns undefined if a process must do it */
 type NftLibrary = (commands: string) => Promise<NftablesAnswer | undefined>;
 
 const RUN_MS_MAX = 60_000;
@@ -40,7 +40,7 @@ export class Nft {
   }
 
   /**
-   * All of the commands or none of them.
+   * Applies all commands or none.
    * @throws NetError `nft_missing`, `nft_not_permitted`, `nft_refused`, `nft_failed`
    */
   async apply(commands: readonly NftObject[]): Promise<void> {
@@ -51,7 +51,7 @@ export class Nft {
   }
 
   /**
-   * Everything in our table, or undefined where there is none.
+   * Everything in our table, or undefined if there is none.
    * @throws NetError `nft_missing`, `nft_not_permitted`, `nft_refused`, `nft_failed`
    */
   async listTable(): Promise<readonly NftObject[] | undefined> {
@@ -66,7 +66,7 @@ export class Nft {
   }
 
   /**
-   * The counters of every table; an empty list where there is none.
+   * The counters of every table; empty if there are none.
    * @throws NetError `nft_missing`, `nft_not_permitted`, `nft_refused`, `nft_failed`
    */
   listCounters(): Promise<readonly NftObject[]> {
@@ -82,7 +82,7 @@ export class Nft {
   }
 
   /**
-   * As it tells it itself: `nftables v1.0.6 (Lester Gooch #5)`.
+   * For example `nftables v1.0.6 (Lester Gooch #5)`.
    * @throws NetError `nft_missing`, `nft_failed`
    */
   async version(): Promise<string> {
@@ -91,7 +91,7 @@ export class Nft {
 
   /**
    * Counters and quotas of our table, for `readTraffic`.
-   * @throws NetError as `listTable`; `nft_refused` where there is no table
+   * @throws NetError as `listTable`; `nft_refused` if there is no table
    */
   async listTraffic(): Promise<readonly NftObject[]> {
     const table = ['table', TABLE_FAMILY, TABLE_NAME];
@@ -113,14 +113,14 @@ export class Nft {
     } catch (error) {
       throw nftFailure('read', error);
     }
-    throw nftFailure('read', new Error('it printed no list of objects'));
+    throw nftFailure('read', new Error('no list of objects in the output'));
   }
 
-  /** @returns undefined where a process is to do it */
+  /** @returns undefined if a process must do it */
   async #byLibrary(text: string, verb: string): Promise<NftablesAnswer | undefined> {
     const late = Promise.withResolvers<never>();
     const stopWaiting = this.#clock.after(this.#runMsMax, () =>
-      late.reject(nftFailure(verb, new Error(`it did not end within ${this.#runMsMax} ms`))),
+      late.reject(nftFailure(verb, new Error(`no end within ${this.#runMsMax} ms`))),
     );
     try {
       const answer = await Promise.race([this.#library(text), late.promise]);

@@ -1,6 +1,6 @@
 /**
- * Counters and quotas of nftables as netlink has them (linux/netfilter/nf_tables.h), read into what
- * `nft -j list` prints of them. Names and numbers only: what takes a compiler of rules is left to `nft`. Pure.
+ * Counters and quotas of nftables over netlink (linux/netfilter/nf_tables.h), in the form that `nft -j list`
+ * prints. Names and numbers only: rules need a compiler, which is `nft`. Pure.
  */
 
 import {

@@ -1,6 +1,5 @@
 /**
- * Other programs' packet filters that may stand in a guest's way: a packet that our table lets through can
- * still be dropped by theirs. Pure.
+ * Packet filters of other programs that may drop what our table lets through. Pure.
  */
 import { TAP_PREFIX } from '../addresses/address-plan.ts';
 import { type NftObject, TABLE_NAME } from './json.ts';
@@ -8,17 +7,17 @@ import { type NftObject, TABLE_NAME } from './json.ts';
 export interface OtherFilter {
   /** For people: `Docker`, or the table. */
   readonly manager: string;
-  /** `forward`: guests may not reach the network; `input`: nor our resolver and gateway. */
+  /** `forward`: blocks guests from the network; `input`: from our resolver and gateway. */
   readonly hook: 'forward' | 'input';
-  /** One command that would let the guests through. */
+  /** A command that lets guests through. */
   readonly remedy: string;
 }
 
 const TAPS = `${TAP_PREFIX}+`;
 
 /**
- * Rules of the older iptables, which `nft` does not list.
- * @param text what `iptables-legacy -S` says: `-P FORWARD DROP`, `-A FORWARD … -j REJECT …`
+ * Rules of the legacy iptables, which `nft` does not list.
+ * @param text output of `iptables-legacy -S`: `-P FORWARD DROP`, `-A FORWARD … -j REJECT …`
  */
 export function legacyFilters(text: string): OtherFilter[] {
   const isDocker = text.includes('DOCKER-USER');

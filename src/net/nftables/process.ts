@@ -1,4 +1,4 @@
-/** `nft` as a child process: arguments are an array, data goes in by stdin (io). */
+/** `nft` as a child process, with its input on stdin (io). */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { writeSync } from 'node:fs';
 import type { Readable } from 'node:stream';
@@ -18,7 +18,7 @@ interface NftProcessOptions {
   /** The command and its first arguments. */
   readonly command: readonly string[];
   readonly clock: Clock;
-  /** Milliseconds after which it is killed. */
+  /** The child is killed after this. */
   readonly runMsMax: number;
 }
 
@@ -35,7 +35,7 @@ export class NftProcess {
   }
 
   /**
-   * @returns what it printed
+   * @returns its stdout
    * @throws NetError `nft_missing`, `nft_not_permitted`, `nft_refused`, `nft_failed`
    */
   run(args: readonly string[], input: string, verb: string): Promise<string> {
@@ -48,9 +48,9 @@ export class NftProcess {
         child.kill('SIGKILL');
       };
       const stopWaiting = this.#clock.after(this.#runMsMax, () =>
-        giveUp(`it did not end within ${this.#runMsMax} ms`),
+        giveUp(`no end within ${this.#runMsMax} ms`),
       );
-      const output = collect(child.stdout, OUTPUT_BYTES_MAX, () => giveUp('it printed too much'));
+      const output = collect(child.stdout, OUTPUT_BYTES_MAX, () => giveUp('too much output'));
       const errors = collect(child.stderr, ERROR_BYTES_MAX, () => undefined);
       child.once('error', (error) => {
         stopWaiting();
@@ -60,13 +60,13 @@ export class NftProcess {
         stopWaiting();
         if (code === 0) resolve(output());
         else if (gaveUp !== undefined) reject(nftFailure(verb, gaveUp));
-        else if (code === null) reject(nftFailure(verb, new Error(`it was ended by ${killedBy}`)));
+        else if (code === null) reject(nftFailure(verb, new Error(`killed by ${killedBy}`)));
         else reject(nftRefusal(verb, errors()));
       });
     });
   }
 
-  /** Most failures of a start come as an event; of some, as that memory is short, `spawn` throws. */
+  /** Some failures to start, such as a lack of memory, are thrown by `spawn` and not emitted. */
   #start(args: readonly string[], input: string, verb: string): ChildProcess {
     const [program, ...first] = this.#command;
     let stdin: number | undefined;
@@ -85,8 +85,7 @@ export class NftProcess {
 }
 
 /**
- * A file in memory. `nft -f -` opens /dev/stdin anew, which is not possible with the socket that Node makes for
- * a child's stdin.
+ * A file in memory: `nft -f -` opens /dev/stdin, which fails for the socket that Node makes for a child's stdin.
  */
 function fileOf(text: string): number {
   const bytes = Buffer.from(text);
@@ -100,7 +99,7 @@ function fileOf(text: string): number {
   }
 }
 
-/** Keeps the first `bytesMax`, and says once when there were more. */
+/** Keeps the first `bytesMax`; calls `onMore` for data beyond. */
 function collect(stream: Readable | null, bytesMax: number, onMore: () => void): () => string {
   const chunks: Buffer[] = [];
   let bytes = 0;

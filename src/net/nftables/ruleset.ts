@@ -1,7 +1,7 @@
 /**
  * The packet filter: one nftables table `inet neurovisor` for all sandboxes, as JSON for `nft -j -f -`.
- * Each function gives one transaction, which the kernel applies whole or not at all. Other programs' tables
- * are never named. Pure.
+ * Each function returns one transaction, which the kernel applies whole or not at all, and never names another
+ * program's table. Pure.
  *
  *     guest ── TAP ──► prerouting/raw: from_ID ─► conntrack ─► prerouting/dstnat: nat_ID ─┬─► input: input_ID
  *                      MAC, source, IPv6,                      to our resolver, gateway   │
@@ -11,8 +11,8 @@
  *     guest ◄── TAP ◄── into_ID ◄── postrouting: to_ID ◄── answers, marked connections          ▼
  *                                                                            postrouting/srcnat: masquerade
  *
- * A packet finds the chains of its sandbox by one lookup of its TAP's name. A TAP with our prefix that is in
- * no map may send nothing: between its making and `addSandbox`, and after `removeSandbox`, it is dead.
+ * One lookup of the TAP's name leads a packet to the chains of its sandbox. A TAP with our prefix that is in no
+ * map may send nothing: so before `addSandbox` and after `removeSandbox` no traffic passes.
  */
 import type { SandboxId } from '../../base/ids.ts';
 import type { AddressLease } from '../addresses/address-plan.ts';
@@ -29,7 +29,6 @@ import {
   DESTINATION_TYPE,
   DROP,
   deleteTable,
-  different,
   dispatch,
   equal,
   flush,
@@ -40,6 +39,7 @@ import {
   MARK,
   type NftExpression,
   type NftObject,
+  notEqual,
   OIFNAME,
   remove,
 } from './json.ts';
@@ -65,7 +65,7 @@ import {
 import { budgetOf, COUNTER_NAMES, counterOf } from './sandbox-counters.ts';
 import { LAYOUT_COUNTER, ownerCounter, type TableOwner } from './table-owners.ts';
 
-/** An address that our resolver gave the guest, and a port on which a rule for its name allows it. */
+/** An address that our resolver returned to the guest, and a port on which a rule for its name allows it. */
 export interface PacketPin {
   readonly address: string;
   readonly protocol: Transport;
@@ -74,21 +74,21 @@ export interface PacketPin {
   readonly seconds: number;
 }
 
-/** Elements of the sets of pinned destinations, each. A full set takes no more, and the connection is refused. */
+/** Elements in each set of pinned destinations. When a set is full, further destinations are refused. */
 export const PINS_MAX = 8192;
-/** What a budget is where there is none: 9 PB. */
+/** The quota if there is no budget: 9 PB. */
 const BYTES_MAX = Number.MAX_SAFE_INTEGER;
 
-/** Packets of TAPs that no sandbox has. */
+/** Packets of TAPs without a sandbox. */
 const COUNTER_UNKNOWN = 'unknown';
-/** Packets of the network that are addressed to, or pretend to be from, our pool. */
+/** Packets from the network to our pool, or with a spoofed source address of it. */
 const COUNTER_OUTSIDE = 'outside';
 const SUBNETS = 'subnets';
 
-/** Where each chain of a sandbox is reached from; numbers are priorities of netfilter_ipv4.h. */
+/** The hook that leads to each chain of a sandbox; priorities as in netfilter_ipv4.h. */
 const HOOKS: Record<SandboxChain, { base: string; type: string; hook: string; prio: number }> = {
   from: { base: 'prerouting', type: 'filter', hook: 'prerouting', prio: FROM_PRIORITY },
-  // Before other programs' (Docker's is -100): the first that translates a connection is the only one.
+  // Before other programs (Docker: -100): only the first translation of a connection counts.
   nat: { base: 'dstnat', type: 'nat', hook: 'prerouting', prio: -101 },
   input: { base: 'input', type: 'filter', hook: 'input', prio: 0 },
   forward: { base: 'forward', type: 'filter', hook: 'forward', prio: 0 },
@@ -97,38 +97,38 @@ const HOOKS: Record<SandboxChain, { base: string; type: string; hook: string; pr
 const UNMARK = { name: 'unmark', prio: UNMARK_PRIORITY };
 const mapName = (chain: SandboxChain): string => `${chain}_taps`;
 
-/** The whole table, in place of whatever was there under its name. Counters begin at 0. */
-export function wholeTable(networks: readonly ChainInput[]): NftObject[] {
+/** Replaces the whole table. Counters begin at 0. */
+export function wholeTable(sandboxes: readonly ChainInput[]): NftObject[] {
   return [
     ...removeTable(),
     addTable(),
     ...baseObjects(),
-    ...networks.flatMap((network) => sandboxObjects(network)),
+    ...sandboxes.flatMap((input) => sandboxObjects(input)),
   ];
 }
 
-/** Also where there is none: it is made first, since deleting what isn't there fails. */
+/** Adds the table first, since deleting a missing one fails. */
 export function removeTable(): NftObject[] {
   return [addTable(), deleteTable()];
 }
 
 /**
- * In place of what is there under its id.
+ * Replaces what the table has for the sandbox.
  * @throws NetError `policy_too_large`
  */
-export function addSandbox(network: ChainInput): NftObject[] {
-  const { id } = network.lease;
-  return sandboxObjects(network, [...emptied(id), ...flushed(id, KEPT_CHAINS)]);
+export function addSandbox(input: ChainInput): NftObject[] {
+  const { id } = input.lease;
+  return sandboxObjects(input, [...flushRules(id), ...flushChains(id, KEPT_CHAINS)]);
 }
 
-/** @param before the rules */
-function sandboxObjects(network: ChainInput, before: readonly NftObject[] = []): NftObject[] {
-  const { lease } = network;
+/** @param before commands to run before the rules are added */
+function sandboxObjects(input: ChainInput, before: readonly NftObject[] = []): NftObject[] {
+  const { lease } = input;
   const { id } = lease;
   return [
-    ...ownerObjects(network, network.owner, add),
+    ...ownerObjects(input, input.owner, add),
     ...COUNTER_NAMES.map((name) => add('counter', { name: counterOf(id, name) })),
-    budgetObject(network),
+    budgetObject(input),
     ...SANDBOX_SETS.map((set) =>
       add('set', {
         name: ownName(id, set),
@@ -139,54 +139,54 @@ function sandboxObjects(network: ChainInput, before: readonly NftObject[] = []):
     ),
     ...ALL_CHAINS.map((chain) => add('chain', { name: ownName(id, chain) })),
     ...before,
-    ...keptObjects(network, KEPT_CHAINS),
-    ...ruleObjects(network),
+    ...keptObjects(input, KEPT_CHAINS),
+    ...ruleObjects(input),
     ...membership(lease).map(({ name, elem }) => add('element', { name, elem })),
   ];
 }
 
 /**
- * New policy, ports and limits for a sandbox that is in the table with the same lease. Counters stay, and what
- * is used of a budget that does not change; another begins with `network.bytesUsed`. Connections that the new policy does not allow end, those of pins not among
- * `pins` included.
- * @param pins all that are to be valid afterwards
- * @param renewed whose limits are others now: `renewedChains`
+ * Sets policy, ports and limits of a sandbox in the table. Counters stay, and so does the usage of an unchanged
+ * budget; a changed one begins with `input.bytesUsed`. Ends connections that the new policy does not allow, and
+ * those to pins that are not in `pins`.
+ * @param pins all pins valid from now on
+ * @param renewed chains whose limits have changed: `renewedChains`
  * @throws NetError `policy_too_large`
  */
 export function updateSandbox(
-  network: ChainInput,
+  input: ChainInput,
   pins: readonly PacketPin[],
   renewed: readonly KeptChain[] = [],
 ): NftObject[] {
-  const { id } = network.lease;
+  const { id } = input.lease;
   return [
-    ...emptied(id),
-    ...flushed(id, renewed),
-    // What was refused beyond the old budget is no part of the new one.
+    ...flushRules(id),
+    ...flushChains(id, renewed),
+    // Bytes refused beyond the old budget must not count against the new one.
     ...(renewed.includes('spent') ? [remove('quota', { name: budgetOf(id) })] : []),
-    budgetObject(network),
-    ...keptObjects(network, renewed),
-    ...ruleObjects(network),
+    budgetObject(input),
+    ...keptObjects(input, renewed),
+    ...ruleObjects(input),
     ...addPins(id, pins),
   ];
 }
 
-/** Which an update writes anew. */
+/** Rewritten by every update. */
 const RULED_CHAINS = [INTO_CHAIN, ...SANDBOX_CHAINS] as const;
 const ALL_CHAINS = [...KEPT_CHAINS, ...RULED_CHAINS] as const;
 
-function flushed(id: SandboxId, chains: readonly (typeof ALL_CHAINS)[number][]): NftObject[] {
+function flushChains(id: SandboxId, chains: readonly (typeof ALL_CHAINS)[number][]): NftObject[] {
   return chains.map((chain) => flush('chain', ownName(id, chain)));
 }
 
-function emptied(id: SandboxId): NftObject[] {
+function flushRules(id: SandboxId): NftObject[] {
   return [
-    ...flushed(id, RULED_CHAINS),
+    ...flushChains(id, RULED_CHAINS),
     ...SANDBOX_SETS.map((set) => flush('set', ownName(id, set))),
   ];
 }
 
-/** @param owner with which it was added */
+/** @param owner as given to `addSandbox` */
 export function removeSandbox(
   lease: Pick<AddressLease, 'id' | 'tap' | 'subnet'>,
   owner?: TableOwner,
@@ -194,7 +194,7 @@ export function removeSandbox(
   const { id } = lease;
   return [
     ...membership(lease).map(({ name, elem }) => remove('element', { name, elem })),
-    ...flushed(id, ALL_CHAINS),
+    ...flushChains(id, ALL_CHAINS),
     ...ALL_CHAINS.map((chain) => remove('chain', { name: ownName(id, chain) })),
     ...SANDBOX_SETS.map((set) => remove('set', { name: ownName(id, set) })),
     ...COUNTER_NAMES.map((name) => remove('counter', { name: counterOf(id, name) })),
@@ -211,7 +211,7 @@ function ownerObjects(
   return owner === undefined ? [] : [verb('counter', { name: ownerCounter(lease, owner) })];
 }
 
-/** Adds pins, or moves the end of those that are there. */
+/** Adds pins, or extends existing ones. */
 export function addPins(id: SandboxId, pins: readonly PacketPin[]): NftObject[] {
   if (pins.length === 0) return [];
   const name = ownName(id, 'pins');
@@ -224,7 +224,7 @@ export function addPins(id: SandboxId, pins: readonly PacketPin[]): NftObject[] 
   const timed = [...latest.values()].map(({ concat, seconds }) => ({
     elem: { val: { concat }, timeout: Math.max(1, Math.ceil(seconds)) },
   }));
-  // An element that is there keeps its end when it is added again, before Linux 6.13 at least.
+  // Adding an existing element does not change its timeout, at least before Linux 6.13.
   return [
     add('element', { name, elem: plain }),
     remove('element', { name, elem: plain }),
@@ -266,10 +266,10 @@ function baseObjects(): NftObject[] {
   ];
 }
 
-/** The policy of our base chains is accept: they see the whole host's packets, most of which are not ours. */
+/** Our base chains accept by default: they see all packets of the host, most of which are not ours. */
 function baseRules(): NftObject[] {
   const rule = (chain: string, ...expr: NftExpression[]): NftObject => add('rule', { chain, expr });
-  const notLoopback = different(IIFNAME, 'lo');
+  const notLoopback = notEqual(IIFNAME, 'lo');
   const unknown = [count(COUNTER_UNKNOWN), DROP];
   const outside = [count(COUNTER_OUTSIDE), DROP];
   const subnets = `@${SUBNETS}`;
@@ -287,31 +287,31 @@ function baseRules(): NftObject[] {
     rule(at('forward'), equal(IIFNAME, ANY_TAP), ...unknown),
     rule(at('to'), dispatch(OIFNAME, mapName('to'))),
     rule(at('to'), equal(OIFNAME, ANY_TAP), ...unknown),
-    rule('srcnat', different(OIFNAME, ANY_TAP), equal(IP_SADDR, subnets), { masquerade: null }),
+    rule('srcnat', notEqual(OIFNAME, ANY_TAP), equal(IP_SADDR, subnets), { masquerade: null }),
   ];
 }
 
-function ruleObjects(network: ChainInput): NftObject[] {
-  const rules = sandboxRules(network);
+function ruleObjects(input: ChainInput): NftObject[] {
+  const rules = sandboxRules(input);
   return RULED_CHAINS.flatMap((chain) =>
-    rules[chain].map((expr) => add('rule', { chain: ownName(network.lease.id, chain), expr })),
+    rules[chain].map((expr) => add('rule', { chain: ownName(input.lease.id, chain), expr })),
   );
 }
 
-function keptObjects(network: ChainInput, chains: readonly KeptChain[]): NftObject[] {
-  const rules = keptRules(network);
+function keptObjects(input: ChainInput, chains: readonly KeptChain[]): NftObject[] {
+  const rules = keptRules(input);
   return chains.flatMap((chain) =>
-    rules[chain].map((expr) => add('rule', { chain: ownName(network.lease.id, chain), expr })),
+    rules[chain].map((expr) => add('rule', { chain: ownName(input.lease.id, chain), expr })),
   );
 }
 
-/** Adding it again keeps what is used. */
+/** Adding it again keeps its usage. */
 function budgetObject({ lease, limits = {}, bytesUsed = 0 }: ChainInput): NftObject {
   const bytes = limits.bytesMax ?? BYTES_MAX;
   return add('quota', { name: budgetOf(lease.id), bytes, used: bytesUsed, inv: true });
 }
 
-/** What makes packets find the chains of this sandbox. */
+/** The map and set elements that lead packets to the chains of this sandbox. */
 function membership({ id, tap, subnet }: Pick<AddressLease, 'id' | 'tap' | 'subnet'>): {
   name: string;
   elem: unknown[];

@@ -23,7 +23,6 @@ import {
   DESTINATION_ROUTE,
   DPORT,
   DROP,
-  different,
   ETHER_SADDR,
   equal,
   goTo,
@@ -35,6 +34,7 @@ import {
   MARK,
   NFPROTO,
   type NftExpression,
+  notEqual,
   numberElement,
   OIFNAME,
   PACKET_BYTES,
@@ -47,88 +47,88 @@ import {
 import { budgetOf, type CounterName, counterOf } from './sandbox-counters.ts';
 import type { TableOwner } from './table-owners.ts';
 
-/** What the packet filter must know of a sandbox. */
+/** What the rules of a sandbox depend on. */
 export interface ChainInput {
   readonly lease: AddressLease;
-  /** Written into the table, so that whoever comes after the owner's death can take it out. */
+  /** Written into the table, so that another process can remove the sandbox after the owner's death. */
   readonly owner?: TableOwner;
   readonly policy: EgressPolicy;
-  /** Where our resolver listens on the lease's host address. Without it, the guest has no DNS of ours. */
+  /** Our resolver's port on the lease's host address. Absent: no DNS for the guest. */
   readonly dnsPort?: number;
-  /** Where our gateway listens there; it is given TCP 80 and 443 where names decide. */
+  /** Our gateway's port there; it gets TCP 80 and 443 if the policy decides by name. */
   readonly gatewayPort?: number;
-  /** The gateway is given TCP 443 in any case: it puts secrets in. */
+  /** The gateway gets TCP 443 in any case, to fill in secrets. */
   readonly decryptsTls?: boolean;
   /** Other ports of the host address that the guest may use. */
   readonly hostPorts?: readonly { readonly protocol: Transport; readonly port: number }[];
   readonly limits?: TrafficLimits;
-  /** Of `bytesMax`, before this lease. */
+  /** Used of `bytesMax` before this lease. */
   readonly bytesUsed?: number;
 }
 
 export interface TrafficLimits {
-  /** IPv4 packets that go through or to the host, both directions together; what policy refuses counts too. */
+  /** IPv4 packets through and to the host, both directions together, refused ones included. */
   readonly bytesMax?: number;
   readonly uploadBytesPerSecond?: number;
   readonly downloadBytesPerSecond?: number;
-  /** Through the host and to it together, at one time; questions to our resolver are not among them. */
+  /** Open at once, through and to the host together; without lookups at our resolver. */
   readonly connectionsMax?: number;
 }
 
-/** A guest must not fill the connection table of the host, which all share. */
+/** Keeps a guest from filling the host's connection table, which all share. */
 const CONNECTIONS_DEFAULT = 2048;
 /**
- * The kernel's bucket holds one second of the rate and this. One packet of a TAP with offloads is up to
- * 64 KiB: a small rate alone would let none through.
+ * Added to one second of the rate in the kernel's bucket. With offloads, one packet of a TAP is up to 64 KiB,
+ * which a small rate alone would never let through.
  */
 const BURST_BYTES = 128 * 1024;
 /**
- * Segments to a guest whose budget is used up that reach it all the same, as resets: who only waits for data
- * would hear nothing otherwise. A hostile guest may read them, so they end as well.
+ * Segments turned into resets for a guest with an exhausted budget, so that a program that only reads learns of
+ * the end. A hostile guest may read their data, hence the limit.
  */
 const RESET_BYTES_MAX = 256 * 1024;
-/** Longer ones are several segments in one, of which the sender's next try is the first alone. */
+/** Longer packets are merged segments, which the sender then retransmits one by one. */
 const RESET_PACKET_BYTES_MAX = 1500;
-/** IPv4 and TCP header, no option, no data: what the kernel and closed sockets send. */
+/** IPv4 and TCP header without options or data, as the kernel and closed sockets send them. */
 const BARE_RESET_BYTES = 40;
-/** A connection on a pinned address may be silent so long before only a new DNS answer lets it go on. */
+/** Idle time after which a connection to a pinned address needs a new DNS answer to continue. */
 const FLOW_SECONDS = 600;
 
 type SandboxRule = readonly NftExpression[];
 export const METADATA_SET = 'metadata';
-/** Private and special ranges. Shared, since `nft` reads all sets of ranges before it changes one. */
+/** Private and special ranges. One set for all, since `nft` reads all interval sets before it changes one. */
 export const RESERVED_SET = 'reserved';
 export const ANY_TAP = `${TAP_PREFIX}*`;
 
 /**
- * Of packets that this host sends into a guest on purpose (`guest-connection.ts`). Who may set marks may also
- * change this table. Its lower half has none of the bits that Kubernetes uses.
+ * Mark of packets that this host sends to a guest on purpose (`guest-connection.ts`). A process that may set marks
+ * may also change this table. The lower half avoids the bits that Kubernetes uses.
  */
 export const HOST_MARK = 0x6e76_0001;
 
-/** Of packets that `from` has passed, until `unmark`: what has none has met no rules of ours (`flush-guard.ts`). */
+/** Mark from `from` to `unmark`: a packet without it has met no rules of ours (`flush-guard.ts`). */
 export const GUARD_MARK = 0x6e76_0002;
 /** Priorities of netfilter_ipv4.h, all before connection tracking (-200). */
 export const FROM_PRIORITY = -300;
 export const GUARD_PRIORITY = -299;
 export const UNMARK_PRIORITY = -298;
 
-/** Names by which the sandbox's chains and sets begin; the id follows. */
+/** Prefixes of the names of a sandbox's chains and sets; the id follows. */
 export const SANDBOX_CHAINS = ['from', 'nat', 'input', 'forward', 'to'] as const;
 export type SandboxChain = (typeof SANDBOX_CHAINS)[number];
-/** Whatever the guest is to have, by `to`. */
+/** Everything that `to` lets through to the guest. */
 export const INTO_CHAIN = 'into';
 export const SANDBOX_SETS = ['pins', 'flows'] as const;
 /**
- * Chains that others jump to. They remember what they have counted as long as they are not written anew, so an
- * update leaves those alone whose limit it does not change.
- *     conns: the first packet of a connection that would be one too many
- *     lookups: the same of those to our resolver, of which people who set a limit do not think
- *     spent: to the guest, when the budget is used up
+ * Chains with state, which others jump to. Rewriting one resets what it has counted, so an update leaves those
+ * with an unchanged limit alone.
+ *     conns: the first packet of a connection beyond the limit
+ *     lookups: the same for connections to our resolver, which the user's limit leaves out
+ *     spent: packets to a guest whose budget is exhausted
  */
 export const KEPT_CHAINS = ['conns', 'lookups', 'spent'] as const;
 export type KeptChain = (typeof KEPT_CHAINS)[number];
-/** Of all sandboxes: tells the guest at once instead of leaving it to a timeout. */
+/** Shared by all sandboxes: refuses with a reset or ICMP, so that the guest does not wait for a timeout. */
 export const REFUSE_CHAIN = 'refuse';
 
 export function ownName(
@@ -139,16 +139,16 @@ export function ownName(
 }
 
 export function sandboxRules(
-  network: ChainInput,
+  input: ChainInput,
 ): Record<SandboxChain | typeof INTO_CHAIN, readonly SandboxRule[]> {
-  assertInput(network);
+  assertInput(input);
   return {
-    into: intoRules(network),
-    from: fromRules(network),
-    nat: natRules(network),
-    input: inputRules(network),
-    forward: forwardRules(network),
-    to: toRules(network),
+    into: intoRules(input),
+    from: fromRules(input),
+    nat: natRules(input),
+    input: inputRules(input),
+    forward: forwardRules(input),
+    to: toRules(input),
   };
 }
 
@@ -179,7 +179,7 @@ export function keptRules({
   };
 }
 
-/** Which of them an update has to write anew. */
+/** The chains that an update must rewrite. */
 export function renewedChains(before: TrafficLimits, after: TrafficLimits): KeptChain[] {
   return [
     ...(before.connectionsMax === after.connectionsMax ? [] : (['conns'] as const)),
@@ -190,17 +190,17 @@ export function renewedChains(before: TrafficLimits, after: TrafficLimits): Kept
 export const REFUSE_RULES: readonly SandboxRule[] = [[equal(L4PROTO, 'tcp'), RESET], [PROHIBITED]];
 
 /**
- * Whatever comes out of the TAP, before connections are tracked: who sent it, and what nobody may send.
- * The last word on the metadata services comes before any address translation of others.
+ * Everything from the TAP, before connection tracking: checks the sender, and drops what no guest may send.
+ * Metadata services are blocked here, before other programs translate any address.
  */
 function fromRules({ lease, limits = {} }: ChainInput): SandboxRule[] {
   const { id } = lease;
   const drop = dropOf(id);
   return [
     [count(counterOf(id, 'seen'))],
-    drop('spoofed', different(ETHER_SADDR, lease.guestMac)),
+    drop('spoofed', notEqual(ETHER_SADDR, lease.guestMac)),
     drop('ipv6', equal(NFPROTO, 'ipv6')),
-    drop('spoofed', different(IP_SADDR, lease.guestAddress)),
+    drop('spoofed', notEqual(IP_SADDR, lease.guestAddress)),
     drop('metadata', equal(IP_DADDR, `@${METADATA_SET}`)),
     ...rateRule(id, limits.uploadBytesPerSecond),
     [assign(CT_ZONE, zoneOf(id))],
@@ -209,23 +209,23 @@ function fromRules({ lease, limits = {} }: ChainInput): SandboxRule[] {
   ];
 }
 
-/** First packets of connections: what goes to our resolver and gateway instead of where it was sent. */
+/** First packets of connections: redirects to our resolver and gateway. */
 function natRules({ policy, dnsPort, gatewayPort, decryptsTls }: ChainInput): SandboxRule[] {
   const rules: SandboxRule[] = [];
   if (dnsPort !== undefined && policy.mode !== 'none') {
-    // Names must not leave by other resolvers, so that every DNS server is ours.
+    // No name may leave through another resolver, so every DNS query goes to ours.
     rules.push([...TCP_OR_UDP, equal(DPORT, DNS_PORT), { redirect: { port: dnsPort } }]);
   }
   const isDecrypted = decryptsTls === true && policy.mode !== 'none';
   if (gatewayPort === undefined || !(decidesByName(policy) || isDecrypted)) return rules;
   const direct = (set: PacketSet): SandboxRule[] =>
     matches(set).map((match): SandboxRule => [match, ACCEPT]);
-  // The gateway dials as the host, which reaches its own services: only `input` may let a guest to them.
+  // The gateway dials as the host, which reaches its own services: only `input` may open those to a guest.
   rules.push([equal(DESTINATION_ROUTE, 'local'), ACCEPT], ...direct(deniedPackets(policy)));
   const redirect = { redirect: { port: gatewayPort } };
   const toGateway = (what: SandboxRule): SandboxRule[] =>
     matches(allowedPackets(policy)).map((match) => [match, ...what, redirect]);
-  // A rule for a block needs no name, unless names are what is denied, or what secrets belong to.
+  // A rule for a block needs no name, unless the policy denies names, or a secret may belong to one.
   if (deniesNames(policy)) rules.push(...toGateway(WEB));
   else rules.push(...(isDecrypted ? toGateway(TLS) : []), ...direct(allowedPackets(policy)));
   const all = decidesByName(policy) ? WEB : TLS;
@@ -233,9 +233,9 @@ function natRules({ policy, dnsPort, gatewayPort, decryptsTls }: ChainInput): Sa
 }
 
 /** To the host itself. */
-function inputRules({ lease, policy, ...network }: ChainInput): SandboxRule[] {
+function inputRules(input: ChainInput): SandboxRule[] {
+  const { lease, policy, dnsPort, gatewayPort, hostPorts = [] } = input;
   const { id, hostAddress } = lease;
-  const { dnsPort, gatewayPort, hostPorts = [] } = network;
   const take = (protocol: Transport, port: number, ...more: NftExpression[]): SandboxRule => [
     equal(IP_DADDR, hostAddress),
     equal(L4PROTO, protocol),
@@ -246,10 +246,12 @@ function inputRules({ lease, policy, ...network }: ChainInput): SandboxRule[] {
   ];
   const rules: SandboxRule[] = [dropOf(id)('invalid', hasBit(CT_STATE, 'invalid'))];
   rules.push(budgetRule(id));
-  // To a connection that the host began.
+  // Replies on a connection that the host opened.
   rules.push([
-    ...[equal(CT_DIRECTION, 'reply'), hasBit(CT_STATE, 'established')],
-    ...[equal(L4PROTO, 'tcp'), equal(IP_DADDR, hostAddress)],
+    equal(CT_DIRECTION, 'reply'),
+    hasBit(CT_STATE, 'established'),
+    equal(L4PROTO, 'tcp'),
+    equal(IP_DADDR, hostAddress),
     count(counterOf(id, 'host')),
     ACCEPT,
   ]);
@@ -260,7 +262,7 @@ function inputRules({ lease, policy, ...network }: ChainInput): SandboxRule[] {
   }
   rules.push(connectionsRule(id));
   if (policy.mode !== 'none') {
-    // Only what we redirected: the gateway can't know where a direct connection wants to go.
+    // Only redirected ones: the gateway can't know the destination of a direct connection.
     if (gatewayPort !== undefined) rules.push(take('tcp', gatewayPort, hasBit(CT_STATUS, 'dnat')));
   }
   for (const { protocol, port } of hostPorts) rules.push(take(protocol, port));
@@ -268,8 +270,8 @@ function inputRules({ lease, policy, ...network }: ChainInput): SandboxRule[] {
 }
 
 /**
- * Through the host. Each packet is judged, not only the first of a connection, so that an update cuts off
- * what it no longer allows.
+ * Through the host. Judges every packet, not only the first of a connection, so that an update ends what it no
+ * longer allows.
  */
 function forwardRules({ lease, policy, decryptsTls }: ChainInput): SandboxRule[] {
   const { id } = lease;
@@ -283,12 +285,12 @@ function forwardRules({ lease, policy, decryptsTls }: ChainInput): SandboxRule[]
   if (policy.mode === 'none') return [...rules, ...refusal(id, 'unlisted')];
   rules.push(budgetRule(id), connectionsRule(id));
   for (const match of matches(deniedPackets(policy))) rules.push(...refusal(id, 'denied', match));
-  // Before what is allowed: a redirect sees only first packets, and a connection may be older than the policy.
+  // Before the allowed: a redirect sees only first packets, and a connection may be older than the policy.
   rules.push(
     ...refusal(id, 'denied', ...TCP_OR_UDP, equal(DPORT, anyOf([DNS_PORT, DNS_TLS_PORT]))),
   );
   if (deniesNames(policy)) rules.push(...refusal(id, 'denied', ...WEB));
-  // What carries names in a way that can't be read must fall back to one that can.
+  // QUIC hides names: clients must fall back to TLS.
   if (deniesNames(policy) || decryptsTls === true) rules.push(...refusal(id, 'denied', ...QUIC));
   for (const match of matches(allowedPackets(policy))) rules.push([match, ...sent]);
   rules.push(...refusal(id, 'private', equal(IP_DADDR, `@${RESERVED_SET}`)));
@@ -301,15 +303,15 @@ function forwardRules({ lease, policy, decryptsTls }: ChainInput): SandboxRule[]
   return [...rules, ...refusal(id, 'unlisted')];
 }
 
-/** Into the TAP, of others and of the host: answers, and what this process says by a marked socket. */
+/** To the TAP: replies, and packets of this process's marked sockets. */
 function toRules({ lease }: ChainInput): SandboxRule[] {
   const { id, hostAddress } = lease;
-  // The address is that of this TAP's host side, which nobody else can have: see `outside` in `ruleset.ts`.
+  // The source is this TAP's host side, which no other sender can use: see `outside` in `ruleset.ts`.
   const own = [equal(MARK, HOST_MARK), equal(IP_SADDR, hostAddress), equal(L4PROTO, 'tcp')];
   return [
     [...own, goTo(ownName(id, INTO_CHAIN))],
-    dropOf(id)('unasked', different(CT_STATE, anyOf(['established', 'related']))),
-    dropOf(id)('unasked', different(CT_ZONE, zoneOf(id))),
+    dropOf(id)('unasked', notEqual(CT_STATE, anyOf(['established', 'related']))),
+    dropOf(id)('unasked', notEqual(CT_ZONE, zoneOf(id))),
     [goTo(ownName(id, INTO_CHAIN))],
   ];
 }
@@ -319,7 +321,7 @@ function intoRules({ lease, limits = {} }: ChainInput): SandboxRule[] {
   const received = [count(counterOf(id, 'received')), ACCEPT];
   return [
     ...rateRule(id, limits.downloadBytesPerSecond),
-    // Of the end of its connections a guest is told whatever its budget.
+    // A guest learns of the end of its connections whatever its budget.
     [
       equal(TCP_FLAGS, anyOf(['rst', { '|': ['rst', 'ack'] }])),
       equal(PACKET_BYTES, BARE_RESET_BYTES),
@@ -336,7 +338,7 @@ const DNS_PORT = 53;
 const DNS_TLS_PORT = 853;
 const QUIC_PORT = 443;
 const TCP_OR_UDP = [equal(L4PROTO, anyOf(['tcp', 'udp']))];
-/** What the gateway is given. */
+/** For the gateway. */
 const WEB = [equal(L4PROTO, 'tcp'), equal(DPORT, anyOf(NAME_PORTS))];
 const TLS = [equal(L4PROTO, 'tcp'), equal(DPORT, 443)];
 const QUIC = [equal(L4PROTO, 'udp'), equal(DPORT, QUIC_PORT)];
@@ -346,8 +348,8 @@ function deniesNames(policy: EgressPolicy): boolean {
 }
 
 /**
- * Where the kernel keeps this sandbox's connections, 1 … 65535 (nf_conntrack_zones): the next sandbox with
- * its address neither sees nor hears them, but for one in 65,535.
+ * The connection tracking zone of a sandbox, 1 … 65535 (nf_conntrack_zones): a later sandbox with the same address
+ * does not meet its connections, except for one in 65,535.
  */
 function zoneOf(id: SandboxId): number {
   return 1 + (createHash('sha256').update(id).digest().readUInt32BE(0) % ZONES);
@@ -372,7 +374,7 @@ function rateRule(id: SandboxId, bytesPerSecond: number | undefined): SandboxRul
   return [dropOf(id)('rate', beyondRate(bytesPerSecond, BURST_BYTES))];
 }
 
-/** Here, and not where packets leave the TAP: only of a connection that is known can a guest be told. */
+/** Not in `from`, before connection tracking: only a tracked connection can be reset. */
 function budgetRule(id: SandboxId): SandboxRule {
   return [{ quota: budgetOf(id) }, count(counterOf(id, 'budget')), goTo(REFUSE_CHAIN)];
 }

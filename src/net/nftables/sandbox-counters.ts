@@ -1,13 +1,13 @@
-/** What is counted of each sandbox in the packet filter, and how it is read back. Pure. */
+/** The counters of each sandbox in the packet filter. Pure. */
 import { parseSandboxId, type SandboxId } from '../../base/ids.ts';
 import type { NftObject } from './json.ts';
 
 /**
- * Every packet that a guest sends is `seen`, and then one of `sent`, `host` or the reasons to drop it,
- * unless the kernel itself had no route for it.
+ * Every packet from a guest counts as `seen`, and then as `sent`, `host` or one of the reasons to drop it, unless
+ * the kernel has no route for it.
  */
 const SENT_COUNTERS = {
-  /** Whatever came out of the TAP. */
+  /** Everything from the TAP. */
   seen: 'from the guest',
   /** Left for the network. */
   sent: 'forwarded',
@@ -16,24 +16,24 @@ const SENT_COUNTERS = {
 } as const;
 
 export const DROP_COUNTERS = {
-  spoofed: 'with a MAC or source address of somebody else',
+  spoofed: 'with a foreign MAC or source address',
   ipv6: 'of IPv6',
   metadata: 'to a metadata service',
   rate: 'beyond the bandwidth, of both directions',
   budget: 'beyond the byte budget, of both directions',
-  connections: 'that would open one connection too many',
-  invalid: 'of no connection that the kernel knows',
+  connections: 'that would open a connection beyond the limit',
+  invalid: 'of an unknown connection',
   guests: 'to another sandbox',
-  undeclared: 'to a port of the host that is not declared',
+  undeclared: 'to an undeclared port of the host',
   denied: 'to a destination that a rule denies',
   private: 'to a private range',
   unlisted: 'to a destination that no rule allows',
 } as const;
 
 const RECEIVED_COUNTERS = {
-  /** Answers; the guest is never connected to. */
+  /** Replies, and packets of this process's marked sockets. */
   received: 'to the guest',
-  unasked: 'to the guest, of nothing that it began',
+  unasked: 'to the guest, not of a connection that it opened',
 } as const;
 
 const COUNTERS = { ...SENT_COUNTERS, ...DROP_COUNTERS, ...RECEIVED_COUNTERS } as const;
@@ -47,7 +47,7 @@ export interface Count {
 
 export interface SandboxTraffic {
   readonly counts: Readonly<Record<CounterName, Count>>;
-  /** Of the budget, both directions, since the sandbox was added. */
+  /** Both directions, since the sandbox was added. */
   readonly budgetBytesUsed: number;
 }
 
@@ -60,7 +60,7 @@ export function budgetOf(id: SandboxId): string {
 }
 
 /**
- * @param objects of `nft -j list table`, `list counters` or `list quotas`; other objects are passed over
+ * @param objects of `nft -j list table`, `list counters` or `list quotas`; other objects are ignored
  */
 export function readTraffic(objects: readonly NftObject[]): Map<SandboxId, SandboxTraffic> {
   const counts = new Map<SandboxId, Partial<Record<CounterName, Count>>>();
@@ -88,7 +88,7 @@ export function readTraffic(objects: readonly NftObject[]): Map<SandboxId, Sandb
   );
 }
 
-/** Bytes used of a budget; undefined: it is another object. */
+/** Bytes used of a budget; undefined for another object. */
 export function readBudget(object: NftObject): number | undefined {
   const quota = named(object['quota']);
   return quota?.prefix === 'budget' ? whole(quota.fields['used']) : undefined;

@@ -1,17 +1,17 @@
 /**
- * Whose the entries of the table are. Several processes share it, and each may be killed at any moment; so
- * each sandbox in it has a counter that counts nothing, whose name tells what it takes to remove it:
+ * The owners of the entries in the table. Several processes share it, and each may be killed at any moment. So
+ * each sandbox has a counter that counts nothing, and whose name has all that is needed to remove the sandbox:
  *
  *     owner/<sandbox id>/<pid>.<start>/<TAP>/<address of the /30>
  *
- * Comments would be the place for that, but `nft` before 1.0.7 has none in JSON. Pure.
+ * Not a comment, since `nft` before 1.0.7 has none in JSON. Pure.
  */
 import { parseSandboxId } from '../../base/ids.ts';
 import { type AddressLease, SUBNET_PREFIX } from '../addresses/address-plan.ts';
 import { formatAddress, parseAddress } from '../addresses/addresses.ts';
 import { type NftObject, TABLE_FAMILY, TABLE_NAME } from './json.ts';
 
-/** Says how the table is built. Another number: chains and maps that this version does not know. */
+/** Version of the table's layout. */
 export const LAYOUT_COUNTER = 'layout_2';
 const LAYOUT = /^layout_\d+$/;
 
@@ -28,7 +28,7 @@ interface TableEntry {
 }
 
 export interface TableContents {
-  /** `none`: there is no table, or one that nobody of us made. */
+  /** `none`: no table, or one that NeuroVisor did not make. */
   readonly layout: 'ours' | 'other' | 'none';
   readonly entries: readonly TableEntry[];
 }
@@ -43,7 +43,7 @@ export function ownerCounter(
   return `owner/${id}/${pid}.${startTicks}/${tap}/${address}`;
 }
 
-/** @param objects of `nft -j list counters`; other tables' are passed over */
+/** @param objects of `nft -j list counters`; other tables' are ignored */
 export function readContents(objects: readonly NftObject[]): TableContents {
   const names = objects.flatMap(({ counter }) => ourName(counter));
   const layouts = names.filter((name) => LAYOUT.test(name));

@@ -1,6 +1,6 @@
 /**
- * What is in the table of this network namespace (io): questions to netfilter over netlink. `nft` would read
- * every rule of the host first, which takes it 340 ms where 200 sandboxes have a network.
+ * Reads objects of the table in this network namespace over netlink (io). `nft` would first read every rule of the
+ * host, which takes 340 ms with 200 sandboxes.
  */
 import type { SandboxId } from '../../base/ids.ts';
 import { SyscallError } from '../../sys/libc.ts';
@@ -13,7 +13,7 @@ import { dumpNftObjects, getNftObject, type NftObjectKind, parseNftObject } from
 import { budgetOf, COUNTER_NAMES, counterOf, readBudget } from './sandbox-counters.ts';
 
 const ENOENT = 'ENOENT';
-/** Readings of all objects while somebody changes them. */
+/** Attempts while the table changes. */
 const DUMP_ATTEMPTS_MAX = 8;
 
 /** Every call is synchronous; one object takes 20 µs. */
@@ -33,14 +33,14 @@ export class TableProbe {
   }
 
   /**
-   * @param counter that nobody else has: another process may have made the table anew, without us
+   * @param counter one of this process: another process may have rebuilt the table without our sandboxes
    * @throws LinkError; SyscallError
    */
   hasCounter(counter: string): boolean {
     return this.#find('counter', counter).length > 0;
   }
 
-  /** The counters of our table; none where there is no table. @throws LinkError; SyscallError */
+  /** The counters of our table; empty if there is no table. @throws LinkError; SyscallError */
   listCounters(): readonly NftObject[] {
     return this.#list('counter');
   }
@@ -61,16 +61,16 @@ export class TableProbe {
       }
       if (!outcome.interrupted) return objectsOf(outcome);
     }
-    throw linkError(attempt, 'EAGAIN', new Error('it changed during each reading'));
+    throw linkError(attempt, 'EAGAIN', new Error('the table changed during each reading'));
   }
 
-  /** Bytes of its budget that a sandbox has used; undefined where it has none. @throws as `hasCounter` */
+  /** Bytes that a sandbox has used of its budget; undefined if it has none. @throws as `hasCounter` */
   budgetUsed(id: SandboxId): number | undefined {
     const [found] = this.#find('quota', budgetOf(id));
     return found === undefined ? undefined : readBudget(found);
   }
 
-  /** What `readTraffic` takes, of one sandbox; none of one that is not in the table. @throws as `hasCounter` */
+  /** One sandbox's input for `readTraffic`; empty if it is not in the table. @throws as `hasCounter` */
   listTraffic(id: SandboxId): readonly NftObject[] {
     return [
       ...COUNTER_NAMES.flatMap((name) => this.#find('counter', counterOf(id, name))),
@@ -103,7 +103,7 @@ export class TableProbe {
       exchange.receive(datagram);
       if (exchange.outcome !== undefined) return exchange.outcome;
     }
-    throw linkError(attempt, '', new Error('no whole answer'));
+    throw linkError(attempt, '', new Error('incomplete answer'));
   }
 }
 

@@ -1,4 +1,4 @@
-/** An egress policy as resolver and gateway ask for it. Pure. */
+/** An egress policy as resolver and gateway use it. Pure. */
 import type { DestinationBudgets } from './destination-budgets.ts';
 import type { GatewayPolicy, GatewayVerdict } from './judge.ts';
 import {
@@ -11,7 +11,7 @@ import {
 import { decideRequest, needsDecryption } from './request-policy.ts';
 
 /**
- * @param policy of one sandbox; a change of it makes a new one
+ * @param policy of one sandbox; a changed policy needs a new call
  * @param budgets absent: no limits by name
  */
 export function namePolicy(

@@ -1,6 +1,6 @@
 /**
- * Rules for blocks as the packet filter takes them: sets whose elements do not overlap, which the kernel
- * insists on. IPv4 only, as guests have no IPv6. Pure.
+ * Rules for blocks as sets for the packet filter. The kernel insists that elements do not overlap. IPv4 only, as
+ * guests have no IPv6. Pure.
  */
 import { type AddressRange, mergeRanges, rangeOf, subtractRanges } from '../addresses/addresses.ts';
 import { RESERVED } from '../addresses/metadata.ts';
@@ -43,7 +43,7 @@ export function deniedPackets(policy: EgressPolicy): PacketSet {
 }
 
 /**
- * A block around a private range opens the public part of itself only.
+ * A block around a private range opens only its public part.
  * @throws NetError `policy_too_large`
  */
 export function allowedPackets(policy: EgressPolicy): PacketSet {
@@ -92,7 +92,7 @@ function packetSet(
 
 const TRANSPORTS: readonly Transport[] = ['tcp', 'udp'];
 
-/** Cuts the ports where any range begins or ends, so that each piece has one set of addresses. */
+/** Splits the ports wherever a range begins or ends, so that each part has one set of addresses. */
 function splitByPort(
   entries: readonly { ranges: readonly AddressRange[]; ports: PortRange }[],
   elsewhere: readonly AddressRange[],

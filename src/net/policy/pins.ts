@@ -1,10 +1,10 @@
 /**
- * Which addresses a sandbox was told for which name, until when. What our resolver answered is what may be
- * connected to under that name, so a name that changes its mind between check and use gains nothing.
+ * The addresses that our resolver returned to a sandbox for each name, and until when. Under a name, a guest may
+ * connect only to those, so a name whose address changes between check and use gains nothing.
  */
 import type { Clock } from '../../base/clock.ts';
 
-/** A pin outlives the answer by this, for a guest that connects in the last moment of its TTL. */
+/** A pin outlives the answer by this, for a guest that connects at the end of the TTL. */
 export const PIN_MARGIN_SECONDS = 5;
 export const PIN_SECONDS_MIN = 30;
 export const PIN_SECONDS_MAX = 3600;
@@ -14,11 +14,11 @@ interface PinLimits {
   readonly namesMax: number;
   readonly addressesPerNameMax: number;
   readonly pinsMax: number;
-  /** Pins, each times the ports on which the packet filter opens it. */
+  /** Sum over all pins of the ports on which the packet filter opens each. */
   readonly destinationsMax: number;
 }
 
-/** Destinations: half of what the packet filter's set holds, which keeps the dead for a moment. */
+/** Destinations: half of the packet filter's set, which keeps expired elements for a moment. */
 export const PIN_LIMITS: PinLimits = {
   namesMax: 512,
   addressesPerNameMax: 64,
@@ -37,12 +37,12 @@ type Pinned =
   | { readonly ok: true; readonly pins: readonly Pin[] }
   | { readonly ok: false; readonly reason: 'too_many_names' | 'too_many_addresses' };
 
-/** How long a pin of a record with this TTL (seconds) lives. */
+/** Lifetime in seconds of a pin for a record with this TTL. */
 export function pinSeconds(ttlSeconds: number): number {
   return Math.min(PIN_SECONDS_MAX, Math.max(PIN_SECONDS_MIN, ttlSeconds));
 }
 
-/** One per sandbox. Full: the dead are removed first, then new pins are refused; live ones stay. */
+/** One per sandbox. When full, removes expired pins, and then refuses new ones; live ones stay. */
 export class Pins {
   readonly #clock: Clock;
   readonly #limits: PinLimits;
@@ -51,12 +51,12 @@ export class Pins {
   readonly #byName = new Map<string, Map<string, number>>();
   /** address → names; the reverse of the same pins. */
   readonly #byAddress = new Map<string, Set<string>>();
-  /** name → ports, as they were when it was pinned or last kept. */
+  /** name → number of ports when it was pinned or last retained. */
   readonly #ports = new Map<string, number>();
   #count = 0;
   #destinations = 0;
 
-  /** @param portsOf a name, on which the packet filter opens its addresses */
+  /** @param portsOf number of ports on which the packet filter opens the addresses of a name */
   constructor(
     clock: Clock,
     limits: Partial<PinLimits> = {},
@@ -67,13 +67,13 @@ export class Pins {
     this.#portsOf = portsOf;
   }
 
-  /** Live and dead-but-not-yet-removed pins: what memory is used for. */
+  /** Pins in memory: live, and expired but not yet removed. */
   get size(): number {
     return this.#count;
   }
 
   /**
-   * All of the addresses or none. Pinning again moves the end to the later one.
+   * Pins all of the addresses or none. Pinning again extends the end, and never shortens it.
    * @param ttlSeconds of the answer; clamped to 30 s … 1 h
    */
   pin(name: string, addresses: readonly string[], ttlSeconds: number): Pinned {
@@ -102,12 +102,12 @@ export class Pins {
     );
   }
 
-  /** Names under which the sandbox was told this address and may still use it. */
+  /** Names with a live pin to this address. */
   namesOf(address: string): string[] {
     return [...(this.#byAddress.get(address) ?? [])].filter((name) => this.isPinned(name, address));
   }
 
-  /** All that are live, each with the seconds it has left. */
+  /** All live pins, each with its remaining seconds. */
   live(): Pin[] {
     const nowMs = this.#clock.now();
     return [...this.#byName].flatMap(([name, addresses]) =>
@@ -117,7 +117,7 @@ export class Pins {
     );
   }
 
-  /** Removes the dead, e.g. now and then, so that counters and lists show what is live. */
+  /** Removes expired pins, so that counters and lists show live ones. */
   removeExpired(): void {
     const nowMs = this.#clock.now();
     for (const [name, addresses] of this.#byName) {
@@ -125,14 +125,13 @@ export class Pins {
     }
   }
 
-  /** What could not be told to the packet filter. */
+  /** Removes pins that the packet filter refused. */
   unpin(pins: readonly Pick<Pin, 'name' | 'address'>[]): void {
     for (const { name, address } of pins) this.#remove(name, address);
   }
 
   /**
-   * Forgets names that `isKept` no longer wants, and those that are too many on the ports that they have now:
-   * after a change of the policy.
+   * After a change of policy: removes names that `isKept` rejects, and those that no longer fit on their new ports.
    */
   retain(isKept: (name: string) => boolean): void {
     this.removeExpired();

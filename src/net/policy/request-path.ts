@@ -1,44 +1,44 @@
 /**
- * Whether the path of a request means the same to everybody who reads it on its way: only then can a rule by
- * path judge it. What is ambiguous is refused and never rewritten. Pure.
+ * Checks that the path of a request means the same to every server on its way: only then can a rule by path judge
+ * it. Ambiguous paths are refused, never rewritten. Pure.
  *
  *     /v1/models/a%20b     one meaning
- *     /v1/%2e%2e/admin     to some a name, to others `/admin`: refused, as all of its kind below
+ *     /v1/%2e%2e/admin     a name for some, `/admin` for others: refused, like all kinds below
  */
 
 export type PathProblem =
-  /** `*` of OPTIONS, or no `/` at the beginning. */
+  /** `*` of OPTIONS, or no leading `/`. */
   | 'no_path'
-  /** Not of RFC 3986's `pchar`: clients encode it, and servers differ about it as it is. */
+  /** Not a `pchar` of RFC 3986: clients encode it, and servers differ on the plain form. */
   | 'character'
   /** `%` without two hexadecimal digits. */
   | 'percent'
-  /** Letters, digits, `-._~` encoded: the same as themselves to some (RFC 3986 section 6.2.2.2). */
+  /** Encoded letters, digits or `-._~`: some servers decode them (RFC 3986 section 6.2.2.2). */
   | 'encoded_unreserved'
-  /** `%2f`, `%5c`, `%3b`, `%25` and controls: they end or change a segment for who decodes before he splits, or twice. */
+  /** `%2f`, `%5c`, `%3b`, `%25` and controls: they change segments if a server decodes before it splits, or twice. */
   | 'encoded_delimiter'
-  /** No UTF-8, or characters that some fold to ASCII ones: `%ef%bc%8f`. */
+  /** Not UTF-8, or characters that some servers fold to ASCII: `%ef%bc%8f`. */
   | 'encoded_text'
-  /** `//`, which some take for `/`. */
+  /** `//`, which some servers read as `/`. */
   | 'empty_segment'
-  /** `.`, `..`, or what is read as such: with spaces, more dots. */
+  /** `.`, `..`, and what some servers read as such: with spaces, more dots. */
   | 'dot_segment'
-  /** `;…`, which some servers cut off before they look what the segment is. */
+  /** `;…`, which some servers cut off before they read the segment. */
   | 'parameter';
 
 type PathRead =
-  /** @property path the same, its percent-encodings in upper case: for comparison, not to be sent */
+  /** @property path with percent-encodings in upper case: for comparison, not to be sent */
   | { readonly ok: true; readonly path: string }
   | { readonly ok: false; readonly problem: PathProblem };
 
-/** RFC 3986 section 3.3, `%` and `/` besides; `;` has a reason of its own. */
+/** RFC 3986 section 3.3, with `%` and `/`; `;` has its own problem. */
 const CHARACTERS = /^[A-Za-z0-9\-._~!$&'()*+,=:@;%/]*$/;
 const UNRESERVED = /^[A-Za-z0-9\-._~]$/;
 const DELIMITERS: ReadonlySet<string> = new Set(['/', '\\', ';', '%']);
-/** Not folded to ASCII by Unicode (NFKC), but by tables of Windows (best fit) and by Japanese and Korean ones. */
+/** Not folded to ASCII by Unicode (NFKC), but by best-fit tables of Windows and by Japanese and Korean encodings. */
 const LOOKALIKES: ReadonlySet<string> = new Set('\u2044\u2215\u2216\u29f5\u29f8\u29f9\u00a5\u20a9');
 
-/** @param target path and query as in the request line, or `*`; of the query nothing is judged */
+/** @param target path and query as in the request line, or `*`; the query is not judged */
 export function readPath(target: string): PathRead {
   const [path = ''] = target.split('?', 1);
   const problem = problemOf(path);
@@ -68,7 +68,7 @@ function segmentProblem(segment: string): PathProblem | undefined {
   }
   const text = decoded(segment);
   if (text === undefined || [...text].some(isFolded)) return 'encoded_text';
-  // Nothing but dots, spaces that Windows cuts off, and what is invisible and dropped by some.
+  // Only dots, spaces that Windows cuts off, and invisible characters that some servers drop.
   return /^[.\s\p{Default_Ignorable_Code_Point}]+$/u.test(text) ? 'dot_segment' : undefined;
 }
 
@@ -86,7 +86,7 @@ function decoded(segment: string): string | undefined {
   }
 }
 
-/** Becomes, or has in it, an ASCII character where text is normalised. */
+/** Normalization turns it into ASCII, or into text with ASCII. */
 function isFolded(character: string): boolean {
   const code = character.codePointAt(0) ?? 0;
   if (code < 0x80) return false;
@@ -95,9 +95,9 @@ function isFolded(character: string): boolean {
 }
 
 const WHY: Readonly<Record<PathProblem, string>> = {
-  no_path: 'it names no path',
+  no_path: 'it has no path',
   character: 'it has a character that must be percent-encoded',
-  percent: 'it has a % that encodes nothing',
+  percent: 'it has a % without two hex digits',
   encoded_unreserved: 'it has a letter, digit or one of -._~ percent-encoded',
   encoded_delimiter:
     'it has a slash, backslash, semicolon, percent sign or control percent-encoded',
@@ -107,7 +107,6 @@ const WHY: Readonly<Record<PathProblem, string>> = {
   parameter: 'it has a ;',
 };
 
-/** For people. */
 export function pathProblemText(problem: PathProblem): string {
   return WHY[problem];
 }

@@ -1,8 +1,8 @@
 /**
- * Requests by method and path: what a policy says of one, once its host and port are allowed. Pure.
+ * Judges requests by method and path, once their host and port are allowed. Pure.
  *
  *     no rule by path for the name ─► every request
- *     else: fields and bodies that change what is asked ─► method ─► a rule for every path ─► path unambiguous ─► its rule
+ *     else: fields and bodies that change the request ─► method ─► a rule for every path ─► path unambiguous ─► its rule
  */
 
 import { isOverride, plainFieldName } from '../http/fields.ts';
@@ -13,30 +13,30 @@ import { isNeverAllowed, WEBSOCKET } from './request-rule.ts';
 import type { Verdict } from './verdict.ts';
 
 export type RequestRefusal =
-  /** No rule for the host has this method, or none may have it. */
+  /** No rule for the host has this method, or it is never allowed. */
   | 'method_refused'
   /** A rule has the method, but not for this path. */
   | 'path_refused'
-  /** Two servers could read two paths. */
+  /** Two servers could read different paths. */
   | 'path_ambiguous'
-  /** Of GET or HEAD: servers that do not expect one take it for the next request (RFC 9110 section 9.3.1). */
+  /** A body of GET or HEAD, which some servers read as the next request (RFC 9110 section 9.3.1). */
   | 'body_refused'
-  /** A field by which servers take another method, path or host than the request line says. */
+  /** A field that makes some servers use another method, path or host than the request line. */
   | 'field_refused';
 
 export interface RequestVerdict extends Verdict {
   readonly reason?: RequestRefusal;
 }
 
-/** What `Connection` may name; another field would be dropped by the next proxy, `Content-Length` too (RFC 9110 section 7.6.1). */
+/** The only values of `Connection`: the next proxy drops a field named there, even `Content-Length` (RFC 9110 section 7.6.1). */
 const CONNECTION = /^(?:close|keep-alive|upgrade|te)?$/i;
 
-/** Whether TLS to this name has to be ended for its requests to be judged. @param name canonical */
+/** Whether requests to this name must be decrypted to be judged. @param name canonical */
 export function needsDecryption(policy: EgressPolicy, name: string): boolean {
   return requestRulesFor(policy, name).some(({ scheme }) => scheme === 'https');
 }
 
-/** Whether any TLS is. */
+/** Whether requests to any name must be. */
 export function needsAnyDecryption({ allow }: EgressPolicy): boolean {
   return allow.some((rule) => rule.kind === 'request' && rule.scheme === 'https');
 }
@@ -49,12 +49,12 @@ export function decideRequest(policy: EgressPolicy, head: RequestHead): RequestV
   const rules = all.filter(({ ports }) => ports?.first === head.port);
   const override = head.fields.find(changesRequest);
   if (override !== undefined) {
-    const why = `${override.name} can change which request a server takes it for; leave it out`;
+    const why = `${override.name} can change how a server reads the request; omit it`;
     return refuse('field_refused', why);
   }
   const hasBody = head.framing.kind !== 'none';
   if (hasBody && (head.method === 'GET' || head.method === 'HEAD')) {
-    return refuse('body_refused', `a body of ${head.method} may be taken for another request`);
+    return refuse('body_refused', `a body of ${head.method} may be read as another request`);
   }
   const method = methodOf(head);
   const byMethod = rules.filter((rule) => method !== undefined && hasMethod(rule, method));
@@ -78,14 +78,14 @@ function changesRequest({ name, value }: Field): boolean {
   return isOverride(name);
 }
 
-/** What rules call it; undefined: what none may allow. */
+/** The method in terms of rules; undefined: no rule may allow it. */
 function methodOf({ method, upgrade }: RequestHead): string | undefined {
-  // Only GET asks for a WebSocket; who does not speak it would take the method as it is.
+  // Only GET asks for a WebSocket; a server without WebSocket would act on any other method.
   if (upgrade !== undefined) return method === 'GET' ? WEBSOCKET : undefined;
   return isNeverAllowed(method) || method === WEBSOCKET ? undefined : method;
 }
 
-/** A WebSocket only by its word. */
+/** A rule without methods allows no WebSocket. */
 function hasMethod({ methods }: RequestRule, method: string): boolean {
   return methods === undefined ? method !== WEBSOCKET : methods.has(method);
 }

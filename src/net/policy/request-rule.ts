@@ -1,8 +1,8 @@
 /**
- * Rules by method and path, as people write them. Pure.
+ * Rules by method and path: their text form. Pure.
  *
  *     rule    = [ methods " " ] ( "https" / "http" ) "://" name path
- *     methods = method *( "," method )        absent: all, but for those that are never let through
+ *     methods = method *( "," method )        absent: all, except those that are never allowed
  *     name    = api.example.com / *.example.com
  *     path    = "/v1/" everything below it / "/v1/models" it, and everything below it / "/" every path
  */
@@ -12,10 +12,10 @@ import { NetError } from '../errors.ts';
 import type { RequestRule } from './policy.ts';
 import { pathProblemText, readPath } from './request-path.ts';
 
-/** Word for requests to change to the WebSocket protocol, which are no methods (RFC 6455 section 4.1). */
+/** Stands for requests to upgrade to WebSocket, which have no method of their own (RFC 6455 section 4.1). */
 export const WEBSOCKET = 'WEBSOCKET';
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$/;
-/** They open a tunnel, or tell a request back, with what was added to it on the way. */
+/** They open a tunnel, or return a request with what was added on its way. */
 const NEVER: ReadonlySet<string> = new Set(['CONNECT', 'TRACE', 'TRACK', 'DEBUG']);
 const METHODS_MAX = 16;
 const PORTS = { https: 443, http: 80 } as const;
@@ -24,12 +24,12 @@ const USUAL = /^(?:get|head|post|put|patch|delete|options|websocket)$/i;
 const REMEDY =
   'Write e.g. "GET,HEAD https://api.example.com/v1/", "https://api.example.com/v1/chat" (all methods) or "WEBSOCKET,GET https://api.example.com/live".';
 
-/** Whether a rule is meant to be one of these: no other has a `://`. */
+/** Whether the text is meant as such a rule: no other has `://`. */
 export function isRequestRule(text: string): boolean {
   return text.includes('://');
 }
 
-/** Of methods that no rule lets through, in any case of letters. */
+/** Whether no rule may allow a method, in any case of letters. */
 export function isNeverAllowed(method: string): boolean {
   return NEVER.has(method.toUpperCase());
 }
@@ -43,7 +43,7 @@ export function parseRequestRule(text: string): RequestRule {
   if (scheme !== 'https' && scheme !== 'http') throw invalid(text, `is of ${scheme}://`);
   const methods = words === undefined ? undefined : parseMethods(text, words);
   if (scheme === 'http' && methods?.has(WEBSOCKET) === true)
-    throw invalid(text, 'has WEBSOCKET, which is let through by https:// only');
+    throw invalid(text, 'has WEBSOCKET, which needs https://');
   const port = PORTS[scheme];
   return {
     kind: 'request',
@@ -62,7 +62,7 @@ function parseMethods(text: string, words: string): ReadonlySet<string> {
   if (methods.length > METHODS_MAX) throw invalid(text, `has more than ${METHODS_MAX} methods`);
   for (const method of methods) {
     if (!TOKEN.test(method)) throw invalid(text, `has ${quote(method)} where a method belongs`);
-    if (isNeverAllowed(method)) throw invalid(text, `has ${method}, which is never let through`);
+    if (isNeverAllowed(method)) throw invalid(text, `has ${method}, which is never allowed`);
     const isMiswritten = USUAL.test(method) && method !== method.toUpperCase();
     if (isMiswritten) throw invalid(text, `has ${method}: methods are written in capitals`);
   }
@@ -85,12 +85,12 @@ function parseName(
   return { name, below };
 }
 
-/** A rule is read as strictly as what it judges. */
+/** As strict as the check of requests. */
 function parsePath(text: string, rest: string): string {
   if (rest === '') throw invalid(text, 'has no path: end it with / for every path');
-  if (/[?#]/.test(rest)) throw invalid(text, 'has more than a path, which is all that is judged');
+  if (/[?#]/.test(rest)) throw invalid(text, 'has a query or fragment: only the path is judged');
   if (rest.includes('*'))
-    throw invalid(text, 'has a * in its path: what is below it is meant anyway');
+    throw invalid(text, 'has a * in its path: a rule includes everything below its path');
   const read = readPath(rest);
   if (!read.ok)
     throw invalid(text, `has a path that no request can have: ${pathProblemText(read.problem)}`);

@@ -1,16 +1,16 @@
-/** The answer of an egress policy to a question about one name or one address. */
+/** The decision of an egress policy on one name or one address. */
 export interface Verdict {
   readonly allowed: boolean;
-  /** For people: the rule, or that there is none. */
+  /** The rule, or that there is none; in words. */
   readonly why: string;
-  /** A rule says no, as opposed to: no rule says yes. */
+  /** A rule denies it, as opposed to: no rule allows it. */
   readonly isDenied?: boolean;
 }
 
-/** What names need of an egress policy. */
+/** The part of an egress policy that the resolver needs. */
 export interface NamePolicy {
   /** @param name canonical, see `parseHostName` */
   allowsName(name: string): Verdict;
-  /** Whether an answer may hold this address. No for private, metadata and otherwise refused ones. */
+  /** Whether an answer may have this address: not if it is private, of a metadata service, or denied. */
   allowsAddress(address: string): Verdict;
 }

@@ -1,18 +1,18 @@
 /**
- * The first flight of a TLS client (RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section 3), read without
- * ending TLS: bytes in, in any pieces, and one verdict out.
+ * Reads the first flight of a TLS client without decrypting anything (RFC 8446 sections 4.1.2 and 5.1, RFC 6066
+ * section 3): bytes in, in any pieces, and one result out.
  *
  *     record: type 22 │ version │ length │ fragment …     one handshake message over 1..n records
  *     handshake: type 1 │ length (24 bit) │ version · random · session id · suites · compression · extensions
  *
- * Strict where two readers could differ: an extension or a name given twice, another message in between, a
- * name that is an address, an outer hello that hides the true name (ECH). Pure.
+ * Strict where two readers could differ: a repeated extension or name, another message in between, a name that is
+ * an address, an outer hello that hides the true name (ECH). Pure.
  */
 import { parseHostName } from '../addresses/host-name.ts';
 
 /** The handshake message; hellos with post-quantum keys have about 2 KiB. */
 export const HELLO_BYTES_MAX = 16 * 1024;
-/** With the heads of its records, however small the client makes them. */
+/** The message with record headers, however small the records are. */
 export const HELLO_WIRE_BYTES_MAX = 32 * 1024;
 const RECORD_HEAD_BYTES = 5;
 /** RFC 8446 section 5.1. */
@@ -30,22 +30,22 @@ export interface ClientHello {
   /** ALPN, as sent. */
   readonly protocols: readonly string[];
   /**
-   * Encrypted ClientHello or its forerunner. A greased one (RFC 9849 section 6.2) is made so that nobody can
-   * tell it from a true one; ours is no exception.
+   * Encrypted ClientHello or its predecessor. A greased one (RFC 9849 section 6.2) is by design
+   * indistinguishable from a real one.
    */
   readonly hasEch: boolean;
 }
 
 export type HelloProblem =
-  /** The first byte is no handshake record: not TLS. */
+  /** Not TLS: the first byte is of no handshake record. */
   | 'not_tls'
   | 'too_long'
   /** Another record or message before the hello is complete, or an empty fragment. */
   | 'out_of_order'
   | 'malformed'
-  /** Two extensions of a type, or two names. */
+  /** A repeated extension type, or two names. */
   | 'duplicate'
-  /** No host name of ASCII letters, digits, hyphens, or one that is an address. */
+  /** Not a host name of ASCII letters, digits and hyphens, or an address. */
   | 'server_name';
 
 export type HelloState =
@@ -54,10 +54,10 @@ export type HelloState =
   | { readonly kind: 'refused'; readonly reason: HelloProblem };
 
 export class ClientHelloReader {
-  /** The message without record heads; grows with what is there, not with what is promised. */
+  /** The message without record headers; grows with the received bytes, not with the announced length. */
   #message = new Uint8Array(1024);
   readonly #head = new Uint8Array(RECORD_HEAD_BYTES);
-  /** `head`: of a record, `fragment`: its content. */
+  /** `head`: a record's header; `fragment`: its content. */
   #phase: 'head' | 'fragment' = 'head';
   #headBytes = 0;
   #fragmentBytesLeft = 0;
@@ -69,12 +69,12 @@ export class ClientHelloReader {
     return this.#state;
   }
 
-  /** Of what was pushed, up to the end of the hello: what follows it is none of the hello. */
+  /** Bytes of the input up to the end of the hello. */
   get wireBytes(): number {
     return this.#wireBytes;
   }
 
-  /** After another state than `more`, further bytes change nothing. */
+  /** After any state but `more`, further bytes change nothing. */
   push(bytes: Uint8Array): HelloState {
     let at = 0;
     while (this.#state.kind === 'more' && at < bytes.length) {
@@ -93,7 +93,7 @@ export class ClientHelloReader {
     this.#head.set(bytes.subarray(0, taken), this.#headBytes);
     this.#headBytes += taken;
     const [type = 0, major = 0, , high = 0, low = 0] = this.#head;
-    // As early as it is known, so that a client of another protocol hears it at once.
+    // Early, so that a client of another protocol is refused at once.
     if (type !== RECORD_HANDSHAKE || (this.#headBytes > 1 && major !== 3)) {
       this.#refuse(this.#handshakeBytes === 0 ? 'not_tls' : 'out_of_order');
       return taken;
@@ -140,7 +140,7 @@ export class ClientHelloReader {
       this.#refuse('too_long');
       return;
     }
-    // Nothing may follow it in its record: the client has to hear the server first.
+    // Nothing may follow it in its record: the client must wait for the server.
     if (this.#handshakeBytes + this.#fragmentBytesLeft > messageBytes) {
       this.#refuse('out_of_order');
       return;
@@ -196,7 +196,7 @@ export function parseHello(body: Uint8Array): HelloState {
   return { kind: 'hello', hello: { serverName, protocols, hasEch } };
 }
 
-/** RFC 6066 section 3: a list that has, in practice and here, exactly one host name. */
+/** RFC 6066 section 3: a list with exactly one host name, in practice and here. */
 function parseServerName(data: Uint8Array): string | { problem: HelloProblem } {
   const outer = new Fields(data);
   const list = outer.vector(2);
@@ -224,7 +224,7 @@ function parseProtocols(data: Uint8Array): string[] | undefined {
   return out;
 }
 
-/** Fields one after another; undefined where the bytes end too early. */
+/** Reads fields in order; undefined if the bytes end too early. */
 class Fields {
   readonly #bytes: Uint8Array;
   #at = 0;
@@ -248,7 +248,7 @@ class Fields {
     return bytes === undefined ? undefined : ((bytes[0] ?? 0) << 8) | (bytes[1] ?? 0);
   }
 
-  /** A length of 1 or 2 bytes, then as many bytes. */
+  /** Bytes after their length, which has 1 or 2 bytes. */
   vector(lengthBytes: 1 | 2): Uint8Array | undefined {
     const length = lengthBytes === 1 ? this.take(1)?.[0] : this.u16();
     return length === undefined ? undefined : this.take(length);

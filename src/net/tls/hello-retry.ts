@@ -1,6 +1,6 @@
 /**
- * A TLS 1.3 server may ask for a second ClientHello (RFC 8446 section 4.1.4), and that one names the server
- * again. Who judged only the first could be told one name and the server another. Pure.
+ * A TLS 1.3 server may ask for a second ClientHello (RFC 8446 section 4.1.4), which names the server again. If only
+ * the first were judged, the second could name another server. Pure.
  */
 import { type ClientHello, ClientHelloReader, type HelloProblem } from './client-hello.ts';
 
@@ -9,18 +9,18 @@ const RECORD_CHANGE_CIPHER_SPEC = 20;
 const RECORD_APPLICATION_DATA = 23;
 const HANDSHAKE_SERVER_HELLO = 2;
 const RECORD_HEAD_BYTES = 5;
-/** Record and message heads, version, random. */
+/** Record and message headers, version, random. */
 const SERVER_HELLO_START_BYTES = RECORD_HEAD_BYTES + 4 + 2 + 32;
-/** Early data that a client may have sent before it hears of the retry. */
+/** Early data that a client may have sent before it gets the retry. */
 const SKIPPED_BYTES_MAX = 64 * 1024;
 /** SHA-256 of "HelloRetryRequest", RFC 8446 section 4.1.3. */
 const RETRY_RANDOM = 'cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c';
 
-/** What the first bytes of a server are. */
+/** Tells a HelloRetryRequest from a server's other first bytes. */
 export class ServerHelloStart {
   #bytes = Buffer.alloc(0);
 
-  /** `more` until enough is there; a server that begins otherwise asks for no second hello. */
+  /** `more` until there are enough bytes; `other`: the server asks for no second hello. */
   push(bytes: Uint8Array): 'more' | 'retry' | 'other' {
     const room = SERVER_HELLO_START_BYTES - this.#bytes.length;
     this.#bytes = Buffer.concat([this.#bytes, bytes.subarray(0, room)]);
@@ -37,7 +37,7 @@ type SecondHelloState =
   | { readonly kind: 'same' }
   | { readonly kind: 'refused'; readonly reason: HelloProblem | 'changed' };
 
-/** The client's bytes after its first hello: one more hello, with the same name and no more secrets. */
+/** Judges a client's second hello: it must have the name of the first, and hide no more than it. */
 export class SecondHello {
   readonly #first: ClientHello;
   readonly #reader = new ClientHelloReader();
