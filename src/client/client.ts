@@ -249,5 +249,5 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
 /** Returns the path of a sandbox. @throws SandboxError `not_found` for a malformed id */
 function sandbox(id: string): string {
   if (parseSandboxId(id) !== undefined) return `/sandboxes/${id}`;
-  throw new SandboxError('not_found', `sandbox ${id.slice(0, 64)}: there is none`);
+  throw new SandboxError('not_found', `there is no sandbox ${id.slice(0, 64)}`);
 }

@@ -2,7 +2,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, it } from 'vitest';
 import { MIGRATIONS, type Migration, migrate } from './schema.ts';
 
-/** A database of version 1 as it was written then. Never changed: it stands for those that are out there. */
+/** A database as version 1 wrote it. Never change it: it stands for existing ones. */
 const VERSION_1 = `
   PRAGMA application_id = 1314288500;
   CREATE TABLE snapshots (

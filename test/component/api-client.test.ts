@@ -122,9 +122,9 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
       .poll(() => changes.slice(-3))
       .toEqual([`${id} running`, `${id} paused`, `${id} ended`]);
     stop();
-    const told = changes.length;
+    const reported = changes.length;
     await remote.create({});
-    expect(changes).toHaveLength(told);
+    expect(changes).toHaveLength(reported);
   });
 
   it('a daemon that goes away: daemon_lost, then daemon_unreachable', async () => {

@@ -1,4 +1,4 @@
-/** Events and logs of one sandbox over HTTP: as a plain client sees them, and through ours. */
+/** Events and logs of a sandbox over HTTP, with a plain client and with ours. */
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';

@@ -21,11 +21,11 @@ it('loads: the last pressure and OOM kill of each VM, and the newest events of a
   guest.emit({ type: 'near_oom', memoryBytes: 95, limitBytes: 100 });
   guest.emit({ type: 'oom', oomKills: 1, victim: { pid: 7, name: 'x', rssBytes: 9 }, detail: '' });
   await expect.poll(async () => (await loads()).events.length, { timeout: 20_000 }).toBe(3);
-  const told = await loads();
-  expect(told.sandboxes).toMatchObject([
+  const answer = await loads();
+  expect(answer.sandboxes).toMatchObject([
     { lastPressure: { type: 'near_oom', memoryBytes: 95 }, lastOom: { victim: { name: 'x' } } },
   ]);
-  expect(told.events.map(({ sandbox, type }) => [sandbox, type])).toEqual(
+  expect(answer.events.map(({ sandbox, type }) => [sandbox, type])).toEqual(
     expect.arrayContaining([
       [id, 'near_oom'],
       [id, 'oom'],

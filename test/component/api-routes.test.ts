@@ -20,7 +20,7 @@ async function create(body: object = {}): Promise<SandboxInfo> {
   return answer.json as SandboxInfo;
 }
 
-const NOBODY = 'aaaaaaaaaaaaaaaaaaaa';
+const UNKNOWN_ID = 'aaaaaaaaaaaaaaaaaaaa';
 
 describe('sandboxes', () => {
   it('create: accepts no body and all fields', async () => {
@@ -155,31 +155,31 @@ describe('invalid input: refused with the name of the field', () => {
     ],
     ['GET', '/sandboxes?status=asleep', undefined, 400, 'querystring.status'],
     ['GET', '/sandboxes?page=2', undefined, 400, '"page"'],
-    ['GET', `/sandboxes/${NOBODY}`, undefined, 404, NOBODY],
+    ['GET', `/sandboxes/${UNKNOWN_ID}`, undefined, 404, UNKNOWN_ID],
     ['GET', '/sandboxes/short', undefined, 400, 'params.id'],
     ['GET', '/sandboxes/..%2F..%2Fetc%2Fpasswd', undefined, 400, 'params.id'],
     ['DELETE', '/sandboxes/%00', undefined, 400, 'params.id'],
-    ['GET', `/sandboxes/${NOBODY}x`, undefined, 400, 'params.id'],
-    ['POST', `/sandboxes/${NOBODY}/pause`, { to: 'tape' }, 400, 'body.to'],
+    ['GET', `/sandboxes/${UNKNOWN_ID}x`, undefined, 400, 'params.id'],
+    ['POST', `/sandboxes/${UNKNOWN_ID}/pause`, { to: 'tape' }, 400, 'body.to'],
     [
       'POST',
-      `/sandboxes/${NOBODY}/fork`,
+      `/sandboxes/${UNKNOWN_ID}/fork`,
       { count: 65 },
       400,
       'count: expected a whole number from 1 to 64',
     ],
-    ['POST', `/sandboxes/${NOBODY}/snapshots`, { name: 'a/b' }, 400, 'body.name'],
-    ['POST', `/sandboxes/${NOBODY}/exec`, {}, 400, 'argv'],
-    ['POST', `/sandboxes/${NOBODY}/exec`, { argv: ['a'], code: 'b' }, 400, 'argv'],
-    ['POST', `/sandboxes/${NOBODY}/exec`, { argv: [] }, 400, 'body.argv'],
-    ['POST', `/sandboxes/${NOBODY}/exec`, { argv: ['a'], args: ['b'] }, 400, 'args'],
-    ['POST', `/sandboxes/${NOBODY}/exec`, { argv: ['a'] }, 404, NOBODY],
+    ['POST', `/sandboxes/${UNKNOWN_ID}/snapshots`, { name: 'a/b' }, 400, 'body.name'],
+    ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, {}, 400, 'argv'],
+    ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: ['a'], code: 'b' }, 400, 'argv'],
+    ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: [] }, 400, 'body.argv'],
+    ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: ['a'], args: ['b'] }, 400, 'args'],
+    ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: ['a'] }, 404, UNKNOWN_ID],
     ['DELETE', '/snapshots/a%2Fb', undefined, 400, 'params.snapshot'],
     ['PUT', '/pools', { min: 1 }, 400, 'body.max'],
     ['PUT', '/pools', { min: 1, max: 2, spec: { gpus: 1 } }, 400, '"gpus"'],
-    ['GET', `/sandboxes/${NOBODY}/files`, undefined, 400, 'querystring.path'],
-    ['GET', `/sandboxes/${NOBODY}/files/list?path=/&depth=x`, undefined, 400, 'depth'],
-    ['GET', `/sandboxes/${NOBODY}/operations`, undefined, 426, 'upgrade'],
+    ['GET', `/sandboxes/${UNKNOWN_ID}/files`, undefined, 400, 'querystring.path'],
+    ['GET', `/sandboxes/${UNKNOWN_ID}/files/list?path=/&depth=x`, undefined, 400, 'depth'],
+    ['GET', `/sandboxes/${UNKNOWN_ID}/operations`, undefined, 426, 'upgrade'],
     ['GET', '/nothing', undefined, 404, 'route'],
     ['DELETE', '/host', undefined, 404, 'route'],
   ])('%s %s %j: %i', async (method, path, body, status, names) => {

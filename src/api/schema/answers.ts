@@ -436,7 +436,7 @@ export const errorBody: z.ZodType<ErrorBody> = z
       {
         error: {
           code: 'not_found',
-          message: 'sandbox abcdefghij0123456789: there is none',
+          message: 'there is no sandbox abcdefghij0123456789',
           remedy: null,
         },
       },
