@@ -4,8 +4,15 @@ import { TokenTimes } from './token-times.ts';
 import type { UsageRecord } from './usage.ts';
 
 const usage = (model: string, outcome: UsageRecord['outcome']): UsageRecord => ({
-  ...{ sandboxId: 's', model, operation: 'chat', promptTokens: 1, completionTokens: 1 },
-  ...{ estimated: false, stream: true, status: 200, outcome },
+  sandboxId: 's',
+  model,
+  operation: 'chat',
+  promptTokens: 1,
+  completionTokens: 1,
+  estimated: false,
+  stream: true,
+  status: 200,
+  outcome,
   timings: { queueMs: 1, ttftMs: 1, totalMs: 1 },
 });
 
@@ -22,7 +29,7 @@ const modelsOf = (metrics: BridgeMetrics): string[] =>
     .map(({ labels }) => labels['model'] ?? '');
 
 describe('BridgeMetrics', () => {
-  it('a model is a label when an upstream has answered for it; else a guest could invent labels', () => {
+  it('a model becomes a label only after an upstream has answered for it, so a guest can’t invent labels', () => {
     const metrics = new BridgeMetrics();
     for (let n = 0; n < 1000; n += 1) {
       metrics.sent('openai', usage(`invented-${n}`, 'upstream-error'), tokens);
@@ -32,7 +39,7 @@ describe('BridgeMetrics', () => {
     expect(modelsOf(metrics)).toEqual(['other', 'real', 'real']);
   });
 
-  it('no more than 16 models have series of their own, whatever upstreams answer for', () => {
+  it('at most 16 models have series of their own, whatever upstreams answer for', () => {
     const metrics = new BridgeMetrics();
     for (let n = 0; n < 1000; n += 1) metrics.sent('openai', usage(`m${n}`, 'ok'), tokens);
     expect(modelsOf(metrics)).toHaveLength(17);

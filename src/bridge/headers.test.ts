@@ -27,7 +27,7 @@ describe('checkFraming', () => {
 });
 
 describe('requestHeaders', () => {
-  it('passes nothing that identifies, authorises or routes', () => {
+  it('passes nothing that identifies, authorizes or routes', () => {
     const received = {
       accept: 'text/event-stream',
       traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
@@ -68,7 +68,7 @@ describe('responseHeaders', () => {
       'retry-after': '3',
     });
   });
-  it('drops values that could end a line, and what only looks like a header', () => {
+  it('drops values that could end a line, and inherited members', () => {
     expect(responseHeaders({ 'retry-after': 'a\r\nb' })).toEqual({});
     expect(responseHeaders(Object.create({ 'retry-after': '1' }))).toEqual({});
   });

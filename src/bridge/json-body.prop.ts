@@ -10,7 +10,7 @@ const spaced = fc.tuple(object, fc.nat(3)).map(([value, space]) => ({
   value,
   bytes: Buffer.from(JSON.stringify(value, null, space)),
 }));
-/** Text that is nearly JSON. */
+/** Almost JSON. */
 const soup = fc
   .array(
     fc.oneof(
@@ -22,7 +22,7 @@ const soup = fc
   .map((parts) => parts.join(''));
 
 describe('parseJsonBody', () => {
-  it('reads what JSON.parse reads', () => {
+  it('accepts what JSON.parse accepts', () => {
     fc.assert(
       fc.property(spaced, ({ value, bytes }) => {
         const parsed = parseJsonBody(bytes, LIMITS);
@@ -32,7 +32,7 @@ describe('parseJsonBody', () => {
     );
   });
 
-  it('edits as an assignment would, and nothing else', () => {
+  it('edits like an assignment, and changes nothing else', () => {
     const changes = fc.dictionary(fc.constantFrom('model', 'stream_options', 'a'), fc.jsonValue());
     const body = fc.tuple(object, fc.dictionary(fc.constantFrom('model', 'a'), fc.jsonValue()));
     fc.assert(
@@ -93,7 +93,7 @@ describe('inspect', () => {
   });
 });
 
-/** A naive second opinion: every remote string under the two keys, by recursion. */
+/** A naive model: every remote string under the two keys, by recursion. */
 function mediaUrls(value: unknown, under = false): string[] {
   if (typeof value === 'string') return under && value.startsWith('http:') ? [value] : [];
   if (Array.isArray(value)) return value.flatMap((child) => mediaUrls(child, under));
@@ -104,7 +104,7 @@ function mediaUrls(value: unknown, under = false): string[] {
 }
 
 describe('resolveModel', () => {
-  it('never gives a guest a model that the host did not allow', () => {
+  it('never resolves to a model that the host did not allow', () => {
     const name = fc.oneof(fc.constantFrom('a', 'b', 'gpt-4o', '*', '__proto__'), fc.string());
     const policy = fc.record({
       allowModels: fc.array(name, { maxLength: 3 }),

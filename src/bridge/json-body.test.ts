@@ -29,7 +29,7 @@ describe('parseJsonBody', () => {
     expect(result.ok ? '' : result.refusal.message).toContain('twice');
   });
 
-  it('keeps colons, quotes and braces in strings apart from structure', () => {
+  it('distinguishes colons, quotes and braces in strings from structure', () => {
     const text = String.raw`{"a:\"{":"},\\","b":[":"],"__proto__":{"c":1}}`;
     expect(parse(text).ok).toBe(true);
   });
@@ -54,13 +54,13 @@ describe('edited', () => {
     return body.value.edited(changes).toString();
   };
 
-  it('leaves every other byte as it was', () => {
+  it('leaves every other byte unchanged', () => {
     const text = ' { "seed" : 18446744073709551615 , "model" : "a" , "t":1e400,"e":"\\u00e9"}\n';
     expect(edit(text, { model: 'b' })).toBe(
       ' { "seed" : 18446744073709551615 , "model" :"b", "t":1e400,"e":"\\u00e9"}\n',
     );
   });
-  it('replaces several members in whatever order they stand', () => {
+  it('replaces several members in any order', () => {
     expect(edit('{"b":[1,{"a":2}],"a":{"b":3}}', { a: 1, b: 2 })).toBe('{"b":2,"a":1}');
   });
   it('finds a member whose key is escaped', () => {
@@ -68,7 +68,7 @@ describe('edited', () => {
       String.raw`{"mo\u0064el":"b"}`,
     );
   });
-  it('adds what is missing', () => {
+  it('adds missing members', () => {
     expect(edit('{"a":1}', { b: { c: true } })).toBe('{"a":1,"b":{"c":true}}');
     expect(edit('{ }', { b: 1, c: 2 })).toBe('{ "b":1,"c":2}');
   });

@@ -5,7 +5,7 @@ const METADATA = 'http://169.254.169.254/latest/meta-data/';
 const PICTURE = 'data:image/png;base64,AAAA';
 const message = (...content: unknown[]) => ({ messages: [{ role: 'user', content }] });
 
-describe('inspectMedia (G28: inference servers as a metadata hole)', () => {
+describe('inspectMedia (G28: inference servers as a way to the metadata service)', () => {
   const remote: [string, Record<string, unknown>][] = [
     ['image_url', message({ type: 'image_url', image_url: { url: METADATA } })],
     ['image_url as a string', message({ type: 'image_url', image_url: METADATA })],
@@ -59,7 +59,7 @@ describe('inspectMedia (G28: inference servers as a metadata hole)', () => {
     expect(inspectMedia(body).ok).toBe(true);
   });
 
-  it('estimates tokens of text and counts token ids, without the bytes of pictures', () => {
+  it('estimates tokens of text and counts token ids, without the bytes of images', () => {
     const value = (body: Record<string, unknown>) => {
       const result = inspectMedia(body);
       return result.ok ? result.value : -1;

@@ -30,7 +30,7 @@ describe('resolveModel', () => {
     expect(result.ok ? result.value : result.refusal.status).toBe(expected);
   });
 
-  it('names what there is when a model is unknown', () => {
+  it('names the available models when a model is unknown', () => {
     const result = resolveModel('nope', { aliases: { fast: 'qwen' } }, LISTED);
     expect(result.ok ? '' : result.refusal.message).toBe(
       'The model "nope" does not exist here. Available: llama3:latest, qwen, fast.',
@@ -39,7 +39,7 @@ describe('resolveModel', () => {
 });
 
 describe('visibleModels', () => {
-  it('shows allowed names and aliases with what the upstream says of them', () => {
+  it('shows allowed names and aliases with the upstream’s data', () => {
     const listed = [
       { id: 'a', created: 5, ownedBy: 'ollama' },
       { id: 'b', created: 6, ownedBy: 'ollama' },

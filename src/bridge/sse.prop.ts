@@ -5,7 +5,7 @@ import { StreamUsage } from './usage.ts';
 
 const MAX = 64;
 
-/** Streams dense in line ends, with characters of several bytes. */
+/** Streams with many line ends and multi-byte characters. */
 const stream = fc
   .array(
     fc.oneof(
@@ -53,7 +53,7 @@ describe('SseSplitter', () => {
       }),
     );
   });
-  it('holds no more than the limit', () => {
+  it('buffers no more than the limit', () => {
     fc.assert(
       fc.property(stream, cuts, (bytes, at) => {
         const splitter = new SseSplitter(MAX);
@@ -78,7 +78,7 @@ const encoded = fc.tuple(event, lineEnd, fc.boolean()).map(([value, eol, comment
 }));
 
 describe('hiding usage', () => {
-  it('equals leaving out those events, wherever the stream is cut', () => {
+  it('equals removing those events, wherever the stream is cut', () => {
     const model = (
       events: readonly { value: { choices: readonly unknown[]; usage?: unknown }; text: string }[],
     ) =>
@@ -103,7 +103,7 @@ describe('hiding usage', () => {
 });
 
 describe('eventData', () => {
-  it('joins the data lines, whatever else an event has', () => {
+  it('joins the data lines, whatever other fields an event has', () => {
     const text = fc
       .string({ unit: 'grapheme', maxLength: 20 })
       .map((s) => s.replace(/[\r\n]/g, ''));

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { TokenTimes } from './token-times.ts';
 
 describe('TokenTimes', () => {
-  it('first: since the end of the request; gaps: between what came, shared by what came together', () => {
+  it('first: from the end of the request; gaps: between chunks, shared by the events of a chunk', () => {
     const times = new TokenTimes(1000, [0.05, 0.1]);
     expect(times.firstMs).toBeNull();
     times.note(0, 1100);
@@ -15,7 +15,7 @@ describe('TokenTimes', () => {
     expect(times.gapSumSeconds).toBeCloseTo(1.28);
   });
 
-  it('first: what came with the first one has no gap', () => {
+  it('first: other events of the first chunk have no gap', () => {
     const times = new TokenTimes(0, [0.05]);
     times.note(3, 100);
     expect(times.gaps).toEqual([2, 0]);

@@ -22,17 +22,17 @@ describe('StreamUsage', () => {
     expect(watch(text, true).out).toBe(text.replace(USAGE, ''));
     expect(watch(text, false).out).toBe(text);
   });
-  it('keeps usage that comes with content, and still reads it', () => {
+  it('keeps usage in an event with content, and still reads it', () => {
     const text = event({ choices: [{ delta: { content: 'a' } }], usage: { prompt_tokens: 3 } });
     const { usage, out } = watch(text, true);
     expect(out).toBe(text);
     expect(usage.counts(99)).toEqual({ promptTokens: 3, completionTokens: 0, estimated: false });
   });
-  it('hides with CRLF line ends too', () => {
+  it('also hides it with CRLF line ends', () => {
     const text = `${delta('a')}${USAGE}${FINISH}`.replaceAll('\n', '\r\n');
     expect(watch(text, true).out).toBe(`${delta('a')}${FINISH}`.replaceAll('\n', '\r\n'));
   });
-  it('takes the upstream at its word', () => {
+  it('uses the upstream’s counts', () => {
     expect(watch(delta('a') + USAGE, true).usage.counts(1)).toEqual({
       promptTokens: 7,
       completionTokens: 9,
@@ -51,13 +51,13 @@ describe('StreamUsage', () => {
       event({ choices: [{ delta: { reasoning_content: 'abcd' } }] });
     expect(watch(text, true).usage.counts(0).completionTokens).toBe(3);
   });
-  it('knows the end and errors', () => {
+  it('recognizes the end and errors', () => {
     expect(watch(delta('a'), true).usage.finished).toBe(false);
     expect(watch(FINISH, true).usage.finished).toBe(true);
     expect(watch('data: [DONE]\n\n', true).usage.finished).toBe(true);
     expect(watch(event({ error: { message: 'x' } }), true).usage.failed).toBe(true);
   });
-  it('survives events that are no JSON', () => {
+  it('ignores events that are not JSON', () => {
     const text = 'data: {oops\n\ndata\n\nevent: x\n\ndata: 5\n\ndata: null\n\n';
     expect(watch(text, true).out).toBe(text);
   });
@@ -78,11 +78,11 @@ describe('DocumentUsage', () => {
     expect(counts(`{${filler},${tokens}}`)).toEqual(expected);
     expect(counts(`{${tokens},${filler}}`)).toEqual(expected);
   });
-  it('is not fooled by text that looks like usage', () => {
+  it('ignores text that looks like usage', () => {
     const said = JSON.stringify('"usage": {"prompt_tokens":99}');
     expect(counts(`{${tokens},"choices":[{"text":${said}}]}`).promptTokens).toBe(3);
   });
-  it('estimates when there is none', () => {
+  it('estimates without usage', () => {
     expect(counts('{"a":"12345678"}')).toEqual({
       promptTokens: 5,
       completionTokens: 4,

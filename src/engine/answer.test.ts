@@ -6,7 +6,7 @@ const head = { id: 'chatcmpl-1', created: 5, model: 'm' };
 const usage = { promptTokens: 3, completionTokens: 2, cachedTokens: 1 };
 
 describe('chatCompletion', () => {
-  it('gathers a text', () => {
+  it('builds a text', () => {
     const events = [
       { kind: 'text', text: 'a' },
       { kind: 'text', text: 'b' },
@@ -18,7 +18,7 @@ describe('chatCompletion', () => {
     });
   });
 
-  it('gathers a call, whose content is null', () => {
+  it('builds a call, whose content is null', () => {
     const events = [
       { kind: 'call', name: 'add' },
       { kind: 'arguments', text: '{"a"' },
@@ -40,7 +40,7 @@ describe('chatCompletion', () => {
 });
 
 describe('chatDelta', () => {
-  it('gives id and name once, then only arguments', () => {
+  it('has id and name once, then only arguments', () => {
     expect(chatDelta({ kind: 'call', name: 'add' }, 'call_1')).toEqual({
       tool_calls: [
         { index: 0, id: 'call_1', type: 'function', function: { name: 'add', arguments: '' } },
@@ -63,19 +63,19 @@ describe('embeddingList', () => {
 });
 
 describe('shorten', () => {
-  it('cuts and makes the length 1 again', () => {
+  it('truncates and normalizes', () => {
     expect([...shorten(Float32Array.of(3, 4, 12), 2)].map((x) => x.toFixed(3))).toEqual([
       '0.600',
       '0.800',
     ]);
   });
-  it('leaves a zero vector', () => {
+  it('keeps a zero vector', () => {
     expect([...shorten(Float32Array.of(0, 0, 1), 2)]).toEqual([0, 0]);
   });
 });
 
 describe('errorBody', () => {
-  it('tells the client its mistake', () => {
+  it('names the client’s mistake', () => {
     const error = new EngineError('bad_request', 'n: must be 1', { param: 'n' });
     expect(errorBody(error)).toEqual({
       status: 400,
@@ -89,7 +89,7 @@ describe('errorBody', () => {
       },
     });
   });
-  it('keeps inner causes inside', () => {
+  it('hides internal causes', () => {
     const error = new EngineError('internal', 'failed', { cause: new Error('secret path') });
     expect(JSON.stringify(errorBody(error))).not.toContain('secret');
   });

@@ -33,7 +33,7 @@ const { schema } = fc.letrec<{ schema: unknown }>((tie) => ({
   ),
 }));
 
-/** Names that are used on the right but defined nowhere. */
+/** Names that are used but not defined. */
 function undefinedNames(gbnf: string): string[] {
   const lines = gbnf.trim().split('\n');
   const defined = new Set(lines.map((line) => line.split(' ::= ', 1)[0] ?? ''));
@@ -48,7 +48,7 @@ function undefinedNames(gbnf: string): string[] {
 }
 
 describe('schemaGrammar', () => {
-  it('makes a closed grammar of one line per rule, or refuses, whatever it is given', () => {
+  it('makes a closed grammar of one line per rule, or refuses, for any schema', () => {
     fc.assert(
       fc.property(schema, fc.boolean(), (value, strict) => {
         try {
@@ -64,7 +64,7 @@ describe('schemaGrammar', () => {
     );
   });
 
-  it('keeps the rules of several tools apart', () => {
+  it('keeps the rules of several tools separate', () => {
     fc.assert(
       fc.property(fc.array(schema, { minLength: 1, maxLength: 4 }), (schemas) => {
         const tools = schemas.map((one, i) => ({ name: `f${i}`, parameters: one as JsonSchema }));

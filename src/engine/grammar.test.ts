@@ -68,7 +68,7 @@ describe('schemaGrammar', () => {
     expect(rules(schemaGrammar(schema))['r']).toBe(body);
   });
 
-  it('keeps declared order and lets optional members be left out', () => {
+  it('keeps the declared order and allows omitting optional members', () => {
     const grammar = rules(
       schemaGrammar({
         properties: { a: { type: 'null' }, b: { type: 'null' } },
@@ -93,7 +93,7 @@ describe('schemaGrammar', () => {
     expect(grammar['r-ref0-t']).toBe('"[" (r-ref0 (", " r-ref0)*)? "]"');
   });
 
-  it('merges allOf of objects, and takes allOf of one as that one', () => {
+  it('merges allOf of objects, and reduces allOf of one schema to it', () => {
     const merged = rules(
       schemaGrammar({
         allOf: [{ properties: { a: {} }, required: ['a'] }, { properties: { b: {} } }],
@@ -126,7 +126,7 @@ describe('schemaGrammar', () => {
     expect(refusal({ properties: Object.fromEntries(names) })).toContain('rules');
   });
 
-  it('leaves keywords that it can not enforce to the caller, but refuses them when strict', () => {
+  it('ignores keywords that it can’t enforce, but refuses them when strict', () => {
     const schema = { type: 'object', properties: { n: { type: 'integer', minimum: 3 } } };
     expect(refusal(schema)).toBe('accepted');
     expect(refusal(schema, true)).toContain('"minimum"');
@@ -151,18 +151,18 @@ describe('callGrammar', () => {
       '("add\\", \\"arguments\\":" " " t0 | "now\\", \\"arguments\\":" " " t1) "}\\n</tool_call>"',
     );
   });
-  it('holds only the arguments when the prompt has the name', () => {
+  it('covers only the arguments when the prompt has the name', () => {
     expect(rules(callGrammar(tools.slice(0, 1), 'name'))['root']).toBe(
       '(" " t0) "}\\n</tool_call>"',
     );
   });
-  it('allows a text instead of a call when nothing is begun', () => {
+  it('allows a text instead of a call when the prompt has none', () => {
     expect(rules(callGrammar(tools, 'nothing'))['root']).toContain('| [^< \\t\\n] [^\\x00]*)');
   });
 });
 
 describe('jsonObjectGrammar', () => {
-  it('demands a member', () => {
+  it('requires a member', () => {
     expect(rules(jsonObjectGrammar())['root']).toBe('"{" members "}"');
   });
 });

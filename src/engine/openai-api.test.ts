@@ -5,7 +5,7 @@ import { parseChat, parseCompletion, parseEmbedding } from './openai-api.ts';
 const user = { role: 'user', content: 'hi' };
 const add = { type: 'function', function: { name: 'add', parameters: { type: 'object' } } };
 
-/** The field at fault, or null when the body is taken. */
+/** The field at fault, or null when the body is accepted. */
 function fault(parse: (body: unknown) => unknown, body: unknown): string | null {
   try {
     parse(body);
@@ -17,7 +17,7 @@ function fault(parse: (body: unknown) => unknown, body: unknown): string | null 
 }
 
 describe('parseChat', () => {
-  it('fills in what a short request leaves out', () => {
+  it('fills in the defaults of a short request', () => {
     expect(parseChat({ model: 'm', messages: [user] })).toEqual({
       model: 'm',
       stream: false,
@@ -33,7 +33,7 @@ describe('parseChat', () => {
     });
   });
 
-  it('reads messages in all their forms', () => {
+  it('accepts messages in all forms', () => {
     const { messages } = parseChat({
       model: 'm',
       messages: [
@@ -74,7 +74,7 @@ describe('parseChat', () => {
     );
   });
 
-  it('takes null for every optional field, as some clients send it', () => {
+  it('accepts null for every optional field, as some clients send it', () => {
     const names = [
       'stream',
       'stream_options',
@@ -97,12 +97,12 @@ describe('parseChat', () => {
     expect(fault(parseChat, { model: 'm', messages: [user], ...nulls })).toBeNull();
   });
 
-  it('ignores fields that change nothing here', () => {
+  it('ignores fields without effect', () => {
     const more = { user: 'u', store: true, metadata: {}, parallel_tool_calls: true, top_k: 3 };
     expect(fault(parseChat, { model: 'm', messages: [user], ...more })).toBeNull();
   });
 
-  it('prefers max_completion_tokens, and takes one stop string for a list', () => {
+  it('prefers max_completion_tokens, and accepts one stop string as a list', () => {
     const request = parseChat({
       model: 'm',
       messages: [user],
@@ -142,7 +142,7 @@ describe('parseChat', () => {
   });
 });
 
-/** One text, texts, token ids, lists of token ids: as clients send them, and as they are read. */
+/** One text, texts, token ids, lists of token ids: as sent, and as parsed. */
 const TEXT_FORMS: [unknown, unknown[]][] = [
   ['a', ['a']],
   [
@@ -157,7 +157,7 @@ const TEXT_FORMS: [unknown, unknown[]][] = [
 ];
 
 describe('parseCompletion', () => {
-  it.each(TEXT_FORMS)('takes the prompt %j', (prompt, prompts) => {
+  it.each(TEXT_FORMS)('accepts the prompt %j', (prompt, prompts) => {
     expect(parseCompletion({ model: 'm', prompt }).prompts).toEqual(prompts);
   });
 
@@ -173,7 +173,7 @@ describe('parseCompletion', () => {
 });
 
 describe('parseEmbedding', () => {
-  it.each(TEXT_FORMS)('takes the input %j', (input, inputs) => {
+  it.each(TEXT_FORMS)('accepts the input %j', (input, inputs) => {
     expect(parseEmbedding({ model: 'm', input })).toMatchObject({ inputs, encoding: 'float' });
   });
 

@@ -45,7 +45,7 @@ describe('planChat for a base model', () => {
     expect(made.stops).toContain('\nUser:');
   });
 
-  it('names the functions as code does', () => {
+  it('writes functions like code', () => {
     const made = plan({ tools: [tool('sum')] }, false);
     expect(text(made)).toContain('- sum(a: number[], b: string): Does sum.\n');
     expect(made.grammar?.onlyAfter).toBe('<');
@@ -63,7 +63,7 @@ describe('planChat for a base model', () => {
 describe('planChat for a model with a chat template', () => {
   const turns = (made: ChatPlan) => (made.prompt.kind === 'chat' ? made.prompt.turns : []);
 
-  it('leaves the words to the template', () => {
+  it('leaves the wording to the template', () => {
     expect(turns(plan({}, true))).toEqual([{ role: 'user', text: 'How much?' }]);
   });
 
@@ -77,7 +77,7 @@ describe('planChat for a model with a chat template', () => {
     expect(result).toEqual({ role: 'user', text: '<tool_response>\n1\n</tool_response>' });
   });
 
-  it('joins neighbours of one role: templates want them to alternate', () => {
+  it('joins adjacent messages of one role, since templates require them to alternate', () => {
     const messages = [user, { role: 'user', content: 'Well?' }];
     expect(turns(plan({ messages }, true))).toEqual([{ role: 'user', text: 'How much?\nWell?' }]);
   });
@@ -106,7 +106,7 @@ describe.each([true, false])('planChat, chat template %s', (chatTemplate) => {
     expect(prompt.endsWith(made.prefill)).toBe(true);
   });
 
-  it('does not mention tools that may not be called, and forbids calls', () => {
+  it('omits tools that may not be called, and forbids calls', () => {
     const made = plan({ tools: two, tool_choice: 'none' }, chatTemplate);
     expect(text(made)).not.toContain('mean');
     expect(made).toMatchObject({ calls: false });

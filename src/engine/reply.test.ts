@@ -3,7 +3,7 @@ import { type ReplyEvent, type ReplyOptions, ReplyReader } from './reply.ts';
 
 const CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "s": "}"}}\n</tool_call>';
 
-/** All events joined: texts and arguments whole, as a client would see them in the end. */
+/** All events joined, as a client sees them in the end. */
 function read(pieces: readonly string[], options: Partial<ReplyOptions> = {}) {
   const reader = new ReplyReader({ stops: [], calls: false, trim: false, ...options });
   const events: ReplyEvent[] = [];
@@ -55,14 +55,14 @@ describe('ReplyReader', () => {
     }
   });
 
-  it('gives out text as soon as it can be no stop', () => {
+  it('emits text as soon as it can’t be a stop', () => {
     const reader = new ReplyReader({ stops: ['\nUser:'], calls: false, trim: false });
     expect(reader.push('one')).toEqual([{ kind: 'text', text: 'one' }]);
     expect(reader.push('\nUs')).toEqual([]);
     expect(reader.push('ed')).toEqual([{ kind: 'text', text: '\nUsed' }]);
   });
 
-  it('gives out the arguments of a call while they come', () => {
+  it('emits the arguments of a call as they arrive', () => {
     const reader = new ReplyReader({ stops: [], calls: true, trim: false });
     expect(reader.push(CALL.slice(0, 41))).toEqual([{ kind: 'call', name: 'add' }]);
     expect(reader.push(' {"a":')).toEqual([{ kind: 'arguments', text: '{"a":' }]);

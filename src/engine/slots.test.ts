@@ -38,7 +38,7 @@ describe('Slots', () => {
     await Promise.all(running);
   });
 
-  it('lets a waiting request leave at once, and gives its place to the next', async () => {
+  it('cancels a waiting request at once, and its place goes to the next', async () => {
     const slots = new Slots(1);
     const first = blocker();
     const running = slots.run(never, first.work);
@@ -59,7 +59,7 @@ describe('Slots', () => {
     expect(slots.used).toBe(0);
   });
 
-  it('does not start what was aborted before', async () => {
+  it('does not start an aborted request', async () => {
     const slots = new Slots(1);
     await expect(slots.run(AbortSignal.abort(), async () => 1)).rejects.toThrow();
     expect(slots.used).toBe(0);

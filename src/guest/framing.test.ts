@@ -7,7 +7,7 @@ describe('encodeFrames', () => {
     const bytes = Buffer.concat(encodeFrames(FRAME.stdin, Buffer.from('ab')));
     expect([...bytes]).toEqual([1, 0, 0, 0, 2, 0x61, 0x62]);
   });
-  it('cuts content at the frame limit and makes no frame of nothing', () => {
+  it('cuts content at the frame limit, and makes no frame of empty content', () => {
     const content = Buffer.alloc(GUEST_LIMITS.framePayloadBytesMax + 1);
     const parts = encodeFrames(FRAME.body, content);
     expect(parts.map((part) => part.length)).toEqual([5, GUEST_LIMITS.framePayloadBytesMax, 5, 1]);
@@ -16,7 +16,7 @@ describe('encodeFrames', () => {
 });
 
 describe('FrameDecoder', () => {
-  it('gives frames as they become whole, empty ones too', () => {
+  it('returns frames as they become complete, empty ones too', () => {
     const decoder = new FrameDecoder();
     const bytes = Buffer.from([2, 0, 0, 0, 1, 7, 3, 0, 0, 0, 0]);
     expect(decoder.receive(bytes.subarray(0, 7))).toMatchObject({
@@ -45,7 +45,7 @@ describe('FrameDecoder', () => {
 });
 
 describe('LineDecoder', () => {
-  it('hands back what follows the newline, byte exact (G26)', () => {
+  it('returns the bytes after the newline unchanged (G26)', () => {
     const decoder = new LineDecoder(64);
     expect(decoder.receive(Buffer.from('OK 1'))).toEqual({ ok: true, line: null });
     expect(decoder.receive(Buffer.from('0\n\0rest\n'))).toEqual({
@@ -54,7 +54,7 @@ describe('LineDecoder', () => {
       rest: Buffer.from('\0rest\n'),
     });
   });
-  it('refuses a line above the limit, whether it has ended or not', () => {
+  it('refuses a line above the limit, complete or not', () => {
     expect(new LineDecoder(4).receive(Buffer.from('12345\n')).ok).toBe(false);
     expect(new LineDecoder(4).receive(Buffer.from('12345')).ok).toBe(false);
     expect(new LineDecoder(4).receive(Buffer.from('1234\n')).ok).toBe(true);

@@ -35,7 +35,7 @@ const encode = (list: readonly { kind: number; payload: Buffer }[]): Buffer =>
   );
 
 describe('FrameDecoder', () => {
-  it('round trip: frames cut anywhere come out whole', () => {
+  it('round trip: frames cut anywhere are decoded whole', () => {
     fc.assert(
       fc.property(frames, cuts, (list, at) => {
         const decoder = new FrameDecoder();
@@ -62,7 +62,7 @@ describe('FrameDecoder', () => {
 });
 
 describe('FrameDecoder, hostile', () => {
-  it('cut anywhere: the same frames and the same break', () => {
+  it('cut anywhere: the same frames and the same error', () => {
     fc.assert(
       fc.property(frames, bytes(60), cuts, (list, tail, at) => {
         const data = Buffer.concat([encode(list), tail]);
@@ -83,7 +83,7 @@ describe('FrameDecoder, hostile', () => {
 });
 
 describe('LineDecoder', () => {
-  it('lines cut anywhere come out whole, and memory stays within the limit', () => {
+  it('lines cut anywhere are decoded whole, and memory stays within the limit', () => {
     fc.assert(
       fc.property(fc.array(bytes(60), { maxLength: 10 }), cuts, (chunks, at) => {
         const data = Buffer.concat(chunks);

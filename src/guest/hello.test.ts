@@ -34,7 +34,7 @@ describe('HelloSession', () => {
     expect(Buffer.from(welcome.entropy, 'base64')).toEqual(Buffer.alloc(64, 7));
     expect(hello.takeOutput()).toBe('');
   });
-  it('is linked only after the confirmation, and then passes events on', () => {
+  it('is linked only after the confirmation, and then returns events', () => {
     const hello = session();
     hello.receive(line(HELLO));
     expect(hello.state).toBe('waiting-confirm');
@@ -50,7 +50,7 @@ describe('HelloSession', () => {
       { type: 'event', event: { type: 'dropped', count: 3 } },
     ]);
   });
-  it('refuses another protocol version and says which both speak', () => {
+  it('refuses another protocol version and names both', () => {
     const hello = session();
     expect(hello.receive(line({ type: 'hello', protocol: 2, new: true }))).toMatchObject([
       { type: 'refused', by: 'host', message: expect.stringContaining('protocol 1') },
@@ -61,7 +61,7 @@ describe('HelloSession', () => {
     });
     expect(hello.receive(line(HELLO))).toEqual([]);
   });
-  it('tells when the guest refuses', () => {
+  it('reports a refusal by the guest', () => {
     const hello = session();
     hello.receive(line(HELLO));
     expect(

@@ -8,7 +8,7 @@ import { connectGuest } from './remote.ts';
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-/** A guest that has started the program, and then stands still. */
+/** A guest that starts the program, and then hangs. */
 function world() {
   const clock = new FakeClock();
   const guests: Duplex[] = [];
@@ -20,7 +20,7 @@ function world() {
     return host;
   };
   const guest = connectGuest({ dial, clock, info: {} as GuestInfo });
-  /** Whether it has ended after so long. */
+  /** True if the exit has arrived after this time. */
   const pass = async (ms: number): Promise<void> => {
     clock.advance(ms);
     for (let n = 0; n < 5; n += 1) await turn();
@@ -31,7 +31,7 @@ function world() {
 const LIMIT_MS = 20_000;
 
 describe('GuestProcess', () => {
-  it('timeoutMs: holds on the host when the guest stands still, and lets go of the program', async () => {
+  it('timeoutMs: the host enforces it when the guest hangs, and drops the connection', async () => {
     const { guest, guests, pass } = world();
     const process = await guest.exec({ argv: ['sleep', '999'], timeoutMs: LIMIT_MS });
     process.stdout.resume();
@@ -47,7 +47,7 @@ describe('GuestProcess', () => {
     expect(guests[0]?.destroyed || guests[0]?.readableEnded).toBe(true);
   });
 
-  it('timeoutMs: an end that waits behind output that nobody reads is not overdue', async () => {
+  it('timeoutMs: an exit behind unread output is not overdue', async () => {
     const { guest, guests, pass } = world();
     const process = await guest.exec({ argv: ['yes'], timeoutMs: LIMIT_MS });
     const payload = Buffer.alloc(GUEST_LIMITS.framePayloadBytesMax);
@@ -55,8 +55,14 @@ describe('GuestProcess', () => {
       guests[0]?.write(Buffer.concat([frameHeader(FRAME.stdout, payload.length), payload]));
     }
     const end = {
-      ...{ type: 'exit', exitCode: 0, signal: null, timedOut: false, oomKilled: false },
-      ...{ oomVictim: null, truncated: false, durationMs: 7 },
+      type: 'exit',
+      exitCode: 0,
+      signal: null,
+      timedOut: false,
+      oomKilled: false,
+      oomVictim: null,
+      truncated: false,
+      durationMs: 7,
     };
     const frame = Buffer.from(JSON.stringify(end));
     guests[0]?.write(Buffer.concat([frameHeader(FRAME.control, frame.length), frame]));
@@ -67,7 +73,7 @@ describe('GuestProcess', () => {
     expect(await process.exit).toMatchObject({ exitCode: 0, timedOut: false, durationMs: 7 });
   });
 
-  it('no limit: it may stand still as long as it likes', async () => {
+  it('no timeoutMs: the guest may hang forever', async () => {
     const { guest, pass } = world();
     const process = await guest.exec({ argv: ['sleep', '999'] });
     let isOver = false;

@@ -15,7 +15,7 @@ describe('events of memory', () => {
     expect(event(value)).toEqual({ ok: true, value });
   });
 
-  it('of an agent that says less: what is missing is not known', () => {
+  it('fields that an older agent omits are unknown', () => {
     expect(event(pressure)).toMatchObject({ ok: true, value: { limitBytes: 0, some: 0, full: 0 } });
     expect(event({ type: 'oom', oomKills: 1, detail: 'x' })).toMatchObject({
       value: { victim: null },
@@ -45,10 +45,14 @@ describe('events of memory', () => {
 
 describe('parseExitFrame', () => {
   const exit = {
-    ...{ exitCode: null, signal: 'SIGKILL', timedOut: false, oomKilled: true, truncated: false },
+    exitCode: null,
+    signal: 'SIGKILL',
+    timedOut: false,
+    oomKilled: true,
+    truncated: false,
     durationMs: 1,
   };
-  it('names the victim; of an agent that does not, null', () => {
+  it('names the victim; null for an agent that omits it', () => {
     const frame = (more: object) => Buffer.from(JSON.stringify({ type: 'exit', ...exit, ...more }));
     expect(parseExitFrame(frame({ oomVictim: VICTIM }))).toEqual({
       ok: true,

@@ -4,7 +4,7 @@ import { OperationSession } from './session.ts';
 const frame = Buffer.from([2, 0, 0, 0, 2, 0x68, 0x69]);
 
 describe('OperationSession', () => {
-  it('keeps what follows the reply until the operation begins', () => {
+  it('holds bytes after the reply until the operation begins', () => {
     const session = new OperationSession();
     const head = Buffer.from('OK 7\n{"ok":true,"pid":5}\n');
     expect(session.receive(Buffer.concat([head, frame]))).toMatchObject([
@@ -16,7 +16,7 @@ describe('OperationSession', () => {
       { type: 'frame', frame: { kind: 2, payload: Buffer.from('hi') } },
     ]);
   });
-  it('passes raw bytes through after the reply', () => {
+  it('passes raw bytes after the reply', () => {
     const session = new OperationSession();
     session.receive(Buffer.from('OK 7\n{"ok":true}\nHTTP'));
     expect(session.begin('raw')).toEqual([{ type: 'bytes', bytes: Buffer.from('HTTP') }]);

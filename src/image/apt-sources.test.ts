@@ -54,7 +54,7 @@ deb http://c.test/apt stable main
       'deb [signed-by=/k.gpg] http://b.test/debian-security bookworm-security main',
     ]);
   });
-  it('gives nothing when only side suites are there: they hold no whole system', () => {
+  it('returns nothing if there are only partial suites', () => {
     const sources = parseOneLine('deb http://a.test/debian-security bookworm-security main\n');
     expect(guestMirrorLines(sources, 'bookworm', 'bookworm', KEYRING)).toEqual([]);
   });

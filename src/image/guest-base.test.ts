@@ -17,7 +17,7 @@ describe('parseLock', () => {
       expect(() => parseLock(`${line}\n`)).toThrow(ImageError);
     },
   );
-  it('finds everything that image/requirements.in asks for in the lock file (R-G-7)', () => {
+  it('finds all packages of image/requirements.in in the lock file (R-G-7)', () => {
     const locked = parseLock(readFileSync(join(imageDir, 'requirements.lock'), 'utf8'));
     const asked = readFileSync(join(imageDir, 'requirements.in'), 'utf8')
       .split('\n')
@@ -31,7 +31,7 @@ describe('parseLock', () => {
 });
 
 describe('guestBaseRecipe', () => {
-  it('has another key for another lock file, and the same for the same', () => {
+  it('has another key for another lock file, and the same key for the same', () => {
     const key = (lock: string): string => guestBaseRecipe('/x', lock).key;
     expect(key(`a==1 ${HASH}`)).toBe(key(`a==1 ${HASH}`));
     expect(key(`a==1 ${HASH}`)).not.toBe(key(`a==2 ${HASH}`));

@@ -27,7 +27,7 @@ describe('HOST_PACKAGES', () => {
     expect(HOST_PACKAGES.filter((one) => one.reason.length < 10)).toEqual([]);
     expect(new Set(HOST_PACKAGES.map((one) => one.name)).size).toBe(HOST_PACKAGES.length);
   });
-  it('needs little to run what is built already', () => {
+  it('needs only a few packages to run', () => {
     expect(RUN_PACKAGES.map((one) => one.name)).toEqual([
       'qemu-system-x86',
       'bubblewrap',

@@ -13,7 +13,7 @@ const fragment = readFileSync(join(kernelDir, 'guest.config'), 'utf8');
 const denied = readFileSync(join(kernelDir, 'deny.txt'), 'utf8');
 
 describe('configViolations', () => {
-  it('accepts a configuration that has what was asked for and nothing that is denied', () => {
+  it('accepts a configuration with all required and no denied options', () => {
     const final = 'CONFIG_A=y\nCONFIG_N=32\nCONFIG_EXTRA=y\n# CONFIG_BAD is not set\n';
     expect(configViolations('CONFIG_A=y\nCONFIG_N=32\n', 'BAD reason', final)).toEqual([]);
   });
@@ -27,12 +27,12 @@ describe('configViolations', () => {
       'CONFIG_N is 8 instead of 32',
     ]);
   });
-  it('names a denied option that is on, as built in or as a module', () => {
+  it('names a denied option that is on, built in or as a module', () => {
     expect(configViolations('', 'MODULES none\nFUSE_FS none', 'CONFIG_FUSE_FS=m\n')).toEqual([
       'CONFIG_FUSE_FS is m, but must be off',
     ]);
   });
-  it('lets an optional one be absent, but not different', () => {
+  it('allows an optional option to be absent, but not to differ', () => {
     const asked = '# optional: V since 5.18\nCONFIG_V=y\n';
     expect(configViolations(asked, '', '')).toEqual([]);
     expect(configViolations(asked, '', 'CONFIG_V=m\n')).toHaveLength(1);
@@ -40,7 +40,7 @@ describe('configViolations', () => {
 });
 
 describe('kernel/guest.config (R-G-2)', () => {
-  it('asks for nothing that kernel/deny.txt forbids', () => {
+  it('has no option that kernel/deny.txt forbids', () => {
     const asked = parseKernelConfig(fragment);
     expect(parseDenied(denied).filter((name) => asked.has(name))).toEqual([]);
   });
@@ -66,7 +66,7 @@ describe('kernel/guest.config (R-G-2)', () => {
     const names = [...fragment.matchAll(/^CONFIG_(\w+)=/gm)].map((match) => match[1]);
     expect(new Set(names).size).toBe(names.length);
   });
-  it('marks as optional only what it asks for', () => {
+  it('marks only its own options as optional', () => {
     const asked = parseKernelConfig(fragment);
     expect([...parseOptional(fragment)].filter((name) => !asked.has(name))).toEqual([]);
   });

@@ -2,15 +2,15 @@ import { describe, expect, it } from 'vitest';
 import { chooseSource } from './kernel-source.ts';
 
 describe('chooseSource', () => {
-  it('takes the series that the configuration was tested with', () => {
+  it('prefers the series that the configuration was tested with', () => {
     const paths = ['/usr/src/linux-source-6.12.tar.xz', '/usr/src/linux-source-6.1.tar.xz'];
     expect(chooseSource(paths)).toBe('/usr/src/linux-source-6.1.tar.xz');
   });
-  it('does not take 6.12 for 6.1, and otherwise takes the newest by number', () => {
+  it('distinguishes 6.12 from 6.1, and otherwise picks the newest by number', () => {
     const paths = ['/a/linux-source-6.8.0.tar.bz2', '/a/linux-source-6.12.tar.xz'];
     expect(chooseSource(paths)).toBe('/a/linux-source-6.12.tar.xz');
   });
-  it('finds none among none', () => {
+  it('returns undefined for no sources', () => {
     expect(chooseSource([])).toBeUndefined();
   });
 });

@@ -2,11 +2,11 @@ import { describe, expect, it } from 'vitest';
 import { digestBytes } from './verify.ts';
 
 describe('digestBytes', () => {
-  it('tells lists apart that join to the same text', () => {
+  it('distinguishes lists that join to the same text', () => {
     expect(digestBytes('ab', 'c')).not.toBe(digestBytes('a', 'bc'));
     expect(digestBytes('ab')).not.toBe(digestBytes('ab', ''));
   });
-  it('takes text and bytes alike', () => {
+  it('treats text and bytes alike', () => {
     expect(digestBytes('ab')).toBe(digestBytes(Buffer.from('ab')));
   });
 });

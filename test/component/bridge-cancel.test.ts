@@ -1,4 +1,4 @@
-/** Who goes away, when, and what the other side notices of it (B6, B7). */
+/** A peer disconnects in each phase, and the other side notices (B6, B7). */
 import { connect } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { UpstreamTarget } from '../../src/bridge/bridge.ts';
@@ -20,13 +20,13 @@ const BODY = { model: 'm1', messages: [{ role: 'user', content: 'hello' }] };
 const STREAM = { ...BODY, stream: true };
 const never = (): void => undefined;
 
-describe('bridge: cancel when the guest goes away', () => {
+describe('bridge: cancel when the guest disconnects', () => {
   const ways: [string, (f: BridgeFixture, abort: () => void) => unknown][] = [
     ['the guest closes', (_, abort) => abort()],
     ['the port is closed', (f) => f.port.close()],
   ];
 
-  it.each(ways)('%s while the upstream is awaited', async (_, leave) => {
+  it.each(ways)('%s during the wait for the upstream', async (_, leave) => {
     const asked = Promise.withResolvers<void>();
     const target = Promise.withResolvers<UpstreamTarget>();
     fixture = await bridgeFixture({
@@ -57,7 +57,10 @@ describe('bridge: cancel when the guest goes away', () => {
       await leave(fixture, opened.abort);
       await recorded.aborted;
       expect(await settled).toMatchObject({
-        ...{ outcome: 'cancelled', status: 0, completionTokens: 0, estimated: true },
+        outcome: 'cancelled',
+        status: 0,
+        completionTokens: 0,
+        estimated: true,
       });
     });
   }
@@ -75,7 +78,9 @@ describe('bridge: cancel when the guest goes away', () => {
     await leave(fixture, opened.abort);
     await (await arrived).aborted;
     expect(await settled).toMatchObject({
-      ...{ outcome: 'cancelled', completionTokens: 2, estimated: true },
+      outcome: 'cancelled',
+      completionTokens: 2,
+      estimated: true,
     });
     expect((await opened.ended).broken).toBe(true);
   });
@@ -94,7 +99,7 @@ describe('bridge: cancel when the guest goes away', () => {
     expect((await opened.ended).broken).toBe(true);
   });
 
-  it('a guest that hangs up at [DONE], as the Python SDK does, has not cancelled', async () => {
+  it('a guest that hangs up at [DONE], like the Python SDK, does not count as cancelled', async () => {
     fixture = await bridgeFixture();
     fixture.mock.answer((_request, response) => {
       startEvents(response);
@@ -110,7 +115,7 @@ describe('bridge: cancel when the guest goes away', () => {
     expect(fixture.port.stats()).toMatchObject({ served: 1, cancelled: 0, inFlight: 0 });
   });
 
-  it('a half-closed connection counts as gone', async () => {
+  it('a half-closed connection counts as disconnected', async () => {
     fixture = await bridgeFixture();
     fixture.mock.answer(never);
     const arrived = fixture.mock.next();
@@ -125,7 +130,7 @@ describe('bridge: cancel when the guest goes away', () => {
     await expect.poll(() => fixture.port.stats()).toMatchObject({ cancelled: 1, connections: 0 });
   });
 
-  it('the guest does not read: the upstream is held back, then given up', async () => {
+  it('a guest that does not read: the upstream is blocked, then cancelled', async () => {
     fixture = await bridgeFixture({ policy: { limits: { stallTimeoutMs: 300 } } });
     let written = 0;
     fixture.mock.answer((_request, response) => {
@@ -147,7 +152,7 @@ describe('bridge: cancel when the guest goes away', () => {
       `POST ${CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: ${text.length}\r\n\r\n${text}`,
     );
     await (await arrived).aborted;
-    // Socket buffers of both connections, not what a producer can make in that time.
+    // The socket buffers of both connections, not all that the producer could send meanwhile.
     expect(written).toBeLessThan(32 * 1024 * 1024);
     await expect.poll(() => fixture.port.stats()).toMatchObject({ cancelled: 1, inFlight: 0 });
     socket.destroy();
@@ -157,7 +162,7 @@ describe('bridge: cancel when the guest goes away', () => {
 describe('bridge: keep-alive comments', () => {
   const limits = { keepAliveIntervalMs: 40 };
 
-  it('come while the engine starts, before the first token and between tokens', async () => {
+  it('are sent while the engine starts, before the first token and between tokens', async () => {
     const target = Promise.withResolvers<UpstreamTarget>();
     fixture = await bridgeFixture({ policy: { limits }, upstream: () => target.promise });
     const first = Promise.withResolvers<void>();
@@ -184,7 +189,7 @@ describe('bridge: keep-alive comments', () => {
     expect(events).toBe(delta('one') + finish + done);
   });
 
-  it('never stand inside an event', async () => {
+  it('are never inside an event', async () => {
     fixture = await bridgeFixture({ policy: { limits } });
     const rest = Promise.withResolvers<void>();
     fixture.mock.answer(async (_request, response) => {
@@ -200,7 +205,7 @@ describe('bridge: keep-alive comments', () => {
     expect(opened.text().replaceAll(': keep-alive\n\n', '')).toBe(delta('one') + finish);
   });
 
-  it('do not come while an event too large to hold is half sent', async () => {
+  it('are not sent within an event that is too large to buffer', async () => {
     fixture = await bridgeFixture({ policy: { limits: { ...limits, eventBytesMax: 100 } } });
     const rest = Promise.withResolvers<void>();
     const large = delta('x'.repeat(1000));
@@ -235,7 +240,7 @@ describe('bridge: keep-alive comments', () => {
     expect(opened.text()).not.toContain('[DONE]');
   });
 
-  it('do not come for answers that are no streams', async () => {
+  it('are not sent for answers that are not streams', async () => {
     fixture = await bridgeFixture({ policy: { limits } });
     fixture.mock.answer((_request, response) => {
       setTimeout(() => sendJson(response, 200, { ok: true }), 150);
@@ -269,7 +274,7 @@ describe('bridge: upstreams that break', () => {
     expect(fixture.port.stats()).toMatchObject({ failed: 1, inFlight: 0 });
   });
 
-  it('a stream without [DONE] but with a finish reason is whole', async () => {
+  it('a stream without [DONE] but with a finish reason is complete', async () => {
     fixture = await bridgeFixture();
     fixture.mock.answer((_request, response) => {
       startEvents(response);
@@ -310,7 +315,7 @@ describe('bridge: upstreams that break', () => {
     await (await arrived).aborted;
   });
 
-  it('an answer that is no stream, after keep-alives, is dropped and reported as an event', async () => {
+  it('an answer that is not a stream, after keep-alives, is dropped and reported as an event', async () => {
     fixture = await bridgeFixture({ policy: { limits: { keepAliveIntervalMs: 20 } } });
     const go = Promise.withResolvers<void>();
     fixture.mock.answer(async (_request, response) => {

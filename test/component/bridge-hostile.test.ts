@@ -1,4 +1,4 @@
-/** Guests that do not keep to HTTP, or to what is theirs (B22, S16). */
+/** Guests that violate HTTP or exceed their limits (B22, S16). */
 import { readdir } from 'node:fs/promises';
 import { createConnection } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -70,14 +70,14 @@ describe('bridge: request smuggling', () => {
     expect((await fixture.call(CHAT, BODY)).status).toBe(200);
   });
 
-  it('the corpus is sound: the same request without a trick is served', async () => {
+  it('the corpus is sound: the same request without the trick is served', async () => {
     fixture = await bridgeFixture();
     expect(statuses(await fixture.raw(post(length)))).toEqual([200]);
     expect(statuses(await fixture.raw(post('transfer-encoding: chunked', chunked)))).toEqual([200]);
     expect(fixture.mock.requests.map((request) => request.body)).toEqual([TEXT, TEXT]);
   });
 
-  it('a pipelined request ends the connection; requests one after another are served', async () => {
+  it('a pipelined request ends the connection; sequential requests are served', async () => {
     fixture = await bridgeFixture();
     const answer = await fixture.raw(SECOND + SECOND.replace('host: y', 'host: z'));
     expect(statuses(answer).length).toBeLessThanOrEqual(1);
@@ -94,7 +94,7 @@ describe('bridge: request smuggling', () => {
     socket.destroy();
   });
 
-  it('a body that was refused is not taken for the next request', async () => {
+  it('a refused body is not parsed as the next request', async () => {
     fixture = await bridgeFixture({ policy: { limits: { bodyBytesMax: 1000 } } });
     const inner = SECOND.padEnd(5000, ' ');
     const keep = (headers: string, body: string) =>
@@ -136,7 +136,7 @@ describe('bridge: floods', () => {
     expect((await fixture.call(CHAT, BODY)).status).toBe(200);
   });
 
-  it('holds no more body bytes than its cap, and gives them back', async () => {
+  it('holds at most its limit of body bytes, and releases them', async () => {
     const limits = { bodyBytesMax: 400_000, bodyTotalBytesMax: 1_000_000 };
     fixture = await bridgeFixture({ policy: { limits } });
     const head = `POST ${CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 400000\r\n\r\n`;
@@ -155,7 +155,7 @@ describe('bridge: floods', () => {
     expect((await fixture.call(CHAT, BODY)).status).toBe(200);
   });
 
-  it('a body in chunks of one byte costs what it weighs', async () => {
+  it('a body in chunks of one byte takes no more memory than its size', async () => {
     fixture = await bridgeFixture();
     const socket = await fixture.connect();
     socket.write(`POST ${CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n`);
@@ -207,7 +207,7 @@ describe('bridge: resources', () => {
     expect(fixture.port.stats()).toMatchObject({ served: 901, refused: 100, bodyBytes: 0 });
   });
 
-  it('close removes the socket and everything that hangs on it', async () => {
+  it('close removes the socket and ends its connections', async () => {
     fixture = await bridgeFixture();
     const socket = await fixture.connect();
     const closed = new Promise((resolve) => socket.once('close', resolve));

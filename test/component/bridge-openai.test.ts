@@ -1,4 +1,4 @@
-/** The bridge over real sockets, with an upstream that does as it is told. */
+/** The bridge over real sockets, with a scripted upstream. */
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -29,7 +29,7 @@ const chat = (more: Record<string, unknown> = {}) => ({
 const errorOf = (body: string) => (JSON.parse(body) as { error: Record<string, unknown> }).error;
 
 describe('bridge: requests', () => {
-  it('passes a body on byte by byte when policy changes nothing', async () => {
+  it('forwards a body unchanged when the policy changes nothing', async () => {
     fixture = await bridgeFixture();
     const text = '{ "seed": 18446744073709551615,"model":"m1",\n"messages":[],"x":1.50 }';
     const answer = await fixture.call(CHAT, text, { 'content-type': 'text/plain' });
@@ -45,7 +45,7 @@ describe('bridge: requests', () => {
     expect(fixture.mock.requests[0]?.path).toBe('/v1/completions');
   });
 
-  it('passes embeddings as the SDKs ask for them: base64 and token ids', async () => {
+  it('forwards embeddings as the SDKs request them: base64 and token ids', async () => {
     fixture = await bridgeFixture();
     const embedding = { data: [{ embedding: 'AAAA' }], usage: { prompt_tokens: 4 } };
     fixture.mock.answer((_, response) => sendJson(response, 200, embedding));
@@ -57,7 +57,7 @@ describe('bridge: requests', () => {
     expect(await settled).toMatchObject({ promptTokens: 4, completionTokens: 0, estimated: false });
   });
 
-  it('puts the key of the host in the place of the guest’s credentials (S13, B1)', async () => {
+  it('replaces the guest’s credentials with the host’s key (S13, B1)', async () => {
     fixture = await bridgeFixture({ apiKey: 'sk-host-secret' });
     await fixture.call(CHAT, chat(), {
       authorization: 'Bearer sk-guest',
@@ -69,14 +69,20 @@ describe('bridge: requests', () => {
     });
     const headers = fixture.mock.requests[0]?.headers ?? {};
     expect(Object.keys(headers).sort()).toEqual([
-      ...['accept-encoding', 'authorization', 'connection', 'content-length', 'content-type'],
-      ...['host', 'traceparent', 'user-agent'],
+      'accept-encoding',
+      'authorization',
+      'connection',
+      'content-length',
+      'content-type',
+      'host',
+      'traceparent',
+      'user-agent',
     ]);
     expect(headers['authorization']).toBe('Bearer sk-host-secret');
     expect(JSON.stringify(headers)).not.toContain('guest');
   });
 
-  it('knows the caller by its socket, whatever it says of itself (R-IPC-8)', async () => {
+  it('identifies the caller by its socket, whatever the request claims (R-IPC-8)', async () => {
     fixture = await bridgeFixture();
     const socketPath = join(fixture.dir, 'w_1025');
     await fixture.bridge.attach({ sandboxId: 'sandbox-b', socketPath });
@@ -86,7 +92,7 @@ describe('bridge: requests', () => {
     expect(fixture.usage.map((record) => record.sandboxId)).toEqual(['sandbox-b', 'sandbox-a']);
   });
 
-  it('refuses remote media and tools of the provider before the upstream hears of them', async () => {
+  it('refuses remote media and provider tools before the upstream gets the request', async () => {
     fixture = await bridgeFixture();
     const url = 'http://169.254.169.254/latest/';
     const part = { type: 'image_url', image_url: { url } };
@@ -109,7 +115,7 @@ describe('bridge: requests', () => {
 });
 
 describe('bridge: models', () => {
-  it('lists what is allowed, and aliases', async () => {
+  it('lists allowed models and aliases', async () => {
     const policy = { allowModels: ['m1'], aliases: { fast: 'm2' } };
     fixture = await bridgeFixture({ policy });
     const list = JSON.parse((await fixture.call('/v1/models')).body);
@@ -129,7 +135,7 @@ describe('bridge: models', () => {
     expect(errorOf(unknown.body)['message']).toContain('Available: m1, m2, fast.');
   });
 
-  it('asks the upstream once for many requests, and lets it judge if it has no list', async () => {
+  it('fetches the list once for many requests, and passes any name without a list', async () => {
     fixture = await bridgeFixture();
     await Promise.all([1, 2, 3, 4].map(() => fixture.call(CHAT, chat())));
     expect(fixture.mock.modelListCount()).toBe(1);
@@ -142,7 +148,7 @@ describe('bridge: models', () => {
 describe('bridge: streams', () => {
   const parts = [delta('héllo '), delta('wörld'), finish, usageEvent, done];
 
-  it('passes each event on when it comes', async () => {
+  it('forwards each event as it arrives', async () => {
     fixture = await bridgeFixture();
     const gates = parts.map(() => Promise.withResolvers<void>());
     fixture.mock.answer(async (_, response) => {
@@ -189,13 +195,20 @@ describe('bridge: streams', () => {
         include_usage: true,
       });
       expect(await settled).toMatchObject({
-        ...{ sandboxId: 'sandbox-a', model: 'm1', operation: 'chat', stream: true, status: 200 },
-        ...{ promptTokens: 5, completionTokens: 7, estimated: false, outcome: 'ok' },
+        sandboxId: 'sandbox-a',
+        model: 'm1',
+        operation: 'chat',
+        stream: true,
+        status: 200,
+        promptTokens: 5,
+        completionTokens: 7,
+        estimated: false,
+        outcome: 'ok',
       });
     },
   );
 
-  it('estimates and says so when the upstream does not count', async () => {
+  it('estimates usage, and marks it, when the upstream does not count', async () => {
     fixture = await bridgeFixture();
     fixture.mock.answer((_, response) => {
       startEvents(response);
@@ -208,7 +221,7 @@ describe('bridge: streams', () => {
 });
 
 describe('bridge: errors of the upstream', () => {
-  it('passes status and body on, without the key that a server may echo', async () => {
+  it('forwards status and body, without a key that the server echoes', async () => {
     fixture = await bridgeFixture({ apiKey: 'sk-host-secret' });
     fixture.mock.answer(({ headers }, response) => {
       const error = { message: `bad request with ${headers['authorization']}` };
@@ -232,7 +245,7 @@ describe('bridge: errors of the upstream', () => {
     expect(answer.headers).not.toHaveProperty('location');
   });
 
-  it('says what to do when nothing listens', async () => {
+  it('names the remedy when nothing listens', async () => {
     const target = { name: 'Ollama', baseUrl: 'http://127.0.0.1:1' };
     fixture = await bridgeFixture({ upstream: () => Promise.resolve(target) });
     const answer = await fixture.call(CHAT, chat());
@@ -243,7 +256,7 @@ describe('bridge: errors of the upstream', () => {
     expect((await fixture.call('/v1/models')).status).toBe(503);
   });
 
-  it('says what the host says when no upstream can be had', async () => {
+  it('reports the host’s error when there is no upstream', async () => {
     const failure = new CodedError('x', 'secret path', { remedy: 'run neurovisor setup' });
     fixture = await bridgeFixture({ upstream: () => Promise.reject(failure) });
     const answer = await fixture.call(CHAT, chat());
@@ -259,7 +272,7 @@ describe('bridge: errors of the upstream', () => {
     expect([answer.status, errorOf(answer.body)['code']]).toEqual([500, 'upstream_error']);
   });
 
-  it('tries once more when an idle connection was closed under a request', async () => {
+  it('retries once when an idle connection was closed during a request', async () => {
     fixture = await bridgeFixture({ policy: { allowModels: ['m1'] } });
     await fixture.call(CHAT, chat());
     let attempts = 0;
@@ -275,7 +288,7 @@ describe('bridge: errors of the upstream', () => {
 });
 
 describe('detectUpstream', () => {
-  it('finds the first usual place that has models', async () => {
+  it('finds the first default place that has models', async () => {
     fixture = await bridgeFixture();
     const notModels = createServer((_, response) => response.end('<html>'));
     await new Promise<void>((resolve) => notModels.listen(0, '127.0.0.1', resolve));
@@ -296,7 +309,7 @@ describe('detectUpstream', () => {
     notModels.closeAllConnections();
   });
 
-  it('takes the configured one or none', async () => {
+  it('uses the configured server or none', async () => {
     fixture = await bridgeFixture();
     const { baseUrl = '' } = fixture.mock.target;
     expect(await detectUpstream({ explicit: `${baseUrl}/v1`, apiKey: 'k' })).toMatchObject({
@@ -309,7 +322,7 @@ describe('detectUpstream', () => {
     });
   });
 
-  it('gives up on a server that accepts and says nothing', async () => {
+  it('times out on a server that accepts and never answers', async () => {
     fixture = await bridgeFixture();
     const mute = createServer(() => undefined);
     await new Promise<void>((resolve) => mute.listen(0, '127.0.0.1', resolve));

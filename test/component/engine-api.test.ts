@@ -111,7 +111,7 @@ describe('chat completions', () => {
     expect(backend.ends).toEqual(['left']);
   });
 
-  it('streams role, deltas, finish reason, usage when asked for, and the end', async () => {
+  it('streams role, deltas, finish reason, requested usage, and the end', async () => {
     backend.script(['a', 'b']);
     const events = await stream('/chat/completions', {
       messages,
@@ -130,12 +130,12 @@ describe('chat completions', () => {
     expect(events.at(-1)).toBeNull();
   });
 
-  it('streams no usage that was not asked for', async () => {
+  it('streams no usage unless requested', async () => {
     const events = await stream('/chat/completions', { messages });
     expect(events.filter((event) => event?.usage !== undefined)).toEqual([]);
   });
 
-  it('says "length" when the token limit ends it', async () => {
+  it('finishes with "length" at the token limit', async () => {
     backend.script(['a', 'b', 'c']);
     const { json } = await post('/chat/completions', { messages, max_tokens: 2 });
     expect(json.choices?.[0]).toMatchObject({
@@ -188,12 +188,12 @@ describe('chat completions', () => {
     expect([status, json.error?.code]).toEqual([400, 'context_length_exceeded']);
   });
 
-  it('limits the answer to what is left of the context', async () => {
+  it('limits the answer to the rest of the context', async () => {
     await post('/chat/completions', { messages, max_tokens: 5_000 });
     expect(backend.requests[0]?.maxTokens).toBe(199);
   });
 
-  it('answers an inner failure with 500, and goes on', async () => {
+  it('answers an internal failure with 500, and keeps serving', async () => {
     backend.script(new Error('llama.cpp broke'));
     const { status, json } = await post('/chat/completions', { messages });
     expect([status, json.error?.code]).toEqual([500, 'internal']);
@@ -204,7 +204,7 @@ describe('chat completions', () => {
 
 describe('cancelling', () => {
   it.each([true, false])(
-    'stops the generation when the client leaves (stream: %s)',
+    'stops the generation when the client disconnects (stream: %s)',
     async (streamed) => {
       backend.script(['a', null, 'b']);
       const leaving = new AbortController();
@@ -220,7 +220,7 @@ describe('cancelling', () => {
     },
   );
 
-  it('lets a queued request leave without ever running', async () => {
+  it('cancels a queued request without running it', async () => {
     backend.script([null]);
     backend.script([null]);
     const running = [1, 2].map(() => post('/chat/completions', { messages }));
@@ -247,7 +247,7 @@ async function health(field: string): Promise<unknown> {
 }
 
 describe('load', () => {
-  it('runs as many as there are slots and refuses when the queue is full', async () => {
+  it('runs one request per slot and refuses when the queue is full', async () => {
     const all = Array.from({ length: QUEUE_MAX + 3 }, () => {
       backend.script([null, 'x']);
       return post('/chat/completions', { messages });
@@ -270,7 +270,7 @@ describe('load', () => {
 });
 
 describe('loading', () => {
-  it('lets requests wait for the model, and tells its state', async () => {
+  it('makes requests wait for the model, and reports its state', async () => {
     await close();
     const later = Promise.withResolvers<Service>();
     await listen(later.promise);
@@ -281,7 +281,7 @@ describe('loading', () => {
     expect(await health('status')).toBe('ok');
   });
 
-  it('tells why the model can not be loaded', async () => {
+  it('reports why the model can’t be loaded', async () => {
     await close();
     const failed = Promise.reject(new EngineError('out_of_memory', 'not enough memory'));
     await listen(failed);
@@ -291,7 +291,7 @@ describe('loading', () => {
 });
 
 describe('completions', () => {
-  it('answers each prompt, with echo when asked for', async () => {
+  it('answers each prompt, with echo if requested', async () => {
     backend.script(['b']);
     backend.script(['d']);
     const { json } = await post('/completions', { prompt: ['a', 'c'], echo: true });
@@ -312,20 +312,20 @@ describe('completions', () => {
     expect(events.at(-1)).toBeNull();
   });
 
-  it('takes token ids', async () => {
+  it('accepts token ids', async () => {
     await post('/completions', { prompt: [4, 5] });
     expect(backend.requests[0]?.tokens).toEqual([4, 5]);
   });
 });
 
 describe('embeddings', () => {
-  it('gives a vector for each input, cut to the dimensions asked for', async () => {
+  it('returns a vector for each input, truncated to the requested dimensions', async () => {
     const { json } = await post('/embeddings', { input: ['a', 'b'], dimensions: 1 });
     expect(json.data?.map((one) => one.embedding)).toEqual([[1], [1]]);
     expect(json.usage).toEqual({ prompt_tokens: 2, total_tokens: 2 });
   });
 
-  it('refuses more dimensions than there are', async () => {
+  it('refuses more dimensions than the model has', async () => {
     const { status, json } = await post('/embeddings', { input: 'a', dimensions: 4 });
     expect([status, json.error?.param]).toEqual([400, 'dimensions']);
   });
@@ -355,7 +355,7 @@ describe('requests', () => {
     },
   );
 
-  it('tells which model there is', async () => {
+  it('reports its model', async () => {
     const { status, json } = await post('/embeddings', { model: 'gpt-9', input: 'a' });
     expect([status, json.error?.code]).toEqual([404, 'model_not_found']);
     expect(json.error?.message).toContain('"m"');

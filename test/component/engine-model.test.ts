@@ -1,4 +1,4 @@
-/** The engine as a process, with a real model where there is one. */
+/** The engine as a process, with a real model if there is one. */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, globSync } from 'node:fs';
@@ -33,7 +33,7 @@ const start = (modelPath: string, more: Partial<EngineOptions> = {}): Promise<En
     ...more,
   });
 
-/** The model that the environment names, else the one that set-up fetched, else why there is none. */
+/** The model named in the environment, else the one that setup fetched, else the reason why there is none. */
 function findModel(): { readonly path: string } | string {
   const home = process.env['NEUROVISOR_HOME'] || join(homedir(), '.neurovisor');
   const path =
@@ -81,7 +81,7 @@ function post(engine: Engine, path: string, body: object): Promise<Answer> {
 const alive = (pid: number): boolean => existsSync(`/proc/${pid}`);
 
 describe('startEngine', () => {
-  it('says that the model file is missing, with a remedy', async () => {
+  it('reports a missing model file, with a remedy', async () => {
     const engine = await start(join(dir, 'none.gguf'));
     await expect(engine.ready).rejects.toMatchObject({ code: 'model_missing' });
     expect(await engine.exited).toMatchObject({ code: 'model_missing' });
@@ -100,12 +100,12 @@ describe('startEngine', () => {
     await engine.exited;
   });
 
-  it('refuses a socket path that the kernel would cut', async () => {
+  it('refuses a socket path that the kernel would truncate', async () => {
     const socketPath = join(dir, 'x'.repeat(120));
     await expect(start('m.gguf', { socketPath })).rejects.toMatchObject({ code: 'listen_failed' });
   });
 
-  it('tells why it can not listen', async () => {
+  it('reports why it can’t listen', async () => {
     const socketPath = join(dir, 'nowhere', 'e.sock');
     await expect(start('m.gguf', { socketPath })).rejects.toMatchObject({ code: 'listen_failed' });
   });
@@ -122,7 +122,7 @@ describe('the engine process', () => {
       process.stdout.write(String(engine.pid));
       await new Promise((resolve) => setInterval(resolve, 1e9));`;
     const socketPath = join(dir, 'orphan.sock');
-    // A fifo as model: opening it waits for ever, as loading a large model does for long.
+    // A FIFO as the model: opening it blocks forever, like loading a very large model.
     const fifo = join(dir, 'model.fifo');
     execFileSync('mkfifo', [fifo]);
     const parent = spawn(process.execPath, ['--input-type=module', '-e', script, fifo, socketPath]);
@@ -160,7 +160,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     expect(salted.usage.prompt_tokens_details.cached_tokens).toBe(0);
   });
 
-  it('answers in JSON of the asked-for shape', async () => {
+  it('answers with JSON of the requested shape', async () => {
     const schema = {
       type: 'object',
       properties: {
@@ -210,7 +210,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     expect([call?.name, JSON.parse(call?.arguments ?? '')]).toEqual(['multiply', { a: 12, b: 7 }]);
   });
 
-  it('refuses a grammar that llama.cpp refuses, and goes on', async () => {
+  it('refuses a grammar that llama.cpp refuses, and keeps serving', async () => {
     const schema = {
       $ref: '#/$defs/a',
       $defs: { a: { anyOf: [{ $ref: '#/$defs/a' }, { type: 'null' }] } },
@@ -225,7 +225,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     ).toHaveLength(1);
   });
 
-  it('serves more requests at once than it has slots', async () => {
+  it('serves more concurrent requests than it has slots', async () => {
     const answers = await Promise.all(
       ['a', 'b', 'c', 'd', 'e'].map((prompt) =>
         post(engine, '/completions', { prompt, max_tokens: 4 }),
@@ -234,7 +234,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     expect(answers.map((one) => one.choices[0]?.finish_reason)).toEqual(Array(5).fill('length'));
   });
 
-  it('embeds texts so that likeness shows', async () => {
+  it('embeds similar texts as similar vectors', async () => {
     const input = ['The cat sleeps.', 'A kitten naps.', 'Stock markets fell.'];
     const { data } = await post(engine, '/embeddings', { input });
     const [cat, kitten, stocks] = data.map((one) => one.embedding);
@@ -245,7 +245,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
   });
 
   it.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
-    'goes on after a %s to the whole group: its parent says when it ends',
+    'survives a %s to the whole group: its parent decides when it ends',
     async (signal) => {
       process.kill(engine.pid, signal);
       const answer = await post(engine, '/completions', { prompt: 'one, two', max_tokens: 1 });
@@ -253,7 +253,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     },
   );
 
-  it('tells when its process is killed', async () => {
+  it('reports when its process is killed', async () => {
     const other = await start(model.path);
     process.kill(other.pid, 'SIGKILL');
     expect(await other.exited).toMatchObject({ code: 'engine_crashed' });

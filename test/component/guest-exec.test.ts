@@ -1,4 +1,4 @@
-/** exec through the real agent, which runs as an ordinary process here. */
+/** exec with the real agent, as an ordinary process of this machine. */
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
@@ -11,7 +11,7 @@ import { outcome, type RunningAgent, startAgent } from '../support/guest-agent.t
 
 const sh = (script: string, ...args: string[]): string[] => ['sh', '-c', script, 'sh', ...args];
 
-/** True once the process is gone (or a zombie), which must come about by itself. */
+/** True once the process has ended by itself (a zombie included). */
 async function gone(pid: number): Promise<boolean> {
   for (let tries = 0; tries < 200; tries += 1) {
     if (!existsSync(`/proc/${pid}`)) return true;
@@ -35,26 +35,26 @@ describe('exec', () => {
     await agent[Symbol.asyncDispose]();
   });
 
-  it('info: says what the agent is and what it lacks outside a VM', () => {
+  it('info: versions of the agent, and its problems outside a VM', () => {
     expect(agent.guest.info.pythonVersion).toMatch(/^3\.\d+/);
     expect(agent.guest.info.kernelToInitMs).toBeNull();
     expect(agent.guest.info.problems.join(' ')).toContain('outside a VM');
   });
 
-  it('streams: stdout and stderr apart, exit code kept', async () => {
+  it('streams: stdout and stderr stay separate, the exit code is reported', async () => {
     const result = await outcome(
       await agent.guest.exec({ argv: sh('echo out; echo err >&2; exit 7') }),
     );
     expect(result).toMatchObject({ stdout: 'out\n', stderr: 'err\n', exit: { exitCode: 7 } });
   });
 
-  it('argv: arguments reach the program as they are, without a shell', async () => {
+  it('argv: arguments reach the program unchanged, without a shell', async () => {
     const argv = ['printf', '[%s]', 'a b', '$HOME', "'", '*', ''];
     const { stdout } = await outcome(await agent.guest.exec({ argv }));
     expect(stdout).toBe("[a b][$HOME]['][*][]");
   });
 
-  it('argv: 200 KiB of arguments and environment are no problem', async () => {
+  it('argv: 200 KiB of arguments and environment work', async () => {
     const long = 'x'.repeat(100_000);
     const { stdout } = await outcome(
       await agent.guest.exec({ argv: sh('echo $# $LONG | wc -c', long), env: { LONG: long } }),
@@ -62,7 +62,7 @@ describe('exec', () => {
     expect(Number(stdout)).toBe(100_003);
   });
 
-  it('argv: more than the kernel takes is too_large', async () => {
+  it('argv: more than the kernel accepts is too_large', async () => {
     const argv = ['true', ...Array.from({ length: 30 }, () => 'x'.repeat(120_000))];
     await expect(agent.guest.exec({ argv })).rejects.toMatchObject({ code: 'too_large' });
   });
@@ -75,7 +75,7 @@ describe('exec', () => {
     expect(stdout).toMatch(/^neurovisor yes 1 http:\/\/127\.0\.0\.1:\d+\/v1\n$/);
   });
 
-  it('environment: no variable leads an SDK to a dialect that nobody speaks there', async () => {
+  it('environment: no variable leads an SDK to an API that the endpoint does not speak', async () => {
     const { stdout } = await outcome(await agent.guest.exec({ argv: ['env'] }));
     const leading = stdout.split('\n').filter((line) => /http:\/\/127\.0\.0\.1/.test(line));
     const names = leading.map((line) => line.split('=')[0]).sort();
@@ -104,7 +104,7 @@ describe('exec', () => {
     expect((await process.exit).exitCode).toBe(0);
   });
 
-  it('back-pressure: a reader that stops holds the program, and loses nothing', async () => {
+  it('back-pressure: a reader that stops blocks the program, and loses no output', async () => {
     const process = await agent.guest.exec({ argv: ['head', '-c', '20000000', '/dev/zero'] });
     await sleep(300);
     expect(process.stdout.readableLength).toBeLessThan(1024 * 1024);
@@ -112,7 +112,7 @@ describe('exec', () => {
     expect((await process.exit).exitCode).toBe(0);
   });
 
-  it('output cap: what is above is discarded and said to be', async () => {
+  it('outputBytesMax: output above it is discarded and truncated is set', async () => {
     const result = await outcome(
       await agent.guest.exec({
         argv: ['head', '-c', '1000000', '/dev/zero'],
@@ -123,7 +123,7 @@ describe('exec', () => {
     expect(result.exit).toMatchObject({ exitCode: 0, truncated: true });
   });
 
-  it('pty: a terminal of the asked size, which can be resized', async () => {
+  it('pty: the terminal has the requested size and can be resized', async () => {
     const script = 'tty; stty size; read line; stty size; echo "<$line>"';
     const process = await agent.guest.exec({
       argv: sh(script),
@@ -151,7 +151,7 @@ describe('exec', () => {
     expect(await process.exit).toMatchObject({ exitCode: null, signal: 'SIGINT' });
   });
 
-  it('kill: a signal takes the whole process group', async () => {
+  it('kill: a signal reaches the whole process group', async () => {
     const process = await agent.guest.exec({ argv: sh('sleep 1000 & echo $!; wait') });
     const child = Number(await firstLine(process));
     process.kill('SIGTERM');
@@ -159,7 +159,7 @@ describe('exec', () => {
     expect(await gone(child)).toBe(true);
   });
 
-  it('timeout: SIGTERM, then SIGKILL for who ignores it; told as timedOut', async () => {
+  it('timeoutMs: SIGTERM, then SIGKILL for a program that ignores it; the exit says timedOut', async () => {
     const process = await agent.guest.exec({
       argv: sh("trap '' TERM; echo $$; while true; do sleep 0.05; done"),
       timeoutMs: 300,
@@ -172,7 +172,7 @@ describe('exec', () => {
     });
   });
 
-  it('grandchild: one that keeps the pipes open does not hold the end back (G19)', async () => {
+  it('exit: a grandchild that keeps the pipes open does not delay it (G19)', async () => {
     const process = await agent.guest.exec({ argv: sh('sleep 60 & echo $!; exit 4') });
     const result = await outcome(process);
     expect(result.exit.exitCode).toBe(4);
@@ -190,7 +190,7 @@ describe('exec', () => {
     expect(await gone(pid)).toBe(true);
   });
 
-  it('detached: the program lives on, is listed, can be attached to and signalled', async () => {
+  it('detached: the program lives on, is listed, can be attached to and signaled', async () => {
     const abort = new AbortController();
     const argv = sh('while read line; do echo "got $line"; done; exit 9');
     const first = await agent.guest.exec({ argv, detached: true, tag: 'mine' }, abort.signal);
@@ -239,7 +239,7 @@ describe('exec', () => {
     );
   });
 
-  it('events: an end is told on the control connection too', async () => {
+  it('events: an exit also arrives on the control connection', async () => {
     const ended = new Promise<GuestEvent>((resolve) => {
       const stop = agent.guest.events((event) => {
         if (event.type === 'exit' && event.exit.exitCode === 42) {
@@ -255,11 +255,11 @@ describe('exec', () => {
 
   it('hygiene: a program inherits no descriptor of the agent', async () => {
     const { stdout } = await outcome(await agent.guest.exec({ argv: ['ls', '/proc/self/fd'] }));
-    // 3 is the directory that ls itself reads.
+    // 3 is the directory that ls reads.
     expect(stdout.trim().split('\n')).toEqual(['0', '1', '2', '3']);
   });
 
-  it('agent: after all this it holds no descriptor more than at rest', async () => {
+  it('agent: after all these operations it has no more descriptors than before', async () => {
     const open = async (): Promise<number> => {
       await sleep(1500);
       return readdirSync(`/proc/${agent.child.pid}/fd`).length;
@@ -272,7 +272,7 @@ describe('exec', () => {
     expect(agent.console()).toBe('');
   });
 
-  it('close: ends running operations, and the guest says why', async () => {
+  it('close: running operations end, and closed says why', async () => {
     await using other = await startAgent();
     const process = await other.guest.exec({ argv: ['sleep', '1000'] });
     other.guest.close();

@@ -36,7 +36,7 @@ describe('files', () => {
     mkdirSync(dir);
   });
 
-  it('write, read: binary content of 5 MiB comes back; parents are made, mode is set', async () => {
+  it('write, read: 5 MiB of binary content come back; parent directories are made, the mode is set', async () => {
     const content = randomBytes(5 * 1024 * 1024);
     const path = join(dir, 'a/b/c.bin');
     const entry = await agent.guest.files.write(path, content, { mode: 0o755 });
@@ -62,7 +62,7 @@ describe('files', () => {
     expect(readFileSync(path, 'utf8')).toBe('old');
   });
 
-  it('write: replaces atomically, follows a link to its target, empty content works', async () => {
+  it('write: replaces atomically, follows a link to its target, accepts empty content', async () => {
     const target = join(dir, 'target');
     writeFileSync(target, 'x');
     symlinkSync(target, join(dir, 'link'));
@@ -71,7 +71,7 @@ describe('files', () => {
     expect((await agent.guest.files.stat(join(dir, 'link'))).type).toBe('symlink');
   });
 
-  it('write: an early refusal reaches a sender of much content', async () => {
+  it('write: an early refusal reaches a sender of large content', async () => {
     await expect(
       agent.guest.files.write(dir, Buffer.alloc(20 * 1024 * 1024)),
     ).rejects.toMatchObject({ code: 'invalid_request' });
@@ -111,7 +111,7 @@ describe('files', () => {
     await expect(files.stat(join(dir, 'new'))).rejects.toMatchObject({ code: 'not_found' });
   });
 
-  it('read: a directory, a device and a FIFO are refused and block nothing', async () => {
+  it('read: a directory, a device and a FIFO are refused without blocking', async () => {
     const { files, exec } = {
       files: agent.guest.files,
       exec: agent.guest.exec.bind(agent.guest),
@@ -122,12 +122,12 @@ describe('files', () => {
     }
   });
 
-  it('read: files of the kernel, whose size is 0, are read to their end', async () => {
+  it('read: kernel files of size 0 are read to their end', async () => {
     const status = await agent.guest.files.readAll('/proc/self/status');
     expect(status.toString()).toContain('Name:');
   });
 
-  it('watch: tells what happens below, also in directories made later', async () => {
+  it('watch: reports changes, also in directories made later', async () => {
     const events: FileEvent[] = [];
     const watch = await agent.guest.files.watch(dir, { recursive: true }, (event) => {
       events.push(event);
@@ -161,13 +161,13 @@ describe('connect', () => {
     server.close();
   });
 
-  it('carries bytes and half-closes both ways', async () => {
+  it('connect: bytes and half-closes pass both ways', async () => {
     const stream = await agent.guest.connect(port);
     stream.end(Buffer.alloc(3_000_000));
     expect(await text(stream)).toBe('got 3000000');
   });
 
-  it('a long answer after our end arrives whole, also where we read slowly', async () => {
+  it('connect: a long answer after our half-close arrives whole, even to a slow reader', async () => {
     const long = createTcp({ allowHalfOpen: true }, (socket) => {
       socket.resume().on('end', () => socket.end(Buffer.alloc(3_000_000)));
     });
@@ -185,7 +185,7 @@ describe('connect', () => {
     long.close();
   });
 
-  it('a port nobody listens on is not_found', async () => {
+  it('connect: a port without a listener is not_found', async () => {
     await expect(agent.guest.connect(1)).rejects.toMatchObject({ code: 'not_found' });
   });
 });
@@ -249,7 +249,7 @@ describe('inference forwarder', () => {
     });
   });
 
-  it('many idle connections: above the limit new ones wait, and are served when others end', async () => {
+  it('many idle connections: new ones above the limit wait until others end', async () => {
     const held: Socket[] = [];
     const bridge = createTcp((socket) => {
       held.push(socket);

@@ -1,4 +1,4 @@
-/** Bad input in both directions: what the agent makes of a bad host, and the host of a bad guest. */
+/** Bad input in both directions: the agent with a bad host, and the host with a bad guest. */
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
@@ -66,14 +66,14 @@ describe('agent, against a bad host', () => {
     expect(JSON.parse(reply ?? '')).toMatchObject({ ok: false, code: expect.any(String) });
   });
 
-  it('channel: another port and another greeting get no OK', async () => {
+  it('channel: another port or greeting gets no OK', async () => {
     expect(['', 'reset']).toContain(await raw('{"v":1,"op":"stats"}\n', 5001));
     const socket = connect(agent.channelPath);
     socket.write('GET / HTTP/1.1\r\n\r\n');
     expect(['', 'reset']).toContain(await text(socket).catch(() => 'reset'));
   });
 
-  it('request cut into single bytes is the same request', async () => {
+  it('request: cut into single bytes, it is the same request', async () => {
     const socket = connect(agent.channelPath);
     for (const byte of 'CONNECT 5000\n{"v":1,"op":"processes"}\n') {
       socket.write(byte);
@@ -82,7 +82,7 @@ describe('agent, against a bad host', () => {
     expect((await text(socket)).split('\n')[1]).toBe('{"ok":true,"processes":[]}');
   });
 
-  it('stdin of another kind ends the connection and the program', async () => {
+  it('stdin: a frame of another kind ends the connection and the program', async () => {
     const socket = connect(agent.channelPath);
     socket.write('CONNECT 5000\n{"v":1,"op":"exec","argv":["cat"]}\n');
     socket.write(Buffer.from([9, 0, 0, 0, 1, 0]));
@@ -94,7 +94,7 @@ describe('agent, against a bad host', () => {
     expect(await agent.guest.processes()).toEqual([]);
   });
 
-  it('connections: 128 are served, more are refused as exhausted, and it recovers', async () => {
+  it('operations: 128 are served, more are refused as exhausted, and the agent recovers', async () => {
     const waiting = Array.from({ length: 128 }, () => {
       const socket = connect(agent.channelPath);
       socket.on('error', () => socket.destroy());
@@ -108,7 +108,7 @@ describe('agent, against a bad host', () => {
     expect((await agent.guest.stats()).cpuCount).toBeGreaterThan(0);
   });
 
-  it('a program that floods both streams and one that ignores input do not stop others', async () => {
+  it('programs: one that floods its streams and one that ignores input do not block others', async () => {
     const flood = await agent.guest.exec({ argv: ['sh', '-c', 'yes & yes >&2'] });
     const deaf = await agent.guest.exec({ argv: ['sleep', '100'] });
     deaf.stdin.write(Buffer.alloc(4 * 1024 * 1024));
@@ -171,7 +171,7 @@ describe('listenForGuest, against a bad guest', () => {
     await expect(listener.ready()).rejects.toMatchObject({ code: 'hello_timeout' });
   });
 
-  it('garbage: protocol_error, and the connection is ended', async () => {
+  it('garbage: protocol_error, and the connection ends', async () => {
     const socket = await dial();
     socket.write(Buffer.alloc(100_000, 0x78));
     await expect(listener.ready()).rejects.toMatchObject({ code: 'protocol_error' });
@@ -179,7 +179,7 @@ describe('listenForGuest, against a bad guest', () => {
     await once(socket, 'close');
   });
 
-  it('another version: hello_refused, told to both ends', async () => {
+  it('another version: hello_refused, at both ends', async () => {
     const socket = await dial();
     say(socket, { ...HELLO, protocol: 9 });
     expect(JSON.parse(await text(socket))).toMatchObject({ code: 'protocol_version' });
@@ -189,13 +189,13 @@ describe('listenForGuest, against a bad guest', () => {
     });
   });
 
-  it('a second agent: refused as busy while the first is linked', async () => {
+  it('second agent: refused as busy while the first is linked', async () => {
     await linked();
     await listener.ready();
     expect(JSON.parse(await text(await dial()))).toMatchObject({ type: 'refused', code: 'busy' });
   });
 
-  it('readyMs: of its hello, not of the time in which nobody dialled', async () => {
+  it('readyMs: counts from the connection, not from the start of listening', async () => {
     await listener.close();
     const clock = new FakeClock();
     listener = await listen(100_000, clock);
@@ -204,7 +204,7 @@ describe('listenForGuest, against a bad guest', () => {
     expect((await listener.ready()).info).toMatchObject({ readyMs: 0, helloMs: 0 });
   });
 
-  it('cancel: ready rejects at once, and works again', async () => {
+  it('cancel: ready rejects at once, and can be called again', async () => {
     const abort = new AbortController();
     const ready = listener.ready(abort.signal);
     abort.abort();
@@ -213,7 +213,7 @@ describe('listenForGuest, against a bad guest', () => {
     expect((await listener.ready()).info.agentVersion).toBe('0.1.0');
   });
 
-  it('a lost guest: closed tells, the next hello makes the next guest', async () => {
+  it('lost guest: closed resolves, and the next hello makes the next guest', async () => {
     const socket = await linked();
     const first = await listener.ready();
     socket.destroy();
@@ -234,7 +234,7 @@ describe('listenForGuest, against a bad guest', () => {
     let stopped = false;
     for (let index = 0; index < 200 && !stopped; index += 1) stopped = !socket.write(flood);
     await sleep(300);
-    // One chunk of 64 KiB beyond the limit may already be parsed when the reader stops.
+    // One chunk of 64 KiB above the limit may be parsed before the reader stops.
     expect(seen).toBeGreaterThan(0);
     expect(seen).toBeLessThan(5000);
     socket.destroy();
@@ -281,7 +281,7 @@ describe('listenForGuest, against a bad guest', () => {
 });
 
 describe('agent, refused by its host', () => {
-  it('version: the agent refuses a welcome of another version with a reason, and tries again', async () => {
+  it('version: the agent refuses a welcome of another version with a reason, and dials again', async () => {
     const dir = mkdtempSync(join(tmpdir(), 'nv-link-'));
     const channelPath = join(dir, 'ch');
     const lines: string[] = [];

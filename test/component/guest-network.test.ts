@@ -1,4 +1,4 @@
-/** The agent's part of a network, on a card of the kernel's in a namespace of its own. Needs root. */
+/** The agent's network settings, on a real card in its own namespace. Needs root. */
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
@@ -10,9 +10,9 @@ const [FIRST, SECOND] = [
   { mac: OWN_MAC, address: '10.201.0.2', gateway: '10.201.0.1' },
   { mac: 'aa:fc:00:00:00:08', address: '10.201.0.6', gateway: '10.201.0.5' },
 ];
-/** Fresh views of the namespace, and a /run that nobody else sees. */
+/** Mounts of the namespace: a fresh /sys, and a private /run. */
 const ENTER = `mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mkdir /run/neurovisor /run/cards && exec "$@"`;
-/** Makes cards (`br…` has no device behind it), applies one network after the other, and tells what is there after each. */
+/** Makes cards (`br…` has no device), applies one network after the other, and prints the state after each. */
 const SCRIPT = `
 import json, os, subprocess, sys
 sys.path.insert(0, sys.argv[1])
@@ -75,23 +75,23 @@ const configured = ({ mac, address, gateway }: typeof FIRST, name = 'eth0') => (
 });
 
 requiresRoot().describe('Network of the agent', () => {
-  it('apply: the card of the MAC gets address, route and neighbour; again, the same', () => {
+  it('apply: the card with the MAC gets address, route and neighbor; a second time changes nothing', () => {
     const seen = apply({ eth0: OWN_MAC, eth1: 'aa:fc:00:00:00:09' }, [FIRST, FIRST]);
     for (const each of seen) expect(each).toMatchObject({ ...configured(FIRST), links: {} });
   });
 
-  it('apply: another address replaces the old one, with its route and neighbour', () => {
+  it('apply: another address replaces the old one with its route and neighbor', () => {
     const moved = { ...SECOND, mac: OWN_MAC };
     const seen = apply({ eth0: OWN_MAC }, [FIRST, moved]);
     expect(seen).toMatchObject([configured(FIRST), configured(moved)]);
   });
 
-  it('apply: the only card that there is, of another MAC, becomes the one that is wanted', () => {
+  it('apply: the only card gets the wanted MAC', () => {
     const seen = apply({ eth0: OWN_MAC, br0: 'aa:fc:00:00:00:09' }, [FIRST, SECOND]);
     expect(seen).toMatchObject([configured(FIRST), configured(SECOND)]);
   });
 
-  it('apply: of several of other MACs none is taken, nor what is no card, nor where there is none; it waits', () => {
+  it('apply: waits if no card, only virtual ones or several others are there', () => {
     const several = { eth0: OWN_MAC, eth1: 'aa:fc:00:00:00:09' };
     for (const cards of [several, { br0: OWN_MAC }, {}]) {
       const [seen] = apply(cards, [SECOND]);
@@ -100,7 +100,7 @@ requiresRoot().describe('Network of the agent', () => {
     }
   });
 
-  it('apply: none takes all of it away', () => {
+  it('apply: without a network everything is removed', () => {
     const [, seen] = apply({ eth0: OWN_MAC }, [FIRST, null]);
     expect(seen).toMatchObject({ told: [null], routes: [], neighbours: [] });
   });

@@ -1,4 +1,4 @@
-/** Scripts in forks of the warmed interpreter, held against a plain `python3` on this machine. */
+/** Scripts in forks of the warmed interpreter, compared with a plain `python3` on this machine. */
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -50,7 +50,7 @@ describe('python', () => {
     await agent[Symbol.asyncDispose]();
   });
 
-  it('warm: modules are there, a failed one is reported and the rest goes on', async () => {
+  it('warm: modules are imported, a failed one is reported, the others follow', async () => {
     const process = await agent.guest.python({
       script: { code: 'import sys; print("decimal" in sys.modules, "json" in sys.modules)' },
     });
@@ -184,7 +184,7 @@ describe('python', () => {
     expect(got.stdout).toBe('True os.terminal_size(columns=77, lines=11)\r\n');
   });
 
-  it('signals: SIGINT is KeyboardInterrupt and an end by that signal', async () => {
+  it('signals: SIGINT is a KeyboardInterrupt, and the script ends by that signal', async () => {
     const process = await agent.guest.python({
       script: { code: 'import time\nprint("up")\ntime.sleep(100)' },
     });
@@ -195,7 +195,7 @@ describe('python', () => {
     expect(stderr).toContain('KeyboardInterrupt');
   });
 
-  it('timeout: a busy script is ended and told as timedOut', async () => {
+  it('timeoutMs: a busy script is killed, and the exit says timedOut', async () => {
     const { exit } = await code('while True: pass', { timeoutMs: 200 });
     expect(exit).toMatchObject({ signal: 'SIGTERM', timedOut: true });
   });
@@ -208,7 +208,7 @@ describe('python', () => {
     ).rejects.toMatchObject({ code: 'too_large' });
   });
 
-  it('NUL and binary scripts: an error of Python, not of the agent', async () => {
+  it('NUL and binary scripts: an error from Python, not from the agent', async () => {
     const { exit, stderr } = await run({
       script: { code: Buffer.from([0, 1, 2, 255, 0]), name: 'binary.py' },
     });
@@ -216,7 +216,7 @@ describe('python', () => {
     expect(stderr).not.toBe('');
   });
 
-  it('fork server: killed, it comes back; a script in the meantime runs cold', async () => {
+  it('fork server: it is restarted when killed, and a script in between runs cold', async () => {
     const text = 'import os; print(os.getppid())';
     const server = Number((await code(text)).stdout);
     expect(server).not.toBe(agent.child.pid);
@@ -235,7 +235,7 @@ describe('python', () => {
     expect(warm).toBe(true);
   });
 
-  it('fork server: killed under a running script, that script is told as connection ended or unknown', async () => {
+  it('fork server: killed under a running script, the exit is unknown or the connection ends', async () => {
     const server = Number((await code('import os; print(os.getppid())')).stdout);
     expect(server).not.toBe(agent.child.pid);
     const process = await agent.guest.python({
@@ -246,7 +246,7 @@ describe('python', () => {
     expect(await process.exit).toMatchObject({ exitCode: null, signal: null, timedOut: false });
   });
 
-  it('scripts directory: nothing is left of a script that wrote nothing', async () => {
+  it('scripts directory: a script that wrote nothing leaves nothing', async () => {
     await run({ script: { code: 'pass', name: 'a.py' } });
     const got = await run({
       script: { code: 'import os; print(len(os.listdir("..")))', name: 'b.py' },

@@ -1,4 +1,4 @@
-/** The guest protocol over streams that are no socket of ours: an HTTP upgrade, a pair of Duplex streams. */
+/** The guest protocol over other streams than sockets: an HTTP upgrade, a pair of Duplex streams. */
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer as createHttpServer, request, type Server } from 'node:http';
@@ -16,7 +16,7 @@ import { outcome, type RunningAgent, startAgent } from '../support/guest-agent.t
 
 let agent: RunningAgent;
 let tunnel: Server;
-/** Of the control connection that stands now. */
+/** The identity of the current control connection. */
 let holder: Guest;
 
 beforeAll(async () => {
@@ -38,7 +38,7 @@ afterAll(async () => {
   await agent[Symbol.asyncDispose]();
 });
 
-/** Bytes, ends and resets pass between `stream` and the agent. */
+/** Passes bytes, ends and resets between `stream` and the agent. */
 function splice(stream: Duplex, channelPath: string, head?: Buffer): void {
   const channel = connect({ path: channelPath, allowHalfOpen: true });
   channel.write('CONNECT 5000\n');
@@ -89,7 +89,7 @@ describe.each<[string, Dial]>([
     expect(result).toMatchObject({ stdout: 'in\n', stderr: 'err\n', exit: { exitCode: 7 } });
   });
 
-  it('back-pressure: 8 MiB both ways arrive whole, a reader that stops holds the program', async () => {
+  it('back-pressure: 8 MiB arrive whole both ways, and a reader that stops blocks the program', async () => {
     const content = randomBytes(8 * 1024 * 1024);
     const process = await guest().exec({ argv: ['cat'] });
     process.stdin.end(content);
@@ -99,14 +99,14 @@ describe.each<[string, Dial]>([
     expect((await process.exit).exitCode).toBe(0);
   });
 
-  it('files: content that is written before the stream is there comes back', async () => {
+  it('files: content written before the stream is open comes back', async () => {
     const path = join(agent.dir, 'content');
     const content = randomBytes(300_000);
     await guest().files.write(path, content);
     expect(digest(await guest().files.readAll(path))).toBe(digest(content));
   });
 
-  it('ports: the far end stops first, ours goes on', async () => {
+  it('ports: our direction stays open after the peer closes its own', async () => {
     const got = Promise.withResolvers<string>();
     const server = createServer({ allowHalfOpen: true }, (socket) => {
       socket.end('bye');
@@ -134,7 +134,7 @@ describe.each<[string, Dial]>([
     expect(await holder.processes()).toEqual([]);
   });
 
-  it('settle, update, and close: as over the channel', async () => {
+  it('settle, update and close: the same as over the channel', async () => {
     const one = guest();
     await one.update({ env: {} });
     await one.settle();
@@ -144,14 +144,14 @@ describe.each<[string, Dial]>([
     await expect(process.exit).rejects.toMatchObject({ code: 'connection_lost' });
     await expect(one.stats()).rejects.toMatchObject({ code: 'connection_lost' });
     await holder.signal(process.pid, 'SIGKILL');
-    // The next hello ends what settle began.
+    // The next hello ends the effect of settle.
     holder.close();
     holder = await agent.listener.ready();
   });
 });
 
 describe('connectGuest, a dial that fails', () => {
-  it('rejected: connection_lost with its cause; a GuestError as it is', async () => {
+  it('rejected: connection_lost with its cause; a GuestError unchanged', async () => {
     const cause = new Error('no such tunnel');
     await expect(guestOver(() => Promise.reject(cause)).stats()).rejects.toMatchObject({
       code: 'connection_lost',
@@ -161,7 +161,7 @@ describe('connectGuest, a dial that fails', () => {
     await expect(guestOver(() => Promise.reject(known)).stats()).rejects.toBe(known);
   });
 
-  it('thrown, and a stream that is closed already: typed errors', async () => {
+  it('thrown, or a closed stream: typed errors', async () => {
     const thrown = guestOver(() => {
       throw new Error('no');
     });
@@ -173,7 +173,7 @@ describe('connectGuest, a dial that fails', () => {
     });
   });
 
-  it('cancelled while it is dialled: the stream that comes later is dropped', async () => {
+  it('cancelled while dialing: the late stream is dropped', async () => {
     const late = Promise.withResolvers<Duplex>();
     const abort = new AbortController();
     const exec = guestOver(() => late.promise).exec({ argv: ['true'] }, abort.signal);

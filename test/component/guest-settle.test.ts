@@ -1,4 +1,4 @@
-/** What the agent does around a save of its VM: settle, all connections end, the next hello, attach. */
+/** The agent around a save of its VM: settle, the end of all connections, the next hello, attach. */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
@@ -28,7 +28,7 @@ afterEach(async () => {
   expect(console).toBe('');
 });
 
-/** What an unplug does to a guest: all its connections end at once. The agent then says hello again. */
+/** Simulates an unplug: ends all connections of the guest at once. The agent then says hello again. */
 async function unplug(guest: Guest): Promise<Guest> {
   guest.suspend();
   guest.close();
@@ -45,11 +45,11 @@ async function until(what: () => boolean | Promise<boolean>): Promise<void> {
     if (await what()) return;
     await sleep(20);
   }
-  throw new Error('it did not come about');
+  throw new Error('the condition did not become true');
 }
 
 describe('settle', () => {
-  it('programs: live on without their connection, are attached to, and take input', async () => {
+  it('programs: live on without their connection, and accept an attach and input', async () => {
     const script = 'read a; echo "got $a"; read b; echo "got $b"; exit 3';
     const first = await agent.guest.exec({ argv: sh(script) });
     await agent.guest.settle();
@@ -67,7 +67,7 @@ describe('settle', () => {
     });
   });
 
-  it('programs started after it, before the next hello: live on too; later ones do not', async () => {
+  it('programs started before the next hello live on, too; later ones do not', async () => {
     await agent.guest.settle();
     const during = await agent.guest.exec({ argv: ['sleep', '1000'] });
     const guest = await unplug(agent.guest);
@@ -79,7 +79,7 @@ describe('settle', () => {
     await next.signal(during.pid, 'SIGKILL');
   });
 
-  it('scripts of the fork server: live on as well', async () => {
+  it('scripts of the fork server live on, too', async () => {
     const code = 'import time\nprint("up", flush=True)\ntime.sleep(0.5)\nprint("still")';
     const script = await agent.guest.python({ script: { code } });
     await once(script.stdout, 'data');
@@ -88,7 +88,7 @@ describe('settle', () => {
     expect(await output(await guest.attach(script.pid))).toBe('still\n');
   });
 
-  it('output: none is lost between the request and the attach, to a reader that keeps up', async () => {
+  it('output: a reader that keeps up loses none between settle and attach', async () => {
     const script = 'i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; done; sleep 0.5';
     const process = await agent.guest.exec({ argv: sh(script) });
     let before = '';
@@ -103,7 +103,7 @@ describe('settle', () => {
     expect(before + after).toBe(all);
   });
 
-  it('output while nobody is attached: the newest 64 KiB of each stream, and truncated', async () => {
+  it('output without a connection: the newest 64 KiB of each stream are kept, and truncated is set', async () => {
     const line = 'x'.repeat(99);
     const script = `read a; yes ${line} | head -n 3000; echo end; echo oops >&2; read b`;
     const process = await agent.guest.exec({ argv: sh(script) });
@@ -120,7 +120,7 @@ describe('settle', () => {
     expect(exit).toMatchObject({ exitCode: 0, truncated: true });
   });
 
-  it('an end while nobody is attached: told once, with the last output', async () => {
+  it('exit without a connection: the first attach gets it, with the last output', async () => {
     const process = await agent.guest.exec({ argv: sh('sleep 0.3; echo last; exit 5') });
     await agent.guest.settle();
     const guest = await unplug(agent.guest);
@@ -132,7 +132,7 @@ describe('settle', () => {
     await expect(guest.attach(process.pid)).rejects.toMatchObject({ code: 'not_found' });
   });
 
-  it('detached from the start, heard by nobody: nothing is kept', async () => {
+  it('detached from the start, without a connection: nothing is kept', async () => {
     const abort = new AbortController();
     const script = 'echo early; read a; echo late';
     const argv = sh(script);
@@ -147,13 +147,13 @@ describe('settle', () => {
     expect(await output(again)).toBe('late\n');
   });
 
-  it('no unplug follows: output flows again, and the end is told', async () => {
+  it('no unplug follows: output flows again, and the exit arrives', async () => {
     const process = await agent.guest.exec({ argv: sh('sleep 0.2; echo on; exit 1') });
     await agent.guest.settle();
     expect(await outcome(process)).toMatchObject({ stdout: 'on\n', exit: { exitCode: 1 } });
   });
 
-  it('no unplug follows for long: programs started then are not held', async () => {
+  it('no unplug follows for long: output of programs started then is not held', async () => {
     await agent.guest.settle();
     const early = await agent.guest.exec({ argv: ['cat'] });
     early.stdin.write('held at first\n');
@@ -164,7 +164,7 @@ describe('settle', () => {
     expect((await early.exit).exitCode).toBe(0);
   });
 
-  it('dropCaches: not this machine’s, outside a VM', async () => {
+  it('dropCaches: has no effect outside a VM', async () => {
     await agent.guest.settle({ dropCaches: true });
     await agent.guest.settle({ dropCaches: false });
     await expect(
@@ -172,7 +172,7 @@ describe('settle', () => {
     ).rejects.toMatchObject({ code: 'invalid_request' });
   });
 
-  it('twenty saves of one program: each attach goes on where the last ended', async () => {
+  it('twenty saves of one program: each attach continues where the last ended', async () => {
     const process = await agent.guest.exec({ argv: ['cat'] });
     let { guest } = agent;
     for (let round = 0; round < 20; round += 1) {
@@ -188,7 +188,7 @@ describe('settle', () => {
 });
 
 describe('suspend', () => {
-  it('operations: what ends and what is asked afterwards fails with suspended', async () => {
+  it('operations: those that end and those started afterwards fail with suspended', async () => {
     const { guest } = agent;
     const process = await guest.exec({ argv: ['sleep', '1000'] });
     guest.suspend();
@@ -201,7 +201,7 @@ describe('suspend', () => {
 });
 
 describe('connect', () => {
-  it('cut off after the guest had ended its direction: a writer is told', async () => {
+  it('connection lost after the guest closed its direction: a writer gets an error', async () => {
     const server = createServer({ allowHalfOpen: true }, (socket) => {
       socket.on('error', () => undefined).end('bye');
     });
@@ -217,7 +217,7 @@ describe('connect', () => {
 });
 
 describe('files.write', () => {
-  it('a source that stands still: the suspension is told all the same, the old file stays', async () => {
+  it('a stalled source: the call fails with suspended, and the old file stays', async () => {
     const path = `${agent.dir}/file`;
     await agent.guest.files.write(path, 'old');
     async function* source(): AsyncGenerator<Buffer> {
@@ -235,7 +235,7 @@ describe('files.write', () => {
 });
 
 describe('second hello', () => {
-  it('identity: environment and limits are the new ones, programs go on', async () => {
+  it('identity: environment and limits are the new ones, programs keep running', async () => {
     const old = await agent.guest.exec({ argv: sh('read a; echo $WHO') });
     await agent.guest.settle();
     agent.listener.setIdentity({
@@ -268,7 +268,7 @@ describe('second hello', () => {
 describe('unplug, all connections end at once', () => {
   const descriptors = (): number => readdirSync(`/proc/${agent.child.pid}/fd`).length;
 
-  it('operations half asked, half answered, half written: nothing is left of them', async () => {
+  it('operations interrupted in request, answer or content leave nothing behind', async () => {
     const { guest } = agent;
     await guest.stats();
     await sleep(1500);
@@ -325,7 +325,7 @@ describe('unplug, the forwarder', () => {
       const idle = connect(port, '127.0.0.1');
       await until(() => dialled.length === 2);
       for (const socket of dialled) {
-        // Unread bytes turn the close of a unix socket into a reset.
+        // Closing a unix socket with unread bytes resets it.
         if (reset) socket.pause();
       }
       if (reset) client.write(Buffer.alloc(200_000));
@@ -341,7 +341,7 @@ describe('unplug, the forwarder', () => {
     },
   );
 
-  it('reset: the agent keeps nothing of it, even where the client does not close', async () => {
+  it('reset: the agent releases the connection, even if the client does not close it', async () => {
     const descriptors = (): number => readdirSync(`/proc/${agent.child.pid}/fd`).length;
     await sleep(1500);
     const before = descriptors();
@@ -357,18 +357,22 @@ describe('unplug, the forwarder', () => {
     client.destroy();
   });
 
-  it('a new client while the host is away waits for it, and is served', async () => {
+  it('a new client waits for the host, and is served', async () => {
     bridge.close();
     agent.guest.close();
     await agent.listener.close();
     const client = connect(port, '127.0.0.1');
     client.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n');
-    // Longer than it waits where the host is there and the bridge is not.
+    // Longer than it waits with the host linked and no bridge.
     await sleep(1000);
     expect(client.readableLength).toBe(0);
     const listener = await listenForGuest({
-      ...{ channelPath: agent.channelPath, helloTimeoutMs: 20_000, clock: systemClock },
-      ...{ identity: IDENTITY, entropy: () => randomBytes(64), log: silentLog },
+      channelPath: agent.channelPath,
+      helloTimeoutMs: 20_000,
+      clock: systemClock,
+      identity: IDENTITY,
+      entropy: () => randomBytes(64),
+      log: silentLog,
     });
     const guest = await listener.ready();
     bridge = serveHalf();
@@ -379,7 +383,7 @@ describe('unplug, the forwarder', () => {
     await listener.close();
   });
 
-  it('a new client while there is no bridge: 503 after a moment', async () => {
+  it('a new client without a bridge gets 503 after a moment', async () => {
     bridge.close();
     const client = connect(port, '127.0.0.1');
     expect(await text(client)).toContain('bridge_unreachable');

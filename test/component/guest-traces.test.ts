@@ -1,4 +1,4 @@
-/** Spans that a program in a guest makes, over its channel to the host's collector. */
+/** Spans of a program in a guest, sent over its channel to the host's collector. */
 import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
@@ -34,8 +34,13 @@ afterAll(async () => {
 });
 
 const spanOf = (traceId: string, more: object = {}): object => ({
-  ...{ traceId, spanId: '00f067aa0ba902b7', parentSpanId: PARENT, name: 'step', kind: 3 },
-  ...{ startTimeUnixNano: '1800000000000000000', endTimeUnixNano: '1800000000500000000' },
+  traceId,
+  spanId: '00f067aa0ba902b7',
+  parentSpanId: PARENT,
+  name: 'step',
+  kind: 3,
+  startTimeUnixNano: '1800000000000000000',
+  endTimeUnixNano: '1800000000500000000',
   ...more,
 });
 
@@ -67,7 +72,7 @@ function post(
 }
 
 describe('POST /otlp/v1/traces of a guest', () => {
-  it('its own trace is taken, marked as of its sandbox, whatever it says itself', async () => {
+  it('its own trace is accepted and attributed to its sandbox, whatever the guest claims', async () => {
     const attributes = [
       { key: 'n', value: { intValue: '-7' } },
       { key: 'd', value: { doubleValue: 0.5 } },
@@ -83,29 +88,37 @@ describe('POST /otlp/v1/traces of a guest', () => {
     expect([foreign.status, rejectedOf(foreign.body)]).toEqual([200, 2]);
     await expect.poll(() => collector.spans.length).toBe(2);
     expect(collector.spans[0]).toMatchObject({
-      ...{ traceId: OWN, parentSpanId: PARENT, name: 'step', kind: 'SPAN_KIND_CLIENT' },
-      ...{ startNs: 1_800_000_000_000_000_000n, endNs: 1_800_000_000_500_000_000n },
+      traceId: OWN,
+      parentSpanId: PARENT,
+      name: 'step',
+      kind: 'SPAN_KIND_CLIENT',
+      startNs: 1_800_000_000_000_000_000n,
+      endNs: 1_800_000_000_500_000_000n,
       status: 'STATUS_CODE_ERROR',
     });
     expect(collector.spans[0]?.attributes).toEqual({
-      ...{ n: '-7', d: 0.5, b: true, text: `a ${'x'.repeat(254)}` },
-      ...{ 'neurovisor.sandbox.id': 'one', 'neurovisor.from': 'guest' },
+      n: '-7',
+      d: 0.5,
+      b: true,
+      text: `a ${'x'.repeat(254)}`,
+      'neurovisor.sandbox.id': 'one',
+      'neurovisor.from': 'guest',
     });
   });
 
-  it('10 000 spans: no more than its share, and it is told', async () => {
+  it('10 000 spans: those above its share are rejected and counted', async () => {
     let rejected = 0;
     for (let n = 0; n < 20; n += 1) {
       const answer = await post(bodyOf(Array.from({ length: 500 }, () => spanOf(OWN))));
       expect(answer.status).toBe(200);
       rejected += rejectedOf(answer.body);
     }
-    // What it has at once, and what has come again meanwhile.
+    // Its initial share, and the part refilled meanwhile.
     expect(rejected).toBeLessThan(9010);
     expect(rejected).toBeGreaterThan(5000);
   });
 
-  it('bytes that are none, another type, too many: refused in words', async () => {
+  it('invalid bytes, another type, too many bytes: refused with a message', async () => {
     expect((await post(Buffer.from('{"resourceSpans":[]}'))).status).toBe(400);
     expect((await post(Buffer.from('{}'), 'application/json')).status).toBe(415);
     expect((await post(Buffer.alloc(MIB + 1))).status).toBe(413);

@@ -1,4 +1,4 @@
-/** `update`: environment, limits and clock of a sandbox that runs, all or nothing. */
+/** `update`: environment, limits and clock of a running sandbox, all or none. */
 import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -21,12 +21,12 @@ describe('update', () => {
     return JSON.parse((await text(socket)).split('\n')[1] ?? '');
   };
 
-  it('nothing given: answered, nothing changes', async () => {
+  it('no fields: answered, and nothing changes', async () => {
     await agent.guest.update({});
     expect(await say('echo $WHO')).toBe('hello\n');
   });
 
-  it('environment: replaced for later programs, the endpoint stays, earlier ones keep theirs', async () => {
+  it('environment: replaced for later programs; the endpoint stays; running programs keep theirs', async () => {
     const early = await agent.guest.exec({ argv: ['sh', '-c', 'read a; echo $WHO'] });
     await agent.guest.update({ env: { WHO: 'updated' } });
     expect(await say('echo $WHO $KEPT $OPENAI_API_KEY')).toBe('updated neurovisor\n');
@@ -37,20 +37,20 @@ describe('update', () => {
     expect((await outcome(early)).stdout).toBe('hello\n');
   });
 
-  it('environment: larger than a request line', async () => {
+  it('environment: may be larger than a request line', async () => {
     const long = 'x'.repeat(100_000);
     await agent.guest.update({ env: { LONG: long, WHO: 'large' } });
     expect(await say('echo $WHO $LONG | wc -c')).toBe('100007\n');
   });
 
-  it('limits: replace the old ones as a whole', async () => {
+  it('limits: replace all previous ones', async () => {
     await agent.guest.update({ limits: { outputBytesMax: 3 } });
     expect(await say('echo 12345')).toBe('123');
     await agent.guest.update({ limits: {} });
     expect(await say('echo 12345')).toBe('12345\n');
   });
 
-  it('clock: taken, and left alone outside a VM', async () => {
+  it('clock: accepted, and unchanged outside a VM', async () => {
     const before = Date.now();
     await agent.guest.update({ wallMs: before + 3_600_000 });
     expect(Date.now() - before).toBeLessThan(3_000_000);

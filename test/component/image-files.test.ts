@@ -20,7 +20,7 @@ const occupiedBytes = async (path: string): Promise<number> => (await stat(path)
 const checkFilesystem = (path: string): string =>
   execFileSync('/sbin/e2fsck', ['-f', '-n', path], { encoding: 'utf8', stdio: 'pipe' });
 
-/** Digest of the blocks that are not all zeros, with their places: what a sparse file holds, holes or not. */
+/** Digest of the blocks that are not zero, with their positions: independent of holes. */
 async function digestData(path: string): Promise<string> {
   const hash = createHash('sha256');
   const zeros = Buffer.alloc(4096);
@@ -45,7 +45,7 @@ async function flipByte(path: string, at: number): Promise<void> {
 }
 
 describe('verifyImage (R-G-5)', () => {
-  it('accepts the file that was made, and refuses it with one flipped byte', async () => {
+  it('accepts the unchanged file, and refuses it with one flipped byte', async () => {
     const path = join(await temporaryDirectory(), 'image');
     await writeFile(path, Buffer.alloc(MIB, 7));
     const digest = await digestFile(path);
@@ -74,21 +74,21 @@ describe('verifyImage (R-G-5)', () => {
     await expect(verifyImage(path, digest)).rejects.toMatchObject({ code: 'artifact_altered' });
   });
 
-  it('does not believe a stamp for another digest, nor a broken one', async () => {
+  it('ignores a stamp for another digest, and a broken one', async () => {
     const path = join(await temporaryDirectory(), 'image');
     await writeFile(path, 'content');
     await writeFile(`${path}.verified`, '{"digest":"0"}\n');
     await expect(verifyImage(path, '0')).rejects.toMatchObject({ code: 'artifact_altered' });
   });
 
-  it('refuses a file that is not there', async () => {
+  it('refuses a missing file', async () => {
     const path = join(await temporaryDirectory(), 'none');
     await expect(verifyImage(path, '0')).rejects.toMatchObject({ code: 'artifact_altered' });
   });
 });
 
 describe('createOverlay', () => {
-  it('copies the template: same content, sparse, a sound filesystem', async () => {
+  it('copies the template: same content, sparse, a valid filesystem', async () => {
     const dir = await temporaryDirectory();
     const template = await prepareOverlayTemplate(dir);
     const target = join(dir, 'disk');
@@ -99,7 +99,7 @@ describe('createOverlay', () => {
     expect(await digestData(target)).toBe(await digestData(template));
   });
 
-  it('formats a disk of another size than the template’s', async () => {
+  it('formats a disk whose size differs from the template’s', async () => {
     const dir = await temporaryDirectory();
     const template = await prepareOverlayTemplate(dir);
     const target = join(dir, 'disk');
@@ -108,7 +108,7 @@ describe('createOverlay', () => {
     expect(checkFilesystem(target)).toMatch(/11\/\d+ files/);
   });
 
-  it('does not overwrite a disk that is there', async () => {
+  it('does not overwrite an existing disk', async () => {
     const dir = await temporaryDirectory();
     const template = await prepareOverlayTemplate(dir);
     const target = join(dir, 'disk');
@@ -118,7 +118,7 @@ describe('createOverlay', () => {
     expect(await readFile(target, 'utf8')).toBe('mine');
   });
 
-  it('refuses a size that no filesystem fits in, and leaves nothing', async () => {
+  it('refuses a size too small for a filesystem, and leaves nothing', async () => {
     const dir = await temporaryDirectory();
     for (const size of [0, -1, 1.5, 4096]) {
       await expect(formatOverlay(join(dir, 'disk'), size)).rejects.toMatchObject({
@@ -130,7 +130,7 @@ describe('createOverlay', () => {
 });
 
 describe('prepareOverlayTemplate', () => {
-  it('is made once, the same everywhere, and anew when it was touched', async () => {
+  it('is made once, identical everywhere, and made again when changed', async () => {
     const dir = await temporaryDirectory();
     const path = await prepareOverlayTemplate(dir);
     const made = await stat(path);

@@ -1,4 +1,4 @@
-/** The content store: an artifact is there whole and unaltered, or it is built. */
+/** The content store: an artifact is complete and unaltered, or it is built. */
 import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -10,7 +10,7 @@ import { testContext, tinyRecipe } from '../support/image.ts';
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
 
 describe('prepareArtifact', () => {
-  it('builds once, then takes it from the cache and says so', async () => {
+  it('builds once, then uses the cache and reports that', async () => {
     const context = await testContext();
     const recipe = tinyRecipe('content');
     expect(await isCached(context.cacheDir, recipe)).toBe(false);
@@ -41,7 +41,7 @@ describe('prepareArtifact', () => {
     expect(recipe.builds()).toBe(2);
   });
 
-  it('does not place an artifact whose build was cancelled at the last moment', async () => {
+  it('does not store an artifact whose build was cancelled at the last moment', async () => {
     const aborter = new AbortController();
     const context = await testContext(aborter.signal);
     const recipe = tinyRecipe('x', { during: async () => aborter.abort() });
@@ -50,7 +50,7 @@ describe('prepareArtifact', () => {
     expect(await readdir(join(context.cacheDir, 'tmp'))).toEqual([]);
   });
 
-  it('builds again what was altered: longer, or one byte with the old time put back', async () => {
+  it('rebuilds an altered artifact: longer, or one byte with the old time restored', async () => {
     const context = await testContext();
     const recipe = tinyRecipe('content');
     const made = await prepareArtifact(context, recipe);
@@ -92,7 +92,7 @@ describe('prepareArtifact', () => {
     expect(recipe.builds()).toBe(0);
   });
 
-  it('names the size too when the disk fills up during the build', async () => {
+  it('also names the size when the disk fills up during the build', async () => {
     const context = await testContext();
     const recipe = tinyRecipe('x', {
       during: async () => {
@@ -105,7 +105,7 @@ describe('prepareArtifact', () => {
     });
   });
 
-  it('keeps the current artifact and one older one of a kind', async () => {
+  it('keeps the current artifact and one older of its kind', async () => {
     const context = await testContext();
     for (const content of ['a', 'b', 'c']) await prepareArtifact(context, tinyRecipe(content));
     const kept = await readdir(join(context.cacheDir, 'tiny'));
@@ -115,7 +115,7 @@ describe('prepareArtifact', () => {
 });
 
 describe('removeLeftovers', () => {
-  it('removes what a killed build left, and nothing else', async () => {
+  it('removes leftovers of a killed build, and nothing else', async () => {
     const context = await testContext();
     await prepareArtifact(context, tinyRecipe('content'));
     const left = join(context.cacheDir, 'tmp', 'tiny-killed', 'scratch');

@@ -9,7 +9,7 @@ import { withSetupLock } from '../../src/image/lock.ts';
 import { runTool } from '../../src/image/tool.ts';
 import { temporaryDirectory, testContext } from '../support/image.ts';
 
-/** False too for a zombie, which waits for a PID 1 that may never ask for it. */
+/** False for a zombie, too: a PID 1 may never reap it. */
 async function isAlive(pid: number): Promise<boolean> {
   try {
     const status = await readFile(`/proc/${pid}/stat`, 'utf8');
@@ -21,7 +21,7 @@ async function isAlive(pid: number): Promise<boolean> {
 }
 
 describe('runTool', () => {
-  it('gives the last lines of the output, and each line as it comes', async () => {
+  it('returns the last lines of the output, and passes each line as it arrives', async () => {
     const lines: string[] = [];
     const output = await runTool('sh', ['-c', 'echo one; echo two >&2'], {
       onLine: (line) => lines.push(line),
@@ -36,7 +36,7 @@ describe('runTool', () => {
     expect(lines).toEqual(['status']);
   });
 
-  it('fails with what the program said last', async () => {
+  it('fails with the last lines of the program', async () => {
     await expect(runTool('sh', ['-c', 'echo no such luck >&2; exit 3'])).rejects.toMatchObject({
       code: 'tool_failed',
       message: expect.stringContaining('exit status 3'),
@@ -44,13 +44,13 @@ describe('runTool', () => {
     });
   });
 
-  it('says that a program is missing, and how to get it', async () => {
+  it('reports a missing program, with a remedy', async () => {
     await expect(
       runTool('no-such-program-x', [], { missingRemedy: 'Install x.' }),
     ).rejects.toMatchObject({ code: 'tool_missing', remedy: 'Install x.' });
   });
 
-  it('knows a full disk from what a program prints', async () => {
+  it('recognizes a full disk in the output of a program', async () => {
     await expect(
       runTool('sh', ['-c', 'echo "cc1: write: No space left on device"; exit 1']),
     ).rejects.toMatchObject({ code: 'disk_full' });
@@ -69,7 +69,7 @@ describe('runTool', () => {
     await expect.poll(() => isAlive(grandchild)).toBe(false);
   });
 
-  it('does not start anything when it is cancelled already', async () => {
+  it('starts nothing when cancelled before', async () => {
     const signal = AbortSignal.abort();
     await expect(runTool('sh', ['-c', 'true'], { signal })).rejects.toMatchObject({
       code: 'cancelled',
@@ -78,7 +78,7 @@ describe('runTool', () => {
 });
 
 describe('withSetupLock', () => {
-  it('lets a second setup wait for the first, and tells whom it waits for', async () => {
+  it('makes a second setup wait for the first, and reports the owner', async () => {
     const first = await testContext();
     const second = { ...(await testContext()), cacheDir: first.cacheDir };
     const order: string[] = [];
@@ -107,7 +107,7 @@ describe('withSetupLock', () => {
     expect(await withSetupLock(context, async () => 'in')).toBe('in');
   });
 
-  it('is free again when its owner was killed, and clears what that one left', async () => {
+  it('is free again when its owner was killed, and removes leftovers of that build', async () => {
     const context = await testContext();
     const script = join(await temporaryDirectory(), 'owner.ts');
     const lockModule = join(context.sourceDir, 'src/image/lock.ts');

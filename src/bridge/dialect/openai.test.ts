@@ -86,19 +86,22 @@ describe('inspect', () => {
       refusal: { code: 'field_refused' },
     });
   });
-  it.each(['Model', 'MESSAGES', 'toolſ', 'ſtream'])('refuses %s beside the real one', (key) => {
-    expect(inspect({ model: 'a', [key]: 'b' })).toMatchObject({ ok: false });
-  });
+  it.each(['Model', 'MESSAGES', 'toolſ', 'ſtream'])(
+    'refuses %s, a misspelling of a field that the bridge reads',
+    (key) => {
+      expect(inspect({ model: 'a', [key]: 'b' })).toMatchObject({ ok: false });
+    },
+  );
   it.each([
-    ['a model that is no string', { model: 1 }],
-    ['a stream that is no boolean', { stream: 'true' }],
-    ['messages that are no list', { messages: {} }],
+    ['a model that is not a string', { model: 1 }],
+    ['a stream that is not a boolean', { stream: 'true' }],
+    ['messages that are not a list', { messages: {} }],
     ['no messages', { messages: null }],
-    ['tools that are no list', { tools: {} }],
+    ['tools that are not a list', { tools: {} }],
   ])('refuses %s', (_, body) => {
     expect(inspect(body)).toMatchObject({ ok: false, refusal: { status: 400 } });
   });
-  it('accepts what vLLM and llama.cpp add, and client tools', () => {
+  it('accepts extensions of vLLM and llama.cpp, and client tools', () => {
     const body = {
       model: 'm',
       tools: [{ type: 'function', function: { name: 'f' } }, { type: 'custom' }],
@@ -108,7 +111,7 @@ describe('inspect', () => {
     };
     expect(inspect(body)).toMatchObject({ ok: true, value: { model: 'm', edits: {} } });
   });
-  it('asks for usage of streams only, once, and remembers whether the client did', () => {
+  it('requests usage only for streams, and hides it unless the client requested it', () => {
     const usage = (body: Record<string, unknown>) => {
       const result = inspect(body);
       return result.ok ? [result.value.hideUsage, result.value.edits] : result;
@@ -123,7 +126,7 @@ describe('inspect', () => {
       { stream_options: { include_usage: true, x: 1 } },
     ]);
   });
-  it('takes token ids and base64 as the SDKs send them for embeddings', () => {
+  it('accepts token ids and base64 for embeddings, as the SDKs send them', () => {
     const body = { input: [[1, 2], [3]], encoding_format: 'base64' };
     expect(dialect.inspect(operation('embeddings'), body, {})).toMatchObject({
       ok: true,
@@ -134,7 +137,7 @@ describe('inspect', () => {
 
 describe('errors', () => {
   const refusal = { status: 429, code: 'c', message: 'm' };
-  it('have the shape of OpenAI', () => {
+  it('have the form of OpenAI', () => {
     expect(JSON.parse(dialect.error(refusal))).toEqual({
       error: { message: 'm', type: 'rate_limit_error', param: null, code: 'c' },
     });
