@@ -17,7 +17,7 @@ export interface GrowingSandbox {
   readonly id: string;
   readonly spec: MemorySize;
   readonly events: EventSink;
-  resizeMemory(memoryMib: number, by: 'pressure'): Promise<void>;
+  growMemory(memoryMib: number): Promise<void>;
 }
 
 export interface GrowthParts {
@@ -74,7 +74,7 @@ export class MemoryGrowth {
     try {
       // All sandboxes at once may be pressed, and each sees the same room.
       release = reserve?.(toMib - fromMib);
-      await sandbox.resizeMemory(toMib, 'pressure');
+      await sandbox.growMemory(toMib);
       log.info('a sandbox was given more memory', { sandbox: sandbox.id, fromMib, toMib });
       return true;
     } catch (error) {

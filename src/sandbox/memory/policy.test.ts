@@ -51,7 +51,7 @@ function world(
     get spec() {
       return spec;
     },
-    resizeMemory: async (memoryMib: number) => {
+    growMemory: async (memoryMib: number) => {
       await act(`grow ${memoryMib}`);
       spec = { ...spec, memoryMib };
     },

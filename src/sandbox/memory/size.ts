@@ -89,7 +89,9 @@ export async function resizeMemory(
   toMib: number,
   changed: (memoryMib: number) => void,
 ): Promise<void> {
-  const balloon = requireBalloon(parts.vm, size, toMib);
+  checkResize(size, toMib);
+  const balloon = parts.vm?.balloon;
+  if (balloon === undefined) throw fixedSize();
   const { memoryMib: fromMib } = size;
   const isMore = toMib >= fromMib;
   if (!isMore) await requireFree(parts, fromMib, toMib);
@@ -107,17 +109,19 @@ export async function resizeMemory(
   throw new SandboxError('memory_unavailable', `its guest has not ${what} in time`);
 }
 
-function requireBalloon(vm: Vm | undefined, { memoryMaxMib }: MemorySize, toMib: number): Balloon {
-  const balloon = vm?.balloon;
-  if (balloon === undefined || memoryMaxMib === undefined) {
-    throw new SandboxError('spec_invalid', 'memoryMib: the memory of this sandbox stays as it is', {
-      remedy: 'make one whose memory can change: --memory-max, memoryMaxMib',
-    });
-  }
+/** @throws SandboxError `spec_invalid` */
+export function checkResize({ memoryMaxMib }: MemorySize, toMib: number): void {
+  if (memoryMaxMib === undefined) throw fixedSize();
   const { min } = RANGES.memoryMib;
-  if (isInRange(toMib, { min, max: memoryMaxMib })) return balloon;
+  if (isInRange(toMib, { min, max: memoryMaxMib })) return;
   const range = `${min} to ${memoryMaxMib}, its maximum`;
   throw new SandboxError('spec_invalid', `memoryMib: ${toMib} is not a whole number from ${range}`);
+}
+
+function fixedSize(): SandboxError {
+  return new SandboxError('spec_invalid', 'memoryMib: the memory of this sandbox stays as it is', {
+    remedy: 'make one whose memory can change: --memory-max, memoryMaxMib',
+  });
 }
 
 /** So that no program is killed for it. What it says is believed: if it lies, it hurts itself. */

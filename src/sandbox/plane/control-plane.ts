@@ -65,6 +65,7 @@ import type { ManagedParts } from './managed.ts';
 import { ManagedSandbox } from './managed.ts';
 import { RecentEvents } from './recent-events.ts';
 import { SandboxRows } from './sandbox-rows.ts';
+import type { SandboxUpdate } from './sandbox-update.ts';
 import type { ForkLease, SnapshotLease, SnapshotManager } from './snapshot-manager.ts';
 
 export interface ControlParts extends StarterParts {
@@ -172,28 +173,21 @@ export class LocalControlPlane implements ControlPlane {
     const sandbox = await this.#find(id);
     checkRequest(change, sandbox.spec.memoryMaxMib !== undefined);
     const { channelLimits, diskLimits, network, secrets, memoryMib, ...policy } = change;
-    const limits = {
-      ...(channelLimits && { channelLimits }),
-      ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
+    const update: SandboxUpdate = {
+      secrets,
+      limits: {
+        ...(channelLimits && { channelLimits }),
+        ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
+      },
+      network:
+        network === undefined
+          ? undefined
+          : networkSpec(network, this.#parts.parseEgress, sandbox.spec.network),
+      memoryMib,
+      policy,
     };
-    if (Object.keys(limits).length > 0) await sandbox.setLimits(limits);
-    // First, for a sandbox on the disk may need them to be resumed.
-    if (secrets !== undefined) await translateStoreErrors(sandbox.setSecrets(secrets));
-    if (network !== undefined) {
-      await translateStoreErrors(
-        sandbox.setNetwork(networkSpec(network, this.#parts.parseEgress, sandbox.spec.network)),
-      );
-    }
-    if (memoryMib !== undefined) await translateStoreErrors(this.#resize(sandbox, memoryMib));
-    await translateStoreErrors(sandbox.change(policy));
+    await translateStoreErrors(sandbox.update(update));
     return sandbox.info();
-  }
-
-  /** @throws SandboxError `memory_unavailable`: this host has not as much */
-  async #resize(sandbox: ManagedSandbox, memoryMib: number): Promise<void> {
-    const moreMib = Math.min(memoryMib, sandbox.spec.memoryMaxMib ?? 0) - sandbox.spec.memoryMib;
-    const release = moreMib > 0 ? this.#parts.queue.reserve(moreMib) : undefined;
-    await sandbox.resizeMemory(memoryMib, 'owner').finally(release);
   }
 
   async remove(id: string): Promise<SandboxInfo> {
@@ -417,6 +411,7 @@ export class LocalControlPlane implements ControlPlane {
     return {
       ...{ clock, log, accelerator, snapshots, rows: this.#rows },
       start: (spec, source, signal) => this.#starter.clone(spec, source, this.#untilClosed(signal)),
+      reserve: (memoryMib) => this.#parts.queue.reserve(memoryMib),
       onChange: (sandbox) => this.#changed(sandbox),
       onEvent: (sandbox, event) => {
         this.recentEvents.note(sandbox.id, event);
@@ -479,14 +474,14 @@ export class LocalControlPlane implements ControlPlane {
       if (as !== null && as === one.pausedSnapshotId && !snapshots.has(as)) this.#forget(one);
     }
     for (const row of rows) {
-      const { id, pausedSnapshotId: pauseId } = row;
+      const { id, pausedSnapshotId: snapshotId } = row;
       const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : this.#rows.parse(row);
       if (stored === null) continue;
       const { spec, policy, origin } = stored;
       const { snapshot, parent, createdAtMs } = row;
       const provenance: Provenance = { origin, snapshot, parent, createdAtMs };
-      const made = { spec, policy, provenance, pauseId };
-      this.#sandboxes.set(id, ManagedSandbox.paused(this.#managedParts(), made));
+      const made = { spec, policy, provenance, snapshotId };
+      this.#sandboxes.set(id, ManagedSandbox.suspended(this.#managedParts(), made));
     }
   }
 

@@ -1,14 +1,14 @@
 /**
- * One sandbox through all its lives: a supervisor owns a VM, this owns the sandbox across several of them.
+ * One sandbox over all its VMs: a supervisor owns one VM, a managed sandbox owns one supervisor after another.
  *
- *     running ─┬─► saving ─► running                                 snapshot, fork
- *              ├─► saving ─► paused (disk) ─► resuming ─► running
+ *     running ─┬─► saving ─► running                                  snapshot, fork
+ *              ├─► saving ─► saved ─► suspended (disk) ─► restoring ─► running
  *              ├─► paused (memory) ─┬─► resuming ─► running
- *              │                    └─► saving ─► paused             snapshot, fork, to disk
+ *              │                    └─► saving ─► paused, suspended   snapshot, fork, pause to disk
  *              └─► ending ─► ended
  *
- * One change at a time; who comes meanwhile waits for his turn. After one that fails it is as it was, or
- * its VM has died and it ends. What is paused on the disk belongs to whoever claims it first.
+ * The whole table is in `managed-state.ts`. Changes run one at a time. After a failed change the sandbox is as
+ * before, or it ends because its VM died. A suspended sandbox belongs to the first process that claims it.
  */
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -16,11 +16,11 @@ import type { Log } from '../../base/log.ts';
 import type { Guest } from '../../guest/link.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { SnapshotRow } from '../../store/snapshot.ts';
-import type { SandboxInfo, SandboxStatus } from '../control.ts';
+import type { SandboxInfo } from '../control.ts';
 import { endInfo, endWithoutVm, type SandboxEnd } from '../ending.ts';
 import { refusal, SandboxError } from '../errors.ts';
 import type { TimedEvent } from '../events.ts';
-import type { ResizedEvent } from '../memory-events.ts';
+import { checkResize } from '../memory/size.ts';
 import type { CloneSource, StartTimings } from '../parts.ts';
 import {
   changeLifetime,
@@ -28,14 +28,29 @@ import {
   type LifetimePolicy,
   type Provenance,
 } from '../request.ts';
-import { requireValues, type SecretOptions } from '../secrets.ts';
-import { type NetworkSpec, type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
+import { requireValues } from '../secrets.ts';
+import { type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
-import type { VmLimits } from '../vm/vm-limits.ts';
 import { EventJournal } from './event-journal.ts';
 import { activityOf, Lifetime } from './lifetime.ts';
+import {
+  type EventOf,
+  isClaimed,
+  isIn,
+  isOver,
+  type ManagedState,
+  pausedToOf,
+  type StateKind,
+  type StateOf,
+  snapshotIdOf,
+  statusOf,
+  supervisorOf,
+  type TargetData,
+  transition,
+} from './managed-state.ts';
 import { sandboxInfo } from './sandbox-info.ts';
 import { RowWriter, type SandboxRows } from './sandbox-rows.ts';
+import { changeVm, hasVmChange, type SandboxUpdate } from './sandbox-update.ts';
 import { SerialQueue, SingleFlight } from './serial-queue.ts';
 import type { ForkLease, SnapshotManager } from './snapshot-manager.ts';
 import { UsageLog } from './usage-log.ts';
@@ -47,13 +62,21 @@ export interface ManagedParts {
   readonly accelerator: string;
   readonly snapshots: SnapshotManager;
   readonly rows: SandboxRows;
-  /** Queued: a supervisor for `spec` that goes on from `source`, started. */
+  /** Starts a VM from `source` once the queue admits it. */
   start(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor>;
   onChange(sandbox: ManagedSandbox): void;
-  /** Something happened to it that may need an answer. */
   onEvent(sandbox: ManagedSandbox, event: TimedEvent): void;
-  /** It is on the disk, and what is known of it here may be out of date: another process may have it. */
+  /** @see StartQueue.reserve */
+  reserve(memoryMib: number): () => void;
+  /** Another process may hold the suspended sandbox, so this object may be out of date. */
   onOwnershipLost(sandbox: ManagedSandbox): void;
+}
+
+/** What stays the same over all VMs, or is known before the first one. */
+interface Identity {
+  readonly spec: SandboxSpec;
+  readonly policy: LifetimePolicy;
+  readonly provenance: Provenance;
 }
 
 export class ManagedSandbox {
@@ -64,74 +87,61 @@ export class ManagedSandbox {
   readonly #parts: ManagedParts;
   readonly #writer: RowWriter;
   readonly #lifetime: Lifetime;
+  #state: ManagedState;
   #spec: SandboxSpec;
   #policy: LifetimePolicy;
-  #status: SandboxStatus = 'starting';
-  #pausedTo: 'memory' | 'disk' | null = null;
-  /** Its state on the disk; set as soon as that counts, so from then on its VM may die. */
-  #snapshotId: string | null = null;
-  /** Its row on the disk is ours. */
-  #isClaimed = false;
-  #supervisor: Supervisor | undefined;
   #timings: StartTimings | null = null;
   #readyMs: number | null = null;
-  #end: SandboxEnd | null = null;
   readonly #queue = new SerialQueue();
   readonly #resuming = new SingleFlight();
   #removing: Promise<void> | undefined;
-  readonly #ended = Promise.withResolvers<void>();
-  /** Resolves when its end is on the disk. */
-  readonly endPersisted = this.#ended.promise;
+  readonly #endPersisted = Promise.withResolvers<void>();
+  /** Resolves when the end is on disk. */
+  readonly endPersisted = this.#endPersisted.promise;
   readonly #aborter = new AbortController();
 
-  private constructor(
-    parts: ManagedParts,
-    spec: SandboxSpec,
-    policy: LifetimePolicy,
-    provenance: Provenance,
-  ) {
+  private constructor(parts: ManagedParts, identity: Identity, state: ManagedState) {
     this.#parts = parts;
-    this.#spec = spec;
-    this.#policy = policy;
-    this.id = spec.id;
-    this.provenance = provenance;
+    this.#state = state;
+    this.#spec = identity.spec;
+    this.#policy = identity.policy;
+    this.id = identity.spec.id;
+    this.provenance = identity.provenance;
     this.#writer = new RowWriter(parts.rows);
     this.events = new EventJournal(parts.clock, (event) => parts.onEvent(this, event));
     this.#lifetime = new Lifetime({
-      ...{ clock: parts.clock, log: parts.log, sandbox: this.id },
+      clock: parts.clock,
+      log: parts.log,
+      sandbox: this.id,
       policy: () => this.#policy,
-      activity: () => activityOf(this.#status === 'running' ? this.#supervisor : undefined),
+      activity: () =>
+        activityOf(this.#state.kind === 'running' ? this.#state.supervisor : undefined),
       kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
       pause: () => this.#queue.run(() => this.#pauseIfRunning()),
     });
   }
 
-  /** One whose VM is ready. */
+  /** @param made.supervisor of a VM that is ready */
   static started(
     parts: ManagedParts,
-    made: {
-      supervisor: Supervisor;
-      policy: LifetimePolicy;
-      provenance: Provenance;
-      readyMs: number;
-    },
+    made: Omit<Identity, 'spec'> & { readonly supervisor: Supervisor; readonly readyMs: number },
   ): ManagedSandbox {
-    const sandbox = new ManagedSandbox(parts, made.supervisor.spec, made.policy, made.provenance);
-    sandbox.#readyMs = made.readyMs;
-    sandbox.#run(made.supervisor);
+    const { supervisor, readyMs } = made;
+    const identity = { ...made, spec: supervisor.spec };
+    const sandbox = new ManagedSandbox(parts, identity, { kind: 'running', supervisor });
+    sandbox.#readyMs = readyMs;
+    sandbox.#adopt(supervisor);
+    parts.onChange(sandbox);
+    sandbox.#begin();
     return sandbox;
   }
 
-  /** One that the store has, paused to disk. */
-  static paused(
+  static suspended(
     parts: ManagedParts,
-    made: { spec: SandboxSpec; policy: LifetimePolicy; provenance: Provenance; pauseId: string },
+    made: Identity & { readonly snapshotId: string },
   ): ManagedSandbox {
-    const sandbox = new ManagedSandbox(parts, made.spec, made.policy, made.provenance);
-    sandbox.#status = 'paused';
-    sandbox.#pausedTo = 'disk';
-    sandbox.#snapshotId = made.pauseId;
-    return sandbox;
+    const { snapshotId } = made;
+    return new ManagedSandbox(parts, made, { kind: 'suspended', snapshotId, isClaimed: false });
   }
 
   get spec(): SandboxSpec {
@@ -142,108 +152,141 @@ export class ManagedSandbox {
     return this.#policy;
   }
 
-  /** Its snapshot, while it is on the disk and nothing is done about it here; null otherwise. */
+  /** The snapshot of a suspended sandbox while no change is under way here; null otherwise. */
   get pausedSnapshotId(): string | null {
-    return this.#status === 'paused' && !this.#queue.isBusy ? this.#snapshotId : null;
+    const { kind } = this.#state;
+    return kind === 'suspended' && !this.#queue.isBusy ? this.#state.snapshotId : null;
   }
 
   info(): SandboxInfo {
     return sandboxInfo(this.#spec, this.#policy, this.provenance, {
-      ...{ status: this.#status, pausedTo: this.#pausedTo, endsAtMs: this.#lifetime.endsAtMs },
-      ...{ timings: this.#timings, readyMs: this.#readyMs, accelerator: this.#parts.accelerator },
-      ...{ end: this.#end, card: this.#supervisor?.card },
+      status: statusOf(this.#state),
+      pausedTo: pausedToOf(this.#state),
+      endsAtMs: this.#lifetime.endsAtMs,
+      timings: this.#timings,
+      readyMs: this.#readyMs,
+      accelerator: this.#parts.accelerator,
+      end: this.#end,
+      card: supervisorOf(this.#state)?.card,
     });
   }
 
-  /** That it has now. */
+  /** The current VM, if any. */
   get vm(): Supervisor['vm'] {
-    return this.#supervisor?.vm;
+    return supervisorOf(this.#state)?.vm;
   }
 
-  /** Changes what is given; a time counts anew only if it is given. */
-  async change(change: LifetimeChange): Promise<void> {
-    if (this.#isOver) throw this.#refusal('changed');
-    if (this.#snapshotId === null) {
+  /**
+   * Changes all that is given, or nothing: if a part fails, those before it are undone; the error names the
+   * parts that could not be. Resumes a paused sandbox as `guest` does, except where only the secrets or the
+   * policy of a suspended one change.
+   */
+  async update(change: SandboxUpdate): Promise<void> {
+    const { secrets, policy } = change;
+    // Reported before anything is claimed or resumed.
+    if (secrets !== undefined) withSecrets(this.#spec, secrets);
+    if (change.memoryMib !== undefined) checkResize(this.#spec, change.memoryMib);
+    if (secrets === undefined && !hasVmChange(change)) return await this.#changePolicy(policy);
+    const before = this.#spec;
+    const isOnDisk = snapshotIdOf(this.#state) !== null;
+    // A suspended sandbox may need the values to be resumed.
+    const undoSecrets =
+      secrets !== undefined && isOnDisk ? await this.#changeOnDisk(change) : undefined;
+    if (undoSecrets !== undefined && !hasVmChange(change)) return;
+    try {
+      await this.live();
+    } catch (error) {
+      await undoSecrets?.();
+      throw error;
+    }
+    await this.#queue.run(() => this.#changeInVm(change, before));
+  }
+
+  async #changeInVm(change: SandboxUpdate, before: SandboxSpec): Promise<void> {
+    const { supervisor } = this.#require('changed', 'running');
+    const { secrets, memoryMib } = change;
+    // Against the state at its turn: placeholders of another change stay.
+    const changed = secrets === undefined ? undefined : withSecrets(this.#spec, secrets);
+    const moreMib = (memoryMib ?? 0) - this.#spec.memoryMib;
+    const release = moreMib > 0 ? this.#parts.reserve(moreMib) : undefined;
+    try {
+      await changeVm(supervisor, { ...change, secrets: changed }, before);
+      this.#apply(change.policy);
+    } finally {
+      release?.();
+      this.#spec = supervisor.spec;
+      this.#parts.onChange(this);
+      await this.#persist();
+    }
+  }
+
+  /** Changes the secrets in the row, and the policy if the VM needs no change. Returns how to undo it. */
+  async #changeOnDisk(change: SandboxUpdate): Promise<(() => Promise<void>) | undefined> {
+    const { secrets = [], policy } = change;
+    return await this.#queue.run(async () => {
+      if (isOver(this.#state)) throw this.#refusal('changed');
+      if (snapshotIdOf(this.#state) === null) return undefined;
+      await this.#claim();
+      const { secrets: before, network } = this.#spec;
+      try {
+        this.#spec = withSecrets(this.#spec, secrets);
+        if (!hasVmChange(change)) this.#apply(policy);
+      } finally {
+        await this.#release();
+      }
+      return () =>
+        this.#queue.run(async () => {
+          if (this.#state.kind !== 'suspended') return;
+          await this.#claim();
+          this.#spec = { ...this.#spec, secrets: before, network };
+          await this.#release();
+        });
+    });
+  }
+
+  /** A timeout counts anew only if it is given. */
+  async #changePolicy(change: LifetimeChange): Promise<void> {
+    if (isOver(this.#state)) throw this.#refusal('changed');
+    if (snapshotIdOf(this.#state) === null) {
       this.#apply(change);
-      // A pause may come to the disk before the row's turn; from then on it is anybody's.
-      await this.#writer.write(() => (this.#snapshotId === null ? this.#row(null) : null));
-      if (this.#snapshotId === null) return;
+      // A pause may be committed before the row's turn; from then on any process may own the row.
+      await this.#writer.write(() => (snapshotIdOf(this.#state) === null ? this.#row(null) : null));
+      if (snapshotIdOf(this.#state) === null) return;
     }
     await this.#queue.run(async () => {
-      if (this.#isOver) throw this.#refusal('changed');
-      if (this.#snapshotId !== null) await this.#claim();
+      if (isOver(this.#state)) throw this.#refusal('changed');
+      if (snapshotIdOf(this.#state) !== null) await this.#claim();
       this.#apply(change);
-      this.#isClaimed = false;
-      await this.#persist();
+      await this.#release();
     });
   }
 
-  async setLimits(limits: Partial<VmLimits>): Promise<void> {
-    const supervisor = await this.live();
-    await supervisor.setLimits(limits);
-    this.#spec = supervisor.spec;
-  }
-
-  /** Resumes a paused one as `guest` does. */
-  async setNetwork(network: NetworkSpec | null): Promise<void> {
-    await this.live();
-    await this.#changeVm((supervisor) => supervisor.setNetwork(network));
-  }
-
-  /** For its owner it resumes a paused one as `guest` does. */
-  async resizeMemory(memoryMib: number, by: ResizedEvent['by']): Promise<void> {
-    if (by === 'owner') await this.live();
-    await this.#changeVm((supervisor) => supervisor.resizeMemory(memoryMib, by));
-  }
-
-  /** In its turn, for it may plug, unplug or change a device. */
-  async #changeVm(change: (supervisor: Supervisor) => Promise<void>): Promise<void> {
+  /** Gives a running guest that is close to OOM more memory. */
+  async growMemory(memoryMib: number): Promise<void> {
     await this.#queue.run(async () => {
-      const supervisor = this.#require('changed', this.#status === 'running');
-      await change(supervisor).finally(() => {
+      const { supervisor } = this.#require('changed', 'running');
+      await supervisor.resizeMemory(memoryMib, 'pressure').finally(() => {
         this.#spec = supervisor.spec;
         this.#parts.onChange(this);
       });
     });
   }
 
-  /** What is paused on the disk is given them there, for without values it can't be resumed. */
-  async setSecrets(options: readonly SecretOptions[]): Promise<void> {
-    // What is wrong is told before anything is claimed or resumed.
-    withSecrets(this.#spec, options);
-    if (this.#snapshotId === null) await this.live();
-    await this.#queue.run(async () => {
-      if (this.#isOver) throw this.#refusal('changed');
-      if (this.#snapshotId !== null) await this.#claim();
-      const spec = withSecrets(this.#spec, options);
-      const supervisor =
-        this.#snapshotId === null ? this.#require('changed', this.#status === 'running') : null;
-      try {
-        await supervisor?.setSecrets(spec.secrets, spec.network);
-      } finally {
-        // They hold from when the gateway has them, also if the guest does not answer: a fork gets the same.
-        this.#spec = supervisor?.spec ?? spec;
-        this.#isClaimed = false;
-        this.#parts.onChange(this);
-        await this.#persist();
-      }
-    });
-  }
-
-  /** The guest's operations; resumes a paused one if its policy allows it. */
+  /** The guest's operations; resumes a paused sandbox if its policy allows it. */
   async guest(): Promise<Guest> {
     return (await this.live()).guest();
   }
 
-  /** Its VM, running. @throws SandboxError `not_ready`, `gone`, and what resuming may throw */
+  /** The running VM. @throws SandboxError `not_ready`, `gone`, and what resuming may throw */
   async live(): Promise<Supervisor> {
     for (;;) {
       while (this.#queue.isBusy) await this.#queue.settle();
-      if (this.#status === 'running' && this.#supervisor !== undefined) {
+      const state = this.#state;
+      if (state.kind === 'running') {
         this.#lifetime.touch();
-        return this.#supervisor;
+        return state.supervisor;
       }
-      if (this.#status !== 'paused') throw this.#refusal('used');
+      if (statusOf(state) !== 'paused') throw this.#refusal('used');
       if (!this.#policy.autoResume) throw this.#refusal('used', 'resume it first');
       await this.resume();
     }
@@ -251,39 +294,42 @@ export class ManagedSandbox {
 
   async pause(to: 'memory' | 'disk'): Promise<void> {
     await this.#queue.run(async () => {
-      const isPossible = this.#status === 'running' || (to === 'disk' && this.#isInMemory);
-      const supervisor = this.#require('paused', isPossible);
-      await (to === 'memory' ? this.#pauseToMemory(supervisor) : this.#pauseToDisk(supervisor));
+      if (to === 'memory') await this.#pauseToMemory(this.#require('paused', 'running'));
+      else await this.#pauseToDisk(this.#require('paused', 'running', 'paused'));
     });
   }
 
-  /** For want of room on the host, in memory; its time goes on. See `full-disk.ts`. */
+  /** In memory, for a full disk of the host; the timeout keeps counting (`full-disk.ts`). */
   async pauseStalled(): Promise<boolean> {
-    return await this.#queue.run(() => this.#pauseIfRunning(true));
+    return await this.#queue.run(async () => {
+      const state = this.#state;
+      if (state.kind !== 'running' || !state.supervisor.isStalled) return false;
+      await this.#pauseToMemory(state, 'idle');
+      return true;
+    });
   }
 
-  /** Of one that runs: nothing. Two at once are one. */
+  /** Does nothing for a running sandbox. Two calls at once are one. */
   async resume(signal?: AbortSignal): Promise<void> {
     await this.#resuming.run(
       () => this.#queue.run(() => this.#resume(signal)),
-      () => this.#isOver || signal?.aborted === true,
+      () => isOver(this.#state) || signal?.aborted === true,
     );
   }
 
-  /** Goes on as it was before: running, or paused. */
+  /** Afterwards the sandbox runs, or is paused, as before. */
   async snapshot(name: string | null): Promise<SnapshotRow> {
     const { snapshots } = this.#parts;
-    return await this.#copied(
-      (pauseId) => snapshots.copy(pauseId, name),
+    return await this.#copy(
+      (snapshotId) => snapshots.copy(snapshotId, name),
       (supervisor) => snapshots.snapshot(supervisor, name),
     );
   }
 
-  /** What forks of it start from. */
   async acquireForkSource(): Promise<ForkLease> {
     const { snapshots } = this.#parts;
-    return await this.#copied<ForkLease>(
-      (pauseId) => snapshots.open(pauseId),
+    return await this.#copy<ForkLease>(
+      (snapshotId) => snapshots.open(snapshotId),
       (supervisor) => snapshots.acquireForkSource(supervisor),
     );
   }
@@ -295,168 +341,220 @@ export class ManagedSandbox {
   }
 
   async #remove(cause: 'stopped' | 'timeout'): Promise<void> {
-    if (this.#status === 'ended') return;
-    this.#become('ending');
+    const state = this.#state;
+    if (state.kind === 'ended') return;
+    if (state.kind !== 'ending') this.#beginEnd(state);
     this.#lifetime.stop();
     this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
-    await this.#supervisor?.stop(cause);
+    await supervisorOf(this.#state)?.stop(cause);
     while (this.#queue.isBusy) await this.#queue.settle();
-    // A resume may have come through at the last moment.
-    await this.#supervisor?.stop(cause);
-    if (this.#snapshotId !== null) {
+    // A restore may have succeeded at the last moment.
+    await supervisorOf(this.#state)?.stop(cause);
+    if (snapshotIdOf(this.#state) !== null) {
       await this.#claim();
       const end = endWithoutVm(cause, 'removed while it was paused', this.#parts.clock.wall());
-      // As long as its row says that it is there, it is.
+      // The sandbox exists as long as its row says so.
       const keep = (): Promise<void> => this.#parts.rows.keep(this.#row(null, end));
-      await this.#orLost(this.#writer.inTurn(keep));
-      this.#over(end);
+      await this.#orOwnershipLost(this.#writer.inTurn(keep));
+      const last = this.#state;
+      if (last.kind === 'ending') this.#finish(transition(last, 'removed', { end }), end);
     }
-    await this.#ended.promise;
+    await this.#endPersisted.promise;
   }
 
-  /** For the end of the host: what is on the disk stays there. */
+  /** For the shutdown of the host: a suspended sandbox stays. */
   async leave(): Promise<void> {
     this.#lifetime.stop();
     while (this.#queue.isBusy) await this.#queue.settle();
-    if (this.#status !== 'paused' || this.#snapshotId === null) await this.remove();
+    if (this.#state.kind !== 'suspended') await this.remove();
   }
 
-  async #copied<T>(
-    ofPause: (pauseId: string) => Promise<T>,
-    ofVm: (supervisor: Supervisor) => Promise<T>,
+  async #copy<T>(
+    fromDisk: (snapshotId: string) => Promise<T>,
+    fromVm: (supervisor: Supervisor) => Promise<T>,
   ): Promise<T> {
     return await this.#queue.run(async () => {
-      if (this.#status === 'paused' && this.#snapshotId !== null)
-        return await ofPause(this.#snapshotId);
-      const supervisor = this.#require('saved', this.#status === 'running' || this.#isInMemory);
-      return await this.#saving(supervisor, () => ofVm(supervisor));
+      if (this.#state.kind === 'suspended') return await fromDisk(this.#state.snapshotId);
+      return await this.#save(this.#require('saved', 'running', 'paused'), fromVm);
     });
   }
 
-  /** One that is paused in memory runs for it, and stands still again afterwards. */
-  async #saving<T>(supervisor: Supervisor, work: () => Promise<T>): Promise<T> {
-    const wasPaused = this.#isInMemory;
-    this.#become('saving');
+  /** A sandbox paused in memory runs for the save, and is paused again afterwards. */
+  async #save<T>(
+    from: StateOf<'running' | 'paused'>,
+    work: (supervisor: Supervisor) => Promise<T>,
+  ): Promise<T> {
+    const { supervisor } = from;
+    const wasPaused = from.kind === 'paused';
+    this.#move(from, 'save', { supervisor, wasPaused });
     try {
       if (wasPaused) await supervisor.resume();
-      return await work();
+      return await work(supervisor);
     } finally {
-      if (this.#snapshotId === null) await this.#back(supervisor, wasPaused);
+      await this.#settle(wasPaused);
     }
   }
 
-  /** It is again what it was, as far as its VM is; one that has died tells of its end itself. */
-  async #back(supervisor: Supervisor, toPaused: boolean): Promise<void> {
+  /** After a save or a resume in memory: follows the VM. Does nothing where a commit, a removal or an end came first. */
+  async #settle(toPaused: boolean): Promise<void> {
+    const state = this.#state;
+    if (state.kind !== 'saving' && state.kind !== 'resuming') return;
+    const { supervisor } = state;
     if (toPaused && supervisor.state === 'ready') {
       await supervisor.pause().catch((error: unknown) => this.#warn('pause again', error));
     }
-    if (supervisor.state === 'paused') this.#become('paused');
-    else if (supervisor.state !== 'ready') this.#become('ending');
+    if (this.#state !== state) return;
+    if (supervisor.state === 'paused') this.#move(state, 'pause-again', { supervisor });
+    // The supervisor reports the end.
+    else if (supervisor.state !== 'ready') this.#beginEnd(state);
     else {
-      if (this.#pausedTo !== null) this.#lifetime.start();
-      this.#pausedTo = null;
-      this.#become('running');
+      if (pausedToOf(state) !== null) this.#lifetime.start();
+      this.#move(state, 'continue', { supervisor });
     }
   }
 
-  async #pauseToMemory(supervisor: Supervisor, stops: 'all' | 'idle' = 'all'): Promise<void> {
+  async #pauseToMemory(from: StateOf<'running'>, stops: 'all' | 'idle' = 'all'): Promise<void> {
+    const { supervisor } = from;
     await supervisor.pause();
     this.#lifetime.stop(stops);
-    this.#pausedTo = 'memory';
-    this.#become('paused');
+    this.#move(from, 'pause', { supervisor });
     await this.#persist();
   }
 
-  async #pauseToDisk(supervisor: Supervisor): Promise<void> {
+  async #pauseToDisk(from: StateOf<'running' | 'paused'>): Promise<void> {
+    const { snapshots } = this.#parts;
     try {
-      await this.#saving(supervisor, () =>
-        this.#parts.snapshots.pause(supervisor, (snapshotId, commit) =>
+      await this.#save(from, (supervisor) =>
+        snapshots.pause(supervisor, (snapshotId, commit) =>
           this.#writer.inTurn(async () => {
             this.#spec = { ...supervisor.spec, network: await supervisor.card.networkToKeep() };
             await commit(this.#row(snapshotId));
-            this.#snapshotId = snapshotId;
+            this.#commit(snapshotId);
           }),
         ),
       );
     } finally {
-      if (this.#snapshotId !== null) {
-        this.#lifetime.stop();
-        this.#supervisor = undefined;
-        this.#pausedTo = 'disk';
-        this.#become('paused');
+      const state = this.#state;
+      if (snapshotIdOf(state) !== null) this.#lifetime.stop();
+      if (state.kind === 'saved') {
+        const { snapshotId } = state;
+        this.#move(state, 'vm-released', { snapshotId, isClaimed: false });
       }
     }
   }
 
-  /** For want of time, or of room. */
-  async #pauseIfRunning(isForRoom = false): Promise<boolean> {
-    if (this.#status !== 'running') return false;
-    const supervisor = this.#require('paused', true);
-    if (isForRoom && !supervisor.isStalled) return false;
-    await (isForRoom ? this.#pauseToMemory(supervisor, 'idle') : this.#pauseToDisk(supervisor));
+  #commit(snapshotId: string): void {
+    const state = this.#state;
+    if (state.kind === 'saving') this.#move(state, 'commit', { ...state, snapshotId });
+    if (state.kind === 'ending') this.#move(state, 'commit', { ...state, snapshotId });
+  }
+
+  async #pauseIfRunning(): Promise<boolean> {
+    if (this.#state.kind !== 'running') return false;
+    await this.#pauseToDisk(this.#state);
     return true;
   }
 
   async #resume(signal: AbortSignal | undefined): Promise<void> {
-    if (this.#status === 'running') return;
-    if (this.#status !== 'paused') throw this.#refusal('resumed');
-    this.#become('resuming');
-    const supervisor = this.#supervisor;
-    if (supervisor === undefined) return await this.#resumeFromDisk(signal);
-    await supervisor.resume().finally(() => this.#back(supervisor, false));
+    const state = this.#state;
+    if (state.kind === 'running') return;
+    if (state.kind === 'suspended') return await this.#restore(state, signal);
+    if (state.kind !== 'paused') throw this.#refusal('resumed');
+    const { supervisor } = state;
+    this.#move(state, 'resume', { supervisor });
+    await supervisor.resume().finally(() => this.#settle(false));
     await this.#persist();
   }
 
-  async #resumeFromDisk(signal: AbortSignal | undefined): Promise<void> {
+  async #restore(from: StateOf<'suspended'>, signal: AbortSignal | undefined): Promise<void> {
     const { snapshots, start, rows } = this.#parts;
     const signals = [this.#aborter.signal, ...(signal === undefined ? [] : [signal])];
+    this.#move(from, 'resume', from);
     try {
       await this.#claim();
       if (this.#spec.network !== null) requireValues(this.id, this.#spec.secrets);
-      await using held = await snapshots.open(this.#snapshotId ?? '');
-      const supervisor = await start(this.#spec, held.source, AbortSignal.any(signals));
-      // From here on the VM is the truth; its row lets go of the snapshot, which then goes.
+      await using lease = await snapshots.open(snapshotIdOf(this.#state) ?? '');
+      const supervisor = await start(this.#spec, lease.source, AbortSignal.any(signals));
       this.#run(supervisor);
     } catch (error) {
       if (this.#aborter.signal.aborted) throw this.#refusal('resumed');
-      if (this.#isClaimed) await this.#writer.inTurn(() => rows.giveBack(this.id));
-      this.#isClaimed = false;
-      this.#become('paused');
+      const state = this.#state;
+      if (isClaimed(state)) await this.#writer.inTurn(() => rows.release(this.id));
+      if (state.kind === 'restoring') {
+        const { snapshotId } = state;
+        this.#move(state, 'restore-failed', { snapshotId, isClaimed: false });
+      }
       throw error;
     }
   }
 
+  /** From here on the VM is the truth. Its next row no longer names the snapshot, which is then deleted. */
   #run(supervisor: Supervisor): void {
+    const state = this.#state;
+    this.#adopt(supervisor);
+    if (state.kind === 'ending') {
+      // The removal stops this VM.
+      const inVm = { supervisor, snapshotId: null, isClaimed: false };
+      this.#move(state, 'vm-ready', { ...inVm, pausedTo: state.pausedTo });
+    } else if (state.kind === 'restoring') {
+      this.#move(state, 'vm-ready', { supervisor });
+      this.#begin();
+    }
+  }
+
+  #adopt(supervisor: Supervisor): void {
     this.#spec = supervisor.spec;
-    this.#supervisor = supervisor;
     this.#timings = this.provenance.origin === 'pool' ? null : (supervisor.timings ?? null);
-    this.#pausedTo = this.#snapshotId = null;
-    this.#isClaimed = false;
     supervisor.events.listen((event) => this.events.note(event));
-    void supervisor.ended.then((end) => {
-      // On the disk: another VM will go on with it.
-      if (this.#supervisor === supervisor && this.#snapshotId === null) this.#over(end);
-    });
-    // Who removes it stops this VM.
-    if (this.#status === 'ending') return;
-    this.#become('running');
+    void supervisor.ended.then((end) => this.#vmEnded(supervisor, end));
+  }
+
+  #begin(): void {
     this.#lifetime.start();
     void this.#persist();
   }
 
-  /** What another process has changed meanwhile is taken over. @throws SandboxError `not_ready`, `gone` */
+  #vmEnded(supervisor: Supervisor, end: SandboxEnd): void {
+    const state = this.#state;
+    if (supervisorOf(state) !== supervisor || snapshotIdOf(state) !== null) return;
+    switch (state.kind) {
+      case 'running':
+      case 'saving':
+      case 'paused':
+      case 'resuming':
+      case 'ending':
+        this.#finish(transition(state, 'vm-ended', { end }), end);
+        break;
+      default:
+    }
+  }
+
+  /** Takes over what another process has changed meanwhile. @throws SandboxError `not_ready`, `gone` */
   async #claim(): Promise<void> {
-    if (this.#isClaimed) return;
-    const row = await this.#orLost(this.#parts.rows.claim(this.id));
+    if (isClaimed(this.#state)) return;
+    const row = await this.#orOwnershipLost(this.#parts.rows.claim(this.id));
     const stored = this.#parts.rows.parse(row);
-    this.#isClaimed = true;
-    this.#snapshotId = row.pausedSnapshotId;
+    const state = this.#state;
+    if (state.kind === 'suspended' || state.kind === 'restoring' || state.kind === 'ending') {
+      const claimed = { snapshotId: row.pausedSnapshotId, isClaimed: true };
+      this.#move(state, 'claim', { ...state, ...claimed });
+    }
     if (stored !== null) this.#spec = { ...stored.spec, ...unwritten(stored.spec, this.#spec) };
     this.#policy = stored?.policy ?? this.#policy;
   }
 
-  /** What holds of it then is read from the store again. */
-  async #orLost<T>(work: Promise<T>): Promise<T> {
+  /** Writes the row, which lets go of a claim. */
+  async #release(): Promise<void> {
+    const state = this.#state;
+    if (state.kind === 'suspended' || state.kind === 'ending') {
+      this.#move(state, 'release', { ...state, isClaimed: false });
+    }
+    this.#parts.onChange(this);
+    await this.#persist();
+  }
+
+  /** On an error the control plane reads the sandbox from the store again. */
+  async #orOwnershipLost<T>(work: Promise<T>): Promise<T> {
     try {
       return await work;
     } catch (error) {
@@ -465,62 +563,76 @@ export class ManagedSandbox {
     }
   }
 
-  get #isInMemory(): boolean {
-    return this.#status === 'paused' && this.#snapshotId === null;
+  get #end(): SandboxEnd | null {
+    return this.#state.kind === 'ended' ? this.#state.end : null;
   }
 
-  get #isOver(): boolean {
-    return this.#status === 'ending' || this.#status === 'ended';
-  }
-
-  #require(what: string, isPossible: boolean): Supervisor {
-    if (!isPossible || this.#supervisor === undefined) throw this.#refusal(what);
-    return this.#supervisor;
+  #require<K extends StateKind>(what: string, ...kinds: readonly K[]): StateOf<K> {
+    const state = this.#state;
+    if (!isIn(state, kinds)) throw this.#refusal(what);
+    return state;
   }
 
   #refusal(what: string, remedy?: string): SandboxError {
-    return refusal(this.id, this.#status, what, remedy);
+    return refusal(this.id, statusOf(this.#state), what, remedy);
   }
 
-  #become(status: SandboxStatus): void {
-    if (this.#isOver) return;
-    this.#status = status;
-    this.#parts.onChange(this);
+  /** Does nothing if the sandbox has left `from`: it was removed, or its VM ended. */
+  #move<S extends ManagedState, E extends EventOf<S>>(
+    from: S,
+    event: E,
+    data: TargetData<S, E>,
+  ): void {
+    if (this.#state !== from) return;
+    this.#state = transition(from, event, data);
+    if (statusOf(this.#state) !== statusOf(from)) this.#parts.onChange(this);
   }
 
-  #over(end: SandboxEnd): void {
-    if (this.#end !== null) return;
+  #beginEnd(state: Exclude<ManagedState, StateOf<'ending' | 'ended'>>): void {
+    this.#move(state, 'end', {
+      supervisor: supervisorOf(state),
+      snapshotId: snapshotIdOf(state),
+      isClaimed: isClaimed(state),
+      pausedTo: pausedToOf(state),
+    });
+  }
+
+  /** @param state the result of a transition to `ended` */
+  #finish(state: ManagedState, end: SandboxEnd): void {
     this.#lifetime.stop();
-    this.#end = end;
-    this.#supervisor = undefined;
-    this.#pausedTo = this.#snapshotId = null;
-    this.#status = 'ended';
+    this.#state = state;
     this.events.note({ type: 'end', end: endInfo(end) });
     this.#parts.onChange(this);
-    void this.#persist().then(() => this.#ended.resolve());
+    void this.#persist().then(() => this.#endPersisted.resolve());
   }
 
   #apply(change: LifetimeChange): void {
     this.#policy = changeLifetime(this.#policy, change);
-    const counts = this.#pausedTo === null && this.#snapshotId === null;
+    const counts = pausedToOf(this.#state) === null && snapshotIdOf(this.#state) === null;
     if (counts && change.timeoutMs !== undefined) this.#lifetime.startTimeout();
     if (counts && change.idleTimeoutMs !== undefined) this.#lifetime.startIdle();
     this.#parts.onChange(this);
   }
 
   #warn(what: string, error: unknown): void {
-    const why = { sandbox: this.id, reason: describeError(error) };
-    this.#parts.log.warn(`could not ${what} a sandbox`, why);
+    const fields = { sandbox: this.id, reason: describeError(error) };
+    this.#parts.log.warn(`could not ${what} a sandbox`, fields);
   }
 
   #persist(): Promise<void> {
-    return this.#writer.write(() => this.#row(this.#snapshotId));
+    return this.#writer.write(() => this.#row(snapshotIdOf(this.#state)));
   }
 
   #row(pausedSnapshotId: string | null, end = this.#end): SandboxRow {
     return this.#parts.rows.make({
-      ...{ id: this.id, provenance: this.provenance, spec: this.#spec, policy: this.#policy, end },
-      ...{ pausedSnapshotId, isPaused: this.#status === 'paused', isClaimed: this.#isClaimed },
+      id: this.id,
+      provenance: this.provenance,
+      spec: this.#spec,
+      policy: this.#policy,
+      end,
+      pausedSnapshotId,
+      isPaused: statusOf(this.#state) === 'paused',
+      isClaimed: isClaimed(this.#state),
       endsAtMs: this.#lifetime.endsAtMs,
     });
   }

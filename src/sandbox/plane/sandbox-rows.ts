@@ -146,7 +146,7 @@ export class SandboxRows {
   }
 
   /** It is still on the disk, for everybody. */
-  async giveBack(id: string): Promise<void> {
+  async release(id: string): Promise<void> {
     const { store, log, ownerJson } = this.#parts;
     try {
       await store.sandboxes.claim(id, ownerJson, null);

@@ -2,6 +2,7 @@
  * The life of a sandbox, in one table. Only the supervisor moves it; an illegal pair is refused with
  * `{from, event}` and changes nothing (R-CP-3).
  */
+import { stateDiagram } from '../../base/state-diagram.ts';
 import { SandboxError } from '../errors.ts';
 
 export type SandboxState =
@@ -61,13 +62,9 @@ export function isFinal(state: SandboxState): boolean {
   return Object.keys(TRANSITIONS[state]).length === 0;
 }
 
-/** The table as a Mermaid state diagram; `docs/lifecycle.md` holds this very text (a test compares). */
+/** `docs/lifecycle.md` contains this text; a test compares. */
 export function lifecycleDiagram(): string {
-  const lines = ['stateDiagram-v2', '  [*] --> creating'];
-  for (const [from, events] of Object.entries(TRANSITIONS)) {
-    for (const [event, to] of Object.entries(events)) lines.push(`  ${from} --> ${to}: ${event}`);
-  }
-  return `${lines.join('\n')}\n`;
+  return stateDiagram(['creating'], TRANSITIONS);
 }
 
 /** `gone`: there is nothing to do it with any more; `not_ready`: perhaps later. */

@@ -1,0 +1,164 @@
+/**
+ * The states of a sandbox over all its VMs, in one table. A supervisor has the states of one VM
+ * (`vm/lifecycle.ts`); these say where the sandbox is: in a VM, or on disk.
+ *
+ * Illegal transitions do not compile, and fail an assertion where types were circumvented.
+ */
+import { assert } from '../../base/assert.ts';
+import { stateDiagram } from '../../base/state-diagram.ts';
+import type { SandboxInfo, SandboxStatus } from '../control.ts';
+import type { SandboxEnd } from '../ending.ts';
+import type { Supervisor } from '../vm/supervisor.ts';
+
+interface InVm {
+  readonly supervisor: Supervisor;
+}
+
+interface OnDisk {
+  readonly snapshotId: string;
+  /** This process owns the row in the store. */
+  readonly isClaimed: boolean;
+}
+
+/** What each state holds. */
+interface StateData {
+  running: InVm;
+  /** The VM's state is being copied. */
+  saving: InVm & { readonly wasPaused: boolean };
+  /** The copy counts, so the VM may die. */
+  saved: InVm & { readonly wasPaused: boolean; readonly snapshotId: string };
+  /** In memory: the CPUs are stopped. */
+  paused: InVm;
+  /** Paused to disk. Belongs to the first process that claims it. */
+  suspended: OnDisk;
+  resuming: InVm;
+  /** A VM starts from the snapshot. */
+  restoring: OnDisk;
+  ending: {
+    readonly supervisor: Supervisor | undefined;
+    readonly snapshotId: string | null;
+    readonly isClaimed: boolean;
+    readonly pausedTo: SandboxInfo['pausedTo'];
+  };
+  ended: { readonly end: SandboxEnd };
+}
+
+export type StateKind = keyof StateData;
+export type ManagedState = {
+  [K in StateKind]: { readonly kind: K } & StateData[K];
+}[StateKind];
+export type StateOf<K extends StateKind> = Extract<ManagedState, { readonly kind: K }>;
+
+export const MANAGED_TRANSITIONS = {
+  running: { pause: 'paused', save: 'saving', end: 'ending', 'vm-ended': 'ended' },
+  saving: {
+    continue: 'running',
+    'pause-again': 'paused',
+    commit: 'saved',
+    end: 'ending',
+    'vm-ended': 'ended',
+  },
+  saved: { 'vm-released': 'suspended', end: 'ending' },
+  paused: { resume: 'resuming', save: 'saving', end: 'ending', 'vm-ended': 'ended' },
+  suspended: { claim: 'suspended', release: 'suspended', resume: 'restoring', end: 'ending' },
+  resuming: { continue: 'running', 'pause-again': 'paused', end: 'ending', 'vm-ended': 'ended' },
+  restoring: {
+    claim: 'restoring',
+    'vm-ready': 'running',
+    'restore-failed': 'suspended',
+    end: 'ending',
+  },
+  ending: {
+    claim: 'ending',
+    release: 'ending',
+    commit: 'ending',
+    'vm-ready': 'ending',
+    'vm-ended': 'ended',
+    removed: 'ended',
+  },
+  ended: {},
+} as const satisfies Record<StateKind, Readonly<Record<string, StateKind>>>;
+
+type Table = typeof MANAGED_TRANSITIONS;
+/** The events that are legal in every state of `S`. */
+export type EventOf<S extends ManagedState> = keyof Table[S['kind']] & string;
+type Target<S extends ManagedState, E> = S extends ManagedState
+  ? E extends keyof Table[S['kind']]
+    ? Table[S['kind']][E] & StateKind
+    : never
+  : never;
+export type TargetData<S extends ManagedState, E> = StateData[Target<S, E>];
+
+export function transition<S extends ManagedState, E extends EventOf<S>>(
+  from: S,
+  event: E,
+  data: TargetData<S, E>,
+): ManagedState {
+  const events: Readonly<Record<string, StateKind>> = MANAGED_TRANSITIONS[from.kind];
+  const kind = events[event];
+  assert(kind !== undefined, `"${event}" is not possible while ${from.kind}`);
+  return { ...data, kind } as ManagedState;
+}
+
+const STATUS: Readonly<Record<StateKind, SandboxStatus>> = {
+  running: 'running',
+  saving: 'saving',
+  saved: 'saving',
+  paused: 'paused',
+  suspended: 'paused',
+  resuming: 'resuming',
+  restoring: 'resuming',
+  ending: 'ending',
+  ended: 'ended',
+};
+
+export function statusOf({ kind }: ManagedState): SandboxStatus {
+  return STATUS[kind];
+}
+
+export function isIn<K extends StateKind>(
+  state: ManagedState,
+  kinds: readonly K[],
+): state is StateOf<K> {
+  return kinds.some((kind) => kind === state.kind);
+}
+
+export function isOver({ kind }: ManagedState): boolean {
+  return kind === 'ending' || kind === 'ended';
+}
+
+export function pausedToOf(state: ManagedState): SandboxInfo['pausedTo'] {
+  switch (state.kind) {
+    case 'paused':
+    case 'resuming':
+      return 'memory';
+    case 'suspended':
+    case 'restoring':
+      return 'disk';
+    case 'saving':
+    case 'saved':
+      return state.wasPaused ? 'memory' : null;
+    case 'ending':
+      return state.pausedTo;
+    default:
+      return null;
+  }
+}
+
+export function supervisorOf(state: ManagedState): Supervisor | undefined {
+  return 'supervisor' in state ? state.supervisor : undefined;
+}
+
+/** The snapshot that is the sandbox, as soon as it counts; null: the sandbox is in a VM, or over. */
+export function snapshotIdOf(state: ManagedState): string | null {
+  return 'snapshotId' in state ? state.snapshotId : null;
+}
+
+export function isClaimed(state: ManagedState): boolean {
+  return 'isClaimed' in state && state.isClaimed;
+}
+
+/** `docs/lifecycle.md` contains this text; a test compares. */
+export function managedDiagram(): string {
+  return stateDiagram(['running', 'suspended'], MANAGED_TRANSITIONS);
+}

@@ -1,0 +1,132 @@
+/** A change of a running VM in several parts, all of them or none. */
+import { ignore } from '../../base/ignore.ts';
+import { SandboxError } from '../errors.ts';
+import type { LifetimeChange } from '../request.ts';
+import type { SecretOptions } from '../secrets.ts';
+import type { NetworkSpec, SandboxSpec } from '../spec.ts';
+import type { Supervisor } from '../vm/supervisor.ts';
+import type { VmLimits } from '../vm/vm-limits.ts';
+
+/** The parts that need a VM; an absent one does not change. */
+interface VmChange {
+  readonly limits: Partial<VmLimits>;
+  /** Null: without a network card. */
+  readonly network?: NetworkSpec | null | undefined;
+  readonly memoryMib?: number | undefined;
+}
+
+export interface SandboxUpdate extends VmChange {
+  readonly secrets?: readonly SecretOptions[] | undefined;
+  readonly policy: LifetimeChange;
+}
+
+interface Part {
+  readonly name: string;
+  apply(): Promise<void>;
+  undo(): Promise<void>;
+}
+
+export function hasVmChange({ limits, network, memoryMib }: VmChange): boolean {
+  return Object.keys(limits).length > 0 || network !== undefined || memoryMib !== undefined;
+}
+
+/**
+ * Applies the parts in order. If one fails, undoes those before it, in reverse. The failed part itself fails
+ * closed: secrets that were revoked and a network that was removed stay so, even if the guest did not answer.
+ * @param before the spec to go back to
+ * @throws what the failed part threw; SandboxError that names the parts that could not be undone
+ */
+export async function changeVm(
+  supervisor: Supervisor,
+  change: VmChange & { readonly secrets?: SandboxSpec | undefined },
+  before: SandboxSpec,
+): Promise<void> {
+  const applied: Part[] = [];
+  try {
+    for (const part of partsOf(supervisor, change, before)) {
+      await part.apply();
+      applied.unshift(part);
+    }
+  } catch (error) {
+    // A VM that has ended has nothing to undo.
+    if (supervisor.state !== 'ready') throw error;
+    throw withKept(error, await undo(applied));
+  }
+}
+
+function partsOf(
+  supervisor: Supervisor,
+  { secrets, limits, network, memoryMib }: Parameters<typeof changeVm>[1],
+  before: SandboxSpec,
+): readonly Part[] {
+  const restoreNetwork = async (): Promise<void> => {
+    const wanted = before.network && withoutUsage(before.network);
+    if (supervisor.spec.network !== before.network) await supervisor.setNetwork(wanted);
+  };
+  const parts: Part[] = [];
+  if (secrets !== undefined) {
+    parts.push({
+      name: 'secrets',
+      apply: () => supervisor.setSecrets(secrets.secrets, secrets.network),
+      undo: async () => {
+        await supervisor.setSecrets(before.secrets, null);
+        // The first secrets of a sandbox give it a network card.
+        await restoreNetwork();
+      },
+    });
+  }
+  for (const name of ['channelLimits', 'diskLimits'] as const) {
+    const limit = limits[name];
+    if (limit === undefined) continue;
+    parts.push({
+      name,
+      apply: () => supervisor.setLimits({ [name]: limit }),
+      undo: () => supervisor.setLimits({ [name]: before[name] }),
+    });
+  }
+  if (network !== undefined) {
+    const apply = (): Promise<void> => supervisor.setNetwork(network);
+    parts.push({ name: 'network', apply, undo: restoreNetwork });
+  }
+  if (memoryMib !== undefined) {
+    parts.push({
+      name: 'memory',
+      apply: () => supervisor.resizeMemory(memoryMib, 'owner'),
+      undo: () => supervisor.resizeMemory(before.memoryMib, 'owner'),
+    });
+  }
+  return parts;
+}
+
+/** Returns the names of the parts that still apply. */
+async function undo(parts: readonly Part[]): Promise<readonly string[]> {
+  const kept: string[] = [];
+  for (const part of parts) {
+    try {
+      await part.undo();
+    } catch (error) {
+      ignore(error, 'the first error is reported, with the names of the parts that stay');
+      kept.push(part.name);
+    }
+  }
+  return kept.reverse();
+}
+
+function withKept(error: unknown, kept: readonly string[]): unknown {
+  if (kept.length === 0) return error;
+  const text = `still applied: ${kept.join(', ')}`;
+  if (!(error instanceof SandboxError)) {
+    const message = `the sandbox could not be changed; ${text}`;
+    return new SandboxError('not_ready', message, { cause: error });
+  }
+  const { code, message, cause, remedy } = error;
+  return new SandboxError(code, `${message}; ${text}`, {
+    cause,
+    ...(remedy === undefined ? {} : { remedy }),
+  });
+}
+
+function withoutUsage(policy: NetworkSpec): NetworkSpec {
+  const { bytesUsed: _bytes, destinationBytesUsed: _byName, ...asked } = policy;
+  return asked;
+}
