@@ -154,8 +154,89 @@ export function snapshotIdOf(state: ManagedState): string | null {
   return 'snapshotId' in state ? state.snapshotId : null;
 }
 
-export function isClaimed(state: ManagedState): boolean {
-  return 'isClaimed' in state && state.isClaimed;
+/** The current state of one sandbox. */
+export class StateMachine {
+  #state: ManagedState;
+  readonly #onStatus: () => void;
+
+  /** @param onStatus called when the status changes */
+  constructor(initial: ManagedState, onStatus: () => void) {
+    this.#state = initial;
+    this.#onStatus = onStatus;
+  }
+
+  get state(): ManagedState {
+    return this.#state;
+  }
+
+  get status(): SandboxStatus {
+    return statusOf(this.#state);
+  }
+
+  get supervisor(): Supervisor | undefined {
+    return supervisorOf(this.#state);
+  }
+
+  get snapshotId(): string | null {
+    return snapshotIdOf(this.#state);
+  }
+
+  get isClaimed(): boolean {
+    return 'isClaimed' in this.#state && this.#state.isClaimed;
+  }
+
+  get isOver(): boolean {
+    return isOver(this.#state);
+  }
+
+  /** Does nothing if the sandbox has left `from`: it was removed, or its VM ended. */
+  move<S extends ManagedState, E extends EventOf<S>>(
+    from: S,
+    event: E,
+    data: TargetData<S, E>,
+  ): void {
+    if (this.#state !== from) return;
+    this.#state = transition(from, event, data);
+    if (statusOf(this.#state) !== statusOf(from)) this.#onStatus();
+  }
+
+  /** The copy of the VM counts from now on. */
+  commit(snapshotId: string): void {
+    const state = this.#state;
+    if (state.kind === 'saving') this.move(state, 'commit', { ...state, snapshotId });
+    if (state.kind === 'ending') this.move(state, 'commit', { ...state, snapshotId });
+  }
+
+  claim(snapshotId: string): void {
+    const state = this.#state;
+    if (!isIn(state, ['suspended', 'restoring', 'ending'])) return;
+    this.move(state, 'claim', { ...state, snapshotId, isClaimed: true });
+  }
+
+  release(): void {
+    const state = this.#state;
+    if (!isIn(state, ['suspended', 'ending'])) return;
+    this.move(state, 'release', { ...state, isClaimed: false });
+  }
+
+  beginEnd(): void {
+    const state = this.#state;
+    if (state.kind === 'ending' || state.kind === 'ended') return;
+    this.move(state, 'end', {
+      supervisor: this.supervisor,
+      snapshotId: this.snapshotId,
+      isClaimed: this.isClaimed,
+      pausedTo: pausedToOf(state),
+    });
+  }
+
+  finish(event: 'vm-ended' | 'removed', end: SandboxEnd): void {
+    const state = this.#state;
+    if (state.kind === 'ending') this.move(state, event, { end });
+    else if (event === 'vm-ended' && isIn(state, ['running', 'saving', 'paused', 'resuming'])) {
+      this.move(state, event, { end });
+    }
+  }
 }
 
 /** `docs/lifecycle.md` contains this text; a test compares. */

@@ -34,19 +34,12 @@ import type { Supervisor } from '../vm/supervisor.ts';
 import { EventJournal } from './event-journal.ts';
 import { activityOf, Lifetime } from './lifetime.ts';
 import {
-  type EventOf,
-  isClaimed,
   isIn,
-  isOver,
   type ManagedState,
   pausedToOf,
   type StateKind,
+  StateMachine,
   type StateOf,
-  snapshotIdOf,
-  statusOf,
-  supervisorOf,
-  type TargetData,
-  transition,
 } from './managed-state.ts';
 import { sandboxInfo } from './sandbox-info.ts';
 import { RowWriter, type SandboxRows } from './sandbox-rows.ts';
@@ -87,7 +80,7 @@ export class ManagedSandbox {
   readonly #parts: ManagedParts;
   readonly #writer: RowWriter;
   readonly #lifetime: Lifetime;
-  #state: ManagedState;
+  readonly #life: StateMachine;
   #spec: SandboxSpec;
   #policy: LifetimePolicy;
   #timings: StartTimings | null = null;
@@ -102,7 +95,7 @@ export class ManagedSandbox {
 
   private constructor(parts: ManagedParts, identity: Identity, state: ManagedState) {
     this.#parts = parts;
-    this.#state = state;
+    this.#life = new StateMachine(state, () => parts.onChange(this));
     this.#spec = identity.spec;
     this.#policy = identity.policy;
     this.id = identity.spec.id;
@@ -115,7 +108,7 @@ export class ManagedSandbox {
       sandbox: this.id,
       policy: () => this.#policy,
       activity: () =>
-        activityOf(this.#state.kind === 'running' ? this.#state.supervisor : undefined),
+        activityOf(this.#life.status === 'running' ? this.#life.supervisor : undefined),
       kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
       pause: () => this.#queue.run(() => this.#pauseIfRunning()),
     });
@@ -154,26 +147,26 @@ export class ManagedSandbox {
 
   /** The snapshot of a suspended sandbox while no change is under way here; null otherwise. */
   get pausedSnapshotId(): string | null {
-    const { kind } = this.#state;
-    return kind === 'suspended' && !this.#queue.isBusy ? this.#state.snapshotId : null;
+    const { state } = this.#life;
+    return state.kind === 'suspended' && !this.#queue.isBusy ? state.snapshotId : null;
   }
 
   info(): SandboxInfo {
     return sandboxInfo(this.#spec, this.#policy, this.provenance, {
-      status: statusOf(this.#state),
-      pausedTo: pausedToOf(this.#state),
+      status: this.#life.status,
+      pausedTo: pausedToOf(this.#life.state),
       endsAtMs: this.#lifetime.endsAtMs,
       timings: this.#timings,
       readyMs: this.#readyMs,
       accelerator: this.#parts.accelerator,
       end: this.#end,
-      card: supervisorOf(this.#state)?.card,
+      card: this.#life.supervisor?.card,
     });
   }
 
   /** The current VM, if any. */
   get vm(): Supervisor['vm'] {
-    return supervisorOf(this.#state)?.vm;
+    return this.#life.supervisor?.vm;
   }
 
   /**
@@ -188,7 +181,7 @@ export class ManagedSandbox {
     if (change.memoryMib !== undefined) checkResize(this.#spec, change.memoryMib);
     if (secrets === undefined && !hasVmChange(change)) return await this.#changePolicy(policy);
     const before = this.#spec;
-    const isOnDisk = snapshotIdOf(this.#state) !== null;
+    const isOnDisk = this.#life.snapshotId !== null;
     // A suspended sandbox may need the values to be resumed.
     const undoSecrets =
       secrets !== undefined && isOnDisk ? await this.#changeOnDisk(change) : undefined;
@@ -224,8 +217,8 @@ export class ManagedSandbox {
   async #changeOnDisk(change: SandboxUpdate): Promise<(() => Promise<void>) | undefined> {
     const { secrets = [], policy } = change;
     return await this.#queue.run(async () => {
-      if (isOver(this.#state)) throw this.#refusal('changed');
-      if (snapshotIdOf(this.#state) === null) return undefined;
+      if (this.#life.isOver) throw this.#refusal('changed');
+      if (this.#life.snapshotId === null) return undefined;
       await this.#claim();
       const { secrets: before, network } = this.#spec;
       try {
@@ -236,7 +229,7 @@ export class ManagedSandbox {
       }
       return () =>
         this.#queue.run(async () => {
-          if (this.#state.kind !== 'suspended') return;
+          if (this.#life.state.kind !== 'suspended') return;
           await this.#claim();
           this.#spec = { ...this.#spec, secrets: before, network };
           await this.#release();
@@ -246,16 +239,16 @@ export class ManagedSandbox {
 
   /** A timeout counts anew only if it is given. */
   async #changePolicy(change: LifetimeChange): Promise<void> {
-    if (isOver(this.#state)) throw this.#refusal('changed');
-    if (snapshotIdOf(this.#state) === null) {
+    if (this.#life.isOver) throw this.#refusal('changed');
+    if (this.#life.snapshotId === null) {
       this.#apply(change);
       // A pause may be committed before the row's turn; from then on any process may own the row.
-      await this.#writer.write(() => (snapshotIdOf(this.#state) === null ? this.#row(null) : null));
-      if (snapshotIdOf(this.#state) === null) return;
+      await this.#writer.write(() => (this.#life.snapshotId === null ? this.#row(null) : null));
+      if (this.#life.snapshotId === null) return;
     }
     await this.#queue.run(async () => {
-      if (isOver(this.#state)) throw this.#refusal('changed');
-      if (snapshotIdOf(this.#state) !== null) await this.#claim();
+      if (this.#life.isOver) throw this.#refusal('changed');
+      if (this.#life.snapshotId !== null) await this.#claim();
       this.#apply(change);
       await this.#release();
     });
@@ -281,12 +274,12 @@ export class ManagedSandbox {
   async live(): Promise<Supervisor> {
     for (;;) {
       while (this.#queue.isBusy) await this.#queue.settle();
-      const state = this.#state;
+      const state = this.#life.state;
       if (state.kind === 'running') {
         this.#lifetime.touch();
         return state.supervisor;
       }
-      if (statusOf(state) !== 'paused') throw this.#refusal('used');
+      if (this.#life.status !== 'paused') throw this.#refusal('used');
       if (!this.#policy.autoResume) throw this.#refusal('used', 'resume it first');
       await this.resume();
     }
@@ -302,7 +295,7 @@ export class ManagedSandbox {
   /** In memory, for a full disk of the host; the timeout keeps counting (`full-disk.ts`). */
   async pauseStalled(): Promise<boolean> {
     return await this.#queue.run(async () => {
-      const state = this.#state;
+      const state = this.#life.state;
       if (state.kind !== 'running' || !state.supervisor.isStalled) return false;
       await this.#pauseToMemory(state, 'idle');
       return true;
@@ -313,7 +306,7 @@ export class ManagedSandbox {
   async resume(signal?: AbortSignal): Promise<void> {
     await this.#resuming.run(
       () => this.#queue.run(() => this.#resume(signal)),
-      () => isOver(this.#state) || signal?.aborted === true,
+      () => this.#life.isOver || signal?.aborted === true,
     );
   }
 
@@ -341,23 +334,21 @@ export class ManagedSandbox {
   }
 
   async #remove(cause: 'stopped' | 'timeout'): Promise<void> {
-    const state = this.#state;
-    if (state.kind === 'ended') return;
-    if (state.kind !== 'ending') this.#beginEnd(state);
+    if (this.#life.status === 'ended') return;
+    this.#life.beginEnd();
     this.#lifetime.stop();
     this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
-    await supervisorOf(this.#state)?.stop(cause);
+    await this.#life.supervisor?.stop(cause);
     while (this.#queue.isBusy) await this.#queue.settle();
     // A restore may have succeeded at the last moment.
-    await supervisorOf(this.#state)?.stop(cause);
-    if (snapshotIdOf(this.#state) !== null) {
+    await this.#life.supervisor?.stop(cause);
+    if (this.#life.snapshotId !== null) {
       await this.#claim();
       const end = endWithoutVm(cause, 'removed while it was paused', this.#parts.clock.wall());
       // The sandbox exists as long as its row says so.
       const keep = (): Promise<void> => this.#parts.rows.keep(this.#row(null, end));
       await this.#orOwnershipLost(this.#writer.inTurn(keep));
-      const last = this.#state;
-      if (last.kind === 'ending') this.#finish(transition(last, 'removed', { end }), end);
+      this.#finish('removed', end);
     }
     await this.#endPersisted.promise;
   }
@@ -366,7 +357,7 @@ export class ManagedSandbox {
   async leave(): Promise<void> {
     this.#lifetime.stop();
     while (this.#queue.isBusy) await this.#queue.settle();
-    if (this.#state.kind !== 'suspended') await this.remove();
+    if (this.#life.state.kind !== 'suspended') await this.remove();
   }
 
   async #copy<T>(
@@ -374,7 +365,7 @@ export class ManagedSandbox {
     fromVm: (supervisor: Supervisor) => Promise<T>,
   ): Promise<T> {
     return await this.#queue.run(async () => {
-      if (this.#state.kind === 'suspended') return await fromDisk(this.#state.snapshotId);
+      if (this.#life.state.kind === 'suspended') return await fromDisk(this.#life.state.snapshotId);
       return await this.#save(this.#require('saved', 'running', 'paused'), fromVm);
     });
   }
@@ -386,7 +377,7 @@ export class ManagedSandbox {
   ): Promise<T> {
     const { supervisor } = from;
     const wasPaused = from.kind === 'paused';
-    this.#move(from, 'save', { supervisor, wasPaused });
+    this.#life.move(from, 'save', { supervisor, wasPaused });
     try {
       if (wasPaused) await supervisor.resume();
       return await work(supervisor);
@@ -397,19 +388,19 @@ export class ManagedSandbox {
 
   /** After a save or a resume in memory: follows the VM. Does nothing where a commit, a removal or an end came first. */
   async #settle(toPaused: boolean): Promise<void> {
-    const state = this.#state;
+    const state = this.#life.state;
     if (state.kind !== 'saving' && state.kind !== 'resuming') return;
     const { supervisor } = state;
     if (toPaused && supervisor.state === 'ready') {
       await supervisor.pause().catch((error: unknown) => this.#warn('pause again', error));
     }
-    if (this.#state !== state) return;
-    if (supervisor.state === 'paused') this.#move(state, 'pause-again', { supervisor });
+    if (this.#life.state !== state) return;
+    if (supervisor.state === 'paused') this.#life.move(state, 'pause-again', { supervisor });
     // The supervisor reports the end.
-    else if (supervisor.state !== 'ready') this.#beginEnd(state);
+    else if (supervisor.state !== 'ready') this.#life.beginEnd();
     else {
       if (pausedToOf(state) !== null) this.#lifetime.start();
-      this.#move(state, 'continue', { supervisor });
+      this.#life.move(state, 'continue', { supervisor });
     }
   }
 
@@ -417,7 +408,7 @@ export class ManagedSandbox {
     const { supervisor } = from;
     await supervisor.pause();
     this.#lifetime.stop(stops);
-    this.#move(from, 'pause', { supervisor });
+    this.#life.move(from, 'pause', { supervisor });
     await this.#persist();
   }
 
@@ -429,39 +420,33 @@ export class ManagedSandbox {
           this.#writer.inTurn(async () => {
             this.#spec = { ...supervisor.spec, network: await supervisor.card.networkToKeep() };
             await commit(this.#row(snapshotId));
-            this.#commit(snapshotId);
+            this.#life.commit(snapshotId);
           }),
         ),
       );
     } finally {
-      const state = this.#state;
-      if (snapshotIdOf(state) !== null) this.#lifetime.stop();
+      const state = this.#life.state;
+      if (this.#life.snapshotId !== null) this.#lifetime.stop();
       if (state.kind === 'saved') {
         const { snapshotId } = state;
-        this.#move(state, 'vm-released', { snapshotId, isClaimed: false });
+        this.#life.move(state, 'vm-released', { snapshotId, isClaimed: false });
       }
     }
   }
 
-  #commit(snapshotId: string): void {
-    const state = this.#state;
-    if (state.kind === 'saving') this.#move(state, 'commit', { ...state, snapshotId });
-    if (state.kind === 'ending') this.#move(state, 'commit', { ...state, snapshotId });
-  }
-
   async #pauseIfRunning(): Promise<boolean> {
-    if (this.#state.kind !== 'running') return false;
-    await this.#pauseToDisk(this.#state);
+    if (this.#life.state.kind !== 'running') return false;
+    await this.#pauseToDisk(this.#life.state);
     return true;
   }
 
   async #resume(signal: AbortSignal | undefined): Promise<void> {
-    const state = this.#state;
+    const state = this.#life.state;
     if (state.kind === 'running') return;
     if (state.kind === 'suspended') return await this.#restore(state, signal);
     if (state.kind !== 'paused') throw this.#refusal('resumed');
     const { supervisor } = state;
-    this.#move(state, 'resume', { supervisor });
+    this.#life.move(state, 'resume', { supervisor });
     await supervisor.resume().finally(() => this.#settle(false));
     await this.#persist();
   }
@@ -469,20 +454,20 @@ export class ManagedSandbox {
   async #restore(from: StateOf<'suspended'>, signal: AbortSignal | undefined): Promise<void> {
     const { snapshots, start, rows } = this.#parts;
     const signals = [this.#aborter.signal, ...(signal === undefined ? [] : [signal])];
-    this.#move(from, 'resume', from);
+    this.#life.move(from, 'resume', from);
     try {
       await this.#claim();
       if (this.#spec.network !== null) requireValues(this.id, this.#spec.secrets);
-      await using lease = await snapshots.open(snapshotIdOf(this.#state) ?? '');
+      await using lease = await snapshots.open(this.#life.snapshotId ?? '');
       const supervisor = await start(this.#spec, lease.source, AbortSignal.any(signals));
       this.#run(supervisor);
     } catch (error) {
       if (this.#aborter.signal.aborted) throw this.#refusal('resumed');
-      const state = this.#state;
-      if (isClaimed(state)) await this.#writer.inTurn(() => rows.release(this.id));
+      const state = this.#life.state;
+      if (this.#life.isClaimed) await this.#writer.inTurn(() => rows.release(this.id));
       if (state.kind === 'restoring') {
         const { snapshotId } = state;
-        this.#move(state, 'restore-failed', { snapshotId, isClaimed: false });
+        this.#life.move(state, 'restore-failed', { snapshotId, isClaimed: false });
       }
       throw error;
     }
@@ -490,14 +475,14 @@ export class ManagedSandbox {
 
   /** From here on the VM is the truth. Its next row no longer names the snapshot, which is then deleted. */
   #run(supervisor: Supervisor): void {
-    const state = this.#state;
+    const state = this.#life.state;
     this.#adopt(supervisor);
     if (state.kind === 'ending') {
       // The removal stops this VM.
       const inVm = { supervisor, snapshotId: null, isClaimed: false };
-      this.#move(state, 'vm-ready', { ...inVm, pausedTo: state.pausedTo });
+      this.#life.move(state, 'vm-ready', { ...inVm, pausedTo: state.pausedTo });
     } else if (state.kind === 'restoring') {
-      this.#move(state, 'vm-ready', { supervisor });
+      this.#life.move(state, 'vm-ready', { supervisor });
       this.#begin();
     }
   }
@@ -515,40 +500,24 @@ export class ManagedSandbox {
   }
 
   #vmEnded(supervisor: Supervisor, end: SandboxEnd): void {
-    const state = this.#state;
-    if (supervisorOf(state) !== supervisor || snapshotIdOf(state) !== null) return;
-    switch (state.kind) {
-      case 'running':
-      case 'saving':
-      case 'paused':
-      case 'resuming':
-      case 'ending':
-        this.#finish(transition(state, 'vm-ended', { end }), end);
-        break;
-      default:
-    }
+    // Saved: the sandbox is on disk, and another VM will continue it.
+    if (this.#life.supervisor !== supervisor || this.#life.snapshotId !== null) return;
+    this.#finish('vm-ended', end);
   }
 
   /** Takes over what another process has changed meanwhile. @throws SandboxError `not_ready`, `gone` */
   async #claim(): Promise<void> {
-    if (isClaimed(this.#state)) return;
+    if (this.#life.isClaimed) return;
     const row = await this.#orOwnershipLost(this.#parts.rows.claim(this.id));
     const stored = this.#parts.rows.parse(row);
-    const state = this.#state;
-    if (state.kind === 'suspended' || state.kind === 'restoring' || state.kind === 'ending') {
-      const claimed = { snapshotId: row.pausedSnapshotId, isClaimed: true };
-      this.#move(state, 'claim', { ...state, ...claimed });
-    }
+    this.#life.claim(row.pausedSnapshotId);
     if (stored !== null) this.#spec = { ...stored.spec, ...unwritten(stored.spec, this.#spec) };
     this.#policy = stored?.policy ?? this.#policy;
   }
 
   /** Writes the row, which lets go of a claim. */
   async #release(): Promise<void> {
-    const state = this.#state;
-    if (state.kind === 'suspended' || state.kind === 'ending') {
-      this.#move(state, 'release', { ...state, isClaimed: false });
-    }
+    this.#life.release();
     this.#parts.onChange(this);
     await this.#persist();
   }
@@ -564,51 +533,29 @@ export class ManagedSandbox {
   }
 
   get #end(): SandboxEnd | null {
-    return this.#state.kind === 'ended' ? this.#state.end : null;
+    return this.#life.state.kind === 'ended' ? this.#life.state.end : null;
   }
 
   #require<K extends StateKind>(what: string, ...kinds: readonly K[]): StateOf<K> {
-    const state = this.#state;
+    const state = this.#life.state;
     if (!isIn(state, kinds)) throw this.#refusal(what);
     return state;
   }
 
   #refusal(what: string, remedy?: string): SandboxError {
-    return refusal(this.id, statusOf(this.#state), what, remedy);
+    return refusal(this.id, this.#life.status, what, remedy);
   }
 
-  /** Does nothing if the sandbox has left `from`: it was removed, or its VM ended. */
-  #move<S extends ManagedState, E extends EventOf<S>>(
-    from: S,
-    event: E,
-    data: TargetData<S, E>,
-  ): void {
-    if (this.#state !== from) return;
-    this.#state = transition(from, event, data);
-    if (statusOf(this.#state) !== statusOf(from)) this.#parts.onChange(this);
-  }
-
-  #beginEnd(state: Exclude<ManagedState, StateOf<'ending' | 'ended'>>): void {
-    this.#move(state, 'end', {
-      supervisor: supervisorOf(state),
-      snapshotId: snapshotIdOf(state),
-      isClaimed: isClaimed(state),
-      pausedTo: pausedToOf(state),
-    });
-  }
-
-  /** @param state the result of a transition to `ended` */
-  #finish(state: ManagedState, end: SandboxEnd): void {
+  #finish(event: 'vm-ended' | 'removed', end: SandboxEnd): void {
     this.#lifetime.stop();
-    this.#state = state;
     this.events.note({ type: 'end', end: endInfo(end) });
-    this.#parts.onChange(this);
+    this.#life.finish(event, end);
     void this.#persist().then(() => this.#endPersisted.resolve());
   }
 
   #apply(change: LifetimeChange): void {
     this.#policy = changeLifetime(this.#policy, change);
-    const counts = pausedToOf(this.#state) === null && snapshotIdOf(this.#state) === null;
+    const counts = pausedToOf(this.#life.state) === null && this.#life.snapshotId === null;
     if (counts && change.timeoutMs !== undefined) this.#lifetime.startTimeout();
     if (counts && change.idleTimeoutMs !== undefined) this.#lifetime.startIdle();
     this.#parts.onChange(this);
@@ -620,7 +567,7 @@ export class ManagedSandbox {
   }
 
   #persist(): Promise<void> {
-    return this.#writer.write(() => this.#row(snapshotIdOf(this.#state)));
+    return this.#writer.write(() => this.#row(this.#life.snapshotId));
   }
 
   #row(pausedSnapshotId: string | null, end = this.#end): SandboxRow {
@@ -631,8 +578,8 @@ export class ManagedSandbox {
       policy: this.#policy,
       end,
       pausedSnapshotId,
-      isPaused: statusOf(this.#state) === 'paused',
-      isClaimed: isClaimed(this.#state),
+      isPaused: this.#life.status === 'paused',
+      isClaimed: this.#life.isClaimed,
       endsAtMs: this.#lifetime.endsAtMs,
     });
   }
