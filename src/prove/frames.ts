@@ -122,7 +122,7 @@ function macBytes(text: string): Buffer {
 
 function addressBytes(text: string): Buffer {
   const address = parseAddress(text);
-  if (address === undefined) throw new TypeError(`${text} is no address`);
+  if (address === undefined) throw new TypeError(`${text} is not an address`);
   const digits = address.value.toString(16).padStart(address.family === 4 ? 8 : 32, '0');
   return Buffer.from(digits, 'hex');
 }

@@ -120,7 +120,7 @@ describe('Network: rules by path', () => {
 });
 
 describe('parseEgress', () => {
-  it('limits by name are for a list', () => {
+  it('limits by name need the mode allowlist', () => {
     const limits = { destinations: [{ name: 'a.example', bytesMax: 1 }] };
     expect(() => parseEgress({ mode: 'open', limits })).toThrow('limits by name');
     expect(parseEgress({ mode: 'none', limits }).mode).toBe('none');

@@ -6,7 +6,7 @@ export type Fate = 'pass' | 'metadata' | 'unreadable';
 /** To an address, with the header that its family has and a few bytes behind it. */
 export function frameTo(address: string | IpAddress): Uint8Array {
   const to = typeof address === 'string' ? parseAddress(address) : address;
-  if (to === undefined) throw new TypeError(`${address} is no address`);
+  if (to === undefined) throw new TypeError(`${address} is not an address`);
   const isV4 = to.family === 4;
   const frame = Buffer.alloc(14 + (isV4 ? 20 : 40) + 8);
   frame.writeUInt16BE(isV4 ? 0x0800 : 0x86dd, 12);

@@ -118,10 +118,10 @@ export function parseCidr(text: string): CidrReading {
   const [addressText = '', prefixText, ...rest] = text.split('/');
   const address = parseAddress(addressText);
   if (address === undefined || rest.length > 0)
-    return { ok: false, reason: 'is no address or block' };
+    return { ok: false, reason: 'is not an address or block' };
   const bits = BITS[address.family];
   const prefix = prefixText === undefined ? bits : readPrefix(prefixText, bits);
-  if (prefix === undefined) return { ok: false, reason: `has no prefix of 0 to ${bits}` };
+  if (prefix === undefined) return { ok: false, reason: `needs a prefix of 0 to ${bits}` };
   const base = (address.value >> BigInt(bits - prefix)) << BigInt(bits - prefix);
   if (base !== address.value) {
     const meant = formatCidr({ family: address.family, base, prefix });

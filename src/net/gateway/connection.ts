@@ -170,7 +170,7 @@ export class GatewayConnection {
   /** @param all that the guest has sent */
   #decrypt(all: Buffer, serverName: string): void {
     const secrets = this.#secrets();
-    const judged = this.#judge.readable(serverName, secrets !== undefined);
+    const judged = this.#judge.decryptable(serverName, secrets !== undefined);
     if (!judged.ok) this.#refuse(judged.reason, judged.why, serverName);
     if (!judged.ok || secrets === undefined || !this.#isAdmitted(serverName)) return;
     const { clock, dial, timeouts, onAllowed, onBytes, onRefused, onSecrets } = this.#context;

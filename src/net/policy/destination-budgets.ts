@@ -1,16 +1,16 @@
 /**
- * How many bytes a sandbox may exchange with whom, by name: over all addresses of a name and all connections to it
- * that pass the gateway. Pure.
+ * Byte budgets of a sandbox by name: over all addresses of a name, and all connections to it through the gateway.
+ * Pure.
  *
- *     hello or head ─► `Meter.add(name)` ─► the budgets that the name falls under
- *     bytes, either way ─► `Meter.count` ─► each of them; no: they do not fit, so they must not be passed on
+ *     hello or head ─► `Meter.add(name)` ─► the budgets that cover the name
+ *     bytes, either way ─► `Meter.count` ─► each of these; false: the bytes do not fit, and must not be passed on
  *
- * What belongs to which request of one connection is not told apart: once a name was asked for, all that follows
- * on that connection counts for it too, and so does what came before it.
+ * Bytes are counted per connection, not per request: once a connection has asked for a name, all its bytes count
+ * for that name, earlier ones included.
  */
 
 export interface DestinationLimit {
-  /** Canonical, or `*.` and one: all names below it together. */
+  /** Canonical; with `*.` before it: all names below it together. */
   readonly name: string;
   /** Both directions. */
   readonly bytesMax: number;
@@ -23,7 +23,7 @@ export interface DestinationUse extends DestinationLimit {
 
 export type BytesByName = Readonly<Record<string, number>>;
 
-/** The limits while one list replaces another: each name of both, with the larger maximum. So no usage is lost. */
+/** The limits while one list replaces another: each name of both lists, with the larger maximum, so no usage is lost. */
 export function widestLimits(
   ...lists: readonly (readonly DestinationLimit[])[]
 ): readonly DestinationLimit[] {
@@ -55,14 +55,14 @@ class Budget {
   }
 }
 
-/** Of one sandbox. */
+/** The budgets of one sandbox. */
 export class DestinationBudgets {
   readonly #onExhausted: (limit: DestinationLimit) => void;
   #budgets: readonly Budget[] = [];
 
   /**
-   * @param used before, by names of limits
-   * @param onExhausted once for each limit that is used up
+   * @param used earlier usage, by names of limits
+   * @param onExhausted called once for each limit that is exhausted
    */
   constructor(
     limits: readonly DestinationLimit[],
@@ -73,7 +73,7 @@ export class DestinationBudgets {
     this.#budgets = limits.map((limit) => new Budget(limit, used[limit.name] ?? 0));
   }
 
-  /** What is used of a name stays used; of names that are no longer limited nothing is remembered. */
+  /** Keeps the usage of names in both lists, and forgets that of dropped names. */
   setLimits(limits: readonly DestinationLimit[]): void {
     const used = this.#used();
     this.#budgets = limits.map((limit) => new Budget(limit, used[limit.name] ?? 0));
@@ -88,7 +88,7 @@ export class DestinationBudgets {
     return this.#budgets.some((budget) => budget.covers(host) && budget.isExhausted);
   }
 
-  /** @param hosts canonical names. False: the bytes do not fit, and the budgets that they do not fit into are used up. */
+  /** @param hosts canonical names. False: the bytes do not fit, and the budgets that are too small are exhausted. */
   take(hosts: ReadonlySet<string>, bytes: number): boolean {
     const own = this.#budgets.filter((budget) => [...hosts].some((host) => budget.covers(host)));
     const short = own.filter(({ bytesUsed, bytesMax }) => bytesUsed + bytes > bytesMax);
@@ -106,26 +106,26 @@ export class DestinationBudgets {
   }
 }
 
-/** Names of one connection: more than any client asks for on one; then no more are let through. */
+/** Names of one connection, more than any client asks for; further ones are refused. */
 const NAMES_MAX = 64;
 
-/** Of one connection. */
+/** Counts the bytes of one connection. */
 export class Meter {
   readonly #budgets: DestinationBudgets | undefined;
   readonly #hosts = new Set<string>();
   #bytes = 0;
 
-  /** @param budgets undefined: nothing is counted */
+  /** @param budgets undefined: counts nothing */
   constructor(budgets: DestinationBudgets | undefined) {
     this.#budgets = budgets;
   }
 
-  /** That were asked for, for people. */
+  /** The names asked for so far, for messages. */
   get names(): string {
     return [...this.#hosts].join(', ');
   }
 
-  /** False: what has come on it is too much for the name. @param host canonical name; undefined: none was given */
+  /** False: the connection's bytes so far exceed the name's budget. @param host canonical; undefined: no name */
   add(host: string | undefined): boolean {
     if (this.#budgets === undefined || host === undefined || this.#hosts.has(host)) return true;
     if (this.#hosts.size >= NAMES_MAX) return false;
@@ -134,7 +134,7 @@ export class Meter {
     return true;
   }
 
-  /** False: they must not be passed on. */
+  /** False: the bytes must not be passed on. */
   count(bytes: number): boolean {
     if (this.#budgets === undefined) return true;
     this.#bytes += bytes;

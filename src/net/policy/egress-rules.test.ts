@@ -29,12 +29,12 @@ describe('parseRule', () => {
     expect(show(text)).toBe(shown);
   });
   it.each([
-    ['', 'is no address'],
+    ['', 'is not an address'],
     ['1.2.3.4/24', 'the block is 1.2.3.0/24'],
     ['1.2.3.4/33', 'prefix'],
-    ['2852039166', 'is no address or block'],
-    ['0xa9.0xfe.1.1', 'is no address or block'],
-    ['example.com/24', 'is no address or block'],
+    ['2852039166', 'is not an address or block'],
+    ['0xa9.0xfe.1.1', 'is not an address or block'],
+    ['example.com/24', 'is not an address or block'],
     ['example..com', 'host name'],
     ['-x y', 'host name'],
     ['*', 'wildcard'],

@@ -1,13 +1,13 @@
 /**
- * Egress rules as people write them, into `EgressPolicy`. Pure.
+ * Parses the text of egress rules into an `EgressPolicy`. Pure.
  *
  *     rule   = (block / name) [ ":" port [ "-" port ] [ "/" ("tcp" / "udp") ] ]
  *     block  = 192.0.2.7 / 192.0.2.0/24 / 2001:db8::/32 / "[" IPv6 block "]"    (brackets before a port)
  *
- * A block of IPv6 can only be denied, as it is anyway: lists that are written for both may have one.
+ * A block of IPv6 can only be denied, which has no effect but lets lists for both families work.
  *     name   = example.com / *.example.com
  *
- * Or by method and path: `request-rule.ts`.
+ * Rules by method and path: `request-rule.ts`.
  */
 import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
 import { type Cidr, parseCidr, readAddress } from '../addresses/addresses.ts';
@@ -26,13 +26,13 @@ import {
 import { isRequestRule, parseRequestRule } from './request-rule.ts';
 
 const { rulesMax: RULES_MAX, ruleCharactersMax: RULE_CHARACTERS_MAX } = EGRESS_LIMITS;
-/** Ports of one rule for a name: each pinned address is entered into the packet filter once for each port. */
+/** Ports of one rule for a name: each pinned address needs an element in the packet filter per port. */
 const NAME_RULE_PORTS_MAX = 64;
 const PORT_MAX = 65_535;
 
 const MODES: readonly EgressMode[] = ['none', 'allowlist', 'open'];
 
-/** Nothing leaves: what a sandbox has unless it asks. */
+/** The default: no traffic leaves. */
 export const POLICY_NONE: EgressPolicy = { mode: 'none', allow: [], deny: [] };
 
 export interface EgressPolicyText {
@@ -50,8 +50,8 @@ export function parsePolicy({ mode, allow = [], deny = [] }: EgressPolicyText): 
     });
   }
   if (known === 'none' && allow.length > 0) {
-    throw new NetError('policy_invalid', `egress mode none has ${allow.length} rules that allow`, {
-      remedy: 'Choose the mode allowlist, or leave the rules out.',
+    throw new NetError('policy_invalid', `egress mode none has ${allow.length} allow rules`, {
+      remedy: 'Choose the mode allowlist, or omit the rules.',
     });
   }
   assertCount(allow);
@@ -67,13 +67,13 @@ export function parsePolicy({ mode, allow = [], deny = [] }: EgressPolicyText): 
 }
 
 /**
- * Bytes by name are counted where names are read, which in the mode open nobody has to let them be.
+ * Refuses limits by name in the mode open, in which a guest can hide names from the gateway that counts.
  * @throws NetError `policy_invalid`
  */
 export function assertLimitable(policy: EgressPolicy, isLimitedByName: boolean): EgressPolicy {
   if (policy.mode !== 'open' || !isLimitedByName) return policy;
-  throw new NetError('policy_invalid', 'limits by name are for a list', {
-    remedy: 'Choose the mode allowlist, or limit the bytes of everything.',
+  throw new NetError('policy_invalid', 'limits by name need the mode allowlist', {
+    remedy: 'Choose the mode allowlist, or limit all bytes together.',
   });
 }
 
@@ -95,18 +95,17 @@ export function parseRule(text: string): EgressRule {
   if (plain.includes('*')) {
     throw new NetError('policy_invalid', `egress rule ${quote(text)} has a wildcard in it`, {
       remedy:
-        'Write *.example.com for all names below one, or choose the mode open for everything.',
+        'Write *.example.com for all names below example.com, or choose the mode open to allow everything.',
     });
   }
   return { kind: 'block', text, block: parseBlock(text, target), ports, protocol };
 }
 
-/** A rule that could never have an effect is a mistake that is better heard of now. */
+/** Refuses rules that could never have an effect. */
 function assertCanAllow(rule: EgressRule): EgressRule {
   if (rule.kind === 'block' && rule.block.family === 6) {
-    throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} is of IPv6`, {
-      remedy:
-        'Write an IPv4 block, or the name of the host: a sandbox has no IPv6, which is always closed.',
+    throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} is IPv6`, {
+      remedy: 'Write an IPv4 block or a host name: a sandbox has no IPv6.',
     });
   }
   const never =
@@ -114,32 +113,37 @@ function assertCanAllow(rule: EgressRule): EgressRule {
   if (!never) return rule;
   throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} names a metadata service`, {
     remedy:
-      'Leave it out: metadata services can not be allowed. Give the sandbox what it needs as files or variables.',
+      'Omit it: metadata services cannot be allowed. Give the sandbox what it needs as files or variables.',
   });
 }
 
-/** By path alone: "everything but" is never sure, for what one server reads another may not. */
+/** Requests can't be denied: a server may read a path differently and let through what the rule means to stop. */
 function assertCanDeny(rule: EgressRule): EgressRule {
   if (rule.kind !== 'request') return rule;
   throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} denies by method or path`, {
-    remedy: 'Allow the methods and paths that are wanted; all others of that name are closed then.',
+    remedy: 'Allow the wanted methods and paths instead; all others of that name are then refused.',
   });
 }
 
-/** Where they would judge nothing, they are a mistake. */
+/** Refuses request rules that could have no effect. */
 function assertRequests(mode: EgressMode, allow: readonly EgressRule[]): readonly EgressRule[] {
   const requests = allow.filter((rule) => rule.kind === 'request');
   const [first] = requests;
   if (first !== undefined && mode === 'open') {
-    throw new NetError('policy_invalid', `egress rule ${quote(first.text)} is for a list`, {
-      remedy: 'Choose the mode allowlist: in the mode open the same host is reached without it.',
-    });
+    throw new NetError(
+      'policy_invalid',
+      `egress rule ${quote(first.text)} needs the mode allowlist`,
+      {
+        remedy:
+          'Choose the mode allowlist: in the mode open, the host is reachable without the rule.',
+      },
+    );
   }
   for (const rule of requests) assertNotWhole(rule, allow);
   return allow;
 }
 
-/** A rule for the same name that opens all of it: which of them is meant? `*.` above it may stand beside it. */
+/** Refuses a second rule that opens the whole name; a `*.` rule above it is fine. */
 function assertNotWhole(request: RequestRule, allow: readonly EgressRule[]): void {
   const whole = allow.find(
     (rule) =>
@@ -153,12 +157,16 @@ function assertNotWhole(request: RequestRule, allow: readonly EgressRule[]): voi
   );
   if (whole === undefined) return;
   const both = `egress rules ${quote(whole.text)} and ${quote(request.text)}`;
-  throw new NetError('policy_invalid', `${both} open the same host whole and in part`, {
-    remedy: 'Leave one of them out; for every path, end a URL with /.',
-  });
+  throw new NetError(
+    'policy_invalid',
+    `${both} overlap: one opens all of the host, the other a part`,
+    {
+      remedy: 'Omit one of them; for every path, end a URL with /.',
+    },
+  );
 }
 
-/** `[v6]:port`, `target:port`, or the target alone; an IPv6 block has colons of its own. */
+/** Splits `[v6]:port`, `target:port`, or a target alone; an IPv6 block has colons itself. */
 function splitPort(text: string): { target: string; portText: string | undefined } {
   const bracketed = /^\[([^\]]*)\](?::(.*))?$/s.exec(text);
   if (bracketed !== null) return { target: bracketed[1] ?? '', portText: bracketed[2] };
@@ -186,7 +194,7 @@ function parseBlock(text: string, target: string): Cidr {
   if (reading.ok) return reading.cidr;
   const [address = ''] = target.split('/');
   const looksLikeOne = readAddress(address) !== undefined || target.includes('/');
-  throw invalid(text, looksLikeOne ? reading.reason : 'is no address, block or host name');
+  throw invalid(text, looksLikeOne ? reading.reason : 'is not an address, block or host name');
 }
 
 function assertCount(rules: readonly string[]): void {
@@ -202,7 +210,7 @@ function tooLarge(what: string): NetError {
 function invalid(text: string, why: string): NetError {
   return new NetError('policy_invalid', `egress rule ${quote(text)} ${why}`, {
     remedy:
-      'Write an address, a block, a name or *.name, and perhaps a port: 192.0.2.0/24:443, *.example.com, 192.0.2.53:53/udp; or methods and a URL: GET,HEAD https://api.example.com/v1/.',
+      'Write an address, a block, a name or *.name, optionally with a port: 192.0.2.0/24:443, *.example.com, 192.0.2.53:53/udp; or methods and a URL: GET,HEAD https://api.example.com/v1/.',
   });
 }
 

@@ -1,8 +1,8 @@
 /**
- * Whether a connection that a guest opened to some address may go there under the name it gives. Pure.
+ * Judges whether a guest's connection may go to its destination under the name that it gives. Pure.
  *
- * The destination must be an address that our resolver told *this* sandbox for *this* name, or one that a
- * rule for addresses allows; so IP = SNI = Host without looking into TLS.
+ * The destination must be an address that our resolver returned to *this* sandbox for *this* name, or one that a
+ * rule for addresses allows. So IP = SNI = Host without decrypting TLS.
  */
 
 import { type HeadProblem, hostText, type RequestHead } from '../http/head.ts';
@@ -12,25 +12,25 @@ import type { RequestRefusal, RequestVerdict } from './request-policy.ts';
 import type { NamePolicy, Verdict } from './verdict.ts';
 
 export interface Destination {
-  /** As `plainAddress` writes it. */
+  /** In the form of `plainAddress`. */
   readonly address: string;
   readonly port: number;
 }
 
 export interface GatewayVerdict extends Verdict {
-  /** A yes is for the address itself, for the names, or for everything. */
+  /** What allowed it: a rule for the address, one for the name, or the mode open. */
   readonly basis?: 'address' | 'name' | 'open';
 }
 
-/** What the gateway needs of an egress policy; see `name-policy.ts`. */
+/** The part of an egress policy that the gateway needs; see `name-policy.ts`. */
 export interface GatewayPolicy extends NamePolicy {
-  /** @param names what the destination is called; none where that is not known */
+  /** @param names the destination's names; empty if unknown */
   decide(destination: Destination, names: readonly string[]): GatewayVerdict;
-  /** By method and path, after host and port were allowed. Without: every request. */
+  /** Judges method and path, after host and port were allowed. Absent: allows every request. */
   allowsRequest?(request: RequestHead): RequestVerdict;
-  /** TLS to this name is ended here, for `allowsRequest` has to read it. Without: never. */
+  /** Whether `allowsRequest` must read requests to this name, so that TLS ends here. Absent: never. */
   decrypts?(name: string): boolean;
-  /** A budget of bytes for this name is used up. Without: never. */
+  /** Whether a byte budget of this name is exhausted. Absent: never. */
   isExhausted?(name: string): boolean;
 }
 
@@ -38,11 +38,11 @@ export type RefusalReason =
   | 'address_refused'
   | 'name_missing'
   | 'name_refused'
-  /** Our resolver did not tell this sandbox this address for this name, or too long ago. */
+  /** Our resolver did not return this address to this sandbox for this name, or too long ago. */
   | 'not_pinned'
   | 'ech'
   | 'port_mismatch'
-  /** The bytes that may be exchanged with this name are used up. */
+  /** The byte budget of this name is exhausted. */
   | 'budget_spent'
   | 'request_refused'
   | RequestRefusal
@@ -59,15 +59,15 @@ export type Judgement =
       readonly name?: string | undefined;
     };
 
-/** Judges everything that comes on one connection. */
+/** Judges everything that a guest sends on one connection. */
 export class GatewayJudge {
   readonly #policy: () => GatewayPolicy;
   readonly #pins: Pins;
   readonly #destination: Destination;
-  /** Was pinned when it was used here first; a connection outlives the pins it began with. */
+  /** The name that was pinned at its first use here: a connection outlives its pins. */
   #pinnedName: string | undefined;
 
-  /** @param policy asked anew for every request, for it may change */
+  /** @param policy called for every request, since it may change */
   constructor(policy: () => GatewayPolicy, pins: Pins, destination: Destination) {
     this.#policy = policy;
     this.#pins = pins;
@@ -80,7 +80,7 @@ export class GatewayJudge {
     if (itself.isDenied === true) return refusal('address_refused', itself.why, serverName);
     if (hello.hasEch && itself.basis !== 'address') {
       const why =
-        'the hello is encrypted (ECH), or pretends to be; turn it off in the client to reach hosts that are allowed by name';
+        'the hello uses ECH, or appears to; disable it in the client to reach hosts that are allowed by name';
       return refusal('ech', why, serverName);
     }
     if (serverName !== undefined) return this.#named(serverName);
@@ -105,18 +105,18 @@ export class GatewayJudge {
     return judged;
   }
 
-  /** Whether requests to it by TLS are to be read. */
+  /** Whether TLS requests to the name must be decrypted. */
   decrypts(name: string): boolean {
     return this.#policy().decrypts?.(name) === true;
   }
 
   /**
-   * Where TLS is ended no rule for addresses will do: the address must be one of the name's.
-   * @param isTrusted the guest has a certificate of ours
+   * Judges a name to decrypt: the address must be pinned to it, and no rule for addresses suffices.
+   * @param isTrusted whether the guest trusts our certificate
    */
-  readable(name: string, isTrusted: boolean): Judgement {
+  decryptable(name: string, isTrusted: boolean): Judgement {
     if (!isTrusted) {
-      const why = 'its guest has no certificate of ours to trust in';
+      const why = 'the guest does not trust our certificate';
       return refusal('request_refused', why, name);
     }
     const { address } = this.#destination;
@@ -124,7 +124,7 @@ export class GatewayJudge {
     return isPinned ? { ok: true, name } : this.#notPinned(name);
   }
 
-  /** The destination, whatever it is called now; where everything is open, under the names it is known by. */
+  /** The destination without the given name; in the mode open, under the names pinned to it. */
   #itself(): GatewayVerdict {
     const policy = this.#policy();
     const itself = policy.decide(this.#destination, []);
@@ -153,14 +153,13 @@ export class GatewayJudge {
 
   #notPinned(name: string): Judgement {
     const { address } = this.#destination;
-    const why = `${address} is not an address that this sandbox was told for ${name}`;
+    const why = `${address} is not an address that this sandbox looked up for ${name}`;
     return refusal('not_pinned', why, name);
   }
 }
 
-/** For people. */
 export function exhaustedText(name: string | undefined): string {
-  return `the bytes that may be exchanged with ${name ?? 'it'} are used up`;
+  return `the byte budget for ${name ?? 'this destination'} is exhausted`;
 }
 
 function refusal(reason: RefusalReason, why: string, name?: string): Judgement {

@@ -1,5 +1,5 @@
 /**
- * What a sandbox may connect to. Pure: packet filter, resolver and gateway all ask this one file.
+ * What a sandbox may connect to: the one place that packet filter, resolver and gateway ask. Pure.
  *
  *     metadata > mode none > deny rules > blocks allowed > private ranges > names allowed > mode open
  *     refused    refused     refused      allowed          refused          allowed         allowed
@@ -25,7 +25,7 @@ import { metadataOf, metadataOfName, RESERVED, reservedRangeOf } from '../addres
 export type EgressMode = 'none' | 'allowlist' | 'open';
 export type Transport = 'tcp' | 'udp';
 
-/** Both included, 0 … 65535. */
+/** 0 … 65535, both included. */
 export interface PortRange {
   readonly first: number;
   readonly last: number;
@@ -34,9 +34,9 @@ export interface PortRange {
 interface RuleBase {
   /** As written, for messages. */
   readonly text: string;
-  /** Where undefined: all ports; to allow a name, 80 and 443. */
+  /** Undefined: all ports; in a rule that allows a name, 80 and 443. */
   readonly ports: PortRange | undefined;
-  /** Only together with ports. Where undefined: both, and ICMP if there are no ports; to allow a name, TCP. */
+  /** Only with ports. Undefined: both, and ICMP if there are no ports; in a rule that allows a name, TCP. */
   readonly protocol: Transport | undefined;
 }
 
@@ -53,15 +53,15 @@ export interface NameRule extends RuleBase {
   readonly below: boolean;
 }
 
-/** Requests to a name by method and path; where there are such for a name, they alone open its ports 80 and 443. */
+/** Requests to a name by method and path. If a name has such rules, only they open its ports 80 and 443. */
 export interface RequestRule extends RuleBase {
   readonly kind: 'request';
   readonly name: string;
   readonly below: boolean;
   readonly scheme: 'https' | 'http';
-  /** Case-sensitive, `WEBSOCKET` among them; undefined: all that may be, and no WebSocket. */
+  /** Case-sensitive, with `WEBSOCKET`; undefined: every allowable method, and no WebSocket. */
   readonly methods: ReadonlySet<string> | undefined;
-  /** As `readPath` writes it; all that is below it too. */
+  /** In the form of `readPath`; includes everything below it. */
   readonly path: string;
 }
 
@@ -70,7 +70,7 @@ export type EgressRule = BlockRule | NameRule | RequestRule;
 export interface EgressPolicy {
   readonly mode: EgressMode;
   readonly allow: readonly EgressRule[];
-  /** None by method or path: what is not thought of must stay closed. */
+  /** Never by method or path: what a list leaves out must stay closed. */
   readonly deny: readonly EgressRule[];
 }
 
@@ -79,7 +79,7 @@ export interface Destination {
   readonly address: string;
   readonly port: number;
   readonly protocol: Transport;
-  /** What the guest called it: SNI, `Host`, the names that were pinned to the address. All must be allowed. */
+  /** The names that the guest used: SNI, `Host`, those pinned to the address. All must be allowed. */
   readonly names: readonly string[];
 }
 
@@ -101,25 +101,25 @@ export interface EgressDecision {
   readonly reason: EgressReason;
   /** The rule that decided, as written. */
   readonly rule: string | undefined;
-  /** For people. */
+  /** In words. */
   readonly why: string;
 }
 
-/** Ports of a name rule that names none: where the gateway can read which name is meant. */
+/** Default ports of a name rule: those on which the gateway can read the name. */
 export const NAME_PORTS: readonly number[] = [80, 443];
 
-/** May this sandbox connect there? */
+/** Decides whether the sandbox may connect to a destination. */
 export function decide(policy: EgressPolicy, destination: Destination): EgressDecision {
   const address = readAddress(destination.address);
   if (address === undefined) {
-    return refuse('bad_address', `${JSON.stringify(destination.address)} is no address`);
+    return refuse('bad_address', `${JSON.stringify(destination.address)} is not an address`);
   }
   const names: string[] = [];
   for (const text of destination.names) {
     const name = canonicalName(text);
     const metadata = metadataOfName(text);
     if (metadata !== undefined) return refuseMetadata(text, metadata.provider);
-    if (name === undefined) return refuse('bad_name', `${JSON.stringify(text)} is no host name`);
+    if (name === undefined) return refuse('bad_name', `${JSON.stringify(text)} is not a host name`);
     names.push(name);
   }
   const refused = refusedAddress(policy, address);
@@ -153,12 +153,12 @@ function decideByName(
   return refuse('not_listed', `no rule allows ${culprit} on port ${destination.port}`);
 }
 
-/** May the resolver ask anybody for this name? A name that is not allowed must not leave: DNS carries data. */
+/** Decides whether the resolver may ask for a name. DNS carries data, so a refused name must not leave. */
 export function decideName(policy: EgressPolicy, text: string): EgressDecision {
   const metadata = metadataOfName(text);
   if (metadata !== undefined) return refuseMetadata(text, metadata.provider);
   const name = canonicalName(text);
-  if (name === undefined) return refuse('bad_name', `${JSON.stringify(text)} is no host name`);
+  if (name === undefined) return refuse('bad_name', `${JSON.stringify(text)} is not a host name`);
   if (policy.mode === 'none') return refuse('mode_none', 'the sandbox has no network');
   const denied = policy.deny.find(
     (rule) => rule.kind === 'name' && rule.ports === undefined && nameMatches(rule, name),
@@ -170,20 +170,21 @@ export function decideName(policy: EgressPolicy, text: string): EgressDecision {
   return refuse('not_listed', `no rule allows the name ${name}`);
 }
 
-/** May the resolver answer with this address? Not with one that could never be connected to (rebinding). */
+/** Decides whether an answer may have an address: not if no connection to it is allowed (rebinding). */
 export function decideAnswer(policy: EgressPolicy, text: string): EgressDecision {
   const address = readAddress(text);
-  if (address === undefined) return refuse('bad_address', `${JSON.stringify(text)} is no address`);
-  return refusedAddress(policy, address) ?? allow('open', 'no rule is against the address');
+  if (address === undefined)
+    return refuse('bad_address', `${JSON.stringify(text)} is not an address`);
+  return refusedAddress(policy, address) ?? allow('open', 'no rule denies the address');
 }
 
-/** Whether names decide anything, so that the guest's HTTP, TLS and DNS must pass through us. */
+/** Whether any decision depends on a name, so that the guest's HTTP, TLS and DNS must go through us. */
 export function decidesByName(policy: EgressPolicy): boolean {
   if (policy.mode === 'none') return false;
   return policy.mode === 'allowlist' || policy.deny.some((rule) => rule.kind === 'name');
 }
 
-/** Ports other than the gateway's on which an address pinned to this name may be connected to. */
+/** Ports, other than the gateway's, that a rule opens on the addresses pinned to a name. */
 export function pinnedPorts(
   policy: EgressPolicy,
   text: string,
@@ -204,14 +205,14 @@ export function pinnedPorts(
 }
 
 /**
- * A rule opens a private range only where it lies inside one: `10.1.0.0/16` does, `0.0.0.0/0` means the
+ * Whether a block opens a private range: only if it lies inside one. `10.1.0.0/16` does; `0.0.0.0/0` means the
  * internet.
  */
 export function opensPrivate(block: Cidr): boolean {
   return RESERVED.some((range) => cidrCovers(range.block, block));
 }
 
-/** What is refused whatever the port and name. */
+/** The refusal of an address whatever port and name. */
 function refusedAddress(policy: EgressPolicy, address: IpAddress): EgressDecision | undefined {
   const metadata = metadataOf(address);
   if (metadata !== undefined) return refuseMetadata('the address', metadata.provider);
@@ -226,7 +227,7 @@ function refusedAddress(policy: EgressPolicy, address: IpAddress): EgressDecisio
   return opened ? undefined : refusePrivate(formatCidr(range.block), range.name);
 }
 
-/** A denied name is denied on every port unless the rule says which. */
+/** A denied name is denied on every port, unless the rule has ports. */
 function denies(
   rule: EgressRule,
   address: IpAddress,
@@ -240,31 +241,31 @@ function denies(
   return target && portMatches(rule, destination);
 }
 
-/** To deny, any address that this one stands for is enough. */
+/** To deny, one address that this one may stand for is enough. */
 function shutsAddress(rule: BlockRule, address: IpAddress): boolean {
   return facesOf(address).some((face) => cidrContains(rule.block, face));
 }
 
-/** To allow, the address itself must be in the block, and a private one in a block of its own. */
+/** To allow, the address itself must be in the block, and a private one in a private block. */
 function opensAddress(rule: BlockRule, address: IpAddress): boolean {
   const [own] = facesOf(address);
   if (own === undefined || !cidrContains(rule.block, own)) return false;
   return reservedRangeOf(address) === undefined || opensPrivate(rule.block);
 }
 
-/** Those by method and path for a name. @param name canonical */
+/** The rules by method and path for a name. @param name canonical */
 export function requestRulesFor({ allow }: EgressPolicy, name: string): RequestRule[] {
   return allow.filter((rule) => rule.kind === 'request').filter((rule) => nameMatches(rule, name));
 }
 
-/** Where requests are judged, a rule that opens everything of the name, or of those above it, does not count. */
+/** If a name has request rules, rules that open the whole name, or all names above it, do not count. */
 function rulesFor(
   policy: EgressPolicy,
   name: string,
   { port }: Destination,
 ): readonly (NameRule | RequestRule)[] {
   const requests = requestRulesFor(policy, name);
-  // Whatever the transport: over UDP HTTP/3 says the same requests where nobody can read them.
+  // On UDP, too: HTTP/3 would carry the same requests unreadably.
   const isJudged = requests.length > 0 && NAME_PORTS.includes(port);
   return isJudged ? requests : policy.allow.filter((rule) => rule.kind === 'name');
 }
@@ -290,7 +291,7 @@ function everyPort(rule: EgressRule): boolean {
   return rule.ports === undefined;
 }
 
-/** One trailing dot is the root; more make no name. */
+/** Accepts one trailing dot, the root. */
 function canonicalName(text: string): string | undefined {
   return parseHostName(text.replace(/\.$/, ''));
 }
@@ -306,7 +307,7 @@ function refuse(reason: EgressReason, why: string, rule?: EgressRule): EgressDec
 function refuseMetadata(what: string, provider: string): EgressDecision {
   return refuse(
     'metadata',
-    `${what} is of a metadata service (${provider}), which no rule can allow`,
+    `${what} belongs to a metadata service (${provider}), which no rule can allow`,
   );
 }
 

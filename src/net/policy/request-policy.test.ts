@@ -202,21 +202,21 @@ describe('rules by method and path: what else they open and close', () => {
   });
 });
 
-describe('rules by method and path: what can not be one', () => {
+describe('parseRule: invalid rules by method and path', () => {
   it.each([
     [`get https://${API}/`, 'capitals'],
     [`GET, HEAD https://${API}/`, 'where a method belongs'],
     [`GET;HEAD https://${API}/`, 'where a method belongs'],
-    [`TRACE https://${API}/`, 'never let through'],
-    [`GET,connect https://${API}/`, 'never let through'],
-    [`WEBSOCKET http://${API}/`, 'https:// only'],
+    [`TRACE https://${API}/`, 'never allowed'],
+    [`GET,connect https://${API}/`, 'never allowed'],
+    [`WEBSOCKET http://${API}/`, 'needs https://'],
     [`ws://${API}/`, 'is of ws://'],
     [`GET ftp://${API}/`, 'is of ftp://'],
     [`https://${API}`, 'has no path'],
-    [`https://${API}?x`, 'more than a path'],
-    [`https://${API}/v1?x`, 'more than a path'],
-    [`https://${API}/v1#x`, 'more than a path'],
-    [`https://${API}/v1/*`, 'below it is meant'],
+    [`https://${API}?x`, 'only the path is judged'],
+    [`https://${API}/v1?x`, 'only the path is judged'],
+    [`https://${API}/v1#x`, 'only the path is judged'],
+    [`https://${API}/v1/*`, 'everything below its path'],
     [`https://${API}:8443/`, 'another port'],
     [`https://me@${API}/`, 'a user'],
     ['https://192.0.2.1/', 'where a host name belongs'],
@@ -239,14 +239,18 @@ describe('rules by method and path: what can not be one', () => {
   });
   it('the same name whole and in part', () => {
     for (const whole of [API, `${API}:443`, `${API}:80-90/tcp`])
-      expect(problem(whole, `GET https://${API}/v1/`), whole).toContain('whole and in part');
+      expect(problem(whole, `GET https://${API}/v1/`), whole).toContain(
+        'one opens all of the host',
+      );
     // HTTP/3 would say any request.
-    expect(problem(`${API}:443/udp`, `GET https://${API}/v1/`)).toContain('whole and in part');
+    expect(problem(`${API}:443/udp`, `GET https://${API}/v1/`)).toContain(
+      'one opens all of the host',
+    );
     expect(problem(`${API}:8080`, `${API}:53/udp`, `GET https://${API}/v1/`)).toBe('fine');
   });
   it('in the mode open, and to deny', () => {
     const rule = `GET https://${API}/v1/`;
-    expect(() => parsePolicy({ mode: 'open', allow: [rule] })).toThrow('is for a list');
+    expect(() => parsePolicy({ mode: 'open', allow: [rule] })).toThrow('needs the mode allowlist');
     expect(() => parsePolicy({ mode: 'allowlist', deny: [rule] })).toThrow('denies by method');
   });
 });
