@@ -65,7 +65,7 @@ async function measure(sandboxes: number): Promise<void> {
   const child = fork(import.meta.filename, [`${sandboxes}`, 'serve']);
   const [{ home }] = (await once(child, 'message')) as [{ home: string }];
   const daemon = await connectDaemon({ socketPath: daemonSocket(resolveHome(home)) });
-  const view: View = { sort: 'tokens', reverse: false, offset: 0, colour: true, problem: null };
+  const view: View = { sort: 'tokens', reverse: false, offset: 0, color: true, problem: null };
   const size = { columns: 120, rows: 40 };
   const [own, its, wall, drawn]: number[][] = [[], [], [], []];
   let last: Scrape | null = null;

@@ -1,4 +1,4 @@
-/** What every command gets: streams, configuration, progress, and what becomes of signals. */
+/** The context of a command: streams, configuration, progress, signals. */
 import type { Readable, Writable } from 'node:stream';
 import { ignore } from '../base/ignore.ts';
 import type { Log, LogFields } from '../base/log.ts';
@@ -18,7 +18,7 @@ export interface ProgressView {
   close(): void;
 }
 
-/** How long an interrupted script has to end by itself before the sandbox is ended under it. */
+/** Grace period of an interrupted script before its sandbox is stopped. */
 export const INTERRUPT_GRACE_MS = 3_000;
 
 const LEVELS = ['error', 'warn', 'info', 'debug'] as const;
@@ -29,7 +29,7 @@ export class Cli {
   readonly stderr: NodeJS.WriteStream;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly config: Config;
-  /** `-o json`: one JSON object on stdout, nothing else there. */
+  /** `-o json`: stdout holds one JSON object and nothing else. */
   readonly json: boolean;
   readonly progress: ProgressView;
   readonly log: Log;
@@ -54,33 +54,33 @@ export class Cli {
     this.json = options.json;
     this.progress = options.progress;
     this.log = lineLog(this.stderr, options.config.logLevel);
-    // The reader of our output may leave early (`| head`); that is no failure of ours.
+    // The reader of our output may close early (`| head`), which is not an error.
     for (const stream of [this.stdout, this.stderr]) {
       stream.on('error', (error) => ignore(error, 'the reader of our output left'));
     }
   }
 
-  /** Aborts when the user wants this command to end. */
+  /** Aborts when the user interrupts this command. */
   get cancelled(): AbortSignal {
     return this.#aborter.signal;
   }
 
-  /** Of the last signal; null when there was none. */
+  /** Exit status of the last signal; null: no signal. */
   get signalStatus(): number | null {
     const last = this.#signals.at(-1);
     return last === undefined ? null : exitOfSignal(last);
   }
 
   /**
-   * The first Ctrl-C goes here instead of ending the command.
-   * @param graceMs how long until all is ended nevertheless; null: not before a second Ctrl-C
+   * Handles the first Ctrl-C instead of stopping the command.
+   * @param graceMs delay until the command stops anyway; null: only at a second Ctrl-C
    */
   onInterrupt(handler: () => void, graceMs: number | null): void {
     this.#interruptHandler = handler;
     this.#interruptGraceMs = graceMs;
   }
 
-  /** Called when everything is to end: a second Ctrl-C, the grace period over, SIGTERM, SIGHUP. */
+  /** Sets what runs when the command must stop: second Ctrl-C, end of the grace period, SIGTERM, SIGHUP. */
   onEnd(handler: () => void): void {
     this.#endHandler = handler;
   }
@@ -99,8 +99,8 @@ export class Cli {
   }
 
   /**
-   * For what a daemon does not stop half-way: after Ctrl-C this command does not wait for it.
-   * @throws DOMException AbortError when this command is to end first
+   * Waits for daemon work that cannot be canceled; Ctrl-C stops the wait, not the work.
+   * @throws DOMException AbortError at Ctrl-C
    */
   async unlessCancelled<T>(work: Promise<T>): Promise<T> {
     const cancelled = Promise.withResolvers<never>();
@@ -115,7 +115,7 @@ export class Cli {
       return await Promise.race([work, cancelled.promise]);
     } finally {
       this.cancelled.removeEventListener('abort', end);
-      work.catch((error: unknown) => ignore(error, 'told already, or nobody waits for it'));
+      work.catch((error: unknown) => ignore(error, 'already reported, or no longer awaited'));
     }
   }
 

@@ -13,7 +13,7 @@ export interface BenchFlags {
 
 const ROUNDS_DEFAULT = 10;
 
-/** @param names figures, or what stands before their dot or stroke (`boot`, `fork.ready`); none: all */
+/** @param names benchmarks, or prefixes up to a dot or slash (`boot`, `fork.ready`); none: all */
 export async function bench(
   cli: Cli,
   names: readonly string[],
@@ -69,7 +69,11 @@ export function resultTable(results: readonly BenchResult[]): string {
     return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
   };
   const rows = results.map((one) => [
-    ...[one.name, one.unit, number(one.p50), number(one.p95), `${one.n}`],
+    one.name,
+    one.unit,
+    number(one.p50),
+    number(one.p95),
+    `${one.n}`,
     `${(one.success * 100).toFixed(0)} %`,
     one.accelerator,
     one.baseline === null ? '-' : `${one.baseline.name}: ${number(one.baseline.p50)}`,

@@ -1,4 +1,4 @@
-/** `neurovisor create`: a sandbox that stays until it is removed or its time is over. */
+/** `neurovisor create`: creates a sandbox that runs until it is removed or its timeout. */
 import type {
   ControlPlane,
   CreateRequest,
@@ -80,9 +80,9 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
     onTimeout: flags.onTimeout,
     idleTimeoutMs:
       idleTimeout === undefined || idleTimeout === 'never' ? null : ranges.idleTimeout(idleTimeout),
-    // The negative flag makes commander say `true` when it is not given.
+    // Commander sets `true` if a `--no-…` flag is absent.
     autoResume: flags.autoResume === false ? false : undefined,
-    // Judged by the control plane, which knows what it can do.
+    // Validated by the control plane, which knows its capabilities.
     onMemoryPressure: flags.onMemoryPressure as MemoryAction | undefined,
     snapshot,
     boot,
@@ -97,7 +97,7 @@ const HOW: Readonly<Record<SandboxInfo['origin'], string>> = {
   fork: 'forked',
 };
 
-/** A boot that nobody asked for, and how the next one is spared it; empty: there is nothing to tell. */
+/** Explains an unrequested boot, and how to avoid the next one; empty: no such boot. */
 function whyItBooted({ origin }: SandboxInfo, { boot, ...flags }: CreateFlags): string {
   const { cpus, memory, memoryMax, disk, warm } = flags;
   const words = [

@@ -1,4 +1,4 @@
-/** `neurovisor doctor`: every capability, whether it works, and what to do where it does not. */
+/** `neurovisor doctor`: checks each capability, and prints how to fix what does not work. */
 import { examine } from '../../doctor/doctor.ts';
 import { auditHost } from '../../doctor/security.ts';
 import type { Cli } from '../cli.ts';
@@ -9,7 +9,7 @@ export interface DoctorFlags {
   readonly security?: boolean;
 }
 
-/** @returns 1 when something that `run` needs is missing */
+/** @returns 1 if something that `run` needs is missing */
 export async function doctor(cli: Cli, flags: DoctorFlags): Promise<number> {
   const options = { config: cli.config, log: cli.log };
   const checks = flags.security === true ? await auditHost(options) : await examine(options);

@@ -1,4 +1,4 @@
-/** `neurovisor exec` and `shell`: a program in a running sandbox, on the streams of this command. */
+/** `neurovisor exec` and `shell`: run a program in a sandbox, on the streams of this command. */
 import { CodedError, describeError } from '../../base/errors.ts';
 import type { Guest, Process, ProcessExit, RunOptions } from '../../guest/link.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
@@ -36,8 +36,7 @@ export interface ExecReport {
 }
 
 /**
- * @returns the program's exit status, 124 when its time was over, 128+n when a signal ended it, 126 and 127
- *   when it is none or there is none
+ * @returns the program's exit status, 124 at its time limit, 128+n after a signal, 126 not executable, 127 not found
  */
 export async function exec(
   cli: Cli,
@@ -57,13 +56,13 @@ export async function exec(
   }
 }
 
-/** As shells tell it, for a program that did not start; null: it is another failure. */
+/** Exit status, as of shells, for a program that did not start; null: another failure. */
 function statusOfNoProgram(error: unknown): number | null {
-  // A working directory that is not there has the same code; the agent names what it could not do.
+  // A missing working directory has the same code, so the message decides.
   if (!(error instanceof CodedError) || !/\bprogram ['"]/.test(describeError(error))) return null;
   if (error.code === 'not_found') return EXIT_NO_PROGRAM;
-  const isNone = error.code === 'permission_denied' || error.code === 'invalid_request';
-  return isNone ? EXIT_NOT_EXECUTABLE : null;
+  const isNotExecutable = error.code === 'permission_denied' || error.code === 'invalid_request';
+  return isNotExecutable ? EXIT_NOT_EXECUTABLE : null;
 }
 
 async function execOrThrow(
@@ -83,7 +82,7 @@ async function execOrThrow(
     start(guest, argv, flags, { ...options, ...more }, aborter.signal);
   if (flags.detach === true) {
     const { pid } = await begin({ detached: true, stdin: false });
-    // The program lives on without its connection.
+    // The program keeps running without its connection.
     aborter.abort();
     const output = { stdout: '', stderr: '', truncated: NOT_TRUNCATED };
     const report: ExecReport = { sandbox: id, pid, exit: null, ...output };
@@ -95,7 +94,7 @@ async function execOrThrow(
     const pty = terminalSize(cli);
     const env = { TERM: cli.env['TERM'] ?? 'xterm', ...options.env };
     const process = await begin({ pty, env });
-    // A second Ctrl-C is the program's too; SIGTERM and SIGHUP end all.
+    // Ctrl-C always goes to the program; SIGTERM and SIGHUP stop everything.
     cli.onEnd(() => aborter.abort());
     try {
       return await onTerminal(cli, stdin, process);
@@ -161,7 +160,7 @@ function runOptions(cli: Cli, { env, user, cwd, timeout }: ExecFlags): RunOption
   };
 }
 
-/** @param signal ends the connection, and with it the program, unless it is detached */
+/** @param signal closes the connection, which ends the program unless it is detached */
 function start(
   guest: Guest,
   argv: readonly string[],

@@ -1,4 +1,4 @@
-/** `neurovisor events`, `logs`, `inspect`: what happens to one sandbox, what it said, how it ended. */
+/** `neurovisor events`, `logs`, `inspect`: the events, output and details of one sandbox. */
 import { once } from 'node:events';
 import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
@@ -10,12 +10,12 @@ import { sandboxId } from '../flags/pick.ts';
 import { amount, eventText, plain, victimText } from '../output/event-text.ts';
 import { LogLines, plainLines } from '../output/log-lines.ts';
 import {
-  birthRows,
   diskRows,
+  lifetimeRows,
   memoryText,
   networkRows,
+  provenanceRows,
   secretRows,
-  termRows,
 } from '../output/sandbox-rows.ts';
 import { bytes, coarse } from '../output/table.ts';
 
@@ -24,7 +24,7 @@ export interface EventsFlags {
   readonly follow?: boolean;
 }
 
-/** Until the sandbox ends, or Ctrl-C. JSON: one event a line. */
+/** Prints events until the sandbox ends or Ctrl-C. JSON: one event per line. */
 export async function events(
   cli: Cli,
   control: ControlPlane,
@@ -36,7 +36,7 @@ export async function events(
   for await (const event of control.events(id, { follow: flags.follow !== false, signal })) {
     cli.stdout.write(`${cli.json ? JSON.stringify(event) : eventLine(event)}\n`);
   }
-  // Ctrl-C is how one leaves.
+  // Ctrl-C is the normal way to stop.
   return 0;
 }
 
@@ -49,7 +49,7 @@ export interface LogsFlags {
   readonly follow?: boolean;
 }
 
-/** The console as it is, but on a terminal nothing of it steers that. */
+/** Prints the console; on a terminal, control characters are replaced. */
 export async function logs(
   cli: Cli,
   control: ControlPlane,
@@ -69,7 +69,7 @@ export async function logs(
   return 0;
 }
 
-/** Until the sandbox ends, or Ctrl-C. JSON: one chunk a line. */
+/** Prints output until the sandbox ends or Ctrl-C. JSON: one chunk per line. */
 async function follow(
   cli: Cli,
   control: ControlPlane,
@@ -78,7 +78,7 @@ async function follow(
 ): Promise<number> {
   const lines = new LogLines({ onlyVmm, plain: cli.stdout.isTTY });
   const print = async (shown: string): Promise<void> => {
-    // A reader that is slow makes the daemon leave out, not this process grow.
+    // With a slow reader the daemon skips output, so that this process does not grow.
     if (shown !== '' && !cli.stdout.write(shown)) await once(cli.stdout, 'drain');
   };
   for await (const chunk of control.followLogs(id, cli.cancelled)) {
@@ -116,8 +116,8 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ...diskRows(info.diskLimits),
     ['origin', info.origin],
     ['accelerator', info.accelerator],
-    ...birthRows(info),
-    ...termRows(info, now),
+    ...provenanceRows(info),
+    ...lifetimeRows(info, now),
     ...secretRows(info),
     ['near OOM', info.onMemoryPressure],
     ...Object.entries(info.metadata).map(([key, value]) => ['label', `${key}=${value}`] as const),

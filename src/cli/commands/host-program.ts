@@ -1,4 +1,4 @@
-/** A program of this host that was named on the command line: is there one? */
+/** Checks that a program named on the command line exists on this host. */
 import { constants } from 'node:fs';
 import { access, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -6,7 +6,7 @@ import { ignore } from '../../base/ignore.ts';
 import { UsageError } from '../failure.ts';
 
 /**
- * As execvp(3) looks for it: by its path where it has a slash, else in the directories of PATH.
+ * Searches like execvp(3): a name with a slash is a path, others are searched in PATH.
  * @throws UsageError
  */
 export async function requireProgram(name: string, path: string | undefined): Promise<void> {
@@ -22,7 +22,7 @@ async function isProgram(file: string): Promise<boolean> {
     await access(file, constants.X_OK);
     return (await stat(file)).isFile();
   } catch (error) {
-    ignore(error, 'not there, or nothing that may be executed');
+    ignore(error, 'missing, or not executable');
     return false;
   }
 }

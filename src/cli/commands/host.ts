@@ -1,4 +1,4 @@
-/** `neurovisor host`, `pool`, `ps`: what the daemon and its sandboxes are doing. */
+/** `neurovisor host`, `pool`, `ps`: the status of the daemon, its pools and the programs of a sandbox. */
 import { type Clock, systemClock } from '../../base/clock.ts';
 import type { ProcessInfo } from '../../guest/link.ts';
 import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox/control.ts';
@@ -6,6 +6,7 @@ import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { sandboxId } from '../flags/pick.ts';
 import { sizeOptions } from '../flags/sandbox-flags.ts';
+import { plain } from '../output/event-text.ts';
 import { coarse, table } from '../output/table.ts';
 
 export async function host(cli: Cli, control: ControlPlane): Promise<number> {
@@ -58,7 +59,7 @@ export async function poolSet(
   const given = Object.entries(sizeOptions(flags)).filter(([, value]) => value !== undefined);
   const warm = flags.warm.length === 0 ? {} : { warm: flags.warm };
   const spec = { ...Object.fromEntries(given), ...warm };
-  const info = await told(cli, clock, control.setPool({ min, max }, spec));
+  const info = await withTemplateProgress(cli, clock, control.setPool({ min, max }, spec));
   if (cli.json) cli.printJson(info);
   else show(cli, [info]);
   return 0;
@@ -76,11 +77,11 @@ export function checkPool({ min, max }: PoolLimits, flags: PoolFlags): void {
 
 /** Longer than this, and the daemon is likely to build a template. */
 const QUIET_MS_MAX = 1000;
-/** In software emulation on two cores. */
+/** A template build in software emulation on two cores. */
 const TEMPLATE_ESTIMATE_MS = 45_000;
 
-/** Says what takes so long, if it does. */
-async function told<T>(cli: Cli, clock: Clock, work: Promise<T>): Promise<T> {
+/** Shows progress if the work takes long. */
+async function withTemplateProgress<T>(cli: Cli, clock: Clock, work: Promise<T>): Promise<T> {
   const { report } = cli.progress;
   const askedAtMs = clock.now();
   const stop = clock.after(QUIET_MS_MAX, () => {
@@ -104,7 +105,7 @@ function show(cli: Cli, list: readonly PoolInfo[]): number {
   return 0;
 }
 
-/** Enough of a template's key to tell it from others. */
+/** Shown characters of a template key, enough to tell templates apart. */
 const KEY_SHOWN = 12;
 
 export function poolTable(list: readonly PoolInfo[]): string {
@@ -134,13 +135,8 @@ export function processTable(list: readonly ProcessInfo[]): string {
     one.user,
     coarse(one.ageMs),
     [one.detached ? 'detached' : '', one.pty ? 'terminal' : ''].filter(Boolean).join(' ') || '-',
-    printable(one.cwd),
-    printable(one.kind === 'python' ? ['python3', ...one.argv].join(' ') : one.argv.join(' ')),
+    plain(one.cwd),
+    plain(one.kind === 'python' ? ['python3', ...one.argv].join(' ') : one.argv.join(' ')),
   ]);
   return table(['pid', 'user', 'age', 'mode', 'directory', 'program'], rows);
-}
-
-/** Words of a guest on a terminal of the host: nothing that could steer it. */
-function printable(text: string): string {
-  return text.replaceAll(/\p{Cc}/gu, (char) => (char === '\n' || char === '\t' ? ' ' : '?'));
 }

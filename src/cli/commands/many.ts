@@ -1,14 +1,14 @@
-/** One action on several things: each has its own outcome, told as a line each. */
+/** Runs one action on several sandboxes or snapshots; each has its own outcome. */
 import { CodedError, describeError } from '../../base/errors.ts';
 import type { Cli } from '../cli.ts';
 import { failureText } from '../failure.ts';
 
-export type Outcome<T> =
+type Outcome<T> =
   | ({ readonly ok: true; readonly id: string } & T)
   | { readonly ok: false; readonly id: string; readonly code: string; readonly message: string };
 
 /**
- * Prints the id of each for which it worked; a failure goes to stderr, with its remedy.
+ * Prints the ID of each success on stdout, and each failure with its remedy on stderr.
  * @returns 1 if one failed
  */
 export async function forEach<T extends object>(

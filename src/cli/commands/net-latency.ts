@@ -1,4 +1,4 @@
-/** `neurovisor net latency`: how long the packets of a sandbox take. */
+/** `neurovisor net latency`: measures the packet latency of a sandbox. */
 import { resolveHome } from '../../home.ts';
 import { type LatencyReport, measureLatency, type PathReport } from '../../probes/latency.ts';
 import type { Cli } from '../cli.ts';
@@ -25,7 +25,7 @@ const WHAT = {
   forward: 'from a packet of the guest until it has left the host',
 } as const;
 
-/** @param word the id, or its beginning. @throws ObserveError where this host can not measure */
+/** @param word sandbox ID or a prefix of it. @throws ObserveError if this host cannot measure */
 export async function netLatency(
   cli: Cli,
   word: string,

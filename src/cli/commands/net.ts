@@ -1,4 +1,4 @@
-/** `neurovisor net`: the networks of sandboxes on this host, and whether there can be any. */
+/** `neurovisor net`: the networks of sandboxes on this host, and whether the host supports them. */
 
 import { examineNetwork } from '../../doctor/network.ts';
 import { cleanNetworks, type NetworkView, viewNetworks } from '../../doctor/network-view.ts';
@@ -9,7 +9,7 @@ import { destinationText } from '../output/sandbox-rows.ts';
 import { bytes, table } from '../output/table.ts';
 import { verdictText } from '../output/verdict.ts';
 
-export interface DoctorFlags {
+export interface NetDoctorFlags {
   readonly clean?: boolean;
 }
 
@@ -34,7 +34,7 @@ export async function netList(cli: Cli): Promise<number> {
   return 0;
 }
 
-/** @param word the id, or its beginning */
+/** @param word sandbox ID or a prefix of it */
 export async function netInspect(cli: Cli, word: string): Promise<number> {
   const view = await viewOf(word);
   if (cli.json) cli.printJson(view);
@@ -58,8 +58,8 @@ export async function viewOf(word: string): Promise<NetworkView> {
   return view;
 }
 
-/** @returns 1 when sandboxes can have no network */
-export async function netDoctor(cli: Cli, { clean = false }: DoctorFlags = {}): Promise<number> {
+/** @returns 1 if sandboxes cannot have a network */
+export async function netDoctor(cli: Cli, { clean = false }: NetDoctorFlags = {}): Promise<number> {
   if (clean) await cleanUp(cli);
   const checks = await examineNetwork(
     resolveHome(cli.config.home),
@@ -78,7 +78,7 @@ export async function netDoctor(cli: Cli, { clean = false }: DoctorFlags = {}): 
   return status;
 }
 
-/** What the dead had is told on stderr. */
+/** Removes what dead processes left behind, and lists it on stderr. */
 async function cleanUp(cli: Cli): Promise<void> {
   const orphans = (await viewNetworks()).filter(({ state }) => state === 'orphaned');
   await cleanNetworks();

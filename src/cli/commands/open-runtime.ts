@@ -1,4 +1,4 @@
-/** Opens the runtime as every command does: with progress on the screen until it is open, or longer. */
+/** Opens the runtime, with progress on the screen. */
 import { Runtime, type RuntimeOptions } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
 
@@ -7,7 +7,7 @@ export async function openRuntime(
   options: Partial<
     Pick<RuntimeOptions, 'config' | 'modelPath' | 'onUsage' | 'observes' | 'withoutModel'>
   > & {
-    /** The caller may still build a template, and closes the progress itself. */
+    /** The caller closes the progress itself, for example after building a template. */
     readonly keepsProgress?: boolean;
   } = {},
 ): Promise<Runtime> {

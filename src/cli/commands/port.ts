@@ -1,4 +1,4 @@
-/** `neurovisor port`: ports of a sandbox, of its loopback or card, at this machine's loopback, until Ctrl-C. */
+/** `neurovisor port`: forwards ports of a sandbox to the loopback of this machine, until Ctrl-C. */
 import { sleep, systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { type ForwardOptions, forwardPort, type PortForward } from '../../library/port-forward.ts';
@@ -8,7 +8,7 @@ import { failureText, UsageError } from '../failure.ts';
 import { sandboxId } from '../flags/pick.ts';
 import { statusOfEnd } from '../output/loss.ts';
 
-/** What `-o json` prints when all ports listen. */
+/** What `-o json` prints once all ports listen. */
 export interface PortReport {
   readonly sandbox: string;
   readonly ports: readonly Pick<PortForward, 'guestPort' | 'address' | 'localPort'>[];
@@ -20,19 +20,19 @@ export interface PortFlags {
 
 export interface WantedPort {
   readonly guestPort: number;
-  /** Null: the guest's number if it can be had, else any. */
+  /** Null: the guest's number if it is free, otherwise any. */
   readonly localPort: number | null;
 }
 
 const LIMITS = {
   portsMax: 32,
-  /** How often the daemon is asked for the sandbox, milliseconds: no event tells that the daemon is gone. */
-  lookMs: 2_000,
-  /** A reason is told so often at most, milliseconds: programs try again and again. */
+  /** Poll interval of the sandbox, milliseconds: no event reports that the daemon is gone. */
+  pollMs: 2_000,
+  /** Minimum time between equal messages, milliseconds: programs retry. */
   sameReasonMs: 1_000,
 } as const;
 
-/** @returns 0 after Ctrl-C; when the sandbox ended, what `exec` returns then */
+/** @returns 0 after Ctrl-C; after the end of the sandbox, the status of `exec` */
 export async function port(
   cli: Cli,
   control: ControlPlane,
@@ -42,7 +42,7 @@ export async function port(
 ): Promise<number> {
   const wanted = parsePorts(words);
   const id = await sandboxId(control, text);
-  // A daemon's guest is good for the sandbox's whole life: each connection resumes it if need be.
+  // The guest lasts for the sandbox's life: each connection resumes the sandbox if needed.
   const guest = await cli.unlessCancelled(control.guest(id));
   if (over === 'nic' && (await control.get(id)).network === null) {
     throw new UsageError(
@@ -60,12 +60,12 @@ export async function port(
   for (const one of wanted) {
     ports.push(open.use(await forwardPort({ ...one, connect, onRefused })));
   }
-  tell(cli, id, ports);
+  printReport(cli, id, ports);
   const end = await untilOver(cli, control, id);
   return end === null ? 0 : statusOfEnd(cli, end, 'port forwarding');
 }
 
-/** `3000`, `3000:8080`; a local port of 0 is none. @throws UsageError */
+/** `3000`, `3000:8080`; local port 0: any. @throws UsageError */
 export function parsePorts(words: readonly string[]): readonly WantedPort[] {
   const wanted = words.map(parsePort);
   if (wanted.length > LIMITS.portsMax) {
@@ -91,12 +91,12 @@ function parsePort(word: string): WantedPort {
   return { guestPort, localPort: localPort === 0 ? null : localPort };
 }
 
-function tell(cli: Cli, sandbox: string, ports: readonly PortForward[]): void {
+function printReport(cli: Cli, sandbox: string, ports: readonly PortForward[]): void {
   if (cli.json) {
-    const told = ports.map(({ guestPort, address, localPort }) => ({
-      ...{ guestPort, address, localPort },
-    }));
-    cli.printJson({ sandbox, ports: told } satisfies PortReport);
+    const listed = ports.map(({ guestPort, address, localPort }) => {
+      return { guestPort, address, localPort };
+    });
+    cli.printJson({ sandbox, ports: listed } satisfies PortReport);
     return;
   }
   for (const { guestPort, address, localPort } of ports) {
@@ -105,7 +105,7 @@ function tell(cli: Cli, sandbox: string, ports: readonly PortForward[]): void {
   cli.stderr.write('press Ctrl-C to stop\n');
 }
 
-/** Says why connections are refused; the reasons of a program that tries without end, once a second. */
+/** Returns a handler that prints why connections are refused; equal reasons at most once per second. */
 function refusals(cli: Cli): (error: unknown) => void {
   let last = { reason: '', atMs: 0 };
   return (error) => {
@@ -118,8 +118,8 @@ function refusals(cli: Cli): (error: unknown) => void {
 }
 
 /**
- * Resolves with the sandbox's end, or with null when this command is to end.
- * @throws ClientError when the daemon has gone
+ * Resolves with the sandbox's end, or with null at Ctrl-C.
+ * @throws ClientError if the daemon is gone
  */
 async function untilOver(
   cli: Pick<Cli, 'cancelled'>,
@@ -131,17 +131,17 @@ async function untilOver(
   const stop = control.onChange((info) => {
     if (info.id === id && info.end !== null) resolve(info.end);
   });
-  const look = async (): Promise<void> => {
+  const poll = async (): Promise<void> => {
     while (!over.signal.aborted) {
       const { end } = await control.get(id);
       if (end !== null) resolve(end);
-      await sleep(LIMITS.lookMs, over.signal);
+      await sleep(LIMITS.pollMs, over.signal);
     }
   };
   const interrupt = (): void => resolve(null);
   if (cli.cancelled.aborted) interrupt();
   cli.cancelled.addEventListener('abort', interrupt, { once: true });
-  look().catch(reject);
+  poll().catch(reject);
   try {
     return await promise;
   } finally {

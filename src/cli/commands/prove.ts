@@ -1,4 +1,4 @@
-/** `neurovisor prove`: sees that sandboxes are kept from what they should be, by trying. */
+/** `neurovisor prove`: tries to break the isolation of sandboxes. */
 import { isIPv4 } from 'node:net';
 import { styleText } from 'node:util';
 import { describeError } from '../../base/errors.ts';
@@ -15,7 +15,7 @@ import { failureJson, failureText, UsageError } from '../failure.ts';
 import { table } from '../output/table.ts';
 
 export interface ProveFlags {
-  /** True: where E2B's variables lead. */
+  /** True: the endpoint of E2B's variables. */
   readonly endpoint?: string | true;
   readonly domain?: string;
   readonly template?: string;
@@ -35,7 +35,7 @@ export interface ProveFlags {
 const RESOLVER = '8.8.8.8';
 const EXIT_NOT_TRIED = 2;
 
-/** @param words of `PROOF_NAMES`, none: all; or `canary`. @returns 1 when one does not hold */
+/** @param words names of proofs, none: all but load; or `canary`. @returns 1 if one does not hold */
 export async function prove(
   cli: Cli,
   words: readonly string[],

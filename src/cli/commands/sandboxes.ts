@@ -1,4 +1,4 @@
-/** `neurovisor ls`, `rm`, `pause`, `resume`: sandboxes of the daemon as a whole. */
+/** `neurovisor ls`, `rm`, `pause`, `resume`: list and change sandboxes of the daemon. */
 import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SandboxInfo, SandboxStatus } from '../../sandbox/control.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
@@ -15,7 +15,7 @@ export interface ListFlags {
   readonly label: readonly string[];
 }
 
-/** With `-a` also those that have ended, with the reason, as long as the daemon remembers them. */
+/** With `-a`, includes ended sandboxes that the daemon remembers, with the cause. */
 export async function list(cli: Cli, control: ControlPlane, flags: ListFlags): Promise<number> {
   const metadata = parsePairs(flags.label, '--label');
   const shown = await control.list({
@@ -34,7 +34,13 @@ export async function list(cli: Cli, control: ControlPlane, flags: ListFlags): P
 }
 
 const STATUSES: readonly SandboxStatus[] = [
-  ...(['starting', 'running', 'saving', 'paused', 'resuming', 'ending', 'ended'] as const),
+  'starting',
+  'running',
+  'saving',
+  'paused',
+  'resuming',
+  'ending',
+  'ended',
 ];
 
 /** @param now milliseconds since 1970 */
@@ -65,7 +71,7 @@ function endsIn({ endsAtMs, onTimeout }: SandboxInfo, now: number): string {
   return `${coarse(endsAtMs - now)}${onTimeout === 'pause' ? ' (pause)' : ''}`;
 }
 
-/** @param texts ids or their beginnings; none: only with `--all` */
+/** @param texts IDs or prefixes; none: only with `--all` */
 export async function remove(
   cli: Cli,
   control: ControlPlane,

@@ -1,4 +1,4 @@
-/** `neurovisor seccomp`: profiles checked, explained, compiled and proposed. */
+/** `neurovisor seccomp`: checks, explains, compiles and generates profiles. */
 import { styleText } from 'node:util';
 import { describeError } from '../../base/errors.ts';
 import {
@@ -45,7 +45,7 @@ export interface LearnFlags {
   readonly program?: string;
 }
 
-/** @returns 1 when one is not sound */
+/** @returns 1 if a profile is invalid */
 export async function seccompCheck(
   cli: Cli,
   files: readonly string[],
@@ -85,12 +85,12 @@ export async function seccompExplain(
 ): Promise<number> {
   const arch = architecture(flags);
   if (flags.program) {
-    const lines = await named(listProgram(file, thread, arch));
+    const lines = await orUsageError(listProgram(file, thread, arch));
     if (cli.json) cli.printJson(lines);
     else cli.stdout.write(lines.map((line, at) => `${String(at).padStart(4)}  ${line}\n`).join(''));
     return 0;
   }
-  const threads = await named(explainFile(file, arch));
+  const threads = await orUsageError(explainFile(file, arch));
   const shown = threads.filter((one) => thread === undefined || one.thread === thread);
   if (shown.length === 0) {
     const names = threads.map((one) => one.thread).join(', ');
@@ -110,7 +110,7 @@ export async function seccompCompile(cli: Cli, file: string, flags: CompileFlags
       'omit --thread: the file contains all threads',
     );
   const arch = architecture(flags);
-  const written = await named(compileFile(file, out, { arch, mode, format, thread }));
+  const written = await orUsageError(compileFile(file, out, { arch, mode, format, thread }));
   if (cli.json) cli.printJson({ path: out, bytes: written, format, arch, mode });
   else cli.stdout.write(`${out}: ${bytes(written)}, ${format}, ${arch}, ${mode}\n`);
   return 0;
@@ -124,7 +124,7 @@ export async function seccompLearn(
   const since: Since = program === undefined ? from : { program };
   const options = { thread, since };
   if (traces) {
-    cli.printJson(await named(learnFromTraces(words, options)));
+    cli.printJson(await orUsageError(learnFromTraces(words, options)));
     return 0;
   }
   await requireProgram(words[0] ?? '', cli.env['PATH']);
@@ -143,7 +143,10 @@ export async function seccompReach(
     return 0;
   }
   const rows = threads.map(({ vmm, thread, filters, always, conditional }) => [
-    ...[vmm, thread, `${filters}`, `${always.length + conditional.length}`],
+    vmm,
+    thread,
+    `${filters}`,
+    `${always.length + conditional.length}`,
     `${conditional.length}`,
   ]);
   const head = ['vmm', 'thread', 'filters', 'allowed calls', 'conditional'];
@@ -156,8 +159,8 @@ export async function seccompReach(
   return 0;
 }
 
-/** A file or a thread that is not there was named wrongly. @throws UsageError */
-async function named<T>(work: Promise<T>): Promise<T> {
+/** @throws UsageError for a missing file or an unknown thread */
+async function orUsageError<T>(work: Promise<T>): Promise<T> {
   try {
     return await namedFile(work);
   } catch (error) {

@@ -30,15 +30,15 @@ export interface ServeReport {
   readonly apiKeyPath: string | null;
   readonly pid: number;
   readonly vmm: string;
-  /** What confines VMMs, and what does not. */
+  /** Confinement of the VMMs, and its gaps. */
   readonly jail: { readonly description: string; readonly gaps: readonly string[] };
   readonly upstream: string;
   readonly pool: PoolLimits;
 }
 
 /**
- * @param release lets another process be the daemon of this home
- * @returns when a signal has ended it and nothing is left but what is paused to disk
+ * @param release releases the daemon lock of the home
+ * @returns after a signal, once everything has stopped except what is paused to disk
  */
 export async function serve(cli: Cli, flags: ServeFlags, release: () => void): Promise<number> {
   const { pool } = flags;
@@ -49,7 +49,8 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
   try {
     cleanup.push('lock of the home', release);
     const runtime = await openRuntime(cli, {
-      ...{ keepsProgress: true, observes: true },
+      keepsProgress: true,
+      observes: true,
       config: { ...cli.config, jail: flags.jail ?? cli.config.jail },
       modelPath: choice.path,
     });
@@ -70,17 +71,19 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     });
     cleanup.push('REST server', () => api.close());
     await mkdir(dirname(socketPath), { recursive: true, mode: 0o700 });
-    // First of all: whoever is refused here must not have changed anything.
+    // Before anything else: a daemon that is refused here must not have changed anything.
     await api.listen({ socketPath });
     const port = flags.port === undefined ? null : await api.listen({ port: flags.port });
     if (pool.max > 0) await opened.control.setPool(pool);
     cli.progress.close();
     runtime.warmUpstream();
     const report = reportOf(runtime, {
-      ...{ socketPath, pool, apiKeyPath: key?.path ?? null },
+      socketPath,
+      pool,
+      apiKeyPath: key?.path ?? null,
       url: port === null ? null : `http://127.0.0.1:${port}`,
     });
-    tell(cli, report);
+    printReport(cli, report);
     await interrupted(cli);
     if (!cli.json) cli.stderr.write(`${await farewell(opened.control)}\n`);
     return 0;
@@ -90,7 +93,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
   }
 }
 
-/** From the environment, else one of this home's own, made once. */
+/** The key of the environment, otherwise that of the home, generated once. */
 async function apiKey(cli: Cli, homeDir: string): Promise<{ key: string; path: string | null }> {
   const given = cli.config.daemonKey;
   if (given !== null) return { key: given, path: null };
@@ -112,12 +115,15 @@ function reportOf(
   const { driver, upstream } = runtime;
   const { description, gaps } = runtime.confinement;
   return {
-    ...{ ...rest, pid: process.pid, vmm: driver.description, upstream: upstream.description },
+    ...rest,
+    pid: process.pid,
+    vmm: driver.description,
+    upstream: upstream.description,
     jail: { description, gaps },
   };
 }
 
-function tell(cli: Cli, report: ServeReport): void {
+function printReport(cli: Cli, report: ServeReport): void {
   if (cli.json) {
     cli.printJson(report);
     return;
@@ -145,7 +151,7 @@ function poolText({ min, max }: PoolLimits): string {
 /** Resolves at the first signal. */
 function interrupted(cli: Cli): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  // Waiting for a signal keeps no process alive.
+  // Signal handlers do not keep a process alive.
   const alive = setInterval(() => undefined, 2 ** 30);
   const over = (): void => {
     clearInterval(alive);

@@ -1,4 +1,4 @@
-/** `neurovisor setup`: makes this machine ready, and says what it made. */
+/** `neurovisor setup`: prepares this machine, and lists the results. */
 import { describeError } from '../../base/errors.ts';
 import { type Runtime, templateSpec } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
@@ -29,7 +29,7 @@ export async function setup(cli: Cli): Promise<number> {
   return 0;
 }
 
-/** A machine that can't keep a template is ready all the same: its sandboxes boot. */
+/** A missing template is not an error: sandboxes boot instead. */
 async function defaultTemplate(runtime: Runtime, cli: Cli): Promise<string | null> {
   if (!runtime.templates.supported) return null;
   try {

@@ -1,4 +1,4 @@
-/** `neurovisor snapshot` and `fork`: a sandbox kept, and copies of one. */
+/** `neurovisor snapshot` and `fork`: snapshots and copies of sandboxes. */
 import { snapshotName } from '../../api/schema/fields.ts';
 import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SnapshotInfo } from '../../sandbox/control.ts';
@@ -75,7 +75,7 @@ export interface ForkFlags {
   readonly label: readonly string[];
 }
 
-/** One line per fork; @returns 1 if one failed */
+/** Prints one line per fork. @returns 1 if one failed */
 export async function fork(
   cli: Cli,
   control: ControlPlane,

@@ -1,4 +1,4 @@
-/** `neurovisor template`: what sandboxes start from. */
+/** `neurovisor template`: builds, lists and removes templates. */
 import { MIB } from '../../base/units.ts';
 import { resolveHome } from '../../home.ts';
 import {
@@ -23,7 +23,7 @@ export interface TemplateFlags {
   readonly disk?: string;
 }
 
-/** Enough of a key to tell templates apart, and to name one. */
+/** Shown characters of a key, enough to name a template. */
 const KEY_SHOWN = 12;
 
 export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<number> {
@@ -67,7 +67,7 @@ export async function templateRemove(cli: Cli, keys: readonly string[]): Promise
   return 0;
 }
 
-/** Nothing is set up for it: where that would be needed, none of them is current. */
+/** Does not set up the machine: without set-up, no template is current. */
 async function kept(cli: Cli): Promise<readonly TemplateInfo[]> {
   const context = contextOf(cli);
   const list = await keptTemplates(context.cacheDir);
@@ -87,7 +87,7 @@ function open(cli: Cli, options: { readonly withoutModel?: boolean } = {}): Prom
   return openRuntime(cli, { keepsProgress: true, ...options });
 }
 
-/** @throws UsageError unless the text begins the key of just one template */
+/** @throws UsageError unless the text is a prefix of exactly one key */
 function find(list: readonly TemplateInfo[], text: string): TemplateInfo {
   const matching = list.filter(({ key }) => key.startsWith(text));
   const [one] = matching;
@@ -119,7 +119,7 @@ function show(cli: Cli, info: TemplateInfo): number {
   return 0;
 }
 
-/** What it takes on the disk. */
+/** Size on disk. */
 function mebibytes(info: TemplateInfo): string {
   const bytes = Object.values(info.files).reduce((sum, one) => sum + one, 0);
   return `${Math.round(bytes / MIB)} MiB`;

@@ -1,4 +1,4 @@
-/** `neurovisor top`: what the daemon and its sandboxes do, as it happens. */
+/** `neurovisor top`: a live view of the daemon and its sandboxes. */
 import { ReadStream } from 'node:tty';
 import { sleep, systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -14,20 +14,20 @@ import { Samples } from '../top/samples.ts';
 import { Screen } from '../top/screen.ts';
 
 export interface TopFlags {
-  /** Between frames, milliseconds. */
+  /** Time between frames, milliseconds. */
   readonly interval?: number;
   readonly sort?: Sort;
 }
 
 const INTERVAL_MS = 1000;
-/** For latencies. */
+/** Window of the latencies. */
 const WINDOW_MS = 60_000;
 const EVENTS_MAX = 50;
 
 export async function top(cli: Cli, daemon: Daemon, flags: TopFlags): Promise<number> {
   const { sort = 'memory', interval = INTERVAL_MS } = flags;
-  const view: View = { sort, reverse: false, offset: 0, colour: false, problem: null };
-  // A terminal that can't place the cursor gets one frame too.
+  const view: View = { sort, reverse: false, offset: 0, color: false, problem: null };
+  // One frame, also for a terminal that cannot place the cursor.
   if (cli.json || !cli.stdout.isTTY || cli.env['TERM'] === 'dumb') {
     const frame = frameOf(await scrape(daemon), { last: null, oldest: null }, []);
     if (cli.json) cli.printJson(frame);
@@ -53,26 +53,26 @@ class Live {
   readonly #daemon: Daemon;
   readonly #over = new AbortController();
   readonly #events: TopEvent[] = [];
-  /** Status of each sandbox as it was last told of. */
-  readonly #told = new Map<string, string>();
+  /** Last reported status of each sandbox. */
+  readonly #reported = new Map<string, string>();
   #view: View;
   #screen: Screen | undefined;
-  /** Of the last minute, oldest first. */
+  /** Scrapes of the last minute, oldest first. */
   #scrapes: Scrape[] = [];
   #frame: TopFrame | undefined;
-  /** The daemon's clock, of ours. */
+  /** The daemon's clock minus ours. */
   #aheadMs = 0;
 
   constructor(cli: Cli, daemon: Daemon, view: View) {
     this.#cli = cli;
     this.#daemon = daemon;
     const { env } = cli;
-    this.#view = { ...view, colour: env['NO_COLOR'] === undefined };
+    this.#view = { ...view, color: env['NO_COLOR'] === undefined };
   }
 
   async run(intervalMs: number): Promise<void> {
     const { stdin, stdout, cancelled } = this.#cli;
-    // First, so that a daemon that is not there is told in the usual way.
+    // First, so that a missing daemon is reported as usual.
     await this.#update();
     const stop = this.#daemon.onChange((info) => this.#note(info));
     const keys = stdin instanceof ReadStream ? stdin : null;
@@ -92,7 +92,7 @@ class Live {
       }
     } catch (error) {
       if (!this.#over.signal.aborted) throw error;
-      ignore(error, 'it was to end');
+      ignore(error, 'interrupted');
     } finally {
       cancelled.removeEventListener('abort', end);
       stop();
@@ -111,7 +111,7 @@ class Live {
     this.#scrapes.push(now);
   }
 
-  /** A daemon that is away may come back. */
+  /** Keeps the last frame while the daemon is unreachable. */
   async #tryUpdate(): Promise<void> {
     try {
       await this.#update();
@@ -127,23 +127,23 @@ class Live {
   }
 
   #note({ id, status, origin, end }: SandboxInfo): void {
-    if (status === 'ended') this.#told.delete(id);
-    else this.#told.set(id, status);
+    if (status === 'ended') this.#reported.delete(id);
+    else this.#reported.set(id, status);
     if (end === null) this.#push(id, 'status', `${status} (${origin})`);
     else this.#push(id, 'end', eventText({ type: 'end', end }));
   }
 
-  /** What no event has told of: before its stream was there, and while the daemon was away. */
+  /** Reports changes without an event: before the stream opened, and while the daemon was unreachable. */
   #noteMissed(list: readonly SandboxInfo[]): void {
     const isFirst = this.#scrapes.length === 0;
-    const gone = new Set(this.#told.keys());
+    const gone = new Set(this.#reported.keys());
     for (const info of list) {
       gone.delete(info.id);
-      if (isFirst) this.#told.set(info.id, info.status);
-      else if (this.#told.get(info.id) !== info.status) this.#note(info);
+      if (isFirst) this.#reported.set(info.id, info.status);
+      else if (this.#reported.get(info.id) !== info.status) this.#note(info);
     }
     for (const id of gone) {
-      this.#told.delete(id);
+      this.#reported.delete(id);
       this.#push(id, 'status', 'ended');
     }
   }

@@ -1,4 +1,4 @@
-/** `neurovisor update`: changes a sandbox of the daemon while it runs. */
+/** `neurovisor update`: changes a running sandbox of the daemon. */
 import type {
   ControlPlane,
   MemoryAction,
@@ -22,7 +22,7 @@ export interface UpdateFlags extends NetworkFlags {
   readonly onMemoryPressure?: string;
 }
 
-/** Text: the id, as the other commands that change sandboxes print it. */
+/** Text: prints the ID, like the other commands that change sandboxes. */
 export async function update(
   cli: Cli,
   control: ControlPlane,
@@ -39,12 +39,12 @@ export async function update(
   return 0;
 }
 
-/** Whose rules are to stay as they are. */
+/** Only limits change; the rules stay. */
 function isOnlyLimits({ net, allowOut, denyOut, netLimit = [] }: UpdateFlags): boolean {
   return netLimit.length > 0 && net === undefined && allowOut.length + denyOut.length === 0;
 }
 
-/** @param network what the sandbox has. @throws UsageError */
+/** @param network the current network. @throws UsageError */
 export function limitsOf(
   flags: UpdateFlags,
   network: NetworkInfo | null,
@@ -75,7 +75,7 @@ export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChang
       ? {}
       : { timeoutMs: timeout === 'never' ? null : parseDuration(timeout) }),
     ...(memory === undefined ? {} : { memoryMib: ranges.memory(memory) }),
-    // Judged by the control plane, which knows what it can do.
+    // Validated by the control plane, which knows its capabilities.
     ...(onMemoryPressure === undefined
       ? {}
       : { onMemoryPressure: onMemoryPressure as MemoryAction }),

@@ -1,6 +1,6 @@
 /**
- * One daemon per home, found out before anything else of `serve` is loaded: clients wait for whoever has the
- * lock, and are told at once that there is no daemon as long as nobody has it.
+ * Takes the daemon lock of the home before the rest of `serve` is loaded: clients wait for the holder of the lock,
+ * and fail at once while it is free.
  */
 import { sleep } from '../../base/clock.ts';
 import { resolveHome } from '../../home.ts';
@@ -9,13 +9,13 @@ import { tryLockDaemon } from '../../runtime/daemon-lock.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 
-/** How long one that ends its sandboxes, or one that starts, is waited for. */
+/** Wait for another daemon that is starting or stopping. */
 const OTHER_MS_MAX = 30_000;
 const POLL_MS = 100;
 
 /**
- * @returns how to let another one be it
- * @throws UsageError when there is one, and stays
+ * @returns the release of the lock
+ * @throws UsageError if another daemon keeps running
  */
 export async function becomeDaemon(cli: Cli): Promise<() => void> {
   const home = resolveHome(cli.config.home);
@@ -29,7 +29,7 @@ export async function becomeDaemon(cli: Cli): Promise<() => void> {
         'wait for it, or set NEUROVISOR_HOME to another directory',
       );
     }
-    // At the first try it may be a client that looks whether somebody has the lock.
+    // At the first try, a client that only probes the lock may hold it.
     if (waitedMs === POLL_MS && !cli.json) {
       cli.stderr.write('waiting for another daemon of this home to start or stop\n');
     }
@@ -37,7 +37,7 @@ export async function becomeDaemon(cli: Cli): Promise<() => void> {
   }
 }
 
-/** One that runs says so at its socket. */
+/** @throws UsageError if a daemon answers at the socket */
 async function refuseSecond(cli: Cli): Promise<void> {
   const running = await openDaemonIfRunning(cli.config);
   if (running === null) return;

@@ -1,4 +1,4 @@
-/** The daemon for a command; one that is just starting is waited for. */
+/** Connects a command to the daemon, and waits for one that is starting. */
 import { type Clock, sleep, systemClock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ClientError } from '../../client/errors.ts';
@@ -6,16 +6,16 @@ import { resolveHome } from '../../home.ts';
 import { type Daemon, openDaemon } from '../../library/daemon.ts';
 import type { Cli } from '../cli.ts';
 
-/** A start takes seconds; a first one sets the machine up, which nobody waits for unasked. */
+/** Enough for a start, but not for the set-up of a new machine. */
 const STARTING_MS_MAX = 30_000;
 const POLL_MS = 100;
 
 /**
- * @throws ClientError `daemon_unreachable` at once where there is none, else when it takes too long or ends
+ * @throws ClientError `daemon_unreachable` at once if no daemon is starting, otherwise at the time limit
  */
 export async function reachDaemon(cli: Cli, clock: Clock = systemClock): Promise<Daemon> {
   const startedAtMs = clock.now();
-  for (let isTold = false; ; isTold = true) {
+  for (let isReported = false; ; isReported = true) {
     try {
       return await openDaemon(cli.config);
     } catch (error) {
@@ -24,7 +24,7 @@ export async function reachDaemon(cli: Cli, clock: Clock = systemClock): Promise
       if (!isDaemonLocked(resolveHome(cli.config.home))) throw error;
       if (clock.now() - startedAtMs >= STARTING_MS_MAX) throw stillNotReady(error);
     }
-    if (!isTold && !cli.json) {
+    if (!isReported && !cli.json) {
       cli.stderr.write('waiting for the daemon of this home to start or stop\n');
     }
     await sleep(POLL_MS, cli.cancelled);

@@ -1,6 +1,6 @@
 /** Definitions of `neurovisor net` and `neurovisor prove`. */
 import { type Command, Option } from 'commander';
-import type { DoctorFlags } from '../commands/net.ts';
+import type { NetDoctorFlags } from '../commands/net.ts';
 import type { ProveFlags } from '../commands/prove.ts';
 import { parseDuration } from '../flags/options.ts';
 import { describeLater } from './help.ts';
@@ -69,7 +69,7 @@ export function addNet(program: Command): void {
       'first remove what dead processes left behind: TAPs, rules, ip_forward, records',
     )
     .addOption(output())
-    .action((flags: DoctorFlags & OutputFlags) =>
+    .action((flags: NetDoctorFlags & OutputFlags) =>
       perform(flags, async (cli) => (await load()).netDoctor(cli, flags)),
     );
 

@@ -11,7 +11,7 @@ describe('asksForJson', () => {
     ['ls', false],
     ['ls -o text', false],
     ['ls -o', false],
-    // Of the program, not of this command.
+    // An option of the program, not of this command.
     ['exec x -- jq -o json', false],
   ])('%s: %s', (line, expected) => {
     expect(asksForJson(line.split(' '))).toBe(expected);

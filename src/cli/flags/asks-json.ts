@@ -1,6 +1,6 @@
 /**
- * Whether `-o json` is on the command line, told from its words alone: what is wrong with the words has to be
- * told in the same form, and is found out before they are parsed to an end.
+ * Detects `-o json` in the raw words of the command line: usage errors have the same format, and occur before
+ * the words are parsed.
  */
 export function asksForJson(words: readonly string[]): boolean {
   const end = words.indexOf('--');

@@ -1,4 +1,4 @@
-/** `--disk-limit`: how fast a sandbox may use its disks. */
+/** `--disk-limit`: the disk limits of a sandbox. */
 import type { DiskLimits } from '../../base/disk-limits.ts';
 import { RANGES } from '../../sandbox/limits.ts';
 import { type LimitWord, parseLimits } from './limit-list.ts';
@@ -18,7 +18,7 @@ const WORDS: Readonly<Record<string, LimitWord<keyof DiskLimits>>> = {
 };
 
 /**
- * `rate=20M,iops=500`; several options are one list, and `none` alone is no limit at all.
+ * `rate=20M,iops=500`; several options form one list; `none` alone removes all limits.
  * @returns undefined: the option was not given
  * @throws UsageError
  */

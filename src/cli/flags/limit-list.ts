@@ -9,8 +9,8 @@ export interface LimitWord<Field extends string> {
 }
 
 /**
- * Several options are one list, and `none` alone is no limit at all.
- * @param example a list that could stand there
+ * Several options form one list; `none` alone removes all limits.
+ * @param example a valid list, for messages
  * @returns undefined: the option was not given
  * @throws UsageError
  */

@@ -1,4 +1,4 @@
-/** What `--model` means: a name that the model server offers, or a GGUF file for the engine. */
+/** `--model`: a name that the model server offers, or a GGUF file for the engine. */
 import { existsSync } from 'node:fs';
 import { modelIdOf, type Upstream } from '../../runtime/upstream.ts';
 import type { ModelPolicy } from '../../sandbox/spec.ts';
@@ -9,7 +9,7 @@ export interface ModelChoice {
   /** A GGUF file for the engine. */
   readonly path: string | undefined;
   readonly policy: Partial<ModelPolicy>;
-  /** @throws RuntimeError `model_unknown` with the names there are */
+  /** @throws RuntimeError `model_unknown` with the offered names */
   check(upstream: Pick<Upstream, 'description' | 'models' | 'defaultModel'>): void;
 }
 

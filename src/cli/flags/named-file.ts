@@ -1,8 +1,8 @@
-/** Files that were named on the command line: one that can't be used is a wrong word. */
+/** Files named on the command line: a file that cannot be used is a usage error. */
 import { errorCode } from '../../base/errors.ts';
 import { UsageError } from '../failure.ts';
 
-/** What is wrong with the name; others (a full disk, an I/O error) are not. */
+/** Faults of the name. Others (a full disk, an I/O error) are not usage errors. */
 const WRONG: Readonly<Record<string, string>> = {
   ENOENT: 'no such file or directory',
   ENOTDIR: 'not a directory',
@@ -14,7 +14,7 @@ const WRONG: Readonly<Record<string, string>> = {
   ENAMETOOLONG: 'file name too long',
 };
 
-/** @throws UsageError with the path, instead of an error of Node's for a file */
+/** @throws UsageError with the path, for such an error of Node's */
 export async function namedFile<T>(work: Promise<T>): Promise<T> {
   try {
     return await work;

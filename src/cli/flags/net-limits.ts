@@ -1,4 +1,4 @@
-/** `--net-limit`: how much a sandbox may have of its network. */
+/** `--net-limit`: the network limits of a sandbox. */
 import { RANGES } from '../../sandbox/limits.ts';
 import type { NetworkLimits } from '../../sandbox/spec.ts';
 import { type LimitWord, parseLimits } from './limit-list.ts';
@@ -19,8 +19,8 @@ const WORDS: Readonly<Record<string, LimitWord<string>>> = {
 const EXAMPLE = 'bytes=1G,up=5M,down=20M,connections=100,api.example.com=10M';
 
 /**
- * `bytes=1G,up=5M,api.example.com=10M` (bytes of a name, which has a dot); several options are one list, and
- * `none` alone is no limit at all.
+ * `bytes=1G,up=5M,api.example.com=10M`: a key with a dot is a name. Several options form one list; `none` alone
+ * removes all limits.
  * @returns undefined: the option was not given
  * @throws UsageError
  */

@@ -1,8 +1,8 @@
-/** Is a model that was named one that there is? Apart from `model.ts`, which loads what runs model servers. */
+/** Checks that a named model exists. Apart from `model-choice.ts`, which loads the runtime. */
 import { RuntimeError } from '../../runtime/errors.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
 
-/** For a sandbox of the daemon, before one is made. @throws RuntimeError `model_unknown` */
+/** Checks the model of a new sandbox in the daemon. @throws RuntimeError `model_unknown` */
 export async function checkModelThere(
   control: Pick<ControlPlane, 'host'>,
   model: string | undefined,

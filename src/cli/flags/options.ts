@@ -1,4 +1,4 @@
-/** Parsers of option values: each turns bad words into a `UsageError` that says what may stand there. */
+/** Parsers of option values. Each throws a `UsageError` that says what is valid. */
 import { GIB, KIB, MIB } from '../../base/units.ts';
 import { UsageError } from '../failure.ts';
 

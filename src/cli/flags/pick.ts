@@ -1,11 +1,11 @@
-/** Sandboxes and snapshots as people name them: an id may be shortened to an unambiguous beginning. */
+/** Resolves the IDs that people type: a unique prefix is enough. */
 import { parseSandboxId } from '../../base/ids.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
 import { UsageError } from '../failure.ts';
 
 /**
- * @returns the whole id; whether there is such a sandbox is told by who is asked for it
- * @throws UsageError unless the text begins the id of just one
+ * @returns the full ID; a full ID is not looked up
+ * @throws UsageError unless the text is a prefix of exactly one ID
  */
 export async function sandboxId(
   control: Pick<ControlPlane, 'list'>,
@@ -14,7 +14,7 @@ export async function sandboxId(
   if (parseSandboxId(text) !== undefined) return text;
   const ids = (await control.list()).map(({ id }) => id);
   if (text !== '' && !ids.some((id) => id.startsWith(text))) {
-    // One that has ended: who is asked for it says so, and why it did.
+    // An ended sandbox: the command then reports that it ended, and why.
     const ended = await control.list({ status: ['ended'] });
     const [one, another] = ended.map(({ id }) => id).filter((id) => id.startsWith(text));
     if (one !== undefined && another === undefined) return one;
@@ -22,7 +22,7 @@ export async function sandboxId(
   return unambiguous(ids, text, 'sandbox', 'neurovisor ls -a');
 }
 
-/** A snapshot's name, its id, or the beginning of that. @throws UsageError */
+/** Resolves a snapshot's name, ID, or unique prefix of its ID. @throws UsageError */
 export async function snapshotId(
   control: Pick<ControlPlane, 'snapshots'>,
   text: string,

@@ -1,6 +1,6 @@
 /**
- * Numbers of the command line with the range that each may be in. Checked before anything is asked for, so
- * that a message names the option as it was written; the daemon checks again, by its own names.
+ * Numbers of the command line, each with its range. Checked before any request, so that a message names the
+ * option; the daemon checks again, by field name.
  */
 import type { PoolLimits } from '../../sandbox/control.ts';
 import { RANGES, type Range } from '../../sandbox/limits.ts';
@@ -68,14 +68,14 @@ function ranged(
   format: (value: number) => string,
 ): Parse {
   return (text) => {
-    const value = named(name, () => parse(text));
+    const value = withOption(name, () => parse(text));
     if (value >= min && value <= max) return value;
     throw new UsageError(`${name}: ${text} is out of range (${format(min)} to ${format(max)})`);
   };
 }
 
-/** What is wrong with a value, with the option in front that has it, unless that is named already. */
-export function named<T>(name: string, parse: () => T): T {
+/** Parses a value; an error message gets the option in front, unless it names it already. */
+export function withOption<T>(name: string, parse: () => T): T {
   try {
     return parse();
   } catch (error) {

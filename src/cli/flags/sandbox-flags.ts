@@ -1,4 +1,4 @@
-/** Options that `run` and `create` share: what a sandbox is made with. */
+/** Options of a new sandbox, shared by `run` and `create`. */
 import type { SecretOptions } from '../../sandbox/secrets.ts';
 import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';
@@ -40,7 +40,7 @@ export function sandboxOptions(
   model: Partial<ModelPolicy>,
 ): SandboxOptions {
   const { rate: text } = flags;
-  const rate = text === undefined ? undefined : ranges.named('--rate', () => parseRate(text));
+  const rate = text === undefined ? undefined : ranges.withOption('--rate', () => parseRate(text));
   const bucket = rate === undefined ? undefined : { size: rate, refillPerSecond: rate };
   const diskLimits = parseDiskLimits(flags.diskLimit ?? []);
   return {
@@ -61,7 +61,7 @@ export function sandboxOptions(
   };
 }
 
-/** Rules alone mean `egress`. @throws UsageError */
+/** Rules without a mode imply `egress`. @throws UsageError */
 export function networkOptions(flags: NetworkFlags): NetworkOptions | undefined {
   const { allowOut: allow, denyOut: deny, secret = [] } = flags;
   const hasRules = allow.length + deny.length > 0;
@@ -69,7 +69,7 @@ export function networkOptions(flags: NetworkFlags): NetworkOptions | undefined 
     throw new UsageError('--net none and --secret are mutually exclusive', 'omit one of them');
   }
   const { net = hasRules ? 'egress' : 'none' } = flags;
-  const limits = ranges.named('--net-limit', () => parseNetLimits(flags.netLimit ?? []));
+  const limits = ranges.withOption('--net-limit', () => parseNetLimits(flags.netLimit ?? []));
   const limited = limits === undefined ? {} : { limits };
   if (net === 'open') return { mode: 'open', allow, deny, ...limited };
   if (net === 'egress') {
@@ -94,7 +94,7 @@ export function networkOptions(flags: NetworkFlags): NetworkOptions | undefined 
   throw new UsageError('--net none excludes --allow-out and --deny-out', 'omit one of them');
 }
 
-/** Nothing where there are none. @throws UsageError */
+/** Returns no field without secrets. @throws UsageError */
 export function secretOptions(
   cli: Pick<Cli, 'env'>,
   { secret = [] }: NetworkFlags,

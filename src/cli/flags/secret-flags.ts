@@ -1,4 +1,4 @@
-/** `--secret NAME@host`: what it names, and the value of it. */
+/** `--secret NAME@host`: parses it and reads the value. */
 import { readFileSync } from 'node:fs';
 import { describeError } from '../../base/errors.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
@@ -8,8 +8,8 @@ const HOW =
   'use --secret NAME@api.example.com with NAME set in the environment, or --secret NAME@host=FILE';
 
 /**
- * Values come from the environment or from files, never from the command line, which everybody can read.
- * @throws UsageError, which never says a value
+ * Values come from the environment or from files, never from the command line, which other users can read.
+ * @throws UsageError that never contains a value
  */
 export function parseSecrets(
   texts: readonly string[],
@@ -19,7 +19,7 @@ export function parseSecrets(
   for (const text of texts) {
     const match = /^([A-Za-z_][A-Za-z0-9_]*)@([^=]+)(?:=(.+))?$/s.exec(text);
     const [, name = '', places = '', file] = match ?? [];
-    // Somebody may have written the value here: it is not told again.
+    // The text may contain the value, so the message does not repeat it.
     if (match === null) throw new UsageError('--secret: expected NAME@host', HOW);
     if (secrets.has(name)) {
       throw new UsageError(
@@ -35,7 +35,7 @@ export function parseSecrets(
   return [...secrets.values()];
 }
 
-/** Editors end a file with a line end, which is no part of it. */
+/** Drops the final newline that editors add. */
 function contentOf(name: string, path: string): string {
   try {
     return readFileSync(path, 'utf8').replace(/\r?\n$/, '');

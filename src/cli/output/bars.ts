@@ -1,4 +1,4 @@
-/** Rows of a histogram as bars of text. Pure. */
+/** Draws the rows of a histogram as bars of text. Pure. */
 
 /** The longest bar, characters. */
 const BAR_CHARACTERS = 40;
@@ -9,7 +9,7 @@ export interface Bar {
   readonly count: number;
 }
 
-/** One line each; what is not 0 has a bar that can be seen. */
+/** Returns one line per row; a count above 0 has a visible bar. */
 export function bars(rows: readonly Bar[]): string[] {
   const most = Math.max(...rows.map(({ count }) => count), 1);
   const width = Math.max(...rows.map(({ label }) => label.length), 0);
@@ -24,7 +24,7 @@ function barOf(share: number): string {
   return '█'.repeat(eighths >> 3) + (EIGHTHS[eighths & 7] ?? '');
 }
 
-/** Of a latency: `850 ns`, `12 µs`, `16.8 ms`, `1.1 s`. */
+/** Formats a latency: `850 ns`, `12 µs`, `16.8 ms`, `1.1 s`. */
 export function nanoseconds(ns: number): string {
   const units = ['ns', 'µs', 'ms', 's'];
   let value = ns;

@@ -1,4 +1,4 @@
-/** Events of a sandbox as lines for people. Pure. */
+/** Formats events of a sandbox for people. Pure. */
 
 import type { SandboxEventBody } from '../../sandbox/events.ts';
 import { diskFullText } from '../../sandbox/events.ts';
@@ -51,7 +51,9 @@ export function victimText({ victim, detail }: Pick<OomMark, 'victim' | 'detail'
   return `${plain(victim.name)} (pid ${victim.pid}, ${bytes(victim.rssBytes)})`;
 }
 
-/** Words of a guest, fit for one line of a terminal. */
+/** Makes text of a guest safe for one line of a terminal. */
 export function plain(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}]/gu, (char) => (char === '\n' ? ' ' : '?'));
+  return text.replaceAll(/[\p{Cc}\p{Cf}]/gu, (char) =>
+    char === '\n' || char === '\t' ? ' ' : '?',
+  );
 }

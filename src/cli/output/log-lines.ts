@@ -1,10 +1,10 @@
-/** Puts what a sandbox and its VMM write, as it comes, together for one reader. Pure. */
+/** Merges the live output of a sandbox's console and its VMM for one reader. Pure. */
 import type { LogChunk } from '../../sandbox/control.ts';
 
-/** A line of the VMM that is longer is cut in two, characters. */
+/** Longer lines of the VMM are split, characters. */
 const LINE_CHARACTERS_MAX = 4096;
 
-/** On a terminal nothing of it steers that. */
+/** Replaces control characters that could steer a terminal. */
 export function plainLines(text: string): string {
   return text
     .replaceAll('\r\n', '\n')
@@ -12,25 +12,25 @@ export function plainLines(text: string): string {
 }
 
 export interface LogView {
-  /** Only what the VMM says, as it is; else the console as it is, and whole lines of the VMM marked. */
+  /** Only the VMM's output, unchanged. Otherwise the console, with whole lines of the VMM marked. */
   readonly onlyVmm: boolean;
-  /** For a terminal. */
+  /** Replace control characters, for a terminal. */
   readonly plain: boolean;
 }
 
 export class LogLines {
   readonly #view: LogView;
   #isAtLineStart = true;
-  /** Of the VMM, not whole yet. */
+  /** Incomplete line of the VMM. */
   #line = '';
-  /** `\r`, that may be the first half of an end of line. */
+  /** `\r` that may be the first half of a line end. */
   #held = '';
 
   constructor(view: LogView) {
     this.#view = view;
   }
 
-  /** @returns what is to be printed now */
+  /** @returns the text to print now */
   add({ source, text }: LogChunk): string {
     const { onlyVmm } = this.#view;
     if (onlyVmm) return source === 'vmm' ? this.#print(text) : '';
@@ -44,7 +44,7 @@ export class LogLines {
     return lines.map((line) => this.#marked(line)).join('');
   }
 
-  /** What is left at the end. */
+  /** @returns the rest of the text */
   end(): string {
     const line = this.#line === '' ? '' : this.#marked(this.#line);
     return line + (this.#isAtLineStart ? '' : '\n');

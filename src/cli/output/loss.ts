@@ -1,4 +1,4 @@
-/** What happened when the connection to a program broke: the sandbox tells, not the broken stream. */
+/** Explains a lost connection to a program: the sandbox knows the cause, the broken stream does not. */
 import { sleep } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
@@ -9,14 +9,14 @@ import { diskFullText } from '../../sandbox/events.ts';
 import type { Cli } from '../cli.ts';
 import { EXIT_NEUROVISOR_FAILED } from '../exit-status.ts';
 
-/** The owner of the sandbox needs a moment to find out why a link broke. */
+/** The control plane needs a moment to find the cause. */
 const WAIT_MS = 3_000;
 const POLL_MS = 100;
 
 /**
- * Why the sandbox went away under a program.
- * @throws SandboxError `not_ready` when it was paused; the client's error when the daemon went away; `lost`
- *   when the sandbox is still there
+ * Returns why the sandbox ended under a program.
+ * @throws SandboxError `not_ready` if it was paused; the client's error if the daemon is gone; `lost` if the
+ *   sandbox still runs
  */
 export async function endAfterLoss(
   cli: Pick<Cli, 'cancelled'>,
@@ -55,23 +55,23 @@ export function watchFullDisk(
     for await (const event of control.events(id, { signal })) {
       if (event.type === 'disk_full') full = event;
       if (event.type !== 'action' || event.action !== 'pause' || full === null) continue;
-      // What is kept comes first: it may have been resumed since.
+      // What is kept comes first: the sandbox may have been resumed since.
       if ((await control.get(id)).pausedTo === 'memory') onPaused(diskFullText(full));
       full = null;
     }
   };
-  watch().catch((error: unknown) => ignore(error, 'the end of the program tells'));
+  watch().catch((error: unknown) => ignore(error, 'the end of the program reports it'));
   return () => aborter.abort();
 }
 
-/** The exit status when the sandbox went away under a program. @param what e.g. `the script` */
+/** Returns the exit status after the sandbox ended under a program. @param what e.g. `the script` */
 export function statusOfEnd(
   cli: Cli,
   end: Pick<SandboxEnd, 'cause' | 'detail'>,
   what: string,
 ): number {
   if (cli.signalStatus !== null) return cli.signalStatus;
-  // `reboot` or `poweroff` in the guest is a proper end.
+  // `reboot` or `poweroff` in the guest is a normal end.
   if (end.cause === 'guest-shutdown') return 0;
   if (!cli.json) {
     const detail = end.detail && `: ${end.detail}`;

@@ -17,7 +17,7 @@ interface Step {
   detail: string;
 }
 
-/** Those that run, in the order of their starts. */
+/** Running steps, in start order. */
 type Steps = ReadonlyMap<string, Step>;
 
 const REDRAW_MS = 100;
@@ -109,7 +109,7 @@ function apply(
   }
   steps.delete(event.step);
   if (event.kind === 'failed') {
-    // What follows the first line is for who handles the error, e.g. the end of a console.
+    // The rest of the message is for the error handler, e.g. the end of a console.
     const [reason = ''] = event.message.split('\n');
     print(`${styleText('red', '✗')} ${step.title}${reason === '' ? '' : `: ${reason}`}`);
   } else if (!event.cached) {
@@ -119,7 +119,7 @@ function apply(
   }
 }
 
-/** Fraction by the step's own count, else by time against the estimate, never quite full. */
+/** Fraction by the step's own count, otherwise time against the estimate, never quite full. */
 function shownFraction(step: Step, now: number): number {
   if (step.fraction !== undefined) return Math.min(1, Math.max(0, step.fraction));
   return Math.min(0.95, (now - step.startedAt) / Math.max(1, step.estimateMs));
@@ -134,8 +134,8 @@ function progressText(step: Step, steps: Steps, now: number): string {
 }
 
 /**
- * From the pace so far once that says something, else from the estimate. Of a whole then: as long as the longest of
- * its parts, which run side by side, so that its own pace says little.
+ * Estimates from the pace so far once that is meaningful, otherwise from the estimate. A whole takes as long as the
+ * longest of its parts, which run in parallel.
  */
 function timeLeft(step: Step, steps: Steps, now: number): number {
   const [fraction, elapsedMs] = [shownFraction(step, now), now - step.startedAt];

@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest';
-import { birthRows, secretRows, termRows } from './sandbox-rows.ts';
+import { lifetimeRows, provenanceRows, secretRows } from './sandbox-rows.ts';
 
 const HOUR = 3_600_000;
 const PLAIN = { end: null, endsAtMs: null, onTimeout: 'kill', idleTimeoutMs: null } as const;
 
-describe('termRows', () => {
+describe('lifetimeRows', () => {
   it.each([
     [{ ...PLAIN, autoResume: true }, []],
     [{ ...PLAIN, autoResume: true, endsAtMs: 5 * HOUR }, [['timeout', 'ends in 4 h']]],
@@ -17,18 +17,18 @@ describe('termRows', () => {
     ],
     [{ ...PLAIN, autoResume: true, idleTimeoutMs: HOUR }, [['when idle', 'pauses after 60 min']]],
   ])('%j', (info, rows) => {
-    expect(termRows(info, HOUR)).toEqual(rows);
+    expect(lifetimeRows(info, HOUR)).toEqual(rows);
   });
 
   it('of one that has ended: none', () => {
     const end = { cause: 'removed' } as never;
-    expect(termRows({ ...PLAIN, autoResume: true, endsAtMs: 5, end }, HOUR)).toEqual([]);
+    expect(lifetimeRows({ ...PLAIN, autoResume: true, endsAtMs: 5, end }, HOUR)).toEqual([]);
   });
 });
 
-it('birthRows, secretRows: what it came from, and names without values', () => {
-  expect(birthRows({ snapshot: null, parent: null })).toEqual([]);
-  expect(birthRows({ snapshot: 's', parent: 'p' })).toEqual([
+it('provenanceRows, secretRows: what it came from, and names without values', () => {
+  expect(provenanceRows({ snapshot: null, parent: null })).toEqual([]);
+  expect(provenanceRows({ snapshot: 's', parent: 'p' })).toEqual([
     ['snapshot', 's'],
     ['fork of', 'p'],
   ]);

@@ -1,11 +1,11 @@
-/** What `inspect` tells of a sandbox beside its VM: how long it stays, what it came from, its limits, its network, its secrets. Pure. */
+/** Rows of `inspect`: lifetime, provenance, limits, network and secrets of a sandbox. Pure. */
 import type { SandboxInfo } from '../../sandbox/control.ts';
 import { bytes, coarse } from './table.ts';
 
 type Row = readonly [name: string, value: string];
 
 /** @param now milliseconds since 1970 */
-export function termRows(
+export function lifetimeRows(
   info: Pick<SandboxInfo, 'end' | 'endsAtMs' | 'onTimeout' | 'idleTimeoutMs' | 'autoResume'>,
   now: number,
 ): readonly Row[] {
@@ -21,7 +21,7 @@ export function termRows(
   ];
 }
 
-export function birthRows({
+export function provenanceRows({
   snapshot,
   parent,
 }: Pick<SandboxInfo, 'snapshot' | 'parent'>): readonly Row[] {
@@ -64,7 +64,7 @@ export function networkRows(network: SandboxInfo['network']): readonly Row[] {
   ];
 }
 
-/** Of one name. @param bytesUsed undefined: not known */
+/** The limit of one name. @param bytesUsed undefined: unknown */
 export function destinationText(
   { name, bytesMax }: { readonly name: string; readonly bytesMax: number },
   bytesUsed: number | undefined,
@@ -73,7 +73,7 @@ export function destinationText(
   return `${bytes(bytesMax)} with ${name}${left}`;
 }
 
-/** With what it can be given. */
+/** Current memory, and the maximum if there is one. */
 export function memoryText({
   memoryMib,
   memoryMaxMib,

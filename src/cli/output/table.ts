@@ -25,7 +25,7 @@ export function duration(ms: number): string {
   return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, '0')} s`;
 }
 
-/** One unit is enough in a list: `12 s`, `4 min`, `3 h`, `2 d`. */
+/** In one unit, for lists: `12 s`, `4 min`, `3 h`, `2 d`. */
 export function coarse(ms: number): string {
   const seconds = Math.max(0, Math.round(ms / 1000));
   if (seconds < 120) return `${seconds} s`;

@@ -10,7 +10,7 @@ import { UsageError } from '../failure.ts';
 const ESCAPE = 0x1d; // Ctrl-]
 const HELP = '\r\n[Ctrl-] q: leave · Ctrl-] Ctrl-]: send Ctrl-]]\r\n';
 
-/** Splits what is typed into what the guest gets and whether the user wants to leave. Pure. */
+/** Separates escape commands from typed bytes for the guest. Pure. */
 export class EscapeFilter {
   #armed = false;
 
@@ -34,7 +34,7 @@ export class EscapeFilter {
   }
 }
 
-/** Asked before anything starts. @throws UsageError when standard input is none */
+/** Checked before anything starts. @throws UsageError if standard input is not a terminal */
 export function requireTerminal(
   cli: Cli,
   option: string,
@@ -56,7 +56,7 @@ export interface TerminalHandlers {
 
 /**
  * Runs `body` with the terminal in raw mode.
- * @param body gets a promise that resolves when the user wants to leave
+ * @param body gets a promise that resolves when the user leaves
  */
 export async function inRawMode<T>(
   cli: Cli,

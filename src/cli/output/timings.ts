@@ -1,4 +1,4 @@
-/** Where the time of a run went, phase by phase. */
+/** Time breakdown of a run, by phase. */
 import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { StartTimings } from '../../sandbox/parts.ts';
 import { duration, table } from './table.ts';
@@ -6,7 +6,7 @@ import { duration, table } from './table.ts';
 export interface Phase {
   readonly name: string;
   readonly ms: number;
-  /** What the phase is measured between. */
+  /** Start and end of the phase. */
   readonly what: string;
 }
 
@@ -18,11 +18,11 @@ export interface ScriptMoments {
   readonly ended: number;
 }
 
-/** How a sandbox came to be ready. */
+/** The start of a sandbox. */
 export interface Start {
-  /** Null: it was ready before anybody asked for it. */
+  /** Null: the sandbox came from the pool. */
   readonly timings: StartTimings | null;
-  /** Asked for until ready, told where there are no timings. */
+  /** From the request until ready; shown without timings. */
   readonly claimMs: number | null;
 }
 

@@ -1,7 +1,7 @@
-/** What was found of one thing that a machine has or lacks, for people. Pure. */
+/** Colors the verdict of a check. Pure. */
 import { styleText } from 'node:util';
 
-const COLOURS = { ok: 'green', limited: 'yellow', missing: 'red', unused: 'dim' } as const;
+const COLORS = { ok: 'green', limited: 'yellow', missing: 'red', unused: 'dim' } as const;
 
-export const verdictText = (verdict: keyof typeof COLOURS): string =>
-  styleText(COLOURS[verdict], verdict);
+export const verdictText = (verdict: keyof typeof COLORS): string =>
+  styleText(COLORS[verdict], verdict);

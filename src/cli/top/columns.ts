@@ -1,15 +1,15 @@
-/** The list of sandboxes in `neurovisor top`: the columns that fit, the least important left out first. Pure. */
+/** The list of sandboxes in `neurovisor top`, with the columns that fit. Pure. */
 import { stripVTControlCharacters } from 'node:util';
 import { MIB } from '../../base/units.ts';
 import { coarse } from '../output/table.ts';
 import type { Pressure, SandboxRow } from './frame.ts';
-import { type Inked, plain, rateText } from './ink.ts';
+import { type Inked, rateText, safeText } from './ink.ts';
 
 interface Column {
   readonly head: string;
-  /** Characters; negative: to the right. */
+  /** Characters; negative: right-aligned. */
   readonly width: number;
-  /** The narrowest terminal that has it, and the first one that has not. */
+  /** Terminal widths that show it: from `from` up to, but not including, `to`. */
   readonly from: number;
   readonly to?: number;
   cell(row: SandboxRow, ink: Inked): string;
@@ -17,7 +17,7 @@ interface Column {
 
 const MEMORY_CELLS = 8;
 const MIB_PER_GIB = 1024;
-/** Enough of an id for every command that takes one. */
+/** Prefix of an ID, long enough for any command. */
 export const SHORT_ID = 10;
 const WIDE = 100;
 
@@ -27,7 +27,9 @@ const COLUMNS: readonly Column[] = [
   ID,
   { ...ID, width: SHORT_ID, from: 0, to: WIDE, cell: ({ id }) => id.slice(0, SHORT_ID) },
   {
-    ...{ head: 'STATUS', width: 8, from: 0 },
+    head: 'STATUS',
+    width: 8,
+    from: 0,
     cell: ({ status }, ink) => ink(STATUS_INK[status] ?? 'reset', status),
   },
   { head: 'VM', width: 8, from: 100, cell: ({ phase }) => phase ?? '–' },
@@ -41,7 +43,7 @@ const COLUMNS: readonly Column[] = [
   { head: 'AGE', width: -6, from: 0, cell: ({ ageMs }) => coarse(ageMs) },
 ];
 
-/** @returns the head and a line for each row */
+/** @returns the header and a line for each row */
 export function listLines(
   rows: readonly SandboxRow[],
   columns: number,
@@ -65,8 +67,13 @@ function aligned(text: string, width: number): string {
 }
 
 const STATUS_INK: Readonly<Record<string, Parameters<Inked>[0]>> = {
-  ...{ running: 'green', paused: 'blue', ended: 'dim', ending: 'dim' },
-  ...{ starting: 'yellow', resuming: 'yellow', saving: 'yellow' },
+  running: 'green',
+  paused: 'blue',
+  ended: 'dim',
+  ending: 'dim',
+  starting: 'yellow',
+  resuming: 'yellow',
+  saving: 'yellow',
 };
 
 const MARKS: Readonly<Record<Pressure, string>> = { none: '', high: '!', full: '!!' };
@@ -90,7 +97,7 @@ function amountText(mib: number | null, limitMib: number): string {
   return `${mib === null ? '–' : number(mib)}/${number(limitMib)} ${unit}`;
 }
 
-/** What its guest, or the host, said of it not long ago. */
+/** Recent memory pressure or kill, as the guest or the host reported it. */
 function shortageCell({ shortage }: SandboxRow, ink: Inked): string {
   switch (shortage?.type) {
     case 'pressure':
@@ -98,13 +105,13 @@ function shortageCell({ shortage }: SandboxRow, ink: Inked): string {
     case 'near_oom':
       return ink('red', 'near OOM');
     case 'oom':
-      return ink('red', `killed ${plain(shortage.victim)}`.slice(0, 15));
+      return ink('red', `killed ${safeText(shortage.victim)}`.slice(0, 15));
     case undefined:
       return '';
   }
 }
 
-/** Of two digits. */
+/** At most two digits. */
 const percent = (value: number): number => Math.min(99, Math.round(value));
 
 function countText(count: number): string {

@@ -1,4 +1,4 @@
-/** One moment of a daemon, for `neurovisor top`: what it tells, joined and made comparable. Pure. */
+/** One frame of `neurovisor top`, computed from the daemon's answers. Pure. */
 import { MIB } from '../../base/units.ts';
 import type { HostInfo, SandboxInfo } from '../../sandbox/control.ts';
 import type { SandboxEventBody } from '../../sandbox/events.ts';
@@ -22,7 +22,7 @@ export interface TopFrame {
   };
   readonly memory: {
     readonly availableBytes: number;
-    /** Of all VMMs, their guests included. */
+    /** All VMMs, including their guests. */
     readonly vmmBytes: number;
     readonly pressure: SandboxLoads['memoryPressure'];
   };
@@ -30,7 +30,7 @@ export interface TopFrame {
     readonly inFlight: number;
     /** Since the start of the daemon. */
     readonly tokens: number;
-    /** Null in a first frame: there is nothing to compare with. */
+    /** Null in the first frame: there is nothing to compare with. */
     readonly tokensPerSecond: number | null;
     readonly requestsPerSecond: number | null;
   };
@@ -43,10 +43,10 @@ export interface TopFrame {
 
 export interface Latency {
   readonly name: string;
-  /** How long these values took to come, ms; null: since the start of the daemon. */
+  /** Time span of the values, ms; null: since the start of the daemon. */
   readonly windowMs: number | null;
   readonly count: number;
-  /** Seconds; null without a value. */
+  /** Seconds; null: no value. */
   readonly p50: number | null;
   readonly p95: number | null;
   /** `le`: upper bound, seconds; null: above all others. */
@@ -56,15 +56,15 @@ export interface Latency {
 export interface SandboxRow {
   readonly id: string;
   readonly status: SandboxInfo['status'];
-  /** Of its VM; null: it has none. */
+  /** State of the VM; null: no VM. */
   readonly phase: string | null;
   readonly origin: SandboxInfo['origin'] | 'waits';
   readonly cpus: number;
   readonly memoryMib: number;
   readonly memoryBytes: number | null;
-  /** How near it is to its limit. */
+  /** Memory use relative to the limit. */
   readonly pressure: Pressure;
-  /** What was last said of its memory, if that is not long ago. */
+  /** Most recent memory pressure or kill, if recent enough. */
   readonly shortage: Shortage | null;
   readonly modelRequests: number;
   readonly tokens: number;
@@ -74,7 +74,7 @@ export interface SandboxRow {
 
 export type Pressure = 'none' | 'high' | 'full';
 
-/** `some`, `full`: percent of the 10 s before in which some and all programs stood still. */
+/** `some`, `full`: percent of the last 10 s in which some and all programs stalled (PSI). */
 export type Shortage =
   | { readonly type: 'pressure'; readonly some: number; readonly full: number }
   | { readonly type: 'near_oom' }
@@ -83,12 +83,12 @@ export type Shortage =
 export interface TopEvent {
   readonly atMs: number;
   readonly sandbox: string;
-  /** `status`: it is another than before. */
+  /** `status`: the status changed. */
   readonly type: SandboxEventBody['type'] | 'status';
   readonly text: string;
 }
 
-/** What was asked for at one moment. */
+/** The daemon's answers at one moment. */
 export interface Scrape {
   readonly host: HostInfo;
   readonly list: readonly SandboxInfo[];
@@ -96,18 +96,18 @@ export interface Scrape {
   readonly samples: Samples;
 }
 
-/** What the frame says of the time before it. */
+/** Earlier scrapes, for rates and latencies. */
 export interface Before {
-  /** The scrape before, for rates; null: this is the first. */
+  /** The previous scrape, for rates; null: this is the first. */
   readonly last: Scrape | null;
   /** For latencies. */
   readonly oldest: Scrape | null;
 }
 
-/** A guest's caches fill its memory; above this little is left to give back. */
+/** A guest's caches fill its memory; above this, little can be reclaimed. */
 const HIGH_RATIO = 0.9;
 const FULL_RATIO = 0.98;
-/** For so long after it was said it counts. */
+/** How long a report counts. */
 const SHORTAGE_MS = { pressure: 15_000, near_oom: 30_000, oom: 60_000 } as const;
 const EVENTS_MAX = 50;
 
@@ -119,11 +119,11 @@ const LATENCIES = {
   'between tokens': 'neurovisor_inter_token_seconds',
 } as const;
 
-/** Of packets, by their path; only where they are measured (docs/observability.md). */
+/** Packet latency by path, if measured (docs/observability.md). */
 const NETWORK = 'neurovisor_network_latency_seconds';
 const NETWORK_PATHS = { 'net to peer': 'peer', 'net to guest': 'guest' } as const;
 
-/** @param changes of the status of sandboxes, as far as they were seen */
+/** @param changes observed status changes of sandboxes */
 export function frameOf(now: Scrape, before: Before, changes: readonly TopEvent[]): TopFrame {
   const { host, loads, samples } = now;
   const { atMs } = loads;
@@ -144,7 +144,8 @@ export function frameOf(now: Scrape, before: Before, changes: readonly TopEvent[
       ready: samples.sum('neurovisor_pool_warm_vms'),
       starting: samples.sum('neurovisor_pool_starting_vms'),
       target: samples.sum('neurovisor_pool_target_vms'),
-      ...{ hits: claims('hit'), misses: claims('miss') },
+      hits: claims('hit'),
+      misses: claims('miss'),
     },
     memory: {
       availableBytes: host.memoryAvailableMib * MIB,
@@ -164,18 +165,20 @@ export function frameOf(now: Scrape, before: Before, changes: readonly TopEvent[
   };
 }
 
-/** An end that both tell is told once, with its reason. */
+/** An end that both report appears once, with its cause. */
 function eventsOf({ events }: SandboxLoads, changes: readonly TopEvent[]): readonly TopEvent[] {
-  const told = events.map((event) => {
+  const reported = events.map((event) => {
     const { atMs, sandbox, type } = event;
     return { atMs, sandbox, type, text: shortText(event) };
   });
-  const ended = new Set(told.filter(({ type }) => type === 'end').map(({ sandbox }) => sandbox));
+  const ended = new Set(
+    reported.filter(({ type }) => type === 'end').map(({ sandbox }) => sandbox),
+  );
   const others = changes.filter(({ type, sandbox }) => type !== 'end' || !ended.has(sandbox));
-  return [...told, ...others].sort((a, b) => a.atMs - b.atMs).slice(-EVENTS_MAX);
+  return [...reported, ...others].sort((a, b) => a.atMs - b.atMs).slice(-EVENTS_MAX);
 }
 
-/** What `neurovisor events` says, in the width of a terminal. */
+/** As `neurovisor events`, but short. */
 function shortText(event: SandboxEventBody): string {
   if (event.type !== 'pressure' && event.type !== 'near_oom') return eventText(event);
   const amount = `${bytes(event.memoryBytes)} of ${bytes(event.limitBytes)} (${event.source})`;
@@ -205,7 +208,7 @@ function latenciesOf(now: Scrape, oldest: Scrape | null): readonly Latency[] {
   return [...always, ...network.filter(({ count }) => count > 0)];
 }
 
-/** Of the last minute where something came in it, else of all time. */
+/** Latency of the last minute if it has values, otherwise since the start. */
 function latencyOf(
   name: string,
   now: Scrape,
@@ -240,7 +243,13 @@ function rowsOf(now: Scrape, last: Scrape | null): readonly SandboxRow[] {
     const known = before.get(id);
     const memoryBytes = load?.memoryBytes ?? null;
     return {
-      ...{ id, status, origin, cpus, memoryMib, memoryBytes, tokens },
+      id,
+      status,
+      origin,
+      cpus,
+      memoryMib,
+      memoryBytes,
+      tokens,
       phase: load?.state ?? null,
       pressure: pressureOf(memoryBytes, memoryMib),
       shortage: load === undefined ? null : shortageOf(load, now.loads.atMs),
@@ -258,7 +267,7 @@ function pressureOf(memoryBytes: number | null, memoryMib: number): Pressure {
   return ratio >= HIGH_RATIO ? 'high' : 'none';
 }
 
-/** What counts still; of a kill and of pressure the newer, but what came with a kill led to it. */
+/** The newer of kill and pressure, except that pressure around a kill belongs to the kill. */
 function shortageOf({ lastPressure, lastOom }: SandboxLoad, nowMs: number): Shortage | null {
   const pressure =
     lastPressure !== null && nowMs - lastPressure.atMs <= SHORTAGE_MS[lastPressure.type]

@@ -1,4 +1,4 @@
-/** What was typed. Over a slow line several keys come at once. Pure. */
+/** Parses typed keys. Over a slow line, several arrive at once. Pure. */
 
 export type Key =
   | 'quit'
@@ -12,18 +12,29 @@ export type Key =
   | 'end';
 
 const CHARACTERS: Readonly<Record<string, Key>> = {
-  ...{ q: 'quit', Q: 'quit', s: 'sort', r: 'reverse', k: 'up', j: 'down' },
-  // Ctrl-C is a key in raw mode.
+  q: 'quit',
+  Q: 'quit',
+  s: 'sort',
+  r: 'reverse',
+  k: 'up',
+  j: 'down',
+  // In raw mode, Ctrl-C is a key.
   '\x03': 'quit',
 };
 
-/** After `ESC [`, or after `ESC O` where a program before has left the terminal in that mode. */
+/** After `ESC [`, or `ESC O` if an earlier program left the terminal in that mode. */
 const SEQUENCES: Readonly<Record<string, Key>> = {
-  ...{ A: 'up', B: 'down', H: 'home', F: 'end' },
-  ...{ '1~': 'home', '4~': 'end', '5~': 'page-up', '6~': 'page-down' },
+  A: 'up',
+  B: 'down',
+  H: 'home',
+  F: 'end',
+  '1~': 'home',
+  '4~': 'end',
+  '5~': 'page-up',
+  '6~': 'page-down',
 };
 
-/** Those that mean something. */
+/** Returns the known keys. */
 export function keysOf(typed: string): readonly Key[] {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: what terminals send
   const parts = typed.matchAll(/\x1b[[O]([0-9;]*[A-Za-z~])|([\s\S])/g);

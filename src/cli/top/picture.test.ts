@@ -68,7 +68,7 @@ function scrape(
   };
 }
 
-const view: View = { sort: 'memory', reverse: false, offset: 0, colour: true, problem: null };
+const view: View = { sort: 'memory', reverse: false, offset: 0, color: true, problem: null };
 const frame = frameOf(scrape(2000, 30), { last: scrape(1000, 10), oldest: null }, []);
 
 describe('frameOf', () => {
@@ -157,7 +157,7 @@ describe('draw', () => {
       { ...PRESSURE, type: 'near_oom', sandbox: ids[1] ?? '', seq: 1, atMs: 1 },
     ] as const;
     const made = frameOf(scrape(5000, 0, marks, events), { last: null, oldest: null }, []);
-    const lines = draw(made, { columns: 80, rows: 24 }, { ...view, sort: 'id', colour: false });
+    const lines = draw(made, { columns: 80, rows: 24 }, { ...view, sort: 'id', color: false });
     const text = lines.join('\n');
     expect(text).toMatch(
       /^aaaaaaaaaa {2}running {3}█{4}░{4} {3}50\/100 MiB +some 12 full 3 +0 +5 s$/m,
@@ -180,16 +180,16 @@ describe('draw', () => {
   });
 
   it('what a daemon says does not steer the terminal', () => {
-    const text = draw(frame, { columns: 120, rows: 40 }, { ...view, colour: false }).join('\n');
+    const text = draw(frame, { columns: 120, rows: 40 }, { ...view, color: false }).join('\n');
     expect(text).toContain('QEMU 7');
     expect(text).not.toContain('\x1b');
-    const problem = { ...view, colour: false, problem: 'lost\x1b[2J' };
+    const problem = { ...view, color: false, problem: 'lost\x1b[2J' };
     expect(draw(frame, { columns: 120, rows: 40 }, problem)[0]).toContain('lost');
     expect(draw(frame, { columns: 120, rows: 40 }, problem)[0]).not.toContain('\x1b');
   });
 
-  it('drawWhole: every sandbox, marks, no colour', () => {
-    const text = drawWhole(frame, { ...view, colour: false });
+  it('drawWhole: every sandbox, marks, no color', () => {
+    const text = drawWhole(frame, { ...view, color: false });
     for (const id of ids) expect(text).toContain(id);
     expect(text).toContain('pressure 50.0 % some, 0.0 % full !');
     expect(text).toMatch(/!! +98\/100 MiB/);
@@ -213,7 +213,7 @@ describe('bars, cut', () => {
     expect(bars({ buckets: [] })).toBe('');
   });
 
-  it('cut: colours end where the line does', () => {
+  it('cut: colors end where the line does', () => {
     expect(cut('\x1b[31mabcdef\x1b[39m', 3)).toBe('\x1b[31mabc\x1b[39m');
   });
 });

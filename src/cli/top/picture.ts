@@ -2,7 +2,7 @@
 import { bytes, coarse, duration } from '../output/table.ts';
 import { listLines, SHORT_ID } from './columns.ts';
 import type { Latency, SandboxRow, TopEvent, TopFrame } from './frame.ts';
-import { cut, type Ink, type Inked, inked, plain, rateText } from './ink.ts';
+import { cut, type Ink, type Inked, inked, rateText, safeText } from './ink.ts';
 
 export interface Size {
   readonly columns: number;
@@ -17,25 +17,25 @@ export interface View {
   readonly reverse: boolean;
   /** First row of the list that is shown. */
   readonly offset: number;
-  readonly colour: boolean;
-  /** What went wrong, if the frame is an old one. */
+  readonly color: boolean;
+  /** Why the frame is out of date; null: it is current. */
   readonly problem: string | null;
 }
 
 const SPARKS = ' ▁▂▃▄▅▆▇█';
-/** With fewer rows there is no pane of events. */
+/** With fewer rows, events are hidden. */
 const ROWS_FOR_EVENTS = 20;
-/** Kept free for events, if there are so many, from the first and from the second of these heights on. */
+/** Rows reserved for events, by height of the terminal. */
 const EVENTS_MIN = { short: 3, tall: 6, tallRows: 30 } as const;
-/** With fewer rows only the list is left. */
+/** With fewer rows, only the list is shown. */
 const ROWS_FOR_LATENCIES = 16;
-/** Buckets of the longest histogram, so that they stand in columns. */
+/** Minimum buckets of a histogram, so that histograms align. */
 const BARS_MIN = 18;
 const NAME_CHARACTERS = 15;
 
 /** Exactly `size.rows` lines, none wider than `size.columns`. */
 export function draw(frame: TopFrame, size: Size, view: View): readonly string[] {
-  const ink = inked(view.colour);
+  const ink = inked(view.color);
   const head = headOf(frame, ink, view);
   const latencies = size.rows >= ROWS_FOR_LATENCIES ? ['', ...latencyLines(frame, size, ink)] : [];
   const foot = ink('dim', footOf(frame, view));
@@ -56,7 +56,7 @@ export function draw(frame: TopFrame, size: Size, view: View): readonly string[]
   return lines.slice(0, size.rows).map((line) => cut(line, size.columns));
 }
 
-/** All of it, as long as it is: for a file or a pipe. */
+/** Returns the whole frame, for a file or a pipe. */
 export function drawWhole(frame: TopFrame, view: View): string {
   const { sandboxes, latencies, events } = frame;
   const rows = sandboxes.length + latencies.length + events.length + EVENTS_MIN.tallRows;
@@ -75,7 +75,8 @@ function headOf(frame: TopFrame, ink: Inked, view: View): readonly string[] {
   const states = Object.entries(counts).map(([status, count]) => `${count} ${status}`);
   const asked = pool.hits + pool.misses;
   const hits = asked === 0 ? '' : `, ${((100 * pool.hits) / asked).toFixed(0)} % hits`;
-  const title = view.problem === null ? `up ${up} · ${plain(daemon.vmm)}` : plain(view.problem);
+  const title =
+    view.problem === null ? `up ${up} · ${safeText(daemon.vmm)}` : safeText(view.problem);
   return [
     `${ink('bold', 'neurovisor top')}  ${clock}  ${view.problem === null ? title : ink('red', title)}`,
     `sandboxes  ${states.length === 0 ? 'none' : states.join(', ')} · ${queue.waiting} waiting, ` +
@@ -84,11 +85,11 @@ function headOf(frame: TopFrame, ink: Inked, view: View): readonly string[] {
       pressureText(memory.pressure, ink),
     `models     ${models.inFlight} in flight · ${rateText(models.tokensPerSecond)} tokens/s · ` +
       `${rateText(models.requestsPerSecond)} requests/s · ${bytes(models.tokens).replace(/ B$/, '')} tokens · channel ` +
-      `${frame.channelBytesPerSecond === null ? '–' : bytes(frame.channelBytesPerSecond)}/s · ${plain(daemon.upstream)}`,
+      `${frame.channelBytesPerSecond === null ? '–' : bytes(frame.channelBytesPerSecond)}/s · ${safeText(daemon.upstream)}`,
   ];
 }
 
-/** Where tasks of the host wait for memory, what runs in it does too. */
+/** Memory pressure of the host, which slows down all guests. */
 function pressureText(pressure: TopFrame['memory']['pressure'], ink: Inked): string {
   if (pressure === null) return '';
   const percent = (ratio: number): string => `${(100 * ratio).toFixed(1)} %`;
@@ -97,7 +98,7 @@ function pressureText(pressure: TopFrame['memory']['pressure'], ink: Inked): str
   return pressure.some >= 0.1 ? ink('yellow', `${text} !`) : text;
 }
 
-/** Where rows are few, those without a value are left out. */
+/** In a low terminal, histograms without a value are omitted. */
 function latencyLines({ latencies }: TopFrame, { rows }: Size, ink: Inked): readonly string[] {
   const all = rows >= EVENTS_MIN.tallRows ? latencies : latencies.filter(({ count }) => count > 0);
   return (all.length === 0 ? latencies.slice(0, 1) : all).map((one) => latencyLine(one, ink));
@@ -142,8 +143,8 @@ export function sortRows(rows: readonly SandboxRow[], view: Pick<View, 'sort' | 
 function eventLines(events: readonly TopEvent[], size: Size, ink: Inked): readonly string[] {
   const lines = events.map(({ atMs, sandbox, type, text }) => {
     const clock = new Date(atMs).toTimeString().slice(0, 8);
-    const id = size.columns < 100 ? plain(sandbox).slice(0, SHORT_ID) : plain(sandbox);
-    const told = plain(type === 'status' || type === 'end' ? text : `${type}: ${text}`);
+    const id = size.columns < 100 ? safeText(sandbox).slice(0, SHORT_ID) : safeText(sandbox);
+    const told = safeText(type === 'status' || type === 'end' ? text : `${type}: ${text}`);
     const style = EVENT_INK[type];
     return `${ink('dim', clock)}  ${id}  ${style === undefined ? told : ink(style, told)}`;
   });
@@ -151,7 +152,11 @@ function eventLines(events: readonly TopEvent[], size: Size, ink: Inked): readon
 }
 
 const EVENT_INK: Readonly<Partial<Record<TopEvent['type'], Ink>>> = {
-  ...{ dropped: 'dim', action: 'cyan', pressure: 'yellow', near_oom: 'red', oom: 'red' },
+  dropped: 'dim',
+  action: 'cyan',
+  pressure: 'yellow',
+  near_oom: 'red',
+  oom: 'red',
 };
 
 function footOf({ sandboxes }: TopFrame, { sort, reverse, offset }: View): string {

@@ -1,4 +1,4 @@
-/** Files of this machine into a guest: `cp PATH ID:TARGET` and `run --copy PATH[:TARGET]`. */
+/** Copies files of this machine into a guest: `cp PATH ID:TARGET` and `run --copy PATH[:TARGET]`. */
 import { createReadStream } from 'node:fs';
 import { lstat, readdir, readlink, stat } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
@@ -10,9 +10,9 @@ import { CopyError, ENTRIES_MAX, someAtOnce, TransferProgress } from './transfer
 
 interface Planned {
   readonly type: 'file' | 'directory' | 'symlink';
-  /** Here. */
+  /** Path on this machine. */
   readonly from: string;
-  /** In the guest. */
+  /** Path in the guest. */
   readonly to: string;
   readonly mode: number;
   readonly bytes: number;
@@ -20,7 +20,7 @@ interface Planned {
 
 export interface CopyInOptions {
   readonly user?: string | undefined;
-  /** Symbolic links are kept as links. Default: refused, so that no link leads a script astray. */
+  /** Keep symbolic links. Default: refuse them. */
   readonly links?: boolean;
 }
 
@@ -30,7 +30,7 @@ export async function copyForRun(cli: Cli, guest: Guest, spec: string): Promise<
   await copyTree(cli, guest, source, target, {});
 }
 
-/** So that a name that is wrong here starts no sandbox. @throws UsageError */
+/** Checked before a sandbox starts. @throws UsageError */
 export async function requireCopies(specs: readonly string[]): Promise<void> {
   for (const spec of specs) await requireSource(parseCopy(spec).source);
 }
@@ -41,12 +41,12 @@ function parseCopy(spec: string): { readonly source: string; readonly target: st
   return { source, target: at > 0 ? spec.slice(at + 1) : basename(resolve(source)) };
 }
 
-/** So that a name that is wrong here wakes no sandbox up. @throws UsageError */
+/** Checked before a sandbox is resumed. @throws UsageError */
 export async function requireSource(path: string): Promise<void> {
   await readable(path, stat(path));
 }
 
-/** `cp`: into `target` if that is a directory, else under its name. */
+/** `cp`: copies into `target` if it is a directory, otherwise to that name. */
 export async function copyIn(
   cli: Cli,
   guest: Guest,
@@ -101,7 +101,7 @@ async function copyTree(
     for (const { from, to } of plan.filter(({ type }) => type === 'symlink')) {
       await inGuest(guest, ['ln', '-sfT', '--', await readlink(from), absolute(to)], as);
     }
-    // Last, and the deepest first: a directory may be closed to its owner.
+    // Last, and deepest first: the mode may close a directory to its owner.
     for (const { to, mode } of directories.reverse()) {
       if (mode === DEFAULT_DIRECTORY_MODE) continue;
       await inGuest(guest, ['chmod', mode.toString(8), '--', absolute(to)], as);
@@ -112,10 +112,10 @@ async function copyTree(
   }
 }
 
-/** What the agent makes directories with. */
+/** The agent creates directories with this mode. */
 const DEFAULT_DIRECTORY_MODE = 0o755;
 
-/** Everything, parents first. @throws UsageError for what can't be copied */
+/** Lists everything, parents first. @throws UsageError for what cannot be copied */
 async function planOf(
   source: string,
   target: string,
@@ -126,7 +126,7 @@ async function planOf(
     if (plan.length >= ENTRIES_MAX) {
       throw new UsageError(`${source}: more than ${ENTRIES_MAX} files`, 'copy an archive instead');
     }
-    // The one that was named may be a link; those found in it are kept, or refused.
+    // The named path itself may be a link; links below it are kept or refused.
     const info = await readable(from, isRoot ? stat(from) : lstat(from));
     const entry = { from, to, mode: info.mode & 0o777, bytes: info.size };
     if (info.isFile()) plan.push({ type: 'file', ...entry });
@@ -141,7 +141,7 @@ async function planOf(
   return plan;
 }
 
-/** What can't be read is told as a person would say it. */
+/** @throws UsageError with the path and the fault */
 async function readable<T>(path: string, reading: Promise<T>): Promise<T> {
   try {
     return await reading;
@@ -158,7 +158,7 @@ const UNREADABLE: Readonly<Record<string, string>> = {
   ELOOP: 'too many levels of symbolic links',
 };
 
-/** The agent's `~/…` for programs, which start in the home. */
+/** Programs start in the home, so `~/…` becomes relative. */
 const absolute = (path: string): string =>
   path === '~' ? '.' : path.startsWith('~/') ? path.slice(2) : path;
 

@@ -1,9 +1,8 @@
 /**
- * Files of a guest onto this machine: `cp ID:PATH TARGET`.
+ * Copies files of a guest to this machine: `cp ID:PATH TARGET`.
  *
- * The guest names what is in its directories and is not to be trusted: a name must be a plain component,
- * and is used once; links are made last, and nothing is ever written through one. So whatever it says,
- * nothing is written outside the target.
+ * The guest lists its directories and is hostile: a name must be a single path component and occur once; links are
+ * created last, and nothing is ever written through a link. So nothing is written outside the target.
  */
 import { createWriteStream } from 'node:fs';
 import { chmod, lstat, mkdir, rename, rm, stat, symlink } from 'node:fs/promises';
@@ -18,9 +17,9 @@ import { CopyError, ENTRIES_MAX, someAtOnce, TransferProgress } from './transfer
 
 interface Planned {
   readonly entry: FileEntry;
-  /** In the guest. */
+  /** Path in the guest. */
   readonly from: string;
-  /** Here. */
+  /** Path on this machine. */
   readonly to: string;
 }
 
@@ -28,7 +27,7 @@ export interface CopyOutOptions {
   readonly user?: string | undefined;
 }
 
-/** Into `target` if that is a directory, else under its name. */
+/** Copies into `target` if it is a directory, otherwise to that name. */
 export async function copyOut(
   cli: Cli,
   guest: Guest,
@@ -56,7 +55,7 @@ export async function copyOut(
       await replaceFile(path, entry.mode, progress.count(content));
     });
     for (const one of plan) if (one.entry.type === 'symlink') await replaceLink(one);
-    // Last, and the deepest first: a directory may be closed to its owner.
+    // Last, and deepest first: the mode may close a directory to its owner.
     for (const one of directories.reverse()) await chmod(one.to, one.entry.mode & 0o777);
     succeeded = true;
   } finally {
@@ -64,14 +63,14 @@ export async function copyOut(
   }
 }
 
-/** Everything, parents first, level by level. */
+/** Lists everything, parents first, level by level. */
 async function planOf(
   guest: Guest,
   root: Planned,
   as: { readonly user?: string },
 ): Promise<readonly Planned[]> {
   const plan = [root];
-  // The list grows while it is walked.
+  // The list grows during the walk.
   for (const { entry, from, to } of plan) {
     if (entry.type === 'other') throw new UsageError(`${from}: neither a file nor a directory`);
     if (entry.type !== 'directory') continue;
@@ -95,7 +94,7 @@ async function planOf(
 /** @returns the name, if it is one component of a path. @throws CopyError `hostile_name` */
 export function checkName(name: string): string {
   const isPlain = name !== '' && name !== '.' && name !== '..' && !/[/\0]/.test(name);
-  // Names that are no UTF-8 come with lone surrogates, which no string function here can write back.
+  // Names that are not UTF-8 contain lone surrogates, which cannot be written back.
   if (isPlain && name.isWellFormed()) return name;
   throw hostile(`the guest lists a file named ${quoted(name)}`);
 }
@@ -117,7 +116,7 @@ async function isDirectory(path: string): Promise<boolean> {
   }
 }
 
-/** Never through a link: what an earlier copy left could lead elsewhere. */
+/** Never follows a link: one left by an earlier copy could lead elsewhere. */
 async function makeDirectory(path: string, mayBeLink: boolean): Promise<void> {
   const there = await lstat(path).catch((error: unknown) => {
     if (errorCode(error) !== 'ENOENT') throw error;
@@ -131,7 +130,7 @@ async function makeDirectory(path: string, mayBeLink: boolean): Promise<void> {
   }
 }
 
-/** All or nothing; a link of that name is replaced, not followed. */
+/** Writes all or nothing; an existing link is replaced, not followed. */
 async function replaceFile(
   path: string,
   mode: number,

@@ -7,8 +7,8 @@ export type Location =
   | { readonly kind: 'stream' };
 
 /**
- * A colon makes it a guest's path, unless a slash or a dot comes before: `./a:b` is a file here. An id has
- * no other letters. An empty path is the home of the guest's user.
+ * A colon makes it a path in a guest, unless a slash or a dot precedes it: `./a:b` is a file here. An empty path
+ * is the home of the guest's user.
  */
 export function parseLocation(text: string): Location {
   if (text === '-') return { kind: 'stream' };

@@ -1,6 +1,6 @@
 /**
- * Files between here and a guest, for `cp` and `run --copy`. What is copied is decided first (a plan: every
- * entry with its kind and size), so that the progress is known and nothing begins that can't be done.
+ * Copies between this machine and a guest, for `cp` and `run --copy`. A plan comes first (each entry with its kind
+ * and size), so that the total is known and impossible copies fail before they start.
  */
 import { CodedError } from '../../base/errors.ts';
 import type { Progress } from '../../base/progress.ts';
@@ -9,29 +9,29 @@ import type { Cli } from '../cli.ts';
 import { bytes as inUnits } from '../output/table.ts';
 
 export type CopyErrorCode =
-  /** The guest named something that would lead out of the target. */
+  /** The guest listed a name that would lead out of the target. */
   | 'hostile_name'
-  /** Something of another type is in the way here. */
+  /** An entry of another type exists here. */
   | 'in_the_way'
-  /** The guest sends more than any of its disks holds. */
+  /** The guest sends more than its largest possible disk. */
   | 'too_large'
   /** A program of the guest that makes a link or sets a mode failed. */
   | 'guest_failed';
 
 export class CopyError extends CodedError<CopyErrorCode> {}
 
-/** Entries of one copy; a tree beyond is an archive's job. */
+/** Entries of one copy; larger trees need an archive. */
 export const ENTRIES_MAX = 20_000;
-/** The largest disk of a sandbox. A guest may send without an end. */
+/** The largest disk of a sandbox. A hostile guest may send endlessly. */
 const BYTES_MAX = 64 * GIB;
-/** Copied at once: each file is a connection and a child of the agent. */
+/** Concurrent copies: each file takes a connection and a child process of the agent. */
 export const FILES_AT_ONCE = 4;
-/** Below this nobody waits long enough to look. */
+/** Smaller copies show no progress. */
 const SHOWN_FROM_BYTES = 8 * MIB;
-/** What emulated guests manage at least, bytes per millisecond. */
+/** Minimum rate of emulated guests, bytes per millisecond. */
 const PACE_BYTES_PER_MS = 20_000;
 
-/** Counts what went through and draws it. */
+/** Counts copied bytes and shows progress. */
 export class TransferProgress {
   readonly #report: Progress;
   readonly #totalBytes: number;
@@ -75,7 +75,7 @@ export class TransferProgress {
   }
 }
 
-/** Runs the action for each, a few at a time; the first failure stops it, once those under way are over. */
+/** Runs the action for each, a few at a time; after the first failure, starts no more and waits for the running ones. */
 export async function someAtOnce<T>(
   items: readonly T[],
   action: (item: T) => Promise<void>,
