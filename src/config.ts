@@ -83,7 +83,7 @@ const VARIABLES = {
   /** Trace collector, by OTLP/HTTP, e.g. `http://127.0.0.1:4318`; empty: as OpenTelemetry's variables say. */
   NEUROVISOR_OTLP_ENDPOINT: url,
   OTEL_EXPORTER_OTLP_ENDPOINT: url,
-  /** The whole URL. */
+  /** The complete URL. */
   OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: url,
   /** `name=value,…`, values percent-encoded. */
   OTEL_EXPORTER_OTLP_HEADERS: text(),
@@ -120,7 +120,6 @@ export interface Config {
   readonly jail: JailMode;
   /** Null: the default. */
   readonly jailUids: string | null;
-  /** What the daemon measures in the kernel. */
   readonly probes: Probes;
   /** Null: no tracing. */
   readonly traces: TraceTarget | null;
@@ -136,7 +135,7 @@ export interface TraceTarget {
   readonly serviceName: string;
 }
 
-/** @throws ConfigError naming the variable and what it may be. */
+/** @throws ConfigError naming the variable and its valid values */
 export function readConfig(env: Readonly<Record<string, string | undefined>>): Config {
   const values = readVariables(env);
   return {

@@ -1,8 +1,9 @@
 /**
- * Where things live on the host. One folder, `$NEUROVISOR_HOME` (default `~/.neurovisor`):
+ * Paths on the host, below one directory, `$NEUROVISOR_HOME` (default `~/.neurovisor`):
  *
- *     cache/   what `setup` builds and fetches, by digest; safe to delete
- *     run/     one directory per running sandbox, and the daemon's socket; empty when none runs
+ *     cache/   what `setup` builds and downloads, by digest; safe to delete
+ *     data/    the store: paused sandboxes and snapshots
+ *     run/     one directory per running sandbox, and the daemon's socket; otherwise empty
  */
 import { createHash } from 'node:crypto';
 import { homedir, tmpdir } from 'node:os';
@@ -19,11 +20,11 @@ export interface Home {
  */
 const RUN_DIR_BYTES_MAX = 108 - 1 - '/v.vhost_65535'.length - 21;
 
-/** @param home the configured folder; empty: `~/.neurovisor`. */
+/** @param home the configured directory; empty: `~/.neurovisor` */
 export function resolveHome(home: string): Home {
   const dir = resolve(home || join(homedir(), '.neurovisor'));
   const inHome = join(dir, 'run');
-  // A home with a long path still works: its sockets then live in a short one of its own.
+  // Sockets of a home with a long path live in a directory of its own with a short path.
   const short = join(
     tmpdir(),
     `nv-${process.getuid?.() ?? 0}-${createHash('sha256').update(dir).digest('hex').slice(0, 12)}`,
@@ -32,7 +33,7 @@ export function resolveHome(home: string): Home {
   return { dir, cacheDir: join(dir, 'cache'), runDir };
 }
 
-/** Where the daemon of this home listens. */
+/** The socket of this home's daemon. */
 export function daemonSocket(home: Pick<Home, 'runDir'>): string {
   return join(home.runDir, 'daemon.sock');
 }

@@ -1,6 +1,4 @@
-/**
- * What this machine can do, found by doing it. Each check stands alone: one that fails never hides another.
- */
+/** What this machine can do, found by doing it. A check that fails never hides another. */
 import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, rm, statfs } from 'node:fs/promises';
 import { connect } from 'node:net';
@@ -24,7 +22,7 @@ import { checkGpu } from './gpu.ts';
 
 export interface Check {
   readonly name: string;
-  /** `limited`: it works, but less well than it could. `unused`: it is not there, and nothing asks for it. */
+  /** `limited`: it works, but not as well as it could. `unused`: it is absent, and nothing needs it. */
   readonly verdict: 'ok' | 'limited' | 'missing' | 'unused';
   readonly detail: string;
   readonly remedy: string | null;
@@ -70,21 +68,21 @@ export async function examine(options: DoctorOptions): Promise<Check[]> {
 const ok = (detail: string): Finding => ({ verdict: 'ok', detail, remedy: null });
 
 function checkNode(): Finding {
-  return ok(`${process.version}, runs TypeScript as it is`);
+  return ok(`${process.version}, runs TypeScript without a build`);
 }
 
 function checkPrivileges(): Finding {
   if (process.geteuid?.() === 0) return ok('root');
   return {
     verdict: 'limited',
-    detail: 'ordinary user: set-up can build everything but not install host packages',
+    detail: 'not root: set-up can build everything but cannot install host packages',
     remedy: 'run `sudo ./neurovisor setup` once if host packages are missing',
   };
 }
 
 async function checkPackages(): Promise<Finding> {
   const missing = await missingHostPackages();
-  if (missing.length === 0) return ok('all there');
+  if (missing.length === 0) return ok('all installed');
   const names = missing.map((one) => one.name).join(' ');
   return {
     verdict: 'missing',
@@ -111,14 +109,14 @@ async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
   };
 }
 
-/** Optional: QEMU does all of it. */
+/** Optional: QEMU can do everything that Firecracker does. */
 async function checkFirecracker({ config }: DoctorOptions): Promise<Finding> {
   const { version, problem } = await judgeFirecracker(config.firecracker);
   const home = resolveHome(config.home);
   const kvm = await probeAccelerator({ cacheDir: home.cacheDir });
   const isAsked = config.vmm === 'firecracker';
   const why =
-    problem ?? (kvm.accelerator === 'kvm' ? null : `${version} is there, but ${kvm.reason}`);
+    problem ?? (kvm.accelerator === 'kvm' ? null : `${version} is installed, but ${kvm.reason}`);
   if (why === null) {
     return ok(`${version}; ${isAsked ? 'used, as configured' : 'used with --vmm firecracker'}`);
   }
@@ -130,7 +128,7 @@ async function checkFirecracker({ config }: DoctorOptions): Promise<Finding> {
   };
 }
 
-/** As it is configured; the host's part: `doctor --security`. */
+/** With the configured mode; `doctor --security` checks the host for it. */
 async function checkJail({ config, log }: DoctorOptions): Promise<Finding> {
   const home = resolveHome(config.home);
   const quiet = { ...log, warn: () => undefined };
@@ -150,7 +148,7 @@ async function checkJail({ config, log }: DoctorOptions): Promise<Finding> {
   };
 }
 
-/** Attaches a real device and sees that its socket takes a connection, in a worker like the real one. */
+/** Attaches a device in a worker, as for a sandbox, and connects to its socket. */
 async function checkVsock({ config, log }: DoctorOptions): Promise<Finding> {
   const { runDir } = resolveHome(config.home);
   await mkdir(runDir, { recursive: true, mode: 0o700 });
@@ -178,10 +176,10 @@ function canConnect(path: string): Promise<void> {
   });
 }
 
-/** Loads what a daemon would measure with, and lets go of it. */
+/** Loads the programs that a daemon would measure with, and releases them. */
 async function checkProbes({ config }: DoctorOptions): Promise<Finding> {
   const { findings, wanted } = await tryProbes(config);
-  if (wanted.length === 0) return ok('switched off by NEUROVISOR_PROBES');
+  if (wanted.length === 0) return ok('disabled by NEUROVISOR_PROBES');
   const [first] = findings;
   if (first === undefined) return ok(`a daemon measures ${wanted.join(', ')}`);
   return {
@@ -201,8 +199,8 @@ async function checkDisk({ config }: DoctorOptions): Promise<Finding> {
   if (free >= SPACE_BYTES) return ok(detail);
   return {
     verdict: 'limited',
-    detail: `${detail}; set-up needs about ${gib(SPACE_BYTES)} while it builds`,
-    remedy: 'free some space, or set NEUROVISOR_HOME to a folder on another disk',
+    detail: `${detail}; set-up needs about ${gib(SPACE_BYTES)} during the build`,
+    remedy: 'free some space, or set NEUROVISOR_HOME to a directory on another disk',
   };
 }
 
@@ -211,8 +209,8 @@ function checkMemory(): Finding {
   if (free >= MEMORY_FOR_ONE_SANDBOX_BYTES) return ok(`${gib(free)} available`);
   return {
     verdict: 'limited',
-    detail: `${gib(free)} available; a sandbox and its VMM take about ${gib(MEMORY_FOR_ONE_SANDBOX_BYTES)}`,
-    remedy: 'end other programs, or give sandboxes less with --memory',
+    detail: `${gib(free)} available; a sandbox with its VMM needs about ${gib(MEMORY_FOR_ONE_SANDBOX_BYTES)}`,
+    remedy: 'stop other programs, or use a smaller --memory',
   };
 }
 
@@ -223,11 +221,11 @@ async function checkSetup({ config }: DoctorOptions): Promise<Finding> {
     const entries = await readdir(join(cacheDir, kind)).catch(() => []);
     if (entries.length > 0) made.push(kind);
   }
-  if (made.length === 3) return ok('kernel, golden image and model are there');
+  if (made.length === 3) return ok('kernel, golden image and model are built');
   return {
     verdict: 'limited',
-    detail: `${made.length === 0 ? 'nothing' : `only ${made.join(' and ')}`} is made yet`,
-    remedy: 'run `./neurovisor setup`; `run` does it by itself too',
+    detail: made.length === 0 ? 'not set up yet' : `only ${made.join(' and ')} built yet`,
+    remedy: 'run `./neurovisor setup`, or let the first `run` do it',
   };
 }
 

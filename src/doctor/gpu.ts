@@ -4,7 +4,7 @@ import type { Config } from '../config.ts';
 import { findProcessor } from '../engine/processor.ts';
 import type { Finding } from './doctor.ts';
 
-/** What is asked of the machine; tests give other answers. */
+/** The machine, as far as the check reads it; tests replace it. */
 export interface GpuSources {
   findProcessor: typeof findProcessor;
   hasDevice(path: string): boolean;

@@ -1,4 +1,4 @@
-/** What sandboxes have of this host's network, of every process of NeuroVisor: read from the kernel. */
+/** The networks of all sandboxes on this host, of every NeuroVisor process, read from the kernel. */
 import type { SandboxId } from '../base/ids.ts';
 import { formatAddress } from '../net/addresses/addresses.ts';
 import { cleanHostNetwork, STATE_DIR_DEFAULT } from '../net/lease/host-network.ts';
@@ -16,23 +16,23 @@ import { isRunning } from '../sys/process-start.ts';
 export interface NetworkView {
   readonly sandbox: SandboxId;
   readonly interface: string;
-  /** Of the guest. */
+  /** The guest's address. */
   readonly address: string;
   readonly gateway: string;
   /**
-   * `ok`, or what is wrong: `orphaned`: its process has ended, the next start of a network removes it;
-   * `no link`: the VM has ended and its process has not noticed; `not filtered`: nothing may pass.
+   * `ok`, or the fault. `orphaned`: the process has ended; the next network start removes it. `no link`: the VM has
+   * ended and the process has not noticed. `not filtered`: all traffic is blocked.
    */
   readonly state: 'ok' | 'orphaned' | 'no link' | 'not filtered';
   readonly pid: number;
-  /** Null: it is not recorded. */
+  /** Null: not recorded. */
   readonly policy: Required<EgressPolicyText> | null;
-  /** How much of it; null: it is not recorded. */
+  /** Null: not recorded. */
   readonly limits: LeaseLimits | null;
-  /** Of `limits.bytesMax`; null: there is no such limit, or it is not known. */
+  /** Left of `limits.bytesMax`; null: no such limit, or unknown. */
   readonly bytesLeft: number | null;
   readonly traffic: NetworkTraffic | null;
-  /** What its gateway let through and refused, two seconds old or so; null: it is not recorded. */
+  /** Counts of the gateway, up to two seconds old; null: not recorded. */
   readonly gatewayUse: GatewayUse | null;
 }
 
@@ -95,7 +95,7 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
   ];
 }
 
-/** Takes away what ended processes left. @throws as `openHostNetwork` */
+/** Removes what ended processes left. @throws as `openHostNetwork` */
 export async function cleanNetworks(): Promise<void> {
   await cleanHostNetwork();
 }

@@ -1,4 +1,4 @@
-/** Whether sandboxes can have a network on this host, and what stands in their way. Changes nothing. */
+/** Checks whether sandboxes can have a network on this host. Changes nothing. */
 import { execFile } from 'node:child_process';
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
@@ -32,7 +32,7 @@ import { TUN_DEVICE } from '../sys/tun.ts';
 import type { Check } from './doctor.ts';
 
 const run = promisify(execFile);
-/** A line for each table that the older iptables has in this network namespace. */
+/** One line per table of legacy iptables in this network namespace. */
 const LEGACY_TABLES = '/proc/net/ip_tables_names';
 
 type Finding = Omit<Check, 'name'>;
@@ -41,8 +41,8 @@ const FORWARD = '/proc/sys/net/ipv4/ip_forward';
 const nft = new Nft();
 
 /**
- * @param home where objects of BPF programs are kept
- * @param pool that sandboxes would be given addresses from
+ * @param home its cache holds the BPF objects
+ * @param pool address block for sandboxes
  */
 export async function examineNetwork(
   home: Pick<Home, 'cacheDir'>,
@@ -80,7 +80,7 @@ function checkPrivileges(): Finding {
   if (hasCapability(CAPABILITY.NET_ADMIN)) return ok('CAP_NET_ADMIN');
   return {
     verdict: 'missing',
-    detail: 'this user may not change the network',
+    detail: 'this user cannot change the network',
     remedy: 'run NeuroVisor as root, or with CAP_NET_ADMIN',
   };
 }
@@ -108,8 +108,8 @@ async function checkTable(): Promise<Finding> {
   if (layout === 'other') {
     return {
       verdict: 'limited',
-      detail: 'the table is of another version of NeuroVisor',
-      remedy: 'end the sandboxes of that version',
+      detail: 'the table belongs to another version of NeuroVisor',
+      remedy: 'stop the sandboxes of that version',
     };
   }
   if (layout === 'none') return ok('no table yet');
@@ -118,7 +118,7 @@ async function checkTable(): Promise<Finding> {
   return ok(`${running} ${running === 1 ? 'sandbox' : 'sandboxes'}${left}`);
 }
 
-/** What our rules are made of, each tried in a transaction that leaves nothing. */
+/** Tries each expression of our rules in a transaction that leaves nothing behind. */
 async function checkKernel(): Promise<Finding> {
   const missing: string[] = [];
   for (const [feature, expression] of Object.entries(KERNEL_FEATURES)) {
@@ -132,53 +132,53 @@ async function checkKernel(): Promise<Finding> {
   const remedy =
     'use a kernel with nf_tables and its modules ct, fib, connlimit, limit, quota, reject';
   if (missing.length > 0) {
-    return { verdict: 'missing', detail: `this kernel has no ${missing.join(', ')}`, remedy };
+    return { verdict: 'missing', detail: `this kernel lacks ${missing.join(', ')}`, remedy };
   }
   return ok(Object.keys(KERNEL_FEATURES).join(', '));
 }
 
-/** Makes the table and lets go of it. */
+/** Creates the table and removes it. */
 function checkFlushGuard(): Finding {
   const owner = { pid: process.pid, startTicks: 'probe' };
   try {
     new FlushGuard(owner).close();
-    return ok('guests stay closed when another program flushes the ruleset');
+    return ok('guests stay isolated when another program flushes the ruleset');
   } catch (error) {
     if (!(error instanceof LinkError)) throw error;
-    const detail = `a flush of the ruleset opens guests for half a second: ${describeError(error)}`;
+    const detail = `flushing the ruleset exposes guests for half a second: ${describeError(error)}`;
     return { verdict: 'limited', detail, remedy: 'use Linux 5.12 or newer' };
   }
 }
 
-/** Loads the program and lets go of it. */
+/** Loads the program and removes it. */
 function checkGuard(): Finding {
   try {
     probeMetadataGuard();
-    return ok('drops packets to metadata services in front of the packet filter');
+    return ok('drops packets to metadata services before the packet filter');
   } catch (error) {
     if (!(error instanceof GuardError)) throw error;
-    const detail = `the packet filter alone keeps guests from metadata services: ${describeError(error)}`;
+    const detail = `only the packet filter blocks metadata services: ${describeError(error)}`;
     return { verdict: 'limited', detail, remedy: error.remedy ?? null };
   }
 }
 
-/** Compiles, loads and lets go. */
+/** Compiles and loads the probes, and removes them. */
 async function checkProbes(home: Pick<Home, 'cacheDir'>): Promise<Finding> {
   try {
     using _ = await openLatencyProbes({ dir: bpfDir(home) });
     return ok('`net latency` can measure packets');
   } catch (error) {
     if (!(error instanceof ObserveError)) throw error;
-    const detail = `not available (sandboxes do without): ${describeError(error)}`;
+    const detail = `not available (sandboxes work without them): ${describeError(error)}`;
     return { verdict: 'limited', detail, remedy: error.remedy ?? null };
   }
 }
 
 function checkForwarding(): Finding {
   const value = readFileSync(FORWARD, 'latin1').trim();
-  if (value === '1') return ok('on already, stays on');
+  if (value === '1') return ok('on, stays on');
   accessSync(FORWARD, constants.W_OK);
-  return ok('off; on while a sandbox has a network');
+  return ok('off; enabled while a sandbox has a network');
 }
 
 function checkPool(text: string): Finding {
@@ -198,8 +198,8 @@ function checkResolver(): Finding {
   if (resolvers.length > 0) return ok(resolvers.map(({ address }) => address).join(', '));
   return {
     verdict: 'limited',
-    detail: '/etc/resolv.conf names no resolver: guests are told no names',
-    remedy: 'name one there',
+    detail: '/etc/resolv.conf has no nameserver: guests cannot resolve names',
+    remedy: 'add a nameserver line',
   };
 }
 
@@ -208,12 +208,13 @@ async function checkOthers(): Promise<Finding> {
   if (legacy === null) {
     return {
       verdict: 'limited',
-      detail: 'iptables-legacy has rules, which nft does not list; its FORWARD chain may drop',
-      remedy: 'install iptables, so that they can be read (iptables-legacy -S)',
+      detail:
+        'iptables-legacy has rules, which nft does not list; its FORWARD chain may drop packets',
+      remedy: 'install iptables, so that the rules can be read (iptables-legacy -S)',
     };
   }
   const others = [...otherFilters(await nft.listChains()), ...legacy];
-  if (others.length === 0) return ok('none that would stop a guest');
+  if (others.length === 0) return ok('none that would block a guest');
   const what = others.map(({ manager, hook }) => `${manager} drops ${hook}`);
   return {
     verdict: 'limited',
@@ -222,19 +223,19 @@ async function checkOthers(): Promise<Finding> {
   };
 }
 
-/** Null: there are rules that can't be read. */
+/** Returns null if there are rules that cannot be read. */
 async function readLegacyFilters(): Promise<OtherFilter[] | null> {
   let names = '';
   try {
     names = readFileSync(LEGACY_TABLES, 'latin1');
   } catch (error) {
-    ignore(error, 'a kernel without the older iptables');
+    ignore(error, 'a kernel without legacy iptables');
   }
   if (!/^filter$/m.test(names)) return [];
   try {
     return legacyFilters((await run('iptables-legacy', ['-S'])).stdout);
   } catch (error) {
-    ignore(error, 'it is told that they can not be read');
+    ignore(error, 'reported as unreadable');
     return null;
   }
 }

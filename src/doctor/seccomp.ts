@@ -1,4 +1,4 @@
-/** Seccomp profiles in files: read, explained, compiled into files, and proposed from what a program does. */
+/** Seccomp profiles in files: reads, explains, compiles, and proposes them from a program's system calls. */
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -42,13 +42,13 @@ export async function listProgram(
 export interface CompileOptions {
   readonly arch: Architecture;
   readonly mode: Mode;
-  /** `raw`: instructions of one thread as the kernel takes them. */
+  /** `raw`: the BPF instructions of one thread. */
   readonly format: 'raw' | FilterFormat;
   /** For `raw`, when a profile has several. */
   readonly thread?: string | undefined;
 }
 
-/** @returns what was written, bytes. @throws JailError; an error of Node's for a file */
+/** Returns the number of bytes written. @throws JailError; an error of Node's for a file */
 export async function compileFile(
   path: string,
   out: string,
@@ -69,13 +69,13 @@ function chosen(profile: Profile, thread: string | undefined) {
   const name = thread ?? (names.length === 1 ? names[0] : undefined);
   const filter = name === undefined ? undefined : profile.get(name);
   if (filter !== undefined) return filter;
-  const asked = thread === undefined ? 'one thread of it is needed' : `no thread "${thread}"`;
+  const asked = thread === undefined ? 'it has several threads' : `no thread "${thread}"`;
   throw new JailError('thread_unknown', `seccomp profile: ${asked}`, {
     remedy: `Name one of ${names.join(', ')}.`,
   });
 }
 
-/** Firecracker's threads by the names that it gives them; the others are its main thread. */
+/** Maps thread names of Firecracker to filter names; unknown names are its main thread. */
 function firecrackerThread(name: string): string {
   if (name === 'fc_api') return 'api';
   return name.startsWith('fc_vcpu') ? 'vcpu' : 'vmm';
@@ -83,13 +83,13 @@ function firecrackerThread(name: string): string {
 
 export interface LearnOptions {
   readonly since: Since;
-  /** Name of the one filter; `firecracker`: its three threads. */
+  /** Name of the filter; `firecracker`: one filter for each of its three threads. */
   readonly thread: string;
 }
 
 /**
- * @param traces files of strace's, written as `STRACE` does
- * @throws JailError `strace_failed` when nothing was seen
+ * @param traces output files of `STRACE`
+ * @throws JailError `strace_failed`: no call was traced
  */
 export async function learnFromTraces(
   traces: readonly string[],
@@ -99,15 +99,15 @@ export async function learnFromTraces(
   const filterOf = thread === 'firecracker' ? firecrackerThread : () => thread;
   const calls = tracedCalls(texts, since);
   if (calls.length > 0) return proposeProfile(calls, filterOf);
-  const what = since === 'filter' ? 'filter that was installed' : 'program that was started';
-  throw new JailError('strace_failed', `no call after a ${what} in what strace wrote`, {
-    remedy: 'See that the program runs by itself, and that strace writes all its threads (-f).',
+  const what = since === 'filter' ? 'a filter is installed' : 'a program is started';
+  throw new JailError('strace_failed', `the traces have no call after ${what}`, {
+    remedy: 'Check that the program runs without strace, and trace all its threads (-f).',
   });
 }
 
 /**
- * Runs a program to its end under strace; what it prints goes to our stderr.
- * @throws JailError `strace_failed` when there is no strace, or it could not start the program
+ * Runs a program to its end under strace; its output goes to our stderr.
+ * @throws JailError `strace_failed`: strace is not installed, or cannot start the program
  */
 export async function learnFromRun(
   argv: readonly string[],
@@ -119,7 +119,7 @@ export async function learnFromRun(
     const trace = join(directory, 'trace');
     const [strace, ...words] = STRACE;
     const child = spawn(strace, [...words, trace, '--', ...argv], {
-      // Its output is not the profile.
+      // Stdout is for the profile.
       stdio: ['inherit', 2, 2],
       signal,
     });
@@ -131,9 +131,9 @@ export async function learnFromRun(
   } catch (cause) {
     signal.throwIfAborted();
     if (cause instanceof JailError) throw cause;
-    throw new JailError('strace_failed', `watch what ${argv[0]} does with strace`, {
+    throw new JailError('strace_failed', `trace ${argv[0]} with strace`, {
       cause,
-      remedy: 'Install strace, and see that the program runs by itself.',
+      remedy: 'Install strace, and check that the program runs without it.',
     });
   } finally {
     await rm(directory, { recursive: true, force: true });

@@ -1,7 +1,7 @@
 /**
- * Whether this host is set up as one that runs code of strangers should be: what Firecracker's guide to
- * production hosts asks for (its docs/prod-host-setup.md, in our words), and what our own jail needs. Facts
- * are read from /proc and /sys through an argument, so that every judgement can be tried.
+ * Whether this host is fit to run untrusted code: the requirements of Firecracker's production host guide
+ * (docs/prod-host-setup.md there) and of our own jail. Facts of /proc and /sys come in as an argument, so that every
+ * judgment can be tested.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
@@ -18,12 +18,12 @@ import type { Check } from './doctor.ts';
 type Finding = Omit<Check, 'name'>;
 
 export interface HostFacts {
-  /** The text of a file without blanks around it; null: there is none, or it may not be read. */
+  /** The trimmed text of a file; null: absent or unreadable. */
   read(path: string): string | null;
-  /** Names in a directory; none where it can't be read. */
+  /** Names in a directory; empty: absent or unreadable. */
   list(path: string): readonly string[];
   exists(path: string): boolean;
-  /** As `uname -r`. */
+  /** As printed by `uname -r`. */
   readonly kernel: string;
 }
 
@@ -32,7 +32,7 @@ export const thisHost: HostFacts = {
     try {
       return readFileSync(path, 'utf8').trim();
     } catch (error) {
-      ignore(error, 'a fact that this host does not tell');
+      ignore(error, 'an absent fact');
       return null;
     }
   },
@@ -40,7 +40,7 @@ export const thisHost: HostFacts = {
     try {
       return readdirSync(path);
     } catch (error) {
-      ignore(error, 'a fact that this host does not tell');
+      ignore(error, 'an absent fact');
       return [];
     }
   },
@@ -48,7 +48,7 @@ export const thisHost: HostFacts = {
   kernel: release(),
 };
 
-/** Everything about the host itself, then the jail. Each check stands alone. */
+/** Checks the host, then the jail. A check that fails never hides another. */
 export async function auditHost(
   options: { readonly config: Config; readonly log: Log },
   host: HostFacts = thisHost,
@@ -91,10 +91,10 @@ function kernel({ kernel: version }: HostFacts): Finding {
 
 function nested({ read }: HostFacts): Finding {
   const flags = /^flags\s*:(.*)$/m.exec(read('/proc/cpuinfo') ?? '')?.[1] ?? '';
-  if (!/ hypervisor( |$)/.test(flags)) return ok('no: it runs on the processor itself');
+  if (!/ hypervisor( |$)/.test(flags)) return ok('no: bare metal');
   return limited(
-    'this host is a virtual machine itself: its hypervisor has to be trusted as well',
-    'use a machine of your own for strangers’ code',
+    'this host is a virtual machine: its hypervisor must be trusted, too',
+    'use bare metal for untrusted code',
   );
 }
 
@@ -107,9 +107,9 @@ function kvmDevice({ exists, read }: HostFacts): Finding {
     .map((name) => read(`/sys/module/${name}/parameters/nested`))
     .find((value) => value === 'Y' || value === '1');
   if (nesting === undefined)
-    return ok(modules.includes('kvm') ? 'there, without nesting' : 'there');
+    return ok(modules.includes('kvm') ? 'present, without nesting' : 'present');
   return limited(
-    'there, and guests could run hypervisors: ours are not told of vmx and svm',
+    'present, with nesting: other guests could run hypervisors (ours get no vmx or svm)',
     'load kvm_intel or kvm_amd with nested=0',
   );
 }
@@ -117,19 +117,19 @@ function kvmDevice({ exists, read }: HostFacts): Finding {
 function paging({ read }: HostFacts): Finding {
   const value =
     read('/sys/module/kvm_intel/parameters/ept') ?? read('/sys/module/kvm_amd/parameters/npt');
-  if (value === null) return ok('no KVM module that would need it');
+  if (value === null) return ok('no KVM module needs it');
   if (value === 'Y' || value === '1') return ok('on');
   return limited(
-    'off: KVM keeps page tables in software',
+    'off: KVM shadows page tables in software',
     'load kvm_intel with ept=1 (kvm_amd: npt=1)',
   );
 }
 
 function smt({ read }: HostFacts): Finding {
   const active = read('/sys/devices/system/cpu/smt/active');
-  if (active !== '1') return ok(active === null ? 'this host has none' : 'off');
+  if (active !== '1') return ok(active === null ? 'none' : 'off');
   return limited(
-    'on: a guest may spy on another that shares its core',
+    'on: a guest may spy on another guest on the same core',
     'boot with nosmt, or echo off > /sys/devices/system/cpu/smt/control',
   );
 }
@@ -137,7 +137,7 @@ function smt({ read }: HostFacts): Finding {
 function ksm({ read }: HostFacts): Finding {
   if (read('/sys/kernel/mm/ksm/run') !== '1') return ok('off');
   return limited(
-    'on (KSM): a guest can find out what pages another has',
+    'on (KSM): a guest can find out which pages another guest has',
     'echo 2 > /sys/kernel/mm/ksm/run',
   );
 }
@@ -147,9 +147,9 @@ function swap({ read }: HostFacts): Finding {
   const plain = devices
     .map((line) => line.split(/\s+/)[0] ?? '')
     .filter((name) => name !== '' && !name.includes('zram'));
-  if (plain.length === 0) return ok('none on a disk');
+  if (plain.length === 0) return ok('none on disk');
   return limited(
-    `${plain.join(', ')}: memory of guests may reach the disk`,
+    `${plain.join(', ')}: guest memory may reach the disk`,
     'swapoff -a, or encrypt the swap device',
   );
 }
@@ -160,22 +160,22 @@ function flaws({ read, list }: HostFacts): Finding {
   const open = names.filter((name) => read(`${dir}/${name}`)?.startsWith('Vulnerable') === true);
   if (names.length === 0) {
     return limited(
-      'this kernel does not tell',
+      'unknown: this kernel does not report them',
       'use a kernel with /sys/devices/system/cpu/vulnerabilities',
     );
   }
-  if (open.length === 0) return ok(`${names.length} known, none open`);
+  if (open.length === 0) return ok(`${names.length} known, all mitigated`);
   return limited(
-    `open: ${open.sort().join(', ')}`,
-    'update microcode and kernel, and leave mitigations= as it is; spectre-meltdown-checker tells more',
+    `vulnerable: ${open.sort().join(', ')}`,
+    'update microcode and kernel, and keep the default mitigations=; spectre-meltdown-checker shows details',
   );
 }
 
-/** No file tells it. */
+/** No file reports it. */
 function rowhammer(): Finding {
   return limited(
-    'can’t be seen from here',
-    'ask the maker for memory with ECC and target row refresh (TRR)',
+    'unknown: it cannot be detected',
+    'use memory with ECC and target row refresh (TRR)',
   );
 }
 
@@ -186,19 +186,19 @@ function hugePages({ read }: HostFacts): Finding {
   if (affected?.startsWith('KVM') === true)
     return ok('slowed down by a mitigation that this processor needs');
   return limited(
-    'KVM makes VMs slowly for a flaw that this processor has not (kernels from 6.1)',
+    'slowed down by a mitigation that this processor does not need (Linux 6.1 and newer)',
     'load kvm with nx_huge_pages=never, or mount cgroup2 with favordynmods',
   );
 }
 
-/** KERN_WARNING: what is more urgent only. */
+/** KERN_WARNING: only more urgent messages are printed. */
 const CONSOLE_LEVEL_MAX = 4;
 
 function kernelConsole({ read }: HostFacts): Finding {
   const level = Number((read('/proc/sys/kernel/printk') ?? '').split(/\s+/)[0]);
   if (Number.isNaN(level) || level <= CONSOLE_LEVEL_MAX) return ok('quiet');
   return limited(
-    `level ${level}: guests can make the kernel print much on a slow console`,
+    `level ${level}: guests can make the kernel write much to a slow console`,
     'boot with quiet loglevel=1, or sysctl kernel.printk=1',
   );
 }
@@ -212,11 +212,11 @@ function controlGroups({ exists, read }: HostFacts): Finding {
       'boot with cgroup v2',
     );
   }
-  return limited('none mounted: VMMs are not limited', 'mount /sys/fs/cgroup');
+  return limited('not mounted: VMMs have no limits', 'mount /sys/fs/cgroup');
 }
 
 const USERS = /^[^:]*:[^:]*:(\d+):/;
-/** systemd's table keeps it free; ours lie there. */
+/** Our default range; systemd's allocation table leaves it free. */
 const RESERVED = [1_900_000_000, 1_900_004_095] as const;
 
 function userIds({ read }: HostFacts): Finding {
@@ -225,14 +225,14 @@ function userIds({ read }: HostFacts): Finding {
     const uid = Number(USERS.exec(line)?.[1]);
     return uid >= RESERVED[0] && uid <= RESERVED[1];
   });
-  if (taken.length === 0) return ok(`${RESERVED.join(' to ')} are nobody’s`);
+  if (taken.length === 0) return ok(`${RESERVED.join(' to ')} are free`);
   return limited(
-    `${taken.length} users of this host have ids that VMMs get`,
-    'set NEUROVISOR_JAIL_UIDS to FIRST:COUNT, a range that nobody has',
+    `${taken.length} users of this host have ids in the range for VMMs`,
+    'set NEUROVISOR_JAIL_UIDS to FIRST:COUNT, an unused range',
   );
 }
 
-/** By jailing a VMM, as it would be done. */
+/** Opens the jail as for a VMM. */
 async function jailChecks(options: {
   readonly config: Config;
   readonly log: Log;

@@ -1,32 +1,32 @@
-/** What the host has left, and what processes hold (proc(5)). */
+/** Memory of the host and of processes (proc(5)). */
 import { readFileSync } from 'node:fs';
 import { ignore } from '../base/ignore.ts';
 import type { MemoryPressure } from '../sandbox/plane/load.ts';
 
 const KIB_PER_MIB = 1024;
-/** Of x86-64. */
+/** On x86-64. */
 const PAGE_BYTES = 4096;
 
-/** Memory that can be used without swapping, MiB, not rounded; 0 if the kernel does not tell. */
+/** Memory available without swapping, MiB, not rounded; 0: unknown. */
 export function availableMib(): number {
   const match = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'latin1'));
   return Number(match?.[1] ?? 0) / KIB_PER_MIB;
 }
 
-/** Null: there is no such process any more. */
+/** Resident memory of a process, bytes; null: it has ended. */
 export function residentBytes(pid: number): number | null {
   const text = readIfThere(`/proc/${pid}/statm`);
   const pages = Number(text?.split(' ')[1]);
   return Number.isSafeInteger(pages) ? pages * PAGE_BYTES : null;
 }
 
-/** Null: the kernel has no pressure stall information. */
+/** Null: the kernel has no pressure stall information (PSI). */
 export function memoryPressure(): MemoryPressure | null {
   const text = readIfThere('/proc/pressure/memory');
   return text === null ? null : parsePressure(text);
 }
 
-/** Of Documentation/accounting/psi.rst, the average of 10 s. */
+/** The 10-second averages (Documentation/accounting/psi.rst). */
 export function parsePressure(text: string): MemoryPressure | null {
   const ratio = (kind: string): number =>
     Number(new RegExp(`^${kind} avg10=([0-9.]+)`, 'm').exec(text)?.[1]) / 100;
@@ -38,7 +38,7 @@ function readIfThere(path: string): string | null {
   try {
     return readFileSync(path, 'latin1');
   } catch (error) {
-    ignore(error, 'not there, or not any more');
+    ignore(error, 'absent or gone');
     return null;
   }
 }

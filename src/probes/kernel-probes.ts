@@ -1,6 +1,6 @@
 /**
- * What a daemon has in the kernel of this host as long as it runs, as it is configured (NEUROVISOR_PROBES): our
- * BPF programs, held by its descriptors, so that they end with it whatever ends it.
+ * The BPF programs that a daemon keeps in the host's kernel while it runs (NEUROVISOR_PROBES). They are held by
+ * descriptors, so they end with the daemon, however it ends.
  */
 import { systemClock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
@@ -21,7 +21,7 @@ import { VmmProcesses, type VmmTracepoints } from './vmm-processes.ts';
 import { VmmSyscalls } from './vmm-syscalls.ts';
 
 export interface KernelProbesOptions {
-  /** Null: of a process that is no daemon; nothing is measured. */
+  /** Null: not a daemon; nothing is measured. */
   readonly probes: Config['probes'] | null;
   readonly home: Pick<Home, 'cacheDir'>;
   readonly log: Log;
@@ -34,7 +34,7 @@ export class KernelProbes {
 
   constructor({ probes, home, log: daemonLog }: KernelProbesOptions) {
     const dir = bpfDir(home);
-    // Most hosts lack something, and nobody has asked for it: `doctor` says why.
+    // Most hosts lack something that was not explicitly requested; `doctor` says why.
     const info: Log['warn'] = (message, fields) => daemonLog.info(message, fields);
     const log = probes?.isAsked === true ? daemonLog : { ...daemonLog, warn: info };
     this.packets = new PacketLatency({
@@ -43,27 +43,30 @@ export class KernelProbes {
     });
     this.vmms = new VmmProcesses({
       open: probes?.processes === true ? (onEvent) => openVmms(dir, onEvent) : null,
-      ...{ clock: systemClock, log, residentBytes },
+      clock: systemClock,
+      log,
+      residentBytes,
     });
     this.syscalls = new VmmSyscalls({
       open: probes?.syscalls === true ? () => openSyscalls(dir) : null,
-      ...{ nameOf: callName, log },
+      nameOf: callName,
+      log,
     });
   }
 
-  /** Those that are there before the first sandbox is; nobody waits for them. */
+  /** Starts the probes that are needed before the first sandbox; they open in the background. */
   start(): void {
     void this.vmms.start();
     void this.syscalls.start();
   }
 
-  /** A VM has started. @param group what the control group of its VMM says; null: it has none of its own */
+  /** Call when a VM has started. @param group events of the VMM's own control group; null: it has none */
   watchVmm(sandboxId: string, pid: number, group: HostMemoryEvents | null) {
     this.syscalls.watch(pid);
     return this.vmms.watch(sandboxId, pid, group);
   }
 
-  /** What is measured of one sandbox; `pid`: of its VMM, null: it has none. */
+  /** Measurements of one sandbox. @param pid of its VMM; null: it has none */
   loadOf(sandboxId: string, pid: number | null): Pick<SandboxLoad, 'packets' | 'syscalls'> {
     const latency = this.packets.of(sandboxId);
     const syscalls = pid === null ? undefined : this.syscalls.of(pid);
@@ -79,7 +82,7 @@ export class KernelProbes {
         'gauge',
         {
           name: 'neurovisor_probe_loaded',
-          help: '1: programs of this kind are in the kernel of this host and measure.',
+          help: '1: the BPF programs of this probe are loaded.',
           unit: null,
           labels: ['probe'],
         },
@@ -106,10 +109,10 @@ export class KernelProbes {
   }
 }
 
-/** Loads each that is configured, and lets go of it. */
+/** Loads each configured probe, and unloads it. */
 export async function tryProbes(config: Pick<Config, 'home' | 'probes'>): Promise<{
   readonly wanted: readonly ProbeName[];
-  /** Those that can't be had, each with one clause for people. */
+  /** Unavailable probes, each with one clause for people. */
   readonly findings: readonly {
     readonly probe: ProbeName;
     readonly why: string;
@@ -149,7 +152,7 @@ function packetTimes({ paths }: TapLatency): Readonly<Record<Path, PacketTimes>>
 }
 
 const names = new Map<number, string | undefined>();
-/** Programs of ours count those of this processor. */
+/** For this processor's numbering. */
 function callName(number: number): string | undefined {
   if (!names.has(number)) {
     names.set(number, syscallName(number, process.arch === 'x64' ? 'x86_64' : 'aarch64'));
@@ -157,7 +160,7 @@ function callName(number: number): string | undefined {
   return names.get(number);
 }
 
-/** Loaded only here: FFI, and headers of links, are nothing that a daemon without cards needs. */
+/** Loaded only here: a daemon without network cards needs neither FFI nor netlink. */
 async function openPackets(dir: string): Promise<Probes> {
   const [{ openLatencyProbes }, { Links }] = await Promise.all([
     import('../observe/probes.ts'),

@@ -1,4 +1,4 @@
-/** Measures what the packets of a sandbox take, for a while, whatever process it belongs to. */
+/** Measures the packet latency of one sandbox for a limited time, whichever process owns the sandbox. */
 import { join } from 'node:path';
 import { sleep, systemClock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
@@ -8,7 +8,7 @@ import { boundsNs, type Histogram, quantileNs } from '../observe/histogram.ts';
 import { latencySince, type Path, type TapLatency, type Times } from '../observe/latency.ts';
 import { type Ingress, openLatencyProbes, readLatencyOf } from '../observe/probes.ts';
 
-/** An address of the internet, which the uplink is found by; nothing is sent there. */
+/** An internet address; its route names the uplink. Nothing is sent there. */
 export const INTERNET = '1.1.1.1';
 
 export interface PathReport {
@@ -16,14 +16,14 @@ export interface PathReport {
   readonly answered: number;
   readonly repeated: number;
   readonly failed: number;
-  /** Too many at once, so that the times are a sample. */
+  /** Packets beyond what can be tracked at once; the others are a sample. */
   readonly skipped: number;
   readonly unanswered: number;
-  /** Below which so many of the times are; null without any. */
+  /** Null: no packet was answered. */
   readonly p50Ns: number | null;
   readonly p95Ns: number | null;
   readonly p99Ns: number | null;
-  /** From the first to the last that has a time. */
+  /** From the first to the last bucket in use. */
   readonly buckets: readonly {
     readonly fromNs: number;
     readonly toNs: number;
@@ -33,15 +33,15 @@ export interface PathReport {
 
 export interface LatencyReport {
   readonly interface: string;
-  /** Where frames of the guest were seen; `other process`: by the probes of one that measures already. */
+  /** The hook for frames of the guest; `other process`: another process measures already, and its probes are read. */
   readonly ingress: Ingress | 'other process';
-  /** Where they left; null: this host has no route to the internet, or its kernel is older than 6.6. */
+  /** The uplink; null: this host has no route to the internet, or its kernel is older than 6.6. */
   readonly uplink: string | null;
   readonly seconds: number;
   readonly framesOut: number;
   readonly framesIn: number;
   readonly unreadable: number;
-  /** More was awaited at once than is remembered. */
+  /** More packets were outstanding than can be tracked. */
   readonly mayBeIncomplete: boolean;
   readonly paths: Readonly<Record<Path, PathReport>>;
 }
@@ -51,11 +51,11 @@ export interface MeasureOptions {
   /** Name of the sandbox's TAP. */
   readonly interfaceName: string;
   readonly durationMs: number;
-  /** Ends it earlier, with what there is. */
+  /** Ends the measurement early. */
   readonly stop: AbortSignal;
 }
 
-/** @throws ObserveError, LinkError; nothing of it stays in the kernel */
+/** Leaves nothing in the kernel. Returns undefined if the interface does not exist. @throws ObserveError, LinkError */
 export async function measureLatency(options: MeasureOptions): Promise<LatencyReport | undefined> {
   const { home, interfaceName, durationMs, stop } = options;
   using links = new Links();
@@ -71,7 +71,7 @@ export async function measureLatency(options: MeasureOptions): Promise<LatencyRe
     await sleep(durationMs, stop);
   } catch (error) {
     if (!stop.aborted) throw error;
-    ignore(error, 'a measurement that is ended earlier');
+    ignore(error, 'the measurement was ended early');
   }
   const isSeen = uplinkIndex !== undefined && seesUplink;
   const uplink = isSeen ? links.find(uplinkIndex) : undefined;
@@ -90,12 +90,12 @@ interface Reader {
   read(): TapLatency;
 }
 
-/** Undefined where no process measures it: a daemon does all the time, and once is enough. */
+/** A reader of the probes that another process (a daemon) already has on this link; undefined: none. */
 function readerOf(linkIndex: number): Reader | undefined {
   let last = readLatencyOf(linkIndex);
   if (last === undefined) return undefined;
   const read = (): TapLatency => {
-    // Its sandbox, or that process, may end meanwhile.
+    // The sandbox or that process may have ended.
     last = readLatencyOf(linkIndex) ?? last;
     return last as TapLatency;
   };
@@ -114,7 +114,7 @@ async function probesOf(
   return { ingress: probe.ingress, seesUplink, read: () => probe.read() };
 }
 
-/** Where objects of `bpf/` are kept. */
+/** The cache of compiled `bpf/` objects. */
 export function bpfDir({ cacheDir }: Pick<Home, 'cacheDir'>): string {
   return join(cacheDir, 'bpf');
 }
@@ -122,7 +122,10 @@ export function bpfDir({ cacheDir }: Pick<Home, 'cacheDir'>): string {
 function reportOf({ framesOut, framesIn, unreadable, mayBeIncomplete, paths }: TapLatency) {
   const { guest, peer, forward } = paths;
   return {
-    ...{ framesOut, framesIn, unreadable, mayBeIncomplete },
+    framesOut,
+    framesIn,
+    unreadable,
+    mayBeIncomplete,
     paths: { guest: pathReport(guest), peer: pathReport(peer), forward: pathReport(forward) },
   };
 }
@@ -131,8 +134,15 @@ function pathReport(times: Times): PathReport {
   const { started, answered, repeated, failed, skipped, unanswered } = times;
   const quantile = (fraction: number): number | null => quantileNs(times, fraction) ?? null;
   return {
-    ...{ started, answered, repeated, failed, skipped, unanswered },
-    ...{ p50Ns: quantile(0.5), p95Ns: quantile(0.95), p99Ns: quantile(0.99) },
+    started,
+    answered,
+    repeated,
+    failed,
+    skipped,
+    unanswered,
+    p50Ns: quantile(0.5),
+    p95Ns: quantile(0.95),
+    p99Ns: quantile(0.99),
     buckets: usedBuckets(times),
   };
 }

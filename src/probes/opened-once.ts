@@ -1,9 +1,9 @@
-/** What is opened once and beside everything else, so that it may be there late, never, or when nobody wants it any more. */
+/** A resource that is opened once, in the background: it may be available late, never, or after it is no longer needed. */
 
 export interface OpenedOnceParts<T> {
-  /** Null: it is not to be opened. */
+  /** Null: never opened. */
   readonly open: (() => Promise<T>) | null;
-  /** It is there. What this throws goes to `failed`, too. */
+  /** Errors thrown here go to `failed`, too. */
   opened(value: T): void;
   failed(error: unknown): void;
 }
@@ -18,23 +18,23 @@ export class OpenedOnce<T extends Disposable> implements Disposable {
     this.#parts = parts;
   }
 
-  /** Undefined: not yet, never, or no more. */
+  /** Undefined: not open yet, failed, or closed. */
   get value(): T | undefined {
     return this.#value;
   }
 
-  /** Resolves when it is known whether it can be had. Idempotent; never rejects. */
+  /** Resolves when it is open or has failed. Idempotent; never rejects. */
   start(): Promise<void> {
     this.#opening ??= this.#open();
     return this.#opening;
   }
 
-  /** Resolves when what was started is over. */
+  /** Resolves when a started opening has finished. */
   async settled(): Promise<void> {
     await this.#opening;
   }
 
-  /** What is not there yet is let go of as it comes. */
+  /** A value that arrives later is disposed of at once. */
   stop(): void {
     this.#isStopped = true;
   }

@@ -1,12 +1,11 @@
 /**
- * How long the packets of sandboxes take, measured all the time by a daemon: probes are put on each TAP when a
- * sandbox gets its card and taken away with it.
+ * Latency of sandboxes' packets, measured by a daemon at all times: each TAP gets probes with its card and loses them
+ * with it.
  *
  *     a lease ─► watch ─► TAP: bpf/latency.bpf.c ─► per sandbox: `of`
- *                                              └──► sums, those of cards that have gone included: `metrics`
+ *                                              └──► sums, including former cards: `metrics`
  *
- * Loaded when the first sandbox has a card, while that starts: nobody waits for it. Where it can't be had, that
- * is told once and all else goes on.
+ * Loaded in the background when the first sandbox gets a card. Where probes are not available, that is logged once.
  */
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
@@ -17,16 +16,16 @@ import { PATHS, type Path, sumTimes, type TapLatency, type Times } from '../obse
 import type { TapProbe } from '../observe/probes.ts';
 import { OpenedOnce } from './opened-once.ts';
 
-/** Programs in the kernel. */
+/** BPF programs in the kernel. */
 export interface Probes extends Disposable {
-  /** @returns undefined: its interface has gone. @throws ObserveError, LinkError */
+  /** Returns undefined if the interface is gone. @throws ObserveError, LinkError */
   watchCard(interfaceName: string): Promise<TapProbe | undefined>;
-  /** By which packets leave this host, if there is one. @throws ObserveError, LinkError */
+  /** The link by which packets leave this host, if any. @throws ObserveError, LinkError */
   watchUplink(): Promise<void>;
 }
 
 export interface PacketLatencyParts {
-  /** Null: nothing is to be measured. @throws ObserveError where it can't be had */
+  /** Null: disabled. @throws ObserveError when probes are not available */
   readonly open: (() => Promise<Probes>) | null;
   readonly log: Log;
 }
@@ -42,10 +41,10 @@ export class PacketLatency {
   readonly #parts: PacketLatencyParts;
   readonly #cards = new Set<Card>();
   #ended: Readonly<Record<Path, Times>> = { guest: NONE, peer: NONE, forward: NONE };
-  /** By the name of the interface: who comes next waits until the one before has let go of it. */
+  /** By interface name: the next user of a name waits until the previous one has released it. */
   readonly #attaching = new Map<string, Promise<void>>();
   readonly #probes: OpenedOnce<Probes>;
-  #told = new Set<string>();
+  readonly #logged = new Set<string>();
 
   constructor(parts: PacketLatencyParts) {
     this.#parts = parts;
@@ -54,11 +53,11 @@ export class PacketLatency {
       opened: (probes) => {
         for (const card of this.#cards) this.#begin(card, probes);
       },
-      failed: (error) => this.#tell('latencies of packets are not measured', error),
+      failed: (error) => this.#logOnce('packet latency is not measured', error),
     });
   }
 
-  /** From now on until what is returned is called; never throws. */
+  /** Returns how to stop. Never throws. */
   watch(sandboxId: string, interfaceName: string): () => void {
     const card: Card = { sandboxId, interfaceName, probe: undefined };
     this.#cards.add(card);
@@ -68,7 +67,7 @@ export class PacketLatency {
     return () => this.#drop(card);
   }
 
-  /** Of the card that a sandbox has now; undefined: it is not measured. */
+  /** The latency of a sandbox's current card; undefined: not measured. */
   of(sandboxId: string): TapLatency | undefined {
     return [...this.#cards]
       .filter((card) => card.sandboxId === sandboxId)
@@ -76,12 +75,11 @@ export class PacketLatency {
       .find((latency) => latency !== undefined);
   }
 
-  /** Whether cards are measured, or would be. */
   get isOpen(): boolean {
     return this.#probes.value !== undefined;
   }
 
-  /** Resolves when every card is measured that can be. */
+  /** Resolves when all pending probes are attached or have failed. */
   async settled(): Promise<void> {
     await this.#probes.settled();
     await Promise.all(this.#attaching.values());
@@ -89,10 +87,14 @@ export class PacketLatency {
 
   metrics(): readonly Metric[] {
     const name = 'neurovisor_network_latency_seconds';
-    const help = 'Times of packets of guests, measured in the kernel: peer, guest, forward.';
+    const help = 'Latency of guests’ packets, measured in the kernel: peer, guest, forward.';
     return [
       {
-        ...{ type: 'histogram', name, help, unit: 'seconds', labels: ['path'] },
+        type: 'histogram',
+        name,
+        help,
+        unit: 'seconds',
+        labels: ['path'],
         samples: () => {
           const sums = this.#sums();
           return PATHS.flatMap((path) => histogramSamples({ path }, toPrometheus(sums[path])));
@@ -102,7 +104,7 @@ export class PacketLatency {
         'counter',
         {
           name: 'neurovisor_network_latency_unmeasured_total',
-          help: 'Packets of guests without a time: repeated, too many of one guest at once, no room for them.',
+          help: 'Packets of guests without a latency: repeated, too_many of one guest at once, no_room for them.',
           unit: null,
           labels: ['reason'],
         },
@@ -121,7 +123,7 @@ export class PacketLatency {
         'gauge',
         {
           name: 'neurovisor_network_latency_cards',
-          help: 'Network cards of guests that are measured.',
+          help: 'Network cards of guests whose latency is measured.',
           unit: null,
         },
         () => [...this.#cards].filter(({ probe }) => probe !== undefined).length,
@@ -153,17 +155,17 @@ export class PacketLatency {
     if (!this.#cards.has(card)) return;
     try {
       const probe = await probes.watchCard(card.interfaceName);
-      // It may have gone meanwhile.
+      // The card may be gone by now.
       if (this.#cards.has(card)) card.probe = probe;
       else probe?.[Symbol.dispose]();
     } catch (error) {
-      // One that has gone, or been lent, meanwhile fails as it likes.
-      if (this.#cards.has(card)) this.#tell('packets of a sandbox are not measured', error);
+      // A failure counts only while the card is here: it may be gone or lent by now.
+      if (this.#cards.has(card)) this.#logOnce('packets of a sandbox are not measured', error);
     }
     try {
       await probes.watchUplink();
     } catch (error) {
-      this.#tell('when packets leave this host is not measured', error);
+      this.#logOnce('the uplink is not measured', error);
     }
   }
 
@@ -175,7 +177,7 @@ export class PacketLatency {
       const { paths } = probe.read();
       this.#ended = sumPaths([this.#ended, paths]);
     } catch (error) {
-      this.#tell('stop to measure the packets of a sandbox', error);
+      this.#logOnce('could not remove the probes of a sandbox', error);
     }
   }
 
@@ -187,10 +189,10 @@ export class PacketLatency {
     return sumPaths([this.#ended, ...live]);
   }
 
-  /** Each kind once: a host that lacks something lacks it for every sandbox. */
-  #tell(what: string, error: unknown): void {
-    if (this.#told.has(what)) return;
-    this.#told.add(what);
+  /** Logs each kind once: what this host lacks, it lacks for every sandbox. */
+  #logOnce(what: string, error: unknown): void {
+    if (this.#logged.has(what)) return;
+    this.#logged.add(what);
     this.#parts.log.warn(what, { reason: describeError(error) });
   }
 }
@@ -206,7 +208,7 @@ function read(probe: TapProbe): TapLatency | undefined {
   try {
     return probe.read();
   } catch (error) {
-    ignore(error, 'its probes end just now');
+    ignore(error, 'the probes are ending');
     return undefined;
   }
 }

@@ -1,4 +1,4 @@
-/** The host's side of VMMs' memory: the control group that a jail has made for each of them alone. */
+/** Memory events of VMMs on the host, from the control group that the jail makes for each VMM. */
 import { readFileSync } from 'node:fs';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
@@ -9,14 +9,14 @@ import type { Launch } from '../vmm/launch.ts';
 
 export class VmmMemory {
   readonly #clock: Clock;
-  /** By the directory of the group. */
+  /** By directory of the group. */
   readonly #watched = new Map<string, CgroupMemory>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
   }
 
-  /** Null: it has no group of its own (there is no jail, or no group can be made here), or it has ended. */
+  /** Null: the VMM has no group of its own (no jail, or no control groups here), or it has ended. */
   watch(vmmPid: number): HostMemoryEvents | null {
     const dir = memoryGroup(`${vmmPid}`);
     if (dir === undefined || dir === memoryGroup('self')) return null;
@@ -25,7 +25,7 @@ export class VmmMemory {
     return memory;
   }
 
-  /** Groups are about to go: what the kernel has done in them is known then. Fine for those that nobody watches. */
+  /** Reads the last events of groups that are about to be removed. Unwatched groups are ignored. */
   lastLook(groups: readonly string[]): void {
     for (const dir of groups) {
       this.#watched.get(dir)?.look();
@@ -33,13 +33,13 @@ export class VmmMemory {
     }
   }
 
-  /** Of VMMs that are started so, each group is looked at before it goes. */
+  /** Wraps a launch so that the VMM's group is read before its removal. */
   around(launch: Launch): Launch {
     return async (plan) => {
       const launched = await launch(plan);
       const group = launched.pid.then(
         (pid) => memoryGroup(`${pid}`),
-        (error: unknown) => ignore(error, 'the start has told it'),
+        (error: unknown) => ignore(error, 'the start reports it'),
       );
       const release = async (): Promise<void> => {
         const dir = await group;
@@ -51,14 +51,14 @@ export class VmmMemory {
   }
 }
 
-/** The directory of its group with the controller `memory`, as this process sees it. @param pid or `self` */
+/** Directory of the process's group in the `memory` controller, as seen by this process. @param pid or `self` */
 export function memoryGroup(pid: string): string | undefined {
   try {
     const groups = readFileSync(`/proc/${pid}/cgroup`, 'utf8');
     const { v1, v2 } = findCgroups(readFileSync('/proc/self/mountinfo', 'utf8'), groups);
     return v1.get('memory') ?? v2?.dir;
   } catch (error) {
-    ignore(error, 'no such process any more');
+    ignore(error, 'the process has ended');
     return undefined;
   }
 }

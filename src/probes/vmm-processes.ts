@@ -1,12 +1,12 @@
 /**
- * What this host's kernel does to VMMs, and what they do that they never should, for as long as a daemon runs:
+ * What this host's kernel does to VMMs, and forbidden actions of VMMs, while a daemon runs:
  *
  *     tracepoints (bpf/processes.bpf.c) ─┐                    ┌─► events and ending of its sandbox
  *                                        ├─► one VMM's watch ─┤
  *     its control group (VmmMemory) ─────┘                    └─► sums: `metrics`
  *
- * A kill for want of memory is told with its victim where the tracepoints see it, else as the control group
- * counts it, and never twice. Where there are no tracepoints, that is told once and the control group remains.
+ * An OOM kill is reported once: with its victim where the tracepoints see it, otherwise as the control group counts it.
+ * Without tracepoints a warning is logged once and the control group is the only source.
  */
 
 import type { Clock } from '../base/clock.ts';
@@ -22,7 +22,6 @@ import type { TracepointOptions, Tracepoints } from '../observe/tracepoints.ts';
 import type { HostMemoryEvent, HostMemoryEvents } from '../sandbox/memory-events.ts';
 import { OpenedOnce } from './opened-once.ts';
 
-/** As much of `Tracepoints` as this needs. */
 export type VmmTracepoints = Pick<
   Tracepoints,
   'watch' | 'forget' | 'counts' | 'loss' | 'poll' | 'missing'
@@ -30,9 +29,9 @@ export type VmmTracepoints = Pick<
   Disposable;
 
 export interface VmmProcessesParts {
-  /** Null: they are not to be followed. @throws ObserveError where they can't be */
+  /** Null: disabled. @throws ObserveError when tracepoints are not available */
   readonly open: ((onEvent: TracepointOptions['onEvent']) => Promise<VmmTracepoints>) | null;
-  /** Bytes that a process has in memory; null: it has gone. */
+  /** Resident memory of a process, bytes; null: it has ended. */
   residentBytes(pid: number): number | null;
   readonly clock: Clock;
   readonly log: Log;
@@ -43,22 +42,22 @@ export class VmmProcesses {
   readonly #watches = new Map<SandboxId, VmmWatch>();
   readonly #kills = new Counter({
     name: 'neurovisor_host_oom_kills_total',
-    help: 'Processes of this host that its kernel has killed for want of memory: of VMMs, or other.',
+    help: 'Processes of this host killed by its OOM killer: of VMMs (vmm), or other.',
     unit: null,
     labels: ['process'],
   });
   readonly #execs = new Counter({
     name: 'neurovisor_vmm_execs_total',
-    help: 'Programs that VMMs have executed after their start: there must be none.',
+    help: 'Programs that VMMs executed after their start; expected: 0.',
     unit: null,
   });
   readonly #exits = new Counter({
     name: 'neurovisor_vmm_exits_total',
-    help: 'Ends of VMM processes that the kernel told of; unknown: of a process that a VMM has started.',
+    help: 'Exits of VMM processes; unknown: of a process that a VMM has started.',
     unit: null,
     labels: ['process'],
   });
-  /** Of VMMs that have ended. */
+  /** Stalls of ended VMMs. */
   #ended: Histogram = EMPTY;
   readonly #tracepoints: OpenedOnce<VmmTracepoints>;
 
@@ -73,7 +72,7 @@ export class VmmProcesses {
           log.warn('this kernel lacks tracepoints', { missing: tracepoints.missing.join(', ') });
       },
       failed: (error) =>
-        log.warn('processes of VMMs are not followed', { reason: describeError(error) }),
+        log.warn('processes of VMMs are not traced', { reason: describeError(error) }),
     });
     for (const process of ['vmm', 'other']) this.#kills.add({ process }, 0);
     for (const process of ['vmm', 'unknown']) this.#exits.add({ process }, 0);
@@ -83,12 +82,12 @@ export class VmmProcesses {
     return this.#tracepoints.value !== undefined;
   }
 
-  /** Resolves when it is known whether they can be followed. Idempotent; never rejects. */
+  /** Resolves when the tracepoints are open or have failed. Idempotent; never rejects. */
   start(): Promise<void> {
     return this.#tracepoints.start();
   }
 
-  /** @param group what its control group says; null: it has none of its own */
+  /** @param group events of the VMM's own control group; null: it has none */
   watch(sandbox: string, pid: number, group: HostMemoryEvents | null): HostMemoryEvents | null {
     const id = parseSandboxId(sandbox);
     if (id === undefined || this.#parts.open === null) return group;
@@ -100,7 +99,7 @@ export class VmmProcesses {
         this.#watches.get(id) === watch ? this.#tracepoints.value?.counts(id) : undefined,
       onEnd: () => this.#forget(id, watch),
     });
-    // The VMM before it has ended: its memory is on the disk.
+    // The sandbox's previous VMM has ended: the sandbox was paused to disk.
     this.#watches.get(id)?.end();
     this.#watches.set(id, watch);
     const tracepoints = this.#tracepoints.value;
@@ -116,16 +115,18 @@ export class VmmProcesses {
       this.#execs,
       this.#exits,
       {
-        ...{ type: 'histogram', unit: 'seconds', labels: [] },
+        type: 'histogram',
+        unit: 'seconds',
+        labels: [],
         name: 'neurovisor_vmm_reclaim_seconds',
-        help: 'Times that threads of VMMs waited while the kernel looked for memory (direct reclaim).',
+        help: 'Time that threads of VMMs waited for direct reclaim of memory.',
         samples: () => histogramSamples({}, toPrometheus(this.#stalls())),
       },
       collected(
         'counter',
         {
           name: 'neurovisor_vmm_events_lost_total',
-          help: 'Events of VMMs that the kernel had no room for, and processes that it could not follow.',
+          help: 'Events of VMMs dropped because a buffer was full, and processes that could not be traced.',
           unit: null,
           labels: ['what'],
         },
@@ -135,7 +136,7 @@ export class VmmProcesses {
         'gauge',
         {
           name: 'neurovisor_vmms_followed',
-          help: 'VMMs whose processes are followed by tracepoints.',
+          help: 'VMMs whose processes are traced.',
           unit: null,
         },
         () => [...this.#watches.values()].filter(({ isFollowed }) => isFollowed).length,
@@ -155,7 +156,7 @@ export class VmmProcesses {
       if (isThere) watch.isFollowed = !tracepoints.missing.includes(VICTIMS);
     } catch (error) {
       const fields = { sandbox: id, reason: describeError(error) };
-      this.#parts.log.warn('the process of a VMM is not followed', fields);
+      this.#parts.log.warn('the process of a VMM is not traced', fields);
     }
   }
 
@@ -168,7 +169,7 @@ export class VmmProcesses {
     } else if (event.kind === 'exec') {
       this.#execs.add({});
       const fields = { sandbox, pid: event.pid, program: event.comm };
-      this.#parts.log.error('a VMM has executed a program', fields);
+      this.#parts.log.error('a VMM executed a program', fields);
     }
     watch?.take(event);
   }
@@ -191,7 +192,7 @@ export class VmmProcesses {
   }
 }
 
-/** By which victims of the OOM killer are told. */
+/** The tracepoint that reports victims of the OOM killer. */
 const VICTIMS = 'mark_victim';
 
 interface WatchParts {
@@ -199,24 +200,24 @@ interface WatchParts {
   readonly group: HostMemoryEvents | null;
   readonly clock: Clock;
   residentBytes(pid: number): number | null;
-  /** Has `take` called with what is there. */
+  /** Calls `take` for waiting events. */
   poll(): void;
   counts(): SandboxCounts | undefined;
   onEnd(): void;
 }
 
-/** Of one VMM. */
+/** The events of one VMM. */
 class VmmWatch implements HostMemoryEvents {
   readonly pid: number;
-  /** Its kills are told by tracepoints. */
+  /** Tracepoints report its OOM kills. */
   isFollowed = false;
   readonly #parts: WatchParts;
   readonly #reclaims: ReclaimMeter;
   readonly #listeners = new Listeners<HostMemoryEvent>();
   #stopGroup: () => void = () => undefined;
   #kills = 0;
-  /** Of the group's, since tracepoints saw none of them. */
-  #toldByGroup = 0;
+  /** Kills that only the group has reported. */
+  #killsByGroup = 0;
   #isOver = false;
 
   constructor(parts: WatchParts) {
@@ -243,11 +244,11 @@ class VmmWatch implements HostMemoryEvents {
     return Math.max(this.#kills, this.#parts.group?.oomKills() ?? 0);
   }
 
-  /** What there still is to tell is told. Idempotent. */
+  /** Reports waiting events first. Idempotent. */
   end(): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    // The victim is told before its group's count, which says less.
+    // The tracepoint names the victim; the group only counts.
     this.#parts.poll();
     this.#stopGroup();
     this.#parts.onEnd();
@@ -258,16 +259,16 @@ class VmmWatch implements HostMemoryEvents {
       case 'oom-victim': {
         this.#kills += 1;
         const rssBytes = event.anonBytes + event.fileBytes + event.shmemBytes;
-        // Before Linux 6.10 the kernel tells the number alone.
+        // Before Linux 6.10 the kernel reports the pid only.
         const isKnown = rssBytes > 0;
         const victim = isKnown ? { pid: event.pid, name: event.comm, rssBytes } : null;
-        const detail = `the host’s kernel has chosen process ${event.pid} of the VMM to be killed for want of memory`;
-        this.#tell({ type: 'oom', victim, detail });
+        const detail = `the host's OOM killer chose process ${event.pid} of the VMM`;
+        this.#emit({ type: 'oom', victim, detail });
         return;
       }
       case 'exec': {
-        const detail = `a process of the VMM (pid ${event.pid}) has executed a program: ${event.comm}`;
-        this.#tell({ type: 'security', what: 'vmm_exec', detail });
+        const detail = `a process of the VMM (pid ${event.pid}) executed a program: ${event.comm}`;
+        this.#emit({ type: 'security', what: 'vmm_exec', detail });
         return;
       }
       case 'reclaim-end':
@@ -281,23 +282,23 @@ class VmmWatch implements HostMemoryEvents {
     const { clock, counts, residentBytes } = this.#parts;
     const some = this.#reclaims.note(counts()?.stalls.sumNs ?? 0, clock.now());
     const memoryBytes = residentBytes(this.pid) ?? 0;
-    // Nothing is left of one that ends just now: what was told before says more.
+    // A VMM that is ending has no memory left; earlier events say more.
     if (some === null || memoryBytes === 0) return;
-    this.#tell({ type: 'pressure', memoryBytes, limitBytes: 0, some, full: 0 });
+    this.#emit({ type: 'pressure', memoryBytes, limitBytes: 0, some, full: 0 });
   }
 
-  /** A kill is told once, by who knows more of it. */
+  /** Reports a kill only if the tracepoints have not. */
   #fromGroup(event: HostMemoryEvent): void {
     if (event.type === 'oom' && this.isFollowed) {
       this.#parts.poll();
       const counted = this.#parts.group?.oomKills() ?? 0;
-      if (counted <= this.#kills + this.#toldByGroup) return;
-      this.#toldByGroup = counted - this.#kills;
+      if (counted <= this.#kills + this.#killsByGroup) return;
+      this.#killsByGroup = counted - this.#kills;
     }
-    this.#tell(event);
+    this.#emit(event);
   }
 
-  #tell(event: HostMemoryEvent): void {
+  #emit(event: HostMemoryEvent): void {
     this.#listeners.emit(event);
   }
 }

@@ -1,6 +1,6 @@
 /**
- * How often VMMs call the kernel, by call: off unless it is asked for (NEUROVISOR_PROBES), since each system call
- * of the whole host takes longer while somebody counts.
+ * System calls of VMMs, counted by call. Off unless requested (NEUROVISOR_PROBES): counting slows down every system call
+ * of the host.
  */
 import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
@@ -11,23 +11,23 @@ import { OpenedOnce } from './opened-once.ts';
 type Counts = Pick<SyscallCounts, 'watch' | 'counts' | 'forget'> & Disposable;
 
 export interface VmmSyscallsParts {
-  /** Null: nothing is counted. @throws ObserveError where it can't be */
+  /** Null: disabled. @throws ObserveError when counting is not available */
   readonly open: (() => Promise<Counts>) | null;
-  /** @returns undefined: there is no call with this number */
+  /** Returns undefined for an unknown number. */
   nameOf(number: number): string | undefined;
   readonly log: Log;
 }
 
-/** Names of calls, and how often. */
+/** Counts by the name of the call. */
 export type NamedCalls = Readonly<Record<string, number>>;
 
 export class VmmSyscalls {
   readonly #parts: VmmSyscallsParts;
-  /** What was counted of each process when it was last asked for. */
+  /** Counts of each process at the last read. */
   readonly #seen = new Map<number, CallCounts>();
   readonly #total = new Counter({
     name: 'neurovisor_vmm_syscalls_total',
-    help: 'System calls of VMMs since the start of each, where they are counted (NEUROVISOR_PROBES).',
+    help: 'System calls of VMMs, if counted (NEUROVISOR_PROBES).',
     unit: null,
     labels: ['call'],
   });
@@ -52,26 +52,26 @@ export class VmmSyscalls {
     return this.#counts.value !== undefined;
   }
 
-  /** Resolves when it is known whether they can be counted. Idempotent; never rejects. */
+  /** Resolves when counting has started or failed. Idempotent; never rejects. */
   start(): Promise<void> {
     return this.#counts.start();
   }
 
-  /** A VMM has started. */
+  /** Call when a VMM has started. */
   watch(pid: number): void {
     if (this.#parts.open === null) return;
     this.#seen.set(pid, new Map());
     this.#count(pid);
   }
 
-  /** A VMM has ended. */
+  /** Call when a VMM has ended. */
   end(pid: number): void {
     this.#collect(pid);
     this.#seen.delete(pid);
     this.#counts.value?.forget(pid);
   }
 
-  /** Of one VMM; undefined: they are not counted. */
+  /** Counts of one VMM, most frequent first; undefined: not counted. */
   of(pid: number): NamedCalls | undefined {
     const counts = this.#counts.value?.counts(pid);
     if (counts === undefined) return undefined;
@@ -120,5 +120,5 @@ export class VmmSyscalls {
   }
 }
 
-/** With a number that no call has. */
+/** Name for unknown numbers. */
 const NO_CALL = 'unknown';

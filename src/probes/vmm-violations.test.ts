@@ -66,7 +66,7 @@ describe('VmmViolations', () => {
     expect(await count('log')).toBe(2);
     expect(await count('enforce')).toBe(0);
     expect(warned).toEqual([
-      'a VMM made a system call that its filter logged {"vmmPid":7,"syscall":"execve"}',
+      'a VMM made a system call that its seccomp filter logged {"vmmPid":7,"syscall":"execve"}',
     ]);
     expect(await watch.settle(undefined)).toEqual({
       ...{ count: 2, syscall: 272, name: 'unshare', address: '0x7f', action: 'logged' },

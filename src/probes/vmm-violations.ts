@@ -1,7 +1,7 @@
 /**
- * System calls that the filters of our VMMs refused or logged, as the kernel tells: by the audit socket, which has every
- * record (also beside auditd), while the kernel's log has ten in five seconds. Firecracker says itself which call ended
- * it; the kernel tells nothing then, since the filter only sends a signal.
+ * System calls that the seccomp filters of our VMMs refused or logged, read from the kernel's audit socket. The socket
+ * has every record (beside auditd, too); the kernel log has ten in five seconds. Firecracker reports by itself which call
+ * ended it; the kernel reports nothing then, since that filter only sends a signal.
  */
 import { readFileSync, readlinkSync } from 'node:fs';
 import { type Clock, systemClock } from '../base/clock.ts';
@@ -16,24 +16,24 @@ import type { HostViolations } from '../sandbox/parts.ts';
 import { NETLINK, NetlinkSocket } from '../sys/netlink-socket.ts';
 import type { VmExit } from '../vmm/driver.ts';
 
-/** Between two looks, as long as a VMM runs: what comes meanwhile is kept in the socket. */
+/** Between two reads of the socket, while a VMM runs. The socket buffers records meanwhile. */
 const LOOK_GAP_MS = 500;
-/** At one look; the rest comes at the next. */
+/** Per read. */
 const RECORDS_MAX = 1_000;
-/** Of processes that are nobody's yet: a VMM may fall foul of its filter before it is known as one. */
+/** Kept for unknown processes: a VMM may violate its filter before its pid is registered. */
 const UNKNOWN_MAX = 64;
-/** As long may a start take until its VMM is known; what is older is of another process that had its number. */
+/** Longest time from a VMM's start until its pid is registered. Older records belong to another process with that pid. */
 const UNKNOWN_MS_MAX = 60_000;
-/** The kernel's own thread sends the records: they may come after the end of the process. */
+/** A kernel thread sends the records, so they may arrive after the process has ended. */
 const LATE_MS_MAX = 5_000;
 const LATE_GAP_MS = 20;
 /** AUDIT_NLGRP_READLOG (linux/audit.h), as a bit. */
 const GROUP_READLOG = 1;
-/** PROC_PID_INIT_INO (include/linux/proc_ns.h): the namespace whose numbers the records have. */
+/** PROC_PID_INIT_INO (include/linux/proc_ns.h): the namespace of the pids in records. */
 const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
 
 export interface RecordSource {
-  /** Null: nothing is there now. @throws SyscallError `ENOBUFS`: some were lost */
+  /** Undefined: no record is waiting. @throws SyscallError `ENOBUFS`: records were lost */
   receive(): Uint8Array | undefined;
   close(): void;
 }
@@ -47,18 +47,18 @@ export class VmmViolations {
   readonly #unknown = new Map<number, SeccompRecord[]>();
   readonly #violations = new Counter({
     name: 'neurovisor_seccomp_violations_total',
-    help: 'System calls of VMMs that their filters refused (enforce) or logged (log).',
+    help: 'System calls of VMMs that their seccomp filters refused (enforce) or logged (log).',
     unit: null,
     labels: ['vmm', 'mode'],
   });
   readonly #lost = new Counter({
     name: 'neurovisor_seccomp_records_lost_total',
-    help: 'Times that the kernel had more records of refused system calls than could be held.',
+    help: 'Times that the kernel dropped records of refused system calls because the buffer was full.',
     unit: null,
   });
   #cancel: (() => void) | null = null;
 
-  /** @param vmm name of the driver @param source null: the kernel tells us nothing */
+  /** @param options `vmm`: name of the driver; `source`: null if the kernel's records can't be read */
   constructor(options: {
     readonly clock: Clock;
     readonly log: Log;
@@ -69,7 +69,7 @@ export class VmmViolations {
     this.#log = options.log;
     this.#vmm = options.vmm;
     this.#source = options.source;
-    // There from the start, so that a rate of it can be taken.
+    // Present from the start, so that rates can be computed.
     for (const mode of ['enforce', 'log']) this.#violations.add({ vmm: this.#vmm, mode }, 0);
   }
 
@@ -79,7 +79,7 @@ export class VmmViolations {
 
   watch(vmmPid: number): HostViolations {
     const watch = new Watch();
-    // While there was no VMM nobody took what came.
+    // Without a VMM the socket is not read.
     this.#look();
     this.#watched.set(vmmPid, watch);
     const sinceMs = this.#clock.wall() - UNKNOWN_MS_MAX;
@@ -111,7 +111,7 @@ export class VmmViolations {
       }
     }
     this.#watched.delete(vmmPid);
-    // The kernel did not say it, or could not be heard: the end says it.
+    // The kernel sent no record: the exit is the only evidence.
     if (isRefused && watch.refused === 0) this.#note(watch, vmmPid, 'refused');
     if (exit?.refusedSyscall !== undefined) {
       watch.last = { ...named(exit.refusedSyscall), address: null, action: 'refused' };
@@ -147,15 +147,15 @@ export class VmmViolations {
     }
   }
 
-  /** Null: some were lost. */
+  /** Null: records were lost. */
   #receive(): Uint8Array | null | undefined {
     try {
       return this.#source?.receive();
     } catch (error) {
       this.#lost.add({});
       if (errorCode(error) === 'ENOBUFS') return null;
-      // It is looked for them by a timer, whose errors are nobody's.
-      this.#log.debug('a record of the kernel could not be taken', {
+      // Called by a timer, which has no caller to report to.
+      this.#log.debug('could not read an audit record', {
         reason: describeError(error),
       });
       return undefined;
@@ -176,7 +176,7 @@ export class VmmViolations {
 
   #take(watch: Watch, vmmPid: number, record: SeccompRecord): void {
     const { syscall, arch, address, action } = record;
-    // Of another processor, 32-bit calls too, the number means something else.
+    // Another architecture, 32-bit calls included, numbers its calls differently.
     const call = arch === AUDIT_ARCH.x86_64 ? named(syscall) : { syscall, name: null };
     watch.last = { ...call, address, action };
     watch.atMs = this.#clock.wall();
@@ -188,14 +188,14 @@ export class VmmViolations {
     watch[action] += 1;
     if (watch.refused + watch.logged > 1) return;
     const call = watch.last === null ? {} : { syscall: watch.last.name ?? watch.last.syscall };
-    this.#log.warn(`a VMM made a system call that its filter ${action}`, {
+    this.#log.warn(`a VMM made a system call that its seccomp filter ${action}`, {
       vmmPid,
       ...call,
     });
   }
 }
 
-/** Of one VMM. */
+/** The violations of one VMM. */
 class Watch {
   refused = 0;
   logged = 0;
@@ -213,44 +213,45 @@ const named = (syscall: number): { syscall: number; name: string | null } => ({
   name: syscallName(syscall, 'x86_64') ?? null,
 });
 
-/** With what the kernel tells, where it tells us; else with what VMMs and their ends say. */
+/** Reads the kernel's records where possible; otherwise only exits of VMMs are evidence. */
 export function openViolations(vmm: string, log: Log): VmmViolations {
   const source = openRecords();
   if (typeof source === 'string')
-    log.debug('refused system calls of VMMs are not heard of', { reason: source });
+    log.debug('audit records of VMMs are not available', { reason: source });
   return new VmmViolations({
-    ...{ clock: systemClock, log, vmm },
+    clock: systemClock,
+    log,
+    vmm,
     source: typeof source === 'string' ? null : source,
   });
 }
 
 /**
- * The kernel's records, from now on.
- * @returns why they can't be had: they have the process ids of the host, and are sent to its first network namespace,
- * for those who may read them (CAP_AUDIT_READ)
+ * Opens the kernel's audit records, or returns the reason why they can't be read. They have pids of the initial
+ * namespace and are sent to the initial network namespace only; reading needs CAP_AUDIT_READ.
  */
 export function openRecords(): RecordSource | string {
   try {
     if (readlinkSync('/proc/self/ns/pid') !== FIRST_PID_NAMESPACE)
-      return 'the kernel names processes by other numbers than this container';
+      return 'records have pids of the host, not of this container';
     const first = firstNetNamespace();
     if (first !== null && readlinkSync('/proc/self/ns/net') !== first)
-      return 'the kernel tells them in the first network namespace only';
+      return 'records are sent to the initial network namespace only';
     if (!readFileSync('/proc/sys/kernel/seccomp/actions_logged', 'latin1').includes('kill_process'))
-      return 'the kernel is set not to log them (kernel.seccomp.actions_logged)';
+      return 'kernel.seccomp.actions_logged lacks kill_process';
     return new NetlinkSocket(NETLINK.audit, GROUP_READLOG);
   } catch (error) {
-    ignore(error, 'told as the reason');
+    ignore(error, 'returned as the reason');
     return describeError(error);
   }
 }
 
-/** Null: it can't be seen, so this process is taken to be in it. */
+/** Null: unknown, so this process is assumed to be in it. */
 function firstNetNamespace(): string | null {
   try {
     return readlinkSync('/proc/1/ns/net');
   } catch (error) {
-    ignore(error, 'the first process has capabilities that this one lacks');
+    ignore(error, 'not permitted to inspect process 1');
     return null;
   }
 }

@@ -1,12 +1,12 @@
 /**
- * What an operator sees of this process: every number that its parts keep, in one registry for `/metrics`, and
- * what each sandbox uses now, for `neurovisor top`.
+ * Metrics of this process: all counters of its parts in one registry for `/metrics`, and the current load of each
+ * sandbox for `neurovisor top`.
  *
  *     supervisors ── phases, ends, channels ──┐
  *     leases ─────── traffic, refusals ───────┼─► MetricRegistry ─► GET /metrics
  *     control plane, queue, pools, bridge ────┘        (docs/metrics.md)
  *
- * Per sandbox there are sums only: no id is a label.
+ * Sandbox ids are never labels: only sums over sandboxes are exported.
  */
 import type { Clock } from '../base/clock.ts';
 import { ignore, ignoredErrors } from '../base/ignore.ts';
@@ -24,7 +24,7 @@ import type { Supervisor } from '../sandbox/vm/supervisor.ts';
 import { processMetrics } from './process-metrics.ts';
 import { Totals } from './totals.ts';
 
-/** How long a scrape waits for those that it asks; what they had last is told after that. */
+/** How long a scrape waits for its sources; after that it exports their last values. */
 const ASK_MS_MAX = 2000;
 /** Boots in software emulation take seconds, a claim from a pool a millisecond. */
 const START_BOUNDS = [
@@ -45,41 +45,41 @@ export class HostMetrics {
   readonly #network = new Totals();
   readonly #sandboxes = new Set<Supervisor>();
   readonly #leases = new Set<CountedLease>();
-  /** Of sandboxes that live. */
+  /** By id of live sandboxes. */
   readonly #tokens = new Map<string, number>();
   #channelsOpen = 0;
   #events: RecentEvents | undefined;
-  #moreOf: (id: string, pid: number | null) => Partial<SandboxLoad> = () => ({});
+  #measuredOf: (id: string, pid: number | null) => Partial<SandboxLoad> = () => ({});
   readonly #phases = new Histogram({
     name: 'neurovisor_start_phase_seconds',
-    help: 'Phases of the start of a VM: prepare, vmm, kernel, agent; by boot or clone.',
+    help: 'Duration of the phases of a VM start (prepare, vmm, kernel, agent), by boot or clone.',
     unit: 'seconds',
     labels: ['origin', 'phase'],
     bounds: START_BOUNDS,
   });
   readonly #boots = new Histogram({
     name: 'neurovisor_vm_boot_seconds',
-    help: 'Start of a VM until its agent is confirmed, that is: until code can run in it.',
+    help: 'Start of a VM until its agent is ready to run code.',
     unit: 'seconds',
     labels: ['origin'],
     bounds: START_BOUNDS,
   });
   readonly #acquired = new Histogram({
     name: 'neurovisor_vm_acquire_seconds',
-    help: 'A sandbox asked for until it is ready, with the wait for its turn.',
+    help: 'Request for a sandbox until it is ready, with the time in the start queue.',
     unit: 'seconds',
     labels: ['origin'],
     bounds: START_BOUNDS,
   });
   readonly #vmEnds = new Counter({
     name: 'neurovisor_vm_ends_total',
-    help: 'VMs that have ended, members of pools included, by cause.',
+    help: 'Ended VMs by cause, pool members included.',
     unit: null,
     labels: ['cause'],
   });
   readonly #resizes = new Counter({
     name: 'neurovisor_memory_resizes_total',
-    help: 'Sandboxes that were given more memory or gave some back, for want of it (pressure) or by their owner.',
+    help: 'Memory resizes of sandboxes, by memory pressure or by the owner.',
     unit: null,
     labels: ['by', 'direction'],
   });
@@ -93,13 +93,13 @@ export class HostMetrics {
     this.registry.beforeScrape(() => this.#ask());
   }
 
-  /** From before its start on. */
+  /** Call before the start. */
   watch(sandbox: Supervisor): void {
     this.#sandboxes.add(sandbox);
     sandbox.onTransition(({ state, event }) => {
       if (event === 'agent-confirmed' && sandbox.timings !== undefined)
         this.#started(sandbox.timings);
-      // What is counted ends with the device, which is unplugged or killed next.
+      // The counts end with the device, which is unplugged or killed next.
       if (state === 'saving' || state === 'stopping') void this.#askChannel(sandbox);
     });
     sandbox.events.listen((event) => {
@@ -113,7 +113,7 @@ export class HostMetrics {
     });
   }
 
-  /** Returns what to call before the lease is released: its last counts, which outlive it, are read then. */
+  /** Returns a function to call before the lease is released: it reads the last counts, which are kept. */
   watchLease(lease: CountedLease): () => Promise<void> {
     this.#leases.add(lease);
     return async () => {
@@ -128,7 +128,7 @@ export class HostMetrics {
     this.#tokens.set(sandboxId, known + promptTokens + completionTokens);
   }
 
-  /** Once. */
+  /** Call once. */
   addControl(
     control: ControlPlane & { readonly recentEvents: RecentEvents },
     queue: Pick<StartQueue, 'stats'>,
@@ -141,7 +141,7 @@ export class HostMetrics {
         'gauge',
         {
           name: 'neurovisor_start_queue_waiting',
-          help: 'Starts that wait for their turn: requests, and refills of pools.',
+          help: 'Starts in the queue: requests, and refills of pools.',
           unit: null,
           labels: ['kind'],
         },
@@ -155,14 +155,14 @@ export class HostMetrics {
       ),
       single(
         'gauge',
-        { name: 'neurovisor_starts_in_progress', help: 'Starts under way.', unit: null },
+        { name: 'neurovisor_starts_in_progress', help: 'Starts in progress.', unit: null },
         () => queue.stats().running,
       ),
       single(
         'gauge',
         {
           name: 'neurovisor_start_reserved_bytes',
-          help: 'Memory that starts under way have reserved.',
+          help: 'Memory reserved by starts in progress.',
           unit: 'bytes',
         },
         () => queue.stats().reservedMib * MIB,
@@ -170,7 +170,7 @@ export class HostMetrics {
     );
   }
 
-  /** What each sandbox that has a VM uses now. */
+  /** The current load of each sandbox with a VM. */
   loads(): SandboxLoads {
     const sandboxes = [...this.#sandboxes].map((one): SandboxLoad => {
       const pid = one.vm?.pid ?? null;
@@ -182,7 +182,7 @@ export class HostMetrics {
         tokens: this.#tokens.get(one.spec.id) ?? 0,
         lastPressure: one.events.lastPressure,
         lastOom: one.events.lastOom,
-        ...this.#moreOf(one.spec.id, pid),
+        ...this.#measuredOf(one.spec.id, pid),
       };
     });
     const events = this.#events?.list() ?? [];
@@ -190,12 +190,12 @@ export class HostMetrics {
     return { atMs, sandboxes, memoryPressure: memoryPressure(), events };
   }
 
-  /** @param moreOf what else is known of a sandbox and its VMM, if it has one */
-  addLoads(moreOf: (id: string, pid: number | null) => Partial<SandboxLoad>): void {
-    this.#moreOf = moreOf;
+  /** @param measuredOf measurements of a sandbox; `pid`: of its VMM, null: it has none */
+  addLoads(measuredOf: (id: string, pid: number | null) => Partial<SandboxLoad>): void {
+    this.#measuredOf = measuredOf;
   }
 
-  /** Processes of VMs that live. */
+  /** Pids of running VMMs. */
   vmmPids(): readonly number[] {
     return [...this.#sandboxes].flatMap(({ vm }) => vm?.pid ?? []);
   }
@@ -210,11 +210,11 @@ export class HostMetrics {
   #addSandboxes(control: ControlPlane): void {
     const ended = new Counter({
       name: 'neurovisor_sandboxes_ended_total',
-      help: 'Sandboxes that have ended, by cause.',
+      help: 'Ended sandboxes, by cause.',
       unit: null,
       labels: ['cause'],
     });
-    /** Those that have been ready. */
+    /** Sandboxes that have been ready. */
     const known = new Set<string>();
     control.onChange((info) => {
       if (info.status === 'ended') {
@@ -235,7 +235,7 @@ export class HostMetrics {
         'gauge',
         {
           name: 'neurovisor_sandboxes',
-          help: 'Sandboxes by status; those that have ended are not counted.',
+          help: 'Sandboxes by status, without ended ones.',
           unit: null,
           labels: ['status'],
         },
@@ -249,7 +249,7 @@ export class HostMetrics {
         'gauge',
         {
           name: 'neurovisor_pool_active_vms',
-          help: 'Sandboxes that somebody has and that run.',
+          help: 'Running sandboxes, without idle pool members.',
           unit: null,
         },
         () => list.filter(({ status }) => status === 'running').length,
@@ -267,14 +267,14 @@ export class HostMetrics {
     const gauge = (name: string, help: string, key: 'ready' | 'starting' | 'target') =>
       single('gauge', { name, help, unit: null }, () => sum(key));
     this.registry.add(
-      gauge('neurovisor_pool_warm_vms', 'Members of all pools that wait, ready.', 'ready'),
-      gauge('neurovisor_pool_starting_vms', 'Members of all pools that start.', 'starting'),
-      gauge('neurovisor_pool_target_vms', 'Members that all pools want to have.', 'target'),
+      gauge('neurovisor_pool_warm_vms', 'Ready members of all pools.', 'ready'),
+      gauge('neurovisor_pool_starting_vms', 'Starting members of all pools.', 'starting'),
+      gauge('neurovisor_pool_target_vms', 'Target size of all pools together.', 'target'),
       collected(
         'counter',
         {
           name: 'neurovisor_pool_claims_total',
-          help: 'Requests that found a member (hit) or none (miss), and members that were not well.',
+          help: 'Requests that found a ready member (hit) or none (miss), and unhealthy members (discarded).',
           unit: null,
           labels: ['result'],
         },
@@ -295,7 +295,9 @@ export class HostMetrics {
       collected(
         'counter',
         {
-          ...{ name: 'neurovisor_channel_bytes_total', unit: 'bytes', labels },
+          name: 'neurovisor_channel_bytes_total',
+          unit: 'bytes',
+          labels,
           help: 'Payload on the channels between host and guests.',
         },
         () =>
@@ -307,8 +309,10 @@ export class HostMetrics {
       collected(
         'counter',
         {
-          ...{ name: 'neurovisor_channel_throttled_seconds_total', unit: 'seconds', labels },
-          help: 'Time that channels have waited for their limits.',
+          name: 'neurovisor_channel_throttled_seconds_total',
+          unit: 'seconds',
+          labels,
+          help: 'Time that channels were throttled by their rate limits.',
         },
         () =>
           Object.entries(DIRECTIONS).map(([direction, [, throttled]]) => [
@@ -318,22 +322,26 @@ export class HostMetrics {
       ),
       total(
         'neurovisor_channel_connections_total',
-        'Connections, either way.',
+        'Connections opened on the channels, in both directions.',
         'connectionsOpened',
       ),
       total(
         'neurovisor_channel_connections_refused_total',
-        'Connections that were refused by limits, or had nobody to take them.',
+        'Connections refused by a limit, or without a listener.',
         'connectionsRefused',
       ),
       total(
         'neurovisor_channel_protocol_errors_total',
-        'Packets of guests that broke the protocol.',
+        'Packets from guests that violated the protocol.',
         'protocolErrors',
       ),
       single(
         'gauge',
-        { name: 'neurovisor_channel_connections', help: 'Open connections.', unit: null },
+        {
+          name: 'neurovisor_channel_connections',
+          help: 'Open connections on the channels.',
+          unit: null,
+        },
         () => this.#channelsOpen,
       ),
     );
@@ -348,14 +356,14 @@ export class HostMetrics {
     this.registry.add(
       both(
         'neurovisor_network_bytes_total',
-        'Of guests with a network card.',
+        'Bytes of guests with a network card.',
         'bytes',
         'bytesOut',
         'bytesIn',
       ),
       both(
         'neurovisor_network_packets_total',
-        'Of guests with a network card.',
+        'Packets of guests with a network card.',
         null,
         'packetsOut',
         'packetsIn',
@@ -364,7 +372,7 @@ export class HostMetrics {
         'counter',
         {
           name: 'neurovisor_network_refused_packets_total',
-          help: 'Packets of guests that were dropped, by reason.',
+          help: 'Dropped packets of guests, by reason.',
           unit: null,
           labels: ['reason'],
         },
@@ -388,7 +396,7 @@ export class HostMetrics {
         'gauge',
         {
           name: 'neurovisor_host_memory_available_bytes',
-          help: 'Memory of the host that can be used without swapping.',
+          help: 'Available memory of the host (MemAvailable).',
           unit: 'bytes',
         },
         () => availableMib() * MIB,
@@ -407,7 +415,7 @@ export class HostMetrics {
         'gauge',
         {
           name: 'neurovisor_vmm_resident_bytes',
-          help: 'Memory of all VMM processes that is in RAM, that of their guests included.',
+          help: 'Resident memory of all VMM processes, with that of their guests.',
           unit: 'bytes',
         },
         () => this.loads().sandboxes.reduce((sum, { memoryBytes }) => sum + (memoryBytes ?? 0), 0),
@@ -416,7 +424,7 @@ export class HostMetrics {
         'gauge',
         {
           name: 'neurovisor_guest_memory_bytes',
-          help: 'Memory that all guests may use now; of those that can be given more, without that.',
+          help: 'Current memory size of all guests; not their maximum.',
           unit: 'bytes',
         },
         () => [...this.#sandboxes].reduce((sum, { spec }) => sum + spec.memoryMib, 0) * MIB,
@@ -434,7 +442,7 @@ export class HostMetrics {
     this.#channelsOpen = counts.reduce((sum, count) => sum + count, 0);
   }
 
-  /** @returns open connections */
+  /** Returns the number of open connections. */
   async #askChannel(sandbox: Supervisor): Promise<number> {
     const { vm } = sandbox;
     if (vm === undefined) return 0;
@@ -443,7 +451,7 @@ export class HostMetrics {
       this.#channels.note(vm, counted);
       return connectionsOpen;
     } catch (error) {
-      ignore(error, 'its VM ends meanwhile');
+      ignore(error, 'the VM is ending');
       return 0;
     }
   }
@@ -454,7 +462,7 @@ export class HostMetrics {
       const reasons = Object.entries(refused).map(([name, count]) => [REFUSED + name, count]);
       this.#network.note(lease, { ...counted, ...Object.fromEntries(reasons) });
     } catch (error) {
-      ignore(error, 'its network ends meanwhile');
+      ignore(error, 'the network is ending');
     }
   }
 
@@ -464,7 +472,7 @@ export class HostMetrics {
     try {
       return await Promise.race([asked, late.promise]);
     } catch (error) {
-      ignore(error, 'what was known before is told');
+      ignore(error, 'the last values are exported');
       return otherwise;
     } finally {
       stop();

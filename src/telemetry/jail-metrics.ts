@@ -1,4 +1,4 @@
-/** How VMMs are confined, in numbers: of all of them, since no id of a sandbox is a label. */
+/** Metrics of the jail, over all VMMs: sandbox ids are never labels. */
 import { Counter, collected, type Metric, single } from '../base/metrics.ts';
 import { JailError, type JailErrorCode } from '../jail/errors.ts';
 import { JAIL_STATES, type JailState } from '../jail/state.ts';
@@ -6,11 +6,14 @@ import { groupMemoryOf } from '../observe/cgroup-memory.ts';
 import { memoryGroup } from '../probes/vmm-memory.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 
-/** Causes of an error that are looked into. */
+/** Longest chain of causes that is searched. */
 const CAUSES_MAX = 10;
-/** Those that a start may fail with. */
+/** Codes that a start may fail with. */
 const CODES: readonly JailErrorCode[] = [
-  ...(['jail_failed', 'jail_plan_invalid', 'jail_dir_unsafe', 'jail_unavailable'] as const),
+  'jail_failed',
+  'jail_plan_invalid',
+  'jail_dir_unsafe',
+  'jail_unavailable',
 ];
 const KINDS = ['currentBytes', 'peakBytes', 'limitBytes'] as const;
 
@@ -19,19 +22,19 @@ export class JailMetrics {
   readonly #pids: () => readonly number[];
   readonly #failures = new Counter({
     name: 'neurovisor_jail_start_failures_total',
-    help: 'VMs that did not start since their VMM could not be jailed, by code of the error.',
+    help: 'VMs that failed to start because their VMM could not be jailed, by error code.',
     unit: null,
     labels: ['code'],
   });
 
-  /** @param pids of VMMs that run */
+  /** @param pids of running VMMs */
   constructor(state: JailState, pids: () => readonly number[]) {
     this.#state = state;
     this.#pids = pids;
     for (const code of CODES) this.#failures.add({ code }, 0);
   }
 
-  /** @returns the same driver, whose starts are watched */
+  /** Returns the driver with its failed starts counted. */
   watchStarts(driver: VmmDriver): VmmDriver {
     return {
       ...driver,
@@ -53,7 +56,7 @@ export class JailMetrics {
         'gauge',
         {
           name: 'neurovisor_jailed_vmms',
-          help: 'VMMs that run, by what their jail does: enforced, log, off.',
+          help: 'Running VMMs, by mode of their jail: enforced, log, off.',
           unit: null,
           labels: ['mode'],
         },
@@ -64,7 +67,7 @@ export class JailMetrics {
         'gauge',
         {
           name: 'neurovisor_vmm_group_memory_bytes',
-          help: 'Memory in the control groups of VMMs: current, peak, limit; of all together (sum) and of the one that has most (max).',
+          help: 'Memory in the control groups of VMMs: current, peak, limit; over all VMMs: sum, max.',
           unit: 'bytes',
           labels: ['kind', 'over'],
         },
@@ -84,7 +87,7 @@ export class JailMetrics {
         'gauge',
         {
           name: 'neurovisor_vmm_group_memory_ratio',
-          help: 'How much of its limit the VMM takes that is nearest to it; with page cache, which can be given back.',
+          help: 'Highest share of a VMM’s memory limit in use; page cache, which is reclaimable, is included.',
           unit: 'ratio',
         },
         () =>
@@ -98,7 +101,7 @@ export class JailMetrics {
     ];
   }
 
-  /** Those that a VMM has for itself. */
+  /** The groups that belong to one VMM alone. */
   #groups() {
     const own = memoryGroup('self');
     return this.#pids().flatMap((pid) => {

@@ -1,4 +1,4 @@
-/** What Prometheus expects of every process, and the processors of this one (io: /proc by Node). */
+/** The standard Prometheus metrics of this process (io). */
 import { availableParallelism } from 'node:os';
 import { type Metric, single } from '../base/metrics.ts';
 
@@ -8,14 +8,14 @@ export function processMetrics(): readonly Metric[] {
   return [
     single(
       'gauge',
-      { name: 'neurovisor_host_cpus', help: 'Processors that this process may use.', unit: null },
+      { name: 'neurovisor_host_cpus', help: 'Processors available to this process.', unit: null },
       availableParallelism,
     ),
     single(
       'gauge',
       {
         name: 'process_resident_memory_bytes',
-        help: 'Memory of the daemon that is in RAM.',
+        help: 'Resident memory of the daemon.',
         unit: 'bytes',
       },
       () => process.memoryUsage.rss(),

@@ -1,12 +1,12 @@
 /**
- * Sums of counters whose sources come and go: what a sandbox has counted stays counted when it is gone. A source
- * that counts anew (another VM, another lease) adds to what it had. Pure.
+ * Sums over counters whose sources come and go. Counts of a source stay in the sum when it is gone; a source that
+ * restarts at zero adds to its earlier counts. Pure.
  */
 export class Totals {
   readonly #sums = new Map<string, number>();
   readonly #last = new WeakMap<object, Readonly<Record<string, number>>>();
 
-  /** @param values that `source` has counted since its start, by name */
+  /** @param values counts of `source` since its start, by name */
   note(source: object, values: Readonly<Record<string, number>>): void {
     const last = this.#last.get(source) ?? {};
     for (const [name, value] of Object.entries(values)) {

@@ -106,7 +106,7 @@ describe('seccomp', () => {
     }
     const unseen = await run('learn', '--program', 'dog', '--', 'cat', QEMU);
     expect([unseen.status, unseen.stdout]).toEqual([125, '']);
-    expect(unseen.stderr).toContain('no call after a program that was started');
+    expect(unseen.stderr).toContain('no call after a program is started');
     const traces = await run('learn', '--traces', join(dir, 'none'));
     expect([traces.status, traces.stdout]).toEqual([2, '']);
   });
@@ -117,7 +117,7 @@ describe('seccomp', () => {
     const bad: [string[], string][] = [
       [['explain', none], `${none}: no such file or directory`],
       [['explain', QEMU, 'vcpu', '--program'], 'no thread "vcpu"'],
-      [['compile', three, '--out', join(dir, 'none/out')], 'one thread of it is needed'],
+      [['compile', three, '--out', join(dir, 'none/out')], 'it has several threads'],
       [
         ['compile', three, '--thread', 'api', '--out', join(dir, 'none/out')],
         'none/out: no such file',

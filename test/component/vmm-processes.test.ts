@@ -86,7 +86,7 @@ describe('VmmProcesses', () => {
       {
         type: 'oom',
         victim: { pid: expect.any(Number), name: 'tail', rssBytes: expect.any(Number) },
-        detail: expect.stringContaining('want of memory'),
+        detail: expect.stringContaining('OOM killer'),
       },
     ]);
     const [oom] = told.filter((event) => event.type === 'oom');
@@ -118,7 +118,7 @@ describe('VmmProcesses', () => {
     expect(told.filter(({ type }) => type === 'oom')).toMatchObject([{ victim: null }]);
     expect(watched?.oomKills()).toBe(1);
     expect(logged).toEqual([
-      { what: 'processes of VMMs are not followed', fields: { reason: 'not today' } },
+      { what: 'processes of VMMs are not traced', fields: { reason: 'not today' } },
     ]);
   });
 

@@ -42,7 +42,7 @@ describe('doctor', () => {
     try {
       const unused = 'http://127.0.0.1:9';
       const empty = await examine({ NEUROVISOR_HOME: home, NEUROVISOR_UPSTREAM: unused });
-      expect(empty('setup')).toMatchObject({ verdict: 'limited', detail: 'nothing is made yet' });
+      expect(empty('setup')).toMatchObject({ verdict: 'limited', detail: 'not set up yet' });
       expect(empty('model server')).toMatchObject({
         verdict: 'missing',
         detail: expect.stringContaining('ECONNREFUSED'),
