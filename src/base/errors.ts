@@ -2,8 +2,8 @@
  * Operating errors: something that was asked for could not be done, and the caller can act on it.
  * Each folder has one class with a closed set of codes, e.g. `class VmmError extends CodedError<VmmErrorCode> {}`.
  *
- * `message` says what was attempted and with which subject; `cause` says why; `remedy` says, in one
- * imperative sentence, what a person can do. Programmer errors use `assert`; hostile bytes are results.
+ * `message` names the thing and the fault; `cause` says why; `remedy` says, in one imperative sentence, what a
+ * person can do. Programmer errors use `assert`; hostile bytes are results.
  */
 export class CodedError<Code extends string = string> extends Error {
   readonly code: Code;

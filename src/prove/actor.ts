@@ -1,6 +1,6 @@
 /**
- * A process in a network namespace of its own that does what it is asked, one line of JSON each way (io).
- * It ends with its stdin, so that nothing is left even when we are killed.
+ * A process in its own network namespace that performs actions, one line of JSON each way (io). It ends with its stdin,
+ * so that nothing is left even if we are killed.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
@@ -8,7 +8,7 @@ import { assert } from '../base/assert.ts';
 import { ignore } from '../base/ignore.ts';
 import { modulePath } from '../base/module-path.ts';
 
-/** Enters a new network namespace; all that is made in it goes with its last process. */
+/** Command that enters a new network namespace, whose contents end with its last process. */
 export const NEW_NAMESPACE = ['unshare', '--net'] as const;
 
 type Answer = { readonly ok: unknown } | { readonly error: string };
@@ -19,8 +19,8 @@ export class Actor implements AsyncDisposable {
   readonly #ended: Promise<void>;
 
   /**
-   * @param file of a role, in this folder, or a path
-   * @param fd that it has as its number 3
+   * @param file a role in this folder, or a path
+   * @param fd the actor's descriptor 3
    */
   constructor(file: string, fd: number) {
     const [command, ...first] = NEW_NAMESPACE;
@@ -33,8 +33,8 @@ export class Actor implements AsyncDisposable {
       resolve();
     };
     this.#child.once('error', end);
-    this.#child.once('close', () => end(new Error(`${file} has ended`)));
-    this.#child.stdin?.on('error', (error) => ignore(error, 'an actor that has ended'));
+    this.#child.once('close', () => end(new Error(`${file} ended`)));
+    this.#child.stdin?.on('error', (error) => ignore(error, 'the actor has ended'));
     assert(this.#child.stdout !== null, 'an actor has a stdout');
     createInterface({ input: this.#child.stdout }).on('line', (line) => {
       const answer = JSON.parse(line) as Answer;
@@ -44,7 +44,7 @@ export class Actor implements AsyncDisposable {
     });
   }
 
-  /** Answers come in the order of the questions, which are worked off at once. */
+  /** Actions start at once; answers come in the order of the requests. */
   ask<T>(action: string, values: object = {}): Promise<T> {
     const asked = Promise.withResolvers<unknown>();
     this.#asked.push(asked);
@@ -58,9 +58,9 @@ export class Actor implements AsyncDisposable {
   }
 }
 
-/** The other end: does what the lines of stdin say, and ends with them. */
+/** The actor's end: performs the actions on stdin, and exits when stdin ends. */
 export function act(actions: Readonly<Record<string, (values: never) => unknown>>): void {
-  // Written in the order in which they were asked.
+  // Answers are written in the order of the requests.
   let tail: Promise<void> = Promise.resolve();
   const lines = createInterface({ input: process.stdin });
   lines.on('line', (line) => {
@@ -71,7 +71,7 @@ export function act(actions: Readonly<Record<string, (values: never) => unknown>
     });
   });
   lines.on('close', () => process.exit(0));
-  // Whoever asked is gone; stdin tells so, too, a moment earlier or later.
+  // The parent is gone; stdin ends too, a moment earlier or later.
   process.stdout.once('error', () => process.exit(0));
 }
 

@@ -1,4 +1,4 @@
-/** The thread of a cable: what leaves one TAP enters the other. */
+/** The thread of a cable: copies frames between two TAPs. */
 import { workerData } from 'node:worker_threads';
 import { EPOLL, Epoll } from '../sys/epoll.ts';
 import { read, write } from '../sys/fd.ts';
@@ -11,14 +11,14 @@ export interface CableEnds {
 
 /** A frame with its virtio-net header; without offloads none is longer than an MTU. */
 const FRAME_BYTES_MAX = 65_536;
-/** After which the thread looks whether it is to end. */
+/** How often the thread checks whether it should end. */
 const WAIT_MS = 50;
 
 const frame = allocateNative(FRAME_BYTES_MAX);
 const { a, b } = workerData as CableEnds;
 const epoll = new Epoll();
 
-/** A frame that the other end has no room for is lost, as on any cable. */
+/** Drops a frame that the other end has no room for, as any cable does. */
 function carry(from: number, to: number): void {
   for (;;) {
     const bytes = read(from, frame.address, FRAME_BYTES_MAX);

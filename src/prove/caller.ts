@@ -1,23 +1,23 @@
-/** What a program can try to reach something, each try with its outcome (io). */
+/** Ways in which a program can try to reach a server, each with its outcome (io). */
 import { createSocket } from 'node:dgram';
 import { connect, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { encodeQuery, parseAnswer } from '../net/dns/message.ts';
 import { PSK } from './map.ts';
 
-/** How long silence must last to be called silence: on one machine, an answer takes milliseconds. */
+/** Time without an answer that counts as silence; on one machine, an answer takes milliseconds. */
 export const SILENCE_MS = 800;
 const QUERY_ID = 4711;
 const DNS_PORT = 53;
 
 export interface CallOutcome {
-  /** `answer`, `silence`, `closed` without a word, or the errno or code of a refusal. */
+  /** `answer`, `silence`, `closed` without data, or the errno or code of a refusal. */
   readonly outcome: string;
   readonly text: string;
 }
 
 export interface DnsOutcome extends CallOutcome {
-  /** Of the answer, RFC 1035 section 4.1.1; −1: there was none. */
+  /** Code of the answer, RFC 1035 section 4.1.1; −1: no answer. */
   readonly code: number;
   readonly addresses: readonly string[];
 }
@@ -29,12 +29,12 @@ export interface ConnectionTry {
   readonly text?: string;
 }
 
-/** Everything that comes until the other side closes, or until there is silence. */
+/** Collects data until the other side closes or is silent. */
 export function exchange({ host, port, text }: ConnectionTry): Promise<CallOutcome> {
   return listenTo(connect({ host, port }), text ?? '');
 }
 
-/** @param servername undefined: the hello names none */
+/** @param options.servername undefined: a hello without a name */
 export function exchangeTls(
   options: ConnectionTry & { servername?: string },
 ): Promise<CallOutcome> {
@@ -53,7 +53,7 @@ export function exchangeTls(
   return listenTo(socket, text ?? '');
 }
 
-/** By certificate. @param ca PEM, of whom the server's must be */
+/** Over TLS with a certificate. @param options.ca PEM of the authority to trust */
 export function exchangeHttps(
   options: ConnectionTry & { readonly servername?: string; readonly ca: string },
 ): Promise<CallOutcome> {
@@ -84,7 +84,7 @@ interface DatagramTry {
   readonly bytes: Uint8Array;
 }
 
-/** Connected, so that refusals by ICMP are told. */
+/** Uses a connected socket, so that ICMP refusals are reported. */
 export function datagram({
   host,
   port,
@@ -128,7 +128,7 @@ function dnsOutcome(outcome: string, bytes: Buffer): DnsOutcome {
   const nothing = { outcome, code: -1, addresses: [], text: '' };
   if (outcome !== 'answer') return nothing;
   const parsed = parseAnswer(bytes);
-  if (!parsed.ok) return { ...nothing, outcome: `no DNS (${parsed.reason})` };
+  if (!parsed.ok) return { ...nothing, outcome: `not DNS (${parsed.reason})` };
   const { code, records } = parsed.value;
   const addresses = records.flatMap((record) => (record.type === 'CNAME' ? [] : [record.address]));
   return { outcome, code, addresses, text: `code ${code} ${addresses.join(' ')}`.trim() };

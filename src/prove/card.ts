@@ -3,7 +3,7 @@ import { Links } from '../net/link/links.ts';
 import { createTap } from '../sys/tun.ts';
 import { startCable } from './cable.ts';
 
-/** The descriptor that an actor was given. */
+/** The descriptor that an actor inherits. */
 export const CABLE_FD = 3;
 
 export interface CardSpec {

@@ -1,4 +1,4 @@
-/** A guest with an allowlist reaches what it names and nothing else. */
+/** A guest with an allowlist reaches only what the list names. */
 import { parsePolicy } from '../net/policy/egress-rules.ts';
 import { forgedRequests, get } from './forged-requests.ts';
 import {
@@ -43,13 +43,13 @@ export async function proveEgress(world: World): Promise<Proof> {
 async function controls(tries: Tries, world: World, guest: Guest): Promise<void> {
   await tries.names([
     {
-      what: `control: the resolver tells ${ALLOWED.name}`,
+      what: `control: the resolver resolves ${ALLOWED.name}`,
       attempt: () => guest.name(ALLOWED.name),
       code: 0,
       addresses: [ALLOWED.address],
     },
     {
-      what: `control: and by TCP, of whatever server is asked`,
+      what: `control: and by TCP, whichever server is asked`,
       attempt: () => guest.name(ALLOWED.name, { server: FOREIGN_RESOLVER, transport: 'tcp' }),
       code: 0,
       addresses: [ALLOWED.address],
@@ -115,19 +115,19 @@ async function names(tries: Tries, guest: Guest): Promise<void> {
   await tries.names([
     ask('a name that no rule allows', OTHER.name),
     ask('a name that carries data', leak('secret1')),
-    ask(`the same, of ${FOREIGN_RESOLVER} by UDP`, leak('secret2'), { server: FOREIGN_RESOLVER }),
-    ask(`the same, of ${FOREIGN_RESOLVER} by TCP`, leak('secret3'), {
+    ask(`the same from ${FOREIGN_RESOLVER} by UDP`, leak('secret2'), { server: FOREIGN_RESOLVER }),
+    ask(`the same from ${FOREIGN_RESOLVER} by TCP`, leak('secret3'), {
       server: FOREIGN_RESOLVER,
       transport: 'tcp',
     }),
     { ...ask('a TXT record of it', leak('secret4'), { type: 16 }) },
     {
-      what: `private.example, which leads to ${PRIVATE_ADDRESSES[0]}`,
+      what: `private.example, which resolves to ${PRIVATE_ADDRESSES[0]}`,
       attempt: () => guest.name('private.example'),
       code: 3,
     },
     {
-      what: `HTTPS records of ${ALLOWED.name}, which would bring keys to hide names`,
+      what: `HTTPS records of ${ALLOWED.name}, which carry keys for encrypted hellos`,
       attempt: () => guest.name(ALLOWED.name, { type: 65 }),
       code: 0,
     },
@@ -177,7 +177,7 @@ async function pipelined(tries: Tries, guest: Guest): Promise<void> {
       attempt: async () => {
         const got = await guest.exchange(ALLOWED.address, 80, first + get(OTHER.name, '/p2'));
         ({ text } = got);
-        // The first answer is content that may come.
+        // The first answer is allowed.
         return { ...got, text: text.slice(text.lastIndexOf('HTTP/1.1')) };
       },
       isArrival: ({ protocol, text: line }) => protocol === 'http' && line.includes('/p2'),
@@ -217,7 +217,7 @@ async function otherPorts(tries: Tries, guest: Guest): Promise<void> {
 async function spoofed(tries: Tries, { guest, lease }: LeasedGuest, other: Guest): Promise<void> {
   const send = (text: string, frame: { from?: string; fromMac?: string }) => async () => {
     await guest.frame({ to: LISTED_ADDRESS, port: 9999, text, ...frame });
-    // On the same card, so its answer comes after the frame before it was worked off.
+    // Sent on the same card, so its answer shows that the frame before it was processed.
     return await guest.datagram(LISTED_ADDRESS, 9999, 'barrier');
   };
   await tries.allowed(
@@ -246,7 +246,7 @@ async function spoofed(tries: Tries, { guest, lease }: LeasedGuest, other: Guest
       isArrival: isMarked('s1'),
     },
     {
-      what: 'a frame with the source address of somebody',
+      what: 'a frame with the source address of a stranger',
       attempt: send('s2', { from: '8.8.4.4' }),
       isArrival: isMarked('s2'),
     },
@@ -257,7 +257,7 @@ async function spoofed(tries: Tries, { guest, lease }: LeasedGuest, other: Guest
     },
   ]);
   const counted = ((await lease.traffic()).refused['spoofed'] ?? 0) - before;
-  tries.note('the kernel counted them as spoofed', '3', String(counted), counted === 3);
+  tries.note('the kernel counted the frames as spoofed', '3', String(counted), counted === 3);
 }
 
 async function neighbours(tries: Tries, world: World, guest: Guest, other: Guest): Promise<void> {
@@ -274,19 +274,19 @@ async function neighbours(tries: Tries, world: World, guest: Guest, other: Guest
   const toGuest = await hear('n1');
   tries.note(
     `another guest, ${other.address} port ${GUEST_PORT}`,
-    'it hears nothing',
-    `${toGuest.outcome.outcome}; ${toGuest.heard ? 'it hears it' : 'it hears nothing'}`,
+    'received nothing',
+    `${toGuest.outcome.outcome}; ${toGuest.heard ? 'received it' : 'received nothing'}`,
     !toGuest.heard,
   );
   await world.internet.ask('send', { host: other.address, port: GUEST_PORT, text: 'n2' });
   await other.datagram(other.gateway, 9, 'barrier');
   const fromOutside = (await received(other)).includes('n2');
-  const heard = fromOutside ? 'it hears it' : 'it hears nothing';
-  tries.note('the network sends to a guest', 'it hears nothing', heard, !fromOutside);
+  const heard = fromOutside ? 'received it' : 'received nothing';
+  tries.note('a datagram from the network to a guest', 'received nothing', heard, !fromOutside);
   const addresses = [guest.gateway, other.gateway, HOST_UPLINK];
   await tries.names([
     {
-      what: `control: the resolver tells ${HOST_PUBLIC.name}, which is the host’s own public address`,
+      what: `control: the resolver resolves ${HOST_PUBLIC.name}, which is the host’s own public address`,
       attempt: () => guest.name(HOST_PUBLIC.name),
       code: 0,
       addresses: [HOST_PUBLIC.address],
@@ -308,7 +308,7 @@ async function neighbours(tries: Tries, world: World, guest: Guest, other: Guest
   ]);
 }
 
-/** A policy that becomes narrower ends what it forbids. */
+/** A narrowed policy ends the connections that it forbids. */
 async function narrowed(tries: Tries, { guest, lease }: LeasedGuest): Promise<void> {
   const hold = { host: ALLOWED.address, port: 443, servername: ALLOWED.name };
   const held = await guest.actor.ask<string>('hold', hold);
@@ -318,14 +318,14 @@ async function narrowed(tries: Tries, { guest, lease }: LeasedGuest): Promise<vo
   await lease.setPolicy(parsePolicy({ mode: 'allowlist', allow: [`${LISTED_ADDRESS}:8080`] }));
   const after = await guest.actor.ask<string>('poke');
   tries.note(
-    'that connection, after the rule for it was taken away',
+    'that connection, after its rule was removed',
     'ended',
     after,
     after !== 'answer' && after !== 'silence',
   );
   await tries.forbidden([
     {
-      what: `${ALLOWED.name} again, after the rule for it was taken away`,
+      what: `${ALLOWED.name} again, after its rule was removed`,
       attempt: () => guest.exchange(ALLOWED.address, 80, get(ALLOWED.name, '/n3')),
       isArrival: ({ text }) => text.includes('/n3'),
     },
@@ -340,7 +340,7 @@ async function narrowed(tries: Tries, { guest, lease }: LeasedGuest): Promise<vo
   ]);
   await tries.names([
     {
-      what: 'mode none: names get no answer',
+      what: 'mode none: names are not resolved',
       attempt: () => guest.name(ALLOWED.name),
       code: -1,
       secret: ALLOWED.name,
@@ -350,7 +350,7 @@ async function narrowed(tries: Tries, { guest, lease }: LeasedGuest): Promise<vo
 
 const TRIES_MAX = 20;
 
-/** Each try is a round trip to another process, so no time is waited. */
+/** Each try is a round trip to another process, so no sleep is needed. */
 async function eventually(isTrue: () => Promise<boolean>): Promise<boolean> {
   for (let tries = 0; tries < TRIES_MAX; tries += 1) if (await isTrue()) return true;
   return false;

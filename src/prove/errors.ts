@@ -1,17 +1,17 @@
 import { CodedError } from '../base/errors.ts';
 
 type ProofErrorCode =
-  /** Namespaces can't be made, or processes not be looked into, by this user. */
+  /** This user can't make namespaces or inspect processes. */
   | 'not_permitted'
-  /** The world of the proof could not be made, or its process ended early; the cause says why. */
+  /** The world of the proof could not be set up, or its process ended early; the cause says why. */
   | 'no_world'
-  /** Of another endpoint: it can't be asked, or refuses what the suite needs. */
+  /** The other endpoint can't be reached, or refuses what the suite needs. */
   | 'endpoint_failed'
-  /** Of another endpoint: nothing that should work does, so that nothing said is blocked would mean anything. */
+  /** Nothing that should work at the other endpoint works, so "blocked" would prove nothing. */
   | 'no_control'
   /** A package that the proof needs is not installed. */
   | 'client_missing'
-  /** The canary can't listen, or can't be asked. */
+  /** The canary can't listen, or does not answer. */
   | 'canary_failed';
 
 export class ProofError extends CodedError<ProofErrorCode> {}

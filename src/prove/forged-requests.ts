@@ -1,21 +1,21 @@
-/** HTTP requests that mean another server than a policy allows, or hide whom they mean. Pure: one list for all worlds. */
+/** HTTP requests for another server than a policy allows, open or hidden. Pure: one list for all worlds. */
 
 interface ForgedRequest {
   readonly what: string;
-  /** Whose address is connected to. */
+  /** Whose address to connect to. */
   readonly to: 'allowed' | 'other';
   /** Sent at once, to port 80. */
   readonly text: string;
-  /** Is in the request line of what arrives. */
+  /** Appears in the request line of an arrival. */
   readonly trace: string;
 }
 
 interface ForgedNames {
   readonly allowed: string;
   readonly other: { readonly name: string; readonly address: string };
-  /** Allowed, and does not lead to the other's address. */
+  /** An allowed name that does not resolve to the other's address. */
   readonly forged: string;
-  /** Of the nth request, without `/`. */
+  /** The mark of the nth request, without `/`. */
   readonly trace: (index: number) => string;
 }
 
@@ -52,12 +52,12 @@ export function forgedRequests({ allowed, other, forged, trace }: ForgedNames): 
   });
 }
 
-/** A whole request that ends its connection. */
+/** A complete request that closes its connection. */
 export function get(host: string, target = '/'): string {
   return `GET ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
 }
 
-/** What inet_aton(3) and URLs read as 169.254.169.254. */
+/** Spellings that inet_aton(3) and URLs parse as 169.254.169.254. */
 export const METADATA_SPELLINGS = [
   '2852039166',
   '0xa9fea9fe',

@@ -1,4 +1,4 @@
-/** Frames as a guest that has taken over its network card may send them. Pure. */
+/** Frames that a guest can send by bypassing its kernel. Pure. */
 import { parseAddress } from '../net/addresses/addresses.ts';
 
 /** struct virtio_net_hdr, all zero: no offloads. */
@@ -54,7 +54,7 @@ export function echoFrame({ fromMac, toMac, from, to, kind, sequence }: EchoFram
   return frame({ fromMac, toMac, source, destination }, ICMP, icmp);
 }
 
-/** Whether it is an echo or a reply by IPv4. @param bytes behind their virtio-net header */
+/** Whether this is an IPv4 echo or reply. @param bytes with their virtio-net header */
 export function isEcho(bytes: Buffer): boolean {
   const at = VIRTIO_NET_HEADER_BYTES;
   if (bytes.length < at + 34) return false;
@@ -68,7 +68,7 @@ interface Ends {
   readonly destination: Buffer;
 }
 
-/** By the IP of the addresses. */
+/** IPv4 or IPv6, by the addresses. */
 function frame(ends: Ends, protocol: number, payload: Buffer): Buffer {
   const { fromMac, toMac, source, destination } = ends;
   const isV4 = source.length === 4;

@@ -1,4 +1,4 @@
-/** A guest: its card is plugged into the TAP that it was given, and it tries what it is told. */
+/** The role of a guest: plugs a card into the inherited TAP and tries to reach servers. */
 import { createSocket } from 'node:dgram';
 import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { assert } from '../base/assert.ts';
@@ -31,7 +31,7 @@ act({
   datagram: (each: { host: string; port: number; text: string }) =>
     datagram({ ...each, bytes: Buffer.from(each.text) }),
   askName: (each: NameTry) => askName(each),
-  /** Past the guest's kernel. */
+  /** Bypasses the guest's kernel. */
   frame: (each: UdpFrame) => writeBytes(CABLE_FD, udpFrame(each)),
   listen: ({ port }: { port: number }) =>
     new Promise<void>((resolve) => {
@@ -40,7 +40,7 @@ act({
       socket.bind(port, () => resolve());
     }),
   received: () => received,
-  /** A TLS connection that stays: `hold` opens it, `poke` waits for the echo of what it sends. */
+  /** A lasting TLS connection: `hold` opens it, `poke` sends a byte and waits for its echo. */
   hold: ({ host, port, servername }: { host: string; port: number; servername: string }) =>
     new Promise<string>((resolve) => {
       const version = 'TLSv1.2' as const;

@@ -1,4 +1,4 @@
-/** Requests that mean another path or method than a rule allows, or hide what they mean. Pure. */
+/** Requests for another path or method than a rule allows, open or hidden. Pure. */
 
 interface HiddenRequest {
   readonly what: string;
@@ -6,12 +6,12 @@ interface HiddenRequest {
   readonly text: string;
 }
 
-/** What a rule lets through there. */
+/** What the rule allows. */
 export const RULE_METHOD = 'GET';
 export const BODY_METHOD = 'PUT';
 export const RULE_PATH = '/v1/';
 
-/** In some reading each of them is `/admin…`, of which the rule says nothing. */
+/** Some servers read each of them as `/admin…`, which the rule does not allow. */
 const PATHS: readonly (readonly [string, string])[] = [
   ['another path', '/ADMIN'],
   ['a path that only begins alike', '/v1ADMIN'],
@@ -46,7 +46,7 @@ const FIELDS: readonly (readonly [string, string])[] = [
   ['X-Forwarded-Host', 'X-Forwarded-Host: other.example'],
 ];
 
-/** @param mark is in the request line of whatever arrives */
+/** @param mark appears in the request line of an arrival */
 export function hiddenRequests(
   scheme: 'http' | 'https',
   host: string,
@@ -123,7 +123,7 @@ export function hiddenRequests(
   return list.map(([what, make], index) => ({ what, text: make(mark(index)) }));
 }
 
-/** A whole request that ends its connection. */
+/** A complete request that closes its connection. */
 export function ask(
   host: string,
   method: string,

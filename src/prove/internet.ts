@@ -1,6 +1,6 @@
 /**
- * An internet in a namespace, at the other end of the host's uplink: a resolver, web servers, metadata
- * services and whatever else a guest might call. It remembers all that arrives.
+ * The role of the internet, at the other end of the host's uplink: a resolver, web servers, metadata services and other
+ * servers that a guest might call. It records all arrivals.
  */
 import { createSocket } from 'node:dgram';
 import {
@@ -38,7 +38,7 @@ const TTL_SECONDS = 60;
 const arrivals: Arrival[] = [];
 const authority = new CertificateAuthority(systemClock);
 const reflector = createHttpServer(reflect);
-/** How often each name was asked for: some change their mind. */
+/** Queries per name: some answers change with the count. */
 const asked = new Map<string, number>();
 
 const links = plugCard({
@@ -47,7 +47,7 @@ const links = plugCard({
   also: INTERNET_ADDRESSES,
 });
 const linkIndex = links.find('eth0')?.index ?? 0;
-// A guest that leaves with its own address is answered too.
+// Answers also a guest that leaves with its own address.
 for (const destination of [POOL, PLAIN_POOL])
   links.addRoute({ destination, gateway: HOST_UPLINK, linkIndex });
 
@@ -87,7 +87,7 @@ function note(
 async function listen(server: Server, port: number): Promise<void> {
   server.on('connection', (socket: Socket) => {
     note('tcp', socket.localAddress, port);
-    socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
+    socket.on('error', (error) => ignore(error, 'the caller broke its connection'));
   });
   await new Promise<void>((resolve) => server.listen(port, '0.0.0.0', resolve));
 }
@@ -108,7 +108,7 @@ async function listenUdp(
 
 function httpServer(): Server {
   const server = createHttpServer(answerHttp);
-  // Which is no request to Node.js.
+  // Node.js emits CONNECT separately from requests.
   server.on('connect', ({ url = '', headers }: IncomingMessage, socket: Socket) => {
     note('http', socket.localAddress, 80, `CONNECT ${headers.host} ${url}`);
     socket.destroy();
@@ -127,7 +127,7 @@ function answerHttp(request: IncomingMessage, response: ServerResponse): void {
   response.end(isMetadataAddress(to) ? `${SECRET}\n` : `page of ${request.headers.host}\n`);
 }
 
-/** Tells back what it has heard, by URL in one of the ways in which servers do. */
+/** Echoes the request; the URL selects the form of the answer. */
 function reflect(request: IncomingMessage, response: ServerResponse): void {
   const { method, url = '', headers, socket } = request;
   const heard = `${method} ${headers.host} ${url} ${JSON.stringify(headers)}`;
@@ -144,7 +144,7 @@ function reflect(request: IncomingMessage, response: ServerResponse): void {
   } else response.end(`page of ${heard}`);
 }
 
-/** By a key that both know; only the vault has a certificate. */
+/** TLS with a pre-shared key; only the vault has a certificate. */
 function tlsServer(): Server {
   const version = 'TLSv1.2' as const;
   const options = {
@@ -160,7 +160,7 @@ function tlsServer(): Server {
   const server = createTlsServer(options, (socket) => {
     const name = String(Reflect.get(socket, 'servername'));
     note('tls', socket.localAddress, 443, name);
-    socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
+    socket.on('error', (error) => ignore(error, 'the caller broke its connection'));
     if (name === VAULT.name) {
       reflector.emit('connection', socket);
       return;
@@ -168,7 +168,7 @@ function tlsServer(): Server {
     socket.write(`page of ${name}\n`);
     socket.pipe(socket);
   });
-  server.on('tlsClientError', (error) => ignore(error, 'a caller that speaks no TLS'));
+  server.on('tlsClientError', (error) => ignore(error, 'the caller does not speak TLS'));
   return server;
 }
 
@@ -177,7 +177,7 @@ function echo(socket: Socket): void {
   socket.pipe(socket);
 }
 
-/** RFC 7766: a message behind its length. One question for each connection will do. */
+/** RFC 7766: a length-prefixed message; one question per connection. */
 function converse(socket: Socket): void {
   let received = Buffer.alloc(0);
   socket.on('data', (bytes: Buffer) => {
@@ -204,7 +204,7 @@ function answerName(bytes: Buffer, to: string): Uint8Array | undefined {
   return encodeReply(parsed.value, { code: DNS_CODE.ok, records }, 1232);
 }
 
-/** Whatever is asked for is somewhere, so that a name that gets out is seen to lead somewhere. */
+/** Every name resolves, so that a leaked name shows. */
 function recordsOf(name: string, times: number): DnsRecord[] {
   const lists = ZONE[name] ?? ZONE['*'] ?? [];
   const list = lists[Math.min(times, lists.length - 1)] ?? [];

@@ -1,4 +1,4 @@
-/** A jailed VMM under mixed load makes no system call that its filter refuses, and its filter stays on each thread. */
+/** A jailed VMM under mixed load makes no refused system call, and each thread keeps its filter. */
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -18,7 +18,7 @@ import { vmmOf } from './vmm-of.ts';
 type Control = Awaited<ReturnType<typeof openControlPlane>>['control'];
 type Guest = Awaited<ReturnType<Control['guest']>>;
 
-/** Where nobody says how long, milliseconds. */
+/** Default duration, milliseconds. */
 const LOAD_MS = 60_000;
 const SIZE = { memoryMib: 256, diskMib: 128 } as const;
 const FILE_BYTES = MIB;
@@ -26,7 +26,7 @@ const GUEST_PORT = 8000;
 const START_MS_MAX = 60_000;
 const START_GAP_MS = 200;
 const OUTPUT_BYTES_MAX = 64 * 1024;
-/** Of rounds, from the first on: a pause to the disk, which ends the VMM and starts another one; a snapshot. */
+/** In rounds, from the first on: a pause to disk, which restarts the VMM, and a snapshot. */
 const [DISK_EVERY, SNAPSHOT_EVERY] = [4, 3];
 const ANSWER = 'ok of the load';
 const UNSHARE = { name: 'unshare', number: 272, args: [0] };
@@ -57,7 +57,7 @@ export async function proveLoad(context: JailContext): Promise<Proof> {
     const server = await guest.exec({ argv: serve, detached: true, stdin: false });
     server.stdout.resume();
     server.stderr.resume();
-    server.exit.catch((error: unknown) => ignore(error, 'it lives on without its connection'));
+    server.exit.catch((error: unknown) => ignore(error, 'the server outlives its connection'));
     await answers(guest, signal);
     const load = new Load(control, id, () => vmmOf(runtime, id));
     const tookMs = await load.run(loadMs, signal);
@@ -71,11 +71,7 @@ export async function proveLoad(context: JailContext): Promise<Proof> {
       });
     });
     await injector.call(await vmmOf(runtime, id), UNSHARE);
-    notes.same(
-      'control: a VMM that is made to unshare ends',
-      'seccomp-violation',
-      `${await ended}`,
-    );
+    notes.same('control: a VMM that calls unshare ends', 'seccomp-violation', `${await ended}`);
     notes.same('control: and is counted', '1', `${await violations()}`);
   } finally {
     await runtime.close();
@@ -84,7 +80,7 @@ export async function proveLoad(context: JailContext): Promise<Proof> {
   return notes.proof('load');
 }
 
-/** What is done to one sandbox, over and over; the VMM stands still only when nothing else is under way. */
+/** The repeated work in one sandbox; the VMM is paused only while nothing else runs. */
 class Load {
   readonly #control: Control;
   readonly #id: string;
@@ -101,7 +97,7 @@ class Load {
     this.#vmm = vmm;
   }
 
-  /** @returns how long it took, at least `durationMs` */
+  /** @returns the time taken, at least `durationMs` */
   async run(durationMs: number, signal?: AbortSignal): Promise<number> {
     const began = performance.now();
     for (let round = 1; performance.now() - began < durationMs; round += 1) {
@@ -118,17 +114,17 @@ class Load {
   tell(notes: Notes, tookMs: number, durationMs: number): void {
     const minutes = (ms: number): string => `${(ms / 60_000).toFixed(1)} minutes`;
     const isLong = tookMs >= durationMs;
-    notes.note('the load lasts', minutes(durationMs), minutes(tookMs), isLong);
+    notes.note('duration of the load', minutes(durationMs), minutes(tookMs), isLong);
     for (const what of [...this.#done.keys(), ...this.#failed.keys()].filter(isFirst)) {
       const failed = this.#failed.get(what);
-      const seen = failed === undefined ? `${this.#done.get(what)} went well` : `failed: ${failed}`;
-      notes.note(what, 'each goes well', seen, failed === undefined);
+      const seen = failed === undefined ? `${this.#done.get(what)} succeeded` : `failed: ${failed}`;
+      notes.note(what, 'all succeed', seen, failed === undefined);
     }
     notes.note(
       'each thread of its VMMs, after each round',
       'Seccomp 2, NoNewPrivs 1',
       this.#unfiltered ||
-        `Seccomp 2, NoNewPrivs 1: ${this.#threads} looks, ${this.#vmms.size} VMMs`,
+        `Seccomp 2, NoNewPrivs 1: ${this.#threads} checks, ${this.#vmms.size} VMMs`,
       this.#unfiltered === '' && this.#threads > 0,
     );
   }
@@ -179,7 +175,7 @@ class Load {
     this.#vmms.add(pid);
     for (const task of await readdir(`/proc/${pid}/task`)) {
       const text = await readFile(`/proc/${pid}/task/${task}/status`, 'latin1').catch(
-        (error: unknown) => ignore(error, 'a thread that has just ended'),
+        (error: unknown) => ignore(error, 'the thread has just ended'),
       );
       if (text === undefined) continue;
       this.#threads += 1;
@@ -192,18 +188,18 @@ class Load {
 const isFirst = (name: string, index: number, all: readonly string[]): boolean =>
   all.indexOf(name) === index;
 
-/** @throws Error when it says something else at its end, or fails */
+/** @throws Error if the program fails or prints something else */
 async function said(guest: Guest, argv: readonly string[], wanted: string): Promise<void> {
   const program = await guest.exec({ argv, stdin: false });
   program.stderr.resume();
   const [text, { exitCode }] = await Promise.all([textOf(program.stdout), program.exit]);
   if (exitCode === 0 && text.includes(wanted)) return;
   throw new Error(
-    `${argv[0]} ended with ${exitCode} and said ${JSON.stringify(text.slice(0, 40))}`,
+    `${argv[0]} ended with ${exitCode} and printed ${JSON.stringify(text.slice(0, 40))}`,
   );
 }
 
-/** @throws Error when it does not within a minute */
+/** Waits for the guest's server. @throws Error after a minute */
 async function answers(guest: Guest, signal?: AbortSignal): Promise<void> {
   for (let waitedMs = 0; ; waitedMs += START_GAP_MS) {
     try {
@@ -211,7 +207,7 @@ async function answers(guest: Guest, signal?: AbortSignal): Promise<void> {
       return;
     } catch (error) {
       if (waitedMs >= START_MS_MAX) throw error;
-      ignore(error, 'it does not listen yet');
+      ignore(error, 'the server does not listen yet');
       await sleep(START_GAP_MS, signal);
     }
   }
@@ -231,7 +227,7 @@ async function textOf(stream: Readable): Promise<string> {
   return text;
 }
 
-/** A model that has one answer. */
+/** A model server with one answer. */
 async function serveModel(path: string): Promise<AsyncDisposable & { readonly address: string }> {
   const server = createServer((request, response) => {
     request.resume().once('end', () => {

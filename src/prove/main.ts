@@ -1,6 +1,6 @@
 /**
- * Proves what its arguments name, in the network namespace that it was started in; prints them as JSON. The
- * first is a directory of its own for all that it puts on the disk, which its parent removes.
+ * Runs the proofs that its arguments name in the current network namespace and prints them as JSON. The first argument
+ * is a private directory for its files, which its parent removes.
  */
 import { rmSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -28,7 +28,7 @@ process.env['TMPDIR'] = dir;
 
 const say = (message: object): boolean => process.stdout.write(`${JSON.stringify(message)}\n`);
 
-/** Whoever wanted to know is gone, perhaps killed, and removes nothing. */
+/** The parent is gone, perhaps killed, so this process removes the directory. */
 function leave(): void {
   rmSync(dir, { recursive: true, force: true });
   process.exit(1);

@@ -1,6 +1,6 @@
 /**
- * The world of the proofs: who has which address. Nothing of it is outside the namespaces that are made for
- * it, so that real addresses of others stand for themselves.
+ * The addresses in the world of the proofs. All of it is inside namespaces made for it, so real public addresses can
+ * stand for themselves.
  *
  *     guest ── nv-…   ┐
  *     other ── nv-…   ├ host ── up0 198.18.0.1 ──── 198.18.0.2 internet: resolver, web, metadata services
@@ -8,7 +8,7 @@
  */
 import { isMetadata } from '../net/addresses/metadata.ts';
 
-/** Of a directory for what a run of proofs puts on the disk. */
+/** Prefix of the directory for the files of a run. */
 export const DIR_PREFIX = 'nv-prove-';
 
 export const HOST_UPLINK = '198.18.0.1';
@@ -19,7 +19,7 @@ export const POOL = '10.201.0.0/16';
 export const PLAIN_POOL = '10.202.0.0/30';
 export const PLAIN = { host: '10.202.0.1', guest: '10.202.0.2', mac: 'aa:fc:00:00:00:99' } as const;
 
-/** Of AWS and most others, Azure, Alibaba, Oracle, ECS, EKS, Scaleway, Tencent: see `METADATA`. */
+/** AWS and most others, Azure, Alibaba, Oracle, ECS, EKS, Scaleway, Tencent: see `METADATA`. */
 export const METADATA_ADDRESSES = [
   '169.254.169.254',
   '168.63.129.16',
@@ -29,15 +29,15 @@ export const METADATA_ADDRESSES = [
   '169.254.42.42',
   '169.254.0.23',
 ] as const;
-/** On the host itself, as the agent of EKS Pod Identity is. */
+/** On the host itself, like the agent of EKS Pod Identity. */
 export const HOST_AGENT = '169.254.170.23';
-/** Of the host itself and public, with a name that a rule allows. */
+/** A public address of the host itself, with a name that a rule allows. */
 export const HOST_PUBLIC = { name: 'host.example', address: '93.184.216.77' } as const;
 export const SECRET = 'secret of the metadata service';
 
 export const ALLOWED = { name: 'allowed.example', address: '93.184.216.34' } as const;
 export const OTHER = { name: 'other.example', address: '93.184.216.99' } as const;
-/** Speaks HTTPS with a certificate, and tells back what it hears. */
+/** Speaks HTTPS with a certificate, and echoes requests. */
 export const VAULT = { name: 'vault.example', address: '93.184.216.43' } as const;
 /** Opened by a rule for addresses: TCP 8080 and UDP 9999. */
 export const LISTED_ADDRESS = '1.1.1.1';
@@ -61,7 +61,7 @@ export const UDP_ADDRESSES: readonly string[] = [
   '169.254.169.254',
 ];
 
-/** Name → what is told the first time, the second, and so on; a name is an alias for it. */
+/** Name → the answer to the first query, the second, and so on; a name in it is an alias. */
 export const ZONE: Readonly<Record<string, readonly (readonly string[])[]>> = {
   [ALLOWED.name]: [[ALLOWED.address]],
   [OTHER.name]: [[OTHER.address]],

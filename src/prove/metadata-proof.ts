@@ -1,4 +1,4 @@
-/** No metadata service is reached, whatever the policy says and however it is spelled. */
+/** No metadata service is reachable, whatever the policy and however the address is spelled. */
 import { describeError, errorCode } from '../base/errors.ts';
 import { METADATA } from '../net/addresses/metadata.ts';
 import type { NetworkLease } from '../net/lease/lease.ts';
@@ -14,7 +14,7 @@ import { type Forbidden, type Proof, Tries } from './proof.ts';
 import type { Guest, World } from './world.ts';
 
 const FIRST = METADATA_ADDRESSES[0];
-/** Names that lead there, by an answer or by an alias. */
+/** Names that resolve to it, by an address or an alias. */
 const REBINDING = ['rebind.example', 'alias.example', 'cloud.example'];
 
 export async function proveMetadata(world: World): Promise<Proof> {
@@ -39,7 +39,7 @@ export async function proveMetadata(world: World): Promise<Proof> {
   return tries.proof('metadata');
 }
 
-/** They are really there, the same program reaches them without us, and the guests are not just dead. */
+/** The services exist, the same program reaches them without us, and the guests do work. */
 async function controls(tries: Tries, world: World, open: Guest, listed: Guest): Promise<void> {
   const there = [...METADATA_ADDRESSES, HOST_AGENT];
   await tries.allowed(
@@ -81,17 +81,17 @@ async function controls(tries: Tries, world: World, open: Guest, listed: Guest):
   );
 }
 
-/** Counted by the kernel, so they got as far as the packet filter. */
+/** The kernel's count shows that the packets got as far as the packet filter. */
 async function counted(tries: Tries, mode: string, lease: NetworkLease): Promise<void> {
   const packets = (await lease.traffic()).refused['metadata'] ?? 0;
-  const what = `${mode}: the kernel counted what it dropped on the way to metadata services`;
+  const what = `${mode}: packets to metadata services that the kernel dropped`;
   tries.note(what, 'at least 10', String(packets), packets >= 10);
 }
 
 function policies(tries: Tries): void {
   const rules = [FIRST, '169.254.0.0/16', '168.63.129.16:80', 'metadata.google.internal'];
   for (const rule of rules) {
-    let seen = 'taken';
+    let seen = 'accepted';
     let code: string | undefined;
     try {
       parsePolicy({ mode: 'allowlist', allow: [rule] });
@@ -139,7 +139,7 @@ async function literals(tries: Tries, open: Guest, listed: Guest): Promise<void>
 
 async function silentFrame(guest: Guest, to: string, from = guest.address) {
   await guest.frame({ to, from, port: 9999, text: 'past the kernel' });
-  // Answered only when the frame before it was worked off.
+  // Answered only after the frame before it was processed.
   return await guest.datagram(guest.gateway, 9, 'barrier');
 }
 
@@ -147,7 +147,7 @@ async function names(tries: Tries, open: Guest, listed: Guest): Promise<void> {
   const known = METADATA.flatMap((row) => row.names);
   await tries.names([
     {
-      what: `control: the resolver tells ${ALLOWED.name}`,
+      what: `control: the resolver resolves ${ALLOWED.name}`,
       attempt: () => listed.name(ALLOWED.name),
       code: 0,
       addresses: [ALLOWED.address],
@@ -160,13 +160,13 @@ async function names(tries: Tries, open: Guest, listed: Guest): Promise<void> {
     })),
     ...REBINDING.flatMap((name) =>
       [open, listed].map((guest, index) => ({
-        what: `${index === 0 ? 'open' : 'allowlist'}: ${name}, which leads to ${FIRST}`,
+        what: `${index === 0 ? 'open' : 'allowlist'}: ${name}, which resolves to ${FIRST}`,
         attempt: () => guest.name(name),
         code: 3,
       })),
     ),
     {
-      what: `allowlist: mixed.example, which leads to ${ALLOWED.address} and ${FIRST}`,
+      what: `allowlist: mixed.example, which resolves to ${ALLOWED.address} and ${FIRST}`,
       attempt: () => listed.name('mixed.example'),
       code: 0,
       addresses: [ALLOWED.address],
@@ -185,7 +185,7 @@ async function names(tries: Tries, open: Guest, listed: Guest): Promise<void> {
   ]);
   await tries.names([
     {
-      what: `allowlist: flip.example again, which leads to ${FIRST} now`,
+      what: `allowlist: flip.example again, which resolves to ${FIRST} now`,
       attempt: () => listed.name('flip.example'),
       code: 3,
     },
@@ -203,7 +203,12 @@ async function redirected(tries: Tries, open: Guest): Promise<void> {
   const page = await open.exchange(ALLOWED.address, 80, get(ALLOWED.name, '/redirect'));
   const location = /^location: (\S+)/im.exec(page.text)?.[1] ?? '';
   const isThere = location === `http://${FIRST}/latest/meta-data/`;
-  tries.note(`control: ${ALLOWED.name}/redirect leads to ${FIRST}`, 'it does', location, isThere);
+  tries.note(
+    `control: ${ALLOWED.name}/redirect redirects to ${FIRST}`,
+    'it does',
+    location,
+    isThere,
+  );
   const { hostname, pathname } = new URL(isThere ? location : `http://${FIRST}/`);
   await tries.forbidden([
     {
@@ -214,7 +219,7 @@ async function redirected(tries: Tries, open: Guest): Promise<void> {
   ]);
 }
 
-/** Through the gateway to an address that is allowed, in the hope that something behind it goes on. */
+/** Requests through the gateway to an allowed address, in the hope that a server behind it forwards them. */
 async function requests(tries: Tries, listed: Guest): Promise<void> {
   const to = ALLOWED.address;
   const meant = [
@@ -235,31 +240,31 @@ async function requests(tries: Tries, listed: Guest): Promise<void> {
   ]);
 }
 
-/** What is left where the packet filter lets a guest send whatever it wants: XDP, on a host that has it. */
+/** Without the packet filter XDP still protects metadata services, on a host that has it. */
 async function unfiltered(tries: Tries, world: World): Promise<void> {
   const { id, guest, lease } = await world.guest({ mode: 'allowlist', allow: [ALLOWED.name] });
   if (!hasXdp(lease)) {
-    const seen = 'this host has no XDP for us (`neurovisor net doctor` says why)';
-    tries.note('packet filter taken away', 'metadata services stay out of reach', seen, true);
+    const seen = 'XDP is not available here (`neurovisor net doctor` says why)';
+    tries.note('packet filter removed', 'metadata services stay unreachable', seen, true);
     return;
   }
   const chains = [`from_${id}`, `forward_${id}`, `to_${id}`];
   const open = chains.flatMap((chain) => [
     flush('chain', chain),
-    // With the mark, as if the rules had been met: without it the second wall drops everything.
+    // With the mark of accepted packets: without it the second filter drops everything.
     add('rule', { chain, expr: [assign(MARK, GUARD_MARK), ACCEPT] }),
   ]);
   await new Nft().apply(open);
   await tries.allowed(
     [
       {
-        what: `control: packet filter taken away, ${OTHER.address} port 8080, which no rule allows`,
+        what: `control: packet filter removed, ${OTHER.address} port 8080, which no rule allows`,
         attempt: () => guest.exchange(OTHER.address, 8080),
       },
     ],
     'hello',
   );
-  const what = (text: string): string => `packet filter taken away: ${text}`;
+  const what = (text: string): string => `packet filter removed: ${text}`;
   await tries.forbidden([
     ...METADATA_ADDRESSES.flatMap((address) =>
       [80, 8080].map((port) => ({

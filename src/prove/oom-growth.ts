@@ -1,4 +1,4 @@
-/** A program that would be killed for want of memory lives where its sandbox can be given more, told step by step. */
+/** A program that would be OOM-killed survives if its sandbox may grow, and each step is an event. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Log } from '../base/log.ts';
@@ -8,9 +8,9 @@ import type { Notes } from './proof.ts';
 
 const SIZE = { memoryMib: 192, diskMib: 64, boot: true } as const;
 const MAX_MIB = 512;
-/** MiB: more than there is at first. */
+/** More than the initial memory, MiB. */
 const NEEDED_MIB = 300;
-/** Waits where its kernel slows it down, for on a busy host a step may take as long as the kernel takes to a kill. */
+/** Waits while the kernel throttles it: on a busy host a growth step may take as long as the kernel takes to kill. */
 const NEEDY = `
 import time
 kept = []
@@ -37,12 +37,12 @@ export async function proveGrowth(runtime: Runtime, log: Log, notes: Notes): Pro
         if (event.type === 'resized') steps.push(event.toMib);
       }
       await control.remove(id);
-      const grew = steps.length === 0 ? 'not given more' : 'given more, and told';
+      const grew = steps.length === 0 ? 'not grown' : 'grown, with events';
       return `${oomKilled ? 'killed' : `status ${exitCode}`}, ${grew}`;
     };
     const what = `a program of ${NEEDED_MIB} MiB in ${SIZE.memoryMib}`;
-    notes.same(`control: ${what}`, 'killed, not given more', await run(undefined));
-    const expected = 'status 0, given more, and told';
+    notes.same(`control: ${what}`, 'killed, not grown', await run(undefined));
+    const expected = 'status 0, grown, with events';
     notes.same(`${what}, at most ${MAX_MIB}`, expected, await run(MAX_MIB));
   } finally {
     await rm(dataDir, { recursive: true, force: true });

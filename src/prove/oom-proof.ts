@@ -1,6 +1,6 @@
 /**
- * A sandbox that is short of memory says so before a program in it is killed, says who was, and goes on; one that
- * has ended says why.
+ * A sandbox close to OOM sends an event before a program is killed, names the victim and continues; an ended sandbox has
+ * a cause.
  */
 import { appendFile, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -18,19 +18,19 @@ type End = Awaited<Sandbox['ended']>;
 
 const SIZE = { memoryMib: 192, diskMib: 64 } as const;
 const ROUNDS = 5;
-/** Time enough to pause a sandbox, or to begin to save it. */
+/** Enough time to pause a sandbox, or to begin to save it. */
 const LEAD_MS = 500;
 const MODEST = 'kept = bytearray(8 << 20)';
-/** As fast as Python can: the kernel kills soonest then. */
+/** Allocates as fast as Python can, so that the kernel kills soonest. */
 const BALLOON = 'kept = []\nwhile True: kept.append(bytearray(1 << 20))';
 const REBOOT = 'import ctypes; ctypes.CDLL(None).reboot(0x01234567)';
-/** From the end of a program to the event of its kill. */
+/** Time limit from the end of a program to the event of its kill. */
 const EVENT_MS_MAX = 10_000;
 const POLL_MS = 20;
 
 export async function proveOom({ config, log }: JailContext): Promise<Proof> {
   const notes = new Notes();
-  // That memory runs short is what is asked for.
+  // Warnings of memory pressure are expected here.
   const calm = { ...log, warn: () => undefined };
   const runtime = await openProofRuntime({ config, log: calm });
   try {
@@ -47,7 +47,8 @@ async function proveWarnings(runtime: Runtime, notes: Notes): Promise<void> {
   const sandbox = await runtime.startVm(SIZE);
   const seen: { readonly type: string; readonly atMs: number }[] = [];
   sandbox.events.listen(({ type }) => void seen.push({ type, atMs: performance.now() }));
-  const told = (type: string): number | undefined => seen.find((each) => each.type === type)?.atMs;
+  const timeOf = (type: string): number | undefined =>
+    seen.find((each) => each.type === type)?.atMs;
   const run = async (code: string) => {
     seen.length = 0;
     const program = await sandbox.guest().python({ script: { code }, stdin: false });
@@ -58,27 +59,27 @@ async function proveWarnings(runtime: Runtime, notes: Notes): Promise<void> {
   const modest = await run(MODEST);
   const types = seen.map(({ type }) => type).join(', ');
   const isQuiet = modest.exitCode === 0 && types === '';
-  const quiet = `status ${modest.exitCode}; ${types || 'nothing told'}`;
-  notes.note('control: a program of 8 MiB', 'status 0; nothing told', quiet, isQuiet);
+  const quiet = `status ${modest.exitCode}; ${types || 'no events'}`;
+  notes.note('control: a program of 8 MiB', 'status 0; no events', quiet, isQuiet);
   for (let round = 1; round <= ROUNDS; round += 1) {
     const exit = await run(BALLOON);
-    await until(() => told('oom') !== undefined);
-    const [near, killed] = [told('near_oom'), told('oom')];
+    await until(() => timeOf('oom') !== undefined);
+    const [near, killed] = [timeOf('near_oom'), timeOf('oom')];
     const lead = near === undefined || killed === undefined ? null : killed - near;
     notes.note(
-      `a program that takes all it can, ${round}: near_oom before the kill`,
+      `a program that allocates without limit, ${round}: near_oom before the kill`,
       `at least ${LEAD_MS} ms`,
-      lead === null ? 'not told' : `${lead.toFixed(0)} ms`,
+      lead === null ? 'no event' : `${lead.toFixed(0)} ms`,
       lead !== null && lead >= LEAD_MS,
     );
     const victim = exit.oomVictim;
-    const who =
-      victim === null ? 'nobody' : `${victim.name}, ${Math.floor(victim.rssBytes / 2 ** 20)} MiB`;
-    const isTold = exit.oomKilled && victim !== null && victim.rssBytes > 32 << 20;
-    notes.note('… its result says who was killed', 'its name and memory', who, isTold);
+    const seenVictim =
+      victim === null ? 'none' : `${victim.name}, ${Math.floor(victim.rssBytes / 2 ** 20)} MiB`;
+    const isNamed = exit.oomKilled && victim !== null && victim.rssBytes > 32 << 20;
+    notes.note('… its result names the killed process', 'name and memory', seenVictim, isNamed);
   }
   const after = await run(MODEST);
-  notes.same('the sandbox goes on', 'status 0', `status ${after.exitCode}`);
+  notes.same('the sandbox continues', 'status 0', `status ${after.exitCode}`);
   const stopped = await sandbox.stop();
   notes.same('ends: its owner removes it', 'stopped', stopped.cause);
 }
@@ -87,12 +88,12 @@ async function proveEndings(runtime: Runtime, notes: Notes): Promise<void> {
   const ends: readonly (readonly [string, string, (sandbox: Sandbox) => Promise<unknown>])[] = [
     ['its guest reboots', 'guest-shutdown', (sandbox) => asRoot(sandbox, REBOOT)],
     [
-      'somebody kills its VMM',
+      'its VMM is killed',
       'vmm-killed',
       async (sandbox) => process.kill(await vmmOf(runtime, sandbox.spec.id), 'SIGKILL'),
     ],
     [
-      'its control group has no memory left',
+      'its control group runs out of memory',
       'host-oom',
       async (sandbox) => {
         await limit(await vmmOf(runtime, sandbox.spec.id));
@@ -108,7 +109,7 @@ async function proveEndings(runtime: Runtime, notes: Notes): Promise<void> {
   }
 }
 
-/** Whatever it is, it does not outlive its sandbox. */
+/** Runs Python code as the guest's root; it ends with the sandbox at the latest. */
 async function asRoot(sandbox: Sandbox, code: string): Promise<void> {
   const argv = ['python3', '-c', code];
   const program = await sandbox.guest().exec({ argv, user: 'root', stdin: false });
@@ -117,7 +118,7 @@ async function asRoot(sandbox: Sandbox, code: string): Promise<void> {
   program.exit.catch(() => undefined);
 }
 
-/** To a little more than it has now, v1 or v2. */
+/** Limits the group to slightly more memory than it uses now, v1 or v2. */
 async function limit(pid: number): Promise<void> {
   const dir = memoryGroup(`${pid}`) ?? '';
   const now = await readFile(join(dir, 'memory.usage_in_bytes'), 'utf8').catch(() =>

@@ -1,9 +1,8 @@
-/** The runtime whose sandboxes a proof tries. */
 import { silentProgress } from '../base/progress.ts';
 import { Runtime } from '../runtime/runtime.ts';
 import type { JailContext } from './jail/vmm.ts';
 
-/** @param more of the configuration; without another upstream no model is asked, so none is loaded */
+/** Opens the runtime whose sandboxes a proof tries. @param more configuration; by default no model is loaded */
 export function openProofRuntime(
   { config, log }: Pick<JailContext, 'config' | 'log'>,
   more: Partial<JailContext['config']> = {},

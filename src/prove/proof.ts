@@ -1,4 +1,4 @@
-/** What a proof is made of: tries, each with what should be seen and what was. */
+/** A proof is a list of tries, each with the expected and the seen result. */
 import type { CallOutcome, DnsOutcome } from './caller.ts';
 import type { Arrival } from './map.ts';
 import type { World } from './world.ts';
@@ -20,12 +20,12 @@ export interface Proof {
 export interface Forbidden {
   readonly what: string;
   readonly attempt: () => Promise<CallOutcome>;
-  /** What of it would be seen where it must not arrive. */
+  /** Recognizes the try among the arrivals, where it must not be. */
   readonly isArrival: (arrival: Arrival) => boolean;
 }
 
 export const SEEN_CHARACTERS_MAX = 90;
-/** Whatever a server of the world says. */
+/** Content of any server of the world. */
 const CONTENT = /page of|secret|hello/;
 
 /** Collects what was tried. */
@@ -41,7 +41,7 @@ export class Notes {
     this.#tried.push({ what, expected, seen: seen.slice(0, SEEN_CHARACTERS_MAX), ok });
   }
 
-  /** Just this must be seen. */
+  /** The seen text must equal the expected one. */
   same(what: string, expected: string, seen: string): void {
     this.note(what, expected, seen, seen === expected);
   }
@@ -56,7 +56,7 @@ export class Tries extends Notes {
     this.#world = world;
   }
 
-  /** Positive controls: without them, "nothing arrived" would say nothing. */
+  /** Positive controls, without which "nothing arrived" would prove nothing. */
   async allowed(
     tries: readonly { readonly what: string; readonly attempt: () => Promise<CallOutcome> }[],
     content: string,
@@ -69,7 +69,7 @@ export class Tries extends Notes {
     }
   }
 
-  /** Sent past the guest's kernel; a control, since nothing is answered. */
+  /** A control for frames that bypass the guest's kernel and get no answer. */
   async arrives(what: string, send: () => Promise<unknown>, is: Forbidden['isArrival']) {
     const arrivals = await this.#world.watch();
     await send();
@@ -77,7 +77,7 @@ export class Tries extends Notes {
     this.note(what, 'it arrives', arrived ? 'it arrives' : 'nothing arrived', arrived);
   }
 
-  /** All at once. No content comes back, and nothing arrives. */
+  /** Runs all tries at once: no content comes back, and nothing arrives. */
   async forbidden(tries: readonly Forbidden[]): Promise<void> {
     const arrivals = await this.#world.watch();
     const outcomes = await Promise.all(tries.map(({ attempt }) => attempt()));
@@ -90,14 +90,14 @@ export class Tries extends Notes {
     }
   }
 
-  /** Asked of the resolver: answered with this code and these addresses. */
+  /** Queries to the resolver, answered with this code and these addresses. */
   async names(
     tries: readonly {
       readonly what: string;
       readonly attempt: () => Promise<DnsOutcome>;
       readonly code: number;
       readonly addresses?: readonly string[];
-      /** That must not be asked of another resolver. */
+      /** A name that no other resolver may be asked for. */
       readonly secret?: string;
     }[],
   ): Promise<void> {
@@ -109,7 +109,7 @@ export class Tries extends Notes {
       const told = `code ${seen?.code} ${seen?.addresses.join(' ') ?? ''}`.trim();
       const wanted = `code ${code} ${addresses.join(' ')}`.trim();
       const leaked = fresh.some(({ protocol, text }) => protocol === 'dns' && text === secret);
-      const asked = secret === undefined ? '' : '; nobody else asked';
+      const asked = secret === undefined ? '' : '; no other resolver asked';
       const leak = leaked ? '; another resolver was asked' : asked;
       this.note(what, `${wanted}${asked}`, `${told}${leak}`, told === wanted && !leaked);
     }

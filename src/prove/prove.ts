@@ -1,6 +1,6 @@
 /**
- * Runs proofs: those of the network in a process and network namespaces of their own, where nothing of this
- * machine's network is touched, the others on VMMs of their own.
+ * Runs proofs: network proofs in a process with its own network namespaces, where nothing of this machine's network is
+ * touched, the others with their own VMMs.
  */
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -16,7 +16,7 @@ import type { JailContext } from './jail/vmm.ts';
 import { DIR_PREFIX } from './map.ts';
 import type { Proof } from './proof.ts';
 
-/** Proofs that are made in network namespaces. */
+/** Proofs that run in network namespaces. */
 const NETWORK_PROOFS = ['metadata', 'egress', 'secrets', 'xdp'] as const;
 export const PROOF_NAMES = [
   ...NETWORK_PROOFS,
@@ -28,12 +28,12 @@ export const PROOF_NAMES = [
   'oom',
   'load',
 ] as const;
-/** What is proved where nothing is named: all but what takes as long as one likes. */
+/** The default: all proofs but `load`, whose duration is a choice. */
 export const USUAL_PROOFS = PROOF_NAMES.filter((name) => name !== 'load');
 export type ProofName = (typeof PROOF_NAMES)[number];
 type NetworkProof = (typeof NETWORK_PROOFS)[number];
 
-/** Loaded when one is asked for. */
+/** Loaded on demand. */
 const VMM_PROOFS: Readonly<
   Record<Exclude<ProofName, NetworkProof>, () => Promise<(context: JailContext) => Promise<Proof>>>
 > = {
@@ -51,9 +51,9 @@ type Line =
   | { readonly error: { readonly message: string; readonly remedy?: string } };
 
 /**
- * One after another, those of the network first.
- * @param onProof as soon as each is done
- * @throws ProofError; RuntimeError where VMMs can't be jailed
+ * Runs the proofs one after another, network proofs first.
+ * @param onProof called with each proof as soon as it is done
+ * @throws ProofError; RuntimeError if VMMs can't be jailed
  */
 export async function prove(
   names: readonly ProofName[],
@@ -61,8 +61,8 @@ export async function prove(
   onProof: (proof: Proof) => void = () => undefined,
 ): Promise<readonly Proof[]> {
   if (process.geteuid?.() !== 0) {
-    const remedy = 'Run it as root; it makes namespaces of its own and leaves nothing.';
-    throw new ProofError('not_permitted', 'only root can prove what sandboxes can not do', {
+    const remedy = 'Run it as root; it uses its own namespaces and leaves nothing behind.';
+    throw new ProofError('not_permitted', 'proofs need root', {
       remedy,
     });
   }
@@ -92,14 +92,14 @@ async function proveNetwork(
 ): Promise<readonly Proof[]> {
   const [command, ...first] = NEW_NAMESPACE;
   const main = modulePath('./main.ts', import.meta.url);
-  // All that it puts on the disk: it may be killed at any moment, by Ctrl-C too.
+  // Holds all files of the child, which may be killed at any moment, also by Ctrl-C.
   const dir = await mkdtemp(join(tmpdir(), DIR_PREFIX));
   const child = spawn(command, [...first, process.execPath, main, dir, ...names], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });
   const ended = waitFor(child);
-  child.stdin.on('error', (error) => ignore(error, 'a proof that has ended'));
-  // It ends with its stdin, and its actors with theirs.
+  child.stdin.on('error', (error) => ignore(error, 'the proof has ended'));
+  // The child's actors end with their stdin.
   const stop = (): boolean => child.kill('SIGKILL');
   signal.addEventListener('abort', stop, { once: true });
   try {
@@ -108,7 +108,7 @@ async function proveNetwork(
   } finally {
     signal.removeEventListener('abort', stop);
     stop();
-    await ended.catch((error: unknown) => ignore(error, 'told already'));
+    await ended.catch((error: unknown) => ignore(error, 'already reported'));
     await rm(dir, { recursive: true, force: true });
   }
 }
@@ -126,15 +126,15 @@ async function collect(
       const { message, remedy } = line.error;
       const cause = new Error(message);
       const more = remedy === undefined ? { cause } : { cause, remedy };
-      throw new ProofError('no_world', 'make a network to prove something in', more);
+      throw new ProofError('no_world', 'could not set up the network of the proofs', more);
     }
     proofs.push(line.proof);
     onProof(line.proof);
   }
   await ended;
   if (proofs.length === names.length) return proofs;
-  const cause = new Error(`it ended after ${proofs.length} of ${names.length}`);
-  throw new ProofError('no_world', 'prove what the network does', { cause });
+  const cause = new Error(`it ended after ${proofs.length} of ${names.length} proofs`);
+  throw new ProofError('no_world', 'could not run the network proofs', { cause });
 }
 
 function waitFor(child: ReturnType<typeof spawn>): Promise<void> {
@@ -143,11 +143,11 @@ function waitFor(child: ReturnType<typeof spawn>): Promise<void> {
       const isMissing = errorCode(cause) === 'ENOENT';
       const remedy = 'Install util-linux, which has unshare(1).';
       const more = isMissing ? { cause, remedy } : { cause };
-      reject(new ProofError('no_world', 'start a process in a network namespace', more));
+      reject(new ProofError('no_world', 'could not start a process in a network namespace', more));
     });
     child.once('close', () => resolve());
   });
-  // It is looked at when stdout has ended.
-  ended.catch((error: unknown) => ignore(error, 'told to the caller later'));
+  // Awaited when stdout has ended.
+  ended.catch((error: unknown) => ignore(error, 'reported to the caller later'));
   return ended;
 }

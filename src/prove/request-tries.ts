@@ -1,4 +1,4 @@
-/** Rules by method and path, and limits of bytes by name: what a guest tries to get past them. Part of `egress`. */
+/** Attempts to bypass rules by method and path and byte limits by name. Part of `egress`. */
 import { createSecureContext } from 'node:tls';
 import { systemClock } from '../base/clock.ts';
 import { CertificateAuthority } from '../net/secret/authority.ts';
@@ -11,7 +11,7 @@ import type { Guest, LeasedGuest, World } from './world.ts';
 
 const METHODS = `${RULE_METHOD},HEAD,${BODY_METHOD}`;
 const BUDGET_BYTES = 2000;
-/** Each costs some hundred bytes, both ways. */
+/** Each request takes some hundred bytes in both directions. */
 const BUDGET_TRIES = 40;
 
 export async function requestTries(tries: Tries, world: World): Promise<void> {
@@ -20,7 +20,7 @@ export async function requestTries(tries: Tries, world: World): Promise<void> {
   const roots = createSecureContext({ ca });
   const secrets: EgressSecrets = { secrets: [], authority, roots: () => roots };
   const root = await authority.certificate();
-  // So that no try waits for it.
+  // Made before, so that no try waits for it.
   await authority.contextFor(VAULT.name);
   const allow = [
     `${METHODS} http://${ALLOWED.name}${RULE_PATH}`,
@@ -46,7 +46,7 @@ async function controls(tries: Tries, guest: Guest, root: string): Promise<void>
         attempt: () => guest.exchange(ALLOWED.address, 80, ask(ALLOWED.name, 'GET', path)),
       },
       {
-        what: 'control: the same by TLS, which the host ends',
+        what: 'control: the same by TLS, which the host terminates',
         attempt: () => guest.https(VAULT.address, VAULT.name, root, ask(VAULT.name, 'GET', path)),
       },
       {
@@ -63,7 +63,7 @@ async function controls(tries: Tries, guest: Guest, root: string): Promise<void>
         attempt: () => guest.exchange(OTHER.address, 80, ask(OTHER.name, 'PUT', '/a/../b')),
       },
       {
-        what: 'control: TLS to a name without such rules is not ended',
+        what: 'control: TLS to a name without such rules is not terminated',
         attempt: () => guest.tls(OTHER.address, OTHER.name),
       },
     ],
@@ -92,7 +92,7 @@ async function hidden(tries: Tries, guest: Guest, root: string): Promise<void> {
   }
 }
 
-/** The answer to a request that is allowed may come before the refusal. */
+/** The answer to an allowed request may precede the refusal. */
 function withoutFirst(outcome: CallOutcome): CallOutcome {
   const last = outcome.text.lastIndexOf('HTTP/1.1 4');
   return last < 0 ? outcome : { ...outcome, text: outcome.text.slice(last) };
@@ -105,12 +105,12 @@ async function otherDoors(tries: Tries, guest: Guest, root: string): Promise<voi
       to === address && at === port;
   await tries.forbidden([
     {
-      what: 'a name whose rule is of https, by plain HTTP',
+      what: 'a name with an https rule, by plain HTTP',
       attempt: () => guest.exchange(VAULT.address, 80, ask(VAULT.name, 'GET', '/v1/')),
       isArrival: arrivesAt(VAULT.address, 80),
     },
     {
-      what: 'a name whose rule is of http, by TLS',
+      what: 'a name with an http rule, by TLS',
       attempt: () => guest.tls(ALLOWED.address, ALLOWED.name),
       isArrival: arrivesAt(ALLOWED.address, 443),
     },
@@ -160,12 +160,12 @@ async function budget(tries: Tries, world: World): Promise<void> {
     if (text.includes('page of')) answered += 1;
     isRefused = text.includes('budget_spent');
   }
-  const what = `control: of ${BUDGET_BYTES} bytes for a name, some requests are answered, then none`;
-  const seen = `${answered} were; ${isRefused ? 'then none' : 'no end'}`;
+  const what = `control: with ${BUDGET_BYTES} bytes for a name, some requests are answered, then none`;
+  const seen = `${answered} answered; ${isRefused ? 'then none' : 'no end'}`;
   tries.note(what, 'some, then none', seen, answered > 0 && isRefused);
   await tries.forbidden([
     {
-      what: 'the same name when its bytes are used up',
+      what: 'the same name after its budget is used up',
       attempt: () => send('/spent-h'),
       isArrival: ({ text }) => text.includes('/spent-h'),
     },
@@ -181,7 +181,7 @@ async function budget(tries: Tries, world: World): Promise<void> {
   await tries.allowed(
     [
       {
-        what: 'control: another name is reached all the same',
+        what: 'control: another name is still reachable',
         attempt: () => guest.exchange(OTHER.address, 80, ask(OTHER.name, 'GET', '/')),
       },
     ],

@@ -1,4 +1,4 @@
-/** A guest uses a secret at the one host that it belongs to, and neither has it nor gets it anywhere else. */
+/** A guest can use a secret at its one server, and never gets it, there or anywhere else. */
 import { createSecureContext } from 'node:tls';
 import { systemClock } from '../base/clock.ts';
 import { newPlaceholder, SecretValue } from '../base/secret-value.ts';
@@ -17,7 +17,7 @@ const HTTP2 = [
   'Upgrade: websocket, h2c',
   'HTTP2-Settings: AAMAAABk',
 ];
-/** What of the value could be told back in a line of JSON. */
+/** Forms of the value that a line of JSON could echo. */
 const TRACES = [VALUE, encodeURIComponent(VALUE), basic(VALUE)];
 
 interface Setting {
@@ -58,14 +58,14 @@ export async function proveSecrets(world: World): Promise<Proof> {
     await elsewhere(setting, how);
   }
   const setting = { tries, world, guest: listed.guest, root };
-  await toldBack(setting);
+  await echoed(setting);
   await guessed(setting);
   await otherRequests(setting);
   await untrusted(setting, secrets, listed.lease);
   return tries.proof('secrets');
 }
 
-/** Without them, "nothing arrived" would say nothing. */
+/** Positive controls, without which "nothing arrived" would prove nothing. */
 async function controls(setting: Setting, how: string): Promise<void> {
   const { tries } = setting;
   for (const [what, field, sent] of [
@@ -74,15 +74,20 @@ async function controls(setting: Setting, how: string): Promise<void> {
   ] as const) {
     const { arrived, outcome } = await ask(setting, request({ fields: [field] }));
     const ok = arrived.includes(sent) && isClean(outcome);
-    const seen = ok ? 'the host got it, the guest did not' : `${outcome.outcome} ${outcome.text}`;
-    tries.note(`control (${how}): in ${what}`, 'the host gets it', seen, ok);
+    const seen = ok ? 'the server got it, the guest did not' : `${outcome.outcome} ${outcome.text}`;
+    tries.note(`control (${how}): in ${what}`, 'the server gets it', seen, ok);
   }
   const { arrived, outcome } = await ask(setting, request({ path: `/?key=${KNOWN}` }));
   const ok = arrived.includes(encodeURIComponent(VALUE)) && isClean(outcome);
-  tries.note(`control (${how}): in the query`, 'the host gets it', ok ? 'it got it' : arrived, ok);
+  tries.note(
+    `control (${how}): in the query`,
+    'the server gets it',
+    ok ? 'it got it' : arrived,
+    ok,
+  );
 }
 
-/** Whatever the destination is called. */
+/** Destinations other than the secret's server, under any name. */
 async function elsewhere(setting: Setting, how: string): Promise<void> {
   const { guest, root } = setting;
   const whole = request({ fields: [KEY] });
@@ -125,7 +130,7 @@ async function otherRequests(setting: Setting): Promise<void> {
     );
 }
 
-async function toldBack(setting: Setting): Promise<void> {
+async function echoed(setting: Setting): Promise<void> {
   for (const [what, path] of [
     ['a page', '/'],
     ['a page of chunks of one byte', '/chunked'],
@@ -135,11 +140,11 @@ async function toldBack(setting: Setting): Promise<void> {
     const text = outcome.text.replaceAll(/\r\n[0-9a-f]+\r\n/g, '');
     const ok = arrived.includes(VALUE) && isClean({ ...outcome, text }) && text.includes(KNOWN);
     const seen = ok ? 'the placeholder' : outcome.text;
-    setting.tries.note(`told back in ${what}`, 'the placeholder', seen, ok);
+    setting.tries.note(`echoed in ${what}`, 'the placeholder', seen, ok);
   }
 }
 
-/** Without a placeholder: whether it guesses how the secret begins. */
+/** Requests without a placeholder that guess the beginning of the secret. */
 async function guessed(setting: Setting): Promise<void> {
   for (const length of [1, 9, VALUE.length - 1]) {
     const seen: string[] = [];
@@ -152,7 +157,7 @@ async function guessed(setting: Setting): Promise<void> {
     const text = ok ? 'the same' : JSON.stringify(seen);
     setting.tries.note(
       `a guess of its first ${length} characters`,
-      'the same as another',
+      'the same as for a wrong guess',
       text,
       ok,
     );
@@ -163,12 +168,12 @@ async function guessed(setting: Setting): Promise<void> {
   ] as const) {
     const { arrived } = await ask(setting, request({ fields: [field] }));
     const ok = arrived.includes('identity') && !arrived.includes(name);
-    const seen = ok ? 'the host was asked for a whole, plain one' : arrived;
+    const seen = ok ? 'the server was asked for a whole, plain one' : arrived;
     setting.tries.note(`${what}, without a placeholder`, 'not asked for', seen, ok);
   }
 }
 
-/** The server's certificate is of nobody that the host trusts in; then the secret is taken away. */
+/** The host does not trust the server's certificate; then the secret is removed. */
 async function untrusted(
   setting: Setting,
   secrets: EgressSecrets,
@@ -178,18 +183,18 @@ async function untrusted(
   const attempt = (): Promise<CallOutcome> =>
     setting.guest.https(VAULT.address, VAULT.name, setting.root, whole);
   await lease.setSecrets({ ...secrets, roots: () => createSecureContext({ ca: [] }) });
-  await nothing(setting, 'itself with a certificate that is not trusted in', attempt);
+  await nothing(setting, 'itself with an untrusted certificate', attempt);
   await lease.setSecrets({ ...secrets, secrets: [] });
-  await nothing(setting, 'after the secret was taken away', attempt);
+  await nothing(setting, 'after the secret was removed', attempt);
   await lease.setSecrets(secrets);
-  // Its name was not allowed in between.
+  // Its name was not allowed meanwhile.
   await setting.guest.name(VAULT.name);
   const { arrived } = await ask(setting, whole);
   const ok = arrived.includes(VALUE);
-  setting.tries.note('control: given again', 'the host gets it', ok ? 'it got it' : arrived, ok);
+  setting.tries.note('control: added again', 'the server gets it', ok ? 'it got it' : arrived, ok);
 }
 
-/** Neither arrives it anywhere, nor comes it back. */
+/** The secret neither arrives anywhere nor comes back. */
 async function nothing(
   { tries, world }: Setting,
   what: string,

@@ -1,4 +1,4 @@
-/** A TAP of a card that answers nothing by itself: what is on the other end is what we send (io). */
+/** A TAP whose other end is this program: it sends only what we write (io). */
 import { sleep } from '../base/clock.ts';
 import type { Links } from '../net/link/links.ts';
 import { confineLink } from '../net/link/settings.ts';
@@ -8,12 +8,12 @@ import { createTap } from '../sys/tun.ts';
 import { isEcho } from './frames.ts';
 
 const FRAME_BYTES_MAX = 65_536;
-/** After which a frame that does not come is missing. */
+/** Time after which a frame counts as missing. */
 const WAIT_MS = 5_000;
 
 interface WireSpec {
   readonly name: string;
-  /** Of the host. */
+  /** The host's address. */
   readonly address: string;
   readonly mac: string;
 }
@@ -33,12 +33,12 @@ export class Wire implements Disposable {
     links.change(this.linkIndex, { up: true });
   }
 
-  /** Into the host, which has worked them off when this returns. */
+  /** Sends frames to the host, which has processed them when this returns. */
   send(...frames: Buffer[]): void {
     for (const frame of frames) writeBytes(this.#fd, frame);
   }
 
-  /** Waits until so many echoes or replies have come out of the host. @throws Error when they do not */
+  /** Waits for `count` echoes or replies from the host. @throws Error if they do not come */
   async receive(count: number): Promise<void> {
     for (let waitedMs = 0, missing = count; missing > 0; ) {
       const bytes = read(this.#fd, this.#frame.address, FRAME_BYTES_MAX);

@@ -1,4 +1,4 @@
-/** The world of `map.ts`, made in the network namespace of this process, which must be its own (io). */
+/** Creates the world of `map.ts` in the network namespace of this process, which must be private (io). */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer as createHttpServer } from 'node:http';
 import { createServer, type Server } from 'node:net';
@@ -30,7 +30,7 @@ import {
   UPSTREAM,
 } from './map.ts';
 
-/** Of a program of the host that has nothing to do with sandboxes. */
+/** Port of a host program unrelated to sandboxes. */
 export const HOST_PORT = 2222;
 
 export class Guest {
@@ -67,7 +67,7 @@ export class Guest {
     return this.actor.ask<DnsOutcome>('askName', { server, name, type, transport });
   }
 
-  /** Past the guest's own kernel. */
+  /** Bypasses the guest's own kernel. */
   frame(frame: Partial<UdpFrame> & Pick<UdpFrame, 'to' | 'port' | 'text'>): Promise<unknown> {
     const own = { fromMac: this.mac, toMac: GATEWAY_MAC, from: this.address };
     return this.actor.ask('frame', { ...own, ...frame });
@@ -83,20 +83,20 @@ export interface LeasedGuest {
 export interface World extends AsyncDisposable {
   readonly network: HostNetwork;
   readonly internet: Actor;
-  /** Behind an ordinary TAP: what it reaches, the others are kept from. */
+  /** A guest behind an ordinary TAP, for positive controls. */
   readonly plain: Guest;
   guest(
     policy: EgressPolicyText,
     secrets?: EgressSecrets,
     limits?: LeaseLimits,
   ): Promise<LeasedGuest>;
-  /** From now on. @returns what asks for them */
+  /** Starts to watch arrivals. @returns a function that reads those since then */
   watch(): Promise<() => Promise<readonly Arrival[]>>;
 }
 
 /**
- * @param internet the role of the other end of the uplink: a file of this folder, or a path
- * @throws NetError, LinkError, Error: a process of the world did not start
+ * @param internet the role of the uplink's other end: a file of this folder, or a path
+ * @throws NetError, LinkError; Error if a process of the world did not start
  */
 export async function createWorld(log: Log, internet = './internet.ts'): Promise<World> {
   const stack = new AsyncDisposableStack();
@@ -131,7 +131,7 @@ export async function createWorld(log: Log, internet = './internet.ts'): Promise
   }
 }
 
-/** The other end gets the descriptor of our TAP, as a VMM does. */
+/** Passes the descriptor of our TAP to the other end, as to a VMM. */
 function joinInternet(links: Links, role: string): Actor {
   const loopback = links.find('lo')?.index ?? 0;
   links.change(loopback, { up: true });
@@ -178,7 +178,7 @@ async function leaseGuest(
   return { id: sandboxId, guest, lease };
 }
 
-/** Gives a guest's process its card. */
+/** Plugs the card of a guest's process. */
 export async function plug(
   actor: Actor,
   own: { address: string; gateway: string; mac: string },
@@ -196,12 +196,12 @@ async function hostServers(arrivals: Arrival[]): Promise<Server[]> {
   agent.on('connection', (socket) => note(socket.localAddress, 80));
   const panel = createServer((socket) => {
     note(socket.localAddress, 80);
-    socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
+    socket.on('error', (error) => ignore(error, 'the caller broke its connection'));
     socket.end('hello\n');
   });
   const service = createServer((socket) => {
     note(socket.localAddress, HOST_PORT);
-    socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
+    socket.on('error', (error) => ignore(error, 'the caller broke its connection'));
     socket.end('hello\n');
   });
   await Promise.all([

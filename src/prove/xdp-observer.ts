@@ -1,4 +1,4 @@
-/** Measures a TAP until it is killed. Arguments: its link index, where objects are kept. Says `ready`. */
+/** Measures a TAP until it is killed. Arguments: link index, object directory. Prints `ready`. */
 import { openLatencyProbes } from '../observe/probes.ts';
 
 const [linkIndex = '', dir = ''] = process.argv.slice(2);

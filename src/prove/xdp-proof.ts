@@ -1,4 +1,4 @@
-/** What is measured of a guest's packets is what they are: every frame, every answer, every delay. */
+/** The packet measurements of a guest are correct: every frame, every answer, every delay. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
@@ -31,7 +31,7 @@ const PEER = { address: '10.203.1.2', mac: 'aa:fc:00:00:00:22' } as const;
 const PACKETS = 200;
 const DELAYED = 9;
 const DELAY_MS = 20;
-/** After which what a killed process held is still there. */
+/** Time for the kernel to release what a killed process held. */
 const GONE_MS = 5_000;
 const BPF_FILESYSTEM = '/sys/fs/bpf';
 
@@ -52,19 +52,14 @@ export async function proveXdp(world: World): Promise<Proof> {
 }
 
 async function measure(tries: Tries, world: World, dir: string): Promise<void> {
-  // While somebody has a lease, the host forwards.
+  // The host forwards while a lease exists.
   const leased = await world.guest({ mode: 'allowlist', allow: [ALLOWED.name] });
   using links = new Links();
   using guest = new Wire(links, { name: 'probe0', address: HOST, mac: HOST_MAC });
   using peer = new Wire(links, { name: 'probe1', address: '10.203.1.1', mac: HOST_MAC });
   links.setNeighbor(guest.linkIndex, GUEST.address, GUEST.mac);
   const before = readLatencyOf(guest.linkIndex) === undefined;
-  tries.note(
-    'control: nothing measures at first',
-    'nothing',
-    before ? 'nothing' : 'it does',
-    before,
-  );
+  tries.note('control: no probe at first', 'none', before ? 'none' : 'a probe', before);
   {
     using probes = await openLatencyProbes({ dir });
     using probe = await probes.watchTap(guest.linkIndex);
@@ -93,7 +88,7 @@ async function counts(tries: Tries, probe: TapProbe, guest: Wire): Promise<void>
   const { started, answered } = paths.peer;
   const seen = `${framesOut} out, ${framesIn} in, ${started} awaited, ${answered} answered`;
   const expected = `${PACKETS} out, ${PACKETS} in, ${PACKETS} awaited, ${PACKETS} answered`;
-  tries.note(`the host is asked ${PACKETS} times`, expected, seen, seen === expected);
+  tries.note(`${PACKETS} echo requests to the host`, expected, seen, seen === expected);
 }
 
 interface Wires {
@@ -101,7 +96,7 @@ interface Wires {
   readonly peer: Wire;
 }
 
-/** Packets wait in the host, since nobody knows the peer's MAC address yet. */
+/** Packets wait in the host until it knows the peer's MAC address. */
 async function forward(
   tries: Tries,
   probe: TapProbe,
@@ -140,7 +135,7 @@ async function roundTrips(tries: Tries, probe: TapProbe, { guest, peer }: Wires)
     moved(tries, path, since(after[path], before[path]), longest[path]);
 }
 
-/** p50 is in the bucket of the delay, or of one that is longer because this machine was busy. */
+/** p50 is in the bucket of the delay, or of a longer one on a busy machine. */
 function moved(tries: Tries, path: Path, times: Histogram, tookMs: number): void {
   const p50Ns = quantileNs(times, 0.5) ?? 0;
   const bucket = bucketOf(p50Ns);
@@ -151,7 +146,7 @@ function moved(tries: Tries, path: Path, times: Histogram, tookMs: number): void
   tries.note(what, 'p50 in its bucket', `p50 in ${ms(from)} to ${ms(to)} ms`, ok);
 }
 
-/** On a TAP whose XDP program drops them already. */
+/** Packets on a TAP whose XDP program already drops them. */
 async function metadata(tries: Tries, probes: LatencyProbes, leased: LeasedGuest): Promise<void> {
   const { guest, lease } = leased;
   using links = new Links();
@@ -159,21 +154,16 @@ async function metadata(tries: Tries, probes: LatencyProbes, leased: LeasedGuest
   using probe = await probes.watchTap(linkIndex);
   const before = (await lease.traffic()).refused['metadata'] ?? 0;
   for (const to of METADATA_ADDRESSES) await guest.frame({ to, port: 9999, text: 'x' });
-  // Answered only when the frames before it were worked off.
+  // Answered only after the frames before it were processed.
   await guest.datagram(guest.gateway, 9, 'barrier');
   const dropped = ((await lease.traffic()).refused['metadata'] ?? 0) - before;
   const isSeen = probe.read().framesOut > 0;
   const expected = `${METADATA_ADDRESSES.length} dropped, others seen`;
   const seen = `${dropped} dropped, others ${isSeen ? 'seen' : 'not seen'}`;
-  tries.note(
-    'packets to metadata services while it is measured',
-    expected,
-    seen,
-    seen === expected,
-  );
+  tries.note('packets to metadata services while probes run', expected, seen, seen === expected);
 }
 
-/** Nothing is pinned, so all of it ends with its process. */
+/** Nothing is pinned, so all probes end with their process. */
 async function killed(tries: Tries, linkIndex: number, dir: string, links: Links): Promise<void> {
   const isThere = (): boolean =>
     readLatencyOf(linkIndex) !== undefined || links.find(linkIndex)?.xdpProgramId !== undefined;
@@ -190,7 +180,7 @@ async function killed(tries: Tries, linkIndex: number, dir: string, links: Links
   for (let waitedMs = 0; isThere() && waitedMs < GONE_MS; waitedMs += 10) await sleep(10);
   const left = [...(isThere() ? ['programs'] : []), ...pinned()];
   const seen = left.length === 0 ? 'nothing' : left.join(', ');
-  tries.note('what is left of it after kill -9', 'nothing', seen, left.length === 0);
+  tries.note('remains after kill -9', 'nothing', seen, left.length === 0);
 }
 
 function pinned(): string[] {
@@ -198,7 +188,7 @@ function pinned(): string[] {
     return readdirSync(BPF_FILESYSTEM).filter((name) => name.startsWith('nv_'));
   } catch (error) {
     if (errorCode(error) !== 'ENOENT') throw error;
-    ignore(error, 'a host without a place to pin BPF objects at');
+    ignore(error, 'the host has no BPF file system');
     return [];
   }
 }

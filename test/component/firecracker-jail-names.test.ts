@@ -189,7 +189,7 @@ ${python}`,
     for (const bytes of [4096, 2 * MEMORY_BYTES]) {
       await place.lendMemory(ours);
       asVmm(`os.truncate('/fc/memory', ${bytes})`);
-      await expect(place.returnMemory(ours)).rejects.toThrow('another size');
+      await expect(place.returnMemory(ours)).rejects.toThrow('sizes of the RAM differ');
     }
     expect(textIn(ours, 4)).toBe('ours');
   });
@@ -281,7 +281,7 @@ ${python}`,
     const { takeOver } = await openJailPlace(spec, BINARY, jail);
     await expect(takeOver()).rejects.toMatchObject({
       code: 'vmm_start_failed',
-      cause: expect.stringContaining("not the host's"),
+      cause: expect.stringContaining('the host does not own'),
     });
   });
 
@@ -289,6 +289,6 @@ ${python}`,
     const path = join(base, 'file');
     writeFileSync(path, 'of the host');
     const make = (): PipeReader => new PipeReader(path, () => undefined);
-    expect(make).toThrow('no named pipe');
+    expect(make).toThrow('not a named pipe');
   });
 });

@@ -181,17 +181,17 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     const open = join(baseDir, 'open');
     mkdirSync(open);
     chmodSync(open, 0o755);
-    await refuse(open, 'others may enter it');
+    await refuse(open, 'other users can enter it');
     chmodSync(open, 0o777);
     mkdirSync(join(open, 'below'), { mode: 0o700 });
-    await refuse(join(open, 'below'), 'others may write to it');
+    await refuse(join(open, 'below'), 'other users can write to it');
     symlinkSync(baseDir, join(baseDir, 'link'));
     await refuse(join(baseDir, 'link'), 'it is a symbolic link');
     await refuse(join(baseDir, 'none'), 'ENOENT');
     const theirs = join(baseDir, 'theirs');
     mkdirSync(theirs, { mode: 0o700 });
     execFileSync('chown', [`${UID}`, theirs]);
-    await refuse(theirs, `it belongs to user ${UID}`);
+    await refuse(theirs, `its owner is user ${UID}`);
     // A link that waits where jails of Firecracker are made (S2).
     const planted = join(baseDir, 'planted');
     mkdirSync(planted, { mode: 0o700 });

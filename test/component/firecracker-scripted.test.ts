@@ -386,8 +386,8 @@ describe('versions', () => {
     ['1.13.0', 'CVE-2026-5747'],
     ['1.14.3', 'CVE-2026-5747'],
     ['1.15.0', 'CVE-2026-5747'],
-    ['2.0.0', 'never tried'],
-    ['one', 'does not name a version'],
+    ['2.0.0', 'only 1.x is'],
+    ['one', 'has no version'],
   ])('createFirecrackerDriver: %s is refused with a remedy', async (version, reason) => {
     await expect(makeDriver('good', version)).rejects.toMatchObject({
       code: 'vmm_missing',

@@ -55,8 +55,8 @@ const REQUESTS = [
   'metadata: absolute-form',
 ];
 const NARROWING = [
-  'a connection that is open when the rule for it is taken away',
-  'an allowed name, after the rule for it was taken away',
+  'a connection that is open when its rule is removed',
+  'an allowed name, after its rule was removed',
 ];
 const METADATA = [
   'a redirect to 169.254.169.254',

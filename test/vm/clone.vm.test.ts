@@ -212,7 +212,7 @@ describe('template', () => {
     const sandbox = fixture.runtime.prepareVm(options, { template: template.source });
     await expect(sandbox.start()).rejects.toMatchObject({
       code: 'start_failed',
-      cause: { message: expect.stringContaining('snapshot can not be loaded') },
+      cause: { message: expect.stringContaining('could not load the snapshot') },
     });
     const other = { ...template.source.snapshot, machine: 'QEMU 6.0.0 tcg' };
     const wrong = { ...template.source, snapshot: other };

@@ -21,7 +21,10 @@ export async function askArrivals({ address, run }: Target): Promise<readonly Ca
     return arrivalsSchema.parse(JSON.parse(await download(address, `${ARRIVALS_PATH}${run}`)));
   } catch (cause) {
     const remedy = `Run there, as root: neurovisor prove canary --listen ADDRESS --zone ZONE; and let this machine connect to its port 80.`;
-    throw new ProofError('canary_failed', `ask the canary at ${address}`, { cause, remedy });
+    throw new ProofError('canary_failed', `could not ask the canary at ${address}`, {
+      cause,
+      remedy,
+    });
   }
 }
 

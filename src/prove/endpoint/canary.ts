@@ -73,7 +73,7 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
     return zoneReply(parsed.value, zone, options.address, times);
   };
   const serve = (socket: Socket, port: number): void => {
-    socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
+    socket.on('error', (error) => ignore(error, 'the caller broke its connection'));
     if (port !== DNS_OVER_TLS_PORT) {
       new Conversation(socket, zone, arrivals, (text) => note('http', port, text)).start();
       return;
@@ -96,7 +96,7 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
         },
         (socket) => serve(socket, port),
       );
-      server.on('tlsClientError', (error) => ignore(error, 'a caller that broke off'));
+      server.on('tlsClientError', (error) => ignore(error, 'the caller broke off'));
       return createServer((socket) => {
         socket.once('data', (bytes: Buffer) => {
           if (bytes[0] === TLS_HANDSHAKE) {
@@ -135,7 +135,7 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
   } catch (cause) {
     await stack.disposeAsync();
     const remedy = `Give --listen an address of this machine whose ports ${[80, 443, 53, 853, 8080, 9999].join(', ')} are free, and run it as root.`;
-    throw new ProofError('canary_failed', `listen at ${listen}`, { cause, remedy });
+    throw new ProofError('canary_failed', `could not listen at ${listen}`, { cause, remedy });
   }
 }
 
@@ -227,7 +227,7 @@ async function listenTcp(
   server.on('connection', (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    socket.on('error', (error) => ignore(error, 'a caller that broke its connection'));
+    socket.on('error', (error) => ignore(error, 'the caller broke its connection'));
     socket.setTimeout(IDLE_MS, () => socket.destroy());
   });
   await new Promise<void>((resolve, reject) => {

@@ -26,6 +26,6 @@ describe('connectionOf', () => {
   it('the key is E2B’s or ours', () => {
     expect(connectionOf({ env: { NEUROVISOR_API_KEY: 'k' } }).apiKey).toBe('k');
     expect(() => connectionOf({ env: { E2B_API_KEY: '' } })).toThrow('without a key');
-    expect(() => connectionOf({ env: KEY, url: 'nowhere' })).toThrow('is no URL');
+    expect(() => connectionOf({ env: KEY, url: 'nowhere' })).toThrow('invalid URL');
   });
 });

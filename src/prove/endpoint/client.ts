@@ -54,7 +54,7 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
   const connection = connectionOf(options);
   if (env['E2B_DEBUG'] === 'true') {
     const remedy = 'Unset E2B_DEBUG: with it the client makes no sandbox.';
-    throw new ProofError('endpoint_failed', 'ask the endpoint', { remedy });
+    throw new ProofError('endpoint_failed', 'could not ask the endpoint', { remedy });
   }
   const { CommandExitError, Sandbox } = await loadE2b();
   type Sandbox = Awaited<ReturnType<typeof Sandbox.create>>;
@@ -74,7 +74,10 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
         const why = `status ${error.exitCode}: ${plain(error.stderr, CAUSE_CHARACTERS_MAX)}`;
         const cause = new Error(isMissing ? `it has no python3 (${why})` : why);
         const remedy = 'Choose a template with python3 and its standard library by --template.';
-        throw new ProofError('endpoint_failed', 'run the probes in a sandbox', { cause, remedy });
+        throw new ProofError('endpoint_failed', 'could not run the probes in a sandbox', {
+          cause,
+          remedy,
+        });
       }
     },
     async updateNetwork({ allowInternetAccess, network }) {
@@ -135,14 +138,14 @@ export function connectionOf({ url, domain: named, env }: EndpointOptions): Conn
   const apiKey = variable('E2B_API_KEY') ?? variable('NEUROVISOR_API_KEY');
   if (apiKey === undefined) {
     const remedy = 'Set E2B_API_KEY or NEUROVISOR_API_KEY.';
-    throw new ProofError('endpoint_failed', 'ask the endpoint without a key', { remedy });
+    throw new ProofError('endpoint_failed', 'could not ask the endpoint without a key', { remedy });
   }
   const given = url ?? variable('E2B_API_URL');
   const asked = named ?? variable('E2B_DOMAIN');
   const apiUrl = given ?? `https://api.${asked ?? 'e2b.app'}`;
   if (!URL.canParse(apiUrl)) {
     const remedy = 'Write e.g. http://127.0.0.1:3000 or https://api.example.com.';
-    throw new ProofError('endpoint_failed', `"${apiUrl}" is no URL`, { remedy });
+    throw new ProofError('endpoint_failed', `invalid URL "${apiUrl}"`, { remedy });
   }
   const { host, origin } = new URL(apiUrl);
   const domain = asked ?? (host.startsWith('api.') ? host.slice('api.'.length) : undefined);

@@ -24,8 +24,8 @@ export async function narrowing(
   const allowed = nameOf(target, 'allowed');
   const seconds = HOLD_SILENCES * run.silenceSeconds;
   const what = {
-    held: 'a connection that is open when the rule for it is taken away',
-    fresh: 'an allowed name, after the rule for it was taken away',
+    held: 'a connection that is open when its rule is removed',
+    fresh: 'an allowed name, after its rule was removed',
   };
   const [held, fresh] = [next(), next()];
   const text = `GET /${held} HTTP/1.1\r\nHost: ${allowed}\r\n\r\n`;

@@ -87,7 +87,7 @@ async function confined(run: SuiteRun, target: Target, next: Tracer): Promise<Co
     ({ protocol, text }) => protocol === 'dns' && text === allowed,
   );
   if (!works)
-    throw new ProofError('no_control', `reach ${allowed}, which the policy allows`, {
+    throw new ProofError('no_control', `could not reach ${allowed}, which the policy allows`, {
       remedy: `See that ${allowed} leads to the canary (${target.address}) and that the endpoint allows names.`,
     });
   const isHeard = hearsQuestions ? 'it is' : 'it is not: cases of names have weaker evidence';
@@ -188,7 +188,7 @@ async function inSandbox(
 /** What only the sandbox's own word tells. */
 async function alone(run: SuiteRun, names: PublicNames | undefined): Promise<void> {
   if (names === undefined)
-    throw new ProofError('no_control', 'tell what is blocked from what is not there', {
+    throw new ProofError('no_control', 'could not tell what is blocked from what is not there', {
       remedy:
         'Name a canary (--canary), or two public web sites: one to allow (--allow-name), one not (--deny-name).',
     });
@@ -210,7 +210,7 @@ async function alone(run: SuiteRun, names: PublicNames | undefined): Promise<voi
     run.control(`the sandbox reaches ${names.allowed} by TLS`, 'HTTP/1.', byTls),
   ];
   if (!works.includes(true))
-    throw new ProofError('no_control', `reach ${names.allowed}, which the policy allows`);
+    throw new ProofError('no_control', `could not reach ${names.allowed}, which the policy allows`);
   const cases = [...aloneCases(names, address), ...metadataCases(), ...privateCases()];
   const outcomes = await run.probe(
     sandbox,
@@ -254,7 +254,9 @@ async function targetOf({ canary = '', zone }: SuiteOptions): Promise<Target> {
   const run = randomBytes(10).toString('hex');
   if (isIPv4(canary) && zone === undefined) {
     const remedy = 'Name it by --zone, or name the canary by it instead of by its address.';
-    throw new ProofError('canary_failed', 'find names that lead to the canary', { remedy });
+    throw new ProofError('canary_failed', 'could not find names that lead to the canary', {
+      remedy,
+    });
   }
   const { address } = await resolve(canary);
   return { run, address, zone: (zone ?? canary).toLowerCase() };
@@ -265,6 +267,6 @@ async function resolve(name: string): Promise<{ address: string }> {
     return await lookup(name, { family: 4 });
   } catch (cause) {
     const remedy = 'It has to have an IPv4 address that is known here.';
-    throw new ProofError('canary_failed', `find ${name}`, { cause, remedy });
+    throw new ProofError('canary_failed', `could not find ${name}`, { cause, remedy });
   }
 }

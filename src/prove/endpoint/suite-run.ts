@@ -64,7 +64,7 @@ export class SuiteRun implements AsyncDisposable {
     const outcomes = readOutcomes(stdout, probes.length);
     if (outcomes !== undefined) return outcomes;
     const cause = new Error(`it says "${plain(stdout)}"`);
-    throw new ProofError('endpoint_failed', 'read what the probes saw', { cause });
+    throw new ProofError('endpoint_failed', 'could not read what the probes saw', { cause });
   }
 
   unlessAborted<T>(work: Promise<T>): Promise<T> {

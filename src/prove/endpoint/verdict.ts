@@ -53,8 +53,8 @@ export function judge({ what, judged }: Case, evidence: Evidence): Tried {
       const count = arrivals?.filter(judged.isArrival).length ?? 0;
       const isTold = outcome.outcome === 'answer' && !/^code \d+, 0 answers$/.test(outcome.text);
       if (hearsQuestions) {
-        const seen = `${summary}; ${count === 0 ? 'nobody else' : 'the canary'} asked`;
-        return row('nobody else asked', seen, count === 0);
+        const seen = `${summary}; ${count === 0 ? 'no other resolver' : 'the canary'} asked`;
+        return row('no other resolver asked', seen, count === 0);
       }
       return row('no address', `${summary}${WEAKER}`, count === 0 && !isTold);
     }

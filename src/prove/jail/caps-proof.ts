@@ -1,4 +1,4 @@
-/** Who a jailed VMM is and what it sees: no user, file, network or process of the host. */
+/** The identity and view of a jailed VMM: no user, file, network or process of the host. */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
@@ -28,9 +28,9 @@ function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): v
   const [own, other] = [status(jailed), status(free)];
   const users = (of: Map<string, string>): string => `${of.get('Uid')} / ${of.get('Gid')}`;
   const isOwn = !/\b0\b/.test(users(own)) && own.get('Groups') === '';
-  notes.note('users and groups of it on the host', 'none is 0', users(own), isOwn);
+  notes.note('its users and groups on the host', 'none is 0', users(own), isOwn);
   notes.note(
-    'control: of a VMM without a jail',
+    'control: those of a VMM without a jail',
     '0',
     users(other),
     /^0 0 0 0 \/ 0 0 0 0$/.test(users(other)),
@@ -72,7 +72,7 @@ function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): v
   const mounts = readFileSync(`/proc/${jailed}/mounts`, 'utf8').trim().split('\n');
   const writable = mounts.filter((line) => !(line.split(' ')[3] ?? '').split(',').includes('ro'));
   notes.same(
-    'mounts that it may write to',
+    'its writable mounts',
     traits.writable,
     writable.length === 0 ? 'none' : writable.map((line) => line.split(' ')[1]).join('; '),
   );
@@ -84,12 +84,12 @@ function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): v
   notes.same('its core files', '0 bytes', `${limit(jailed, 'Max core file size')} bytes`);
 }
 
-/** Files of the host, by path. */
+/** Opens files of the host by path. */
 async function opens(notes: Notes, injector: Injector, vmms: Vmms): Promise<void> {
   const { traits } = vmms;
   const { number, paths } = traits.opens;
   for (const path of paths) {
-    // openat(2), or open(2) where the program knows no other.
+    // openat(2), or open(2) for a program that uses only that.
     const at = number === OPENAT ? [AT_FDCWD] : [];
     const call: SystemCall = { name: path, number, args: [...at, `@${path}`, O_RDONLY, 0] };
     const seen: Record<string, string> = {};
@@ -103,12 +103,7 @@ async function opens(notes: Notes, injector: Injector, vmms: Vmms): Promise<void
     }
     const { jailed = '', free = '' } = seen;
     const isGone = jailed === 'returned -2' || traits.refused.includes(jailed);
-    notes.note(
-      `open ${path}`,
-      'it is not there',
-      isGone ? `it is not there: ${jailed}` : jailed,
-      isGone,
-    );
+    notes.note(`open ${path}`, 'not found', isGone ? `not found: ${jailed}` : jailed, isGone);
     // A host may lack a device.
     const isThere = /^returned \d+$/.test(free);
     const ok = isThere || path.startsWith('/dev/');

@@ -1,4 +1,4 @@
-/** What takes more of the host than its limits is stopped, and nothing else is. */
+/** A VMM that exceeds its limits on the host is stopped, and nothing else is. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describeError } from '../../base/errors.ts';
@@ -50,7 +50,7 @@ export async function proveCgroup(context: JailContext): Promise<Proof> {
     `made ${FEW}`,
     await act(['spawn', `${FEW}`], LIMITS),
   );
-  // One of the eight is the one that forks.
+  // The process that forks is one of the eight.
   notes.same(`${MANY} processes of 8`, 'made 7', await act(['spawn', `${MANY}`], LIMITS));
   notes.same(
     `control: ${MANY} processes without a limit`,
@@ -60,7 +60,7 @@ export async function proveCgroup(context: JailContext): Promise<Proof> {
   return notes.proof('cgroup');
 }
 
-/** A VMM is in a group, whose limits are those of its guest's size. */
+/** A VMM is in a group with the limits for its guest's size. */
 async function limited(notes: Notes, vmms: Vmms): Promise<void> {
   const vmm = await vmms.jailed();
   const { v1, v2 } = groupsOf(vmm.pid);
@@ -81,7 +81,7 @@ async function limited(notes: Notes, vmms: Vmms): Promise<void> {
     memory,
     read('memory', ['memory.max', 'memory.limit_in_bytes']),
   );
-  notes.same('processes and threads of it', String(TASKS_MAX + 1), read('pids', ['pids.max']));
+  notes.same('its processes and threads', String(TASKS_MAX + 1), read('pids', ['pids.max']));
   await vmm.end();
 }
 
@@ -93,8 +93,8 @@ function groupsOf(pid: number | 'self'): ReturnType<typeof findCgroups> {
 function openCgroups(): Cgroups {
   const cgroups = new Cgroups(groupsOf('self'));
   if (cgroups.missing === null) return cgroups;
-  throw new ProofError('no_world', 'make a control group', {
+  throw new ProofError('no_world', 'could not make a control group', {
     cause: `without ${cgroups.missing}`,
-    remedy: 'Run it where control groups may be made: not in a container without them.',
+    remedy: 'Run it on a host, or in a container, that allows control groups.',
   });
 }

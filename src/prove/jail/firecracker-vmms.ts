@@ -1,6 +1,6 @@
 /**
- * Firecracker as sandboxes get it, in its jail, and the same program without jail and filters. Both run a guest that
- * does nothing: what a VMM may do does not hang on its guest, and so it can be seen where no Linux boots.
+ * Firecracker in its jail, as sandboxes run it, and without jail and filters. Both run an idle guest: the permissions
+ * of a VMM do not depend on its guest, so this works on a KVM that can't boot Linux.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -38,13 +38,13 @@ const BAD_FD = 0xffff_ffff;
 const TRAITS: VmmTraits = {
   name: 'Firecracker',
   program: '/firecracker',
-  // Its handler of SIGSYS says which call it was, and ends it with this status.
+  // Its SIGSYS handler logs the call and exits with this status.
   refused: ['exited 148', `killed by ${SIGSYS}`],
   allowed: { name: 'close', number: 3, args: [BAD_FD], returns: 'returned -9' },
   // The launcher's and Firecracker's own.
   filters: 2,
   threads: ['firecracker', 'fc_api', VCPU],
-  // Its jailer makes no user namespace; the user is one of the host that is nobody.
+  // Its jailer makes no user namespace; its user is an otherwise unused one of the host.
   namespaces: ['mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup'],
   root: /^(dev|fc|firecracker|firecracker\.pid|run|api|c|ch|v| )*$/,
   devices: /^(kvm|net|urandom|userfaultfd| )*$/,
@@ -79,7 +79,7 @@ export class FirecrackerVmms implements Vmms {
     this.#dir = dir;
   }
 
-  /** @throws ProofError `no_world`: it can't be proved here, with the reason */
+  /** @throws ProofError `no_world` with the reason, if it can't be proved here */
   static async open({ config, log, allowOlder = false }: JailContext): Promise<FirecrackerVmms> {
     const dir = await mkdtemp(join(tmpdir(), 'nv-prove-'));
     try {
@@ -107,7 +107,7 @@ export class FirecrackerVmms implements Vmms {
     });
   }
 
-  /** Of a guest of one's own. @throws ProofError */
+  /** Starts a jailed VMM with a given guest. @throws ProofError */
   async start(
     { id, dir, overlayPath, channelPath }: VmmPlace,
     files: Pick<VmSpec, 'kernelPath' | 'rootImagePath'>,
@@ -164,7 +164,7 @@ export class FirecrackerVmms implements Vmms {
     return vmm;
   }
 
-  /** Where a VM is, before it is started. */
+  /** Makes the directory and paths of a VM. */
   async place(): Promise<VmmPlace> {
     this.#count += 1;
     const id = `prove${process.pid}x${this.#count}`;
@@ -193,7 +193,7 @@ export class FirecrackerVmms implements Vmms {
   }
 }
 
-/** Its guest runs when the thread of its processor is there. @throws ProofError */
+/** Waits for the vCPU thread, which shows that the guest runs. @throws ProofError */
 async function running(child: ChildProcess): Promise<void> {
   let words = '';
   for (const stream of [child.stdout, child.stderr]) {
@@ -222,7 +222,7 @@ function hasThread(pid: number, name: string): boolean {
       (task) => readFileSync(join(dir, task, 'comm'), 'latin1').trim() === name,
     );
   } catch (error) {
-    ignore(error, 'it has ended, which is told elsewhere');
+    ignore(error, 'the process has ended, which is reported elsewhere');
     return false;
   }
 }
@@ -237,10 +237,10 @@ async function ended(child: ChildProcess): Promise<void> {
 function cannot(cause: unknown): ProofError {
   if (cause instanceof ProofError) return cause;
   const remedy = cause instanceof CodedError ? cause.remedy : undefined;
-  return new ProofError('no_world', 'prove it of Firecracker here', {
+  return new ProofError('no_world', 'could not run this proof with Firecracker', {
     cause,
     remedy:
       remedy ??
-      'See `./neurovisor doctor`: it takes /dev/kvm, Firecracker 1.16.1 or newer, and its jailer.',
+      'Run `./neurovisor doctor`: the proof needs /dev/kvm, Firecracker 1.16.1 or newer, and its jailer.',
   });
 }

@@ -1,11 +1,11 @@
 /**
- * A guest that does nothing: two instructions that any x86 processor, and any KVM, runs. Of a VMM that runs it one can
- * see what it may do, also where no Linux guest boots. Pure.
+ * An idle guest of two instructions, which any x86 processor and any KVM runs: for proofs about VMMs on hosts that
+ * can't boot a Linux guest. Pure.
  */
 import { elfProgram } from '../../jail/elf.ts';
 
 const ENTRY = 0x10_0000n;
-/** `hlt`, and back to it: the entry has interrupts off, so it sleeps for ever. */
+/** `hlt` in a loop: interrupts are off at the entry, so it sleeps forever. */
 const CODE = Uint8Array.of(0xf4, 0xeb, 0xfd);
 
 /** @returns an ELF kernel without a note, which is entered in long mode by the 64-bit boot protocol of Linux */

@@ -1,4 +1,4 @@
-/** No guest and no VMM changes the golden image, which all sandboxes share. */
+/** No guest and no VMM can change the golden image, which all sandboxes share. */
 
 import { resolveHome } from '../../home.ts';
 import { digestFile } from '../../image/verify.ts';
@@ -12,7 +12,7 @@ import type { JailContext } from './vmm.ts';
 
 const OUTPUT_BYTES_MAX = 4 * 1024;
 
-/** As root of the guest. Each says WRITTEN when it got through. */
+/** Run as the guest's root; each prints WRITTEN on success. */
 const ATTACKS: Readonly<Record<string, string>> = {
   'write to the device': 'dd if=/dev/zero of=/dev/vda bs=4096 count=1 conv=notrunc,fsync',
   'write past the page cache':

@@ -1,4 +1,4 @@
-/** What a VMM that was taken over tries on the golden image that it has open. */
+/** Attacks of a compromised VMM on the golden image that it has open. */
 import { FILES } from '../../vmm/firecracker/config.ts';
 import type { Notes } from '../proof.ts';
 import type { Injector, SystemCall } from './inject.ts';
@@ -11,15 +11,15 @@ const O_TRUNC = 0o1000;
 const OPEN = 2;
 const OPENAT = 257;
 const TRUNCATE = 76;
-/** Not its own file. */
+/** The file has another owner. */
 const EACCES = 13;
-/** The mount is read-only, whosever it is. */
+/** The mount is read-only. */
 const EROFS = 30;
 
 /** The image as a VMM sees it. */
 interface ImageFile {
   readonly path: string;
-  /** A call that its filter lets pass. */
+  /** A call that its filter allows. */
   open(flags: number): SystemCall;
 }
 
@@ -34,7 +34,7 @@ export const FIRECRACKER_FILE: ImageFile = {
   open: (flags) => ({ name: 'open', number: OPEN, args: [`@${inJail}`, flags, 0] }),
 };
 
-/** The last one may end the VM. */
+/** The last attack may end the VM. */
 export async function vmmTries(
   notes: Notes,
   injector: Injector,
@@ -50,7 +50,7 @@ export async function vmmTries(
   );
   for (const [what, flags] of [
     ['the VMM opens it for writing', O_RDWR],
-    ['the VMM opens it to empty it', O_RDWR | O_TRUNC],
+    ['the VMM opens it with O_TRUNC', O_RDWR | O_TRUNC],
   ] as const) {
     const seen = await injector.call(pid, image.open(flags));
     const isRefused = seen === `returned -${EACCES}` || seen === `returned -${EROFS}`;

@@ -1,4 +1,4 @@
-/** The golden image under Firecracker where no Linux guest boots: the tests' tiny guest tries to write to it. */
+/** The image proof under Firecracker on hosts that can't boot Linux: the tests' tiny guest tries to write. */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,13 +12,13 @@ import { Injector } from './inject.ts';
 import { askTinyGuest, awaitTinyGuest, buildTinyGuest } from './tiny-guest.ts';
 import type { JailContext } from './vmm.ts';
 
-/** As those that are built are: root's, for all to read. */
+/** As built images: root's, readable by all. */
 const IMAGE_MODE = 0o644;
 const CONTENT = 'golden';
 const HELLO_MS_MAX = 60_000;
 const IMAGE_BYTES = 64 * 1024;
 
-/** @throws ProofError `no_world`: it can't be proved here */
+/** @throws ProofError `no_world` if it can't be proved here */
 export async function proveImageWithoutLinux(context: JailContext): Promise<Proof> {
   const notes = new Notes();
   await using injector = await Injector.make();
@@ -39,17 +39,19 @@ export async function proveImageWithoutLinux(context: JailContext): Promise<Proo
     const vmm = await vmms.start(place, { kernelPath, rootImagePath });
     try {
       const died = vmm.exited.then(({ cause, detail }) => {
-        throw new ProofError('no_world', 'run a guest', { cause: new Error(`${cause} ${detail}`) });
+        throw new ProofError('no_world', 'could not run a guest', {
+          cause: new Error(`${cause} ${detail}`),
+        });
       });
       await Promise.race([hello.ready, died, silent(over.signal)]);
     } finally {
       over.abort();
       await hello.close();
     }
-    // Not to be taken for the Linux guest that sandboxes have.
+    // Marks that this is not the Linux guest of sandboxes.
     notes.note('a guest that boots where Linux does not', 'it runs', 'it runs', true);
     notes.same('control: a guest writes to its own disk', 'done', await ask('WRITE probe'));
-    notes.same('control: and finds that there', 'probe', await ask('INFO disk1'));
+    notes.same('control: and reads it back', 'probe', await ask('INFO disk1'));
     notes.same('control: a guest reads the image', CONTENT, await ask('INFO disk0'));
     notes.same('a guest writes to the device', 'refused', await ask('INFO write-root'));
     await vmmTries(notes, injector, vmm.pid, FIRECRACKER_FILE);
@@ -64,6 +66,6 @@ export async function proveImageWithoutLinux(context: JailContext): Promise<Proo
 
 async function silent(signal: AbortSignal): Promise<never> {
   await sleep(HELLO_MS_MAX, signal);
-  const cause = new Error(`it said nothing within ${HELLO_MS_MAX / 1_000} s`);
-  throw new ProofError('no_world', 'run a guest', { cause });
+  const cause = new Error(`no hello within ${HELLO_MS_MAX / 1_000} s`);
+  throw new ProofError('no_world', 'could not run a guest', { cause });
 }

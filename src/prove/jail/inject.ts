@@ -1,4 +1,4 @@
-/** Has processes do what they must not be able to (`inject.c`, compiled when a proof needs it). */
+/** Makes processes run system calls that they must not be able to (`inject.c`, compiled on demand). */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -11,7 +11,7 @@ const RUN_MS_MAX = 20_000;
 
 export interface SystemCall {
   readonly name: string;
-  /** Of x86-64 (asm/unistd_64.h). */
+  /** The x86-64 number (asm/unistd_64.h). */
   readonly number: number;
   /** Numbers, or `@text` for the address of a text. */
   readonly args?: readonly (number | string)[];
@@ -37,21 +37,24 @@ export class Injector implements AsyncDisposable {
       await rm(dir, { recursive: true });
       const isMissing = errorCode(cause) === 'ENOENT';
       const more = isMissing ? { remedy: 'Run ./neurovisor setup, which installs gcc.' } : {};
-      throw new ProofError('no_world', 'compile the program of the proof', { cause, ...more });
+      throw new ProofError('no_world', 'could not compile the program of the proof', {
+        cause,
+        ...more,
+      });
     }
   }
 
   /**
-   * @param pid of the process, or of one of its threads
+   * @param pid a process, or one of its threads
    * @returns `returned N`, `killed by N`, `exited N`, `executed`
-   * @throws ProofError `no_world`: it could not be made to
+   * @throws ProofError `no_world` if the call can't be injected
    */
   async call(pid: number, { name, number, args = [] }: SystemCall): Promise<string> {
     const words = ['call', String(pid), String(number), ...args.map(String)];
     try {
       return (await run(this.#program, words)).trim();
     } catch (cause) {
-      throw new ProofError('no_world', `have a process make ${name}`, { cause });
+      throw new ProofError('no_world', `could not inject the system call ${name}`, { cause });
     }
   }
 
@@ -64,7 +67,7 @@ export class Injector implements AsyncDisposable {
       .map((line) => Buffer.from(line, 'hex'));
   }
 
-  /** A process that waits for `go`, then does it and tells. */
+  /** A process that waits for `go`, then does its work and reports. */
   worker(...words: readonly string[]): Worker {
     return new Worker(
       spawn(this.#program, words, { stdio: ['pipe', 'pipe', 'ignore'], detached: true }),
@@ -87,7 +90,7 @@ class Worker {
     return this.#child.pid ?? 0;
   }
 
-  /** @returns what it said, or `killed by SIGKILL` */
+  /** @returns its output, or `killed by SIGKILL` */
   go(): Promise<string> {
     const child = this.#child;
     return new Promise((resolve, reject) => {

@@ -1,8 +1,7 @@
 /**
- * A guest gets no more of its disks than its limits, however it asks, and its VMM no more than its group.
+ * A guest can't exceed the limits of its disks, and its VMM can't exceed those of its control group.
  *
- * Who asks counts what it got, by its own clock. A machine that is busy gives less, so of a control only the best of
- * many tries counts.
+ * The workload measures its own throughput. A busy machine gives less, so a control counts its best of many tries.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -17,17 +16,17 @@ import { openProofRuntime } from '../proof-runtime.ts';
 import { Injector } from './inject.ts';
 import type { JailContext } from './vmm.ts';
 
-/** A small part of what software emulation reaches. */
+/** A fraction of what software emulation reaches. */
 const BYTES_PER_SECOND = MIB;
 const OPS_PER_SECOND = 20;
 const TRIES_MAX = 20;
 const OUTPUT_BYTES_MAX = 4 * 1024;
-/** Clocks and timers of guest and host. */
+/** Tolerance for the clocks and timers of guest and host. */
 const ROUNDING = 1.05;
-/** What may come at once, in the worth of so much time: QEMU's bucket, and a slice of the kernel's. */
+/** The allowed burst, as a time: QEMU's bucket and a slice of the kernel's. */
 const BURST_S = 0.3;
 
-/** What was got, and in which time. */
+/** The amount done, and its time. */
 interface Got {
   readonly amount: number;
   readonly seconds: number;
@@ -43,7 +42,7 @@ interface Work {
 const LARGE = { count: 16, bytes: 256 * KIB } as const;
 const SMALL = { count: 60, bytes: 4 * KIB } as const;
 
-/** In the guest, on its own disk; prints nanoseconds. What is buffered must have reached the disk. */
+/** Runs in the guest on its own disk and prints nanoseconds; buffered data must have reached the disk. */
 const SCRIPT = `
 import mmap, os, sys, time
 way, count, size, how = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -100,15 +99,15 @@ async function inGuest(sandbox: Sandbox, work: Work, amount: number): Promise<Go
   return { amount, seconds: Number.parseInt(text, 10) / 1e9 };
 }
 
-/** The group of a VMM, which holds also one that was taken over. */
+/** The control group of a VMM, which limits even a compromised VMM. */
 async function vmmIsHeld(notes: Notes, log: Log): Promise<void> {
   const cgroups = await openCgroups(log);
   const dir = await mkdtemp(join(tmpdir(), 'nv-prove-io-'));
   try {
     const io: IoLimits = { ...ioLimits([dir], {}), bytesPerSecond: BYTES_PER_SECOND };
     if (cgroups?.controllers.includes('blkio') !== true || io.disks.length === 0) {
-      const what = 'group of a VMM: not tried, for here no group can limit the disk of its files';
-      notes.note(what, 'the VMM alone holds its guest', 'the VMM alone holds its guest', true);
+      const what = 'control group of a VMM: not tried, since no group can limit its disk here';
+      notes.note(what, 'only the VMM limits its guest', 'only the VMM limits its guest', true);
       return;
     }
     await using injector = await Injector.make();
@@ -136,7 +135,7 @@ async function vmmIsHeld(notes: Notes, log: Log): Promise<void> {
 
 interface Limit {
   readonly perSecond: number;
-  /** The largest request: it may go into debt. */
+  /** The largest request, which may go into debt. */
   readonly largest: number;
   readonly inWords: (perSecond: number) => string;
 }

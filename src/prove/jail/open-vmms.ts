@@ -7,7 +7,7 @@ import type { JailContext, Vmms } from './vmm.ts';
  */
 export async function openVmms(context: JailContext): Promise<Vmms> {
   if (process.geteuid?.() !== 0) {
-    throw new ProofError('not_permitted', 'look into VMMs', { remedy: 'Run it as root.' });
+    throw new ProofError('not_permitted', 'could not inspect VMMs', { remedy: 'Run it as root.' });
   }
   if (context.config.vmm === 'firecracker') {
     const { FirecrackerVmms } = await import('./firecracker-vmms.ts');

@@ -1,6 +1,6 @@
 /**
- * QEMU as sandboxes get it, in a jail and without one. In software emulation it has a machine of nothing; with KVM a
- * machine that stands still, since a VMM that has /dev/kvm is another one: so it is seen where no Linux boots, too.
+ * QEMU in its jail, as sandboxes run it, and without one. In software emulation its machine is empty; with KVM it is
+ * paused, since access to /dev/kvm matters. So this works on a KVM that can't boot Linux.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -39,9 +39,9 @@ const ENOSYS = -38;
 const TRAITS: VmmTraits = {
   name: 'QEMU',
   program: '/usr/bin/qemu-system-x86_64',
-  // ENOSYS: where a library then uses another call; the kernel has these, as the control shows.
+  // ENOSYS makes a library fall back to another call; the control shows that the kernel has the call.
   refused: [`killed by ${SIGSYS}`, `returned ${EPERM}`, `returned ${ENOSYS}`],
-  // It is process 1 of a namespace of its own.
+  // It is process 1 of its own namespace.
   allowed: { name: 'getpid', number: 39, returns: 'returned 1' },
   filters: 2,
   threads: ['qemu-system-x86'],
@@ -49,7 +49,7 @@ const TRAITS: VmmTraits = {
   root: /^(lib|lib64|proc|usr| )*$/,
   devices: /^none$/,
   writable: 'none',
-  // Of bubblewrap.
+  // Set by bubblewrap.
   environment: 'PWD=/',
   dropsBounding: true,
   opens: {
@@ -58,7 +58,7 @@ const TRAITS: VmmTraits = {
   },
 };
 const KVM = '/dev/kvm';
-/** In what it differs where it has KVM. */
+/** The differences with KVM. */
 const WITH_KVM: Partial<VmmTraits> = {
   name: 'QEMU with KVM',
   root: /^dev (lib|lib64|proc|usr| )*$/,
@@ -141,14 +141,14 @@ export class QemuVmms implements Vmms {
   }
 }
 
-/** What is asked for, also where no Linux would boot with it. */
+/** The configured accelerator, even if Linux can't boot with it. */
 async function acceleratorOf({ accelerator, home }: JailContext['config']): Promise<'kvm' | 'tcg'> {
   if (accelerator !== 'auto') return accelerator;
   const verdict = await probeAccelerator({ cacheDir: resolveHome(home).cacheDir });
   return verdict.accelerator === 'kvm' ? 'kvm' : 'tcg';
 }
 
-/** It greets before it has made its machine, and answers when it has, its own filter included. */
+/** QEMU greets before its machine is made, and answers once machine and filter are ready. */
 function ready({ child, pid }: Launched): Promise<void> {
   let words = '';
   child.stderr?.on('data', (bytes: Buffer) => {
@@ -157,10 +157,12 @@ function ready({ child, pid }: Launched): Promise<void> {
   const qmp = new QmpClient(child.stdio[QMP_FD] as Duplex, systemClock);
   return new Promise((resolve, reject) => {
     const fail = (cause: unknown): void => {
-      reject(new ProofError('no_world', 'start a VMM', { cause: new Error(String(cause)) }));
+      reject(
+        new ProofError('no_world', 'could not start a VMM', { cause: new Error(String(cause)) }),
+      );
     };
     qmp.negotiate(READY_MS_MAX).then(resolve, (error: unknown) => {
-      if (errorCode(error) === 'vm_gone') ignore(error, 'its end is told by the process');
+      if (errorCode(error) === 'vm_gone') ignore(error, 'the end of the process reports it');
       else fail(describeError(error));
     });
     child.once('close', (status) => fail(words.trim() || `it ended with ${status}`));

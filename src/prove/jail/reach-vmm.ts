@@ -1,4 +1,4 @@
-/** How many system calls each thread of a jailed VMM can make: from the filters that the kernel has of it. */
+/** The number of system calls that each thread of a jailed VMM can make, from its filters in the kernel. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { type Reach, reachOf } from '../../jail/seccomp/reach.ts';
 import { Injector } from './inject.ts';
@@ -8,11 +8,11 @@ import type { JailContext } from './vmm.ts';
 interface ThreadReach extends Reach {
   readonly vmm: string;
   readonly thread: string;
-  /** Filters that all must let a call pass. */
+  /** The number of filters; a call must pass all. */
   readonly filters: number;
 }
 
-/** The kernel's own thread for a VM, which runs no program. */
+/** A kernel thread for a VM. */
 const KERNEL_THREAD = /^(kvm|vhost)-/;
 
 /** @throws ProofError; RuntimeError `jail_unavailable`; VmmError `vmm_missing` */

@@ -1,4 +1,4 @@
-/** A VMM that was taken over can't make the system calls that lead out of it. */
+/** A compromised VMM can't make the system calls that lead out of its jail. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
@@ -14,16 +14,15 @@ const AT_FDCWD = 0xffff_ff9c;
 const AF_INET = 2;
 const AF_NETLINK = 16;
 const BAD_FD = 0xffff_ffff;
-/** So low that nothing is mapped there. */
+/** An address too low to be mapped. */
 const NOWHERE = 8;
 const PTRACE_ATTACH = 16;
 /** Above any pid. */
 const NOBODY = 0x3fff_ffff;
 
 /**
- * What leads out of a jail, or has led out of some. Controls make the same calls as root of the host, so
- * their arguments must be such that the kernel only looks at them: paths in a directory that can't be there,
- * descriptors and processes that are none.
+ * System calls that lead out of a jail, or once did. Controls make the same calls as the host's root, so the arguments
+ * must be harmless: paths in a directory that can't exist, invalid descriptors and processes.
  */
 export const FORBIDDEN: readonly SystemCall[] = [
   { name: 'execve of its own program', number: 59, args: [OWN, 0, 0] },
@@ -63,13 +62,13 @@ export const FORBIDDEN: readonly SystemCall[] = [
   { name: 'socket of IPv4', number: 41, args: [AF_INET, 1, 0] },
   { name: 'socket of netlink', number: 41, args: [AF_NETLINK, 3, 0] },
   { name: 'modify_ldt', number: 154, args: [99, 0, 0] },
-  { name: 'by the number of x32: getpid', number: 0x4000_0000 + 39 },
+  { name: 'by its x32 number: getpid', number: 0x4000_0000 + 39 },
 ];
 
 const ABREAST = 4;
 const ENOSYS = -38;
 
-/** @param forbidden what is tried; for tests */
+/** @param forbidden the calls to try; for tests */
 export async function proveSeccomp(
   context: JailContext,
   forbidden: readonly SystemCall[] = FORBIDDEN,
@@ -79,7 +78,7 @@ export async function proveSeccomp(
   await using vmms = await openVmms(context);
   const { traits } = vmms;
   for (const thread of traits.threads) {
-    // So that the VMM is seen to be alive and the injection to work.
+    // Shows that the VMM is alive and the injection works.
     notes.same(
       `control: a jailed VMM makes ${traits.allowed.name}${by(thread, traits)}`,
       traits.allowed.returns,
@@ -112,7 +111,7 @@ async function tryCall(
   return { call, thread, jailed, free: await inject(injector, () => vmms.free(), thread, call) };
 }
 
-/** Made by one thread of a VMM of its own. */
+/** Makes the call from one thread of a new VMM. */
 async function inject(
   injector: Injector,
   start: () => Promise<Vmm>,
@@ -127,7 +126,7 @@ async function inject(
   }
 }
 
-/** @throws ProofError when there is none of that name */
+/** @throws ProofError if no thread has this name */
 function threadOf(pid: number, name: string): number {
   const nameOf = (task: string): string =>
     readFileSync(`/proc/${pid}/task/${task}/comm`, 'latin1').trim();
@@ -135,14 +134,14 @@ function threadOf(pid: number, name: string): number {
   const found = tasks.find((task) => nameOf(task) === name);
   if (found !== undefined) return Number(found);
   const cause = `it has ${tasks.map(nameOf).join(', ')}`;
-  throw new ProofError('no_world', `find the thread ${name} of a VMM`, { cause });
+  throw new ProofError('no_world', `could not find the thread ${name} of a VMM`, { cause });
 }
 
 function ofProgram(call: SystemCall, program: string): SystemCall {
   return { ...call, args: (call.args ?? []).map((arg) => (arg === OWN ? `@${program}` : arg)) };
 }
 
-/** Where only one is tried it goes without saying. */
+/** Names the thread, unless only one is tried. */
 function by(thread: string, { threads }: VmmTraits): string {
   return threads.length === 1 ? '' : `, by thread ${thread}`;
 }
@@ -155,9 +154,9 @@ function noteCall(
   const name = `${call.name}${by(thread, traits)}`;
   const isDenied = traits.refused.includes(jailed);
   notes.note(name, 'denied', isDenied ? `denied: ${jailed}` : jailed, isDenied);
-  const isX32 = name.startsWith('by the number of x32');
+  const isX32 = name.startsWith('by its x32 number');
   const got = free.startsWith('returned') && free !== `returned ${ENOSYS}`;
-  // This kernel may lack what the jail would deny.
+  // This kernel may lack a call that the jail would deny.
   const reached = got || free.startsWith('executed') || isX32 || free === `returned ${ENOSYS}`;
   const words = reached ? `the kernel answers: ${free}` : free;
   notes.note(

@@ -34,7 +34,10 @@ export async function buildTinyGuest(path: string): Promise<void> {
   } catch (cause) {
     const isMissing = errorCode(cause) === 'ENOENT';
     const more = isMissing ? { remedy: 'Run ./neurovisor setup, which installs gcc.' } : {};
-    throw new ProofError('no_world', 'compile the guest of the proof', { cause, ...more });
+    throw new ProofError('no_world', 'could not compile the guest of the proof', {
+      cause,
+      ...more,
+    });
   }
 }
 

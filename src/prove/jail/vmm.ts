@@ -1,4 +1,4 @@
-/** VMMs to look at: as sandboxes get them, in a jail, and the same program without one. */
+/** VMMs for proofs: jailed, as sandboxes run them, and the same program without a jail. */
 import type { Log } from '../../base/log.ts';
 import type { Config } from '../../config.ts';
 import type { SystemCall } from './inject.ts';
@@ -6,56 +6,56 @@ import type { SystemCall } from './inject.ts';
 export interface JailContext {
   readonly config: Config;
   readonly log: Log;
-  /** For tests: a Firecracker below the version that sandboxes take. */
+  /** For tests: accept a Firecracker older than sandboxes do. */
   readonly allowOlder?: boolean;
-  /** How long the proof of load lasts, milliseconds. */
+  /** Duration of the proof `load`, milliseconds. */
   readonly loadMs?: number;
   readonly signal?: AbortSignal;
-  /** For tests: VMMs whose filter only logs. */
+  /** For tests: the VMMs' filter only logs. */
   readonly onlyLogs?: boolean;
 }
 
 export interface Vmm {
   readonly pid: number;
-  /** Ends it; nothing is left. */
+  /** Ends the VMM and removes all that belongs to it. */
   end(): Promise<void>;
 }
 
-/** Starts VMMs of one kind; ends those that are left when it is disposed of. */
+/** Starts VMMs of one kind; its disposal ends the remaining ones. */
 export interface Vmms extends AsyncDisposable {
   readonly traits: VmmTraits;
-  /** As a sandbox' VMM. */
+  /** Starts a VMM as a sandbox does. */
   jailed(): Promise<Vmm>;
-  /** For controls: the same program without any of it. */
+  /** For controls: starts the same program without a jail. */
   free(): Promise<Vmm>;
 }
 
-/** In what the claims about one VMM differ from those about another. */
+/** The claims that differ between VMMs. */
 export interface VmmTraits {
   readonly name: 'QEMU' | 'QEMU with KVM' | 'Firecracker';
-  /** Its own program, by the path that it has in the jail. */
+  /** Path of its program in the jail. */
   readonly program: string;
-  /** What a call comes to that its filters refuse. */
+  /** Results of a call that its filters refuse. */
   readonly refused: readonly string[];
-  /** A call that it may make, and what that comes to in the jail. */
+  /** A call that it may make, and the result in the jail. */
   readonly allowed: SystemCall & { readonly returns: string };
-  /** Filters on each thread, at least. */
+  /** The minimum of filters on each thread. */
   readonly filters: number;
-  /** Threads of a VMM that calls are made by: the first, and those whose filter is another one. */
+  /** Threads that make the calls: the first, and those with another filter. */
   readonly threads: readonly string[];
-  /** Namespaces that are its own. */
+  /** Its own namespaces. */
   readonly namespaces: readonly string[];
-  /** Nothing but this is in its root. */
+  /** All that its root may contain. */
   readonly root: RegExp;
-  /** Nothing but this is in its /dev. */
+  /** All that its /dev may contain. */
   readonly devices: RegExp;
-  /** Where it may write. */
+  /** Its writable mounts. */
   readonly writable: string;
-  /** Of its environment, as one line. */
+  /** Its environment, as one line. */
   readonly environment: string;
-  /** Also the bounding set of its capabilities is empty. */
+  /** Whether its capability bounding set is empty too. */
   readonly dropsBounding: boolean;
-  /** How it opens a file, and files of the host that it does not see. */
+  /** The system call that opens files, and host files that it must not see. */
   readonly opens: { readonly number: number; readonly paths: readonly string[] };
 }
 

@@ -1,6 +1,6 @@
 /**
- * Takes over a jailed VM whose owner was killed. What it printed meanwhile is lost, and so is its serial line; the
- * status of its end is not ours to know.
+ * Takes over a jailed VM whose owner was killed. Its output since then and its serial line are lost, and its exit
+ * status will be unknown.
  */
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -22,11 +22,11 @@ const LOOK_EVERY_MS = 100;
 const LOG_TAIL_BYTES = 16 * 1024;
 
 /**
- * @param spec as the VM was started with; its listeners are there again
+ * @param spec the VM's original spec; its listeners must exist again
  * @param binary absolute, without symbolic links
- * @param prepare makes the listeners of its channel, once it is sure that nobody else has the VM
- * @returns a VM that is as it was left, running or paused
- * @throws VmmError `vm_gone`: there is no such VM; `vm_unsupported`: its owner lives; `vmm_timeout`: it hangs
+ * @param prepare makes the listeners of its channel, once no other owner can have the VM
+ * @returns the VM as it was left, running or paused
+ * @throws VmmError `vm_gone` if there is no such VM, `vm_unsupported` if its owner lives, `vmm_timeout` if it hangs
  */
 export async function adoptProcess(
   spec: VmSpec,
@@ -39,7 +39,7 @@ export async function adoptProcess(
   if (owner === undefined) throw gone(spec, 'it has no jail');
   if (isRunning(owner)) {
     throw new VmmError('vm_unsupported', `the VM ${spec.id} can't be adopted`, {
-      cause: `its owner lives: process ${owner.pid}`,
+      cause: `its owner, process ${owner.pid}, is still running`,
     });
   }
   const { place, root, takeOver } = await openJailPlace(spec, binary, jail);
@@ -50,11 +50,11 @@ export async function adoptProcess(
     await prepare();
     await takeOver();
     const api = new ApiClient(() => place.apiPath(), clock);
-    // It answers, or it is of no use.
+    // A process that does not answer is useless.
     await api.call({ method: 'GET', path: '/' });
     return { place, process: new AdoptedProcess({ pid, startTicks }, place, api, clock) };
   } catch (error) {
-    // It has lost its owner for good.
+    // No other owner will come.
     await endProcessesIn(root);
     await place.release();
     throw error;
@@ -94,7 +94,7 @@ class AdoptedProcess implements VmmProcess {
     return isRunning(this.#process);
   }
 
-  /** Its serial line went to its first owner. */
+  /** The serial line is empty: it went to the first owner. */
   get logs(): Vm['logs'] {
     return { console: new ByteTail(1), vmm: this.#log };
   }
@@ -109,13 +109,13 @@ class AdoptedProcess implements VmmProcess {
       try {
         process.kill(this.pid, 'SIGKILL');
       } catch (error) {
-        ignore(error, 'it has just ended');
+        ignore(error, 'the process has just ended');
       }
     }
     await this.exited;
   }
 
-  /** It is no child of ours, so nobody tells of its end. */
+  /** Polls for its end, since it is not a child of this process. */
   async #watch(): Promise<VmExit> {
     while (this.isAlive()) {
       await new Promise<void>((resolve) => this.#clock.after(LOOK_EVERY_MS, resolve));
@@ -123,7 +123,7 @@ class AdoptedProcess implements VmmProcess {
     this.api.close();
     for (const pipe of this.#pipes) pipe.finish();
     const cause = this.#killed ? 'killed' : 'vmm-crashed';
-    const detail = this.#killed ? '' : 'it was adopted, so how it ended is not known';
+    const detail = this.#killed ? '' : 'the exit status of an adopted VM is unknown';
     return { cause, exitCode: null, signal: this.#killed ? 'SIGKILL' : null, detail };
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Firecracker's API: HTTP on a unix socket, one request at a time, each on a connection of its own. What it
- * answers is not trusted to be well-formed, short or there at all.
+ * Firecracker's API: HTTP on a unix socket, one request at a time, each on its own connection. Answers are not trusted
+ * to be well-formed, short or present.
  */
 import { type IncomingMessage, request } from 'node:http';
 import { text as readText } from 'node:stream/consumers';
@@ -17,20 +17,20 @@ export interface ApiCall {
   readonly msMax?: number;
 }
 
-/** An idle machine answers within 20 ms; a snapshot has a limit of its own. */
+/** An idle machine answers within 20 ms; a snapshot has its own limit. */
 const CALL_MS_MAX = 10_000;
-/** `/vm/config` is the longest, at some kilobytes. */
+/** The longest, `/vm/config`, has some kilobytes. */
 const ANSWER_BYTES_MAX = 256 * 1024;
 const HEADER_BYTES_MAX = 8 * 1024;
 const FAULT_LENGTH_MAX = 1_000;
 
-/** R-CP-5: which call, which status, in whose words. */
+/** R-CP-5: names the call, its status and Firecracker's message. */
 export class FirecrackerApiError extends VmmError {
   /** e.g. `PUT /vsock` */
   readonly endpoint: string;
-  /** Null: no whole answer came. */
+  /** Null: no complete answer. */
   readonly status: number | null;
-  /** Firecracker's `fault_message`, bounded and without control characters; null: it gave none. */
+  /** Firecracker's `fault_message`, bounded and without control characters; null: none. */
   readonly fault: string | null;
 
   constructor(
@@ -54,17 +54,17 @@ export class ApiClient {
   #isClosed = false;
   #current: { destroy(error: Error): void } | undefined;
 
-  /** @param socketPath asked at each call; what it throws is how the call ends, or `vm_gone` for `ENOENT` */
+  /** @param socketPath called for each call; the call fails with its error, or with `vm_gone` for `ENOENT` */
   constructor(socketPath: () => string, clock: Clock) {
     this.#socketPath = socketPath;
     this.#clock = clock;
   }
 
   /**
-   * After the calls before it have ended, however they did.
-   * @returns the answer's body: parsed JSON, or null when there is none
-   * @throws FirecrackerApiError `vmm_command_failed`: it was refused or the answer is nonsense; `vmm_timeout`;
-   * `vm_gone`: nobody answers at the socket
+   * Runs after all earlier calls have ended.
+   * @returns the answer's body: parsed JSON, or null without a body
+   * @throws FirecrackerApiError `vmm_command_failed` if Firecracker refuses or the answer is invalid; `vmm_timeout`;
+   * `vm_gone` if the socket does not answer
    */
   call(call: ApiCall): Promise<unknown> {
     const done = this.#last.then(() => this.#call(call));
@@ -72,7 +72,7 @@ export class ApiClient {
     return done;
   }
 
-  /** Ends the call that is under way, and refuses others: the process is gone. */
+  /** Ends the current call and refuses further ones: the process is gone. */
   close(): void {
     this.#isClosed = true;
     this.#current?.destroy(new Error('the process has ended'));
@@ -89,7 +89,7 @@ export class ApiClient {
     }
     if (status === 204 && body === '') return null;
     if (status !== 200 || answer === undefined) {
-      const fault = `an answer that makes no sense: status ${status}, ${tidied(body.slice(0, 80))}`;
+      const fault = `invalid answer: status ${status}, ${tidied(body.slice(0, 80))}`;
       throw new FirecrackerApiError('vmm_command_failed', call, 'broke off', { status, fault });
     }
     return answer;
@@ -143,7 +143,7 @@ export class ApiClient {
     } finally {
       cancel();
       this.#current = undefined;
-      // Nobody reads what may still come.
+      // The rest is not read.
       outgoing.on('error', () => undefined);
       outgoing.destroy();
     }
@@ -168,7 +168,7 @@ async function exchanged(
   return { response, body: await readText(response) };
 }
 
-/** A connection that can't be made or breaks before an answer: the process is dead or dying. */
+/** Connection failures before an answer, which mean that the process is dead or dying. */
 const GONE = new Set(['ENOENT', 'ECONNREFUSED', 'ECONNRESET', 'EPIPE']);
 
 function failed(call: ApiCall, error: unknown, hasAnswer: boolean): FirecrackerApiError {
@@ -185,7 +185,7 @@ function parseAnswer(body: string): unknown {
   try {
     return JSON.parse(body);
   } catch {
-    // An unsupported method gets a raw newline inside a JSON string; the text itself is told then.
+    // For an unsupported method the JSON has a raw newline in a string; the text itself is reported then.
     return undefined;
   }
 }
@@ -198,6 +198,6 @@ function faultOf(answer: unknown, body: string): string {
 }
 
 function tidied(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is taken out
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern removes them
   return text.slice(0, FAULT_LENGTH_MAX).replaceAll(/[\u0000-\u001f\u007f-\u009f]+/g, ' ');
 }

@@ -1,13 +1,13 @@
 /**
- * What a VM is made of, as calls of Firecracker's API; pure.
+ * The configuration of a VM as calls of Firecracker's API; pure.
  *
- * Every path is a fixed name relative to the process' directory (`place.ts`), in a jail or not. So no text of
- * a caller stands in a path, and a snapshot, which has these paths inside, can be loaded many times: each
- * clone finds its own files under the same names. The machine:
+ * Every path is a fixed name relative to the process' directory (`place.ts`), in a jail or not. So no path contains a
+ * caller's text, and a snapshot, which contains these paths, can be loaded many times: each clone finds its own files
+ * under the same names. The machine:
  *
  *     virtio-mmio ── (balloon) ── block root, read-only at the device ── block overlay ── (net) ── vsock ── entropy
  *
- * PCI is never switched on, and there is no metadata service (R-NET-10).
+ * PCI is never enabled, and there is no metadata service (R-NET-10).
  */
 import type { DiskLimits } from '../../base/disk-limits.ts';
 import type { BucketLimit } from '../../base/token-bucket.ts';
@@ -25,12 +25,12 @@ export const FILES = {
   overlay: 'fc/overlay',
   /** Compiled system call filters. */
   filter: 'fc/filter',
-  /** Of a snapshot: devices and RAM, to be written or loaded. */
+  /** Devices and RAM of a snapshot, to write or load. */
   state: 'fc/state',
   memory: 'fc/memory',
 } as const;
 export const FOLDER = 'fc';
-/** Where the process makes sockets; in a jail it can change no name elsewhere in `fc`. */
+/** Where the process makes sockets; in a jail it can't change other names in `fc`. */
 export const SOCKETS = 'fc/s';
 /** Descriptor of the owner's memory in a process that is not jailed. */
 export const MEMORY_FD = 3;
@@ -40,16 +40,16 @@ const OVERLAY_ID = 'overlay';
 const NIC_ID = 'eth0';
 /** Firecracker's own limit. */
 export const CPUS_MAX = 32;
-/** Writing RAM out takes about 1.5 ms a MiB. */
+/** Writing RAM takes about 1.5 ms per MiB. */
 const SNAPSHOT_MS_MAX = 120_000;
 
-/** Bytes and operations a second; absent: as fast as it goes. */
+/** Bytes and operations per second; absent: unlimited. */
 interface DeviceLimit {
   readonly bandwidth?: BucketLimit;
   readonly ops?: BucketLimit;
 }
 
-/** What may be limited; each device of a VM by itself. */
+/** Rate limits, per device. */
 export interface DeviceLimits {
   readonly disk?: DeviceLimit;
   readonly nicToGuest?: DeviceLimit;
@@ -71,9 +71,9 @@ interface BootPlan {
   /** The channel's socket, relative. */
   readonly channelName: string;
   readonly limits: DeviceLimits;
-  /** Diff snapshots need it; costs a write fault for each page. */
+  /** Needed for diff snapshots; costs a write fault per page. */
   readonly tracksDirtyPages: boolean;
-  /** A balloon that gives memory back to a guest that runs out of it. */
+  /** A balloon that deflates when the guest is out of memory. */
   readonly hasBalloon: boolean;
 }
 
@@ -110,7 +110,7 @@ export function bootCalls(plan: BootPlan): ApiCall[] {
   ];
 }
 
-/** Firecracker opens the TAP. */
+/** The call that makes Firecracker open the TAP. */
 export function nicCall(nic: NicPlan, limits: DeviceLimits): ApiCall {
   const rx = rateLimiter(limits.nicToGuest).rate_limiter;
   const tx = rateLimiter(limits.nicFromGuest).rate_limiter;
@@ -128,7 +128,7 @@ function kernelArgs(plan: Pick<BootPlan, 'bootArgs'>): string[] {
   return [
     'console=ttyS0',
     'quiet',
-    // A reboot by the keyboard controller is what ends Firecracker; a panic reboots after a second.
+    // A reboot by the keyboard controller ends Firecracker; a panic reboots after a second.
     'reboot=k',
     'panic=1',
     'pci=off',
@@ -149,7 +149,7 @@ interface LoadPlan {
   readonly tracksDirtyPages: boolean;
 }
 
-/** Firecracker must be fresh. The guest runs once this is answered. */
+/** Needs a new Firecracker process. The guest runs once this is answered. */
 export function loadCall(plan: LoadPlan, quirks: Quirks): ApiCall {
   const { channelName, nic } = plan;
   return {
@@ -167,7 +167,7 @@ export function loadCall(plan: LoadPlan, quirks: Quirks): ApiCall {
   };
 }
 
-/** Of a VM that is paused. `diff`: only the pages written since the last one, into RAM that is there. */
+/** Needs a paused VM. `diff`: writes only the pages changed since the last snapshot, into its RAM file. */
 export function snapshotCall(kind: 'full' | 'diff'): ApiCall {
   return {
     ...put('/snapshot/create', {
@@ -179,7 +179,7 @@ export function snapshotCall(kind: 'full' | 'diff'): ApiCall {
   };
 }
 
-/** Each disk has them by itself; a tenth of a second's worth may come at once. */
+/** The limits of each disk, with a burst of a tenth of a second's worth. */
 export function diskLimit({ bytesPerSecond, opsPerSecond }: DiskLimits): DeviceLimit {
   const limit = (perSecond: number) => ({ size: perSecond / 10, refillPerSecond: perSecond });
   return {
@@ -188,7 +188,7 @@ export function diskLimit({ bytesPerSecond, opsPerSecond }: DiskLimits): DeviceL
   };
 }
 
-/** Of a VM that runs; what is not named is lifted. */
+/** Replaces the limits of a running VM; absent ones are lifted. */
 export function diskLimitCalls(limits: DiskLimits): ApiCall[] {
   const { bandwidth, ops } = rateLimiter(diskLimit(limits)).rate_limiter ?? {};
   const none: Bucket = { size: 0, refill_time: 0 };

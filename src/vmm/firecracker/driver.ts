@@ -4,8 +4,8 @@
  *     start ── a place ── spawn ── API answers ─┬─ machine, drives, vsock, NIC ─ InstanceStart ─┬─► guest code runs
  *                                               └─ snapshot/load, with overrides ───────────────┘
  *
- * Nothing is plugged into a VM that runs: identity is given at the start, also to a clone. RAM is always private
- * to the process: that of a snapshot is mapped copy-on-write. What differs between versions stands in `versions.ts`.
+ * Nothing is plugged into a running VM: a clone, too, gets its identity at the start. RAM is always private to the
+ * process: a snapshot's RAM is mapped copy-on-write. `versions.ts` has the differences between versions.
  */
 
 import { readFile, writeFile } from 'node:fs/promises';
@@ -54,18 +54,18 @@ export interface FirecrackerDriverOptions {
   readonly binary: string;
   readonly clock: Clock;
   readonly log: Log;
-  /** How the process is started; default: directly. */
+  /** Starts the process; default: directly. */
   readonly spawn?: SpawnVmm;
-  /** Takes versions below the floor, except those of a known hole; for tests. */
+  /** Accepts versions below the floor, except vulnerable ones; for tests. */
   readonly allowOlder?: boolean;
   /** Compiled filters for Firecracker's threads, in the format of its version; absent: its own. */
   readonly seccompFilterPath?: string;
-  /** How each VM is jailed, which needs root; absent: Firecracker runs as our user does. */
+  /** The jail of each VM, which needs root; absent: Firecracker runs as our user. */
   readonly jail?: (spec: VmSpec) => JailSpec | Promise<JailSpec>;
-  /** Ends a VM one of whose threads has no system call filter; one in a jail always. */
+  /** Ends a VM with a thread that has no system call filter; always on in a jail. */
   readonly requiresFilter?: boolean;
   readonly limits?: DeviceLimits;
-  /** Makes diff snapshots possible. */
+  /** Enables diff snapshots. */
   readonly tracksDirtyPages?: boolean;
   readonly hasBalloon?: boolean;
 }
@@ -73,20 +73,20 @@ export interface FirecrackerDriverOptions {
 export interface FirecrackerDriver extends VmmDriver {
   /**
    * Takes over a jailed VM whose owner was killed; it is as it was left, running or paused.
-   * @param spec as it was started with, with listeners that are there again
+   * @param spec its original spec; its listeners must exist again
    * @throws VmmError `vm_gone`, `vm_unsupported`, `vmm_timeout`
    */
   adopt(spec: VmSpec): Promise<Vm>;
 }
 
-/** @throws VmmError `vmm_missing` when the binary can't be used */
+/** @throws VmmError `vmm_missing` if the binary can't be used */
 export async function createFirecrackerDriver(
   options: FirecrackerDriverOptions,
 ): Promise<FirecrackerDriver> {
   const { allowOlder = false, binary, log } = options;
   const version = await readFirecrackerVersion(binary, allowOlder);
   if (allowOlder) {
-    log.warn('Firecracker of any version is allowed', { version: version.text, VERSION_FLOOR });
+    log.warn('any version of Firecracker is allowed', { version: version.text, VERSION_FLOOR });
   }
   const quirks = quirksOf(version);
   const known = { ...options, version, quirks, path: await findBinary(binary) };
@@ -112,7 +112,7 @@ export async function createFirecrackerDriver(
 interface Known extends FirecrackerDriverOptions {
   readonly version: FirecrackerVersion;
   readonly quirks: Quirks;
-  /** Of the binary, absolute and without symbolic links. */
+  /** Path of the binary, absolute and without symbolic links. */
   readonly path: string;
 }
 
@@ -173,7 +173,7 @@ async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
   const jail = await known.jail?.(spec);
   if (jail === undefined) {
     throw new VmmError('vm_unsupported', `the VM ${spec.id} can't be adopted`, {
-      cause: 'only those in a jail outlive their owner',
+      cause: 'only a jailed VM outlives its owner',
     });
   }
   const cleanup = new CleanupStack();
@@ -196,7 +196,7 @@ async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
   }
 }
 
-/** What is there of another one, `prepare` takes away. */
+/** `prepare` removes what an earlier relay left. */
 function makeRelay(
   { clock }: Known,
   { channelPath, channelLimits = {} }: VmSpec,
@@ -244,7 +244,7 @@ async function settleChannel({ quirks, clock }: Known, innerPath: string): Promi
   if (quirks.losesFirstConnection) await drainFirstConnection(innerPath, clock);
 }
 
-/** As root, Firecracker would make a TAP that is not there, and of a name only. */
+/** As root, Firecracker would create a missing TAP. */
 async function checkTap({ nic }: VmSpec): Promise<void> {
   if (nic?.tapName === undefined) return;
   const names = (await readFile('/proc/net/dev', 'latin1'))
@@ -260,13 +260,13 @@ function refuseUnsupported(spec: VmSpec): void {
   const refuse = (what: string): never => {
     throw new VmmError('vm_unsupported', `Firecracker can't start the VM`, {
       cause: what,
-      remedy: 'choose QEMU with NEUROVISOR_VMM=qemu',
+      remedy: 'Use QEMU: set NEUROVISOR_VMM=qemu.',
     });
   };
   if (spec.nic !== undefined && spec.nic.tapName === undefined && spec.nic.lend === undefined) {
-    refuse('a network card needs a TAP that is named or lent');
+    refuse('a network card needs a named or lent TAP');
   }
-  if (spec.balloonMib !== undefined) refuse('memory that changes is not offered by this driver');
+  if (spec.balloonMib !== undefined) refuse('this driver does not support changing memory');
 }
 
 async function furnish(
@@ -289,7 +289,7 @@ async function furnish(
     await place.provide(FILES.kernel, spec.kernelPath, 'read');
     return;
   }
-  // Exactly the bytes that were verified.
+  // Exactly the verified bytes.
   await writeFile(place.path(FILES.state), state, { flag: 'wx', mode: 0o600 });
   await place.give(FILES.state);
   const { memoryPath } = snapshot;
@@ -346,7 +346,7 @@ async function bringUp(
       await place.lendMemory(spec.memoryFd);
     }
     await withTap((nic) => load(api, loadCall({ channelName, nic, tracksDirtyPages }, quirks)));
-    // The state has those of its VM; nothing but the guest's first milliseconds lies between.
+    // The state contains its VM's limits, which hold only for the guest's first milliseconds.
     await setDiskLimits(api, spec);
     await place.connectChannel();
     await settleChannel(known, spec.channelPath);
@@ -380,7 +380,7 @@ async function setDiskLimits(api: ApiClient, { diskLimits }: VmSpec): Promise<vo
   for (const call of diskLimitCalls(diskLimits)) await api.call(call);
 }
 
-/** What Firecracker refuses it will refuse again; it ends after that, too. */
+/** Reports a refusal as final: Firecracker would refuse again, and ends. */
 async function load(api: ApiClient, call: ApiCall): Promise<void> {
   try {
     await api.call(call);
@@ -390,7 +390,7 @@ async function load(api: ApiClient, call: ApiCall): Promise<void> {
   }
 }
 
-/** @param open has Firecracker open the TAP, if there is one */
+/** @param open makes Firecracker open the TAP, if any */
 async function withTapOf(
   nic: NicSpec | undefined,
   vmm: Parameters<NicLender>[0],

@@ -1,4 +1,4 @@
-/** What Firecracker there is on this host, found by running it. */
+/** The Firecracker of this host, found by running it. */
 import { execFile } from 'node:child_process';
 import { access, constants, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -17,8 +17,8 @@ const RUN_MS_MAX = 5_000;
 const OUTPUT_BYTES_MAX = 64 * 1024;
 
 /**
- * @param allowOlder than the floor; for tests
- * @throws VmmError `vmm_missing` if it isn't there, can't be run or must not be used
+ * @param allowOlder accept versions below the floor; for tests
+ * @throws VmmError `vmm_missing` if it is missing, can't be run or must not be used
  */
 export async function readFirecrackerVersion(
   binary: string,
@@ -27,7 +27,7 @@ export async function readFirecrackerVersion(
   return readVersion(binary, 'Firecracker', allowOlder);
 }
 
-/** The same of the jailer. */
+/** The same for the jailer. */
 export async function readJailerVersion(
   binary: string,
   allowOlder = false,
@@ -36,7 +36,7 @@ export async function readJailerVersion(
 }
 
 /**
- * @param binary name in PATH or path
+ * @param binary a name in PATH, or a path
  * @returns its absolute path without symbolic links
  * @throws VmmError `vmm_missing`
  */
@@ -60,7 +60,7 @@ async function readVersion(
   allowOlder: boolean,
 ): Promise<FirecrackerVersion> {
   const version = parseVersion(await run(binary, program), program);
-  if (version === undefined) throw missing(binary, program, 'it does not name a version');
+  if (version === undefined) throw missing(binary, program, 'its output has no version');
   const problem = versionProblem(version, allowOlder);
   if (problem !== undefined) throw missing(binary, program, problem);
   return version;
@@ -84,6 +84,6 @@ function run(binary: string, program: string): Promise<string> {
 function missing(binary: string, program: string, cause: unknown): VmmError {
   return new VmmError('vmm_missing', `${program} (${binary}) can't be used`, {
     cause: errorCode(cause) === 'ENOENT' ? 'it is not installed' : cause,
-    remedy: `install Firecracker ${VERSION_FLOOR} or newer (docs/firecracker.md), or use QEMU`,
+    remedy: `Install Firecracker ${VERSION_FLOOR} or newer (docs/firecracker.md), or use QEMU.`,
   });
 }

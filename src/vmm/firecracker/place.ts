@@ -1,11 +1,11 @@
 /**
- * The directory that a Firecracker process works in. Files of the host appear there under the fixed names of
- * `config.ts`: as symbolic links when the process runs like any other, as links or copies in a jail.
+ * The working directory of a Firecracker process. Host files appear there under the fixed names of `config.ts`: as
+ * symbolic links for a plain process, as hard links or copies in a jail.
  *
  *     <dir>/c             its end of the channel, made by Firecracker (`uds_path` is relative): `channel/relay.ts`
  *     <dir>/c_<port>      listeners of the relay
  *     <dir>/fc/s/a        the API
- *     <dir>/fc/root …     what the VM is made of
+ *     <dir>/fc/root …     the VM's files
  */
 import { chmod, lstat, mkdir, rm, symlink, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
@@ -15,43 +15,43 @@ import { VmmError } from '../errors.ts';
 import { FILES, FOLDER, MEMORY_FD, SOCKETS } from './config.ts';
 
 export interface Place {
-  /** The channel's socket as Firecracker is told. */
+  /** The channel's socket, as Firecracker gets it. */
   readonly channelName: string;
-  /** Where a name of the process is on the host. */
+  /** The host path of a name of the process. */
   path(name: string): string;
   /**
-   * Where the API's socket is to be connected to: it is the process' own.
-   * @throws Error of Node, e.g. `ENOENT`: it is not there yet; VmmError `vmm_command_failed`: it is something else
+   * Path of the API's socket, which the process itself made.
+   * @throws Node's error, e.g. `ENOENT` before it exists; VmmError `vmm_command_failed` if it is something else
    */
   apiPath(): string;
-  /** The command that runs Firecracker there. @param args its own arguments but for the id */
+  /** The command that runs Firecracker here. @param args its arguments, except the id */
   argv(args: readonly string[]): string[];
   /**
-   * Makes a file of the host appear under a name; replaces what was there.
-   * @param use `write`: the process may change it, and what it writes is in the file of the host
+   * Makes a host file appear under a name, and replaces an earlier one.
+   * @param use `write`: the process may write to the host's file
    */
   provide(name: string, hostPath: string, use: 'read' | 'write'): Promise<void>;
-  /** Takes it away again: the host's file is the host's alone. */
+  /** Undoes `provide`: only the host can reach its file. */
   withdraw(name: string): Promise<void>;
-  /** A pipe or file that was made at `path(name)` is for the process. */
+  /** Makes the process the owner of a pipe or file at `path(name)`. */
   give(name: string): Promise<void>;
-  /** Memory of the VM's owner becomes the file `memory`, with what is in it. */
+  /** Makes the VM's owner's memory, with its contents, the file `memory`. */
   lendMemory(fd: number): Promise<void>;
-  /** What the process has written there is in that memory. */
+  /** Brings what the process wrote there into that memory. */
   returnMemory(fd: number): Promise<void>;
-  /** Makes the host reach the channel, once Firecracker has made its socket. */
+  /** Opens the channel to the host, once Firecracker has made its socket. */
   connectChannel(): Promise<void>;
-  /** After the process has ended. Idempotent. */
+  /** Call it after the end of the process. Idempotent. */
   release(): Promise<void>;
 }
 
-/** No jail. The process sees what its user sees. */
+/** A place without a jail: the process sees what its user sees. */
 export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Place> {
   const { dir, channelPath } = spec;
   const channelName = channelNameOf(spec);
   if (dirname(channelPath) !== dir) {
     throw new VmmError('vm_spec_invalid', "the VM's channelPath can't be used", {
-      cause: 'it is not in the directory of the VM',
+      cause: "it is not in the VM's directory",
     });
   }
   const path = (name: string): string => join(dir, name);
@@ -85,22 +85,22 @@ export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Pla
   };
 }
 
-/** What else is in the directory, or in the root of a jail. */
+/** Other names in the directory or in the root of a jail. */
 const TAKEN = new Set(['fc', 'dev', 'run', 'proc', 'sys', 'firecracker']);
 
 /**
- * The channel's name alone. Never empty: Firecracker would take that for an override, and make no socket.
+ * The file name of the channel. Never empty: Firecracker would take that for an override, and make no socket.
  * @throws VmmError `vm_spec_invalid`
  */
 export function channelNameOf({ channelPath }: Pick<VmSpec, 'channelPath'>): string {
   const name = basename(channelPath);
   if (/^[A-Za-z0-9][A-Za-z0-9_.-]*$/.test(name) && !TAKEN.has(name)) return name;
   throw new VmmError('vm_spec_invalid', "the VM's channelPath can't be used", {
-    cause: `${JSON.stringify(name)} is no name for it`,
+    cause: `${JSON.stringify(name)} is not a valid channel name`,
   });
 }
 
-/** Firecracker leaves its sockets behind and refuses a path where one is. Nothing but a socket is removed. */
+/** Removes a socket, and only a socket: Firecracker leaves its sockets behind and refuses an existing path. */
 export async function removeStaleSocket(path: string): Promise<void> {
   try {
     if ((await lstat(path)).isSocket()) await unlink(path);

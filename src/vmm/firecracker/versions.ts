@@ -1,15 +1,15 @@
 /**
- * Which versions of Firecracker may be used, and what differs between those that may.
+ * The supported versions of Firecracker, and the differences between them.
  *
- * The floor is what production needs: 1.16.0 leaves a restored guest's vsock dead (firecracker#5958), older
- * ones have a jailer that follows symlinks (CVE-2026-1386) and no override of a snapshot's vsock path.
+ * The minimum for production: 1.16.0 leaves a restored guest's vsock dead (firecracker#5958), older versions have a
+ * jailer that follows symlinks (CVE-2026-1386) and no override of a snapshot's vsock path.
  */
 
 export interface FirecrackerVersion {
   readonly major: number;
   readonly minor: number;
   readonly patch: number;
-  /** As it names itself, e.g. `1.17.0-dev`. */
+  /** As printed, e.g. `1.17.0-dev`. */
   readonly text: string;
 }
 
@@ -18,8 +18,8 @@ export const VERSION_FLOOR = '1.16.1';
 type Triple = readonly [major: number, minor: number, patch: number];
 
 /**
- * Out-of-bounds write of the PCI transport by guest root (CVE-2026-5747). We never switch PCI on, and refuse
- * these all the same: nothing speaks for running them.
+ * Out-of-bounds write in the PCI transport by guest root (CVE-2026-5747). We never enable PCI, but refuse these versions
+ * all the same.
  */
 const VULNERABLE: readonly { readonly from: Triple; readonly to: Triple }[] = [
   { from: [1, 13, 0], to: [1, 14, 3] },
@@ -27,8 +27,8 @@ const VULNERABLE: readonly { readonly from: Triple; readonly to: Triple }[] = [
 ];
 
 /**
- * @param output of `--version`; 1.16 writes a line of its log after the first one
- * @returns undefined when it does not name a version of `program`
+ * @param output output of `--version`; 1.16 writes a log line after the first line
+ * @returns undefined if it has no version of `program`
  */
 export function parseVersion(
   output: string,
@@ -42,7 +42,7 @@ export function parseVersion(
   return { major: Number(major), minor: Number(minor), patch: Number(patch), text };
 }
 
-/** Why it may not be used, for people; undefined: it may. @param allowOlder than the floor; for tests */
+/** Why the version is not supported, for people; undefined: it is. @param allowOlder ignore the floor; for tests */
 export function versionProblem(
   version: FirecrackerVersion,
   allowOlder: boolean,
@@ -50,25 +50,25 @@ export function versionProblem(
   if (VULNERABLE.some(({ from, to }) => isAtLeast(version, from) && !isAfter(version, to))) {
     return `version ${version.text} lets a guest write out of bounds (CVE-2026-5747)`;
   }
-  if (version.major !== 1) return `version ${version.text} is of a line that was never tried`;
+  if (version.major !== 1) return `version ${version.text} is not supported: only 1.x is`;
   if (!allowOlder && !isAtLeast(version, [1, 16, 1])) {
     return `version ${version.text} is older than ${VERSION_FLOOR}`;
   }
   return undefined;
 }
 
-/** What the driver does differently. Each is from a measurement or from the project's changelog. */
+/** Version-dependent behavior, each from a measurement or from the project's changelog. */
 export interface Quirks {
   /**
    * A pause and resume without a snapshot between leaves the guest's vsock dead for host connections: resume
    * waits for the guest to acknowledge a reset that only a snapshot sends. Each pause takes one (#6100).
    */
   readonly pauseTakesSnapshot: boolean;
-  /** `vsock_override` of a snapshot's socket path (#5323). Its value must not be empty: that is taken. */
+  /** `vsock_override` of a snapshot's socket path (#5323). Its value must not be empty, which is accepted. */
   readonly overridesVsock: boolean;
   /** The first connection after a load may be accepted and then end, if the guest had traffic. */
   readonly losesFirstConnection: boolean;
-  /** What a load calls the tracking of dirty pages, without which there are no diff snapshots. */
+  /** The key of a load for dirty page tracking, which diff snapshots need. */
   readonly trackDirtyPagesKey: 'track_dirty_pages' | 'enable_diff_snapshots';
   /** Encoding of the file for `--seccomp-filter`; each version refuses the other one. */
   readonly seccompFormat: 'bincode' | 'bitcode';

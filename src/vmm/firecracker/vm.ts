@@ -1,4 +1,4 @@
-/** A running Firecracker VM: what can be asked of it. */
+/** A running Firecracker VM. */
 import type { Readable, Writable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -31,17 +31,17 @@ export interface FirecrackerVmOptions {
   readonly relay: ChannelRelay;
   readonly snapshots: Snapshots;
   readonly clock: Clock;
-  /** Ends the process if need be, and removes all that `start` made. */
+  /** Ends the process if necessary, and releases all that `start` made. */
   readonly release: () => Promise<void>;
-  /** Called when the channel can be reached again after a snapshot. */
+  /** Called when the channel is open again after a snapshot. */
   readonly channelReturned: () => Promise<void>;
-  /** The process, beside the guest; absent: nothing holds it to the limits of its disks. */
+  /** Limits the disk I/O of the process, in addition to the guest's; absent: unlimited. */
   readonly limitVmm?: JailSpec['limitDisks'] | undefined;
 }
 
 /**
- * Its vsock device can not be unplugged, and need not be: a snapshot resets it, and a clone has a socket of its
- * own. So "unplugged" only means that the host does not reach it.
+ * Its vsock device can't be unplugged, and need not be: a snapshot resets it, and a clone has its own socket. So
+ * "unplugged" only means that the host can't reach it.
  */
 export class FirecrackerVm implements Vm, VsockHotplug {
   readonly id: string;
@@ -109,7 +109,7 @@ export class FirecrackerVm implements Vm, VsockHotplug {
     return this.#options.snapshots.saveState(statePath);
   }
 
-  /** The guest keeps its context id: the host knows it by its socket. */
+  /** The guest keeps its context id, since the host identifies it by its socket. */
   async plugVsock(_guestCid: number): Promise<void> {
     this.#requireRunning();
     if (this.#isPlugged) {
@@ -142,15 +142,15 @@ export class FirecrackerVm implements Vm, VsockHotplug {
     return this.#options.relay.stats();
   }
 
-  /** Of all devices, as of now. */
+  /** The current counters of all devices. */
   async counters(): Promise<Pick<MetricsReader, 'sum'>> {
     this.#requireRunning();
     const { metrics, api } = this.#process;
     const late = Promise.withResolvers<never>();
     const cancel = this.#options.clock.after(METRICS_MS_MAX, () =>
-      late.reject(new VmmError('vmm_timeout', 'Firecracker did not write its counters')),
+      late.reject(new VmmError('vmm_timeout', 'Firecracker did not write its counters in time')),
     );
-    late.promise.catch((error: unknown) => ignore(error, 'it lost the race'));
+    late.promise.catch((error: unknown) => ignore(error, 'the counters came in time'));
     const next = metrics.next();
     try {
       await api.call(FLUSH_METRICS_CALL);

@@ -1,13 +1,13 @@
 /**
- * One direction of all connections of a channel: bytes go from socket to socket as far as the tokens of the
- * direction and the room of each receiver go. What may not pass yet is not read, so that its sender waits.
+ * One direction of all connections of a channel: copies bytes between sockets as far as the direction's tokens and each
+ * receiver's buffer allow. Bytes that may not pass yet are not read, so that their sender waits.
  */
 import type { Socket } from 'node:net';
 import type { Clock } from '../../../base/clock.ts';
 import type { BucketLimit } from '../../../base/token-bucket.ts';
 import { TokenLine } from './token-line.ts';
 
-/** Bytes that one turn may move where there is a limit. */
+/** Bytes that one turn may move if there is a limit. */
 export const TURN_BYTES_MAX = 64 * 1024;
 
 interface Way {
@@ -35,7 +35,7 @@ export class RelayFlow {
     this.#line.setLimit(limit);
   }
 
-  /** Until `from` ends, which `to` is told. Errors are for who owns the sockets. */
+  /** Copies until `from` ends, then ends `to`. The sockets' owner handles errors. */
   join(from: Socket, to: Socket): void {
     const way = { from, to };
     from.on('readable', () => this.#line.add(way));
@@ -52,7 +52,7 @@ export class RelayFlow {
   #move(way: Way): number {
     const { from, to } = way;
     if (from.destroyed || to.destroyed || to.writableNeedDrain) return 0;
-    // Reading nothing asks for more: `readable` or `end` follows.
+    // An empty read requests more: `readable` or `end` follows.
     const count = Math.min(from.readableLength, this.#line.isLimited ? TURN_BYTES_MAX : Infinity);
     const bytes = (count === 0 ? from.read() : from.read(count)) as Buffer | null;
     if (bytes === null) return 0;

@@ -1,9 +1,9 @@
-/** The first line of a stream, `CONNECT <port>\n` or its answer; what follows it stays in the stream. */
+/** Reads the first line of a stream, `CONNECT <port>\n` or its answer; the rest stays in the stream. */
 import type { Socket } from 'node:net';
 
 const LINE_FEED = 10;
 
-/** @param done is called once: with the line, or with null when there is none within `bytesMax` */
+/** @param done called once: with the line, or with null if there is none within `bytesMax` */
 export function readLine(
   socket: Socket,
   bytesMax: number,

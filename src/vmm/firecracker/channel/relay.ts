@@ -1,11 +1,11 @@
 /**
- * Stands between a channel and Firecracker's vsock device, which has no limits (io):
+ * A relay between a channel and Firecracker's vsock device, which has no limits (io):
  *
  *     host program ──► <channel>          relay ──► <inner>           Firecracker ──► guest
  *     host program ◄── <channel>_<port>   relay ◄── <inner>_<port>    Firecracker ◄── guest
  *
- * Both are unix sockets in Firecracker's convention. `<inner>` is the channel that Firecracker is told; bytes pass
- * as they come, and each direction, and what is dialled, waits for the tokens of its bucket.
+ * Both are unix sockets in Firecracker's convention. `<inner>` is the channel path that Firecracker gets. Bytes pass
+ * unchanged; each direction, and each new connection, waits for the tokens of its bucket.
  */
 import { chmod, readdir, rm } from 'node:fs/promises';
 import { connect, createServer, type Server, type Socket } from 'node:net';
@@ -20,19 +20,19 @@ import { RelayFlow } from './relay-flow.ts';
 import { readLine } from './relay-line.ts';
 import { TokenLine } from './token-line.ts';
 
-/** Of one VM, whatever they wait for; more are closed. As of the vsock device that QEMU's VMs get. */
+/** Connections of one VM in any state; more are closed. Equal to the limit of the vsock device under QEMU. */
 const CONNECTIONS_MAX = 1_024;
 /** `CONNECT <port>\n`, `OK <port>\n`. */
 const LINE_BYTES_MAX = 64;
-/** From a client's connection to its whole line. */
+/** From a client's connection to its complete line. */
 const CONNECT_MS_MAX = 5_000;
-/** From the line to the guest's answer. Firecracker gives up after 2 s by itself, unless a guest has taken it over. */
+/** From the line to the guest's answer. Firecracker itself times out after 2 s, unless it is compromised. */
 const ANSWER_MS_MAX = 5_000;
-/** The last name of `<inner>`: no longer than any channel's, so that it fits wherever that does. */
+/** File name of `<inner>`: as short as possible, so that it fits where any channel name does. */
 const INNER_NAME = 'c';
 
 export class ChannelRelay {
-  /** Where Firecracker's socket is to be. */
+  /** Path of Firecracker's socket. */
   readonly innerPath: string;
   readonly #outerPath: string;
   readonly #clock: Clock;
@@ -65,7 +65,7 @@ export class ChannelRelay {
     });
   }
 
-  /** For each port that has a listener now, Firecracker finds one of the relay. @throws VmmError `vmm_start_failed` */
+  /** Listens for Firecracker at each port that now has a host listener. @throws VmmError `vmm_start_failed` */
   async prepare(): Promise<void> {
     const prefix = `${basename(this.#outerPath)}_`;
     await removeStaleSocket(this.#outerPath);
@@ -79,22 +79,22 @@ export class ChannelRelay {
     }
   }
 
-  /** Host programs reach the guest. */
+  /** Opens the channel to host programs. */
   async connect(): Promise<void> {
     this.#outer = await listen(this.#outerPath, (client) => this.#takeClient(client));
     await chmod(this.#outerPath, 0o600);
   }
 
-  /** They do no more; what is connected ends. Idempotent. */
+  /** Closes the channel to host programs and ends all connections. Idempotent. */
   async disconnect(): Promise<void> {
     const ending = end(this.#outer);
     this.#outer = undefined;
-    // A server has ended when its connections have.
+    // A server ends after its connections.
     for (const socket of this.#sockets) socket.destroy();
     await ending;
   }
 
-  /** Also for what is connected. @throws VmmError `vm_spec_invalid`: nothing has changed */
+  /** Applies to open connections too. @throws VmmError `vm_spec_invalid`, with nothing changed */
   setLimits(limits: ChannelLimits): void {
     checkLimits(limits);
     this.#toGuest.setLimit(limits.hostToGuestBytes);
@@ -111,7 +111,7 @@ export class ChannelRelay {
       connectionsRefused: this.#refused,
       throttledMsGuestToHost: this.#toHost.throttledMs,
       throttledMsHostToGuest: this.#toGuest.throttledMs,
-      // Firecracker answers them itself, and counts none.
+      // Firecracker handles protocol errors itself and does not count them.
       protocolErrors: 0,
     };
   }
@@ -139,9 +139,9 @@ export class ChannelRelay {
   #askGuest(client: Socket, line: Buffer): void {
     const guest = this.#dial(this.innerPath, client);
     if (guest === undefined) return;
-    // Whole, for Firecracker takes no line that comes in parts.
+    // In one write: Firecracker does not accept a line in parts.
     guest.write(line);
-    // The client that gives up is not noticed: nobody reads from it yet.
+    // A client that hangs up is not noticed, since its socket is not read yet.
     const late = this.#clock.after(ANSWER_MS_MAX, () => guest.destroy());
     readLine(guest, LINE_BYTES_MAX, (answer) => {
       late();
@@ -186,7 +186,7 @@ export class ChannelRelay {
     this.#toHost.join(guest, host);
   }
 
-  /** One that ends with `other`. @returns undefined: that has ended, or there are too many */
+  /** Opens a connection that ends with `other`. @returns undefined if `other` has ended or there are too many */
   #dial(path: string, other: Socket): Socket | undefined {
     if (other.destroyed) return undefined;
     const socket = connect({ path, allowHalfOpen: true });
@@ -205,7 +205,7 @@ export class ChannelRelay {
   }
 
   #hold(socket: Socket): boolean {
-    socket.on('error', (error) => ignore(error, 'a connection of a channel has broken'));
+    socket.on('error', (error) => ignore(error, 'a connection of a channel broke'));
     if (this.#sockets.size >= 2 * CONNECTIONS_MAX) {
       this.#refuse(socket);
       return false;
@@ -216,7 +216,7 @@ export class ChannelRelay {
   }
 }
 
-/** When one breaks, the other ends once it has what was sent before. One that ends in order says so itself. */
+/** If one breaks, the other ends after its pending data. A regular end is passed on by the flows. */
 function couple(one: Socket, other: Socket): void {
   one.once('error', () => other.destroySoon());
   one.once('close', () => {
@@ -232,12 +232,12 @@ async function listen(path: string, take: (socket: Socket) => void): Promise<Ser
       server.listen(path, resolve);
     });
   } catch (cause) {
-    throw new VmmError('vmm_start_failed', `listen at ${path}`, { cause });
+    throw new VmmError('vmm_start_failed', `could not listen at ${path}`, { cause });
   }
   return server;
 }
 
-/** Its socket's file goes with it. */
+/** Closes the server, which removes its socket file. */
 async function end(server: Server | undefined): Promise<void> {
   if (server === undefined) return;
   await new Promise<void>((resolve) => server.close(() => resolve()));

@@ -1,8 +1,8 @@
-/** Those who wait for tokens, in turns: who has been served and wants more stands last. */
+/** A queue of items that wait for tokens, served round-robin. */
 import type { Clock } from '../../../base/clock.ts';
 import { type BucketLimit, TokenBucket } from '../../../base/token-bucket.ts';
 
-/** Timers take no days. */
+/** Longest timer. */
 const LOOK_MS_MAX = 60_000;
 
 export class TokenLine<T> {
@@ -13,7 +13,7 @@ export class TokenLine<T> {
   #isServing = false;
   #cancel: (() => void) | undefined;
 
-  /** @param pass lets one go, which may add itself again. @returns the tokens that it has used */
+  /** @param pass serves an item, which may add itself again, and returns the tokens that it used */
   constructor(clock: Clock, limit: BucketLimit | undefined, pass: (item: T) => number) {
     this.#clock = clock;
     this.#bucket = new TokenBucket(limit, clock.now());
@@ -24,12 +24,12 @@ export class TokenLine<T> {
     return this.#bucket.isLimited;
   }
 
-  /** Time during which somebody waited for tokens, milliseconds. */
+  /** Time during which an item waited for tokens, milliseconds. */
   throttledMs(): number {
     return Math.round(this.#bucket.throttledMs(this.#clock.now()));
   }
 
-  /** Lets it go at once if it can. */
+  /** Serves the item at once if tokens allow. */
   add(item: T): void {
     this.#waiting.add(item);
     this.#serve();
@@ -44,7 +44,7 @@ export class TokenLine<T> {
     this.#serve();
   }
 
-  /** Nobody is let go any more. */
+  /** Drops all items. */
   close(): void {
     this.#waiting.clear();
     this.#cancel?.();
@@ -73,7 +73,7 @@ export class TokenLine<T> {
   #serveLater(): void {
     const waitMs = Math.ceil(this.#bucket.waitMs(this.#clock.now()));
     this.#cancel = this.#clock.after(Math.min(Math.max(1, waitMs), LOOK_MS_MAX), () => {
-      // Ends the time that is counted as waited, also when nobody waits any more.
+      // Ends the throttled time, even if no item waits any more.
       this.#bucket.tryOpen(this.#clock.now());
       this.#serve();
     });

@@ -1,10 +1,10 @@
-/** The control groups that the jailer makes for one VM, and leaves behind: one in each hierarchy that it used. */
+/** The control groups that the jailer makes for one VM and leaves behind, one per hierarchy that it used. */
 import { readFile, rmdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { errorCode } from '../../../base/errors.ts';
 import type { JailSpec } from './jailer.ts';
 
-/** @returns directories that may be there once the VM runs; most are not */
+/** @returns directories that may exist once the VM runs; most do not */
 export async function cgroupsOf(jail: JailSpec, id: string, binary: string): Promise<string[]> {
   const { cgroup } = jail;
   if (cgroup === undefined) return [];
@@ -17,7 +17,7 @@ export async function cgroupsOf(jail: JailSpec, id: string, binary: string): Pro
   });
 }
 
-/** Once no process is in them. */
+/** Removes the groups; they must be empty. */
 export async function removeCgroups(dirs: readonly string[]): Promise<void> {
   for (const dir of dirs) {
     try {

@@ -1,13 +1,13 @@
-/** Looks at a Firecracker that runs: is it what it was told to be? A filter that is empty is taken without a word. */
+/** Checks that a running Firecracker is confined: it accepts even an empty filter silently. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { errorCode } from '../../../base/errors.ts';
 import { VmmError } from '../../errors.ts';
 import type { JailSpec } from './jailer.ts';
 
 /**
- * Every thread of the process has a system call filter of its own and no way to new privileges; a jailed one has
- * none now.
- * @param jail with the user that it must have; null: it is not jailed
+ * Checks that every thread of the process has its own system call filter and no_new_privs, and, in a jail, the jail's
+ * user and no capabilities.
+ * @param jail null: not jailed
  * @throws VmmError `vmm_start_failed`
  */
 export function checkConfinement(
@@ -21,33 +21,33 @@ export function checkConfinement(
     if (status === undefined) continue;
     const wrong = [
       hasOwnFilter(status, others) ? '' : 'no system call filter',
-      lineOf(status, 'NoNewPrivs') === '1' ? '' : 'a way to new privileges',
+      lineOf(status, 'NoNewPrivs') === '1' ? '' : 'no no_new_privs',
       uid === null || /^0+$/.test(lineOf(status, 'CapEff')) ? '' : 'capabilities',
       uid === null || isUser(status, uid) ? '' : 'another user',
     ].filter((text) => text !== '');
     if (wrong.length === 0) continue;
-    throw new VmmError('vmm_start_failed', 'Firecracker is not confined as it should be', {
+    throw new VmmError('vmm_start_failed', 'Firecracker is not confined as required', {
       cause: `thread ${thread} (${lineOf(status, 'Name')}) has ${wrong.join(', ')}`,
     });
   }
 }
 
 /**
- * @param others that it would have without one of its own
- * @throws VmmError where the kernel does not count them, and so there is no telling
+ * @param others the number of filters without its own
+ * @throws VmmError if the kernel does not report the number of filters
  */
 function hasOwnFilter(status: string, others: number): boolean {
   if (lineOf(status, 'Seccomp') !== FILTERED) return false;
   const count = lineOf(status, FILTERS);
   if (count !== '') return Number(count) > others;
   if (others === 0) return true;
-  throw new VmmError('vmm_start_failed', 'it can not be seen how Firecracker is confined', {
-    cause: 'the kernel does not tell how many system call filters a thread has',
-    remedy: 'use Linux 5.9 or newer',
+  throw new VmmError('vmm_start_failed', "could not check Firecracker's confinement", {
+    cause: 'the kernel does not report the number of system call filters of a thread',
+    remedy: 'Use Linux 5.9 or newer.',
   });
 }
 
-/** Of this process, e.g. of a service or a container: what it starts has them, too. */
+/** The filters of this process, e.g. from a service or a container, which its children inherit. */
 function inheritedFilters(): number {
   const status = readFileSync('/proc/self/status', 'latin1');
   const count = lineOf(status, FILTERS);
@@ -66,12 +66,12 @@ function isUser(status: string, uid: number): boolean {
     .every((one) => one === `${uid}`);
 }
 
-/** @returns empty where there is no such line */
+/** @returns an empty text if there is no such line */
 function lineOf(status: string, name: string): string {
   return new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1]?.trim() ?? '';
 }
 
-/** Undefined for a thread that has ended meanwhile. */
+/** @returns undefined for a thread that has ended */
 function statusOf(pid: number, thread: string): string | undefined {
   try {
     return readFileSync(`/proc/${pid}/task/${thread}/status`, 'latin1');

@@ -3,18 +3,18 @@ import { basename } from 'node:path';
 import type { DiskLimits } from '../../driver.ts';
 import { VmmError } from '../../errors.ts';
 
-/** How one VM is jailed. Who decides makes sure that no two VMs share a uid. */
+/** The jail of one VM. The caller makes sure that no two VMs share a uid. */
 export interface JailSpec {
   /** Absolute path of the jailer, of the same version as Firecracker. */
   readonly jailer: string;
   /**
-   * Where jails are made: a directory of root's, 0700, on the filesystem of the VMs' directories, which is not
-   * mounted `nodev`.
+   * Base directory of jails: root's, 0700, on the file system of the VMs' directories, which must not be mounted
+   * `nodev`.
    */
   readonly baseDir: string;
   readonly uid: number;
   readonly gid: number;
-  /** e.g. `/run/netns/x`: the network namespace with the VM's TAP; absent: the one that the jailer is in. */
+  /** The network namespace with the VM's TAP, e.g. `/run/netns/x`; absent: the jailer's. */
   readonly netnsPath?: string;
   readonly cgroup?: {
     readonly version: 1 | 2;
@@ -24,33 +24,33 @@ export interface JailSpec {
     readonly settings: readonly string[];
   };
   /**
-   * A command that runs the jailer with what follows: in namespaces, a control group, limits. Its only child, or
-   * that one's, becomes Firecracker; its status is Firecracker's, 128 + n for signal n.
+   * A command that runs the jailer in namespaces, a control group and limits. Its only descendant without children
+   * becomes Firecracker; it exits with Firecracker's status, 128 + n for signal n.
    */
   readonly wrapper?: readonly string[];
-  /** System call filters that come with the wrapper, beside Firecracker's own one on each thread; absent: 0. */
+  /** The number of the wrapper's system call filters, beside Firecracker's own on each thread; absent: 0. */
   readonly filters?: number;
-  /** Holds the process to what its guest's disks are limited to; changes what there is. */
+  /** Replaces the limits of the process' disk I/O by those of its guest. */
   readonly limitDisks?: (limits: DiskLimits) => void;
-  /** Once the VM has ended and its jail is removed, or was never made. */
+  /** Called once the VM has ended and its jail is removed or was never made. */
   readonly release?: () => Promise<void>;
 }
 
-/** Beyond stdio: the API, KVM, event counters, disks, the TAP, and each connection of the channel. */
+/** For the API, KVM, event counters, disks, the TAP, and each connection of the channel. */
 const DESCRIPTORS_MAX = 4_096;
 const UID_MAX = 2 ** 32 - 2;
 
-/** The jailer allows no other; in particular no dot and no slash. */
+/** The ids that the jailer accepts; in particular no dot and no slash. */
 const ID = /^[A-Za-z0-9-]{1,64}$/;
 const SETTING = /^[a-z0-9_]+(\.[a-z0-9_]+)+=[A-Za-z0-9 _.:/-]{1,128}$/;
 const GROUP = /^[A-Za-z0-9_.-]+(\/[A-Za-z0-9_.-]+)*$/;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern refuses them
 const PLAIN_PATH = /^\/[^\u0000-\u001f\u007f]*$/;
 
 /**
  * @param binary absolute, without symbolic links
  * @param args Firecracker's own
- * @throws VmmError `vm_spec_invalid` that names what is wrong
+ * @throws VmmError `vm_spec_invalid` that names the field
  */
 export function jailerArgs(
   jail: JailSpec,
@@ -94,7 +94,7 @@ export function jailerArgs(
   ].flat();
 }
 
-/** Relative to the base: the folder of a jail, with `root` in it. */
+/** The folder of a jail, relative to the base; contains `root`. */
 export function jailFolder(binary: string, id: string): string {
   return `${basename(binary)}/${id}`;
 }

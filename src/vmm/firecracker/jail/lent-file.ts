@@ -1,6 +1,6 @@
 /**
- * A file of the host that a jailed VMM may write to for a while. Who lends it holds it open, so giving and taking
- * back follow no name, and what else the VMM may have made of it (its mode) goes with the loan.
+ * A host file that a jailed VMM may write to for a while. The lender holds it open, so lending and taking back follow no
+ * name; taking back also restores the mode.
  */
 import { closeSync, constants, fchmodSync, fchownSync, fstatSync, openSync } from 'node:fs';
 
@@ -16,16 +16,16 @@ export class LentFile {
     this.#mode = mode;
   }
 
-  /** @throws Error, of Node too: it is no regular file, or has a second name, so it is somebody else's too */
+  /** @throws Error if the file is not regular or has a second link, through which others can reach it; Node's errors */
   static open(hostPath: string): LentFile {
     const fd = openRegular(hostPath);
     const { mode, nlink } = fstatSync(fd);
     if (nlink === 1) return new LentFile(fd, mode & PERMISSIONS);
     closeSync(fd);
-    throw new Error('it has more than one name');
+    throw new Error('it has more than one link');
   }
 
-  /** One that an owner before us has lent. @throws Error, of Node too */
+  /** Opens a file that an earlier owner has lent. @throws Error; Node's errors */
   static takeOver(hostPath: string): LentFile {
     return new LentFile(openRegular(hostPath), OWNERS_ALONE);
   }
@@ -45,10 +45,10 @@ export class LentFile {
   }
 }
 
-/** No link is followed, and nothing waits for the other end of a pipe. */
+/** Does not follow a link and does not wait for the other end of a pipe. */
 function openRegular(path: string): number {
   const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   if (fstatSync(fd).isFile()) return fd;
   closeSync(fd);
-  throw new Error('it is no regular file');
+  throw new Error('it is not a regular file');
 }

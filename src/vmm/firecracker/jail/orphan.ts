@@ -1,4 +1,4 @@
-/** A jailed Firecracker whose owner may have been killed: who that was, and the process itself. */
+/** A jailed Firecracker whose owner may have been killed: its owner record and its processes. */
 import { lstat, readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -11,38 +11,38 @@ import { type JailOwner, OWNER_FILE } from './owner.ts';
 const KILL_TRIES_MAX = 200;
 const KILL_WAIT_MS = 10;
 
-/** `JailOwner`; a hand of root's wrote it. */
+/** Schema of `JailOwner`, a file written by root. */
 const ownerSchema = z.object({
   pid: z.number().int().positive(),
   startTicks: z.string().max(32),
   cgroups: z.array(z.string().startsWith('/')),
 });
 
-/** @returns undefined for one that is being made, or is not ours */
+/** @returns undefined for a jail that is being made or is not ours */
 export async function readOwner(folder: string): Promise<JailOwner | undefined> {
   try {
     return ownerSchema.parse(JSON.parse(await readFile(join(folder, OWNER_FILE), 'utf8')));
   } catch (error) {
-    ignore(error, 'a jail without the name of its owner');
+    ignore(error, 'the jail has no owner record');
     return undefined;
   }
 }
 
-/** All processes that have this directory for their root. */
+/** All processes whose root is this directory. */
 export async function processesIn(root: string): Promise<number[]> {
   const wanted = await lstat(root).catch(ifThere);
   if (wanted === undefined) return [];
   const found: number[] = [];
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue;
-    // The link is followed to the directory itself, whatever its text says.
+    // stat follows the link to the directory itself, whatever its text says.
     const at = await stat(`/proc/${name}/root`).catch(ifThere);
     if (at?.ino === wanted.ino && at.dev === wanted.dev) found.push(Number(name));
   }
   return found;
 }
 
-/** A process or directory may be gone, or be none of ours to look into. */
+/** Ignores a process or directory that is gone or not readable. */
 function ifThere(error: unknown): undefined {
   if (!GONE.has(errorCode(error) ?? '')) throw error;
   return undefined;
@@ -50,9 +50,9 @@ function ifThere(error: unknown): undefined {
 
 const GONE = new Set(['ENOENT', 'ESRCH', 'EACCES']);
 
-/** Whatever has this directory for its root: found by what it is, not by a number that somebody wrote down. */
+/** Kills all processes whose root is this directory; a recorded pid may have been reused. */
 export async function endProcessesIn(root: string): Promise<void> {
-  // One that ends gives up its root some time before it is gone.
+  // An ending process releases its root some time before it is gone.
   const ending = new Map<number, string | undefined>();
   for (let tries = 0; tries < KILL_TRIES_MAX; tries += 1) {
     for (const pid of await processesIn(root)) {
@@ -65,7 +65,7 @@ export async function endProcessesIn(root: string): Promise<void> {
     if (ending.size === 0) return;
     await sleep(KILL_WAIT_MS);
   }
-  throw new Error('its process does not end');
+  throw new Error('its process does not end after SIGKILL');
 }
 
 function kill(pid: number): void {

@@ -1,6 +1,4 @@
-/** What is in a jail's folder, and who made it. */
-
-/** By pid and start time, and what is to be removed besides the folder. */
+/** The process that made a jail, and what to remove besides the jail's folder. */
 export interface JailOwner {
   readonly pid: number;
   readonly startTicks: string;

@@ -1,18 +1,17 @@
 /**
- * A place in a jail that the jailer makes:
+ * The place of a jailed process:
  *
  *     <base>/firecracker/<id>/            ours
- *                             owner       who made it, for `reclaimJails`
- *                             root/       the process' root, which is its own: it may do there what it likes
+ *                             owner       its owner, for `reclaimJails`
+ *                             root/       the process' root, which it owns and may change
  *                                  c      its end of the channel (`channel/relay.ts`)
- *                                  fc/    ours: files of the host as hard links; it can't change a name here
+ *                                  fc/    ours: host files as hard links; the process can't change a name here
  *                                     s/  its own, for the API's socket
  *
- * A VMM that a guest has taken over can put links in the place of `fc`, `v` and what is in `s`, also while the host
- * is at work there. So the host holds its directories open from before the start and goes by these
- * (`/proc/self/fd/N/…`), and follows no last name in one that is the VMM's: it takes the channel's socket out by a
- * hard link, opens the API's without following it, and looks at what it has got. Nor does a file with other users
- * come into such a directory: renamed there, it would be taken for one of the VMM's.
+ * A compromised VMM can replace `fc`, `v` and the contents of `s` with links at any time. So the host opens the
+ * directories before the start and uses these descriptors (`/proc/self/fd/N/…`). It never follows the last name in a
+ * directory of the VMM: it takes out the channel's socket by a hard link, opens the API's without following it, and
+ * checks what it got. A file with other users never enters such a directory: the VMM could rename it.
  */
 import { type BigIntStats, closeSync, constants, fstatSync, openSync } from 'node:fs';
 import {
@@ -43,24 +42,24 @@ import { LentFile } from './lent-file.ts';
 import { endProcessesIn } from './orphan.ts';
 import { type JailOwner, OWNER_FILE, ROOT } from './owner.ts';
 
-/** Linux' `O_PATH`, which Node has no name for: a file as such, so that opening it does nothing. */
+/** Linux' `O_PATH`, which Node does not define: opens a file without any effect on it. */
 const O_PATH = 0o10000000;
 const OTHERS_MAY_SEARCH = 0o711;
 const WRITABLE_BY_OTHERS = 0o022;
 
-/** What a jail is made of; of a VM. */
+/** The parts of a VM's spec that a jail needs. */
 type JailedSpec = Pick<VmSpec, 'id' | 'channelPath' | 'overlayPath'>;
 
 /**
  * @param binary absolute, without symbolic links
- * @throws VmmError `vmm_start_failed`: the base is not safe or the jail is there already; `vm_spec_invalid`
+ * @throws VmmError `vmm_start_failed` if the base is unsafe or the jail exists; `vm_spec_invalid`
  */
 export async function makeJailPlace(
   spec: JailedSpec,
   binary: string,
   jail: JailSpec,
 ): Promise<Place> {
-  // Before anything is made from the names.
+  // Checked before anything is made from the names.
   jailerArgs(jail, spec.id, binary, []);
   channelNameOf(spec);
   await checkChrootBase(jail.baseDir);
@@ -68,7 +67,9 @@ export async function makeJailPlace(
   await mkdir(dirname(folder), { mode: 0o700 }).catch(unlessThere);
   await checkChrootBase(dirname(folder));
   await mkdir(folder, { mode: 0o700 }).catch((error: unknown) => {
-    throw new VmmError('vmm_start_failed', `the jail ${spec.id} can't be made`, { cause: error });
+    throw new VmmError('vmm_start_failed', `the jail ${spec.id} can't be created`, {
+      cause: error,
+    });
   });
   const place = new JailPlace(spec, binary, jail, folder);
   try {
@@ -81,8 +82,8 @@ export async function makeJailPlace(
 }
 
 /**
- * One that is there already, whose owner was killed.
- * @returns the place, and what makes it ours
+ * Opens an existing jail whose owner was killed.
+ * @returns the place, and the function that makes this process its owner
  * @throws VmmError as above
  */
 export async function openJailPlace(
@@ -107,14 +108,14 @@ class JailPlace implements Place {
   /** Open directories: the root of the jail, and `fc` in it. */
   #rootFd = -1;
   #folderFd = -1;
-  /** The API's socket itself, once it is there. */
+  /** The API's socket, once it exists. */
   #apiFd = -1;
   #cgroups: readonly string[] = [];
-  /** Files of the host that are the jail's for a while, by name. */
+  /** Lent host files, by name. */
   readonly #lent = new Map<string, LentFile>();
-  /** The VM's RAM as a file, from the making of it on. */
+  /** The VM's RAM as a file, once made. */
   #memory: FileHandle | undefined;
-  /** The host's own sockets that the jail has names of, as `identityOf` them. */
+  /** `identityOf` the host's own sockets that are linked into the jail. */
   readonly #listeners = new Set<string>();
 
   constructor(spec: JailedSpec, binary: string, jail: JailSpec, folder: string) {
@@ -139,7 +140,7 @@ class JailPlace implements Place {
     await this.#linkListeners();
   }
 
-  /** Its process may have changed what is in there, so each name is opened without following it. */
+  /** The process may have changed its root, so each name is opened without following it. */
   async takeOver(): Promise<void> {
     await this.#sign();
     const { overlayPath } = this.#spec;
@@ -160,11 +161,11 @@ class JailPlace implements Place {
     const { uid, mode } = fstatSync(this.#folderFd);
     if (uid === process.geteuid?.() && (mode & WRITABLE_BY_OTHERS) === 0) return;
     throw new VmmError('vmm_start_failed', `the jail ${this.#spec.id} can't be used`, {
-      cause: `its ${FOLDER} is not the host's`,
+      cause: `the host does not own its ${FOLDER}`,
     });
   }
 
-  /** Says whose it is. */
+  /** Writes the owner record. */
   async #sign(): Promise<void> {
     this.#cgroups = await cgroupsOf(this.#jail, this.#spec.id, this.#binary);
     const owner: JailOwner = {
@@ -191,11 +192,11 @@ class JailPlace implements Place {
     if (this.#isSocketOfVmm(fstatSync(fd, { bigint: true }))) return fd;
     closeSync(fd);
     throw new VmmError('vmm_command_failed', "Firecracker's API can't be used", {
-      cause: 'what is in its place is not a socket of Firecracker',
+      cause: 'the file in its place is not a socket of Firecracker',
     });
   }
 
-  /** It has names of the host's listeners, too. Other sockets it finds none of. */
+  /** The jail also has links to the host's listeners, and no other sockets. */
   #isSocketOfVmm(found: BigIntStats): boolean {
     return found.isSocket() && !this.#listeners.has(identityOf(found));
   }
@@ -231,7 +232,7 @@ class JailPlace implements Place {
     }
   }
 
-  /** @returns the copy, which is the jail's; the caller closes it */
+  /** @returns the copy, owned by the jail's user; the caller closes it */
   async #copyIn(hostPath: string, path: string): Promise<FileHandle> {
     const copy = await createSparseCopy(hostPath, path);
     try {
@@ -252,7 +253,7 @@ class JailPlace implements Place {
     await lchown(this.path(name), this.#jail.uid, this.#jail.gid);
   }
 
-  /** A jail has no way to memory without a name, so it gets a copy. */
+  /** A jail can't reach unnamed memory, so it gets a copy. */
   async lendMemory(fd: number): Promise<void> {
     await this.#dropMemory();
     this.#memory = await this.#copyIn(`/proc/self/fd/${fd}`, this.path(FILES.memory));
@@ -262,7 +263,7 @@ class JailPlace implements Place {
     if (this.#memory === undefined) throw new Error('no memory was lent');
     await using memory = await open(`/proc/self/fd/${fd}`, 'r+');
     const { size } = await memory.stat();
-    if ((await this.#memory.stat()).size !== size) throw new Error('its RAM has another size');
+    if ((await this.#memory.stat()).size !== size) throw new Error('the sizes of the RAM differ');
     await copyDataBetween(this.#memory.fd, memory.fd, size);
     await this.#dropMemory();
   }
@@ -279,9 +280,9 @@ class JailPlace implements Place {
     await link(this.path(this.channelName), channelPath);
     if (!this.#isSocketOfVmm(await lstat(channelPath, { bigint: true }))) {
       await unlink(channelPath);
-      throw new VmmError('vmm_start_failed', "the VM's channel is not a socket of its own");
+      throw new VmmError('vmm_start_failed', "the VM's channel is not its own socket");
     }
-    // The jail's user could connect to itself only.
+    // As the jail's file, other users could not connect to it.
     await lchown(channelPath, process.geteuid?.() ?? 0, process.getegid?.() ?? 0);
     await chmod(channelPath, 0o600);
   }
@@ -295,7 +296,7 @@ class JailPlace implements Place {
     this.#memory = undefined;
     await memory?.close();
     try {
-      // What it may have started could lead the removal astray, out of the jail.
+      // A remaining process could redirect the removal out of the jail.
       await endProcessesIn(join(this.#folder, ROOT));
     } finally {
       for (const name of [...this.#lent.keys()]) this.#takeBack(name);
@@ -308,7 +309,7 @@ class JailPlace implements Place {
     }
   }
 
-  /** Who listens for the guest does so already; its sockets are the jail's to connect to. */
+  /** Links the sockets of the existing host listeners into the jail and lets its user connect. */
   async #linkListeners(): Promise<void> {
     const { channelPath } = this.#spec;
     const prefix = `${this.channelName}_`;
@@ -327,7 +328,7 @@ class JailPlace implements Place {
     }
   }
 
-  /** Files are read by the rights for others, so that one can be in many jails. */
+  /** The jail reads files by the permissions for others, so that one file can be in many jails. */
   async #mayRead(path: string): Promise<boolean> {
     const found = await lstat(path);
     return found.isFile() && found.uid !== this.#jail.uid && (found.mode & 0o006) === 0o004;
@@ -353,8 +354,10 @@ function identityOf({ dev, ino }: BigIntStats): string {
 }
 
 function elsewhere(path: string, cause: unknown): VmmError {
-  return new VmmError('vmm_start_failed', `${path} can't be put into a jail`, {
+  return new VmmError('vmm_start_failed', `could not put ${path} into a jail`, {
     cause,
-    ...(errorCode(cause) === 'EXDEV' ? { remedy: 'make jails on the filesystem of the home' } : {}),
+    ...(errorCode(cause) === 'EXDEV'
+      ? { remedy: 'Put the jails on the file system of the home.' }
+      : {}),
   });
 }

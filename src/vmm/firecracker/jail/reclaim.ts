@@ -1,6 +1,6 @@
 /**
- * Jails whose owner was killed. Changing its user has cut a jailed Firecracker loose from the process that started
- * it, so it goes on running; the next owner ends it and removes its jail.
+ * Reclaims jails whose owner was killed. The change of user removes a jailed Firecracker's parent-death signal, so it
+ * keeps running; the next NeuroVisor ends it and removes its jail.
  */
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -13,9 +13,9 @@ import { endProcessesIn, readOwner } from './orphan.ts';
 import { ROOT } from './owner.ts';
 
 /**
- * @param baseDir see `JailSpec`; fine when it is not there
- * @returns how many jails were removed
- * @throws VmmError when the base is not safe to work in
+ * @param baseDir see `JailSpec`; may be missing
+ * @returns the number of removed jails
+ * @throws VmmError if the base is unsafe
  */
 export async function reclaimJails(baseDir: string, log: Log): Promise<number> {
   if ((await namesIn(baseDir)).length === 0) return 0;

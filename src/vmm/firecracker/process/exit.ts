@@ -1,6 +1,6 @@
 /**
- * What the end of a Firecracker process means; pure. Its status is 0 for a guest's reset, for a triple fault and
- * after some errors of KVM alike, so it is never trusted alone: its log says more.
+ * The cause of a Firecracker process' end; pure. Its status is 0 for a guest's reset, for a triple fault and after some
+ * KVM errors, so the log decides.
  */
 import type { VmExit } from '../../driver.ts';
 
@@ -9,12 +9,12 @@ interface ProcessEnd {
   readonly signal: string | null;
   /** We sent SIGKILL. */
   readonly killed: boolean;
-  /** The last of its log and of its stderr. */
+  /** The tails of its log and of its stderr. */
   readonly log: string;
   readonly stderr: string;
 }
 
-/** What KVM reports when it can not go on with a guest (virt/kvm; src/vmm/src/vstate/vcpu). */
+/** KVM's reports of a guest that it can't continue (virt/kvm; src/vmm/src/vstate/vcpu). */
 const FATAL =
   /InternalError|FailEntry|FAIL_ENTRY|INTERNAL_ERROR|Unexpected (exit reason|KVM)|[Ff]ailed to run vCPU|VcpuExit|panicked at|exiting with error/;
 /** RFC 3339 time, then the instance and thread in brackets. */
@@ -38,7 +38,7 @@ export function judgeExit(end: ProcessEnd): VmExit {
   };
 }
 
-/** Its handler of SIGSYS ends it with this status (FcExitCode::BadSyscall), and says which call it was. */
+/** Its SIGSYS handler exits with this status (FcExitCode::BadSyscall) and logs the call. */
 const BAD_SYSCALL = 148;
 const REFUSED = /bad syscall \((\d{1,9})\)/;
 
@@ -52,7 +52,7 @@ function shutdownOf(lines: readonly string[]): string {
   return lines.some((line) => line.includes('KVM_EXIT_SHUTDOWN')) ? 'triple fault' : 'reset';
 }
 
-/** Calls that went well are not what anybody asks for. */
+/** Log lines of successful calls, which explain nothing. */
 const CHATTER = /The API server received|The request was executed successfully|API server started/;
 
 function lastWords(lines: readonly string[]): string {

@@ -1,15 +1,15 @@
 /**
- * Firecracker's counters: one JSON line for each flush, with what was counted since the one before. The guest
- * causes the numbers, so sums are bounded and lines that make no sense are left out.
+ * Firecracker's counters: one JSON line per flush, with the counts since the last one. The guest causes the numbers, so
+ * sums are bounded and invalid lines are dropped.
  */
 import { ignore } from '../../../base/ignore.ts';
 
-/** About 20 KB are usual. */
+/** Usually about 20 KB. */
 const LINE_BYTES_MAX = 256 * 1024;
 
 export class MetricsReader {
   #rest = '';
-  /** The line is too long: what is left of it is skipped. */
+  /** The line is too long; its rest is skipped. */
   #isSkipping = false;
   #waiting: (() => void)[] = [];
   readonly #sums = new Map<string, number>();
@@ -32,7 +32,7 @@ export class MetricsReader {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
-  /** Of a device and counter, e.g. `vsock`, `rx_bytes_count`. */
+  /** The sum of a counter of a device, e.g. `vsock`, `rx_bytes_count`. */
   sum(device: string, counter: string): number {
     return this.#sums.get(`${device} ${counter}`) ?? 0;
   }
@@ -52,14 +52,14 @@ export class MetricsReader {
   }
 }
 
-/** There are about 150. */
+/** Firecracker has about 150 counters. */
 const SUMS_MAX = 1_000;
 
 function parseObject(line: string): Record<string, unknown> {
   try {
     return asObject(JSON.parse(line));
   } catch (error) {
-    ignore(error, 'a line of metrics was cut off or is nonsense');
+    ignore(error, 'a line of metrics is truncated or invalid');
     return {};
   }
 }

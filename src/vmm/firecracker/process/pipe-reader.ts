@@ -1,6 +1,6 @@
 /**
- * Reads a named pipe that another process writes to, always, so that the writer is never held up. The pipe is
- * open for writing here too: it has no end before `finish`.
+ * Reads a named pipe continuously, so that its writer never blocks. The pipe is open for writing here too, so it has no
+ * end before `finish`.
  */
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { Socket } from 'node:net';
@@ -8,7 +8,7 @@ import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 
 const CHUNK_BYTES = 64 * 1024;
-/** A pipe holds 64 KiB; more than this comes from a writer that is still there. */
+/** A pipe holds 64 KiB; more comes from a writer that is still running. */
 const LAST_CHUNKS_MAX = 32;
 
 export class PipeReader {
@@ -17,13 +17,13 @@ export class PipeReader {
   readonly #onBytes: (bytes: Buffer) => void;
   #isFinished = false;
 
-  /** @param path of a named pipe; a link or anything else is refused. @throws Error, of Node too */
+  /** @param path a named pipe; anything else, or a link to one, is refused. @throws Error; Node's errors */
   constructor(path: string, onBytes: (bytes: Buffer) => void) {
     this.#onBytes = onBytes;
     this.#fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOFOLLOW);
     if (!fstatSync(this.#fd).isFIFO()) {
       closeSync(this.#fd);
-      throw new Error(`${path} is no named pipe`);
+      throw new Error(`${path} is not a named pipe`);
     }
     this.#socket = new Socket({ fd: this.#fd, readable: true, writable: false });
     this.#socket.on('data', onBytes);
@@ -31,7 +31,7 @@ export class PipeReader {
     this.#socket.unref();
   }
 
-  /** Takes what is left in the pipe and closes it. Idempotent. */
+  /** Reads the rest of the pipe and closes it. Idempotent. */
   finish(): void {
     if (this.#isFinished) return;
     this.#isFinished = true;

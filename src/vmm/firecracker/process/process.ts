@@ -1,4 +1,4 @@
-/** The Firecracker process: its serial line (stdin and stdout), its log and counters, and how it ended. */
+/** The Firecracker process: its serial line (stdin and stdout), log, counters and exit. */
 import type { ChildProcess } from 'node:child_process';
 import type { Socket } from 'node:net';
 import { PassThrough, type Readable, type Writable } from 'node:stream';
@@ -20,20 +20,20 @@ import { lastDescendant, unwrapEnd } from './wrapped.ts';
 
 const CONSOLE_TAIL_BYTES = 64 * 1024;
 const STDERR_TAIL_BYTES = 4 * 1024;
-/** A guest can make Firecracker log without end; the last words are what counts. */
+/** A guest can make Firecracker log endlessly; only the end matters. */
 const LOG_TAIL_BYTES = 16 * 1024;
-/** Between the process' end and the end of what it wrote. */
+/** Time to read its last output after the process has ended. */
 const DRAIN_MS_MAX = 1_000;
 
 interface ProcessPipes {
-  /** Named pipes that are there. */
+  /** Existing named pipes. */
   readonly logPath: string;
   readonly metricsPath: string;
-  /** Where one may be made, for an interactive console. */
+  /** Where to make a pipe for an interactive console. */
   readonly inputPath: string;
 }
 
-/** What a VM needs of its process, be it a child of ours or not. */
+/** The process of a VM, whether or not it is a child of ours. */
 export type VmmProcess = Pick<
   FirecrackerProcess,
   'api' | 'metrics' | 'terminal' | 'exited' | 'pid' | 'isAlive' | 'consoleTail' | 'logs' | 'kill'
@@ -43,14 +43,14 @@ export class FirecrackerProcess {
   readonly api: ApiClient;
   readonly metrics = new MetricsReader();
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
-  /** Resolves when the process is gone and all that it said has been read. Never rejects. */
+  /** Resolves when the process is gone and its output has been read. Never rejects. */
   readonly exited: Promise<VmExit>;
   readonly #child: ChildProcess;
   readonly #pipes: readonly PipeReader[];
   readonly #serialTail = new ByteTail(CONSOLE_TAIL_BYTES);
   readonly #stderr = new ByteTail(STDERR_TAIL_BYTES);
   readonly #log = new ByteTail(LOG_TAIL_BYTES);
-  /** Both of them, in the order of time. */
+  /** Stderr and log together, in order of time. */
   readonly #said = new ByteTail(LOG_TAIL_BYTES);
   readonly #isWrapped: boolean;
   #wrapped: { readonly pid: number; readonly startTicks: string } | undefined;
@@ -60,7 +60,7 @@ export class FirecrackerProcess {
   #killed = false;
 
   /**
-   * @param spawn starts it with the stdio that is given; called once the pipes are there
+   * @param options.spawn starts the process with the given stdio; called once the pipes exist
    */
   constructor(options: {
     spawn: (stdio: LaunchStdio) => ChildProcess;
@@ -68,7 +68,7 @@ export class FirecrackerProcess {
     pipes: ProcessPipes;
     clock: Clock;
     interactive: boolean;
-    /** `spawn` gives a process whose last descendant is Firecracker, and whose end is told after that one's. */
+    /** `spawn` starts a wrapper whose last descendant is Firecracker and which ends after it. */
     isWrapped?: boolean;
   }) {
     const { api, pipes, clock, interactive } = options;
@@ -91,7 +91,7 @@ export class FirecrackerProcess {
     }
     const child = this.#child;
     child.stderr?.on('data', (bytes: Buffer) => this.#hear(bytes, this.#stderr));
-    // Always read, so that a guest that floods its console is not held up and holds up nobody.
+    // Always read, so that a guest that floods its console blocks nothing.
     child.stdout?.on('data', (bytes: Buffer) => this.#serialTail.push(bytes));
     this.#output = interactive ? new PassThrough() : null;
     this.terminal =
@@ -102,12 +102,12 @@ export class FirecrackerProcess {
     this.exited = this.#watch(clock);
   }
 
-  /** Of a wrapped one: the wrapper's until `settle`. */
+  /** The wrapper's pid until `settle`, if there is one. */
   get pid(): number | null {
     return this.#wrapped?.pid ?? this.#child.pid ?? null;
   }
 
-  /** Its API has answered, so it is there. */
+  /** Finds the wrapped process; call it once the API has answered. */
   settle(): void {
     const { pid } = this.#child;
     if (!this.#isWrapped || pid === undefined) return;
@@ -137,14 +137,14 @@ export class FirecrackerProcess {
   async kill(): Promise<void> {
     if (this.#child.exitCode === null && this.#child.signalCode === null) {
       this.#killed = true;
-      // The wrapper then tells of its end. Without it, what is in its namespace ends.
+      // The wrapper then ends too. Killing the wrapper ends its pid namespace.
       if (this.#wrapped !== undefined && isRunning(this.#wrapped)) end(this.#wrapped.pid);
       else this.#child.kill('SIGKILL');
     }
     await this.exited;
   }
 
-  /** Why it could not be started, once `exited` has resolved. */
+  /** The error of a failed start, once `exited` has resolved. */
   startFailure(exit: VmExit): VmmError {
     const code = errorCode(this.#spawnError) === 'ENOENT' ? 'vmm_missing' : 'vmm_start_failed';
     const how =
@@ -160,7 +160,7 @@ export class FirecrackerProcess {
     child.on('exit', () => ended.resolve());
     child.on('error', (error) => {
       this.#spawnError = error;
-      // The same event tells that a signal could not be sent; then `exit` follows.
+      // The same event reports a signal that could not be sent; then `exit` follows.
       if (child.pid === undefined) ended.resolve();
     });
     await ended.promise;
@@ -182,7 +182,7 @@ export class FirecrackerProcess {
     });
   }
 
-  /** What is left goes to the terminal whether it is read or not; a pipe's buffer bounds it. */
+  /** Sends the remaining output to the terminal, read or not; a pipe's buffer bounds it. */
   #finishTerminal(output: PassThrough): void {
     const { stdout } = this.#child;
     stdout?.unpipe(output);
@@ -195,7 +195,7 @@ function end(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL');
   } catch (error) {
-    ignore(error, 'it has just ended');
+    ignore(error, 'the process has just ended');
   }
 }
 

@@ -1,17 +1,17 @@
-/** Waiting for a Firecracker that has just been started or has loaded a snapshot. */
+/** Waits for a new Firecracker, or one that has just loaded a snapshot. */
 import { connect } from 'node:net';
 import type { Clock } from '../../../base/clock.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { VmmError } from '../../errors.ts';
 import type { ApiClient } from '../api-client.ts';
 
-/** From the spawn to the first answer; 10 ms on an idle machine. */
+/** From the spawn to the first answer; usually 10 ms. */
 const API_MS_MAX = 15_000;
 const RETRY_MS = 2;
 
 /**
- * Resolves when the API answers. The socket's file may be missing, or be there before anybody listens.
- * @throws VmmError `vmm_timeout`; `vm_gone`: the process has ended; what `GET /` is refused with
+ * Resolves when the API answers. The socket's file may be missing, or exist before Firecracker listens.
+ * @throws VmmError `vmm_timeout`; `vm_gone` if the process has ended; the refusal of `GET /`
  */
 export async function awaitApi(
   api: ApiClient,
@@ -37,16 +37,16 @@ export async function awaitApi(
   }
 }
 
-/** Nobody listens there in a guest; a refusal is as good as an answer. */
+/** No guest listens at this port; a refusal is as good as an answer. */
 const NO_PORT = 1;
 const FIRST_MS_MAX = 500;
 
-/** Spends the connection that may get lost after a load, so that nobody else's is. Never rejects. */
+/** Spends the first connection after a load, which may get lost. Never rejects. */
 export async function drainFirstConnection(channelPath: string, clock: Clock): Promise<void> {
   const over = Promise.withResolvers<void>();
   const socket = connect({ path: channelPath });
   const cancel = clock.after(FIRST_MS_MAX, over.resolve);
-  socket.on('error', (error) => ignore(error, 'the connection that may get lost'));
+  socket.on('error', (error) => ignore(error, 'this connection may get lost'));
   socket.once('close', () => over.resolve());
   socket.write(`CONNECT ${NO_PORT}\n`);
   socket.resume();

@@ -1,6 +1,6 @@
 /**
- * What is typed at the serial line. Firecracker takes its stdin only from a terminal or a pipe, and Node makes
- * socket pairs: so a named pipe, which loses its name at once.
+ * The input of the serial line. Firecracker accepts only a terminal or a pipe as stdin, and Node makes socket pairs; so
+ * this is a named pipe that is unlinked at once.
  */
 import { closeSync, constants, openSync, unlinkSync } from 'node:fs';
 import { Socket } from 'node:net';
@@ -12,7 +12,7 @@ export class SerialInput {
   readonly fd: number;
   readonly writable: Socket;
 
-  /** @param path of nothing yet, on a filesystem of ours. @throws SyscallError */
+  /** @param path an unused path. @throws SyscallError */
   constructor(path: string) {
     makeFifo(path);
     try {
@@ -25,7 +25,7 @@ export class SerialInput {
     this.writable.on('error', (error) => ignore(error, 'the serial line broke'));
   }
 
-  /** The process has its copy. */
+  /** Call it once the process has its copy. */
   handedOver(): void {
     closeSync(this.fd);
   }

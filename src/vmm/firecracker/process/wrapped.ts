@@ -1,19 +1,19 @@
 /**
- * Firecracker below processes that made its namespaces and wait for its end: which process it is, and what their
- * status says of its end.
+ * Firecracker below the wrapper processes that made its namespaces and wait for its end: finds its pid, and its exit
+ * from their status.
  */
 import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { errorCode } from '../../../base/errors.ts';
 
-/** setpriv becomes unshare, below that sh, below that the jailer, which becomes Firecracker. */
+/** setpriv becomes unshare; its child sh; its child the jailer, which becomes Firecracker. */
 const DEPTH_MAX = 8;
-/** What a shell adds to the number of the signal that ended a process. */
+/** A shell's exit status for signal n is 128 + n. */
 const SIGNAL_STATUS = 128;
-/** Firecracker ends with these itself, in its handlers of signals (src/vmm/src/lib.rs, FcExitCode). */
+/** Exit statuses of Firecracker's own signal handlers (src/vmm/src/lib.rs, FcExitCode). */
 const OWN_STATUS = { min: 148, max: 157 };
 
-/** The process that has no child, on the way from `pid` where each has one. */
+/** Follows the chain of only children from `pid` to its end. */
 export function lastDescendant(pid: number): number {
   let found = pid;
   for (let depth = 0; depth < DEPTH_MAX; depth += 1) {
@@ -35,7 +35,7 @@ function childrenOf(pid: number): number[] {
   }
 }
 
-/** The wrapped process' end, from that of its wrapper. */
+/** The exit of the wrapped process, from that of its wrapper. */
 export function unwrapEnd(
   exitCode: number | null,
   signal: NodeJS.Signals | null,

@@ -1,10 +1,10 @@
 /**
  * Pause, resume and snapshots of one VM.
  *
- *     running ──pause──► paused ──create──► paused, and its vsock may be resumed ──resume──► running
+ *     running ──pause──► paused ──create──► paused, safe to resume for its vsock ──resume──► running
  *
- * Two kinds are taken. A whole one (`Vm.saveWhole`) leaves RAM in a file that clones map copy-on-write. The other
- * (`Vm.saveState`) leaves it in the memory of the VM's owner, who copies it for each clone.
+ * Two kinds: a whole snapshot (`Vm.saveWhole`) writes RAM to a file that clones map copy-on-write. `Vm.saveState` writes
+ * it to the memory of the VM's owner, who copies it for each clone.
  */
 import { randomUUID } from 'node:crypto';
 import { appendFile, open, rm } from 'node:fs/promises';
@@ -27,19 +27,19 @@ interface SnapshotsOptions {
   readonly machine: string;
   readonly memoryMib: number;
   readonly tracksDirtyPages: boolean;
-  /** RAM that is the owner's; undefined: there is none. */
+  /** The owner's memory for RAM; undefined: none. */
   readonly memoryFd: number | undefined;
-  /** Its snapshots have one too. */
+  /** The VM, and so each snapshot, has a network card. */
   readonly hasNic: boolean;
-  /** Another process has had the VM until now. */
+  /** Another process owned the VM before. */
   readonly isAdopted: boolean;
 }
 
 export class Snapshots {
   readonly #options: SnapshotsOptions;
-  /** A resume is safe for the guest's vsock: nothing was paused, or a snapshot was taken since. */
+  /** A resume is safe for the guest's vsock: no pause yet, or a snapshot since then. */
   #mayResume: boolean;
-  /** What was written since the last snapshot of that memory is not known: a diff would miss some of it. */
+  /** The pages changed since the last snapshot into the owner's memory are unknown, so a diff would miss some. */
   #ownerNeedsAll: boolean;
 
   constructor(options: SnapshotsOptions) {
@@ -60,10 +60,10 @@ export class Snapshots {
     this.#mayResume = true;
   }
 
-  /** See `Vm.saveWhole`. After a failure RAM that a diff went into is of no use. */
+  /** See `Vm.saveWhole`. After a failure the RAM file of a diff is unusable. */
   async saveWhole(files: WholeSnapshotFiles, kind: 'full' | 'diff'): Promise<VmSnapshot> {
     if (kind === 'diff' && !this.#options.tracksDirtyPages) {
-      throw unsupported('it was not started with the tracking of written pages');
+      throw unsupported('it was started without dirty page tracking');
     }
     const { statePath, memoryPath } = files;
     const made = kind === 'full' ? [statePath, memoryPath] : [statePath];
@@ -76,10 +76,10 @@ export class Snapshots {
     return { ...snapshot, memoryPath };
   }
 
-  /** See `Vm.saveState`: RAM is written into the owner's memory, only what has changed if that is known. */
+  /** See `Vm.saveState`: writes RAM, or only its known changes, into the owner's memory. */
   async saveState(statePath: string): Promise<VmSnapshot> {
     const { memoryFd, place, tracksDirtyPages } = this.#options;
-    if (memoryFd === undefined) throw unsupported("its RAM is not its owner's");
+    if (memoryFd === undefined) throw unsupported("its RAM is Firecracker's own");
     const kind = tracksDirtyPages && !this.#ownerNeedsAll ? 'diff' : 'full';
     return this.#write([statePath], statePath, async () => {
       await this.pause();
@@ -96,7 +96,7 @@ export class Snapshots {
     });
   }
 
-  /** @param made files that are made first, and removed after a failure */
+  /** @param made files to create first and to remove after a failure */
   async #write(
     made: readonly string[],
     statePath: string,
@@ -115,11 +115,11 @@ export class Snapshots {
     } catch (error) {
       for (const path of there) await rm(path, { force: true });
       if (error instanceof VmmError) throw error;
-      throw new VmmError('vmm_command_failed', 'no snapshot could be written', { cause: error });
+      throw new VmmError('vmm_command_failed', 'could not write a snapshot', { cause: error });
     }
   }
 
-  /** Of a VM that is paused, into files that are there. */
+  /** Writes a snapshot of a paused VM into existing files. */
   async #create(kind: 'full' | 'diff', files: WholeSnapshotFiles): Promise<void> {
     const { place } = this.#options;
     try {
@@ -137,7 +137,7 @@ export class Snapshots {
     this.#mayResume = true;
   }
 
-  /** Only for what it does to the vsock device; even one that fails does it. */
+  /** Takes a snapshot only for its effect on the vsock device, which even a failed one has. */
   async #takeThrowaway(): Promise<void> {
     const name = this.#options.place.path(`${FOLDER}/${randomUUID()}`);
     const files = { statePath: `${name}.s`, memoryPath: `${name}.m` };
@@ -148,7 +148,7 @@ export class Snapshots {
     } catch (error) {
       const isRefused = error instanceof FirecrackerApiError && error.status !== null;
       if (!isRefused) throw error;
-      ignore(error, 'a snapshot that only had to be tried');
+      ignore(error, 'only the attempt mattered');
     } finally {
       for (const path of Object.values(files)) await rm(path, { force: true });
     }
@@ -161,7 +161,7 @@ export class Snapshots {
   }
 }
 
-/** Firecracker would make it readable for everybody; what is there keeps its mode. */
+/** Creates the file first: Firecracker would make it readable by all, but keeps the mode of an existing file. */
 async function makePrivate(path: string): Promise<void> {
   await (await open(path, 'wx', 0o600)).close();
 }
@@ -174,7 +174,7 @@ async function readState(path: string): Promise<Buffer> {
 }
 
 function broken(cause: string): VmmError {
-  return new VmmError('vmm_command_failed', 'Firecracker did not write a whole snapshot', {
+  return new VmmError('vmm_command_failed', 'Firecracker wrote an incomplete snapshot', {
     cause,
   });
 }
