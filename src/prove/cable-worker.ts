@@ -18,7 +18,7 @@ const frame = allocateNative(FRAME_BYTES_MAX);
 const { a, b } = workerData as CableEnds;
 const epoll = new Epoll();
 
-/** Drops a frame that the other end has no room for, as any cable does. */
+/** Drops a frame that the other end has no room for, like a real cable. */
 function carry(from: number, to: number): void {
   for (;;) {
     const bytes = read(from, frame.address, FRAME_BYTES_MAX);

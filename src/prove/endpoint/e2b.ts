@@ -22,7 +22,7 @@ export async function loadE2b(
     if (path !== undefined) return (await import(pathToFileURL(path).href)) as E2b;
   }
   const remedy = `Install it in the current folder: npm install --no-save e2b@${E2B_VERSION}`;
-  throw new ProofError('client_missing', "load E2B's client, the package e2b", { remedy });
+  throw new ProofError('client_missing', "could not load E2B's client (package e2b)", { remedy });
 }
 
 function find(folder: string): string | undefined {
