@@ -32,16 +32,16 @@ describe('BridgeMetrics', () => {
   it('a model becomes a label only after an upstream has answered for it, so a guest can’t invent labels', () => {
     const metrics = new BridgeMetrics();
     for (let n = 0; n < 1000; n += 1) {
-      metrics.sent('openai', usage(`invented-${n}`, 'upstream-error'), tokens);
+      metrics.countSent('openai', usage(`invented-${n}`, 'upstream-error'), tokens);
     }
-    metrics.sent('openai', usage('real', 'ok'), tokens);
-    metrics.sent('openai', usage('real', 'cancelled'), tokens);
+    metrics.countSent('openai', usage('real', 'ok'), tokens);
+    metrics.countSent('openai', usage('real', 'cancelled'), tokens);
     expect(modelsOf(metrics)).toEqual(['other', 'real', 'real']);
   });
 
   it('at most 16 models have series of their own, whatever upstreams answer for', () => {
     const metrics = new BridgeMetrics();
-    for (let n = 0; n < 1000; n += 1) metrics.sent('openai', usage(`m${n}`, 'ok'), tokens);
+    for (let n = 0; n < 1000; n += 1) metrics.countSent('openai', usage(`m${n}`, 'ok'), tokens);
     expect(modelsOf(metrics)).toHaveLength(17);
   });
 });

@@ -95,21 +95,21 @@ export class BridgeMetrics {
     ];
   }
 
-  body(dialect: string, bytes: number): void {
+  countBody(dialect: string, bytes: number): void {
     this.#bodies.observe({ dialect }, bytes);
   }
 
   /** Counts an error answer to a guest. */
-  error(code: string): void {
+  countError(code: string): void {
     this.#errors.add({ error_type: code });
   }
 
-  unsent(dialect: string, outcome: UnsentOutcome): void {
+  countUnsent(dialect: string, outcome: UnsentOutcome): void {
     this.#requests.add({ model: OTHER, dialect, outcome });
   }
 
   /** Counts a request that was sent to the upstream. @param tokens arrival times of its stream */
-  sent(dialect: string, usage: UsageRecord, tokens: TokenTimes): void {
+  countSent(dialect: string, usage: UsageRecord, tokens: TokenTimes): void {
     const { outcome, timings, promptTokens, completionTokens } = usage;
     const by = { model: this.#label(usage), dialect };
     this.#requests.add({ ...by, outcome });

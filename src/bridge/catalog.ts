@@ -39,7 +39,7 @@ export class Catalog {
   }
 
   /** The cached list, or a fetched one if there is none. Null when the upstream has no list. */
-  async current(target: UpstreamTarget): Promise<readonly ModelEntry[] | null> {
+  async models(target: UpstreamTarget): Promise<readonly ModelEntry[] | null> {
     const entry = this.#entry(target);
     const ageMs = this.#clock.now() - entry.askedAtMs;
     if (entry.models === null) return ageMs < RETRY_MS ? null : this.#refresh(target, entry);
@@ -49,7 +49,7 @@ export class Catalog {
   }
 
   /** Fetches the list again, unless that was done just now: for a name that is not in it. */
-  async refreshed(target: UpstreamTarget): Promise<readonly ModelEntry[] | null> {
+  async refresh(target: UpstreamTarget): Promise<readonly ModelEntry[] | null> {
     const entry = this.#entry(target);
     const ageMs = this.#clock.now() - entry.askedAtMs;
     return ageMs < RETRY_MS ? entry.models : this.#refresh(target, entry);

@@ -168,7 +168,7 @@ export class Exchange {
   async #listModels(route: Exclude<Route, { kind: 'inference' }>): Promise<ExchangeEnd> {
     const { policy, catalog, dialect } = this.#context;
     const target = await this.#awaitUpstream();
-    const listed = await orAborted(catalog.refreshed(target), this.#aborter.signal);
+    const listed = await orAborted(catalog.refresh(target), this.#aborter.signal);
     if (listed === null && policy.allowModels === undefined) {
       throw new BridgeError('upstream_unreachable', `ask ${target.name} for its models`);
     }
@@ -193,7 +193,7 @@ export class Exchange {
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
     const bodyEndAtMs = clock.now();
-    this.#context.metrics.body(dialect.name, received.value.length);
+    this.#context.metrics.countBody(dialect.name, received.value.length);
     const body = parseJsonBody(received.value, limits);
     if (!body.ok) return this.#refused(body.refusal);
     const inspected = dialect.inspect(operation, body.value.value, policy);
@@ -273,7 +273,7 @@ export class Exchange {
       limits,
       signal: this.#aborter.signal,
       onData: () => this.#silence?.touch(),
-      onTokens: (events: number) => dispatched.tokens.note(events, clock.now()),
+      onTokens: (events: number) => dispatched.tokens.record(events, clock.now()),
       cancel: (reason: BridgeError) => this.cancel(reason),
     };
     if (isEventStream(response)) {
@@ -310,10 +310,10 @@ export class Exchange {
     if (alias || policy.allowModels !== undefined) return resolveModel(asked, policy, null);
     const names = (list: readonly { readonly id: string }[] | null): string[] | null =>
       list?.map((model) => model.id) ?? null;
-    const known = await orAborted(catalog.current(target), this.#aborter.signal);
+    const known = await orAborted(catalog.models(target), this.#aborter.signal);
     const resolved = resolveModel(asked, policy, names(known));
     if (resolved.ok) return resolved;
-    const refreshed = await orAborted(catalog.refreshed(target), this.#aborter.signal);
+    const refreshed = await orAborted(catalog.refresh(target), this.#aborter.signal);
     return resolveModel(asked, policy, names(refreshed));
   }
 
@@ -360,7 +360,7 @@ export class Exchange {
         totalMs: clock.now() - this.#startedAtMs,
       },
     };
-    metrics.sent(dialect.name, usage, tokens);
+    metrics.countSent(dialect.name, usage, tokens);
     endTrace(dispatched.span, usage, { bodyEndAtMs, sentAtMs, firstAtMs: tokens.firstAtMs });
     onUsage(usage);
   }
@@ -368,9 +368,10 @@ export class Exchange {
   #count(end: ExchangeEnd): void {
     const { metrics, dialect } = this.#context;
     const { refusal } = this.#reply;
-    if (refusal !== null) metrics.error(refusal.code);
+    if (refusal !== null) metrics.countError(refusal.code);
     const outcome = UNSENT[end];
-    if (this.#dispatched === undefined && outcome !== null) metrics.unsent(dialect.name, outcome);
+    if (this.#dispatched === undefined && outcome !== null)
+      metrics.countUnsent(dialect.name, outcome);
   }
 }
 

@@ -5,11 +5,11 @@ describe('TokenTimes', () => {
   it('first: from the end of the request; gaps: between chunks, shared by the events of a chunk', () => {
     const times = new TokenTimes(1000, [0.05, 0.1]);
     expect(times.firstMs).toBeNull();
-    times.note(0, 1100);
-    times.note(1, 1500);
-    times.note(1, 1580);
-    times.note(4, 1780);
-    times.note(1, 2780);
+    times.record(0, 1100);
+    times.record(1, 1500);
+    times.record(1, 1580);
+    times.record(4, 1780);
+    times.record(1, 2780);
     expect(times.firstMs).toBe(500);
     expect(times.gaps).toEqual([4, 1, 1]);
     expect(times.gapSumSeconds).toBeCloseTo(1.28);
@@ -17,7 +17,7 @@ describe('TokenTimes', () => {
 
   it('first: other events of the first chunk have no gap', () => {
     const times = new TokenTimes(0, [0.05]);
-    times.note(3, 100);
+    times.record(3, 100);
     expect(times.gaps).toEqual([2, 0]);
     expect(times.gapSumSeconds).toBe(0);
   });

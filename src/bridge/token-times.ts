@@ -21,7 +21,7 @@ export class TokenTimes {
   }
 
   /** @param events arrived together; they share the time since the previous ones */
-  note(events: number, nowMs: number): void {
+  record(events: number, nowMs: number): void {
     if (events < 1) return;
     const isFirst = this.#firstAtMs === null;
     this.#firstAtMs ??= nowMs;

@@ -112,7 +112,7 @@ describe('schemaGrammar', () => {
     ['an empty enum', { enum: [] }, 'empty'],
     ['a crossed range', { type: 'string', minLength: 3, maxLength: 2 }, 'below'],
     ['a huge minimum', { type: 'string', minLength: 1e9 }, 'above'],
-    ['a property that is no schema', { properties: { a: 3 } }, 'must be an object'],
+    ['a property that is not a schema', { properties: { a: 3 } }, 'must be an object'],
     ['a prototype as a target', { $ref: '#/constructor' }, 'no target'],
   ])('refuses %s', (_name, schema, message) => {
     expect(refusal(schema)).toContain(message);

@@ -8,7 +8,7 @@ function read(pieces: readonly string[], options: Partial<ReplyOptions> = {}) {
   const reader = new ReplyReader({ stops: [], calls: false, trim: false, ...options });
   const events: ReplyEvent[] = [];
   for (const piece of pieces) events.push(...reader.push(piece));
-  const done = reader.done;
+  const done = reader.isDone;
   events.push(...reader.end());
   const join = (kind: 'text' | 'arguments'): string =>
     events.map((event) => (event.kind === kind ? event.text : '')).join('');
@@ -21,7 +21,7 @@ const cases: [string, string, Partial<ReplyOptions>, Partial<ReturnType<typeof r
   ['a stop string', 'one\nUser: two', { stops: ['\nUser:'] }, { text: 'one', done: true }],
   ['the first of two stops', 'a. b! c', { stops: ['!', '.'] }, { text: 'a', done: true }],
   [
-    'a stop that only begins',
+    'the beginning of a stop',
     'one\nUse',
     { stops: ['\nUser:'] },
     { text: 'one\nUse', done: false },
@@ -32,15 +32,20 @@ const cases: [string, string, Partial<ReplyOptions>, Partial<ReturnType<typeof r
   ['a call after white space', `\n ${CALL}`, { calls: true }, { name: 'add', done: true }],
   ['a text where a call may come', '<b>x</b>', { calls: true }, { text: '<b>x</b>' }],
   [
-    'a call cut in its arguments',
+    'a call truncated in its arguments',
     CALL.slice(0, 48),
     { calls: true },
     { args: '{"a": 1', done: false },
   ],
-  ['a call cut in its end', CALL.slice(0, -3), { calls: true }, { args: '{"a": 1, "s": "}"}' }],
-  ['a call cut in its name', CALL.slice(0, 22), { calls: true }, { text: '', args: '' }],
-  ['a call that is not looked for', CALL, {}, { text: CALL, name: undefined }],
-  ['what follows a stop', 'a|b|c', { stops: ['|'] }, { text: 'a' }],
+  [
+    'a call truncated in its end',
+    CALL.slice(0, -3),
+    { calls: true },
+    { args: '{"a": 1, "s": "}"}' },
+  ],
+  ['a call truncated in its name', CALL.slice(0, 22), { calls: true }, { text: '', args: '' }],
+  ['a call when calls are off', CALL, {}, { text: CALL, name: undefined }],
+  ['text after a stop', 'a|b|c', { stops: ['|'] }, { text: 'a' }],
 ];
 
 describe('ReplyReader', () => {
@@ -66,6 +71,6 @@ describe('ReplyReader', () => {
     const reader = new ReplyReader({ stops: [], calls: true, trim: false });
     expect(reader.push(CALL.slice(0, 41))).toEqual([{ kind: 'call', name: 'add' }]);
     expect(reader.push(' {"a":')).toEqual([{ kind: 'arguments', text: '{"a":' }]);
-    expect(reader.called).toBe(true);
+    expect(reader.isCall).toBe(true);
   });
 });

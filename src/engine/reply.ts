@@ -28,8 +28,8 @@ export class ReplyReader {
   #state: State;
   /** Characters that can't be emitted yet. */
   #held = '';
-  #called = false;
-  #begun = false;
+  #isCall = false;
+  #hasBegun = false;
 
   constructor(options: ReplyOptions) {
     this.#options = options;
@@ -37,13 +37,13 @@ export class ReplyReader {
   }
 
   /** True when a stop string or the end of a call was reached, so the model can stop. */
-  get done(): boolean {
+  get isDone(): boolean {
     return this.#state === 'done';
   }
 
   /** True when the reply is a call. */
-  get called(): boolean {
-    return this.#called;
+  get isCall(): boolean {
+    return this.#isCall;
   }
 
   push(text: string): ReplyEvent[] {
@@ -84,10 +84,10 @@ export class ReplyReader {
       case 'name': {
         const end = this.#held.indexOf(CALL_BETWEEN);
         if (end < 0) return false;
-        this.#called = true;
+        this.#isCall = true;
         events.push({ kind: 'call', name: this.#held.slice(0, end) });
         this.#held = this.#held.slice(end + CALL_BETWEEN.length);
-        this.#begun = false;
+        this.#hasBegun = false;
         this.#state = 'arguments';
         return true;
       }
@@ -121,9 +121,9 @@ export class ReplyReader {
   }
 
   #trimStart(text: string): string {
-    if (this.#begun) return text;
+    if (this.#hasBegun) return text;
     const trimmed = text.trimStart();
-    this.#begun = trimmed !== '';
+    this.#hasBegun = trimmed !== '';
     return trimmed;
   }
 }

@@ -147,14 +147,14 @@ export class Service {
       }
       completionTokens++;
       await pass(reader.push(event.text));
-      if (reader.done || completionTokens >= options.maxTokens) break;
+      if (reader.isDone || completionTokens >= options.maxTokens) break;
     }
     options.signal.throwIfAborted();
     // At the token limit an answer is complete only if a stop or the end of a call was reached.
-    const complete = reader.done || completionTokens < options.maxTokens;
+    const complete = reader.isDone || completionTokens < options.maxTokens;
     await pass(reader.end());
     return {
-      finish: !complete ? 'length' : reader.called ? 'tool_calls' : 'stop',
+      finish: !complete ? 'length' : reader.isCall ? 'tool_calls' : 'stop',
       usage: { promptTokens: options.tokens.length, completionTokens, cachedTokens },
     };
   }

@@ -137,7 +137,7 @@ export class ConnectedGuest implements Guest {
   }
 
   close(): void {
-    this.ended({ reason: 'closed', detail: 'closed by the host' });
+    this.end({ reason: 'closed', detail: 'closed by the host' });
   }
 
   /** Called by the link with each event of the guest. */
@@ -146,11 +146,11 @@ export class ConnectedGuest implements Guest {
   }
 
   /** Called by the link when the control connection has ended or must end. */
-  ended(closed: GuestClosed): void {
+  end(closed: GuestClosed): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#drop();
-    for (const operation of this.#operations) operation.destroy(operation.lost());
+    for (const operation of this.#operations) operation.destroy(operation.lostError());
     this.#closed.resolve(this.#isSuspended ? { ...closed, reason: 'suspended' } : closed);
   }
 
@@ -241,7 +241,7 @@ function rawStream(operation: Operation): Duplex {
   });
   void operation.closed.then(() => {
     // The guest closed its direction, and then ours broke: a writer must get an error.
-    const cutOff = (): void => void stream.destroy(operation.lost());
+    const cutOff = (): void => void stream.destroy(operation.lostError());
     if (stream.writableFinished) return;
     if (stream.readableEnded) cutOff();
     else stream.once('end', cutOff);

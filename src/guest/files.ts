@@ -184,7 +184,7 @@ function contentStream(operation: Operation, what: string): Readable {
     onFrame,
     onEnd: (error) => {
       if (complete || stream.destroyed) return;
-      stream.destroy(error ?? operation.lost());
+      stream.destroy(error ?? operation.lostError());
     },
   });
   return stream;

@@ -70,8 +70,8 @@ describe('HelloSession', () => {
     expect(hello.state).toBe('over');
   });
   it.each<[string, Buffer]>([
-    ['no JSON', Buffer.from('hello\n')],
-    ['no hello', line({ type: 'ready', problems: [] })],
+    ['text that is not JSON', Buffer.from('hello\n')],
+    ['another message than a hello', line({ type: 'ready', problems: [] })],
     ['a hello that lacks fields', line({ type: 'hello', protocol: 1 })],
     ['bad UTF-8', Buffer.from([0x22, 0xff, 0x22, 0x0a])],
     ['a line without an end', Buffer.alloc(70_000, 0x61)],

@@ -149,13 +149,13 @@ class LinkListener implements GuestListener {
     this.#active = socket;
     const options = { ...this.#options, identity: this.#identity };
     new LinkConnection(options, socket, {
-      ready: (guest) => {
+      onReady: (guest) => {
         this.#stopTimer?.();
         this.#waiting = false;
         this.#next.resolve(guest);
       },
-      failed: (error) => this.#fail(error),
-      closed: (wasReady) => {
+      onFailed: (error) => this.#fail(error),
+      onClosed: (wasReady) => {
         this.#active = undefined;
         if (wasReady && this.#closing === undefined) this.#await();
       },
@@ -171,9 +171,9 @@ class LinkListener implements GuestListener {
 }
 
 interface LinkCallbacks {
-  ready(guest: ConnectedGuest): void;
-  failed(error: GuestError): void;
-  closed(wasReady: boolean): void;
+  onReady(guest: ConnectedGuest): void;
+  onFailed(error: GuestError): void;
+  onClosed(wasReady: boolean): void;
 }
 
 /** One connection to the hello port: drives a `HelloSession`, then forwards events. */
@@ -224,13 +224,13 @@ class LinkConnection {
         this.#guest?.emit(event.event);
         break;
       case 'refused':
-        this.#callbacks.failed(
+        this.#callbacks.onFailed(
           guestError('hello_refused', `the ${event.by} refused the hello: ${event.message}`),
         );
         break;
       case 'broken':
-        this.#callbacks.failed(guestError('protocol_error', `the guest's ${event.reason}`));
-        this.#guest?.ended({ reason: 'protocol_error', detail: event.reason });
+        this.#callbacks.onFailed(guestError('protocol_error', `the guest's ${event.reason}`));
+        this.#guest?.end({ reason: 'protocol_error', detail: event.reason });
     }
   }
 
@@ -257,7 +257,7 @@ class LinkConnection {
       },
       drop: () => this.#close(),
     });
-    this.#callbacks.ready(this.#guest);
+    this.#callbacks.onReady(this.#guest);
   }
 
   /** Stops reading from a guest that floods, which delays only its own events. */
@@ -280,8 +280,8 @@ class LinkConnection {
     this.#isClosed = true;
     this.#socket.destroy();
     this.#stopTimer();
-    this.#guest?.ended({ reason: 'lost', detail: 'the control connection ended' });
-    this.#callbacks.closed(this.#guest !== undefined);
+    this.#guest?.end({ reason: 'lost', detail: 'the control connection ended' });
+    this.#callbacks.onClosed(this.#guest !== undefined);
   }
 }
 

@@ -88,7 +88,7 @@ export class Operation {
   }
 
   /** The error of a connection that ended too early. */
-  lost(cause?: Error): GuestError {
+  lostError(cause?: Error): GuestError {
     if (cause instanceof GuestError) return cause;
     const { what, lostCode } = this.#options;
     const code = lostCode?.() ?? 'connection_lost';
@@ -131,7 +131,7 @@ export class Operation {
 
   #dial(): void {
     const failed = (error: unknown): void => {
-      this.#finish(this.lost(error instanceof Error ? error : new Error(String(error))));
+      this.#finish(this.lostError(error instanceof Error ? error : new Error(String(error))));
       this.#closed.resolve();
     };
     try {
@@ -144,15 +144,15 @@ export class Operation {
   }
 
   #open(stream: Duplex): void {
-    stream.on('error', (error) => this.#finish(this.lost(error)));
+    stream.on('error', (error) => this.#finish(this.lostError(error)));
     stream.on('close', () => {
-      if (this.#ended === undefined) this.#finish(this.lost());
+      if (this.#ended === undefined) this.#finish(this.lostError());
       this.#closed.resolve();
     });
     this.#stream = stream;
     if (this.#ended !== undefined || stream.destroyed) {
       // Destroyed while dialing, or closed already, and then no more events come.
-      if (this.#ended === undefined) this.#finish(this.lost());
+      if (this.#ended === undefined) this.#finish(this.lostError());
       stream.destroy();
       this.#closed.resolve();
       return;
@@ -233,7 +233,7 @@ export class Operation {
   /** The guest has closed its direction. For raw bytes, ours may stay open. */
   #end(): void {
     if (this.#session.state === 'raw' || this.#session.state === 'frames') this.#finish(null);
-    else if (this.#session.state !== 'held') this.#finish(this.lost());
+    else if (this.#session.state !== 'held') this.#finish(this.lostError());
     if (this.#session.state !== 'raw') this.endWrite();
   }
 

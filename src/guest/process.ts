@@ -161,7 +161,7 @@ export class GuestProcess implements Process {
     if (this.#over) return;
     this.#over = true;
     this.#stopTimer();
-    const reason = error ?? this.#operation.lost();
+    const reason = error ?? this.#operation.lostError();
     this.#exit.reject(reason);
     this.stdout.destroy(reason);
     this.stderr.destroy(reason);

@@ -36,7 +36,7 @@ describe('OperationSession', () => {
     expect(refuse('cancelled')).toMatchObject([{ reply: { error: { code: 'guest_failed' } } }]);
   });
   it.each([
-    ['no OK', 'NO\n'],
+    ['another handshake than OK', 'NO\n'],
     ['an OK without a number', 'OK x\n'],
     ['a long handshake', `OK ${'1'.repeat(80)}`],
     ['a reply that is not JSON', 'OK 1\nyes\n'],

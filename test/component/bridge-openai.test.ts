@@ -237,13 +237,18 @@ describe('bridge: errors of the upstream', () => {
   it.each([
     [401, 502, 'upstream_key_refused'],
     [302, 502, 'upstream_protocol'],
-  ])('says %i of the upstream in own words', async (theirs, ours, code) => {
-    fixture = await bridgeFixture();
-    fixture.mock.answer((_, response) => sendJson(response, theirs, {}, { location: 'http://x/' }));
-    const answer = await fixture.call(CHAT, chat());
-    expect([answer.status, errorOf(answer.body)['code']]).toEqual([ours, code]);
-    expect(answer.headers).not.toHaveProperty('location');
-  });
+  ])(
+    'replaces status %i of the upstream with the bridge’s own error',
+    async (theirs, ours, code) => {
+      fixture = await bridgeFixture();
+      fixture.mock.answer((_, response) =>
+        sendJson(response, theirs, {}, { location: 'http://x/' }),
+      );
+      const answer = await fixture.call(CHAT, chat());
+      expect([answer.status, errorOf(answer.body)['code']]).toEqual([ours, code]);
+      expect(answer.headers).not.toHaveProperty('location');
+    },
+  );
 
   it('names the remedy when nothing listens', async () => {
     const target = { name: 'Ollama', baseUrl: 'http://127.0.0.1:1' };

@@ -90,9 +90,9 @@ describe('startEngine', () => {
   });
 
   it.each([
-    ['no GGUF file', 'hello'],
-    ['a cut-off GGUF file', 'GGUF\u0003\u0000\u0000\u0000'],
-  ])('says that %s is no model', async (_name, content) => {
+    ['a file without the GGUF magic', 'hello'],
+    ['a truncated GGUF file', 'GGUF\u0003\u0000\u0000\u0000'],
+  ])('reports that %s is not a model', async (_name, content) => {
     const path = join(dir, 'bad.gguf');
     await writeFile(path, content);
     const engine = await start(path);

@@ -57,13 +57,13 @@ describe('update', () => {
   });
 
   it.each<[string, object]>([
-    ['a clock that is no number', { wallNs: '12x' }],
+    ['a clock that is not a number', { wallNs: '12x' }],
     ['a negative clock', { wallNs: '-5' }],
-    ['a clock that is no text', { wallNs: 5 }],
-    ['a clock beyond the kernel’s', { wallNs: '9'.repeat(20) }],
+    ['a clock that is not text', { wallNs: 5 }],
+    ['a clock beyond the kernel’s range', { wallNs: '9'.repeat(20) }],
     ['an environment that is a list', { env: ['A'] }],
-    ['a value that is no text', { env: { A: 1 } }],
-    ['a name that no variable has', { env: { 'A=B': 'x' } }],
+    ['a value that is not text', { env: { A: 1 } }],
+    ['an invalid variable name', { env: { 'A=B': 'x' } }],
     ['a NUL', { env: { A: 'x\u0000' } }],
     ['limits that are a list', { limits: [] }],
     ['a limit of 0', { limits: { pidsMax: 0 } }],

@@ -24,23 +24,23 @@ _RESTARTS = 5
 
 
 class Job:
-    """A launch in progress. `ended` is called with the wait status, or None when that is unknown."""
+    """A launch in progress. `on_ended` gets the wait status, or None when that is unknown."""
 
     def __init__(
         self,
         launch: Launch,
         stdio: tuple[int, int, int],
         status_fd: int,
-        started: "Started",
-        failed: "Failed",
-        ended: "Callable[[int | None], None]",
+        on_started: "Started",
+        on_failed: "Failed",
+        on_ended: "Callable[[int | None], None]",
     ) -> None:
         self.launch = launch
         self.stdio = stdio
         self.status_fd = status_fd
-        self.started = started
-        self.failed = failed
-        self.ended = ended
+        self.on_started = on_started
+        self.on_failed = on_failed
+        self.on_ended = on_ended
 
 
 class ForkServer:
@@ -126,7 +126,7 @@ class ForkServer:
             self._sock.sendmsg([b"L"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
             self._starting.append(job)
         except OSError as error:
-            job.failed(error.errno or 0)
+            job.on_failed(error.errno or 0)
         finally:
             if fd >= 0:
                 os.close(fd)
@@ -144,11 +144,11 @@ class ForkServer:
         elif kind == "started":
             job = self._starting.pop(0)
             self._children[message["pid"]] = job
-            job.started(message["pid"], True)
+            job.on_started(message["pid"], True)
         elif kind == "failed":
-            self._starting.pop(0).failed(message["errno"])
+            self._starting.pop(0).on_failed(message["errno"])
         elif kind == "ended":
-            self._children.pop(message["pid"]).ended(message["status"])
+            self._children.pop(message["pid"]).on_ended(message["status"])
 
     def _lost(self) -> None:
         """Handles its death: jobs not sent start cold; children it started end without a known status."""
@@ -164,7 +164,7 @@ class ForkServer:
         for job in unstarted:
             fork_child(self._loop, job, script.run)
         for job in uncertain:
-            job.failed(errno.ECHILD)
+            job.on_failed(errno.ECHILD)
         for pid, job in children.items():
             self._watch_orphan(pid, job)
         self._restarts += 1
@@ -175,9 +175,9 @@ class ForkServer:
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
-            job.ended(None)
+            job.on_ended(None)
             return
-        _watch(self._loop, pidfd, lambda: job.ended(None))
+        _watch(self._loop, pidfd, lambda: job.on_ended(None))
 
 
 def fork_child(loop: Loop, job: Job, run: "Callable[[Launch, int], None]") -> None:
@@ -185,12 +185,12 @@ def fork_child(loop: Loop, job: Job, run: "Callable[[Launch, int], None]") -> No
     try:
         pid = os.fork()
     except OSError as error:
-        job.failed(error.errno or 0)
+        job.on_failed(error.errno or 0)
         return
     if pid == 0:
         spawn.run_child(job.launch, job.stdio, job.status_fd, run)
-    on_exit(loop, pid, job.ended)
-    job.started(pid, False)
+    on_exit(loop, pid, job.on_ended)
+    job.on_started(pid, False)
 
 
 def on_exit(loop: Loop, pid: int, ended: "Callable[[int], None]") -> None:
@@ -198,7 +198,7 @@ def on_exit(loop: Loop, pid: int, ended: "Callable[[int], None]") -> None:
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
-        # No descriptor is left. The child runs all the same, so it is asked for until it has exited.
+        # No descriptor is left, but the child runs: poll until it has exited.
         loop.after(limits.REAP_RETRY_S, lambda: _look(loop, pid, ended))
         return
     _watch(loop, pidfd, lambda: ended(os.waitpid(pid, 0)[1]))

@@ -19,7 +19,7 @@ OUTBOX_BYTES = 256 * 1024
 STDIN_BYTES = 256 * 1024
 # The newest output of each stream of a program that lost its connection through `settle`. One frame.
 KEPT_BYTES = 64 * 1024
-# The most a pipe can hold (fs.pipe-max-size); what is in it at the end is delivered.
+# The most a pipe can hold (fs.pipe-max-size); its content at the end is delivered.
 PIPE_BYTES = 1024 * 1024
 
 # Counts. The agent's soft limit of open files is 1024; an operation needs at most 6 of them.
@@ -35,7 +35,7 @@ TERM_GRACE_S = 2.0
 PIPE_GRACE_S = 0.3
 LINGER_S = 1.0
 WARM_S = 180.0
-# How often a child is asked for whether it has exited when there was no descriptor to watch it by.
+# Poll interval for the exit of a child when no descriptor is left for its pidfd.
 REAP_RETRY_S = 0.05
 # How long output is held after `settle` for the connections to end; if they stay it flows again.
 SETTLE_HOLD_S = 5.0

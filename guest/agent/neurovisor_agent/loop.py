@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
-# Reported whether asked for or not.
+# Always reported.
 GONE = select.EPOLLHUP | select.EPOLLERR
 
 

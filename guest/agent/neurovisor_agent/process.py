@@ -164,7 +164,7 @@ class Process:
         launch(Job(self.launch, stdio, status_child, started, failed, self._child_ended))
 
     def attach(self, connection: Connection, rest: bytes) -> None:
-        """Moves the streams to `connection`; the one that had them gets `detached`."""
+        """Moves the streams to `connection`; the previous one gets `detached`."""
         kept, self._kept = self._kept, None
         frames = [frame(kind, data) for kind, data in kept.frames()] if kept is not None else []
         if self._state == "complete":
@@ -192,7 +192,7 @@ class Process:
                 self._loop.unwatch(fd)
 
     def release(self) -> None:
-        """Lets output flow again: into the connection, or without one into what is kept after a `settle`."""
+        """Lets output flow again: to the connection or, if that ended after a `settle`, into the kept output."""
         self._held = False
         if self._state in ("running", "ended", "draining"):
             self._resume_outputs()
@@ -298,7 +298,7 @@ class Process:
             self._status_fd = -1
 
     def _run(self) -> None:
-        """The program runs, or has exited already: tells the host."""
+        """Answers the host: the program runs, or has exited already."""
         if self.options.timeout_s is not None:
             self._timers.append(self._loop.after(self.options.timeout_s, self._time_out))
         self._on_running(self)

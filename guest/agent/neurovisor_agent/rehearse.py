@@ -1,4 +1,4 @@
-"""First calls into modules that are slow at that, made once in the fork server while a template is built.
+"""First calls into modules whose first call is slow, made once in the fork server while a template is built.
 
 Importing is not enough: clients build classes and regular expressions, and import lazily, at the first
 call. The host serves a canned model meanwhile (protocol section 3, `rehearse`). No connection may stay

@@ -141,7 +141,7 @@ def _execute(code: "CodeType | BaseException", main: "ModuleType") -> int:
     except SystemExit as error:
         status = _exit_status(error.code)
     except BaseException as error:
-        # Our own frame is no business of the script's author.
+        # Hides this module's own frame from the traceback.
         trace = error.__traceback__
         error.__traceback__ = trace.tb_next if trace is not None else None
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
@@ -165,7 +165,7 @@ def _exit_status(code: object) -> int:
 
 
 def _finish(main: "ModuleType") -> int:
-    """What an interpreter does before it ends: threads, atexit, finalizers of `__main__`, flush."""
+    """Ends like an interpreter: waits for threads, runs atexit and finalizers of `__main__`, flushes."""
     try:
         threading = sys.modules.get("threading")
         if threading is not None:
@@ -183,5 +183,5 @@ def _finish(main: "ModuleType") -> int:
             if stream is not None and not stream.closed:
                 stream.flush()
         except (OSError, ValueError):
-            status = 120  # As CPython: exit status when flushing stdout at the end fails.
+            status = 120  # CPython's exit status when flushing stdout at the end fails.
     return status
