@@ -57,8 +57,15 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     expect(await remote.host()).toEqual(await control.host());
     expect(await remote.channelStats(id)).toEqual(await control.channelStats(id));
     control.usageRecords.push({
-      ...{ sandboxId: id, model: 'm', operation: 'chat', promptTokens: 1, completionTokens: 2 },
-      ...{ estimated: false, stream: true, status: 200, outcome: 'ok' },
+      sandboxId: id,
+      model: 'm',
+      operation: 'chat',
+      promptTokens: 1,
+      completionTokens: 2,
+      estimated: false,
+      stream: true,
+      status: 200,
+      outcome: 'ok',
       timings: { queueMs: 0, ttftMs: null, totalMs: 1.5 },
     });
     expect(await remote.usage(id)).toEqual(control.usageRecords);

@@ -12,7 +12,10 @@ import type { SandboxEventBody, TimedEvent } from '../../src/sandbox/events.ts';
 import { type ApiFixture, startApi } from '../support/api-fixture.ts';
 
 const NEAR: SandboxEventBody = {
-  ...{ type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 },
+  type: 'near_oom',
+  source: 'guest',
+  memoryBytes: 1,
+  limitBytes: 2,
 };
 
 const PATIENT = { timeout: 20_000 };

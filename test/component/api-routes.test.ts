@@ -27,15 +27,29 @@ describe('sandboxes', () => {
     const answer = await api.ask('POST', '/sandboxes');
     expect(answer.status).toBe(201);
     const all = await create({
-      ...{ cpus: 1, memoryMib: 256, diskMib: 64, warm: ['json'], env: { A: 'b' } },
+      cpus: 1,
+      memoryMib: 256,
+      diskMib: 64,
+      warm: ['json'],
+      env: { A: 'b' },
       models: { defaultModel: 'm', allow: null, aliases: { a: 'b' } },
       channelLimits: { connections: { size: 1, refillPerSecond: 2, oneTimeBurst: 3 } },
       diskLimits: { bytesPerSecond: 1_000_000, opsPerSecond: 100 },
-      ...{ console: 'log', boot: true, queueTimeoutMs: 1000, timeoutMs: 60_000 },
-      ...{ onTimeout: 'pause', idleTimeoutMs: null, autoResume: false, metadata: { k: 'v' } },
+      console: 'log',
+      boot: true,
+      queueTimeoutMs: 1000,
+      timeoutMs: 60_000,
+      onTimeout: 'pause',
+      idleTimeoutMs: null,
+      autoResume: false,
+      metadata: { k: 'v' },
     });
     expect(all).toMatchObject({
-      ...{ cpus: 1, memoryMib: 256, onTimeout: 'pause', autoResume: false, origin: 'boot' },
+      cpus: 1,
+      memoryMib: 256,
+      onTimeout: 'pause',
+      autoResume: false,
+      origin: 'boot',
       metadata: { k: 'v' },
       diskLimits: { bytesPerSecond: 1_000_000, opsPerSecond: 100 },
     });
@@ -221,13 +235,17 @@ describe('programs and files', () => {
       (await api.ask('POST', `/sandboxes/${id}/exec`, body)).json;
     const argv = ['sh', '-c', 'echo "$A $B"; cat; echo bad >&2; exit 3'];
     expect(await exec({ argv, env: { B: 'b' }, stdin: 'in' })).toMatchObject({
-      ...{ exitCode: 3, stdout: 'from the sandbox b\nin', stderr: 'bad\n', truncated: false },
+      exitCode: 3,
+      stdout: 'from the sandbox b\nin',
+      stderr: 'bad\n',
+      truncated: false,
     });
     const code = 'import sys; print(sys.argv[1:], sys.stdin.read())';
     expect(await exec({ code, args: ['x'] })).toMatchObject({ stdout: "['x'] \n" });
     expect(await exec({ argv: ['sleep', '60'], timeoutMs: 50 })).toMatchObject({ timedOut: true });
     expect(await exec({ argv: ['echo', '12345678'], outputBytesMax: 4 })).toMatchObject({
-      ...{ stdout: '1234', truncated: true },
+      stdout: '1234',
+      truncated: true,
     });
     expect(await exec({ argv: ['no-such-program'] })).toMatchObject({
       error: { code: 'guest_not_found' },

@@ -14,7 +14,7 @@ const DEPLOY = join(ROOT, 'deploy');
 const read = <T>(path: string, schema: z.ZodType<T>): T =>
   schema.parse(parse(readFileSync(join(DEPLOY, path), 'utf8'), { strict: true }));
 
-// As the Compose Specification has it, of that what is used here; a word that is not is an error.
+// The used part of the Compose Specification; any other key is an error.
 const compose = read(
   'compose.yaml',
   z.strictObject({
@@ -45,7 +45,7 @@ const mounts = services.flatMap(([service, { volumes = [] }]) =>
 );
 
 describe('compose.yaml', () => {
-  it('images are of one version', () => {
+  it('images: pinned to one version', () => {
     for (const [, { image }] of services) expect(image).toMatch(/^[a-z]+\/[a-z]+:v?\d+\.\d+\.\d+$/);
   });
 
@@ -89,7 +89,7 @@ describe('compose.yaml', () => {
   });
 });
 
-describe('who finds whom', () => {
+describe('addresses', () => {
   it('Prometheus finds the daemon’s metrics, without a key with --open-metrics', async () => {
     const target = z.object({ targets: z.tuple([z.literal('127.0.0.1:7070')]) });
     const { scrape_configs: jobs } = read(
@@ -107,7 +107,10 @@ describe('who finds whom', () => {
     );
     await using control = new FakeControlPlane();
     await using server = await createApiServer({
-      ...{ control, log: silentLog, apiKey: 'k', openMetrics: true },
+      control,
+      log: silentLog,
+      apiKey: 'k',
+      openMetrics: true,
     });
     const port = await server.listen({ port: 0 });
     const answer = await fetch(`http://127.0.0.1:${port}${jobs[0]?.metrics_path}`);

@@ -51,7 +51,11 @@ async function live(): Promise<void> {
   ignore(new Error('harmless'), 'a sample for the metric');
   world.metrics.watchLease({
     traffic: async () => ({
-      ...{ packetsOut: 1, bytesOut: 2, packetsIn: 3, bytesIn: 4, bytesUsed: 6 },
+      packetsOut: 1,
+      bytesOut: 2,
+      packetsIn: 3,
+      bytesIn: 4,
+      bytesUsed: 6,
       refused: { metadata: 5 },
     }),
   });
@@ -88,7 +92,7 @@ describe('GET /metrics', () => {
     expect((await world.scrape({ authorization: 'Bearer wrong' })).status).toBe(401);
   });
 
-  it('openMetrics: anybody on this machine, but no web page', async () => {
+  it('openMetrics: serves every user of this machine, but no web page', async () => {
     await using open = await openMetricsWorld({ openMetrics: true });
     expect((await open.scrape({})).status).toBe(200);
     expect((await open.scrape({ origin: 'http://evil.example' })).status).toBe(403);
@@ -158,7 +162,8 @@ describe('GET /metrics', () => {
     for (let n = 0; n < 100; n += 1) {
       await world.infer({ model: `invented-${n}`, messages: [{ role: 'user', content: 'x' }] });
       await server.app.inject({
-        ...{ method: 'GET', url: `/v1/${n}?trace=${n}` },
+        method: 'GET',
+        url: `/v1/${n}?trace=${n}`,
         headers: { host: 'localhost', 'x-api-key': 'key-of-this-test' },
       });
     }
@@ -187,8 +192,16 @@ describe('GET /metrics', () => {
         } as never);
         const timings = { queueMs: 1, ttftMs: 1, totalMs: 1 };
         metrics.noteUsage({
-          ...{ sandboxId, model: 'm', operation: 'chat', promptTokens: 1, completionTokens: 1 },
-          ...{ estimated: false, stream: true, status: 200, outcome: 'ok', timings },
+          sandboxId,
+          model: 'm',
+          operation: 'chat',
+          promptTokens: 1,
+          completionTokens: 1,
+          estimated: false,
+          stream: true,
+          status: 200,
+          outcome: 'ok',
+          timings,
         });
         end({ cause: 'stopped' });
       }

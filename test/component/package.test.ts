@@ -1,4 +1,4 @@
-/** What `npm pack` makes, as a project has it that installs it: compiled, typed, with all that it reads. */
+/** The package that `npm pack` makes, as a project installs it: compiled, typed, with all files it reads. */
 import { execFile } from 'node:child_process';
 import { existsSync, globSync } from 'node:fs';
 import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
@@ -64,8 +64,13 @@ beforeAll(async () => {
   await symlink(join(modules, '@types'), join(app, 'node_modules/@types'));
   await writeFile(join(app, 'package.json'), JSON.stringify({ type: 'module' }));
   const compilerOptions = {
-    ...{ module: 'nodenext', target: 'es2024', lib: ['es2024', 'esnext.disposable'] },
-    ...{ strict: true, skipLibCheck: true, noEmit: true, types: ['node'] },
+    module: 'nodenext',
+    target: 'es2024',
+    lib: ['es2024', 'esnext.disposable'],
+    strict: true,
+    skipLibCheck: true,
+    noEmit: true,
+    types: ['node'],
   };
   await writeFile(join(app, 'tsconfig.json'), JSON.stringify({ compilerOptions }));
   daemon = await startFakeDaemon();
@@ -77,14 +82,14 @@ afterAll(async () => {
 });
 
 describe('npm package', () => {
-  it('types: the sample of the README has no error, a wrong use of it has', async () => {
+  it('types: the sample of the README compiles, a wrong use of it does not', async () => {
     const sample = await sampleOf('README.md');
     expect(await typeErrors(sample)).toBe('');
     const wrong = sample.replace('memoryMib: 512', "memoryMib: '512'");
     expect(await typeErrors(wrong)).toContain("'string' is not assignable to type 'number'");
   });
 
-  it('library: a program in TypeScript runs with it and ends by itself', async () => {
+  it('library: a TypeScript program runs with it and ends by itself', async () => {
     const code = `import { CodedError, Sandbox } from 'neurovisor';
       await using sandbox = await Sandbox.create();
       console.log((await sandbox.runCode('print(6 * 7)')).stdout);
@@ -95,7 +100,7 @@ describe('npm package', () => {
     expect(stdout).toBe('42\n\ntrue\n');
   });
 
-  it('command: runs without its sources; tests are in the repository', async () => {
+  it('command: runs without its sources; `test` refers to the repository', async () => {
     const env = { ...process.env, NEUROVISOR_HOME: join(dir, 'home') };
     const command = join(installed, 'neurovisor');
     const { version } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8')) as {
@@ -106,7 +111,7 @@ describe('npm package', () => {
     await expect(test).rejects.toMatchObject({ code: 2, stderr: /npm package has no tests/ });
   });
 
-  it('files: all that it starts or reads is there', async () => {
+  it('files: everything it starts or reads is included', async () => {
     const read = await filesOf('bpf', 'guest/agent', 'guest/init.c', 'image', 'kernel', 'policy');
     const beside = (await filesOf('src')).filter((path) => !path.endsWith('.ts'));
     const expected = [...read, ...beside.map((path) => path.replace('src', 'dist'))];

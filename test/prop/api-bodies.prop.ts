@@ -1,4 +1,4 @@
-/** Whatever JSON is sent: the answer is one of the interface's, never a fault of the server. */
+/** Any JSON body gets an answer of the API, never an internal error. */
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { errorBody } from '../../src/api/schema/answers.ts';
@@ -10,7 +10,7 @@ beforeAll(async () => {
 });
 afterAll(() => api[Symbol.asyncDispose]());
 
-/** Fields of the interface with values that are often right, so that the checks behind are reached. */
+/** Fields of the API with values that are often valid, so that later checks are reached. */
 const field = fc.oneof(
   fc.constantFrom('cpus', 'memoryMib', 'diskMib', 'timeoutMs', 'idleTimeoutMs', 'queueTimeoutMs'),
   fc.constantFrom(
@@ -43,7 +43,7 @@ const value = fc.oneof(
 const body = fc.oneof(fc.dictionary(field, value, { maxKeys: 6 }), fc.jsonValue());
 
 describe('REST bodies', () => {
-  // `exec` only for a sandbox that is not there, so that no program of a generator's runs here.
+  // `exec` only for an unknown sandbox, so that no generated program runs here.
   it.each<[Method, string]>([
     ['POST', '/sandboxes'],
     ['PATCH', '/sandboxes/ID'],

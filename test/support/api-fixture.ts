@@ -29,7 +29,7 @@ export interface Answer {
   readonly status: number;
   readonly headers: Readonly<Record<string, unknown>>;
   readonly text: string;
-  /** Parsed; null when there is none. */
+  /** Parsed body; null if empty. */
   readonly json: unknown;
 }
 

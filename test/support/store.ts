@@ -1,4 +1,4 @@
-/** Stores in directories of their own. */
+/** Stores in temporary directories. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
