@@ -48,6 +48,8 @@ export interface Held {
 
 export class Script {
   readonly #planned = new Map<Phase, Interference[]>();
+  /** Delays every phase, planned or not. */
+  onStep: ((phase: Phase) => Promise<void>) | undefined;
 
   /** The next one that comes to the phase. Several are used up in order. */
   next(phase: Phase, interference: Interference): void {
@@ -97,6 +99,7 @@ export class Script {
   }
 
   async step(phase: Phase, vm?: FakeVm): Promise<void> {
+    await this.onStep?.(phase);
     const [interference, ...later] = this.#planned.get(phase) ?? [];
     this.#planned.set(phase, later);
     await interference?.(vm);

@@ -100,7 +100,7 @@ export function transition<S extends ManagedState, E extends EventOf<S>>(
   return { ...data, kind } as ManagedState;
 }
 
-const STATUS: Readonly<Record<StateKind, SandboxStatus>> = {
+export const STATUS: Readonly<Record<StateKind, SandboxStatus>> = {
   running: 'running',
   saving: 'saving',
   saved: 'saving',
