@@ -15,7 +15,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
-from neurovisor_agent import account
+from neurovisor_agent import account, limits
 from neurovisor_agent.account import Account
 from neurovisor_agent.cgroup import Cgroups
 from neurovisor_agent.connection import Connection
@@ -88,6 +88,11 @@ class Rig:
         except Stop:
             late.cancel()
             look_now.cancel()
+
+    def run_for(self, seconds: float) -> None:
+        over: list[bool] = []
+        self.loop.after(seconds, lambda: over.append(True))
+        self.run_until(lambda: bool(over))
 
     def request(self, fields: dict[str, object], body: bytes, spare: int | None) -> dict:
         """The answer to one request that is served with `spare` free descriptors; None: no such limit."""
@@ -212,6 +217,27 @@ class Exhaustion(unittest.TestCase):
         finally:
             server.close()
             rig.run_until(lambda: server._connection is None)
+
+    def test_the_fork_server_starts_once_there_are_descriptors_again(self) -> None:
+        rig = self.without_cgroups()
+        warmed: list[list[object]] = []
+        with exhausted(1):
+            server = ForkServer(rig.loop, [], False, dict(os.environ), Cgroups(None), warmed.append)
+            rig.run_for(0.1)
+            self.assertFalse(server._is_warm)
+        try:
+            rig.run_until(lambda: bool(warmed))
+        finally:
+            server.close()
+            rig.run_until(lambda: server._connection is None)
+
+    def test_a_closed_fork_server_is_not_started_again(self) -> None:
+        rig = self.without_cgroups()
+        with exhausted(0):
+            server = ForkServer(rig.loop, [], False, dict(os.environ), Cgroups(None), lambda _modules: self.fail())
+        server.close()
+        rig.run_for(2 * limits.FORK_SERVER_RETRY_S)
+        self.assertIsNone(server._connection)
 
     def test_the_cgroup_of_a_failed_start_is_removed(self) -> None:
         rig = Rig(self)

@@ -6,6 +6,7 @@ import _signal  # pyright: ignore[reportMissingImports]
 import _socket
 import errno
 import os
+import sys
 
 from . import cgroup, limits, script, spawn, wire_json, zygote
 from .connection import Connection
@@ -67,6 +68,7 @@ class ForkServer:
         self._restarts = 0
         self._is_warm = False
         self._deadline: Timer | None = None
+        self._retry: Timer | None = None
         self._waiting: list[Job] = []
         # Sent but not answered yet; the fork server answers in order.
         self._starting: list[Job] = []
@@ -85,12 +87,19 @@ class ForkServer:
     def close(self) -> None:
         """Ends the fork server. Its running children live on, without a known exit status."""
         self._restarts = _RESTARTS
+        if self._retry is not None:
+            self._retry.cancel()
         if self._pid:
             os.kill(self._pid, _signal.SIGKILL)
 
     def _start(self) -> None:
-        ours, theirs = _socket.socketpair()  # type: ignore[attr-defined]
-        pid = os.fork()
+        try:
+            ours, theirs = _socket.socketpair()  # type: ignore[attr-defined]
+            pid = os.fork()
+        except OSError as error:
+            print(f"neurovisor agent: no fork server yet: {error}", file=sys.stderr)
+            self._retry = self._loop.after(limits.FORK_SERVER_RETRY_S, self._start)
+            return
         if pid == 0:
             zygote.serve(theirs, self._warm, self._rehearse, self._env, self._cgroup)
         theirs.close()
@@ -169,7 +178,7 @@ class ForkServer:
             self._watch_orphan(pid, job)
         self._restarts += 1
         if self._restarts <= _RESTARTS:
-            self._loop.after(self._restarts * 0.1, self._start)
+            self._retry = self._loop.after(self._restarts * 0.1, self._start)
 
     def _watch_orphan(self, pid: int, job: Job) -> None:
         try:

@@ -35,6 +35,8 @@ TERM_GRACE_S = 2.0
 PIPE_GRACE_S = 0.3
 LINGER_S = 1.0
 WARM_S = 180.0
+# When the fork server could not be started for lack of descriptors, processes or memory.
+FORK_SERVER_RETRY_S = 1.0
 # Poll interval for the exit of a child when no descriptor is left for its pidfd.
 REAP_RETRY_S = 0.05
 # How long output is held after `settle` for the connections to end; if they stay it flows again.
