@@ -31,7 +31,7 @@ from neurovisor_agent.framing import (
     ProtocolError,
     frame,
 )
-from neurovisor_agent.kept import Kept
+from neurovisor_agent.kept_output import KeptOutput
 from neurovisor_agent.loop import Loop
 from neurovisor_agent.settings import Settings, parse_limits, parse_wall_ns
 
@@ -224,12 +224,12 @@ class Identity(unittest.TestCase):
                 self.assertEqual(Path(path).read_text(), text)
 
 
-class KeptOutput(unittest.TestCase):
+class KeptOutputTest(unittest.TestCase):
     def test_keeps_the_newest_bytes_of_each_stream_however_they_were_cut(self) -> None:
         rng = random.Random(4)
         for size in (0, 1, limits.KEPT_BYTES, limits.KEPT_BYTES + 1, 3 * limits.KEPT_BYTES):
             data = rng.randbytes(size)
-            kept = Kept()
+            kept = KeptOutput()
             whole = [kept.add(STDOUT, piece) for piece in cut(data, rng)]
             self.assertEqual(all(whole), size <= limits.KEPT_BYTES)
             self.assertTrue(kept.add(STDERR, b"apart"))
@@ -302,7 +302,7 @@ class Update(unittest.TestCase):
         self.assertEqual(cgroups.applied[-1], {"outputBytesMax": 3})
 
 
-class NetworkSettings(unittest.TestCase):
+class NetworkTest(unittest.TestCase):
     fields = {
         "mac": "AA:fc:00:00:00:01",
         "address": "10.201.0.2",
@@ -313,7 +313,7 @@ class NetworkSettings(unittest.TestCase):
     }
 
     def test_valid_fields_are_parsed(self) -> None:
-        wanted = network.Wanted(self.fields)
+        wanted = network.NetworkSettings(self.fields)
         self.assertEqual(wanted.mac, "aa:fc:00:00:00:01")
         self.assertEqual(wanted.address, bytes([10, 201, 0, 2]))
         self.assertEqual(wanted.gateway_mac, bytes.fromhex("aafd00000001"))
@@ -332,7 +332,7 @@ class NetworkSettings(unittest.TestCase):
             for value in values:
                 with self.subTest(field=field, value=value):
                     with self.assertRaisesRegex(request.RequestError, field):
-                        network.Wanted({**self.fields, field: value})
+                        network.NetworkSettings({**self.fields, field: value})
 
     def test_structures_have_the_sizes_that_the_kernel_reads(self) -> None:
         address = bytes([10, 0, 0, 1])
@@ -351,9 +351,9 @@ class NetworkSettings(unittest.TestCase):
         self.enterContext(mock.patch.object(network, "RESOLV_CONF", f"{cards.name}/resolv.conf"))
         card = network.Network(Loop())
         told: list[str | None] = []
-        card._await(network.Wanted({**self.fields, "mac": "02:ff:ff:ff:ff:fe"}), told.append, 1)
+        card._await(network.NetworkSettings({**self.fields, "mac": "02:ff:ff:ff:ff:fe"}), told.append, 1)
         self.assertEqual(told, [])
-        card.apply(network.Wanted({**self.fields, "mac": "02:ff:ff:ff:ff:fd"}), told.append)
+        card.apply(network.NetworkSettings({**self.fields, "mac": "02:ff:ff:ff:ff:fd"}), told.append)
         self.assertEqual(len(told), 1)
         self.assertIn("another change", str(told[0]))
 

@@ -17,7 +17,7 @@ const SCRIPT = `
 import json, os, subprocess, sys
 sys.path.insert(0, sys.argv[1])
 from neurovisor_agent import network as module
-from neurovisor_agent.network import Network, Wanted
+from neurovisor_agent.network import Network, NetworkSettings
 module._CARDS = "/run/cards"
 cards, networks = json.loads(sys.argv[2])
 ip = lambda *args: subprocess.run(["ip", *args], check=True, capture_output=True, text=True).stdout
@@ -37,7 +37,7 @@ class Loop:
 network, seen = Network(Loop()), []
 for fields in networks:
     told = []
-    wanted = fields and Wanted({"prefixLength": 30, "gatewayMac": "aa:fd:00:00:00:01", "mtu": 1400, **fields})
+    wanted = fields and NetworkSettings({"prefixLength": 30, "gatewayMac": "aa:fd:00:00:00:01", "mtu": 1400, **fields})
     network.apply(wanted, told.append)
     seen.append({
         "told": told,

@@ -46,7 +46,7 @@ _MTU_MIN = 576
 _MTU_MAX = 65_535
 
 
-class Wanted:
+class NetworkSettings:
     """The checked fields of `network`."""
 
     __slots__ = ("mac", "address", "prefix", "gateway", "gateway_mac", "mtu")
@@ -74,7 +74,7 @@ class Network:
         self._done: Callable[[str | None], None] = lambda _problem: None
         self._name: str | None = None
 
-    def apply(self, wanted: Wanted | None, done: "Callable[[str | None], None]") -> None:
+    def apply(self, wanted: NetworkSettings | None, done: "Callable[[str | None], None]") -> None:
         """Calls `done` with the problem, in a sentence, or None."""
         if self._look is not None:
             self._look.cancel()
@@ -86,7 +86,7 @@ class Network:
             self._await(wanted, done, limits.CARD_WAIT_S)
 
     def _await(
-        self, wanted: Wanted, done: "Callable[[str | None], None]", left_s: float
+        self, wanted: NetworkSettings, done: "Callable[[str | None], None]", left_s: float
     ) -> None:
         self._look = None
         try:
@@ -159,7 +159,7 @@ def _address_of(name: str) -> bytes | None:
         return None
 
 
-def _configure(name: str, wanted: Wanted) -> None:
+def _configure(name: str, wanted: NetworkSettings) -> None:
     """Idempotent: a hello may come twice with one card."""
     _disable_ipv6(name)
     if _address_of(name) not in (None, wanted.address):

@@ -34,7 +34,7 @@ from .cgroup import Cgroups
 from .connection import Connection
 from .fork_server import Job
 from .framing import CONTROL, STDERR, STDIN, STDOUT, FrameDecoder, ProtocolError, frame
-from .kept import Kept
+from .kept_output import KeptOutput
 from .loop import IN, OUT, Loop, Timer
 from .process_state import transition
 from .request import RequestError
@@ -108,7 +108,7 @@ class Process:
         self._connection: Connection | None = None
         self._rest = b""
         self._held = False
-        self._kept: Kept | None = None
+        self._kept: KeptOutput | None = None
         self._result: dict[str, object] = {}
         self._timers: list[Timer] = []
         self._outputs: dict[int, int] = {}
@@ -185,7 +185,7 @@ class Process:
         self.options.detached = True
         if self._connection is None or self._state == "complete":
             return
-        self._kept = self._kept or Kept()
+        self._kept = self._kept or KeptOutput()
         if hold:
             self._held = True
             for fd in self._outputs:

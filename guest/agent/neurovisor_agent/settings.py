@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .network import Network, Wanted
+    from .network import Network, NetworkSettings
 
 # What clock_settime(2) could take; the kernel refuses what is beyond its own limit.
 _NANOSECONDS_MAX = 2**63 - 1
@@ -74,15 +74,15 @@ class Settings:
             write_text("/proc/sys/vm/overcommit_memory", "1" if overcommits else "0")
             self._overcommits = overcommits
 
-    def parse_network(self, fields: object) -> "Wanted | None":
+    def parse_network(self, fields: object) -> "NetworkSettings | None":
         """None: no network. Raises RequestError."""
         if fields is None or not self._in_vm:
             return None
-        from .network import Wanted
+        from .network import NetworkSettings
 
-        return Wanted(fields)
+        return NetworkSettings(fields)
 
-    def set_network(self, wanted: "Wanted | None", done: "Callable[[str | None], None]") -> None:
+    def set_network(self, wanted: "NetworkSettings | None", done: "Callable[[str | None], None]") -> None:
         """Calls `done` with the problem, in a sentence, or None; within `CARD_WAIT_S`."""
         if self._network is None:
             if wanted is None:

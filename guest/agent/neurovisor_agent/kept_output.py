@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import limits
 
 
-class Kept:
+class KeptOutput:
     """Holds at most `limits.KEPT_BYTES` per stream."""
 
     def __init__(self) -> None:
