@@ -20,7 +20,7 @@ import type {
 import type { SandboxLogs } from '../sandbox/ending.ts';
 import type { TimedEvent } from '../sandbox/events.ts';
 import type { SandboxLoads } from '../sandbox/plane/load.ts';
-import { conform, type JsonSchema, MISMATCH, type Schemas } from './json-schema.ts';
+import { type AnswerSchema, conform, MISMATCH, type Schemas } from './json-schema.ts';
 
 export interface Answer<T> {
   /** Returns null for a body that does not match. */
@@ -41,7 +41,7 @@ function documentSchemas(): Schemas {
   return schemas;
 }
 
-function answer<T>(schema: JsonSchema): Answer<T> {
+function answer<T>(schema: AnswerSchema): Answer<T> {
   return {
     read: (body) => {
       const value = conform(schema, body, documentSchemas());

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import * as schemas from '../api/schema/answers.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
 import * as answers from './answers.ts';
-import { conform, type JsonSchema, MISMATCH } from './json-schema.ts';
+import { type AnswerSchema, conform, MISMATCH } from './json-schema.ts';
 
 const SANDBOX: SandboxInfo = {
   id: 'a'.repeat(20),
@@ -125,7 +125,7 @@ describe('conform', () => {
     'description',
     'examples',
   ]);
-  const keywordsOf = (schema: JsonSchema): string[] => [
+  const keywordsOf = (schema: AnswerSchema): string[] => [
     ...Object.keys(schema),
     ...[schema.items, schema.propertyNames, schema.additionalProperties, ...(schema.anyOf ?? [])]
       .concat(schema.oneOf ?? [], schema.allOf ?? [], Object.values(schema.properties ?? {}))
@@ -135,7 +135,7 @@ describe('conform', () => {
   it('knows every keyword of the schemas of answers', () => {
     const document = JSON.parse(
       readFileSync(new URL('../../spec/openapi.json', import.meta.url), 'utf8'),
-    ) as { components: { schemas: Record<string, JsonSchema> } };
+    ) as { components: { schemas: Record<string, AnswerSchema> } };
     const names = Object.keys(document.components.schemas).filter(
       (name) => !/Request$|Change$/.test(name),
     );
@@ -143,7 +143,7 @@ describe('conform', () => {
     expect(keywords.filter((keyword) => !KNOWN.has(keyword))).toEqual([]);
   });
 
-  it.each<[JsonSchema, unknown, unknown]>([
+  it.each<[AnswerSchema, unknown, unknown]>([
     [{ type: 'integer', minimum: 0 }, 1, 1],
     [{ type: 'integer', minimum: 0 }, -1, MISMATCH],
     [{ type: 'integer' }, 1.5, MISMATCH],

@@ -1,6 +1,6 @@
 /** The part of JSON Schema that `spec/openapi.json` uses for answers. Pure. */
 
-export interface JsonSchema {
+export interface AnswerSchema {
   readonly $ref?: string;
   readonly type?: string | readonly string[];
   readonly const?: unknown;
@@ -10,25 +10,25 @@ export interface JsonSchema {
   readonly pattern?: string;
   readonly minLength?: number;
   readonly maxLength?: number;
-  readonly items?: JsonSchema;
+  readonly items?: AnswerSchema;
   readonly maxItems?: number;
-  readonly properties?: Readonly<Record<string, JsonSchema>>;
+  readonly properties?: Readonly<Record<string, AnswerSchema>>;
   readonly required?: readonly string[];
   /** A schema: values of a record; `false`: nothing to keep. */
-  readonly additionalProperties?: JsonSchema | boolean;
-  readonly propertyNames?: JsonSchema;
-  readonly anyOf?: readonly JsonSchema[];
-  readonly oneOf?: readonly JsonSchema[];
-  readonly allOf?: readonly JsonSchema[];
+  readonly additionalProperties?: AnswerSchema | boolean;
+  readonly propertyNames?: AnswerSchema;
+  readonly anyOf?: readonly AnswerSchema[];
+  readonly oneOf?: readonly AnswerSchema[];
+  readonly allOf?: readonly AnswerSchema[];
 }
 
 /** By name, below `#/components/schemas/`. */
-export type Schemas = Readonly<Record<string, JsonSchema>>;
+export type Schemas = Readonly<Record<string, AnswerSchema>>;
 
 export const MISMATCH: unique symbol = Symbol('mismatch');
 
 /** Returns the value without unnamed fields, or `MISMATCH`. */
-export function conform(schema: JsonSchema, value: unknown, schemas: Schemas): unknown {
+export function conform(schema: AnswerSchema, value: unknown, schemas: Schemas): unknown {
   const { $ref, anyOf, oneOf, allOf } = schema;
   if ($ref !== undefined) {
     const target = schemas[$ref.replace('#/components/schemas/', '')];
@@ -62,7 +62,7 @@ export function conform(schema: JsonSchema, value: unknown, schemas: Schemas): u
   }
 }
 
-function conformToOne(options: readonly JsonSchema[], value: unknown, schemas: Schemas): unknown {
+function conformToOne(options: readonly AnswerSchema[], value: unknown, schemas: Schemas): unknown {
   for (const option of options) {
     const found = conform(option, value, schemas);
     if (found !== MISMATCH) return found;
@@ -70,13 +70,13 @@ function conformToOne(options: readonly JsonSchema[], value: unknown, schemas: S
   return MISMATCH;
 }
 
-function conformToAll(parts: readonly JsonSchema[], value: unknown, schemas: Schemas): unknown {
+function conformToAll(parts: readonly AnswerSchema[], value: unknown, schemas: Schemas): unknown {
   const found = parts.map((part) => conform(part, value, schemas));
   return found.includes(MISMATCH) ? MISMATCH : Object.assign({}, ...(found as object[]));
 }
 
 function conformObject(
-  { properties = {}, required = [], additionalProperties, propertyNames }: JsonSchema,
+  { properties = {}, required = [], additionalProperties, propertyNames }: AnswerSchema,
   value: Readonly<Record<string, unknown>>,
   schemas: Schemas,
 ): unknown {
@@ -97,7 +97,7 @@ function conformObject(
 }
 
 function conformArray(
-  { items = {}, maxItems = Infinity }: JsonSchema,
+  { items = {}, maxItems = Infinity }: AnswerSchema,
   value: readonly unknown[],
   schemas: Schemas,
 ): unknown {
@@ -106,12 +106,12 @@ function conformArray(
   return found.includes(MISMATCH) ? MISMATCH : found;
 }
 
-function isStringOf({ pattern, minLength = 0, maxLength = Infinity }: JsonSchema, value: string) {
+function isStringOf({ pattern, minLength = 0, maxLength = Infinity }: AnswerSchema, value: string) {
   const isLong = value.length >= minLength && value.length <= maxLength;
   return isLong && (pattern === undefined || new RegExp(pattern).test(value));
 }
 
-const isInRange = ({ minimum = -Infinity, maximum = Infinity }: JsonSchema, value: number) =>
+const isInRange = ({ minimum = -Infinity, maximum = Infinity }: AnswerSchema, value: number) =>
   value >= minimum && value <= maximum;
 
 function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {

@@ -15,7 +15,7 @@ it.each<[keyof ControlPlane, (cli: Cli, control: ControlPlane) => Promise<number
   ['pause', (cli, control) => pause(cli, control, [ID], {})],
   ['snapshot', (cli, control) => snapshotCreate(cli, control, ID, {})],
   ['fork', (cli, control) => fork(cli, control, ID, { label: [] })],
-])('%s: Ctrl-C ends the command while the daemon is at it', async (what, command) => {
+])('%s: Ctrl-C ends the command while the daemon continues', async (what, command) => {
   await using control = new FakeControlPlane();
   const begun = Promise.withResolvers<void>();
   const never = (): Promise<never> => {

@@ -86,7 +86,7 @@ describe('cp', () => {
     return test;
   };
 
-  it('a directory in and out again: modes, links and names are kept', async () => {
+  it('keeps modes, links and names of a directory, in and out', async () => {
     const original = join(here, 'tree');
     await mkdir(original);
     await makeTree(original);
@@ -102,7 +102,7 @@ describe('cp', () => {
     expect(await treeOf(join(there, 'tree'))).toEqual(await treeOf(original));
   });
 
-  it('SOURCE/. is what is in a directory, both ways', async () => {
+  it('copies the contents of a directory with SOURCE/., both ways', async () => {
     await mkdir(join(here, 'source'));
     await writeFile(join(here, 'source/a'), '1');
     await copy(`${here}/source/.`, `${id}:${there}`);
@@ -112,7 +112,7 @@ describe('cp', () => {
     expect(await readdir(join(here, 'target'))).toEqual(['a']);
   });
 
-  it('a file: into a directory, under a new name, over an old one', async () => {
+  it('copies a file into a directory, to a new name, over an existing file', async () => {
     await writeFile(join(here, 'a.txt'), 'first', { mode: 0o640 });
     await copy(join(here, 'a.txt'), `${id.slice(0, 6)}:${there}`);
     await copy(join(here, 'a.txt'), `${id}:${there}/b.txt`);
@@ -127,18 +127,18 @@ describe('cp', () => {
     expect(await readdir(join(here, 'new'))).toEqual(['b.txt']);
   });
 
-  it('-: from standard input and to standard output', async () => {
+  it('copies from standard input and to standard output with -', async () => {
     await copy('-', `${id}:${there}/typed`, { stdin: 'typed text' });
     expect(await readFile(join(there, 'typed'), 'utf8')).toBe('typed text');
     expect((await copy(`${id}:${there}/typed`, '-')).stdout()).toBe('typed text');
   });
 
-  it('a file that claims no size is copied whole', async () => {
+  it('copies a file of reported size 0 completely', async () => {
     await copy(`${id}:/proc/self/status`, join(here, 'status'));
     expect(await readFile(join(here, 'status'), 'utf8')).toContain('Pid:');
   });
 
-  it('big ones show how far they are, and nothing half-made is left when they fail', async () => {
+  it('shows the progress of large files, and leaves no partial file after a failure', async () => {
     await writeFile(join(here, 'big'), Buffer.alloc(9 * 1024 * 1024, 7));
     const { stderr } = await copy(join(here, 'big'), `${id}:${there}/big`);
     expect(stderr()).toContain('Copy ');
@@ -162,7 +162,7 @@ describe('cp', () => {
     });
   });
 
-  it('a path that is not here: said plainly, and no sandbox is asked', async () => {
+  it('rejects a missing local path before any request', async () => {
     const nowhere = join(here, 'nothing');
     const unasked = new FakeControlPlane({
       before: (method) => {
@@ -175,7 +175,7 @@ describe('cp', () => {
     });
   });
 
-  it('run --copy of a path that is not here: no sandbox is started', async () => {
+  it('run --copy: rejects a missing local path before a sandbox starts', async () => {
     const nowhere = join(here, 'nothing');
     await expect(requireCopies([here, `${nowhere}:/there`])).rejects.toMatchObject({
       code: 'usage',
@@ -183,7 +183,7 @@ describe('cp', () => {
     });
   });
 
-  it('a path that the guest has not', async () => {
+  it('reports a missing path in the guest', async () => {
     const { cli } = testCli();
     await expect(
       cp(cli, control, [`${id}:${there}/none`, join(here, 'x')], {}),
@@ -214,7 +214,7 @@ describe('cp from a hostile guest', () => {
   };
 
   it.each(['../escape', '..', '.', '', '/etc/escape', 'a/b', 'nul\0', 'bad\udc80'])(
-    'a file named %j is refused and nothing is written',
+    'rejects a file named %j and writes nothing',
     async (name) => {
       const guest = guestWith(directory('src'), { '/src': [entry('fine'), entry(name)] });
       await mkdir(join(here, 'in'));
@@ -223,14 +223,14 @@ describe('cp from a hostile guest', () => {
     },
   );
 
-  it('a root whose path ends in .. is refused', async () => {
+  it('rejects a root whose path ends in ..', async () => {
     await mkdir(join(here, 'in'));
     const guest = guestWith(entry('x', { path: '/src/..' }), {});
     await expect(out(guest, join(here, 'in'))).rejects.toMatchObject({ code: 'hostile_name' });
     expect(await readdir(here)).toEqual(['in']);
   });
 
-  it('one name as a link and as a directory: nothing goes through the link', async () => {
+  it('never writes through a link that the guest also lists as a directory', async () => {
     await mkdir(join(here, 'outside'));
     const link = entry('a', { type: 'symlink', symlinkTarget: join(here, 'outside') });
     const guest = guestWith(directory('src'), {
@@ -241,7 +241,7 @@ describe('cp from a hostile guest', () => {
     expect(await readdir(join(here, 'outside'))).toEqual([]);
   });
 
-  it('a link left by one copy is no way out for the next', async () => {
+  it('never follows a link that an earlier copy left', async () => {
     await mkdir(join(here, 'outside'));
     await mkdir(join(here, 'in'));
     await writeFile(join(here, 'outside/kept'), 'mine');
@@ -263,7 +263,7 @@ describe('cp from a hostile guest', () => {
     });
   });
 
-  it('bits above the permissions are not taken over', async () => {
+  it('ignores mode bits above the permissions', async () => {
     const guest = guestWith(entry('src', { mode: 0o6777 }), {});
     await out(guest, join(here, 'file'));
     expect(((await stat(join(here, 'file'))).mode & 0o7777).toString(8)).toBe('777');

@@ -21,7 +21,7 @@ const there = (args: readonly string[], options: { input?: string } = {}) =>
   cli(args, { env: daemon.env, ...options });
 
 describe('commands on a daemon', () => {
-  it('create, exec, ls, pause, fork, snapshot, rm: a life', async () => {
+  it('create, exec, ls, pause, fork, snapshot and rm work on one sandbox', async () => {
     const created = await there(['create', '-l', 'user=42', '--timeout', '1h']).result;
     expect(created.stderr).toBe('taken from the pool in 6 ms\n');
     const id = created.stdout.trim();
@@ -45,7 +45,7 @@ describe('commands on a daemon', () => {
     expect(await daemon.control.list()).toEqual([]);
   });
 
-  it('events follows a sandbox until it ends, or Ctrl-C; inspect and exec say how it ended', async () => {
+  it('events follows a sandbox until its end or Ctrl-C; inspect and exec report the end', async () => {
     const created = await there(['create', '--on-memory-pressure', 'pause']).result;
     const id = created.stdout.trim();
     const note = (): void =>
@@ -75,7 +75,7 @@ describe('commands on a daemon', () => {
     expect([refused.status, refused.stderr]).toEqual([2, expect.stringContaining('--memory-max')]);
   });
 
-  it('create --memory-max, update --memory: inspect tells both, events each step', async () => {
+  it('create --memory-max, update --memory: inspect shows both, events each step', async () => {
     const words = ['--memory', '256M', '--memory-max', '1G', '--on-memory-pressure', 'grow'];
     const created = await there(['create', ...words]).result;
     expect(created).toMatchObject({ status: 0 });
@@ -91,7 +91,7 @@ describe('commands on a daemon', () => {
     await daemon.control.remove(id);
   });
 
-  it('cp of 20 MB in and out again', async () => {
+  it('cp copies 20 MB in and out', async () => {
     const { id } = await daemon.control.create({});
     const dir = await mkdtemp(join(tmpdir(), 'nv-cp-'));
     try {
@@ -108,7 +108,7 @@ describe('commands on a daemon', () => {
     }
   });
 
-  it('exec: Ctrl-C is the program’s', async () => {
+  it('exec: Ctrl-C goes to the program', async () => {
     const { id } = await daemon.control.create({});
     const running = there(['exec', id, '--', 'sh', '-c', 'echo started; exec sleep 600']);
     await running.seen('started');
@@ -117,7 +117,7 @@ describe('commands on a daemon', () => {
     await daemon.control.remove(id);
   });
 
-  it('a wrong word is 2, with the reason and what to do', async () => {
+  it('a usage error exits with 2, a reason and a remedy', async () => {
     const bad: [string[], string][] = [
       [['exec', 'zzz', '--', 'true'], 'unknown sandbox "zzz"'],
       [['exec', 'z'.repeat(20), '--', 'true'], 'there is none'],
@@ -145,7 +145,7 @@ describe('commands on a daemon', () => {
     }
   });
 
-  it('-o json: errors of the daemon are objects too', async () => {
+  it('-o json: prints errors of the daemon as objects', async () => {
     const { status, stdout } = await there(['create', '--warm', 'a b', '-o', 'json']).result;
     expect(status).toBe(2);
     expect(JSON.parse(stdout)).toMatchObject({
@@ -153,7 +153,7 @@ describe('commands on a daemon', () => {
     });
   });
 
-  it('a daemon on a port: NEUROVISOR_URL and its key', async () => {
+  it('uses a daemon on a port with NEUROVISOR_URL and its key', async () => {
     const env = await daemon.listenOnPort();
     const good = await cli(['host', '-o', 'json'], { env }).result;
     expect(JSON.parse(good.stdout)).toMatchObject({ accelerator: 'fake' });
@@ -164,7 +164,7 @@ describe('commands on a daemon', () => {
     expect((await cli(['host'], { env: nowhere }).result).stderr).toContain('NEUROVISOR_URL');
   });
 
-  it('without a daemon: how to start one', async () => {
+  it('without a daemon, says how to start one', async () => {
     const env = { NEUROVISOR_HOME: join(tmpdir(), 'nv-no-such-home') };
     for (const args of [['ls'], ['run', '--daemon', '-c', '1']]) {
       const { status, stderr } = await cli(args, { env }).result;
@@ -176,7 +176,7 @@ describe('commands on a daemon', () => {
 });
 
 describe('run with a daemon', () => {
-  it('the sandbox is the daemon’s, and it goes', async () => {
+  it('creates a sandbox in the daemon and removes it', async () => {
     const code = 'import os, sys; print(sys.argv[1:], os.environ["A"]); sys.exit(7)';
     const run = there(['run', '-c', code, '-e', 'A=b', '--', '--flag']);
     expect(await run.result).toEqual({
@@ -186,7 +186,7 @@ describe('run with a daemon', () => {
     expect(await daemon.control.list()).toEqual([]);
   });
 
-  it('with a collector of this command: one trace, that the daemon and the script are part of', async () => {
+  it('with a trace collector, puts command, daemon and script into one trace', async () => {
     await using collector = await startCollector();
     const env = { ...daemon.env, OTEL_EXPORTER_OTLP_ENDPOINT: collector.url };
     const code = 'import os, sys; print(os.environ["TRACEPARENT"]); sys.exit(3)';
@@ -197,7 +197,7 @@ describe('run with a daemon', () => {
     expect(stdout).toBe(`00-${traceId}-${spanId}-01\n`);
   });
 
-  it('--model: one that its model server has not is refused before anything starts', async () => {
+  it('--model: rejects an unknown model before anything starts', async () => {
     const all = async () => (await daemon.control.list({ status: ['running', 'ended'] })).length;
     const before = await all();
     const { status, stderr } = await there(['run', '--model', 'nothere', '-c', '1']).result;
@@ -207,14 +207,14 @@ describe('run with a daemon', () => {
     expect(await all()).toBe(before);
   });
 
-  it('-: the script comes from standard input; -o json tells the claim', async () => {
+  it('-: reads the script from standard input; -o json reports the claim', async () => {
     const run = there(['run', '-o', 'json', '-'], { input: 'print(6 * 7)' });
     const report = JSON.parse((await run.result).stdout);
     expect(report).toMatchObject({ stdout: '42\n', exit: { exitCode: 0 }, accelerator: 'fake' });
     expect(report.phases[0]).toMatchObject({ name: 'claim', ms: 6 });
   });
 
-  it('kill -9: the daemon ends the sandbox when its lease is over', async () => {
+  it('kill -9: the daemon stops the sandbox when its lease expires', async () => {
     const run = there(['run', '-c', 'print("started", flush=True)\nwhile True: pass']);
     await run.seen('started');
     const [sandbox] = await daemon.control.list();
@@ -230,7 +230,7 @@ describe('run with a daemon', () => {
     await daemon.control.remove(id);
   });
 
-  it('run: reports a daemon that goes away in the middle', async () => {
+  it('run: reports a daemon that stops in the middle', async () => {
     await using other = await startFakeDaemon();
     const run = cli(['run', '-c', 'print("started", flush=True)\nwhile True: pass'], {
       env: other.env,

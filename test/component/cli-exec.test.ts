@@ -32,7 +32,7 @@ describe('exec', () => {
     await control[Symbol.asyncDispose]();
   });
 
-  it('streams, environment and exit status are the program’s', async () => {
+  it('passes on streams, environment and exit status', async () => {
     const { cli, stdout, stderr } = testCli({ stdin: '' });
     const script = 'echo "$COLOUR $SHAPE"; echo oops >&2; exit 7';
     const flags = { env: ['SHAPE=round'] };
@@ -40,7 +40,7 @@ describe('exec', () => {
     expect([stdout(), stderr()]).toEqual(['green round\n', 'oops\n']);
   });
 
-  it('-c: Python with arguments; a signal gives 128+n', async () => {
+  it('-c: runs Python with arguments; a signal exits with 128+n', async () => {
     const { cli, stdout } = testCli({ stdin: '' });
     const code = 'import sys; print(sys.argv[1:])';
     expect(await exec(cli, control, id, ['a b', '-x'], { ...NO_FLAGS, code })).toBe(0);
@@ -49,7 +49,7 @@ describe('exec', () => {
     expect(await exec(testCli({ stdin: '' }).cli, control, id, kill, NO_FLAGS)).toBe(143);
   });
 
-  it('no such program: 127; one that is none: 126; a failure of another kind is ours', async () => {
+  it('exits with 127 for a missing program, 126 for a non-executable one, otherwise fails', async () => {
     const { cli, stderr } = testCli({ stdin: '' });
     expect(await exec(cli, control, id, ['no-such-program'], NO_FLAGS)).toBe(127);
     expect(stderr()).toContain("program 'no-such-program': No such file or directory");
@@ -64,13 +64,13 @@ describe('exec', () => {
     expect(JSON.parse(json.stdout())).toMatchObject({ error: { code: 'not_found' } });
   });
 
-  it('standard input goes to the program, its end too', async () => {
+  it('passes on standard input and its end', async () => {
     const { cli, stdout } = testCli({ stdin: 'hello\nworld\n' });
     expect(await exec(cli, control, id, ['tr', 'a-z', 'A-Z'], NO_FLAGS)).toBe(0);
     expect(stdout()).toBe('HELLO\nWORLD\n');
   });
 
-  it('--cwd, --timeout', async () => {
+  it('--cwd sets the directory, --timeout kills the program', async () => {
     const dir = await control.dirOf(id);
     const { cli, stdout } = testCli({ stdin: '' });
     await exec(cli, control, id, ['pwd'], { ...NO_FLAGS, cwd: dir });
@@ -81,7 +81,7 @@ describe('exec', () => {
     expect(slow.stderr()).toContain('exceeded its time limit');
   });
 
-  it('-o json: one object with output and exit', async () => {
+  it('-o json: prints one object with output and exit', async () => {
     const { cli, stdout } = testCli({ stdin: '', json: true });
     expect(await exec(cli, control, id, ['sh', '-c', 'echo x; exit 3'], NO_FLAGS)).toBe(3);
     expect(JSON.parse(stdout())).toMatchObject({
@@ -93,7 +93,7 @@ describe('exec', () => {
     });
   });
 
-  it('Ctrl-C goes to the program, which may go on; the second one ends it', async () => {
+  it('the first Ctrl-C goes to the program, the second kills it', async () => {
     const { cli, seen, stdout } = testCli();
     const script = 'trap "echo caught" INT; echo started; while :; do sleep 0.05; done';
     const running = exec(cli, control, id, ['sh', '-c', script], NO_FLAGS);
@@ -110,7 +110,7 @@ describe('exec', () => {
       .toEqual([]);
   });
 
-  it('a sandbox that ends or is paused under the program', async () => {
+  it('reports a sandbox that ends or is paused under the program', async () => {
     const other = await control.create({});
     const ended = testCli();
     const running = exec(ended.cli, control, other.id, ['sh', '-c', SLEEPER], NO_FLAGS);
@@ -125,7 +125,7 @@ describe('exec', () => {
     ).rejects.toMatchObject({ code: 'not_ready', remedy: expect.stringContaining(other.id) });
   });
 
-  it('--detach: prints the pid; the program lives on', async () => {
+  it('--detach: prints the pid and leaves the program running', async () => {
     const { cli, stdout } = testCli();
     const flags = { ...NO_FLAGS, detach: true };
     expect(await exec(cli, control, id, ['sleep', '600'], flags)).toBe(0);
@@ -145,7 +145,7 @@ describe('exec', () => {
     await expect(exec(testCli().cli, control, id, argv, flags)).rejects.toThrow(usage);
   });
 
-  it('a sandbox that is paused because its host is full: says so, and goes on waiting', async () => {
+  it('reports a sandbox that is paused because the host disk is full, and keeps waiting', async () => {
     const own = (await control.create({})).id;
     const { cli, seen, stderr } = testCli({ stdin: '' });
     const running = exec(cli, control, own, ['sh', '-c', SLEEPER], NO_FLAGS);
@@ -162,7 +162,7 @@ describe('exec', () => {
     expect(await running).toBe(125);
   });
 
-  it('an id that is nobody’s', async () => {
+  it('rejects an unknown ID', async () => {
     const { cli } = testCli({ stdin: '' });
     await expect(exec(cli, control, 'zzz', ['true'], NO_FLAGS)).rejects.toThrow(usage);
     await expect(exec(cli, control, 'z'.repeat(20), ['true'], NO_FLAGS)).rejects.toMatchObject({
@@ -186,7 +186,7 @@ describe('run with a daemon', () => {
     flags: { ...flags, ...more },
   });
 
-  it('output, arguments, environment and exit status are the script’s; the sandbox goes', async () => {
+  it('passes on output, arguments, environment and exit status, and removes the sandbox', async () => {
     await using control = new FakeControlPlane();
     const { cli, stdout, stderr } = testCli({ stdin: 'typed', env: { HERE: 'value' } });
     const code = `
@@ -202,7 +202,7 @@ sys.exit(7)
     expect(await control.list()).toEqual([]);
   });
 
-  it('-o json: the same object as without a daemon', async () => {
+  it('-o json: prints the same object as without a daemon', async () => {
     await using control = new FakeControlPlane();
     const { cli, stdout } = testCli({ stdin: '', json: true });
     expect(await runInDaemon(cli, control, job('print("x"); raise SystemExit(3)'))).toBe(3);
@@ -223,7 +223,7 @@ sys.exit(7)
     expect(names).toEqual(['claim', 'script start', 'first output', 'script']);
   });
 
-  it('--timings: a table on stderr', async () => {
+  it('--timings: prints a table on stderr', async () => {
     await using control = new FakeControlPlane();
     const { cli, stderr } = testCli({ stdin: '' });
     await runInDaemon(cli, control, job('print(1)', { timings: true }));
@@ -231,7 +231,7 @@ sys.exit(7)
     expect(stderr()).toContain('on none (agents as processes)');
   });
 
-  it('Ctrl-C: the script may end by itself; SIGTERM ends all at once', async () => {
+  it('Ctrl-C lets the script end by itself; SIGTERM stops everything at once', async () => {
     await using control = new FakeControlPlane();
     const code = `
 import time
@@ -255,7 +255,7 @@ except KeyboardInterrupt:
     expect(await control.list()).toEqual([]);
   });
 
-  it('a sandbox whose host is full is removed: the cause, and 125', async () => {
+  it('a full host disk removes the sandbox, with the cause and 125', async () => {
     await using control = new FakeControlPlane();
     const { cli, seen, stderr } = testCli();
     const running = runInDaemon(cli, control, job('print(1, flush=True)\nwhile True: pass'));
@@ -267,7 +267,7 @@ except KeyboardInterrupt:
     expect(await control.list()).toEqual([]);
   });
 
-  it('a sandbox that ends under its script: its cause, and 125', async () => {
+  it('a sandbox that ends under its script exits with its cause and 125', async () => {
     await using control = new FakeControlPlane();
     const { cli, seen, stderr } = testCli();
     const running = runInDaemon(cli, control, job('print(1, flush=True)\nwhile True: pass'));
@@ -278,7 +278,7 @@ except KeyboardInterrupt:
     expect(stderr()).toContain('the sandbox ended before the script did: stopped');
   });
 
-  it('a daemon that goes away under its script: its error', async () => {
+  it('a daemon that stops under its script is reported', async () => {
     const gone = new Error('the daemon is gone');
     let isGone = false;
     await using control = new FakeControlPlane({

@@ -30,12 +30,12 @@ async function keepTemplate(): Promise<void> {
   await writeFile(join(dir, 'manifest.json'), JSON.stringify({ details }));
 }
 
-it('template ls: an empty list', async () => {
+it('template ls: prints an empty list', async () => {
   expect(await run('template', 'ls', '-o', 'json')).toMatchObject({ status: 0, stdout: '[]\n' });
   expect((await run('template', 'ls')).stdout).toMatch(/^KEY/);
 });
 
-it('template ls, inspect, rm: what is kept is told, and none is current', async () => {
+it('template ls, inspect, rm: work without set-up, and show no template as current', async () => {
   await keepTemplate();
   const list = await run('template', 'ls', '-o', 'json');
   expect(JSON.parse(list.stdout)).toMatchObject([{ key: KEY, current: false }]);
@@ -45,7 +45,7 @@ it('template ls, inspect, rm: what is kept is told, and none is current', async 
   expect(await readdir(join(home, 'cache/template'))).toEqual([]);
 });
 
-it('bench: figures without a VM', async () => {
+it('bench: runs benchmarks that need no VM', async () => {
   const { status, stdout } = await run('bench', 'seccomp.compile', '--rounds', '1', '-o', 'json');
   expect(status).toBe(0);
   expect(JSON.parse(stdout)).toMatchObject([{ name: 'seccomp.compile', n: 1 }]);

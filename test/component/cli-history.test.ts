@@ -22,7 +22,7 @@ afterEach(async () => {
 const VICTIM = { pid: 71, name: 'python3\u001b[2J', rssBytes: 100 * 2 ** 20 };
 
 describe('events', () => {
-  it('prints a line for each until the sandbox ends', async () => {
+  it('prints a line per event until the sandbox ends', async () => {
     const { cli, stdout } = testCli();
     const { id } = await control.create({});
     const journal = control.journal(id);
@@ -51,7 +51,7 @@ describe('events', () => {
     expect(lines[0]).toMatch(/^\d{4}-\d\d-\d\dT/);
   });
 
-  it('--no-follow: what there is; -o json: one object a line', async () => {
+  it('--no-follow: prints kept events; -o json: one object per line', async () => {
     const { cli, stdout } = testCli({ json: true });
     const { id } = await control.create({});
     control.journal(id).note({ type: 'dropped', count: 3 });
@@ -69,7 +69,7 @@ describe('events', () => {
 });
 
 describe('logs', () => {
-  it('into a file: the console as it is', async () => {
+  it('into a file: prints the console unchanged', async () => {
     const { cli, stdout } = testCli();
     const { id } = await control.create({});
     control.logsOf.set(id, { console: 'a\u001b[31m\r\nb', vmm: 'of QEMU\n' });
@@ -77,7 +77,7 @@ describe('logs', () => {
     expect(stdout()).toBe('a\u001b[31m\r\nb\n');
   });
 
-  it('on a terminal: nothing of it steers that', async () => {
+  it('on a terminal: replaces control characters', async () => {
     const { cli, stdout } = testCli();
     Object.assign(cli.stdout, { isTTY: true });
     const { id } = await control.create({});
@@ -90,7 +90,7 @@ describe('logs', () => {
 });
 
 describe('logs as a command', () => {
-  it('--vmm: the log of the VMM, also while it runs', async () => {
+  it('--vmm: prints the log of a running VMM', async () => {
     await using daemon = await startFakeDaemon();
     const { id } = await daemon.control.create({});
     daemon.control.logsOf.set(id, { console: 'of the guest\n', vmm: 'of QEMU\n' });
@@ -100,7 +100,7 @@ describe('logs as a command', () => {
     });
   });
 
-  it('-f: what is there and what comes, to the end of the sandbox', async () => {
+  it('-f: prints kept and new output until the sandbox ends', async () => {
     await using daemon = await startFakeDaemon();
     const { id } = await daemon.control.create({});
     const { console, vmm } = daemon.control.tails(id);
@@ -116,7 +116,7 @@ describe('logs as a command', () => {
 });
 
 describe('logs -f', () => {
-  it('console and lines of the VMM, up to the end of the sandbox', async () => {
+  it('prints the console and lines of the VMM until the sandbox ends', async () => {
     const { cli, stdout, stderr } = testCli();
     const { id } = await control.create({});
     const { console, vmm } = control.tails(id);
@@ -131,7 +131,7 @@ describe('logs -f', () => {
     expect(stderr()).toContain('skipped 5 B of the console: output too fast');
   });
 
-  it('--vmm: only that; -o json: one chunk a line', async () => {
+  it('--vmm: prints only the VMM; -o json: one chunk per line', async () => {
     const { id } = await control.create({});
     control.tails(id).console.push(Buffer.from('of the guest\n'));
     control.tails(id).vmm.push(Buffer.from('of QEMU\n'));
@@ -154,7 +154,7 @@ describe('logs -f', () => {
 });
 
 describe('inspect, ls -a', () => {
-  it('of one that has ended: why, and what speaks for it', async () => {
+  it('shows cause and evidence of an ended sandbox', async () => {
     const { cli, stdout } = testCli();
     const { id } = await control.create({ metadata: { user: '7' } });
     await control.crash(id, 'guest-oom', 'Out of memory: compulsory panic_on_oom is enabled');
@@ -165,7 +165,7 @@ describe('inspect, ls -a', () => {
     expect(stdout()).toContain('ended (guest-oom)');
   });
 
-  it('of a VMM that its filter has ended: which call it made', async () => {
+  it('shows the last system call that the seccomp filter refused', async () => {
     const { id } = await control.create({});
     await control.crash(id, 'seccomp-violation', 'its filter refused the VMM’s system call');
     const info = await control.get(id);
@@ -189,7 +189,7 @@ describe('exitStatus', () => {
     ...{ oomVictim: { ...VICTIM, name: 'python3' }, durationMs: 1 },
   };
 
-  it('a program that was killed for want of memory: who, and how much it had', () => {
+  it('reports an OOM kill with the process and its memory', () => {
     const { cli, stderr } = testCli();
     expect(exitStatus(cli, KILLED, 'the script')).toBe(137);
     expect(stderr()).toBe(
@@ -198,7 +198,7 @@ describe('exitStatus', () => {
     );
   });
 
-  it('one that lost a child for it, and failed: that is said; one that got over it: nothing', () => {
+  it('reports an OOM-killed child only if the program failed', () => {
     const { cli, stderr } = testCli();
     const lost = { ...KILLED, signal: null, oomKilled: false };
     expect(exitStatus(cli, { ...lost, exitCode: 3 }, 'the script')).toBe(3);

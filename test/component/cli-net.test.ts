@@ -34,7 +34,7 @@ function neurovisorAs(
 }
 
 describe('net', () => {
-  it('ls and inspect show what each sandbox has, from another process', async () => {
+  it('ls and inspect show networks of other processes', async () => {
     await owner.do('open', '');
     const [one, two] = [newSandboxId(), newSandboxId()];
     const destinations = [{ name: 'pypi.org', bytesMax: 2048 }];
@@ -86,7 +86,7 @@ describe('net', () => {
     expect(rest).toEqual([expect.objectContaining({ sandbox: two, state: 'ok' })]);
   });
 
-  it('doctor --clean takes away what the dead left, and nothing of the living', async () => {
+  it('doctor --clean removes leftovers of dead processes, and nothing else', async () => {
     const holder = owner.beside();
     const victim = new NamespacedProcess(['nsenter', '-t', String(owner.pid), '-n', '-m'], FIXTURE);
     const [own, dead] = [newSandboxId(), newSandboxId()];
@@ -108,7 +108,7 @@ describe('net', () => {
     await holder.kill();
   });
 
-  it('doctor: a host that can, and one whose firewall and addresses are in the way', async () => {
+  it('doctor: accepts a capable host, and reports conflicting firewalls and addresses', async () => {
     const good = await neurovisor('net', 'doctor', '-o', 'json');
     const verdicts = (text: string) =>
       Object.fromEntries(
@@ -151,7 +151,7 @@ describe('net', () => {
     expect(text.stdout).toContain('NEUROVISOR_NET_POOL');
   });
 
-  it('without CAP_NET_ADMIN: what is missing, once, and nothing that a library prints by itself', async () => {
+  it('without CAP_NET_ADMIN: reports what is missing, once, without library output', async () => {
     const weak = ['setpriv', '--bounding-set=-all', '--inh-caps=-all'];
     const doctor = await neurovisorAs(weak, 'net', 'doctor');
     expect([doctor.status, doctor.stderr]).toEqual([1, '']);

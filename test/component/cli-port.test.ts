@@ -89,7 +89,7 @@ async function outcome(socket: Socket): Promise<string> {
 const echo = (socket: Socket): void => void socket.pipe(socket);
 
 describe('port --over nic', () => {
-  it('bytes and half-closes pass both ways; nobody there is told', async () => {
+  it('passes bytes and half-closes both ways, and reports refused connections', async () => {
     const made = await control.create({ network: { mode: 'open' } });
     const sent = Buffer.alloc(5 * MIB, 'abcdefg');
     const number = await guestServer(async (socket) => {
@@ -109,7 +109,7 @@ describe('port --over nic', () => {
     await control.remove(made.id);
   });
 
-  it('without a network card it says so', async () => {
+  it('rejects a sandbox without a network card', async () => {
     const there = testCli();
     await expect(port(there.cli, control, id, ['3000'], { over: 'nic' })).rejects.toMatchObject({
       code: 'usage',
@@ -118,7 +118,7 @@ describe('port --over nic', () => {
 });
 
 describe('port', () => {
-  it('bytes and half-closes pass both ways; an answer may come after our end', async () => {
+  it('passes bytes and half-closes both ways, and answers after our half-close', async () => {
     const sent = Buffer.alloc(5 * MIB, 'abcdefg');
     const got: Buffer[] = [];
     const number = await guestServer(async (socket) => {
@@ -145,7 +145,7 @@ describe('port', () => {
     expect(stderr()).toBe('');
   });
 
-  it('the same number where it is free; a named one; only on 127.0.0.1', async () => {
+  it('listens on the same or the named port, only on 127.0.0.1', async () => {
     const number = await guestServer((socket) => void socket.end('hi'));
     const [free, named] = [await freePort(), await freePort()];
     const { report } = await usually([`${free}`, `${number}:${named}`, `${number}:0`]);
@@ -156,7 +156,7 @@ describe('port', () => {
     expect(await outcome(client(named, '127.0.0.2'))).toBe('ECONNREFUSED');
   });
 
-  it('many at once; one above the limit is reset, and said; then there is room again', async () => {
+  it('resets and reports connections above the limit, and accepts again below it', async () => {
     const number = await guestServer(echo);
     const { local, stderr } = await usually([`${number}`]);
     const sockets = Array.from({ length: LIMITS.connectionsMax }, () => client(local));
@@ -178,7 +178,7 @@ describe('port', () => {
       .toBe('again');
   });
 
-  it('a reader that stops holds the guest’s server back', async () => {
+  it('a stalled reader applies backpressure to the guest', async () => {
     let written = 0;
     const piece = Buffer.alloc(64 * 1024);
     const number = await guestServer((socket) => {
@@ -206,7 +206,7 @@ describe('port', () => {
     socket.destroy();
   });
 
-  it('nobody there: reset, with a line; the next one finds who has come', async () => {
+  it('resets and reports connections while nothing listens in the guest', async () => {
     const number = await freePort();
     const { local, stderr } = await usually([`${number}:${await freePort()}`]);
     const twice = [outcome(client(local)), outcome(client(local))];
@@ -217,7 +217,7 @@ describe('port', () => {
     expect(await outcome(client(local))).toBe('here now');
   });
 
-  it('a client that goes away ends its direction in the guest', async () => {
+  it('a client that disconnects closes its direction in the guest', async () => {
     const ended = Promise.withResolvers<void>();
     const number = await guestServer((socket) => {
       socket.write('x');
@@ -230,7 +230,7 @@ describe('port', () => {
     await ended.promise;
   });
 
-  it('a paused sandbox: connections end, the next one resumes it if its terms say so', async () => {
+  it('pausing ends connections; the next one resumes the sandbox if auto-resume is on', async () => {
     const number = await guestServer(echo);
     const { local, stderr } = await usually([`${number}`]);
     const socket = client(local);
@@ -264,7 +264,7 @@ describe('a forwarded port', () => {
     return { forwarded, refused };
   }
 
-  it('a stream that fails is a reset here, not an end', async () => {
+  it('a failed stream resets the local connection', async () => {
     const [ours, theirs] = duplexPair();
     const { forwarded, refused } = await forward(async () => ours);
     const socket = client(forwarded.localPort);
@@ -275,7 +275,7 @@ describe('a forwarded port', () => {
     expect(refused).toEqual([]);
   });
 
-  it('what the guest has said to its end arrives, though our direction is cut off then', async () => {
+  it('delivers all output of the guest, even if our direction is cut off', async () => {
     const [ours, theirs] = duplexPair();
     const { forwarded } = await forward(async () => ours);
     const socket = client(forwarded.localPort).pause();
@@ -285,7 +285,7 @@ describe('a forwarded port', () => {
     expect(await outcome(socket)).toBe('all of it');
   });
 
-  it('a client that leaves, and a close, give up what is being connected', async () => {
+  it('a client that leaves, and a close, abort pending connections', async () => {
     const signals: AbortSignal[] = [];
     const { forwarded, refused } = await forward((_, signal) => {
       signals.push(signal);
@@ -306,8 +306,8 @@ describe('a forwarded port', () => {
   });
 });
 
-describe('its end', () => {
-  it('Ctrl-C: what is open is reset, the port is free, the status is 0', async () => {
+describe('the end of port forwarding', () => {
+  it('Ctrl-C resets open connections, frees the port and exits with 0', async () => {
     const number = await guestServer(echo);
     const { local, stop } = await forwarding([`${number}`]);
     const socket = client(local);
@@ -319,7 +319,7 @@ describe('its end', () => {
     expect(await outcome(client(local))).toBe('ECONNREFUSED');
   });
 
-  it('with the sandbox: its cause, and 125', async () => {
+  it('the end of the sandbox exits with its cause and 125', async () => {
     const there = testCli();
     const running = port(there.cli, control, id, [`${await freePort()}`]);
     await there.seen(` of ${id}\n`);
@@ -331,7 +331,7 @@ describe('its end', () => {
     );
   });
 
-  it('with the daemon: its error', async () => {
+  it('the end of the daemon exits with its error', async () => {
     await using other = await startFakeDaemon();
     await using its = await remoteOf(other);
     const { id: one } = await other.control.create({});
@@ -345,8 +345,8 @@ describe('its end', () => {
   });
 });
 
-describe('what is wrong', () => {
-  it('a port in use is told with what to do, and no other is left open', async () => {
+describe('errors of port', () => {
+  it('reports a port in use with a remedy, and closes the others', async () => {
     const taken = await guestServer(echo);
     const first = await freePort();
     const running = port(testCli().cli, control, id, [`1:${first}`, `1:${taken}`]);
@@ -359,20 +359,20 @@ describe('what is wrong', () => {
   });
 
   it.each([['http'], ['0'], ['65536'], ['3000:65536'], ['3000:'], [':3000'], ['127.0.0.1:3000']])(
-    '%s is no port',
+    'rejects port %s',
     (word) => {
       expect(() => parsePorts([word])).toThrow(expect.objectContaining({ code: 'usage' }));
     },
   );
 
-  it('a local port that is named twice; more ports than there may be', () => {
+  it('rejects a repeated local port and too many ports', () => {
     expect(() => parsePorts(['1:8080', '2:8080'])).toThrow('local port 8080 is given twice');
     const many = Array.from({ length: 33 }, (_, n) => `${n + 1}`);
     expect(() => parsePorts(many)).toThrow('too many ports: 33 (at most 32)');
     expect(parsePorts(['1', '1', '2:0'])).toHaveLength(3);
   });
 
-  it('unknown sandboxes, one that has ended, one that stays paused', async () => {
+  it('rejects unknown, ended and permanently paused sandboxes', async () => {
     const there = (text: string) => port(testCli().cli, control, text, ['3000']);
     await expect(there('zzz')).rejects.toMatchObject({ code: 'usage' });
     await expect(there('z'.repeat(20))).rejects.toMatchObject({ code: 'not_found' });
@@ -383,7 +383,7 @@ describe('what is wrong', () => {
     await expect(there(id)).rejects.toMatchObject({ code: 'gone' });
   });
 
-  it('as a process: words, lines, Ctrl-C', async () => {
+  it('as a process: parses arguments, prints lines, stops at Ctrl-C', async () => {
     const number = await guestServer((socket) => void socket.end('hi'));
     const there = (...args: string[]) => command(['port', ...args], { env: daemon.env });
     const running = there(id.slice(0, 8), `${number}`);

@@ -42,7 +42,7 @@ afterEach(async () => {
 const newId = async (request: CreateRequest = {}) => (await control.create(request)).id;
 
 describe('update', () => {
-  it('changes what is done when memory is short, alone or beside limits of the network', async () => {
+  it('changes the memory-pressure action, alone or with network limits', async () => {
     const { cli } = testCli();
     const id = await newId({ network: { mode: 'open' } });
     const none = { allowOut: [], denyOut: [], label: [] };
@@ -58,7 +58,7 @@ describe('update', () => {
     await expect(grow).rejects.toMatchObject({ code: 'spec_invalid' });
   });
 
-  it('changes the network of the sandbox that its beginning names', async () => {
+  it('changes the network of a sandbox named by prefix', async () => {
     const { cli, stdout } = testCli();
     const id = await newId();
     const flags = { allowOut: ['a.example'], denyOut: [], label: [] };
@@ -76,7 +76,7 @@ describe('update', () => {
 });
 
 describe('create', () => {
-  it('prints the id alone on stdout, how it started on stderr', async () => {
+  it('prints only the ID on stdout, and how it started on stderr', async () => {
     const { cli, stdout, stderr } = testCli();
     expect(await create(cli, control, NO_FLAGS)).toBe(0);
     expect(stdout()).toMatch(/^[a-z0-9]{20}\n$/);
@@ -84,7 +84,7 @@ describe('create', () => {
     expect((await control.list())[0]?.id).toBe(stdout().trim());
   });
 
-  it('passes all its flags on', async () => {
+  it('passes on all options', async () => {
     const { cli } = testCli({ env: { TOKEN: 'x' } });
     await create(cli, control, {
       ...{
@@ -115,7 +115,7 @@ describe('create', () => {
     ]);
   });
 
-  it('a boot that nobody asked for: how the next one is cloned', async () => {
+  it('after an unrequested boot, says how to clone the next one', async () => {
     const { cli, stderr } = testCli();
     const booting = await control.create({ boot: true });
     const flags = { ...NO_FLAGS, cpus: 2, memory: '1G', warm: ['numpy', 'json'] };
@@ -130,7 +130,7 @@ describe('create', () => {
     expect(asked.stderr()).toBe('booted in 6 ms\n');
   });
 
-  it('--model: one that the model server has not is refused with those it has', async () => {
+  it('--model: rejects an unknown model and lists the offered ones', async () => {
     await expect(
       create(testCli().cli, control, { ...NO_FLAGS, model: 'nothere' }),
     ).rejects.toMatchObject({
@@ -141,7 +141,7 @@ describe('create', () => {
     expect(await create(testCli().cli, control, { ...NO_FLAGS, model: 'qwen' })).toBe(0);
   });
 
-  it('--snapshot: by its name', async () => {
+  it('--snapshot: finds a snapshot by name', async () => {
     const { id } = await control.snapshot(await newId(), { name: 'ready' });
     const { cli, stdout } = testCli({ json: true });
     await create(cli, control, { ...NO_FLAGS, snapshot: 'ready' });
@@ -167,7 +167,7 @@ describe('create', () => {
 });
 
 describe('ls', () => {
-  it('a row per sandbox; those that have ended only with -a', async () => {
+  it('prints a row per sandbox; ended ones only with -a', async () => {
     const one = await newId({ metadata: { user: '42' }, timeoutMs: 600_000 });
     const two = await newId();
     const three = await newId();
@@ -186,13 +186,13 @@ describe('ls', () => {
     expect(all.stdout()).toMatch(new RegExp(`^${three} +ended \\(stopped\\) `, 'm'));
   });
 
-  it('none: how to make one', async () => {
+  it('without sandboxes, says how to create one', async () => {
     const { cli, stderr } = testCli();
     await list(cli, control, { label: [] });
     expect(stderr()).toContain('neurovisor create');
   });
 
-  it('--label, -o json', async () => {
+  it('--label filters; -o json prints all fields', async () => {
     const one = await newId({ metadata: { user: '42', job: 'x' } });
     await newId({ metadata: { user: '43' } });
     const { cli, stdout } = testCli({ json: true });
@@ -202,7 +202,7 @@ describe('ls', () => {
 });
 
 describe('rm', () => {
-  it('several by their beginnings, each once', async () => {
+  it('removes several by prefix, each once', async () => {
     const [one, two, three] = [await newId(), await newId(), await newId()];
     const { cli, stdout } = testCli();
     expect(await remove(cli, control, [one.slice(0, 10), two, two], {})).toBe(0);
@@ -210,14 +210,14 @@ describe('rm', () => {
     expect((await control.list()).map(({ id }) => id)).toEqual([three]);
   });
 
-  it('--all: paused ones too', async () => {
+  it('--all: removes paused sandboxes, too', async () => {
     await control.pause(await newId(), 'disk');
     await newId();
     expect(await remove(testCli().cli, control, [], { all: true })).toBe(0);
     expect(await control.list()).toEqual([]);
   });
 
-  it('a wrong id changes nothing; neither does no id, or ids and --all', async () => {
+  it('an unknown ID, no ID, or IDs with --all remove nothing', async () => {
     const one = await newId();
     await expect(remove(testCli().cli, control, [one, 'zzzz'], {})).rejects.toThrow(usage);
     await expect(remove(testCli().cli, control, [], {})).rejects.toThrow(usage);
@@ -225,7 +225,7 @@ describe('rm', () => {
     expect(await control.list()).toHaveLength(1);
   });
 
-  it('one that has ended is told, by its beginning too, with what is left to know', async () => {
+  it('reports an ended sandbox, also by prefix, with a remedy', async () => {
     const one = await newId();
     await control.remove(one);
     for (const text of [one, one.slice(0, 12)]) {
@@ -236,7 +236,7 @@ describe('rm', () => {
     }
   });
 
-  it('one that fails is told, the others go, and the status is 1', async () => {
+  it('reports a failure, removes the others and exits with 1', async () => {
     const one = await newId();
     const none = 'z'.repeat(20);
     const { cli, stdout, stderr } = testCli();
@@ -250,7 +250,7 @@ describe('rm', () => {
 });
 
 describe('pause, resume', () => {
-  it('to disk unless told otherwise, and back', async () => {
+  it('pauses to disk by default, and resumes', async () => {
     const id = await newId();
     expect(await pause(testCli().cli, control, [id], {})).toBe(0);
     expect(await control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
@@ -261,7 +261,7 @@ describe('pause, resume', () => {
     expect(await control.get(id)).toMatchObject({ pausedTo: 'memory' });
   });
 
-  it('one that is paused already is told', async () => {
+  it('reports a sandbox that is already paused', async () => {
     const id = await newId();
     await control.pause(id, 'disk');
     const { cli, stdout, stderr } = testCli();
@@ -272,7 +272,7 @@ describe('pause, resume', () => {
 });
 
 describe('snapshot', () => {
-  it('create, ls, rm', async () => {
+  it('creates, lists and removes snapshots', async () => {
     const sandbox = await newId();
     const made = testCli();
     expect(await snapshotCreate(made.cli, control, sandbox, { name: 'ready' })).toBe(0);
@@ -290,7 +290,7 @@ describe('snapshot', () => {
     expect(await control.snapshots()).toEqual([]);
   });
 
-  it('a name that is taken', async () => {
+  it('rejects a taken name', async () => {
     const sandbox = await newId();
     await control.snapshot(sandbox, { name: 'ready' });
     await expect(
@@ -300,7 +300,7 @@ describe('snapshot', () => {
 });
 
 describe('fork', () => {
-  it('a line per fork', async () => {
+  it('prints a line per fork', async () => {
     const id = await newId({ metadata: { user: '42' } });
     const { cli, stdout } = testCli();
     expect(await fork(cli, control, id, { count: 3, label: [] })).toBe(0);
@@ -313,7 +313,7 @@ describe('fork', () => {
     });
   });
 
-  it('those that fail are told, and the status is 1', async () => {
+  it('reports failed forks and exits with 1', async () => {
     const id = await newId();
     const [good] = await control.fork(id, { count: 1 });
     const bad = { ok: false, code: 'start_failed', message: 'no memory' } as const;
@@ -333,7 +333,7 @@ describe('fork', () => {
 });
 
 describe('pool', () => {
-  it('set, then ls', async () => {
+  it('sets a pool and lists it', async () => {
     const flags = { warm: ['numpy'], memory: '1G' };
     expect(await poolSet(testCli().cli, control, { min: 2, max: 8 }, flags)).toBe(0);
     const { cli, stdout } = testCli();
@@ -343,7 +343,7 @@ describe('pool', () => {
     expect(stdout()).toMatch(/ 1 +1024 MiB +2 +8 +2 +2 +0 +0 +0 +0 +numpy$/m);
   });
 
-  it('-o json: set prints the pool, ls all of them', async () => {
+  it('-o json: set prints the pool, ls prints all', async () => {
     const set = testCli({ json: true });
     await poolSet(set.cli, control, { min: 1, max: 1 }, { warm: [] });
     const ls = testCli({ json: true });
@@ -351,7 +351,7 @@ describe('pool', () => {
     expect(JSON.parse(ls.stdout())).toEqual([JSON.parse(set.stdout())]);
   });
 
-  it('set that takes long says what it waits for, one that does not says nothing', async () => {
+  it('shows progress only if set takes long', async () => {
     const clock = new FakeClock();
     const quick = testCli();
     await poolSet(quick.cli, control, { min: 1, max: 1 }, { warm: [] }, clock);
@@ -367,7 +367,7 @@ describe('pool', () => {
     expect(stderr()).toMatch(/✓ .*template of this pool/);
   });
 
-  it('a minimum above the maximum is refused', async () => {
+  it('rejects a minimum above the maximum', async () => {
     await expect(poolSet(testCli().cli, control, { min: 3, max: 2 }, { warm: [] })).rejects.toThrow(
       usage,
     );
@@ -375,7 +375,7 @@ describe('pool', () => {
 });
 
 describe('host, ps', () => {
-  it('host: a line per fact', async () => {
+  it('host: prints a line per fact', async () => {
     await newId();
     const { cli, stdout } = testCli();
     expect(await host(cli, control)).toBe(0);
@@ -384,7 +384,7 @@ describe('host, ps', () => {
     expect(stdout()).toMatch(/^sandboxes +1, 0 paused$/m);
   });
 
-  it('ps: what runs, with nothing in it that steers a terminal', async () => {
+  it('ps: lists programs, without control characters', async () => {
     const id = await newId();
     const guest = await control.guest(id);
     const argv = ['sleep', '600', '--', '\x1b[2J\nevil'];
@@ -399,7 +399,7 @@ describe('host, ps', () => {
     running.kill();
   });
 
-  it('inspect: what it is a fork of, and how long it stays', async () => {
+  it('inspect: shows the parent of a fork and its lifetime', async () => {
     const { cli, stdout } = testCli();
     const { id } = await control.create({});
     const [copy] = await control.fork(id, { count: 1, timeoutMs: 7_200_000 });
@@ -408,7 +408,7 @@ describe('host, ps', () => {
     expect(stdout()).toMatch(/^timeout +ends in \d+ (h|min)$/m);
   });
 
-  it('a daemon that refuses: its error comes through', async () => {
+  it('passes on an error of the daemon', async () => {
     await using sick = new FakeControlPlane({
       before: () => {
         throw new SandboxError('busy', 'too much is going on');

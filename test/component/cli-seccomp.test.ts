@@ -23,7 +23,7 @@ function profile(threads: object): string {
 }
 
 describe('seccomp', () => {
-  it('check: what is sound and what is not, and says so by its exit status', async () => {
+  it('check: reports valid and invalid profiles, and exits accordingly', async () => {
     const bad = profile({ vmm: { ...THREAD, filter: [{ syscall: 'raed' }] } });
     const both = await run('check', QEMU, bad);
     expect(both.status).toBe(1);
@@ -36,7 +36,7 @@ describe('seccomp', () => {
     expect(JSON.parse(json.stdout)[0].error).toContain('ENOENT');
   });
 
-  it('explain: rules with their call sites, or the program', async () => {
+  it('explain: prints rules with their call sites, or the program', async () => {
     const text = await run('explain', QEMU);
     expect(text.stdout).toMatch(/56 +clone +arg0 & 0x10000 == 0x10000 +allow +CLONE_THREAD/);
     const program = await run(
@@ -53,7 +53,7 @@ describe('seccomp', () => {
     expect(await run('explain', QEMU, 'vcpu')).toMatchObject({ status: 2 });
   });
 
-  it('compile: the kernel’s program of one thread, or Firecracker’s file of all', async () => {
+  it('compile: writes the program of one thread, or the Firecracker file of all', async () => {
     const out = join(dir, 'out');
     const three = profile({ vmm: THREAD, api: THREAD, vcpu: THREAD });
     const raw = await run('compile', three, '--thread', 'api', '--out', out);
@@ -78,7 +78,7 @@ describe('seccomp', () => {
     );
   });
 
-  it('learn: a profile under which the program that was watched would run', async () => {
+  it('learn: prints a profile that allows the traced program', async () => {
     const { stdout, stderr, status } = await run('learn', '--thread', 'cat', '--', 'cat', QEMU);
     expect(status).toBe(0);
     expect(stderr).toContain('default_action');
@@ -98,7 +98,7 @@ describe('seccomp', () => {
     expect(ofCat).not.toContain('getdents64');
   });
 
-  it('learn: a program that is not there, or was not seen to start, is told on stderr', async () => {
+  it('learn: reports a missing program, or one that did not start, on stderr', async () => {
     for (const name of ['nosuchprogram', '/nonexistent/program', dir]) {
       const { status, stdout, stderr } = await run('learn', '--', name);
       expect([status, stdout]).toEqual([2, '']);
@@ -111,7 +111,7 @@ describe('seccomp', () => {
     expect([traces.status, traces.stdout]).toEqual([2, '']);
   });
 
-  it('files and threads that are not there are wrong words', async () => {
+  it('missing files and unknown threads are usage errors', async () => {
     const three = profile({ vmm: THREAD, api: THREAD, vcpu: THREAD });
     const none = join(dir, 'none');
     const bad: [string[], string][] = [

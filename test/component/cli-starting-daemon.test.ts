@@ -23,7 +23,7 @@ afterEach(() => rm(dir, { recursive: true }));
 const run = (...words: string[]): CliRun => cli(words, { env: { NEUROVISOR_HOME: dir } });
 
 it.each([[['ls']], [['run', '--daemon', '-c', 'print(1)']]])(
-  '%j waits until it listens',
+  '%j waits for a starting daemon',
   async (words) => {
     const waiting = run(...words);
     const quiet = run('host', '-o', 'json');
@@ -39,7 +39,7 @@ it.each([[['ls']], [['run', '--daemon', '-c', 'print(1)']]])(
   },
 );
 
-it('it ends instead: there is none', async () => {
+it('fails if the starting daemon ends instead', async () => {
   const waiting = run('ls');
   await waiting.seen(WAITING, 'stderr');
   release();

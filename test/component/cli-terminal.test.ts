@@ -28,7 +28,7 @@ async function childOf(pid: number): Promise<number> {
 }
 
 describe('shell', () => {
-  it('bash on a terminal of this size; Ctrl-C is the program’s; `exit N` is the status', async () => {
+  it('runs bash at the terminal size, passes on Ctrl-C, and exits with the status of `exit N`', async () => {
     const terminal = onDaemon('shell', id);
     terminal.type('PS1="ready> "\r');
     await terminal.sees('ready> ');
@@ -45,7 +45,7 @@ describe('shell', () => {
     expect(terminal.screen()).toContain('terminal restored: True');
   });
 
-  it('Ctrl-] q leaves a program that does not', async () => {
+  it('Ctrl-] q leaves a program that does not exit', async () => {
     const terminal = onDaemon('shell', id);
     terminal.type('PS1="ready> "; trap "" INT TERM HUP\r');
     await terminal.sees('ready> ');
@@ -59,7 +59,7 @@ describe('shell', () => {
 });
 
 describe('exec -t', () => {
-  it('the program has a terminal and its status comes back', async () => {
+  it('gives the program a terminal and returns its status', async () => {
     const terminal = onDaemon(
       'exec',
       '-t',

@@ -39,7 +39,7 @@ async function childOf(pid: number): Promise<number> {
 }
 
 describe('top on a terminal', () => {
-  it('shows sandboxes, then what happens to them; q leaves and restores the terminal', async () => {
+  it('shows sandboxes and events; q leaves and restores the terminal', async () => {
     const terminal = topOn();
     await terminal.sees('\x1b[?1049h');
     await terminal.sees(id);
@@ -57,7 +57,7 @@ describe('top on a terminal', () => {
     expect(terminal.screen()).toContain('terminal restored: True');
   });
 
-  it('another size: all is drawn anew, and no wider', async () => {
+  it('redraws at another size, no wider than the screen', async () => {
     const terminal = topOn();
     await terminal.sees(id);
     const before = terminal.screen().length;
@@ -82,7 +82,7 @@ describe('top on a terminal', () => {
     expect(terminal.screen()).toContain('terminal restored: True');
   });
 
-  it('a crash of the command itself restores the terminal', async () => {
+  it('restores the terminal after a crash', async () => {
     const crash = "process.on('SIGUSR2', () => { throw new Error('as a fault of ours') })";
     const NODE_OPTIONS = `--import data:text/javascript,${encodeURIComponent(crash)}`;
     const terminal = topOn({ ...daemon.env, NODE_OPTIONS });
@@ -94,7 +94,7 @@ describe('top on a terminal', () => {
     expect(terminal.screen()).toContain('terminal restored: True');
   });
 
-  it('keys that come at once are each one', async () => {
+  it('handles keys that arrive together', async () => {
     const terminal = topOn();
     await terminal.sees('s sort (memory)');
     terminal.type('srs');
@@ -103,7 +103,7 @@ describe('top on a terminal', () => {
     expect(await terminal.ended).toBe(0);
   });
 
-  it('goes on after a stop: the screen is its own again, and drawn anew', async () => {
+  it('redraws the screen when resumed after a stop', async () => {
     const terminal = topOn();
     await terminal.sees(id);
     process.kill(await childOf(terminal.pid), 'SIGCONT');
@@ -114,14 +114,14 @@ describe('top on a terminal', () => {
     expect(terminal.screen()).toContain('terminal restored: True');
   });
 
-  it('a terminal that can not place the cursor gets one frame', async () => {
+  it('prints one frame on a terminal that cannot place the cursor', async () => {
     const terminal = topOn({ ...daemon.env, TERM: 'dumb' });
     expect(await terminal.ended).toBe(0);
     expect(terminal.screen()).toContain(id);
     expect(terminal.screen()).not.toContain(ESC);
   });
 
-  it('a daemon that goes away is told; Ctrl-C leaves', async () => {
+  it('reports a daemon that stops; Ctrl-C leaves', async () => {
     await using other = await startFakeDaemon();
     const terminal = topOn(other.env);
     await terminal.sees('sandboxes  none');
@@ -134,14 +134,14 @@ describe('top on a terminal', () => {
 });
 
 describe('top without a terminal', () => {
-  it('one frame, without a control character', async () => {
+  it('prints one frame without control characters', async () => {
     const { status, stdout } = await cli(['top'], { env: { ...daemon.env } }).result;
     expect(status).toBe(0);
     expect(stdout).toMatch(new RegExp(`${id} +running +ready +pool +1 +█+░?!  +500/512 MiB`));
     expect(stdout).not.toContain('\x1b');
   });
 
-  it('-o json: one frame, over a port too', async () => {
+  it('-o json: prints one frame, over a port, too', async () => {
     const env = { ...daemon.env, ...(await daemon.listenOnPort()) };
     const { status, stdout } = await cli(['top', '-o', 'json'], { env }).result;
     expect(status).toBe(0);
@@ -152,7 +152,7 @@ describe('top without a terminal', () => {
     expect(frame.memory.pressure).toEqual({ some: 0.2, full: 0.01 });
   });
 
-  it('-o json: what a sandbox says of its memory, and the last events, as the daemon tells them', async () => {
+  it('-o json: contains memory pressure and the last events of the daemon', async () => {
     await using other = await startFakeDaemon();
     const { id: sandbox } = await other.control.create({});
     const amount = { source: 'guest', memoryBytes: 95, limitBytes: 100 } as const;
@@ -169,7 +169,7 @@ describe('top without a terminal', () => {
     expect(frame.events).toEqual([{ atMs, sandbox, type: 'near_oom', text }]);
   });
 
-  it('no daemon, or a wrong word: an error and its status', async () => {
+  it('a missing daemon or a usage error exits with its status', async () => {
     await using gone = await startFakeDaemon();
     await gone.stop();
     expect((await cli(['top'], { env: { ...gone.env } }).result).status).toBe(125);

@@ -25,13 +25,13 @@ describe('--vmm', () => {
     expect(stderr).toContain('--vmm qemu');
     expect(readdirSync(home)).not.toContain('data');
   });
-  it('another word than the three is refused', async () => {
+  it('rejects any other VMM', async () => {
     const run = cli(['run', '--vmm', 'xen', '-c', 'print(1)'], { env: env() });
     expect((await run.result).stderr).toContain('Allowed choices are auto, firecracker, qemu');
     const variable = cli(['doctor'], { env: { ...env(), NEUROVISOR_VMM: 'xen' } });
     expect((await variable.result).stderr).toContain('NEUROVISOR_VMM');
   });
-  it('doctor: says why Firecracker is not used, and misses it only when it is asked for', async () => {
+  it('doctor: says why Firecracker is unused, and requires it only if selected', async () => {
     const plain = await cli(['doctor'], { env: env() }).result;
     expect(plain.stdout).toMatch(/^firecracker +unused +it is not installed/m);
     const asked = await cli(['doctor'], { env: { ...env(), NEUROVISOR_VMM: 'firecracker' } })

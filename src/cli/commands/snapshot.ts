@@ -28,7 +28,7 @@ export async function snapshotCreate(
 }
 
 /** @throws UsageError */
-export function checkName({ name }: { readonly name?: string }): void {
+export function checkSnapshotName({ name }: { readonly name?: string }): void {
   if (name === undefined) return;
   const { error } = snapshotName.safeParse(name);
   const [issue] = error?.issues ?? [];

@@ -45,7 +45,7 @@ describe('helpWords', () => {
 describe('descriptions', () => {
   const all = (command: Command): Command[] => [command, ...command.commands.flatMap(all)];
   it.each(all(program).map((command) => [command.name(), command] as const))(
-    '%s: paragraphs, so that they fill the terminal whatever its width',
+    '%s: uses paragraphs that wrap at any terminal width',
     (_name, command) => {
       expect(command.description()).not.toMatch(/[^\n]\n[^\n]/);
       command.configureOutput({ getOutHelpWidth: () => 50 });

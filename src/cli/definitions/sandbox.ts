@@ -254,7 +254,7 @@ Examples:
       performThere(
         flags,
         async (cli, control) => (await snapshots()).snapshotCreate(cli, control, id, flags),
-        async () => (await snapshots()).checkName(flags),
+        async () => (await snapshots()).checkSnapshotName(flags),
       ),
     );
   snapshot

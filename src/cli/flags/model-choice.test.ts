@@ -13,17 +13,17 @@ const upstream = (models: readonly string[] | null): Upstream => ({
 });
 
 describe('modelChoice', () => {
-  it('none: nothing is asked for', () => {
+  it('without --model, requests no model', () => {
     expect(modelChoice(undefined)).toMatchObject({ path: undefined, policy: {} });
   });
 
-  it('a name the server offers is taken', () => {
+  it('accepts a name that the server offers', () => {
     const choice = modelChoice('qwen3');
     expect(choice.policy).toEqual({ defaultModel: 'qwen3' });
     expect(() => choice.check(upstream(['llama3', 'qwen3']))).not.toThrow();
   });
 
-  it('an unknown name is refused with the names there are', () => {
+  it('rejects an unknown name and lists the offered names', () => {
     for (const models of [['llama3', 'qwen3'], null]) {
       expect(() => modelChoice('gpt-9').check(upstream(models))).toThrow(
         expect.objectContaining({
@@ -35,7 +35,7 @@ describe('modelChoice', () => {
     }
   });
 
-  it('a .gguf path goes to the engine; a missing file is refused', () => {
+  it('passes a .gguf path to the engine and rejects a missing file', () => {
     expect(() => modelChoice('/nowhere/x.gguf')).toThrow('does not exist');
   });
 });

@@ -18,14 +18,14 @@ const control = {
 };
 
 describe('sandboxId', () => {
-  it('an unambiguous beginning stands for the whole', async () => {
+  it('resolves a unique prefix to the full ID', async () => {
     expect(await sandboxId(control, 'aaa')).toBe(ONE);
     expect(await sandboxId(control, TWO.slice(0, 19))).toBe(TWO);
   });
-  it('a whole id is not looked up', async () => {
+  it('returns a full ID without a lookup', async () => {
     expect(await sandboxId(control, 'z'.repeat(20))).toBe('z'.repeat(20));
   });
-  it('one that has ended is meant when no other is', async () => {
+  it('resolves an ended sandbox only if no other matches', async () => {
     const ended = [{ id: THREE }] as SandboxInfo[];
     const asked = {
       list: async (filter?: SandboxFilter) =>
@@ -36,7 +36,7 @@ describe('sandboxId', () => {
     await expect(sandboxId(asked, 'b')).rejects.toThrow(usage('unknown sandbox "b"'));
     await expect(sandboxId(asked, '')).rejects.toThrow(usage('unknown sandbox'));
   });
-  it('refuses what fits several, none, or is empty', async () => {
+  it('rejects an ambiguous, unknown or empty prefix', async () => {
     await expect(sandboxId(control, 'aa')).rejects.toThrow(
       usage('ambiguous sandbox ID "aa": 2 match'),
     );
@@ -47,7 +47,7 @@ describe('sandboxId', () => {
 });
 
 describe('snapshotId', () => {
-  it('a name comes before the beginning of an id', async () => {
+  it('prefers a name over an ID prefix', async () => {
     expect(await snapshotId(control, 'aab')).toBe(ONE);
     expect(await snapshotId(control, 'aabb')).toBe(TWO);
     await expect(snapshotId(control, 'none')).rejects.toThrow(usage('unknown snapshot'));

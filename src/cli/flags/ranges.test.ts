@@ -13,7 +13,7 @@ describe('ranges', () => {
     [ranges.disk, '16M', 16],
     [ranges.timeout, '168h', 604_800_000],
     [ranges.idleTimeout, '1s', 1000],
-  ])('what is in it is taken: %o %s', (parse, text, value) => expect(parse(text)).toBe(value));
+  ])('accepts a value in range: %o %s', (parse, text, value) => expect(parse(text)).toBe(value));
 
   it.each([
     [ranges.cpus, '0', '--cpus: 0 is out of range (1 to 32)'],
@@ -29,7 +29,7 @@ describe('ranges', () => {
     [ranges.timeout, '0', '--timeout: 0 is out of range (1ms to 168h)'],
     [ranges.timeout, 'soon', '--timeout: invalid duration "soon"'],
     [ranges.idleTimeout, '10ms', '--idle-timeout: 10ms is out of range (1s to 168h)'],
-  ])('what is not is refused by the name that was written: %o %s', (parse, text, message) => {
+  ])('names the option of a value out of range: %o %s', (parse, text, message) => {
     expect(() => parse(text)).toThrow(usage(message));
   });
 });

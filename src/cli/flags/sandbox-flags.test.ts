@@ -7,12 +7,12 @@ const NO_FLAGS: NetworkFlags = { allowOut: [], denyOut: [] };
 const usage = expect.objectContaining({ code: 'usage' });
 
 describe('networkOptions', () => {
-  it('none unless it is asked for', () => {
+  it('returns no network by default', () => {
     expect(networkOptions(NO_FLAGS)).toBeUndefined();
     expect(networkOptions({ ...NO_FLAGS, net: 'none' })).toBeUndefined();
   });
 
-  it('rules alone mean the mode in which only they count', () => {
+  it('rules without --net imply an allowlist', () => {
     const allow = ['pypi.org', '192.0.2.0/24:443'];
     const rules = { mode: 'allowlist', allow, deny: ['x.example'] };
     expect(networkOptions({ allowOut: allow, denyOut: ['x.example'] })).toEqual(rules);
@@ -22,7 +22,7 @@ describe('networkOptions', () => {
     expect(networkOptions(open)).toEqual({ mode: 'open', allow: [], deny: ['x.example'] });
   });
 
-  it('what could never have an effect is a wrong word', () => {
+  it('rejects options without effect', () => {
     for (const flags of [
       { ...NO_FLAGS, net: 'egress' },
       { ...NO_FLAGS, denyOut: ['x.example'] },
@@ -34,7 +34,7 @@ describe('networkOptions', () => {
 });
 
 describe('--disk-limit', () => {
-  it('is one list, in units as elsewhere, for a sandbox that is made and one that runs', () => {
+  it('parses one list with units, for create and update', () => {
     expect(parseDiskLimits(['rate=1.5MiB/s', 'iops=500'])).toEqual({
       bytesPerSecond: 1.5 * 1024 ** 2,
       opsPerSecond: 500,
@@ -57,7 +57,7 @@ describe('--disk-limit', () => {
     });
   });
 
-  it('what it can not be is a wrong word', () => {
+  it('rejects invalid limits', () => {
     for (const text of [
       ...['', 'rate', 'rate=', 'rate=1K', 'rate=2T', 'iops=9', 'iops=1.5', 'ops=100'],
       ...['toString=1', 'none,rate=1M', 'rate=1M,rate=2M', 'RATE=1M'],
@@ -71,7 +71,7 @@ describe('--net-limit', () => {
   const open = { ...NO_FLAGS, net: 'open' } as const;
   const limitsOfFlags = (...netLimit: string[]) => networkOptions({ ...open, netLimit })?.limits;
 
-  it('is one list, in units as elsewhere', () => {
+  it('parses one list with units', () => {
     expect(limitsOfFlags('bytes=1.5GiB,up=10MiB/s', 'down=512K', 'connections=20')).toEqual({
       bytesMax: 1.5 * 1024 ** 3,
       uploadBytesPerSecond: 10 * 1024 ** 2,
@@ -89,7 +89,7 @@ describe('--net-limit', () => {
     expect(limitsOfFlags()).toBeUndefined();
   });
 
-  it('what it can not be is a wrong word', () => {
+  it('rejects invalid limits', () => {
     for (const text of [
       ...['', 'bytes', 'bytes=', 'bytes=-1', 'up=1', 'up=1T', 'connections=0', 'connections=1.5'],
       ...['connections=1e3', 'toString=1', 'none,up=1M', 'up=1M,up=2M', 'bytes=1M,', 'BYTES=1'],
@@ -100,7 +100,7 @@ describe('--net-limit', () => {
     expect(() => networkOptions({ ...NO_FLAGS, netLimit: ['up=1M'] })).toThrow(usage);
   });
 
-  it('alone leaves the rules of a sandbox as they are', () => {
+  it('without rules, keeps the rules of the sandbox', () => {
     const flags = { ...NO_FLAGS, label: [], netLimit: ['connections=5'] };
     const rules = { mode: 'allowlist', allow: ['a.example'], deny: ['b.example'] } as const;
     const network = { ...rules, limits: { bytesMax: 7 }, address: null, gatewayUse: null };
@@ -116,7 +116,7 @@ describe('--net-limit', () => {
 
 describe('changeOf', () => {
   const none = { ...NO_FLAGS, label: [] };
-  it('has what is named, and nothing else', () => {
+  it('contains only the named options', () => {
     expect(changeOf({ ...none, net: 'none' })).toEqual({ network: null });
     expect(changeOf({ ...none, allowOut: ['a.example'] })).toEqual({
       network: { mode: 'allowlist', allow: ['a.example'], deny: [] },
@@ -128,11 +128,11 @@ describe('changeOf', () => {
     expect(changeOf({ ...none, timeout: 'never' })).toEqual({ timeoutMs: null });
   });
 
-  it('nothing is a wrong word', () => {
+  it('rejects a command without changes', () => {
     expect(() => changeOf(none)).toThrow(usage);
   });
 
-  it('secrets come along with whatever network, but none', () => {
+  it('combines secrets with any network except none', () => {
     const env = { KEY: 'a value of the caller' };
     const secret = ['KEY@a.example'];
     const secrets = [{ name: 'KEY', hosts: ['a.example'], value: env.KEY }];

@@ -7,7 +7,7 @@ import { parseSecrets } from './secret-flags.ts';
 const env = { API_KEY: 'from the environment' };
 
 describe('parseSecrets', () => {
-  it('takes values from the environment and from files, without the last line end', () => {
+  it('reads values from the environment and from files, without the final newline', () => {
     const folder = mkdtempSync(join(tmpdir(), 'nv-secret-'));
     const file = join(folder, 'key=1');
     writeFileSync(file, 'from a file\r\n');
@@ -24,13 +24,13 @@ describe('parseSecrets', () => {
     'API_KEY@',
     'OTHER@a.example',
     'API_KEY@a.example=/no/such/file',
-  ])('refuses %j with how it is written, and tells no value', (text) => {
+  ])('rejects %j with the syntax, and never prints a value', (text) => {
     expect(() => parseSecrets([text], env)).toThrow(
       expect.objectContaining({ remedy: expect.stringContaining('NAME@') }),
     );
     expect(() => parseSecrets([text], env)).not.toThrow(/sk-live/);
   });
-  it('refuses a name that is given twice', () => {
+  it('rejects a repeated name', () => {
     expect(() => parseSecrets(['API_KEY@a.example', 'API_KEY@b.example'], env)).toThrow('twice');
   });
 });

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { bars, nanoseconds } from './bars.ts';
 
 describe('bars', () => {
-  it('are as long as their counts, and never invisible', () => {
+  it('scale with their counts, and are visible for any count above 0', () => {
     const [most, half, few, none] = bars([
       { label: 'a', count: 8000 },
       { label: 'long', count: 4000 },
@@ -15,7 +15,7 @@ describe('bars', () => {
     expect(none).toBe('   c  0');
   });
 
-  it('of nothing are nothing', () => {
+  it('are empty without rows', () => {
     expect(bars([])).toEqual([]);
   });
 });

@@ -12,18 +12,18 @@ function printed(view: LogView, chunks: readonly LogChunk[]): string {
 }
 
 describe('LogLines', () => {
-  it('both: the console as it comes, whole lines of the VMM marked and on lines of their own', () => {
+  it('both sources: prints the console unchanged, and marks whole lines of the VMM', () => {
     const view = { onlyVmm: false, plain: false };
     const chunks = [console('a\nlogin: '), vmm('qemu: wa'), vmm('rning\nmore'), console('b\n')];
     expect(printed(view, chunks)).toBe('a\nlogin: \n[vmm] qemu: warning\nb\n[vmm] more\n');
   });
 
-  it('only the VMM: as it is', () => {
+  it('only the VMM: prints its output unchanged', () => {
     const view = { onlyVmm: true, plain: false };
     expect(printed(view, [vmm('x\ny'), console('no'), vmm('z\n')])).toBe('x\nyz\n');
   });
 
-  it('on a terminal nothing of either steers that, also where an end of line is cut in two', () => {
+  it('on a terminal: replaces control characters, even across split line ends', () => {
     const view = { onlyVmm: false, plain: true };
     const chunks = [
       console('a\x1b[31m\r'),
@@ -34,7 +34,7 @@ describe('LogLines', () => {
     expect(printed(view, chunks)).toBe('a?[31m\nb?c\n[vmm] ?]0;x?\n');
   });
 
-  it('a line of the VMM without an end is not kept for ever', () => {
+  it('prints an endless line of the VMM in parts', () => {
     const lines = new LogLines({ onlyVmm: false, plain: false });
     const shown = Array.from({ length: 10 }, () => lines.add(vmm('x'.repeat(1000)))).join('');
     expect(shown.length).toBeGreaterThan(4000);

@@ -39,9 +39,9 @@ export async function endAfterLoss(
 }
 
 /**
- * Listens for a sandbox that stands still because its host has no room; `exec` would wait for ever, in silence.
- * @param onPaused with one line for people
- * @returns how to stop
+ * Reports a sandbox that is paused because the host disk is full; otherwise `exec` would wait silently.
+ * @param onPaused gets one line for people
+ * @returns a function that stops watching
  */
 export function watchFullDisk(
   control: Pick<ControlPlane, 'events' | 'get'>,
@@ -55,7 +55,7 @@ export function watchFullDisk(
     for await (const event of control.events(id, { signal })) {
       if (event.type === 'disk_full') full = event;
       if (event.type !== 'action' || event.action !== 'pause' || full === null) continue;
-      // What is kept comes first: the sandbox may have been resumed since.
+      // Kept events come first: the sandbox may have been resumed since.
       if ((await control.get(id)).pausedTo === 'memory') onPaused(diskFullText(full));
       full = null;
     }

@@ -22,7 +22,7 @@ afterEach(() => void vi.useRealTimers());
 const START = { kind: 'start', step: 'k', title: 'Build it', estimateMs: 120_000 } as const;
 
 describe('progressView', () => {
-  it('plain: a line at the start with the estimate, one at the end with the time', () => {
+  it('plain: prints the estimate at the start and the time at the end', () => {
     const { stream, text } = screen(false);
     const view = progressView(stream, () => 0);
     view.report(START);
@@ -31,7 +31,7 @@ describe('progressView', () => {
     expect(text()).toBe('• Build it (about 2 min 00 s)\n✓ Build it 1 min 05 s\n');
   });
 
-  it('plain: a sign of life while a step takes long', () => {
+  it('plain: reports a long step regularly', () => {
     let now = 0;
     const { stream, text } = screen(false);
     const view = progressView(stream, () => now);
@@ -43,7 +43,7 @@ describe('progressView', () => {
     expect(text()).toContain('… Build it 25 % after 15.0 s, about 45.0 s left');
   });
 
-  it('plain: a whole takes as long as the longest of its parts, whatever its own pace', () => {
+  it('plain: estimates a whole by the longest of its parts', () => {
     let now = 0;
     const { stream, text } = screen(false);
     const view = progressView(stream, () => now);
@@ -63,7 +63,7 @@ describe('progressView', () => {
     expect(text()).toContain('… All 50 % after 30.0 s, about 30.0 s left');
   });
 
-  it('a cached step says nothing, a failed one says so', () => {
+  it('prints failed steps, and no cached ones', () => {
     const { stream, text } = screen(true);
     const view = progressView(stream, () => 0);
     view.report({ kind: 'done', step: 'unknown', cached: true, durationMs: 1 });
@@ -75,7 +75,7 @@ describe('progressView', () => {
     expect(text()).not.toContain('✓');
   });
 
-  it('terminal: a bar with the time that is left, no wider than the screen', () => {
+  it('terminal: draws a bar with the remaining time, no wider than the screen', () => {
     let now = 0;
     const { stream, text } = screen(true);
     const view = progressView(stream, () => now);
@@ -92,7 +92,7 @@ describe('progressView', () => {
     view.close();
   });
 
-  it('terminal: without a count the time against the estimate, never quite full', () => {
+  it('terminal: without a count, draws time against the estimate, never quite full', () => {
     let now = 0;
     const { stream, text } = screen(true);
     const view = progressView(stream, () => now);

@@ -20,13 +20,13 @@ describe('lifetimeRows', () => {
     expect(lifetimeRows(info, HOUR)).toEqual(rows);
   });
 
-  it('of one that has ended: none', () => {
+  it('returns no rows for an ended sandbox', () => {
     const end = { cause: 'removed' } as never;
     expect(lifetimeRows({ ...PLAIN, autoResume: true, endsAtMs: 5, end }, HOUR)).toEqual([]);
   });
 });
 
-it('provenanceRows, secretRows: what it came from, and names without values', () => {
+it('provenanceRows, secretRows: name the origin, and secrets without values', () => {
   expect(provenanceRows({ snapshot: null, parent: null })).toEqual([]);
   expect(provenanceRows({ snapshot: 's', parent: 'p' })).toEqual([
     ['snapshot', 's'],

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { bytes, coarse, duration, table } from './table.ts';
 
 describe('table', () => {
-  it('aligns columns by what is seen, not by color codes', () => {
+  it('aligns columns by visible width, ignoring color codes', () => {
     const red = styleText('red', 'no', { validateStream: false });
     expect(
       table(

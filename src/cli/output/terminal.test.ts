@@ -5,23 +5,23 @@ const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 const text = (data: Uint8Array): string => new TextDecoder().decode(data);
 
 describe('EscapeFilter', () => {
-  it('passes everything on, Ctrl-C too', () => {
+  it('passes on all other keys, including Ctrl-C', () => {
     const filter = new EscapeFilter();
     expect(text(filter.receive(bytes('ls\r\x03')).forGuest)).toBe('ls\r\x03');
   });
 
-  it.each(['q', 'Q'])('Ctrl-] %s leaves, however the keys are cut', (key) => {
+  it.each(['q', 'Q'])('Ctrl-] %s leaves, even if the keys arrive separately', (key) => {
     expect(new EscapeFilter().receive(bytes(`ab\x1d${key}cd`))).toMatchObject({ leave: true });
     const filter = new EscapeFilter();
     expect(filter.receive(bytes('\x1d'))).toMatchObject({ leave: false });
     expect(filter.receive(bytes(key))).toMatchObject({ leave: true });
   });
 
-  it('what was typed before leaving still reaches the guest', () => {
+  it('passes on what was typed before leaving', () => {
     expect(text(new EscapeFilter().receive(bytes('ab\x1dq')).forGuest)).toBe('ab');
   });
 
-  it('Ctrl-] twice sends one', () => {
+  it('Ctrl-] twice sends one Ctrl-]', () => {
     expect(text(new EscapeFilter().receive(bytes('\x1d\x1d')).forGuest)).toBe('\x1d');
   });
 

@@ -5,7 +5,7 @@ import { NO_EVIDENCE } from '../../sandbox/ending.ts';
 import type { SandboxLoad } from '../../sandbox/plane/load.ts';
 import { frameOf, type Scrape, type TopFrame } from './frame.ts';
 import { cut } from './ink.ts';
-import { bars, draw, drawWhole, sortRows, type View } from './picture.ts';
+import { draw, drawWhole, sortRows, sparkline, type View } from './picture.ts';
 import { Samples } from './samples.ts';
 
 const ids = Array.from({ length: 50 }, (_, n) => `${n + 10}`.padStart(20, 'a'));
@@ -72,7 +72,7 @@ const view: View = { sort: 'memory', reverse: false, offset: 0, color: true, pro
 const frame = frameOf(scrape(2000, 30), { last: scrape(1000, 10), oldest: null }, []);
 
 describe('frameOf', () => {
-  it('rates are of the time between two scrapes; a first frame has none', () => {
+  it('computes rates between two scrapes, and none in the first frame', () => {
     expect(frame.models).toMatchObject({ tokens: 30, tokensPerSecond: 20 });
     expect(frame.sandboxes[7]).toMatchObject({ tokens: 30, tokensPerSecond: 20, phase: 'ready' });
     const first = frameOf(scrape(2000, 30), { last: null, oldest: null }, []);
@@ -80,7 +80,7 @@ describe('frameOf', () => {
     expect(first.sandboxes[7]?.tokensPerSecond).toBeNull();
   });
 
-  it('a VM is marked at 90 % and 98 % of its memory', () => {
+  it('marks a VM at 90 % and 98 % of its memory', () => {
     const marks = frame.sandboxes.map(({ pressure }) => pressure);
     expect([marks[3], marks[39], marks[40], marks[47], marks[48]]).toEqual([
       ...['none', 'none', 'high', 'high', 'full'],
@@ -88,12 +88,12 @@ describe('frameOf', () => {
   });
 });
 
-describe('frameOf: what a sandbox says of its memory', () => {
+describe('frameOf: memory pressure', () => {
   const at = 100_000;
   const shortageAt = (marks: Marks) =>
     frameOf(scrape(at, 0, [marks]), { last: null, oldest: null }, []).sandboxes[0]?.shortage;
 
-  it('pressure, a kill that is near and a kill count for a while', () => {
+  it('shows pressure, near OOM and a kill for a limited time', () => {
     const pressure = { ...PRESSURE, atMs: at - 15_000 };
     expect(shortageAt({ lastPressure: pressure, lastOom: null })).toEqual({
       ...{ type: 'pressure', some: 12.4, full: 3 },
@@ -108,7 +108,7 @@ describe('frameOf: what a sandbox says of its memory', () => {
     });
   });
 
-  it('a kill counts more than the pressure around it, and less than new pressure', () => {
+  it('prefers a kill over the pressure around it, and new pressure over the kill', () => {
     const killed = { ...OOM, atMs: at - 40_000 };
     const around = { ...PRESSURE, atMs: at - 38_000 };
     const later = { ...PRESSURE, atMs: at - 1000 };
@@ -116,7 +116,7 @@ describe('frameOf: what a sandbox says of its memory', () => {
     expect(shortageAt({ lastPressure: later, lastOom: killed })?.type).toBe('pressure');
   });
 
-  it('events of sandboxes and changes of their status in the order of time; an end once', () => {
+  it('orders events and status changes by time, with each end once', () => {
     const [one = ''] = ids;
     const end = { cause: 'guest-oom', detail: 'x', atMs: 3, evidence: NO_EVIDENCE } as const;
     const events = [
@@ -151,7 +151,7 @@ describe('draw', () => {
     }
   });
 
-  it('80 by 24: memory, what is said of it, tokens, age and the last events are all to be seen', () => {
+  it('80 by 24: shows memory, pressure, tokens, age and the last events', () => {
     const marks = [{ lastPressure: { ...PRESSURE, atMs: 1 }, lastOom: null }];
     const events = [
       { ...PRESSURE, type: 'near_oom', sandbox: ids[1] ?? '', seq: 1, atMs: 1 },
@@ -166,7 +166,7 @@ describe('draw', () => {
     expect(lines.filter((line) => line.includes('running ')).length).toBeGreaterThan(5);
   });
 
-  it('a list that needs little room leaves it to events', () => {
+  it('gives rows that the list does not need to events', () => {
     const many = Array.from({ length: 40 }, (_, n) => ({
       ...({ type: 'dropped', count: n, sandbox: 's', seq: n + 1, atMs: n } as const),
     }));
@@ -179,7 +179,7 @@ describe('draw', () => {
     expect(told(made)).toBe(6);
   });
 
-  it('what a daemon says does not steer the terminal', () => {
+  it('removes control characters from text of the daemon', () => {
     const text = draw(frame, { columns: 120, rows: 40 }, { ...view, color: false }).join('\n');
     expect(text).toContain('QEMU 7');
     expect(text).not.toContain('\x1b');
@@ -188,14 +188,14 @@ describe('draw', () => {
     expect(draw(frame, { columns: 120, rows: 40 }, problem)[0]).not.toContain('\x1b');
   });
 
-  it('drawWhole: every sandbox, marks, no color', () => {
+  it('drawWhole: prints every sandbox with marks, without color', () => {
     const text = drawWhole(frame, { ...view, color: false });
     for (const id of ids) expect(text).toContain(id);
     expect(text).toContain('pressure 50.0 % some, 0.0 % full !');
     expect(text).toMatch(/!! +98\/100 MiB/);
   });
 
-  it('sortRows: by memory, tokens, age or id, and the other way round', () => {
+  it('sortRows: sorts by memory, tokens, age or ID, in both directions', () => {
     const first = (sort: View['sort'], reverse = false): string | undefined =>
       sortRows(frame.sandboxes, { sort, reverse })[0]?.id;
     expect([first('memory'), first('tokens'), first('age'), first('id')]).toEqual([
@@ -205,15 +205,15 @@ describe('draw', () => {
   });
 });
 
-describe('bars, cut', () => {
-  it('bars: the fullest bucket is the highest, one that is not empty is to be seen', () => {
+describe('sparkline, cut', () => {
+  it('sparkline: the fullest bucket is the highest, and any count is visible', () => {
     const counts = [0, 1, 1000, 500];
     const buckets = counts.map((count, n) => ({ le: n === 3 ? null : n + 1, count }));
-    expect(bars({ buckets })).toBe('  1.0 s │ ▁█▄              │ 3.0 s   ');
-    expect(bars({ buckets: [] })).toBe('');
+    expect(sparkline({ buckets })).toBe('  1.0 s │ ▁█▄              │ 3.0 s   ');
+    expect(sparkline({ buckets: [] })).toBe('');
   });
 
-  it('cut: colors end where the line does', () => {
+  it('cut: keeps color codes at the end of the line', () => {
     expect(cut('\x1b[31mabcdef\x1b[39m', 3)).toBe('\x1b[31mabc\x1b[39m');
   });
 });

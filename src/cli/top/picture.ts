@@ -109,15 +109,15 @@ function latencyLine(latency: Latency, ink: Inked): string {
   if (count === 0) return `${name.padEnd(NAME_CHARACTERS)}${ink('dim', 'nothing yet')}`;
   const when = windowMs === null ? 'since the start' : `in ${coarse(windowMs)}`;
   const times = `p50 ${seconds(p50)}  p95 ${seconds(p95)}`;
-  const shown = ink('cyan', bars(latency).padEnd(BARS_MIN + 19));
+  const shown = ink('cyan', sparkline(latency).padEnd(BARS_MIN + 19));
   return `${name.padEnd(NAME_CHARACTERS)}${shown}  ${times.padEnd(26)}${ink('dim', `${count} ${when}`)}`;
 }
 
-/** One bar for each bucket; the highest is the fullest. */
-export function bars({ buckets }: Pick<Latency, 'buckets'>): string {
+/** Draws one bar per bucket; the fullest is the highest. */
+export function sparkline({ buckets }: Pick<Latency, 'buckets'>): string {
   const max = Math.max(0, ...buckets.map(({ count }) => count));
   const bar = (count: number): string => {
-    // What is not nothing is to be seen.
+    // Any count is visible.
     const level = count === 0 ? 0 : Math.max(1, Math.round((count / max) * (SPARKS.length - 1)));
     return SPARKS[level] ?? ' ';
   };
@@ -135,7 +135,7 @@ export function sortRows(rows: readonly SandboxRow[], view: Pick<View, 'sort' | 
     age: (a, b) => b.ageMs - a.ageMs,
     id: () => 0,
   };
-  // What is equal stays where it was from one frame to the next.
+  // Equal rows keep their order between frames.
   const sorted = rows.toSorted((a, b) => by[view.sort](a, b) || a.id.localeCompare(b.id));
   return view.reverse ? sorted.reverse() : sorted;
 }
@@ -144,9 +144,9 @@ function eventLines(events: readonly TopEvent[], size: Size, ink: Inked): readon
   const lines = events.map(({ atMs, sandbox, type, text }) => {
     const clock = new Date(atMs).toTimeString().slice(0, 8);
     const id = size.columns < 100 ? safeText(sandbox).slice(0, SHORT_ID) : safeText(sandbox);
-    const told = safeText(type === 'status' || type === 'end' ? text : `${type}: ${text}`);
+    const shown = safeText(type === 'status' || type === 'end' ? text : `${type}: ${text}`);
     const style = EVENT_INK[type];
-    return `${ink('dim', clock)}  ${id}  ${style === undefined ? told : ink(style, told)}`;
+    return `${ink('dim', clock)}  ${id}  ${style === undefined ? shown : ink(style, shown)}`;
   });
   return lines.length === 0 ? [] : ['', ink('bold', 'Events'), ...lines];
 }

@@ -15,14 +15,14 @@ not a sample
 `;
 
 describe('Samples', () => {
-  it('sum: of all series, or of those with a label', () => {
+  it('sum: adds up all series, or those with a label', () => {
     const samples = new Samples(TEXT);
     expect(samples.sum('c_total')).toBe(9);
     expect(samples.sum('c_total', { kind: 'c' })).toBe(5);
     expect(samples.sum('unknown')).toBe(0);
   });
 
-  it('distribution: series added up, counts of each bucket', () => {
+  it('distribution: adds up series into counts per bucket', () => {
     const all = new Samples(TEXT).distribution('h');
     expect(all.buckets.map(({ count }) => count)).toEqual([3, 4, 2]);
     expect(all.count).toBe(9);

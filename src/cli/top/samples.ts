@@ -1,4 +1,4 @@
-/** Reads what `/metrics` tells (exposition format 0.0.4). Pure; lines that it does not know are passed over. */
+/** Parses `/metrics` (exposition format 0.0.4) and ignores unknown lines. Pure. */
 
 export interface MetricSample {
   readonly name: string;
@@ -6,7 +6,7 @@ export interface MetricSample {
   readonly value: number;
 }
 
-/** Of one histogram, its series added up. Counts are of each bucket, not cumulative. */
+/** One histogram with its series added up. Counts are per bucket, not cumulative. */
 export interface Distribution {
   /** `le` in the metric's unit; the last is Infinity. */
   readonly buckets: readonly { readonly le: number; readonly count: number }[];
@@ -26,7 +26,7 @@ export class Samples {
     }
   }
 
-  /** Of all series that have these labels. */
+  /** Returns the sum of all series with these labels. */
   sum(name: string, labels: Readonly<Record<string, string>> = {}): number {
     return this.#named(name, labels).reduce((total, { value }) => total + value, 0);
   }
@@ -56,7 +56,7 @@ export class Samples {
   }
 }
 
-/** What came since `earlier`. */
+/** Returns the values since `earlier`. */
 export function since(later: Distribution, earlier: Distribution): Distribution {
   const before = new Map(earlier.buckets.map(({ le, count }) => [le, count]));
   const buckets = later.buckets.map(({ le, count }) => ({
@@ -66,7 +66,7 @@ export function since(later: Distribution, earlier: Distribution): Distribution 
   return { buckets, count: buckets.reduce((sum, { count }) => sum + count, 0) };
 }
 
-/** As if values were spread evenly in a bucket; of the last one its lower bound. Null without a value. */
+/** Interpolates within a bucket; in the last one, returns its lower bound. Null: no values. */
 export function quantile({ buckets, count }: Distribution, fraction: number): number | null {
   if (count === 0) return null;
   const rank = fraction * count;

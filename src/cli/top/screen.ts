@@ -1,6 +1,6 @@
 /**
- * A whole terminal of its own (io): the alternate screen, keys as they are typed, the size. Whatever ends the
- * process but SIGKILL, the terminal is as it was before.
+ * The alternate screen of a terminal, its keys and its size (io). The terminal is restored however the process ends,
+ * except by SIGKILL.
  */
 import type { ReadStream } from 'node:tty';
 import { ignore } from '../../base/ignore.ts';
@@ -8,7 +8,7 @@ import type { Size } from './picture.ts';
 
 const ENTER = '\x1b[?1049h\x1b[?25l\x1b[?7l';
 const LEAVE = '\x1b[?7h\x1b[?25h\x1b[?1049l';
-/** Terminals that know it show all of an update at once; others pass over it. */
+/** Synchronized update; terminals without support ignore it. */
 const BEGIN_UPDATE = '\x1b[?2026h';
 const END_UPDATE = '\x1b[?2026l';
 
@@ -29,14 +29,14 @@ export class Screen {
     this.#handlers.onResize();
   };
   readonly #onExit = (): void => this.close();
-  /** After a stop (`kill -STOP`) the terminal is as whoever had it meanwhile has left it. */
+  /** During a stop (`kill -STOP`), another program may have changed the terminal. */
   readonly #onContinue = (): void => {
     this.#stdin?.setRawMode(true);
     this.#stdout.write(ENTER);
     this.#onResize();
   };
 
-  /** @param stdin null: there are no keys */
+  /** @param stdin null: no keys */
   constructor(stdout: NodeJS.WriteStream, stdin: ReadStream | null, handlers: ScreenHandlers) {
     this.#stdout = stdout;
     this.#stdin = stdin;
@@ -54,7 +54,7 @@ export class Screen {
     return { columns: Math.max(1, columns), rows: Math.max(1, rows) };
   }
 
-  /** Writes the lines that are not there yet. A reader that is slow misses frames, not the newest. */
+  /** Writes only changed lines. A slow reader misses frames, but not the newest. */
   show(lines: readonly string[]): void {
     if (!this.#isOpen || this.#stdout.writableNeedDrain) return;
     const changes = lines.flatMap((line, index) =>

@@ -40,7 +40,7 @@ export async function copyOut(
   const wholeContent = /(^|\/)\.$/.test(source);
   const into = !wholeContent && (target.endsWith('/') || (await isDirectory(target)));
   const name = basename(root.path) || 'root';
-  const to = resolve(into ? join(target, checkName(name)) : target);
+  const to = resolve(into ? join(target, checkFileName(name)) : target);
   await mkdir(dirname(to), { recursive: true });
   const plan = await planOf(guest, { entry: root, from: source, to }, as);
   const files = plan.filter(({ entry }) => entry.type === 'file');
@@ -76,7 +76,7 @@ async function planOf(
     if (entry.type !== 'directory') continue;
     const seen = new Set<string>();
     for (const child of await guest.files.list(from, as)) {
-      const name = checkName(child.name);
+      const name = checkFileName(child.name);
       if (seen.has(name)) throw hostile(`the guest lists ${quoted(name)} twice in ${from}`);
       seen.add(name);
       if (plan.length >= ENTRIES_MAX) {
@@ -92,7 +92,7 @@ async function planOf(
 }
 
 /** @returns the name, if it is one component of a path. @throws CopyError `hostile_name` */
-export function checkName(name: string): string {
+export function checkFileName(name: string): string {
   const isPlain = name !== '' && name !== '.' && name !== '..' && !/[/\0]/.test(name);
   // Names that are not UTF-8 contain lone surrogates, which cannot be written back.
   if (isPlain && name.isWellFormed()) return name;

@@ -15,7 +15,7 @@ describe('parseLocation', () => {
     ['file', { kind: 'here', path: 'file' }],
   ])('%s', (text, location) => expect(parseLocation(text)).toEqual(location));
 
-  it('refuses an empty path', () => {
+  it('rejects an empty path', () => {
     expect(() => parseLocation('')).toThrow(expect.objectContaining({ code: 'usage' }));
   });
 });

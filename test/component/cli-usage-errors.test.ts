@@ -25,7 +25,7 @@ describe('-o json', () => {
     ['exec -o json', "missing required argument 'id'"],
     ['frob --output=json', "unknown command 'frob'"],
     ['run -o json', 'no script was given'],
-  ])('%s: the error is an object, and nothing else is printed', async (line, message) => {
+  ])('%s: prints the error as an object, and nothing else', async (line, message) => {
     const { status, stdout, stderr } = await run(line);
     expect([status, stderr]).toEqual([2, '']);
     expect(JSON.parse(stdout)).toEqual({
@@ -36,13 +36,13 @@ describe('-o json', () => {
     });
   });
 
-  it('of the program, after --: errors are text', async () => {
+  it('-o json after --: errors are text', async () => {
     const { stdout, stderr } = await run('exec --frob x -- jq -o json');
     expect([stdout, stderr]).toEqual(['', expect.stringContaining("unknown option '--frob'")]);
   });
 });
 
-describe('words that are wrong whatever a daemon says', () => {
+describe('usage errors without a daemon', () => {
   it.each([
     ['port x 99999', 'invalid port "99999"'],
     ['pool set 5 2', 'pool minimum 5 exceeds maximum 2'],
@@ -71,7 +71,7 @@ describe('words that are wrong whatever a daemon says', () => {
 });
 
 describe('no daemon', () => {
-  it('at an address: says to look at it, and how to start one there', async () => {
+  it('at an address: names it, and says how to start a daemon there', async () => {
     const { status, stderr } = await run('ls', { NEUROVISOR_URL: 'http://127.0.0.1:1' });
     expect(status).toBe(125);
     expect(stderr).toContain('NEUROVISOR_URL');
