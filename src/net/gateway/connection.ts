@@ -1,13 +1,13 @@
 /**
  * One connection of a guest through the gateway (io).
  *
- *     reading ──► dialling ──► open ──► closing ──► closed    the upstream has ended: the rest is delivered
- *        │            │          │ a later request is refused
- *        │            │          └─► draining ─┐   the answers to earlier ones first
- *        └────────────┴────────► answering ◄───┘   says why, then closes
- *        └─► decrypted    TLS to a host that secrets belong to, or whose requests are judged: `secret-connection.ts`
+ *     reading ──► dialing ──► open ──► closing ──► closed    the upstream has ended: deliver the rest
+ *        │           │         │ a later request is refused
+ *        │           │         └─► draining ─┐   answers to earlier requests first
+ *        └───────────┴────────► answering ◄──┘   sends the refusal, then closes
+ *        └─► decrypted    TLS to a host with secrets or request rules: `secret/connection.ts`
  *
- * A guest that is not read from is held back by TCP; nothing is kept here beyond one head and one chunk.
+ * TCP holds back a guest that is not read from; at most one head and one chunk are kept here.
  */
 import type { Socket } from 'node:net';
 import { IdleTimer } from '../../base/idle-timer.ts';
@@ -19,9 +19,9 @@ import { HttpResponses } from '../http/responses.ts';
 import { type Destination, exhaustedText, GatewayJudge } from '../policy/judge.ts';
 import { SecretConnection } from '../secret/connection.ts';
 import { type EgressSecrets, needsSecrets, placeholdersIn } from '../secret/secret.ts';
-import { type ClientHello, ClientHelloReader } from '../tls/client-hello.ts';
-import { SecondHello, ServerHelloStart } from '../tls/hello-retry.ts';
+import type { ClientHello } from '../tls/client-hello.ts';
 import type { ConnectionContext, EndReason, GatewayProtocol, GatewaySandbox } from './sandbox.ts';
+import { type HelloStep, TlsHellos } from './tls-hellos.ts';
 
 interface Refused {
   readonly reason: EndReason;
@@ -29,17 +29,24 @@ interface Refused {
   readonly name: string | undefined;
 }
 
-type Phase =
-  | 'reading'
-  | 'dialling'
-  | 'open'
-  | 'closing'
-  | 'draining'
-  | 'answering'
-  /** `SecretConnection` has it. */
-  | 'decrypted'
-  | 'closed';
-const DEAF = new Set<Phase>(['closing', 'draining', 'answering', 'decrypted', 'closed']);
+/** Whose bytes each phase takes; others are dropped. */
+const PHASES = {
+  /** Before the first hello or head is allowed. */
+  reading: { guest: true, upstream: false },
+  /** Connecting to the upstream, while judged bytes are queued. */
+  dialing: { guest: true, upstream: false },
+  open: { guest: true, upstream: true },
+  /** A later request was refused: the answers to earlier ones first. */
+  draining: { guest: false, upstream: true },
+  /** Refused: the guest gets the reason, if there is one to send. */
+  answering: { guest: false, upstream: false },
+  /** The upstream has ended: the guest gets the rest. */
+  closing: { guest: false, upstream: false },
+  /** `SecretConnection` has the sockets. */
+  decrypted: { guest: false, upstream: false },
+  closed: { guest: false, upstream: false },
+} as const;
+type Phase = keyof typeof PHASES;
 
 export class GatewayConnection {
   readonly #context: ConnectionContext;
@@ -53,15 +60,11 @@ export class GatewayConnection {
   #phase: Phase = 'reading';
   #protocol: GatewayProtocol | undefined;
   #upstream: Socket | undefined;
-  /** Judged, and waits for the upstream to connect. */
+  /** Judged, and waiting for the upstream to connect. */
   #queue: Uint8Array[] = [];
-  /** Not judged yet: the hello under way, or what came behind it. */
-  #held: Buffer[] = [];
-  readonly #helloReader = new ClientHelloReader();
+  readonly #hellos = new TlsHellos();
+  /** The allowed one. */
   #hello: ClientHello | undefined;
-  /** Until it is known whether the server asks for a second hello. */
-  #serverStart: ServerHelloStart | undefined;
-  #secondHello: SecondHello | undefined;
   readonly #requests = new HttpRequestReader();
   #lastHead: RequestHead | undefined;
   readonly #responses = new HttpResponses();
@@ -71,10 +74,10 @@ export class GatewayConnection {
   readonly #idle: IdleTimer;
   #refusal: Uint8Array | undefined;
   #isGuestEnded = false;
-  /** A later request was refused while the upstream was still being called. */
+  /** A later request was refused while dialing. */
   #isLast = false;
 
-  /** @param protocol undefined: the first byte tells */
+  /** @param protocol undefined: decided by the first byte */
   constructor(
     context: ConnectionContext,
     guest: Socket,
@@ -90,26 +93,26 @@ export class GatewayConnection {
     this.#judge = new GatewayJudge(sandbox.policy, sandbox.pins, destination);
     this.#armHead();
     this.#idle = new IdleTimer(context.clock, context.timeouts.idleMs, () => {
-      if (this.#phase !== 'answering') this.#refuse('idle_timeout', 'no byte moved for too long');
+      if (this.#phase !== 'answering') this.#refuse('idle_timeout', 'idle for too long');
     });
     guest.on('data', (bytes) => this.#onGuestData(bytes));
     guest.on('end', () => this.#onGuestEnd());
-    guest.on('error', (error) => ignore(error, 'a guest that broke its connection'));
+    guest.on('error', (error) => ignore(error, 'the guest broke its connection'));
     guest.once('close', () => this.#onClosed());
   }
 
-  /** At once, without a word. */
+  /** Resets the connection. */
   destroy(): void {
     if (this.#decrypted === undefined) this.#guest.resetAndDestroy();
     else this.#decrypted.connection.destroy();
   }
 
-  /** After a change of the policy: ends at once unless what it began with would be let through now. */
+  /** After a change of policy: ends unless what it began with is still allowed. */
   rejudge(): void {
     const head = this.#lastHead;
-    // Began with secrets that are others now, or should have.
+    // Changed secrets, or a host that now needs decryption.
     const serverName = this.#hello?.serverName;
-    const wanted = this.#isRead(serverName) ? this.#secrets() : undefined;
+    const wanted = this.#isDecrypted(serverName) ? this.#secrets() : undefined;
     const inside = this.#decrypted?.connection.lastHead;
     const judged = [
       this.#hello && this.#judge.hello(this.#hello),
@@ -120,55 +123,72 @@ export class GatewayConnection {
     if (isOther || judged.some((each) => each?.ok === false)) this.destroy();
   }
 
-  /** TLS to it is not only passed on. */
-  #isRead(serverName: string | undefined): serverName is string {
+  /** Whether TLS to this name is decrypted. */
+  #isDecrypted(serverName: string | undefined): serverName is string {
     if (serverName === undefined) return false;
     return needsSecrets(this.#secrets(), serverName) || this.#judge.decrypts(serverName);
   }
 
   #onGuestData(bytes: Buffer): void {
-    if (DEAF.has(this.#phase)) return;
+    if (!PHASES[this.#phase].guest) return;
     this.#idle.touch();
     if (!this.#context.onBytes('sent', bytes.length)) return;
     this.#protocol ??= bytes[0] === 22 ? 'tls' : 'http';
     if (this.#protocol === 'http') this.#onHttp(bytes);
-    else if (this.#hello === undefined) this.#onHello(bytes);
-    else this.#onTls(bytes);
+    else this.#onHelloStep(this.#hellos.fromGuest(bytes));
   }
 
   // TLS
 
-  #onHello(bytes: Buffer): void {
-    this.#held.push(bytes);
-    const state = this.#helloReader.push(bytes);
-    if (state.kind === 'more') return;
-    if (state.kind === 'refused') {
-      this.#refuse(`tls_${state.reason}`, `no ClientHello that can be judged: ${state.reason}`);
-      return;
+  #onHelloStep(step: HelloStep): void {
+    switch (step.kind) {
+      case 'more':
+        return;
+      case 'pause':
+        this.#guest.pause();
+        return;
+      case 'hello':
+        this.#onHello(step.hello, step.bytes);
+        return;
+      case 'pass':
+        this.#forward(step.bytes);
+        return;
+      case 'second_due':
+        this.#armHead();
+        if (this.#isGuestEnded) this.#onGuestEnd();
+        else this.#guest.resume();
+        return;
+      case 'release':
+        this.#disarmHead();
+        this.#guest.resume();
+        for (const bytes of step.bytes) this.#forward(bytes);
+        this.#passEnd();
+        return;
+      case 'refused':
+        this.#refuse(step.reason, step.why);
     }
-    const judged = this.#judge.hello(state.hello);
+  }
+
+  /** @param bytes everything that the guest has sent */
+  #onHello(hello: ClientHello, bytes: Buffer): void {
+    const judged = this.#judge.hello(hello);
     if (!judged.ok) {
       this.#refuse(judged.reason, judged.why, judged.name);
       return;
     }
-    const all = Buffer.concat(this.#held);
-    const { serverName } = state.hello;
-    if (this.#isRead(serverName)) {
-      this.#hello = state.hello;
-      this.#decrypt(all, serverName);
+    if (this.#isDecrypted(hello.serverName)) {
+      this.#hello = hello;
+      this.#decrypt(bytes, hello.serverName);
       return;
     }
     if (!this.#isAdmitted(judged.name)) return;
-    const { wireBytes } = this.#helloReader;
-    this.#held = wireBytes < all.length ? [all.subarray(wireBytes)] : [];
-    this.#hello = state.hello;
-    this.#serverStart = new ServerHelloStart();
+    this.#hello = hello;
     this.#disarmHead();
-    this.#forward(all.subarray(0, wireBytes));
+    this.#forward(this.#hellos.accept(hello));
   }
 
-  /** @param all that the guest has sent */
-  #decrypt(all: Buffer, serverName: string): void {
+  /** @param bytes everything that the guest has sent */
+  #decrypt(bytes: Buffer, serverName: string): void {
     const secrets = this.#secrets();
     const judged = this.#judge.decryptable(serverName, secrets !== undefined);
     if (!judged.ok) this.#refuse(judged.reason, judged.why, serverName);
@@ -176,13 +196,16 @@ export class GatewayConnection {
     const { clock, dial, timeouts, onAllowed, onBytes, onRefused, onSecrets } = this.#context;
     this.#disarmHead();
     this.#idle.stop();
-    this.#held = [];
+    this.#hellos.clear();
     this.#phase = 'decrypted';
     this.#guest.pause();
     this.#guest.removeAllListeners('data').removeAllListeners('end');
-    this.#guest.unshift(all);
+    this.#guest.unshift(bytes);
     const context = {
-      ...{ clock, dial, timeouts, onSecrets },
+      clock,
+      dial,
+      timeouts,
+      onSecrets,
       judge: (head: RequestHead) => this.#judge.head(head),
       onRequest: (host: string) => void onAllowed('http', host),
       onRefused: (reason: EndReason, why: string) => onRefused(reason, why, serverName),
@@ -204,50 +227,6 @@ export class GatewayConnection {
     return isAdmitted;
   }
 
-  #onTls(bytes: Buffer): void {
-    if (this.#serverStart === undefined && this.#secondHello === undefined) {
-      this.#forward(bytes);
-      return;
-    }
-    this.#held.push(bytes);
-    if (this.#serverStart === undefined) this.#pushSecondHello(bytes);
-    else this.#guest.pause();
-  }
-
-  #onServerStart(bytes: Buffer): void {
-    const start = this.#serverStart?.push(bytes);
-    if (start === undefined || start === 'more') return;
-    this.#serverStart = undefined;
-    if (start === 'other' || this.#hello === undefined) {
-      this.#release();
-      return;
-    }
-    this.#secondHello = new SecondHello(this.#hello);
-    this.#armHead();
-    for (const held of [...this.#held]) this.#pushSecondHello(held);
-    if (this.#phase !== 'open') return;
-    if (this.#isGuestEnded) this.#onGuestEnd();
-    else this.#guest.resume();
-  }
-
-  #pushSecondHello(bytes: Buffer): void {
-    const state = this.#secondHello?.push(bytes);
-    if (state === undefined || state.kind === 'more') return;
-    this.#secondHello = undefined;
-    this.#disarmHead();
-    if (state.kind === 'same') this.#release();
-    else
-      this.#refuse('second_hello', `the second ClientHello is not like the first: ${state.reason}`);
-  }
-
-  #release(): void {
-    const held = this.#held;
-    this.#held = [];
-    this.#guest.resume();
-    for (const bytes of held) this.#forward(bytes);
-    this.#passEnd();
-  }
-
   // HTTP
 
   #onHttp(bytes: Buffer): void {
@@ -256,7 +235,7 @@ export class GatewayConnection {
       if (piece.kind === 'end') continue;
       const refused = piece.kind === 'body' ? undefined : this.#judgePiece(piece);
       if (refused !== undefined) {
-        // What was judged before it goes its way.
+        // Pass on what was judged before it.
         if (passed.length > 0) this.#forward(Buffer.concat(passed));
         this.#refuse(refused.reason, refused.why, refused.name, refused.status);
         return;
@@ -275,7 +254,7 @@ export class GatewayConnection {
   ): (Refused & { status: RefusalStatus }) | undefined {
     if (piece.kind === 'refused') {
       if (this.#requests.isCut) this.#responses.withdraw();
-      const why = `no HTTP/1.1 request that can be judged: ${piece.reason}`;
+      const why = `invalid or ambiguous HTTP/1.1 request: ${piece.reason}`;
       return { reason: `http_${piece.reason}`, why, name: undefined, status: 400 };
     }
     this.#lastHead = piece.head;
@@ -289,7 +268,7 @@ export class GatewayConnection {
     return undefined;
   }
 
-  /** In plain HTTP nothing is put in, whatever the host. */
+  /** Plain HTTP gets no secrets, whatever the host. */
   #notePlaceholders({ host, forward }: RequestHead): void {
     const names = placeholdersIn(this.#secrets()?.secrets ?? [], forward);
     if (names.length > 0)
@@ -298,10 +277,10 @@ export class GatewayConnection {
 
   // Both
 
-  /** To the upstream, which is called at the first byte. */
+  /** Sends to the upstream, which is dialed at the first byte. */
   #forward(bytes: Uint8Array): void {
     if (this.#phase === 'reading') this.#dial();
-    if (this.#phase === 'dialling') {
+    if (this.#phase === 'dialing') {
       this.#queue.push(bytes);
       return;
     }
@@ -311,7 +290,7 @@ export class GatewayConnection {
 
   #dial(): void {
     const { clock, dial, timeouts } = this.#context;
-    this.#phase = 'dialling';
+    this.#phase = 'dialing';
     this.#guest.pause();
     const upstream = dial(this.#destination);
     this.#upstream = upstream;
@@ -323,7 +302,7 @@ export class GatewayConnection {
     upstream.on('data', (bytes) => this.#onUpstreamData(bytes));
     upstream.on('end', () => this.#onUpstreamEnd());
     upstream.on('drain', () => this.#resumeGuest());
-    upstream.on('error', (error) => ignore(error, 'an upstream that broke its connection'));
+    upstream.on('error', (error) => ignore(error, 'the upstream broke its connection'));
     upstream.once('close', (hadError) => {
       cancel();
       this.#onUpstreamClosed(hadError && !upstream.readableEnded);
@@ -335,7 +314,7 @@ export class GatewayConnection {
   }
 
   #onConnected(upstream: Socket): void {
-    if (this.#phase !== 'dialling') {
+    if (this.#phase !== 'dialing') {
       upstream.destroy();
       return;
     }
@@ -355,18 +334,19 @@ export class GatewayConnection {
   }
 
   #resumeGuest(): void {
-    // What a TLS guest has to say waits until the server's first words are known.
-    if (this.#phase === 'open' && this.#serverStart === undefined) this.#guest.resume();
+    if (this.#phase === 'open' && !this.#hellos.isServerDue) this.#guest.resume();
   }
 
   #onUpstreamData(bytes: Buffer): void {
-    if (this.#phase !== 'open' && this.#phase !== 'draining') return;
+    if (!PHASES[this.#phase].upstream) return;
     this.#idle.touch();
     if (!this.#context.onBytes('received', bytes.length)) return;
     this.#hasReceived = true;
     if (!this.#guest.write(bytes)) this.#upstream?.pause();
-    this.#onServerStart(bytes);
-    if (this.#protocol !== 'http') return;
+    if (this.#protocol !== 'http') {
+      this.#onHelloStep(this.#hellos.fromServer(bytes));
+      return;
+    }
     this.#responses.push(bytes);
     if (this.#phase === 'draining' && this.#responses.isComplete) this.#answer();
   }
@@ -378,25 +358,24 @@ export class GatewayConnection {
     }
     if (this.#phase !== 'open') return;
     this.#guest.end();
-    // It will not ask for a second hello any more; the guest's end has to be seen.
-    if (this.#serverStart === undefined) return;
-    this.#serverStart = undefined;
-    this.#held = [];
+    if (!this.#hellos.isServerDue) return;
+    // Too late to ask for a second hello. Read on, to see the guest's end.
+    this.#hellos.clear();
     this.#guest.resume();
     this.#passEnd();
   }
 
   #onUpstreamClosed(isCut: boolean): void {
-    if (this.#phase === 'dialling') {
+    if (this.#phase === 'dialing') {
       const { address, port } = this.#destination;
-      const why = `${address} port ${port} does not take connections`;
+      const why = `${address} port ${port} refused the connection or did not answer`;
       this.#refuse('unreachable', why, undefined, 502);
     } else if (this.#phase === 'open' && isCut) this.destroy();
     else if (this.#phase === 'open') this.#close();
     else if (this.#phase === 'draining') this.#cutShort();
   }
 
-  /** The upstream is gone: what the guest is still to get is sent, however slowly it reads. */
+  /** The upstream has ended: delivers the rest to the guest, however slowly it reads. */
   #close(): void {
     this.#phase = 'closing';
     this.#guest.resume();
@@ -407,15 +386,15 @@ export class GatewayConnection {
   #onGuestEnd(): void {
     this.#isGuestEnded = true;
     if (this.#phase === 'reading')
-      this.#refuse('ended_early', 'the guest closed before it said where to');
-    else if (this.#secondHello !== undefined)
+      this.#refuse('ended_early', 'the guest closed before its first hello or head');
+    else if (this.#hellos.isSecondDue)
       this.#refuse('ended_early', 'the guest closed inside its second hello');
     else this.#passEnd();
   }
 
-  /** The guest's end comes after its last byte, which may still be waiting to be judged. */
+  /** Ends the upstream's input after the guest's last byte, which may be held. */
   #passEnd(): void {
-    const isWaiting = this.#serverStart !== undefined || this.#secondHello !== undefined;
+    const isWaiting = this.#hellos.isServerDue || this.#hellos.isSecondDue;
     if (this.#isGuestEnded && this.#phase === 'open' && !isWaiting) this.#upstream?.end();
   }
 
@@ -423,16 +402,16 @@ export class GatewayConnection {
     if (this.#phase === 'answering' || this.#phase === 'closed') return;
     this.#context.onRefused(reason, why, name);
     this.#disarmHead();
-    this.#held = [];
+    this.#hellos.clear();
     const isQuiet = reason === 'idle_timeout' || reason === 'ended_early';
     this.#refusal =
-      isQuiet && this.#phase !== 'reading' ? undefined : this.#words(reason, why, status);
-    const hasForwarded = this.#phase === 'open' || this.#phase === 'dialling';
+      isQuiet && this.#phase !== 'reading' ? undefined : this.#refusalBytes(reason, why, status);
+    const hasForwarded = this.#phase === 'open' || this.#phase === 'dialing';
     if (this.#protocol !== 'http' || !hasForwarded || isQuiet || reason === 'unreachable') {
       this.#answer();
       return;
     }
-    // An answer in the middle of an earlier one would be read as a part of it.
+    // Inside an earlier answer, the client would read ours as a part of it.
     this.#guest.pause();
     this.#isLast = true;
     if (this.#phase !== 'open') return;
@@ -440,13 +419,13 @@ export class GatewayConnection {
     if (this.#responses.isComplete) this.#answer();
   }
 
-  /** The upstream left an earlier answer unfinished: so does the guest's connection. */
+  /** The upstream left an earlier answer incomplete, so the guest gets no refusal after it. */
   #cutShort(): void {
     this.#refusal = undefined;
     this.#answer();
   }
 
-  #words(reason: EndReason, why: string, status: RefusalStatus): Uint8Array | undefined {
+  #refusalBytes(reason: EndReason, why: string, status: RefusalStatus): Uint8Array | undefined {
     if (reason === 'ended_early' || reason === 'idle_timeout') return undefined;
     if (this.#protocol === 'http') return httpRefusal(status, reason, why);
     return this.#hasReceived || reason === 'unreachable' ? undefined : tlsRefusal();
@@ -455,14 +434,14 @@ export class GatewayConnection {
   #answer(): void {
     this.#phase = 'answering';
     this.#upstream?.destroy();
-    // What still comes is read and dropped: an unread byte would turn the end into a reset.
+    // Read and drop what still comes: an unread byte would turn the end into a reset.
     this.#guest.resume();
     if (this.#refusal === undefined) this.#guest.end();
     else this.#guest.end(this.#refusal);
     this.#linger();
   }
 
-  /** A close, not a reset: what was sent is still delivered. */
+  /** Closes late, so that sent bytes are delivered and not reset. */
   #linger(): void {
     const { clock, timeouts } = this.#context;
     this.#cancelLinger?.();
@@ -471,7 +450,7 @@ export class GatewayConnection {
 
   #armHead(): void {
     this.#cancelHead ??= this.#context.clock.after(this.#context.timeouts.headMs, () => {
-      const why = 'the guest took too long to say where to';
+      const why = 'the guest took too long to send its hello or head';
       this.#refuse('head_timeout', why, undefined, 408);
     });
   }
@@ -487,7 +466,7 @@ export class GatewayConnection {
     this.#idle.stop();
     this.#cancelLinger?.();
     this.#queue = [];
-    this.#held = [];
+    this.#hellos.clear();
     this.#upstream?.destroy();
   }
 }

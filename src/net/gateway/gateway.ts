@@ -1,13 +1,13 @@
 /**
- * The gateway: every TCP connection that the packet filter redirects from a sandbox whose policy is by name
- * ends here (io) and goes on only where IP = SNI = Host. TLS is not terminated, nothing is decrypted, but to
- * hosts that secrets of the sandbox belong to (`secret.ts`).
+ * The gateway (io): the packet filter redirects a sandbox's TCP connections here if its policy decides by name.
+ * It passes a connection on only if IP = SNI = Host, and decrypts TLS only to hosts with secrets (`secret.ts`) or
+ * with rules by method and path.
  *
  *     guest ──tcp 443──► redirect ──► gateway: ClientHello ─► name allowed, address pinned ──► that address
  *     guest ──tcp  80──► redirect ──► gateway: each HTTP head, as above ─────────────────────► that address
- *                                        └─ no: alert or 403 with the reason, counted
+ *                                        └─ no: alert, or 403 with the reason; counted
  *
- * It never resolves a name itself: it connects to the very address that the guest connected to.
+ * It never resolves a name: it connects to the address that the guest connected to.
  */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { type Clock, systemClock } from '../../base/clock.ts';
@@ -27,7 +27,7 @@ import type {
   GatewayTimeouts,
 } from './sandbox.ts';
 
-/** Connections of all gateways that share it. */
+/** The number of connections of all gateways that share it. */
 export class OpenConnections {
   count = 0;
 }
@@ -52,7 +52,7 @@ type GatewayEndReason = EndReason | 'unknown_sandbox' | 'no_destination' | 'conn
 export interface GatewayEvent {
   readonly sandboxId: string | undefined;
   readonly destination: Destination | undefined;
-  /** What the guest called it, as far as that is known. */
+  /** The name that the guest gave, if known. */
   readonly name: string | undefined;
   readonly outcome: 'allowed' | GatewayEndReason;
   readonly why: string;
@@ -62,17 +62,17 @@ export interface GatewayOptions {
   readonly address: string;
   /** 0: any. */
   readonly port: number;
-  /** @param remoteAddress as `plainAddress` writes it */
+  /** @param remoteAddress in the form of `plainAddress` */
   readonly findSandbox: (remoteAddress: string) => GatewaySandbox | undefined;
-  /** Where the guest wanted to go, before the redirect (SO_ORIGINAL_DST). */
+  /** The destination before the redirect (SO_ORIGINAL_DST). */
   readonly originalDestination: (socket: Socket) => Destination | undefined;
-  /** What is spoken at a port; undefined: the first byte tells. */
+  /** The protocol of a port; undefined: decided by the first byte. */
   readonly protocolOf?: (port: number) => GatewayProtocol | undefined;
   /** With `allowHalfOpen`. */
   readonly dial?: (destination: Destination) => Socket;
-  /** Once per connection or request that was judged. */
+  /** Called once per judged connection or request. */
   readonly onEvent?: (event: GatewayEvent) => void;
-  /** Once per request with a secret or a placeholder in it, as far as it can be seen. */
+  /** Called once per readable request with a secret or placeholder. */
   readonly onSecrets?: (use: SecretUse & { readonly sandboxId: string }) => void;
   readonly clock?: Clock;
   readonly limits?: Partial<GatewayLimits>;
@@ -84,7 +84,7 @@ export interface GatewayOptions {
 interface GatewayStats {
   readonly connections: number;
   readonly accepted: number;
-  /** TLS connections and HTTP requests that passed. */
+  /** TLS connections and HTTP requests that were let through. */
   readonly allowed: number;
   readonly bytesSent: number;
   readonly bytesReceived: number;
@@ -135,13 +135,13 @@ export class Gateway {
     return { ...this.#counts, connections: this.#connections.size, ended: new Map(this.#ended) };
   }
 
-  /** After a change of its policy: ends what that does not let through. */
+  /** After a change of policy: ends connections that it does not allow. */
   judgeSandbox(sandboxId: string): void {
     for (const [connection, owner] of this.#connections)
       if (owner === sandboxId) connection.rejudge();
   }
 
-  /** Ends what a sandbox has open: at its end. */
+  /** Ends all connections of a sandbox. */
   closeSandbox(sandboxId: string): void {
     for (const [connection, owner] of this.#connections)
       if (owner === sandboxId) connection.destroy();
@@ -158,7 +158,7 @@ export class Gateway {
     this.#counts.accepted += 1;
     const sandbox = this.#options.findSandbox(plainAddress(socket.remoteAddress ?? ''));
     if (sandbox === undefined) {
-      this.#drop(socket, 'unknown_sandbox', 'the source address is no sandbox’s');
+      this.#drop(socket, 'unknown_sandbox', 'the source address belongs to no sandbox');
       return;
     }
     const original = this.#options.originalDestination(socket);
@@ -237,7 +237,7 @@ export class Gateway {
       outcome: reason,
       why,
     });
-    socket.on('error', (error) => ignore(error, 'a guest that broke its connection'));
+    socket.on('error', (error) => ignore(error, 'the guest broke its connection'));
     socket.resetAndDestroy();
   }
 
@@ -247,8 +247,8 @@ export class Gateway {
 }
 
 /**
- * The packet filter redirects no connection to the host itself. Should one come all the same, it hears nothing:
- * Linux calls an address of its own from that very address.
+ * Refuses to connect to the host itself. The packet filter redirects no such connection; this is a second check:
+ * Linux connects to one of its own addresses from that same address.
  */
 export function dialDirectly({ address, port }: Destination): Socket {
   const socket = connect({ host: address, port, allowHalfOpen: true, noDelay: true });

@@ -1,4 +1,4 @@
-/** What a gateway knows of a sandbox, and what one of its connections asks of it (types only). */
+/** A gateway's view of a sandbox, and the context of its connections (types only). */
 import type { Socket } from 'node:net';
 import type { Clock } from '../../base/clock.ts';
 import type { DestinationBudgets } from '../policy/destination-budgets.ts';
@@ -9,22 +9,22 @@ import type { EgressSecrets } from '../secret/secret.ts';
 
 export interface GatewaySandbox {
   readonly id: string;
-  /** As it is now. */
+  /** The current policy. */
   readonly policy: () => GatewayPolicy;
   readonly pins: Pins;
-  /** As they are now; absent: it has none. */
+  /** The current secrets; absent: none. */
   readonly secrets?: () => EgressSecrets | undefined;
   /** Absent: bytes are not counted by name. */
   readonly budgets?: DestinationBudgets;
 }
 
 export interface GatewayTimeouts {
-  /** From the connection to its judged hello or head; from the first byte of a later head to its end. */
+  /** For the first hello or head, from the start of the connection; for a later head, from its first byte. */
   readonly headMs: number;
   readonly connectMs: number;
-  /** No byte moved in either direction. */
+  /** Without a byte in either direction. */
   readonly idleMs: number;
-  /** For a refused guest to read why. */
+  /** For a refused guest to read the reason. */
   readonly lingerMs: number;
 }
 
@@ -41,12 +41,12 @@ export type GatewayProtocol = 'tls' | 'http';
 export interface ConnectionContext {
   readonly clock: Clock;
   readonly timeouts: GatewayTimeouts;
-  /** A socket that connects to the destination, with `allowHalfOpen`. */
+  /** Returns a socket that connects to the destination, with `allowHalfOpen`. */
   readonly dial: (destination: Destination) => Socket;
-  /** False: what has come with it is more than its budget has. */
+  /** False: the bytes so far exceed the budget of the name. */
   readonly onAllowed: (protocol: GatewayProtocol, name: string | undefined) => boolean;
   readonly onRefused: (reason: EndReason, why: string, name: string | undefined) => void;
-  /** Before they are passed on. False: they must not be, and the connection has been destroyed. */
+  /** Called before bytes are passed on. False: they must not be, and the connection has been destroyed. */
   readonly onBytes: (direction: 'sent' | 'received', bytes: number) => boolean;
   readonly onSecrets: (use: SecretUse) => void;
 }
