@@ -1,8 +1,8 @@
-/** Fields of a request by which servers take it for another one than its line says. Pure; by name alone. */
+/** Fields that make some servers read another request than its request line says. Pure; by name alone. */
 
 /**
- * Method (Rack, Rails, Laravel, ASP.NET, Google's APIs), path (IIS, Symfony, Envoy, Next.js), host and prefix (who stands
- * behind a proxy), and what is copied, moved or renamed from or to elsewhere (WebDAV, object stores).
+ * Method (Rack, Rails, Laravel, ASP.NET, Google's APIs), path (IIS, Symfony, Envoy, Next.js), host and prefix (servers
+ * behind a proxy), source or target of a copy, move or rename (WebDAV, object stores).
  */
 const OVERRIDES = [
   /^(?:x-(?:http-)?method(?:-override)?|(?:http-)?method-override)$/i,
@@ -10,12 +10,12 @@ const OVERRIDES = [
   /^x-forwarded-(?:host|method|path|prefix|uri|server)$/i,
   /^x-(?:host|script-name|path-info|request-uri|waf-url|http-host-override)$/i,
   /^(?:forwarded|destination|destination-account|request-uri)$/i,
-  // `x-amz-copy-source`, `x-ms-file-rename-source`, `x-upyun-move-source`; of Swift `x-copy-from`, and what joins objects.
+  // `x-amz-copy-source`, `x-ms-file-rename-source`, `x-upyun-move-source`; Swift: `x-copy-from`, and below its joined objects.
   /^x-(?:[a-z]+-)*(?:copy|move|rename)-(?:source|from)(?:-|$)/i,
   /^x-object-manifest$/i,
 ] as const;
 
-/** Signs that gateways of CGI and WSGI make one of (RFC 3875 section 4.1.18 knows `-` only) are one here, too. */
+/** Folds all punctuation, as gateways of CGI and WSGI do (RFC 3875 section 4.1.18 names only `-`). */
 export function plainFieldName(name: string): string {
   return name.replaceAll(/[^A-Za-z0-9]/g, '-');
 }

@@ -1,9 +1,9 @@
 /**
- * The head of an HTTP/1.1 request (RFC 9112 sections 2–6, RFC 9110 section 7.2), read so strictly that
- * nobody behind can read it as another one. Pure.
+ * Parses the head of an HTTP/1.1 request (RFC 9112 sections 2–6, RFC 9110 section 7.2), so strictly that no server
+ * can read it differently. Pure.
  *
- * What is passed on is written anew from what was read (`forward`), in origin-form, without an offer to
- * change the protocol: the request that was judged is the request that arrives.
+ * `forward` is serialized from what was parsed, in origin-form and without an offer of h2c: the request that was
+ * judged is the one that arrives.
  */
 import { type Host, parseHost } from '../addresses/host-name.ts';
 import { plainFieldName } from './fields.ts';
@@ -13,34 +13,34 @@ export const HEAD_BYTES_MAX = 16 * 1024;
 export const HEAD_FIELDS_MAX = 100;
 const METHOD_CHARACTERS_MAX = 32;
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
-/** By which the client speaks to us. */
+/** Of the client's connection. */
 export type HttpScheme = 'http' | 'https';
 const PORTS: Readonly<Record<HttpScheme, number>> = { http: 80, https: 443 };
 
 export type HeadProblem =
-  /** More bytes or fields than are read. */
+  /** Too many bytes or fields. */
   | 'too_long'
   /** A line that ends in a bare CR or LF. */
   | 'line_end'
   | 'request_line'
-  /** Another version than HTTP/1.0 and 1.1; HTTP/2 without TLS too. */
+  /** Not HTTP/1.0 or 1.1; also HTTP/2 without TLS. */
   | 'version'
   | 'field'
   /** A continued field line (obs-fold). */
   | 'fold'
   | 'host_missing'
   | 'host_repeated'
-  /** No host and port, or an address in another spelling than the canonical one. */
+  /** Not a host and port, or an address that is not in canonical form. */
   | 'host_malformed'
-  /** `Host` is not the authority of the absolute-form target. */
+  /** `Host` differs from the authority of the absolute-form target. */
   | 'host_mismatch'
   | 'length'
-  /** Both lengths, two of a kind, or an unknown transfer coding. */
+  /** Both kinds of length, one kind twice, or an unknown transfer coding. */
   | 'framing'
-  /** A chunk with extensions, without its end, or with a trailer that belongs in a head. */
+  /** A chunk with extensions or without its end, or a trailer field that belongs in a head. */
   | 'chunk'
   | 'connect'
-  /** An upgrade to what could not be judged any more. */
+  /** An upgrade to a protocol that could not be judged. */
   | 'upgrade';
 
 export interface RequestHead {
@@ -52,11 +52,11 @@ export interface RequestHead {
   readonly path: string;
   readonly framing: BodyFraming;
   readonly version: string;
-  /** Those that are passed on. */
+  /** The fields to pass on. */
   readonly fields: readonly Field[];
-  /** The other protocol that it asks for, only within TLS; undefined: none. */
+  /** The protocol that it asks to upgrade to, only within TLS; undefined: none. */
   readonly upgrade: 'websocket' | undefined;
-  /** The head to pass on, with its last empty line. */
+  /** The head to pass on, with its empty line. */
   readonly forward: string;
 }
 
@@ -86,10 +86,10 @@ export function parseHead(lines: readonly string[], scheme: HttpScheme = 'http')
   if (authority === undefined) return refused('host_malformed');
   const path = pathOf(request, authority, scheme);
   if (!path.ok) return refused(path.reason);
-  // Java's client offers h2c with every first request; nobody has to take an offer.
+  // Java's client offers h2c with every first request; servers may ignore offers.
   const offers = valuesOf(fields, 'upgrade');
   const isOffer = offers.every((offer) => offer.toLowerCase() === 'h2c');
-  // A list with it could be answered by the other one of it.
+  // In a list, the server could choose the other protocol.
   const isWebSocket = offers.length === 1 && offers[0]?.toLowerCase() === 'websocket';
   const upgrade = scheme === 'https' && isWebSocket ? 'websocket' : undefined;
   if (!isOffer && (upgrade === undefined || framing.kind !== 'none')) return refused('upgrade');
@@ -114,7 +114,7 @@ export function parseHead(lines: readonly string[], scheme: HttpScheme = 'http')
   };
 }
 
-/** Field lines of a head or a trailer. */
+/** Parses the field lines of a head or a trailer. */
 export function parseFields(lines: readonly string[]): Field[] | HeadProblem {
   const out: Field[] = [];
   for (const line of lines) {
@@ -132,7 +132,7 @@ export function parseFields(lines: readonly string[]): Field[] | HeadProblem {
   return out;
 }
 
-/** Fields that say where a request ends or whom it is for: never in a trailer. */
+/** Fields that decide where a request ends or which host it is for: never in a trailer. */
 export function isFraming(name: string): boolean {
   return /^(?:host|content-length|transfer-encoding|trailer|connection|upgrade)$/i.test(name);
 }
@@ -149,12 +149,12 @@ function parseRequestLine(line: string): RequestLine | HeadProblem {
   if (parts.length !== 3 || !TOKEN.test(method) || method.length > METHOD_CHARACTERS_MAX)
     return 'request_line';
   if (version !== 'HTTP/1.1' && version !== 'HTTP/1.0') return 'version';
-  // Visible ASCII; a fragment is never sent (RFC 9112 section 3.2), and `\` is a slash to some.
+  // Visible ASCII; a fragment is never sent (RFC 9112 section 3.2), and some servers read `\` as a slash.
   if (!/^[\x21-\x7e]+$/.test(target) || /[#\\]/.test(target)) return 'request_line';
   return { method, target, version };
 }
 
-/** RFC 9112 section 6.3: one way to tell where a request ends, or none is taken. */
+/** RFC 9112 section 6.3, but refuses a request with more than one way to find its end. */
 function framingOf(fields: readonly Field[], version: string): BodyFraming | HeadProblem {
   const lengths = valuesOf(fields, 'content-length');
   const codings = valuesOf(fields, 'transfer-encoding');
@@ -201,7 +201,7 @@ function pathOf(request: RequestLine, authority: Authority, scheme: HttpScheme):
   return { ok: true, path: `${absolute[3] ?? '/'}${absolute[4] ?? ''}` };
 }
 
-/** For people and for comparison: names and addresses can't be equal. */
+/** For messages and comparison: a name never equals an address. */
 export function hostText(host: Host): string {
   return host.kind === 'name' ? host.name : host.address;
 }

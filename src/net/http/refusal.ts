@@ -1,6 +1,6 @@
-/** What a guest hears when its connection is refused, in the protocol that it speaks. Pure. */
+/** Answers to a guest whose connection is refused, in its protocol. Pure. */
 
-/** A fatal alert, RFC 8446 section 6.2: access_denied. Sent in clear, before any key is there. */
+/** A fatal alert, access_denied (RFC 8446 section 6.2), in clear: there are no keys yet. */
 export function tlsRefusal(): Uint8Array {
   return Uint8Array.of(21, 3, 3, 0, 2, 2, 49);
 }

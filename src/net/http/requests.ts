@@ -1,6 +1,6 @@
 /**
- * The requests of one connection, one after another, each with its own head: bytes in, in any pieces, and
- * pieces out that are safe to pass on. Pure; the head itself is read in `head.ts`.
+ * Reads the requests of one connection: bytes in, in any pieces, and pieces out that are safe to pass on. Pure;
+ * `head.ts` parses heads.
  */
 
 import { isOverride } from './fields.ts';
@@ -46,12 +46,12 @@ export class HttpRequestReader {
     this.#scheme = scheme;
   }
 
-  /** Inside a head that has begun: the only time for which a guest may be hurried. */
+  /** Inside a head that has begun: a guest may be held to a deadline for the rest. */
   get isInHead(): boolean {
     return this.#framer.isInHead;
   }
 
-  /** Between requests: an end of the stream cuts nothing. */
+  /** Between requests: an end of the stream cuts nothing off. */
   get isAtStart(): boolean {
     return this.#framer.isAtStart;
   }

@@ -1,17 +1,17 @@
 /**
- * Follows where the answers of an upstream end, so that an answer of ours never lands inside one of them.
- * Judges nothing and changes nothing; what it can't follow is endless. Pure.
+ * Finds the end of each answer of an upstream, so that an answer of ours never lands inside one. Judges and changes
+ * nothing; after an answer that it can't follow it never reports an end. Pure.
  */
 import { HttpFramer } from './framer.ts';
 import { parseStatus, RESPONSE_RULES, responseFraming } from './response-head.ts';
 
-/** Requests that wait for an answer; with more of them nothing is followed any longer. */
+/** Requests that wait for an answer; beyond, no end is found any more. */
 const PIPELINED_MAX = 1024;
 
 export class HttpResponses {
   /** Methods of requests that wait for their answer. */
   readonly #asked: string[] = [];
-  /** Stopped: endless. */
+  /** Stopped after an answer without a findable end. */
   readonly #framer = new HttpFramer(RESPONSE_RULES);
 
   /** A request with this method was passed on. */
@@ -20,7 +20,7 @@ export class HttpResponses {
     else this.#asked.push(method);
   }
 
-  /** The last request will never be whole: no answer to it is waited for, unless it has begun. */
+  /** The last request will stay incomplete: expects no answer to it, unless that has begun. */
   withdraw(): void {
     if (this.isBetween || this.#asked.length > 1) this.#asked.pop();
   }
@@ -30,6 +30,7 @@ export class HttpResponses {
     return this.#asked.length === 0 && this.isBetween;
   }
 
+  /** No answer is under way. */
   get isBetween(): boolean {
     return this.#framer.isAtStart;
   }

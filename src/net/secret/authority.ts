@@ -1,17 +1,17 @@
 /**
- * Certificates in which one sandbox's guest trusts, for the hosts that its secrets belong to. The keys are made
- * here and never leave this process' memory.
+ * Certificates for the hosts of secrets, which one sandbox's guest trusts. The keys are generated here and never
+ * leave the memory of this process.
  *
- *     root (P-256, in the guest's bundle) ──signs──► one certificate for each host, made when first asked for
+ *     root (P-256, in the guest's bundle) ──signs──► one certificate per host, made at its first use
  */
 import type { SecureContext } from 'node:tls';
 import type { Clock } from '../../base/clock.ts';
 import type { Root } from './certificates.ts';
 
 const DAY_MS = 24 * 3_600_000;
-/** Of the seven that a host's certificate is valid: the rest is for guests whose clock is off. */
+/** Of its seven days of validity: the rest is for guests with a wrong clock. */
 const LEAF_USED_DAYS = 4;
-/** Each takes 54 KB, and a rule for `*.example.com` lets a guest ask for as many as it likes. */
+/** Each takes 54 KB, and a rule for `*.example.com` lets a guest ask for any number. */
 export const HOSTS_MAX = 64;
 
 interface Leaf {
@@ -24,27 +24,27 @@ export class CertificateAuthority {
   readonly #leaves = new Map<string, Leaf>();
   #root: Promise<Root> | undefined;
 
-  /** Nothing is made before it is asked for. */
+  /** Generates nothing before the first use. */
   constructor(clock: Pick<Clock, 'wall'>) {
     this.#clock = clock;
   }
 
-  /** Not written down with what holds it. */
+  /** Keeps keys out of serialized objects. */
   toJSON(): undefined {
     return undefined;
   }
 
-  /** The root, as PEM: for the guest. */
+  /** The root as PEM, for the guest. */
   async certificate(): Promise<string> {
     const { pemOf } = await import('./certificates.ts');
     return pemOf(await this.#theRoot());
   }
 
-  /** To be a server of this name with. @param host canonical */
+  /** The TLS context of a server with this name. @param host canonical */
   contextFor(host: string): Promise<SecureContext> {
     const now = this.#clock.wall();
     const known = this.#leaves.get(host);
-    // Those last asked for stand last.
+    // Most recently used last.
     this.#leaves.delete(host);
     if (known !== undefined && now < known.remakeAtMs) {
       this.#leaves.set(host, known);

@@ -1,4 +1,4 @@
-/** The certificates of `secret-authority.ts`; apart from it, for the library takes a while to load. */
+/** Generates the certificates of `authority.ts`; a file of its own, since the library is slow to load. */
 import 'reflect-metadata';
 import { KeyObject, type webcrypto } from 'node:crypto';
 import { createSecureContext, type SecureContext } from 'node:tls';
@@ -17,7 +17,7 @@ import {
 
 const HOUR_MS = 3_600_000;
 export const DAY_MS = 24 * HOUR_MS;
-/** A sandbox may be paused for as long as that. */
+/** The longest time that a sandbox may stay paused. */
 const ROOT_DAYS = 3650;
 const LEAF_DAYS = 7;
 const COMMON_NAME_CHARACTERS_MAX = 64;

@@ -1,10 +1,10 @@
 /**
- * A guest's TLS connection to a host that secrets belong to, ended here and opened anew (io).
+ * A guest's TLS connection to a host with secrets: terminated here, with a new one to the host (io).
  *
- *     starting ──certificate──► open ◄──► upstream, called at the first request that is let through
+ *     starting ──certificate──► open ◄──► upstream, dialed at the first allowed request
  *         └───────────────────────┴─► closing ──► closed
  *
- * Each end is read only as fast as the other takes it; what is kept is a head, and what could be a part of a secret.
+ * Reads each end only as fast as the other takes it. Keeps a head, and bytes that could be part of a secret.
  */
 import type { Socket } from 'node:net';
 import { connect as connectTls, TLSSocket } from 'node:tls';
@@ -26,9 +26,9 @@ interface SecretTimeouts {
 
 export type SecretEndReason = ExchangeReason | 'head_timeout' | 'idle_timeout';
 
-/** What became of secrets, or of their placeholders, in one request. */
+/** Secrets, or placeholders left in place, of one request. */
 export interface SecretUse {
-  /** `unfilled`: a placeholder went out as it is, for the secret does not belong there. */
+  /** `unfilled`: a placeholder was sent unchanged, since its secret does not belong to the host. */
   readonly kind: 'filled' | 'unfilled';
   readonly names: readonly string[];
   readonly host: string;
@@ -42,11 +42,11 @@ interface SecretConnectionContext {
   readonly onRequest: (host: string) => void;
   readonly onRefused: (reason: SecretEndReason, why: string) => void;
   readonly onSecrets: (use: SecretUse) => void;
-  /** Before they are passed on. False: they must not be, and this is being destroyed. */
+  /** Called before bytes are passed on. False: they must not be, and the connection is being destroyed. */
   readonly onBytes: (direction: 'sent' | 'received', bytes: number) => boolean;
 }
 
-/** Only this is spoken: secrets are put into heads that can be read. */
+/** ALPN: secrets go into heads, which must be readable. */
 const PROTOCOLS = ['http/1.1'];
 const WHY_CHARACTERS_MAX = 300;
 
@@ -61,15 +61,15 @@ export class SecretConnection {
   #upstream: TLSSocket | undefined;
   #isConnected = false;
   #isClosing = false;
-  /** Judged, and waits for the upstream. */
+  /** Judged, and waiting for the upstream. */
   #queue: Uint8Array[] = [];
   readonly #idle: IdleTimer;
   #cancelHead: (() => void) | undefined;
   #cancelLinger: (() => void) | undefined;
 
   /**
-   * @param socket paused, with all that the guest has sent to be read from it again
-   * @param host SNI, which was judged
+   * @param socket paused; reading it gives everything that the guest has sent
+   * @param host the judged SNI
    */
   constructor(
     context: SecretConnectionContext,
@@ -87,7 +87,7 @@ export class SecretConnection {
     socket.once('close', () => this.#onClosed());
     this.#armHead();
     this.#idle = new IdleTimer(context.clock, context.timeouts.idleMs, () => {
-      if (!this.#isClosing) context.onRefused('idle_timeout', 'no byte moved for too long');
+      if (!this.#isClosing) context.onRefused('idle_timeout', 'idle for too long');
       this.destroy();
     });
     void this.#start();
@@ -111,8 +111,8 @@ export class SecretConnection {
       guest.on('data', (bytes) => this.#onGuestData(bytes));
       guest.on('end', () => this.#onGuestEnd());
       guest.on('drain', () => this.#upstream?.resume());
-      // Also one that does not trust our certificate, as a client with a list of its own.
-      guest.on('error', (error) => ignore(error, 'a guest that broke its connection'));
+      // For example a client with its own list of roots, which does not trust our certificate.
+      guest.on('error', (error) => ignore(error, 'the guest broke its connection'));
       guest.once('close', () => this.destroy());
     } catch (error) {
       this.#context.onRefused('upstream_failed', describeError(error));
@@ -128,7 +128,7 @@ export class SecretConnection {
     else this.#disarmHead();
   }
 
-  /** What it has asked for is still answered. */
+  /** Requests so far are still answered. */
   #onGuestEnd(): void {
     if (this.#isConnected) this.#upstream?.end();
     else if (this.#upstream === undefined && !this.#isClosing) this.destroy();
@@ -174,7 +174,7 @@ export class SecretConnection {
   #dial(): TLSSocket {
     const { clock, dial, timeouts } = this.#context;
     const socket = dial(this.#destination);
-    socket.on('error', (error) => ignore(error, 'TLS over it tells'));
+    socket.on('error', (error) => ignore(error, 'handled by TLS on this socket'));
     const upstream = connectTls({
       socket,
       servername: this.#host,
@@ -198,7 +198,7 @@ export class SecretConnection {
     upstream.once('close', () => {
       cancel();
       socket.destroy();
-      // Who has neither ended nor failed was destroyed by us.
+      // Neither ended nor failed: destroyed by us.
       if (!this.#isClosing) this.destroy();
     });
     return upstream;
@@ -216,7 +216,7 @@ export class SecretConnection {
 
   #onUpstreamError(error: Error): void {
     if (this.#isClosing) return;
-    // In the middle of an answer: it is cut off, so that the guest does not take it for a whole one.
+    // Cuts an answer off, so that the guest does not take it as complete.
     if (this.#isConnected) {
       this.destroy();
       return;
@@ -231,13 +231,13 @@ export class SecretConnection {
     return this.#context.onBytes(direction, bytes);
   }
 
-  /** What the guest is still to get is delivered. */
+  /** Delivers what is left for the guest, and closes. */
   #close(): void {
     const { clock, timeouts } = this.#context;
     this.#isClosing = true;
     this.#disarmHead();
     this.#upstream?.destroy();
-    // What still comes is read and dropped: an unread byte would turn the end into a reset.
+    // Read and drop what still comes: an unread byte would turn the end into a reset.
     this.#guest?.resume();
     this.#guest?.end(() => {
       this.#cancelLinger = clock.after(timeouts.lingerMs, () => this.destroy());
@@ -246,7 +246,7 @@ export class SecretConnection {
 
   #armHead(): void {
     this.#cancelHead ??= this.#context.clock.after(this.#context.timeouts.headMs, () => {
-      this.#context.onRefused('head_timeout', 'the guest took too long to say what it wants');
+      this.#context.onRefused('head_timeout', 'the guest took too long to send its request head');
       this.destroy();
     });
   }

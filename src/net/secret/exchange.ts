@@ -1,11 +1,11 @@
 /**
- * The requests and answers of one connection to a host that secrets belong to, or whose requests are judged, in clear: bytes of both ends in,
- * what is to be sent to which out. Pure.
+ * The decrypted requests and answers of one connection to a host with secrets or request rules: bytes of both ends
+ * in, bytes for both ends out. Pure.
  *
  *     guest ─► HttpRequestReader ─► judge, Host = SNI, method ─► fillHead ─────────► upstream
  *     guest ◄──────────────────────── SecretResponses ◄───────────────────────────── upstream
  *
- * A request that is refused is answered after the answers to earlier ones, and is the last.
+ * A refusal comes after the answers to earlier requests, and is the last answer.
  */
 
 import { hostText, type RequestHead } from '../http/head.ts';
@@ -19,34 +19,34 @@ import { type EgressSecret, matcherOf, placeholdersIn, secretsOf } from './secre
 export type ExchangeReason =
   | RefusalReason
   | ResponseProblem
-  /** `Host` is not the name that TLS was opened for. */
+  /** `Host` differs from the SNI. */
   | 'host_not_sni'
-  /** Of a method that tells a request back. */
+  /** A method whose answer repeats the request. */
   | 'method_refused'
-  /** More after a request to change the protocol, before its answer. */
+  /** Data after an upgrade request, before its answer. */
   | 'early'
   | 'upstream_failed';
 
 export type ExchangeOutput =
   | { readonly kind: 'to_upstream'; readonly bytes: Uint8Array }
   | { readonly kind: 'to_guest'; readonly bytes: Uint8Array }
-  /** A request goes out. @param filled names of the secrets in it */
+  /** A request is sent. @param filled names of the secrets in it */
   | { readonly kind: 'request'; readonly name: string; readonly filled: readonly string[] }
-  /** Placeholders of secrets that do not belong to this host, or not in such a request: they went as they are. */
+  /** Names of placeholders sent unchanged: their secrets do not belong to this host, or not in such a request. */
   | { readonly kind: 'unfilled'; readonly names: readonly string[] }
   | { readonly kind: 'refused'; readonly reason: ExchangeReason; readonly why: string }
-  /** The guest's end is to be closed when all has been sent. */
+  /** Close the guest's end after everything is sent. */
   | { readonly kind: 'close' };
 
 interface ExchangeOptions {
   /** SNI. */
   readonly host: string;
-  /** Of the sandbox, whatever their hosts. */
+  /** All secrets of the sandbox, whatever their hosts. */
   readonly secrets: readonly EgressSecret[];
   readonly judge: (head: RequestHead) => Judgement;
 }
 
-/** Methods that are for looking at requests (RFC 9110 sections 9.3.7, 9.3.8). */
+/** Methods for inspecting requests (RFC 9110 sections 9.3.7, 9.3.8). */
 const REFUSED_METHODS: ReadonlySet<string> = new Set(['TRACE', 'TRACK', 'DEBUG']);
 
 export class SecretExchange {
@@ -68,17 +68,17 @@ export class SecretExchange {
     );
   }
 
-  /** What a change of the policy has to let through. */
+  /** The last allowed request, to judge again after a change of policy. */
   get lastHead(): RequestHead | undefined {
     return this.#lastHead;
   }
 
-  /** False: the guest is not to be read from. */
+  /** False: do not read from the guest. */
   get isOpen(): boolean {
     return this.#phase === 'http' || this.#phase === 'tunnel';
   }
 
-  /** A request is under way. */
+  /** A head is under way, or the first one is due. */
   get isInHead(): boolean {
     return this.#phase === 'http' && (this.#requests.isInHead || this.#lastHead === undefined);
   }
@@ -97,7 +97,7 @@ export class SecretExchange {
     return this.#out;
   }
 
-  /** @param failure why it could not be had; undefined: it has ended */
+  /** @param failure why the upstream is unreachable; undefined: it has ended */
   upstreamEnded(failure?: string): readonly ExchangeOutput[] {
     this.#out = [];
     if (this.#phase === 'closed') return this.#out;
@@ -121,7 +121,7 @@ export class SecretExchange {
     else if (piece.kind === 'head') this.#onHead(piece.head);
     else if (piece.kind === 'refused') {
       if (this.#requests.isCut) this.#responses.withdraw();
-      const why = `no HTTP/1.1 request that can be judged: ${piece.reason}`;
+      const why = `invalid or ambiguous HTTP/1.1 request: ${piece.reason}`;
       this.#refuse(400, `http_${piece.reason}`, why);
     }
   }
@@ -139,7 +139,7 @@ export class SecretExchange {
       return;
     }
     if (REFUSED_METHODS.has(head.method.toUpperCase())) {
-      this.#refuse(403, 'method_refused', `${head.method} is not passed on to ${host}`);
+      this.#refuse(403, 'method_refused', `${head.method} is never sent to ${host}`);
       return;
     }
     this.#lastHead = head;
@@ -149,7 +149,7 @@ export class SecretExchange {
     const isUpgrade = head.upgrade !== undefined;
     const request = { method: head.method, isUpgrade };
     if (!this.#responses.expect(request)) {
-      this.#refuse(403, 'response_unasked', 'too many requests wait for their answers');
+      this.#refuse(403, 'response_unasked', 'too many requests wait for answers');
       return;
     }
     if (isUpgrade) this.#phase = 'upgrading';
@@ -157,13 +157,13 @@ export class SecretExchange {
     this.#out.push({ kind: 'to_upstream', bytes: Buffer.from(filled.forward, 'latin1') });
   }
 
-  /** Where no secret belongs the request goes as it is: nothing has to be found in its answer. */
+  /** To a host without secrets, the request goes unchanged, and its answer needs no scrubbing. */
   #fill(head: RequestHead): FilledHead {
     if (this.#own.length === 0) return { forward: head.forward, used: [] };
     return fillHead(head, this.#mayFill(head) ? this.#own : []);
   }
 
-  /** Whoever answers these may be a proxy in front of the host, which tells the request back. */
+  /** A proxy in front of the host may answer these, and repeat the request. */
   #mayFill({ method, fields }: RequestHead): boolean {
     return method !== 'OPTIONS' && !fields.some(({ name }) => /^max-forwards$/i.test(name));
   }
@@ -180,22 +180,22 @@ export class SecretExchange {
     }
   }
 
-  /** The upgrade was not taken: HTTP goes on. */
+  /** A refused upgrade: HTTP continues. */
   #onResponseHead(isLast: boolean, status: number): void {
     if (this.#phase === 'upgrading' && isLast && status !== 101) this.#phase = 'http';
   }
 
   #onBadResponse(reason: ResponseProblem): void {
-    const why = `the answer of ${this.#options.host} can not be passed on: ${reason}`;
+    const why = `the answer of ${this.#options.host} cannot be passed on: ${reason}`;
     this.#report(reason, why);
-    // A head that is refused has not been passed on; what comes later has.
+    // These are refused at the head, before any of the answer was passed on.
     if (reason === 'response_encoded' || reason === 'response_partial')
       this.#answer(httpRefusal(502, reason, why));
     else this.#close();
   }
 
   #tooEarly(): void {
-    this.#refuse(400, 'early', 'more was sent before the change of the protocol was answered');
+    this.#refuse(400, 'early', 'more data came before the answer to the upgrade request');
   }
 
   #refuse(status: RefusalStatus, reason: ExchangeReason, why: string): void {

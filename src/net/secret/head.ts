@@ -1,21 +1,21 @@
-/** Puts secrets into the head of one request: into values of fields, Basic credentials and the query. Pure. */
+/** Fills secrets into the head of one request: into field values, Basic credentials and the query. Pure. */
 import { type Field, isFraming, type RequestHead } from '../http/head.ts';
 import type { EgressSecret } from './secret.ts';
 
 export interface FilledHead {
   /** The head to pass on. */
   readonly forward: string;
-  /** Names of the secrets that are in it. */
+  /** Names of the secrets in it. */
   readonly used: readonly string[];
 }
 
-/** A client's wishes to be answered in a form, or in parts, in which no secret would be found. */
+/** Request fields that would make an answer compressed or partial, in which secrets can't be found. */
 const RESHAPES =
   /^(?:accept-encoding|te|sec-websocket-extensions|range|if-range|request-range|http2-settings)$/i;
-/** Beside the framing: what proxies on the way read, or write down. */
+/** Beside framing fields: those that proxies on the way read or log. */
 const UNTOUCHED = /^(?:te|expect|max-forwards|via|forwarded|x-forwarded-.*)$/i;
 
-/** @param secrets that belong to the host of this very request */
+/** @param secrets of the request's host */
 export function fillHead(head: RequestHead, secrets: readonly EgressSecret[]): FilledHead {
   const used = new Set<EgressSecret>();
   const fill = (text: string, write: (value: string) => string): string =>
@@ -39,7 +39,7 @@ export function fillHead(head: RequestHead, secrets: readonly EgressSecret[]): F
   const target =
     query.length === 0 ? head.path : `${path}?${fill(query.join('?'), encodeURIComponent)}`;
   const fields = head.fields.map(fillField);
-  // Without a placeholder too: what a session of an earlier request stored may be asked for.
+  // Also without a placeholder: an earlier request may have stored a secret in the session.
   const sent = [
     ...fields.filter(({ name }) => !RESHAPES.test(name)),
     { name: 'Accept-Encoding', value: 'identity' },

@@ -1,13 +1,13 @@
-/** What is told of the secrets of one sandbox: where each went, and where only its placeholder did. */
+/** Logs where each secret of a sandbox was sent, and where only its placeholder was. */
 import type { Log } from '../../base/log.ts';
 import type { SecretUse } from './connection.ts';
 
-/** Of placeholders that went elsewhere: a guest can name any number of hosts. */
+/** Remembered uses of placeholders at other hosts: a guest can name any number of hosts. */
 const UNFILLED_MAX = 256;
 
 export class SecretLog {
   readonly #log: Log;
-  /** No more than there are secrets and hosts of theirs. */
+  /** At most secrets times their hosts. */
   readonly #filled = new Set<string>();
   readonly #unfilled = new Set<string>();
 
@@ -15,7 +15,7 @@ export class SecretLog {
     this.#log = log;
   }
 
-  /** The first time that a secret is used at a host; later ones for those who look closely. */
+  /** Logs the first use of a secret at a host as info, later ones as debug. */
   note({ sandboxId: sandbox, kind, names, host }: SecretUse & { sandboxId: string }): void {
     for (const name of names) {
       if (kind === 'filled') {
@@ -23,7 +23,7 @@ export class SecretLog {
         this.#log[isNew ? 'info' : 'debug'](`secret ${name} was sent to ${host}`, { sandbox });
       } else {
         const isNew = isAdded(this.#unfilled, `${name} ${host}`, UNFILLED_MAX);
-        const what = `the placeholder of ${name} was sent to ${host}, and left as it is`;
+        const what = `the placeholder of ${name} was sent to ${host} unchanged`;
         this.#log[isNew ? 'warn' : 'debug'](what, { sandbox });
       }
     }

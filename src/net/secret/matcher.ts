@@ -1,64 +1,64 @@
 /**
- * Finds many texts at once in a stream, each of their characters in any spelling (Aho and Corasick, 1975).
+ * Finds many texts at once in a stream, with each character in any spelling (Aho and Corasick, 1975).
  * Pure: built once for the secrets of a host, and shared by its connections.
  *
- * The work for a byte does not grow with the number of texts. A byte can be itself or end a spelling, so more
- * than one state can hold at once; which is seldom, and bounded.
+ * The work per byte does not grow with the number of texts. A byte can stand for itself or end a spelling, so
+ * several states can be active at once, which is rare and bounded.
  */
 import { beginsSpelling, SPELLING_BYTES_MAX, type Spelling, spellingBefore } from './spelling.ts';
 
-/** A character of base64 that is only in part of the text. */
+/** A base64 character with bits of the text and other bits. */
 export interface Edge {
-  /** Of its six bits, those of the text. */
+  /** Mask of the text's bits among its six. */
   readonly mask: number;
-  /** What they become. */
+  /** The bits to put there. */
   readonly bits: number;
 }
 
 export interface Pattern {
   /** Visible ASCII. */
   readonly find: string;
-  /** What is put there instead, cut or filled up to as many bytes. */
+  /** The replacement, cut or padded to the same number of bytes. */
   readonly put: string;
-  /** Base64 of it: what stands before and after. */
+  /** In base64: the characters before and after that share bits with the text. */
   readonly before?: Edge | undefined;
   readonly after?: Edge | undefined;
   readonly alphabet?: 'base64' | 'base64url';
 }
 
-/** States that are followed at once. */
+/** States that are active at once. */
 const STATES_MAX = 16;
-/** Positions whose states are kept: a spelling goes on from where it begins. A power of two. */
+/** Positions whose states are kept, since a spelling continues from its beginning. A power of two. */
 const KEPT = 8;
 const ROOT: readonly number[] = [0];
 
-/** Where a stream stands in it. */
+/** The progress of one stream through a matcher. */
 export class MatchState {
   readonly sets: (readonly number[])[] = Array.from({ length: KEPT }, () => ROOT);
   position = 0;
   /** The last position at which a spelling can begin. */
   marked = -SPELLING_BYTES_MAX;
-  /** Positions since something had begun, up to `KEPT`. */
+  /** Positions since a match may have begun, up to `KEPT`. */
   quiet = KEPT;
 }
 
 export class Matcher {
   readonly patterns: readonly Pattern[];
-  /** No find has more bytes, with its edges, whatever the spelling. */
+  /** Longest match in bytes, with its edges, in any spelling. */
   readonly bytesMax: number;
   readonly #root = new Int32Array(256);
-  /** By byte: 1, if a pattern or a spelling begins with it. */
+  /** Indexed by byte: 1 if a pattern or spelling begins with it. */
   readonly #begins = Uint8Array.from({ length: 256 }, (_, code) => (beginsSpelling(code) ? 1 : 0));
   readonly #code: number[] = [0];
   readonly #child: number[] = [0];
   readonly #sibling: number[] = [0];
   readonly #fail: number[] = [0];
-  /** The pattern that ends in a state, or -1. */
+  /** The pattern that ends in a state; -1: none. */
   readonly #ends: number[] = [-1];
-  /** The next shorter state in which one ends, or 0. */
+  /** The next shorter state in which a pattern ends; 0: none. */
   readonly #shorter: number[] = [0];
 
-  /** @param charactersMax at least those of the longest pattern; what is held back follows from it */
+  /** @param charactersMax at least the length of the longest pattern; decides how much is held back */
   constructor(patterns: readonly Pattern[], charactersMax: number) {
     this.patterns = patterns.filter(({ find }) => find.length > 0);
     this.bytesMax = charactersMax * SPELLING_BYTES_MAX + 2;
@@ -72,8 +72,8 @@ export class Matcher {
   }
 
   /**
-   * @param bytes of which those before `from` were given already; spellings are looked for in them too
-   * @param onFound the pattern, and the offset in `bytes` after its last byte
+   * @param bytes with earlier ones before `from`, for spellings that begin there
+   * @param onFound gets the pattern and the offset in `bytes` after its last byte
    */
   scan(
     at: MatchState,
@@ -107,7 +107,7 @@ export class Matcher {
     }
   }
 
-  /** Where anything can begin: most of what is sent is none of it. */
+  /** Skips to where a match can begin: in most data, it can't. */
   #beginsBefore(bytes: Buffer, from: number): number {
     let index = from;
     while (index < bytes.length && this.#begins[bytes[index] ?? 0] === 0) index += 1;
@@ -168,7 +168,7 @@ export class Matcher {
     return state;
   }
 
-  /** Breadth first: what a state fails to is shorter than it. */
+  /** Breadth first, since a state's failure state is shorter. */
   #link(): void {
     const queue = [0];
     for (const parent of queue) {
@@ -183,7 +183,7 @@ export class Matcher {
   }
 }
 
-/** Where a text begins that ends before `end`: the leftmost place, if its first character has two spellings. */
+/** The start of a text that ends before `end`: the leftmost one, if its first character has two spellings. */
 export function startOf(bytes: Buffer, end: number, find: string): number {
   let ends = [end];
   for (let index = find.length - 1; index >= 0; index -= 1) {
@@ -199,7 +199,7 @@ export function startOf(bytes: Buffer, end: number, find: string): number {
   return Math.min(end, ...ends);
 }
 
-/** The root is what every state falls back to. */
+/** Every state falls back to the root. */
 function union(some: readonly number[], more: readonly number[]): readonly number[] {
   if (some === ROOT) return more;
   if (more === ROOT) return some;

@@ -1,10 +1,10 @@
 /**
- * The answers of one connection on their way to a guest, without secrets: heads, bodies whatever their framing,
- * and what follows a change of the protocol. Pure.
+ * Takes secrets out of the answers of one connection on their way to a guest: out of heads, bodies of any framing,
+ * and WebSocket frames. Pure.
  *
  *     head ─┬─ 1xx ─► head        ┌─ length ──┐
  *           ├─ 101 ─► tunnel      │           │
- *           └─ final ─────────────┼─ chunked ─┼─► head      chunks are cut anew: a secret may lie across two
+ *           └─ final ─────────────┼─ chunked ─┼─► head      chunks are cut again: a secret may span two
  *                                 └─ to the end of the stream
  */
 import { type BodyFraming, type HttpFrame, HttpFramer } from '../http/framer.ts';
@@ -24,24 +24,24 @@ const PIPELINED_MAX = 256;
 
 interface AskedRequest {
   readonly method: string;
-  /** To the WebSocket protocol. */
+  /** To WebSocket. */
   readonly isUpgrade: boolean;
 }
 
 export type ResponseProblem =
-  /** No HTTP/1.1 answer, or one whose end can't be told. */
+  /** Not an HTTP/1.1 answer, or one without a findable end. */
   | 'response_malformed'
   | 'response_too_long'
-  /** Nobody asked, or too many wait. */
+  /** No request waits for it, or too many do. */
   | 'response_unasked'
-  /** Compressed, though it was asked for as it is. */
+  /** Compressed, although the request did not accept that. */
   | 'response_encoded'
-  /** A part, though the whole was asked for. */
+  /** Partial, although the whole was requested. */
   | 'response_partial';
 
 export type ResponsePiece =
   | { readonly kind: 'bytes'; readonly bytes: Buffer }
-  /** The answer to the oldest request begins; of an upgrade: whether it is taken. */
+  /** The answer to the oldest request begins. */
   | { readonly kind: 'head'; readonly status: number; readonly isLast: boolean }
   | { readonly kind: 'switched' }
   | { readonly kind: 'end' }
@@ -64,20 +64,20 @@ export class SecretResponses {
   #frames: SecretWebSocket | undefined;
   #out: ResponsePiece[] = [];
 
-  /** @param matcher undefined: no secret belongs to the host, so all is passed on as it is */
+  /** @param matcher undefined: the host has no secrets, so everything passes unchanged */
   constructor(matcher: Matcher | undefined) {
     this.#matcher = matcher;
     this.#scrubber = this.#newScrubber();
   }
 
-  /** False: too many wait. */
+  /** False: too many requests wait. */
   expect(request: AskedRequest): boolean {
     if (this.#asked.length >= PIPELINED_MAX) return false;
     this.#asked.push(request);
     return true;
   }
 
-  /** The last request will never be whole: no answer to it is waited for, unless it has begun. */
+  /** The last request will stay incomplete: expects no answer to it, unless that has begun. */
   withdraw(): void {
     if (this.isBetween || this.#asked.length > 1) this.#asked.pop();
   }
@@ -87,7 +87,7 @@ export class SecretResponses {
     return this.#asked.length === 0 && this.isBetween;
   }
 
-  /** An answer of ours would be read as the beginning of one. */
+  /** No answer is under way, so one of ours can follow. */
   get isBetween(): boolean {
     return this.#framer.isAtStart;
   }
@@ -211,7 +211,7 @@ export class SecretResponses {
 
 type Body = BodyFraming | { readonly kind: 'tunnel' };
 
-/** Of a final answer. @param isPlain also if no secret could be found in it */
+/** The body of a final answer. @param isPlain accepts answers in which secrets can't be found */
 function bodyOf(
   status: number,
   asked: AskedRequest,

@@ -1,11 +1,11 @@
-/** By which certificates the hosts that secrets belong to are known (io: the certificates of this machine). */
+/** The roots that hosts with secrets are verified against (io). */
 import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
 
 let context: SecureContext | undefined;
 
 /**
- * What this machine trusts, or what Node brings where that is nothing; and those of `NODE_EXTRA_CA_CERTS`, for
- * a certificate authority of one's own. Read once.
+ * The roots of this machine, or Node's if it has none, and those of `NODE_EXTRA_CA_CERTS`, for a private
+ * certificate authority. Read once.
  */
 export function machineRoots(): SecureContext {
   context ??= createSecureContext({ ca: certificates(), minVersion: 'TLSv1.2' });

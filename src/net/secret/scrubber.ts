@@ -1,16 +1,16 @@
 /**
- * Takes secrets out of a stream: bytes in, in any pieces, the same number of bytes out. Pure.
+ * Takes secrets out of a stream: bytes in, in any pieces, and the same number of bytes out. Pure.
  *
  *     … x-api-key: sk-live-…  ──►  … x-api-key: NV_SECRET_…        leftmost first, the longest of several
  *
- * What is held back must tell nothing of a secret, for whoever has its beginning confirmed can guess on. So it is
- * the visible characters at the end, whichever they are, up to the length of the longest find: a space or a line end
- * lets all before it through, and a server's events are not delayed.
+ * What is held back must reveal nothing of a secret: a guest that could confirm its beginning could guess the rest.
+ * So the visible characters at the end are held back, whatever they are, up to the length of the longest match. A
+ * space or line end releases everything before it, so server-sent events are not delayed.
  */
 import { type Edge, type Matcher, MatchState, type Pattern, startOf } from './matcher.ts';
 import { isVisible } from './spelling.ts';
 
-/** Offsets in what is held. */
+/** Offsets in the held bytes. */
 interface Found {
   readonly pattern: Pattern;
   readonly start: number;
@@ -32,7 +32,7 @@ export class Scrubber {
   #state = new MatchState();
   #held: Buffer = Buffer.alloc(0);
   #found: Found[] = [];
-  /** The end of a find whose beginning has gone out: the first bytes of what is held, as they will go out. */
+  /** The rest of a replacement whose beginning was sent: the first held bytes, already replaced. */
   #begun: Buffer = Buffer.alloc(0);
 
   constructor(matcher: Matcher) {
@@ -49,14 +49,14 @@ export class Scrubber {
     return this.#decide(all, this.#heldFrom(all));
   }
 
-  /** What was held back, for nothing follows. */
+  /** Releases the held bytes at the end of the stream. */
   end(): Buffer {
     const out = this.#decide(this.#held, this.#held.length);
     this.#state = new MatchState();
     return out;
   }
 
-  /** By kinds of characters and lengths alone. */
+  /** Depends only on kinds of characters and lengths. */
   #heldFrom(bytes: Buffer): number {
     const first = Math.max(0, bytes.length - this.#matcher.bytesMax);
     let from = bytes.length;
@@ -64,7 +64,7 @@ export class Scrubber {
     return from;
   }
 
-  /** @param until bytes before it go out: a find that begins there has ended, so no longer one can come */
+  /** @param until bytes before it are sent: a match that begins there has ended, so no longer one can come */
   #decide(bytes: Buffer, until: number): Buffer {
     const changes = this.#found.map((found) => changeOf(bytes, found));
     const decided = changes
@@ -76,7 +76,7 @@ export class Scrubber {
     let covered = this.#begun.length;
     for (const { start, end, put } of decided) {
       if (start >= covered) put.copy(out, start);
-      // Two that overlap: what is left of the second one.
+      // Of two that overlap: the rest of the second.
       else if (end > covered) out.fill(FILL, covered, end);
       covered = Math.max(covered, end);
     }
@@ -97,12 +97,13 @@ function changeOf(bytes: Buffer, { pattern, start, end }: Found): Change {
   const length = end - start;
   const text = `${first}${put.padEnd(length, FILL).slice(0, length)}${last}`;
   return {
-    ...{ start: start - first.length, end: end + last.length },
+    start: start - first.length,
+    end: end + last.length,
     put: Buffer.from(text, 'latin1'),
   };
 }
 
-/** Only the bits of a secret are changed; an empty text: there is no such character. */
+/** Changes only the bits of a secret. Empty text: no such character. */
 function edgeOf(code: number | undefined, edge: Edge | undefined, digits: string): string {
   if (code === undefined || edge === undefined) return '';
   const character = String.fromCharCode(code);

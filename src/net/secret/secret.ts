@@ -1,14 +1,13 @@
 /**
- * Secrets at egress: a guest holds a placeholder, and the host puts the secret in its place in requests to
- * the hosts that it belongs to (`docs/decisions/0011-secrets.md`).
+ * Secrets at egress: a guest has a placeholder, which the gateway replaces by the secret in requests to the secret's
+ * hosts (`docs/decisions/0011-secrets.md`).
  *
  *     guest ── TLS, our certificate ──► gateway ── TLS, the host's own certificate ──► api.example.com
  *              Authorization: NV_…        │  NV_… → secret in the head of a request
  *                                         │  secret → NV_… in all of the answer
  *
- * `secret-head` puts them in · `secret-matcher` finds them, `secret-scrubber`, `secret-responses` take them out ·
- * `secret-exchange` one connection without I/O · `secret-connection` (io) its two ends · `secret-authority` the
- * certificates.
+ * `head` fills secrets in · `matcher` finds them, `scrubber` and `responses` take them out · `exchange` is one
+ * connection without I/O · `connection` (io) its two ends · `authority` the certificates.
  */
 import type { SecureContext } from 'node:tls';
 import type { SecretValue } from '../../base/secret-value.ts';
@@ -16,32 +15,32 @@ import { type EgressPolicy, type NameRule, requestRulesFor } from '../policy/pol
 import { Matcher, type Pattern } from './matcher.ts';
 
 export interface EgressSecret {
-  /** Of the guest's variable; for people. */
+  /** The name of the guest's variable. */
   readonly name: string;
   /** Canonical host names. */
   readonly hosts: readonly string[];
-  /** What the guest has instead of it. Letters, digits, `_` and `-`. */
+  /** The guest's substitute: letters, digits, `_` and `-`. */
   readonly placeholder: string;
   /** Visible ASCII. */
   readonly value: SecretValue;
 }
 
-/** What a gateway must have to put secrets in, or to judge requests by method and path. */
+/** What a gateway needs to fill in secrets, or to judge requests by method and path. */
 export interface EgressSecrets {
-  /** None: only requests are judged. */
+  /** Empty: only requests are judged. */
   readonly secrets: readonly EgressSecret[];
-  /** Certificates in which the guest trusts. */
+  /** Issues certificates that the guest trusts. */
   readonly authority: { contextFor(host: string): Promise<SecureContext> };
-  /** By which servers are known. */
+  /** The roots that servers are verified against. */
   readonly roots: () => SecureContext;
 }
 
-/** Where secrets are put in. */
+/** The port on which secrets are filled in. */
 const PORT = 443;
 
 /**
- * What a list allows, and the hosts that secrets belong to; what is denied stays so, and where there are rules by
- * method and path for such a host, they hold.
+ * Adds the hosts of secrets to what an allowlist allows. Deny rules still win, and so do rules by method and path
+ * for such a host.
  */
 export function withSecretHosts(policy: EgressPolicy, secrets: EgressSecrets | undefined) {
   if (policy.mode !== 'allowlist' || secrets === undefined) return policy;
@@ -54,12 +53,12 @@ export function withSecretHosts(policy: EgressPolicy, secrets: EgressSecrets | u
   return { ...policy, allow: [...policy.allow, ...rules] };
 }
 
-/** All secrets of a sandbox whose hosts this one is of. */
+/** The secrets that belong to a host. */
 export function secretsOf(secrets: readonly EgressSecret[], host: string): EgressSecret[] {
   return secrets.filter(({ hosts }) => hosts.includes(host));
 }
 
-/** TLS to this host is to be decrypted. */
+/** Whether TLS to this host must be decrypted. */
 export function needsSecrets(
   secrets: EgressSecrets | undefined,
   host: string | undefined,
@@ -67,11 +66,11 @@ export function needsSecrets(
   return secrets !== undefined && host !== undefined && secretsOf(secrets.secrets, host).length > 0;
 }
 
-/** Lengths of values that can't be told from one another by what is held back. */
+/** Secret lengths within one step are indistinguishable by how much is held back. */
 const LENGTHS = [64, 256, 1024, 4096] as const;
 const matchers = new WeakMap<readonly EgressSecret[], Map<string, Matcher>>();
 
-/** Finds the secrets of one host as they are and in base64, as in Basic credentials; made once for a set of secrets. */
+/** Finds the secrets of one host in plain and in base64, as in Basic credentials. Built once per set of secrets. */
 export function matcherOf(secrets: readonly EgressSecret[], host: string): Matcher {
   const known = matchers.get(secrets) ?? new Map<string, Matcher>();
   matchers.set(secrets, known);
@@ -95,7 +94,7 @@ function patternsOf({ value, placeholder }: EgressSecret): Pattern[] {
   return [{ find, put: placeholder }, ...encoded.filter(isNew)];
 }
 
-/** @param offset bytes before it in its group of three */
+/** @param offset bytes before it in its base64 group of three */
 function base64Pattern(
   find: string,
   put: string,
@@ -127,7 +126,7 @@ function base64Characters(bytes: number): number {
   return Math.ceil(((bytes + 2) * 4) / 3);
 }
 
-/** Names of those whose placeholder is in a text. */
+/** Names of the secrets whose placeholder is in a text. */
 export function placeholdersIn(secrets: readonly EgressSecret[], text: string): string[] {
   return secrets.filter(({ placeholder }) => text.includes(placeholder)).map(({ name }) => name);
 }

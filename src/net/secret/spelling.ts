@@ -1,5 +1,5 @@
 /**
- * A character as programs write it in URLs, JSON, program text and HTML. Pure.
+ * Spellings of a character in URLs, JSON, source code and HTML. Pure.
  *
  *     %2B   \u002B   \x2B   &#43;   &#x2b;   &amp;   \/
  */
@@ -32,11 +32,11 @@ const LETTER_X = 0x78;
 
 export interface Spelling {
   readonly bytes: number;
-  /** What it stands for. */
+  /** The character. */
   readonly code: number;
 }
 
-/** The one that ends before `end`; undefined: only the byte itself, if that. */
+/** The spelling that ends before `end`; undefined: at most the byte itself. */
 export function spellingBefore(bytes: Buffer, end: number): Spelling | undefined {
   const last = bytes[end - 1] ?? 0;
   if (last === SEMICOLON) {
@@ -94,7 +94,7 @@ function isPunctuation(code: number): boolean {
   return isVisible(code) && !isAlphanumeric;
 }
 
-/** A character that a secret may have, in any spelling. */
+/** Whether a secret may have this character. */
 export function isVisible(code: number): boolean {
   return code >= 0x21 && code <= 0x7e;
 }

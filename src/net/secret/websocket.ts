@@ -1,10 +1,10 @@
 /**
- * The frames of a WebSocket from a server, without secrets (RFC 6455 section 5). Pure.
+ * Takes secrets out of a server's WebSocket frames (RFC 6455 section 5). Pure.
  *
- *     fragment ─► fragment ─► last fragment      one message, searched as a whole and cut anew
+ *     fragment ─► fragment ─► last fragment      one message, searched as a whole and cut again
  *          └─ control frames between them ─┘     each searched alone
  *
- * The end of a message ends what is held back: whoever waits for it gets all of it.
+ * The end of a message releases what is held back, so that the guest gets all of it.
  */
 import type { Matcher } from './matcher.ts';
 import { Scrubber } from './scrubber.ts';
@@ -23,17 +23,17 @@ const HEAD_BYTES_MAX = 10;
 export class SecretWebSocket {
   readonly #matcher: Matcher;
   #head = Buffer.alloc(0);
-  /** Of the frame's payload. */
+  /** Left of the frame's payload. */
   #bytesLeft = 0;
   #isInFrame = false;
   #isFinal = false;
   #isControl = false;
-  /** A message has begun, and its last fragment has not. */
+  /** A message is under way, before its last fragment. */
   #isInMessage = false;
-  /** Of the next frame that goes out for it. */
+  /** Opcode of the next frame to send for it. */
   #opcode = CONTINUATION;
   #message: Scrubber;
-  /** Of a control frame, which is short. */
+  /** The payload of a control frame, which is short. */
   #control: Buffer[] = [];
   #controlOpcode = CLOSE;
 
@@ -42,7 +42,7 @@ export class SecretWebSocket {
     this.#message = new Scrubber(matcher);
   }
 
-  /** @returns what goes on; undefined: these are no such frames, and nothing more is read */
+  /** @returns bytes to pass on; undefined: invalid frames, after which nothing more is read */
   push(bytes: Buffer): Buffer[] | undefined {
     const out: Buffer[] = [];
     for (let rest = bytes; rest.length > 0; ) {
@@ -60,7 +60,7 @@ export class SecretWebSocket {
     return out;
   }
 
-  /** @returns how many bytes are of the head; undefined: no such frame */
+  /** @returns the number of header bytes; undefined: an invalid frame */
   #takeHead(bytes: Buffer): number | undefined {
     const before = this.#head.length;
     const all = Buffer.concat([this.#head, bytes.subarray(0, HEAD_BYTES_MAX - before)]);
