@@ -50,7 +50,7 @@ export function useRuntime(
   };
 }
 
-/** A template that is built in a few seconds, copied in a moment, and is nobody else's. */
+/** A template that is built in a few seconds and copied in a moment. */
 export const SMALL: TemplateSpec = { cpus: 1, memoryMib: 192, diskMib: 64, warm: ['json'] };
 
 export interface ControlFixture extends RuntimeFixture {
@@ -60,8 +60,8 @@ export interface ControlFixture extends RuntimeFixture {
 }
 
 /**
- * A control plane with a home of its own, so that the user's store and sandboxes are not touched: what
- * set-up has made is shared, templates are not. `SMALL` is there when the tests begin.
+ * A control plane with a home of its own, so that the user's store and sandboxes are not touched: it shares
+ * what set-up has made and the tests' templates. `SMALL` is there when the tests begin.
  */
 export function useControlPlane(upstream: () => string, log: Log = silentLog): ControlFixture {
   let runtime: Runtime | undefined;
@@ -69,7 +69,7 @@ export function useControlPlane(upstream: () => string, log: Log = silentLog): C
   let home: string | undefined;
   const usage: UsageRecord[] = [];
   beforeAll(async () => {
-    home = await temporaryHome({ ownTemplates: true });
+    home = await temporaryHome({ templates: 'tests' });
     runtime = await Runtime.open({
       config: { ...readConfig(process.env), home, upstream: upstream() },
       progress: silentProgress,
@@ -112,11 +112,20 @@ export async function vmmOf({ runtime }: RuntimeFixture, id: string): Promise<nu
 /** Of a cache that shares only what set-up has made. */
 const OWN_IN_CACHE = new Set(['template', 'tmp', 'setup.lock', 'jail']);
 
-/** A new home that shares what set-up has made in this machine's. */
-export async function temporaryHome(options: { ownTemplates?: boolean } = {}): Promise<string> {
+/** Templates that test files share and may not damage, on the file system of temporary homes. */
+const TEST_TEMPLATES = join(tmpdir(), `neurovisor-test-${process.getuid?.() ?? 0}`, 'template');
+
+/**
+ * A new home that shares what set-up has made in this machine's.
+ * @param options.templates of the user's home (default), or those that tests share
+ */
+export async function temporaryHome(
+  options: { templates?: 'user' | 'tests' } = {},
+): Promise<string> {
+  const { templates = 'user' } = options;
   const home = await mkdtemp(join(tmpdir(), 'nv-home-'));
   const { cacheDir } = resolveHome(readConfig(process.env).home);
-  if (options.ownTemplates !== true) {
+  if (templates === 'user') {
     await symlink(cacheDir, join(home, 'cache'));
     return home;
   }
@@ -126,6 +135,8 @@ export async function temporaryHome(options: { ownTemplates?: boolean } = {}): P
       await symlink(join(cacheDir, name), join(home, 'cache', name));
     }
   }
+  await mkdir(TEST_TEMPLATES, { recursive: true, mode: 0o700 });
+  await symlink(TEST_TEMPLATES, join(home, 'cache/template'));
   return home;
 }
 

@@ -27,9 +27,12 @@ export interface Layer {
   run(context: LayerContext): Promise<Outcome>;
 }
 
+/** Vitest leaves one idle; these tests wait for nothing. */
+const ALL_PROCESSORS = ['--maxWorkers=100%'];
+
 /** Failures here are final: these tests depend on nothing but the code and the seed. */
 const pure = (projects: readonly string[]) => (context: LayerContext) =>
-  vitestLayer(projects, { ...context, budget: null });
+  vitestLayer(projects, { ...context, budget: null }, ALL_PROCESSORS);
 
 const real = (projects: readonly string[]) => (context: LayerContext) =>
   vitestLayer(projects, context);
@@ -52,11 +55,12 @@ export function layerOf(path: string): string {
 function vitestLayer(
   projects: readonly string[],
   context: Omit<LayerContext, 'budget'> & { readonly budget: UnsteadyBudget | null },
+  args: readonly string[] = [],
 ): Promise<Outcome> {
   const { shell, seed, filters, budget } = context;
   const onRerun = (file: string, round: number): void =>
     shell.write(`\n-- rerun ${round} of a failed file: ${file}\n`);
-  return verdictOf(vitestIn(shell, seed), { projects, filters }, { budget, onRerun });
+  return verdictOf(vitestIn(shell, seed, { args }), { projects, filters }, { budget, onRerun });
 }
 
 const NOTHING: Outcome = {

@@ -9,7 +9,7 @@ import { resolveHome } from '../../src/home.ts';
 import { ensureTestPackages } from '../../src/runtime/setup.ts';
 import { requiredCapabilities } from '../../test/support/capabilities.ts';
 import { runSeed } from '../../test/support/run-seed.ts';
-import type { Shell } from './child.ts';
+import { labeled, type Shell } from './child.ts';
 import { LAYERS, type Layer, type LayerContext, layerOf } from './layers.ts';
 import { counts, endOf, sum } from './summary.ts';
 import { appendUnsteady, LIST_VARIABLE } from './unsteady-list.ts';
@@ -88,7 +88,32 @@ async function onMachine(
   }
   if (layers.some(({ needsSetup }) => needsSetup === true)) await setUp(cli);
   else cli.progress.close();
-  return await inOrder(cli, layers, context);
+  const tracks = TRACKS.map((names) => layers.filter(({ name }) => names.includes(name)));
+  const [first, second] = tracks.filter((track) => track.length > 0);
+  if (first === undefined) return [];
+  if (second === undefined) return await inOrder(cli, first, context);
+  return (
+    await Promise.all([first, second].map((track) => labeledTrack(cli, track, context)))
+  ).flat();
+}
+
+/**
+ * Layers that run side by side: the components wait for timers and small programs most of the time, and the
+ * VMs of the others are emulated by one thread each.
+ */
+const TRACKS: readonly (readonly string[])[] = [['component'], ['vm', 'e2e']];
+
+async function labeledTrack(
+  cli: Cli,
+  track: readonly Layer[],
+  context: LayerContext,
+): Promise<readonly Outcome[]> {
+  const shell = labeled(context.shell, `${track.map(({ name }) => name).join('+')} | `);
+  try {
+    return await inOrder(cli, track, { ...context, shell });
+  } finally {
+    shell.flush();
+  }
 }
 
 async function inOrder(

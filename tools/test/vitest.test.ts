@@ -26,7 +26,7 @@ const vitest = (env: Readonly<Record<string, string>> = {}) =>
       write: () => undefined,
     },
     42,
-    join(dir, 'vitest.config.mjs'),
+    { config: join(dir, 'vitest.config.mjs') },
   );
 
 it('vitestIn: reports outcomes, reasons, failed hooks, stray errors and the seed', async () => {

@@ -19,8 +19,14 @@ export interface VitestRun {
 
 export type RunVitest = (request: VitestRequest) => Promise<VitestRun>;
 
-/** @param config a configuration other than the checkout's */
-export function vitestIn(shell: Shell, seed: number, config?: string): RunVitest {
+export interface VitestOptions {
+  /** A configuration other than the checkout's. */
+  readonly config?: string;
+  readonly args?: readonly string[];
+}
+
+export function vitestIn(shell: Shell, seed: number, options: VitestOptions = {}): RunVitest {
+  const { config, args = [] } = options;
   return async ({ projects, filters }) => {
     const dir = await mkdtemp(join(tmpdir(), 'nv-test-'));
     try {
@@ -31,6 +37,7 @@ export function vitestIn(shell: Shell, seed: number, config?: string): RunVitest
         'run',
         ...(config === undefined ? [] : ['--config', config, '--root', join(config, '..')]),
         ...projects.flatMap((project) => ['--project', project]),
+        ...args,
         '--reporter=default',
         `--reporter=${join(import.meta.dirname, 'reporter.ts')}`,
         ...(filters.length === 0 ? [] : ['--passWithNoTests', ...filters]),
