@@ -1,5 +1,5 @@
 /**
- * Makes the lock files in `image/` anew: asks pip for the newest versions that fit each other and the
+ * Regenerates the lock files in `image/`: asks pip for the newest versions that fit each other and the
  * guest's Python, and writes them with the digests of their wheels. Run by hand, when versions should move:
  *
  *     node tools/lock-python.ts

@@ -29,7 +29,7 @@ describe('serve: its end', () => {
 
   it('SIGTERM: says what ends and what stays, leaves nothing; the next one resumes what was paused', async () => {
     const first = home.serve('--pool', '1');
-    // Whoever asks before it listens would be told that there is none.
+    // A command sent before the socket listens would fail.
     await expect.poll(() => first.stderr(), { timeout: 120_000 }).toContain('Press Ctrl-C to stop');
     expect(first.stderr()).toMatch(/^neurovisor is ready: QEMU .*, models from /m);
     expect(first.stderr()).toContain(`socket  ${home.runDir}/daemon.sock`);

@@ -23,7 +23,7 @@ import { completion, sendJson } from '../support/mock-upstream.ts';
 import { onTerminal } from '../support/terminal.ts';
 
 const ID = /^[a-z0-9]{20}$/;
-/** Counts in memory and tells its count when it is asked for it. */
+/** Counts in memory and prints the count on request. */
 const COUNTER = "n=0; trap 'echo $n > count' USR1; while :; do n=$((n + 1)); sleep 0.05; done";
 
 const home = useDaemonHome();
@@ -210,13 +210,13 @@ describe('port', () => {
     await sh('mkdir -p site && echo it is me > site/index.html');
     const server = ['python3', '-m', 'http.server', '--bind', '127.0.0.1', '-d', 'site', '3000'];
     const pid = await says('exec', '--detach', id, '--', ...server);
-    const [site, nobody] = [await freePort(), await freePort()];
-    const run = there(['port', id, `3000:${site}`, `3001:${nobody}`]);
-    await run.seen(`127.0.0.1:${nobody} -> port 3001 of ${id}\n`);
+    const [site, closed] = [await freePort(), await freePort()];
+    const run = there(['port', id, `3000:${site}`, `3001:${closed}`]);
+    await run.seen(`127.0.0.1:${closed} -> port 3001 of ${id}\n`);
     const get = async (): Promise<string> =>
       (await fetch(`http://127.0.0.1:${site}/`, { headers: { connection: 'close' } })).text();
     await expect.poll(() => get().catch(String)).toBe('it is me\n');
-    await expect(fetch(`http://127.0.0.1:${nobody}/`)).rejects.toThrow();
+    await expect(fetch(`http://127.0.0.1:${closed}/`)).rejects.toThrow();
     await says('pause', id);
     expect(await get()).toBe('it is me\n');
     run.kill('SIGINT');

@@ -1,4 +1,4 @@
-/** Want of memory and endings as a user of the daemon sees them: real VMs, real commands. */
+/** OOM kills and endings as a user of the daemon sees them: real VMs, real commands. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';

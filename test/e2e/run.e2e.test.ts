@@ -1,4 +1,4 @@
-/** `neurovisor run` as a process: streams, exit status, signals, bad words, and what is left afterwards. */
+/** `neurovisor run` as a process: streams, exit status, signals, usage errors and cleanup. */
 import { execFileSync } from 'node:child_process';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -12,7 +12,7 @@ import { descendants, holdings } from '../support/leftovers.ts';
 import { requiresRoot } from '../support/requires.ts';
 
 const { runDir } = resolveHome(readConfig(process.env).home);
-/** The home is of whoever runs the tests, who may have sandboxes there. */
+/** The home belongs to the user who runs the tests and may have sandboxes there. */
 const ofOthers: string[] = await readdir(runDir).catch(() => []);
 const ours = (names: readonly string[]) => names.filter((name) => !ofOthers.includes(name));
 

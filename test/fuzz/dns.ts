@@ -1,4 +1,4 @@
-/** DNS messages from guests and upstreams: any bytes end, within bounds; what is written is read back. */
+/** DNS messages from guests and upstreams: parsing any bytes ends within bounds, and encoding round-trips. */
 import fc from 'fast-check';
 import { isCanonicalName } from '../../src/net/addresses/host-name.ts';
 import {
@@ -37,7 +37,7 @@ const exchange = fc.record({
   type: fc.constantFrom(1, 5, 28),
   records: fc.array(fc.tuple(fc.oneof(address, address6, alias), ttlSeconds), { maxLength: 20 }),
 });
-/** Bytes that look like names, pointers and records more often than chance would have it. */
+/** Bytes biased toward names, pointers and records. */
 const soup = fc
   .array(
     fc.oneof(

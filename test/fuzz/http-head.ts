@@ -1,4 +1,4 @@
-/** Requests on a connection, in any pieces: what is passed on reads back as the same requests. */
+/** Requests on a connection, in any pieces: the forwarded bytes parse as the same requests. */
 import fc from 'fast-check';
 import { HEAD_BYTES_MAX, type RequestHead } from '../../src/net/http/head.ts';
 import { HttpRequestReader } from '../../src/net/http/requests.ts';

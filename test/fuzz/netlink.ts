@@ -1,4 +1,4 @@
-/** Any datagram as an answer of the kernel: its typed error at worst; and what we write reads back. */
+/** Any datagram as an answer of the kernel: parsed, or a typed error; encoding round-trips. */
 import fc from 'fast-check';
 import { decodeIp, encodeIp } from '../../src/net/netlink/address.ts';
 import {
@@ -28,7 +28,7 @@ const specs: fc.Arbitrary<readonly AttributeSpec[]> = fc.array(
   fc.oneof(flat, fc.tuple(fc.nat({ max: 0x3fff }), fc.array(flat, { maxLength: 4 }))),
   { maxLength: 8 },
 );
-/** Messages that pass the frame, so that what is inside of them is reached. */
+/** Messages with valid frames, so that their contents are parsed. */
 const framed = fc
   .array(
     fc.record({

@@ -28,7 +28,7 @@ export function savedInputs(name: string, dir?: string): readonly unknown[] {
   return saved.map(({ input }) => deserialize(Buffer.from(input, 'base64')) as unknown);
 }
 
-/** @returns the file that it is in from now on */
+/** @returns the path of the file with the input */
 export function saveInput(name: string, input: unknown, dir?: string): string {
   const path = regressionPath(name, dir);
   const all = [...savedInputs(name, dir), input];

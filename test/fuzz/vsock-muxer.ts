@@ -1,7 +1,7 @@
 /**
- * Two targets on a whole device in memory. `vsock-muxer`: a hostile guest that sends any packets, beside
- * an honest connection that must not notice. `vsock-streams`: an honest guest and host programs doing
- * whatever they like; every byte arrives once and in order, and nothing is left at the end.
+ * Two targets on a whole device in memory. `vsock-muxer`: a hostile guest sends any packets beside an honest
+ * connection, which must not be affected. `vsock-streams`: an honest guest and host programs act in any
+ * order; every byte arrives once and in order, and nothing is left at the end.
  */
 import fc from 'fast-check';
 import { CONNECTIONS_MAX } from '../../src/vsock/limits.ts';
@@ -80,7 +80,7 @@ export const vsockMuxer = target(
       } else program(world.host.all[step.index], step.act, world.nowMs);
       must(world.muxer.connections <= CONNECTIONS_MAX, 'too many connections');
     }
-    // Somebody honest comes along: the device still works.
+    // An honest connection afterwards: the device still works.
     world.host.listen(7);
     for (let turn = 0; turn < 40; turn += 1) {
       world.turn();
@@ -189,7 +189,7 @@ class Pair {
   readonly toGuest: Pipe;
   stream: GuestStream | undefined;
   socket: MemorySocket | undefined;
-  /** The line `OK <port>` that a host client is told first. */
+  /** The line `OK <port>` that a host client receives first. */
   ok = '';
   readonly isClient: boolean;
 
@@ -291,7 +291,7 @@ function perform(pair: Pair, kind: string, bytes: number): void {
   else if (kind === 'host-end') socket?.programEnd();
 }
 
-/** Everybody reads to the end; then both sides close. */
+/** All pairs read to the end; then both sides close. */
 function finish(world: VsockWorld, pairs: readonly Pair[], join: () => void): void {
   const isDone = (): boolean =>
     pairs.every(

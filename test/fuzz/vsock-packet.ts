@@ -1,4 +1,4 @@
-/** Any 44 bytes: read without an exception, and what is written reads back. */
+/** Any 44 bytes: parsed without an exception; encoding round-trips. */
 import fc from 'fast-check';
 import { HEADER_BYTES, PacketHeader, writeToGuest } from '../../src/vsock/packet.ts';
 import { must, target } from './target.ts';

@@ -59,7 +59,7 @@ class Model {
   /** What the program in each remembers, by the snapshot's id. */
   readonly snapshots = new Map<string, string>();
   readonly #host: FakeHost;
-  /** What is asked meets nothing else; else an answer may tell what somebody changed just then. */
+  /** Requests run one at a time; otherwise an answer may show a concurrent change. */
   readonly #isAlone: boolean;
 
   constructor(host: FakeHost, isAlone: boolean) {
@@ -196,7 +196,7 @@ function possible(step: Step, one: Modelled, before: Kept | undefined): readonly
   ];
 }
 
-/** Of one that is paused. */
+/** For a paused sandbox. */
 const RESUMING: readonly Ask[] = ['remember', 'give-network', 'take-network'];
 
 /** A guest has a card if its sandbox has a network, and each network belongs to one that runs. */
@@ -265,7 +265,7 @@ describe('control plane', () => {
         const asked: Promise<unknown>[] = [];
         for (const one of all) {
           plan(host, one);
-          // Some of what is asked makes no sense by then: it is to be refused, that is all.
+          // Some requests are invalid by then; they only have to be refused.
           asked.push(codeOf(model.ask({ ...one, trouble: one.trouble ?? NO_TROUBLE })));
           await turns(one.pause);
         }

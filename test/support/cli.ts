@@ -1,4 +1,4 @@
-/** Runs `./neurovisor` as a user does: a process of its own, its streams collected. */
+/** Runs `./neurovisor` as a user does: in a separate process, with its streams collected. */
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 

@@ -1,5 +1,5 @@
 /**
- * A program in a guest that counts: whether it went on, began anew or was lost shows in what it writes.
+ * A program in a guest that counts: its output shows whether it continued, restarted or was lost.
  * It draws a word at its start and keeps it in memory only.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -25,7 +25,7 @@ while True:
 `;
 const COUNTED_MS_MAX = 30_000;
 
-/** Resolves with its first count. Nobody is attached to it then. */
+/** Resolves with the first count, detached from the program. */
 export async function startCounter(guest: Guest): Promise<Count> {
   const leaving = new AbortController();
   const program = { script: { code: CODE }, detached: true, stdin: false } as const;

@@ -1,4 +1,4 @@
-/** The part of the contract of drivers that is about a guest's memory while it runs. */
+/** The drivers' contract for the memory of a running guest. */
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { Vm } from '../../src/vmm/driver.ts';

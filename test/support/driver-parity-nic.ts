@@ -1,4 +1,4 @@
-/** What every driver must do alike with a network card. */
+/** The drivers' contract for network cards. */
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { closeFd, createMemFd } from '../../src/sys/fd.ts';

@@ -70,7 +70,7 @@ export class VmBench {
     };
   }
 
-  /** Starts a VM and waits until its guest has said that it is ready. */
+  /** Starts a VM and waits until its guest reports that it is ready. */
   async boot(more: Partial<VmSpec> = {}): Promise<Vm> {
     const spec = this.spec(more);
     const hello = await this.listen(spec.channelPath, HELLO_PORT);
@@ -429,16 +429,19 @@ function consoleCases(bench: () => VmBench): void {
 }
 
 /** Every field, wrong. */
-const WRONG: readonly [string, Partial<VmSpec>][] = [
-  ['id', { id: '../x' }],
-  ['cpus', { cpus: 0 }],
-  ['cpus', { cpus: 10_000 }],
+/** Checked with the request already, so a wrong value is a programmer error. */
+const IMPOSSIBLE: readonly [string, Partial<VmSpec>][] = [
   ['memoryMib', { memoryMib: 63 }],
   ['memoryMib', { memoryMib: 1.5e6 }],
   ['balloonMib', { balloonMib: 100 }],
   ['balloonMib', { balloonMib: -1 }],
   ['guestCid', { guestCid: 2 }],
   ['guestCid', { guestCid: 2 ** 32 - 1 }],
+];
+const WRONG: readonly [string, Partial<VmSpec>][] = [
+  ['id', { id: '../x' }],
+  ['cpus', { cpus: 0 }],
+  ['cpus', { cpus: 10_000 }],
   ['channelPath', { channelPath: `/tmp/${'x'.repeat(96)}` }],
   ['channelPath', { channelPath: 'relative' }],
   ['kernelPath', { kernelPath: '/nonexistent/vmlinux' }],
@@ -461,6 +464,19 @@ function refusalCases(bench: () => VmBench): void {
       await expect(failure).rejects.toThrow(`the VM's ${field} `);
       expect(held()).toEqual(before);
     });
+
+    it.each(IMPOSSIBLE)(
+      'start: a wrong %s fails an assertion, and leaves nothing (%j)',
+      async (field, wrong) => {
+        const before = held();
+        const failure = bench().driver.start(bench().spec(wrong));
+        await expect(failure).rejects.toMatchObject({
+          name: 'AssertionError',
+          message: expect.stringContaining(field),
+        });
+        expect(held()).toEqual(before);
+      },
+    );
 
     it('start: cancelled before and during, and leaves nothing', async () => {
       // What the first start of a process opens for good, as for its threads.

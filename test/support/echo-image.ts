@@ -1,5 +1,5 @@
 /**
- * What a VM test boots: a guest kernel that `setup` has built, and an EROFS image with one static program
+ * The files that a VM test boots: a guest kernel that `setup` has built, and an EROFS image with one static program
  * (`test/fixtures/echo-guest.c`) that is built when it is first needed.
  */
 import { execFileSync } from 'node:child_process';

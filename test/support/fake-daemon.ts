@@ -12,7 +12,7 @@ import { FakeControlPlane } from './fake-control-plane.ts';
 
 export interface FakeDaemon extends AsyncDisposable {
   readonly control: FakeControlPlane;
-  /** What its `/metrics` tells besides its own. */
+  /** More text for its `/metrics`. */
   readonly metrics: MetricRegistry;
   /** What its sandboxes use. */
   readonly loads: SandboxLoad[];
@@ -46,7 +46,7 @@ export async function startFakeDaemon(): Promise<FakeDaemon> {
   await server.listen({ socketPath: daemonSocket(home) });
   return {
     ...{ control, metrics, loads, events },
-    // An upstream would be chosen by a command that starts a sandbox of its own; none of these does.
+    // Only a command that starts its own sandbox would choose an upstream; none of these does.
     env: { NEUROVISOR_HOME: dir, NEUROVISOR_UPSTREAM: '' },
     listenOnPort: async () => {
       const port = await server.listen({ port: 0 });

@@ -1,4 +1,4 @@
-/** What a host's kernel says of the memory of its VMMs; every VM is told the same. */
+/** Memory events of a host's kernel about its VMMs; the same for every VM. */
 import type { HostMemoryEvent, HostMemoryEvents } from '../../src/sandbox/memory-events.ts';
 
 export class FakeHostMemory implements HostMemoryEvents {

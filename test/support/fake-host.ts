@@ -238,12 +238,12 @@ export class FakeHost implements Holdings, AsyncDisposable {
   }
 
   async #leave(): Promise<void> {
-    // What is rejected in this turn is told after it.
+    // Node reports rejections of this turn after it.
     await new Promise((resolve) => setImmediate(resolve));
     process.off('unhandledRejection', this.#note);
     await rm(this.#dir, { recursive: true, force: true });
     if (this.#rejections.length > 0) {
-      throw new AggregateError(this.#rejections, 'nobody has handled these');
+      throw new AggregateError(this.#rejections, 'unhandled rejections');
     }
   }
 

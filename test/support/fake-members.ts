@@ -40,7 +40,7 @@ export class FakeMember implements PoolMember {
     this.#released.resolve();
   }
 
-  /** It dies; with `quietly` nobody is told. */
+  /** Ends the member; with `quietly` no listener is called. */
   end(how: 'quietly' | 'noticed' = 'noticed'): void {
     this.alive = false;
     if (how === 'noticed') this.#end();

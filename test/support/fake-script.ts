@@ -1,4 +1,4 @@
-/** Where a test may interfere with a fake world: at each phase of what it does, before or after it is reached. */
+/** The points where a test may interfere with a fake world: before or after each phase. */
 import type { FakeVm } from './fake-vm.ts';
 
 export type Phase =
@@ -40,7 +40,7 @@ type Interference = (vm: FakeVm | undefined) => Promise<void> | void;
 
 /** Somebody stands at a phase until he is released. */
 export interface Held {
-  /** With the VM that it is about, if there is one. */
+  /** Called with the VM that the phase is about, if any. */
   readonly reached: Promise<FakeVm | undefined>;
   /** He fails, if an error is given. */
   release(error?: Error): void;
@@ -69,7 +69,7 @@ export class Script {
     return this.holdOf(phase, undefined);
   }
 
-  /** @param one whom to hold, whoever comes before; undefined: the next */
+  /** @param one the VM to hold, even if another arrives first; undefined: the next one */
   holdOf(phase: Phase, one: FakeVm | undefined): Held {
     const reached = Promise.withResolvers<FakeVm | undefined>();
     const released = Promise.withResolvers<void>();

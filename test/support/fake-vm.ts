@@ -1,6 +1,6 @@
 /**
  * A VM and its guest without either: RAM is a small file, which is what the guest remembers. Both insist on
- * their order: nothing is asked of a guest whose VM stands still, nothing is saved with its device plugged.
+ * their order: a guest whose VM is paused gets no request, and no VM is saved with its device plugged.
  */
 
 import { createHash } from 'node:crypto';
@@ -67,7 +67,7 @@ export class FakeVm implements Vm {
   #guest: FakeGuest | undefined;
   /** Its network card: the MAC, and whether the guest has it. */
   nic: { readonly mac: string; readonly isPlugged: boolean } | null;
-  /** Those that it has now. */
+  /** The current ones. */
   diskLimits: DiskLimits;
 
   readonly balloon?: Balloon;
@@ -77,7 +77,7 @@ export class FakeVm implements Vm {
   memoryMib: number;
   /** False: its guest does nothing of what its balloon asks for. */
   isHelpful = true;
-  /** What its guest is told of its limits. */
+  /** The limits that its guest receives. */
   limited = 0;
   /** What its programs have not taken, MiB. */
   availableMib = 0;
@@ -101,7 +101,7 @@ export class FakeVm implements Vm {
     this.memoryPath = parts.memoryPath;
     this.#parts = parts;
     this.exited = this.#exit.promise;
-    this.#gone.promise.catch((error: unknown) => ignore(error, 'told to whoever asks for more'));
+    this.#gone.promise.catch((error: unknown) => ignore(error, 'every later call fails with it'));
     parts.holdings.add('VMs', this);
   }
 
@@ -165,7 +165,7 @@ export class FakeVm implements Vm {
     for (const listener of this.#diskListeners) listener(this.#fullDisk);
   }
 
-  /** A disk of the host's fails; its guest is told. */
+  /** A disk of the host fails, which the guest sees. */
   failDisk(): void {
     const trouble: DiskTrouble = { kind: 'failed', path: '/run/disk.ext4', freeBytes: null };
     for (const listener of this.#diskListeners) listener(trouble);
@@ -302,7 +302,7 @@ export class FakeGuest {
     return await readFile(this.#vm.memoryPath, 'utf8');
   }
 
-  /** What it was told last by `update`. */
+  /** The last `update`. */
   network: GuestNetwork | null | undefined;
   authority: string | null | undefined;
 
@@ -366,14 +366,14 @@ export class FakeGuest {
     this.#closing.resolve({ reason, detail: '' });
   }
 
-  /** Whoever has a guest at hand may use it while somebody else pauses it; the control plane may not. */
+  /** A client may use its guest while another pauses it; the control plane may not. */
   #requireRunning(): void {
-    if (!this.#vm.runs) throw new GuestError('connection_lost', 'its VM stands still');
+    if (!this.#vm.runs) throw new GuestError('connection_lost', 'its VM is paused');
   }
 
   async #ask(phase: Phase, signal?: AbortSignal): Promise<void> {
     if (!this.#isOpen) throw new GuestError('connection_lost', 'the guest is gone');
-    if (!this.#vm.runs) throw new Error(`asked for ${phase} while its VM stands still`);
+    if (!this.#vm.runs) throw new Error(`asked for ${phase} while its VM is paused`);
     await this.#vm.step(phase, signal);
   }
 }

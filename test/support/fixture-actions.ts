@@ -1,4 +1,4 @@
-/** What a fixture can be told to do, one JSON array a line of its stdin: the action, then its arguments. */
+/** Actions of a fixture, one JSON array per line of its stdin: the name, then arguments. */
 import { createInterface } from 'node:readline';
 import { type CodedError, describeError } from '../../src/base/errors.ts';
 

@@ -20,7 +20,7 @@ const policy = listPolicy({
   names: ['a.example', 'b.example'],
   destinations: ['198.51.100.1:443', '198.51.100.1:80'],
 });
-/** What a refused TLS client is told. */
+/** The alert that a refused TLS client receives. */
 export const ALERT = Buffer.of(21, 3, 3, 0, 2, 2, 49);
 
 let identity: { key: string; cert: string } | undefined;
@@ -57,7 +57,7 @@ export async function tlsWorld(settings: object = {}, options = {}) {
   return made;
 }
 
-/** Remembers each request as the server understood it, and tells it back. */
+/** Records each request as the server parsed it, and answers with it. */
 export async function httpWorld(options: WorldOptions = {}) {
   const made = await world(80, options);
   const seen: string[] = [];

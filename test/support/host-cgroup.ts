@@ -23,7 +23,7 @@ export function requiresCgroupV1(controller: string): Requirement<true> {
 
 const REMOVE_TRIES = 100;
 
-/** Null: none can be made here. */
+/** @returns null if no group can be made here */
 export function makeHostCgroup(name: string): HostCgroup | null {
   const own = readFileSync('/proc/self/cgroup', 'utf8').split('\n');
   const v1 = own.find((line) => line.split(':')[1] === 'memory')?.split(':')[2];
@@ -63,7 +63,7 @@ function groupAt(dir: string, limitFile: string): HostCgroup {
   };
 }
 
-/** Of a group that somebody else has made. */
+/** For a group that exists already. */
 export function limitGroup(dir: string, bytes: number): void {
   const file = limitFileOf(dir);
   if (file === undefined) throw new Error(`${dir} has no limit of memory`);

@@ -18,7 +18,7 @@ export class MemorySocket implements HostSocket<Connection> {
   /** Bytes from the guest that the host program has not read. */
   #toProgram: Uint8Array[] = [];
   #toProgramBytes = 0;
-  /** The program reads all by itself just before every third write: as if it ran at the same time. */
+  /** The program reads everything just before every third write, as if it ran concurrently. */
   readonly #isRacy: boolean;
   #writes = 0;
   #toGuest: Uint8Array[] = [];

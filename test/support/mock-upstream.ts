@@ -1,4 +1,4 @@
-/** A scripted OpenAI-compatible server that writes down what it was asked and whether it was cut off. */
+/** A scripted OpenAI-compatible server that records its requests and whether they were cut off. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import type { UpstreamTarget } from '../../src/bridge/bridge.ts';

@@ -2,7 +2,7 @@
 import { createServer, type Server } from 'node:net';
 import type { AttachVsock } from '../../src/vmm/attach-vsock.ts';
 
-/** @param told each time one is attached or detached */
+/** @param told called each time a VM is attached or detached */
 export function muteVsock(told: (what: 'attached' | 'detached') => void): AttachVsock {
   return async ({ vhostSocketPath }) => {
     told('attached');

@@ -93,7 +93,7 @@ export class Namespace implements AsyncDisposable {
   }
 }
 
-/** A program in a namespace that serves and connects as it is told: test/fixtures/net-peer.mjs. */
+/** A program in a namespace that serves and connects on request: test/fixtures/net-peer.mjs. */
 export class Peer {
   readonly arrivals: Arrival[] = [];
   readonly #child: ChildProcess;

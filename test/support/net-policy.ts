@@ -9,7 +9,7 @@ export interface ListPolicy {
   readonly deniedNames?: readonly string[];
   /** `address:port` that may be connected to under any name. */
   readonly destinations?: readonly string[];
-  /** Prefixes of addresses that are never told. */
+  /** Prefixes of addresses that are never given out. */
   readonly privatePrefixes?: readonly string[];
   readonly metadata?: readonly string[];
   readonly methods?: readonly string[];

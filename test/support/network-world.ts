@@ -1,5 +1,5 @@
 /**
- * A daemon on a host with an internet of its own, so that guests have somewhere to go and nothing leaves the
+ * A daemon on a host with a private internet, so that guests have destinations and nothing leaves the
  * machine:
  *
  *     guest ── TAP ── host namespace: daemon, 198.18.0.1 ── 198.18.0.2 internet: web, resolver, metadata
@@ -26,7 +26,7 @@ export const METADATA = '169.254.169.254';
 const UPLINK = '198.18.0.1';
 const INTERNET = '198.18.0.2';
 
-/** Enters mounts that nobody else sees: `sh -c ENTER sh RESOLV_CONF COMMAND…`. */
+/** Enters private mounts: `sh -c ENTER sh RESOLV_CONF COMMAND…`. */
 const ENTER =
   'mount -t tmpfs tmpfs /run && mount --bind "$1" /etc/resolv.conf && shift && exec "$@"';
 

@@ -52,7 +52,7 @@ const ENOSYS = 38;
 const SIGSYS = 31;
 
 /**
- * What the victim tells of a call that the kernel treats so.
+ * The outcome that the victim reports for a call under this action.
  * @param returned what the call gives when it is made
  */
 export function outcomeOf(action: Action, number: number, returned: number): string {
@@ -60,7 +60,7 @@ export function outcomeOf(action: Action, number: number, returned: number): str
   if (action === 'trap') return `trapped ${number} c000003e 0`;
   if (action === 'kill_thread') return 'thread died';
   if (action === 'kill_process') return `process died ${SIGSYS}`;
-  // Nobody traces the victim.
+  // No tracer is attached to the victim.
   if ('trace' in action) return `returned -${ENOSYS}`;
   return `returned ${action.errno === 0 ? 0 : -action.errno}`;
 }

@@ -1,4 +1,4 @@
-/** A real QEMU whose machine stands still: two disks, no guest. Its monitor reads and writes as a guest would. */
+/** A real QEMU with a stopped machine: two disks, no guest. Its monitor reads and writes as a guest would. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

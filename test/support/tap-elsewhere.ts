@@ -1,4 +1,4 @@
-/** A TAP in a network namespace that nobody else sees: a child makes it there and sends its descriptor. */
+/** A TAP in a private network namespace: a child makes it there and sends its descriptor. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -28,7 +28,7 @@ export async function tapElsewhere(): Promise<number> {
     const [status] = await once(child, 'close');
     if (status !== 0) throw new Error(`no TAP could be made: status ${status}`);
     const socket = acceptUnix(listener);
-    if (socket < 0) throw new Error(`nobody came: errno ${-socket}`);
+    if (socket < 0) throw new Error(`no connection from the child: errno ${-socket}`);
     const { fds } = new FdChannel(16, 1).receive(socket, 16);
     closeFd(socket);
     const [fd] = fds;

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { ROOT } from './cli.ts';
 
-/** Types when it sees what it waits for. */
+/** Types once the awaited text appears. */
 export function onTerminal(argv: readonly string[], env: Readonly<Record<string, string>> = {}) {
   const child = spawn('python3', [join(ROOT, 'test/fixtures/on-terminal.py'), ...argv], {
     stdio: ['pipe', 'pipe', 'inherit'],
@@ -20,7 +20,7 @@ export function onTerminal(argv: readonly string[], env: Readonly<Record<string,
   return {
     pid: child.pid ?? 0,
     type: (keys: string) => void child.stdin.write(keys),
-    /** Waits for the text after what was seen before. */
+    /** Waits for the text in later output. */
     sees: (wanted: string) =>
       new Promise<void>((resolve, reject) => {
         const watcher = (): void => {

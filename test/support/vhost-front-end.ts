@@ -116,7 +116,7 @@ export class VhostFrontEnd {
     return bases;
   }
 
-  /** One turn of the guest; kicks what it filled. */
+  /** One turn of the guest; kicks the queues that it filled. */
   pump(max?: number): void {
     this.guest.pump(max);
     for (const [index, ring] of [this.rings.rx, this.rings.tx].entries())

@@ -1,4 +1,4 @@
-/** Sandboxes one after another and side by side, and what is left of them: nothing. */
+/** Sandboxes in sequence and at once leave nothing. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
@@ -22,7 +22,7 @@ async function runOne(value: number): Promise<void> {
   }
 }
 
-/** Node closes some descriptors a turn later; what is really left stays. */
+/** Node closes some descriptors a turn later; real leftovers stay. */
 async function settled(): Promise<Holdings> {
   await sleep(500);
   return await holdings(fixture.runtime.home.runDir);

@@ -1,6 +1,6 @@
 /**
- * Clones of templates with real guests: what two of them must not share (docs/snapshots.md), what is
- * refused, and that nothing of them is left.
+ * Clones of templates with real guests: state that two clones must not share (docs/snapshots.md), refusals,
+ * and cleanup.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -36,7 +36,7 @@ const CLOCK_MS_MAX = 2_000;
 /** Built in a few seconds, and may be spoilt. */
 const SMALL = { cpus: 1, memoryMib: 160, diskMib: 64, warm: ['json'] } as const;
 
-/** All that must differ, and some that must be its own. Values that were drawn once are drawn again. */
+/** Values that must differ between clones, some of them drawn before the template was saved. */
 const TRAITS = `
 import json, os, platform, random, secrets, socket, ssl, tempfile, time, uuid
 import numpy
@@ -201,7 +201,7 @@ describe('template', () => {
       const sandbox = await clone(options);
       expect(await python(sandbox.guest(), 'print(1)')).toMatchObject({ stdout: '1\n' });
       await sandbox.stop();
-      expect(warnings).toEqual([expect.stringContaining('is not usable and is built again')]);
+      expect(warnings).toEqual([expect.stringContaining('is unusable and will be rebuilt')]);
       expect((await stat(path, { bigint: true })).ctimeNs).not.toBe(spoilt);
     },
   );
@@ -255,7 +255,7 @@ describe('what is left', () => {
   it.each(['made', 'running'] as const)(
     'an owner killed when its clone is %s: nothing after the next start',
     async (moment) => {
-      // A home of its own, so that nobody else's sandboxes are seen; what set-up has made is shared.
+      // A separate home hides other sandboxes; it shares what set-up has made.
       const dir = await mkdtemp(join(tmpdir(), 'nv-home-'));
       await symlink(fixture.runtime.home.cacheDir, join(dir, 'cache'));
       const { runDir } = resolveHome(dir);
@@ -308,7 +308,7 @@ function startOwner(home: string): { readonly up: Promise<unknown>; kill(): Prom
   };
 }
 
-/** A zombie that nobody has waited for does not run. */
+/** A zombie does not run. */
 async function runs(pid: number): Promise<boolean> {
   const status = await readFile(`/proc/${pid}/stat`, 'latin1').catch(() => '');
   return status !== '' && !/\) [ZX] /.test(status);

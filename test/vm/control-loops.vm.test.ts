@@ -21,7 +21,7 @@ const upstream: MockUpstream = await startMockUpstream();
 const fixture = useControlPlane(() => upstream.target.baseUrl ?? '');
 afterAll(() => upstream.close());
 
-/** Node closes some descriptors a turn later; what is really left stays. */
+/** Node closes some descriptors a turn later; real leftovers stay. */
 async function settled(): Promise<Holdings> {
   await sleep(500);
   return await holdings(fixture.runtime.home.runDir);
@@ -29,7 +29,7 @@ async function settled(): Promise<Holdings> {
 
 const stored = (): Promise<string[]> => readdir(join(fixture.dataDir, 'files'));
 
-// First: nothing has asked for a model yet, so no connection to one is kept.
+// First, since no model request has left an open connection yet.
 describe(`${CYCLES} sandboxes`, () => {
   let before: Holdings;
   const cycle = async (n: number): Promise<void> => {
@@ -124,7 +124,7 @@ for target in (talk, talk, tell): threading.Thread(target=target).start()
     await expect.poll(async () => (await told(guest))[0], POLL).toBeGreaterThan(seen);
     const [, fails, lost] = await told(guest);
     expect(lost).toBe(0);
-    // A save cuts off what is under way, and nothing else.
+    // A save cuts off requests in flight, and nothing else.
     expect(fails).toBeLessThanOrEqual(LOOPS * STREAMS);
     await control.remove(id);
     expect(await stored()).toEqual(before);

@@ -188,7 +188,7 @@ open('served', 'w').write(end)
     const again = await control.guest(id);
     await expect.poll(() => textOf(again, 'answers')).toMatch(/^(failed: \w+ )+hello$/);
     await expect.poll(() => textOf(again, 'served')).toMatch(/^(end|reset)$/);
-    // The program that was left has seen the end of its input only now, for nobody is attached.
+    // The program saw the end of its input only now, since no client is attached.
     expect((await again.processes()).map(({ pid }) => pid)).toContain(cat.pid);
     await control.remove(id);
   });
@@ -214,7 +214,7 @@ describe('snapshot', () => {
     expect(env.stdout).toContain('OTHER=new');
     expect(env.stdout).toContain(`NEUROVISOR_SANDBOX_ID=${made.id}`);
     expect(env.stdout).not.toMatch(/^(OWN|SECRET)=|of the maker/m);
-    // A program that ran goes on as it was, with what it had read by then.
+    // A running program continues with what it had read by then.
     expect(await countBeyond(other, begun.n)).toMatchObject({ word: begun.word, own: 'maker' });
 
     await control.remove(id);

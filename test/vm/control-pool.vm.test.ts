@@ -1,5 +1,5 @@
 /**
- * What a control plane does by itself, with real guests: pools and late binding, time limits, damaged
+ * Automatic work of a control plane, with real guests: pools and late binding, time limits, damaged
  * files, and sandboxes whose VMM dies.
  */
 import { open, readdir, readFile, truncate } from 'node:fs/promises';
@@ -36,7 +36,7 @@ async function removeAll(): Promise<void> {
 
 describe('pool', () => {
   const MEMBERS = 2;
-  /** Members wait in the run directory, and are nobody's. */
+  /** Unclaimed members, by their folders in the run directory. */
   const members = async (): Promise<string[]> => {
     await expect.poll(async () => (await fixture.control.pools())[0]?.ready, WAIT).toBe(MEMBERS);
     const owned = new Set((await fixture.control.list()).map(({ id }) => id));

@@ -1,4 +1,4 @@
-/** Real sandboxes that end in each of the ways that there are, and what is then told of them. */
+/** Real sandboxes that end for each cause, and the cause that is reported. */
 import { closeSync, existsSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -152,7 +152,7 @@ async function makeRefusedCall(pid: number): Promise<void> {
   await injector.call(pid, { name: 'unshare', number: 272, args: [0] });
 }
 
-/** The kernel tells which call it was only where we may hear it. */
+/** The kernel names the call only where its audit records can be read. */
 function hearsRecords(): boolean {
   const source = openRecords();
   if (typeof source === 'string') return false;

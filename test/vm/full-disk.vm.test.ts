@@ -1,4 +1,4 @@
-/** The host's file system gets full under a guest that writes. In a mount namespace of its own, so as root only. */
+/** The host's file system fills up under a guest that writes. In a private mount namespace, so as root only. */
 import { execFile } from 'node:child_process';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -33,7 +33,7 @@ async function onSmallDisk(command: readonly string[]): Promise<string> {
 }
 
 requiresRoot().it(
-  'a sandbox whose host is full is paused, and goes on when there is room: nothing is lost',
+  'a sandbox on a full host is paused, and continues without loss once there is space',
   async () => {
     const url = upstream.target.baseUrl ?? '';
     const told = JSON.parse(

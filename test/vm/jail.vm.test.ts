@@ -110,7 +110,7 @@ requiresRoot().describe('prove', () => {
       'a guest gets no more of its disks than its limits, and its VMM no more than its group',
       9,
     ],
-    ['oom', 'kills are told before they come, and endings as what they were', 18],
+    ['oom', 'OOM kills are announced, and endings have the right cause', 18],
     ['load', 'a VMM at work makes no call that its filter refuses', 12],
   ] as const)('%s: %s', async (name, _what, tries) => {
     const [proof] = await prove([name], {

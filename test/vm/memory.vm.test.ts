@@ -1,5 +1,5 @@
 /**
- * Want of memory in real guests: what is told before the kernel kills, who was killed, and what is done
+ * Memory pressure in real guests: the warning before the kernel kills, the victim, and the action taken
  * about it (docs/observability.md).
  */
 import { afterAll, afterEach, describe, expect, it } from 'vitest';

@@ -1,6 +1,6 @@
 /**
- * The network of real guests, in namespaces of its own with an internet of its own (`network-world.ts`): what
- * they reach, whose address each has, and what is left of it.
+ * The network of real guests, in namespaces with a private internet (`network-world.ts`): reachability,
+ * addresses and cleanup.
  */
 import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';

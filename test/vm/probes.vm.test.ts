@@ -1,4 +1,4 @@
-/** What a daemon measures of a real sandbox in the kernel, in namespaces of its own. */
+/** What a daemon measures of a real sandbox in the kernel, in separate namespaces. */
 import { existsSync, readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -38,7 +38,7 @@ describe('start failure', () => {
     const sandbox = runtime.prepareVm(
       { memoryMib: 128 },
       {
-        // Nobody answers this listener's port: the guest dials another channel.
+        // The guest dials another channel than this listener's.
         listenForGuest: (_channelPath, identity) =>
           listenForGuest({
             channelPath: join(dir, 'elsewhere'),

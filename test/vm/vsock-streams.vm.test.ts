@@ -88,7 +88,7 @@ requiresEchoGuest().describe('vsock device and a Linux guest', (files) => {
         sockets.map((socket) => new Promise((resolve) => socket.once('close', resolve))),
       );
     }
-    // Its backlog may still be full of those that were dropped: then it refuses, until it has seen to them.
+    // Its backlog may still be full of dropped connections; until it has accepted them it refuses new ones.
     let socket: Socket | null = null;
     await expect
       .poll(async () => (socket ??= await dialGuest(bench.channelPath, GUEST_PORT)), ANSWER)
