@@ -1,4 +1,4 @@
-/** Programmer error: an invariant of ours does not hold. Never used for input, guests or the OS. */
+/** A programmer error: an invariant does not hold. Never used for input, guests or the OS. */
 export class AssertionError extends Error {
   override name = 'AssertionError';
 }

@@ -1,4 +1,4 @@
-/** What can be limited and counted at the channel of a sandbox, whatever device carries it. */
+/** Limits and counters of a sandbox's channel, independent of the device. */
 import type { BucketLimit } from './token-bucket.ts';
 
 /** Each direction has its own bucket; `connections` counts new connections either way. */

@@ -37,7 +37,7 @@ export function sleep(delayMs: number, signal?: AbortSignal): Promise<void> {
   });
 }
 
-/** A clock that moves only when told to; for tests. */
+/** A clock that moves only by `advance`; for tests. */
 export class FakeClock implements Clock {
   #nowMs = 0;
   readonly #startWallMs: number;

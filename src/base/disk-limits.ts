@@ -1,4 +1,4 @@
-/** How fast a VM may use its disks, whatever holds it to that. */
+/** Rate limits of a VM's disks, independent of what enforces them. */
 export interface DiskLimits {
   /** Read and written together. */
   readonly bytesPerSecond?: number;

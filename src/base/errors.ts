@@ -1,5 +1,5 @@
 /**
- * Operating errors: something that was asked for could not be done, and the caller can act on it.
+ * Operating errors: a request failed, and the caller can act on it.
  * Each folder has one class with a closed set of codes, e.g. `class VmmError extends CodedError<VmmErrorCode> {}`.
  *
  * `message` names the thing and the fault; `cause` says why; `remedy` says, in one imperative sentence, what a

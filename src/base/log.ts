@@ -1,5 +1,5 @@
 /**
- * What a part needs in order to log. `error`: an asked-for action failed; `warn`: odd but served;
+ * The logger of a part. `error`: a requested action failed; `warn`: odd but served;
  * `info`: rare state change; `debug`: repeated. Never once per packet.
  */
 export interface Log {

@@ -6,18 +6,18 @@
  *     control plane ── gauges ─────────┼─► MetricRegistry ── text() ─► GET /metrics
  *     eBPF maps ── histograms as they are ┘
  *
- * Series are bounded: a metric with labels keeps at most `seriesMax` of them, and what comes after that is
- * counted with `other` in every label. Ids of sandboxes, traces and templates are never labels.
+ * Series are bounded: a metric with labels keeps at most `seriesMax` of them, and counts further ones with
+ * `other` in every label. Ids of sandboxes, traces and templates are never labels.
  */
 import { assert } from './assert.ts';
 
 type Unit = 'seconds' | 'bytes' | 'ratio' | null;
 
 interface MetricSpec<Label extends string = string> {
-  /** With its unit, and `_total` if it counts; `[a-z][a-z0-9_]*`. */
+  /** `[a-z][a-z0-9_]*`, with its unit, and `_total` for a counter. */
   readonly name: string;
   readonly help: string;
-  /** Null: a plain number of things. */
+  /** Null: a plain count. */
   readonly unit: Unit;
   readonly labels?: readonly Label[];
   /** Default `SERIES_MAX`. */
@@ -31,7 +31,7 @@ export interface Metric extends Readonly<Pick<MetricSpec, 'name' | 'help' | 'uni
 }
 
 interface Sample {
-  /** Behind the name: `_bucket`, `_sum`, `_count`; else empty. */
+  /** Suffix of the name: `_bucket`, `_sum`, `_count`, or empty. */
   readonly suffix: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly value: number;
@@ -39,7 +39,7 @@ interface Sample {
 
 type LabelsOf<Label extends string> = Readonly<Record<Label, string>>;
 
-/** Of one metric, histogram buckets aside. */
+/** Series of one metric, not counting histogram buckets. */
 const SERIES_MAX = 200;
 const LABEL_CHARACTERS_MAX = 128;
 export const OTHER = 'other';
@@ -52,7 +52,7 @@ class Series<Label extends string, State> {
   readonly #all = new Map<string, { labels: LabelsOf<Label>; state: State }>();
 
   constructor({ name, labels = [], seriesMax = SERIES_MAX }: MetricSpec<Label>, make: () => State) {
-    assert(/^[a-z][a-z0-9_]*$/.test(name), `"${name}" is no name of a metric`);
+    assert(/^[a-z][a-z0-9_]*$/.test(name), `invalid metric name "${name}"`);
     this.names = labels;
     this.#seriesMax = seriesMax;
     this.#make = make;
@@ -105,7 +105,7 @@ export class Counter<Label extends string = never> implements Metric {
     if (this.labels.length === 0) this.#series.of(NO_LABELS as LabelsOf<Label>);
   }
 
-  /** @param by not negative; what is not finite counts nothing */
+  /** @param by not negative; ignored if not finite */
   add(labels: LabelsOf<Label>, by = 1): void {
     if (Number.isFinite(by) && by > 0) this.#series.of(labels).value += by;
     else if (by === 0) this.#series.of(labels);
@@ -118,12 +118,12 @@ export class Counter<Label extends string = never> implements Metric {
   }
 }
 
-/** Upper bounds of times of all sizes, from 1 ms to 5 min. */
+/** Bucket bounds from 1 ms to 5 min. */
 export const SECONDS_BOUNDS = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
 ] as const;
 
-/** Of values with upper bounds, those of `_bucket`, ascending; the last is always `+Inf`. */
+/** A histogram with ascending bucket bounds; the last is always `+Inf`. */
 export class Histogram<Label extends string = never> implements Metric {
   readonly type = 'histogram';
   readonly name: string;
@@ -152,7 +152,7 @@ export class Histogram<Label extends string = never> implements Metric {
     state.sum += value * times;
   }
 
-  /** @param counts by bound, as many as there are bounds and one more */
+  /** @param counts per bound, with one more for `+Inf` */
   merge(labels: LabelsOf<Label>, counts: readonly number[], sum: number): void {
     assert(counts.length === this.#bounds.length + 1, `${this.name}: counts of other bounds`);
     if (!counts.some((count) => count > 0)) return;
@@ -173,7 +173,7 @@ export class Histogram<Label extends string = never> implements Metric {
   }
 }
 
-/** One histogram, counted by somebody else (a BPF map). Buckets ascend; counts are of each, not cumulative. */
+/** A histogram counted elsewhere (in a BPF map). Buckets ascend; counts are per bucket, not cumulative. */
 export interface CountedHistogram {
   readonly buckets: readonly { readonly le: number; readonly count: number }[];
   readonly sum: number;
@@ -195,7 +195,7 @@ export function histogramSamples(
   ];
 }
 
-/** What is asked for at each scrape: numbers that are kept elsewhere. */
+/** A metric whose numbers are kept elsewhere and read at each scrape. */
 export function collected(
   type: 'counter' | 'gauge',
   spec: MetricSpec,
@@ -236,7 +236,7 @@ export class MetricRegistry {
     }
   }
 
-  /** Called before each scrape, for what must be asked for. Should not reject, and be bounded in time. */
+  /** Calls `refresh` before each scrape. It should not reject, and must be bounded in time. */
   beforeScrape(refresh: () => Promise<void>): void {
     this.#refreshers.push(refresh);
   }
@@ -245,7 +245,7 @@ export class MetricRegistry {
     return this.#metrics;
   }
 
-  /** For Prometheus; never rejects: a source that fails has its last values. */
+  /** The text for Prometheus. Never rejects: a failed source keeps its last values. */
   async text(): Promise<string> {
     await Promise.allSettled(this.#refreshers.map((refresh) => refresh()));
     return this.#metrics.map(familyText).join('');

@@ -1,10 +1,10 @@
 import { fileURLToPath } from 'node:url';
 
 /**
- * The file of a module that is started by its file: a thread's, a process's. It has the ending of the module
- * that starts it: `.ts` in a checkout, `.js` in the npm package.
- * @param path of its source, as an import would say it: `./worker.ts`
- * @param from `import.meta.url` of who starts it
+ * The file of a module that is started by path, as a thread or a process. It has the same ending as its starter: `.ts`
+ * in a checkout, `.js` in the npm package.
+ * @param path the source, as in an import: `./worker.ts`
+ * @param from `import.meta.url` of the starter
  */
 export function modulePath(path: string, from: string): string {
   const ending = from.endsWith('.js') ? '.js' : '.ts';

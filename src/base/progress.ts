@@ -1,5 +1,5 @@
 /**
- * How long work tells a person where it is. Producers (image builds, downloads) call a `Progress`
+ * Progress of long work, for people. Producers (image builds, downloads) call a `Progress`
  * function; the CLI draws it. Producers never print.
  */
 export type ProgressEvent =
@@ -7,17 +7,17 @@ export type ProgressEvent =
       readonly kind: 'start';
       /** Stable name of the step, e.g. `kernel`. */
       readonly step: string;
-      /** What a person reads, e.g. `Build the guest kernel`. */
+      /** For people, e.g. `Build the guest kernel`. */
       readonly title: string;
       /** Expected duration on a machine with 2 cores, milliseconds. */
       readonly estimateMs: number;
-      /** What starts before its end is a part of it. */
+      /** Steps that start before its end are parts of it. */
       readonly isWhole?: boolean;
     }
   | {
       readonly kind: 'update';
       readonly step: string;
-      /** 0 … 1, when it is known. */
+      /** 0 … 1, if known. */
       readonly fraction?: number;
       /** One short line, e.g. `CC kernel/fork.o` or `12 / 253 MB`. */
       readonly detail?: string;
@@ -25,7 +25,7 @@ export type ProgressEvent =
   | {
       readonly kind: 'done';
       readonly step: string;
-      /** True when the result was already there and valid. */
+      /** True if a valid result already existed. */
       readonly cached: boolean;
       readonly durationMs: number;
     }

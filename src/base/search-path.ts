@@ -1,7 +1,7 @@
-/** Directories that hold mkfs, nft and their like but are not in an ordinary user's PATH. */
+/** Directories of mkfs, nft and the like, which are not in an ordinary user's PATH. */
 const SYSTEM_DIRS = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/bin', '/bin'];
 
-/** @param path a PATH. @returns the same with the system's directories behind it */
+/** @param path a PATH. @returns it with the system's directories appended */
 export function searchPath(path: string | undefined): string {
   const own = (path ?? '').split(':').filter((dir) => dir !== '');
   return [...own, ...SYSTEM_DIRS.filter((dir) => !own.includes(dir))].join(':');

@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 
 /**
- * A text that must never be written down: JSON, templates, logs and `inspect` show that there is one, and not
- * what it is. What needs it asks for it by name.
+ * A text that must never be written: JSON, templates, logs and `inspect` show only that it exists. Users call
+ * `reveal`.
  */
 export class SecretValue {
   readonly #text: string;
@@ -27,10 +27,10 @@ export class SecretValue {
 
 const PREFIX = 'NV_SECRET_';
 const SHORT_PREFIX = 'NV_';
-/** With fewer random characters behind the long prefix, the short one is taken: 16 characters have 78 bits. */
+/** With fewer random characters after the long prefix, the short one is used: 16 characters have 78 bits. */
 const RANDOM_CHARACTERS_MIN = 22;
 
-/** As long as the secret, of characters that mean nothing in headers, URLs and JSON; nobody can guess it. */
+/** An unguessable text as long as the secret, with no characters special to headers, URLs and JSON. */
 export function newPlaceholder(length: number): string {
   const hasRoom = length >= PREFIX.length + RANDOM_CHARACTERS_MIN;
   const prefix = hasRoom ? PREFIX : SHORT_PREFIX;

@@ -4,22 +4,22 @@
  *     const bucket = new TokenBucket({ size, refillPerSecond }, now);
  *     if (bucket.tryOpen(now)) bucket.spend(moved); else wakeUpIn(bucket.waitMs(now));
  *
- * `tryOpen` asks only whether *some* token is left, and `spend` may go below zero: so a message that is
- * larger than the whole bucket passes and is paid for afterwards. In any window of T seconds at most
+ * `tryOpen` checks only whether *some* token is left, and `spend` may go below zero: a message larger than the whole
+ * bucket passes and is paid for afterwards. In any window of T seconds at most
  * `size + oneTimeBurst + refillPerSecond · T` tokens plus one `spend` go through (R-IO-2, R-IO-3).
  */
 
-/** Firecracker's vocabulary. Tokens are bytes or operations, as the user of the bucket decides. */
+/** Firecracker's vocabulary. Tokens are bytes or operations, as the caller decides. */
 export interface BucketLimit {
   /** Tokens that a full bucket holds, > 0. */
   readonly size: number;
   /** Tokens per second, > 0. */
   readonly refillPerSecond: number;
-  /** Tokens that are there at the start, are spent first and never come back. */
+  /** Extra tokens at the start, spent first and never refilled. */
   readonly oneTimeBurst?: number;
 }
 
-/** What is wrong with a limit, or undefined if it is fine. */
+/** The fault of a limit, or undefined. */
 export function bucketLimitProblem(limit: BucketLimit): string | undefined {
   const { size, refillPerSecond, oneTimeBurst = 0 } = limit;
   if (!(Number.isFinite(size) && size > 0)) return 'size must be a number above 0';
@@ -49,7 +49,7 @@ export class TokenBucket {
     return this.#limit !== undefined;
   }
 
-  /** Time during which somebody wanted tokens and there were none, milliseconds. */
+  /** Time during which a caller waited for tokens, milliseconds. */
   throttledMs(nowMs: number): number {
     const current = this.#closedSinceMs === undefined ? 0 : nowMs - this.#closedSinceMs;
     return this.#throttledMs + Math.max(0, current);

@@ -1,11 +1,11 @@
-/** Why probes are not available, told from what the kernel and libbpf say. */
+/** Explains why probes are not available, from the errors of the kernel and libbpf. */
 import { existsSync, readlinkSync } from 'node:fs';
 import { LibbpfError } from '../sys/libbpf.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { ObserveError, type ObserveErrorCode } from './errors.ts';
 
 const KERNEL_BTF = '/sys/kernel/btf/vmlinux';
-/** PROC_PID_INIT_INO of linux/proc_ns.h: of the namespace whose numbers tracepoints have. */
+/** PROC_PID_INIT_INO of linux/proc_ns.h: the namespace of the pids in tracepoints. */
 const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
 
 const REMEDIES: Partial<Record<ObserveErrorCode, string>> = {
@@ -20,7 +20,7 @@ const REMEDIES: Partial<Record<ObserveErrorCode, string>> = {
 /** @throws ObserveError `no_btf` */
 export function requireBtf(attempt: string, path: string = KERNEL_BTF): void {
   if (existsSync(path)) return;
-  const cause = new Error(`there is no ${path}`);
+  const cause = new Error(`${path} does not exist`);
   throw observeError('no_btf', attempt, cause);
 }
 
@@ -32,7 +32,7 @@ export function requireFirstPidNamespace(attempt: string): void {
   throw observeError('other_processes', attempt, cause);
 }
 
-/** What was thrown while loading or attaching, as ours; anything else as it is. */
+/** Converts an error of loading or attaching to an `ObserveError`; returns others unchanged. */
 export function explain(attempt: string, error: unknown): unknown {
   if (error instanceof LibbpfError && error.code === 'no_library') {
     const { remedy } = error;
@@ -53,7 +53,7 @@ function codeOf(code: string): ObserveErrorCode {
       return 'not_permitted';
     case 'ENODEV':
       return 'no_link';
-    // Its types or hooks are not those that a program was made for; the verifier's reason is in the message.
+    // The kernel's types or hooks differ from the program's; the message has the verifier's reason.
     case 'EINVAL':
     case 'EACCES':
     case 'ESRCH':

@@ -1,7 +1,6 @@
 /**
- * Watches the memory of a control group that one VMM has for itself (io), v1 or v2. The files are read four
- * times a second while somebody listens: v1 tells of a kill by an eventfd alone, and a VMM that is being
- * killed lives longer than that.
+ * Watches the memory of a VMM's control group, v1 or v2 (io). While there are listeners it reads the files four times a
+ * second: v1 reports a kill only by an eventfd, and a VMM takes longer than that to die.
  */
 
 import { readFileSync } from 'node:fs';
@@ -28,13 +27,13 @@ export class CgroupMemory {
   #oomKills = 0;
   #stopTimer: () => void = () => undefined;
 
-  /** @param dir e.g. `/sys/fs/cgroup/neurovisor/x`; with nobody else's processes in it */
+  /** @param dir e.g. `/sys/fs/cgroup/neurovisor/x`; without other processes in it */
   constructor(dir: string, clock: Clock, read: ReadFile = (name) => readOrNull(join(dir, name))) {
     this.#clock = clock;
     this.#read = read;
   }
 
-  /** Returns how to stop. The last one that stops looks once more, so the group has to be there then. */
+  /** Returns the function that stops. The last stop reads once more, so the group must still exist. */
   listen(listener: (event: CgroupMemoryEvent) => void): () => void {
     const remove = this.#listeners.listen(listener);
     if (this.#listeners.size === 1) this.#poll();
@@ -59,17 +58,17 @@ export class CgroupMemory {
     this.#stopTimer = this.#clock.after(POLL_MS, () => this.#poll());
   }
 
-  /** Besides its turns, e.g. right before the group goes. */
+  /** Reads at once, e.g. right before the group is removed. */
   look(): void {
     const sample = readSample(this.#read);
-    // It has gone; what it has counted before still holds.
+    // The group is gone; its earlier counts stay valid.
     if (sample === null) return;
     this.#oomKills = Math.max(this.#oomKills, sample.oomKills);
     for (const event of this.#judge.take(sample, this.#clock.now())) this.#listeners.emit(event);
   }
 }
 
-/** Now, of a directory as `CgroupMemory` watches; null: it has gone. */
+/** The present memory of such a group; null: it is gone. */
 export function groupMemoryOf(dir: string): GroupMemory | null {
   return readGroupMemory((name) => readOrNull(join(dir, name)));
 }
@@ -78,7 +77,7 @@ function readOrNull(path: string): string | null {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    ignore(error, 'another version of cgroups, or the group has gone');
+    ignore(error, 'another version of cgroups, or the group is gone');
     return null;
   }
 }

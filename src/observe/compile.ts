@@ -1,10 +1,10 @@
 /**
- * Objects of `bpf/`, compiled on this machine and kept (io). The same sources, options and clang give the same
- * bytes, wherever the repository lies.
+ * Compiles the programs of `bpf/` on this machine and caches the objects (io). Equal sources, options and clang give
+ * equal bytes, independent of the repository's path.
  *
  *     <dir>/<program>.<digest of sources and options>.<digest of the compiler>.o
  *
- * Without a compiler, what another one has made of the same sources is taken.
+ * Without a compiler, an object that another compiler made from the same sources is used.
  */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -20,7 +20,7 @@ export const PROGRAMS = ['latency', 'processes', 'syscalls'] as const;
 type ProgramName = (typeof PROGRAMS)[number];
 
 const SOURCE_DIR = new URL('../../bpf/', import.meta.url).pathname;
-/** v3 of the instruction set: Linux 5.12. Paths in the object are relative, so that they say nothing of this machine. */
+/** v3 of the instruction set: Linux 5.12. Paths in the object are relative, so that it does not depend on this machine. */
 const OPTIONS = [
   '-target',
   'bpf',
@@ -40,7 +40,7 @@ const OPTIONS = [
 const COMPILE_TIME_MS_MAX = 60_000;
 
 export interface CompileOptions {
-  /** Where objects are kept; made if it is not there. */
+  /** Directory of the objects; created if missing. */
   readonly dir: string;
   /** Found by PATH. */
   readonly compiler?: string;
@@ -71,7 +71,7 @@ export async function objectOf(program: ProgramName, options: CompileOptions): P
 }
 
 async function compile(compiler: string, cwd: string, program: ProgramName, path: string) {
-  // Two processes may do so at once; each finds a whole object.
+  // Two processes may compile at once; each finds a complete object.
   const fresh = `${path}.${process.pid}`;
   const args = [...OPTIONS, '-c', `${program}.bpf.c`, '-o', fresh];
   try {
@@ -79,34 +79,39 @@ async function compile(compiler: string, cwd: string, program: ProgramName, path
     await rename(fresh, path);
   } catch (cause) {
     const remedy = 'Install clang, libbpf-dev (Debian, Ubuntu: apt-get install clang libbpf-dev).';
-    throw new ObserveError('compile_failed', `compile bpf/${program}.bpf.c`, { cause, remedy });
+    throw new ObserveError('compile_failed', `could not compile bpf/${program}.bpf.c`, {
+      cause,
+      remedy,
+    });
   } finally {
     await rm(fresh, { force: true });
   }
 }
 
-/** Of every file beside it, and how it is compiled. */
+/** Digest of all sources and the options. */
 async function digestOfSources(dir: string): Promise<string> {
   const names = (await readdir(dir)).filter((name) => /\.[ch]$/.test(name)).sort();
   const texts = await Promise.all(names.map((name) => readFile(join(dir, name), 'utf8')));
   return digest([...OPTIONS, ...names, ...texts]);
 }
 
-/** @returns undefined when it is not there */
+/** @returns undefined if it is not installed */
 async function versionOf(compiler: string): Promise<string | undefined> {
   try {
     const { stdout } = await run(compiler, ['--version'], { timeout: COMPILE_TIME_MS_MAX });
     return stdout;
   } catch (error) {
     if (errorCode(error) === 'ENOENT') return undefined;
-    throw new ObserveError('compile_failed', `ask ${compiler} for its version`, { cause: error });
+    throw new ObserveError('compile_failed', `could not read the version of ${compiler}`, {
+      cause: error,
+    });
   }
 }
 
 function noCompiler(program: ProgramName, compiler: string): ObserveError {
   return new ObserveError(
     'no_compiler',
-    `compile bpf/${program}.bpf.c: there is no ${compiler}, and no object that was made before`,
+    `could not compile bpf/${program}.bpf.c: ${compiler} is not installed, and there is no cached object`,
     { remedy: 'Install clang and libbpf-dev (Debian, Ubuntu: apt-get install clang libbpf-dev).' },
   );
 }

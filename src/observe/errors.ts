@@ -1,29 +1,29 @@
 import { CodedError } from '../base/errors.ts';
 
-/** Why something of this folder is not available, or was refused. */
+/** Why a probe is not available or was refused. */
 export type ObserveErrorCode =
-  /** Neither root nor CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or a container's seccomp. */
+  /** Root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, is missing, or a container's seccomp refuses. */
   | 'not_permitted'
   /** libbpf1 is not installed. */
   | 'no_library'
-  /** The kernel does not tell its types (CONFIG_DEBUG_INFO_BTF). */
+  /** The kernel has no type information (CONFIG_DEBUG_INFO_BTF). */
   | 'no_btf'
-  /** Neither clang nor what it once made. */
+  /** No clang and no cached object. */
   | 'no_compiler'
-  /** clang refuses our sources: mostly headers that are missing. */
+  /** clang fails, usually for missing headers. */
   | 'compile_failed'
-  /** The kernel has no such hook, or its types are not those that a program needs. */
+  /** The kernel lacks a hook, or its types do not match. */
   | 'unsupported'
-  /** Process numbers here are not the kernel's own. */
+  /** This pid namespace is not the kernel's first one. */
   | 'other_processes'
-  /** A limit of what can be watched at once. */
+  /** Too many things are watched at once. */
   | 'full'
   /** The interface is gone. */
   | 'no_link'
-  /** The interface is watched already, or has another XDP program. */
+  /** The interface is already watched, or has another XDP program. */
   | 'taken'
-  /** The kernel refuses a program of ours, the cause says why. */
+  /** The kernel refuses a program; the cause says why. */
   | 'failed';
 
-/** Everything but what was asked for goes on without it. */
+/** Only the requested probe fails; everything else continues. */
 export class ObserveError extends CodedError<ObserveErrorCode> {}

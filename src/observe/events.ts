@@ -1,4 +1,4 @@
-/** What bpf/events.h lays out, read. Pure. */
+/** Reads the structs of bpf/events.h. Pure. */
 import { BUCKETS, type Histogram } from './histogram.ts';
 
 /** Offsets in bytes; a test compares them with the object's BTF. */
@@ -41,7 +41,7 @@ const PAGE_BYTES = 4096;
 interface Common {
   /** CLOCK_MONOTONIC. */
   readonly atNs: bigint;
-  /** That the host gave the sandbox; 0n: a process of no sandbox. */
+  /** The host's number for the sandbox; 0n: a process of no sandbox. */
   readonly sandbox: bigint;
   readonly pid: number;
   readonly tid: number;
@@ -49,13 +49,13 @@ interface Common {
   readonly comm: string;
 }
 
-/** `host`: the host is short of memory; `cgroup`: the process's cgroup is at its limit. */
+/** `host`: the host is under memory pressure; `cgroup`: the process's cgroup is at its limit. */
 type Scope = 'host' | 'cgroup';
 
 export type ProcessEvent = Common &
   (
     | {
-        /** The kernel has chosen it to be killed. Before Linux 6.10 nothing but `pid` is known of it. */
+        /** An OOM victim. Before Linux 6.10 only `pid` is known. */
         readonly kind: 'oom-victim';
         readonly uid: number;
         /** −1000 to 1000. */
@@ -65,7 +65,7 @@ export type ProcessEvent = Common &
         readonly fileBytes: number;
         readonly shmemBytes: number;
       }
-    /** It is kept waiting while the kernel frees memory. */
+    /** The thread waits while the kernel frees memory. */
     | { readonly kind: 'reclaim-begin'; readonly scope: Scope }
     | {
         readonly kind: 'reclaim-end';
@@ -81,7 +81,7 @@ export type ProcessEvent = Common &
 const KIND = { oomVictim: 1, reclaimBegin: 2, reclaimEnd: 3, exec: 4, exit: 5 } as const;
 const SCOPES: readonly Scope[] = ['host', 'cgroup'];
 
-/** @returns undefined for what is no event that we know */
+/** @returns undefined for an unknown event */
 export function readEvent(bytes: Uint8Array): ProcessEvent | undefined {
   if (bytes.length < EVENT_BYTES) return undefined;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -125,14 +125,14 @@ export function readEvent(bytes: Uint8Array): ProcessEvent | undefined {
   }
 }
 
-/** As wait(2) has it: the low 7 bits are a signal, the next byte is what exit(2) was given. */
+/** As in wait(2): the low 7 bits are a signal, the next byte is the exit status. */
 function readStatus(status: number): { exitCode: number | null; signal: number | null } {
   const signal = status & 0x7f;
   if (signal !== 0) return { exitCode: null, signal };
   return { exitCode: (status >>> 8) & 0xff, signal: null };
 }
 
-/** What happened to a sandbox's processes, told or not. */
+/** Counts of a sandbox's process events, reported or not. */
 export interface SandboxCounts {
   readonly execs: number;
   readonly exits: number;
@@ -140,7 +140,7 @@ export interface SandboxCounts {
   /** Reclaims that its threads waited for, and how long. */
   readonly stalls: Histogram;
   readonly freedBytes: number;
-  /** Of the reclaims, those that no event told, because they were too many. */
+  /** Reclaims without an event, because they were too many. */
   readonly untoldStalls: number;
 }
 
@@ -159,15 +159,15 @@ export function readSandbox(view: DataView): SandboxCounts {
   };
 }
 
-/** What could not be told. */
+/** Lost events. */
 export interface Loss {
-  /** The ring had no room for them, since they came faster than they were taken. */
+  /** Events that did not fit into the ring. */
   readonly events: number;
-  /** Processes of a sandbox that are not known as such. */
+  /** Processes that could not be assigned to their sandbox. */
   readonly processes: number;
 }
 
-/** @param view of every processor, one after the other */
+/** @param view the values of all processors, one after the other */
 export function readLoss(view: DataView): Loss {
   const loss = { events: 0, processes: 0 };
   for (let at = 0; at < view.byteLength; at += LOSS_BYTES) {
@@ -177,7 +177,7 @@ export function readLoss(view: DataView): Loss {
   return loss;
 }
 
-/** A process chooses its name. */
+/** Replaces unprintable characters: a process chooses its own name. */
 function printable(bytes: Uint8Array): string {
   const [text = ''] = Buffer.from(bytes).toString('latin1').split('\0');
   return text.replaceAll(/[^ -~]/g, '?');

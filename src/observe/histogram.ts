@@ -1,6 +1,6 @@
 /**
- * Histograms of times with buckets of powers of two, as our BPF programs keep them: bucket n counts times of
- * 2^n to 2^(n+1) − 1 ns, the first also 0, the last all that is longer. Pure.
+ * Histograms of times with power-of-two buckets, as in our BPF programs: bucket n counts times from 2^n to
+ * 2^(n+1) − 1 ns, the first also 0, the last also all longer ones. Pure.
  */
 
 import type { CountedHistogram } from '../base/metrics.ts';
@@ -17,7 +17,7 @@ export interface Histogram {
 
 export const EMPTY: Histogram = { buckets: Array.from({ length: BUCKETS }, () => 0), sumNs: 0 };
 
-/** Where a bucket begins and ends, ns; the last one has no end of its own. */
+/** Bounds of a bucket, ns; the last bucket is unbounded. */
 export function boundsNs(bucket: number): { readonly from: number; readonly to: number } {
   return { from: bucket === 0 ? 0 : 2 ** bucket, to: 2 ** (bucket + 1) };
 }
@@ -40,17 +40,16 @@ export function sumHistograms(all: readonly Histogram[]): Histogram {
   );
 }
 
-/** What came since: `later` counts what `earlier` does and more. */
+/** The difference; `later` includes the counts of `earlier`. */
 export function since(later: Histogram, earlier: Histogram): Histogram {
   const buckets = later.buckets.map((count, index) => count - (earlier.buckets[index] ?? 0));
   return { buckets, sumNs: later.sumNs - earlier.sumNs };
 }
 
 /**
- * Below which `fraction` of the times are, ns: as if the times of a bucket were spread evenly, so it is right
- * to a factor of 2.
+ * The quantile, ns, assuming an even spread within a bucket, so accurate to a factor of 2.
  * @param fraction 0 to 1
- * @returns undefined without a time
+ * @returns undefined for an empty histogram
  */
 export function quantileNs(histogram: Histogram, fraction: number): number | undefined {
   const count = countOf(histogram);
@@ -68,11 +67,11 @@ export function quantileNs(histogram: Histogram, fraction: number): number | und
   return last;
 }
 
-/** Upper bounds from 2 µs to 17 s: fewer lines for each path, and nothing shorter or longer is told apart. */
+/** Exported upper bounds, from 2 µs to 17 s; shorter and longer times are merged. */
 const FIRST_BOUND_BITS = 11;
 const LAST_BOUND_BITS = 34;
 
-/** For `histogramSamples`, in seconds. A bound of 2^n ns excludes what took exactly that. */
+/** Converts to seconds, for `histogramSamples`. A bound of 2^n ns excludes exactly that time. */
 export function toPrometheus(histogram: Histogram): CountedHistogram {
   const counts = new Map<number, number>();
   for (const [bucket, count] of histogram.buckets.entries()) {

@@ -1,4 +1,4 @@
-/** What bpf/latency.h lays out, read. Pure. */
+/** Reads the structs of bpf/latency.h. Pure. */
 import { BUCKETS, EMPTY, type Histogram, since, sumHistograms } from './histogram.ts';
 
 /** enum nv_path. */
@@ -30,27 +30,27 @@ export const TAP_BYTES = TAP.paths + PATHS.length * TIMES_BYTES;
 export const SETTINGS = { has_uplink: 0, noted_max: 4 } as const;
 export const SETTINGS_BYTES = 8;
 
-/** PENDING_MAX of bpf/latency.bpf.c: packets that are awaited at once, of all TAPs of a process. */
+/** PENDING_MAX of bpf/latency.bpf.c: packets without an answer at once, for all TAPs of a process. */
 export const PENDING_MAX = 65_536;
 /**
- * Packets that a TAP may have noted in 134 ms, on each processor, for each path; what is more is counted and not
- * measured. One that sends as much as it can adds 6,000 in a second, so those of others stay known for ten.
+ * Packets that a TAP may record per 134 ms, processor and path; more are counted but not measured. A TAP at full speed
+ * records 6,000 a second, so those of others stay recorded for ten seconds.
  */
 export const NOTED_MAX = 256;
-/** The kernel forgets the oldest a little before the map is full: each processor keeps some places free. */
+/** The kernel evicts the oldest a little before the map is full: each processor keeps some entries free. */
 const FORGETS_FROM = PENDING_MAX * 0.9;
 
 export interface Times extends Histogram {
-  /** Packets that an answer was awaited for, or that were expected to leave. */
+  /** Packets that waited for an answer or were expected to leave. */
   readonly started: number;
   readonly answered: number;
-  /** Sent again before they were answered: not measured. */
+  /** Retransmitted before the answer, so not measured. */
   readonly repeated: number;
-  /** Not noted, for want of memory. */
+  /** Not recorded, because the map was full. */
   readonly failed: number;
-  /** Not noted, since it was too many at once for one TAP: what is measured is a sample then. */
+  /** Not recorded, because one TAP sent too many at once: the measurement is a sample. */
   readonly skipped: number;
-  /** Neither answered nor sent again: still awaited, lost, refused, answered by a later packet, or forgotten. */
+  /** Neither answered nor retransmitted: pending, lost, refused, answered by a later packet, or evicted. */
   readonly unanswered: number;
 }
 
@@ -58,9 +58,9 @@ export interface TapLatency {
   /** Frames out of the guest, and to it. */
   readonly framesOut: number;
   readonly framesIn: number;
-  /** Of IPv4 and cut off within their headers. */
+  /** IPv4 frames truncated within their headers. */
   readonly unreadable: number;
-  /** So much of this TAP was without an answer that some of it may be forgotten: there may be more times. */
+  /** So many packets were unanswered that some may have been evicted, so times may be missing. */
   readonly mayBeIncomplete: boolean;
   /**
    * `guest`: from a packet to the guest to its answer; `peer`: from a packet of the guest to its answer;
@@ -79,7 +79,7 @@ const NO_TIMES: Times = {
   ...EMPTY,
 };
 
-/** Of several TAPs. */
+/** The sum over several TAPs. */
 export function sumTimes(all: readonly Times[]): Times {
   return all.reduce(
     (sum, times) => ({
@@ -95,7 +95,7 @@ export function sumTimes(all: readonly Times[]): Times {
   );
 }
 
-/** What came since: `later` counts what `earlier` does and more. */
+/** The difference; `later` includes the counts of `earlier`. */
 function timesSince(later: Times, earlier: Times): Times {
   return {
     started: later.started - earlier.started,
@@ -131,7 +131,7 @@ export function namespaceOf(value: DataView): bigint {
   return value.getBigUint64(TAP.namespace, true);
 }
 
-/** @param value of every processor, one after the other */
+/** @param value the values of all processors, one after the other */
 export function readTap(value: DataView): TapLatency {
   const cpus = value.byteLength / TAP_BYTES;
   const sum = (offset: number): number => {

@@ -1,38 +1,38 @@
 /**
- * What the files of a control group say of its memory, and what of that is worth telling. Pure.
+ * Reads the memory files of a control group and derives events. Pure.
  *
  *     v2   memory.current, .max, .stat, .events (high, max, oom_kill), .pressure        cgroup-v2.rst
  *     v1   memory.usage_in_bytes, .limit_in_bytes, .stat, .failcnt, .oom_control       cgroup-v1/memory.rst
  */
 
-/** A file of the group by its name; null: it is not there. */
+/** Reads a file of the group; null: it does not exist. */
 export type ReadFile = (name: string) => string | null;
 
 interface MemorySample {
   readonly memoryBytes: number;
-  /** Where the kernel kills; 0: there is no limit. */
+  /** The OOM limit; 0: none. */
   readonly limitBytes: number;
-  /** Page cache that can be given back. */
+  /** Reclaimable page cache. */
   readonly reclaimableBytes: number;
   /** How often a limit was reached. */
   readonly hits: number;
-  /** Processes of it that the kernel has killed for want of memory. */
+  /** OOM kills in the group. */
   readonly oomKills: number;
-  /** Percent of the last 10 s in which some, and all, stood still; 0 where it is not counted. */
+  /** Percent of the last 10 s in which some or all tasks stalled (PSI); 0 if not available. */
   readonly some: number;
   readonly full: number;
 }
 
-/** What a group takes, has taken at most, and may take, bytes. */
+/** Present, peak and maximal memory of a group, bytes. */
 export interface GroupMemory {
   readonly currentBytes: number;
-  /** v2 before Linux 5.19 does not tell it: what it takes now. */
+  /** v2 before Linux 5.19 has no peak: the present value. */
   readonly peakBytes: number;
-  /** 0: there is no limit. */
+  /** 0: no limit. */
   readonly limitBytes: number;
 }
 
-/** Null: this is no group with memory, or it has gone. */
+/** Null: not a memory group, or it is gone. */
 export function readGroupMemory(read: ReadFile): GroupMemory | null {
   const v2 = numberIn(read('memory.current'));
   const currentBytes = v2 ?? numberIn(read('memory.usage_in_bytes'));
@@ -45,7 +45,7 @@ export function readGroupMemory(read: ReadFile): GroupMemory | null {
   return { currentBytes, peakBytes, limitBytes: limit(read(max)) };
 }
 
-/** As those of a guest. */
+/** The same events as a guest's. */
 export type CgroupMemoryEvent =
   | {
       readonly type: 'pressure';
@@ -57,7 +57,7 @@ export type CgroupMemoryEvent =
   | { readonly type: 'near_oom'; readonly memoryBytes: number; readonly limitBytes: number }
   | { readonly type: 'oom'; readonly victim: null; readonly detail: string };
 
-/** Null: this is no group with memory, or it has gone. */
+/** Null: not a memory group, or it is gone. */
 export function readSample(read: ReadFile): MemorySample | null {
   return read('memory.events') === null ? sampleOfV1(read) : sampleOfV2(read);
 }
@@ -73,7 +73,7 @@ function sampleOfV2(read: ReadFile): MemorySample | null {
     limitBytes: limit(read('memory.max')),
     reclaimableBytes: Math.max(0, of(stat, 'file') - of(stat, 'shmem')),
     hits: of(events, 'high') + of(events, 'max'),
-    // Each victim of a group that dies as a whole is counted once, and so is the group.
+    // A group kill counts each victim once, and the group once.
     oomKills: of(events, 'oom_kill'),
     some: average(stalls, 'some'),
     full: average(stalls, 'full'),
@@ -95,12 +95,12 @@ function sampleOfV1(read: ReadFile): MemorySample | null {
   };
 }
 
-/** Of what can't be given back, of the limit. */
+/** Share of the limit in unreclaimable memory. */
 const NEAR_OOM_FRACTION = 0.95;
-/** How long until the same is told again while it stays so, milliseconds. */
+/** Time until a lasting state is reported again, milliseconds. */
 const REPEAT_MS = 5000;
 
-/** Between two samples; one per group. */
+/** Derives events from successive samples of one group. */
 export class MemoryJudge {
   #before: MemorySample | null = null;
   #nearAtMs = Number.NEGATIVE_INFINITY;
@@ -122,7 +122,7 @@ export class MemoryJudge {
       events.push({ type: 'pressure', memoryBytes, limitBytes, some, full });
     }
     if (sample.oomKills > before.oomKills) {
-      const detail = 'a process of the VMM was killed for want of memory';
+      const detail = 'the OOM killer killed a process of the VMM';
       events.push({ type: 'oom', victim: null, detail });
     }
     return events;
@@ -142,7 +142,7 @@ function numberIn(text: string | null): number | null {
   return Number.isFinite(value) && value >= 0 ? value : null;
 }
 
-/** v2 writes `max`, v1 the largest number of pages that there is. */
+/** Without a limit v2 has `max`, v1 the largest possible number. */
 function limit(text: string | null): number {
   const value = numberIn(text) ?? 0;
   return value > Number.MAX_SAFE_INTEGER ? 0 : value;

@@ -1,14 +1,13 @@
 /**
- * Programs of `bpf/` in the kernel, which measure what sandboxes do to the host and the host to them:
+ * The eBPF programs of `bpf/`, which measure the effects of sandboxes and host on each other:
  *
- *     latency.bpf.c ───► probes (this file) ──► latency, histogram    how long packets of a guest take
+ *     latency.bpf.c ───► probes (this file) ──► latency, histogram    packet latency of guests
  *     processes.bpf.c ─► tracepoints ─────────► events                OOM, reclaim, start and end of VMMs
  *     syscalls.bpf.c ──► syscalls                                     system calls of VMMs, on demand
  *          └─ compile: objects, kept by digest
  *
- * This one loads bpf/latency.bpf.c once and puts it on the TAPs of sandboxes and on uplinks (io). All of it is
- * held by descriptors of this process: when it ends, however, nothing is left. Without it sandboxes run as they
- * do with it.
+ * This file loads bpf/latency.bpf.c once and attaches it to the TAPs of sandboxes and to uplinks (io). Descriptors of
+ * this process hold all of it, so nothing remains after its end. Sandboxes do not depend on it.
  */
 import { statSync } from 'node:fs';
 import { ignore } from '../base/ignore.ts';
@@ -32,24 +31,23 @@ import {
 
 const MAP = 'nv_taps';
 const KEY_BYTES = 4;
-/** Programs of bpf/latency.bpf.c by what they look at. */
+/** Programs of bpf/latency.bpf.c by hook. */
 const PROGRAM = { xdp: 'nv_xdp_out', tcx: 'nv_tcx_out', in: 'nv_in', uplink: 'nv_uplink' } as const;
 
 export interface LatencyProbeOptions extends CompileOptions {
-  /** Packets whose answers are awaited at once, of all TAPs; absent: 65536. */
+  /** Unanswered packets at once, for all TAPs; absent: 65536. */
   readonly pendingMax?: number;
   /** TAPs at once; absent: 1024. */
   readonly tapsMax?: number;
-  /** Packets of one TAP that are noted at once, see `NOTED_MAX`; 0: any number. */
+  /** Recorded packets per TAP, see `NOTED_MAX`; 0: unlimited. */
   readonly notedMax?: number;
   /** As if this kernel had no TCX, for tests. */
   readonly withoutTcx?: boolean;
 }
 
 /**
- * Where frames of a guest are seen: by XDP, before anything else of the host's network, in the driver or for
- * drivers that have none in general; or by TCX, right after another's XDP program that is on the TAP already;
- * before Linux 6.6 by a filter of clsact instead of TCX.
+ * The hook for a guest's frames: XDP, before the rest of the host's network, in the driver or generic; or TCX, after an
+ * existing XDP program on the TAP; before Linux 6.6 a clsact filter instead of TCX.
  */
 export type Ingress = 'xdp-native' | 'xdp-generic' | 'tcx' | 'clsact';
 
@@ -58,11 +56,11 @@ const INGRESSES: readonly Ingress[] = ['xdp-native', 'xdp-generic', 'tcx', 'clsa
 export interface TapProbe extends Disposable {
   readonly linkIndex: number;
   readonly ingress: Ingress;
-  /** Since it was put there; what it was at `dispose` afterwards. @throws ObserveError `no_link` */
+  /** Values since the attachment; after `dispose`, the final ones. @throws ObserveError `no_link` */
   read(): TapLatency;
 }
 
-/** Of one of our programs, while the kernel counts (`countRunTime`). */
+/** Run time of one program, while the kernel counts (`countRunTime`). */
 interface RunTime {
   readonly program: keyof typeof PROGRAM;
   readonly runs: number;
@@ -70,11 +68,11 @@ interface RunTime {
 }
 
 /**
- * Compiles, where there is no object yet, and loads.
+ * Compiles if there is no cached object, and loads.
  * @throws ObserveError
  */
 export async function openLatencyProbes(options: LatencyProbeOptions): Promise<LatencyProbes> {
-  const attempt = 'load the programs that measure packets';
+  const attempt = 'could not load the packet probes';
   const path = await objectOf('latency', options);
   const { pendingMax, tapsMax } = options;
   try {
@@ -94,13 +92,13 @@ export class LatencyProbes implements Disposable {
   readonly #object: BpfObject;
   readonly #taps: BpfMap;
   readonly #notedMax: number;
-  /** As far as is known. */
+  /** As far as known. */
   #hasTcx: boolean;
   readonly #cpus = possibleCpus();
   readonly #stack = new DisposableStack();
   readonly #uplinks = new Map<number, Promise<void>>();
 
-  /** @param object of bpf/latency.bpf.c, which becomes ours */
+  /** @param object bpf/latency.bpf.c, owned by this instance from now on */
   constructor(
     object: BpfObject,
     options: Pick<LatencyProbeOptions, 'notedMax' | 'withoutTcx'> = {},
@@ -114,19 +112,19 @@ export class LatencyProbes implements Disposable {
   }
 
   /**
-   * Measures packets of a TAP from then on. These must not be disposed before it has resolved.
-   * @param ingress absent: the first of them that is possible
-   * @throws ObserveError `no_link`; `taken`: it is watched already, or for XDP has another program; `full`;
+   * Measures the packets of a TAP from now on. Do not dispose of this instance before it resolves.
+   * @param ingress absent: the first possible one
+   * @throws ObserveError `no_link`; `taken` if it is already watched or, for XDP, has another program; `full`;
    * `unsupported`
    */
   async watchTap(linkIndex: number, ingress?: Ingress): Promise<TapProbe> {
-    const attempt = `measure packets of link ${linkIndex}`;
+    const attempt = `could not measure packets of link ${linkIndex}`;
     const key = keyOf(linkIndex);
     using stack = new DisposableStack();
     try {
       this.#taps.set(key, newTapValue(ownNamespace(), this.#cpus), 'new');
       stack.defer(() => void this.#taps.delete(key));
-      // First, since XDP says of a link that is not there only that something is invalid.
+      // First, since for a missing link XDP reports only an invalid argument.
       stack.defer(await this.#attachTc('in', linkIndex, 'egress'));
       const out = await this.#attachOut(linkIndex, ingress);
       stack.defer(out.detach);
@@ -137,8 +135,8 @@ export class LatencyProbes implements Disposable {
   }
 
   /**
-   * Sees packets of watched TAPs leave there. Fine when it is watched already.
-   * @returns false before Linux 6.6: what would see them there would stay when this process is killed
+   * Measures when packets of watched TAPs leave by this uplink. A no-op if it is already watched.
+   * @returns false before Linux 6.6, where the program would outlive this process
    * @throws ObserveError
    */
   async watchUplink(linkIndex: number): Promise<boolean> {
@@ -151,7 +149,7 @@ export class LatencyProbes implements Disposable {
     } catch (error) {
       this.#uplinks.delete(linkIndex);
       if (isWithoutTcx(error)) return false;
-      throw watchError(`see packets leave by link ${linkIndex}`, error);
+      throw watchError(`could not watch uplink ${linkIndex}`, error);
     }
   }
 
@@ -168,7 +166,7 @@ export class LatencyProbes implements Disposable {
     });
   }
 
-  /** Takes every program away. */
+  /** Detaches all programs. */
   [Symbol.dispose](): void {
     this.#stack.dispose();
   }
@@ -188,8 +186,8 @@ export class LatencyProbes implements Disposable {
       const value = final === undefined ? this.#taps.get(keyOf(linkIndex)) : undefined;
       if (final !== undefined) return final;
       if (value !== undefined) return readTap(value);
-      const cause = new Error('its probes have been closed');
-      throw observeError('no_link', `read latencies of link ${linkIndex}`, cause);
+      const cause = new Error('its probes are closed');
+      throw observeError('no_link', `could not read latencies of link ${linkIndex}`, cause);
     };
     return {
       linkIndex,
@@ -216,14 +214,14 @@ export class LatencyProbes implements Disposable {
         return { detach: () => closeFd(link), ingress };
       } catch (error) {
         if (wanted !== undefined || !(isTaken(error) || isWithoutXdp(error))) throw error;
-        ignore(error, 'a way to see packets that a link does not offer');
+        ignore(error, 'the link does not support this hook');
       }
     }
     const detach = await this.#attachTc('tcx', linkIndex, 'ingress');
     return { detach, ingress: this.#hasTcx ? 'tcx' : 'clsact' };
   }
 
-  /** @returns how to take it away */
+  /** @returns the function that detaches it */
   async #attachTc(program: keyof typeof PROGRAM, linkIndex: number, way: TcWay) {
     const place = way === 'ingress' ? ATTACH.tcxIngress : ATTACH.tcxEgress;
     try {
@@ -245,8 +243,8 @@ export class LatencyProbes implements Disposable {
 }
 
 /**
- * What a TAP's packets took, measured by whatever process of this host.
- * @returns undefined where none does
+ * Reads the latency of a TAP, measured by any process of this host.
+ * @returns undefined if none measures it
  * @throws ObserveError
  */
 export function readLatencyOf(linkIndex: number): TapLatency | undefined {
@@ -261,7 +259,7 @@ export function readLatencyOf(linkIndex: number): TapLatency | undefined {
     }
     return undefined;
   } catch (error) {
-    throw explain(`read latencies of link ${linkIndex}`, error);
+    throw explain(`could not read latencies of link ${linkIndex}`, error);
   } finally {
     for (const fd of fds) closeFd(fd);
   }
@@ -285,17 +283,17 @@ function watchError(attempt: string, error: unknown): unknown {
   return isTaken(error) ? observeError('taken', attempt, error) : explain(attempt, error);
 }
 
-/** What is to be put there is there already. */
+/** The hook is already in use. */
 function isTaken(error: unknown): error is SyscallError {
   return error instanceof SyscallError && ['EBUSY', 'EEXIST'].includes(error.code);
 }
 
-/** Before Linux 6.6 there is no such place. */
+/** Linux before 6.6 has no TCX. */
 function isWithoutTcx(error: unknown): boolean {
   return error instanceof SyscallError && error.code === 'EINVAL';
 }
 
-/** Its driver has none of its own. */
+/** The driver does not support XDP. */
 function isWithoutXdp(error: unknown): boolean {
   return error instanceof SyscallError && error.code === 'ENOTSUP';
 }

@@ -1,13 +1,12 @@
 /**
- * How much of the last 10 s threads of one VMM waited while the kernel looked for memory: what is worth telling
- * of it. Pure.
+ * The share of the last 10 s in which threads of one VMM waited for memory reclaim, for reports. Pure.
  */
 
 const WINDOW_MS = 10_000;
-/** Between two that are told. */
+/** Time between two reports. */
 const REPEAT_MS = 5_000;
 const NS_PER_MS = 1e6;
-/** Told are ten in a second at most (bpf/processes.bpf.c). */
+/** There are at most ten events per second (bpf/processes.bpf.c). */
 const SAMPLES_MAX = 200;
 
 export class ReclaimMeter {
@@ -17,13 +16,13 @@ export class ReclaimMeter {
   #lastNs = 0;
 
   /**
-   * A wait has ended.
-   * @param sumNs of all waits until now, of all threads
+   * Records the end of a wait.
+   * @param sumNs sum of all waits of all threads until now
    * @param nowMs monotonic
-   * @returns percent of the last 10 s, at most 100, when it is to be told; null: it was told a moment before
+   * @returns percent of the last 10 s, at most 100; null: reported a moment ago
    */
   note(sumNs: number, nowMs: number): number | null {
-    // What it was before this wait is where the window begins for the first one.
+    // For the first wait, the window begins with the sum before it.
     if (this.#samples.length === 0) this.#samples.push({ atMs: nowMs, sumNs: this.#lastNs });
     this.#lastNs = sumNs;
     this.#samples.push({ atMs: nowMs, sumNs });

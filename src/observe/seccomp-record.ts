@@ -1,20 +1,20 @@
 /**
- * What the kernel's audit says of a system call that a seccomp filter refused or logged (`audit_seccomp` in
+ * Parses the kernel's audit record of a system call that a seccomp filter refused or logged (`audit_seccomp` in
  * kernel/auditsc.c). Pure.
  */
 
 export interface SeccompRecord {
-  /** When it was made, milliseconds since 1970. */
+  /** Time of the call, milliseconds since 1970. */
   readonly atMs: number;
-  /** Of the process, in the first namespace of process ids. */
+  /** The process, in the first pid namespace. */
   readonly pid: number;
-  /** Number of the call, in the way of processor `arch`. */
+  /** Number of the call on processor `arch`. */
   readonly syscall: number;
   /** AUDIT_ARCH_… */
   readonly arch: number;
-  /** Of the instruction that made it, `0x…`. */
+  /** Address of the calling instruction, `0x…`. */
   readonly address: string;
-  /** Null: it was let through and logged. */
+  /** `logged`: the call was allowed. */
   readonly action: 'refused' | 'logged';
 }
 
@@ -27,13 +27,13 @@ const RECORD_BYTES_MAX = 4 * 1024;
 const ACTION = 0xffff_0000;
 const RET_LOG = 0x7ffc_0000;
 
-/** @returns undefined for what is another record, or not of this form */
+/** @returns undefined for another record or an unknown format */
 export function parseSeccompRecord(datagram: Uint8Array): SeccompRecord | undefined {
   if (datagram.length < HEADER_BYTES || datagram.length > RECORD_BYTES_MAX) return undefined;
   const header = new DataView(datagram.buffer, datagram.byteOffset, HEADER_BYTES);
   if (header.getUint16(4, true) !== AUDIT_SECCOMP) return undefined;
   const text = Buffer.from(datagram.subarray(HEADER_BYTES)).toString('latin1');
-  // After the names that the process has chosen: they are quoted, and can't hold a space otherwise.
+  // Matched after the names that the process chose: these are quoted, or have no space.
   const fields =
     /^audit\((\d+)\.(\d{1,3}):\d+\):.* pid=(\d+) comm=.* sig=\d+ arch=([0-9a-f]+) syscall=(\d+) compat=\d+ ip=(0x[0-9a-f]+) code=0x([0-9a-f]+)\0*$/.exec(
       text,

@@ -1,6 +1,6 @@
 /**
- * Loads bpf/syscalls.bpf.c, and counts system calls of VMMs by number (io). Held by descriptors of this process:
- * it ends with it. Each system call of the whole host takes a little longer meanwhile.
+ * Loads bpf/syscalls.bpf.c and counts system calls of VMMs by number (io). Descriptors of this process hold it, so it
+ * ends with the process. Meanwhile each system call of the whole host takes a little longer.
  */
 import { BpfMap, possibleCpus } from '../sys/bpf-map.ts';
 import { attachToTracepoint, BpfObject } from '../sys/bpf-object.ts';
@@ -14,12 +14,12 @@ const NUMBERS = 512;
 export const CALLS = { calls: 0, others: 8 * NUMBERS } as const;
 export const CALLS_BYTES = CALLS.others + 8;
 
-/** How often each was called, by its number; `null`: those whose number no call has. */
+/** Calls by number; `null`: unknown numbers. */
 export type CallCounts = ReadonlyMap<number | null, number>;
 
-/** Compiles, where there is no object yet, loads and attaches. @throws ObserveError */
+/** Compiles if there is no cached object, loads and attaches. @throws ObserveError */
 export async function openSyscallCounts(options: CompileOptions): Promise<SyscallCounts> {
-  const attempt = 'count the system calls of VMMs';
+  const attempt = 'could not count the system calls of VMMs';
   requireFirstPidNamespace(attempt);
   const path = await objectOf('syscalls', options);
   try {
@@ -34,7 +34,7 @@ export class SyscallCounts implements Disposable {
   readonly #calls: BpfMap;
   readonly #cpus = possibleCpus();
 
-  /** @param object of bpf/syscalls.bpf.c, which becomes ours, also on an error. @throws SyscallError */
+  /** @param object bpf/syscalls.bpf.c, owned by this instance even on an error. @throws SyscallError */
   constructor(object: BpfObject) {
     using stack = new DisposableStack();
     stack.defer(() => object.close());
@@ -45,34 +45,34 @@ export class SyscallCounts implements Disposable {
     this.#stack.use(stack.move());
   }
 
-  /** From now on. Fine when it is counted already. @throws ObserveError `full` */
+  /** Counts a process from now on. A no-op if it is already counted. @throws ObserveError `full` */
   watch(pid: number): void {
     if (this.#calls.get(keyOf(pid)) !== undefined) return;
     try {
       this.#calls.set(keyOf(pid), new Uint8Array(CALLS_BYTES * this.#cpus));
     } catch (error) {
-      throw explain(`count the system calls of process ${pid}`, error);
+      throw explain(`could not count the system calls of process ${pid}`, error);
     }
   }
 
-  /** Those that were not called are not in it. @returns undefined: it is not watched */
+  /** Contains only numbers with calls. @returns undefined if the process is not watched */
   counts(pid: number): CallCounts | undefined {
     const value = this.#calls.get(keyOf(pid));
     return value === undefined ? undefined : readCalls(value);
   }
 
-  /** Has to be told, also after its end: another may get its number. */
+  /** Stops counting. Required even after the process' end: its pid may be reused. */
   forget(pid: number): void {
     this.#calls.delete(keyOf(pid));
   }
 
-  /** Takes the program away. */
+  /** Detaches the program. */
   [Symbol.dispose](): void {
     this.#stack.dispose();
   }
 }
 
-/** @param value of every processor, one after the other */
+/** @param value the values of all processors, one after the other */
 function readCalls(value: DataView): CallCounts {
   const counts = new Map<number | null, number>();
   for (let cpu = 0; cpu < value.byteLength; cpu += CALLS_BYTES) {

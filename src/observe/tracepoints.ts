@@ -1,10 +1,9 @@
 /**
- * Loads bpf/processes.bpf.c, and tells what happens to the processes of sandboxes (io). Like the probes it is
- * held by descriptors of this process and ends with it.
+ * Loads bpf/processes.bpf.c and reports events of the processes of sandboxes (io). Descriptors of this process hold it,
+ * so it ends with the process.
  *
- * A sandbox is known by its first process, which the host names; what that starts follows. Events come through
- * a ring that is looked into every 50 ms; what it has no room for is counted. Counts of a sandbox are exact
- * whatever is lost.
+ * The host names the first process of a sandbox; its descendants follow. Events come through a ring that is read every
+ * 50 ms; events without room are counted. The counts of a sandbox are exact even if events are lost.
  */
 import type { Clock } from '../base/clock.ts';
 import type { SandboxId } from '../base/ids.ts';
@@ -44,17 +43,17 @@ const TRACEPOINTS = {
 
 export interface TracepointOptions extends CompileOptions {
   readonly clock: Clock;
-  /** Of a sandbox, or of none: a victim of the OOM killer. Called from a timer. */
+  /** Called from a timer, for sandboxes and for OOM victims of the host. */
   readonly onEvent: (event: ProcessEvent, sandbox: SandboxId | undefined) => void;
-  /** Of the ring, bytes: a power of two, of whole pages; absent: 262144, of 2300 events. */
+  /** Size of the ring, bytes: a power of two, in whole pages; absent: 262144, for 2300 events. */
   readonly ringBytes?: number;
   /** Processes of all sandboxes; absent: 16384. */
   readonly processesMax?: number;
-  /** Types of another kernel than the running one. */
+  /** Types of another kernel, for tests. */
   readonly btfPath?: string;
 }
 
-/** Compiles, where there is no object yet, loads and attaches. @throws ObserveError */
+/** Compiles if there is no cached object, loads and attaches. @throws ObserveError */
 export async function openTracepoints(options: TracepointOptions): Promise<Tracepoints> {
   const attempt = 'follow what happens to the processes of sandboxes';
   const { ringBytes, processesMax, btfPath } = options;
@@ -76,7 +75,7 @@ export async function openTracepoints(options: TracepointOptions): Promise<Trace
 }
 
 export class Tracepoints implements Disposable {
-  /** Tracepoints that this kernel does not have; nothing of them is told. */
+  /** Tracepoints that this kernel lacks; they report nothing. */
   readonly missing: readonly string[];
   readonly #object: BpfObject;
   readonly #options: TracepointOptions;
@@ -90,7 +89,7 @@ export class Tracepoints implements Disposable {
   #lastNumber = 0n;
   #cancelPoll: () => void = () => undefined;
 
-  /** @param object of bpf/processes.bpf.c, which becomes ours, also on an error. @throws SyscallError */
+  /** @param object bpf/processes.bpf.c, owned by this instance even on an error. @throws SyscallError */
   constructor(object: BpfObject, options: TracepointOptions) {
     using stack = new DisposableStack();
     stack.defer(() => object.close());
@@ -116,8 +115,8 @@ export class Tracepoints implements Disposable {
   }
 
   /**
-   * From now on a process is the sandbox's, and whatever it starts.
-   * @returns false when it has ended
+   * Assigns a process and its future descendants to the sandbox.
+   * @returns false if the process has ended
    * @throws ObserveError `full`
    */
   watch(sandbox: SandboxId, pid: number): boolean {
@@ -130,13 +129,13 @@ export class Tracepoints implements Disposable {
     } catch (error) {
       throw explain(attempt, error);
     }
-    // It ended before it was known, so nobody would take it out.
+    // It ended before it was recorded, so no exit event would remove it.
     if (startTicksOf(pid) === started) return true;
     this.#processes.delete(word(pid));
     return false;
   }
 
-  /** Nothing more is told or counted of a sandbox; fine when nothing was. */
+  /** Stops reports and counts of a sandbox. A no-op if it is not watched. */
   forget(sandbox: SandboxId): void {
     const number = this.#numbers.get(sandbox);
     if (number === undefined) return;
@@ -148,7 +147,7 @@ export class Tracepoints implements Disposable {
       if (this.#processes.get(key)?.getBigUint64(0, true) === number) this.#processes.delete(key);
   }
 
-  /** @returns undefined for one that is not watched */
+  /** @returns undefined for a sandbox that is not watched */
   counts(sandbox: SandboxId): SandboxCounts | undefined {
     const number = this.#numbers.get(sandbox);
     const value = number === undefined ? undefined : this.#sandboxes.get(long(number));
@@ -160,7 +159,7 @@ export class Tracepoints implements Disposable {
     return value === undefined ? { events: 0, processes: 0 } : readLoss(value);
   }
 
-  /** Tells what is there, now. */
+  /** Reports pending events now. */
   poll(): void {
     for (const bytes of this.#ring.consume()) {
       const event = readEvent(bytes);
@@ -169,7 +168,7 @@ export class Tracepoints implements Disposable {
     }
   }
 
-  /** Of each program, while the kernel counts (`countRunTime`). */
+  /** Run time of each program, while the kernel counts (`countRunTime`). */
   runTimes(): readonly { readonly program: string; readonly runs: number; readonly ns: number }[] {
     return Object.keys(TRACEPOINTS).map((program) => {
       const { runs, ns } = programRunTime(this.#object.programFd(program));
@@ -200,7 +199,7 @@ export class Tracepoints implements Disposable {
   }
 }
 
-/** @returns undefined: there is none of that name. @throws SyscallError */
+/** @returns undefined if there is none of that name. @throws SyscallError */
 function attach(programFd: number, tracepoint: string): number | undefined {
   try {
     return attachToTracepoint(programFd, tracepoint);

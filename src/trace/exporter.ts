@@ -1,6 +1,6 @@
 /**
- * Sends spans to a collector by OTLP/HTTP (io). What does not fit is dropped and counted: nothing here waits for a
- * collector, and a collector that is away costs a request every few seconds.
+ * Sends spans to a collector by OTLP/HTTP (io). Spans without room are dropped and counted: nothing waits for the
+ * collector, and an unreachable one costs a request every few seconds.
  */
 import type { Clock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
@@ -10,9 +10,9 @@ import { exportRequest } from './otlp.ts';
 import type { Attributes, SpanRecord } from './trace.ts';
 
 interface TraceExporterOptions {
-  /** Whole: with `/v1/traces`. */
+  /** The full URL, with `/v1/traces`. */
   readonly url: string;
-  /** Of each request, e.g. for a key. */
+  /** Sent with each request, e.g. a key. */
   readonly headers: Readonly<Record<string, string>>;
   readonly resource: Attributes;
   readonly clock: Clock;
@@ -20,14 +20,14 @@ interface TraceExporterOptions {
 }
 
 export const TRACE_LIMITS = {
-  /** That wait; more are dropped. */
+  /** Waiting spans; more are dropped. */
   queueMax: 4096,
-  /** In one request. */
+  /** Spans per request. */
   batchMax: 512,
-  /** From the first that waits to the request. */
+  /** Time from the first waiting span to the request. */
   delayMs: 2000,
   requestMsMax: 5000,
-  /** Between two lines in the log. */
+  /** Time between two log lines. */
   quietMs: 60_000,
 } as const;
 
@@ -58,7 +58,7 @@ export class TraceExporter {
     });
   }
 
-  /** Guests together get half of the room, so that they can't take that of the host. @returns whether there was some */
+  /** Guests together get half of the queue, so that the host keeps the rest. @returns whether there was room */
   recordOfGuest(span: SpanRecord): boolean {
     const isRoom = this.#queue.length < TRACE_LIMITS.queueMax / 2 && !this.#isClosed;
     if (isRoom) this.record(span);
@@ -70,7 +70,7 @@ export class TraceExporter {
     return [spansMetric(() => this.#counts)];
   }
 
-  /** Sends what waits, once. Idempotent. */
+  /** Sends the waiting spans once. Idempotent. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#stopTimer?.();
@@ -79,7 +79,7 @@ export class TraceExporter {
     this.#counts.dropped += this.#queue.splice(0).length;
   }
 
-  /** One request at a time; a slow collector makes the queue full, and that drops. */
+  /** One request at a time; with a slow collector the queue fills and drops. */
   #send(): void {
     if (this.#sending !== undefined || this.#queue.length === 0) return;
     this.#sending = this.#sendAll().finally(() => {
@@ -110,7 +110,7 @@ export class TraceExporter {
       redirect: 'error',
       signal: AbortSignal.timeout(TRACE_LIMITS.requestMsMax),
     });
-    // So that the connection can be used again; nothing in it is wanted.
+    // Read only so that the connection can be reused.
     await response.body?.cancel();
     if (!response.ok) throw new Error(`the collector answered with status ${response.status}`);
   }
@@ -119,11 +119,11 @@ export class TraceExporter {
     const { clock, log } = this.#options;
     if (clock.now() - this.#toldAtMs < TRACE_LIMITS.quietMs) return;
     this.#toldAtMs = clock.now();
-    log.warn('traces could not be sent to the collector', { error: describeError(error) });
+    log.warn('could not send traces to the collector', { error: describeError(error) });
   }
 }
 
-/** Also where nothing is exported, so that the name is always there. */
+/** Exists even without an exporter, so that the metric is always there. */
 export function spansMetric(
   counts: () => { readonly exported: number; readonly dropped: number; readonly failed: number },
 ): Metric {

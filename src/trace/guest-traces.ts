@@ -1,7 +1,6 @@
 /**
- * Spans that programs in a guest make, over the channel to the host's collector. They are read and written anew, so
- * nothing of a guest reaches the collector but texts and numbers with limits; and only into traces that the sandbox
- * was given.
+ * Forwards spans of programs in a guest to the host's collector. They are decoded and encoded again, so only bounded
+ * texts and numbers of a guest reach the collector, and only in traces that the sandbox was given.
  */
 import type { Clock } from '../base/clock.ts';
 import { TokenBucket } from '../base/token-bucket.ts';
@@ -23,14 +22,14 @@ export class GuestTraces {
   readonly #record: (span: SpanRecord) => boolean;
   readonly #buckets = new Map<string, TokenBucket>();
 
-  /** @param record false: there is no room */
+  /** @param record returns false if there is no room */
   constructor(clock: Clock, tracer: Tracer, record: (span: SpanRecord) => boolean) {
     this.#clock = clock;
     this.#tracer = tracer;
     this.#record = record;
   }
 
-  /** @returns null: the body is no request of OTLP */
+  /** @returns null if the body is not an OTLP request */
   take(sandboxId: string, body: Buffer): Taken | null {
     const decoded = decodeExport(body);
     if (decoded === null) return null;
@@ -59,7 +58,7 @@ export class GuestTraces {
       error,
       kind: KINDS[kind] ?? 'internal',
       context: { traceId, spanId, sampled: true },
-      // Ours last: a guest is not another one.
+      // Ours last, so that a guest can't pose as another.
       attributes: {
         ...span.attributes,
         'neurovisor.sandbox.id': sandboxId,

@@ -1,12 +1,12 @@
 /**
- * Spans of a guest: the body of an OTLP/HTTP request in its protobuf encoding (trace_service.proto,
- * `ExportTraceServiceRequest`), read with limits. Only what is exported again is read. Pure; never throws.
+ * Decodes spans of a guest: an OTLP/HTTP request in protobuf encoding (trace_service.proto,
+ * `ExportTraceServiceRequest`), with limits. Reads only what is exported again. Pure; never throws.
  */
 
 import { type FieldBudget, numberOf, readFields, textOf } from './protobuf.ts';
 import type { Attributes } from './trace.ts';
 
-/** As it was written; nothing of it is to be believed. */
+/** A span as received; nothing in it is trusted. */
 export interface GuestSpan {
   /** 32 hex digits. */
   readonly traceId: string;
@@ -19,22 +19,22 @@ export interface GuestSpan {
   readonly startMs: number;
   readonly endMs: number;
   readonly attributes: Attributes;
-  /** Null: it did not fail. */
+  /** Null: no error. */
   readonly error: string | null;
 }
 
 export const DECODE_LIMITS = {
-  /** Further ones are counted, and not read. */
+  /** More are counted but not read. */
   spansMax: 512,
   attributesMax: 32,
   textCharactersMax: 256,
-  /** Of a whole request: for each span 100. */
+  /** Per request: 100 for each span. */
   fieldsMax: 51_200,
 } as const;
 
 const STATUS_ERROR = 2;
 
-/** @returns null: it is no such message. `over`: spans that were not read */
+/** @returns null for another message. `over`: the number of spans not read */
 export function decodeExport(
   bytes: Buffer,
 ): { readonly spans: readonly GuestSpan[]; readonly over: number } | null {
@@ -106,7 +106,7 @@ function attribute(value: Value, budget: FieldBudget): [string, string | number 
   if (scalar.number === 2) return [[key, scalar.value !== 0n]];
   if (scalar.number === 3) return [[key, Number(BigInt.asIntN(64, scalar.value))]];
   if (scalar.number === 4) return [[key, double(scalar.value)]];
-  // Lists and maps have no end.
+  // Lists and maps can nest without end.
   return [];
 }
 
@@ -132,7 +132,7 @@ function short(value: Value): string {
   return Buffer.isBuffer(value) ? textOf(value).slice(0, DECODE_LIMITS.textCharactersMax) : '';
 }
 
-/** Null: it has another length, or is all zeros, which is no id. */
+/** Null: wrong length, or all zeros, which is not an id. */
 function hex(value: Value, bytes: number): string | null {
   if (!Buffer.isBuffer(value) || value.length !== bytes) return null;
   return value.some((byte) => byte !== 0) ? value.toString('hex') : null;

@@ -1,5 +1,5 @@
 /**
- * Spans as OTLP/HTTP takes them, in its JSON encoding: protobuf's JSON mapping of
+ * Encodes spans for OTLP/HTTP in its JSON encoding: protobuf's JSON mapping of
  * opentelemetry/proto/collector/trace/v1/trace_service.proto, but ids are hex digits and enums numbers
  * (OpenTelemetry protocol, section "JSON Protobuf Encoding"). Pure.
  */
@@ -9,7 +9,7 @@ const KINDS: Readonly<Record<SpanKind, number>> = { internal: 1, server: 2, clie
 const STATUS_ERROR = 2;
 const SAMPLED = 1;
 
-/** Body of a request to `/v1/traces`. @param resource who tells, e.g. `service.name` */
+/** Body of a request to `/v1/traces`. @param resource the sender, e.g. `service.name` */
 export function exportRequest(spans: readonly SpanRecord[], resource: Attributes): object {
   return {
     resourceSpans: [

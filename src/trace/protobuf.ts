@@ -2,18 +2,18 @@
 
 interface Field {
   readonly number: number;
-  /** Of a varint, or of 4 or 8 bytes, the bits; else the bytes. */
+  /** The bits of a varint or of 4 or 8 bytes; else the bytes. */
   readonly value: bigint | Buffer;
 }
 
-/** How many fields may still be read, of all messages of a request: what reading may cost. */
+/** The remaining fields of all messages of a request, which bounds the cost. */
 export interface FieldBudget {
   left: number;
 }
 
 const VARINT_BYTES_MAX = 10;
 
-/** @returns null: it is no message, or there are too many fields */
+/** @returns null for an invalid message or too many fields */
 export function readFields(bytes: Buffer, budget: FieldBudget): readonly Field[] | null {
   const fields: Field[] = [];
   let at = 0;
@@ -45,7 +45,7 @@ export function readFields(bytes: Buffer, budget: FieldBudget): readonly Field[]
   return fields;
 }
 
-/** Groups (3, 4) are not in what we read. */
+/** Groups (3, 4) do not occur in these messages. */
 function readValue(
   wireType: number,
   varint: () => bigint | null,
@@ -69,12 +69,12 @@ function readValue(
   }
 }
 
-/** Bytes that are no UTF-8 become U+FFFD, control characters spaces. */
+/** Invalid UTF-8 becomes U+FFFD, control characters become spaces. */
 export function textOf(bytes: Buffer): string {
   return bytes.toString('utf8').replaceAll(/\p{Cc}/gu, ' ');
 }
 
-/** 0 where it is none. */
+/** 0 if absent. */
 export function numberOf(value: bigint | Buffer | undefined): number {
   return typeof value === 'bigint' && value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : 0;
 }

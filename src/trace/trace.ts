@@ -1,11 +1,10 @@
 /**
  * Traces: one W3C trace id from a request to the first token (R-OBS-8). No globals: the composition root makes
- * one `Tracer`; who is called within `run` finds its parent by `current`.
+ * one `Tracer`; code called within `run` finds its parent by `current`.
  *
  *     API ─► control plane ─► queue ─► VM ─► exec ── TRACEPARENT ─► guest ─► bridge ─► upstream
  *
- * Without an exporter nothing is recorded, and no trace begins here; one that a caller has begun is passed on
- * all the same. https://www.w3.org/TR/trace-context/
+ * Without an exporter nothing is recorded and no trace begins here, but a caller's trace is still passed on. https://www.w3.org/TR/trace-context/
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Clock } from '../base/clock.ts';
@@ -21,25 +20,25 @@ export interface SpanContext {
 export type Attributes = Readonly<Record<string, string | number | boolean | null | undefined>>;
 export type SpanKind = 'internal' | 'server' | 'client';
 
-/** One that is over. Times in milliseconds since 1970, with a fraction. */
+/** A finished span. Times in milliseconds since 1970, with a fraction. */
 export interface SpanRecord {
   readonly name: string;
   readonly kind: SpanKind;
   readonly context: SpanContext;
-  /** Empty: it is the first of its trace. */
+  /** Empty: the root of its trace. */
   readonly parentSpanId: string;
   readonly startMs: number;
   readonly endMs: number;
   readonly attributes: Attributes;
-  /** Null: it went well. */
+  /** Null: no error. */
   readonly error: string | null;
 }
 
 export interface Span {
-  /** What its children and other processes are given; null: there is no trace. */
+  /** The context for children and other processes; null: no trace. */
   readonly context: SpanContext | null;
   set(attributes: Attributes): void;
-  /** A part of it that is over already. @param fromMs, toMs of the monotonic clock */
+  /** Adds a finished child span. @param fromMs, toMs on the monotonic clock */
   part(name: string, fromMs: number, toMs: number): void;
   /** Idempotent. */
   end(error?: unknown): void;
@@ -47,31 +46,31 @@ export interface Span {
 
 interface SpanOptions {
   readonly kind?: SpanKind;
-  /** Default: the one within which it is called. Null: it has none. */
+  /** Default: the current span. Null: no parent. */
   readonly parent?: SpanContext | null | undefined;
   readonly attributes?: Attributes;
-  /** When it began, of the monotonic clock, if that is over; default: now. */
+  /** An earlier start, on the monotonic clock; default: now. */
   readonly fromMs?: number;
 }
 
 interface TracerOptions {
   readonly clock: Clock;
-  /** So many random bytes as hex digits. */
+  /** Returns this many random bytes as hex digits. */
   readonly randomHex: (bytes: number) => string;
   /** Null: nothing is recorded. Must not throw. */
   readonly record: ((span: SpanRecord) => void) | null;
-  /** The trace that this process is part of: the parent where there is none nearer. */
+  /** The trace of this process: the parent if there is no nearer one. */
   readonly root?: SpanContext | null;
 }
 
 const TEXT_CHARACTERS_MAX = 256;
-/** Traces that one sandbox is known to belong to: more than it has operations at once. */
+/** Traces remembered per sandbox: more than it has concurrent operations. */
 const TRACES_PER_SANDBOX_MAX = 32;
 
 export class Tracer {
   readonly #options: TracerOptions;
   readonly #current = new AsyncLocalStorage<SpanContext | null>();
-  /** Of sandboxes that live; the newest last. */
+  /** Traces of live sandboxes, the newest last. */
   readonly #bySandbox = new Map<string, SpanContext[]>();
   readonly #anchorMs: number;
 
@@ -89,12 +88,12 @@ export class Tracer {
     return store === undefined ? (this.#options.root ?? null) : store;
   }
 
-  /** Calls `work` within a span: what it starts, also later, is part of that. */
+  /** Calls `work` within a span: all that it starts, also later, is part of it. */
   run<T>(context: SpanContext | null, work: () => T): T {
     return this.#current.run(context, work);
   }
 
-  /** `work`, called later and by whomever, within the span of now. */
+  /** Binds `work`, whenever it is called, to the current span. */
   bind<A extends readonly unknown[], T>(work: (...args: A) => T): (...args: A) => T {
     const context = this.current();
     return (...args) => this.run(context, () => work(...args));
@@ -146,7 +145,7 @@ export class Tracer {
     };
   }
 
-  /** Within a span of its own, that ends as `work` does. */
+  /** Runs `work` within a new span that ends with it. */
   async span<T>(name: string, options: SpanOptions, work: (span: Span) => Promise<T>): Promise<T> {
     const span = this.start(name, options);
     try {
@@ -159,7 +158,7 @@ export class Tracer {
     }
   }
 
-  /** What a sandbox does from now on belongs to this trace, unless it says another one that it knows. */
+  /** From now on a sandbox's actions belong to this trace, unless it names another one that it was given. */
   note(sandboxId: string, context: SpanContext | null): void {
     if (context === null) return;
     const known = this.#bySandbox.get(sandboxId) ?? [];
@@ -168,8 +167,8 @@ export class Tracer {
   }
 
   /**
-   * Where something that a guest does belongs.
-   * @param said by the guest: believed only if it is a trace that it was given, so that it can't write in others
+   * The trace of a guest's action.
+   * @param said the guest's claim: accepted only for a trace that it was given, so that it can't write into others
    */
   parentOf(sandboxId: string, said: string | undefined): SpanContext | null {
     const known = this.#bySandbox.get(sandboxId) ?? [];
@@ -179,7 +178,7 @@ export class Tracer {
     return known.at(-1) ?? null;
   }
 
-  /** Whether the sandbox was given this trace, and has it still. */
+  /** Whether the sandbox was given this trace and still has it. */
   knows(sandboxId: string, traceId: string): boolean {
     return this.#bySandbox.get(sandboxId)?.some((known) => known.traceId === traceId) ?? false;
   }
@@ -190,7 +189,7 @@ export class Tracer {
   }
 }
 
-/** Of a trace that nobody here records. */
+/** The context of a trace that is not recorded here. */
 class PassedOn implements Span {
   readonly context: SpanContext | null;
 
@@ -205,7 +204,7 @@ class PassedOn implements Span {
   end(): void {}
 }
 
-/** Never more than another version may add: `00-<32 hex>-<16 hex>-<2 hex>`. @returns null: it is none */
+/** Parses `00-<32 hex>-<16 hex>-<2 hex>`, and what other versions may add. @returns null if invalid */
 export function parseTraceparent(text: unknown): SpanContext | null {
   if (typeof text !== 'string') return null;
   const match = /^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/.exec(text);
@@ -227,7 +226,7 @@ export function traceEnv(context: SpanContext | null): Readonly<Record<string, s
 
 const nothing = { now: () => 0, wall: () => 0, after: () => () => undefined };
 
-/** Records nothing, begins nothing. */
+/** Neither records nor begins traces. */
 export function passiveTracer(): Tracer {
   return new Tracer({ clock: nothing, randomHex: () => '', record: null });
 }

@@ -1,5 +1,5 @@
 /**
- * An assembler of classic BPF as seccomp takes it (Documentation/networking/filter.rst, kernel/seccomp.c): one
+ * An assembler of classic BPF for seccomp (Documentation/networking/filter.rst, kernel/seccomp.c): one
  * accumulator, jumps only forward, the end is a return. Pure. An instruction is `struct sock_filter`:
  *
  *     0 code u16 · 2 jump if true u8 · 3 jump if false u8 · 4 constant u32
@@ -11,7 +11,7 @@ export const CODE = {
   load: 0x20,
   /** BPF_ALU | BPF_AND | BPF_K */
   and: 0x54,
-  /** BPF_JMP | BPF_JA: its distance is the constant, 32 bits. */
+  /** BPF_JMP | BPF_JA; the constant is its 32-bit distance. */
   jump: 0x05,
   /** BPF_JMP | BPF_JEQ | BPF_K, and so on. */
   jumpIfEqual: 0x15,
@@ -27,15 +27,15 @@ export const INSTRUCTION_BYTES = 8;
 /** A conditional jump's distances are u8. */
 const NEAR_MAX = 255;
 
-/** `struct seccomp_data` (linux/seccomp.h), which is what `load` reads, 4 bytes at a time. */
+/** `struct seccomp_data` (linux/seccomp.h), which `load` reads in words of 4 bytes. */
 export const SECCOMP_DATA = { number: 0, arch: 4, bytes: 64 } as const;
-/** The halves of an argument, on processors whose lowest byte comes first. */
+/** Offset of a half of an argument, on little-endian processors. */
 export const argumentOffset = (index: number, half: 'low' | 'high'): number =>
   16 + 8 * index + (half === 'high' ? 4 : 0);
 
 type Comparison = 'jumpIfEqual' | 'jumpIfGreater' | 'jumpIfGreaterOrEqual';
 
-/** A place in the program, known once `place` was called for it. */
+/** A position in the program, set by `place`. */
 export interface Label {
   readonly name: string;
 }
@@ -50,24 +50,24 @@ interface Branch {
 type Item = Branch | { readonly kind: 'load' | 'and' | 'return'; readonly constant: number };
 
 /**
- * Every way through a program ends in `branch` or `return`, so what comes next needs a label. A jump too far
- * for a conditional one goes by an instruction next to it.
+ * Code after a `branch` or `return` needs a label. A target out of a conditional jump's reach is reached by an extra
+ * instruction next to it.
  */
 export class Assembler {
   readonly #items: Item[] = [];
   readonly #places = new Map<Label, number>();
-  /** What the accumulator holds here, or where a label is placed: the offset of a load; null: unknown. */
+  /** Offset of the load in the accumulator, here and at each label; null: unknown. */
   #holds: number | null = null;
   readonly #holdsAt = new Map<Label, number | null>();
 
   place(label: Label): this {
-    if (this.#places.has(label)) throw new RangeError(`label ${label.name} is there twice`);
+    if (this.#places.has(label)) throw new RangeError(`label ${label.name} is placed twice`);
     this.#places.set(label, this.#items.length);
     this.#holds = this.#holdsAt.get(label) ?? null;
     return this;
   }
 
-  /** Accumulator = the word at `offset` of `struct seccomp_data`; nothing when it holds that already. */
+  /** Loads the word at `offset` of `struct seccomp_data`, unless the accumulator already holds it. */
   load(offset: number): this {
     if (this.#holds !== offset) this.#items.push({ kind: 'load', constant: offset });
     this.#holds = offset;
@@ -96,7 +96,7 @@ export class Assembler {
     return this;
   }
 
-  /** @throws RangeError for a label that is nowhere or behind its jump: a mistake of who wrote the program */
+  /** @throws RangeError for a label that is not placed, or placed before its jump: a programmer error */
   assemble(): Uint8Array<ArrayBuffer> {
     const far = this.#farTargets();
     const positions = this.#positions(far);
@@ -119,7 +119,7 @@ export class Assembler {
       push(CODE[item.comparison], item.constant, distance(ifTrue), distance(ifFalse));
       for (const target of relays) {
         const there = this.#items[this.#places.get(target) ?? -1];
-        // A return costs no more here than the jump to it.
+        // A return here costs no more than the jump to it.
         if (there?.kind === 'return') push(CODE.return, there.constant);
         else push(CODE.jump, this.#position(target, positions) - words.length - 1);
       }
@@ -127,7 +127,7 @@ export class Assembler {
     return encode(words);
   }
 
-  /** Grows until all that is left is near: an instruction more can put another target out of reach. */
+  /** Repeats until the rest is near: an extra instruction can put another target out of reach. */
   #farTargets(): Map<Branch, Set<Label>> {
     const far = new Map<Branch, Set<Label>>();
     for (let changed = true; changed; ) {
@@ -138,7 +138,7 @@ export class Assembler {
         const here = far.get(item) ?? new Set();
         for (const target of item.targets) {
           const distance = this.#position(target, positions) - (positions[index] ?? 0) - 1;
-          if (distance < 0) throw new RangeError(`label ${target.name} is behind its jump`);
+          if (distance < 0) throw new RangeError(`label ${target.name} is before its jump`);
           if (distance <= NEAR_MAX || here.has(target)) continue;
           far.set(item, here.add(target));
           changed = true;
@@ -148,7 +148,7 @@ export class Assembler {
     return far;
   }
 
-  /** Of each item, in instructions. */
+  /** The position of each item, in instructions. */
   #positions(far: ReadonlyMap<Branch, ReadonlySet<Label>>): number[] {
     let next = 0;
     return this.#items.map((item) => {
@@ -160,7 +160,7 @@ export class Assembler {
 
   #position(label: Label, positions: readonly number[]): number {
     const position = positions[this.#places.get(label) ?? -1];
-    if (position === undefined) throw new RangeError(`label ${label.name} is nowhere`);
+    if (position === undefined) throw new RangeError(`label ${label.name} is not placed`);
     return position;
   }
 }

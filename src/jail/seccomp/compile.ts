@@ -1,12 +1,12 @@
 /**
- * Seccomp profiles to classic BPF. Pure.
+ * Compiles seccomp profiles to classic BPF. Pure.
  *
  *     other processor? ── kill ·  number ── binary search ──┬─► return            most calls
  *                                 (x32: kill)               └─► its rules ── …──► return
  *
- * Numbers that end alike and follow one another are one step of the search. Of calls that are allowed
- * whatever their arguments the kernel takes note when the filter is installed, and runs no program for them
- * (kernel/seccomp.c, `seccomp_cache_prepare`).
+ * Consecutive numbers with equal results are one step of the search. When the filter is installed, the kernel caches the
+ * calls that are allowed regardless of arguments and runs no program for them (kernel/seccomp.c,
+ * `seccomp_cache_prepare`).
  */
 
 import { JailError } from '../errors.ts';
@@ -23,13 +23,13 @@ import { checkRules } from './profile-check.ts';
 import { type Architecture, AUDIT_ARCH, syscallNumber } from './syscalls.ts';
 
 export interface CompiledFilter {
-  /** `struct sock_filter[]` (linux/filter.h) as the kernel takes it: 8 bytes an instruction, little-endian. */
+  /** `struct sock_filter[]` (linux/filter.h): 8 bytes per instruction, little-endian. */
   readonly program: Uint8Array<ArrayBuffer>;
   /** At most `INSTRUCTIONS_MAX`. */
   readonly instructions: number;
 }
 
-/** __X32_SYSCALL_BIT (asm/unistd.h): the same calls by other numbers, which no rule here means. */
+/** __X32_SYSCALL_BIT (asm/unistd.h): the same calls by other numbers, which no rule covers. */
 export const X32_BIT = 0x4000_0000;
 
 /** SECCOMP_RET_… (linux/seccomp.h); the low 16 bits are data. */
@@ -46,13 +46,13 @@ const DATA_MASK = 0xffff;
 const HIGH = 32n;
 const LOW_MASK = 0xffff_ffffn;
 
-/** What a program returns for an action. */
+/** A program's return value for an action. */
 export function returnWord(action: Action): number {
   if (typeof action === 'string') return RETURN[action];
   return 'errno' in action ? RETURN.errno | action.errno : RETURN.trace | action.trace;
 }
 
-/** @returns undefined for a word that no action of a profile is */
+/** @returns undefined for a value that no action of a profile has */
 export function actionOfReturn(word: number): Action | undefined {
   const [base, data] = [(word & ~DATA_MASK) >>> 0, word & DATA_MASK];
   if (base === RETURN.errno) return { errno: data };
@@ -61,13 +61,13 @@ export function actionOfReturn(word: number): Action | undefined {
   return names.find((name) => RETURN[name] === base);
 }
 
-/** One rule of a call, with what it ends in. */
+/** One rule of a call, with its return value. */
 interface Way {
   readonly conditions: readonly Condition[];
   readonly word: number;
 }
 
-/** What becomes of a call: the first way whose conditions hold, else `otherwise`. */
+/** The result of a call: the first way whose conditions hold, else `otherwise`. */
 interface Ending {
   readonly ways: readonly Way[];
   readonly otherwise: number;
@@ -75,13 +75,13 @@ interface Ending {
   readonly key: string;
 }
 
-/** From a number on, to the next segment. */
+/** The calls from a number to the next segment. */
 interface Segment {
   readonly from: number;
   readonly ending: Ending;
 }
 
-/** @throws JailError `profile_invalid` with the rule that is wrong, `profile_too_large` */
+/** @throws JailError `profile_invalid` that names the rule, `profile_too_large` */
 export function compileProfile(filter: ThreadFilter, arch: Architecture): CompiledFilter {
   checkRules(filter);
   const program = new Writer().write(segmentsOf(filter, arch), arch);
@@ -89,14 +89,14 @@ export function compileProfile(filter: ThreadFilter, arch: Architecture): Compil
   if (instructions > INSTRUCTIONS_MAX) {
     throw new JailError(
       'profile_too_large',
-      `seccomp profile: thread "${filter.name}" needs ${instructions} instructions, of ${INSTRUCTIONS_MAX} that the kernel takes`,
-      { remedy: 'Ask for fewer arguments: a rule without any costs two instructions at most.' },
+      `seccomp profile: thread "${filter.name}" needs ${instructions} instructions, but the kernel accepts at most ${INSTRUCTIONS_MAX}`,
+      { remedy: 'Check fewer arguments: a rule without any costs at most two instructions.' },
     );
   }
   return { program, instructions };
 }
 
-/** All numbers, in order: segments that are neighbours end differently. */
+/** All numbers, in order: adjacent segments have different results. */
 function segmentsOf(filter: ThreadFilter, arch: Architecture): Segment[] {
   const otherwise = returnWord(filter.defaultAction);
   const out: Segment[] = [{ from: 0, ending: ending([], otherwise) }];
@@ -128,7 +128,7 @@ function rulesByNumber(filter: ThreadFilter, arch: Architecture): [number, Rule[
   return [...out].sort(([a], [b]) => a - b);
 }
 
-/** Without what can't make a difference: rules after one without conditions, or before the same outcome. */
+/** Drops rules without effect: those after one without conditions, or with the default result at the end. */
 function ending(rules: readonly Way[], byDefault: number): Ending {
   const last = rules.findIndex(({ conditions }) => conditions.length === 0);
   const otherwise = rules[last]?.word ?? byDefault;
@@ -172,7 +172,7 @@ class Writer {
     this.#search(above, right);
   }
 
-  /** Where a search among these begins, or ends if it is one. */
+  /** The start of a search among these segments, or the result of a single one. */
   #targetOf(segments: readonly Segment[]): Label {
     const [only, ...more] = segments;
     if (only === undefined || more.length > 0) return { name: `from ${only?.from}` };
@@ -199,7 +199,7 @@ class Writer {
     }
   }
 
-  /** `ne`, `lt` and `le` are what is left of `eq`, `ge` and `gt`. */
+  /** `ne`, `lt` and `le` are the inverse of `eq`, `ge` and `gt`. */
   #condition(condition: Condition, ifTrue: Label, ifFalse: Label): void {
     const { operator } = condition;
     const isInverse = operator === 'ne' || operator === 'lt' || operator === 'le';
@@ -241,7 +241,7 @@ class Writer {
     this.#code.load(argumentOffset(index, 'low')).branch(comparison, low, ifTrue, ifFalse);
   }
 
-  /** One return for each word, at the end. */
+  /** One return per value, at the end. */
   #return(word: number): Label {
     const label = this.#returns.get(word) ?? { name: `return ${word.toString(16)}` };
     this.#returns.set(word, label);

@@ -1,4 +1,4 @@
-/** Seccomp programs as text, one line an instruction, with where each jump ends. Pure. */
+/** Disassembles seccomp programs: one line per instruction, with absolute jump targets. Pure. */
 import { CODE, INSTRUCTION_BYTES, SECCOMP_DATA } from './cbpf.ts';
 import { actionOfReturn } from './compile.ts';
 import { actionText } from './profile.ts';

@@ -3,11 +3,11 @@
 const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\]:]/g;
 
 /**
- * The first key that an object of a JSON text has twice: `JSON.parse` keeps the last and is silent.
- * @param json a text that `JSON.parse` takes
+ * Finds the first duplicate key of an object in a JSON text: `JSON.parse` silently keeps the last one.
+ * @param json a text that `JSON.parse` accepts
  */
 export function duplicateKey(json: string): string | undefined {
-  /** Of each object that is open, its keys; null for an array. */
+  /** The keys of each open object; null for an array. */
   const open: (Set<unknown> | null)[] = [];
   let text: string | undefined;
   for (const [token] of json.matchAll(TOKEN)) {
@@ -15,7 +15,7 @@ export function duplicateKey(json: string): string | undefined {
     else if (token === '[') open.push(null);
     else if (token === '}' || token === ']') open.pop();
     else if (token === ':' && text !== undefined) {
-      // As a value, since a letter can be written in two ways.
+      // Parsed, since a character can be written in two ways.
       const key: unknown = JSON.parse(text);
       const keys = open.at(-1);
       if (keys?.has(key)) return String(key);

@@ -1,4 +1,4 @@
-/** A profile for people: what it says of each call, and what it costs. Pure. */
+/** Explains a profile to people: the action for each call, and its cost. Pure. */
 import { compileProfile } from './compile.ts';
 import { interpret } from './interpret.ts';
 import { actionText, type Condition, type Profile, type ThreadFilter } from './profile.ts';
@@ -17,14 +17,14 @@ interface ExplainedRule {
 
 export interface ExplainedThread {
   readonly thread: string;
-  /** What becomes of calls that no rule is for. */
+  /** The action for calls without a rule. */
   readonly otherwise: string;
   readonly rules: readonly ExplainedRule[];
   /** Calls that have a rule. */
   readonly syscalls: number;
-  /** Of the program, 8 bytes each. */
+  /** Length of the program; 8 bytes each. */
   readonly instructions: number;
-  /** Instructions until a call that has a rule is decided (with arguments of 0), the longest of them. */
+  /** The most instructions that a call with a rule takes (with arguments of 0). */
   readonly stepsMax: number;
   /** Entries that change nothing. */
   readonly redundant: readonly string[];
@@ -62,7 +62,7 @@ function explainThread(filter: ThreadFilter, arch: Architecture): ExplainedThrea
 
 const SIGNS = { eq: '==', ne: '!=', lt: '<', le: '<=', gt: '>', ge: '>=' } as const;
 
-/** `arg1 == 0xae80`, `arg0 & 0x10000 == 0x10000`; 64 bits where it says so. */
+/** `arg1 == 0xae80`, `arg0 & 0x10000 == 0x10000`; `u64` marks 64 bits. */
 function conditionText({ index, bits, operator, value, mask }: Condition): string {
   const argument = `${bits === 64 ? 'u64 ' : ''}arg${index}`;
   return operator === 'masked_eq'

@@ -1,24 +1,23 @@
 /**
- * A program that puts a system call filter on itself and becomes another one: what it starts has the filter from
- * its first instruction on, whatever it is and whichever filters it adds. No tool that every distribution has does
- * this and nothing else. Pure.
+ * Builds a launcher that installs a system call filter and becomes another program, which so has the filter from its
+ * first instruction on, in addition to its own. No standard tool does just this. Pure.
  *
- *     argv: itself, the program by its path, its words…
- *     prctl(PR_SET_NO_NEW_PRIVS) · seccomp(SECCOMP_SET_MODE_FILTER) · execve; if one fails, an end that says which
+ *     argv: itself, the program's path, its arguments…
+ *     prctl(PR_SET_NO_NEW_PRIVS) · seccomp(SECCOMP_SET_MODE_FILTER) · execve; a failure exits with its own status
  */
 
 import { ELF_CONTENT_AT, elfProgram } from '../elf.ts';
 import type { CompiledFilter } from './compile.ts';
 
-/** What it ends with when it can't, and what that means. */
+/** Its exit statuses, by failed step. */
 export const LAUNCHER_ENDS = {
   privileges: 121,
   filter: 122,
-  /** As of a shell. */
+  /** As in a shell. */
   program: 126,
 } as const;
 
-/** Linux puts programs that are not moved from here on (x86_64). */
+/** Load address of programs that are not relocatable (x86_64). */
 const BASE = 0x40_0000;
 const ADDRESS = BASE + ELF_CONTENT_AT;
 
@@ -49,7 +48,7 @@ const PRCTL = [
 const SECCOMP = [
   [0xbf, 1, 0, 0, 0], // mov edi, SECCOMP_SET_MODE_FILTER
   [0x31, 0xf6], // xor esi, esi
-  [0xba], // mov edx, …: the address of `struct sock_fprog`, which is put in behind it
+  [0xba], // mov edx, …: the address of `struct sock_fprog`, which is appended
 ].flat();
 const SECCOMP_CALL = [
   [0xb8, 0x3d, 0x01, 0, 0], // mov eax, __NR_seccomp
@@ -68,7 +67,7 @@ const WORD_BYTES = 8;
 /** `struct sock_fprog` (linux/filter.h): unsigned short len; struct sock_filter *filter. */
 const FPROG_BYTES = 16;
 
-/** @returns the file, for Linux on x86_64 */
+/** @returns the ELF file, for Linux on x86_64 */
 export function filteredExec({ program, instructions }: CompiledFilter): Uint8Array<ArrayBuffer> {
   const start = [...PRCTL, ...unlessZero(exit(LAUNCHER_ENDS.privileges)), ...SECCOMP];
   const rest = [

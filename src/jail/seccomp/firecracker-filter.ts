@@ -1,12 +1,12 @@
 /**
- * The file that Firecracker takes with `--seccomp-filter`: its own compiler's output, so a dump of Rust structs
- * in one of two encodings. Pure. It is a map of thread to instructions, each a u64 (`struct sock_filter`):
+ * Writes the file for Firecracker's `--seccomp-filter`: the format of its own compiler, a dump of Rust structs in one of
+ * two encodings. Pure. It is a map of thread to instructions, each a u64 (`struct sock_filter`):
  *
  *     up to 1.14, bincode   u64 threads · for each: u64 length, name, u64 instructions, instructions
  *     from 1.15, bitcode    u8 threads · lengths of names · names · counts of instructions · instructions
  *
- * All numbers are little-endian. Firecracker wants these three threads, and reads 100000 bytes at most: more
- * than three programs of the greatest length have.
+ * All numbers are little-endian. Firecracker requires these three threads and reads at most 100000 bytes, more than
+ * three programs of maximal length.
  */
 import { type CompiledFilter, compileProfile } from './compile.ts';
 import { invalid, type Profile } from './profile.ts';
@@ -19,14 +19,14 @@ export type FilterFormat = 'bincode' | 'bitcode';
 
 /** The first version that reads bitcode. */
 const BITCODE_SINCE = [1, 15] as const;
-/** bitcode: groups up to this size are bare bytes, larger ones begin with how they are packed. */
+/** bitcode: groups up to this size are bare bytes; larger ones begin with their packing. */
 const BARE_MAX = 2;
-/** bitcode: bytes as they are. */
+/** bitcode: unpacked bytes. */
 const UNPACKED = 0;
-/** bitcode: in a group of bytes, "the value comes in the group of u64 that follows". */
+/** bitcode: in a group of bytes, marks a value in the following group of u64. */
 const WIDE = 255;
 
-/** @param version e.g. `1.16.1`, as `firecracker --version` gives it */
+/** @param version e.g. `1.16.1`, as `firecracker --version` prints it */
 export function filterFormatOf(version: string): FilterFormat {
   const [major = 0, minor = 0] = version.split('.').map(Number);
   const isNew =
@@ -45,7 +45,7 @@ export function firecrackerFilter(
 ): Uint8Array<ArrayBuffer> {
   const other = [...profile.keys()].find((name) => !isThread(name));
   if (other !== undefined)
-    throw invalid(`Firecracker has no thread "${other}", but ${FIRECRACKER_THREADS.join(', ')}`);
+    throw invalid(`Firecracker has no thread "${other}", only ${FIRECRACKER_THREADS.join(', ')}`);
   const threads = FIRECRACKER_THREADS.map((name) => {
     const filter = profile.get(name);
     if (filter === undefined) throw invalid(`no filter for Firecracker's thread "${name}"`);
@@ -82,7 +82,7 @@ function bitcode(threads: readonly CompiledThread[]): number[] {
   ];
 }
 
-/** A byte each, and those that need more once again in a group of their own. */
+/** One byte each; larger ones follow in their own group. */
 function bitcodeLengths(lengths: readonly number[]): number[] {
   const wide = lengths.filter((length) => length >= WIDE);
   return [

@@ -1,6 +1,6 @@
 /**
- * Runs a seccomp program as the kernel would: the instructions that `cbpf.ts` knows, by their own reading of
- * Documentation/networking/filter.rst. Pure. It tells what a filter does with a call, and at what cost.
+ * Runs a seccomp program as the kernel would, to find a filter's result for a call and its cost. An independent
+ * implementation of `cbpf.ts`' instructions (Documentation/networking/filter.rst). Pure.
  */
 import { CODE, INSTRUCTION_BYTES, INSTRUCTIONS_MAX, SECCOMP_DATA } from './cbpf.ts';
 
@@ -26,7 +26,7 @@ export interface Instruction {
   readonly constant: number;
 }
 
-/** @throws RangeError for a program that the kernel would not take, or with instructions unknown here */
+/** @throws RangeError for a program that the kernel would refuse, or with unknown instructions */
 export function interpret(program: Uint8Array, call: Call): FilterRun {
   const instructions = readProgram(program);
   const data = seccompData(call);
@@ -49,7 +49,7 @@ export function interpret(program: Uint8Array, call: Call): FilterRun {
 }
 
 /**
- * As `bpf_check_classic` and `seccomp_check_filter` of the kernel: what runs can only end at a return.
+ * Checks as the kernel's `bpf_check_classic` and `seccomp_check_filter`: a run can end only at a return.
  * @throws RangeError
  */
 export function readProgram(program: Uint8Array): Instruction[] {

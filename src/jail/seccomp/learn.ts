@@ -1,7 +1,7 @@
-/** Proposes a profile of what a program was seen to do. Pure. */
+/** Proposes a profile from the observed calls of a program. Pure. */
 import type { TracedCall } from './strace.ts';
 
-/** Of calls that do quite different things by an argument: which arguments tell. */
+/** Calls whose effect depends on an argument, with the deciding arguments. */
 const TELLING: Readonly<Record<string, readonly number[]>> = {
   ioctl: [1],
   fcntl: [1],
@@ -11,9 +11,9 @@ const TELLING: Readonly<Record<string, readonly number[]>> = {
   getsockopt: [1, 2],
   fallocate: [1],
 };
-/** More combinations than this are data rather than a choice. */
+/** More combinations than this are data, not a choice. */
 const COMBINATIONS_MAX = 32;
-/** Of clone's flags the one that matters: without it a process is made. The others are libc's choice. */
+/** clone's deciding flag: without it, it makes a process. libc chooses the others. */
 const CLONE_THREAD = 0x1_0000;
 
 interface ProposedEntry {
@@ -34,9 +34,9 @@ export interface ProposedThread {
 }
 
 /**
- * @param filterOf which filter of the profile a thread is under, by its name
- * @returns as a file has it, calls by name. A proposal: what a run did not need is not in it, and what it
- * should not have done is.
+ * @param filterOf the profile's filter for a thread name
+ * @returns the profile's JSON, with calls by name. Only a proposal: it lacks what this run did not need, and includes
+ * what it should not have done.
  */
 export function proposeProfile(
   calls: Iterable<TracedCall>,

@@ -1,4 +1,4 @@
-/** What a profile says against itself: mistakes that would make a filter other than what it reads as. Pure. */
+/** Finds contradictions in a profile: mistakes that would make a filter differ from its text. Pure. */
 import {
   type Action,
   actionText,
@@ -15,7 +15,7 @@ export function checkRules(filter: ThreadFilter): void {
   if (sameAction(filter.defaultAction, filter.filterAction)) {
     const text = actionText(filter.defaultAction);
     throw invalid(
-      `${where}: default_action and filter_action are both ${text}, so no entry counts`,
+      `${where}: default_action and filter_action are both ${text}, so no entry has an effect`,
     );
   }
   const before = new Map<string, Rule[]>();
@@ -29,13 +29,13 @@ export function checkRules(filter: ThreadFilter): void {
         other.action ?? filter.filterAction,
       );
       if (!isSame && covers(other, rule))
-        throw invalid(`${at}: an entry before it decides the same calls otherwise`);
+        throw invalid(`${at}: an earlier entry decides the same calls differently`);
     }
     before.set(rule.syscall, [...earlier, rule]);
   }
 }
 
-/** Entries that change nothing, since one of the same thread already says it: as text, by place. */
+/** Redundant entries, which another entry of the same thread covers, as text. */
 export function redundantRules(filter: ThreadFilter): string[] {
   return filter.rules.flatMap((rule, index) => {
     const by = filter.rules.findIndex(
@@ -46,7 +46,7 @@ export function redundantRules(filter: ThreadFilter): string[] {
         covers(other, rule) &&
         (at < index || !covers(rule, other)),
     );
-    return by < 0 ? [] : [`filter[${index}] (${rule.syscall}): filter[${by}] says that already`];
+    return by < 0 ? [] : [`filter[${index}] (${rule.syscall}): already covered by filter[${by}]`];
   });
 }
 
@@ -54,7 +54,7 @@ function checkConditions(conditions: readonly Condition[], at: string): void {
   const seen = new Set<number>();
   for (const { index, bits, operator, value, mask } of conditions) {
     const here = `${at}, argument ${index}`;
-    // As Firecracker's compiler, so that a profile is good for both.
+    // As in Firecracker's compiler, so that a profile works for both.
     if (seen.has(index)) throw invalid(`${here}: two conditions on one argument`);
     seen.add(index);
     const max = allBits(bits);
@@ -64,15 +64,15 @@ function checkConditions(conditions: readonly Condition[], at: string): void {
     if (operator === 'lt' && value === 0n) throw invalid(never);
     if (operator === 'gt' && value === max) throw invalid(never);
     if (operator === 'masked_eq' && (value & ~mask) !== 0n)
-      throw invalid(`${here}: val has bits that masked_eq takes away, so it never holds`);
+      throw invalid(`${here}: val has bits outside masked_eq, so it never matches`);
     if (operator === 'ge' && value === 0n) throw invalid(always);
     if (operator === 'le' && value === max) throw invalid(always);
     if (operator === 'masked_eq' && mask === 0n)
-      throw invalid(`${here}: masked_eq 0 looks at no bit`);
+      throw invalid(`${here}: masked_eq 0 checks no bit`);
   }
 }
 
-/** Whether every call that `rule` means is one that `other` means, as far as can be seen from their text. */
+/** Whether `other` covers every call of `rule`, as far as their text shows. */
 function covers(other: Rule, rule: Rule): boolean {
   return other.conditions.every((condition) =>
     rule.conditions.some((each) => sameCondition(each, condition)),

@@ -56,7 +56,7 @@ describe('parseProfile', () => {
 
   it('refuses what is no profile, and says where', () => {
     const cases: [text: string, message: string][] = [
-      ['{', 'read a seccomp profile as JSON'],
+      ['{', 'invalid JSON in a seccomp profile'],
       ['[]', 'expected record'],
       ['{}', 'names no thread'],
       ['{"../x": {}}', '../x'],
@@ -103,8 +103,8 @@ describe('checkRules', () => {
       ['{"syscall": "renameat3"}', 'no system call "renameat3"'],
       [ioctl(eq('1'), eq('2')), 'argument 1: two conditions on one argument'],
       [ioctl(eq('4294967296')), 'a dword has 32 bits'],
-      [mask(1, 2), 'never holds'],
-      [mask(0, 0), 'looks at no bit'],
+      [mask(1, 2), 'never matches'],
+      [mask(0, 0), 'checks no bit'],
       [compare('lt', '0'), 'no value is lt 0'],
       [compare('gt', '4294967295'), 'no value is gt'],
       [compare('gt', '18446744073709551615', 'qword'), 'no value is gt'],

@@ -1,20 +1,20 @@
 /**
- * Seccomp profiles: which system calls each thread of a VMM may make. Pure. The schema is that of
+ * Seccomp profiles: the system calls that each thread of a VMM may make. Pure. The schema is that of
  * Firecracker's filter files (its docs/seccompiler.md), so that a file for its `seccompiler-bin` is a profile:
  *
  *     { "<thread>": { "default_action": "kill_process", "filter_action": "allow", "filter": [
  *         { "syscall": "fcntl", "args": [{ "index": 1, "type": "dword", "op": "eq", "val": 2 }],
  *           "comment": "which call site needs it" } ] } }
  *
- * Two things are ours: an entry may have an `action` of its own (else it is `filter_action`), and a word that
- * the schema does not know is an error, since a misspelt `args` would allow everything.
+ * Two differences: an entry may have its own `action` (default: `filter_action`), and an unknown key is an error, since
+ * a misspelled `args` would allow everything.
  */
 import { z } from 'zod';
 import { describeError } from '../../base/errors.ts';
 import { JailError } from '../errors.ts';
 import { duplicateKey } from './duplicate-key.ts';
 
-/** What the kernel does with a call; seccomp(2), "SECCOMP_RET_…". */
+/** The kernel's action for a call; seccomp(2), "SECCOMP_RET_…". */
 export type Action =
   | 'allow'
   /** Allow, and write a line to the kernel's audit log. */
@@ -25,20 +25,20 @@ export type Action =
   | 'kill_process'
   /** The call fails with this errno, 0 to 4095. */
   | { readonly errno: number }
-  /** A tracer decides and is told this number, u16; without one the call fails with ENOSYS. */
+  /** A tracer decides and gets this number, u16; without a tracer the call fails with ENOSYS. */
   | { readonly trace: number };
 
 export const OPERATORS = ['eq', 'ne', 'lt', 'le', 'gt', 'ge'] as const;
 
-/** On one argument, compared without sign. */
+/** An unsigned comparison of one argument. */
 export interface Condition {
-  /** Of the argument, 0 to 5. */
+  /** Index of the argument, 0 to 5. */
   readonly index: number;
-  /** How many low bits of the argument are looked at: `dword` or `qword` in JSON. */
+  /** The compared low bits of the argument: `dword` or `qword` in JSON. */
   readonly bits: 32 | 64;
   readonly operator: (typeof OPERATORS)[number] | 'masked_eq';
   readonly value: bigint;
-  /** Of `masked_eq`, which holds when (argument & mask) == value; else all bits. */
+  /** For `masked_eq`, which holds if (argument & mask) == value; else all bits. */
   readonly mask: bigint;
 }
 
@@ -46,7 +46,7 @@ export interface Rule {
   readonly syscall: string;
   /** All must hold; none: every call. */
   readonly conditions: readonly Condition[];
-  /** When it is not the thread's `filterAction`. */
+  /** Absent: the thread's `filterAction`. */
   readonly action: Action | undefined;
   /** The call site that needs it. */
   readonly comment: string | undefined;
@@ -63,7 +63,7 @@ export interface ThreadFilter {
 /** By thread: `vmm`, `api` and `vcpu` of Firecracker, `qemu` of QEMU. */
 export type Profile = ReadonlyMap<string, ThreadFilter>;
 
-/** `log` lets through, and has the kernel log, what `enforce` refuses. */
+/** `log` allows, and makes the kernel log, what `enforce` refuses. */
 export type Mode = 'enforce' | 'log';
 
 const ERRNO_MAX = 4095;
@@ -111,10 +111,10 @@ export function parseProfile(json: string): Profile {
   try {
     value = JSON.parse(json, wholeNumbers);
   } catch (cause) {
-    throw new JailError('profile_invalid', 'read a seccomp profile as JSON', { cause });
+    throw new JailError('profile_invalid', 'invalid JSON in a seccomp profile', { cause });
   }
   const twice = duplicateKey(json);
-  if (twice !== undefined) throw invalid(`key "${twice}" is there twice in one object`);
+  if (twice !== undefined) throw invalid(`duplicate key "${twice}" in an object`);
   const read = schema.safeParse(value);
   if (!read.success) {
     const [issue] = read.error.issues;
@@ -130,7 +130,7 @@ export function parseProfile(json: string): Profile {
   return profile;
 }
 
-/** 64-bit values are more than a JavaScript number holds: they are read from the text as they stand there. */
+/** Reads 64-bit values from the source text, since they exceed a JavaScript number. */
 function wholeNumbers(key: string, value: unknown, context?: { source?: string }): unknown {
   if (typeof value !== 'number' || (key !== 'val' && key !== 'masked_eq')) return value;
   const source = context?.source ?? String(value);
@@ -167,8 +167,8 @@ function commentOf(
 }
 
 /**
- * `log` replaces what kills, traps or by default refuses a call. An errno that an entry asks for by itself
- * stays: the VMM counts on it (ENOSYS makes libc take another way).
+ * Replaces actions that kill, trap or refuse by default with `log`. An errno of an entry stays: the VMM relies on it
+ * (ENOSYS makes libc use another call).
  */
 export function withMode(filter: ThreadFilter, mode: Mode): ThreadFilter {
   if (mode === 'enforce') return filter;
@@ -184,7 +184,7 @@ export function withMode(filter: ThreadFilter, mode: Mode): ThreadFilter {
   };
 }
 
-/** Whether the call is not made. */
+/** Whether the action prevents the call. */
 export function isRefusal(action: Action): boolean {
   return action !== 'allow' && action !== 'log';
 }

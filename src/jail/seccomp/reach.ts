@@ -1,6 +1,6 @@
 /**
- * Which system calls pass filters whatever they were made by: of each number, whether a way through the program ends
- * in a return that lets it pass. Pure. Arguments are taken to be anything, so what is told is never too little.
+ * Finds the system calls that pass compiled filters: for each number, whether a path through the program ends in a
+ * return that allows it. Pure. Arguments may be anything, so the result never misses a call.
  */
 import { CODE, SECCOMP_DATA } from './cbpf.ts';
 import { actionOfReturn } from './compile.ts';
@@ -8,7 +8,7 @@ import { type Instruction, readProgram } from './interpret.ts';
 import { type Architecture, AUDIT_ARCH, syscallNames, syscallNumber } from './syscalls.ts';
 
 export interface Reach {
-  /** Calls that pass whatever their arguments are, by name. */
+  /** Names of calls that pass with any arguments. */
   readonly always: readonly string[];
   /** Calls that pass with some arguments. */
   readonly conditional: readonly string[];
@@ -17,7 +17,7 @@ export interface Reach {
 type Verdict = 'always' | 'conditional' | 'never';
 
 /**
- * Of a thread: the kernel runs all its filters, and the strictest answer holds.
+ * The reach of a thread: the kernel runs all its filters, and the strictest result wins.
  * @throws RangeError for a program that `interpret` does not know
  */
 export function reachOf(programs: readonly Uint8Array[], arch: Architecture): Reach {
@@ -34,7 +34,7 @@ export function reachOf(programs: readonly Uint8Array[], arch: Architecture): Re
   return { always: of('always'), conditional: of('conditional') };
 }
 
-/** Jumps go forward only, so each place is looked at once for each value that can be known there. */
+/** Jumps only go forward, so each position is visited once per known value. */
 function judge(program: readonly Instruction[], arch: number, number: number): Verdict {
   const seen = new Set<string>();
   const ends = { passes: false, refuses: false };
@@ -64,7 +64,7 @@ function judge(program: readonly Instruction[], arch: number, number: number): V
   return ends.refuses ? 'conditional' : 'always';
 }
 
-/** Of `seccomp_data`; null: arguments, and where the call was made. */
+/** A known field of `seccomp_data`; null for arguments and the instruction pointer. */
 function known(offset: number, arch: number, number: number): number | null {
   if (offset === SECCOMP_DATA.number) return number;
   return offset === SECCOMP_DATA.arch ? arch : null;
@@ -75,5 +75,5 @@ function holds(code: number, accumulator: number, constant: number): boolean {
   return code === CODE.jumpIfGreater ? accumulator > constant : accumulator >= constant;
 }
 
-/** No way leads there: programs are verified. */
+/** Unreachable: programs are verified. */
 const OUTSIDE: Instruction = { code: CODE.return, ifTrue: 0, ifFalse: 0, constant: 0 };

@@ -1,29 +1,28 @@
 /**
- * What strace(1) writes of a program's calls, with numbers instead of names for their arguments. Pure. Calls
- * are counted from the last execve on, by the process that made it, since what a launcher did before is not
- * the program's; or, of a program that filters itself, for each thread from its filter on.
+ * Parses the output of strace(1) with numeric arguments. Pure. Calls count from the last execve on, in the process that
+ * made it, since earlier ones belong to a launcher; or, for a program that filters itself, from each thread's filter on.
  */
 
-/** In front of a file's name and the program that is watched. */
+/** Followed by the output file and the traced program. */
 export const STRACE = ['strace', '-f', '-qq', '-e', 'raw=!prctl,execve', '-o'] as const;
 
 export interface TracedCall {
-  /** As the kernel knows the thread (PR_SET_NAME); empty until it has set one. */
+  /** The thread's name (PR_SET_NAME); empty until set. */
   readonly thread: string;
   readonly name: string;
-  /** Those that strace knows of, u64. */
+  /** The arguments that strace knows, u64. */
   readonly args: readonly bigint[];
 }
 
-/** From where on calls count: an exec, the last or the last of this program, or its own filter. */
+/** The start of the counted calls: the last exec, the last exec of a program, or its own filter. */
 export type Since = 'exec' | 'filter' | { readonly program: string };
 
 interface Line {
   readonly id: string;
   readonly name: string;
-  /** What stands in the parentheses; undefined for the second half of a call that was written before. */
+  /** The text in the parentheses; undefined for the second half of an interrupted call. */
   readonly args: string | undefined;
-  /** Undefined when it is in a later line. */
+  /** Undefined if it is in a later line. */
   readonly result: string | undefined;
 }
 
@@ -37,7 +36,7 @@ const SET_FILTER = /^(?:PR_SET_SECCOMP, SECCOMP_MODE_FILTER|0x1,)/;
 const STARTS_THREAD: ReadonlySet<string> = new Set(['clone', 'clone3']);
 const CLONE_THREAD = 0x1_0000n;
 
-/** @param traces each the text of one file of strace's, begun as `STRACE` does */
+/** @param traces the contents of strace's output files, made with `STRACE` */
 export function tracedCalls(traces: Iterable<string>, since: Since): TracedCall[] {
   return [...traces].flatMap((trace) => {
     const lines = trace.split('\n').flatMap(readLine);
@@ -71,7 +70,7 @@ function callsSinceExec(lines: readonly Line[], name: string | undefined): Trace
   return out;
 }
 
-/** The path stands in the first half of a call that was written in two. */
+/** The path is in the first half of an interrupted call. */
 function isExecOf(lines: readonly Line[], at: number, program: string | undefined): boolean {
   if (program === undefined) return true;
   const { id } = lines[at] ?? {};
@@ -102,7 +101,7 @@ function callsSinceFilter(lines: readonly Line[]): TracedCall[] {
   return out;
 }
 
-/** Of clone the flags tell whether it is a thread; clone3 keeps them in memory, and libc uses it for threads. */
+/** clone's flags distinguish threads; clone3 has them in memory, and libc uses it only for threads. */
 function startedThread({ name, args, result }: Line): string | undefined {
   const id = Number(result);
   if (!STARTS_THREAD.has(name) || !(id > 0)) return undefined;

@@ -4,7 +4,7 @@ import { AARCH64, X86_64 } from './syscall-tables.ts';
 export const ARCHITECTURES = ['x86_64', 'aarch64'] as const;
 export type Architecture = (typeof ARCHITECTURES)[number];
 
-/** AUDIT_ARCH_… (linux/audit.h): what `seccomp_data.arch` is for a call in this processor's own way. */
+/** AUDIT_ARCH_… (linux/audit.h): `seccomp_data.arch` of native calls. */
 export const AUDIT_ARCH: Readonly<Record<Architecture, number>> = {
   x86_64: 0xc000_003e,
   aarch64: 0xc000_00b7,
@@ -15,12 +15,12 @@ const TABLES: Readonly<Record<Architecture, ReadonlyMap<string, number>>> = {
   aarch64: readTable(AARCH64),
 };
 
-/** @returns undefined when this processor has no such call, or the table is older than it */
+/** @returns undefined if this processor has no such call, or the call is newer than the table */
 export function syscallNumber(name: string, arch: Architecture): number | undefined {
   return TABLES[arch].get(name);
 }
 
-/** @returns undefined for a number that is no call, or newer than the table */
+/** @returns undefined for an unknown number, or one newer than the table */
 export function syscallName(number: number, arch: Architecture): string | undefined {
   for (const [name, each] of TABLES[arch]) if (each === number) return name;
   return undefined;
