@@ -45,9 +45,16 @@ const LEGAL: ReadonlySet<string> = new Set(
 /** The statuses of each sandbox, in order; a new one runs. */
 class History {
   readonly #statuses = new Map<string, SandboxStatus[]>();
+  /** Statuses after the event that is to be the last. */
+  readonly #late: string[] = [];
 
   constructor({ control }: FakeHost) {
     control.onChange(({ id, status }) => {
+      const ends = control.recentEvents
+        .list()
+        .filter((event) => event.type === 'end' && event.sandbox === id);
+      if (ends.length > 0 && status !== 'ended') this.#late.push(`${id} ${status}`);
+      if (ends.length !== 1 && status === 'ended') this.#late.push(`${id} ${ends.length} ends`);
       const seen = this.#statuses.get(id) ?? [];
       if (seen.at(-1) !== status) seen.push(status);
       this.#statuses.set(id, seen);
@@ -59,6 +66,7 @@ class History {
   }
 
   requireLegal(): void {
+    expect(this.#late).toEqual([]);
     for (const statuses of this.#statuses.values()) {
       expect(statuses[0]).toBe('running');
       const steps = statuses.slice(1).map((status, at) => `${statuses[at]} → ${status}`);
