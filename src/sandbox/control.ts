@@ -1,6 +1,5 @@
 /**
- * What a host of sandboxes can be asked for: one interface, so that the CLI, the library and the REST
- * server need not know where the sandboxes are.
+ * The interface of a host of sandboxes. CLI, library and REST server do not know where the sandboxes are.
  *
  *     CLI, library ──► ControlPlane ◄── implemented by  control-plane.ts  (in this process)
  *                                                       src/client        (a daemon, over HTTP)
@@ -29,76 +28,75 @@ import type {
 export interface ControlPlane {
   host(): Promise<HostInfo>;
   /**
-   * Ready when the promise resolves.
+   * Resolves when the sandbox is ready.
    * @throws SandboxError `spec_invalid`, `not_found` (snapshot), `snapshot_damaged`, `start_failed`, `cancelled`
-   * @throws BusyError the queue is full, or its turn did not come in time
+   * @throws BusyError the queue is full, or the request timed out in it
    */
   create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo>;
-  /** Newest first; those that have ended are not in it. */
+  /** Newest first, without ended sandboxes unless the filter names them. */
   list(filter?: SandboxFilter): Promise<readonly SandboxInfo[]>;
   /**
-   * A sandbox by its id. One that has ended can be read for a while, with its end.
-   * @throws SandboxError `not_found`; so do all below
+   * An ended sandbox stays readable for a while, with its end.
+   * @throws SandboxError `not_found`, as all methods below
    */
   get(id: string): Promise<SandboxInfo>;
-  /** Changes what is given. */
+  /** Changes the given fields: all of them, or none. */
   update(id: string, change: SandboxChange): Promise<SandboxInfo>;
-  /** Ends it, in whatever state, and removes all of it. Resolves when nothing is left. */
+  /** Ends the sandbox, whatever its state. Resolves when everything is released. */
   remove(id: string): Promise<SandboxInfo>;
   /**
-   * `memory`: the CPUs stop. `disk`: the process ends, its memory is given back; open connections end.
-   * @throws SandboxError `not_ready`: it is paused already, or is neither running nor starting
+   * `memory`: stops the CPUs. `disk`: ends the process and frees its memory; open connections end.
+   * @throws SandboxError `not_ready`: the sandbox is neither running nor paused in memory
    */
   pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo>;
-  /** Same id, files and processes. A sandbox that runs stays as it is; two calls at once are one. */
+  /** Keeps id, files and processes. Does nothing for a running sandbox; two calls at once are one. */
   resume(id: string, signal?: AbortSignal): Promise<SandboxInfo>;
   /**
-   * Keeps a running or paused sandbox under a new id; it goes on. Open connections to it end.
+   * Saves a running or paused sandbox, which then continues. Open connections to it end.
    * @throws SandboxError `not_ready`, `name_taken`, `snapshot_failed`, `disk_full`
    */
   snapshot(id: string, options?: { readonly name?: string }): Promise<SnapshotInfo>;
-  /** Copies of a running or paused sandbox, each with an identity of its own, each with its own outcome. */
+  /** Copies a running or paused sandbox. Each copy has its own identity and its own result. */
   fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]>;
   snapshots(): Promise<readonly SnapshotInfo[]>;
-  /** @param idOrName of a snapshot. Sandboxes that started from it are not touched. */
+  /** Does not affect sandboxes that were created from the snapshot. */
   removeSnapshot(idOrName: string): Promise<void>;
   pools(): Promise<readonly PoolInfo[]>;
-  /** Of the template that `spec` names (default: the default one), which is built if need be. */
+  /** Sets the pool of the template that `spec` names (default: the default template), and builds that if missing. */
   setPool(limits: PoolLimits, spec?: Partial<TemplateSpec>): Promise<PoolInfo>;
   /**
-   * Operations of the guest. A paused sandbox is resumed first if it has `autoResume`.
+   * The guest's operations. Resumes a paused sandbox first if it has `autoResume`.
    * @throws SandboxError `not_ready`
    */
   guest(id: string): Promise<Guest>;
   /**
-   * A connection to the agent's operations port, for who speaks the guest protocol elsewhere: the
-   * guest's `OK <n>` comes first, and a request may be written at once. Half-closes go through both
-   * ways. What is said on it counts as traffic. Resumes as `guest` does.
+   * A connection to the agent's operations port, for a caller that speaks the guest protocol itself: the
+   * guest's `OK <n>` comes first, and a request may be written at once. Half-closes are forwarded both
+   * ways. Counts as traffic. Resumes as `guest` does.
    * @throws SandboxError `not_ready`
    */
   openOperation(id: string): Promise<Duplex>;
   /**
-   * A TCP connection to what listens at the sandbox's own address, by its network card. Half-closes go
-   * through both ways; it ends with the card. Resumes as `guest` does.
-   * @throws SandboxError `not_ready`, `network_unavailable`: it has no card; `port_unreachable`
+   * A TCP connection to a port of the guest, through its network card. Half-closes are forwarded both ways;
+   * the connection ends with the card. Resumes as `guest` does.
+   * @throws SandboxError `not_ready`, `network_unavailable`: no network card; `port_unreachable`
    */
   openPort(id: string, port: number, signal?: AbortSignal): Promise<Duplex>;
   channelStats(id: string): Promise<ChannelStats>;
-  /** The last requests to the model, oldest first; bounded. */
+  /** The last 256 requests to the model, oldest first. */
   usage(id: string): Promise<readonly UsageRecord[]>;
   /**
-   * Its serial console and the VMM's log, also after its end: of the newest 200, but not of those that were
-   * removed while they ran.
+   * The serial console and the VMM's log. Kept after the end for the newest 200 sandboxes, except those that
+   * were removed.
    */
   logs(id: string): Promise<SandboxLogs>;
-  /** The same and what comes, over all its VMs, up to its end or that of `signal`. */
+  /** The logs of all VMs of the sandbox, then new text until it ends or `signal` aborts. */
   followLogs(id: string, signal: AbortSignal): AsyncIterable<LogChunk>;
   /**
-   * What happens to its memory, what was done about it, and its end, which ends this too. First those that
-   * are kept (256), then each as it comes.
+   * Events of memory and disk, the actions taken, and last the end. First the 256 kept events, then new ones.
    */
   events(id: string, options?: EventsOptions): AsyncIterable<TimedEvent>;
-  /** Calls `listener` at each change of a sandbox's state. Returns how to stop. */
+  /** Calls `listener` at each change of a sandbox. Returns the function that stops it. */
   onChange(listener: (info: SandboxInfo) => void): () => void;
 }
 
@@ -111,9 +109,9 @@ export interface LogChunk {
 }
 
 export interface EventsOptions {
-  /** Number of the last event that is known; default 0: all that are kept. */
+  /** Sequence number of the last known event. Default 0: all kept events. */
   readonly after?: number | undefined;
-  /** False: only those that there are now. Default true. */
+  /** False: only the kept events. Default true. */
   readonly follow?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -121,7 +119,7 @@ export interface EventsOptions {
 export type SandboxStatus =
   | 'starting'
   | 'running'
-  /** Its state is being saved; it goes on, or is paused, afterwards. */
+  /** The state is being saved; `running` or `paused` follows. */
   | 'saving'
   | 'paused'
   | 'resuming'
@@ -138,26 +136,26 @@ export type MemoryAction =
   | `https://${string}`;
 
 export interface CreateRequest extends SandboxOptions {
-  /** Id or name of a snapshot to go on from; CPUs, memory, disk and warm list are then the snapshot's. */
+  /** Id or name of a snapshot to start from; CPUs, memory, disk and warm list are then the snapshot's. */
   readonly snapshot?: string | undefined;
-  /** Free pairs for who made it; keys ≤ 64, values ≤ 1024 characters, 32 pairs. */
+  /** Free pairs of the owner; keys ≤ 64, values ≤ 1024 characters, 32 pairs. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
-  /** What happens when `timeoutMs` is over. Default `kill`. */
+  /** The action at the timeout. Default `kill`. */
   readonly onTimeout?: 'kill' | 'pause' | undefined;
-  /** Paused to disk after this long without an open operation, a model request or traffic. Default: never. */
+  /** Pause to disk after this time without an open operation, a model request or traffic. Default: never. */
   readonly idleTimeoutMs?: number | null | undefined;
-  /** An operation on it while it is paused resumes it. Default: true. */
+  /** An operation resumes the paused sandbox. Default: true. */
   readonly autoResume?: boolean | undefined;
-  /** What is done when it is near its limit of memory; at its maximum, if it has one. Default `warn`. */
+  /** The action close to OOM, at the memory maximum if there is one. Default `warn`. */
   readonly onMemoryPressure?: MemoryAction | undefined;
-  /** Boot, even where a template or a pool would start faster. */
+  /** Boot, even if a template or pool would be faster. */
   readonly boot?: boolean | undefined;
-  /** How long the request may wait for its turn. Default 60 s. */
+  /** Time limit in the start queue. Default 60 s. */
   readonly queueTimeoutMs?: number | undefined;
 }
 
 export interface SandboxChange {
-  /** Counts from now; null: no limit. */
+  /** Restarts the timeout now; null: none. */
   readonly timeoutMs?: number | null | undefined;
   readonly onTimeout?: 'kill' | 'pause' | undefined;
   readonly idleTimeoutMs?: number | null | undefined;
@@ -165,29 +163,29 @@ export interface SandboxChange {
   readonly metadata?: Readonly<Record<string, string>> | undefined;
   readonly onMemoryPressure?: MemoryAction | undefined;
   /**
-   * Of one that has a maximum: what its guest is to have from now on, MiB. Less only as far as its programs leave
-   * it free. Resumes as `guest` does.
+   * New memory size, MiB, up to the maximum. Shrinks only by what the programs leave free. Resumes as `guest`
+   * does.
    */
   readonly memoryMib?: number | undefined;
-  /** Replaces all of them: a direction that is not named has no limit then. Resumes as `guest` does. */
+  /** Replaces all limits; an absent direction is unlimited. Resumes as `guest` does. */
   readonly channelLimits?: ChannelLimits | undefined;
-  /** The same of its disks: replaces all of them; what is not named has no limit then. */
+  /** Replaces all limits; an absent one is unlimited. Resumes as `guest` does. */
   readonly diskLimits?: DiskLimits | undefined;
   /**
-   * Holds at once; what it forbids is closed. A network card is plugged or unplugged where need be; null:
-   * none. Resumes as `guest` does.
+   * Effective at once; closes connections that are now forbidden. Plugs or unplugs the network card as needed;
+   * null: no card. Resumes as `guest` does.
    */
   readonly network?: NetworkOptions | null | undefined;
   /**
-   * Replaces all of them; one of the same name keeps its placeholder. Resumes as `guest` does, but what is
-   * paused on the disk stays there, so that it can be given them before.
+   * Replaces all secrets; one of the same name keeps its placeholder. Resumes as `guest` does, but a sandbox
+   * that is paused to disk stays there: it may need the values to be resumed.
    */
   readonly secrets?: readonly SecretOptions[] | undefined;
 }
 
 export interface SandboxFilter {
   readonly status?: readonly SandboxStatus[] | undefined;
-  /** All pairs must be there. */
+  /** All pairs must match. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
 }
 
@@ -195,48 +193,47 @@ export interface SandboxInfo {
   /** `[a-z0-9]{20}`. */
   readonly id: string;
   readonly status: SandboxStatus;
-  /** Where its memory is while it is paused. */
+  /** Where the memory of a paused sandbox is. */
   readonly pausedTo: 'memory' | 'disk' | null;
   readonly cpus: number;
-  /** What its guest has now. */
+  /** Current size. */
   readonly memoryMib: number;
-  /** What it can be given while it runs; null: its memory stays as it is. */
+  /** The most it can grow to; null: the size is fixed. */
   readonly memoryMaxMib: number | null;
   readonly diskMib: number;
   readonly metadata: Readonly<Record<string, string>>;
-  /** How it came to be. */
   readonly origin: 'pool' | 'clone' | 'boot' | 'snapshot' | 'fork';
-  /** Id of the snapshot that it goes on from. */
+  /** Id of the snapshot that it started from. */
   readonly snapshot: string | null;
   /** The sandbox that it is a fork of. */
   readonly parent: string | null;
   readonly accelerator: string;
   readonly createdAtMs: number;
-  /** When its `timeoutMs` is over; null: no limit, or it is paused. */
+  /** When the timeout ends; null: none, or the sandbox is paused. */
   readonly endsAtMs: number | null;
   readonly onTimeout: 'kill' | 'pause';
   readonly idleTimeoutMs: number | null;
   readonly autoResume: boolean;
   readonly onMemoryPressure: MemoryAction;
-  /** How fast it may use its disks; what is not named has no limit. */
+  /** An absent limit means unlimited. */
   readonly diskLimits: DiskLimits;
-  /** What it may connect to; null: it has no network. */
+  /** Null: no network. */
   readonly network: NetworkInfo | null;
   /** Without values. */
   readonly secrets: readonly SecretInfo[];
-  /** Of its last start; null while it starts for the first time, and for one out of the pool. */
+  /** Of the last start; null during the first start, and for a member of a pool. */
   readonly timings: StartTimings | null;
-  /** Asked for until ready, queue included; null while it starts. */
+  /** From the request until ready, queue included; null during the start. */
   readonly readyMs: number | null;
-  /** Why it ended; null while it has not. */
+  /** Null: not ended. */
   readonly end: EndInfo | null;
 }
 
 export interface NetworkInfo extends EgressText {
   readonly limits: NetworkLimits;
-  /** What its gateway let through and refused; null while it has no network card. */
+  /** Requests that the gateway allowed and refused; null: no network card now. */
   readonly gatewayUse: GatewayUse | null;
-  /** IPv4, of its network card; null while it has none: it is paused on the disk, or has ended. */
+  /** IPv4 address of the network card; null: no card now, since the sandbox is paused to disk or ended. */
   readonly address: string | null;
 }
 
@@ -255,37 +252,37 @@ export interface SnapshotInfo {
   /** `[a-z0-9]{20}`. */
   readonly id: string;
   readonly name: string | null;
-  /** The sandbox that it was taken of. */
+  /** Id of its sandbox. */
   readonly sandbox: string;
   readonly cpus: number;
   readonly memoryMib: number;
   readonly diskMib: number;
   readonly createdAtMs: number;
-  /** On the disk. */
+  /** Size on disk. */
   readonly bytes: number;
-  /** False: it is of another kernel, image, VMM or processor, and can't be started here now. */
+  /** False: it needs another kernel, image, VMM or processor, and can't start here. */
   readonly current: boolean;
 }
 
 export interface PoolLimits {
-  /** Members that wait, whatever the demand. */
+  /** Minimum of idle members. */
   readonly min: number;
-  /** The most that ever wait. */
+  /** Maximum of idle members. */
   readonly max: number;
 }
 
 export interface PoolInfo extends PoolLimits {
   readonly template: string;
   readonly spec: TemplateSpec;
-  /** Between min and max, by demand. */
+  /** The wanted number of idle members, between min and max by demand. */
   readonly target: number;
   readonly ready: number;
   readonly starting: number;
-  /** Requests that found a member, since the start. */
+  /** Requests that got a member, since the start. */
   readonly hits: number;
-  /** Requests that found none and were cloned. */
+  /** Requests that found none and started a clone. */
   readonly misses: number;
-  /** Members that died or were unwell, and were not handed out. */
+  /** Members that died or failed a check, and were not handed out. */
   readonly discarded: number;
 }
 
@@ -294,13 +291,13 @@ export interface HostInfo {
   /** e.g. `QEMU 7.2.22 (software emulation)`. */
   readonly vmm: string;
   readonly accelerator: string;
-  /** The model server, for people. */
+  /** The model server, as text. */
   readonly upstream: string;
-  /** Names that it offers now; null when it does not say. */
+  /** Models that it offers now; null: it does not say. */
   readonly models: readonly string[] | null;
   readonly sandboxes: number;
   readonly paused: number;
-  /** Requests that wait for their turn. */
+  /** Requests in the start queue. */
   readonly queued: number;
   readonly memoryAvailableMib: number;
   readonly startedAtMs: number;

@@ -1,6 +1,6 @@
 /**
- * Why a sandbox ended, with what speaks for it. The cause is what was seen, never a guess: a VMM that got
- * SIGKILL from somebody else is `vmm-killed`, and `host-oom` only where the host's kernel says so.
+ * Why a sandbox ended, with the evidence. The cause is what was observed, never a guess: a VMM that got SIGKILL
+ * from another process is `vmm-killed`, and `host-oom` only if the host's kernel reports it.
  */
 import type { VmExit } from '../vmm/driver.ts';
 import type { OomMark, PressureMark } from './memory-events.ts';
@@ -8,33 +8,33 @@ import type { OomMark, PressureMark } from './memory-events.ts';
 export const END_CAUSES = [
   /** Removed by its owner, or its host was shut down. */
   'stopped',
-  /** Its time was up. */
+  /** The sandbox reached its time limit. */
   'timeout',
   /** The guest powered off or rebooted. */
   'guest-shutdown',
-  /** The guest's kernel gave up. */
+  /** The guest's kernel panicked. */
   'guest-panic',
-  /** The guest's kernel gave up for want of memory. (A program that is killed for that ends alone.) */
+  /** The guest's kernel panicked out of memory. (An OOM kill of a program does not end the sandbox.) */
   'guest-oom',
-  /** The host's kernel killed the VMM for want of memory, of the host or of the VMM's limit. */
+  /** The host's OOM killer killed the VMM: the host, or the VMM's limit, was out of memory. */
   'host-oom',
-  /** Somebody else ended the VMM. */
+  /** Another process ended the VMM. */
   'vmm-killed',
-  /** The VMM made a system call that its filter refuses, and ended by it: it has been taken over, or the filter lacks a call. */
+  /** The VMM's filter refused a system call: the VMM was taken over, or the filter lacks a call. */
   'seccomp-violation',
-  /** The VMM ended by a fault of its own. */
+  /** The VMM crashed. */
   'vmm-crashed',
   /** The agent ended, or its link broke, while the VM ran. */
   'agent-lost',
-  /** The host had no room for what its guest wrote; only of `run`, elsewhere it is paused. */
+  /** The host's file system was full. Only for `run`; elsewhere the sandbox is paused. */
   'host-disk-full',
-  /** The process that held it was killed; told by the next one. */
+  /** The process that held the sandbox was killed; the next process reports it. */
   'host-lost',
-  /** It never became ready. */
+  /** The sandbox never became ready. */
   'start-failed',
 ] as const;
 
-/** `saved` is no end for its owner: it goes on in another VM. */
+/** Excludes `saved`: a saved sandbox continues in another VM. */
 export type EndCause = (typeof END_CAUSES)[number];
 
 /** System calls that the VMM's filter refused or logged: how many, and the last one. */
@@ -54,12 +54,12 @@ export interface ViolationMark {
 }
 
 export interface EndEvidence {
-  /** Of the VMM; null: a signal ended it, it had none, or it is not known. */
+  /** Exit status of the VMM; null: ended by a signal, no VMM, or unknown. */
   readonly exitStatus: number | null;
   readonly signal: string | null;
   readonly lastPressure: PressureMark | null;
   readonly lastOom: OomMark | null;
-  /** Of the system calls that the VMM's filter refused or logged; null: none that is known. */
+  /** Null: no refused or logged system call is known. */
   readonly lastViolation: ViolationMark | null;
 }
 
@@ -76,7 +76,7 @@ export interface SandboxEnd {
   readonly vmmLog: string;
 }
 
-/** What is told of an end wherever a sandbox is described; console and log are asked for. */
+/** The public part of an end; console and log have their own request. */
 export interface EndInfo {
   readonly cause: EndCause;
   readonly detail: string;
@@ -85,40 +85,51 @@ export interface EndInfo {
 }
 
 export interface SandboxLogs {
-  /** What its guest wrote to the serial console: the last 64 KiB. */
+  /** The last 64 KiB of the serial console. */
   readonly console: string;
-  /** What the VMM wrote: the last lines. */
+  /** The last lines of the VMM's log. */
   readonly vmm: string;
 }
 
 export const NO_EVIDENCE: EndEvidence = {
-  ...{ exitStatus: null, signal: null, lastPressure: null, lastOom: null, lastViolation: null },
+  exitStatus: null,
+  signal: null,
+  lastPressure: null,
+  lastOom: null,
+  lastViolation: null,
 };
 
 const FAILURES: ReadonlySet<string> = new Set<EndCause>([
-  ...(['start-failed', 'agent-lost', 'guest-panic', 'guest-oom'] as const),
-  ...(['vmm-crashed', 'vmm-killed', 'host-oom', 'host-disk-full', 'seccomp-violation'] as const),
+  'start-failed',
+  'agent-lost',
+  'guest-panic',
+  'guest-oom',
+  'vmm-crashed',
+  'vmm-killed',
+  'host-oom',
+  'host-disk-full',
+  'seccomp-violation',
 ]);
 
-/** Not as its owner or its guest wanted. */
+/** False: the owner or the guest wanted the end. */
 export function isFailure(cause: SandboxEnd['cause']): boolean {
   return FAILURES.has(cause);
 }
 
-/** One that had no VM of its own at its end. */
+/** The end of a sandbox without a VM. */
 export function endWithoutVm(cause: EndCause, detail: string, wallMs: number): SandboxEnd {
   const atMs = Math.floor(wallMs);
   return { cause, detail, atMs, evidence: NO_EVIDENCE, console: '', vmmLog: '' };
 }
 
 export function endInfo({ cause, detail, atMs, evidence }: SandboxEnd): EndInfo {
-  // Nobody has seen a sandbox that ended as `saved`: it is paused.
+  // A `saved` end never becomes public: the sandbox is paused.
   return { cause: cause === 'saved' ? 'stopped' : cause, detail, atMs, evidence };
 }
 
 /**
- * @param serial the tail of its console: what the guest says of itself
- * @param hostOomKills what the host's kernel says of the VMM
+ * @param serial the tail of the console: what the guest itself reports
+ * @param hostOomKills as the host's kernel reports
  */
 export function causeOfExit(
   exit: VmExit,
@@ -126,7 +137,7 @@ export function causeOfExit(
   hostOomKills: number,
 ): Pick<SandboxEnd, 'cause' | 'detail'> {
   if (exit.cause === 'guest-shutdown') {
-    // Both reset the machine; one that powered off in order has survived what it has written before.
+    // A panic resets the machine too. After an orderly power-off, an earlier panic in the console is irrelevant.
     const isReset = exit.detail !== 'guest-shutdown';
     const panic = isReset ? panicOf(serial) : null;
     if (panic !== null) {
@@ -138,32 +149,32 @@ export function causeOfExit(
   }
   const { exitCode, signal } = exit;
   if (hostOomKills > 0 && signal === 'SIGKILL') {
-    return { cause: 'host-oom', detail: 'the host’s kernel killed the VMM for want of memory' };
+    return { cause: 'host-oom', detail: 'the host’s OOM killer killed the VMM' };
   }
   if (signal === 'SIGSYS' || exit.refusedSyscall !== undefined) {
     const which = exit.refusedSyscall === undefined ? '' : ` ${exit.refusedSyscall}`;
     return {
       cause: 'seccomp-violation',
-      detail: `its filter refused the VMM’s system call${which} and ended it`,
+      detail: `the VMM’s filter refused system call${which} and ended the VMM`,
     };
   }
-  if (signal === 'SIGKILL') return { cause: 'vmm-killed', detail: 'it got SIGKILL, not from us' };
-  // QEMU takes SIGTERM, SIGINT and SIGHUP, says so and from whom, and ends with status 0.
-  const told = TERMINATED.exec(exit.detail)?.[0];
-  if (told !== undefined) return { cause: 'vmm-killed', detail: told };
+  if (signal === 'SIGKILL') return { cause: 'vmm-killed', detail: 'another process sent SIGKILL' };
+  // On SIGTERM, SIGINT and SIGHUP QEMU logs the signal and its sender, and exits with status 0.
+  const terminated = TERMINATED.exec(exit.detail)?.[0];
+  if (terminated !== undefined) return { cause: 'vmm-killed', detail: terminated };
   const how = signal === null ? `it ended with status ${exitCode}` : `it got ${signal}`;
   return { cause: 'vmm-crashed', detail: exit.detail === '' ? how : `${how}: ${exit.detail}` };
 }
 
 const TERMINATED = /terminating on signal \d+( from pid \d+)?/;
-/** `guest/init.c` says so before it resets the machine. */
+/** Written by `guest/init.c` before it resets the machine. */
 const AGENT_ENDED = /neurovisor-init: (the agent (?:was ended by signal|ended with status) \d+)/;
 const LAST_CHARACTERS = 512;
 const PANIC = 'Kernel panic - not syncing: ';
 const PANIC_CHARACTERS_MAX = 200;
 const OUT_OF_MEMORY = /out of memory|deadlocked on memory/i;
 
-/** The reason of the last panic; null: there is none. */
+/** The reason of the last panic; null: no panic. */
 function panicOf(serial: string): string | null {
   const at = serial.lastIndexOf(PANIC);
   if (at < 0) return null;

@@ -14,27 +14,27 @@ export type SandboxErrorCode =
   | 'not_found'
   /** Another snapshot has this name. */
   | 'name_taken'
-  /** The snapshot is of another kernel, image, VMM or processor; it can't be used here. */
+  /** The snapshot needs another kernel, image, VMM or processor. */
   | 'snapshot_foreign'
-  /** The sandbox could not be saved; the message says whether it goes on. */
+  /** The sandbox could not be saved; it continues to run. */
   | 'snapshot_failed'
-  /** No space for what was to be kept; nothing of it was, and a sandbox that ran goes on. */
+  /** No space on disk; nothing was written, and a running sandbox continues. */
   | 'disk_full'
-  /** A file of the snapshot is missing or not as it was written; it is not loaded. */
+  /** A file of the snapshot is missing or altered. */
   | 'snapshot_damaged'
   /** A paused sandbox needs the snapshot. */
   | 'in_use'
-  /** What is kept on the disk can't be read or written; the message says why. */
+  /** The store can't be read or written; the message says why. */
   | 'store_failed'
-  /** Too much is going on; the error says when to try again. */
+  /** Too many requests; the error says when to try again. */
   | 'busy'
-  /** It can't be given so much memory, or can't give it back; the message says why. It goes on as it is. */
+  /** The memory size can't change; the message says why. The sandbox keeps its size. */
   | 'memory_unavailable'
-  /** This host can't give it a network; the message says why. */
+  /** This host can't provide a network; the message says why. */
   | 'network_unavailable'
-  /** Nothing in the sandbox takes the connection to its card; the message says why. */
+  /** Nothing in the sandbox accepts the connection; the message says why. */
   | 'port_unreachable'
-  /** The values of its secrets are not known here any more; they have to be given again. */
+  /** The values of the secrets are no longer known here; set them again. */
   | 'secrets_missing'
   /** A template could not be built; sandboxes still boot. */
   | 'template_failed'
@@ -43,7 +43,7 @@ export type SandboxErrorCode =
 
 export class SandboxError extends CodedError<SandboxErrorCode> {}
 
-/** Of the store's own errors, those that are told as they are; any other is `store_failed`. */
+/** Store errors that keep their meaning; any other becomes `store_failed`. */
 const STORE_CODES: Partial<Record<StoreErrorCode, SandboxErrorCode>> = {
   not_found: 'not_found',
   name_taken: 'name_taken',
@@ -53,14 +53,14 @@ const STORE_CODES: Partial<Record<StoreErrorCode, SandboxErrorCode>> = {
   store_closed: 'cancelled',
 };
 
-/** An error of the store as one of a sandbox; anything else as it is. This folder knows the store's types only. */
+/** A store error as a SandboxError; anything else as it is. This folder imports only types of the store. */
 export function fromStore(error: unknown): unknown {
   if (!(error instanceof CodedError) || error.name !== 'StoreError') return error;
   const code = STORE_CODES[error.code as StoreErrorCode] ?? 'store_failed';
   return new SandboxError(code, error.message, { cause: error.cause, remedy: remedyOf(error) });
 }
 
-/** Waits for work that may use the store. @throws what that throws, as this folder's own */
+/** Awaits work that may use the store. @throws SandboxError in place of a store error */
 export async function translateStoreErrors<T>(work: Promise<T>): Promise<T> {
   try {
     return await work;
@@ -69,16 +69,16 @@ export async function translateStoreErrors<T>(work: Promise<T>): Promise<T> {
   }
 }
 
-/** @returns of the code `disk_full` if that is why */
+/** Has the code `disk_full` if that is the cause. */
 export function saveFailure(cause: unknown): SandboxError {
   const code = errorCode(cause) === 'disk_full' ? 'disk_full' : 'snapshot_failed';
-  const message = 'the sandbox could not be saved; it goes on';
+  const message = 'the sandbox could not be saved; it continues to run';
   return new SandboxError(code, message, { cause, remedy: remedyOf(cause) });
 }
 
-/** Nothing was started. */
+/** Refused without starting anything. */
 export class BusyError extends SandboxError {
-  /** When a next try is likely to succeed, milliseconds from now. */
+  /** Delay after which a retry is likely to succeed, milliseconds. */
   readonly retryAfterMs: number;
 
   constructor(message: string, retryAfterMs: number, options: { cause?: unknown } = {}) {
@@ -92,7 +92,7 @@ export function goneWhileSaving(cause: unknown): SandboxError {
   return new SandboxError('gone', 'the sandbox ended while it was being saved', { cause });
 }
 
-/** Nothing that is started in another way would have a network, or its secrets, either. */
+/** Another way to start the sandbox would fail for the same reason. */
 export function isWithoutNetwork(error: unknown): error is SandboxError {
   return error instanceof SandboxError && WITHOUT_NETWORK.has(error.code);
 }
@@ -104,7 +104,7 @@ const WITHOUT_NETWORK: ReadonlySet<SandboxErrorCode> = new Set([
 
 const CONSOLE_LINES_IN_ERROR = 12;
 
-/** With the last lines of the guest's console, which often tell why. */
+/** Includes the last lines of the guest's console, which often show the cause. */
 export function startFailure(error: unknown, consoleTail: string): SandboxError {
   if (isWithoutNetwork(error)) return error;
   const lastLines = consoleTail.trimEnd().split('\n').slice(-CONSOLE_LINES_IN_ERROR).join('\n');
@@ -115,7 +115,7 @@ export function startFailure(error: unknown, consoleTail: string): SandboxError 
   });
 }
 
-/** @param what can't be done to it as it is now, e.g. `paused` */
+/** @param what the refused change, e.g. `paused` */
 export function refusal(id: string, status: string, what: string, remedy?: string): SandboxError {
   const code = status === 'ending' || status === 'ended' ? 'gone' : 'not_ready';
   const text = `sandbox ${id} can't be ${what}: it is ${status}`;

@@ -1,6 +1,5 @@
 /**
- * What the supervisor needs of the mechanisms, and what it tells (types only). The composition root makes
- * the parts; tests make others.
+ * What the supervisor needs of the mechanisms (types only). The composition root makes the parts; tests make fakes.
  */
 
 import type { Duplex } from 'node:stream';
@@ -23,25 +22,25 @@ export interface Workspace {
   readonly dir: string;
   readonly channelPath: string;
   readonly overlayPath: string;
-  /** Writes down the VMM's pid, so that the next start can end it if this process is killed. */
+  /** Records the VMM's pid, so that the next start can end the VMM if this process is killed. */
   recordVmm(pid: number): Promise<void>;
   remove(): Promise<void>;
 }
 
-/** RAM of a guest, without a name. */
+/** Anonymous RAM of a guest. */
 export interface GuestMemory {
-  /** Of a memfd that can't shrink. */
+  /** A memfd that can't shrink. */
   readonly fd: number;
-  /** Opens it, in this process. */
+  /** Opens the memory within this process. */
   readonly path: string;
-  /** Idempotent. What else has it open keeps it. */
+  /** Idempotent. Other open descriptors keep the memory. */
   close(): void;
 }
 
 export interface InferencePort {
-  /** For requests that come from now on. */
+  /** For new requests. */
   setModels(models: ModelPolicy): void;
-  /** Requests that are being answered. */
+  /** Number of requests under way. */
   inFlight(): number;
   close(): Promise<void>;
 }
@@ -52,13 +51,13 @@ export interface CardLease
     NetworkLease,
     'tapFd' | 'guest' | 'confirmHandover' | 'lend' | 'traffic' | 'gatewayUse' | 'release'
   > {
-  /** To what listens at the guest's address. @throws SandboxError `port_unreachable` */
+  /** Connects to a port at the guest's address. @throws SandboxError `port_unreachable` */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   /** @throws SandboxError `network_unavailable` */
   setPolicy(policy: EgressPolicy, limits: NetworkLimits): Promise<void>;
-  /** For connections from now on. @throws SandboxError `secrets_missing`, `network_unavailable` */
+  /** For new connections. @throws SandboxError `secrets_missing`, `network_unavailable` */
   setSecrets(secrets: readonly SandboxSecret[]): Promise<void>;
-  /** Undefined: it never had secrets. */
+  /** Undefined: the sandbox never had secrets. */
   readonly trust: GuestTrust | undefined;
 }
 
@@ -71,16 +70,16 @@ export interface HostViolations {
   settle(exit: VmExit | undefined): Promise<ViolationMark | null>;
 }
 
-/** What a guest must trust in for its secrets to be put in. */
+/** The certificate authority that a guest must trust, so that the gateway can insert secrets. */
 export interface GuestTrust {
   readonly authority: CertificateAuthority;
-  /** Its root, PEM. */
+  /** The root certificate, PEM. */
   readonly certificate: string;
 }
 
 export type LeaseSecrets = Pick<SandboxSpec, 'secrets' | 'authority'>;
 
-/** What a clone goes on from instead of booting. */
+/** What a clone starts from instead of booting. */
 export interface CloneSource {
   readonly snapshot: VmSnapshot;
   /** Into memory of the same size. */
@@ -89,9 +88,9 @@ export interface CloneSource {
   copyDisk(targetPath: string): Promise<void>;
 }
 
-/** Where a VM is saved to. Called while it stands still. */
+/** Where a VM is saved to. Called while the VM is stopped. */
 export interface SaveTarget {
-  /** Of a new file. */
+  /** Path of a new file. */
   readonly statePath: string;
   keepMemory(fromPath: string): Promise<void>;
   keepDisk(fromPath: string): Promise<void>;
@@ -114,9 +113,9 @@ export interface SandboxParts {
   leaseNetwork?(sandboxId: string, network: NetworkSpec, secrets: LeaseSecrets): Promise<CardLease>;
   /** Absent: the sandbox boots. */
   readonly template?: CloneSource;
-  /** Absent, or null: nobody watches what the host's kernel does to the VMM, and what that does. */
+  /** Absent, or null: the host's view of the VMM is not watched. */
   hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;
-  /** Absent, or null: nobody hears of system calls that the VMM's filter refused. */
+  /** Absent, or null: refused system calls are not recorded. */
   hostViolations?(vmmPid: number): HostViolations | null;
   readonly clock: Clock;
   readonly log: Log;
@@ -127,14 +126,14 @@ export interface SandboxParts {
 /** Durations in milliseconds, in the order in which the phases ran. */
 export interface StartTimings {
   readonly origin: 'boot' | 'clone';
-  /** Directory, disk, sockets; of a clone also the copy of its RAM. */
+  /** Directory, disk, sockets; for a clone also the copy of its RAM. */
   readonly prepareMs: number;
-  /** VMM process spawned until guest code runs; of a clone with its state loaded. */
+  /** From the spawn of the VMM until guest code runs; for a clone with its state loaded. */
   readonly vmmMs: number;
-  /** Guest code runs until PID 1 (guest clock); 0 in a clone and where the guest can't tell. */
+  /** From guest code to PID 1 (guest clock); 0 for a clone, and if unknown. */
   readonly kernelMs: number;
-  /** PID 1 (in a clone: guest code runs) until the agent is confirmed. */
+  /** From PID 1 (for a clone: from guest code) until the agent is confirmed. */
   readonly agentMs: number;
-  /** `start` called until ready. */
+  /** From the call of `start` until ready. */
   readonly totalMs: number;
 }

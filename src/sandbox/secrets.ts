@@ -1,15 +1,15 @@
 /**
- * Secrets of a sandbox, as they are asked for and as they are told. Their values are in memory only: what is
- * written down of a sandbox has names, hosts and placeholders (`docs/decisions/0011-secrets.md`).
+ * Secrets of a sandbox. Their values stay in memory: on disk there are only names, hosts and placeholders
+ * (`docs/decisions/0011-secrets.md`).
  */
 import { newPlaceholder, SecretValue } from '../base/secret-value.ts';
 import { SandboxError } from './errors.ts';
 import { LIMITS, RANGES } from './limits.ts';
 
 export interface SecretOptions {
-  /** Of the guest's variable, in which its placeholder is. */
+  /** Name of the guest's variable that holds the placeholder. */
   readonly name: string;
-  /** Host names; HTTPS at their port 443. */
+  /** Host names, reached by HTTPS on port 443. */
   readonly hosts: readonly string[];
   /** 16 to 4096 visible ASCII characters. */
   readonly value: string;
@@ -18,28 +18,28 @@ export interface SecretOptions {
 export interface SandboxSecret {
   readonly name: string;
   readonly hosts: readonly string[];
-  /** What the guest has instead. Stays the same while programs may hold it: over changes of the value, pauses, forks. */
+  /** What the guest has instead of the value. Survives changes of the value, pauses and forks: programs may hold it. */
   readonly placeholder: string;
-  /** Null: this process was never told, for another one has held the sandbox. */
+  /** Null: unknown here, because another process held the sandbox. */
   readonly value: SecretValue | null;
 }
 
-/** What may be known of it. */
+/** The public view of a secret. */
 export interface SecretInfo {
   readonly name: string;
   readonly hosts: readonly string[];
-  /** False: its value has to be given again, for the process that had it has ended. */
+  /** False: set the value again; the process that had it has ended. */
   readonly held: boolean;
 }
 
 const NAME = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;
 const HOST = /^(?=.{1,253}$)(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}$/;
-/** Such a name could be read as an address. */
+/** A name that could be read as an address. */
 const ADDRESS = /\.(?:\d+|0x[0-9a-f]*)$/;
 
 /**
- * @param before those that the sandbox has: of the same name, the placeholder stays
- * @throws SandboxError `spec_invalid`, which never says a value
+ * @param before the current secrets; one of the same name keeps its placeholder
+ * @throws SandboxError `spec_invalid`, never containing a value
  */
 export function makeSecrets(
   options: readonly SecretOptions[],
@@ -50,7 +50,7 @@ export function makeSecrets(
   const names = new Set(options.map(({ name }) => name));
   check(names.size === options.length, 'secrets', 'two have the same name');
   return options.map(({ name, hosts, value }) => {
-    check(NAME.test(name), 'secrets', `"${name.slice(0, 128)}" is no variable name`);
+    check(NAME.test(name), 'secrets', `"${name.slice(0, 128)}" is not a variable name`);
     checkValue(name, value);
     const known = before.find((one) => one.name === name);
     return {
@@ -62,7 +62,7 @@ export function makeSecrets(
   });
 }
 
-/** What is read from the disk, with the values that this process has. */
+/** Secrets that were read from disk, with the values that this process has. */
 export function withValues(
   stored: readonly SandboxSecret[],
   known: readonly SandboxSecret[],
@@ -73,14 +73,14 @@ export function withValues(
   });
 }
 
-/** @throws SandboxError `secrets_missing`: the placeholders would go out as they are */
+/** @throws SandboxError `secrets_missing`: without values the placeholders would be sent */
 export function requireValues(id: string, secrets: readonly SandboxSecret[]): void {
   const missing = secrets.filter(({ value }) => value === null).map(({ name }) => name);
   if (missing.length === 0) return;
   const [first = ''] = missing;
-  const text = `sandbox ${id} has secrets whose values ended with the process that held them: ${missing.join(', ')}`;
+  const text = `sandbox ${id} has secrets whose values are lost with the process that held them: ${missing.join(', ')}`;
   throw new SandboxError('secrets_missing', text, {
-    remedy: `Give them again: neurovisor update ${id} --secret ${first}@HOST, for all of them at once.`,
+    remedy: `set all of them again: neurovisor update ${id} --secret ${first}@HOST`,
   });
 }
 
@@ -97,16 +97,16 @@ export function placeholdersOf(
 
 function makeHosts(name: string, hosts: readonly string[]): readonly string[] {
   const { secretHostsMax: hostsMax } = LIMITS;
-  check(hosts.length > 0 && hosts.length <= hostsMax, name, `one to ${hostsMax} hosts`);
+  check(hosts.length > 0 && hosts.length <= hostsMax, name, `1 to ${hostsMax} hosts`);
   return [...new Set(hosts.map((host) => makeHost(name, host)))];
 }
 
-/** One destination is the point of it, so no pattern; and HTTPS, so no other port. */
+/** No pattern: a secret is for one destination. No port: it goes over HTTPS only. */
 function makeHost(name: string, text: string): string {
   const host = text.toLowerCase().replace(/:443$/, '').replace(/\.$/, '');
   const isHost = HOST.test(host) && !ADDRESS.test(host);
-  check(!/:\d+$/.test(host), name, `"${shown(text)}": secrets are put in at port 443 only`);
-  check(isHost, name, `"${shown(text)}" is no host name such as api.example.com`);
+  check(!/:\d+$/.test(host), name, `"${shown(text)}": secrets are inserted on port 443 only`);
+  check(isHost, name, `"${shown(text)}" is not a host name such as api.example.com`);
   return host;
 }
 
@@ -117,9 +117,13 @@ function checkValue(name: string, value: string): void {
     name,
     `a value has ${min} to ${max} characters, this one has ${value.length}`,
   );
-  // It goes into a line of HTTP, and must be told from what else is there.
+  // The value becomes part of an HTTP header.
   const isVisible = /^[\x21-\x7e]*$/.test(value);
-  check(isVisible, name, 'a value has visible ASCII characters only, no spaces, no line ends');
+  check(
+    isVisible,
+    name,
+    'a value has visible ASCII characters only, without spaces or line breaks',
+  );
 }
 
 function shown(text: string): string {

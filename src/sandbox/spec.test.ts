@@ -70,7 +70,7 @@ describe('makeSpec', () => {
     ['an empty alias', { models: { aliases: { '': 'b' } } }, 'models'],
   ];
   it('CPUs: what the product may have, and what this host has, are two answers', () => {
-    expect(() => makeSpec({ cpus: 16 }, 2)).toThrow('16 are more than this host has, which is 2');
+    expect(() => makeSpec({ cpus: 16 }, 2)).toThrow('16 is more than the 2 of this host');
     expect(() => makeSpec({ cpus: 64 }, 2)).toThrow('64 is not a whole number from 1 to 32');
   });
 

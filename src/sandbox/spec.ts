@@ -1,4 +1,4 @@
-/** What a user asks for. Checked once here; inside, a `SandboxSpec` is never checked again. */
+/** The spec of a sandbox. Checked once, here; a `SandboxSpec` is never checked again. */
 import type { DiskLimits } from '../base/disk-limits.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import type { BytesByName, DestinationLimit } from '../net/policy/destination-budgets.ts';
@@ -20,27 +20,27 @@ export interface SandboxSpec {
   readonly id: SandboxId;
   /** Virtual CPUs. */
   readonly cpus: number;
-  /** Guest RAM, MiB; where there is a maximum, what it has now. */
+  /** Guest RAM, MiB; with a maximum, the current size. */
   readonly memoryMib: number;
-  /** What its guest can be given while it runs, MiB (`memory-size.ts`). Absent: its memory stays as it is. */
+  /** The most the guest can be given while it runs, MiB (`memory/size.ts`). Absent: the size is fixed. */
   readonly memoryMaxMib?: number;
-  /** Size of the disk that takes the guest's writes, MiB; sparse, so it costs what is written. */
+  /** Size of the writable disk, MiB; sparse, so only written blocks use space. */
   readonly diskMib: number;
-  /** Environment of every process of the user, beside the bridge's own variables. */
+  /** Environment of every process of the user, in addition to the bridge's variables. */
   readonly env: Readonly<Record<string, string>>;
-  /** The sandbox is ended after this long, milliseconds; null: no limit. */
+  /** Time limit of the sandbox, milliseconds; null: none. */
   readonly timeoutMs: number | null;
   /** Python modules that the fork server imports before the first script. */
   readonly warm: readonly string[];
   readonly channelLimits: ChannelLimits;
-  /** Its disks together; Firecracker: each of them. From when it is ready. */
+  /** For all disks together; with Firecracker for each disk. Applied once the sandbox is ready. */
   readonly diskLimits: DiskLimits;
   readonly models: ModelPolicy;
-  /** Null: no network card; the model is reached all the same. */
+  /** Null: no network card. The model needs none. */
   readonly network: NetworkSpec | null;
-  /** Their hosts are allowed beside what `network` says. */
+  /** Their hosts are allowed in addition to the policy of `network`. */
   readonly secrets: readonly SandboxSecret[];
-  /** In which its guest trusts; made with the first network that has secrets, and kept for its lives and forks. */
+  /** The guest's certificate authority, created with its first secrets; the same in all its VMs and forks. */
   readonly authority?: CertificateAuthority | undefined;
   readonly console: 'log' | 'interactive';
   readonly hostname: string;
@@ -48,32 +48,32 @@ export interface SandboxSpec {
 
 /** What a sandbox may connect to, and how much of it. */
 export interface NetworkSpec {
-  /** From the rules of the request to the rules of the packet filter this one object. */
+  /** The same object from the request's rules to the packet filter. */
   readonly policy: EgressPolicy;
   /** An absent limit means none, except for connections (2,048). */
   readonly limits: NetworkLimits;
-  /** Of `limits.bytesMax`, by network cards that the sandbox has had. Not asked for: kept here with a pause. */
+  /** Bytes of `limits.bytesMax` used by earlier network cards. Not part of a request: saved by a pause. */
   readonly bytesUsed?: number;
-  /** The same of `limits.destinations`, by their names. */
+  /** The same for `limits.destinations`, by name. */
   readonly destinationBytesUsed?: BytesByName;
 }
 
-/** Of IPv4 packets between guest and host, headers included. */
+/** Limits of IPv4 packets between guest and host, headers included. */
 export interface NetworkLimits {
-  /** Both directions together, in the sandbox's life: then its connections are reset, and no more begin. */
+  /** Both directions together, over the sandbox's life. Beyond it, connections are reset and refused. */
   readonly bytesMax?: number;
-  /** Of the guest. */
+  /** As the guest sees it. */
   readonly uploadBytesPerSecond?: number;
   readonly downloadBytesPerSecond?: number;
-  /** At one time, to the network and to the host. */
+  /** Concurrent connections, to the network and to the host. */
   readonly connectionsMax?: number;
-  /** By name, of what is said to it by TLS or HTTP at ports 443 and 80; both directions, without packet headers. */
+  /** By host name: TLS and HTTP on ports 443 and 80, both directions, without packet headers. */
   readonly destinations?: readonly DestinationLimit[];
 }
 
 /** A network as it is requested: rules as people write them (`docs/network.md`). */
 export interface NetworkOptions {
-  /** `none`: nothing. `allowlist`: what a rule allows. `open`: the internet, less what a rule denies. */
+  /** `none`: nothing. `allowlist`: only what a rule allows. `open`: the internet except what a rule denies. */
   readonly mode: EgressMode;
   readonly allow?: readonly string[] | undefined;
   readonly deny?: readonly string[] | undefined;
@@ -89,24 +89,23 @@ export interface EgressText {
 }
 
 /**
- * Reads the rules of a request. The one place where egress rules are judged.
+ * Parses the rules of a request; the only place that does.
  * @throws SandboxError `spec_invalid`, naming the rule
  */
 export type ParseEgress = (options: NetworkOptions) => EgressPolicy;
 
 export interface ModelPolicy {
-  /** Model that scripts find in `NEUROVISOR_MODEL`, allowed by being named here; null: none. */
+  /** The value of `NEUROVISOR_MODEL`; this model is always allowed. Null: not set. */
   readonly defaultModel: string | null;
-  /** Names that the guest may use; null: all of the upstream's. */
+  /** Allowed model names; null: all that the upstream offers. */
   readonly allow: readonly string[] | null;
-  /** Name that the guest asks for → name that the upstream knows. */
+  /** The guest's name of a model → the upstream's name. */
   readonly aliases: Readonly<Record<string, string>>;
 }
 
 /**
- * With the host's default where none is named: the upstream's first, but only if it is among the allowed; else
- * the first of those, so that "only these" means it.
- * @param offered the upstream's first; null: it has none
+ * Adds a default model where `models` has none: the upstream's first, or the first allowed one if that is not allowed.
+ * @param offered the upstream's first model; null: it has none
  */
 export function withDefaultModel(
   models: Partial<ModelPolicy> | undefined,
@@ -118,16 +117,16 @@ export function withDefaultModel(
   return { defaultModel, ...models };
 }
 
-/** What is asked for in another form, or not at all. */
-type NotGiven = 'id' | 'hostname' | 'models' | 'network' | 'secrets' | 'authority';
+/** Fields that a request has in another form, or not at all. */
+type Derived = 'id' | 'hostname' | 'models' | 'network' | 'secrets' | 'authority';
 
 export type SandboxOptions = {
-  readonly [K in Exclude<keyof SandboxSpec, NotGiven>]?: SandboxSpec[K] | undefined;
+  readonly [K in Exclude<keyof SandboxSpec, Derived>]?: SandboxSpec[K] | undefined;
 } & {
   readonly models?: Partial<ModelPolicy> | undefined;
   /** Default: null. */
   readonly network?: NetworkOptions | null | undefined;
-  /** Where there are some, the default of `network` is a list of nothing else than their hosts. */
+  /** With secrets, `network` defaults to an allowlist of only their hosts. */
   readonly secrets?: readonly SecretOptions[] | undefined;
 };
 
@@ -158,7 +157,7 @@ export function makeSpec(
   checkEnv(env, secrets);
   const warm = options.warm ?? [];
   check(warm.length <= LIMITS.warmModulesMax, 'warm', `at most ${LIMITS.warmModulesMax} modules`);
-  for (const name of warm) check(MODULE_NAME.test(name), 'warm', `"${name}" is no module name`);
+  for (const name of warm) check(MODULE_NAME.test(name), 'warm', `"${name}" is not a module name`);
   const models: ModelPolicy = {
     defaultModel: options.models?.defaultModel ?? null,
     allow: options.models?.allow ?? null,
@@ -238,7 +237,11 @@ function destinationLimits(limits: readonly DestinationLimit[]): DestinationLimi
   check(limits.length <= most, field, `at most ${most}`);
   const made = limits.map(({ name: text, bytesMax }) => {
     const name = text.toLowerCase().replace(/\.$/, '');
-    check(DESTINATION.test(name), field, `"${text.slice(0, 80)}" is no host name, nor *. and one`);
+    check(
+      DESTINATION.test(name),
+      field,
+      `"${text.slice(0, 80)}" is not a host name or *.host name`,
+    );
     return { name, bytesMax: inRange(`${field} ${name}`, bytesMax, RANGES.networkBytes) };
   });
   const isTwice = new Set(made.map(({ name }) => name)).size < made.length;
@@ -256,7 +259,7 @@ export function checkDiskLimits(limits: DiskLimits): DiskLimits {
   return inRanges('diskLimits', limits, DISK_RANGES);
 }
 
-/** Secrets need a network; what it lets through beside their hosts is nothing. */
+/** Secrets need a network: by default one that allows only their hosts. */
 function networkWith(
   secrets: readonly SandboxSecret[],
   network: NetworkSpec | null,
@@ -272,7 +275,7 @@ export function withSecrets(spec: SandboxSpec, options: readonly SecretOptions[]
   return { ...spec, secrets, network: networkWith(secrets, spec.network) };
 }
 
-/** What is told of it as it is. */
+/** The fields that are public as they are. */
 export function specInfo(
   spec: Pick<
     SandboxSpec,
@@ -283,7 +286,7 @@ export function specInfo(
   return { cpus, memoryMib, memoryMaxMib, diskMib, diskLimits, secrets: secretInfo(secrets) };
 }
 
-/** What is never on the disk: of what was read from there, as this process knows it. */
+/** The fields that are never written to disk, as this process knows them, for a spec that was read from disk. */
 export function unwritten(
   { secrets }: SandboxSpec,
   known: SandboxSpec,
@@ -291,10 +294,10 @@ export function unwritten(
   return { secrets: withValues(secrets, known.secrets), authority: known.authority };
 }
 
-/** With the variables of secrets, which must not be given twice. */
+/** Includes the variables of secrets, which must not be in `env` too. */
 function checkEnv(env: Readonly<Record<string, string>>, secrets: readonly SandboxSecret[]): void {
   const twice = secrets.find(({ name }) => Object.hasOwn(env, name));
-  check(twice === undefined, 'secrets', `${twice?.name} is a variable of env as well`);
+  check(twice === undefined, 'secrets', `${twice?.name} is also a variable of env`);
   const entries = Object.entries({ ...env, ...placeholdersOf(secrets) });
   check(
     entries.length <= LIMITS.envVariablesMax,
@@ -303,7 +306,7 @@ function checkEnv(env: Readonly<Record<string, string>>, secrets: readonly Sandb
   );
   let bytes = 0;
   for (const [name, value] of entries) {
-    check(ENV_NAME.test(name), 'env', `"${name}" is no variable name`);
+    check(ENV_NAME.test(name), 'env', `"${name}" is not a variable name`);
     check(!value.includes('\0'), 'env', `the value of ${name} contains a NUL byte`);
     bytes += Buffer.byteLength(name) + Buffer.byteLength(value) + 2;
   }
@@ -312,7 +315,7 @@ function checkEnv(env: Readonly<Record<string, string>>, secrets: readonly Sandb
 
 function cpusOf(cpus: number, hostCpus: number): number {
   inRange('cpus', cpus, RANGES.cpus);
-  check(cpus <= hostCpus, 'cpus', `${cpus} are more than this host has, which is ${hostCpus}`);
+  check(cpus <= hostCpus, 'cpus', `${cpus} is more than the ${hostCpus} of this host`);
   return cpus;
 }
 
@@ -324,7 +327,7 @@ export function inRange(field: string, value: number, range: Range): number {
   return value;
 }
 
-/** The fields of `values` that are set, each judged by its range. */
+/** The fields of `values` that are set, each checked against its range. */
 function inRanges<T extends { readonly [K in keyof T]?: number | undefined }>(
   field: string,
   values: T,
@@ -349,7 +352,7 @@ function check(ok: boolean, field: string, why: string): asserts ok {
   if (!ok) throw new SandboxError('spec_invalid', `sandbox option ${field}: ${why}`);
 }
 
-/** What a fork of it gets. Its network has the same limits, with nothing used of them. */
+/** The spec of a fork: the same network limits, with nothing used. */
 export function withoutIdentity(spec: SandboxSpec): Omit<SandboxSpec, 'id' | 'hostname'> {
   const { id: _id, hostname: _hostname, ...rest } = spec;
   const network = spec.network && { policy: spec.network.policy, limits: spec.network.limits };

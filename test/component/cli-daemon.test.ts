@@ -128,7 +128,7 @@ describe('commands on a daemon', () => {
       [['create', '--cpus', '0'], '--cpus: 0 is out of range (1 to 32)'],
       [['create', '--memory', '1'], '--memory: 1 is out of range (128M to 64G)'],
       [['create', '--timeout', '0'], '--timeout: 0 is out of range (1ms to 168h)'],
-      [['create', '--warm', 'os; print(1)'], 'is no module name'],
+      [['create', '--warm', 'os; print(1)'], 'is not a module name'],
       [['run', '--timeout', '0', '-c', '1'], '--timeout: 0 is out of range (1ms to 168h)'],
       [['fork', 'zzz', '--count', '0'], '--count: 0 is out of range (1 to 64)'],
       [['pool', 'set', '2000', '3000'], 'MIN: 2000 is out of range (0 to 256)'],
@@ -149,7 +149,10 @@ describe('commands on a daemon', () => {
     const { status, stdout } = await there(['create', '--warm', 'a b', '-o', 'json']).result;
     expect(status).toBe(2);
     expect(JSON.parse(stdout)).toMatchObject({
-      error: { code: 'spec_invalid', message: expect.stringContaining('"a b" is no module name') },
+      error: {
+        code: 'spec_invalid',
+        message: expect.stringContaining('"a b" is not a module name'),
+      },
     });
   });
 

@@ -41,7 +41,7 @@ describe('a sandbox whose program takes all memory', () => {
     expect(types.at(-1)).toBe('end');
     expect(await says('ls', '-a')).toContain('ended (vmm-killed)');
     const shown = await says('inspect', id);
-    expect(shown).toMatch(/ended +\d+ s ago, vmm-killed: it got SIGKILL, not from us/);
+    expect(shown).toMatch(/ended +\d+ s ago, vmm-killed: another process sent SIGKILL/);
     expect(shown).toMatch(/last OOM kill +\d+ s ago, guest: python/);
     expect(await says('logs', id)).toContain('Killed process');
     const gone = await there(['exec', id, '--', 'true']).result;
