@@ -24,7 +24,7 @@ describe('-o json', () => {
     ['create --cpus abc -o json', '--cpus: invalid number "abc"'],
     ['exec -o json', "missing required argument 'id'"],
     ['frob --output=json', "unknown command 'frob'"],
-    ['run -o json', 'no script was given'],
+    ['run -o json', 'missing script'],
   ])('%s: prints the error as an object, and nothing else', async (line, message) => {
     const { status, stdout, stderr } = await run(line);
     expect([status, stderr]).toEqual([2, '']);
@@ -55,8 +55,8 @@ describe('usage errors without a daemon', () => {
     ['net latency zz --for 0', '--for: 0 is out of range (1ms to 1h)'],
     ['snapshot create x --name Bad/..', '--name "Bad/..": expected 1 to 63 lower-case letters'],
     ['run --daemon --no-daemon s.py', '--daemon and --no-daemon are mutually exclusive'],
-    ['run -i -c 1', '-i alone does nothing'],
-    ['run -t -c 1', '-t alone does nothing'],
+    ['run -i -c 1', '-i alone has no effect'],
+    ['run -t -c 1', '-t alone has no effect'],
     ['run --no-daemon --rate abc -c 1', '--rate: invalid size "abc"'],
     ['run --no-daemon --net open --net-limit bytes=-1 -c 1', '--net-limit: invalid size "-1"'],
     ['run --no-daemon --deny-out pypi.org -c 1', '--deny-out alone blocks everything'],

@@ -158,7 +158,7 @@ describe('run: bad input', () => {
     ['a missing script', ['run', 'nowhere.py'], 2, ['nowhere.py does not exist', 'fix:']],
     ['a binary script', ['run', '/bin/true'], 2, ['/bin/true is binary']],
     ['a directory', ['run', 'src'], 2, ['is a directory']],
-    ['nothing to run', ['run'], 2, ['no script was given', 'neurovisor run FILE']],
+    ['nothing to run', ['run'], 2, ['missing script', 'neurovisor run FILE']],
     ['an unknown option', ['run', '--wat', 'x.py'], 2, ["unknown option '--wat'"]],
     ['a bad size', ['run', '--memory', 'lots', '-c', '1'], 2, ['invalid memory size "lots"']],
     ['too little memory', ['run', '--memory', '1', '-c', '1'], 2, ['--memory', '128M to 64G']],

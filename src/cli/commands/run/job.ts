@@ -52,8 +52,8 @@ export function checkJob(flags: RunFlags): void {
   if (flags.timeout !== undefined) ranges.timeout(flags.timeout);
   const { interactive = false, tty = false } = flags;
   if (interactive !== tty) {
-    const remedy = 'write -it for the console; standard input is the script’s without it';
-    throw new UsageError(`${tty ? '-t' : '-i'} alone does nothing: -i and -t go together`, remedy);
+    const remedy = 'use -it for the console; without it, the script reads standard input';
+    throw new UsageError(`${tty ? '-t' : '-i'} alone has no effect: -i and -t go together`, remedy);
   }
 }
 

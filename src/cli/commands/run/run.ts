@@ -44,7 +44,7 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
   if (flags.daemon === false) return null;
   const alone = onlyHere(flags);
   if (flags.daemon === true) {
-    if (alone !== null) throw new UsageError(`a daemon can't do ${alone}`, 'leave --daemon away');
+    if (alone !== null) throw new UsageError(`--daemon excludes ${alone}`, 'omit --daemon');
     return await reachDaemon(cli);
   }
   return alone === null ? await openUsualDaemon(cli.config) : null;
@@ -62,7 +62,10 @@ export function onlyHere(flags: RunFlags): string | null {
 async function scriptOf(cli: Cli, file: string | undefined, flags: RunFlags): Promise<Script> {
   if (flags.code !== undefined) return { code: flags.code, filename: '<string>' };
   if (file === undefined) {
-    throw new UsageError('no script was given', 'neurovisor run FILE, or -c CODE, or - for stdin');
+    throw new UsageError(
+      'missing script',
+      'use neurovisor run FILE, neurovisor run -c CODE, or neurovisor run - for standard input',
+    );
   }
   return await readScript(file, cli.stdin);
 }

@@ -27,7 +27,7 @@ async function readRegularFile(file: string): Promise<Buffer> {
   try {
     const info = await stat(file);
     if (info.isDirectory()) {
-      throw new UsageError(`${file} is a directory`, 'name the Python file in it that is to run');
+      throw new UsageError(`${file} is a directory`, 'name a Python file in it');
     }
     if (info.size > SCRIPT_BYTES_MAX) throw tooLarge(file);
     return await readFile(file);
@@ -38,7 +38,10 @@ async function readRegularFile(file: string): Promise<Buffer> {
       throw new UsageError(`script ${file} does not exist${hint}`, 'check the path');
     }
     if (errorCode(error) === 'EACCES') {
-      throw new UsageError(`script ${file} can't be read: permission denied`);
+      throw new UsageError(
+        `cannot read script ${file}: permission denied`,
+        'check its permissions',
+      );
     }
     throw error;
   }
@@ -57,7 +60,7 @@ async function readAll(stream: Readable): Promise<Buffer> {
 
 function decode(bytes: Buffer, what: string): string {
   if (bytes.includes(0)) {
-    throw new UsageError(`${what} is binary, not Python source`, 'give a .py file');
+    throw new UsageError(`${what} is binary, not Python source`, 'use a .py file');
   }
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
@@ -70,6 +73,6 @@ function decode(bytes: Buffer, what: string): string {
 function tooLarge(what: string): UsageError {
   return new UsageError(
     `${what} is larger than ${SCRIPT_BYTES_MAX / MIB} MiB`,
-    'a script is source text; give data in files of their own with --copy',
+    'copy data in separate files with --copy',
   );
 }
