@@ -1,24 +1,24 @@
-/** One process at a time changes what all share: who has which address, and whose the packet filter is (io). */
+/** Lets one process at a time change shared state: the owners of addresses and of the packet filter (io). */
 import { closeSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { ignore } from '../base/ignore.ts';
 import { lockFile } from '../sys/file-lock.ts';
 import { NetError } from './errors.ts';
 
-/** It is held for one run of `nft`, which takes milliseconds, or for a loan, which ends after 20 s (`tap-loan.ts`). */
+/** The lock is held for one run of `nft`, which takes milliseconds, or for a loan of at most 20 s (`tap-loan.ts`). */
 const WAIT_MS_MAX = 30_000;
 
 export class HostLock {
   readonly #path: string;
   #tail: Promise<unknown> = Promise.resolve();
 
-  /** @param stateDir the same for all processes of the host; is made */
+  /** @param stateDir the same for all processes of the host; created if missing */
   constructor(stateDir: string) {
     const namespace = /\d+/.exec(readlinkSync('/proc/self/ns/net'))?.[0] ?? '';
     this.#path = join(stateDir, `network-${namespace}.lock`);
   }
 
-  /** Turns of one object queue. @throws NetError `host_state`, and what `work` throws */
+  /** Calls of one object queue. @throws NetError `host_state`, and what `work` throws */
   hold<T>(work: () => Promise<T> | T): Promise<T> {
     const turn = this.#tail.then(async () => {
       const fd = await this.#lock();
@@ -38,11 +38,11 @@ export class HostLock {
     try {
       fd = await lockFile(this.#path, WAIT_MS_MAX);
     } catch (cause) {
-      const remedy = 'Run NeuroVisor as root; a sandbox without a network needs no root.';
+      const remedy = 'Run NeuroVisor as root, or create the sandbox without a network.';
       throw new NetError('host_state', attempt, { cause, remedy });
     }
     if (fd !== undefined) return fd;
-    const remedy = 'End the other NeuroVisor process that stands still, then try again.';
+    const remedy = 'End the other NeuroVisor process, which hangs, then try again.';
     throw new NetError('host_state', attempt, { remedy });
   }
 }

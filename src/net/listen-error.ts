@@ -8,7 +8,7 @@ type ListenErrorCode =
   | 'not_permitted'
   | 'listen_failed';
 
-/** A server for guests (DNS, gateway) could not take its address. */
+/** A server for guests (DNS, gateway) could not bind its address. */
 export class ListenError extends CodedError<ListenErrorCode> {}
 
 export function listenError(
@@ -22,18 +22,18 @@ export function listenError(
     case 'EADDRINUSE':
       return new ListenError('address_in_use', message, {
         cause,
-        remedy: 'stop the program that listens there, or give another port',
+        remedy: 'Stop the program that listens there, or choose another port.',
       });
     case 'EADDRNOTAVAIL':
       return new ListenError('address_missing', message, {
         cause,
-        remedy: 'give an address that this machine has',
+        remedy: 'Choose an address of this machine.',
       });
     case 'EACCES':
     case 'EPERM':
       return new ListenError('not_permitted', message, {
         cause,
-        remedy: 'give a port of at least 1024, or run with CAP_NET_BIND_SERVICE',
+        remedy: 'Choose a port of at least 1024, or run with CAP_NET_BIND_SERVICE.',
       });
     default:
       return new ListenError('listen_failed', message, { cause });

@@ -1,10 +1,10 @@
 /**
- * Who has which addresses: a /30 for each sandbox, so that no two share a link.
+ * Assigns addresses: a /30 for each sandbox, so that no two share a link.
  *
  *     pool 10.201.0.0/16    /30 number n      network   host (TAP)   guest      broadcast
  *                           10.201.0.0/30     .0        .1           .2         .3
  *
- * Pure: a table in memory. What the host has already comes in as an argument.
+ * Pure: a table in memory. Addresses in use on the host come in as an argument.
  */
 import { createHash } from 'node:crypto';
 import type { SandboxId } from '../../base/ids.ts';
@@ -12,30 +12,30 @@ import { NetError } from '../errors.ts';
 import { type Cidr, cidrsOverlap, formatAddress, formatCidr, parseCidr } from './addresses.ts';
 import { reservedRangeOf } from './metadata.ts';
 
-/** Private (RFC 1918), and in no default of Docker, libvirt, LXD, Podman or minikube. */
+/** Private (RFC 1918), and no default of Docker, libvirt, LXD, Podman or minikube. */
 export const POOL_DEFAULT = '10.201.0.0/16';
 /** The setting named in remedies. */
 export const POOL_SETTING = 'NEUROVISOR_NET_POOL';
 export const SUBNET_PREFIX = 30;
-/** A pool of one /8 has four million of them. */
+/** A /8 has four million subnets. */
 const POOL_PREFIX_MIN = 8;
-/** Every TAP of ours begins so, and nothing else on the host may: the packet filter refuses what it does not know. */
+/** Reserved for our TAPs: the packet filter blocks any other link with this prefix. */
 export const TAP_PREFIX = 'nv-';
 const TAP_ID_CHARACTERS = 8;
 
 /**
- * Of the host, on every TAP: each is a link of its own, so that a guest's entry for its gateway is true on
- * whichever TAP it wakes up.
+ * The host's MAC on every TAP. The same everywhere, so that a guest's ARP entry for its gateway holds on whichever TAP
+ * it resumes.
  */
 export const GATEWAY_MAC = 'aa:fd:00:00:00:01';
 
-/** What one sandbox has, from its start to its end. */
+/** The addresses of one sandbox during its life. */
 export interface AddressLease {
   readonly id: SandboxId;
   readonly subnet: Cidr;
   /** Prefix of both addresses, bits. */
   readonly prefix: number;
-  /** Of the TAP; the guest's gateway and resolver. */
+  /** The TAP's address: the guest's gateway and resolver. */
   readonly hostAddress: string;
   readonly guestAddress: string;
   /** `aa:fc:…`: unicast, locally administered. */
@@ -44,10 +44,10 @@ export interface AddressLease {
   readonly tap: string;
 }
 
-/** A route or an address that the host has already. */
+/** A route or address that the host uses already. */
 export interface Occupied {
   readonly block: Cidr;
-  /** For people: `route via eth0`, `address of docker0`. */
+  /** For messages: `route by eth0`, `address of docker0`. */
   readonly what: string;
 }
 
@@ -70,8 +70,8 @@ export function parsePool(text: string): Cidr {
 }
 
 /**
- * What of the host lies in the pool or around it. The default route is no conflict, nor are our own leases,
- * which the caller leaves out.
+ * The host's routes and addresses that overlap the pool. The default route is no conflict; the caller leaves out our
+ * own leases.
  */
 export function poolConflicts(pool: Cidr, occupied: readonly Occupied[]): readonly Occupied[] {
   return occupied.filter(({ block }) => block.prefix > 0 && cidrsOverlap(pool, block));
@@ -94,7 +94,7 @@ export class AddressPlan {
   readonly #leases = new Map<SandboxId, AddressLease>();
   readonly #usedSubnets = new Set<number>();
   readonly #usedTaps = new Set<string>();
-  /** Goes round, so that an address rests before it is given to somebody else. */
+  /** Rotates, so that a released address is reused late. */
   #next = 0;
 
   /** @throws NetError `pool_invalid` */
@@ -108,8 +108,8 @@ export class AddressPlan {
   }
 
   /**
-   * A second lease for the same sandbox is the first.
-   * @param isTaken by another process of this host
+   * Returns the existing lease if there is one.
+   * @param isTaken whether another process of this host has the subnet
    * @throws NetError `pool_exhausted`
    */
   lease(id: SandboxId, isTaken: (subnet: Cidr) => boolean = () => false): AddressLease {
@@ -131,7 +131,7 @@ export class AddressPlan {
     return lease;
   }
 
-  /** Does nothing where there is none. */
+  /** Does nothing if there is none. */
   release(id: SandboxId): void {
     const lease = this.#leases.get(id);
     if (lease === undefined) return;
@@ -168,7 +168,7 @@ export class AddressPlan {
     return { family: 4, base, prefix: SUBNET_PREFIX };
   }
 
-  /** The first eight characters of the id; others of it in the one case in 10^12 that they are taken. */
+  /** The first eight characters of the id; in the rare case that they are taken, of its hash. */
   #takeTap(id: SandboxId): string {
     let name = tapName(id, 0);
     for (let at = 1; this.#usedTaps.has(name); at += 1) name = tapName(id, at);
@@ -182,7 +182,7 @@ function tapName(id: SandboxId, at: number): string {
   return `${TAP_PREFIX}${rest.slice(0, TAP_ID_CHARACTERS)}`;
 }
 
-/** Bit 1 of the first byte (0xaa) says "locally administered", bit 0 is clear: unicast (IEEE 802, 8.2). */
+/** Bit 1 of the first byte (0xaa): locally administered; bit 0 is clear: unicast (IEEE 802, 8.2). */
 export function macOf(id: SandboxId): string {
   const digest = createHash('sha256').update(id).digest();
   const tail = [...digest.subarray(0, 4)].map((byte) => byte.toString(16).padStart(2, '0'));

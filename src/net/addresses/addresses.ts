@@ -1,6 +1,6 @@
 /**
- * IPv4 and IPv6 addresses, blocks and ranges as numbers, so that every check sees the address and not the
- * text somebody chose for it. Pure.
+ * IPv4 and IPv6 addresses, blocks and ranges as numbers, so that checks do not depend on how an address is written.
+ * Pure.
  */
 
 export type Family = 4 | 6;
@@ -39,8 +39,8 @@ export function parseAddress(text: string): IpAddress | undefined {
 }
 
 /**
- * Every spelling that some program reads as an address: what inet_aton(3) takes (decimal, hex, octal, fewer
- * than four parts), full-width digits and dots as URLs take them, IPv6 in brackets and with a zone. An
+ * Accepts every spelling that some program reads as an address: those of inet_aton(3) (decimal, hex, octal, fewer
+ * than four parts), full-width digits and dots as in URLs, IPv6 in brackets and with a zone. An
  * IPv4-mapped address is IPv4. A trailing dot makes a name, not an address.
  */
 export function readAddress(text: string): IpAddress | undefined {
@@ -63,7 +63,7 @@ export function unmapped(address: IpAddress): IpAddress {
 /**
  * The address and each IPv4 address that a translator or tunnel may send it to: mapped and compatible
  * (RFC 4291), translated (RFC 7915), NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056), Teredo (RFC 4380),
- * ISATAP (RFC 5214). A check that refuses looks at all of them.
+ * ISATAP (RFC 5214). A check that denies must consider all of them.
  */
 export function facesOf(address: IpAddress): readonly IpAddress[] {
   const own = unmapped(address);
@@ -133,7 +133,7 @@ export function parseCidr(text: string): CidrReading {
   return { ok: true, cidr: { family: address.family, base, prefix } };
 }
 
-/** For blocks of our own tables. Throws on bad text. */
+/** For constants. @throws TypeError */
 export function cidr(text: string): Cidr {
   const reading = parseCidr(text);
   if (!reading.ok) throw new TypeError(`${text} ${reading.reason}`);
@@ -199,7 +199,7 @@ export function subtractRanges(
   return left;
 }
 
-/** The blocks that make up a range, fewest first to last. */
+/** The fewest blocks that make up a range, in order. */
 export function cidrsOf({ family, first, last }: AddressRange): Cidr[] {
   const bits = BITS[family];
   const out: Cidr[] = [];

@@ -12,7 +12,7 @@ export type Host =
 
 /**
  * Letters, digits, hyphen and underscore in labels of 1–63, in lower case. IDNA is not interpreted:
- * `xn--…` is a name like any other, and anything beyond ASCII is none.
+ * `xn--…` is a name like any other, and a text beyond ASCII is not a name.
  * @param text without a trailing dot
  */
 export function isCanonicalName(text: string): boolean {
@@ -22,8 +22,8 @@ export function isCanonicalName(text: string): boolean {
 }
 
 /**
- * A host name in canonical form, or undefined where it is none, or could be read as an address: `1.2.3.4`,
- * `2852039166`, `0xa9fea9fe`, `0251.0376.0251.0376` and whatever else inet_aton(3) takes.
+ * A host name in canonical form. Undefined if it is none, or readable as an address: `1.2.3.4`, `2852039166`,
+ * `0xa9fea9fe`, `0251.0376.0251.0376` and other forms of inet_aton(3).
  */
 export function parseHostName(text: string): string | undefined {
   const name = text.toLowerCase();
@@ -31,8 +31,8 @@ export function parseHostName(text: string): string | undefined {
 }
 
 /**
- * A name, or an address in its one canonical spelling. Every other spelling of an address is undefined: who
- * judges it and who connects to it could read it in two ways.
+ * A name, or an address in canonical form. Undefined for any other spelling of an address, which the gateway and a
+ * server could read differently.
  */
 export function parseHost(text: string): Host | undefined {
   const inner = /^\[([0-9A-Fa-f:.]{2,45})\]$/.exec(text)?.[1];
@@ -45,7 +45,7 @@ export function parseHost(text: string): Host | undefined {
   return name === undefined ? undefined : { kind: 'name', name };
 }
 
-/** The form in which addresses are compared: IPv4-mapped IPv6, as sockets tell it, becomes IPv4. */
+/** The form for comparing addresses: IPv4-mapped IPv6, as sockets report it, becomes IPv4. */
 export function plainAddress(text: string): string {
   const address = parseAddress(text);
   return address === undefined ? text : formatAddress(unmapped(address));

@@ -1,7 +1,6 @@
 /**
- * Where clouds keep what an instance may know about itself, credentials included, and which ranges are not
- * the internet. The one table for packet filter, resolver, gateway and inference bridge. No policy can allow
- * a row of it: deny beats allow.
+ * Metadata services of clouds, which give out credentials, and ranges that are not the internet. The one table for
+ * packet filter, resolver, gateway and inference bridge. No policy can allow metadata services: deny beats allow.
  */
 import {
   type Cidr,
@@ -17,10 +16,10 @@ import {
 interface MetadataRow {
   readonly provider: string;
   readonly blocks: readonly Cidr[];
-  /** Lower case, without a trailing dot. Names below them are refused also. */
+  /** Lower case, without a trailing dot. Names below them are refused, too. */
   readonly names: readonly string[];
   readonly source: string;
-  /** Whether `source` itself was seen to state the addresses; the others were seen in programs that use them. */
+  /** Whether `source` itself states the addresses; the others come from programs that use them. */
   readonly confirmed: boolean;
 }
 
@@ -65,7 +64,7 @@ export const METADATA: readonly MetadataRow[] = [
     'https://cloud.google.com/compute/docs/metadata/querying-metadata',
     false,
   ),
-  // WireServer: a public address, which a rule for link-local does not meet.
+  // WireServer: a public address, outside of link-local.
   row(
     'Microsoft Azure',
     ['168.63.129.16'],
@@ -120,8 +119,8 @@ export const METADATA: readonly MetadataRow[] = [
 export const METADATA_BLOCKS: readonly Cidr[] = METADATA.flatMap(({ blocks }) => blocks);
 
 /**
- * The row that an address belongs to, by itself or by an IPv4 address that it stands for.
- * @param address in any spelling; text that is no address belongs to none
+ * The row of an address, or of an IPv4 address that it stands for.
+ * @param address in any spelling; undefined for other text
  */
 export function metadataOf(address: string | IpAddress): MetadataRow | undefined {
   const read = typeof address === 'string' ? readAddress(address) : address;
@@ -144,7 +143,7 @@ export function metadataOfName(name: string): MetadataRow | undefined {
   );
 }
 
-/** Whether a block has nothing but metadata addresses, so that allowing it says nothing. */
+/** Whether a block has only metadata addresses, so that allowing it has no effect. */
 export function isMetadataBlock(block: Cidr): boolean {
   return METADATA_BLOCKS.some((known) => cidrCovers(known, block));
 }

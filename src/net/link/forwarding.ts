@@ -1,12 +1,11 @@
 /**
- * `net.ipv4.ip_forward`, on only while somebody needs it. Several processes may need it at once, and each
- * may be killed at any moment: who needs it and what was found are in a file, which the last one to go, or
- * the next one to come, restores from.
+ * Turns `net.ipv4.ip_forward` on while a process needs it. Several processes may, and each may be killed at any
+ * moment. So a file has the holders and the original values; the last holder, or the next process to start, restores
+ * from it.
  *
  * A write of ip_forward sets `forwarding` of every link and of `default`, and `accept_redirects` of `all`
- * (ip-sysctl.rst; net/ipv4/devinet.c, inet_forward_change), so what those were is in the file too. A value
- * that was 1 already is left alone and none of our business; that somebody else came to rely on it meanwhile
- * can't be seen.
+ * (ip-sysctl.rst; net/ipv4/devinet.c, inet_forward_change), so the file has those, too. A value that was 1 already
+ * stays. Whether another program came to rely on ours meanwhile can't be known.
  */
 import { randomUUID } from 'node:crypto';
 import {
@@ -26,7 +25,7 @@ import { lockFile } from '../../sys/file-lock.ts';
 import { isRunning, startTicksOf } from '../../sys/process-start.ts';
 import { LinkError, linkError } from '../netlink/errors.ts';
 
-/** For another process, which holds the lock for less than a millisecond. */
+/** Wait for another process, which holds the lock for less than a millisecond. */
 const LOCK_WAIT_MS_MAX = 5000;
 const VERSION = 2;
 const REDIRECTS = 'conf/all/accept_redirects';
@@ -34,14 +33,14 @@ const REDIRECTS = 'conf/all/accept_redirects';
 interface Holder {
   readonly pid: number;
   readonly startTicks: string;
-  /** Tells several objects of one process apart. */
+  /** Distinguishes several objects of one process. */
   readonly key: string;
 }
 
-/** What the file says; it is there only while the value is changed. */
+/** The content of the file, which exists only while the value is changed. */
 interface State {
   readonly version: typeof VERSION;
-  /** Boot of the machine: what was found before it began is of no use. */
+  /** Values of an earlier boot are ignored. */
   readonly bootId: string;
   /** Links, and `default`, that forwarded while ip_forward was 0. */
   readonly forwardingLinks: readonly string[];
@@ -51,9 +50,9 @@ interface State {
 }
 
 interface ForwardingOptions {
-  /** Where the file lies, shared by all processes of a host; is made. */
+  /** Directory of the file, shared by all processes of a host; created if missing. */
   readonly dir: string;
-  /** The process that needs it; absent: this one. */
+  /** The holder; absent: this process. */
   readonly holder?: { readonly pid: number; readonly startTicks: string };
   /** For tests. */
   readonly sysctlDir?: string;
@@ -76,7 +75,7 @@ export class Forwarding {
     this.#path = join(dir, `ip-forward-${namespace}.json`);
   }
 
-  /** Turns it on. Each call needs a `release`. */
+  /** Turns forwarding on. Each call needs a `release`. */
   acquire(): Promise<void> {
     return this.#queue(async () => {
       if (this.#leases === 0) await this.#update((alive) => [...alive, this.#holder]);
@@ -84,7 +83,7 @@ export class Forwarding {
     });
   }
 
-  /** Restores what was found when nobody, in any process, needs it any more. */
+  /** Restores the original values when no process needs forwarding any more. */
   release(): Promise<void> {
     return this.#queue(async () => {
       assert(this.#leases > 0, 'forwarding is released once for each time it was acquired');
@@ -93,7 +92,7 @@ export class Forwarding {
     });
   }
 
-  /** At a start: restores what processes that were killed have left. */
+  /** At a start: restores what killed processes left. */
   recover(): Promise<void> {
     return this.#queue(async () => {
       if (this.#leases === 0) await this.#update((alive) => alive);
@@ -106,7 +105,7 @@ export class Forwarding {
     return turn;
   }
 
-  /** @param next who holds it from now on, given the others that are still running. */
+  /** @param next the new holders, given the other running ones */
   async #update(next: (alive: readonly Holder[]) => readonly Holder[]): Promise<void> {
     const lock = await this.#lock();
     try {
@@ -125,7 +124,7 @@ export class Forwarding {
     }
   }
 
-  /** The file comes first: whoever is killed in between leaves at most a file that restores the same. */
+  /** Writes the file first: a kill in between leaves at most a file that restores the current values. */
   #turnOn(state: State | undefined, holders: readonly Holder[]): void {
     const isOn = this.#get('ip_forward') === '1';
     if (state === undefined && isOn) return;
@@ -172,7 +171,7 @@ export class Forwarding {
     writeFileSync(join(this.#sysctlDir, name), value, { flag: 'r+' });
   }
 
-  /** @returns undefined when the value is not ours: no file, an earlier boot, or a file of another version. */
+  /** @returns undefined if the value is not ours: no file, an earlier boot, or a file of another version */
   #read(): State | undefined {
     let text: string;
     try {
@@ -185,14 +184,14 @@ export class Forwarding {
     return state?.bootId === bootId() ? state : undefined;
   }
 
-  /** Whole or not at all. */
+  /** Atomic. */
   #write(state: State): void {
     const next = `${this.#path}.next`;
     writeFileSync(next, JSON.stringify(state), { mode: 0o600 });
     renameSync(next, this.#path);
   }
 
-  /** @returns a descriptor; closing it, also by death, gives the lock back. */
+  /** @returns a descriptor; closing it, also by the death of the process, releases the lock */
   async #lock(): Promise<number> {
     let fd: number | undefined;
     try {
@@ -202,7 +201,7 @@ export class Forwarding {
     }
     if (fd !== undefined) return fd;
     throw new LinkError('busy', `lock ${this.#path}`, {
-      remedy: 'End the other NeuroVisor process that stands still, then try again.',
+      remedy: 'End the other NeuroVisor process, which hangs, then try again.',
     });
   }
 }
@@ -220,7 +219,7 @@ function parseState(text: string): State | undefined {
     version === VERSION &&
     typeof boot === 'string' &&
     Array.isArray(forwardingLinks) &&
-    // A name is a part of a path.
+    // A name becomes part of a path.
     forwardingLinks.every((name) => isLinkPath(name)) &&
     typeof acceptsRedirects === 'boolean' &&
     Array.isArray(holders) &&

@@ -2,12 +2,12 @@
  * Links, addresses, routes and neighbors of this network namespace, by rtnetlink and without a child
  * process:
  *
- *     Links ── rtnetlink-{link,address,route,neighbor} ── netlink-attribute     what is asked for
- *       └───── netlink-exchange ── netlink-message                              question and answer
- *       └───── sys/netlink-socket                                               bytes
+ *     Links ── rtnetlink-{link,address,route,neighbor} ── attribute                 requests
+ *       └───── exchange ── message                                                  request and answer
+ *       └───── sys/netlink-socket                                                   bytes
  *
- * Every call is synchronous and takes tens of microseconds. A link is named by its index, which the kernel
- * does not give again: a link that somebody removed and made anew under the same name is `not_found`.
+ * Every call is synchronous and takes tens of microseconds. Links are addressed by index, which the kernel does not
+ * reuse: a link that was removed and created again under the same name is `not_found`.
  */
 
 import { SyscallError } from '../../sys/libc.ts';
@@ -48,10 +48,10 @@ import {
 } from '../netlink/rtnetlink-route.ts';
 import { type LinkOwner, parseOwner } from './owner.ts';
 
-/** Readings of a table that changed meanwhile. */
+/** Attempts to read a table that changes meanwhile. */
 const DUMP_ATTEMPTS_MAX = 8;
 
-/** What `Links` needs of a socket; `NetlinkSocket` is the real one. */
+/** The part of `NetlinkSocket` that `Links` needs. */
 export interface NetlinkTransport {
   readonly portId: number;
   send(request: Uint8Array): void;
@@ -97,7 +97,7 @@ export class Links {
     }
   }
 
-  /** All of the change or, where the kernel refuses, what it has applied until then. */
+  /** Applies a change. If the kernel refuses a part, earlier parts stay applied. */
   change(linkIndex: number, change: LinkChange): void {
     const fields = Object.entries(change).map(([field, value]) => `${field} ${value}`);
     this.#ask(`set ${fields.join(', ')} of link ${linkIndex}`, changeLink(linkIndex, change));
@@ -108,7 +108,7 @@ export class Links {
     this.#ask(`attach an XDP program to link ${linkIndex}`, attachXdp(linkIndex, programFd));
   }
 
-  /** A link without a device behind it, e.g. of kind `dummy`. A TAP is made by `openTap`. */
+  /** Creates a link without a device, for example of kind `dummy`. TAPs: `openTap`. */
   create(name: string, kind: string): Link {
     this.#ask(`create link ${name} of kind ${kind}`, newLink(name, kind));
     const link = this.find(name);
@@ -127,11 +127,11 @@ export class Links {
    * @throws LinkError `not_found`: there is none
    */
   async removeGroup(group: number): Promise<void> {
-    // A socket of its own: others are asked meanwhile.
+    // A socket of its own, since ours is in use meanwhile.
     await askOffThread(`remove the links of group ${group}`, deleteGroup(group), openSocket());
   }
 
-  /** @param linkIndex 0 or absent: of all links. */
+  /** @param linkIndex 0: of all links */
   addresses(linkIndex = 0): LinkAddress[] {
     return this.#dump('list addresses', dumpAddresses(linkIndex), parseAddress).filter(
       (address) => linkIndex === 0 || address.linkIndex === linkIndex,
@@ -142,7 +142,7 @@ export class Links {
     this.#ask(`add ${nameOf(address)}`, newAddress(address));
   }
 
-  /** A table that never had a route is an empty one. */
+  /** Empty for a table that never had a route. */
   routes(family: 'ipv4' | 'ipv6' = 'ipv4', table = MAIN_TABLE): Route[] {
     try {
       const all = this.#dump('list routes', dumpRoutes(family, table), parseRoute);
@@ -168,13 +168,13 @@ export class Links {
     this.#ask(`add route ${route.destination} by link ${route.linkIndex}`, newRoute(route));
   }
 
-  /** A permanent entry, so that no packet waits for ARP and no answer to it is believed. */
+  /** A permanent entry: no packet waits for ARP, and no ARP answer can replace it. */
   setNeighbor(linkIndex: number, address: string, mac: string): void {
     const attempt = `set ${address} at ${mac} on link ${linkIndex}`;
     this.#ask(attempt, setNeighbor(linkIndex, address, mac));
   }
 
-  /** Leaves every link as it is. */
+  /** Leaves all links as they are. */
   close(): void {
     this.#transport.close();
   }
@@ -212,7 +212,8 @@ export class Links {
       for (;;) {
         if (exchange.outcome !== undefined) return exchange.outcome;
         const datagram = this.#transport.receive();
-        if (datagram === undefined) throw new LinkError('malformed', `${attempt}: no whole answer`);
+        if (datagram === undefined)
+          throw new LinkError('malformed', `${attempt}: incomplete answer`);
         exchange.receive(datagram);
       }
     } catch (error) {
@@ -225,7 +226,7 @@ export class Links {
 /**
  * Moves a link between network namespaces, on another thread: it takes 20 ms. See `moveLink`.
  * @param fromFd the namespace that it is in
- * @throws LinkError `not_found`; `busy`, `exists`: its number or name is taken there
+ * @throws LinkError `not_found`; `busy`, `exists`: its index or name is taken there
  */
 export async function moveBetween(linkIndex: number, fromFd: number, toFd: number): Promise<void> {
   const attempt = `move link ${linkIndex} to another network namespace`;
@@ -241,7 +242,7 @@ function inNamespace(attempt: string, fd: number): NetlinkSocket {
   }
 }
 
-/** What the kernel needs long for. Closes the socket. */
+/** For slow requests. Closes the socket. */
 async function askOffThread(
   attempt: string,
   request: Request,
@@ -263,7 +264,7 @@ async function askOffThread(
 type Done = Extract<ExchangeOutcome, { kind: 'done' }>;
 
 function resultOf(attempt: string, outcome: ExchangeOutcome | undefined): Done {
-  if (outcome === undefined) throw new LinkError('malformed', `${attempt}: no whole answer`);
+  if (outcome === undefined) throw new LinkError('malformed', `${attempt}: incomplete answer`);
   if (outcome.kind === 'done') return outcome;
   const { errno, text } = outcome.acknowledgement;
   const cause = new SyscallError(text === undefined ? 'kernel' : `kernel, "${text}"`, errno);

@@ -1,6 +1,6 @@
 /**
- * Whose a link is, written into its alias: `neurovisor:<sandbox id>:<pid>.<start>`. A link without such an
- * alias is somebody else's and is never touched, whatever its name.
+ * The owner of a link, in its alias: `neurovisor:<sandbox id>:<pid>.<start>`. A link without such an alias is
+ * not ours and is never touched, whatever its name.
  */
 import { parseSandboxId, type SandboxId } from '../../base/ids.ts';
 
@@ -8,7 +8,7 @@ export interface LinkOwner {
   readonly sandboxId: SandboxId;
   /** The process that made the link. */
   readonly pid: number;
-  /** Field 22 of its /proc/<pid>/stat (proc(5)), which tells it from a later process of that number. */
+  /** Field 22 of /proc/<pid>/stat (proc(5)), which distinguishes it from a later process with this pid. */
   readonly startTicks: string;
 }
 

@@ -1,16 +1,15 @@
 /**
- * Removes TAPs (io). The kernel waits three times until every processor has let go of a link, 20 ms in all, and
- * removes one after the other; but a group of links at once, with the same waits. So those that come while one
- * is being removed go together.
+ * Removes TAPs (io). For each link, the kernel waits until every processor has released it, 20 ms in all. It removes
+ * a group of links in the time of one. So TAPs that come while one is being removed go together.
  */
 import { ignore } from '../../base/ignore.ts';
 import { LinkError } from '../netlink/errors.ts';
 import type { Links } from './links.ts';
 import type { Tap } from './tap.ts';
 
-/** Links of one call; a table of the kernel's is locked for so long. */
+/** Links per call, during which the kernel holds a lock. */
 const GROUP_LINKS_MAX = 256;
-/** Groups are numbers that users choose, 0 for none: "NV" and 16 bits of ours. */
+/** Group numbers are chosen by users, 0 for none: "NV" and 16 bits of ours. */
 const GROUP_BASE = 0x4e56_0000;
 
 type RemovableTap = Pick<Tap, 'name' | 'close'>;
@@ -34,7 +33,7 @@ export class LinkRemoval {
   }
 
   /**
-   * It is gone afterwards, even where a VMM that still runs has a descriptor of it, and ours is closed.
+   * Removes the TAP, even if a running VMM has a descriptor of it, and closes ours.
    * @throws LinkError
    */
   remove(tap: RemovableTap): Promise<void> {
@@ -56,7 +55,7 @@ export class LinkRemoval {
     this.#isRunning = false;
   }
 
-  /** Whatever of it fails, each is looked after by itself afterwards. */
+  /** Never throws: afterwards, each TAP is removed alone if it is still there. */
   async #removeGroup(batch: readonly Waiting[]): Promise<void> {
     let isAny = false;
     for (const { tap } of batch) {
@@ -66,26 +65,26 @@ export class LinkRemoval {
         this.#links.change(link.index, { group: this.#group });
         isAny = true;
       } catch (error) {
-        ignore(error, 'a TAP that the kernel has removed');
+        ignore(error, 'the kernel has removed the TAP');
       }
     }
     try {
       if (isAny) await this.#links.removeGroup(this.#group);
     } catch (error) {
-      ignore(error, 'TAPs that are removed one by one');
+      ignore(error, 'remove the TAPs one by one');
     }
   }
 
-  /** With our descriptor it goes, unless a VMM has another. */
+  /** Closing our descriptor removes it, unless a VMM has another. */
   async #removeOne({ name, close }: RemovableTap): Promise<void> {
     await close();
-    // By its name: one that was lent and did not come back has left its number to whoever made a link meanwhile.
+    // Checked by name: after a failed loan, another link may have the TAP's index.
     const link = this.#links.find(name);
     if (link !== undefined) removeLink(this.#links, link.index);
   }
 }
 
-/** Fine where it is gone. @throws LinkError */
+/** Does nothing if the link is gone. @throws LinkError */
 export function removeLink(links: Pick<Links, 'find' | 'remove'>, linkIndex: number): void {
   if (links.find(linkIndex) === undefined) return;
   try {

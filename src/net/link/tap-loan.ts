@@ -1,10 +1,10 @@
 /**
- * Gives a TAP to a VMM that opens it by name, in a network namespace of its own (io):
+ * Lends a TAP to a VMM that opens it by name in its own network namespace (io):
  *
  *     host ── nv-… ──move──► VMM's namespace ──the VMM opens it──► move ──► host ── nv-…, with the VMM's descriptor
  *
- * The VMM's namespace stays empty: it keeps a descriptor, as if it had inherited it, and the link with all that is
- * said of it stands in the host's. A TAP that was moved is down and has no address.
+ * Afterwards the VMM has a descriptor, as if inherited, its namespace is empty, and the link is in the host's with
+ * everything that refers to it. A moved TAP is down and has no address.
  */
 import { closeSync } from 'node:fs';
 import type { Clock } from '../../base/clock.ts';
@@ -17,22 +17,22 @@ import { LinkError, linkError } from '../netlink/errors.ts';
 import { moveBetween } from './links.ts';
 import type { Tap } from './tap.ts';
 
-/** A VMM opens it within milliseconds; whoever waits for the lock of the host's network waits for this. */
+/** A VMM opens it within milliseconds. Others wait this long for the lock of the host's network. */
 const LOAN_MS_MAX = 20_000;
 
 /** The VMM process that opens the TAP. */
 export interface TapBorrower {
   readonly pid: number;
-  /** As whom it opens the TAP; null: as root. */
+  /** The user that opens the TAP; null: root. */
   readonly user: { readonly uid: number; readonly gid: number } | null;
 }
 
 /**
- * Our descriptor of it is closed, and the TAP lasts until somebody removes it.
+ * Closes our descriptor; the TAP then persists until it is removed.
  * @param open has the VMM open the TAP of that name; resolves once it has
- * @returns whether it was moved, and so has lost its addresses
- * @throws LinkError `not_found`: the namespace has ended, and the TAP with it; `busy`, `exists`: somebody made a link
- * of its name or number meanwhile; `failed`; and what `open` throws
+ * @returns whether it was moved, and so lost its addresses
+ * @throws LinkError `not_found`: the namespace has ended, and the TAP with it; `busy`, `exists`: another link
+ * took its name or index meanwhile; `failed`; and what `open` throws
  */
 export async function lendTap(
   tap: Tap,
@@ -55,7 +55,7 @@ export async function lendTap(
       await withinTime(attempt, () => open(tap.name), clock);
     } catch (error) {
       await moveBetween(tap.linkIndex, theirs, ours).catch((second: unknown) =>
-        ignore(second, 'the first is told, and the TAP goes with the namespace'),
+        ignore(second, 'the first error is thrown, and the TAP goes with the namespace'),
       );
       throw error;
     }
@@ -87,11 +87,13 @@ function handOut(attempt: string, { fd }: Tap, { user }: TapBorrower): void {
 async function withinTime(attempt: string, open: () => Promise<void>, clock: Clock): Promise<void> {
   const late = Promise.withResolvers<never>();
   const cancel = clock.after(LOAN_MS_MAX, () =>
-    late.reject(new LinkError('busy', `${attempt}: it was not opened in ${LOAN_MS_MAX} ms`)),
+    late.reject(new LinkError('busy', `${attempt}: not opened within ${LOAN_MS_MAX} ms`)),
   );
   late.promise.catch((error: unknown) => ignore(error, 'it lost the race'));
   const opening = open();
-  opening.catch((error: unknown) => ignore(error, 'who waits for it is told, or it is late'));
+  opening.catch((error: unknown) =>
+    ignore(error, 'the waiting caller has it, or it came too late'),
+  );
   try {
     await Promise.race([opening, late.promise]);
   } finally {

@@ -1,6 +1,6 @@
 /**
  * The host's end of a sandbox's network card. A VMM gets the descriptor by inheritance
- * (`-netdev tap,fd=N,vhost=off`); when the last copy of it is closed, by whatever death, the kernel removes
+ * (`-netdev tap,fd=N,vhost=off`). When the last copy is closed, also by the death of a process, the kernel removes
  * the interface with its addresses, routes and neighbors.
  */
 import { close } from 'node:fs';
@@ -15,41 +15,41 @@ import { formatOwner, type LinkOwner } from './owner.ts';
 import { confineLink } from './settings.ts';
 
 interface TapSpec {
-  /** 1 to 15 characters, from the lease of addresses (`AddressPlan`). */
+  /** 1 to 15 characters, from `AddressPlan`. */
   readonly name: string;
   /** Written into the alias. */
   readonly owner: LinkOwner;
-  /** The host's own MAC address on it; absent: the kernel takes one by chance. */
+  /** The host's MAC address on it; absent: random. */
   readonly mac?: string;
   /** Largest packet, bytes; absent: 1500. */
   readonly mtu?: number;
-  /** Who may open it besides root: the uid and gid that the VMM runs as. */
+  /** May open it besides root: the VMM's uid and gid. */
   readonly user?: { readonly uid: number; readonly gid: number };
-  /** Keep it when the last descriptor is closed. Who wants that has to remove it. */
+  /** Stays when the last descriptor is closed, and must be removed. */
   readonly persistent?: boolean;
 }
 
 export interface Tap {
   readonly name: string;
   readonly linkIndex: number;
-  /** Frames, each with a virtio-net header before it. Closed by exec unless it is handed on. */
+  /** Frames, each after a virtio-net header. Closed on exec unless passed to the child. */
   readonly fd: number;
   /**
-   * Closes our copy of the descriptor: as soon as the VMM has its own, so that its death ends the TAP. Not on
-   * this thread, since the kernel takes 20 ms and more to remove a link. Fine when it is closed already.
+   * Closes our copy of the descriptor, once the VMM has its own, so that the VMM's death removes the TAP. On
+   * another thread, since the kernel takes 20 ms and more to remove a link. Idempotent.
    */
   close(): Promise<void>;
 }
 
 /**
- * Makes a TAP of ours, marked and confined but not up. On an error nothing is left.
+ * Makes a TAP, marked as ours and confined, but not up. On an error, nothing is left.
  * @throws LinkError `exists`: a link of that name is there; `not_permitted`; `unsupported`: there is no
  * /dev/net/tun; `invalid`
  */
 export function openTap(links: Links, spec: TapSpec): Tap {
   const { name, owner, mac, mtu, user, persistent = false } = spec;
-  if (!isLinkName(name)) throw new LinkError('invalid', `take "${name}" for the name of a TAP`);
-  // Made persistent only when the rest has worked, so that an error leaves nothing.
+  if (!isLinkName(name)) throw new LinkError('invalid', `invalid TAP name "${name}"`);
+  // Persistent only after everything else has worked, so that an error leaves nothing.
   const fd = create(name, user);
   try {
     const link = links.find(name);

@@ -1,6 +1,6 @@
 /**
- * Addresses as the kernel has them: 4 bytes of IPv4, 16 of IPv6, 6 of Ethernet, most significant first.
- * Their text is the canonical one: dotted decimal, RFC 5952, lower-case pairs with colons.
+ * Addresses in the kernel's form, in network byte order: 4 bytes for IPv4, 16 for IPv6, 6 for Ethernet. Text is
+ * canonical: dotted decimal, RFC 5952, lower-case pairs with colons.
  */
 import { formatAddress, parseAddress } from '../addresses/addresses.ts';
 import { LinkError } from './errors.ts';
@@ -15,7 +15,7 @@ const MAC = /^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$/;
 /** @throws LinkError `invalid` */
 export function encodeIp(text: string): Uint8Array {
   const address = parseAddress(text);
-  if (address === undefined) throw new LinkError('invalid', `take "${text}" for an IP address`);
+  if (address === undefined) throw new LinkError('invalid', `invalid IP address "${text}"`);
   const bytes = address.family === 4 ? IPV4_BYTES : IPV6_BYTES;
   return new Uint8Array(Buffer.from(address.value.toString(16).padStart(2 * bytes, '0'), 'hex'));
 }
@@ -32,16 +32,16 @@ export function familyOf(ip: Uint8Array): number {
   return ip.length === IPV4_BYTES ? FAMILY.ipv4 : FAMILY.ipv6;
 }
 
-/** Of one station: not zeros, not a group's. @throws LinkError `invalid` */
+/** Unicast and not zero. @throws LinkError `invalid` */
 export function encodeMac(text: string): Uint8Array {
   const lower = text.toLowerCase();
   const isGroup = (Number.parseInt(lower.slice(0, 2), 16) & 1) === 1;
   if (!MAC.test(lower) || isGroup || lower === '00:00:00:00:00:00')
-    throw new LinkError('invalid', `take "${text}" for a MAC address`);
+    throw new LinkError('invalid', `invalid MAC address "${text}"`);
   return Uint8Array.from(lower.split(':'), (pair) => Number.parseInt(pair, 16));
 }
 
-/** Of any length: a tunnel's is an IP address, and the loopback's is zeros. */
+/** Any length: a tunnel has an IP address here, and loopback zeros. */
 export function decodeMac(bytes: Uint8Array): string {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(':');
 }

@@ -12,10 +12,10 @@ const NETWORK_ORDER = 0x4000;
 const TYPE_MASK = 0x3fff;
 const VALUE_BYTES_MAX = 0xffff - HEADER_BYTES;
 
-/** What is written: bytes, or attributes inside. */
+/** An attribute to encode: bytes, or nested attributes. */
 export type AttributeSpec = readonly [type: number, value: Uint8Array | readonly AttributeSpec[]];
 
-/** What was read. */
+/** A decoded attribute. */
 export interface Attribute {
   /** Without flags. */
   readonly type: number;
@@ -48,7 +48,7 @@ export function encodeAttributes(attributes: readonly AttributeSpec[]): Uint8Arr
 }
 
 /**
- * The attributes of one level, in their order; types that nobody knows are among them.
+ * The attributes of one level, in order, unknown types included.
  * @throws LinkError `malformed`
  */
 export function parseAttributes(bytes: Uint8Array): Attribute[] {
@@ -85,7 +85,7 @@ export function readU32(value: Uint8Array): number {
   return new DataView(value.buffer, value.byteOffset, 4).getUint32(0, true);
 }
 
-/** A text that ends at its first zero or with the value. What is no UTF-8 becomes U+FFFD. */
+/** Text up to its first zero or the end of the value. Invalid UTF-8 becomes U+FFFD. */
 export function readText(value: Uint8Array): string {
   const end = value.indexOf(0);
   return new TextDecoder().decode(end < 0 ? value : value.subarray(0, end));
@@ -101,7 +101,7 @@ export function u32(value: number): Uint8Array {
   return bytes;
 }
 
-/** With its final zero, which names of interfaces need. */
+/** Text with a final zero, as names of interfaces need it. */
 export function text(value: string): Uint8Array {
   return new TextEncoder().encode(`${value}\0`);
 }

@@ -1,14 +1,14 @@
-/** What can go wrong with links, addresses, routes, neighbors and TAPs, and what a person can do about it. */
+/** Errors of links, addresses, routes, neighbors and TAPs, with remedies. */
 import { CodedError } from '../../base/errors.ts';
 
 type LinkErrorCode =
-  /** A link, address or route of that name or value is there already. */
+  /** A link, address or route of that name or value exists already. */
   | 'exists'
-  /** The link, address, route or neighbor is not there, or not any more. */
+  /** The link, address, route or neighbor does not exist, or no longer. */
   | 'not_found'
   /** The process lacks CAP_NET_ADMIN or may not open /dev/net/tun. */
   | 'not_permitted'
-  /** Somebody else uses it at this moment. */
+  /** Another program uses it. */
   | 'busy'
   /** This kernel was built without it. */
   | 'unsupported'
@@ -18,7 +18,7 @@ type LinkErrorCode =
   | 'unreachable'
   /** The kernel's tables changed during each of several attempts to read them, or are beyond our limits. */
   | 'unreadable'
-  /** Bytes that are no netlink, or an answer to something else. */
+  /** Not netlink, or an answer to another request. */
   | 'malformed'
   /** The kernel refused for another reason, which is the cause. */
   | 'failed';
@@ -48,13 +48,13 @@ const CODES: Readonly<Record<string, LinkErrorCode>> = {
 };
 
 const REMEDIES: Partial<Record<LinkErrorCode, string>> = {
-  exists: 'Choose another name or address, or remove what has it now.',
+  exists: 'Choose another name or address, or remove the one that has it.',
   not_permitted:
-    'Run NeuroVisor as root or with CAP_NET_ADMIN; a sandbox without a network needs neither.',
+    'Run NeuroVisor as root or with CAP_NET_ADMIN, or create the sandbox without a network.',
   busy: 'End the program that uses it, then try again.',
   unsupported: 'Load the kernel module for it (tun, ipv6), or use a kernel that has it.',
   unreachable: 'Set the link up and give it an address before its routes.',
-  unreadable: 'Try again when the routing tables of the host have come to rest.',
+  unreadable: 'Try again later: the routing tables of the host kept changing.',
 };
 
 /**

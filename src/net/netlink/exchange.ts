@@ -1,6 +1,6 @@
 /**
- * One request and its answer, without I/O: datagrams in, an outcome out. What has another sequence number
- * or port is the rest of an exchange that was given up, and is passed over.
+ * One request and its answer, without I/O: datagrams in, an outcome out. Skips messages with another sequence number
+ * or port, which are the rest of an abandoned exchange.
  */
 import { LinkError } from './errors.ts';
 import {
@@ -14,16 +14,16 @@ import {
 } from './message.ts';
 import type { Request } from './request.ts';
 
-/** Messages of one dump. A full table of the internet's routes has more; nothing here asks for one. */
+/** Messages of one dump. A full table of internet routes has more, but is never requested here. */
 export const DUMP_MESSAGES_MAX = 100_000;
 
 export type ExchangeOutcome =
-  /** All of the answer is there; `interrupted`: it was changed while it was written. */
+  /** The answer is complete; `interrupted`: the table changed during the dump. */
   | { readonly kind: 'done'; readonly messages: readonly Message[]; readonly interrupted: boolean }
   | { readonly kind: 'refused'; readonly acknowledgement: Acknowledgement };
 
 export class NetlinkExchange {
-  /** What is to be sent. */
+  /** The datagram to send. */
   readonly output: Uint8Array;
   readonly #sequence: number;
   readonly #portId: number;
@@ -41,7 +41,7 @@ export class NetlinkExchange {
     this.output = encodeMessage({ ...request, flags, sequence, portId });
   }
 
-  /** Undefined while more has to come. */
+  /** Undefined until the answer is complete. */
   get outcome(): ExchangeOutcome | undefined {
     return this.#outcome;
   }
@@ -59,7 +59,7 @@ export class NetlinkExchange {
     if ((message.flags & FLAG.dumpInterrupted) !== 0) this.#interrupted = true;
     if (message.type === CONTROL.noop) return;
     if (message.type === CONTROL.overrun)
-      throw new LinkError('unreadable', 'read an answer of the kernel, which lost a part of it');
+      throw new LinkError('unreadable', 'read an answer of the kernel: a part was lost');
     if (message.type === CONTROL.error || message.type === CONTROL.done) {
       const acknowledgement = parseAcknowledgement(message);
       if (acknowledgement.errno !== 0) this.#outcome = { kind: 'refused', acknowledgement };

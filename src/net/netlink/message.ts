@@ -1,6 +1,6 @@
 /**
- * The frame of netlink (RFC 3549 section 2.3.2; linux/netlink.h), in the machine's byte order, which is
- * little-endian on every machine that this runs on:
+ * Netlink messages (RFC 3549 section 2.3.2; linux/netlink.h), in host byte order, which is little-endian on every
+ * supported machine:
  *
  *     0 length u32, with these 16 bytes · 4 type u16 · 6 flags u16 · 8 sequence u32 · 12 port id u32
  *     16 body, then zeros up to a multiple of 4
@@ -20,7 +20,7 @@ export const FLAG = {
   /** An answer in several messages, ended by DONE. */
   multi: 0x2,
   ack: 0x4,
-  /** What was dumped changed meanwhile: parts of it may be missing or twice. */
+  /** The table changed during the dump: entries may be missing or repeated. */
   dumpInterrupted: 0x10,
   dump: 0x300,
   /** New: replace what exists. */
@@ -85,7 +85,7 @@ export function parseMessages(bytes: Uint8Array): Message[] {
 export interface Acknowledgement {
   /** 0: done; else the positive errno of the refusal. */
   readonly errno: number;
-  /** The kernel's words on a refusal (NLMSGERR_ATTR_MSG), or a warning with `errno` 0. */
+  /** The kernel's text for a refusal (NLMSGERR_ATTR_MSG), or a warning with `errno` 0. */
   readonly text?: string;
   /** Byte of the request that the kernel objects to (NLMSGERR_ATTR_OFFS). */
   readonly offset?: number;

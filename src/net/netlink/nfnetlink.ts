@@ -1,6 +1,6 @@
 /**
- * Words of nf_tables over netlink (linux/netfilter/nf_tables.h), for the one table that a process holds by its
- * own socket; the rest goes by `nft`. Pure.
+ * Messages of nf_tables over netlink (linux/netfilter/nf_tables.h), for the table that a process's own socket owns;
+ * everything else uses `nft`. Pure.
  */
 import { type AttributeSpec, encodeAttributes, text } from './attribute.ts';
 import { encodeMessage, FLAG } from './message.ts';
@@ -44,7 +44,7 @@ interface NftRequest {
   readonly body: Uint8Array;
 }
 
-/** A table that nobody but the sending socket can change, and that goes with it; since Linux 5.12. */
+/** A table that only the sending socket can change, and that disappears with it; since Linux 5.12. */
 export function ownTable(name: string): NftRequest {
   return request(MESSAGE.newTable, FLAG.exclusive, [
     [TABLE.name, text(name)],
@@ -81,7 +81,7 @@ export function rule(
   ]);
 }
 
-/** The key begins with these bytes. */
+/** Matches if the key begins with these bytes. */
 export function metaBeginsWith(key: number, bytes: Uint8Array): AttributeSpec[] {
   return compare(key, OPERATOR.equal, bytes);
 }
@@ -112,7 +112,10 @@ export function encodeBatch(
     encodeMessage({ type, flags: FLAG.request, sequence: 0, portId, body: OF_BATCH });
   const parts = requests.map(({ type, flags, body }, at) =>
     encodeMessage({
-      ...{ type, body, portId, sequence: firstSequence + at },
+      type,
+      body,
+      portId,
+      sequence: firstSequence + at,
       flags: flags | FLAG.request | FLAG.ack | FLAG.create,
     }),
   );
@@ -147,7 +150,7 @@ function request(type: number, flags: number, attributes: readonly AttributeSpec
   return { type, flags, body: withAttributes(INET, encodeAttributes(attributes)) };
 }
 
-/** Numbers of nf_tables are big-endian. */
+/** nf_tables has big-endian numbers. */
 function be32(value: number): Uint8Array {
   const bytes = new Uint8Array(4);
   new DataView(bytes.buffer).setInt32(0, value | 0);

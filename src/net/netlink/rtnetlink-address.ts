@@ -19,7 +19,7 @@ import { type Request, withAttributes } from './request.ts';
 const ADDRESS_TYPE = { new: 20, delete: 21, get: 22 } as const;
 const BODY_BYTES = 8;
 
-/** IFA_*: on a link with two ends `address` is the other one's, on others both are equal. */
+/** IFA_*: on a point-to-point link `address` is the peer's; on others both are equal. */
 const ATTRIBUTE = { address: 1, local: 2 } as const;
 
 export interface LinkAddress {
@@ -61,7 +61,7 @@ export function parseAddress(bytes: Uint8Array): LinkAddress | undefined {
 function bodyOf({ linkIndex, address, prefixLength }: LinkAddress): Uint8Array {
   const ip = encodeIp(address);
   if (!Number.isInteger(prefixLength) || prefixLength < 0 || prefixLength > ip.length * 8)
-    throw new LinkError('invalid', `take ${address}/${prefixLength} for an address`);
+    throw new LinkError('invalid', `invalid address ${address}/${prefixLength}`);
   return body(familyOf(ip), prefixLength, linkIndex, [
     [ATTRIBUTE.local, ip],
     [ATTRIBUTE.address, ip],

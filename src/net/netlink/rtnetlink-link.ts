@@ -52,22 +52,22 @@ const SKIP_STATISTICS = 8;
 /** IFNAMSIZ and IFALIASZ, without their final zero. */
 export const NAME_BYTES_MAX = 15;
 const ALIAS_BYTES_MAX = 255;
-/** What `dev_valid_name` lets through, less what needs quotes or is a template (`%`). */
+/** A subset of `dev_valid_name`: no quotes needed, and no template (`%`). */
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/;
 
 export interface Link {
-  /** Number of the link in its namespace; not given again while the namespace lives. */
+  /** Number of the link in its namespace; not reused while the namespace lives. */
   readonly index: number;
   readonly name: string;
   /** Whether it was set up. */
   readonly up: boolean;
-  /** Whether somebody holds its other end: a TAP without an open descriptor has no carrier. */
+  /** Whether its other end is open: a TAP without an open descriptor has no carrier. */
   readonly carrier: boolean;
   readonly loopback: boolean;
   /** Largest packet, bytes. */
   readonly mtu: number;
   readonly mac: string | undefined;
-  /** Free text, which we mark our links with. */
+  /** Free text, which marks our links. */
   readonly alias: string | undefined;
   /** Driver, e.g. `tun`, `veth`; undefined for hardware. */
   readonly kind: string | undefined;
@@ -75,7 +75,7 @@ export interface Link {
   readonly xdpProgramId: number | undefined;
 }
 
-/** What of a link can be changed at once. What is absent stays. */
+/** Changes of a link. Absent fields stay. */
 export interface LinkChange {
   readonly up?: boolean;
   /** Bytes. */
@@ -84,7 +84,7 @@ export interface LinkChange {
   /** At most 255 bytes; '' removes it. */
   readonly alias?: string;
   readonly name?: string;
-  /** Number by which many can be removed at once; 0: none. */
+  /** For removing many links at once; 0: none. */
   readonly group?: number;
 }
 
@@ -114,7 +114,7 @@ export function changeLink(index: number, change: LinkChange): Request {
   return { type: LINK_TYPE.set, flags: FLAG.ack, body: body({ index, ...flags }, attributes) };
 }
 
-/** Puts an XDP program in front of everything that comes in by a link that has none. It goes with the link. */
+/** Attaches an XDP program to a link that has none. The program is removed with the link. */
 export function attachXdp(index: number, programFd: number): Request {
   const xdp: AttributeSpec[] = [
     [XDP.fd, u32(programFd)],
@@ -123,7 +123,7 @@ export function attachXdp(index: number, programFd: number): Request {
   return { type: LINK_TYPE.set, flags: FLAG.ack, body: body({ index }, [[ATTRIBUTE.xdp, xdp]]) };
 }
 
-/** A new link of a kind that needs no data, e.g. `dummy`. A TAP is not made so. @throws LinkError `invalid` */
+/** Creates a link of a kind without data, e.g. `dummy`; not for TAPs. @throws LinkError `invalid` */
 export function newLink(name: string, kind: string): Request {
   const info: AttributeSpec = [ATTRIBUTE.linkInfo, [[INFO_KIND, new TextEncoder().encode(kind)]]];
   const flags = FLAG.ack | FLAG.create | FLAG.exclusive;
@@ -131,8 +131,8 @@ export function newLink(name: string, kind: string): Request {
 }
 
 /**
- * Into another network namespace, under the same name and number there (the number from Linux 5.16 on; before, the
- * kernel takes another where somebody has it). It is down afterwards, without addresses, routes and neighbors.
+ * Moves a link to another network namespace, with its name and, since Linux 5.16, its index; before, the kernel may
+ * choose another. Afterwards the link is down, without addresses, routes and neighbors.
  */
 export function moveLink(index: number, namespaceFd: number): Request {
   const attributes: AttributeSpec[] = [
@@ -146,7 +146,7 @@ export function deleteLink(index: number): Request {
   return { type: LINK_TYPE.delete, flags: FLAG.ack, body: body({ index }, []) };
 }
 
-/** Every link of a group, in one go. The kernel refuses group 0, where all others are. */
+/** Deletes all links of a group at once. The kernel refuses group 0, which has all other links. */
 export function deleteGroup(group: number): Request {
   const attributes = [[ATTRIBUTE.group, u32(group)]] as const;
   return { type: LINK_TYPE.delete, flags: FLAG.ack, body: body({}, attributes) };
@@ -184,13 +184,13 @@ export function parseLink(bytes: Uint8Array): Link {
   };
 }
 
-/** Whether the kernel and a person's shell can take it for a name of a link. */
+/** Whether it is a valid name of a link that needs no quotes in a shell. */
 export function isLinkName(name: string): boolean {
   return name.length <= NAME_BYTES_MAX && NAME.test(name);
 }
 
 function nameAttribute(name: string): AttributeSpec {
-  if (!isLinkName(name)) throw new LinkError('invalid', `take "${name}" for the name of a link`);
+  if (!isLinkName(name)) throw new LinkError('invalid', `invalid link name "${name}"`);
   return [ATTRIBUTE.name, text(name)];
 }
 
@@ -198,7 +198,7 @@ function nameAttribute(name: string): AttributeSpec {
 function aliasBytes(alias: string): Uint8Array {
   const bytes = new TextEncoder().encode(alias);
   if (bytes.length > ALIAS_BYTES_MAX || bytes.includes(0))
-    throw new LinkError('invalid', `take a text of ${bytes.length} bytes for an alias`);
+    throw new LinkError('invalid', `set an alias of ${bytes.length} bytes: too long`);
   return bytes;
 }
 

@@ -16,10 +16,10 @@ const BODY_BYTES = 12;
 
 /** NDA_*. */
 const ATTRIBUTE = { address: 1, mac: 2, linkIndex: 8 } as const;
-/** NUD_PERMANENT: never asked for by ARP, never forgotten. */
+/** NUD_PERMANENT: no ARP, and no expiry. */
 const PERMANENT = 0x80;
 
-/** A permanent entry; one that is there is replaced. @throws LinkError `invalid` */
+/** Adds or replaces a permanent entry. @throws LinkError `invalid` */
 export function setNeighbor(linkIndex: number, address: string, mac: string): Request {
   const ip = encodeIp(address);
   const flags = FLAG.ack | FLAG.create | FLAG.replace;

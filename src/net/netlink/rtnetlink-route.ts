@@ -154,7 +154,7 @@ function parseDestination(cidr: string): { ip: Uint8Array; prefixLength: number 
   const ip = encodeIp(address);
   const prefixLength = Number(bits);
   if (rest.length > 0 || !/^\d{1,3}$/.test(bits) || prefixLength > ip.length * 8)
-    throw new LinkError('invalid', `take "${cidr}" for a destination`);
+    throw new LinkError('invalid', `invalid destination "${cidr}"`);
   return { ip, prefixLength };
 }
 

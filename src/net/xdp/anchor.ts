@@ -1,7 +1,7 @@
 /**
- * A link that passes nothing and holds the XDP program of this process as long as it has a network (io).
- * Without it the first sandbox would pay for the program's way into the kernel, and the last for its way out
- * (`metadata-guard.ts`): for sandboxes one after the other, each of them both.
+ * A link without traffic that keeps this process's XDP program attached (io). Otherwise the first sandbox would wait
+ * for the program to be installed and the last for its removal (`metadata-guard.ts`); sandboxes one after another
+ * would each wait for both.
  */
 import { close } from 'node:fs';
 import { promisify } from 'node:util';
@@ -12,7 +12,7 @@ import { TAP_PREFIX } from '../addresses/address-plan.ts';
 import type { Links } from '../link/links.ts';
 import type { MetadataGuards } from './metadata-guard.ts';
 
-/** The number of the process follows. The packet filter knows no TAP of that name, and it is never up. */
+/** The pid follows. The link is never up, and the packet filter has no sandbox with it. */
 export const ANCHOR_PREFIX = `${TAP_PREFIX}xdp`;
 const closeOffThread = promisify(close);
 
@@ -31,7 +31,7 @@ export class XdpAnchor {
     this.#log = log;
   }
 
-  /** Once, and only for speed: where it can't be had, nothing is missing. */
+  /** Idempotent. Only for speed: a failure is logged and has no other effect. */
   hold(): void {
     if (this.#isTried) return;
     this.#isTried = true;
@@ -40,13 +40,13 @@ export class XdpAnchor {
       const link = this.#links.find(this.#name);
       if (link !== undefined) this.#guards.attach(link.index);
     } catch (error) {
-      // Of the kernel, e.g. that somebody in another pid namespace has the name.
+      // For example, a process in another pid namespace has the name.
       if (!(error instanceof CodedError) && errorCode(error) === undefined) throw error;
       this.#log.debug('keep an XDP program', { error: describeError(error) });
     }
   }
 
-  /** The kernel removes the link with it, by whatever death of ours. Fine when there is none. */
+  /** Removes the link, which the kernel also does when this process dies. Idempotent. */
   async close(): Promise<void> {
     const fd = this.#fd;
     this.#fd = undefined;

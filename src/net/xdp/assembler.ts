@@ -1,11 +1,11 @@
 /**
- * A small assembler of eBPF (RFC 9669): of its instructions only those that a packet filter with a map of
- * counts needs. Pure. An instruction has 8 bytes:
+ * A small eBPF assembler (RFC 9669), with the instructions for a packet filter that counts in a map. Pure. An
+ * instruction has 8 bytes:
  *
  *     0 opcode · 1 destination register (low 4 bits), source (high) · 2 jump or memory offset i16 · 4 immediate i32
  */
 
-/** r0 is the verdict, r1 the context at first. A call takes r1 to r5 and leaves nothing in them. */
+/** r0: the verdict; r1: the context at the start. A call takes r1 to r5 and clobbers them. */
 export type Register = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9;
 /** The end of the stack, which grows down; read only. */
 const STACK = 10;
@@ -38,7 +38,7 @@ const MAP = 1;
 /** BPF_FUNC_map_lookup_elem. */
 const MAP_LOOKUP = 1;
 const INSTRUCTION_BYTES = 8;
-/** Jumps are i16 and only forward, so a longer program could not be left. */
+/** Jumps are i16 and only forward, so no jump could leave a longer program. */
 const INSTRUCTIONS_MAX = 0x7fff;
 
 interface Instruction {
@@ -50,18 +50,18 @@ interface Instruction {
   readonly target?: string;
 }
 
-/** Instructions one after the other; a jump names a label that comes later. */
+/** Appends instructions. Jumps name a later label. */
 export class Assembler {
   readonly #instructions: Instruction[] = [];
   readonly #labels = new Map<string, number>();
 
   label(name: string): this {
-    if (this.#labels.has(name)) throw new RangeError(`label ${name} is there twice`);
+    if (this.#labels.has(name)) throw new RangeError(`duplicate label ${name}`);
     this.#labels.set(name, this.#instructions.length);
     return this;
   }
 
-  /** dst = the 32 bits at base + offset, in the order of this processor. */
+  /** dst = the 32 bits at base + offset, in host byte order. */
   loadWord(dst: Register, base: Register, offset: number): this {
     return this.#push({ op: OP.loadWord, dst, src: base, offset });
   }
@@ -70,7 +70,7 @@ export class Assembler {
     return this.#push({ op: OP.loadHalf, dst, src: base, offset });
   }
 
-  /** Between the order of the network and that of this processor. */
+  /** Between network and host byte order. */
   swap(dst: Register, bits: 16 | 32): this {
     return this.#push({ op: OP.toBigEndian, dst, immediate: bits });
   }
@@ -83,7 +83,7 @@ export class Assembler {
     return this.#push({ op: OP.addImmediate, dst, immediate: value });
   }
 
-  /** Of the lower 32 bits; the upper become 0. */
+  /** On the lower 32 bits; the upper become 0. */
   set32(dst: Register, value: number): this {
     return this.#push({ op: OP.move32Immediate, dst, immediate: value });
   }
@@ -96,19 +96,19 @@ export class Assembler {
     return this.#push({ op: OP.and32Immediate, dst, immediate: mask });
   }
 
-  /** Puts 32 bits on the stack, `offset` from its end, a negative multiple of 4. */
+  /** Stores 32 bits on the stack at `offset` from its end, a negative multiple of 4. */
   storeOnStack(src: Register, offset: number): this {
     return this.#push({ op: OP.storeWord, dst: STACK, src, offset });
   }
 
-  /** r0 = address of the value whose key is on the stack, or 0. Takes r1 and r2. */
+  /** r0 = address of the value for the key on the stack, or 0. Uses r1 and r2. */
   lookUp(mapFd: number, keyOffset: number): this {
     this.#push({ op: OP.loadImmediate64, dst: 1, src: MAP, immediate: mapFd }).#push({ op: 0 });
     this.#push({ op: OP.move, dst: 2, src: STACK }).add(2, keyOffset);
     return this.#push({ op: OP.call, immediate: MAP_LOOKUP });
   }
 
-  /** The 64 bits at base + offset += src, at once for all processors. */
+  /** The 64 bits at base + offset += src, atomically. */
   atomicAdd64(base: Register, offset: number, src: Register): this {
     return this.#push({ op: OP.atomic64, dst: base, src, offset, immediate: ATOMIC_ADD });
   }
@@ -137,7 +137,7 @@ export class Assembler {
     return this.#push({ op: OP.exit });
   }
 
-  /** @throws RangeError for a label that is nowhere or behind, and for a program that is too long */
+  /** @throws RangeError for a missing or earlier label, and for a program that is too long */
   assemble(): Uint8Array<ArrayBuffer> {
     const count = this.#instructions.length;
     if (count > INSTRUCTIONS_MAX) throw new RangeError(`a program of ${count} instructions`);

@@ -1,7 +1,7 @@
 /**
- * Puts the program of `metadata-xdp.ts` on TAPs, where this host lets us, and reads what it counted (io). One
- * program for all TAPs of a process: a program that is new to the kernel, or leaves it, makes it rewrite its own
- * code and wait until every processor has noticed, 10 ms each time (`bpf_dispatcher_change_prog`).
+ * Attaches the program of `metadata-program.ts` to TAPs, if this host allows it, and reads its counts (io). One
+ * program for all TAPs of a process: for each program that comes or goes, the kernel patches its own code and waits
+ * for every processor, 10 ms each time (`bpf_dispatcher_change_prog`).
  */
 import { CodedError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -25,28 +25,29 @@ import {
 } from './metadata-program.ts';
 
 const NAME = 'nv_metadata';
-/** Links of one process: as many as the default pool has subnets, and more. */
+/** Links of one process: more than the default pool has subnets. */
 const LINKS_MAX = 65_536;
 
 /**
- * `not_permitted`: no CAP_BPF, or a container's seccomp; `unsupported`: a kernel without it; `failed`: of a
- * link, that it has another program already
+ * `not_permitted`: no CAP_BPF, or a container's seccomp; `unsupported`: the kernel lacks it; `failed`: for example,
+ * the link has another program already
  */
 type GuardErrorCode = 'not_permitted' | 'unsupported' | 'failed';
 
-/** The packet filter drops the same packets, so who gets this may go on. */
+/** Not fatal: the packet filter drops the same packets. */
 export class GuardError extends CodedError<GuardErrorCode> {}
 
 const REMEDIES: Record<GuardErrorCode, string> = {
-  not_permitted: 'give NeuroVisor CAP_BPF (or run it as root, in a container that may call bpf)',
-  unsupported: 'use a kernel of 5.12 or later with CONFIG_BPF_SYSCALL',
-  failed: 'report it with this message',
+  not_permitted:
+    'Give NeuroVisor CAP_BPF, or run it as root; in a container, allow the bpf system call.',
+  unsupported: 'Use a kernel of 5.12 or later with CONFIG_BPF_SYSCALL.',
+  failed: 'Report this message.',
 };
 
 export interface MetadataGuard {
-  /** Since it was put there; what they were at `close` afterwards. */
+  /** Since the program was attached; after `close`, the last values. */
   drops(): MetadataDrops;
-  /** Ends the counting, and leaves the program where it is. */
+  /** Ends the counting, and leaves the program attached. */
   close(): void;
 }
 
@@ -65,7 +66,7 @@ export class MetadataGuards {
   }
 
   /**
-   * Before the link is up, so that no packet passes it. It goes with the link.
+   * Attach before the link is up, so that no packet bypasses the program. Removed with the link.
    * @throws GuardError
    */
   guard(linkIndex: number): MetadataGuard {
@@ -96,7 +97,7 @@ export class MetadataGuards {
     };
   }
 
-  /** To a link whose drops nobody asks for. @throws GuardError */
+  /** Attaches the program without counting. @throws GuardError */
   attach(linkIndex: number): void {
     const attempt = `drop packets to metadata services on link ${linkIndex}`;
     this.#program ??= load(attempt);
@@ -107,22 +108,22 @@ export class MetadataGuards {
     }
   }
 
-  /** After its guards. Links keep the program. */
+  /** Close the guards first. Links keep the program. */
   close(): void {
     if (this.#program !== undefined) unload(this.#program);
     this.#program = undefined;
   }
 }
 
-/** Whether this process may load it; nothing is left. @throws GuardError */
+/** Checks that this process may load the program, and leaves nothing. @throws GuardError */
 export function probeMetadataGuard(): void {
   unload(load('load the program that drops packets to metadata services'));
 }
 
 /**
- * What it counted on a link, of whatever process.
+ * Counts of a link's program, of any process.
  * @param programId of `Link.xdpProgramId`
- * @returns undefined where it is gone, may not be looked at, or is another
+ * @returns undefined if the program is gone, may not be read, or is another one
  */
 export function readMetadataDrops(programId: number, linkIndex: number): MetadataDrops | undefined {
   let mapFd: number | undefined;
@@ -131,7 +132,7 @@ export function readMetadataDrops(programId: number, linkIndex: number): Metadat
     return readDrops(readMapEntry(mapFd, linkIndex, COUNTS_BYTES));
   } catch (error) {
     if (!(error instanceof SyscallError)) throw error;
-    ignore(error, 'counts of XDP that can not be read');
+    ignore(error, 'XDP counts are unreadable');
     return undefined;
   } finally {
     if (mapFd !== undefined) closeFd(mapFd);

@@ -1,10 +1,10 @@
 /**
- * The program that drops packets to metadata services as they come out of a guest's TAP, before the packet
- * filter and independent of it (XDP, Documentation/networking/filter.rst). Pure.
+ * An XDP program that drops packets to metadata services as they leave a guest's TAP, before the packet filter and
+ * independent of it. Pure.
  *
  *     Ethernet ─┬─ VLAN tag, or an IP header that is cut off ──► drop, counted as unreadable
  *               ├─ IPv4, IPv6 to a metadata block ─────────────► drop, counted
- *               └─ everything else, ARP included ──────────────► on to the packet filter
+ *               └─ everything else, ARP included ──────────────► to the packet filter
  */
 import type { Cidr } from '../addresses/addresses.ts';
 import { METADATA_BLOCKS } from '../addresses/metadata.ts';
@@ -12,14 +12,14 @@ import { Assembler, type Register } from './assembler.ts';
 
 /** enum xdp_action (linux/bpf.h). */
 export const XDP = { drop: 1, pass: 2 } as const;
-/** Of each link, in a map by the link's index: u64 packets to metadata services, u64 unreadable ones. */
+/** Value per link index: u64 packets to metadata services, u64 unreadable ones. */
 export const COUNTS_BYTES = 16;
 const UNREADABLE_AT = 8;
 
 const ETHERNET_BYTES = 14;
 const ETHERTYPE_AT = 12;
 const ETHERTYPE = { ipv4: 0x0800, ipv6: 0x86dd, vlan: 0x8100, serviceVlan: 0x88a8 } as const;
-/** Of the destination, from the beginning of the frame, and the header's length without options. */
+/** Offset of the destination in the frame, and length of the header without options. */
 const IPV4 = { destinationAt: ETHERNET_BYTES + 16, headerBytes: 20 } as const;
 const IPV6 = { destinationAt: ETHERNET_BYTES + 24, headerBytes: 40 } as const;
 
@@ -33,15 +33,15 @@ const WORDS = [5, 6, 7, 8] as const;
 const IPV6_BITS = 128n;
 const MASK_32 = 0xffff_ffffn;
 
-/** Bits of an address of IPv6 that decide, and what they are. */
+/** The deciding bits of an IPv6 address, and their values. */
 export interface Pattern {
   readonly mask: bigint;
   readonly value: bigint;
 }
 
 /**
- * Where an address of IPv6 has one of IPv4 in it, as `facesOf` knows: a fixed part, and where the pieces of
- * the IPv4 address lie, each as bits from the left.
+ * The IPv4 addresses inside of IPv6 addresses, as in `facesOf`: a fixed part, and the places of the pieces of the
+ * IPv4 address, in bits from the left.
  */
 interface Embedding {
   readonly fixed: readonly { readonly at: number; readonly bits: number; readonly value: bigint }[];
@@ -79,7 +79,7 @@ const EMBEDDINGS: readonly Embedding[] = [
   })),
 ];
 
-/** Every address of IPv6 that is in one of these blocks, by itself or by an IPv4 address inside. */
+/** Patterns of all IPv6 addresses in these blocks, by themselves or by an IPv4 address inside. */
 export function ipv6Patterns(blocks: readonly Cidr[]): Pattern[] {
   return blocks.flatMap(({ family, base, prefix }) => {
     if (family === 4) return EMBEDDINGS.map((each) => embed(each, base, prefix));
@@ -110,7 +110,7 @@ function embed({ fixed, pieces, inverted }: Embedding, base: bigint, prefix: num
 }
 
 /**
- * One program for all links: what comes in by a link that is not in the map is dropped too, and not counted.
+ * One program for all links. On a link that is not in the map it drops, too, but does not count.
  * @param mapFd of a map from u32 to values of `COUNTS_BYTES`
  * @returns instructions for `loadXdp`
  */
@@ -148,7 +148,7 @@ export function metadataProgram(mapFd: number, blocks = METADATA_BLOCKS): Uint8A
   return code.assemble();
 }
 
-/** Else the frame ends before what its type promises. */
+/** Checks that the frame is long enough for its type. */
 function reaches(code: Assembler, bytes: number): void {
   code.move(scratch, data).add(scratch, bytes).jumpIfGreater(scratch, end, 'unreadable');
 }
@@ -173,7 +173,7 @@ function count(code: Assembler, mapFd: number, at: number): void {
 export interface MetadataDrops {
   /** To metadata services. */
   readonly metadata: number;
-  /** With a VLAN tag, or cut off within their headers. */
+  /** With a VLAN tag, or a truncated header. */
   readonly unreadable: number;
 }
 
