@@ -86,11 +86,11 @@ export class Exchange {
   #dispatched: Dispatched | undefined;
 
   constructor(context: ExchangeContext, request: IncomingMessage, response: ServerResponse) {
-    const { memory, limits, dialect, clock } = context;
+    const { memory, limits, clock } = context;
     this.#context = context;
     this.#request = request;
     this.#response = response;
-    this.#reply = new Reply(request, response, dialect, clock);
+    this.#reply = new Reply(request, response, context);
     this.#body = new RequestBody(memory, limits.bodyBytesMax);
     this.#startedAtMs = clock.now();
   }
@@ -111,7 +111,7 @@ export class Exchange {
     const { clock, limits } = this.#context;
     const closed = new Promise<void>((resolve) => {
       this.#response.once('close', () => {
-        if (this.#response.writableFinished) resolve();
+        if (this.#response.writableFinished || this.#reply.lingering) resolve();
         else this.cancel(new BridgeError('cancelled', 'the guest closed its connection'));
       });
     });
@@ -318,6 +318,7 @@ export class Exchange {
   }
 
   #refused(refusal: Refusal): ExchangeEnd {
+    this.#body.release();
     this.#reply.fail(refusal);
     return 'refused';
   }

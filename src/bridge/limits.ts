@@ -26,6 +26,10 @@ export interface BridgeLimits {
   readonly headersTimeoutMs: number;
   /** From the first byte of a request to the end of its body; longer gets 408. */
   readonly bodyTimeoutMs: number;
+  /** Bytes dropped after an early answer, so that the client can read it; more closes the connection. */
+  readonly lingerBytesMax: number;
+  /** Reading and dropping after an early answer; longer closes the connection. */
+  readonly lingerTimeoutMs: number;
   /** A connection without a request; longer closes it. Longer than client pools keep one, so they close first. */
   readonly idleConnectionTimeoutMs: number;
   /** A guest that stops reading its answer; longer cancels the request. */
@@ -58,6 +62,8 @@ export const BRIDGE_LIMITS: BridgeLimits = {
   jsonValuesMax: 1_000_000,
   headersTimeoutMs: 10_000,
   bodyTimeoutMs: 60_000,
+  lingerBytesMax: 64 * MIB,
+  lingerTimeoutMs: 30_000,
   idleConnectionTimeoutMs: 120_000,
   stallTimeoutMs: 120_000,
   connectTimeoutMs: 5_000,

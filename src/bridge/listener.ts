@@ -11,6 +11,7 @@ import { BridgeError } from './errors.ts';
 import { Exchange, type ExchangeContext } from './exchange.ts';
 import { checkFraming } from './headers.ts';
 import type { BridgeLimits } from './limits.ts';
+import { dropInput } from './linger.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Refusal } from './refusal.ts';
 
@@ -37,6 +38,8 @@ export class Listener {
   readonly #exchanges = new Set<Exchange>();
   /** The current answer of each connection. */
   readonly #current = new WeakMap<Duplex, ServerResponse>();
+  /** Connections whose error was answered; further input is dropped. */
+  readonly #lingering = new WeakSet<Duplex>();
   readonly #counts = { requests: 0, served: 0, refused: 0, failed: 0, cancelled: 0, dropped: 0 };
   #connections = 0;
 
@@ -159,9 +162,11 @@ export class Listener {
 
   /** Answers invalid bytes and requests that take too long, unless another answer is in progress. */
   #onClientError(error: Error, socket: Duplex): void {
+    if (this.#lingering.has(socket)) return;
     this.#counts.dropped += 1;
     const current = this.#current.get(socket);
-    const answering = current !== undefined && !current.writableEnded;
+    const begun = current !== undefined && (current.headersSent || current.req.complete);
+    const answering = begun && !current.writableEnded;
     if (answering || !socket.writable || errorCode(error) === 'ECONNRESET') {
       socket.destroy();
       return;
@@ -174,7 +179,10 @@ export class Listener {
       `content-length: ${Buffer.byteLength(body)}`,
       'connection: close',
     ];
-    socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
+    this.#lingering.add(socket);
+    socket.removeAllListeners('data');
+    socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);
+    dropInput(socket, this.#context, () => socket.destroy());
   }
 }
 

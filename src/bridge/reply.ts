@@ -4,6 +4,7 @@ import type { Clock } from '../base/clock.ts';
 import { IdleTimer } from '../base/idle-timer.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Dialect } from './dialect/dialect.ts';
+import { dropInput, type LingerLimits } from './linger.ts';
 import type { Refusal } from './refusal.ts';
 
 export class Reply {
@@ -16,9 +17,17 @@ export class Reply {
   #atBoundary: () => boolean = () => true;
   #firstByteAtMs: number | null = null;
   #refusal: Refusal | null = null;
+  #lingering = false;
   readonly #clock: Clock;
+  readonly #limits: LingerLimits;
 
-  constructor(request: IncomingMessage, response: ServerResponse, dialect: Dialect, clock: Clock) {
+  constructor(
+    request: IncomingMessage,
+    response: ServerResponse,
+    context: { readonly dialect: Dialect; readonly clock: Clock; readonly limits: LingerLimits },
+  ) {
+    const { dialect, clock, limits } = context;
+    this.#limits = limits;
     this.#request = request;
     this.#response = response;
     this.#dialect = dialect;
@@ -38,6 +47,11 @@ export class Reply {
   /** The bridge's own error that the guest got, if any. */
   get refusal(): Refusal | null {
     return this.#refusal;
+  }
+
+  /** True when the answer is complete and only the rest of the request is being dropped. */
+  get lingering(): boolean {
+    return this.#lingering;
   }
 
   /** Time of the first byte of content, not counting keep-alives. */
@@ -132,13 +146,21 @@ export class Reply {
   }
 
   #send(status: number, body: string, headers: Record<string, string>): void {
+    const early = !this.#request.complete;
     this.#response.writeHead(status, {
       ...headers,
       'content-type': 'application/json',
       'content-length': String(Buffer.byteLength(body)),
       // The rest of an unread body must not be parsed as another request.
-      ...(this.#request.complete ? {} : { connection: 'close' }),
+      ...(early ? { connection: 'close' } : {}),
     });
-    this.#response.end(body);
+    if (!early) {
+      this.#response.end(body);
+      return;
+    }
+    this.#response.write(body);
+    this.#lingering = true;
+    const context = { clock: this.#clock, limits: this.#limits };
+    dropInput(this.#request, context, () => this.#response.end());
   }
 }

@@ -191,6 +191,76 @@ describe('bridge: slow loris', () => {
   });
 });
 
+/** Sends parts with pauses, reads nothing before all are sent, and reports write errors. */
+async function sendFirst(parts: readonly (string | Buffer)[]): Promise<[string, unknown]> {
+  const socket = await fixture.connect();
+  socket.pause();
+  let fault: unknown;
+  socket.on('error', (error) => {
+    fault = error;
+  });
+  const closed = new Promise((resolve) => socket.once('close', resolve));
+  for (const part of parts) {
+    await new Promise((resolve) => socket.write(part, resolve));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  let seen = '';
+  socket.setEncoding('utf8').on('data', (text: string) => {
+    seen += text;
+  });
+  socket.resume();
+  await closed;
+  return [seen, fault];
+}
+
+describe('bridge: early refusals', () => {
+  const head = (path: string, headers: string) =>
+    `POST ${path} HTTP/1.1\r\nhost: x\r\n${headers}\r\n\r\n`;
+  const mib = 1024 * 1024;
+  it.each([
+    ['unknown path', 404, [head('/v1/responses', `content-length: ${TEXT.length}`), TEXT]],
+    ['compressed body', 415, [head(CHAT, 'content-encoding: gzip\r\ncontent-length: 4'), 'abcd']],
+    [
+      'declared 40 MiB',
+      413,
+      [head(CHAT, `content-length: ${40 * mib}`), Buffer.alloc(40 * mib, 'x')],
+    ],
+    [
+      'chunks of 40 MiB',
+      413,
+      [
+        head(CHAT, 'transfer-encoding: chunked'),
+        ...Array(40).fill(`100000\r\n${'x'.repeat(mib)}\r\n`),
+        '0\r\n\r\n',
+      ],
+    ],
+    ['large head', 431, [`POST ${CHAT} HTTP/1.1\r\nx: ${'a'.repeat(20_000)}`, 'b'.repeat(mib)]],
+    ['bad chunk', 400, [head(CHAT, 'transfer-encoding: chunked'), 'zz\r\n', 'b'.repeat(mib)]],
+  ])('%s: a client that sends first and reads later gets the answer', async (_, status, parts) => {
+    fixture = await bridgeFixture();
+    const [seen, fault] = await sendFirst(parts);
+    expect(fault).toBeUndefined();
+    expect(statuses(seen)).toEqual([status]);
+    expect(JSON.parse(seen.slice(seen.indexOf('\r\n\r\n')))).toHaveProperty('error.code');
+    await expect.poll(() => fixture.port.stats()).toMatchObject({ connections: 0, inFlight: 0 });
+  });
+
+  it.each([
+    ['bytes', { lingerBytesMax: 1000 }],
+    ['time', { lingerTimeoutMs: 100 }],
+  ])('a client that goes on sending is disconnected beyond the limit of %s', async (_, limits) => {
+    fixture = await bridgeFixture({ policy: { limits } });
+    const socket = await fixture.connect();
+    socket.resume();
+    const closed = new Promise((resolve) => socket.once('close', resolve));
+    socket.write(head('/v1/responses', `content-length: ${40 * mib}`));
+    const timer = setInterval(() => socket.write('x'.repeat(100)), 5);
+    await closed;
+    clearInterval(timer);
+    expect(fixture.port.stats()).toMatchObject({ refused: 1, bodyBytes: 0 });
+  });
+});
+
 describe('bridge: resources', () => {
   it('1000 requests leave no descriptor, connection or memory behind', async () => {
     fixture = await bridgeFixture();
