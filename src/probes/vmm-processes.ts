@@ -93,7 +93,10 @@ export class VmmProcesses {
     if (id === undefined || this.#parts.open === null) return group;
     const { clock, residentBytes } = this.#parts;
     const watch = new VmmWatch({
-      ...{ pid, group, clock, residentBytes },
+      pid,
+      group,
+      clock,
+      residentBytes,
       poll: () => this.#tracepoints.value?.poll(),
       counts: () =>
         this.#watches.get(id) === watch ? this.#tracepoints.value?.counts(id) : undefined,

@@ -1,6 +1,6 @@
 /**
- * The model of a guest that becomes a template: every call gets one fixed answer, whole or streamed, in
- * OpenAI's form. Each connection is closed behind its answer, so that none is cast into the template.
+ * The model server for a guest that becomes a template: every call gets one fixed answer, whole or streamed, in OpenAI's
+ * format. Each connection is closed after its answer, so that none ends up in the template.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
@@ -14,7 +14,7 @@ const USAGE = { prompt_tokens: 1, completion_tokens: 1, total_tokens: 2 };
 export async function serveCannedModel(socketPath: string): Promise<{ close(): Promise<void> }> {
   const server = createServer((request, response) => {
     answer(request, response).catch((error: unknown) => {
-      ignore(error, 'the guest broke its own call off');
+      ignore(error, 'the guest aborted its call');
       response.destroy();
     });
   });
@@ -56,11 +56,14 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
 
 const base = { id: ID, created: 0, model: ID };
 const WHOLE = {
-  ...{ ...base, object: 'chat.completion', usage: USAGE },
+  ...base,
+  object: 'chat.completion',
+  usage: USAGE,
   choices: [{ index: 0, message: { role: 'assistant', content: 'ok' }, finish_reason: 'stop' }],
 };
 const chunk = (delta: object, finish: string | null): object => ({
-  ...{ ...base, object: 'chat.completion.chunk' },
+  ...base,
+  object: 'chat.completion.chunk',
   choices: [{ index: 0, delta, finish_reason: finish }],
 });
 const STREAM = [

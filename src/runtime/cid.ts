@@ -1,6 +1,6 @@
 /**
- * Guest context ids. Our vhost-user devices are private to their VM, so two VMs with one CID do not
- * clash on the wire; ids still differ within a process, for logs and for hosts that use vhost-vsock too.
+ * Guest context ids. Our vhost-user devices are private to their VM, so VMs with equal CIDs do not conflict; ids still
+ * differ within a process, for logs and for hosts that also use vhost-vsock.
  */
 const FIRST_GUEST_CID = 3;
 const CID_SPAN = 1 << 30;
@@ -9,7 +9,7 @@ export class CidPool {
   readonly #used = new Set<number>();
   #next: number;
 
-  /** @param seed where to begin, so that processes side by side rarely meet */
+  /** @param seed the first id, random so that concurrent processes rarely use the same ids */
   constructor(seed: number) {
     this.#next = seed % CID_SPAN;
   }

@@ -1,4 +1,4 @@
-/** The control plane of this process: the core's logic on this runtime's parts and the store of this home. */
+/** The control plane of this process: the core with this runtime's parts and a store. */
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { availableParallelism, totalmem } from 'node:os';
@@ -34,10 +34,10 @@ const COPIES: Copies = {
   makeMemory,
 };
 
-/** A control plane, and how to end it with its store. */
+/** A control plane with its store; dispose of it to close both. */
 export interface OpenControlPlane extends AsyncDisposable {
   readonly control: LocalControlPlane;
-  /** Who waits for a start. */
+  /** The queue of starts. */
   readonly queue: Pick<StartQueue, 'stats'>;
 }
 
@@ -49,7 +49,7 @@ export interface ControlPlaneOptions {
 }
 
 /**
- * The runtime stays the caller's, and must be closed after it.
+ * Opens a control plane on a runtime, which the caller closes afterwards.
  * @throws StoreError
  */
 export async function openControlPlane(
@@ -78,7 +78,12 @@ export async function openControlPlane(
   });
   try {
     const control = await LocalControlPlane.open({
-      ...{ clock: systemClock, log, store, snapshots, queue, accelerator: driver.accelerator },
+      clock: systemClock,
+      log,
+      store,
+      snapshots,
+      queue,
+      accelerator: driver.accelerator,
       tracer: runtime.tracer,
       describe: async () => ({
         version,
@@ -101,7 +106,8 @@ export async function openControlPlane(
     });
     runtime.onUsage((record) => control.noteUsage(record));
     return {
-      ...{ control, queue },
+      control,
+      queue,
       async [Symbol.asyncDispose]() {
         await control.close();
         await store.close();

@@ -1,6 +1,6 @@
 /**
- * One daemon per home: who holds this lock is it, from before it changes anything until nothing of it is
- * left. The socket can't tell: two that find it dead at once would each replace it.
+ * The lock that makes a process the only daemon of a home, held from before its first change until its cleanup is done.
+ * The socket cannot serve for that: two processes that find it dead at once would both replace it.
  */
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
@@ -9,8 +9,8 @@ import type { Home } from '../home.ts';
 import { tryLockExclusive, tryLockShared } from '../sys/file.ts';
 
 /**
- * The kernel gives the lock back when its owner dies, however it dies.
- * @returns how to give it back; null: another one has it
+ * Returns the function that releases the lock; null: another process holds it. The kernel releases it when the process
+ * dies.
  */
 export function tryLockDaemon(home: Pick<Home, 'dir'>): (() => void) | null {
   mkdirSync(home.dir, { recursive: true });
@@ -21,7 +21,7 @@ export function tryLockDaemon(home: Pick<Home, 'dir'>): (() => void) | null {
   return null;
 }
 
-/** Whether a daemon starts, runs or ends: seen by asking for the lock, which nobody keeps for that. */
+/** True while a daemon starts, runs or ends. Takes a shared lock for a moment, which disturbs no one. */
 export function isDaemonLocked(home: Pick<Home, 'dir'>): boolean {
   let fd: number;
   try {

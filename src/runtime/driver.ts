@@ -1,4 +1,4 @@
-/** Picks the VMM: what the probe says this machine can run, narrowed by the configuration. */
+/** Chooses the VMM from the configuration and what the probe finds on this machine. */
 import { systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
@@ -24,16 +24,14 @@ export async function makeDriver(options: {
   const { config, home, log, vsock } = options;
   if (config.vmm !== 'qemu') {
     const verdict = await probeAccelerator({ cacheDir: home.cacheDir });
-    // Where QEMU is there `auto` takes it, so no start waits for what Firecracker says.
+    // With QEMU installed `auto` chooses it, without asking for Firecracker's version.
     if (config.vmm === 'firecracker' || verdict.details.qemu === null) {
       const firecracker = await judgeFirecracker(config.firecracker);
       const vmm = chooseVmm(config, verdict, firecracker);
       if (isOnlyVmm(verdict, firecracker) && config.vmm === 'auto') {
-        if (vmm === 'firecracker') log.warn('there is no QEMU: VMs run in Firecracker, not jailed');
-        else
-          log.warn(
-            'there is no QEMU; Firecracker is taken when it is asked for (--vmm firecracker)',
-          );
+        if (vmm === 'firecracker')
+          log.warn('QEMU is not installed: VMs run in Firecracker, without a jail');
+        else log.warn('QEMU is not installed; choose Firecracker with --vmm firecracker');
       }
       if (vmm === 'firecracker') {
         const { makeFirecracker } = await import('./firecracker.ts');
@@ -53,7 +51,9 @@ export async function makeDriver(options: {
       binary: QEMU_BINARY,
       attachVsock: (spec) => vsock.attach(spec),
       clock: systemClock,
-      ...{ log, launch, ownFilter },
+      log,
+      launch,
+      ownFilter,
     });
     return { driver, confinement };
   } catch (error) {
@@ -62,22 +62,22 @@ export async function makeDriver(options: {
   }
 }
 
-/** Says no before a set-up of minutes. @throws RuntimeError as `chooseVmm` does */
+/** Refuses an impossible choice before the set-up, which takes minutes. @throws RuntimeError as `chooseVmm` */
 export async function checkVmmChoice(config: Config, { cacheDir }: Home): Promise<void> {
   if (config.vmm !== 'firecracker') return;
   const firecracker = await judgeFirecracker(config.firecracker);
   chooseVmm(config, await probeAccelerator({ cacheDir }), firecracker);
 }
 
-/** What there is of Firecracker. */
+/** Firecracker on this machine. */
 export interface FirecrackerVerdict {
-  /** Null: none that may be used. */
+  /** Null: not usable. */
   readonly version: string | null;
-  /** One clause for people: why there is none; null: there is. */
+  /** Why it is not usable, one clause for people; null: usable. */
   readonly problem: string | null;
 }
 
-/** Never throws for what the machine lacks. */
+/** Never throws for a missing or unsuitable binary. */
 export async function judgeFirecracker(binary: string): Promise<FirecrackerVerdict> {
   try {
     return { version: (await readFirecrackerVersion(binary)).text, problem: null };
@@ -88,10 +88,9 @@ export async function judgeFirecracker(binary: string): Promise<FirecrackerVerdi
 }
 
 /**
- * Firecracker only where it is asked for, or where there is no QEMU and no jail is wanted: by itself nothing is
- * chosen that is confined less than what was asked for. Sandboxes on it get no network while they run
- * (docs/firecracker.md).
- * @throws RuntimeError `no_accelerator` when what is asked for can't run here
+ * Firecracker only on request, or without QEMU and with the jail off: no default is less confined than requested.
+ * Running sandboxes on Firecracker cannot get a network (docs/firecracker.md).
+ * @throws RuntimeError `no_accelerator`: the requested VMM cannot run here
  */
 export function chooseVmm(
   { vmm, accelerator, jail }: Pick<Config, 'vmm' | 'accelerator' | 'jail'>,
@@ -104,7 +103,7 @@ export function chooseVmm(
     return isFree && isOnlyVmm(verdict, firecracker) ? 'firecracker' : 'qemu';
   }
   const refuse = (why: string): never => {
-    throw new RuntimeError('no_accelerator', `Firecracker was asked for but ${why}`, {
+    throw new RuntimeError('no_accelerator', `cannot use Firecracker: ${why}`, {
       remedy: 'choose QEMU (--vmm qemu or NEUROVISOR_VMM=qemu), or run `./neurovisor doctor`',
     });
   };
@@ -123,7 +122,7 @@ function isOnlyVmm(
 
 export const QEMU_BINARY = 'qemu-system-x86_64';
 
-/** @throws RuntimeError `no_accelerator` when the machine can't do what is asked */
+/** @throws RuntimeError `no_accelerator`: the machine lacks the requested accelerator */
 export function chooseAccelerator(
   wanted: Config['accelerator'],
   verdict: ProbeVerdict,
@@ -134,7 +133,7 @@ export function chooseAccelerator(
     });
   }
   if (wanted === 'kvm' && verdict.accelerator !== 'kvm') {
-    throw new RuntimeError('no_accelerator', `KVM was asked for but ${verdict.reason}`, {
+    throw new RuntimeError('no_accelerator', `cannot use KVM: ${verdict.reason}`, {
       remedy: 'unset NEUROVISOR_ACCELERATOR to run in software emulation',
     });
   }

@@ -1,4 +1,4 @@
-/** Our filters as Firecracker and its jail take them: compiled into files of the cache, for this user alone. */
+/** Our seccomp filters for Firecracker and its jailer, compiled into files of the cache that only this user can read. */
 import { createHash, randomBytes } from 'node:crypto';
 import { rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -18,8 +18,7 @@ const LAUNCH = 'launch';
 const DIGEST_CHARACTERS = 16;
 
 /**
- * Our profile in the encoding of a version, for `--seccomp-filter`.
- * @returns its path
+ * Writes our profile in the encoding of a Firecracker version, for `--seccomp-filter`. Returns its path.
  * @throws JailError `profile_invalid`, `jail_dir_unsafe`
  */
 export async function writeFilter(cache: Cache, version: string, mode: Mode): Promise<string> {
@@ -30,9 +29,8 @@ export async function writeFilter(cache: Cache, version: string, mode: Mode): Pr
 }
 
 /**
- * A program that its jailer is started by: what neither of the two ever does is refused from then on, also where
- * Firecracker's own filters would let it pass.
- * @returns its path
+ * Writes the program that starts the jailer with a filter: it refuses what neither jailer nor Firecracker ever does, even
+ * where Firecracker's own filters would allow it. Returns its path.
  * @throws JailError as above
  */
 export async function writeLauncher(cache: Cache, mode: Mode): Promise<string> {
@@ -43,8 +41,8 @@ export async function writeLauncher(cache: Cache, mode: Mode): Promise<string> {
 }
 
 /**
- * By a name that tells what is in it, since a daemon goes on using it when one of another version has written its
- * own. Each time: it takes 10 ms, and what lies there is what was just compiled.
+ * The name contains the digest, since a daemon of another version may still use its own file. Written each time: it takes
+ * 10 ms, and the file is certain to be what was just compiled.
  */
 async function writeAnew(
   { cacheDir }: Cache,

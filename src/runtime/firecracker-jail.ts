@@ -1,12 +1,12 @@
 /**
- * The jail around Firecracker: what its jailer does, and what ours does for QEMU beside that.
+ * The jail around Firecracker: what its jailer does, plus what our jail does for QEMU.
  *
  *     setpriv ── prlimit ── sh ── unshare ─┬─ waits
  *     ends with us          control group  └─ sh, first in the pid namespace, waits ─┬─ launcher ─ jailer ─ Firecracker
  *                                                                                    └─ its end is all others'
  *
- * The jailer makes root, devices and user, and changing the user cuts Firecracker loose from the parent-death
- * signal. So the shell above it, which stays root and does nothing, takes the pid namespace with it.
+ * The jailer sets up root directory, devices and user. The change of user clears Firecracker's parent-death signal, so
+ * the shell above it, which stays root and only waits, takes the pid namespace down with it.
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import { access, mkdir, realpath, stat } from 'node:fs/promises';
@@ -46,43 +46,43 @@ export interface FirecrackerOptions {
   readonly config: FirecrackerConfig;
   readonly home: Pick<Home, 'cacheDir' | 'runDir'>;
   readonly log: Log;
-  /** Absent: nobody watches the memory of VMMs. */
+  /** Absent: memory of VMMs is not watched. */
   readonly memory?: Pick<VmmMemory, 'lastLook'>;
   /** For tests: see `FirecrackerDriverOptions`. */
   readonly allowOlder?: boolean;
-  /** For who looks into it: a jail that lacks something is one, also under `enforce`. */
+  /** For diagnosis: a jail with gaps is accepted, even with `enforce`. */
   readonly acceptsGaps?: boolean;
 }
 
 export interface FirecrackerJail {
   /** For people, each a noun phrase. */
   readonly holds: readonly string[];
-  /** What does not hold, each with its reason. */
+  /** Missing protections, each with its reason. */
   readonly gaps: readonly string[];
-  /** Of a VM that is about to start. @throws JailError */
+  /** The jail of a VM that is about to start. @throws JailError */
   readonly specOf: (spec: VmSpec) => Promise<JailSpec>;
-  /** After all VMs have ended. */
+  /** Call after all VMs have ended. */
   close(): Promise<void>;
 }
 
-/** What the jailer takes beside: chroot, device nodes. */
+/** The jailer's additional capabilities: chroot, device nodes. */
 const JAILER_CAPABILITIES = { SYS_CHROOT: 18, MKNOD: 27 };
-/** On each thread, before those of Firecracker. */
+/** Filters on each thread, before Firecracker's own. */
 const LAUNCHER_FILTERS = 1;
 const PROBE = { memoryMib: 64, cpus: 1 };
 const WORDS_MAX = 1_000;
 
 /**
- * Ends and removes what a killed NeuroVisor left, and tries a jail.
+ * Kills and removes what a killed NeuroVisor process left, and tries a jail.
  * @throws JailError `jail_unavailable`, `jail_dir_unsafe`; VmmError `vmm_missing`, `vmm_start_failed`;
  * RuntimeError `jail_unavailable`
  */
 export async function openFirecrackerJail(options: FirecrackerOptions): Promise<FirecrackerJail> {
   const { config, home, log } = options;
   if (!isRootWith({ ...NEEDED_CAPABILITIES, ...JAILER_CAPABILITIES })) {
-    throw new JailError('jail_unavailable', 'start Firecracker in its jail', {
-      cause: 'its jailer needs root with all its capabilities',
-      remedy: 'Run NeuroVisor as root, or choose QEMU (--vmm qemu), which is jailed without.',
+    throw new JailError('jail_unavailable', 'cannot start Firecracker in its jail', {
+      cause: 'the jailer needs root with all capabilities',
+      remedy: 'run NeuroVisor as root, or choose QEMU (--vmm qemu), whose jail needs no root',
     });
   }
   const binary = await findBinary(config.firecracker);
@@ -100,14 +100,17 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
   await probe(parts, binary);
   return {
     holds: [
-      ...['own user', 'own namespaces', 'own root', 'no capabilities'],
+      'own user',
+      'own namespaces',
+      'own root',
+      'no capabilities',
       ...(limited === null ? [] : [`limits of ${limited.controllers.join(', ')}`]),
     ],
     gaps: limited === null ? [noLimits(cgroups)] : [],
     specOf: async ({ id, memoryMib, cpus, overlayPath, rootImagePath, nic, diskLimits = {} }) => {
       const disks = { paths: [rootImagePath, overlayPath], limits: diskLimits };
       const diskBytes = (await stat(overlayPath)).size;
-      // A TAP that is not lent is a device of the namespace that it is in.
+      // A TAP that is not lent stays in our network namespace, so Firecracker must stay there, too.
       const ownNet = nic?.tapName === undefined;
       return jailSpec(parts, { id, memoryMib, cpus, diskBytes, disks, ownNet });
     },
@@ -117,7 +120,6 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
 
 interface Parts {
   readonly jailer: string;
-  /** See `writeLauncher`. */
   readonly launcher: string;
   readonly baseDir: string;
   readonly ids: UserIds;
@@ -134,7 +136,7 @@ interface Jailed {
   readonly ownNet: boolean;
 }
 
-/** @returns what holds a user id and a control group until its `release` */
+/** Takes a user id and a control group; `release` frees them. */
 function jailSpec(parts: Parts, vm: Jailed): JailSpec {
   const { jailer, launcher, baseDir, ids, cgroups, memory } = parts;
   const { uid, lockFd } = ids.take();
@@ -149,7 +151,10 @@ function jailSpec(parts: Parts, vm: Jailed): JailSpec {
   }
   let released: Promise<void> | undefined;
   return {
-    ...{ jailer, baseDir, uid, gid: uid },
+    jailer,
+    baseDir,
+    uid,
+    gid: uid,
     wrapper: [...wrapperOf(vm, cgroup?.dirs ?? []), launcher],
     filters: LAUNCHER_FILTERS,
     limitDisks: (limits) => cgroup?.limitIo(ioLimits(vm.disks.paths, limits)),
@@ -169,26 +174,41 @@ async function release(cgroup: Cgroup | undefined, lockFd: TakenUid['lockFd']): 
   }
 }
 
-/** Into each group whose file it is given, then becomes the rest. */
+/** Enters each given control group, then executes the rest. */
 const ENTER = 'until [ "$1" = -- ]; do echo 0 >"$1" || exit 1; shift; done; shift; exec "$@"';
-/** A command after it keeps the shell from becoming what it starts. */
+/** The second command keeps the shell from replacing itself with the first. */
 const WAIT = '"$@"; exit $?';
 
 function wrapperOf(vm: Jailed, groups: readonly string[]): string[] {
   const fileBytes = fileLimitBytes(vm.memoryMib, vm.diskBytes);
   const { tasks } = limitsOf(vm);
+  const enter = ['sh', '-c', ENTER, 'sh', ...groups.map((dir) => join(dir, 'cgroup.procs'))];
   const namespaces = ['--ipc', '--uts', '--cgroup', ...(vm.ownNet ? ['--net'] : [])];
   return [
-    // A core would hold the guest's memory.
-    ...['prlimit', '--core=0:0', '--memlock=0:0', '--msgqueue=0:0'],
-    ...[`--nproc=${tasks}:${tasks}`, `--fsize=${fileBytes}:${fileBytes}`, '--'],
-    ...['sh', '-c', ENTER, 'sh', ...groups.map((dir) => join(dir, 'cgroup.procs')), '--'],
-    ...['unshare', ...namespaces, '--pid', '--fork', '--kill-child', '--'],
-    ...['sh', '-c', WAIT, 'sh'],
+    'prlimit',
+    // A core dump would hold the guest's memory.
+    '--core=0:0',
+    '--memlock=0:0',
+    '--msgqueue=0:0',
+    `--nproc=${tasks}:${tasks}`,
+    `--fsize=${fileBytes}:${fileBytes}`,
+    '--',
+    ...enter,
+    '--',
+    'unshare',
+    ...namespaces,
+    '--pid',
+    '--fork',
+    '--kill-child',
+    '--',
+    'sh',
+    '-c',
+    WAIT,
+    'sh',
   ];
 }
 
-/** @throws VmmError `vmm_missing`; JailError `jail_unavailable` when it is of another version */
+/** @throws VmmError `vmm_missing`; JailError `jail_unavailable`: jailer and Firecracker have different versions */
 async function findJailer(
   { config, allowOlder = false }: FirecrackerOptions,
   binary: string,
@@ -204,13 +224,13 @@ async function findJailer(
     readJailerVersion(jailer, allowOlder),
   ]);
   if (ours.text === its.text) return jailer;
-  throw new JailError('jail_unavailable', `use the jailer ${jailer}`, {
-    cause: `it is of version ${its.text}, Firecracker of ${ours.text}`,
-    remedy: 'Install both from one release, or set NEUROVISOR_JAILER.',
+  throw new JailError('jail_unavailable', `cannot use the jailer ${jailer}`, {
+    cause: `its version is ${its.text}, Firecracker's is ${ours.text}`,
+    remedy: 'install both from one release, or set NEUROVISOR_JAILER',
   });
 }
 
-/** Has Firecracker say its version in a jail, as a VM would be started. @throws JailError `jail_unavailable` */
+/** Runs `firecracker --version` in a jail like a VM's. @throws JailError `jail_unavailable` */
 async function probe(parts: Parts, binary: string): Promise<void> {
   const id = `probe${process.pid}`;
   const disks = { paths: [], limits: {} };
@@ -245,18 +265,18 @@ async function run(argv: readonly string[]): Promise<{ status: number | null; wo
   return { status, words };
 }
 
-/** The launcher has no words of its own. */
+/** The launcher prints nothing. */
 function endText(status: number | null): string {
-  if (status === LAUNCHER_ENDS.privileges) return 'the kernel knows no PR_SET_NO_NEW_PRIVS';
-  if (status === LAUNCHER_ENDS.filter) return 'the kernel takes no system call filter';
-  if (status === LAUNCHER_ENDS.program) return 'the jailer, or what starts it, can not be executed';
-  return `it ended with ${status}`;
+  if (status === LAUNCHER_ENDS.privileges) return 'the kernel does not support PR_SET_NO_NEW_PRIVS';
+  if (status === LAUNCHER_ENDS.filter) return 'the kernel does not support seccomp filters';
+  if (status === LAUNCHER_ENDS.program) return 'the jailer cannot be executed';
+  return `exit status ${status}`;
 }
 
 function unfit(cause: unknown): JailError {
-  return new JailError('jail_unavailable', 'start Firecracker in its jail', {
+  return new JailError('jail_unavailable', 'cannot start Firecracker in its jail', {
     cause,
     remedy:
-      'Keep the home (NEUROVISOR_HOME) in directories of root’s, on a filesystem that is not mounted nodev or noexec.',
+      'put the home (NEUROVISOR_HOME) into directories owned by root, on a filesystem mounted without nodev and noexec',
   });
 }

@@ -1,4 +1,4 @@
-/** Firecracker as sandboxes get it: in its jail where the host can, with the filters that are configured. */
+/** Firecracker for sandboxes: in its jail if the host supports that, with the configured filters. */
 import { systemClock } from '../base/clock.ts';
 import { createFirecrackerDriver, type FirecrackerDriver } from '../vmm/firecracker/driver.ts';
 import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
@@ -18,7 +18,7 @@ import {
   whyUnjailed,
 } from './jail.ts';
 
-/** @throws RuntimeError `jail_unavailable` when there is to be a jail and there is none; VmmError `vmm_missing` */
+/** @throws RuntimeError `jail_unavailable`: a jail is required and not available; VmmError `vmm_missing` */
 export async function makeFirecracker(
   options: FirecrackerOptions,
 ): Promise<{ driver: FirecrackerDriver; confinement: Confinement }> {
@@ -30,10 +30,14 @@ export async function makeFirecracker(
   const { jail, confinement } = await confineFirecracker(options);
   try {
     const driver = await createFirecrackerDriver({
-      ...{ binary: config.firecracker, clock: systemClock, log, allowOlder },
+      binary: config.firecracker,
+      clock: systemClock,
+      log,
+      allowOlder,
       ...(seccompFilterPath === undefined ? {} : { seccompFilterPath }),
       ...(jail === null ? {} : { jail: jail.specOf }),
-      ...{ tracksDirtyPages: true, requiresFilter: true },
+      tracksDirtyPages: true,
+      requiresFilter: true,
     });
     return { driver, confinement };
   } catch (error) {
@@ -54,18 +58,18 @@ export async function confineFirecracker(
     const filter = takesOurs(options.config)
       ? 'our seccomp filters'
       : 'seccomp filters of Firecracker';
-    const logs = mode === 'log' ? ', but forbidden system calls are only logged' : '';
+    const logs = mode === 'log' ? ', but refused system calls are only logged' : '';
     const description = `jailed: ${[...jail.holds, filter].join(', ')}${logs}`;
     const state = mode === 'log' ? 'log' : 'enforced';
     const { gaps } = jail;
     return { jail, confinement: { state, description, gaps, close: () => jail.close() } };
   } catch (error) {
     const reason = whyUnjailed(error, mode, options.log);
-    return { jail: null, confinement: unconfined(`${reason}; its system call filters hold`) };
+    return { jail: null, confinement: unconfined(`${reason}; only its seccomp filters apply`) };
   }
 }
 
-/** Its own filters can't be told to log. */
+/** Firecracker's own filters cannot log. */
 function takesOurs({ firecrackerFilter, jail }: FirecrackerConfig): boolean {
   return firecrackerFilter === 'ours' || jail === 'log';
 }

@@ -1,4 +1,4 @@
-/** The jail around VMMs as it is configured, or why there is none. */
+/** The configured jail around VMMs, or the reason why there is none. */
 import { statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -21,34 +21,34 @@ import { RuntimeError } from './errors.ts';
 /** How VMMs are confined. */
 export interface Confinement {
   readonly state: JailState;
-  /** For people: `jailed: own user, …`, or `not jailed: …`. */
+  /** For people: `jailed: own user, …` or `not jailed: …`. */
   readonly description: string;
-  /** What does not hold, each with its reason; not empty where a user should know. */
+  /** Missing protections, each with its reason. */
   readonly gaps: readonly string[];
-  /** After all VMMs have ended. */
+  /** Call after all VMMs have ended. */
   close(): Promise<void>;
 }
 
-/** With what QEMU is started. */
+/** How QEMU is confined. */
 export interface QemuConfinement extends Confinement {
   readonly launch: Launch;
-  /** QEMU's own filter would end what is to be logged only. */
+  /** False: QEMU's own filter stays off, because it would end calls that are to be logged only. */
   readonly ownFilter: boolean;
 }
 
-/** Of the host, for all its processes. */
+/** Shared by all NeuroVisor processes of the host. */
 export const STATE_DIR = '/run/neurovisor';
 export const POLICY_DIR = join(import.meta.dirname, '../../policy');
 
-/** @throws RuntimeError `jail_unavailable` when there is to be one and there is none */
+/** @throws RuntimeError `jail_unavailable`: a jail is required and not available */
 export async function confine(options: {
   readonly config: Pick<Config, 'jail' | 'jailUids'> & Partial<Pick<Config, 'accelerator'>>;
   readonly home: Pick<Home, 'cacheDir'>;
   readonly log: Log;
   readonly binary: string;
-  /** For who looks into it: a jail that lacks something is one, also under `enforce`. */
+  /** For diagnosis: a jail with gaps is accepted, even with `enforce`. */
   readonly acceptsGaps?: boolean;
-  /** VMMs are given /dev/kvm; absent: where the probe finds that it works. */
+  /** VMMs get /dev/kvm. Default: if the probe finds that KVM works. */
   readonly withKvm?: boolean;
 }): Promise<QemuConfinement> {
   const { config, log, acceptsGaps = false } = options;
@@ -69,16 +69,16 @@ export async function confine(options: {
   }
 }
 
-export const SWITCHED_OFF = 'switched off by NEUROVISOR_JAIL';
+export const SWITCHED_OFF = 'disabled by NEUROVISOR_JAIL';
 
 /**
- * @returns the reason, which has been told
- * @throws RuntimeError `jail_unavailable` where there is to be a jail
+ * Returns the reason, which has been logged.
+ * @throws RuntimeError `jail_unavailable`: a jail is required
  */
 export function whyUnjailed(error: unknown, mode: JailMode, log: Log): string {
   const remedy = error instanceof CodedError ? error.remedy : undefined;
   if (mode !== 'auto') {
-    throw new RuntimeError('jail_unavailable', 'VMMs can not be jailed on this host', {
+    throw new RuntimeError('jail_unavailable', 'cannot jail VMMs on this host', {
       cause: error,
       remedy: remedy ?? 'run `./neurovisor doctor --security`, or set NEUROVISOR_JAIL=auto',
     });
@@ -89,26 +89,26 @@ export function whyUnjailed(error: unknown, mode: JailMode, log: Log): string {
 }
 
 /**
- * Tells what a jail lacks.
- * @throws RuntimeError `jail_unavailable` under `enforce`: that is the whole jail or none
+ * Logs the gaps of a jail.
+ * @throws RuntimeError `jail_unavailable`: with `enforce` the jail must be complete
  */
 export function judgeGaps(gaps: readonly string[], mode: Config['jail'], log: Log): void {
   if (gaps.length === 0) return;
   if (mode === 'enforce') {
-    throw new RuntimeError('jail_unavailable', 'the jail would not be whole', {
+    throw new RuntimeError('jail_unavailable', 'the jail would be incomplete', {
       cause: gaps.join('; '),
       remedy:
-        'run NeuroVisor as root, where it may make control groups (docs/security.md, Hosts), or set NEUROVISOR_JAIL=auto',
+        'run NeuroVisor as root on a host with control groups (docs/security.md, Hosts), or set NEUROVISOR_JAIL=auto',
     });
   }
-  for (const gap of gaps) log.warn('the jail of VMMs is not whole', { gap });
+  for (const gap of gaps) log.warn('the jail of VMMs is incomplete', { gap });
 }
 
 function confinedBy(
   { jail, program }: { jail: Jail; program: string },
   mode: 'auto' | 'enforce' | 'log',
 ): QemuConfinement {
-  const logs = mode === 'log' ? ', but forbidden system calls are only logged' : '';
+  const logs = mode === 'log' ? ', but refused system calls are only logged' : '';
   return {
     launch: ({ argv: [, ...args], ...plan }) => jail.start({ ...plan, argv: [program, ...args] }),
     ownFilter: mode !== 'log',
@@ -119,7 +119,7 @@ function confinedBy(
   };
 }
 
-/** @param reason one clause, for people */
+/** @param reason one clause for people */
 export function unconfined(reason: string): Confinement {
   return {
     state: 'off',
@@ -129,7 +129,7 @@ export function unconfined(reason: string): Confinement {
   };
 }
 
-/** @returns beside it the program that it has */
+/** Returns the jail, and the program in it. */
 async function open(
   options: Parameters<typeof confine>[0],
 ): Promise<{ jail: Jail; program: string }> {
@@ -139,22 +139,20 @@ async function open(
     listQemuFiles(binary, path),
     qemuFilter(modeOf(config)),
   ]);
-  if (process.geteuid?.() === 0 && kvmAccess() === 'root alone' && (await usesKvm(options))) {
-    throw new RuntimeError('jail_unavailable', 'give VMMs of other users /dev/kvm', {
-      cause: 'root alone may open it',
-      remedy: 'chgrp kvm /dev/kvm && chmod 660 /dev/kvm, and have udev do so at each boot',
+  if (process.geteuid?.() === 0 && kvmAccess() === 'root' && (await usesKvm(options))) {
+    throw new RuntimeError('jail_unavailable', 'give VMMs access to /dev/kvm', {
+      cause: 'only root may open it',
+      remedy: 'run chgrp kvm /dev/kvm && chmod 660 /dev/kvm, and add a udev rule for it',
     });
   }
   const kvm = kvmAccess();
   const jail = await openJail({
-    ...{
-      cacheDir: home.cacheDir,
-      stateDir: STATE_DIR,
-      searchPath: path,
-      programFiles,
-      filter,
-      log,
-    },
+    cacheDir: home.cacheDir,
+    stateDir: STATE_DIR,
+    searchPath: path,
+    programFiles,
+    filter,
+    log,
     probeArgs: ['--version'],
     uids: uidRange(config.jailUids),
     deviceGid: typeof kvm === 'number' ? kvm : null,
@@ -165,16 +163,17 @@ async function open(
 /** @throws JailError `profile_invalid` */
 export async function qemuFilter(mode: Mode): Promise<Uint8Array> {
   const filter = (await readPolicy('qemu-x86_64.json', mode)).get('qemu');
-  if (filter === undefined) throw new RuntimeError('jail_unavailable', 'no profile of QEMU');
+  if (filter === undefined)
+    throw new RuntimeError('jail_unavailable', 'the seccomp profile of QEMU is missing');
   return compileProfile(filter, 'x86_64').program;
 }
 
-/** What becomes of a call that a filter refuses. */
+/** What a filter does with a refused call. */
 export function modeOf({ jail }: Pick<Config, 'jail'>): Mode {
   return jail === 'log' ? 'log' : 'enforce';
 }
 
-/** Of the product's own. @throws JailError `profile_invalid` */
+/** Reads one of the product's own profiles. @throws JailError `profile_invalid` */
 export async function readPolicy(name: string, mode: Mode): Promise<Profile> {
   const profile = parseProfile(await readFile(join(POLICY_DIR, name), 'utf8'));
   return new Map([...profile].map(([thread, filter]) => [thread, withMode(filter, mode)]));
@@ -183,24 +182,24 @@ export async function readPolicy(name: string, mode: Mode): Promise<Profile> {
 export function uidRange(text: string | null): UidRange {
   const range = text === null ? DEFAULT_UIDS : parseUidRange(text);
   if (range !== undefined) return range;
-  throw new RuntimeError('jail_unavailable', `use the user ids ${text} for VMMs`, {
+  throw new RuntimeError('jail_unavailable', `cannot use the user ids ${text} for VMMs`, {
     remedy: 'set NEUROVISOR_JAIL_UIDS to FIRST:COUNT, above 1000 and without 65534',
   });
 }
 
-/** Who may open it: all, a group, or root alone. */
-function kvmAccess(): 'all' | 'root alone' | 'nobody' | number {
+/** Who may open /dev/kvm; a number: this group. */
+function kvmAccess(): 'all' | 'root' | 'none' | number {
   try {
     const { gid, mode } = statSync('/dev/kvm');
     if ((mode & 0o006) === 0o006) return 'all';
-    return (mode & 0o060) === 0o060 && gid !== 0 ? gid : 'root alone';
+    return (mode & 0o060) === 0o060 && gid !== 0 ? gid : 'root';
   } catch (error) {
     ignore(error, 'no KVM here');
-    return 'nobody';
+    return 'none';
   }
 }
 
-/** Asked only where it matters: the probe may take a second. */
+/** Called only where it matters: the probe may take a second. */
 async function usesKvm({ config, home, withKvm }: Parameters<typeof confine>[0]): Promise<boolean> {
   if (withKvm !== undefined) return withKvm;
   if (config.accelerator === 'tcg') return false;

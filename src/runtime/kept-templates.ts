@@ -1,4 +1,4 @@
-/** The templates that are in a cache: read and removed without what would build one, or start a VM. */
+/** Lists and removes the templates of a cache; needs nothing that builds one or starts a VM. */
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -11,24 +11,24 @@ import { isPrepared } from '../image/prepared.ts';
 import type { TemplateSpec } from '../sandbox/spec.ts';
 import { TEMPLATE_FILES } from '../sandbox/start/template.ts';
 
-/** What `template ls` and `inspect` tell. */
+/** A template as `template ls` and `inspect` show it. */
 export interface TemplateInfo {
   readonly key: string;
   readonly spec: TemplateSpec;
-  /** It is of this kernel, image, VMM and processor. */
+  /** True: made with the present kernel, image, VMM and processor. */
   readonly current: boolean;
   readonly madeAtMs: number;
   readonly machine: string;
   readonly kernelDigest: string;
   readonly rootImageDigest: string;
   readonly modules: readonly { readonly name: string; readonly durationMs: number }[];
-  /** Bytes on the disk. */
+  /** Disk usage by file, bytes. */
   readonly files: Readonly<Record<string, number>>;
 }
 
-/** Folder in the cache. */
+/** Directory in the cache. */
 export const TEMPLATE_KIND = 'template';
-/** Of `st_blocks` (stat(2)). */
+/** Unit of `st_blocks` (stat(2)). */
 const BLOCK_BYTES = 512;
 
 const specSchema = z.object({
@@ -51,8 +51,8 @@ export const detailsSchema = z.object({
 export type Details = z.infer<typeof detailsSchema>;
 
 /**
- * Newest first.
- * @param keyNow of one that would be built now; absent: nothing is there that one could be built of
+ * Lists templates, newest first.
+ * @param keyNow returns the key of a template built now; absent: no template can be built now
  */
 export async function keptTemplates(
   cacheDir: string,
@@ -66,7 +66,7 @@ export async function keptTemplates(
   return infos.sort((a, b) => b.madeAtMs - a.madeAtMs);
 }
 
-/** Takes the name away first, so that who starts a clone finds all of it or nothing. @returns false: unknown */
+/** Returns false if there is no such template. */
 export async function removeTemplate(context: LockContext, key: string): Promise<boolean> {
   const parent = join(context.cacheDir, TEMPLATE_KIND);
   if (!(await namesIn(parent)).includes(key)) return false;
@@ -74,7 +74,7 @@ export async function removeTemplate(context: LockContext, key: string): Promise
   return true;
 }
 
-/** Whether the runtime opens without installing or building anything but, perhaps, a model. */
+/** True: the runtime opens without installing or building anything except, perhaps, a model. */
 export async function isSetUp(context: PrepareContext): Promise<boolean> {
   if (!(await isPrepared(context, { withModel: false }))) return false;
   return (await missingHostPackages(RUN_PACKAGES)).length === 0;
@@ -93,10 +93,10 @@ async function readTemplate(
     for (const name of Object.values(TEMPLATE_FILES)) {
       files[name] = (await stat(join(dir, name))).blocks * BLOCK_BYTES;
     }
-    const { stateSha256: _, ...told } = details;
-    return { key, ...told, current: keyNow(details.spec) === key, files };
+    const { stateSha256: _, ...shown } = details;
+    return { key, ...shown, current: keyNow(details.spec) === key, files };
   } catch (error) {
-    ignore(error, 'a damaged template is built again when it is needed');
+    ignore(error, 'a damaged template is rebuilt when needed');
     return undefined;
   }
 }

@@ -1,11 +1,11 @@
-/** RAM of guests: memfds, so it has no name, counts for nobody's file system, and goes with its last user. */
+/** RAM of guests, as memfds: without a name, outside any file system, and freed with the last descriptor. */
 import type { GuestMemory } from '../sandbox/parts.ts';
 import { closeFd, createMemFd, sealShrink } from '../sys/fd.ts';
 
-/** Touched pages are what it costs. @throws SyscallError */
+/** Only touched pages use memory. @throws SyscallError */
 export function makeMemory(bytes: number): GuestMemory {
   const fd = createMemFd('guest-ram', bytes);
-  // Our vsock device maps it: a VMM that was taken over must not be able to pull it away under us.
+  // Our vsock device maps it: a compromised VMM must not be able to shrink it under us.
   sealShrink(fd);
   let open = true;
   return {

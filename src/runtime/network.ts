@@ -41,7 +41,7 @@ export class Network {
     try {
       return await opening;
     } catch (error) {
-      // What was missing may have been installed when the next one asks.
+      // The next sandbox tries again: what is missing may be installed by then.
       if (this.#opened === opening) this.#opened = undefined;
       throw unavailable(error);
     }
@@ -79,13 +79,13 @@ export class Network {
       guest: lease.guest,
       confirmHandover: () => orUnavailable(lease.confirmHandover()),
       lend: async (...to) => {
-        // While it is lent it is nowhere to be found, and it loses the filters that are on it.
+        // While lent, the TAP is in another namespace, without our probes.
         stopWatching();
         try {
           await lease.lend(...to);
           if (!isReleased) stopWatching = watchCard();
         } catch (error) {
-          // Else it is the VMM that failed.
+          // Any other error is the VMM's.
           throw error instanceof LinkError || error instanceof NetError
             ? unavailable(error)
             : error;
@@ -121,19 +121,19 @@ export class Network {
     };
   }
 
-  /** Idempotent. After the sandboxes have ended. */
+  /** Call after the sandboxes have ended. Idempotent. */
   async close(): Promise<void> {
     const opened = this.#opened;
     this.#opened = undefined;
     try {
       await (await opened)?.[Symbol.asyncDispose]();
     } catch (error) {
-      ignore(error, 'who asked for a network was told that there is none');
+      ignore(error, 'reported to the sandbox that needed a network');
     }
   }
 }
 
-/** Once there, it stays: programs may hold on to the trust in it. */
+/** An authority is kept once made, since programs in the guest may keep trusting it. */
 async function trustFor(
   isNeeded: boolean,
   known: CertificateAuthority | undefined,
@@ -177,6 +177,6 @@ async function orUnavailable<T>(work: Promise<T>): Promise<T> {
 }
 
 function unavailable(cause: unknown): SandboxError {
-  const message = 'the sandbox could not be given a network';
+  const message = 'could not set up the network of the sandbox';
   return new SandboxError('network_unavailable', message, { cause, remedy: remedyOf(cause) });
 }

@@ -1,11 +1,10 @@
 /**
- * The composition root: joins the mechanisms into one running product for the CLI, the library and,
- * later, the daemon.
+ * The composition root: joins the mechanisms into one running product for the CLI, the library and the daemon.
  *
  *     config ─► home, artifacts, driver ─┐
  *     vsock worker, bridge, engine ──────┴─► parts ─► one supervisor per sandbox
  *
- * Everything is started when it is first needed and released by `close`, in reverse.
+ * Parts start when they are first needed; `close` releases them in reverse order.
  */
 import { randomBytes, randomInt } from 'node:crypto';
 import { availableParallelism } from 'node:os';
@@ -70,11 +69,11 @@ export interface RuntimeOptions {
   /** A GGUF file for the engine instead of the small model that set-up fetches. */
   readonly modelPath?: string | undefined;
   readonly onUsage?: (usage: UsageRecord) => void;
-  /** True: a daemon, which measures what is configured in the kernel of this host, and for long. */
+  /** True: a daemon, which runs the configured kernel probes. */
   readonly observes?: boolean;
-  /** Nothing will ask for a model, so none is fetched. */
+  /** True: no model is fetched, since none will be requested. */
   readonly withoutModel?: boolean;
-  /** The host's network, when the first sandbox asks for one; default: the kernel's. */
+  /** Opens the host's network for the first sandbox that needs one. Default: the kernel's. */
   readonly openNetwork?: () => Promise<HostNetwork>;
 }
 
@@ -87,7 +86,7 @@ export const SOURCE_DIR = join(import.meta.dirname, '../..');
 export class Runtime {
   readonly home: Home;
   readonly driver: VmmDriver;
-  /** Of its VMMs. */
+  /** The jail of VMMs. */
   readonly confinement: Pick<Confinement, 'description' | 'gaps'>;
   readonly artifacts: Artifacts;
   readonly upstream: Upstream;
@@ -150,17 +149,16 @@ export class Runtime {
   }
 
   /**
-   * Sets the machine up where something is missing, reclaims what a killed process left, and picks the
-   * VMM and the model server.
+   * Sets the machine up if needed, reclaims what a killed process left, and chooses the VMM and the model server.
    */
   static async open(options: RuntimeOptions): Promise<Runtime> {
     const { config, log } = options;
     const home = resolveHome(config.home);
     const cleanup = new CleanupStack();
     try {
-      // What a supervisor or a script left open is no business of any program that is started from here.
+      // Descriptors inherited from our parent must not reach programs that we start.
       closeAllOnExec();
-      // Ready by the time when the first clone needs it.
+      // Started early, so that the first clone does not wait for it.
       warmSparseThreads();
       await reclaim(home.runDir, log);
       await checkVmmChoice(config, home);
@@ -193,7 +191,9 @@ export class Runtime {
       if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
       const bridge = createBridge({
         upstream: () => upstream.target(artifacts.model),
-        ...{ clock: systemClock, log, tracer },
+        clock: systemClock,
+        log,
+        tracer,
         takeTraces: guests === null ? undefined : (id, body) => guests.take(id, body),
         onUsage: (record) => {
           for (const listener of usageListeners) listener(record);
@@ -215,10 +215,22 @@ export class Runtime {
       });
       cleanup.push('network', () => network.close());
       const driver = jailMetrics.watchStarts(made.driver);
-      const parts = { home, driver, confinement, vmmMemory, artifacts, upstream, bridge, network };
       return new Runtime(options, {
-        ...parts,
-        ...{ violations, probes, metrics, tracer, guests, cleanup, usageListeners },
+        home,
+        driver,
+        confinement,
+        vmmMemory,
+        artifacts,
+        upstream,
+        bridge,
+        network,
+        violations,
+        probes,
+        metrics,
+        tracer,
+        guests,
+        cleanup,
+        usageListeners,
       });
     } catch (error) {
       await cleanup.run();
@@ -227,8 +239,8 @@ export class Runtime {
   }
 
   /**
-   * What a sandbox starts from; null: it boots. The default template is built when it is missing.
-   * @throws SandboxError, ImageError when it can't be had
+   * The template for a sandbox; null: it boots. The default template is built if it is missing.
+   * @throws SandboxError, ImageError
    */
   async templateFor(options: SandboxOptions): Promise<Template | null> {
     const isPossible = canBeCloned(options, this.driver.capabilities);
@@ -257,7 +269,7 @@ export class Runtime {
     return this.supervise(this.makeSpec(options), replace);
   }
 
-  /** With this host's defaults. @throws SandboxError `spec_invalid` */
+  /** Fills in this host's defaults. @throws SandboxError `spec_invalid` */
   makeSpec(options: SandboxOptions): SandboxSpec {
     requireBalloon(this.driver, options);
     const models = withDefaultModel(options.models, this.upstream.defaultModel);
@@ -266,7 +278,7 @@ export class Runtime {
     return makeSpec({ ...options, env, models }, availableParallelism(), parseEgress);
   }
 
-  /** Not started. */
+  /** Returns a supervisor that is not started. */
   supervise(spec: SandboxSpec, replace: Partial<SandboxParts> = {}): Supervisor {
     const sandbox = new Supervisor(spec, { ...this.#parts(), ...replace });
     this.#sandboxes.add(sandbox);
@@ -280,19 +292,19 @@ export class Runtime {
     return sandbox;
   }
 
-  /** Calls `listener` for each request to the model when it is over. */
+  /** Calls `listener` after each request to the model. */
   onUsage(listener: (usage: UsageRecord) => void): void {
     this.#usageListeners.add(listener);
   }
 
-  /** Starts the model server if it is ours and does not run yet; a hint, so failures wait for a request. */
+  /** Starts the built-in model server ahead of the first request, which reports failures. */
   warmUpstream(): void {
     this.upstream
       .target(this.artifacts.model)
-      .catch((error: unknown) => ignore(error, 'the first request tells why there is no model'));
+      .catch((error: unknown) => ignore(error, 'reported by the first request'));
   }
 
-  /** Ends every sandbox and all that was started. Idempotent. */
+  /** Stops every sandbox and every part. Idempotent. */
   async close(): Promise<void> {
     await Promise.all([...this.#sandboxes].map((sandbox) => sandbox.stop()));
     await this.#cleanup.run();
@@ -302,7 +314,7 @@ export class Runtime {
     await this.close();
   }
 
-  /** Emulated processors tell no cache size; OpenBLAS (NumPy) would warn about it on stderr. */
+  /** Emulated processors report no cache size, and OpenBLAS (NumPy) would warn about it on stderr. */
   #cpuEnv(): Readonly<Record<string, string>> {
     return this.driver.accelerator === 'tcg' ? { OPENBLAS_L2_SIZE: '256' } : {};
   }
@@ -340,7 +352,9 @@ export class Runtime {
       hostMemory: (vmmPid, id) => this.#probes.watchVmm(id, vmmPid, this.#vmmMemory.watch(vmmPid)),
       hostViolations: (vmmPid) => this.#violations.watch(vmmPid),
       leaseNetwork: (id, network, secrets) => this.network.lease(id, network, secrets),
-      ...{ clock: systemClock, log, tracer: this.tracer },
+      clock: systemClock,
+      log,
+      tracer: this.tracer,
     };
   }
 }
@@ -360,7 +374,7 @@ function bridgePolicy(models: ModelPolicy): BridgePolicy {
   };
 }
 
-/** @throws SandboxError `spec_invalid`: its memory can't change here */
+/** @throws SandboxError `spec_invalid`: this driver cannot change a VM's memory */
 function requireBalloon({ capabilities, name }: VmmDriver, options: SandboxOptions): void {
   if (options.memoryMaxMib === undefined || capabilities.balloon === true) return;
   const why = `not offered by this driver (${name})`;
@@ -369,7 +383,7 @@ function requireBalloon({ capabilities, name }: VmmDriver, options: SandboxOptio
   });
 }
 
-/** The part of a sandbox that its template decides. */
+/** The part of the options that a template fixes. */
 export function templateSpec(options: SandboxOptions): TemplateSpec {
   const { cpus = DEFAULTS.cpus, memoryMib = DEFAULTS.memoryMib } = options;
   const { diskMib = DEFAULTS.diskMib, warm = [], memoryMaxMib } = options;

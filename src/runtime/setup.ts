@@ -1,6 +1,6 @@
 /**
- * Makes what a sandbox needs on this machine: host packages, kernel, golden image and, when no other
- * model server is at hand, a small model. Everything is cached by digest; a second call costs milliseconds.
+ * Prepares this machine for sandboxes: host packages, kernel, golden image and, without another model server, a small
+ * model. Everything is cached by digest; a second call takes milliseconds.
  */
 import { systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
@@ -43,7 +43,7 @@ export interface Model {
   readonly id: string;
 }
 
-/** @throws ImageError with the remedy when something can't be had */
+/** @throws ImageError with a remedy */
 export function ensureArtifacts(
   context: SetupContext,
   options: { readonly withModel: boolean },
@@ -70,7 +70,7 @@ export function ensureArtifacts(
   });
 }
 
-/** What only the tests of this checkout need beside. @throws ImageError */
+/** Installs the packages that only tests need. @throws ImageError */
 export async function ensureTestPackages(
   context: Pick<SetupContext, 'progress' | 'signal' | 'log'>,
 ): Promise<void> {
@@ -79,7 +79,7 @@ export async function ensureTestPackages(
 
 const SETUP_STEP = 'setup';
 
-/** Parts of the processor time, as measured; only the overall bar depends on them. */
+/** Measured shares of the processor time; only the overall progress bar depends on them. */
 const SHARES: Readonly<Record<string, number>> = {
   'host-packages': 0.08,
   kernel: 0.75,
@@ -87,7 +87,7 @@ const SHARES: Readonly<Record<string, number>> = {
   model: 0.03,
 };
 
-/** Passes events on, and tells after each how far the whole is. */
+/** Passes events on, each followed by the overall progress. */
 function withTotal(progress: Progress): Progress {
   const fractions = new Map<string, number>();
   return (event) => {
@@ -101,10 +101,10 @@ function withTotal(progress: Progress): Progress {
   };
 }
 
-/** Everything missing, on 2 cores: packages, then kernel beside image and model. */
+/** For a complete set-up on 2 cores. */
 const ESTIMATE_MS = 6 * 60_000;
 
-/** What the builds take side by side at their largest; more than a gigabyte stays. */
+/** Peak disk usage of the concurrent builds; more than a gigabyte remains afterwards. */
 export const SPACE_BYTES = 4 * GIB;
 
 async function prepareAll(
@@ -115,7 +115,7 @@ async function prepareAll(
   const missing = await missingHostPackages(prepared ? RUN_PACKAGES : undefined);
   if (missing.length > 0) await installHostPackages(context, missing);
   else context.progress({ kind: 'done', step: 'host-packages', cached: true, durationMs: 0 });
-  // The kernel keeps the processors busy while the others mostly wait for the network.
+  // Concurrently: the kernel build needs the processors, the others mostly wait for the network.
   const aborter = new AbortController();
   const signal = AbortSignal.any([context.signal, aborter.signal]);
   const shared = { ...context, signal };
@@ -124,7 +124,7 @@ async function prepareAll(
   const model = options.withModel ? prepareModel(shared) : Promise.resolve(null);
   const all = [kernel, rootfs, model];
   for (const one of all) one.catch((error: unknown) => aborter.abort(error));
-  // All are awaited, so that nothing still builds when the first failure is passed on.
+  // All are awaited, so that no build is still running when the first failure is thrown.
   await Promise.allSettled(all);
   if (aborter.signal.aborted && !context.signal.aborted) throw aborter.signal.reason;
   const [k, r, m] = await Promise.all([kernel, rootfs, model]);

@@ -42,13 +42,13 @@ export interface Template {
   readonly source: CloneSource;
 }
 
-/** As the builder needs them, without what this file adds. */
+/** The builder's parts, without those that this file adds. */
 export type BuilderParts = Omit<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk'>;
 
 const ESTIMATE_MS = 45_000;
-/** Others that stay when one is built: sizes and warm lists that somebody asked for. */
+/** Number of other templates that are kept when one is built. */
 const OTHERS_KEPT = 5;
-/** Beside RAM and disk while it is built. */
+/** Space beyond RAM and disk during the build. */
 const SPACE_RESERVE_BYTES = 64 * MIB;
 
 export class Templates {
@@ -64,25 +64,25 @@ export class Templates {
     this.#parts = parts;
   }
 
-  /** The VMM can keep and restore a guest. */
+  /** True: the VMM can save and restore a guest. */
   get supported(): boolean {
     return this.#parts.driver.machineOf !== undefined;
   }
 
-  /** Is there one of just this kind? Whether it is whole shows when it is opened. */
+  /** True: there is a template of exactly this spec. Its files are verified when it is opened. */
   async has(spec: TemplateSpec): Promise<boolean> {
     const key = this.#key(spec);
     return isCached(this.#context.cacheDir, { kind: TEMPLATE_KIND, key });
   }
 
   /**
-   * Opens it, verified, or builds it first.
-   * @throws SandboxError, ImageError; nothing half-made is left
+   * Builds the template if it is missing, and opens it, verified.
+   * @throws SandboxError, ImageError; nothing incomplete is left
    */
   async prepare(spec: TemplateSpec): Promise<Template> {
     const key = this.#key(spec);
     const known = this.#opened.get(key);
-    // Verifying takes as long as two starts; what nobody has touched since is what was verified.
+    // Verifying takes as long as two starts, so unchanged files are not verified again.
     if (known !== undefined && known.identity === (await this.#identity(key))) {
       return known.template;
     }
@@ -94,12 +94,12 @@ export class Templates {
     return template;
   }
 
-  /** Changes when anybody writes to one of its files, or puts another in its place. */
+  /** Changes whenever one of the files is written or replaced. */
   async #identity(key: string): Promise<string> {
     const parts = [...Object.values(TEMPLATE_FILES), MANIFEST].map(async (name) => {
       const path = join(this.#context.cacheDir, TEMPLATE_KIND, key, name);
       const found = await stat(path, { bigint: true }).catch((error: unknown) => {
-        ignore(error, 'a missing file is another identity');
+        ignore(error, 'a missing file changes the identity');
         return null;
       });
       return found === null ? 'none' : `${found.dev}:${found.ino}:${found.size}:${found.ctimeNs}`;
@@ -111,7 +111,7 @@ export class Templates {
     return keptTemplates(this.#context.cacheDir, (spec) => this.#key(spec));
   }
 
-  /** @returns false: unknown */
+  /** Returns false if there is no such template. */
   remove(key: string): Promise<boolean> {
     return removeTemplate(this.#context, key);
   }
@@ -149,7 +149,9 @@ export class Templates {
           spec: { ...spec, warm: [...spec.warm] },
           machine: built.snapshot.machine,
           stateSha256: built.snapshot.stateSha256,
-          ...{ kernelDigest, rootImageDigest, madeAtMs: Date.now() },
+          kernelDigest,
+          rootImageDigest,
+          madeAtMs: Date.now(),
           modules: built.modules.map(({ name, durationMs }) => ({ name, durationMs })),
         };
       },
@@ -172,7 +174,7 @@ function sourceOf(artifact: Artifact<Details>): CloneSource {
       machine: artifact.details.machine,
     },
     copyMemory: (target) => copyDataInto(path(TEMPLATE_FILES.ram), target),
-    // A megabyte, so not worth waiting for the threads, which copy the RAM now.
+    // A megabyte: not worth waiting for the threads, which are copying the RAM.
     copyDisk: (target) => cloneSparse(path(TEMPLATE_FILES.disk), target),
   };
 }

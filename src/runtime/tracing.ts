@@ -1,4 +1,4 @@
-/** The tracer of this process: where spans go, and what they say of it. */
+/** The tracer of this process and its exporter. */
 import { randomBytes } from 'node:crypto';
 import { systemClock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
@@ -11,15 +11,15 @@ import { parseTraceparent, type SpanRecord, Tracer } from '../trace/trace.ts';
 export interface Tracing {
   readonly tracer: Tracer;
   readonly metrics: readonly Metric[];
-  /** Spans of programs in guests; null: nothing is exported. */
+  /** Takes spans of programs in guests; null: tracing is off. */
   readonly guests: GuestTraces | null;
-  /** Sends what waits. */
+  /** Flushes the exporter. */
   close(): Promise<void>;
 }
 
 const NONE = { exported: 0, dropped: 0, failed: 0 } as const;
 
-/** Without an endpoint nothing is recorded; what callers trace is passed on all the same. */
+/** Without an endpoint nothing is recorded, but trace contexts of callers are still passed on. */
 export function openTracing(
   { traces, traceparent }: Pick<Config, 'traces' | 'traceparent'>,
   log: Log,
@@ -40,7 +40,7 @@ export function openTracing(
   return { tracer, guests, metrics: exporter.metrics(), close: () => exporter.close() };
 }
 
-/** For programs in a guest that make spans themselves: where OpenTelemetry's SDKs send them. */
+/** Variables for OpenTelemetry SDKs of programs in a guest. */
 export const GUEST_TRACES_ENV = {
   OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'http://127.0.0.1:11434/otlp/v1/traces',
   OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: 'http/protobuf',

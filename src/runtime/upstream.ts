@@ -1,6 +1,6 @@
 /**
- * Which model server answers the guests: the configured one, else a usual local one, else our engine,
- * which is started by the first request that needs it.
+ * Chooses the model server for guests: the configured one, else a known local one, else the built-in engine, which the
+ * first request starts.
  */
 import { join } from 'node:path';
 import { systemClock } from '../base/clock.ts';
@@ -16,15 +16,15 @@ import type { Model } from './setup.ts';
 import { makeWorkspace } from './workspace.ts';
 
 export interface Upstream {
-  /** What a person reads, e.g. `Ollama at 127.0.0.1:11434`. */
+  /** For people, e.g. `Ollama at 127.0.0.1:11434`. */
   readonly description: string;
-  /** True when set-up must fetch the small model. */
+  /** True: set-up must fetch the small model. */
   readonly needsModel: boolean;
-  /** The model that scripts get when they ask for none; null until it is known. */
+  /** The default model of scripts; null: the server lists none. */
   readonly defaultModel: string | null;
-  /** Names it offers; null when it is the engine, which offers the one it is given. */
+  /** Names of its models; null: the engine, which has the one that it was given. */
   readonly models: readonly string[] | null;
-  /** Names it offers now, asked again: models come and go. Null when it does not say. */
+  /** Asks the server for the current names of its models; null: it does not list them. */
   offered(): Promise<readonly string[] | null>;
   target(model: Model | null): Promise<UpstreamTarget>;
   close(): Promise<void>;
@@ -37,10 +37,10 @@ export interface UpstreamOptions {
   readonly log: Log;
 }
 
-/** A host that is asked how it is does not wait longer for its model server, milliseconds. */
+/** Longest wait of `host` for its model server, milliseconds. */
 const ASK_MS_MAX = 1000;
 
-/** @throws RuntimeError `upstream_unreachable` when the configured server does not answer */
+/** @throws RuntimeError `upstream_unreachable`: the configured server does not answer */
 export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream> {
   const { config, modelPath } = options;
   if (modelPath !== undefined || config.upstream === 'engine') return new EngineUpstream(options);
@@ -62,7 +62,7 @@ export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream
   );
 }
 
-/** @param ask what it offers now; nothing: it does not answer */
+/** @param ask returns the current models; undefined: no answer */
 function serverUpstream(
   target: UpstreamTarget,
   ask: () => Promise<readonly string[] | null | undefined>,
@@ -102,7 +102,7 @@ class EngineUpstream implements Upstream {
 
   async target(model: Model | null): Promise<UpstreamTarget> {
     this.#starting ??= this.#start(model).catch((error: unknown) => {
-      // The next request tries again: the cause may have been passing, e.g. memory.
+      // The next request tries again: the cause, e.g. low memory, may be temporary.
       this.#starting = undefined;
       throw error;
     });
@@ -122,7 +122,7 @@ class EngineUpstream implements Upstream {
 
   async #start(model: Model | null): Promise<{ engine: Engine; remove: () => Promise<void> }> {
     const { config, modelPath, log, runDir } = this.#options;
-    // A directory like a sandbox's own, so that it is reclaimed in the same way after a kill.
+    // A directory like a sandbox's, so that it is reclaimed like one after a kill.
     const workspace = await makeWorkspace(runDir, newSandboxId());
     try {
       const engine = await startEngine({

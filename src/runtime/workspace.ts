@@ -1,7 +1,7 @@
 /**
- * The directory of a running sandbox, and what is done about those whose owner was killed.
+ * The directory of a running sandbox, and the cleanup of directories whose owner was killed.
  *
- *     run/<id>/owner.json     the process that owns it and its VMM, each by pid and start time
+ *     run/<id>/owner.json     the owner process and the VMM, each by pid and start time
  *     run/<id>/v              the channel's socket; `v_<port>` for guest → host
  *     run/<id>/disk.ext4      the guest's writes
  */
@@ -15,7 +15,7 @@ import { PORTS } from '../guest/limits.ts';
 import type { Workspace } from '../sandbox/parts.ts';
 import { startTicksOf } from '../sys/process-start.ts';
 
-/** A process that can't be mistaken for a later one with the same pid. */
+/** A process, distinguished from later ones with the same pid. */
 export interface ProcessRef {
   readonly pid: number;
   /** Field 22 of /proc/<pid>/stat: start time in clock ticks since boot (proc(5)). */
@@ -47,8 +47,7 @@ export async function makeWorkspace(runDir: string, id: string): Promise<Workspa
 export const inferenceSocket = (channelPath: string): string => `${channelPath}_${PORTS.inference}`;
 
 /**
- * Ends the VMMs and removes the directories of sandboxes whose owner is gone.
- * @returns how many were reclaimed
+ * Kills the VMMs and removes the directories of sandboxes whose owner is gone. Returns the number of directories.
  */
 export async function reclaim(runDir: string, log: Log): Promise<number> {
   let reclaimed = 0;
@@ -84,7 +83,7 @@ async function writeOwner(dir: string, owner: Owner): Promise<void> {
   await rename(`${path}.new`, path);
 }
 
-/** `young`: another process is making this directory right now and has not written its name yet. */
+/** `young`: another process has just made this directory and has not written its owner yet. */
 async function readOwner(dir: string): Promise<Owner | 'young' | undefined> {
   try {
     return JSON.parse(await readFile(join(dir, 'owner.json'), 'utf8')) as Owner;

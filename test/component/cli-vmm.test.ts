@@ -21,7 +21,7 @@ describe('--vmm', () => {
   ])('%j: refused with the reason and what to do', async (args, more: Record<string, string>) => {
     const { status, stdout, stderr } = await cli(args, { env: { ...env(), ...more } }).result;
     expect({ status, stdout }).toEqual({ status: 125, stdout: '' });
-    expect(stderr).toContain('Firecracker was asked for but it is not installed');
+    expect(stderr).toContain('cannot use Firecracker: it is not installed');
     expect(stderr).toContain('--vmm qemu');
     expect(readdirSync(home)).not.toContain('data');
   });

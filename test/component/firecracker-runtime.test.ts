@@ -251,7 +251,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     const { boot } = await opened({ jail: 'log' });
     const vm = await boot();
     expect(status(vm, 'Seccomp')).toBe('2');
-    expect(confinement?.description).toContain('our seccomp filters, but forbidden system calls');
+    expect(confinement?.description).toContain('our seccomp filters, but refused system calls');
     expect(filters('firecracker-bincode-log')).toHaveLength(1);
     expect(filters('firecracker-launch-log')).toHaveLength(1);
   });
@@ -262,7 +262,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
       const { boot } = await opened({ jail: 'off', firecrackerFilter });
       const vm = await boot();
       expect(status(vm, 'Seccomp')).toBe('2');
-      expect(confinement?.description).toMatch(/^not jailed: switched off/);
+      expect(confinement?.description).toMatch(/^not jailed: disabled/);
     },
   );
 

@@ -74,7 +74,7 @@ describe('confine', () => {
     expect(without('pids', 'auto')).toEqual({
       description: expect.stringMatching(/limits of .*memory/),
       gaps: [NO_PIDS],
-      warnings: [['the jail of VMMs is not whole', { gap: NO_PIDS }]],
+      warnings: [['the jail of VMMs is incomplete', { gap: NO_PIDS }]],
     });
   });
   cgroupV1.it('confine: a gap is a refusal under enforce', () => {

@@ -428,7 +428,6 @@ function consoleCases(bench: () => VmBench): void {
   });
 }
 
-/** Every field, wrong. */
 /** Checked with the request already, so a wrong value is a programmer error. */
 const IMPOSSIBLE: readonly [string, Partial<VmSpec>][] = [
   ['memoryMib', { memoryMib: 63 }],
@@ -438,6 +437,7 @@ const IMPOSSIBLE: readonly [string, Partial<VmSpec>][] = [
   ['guestCid', { guestCid: 2 }],
   ['guestCid', { guestCid: 2 ** 32 - 1 }],
 ];
+/** Each field that becomes part of a command line, wrong. */
 const WRONG: readonly [string, Partial<VmSpec>][] = [
   ['id', { id: '../x' }],
   ['cpus', { cpus: 0 }],

@@ -110,7 +110,7 @@ describe('network: run', () => {
     const unable = ['setpriv', '--bounding-set', '-net_admin', '--inh-caps', '-net_admin'];
     const { status, stdout, stderr } = await world.command(run, unable);
     expect({ status, stdout }).toEqual({ status: 125, stdout: '' });
-    expect(stderr).toContain('the sandbox could not be given a network');
+    expect(stderr).toContain('could not set up the network of the sandbox');
     expect(stderr).toContain('root');
     const plain = await world.command(['run', '--no-daemon', '-c', 'print(1)'], unable);
     expect(plain).toMatchObject({ status: 0, stdout: '1\n' });
