@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { cli } from '../support/cli.ts';
 
 describe('doctor', () => {
-  it('-o json: every capability with verdict, finding and remedy', async () => {
+  it('-o json: lists each capability with verdict, finding and remedy', async () => {
     const { status, stdout } = await cli(['doctor', '-o', 'json']).result;
     const checks = JSON.parse(stdout) as { name: string; verdict: string; remedy: string | null }[];
     expect(checks.map((check) => check.name)).toContain('accelerator');
@@ -17,7 +17,7 @@ describe('doctor', () => {
     expect(status).toBe(0);
   });
 
-  it('-o json: what it says is true, also of what is taken away', async () => {
+  it('-o json: verdicts are true, also in an empty home and without a model server', async () => {
     interface Found {
       readonly verdict: string;
       readonly detail: string;
@@ -53,7 +53,7 @@ describe('doctor', () => {
     }
   });
 
-  it('text: a table, then what would make it better', async () => {
+  it('text: prints a table, then remedies', async () => {
     const { stdout } = await cli(['doctor']).result;
     expect(stdout).toMatch(/^CAPABILITY +VERDICT +FOUND$/m);
     expect(stdout).toMatch(/^vsock device +ok +/m);
@@ -61,7 +61,7 @@ describe('doctor', () => {
 });
 
 describe('setup', () => {
-  it('-o json: where everything is; nothing is done again', async () => {
+  it('-o json: prints where everything is, and repeats no work', async () => {
     const { status, stdout, stderr } = await cli(['setup', '-o', 'json']).result;
     expect(JSON.parse(stdout)).toMatchObject({
       accelerator: expect.stringMatching(/^(kvm|tcg)$/),
@@ -75,14 +75,14 @@ describe('setup', () => {
 });
 
 describe('bench', () => {
-  it('an unknown figure is refused with the groups there are', async () => {
+  it('an unknown benchmark is refused, with the names of the groups', async () => {
     const { status, stderr } = await cli(['bench', 'warp.speed']).result;
     expect(stderr).toContain('unknown benchmark "warp.speed"');
     expect(stderr).toContain('use a group (boot, clone');
     expect(status).toBe(2);
   });
 
-  it('-o json: the agreed shape', async () => {
+  it('-o json: has name, unit, accelerator, count, percentiles and baseline', async () => {
     const { stdout } = await cli(['bench', 'bridge', '--rounds', '1', '-o', 'json']).result;
     const results = JSON.parse(stdout) as object[];
     expect(results).toHaveLength(2);
@@ -105,7 +105,7 @@ describe('--help', () => {
   it.each([
     ...['run', 'create', 'ls', 'rm', 'pause', 'resume', 'snapshot', 'fork', 'exec', 'shell', 'cp'],
     ...['ps', 'serve', 'host', 'pool', 'template', 'setup', 'doctor', 'bench', 'test'],
-  ])('%s teaches', async (name) => {
+  ])('%s --help prints usage', async (name) => {
     const { status, stdout } = await cli([name, '--help']).result;
     expect(stdout).toContain(`Usage: neurovisor ${name}`);
     expect(stdout.length).toBeGreaterThan(150);

@@ -8,7 +8,7 @@ const runOnTerminal = () =>
   onTerminal([join(ROOT, 'neurovisor'), 'run', '-it'], { NEUROVISOR_UPSTREAM: 'engine' });
 
 describe('run -it', () => {
-  it('keys go to the guest, Ctrl-C too; the size is known; Ctrl-] q leaves and restores', async () => {
+  it('keys and Ctrl-C go to the guest, which knows the size; Ctrl-] q leaves and restores the terminal', async () => {
     const terminal = runOnTerminal();
     await terminal.sees('user@nv-');
     terminal.type('id -un; stty size; tty\r');

@@ -24,10 +24,10 @@ const tellsWord = ({ says }: DaemonHome, id: string): Promise<string> => {
   return says('exec', id, '--', 'sh', '-c', ask);
 };
 
-describe('serve: its end', () => {
+describe('serve: shutdown', () => {
   const home = useDaemonHome();
 
-  it('SIGTERM: says what ends and what stays, leaves nothing; the next one resumes what was paused', async () => {
+  it('SIGTERM: reports what ends and what stays, leaves nothing; the next daemon resumes paused sandboxes', async () => {
     const first = home.serve('--pool', '1');
     // A command sent before the socket listens would fail.
     await expect.poll(() => first.stderr(), { timeout: 120_000 }).toContain('Press Ctrl-C to stop');
@@ -66,7 +66,7 @@ describe('serve: its end', () => {
     expect(await leftIn(home)).toEqual([]);
   });
 
-  it('kill -9: the VMs die with it; the next one tells what was lost and resumes what was paused', async () => {
+  it('kill -9: the VMs die with it; the next daemon reports losses and resumes paused sandboxes', async () => {
     const first = home.serve('-o', 'json', '--pool', '1');
     await first.ready();
     const paused = await pausedWithWord(home, 'crocus');
@@ -93,27 +93,30 @@ describe('serve: its end', () => {
 describe('serve: two at once', () => {
   const home = useDaemonHome();
 
-  it.each(['none was there', 'a killed one left its socket'])('%s: one wins', async (before) => {
-    if (before !== 'none was there') {
-      const killed = home.serve('-o', 'json', '--pool', '0');
-      await killed.ready();
-      killed.kill('SIGKILL');
-      await killed.ended;
-    }
-    const both = [1, 2].map(() => home.serve('-o', 'json', '--pool', '0'));
-    const outcomes = await Promise.all(
-      both.map((one) => Promise.race([one.ready().then(() => 'ready'), one.ended])),
-    );
-    expect(outcomes.sort()).toEqual([2, 'ready']);
-    const refused = both.map((one) => one.stdout()).find((text) => text.includes('"error"'));
-    expect(refused).toContain('a daemon is already running for this home');
-    expect(await home.says('host')).toContain('QEMU');
-    for (const one of both) one.kill('SIGTERM');
-    await Promise.all(both.map(({ ended }) => ended));
-    expect(await leftIn(home)).toEqual([]);
-  });
+  it.each(['none was there', 'a killed one left its socket'])(
+    '%s: exactly one daemon starts',
+    async (before) => {
+      if (before !== 'none was there') {
+        const killed = home.serve('-o', 'json', '--pool', '0');
+        await killed.ready();
+        killed.kill('SIGKILL');
+        await killed.ended;
+      }
+      const both = [1, 2].map(() => home.serve('-o', 'json', '--pool', '0'));
+      const outcomes = await Promise.all(
+        both.map((one) => Promise.race([one.ready().then(() => 'ready'), one.ended])),
+      );
+      expect(outcomes.sort()).toEqual([2, 'ready']);
+      const refused = both.map((one) => one.stdout()).find((text) => text.includes('"error"'));
+      expect(refused).toContain('a daemon is already running for this home');
+      expect(await home.says('host')).toContain('QEMU');
+      for (const one of both) one.kill('SIGTERM');
+      await Promise.all(both.map(({ ended }) => ended));
+      expect(await leftIn(home)).toEqual([]);
+    },
+  );
 
-  it('one that still ends is waited for', async () => {
+  it('a daemon that is still shutting down is waited for', async () => {
     const first = home.serve('-o', 'json', '--pool', '2');
     await first.ready();
     first.kill('SIGTERM');

@@ -49,7 +49,7 @@ const list = async (...flags: string[]): Promise<SandboxInfo[]> =>
 const sh = (code: string): Promise<string> => says('exec', id, '--', 'sh', '-c', code);
 
 describe('serve', () => {
-  it('says what it is; socket and key are its user’s alone', async () => {
+  it('prints version and socket; only its user can read socket and key', async () => {
     expect(report).toEqual({
       socketPath: join(home.runDir, 'daemon.sock'),
       url: expect.stringMatching(/^http:\/\/127\.0\.0\.1:\d+$/),
@@ -67,7 +67,7 @@ describe('serve', () => {
     expect(host).toMatchObject({ vmm: report.vmm, upstream: report.upstream, sandboxes: 1 });
   });
 
-  it('on its port only with the key', async () => {
+  it('its port answers only with the key', async () => {
     const key = (await readFile(report.apiKeyPath ?? '', 'utf8')).trim();
     const ask = async (path: string, headers: Record<string, string> = {}) => {
       const answer = await fetch(`${report.url}/v1${path}`, { headers });
@@ -86,7 +86,7 @@ describe('serve', () => {
     }
   });
 
-  it('a second one at the same home is refused, with what to do', async () => {
+  it('a second daemon at the same home is refused, with a remedy', async () => {
     const second = home.serve('--pool', '0');
     expect(await second.ended).toBe(2);
     expect(second.stderr()).toContain('a daemon is already running for this home');
@@ -96,7 +96,7 @@ describe('serve', () => {
 });
 
 describe('create, ls', () => {
-  it('the id alone on stdout; how it started on stderr', async () => {
+  it('create: prints the id alone on stdout, and the way it started on stderr', async () => {
     const { stdout, stderr } = await there(['create', '-l', 'user=43', '--boot']).result;
     expect(stdout.trim()).toMatch(ID);
     expect(stderr).toMatch(/^booted in [\d.]+ s\n$/);
@@ -116,13 +116,13 @@ describe('create, ls', () => {
 });
 
 describe('exec, shell, ps', () => {
-  it('exec: stdin, both outputs, environment and exit status are the program’s', async () => {
+  it('exec: passes stdin, both outputs, environment and exit status', async () => {
     const program = ['sh', '-c', 'tr a-z A-Z; echo "$GREETING $MORE" >&2; exit 3'];
     const run = there(['exec', id, '-e', 'MORE=there', '--', ...program], { input: 'hi\n' });
     expect(await run.result).toMatchObject({ status: 3, stdout: 'HI\n', stderr: 'hello there\n' });
   });
 
-  it('exec -c: Python code with arguments; its model is the host’s', async () => {
+  it('exec -c: runs Python code with arguments and the host’s model', async () => {
     home.upstream.answer((_, response) => sendJson(response, 200, completion('fine')));
     const code = `
 import json, sys, urllib.request
@@ -135,7 +135,7 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
     expect((await asked).body).toContain('how are you');
   });
 
-  it('exec: its time limit is 124; -o json is one object', async () => {
+  it('exec: a timeout is status 124; -o json prints one object', async () => {
     const late = await there(['exec', id, '--timeout', '1s', '--', 'sleep', '600']).result;
     expect(late).toMatchObject({ status: 124, stderr: expect.stringContaining('time limit') });
     const { status, stdout } = await there(['exec', id, '-o', 'json', '-c', 'print(1); exit(4)'])
@@ -144,7 +144,7 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
     expect(JSON.parse(stdout)).toMatchObject({ sandbox: id, stdout: '1\n', exit: { exitCode: 4 } });
   });
 
-  it('exec: Ctrl-C is the program’s; SIGTERM ends it with the command', async () => {
+  it('exec: Ctrl-C goes to the program; SIGTERM ends it with the command', async () => {
     const trap = "trap 'echo caught; exit 9' INT; echo started; while :; do sleep 0.1; done";
     const polite = there(['exec', id, '--', 'sh', '-c', trap]);
     await polite.seen('started');
@@ -157,7 +157,7 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
     await expect.poll(() => says('ps', id)).not.toContain('sleep 600');
   });
 
-  it('exec --detach: lives on, and ps shows it', async () => {
+  it('exec --detach: the program continues, and ps shows it', async () => {
     const pid = await says('exec', '--detach', id, '--', 'sleep', '1000');
     expect(await says('ps', id)).toMatch(
       new RegExp(`^${pid} +user .* detached .* sleep 1000$`, 'm'),
@@ -166,7 +166,7 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
     await expect.poll(() => says('ps', id)).not.toContain('sleep 1000');
   });
 
-  it('shell: a terminal of the guest on this one', async () => {
+  it('shell: connects this terminal to one in the guest', async () => {
     const terminal = onTerminal([join(ROOT, 'neurovisor'), 'shell', id], home.env);
     await terminal.sees('$ ');
     terminal.type('stty size; id -un; tty\r');
@@ -182,7 +182,7 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
 });
 
 describe('cp', () => {
-  it('a file of several MiB, in and out', async () => {
+  it('copies a file of several MiB in and out', async () => {
     const content = randomBytes(5 * 1024 * 1024 + 1);
     await writeFile(join(dir, 'big'), content);
     await says('cp', join(dir, 'big'), `${id}:`);
@@ -191,7 +191,7 @@ describe('cp', () => {
     expect((await readFile(join(dir, 'back'))).equals(content)).toBe(true);
   });
 
-  it('a folder: modes, links and what is below', async () => {
+  it('copies a folder with modes, links and subfolders', async () => {
     const tree = join(dir, 'tree');
     await mkdir(join(tree, 'below/deep'), { recursive: true });
     await writeFile(join(tree, 'below/deep/run.sh'), '#!/bin/sh\necho ran\n');
@@ -206,7 +206,7 @@ describe('cp', () => {
 });
 
 describe('port', () => {
-  it('a server of a sandbox without a network, here, also after a pause', async () => {
+  it('forwards to a server in a sandbox without a network, also after a pause', async () => {
     await sh('mkdir -p site && echo it is me > site/index.html');
     const server = ['python3', '-m', 'http.server', '--bind', '127.0.0.1', '-d', 'site', '3000'];
     const pid = await says('exec', '--detach', id, '--', ...server);
@@ -230,7 +230,7 @@ describe('port', () => {
 });
 
 describe('pause, resume', () => {
-  it('a program goes on where it stopped; exec resumes by itself', async () => {
+  it('a program continues where it stopped; exec resumes a paused sandbox', async () => {
     const pid = await says('exec', '--detach', id, '--', 'bash', '-c', COUNTER);
     expect(await says('pause', id)).toBe(id);
     expect(await vmmsIn(home.runDir)).toEqual([]);
@@ -247,7 +247,7 @@ describe('pause, resume', () => {
 });
 
 describe('snapshot, fork', () => {
-  it('snapshot create, ls, create --snapshot, rm; a name is there once', async () => {
+  it('snapshot create, ls, create --snapshot and rm work; names are unique', async () => {
     await sh('echo before > state');
     const snapshot = await says('snapshot', 'create', id, '--name', 'ready');
     expect(snapshot).toMatch(ID);
@@ -271,7 +271,7 @@ describe('snapshot, fork', () => {
     expect(gone).toMatchObject({ status: 2, stderr: expect.stringContaining('ready') });
   });
 
-  it('fork --count 3: files go along, identity and randomness do not', async () => {
+  it('fork --count 3: copies files, but neither identity nor randomness', async () => {
     const forks = (await says('fork', id, '--count', '3', '-l', 'fork=yes')).split('\n');
     expect(new Set([id, ...forks]).size).toBe(4);
     const code = 'import os, secrets; print(open("state").read().strip(), os.uname().nodename)';
@@ -284,7 +284,7 @@ describe('snapshot, fork', () => {
 });
 
 describe('pool', () => {
-  it('set, ls; create takes one out of it and another one comes', async () => {
+  it('pool set, ls: create takes a member, and the pool refills', async () => {
     await says('pool', 'set', '1', '1');
     const pools = async (): Promise<PoolInfo[]> =>
       JSON.parse(await says('pool', 'ls', '-o', 'json'));
@@ -300,7 +300,7 @@ describe('pool', () => {
 });
 
 describe('run', () => {
-  it('its sandbox is the daemon’s, and goes', async () => {
+  it('its sandbox belongs to the daemon and is removed at the end', async () => {
     const code = 'import sys; print(sys.stdin.read().upper(), sys.argv[1:]); sys.exit(7)';
     const run = there(['run', '-c', code, '--', '--flag'], { input: 'hi' });
     expect(await run.result).toEqual({
@@ -311,8 +311,8 @@ describe('run', () => {
   });
 });
 
-describe('rm, and what is wrong', () => {
-  it('what was removed stays away, and says so', async () => {
+describe('rm and errors', () => {
+  it('rm: a removed sandbox stays removed, and later commands say so', async () => {
     const other = await says('create');
     expect(await says('rm', other)).toBe(other);
     for (const args of [['resume'], ['rm'], ['exec', '--', 'true'], ['pause']]) {
@@ -324,7 +324,7 @@ describe('rm, and what is wrong', () => {
     }
   });
 
-  it('unknown ids are told, with where to look', async () => {
+  it('unknown ids are refused, with a remedy', async () => {
     const unknown = 'z'.repeat(20);
     const bad = [
       ['exec', unknown, '--', 'true'],
@@ -344,7 +344,7 @@ describe('rm, and what is wrong', () => {
     }
   });
 
-  it('rm --all: nothing is left but the daemon', async () => {
+  it('rm --all: leaves nothing but the daemon', async () => {
     expect(await says('rm', '--all')).toBe(id);
     expect(await list()).toEqual([]);
     expect(await vmmsIn(home.runDir)).toEqual([]);

@@ -15,7 +15,7 @@ describe('a sandbox whose program takes all memory', () => {
     await home.serve('-o', 'json', '--pool', '0').ready();
   });
 
-  it('exec says who was killed; events tell it in order; it goes on, and its end is told with reasons', async () => {
+  it('exec names the OOM victim, events list it in order, the sandbox continues, and its end has a cause', async () => {
     const { says, there } = home;
     const id = await says('create', '--boot', '--memory', '192M', '--warm', 'json');
     const following = there(['events', id]);

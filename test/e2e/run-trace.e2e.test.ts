@@ -17,7 +17,7 @@ urllib.request.urlopen(request).read()
 print(os.environ['NEUROVISOR_TRACE_ID'], os.environ['TRACEPARENT'])
 `;
 
-it('run: command, set-up, VM and its phases, script, model request, first token: one tree', async () => {
+it('run: one trace has command, set-up, VM phases, script, model request and first token', async () => {
   await using collector = await startCollector();
   const upstream = await startMockUpstream();
   try {

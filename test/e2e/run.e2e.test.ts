@@ -29,7 +29,7 @@ async function expectNothingLeft(): Promise<void> {
 }
 
 describe('run', () => {
-  it('-c: output, arguments, environment and exit status are the script’s', async () => {
+  it('-c: passes output, arguments, environment and exit status of the script', async () => {
     const code = `
 import os, sys
 print('out', sys.argv[1:], os.environ['GREETING'])
@@ -46,7 +46,7 @@ sys.exit(7)
     await expectNothingLeft();
   });
 
-  it('-: the script comes from standard input, and two runs at once do not meet', async () => {
+  it('-: reads the script from standard input; two runs at once do not interfere', async () => {
     const runs = [1, 2].map((n) => cli(['run', '-'], { input: `print(${n} * 100)` }));
     const results = await Promise.all(runs.map((run) => run.result));
     expect(results.map((result) => [result.status, result.stdout])).toEqual([
@@ -56,7 +56,7 @@ sys.exit(7)
     await expectNothingLeft();
   });
 
-  it('-o json: one object with output, exit and phases', async () => {
+  it('-o json: prints one object with output, exit and phases', async () => {
     const run = cli(['run', '-o', 'json', '-c', 'print("x"); raise SystemExit(3)']);
     const { status, stdout } = await run.result;
     expect(status).toBe(3);
@@ -71,13 +71,13 @@ sys.exit(7)
     expect(names).toEqual(['prepare', 'vmm', 'agent', 'script start', 'first output', 'script']);
   });
 
-  it('--no-template: boots, and tells the phases of a boot', async () => {
+  it('--no-template: boots, and reports the phases of a boot', async () => {
     const { stdout } = await cli(['run', '-o', 'json', '--no-template', '-c', '']).result;
     const names = JSON.parse(stdout).phases.map((phase: { name: string }) => phase.name);
     expect(names).toEqual(['prepare', 'vmm', 'kernel', 'agent', 'script start', 'script']);
   });
 
-  it('template: ls and inspect tell what run starts from', async () => {
+  it('template ls, inspect: show the template that run starts from', async () => {
     const list = JSON.parse((await cli(['template', 'ls', '-o', 'json']).result).stdout);
     const current = list.filter((one: { current: boolean }) => one.current);
     expect(current.length).toBeGreaterThan(0);
@@ -87,7 +87,7 @@ sys.exit(7)
     expect((await cli(['template', 'rm', 'none']).result).status).toBe(2);
   });
 
-  it('--cpus, --memory: the guest has what was asked for', async () => {
+  it('--cpus, --memory: the guest has the requested size', async () => {
     const code =
       "import os; print(os.cpu_count(), int(open('/proc/meminfo').read().split()[1]) // 1024)";
     const { stdout } = await cli(['run', '--cpus', '2', '--memory', '384M', '-c', code]).result;
@@ -97,7 +97,7 @@ sys.exit(7)
     expect(mib).toBeLessThanOrEqual(384);
   });
 
-  it('--timeout: ends the script and answers 124', async () => {
+  it('--timeout: ends the script with status 124', async () => {
     const run = cli(['run', '--timeout', '2s', '-c', 'import time; time.sleep(600)']);
     const { status, stderr } = await run.result;
     expect(status).toBe(124);
@@ -105,7 +105,7 @@ sys.exit(7)
     await expectNothingLeft();
   });
 
-  it('Ctrl-C: the script may end by itself, then nothing is left', async () => {
+  it('Ctrl-C: lets the script end by itself, and leaves nothing', async () => {
     const code = `
 import time
 print('started', flush=True)
@@ -130,7 +130,7 @@ except KeyboardInterrupt:
     await expectNothingLeft();
   });
 
-  it('kill -9: the VM dies with it, and the next run removes the rest', async () => {
+  it('kill -9: the VM dies with it, and the next run removes leftovers', async () => {
     const run = cli(['run', '-c', 'print("started", flush=True)\nwhile True: pass']);
     await run.seen('started');
     const orphans = await descendants(run.pid);
@@ -153,7 +153,7 @@ except KeyboardInterrupt:
   });
 });
 
-describe('run: bad input', () => {
+describe('run: invalid input', () => {
   const bad: [string, string[], number, string[]][] = [
     ['a missing script', ['run', 'nowhere.py'], 2, ['nowhere.py does not exist', 'fix:']],
     ['a binary script', ['run', '/bin/true'], 2, ['/bin/true is binary']],
@@ -178,7 +178,7 @@ describe('run: bad input', () => {
     expect(result.status).toBe(status);
   });
 
-  it('an upstream that does not answer is refused before anything boots', async () => {
+  it('an unreachable upstream is refused before anything boots', async () => {
     const env = { NEUROVISOR_UPSTREAM: 'http://127.0.0.1:1' };
     const { status, stderr } = await cli(['run', '-c', '1'], { env }).result;
     expect(stderr).toContain('no OpenAI-compatible server answers at http://127.0.0.1:1');
@@ -186,13 +186,13 @@ describe('run: bad input', () => {
     expect(status).toBe(125);
   });
 
-  it('a bad variable is named', async () => {
+  it('an invalid environment variable is named', async () => {
     const { status, stderr } = await cli(['doctor'], { env: { NEUROVISOR_GPU: 'quantum' } }).result;
     expect(stderr).toContain('NEUROVISOR_GPU');
     expect(status).toBe(125);
   });
 
-  requiresRoot().it('a full disk: set-up names the space it needs (root only)', async () => {
+  requiresRoot().it('a full disk: set-up names the space it needs', async () => {
     const home = await mkdtemp(join(tmpdir(), 'nv-full-'));
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=32m', 'tmpfs', home]);
     try {
@@ -210,7 +210,7 @@ describe('run: bad input', () => {
     }
   });
 
-  it('-o json: errors are objects too', async () => {
+  it('-o json: prints errors as objects', async () => {
     const { status, stdout } = await cli(['run', '-o', 'json', 'nowhere.py']).result;
     expect(status).toBe(2);
     expect(JSON.parse(stdout)).toEqual({

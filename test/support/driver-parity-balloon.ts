@@ -9,7 +9,7 @@ const BALLOON_MIB = 64;
 
 /** Of a driver without a balloon. */
 export function noBalloonCases(bench: () => VmBench): void {
-  it('balloon: a driver that has none says so and refuses a VM with one', async () => {
+  it('balloon: a driver without one says so and refuses a VM with one', async () => {
     expect(bench().driver.capabilities.balloon ?? false).toBe(false);
     const start = bench().boot({ memoryMib: RAM_MIB, balloonMib: BALLOON_MIB });
     await expect(start).rejects.toMatchObject({ code: 'vm_unsupported' });
@@ -18,7 +18,7 @@ export function noBalloonCases(bench: () => VmBench): void {
 
 export function balloonCases(bench: () => VmBench): void {
   describe('balloon', () => {
-    it('memoryMib: less than the RAM from the boot on; setMemory: more, and less again', async () => {
+    it('memoryMib: is less than the RAM from boot; setMemory: grows and shrinks it', async () => {
       const vm = await bench().boot({ memoryMib: RAM_MIB, balloonMib: BALLOON_MIB });
       for (const mib of [RAM_MIB - BALLOON_MIB, RAM_MIB, 100]) {
         if (mib !== RAM_MIB - BALLOON_MIB) await vm.balloon?.setMemory(mib);
@@ -29,7 +29,7 @@ export function balloonCases(bench: () => VmBench): void {
       });
     });
 
-    it('saveState: a clone has as much as the VM had, whatever it was booted with', async () => {
+    it('saveState: a clone has the memory of the VM at that moment, whatever balloon it asks for', async () => {
       const plain = bench().spec({ memoryMib: RAM_MIB, balloonMib: BALLOON_MIB });
       const spec = { ...plain, memoryFd: bench().memory(plain) };
       const vm = await bench().boot(spec);
@@ -45,7 +45,7 @@ export function balloonCases(bench: () => VmBench): void {
       await expect(without).rejects.toMatchObject({ code: 'snapshot_refused' });
     });
 
-    it('setMemory: of a VM that is gone', async () => {
+    it('setMemory: fails with vm_gone once the VM has ended', async () => {
       const vm = await bench().boot({ memoryMib: RAM_MIB, balloonMib: BALLOON_MIB });
       await vm.kill();
       await expect(vm.balloon?.setMemory(RAM_MIB)).rejects.toMatchObject({ code: 'vm_gone' });

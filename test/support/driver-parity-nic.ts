@@ -22,7 +22,7 @@ export function nicCases(bench: () => VmBench): void {
   };
   // A TAP needs root.
   requiresRoot().describe('network card', () => {
-    it('start with one; saved without it; it goes on with the same; taken away and given again', () =>
+    it('a VM starts with a card, is saved without it, continues with it, loses it and gets another', () =>
       using(async (tapFd) => {
         expect(bench().driver.capabilities.hotplugNic).toBe(true);
         const plain = bench().spec();

@@ -218,7 +218,7 @@ function snapshotCases(bench: () => VmBench): void {
       expect(one.logs.console.total).toBeGreaterThan(0);
     });
 
-    it('saveState: the VM stands still, goes on with a fresh channel, and can be saved again', async () => {
+    it('saveState: the VM pauses, continues with a fresh channel, and can be saved again', async () => {
       const plain = bench().spec();
       const vm = await bench().boot({ ...plain, memoryFd: bench().memory(plain) });
       const states: string[] = [];
@@ -264,7 +264,7 @@ function snapshotCases(bench: () => VmBench): void {
       expect(held()).toEqual(before);
     });
 
-    it("saveState: refused while vsock is plugged, and with RAM of the VMM's own", async () => {
+    it('saveState: refused while vsock is plugged, and if the VMM owns the RAM', async () => {
       const plain = bench().spec();
       const plugged = await bench().boot({ ...plain, memoryFd: bench().memory(plain) });
       const unnamed = await bench().boot();
@@ -281,7 +281,7 @@ function snapshotCases(bench: () => VmBench): void {
 
 function lifeCases(bench: () => VmBench): void {
   describe('life', () => {
-    it('start: the guest runs; kill: ends it, twice, and leaves nothing', async () => {
+    it('start: the guest runs; kill: ends it, also when repeated, and leaves nothing', async () => {
       await (await bench().boot()).kill(); // what is made once per process is made now
       await sleep(50);
       const before = held();
@@ -300,7 +300,7 @@ function lifeCases(bench: () => VmBench): void {
       await expect.poll(() => held().fds).toBeLessThanOrEqual(before.fds);
     });
 
-    it('pause: the guest stands still; resume: it goes on where it was', async () => {
+    it('pause: the guest stops; resume: it continues where it was', async () => {
       const vm = await bench().boot();
       const echo = await openCommand(vm, 'ECHO');
       await vm.pause();
@@ -312,7 +312,7 @@ function lifeCases(bench: () => VmBench): void {
       expect((await answer).toString()).toBe('still there');
     });
 
-    it('start: two VMs at once have channels of their own', async () => {
+    it('start: two VMs at once have separate channels', async () => {
       const [one, two] = await Promise.all([bench().boot(), bench().boot()]);
       await one.kill();
       expect(await ask(two, 'PRINT here')).toBe('done');
@@ -334,7 +334,7 @@ function endCases(bench: () => VmBench, commands: readonly string[]): void {
 
 function channelCases(bench: () => VmBench): void {
   describe('channel', () => {
-    it('channel: bytes come back as they were sent', async () => {
+    it('channel: bytes come back unchanged', async () => {
       const vm = await bench().boot();
       const sent = randomBytes(512 * 1024);
       const echo = await openCommand(vm, 'ECHO');
@@ -359,13 +359,13 @@ function channelCases(bench: () => VmBench): void {
       expect(await ask(vm, 'DIAL 2001')).toBe('refused');
     });
 
-    it('channel: a guest port that nobody listens at is refused', async () => {
+    it('channel: a guest port without a listener is refused', async () => {
       const vm = await bench().boot();
       expect(await dialGuest(vm.channelPath, 4999)).toBeNull();
       expect(await ask(vm, 'PRINT still here')).toBe('done');
     });
 
-    it('setChannelLimits: accepted while it runs, or said to be unsupported', async () => {
+    it('setChannelLimits: accepted while the VM runs, or vm_unsupported', async () => {
       const vm = await bench().boot();
       const limits = { guestToHostBytes: { size: 1 << 20, refillPerSecond: 1 << 20 } };
       if (bench().driver.capabilities.channelLimits) {
@@ -376,7 +376,7 @@ function channelCases(bench: () => VmBench): void {
       }
     });
 
-    it('setDiskLimits: from the start, and others while it runs and stands still', async () => {
+    it('setDiskLimits: accepted at start, while the VM runs and while it is paused', async () => {
       const vm = await bench().boot({ diskLimits: { bytesPerSecond: 1 << 20, opsPerSecond: 500 } });
       await vm.setDiskLimits({ opsPerSecond: 1000 });
       expect(await ask(vm, 'PRINT limited')).toBe('done');
@@ -403,7 +403,7 @@ function channelCases(bench: () => VmBench): void {
 
 function consoleCases(bench: () => VmBench): void {
   describe('console', () => {
-    it('consoleTail: a flood is cut to 64 KiB and holds nobody up', async () => {
+    it('consoleTail: a flood is cut to 64 KiB and does not block the guest', async () => {
       const vm = await bench().boot();
       expect(vm.consoleTail()).toContain('init');
       expect(vm.terminal).toBeNull();
@@ -412,7 +412,7 @@ function consoleCases(bench: () => VmBench): void {
       expect(await ask(vm, 'PRINT marker')).toBe('done');
     });
 
-    it('terminal: what is typed reaches the guest, what it prints comes back', async () => {
+    it('terminal: input reaches the guest, and its output comes back', async () => {
       const vm = await bench().boot({ console: 'interactive' });
       let shown = '';
       const ended = new Promise((resolve) => vm.terminal?.output.once('end', resolve));
@@ -478,7 +478,7 @@ function refusalCases(bench: () => VmBench): void {
       },
     );
 
-    it('start: cancelled before and during, and leaves nothing', async () => {
+    it('start: canceled before and during the start, it leaves nothing', async () => {
       // What the first start of a process opens for good, as for its threads.
       await (await bench().boot()).kill();
       const before = held();

@@ -44,7 +44,7 @@ def chat(stream=False, model='m1', **more):
 const run = (code: string) => python(sandbox.guest(), `${CLIENT}\n${code}`);
 
 describe('bridge from a guest', () => {
-  it('a completion arrives, and the upstream sees none of the guest’s credentials', async () => {
+  it('completion: it arrives, and the upstream sees none of the guest’s credentials', async () => {
     const seen = upstream.next();
     const outcome = await run(`
 answer = call('/chat/completions', {'model': 'm1', 'messages': []},
@@ -58,7 +58,7 @@ print(answer.status, json.loads(answer.read())['choices'][0]['message']['content
     }
   });
 
-  it('a stream arrives piece by piece, before it is complete', async () => {
+  it('stream: pieces arrive before it is complete', async () => {
     upstream.answer((_, response) => {
       startEvents(response);
       response.write(delta('one'));
@@ -76,7 +76,7 @@ print(len(times), times[-1] - times[0] > 0.15)
     expect(outcome.stdout).toBe('2 True\n');
   });
 
-  it('an upstream that dies mid-stream is an error in the stream, and the next request works', async () => {
+  it('stream: an upstream that dies in the middle is an error in the stream, and the next request works', async () => {
     upstream.answer((_, response) => {
       startEvents(response);
       response.write(delta('half'));
@@ -96,7 +96,7 @@ print('half' in text, '"error"' in text, '[DONE]' in text)
     );
   });
 
-  it('a script that ends in the middle of a stream cancels it upstream', async () => {
+  it('stream: a script that ends in the middle cancels the upstream request', async () => {
     upstream.answer((_, response) => {
       startEvents(response);
       response.write(delta('begin'));
@@ -111,7 +111,7 @@ os._exit(0)
     await (await seen).aborted;
   });
 
-  it('an unknown model and remote media are refused in the dialect', async () => {
+  it('policy: an unknown model and remote media are refused with errors of the dialect', async () => {
     const outcome = await run(`
 import sys
 for answer in (chat(model='m9'),
@@ -123,7 +123,7 @@ for answer in (chat(model='m9'),
     expect(outcome.stdout).toBe('404 True\n400 True\n');
   });
 
-  it('usage is counted though the client did not ask', () => {
+  it('usage: tokens are counted even if the client did not ask for usage', () => {
     expect(fixture.usage.length).toBeGreaterThan(0);
     expect(fixture.usage.every((one) => one.sandboxId === sandbox.spec.id)).toBe(true);
   });

@@ -36,12 +36,12 @@ describe('churn', () => {
     before = await settled();
   });
 
-  it(`${ONE_AFTER_ANOTHER} sandboxes one after another leave nothing`, async () => {
+  it(`${ONE_AFTER_ANOTHER} sandboxes in sequence leave no process, file or descriptor`, async () => {
     for (let n = 1; n <= ONE_AFTER_ANOTHER; n += 1) await runOne(n);
     expect(await settled()).toEqual(before);
   });
 
-  it(`${AT_ONCE} sandboxes at once leave nothing and do not mix`, async () => {
+  it(`${AT_ONCE} sandboxes at once leave nothing, and each gets its own output`, async () => {
     await Promise.all(Array.from({ length: AT_ONCE }, (_, n) => runOne(n)));
     expect(await settled()).toEqual(before);
   });

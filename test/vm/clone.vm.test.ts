@@ -33,7 +33,7 @@ afterAll(() => upstream.close());
 const ONE_AFTER_ANOTHER = 20;
 const AT_ONCE = 3;
 const CLOCK_MS_MAX = 2_000;
-/** Built in a few seconds, and may be spoilt. */
+/** Built in a few seconds, and damaged by these tests. */
 const SMALL = { cpus: 1, memoryMib: 160, diskMib: 64, warm: ['json'] } as const;
 
 /** Values that must differ between clones, some of them drawn before the template was saved. */
@@ -88,7 +88,7 @@ describe('clones', () => {
   });
   afterAll(() => Promise.all([one.stop(), two.stop()]));
 
-  it('two of one template share nothing that they must not share', async () => {
+  it('two clones of a template differ in identity, randomness and clocks', async () => {
     // The first script of each: the moment at which they are most alike.
     const [a, b] = await Promise.all([traits(one), traits(two)]);
     for (const [name, value] of Object.entries(a.different)) {
@@ -106,7 +106,7 @@ describe('clones', () => {
     }
   });
 
-  it('the fork server is the template’s: warm, alone, without a connection', async () => {
+  it('a clone has the template’s warm fork server, with no other process and no connection', async () => {
     const outcome = await python(
       one.guest(),
       `
@@ -122,7 +122,7 @@ print('langchain_openai' in sys.modules, len([l for l in links if l.startswith('
     expect(outcome).toMatchObject({ stdout: 'True 1 1\n', stderr: '' });
   });
 
-  it('a library that keeps variables sees the script’s, not the build’s', async () => {
+  it('a warm library sees the environment of the script, not of the template build', async () => {
     const outcome = await python(
       one.guest(),
       'from langsmith.utils import get_env_var, get_tracer_project\nprint(get_env_var("TRACING"), get_tracer_project())',
@@ -131,7 +131,7 @@ print('langchain_openai' in sys.modules, len([l for l in links if l.startswith('
     expect(outcome).toMatchObject({ stdout: 'false mine\n', stderr: '' });
   });
 
-  it('nothing of the build is left: no process, no name, no connection', async () => {
+  it('a clone has no process, host name or connection of the template build', async () => {
     const processes = await exec(
       two.guest(),
       ['sh', '-c', 'cat /proc/[0-9]*/comm | sort | uniq -c'],
@@ -149,7 +149,7 @@ print('langchain_openai' in sys.modules, len([l for l in links if l.startswith('
     expect(await two.guest().processes()).toEqual([]);
   });
 
-  it('a file that one writes is not in the other', async () => {
+  it('a file that one clone writes does not exist in the other', async () => {
     await one.guest().files.write('own', 'one');
     await expect(two.guest().files.stat('own')).rejects.toMatchObject({ code: 'not_found' });
     const disk = await exec(
@@ -164,7 +164,7 @@ print('langchain_openai' in sys.modules, len([l for l in links if l.startswith('
     expect(disk.stdout).toBe('0\n');
   });
 
-  it('LangChain reaches the model under the clone’s own policy', async () => {
+  it('LangChain reaches the model under the policy of the clone', async () => {
     const seen = upstream.next();
     const outcome = await python(
       one.guest(),
@@ -183,7 +183,7 @@ describe('template', () => {
     await fixture.runtime.templates.remove((await small()).key);
   });
 
-  it('another size boots until there is a template of it', async () => {
+  it('a sandbox of another size boots until a template of that size exists', async () => {
     await fixture.runtime.templates.remove((await small()).key);
     expect(await fixture.runtime.templateFor(options)).toBeNull();
     await small();
@@ -191,7 +191,7 @@ describe('template', () => {
   });
 
   it.each(['ram', 'state', 'disk.ext4', 'manifest.json'])(
-    'a flipped byte of %s: it is built again, never loaded',
+    'a template with a flipped byte in %s is rebuilt, never loaded',
     async (name) => {
       const { key } = await small();
       const path = join(dirOf(key), name);
@@ -206,7 +206,7 @@ describe('template', () => {
     },
   );
 
-  it('spoilt after it was opened: refused by the driver, and the sandbox boots', async () => {
+  it('a template damaged after it was opened, or of another machine, is refused by the driver', async () => {
     const template = await small();
     await appendFile(join(dirOf(template.key), 'state'), 'x');
     const sandbox = fixture.runtime.prepareVm(options, { template: template.source });
@@ -222,7 +222,7 @@ describe('template', () => {
   });
 });
 
-describe('what is left', () => {
+describe('cleanup', () => {
   let before: Holdings;
   const settled = async (): Promise<Holdings> => {
     await sleep(500);
@@ -242,12 +242,12 @@ describe('what is left', () => {
     before = await settled();
   });
 
-  it(`${ONE_AFTER_ANOTHER} clones one after another leave nothing`, async () => {
+  it(`${ONE_AFTER_ANOTHER} clones in sequence leave no process, file or descriptor`, async () => {
     for (let n = 1; n <= ONE_AFTER_ANOTHER; n += 1) await runOne(n);
     expect(await settled()).toEqual(before);
   });
 
-  it(`${AT_ONCE} clones at once leave nothing and do not mix`, async () => {
+  it(`${AT_ONCE} clones at once leave nothing, and each gets its own output`, async () => {
     await Promise.all(Array.from({ length: AT_ONCE }, (_, n) => runOne(n)));
     expect(await settled()).toEqual(before);
   });

@@ -1,6 +1,6 @@
 /**
- * The same again and again, with real guests: hundreds of sandboxes leave nothing, and a sandbox that is
- * put away a hundred times while it talks never loses its way back.
+ * Repetition with real guests: hundreds of sandboxes leave nothing, and a sandbox that is saved a hundred
+ * times under traffic connects again each time.
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -47,7 +47,7 @@ describe(`${CYCLES} sandboxes`, () => {
     before = await settled();
   });
 
-  it('made and removed leave no process, descriptor, mapping or file', async () => {
+  it('created and removed, they leave no process, descriptor, mapping or file', async () => {
     let next = 1;
     const worker = async (): Promise<void> => {
       while (next <= CYCLES) await cycle(next++);
@@ -59,7 +59,7 @@ describe(`${CYCLES} sandboxes`, () => {
   });
 });
 
-describe(`${LOOPS} times put away under traffic`, () => {
+describe(`${LOOPS} saves of a sandbox under traffic`, () => {
   /**
    * Two streams of requests to its model, each over a new connection. `fails` counts those that a save cut
    * off, `lost` those that got no connection at all.
@@ -97,7 +97,7 @@ for target in (talk, talk, tell): threading.Thread(target=target).start()
     return JSON.parse(text.toString());
   }
 
-  it('each time it connects again, both ways', async () => {
+  it('after each save, guest and host connect again in both directions', async () => {
     const { control } = fixture;
     const { id } = await control.create({ ...SMALL });
     const before = await stored();

@@ -50,7 +50,7 @@ const settled = async (): Promise<Holdings> => {
 
 describe('pause and resume', () => {
   afterEach(removeAll);
-  it('to disk: process and memory are given back; id, files, program, environment and clock go on', async () => {
+  it('pause to disk: process and memory are released; resume: id, files, program, environment and clock continue', async () => {
     const { control } = fixture;
     // What lives as long as the runtime is started with its first sandbox.
     await control.remove((await create()).id);
@@ -83,7 +83,7 @@ describe('pause and resume', () => {
     expect(await readdir(join(fixture.dataDir, 'files'))).toEqual([]);
   });
 
-  it('in memory: processors stand still; the program goes on and the clock is right', async () => {
+  it('pause in memory: the processors stop; resume: the program continues with the right clock', async () => {
     const { control } = fixture;
     const { id } = await create();
     const guest = await control.guest(id);
@@ -102,7 +102,7 @@ describe('pause and resume', () => {
     await control.remove(id);
   });
 
-  it('an operation on a paused one resumes it, unless it may not', async () => {
+  it('an operation on a paused sandbox resumes it, unless automatic resume is off', async () => {
     const { control } = fixture;
     const { id } = await create();
     for (const use of [
@@ -156,7 +156,7 @@ except OSError as error:
 open('served', 'w').write(end)
 `;
 
-  it('all end, on both sides; new ones work', async () => {
+  it('pause: every connection ends on both sides; resume: new ones work', async () => {
     const { control } = fixture;
     const { id } = await create();
     const guest = await control.guest(id);
@@ -196,7 +196,7 @@ open('served', 'w').write(end)
 
 describe('snapshot', () => {
   afterEach(removeAll);
-  it('a new sandbox has its files, its programs and nothing else of who made it', async () => {
+  it('a sandbox from a snapshot has its files and programs, and nothing of its source’s identity', async () => {
     const { control } = fixture;
     const { id } = await create({ env: { OWN: 'maker', SECRET: 'of the maker' } });
     const guest = await control.guest(id);
@@ -261,7 +261,7 @@ describe.each(['clone', 'boot'] as const)('fork of a %s', (origin) => {
   });
   afterAll(removeAll);
 
-  it('share nothing that they must not share', async () => {
+  it('forks differ in identity, randomness and clocks', async () => {
     const traits = await Promise.all(
       family().map(async ({ id }) => {
         const outcome = await python(await fixture.control.guest(id), TRAITS);
@@ -278,7 +278,7 @@ describe.each(['clone', 'boot'] as const)('fork of a %s', (origin) => {
     }
   });
 
-  it('files are those of the moment of the fork, then each one’s own', async () => {
+  it('forks start with the files of that moment, and then have their own', async () => {
     const guests = await Promise.all(family().map(({ id }) => fixture.control.guest(id)));
     const all = await Promise.all(guests.map((guest) => textOf(guest, 'shared')));
     expect(all).toEqual(all.map(() => 'before'));
@@ -288,7 +288,7 @@ describe.each(['clone', 'boot'] as const)('fork of a %s', (origin) => {
     );
   });
 
-  it('the running program goes on in each, with its memory', async () => {
+  it('the running program continues in each fork, with its memory', async () => {
     for (const { id } of family()) {
       const guest = await fixture.control.guest(id);
       const seen = await readCount(guest);
@@ -297,7 +297,7 @@ describe.each(['clone', 'boot'] as const)('fork of a %s', (origin) => {
     }
   });
 
-  it('each can be paused to disk and be resumed', async () => {
+  it('each fork can be paused to disk and resumed', async () => {
     const { control } = fixture;
     for (const { id } of [parent, ...forks.slice(0, 1)]) {
       await control.pause(id, 'disk');

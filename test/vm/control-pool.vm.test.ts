@@ -49,7 +49,7 @@ describe('pool', () => {
   afterEach(removeAll);
   afterAll(() => fixture.control.setPool({ min: 0, max: 0 }, SMALL));
 
-  it('a member that is claimed is the request’s: environment, models, limits, metadata', async () => {
+  it('a claimed member takes environment, models, limits and metadata from the request', async () => {
     const { control } = fixture;
     const waiting = await members();
     const made = await create({
@@ -108,17 +108,17 @@ except urllib.error.HTTPError as error: print(error.code)
     },
   );
 
-  it('an empty pool clones', async () => {
+  it('an empty pool starts a clone of the template instead', async () => {
     await fixture.control.setPool({ min: 0, max: 0 }, SMALL);
     expect((await create()).origin).toBe('clone');
     await fixture.control.setPool({ min: MEMBERS, max: MEMBERS }, SMALL);
   });
 });
 
-describe('time', () => {
+describe('lifetime', () => {
   afterEach(removeAll);
 
-  it('its time is over: ended, or paused if so asked; idle: paused, with its programs', async () => {
+  it('a sandbox past its deadline ends, or is paused if requested; an idle one is paused with its programs', async () => {
     const { control } = fixture;
     const [killed, paused, idle] = await Promise.all([
       create({ timeoutMs: 1_500 }),
@@ -139,7 +139,7 @@ describe('time', () => {
     await expect(control.guest(killed.id)).rejects.toMatchObject({ code: 'gone' });
   });
 
-  it('an open program keeps it from being idle', async () => {
+  it('a sandbox with an attached program is not idle', async () => {
     const { control } = fixture;
     const { id } = await create({ idleTimeoutMs: 1_000 });
     const guest = await control.guest(id);
@@ -155,7 +155,7 @@ describe('time', () => {
 describe('damage', () => {
   afterEach(removeAll);
 
-  it('a paused one with a flipped byte, a cut or a missing file: refused, stays paused; whole again, resumed', async () => {
+  it('a paused sandbox with a damaged or missing file stays paused, and resumes once the file is repaired', async () => {
     const { control, dataDir } = fixture;
     const { id } = await create();
     const begun = await startCounter(await control.guest(id));
@@ -187,7 +187,7 @@ describe('damage', () => {
 describe('a VMM that dies', () => {
   afterEach(removeAll);
 
-  it('the sandbox has ended, with its cause; paused in memory too', async () => {
+  it('the sandbox ends with the cause, also if it was paused in memory', async () => {
     const { control } = fixture;
     const [one, two] = await Promise.all([create(), create()]);
     await control.pause(two.id, 'memory');

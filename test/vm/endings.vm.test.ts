@@ -103,7 +103,7 @@ const ENDS: readonly End[] = [
     { cause: 'guest-panic', detail: expect.stringContaining('Attempted to kill init') },
   ],
   [
-    'its guest has no memory left, and gives up',
+    'its guest runs out of memory and panics',
     {},
     (_id, guest) => asRoot(guest, OOM_PANIC),
     { cause: 'guest-oom', evidence: { lastPressure: { source: 'guest' } } },
@@ -115,13 +115,13 @@ const ENDS: readonly End[] = [
     { cause: 'agent-lost', detail: 'the agent was ended by signal 9' },
   ],
   [
-    'somebody kills its VMM',
+    'another process kills its VMM',
     {},
     async (id) => process.kill(await vmmOf(fixture, id), 'SIGKILL'),
     { cause: 'vmm-killed', evidence: { signal: 'SIGKILL', exitStatus: null } },
   ],
   [
-    'somebody ends its VMM in order',
+    'another process sends its VMM SIGTERM',
     {},
     async (id) => process.kill(await vmmOf(fixture, id), 'SIGTERM'),
     { cause: 'vmm-killed', detail: expect.stringContaining('signal 15') },
@@ -160,7 +160,7 @@ function hearsRecords(): boolean {
   return true;
 }
 
-describe('a sandbox ends, and it is told as what it was', () => {
+describe('cause of an ended sandbox', () => {
   it.each(ENDS)('%s', async (_name, request, end, expected) => {
     const { control } = fixture;
     const { id } = await control.create({ ...SMALL, ...request });
@@ -178,8 +178,8 @@ describe('a sandbox ends, and it is told as what it was', () => {
   });
 });
 
-describe('a VMM that has a control group of its own', () => {
-  it('at its limit the kernel of the host kills it: host-oom, with what was seen before', async () => {
+describe('a VMM in its own control group', () => {
+  it('killed at its memory limit by the host’s kernel: host-oom, with the evidence collected before', async () => {
     const { runtime } = fixture;
     expect(runtime.confinement.description).toContain('memory');
     const { driver } = runtime;

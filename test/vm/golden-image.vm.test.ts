@@ -49,15 +49,18 @@ fcntl.ioctl(fd, 0x1277, struct.pack('QQ', 0, 4096))`,
 };
 
 describe('the golden image', () => {
-  it.each(Object.entries(ATTACKS))('refuses the guest’s root: %s', async (_, attack) => {
-    const program = `import os\n${attack}\nprint('WRITTEN')`;
-    const outcome = await exec(sandbox.guest(), ['python3', '-c', program], { user: 'root' });
-    expect(outcome.stdout).toBe('');
-    expect(outcome.exitCode).not.toBe(0);
-    expect(outcome.stderr).toMatch(/OSError|PermissionError/);
-  });
+  it.each(Object.entries(ATTACKS))(
+    'a guest’s root user can not write to it: %s',
+    async (_, attack) => {
+      const program = `import os\n${attack}\nprint('WRITTEN')`;
+      const outcome = await exec(sandbox.guest(), ['python3', '-c', program], { user: 'root' });
+      expect(outcome.stdout).toBe('');
+      expect(outcome.exitCode).not.toBe(0);
+      expect(outcome.stderr).toMatch(/OSError|PermissionError/);
+    },
+  );
 
-  it('can’t be mounted for writing', async () => {
+  it('it can not be mounted for writing', async () => {
     const script = `
 mkdir /tmp/image
 mount -o rw -t erofs /dev/vda /tmp/image && touch /tmp/image/probe && echo WRITTEN
@@ -70,7 +73,7 @@ true`;
     expect(outcome.stderr).toMatch(/write-protected.*Read-only/s);
   });
 
-  it('is bit-identical afterwards, and what one guest wrote no other sees', async () => {
+  it('it is bit-identical after attacks, and no guest sees the writes of another', async () => {
     const own = 'echo mine > /usr/lib/probe && rm /etc/hostname && sync';
     expect(await exec(sandbox.guest(), ['sh', '-c', own], { user: 'root' })).toMatchObject({
       exitCode: 0,
@@ -90,7 +93,7 @@ true`;
 });
 
 describe('the guest', () => {
-  it('has the kernel and the limits that were asked for (R-G-1, R-G-2)', async () => {
+  it('it has the requested kernel and limits (R-G-1, R-G-2)', async () => {
     const script =
       'cat /proc/cmdline; ls /proc/modules /proc/kallsyms /dev/mem /proc/kcore 2>&1; id';
     const outcome = await exec(sandbox.guest(), ['sh', '-c', script], { user: 'user' });
@@ -100,7 +103,7 @@ describe('the guest', () => {
     expect(rest.join()).toContain('uid=1000(user)');
   });
 
-  it('imports NumPy and LangChain without a network (R-G-7)', async () => {
+  it('it imports NumPy and LangChain without a network (R-G-7)', async () => {
     const program = 'import numpy, langchain, langchain_openai; print(numpy.ones(3).sum())';
     const outcome = await exec(sandbox.guest(), ['python3', '-c', program], { user: 'user' });
     expect(outcome).toMatchObject({ exitCode: 0, stdout: '3.0\n' });

@@ -1,4 +1,4 @@
-/** What a guest can do to its host and to itself: floods, bombs, a full disk. One VM for all of it. */
+/** What a guest can do to its host and to itself: floods, bombs, a full disk. One VM for all tests. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { exec, python, useRuntime } from '../support/vm.ts';
@@ -20,7 +20,7 @@ async function expectAlive(): Promise<void> {
 }
 
 describe('a hostile guest', () => {
-  it('has no network card and no key', async () => {
+  it('has no network card and no key but the placeholder', async () => {
     const code = `
 import os
 print(sorted(os.listdir('/sys/class/net')))
@@ -36,7 +36,7 @@ print([name for name in os.environ if 'KEY' in name or 'TOKEN' in name])
     ]);
   });
 
-  it('that eats its memory is killed for it, and the sandbox goes on', async () => {
+  it('that takes all memory has its program killed, and the sandbox continues', async () => {
     const outcome = await python(
       sandbox.guest(),
       'blocks = []\nwhile True: blocks.append(bytearray(4 << 20))',
@@ -46,7 +46,7 @@ print([name for name in os.environ if 'KEY' in name or 'TOKEN' in name])
     await expectAlive();
   });
 
-  it('that forks without end meets a limit, and the sandbox goes on', async () => {
+  it('that forks endlessly reaches the limit of processes, and the sandbox continues', async () => {
     const code = `
 import os, time
 made = 0
@@ -64,7 +64,7 @@ except OSError as error:
     await expectAlive();
   });
 
-  it('that fills its disk gets ENOSPC, and the sandbox goes on', async () => {
+  it('that fills its disk gets ENOSPC, and the sandbox continues', async () => {
     const code = `
 import errno
 try:
@@ -79,7 +79,7 @@ os.remove('/home/user/big')
     await expectAlive();
   });
 
-  it('that floods its output is cut at the limit while the host stays flat', async () => {
+  it('that floods its output is cut at the limit, and the host’s memory stays flat', async () => {
     const before = process.memoryUsage().rss;
     const outcome = await python(
       sandbox.guest(),
@@ -92,7 +92,7 @@ os.remove('/home/user/big')
     await expectAlive();
   });
 
-  it('that floods the console can neither block nor bloat the host', async () => {
+  it('that floods the console neither blocks the host nor grows its memory', async () => {
     const outcome = await exec(
       sandbox.guest(),
       ['dd', 'if=/dev/zero', 'of=/dev/ttyS0', 'bs=4k', 'count=256'],

@@ -1,4 +1,4 @@
-/** The QEMU driver in the jail, enforced: the same contract as without, and what a VMM that is taken over can't do. */
+/** The QEMU driver in the jail, enforced: the same contract as without, and what a compromised VMM can not do. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -48,7 +48,7 @@ requiresEchoGuest().describe('jailed QEMU', (files) => {
 
   driverParity(makeDriver, async () => files);
 
-  requiresRoot().describe('taken over', () => {
+  requiresRoot().describe('compromised VMM', () => {
     let injector: Injector;
     let jailed: VmBench;
     let free: VmBench;
@@ -63,7 +63,7 @@ requiresEchoGuest().describe('jailed QEMU', (files) => {
     afterEach(() => Promise.all([jailed.close(), free.close()]));
     const pidOf = (vm: Vm): number => Number(vm.pid);
 
-    it('threads: each has both filters, no new privileges and no capability, also those of a disk at work', async () => {
+    it('threads: each has both filters, no new privileges and no capability, also disk threads at work', async () => {
       const vm = await jailed.boot({ cpus: 2 });
       await ask(vm, 'INFO memory');
       const tasks = readdirSync(`/proc/${vm.pid}/task`);
@@ -83,15 +83,18 @@ requiresEchoGuest().describe('jailed QEMU', (files) => {
     it.each([
       ['execve', { name: 'execve', number: 59, args: ['@/usr/bin/qemu-system-x86_64', 0, 0] }],
       ['fork', { name: 'fork', number: 57 }],
-    ] as const)('%s: ends the VM as a crash; without the jail it goes through', async (_, call) => {
-      const vm = await jailed.boot();
-      expect(await injector.call(pidOf(vm), call)).toBe('killed by 31');
-      expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed', signal: 'SIGSYS' });
-      const other = await free.boot();
-      expect(await injector.call(pidOf(other), call)).toMatch(/^(executed|returned \d+)$/);
-    });
+    ] as const)(
+      '%s: ends the VM as a crash; without the jail the call succeeds',
+      async (_, call) => {
+        const vm = await jailed.boot();
+        expect(await injector.call(pidOf(vm), call)).toBe('killed by 31');
+        expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed', signal: 'SIGSYS' });
+        const other = await free.boot();
+        expect(await injector.call(pidOf(other), call)).toMatch(/^(executed|returned \d+)$/);
+      },
+    );
 
-    it('isAlive: a VMM that is stopped is seen to be', async () => {
+    it('isAlive: false while the VMM is stopped by a signal', async () => {
       const vm = await jailed.boot();
       expect(vm.isAlive()).toBe(true);
       process.kill(pidOf(vm), 'SIGSTOP');

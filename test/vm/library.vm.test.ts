@@ -5,7 +5,7 @@ import { CodedError, Sandbox } from '../../src/index.ts';
 process.env['NEUROVISOR_UPSTREAM'] = 'engine';
 
 describe('Sandbox', () => {
-  it('create, runCode, exec, files, limits, kill', async () => {
+  it('create, runCode, exec, files, limits and kill work in sequence', async () => {
     const env = { COLOUR: 'green' };
     const sandbox = await Sandbox.create({ memoryMib: 256, env, autoResume: false });
     expect(sandbox.id).toMatch(/^[a-z0-9]{20}$/);
@@ -46,7 +46,7 @@ describe('Sandbox', () => {
     await expect(sandbox.exec(['true'])).rejects.toBeInstanceOf(CodedError);
   });
 
-  it('a signal kills the program and rejects', async () => {
+  it('runCode: an aborted signal kills the program and rejects', async () => {
     await using sandbox = await Sandbox.create({ memoryMib: 256 });
     const aborter = new AbortController();
     setTimeout(() => aborter.abort(), 500);
@@ -57,7 +57,7 @@ describe('Sandbox', () => {
     expect(await sandbox.exec(['sh', '-c', count])).toMatchObject({ stdout: '0\n' });
   });
 
-  it('two sandboxes of one process are apart', async () => {
+  it('two sandboxes of one process share no files', async () => {
     await using one = await Sandbox.create({ memoryMib: 192 });
     await using two = await Sandbox.create({ memoryMib: 192 });
     await one.files.write('secret', 'canary');
@@ -69,7 +69,7 @@ describe('Sandbox', () => {
     }
   });
 
-  it('a bad option is refused with its name', async () => {
+  it('create: an invalid option is refused by name', async () => {
     await expect(Sandbox.create({ cpus: 4096 })).rejects.toMatchObject({
       code: 'spec_invalid',
       message: expect.stringContaining('cpus'),

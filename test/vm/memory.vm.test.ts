@@ -37,7 +37,7 @@ function follow(id: string): { readonly seen: TimedEvent[]; readonly stop: () =>
 }
 
 describe('a program that takes all memory', () => {
-  it('near_oom comes before the kill; the exit and the event name the victim; the sandbox goes on', async () => {
+  it('near_oom precedes the OOM kill; exit and event name the victim; the sandbox continues', async () => {
     const { control } = fixture;
     const { id } = await create();
     const { seen, stop } = follow(id);
@@ -60,7 +60,7 @@ describe('a program that takes all memory', () => {
     expect((await exec(guest, ['echo', 'alive'])).stdout).toBe('alive\n');
   });
 
-  it('a child that is killed is told of the program that started it, and of no other', async () => {
+  it('an OOM kill of a child is attributed to the program that started it, and to no other', async () => {
     const guest = await fixture.control.guest((await create()).id);
     const code = JSON.stringify(BALLOON);
     const [shell, other] = await Promise.all([
@@ -80,7 +80,7 @@ describe('a program that takes all memory', () => {
 });
 
 describe('onMemoryPressure', () => {
-  it('pause: the processors stop before anything is killed', async () => {
+  it('pause: the processors stop before any OOM kill', async () => {
     const { control } = fixture;
     const { id } = await create({ onMemoryPressure: 'pause', autoResume: false });
     const { seen, stop } = follow(id);
@@ -96,7 +96,7 @@ describe('onMemoryPressure', () => {
     expect(seen.find(({ type }) => type === 'action')).toMatchObject({ action: 'pause', ok: true });
   });
 
-  it('snapshot: its state from before the kill can be gone on from', async () => {
+  it('snapshot: a new sandbox continues from the state before the OOM kill', async () => {
     const { control } = fixture;
     const { id } = await create({ onMemoryPressure: 'snapshot' });
     const { seen, stop } = follow(id);
@@ -139,7 +139,7 @@ describe('memoryMaxMib', () => {
   ].join('\n');
   const MEMORY = { memoryMib: 256, boot: true } as const;
 
-  it('a program that needs more than there is is killed, and lives where there can be more', async () => {
+  it('a program that exceeds the memory is killed, and survives where memory can grow', async () => {
     const { control } = fixture;
     const fixed = await create(MEMORY);
     const killed = await python(await control.guest(fixed.id), NEEDS_600);

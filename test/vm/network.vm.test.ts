@@ -65,28 +65,31 @@ print(socket.inet_ntoa(answer[20:24]))
 }
 
 describe('network: what a guest reaches', () => {
-  it('without one: only the loopback, no resolver', async () => {
+  it('without a network: only the loopback, no resolver', async () => {
     const { id, network } = await create({ network: null });
     expect(network).toBeNull();
     expect(await sh(id, 'ls /sys/class/net; cat /etc/resolv.conf')).toBe('lo');
     expect(await get(id, `http://${ALLOWED.address}/`)).toBe('OSError');
   });
 
-  it.each(['clone', 'boot'] as const)('%s: an allowed name, and nothing else', async (how) => {
-    const { id, origin, network } = await create({ boot: how === 'boot' });
-    expect(origin).toBe(how);
-    expect(network).toMatchObject({ mode: 'allowlist', allow: [ALLOWED.name], deny: [] });
-    expect((await card(id)).address).toBe(network?.address);
-    expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
-    expect(await get(id, `http://${FORBIDDEN.name}/`)).toBe('gaierror');
-    expect(await get(id, `http://${FORBIDDEN.address}/`)).toBe('403');
-    // The host gets there by the same way.
-    expect(await world.hostSees(METADATA)).toContain(METADATA);
-    expect(await get(id, `http://${METADATA}/`)).toBe('TimeoutError');
-    expect(await sh(id, 'cat /proc/net/if_inet6')).not.toContain('eth0');
-  });
+  it.each(['clone', 'boot'] as const)(
+    '%s: an allowed name is reached, and nothing else',
+    async (how) => {
+      const { id, origin, network } = await create({ boot: how === 'boot' });
+      expect(origin).toBe(how);
+      expect(network).toMatchObject({ mode: 'allowlist', allow: [ALLOWED.name], deny: [] });
+      expect((await card(id)).address).toBe(network?.address);
+      expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+      expect(await get(id, `http://${FORBIDDEN.name}/`)).toBe('gaierror');
+      expect(await get(id, `http://${FORBIDDEN.address}/`)).toBe('403');
+      // The host gets there by the same way.
+      expect(await world.hostSees(METADATA)).toContain(METADATA);
+      expect(await get(id, `http://${METADATA}/`)).toBe('TimeoutError');
+      expect(await sh(id, 'cat /proc/net/if_inet6')).not.toContain('eth0');
+    },
+  );
 
-  it('a rule that can not be read is refused before anything starts, with what may stand there', async () => {
+  it('an invalid rule is refused before anything starts, with the syntax of rules', async () => {
     const network = { mode: 'allowlist', allow: ['no such rule'] } as const;
     await expect(create({ network })).rejects.toMatchObject({
       code: 'spec_invalid',
@@ -100,13 +103,13 @@ describe('network: run', () => {
   const code = `import urllib.request; print(urllib.request.urlopen('http://${ALLOWED.name}/').read())`;
   const run = ['run', '--no-daemon', '--allow-out', ALLOWED.name, '-c', code];
 
-  it('the same in one command', async () => {
+  it('run --allow-out: an allowed name is reached', async () => {
     const { status, stdout, stderr } = await world.command(run);
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
     expect(stdout).toContain(SEEN);
   });
 
-  it('without the rights for it: the reason and what would help, before anything starts', async () => {
+  it('run without root: refused before anything starts, with reason and remedy', async () => {
     const unable = ['setpriv', '--bounding-set', '-net_admin', '--inh-caps', '-net_admin'];
     const { status, stdout, stderr } = await world.command(run, unable);
     expect({ status, stdout }).toEqual({ status: 125, stdout: '' });
@@ -117,8 +120,8 @@ describe('network: run', () => {
   });
 });
 
-describe('network: changed while it runs', () => {
-  it('another policy holds at once; none takes the card; one again brings it', async () => {
+describe('network: updates', () => {
+  it('a new policy applies at once; none removes the card; a policy again adds it', async () => {
     const { id } = await create();
     expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
     const narrowed = { mode: 'allowlist', allow: [FORBIDDEN.name] } as const;
@@ -138,7 +141,7 @@ describe('network: changed while it runs', () => {
 });
 
 describe('network: limits', () => {
-  it('a budget that is used up resets, also after a pause; more of it lets the guest go on', async () => {
+  it('an exhausted budget resets connections, also after a pause; a larger budget allows them again', async () => {
     const limited = { ...ONLY_ALLOWED, limits: { bytesMax: 20_000 } };
     const { id } = await create({ network: limited });
     const code = `
@@ -159,7 +162,7 @@ for _ in range(1000): urllib.request.urlopen('http://${ALLOWED.name}/', timeout=
 });
 
 describe('network: a port over the card', () => {
-  it('is reached through the daemon, whatever the policy, and not by another program of the host', async () => {
+  it('it is reached through the daemon under any policy, and not by another program of the host', async () => {
     const { id, network } = await create({ network: { mode: 'none' } });
     const guest = await control.guest(id);
     const server = await guest.exec({ argv: ['python3', '-m', 'http.server', '3000'] });
@@ -183,7 +186,7 @@ describe('network: a port over the card', () => {
 });
 
 describe('network: copies', () => {
-  it('clone, forks, snapshot: each has an address and a MAC of its own, and its maker keeps his', async () => {
+  it('clone, forks, snapshot: each has its own address and MAC, and its source keeps its own', async () => {
     const made = await create();
     const before = await card(made.id);
     const forks = await control.fork(made.id, { count: 2 });
@@ -202,7 +205,7 @@ describe('network: copies', () => {
     expect(await sh(plain.id, 'ls /sys/class/net; cat /etc/resolv.conf')).toBe('lo');
   });
 
-  it('a member of a pool has none until it is claimed', async () => {
+  it('a pool member has no network until it is claimed', async () => {
     await control.setPool({ min: 2, max: 2 });
     try {
       await expect.poll(async () => (await control.pools())[0]?.ready, WAIT).toBe(2);
@@ -221,16 +224,19 @@ describe('network: copies', () => {
 });
 
 describe('network: pauses and ends', () => {
-  it.each(['disk', 'memory'] as const)('paused to %s: it works again', async (to) => {
-    const { id } = await create();
-    expect((await control.pause(id, to)).network?.mode).toBe('allowlist');
-    expect(await world.taps()).toHaveLength(to === 'disk' ? 0 : 1);
-    const { network } = await control.resume(id);
-    expect((await card(id)).address).toBe(network?.address);
-    expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
-  });
+  it.each(['disk', 'memory'] as const)(
+    'resumed from a pause to %s: an allowed name is reached again',
+    async (to) => {
+      const { id } = await create();
+      expect((await control.pause(id, to)).network?.mode).toBe('allowlist');
+      expect(await world.taps()).toHaveLength(to === 'disk' ? 0 : 1);
+      const { network } = await control.resume(id);
+      expect((await card(id)).address).toBe(network?.address);
+      expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+    },
+  );
 
-  it('killed: the next daemon removes what it left, and gives networks again', async () => {
+  it('after kill -9, the next daemon removes leftovers and assigns networks again', async () => {
     const lost = await create();
     expect(await world.taps()).toHaveLength(1);
     expect(await world.host.run('nft', '-j', 'list', 'ruleset')).toContain(lost.id);

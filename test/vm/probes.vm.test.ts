@@ -55,8 +55,8 @@ async function groupOf(id: string): Promise<{ dir: string; bytes: number }> {
   return { dir, bytes: sample?.memoryBytes ?? 0 };
 }
 
-describe('a daemon that measures', () => {
-  it('packets, system calls and the jail of a sandbox, in /metrics and in its load', async () => {
+describe('daemon with probes', () => {
+  it('/metrics and the load of a sandbox show its packets, system calls and jail', async () => {
     const network = { mode: 'allowlist', allow: [ALLOWED.name] } as const;
     const { id } = await control.create({ network, memoryMib: 256, diskMib: 64 });
     const guest = await control.guest(id);
@@ -95,7 +95,7 @@ describe('a daemon that measures', () => {
     expect(await counted('neurovisor_vmm_exits_total', { process: 'unknown' })).toBe(0);
   });
 
-  it('a VMM that the kernel kills at its limit: its name and memory, once, and that as the cause', async () => {
+  it('a VMM killed at its memory limit: its name and memory are reported once, and it is the cause', async () => {
     const { id } = await control.create({ memoryMib: 192, diskMib: 64 });
     const events: TimedEvent[] = [];
     const over = new AbortController();

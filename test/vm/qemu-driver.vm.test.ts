@@ -34,7 +34,7 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
     });
     afterEach(() => bench.close());
 
-    it('guest: has the size that was asked for, no virtualisation, and a root it can not write', async () => {
+    it('guest: has the requested size, no virtualization and a read-only root', async () => {
       const vm = await bench.boot({ cpus: 2, memoryMib: 200, bootArgs: ['loglevel=3'] });
       expect(await ask(vm, 'INFO cpus')).toBe('2');
       const memoryMib = Number(await ask(vm, 'INFO memory')) / 2 ** 20;
@@ -51,7 +51,7 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
       ).toBe(`${KERNEL_COMMAND_LINE} loglevel=3`);
     });
 
-    it('exited: the VMM killed by somebody else is a crash, and leaves nothing', async () => {
+    it('exited: a VMM killed by another process is a crash, and leaves nothing', async () => {
       const vm = await bench.boot();
       process.kill(Number(vm.pid), 'SIGKILL');
       expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed', signal: 'SIGKILL' });
@@ -59,7 +59,7 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
       await expect(vm.pause()).rejects.toMatchObject({ code: 'vm_gone' });
     });
 
-    it('exited: SIGTERM to the VMM is not a shutdown by the guest', async () => {
+    it('exited: SIGTERM to the VMM is not a guest shutdown', async () => {
       const vm = await bench.boot();
       process.kill(Number(vm.pid), 'SIGTERM');
       expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed', exitCode: 0 });

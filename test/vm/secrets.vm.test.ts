@@ -67,7 +67,7 @@ async function heard(): Promise<readonly Heard[]> {
 }
 
 describe('secrets', () => {
-  it('urllib, requests and httpx: the host gets it, the guest hears its placeholder', async () => {
+  it('urllib, requests and httpx: the host receives the secret, the guest only its placeholder', async () => {
     const { id, network, secrets } = await create();
     expect(network).toMatchObject({ mode: 'allowlist', allow: [] });
     expect(secrets).toEqual([{ name: 'API_KEY', hosts: [ALLOWED.name], held: true }]);
@@ -85,7 +85,7 @@ describe('secrets', () => {
     expect(arrived).toEqual([`Bearer ${SECRET}`, basic, basic]);
   });
 
-  it('nothing of it in RAM, on the disk, in a snapshot, in a pause, in the store', async () => {
+  it('the secret is not in RAM, on the disk, in a snapshot, in a pause or in the store', async () => {
     // Small, for every byte is looked at.
     const { id } = await create({ memoryMib: 256, diskMib: 32, boot: true });
     const known = await placeholder(id);
@@ -105,7 +105,7 @@ describe('secrets', () => {
     expect((await heard()).at(-1)?.headers['authorization']).toBe(`Bearer ${SECRET}`);
   });
 
-  it('another address under its name, and another name: neither hears it', async () => {
+  it('another address under the host’s name, and another name, never receive the secret', async () => {
     const { id } = await create({ network: { mode: 'open' } });
     const before = (await heard()).length;
     const forged = `
@@ -134,7 +134,7 @@ print(urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified
     expect(all[1]?.headers['authorization']).toBe(`Bearer ${SECRET}`);
   });
 
-  it('forks and late ones: a fork has its parent’s, a change is told to programs that start later', async () => {
+  it('a fork has its parent’s secrets; programs that start after a change see the change', async () => {
     const { id } = await create({ secrets: undefined });
     expect((await control.get(id)).network).toBeNull();
     await control.update(id, { secrets: SECRETS });
@@ -154,7 +154,7 @@ print(urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified
     expect(await run(id, CALL)).toMatch(/KeyError|certificate/);
   });
 
-  it('a member of a pool has them when it is claimed', async () => {
+  it('a pool member has the secrets once it is claimed', async () => {
     await control.setPool({ min: 1, max: 1 });
     try {
       const ready = async (): Promise<number | undefined> => (await control.pools())[0]?.ready;
@@ -169,7 +169,7 @@ print(urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified
     }
   });
 
-  it('a daemon that starts anew does not have them: they are given again', async () => {
+  it('a restarted daemon has no secrets until they are provided again', async () => {
     const { id } = await create();
     const known = await placeholder(id);
     await control.pause(id, 'disk');
@@ -189,7 +189,7 @@ print(urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified
     expect(JSON.parse(await run(id, CALL)).headers.authorization).toBe(`Bearer ${known}`);
   });
 
-  it('run: one command', async () => {
+  it('run --secret: the host receives the secret, the guest only its placeholder', async () => {
     await writeFile(join(world.home, 'secret'), `${SECRET}\n`);
     const { status, stdout, stderr } = await world.command([
       ...['run', '--no-daemon', '--secret', `API_KEY@${ALLOWED.name}=${world.home}/secret`],

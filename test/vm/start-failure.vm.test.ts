@@ -17,7 +17,7 @@ beforeAll(async () => {
 afterAll(() => rm(dir, { recursive: true }));
 
 describe('start failure', () => {
-  it('a root image that is no file system: the console says why', async () => {
+  it('a root image without a file system: the error quotes the console', async () => {
     const { runtime } = fixture;
     const before = await holdings(runtime.home.runDir);
     const rootImagePath = join(dir, 'garbage');
@@ -32,7 +32,7 @@ describe('start failure', () => {
     expect(left.processes.filter((one) => one.includes('qemu'))).toEqual([]);
   });
 
-  it('a guest that never says hello: the wait ends with hello_timeout', async () => {
+  it('a guest without a hello: the start fails with hello_timeout', async () => {
     const { runtime } = fixture;
     const before = await holdings(runtime.home.runDir);
     const sandbox = runtime.prepareVm(

@@ -24,7 +24,7 @@ requiresEchoGuest().describe('vsock device and a Linux guest', (files) => {
     return socket;
   };
 
-  it('50 streams at once: each gets its own bytes back, in order, up to the half close', async () => {
+  it('50 streams at once: each echoes its own bytes in order, up to the half close', async () => {
     const one = async (): Promise<void> => {
       const socket = await dial('ECHO\n');
       const sent = randomBytes(MIB / 2);
@@ -42,7 +42,7 @@ requiresEchoGuest().describe('vsock device and a Linux guest', (files) => {
     await Promise.all(Array.from({ length: 50 }, one));
   });
 
-  it('a slow reader gets all of 16 MiB, while others are served', async () => {
+  it('a slow reader gets all of 16 MiB while other streams are served', async () => {
     const slow = await dial('SOURCE 16\n');
     slow.pause();
     const quick = await dial('SOURCE 16\n');
@@ -54,7 +54,7 @@ requiresEchoGuest().describe('vsock device and a Linux guest', (files) => {
     expect(got).toBe(16 * MIB);
   });
 
-  it('the guest dials: a listener is reached, a port without one gives ECONNRESET', async () => {
+  it('a guest reaches a port with a listener, and gets ECONNRESET at a port without one', async () => {
     let heard = '';
     const server = createServer((socket) => socket.on('data', (bytes) => (heard += String(bytes))));
     await new Promise<void>((resolve) => server.listen(`${bench.channelPath}_1024`, resolve));
@@ -76,7 +76,7 @@ requiresEchoGuest().describe('vsock device and a Linux guest', (files) => {
     }
   });
 
-  it('500 connections opened and dropped at once leave a guest that still answers', async () => {
+  it('after 500 connections opened and dropped at once, the guest still answers', async () => {
     for (let round = 0; round < 10; round += 1) {
       const sockets = Array.from({ length: 50 }, () => connect(bench.channelPath));
       for (const socket of sockets) {
