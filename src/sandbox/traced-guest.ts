@@ -1,9 +1,9 @@
-/** A guest whose programs belong to the trace of who starts them. */
+/** A guest whose programs belong to the trace of their caller. */
 
 import type { Guest, Process, RunOptions } from '../guest/guest.ts';
 import { type SpanContext, type Tracer, traceEnv } from '../trace/trace.ts';
 
-/** Each program is a span of its own, until its end, and is given it as its parent (TRACEPARENT). */
+/** Each program is a span, and gets it as its parent (TRACEPARENT). */
 export function tracedGuest(guest: Guest, sandboxId: string, tracer: Tracer): Guest {
   const traced =
     <S extends RunOptions>(
@@ -35,7 +35,7 @@ export function tracedGuest(guest: Guest, sandboxId: string, tracer: Tracer): Gu
   });
 }
 
-/** For who has no tracer but is part of a trace itself: its programs are given the same parent. */
+/** For a caller without a tracer that is part of a trace itself: its programs get the same parent. */
 export function guestInTrace(guest: Guest, context: SpanContext): Guest {
   return replaced(guest, {
     exec: (spec, signal) => guest.exec(withTrace(spec, context), signal),
@@ -43,7 +43,7 @@ export function guestInTrace(guest: Guest, context: SpanContext): Guest {
   });
 }
 
-/** What the caller has set stays. */
+/** Variables that the caller has set stay. */
 function withTrace<S extends RunOptions>(spec: S, context: SpanContext | null): S {
   return context === null ? spec : { ...spec, env: { ...traceEnv(context), ...spec.env } };
 }

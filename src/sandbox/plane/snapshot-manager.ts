@@ -1,10 +1,10 @@
 /**
- * Puts sandboxes away and takes them out again: pauses, snapshots, and what forks start from.
+ * Saves sandboxes and opens them again: pauses, snapshots and the sources of forks.
  *
  *     Supervisor.save ──► staging (store) ──commit──► snapshot ──open──► CloneSource ──► Supervisor.start
  *                    └──► memory and staging, never committed ─────────► CloneSource   (forks)
  *
- * The store knows rows and files; the copies between files and memory come in.
+ * The store has rows and files; the copies between files and memory come in as `Copies`.
  */
 import { newSandboxId } from '../../base/ids.ts';
 import { MIB } from '../../base/units.ts';
@@ -21,15 +21,15 @@ import type { CloneSource, GuestMemory, SaveTarget } from '../parts.ts';
 import type { SandboxSpec, TemplateSpec } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 
-/** Copies of RAM and disks. Where zeros are makes no difference. */
+/** Copies of RAM and disks. Holes and zeros are equal. */
 export interface Copies {
-  /** Into a new file, without zeros. */
+  /** Copies a VM's memory into a new file, without zeros. */
   keepMemory(from: string, to: string): Promise<void>;
-  /** Of what was kept, into memory of the same size that is all zeros. */
+  /** Copies kept memory into zeroed memory of the same size. */
   fillMemory(from: string, to: string): Promise<void>;
-  /** The same of a VM's own memory: what is zero there takes no memory here. */
+  /** Copies a VM's memory into other memory; zeros take no space there. */
   holdMemory(from: string, to: string): Promise<void>;
-  /** Into a new file; shares what the file system can share. */
+  /** Copies into a new file; shares blocks where the file system can. */
   cloneDisk(from: string, to: string): Promise<void>;
   makeMemory(bytes: number): GuestMemory;
 }
@@ -37,7 +37,7 @@ export interface Copies {
 export interface SnapshotManagerParts {
   readonly store: Store;
   readonly copies: Copies;
-  /** Of this host, now. */
+  /** The current one of this host. */
   readonly kernelDigest: string;
   readonly rootImageDigest: string;
   machineOf(size: MachineSize): string;
@@ -63,8 +63,8 @@ export class SnapshotManager {
   }
 
   /**
-   * Ends the VM once its state and the sandbox's row are safe.
-   * @param keep calls `commit` with the row when its turn has come
+   * Ends the VM once its state and the sandbox's row are on disk.
+   * @param keep calls `commit` with the row in its turn
    * @throws SandboxError; see `Supervisor.save`
    */
   async pause(
@@ -79,26 +79,26 @@ export class SnapshotManager {
     });
   }
 
-  /** @throws SandboxError; StoreError `name_taken`, `disk_full`: then it goes on as well */
+  /** The VM continues, also after an error. @throws SandboxError; StoreError `name_taken`, `disk_full` */
   async snapshot(supervisor: Supervisor, name: string | null): Promise<SnapshotRow> {
     await this.requireFreeName(name);
     await using staging = await this.#parts.store.snapshots.stage();
     let made: NewSnapshot | undefined;
-    await supervisor.save(this.#into(staging), 'go-on', async (snapshot) => {
+    await supervisor.save(this.#into(staging), 'continue', async (snapshot) => {
       made = this.#row(newSandboxId(), name, 'snapshot', supervisor.spec, snapshot);
     });
     if (made === undefined) throw new Error('a save without a commit');
     return await staging.commit(made);
   }
 
-  /** A snapshot of its own of a sandbox that is paused to disk. */
+  /** Copies the state of a sandbox that is paused to disk. */
   async copy(pauseId: string, name: string | null): Promise<SnapshotRow> {
     await this.requireFreeName(name);
     const { store, copies } = this.#parts;
     await using from = await store.snapshots.open(pauseId);
     await using staging = await store.snapshots.stage();
     await staging.write(async (to) => {
-      // Files that are there already are dropped at the commit: nothing is kept twice.
+      // The commit drops files that the store has already.
       for (const role of ['ram', 'state', 'disk'] as const) {
         await copies.cloneDisk(from.paths[role], to[role]);
       }
@@ -107,7 +107,7 @@ export class SnapshotManager {
     return await staging.commit({ ...row, id: newSandboxId(), name, kind: 'snapshot' });
   }
 
-  /** What forks start from: RAM stays in memory, so that nothing of it goes over a disk. */
+  /** Makes a source for forks. RAM is copied in memory, without a disk. */
   async acquireForkSource(supervisor: Supervisor): Promise<ForkLease> {
     const { store, copies } = this.#parts;
     const staging = await store.snapshots.stage();
@@ -125,7 +125,7 @@ export class SnapshotManager {
         keepMemory: (from) => copies.holdMemory(from, made.path),
         keepDisk: (from) => staging.write(({ disk }) => copies.cloneDisk(from, disk)),
       };
-      await supervisor.save(target, 'go-on', async (snapshot) => {
+      await supervisor.save(target, 'continue', async (snapshot) => {
         taken = snapshot;
       });
       if (taken === undefined) throw new Error('a save without a commit');
@@ -142,7 +142,7 @@ export class SnapshotManager {
   }
 
   /**
-   * Verified, and of this kernel, image, VMM and processor.
+   * Opens a snapshot after it was verified and found to fit this kernel, image, VMM and processor.
    * @throws StoreError `snapshot_damaged`; SandboxError `not_found`, `snapshot_foreign`
    */
   async open(idOrName: string): Promise<SnapshotLease> {
@@ -152,7 +152,7 @@ export class SnapshotManager {
       throw new SandboxError(
         'snapshot_foreign',
         `snapshot ${row.name ?? row.id} was made with another kernel, image, VMM or processor`,
-        { remedy: 'start a new sandbox; this one can only be removed here' },
+        { remedy: 'start a new sandbox; this snapshot can only be removed here' },
       );
     }
     const open = await store.snapshots.open(row.id);
@@ -173,7 +173,7 @@ export class SnapshotManager {
     };
   }
 
-  /** @throws SandboxError `not_found`: none, or one that belongs to a paused sandbox */
+  /** @throws SandboxError `not_found` */
   async find(idOrName: string): Promise<SnapshotRow> {
     const rows = await this.#parts.store.snapshots.list();
     const row =
@@ -215,8 +215,9 @@ export class SnapshotManager {
   async requireFreeName(name: string | null): Promise<void> {
     if (name === null) return;
     if (!SNAPSHOT_NAME.test(name)) {
-      throw new SandboxError('spec_invalid', `"${name}" is no name for a snapshot`, {
-        remedy: 'use up to 63 lower-case letters, digits and . _ -',
+      throw new SandboxError('spec_invalid', `"${name}" is not a valid snapshot name`, {
+        remedy:
+          'use up to 63 lowercase letters, digits and . _ -, beginning with a letter or digit',
       });
     }
     const rows = await this.#parts.store.snapshots.list();
@@ -226,11 +227,11 @@ export class SnapshotManager {
     });
   }
 
-  /** A full disk is told as what it is. */
+  /** A full disk is reported as such. */
   #into({ paths, write }: Staging): SaveTarget {
     const { copies } = this.#parts;
     let reason: unknown;
-    // One that fails takes the directory from the other, whose failure would say nothing.
+    // A copy that fails removes the directory under the other one, whose error would mislead.
     const keep = (copy: () => Promise<void>): Promise<void> =>
       write(async () => {
         try {

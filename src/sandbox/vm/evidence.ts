@@ -1,4 +1,4 @@
-/** What is seen of one VM while it runs, so that its end can be told with reasons. */
+/** What the host observes of one VM, as the evidence of its end. */
 
 import type { Clock } from '../../base/clock.ts';
 import { Listeners } from '../../base/listeners.ts';
@@ -22,9 +22,9 @@ const EXIT_GRACE_MS = 500;
 
 export interface EvidenceParts {
   readonly clock: Clock;
-  /** Absent: nobody watches the host's side. */
+  /** Absent: the host's view of the VMM is not watched. */
   hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;
-  /** Absent: nobody hears of refused system calls. */
+  /** Absent: refused system calls are not recorded. */
   hostViolations?(vmmPid: number): HostViolations | null;
 }
 
@@ -44,7 +44,7 @@ export class Evidence {
     this.#memory = new MemoryWatch(parts.clock.now());
   }
 
-  /** Who comes while the VM stands still for its disk hears that, a moment later. Returns how to stop. */
+  /** If the disk is full now, the listener gets that event in a microtask. Returns the function that stops it. */
   listen(listener: (event: WatchedEvent) => void): () => void {
     const stop = this.#listeners.listen(listener);
     const full = this.#vm?.fullDisk?.() ?? null;
@@ -66,27 +66,27 @@ export class Evidence {
     this.#host = vm.pid === null ? null : (hostMemory?.(vm.pid, sandboxId) ?? null);
     this.#violations = vm.pid === null ? null : (hostViolations?.(vm.pid) ?? null);
     const stop = this.#host?.listen((event) =>
-      this.#tell(this.#memory.fromHost(event, clock.now(), clock.wall())),
+      this.#emit(this.#memory.fromHost(event, clock.now(), clock.wall())),
     );
-    vm.onDiskTrouble?.((trouble) => this.#tell([diskEvent(trouble)]));
+    vm.onDiskTrouble?.((trouble) => this.#emit([diskEvent(trouble)]));
     void vm.exited.then((exit) => {
       this.#exit = exit;
       stop?.();
     });
   }
 
-  /** As long as it lasts. */
+  /** Until the link of the guest closes. */
   watchGuest(guest: Guest): void {
     const { clock } = this.#parts;
-    guest.events((event) => this.#tell(this.#memory.fromGuest(event, clock.now(), clock.wall())));
+    guest.events((event) => this.#emit(this.#memory.fromGuest(event, clock.now(), clock.wall())));
   }
 
-  /** What was done to its memory. */
+  /** Passes on a change of the memory size. */
   note(event: ResizedEvent): void {
-    this.#tell([event]);
+    this.#emit([event]);
   }
 
-  /** The VM's own end explains more than what follows from it, and comes at once if it is the reason. */
+  /** Waits a moment for the exit of the VM, which explains more than a broken link. */
   async exitOrGrace(vm: Vm): Promise<void> {
     const grace = Promise.withResolvers<void>();
     const cancel = this.#parts.clock.after(EXIT_GRACE_MS, grace.resolve);
@@ -107,7 +107,7 @@ export class Evidence {
     };
   }
 
-  /** When nothing of it runs any more. */
+  /** Call it once the VM is gone. */
   async end(cause: SandboxEnd['cause'], detail: string): Promise<SandboxEnd> {
     const lastViolation = (await this.#violations?.settle(this.#exit)) ?? null;
     const { exitCode = null, signal = null, log = '' } = this.#exit ?? {};
@@ -120,7 +120,7 @@ export class Evidence {
     };
   }
 
-  #tell(events: readonly WatchedEvent[]): void {
+  #emit(events: readonly WatchedEvent[]): void {
     for (const event of events) this.#listeners.emit(event);
   }
 }

@@ -1,9 +1,8 @@
 /**
- * The host's file system with the disk of a sandbox is full, or fails.
+ * A full or failing file system of the host under the disk of a sandbox.
  *
- *     full     its VM stands still, and nothing of it is lost: paused in memory; `resume` tries again.
- *              Its time goes on, so that it ends when that is over.
- *     failed   the guest was told (EIO); the event says so to who is outside
+ *     full     the VM is paused in memory, without data loss; `resume` tries again. The timeout keeps counting.
+ *     failed   the guest gets an I/O error (EIO), the owner an event
  */
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
@@ -17,20 +16,20 @@ export function diskEvent({ kind, path, freeBytes }: DiskTrouble): DiskEvent {
 
 export const FREE_SPACE = 'free space there, or set NEUROVISOR_HOME to a larger file system';
 
-/** One that is full before the sandbox is ready. */
+/** The disk was full before the sandbox was ready. */
 export function startedOnFullDisk(trouble: DiskTrouble): SandboxError {
   return new SandboxError('start_failed', diskFullText(trouble), { remedy: FREE_SPACE });
 }
 
-/** A sandbox, as far as something is done to it. */
+/** What an action on a full disk needs of a sandbox. */
 export interface StalledSandbox {
   readonly id: string;
   readonly events: EventSink;
-  /** Where its VM still stands still for its disk. @returns whether it did */
+  /** Pauses the sandbox if its VM is still stopped for the disk. @returns whether it was */
   pauseStalled(): Promise<boolean>;
 }
 
-/** Resolves when what is to be done is done. Never rejects. */
+/** Resolves when the action is done. Never rejects. */
 export async function onDiskEvent(
   sandbox: StalledSandbox,
   event: TimedEvent,
@@ -40,10 +39,10 @@ export async function onDiskEvent(
   const { type, path, freeBytes } = event;
   const fields = { sandbox: sandbox.id, path, freeBytes };
   if (type === 'disk_error') {
-    log.error("a sandbox's disk can't be read or written; its guest was told", fields);
+    log.error("a sandbox's disk can't be read or written; the guest got an I/O error", fields);
     return;
   }
-  log.error("the host's file system is full: a sandbox stands still", fields);
+  log.error("the host's file system is full: a sandbox is paused", fields);
   const action = { type: 'action', action: 'pause' } as const;
   try {
     if (await sandbox.pauseStalled()) sandbox.events.note({ ...action, ok: true, detail: '' });

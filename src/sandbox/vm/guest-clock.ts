@@ -1,14 +1,14 @@
-/** The clock of a guest that stood still with its processors. */
+/** The clock of a guest after a pause. */
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { timeLimit } from '../../base/time-limit.ts';
 import type { Guest } from '../../guest/link.ts';
 
-/** A guest that lives answers within milliseconds; who resumes it waits that long for one that hangs. */
+/** A healthy guest answers within milliseconds; a resume waits this long for one that hangs. */
 const SET_CLOCK_MS_MAX = 5000;
 
-/** One that does not answer runs all the same. Never rejects. */
+/** A guest that does not answer keeps running. Never rejects. */
 export async function setGuestClock(
   guest: Guest | undefined,
   sandbox: string,

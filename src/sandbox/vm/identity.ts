@@ -1,4 +1,4 @@
-/** The hello: what a guest is told of who it is, and the wait for its answer. */
+/** The hello: the identity that a guest gets, and the wait for its confirmation. */
 
 import type { Clock } from '../../base/clock.ts';
 import type { GuestNetwork } from '../../base/guest-network.ts';
@@ -13,7 +13,7 @@ import { placeholdersOf } from '../secrets.ts';
 import type { SandboxSpec } from '../spec.ts';
 import { startedOnFullDisk } from './full-disk.ts';
 
-/** Where the agent puts the guest's certificates (`spec/guest-protocol.md`, section 3), for who looks elsewhere. */
+/** Where the agent puts the certificates (`spec/guest-protocol.md`, section 3), for programs with a bundle of their own. */
 const BUNDLE = '/etc/ssl/certs/ca-certificates.crt';
 const BUNDLE_VARIABLES = {
   SSL_CERT_FILE: BUNDLE,
@@ -38,7 +38,7 @@ export function identityOf(
       ...placeholdersOf(spec.secrets),
       NEUROVISOR_SANDBOX_ID: spec.id,
     },
-    // The agent's own defaults, which are parts of what the guest has.
+    // Otherwise the agent's defaults, which are shares of the guest's memory.
     limits: guestLimits(spec),
     warm: spec.warm,
     ...(network === undefined ? {} : { network }),
@@ -46,12 +46,12 @@ export function identityOf(
   };
 }
 
-/** Between two tries of a VM that stands still for its disk, and is not to be given up. */
+/** Between two attempts to resume a VM that is stopped for a full disk. */
 export const RETRY_FULL_MS = 5_000;
 
 /**
- * @param retryFull with this clock a VM whose disk is full is tried again and again; null: it has failed
- * @throws SandboxError `start_failed` when the VM ends before, or stands still; GuestError
+ * @param retryFull the clock for attempts to resume a VM whose disk is full; null: a full disk is a failure
+ * @throws SandboxError `start_failed`: the VM ended first, or its disk is full; GuestError
  */
 export async function untilHello(
   listener: GuestListener,
@@ -85,8 +85,8 @@ export async function untilHello(
   }
 }
 
-/** One that somebody has paused meanwhile is left so. */
+/** A VM that was paused by its owner meanwhile stays paused. */
 async function tryAgain(vm: Vm): Promise<void> {
   if ((vm.fullDisk?.() ?? null) === null) return;
-  await vm.resume().catch((error: unknown) => ignore(error, 'its end tells'));
+  await vm.resume().catch((error: unknown) => ignore(error, 'the end of the VM reports it'));
 }

@@ -1,26 +1,26 @@
 /**
- * The life of a sandbox, in one table. Only the supervisor moves it; an illegal pair is refused with
- * `{from, event}` and changes nothing (R-CP-3).
+ * The states of one VM of a sandbox, in one table. Only the supervisor changes the state; an illegal pair is
+ * refused with `{from, event}` and changes nothing (R-CP-3).
  */
 import { stateDiagram } from '../../base/state-diagram.ts';
 import { SandboxError } from '../errors.ts';
 
 export type SandboxState =
-  /** Its directory, disk and sockets are being made; no VM yet. */
+  /** Directory, disk and sockets are being made; no VM yet. */
   | 'creating'
   /** The VM runs; the agent has not said hello. */
   | 'booting'
-  /** The agent confirmed its identity; work may be sent. */
+  /** The agent confirmed its identity; operations are accepted. */
   | 'ready'
-  /** The VM's CPUs are stopped; memory is kept. */
+  /** The CPUs are stopped; memory is kept. */
   | 'paused'
-  /** The VM is being saved: it has no channel, and stands still while RAM and disk are copied. */
+  /** The VM is being saved: it has no channel, and is stopped while RAM and disk are copied. */
   | 'saving'
-  /** Everything that was made is being released. */
+  /** Everything is being released. */
   | 'stopping'
-  /** Nothing is left. */
+  /** Everything is released. */
   | 'gone'
-  /** It never became ready, or its VM died; all was released. */
+  /** It never became ready, or the VM died; everything is released. */
   | 'failed';
 
 export type SandboxEvent =
@@ -29,7 +29,7 @@ export type SandboxEvent =
   | 'pause'
   | 'resume'
   | 'save'
-  | 'go-on'
+  | 'continue'
   | 'stop'
   | 'died'
   | 'released'
@@ -42,7 +42,7 @@ export const TRANSITIONS: Readonly<
   booting: { 'agent-confirmed': 'ready', stop: 'stopping', died: 'stopping' },
   ready: { pause: 'paused', save: 'saving', stop: 'stopping', died: 'stopping' },
   paused: { resume: 'ready', stop: 'stopping', died: 'stopping' },
-  saving: { 'go-on': 'ready', stop: 'stopping', died: 'stopping' },
+  saving: { continue: 'ready', stop: 'stopping', died: 'stopping' },
   stopping: { released: 'gone', 'released-after-failure': 'failed' },
   gone: {},
   failed: {},
@@ -57,7 +57,7 @@ export function transition(from: SandboxState, event: SandboxEvent): TransitionR
   return state === undefined ? { ok: false, from, event } : { ok: true, state };
 }
 
-/** True when nothing can happen to the sandbox any more. */
+/** True if no event is legal any more. */
 export function isFinal(state: SandboxState): boolean {
   return Object.keys(TRANSITIONS[state]).length === 0;
 }
@@ -67,7 +67,7 @@ export function lifecycleDiagram(): string {
   return stateDiagram(['creating'], TRANSITIONS);
 }
 
-/** `gone`: there is nothing to do it with any more; `not_ready`: perhaps later. */
+/** `gone`: never again; `not_ready`: perhaps later. */
 export function refusalOf(result: Exclude<TransitionResult, { ok: true }>): SandboxError {
   const code = isFinal(result.from) || result.from === 'stopping' ? 'gone' : 'not_ready';
   return new SandboxError(code, `"${result.event}" is not possible while ${result.from}`);

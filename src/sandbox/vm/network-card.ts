@@ -3,7 +3,7 @@
  *
  *     none ──lease──► leased ──(the VM starts with it, or it is plugged)──► plugged ──unplug──► none
  *
- * The supervisor owns it and asks for one change at a time; its end may come at any moment.
+ * The supervisor owns the card and makes one change at a time; the end of the VM may come at any moment.
  */
 import type { Duplex } from 'node:stream';
 import type { GuestNetwork } from '../../base/guest-network.ts';
@@ -18,7 +18,7 @@ import type { CardLease, GuestTrust, LeaseSecrets, SandboxParts } from '../parts
 import type { SandboxSecret } from '../secrets.ts';
 import type { NetworkSpec } from '../spec.ts';
 
-/** Counters are read anew at most so often: it costs a process (`nft`). */
+/** Minimum interval between two reads of the counters: each costs a process (`nft`). */
 const COUNTERS_MS_MIN = 30_000;
 
 const NOTHING: EgressPolicy = { mode: 'none', allow: [], deny: [] };
@@ -32,7 +32,7 @@ export class NetworkCard {
   readonly #parts: CardParts;
   #lease: CardLease | undefined;
   #network: NetworkSpec | null = null;
-  /** Of its budget, by leases that it had. */
+  /** Bytes of the budget that earlier leases used. */
   #bytesUsed = 0;
   #destinationBytesUsed: BytesByName = {};
   #isReleased = false;
@@ -50,17 +50,17 @@ export class NetworkCard {
     return this.#network;
   }
 
-  /** For the hello; undefined: there is none. */
+  /** For the hello; undefined: no card. */
   get settings(): GuestNetwork | undefined {
     return this.#lease?.guest;
   }
 
-  /** Undefined: there is no card. */
+  /** Undefined: no card. */
   get gatewayUse(): GatewayUse | undefined {
     return this.#lease?.gatewayUse();
   }
 
-  /** Undefined: nothing of it has to be trusted in. */
+  /** Undefined: the guest needs no certificate authority. */
   get trust(): GuestTrust | undefined {
     return this.#lease?.trust;
   }
@@ -80,7 +80,7 @@ export class NetworkCard {
     const lease = await leaseNetwork(this.#sandboxId, { policy, limits, ...this.#used }, secrets);
     if (this.#isReleased) {
       await lease.release();
-      throw new SandboxError('gone', 'the sandbox ended while it was given a network');
+      throw new SandboxError('gone', 'the sandbox ended while its network was set up');
     }
     this.#lease = lease;
     this.#network = { policy, limits };
@@ -89,34 +89,36 @@ export class NetworkCard {
   }
 
   /**
-   * From the host to what listens at its address in the guest.
-   * @throws SandboxError `network_unavailable`: there is no card; `port_unreachable`
+   * Connects from the host to a port at the guest's address.
+   * @throws SandboxError `network_unavailable`: no card; `port_unreachable`
    */
   async connect(port: number, signal?: AbortSignal): Promise<Duplex> {
     if (this.#lease !== undefined) return await this.#lease.connect(port, signal);
     throw new SandboxError('network_unavailable', 'the sandbox has no network card', {
-      remedy: 'give it one (neurovisor update), or go over its channel, which needs none',
+      remedy: 'give it one (neurovisor update), or use its channel, which needs none',
     });
   }
 
-  /** The VM has been started with it. */
+  /** The VM has started with the card. */
   async confirmHandover(): Promise<void> {
     await this.#lease?.confirmHandover();
   }
 
-  /** Into a VM that runs, whose guest is to be told `settings`. On an error there is none. */
+  /** Plugs a card into a running VM; the caller then sends `settings` to the guest. After an error there is no card. */
   async plug(network: NetworkSpec, vm: Vm, secrets = NO_SECRETS): Promise<void> {
     const nic = await this.lease(network, secrets);
     try {
       if (vm.nicHotplug === undefined) {
-        throw new SandboxError('network_unavailable', 'this VMM plugs no network cards', {
+        throw new SandboxError('network_unavailable', 'this VMM can not plug network cards', {
           remedy: 'start it with a network (mode "none" lets nothing through), or choose QEMU',
         });
       }
       await vm.nicHotplug.plugNic(nic);
       await this.confirmHandover();
     } catch (error) {
-      await this.#unplug(vm).catch((second: unknown) => ignore(second, 'the first is told'));
+      await this.#unplug(vm).catch((second: unknown) =>
+        ignore(second, 'the first error is reported'),
+      );
       throw error;
     }
   }
@@ -132,13 +134,15 @@ export class NetworkCard {
     secrets = NO_SECRETS,
   ): Promise<void> {
     if (network === null) {
-      await this.#take(vm, guest);
+      await this.#remove(vm, guest);
     } else if (this.#lease === undefined) {
       await this.plug(network, vm, secrets);
       try {
         await guest.update({ network: this.settings });
       } catch (error) {
-        await this.#unplug(vm).catch((second: unknown) => ignore(second, 'the first is told'));
+        await this.#unplug(vm).catch((second: unknown) =>
+          ignore(second, 'the first error is reported'),
+        );
         throw error;
       }
     } else {
@@ -148,25 +152,25 @@ export class NetworkCard {
     }
   }
 
-  /** For connections from now on; who has no card gets them with one. */
+  /** For new connections; without a card, for the next one. */
   async setSecrets(secrets: readonly SandboxSecret[]): Promise<void> {
     await this.#lease?.setSecrets(secrets);
   }
 
-  /** First nothing passes any more, for the rest needs the guest's help. */
-  async #take(vm: Vm, guest: Guest): Promise<void> {
+  /** Blocks all traffic first, since the rest needs the guest's help. */
+  async #remove(vm: Vm, guest: Guest): Promise<void> {
     if (this.#lease === undefined) return;
     const limits = this.#network?.limits ?? {};
     await this.#lease.setPolicy(NOTHING, limits);
     this.#network = { policy: NOTHING, limits };
-    // It goes on with a card that nothing passes.
+    // The card stays, but lets nothing through.
     if (vm.nicHotplug === undefined) return;
     await guest.update({ network: null });
     await vm.nicHotplug.unplugNic();
-    await this.#giveBack();
+    await this.#releaseLease();
   }
 
-  /** That went through it, both ways; 0 where there is none. May be half a minute old. */
+  /** Bytes in both directions; 0 without a card. May be half a minute old. */
   async bytes(): Promise<number> {
     const lease = this.#lease;
     const nowMs = this.#parts.clock.now();
@@ -193,22 +197,22 @@ export class NetworkCard {
     };
   }
 
-  /** The VM is gone, or never was. Idempotent. */
+  /** Call it once the VM is gone. Idempotent. */
   async release(): Promise<void> {
     this.#isReleased = true;
-    await this.#giveBack();
+    await this.#releaseLease();
   }
 
-  /** A card that its guest does not give up has no TAP any more. */
+  /** Releases the TAP even if the guest does not release the card. */
   async #unplug(vm: Vm): Promise<void> {
     try {
       await vm.nicHotplug?.unplugNic();
     } finally {
-      await this.#giveBack();
+      await this.#releaseLease();
     }
   }
 
-  /** Only where there is one: it costs a process. */
+  /** Does nothing without a budget: a read costs a process. */
   async #countBudget(): Promise<void> {
     if (this.#lease === undefined) return;
     const { destinations } = this.#lease.gatewayUse();
@@ -219,11 +223,11 @@ export class NetworkCard {
     try {
       this.#bytesUsed = (await this.#lease.traffic()).bytesUsed;
     } catch (error) {
-      ignore(error, 'what was known before is kept');
+      ignore(error, 'the previous count stays');
     }
   }
 
-  async #giveBack(): Promise<void> {
+  async #releaseLease(): Promise<void> {
     if (!this.#isReleased) await this.#countBudget();
     const lease = this.#lease;
     this.#lease = undefined;

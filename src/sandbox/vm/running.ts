@@ -1,13 +1,13 @@
-/** What a supervisor holds of its VM (types only). */
+/** The resources of a supervisor's VM (types only). */
 import type { GuestListener } from '../../guest/link.ts';
 import type { NicSpec, Vm } from '../../vmm/driver.ts';
 import type { GuestMemory, InferencePort, Workspace } from '../parts.ts';
 
-/** Made before the VM starts. */
+/** Resources made before the VM starts. */
 export interface Prepared {
   readonly workspace: Workspace;
   readonly memory: GuestMemory;
-  /** Undefined: there is nothing to fill it with. */
+  /** Undefined: the VM boots with empty memory. */
   readonly memoryReady: Promise<void> | undefined;
   readonly cid: number;
   readonly listener: GuestListener;

@@ -1,17 +1,17 @@
 /**
- * Writes a running VM down, and lets it go on from wherever that has come to.
+ * Saves a running VM, and lets it continue from whatever point the save has reached.
  *
  *     linked ──settle──► linked ──unplug──► unplugged ──stop, devices──► stopped ──RAM, disk──► written
  *        └─ nothing to undo                             └───────── resume, plug, hello ───────┘
  *
- * Unplugged are the vsock device and the network card; the VMM keeps the card's TAP, so that its lease lives on.
+ * The vsock device and the network card are unplugged; the VMM keeps the card's TAP, so its lease stays valid.
  */
 import type { Guest } from '../../guest/link.ts';
 import type { Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
 import type { GuestMemory, SaveTarget, Workspace } from '../parts.ts';
 
-/** What is saved. */
+/** The parts of a VM that a save needs. */
 export interface SavedVm {
   readonly vm: Vm;
   readonly memory: GuestMemory;
@@ -29,20 +29,20 @@ export class Saving {
     this.#guest = guest;
   }
 
-  /** The guest has not lost its link, so it says no hello. */
+  /** The guest still has its link, so no hello follows. */
   get isLinked(): boolean {
     return this.#phase === 'linked';
   }
 
-  /** @param commit makes what was written count, while the VM still could go on */
-  async writeDown(
+  /** @param commit makes the copy count while the VM can still continue */
+  async write(
     target: SaveTarget,
     commit: ((snapshot: VmSnapshot) => Promise<void>) | null,
   ): Promise<VmSnapshot> {
     const { vm, memory, workspace } = this.#saved;
     const { vsockHotplug } = vm;
     if (vsockHotplug === undefined || vm.saveState === undefined) {
-      throw new SandboxError('snapshot_failed', 'this VMM saves no VMs');
+      throw new SandboxError('snapshot_failed', 'this VMM can not save VMs');
     }
     await this.#guest.settle({ dropCaches: true });
     this.#phase = 'unplugging';
@@ -51,7 +51,7 @@ export class Saving {
     await vsockHotplug.unplugVsock();
     this.#phase = 'stopped';
     const snapshot = await vm.saveState(target.statePath);
-    // Both are awaited before a failure is passed on: neither file may change, or go, under the other copy.
+    // Both settle before a failure is thrown: neither file may change or vanish under the other copy.
     const copies = [target.keepMemory(memory.path), target.keepDisk(workspace.overlayPath)];
     for (const copy of await Promise.allSettled(copies)) {
       if (copy.status === 'rejected') throw copy.reason;
@@ -60,10 +60,10 @@ export class Saving {
     return snapshot;
   }
 
-  /** Afterwards the guest says hello, unless it is still linked. @throws VmmError */
+  /** A hello of the guest follows, unless it is still linked. @throws VmmError */
   async resumeAfterSave(): Promise<void> {
     const { vm, cid } = this.#saved;
-    // The guest did not give its device up in time: its agent dials again over the same one.
+    // The guest did not release its device in time: its agent dials again over the same device.
     if (this.#phase === 'unplugging') this.#guest.close();
     if (this.#phase === 'stopped') {
       await vm.resume();

@@ -6,7 +6,7 @@ import type { Vm } from '../../vmm/driver.ts';
 import type { StartTimings } from '../parts.ts';
 
 /**
- * @param at times of one clock, milliseconds; `guest` null: a clone, whose guest remembers the boot of its template
+ * @param at times of one clock, milliseconds; `guest` null: a clone, whose guest has the times of its template's boot
  */
 export function startTimings(at: {
   readonly beganMs: number;

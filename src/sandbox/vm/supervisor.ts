@@ -1,11 +1,11 @@
 /**
- * The one owner of a sandbox's state. Everybody else asks, and is refused with a reason.
+ * The one owner of a VM's state. All others send requests, and are refused with a reason.
  *
- *     start:  workspace ─► disk, RAM, network, bridge port, guest listener ─► VM boots or goes on ─► hello ─► ready
- *     save:   settle ─► unplug ─► stop, devices ─► RAM, disk ─► go on ─► plug ─► hello ─► ready
+ *     start:  workspace ─► disk, RAM, network, bridge port, guest listener ─► VM boots or is restored ─► hello ─► ready
+ *     save:   settle ─► unplug ─► stop, devices ─► RAM, disk ─► continue ─► plug ─► hello ─► ready
  *     stop:   guest link ─► VM ─► bridge port ─► listener ─► network ─► RAM ─► workspace     (reverse, once, always)
  *
- * What it needs from the mechanisms comes in as `SandboxParts`, so all of this runs without a VM in tests.
+ * The mechanisms come in as `SandboxParts`, so all of this runs without a VM in tests.
  */
 
 import { CleanupStack } from '../../base/cleanup.ts';
@@ -48,7 +48,7 @@ export interface Transition {
 }
 
 export class Supervisor {
-  /** Resolves when nothing of the sandbox is left. Never rejects. */
+  /** Resolves when everything is released. Never rejects. */
   readonly ended: Promise<SandboxEnd>;
   readonly #parts: SandboxParts;
   readonly #cleanup = new CleanupStack();
@@ -89,7 +89,7 @@ export class Supervisor {
     return this.#timings;
   }
 
-  /** The VM while there is one; for consoles and channel statistics. */
+  /** The current VM, if any; for consoles and channel statistics. */
   get vm(): Vm | undefined {
     return this.#vm;
   }
@@ -98,12 +98,12 @@ export class Supervisor {
     return this.#card;
   }
 
-  /** Its VM stands still because the host has no room for its disk. */
+  /** The VM is paused because the host's file system is full. */
   get isStalled(): boolean {
     return (this.#vm?.fullDisk?.() ?? null) !== null;
   }
 
-  /** Of its memory and its disk. */
+  /** Events of memory and disk. */
   get events(): Pick<Evidence, 'listen' | 'lastPressure' | 'lastOom'> {
     return this.#evidence;
   }
@@ -113,7 +113,7 @@ export class Supervisor {
   }
 
   /**
-   * Boots the VM and shakes hands with its agent. On failure everything is released first.
+   * Boots or restores the VM and waits for the hello of its agent. On failure releases everything first.
    * @throws SandboxError `start_failed` or `cancelled`
    */
   async start(signal?: AbortSignal): Promise<void> {
@@ -159,9 +159,9 @@ export class Supervisor {
   }
 
   /**
-   * Late binding: a sandbox that was started ahead of time becomes the one that is asked for.
-   * @param spec of the same id, size and warm list
-   * @throws SandboxError, GuestError; then it must not be used
+   * Late binding: a member of a pool becomes the requested sandbox.
+   * @param spec keeps the id, size and warm list of the member
+   * @throws SandboxError, GuestError; then the member must not be used
    */
   async bind(spec: SandboxSpec, signal?: AbortSignal): Promise<void> {
     const guest = this.guest();
@@ -173,13 +173,13 @@ export class Supervisor {
     this.#running?.port.setModels(spec.models);
     this.#running?.listener.setIdentity(this.#identity());
     await Promise.all([
-      // Also if nothing changes: one that hangs does not answer, and must not be handed out.
+      // Also if nothing changes: a guest that hangs does not answer, and must not be handed out.
       guest.update({ env, network, authority }, signal),
       limitVm(this.#vm, namedLimits(spec)),
     ]);
   }
 
-  /** While it runs; a resume keeps them. @throws SandboxError `not_ready` or `gone`; VmmError */
+  /** Changes the limits of a running VM; the next VM has them too. @throws SandboxError `not_ready` or `gone`; VmmError */
   async setLimits(limits: Partial<VmLimits>): Promise<void> {
     this.guest();
     await limitVm(this.#vm, limits);
@@ -187,14 +187,14 @@ export class Supervisor {
   }
 
   /**
-   * Gives its guest more memory, or takes some back. A resume keeps it.
+   * Grows or shrinks the guest's memory; the next VM has the same size.
    * @throws SandboxError `spec_invalid`, `memory_unavailable`, `not_ready`, `gone`; VmmError, GuestError
    */
   async resizeMemory(memoryMib: number, by: ResizedEvent['by']): Promise<void> {
     const { clock } = this.#parts;
     const parts = { clock, vm: this.#vm, guest: this.guest(), signal: this.#aborter.signal };
     const { memoryMib: fromMib } = this.#spec;
-    // Its owner may have given it more meanwhile.
+    // The owner may have grown it meanwhile.
     if (by === 'pressure' && memoryMib <= fromMib) return;
     const began = clock.now();
     await resizeMemory(parts, this.#spec, memoryMib, (changed) => {
@@ -206,7 +206,7 @@ export class Supervisor {
   }
 
   /**
-   * What it may connect to from now on; null: its network card goes. A resume keeps it.
+   * Changes the network policy; null: removes the network card. The next VM has the same.
    * @throws SandboxError `spec_invalid`, `network_unavailable`, `not_ready`, `gone`; GuestError
    */
   async setNetwork(network: NetworkSpec | null): Promise<void> {
@@ -221,8 +221,8 @@ export class Supervisor {
   }
 
   /**
-   * Replaces all of them. A resume keeps them.
-   * @param network that it gets if it has none
+   * Replaces all secrets; the next VM has the same.
+   * @param network for a sandbox that has none
    * @throws SandboxError `secrets_missing`, `network_unavailable`, `not_ready`, `gone`; GuestError
    */
   async setSecrets(secrets: readonly SandboxSecret[], network: NetworkSpec | null) {
@@ -240,26 +240,25 @@ export class Supervisor {
     await guest.update({ env, authority });
   }
 
-  /** Model requests that are being answered. */
+  /** Number of model requests under way. */
   get modelRequests(): number {
     return this.#running?.port.inFlight() ?? 0;
   }
 
-  /** Cheap and synchronous: nothing speaks against using it. */
+  /** Cheap and synchronous: the VM runs, as far as the host knows. */
   isAlive(): boolean {
     return this.#state === 'ready' && this.#vm?.isAlive() === true && !this.isStalled;
   }
 
   /**
-   * Writes the VM down as it stands. All connections to its guest end; programs in it live on.
-   * @param then `end`: this VM ends when `commit` has resolved; `go-on`: it runs again when RAM and disk
-   *   are copied
-   * @param commit makes what was written count; if it fails the sandbox goes on
-   * @throws SandboxError `not_ready`, `snapshot_failed`, `disk_full` (the sandbox goes on), `gone` (it does not)
+   * Saves the state of the VM. All connections to its guest end; its programs live on.
+   * @param then `end`: the VM ends when `commit` has resolved; `continue`: it runs again once RAM and disk are copied
+   * @param commit makes the copy count; if it fails, the VM continues
+   * @throws SandboxError `not_ready`, `snapshot_failed`, `disk_full` (the VM continues), `gone` (the VM ended)
    */
   async save(
     target: SaveTarget,
-    then: 'end' | 'go-on',
+    then: 'end' | 'continue',
     commit: (snapshot: VmSnapshot) => Promise<void>,
   ): Promise<void> {
     this.#require('save');
@@ -267,12 +266,12 @@ export class Supervisor {
     if (running === undefined) throw new SandboxError('not_ready', 'there is no VM to save');
     const saving = new Saving(running, this.guest());
     this.#apply('save');
-    this.#writing = saving.writeDown(target, then === 'end' ? commit : null);
+    this.#writing = saving.write(target, then === 'end' ? commit : null);
     let failure: unknown;
     try {
       const snapshot = await this.#writing;
       if (then === 'end') {
-        await this.#end('saved', 'saved, to go on later');
+        await this.#end('saved', 'saved, to continue later');
         return;
       }
       await this.#resumeAfterSave(saving, running);
@@ -286,10 +285,13 @@ export class Supervisor {
     throw saveFailure(failure);
   }
 
-  /** Ends the sandbox and releases all of it. Idempotent. */
+  /** Ends the VM and releases everything. Idempotent. */
   stop(cause: 'stopped' | 'timeout' = 'stopped'): Promise<SandboxEnd> {
     this.#aborter.abort(new SandboxError('cancelled', 'the sandbox was stopped'));
-    return this.#end(cause, cause === 'timeout' ? 'its time was up' : 'stopped by its owner');
+    return this.#end(
+      cause,
+      cause === 'timeout' ? 'it reached its time limit' : 'stopped by its owner',
+    );
   }
 
   async #resumeAfterSave(saving: Saving, running: Running): Promise<void> {
@@ -299,11 +301,14 @@ export class Supervisor {
         const guest = await this.#hello(running.listener, running.vm, this.#aborter.signal);
         this.#watchGuest(running.vm, guest);
       }
-      this.#apply('go-on');
+      this.#apply('continue');
     } catch (error) {
       await this.#evidence.exitOrGrace(running.vm);
       if (this.#stopping === undefined) {
-        await this.#end('agent-lost', `it could not go on after saving: ${describeError(error)}`);
+        await this.#end(
+          'agent-lost',
+          `it could not continue after a save: ${describeError(error)}`,
+        );
       }
       throw goneWhileSaving(error);
     }
@@ -320,7 +325,7 @@ export class Supervisor {
     this.#running = { ...prepared, vm };
     this.#cleanup.push('guest link', () => this.#guest?.close());
     const guest = await this.#hello(prepared.listener, vm, signal);
-    // What boots runs nothing of its user's before.
+    // A VM that boots runs no program of its user before.
     const { diskLimits } = namedLimits(this.spec);
     if (this.#parts.template === undefined) await limitVm(vm, { diskLimits });
     await this.#fitMemory(vm, guest, signal);
@@ -335,7 +340,7 @@ export class Supervisor {
 
   async #prepare(): Promise<Prepared> {
     const parts = this.#parts;
-    // First, for it takes longest.
+    // First, since it takes longest.
     const { memory, memoryReady } = this.#makeMemory();
     const workspace = await parts.makeWorkspace(this.spec);
     this.#cleanup.push('workspace', () => workspace.remove());
@@ -356,7 +361,7 @@ export class Supervisor {
         return port;
       });
     const copying = this.#makeDisk(workspace);
-    // All are awaited before any failure is passed on: what succeeded must be on the cleanup stack.
+    // All settle before a failure is thrown: what succeeded must be on the cleanup stack.
     const results = await Promise.allSettled([listening, attaching, copying]);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
     const [nic, listener, port] = await Promise.all([leasing, listening, attaching]);
@@ -370,7 +375,7 @@ export class Supervisor {
 
   #identity(): GuestIdentity {
     const { trust, settings } = this.#card;
-    // So that its next VM, and its forks, have the same.
+    // The next VM and forks have the same authority.
     if (trust !== undefined) this.#spec = { ...this.#spec, authority: trust.authority };
     return identityOf(this.spec, settings, trust);
   }
@@ -381,14 +386,14 @@ export class Supervisor {
     else await makeOverlay(overlayPath, this.spec.diskMib * MIB);
   }
 
-  /** A clone's RAM is filled while its VMM starts. */
+  /** The RAM of a clone is filled while its VMM starts. */
   #makeMemory(): Pick<Prepared, 'memory' | 'memoryReady'> {
     const { template, makeMemory } = this.#parts;
     const memory = makeMemory(ramMib(this.spec) * MIB);
     const memoryReady = template?.copyMemory(memory.path);
-    memoryReady?.catch((error: unknown) => ignore(error, 'told to who starts the VM'));
+    memoryReady?.catch((error: unknown) => ignore(error, 'reported by the start of the VM'));
     this.#cleanup.push('RAM', async () => {
-      // Who reads or fills it opens it by its number, which must not mean something else by then.
+      // Copies open the memory by its descriptor number, which must not be reused before they end.
       await Promise.allSettled([memoryReady, this.#writing]);
       memory.close();
     });
@@ -408,7 +413,7 @@ export class Supervisor {
   }
 
   async #hello(listener: GuestListener, vm: Vm, signal: AbortSignal): Promise<Guest> {
-    // Who boots is told at once; what is saved goes on when there is room.
+    // A boot fails at once; a saved VM waits until the host has room.
     const retryFull = this.#state === 'booting' ? null : this.#parts.clock;
     const guest = await untilHello(listener, vm, signal, retryFull);
     this.#guest = guest;
@@ -416,11 +421,11 @@ export class Supervisor {
     return guest;
   }
 
-  /** One that does not do its part goes on with more than it should have: at most its maximum, which is counted. */
+  /** A guest that does not cooperate keeps more than its size: at most its maximum, which the VMM's limits count. */
   async #fitMemory(vm: Vm, guest: Guest, signal: AbortSignal): Promise<void> {
     const { clock, log } = this.#parts;
     if (await fitMemory({ clock, vm, guest, signal }, this.#spec)) return;
-    log.warn('a guest has not the memory that it should have', { sandbox: this.spec.id });
+    log.warn('a guest did not give memory back in time', { sandbox: this.spec.id });
   }
 
   #watch(vm: Vm, guest: Guest): void {
@@ -446,7 +451,7 @@ export class Supervisor {
       await this.#evidence.exitOrGrace(vm);
       end();
       if (this.#guest !== guest) return;
-      // Where the VM stands still now, a link that broke before shows when it runs again without another.
+      // In a paused VM a broken link counts only if the VM runs again without a new one.
       const stop = this.onTransition(() => {
         stop();
         end();
@@ -463,7 +468,7 @@ export class Supervisor {
     this.#aborter.abort(new SandboxError('gone', 'the sandbox is ending'));
     const failed = isFailure(cause);
     this.#apply(failed ? 'died' : 'stop');
-    // What a start under way still acquires must be on the cleanup stack before that is run.
+    // A start under way may still push onto the cleanup stack.
     await this.#booting?.catch((error: unknown) =>
       ignore(error, 'the start reports its own failure'),
     );

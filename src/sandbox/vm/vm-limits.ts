@@ -1,4 +1,4 @@
-/** What a VM is limited to beside its size: all of it can change while it runs. */
+/** Limits of a VM that can change while it runs. */
 import { hasDiskLimits } from '../../base/disk-limits.ts';
 import type { Vm } from '../../vmm/driver.ts';
 import type { SandboxSpec } from '../spec.ts';
@@ -7,14 +7,14 @@ export type VmLimits = Pick<SandboxSpec, 'channelLimits' | 'diskLimits'>;
 
 export type VmLimitsChange = { readonly [K in keyof VmLimits]?: VmLimits[K] | undefined };
 
-/** Replaces what is given. @throws VmmError */
+/** Replaces the given limits. @throws VmmError */
 export async function limitVm(vm: Vm | undefined, limits: VmLimitsChange): Promise<void> {
   const { channelLimits, diskLimits } = limits;
   if (channelLimits !== undefined) await vm?.setChannelLimits(channelLimits);
   if (diskLimits !== undefined) await vm?.setDiskLimits(diskLimits);
 }
 
-/** Of those, the ones that say something: a VM that never had any need not be asked. */
+/** The limits that are set: a VM without any needs no call. */
 export function namedLimits({ channelLimits, diskLimits }: VmLimits): Partial<VmLimits> {
   return {
     ...(Object.keys(channelLimits).length === 0 ? {} : { channelLimits }),

@@ -1,4 +1,4 @@
-/** What a driver is asked for, to start the VM of a sandbox. */
+/** The spec that a driver gets to start the VM of a sandbox. */
 import type { VmSpec } from '../../vmm/driver.ts';
 import { vmMemory } from '../memory/size.ts';
 import type { SandboxParts } from '../parts.ts';
@@ -15,8 +15,18 @@ export function vmSpecOf(
   const { dir, overlayPath, channelPath } = workspace;
   const { id, cpus, channelLimits, diskLimits, console } = spec;
   return {
-    ...{ id, dir, cpus, ...vmMemory(spec), kernelPath, rootImagePath, overlayPath },
-    ...{ guestCid, channelPath, channelLimits, console, memoryFd: memory.fd },
+    id,
+    dir,
+    cpus,
+    ...vmMemory(spec),
+    kernelPath,
+    rootImagePath,
+    overlayPath,
+    guestCid,
+    channelPath,
+    channelLimits,
+    console,
+    memoryFd: memory.fd,
     ...(nic === undefined ? {} : { nic }),
     ...(memoryReady === undefined ? {} : { memoryReady }),
     ...(template === undefined ? {} : { snapshot: template.snapshot, diskLimits }),
