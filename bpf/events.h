@@ -8,18 +8,18 @@
 #define NV_COMM_BYTES 16
 
 enum nv_event_kind {
-	/* The kernel has chosen this process to be killed for want of memory. */
+	/* The OOM killer has selected this process. */
 	NV_OOM_VICTIM = 1,
-	/* A thread begins to look for memory to free before it gets what it asked for; `scope` says why. */
+	/* A thread begins direct reclaim; `scope` says why. */
 	NV_RECLAIM_BEGIN = 2,
 	NV_RECLAIM_END = 3,
 	NV_EXEC = 4,
-	/* The last thread of the process is gone. */
+	/* The last thread of the process has ended. */
 	NV_EXIT = 5,
 };
 
 enum nv_scope {
-	/* The host is short of memory. */
+	/* Memory pressure of the host. */
 	NV_SCOPE_HOST = 0,
 	/* The process's cgroup is at its limit. */
 	NV_SCOPE_CGROUP = 1,
@@ -28,25 +28,25 @@ enum nv_scope {
 struct nv_event {
 	/* Time of the event, CLOCK_MONOTONIC, `ns`. */
 	__u64 at_ns;
-	/* Number that the host gave the process's sandbox; 0: none. */
+	/* Number of the process's sandbox, assigned by the host; 0: none. */
 	__u64 sandbox;
 	/* enum nv_event_kind. */
 	__u32 kind;
-	/* Process and thread, as the first pid namespace numbers them. */
+	/* Process and thread, in the initial pid namespace. */
 	__u32 tgid;
 	__u32 tid;
 	/* User id of an OOM victim. */
 	__u32 uid;
-	/* Status of an exit, as wait(2) has it. */
+	/* Exit status, as in wait(2). */
 	__u32 status;
 	/* enum nv_scope, of a reclaim. */
 	__u32 scope;
 	/* Of an OOM victim, −1000 to 1000. */
 	__s32 oom_score_adj;
 	__u32 zero;
-	/* How long a reclaim took, `ns`. */
+	/* Duration of a reclaim, `ns`. */
 	__u64 duration_ns;
-	/* What a reclaim freed, `pages`. */
+	/* Freed by a reclaim, `pages`. */
 	__u64 freed_pages;
 	/* Memory of an OOM victim, `pages`: its own, of files, shared. */
 	__u64 anon_pages;
@@ -56,19 +56,19 @@ struct nv_event {
 	char comm[NV_COMM_BYTES];
 };
 
-/* The value of `nv_sandboxes`; the key is the sandbox's number. Counts everything, also what no event told. */
+/* The value of `nv_sandboxes`; the key is the sandbox's number. Counts everything, also without an event. */
 struct nv_sandbox {
 	__u64 execs;
 	__u64 exits;
 	__u64 oom_victims;
-	/* Reclaims that ended; sum of `stall_buckets`, see log2.h. */
+	/* Finished reclaims; the sum of `stall_buckets`, see log2.h. */
 	__u64 stalls;
 	/* Sum of their times, `ns`. */
 	__u64 stall_ns;
 	__u64 freed_pages;
-	/* Reclaims that no event told, since one was told less than 100 ms before. */
+	/* Reclaims without an event, since one was reported less than 100 ms before. */
 	__u64 untold;
-	/* When the last one was told, CLOCK_MONOTONIC, `ns`. */
+	/* Time of the last event, CLOCK_MONOTONIC, `ns`. */
 	__u64 told_at_ns;
 	__u64 stall_buckets[NV_BUCKETS];
 };
@@ -77,7 +77,7 @@ struct nv_sandbox {
 struct nv_loss {
 	/* Events that the ring had no room for. */
 	__u64 events;
-	/* Processes of a sandbox that are not known as such, since the map of them was full. */
+	/* Processes of sandboxes that are not tracked, since their map was full. */
 	__u64 processes;
 };
 

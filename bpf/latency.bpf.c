@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * How long the packets of a guest take, by histograms per TAP:
+ * Latency of a guest's packets, in histograms per TAP:
  *
  *     guest ──► TAP ──[nv_xdp_out or nv_tcx_out]──► host ──► uplink ──[nv_uplink]──► internet
  *     guest ◄── TAP ◄────────[nv_in]─────────────── host ◄── uplink ◄─────────────── internet
  *
- * A TCP segment is answered by the first one the other way that acknowledges its last byte, an echo request
- * by its reply. Everything passes, whatever happens here.
+ * The answer to a TCP segment is the first one in the other direction that acknowledges its last byte; to an echo
+ * request, its reply. Every packet passes, whatever happens here.
  *
  * Hooks: XDP where a TAP has no other XDP program; TCX (since Linux 6.6), which several programs can share,
- * where it has, and for what goes the other way; filters of clsact before. XDP sees only frames that come in.
+ * where it has, and for the other direction; filters of clsact before. XDP sees only incoming frames.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_endian.h>
@@ -34,7 +34,7 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* Entries are made by the host, one for each TAP that it watches. */
+/* The host adds one entry per watched TAP. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -43,7 +43,7 @@ struct {
 	__type(value, struct nv_tap);
 } nv_taps SEC(".maps");
 
-/* What is awaited. All bytes count, so there is no padding. */
+/* The key of an awaited answer. All bytes count, so there is no padding. */
 struct await {
 	__u32 ifindex;
 	__be32 guest;
@@ -58,15 +58,15 @@ struct await {
 };
 
 struct since {
-	/* 0: sent again meanwhile. */
+	/* 0: retransmitted meanwhile. */
 	__u64 at_ns;
 	__u32 ifindex;
 	__u32 zero;
 };
 
 /*
- * Bounded for all TAPs: when it is full the oldest are forgotten. So that one guest can't have those of others
- * forgotten before they are answered, how many a TAP may add in a time is bounded too (`noted_max`).
+ * Shared by all TAPs: when it is full, the oldest are evicted. So that one guest can't evict those of others before
+ * their answers, additions per TAP and time are bounded, too (`noted_max`).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -111,7 +111,7 @@ struct headers {
 	struct tcphdr tcp;
 };
 
-/* The time since, counted for the TAP whose packet it was. */
+/* Counts the time since then for the packet's TAP. */
 static __always_inline void count(struct nv_tap *tap, enum nv_path path, __u64 ns)
 {
 	struct nv_times *times = &tap->paths[path];
@@ -147,7 +147,7 @@ static __always_inline void start(struct nv_tap *tap, enum nv_path path, struct 
 		times->failed++;
 		return;
 	}
-	/* Karn's rule: an answer to one of two that are the same says nothing of its time. */
+	/* Karn's rule: with a retransmission, an answer shows no time. */
 	if (__sync_lock_test_and_set(&earlier->at_ns, 0))
 		times->repeated++;
 }
@@ -160,13 +160,13 @@ static __always_inline void answer(struct nv_tap *tap, enum nv_path path, struct
 	if (!found)
 		return;
 	at_ns = found->at_ns;
-	/* Only who takes it away counts it. */
+	/* Counted only by the one that removes it. */
 	if (bpf_map_delete_elem(&nv_pending, key) != 0 || at_ns == 0)
 		return;
 	count(tap, path, bpf_ktime_get_ns() - at_ns);
 }
 
-/* @return whether it is a packet that has a time */
+/* @return whether the packet can be timed */
 static __always_inline bool parse(const struct headers *headers, __u32 ip_bytes, struct packet *packet)
 {
 	const struct iphdr *ip = &headers->ip;
@@ -217,8 +217,8 @@ static __always_inline bool parse(const struct headers *headers, __u32 ip_bytes,
 }
 
 /*
- * What a packet that is forwarded keeps under masquerading: not its source address; its port mostly. Two
- * guests could send the same to the same peer at once, and then one's time is lost.
+ * The fields that masquerading keeps: not the source address; mostly the port. If two guests send the same to the same
+ * peer at once, one time is lost.
  */
 static __always_inline struct await passage_of(const struct packet *packet)
 {
@@ -293,8 +293,7 @@ static __always_inline void to_guest(struct nv_tap *tap, __u32 ifindex, const st
 }
 
 /*
- * @return bytes to read of the header behind this one; 0: it has no time, or not one that can be read. A
- * later fragment has no ports.
+ * @return bytes to read of the next header; 0: the packet can't be timed. A later fragment has no ports.
  */
 static __always_inline __u32 bytes_behind(const struct iphdr *ip)
 {
@@ -310,7 +309,7 @@ static __always_inline __u32 bytes_behind(const struct iphdr *ip)
 	return 0;
 }
 
-/* Reads IPv4 of an `skb`. @return whether it is a packet that has a time */
+/* Reads IPv4 of an `skb`. @return whether the packet can be timed */
 static __always_inline bool read_skb(struct __sk_buff *skb, struct packet *packet, __u64 *unreadable)
 {
 	struct headers headers = {};
@@ -405,7 +404,7 @@ int nv_uplink(struct __sk_buff *skb)
 	struct await passage;
 	struct since *found;
 	struct nv_tap *tap;
-	/* Most of what leaves here is no guest's. */
+	/* Most packets here are not from guests. */
 	__u64 ignored = 0;
 	__u32 ifindex;
 

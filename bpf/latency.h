@@ -5,7 +5,7 @@
 
 #include "log2.h"
 
-/* Times that are measured, the index in `struct nv_tap`. */
+/* Measured paths: the index in `struct nv_tap`. */
 enum nv_path {
 	/* A packet to the guest until its answer comes out of the guest. */
 	NV_GUEST = 0,
@@ -21,24 +21,24 @@ enum nv_path {
 
 /* The one value of `nv_settings`, set by the host. */
 struct nv_settings {
-	/* 1: an uplink is watched. Until then, nobody would take what is noted for it. */
+	/* 1: an uplink is watched. Otherwise nothing is noted for it. */
 	__u32 has_uplink;
-	/* Packets that a TAP may have noted in a window, on each processor, for each path; 0: any number. */
+	/* Noted packets per TAP, window, processor and path; 0: any number. */
 	__u32 noted_max;
 };
 
 struct nv_times {
-	/* Packets that an answer was awaited for. */
+	/* Packets with an awaited answer. */
 	__u64 started;
 	/* Answers: the sum of `buckets`. */
 	__u64 answered;
-	/* Sent again before they were answered, so which of them the answer is to is not known. */
+	/* Retransmitted before the answer, which then can't be matched. */
 	__u64 repeated;
-	/* Not noted, since the map of what is awaited had no room. */
+	/* Not noted: the map of awaited answers was full. */
 	__u64 failed;
-	/* Not noted, since as many were as one TAP may have in a window of time. */
+	/* Not noted: the TAP's limit per window was reached. */
 	__u64 skipped;
-	/* That window, and how many were noted in it. */
+	/* The current window, and the packets noted in it. */
 	__u64 window;
 	__u64 noted;
 	/* Sum of all times, `ns`. */
@@ -50,10 +50,10 @@ struct nv_times {
 struct nv_tap {
 	/* Inode of the network namespace whose link index the key is; set by the host. */
 	__u64 namespace;
-	/* Frames that came out of the guest, and that went to it. */
+	/* Frames from the guest, and to it. */
 	__u64 frames_out;
 	__u64 frames_in;
-	/* Frames with less than the headers that their fields promise. */
+	/* Frames shorter than their headers say. */
 	__u64 unreadable;
 	struct nv_times paths[NV_PATHS];
 };

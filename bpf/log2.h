@@ -4,7 +4,7 @@
 #define NV_LOG2_H
 
 /*
- * Bucket n counts times of 2^n to 2^(n+1) - 1 ns; the first also 0, the last (9 minutes) all that is longer.
+ * Bucket n counts times of 2^n to 2^(n+1) - 1 ns; the first also 0, the last (9 minutes) also everything longer.
  */
 #define NV_BUCKETS 40
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * What happens to the processes of sandboxes (VMMs): started, ended, chosen by the OOM killer, and kept
- * waiting while the kernel looks for memory, which comes before that.
+ * Events of the processes of sandboxes (VMMs): start, end, selection by the OOM killer, and stalls in memory reclaim,
+ * which precede an OOM kill.
  *
- * Raw tracepoints, attached by name, since they need no tracefs. All five are there since Linux 4.19 and
- * earlier; what they pass is checked below where it has changed.
+ * Raw tracepoints, attached by name, since they need no tracefs. All five exist since Linux 4.19 or earlier; arguments
+ * that have changed since are checked below.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_core_read.h>
@@ -16,7 +16,7 @@
 #define SANDBOXES_MAX 4096
 #define RECLAIMING_MAX 8192
 #define RING_BYTES (256 * 1024)
-/* Reclaims come by tens of thousands in a second; of one sandbox, one in this time is told. */
+/* Reclaims come in tens of thousands per second; per sandbox, one in this time is reported. */
 #define TELL_AFTER_NS 100000000ULL
 /* MM_FILEPAGES, MM_ANONPAGES, MM_SHMEMPAGES of linux/mm_types_task.h. */
 #define FILE_PAGES 0
@@ -25,7 +25,7 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* Sandbox of a process. The host names the first one; its children follow. */
+/* Sandbox of a process. The host adds the first process; its children follow. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, PROCESSES_MAX);
@@ -33,7 +33,7 @@ struct {
 	__type(value, __u64);
 } nv_processes SEC(".maps");
 
-/* Entries are made by the host. */
+/* The host adds entries. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, SANDBOXES_MAX);
@@ -82,7 +82,7 @@ static __always_inline __u64 sandbox_of(__u32 tgid)
 
 /*
  * Not inlined, so that the struct is in the object's BTF.
- * @return zeroed but for its head, and to be submitted; NULL: the ring is full, which is counted
+ * @return zeroed except for its head, and to be submitted; NULL: the ring is full, which is counted
  */
 static __noinline struct nv_event *begin_event(enum nv_event_kind kind, __u64 sandbox)
 {
@@ -116,8 +116,8 @@ static __always_inline void tell_of(enum nv_event_kind kind, __u64 sandbox, stru
 }
 
 /*
- * Of every process of the host: one that is no sandbox's tells who took the memory. Before Linux 6.10 the
- * first argument is the number of the process, and nothing else is known.
+ * For every process of the host: a victim outside of the sandboxes shows what took the memory. Before Linux 6.10 the
+ * first argument is the pid, and nothing else is known.
  */
 SEC("raw_tp/mark_victim")
 int nv_mark_victim(struct bpf_raw_tracepoint_args *context)
@@ -181,7 +181,7 @@ static __always_inline int reclaim_begins(enum nv_scope scope)
 		return 0;
 	told_at_ns = counts->told_at_ns;
 	reclaim.is_told = reclaim.since_ns - told_at_ns >= TELL_AFTER_NS;
-	/* Two threads at once tell it twice, which does no harm. */
+	/* Two threads at once may report it twice, which is harmless. */
 	if (reclaim.is_told) {
 		counts->told_at_ns = reclaim.since_ns;
 		tell_reclaim(NV_RECLAIM_BEGIN, sandbox, scope, 0, 0);
@@ -285,7 +285,7 @@ int nv_exit(struct bpf_raw_tracepoint_args *context)
 	struct nv_sandbox *counts;
 	__u64 sandbox = sandbox_of(tgid);
 
-	/* `live` was counted down already: 0 for the last thread of all. */
+	/* `live` is decremented already: 0 for the last thread. */
 	if (sandbox == 0 || BPF_CORE_READ(task, signal, live.counter) != 0)
 		return 0;
 	bpf_map_delete_elem(&nv_processes, &tgid);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * Counts system calls of some processes (VMMs), by number. As long as it is attached, the kernel takes its slow
- * way into every system call of every process, so only on demand.
+ * Counts system calls of some processes (VMMs), by number. Attached only on demand, since meanwhile the kernel uses its
+ * slow path for every system call of every process.
  *
- * A raw tracepoint, attached by name, since it needs no tracefs; there since Linux 4.17.
+ * A raw tracepoint, attached by name, since it needs no tracefs; since Linux 4.17.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -13,7 +13,7 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* Entries are made by the host. */
+/* The host adds entries. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -22,7 +22,7 @@ struct {
 	__type(value, struct nv_calls);
 } nv_calls SEC(".maps");
 
-/* Arguments: registers, number. A call that seccomp refuses is not counted: that comes before. */
+/* Arguments: registers, number. A call that seccomp refuses does not get here. */
 SEC("raw_tp/sys_enter")
 int nv_sys_enter(struct bpf_raw_tracepoint_args *context)
 {
@@ -32,7 +32,7 @@ int nv_sys_enter(struct bpf_raw_tracepoint_args *context)
 
 	if (!counts)
 		return 0;
-	/* Threads of one process may take turns on a processor within this. */
+	/* Threads of one process may alternate on a processor. */
 	if (number < NV_CALLS)
 		__sync_fetch_and_add(&counts->calls[number], 1);
 	else

@@ -6,11 +6,11 @@
 /* Above all numbers of x86-64 (463 in Linux 6.12); those of x32 have bit 30 set. */
 #define NV_CALLS 512
 
-/* The value of `nv_calls`, for each processor; the key is the process, as the first pid namespace numbers it. */
+/* The value of `nv_calls`, for each processor; the key is the process, in the initial pid namespace. */
 struct nv_calls {
-	/* By number. */
+	/* Calls by number. */
 	__u64 calls[NV_CALLS];
-	/* With another number. */
+	/* Calls with another number. */
 	__u64 others;
 };
 

@@ -1,4 +1,4 @@
-/** Maps of BPF programs, and the ring that events come through; see `libbpf.ts`. */
+/** Maps of BPF programs, and the ring buffer of events; see `libbpf.ts`. */
 import koffi from 'koffi';
 import { ignore } from '../base/ignore.ts';
 import { closeFd } from './fd.ts';
@@ -10,18 +10,18 @@ const UPDATE = { any: 0n, new: 1n } as const;
 /** struct bpf_map_info up to its name. */
 const MAP_INFO_BYTES = 80;
 
-/** How many values a per-CPU map has for each key. */
+/** Values per key of a per-CPU map. */
 export function possibleCpus(): number {
   return checked(lib().cpus(), 'count processors');
 }
 
-/** A map by its descriptor, which stays the caller's. Keys and values are bytes of the lengths that it has. */
+/** A map by its descriptor, which the caller owns. Keys and values have the map's lengths. */
 export class BpfMap {
   readonly fd: number;
   readonly #keyBytes: number;
   readonly #valueBytes: number;
 
-  /** @param valueBytes of all processors together, where it is a per-CPU map */
+  /** @param valueBytes in a per-CPU map: of all processors together */
   constructor(fd: number, sizes: { readonly keyBytes: number; readonly valueBytes: number }) {
     this.fd = fd;
     this.#keyBytes = sizes.keyBytes;
@@ -40,12 +40,12 @@ export class BpfMap {
     checked(lib().update(this.fd, key, value, UPDATE[how]), `change map ${this.fd}`);
   }
 
-  /** @returns whether it was there. @throws SyscallError */
+  /** @returns whether the key existed. @throws SyscallError */
   delete(key: Uint8Array): boolean {
     return present(lib().delete(this.fd, key), `delete from map ${this.fd}`);
   }
 
-  /** A key that is deleted meanwhile may make it begin again; so a limit. @throws SyscallError */
+  /** Limited, since a key deleted meanwhile may restart the iteration. @throws SyscallError */
   keys(max: number): Uint8Array[] {
     const keys: Uint8Array[] = [];
     let last: Uint8Array | null = null;
@@ -60,8 +60,8 @@ export class BpfMap {
 }
 
 /**
- * Maps of this host with a name, of whatever process.
- * @returns descriptors that are the caller's
+ * Maps of this host by name, of any process.
+ * @returns descriptors, which the caller owns
  * @throws SyscallError `EPERM`
  */
 export function openMapsNamed(name: string): number[] {
@@ -71,7 +71,7 @@ export function openMapsNamed(name: string): number[] {
   while (present(lib().nextMapId(id, next), 'list BPF maps')) {
     id = next[0] ?? 0;
     const fd = lib().mapById(id);
-    // It may have ended meanwhile.
+    // The map may be gone meanwhile.
     if (fd < 0) continue;
     if (nameOfMap(fd) === name) found.push(fd);
     else closeFd(fd);
@@ -84,7 +84,7 @@ function nameOfMap(fd: number): string | undefined {
   return Buffer.from(bytes).toString('latin1').split('\0')[0];
 }
 
-/** Samples of a ring buffer map, taken when asked. */
+/** Reads samples of a ring buffer map on demand. */
 export class RingBuffer {
   readonly #ring: Pointer;
   readonly #callback: ReturnType<typeof koffi.register>;
@@ -93,7 +93,7 @@ export class RingBuffer {
   /** @throws SyscallError */
   constructor(mapFd: number) {
     const sample = (_context: Pointer, data: Pointer, bytes: Pointer): number => {
-      // The memory is the ring's only until this returns.
+      // The memory is valid only until this returns.
       this.#taken.push(Uint8Array.from(new Uint8Array(koffi.view(Number(data), Number(bytes)))));
       return 0;
     };
@@ -106,12 +106,12 @@ export class RingBuffer {
     }
   }
 
-  /** All that are there, oldest first; at most as many as the ring holds, and those that come meanwhile. */
+  /** All samples, oldest first: at most the ring's content, and those that arrive meanwhile. */
   consume(): readonly Uint8Array[] {
     const result = lib().ringConsume(this.#ring);
     const taken = this.#taken;
     this.#taken = [];
-    if (result < 0) ignore(result, 'a ring buffer that can not be read');
+    if (result < 0) ignore(result, 'the ring buffer is unreadable');
     return taken;
   }
 

@@ -1,4 +1,4 @@
-/** Objects that clang made, in the kernel, and where their programs are attached; see `libbpf.ts`. */
+/** Loads objects that clang made, and attaches their programs; see `libbpf.ts`. */
 import koffi from 'koffi';
 import { checked, LibbpfError, lib, type Pointer, readInfo } from './libbpf.ts';
 import { SyscallError } from './libc.ts';
@@ -6,7 +6,7 @@ import { addressOf } from './memory.ts';
 
 /** enum bpf_attach_type (linux/bpf.h); TCX since Linux 6.6. */
 export const ATTACH = { xdp: 37, tcxIngress: 46, tcxEgress: 47 } as const;
-/** XDP_FLAGS_* (linux/if_link.h); 0: the driver's own where it has XDP, else generic. */
+/** XDP_FLAGS_* (linux/if_link.h); 0: native if the driver has XDP, else generic. */
 export const XDP_FLAGS = { any: 0, generic: 2, driver: 4 };
 const STATS_RUN_TIME = 0;
 /** BTF_KIND_STRUCT. */
@@ -19,19 +19,19 @@ const LINK_OPTIONS_BYTES = 56;
 /** struct bpf_prog_info up to run_cnt. */
 const PROGRAM_INFO_BYTES = 208;
 const LOG_BYTES = 256 * 1024;
-/** Of the verifier's log, in an error: its end says why. */
+/** Of the verifier's log in an error: its end has the reason. */
 const LOG_CHARACTERS_MAX = 600;
 
 interface OpenOptions {
-  /** Entries of a map by its name, instead of what the object says. */
+  /** Number of entries by name of map, instead of the object's. */
   readonly maxEntries?: Readonly<Record<string, number>>;
-  /** Types of another kernel than the running one. */
+  /** BTF of another kernel than the running one. */
   readonly btfPath?: string;
-  /** Programs that are not loaded. */
+  /** Programs to leave out. */
   readonly without?: readonly string[];
 }
 
-/** A field of a struct, as the object's BTF has it. */
+/** A field of a struct in the object's BTF. */
 export interface Field {
   readonly name: string;
   readonly offset: number;
@@ -42,16 +42,16 @@ export interface Field {
 export class BpfObject {
   readonly #name: string;
   readonly #object: Pointer;
-  /** Held, since libbpf has only their addresses. */
+  /** Kept alive: libbpf has only their addresses. */
   readonly #log = new ArrayBuffer(LOG_BYTES);
   readonly #btfPath: ArrayBuffer | undefined;
   #closed = false;
 
   /**
    * @param path of an object that clang made
-   * @throws LibbpfError `no_library`, `no_symbol`: a map or program of the options is not there
-   * @throws SyscallError `ENOENT`, `EINVAL`: no such or no whole file; `EPERM`; `EACCES`, `EINVAL`, …: the
-   * kernel refuses a program, why is in the message; `ESRCH`: its types are not those that it was made for
+   * @throws LibbpfError `no_library`, `no_symbol`: a map or program of the options is missing
+   * @throws SyscallError `ENOENT`, `EINVAL`: the file is missing or incomplete; `EPERM`; `EACCES`, `EINVAL`, …: the
+   * kernel refuses a program, with the reason in the message; `ESRCH`: its types do not match the kernel
    */
   constructor(path: string, options: OpenOptions = {}) {
     const name = path.slice(path.lastIndexOf('/') + 1);
@@ -79,12 +79,12 @@ export class BpfObject {
     }
   }
 
-  /** @returns a descriptor of the object's. @throws LibbpfError `no_symbol` */
+  /** @returns a descriptor, which the object owns. @throws LibbpfError `no_symbol` */
   programFd(name: string): number {
     return lib().programFd(this.#program(name));
   }
 
-  /** @returns a descriptor of the object's. @throws LibbpfError `no_symbol` */
+  /** @returns a descriptor, which the object owns. @throws LibbpfError `no_symbol` */
   mapFd(name: string): number {
     return lib().mapFd(this.#map(name));
   }
@@ -115,7 +115,7 @@ export class BpfObject {
     return { bytes: view.getUint32(8, true), fields };
   }
 
-  /** Programs and maps that nothing else holds end. */
+  /** Frees programs and maps, unless something else holds them. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -147,11 +147,11 @@ export class BpfObject {
 }
 
 /**
- * Attaches a program to a network interface, in another thread: TCX waits until every processor has noticed, tens
- * of milliseconds on a busy host.
- * @param programFd has to stay open until then
+ * Attaches a program to a network interface, on another thread: TCX waits for every processor, tens of milliseconds
+ * on a busy host.
+ * @param programFd must stay open until then
  * @returns the descriptor of a link
- * @throws SyscallError `EBUSY`, `EEXIST`: another XDP program is there; `EINVAL`: this kernel has no such place
+ * @throws SyscallError `EBUSY`, `EEXIST`: another XDP program is attached; `EINVAL`: this kernel has no such hook
  */
 export async function attachToLink(
   programFd: number,
@@ -175,12 +175,12 @@ export function attachToTracepoint(programFd: number, name: string): number {
   return checked(lib().rawTracepoint(name, programFd), `attach to tracepoint ${name}`);
 }
 
-/** The kernel counts calls and time of programs until the descriptor is closed. @throws SyscallError */
+/** Makes the kernel count calls and run time of programs until the descriptor is closed. @throws SyscallError */
 export function countRunTime(): number {
   return checked(lib().enableStats(STATS_RUN_TIME), 'count the run time of BPF programs');
 }
 
-/** Since it was loaded, while `countRunTime` was on. `ns` includes none of the way there. @throws SyscallError */
+/** Since loading, while `countRunTime` was on. `ns` leaves out the way to the program. @throws SyscallError */
 export function programRunTime(programFd: number): { readonly runs: bigint; readonly ns: bigint } {
   const info = readInfo(programFd, PROGRAM_INFO_BYTES);
   return { ns: info.getBigUint64(192, true), runs: info.getBigUint64(200, true) };

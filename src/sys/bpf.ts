@@ -1,7 +1,6 @@
 /**
- * The kernel's BPF (bpf(2), linux/bpf.h), as far as a program without BTF needs it. Descriptors
- * are the caller's and are closed by exec. A program lives as long as something holds it: a descriptor, or a
- * link that it is attached to; a map as long as a descriptor or a program of it.
+ * bpf(2), as far as a program without BTF needs it (linux/bpf.h). The caller owns descriptors, which are closed on
+ * exec. A program lives as long as a descriptor or a link holds it; a map as long as a descriptor or a program does.
  */
 import { closeFd } from './fd.ts';
 import { check, libc, SyscallError } from './libc.ts';
@@ -22,15 +21,15 @@ const COMMAND = {
   info: 15,
 } as const;
 const MAP_TYPE_HASH = 1;
-/** BPF_F_NO_PREALLOC: an entry takes memory when it is made. */
+/** BPF_F_NO_PREALLOC: allocates memory per entry. */
 const NO_PREALLOC = 1;
 const KEY_BYTES = 4;
 const PROGRAM_TYPE_XDP = 6;
 /** BPF_OBJ_NAME_LEN without its final zero. */
 const NAME_BYTES_MAX = 15;
-/** What the verifier says of a program that it refuses; more is cut off. */
+/** The verifier's log of a refused program; longer ones are cut off. */
 const LOG_BYTES = 64 * 1024;
-/** Of the log, in an error: its end says why. */
+/** Of the log in an error: its end has the reason. */
 const LOG_CHARACTERS_MAX = 600;
 /** struct bpf_prog_info up to its map_ids. */
 const PROGRAM_INFO_BYTES = 64;
@@ -54,7 +53,7 @@ export function readMapEntry(fd: number, key: number, valueBytes: number): DataV
   return new DataView(value);
 }
 
-/** Makes the entry, or replaces its value. @throws SyscallError `E2BIG`: the map is full */
+/** Adds the entry, or replaces its value. @throws SyscallError `E2BIG`: the map is full */
 export function writeMapEntry(fd: number, key: number, value: ArrayBuffer): void {
   mapCall(COMMAND.mapUpdate, fd, key, value, 'UPDATE');
 }
@@ -85,7 +84,7 @@ function mapCall(
  * verifier's log is in the message
  */
 export function loadXdp(name: string, instructions: Uint8Array<ArrayBuffer>): number {
-  // Kept to the end of the call: the kernel reads and writes through their addresses.
+  // Referenced until the end of the call: the kernel uses their addresses.
   const program = instructions.slice().buffer;
   const license = Uint8Array.from(Buffer.from('Apache-2.0\0')).buffer;
   const log = new ArrayBuffer(LOG_BYTES);
@@ -111,7 +110,7 @@ export function loadXdp(name: string, instructions: Uint8Array<ArrayBuffer>): nu
   }
 }
 
-/** Only now with a log, which costs more than the load itself. */
+/** Loads again with a log, which costs more than the load itself. */
 function loadAgain(load: () => number, name: string, log: ArrayBuffer): number {
   try {
     return load();
@@ -123,7 +122,7 @@ function loadAgain(load: () => number, name: string, log: ArrayBuffer): number {
   }
 }
 
-/** The first map of a program of this host, by the program's number. @throws SyscallError `ENOENT`, `EPERM` */
+/** The first map of a program of this host, by the program's id. @throws SyscallError `ENOENT`, `EPERM` */
 export function openMapOfProgram(programId: number): number {
   const program = byId(COMMAND.programById, programId, `BPF_PROG_GET_FD_BY_ID ${programId}`);
   try {

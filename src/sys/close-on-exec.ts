@@ -1,6 +1,6 @@
 /**
- * Descriptors that no program that is started may inherit. Node marks its own, and of those that it inherited
- * the ones up to the first gap above 15; libraries in the process need not mark theirs.
+ * Keeps child processes from inheriting descriptors. Node marks its own, and inherited ones up to the first gap above
+ * 15; libraries in the process may not mark theirs.
  */
 import { readdirSync } from 'node:fs';
 import { libc } from './libc.ts';
@@ -16,8 +16,8 @@ const F_SETFD = 2;
 const FD_CLOEXEC = 1;
 
 /**
- * Marks all but stdin, stdout and stderr to be closed by exec. What is given to a child on purpose reaches it:
- * `spawn` makes a copy for it, or takes the mark away, in the child (libuv, src/unix/process.c).
+ * Marks all but stdin, stdout and stderr close-on-exec. Descriptors in `stdio` of `spawn` still reach the child, which
+ * copies or unmarks them (libuv, src/unix/process.c).
  */
 export function closeAllOnExec(): void {
   // Since Linux 5.11.

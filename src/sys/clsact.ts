@@ -1,7 +1,7 @@
 /**
- * TC programs on interfaces of kernels that have no TCX (before Linux 6.6): filters of the queueing discipline
- * clsact, by libbpf's bpf_tc_… (libbpf.h). No descriptor holds them: they stay until they are taken away, or their
- * interface goes. Only for interfaces that do not outlive what they are there for.
+ * TC programs for kernels without TCX (before Linux 6.6): filters of the queueing discipline clsact, by libbpf's
+ * bpf_tc_… (libbpf.h). No descriptor holds them: they stay until they or their interface are removed. Only for
+ * interfaces that do not outlive their purpose.
  */
 import { ignore } from '../base/ignore.ts';
 import { checked, lib } from './libbpf.ts';
@@ -14,13 +14,13 @@ export type TcWay = keyof typeof POINTS;
 const HOOK = { bytes: 24, linkIndex: 8, point: 12 } as const;
 /** struct bpf_tc_opts: size_t sz; int prog_fd; u32 flags, prog_id, handle, priority; padding. */
 const OPTIONS = { bytes: 32, programFd: 8, handle: 20, priority: 24 } as const;
-/** Ours, of each way of an interface: a second one is refused. */
+/** Our filter, one per direction of an interface: a second one is refused. */
 const HANDLE = 1;
 const PRIORITY = 0x6e76;
 
 /**
- * @returns how to take it away; fine when its interface has gone
- * @throws SyscallError `EEXIST`: one of ours is there; `ENODEV`; `ENOENT`: this kernel has no clsact
+ * @returns a function that detaches it, also if its interface is gone
+ * @throws SyscallError `EEXIST`: one of ours is attached; `ENODEV`; `ENOENT`: this kernel has no clsact
  */
 export function attachByClsact(programFd: number, linkIndex: number, way: TcWay): () => void {
   const isNew = createHook(hook(linkIndex, POINTS[way]));
@@ -33,13 +33,13 @@ export function attachByClsact(programFd: number, linkIndex: number, way: TcWay)
   }
   return () => {
     const result = lib().tcDetach(hook(linkIndex, POINTS[way]), options(0));
-    if (result < 0) ignore(result, 'its interface has gone, and the filter with it');
-    // Filters of others would go with it, of which there are none on an interface of ours.
+    if (result < 0) ignore(result, 'the interface is gone, and the filter with it');
+    // Removes other programs' filters, too, which our interfaces do not have.
     if (isNew) destroyHook(linkIndex);
   };
 }
 
-/** @returns false: it was there. @throws SyscallError */
+/** @returns false: it existed. @throws SyscallError */
 function createHook(bytes: Uint8Array): boolean {
   const result = lib().tcHookCreate(bytes);
   if (result === -EEXIST) return false;
@@ -51,7 +51,7 @@ const EEXIST = 17;
 
 function destroyHook(linkIndex: number): void {
   const result = lib().tcHookDestroy(hook(linkIndex, POINTS.ingress | POINTS.egress));
-  if (result < 0) ignore(new SyscallError('remove clsact', -result), 'its interface has gone');
+  if (result < 0) ignore(new SyscallError('remove clsact', -result), 'the interface is gone');
 }
 
 function hook(linkIndex: number, point: number): Uint8Array {
@@ -62,7 +62,7 @@ function hook(linkIndex: number, point: number): Uint8Array {
   return new Uint8Array(view.buffer);
 }
 
-/** @param programFd 0: of what is to be taken away */
+/** @param programFd 0: to detach */
 function options(programFd: number): Uint8Array {
   const view = new DataView(new ArrayBuffer(OPTIONS.bytes));
   view.setBigUint64(0, BigInt(OPTIONS.bytes), true);

@@ -1,4 +1,4 @@
-/** What the kernel writes down of a process that crashes (core(5), prctl(2) PR_SET_DUMPABLE). */
+/** Core dumps of crashed processes (core(5), prctl(2) PR_SET_DUMPABLE). */
 import koffi from 'koffi';
 import { check, libc } from './libc.ts';
 
@@ -11,8 +11,8 @@ const control = libc.func(
 );
 
 /**
- * This process from now on writes no core, neither to a file nor to a program of the machine, and only root may
- * read its memory. Programs that it starts have the limit, and are dumpable again.
+ * From now on, this process writes no core dump, neither to a file nor to a program, and only root may read its
+ * memory. Its children inherit the limit, but are dumpable again.
  * @throws SyscallError
  */
 export function writeNoCore(): void {

@@ -50,7 +50,7 @@ export class Epoll {
     this.#fd = check(cCreate(EPOLL_CLOEXEC), 'epoll_create1');
   }
 
-  /** Descriptors that are watched now. */
+  /** Number of watched descriptors. */
   get size(): number {
     return this.#ids.size;
   }
@@ -72,7 +72,7 @@ export class Epoll {
     check(cControl(this.#fd, CONTROL_MODIFY, fd, this.#one.address), `epoll_ctl fd ${fd}`);
   }
 
-  /** Call it before the fd is closed. An fd that is not watched is fine. */
+  /** Call before the fd is closed. Does nothing for an unwatched fd. */
   remove(fd: number): void {
     const id = this.#ids.get(fd);
     if (id === undefined) return;
@@ -83,8 +83,8 @@ export class Epoll {
 
   /**
    * Waits for events and runs their handlers.
-   * @param timeoutMs 0 does not wait, −1 waits without end.
-   * @returns how many events were handled.
+   * @param timeoutMs 0 does not wait, −1 waits forever.
+   * @returns the number of handled events.
    */
   wait(timeoutMs: number): number {
     const count = cWait(this.#fd, this.#events.address, EVENTS_PER_WAIT_MAX, timeoutMs);

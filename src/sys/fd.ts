@@ -1,4 +1,4 @@
-/** Plain file descriptors: read, write, eventfd, memfd. Who gets a number from here must close it. */
+/** File descriptors: read, write, eventfd, memfd. The caller must close descriptors that it gets here. */
 import { check, libc, orNegativeErrno } from './libc.ts';
 import { allocateNative } from './memory.ts';
 
@@ -62,14 +62,14 @@ export function createEventFd(): number {
 const one = allocateNative(8);
 new BigUint64Array(one.buffer)[0] = 1n;
 
-/** Adds one to an event counter. A full counter (EAGAIN) is already signalled, so nothing is lost. */
+/** Adds one to an event counter. A full counter (EAGAIN) is signaled already, so nothing is lost. */
 export function signalEventFd(fd: number): void {
   cWrite(fd, one.address, 8);
 }
 
 const counter = allocateNative(8);
 
-/** Sets an event counter back to 0; fine when it is 0. */
+/** Resets an event counter to 0. */
 export function drainEventFd(fd: number): void {
   cRead(fd, counter.address, 8);
 }
@@ -92,12 +92,12 @@ export function setNonBlocking(fd: number): void {
   if ((flags & O_NONBLOCK) === 0) check(cFcntl(fd, F_SETFL, flags | O_NONBLOCK), 'fcntl F_SETFL');
 }
 
-/** Forbids, for good, to make a memfd smaller. @throws SyscallError */
+/** Permanently forbids shrinking a memfd. @throws SyscallError */
 export function sealShrink(fd: number): void {
   check(cFcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 'fcntl F_ADD_SEALS');
 }
 
-/** Whether nobody can make the file smaller any more (memfd_create(2), "File sealing"). */
+/** Whether the file can never shrink (memfd_create(2), "File sealing"). */
 export function isShrinkSealed(fd: number): boolean {
   const seals = cFcntl(fd, F_GET_SEALS, 0);
   return seals >= 0 && (seals & F_SEAL_SHRINK) !== 0;

@@ -3,7 +3,7 @@ import { check, libc } from './libc.ts';
 
 const mkfifo = libc.func('int mkfifo(const char *path, uint32_t mode)');
 
-/** Makes one for its owner alone. @throws SyscallError, e.g. `EEXIST` */
+/** Makes a pipe that only its owner may use. @throws SyscallError, e.g. `EEXIST` */
 export function makeFifo(path: string): void {
   check(mkfifo(path, 0o600), `mkfifo ${path}`);
 }

@@ -1,4 +1,4 @@
-/** Waiting for a lock that other processes hold for moments only. */
+/** Waits for a lock that other processes hold briefly. */
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { sleep } from '../base/clock.ts';
@@ -7,10 +7,10 @@ import { tryLockExclusive } from './file.ts';
 const POLL_MS = 5;
 
 /**
- * flock(2) of a file that is made where it is missing, with its directory.
- * @returns a descriptor, which is the caller's: closing it, also by death, gives the lock back. Undefined
- * when somebody else still held it after `waitMsMax`.
- * @throws Error of Node (`EACCES`, `EROFS`, …) when the file can't be opened; SyscallError
+ * flock(2) of a file, which is created with its directory if missing.
+ * @returns a descriptor, which the caller owns; closing it, also by the death of the process, releases the lock.
+ * Undefined if another process still held the lock after `waitMsMax`.
+ * @throws Error of Node (`EACCES`, `EROFS`, …) if the file can't be opened; SyscallError
  */
 export async function lockFile(path: string, waitMsMax: number): Promise<number | undefined> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });

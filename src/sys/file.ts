@@ -1,5 +1,5 @@
 /**
- * File calls that Node does not have: advisory locks, the search for data in a sparse file, sendfile.
+ * File calls that Node lacks: advisory locks, the search for data in a sparse file, sendfile.
  * All are synchronous and short; none keeps a pointer. The caller owns the descriptors.
  */
 import { constants } from 'node:os';
@@ -29,7 +29,7 @@ export function tryLockExclusive(fd: number): boolean {
   return tryLock(fd, LOCK_EX);
 }
 
-/** The same, beside others that hold it so. */
+/** flock(2), shared, without waiting. */
 export function tryLockShared(fd: number): boolean {
   return tryLock(fd, LOCK_SH);
 }
@@ -43,7 +43,7 @@ function tryLock(fd: number, kind: number): boolean {
   }
 }
 
-/** Gives a lock of `tryLockExclusive` back while the file stays open. @throws SyscallError */
+/** Releases a lock while the file stays open. @throws SyscallError */
 export function unlock(fd: number): void {
   check(cFlock(fd, LOCK_UN), 'flock LOCK_UN');
 }
@@ -70,9 +70,9 @@ interface Extent {
 }
 
 /**
- * The parts of a file that hold data, in order (lseek(2), SEEK_DATA). A filesystem that knows no holes
+ * The parts of a file that hold data, in order (lseek(2), SEEK_DATA). A filesystem without holes
  * reports the whole file. Moves the descriptor's position.
- * @param bytes where to stop: somebody else may go on writing at the end; default: the whole file
+ * @param bytes where to stop, since another process may append; default: the whole file
  * @throws SyscallError when the descriptor is not a regular file
  */
 export function dataExtents(fd: number, bytes = Number.POSITIVE_INFINITY): Extent[] {

@@ -5,8 +5,8 @@
  *     0x1000 PML4 · 0x2000 PDPT · 0x3000 PD (one 2 MiB page, identity) · 0x4000 GDT · 0x5000 IDT
  *     0x7000 end of the stack · 0x8000 … free for code and data
  *
- * `run` blocks its thread until the guest halts, and a broken KVM may never come back: call it only in
- * a process that somebody else can kill.
+ * `run` blocks its thread until the guest halts, which with a broken KVM may be never: call it only in a process that
+ * another process can kill.
  */
 import koffi from 'koffi';
 import { MIB } from '../base/units.ts';

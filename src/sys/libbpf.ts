@@ -2,16 +2,16 @@
  * libbpf.so.1 by FFI (libbpf.h, bpf.h of libbpf 1.0 and later): it opens and relocates objects that clang
  * made, and the kernel verifies them. Calls block their thread for milliseconds at most.
  *
- * Who owns what: an object is `BpfObject`'s and frees its programs and maps; their descriptors are valid until
- * `close`. Descriptors of links are the caller's; a link holds its program and ends with its descriptor. All
- * are closed by exec. libbpf calls back only from inside `RingBuffer.consume`, and keeps no buffer of ours but
- * the one for the verifier's log, which the object holds.
+ * Ownership: `BpfObject` owns an object, with its programs and maps; their descriptors are valid until `close`. The
+ * caller owns descriptors of links; a link holds its program and ends with its descriptor. All are closed on exec.
+ * libbpf calls back only from inside `RingBuffer.consume`, and keeps no buffer of ours but the one for the verifier's
+ * log, which the object keeps alive.
  */
 import koffi from 'koffi';
 import { CodedError } from '../base/errors.ts';
 import { SyscallError } from './libc.ts';
 
-/** `no_library`: libbpf1 is not installed; `no_symbol`: an object lacks what we look for in it. */
+/** `no_library`: libbpf1 is not installed; `no_symbol`: an object lacks a map, program or struct. */
 type LibbpfErrorCode = 'no_library' | 'no_symbol';
 export class LibbpfError extends CodedError<LibbpfErrorCode> {}
 
@@ -80,7 +80,7 @@ function bind() {
     btfName: library.func(`const char *btf__name_by_offset(${pointer} btf, uint32_t offset)`),
     btfSize: library.func(`int64_t btf__resolve_size(${pointer} btf, uint32_t id)`),
   };
-  // It would write to stderr; what went wrong is in our errors.
+  // Not to stderr: our errors have the reason.
   functions.setPrint(0);
   return { ...functions, ringCallback };
 }
@@ -98,11 +98,11 @@ function load(): ReturnType<typeof koffi.load> {
 export function readInfo(fd: number, bytes: number): DataView<ArrayBuffer> {
   const info = new Uint8Array(bytes);
   const length = Uint32Array.of(bytes);
-  checked(lib().info(fd, info, length), `read what descriptor ${fd} is`);
+  checked(lib().info(fd, info, length), `read the info of descriptor ${fd}`);
   return new DataView(info.buffer);
 }
 
-/** libbpf 1 gives −errno. */
+/** libbpf 1 returns −errno. */
 export function checked(result: number, attempt: string): number {
   if (result < 0) throw new SyscallError(attempt, -result);
   return result;

@@ -18,7 +18,7 @@ export const ERRNO = {
   ECONNREFUSED: constants.errno.ECONNREFUSED,
 } as const;
 
-/** A refused system call; `code` is the name of errno, a set that Linux closes (errno.h), e.g. `ENOENT`. */
+/** A failed system call; `code` is the name of errno (errno.h), e.g. `ENOENT`. */
 export class SyscallError extends CodedError<string> {
   readonly errno: number;
 
@@ -35,13 +35,13 @@ export function lastErrno(): number {
   return koffi.errno();
 }
 
-/** Passes a non-negative result on. @throws SyscallError for a negative one. */
+/** Returns a non-negative result. @throws SyscallError for a negative one. */
 export function check(result: number, call: string): number {
   if (result < 0) throw new SyscallError(call, koffi.errno());
   return result;
 }
 
-/** A non-negative result as it is, or −errno. */
+/** The result if it is not negative, else −errno. */
 export function orNegativeErrno(result: number): number {
   return result < 0 ? -koffi.errno() : result;
 }

@@ -13,7 +13,7 @@ const SOL_SOCKET = 1;
 const SO_MARK = 36;
 
 /**
- * Of IPv4, not connected. The descriptor is the caller's.
+ * An unconnected IPv4 socket. The caller owns the descriptor.
  * @param mark u32, not 0
  * @throws SyscallError `EPERM`: only CAP_NET_ADMIN (from Linux 5.17 on also CAP_NET_RAW) may mark
  */

@@ -13,7 +13,7 @@ const MAP_NORESERVE = 0x4000;
 
 export const PAGE_BYTES = 4096;
 
-/** Zeroed memory at an address that never changes; lives as long as somebody holds `buffer`. */
+/** Zeroed memory at an address that never changes; lives as long as `buffer` is referenced. */
 interface NativeBuffer {
   readonly address: number;
   readonly buffer: ArrayBuffer;
@@ -34,11 +34,11 @@ export interface Mapping {
 }
 
 /**
- * Maps `bytes` of `fd` from `offset`, readable and writable. The fd stays the caller's and may be closed
+ * Maps `bytes` of `fd` from `offset`, readable and writable. The caller keeps the fd, and may close it
  * at once. `offset` need not be aligned to a page.
  *
- * A file that somebody shrinks later gives SIGBUS at the next touch, which ends the process: only seals
- * (F_SEAL_SHRINK) or trust in the file's owner protect from that.
+ * If the file shrinks later, the next access is a SIGBUS, which ends the process. Only seals (F_SEAL_SHRINK) or trust
+ * in the file's owner prevent that.
  * @throws SyscallError
  */
 export function mapShared(fd: number, offset: number, bytes: number): Mapping {
@@ -61,7 +61,7 @@ export function mapShared(fd: number, offset: number, bytes: number): Mapping {
 
 const addresses = new WeakMap<ArrayBuffer, number>();
 
-/** Where the bytes of an `ArrayBuffer` lie. It must stay referenced while the address is used. */
+/** The address of an `ArrayBuffer`, which must stay referenced while the address is in use. */
 export function addressOf(buffer: ArrayBuffer): number {
   let address = addresses.get(buffer);
   if (address === undefined) {

@@ -1,5 +1,5 @@
 /**
- * A socket to the kernel's routing subsystem (netlink(7), rtnetlink(7)) or netfilter. Never blocks: the kernel works off
+ * A socket to the kernel's routing subsystem (netlink(7), rtnetlink(7)) or netfilter. Never blocks: the kernel processes
  * a request inside sendto(2) and has queued its whole answer, or the first part of a dump, when that
  * returns (`netlink_unicast_kernel` in net/netlink/af_netlink.c); later parts are made by each recv(2).
  *
@@ -38,7 +38,7 @@ const ADDRESS_BYTES = 12;
 const DATAGRAM_BYTES_MAX = 65_536;
 
 export class NetlinkSocket {
-  /** Our address; the kernel puts it into each answer. */
+  /** Our address, which is in each answer of the kernel. */
   readonly portId: number;
   readonly #fd: number;
   readonly #kernel = new Uint8Array(ADDRESS_BYTES);
@@ -48,12 +48,12 @@ export class NetlinkSocket {
   readonly #fromView = new DataView(this.#from.buffer);
   #open = true;
 
-  /** @param groups of what the kernel tells unasked, a bit each (`nl_groups`). @throws SyscallError */
+  /** @param groups of notifications, a bit each (`nl_groups`). @throws SyscallError */
   constructor(family: (typeof NETLINK)[keyof typeof NETLINK] = NETLINK.route, groups = 0) {
     this.#fd = check(cSocket(AF_NETLINK, SOCK_RAW_CLOEXEC, family), 'socket AF_NETLINK');
     try {
       new DataView(this.#kernel.buffer).setUint16(0, AF_NETLINK, true);
-      // A kernel without one of them is served too: texts are missing, and dumps are not filtered by it.
+      // Optional: without them, error texts are missing and the kernel does not filter dumps.
       for (const option of [NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK])
         cSetsockopt(this.#fd, SOL_NETLINK, option, new Uint8Array([1, 0, 0, 0]), 4);
       const own = this.#kernel.slice();
@@ -75,10 +75,10 @@ export class NetlinkSocket {
     check(cSendto(this.#use(), request, length, 0, this.#kernel, ADDRESS_BYTES), 'sendto netlink');
   }
 
-  /** The same on a thread of libuv's pool, for what the kernel needs long for. @throws SyscallError */
+  /** The same on a thread of libuv's pool, for slow requests. @throws SyscallError */
   sendOffThread(request: Uint8Array): Promise<void> {
     const { length } = request;
-    // The caller may not change it meanwhile, so it gets no chance to.
+    // A copy: the caller might change it meanwhile.
     const bytes = Buffer.from(request);
     return new Promise((resolve, reject) => {
       const arguments_ = [this.#use(), bytes, length, 0, this.#kernel, ADDRESS_BYTES] as const;
@@ -92,7 +92,7 @@ export class NetlinkSocket {
   }
 
   /**
-   * Takes one datagram of the kernel. The bytes are the caller's. What another process sent is dropped.
+   * Receives one datagram from the kernel. The caller owns the bytes. Drops datagrams of other processes.
    * @returns undefined when nothing is queued.
    * @throws SyscallError `ENOBUFS`: the kernel lost an answer; `EMSGSIZE`: it is above 64 KiB.
    */
@@ -122,13 +122,13 @@ export class NetlinkSocket {
     }
   }
 
-  /** Fine when it is closed already. */
+  /** Idempotent. */
   close(): void {
     if (this.#open) closeFd(this.#fd);
     this.#open = false;
   }
 
-  /** A closed number may be another file's by now. */
+  /** The number of a closed descriptor may be another file's by now. */
   #use(): number {
     if (!this.#open) throw new SyscallError('netlink socket after close', EBADF);
     return this.#fd;

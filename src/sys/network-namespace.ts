@@ -8,9 +8,9 @@ const CLONE_NEWNET = 0x40000000;
 const OWN = '/proc/thread-self/ns/net';
 
 /**
- * The one that a process is in. It lives as long as the descriptor, which is the caller's.
- * @throws Error of Node `ENOENT`: there is no such process; `EACCES`: it is another user's, and CAP_SYS_PTRACE
- * is missing
+ * Opens a process's namespace, which lives as long as the descriptor. The caller owns it.
+ * @throws Error of Node `ENOENT`: no such process; `EACCES`: another user's, and CAP_SYS_PTRACE is
+ * missing
  */
 export function openNetworkNamespace(pid: number | 'own'): number {
   return openSync(pid === 'own' ? OWN : `/proc/${pid}/ns/net`, constants.O_RDONLY);
@@ -22,8 +22,8 @@ export function isSameNamespace(fd: number, other: number): boolean {
 }
 
 /**
- * Runs `work` with this thread in another network namespace: sockets that it makes belong to that one. Other
- * threads stay where they are, so it must neither wait nor start any.
+ * Runs `work` with this thread in another network namespace, to which its new sockets belong. Other threads stay, so
+ * `work` must neither wait nor start a thread.
  * @throws SyscallError `EPERM`: CAP_SYS_ADMIN is missing; and what `work` throws
  */
 export function inNetworkNamespace<T>(fd: number, work: () => T): T {
@@ -33,7 +33,7 @@ export function inNetworkNamespace<T>(fd: number, work: () => T): T {
     try {
       return work();
     } finally {
-      // Nothing of this process may go on in the wrong network.
+      // This process must not continue in the wrong network.
       if (cSetns(own, CLONE_NEWNET) < 0) process.abort();
     }
   } finally {

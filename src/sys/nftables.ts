@@ -1,7 +1,7 @@
 /**
- * The library that the command `nft` is made of (libnftables(3); `libnftables1`, which the package `nftables`
- * needs). It takes and gives the same text, without a process for each. It acts in this process' network
- * namespace, on a thread of libuv's pool.
+ * The library behind the command `nft` (libnftables(3); `libnftables1`, which the package `nftables` needs). It takes
+ * and returns the same text, without a child process. It acts in this process's network namespace, on a thread of
+ * libuv's pool.
  */
 import koffi from 'koffi';
 import { ignore } from '../base/ignore.ts';
@@ -12,28 +12,28 @@ import { SyscallError } from './libc.ts';
 import { NETLINK, NetlinkSocket } from './netlink-socket.ts';
 
 const LIBRARY = 'libnftables.so.1';
-/** NFT_CTX_OUTPUT_JSON: for what is read as well as for what is printed. */
+/** NFT_CTX_OUTPUT_JSON: for input and output. */
 const JSON_TEXT = 1 << 4;
-/** Made at the first call, and never again: a call that finds all busy waits for one. */
+/** Contexts, made at the first call; a call waits if all are busy. */
 const CONTEXTS = 2;
-/** Calls that wait; beyond it a caller is to find another way. */
+/** Waiting calls; beyond, the caller must use another way. */
 const WAITING_MAX = 1_024;
-/** Descriptors that must be free, beside a socket for each context, when they are made. */
+/** Free descriptors that making the contexts needs, beside a socket for each. */
 const SPARE_FDS = 16;
 
 export interface NftablesAnswer {
   readonly ok: boolean;
-  /** What `nft` would print, and where it would. */
+  /** As `nft` would print it to stdout and stderr. */
   readonly output: string;
   readonly errors: string;
 }
 
-/** A `struct nft_ctx *`: a netlink socket, buffers, and what was read of the kernel's rules at last. */
+/** A `struct nft_ctx *`: a netlink socket, buffers, and a cache of the kernel's rules. */
 type Context = unknown;
 
 /**
- * Runs commands of one transaction, in JSON or as `nft` takes them as arguments.
- * @returns undefined where the library is absent, may not, has too little to start with, or too much to do
+ * Runs the commands of one transaction, in JSON or in the syntax of `nft`.
+ * @returns undefined if the library is missing, lacks permission or resources, or has too much to do
  */
 export async function runNftables(commands: string): Promise<NftablesAnswer | undefined> {
   contexts ??= createContexts();
@@ -61,15 +61,15 @@ export async function runNftables(commands: string): Promise<NftablesAnswer | un
   }
 }
 
-/** The library reads them through their addresses, on its thread. */
+/** The library reads them by address, on its thread. */
 const inUse = new Set<Buffer>();
 const waiting: ((context: Context) => void)[] = [];
-/** Whether what a context has read of the kernel's rules is still true, it asks the kernel at each call. */
+/** At each call, a context asks the kernel whether its cache of rules is still valid. */
 let contexts: { readonly nft: Functions; readonly idle: Context[] } | undefined;
 
-/** @returns undefined where there is no library, no permission, or too little for it just now */
+/** @returns undefined without library, permission or resources */
 function createContexts(): typeof contexts {
-  // It would refuse, and say so on this process' stderr beside its buffer; a process is asked, and tells it.
+  // Without it, the library would fail and also print to this process's stderr; a child process reports properly.
   if (!hasEnough() || !hasCapability(CAPABILITY.NET_ADMIN)) return undefined;
   const nft = functions();
   if (nft === null) return undefined;
@@ -84,14 +84,14 @@ function createContexts(): typeof contexts {
       break;
     }
   }
-  // The library does not mark its sockets; a VMM has no business with them.
+  // The library does not mark its sockets, which no VMM may inherit.
   closeAllOnExec();
   return idle.length === 0 ? undefined : { nft, idle };
 }
 
 /**
- * Where it can have no socket, the library does not return: it ends the whole process by exit(3)
- * (`netlink_open_error`). So the same is tried before, with some descriptors more than it takes.
+ * If the library gets no socket, it ends the whole process by exit(3) (`netlink_open_error`). So this is tried first,
+ * with some spare descriptors.
  */
 function hasEnough(): boolean {
   const sockets: NetlinkSocket[] = [];
@@ -102,7 +102,7 @@ function hasEnough(): boolean {
     return true;
   } catch (error) {
     if (!(error instanceof SyscallError)) throw error;
-    ignore(error, 'too few descriptors, or no netlink here: a process is asked, and tells it');
+    ignore(error, 'too few descriptors, or no netlink: a child process reports it');
     return false;
   } finally {
     for (const socket of sockets) socket.close();
@@ -118,7 +118,7 @@ function functions(): Functions | null {
   try {
     loaded = load();
   } catch (error) {
-    ignore(error, 'no library of nftables: who asks has another way');
+    ignore(error, 'no nftables library: the caller uses a child process');
     loaded = null;
   }
   return loaded;

@@ -1,4 +1,4 @@
-/** Where a connection was going before netfilter redirected it to us (linux/netfilter_ipv4.h). */
+/** The destination of a connection before netfilter redirected it (linux/netfilter_ipv4.h). */
 import { check, libc } from './libc.ts';
 
 const cGetsockopt = libc.func(
@@ -18,16 +18,16 @@ interface SocketAddress {
 }
 
 /**
- * Of a connected IPv4 stream socket. For one that was not redirected it is the address it is connected to
- * here. The descriptor stays the caller's; nothing is kept.
- * @throws SyscallError `ENOENT`: connection tracking does not know it (any more); `ENOPROTOOPT`: no
- * connection tracking at all
+ * For a connected IPv4 stream socket. Without a redirect, it is the socket's local address. The caller keeps the
+ * descriptor.
+ * @throws SyscallError `ENOENT`: connection tracking does not have it, or no longer; `ENOPROTOOPT`: no
+ * connection tracking
  */
 export function originalDestination(fd: number): SocketAddress {
   const bytes = new Uint8Array(ADDRESS_BYTES);
   const length = [ADDRESS_BYTES];
   check(cGetsockopt(fd, SOL_IP, SO_ORIGINAL_DST, bytes, length), 'getsockopt SO_ORIGINAL_DST');
   const view = new DataView(bytes.buffer);
-  if (view.getUint16(0, true) !== AF_INET) throw new RangeError('not an address of IPv4');
+  if (view.getUint16(0, true) !== AF_INET) throw new RangeError('not an IPv4 address');
   return { address: bytes.subarray(4, 8).join('.'), port: view.getUint16(2) };
 }

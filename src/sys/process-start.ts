@@ -1,8 +1,8 @@
-/** Processes by number and start, so that a number that was given again is not taken for the old process. */
+/** Identifies processes by pid and start time, so that a reused pid is not mistaken for the old process. */
 import { readFileSync } from 'node:fs';
 import { errorCode } from '../base/errors.ts';
 
-/** @returns field 22 of /proc/<pid>/stat (proc(5)), or undefined for a process that has ended. */
+/** @returns field 22 of /proc/<pid>/stat (proc(5)), or undefined for an ended process. */
 export function startTicksOf(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');

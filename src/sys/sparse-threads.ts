@@ -1,6 +1,6 @@
 /**
- * The copies and digests of `sparse.ts` in threads of their own, so that a gigabyte of RAM holds nobody up
- * and is copied while a VMM starts.
+ * Runs the copies and digests of `sparse.ts` on threads, so that a gigabyte of RAM does not block the event loop and
+ * is copied while a VMM starts.
  *
  * Paths like `/proc/self/fd/7` mean the same there: threads share their descriptors.
  */
@@ -16,24 +16,24 @@ interface Thread {
   readonly pending: Map<number, PromiseWithResolvers<string | undefined>>;
 }
 
-/** See `LOADED` of `sparse-worker.ts`, which may be imported in a thread only. */
+/** `LOADED` of `sparse-worker.ts`, which only a thread may import. */
 const LOADED: typeof import('./sparse-worker.ts').LOADED = 0;
 
-/** For different files; two that write to one would only wait for each other (its inode's lock). */
+/** For different files: writes to one file wait for its inode's lock. */
 const THREADS = Math.min(2, availableParallelism());
 
 const threads: Thread[] = [];
 let lastKey = 0;
 
 /**
- * Starts the threads ahead of the first copy, which takes them 40 ms. The process does not end before: Node
- * would end a thread in the midst of loading koffi, which aborts the process then.
+ * Starts the threads before the first copy, in 40 ms. The process does not exit before: ending a thread while it loads
+ * koffi would abort the process.
  */
 export function warmSparseThreads(): void {
   while (threads.length < THREADS) threads.push(start());
 }
 
-/** For tests. */
+/** Threads still loading; for tests. */
 export function threadsThatLoad(): number {
   return threads.filter(({ pending }) => pending.has(LOADED)).length;
 }
@@ -61,7 +61,7 @@ export async function digestSparse(path: string): Promise<string> {
 async function ask(work: SparseJob['work'], from: string, to: string): Promise<string | undefined> {
   warmSparseThreads();
   const [first, ...others] = threads;
-  assert(first !== undefined, 'there are threads');
+  assert(first !== undefined, 'warmSparseThreads started threads');
   const least = others.reduce(
     (best, one) => (one.pending.size < best.pending.size ? one : best),
     first,
@@ -80,7 +80,7 @@ async function ask(work: SparseJob['work'], from: string, to: string): Promise<s
   }
 }
 
-/** The process lives on for a copy, but not for a thread that waits. */
+/** A copy keeps the process alive, an idle thread does not. */
 function settle({ worker, pending }: Thread, key: number): void {
   pending.delete(key);
   if (pending.size === 0) worker.unref();
@@ -90,7 +90,7 @@ function start(): Thread {
   const worker = new Worker(modulePath('./sparse-worker.ts', import.meta.url), { name: 'copies' });
   const made: Thread = { worker, pending: new Map() };
   const loading = Promise.withResolvers<string | undefined>();
-  loading.promise.catch((error: unknown) => ignore(error, 'whoever asks the thread is told'));
+  loading.promise.catch((error: unknown) => ignore(error, 'the next request reports it'));
   made.pending.set(LOADED, loading);
   worker.on('message', (answer: SparseAnswer) => {
     const waiting = made.pending.get(answer.key);

@@ -1,13 +1,13 @@
-/** A thread that copies and digests sparse files; `sparse-threads.ts` speaks to it. */
+/** A thread that copies and digests sparse files for `sparse-threads.ts`. */
 import { parentPort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { errorCode } from '../base/errors.ts';
 import * as sparse from './sparse.ts';
 
-/** No job has it: the thread is loaded. */
+/** A key that no job has: the thread has loaded. */
 export const LOADED = 0;
 
-/** What it can be asked for. */
+/** The jobs. */
 export const WORK = {
   copyDataInto: sparse.copyDataInto,
   copyNonZeroInto: sparse.copyNonZeroInto,

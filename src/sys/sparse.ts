@@ -1,8 +1,8 @@
 /**
  * Copies and digests of sparse files: disks and the RAM of VMs. Only data moves; holes stay holes.
  *
- * The calls are synchronous, since a thousand small extents would cost more in the thread pool than they
- * take; the event loop gets its turn after each `TURN_BYTES`.
+ * The calls are synchronous: for a thousand small extents, the thread pool would cost more. The event loop runs after
+ * each `TURN_BYTES`.
  */
 import { createHash } from 'node:crypto';
 import { constants, readSync, writeSync } from 'node:fs';
@@ -20,27 +20,27 @@ const TURN_BYTES = 2 * CHUNK_BYTES;
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
 
 /**
- * A copy at `to`, which must not exist: shares the extents where the filesystem can, else copies the data.
+ * Copies to `to`, which must not exist: shares extents if the filesystem can, else copies the data.
  * On failure nothing is left at `to`.
  */
 export async function cloneSparse(from: string, to: string): Promise<void> {
   if (!(await reflink(from, to))) await copySparse(from, to);
 }
 
-/** The same without sharing; for another filesystem. */
+/** `cloneSparse` without sharing, for another filesystem. */
 export async function copySparse(from: string, to: string): Promise<void> {
   await (await createSparseCopy(from, to)).close();
 }
 
 /**
- * The same, for who goes on with the file that was made, whatever its name leads to by then.
- * @returns it, open for reading and writing; the caller closes it
+ * The same, for a caller that continues with the new file, whatever its name leads to by then.
+ * @returns the file, open for reading and writing; the caller closes it
  */
 export async function createSparseCopy(from: string, to: string): Promise<FileHandle> {
   return intoNewFile(from, to, (target, chunk, at) => writeAll(target, chunk, at));
 }
 
-/** The same, and pages of zeros become holes. */
+/** The same; pages of zeros become holes. */
 export async function copyWithoutZeros(from: string, to: string): Promise<void> {
   const copy = await intoNewFile(from, to, (target, chunk, at) => {
     for (const { start, end } of nonZeroRuns(chunk)) {
@@ -50,7 +50,7 @@ export async function copyWithoutZeros(from: string, to: string): Promise<void> 
   await copy.close();
 }
 
-/** Copies the data into a file that is there, has the same size and holds nothing yet. */
+/** Copies the data into an existing, empty file of the same size. */
 export async function copyDataInto(from: string, to: string): Promise<void> {
   await intoOldFile(from, to, async (source, target) => {
     await copyDataBetween(source.fd, target.fd, (await target.stat()).size);
@@ -58,8 +58,8 @@ export async function copyDataInto(from: string, to: string): Promise<void> {
 }
 
 /**
- * The same between open files, and no further than `bytes`: somebody else may go on writing to the first one.
- * @throws Error when that one has become shorter
+ * The same between open files, up to `bytes`, since another process may append to the source.
+ * @throws Error if the source has shrunk
  */
 export async function copyDataBetween(from: number, to: number, bytes: number): Promise<void> {
   let sinceTurn = 0;
@@ -76,7 +76,7 @@ export async function copyDataBetween(from: number, to: number, bytes: number): 
   }
 }
 
-/** The same, and pages of zeros stay holes. */
+/** The same; pages of zeros stay holes. */
 export async function copyNonZeroInto(from: string, to: string): Promise<void> {
   await intoOldFile(from, to, (source, target) =>
     eachChunk(source, (chunk, at) => {
@@ -87,7 +87,7 @@ export async function copyNonZeroInto(from: string, to: string): Promise<void> {
   );
 }
 
-/** SHA-256 of the size and of every page that is not all zeros; where the holes are makes no difference. */
+/** SHA-256 of the size and of every page that is not all zeros, so independent of holes. */
 export async function digestSparse(path: string): Promise<string> {
   await using source = await open(path, 'r');
   const { size } = await source.stat();
@@ -106,7 +106,7 @@ async function reflink(from: string, to: string): Promise<boolean> {
     return true;
   } catch (error) {
     if (errorCode(error) === 'EEXIST' || errorCode(error) === 'ENOENT') throw error;
-    ignore(error, 'this filesystem can not share extents between files');
+    ignore(error, 'this filesystem cannot share extents between files');
     return false;
   }
 }
@@ -118,7 +118,7 @@ async function intoNewFile(
 ): Promise<FileHandle> {
   await using source = await open(from, 'r');
   const { size } = await source.stat();
-  // O_EXCL: made by this call, at no end of a link.
+  // O_EXCL: a new file, and not through a symbolic link.
   const target = await open(to, 'wx+', 0o600);
   try {
     await target.truncate(size);
@@ -139,13 +139,13 @@ async function intoOldFile(
   await using source = await open(from, 'r');
   await using target = await open(to, 'r+');
   const { size } = await source.stat();
-  if ((await target.stat()).size !== size) throw new Error(`${to} has not the size of ${from}`);
+  if ((await target.stat()).size !== size) throw new Error(`${to} differs in size from ${from}`);
   await copy(source, target);
 }
 
 /**
- * Chunks begin at page boundaries: a filesystem's blocks are pages or multiples of them, or are rounded. They
- * end at multiples of `CHUNK_BYTES`, so that where the holes are makes no difference to runs of data.
+ * Chunks begin at page boundaries, since blocks of a filesystem are multiples of pages or are rounded to them. They
+ * end at multiples of `CHUNK_BYTES`, so that runs of data do not depend on holes.
  */
 async function eachChunk(
   file: FileHandle,
@@ -171,7 +171,7 @@ async function eachChunk(
   }
 }
 
-/** Adjoining pages that are not all zeros. */
+/** Runs of adjacent pages that are not all zeros. */
 function nonZeroRuns(chunk: Uint8Array): { start: number; end: number }[] {
   const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length);
   const runs: { start: number; end: number }[] = [];

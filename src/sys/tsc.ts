@@ -1,6 +1,6 @@
 /**
- * The frequency of the processor's time stamp counter, measured against the kernel's monotonic clock:
- * Linux tells it nowhere in user space.
+ * Measures the frequency of the processor's time stamp counter against the kernel's monotonic clock, since Linux does
+ * not expose it to user space.
  */
 import { readFileSync } from 'node:fs';
 import koffi from 'koffi';
@@ -17,11 +17,11 @@ interface Sample {
 }
 
 interface TscMeter {
-  /** kHz since the meter was made; null while too little time has passed. */
+  /** kHz since the meter was made; null until enough time has passed. */
   read(): number | null;
 }
 
-/** @returns null where the counter is not constant or can't be read */
+/** @returns null if the counter is not constant or can't be read */
 export function startTscMeter(): TscMeter | null {
   if (process.arch !== 'x64' || !hasConstantTsc()) return null;
   reader ??= makeReader();
@@ -38,7 +38,7 @@ export function startTscMeter(): TscMeter | null {
   };
 }
 
-/** The pair whose two readings of the clock lie closest together. */
+/** The pair with the smallest distance between its two clock readings. */
 function sample(readTsc: () => bigint): Sample {
   let best: Sample | undefined;
   let bestGap = 0n;
@@ -59,10 +59,10 @@ function hasConstantTsc(): boolean {
   return /^flags\s*:.*\bconstant_tsc\b/m.test(cpuinfo) && /\bnonstop_tsc\b/.test(cpuinfo);
 }
 
-/** Made once: the page is never given back, and koffi takes each prototype's name once. */
+/** Made once: the page is never freed, and koffi accepts each prototype's name once. */
 let reader: (() => bigint) | null = null;
 
-/** One page of code that lives as long as the process; null where the kernel allows no such page. */
+/** One page of code that lives as long as the process; null if the kernel forbids it. */
 function makeReader(): (() => bigint) | null {
   const libc = koffi.load('libc.so.6');
   const mmap = libc.func('intptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)');

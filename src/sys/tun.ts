@@ -20,7 +20,7 @@ const TUNSETGROUP = 0x400454ce;
 const IFF_TAP = 0x0002;
 const IFF_NO_PI = 0x1000;
 const IFF_VNET_HDR = 0x4000;
-/** Refuse (EBUSY) where TUNSETIFF would join an interface that exists. */
+/** Refuse (EBUSY) to join an existing interface. */
 const IFF_TUN_EXCL = 0x8000;
 
 /** struct ifreq: char name[16], then a union of 24 bytes that begins with i16 flags. */
@@ -29,16 +29,16 @@ const IFREQ_BYTES = 40;
 const NAME_BYTES_MAX = 15;
 
 interface TapOptions {
-  /** 1 to 15 ASCII characters. The caller has checked it: the kernel takes `%d` for a template. */
+  /** 1 to 15 ASCII characters. The caller has checked it: the kernel reads `%d` as a template. */
   readonly name: string;
-  /** Who may open it without CAP_NET_ADMIN, by numeric id. */
+  /** May open it without CAP_NET_ADMIN; numeric ids. */
   readonly owner?: { readonly uid: number; readonly gid: number } | undefined;
 }
 
 /**
  * Makes a TAP whose frames carry a virtio-net header and no protocol information.
- * @returns a descriptor that is the caller's, non-blocking and closed by exec: a child gets it by `stdio`
- * of spawn. On an error nothing is left.
+ * @returns a non-blocking descriptor, which the caller owns, closed on exec: a child gets it by `stdio` of `spawn`. On
+ * an error, nothing is left.
  * @throws Error of Node `ENOENT`, `EACCES`: the device can't be opened.
  * @throws SyscallError `EBUSY`: the name is taken; `EPERM`: CAP_NET_ADMIN is missing.
  */
@@ -58,13 +58,13 @@ export function createTap({ name, owner }: TapOptions): number {
   }
 }
 
-/** Who may open it without CAP_NET_ADMIN from now on. @throws SyscallError */
+/** Sets who may open the TAP without CAP_NET_ADMIN. @throws SyscallError */
 export function setTapOwner(fd: number, { uid, gid }: NonNullable<TapOptions['owner']>): void {
   check(ioctlNumber(fd, TUNSETOWNER, uid), `TUNSETOWNER fd ${fd}`);
   check(ioctlNumber(fd, TUNSETGROUP, gid), `TUNSETGROUP fd ${fd}`);
 }
 
-/** Keeps the interface of `fd` when the last descriptor of it is closed. @throws SyscallError */
+/** Makes the interface of `fd` outlive its last descriptor. @throws SyscallError */
 export function keepTap(fd: number): void {
   check(ioctlNumber(fd, TUNSETPERSIST, 1), `TUNSETPERSIST fd ${fd}`);
 }
