@@ -101,7 +101,7 @@ sys.exit(7)
     const run = cli(['run', '--timeout', '2s', '-c', 'import time; time.sleep(600)']);
     const { status, stderr } = await run.result;
     expect(status).toBe(124);
-    expect(stderr).toContain('reached its time limit');
+    expect(stderr).toContain('exceeded its time limit');
     await expectNothingLeft();
   });
 
@@ -201,7 +201,7 @@ describe('run: invalid input', () => {
       const { status, stderr } = await cli(['run', '-c', '1'], {
         env: { NEUROVISOR_HOME: home, PATH },
       }).result;
-      expect(stderr).toMatch(/\d [MG]iB of disk space are needed/);
+      expect(stderr).toMatch(/needs \d+ MiB of disk space/);
       expect(stderr).toContain('fix:');
       expect(status).toBe(125);
     } finally {
