@@ -7,10 +7,10 @@
  *     const result = await sandbox.runCode('print(1 + 1)');
  *     console.log(result.stdout);                            // "2\n"
  *
- * Where a daemon runs (`neurovisor serve`) the sandbox is one of the daemon's and outlives this process,
- * unless it is killed or its time is over. Otherwise it is one of this process: the first `create` on a
- * machine sets it up (minutes; pass `onProgress` to watch), sandboxes share the vsock worker, the bridge
- * and the model server, and all of that ends with the last of them.
+ * With a daemon (`neurovisor serve`) the sandbox belongs to the daemon and outlives this process, unless it is killed or
+ * times out. Without one it belongs to this process: the first `create` on a machine sets the machine up (minutes; pass
+ * `onProgress` to watch). Sandboxes then share the vsock worker, the bridge and the model server, which end with the
+ * last sandbox.
  */
 import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from './base/channel.ts';
@@ -79,15 +79,15 @@ export type Fork =
   | { readonly ok: false; readonly code: string; readonly message: string };
 
 /**
- * One microVM. Ends with `kill`, with its `timeoutMs`, or with `await using`. Methods reject with a
- * CodedError: `gone` when it has ended, `not_ready` when it is paused and does not resume by itself.
+ * One microVM. Ends with `kill`, its `timeoutMs`, or `await using`. Methods reject with a CodedError: `gone` if it has
+ * ended, `not_ready` if it is paused without `autoResume`.
  */
 export class Sandbox {
   /** `[a-z0-9]{20}`. */
   readonly id: string;
   /** Files of the guest; relative paths start in the user's home. */
   readonly files: GuestFiles;
-  /** Phases of the start, milliseconds; null: it was ready before anybody asked for it. */
+  /** Phases of the start, milliseconds; null: taken from a pool. */
   readonly timings: StartTimings | null;
   /** `kvm` or `tcg` (software emulation, many times slower). */
   readonly accelerator: string;
@@ -105,10 +105,10 @@ export class Sandbox {
   }
 
   /**
-   * Starts a sandbox as fast as it can be: from a pool, from a template of its size, else by a boot. It is
-   * ready when the promise resolves.
-   * @throws CodedError with `code` and, where there is one, `remedy`: `spec_invalid`, `start_failed`,
-   *   `cancelled`, `busy`, `daemon_unreachable`, `upstream_unreachable`, or what set-up could not get
+   * Starts a sandbox in the fastest way: from a pool, a template of its size, or a boot. It is ready when the promise
+   * resolves.
+   * @throws CodedError with `code` and, if known, `remedy`: `spec_invalid`, `start_failed`, `cancelled`, `busy`,
+   *   `daemon_unreachable`, `upstream_unreachable`, or an error of the set-up
    */
   static async create(options: CreateOptions = {}): Promise<Sandbox> {
     const { daemon, signal, onProgress, log, ...request } = options;
@@ -117,7 +117,7 @@ export class Sandbox {
     return new Sandbox(host, info);
   }
 
-  /** A sandbox by its id. @throws CodedError `not_found`, `gone` */
+  /** Returns a sandbox by its id. @throws CodedError `not_found`, `gone` */
   static async connect(id: string, options: HostOptions = {}): Promise<Sandbox> {
     const host = await hosts.open(options);
     const info = await host.use((control) => control.get(id));
@@ -125,25 +125,25 @@ export class Sandbox {
     return new Sandbox(host, info);
   }
 
-  /** Newest first; without a daemon those of this process, and those that are paused to disk. */
+  /** Lists sandboxes, newest first; without a daemon those of this process, and those paused to disk. */
   static async list(options: ListOptions = {}): Promise<readonly SandboxInfo[]> {
     const { status, metadata, ...where } = options;
     const host = await hosts.open(where);
     return await host.use((control) => control.list({ status, metadata }));
   }
 
-  /** Its state, labels, size and times as they are now. */
+  /** Returns the present state, labels, size and times. */
   info(): Promise<SandboxInfo> {
     return this.#host.use((control) => control.get(this.id));
   }
 
-  /** Resolves when nothing of the sandbox is left, and says why. Never rejects. */
+  /** Resolves with the cause when nothing of the sandbox is left. Never rejects. */
   get ended(): Promise<End> {
     this.#ended ??= this.#untilEnded();
     return this.#ended;
   }
 
-  /** Runs Python code in a fork of the warmed interpreter; each call is a process of its own. */
+  /** Runs Python code in a fork of the warmed interpreter, one process per call. */
   async runCode(
     code: string,
     options: RunOptions & { readonly args?: readonly string[] } = {},
@@ -153,46 +153,44 @@ export class Sandbox {
     return await collect((base) => guest.python({ ...base, script: { code }, args }), rest);
   }
 
-  /** Runs a program by its arguments; no shell is involved. */
+  /** Runs a program with arguments, without a shell. */
   async exec(argv: readonly string[], options: RunOptions = {}): Promise<RunResult> {
     const guest = await this.#guest();
     return await collect((base) => guest.exec({ ...base, argv }), options);
   }
 
-  /** Starts a program and hands out its streams; for long-running and interactive ones. */
+  /** Starts a long-running or interactive program and returns its streams. */
   async start(argv: readonly string[], options: RunOptions = {}): Promise<Process> {
     const { signal, ...rest } = withoutCallbacks(options);
     return await (await this.#guest()).exec({ ...rest, argv }, signal);
   }
 
-  /** The programs that were started and still run. */
+  /** Lists the running programs that were started here. */
   async processes(): Promise<readonly ProcessInfo[]> {
     return await (await this.#guest()).processes();
   }
 
-  /** Takes over the streams of a detached program, or of one that lost its connection by a pause. */
+  /** Attaches to the streams of a detached program, or of one that a pause has disconnected. */
   async attach(pid: number): Promise<Process> {
     return await (await this.#guest()).attach(pid);
   }
 
-  /** Raw bytes to a TCP port on the guest's loopback. */
+  /** Opens a byte stream to a TCP port on the guest's loopback. */
   async connect(port: number): Promise<Duplex> {
     return await (await this.#guest()).connect(port);
   }
 
   /**
-   * Listens at 127.0.0.1 and passes connections on to a TCP port on the guest's loopback, until `close` or
-   * the sandbox's end.
-   * @param options.over `channel` (default): to what listens on its loopback. `nic`: to what listens at the
-   *   address of its network card
-   * @param options.localPort default: the same number if it can be had, else any that is free
+   * Listens at 127.0.0.1 and forwards connections to a TCP port of the guest, until `close` or the sandbox's end.
+   * @param options.over `channel` (default): the guest's loopback. `nic`: the address of its network card
+   * @param options.localPort default: the same number if it is free, else any free port
    * @throws CodedError `port_in_use`, `not_permitted`, `listen_failed`
    */
   async forward(
     port: number,
     options: { readonly localPort?: number; readonly over?: 'channel' | 'nic' } = {},
   ): Promise<PortForward> {
-    // One that has ended, or is paused for good, is told now.
+    // Fails now if the sandbox has ended, or is paused without `autoResume`.
     await this.#guest();
     const forward = await forwardPort({
       guestPort: port,
@@ -215,66 +213,65 @@ export class Sandbox {
     return this.#host.use((control) => control.channelStats(this.id));
   }
 
-  /** Changes the channel's token buckets while the sandbox runs; what is not named has no limit then. */
+  /** Replaces the rate limits of the channel; an omitted limit means none. */
   async setChannelLimits(channelLimits: ChannelLimits): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { channelLimits }));
   }
 
-  /** How fast it may use its disks, from now on; what is not named has no limit then. */
+  /** Replaces the limits of the disks; an omitted limit means none. */
   async setDiskLimits(diskLimits: DiskLimits): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { diskLimits }));
   }
 
   /**
-   * What it may connect to from now on; what that forbids is closed. Null: its network card is unplugged.
-   * @throws CodedError `spec_invalid` with the rule that is wrong; `network_unavailable`
+   * Replaces the network policy at once; forbidden connections are closed. Null: unplugs the network card.
+   * @throws CodedError `spec_invalid`, naming the rule; `network_unavailable`
    */
   async setNetwork(network: NetworkOptions | null): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { network }));
   }
 
   /**
-   * What its guest may use without having it; replaces all that there are. Programs that run keep the
-   * placeholder of a name.
+   * Replaces all secrets: values that the guest can use but not read. Running programs keep the placeholder of a name.
    */
   async setSecrets(secrets: readonly SecretOptions[]): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { secrets }));
   }
 
-  /** The last requests to the model, oldest first. */
+  /** Returns the last requests to the model, oldest first. */
   usage(): Promise<readonly UsageRecord[]> {
     return this.#host.use((control) => control.usage(this.id));
   }
 
-  /** Its serial console and the VMM's log; also after its end, unless it was killed by `kill`. */
+  /** Returns the serial console and the VMM's log; after the end, too, except after `kill`. */
   logs(): Promise<SandboxLogs> {
     return this.#host.use((control) => control.logs(this.id));
   }
 
   /**
-   * What happens to its memory (`pressure`, `near_oom`, `oom`), what was done about it, and its end:
+   * Yields memory events (`pressure`, `near_oom`, `oom`), the actions taken, and the end:
    *
    *     for await (const event of sandbox.events()) if (event.type === 'near_oom') …
    *
-   * First those that are kept, then each as it comes. Leave the loop, or abort the signal, to stop.
+   * Stored events come first, then live ones. Leave the loop or abort the signal to stop.
    */
   async *events(options: EventsOptions = {}): AsyncGenerator<TimedEvent, void, undefined> {
     yield* await this.#host.use(async (control) => control.events(this.id, options));
   }
 
-  /** From now on; null: no limit. */
+  /** Sets the timeout, counted from now; null: none. */
   async setTimeout(timeoutMs: number | null): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { timeoutMs }));
   }
 
-  /** Replaces what `info` tells as `metadata`. */
+  /** Replaces the `metadata`. */
   async setMetadata(metadata: Readonly<Record<string, string>>): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { metadata }));
   }
 
   /**
-   * Stops it; files, programs and their memory stay. To `memory` (default): the CPUs stop. To `disk`: its
-   * memory is given back, connections end, and it outlives this process.
+   * Pauses the sandbox; files, programs and their memory stay. To `memory` (default): the CPUs stop. To `disk`: the memory
+   * is freed, connections end, and the sandbox outlives this process.
    */
   async pause(options: { readonly to?: 'memory' | 'disk' } = {}): Promise<void> {
     const { to = 'memory' } = options;
@@ -285,12 +282,12 @@ export class Sandbox {
     await this.#host.use((control) => control.resume(this.id));
   }
 
-  /** Keeps its state; `create({ snapshot })` goes on from it. This one goes on too; connections end. */
+  /** Saves the state for `create({ snapshot })`. The sandbox continues; its connections end. */
   snapshot(options: { readonly name?: string } = {}): Promise<SnapshotInfo> {
     return this.#host.use((control) => control.snapshot(this.id, options));
   }
 
-  /** Copies, each with an identity of its own and its own outcome. */
+  /** Makes copies, each with its own identity and outcome. */
   async fork(options: Partial<ForkOptions> = {}): Promise<readonly Fork[]> {
     const results = await this.#host.use((control) =>
       control.fork(this.id, { count: 1, ...options }),
@@ -326,14 +323,14 @@ export class Sandbox {
     const stop = this.#host.onChange(({ id, end }) => {
       if (id === this.id && end !== null) resolve(end);
     });
-    // It may have ended before anybody listened.
+    // It may have ended before `onChange`.
     this.info().then(
       ({ end }) => {
         if (end !== null) resolve(end);
       },
       (error: unknown) => {
-        ignore(error, 'it ended long ago');
-        resolve(unknownEnd('it has ended; why is not known any more'));
+        ignore(error, 'the sandbox is forgotten');
+        resolve(unknownEnd('the cause is no longer known'));
       },
     );
     this.#end = await promise;

@@ -1,4 +1,4 @@
-/** Runs a program to its end and keeps its output. */
+/** Runs a program to its end and collects its output. */
 import type { Readable } from 'node:stream';
 import { MIB } from '../base/units.ts';
 import type { RunOptions as GuestRunOptions, Process } from '../guest/link.ts';

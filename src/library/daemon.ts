@@ -1,4 +1,4 @@
-/** How the daemon is found: at this home's socket, or where NEUROVISOR_URL says. */
+/** Finds the daemon: at this home's socket, or at NEUROVISOR_URL. */
 import { existsSync } from 'node:fs';
 import { systemClock } from '../base/clock.ts';
 import type { RemoteControlPlane } from '../client/client.ts';
@@ -6,12 +6,12 @@ import type { Config } from '../config.ts';
 import { daemonSocket, resolveHome } from '../home.ts';
 import { parseTraceparent, type SpanContext } from '../trace/trace.ts';
 
-/** The daemon's control plane; dispose of it to let its connections go. */
+/** The daemon's control plane; dispose of it to close its connections. */
 export type Daemon = RemoteControlPlane;
 
 /** @throws ClientError `daemon_unreachable`, `unauthorized` */
 export async function openDaemon(config: Config): Promise<Daemon> {
-  // Loaded only here: who starts sandboxes of his own needs no client.
+  // Loaded only here: sandboxes of this process need no client.
   const { connectDaemon } = await import('../client/client.ts');
   const { daemonUrl: url, daemonKey: apiKey } = config;
   const trace = traceOf(config);
@@ -20,9 +20,9 @@ export async function openDaemon(config: Config): Promise<Daemon> {
 }
 
 /**
- * The daemon that serves whoever does not ask for one in particular; null: there is none, or what is set
- * for this process (model server, accelerator, jail) may not be what that daemon was started with.
- * @throws ClientError when NEUROVISOR_URL names one that does not answer
+ * The daemon to use by default; null: none runs, or this process has settings (model server, accelerator, VMM, GPU, jail)
+ * that the daemon may not have been started with.
+ * @throws ClientError: the daemon at NEUROVISOR_URL does not answer
  */
 export async function openUsualDaemon(config: Config): Promise<Daemon | null> {
   if (config.daemonUrl !== null) return await openDaemon(config);
@@ -31,7 +31,7 @@ export async function openUsualDaemon(config: Config): Promise<Daemon | null> {
   return await openDaemonIfRunning(config);
 }
 
-/** Null: none answers at this home's socket. */
+/** The daemon at this home's socket; null: none answers. */
 export async function openDaemonIfRunning(config: Config): Promise<Daemon | null> {
   const path = socketPath(config);
   if (!existsSync(path)) return null;
@@ -40,7 +40,7 @@ export async function openDaemonIfRunning(config: Config): Promise<Daemon | null
   return new RemoteControlPlane({ socketPath: path, trace: traceOf(config) }, systemClock);
 }
 
-/** What starts a process within a trace says so in its environment, as it does to programs in a guest. */
+/** The trace of this process, from its environment. */
 const traceOf = ({ traceparent }: Config): SpanContext | undefined =>
   parseTraceparent(traceparent) ?? undefined;
 

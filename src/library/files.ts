@@ -1,4 +1,4 @@
-/** Files of a guest that is asked for anew at each call: a pause in between may have changed it. */
+/** Files of a sandbox. Each call gets the guest anew, since a pause may have replaced it. */
 import type { Guest, GuestFiles } from '../guest/link.ts';
 
 export function filesOf(guest: () => Promise<Guest>): GuestFiles {

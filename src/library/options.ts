@@ -1,4 +1,4 @@
-/** What the library's methods take and give. */
+/** Options and results of the library's methods. */
 import type { RunOptions as GuestRunOptions, ProcessExit } from '../guest/link.ts';
 import type { CreateRequest, SandboxFilter } from '../sandbox/control.ts';
 import type { HostOptions } from './host.ts';
@@ -14,7 +14,7 @@ export interface RunOptions
   > {
   /** Text or bytes for the program's standard input. Default: none. */
   readonly stdin?: string | Uint8Array;
-  /** Called with each piece of output as it comes. */
+  /** Called with each chunk of output. */
   readonly onStdout?: (chunk: Buffer) => void;
   readonly onStderr?: (chunk: Buffer) => void;
   /** Cancels the wait and kills the program. */
@@ -22,7 +22,7 @@ export interface RunOptions
 }
 
 export interface RunResult extends ProcessExit {
-  /** At most 16 MiB of each are kept; `onStdout` and `onStderr` see all of it. */
+  /** At most 16 MiB of each stream are kept; `onStdout` and `onStderr` get all of it. */
   readonly stdout: string;
   readonly stderr: string;
 }

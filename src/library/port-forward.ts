@@ -1,12 +1,12 @@
 /**
- * A port of a guest's loopback at a port of this machine's loopback (io). Each connection is one operation
- * of the guest's agent, so no network card is needed, and a daemon's sandboxes are reached as well.
+ * Forwards a port of this machine's loopback to a port of a guest's loopback (io). Each connection is one operation of
+ * the guest's agent, so it needs no network card, and works with a daemon's sandboxes, too.
  *
  *     program ──► 127.0.0.1:localPort ──► connect ──► channel ──► agent ──► 127.0.0.1:guestPort in the guest
  *
- * A slow side stops the other; half-closes go through. A connection that can't be made or fails on our side
- * is a reset here. One that the guest resets, or that a pause cuts off, looks like an end in order: the
- * unix sockets of the channel and of a daemon have no other way to say it.
+ * Backpressure and half-closes pass through. A connection that can't be made or fails on our side is reset. A reset by
+ * the guest, or a disconnect by a pause, looks like an orderly close: the unix sockets of the channel and of a daemon
+ * cannot signal a reset.
  */
 import { once } from 'node:events';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
@@ -17,16 +17,16 @@ import { ignore } from '../base/ignore.ts';
 export type ForwardErrorCode =
   /** Another program has the local port. */
   | 'port_in_use'
-  /** This user may not listen at the local port. */
+  /** This user may not listen on the local port. */
   | 'not_permitted'
   | 'listen_failed'
-  /** As many connections as one forwarded port has at once are open. */
+  /** The connection limit of a forwarded port is reached. */
   | 'too_many';
 
 export class ForwardError extends CodedError<ForwardErrorCode> {}
 
 export const LIMITS = {
-  /** Of one forwarded port; further ones are reset. Half of what an agent serves at once. */
+  /** Per forwarded port; further ones are reset. Half of an agent's limit. */
   connectionsMax: 64,
 } as const;
 
@@ -42,15 +42,15 @@ export interface PortForward extends AsyncDisposable {
 
 export interface ForwardOptions {
   readonly guestPort: number;
-  /** Null: the guest's number if it can be had here, else any that is free. */
+  /** Null: the guest's number if it is free here, else any free port. */
   readonly localPort: number | null;
-  /** A stream to that port of the guest; dropped when the signal aborts. */
+  /** Opens a stream to that port of the guest; aborting the signal drops it. */
   readonly connect: (port: number, signal: AbortSignal) => Promise<Duplex>;
-  /** Told of each connection that was reset because the guest could not be connected to. */
+  /** Called for each connection that was reset because connecting to the guest failed. */
   readonly onRefused?: (error: unknown) => void;
 }
 
-/** Resolves when it listens. @throws ForwardError `port_in_use`, `not_permitted`, `listen_failed` */
+/** Resolves when the port is open. @throws ForwardError `port_in_use`, `not_permitted`, `listen_failed` */
 export async function forwardPort(options: ForwardOptions): Promise<PortForward> {
   const forward = new ListeningForward(options);
   await forward.listen();
@@ -83,7 +83,7 @@ class ListeningForward implements PortForward {
       await this.#listenAt(localPort ?? guestPort);
     } catch (error) {
       if (localPort !== null || !isTaken(error)) throw listenError(localPort ?? guestPort, error);
-      ignore(error, 'any other port is as good');
+      ignore(error, 'any other port will do');
       await this.#listenAt(0);
     }
     this.#server.on('error', (error) => this.#options.onRefused?.(error));
@@ -108,7 +108,7 @@ class ListeningForward implements PortForward {
 
   async #serve(client: Socket): Promise<void> {
     const left = new AbortController();
-    client.on('error', (error) => ignore(error, 'the close that follows tells'));
+    client.on('error', (error) => ignore(error, 'reported by the close that follows'));
     client.once('close', () => {
       this.#clients.delete(client);
       left.abort();
@@ -118,7 +118,7 @@ class ListeningForward implements PortForward {
       join(client, await this.#options.connect(this.guestPort, left.signal));
     } catch (error) {
       client.resetAndDestroy();
-      if (left.signal.aborted) ignore(error, 'the program here left first');
+      if (left.signal.aborted) ignore(error, 'the local program disconnected first');
       else this.#options.onRefused?.(error);
     }
   }
@@ -134,10 +134,10 @@ class ListeningForward implements PortForward {
 }
 
 function join(client: Socket, guest: Duplex): void {
-  guest.on('error', (error) => ignore(error, 'the close that follows tells'));
+  guest.on('error', (error) => ignore(error, 'reported by the close that follows'));
   whenCutOff(client, () => guest.destroy());
   whenCutOff(guest, () => {
-    // What the guest has said to its end still arrives.
+    // Data that the guest sent before its end is still delivered.
     if (guest.readableEnded) client.destroySoon();
     else client.resetAndDestroy();
   });
@@ -146,7 +146,7 @@ function join(client: Socket, guest: Duplex): void {
   guest.pipe(client);
 }
 
-/** Calls `run` when the stream is gone before both its directions have ended in order. */
+/** Calls `run` if the stream closes before both directions have ended. */
 function whenCutOff(stream: Duplex, run: () => void): void {
   const closed = (): void => {
     if (!stream.readableEnded || !stream.writableFinished) run();
@@ -155,20 +155,20 @@ function whenCutOff(stream: Duplex, run: () => void): void {
   else stream.once('close', closed);
 }
 
-/** By another program, or, below 1024, by root. */
+/** In use by another program, or reserved for root (below 1024). */
 function isTaken(error: unknown): boolean {
   return ['EADDRINUSE', 'EACCES'].includes(errorCode(error) ?? '');
 }
 
 function listenError(port: number, cause: unknown): ForwardError {
-  const message = `listen at ${ADDRESS} port ${port}`;
+  const message = `cannot listen on ${ADDRESS}:${port}`;
   switch (errorCode(cause)) {
     case 'EADDRINUSE': {
-      const remedy = 'end the program that listens there, or name another local port, or none';
+      const remedy = 'stop the program that listens there, or use another local port, or none';
       return new ForwardError('port_in_use', message, { cause, remedy });
     }
     case 'EACCES': {
-      const remedy = 'name a local port of at least 1024';
+      const remedy = 'use a local port of 1024 or higher';
       return new ForwardError('not_permitted', message, { cause, remedy });
     }
     default:

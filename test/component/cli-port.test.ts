@@ -352,7 +352,7 @@ describe('errors of port', () => {
     const running = port(testCli().cli, control, id, [`1:${first}`, `1:${taken}`]);
     await expect(running).rejects.toMatchObject({
       code: 'port_in_use',
-      message: `listen at 127.0.0.1 port ${taken}`,
+      message: `cannot listen on 127.0.0.1:${taken}`,
       remedy: expect.stringContaining('another local port'),
     });
     expect(await outcome(client(first))).toBe('ECONNREFUSED');

@@ -1,4 +1,4 @@
-/** What `run` is to do and what it tells, whoever has the sandbox: this process or the daemon. */
+/** The work of a `run` and its report, whether the sandbox is this process's or the daemon's. */
 import type { UsageRecord } from '../../../bridge/bridge.ts';
 import type { JailMode } from '../../../config.ts';
 import type { ProcessExit, PythonSpec } from '../../../guest/link.ts';
@@ -26,15 +26,15 @@ export interface RunFlags extends SandboxFlags {
   readonly daemon?: boolean;
 }
 
-/** What is to run, wherever. */
+/** A script with its arguments and options. */
 export interface RunJob {
-  /** Null: only with a console. */
+  /** Null: a console without a script. */
   readonly script: Script | null;
   readonly args: readonly string[];
   readonly flags: RunFlags;
 }
 
-/** What `-o json` prints when the script has ended. */
+/** The output of `-o json`. */
 export interface RunReport {
   readonly sandbox: string;
   readonly accelerator: string;
@@ -47,7 +47,7 @@ export interface RunReport {
   readonly usage: readonly UsageRecord[];
 }
 
-/** What is wrong with it, before anything is started for it. @throws UsageError */
+/** Checks the options before anything is started. @throws UsageError */
 export function checkJob(flags: RunFlags): void {
   if (flags.timeout !== undefined) ranges.timeout(flags.timeout);
   const { interactive = false, tty = false } = flags;
@@ -57,7 +57,7 @@ export function checkJob(flags: RunFlags): void {
   }
 }
 
-/** What the guest is asked for. */
+/** The request to the guest. */
 export function pythonSpec(script: Script, args: readonly string[], flags: RunFlags): PythonSpec {
   const { code, filename } = script;
   return {
@@ -69,7 +69,7 @@ export function pythonSpec(script: Script, args: readonly string[], flags: RunFl
   };
 }
 
-/** Standard input is the script's, unless the script came by it. */
+/** The script gets standard input, unless the script itself was read from it. */
 export function readsStdin(script: Script): boolean {
   return script.filename !== '<stdin>';
 }

@@ -1,6 +1,6 @@
 /**
- * `neurovisor run`: runs one script in a fresh sandbox, passes its streams and its exit status on, and
- * removes every trace. Where a daemon runs and can do it, the sandbox is one of the daemon's.
+ * `neurovisor run`: runs one script in a fresh sandbox, passes on its streams and exit status, and removes every trace.
+ * The sandbox belongs to the daemon if one runs and supports the options, otherwise to this process.
  */
 
 import { type Daemon, openDaemon, openUsualDaemon } from '../../../library/daemon.ts';
@@ -12,7 +12,7 @@ import { requireCopies } from '../../transfer/copy-in.ts';
 import { checkJob, type RunFlags, type RunJob } from './job.ts';
 import { readScript, type Script } from './script.ts';
 
-/** @returns the exit status of this command: the script's own, or 124/125/128+n as in README.md */
+/** Returns the exit status of this command: the script's own, or 124/125/128+n as in README.md. */
 export async function run(
   cli: Cli,
   file: string | undefined,
@@ -39,7 +39,7 @@ export async function run(
   return await runHere(cli, job);
 }
 
-/** @throws UsageError when a daemon is wanted for what only this process can do */
+/** @throws UsageError: --daemon with an option that needs a sandbox of this process */
 async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
   if (flags.daemon === false) return null;
   const alone = onlyHere(flags);
@@ -50,7 +50,7 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
   return alone === null ? await openUsualDaemon(cli.config) : null;
 }
 
-/** The flag that needs a sandbox of this process; null: there is none. */
+/** The option that needs a sandbox of this process; null: none. */
 export function onlyHere(flags: RunFlags): string | null {
   if (flags.interactive === true && flags.tty === true) return '-it';
   if (flags.template === false) return '--no-template';

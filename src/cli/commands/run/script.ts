@@ -1,4 +1,4 @@
-/** Reads the script that `run` is given, and refuses what can't be one before any VM is started. */
+/** Reads the script of `run`, and refuses anything else before a VM is started. */
 import { readFile, stat } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -8,7 +8,7 @@ import { UsageError } from '../../failure.ts';
 
 export interface Script {
   readonly code: string;
-  /** What tracebacks and `__file__` show. */
+  /** Shown in tracebacks and as `__file__`. */
   readonly filename: string;
 }
 
