@@ -1,4 +1,4 @@
-/** Attempts at something that may fail: a failure is counted and told, and the benchmark goes on. */
+/** Attempts that may fail: a failure is counted and reported, and the benchmark continues. */
 import { describeError } from '../base/errors.ts';
 import type { Measurement } from './benchmark.ts';
 
@@ -11,7 +11,7 @@ export class Attempts {
     this.#signal = signal;
   }
 
-  /** What `work` gives; undefined: it failed. @throws the signal's reason once that is aborted */
+  /** Returns the result of `work`, or undefined if it failed. @throws the signal's reason once it is aborted */
   async run<T>(work: () => Promise<T>): Promise<T | undefined> {
     this.#signal.throwIfAborted();
     try {
@@ -28,8 +28,8 @@ export class Attempts {
     this.#lastFailure = failure;
   }
 
-  /** For a measurement, beside what else is to be said. */
-  told(note?: string): Pick<Measurement, 'failed' | 'note'> {
+  /** The failures, for a measurement. @param note an additional note */
+  failures(note?: string): Pick<Measurement, 'failed' | 'note'> {
     const failure = this.#lastFailure === null ? [] : [`last failure: ${this.#lastFailure}`];
     const notes = [...(note === undefined ? [] : [note]), ...failure];
     return { failed: this.#failed, ...(notes.length === 0 ? {} : { note: notes.join('; ') }) };

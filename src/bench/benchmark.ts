@@ -1,6 +1,6 @@
 /**
- * What a benchmark is: rounds of samples of one figure, with the samples of its baseline taken in the
- * same run. `neurovisor bench` prints the result; nothing here decides whether a figure is good.
+ * A benchmark: rounds of samples of a figure, with the samples of its baseline taken in the same run. `neurovisor bench`
+ * prints the result; nothing here judges it.
  */
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
@@ -9,36 +9,36 @@ import type { Runtime } from '../runtime/runtime.ts';
 export interface BenchContext {
   readonly runtime: Runtime;
   readonly config: Config;
-  /** How often each thing is measured; a benchmark may need several samples per round. */
+  /** Rounds of measurement; a benchmark may take several samples per round. */
   readonly rounds: number;
   readonly signal: AbortSignal;
   readonly log: Log;
-  /** Whether a figure was asked for; one that was not need not be measured. */
+  /** Whether a figure was requested; others need not be measured. */
   wants(name: string): boolean;
-  /** One short line about what is being done. */
+  /** Shows one short line of progress. */
   say(text: string): void;
 }
 
 export interface Measurement {
   readonly name: string;
   readonly unit: 'ms' | 'µs' | 'ns' | 'MB/s' | 'MiB' | 'instructions';
-  /** What executed guest code while this was measured; `none` where no guest took part. */
+  /** The accelerator of the guest; `none` without a guest. */
   readonly accelerator: string;
-  /** None if every attempt failed. */
+  /** Empty if every attempt failed. */
   readonly samples: readonly number[];
   readonly baseline: { readonly name: string; readonly samples: readonly number[] } | null;
-  /** Attempts that gave no sample. Default 0. */
+  /** Failed attempts. Default 0. */
   readonly failed?: number;
   /** Why there is no baseline, or what the figure includes. */
   readonly note?: string | undefined;
 }
 
 export interface Benchmark {
-  /** The figures that one run of this gives; `figure/parameter` where there are several of one kind. */
+  /** The figures of one run; `figure/parameter` for several of one kind. */
   readonly names: readonly string[];
-  /** What is measured, in one line for `--help`. */
+  /** One line for `--help`. */
   readonly summary: string;
-  /** It starts no VM: its context has no runtime, and this machine need not be set up for it. */
+  /** The benchmark starts no VM: its context has no runtime, and it needs no set-up. */
   readonly withoutRuntime?: true;
   measure(context: BenchContext): Promise<readonly Measurement[]>;
 }
@@ -48,10 +48,10 @@ export interface BenchResult {
   readonly unit: string;
   readonly accelerator: string;
   readonly n: number;
-  /** Null: there is no sample. */
+  /** Null: no sample. */
   readonly p50: number | null;
   readonly p95: number | null;
-  /** Share of the attempts that gave a sample, 0 … 1. */
+  /** Share of successful attempts, 0 … 1. */
   readonly success: number;
   readonly baseline: {
     readonly name: string;
@@ -95,11 +95,11 @@ export function percentile(samples: readonly number[], percent: number): number 
   const sorted = [...samples].sort((a, b) => a - b);
   const rank = Math.max(1, Math.ceil((percent / 100) * sorted.length));
   const value = sorted[rank - 1];
-  if (value === undefined) throw new Error('a percentile of no samples');
+  if (value === undefined) throw new Error('percentile needs at least one sample');
   return value;
 }
 
-/** @param wanted figures, or what stands before their dot or stroke; none: all */
+/** @param wanted figures, or prefixes up to a dot or slash; empty: all */
 export function isWanted(name: string, wanted: readonly string[]): boolean {
   const isPart = (one: string): boolean =>
     name === one || name.startsWith(`${one}.`) || name.startsWith(`${one}/`);

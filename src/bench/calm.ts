@@ -1,19 +1,19 @@
-/** Waits until the machine has nothing else to do: figures of milliseconds mean little beside other work. */
+/** Waits until the machine is idle: other work distorts figures in milliseconds. */
 import { cpus } from 'node:os';
 import { sleep } from '../base/clock.ts';
 
-/** Milliseconds since the start of the machine, all processors together. */
+/** Milliseconds since boot, over all processors. */
 interface CpuTimes {
   readonly idleMs: number;
   readonly allMs: number;
 }
 
 const LOOK_EVERY_MS = 250;
-/** What a few idle sandboxes take together. */
+/** The load of a few idle sandboxes. */
 const BUSY_SHARE_MAX = 0.1;
 const WAIT_MS_MAX = 20_000;
 
-/** @returns false: it was still busy after 20 s */
+/** @returns false if it is still busy after 20 s */
 export async function waitForCalm(signal: AbortSignal): Promise<boolean> {
   let before = cpuTimes();
   for (let waitedMs = 0; waitedMs < WAIT_MS_MAX; waitedMs += LOOK_EVERY_MS) {
@@ -25,7 +25,7 @@ export async function waitForCalm(signal: AbortSignal): Promise<boolean> {
   return false;
 }
 
-/** Of all processors' time between two readings, 0 … 1. */
+/** Share of busy CPU time between two readings, 0 … 1. */
 export function busyShare(before: CpuTimes, after: CpuTimes): number {
   const allMs = after.allMs - before.allMs;
   return allMs <= 0 ? 0 : 1 - (after.idleMs - before.idleMs) / allMs;

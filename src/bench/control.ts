@@ -1,4 +1,4 @@
-/** A control plane for a benchmark: a store of its own, and nothing of it is left. */
+/** A control plane for a benchmark, with its own store that is removed afterwards. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CleanupStack } from '../base/cleanup.ts';
@@ -8,7 +8,7 @@ import type { BenchContext } from './benchmark.ts';
 
 interface BenchControl extends AsyncDisposable {
   readonly control: LocalControlPlane;
-  /** On the file system of the user's store, so that what is written costs what it costs there. */
+  /** On the file system of the user's store, so that writes cost the same. */
   readonly dir: string;
 }
 
@@ -27,8 +27,8 @@ export async function openBenchControl({ runtime, log }: BenchContext): Promise<
 }
 
 /**
- * How long a sandbox's processors stand still while `work` goes on, milliseconds: the guest's clock stands
- * with them. Exact to two round trips to the guest.
+ * Measures how long a sandbox is stopped during `work`, milliseconds, by its guest's clock, which stops too. Accurate to
+ * two round trips to the guest.
  */
 export async function standstillMs(
   control: LocalControlPlane,

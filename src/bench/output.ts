@@ -1,11 +1,10 @@
-/** How long a program in a guest takes to its first output. */
 import type { Guest } from '../guest/guest.ts';
 import type { Process } from '../guest/link.ts';
 
-/** The smallest script that says something. */
+/** The smallest script with output. */
 export const PRINT_ONE = { code: 'print(1)', output: '1\n' } as const;
 
-/** Milliseconds from now until the first byte of `output`. @throws when the program prints anything else */
+/** Measures the milliseconds until the first byte of `output`. @throws if the program prints anything else */
 export async function firstOutputMs(
   begin: () => Promise<Process>,
   output: string,
@@ -26,7 +25,7 @@ export async function firstOutputMs(
   return first - began;
 }
 
-/** Of the smallest script. */
+/** Measures the first output of the smallest script. */
 export function printOneMs(guest: Guest, signal: AbortSignal): Promise<number> {
   const script = { code: PRINT_ONE.code };
   return firstOutputMs(() => guest.python({ script, stdin: false }, signal), PRINT_ONE.output);

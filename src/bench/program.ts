@@ -1,8 +1,7 @@
-/** Programs that figures are compared with: used where they are installed, and never needed. */
 import { existsSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
-/** In PATH, then in `moreDirs`. */
+/** Finds an optional baseline program in PATH, then in `moreDirs`. */
 export function findProgram(
   name: string,
   env: Readonly<Record<string, string | undefined>>,

@@ -1,4 +1,4 @@
-/** Every benchmark that `neurovisor bench` knows. */
+/** All benchmarks of `neurovisor bench`. */
 import type { Benchmark } from './benchmark.ts';
 import { bridgeBenchmark } from './channel/bridge.ts';
 import { channelBenchmark, channelMemoryBenchmark } from './channel/channel.ts';

@@ -84,7 +84,7 @@ describe('CgroupMemory', () => {
     expect(memory.oomKills()).toBe(1);
   });
 
-  it('page cache is no want of memory', () => {
+  it('MemoryJudge: page cache is not memory pressure', () => {
     const { files, clock, types } = watched();
     files['memory.usage_in_bytes'] = '2000';
     files['memory.stat'] = 'cache 1500\nshmem 100\n';

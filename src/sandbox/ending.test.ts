@@ -15,7 +15,7 @@ describe('causeOfExit', () => {
     ['rebooted', SHUTDOWN, 'login:', 0, 'guest-shutdown'],
     ['a panic', SHUTDOWN, panic('sysrq triggered crash'), 0, 'guest-panic'],
     [
-      'a panic for want of memory',
+      'an OOM panic',
       SHUTDOWN,
       panic('Out of memory: compulsory panic_on_oom is enabled'),
       0,

@@ -182,7 +182,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     },
   );
 
-  it('makeFirecracker: a VMM that the kernel kills for want of memory is known as one, though its group has gone', async (context) => {
+  it('makeFirecracker: an OOM-killed VMM is reported as one, even if its group is gone', async (context) => {
     const made = await open();
     need(context, 'cgroup', wholeGroups());
     const vm = await made.boot();

@@ -68,7 +68,7 @@ async function sample(name: string, labels: Record<string, string> = {}): Promis
 }
 
 describe('VmmProcesses', () => {
-  it('a kill for want of memory: told once, with who it was and how much it held', async ({
+  it('an OOM kill: reported once, with its victim and the memory that it held', async ({
     skip,
   }) => {
     using cgroup = need({ skip }, 'cgroup', makeSmallCgroup(24 * 1024 * 1024));

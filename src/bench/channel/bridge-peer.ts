@@ -1,7 +1,7 @@
 /**
- * One end of the bridge benchmark, as a process of its own, so that no two share an event loop:
- * `upstream SOCKET` is a model server that says when it sent each chunk, `bridge SOCKET UPSTREAM` is the
- * bridge. Each writes `ready` and ends with its standard input.
+ * One end of the bridge benchmark, in its own process, so that no two share an event loop: `upstream SOCKET` is a model
+ * server that puts the send time into each chunk, `bridge SOCKET UPSTREAM` is the bridge. Each prints `ready` and ends
+ * with its stdin.
  */
 import { createServer, type ServerResponse } from 'node:http';
 import { systemClock } from '../../base/clock.ts';
@@ -37,7 +37,7 @@ const ANSWER = JSON.stringify({
 async function stream(response: ServerResponse, chunks: number): Promise<void> {
   response.writeHead(200, { 'content-type': 'text/event-stream' });
   for (let i = 0; i < chunks; i += 1) {
-    // The monotonic clock is one for all processes of a machine.
+    // All processes of a machine share the monotonic clock.
     const content = String(process.hrtime.bigint());
     const choices = [{ index: 0, delta: { content }, finish_reason: null }];
     response.write(`data: ${JSON.stringify({ id: 'chatcmpl-bench', choices })}\n\n`);

@@ -1,6 +1,6 @@
 /**
- * What the bridge adds on the host: the same client calls the same scripted upstream directly and through
- * the bridge, in turn, all three as processes of their own over unix sockets. No VM is involved.
+ * The overhead of the bridge on the host: a client calls a scripted upstream directly and through the bridge, in turn.
+ * All three are separate processes over unix sockets. No VM is involved.
  */
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -13,8 +13,7 @@ import type { Benchmark } from '../benchmark.ts';
 
 export const bridgeBenchmark: Benchmark = {
   names: ['bridge.request', 'bridge.chunk'],
-  summary:
-    'a small completion and a streamed chunk: through the bridge against the upstream itself',
+  summary: 'a small completion and a streamed chunk: through the bridge against a direct call',
   withoutRuntime: true,
   async measure({ rounds, signal, say }) {
     say('calling a scripted upstream directly and through the bridge, in turn');
@@ -30,7 +29,7 @@ export const bridgeBenchmark: Benchmark = {
   },
 };
 
-/** Milliseconds, in the order in which they were taken. */
+/** Milliseconds, in order of measurement. */
 interface BridgeSamples {
   /** One small chat completion, from the call to the last byte of its answer. */
   readonly request: Pair;
@@ -44,7 +43,7 @@ interface Pair {
 }
 
 interface BridgeBenchOptions {
-  /** Times that each way is taken in turn. */
+  /** Rounds; each measures both ways. */
   readonly rounds?: number;
   readonly requestsPerRound?: number;
   readonly chunksPerRound?: number;
@@ -54,7 +53,7 @@ interface BridgeBenchOptions {
 const DEFAULT_ROUNDS = 10;
 const DEFAULT_REQUESTS = 100;
 const DEFAULT_CHUNKS = 100;
-/** Requests of each way before any is counted: compilers warm up. */
+/** Uncounted requests of each way first, to warm up the JIT. */
 const WARM_UP_REQUESTS = 300;
 
 async function measureBridge(options: BridgeBenchOptions = {}): Promise<BridgeSamples> {
@@ -111,7 +110,7 @@ class Client {
     this.#socketPath = socketPath;
   }
 
-  /** One after another. */
+  /** Sends requests one after another. */
   async requests(count: number): Promise<number[]> {
     const body = chat({});
     const samples: number[] = [];
@@ -125,7 +124,7 @@ class Client {
     return samples;
   }
 
-  /** Of one stream. */
+  /** Measures the chunks of one stream. */
   async chunks(count: number): Promise<number[]> {
     const response = await this.#post(chat({ stream: true, max_tokens: count }));
     const samples: number[] = [];

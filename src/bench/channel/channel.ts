@@ -1,4 +1,4 @@
-/** The vsock channel: round trip, throughput and memory, against the Rust reference where it is installed. */
+/** The vsock channel: round trip, throughput and memory, against the Rust reference if installed. */
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { describeError, errorCode } from '../../base/errors.ts';
@@ -15,7 +15,7 @@ export const channelBenchmark: Benchmark = {
   async measure(context) {
     const { rounds, say } = context;
     const options = { ...vmOptions(context), rounds };
-    // Where `cargo install` puts it.
+    // `cargo install` puts it there.
     const rustPath = findProgram(RUST_PROGRAM, process.env, [join(homedir(), '.cargo/bin')]);
     say(`${rounds} rounds of 1000 round trips and 64 MiB each way`);
     let why = `${RUST_PROGRAM} is not installed (cargo install ${RUST_PROGRAM}@0.3.0)`;
@@ -24,7 +24,7 @@ export const channelBenchmark: Benchmark = {
         const both = await compareVsock({ ...options, rustPath });
         return measurements(context, both.neurovisor, both.rust);
       } catch (error) {
-        // The reference can't read what newer guest kernels send; if it is ours, it fails once more.
+        // The reference can't parse packets of newer guest kernels. If the fault is ours, the next run fails too.
         if (errorCode(error) !== 'guest_silent') throw error;
         why = `with ${RUST_PROGRAM} it failed: ${describeError(error)}`;
       }
@@ -43,7 +43,7 @@ export const channelMemoryBenchmark: Benchmark = {
   async measure(context) {
     const bench = await VsockBench.open({ ...vmOptions(context), backend: 'neurovisor' });
     try {
-      // The first rounds warm compilers and buffers up; what grows after them is the data's doing.
+      // The first rounds warm up the JIT and buffers; later growth comes from the data.
       for (let n = 0; n < 3; n += 1) await bench.round();
       const before = process.memoryUsage.rss();
       const samples: number[] = [];

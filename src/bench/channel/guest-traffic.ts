@@ -1,13 +1,13 @@
-/** What a host program sees of a way to the guest of `fixtures/vsock-guest.c`: round trips and throughput. */
+/** Measures round trips and throughput between a host program and the guest of `fixtures/vsock-guest.c`. */
 import type { Socket } from 'node:net';
 import { CodedError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 
 type VsockBenchErrorCode =
-  /** The guest did not come up, or did not answer in time. */
+  /** The guest did not boot or answer in time. */
   | 'guest_silent'
-  /** The backend that is compared with did not start. */
+  /** The compared backend did not start. */
   | 'backend_failed';
 
 export class VsockBenchError extends CodedError<VsockBenchErrorCode> {}
@@ -21,7 +21,7 @@ export interface TrafficSamples {
   readonly h2gMbPerS: number[];
 }
 
-/** A way that loses a wake-up would otherwise hang the benchmark. */
+/** Keeps a lost wake-up from hanging the benchmark. */
 const SILENCE_MS_MAX = 20_000;
 const ROUND_TRIPS_PER_ROUND = 1_000;
 const WARM_UP_ROUND_TRIPS = 200;
@@ -31,12 +31,12 @@ export class GuestTraffic {
   readonly samples: TrafficSamples = { rttUs: [], g2hMbPerS: [], h2gMbPerS: [] };
   readonly #dial: () => Promise<Socket>;
 
-  /** @param dial a connection to the guest's server, before its first line */
+  /** @param dial connects to the guest's server */
   constructor(dial: () => Promise<Socket>) {
     this.#dial = dial;
   }
 
-  /** Not counted. @throws VsockBenchError */
+  /** Runs uncounted round trips. @throws VsockBenchError */
   async warmUp(): Promise<void> {
     await this.#roundTrips(WARM_UP_ROUND_TRIPS);
   }
@@ -59,13 +59,16 @@ export class GuestTraffic {
       received += bytes.length;
       if (received >= mebibytes * MIB) resolve();
     });
-    socket.on('error', (error) => ignore(error, 'told by what is missing'));
+    socket.on('error', (error) => ignore(error, 'the missing bytes report it'));
     socket.on('close', () => resolve());
     await promise;
     const elapsedMs = performance.now() - startMs;
     socket.destroy();
     if (received !== mebibytes * MIB)
-      throw new VsockBenchError('guest_silent', `receive ${mebibytes} MiB, got ${received} bytes`);
+      throw new VsockBenchError(
+        'guest_silent',
+        `expected ${mebibytes} MiB from the guest, got ${received} bytes`,
+      );
     return received / MIB / (elapsedMs / 1000);
   }
 
@@ -74,20 +77,20 @@ export class GuestTraffic {
     const { socket, next } = await this.#open(`SINK ${mebibytes}\n`);
     await next();
     const block = Buffer.alloc(256 * 1024);
-    // Asked for now: it may come before the last `drain` is seen.
-    const told = next();
+    // Awaited from now on: it may arrive before the last `drain`.
+    const confirmation = next();
     const startMs = performance.now();
     for (let sent = 0; sent < mebibytes * MIB; sent += block.length) {
       if (socket.write(block)) continue;
       await new Promise((resolve) => socket.once('drain', resolve));
     }
-    const counted = Number(String(await told));
+    const counted = Number(String(await confirmation));
     const elapsedMs = performance.now() - startMs;
     socket.destroy();
     if (counted !== mebibytes * MIB)
       throw new VsockBenchError(
         'guest_silent',
-        `send ${mebibytes} MiB, guest got ${counted} bytes`,
+        `sent ${mebibytes} MiB, but the guest got ${counted} bytes`,
       );
     return mebibytes / (elapsedMs / 1000);
   }
@@ -108,17 +111,21 @@ export class GuestTraffic {
 
   async #open(line: string): Promise<{ socket: Socket; next: () => Promise<Buffer> }> {
     const socket = await this.#dial();
-    socket.setTimeout(SILENCE_MS_MAX, () => socket.destroy(new Error('no byte for too long')));
+    socket.setTimeout(SILENCE_MS_MAX, () =>
+      socket.destroy(new Error('no data within the time limit')),
+    );
     socket.write(line);
     return { socket, next: () => nextBytes(socket) };
   }
 }
 
-/** @throws VsockBenchError `guest_silent` when it ends before */
+/** @throws VsockBenchError `guest_silent` if the socket ends first */
 export function nextBytes(socket: Socket): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const onError = (error?: Error): void =>
-      reject(new VsockBenchError('guest_silent', 'talk to the guest', { cause: error }));
+      reject(
+        new VsockBenchError('guest_silent', 'the guest ended the connection', { cause: error }),
+      );
     socket.once('data', (bytes) => {
       socket.off('error', onError).off('close', onError);
       resolve(bytes);

@@ -1,4 +1,4 @@
-/** An initial RAM disk with one static program in it: the whole system of a guest that is measured. */
+/** An initial RAM disk with one static program, the entire system of the measured guest. */
 import { execFile } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -8,7 +8,7 @@ const DIRECTORY_MODE = 0o040755;
 const PROGRAM_MODE = 0o100755;
 
 /**
- * Compiles a C file into `<dir>/<name>.cpio`, whose /init it is.
+ * Compiles a C file as /init into `<dir>/<name>.cpio`.
  * @throws if gcc or the static C library is missing.
  */
 export async function buildInitrd(sourcePath: string, dir: string, name: string): Promise<string> {

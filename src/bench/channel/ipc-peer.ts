@@ -1,6 +1,6 @@
 /**
- * Both ways between host and guest inside a network namespace, so that nothing of the machine's is touched: one
- * VM with both of them. Prints one line of JSON, `IpcSamples`. Arguments: kernel, accelerator, rounds.
+ * Measures vsock and TCP between host and one guest, in a network namespace, so that the machine's network is untouched.
+ * Prints one line of JSON, `IpcSamples`. Arguments: kernel, accelerator, rounds.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
@@ -19,10 +19,10 @@ type IpcWay = 'vsock' | 'tcp';
 export type IpcSamples = Record<IpcWay, TrafficSamples>;
 
 const GUEST_CID = 77;
-/** As `fixtures/vsock-guest.c` has it. */
+/** As in `fixtures/vsock-guest.c`. */
 const [HOST, GUEST] = ['10.99.0.1', '10.99.0.2'];
 
-/** As a sandbox has it: without vhost, in QEMU's own process. */
+/** As in a sandbox: without vhost, in QEMU's process. */
 const DEVICE = [
   '-netdev',
   'tap,id=net,fd=3,vhost=off',
@@ -52,7 +52,7 @@ async function boot(): Promise<Record<IpcWay, GuestTraffic>> {
   };
 }
 
-/** Without a packet filter, which lets nobody connect to a guest: TCP at its best. */
+/** A TAP without a packet filter, which would block connections to a guest: the best case for TCP. */
 function tapOf(): number {
   using links = new Links();
   const owner = { pid: process.pid, startTicks: '', sandboxId: newSandboxId() };
@@ -75,7 +75,7 @@ function connected(socket: Socket): Promise<Socket> {
 try {
   const ways = await boot();
   for (const way of Object.values(ways)) await way.warmUp();
-  // In turn, so that both meet the same disturbances.
+  // In turn, so that both see the same disturbances.
   for (let round = 0; round < Number(rounds); round += 1)
     for (const way of Object.values(ways)) await way.round();
   const samples: IpcSamples = { vsock: ways.vsock.samples, tcp: ways.tcp.samples };

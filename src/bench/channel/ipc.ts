@@ -8,7 +8,7 @@ import type { TrafficSamples } from './guest-traffic.ts';
 import type { IpcSamples } from './ipc-peer.ts';
 
 const run = promisify(execFile);
-/** A thousand round trips for each way and round, as text. */
+/** Fits a thousand round trips per way and round, as text. */
 const OUTPUT_BYTES_MAX = 64 * MIB;
 const FIGURES = [
   { name: 'rtt', unit: 'µs', pick: (of: TrafficSamples) => of.rttUs },

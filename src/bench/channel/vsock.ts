@@ -1,5 +1,5 @@
 /**
- * How fast the channel is: round trip and throughput between a host program and a small guest
+ * The speed of the channel: round trip and throughput between a host program and a small guest
  * (`fixtures/vsock-guest.c`) through our vsock device, or through the Rust reference
  * (`vhost-device-vsock`) in its place. Same kernel, same QEMU arguments, same client.
  */
@@ -49,7 +49,7 @@ export async function measureVsock(
   }
 }
 
-/** Boots a guest per backend and measures them in turn, so that both meet the same disturbances. */
+/** Boots a guest per backend and measures them in turn, so that both see the same disturbances. */
 export async function compareVsock(
   options: Omit<VsockBenchOptions, 'backend'> & { readonly rounds: number },
 ): Promise<Record<VsockBackend, VsockSamples>> {
@@ -137,7 +137,7 @@ export class VsockBench {
   }
 }
 
-/** To the guest's server. @throws VsockBenchError */
+/** Connects to the guest's server. @throws VsockBenchError */
 export async function dialChannel(channelPath: string): Promise<Socket> {
   const socket = connect(channelPath);
   socket.write(`CONNECT ${GUEST_PORT}\n`);
@@ -152,10 +152,10 @@ async function startRust(
   cleanup: CleanupStack,
 ): Promise<void> {
   const { rustPath } = options;
-  const subject = 'start vhost-device-vsock';
+  const subject = 'could not start vhost-device-vsock';
   if (rustPath === undefined)
     throw new VsockBenchError('backend_failed', subject, {
-      remedy: 'Install it with `cargo install vhost-device-vsock@0.3.0`.',
+      remedy: 'Install it: cargo install vhost-device-vsock@0.3.0.',
     });
   const vm = `guest-cid=${GUEST_CID},socket=${vhostPath},uds-path=${channelPath}`;
   const child = spawn(rustPath, ['--vm', vm], { stdio: ['ignore', 'ignore', 'pipe'] });
@@ -171,7 +171,7 @@ async function startRust(
   }
 }
 
-/** Until its server listens. @param more devices; descriptor 3 of QEMU is `tapFd` */
+/** Boots the guest until its server listens. @param more further devices; `tapFd` is QEMU's descriptor 3 */
 export async function bootGuest(
   options: Pick<VsockBenchOptions, 'kernelPath' | 'qemuPath' | 'accelerator'>,
   paths: { readonly dir: string; readonly vhostPath: string; readonly initrd: string },
@@ -209,7 +209,11 @@ export async function bootGuest(
   child.stdout?.on('data', collect);
   child.stderr?.on('data', collect);
   const fail = (cause: unknown): void =>
-    reject(new VsockBenchError('guest_silent', `boot the guest: ${output.slice(-500)}`, { cause }));
+    reject(
+      new VsockBenchError('guest_silent', `could not boot the guest: ${output.slice(-500)}`, {
+        cause,
+      }),
+    );
   child.on('error', fail);
   child.on('exit', () => fail(undefined));
   const timer = setTimeout(fail, BOOT_TIMEOUT_MS);

@@ -1,9 +1,9 @@
 /**
- * The benchmark of the probes inside its own network namespace. Prints one line of JSON. Arguments: how many
- * rounds, where objects are kept.
+ * The benchmark of the probes in its own network namespace. Prints one line of JSON. Arguments: rounds, object
+ * directory.
  *
- * What it does is synchronous: when a write to a TAP returns, the host has worked the frame off, the answer to
- * an echo request included. So the time of a call is the host's, not a scheduler's.
+ * It is synchronous: when a write to a TAP returns, the host has processed the frame and answered an echo request. So a
+ * call measures the host, not the scheduler.
  */
 import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -18,7 +18,7 @@ import { closeFd, read, write } from '../../sys/fd.ts';
 import { allocateNative } from '../../sys/memory.ts';
 import { percentile } from '../benchmark.ts';
 
-/** Of an echo and its answer, µs: one median and one tail per round. */
+/** Times of an echo and its answer, µs: one median and one tail per round. */
 interface ProbeSamples {
   readonly p50: number[];
   readonly p99: number[];
@@ -26,14 +26,14 @@ interface ProbeSamples {
 
 export interface ProbeReport {
   readonly without: ProbeSamples;
-  /** Alone on a TAP. */
+  /** Only our probes on a TAP. */
   readonly xdp: ProbeSamples;
-  /** On a TAP that drops packets to metadata services, as sandboxes' do: without our probes, and with. */
+  /** On a TAP that drops packets to metadata services, as in sandboxes: without our probes (`guarded`), and with (`tcx`). */
   readonly guarded: ProbeSamples;
   readonly tcx: ProbeSamples;
-  /** As a daemon measures: of a guest that sends so much, a sample. */
+  /** As a daemon measures: only a sample of a busy guest's packets. */
   readonly sampled: ProbeSamples;
-  /** By the kernel's BPF statistics; counting makes each run a little longer, so not while others are measured. */
+  /** By the kernel's BPF statistics, which slow each run a little, so measured separately. */
   readonly programs: readonly {
     readonly program: string;
     readonly runs: number;
@@ -66,7 +66,7 @@ function empty(): ProbeSamples {
   return { p50: [], p99: [] };
 }
 
-/** A TAP for as long as it is used. */
+/** Opens a TAP while `use` runs. */
 async function withTap(
   use: (tap: { fd: number; linkIndex: number }) => Promise<void> | void,
 ): Promise<void> {
@@ -81,9 +81,9 @@ async function withTap(
   }
 }
 
-/** @param into null: they are not counted. @throws Error: an answer is missing */
+/** @param into null: not counted. @throws Error if an answer is missing */
 function echoes(fd: number, into: ProbeSamples | null): void {
-  // No identifier and number twice, since what is sent again is not measured.
+  // Each pair of identifier and number is unique, since retransmissions are not measured.
   identifier += 1;
   const icmp = Buffer.alloc(16);
   icmp.writeUInt8(8, 0);
@@ -123,7 +123,7 @@ async function open(options: { notedMax?: number }): Promise<LatencyProbes> {
 using probes = await open({ notedMax: 0 });
 using daemon = await open({});
 for (let round = 0; round <= Number(rounds); round += 1) {
-  // The first warms up and is not counted.
+  // The first round warms up and is not counted.
   const counted = round === 0 ? null : report;
   await withTap(({ fd }) => echoes(fd, counted?.without ?? null));
   await withTap(async ({ fd, linkIndex }) => {

@@ -1,4 +1,4 @@
-/** What it costs a packet to be measured: an echo to the host and its answer, with and without our programs. */
+/** The cost of packet probes: an echo to the host and its answer, with and without our programs. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { modulePath } from '../../base/module-path.ts';
@@ -10,16 +10,16 @@ import type { ProbeReport, ProbesUnavailable } from './probes-peer.ts';
 const run = promisify(execFile);
 
 const ROWS = {
-  'probes.xdp': ['xdp', 'without', 'p50', 'no program of ours'],
-  'probes.xdp-p99': ['xdp', 'without', 'p99', 'no program of ours'],
-  'probes.tcx': ['tcx', 'guarded', 'p50', 'the drop of packets to metadata services alone'],
-  'probes.tcx-p99': ['tcx', 'guarded', 'p99', 'the drop of packets to metadata services alone'],
-  'probes.daemon': ['sampled', 'guarded', 'p50', 'the drop of packets to metadata services alone'],
+  'probes.xdp': ['xdp', 'without', 'p50', 'no probes'],
+  'probes.xdp-p99': ['xdp', 'without', 'p99', 'no probes'],
+  'probes.tcx': ['tcx', 'guarded', 'p50', 'only the drop of packets to metadata services'],
+  'probes.tcx-p99': ['tcx', 'guarded', 'p99', 'only the drop of packets to metadata services'],
+  'probes.daemon': ['sampled', 'guarded', 'p50', 'only the drop of packets to metadata services'],
   'probes.daemon-p99': [
     'sampled',
     'guarded',
     'p99',
-    'the drop of packets to metadata services alone',
+    'only the drop of packets to metadata services',
   ],
 } as const;
 
@@ -40,7 +40,7 @@ export const probesBenchmark: Benchmark = {
     const programs = report.programs
       .filter(({ runs }) => runs > 0)
       .map(({ program, runs, ns }) => `${program} ${Math.round(ns / runs)} ns`);
-    const note = `a packet in each program, by the kernel’s statistics: ${programs.join(', ')}`;
+    const note = `time per packet and program, by the kernel’s statistics: ${programs.join(', ')}`;
     return Object.entries(ROWS).map(
       ([name, [which, baseline, figure, what]], index): Measurement => ({
         name,

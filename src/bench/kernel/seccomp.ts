@@ -1,4 +1,4 @@
-/** Seccomp: how fast profiles compile, how long their programs are, and what a filter costs a call. */
+/** Seccomp: compile time of profiles, length of their programs, and the cost of a filter per call. */
 import { execFile } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -44,8 +44,7 @@ function compileTime({ rounds }: BenchContext, text: string): Measurement {
     for (const filter of parseProfile(text).values()) compileProfile(filter, 'x86_64');
     return performance.now() - startMs;
   });
-  const note =
-    'the policy of QEMU, from its JSON to instructions; the first of them is the slowest';
+  const note = "QEMU's policy, from JSON to instructions; the first run is the slowest";
   return { name: 'seccomp.compile', unit: 'ms', ...none, samples, baseline: null, note };
 }
 
@@ -62,7 +61,7 @@ function lengths(profile: Profile): Measurement[] {
 async function callTimes(context: BenchContext, profile: Profile): Promise<Measurement[]> {
   const filter = profile.get('qemu');
   if (filter === undefined) throw new Error('the policy of QEMU has no thread "qemu"');
-  // The program reads the clock while it is filtered, by a call where the vDSO can't.
+  // The filtered program reads a clock that needs a system call.
   const { program } = compileProfile(filter, 'x86_64');
   const directory = await mkdtemp(join(tmpdir(), 'nv-bench-'));
   try {

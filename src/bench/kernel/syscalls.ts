@@ -1,4 +1,4 @@
-/** What it costs a system call that those of VMMs are counted: of one that is counted, and of any other process. */
+/** The cost of counting system calls of VMMs: for a counted process, and for any other. */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -51,7 +51,7 @@ async function measure(context: BenchContext, binary: string): Promise<Measureme
   );
 }
 
-/** ns */
+/** Nanoseconds per call. */
 async function callTime(
   { signal }: BenchContext,
   binary: string,
@@ -59,7 +59,7 @@ async function callTime(
 ): Promise<number> {
   const running = run(binary, [], { timeout: CALL_MS_MAX, signal });
   const { child } = running;
-  // It waits for its filter.
+  // The program waits for its filter.
   counts?.watch(child.pid ?? 0);
   child.stdin?.end(ALLOW_ALL);
   const [first = ''] = (await running).stdout.split(' ');
@@ -73,6 +73,6 @@ function measurement(
   note?: string,
 ): Measurement {
   const failed = samples.length === 0 ? 1 : 0;
-  const baseline = failed === 1 ? null : { name: 'the same while nobody counts', samples: without };
+  const baseline = failed === 1 ? null : { name: 'the same without counting', samples: without };
   return { name, unit: 'ns', accelerator: 'none', samples, baseline, failed, note };
 }

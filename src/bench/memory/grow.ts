@@ -1,4 +1,4 @@
-/** How long a guest takes to get more memory, to give it back, and to boot with a balloon. */
+/** The time to grow and shrink a guest's memory, and to boot with a balloon. */
 import type { SandboxOptions } from '../../sandbox/spec.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark } from '../benchmark.ts';
@@ -7,7 +7,7 @@ import { vmmMemoryMib } from './process-memory.ts';
 
 const SIZE = { memoryMib: 256, diskMib: 64, warm: ['json'] } as const;
 const MAX_MIB = 1024;
-/** The first step that is taken when memory runs short. */
+/** The first growth step under memory pressure. */
 const GROWN_MIB = 384;
 
 export const growBenchmark: Benchmark = {
@@ -15,13 +15,13 @@ export const growBenchmark: Benchmark = {
   summary: `from ${SIZE.memoryMib} to ${GROWN_MIB} MiB until the guest has it, and back; a boot with at most ${MAX_MIB}`,
   async measure(context) {
     const { accelerator } = context.runtime.driver;
-    const { more, less, told } = await changes(context);
+    const { more, less, failures } = await changes(context);
     const plain = await boots(context, {});
     const ballooned = await boots(context, { memoryMaxMib: MAX_MIB });
     const both = { name: 'without a maximum', samples: plain.readyMs };
     const memory = { name: 'without a maximum', samples: plain.memoryMib };
     return [
-      { name: 'grow.more', unit: 'ms', accelerator, samples: more, baseline: null, ...told },
+      { name: 'grow.more', unit: 'ms', accelerator, samples: more, baseline: null, ...failures },
       { name: 'grow.less', unit: 'ms', accelerator, samples: less, baseline: null },
       { name: 'grow.boot', unit: 'ms', accelerator, samples: ballooned.readyMs, baseline: both },
       {
@@ -36,7 +36,7 @@ export const growBenchmark: Benchmark = {
   },
 };
 
-/** By when the request was answered: then the guest's programs may use it. */
+/** Measured until the request is answered, when the guest's programs may use the memory. */
 async function changes(context: BenchContext) {
   const { rounds, signal, say } = context;
   await using opened = await openBenchControl(context);
@@ -57,7 +57,7 @@ async function changes(context: BenchContext) {
       });
     }
   }
-  return { more, less, told: attempts.told() };
+  return { more, less, failures: attempts.failures() };
 }
 
 async function boots({ runtime, rounds, signal, say }: BenchContext, options: SandboxOptions) {

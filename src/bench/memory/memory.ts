@@ -1,4 +1,4 @@
-/** What an idle sandbox costs in memory: at birth, and after it has touched more. */
+/** The memory of an idle sandbox: at its start, and after it has touched more. */
 import { CleanupStack } from '../../base/cleanup.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
@@ -8,16 +8,16 @@ import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { settledAvailableMib, vmmMemoryMib } from './process-memory.ts';
 
-/** Side by side; the figure is the cost of all divided by this. */
+/** Sandboxes at once; the figure is the total divided by this. */
 const SANDBOXES = 8;
 const TOUCHED_MIB = 64;
 const STATES = ['birth', 'touched'] as const;
 
-/** Of one sandbox, MiB; one value per round. */
+/** Per sandbox, MiB; one value per round. */
 interface Samples {
-  /** Less memory available on the host. */
+  /** The decrease of the host's available memory. */
   readonly host: number[];
-  /** What the kernel accounts to its VMM and its RAM. */
+  /** The kernel's accounting of its VMM and RAM. */
   readonly vmm: number[];
 }
 
@@ -30,7 +30,7 @@ export const memoryBenchmark: Benchmark = {
     const attempts = new Attempts(signal);
     const birth: Samples = { host: [], vmm: [] };
     const touched: Samples = { host: [], vmm: [] };
-    // The first brings files into the page cache and compilers up; it is not counted.
+    // The first round fills the page cache and warms up the JIT; it is not counted.
     for (let round = 0; round <= rounds; round += 1) {
       say(`memory ${round} of ${rounds}`);
       const into = round === 0 ? null : { birth, touched };
@@ -48,7 +48,7 @@ export const memoryBenchmark: Benchmark = {
       accelerator,
       samples,
       baseline,
-      ...attempts.told(note),
+      ...attempts.failures(note),
     });
     return [
       row('birth', birth.host, null, 'of the host: MemAvailable, once it stays'),
@@ -92,13 +92,13 @@ async function costMib(
   const host = (before - (await settledAvailableMib(signal))) / sandboxes.length;
   let all = 0;
   for (const { vm } of sandboxes) {
-    if (vm?.pid == null) throw new Error('the VM is no process that could be looked at');
+    if (vm?.pid == null) throw new Error('the VM has no process to measure');
     all += await vmmMemoryMib(vm.pid);
   }
   return { host, vmm: all / sandboxes.length };
 }
 
-/** A script that holds so much memory and waits, until the sandbox ends. */
+/** Starts a script that holds memory until the sandbox ends. */
 async function touch(sandbox: Supervisor, signal: AbortSignal): Promise<void> {
   const code = `
 import sys
@@ -106,12 +106,12 @@ held = b'\\x5a' * ${TOUCHED_MIB * MIB}
 print(len(held), flush=True)
 sys.stdin.read()`;
   const process = await sandbox.guest().python({ script: { code } }, signal);
-  process.exit.catch((error: unknown) => ignore(error, 'it ends with its sandbox'));
+  process.exit.catch((error: unknown) => ignore(error, 'the script ends with its sandbox'));
   await new Promise<void>((resolve, reject) => {
     process.stdout.once('data', () => resolve());
     process.stdout.once('error', reject);
     process.stdout.once('end', () =>
-      reject(new Error('the script ended before it had its memory')),
+      reject(new Error('the script ended before it had allocated its memory')),
     );
   });
 }

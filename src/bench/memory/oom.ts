@@ -1,21 +1,21 @@
-/** How long before the guest's kernel kills a program the host is told that it is near. */
+/** The lead time of near_oom before the guest's kernel kills a program. */
 import { sleep } from '../../base/clock.ts';
 import type { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
 import type { Benchmark } from '../benchmark.ts';
 import { openBenchControl } from '../control.ts';
 
-/** As fast as Python can: the kernel kills soonest then. */
+/** Allocates as fast as Python can, so that the kernel kills soonest. */
 const BALLOON = 'kept = []\nwhile True: kept.append(bytearray(1 << 20))';
 const MEMORY_MIB = 192;
-/** Time enough to pause a sandbox, or to begin to save it. */
+/** Enough time to pause a sandbox, or to begin to save it. */
 const ENOUGH_MS = 500;
-/** From the end of the program to the event of its kill. */
+/** Time limit from the end of the program to the event of its kill. */
 const EVENT_MS_MAX = 10_000;
 
 export const oomBenchmark: Benchmark = {
   names: ['oom.lead'],
-  summary: `from near_oom until a program that takes memory as fast as it can is killed; ${MEMORY_MIB} MiB`,
+  summary: `from near_oom until a program that allocates as fast as it can is killed; ${MEMORY_MIB} MiB`,
   async measure(context) {
     const { runtime, rounds, signal, say } = context;
     await using opened = await openBenchControl(context);
@@ -37,15 +37,15 @@ export const oomBenchmark: Benchmark = {
         accelerator: runtime.driver.accelerator,
         samples: leads,
         baseline: null,
-        ...attempts.told(
-          `at least ${ENOUGH_MS} ms in ${enough} of ${rounds}, the least ${least} ms; by when the host was told`,
+        ...attempts.failures(
+          `at least ${ENOUGH_MS} ms in ${enough} of ${rounds}, the minimum ${least} ms; measured when the host got the events`,
         ),
       },
     ];
   },
 };
 
-/** Both ends by when the host was told. @throws Error when near_oom did not come before the kill */
+/** Both times are when the host got the event. @throws Error if near_oom did not precede the kill */
 async function leadMs(
   control: LocalControlPlane,
   id: string,
@@ -69,8 +69,9 @@ async function leadMs(
     process.stderr.resume();
     const exit = await process.exit;
     const killedAt = await Promise.race([killed, sleep(EVENT_MS_MAX).then(() => null)]);
-    if (!exit.oomKilled) throw new Error(`it was not killed for want of memory: ${exit.signal}`);
-    if (nearAt === undefined || killedAt === null) throw new Error('it was killed without a word');
+    if (!exit.oomKilled) throw new Error(`the program was not OOM-killed: ${exit.signal}`);
+    if (nearAt === undefined || killedAt === null)
+      throw new Error('there was no near_oom event before the kill');
     return killedAt - nearAt;
   } finally {
     over.abort();

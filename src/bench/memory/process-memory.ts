@@ -1,4 +1,4 @@
-/** What processes and guests cost in memory, as the kernel counts it (proc(5)). */
+/** The memory of processes and guests, by the kernel's accounting (proc(5)). */
 import { readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
@@ -7,16 +7,16 @@ import { MIB } from '../../base/units.ts';
 import { availableMib } from '../../probes/host-memory.ts';
 
 const KIB_PER_MIB = 1024;
-/** Of `st_blocks` (stat(2)). */
+/** Unit of `st_blocks` (stat(2)). */
 const BLOCK_BYTES = 512;
-/** Name of the memfds that are RAM of guests. */
+/** Name of the memfds of guest RAM. */
 const GUEST_RAM = '/memfd:guest-ram';
 
 const LOOK_EVERY_MS = 250;
 const SETTLED_MIB = 1;
 const LOOKS_MAX = 40;
 
-/** The same once it stays: memory of processes that have ended is given back bit by bit. */
+/** The available memory, once stable: the kernel frees memory of ended processes gradually. */
 export async function settledAvailableMib(signal: AbortSignal): Promise<number> {
   let before = Number.NaN;
   for (let look = 0; look < LOOKS_MAX; look += 1) {
@@ -29,23 +29,23 @@ export async function settledAvailableMib(signal: AbortSignal): Promise<number> 
 }
 
 /**
- * What one VMM takes, MiB: its share of what it maps, and of the RAM of its guest every page that there
- * is, for a page that nobody maps is memory as well.
+ * The memory of one VMM, MiB: its share of its mappings, and every allocated page of its guest's RAM, since unmapped
+ * pages take memory too.
  */
 export async function vmmMemoryMib(pid: number): Promise<number> {
   const maps = await readFile(`/proc/${pid}/smaps`, 'latin1');
   return pssMibWithout(maps, GUEST_RAM) + (await guestRamMib(pid));
 }
 
-/** Proportional set size of all mappings but those of files whose name begins with `path`, MiB. */
+/** Proportional set size without mappings of files whose name begins with `path`, MiB. */
 export function pssMibWithout(smaps: string, path: string): number {
   let kib = 0;
-  let isLeftOut = false;
+  let isExcluded = false;
   for (const line of smaps.split('\n')) {
     const head = /^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(.*)$/.exec(line);
-    if (head !== null) isLeftOut = head[1]?.startsWith(path) === true;
+    if (head !== null) isExcluded = head[1]?.startsWith(path) === true;
     const pss = /^Pss: +(\d+) kB$/.exec(line);
-    if (pss !== null && !isLeftOut) kib += Number(pss[1]);
+    if (pss !== null && !isExcluded) kib += Number(pss[1]);
   }
   return kib / KIB_PER_MIB;
 }
@@ -60,7 +60,7 @@ async function guestRamMib(pid: number): Promise<number> {
       blocks.set(file.ino, file.blocks);
     } catch (error) {
       if (errorCode(error) !== 'ENOENT') throw error;
-      ignore(error, 'a file that was closed meanwhile');
+      ignore(error, 'the file was closed meanwhile');
     }
   }
   const all = [...blocks.values()].reduce((sum, count) => sum + Number(count), 0);

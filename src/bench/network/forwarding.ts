@@ -1,6 +1,6 @@
 /**
- * What our rules cost a packet: written into a guest's TAP, the kernel forwards it before the write returns.
- * Against a table that accepts everything and masquerades, as a host needs at least.
+ * The cost of our rules per packet: the kernel forwards a packet written to a guest's TAP before the write returns. The
+ * baseline is a table that only accepts and masquerades, the minimum for a host.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -26,13 +26,13 @@ const PLAIN_TABLE = `table inet plain {
   chain srcnat { type nat hook postrouting priority 100; oifname "${UPLINK}" masquerade; }
 }`;
 
-/** Microseconds a packet. */
+/** Microseconds per packet. */
 interface ForwardingCost {
   readonly ours: number;
   readonly acceptAll: number;
 }
 
-/** A host with an uplink to a network namespace that takes every packet and answers none. */
+/** A host with an uplink to a network namespace that accepts every packet and answers none. */
 export class ForwardingHost {
   readonly #links = new Links();
   readonly #stateDir: string;
@@ -43,7 +43,7 @@ export class ForwardingHost {
     this.#far = far;
   }
 
-  /** In a network namespace without links; its links go with it. */
+  /** Needs a network namespace without links, which disappear with it. */
   static async open(stateDir: string): Promise<ForwardingHost> {
     const far = spawn('unshare', ['--net', 'sh', '-c', 'echo; exec sleep infinity'], {
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -76,7 +76,7 @@ export class ForwardingHost {
     await run('ip', ['address', 'add', '203.0.113.1/24', 'dev', UPLINK]);
     await run('ip', ['link', 'set', UPLINK, 'up']);
     await run('ip', ['route', 'add', 'default', 'dev', UPLINK]);
-    // Nobody answers ARP.
+    // No host answers ARP.
     this.#links.setNeighbor(this.#links.find(UPLINK)?.index ?? 0, FAR, 'aa:fe:00:00:00:01');
   }
 
@@ -130,14 +130,14 @@ function frameOf(
 }
 
 async function costOf(tapFd: number, frame: Buffer): Promise<number> {
-  // The first of a connection is judged by more rules than the others.
+  // The first packets of a connection pass more rules than the others.
   for (let sent = 0; sent < PACKETS / 10; sent += 1) writeBytes(tapFd, frame);
   const before = await packetsSent();
   const begunMs = performance.now();
   for (let sent = 0; sent < PACKETS; sent += 1) writeBytes(tapFd, frame);
   const us = (performance.now() - begunMs) * 1000;
   const left = (await packetsSent()) - before;
-  // The host itself may send one now and then.
+  // The host may send some packets of its own.
   if (left < PACKETS) throw new Error(`${left} of ${PACKETS} packets were forwarded`);
   return us / PACKETS;
 }

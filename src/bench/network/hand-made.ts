@@ -1,4 +1,4 @@
-/** What networks of sandboxes are compared with: the same by the commands that people use for it. */
+/** The baseline of a sandbox's network: the same made with the usual commands. */
 import { execFile } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 const run = promisify(execFile);
 const TAP = 'bench0';
 
-/** One TAP with an address, and a policy of one block in a table of all. */
+/** One TAP with an address, and its rules in a shared table. */
 export class HandMadeNetwork {
   readonly #rulesPath: string;
 

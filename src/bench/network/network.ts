@@ -1,4 +1,4 @@
-/** How long a sandbox's network takes to make and to remove, and what its rules cost each packet. */
+/** The time to make and remove a sandbox's network, and the cost of its rules per packet. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { modulePath } from '../../base/module-path.ts';
@@ -51,7 +51,7 @@ function measurements(samples: NetworkSamples): Measurement[] {
     note,
   });
   const all = (one: readonly number[]): string =>
-    `from the call for all of them until each is there or gone; all: ${Math.max(...one).toFixed(0)} ms`;
+    `from the call for all of them until each exists or is gone; all: ${Math.max(...one).toFixed(0)} ms`;
   return [
     row('network.make', alone.make, byHand.make),
     row('network.remove', alone.remove, byHand.remove),

@@ -1,6 +1,6 @@
 /**
- * The network benchmark inside its own network namespace, so that nothing of the machine's is touched. Prints
- * one line of JSON, `NetworkSamples`. Arguments: how many rounds.
+ * The network benchmark in its own network namespace, so that the machine's network is untouched. Prints one line of
+ * JSON, `NetworkSamples`. Argument: rounds.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -23,14 +23,14 @@ interface MakeAndRemove {
 export interface NetworkSamples {
   readonly alone: MakeAndRemove;
   readonly byHand: MakeAndRemove;
-  /** While `MANY` others are there. */
+  /** While `MANY` others exist. */
   readonly amongMany: MakeAndRemove;
   readonly amongManyByHand: MakeAndRemove;
-  /** `MANY`, asked for together: from that moment until each was there, or gone. */
+  /** `MANY` at once: from the call for all until each exists or is gone. */
   readonly atOnce: MakeAndRemove;
-  /** Of one sandbox among `MANY`. */
+  /** For one sandbox among `MANY`. */
   readonly traffic: number[];
-  /** Microseconds a packet of `packetBytes`, from the guest's end of its TAP to the host's uplink. */
+  /** Microseconds per packet of `packetBytes`, from the guest's TAP to the host's uplink. */
   readonly forward: readonly {
     readonly packetBytes: number;
     readonly ours: number[];
@@ -68,7 +68,7 @@ async function timed<T>(into: number[] | null, work: () => Promise<T> | T): Prom
 const lease = (network: HostNetwork): Promise<NetworkLease> =>
   network.lease({ sandboxId: newSandboxId(), policy });
 
-/** In turn, so that both meet the same disturbances. The first of each warms up and is not counted. */
+/** In turn, so that both see the same disturbances. The first of each warms up and is not counted. */
 async function oneByOne(network: HostNetwork, ours: MakeAndRemove, theirs: MakeAndRemove) {
   for (let round = 0; round <= rounds; round += 1) {
     const [own, other] = round === 0 ? [null, null] : [ours, theirs];
@@ -96,7 +96,7 @@ try {
     for (let round = 0; round < rounds; round += 1)
       await timed(samples.traffic, () => many[round % MANY]?.traffic());
     await Promise.all(many.map((one) => timed(samples.atOnce.remove, () => one.release())));
-    if (isAnyLeft()) throw new Error('a network is left that was removed');
+    if (isAnyLeft()) throw new Error('a removed network still exists');
   }
   await byHand.end();
   const host = await ForwardingHost.open(stateDir);

@@ -1,4 +1,4 @@
-/** How long a sandbox takes from nothing to init, and to an agent that is ready for work. */
+/** The time from nothing until init runs, and until the agent is ready. */
 import type { Benchmark } from '../benchmark.ts';
 
 export const bootBenchmark: Benchmark = {

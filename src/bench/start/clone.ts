@@ -1,4 +1,4 @@
-/** How long a clone of the default template takes to be ready, and to the output of its first script. */
+/** The time until a clone of the default template is ready, and until its first script's output. */
 import type { Runtime } from '../../runtime/runtime.ts';
 import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
@@ -7,7 +7,7 @@ import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { printOneMs } from '../output.ts';
 import { Gvisor } from './gvisor.ts';
 
-/** Until it is ready, and until print(1) has printed; milliseconds from the request. */
+/** Milliseconds from the request until ready, and until print(1) has printed. */
 export interface StartSamples {
   readonly ready: number[];
   readonly output: number[];
@@ -26,7 +26,7 @@ export const cloneBenchmark: Benchmark = {
     const boot: StartSamples = { ready: [], output: [] };
     const runsc: StartSamples = { ready: [], output: [] };
     try {
-      // The first of each reads files into the page cache; it is not counted.
+      // The first round fills the page cache and is not counted.
       for (let round = 0; round <= rounds; round += 1) {
         say(`clone ${round} of ${rounds}`);
         const into = <T>(samples: T): T | null => (round === 0 ? null : samples);
@@ -79,7 +79,7 @@ function rows(
   samples: {
     readonly clone: StartSamples;
     readonly boot: StartSamples;
-    /** Text: why there are none. */
+    /** A text says why there are no samples. */
     readonly runsc: StartSamples | string;
   },
 ): Measurement[] {
@@ -97,8 +97,8 @@ function rows(
     accelerator,
     samples: clone[figure],
     ...(typeof of === 'string'
-      ? { baseline: null, ...attempts.told(of) }
-      : { baseline: { name: baseline, samples: of[figure] }, ...attempts.told(note) }),
+      ? { baseline: null, ...attempts.failures(of) }
+      : { baseline: { name: baseline, samples: of[figure] }, ...attempts.failures(note) }),
   });
   return [
     row('ready', 'boot.hello', boot),

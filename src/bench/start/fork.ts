@@ -1,4 +1,4 @@
-/** How long N forks of a running sandbox take to be ready, and how long that stands still. */
+/** The time until N forks of a running sandbox are ready, and how long the parent is stopped. */
 import type { SandboxInfo } from '../../sandbox/control.ts';
 import type { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
@@ -47,7 +47,7 @@ async function measureOne(
     clones: { allMs: [], eachMs: [] },
     stillMs: [],
   };
-  // The first reads files into the page cache; it is not counted.
+  // The first round fills the page cache and is not counted.
   for (let round = 0; round <= rounds; round += 1) {
     say(`${count} at once, ${round} of ${rounds}`);
     const into = round === 0 ? null : samples;
@@ -60,34 +60,41 @@ async function measureOne(
     figure: (typeof FIGURES)[number],
     own: readonly number[],
     baseline: Measurement['baseline'],
-    told: Pick<Measurement, 'failed' | 'note'>,
+    failures: Pick<Measurement, 'failed' | 'note'>,
   ): Measurement => ({
     name: `${figure}/${count}`,
     unit: 'ms',
     accelerator,
     samples: own,
     baseline,
-    ...told,
+    ...failures,
   });
   const ofClones = `${count} of the template at once`;
   return [
-    row('fork.ready', forks.allMs, { name: ofClones, samples: clones.allMs }, attempts.all.told()),
+    row(
+      'fork.ready',
+      forks.allMs,
+      { name: ofClones, samples: clones.allMs },
+      attempts.all.failures(),
+    ),
     row(
       'fork.each',
       forks.eachMs,
       { name: ofClones, samples: clones.eachMs },
-      attempts.each.told('from the moment when the parent goes on; waiting for its turn included'),
+      attempts.each.failures(
+        'from the moment when the parent resumes; includes waiting for its turn',
+      ),
     ),
     row(
       'fork.still',
       stillMs,
       { name: 'all are ready', samples: forks.allMs },
-      attempts.all.told(),
+      attempts.all.failures(),
     ),
   ];
 }
 
-/** @throws unless all became ready */
+/** @throws unless all forks become ready */
 async function forkOnce(
   control: LocalControlPlane,
   parent: string,

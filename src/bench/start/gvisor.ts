@@ -1,6 +1,6 @@
 /**
- * gVisor, the baseline of a start: a kernel in user space that runs the host's programs without a
- * network, over ptrace, since that works on every machine. Debian has it as `runsc`.
+ * gVisor, the baseline of a start: a user-space kernel that runs the host's programs without a network, over ptrace,
+ * which works on every machine. Debian package: `runsc`.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -17,7 +17,7 @@ const ERROR_LENGTH_MAX = 300;
 
 export class Gvisor implements AsyncDisposable {
   readonly #program: string;
-  /** What `runsc do` leaves in the temporary directory. */
+  /** Temporary directory for the leftovers of `runsc do`. */
   readonly #dir: string;
 
   private constructor(program: string, dir: string) {
@@ -25,7 +25,7 @@ export class Gvisor implements AsyncDisposable {
     this.#dir = dir;
   }
 
-  /** It has run once, so that its files are in memory. @returns text: why it can't be compared with */
+  /** Runs it once, so that its files are cached. @returns a text that says why there is no comparison */
   static async open(): Promise<Gvisor | string> {
     const program = findProgram(RUNSC, process.env);
     if (program === null) {

@@ -1,4 +1,4 @@
-/** How long a LangChain script takes to the answer of its first call: in a clone, and from nothing. */
+/** The time until a LangChain script has its first answer: in a clone, and from nothing. */
 import { serveCannedModel } from '../../runtime/canned-model.ts';
 import { inferenceSocket } from '../../runtime/workspace.ts';
 import type { SandboxParts } from '../../sandbox/parts.ts';
@@ -12,7 +12,7 @@ const CODE = `
 from langchain_openai import ChatOpenAI
 print(ChatOpenAI(model='canned').invoke('Say ok.').content, flush=True)
 `;
-/** What the canned model always says. */
+/** The canned model's answer. */
 const ANSWER = 'ok\n';
 
 interface Samples {
@@ -29,7 +29,7 @@ export const langchainBenchmark: Benchmark = {
     const attempts = new Attempts(signal);
     const warm: Samples = { script: [], whole: [] };
     const cold: Samples = { script: [], whole: [] };
-    // The first of each reads files into the page cache; it is not counted.
+    // The first round fills the page cache and is not counted.
     for (let round = 0; round <= rounds; round += 1) {
       say(`LangChain ${round} of ${rounds}`);
       await attempts.run(() => runOnce(context, 'clone', round === 0 ? null : warm));
@@ -41,7 +41,7 @@ export const langchainBenchmark: Benchmark = {
       samples: warm[figure],
       accelerator: runtime.driver.accelerator,
       baseline: { name: 'cold python3 after a boot', samples: cold[figure] },
-      ...attempts.told(note),
+      ...attempts.failures(note),
     });
     return [
       row(
@@ -61,7 +61,7 @@ async function runOnce(
 ): Promise<void> {
   const template = await runtime.templates.prepare(DEFAULT_TEMPLATE);
   const source = kind === 'clone' ? { template: template.source } : {};
-  // Another warm list than the template's would mean another interpreter.
+  // The warm list must match the template's, or another interpreter starts.
   const { warm } = kind === 'clone' ? template.spec : { warm: [] };
   const parts = { ...source, attachBridge: attachCannedModel };
   const sandbox = runtime.prepareVm({ warm }, parts);
@@ -84,7 +84,7 @@ function begin(sandbox: Supervisor, kind: 'clone' | 'boot', signal: AbortSignal)
     : guest.exec({ argv: ['python3', '-c', CODE], stdin: false }, signal);
 }
 
-/** In place of the bridge, so that no model's time is in the figure. */
+/** Replaces the bridge, so that the figure contains no model time. */
 const attachCannedModel: SandboxParts['attachBridge'] = async (_sandboxId, channelPath) => {
   const model = await serveCannedModel(inferenceSocket(channelPath));
   return { setModels: () => undefined, inFlight: () => 0, close: () => model.close() };

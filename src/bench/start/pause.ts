@@ -1,4 +1,4 @@
-/** How long it takes to pause a sandbox and to resume it, in place and to disk. */
+/** The time to pause and resume a sandbox, in memory and to disk. */
 import type { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark } from '../benchmark.ts';
@@ -28,7 +28,7 @@ export const pauseBenchmark: Benchmark = {
     const boot: StartSamples = { ready: [], output: [] };
     const { id } = await control.create({}, signal);
     await makeDirty(control, id, DIRTY_MIB, signal);
-    // The first of each reads files into the page cache; it is not counted.
+    // The first round fills the page cache and is not counted.
     for (let round = 0; round <= rounds; round += 1) {
       say(`pause ${round} of ${rounds}`);
       for (const [to, samples] of [
@@ -49,32 +49,32 @@ export const pauseBenchmark: Benchmark = {
         name: 'pause.time/memory',
         samples: memory.pauseMs,
         baseline: null,
-        ...attempts.memory.told('no baseline: the processors stop, and nothing is written'),
+        ...attempts.memory.failures('no baseline: the processors stop, and nothing is written'),
       },
       {
         ...base,
         name: 'pause.time/disk',
         samples: disk.pauseMs,
         baseline: { name: 'pause.time/memory', samples: memory.pauseMs },
-        ...attempts.disk.told('until it is safe and the memory is given back'),
+        ...attempts.disk.failures('until it is safe and the memory is freed'),
       },
       {
         ...resume,
         name: 'resume.time/memory',
         samples: memory.resumeMs,
-        ...attempts.memory.told(),
+        ...attempts.memory.failures(),
       },
       {
         ...resume,
         name: 'resume.time/disk',
         samples: disk.resumeMs,
-        ...attempts.disk.told(),
+        ...attempts.disk.failures(),
       },
     ];
   },
 };
 
-/** It works afterwards, or this has failed. */
+/** Fails unless the sandbox works afterwards. */
 async function pauseOnce(
   { signal }: BenchContext,
   control: LocalControlPlane,

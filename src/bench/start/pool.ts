@@ -1,4 +1,4 @@
-/** How long a claim from the warm pool takes, and until its first script has printed: against a clone. */
+/** The time of a claim from the warm pool, and until its first script's output: against a clone. */
 import { sleep } from '../../base/clock.ts';
 import type { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
@@ -24,7 +24,7 @@ export const poolBenchmark: Benchmark = {
     const clone: StartSamples = { ready: [], output: [] };
     let busyRounds = 0;
     await control.setPool({ min: MEMBERS, max: MEMBERS });
-    // The first of each compiles and reads what is needed; it is not counted.
+    // The first round fills caches and is not counted.
     for (let round = 0; round <= rounds; round += 1) {
       say(`pool ${round} of ${rounds}`);
       await waitUntilFull(control, signal);
@@ -43,7 +43,7 @@ export const poolBenchmark: Benchmark = {
       accelerator,
       samples: claim[figure],
       baseline: { name: baseline, samples: clone[figure] },
-      ...attempts.told(note),
+      ...attempts.failures(note),
     });
     return [
       row('pool.claim', 'ready', 'clone.ready'),
@@ -61,7 +61,7 @@ async function claimOnce(
   const { id, origin } = await control.create({}, signal);
   const claimMs = performance.now() - began;
   try {
-    if (origin !== 'pool') throw new Error(`the sandbox is a ${origin}, not out of the pool`);
+    if (origin !== 'pool') throw new Error(`the sandbox is a ${origin}, not from the pool`);
     const outputMs = claimMs + (await printOneMs(await control.guest(id), signal));
     into?.ready.push(claimMs);
     into?.output.push(outputMs);
@@ -70,7 +70,7 @@ async function claimOnce(
   }
 }
 
-/** @throws when it is not within a minute */
+/** @throws if the pool is not full within a minute */
 async function waitUntilFull(control: LocalControlPlane, signal: AbortSignal): Promise<void> {
   for (let waitedMs = 0; waitedMs < FULL_MS_MAX; waitedMs += LOOK_EVERY_MS) {
     const [pool] = await control.pools();

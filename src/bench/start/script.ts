@@ -1,4 +1,4 @@
-/** How long a script takes to its first output: forked from the warmed interpreter, or a cold `python3`. */
+/** The time until a script's first output: forked from the warmed interpreter, or a cold `python3`. */
 import type { Benchmark } from '../benchmark.ts';
 import { firstOutputMs } from '../output.ts';
 

@@ -1,4 +1,4 @@
-/** How long a snapshot of a running sandbox takes, how long that stands still, and how much is kept. */
+/** The time of a snapshot of a running sandbox, how long the sandbox is stopped, and the snapshot's size. */
 import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MIB } from '../../base/units.ts';
@@ -8,11 +8,11 @@ import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { openBenchControl, standstillMs } from '../control.ts';
 import { firstOutputMs } from '../output.ts';
 
-/** Written by the sandbox before the snapshot. */
+/** Memory written by the sandbox before the snapshot. */
 const DIRTY_MIB = [0, 10, 50, 100, 200] as const;
 const FIGURES = ['snapshot.time', 'snapshot.still', 'snapshot.size'] as const;
 
-/** Of one amount of dirty memory, one value per round. */
+/** For one amount of dirty memory, one value per round. */
 interface Samples {
   readonly timeMs: number[];
   readonly stillMs: number[];
@@ -23,7 +23,7 @@ interface Samples {
 export const snapshotBenchmark: Benchmark = {
   names: FIGURES.flatMap((figure) => DIRTY_MIB.map((mib) => `${figure}/${mib}`)),
   summary:
-    'a snapshot of a running sandbox with so many MiB of its own: until it is safe, standstill, size',
+    'a snapshot of a running sandbox with N MiB of its own: until it is safe, time stopped, size',
   async measure(context) {
     await using opened = await openBenchControl(context);
     const rows: Measurement[] = [];
@@ -46,7 +46,7 @@ async function measureOne(
   const { id, memoryMib } = await control.create({}, signal);
   try {
     await makeDirty(control, id, dirtyMib, signal);
-    // In the first the guest gives its caches back; it is not counted.
+    // In the first round the guest frees its caches; it is not counted.
     for (let round = 0; round <= rounds; round += 1) {
       say(`${dirtyMib} MiB, ${round} of ${rounds}`);
       await attempts.run(() => snapshotOnce(control, id, dir, round === 0 ? null : samples));
@@ -67,7 +67,7 @@ async function measureOne(
     accelerator,
     samples: own,
     baseline,
-    ...attempts.told(note),
+    ...attempts.failures(note),
   });
   const { timeMs, stillMs, sizeMib, writeMs } = samples;
   return [
@@ -114,7 +114,7 @@ async function writeAndSyncMs(path: string, bytes: number): Promise<number> {
   }
 }
 
-/** In memory, where a snapshot finds it: every page has something in it. */
+/** Fills memory with non-zero pages, which a snapshot must write. */
 export async function makeDirty(
   control: LocalControlPlane,
   id: string,

@@ -46,7 +46,7 @@ describe('Assembler', () => {
     code.place(b).load(16).and(0xff).branch('jumpIfEqual', 3, end, c);
     code.place(c).load(16).branch('jumpIfEqual', 4, end, end);
     code.place(end).load(16).branch('jumpIfEqual', 5, { name: 'x' }, { name: 'y' });
-    expect(() => code.assemble()).toThrow('label x is nowhere');
+    expect(() => code.assemble()).toThrow('label x is not placed');
     const lines = disassemble(new Assembler().load(0).load(0).return(0x7fff_0000).assemble());
     expect(lines).toEqual(['A = number', 'return allow']);
   });
@@ -54,7 +54,7 @@ describe('Assembler', () => {
   it('refuses a label behind its jump, and one that is placed twice', () => {
     const [back, on] = [{ name: 'back' }, { name: 'on' }];
     const loop = new Assembler().load(0).place(back).branch('jumpIfEqual', 0, back, on);
-    expect(() => loop.place(on).return(0).assemble()).toThrow('label back is behind its jump');
+    expect(() => loop.place(on).return(0).assemble()).toThrow('label back is before its jump');
     expect(() => loop.place(on)).toThrow('twice');
   });
 });

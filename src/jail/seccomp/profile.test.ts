@@ -83,7 +83,7 @@ describe('parseProfile', () => {
 
   it('refuses a key that is there twice: the first would be gone without a word', () => {
     const twice = profile('').replace('{"vmm"', '{"vmm": {"default_action": "trap"}, "vmm"');
-    expect(refusal(twice)).toContain('key "vmm" is there twice');
+    expect(refusal(twice)).toContain('duplicate key "vmm"');
     expect(refusal(profile('{"syscall": "read", "sys\\u0063all": "write"}'))).toContain(
       '"syscall"',
     );
@@ -127,8 +127,8 @@ describe('checkRules', () => {
       profile(`${ioctl(eq('1'))}, ${ioctl(eq('2'))}, {"syscall": "ioctl"}, {"syscall": "read"}`),
     ).values();
     expect(filter && redundantRules(filter)).toEqual([
-      'filter[0] (ioctl): filter[2] says that already',
-      'filter[1] (ioctl): filter[2] says that already',
+      'filter[0] (ioctl): already covered by filter[2]',
+      'filter[1] (ioctl): already covered by filter[2]',
     ]);
   });
 });
