@@ -172,7 +172,7 @@ export class Runtime {
       const artifacts = await ensureArtifacts(setupContext(options, home), {
         withModel: upstream.needsModel && options.withoutModel !== true,
       });
-      const vsock = createVsockHost({ log, requireSealedMemory: true });
+      const vsock = createVsockHost({ log });
       cleanup.push('vsock worker', () => vsock.close());
       const vmmMemory = new VmmMemory(systemClock);
       const made = await makeDriver({ config, home, log, vsock, memory: vmmMemory });

@@ -1,4 +1,5 @@
 /** File descriptors: read, write, eventfd, memfd. The caller must close descriptors that it gets here. */
+import { fstatSync } from 'node:fs';
 import { check, libc, orNegativeErrno } from './libc.ts';
 import { allocateNative } from './memory.ts';
 
@@ -17,7 +18,6 @@ const cLseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
 const EFD_CLOEXEC_NONBLOCK = 0o2004000;
 const MFD_CLOEXEC_ALLOW_SEALING = 3;
 const F_ADD_SEALS = 1033;
-const F_GET_SEALS = 1034;
 const F_SEAL_SHRINK = 2;
 const F_GETFL = 3;
 const F_SETFL = 4;
@@ -97,8 +97,14 @@ export function sealShrink(fd: number): void {
   check(cFcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 'fcntl F_ADD_SEALS');
 }
 
-/** Whether the file can never shrink (memfd_create(2), "File sealing"). */
-export function isShrinkSealed(fd: number): boolean {
-  const seals = cFcntl(fd, F_GET_SEALS, 0);
-  return seals >= 0 && (seals & F_SEAL_SHRINK) !== 0;
+/** What tells one open file from every other on this host (fstat(2)); a descriptor's number doesn't. */
+export interface FileIdentity {
+  readonly dev: bigint;
+  readonly ino: bigint;
+}
+
+/** @throws an errno error if the descriptor is not open */
+export function fileIdentity(fd: number): FileIdentity {
+  const { dev, ino } = fstatSync(fd, { bigint: true });
+  return { dev, ino };
 }

@@ -1,4 +1,5 @@
 /** A VMM's view of the owner of the vsock devices (implemented by `vsock`, joined by the composition root). */
+import type { FileIdentity } from '../sys/fd.ts';
 import type { ChannelLimits, ChannelStats } from './driver.ts';
 
 interface VsockAttachSpec {
@@ -10,6 +11,8 @@ interface VsockAttachSpec {
   /** Where the owner listens for the host's programs: Firecracker's hybrid socket. */
   readonly channelPath: string;
   readonly limits?: ChannelLimits;
+  /** The file that is the guest's memory: the device maps no other. Absent: memory that the VMM makes itself. */
+  readonly memory?: FileIdentity;
 }
 
 export interface VsockAttachment {

@@ -11,7 +11,7 @@ import { randomInt } from 'node:crypto';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import { describeError } from '../base/errors.ts';
 import { EPOLL, type Epoll } from '../sys/epoll.ts';
-import { closeFd, fileSize, isShrinkSealed } from '../sys/fd.ts';
+import { closeFd, type FileIdentity, fileIdentity, fileSize } from '../sys/fd.ts';
 import { ERRNO, SyscallError } from '../sys/libc.ts';
 import { type Mapping, mapShared } from '../sys/memory.ts';
 import { acceptUnix, FdChannel } from '../sys/socket.ts';
@@ -47,8 +47,8 @@ interface DeviceOptions {
   readonly channelPath: string;
   readonly limits: ChannelLimits;
   readonly guestPorts: ReadonlySet<number> | undefined;
-  /** Refuse memory whose file could be shrunk under us. */
-  readonly requireSealedMemory: boolean;
+  /** The only file that is mapped; undefined: any. */
+  readonly memory: FileIdentity | undefined;
   /** Listening sockets; the device owns and closes them. */
   readonly vhostFd: number;
   readonly channelFd: number;
@@ -358,10 +358,9 @@ export class Device implements VhostUserTarget, SocketEvents {
   /** Pushes a mapping per request. @returns what is wrong, or undefined. */
   #map(requests: readonly RegionRequest[], mappings: Mapping[]): string | undefined {
     for (const { fd, fileOffset, size } of requests) {
-      // Touching a mapping beyond the end of its file is SIGBUS, the end of this process. That a file is
-      // not shrunk later, only a seal promises; without one it takes trust in the VMM.
-      if (this.#options.requireSealedMemory && !isShrinkSealed(fd))
-        return 'guest memory that is not sealed against shrinking';
+      // A file of the VMM's own choice could be truncated (touching it is then SIGBUS, the end of this process),
+      // have no huge page to back it (likewise), or be charged to this process page by page.
+      if (!this.#isGuestMemory(fd)) return 'a region of another file than the memory of this VM';
       const fileBytes = fileSize(fd);
       if (fileBytes < fileOffset + size)
         return `a region that ends at ${fileOffset + size} of a file of ${fileBytes} bytes`;
@@ -373,6 +372,13 @@ export class Device implements VhostUserTarget, SocketEvents {
       }
     }
     return undefined;
+  }
+
+  #isGuestMemory(fd: number): boolean {
+    const { memory } = this.#options;
+    if (memory === undefined) return true;
+    const { dev, ino } = fileIdentity(fd);
+    return dev === memory.dev && ino === memory.ino;
   }
 
   #unmap(): void {

@@ -24,7 +24,7 @@ import { ignore } from '../base/ignore.ts';
 import { type Log, silentLog } from '../base/log.ts';
 import { modulePath } from '../base/module-path.ts';
 import { bucketLimitProblem } from '../base/token-bucket.ts';
-import { closeFd, createEventFd, signalEventFd } from '../sys/fd.ts';
+import { closeFd, createEventFd, type FileIdentity, signalEventFd } from '../sys/fd.ts';
 import { connectUnix, listenUnix } from '../sys/socket.ts';
 import type { DeviceClosed } from './device.ts';
 import { VsockError } from './errors.ts';
@@ -49,6 +49,11 @@ export interface VsockDeviceSpec {
   readonly limits?: ChannelLimits;
   /** Host ports that the guest may dial; absent: any with a listener. */
   readonly guestPorts?: readonly number[];
+  /**
+   * The file that the guest's memory must be, sealed against shrinking by its maker. Absent: any file, which takes
+   * trust in the VMM: one under an attacker's control ends this process with memory that it truncates later.
+   */
+  readonly memory?: FileIdentity;
 }
 
 export interface VsockDevice {
@@ -71,16 +76,11 @@ export interface VsockHost {
 
 interface VsockHostOptions {
   readonly log?: Log;
-  /**
-   * Refuse guest memory that is not a memfd sealed against shrinking (QEMU's memory-backend-memfd is). A VMM
-   * under an attacker's control could else truncate it and kill this process by SIGBUS. Default false.
-   */
-  readonly requireSealedMemory?: boolean;
 }
 
 /** The worker thread starts with the first device. It keeps the process alive only while one is attached. */
 export function createVsockHost(options: VsockHostOptions = {}): VsockHost {
-  return new Host(options.log ?? silentLog, options.requireSealedMemory ?? false);
+  return new Host(options.log ?? silentLog);
 }
 
 /** `_` and a port of ten digits must fit behind it (sun_path has 107 bytes). */
@@ -93,16 +93,14 @@ const PORT_MAX = 0xfffffffe;
 
 class Host implements VsockHost {
   readonly #log: Log;
-  readonly #requireSealedMemory: boolean;
   readonly #devices = new Map<number, AttachedDevice>();
   readonly #requests = new Map<number, { device: number; answer: (stats: ChannelStats) => void }>();
   #thread: { worker: Worker; wakeFd: number; exited: Promise<void> } | undefined;
   #lastKey = 0;
   #isClosed = false;
 
-  constructor(log: Log, requireSealedMemory: boolean) {
+  constructor(log: Log) {
     this.#log = log;
-    this.#requireSealedMemory = requireSealedMemory;
   }
 
   async attach(spec: VsockDeviceSpec): Promise<VsockDevice> {
@@ -131,6 +129,7 @@ class Host implements VsockHost {
       channelFd,
       limits: spec.limits ?? {},
       guestPorts: spec.guestPorts,
+      memory: spec.memory,
     });
     return device;
   }
@@ -162,7 +161,7 @@ class Host implements VsockHost {
 
   #start(): { worker: Worker; wakeFd: number; exited: Promise<void> } {
     const wakeFd = createEventFd();
-    const setup: WorkerSetup = { wakeFd, requireSealedMemory: this.#requireSealedMemory };
+    const setup: WorkerSetup = { wakeFd };
     const worker = new Worker(modulePath('./worker.ts', import.meta.url), {
       workerData: setup,
       name: 'vsock',

@@ -1,6 +1,7 @@
 /** What the main thread and the worker of all devices say to each other. Both are this process. */
 
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
+import type { FileIdentity } from '../sys/fd.ts';
 import type { DeviceClosed } from './device.ts';
 
 /** A descriptor number in a message becomes the worker's. */
@@ -14,6 +15,7 @@ export type Command =
       readonly channelFd: number;
       readonly limits: ChannelLimits;
       readonly guestPorts: readonly number[] | undefined;
+      readonly memory: FileIdentity | undefined;
     }
   | { readonly kind: 'set-limits'; readonly device: number; readonly limits: ChannelLimits }
   | { readonly kind: 'stats'; readonly device: number; readonly request: number }
@@ -34,5 +36,4 @@ export type Report =
 export interface WorkerSetup {
   /** Event counter that says that commands wait in the port. The main thread owns it. */
   readonly wakeFd: number;
-  readonly requireSealedMemory: boolean;
 }

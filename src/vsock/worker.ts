@@ -11,7 +11,7 @@ import type { Command, Report, WorkerSetup } from './messages.ts';
 
 assert(parentPort !== null, 'worker.ts runs as a worker thread');
 const port = parentPort;
-const { wakeFd, requireSealedMemory } = workerData as WorkerSetup;
+const { wakeFd } = workerData as WorkerSetup;
 
 const epoll = new Epoll();
 const devices = new Map<number, Device>();
@@ -75,7 +75,6 @@ function attach(command: Command & { kind: 'attach' }): void {
   const device = new Device({
     ...command,
     guestPorts: command.guestPorts === undefined ? undefined : new Set(command.guestPorts),
-    requireSealedMemory,
     epoll,
     now,
     wake: (self) => ready.add(self),

@@ -1,13 +1,15 @@
 /** The real worker, sockets, memory and eventfds; only the guest is simulated (`VhostFrontEnd`). */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { BucketLimit } from '../../src/base/token-bucket.ts';
-import { GIB } from '../../src/base/units.ts';
+import { GIB, MIB } from '../../src/base/units.ts';
+import { fileIdentity, sealShrink } from '../../src/sys/fd.ts';
+import { libc } from '../../src/sys/libc.ts';
 import {
   createVsockHost,
   type VsockDevice,
@@ -35,6 +37,20 @@ afterEach(async () => {
   for (const server of servers.splice(0)) server.close();
   rmSync(dir, { recursive: true });
 });
+
+/** Room for the rings of a front end; a multiple of a huge page. */
+const MEMORY_BYTES = 64 * MIB;
+/** memfd_create(2) */
+const MFD_CLOEXEC = 1;
+const MFD_ALLOW_SEALING = 2;
+const MFD_HUGETLB = 4;
+const memfdCreate = libc.func('int memfd_create(const char *name, unsigned int flags)');
+
+function sealedMemFd(flags: number): number {
+  const fd: number = memfdCreate('memory', MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
+  sealShrink(fd);
+  return fd;
+}
 
 interface Made {
   readonly device: VsockDevice;
@@ -384,30 +400,48 @@ describe('the VMM', () => {
     });
   });
 
-  it('whose memory could shrink is refused when the host demands sealed memory', async () => {
-    await host.close();
-    host = createVsockHost({ requireSealedMemory: true });
-    const open = await attach();
-    const unsealed = VhostFrontEnd.connect(open.spec.vhostSocketPath, open.spec.guestCid);
-    frontEnds.push(unsealed);
-    unsealed.shareMemory();
-    expect(await open.device.closed).toMatchObject({
-      reason: 'protocol-error',
-      detail: expect.stringMatching(/not sealed/),
-    });
-    const made = await attach();
-    const sealed = VhostFrontEnd.connect(made.spec.vhostSocketPath, made.spec.guestCid);
-    frontEnds.push(sealed);
-    sealed.sealMemory();
-    await sealed.negotiate();
-    sealed.shareMemory();
-    sealed.startRings([0, 0]);
-    sealed.guest.listening.add(5000);
+  it('maps only the file that was made for its VM', async () => {
+    const memoryFd = sealedMemFd(0);
+    ftruncateSync(memoryFd, MEMORY_BYTES);
+    const made = await attach({ memory: fileIdentity(memoryFd) });
+    const guest = VhostFrontEnd.connect(made.spec.vhostSocketPath, made.spec.guestCid, memoryFd);
+    frontEnds.push(guest);
+    await guest.negotiate();
+    guest.shareMemory();
+    guest.startRings([0, 0]);
+    guest.guest.listening.add(5000);
     const client = connect(made.spec.channelPath);
     const got = collect(client);
     client.write('CONNECT 5000\n');
-    await sealed.until(() => got.text().startsWith('OK'), 'OK');
+    await guest.until(() => got.text().startsWith('OK'), 'OK');
     client.destroy();
+  });
+
+  it.each([
+    // Its pages would be charged to this process, as many as a taken-over VMM names.
+    ['a sealed sparse file', () => sealedMemFd(0)],
+    // Touching it where no huge page is free is SIGBUS, the end of this process.
+    ['a sealed file of huge pages', () => sealedMemFd(MFD_HUGETLB)],
+    ['a file of a file system', () => openSync(join(dir, 'file'), 'w+')],
+  ])('refuses %s in place of the memory of its VM', async (_name, open) => {
+    // Starts the worker, so that the descriptors below are those of one device.
+    await boot(await attach());
+    const other = open();
+    ftruncateSync(other, MEMORY_BYTES);
+    const fds = openFds();
+    const memoryFd = sealedMemFd(0);
+    ftruncateSync(memoryFd, MEMORY_BYTES);
+    const made = await attach({ memory: fileIdentity(memoryFd) });
+    const guest = VhostFrontEnd.connect(made.spec.vhostSocketPath, made.spec.guestCid, memoryFd);
+    frontEnds.push(guest);
+    guest.shareMemory(MEMORY_BYTES, other);
+    expect(await made.device.closed).toMatchObject({
+      reason: 'protocol-error',
+      detail: 'vhost-user: request 5: a region of another file than the memory of this VM',
+    });
+    guest.close();
+    expect(openFds()).toEqual(fds);
+    closeSync(other);
   });
 
   it('is alone: a second front end is refused', async () => {

@@ -3,13 +3,7 @@
  * driver in this process. Over the real socket, with real descriptors, against the real worker.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import {
-  closeFd,
-  createEventFd,
-  createMemFd,
-  sealShrink,
-  signalEventFd,
-} from '../../src/sys/fd.ts';
+import { closeFd, createEventFd, createMemFd, signalEventFd } from '../../src/sys/fd.ts';
 import { ERRNO } from '../../src/sys/libc.ts';
 import { type Mapping, mapShared } from '../../src/sys/memory.ts';
 import { connectUnix, FdChannel } from '../../src/sys/socket.ts';
@@ -40,13 +34,18 @@ export class VhostFrontEnd {
   readonly #callFds = [createEventFd(), createEventFd()];
   #isClosed = false;
 
-  private constructor(path: string, guestCid: number, options: Partial<GuestRingsOptions>) {
+  private constructor(
+    path: string,
+    guestCid: number,
+    options: Partial<GuestRingsOptions>,
+    memoryFd?: number,
+  ) {
     const rings = { queueSize: 128, rxCuts: [3776], txCuts: [44], ...options, guestCid };
     this.guestCid = guestCid;
     this.#fd = connectUnix(path);
     if (this.#fd < 0) throw new Error(`connect ${path}: ${this.#fd}`);
     this.#bytes = Math.ceil(guestMemoryBytes(rings) / 4096) * 4096;
-    this.#memoryFd = createMemFd('guest', this.#bytes);
+    this.#memoryFd = memoryFd ?? createMemFd('guest', this.#bytes);
     this.#mapping = mapShared(this.#memoryFd, 0, this.#bytes);
     this.rings = new GuestRings(this.#mapping.buffer, rings);
     this.guest = new GuestPeer(this.rings, 256 * 1024);
@@ -67,9 +66,12 @@ export class VhostFrontEnd {
     return frontEnd;
   }
 
-  /** Connects and says nothing. */
-  static connect(path: string, guestCid: number): VhostFrontEnd {
-    return new VhostFrontEnd(path, guestCid, {});
+  /**
+   * Connects and says nothing.
+   * @param memoryFd becomes the front end's: the guest's memory, large enough for the default rings
+   */
+  static connect(path: string, guestCid: number, memoryFd?: number): VhostFrontEnd {
+    return new VhostFrontEnd(path, guestCid, {}, memoryFd);
   }
 
   async negotiate(): Promise<void> {
@@ -83,14 +85,13 @@ export class VhostFrontEnd {
     this.tell(REQUEST.setFeatures, u64(FEATURES));
   }
 
-  sealMemory(): void {
-    sealShrink(this.#memoryFd);
-  }
-
-  /** @param claimedBytes what the table says that the file has. */
-  shareMemory(claimedBytes = this.#bytes): void {
+  /**
+   * @param claimedBytes what the table says that the file has
+   * @param fd another file than the guest's memory
+   */
+  shareMemory(claimedBytes = this.#bytes, fd = this.#memoryFd): void {
     const record = u64(1n, BigInt(GUEST_BASE), BigInt(claimedBytes), BigInt(USER_BASE), 0n);
-    this.tell(REQUEST.setMemTable, record, [this.#memoryFd]);
+    this.tell(REQUEST.setMemTable, record, [fd]);
   }
 
   startRings(bases: readonly number[]): void {

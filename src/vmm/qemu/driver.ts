@@ -18,6 +18,7 @@ import { hasDiskLimits } from '../../base/disk-limits.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
+import { fileIdentity } from '../../sys/fd.ts';
 import { startTscMeter } from '../../sys/tsc.ts';
 import type { AttachVsock } from '../attach-vsock.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
@@ -193,6 +194,7 @@ function makeSlot(options: QemuDriverOptions, spec: VmSpec, process: QemuProcess
       channelPath: spec.channelPath,
     },
     limits: spec.channelLimits,
+    memory: spec.memoryFd === undefined ? undefined : fileIdentity(spec.memoryFd),
   });
 }
 

@@ -1,7 +1,7 @@
 /** A running QEMU VM and its vsock device. Its network card: `nic.ts`. */
 import { writeFile } from 'node:fs/promises';
 import type { Readable, Writable } from 'node:stream';
-import { closeFd } from '../../sys/fd.ts';
+import { closeFd, type FileIdentity } from '../../sys/fd.ts';
 import { connectUnix } from '../../sys/socket.ts';
 import type { AttachVsock, VsockAttachment } from '../attach-vsock.ts';
 import type {
@@ -42,6 +42,7 @@ export class VsockSlot implements VsockHotplug {
     readonly vhostSocketPath: string;
     readonly channelPath: string;
   };
+  readonly #memory: FileIdentity | undefined;
   #limits: ChannelLimits | undefined;
   #attachment: Promise<VsockAttachment> | undefined;
 
@@ -50,11 +51,13 @@ export class VsockSlot implements VsockHotplug {
     attachVsock: AttachVsock;
     place: { id: string; vhostSocketPath: string; channelPath: string };
     limits: ChannelLimits | undefined;
+    memory: FileIdentity | undefined;
   }) {
     this.#qmp = options.qmp;
     this.#attachVsock = options.attachVsock;
     this.#place = options.place;
     this.#limits = options.limits;
+    this.#memory = options.memory;
   }
 
   /** Creates only the backend, so that it is ready when QEMU is. */
@@ -63,6 +66,7 @@ export class VsockSlot implements VsockHotplug {
       ...this.#place,
       guestCid,
       ...(this.#limits === undefined ? {} : { limits: this.#limits }),
+      ...(this.#memory === undefined ? {} : { memory: this.#memory }),
     });
     return this.#attachment;
   }
