@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { guestOutcome } from './layers.ts';
-import { planOf } from './run.ts';
+import { guestOutcome, type Layer, type LayerContext } from './layers.ts';
+import { planOf, runLayers } from './run.ts';
+import { type Outcome, UnsteadyBudget } from './verdict.ts';
 
 const names = (...words: string[]): string[] => planOf(words).layers.map(({ name }) => name);
 
@@ -41,5 +42,67 @@ describe('guestOutcome', () => {
   it('no test at all, or a status without a failure, is a failure', () => {
     expect(guestOutcome('Ran 0 tests in 0s', 0)).toMatchObject({ passed: 0, failed: 1 });
     expect(guestOutcome('Ran 3 tests in 0s', 1)).toMatchObject({ failed: 1 });
+  });
+});
+
+describe('runLayers', () => {
+  const NOTHING: Outcome = {
+    passed: 1,
+    failed: 0,
+    skipped: 0,
+    failures: [],
+    unsteady: [],
+    skips: [],
+    files: [],
+  };
+  let text = '';
+  const context = (): LayerContext => {
+    text = '';
+    const write = (more: string): void => {
+      text += more;
+    };
+    const shell = { signal: new AbortController().signal, env: {}, isTerminal: false, write };
+    return { shell, seed: 1, filters: [], budget: new UnsteadyBudget() };
+  };
+  const layer = (
+    name: string,
+    stage: Layer['stage'],
+    run: Layer['run'] = async () => NOTHING,
+  ): Layer => ({ name, stage, run });
+  const red = async (): Promise<Outcome> => ({ ...NOTHING, failed: 1 });
+
+  it('a red gate stops the run before anything else, and says what did not run', async () => {
+    const layers = [layer('check', 'gate', red), layer('unit', 'gate'), layer('vm', 'machine')];
+    const outcomes = await runLayers(layers, context(), async () => expect.fail('prepared'));
+    expect(outcomes).toHaveLength(1);
+    expect(text).toContain('\nnot run, since the gate is red: unit, vm\n');
+  });
+
+  it('a green gate is followed by the machine’s layers, which are prepared once', async () => {
+    let prepared = 0;
+    const layers = [layer('check', 'gate'), layer('vm', 'machine', red), layer('e2e', 'machine')];
+    const outcomes = await runLayers(layers, context(), async () => {
+      prepared += 1;
+    });
+    expect(outcomes.map(({ failed }) => failed)).toEqual([0, 1, 0]);
+    expect(prepared).toBe(1);
+  });
+
+  it('components run beside VMs, with the lines of each labeled', async () => {
+    const both = Promise.withResolvers<void>();
+    const component = layer('component', 'machine', async ({ shell }) => {
+      await both.promise;
+      shell.write('from a component\n');
+      return NOTHING;
+    });
+    const vm = layer('vm', 'machine', async ({ shell }) => {
+      shell.write('from a VM\n');
+      both.resolve();
+      return NOTHING;
+    });
+    const outcomes = await runLayers([component, vm], context(), async () => undefined);
+    expect(outcomes).toHaveLength(2);
+    expect(text).toContain('component | from a component\n');
+    expect(text).toContain('vm | from a VM\n');
   });
 });

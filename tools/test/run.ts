@@ -47,17 +47,7 @@ export async function runTests(cli: Cli, words: readonly string[]): Promise<numb
   };
   const context: LayerContext = { shell, seed, filters, budget: new UnsteadyBudget() };
   shell.write(`seed ${seed} (repeat with NEUROVISOR_SEED=${seed})\n`);
-  const gate = await inOrder(
-    cli,
-    layers.filter(({ stage }) => stage === 'gate'),
-    context,
-  );
-  const machine = layers.filter(({ stage }) => stage === 'machine');
-  const outcomes = [...gate];
-  if (gate.some(({ failed }) => failed > 0) && machine.length > 0) {
-    const names = machine.map(({ name }) => name).join(', ');
-    shell.write(`\nnot run, since the gate is red: ${names}\n`);
-  } else outcomes.push(...(await onMachine(cli, machine, context)));
+  const outcomes = await runLayers(layers, context, (machine) => prepare(cli, machine));
   const outcome = sum(outcomes);
   const listPath =
     cli.env[LIST_VARIABLE] || join(resolveHome(cli.config.home).cacheDir, 'unsteady.jsonl');
@@ -77,62 +67,85 @@ function checkRequired(env: Cli['env']): void {
   }
 }
 
-async function onMachine(
-  cli: Cli,
+/**
+ * Runs the gate, and the other layers only if it is green.
+ * @param prepareMachine called before the first layer that needs the machine
+ */
+export async function runLayers(
   layers: readonly Layer[],
   context: LayerContext,
+  prepareMachine: (layers: readonly Layer[]) => Promise<void>,
 ): Promise<readonly Outcome[]> {
-  if (layers.some(({ needsPackages }) => needsPackages === true)) {
-    const { progress, cancelled: signal, log } = cli;
-    await ensureTestPackages({ progress: progress.report, signal, log });
+  const ofGate = layers.filter(({ stage }) => stage === 'gate');
+  const gate = await inOrder(ofGate, context);
+  const isRed = gate.some(({ failed }) => failed > 0);
+  const machine = layers.filter(({ stage }) => stage === 'machine');
+  const left = [...ofGate.slice(gate.length), ...(isRed ? machine : [])];
+  if (left.length > 0) {
+    const names = left.map(({ name }) => name).join(', ');
+    context.shell.write(`\nnot run, since the gate is red: ${names}\n`);
   }
-  if (layers.some(({ needsSetup }) => needsSetup === true)) await setUp(cli);
-  else cli.progress.close();
-  const tracks = TRACKS.map((names) => layers.filter(({ name }) => names.includes(name)));
-  const [first, second] = tracks.filter((track) => track.length > 0);
-  if (first === undefined) return [];
-  if (second === undefined) return await inOrder(cli, first, context);
-  return (
-    await Promise.all([first, second].map((track) => labeledTrack(cli, track, context)))
-  ).flat();
+  if (isRed || machine.length === 0) return gate;
+  await prepareMachine(machine);
+  return [...gate, ...(await sideBySide(machine, context))];
 }
 
 /**
- * Layers that run side by side: the components wait for timers and small programs most of the time, and the
- * VMs of the others are emulated by one thread each.
+ * Layers that run at the same time: components wait for timers and small programs most of the time, and each
+ * VM of the others is emulated by one thread.
  */
 const TRACKS: readonly (readonly string[])[] = [['component'], ['vm', 'e2e']];
 
+async function sideBySide(
+  layers: readonly Layer[],
+  context: LayerContext,
+): Promise<readonly Outcome[]> {
+  const tracks = TRACKS.map((names) => layers.filter(({ name }) => names.includes(name)));
+  const [first, second] = tracks.filter((track) => track.length > 0);
+  if (first === undefined) return [];
+  if (second === undefined) return await inOrder(first, context);
+  const outcomes = await Promise.all([first, second].map((track) => labeledTrack(track, context)));
+  return outcomes.flat();
+}
+
 async function labeledTrack(
-  cli: Cli,
   track: readonly Layer[],
   context: LayerContext,
 ): Promise<readonly Outcome[]> {
   const shell = labeled(context.shell, `${track.map(({ name }) => name).join('+')} | `);
   try {
-    return await inOrder(cli, track, { ...context, shell });
+    return await inOrder(track, { ...context, shell });
   } finally {
     shell.flush();
   }
 }
 
 async function inOrder(
-  cli: Cli,
   layers: readonly Layer[],
   context: LayerContext,
 ): Promise<readonly Outcome[]> {
+  const { shell } = context;
   const outcomes: Outcome[] = [];
   for (const layer of layers) {
-    cli.cancelled.throwIfAborted();
+    shell.signal.throwIfAborted();
     const began = performance.now();
-    context.shell.write(`\n== ${layer.name}\n`);
+    shell.write(`\n== ${layer.name}\n`);
     const outcome = await layer.run(context);
     outcomes.push(outcome);
     const took = duration(performance.now() - began);
-    context.shell.write(`== ${layer.name}: ${counts(outcome)} in ${took}\n`);
+    shell.write(`== ${layer.name}: ${counts(outcome)} in ${took}\n`);
     if (layer.stage === 'gate' && outcome.failed > 0) break;
   }
   return outcomes;
+}
+
+async function prepare(cli: Cli, layers: readonly Layer[]): Promise<void> {
+  if (layers.some(({ needsPackages }) => needsPackages === true)) {
+    const { progress, cancelled: signal, log } = cli;
+    await ensureTestPackages({ progress: progress.report, signal, log });
+  }
+  if (layers.some(({ needsSetup }) => needsSetup === true)) await setUp(cli);
+  else cli.progress.close();
 }
 
 async function setUp(cli: Cli): Promise<void> {
