@@ -377,9 +377,9 @@ function bridgePolicy(models: ModelPolicy): BridgePolicy {
 /** @throws SandboxError `spec_invalid`: this driver cannot change a VM's memory */
 function requireBalloon({ capabilities, name }: VmmDriver, options: SandboxOptions): void {
   if (options.memoryMaxMib === undefined || capabilities.balloon === true) return;
-  const why = `not offered by this driver (${name})`;
+  const why = `not supported by this driver (${name})`;
   throw new SandboxError('spec_invalid', `sandbox option memoryMaxMib: ${why}`, {
-    remedy: 'leave it away, and give it as much memory as it may need',
+    remedy: 'omit it, and choose memoryMib as large as needed',
   });
 }
 
