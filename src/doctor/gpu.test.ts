@@ -30,7 +30,7 @@ describe('checkGpu', () => {
     [[NVIDIA, RENDER], 'an NVIDIA device', 'no CUDA backend', 'linux-x64-cuda'],
     [[RENDER], 'a render device', 'no Vulkan backend', 'linux-x64-vulkan'],
   ])(
-    'devices %j without their backend: says so, and what to install',
+    'devices %j without a backend: reported, with the package to install',
     async (devices, ...texts) => {
       const [device, backend, remedy] = texts;
       const found = await checkGpu({ gpu: 'auto' }, sources(CPU, ...devices));
@@ -42,7 +42,7 @@ describe('checkGpu', () => {
     },
   );
 
-  it('no device: the CPU, and where a GPU would be of use', async () => {
+  it('no device: the CPU, with the remedies for a GPU', async () => {
     expect(await checkGpu({ gpu: 'auto' }, sources(CPU))).toMatchObject({
       verdict: 'limited',
       detail: 'no GPU device; the engine computes on the CPU',
@@ -50,7 +50,7 @@ describe('checkGpu', () => {
     });
   });
 
-  it('the CPU by configuration is fine, with a device too', async () => {
+  it('NEUROVISOR_GPU=cpu: fine, even with a device', async () => {
     expect(await checkGpu({ gpu: 'cpu' }, sources(CPU, NVIDIA))).toMatchObject({
       verdict: 'ok',
       detail: expect.stringContaining('NEUROVISOR_GPU'),
@@ -58,7 +58,7 @@ describe('checkGpu', () => {
   });
 
   it.each(['engine_missing', 'gpu_unavailable', 'engine_crashed'] as const)(
-    'an engine that can not be loaded (%s) is an error with its remedy',
+    'an engine that fails to load (%s): the error with its remedy',
     async (code) => {
       const error = new EngineError(code, 'no', { remedy: 'do this' });
       await expect(checkGpu({ gpu: 'cuda' }, sources(error, NVIDIA))).rejects.toBe(error);

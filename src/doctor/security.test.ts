@@ -35,7 +35,7 @@ const blamed = (of: HostFacts): string[] =>
 const ALWAYS = ['rowhammer'];
 
 describe('auditHost', () => {
-  it('auditHost: a good host is blamed for nothing that can be seen', () => {
+  it('auditHost: a good host has no finding except undetectable ones', () => {
     expect(blamed(host())).toEqual(ALWAYS);
   });
   it.each([
@@ -54,7 +54,7 @@ describe('auditHost', () => {
     ['kernel console', { '/proc/sys/kernel/printk': '7\t4\t1\t7' }],
     ['user ids', { '/etc/passwd': 'agent:x:1900000010:1::/:/bin/sh' }],
   ] as const)(
-    'auditHost: %s is blamed, alone and with a remedy',
+    'auditHost: %s is the only finding, with a remedy',
     (name, facts, kernel?: string) => {
       const bad = host(facts, kernel);
       expect(blamed(bad).sort()).toEqual([...ALWAYS, name].sort());
@@ -62,7 +62,7 @@ describe('auditHost', () => {
       expect(judge?.(bad).remedy).toEqual(expect.any(String));
     },
   );
-  it('auditHost: facts that a host does not tell are no failures of the audit', () => {
+  it('auditHost: absent facts do not fail the audit', () => {
     const silent: HostFacts = {
       read: () => null,
       list: () => [],

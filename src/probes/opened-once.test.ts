@@ -9,7 +9,7 @@ function of(open: (() => Promise<ReturnType<typeof made>>) | null) {
 }
 
 describe('OpenedOnce', () => {
-  it('start: opens once, however often it is asked, and is let go of once', async () => {
+  it('start: two calls open one value, which is disposed of once', async () => {
     const value = made();
     const open = vi.fn(async () => value);
     const { once, opened } = of(open);
@@ -24,7 +24,7 @@ describe('OpenedOnce', () => {
     expect(once.value).toBeUndefined();
   });
 
-  it('stop: what comes late is let go of, and nobody hears of it', async () => {
+  it('stop: a value that arrives later is disposed of, and `opened` is not called', async () => {
     const value = made();
     const coming = Promise.withResolvers<typeof value>();
     const { once, opened } = of(() => coming.promise);
@@ -38,14 +38,14 @@ describe('OpenedOnce', () => {
     expect(once.value).toBeUndefined();
   });
 
-  it('start: never rejects; what fails is told, and nothing is there', async () => {
+  it('start: a failure goes to `failed`, never rejects, and leaves no value', async () => {
     const { once, failed } = of(() => Promise.reject(new Error('no such probe')));
     await once.start();
     expect(failed).toHaveBeenCalledExactlyOnceWith(new Error('no such probe'));
     expect(once.value).toBeUndefined();
   });
 
-  it('start: nothing where there is nothing to open', async () => {
+  it('start: without `open` there is no value', async () => {
     const { once, opened, failed } = of(null);
     await once.start();
     expect([opened.mock.calls, failed.mock.calls, once.value]).toEqual([[], [], undefined]);

@@ -36,7 +36,7 @@ function begun(probes: SlowProbes): PacketLatency {
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 describe('PacketLatency', () => {
-  it('a card that goes while its programs are attached leaves none', async () => {
+  it('watch: a card that is released while its probe attaches leaves no probe', async () => {
     const probes = new SlowProbes();
     const packets = begun(probes);
     const stop = packets.watch('one', 'nv-one');
@@ -48,7 +48,7 @@ describe('PacketLatency', () => {
     await packets.close();
   });
 
-  it('a card that comes back, as after a loan, waits until the one before has let go of it', async () => {
+  it('watch: a card that returns from a loan attaches after its previous probe is gone', async () => {
     const probes = new SlowProbes();
     const packets = begun(probes);
     packets.watch('one', 'nv-one')();
@@ -72,7 +72,7 @@ describe('PacketLatency', () => {
     await packets.close();
   });
 
-  it('its end waits for what is being attached, and takes it away first', async () => {
+  it('close: waits for pending probes and removes them first', async () => {
     const probes = new SlowProbes();
     const packets = begun(probes);
     packets.watch('one', 'nv-one');
@@ -86,7 +86,7 @@ describe('PacketLatency', () => {
     await packets.close();
   });
 
-  it('its end while they are still being loaded leaves none', async () => {
+  it('close: while the programs are loading, leaves no probe', async () => {
     const probes = new SlowProbes();
     const opened = Promise.withResolvers<Probes>();
     const packets = new PacketLatency({ open: () => opened.promise, log: silentLog });

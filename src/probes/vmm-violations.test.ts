@@ -56,7 +56,7 @@ function world(hasSource = true) {
 }
 
 describe('VmmViolations', () => {
-  it('counts what is logged while a VMM runs, and tells the first in the log', async () => {
+  it('watch: logged calls of a running VMM are counted, and the first one is in the log', async () => {
     const { clock, queued, warned, violations, count } = world();
     expect(await count('log')).toBe(0);
     const watch = violations.watch(7);
@@ -78,7 +78,7 @@ describe('VmmViolations', () => {
     expect(await count('log')).toBe(2);
   });
 
-  it('a VMM that its filter has ended: the record comes after the end, and is waited for', async () => {
+  it('settle: after SIGSYS waits for the late record', async () => {
     const { clock, queued, violations, count } = world();
     const settled = violations.watch(7).settle(KILLED);
     clock.advance(20);
@@ -89,7 +89,7 @@ describe('VmmViolations', () => {
     expect(await count('enforce')).toBe(1);
   });
 
-  it('an old record of a process that had the number of a VMM is not its own', async () => {
+  it('watch: an old record of an earlier process with the same pid does not count', async () => {
     const { clock, queued, violations, count } = world();
     const at = (wallMs: number): string => (wallMs / 1000).toFixed(3);
     violations.watch(1);
@@ -97,7 +97,7 @@ describe('VmmViolations', () => {
     const old = at(clock.wall() - 90_000);
     queued.push(record(7, 101, '0x80000000', undefined, old));
     clock.advance(500);
-    // What nobody has taken yet as well.
+    // Records that have not been read yet, too.
     queued.push(record(7, 59, '0x80000000', undefined, old));
     queued.push(record(7, 272, '0x80000000', undefined, at(clock.wall() - 1_000)));
     const watch = violations.watch(7);
@@ -105,7 +105,7 @@ describe('VmmViolations', () => {
     expect(await count('enforce')).toBe(1);
   });
 
-  it('what the kernel does not let us have is counted as lost, and ends nothing', async () => {
+  it('watch: a failed read counts as lost and does not throw', async () => {
     const { clock, queued, violations, registry } = world();
     violations.watch(7);
     queued.push('broken', record(7, 59, '0x7ffc0000'));
@@ -115,7 +115,7 @@ describe('VmmViolations', () => {
     expect(await registry.text()).toMatch(/mode="log"\} 1\n/);
   });
 
-  it('a record that came before its VMM was known is its own', async () => {
+  it('watch: a record from before the VMM was registered counts', async () => {
     const { clock, queued, violations, count } = world();
     violations.watch(1);
     queued.push(record(7, 101, '0x80000000'));
@@ -125,7 +125,7 @@ describe('VmmViolations', () => {
     expect(await count('enforce')).toBe(1);
   });
 
-  it('where the kernel tells nothing the end is counted all the same, without a name', async () => {
+  it('settle: without records an exit by SIGSYS counts, without a name', async () => {
     const { clock, violations, count } = world(false);
     expect(await violations.watch(7).settle(KILLED)).toBeNull();
     expect(await count('enforce')).toBe(1);
@@ -135,7 +135,7 @@ describe('VmmViolations', () => {
     clock.advance(1);
   });
 
-  it('what a VMM says itself is named and counted once', async () => {
+  it('settle: a call that the VMM reports itself is named and counted once', async () => {
     const { violations, count } = world(false);
     const exit: VmExit = { ...KILLED, exitCode: 148, signal: null, refusedSyscall: 57 };
     const mark = await violations.watch(7).settle(exit);
@@ -143,14 +143,14 @@ describe('VmmViolations', () => {
     expect(await count('enforce')).toBe(1);
   });
 
-  it('an end of another kind is no violation, and is not waited for', async () => {
+  it('settle: another exit is no violation, and does not wait', async () => {
     const { violations, count } = world();
     const exit: VmExit = { ...KILLED, signal: 'SIGKILL' };
     expect(await violations.watch(7).settle(exit)).toBeNull();
     expect(await count('enforce')).toBe(0);
   });
 
-  it('records that were lost are counted, 32-bit calls have no name, unknown ones are bounded', async () => {
+  it('watch: lost records are counted, 32-bit calls have no name, unknown pids are bounded', async () => {
     const { clock, queued, violations, registry } = world();
     const watch = violations.watch(7);
     for (let pid = 100; pid < 1_000; pid += 1) queued.push(record(pid, 59, '0x0'));

@@ -17,7 +17,7 @@ const auto = { vmm: 'auto', accelerator: 'auto', jail: 'off' } as const;
 const asked = { vmm: 'firecracker', accelerator: 'auto', jail: 'auto' } as const;
 
 describe('chooseVmm', () => {
-  it('chooseVmm: QEMU by itself, Firecracker where there is none, KVM works and no jail is wanted', () => {
+  it('chooseVmm: QEMU by default; Firecracker without QEMU, with KVM, and with the jail off', () => {
     expect(chooseVmm(auto, machine('kvm'), fit)).toBe('qemu');
     expect(chooseVmm(auto, machine('tcg'), fit)).toBe('qemu');
     expect(chooseVmm(auto, machine('kvm', false), fit)).toBe('firecracker');
@@ -26,12 +26,12 @@ describe('chooseVmm', () => {
     expect(chooseVmm({ ...auto, accelerator: 'tcg' }, machine('kvm', false), fit)).toBe('qemu');
   });
   it.each(['auto', 'enforce', 'log'] as const)(
-    'chooseVmm: Firecracker, which is not jailed, never by itself where the jail is %s',
+    'chooseVmm: never Firecracker by default with the jail %s',
     (jail) => {
       expect(chooseVmm({ ...auto, jail }, machine('kvm', false), fit)).toBe('qemu');
     },
   );
-  it('chooseVmm: what is asked for, where it can run', () => {
+  it('chooseVmm: the requested VMM if it can run here', () => {
     expect(chooseVmm(asked, machine('kvm'), fit)).toBe('firecracker');
     expect(chooseVmm({ ...asked, vmm: 'qemu' }, machine('kvm', false), fit)).toBe('qemu');
   });
@@ -39,7 +39,7 @@ describe('chooseVmm', () => {
     ['no KVM', asked, machine('tcg'), fit, 'can not run Linux'],
     ['no binary', asked, machine('kvm'), none, 'is not installed'],
     ['emulation', { ...asked, accelerator: 'tcg' } as const, machine('kvm'), fit, 'no software'],
-  ])('chooseVmm: a clear refusal with %s', (_, config, verdict, firecracker, why) => {
+  ])('chooseVmm: refuses Firecracker with a reason: %s', (_, config, verdict, firecracker, why) => {
     const choose = () => chooseVmm(config, verdict, firecracker);
     expect(choose).toThrow(why);
     expect(choose).toThrow(
@@ -49,7 +49,7 @@ describe('chooseVmm', () => {
 });
 
 describe('judgeFirecracker', () => {
-  it('judgeFirecracker: one that is not there is no error', async () => {
+  it('judgeFirecracker: a missing binary is a problem, not an error', async () => {
     const { version, problem } = await judgeFirecracker('/nonexistent/firecracker');
     expect(version).toBeNull();
     expect(problem).toBe('it is not installed');

@@ -48,9 +48,9 @@ function world() {
   return { network, requests, given, done };
 }
 
-describe('Network: who measures a card', () => {
+describe('Network: watchCard', () => {
   const vmm = { pid: 1, user: null };
-  it('hears of it until it goes, but for the time of a loan', async () => {
+  it('lease: a card is watched until its release, except during a loan', async () => {
     const { network, done } = world();
     const lease = await network.lease(ID, list('a.example'), { secrets: [] });
     await lease.lend(vmm, async () => undefined);
@@ -68,7 +68,7 @@ describe('Network: who measures a card', () => {
       ],
     ]);
   });
-  it('hears nothing of one that goes while it is lent', async () => {
+  it('lease: a card released during a loan is not watched again', async () => {
     const { network, done } = world();
     const lease = await network.lease(ID, list('a.example'), { secrets: [] });
     const lent = lease.lend(vmm, async () => undefined);
@@ -79,19 +79,19 @@ describe('Network: who measures a card', () => {
 });
 
 describe('Network: rules by path', () => {
-  it('without them and without secrets nothing is trusted in', async () => {
+  it('lease: without rules by path and secrets there is no authority', async () => {
     const { network, requests, given } = world();
     const lease = await network.lease(ID, list('a.example'), { secrets: [] });
     await lease.setPolicy(list('http://a.example/v1/').policy, {});
     expect([lease.trust, requests[0]?.secrets, given]).toEqual([undefined, undefined, []]);
   });
-  it('of https bring an authority and its certificate, and no secret', async () => {
+  it('lease: an https rule by path brings an authority with its certificate, and no secret', async () => {
     const { network, requests } = world();
     const lease = await network.lease(ID, BY_PATH, { secrets: [] });
     expect(lease.trust?.certificate).toContain('BEGIN CERTIFICATE');
     expect(requests[0]?.secrets).toMatchObject({ secrets: [], authority: lease.trust?.authority });
   });
-  it('that come later bring it first, once, with the secrets that there are', async () => {
+  it('setPolicy: the first rule by path brings an authority, before the policy, once, with the present secrets', async () => {
     const { network, given, done } = world();
     const lease = await network.lease(ID, list('a.example'), { secrets: [] });
     await lease.setPolicy(BY_PATH.policy, {});
@@ -111,7 +111,7 @@ describe('Network: rules by path', () => {
     expect(given.every((each) => each?.authority === trust?.authority)).toBe(true);
     expect(lease.trust?.authority).toBe(trust?.authority);
   });
-  it('have the authority that the sandbox had before', async () => {
+  it('lease: a sandbox keeps its authority', async () => {
     const first = await world().network.lease(ID, BY_PATH, { secrets: [] });
     const authority = first.trust?.authority;
     const next = await world().network.lease(ID, BY_PATH, { secrets: [], authority });

@@ -16,7 +16,7 @@ function value(metrics: JailMetrics, name: string, labels: Record<string, string
 }
 
 describe('JailMetrics', () => {
-  it('VMMs that run, by what their jail does', () => {
+  it('neurovisor_jailed_vmms: running VMMs by mode of their jail', () => {
     let pids: number[] = [];
     const metrics = new JailMetrics('log', () => pids);
     const now = (mode: string) => value(metrics, 'neurovisor_jailed_vmms', { mode });
@@ -29,7 +29,7 @@ describe('JailMetrics', () => {
     expect(value(metrics, 'neurovisor_vmm_group_memory_ratio', {})).toBe(0);
   });
 
-  it('starts that failed by the jail, and no others', async () => {
+  it('watchStarts: counts starts that failed in the jail, and no others', async () => {
     let failure: Error | null = null;
     const driver = {
       name: 'fake',

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { Totals } from './totals.ts';
 
 describe('Totals', () => {
-  it('note: adds what is new of each source; one that begins anew loses nothing', () => {
+  it('note: adds the increase of each source; a source that restarts at zero loses nothing', () => {
     const totals = new Totals();
     const [one, two] = [{}, {}];
     totals.note(one, { bytes: 10 });

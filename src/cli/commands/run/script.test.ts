@@ -16,7 +16,7 @@ const refusal = (text: string) =>
   expect.objectContaining({ code: 'usage', message: expect.stringContaining(text) });
 
 describe('readScript', () => {
-  it('reads a file and names it as tracebacks will', async () => {
+  it('reads a file, with its base name for tracebacks', async () => {
     await writeFile(join(dir, 'a.py'), 'print("é")\n');
     expect(await readScript(join(dir, 'a.py'), none)).toEqual({
       code: 'print("é")\n',
@@ -43,12 +43,12 @@ describe('readScript', () => {
     await expect(readScript(join(dir, 'elf'), none)).rejects.toThrow(refusal('is binary'));
   });
 
-  it('refuses bytes that are no UTF-8', async () => {
+  it('refuses bytes that are not UTF-8', async () => {
     await writeFile(join(dir, 'latin.py'), Buffer.from([0x70, 0xe9, 0x0a]));
     await expect(readScript(join(dir, 'latin.py'), none)).rejects.toThrow(refusal('not UTF-8'));
   });
 
-  it('refuses more than the limit, from a file and from standard input', async () => {
+  it('refuses a script over the limit, from a file and from standard input', async () => {
     await writeFile(join(dir, 'big.py'), Buffer.alloc(SCRIPT_BYTES_MAX + 1, 0x20));
     await expect(readScript(join(dir, 'big.py'), none)).rejects.toThrow(refusal('larger than'));
     const endless = Readable.from(

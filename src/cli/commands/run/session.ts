@@ -26,7 +26,7 @@ export interface RunSandbox {
 
 /**
  * Creates a sandbox for `work` and removes it afterwards. SIGTERM, SIGHUP and a second Ctrl-C remove it at once, and
- * so does a full host file system: nobody could resume it.
+ * so does a full host file system, since a paused run could not be resumed.
  */
 export async function withSandbox(
   cli: Cli,
